@@ -1,0 +1,110 @@
+"""The one exception tree of the package. Imports nothing of it.
+
+Every error that a user can meet derives from :class:`HandoffError`, and carries the exit code that
+``python -m handoff_mpi run`` ends with when it is the last word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from handoff_mpi.results import Results
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_FITS_NOWHERE = 3
+EXIT_FITS_NO_MORE = 4
+EXIT_STOPPED = 75
+
+
+class HandoffError(Exception):
+    """Base of all errors raised by handoff_mpi.
+
+    Attributes:
+        exit_code: what the command line exits with when this error ends it.
+    """
+
+    exit_code = EXIT_USAGE
+
+
+class DAGError(HandoffError):
+    """What a user declared cannot be run as it stands.
+
+    Attributes:
+        problems: one line for each culprit; the message shows them all.
+    """
+
+    def __init__(self, problems: str | Iterable[str], where: str = "") -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        self.where = where
+        prefix = f"{where}: " if where else ""
+        if len(self.problems) == 1:
+            super().__init__(prefix + self.problems[0])
+        else:
+            lines = "".join(f"\n  - {problem}" for problem in self.problems)
+            super().__init__(f"{prefix}{len(self.problems)} problems:{lines}")
+
+
+class UsageError(HandoffError):
+    """A flag, an option, an environment variable or a file named by the user is wrong."""
+
+
+class FitsNowhere(HandoffError):
+    """A function's cost exceeds every host of the job even when that host is empty."""
+
+    exit_code = EXIT_FITS_NOWHERE
+
+
+class AllocationError(HandoffError):
+    """A strategy placed a task where it does not fit, or on a rank that does not exist."""
+
+
+class JoinError(HandoffError):
+    """Not all ranks of the job joined the run in time, or they run different versions."""
+
+
+class TransportError(HandoffError):
+    """A message could not be carried, or was not one of ours."""
+
+
+class ValueUnavailable(HandoffError, KeyError):
+    """A result was asked for that is not, or no longer, anywhere. The message says how to keep it."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class TaskError(HandoffError):
+    """A function failed; what its rank reported.
+
+    Attributes:
+        kind: the name of the exception's class, or "timeout", "death", "no-room", "lost-input".
+        traceback: the remote traceback as text; empty where there is none.
+    """
+
+    exit_code = EXIT_FAILED
+
+    def __init__(self, message: str, kind: str = "", traceback: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.traceback = traceback
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.args[0], self.kind, self.traceback)
+
+
+class DAGFailed(HandoffError):
+    """Some functions of a run failed. ``results`` holds what the others returned.
+
+    Attributes:
+        results: the :class:`~handoff_mpi.results.Results` of the run.
+    """
+
+    exit_code = EXIT_FAILED
+
+    def __init__(self, message: str, results: Results) -> None:
+        super().__init__(message)
+        self.results = results

@@ -1,0 +1,14 @@
+"""What functions need and what ranks offer: exact arithmetic on amounts, and their detection."""
+
+from handoff_mpi.resources.amounts import Amounts, format_amount, parse_amount, parse_cost, parse_resources
+from handoff_mpi.resources.capability import Capability, Device
+
+__all__ = [
+    "Amounts",
+    "Capability",
+    "Device",
+    "format_amount",
+    "parse_amount",
+    "parse_cost",
+    "parse_resources",
+]

@@ -1,0 +1,140 @@
+"""Amounts of resources as whole numbers of ten-thousandths, so that sums are exact.
+
+This room turns what users write (``{"cpu": 0.5, "memory": "2GB"}``) into integers and back. It never
+looks at a machine.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import re
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any, TypeAlias
+
+from handoff_mpi.errors import DAGError
+
+#: One unit (a core, a megabyte, a device) in fixed point.
+UNIT = 10_000
+
+#: Resource name to amount in ten-thousandths of its unit.
+Amounts: TypeAlias = dict[str, int]
+
+RESERVED = "ranks"
+
+# Bare numbers of memory are MB = 10^6 bytes, as the guide counts them.
+_BYTES = {
+    "B": 1,
+    "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+    "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
+    "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
+}  # fmt: skip
+_QUANTITY = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*")
+
+
+def parse_amount(name: str, amount: object) -> int:
+    """Return ``amount`` of resource ``name`` in ten-thousandths of its unit.
+
+    Memory is in MB (10⁶ bytes); strings may carry a unit (``"2GB"``, ``"512 MiB"``).
+
+    Raises:
+        DAGError: the amount is no finite, non-negative number, is finer than a ten-thousandth, or is a
+            number of devices that is neither whole nor a fraction below 1.
+    """
+    value = _number(name, amount)
+    scaled = value * UNIT
+    fixed = int(scaled.to_integral_value())
+    if name == "memory":
+        # A byte count need not be a multiple of 100 bytes; room is rounded up, never down.
+        fixed = math.ceil(scaled)
+    elif scaled != fixed and abs(scaled - fixed) > Decimal("0.001"):
+        raise DAGError(f"{name}={amount!r} is finer than a ten-thousandth, the smallest amount there is")
+    if name == "gpu" and fixed > UNIT and fixed % UNIT:
+        raise DAGError(f"gpu={amount!r} must be a whole number of devices, or a fraction below 1")
+    return fixed
+
+
+def _number(name: str, amount: object) -> Decimal:
+    if isinstance(amount, str):
+        return _quantity(name, amount)
+    if isinstance(amount, bool) or not isinstance(amount, (numbers.Real, Decimal)):
+        raise DAGError(f"{name}={amount!r} is not a number")
+    # repr() gives the shortest decimal that means this float: 0.1 is a tenth, not 0.1000000000000000055
+    value = Decimal(repr(float(amount))) if isinstance(amount, float) else Decimal(str(amount))
+    if not value.is_finite():
+        raise DAGError(f"{name}={amount!r} is not a finite number")
+    if value < 0:
+        raise DAGError(f"{name}={amount!r} is negative")
+    return value
+
+
+def _quantity(name: str, text: str) -> Decimal:
+    match = _QUANTITY.fullmatch(text)
+    try:
+        value = Decimal(match[1]) if match else None
+    except InvalidOperation:
+        value = None
+    if match is None or value is None:
+        raise DAGError(f"{name}={text!r} is not an amount; write a number, or for memory one like '2GB'")
+    unit = match[2].upper()
+    if not unit:
+        return value
+    if name != "memory" or unit not in _BYTES:
+        units = "a number of MB, or B, KB, MB, GB, TB, KiB, MiB, GiB, TiB" if name == "memory" else "no unit"
+        raise DAGError(f"{name}={text!r} has a unit that is not known here; {name} takes {units}")
+    return value * _BYTES[unit] / 10**6
+
+
+def parse_resources(resources: object) -> Amounts:
+    """Return a mapping of resource names to amounts in fixed point.
+
+    Raises:
+        DAGError: naming every amount that is wrong, or that ``resources`` is no mapping.
+    """
+    if not isinstance(resources, Mapping):
+        raise DAGError(f"resources are a mapping of names to amounts, not {resources!r}")
+    amounts: Amounts = {}
+    problems: list[str] = []
+    for name, amount in resources.items():
+        if not isinstance(name, str) or not name:
+            problems.append(f"a resource is named by a non-empty string, not {name!r}")
+            continue
+        if name == RESERVED:
+            problems.append(f"the resource name {RESERVED!r} is reserved")
+            continue
+        try:
+            amounts[name] = parse_amount(name, amount)
+        except DAGError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise DAGError(problems)
+    return amounts
+
+
+def parse_cost(cost: Mapping[str, Any] | None) -> Amounts:
+    """Return the cost of a function in fixed point: a missing ``cpu`` means one core, zeros are left out.
+
+    Raises:
+        DAGError: as :func:`parse_resources`.
+    """
+    amounts = parse_resources({} if cost is None else cost)
+    amounts.setdefault("cpu", UNIT)
+    return {name: amounts[name] for name in sorted(amounts) if amounts[name]}
+
+
+def format_amount(name: str, fixed: int) -> str:
+    """Return ``fixed`` ten-thousandths as people read them: ``4``, ``0.5``, ``16000 MB``."""
+    whole, part = divmod(fixed, UNIT)
+    text = str(whole) if not part else f"{Decimal(fixed) / UNIT:f}".rstrip("0")
+    return f"{text} MB" if name == "memory" else text
+
+
+def format_amounts(amounts: Mapping[str, int]) -> str:
+    """Return amounts as one line, for messages: ``cpu=4, memory=2000 MB``; ``nothing`` if empty."""
+    return ", ".join(f"{name}={format_amount(name, amount)}" for name, amount in amounts.items()) or "nothing"
+
+
+def plain_number(fixed: int) -> int | float:
+    """Return ``fixed`` ten-thousandths as an int where it is whole, else as a float."""
+    return fixed // UNIT if fixed % UNIT == 0 else fixed / UNIT

@@ -1,0 +1,58 @@
+"""What one rank offers: the amounts of its host, its own registered ones, and the devices it sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from handoff_mpi.resources.amounts import UNIT, Amounts, plain_number
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A CUDA device as one rank sees it.
+
+    Attributes:
+        index: the device's number in this rank (what ``cupy.cuda.Device(index)`` takes).
+        uuid: what tells it apart on its host, however ranks number it (UUID or PCI bus id).
+        memory_mb: its memory in MB.
+        name: its model.
+    """
+
+    index: int
+    uuid: str
+    memory_mb: int = 0
+    name: str = ""
+
+
+@dataclass(slots=True)
+class Capability:
+    """What one rank offers; gathered from every rank with a collective.
+
+    Attributes:
+        rank: the rank in the run's communicator.
+        host: the name of its host; ranks of one host share what was detected there.
+        host_amounts: cores and memory of the *host*, as this rank detected them (fixed point).
+        devices: the CUDA devices this rank sees.
+        registered: what the user registered for this rank alone (fixed point).
+        host_registered: what the user registered for the rank's host (fixed point).
+        pid: the rank's process.
+        version: the version of handoff_mpi it runs.
+    """
+
+    rank: int
+    host: str
+    host_amounts: Amounts
+    devices: tuple[Device, ...] = ()
+    registered: Amounts = field(default_factory=dict)
+    host_registered: Amounts = field(default_factory=dict)
+    pid: int = 0
+    version: str = ""
+
+    def offered(self) -> dict[str, int | float]:
+        """Return what this rank can offer a function, as users write it: ``{"cpu": 8, "memory": 16000}``."""
+        amounts = dict(self.host_amounts)
+        if self.devices:
+            amounts["gpu"] = len(self.devices) * UNIT
+        amounts.update(self.host_registered)
+        amounts.update(self.registered)
+        return {name: plain_number(amount) for name, amount in amounts.items()}

@@ -1,0 +1,50 @@
+"""The brain of rank 0: pure. See :mod:`handoff_mpi.scheduler.machine`."""
+
+from handoff_mpi.scheduler.events import (
+    Announce,
+    Closed,
+    Command,
+    Dispatch,
+    Event,
+    Failure,
+    Finished,
+    Forget,
+    Heard,
+    RankLost,
+    Recall,
+    Refused,
+    ResourcesUpdated,
+    Returned,
+    StopRequested,
+    Submitted,
+    Transition,
+    Unfetched,
+)
+from handoff_mpi.scheduler.lifecycle import TRANSITIONS, Cause, State
+from handoff_mpi.scheduler.machine import Policy, Scheduler
+
+__all__ = [
+    "TRANSITIONS",
+    "Announce",
+    "Cause",
+    "Closed",
+    "Command",
+    "Dispatch",
+    "Event",
+    "Failure",
+    "Finished",
+    "Forget",
+    "Heard",
+    "Policy",
+    "RankLost",
+    "Recall",
+    "Refused",
+    "ResourcesUpdated",
+    "Returned",
+    "Scheduler",
+    "State",
+    "StopRequested",
+    "Submitted",
+    "Transition",
+    "Unfetched",
+]

@@ -1,0 +1,582 @@
+"""Who holds what: pools of capability, the ranks that draw on them, and the claims taken from them.
+
+Ranks are grouped in *bays*: the ranks of one host that draw on exactly the same pools. A host without
+registered resources is one bay, however many ranks share it; a rank with resources of its own is a bay of
+its own. Whether a cost fits is asked once per bay, never once per rank.
+
+For each cost class the ledger keeps an index of bays ordered by the strategy's rating. A claim or a release
+touches one bay; the index looks only at bays that changed since it was last asked, so that a placement costs
+the same with ten hosts and with ten thousand.
+"""
+
+from __future__ import annotations
+
+import bisect
+import heapq
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from handoff_mpi.errors import AllocationError
+from handoff_mpi.resources import Amounts, Capability
+from handoff_mpi.resources.amounts import UNIT
+
+GPU = "gpu"
+
+#: Gives a bay that fits a cost class its place in the order: least first.
+Rate: TypeAlias = "Callable[[CostClass, Bay], Any]"
+
+
+@dataclass(slots=True, eq=False)
+class Pool:
+    """An amount of one resource that ranks share, in fixed point."""
+
+    name: str
+    capacity: int
+    free: int
+    bays: list[Bay] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class DevicePool:
+    """The devices of a host (or registered for one rank), by uuid.
+
+    Attributes:
+        free: uuid to what is left of the device, in fixed point.
+        owner: uuid to the rank that last used it: a context made there is dear, so it is offered there first.
+    """
+
+    free: dict[str, int]
+    owner: dict[str, int] = field(default_factory=dict)
+    bays: list[Bay] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class Seat:
+    """One rank's place in the ledger.
+
+    Attributes:
+        slots: how many calls it runs at once.
+        idle: slots without a claim, smallest last.
+        devices: uuid to the device's index in this rank.
+        is_alive: False once the rank is lost.
+    """
+
+    rank: int
+    host: str
+    slots: int
+    idle: list[int]
+    devices: dict[str, int]
+    registered: Amounts
+    bay: Bay = field(init=False)
+    is_alive: bool = True
+
+    @property
+    def busy_fraction(self) -> float:
+        return 1 - len(self.idle) / self.slots if self.slots else 1.0
+
+
+@dataclass(slots=True, eq=False)
+class Bay:
+    """Ranks of one host that draw on the same pools.
+
+    Attributes:
+        pools: resource name to the pool it is drawn from.
+        devices: the device pool, if any rank here sees a device.
+        visible: uuids the ranks of this bay see.
+        seats: its living ranks by number.
+        idle: ranks of it with an idle slot, ascending.
+    """
+
+    number: int
+    host: str
+    pools: dict[str, Pool]
+    devices: DevicePool | None
+    visible: tuple[str, ...]
+    seats: dict[int, Seat] = field(default_factory=dict)
+    idle: list[int] = field(default_factory=list)
+    bills: dict[int, list[tuple[Pool, int]] | None] = field(default_factory=dict)
+
+    def first_idle(self, cost: CostClass) -> int:
+        """Return the lowest rank with an idle slot that the class may run on."""
+        if cost.rank is not None:
+            return cost.rank
+        return self.idle[0] if self.idle[0] != cost.avoid else self.idle[1]
+
+    def load(self) -> float:
+        """Return the largest claimed fraction of any resource of this bay, from 0 to 1."""
+        largest = 0.0
+        for pool in self.pools.values():
+            if pool.capacity > 0:
+                fraction = 1 - pool.free / pool.capacity
+                if fraction > largest:
+                    largest = fraction
+        if self.devices is not None and self.visible:
+            free = sum(self.devices.free[uuid] for uuid in self.visible)
+            largest = max(largest, 1 - free / (UNIT * len(self.visible)))
+        return largest
+
+
+@dataclass(slots=True, eq=False)
+class CostClass:
+    """Tasks that need the same, wherever they come from.
+
+    Attributes:
+        number: its place in the ledger's table.
+        amounts: what a claim takes from the bay's pools (without devices and the job's own pools).
+        gpu: devices wanted, in fixed point.
+        job: what a claim takes from the job's pools.
+        need: what the bay must be able to hold; more than the cost when others will be bound to the rank.
+        rank: the only rank it may run on, if pinned.
+        host: the only host it may run on, if pinned.
+        avoid: a rank it should not run on: it failed there.
+    """
+
+    number: int
+    cost: Amounts
+    amounts: tuple[tuple[str, int], ...]
+    gpu: int
+    job: tuple[tuple[Pool, int], ...]
+    need: Amounts
+    rank: int | None
+    host: str | None
+    avoid: int | None
+
+
+@dataclass(slots=True, eq=False)
+class Claim:
+    """What one slot holds: taken from pools, and which devices."""
+
+    cost: CostClass
+    rank: int
+    slot: int
+    bill: list[tuple[Pool, int]]
+    devices: tuple[tuple[str, int], ...]
+    device_pool: DevicePool | None
+
+
+class Ledger:
+    """The capability of a job and the claims on it.
+
+    Args:
+        capabilities: what each rank that computes offers.
+        slots: rank to number of slots.
+        job: resource name to amount, pools of the whole job.
+    """
+
+    def __init__(
+        self, capabilities: Iterable[Capability], slots: Mapping[int, int], job: Amounts | None = None
+    ) -> None:
+        self.seats: dict[int, Seat] = {}
+        self.bays: list[Bay] = []
+        self.classes: list[CostClass] = []
+        self.job = {name: Pool(name, amount, amount) for name, amount in (job or {}).items()}
+        self.idle_slots = 0
+        self._hosts: dict[str, dict[str, Pool]] = {}
+        self._devices: dict[str, DevicePool] = {}
+        self._registered_devices: dict[int, DevicePool] = {}
+        self._bay_of: dict[Any, Bay] = {}
+        self._class_of: dict[Any, CostClass] = {}
+        self._indexes: dict[int, _Index] = {}
+        self._changes: list[int] = []
+        self._claims: dict[int, dict[int, Claim]] = {}
+        self._rate: Rate = lambda cost, bay: bay.first_idle(cost)
+        capabilities = list(capabilities)
+        for capability in capabilities:
+            self._pool_host(capability)
+        for capability in capabilities:
+            self._seat(capability, slots[capability.rank])
+
+    # -- capability -------------------------------------------------------------------------------
+
+    def _pool_host(self, capability: Capability) -> None:
+        """What is detected belongs to the host, and is counted once however many ranks detected it."""
+        pools = self._hosts.setdefault(capability.host, {})
+        for name, amount in {**capability.host_amounts, **capability.host_registered}.items():
+            pool = pools.setdefault(name, Pool(name, 0, 0))
+            if name in capability.host_registered or pool.capacity < amount:
+                pool.free += amount - pool.capacity
+                pool.capacity = amount
+        devices = self._devices.setdefault(capability.host, DevicePool({}))
+        for device in capability.devices:
+            devices.free.setdefault(device.uuid, UNIT)
+
+    def _seat(self, capability: Capability, slots: int) -> None:
+        devices = {device.uuid: device.index for device in capability.devices}
+        idle = list(range(slots))[::-1]
+        seat = Seat(capability.rank, capability.host, slots, idle, devices, dict(capability.registered))
+        self.seats[seat.rank] = seat
+        self.idle_slots += slots
+        self._enter_bay(seat)
+
+    def _enter_bay(self, seat: Seat) -> None:
+        own = GPU in seat.registered
+        if own:
+            visible = tuple(f"rank{seat.rank}-{index}" for index in range(seat.registered[GPU] // UNIT))
+        else:
+            visible = tuple(sorted(seat.devices))
+        key = (seat.host, visible, seat.rank if seat.registered else None)
+        bay = self._bay_of.get(key)
+        if bay is None:
+            bay = self._bay_of[key] = self._new_bay(seat, visible, own)
+        if own:
+            seat.devices = {uuid: index for index, uuid in enumerate(visible)}
+        seat.bay = bay
+        bay.seats[seat.rank] = seat
+        if seat.idle:
+            bisect.insort(bay.idle, seat.rank)
+        self._touch(bay)
+
+    def _new_bay(self, seat: Seat, visible: tuple[str, ...], own_devices: bool) -> Bay:
+        pools = dict(self._hosts[seat.host])
+        for name, amount in seat.registered.items():
+            if name != GPU:
+                pools[name] = Pool(name, amount, amount)
+        devices = self._own_devices(seat.rank, visible) if own_devices else self._devices[seat.host]
+        bay = Bay(len(self.bays), seat.host, pools, devices if visible else None, visible)
+        self.bays.append(bay)
+        for pool in pools.values():
+            pool.bays.append(bay)
+        devices.bays.append(bay)
+        return bay
+
+    def _own_devices(self, rank: int, visible: tuple[str, ...]) -> DevicePool:
+        """Return the pool of devices registered for ``rank``; one that lives on keeps its claims."""
+        pool = self._registered_devices.setdefault(rank, DevicePool({}))
+        for uuid in visible:
+            pool.free.setdefault(uuid, UNIT)
+        return pool
+
+    def update(self, rank: int, amounts: Amounts) -> None:
+        """Register ``amounts`` for ``rank`` alone, in place of what it drew on; its claims move along.
+
+        Raises:
+            AllocationError: there is no such living rank.
+        """
+        seat = self.seats.get(rank)
+        if seat is None or not seat.is_alive:
+            raise AllocationError(f"rank {rank} takes no part in this run, so its resources cannot be updated")
+        before = seat.bay
+        self._leave_bay(seat)
+        self._bay_of.pop((seat.host, before.visible, rank), None)
+        seat.registered = {**seat.registered, **amounts}
+        self._enter_bay(seat)
+        for claim in self._claims.get(rank, {}).values():
+            claim.bill = [(self._move(pool, amount, seat.bay), amount) for pool, amount in claim.bill]
+        self._touch(before)
+
+    def _move(self, pool: Pool, amount: int, bay: Bay) -> Pool:
+        """Take ``amount`` from the pool of that name that the rank draws on now, and give it back to ``pool``."""
+        new = bay.pools.get(pool.name, pool)
+        if new is pool or pool is self.job.get(pool.name):
+            return pool
+        pool.free += amount
+        new.free -= amount
+        for other in pool.bays:
+            self._touch(other)
+        return new
+
+    def _leave_bay(self, seat: Seat) -> None:
+        bay = seat.bay
+        bay.seats.pop(seat.rank, None)
+        if seat.rank in bay.idle:
+            bay.idle.remove(seat.rank)
+        self._touch(bay)
+
+    def remove(self, rank: int) -> None:
+        """Take ``rank`` out: it is lost. Its claims must have been released."""
+        seat = self.seats[rank]
+        if seat.is_alive:
+            seat.is_alive = False
+            self.idle_slots -= len(seat.idle)
+            self._leave_bay(seat)
+
+    def restore(self, rank: int) -> None:
+        """Take ``rank`` in again: it was silent, and is back."""
+        seat = self.seats[rank]
+        if not seat.is_alive:
+            seat.is_alive = True
+            self.idle_slots += len(seat.idle)
+            self._enter_bay(seat)
+
+    # -- cost classes -----------------------------------------------------------------------------
+
+    def cost_class(
+        self,
+        cost: Amounts,
+        rank: int | None = None,
+        host: str | None = None,
+        avoid: int | None = None,
+        need: Amounts | None = None,
+    ) -> CostClass:
+        """Return the class of tasks with this cost and these wishes, making it at first sight."""
+        key = (tuple(cost.items()), rank, host, avoid, None if need is None else tuple(need.items()))
+        known = self._class_of.get(key)
+        if known is None:
+            amounts = tuple((name, amount) for name, amount in cost.items() if name != GPU and name not in self.job)
+            job = tuple((self.job[name], amount) for name, amount in cost.items() if name in self.job)
+            known = CostClass(
+                len(self.classes), cost, amounts, cost.get(GPU, 0), job, need or cost, rank, host, avoid
+            )
+            self.classes.append(known)
+            self._class_of[key] = known
+        return known
+
+    def could_fit(self, cost: CostClass) -> bool:
+        """Whether some living rank could run a task of this class if nothing else ran."""
+        return any(self.could_hold(cost, seat) for seat in self._eligible(cost))
+
+    def _eligible(self, cost: CostClass) -> Iterable[Seat]:
+        if cost.rank is not None:
+            seat = self.seats.get(cost.rank)
+            return [seat] if seat is not None and seat.is_alive else []
+        bays = (bay for bay in self.bays if cost.host in (None, bay.host))
+        seats = (next((seat for seat in bay.seats.values() if seat.rank != cost.avoid), None) for bay in bays)
+        return (seat for seat in seats if seat is not None)
+
+    def could_hold(self, cost: CostClass, seat: Seat) -> bool:
+        """Whether ``seat``'s rank alone could hold the whole need of the class."""
+        bay = seat.bay
+        if not seat.slots:
+            return False
+        for name, amount in cost.need.items():
+            if name == GPU:
+                if amount > UNIT * len(bay.visible):
+                    return False
+            elif name in bay.pools:
+                if amount > bay.pools[name].capacity:
+                    return False
+            elif name not in self.job or amount > self.job[name].capacity:
+                return False
+        return True
+
+    def supply(self) -> dict[str, int]:
+        """Return the capacity of the whole job by resource, in fixed point."""
+        pools = {id(pool): pool for bay in self.bays if bay.seats for pool in bay.pools.values()}
+        total = {name: pool.capacity for name, pool in self.job.items()}
+        for pool in pools.values():
+            total[pool.name] = total.get(pool.name, 0) + pool.capacity
+        devices = {(id(bay.devices), uuid) for bay in self.bays if bay.seats for uuid in bay.visible}
+        return {**total, GPU: len(devices) * UNIT} if devices else total
+
+    # -- placing ----------------------------------------------------------------------------------
+
+    def order_by(self, rate: Rate) -> None:
+        """Order bays by ``rate`` from now on, least first."""
+        self._rate = rate
+        self._indexes.clear()
+
+    def best(self, cost: CostClass) -> Bay | None:
+        """Return the bay with the least rating that has room for the class now, if any."""
+        if not self.idle_slots or any(pool.free < amount for pool, amount in cost.job):
+            return None
+        if cost.rank is not None:
+            seat = self.seats.get(cost.rank)
+            return seat.bay if seat is not None and seat.is_alive and self.fits(cost, seat.bay) else None
+        index = self._indexes.get(cost.number)
+        if index is None:
+            index = self._indexes[cost.number] = _Index(self, cost)
+        return index.best(self._rate)
+
+    def fits(self, cost: CostClass, bay: Bay) -> bool:
+        """Whether ``bay`` has room for one more claim of this class, and an idle slot on a fitting rank."""
+        idle = bay.idle
+        if not idle or (cost.host is not None and cost.host != bay.host):
+            return False
+        if cost.rank is not None and cost.rank not in idle:
+            return False
+        if cost.avoid is not None and idle == [cost.avoid]:
+            return False
+        bill = bay.bills.get(cost.number, ())
+        if bill == ():
+            bill = bay.bills[cost.number] = self._bill(cost, bay)
+        if bill is None:
+            return False
+        for pool, amount in bill:
+            if pool.free < amount:
+                return False
+        return not cost.gpu or self._has_devices(cost.gpu, bay)
+
+    def _bill(self, cost: CostClass, bay: Bay) -> list[tuple[Pool, int]] | None:
+        if not bay.seats or not self.could_hold(cost, next(iter(bay.seats.values()))):
+            return None
+        return [(bay.pools[name], amount) for name, amount in cost.amounts]
+
+    def _has_devices(self, gpu: int, bay: Bay) -> bool:
+        if bay.devices is None:
+            return False
+        free = bay.devices.free
+        if gpu < UNIT:
+            return any(free[uuid] >= gpu for uuid in bay.visible)
+        return sum(free[uuid] == UNIT for uuid in bay.visible) * UNIT >= gpu
+
+    def pick(self, cost: CostClass, bay: Bay, spread: bool = False) -> int:
+        """Return the rank of ``bay`` to run on: the first with an idle slot, or the least busy one."""
+        if cost.rank is not None:
+            return cost.rank
+        ranks = bay.idle if cost.avoid is None else [rank for rank in bay.idle if rank != cost.avoid]
+        if cost.gpu and bay.devices is not None:
+            least = min(cost.gpu, UNIT)
+            owners = {bay.devices.owner.get(uuid) for uuid in bay.visible if bay.devices.free[uuid] >= least}
+            ranks = [rank for rank in ranks if rank in owners] or ranks
+        if spread and len(ranks) > 1:
+            return min(ranks, key=lambda rank: (bay.seats[rank].busy_fraction, rank))
+        return ranks[0]
+
+    def claim(self, cost: CostClass, rank: int) -> Claim:
+        """Take what ``cost`` needs for an idle slot of ``rank``.
+
+        Raises:
+            AllocationError: it does not fit there now, or there is no such rank.
+        """
+        seat = self.seats.get(rank)
+        if seat is None or not seat.is_alive:
+            raise AllocationError(f"there is no rank {rank} to place a task on")
+        bay = seat.bay
+        if not seat.idle or not self.fits(cost, bay) or any(pool.free < amount for pool, amount in cost.job):
+            raise AllocationError(f"a task was placed on rank {rank}, which has no room for it")
+        bill = bay.bills[cost.number] or []
+        if cost.job:
+            bill = [*bill, *cost.job]
+        for pool, amount in bill:
+            pool.free -= amount
+        devices = self._take_devices(cost.gpu, seat) if cost.gpu else ()
+        slot = seat.idle.pop()
+        self.idle_slots -= 1
+        if not seat.idle:
+            bay.idle.remove(rank)
+        claim = Claim(cost, rank, slot, bill, devices, bay.devices if devices else None)
+        self._claims.setdefault(rank, {})[slot] = claim
+        self._touch_all(bay, bill, devices)
+        return claim
+
+    def release(self, claim: Claim) -> None:
+        """Give back what ``claim`` took."""
+        seat = self.seats[claim.rank]
+        bay = seat.bay
+        for pool, amount in claim.bill:
+            pool.free += amount
+        if claim.device_pool is not None:
+            for uuid, amount in claim.devices:
+                claim.device_pool.free[uuid] += amount
+        if not seat.idle and seat.is_alive:
+            bisect.insort(bay.idle, claim.rank)
+        bisect.insort(seat.idle, claim.slot, key=lambda slot: -slot)
+        self.idle_slots += seat.is_alive
+        del self._claims[claim.rank][claim.slot]
+        self._touch_all(bay, claim.bill, claim.devices)
+
+    def _take_devices(self, gpu: int, seat: Seat) -> tuple[tuple[str, int], ...]:
+        pool = seat.bay.devices
+        assert pool is not None
+
+        def preference(uuid: str) -> tuple[int, int]:
+            owner = pool.owner.get(uuid)
+            kept = 0 if owner == seat.rank else 1 if owner is None else 2
+            return (kept, pool.free[uuid])  # fractions fill a device before they open another
+
+        amount = min(gpu, UNIT)
+        fitting = sorted((uuid for uuid in seat.bay.visible if pool.free[uuid] >= amount), key=preference)
+        taken = tuple((uuid, amount) for uuid in fitting[: max(1, gpu // UNIT)])
+        for uuid, part in taken:
+            pool.free[uuid] -= part
+            pool.owner[uuid] = seat.rank
+        return taken
+
+    def device_indices(self, claim: Claim) -> tuple[int, ...]:
+        """Return the claimed devices' indices, as the claim's rank numbers them."""
+        seat = self.seats[claim.rank]
+        return tuple(seat.devices[uuid] for uuid, _ in claim.devices if uuid in seat.devices)
+
+    # -- what changed -----------------------------------------------------------------------------
+
+    def _touch(self, bay: Bay) -> None:
+        self._changes.append(bay.number)
+        bay.bills.clear()
+
+    def _touch_all(self, bay: Bay, bill: list[tuple[Pool, int]], devices: tuple[Any, ...]) -> None:
+        changes = self._changes
+        changes.append(bay.number)
+        for pool, _ in bill:
+            if len(pool.bays) > 1:
+                changes.extend([other.number for other in pool.bays])
+        if devices and bay.devices is not None and len(bay.devices.bays) > 1:
+            changes.extend([other.number for other in bay.devices.bays])
+        if len(changes) > 4 * len(self.bays) + 1024:
+            changes.clear()
+            for index in self._indexes.values():
+                index.seen = -1
+
+    def check(self) -> None:
+        """Derive everything from the claims alone and compare; for tests.
+
+        Raises:
+            AssertionError: the books do not balance.
+        """
+        taken: dict[int, int] = {}
+        pools: dict[int, Pool] = {}
+        used: dict[tuple[int, str], int] = {}
+        for claims in self._claims.values():
+            for claim in claims.values():
+                for pool, amount in claim.bill:
+                    taken[id(pool)] = taken.get(id(pool), 0) + amount
+                for uuid, amount in claim.devices:
+                    used[id(claim.device_pool), uuid] = used.get((id(claim.device_pool), uuid), 0) + amount
+        for bay in self.bays:
+            pools.update((id(pool), pool) for pool in bay.pools.values())
+            assert bay.idle == sorted(rank for rank, seat in bay.seats.items() if seat.idle), bay
+        pools.update((id(pool), pool) for pool in self.job.values())
+        for key, pool in pools.items():
+            assert pool.free == pool.capacity - taken.get(key, 0), pool.name
+        for bay in self.bays:
+            if bay.devices is not None and bay.seats:
+                for uuid in bay.visible:
+                    assert bay.devices.free[uuid] == UNIT - used.get((id(bay.devices), uuid), 0) >= 0, uuid
+        for rank, seat in self.seats.items():
+            held = self._claims.get(rank, {})
+            assert sorted([*seat.idle, *held]) == list(range(seat.slots)), rank
+        assert self.idle_slots == sum(len(seat.idle) for seat in self.seats.values() if seat.is_alive)
+
+
+class _Index:
+    """The bays with room for one cost class, ordered by rating: a heap whose entries are checked when met."""
+
+    def __init__(self, ledger: Ledger, cost: CostClass) -> None:
+        self._ledger = ledger
+        self._cost = cost
+        self._heap: list[tuple[Any, int]] = []
+        self._rating: dict[int, Any] = {}
+        self.seen = -1
+
+    def best(self, rate: Rate) -> Bay | None:
+        self._catch_up(rate)
+        heap, bays = self._heap, self._ledger.bays
+        while heap:
+            rating, number = heap[0]
+            if self._rating.get(number) == rating:
+                return bays[number]
+            heapq.heappop(heap)
+        return None
+
+    def _catch_up(self, rate: Rate) -> None:
+        ledger = self._ledger
+        changes = ledger._changes
+        if self.seen < 0:
+            changed: Iterable[int] = range(len(ledger.bays))
+            self._heap.clear()
+            self._rating.clear()
+        elif self.seen == len(changes):
+            return
+        else:
+            changed = set(changes[self.seen :]) if len(changes) - self.seen > 1 else changes[self.seen :]
+        self.seen = len(changes)
+        for number in changed:
+            bay = ledger.bays[number]
+            rating = rate(self._cost, bay) if ledger.fits(self._cost, bay) else None
+            if rating != self._rating.get(number):
+                self._rating[number] = rating
+                if rating is not None:
+                    heapq.heappush(self._heap, (rating, number))
+        if len(self._heap) > 4 * len(ledger.bays) + 64:
+            self._heap = [(rating, number) for number, rating in self._rating.items() if rating is not None]
+            heapq.heapify(self._heap)

@@ -1,0 +1,105 @@
+"""The three strategies the guide names. Each is a formula, and ignorant of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from handoff_mpi.allocation.ledger import GPU, Bay, CostClass
+from handoff_mpi.allocation.strategy import ClusterView, RatedStrategy, ReadyGroup
+from handoff_mpi.resources.amounts import UNIT
+
+#: Bytes per second assumed between ranks when a transfer is priced; networks differ, orders matter little.
+BANDWIDTH = 1e9
+
+
+class FirstAvailable(RatedStrategy):
+    """The first rank, in rank order, with room."""
+
+    def rate(self, cost: CostClass, bay: Bay) -> Any:
+        return bay.first_idle(cost)
+
+
+class LoadBalanced(RatedStrategy):
+    """The rank whose largest claimed fraction of any resource is least; ties go to the less busy rank."""
+
+    spread = True
+
+    def rate(self, cost: CostClass, bay: Bay) -> Any:
+        ranks = (rank for rank in bay.idle if rank != cost.avoid)
+        return (bay.load(), *min((bay.seats[rank].busy_fraction, rank) for rank in ranks))
+
+
+class CostOptimized(RatedStrategy):
+    """The rank where the claim, what it strands, and the transfer of its inputs cost least.
+
+    Cost of a placement: Σ price × amount × expected seconds, plus the price of free capacity that the claim
+    would leave without the resources to be used with, plus bytes to move ÷ bandwidth × the claim's price.
+    A price is demand ÷ supply in the DAG and job at hand, unless given.
+
+    Args:
+        prices: resource name to price per unit and second, in place of demand ÷ supply.
+    """
+
+    inherits = False
+
+    def __init__(self, prices: dict[str, float] | None = None) -> None:
+        self._given = dict(prices or {})
+        self._prices: dict[str, float] = {}
+
+    def prepare(self, view: ClusterView) -> None:
+        self._prices = {**view.prices, **self._given}
+        super().prepare(view)
+
+    def rate(self, cost: CostClass, bay: Bay) -> Any:
+        return (self.price(cost) + self.stranded(cost, bay), bay.first_idle(cost))
+
+    def price(self, cost: CostClass) -> float:
+        """Return Σ price × amount for one second of a claim of this class."""
+        return sum(self._prices.get(name, 0.0) * amount / UNIT for name, amount in cost.cost.items())
+
+    def stranded(self, cost: CostClass, bay: Bay) -> float:
+        """Return the price per second of what the claim would strand in ``bay``.
+
+        A claim that takes the share s of what is free of a resource leaves that much less to go with the
+        resources it does not take: s of their free amounts is stranded. s is the largest over its resources.
+        """
+        share, idle_worth = 0.0, 0.0
+        for name, pool in bay.pools.items():
+            amount = cost.cost.get(name, 0)
+            if amount and pool.free > 0:
+                share = max(share, amount / pool.free)
+            elif not amount:
+                idle_worth += self._prices.get(name, 0.0) * max(0, pool.free) / UNIT
+        if bay.devices is not None and not cost.gpu:
+            free = sum(bay.devices.free[uuid] for uuid in bay.visible)
+            idle_worth += self._prices.get(GPU, 0.0) * free / UNIT
+        return min(share, 1.0) * idle_worth
+
+    def allocate(self, ready: Sequence[ReadyGroup], view: ClusterView) -> Iterable[tuple[int, int]]:
+        """Yield the cheapest placement of each ready task; holders of its inputs are weighed one by one."""
+        ledger = view.ledger
+        for group in ready:
+            cost = group.cost
+            while len(group):
+                bay = ledger.best(cost)
+                if bay is None:
+                    break
+                rank = ledger.pick(cost, bay)
+                inputs = view.inputs(group[0])
+                yield group[0], self._nearest(group[0], cost, rank, inputs, view) if inputs else rank
+
+    def _nearest(
+        self, task: int, cost: CostClass, rank: int, inputs: Sequence[tuple[int, Sequence[int]]], view: ClusterView
+    ) -> int:
+        seconds = view.expected_s(task)
+        price = self.price(cost)
+
+        def total(candidate: int) -> tuple[float, int]:
+            moved = sum(nbytes for nbytes, holders in inputs if candidate not in holders)
+            bay = view.ledger.seats[candidate].bay
+            stay = (price + self.stranded(cost, bay)) * seconds
+            return (stay + moved / BANDWIDTH * price, candidate)
+
+        holders = {holder for _, ranks in inputs for holder in ranks}
+        return min([rank, *(holder for holder in holders if view.fits(cost, holder))], key=total)

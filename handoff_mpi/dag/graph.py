@@ -1,0 +1,94 @@
+"""The DAG: functions by id, and its validation."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Hashable, Iterator
+from contextvars import ContextVar, Token
+from typing import Any
+
+from handoff_mpi.dag.function import Function, Handle
+from handoff_mpi.dag.validation import problems_of
+from handoff_mpi.errors import DAGError
+
+_serial = itertools.count(1)
+_current: ContextVar[DAG | None] = ContextVar("handoff_dag", default=None)
+
+
+class DAG:
+    """A directed acyclic graph of functions.
+
+    Used as a context manager, calls of :func:`~handoff_mpi.task` functions inside it add to it.
+
+    Args:
+        id: names the DAG in messages and results; unique in the process by default.
+    """
+
+    def __init__(self, id: Hashable = None) -> None:
+        self.id = f"dag-{next(_serial)}" if id is None else id
+        self.functions: list[Function] = []
+        self._by_id: dict[Hashable, Function] = {}
+        self._names: dict[str, int] = {}
+        self._tokens: list[Token[DAG | None]] = []
+
+    def add_function(self, function: Function) -> Handle:
+        """Add ``function`` and return a handle of its value. What is wrong with it, :meth:`validate` says.
+
+        Raises:
+            DAGError: it is no :class:`Function`, or its id cannot be hashed.
+        """
+        if not isinstance(function, Function):
+            raise DAGError(f"add_function takes a Function, not {function!r}", where=f"DAG {self.id!r}")
+        try:
+            self._by_id.setdefault(function.id, function)
+        except TypeError:
+            raise DAGError(f"the id {function.id!r} cannot be hashed", where=f"DAG {self.id!r}") from None
+        self.functions.append(function)
+        return Handle(function.id)
+
+    def fresh_id(self, name: str) -> str:
+        """Return an id that is still free: ``name``, then ``name-2``, ``name-3``, ..."""
+        while True:
+            count = self._names[name] = self._names.get(name, 0) + 1
+            id = name if count == 1 else f"{name}-{count}"
+            if id not in self._by_id:
+                return id
+
+    def validate(self) -> DAG:
+        """Check the DAG in linear time and return it.
+
+        Raises:
+            DAGError: naming every culprit at once: missing ids, the full cycle, duplicate ids, bad costs,
+                unknown collocations, wrong fields.
+        """
+        problems = problems_of(self.functions, self._by_id)
+        if problems:
+            raise DAGError(problems, where=f"DAG {self.id!r}")
+        return self
+
+    def __getitem__(self, id: Hashable) -> Function:
+        return self._by_id[id]
+
+    def __contains__(self, id: object) -> bool:
+        return id in self._by_id
+
+    def __len__(self) -> int:
+        return len(self.functions)
+
+    def __iter__(self) -> Iterator[Function]:
+        return iter(self.functions)
+
+    def __repr__(self) -> str:
+        return f"<DAG {self.id!r}: {len(self.functions)} functions>"
+
+    def __enter__(self) -> DAG:
+        self._tokens.append(_current.set(self))
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        _current.reset(self._tokens.pop())
+
+
+def current_dag() -> DAG | None:
+    """Return the innermost DAG whose ``with`` block is being executed, if any."""
+    return _current.get()

@@ -1,0 +1,304 @@
+"""A DAG with its ids turned into task numbers, ready to be scheduled and sent.
+
+``Plan.add`` freezes functions: it looks through inline ones, encodes code and constants once, and gives the
+scheduler what it needs to know of each task (:class:`TaskSpec`), and the ranks what they need to call it
+(:class:`Plan`'s tables). More functions can be added while a run goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from handoff_mpi.dag.function import (
+    AS_LIST,
+    INLINE,
+    Argument,
+    Collocated,
+    Function,
+    Handle,
+    input_id,
+    nested_handles,
+)
+from handoff_mpi.dag.recipe import LIST, TEMPLATE, VALUES, Constant, Inline, Input, Recipe
+from handoff_mpi.encoding import PLAIN, EncodingError, Payload, encode, encode_code, is_plain, nbytes_of
+from handoff_mpi.errors import DAGError
+from handoff_mpi.resources import Amounts, parse_cost
+
+#: Constants of at least this many bytes are sent to a rank once, however many functions take them.
+LARGE_CONSTANT_NBYTES = 32 * 1024
+
+#: The numbers of the codes that encode and decode an :class:`Argument`.
+Codec: TypeAlias = "tuple[int | None, int | None]"
+
+
+@dataclass(slots=True)
+class TaskSpec:
+    """What the scheduler knows of a task.
+
+    Attributes:
+        inputs: the numbers of the tasks whose values it takes, each once.
+        cost: in fixed point.
+        priority: larger ones first.
+        max_retries: None inherits the run's.
+        timeout_s: seconds from its start on the rank, or None.
+        pin: a rank, a host name, or None.
+        group: a number shared by tasks that are collocated, or None.
+        keep: whether its value must outlast the run.
+        code: number of its code; tasks of one code are taken to last alike.
+        stays: its value must stay where it was made until asked for (a consumer encodes it there).
+    """
+
+    inputs: tuple[int, ...]
+    cost: Amounts
+    priority: int = 0
+    max_retries: int | None = None
+    timeout_s: float | None = None
+    pin: int | str | None = None
+    group: int | None = None
+    keep: bool = False
+    code: int = 0
+    stays: bool = False
+
+
+class Plan:
+    """The tables of one run, indexed by task number.
+
+    Attributes:
+        ids: the functions' ids.
+        recipes: how to call them.
+        sources: for each task its inputs ``(task number, codec or None)`` in the order of the call's values.
+        codes: the encoded callables.
+        code_names: their names, for people.
+        constants: payloads of large constants.
+        number_of: id to task number; inline functions have none.
+    """
+
+    def __init__(self, keep: str | Collection[Hashable] = ()) -> None:
+        self.ids: list[Hashable] = []
+        self.recipes: list[Recipe] = []
+        self.sources: list[tuple[tuple[int, Codec | None], ...]] = []
+        self.specs: list[TaskSpec] = []
+        self.codes: list[bytes] = []
+        self.code_names: list[str] = []
+        self.constants: list[Payload] = []
+        self.number_of: dict[Hashable, int] = {}
+        self._keep_all = keep == "all"
+        self._keep = frozenset(() if isinstance(keep, str) else keep)
+        self._inline: dict[Hashable, Function] = {}
+        self._code_numbers: dict[int, int] = {}
+        self._constant_numbers: dict[int, int | None] = {}
+        self._anchors: list[Any] = []  # what is known by identity must stay alive
+        self._costs: dict[Any, Amounts] = {}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def add(self, functions: Iterable[Function]) -> list[TaskSpec]:
+        """Freeze ``functions``, which may refer to earlier ones; return their specs in task order.
+
+        Raises:
+            DAGError: naming every function whose code or constants cannot be pickled, and every id of
+                ``keep`` that does not exist.
+        """
+        functions = list(functions)
+        first = len(self.ids)
+        regular = [function for function in functions if function.type != INLINE]
+        self._inline.update((function.id, function) for function in functions if function.type == INLINE)
+        for function in regular:
+            self.number_of[function.id] = len(self.ids)
+            self.ids.append(function.id)
+        problems: list[str] = []
+        for function in regular:
+            try:
+                self._freeze(function)
+            except EncodingError as error:
+                problems.append(f"function {function.id!r}: {error}")
+                self._append_nothing()
+            except RecursionError:
+                problems.append(f"function {function.id!r}: its inline functions or arguments are nested too deep")
+                self._append_nothing()
+        problems += [f"keep names {id!r}, which is no regular function" for id in self._keep - self.number_of.keys()]
+        if problems:
+            raise DAGError(problems)
+        self._mark_kept(first)
+        self._group(regular)
+        return self.specs[first:]
+
+    def _append_nothing(self) -> None:
+        self.recipes.append(((0,), VALUES, None, ()))
+        self.sources.append(())
+        self.specs.append(TaskSpec((), {}))
+
+    def _freeze(self, function: Function) -> None:
+        builder = _RecipeBuilder(self)
+        recipe = builder.recipe(function)
+        sources = tuple(builder.sources)
+        numbers = tuple(dict.fromkeys(number for number, _ in sources)) if sources else ()
+        node = function.node
+        spec = TaskSpec(
+            numbers,
+            self._cost(function),
+            function.priority,
+            function.max_retries,
+            function.timeout,
+            None if isinstance(node, Collocated) else node,
+            code=recipe[0][0],
+        )
+        self.recipes.append(recipe)
+        self.sources.append(sources)
+        self.specs.append(spec)
+
+    def _cost(self, function: Function) -> Amounts:
+        """Equal costs share one mapping: a DAG has few, however many functions."""
+        cost = function.cost
+        key = None if cost is None else tuple(cost.items())
+        try:
+            if key not in self._costs:
+                self._costs[key] = parse_cost(cost)
+            return self._costs[key]
+        except TypeError:  # an amount that cannot be hashed
+            return parse_cost(cost)
+
+    def _mark_kept(self, first: int) -> None:
+        """Sinks are kept, and what the user named; values with a codec stay at their producer."""
+        consumed = bytearray(len(self.ids))
+        for sources in self.sources[first:]:
+            for number, codec in sources:
+                consumed[number] = 1
+                if codec is not None:
+                    self.specs[number].stays = True
+        for number in range(first, len(self.ids)):
+            named = bool(self._keep) and self.ids[number] in self._keep
+            self.specs[number].keep = self._keep_all or named or not consumed[number]
+
+    def _group(self, regular: list[Function]) -> None:
+        """Give tasks bound by ``collocated`` one group number (union-find, Tarjan 1975)."""
+        parent: dict[int, int] = {}
+
+        def root(number: int) -> int:
+            while parent.setdefault(number, number) != number:
+                parent[number] = parent[parent[number]]
+                number = parent[number]
+            return number
+
+        for function in regular:
+            if isinstance(function.node, Collocated):
+                one, other = root(self.number_of[function.id]), root(self.number_of[function.node.id])
+                parent[max(one, other)] = min(one, other)
+        for number in parent:
+            self.specs[number].group = root(number)
+
+    def code_number(self, code: Callable[..., Any]) -> int:
+        """Return the number of ``code`` in the code table, encoding it at first sight."""
+        number = self._code_numbers.get(id(code))
+        if number is None:
+            blob = encode_code(code)
+            number = self._code_numbers[id(code)] = len(self.codes)
+            self._anchors.append(code)
+            self.codes.append(blob)
+            self.code_names.append(Function(None, code=code).name)
+        return number
+
+    def constant_number(self, value: Any) -> int | None:
+        """Return the number of ``value`` among the large constants, or None if it is small."""
+        if is_plain(value):
+            return None
+        if id(value) not in self._constant_numbers:
+            payload = encode(value)
+            large = nbytes_of(payload) >= LARGE_CONSTANT_NBYTES
+            self._constant_numbers[id(value)] = len(self.constants) if large else None
+            self._anchors.append(value)
+            if large:
+                self.constants.append(payload)
+        return self._constant_numbers[id(value)]
+
+
+class _RecipeBuilder:
+    """Makes the recipe of one function, gathering its inputs on the way."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._index: dict[tuple[int, Codec | None], int] = {}
+        self._inlines: dict[Hashable, Inline] = {}
+        self._codes: list[int] = []
+        self._large: list[int] = []
+        self._replaced = False  # whether a placeholder stands among the constants
+
+    @property
+    def sources(self) -> Iterable[tuple[int, Codec | None]]:
+        return self._index
+
+    def recipe(self, function: Function) -> Recipe:
+        assert function.code is not None
+        self._codes.append(self._plan.code_number(function.code))
+        args = [self._reference(reference) for reference in function.args]
+        extra = tuple(self._constant(value) for value in function.extra_args)
+        kwargs = {key: self._constant(value) for key, value in function.kwargs.items()}
+        mode = LIST if function.argument_inclusion == AS_LIST else VALUES
+        if self._replaced or args != [Input(index) for index in range(len(self._index))]:
+            extra = (args, *extra) if mode == LIST else (*args, *extra)
+            mode = TEMPLATE
+        constants = None
+        if extra or kwargs:
+            plain = not kwargs and is_plain(extra)
+            constants = (PLAIN, (extra, {})) if plain else encode((extra, kwargs))
+        return tuple(dict.fromkeys(self._codes)), mode, constants, tuple(dict.fromkeys(self._large))
+
+    def _reference(self, reference: Any) -> Any:
+        codec = None
+        if isinstance(reference, Argument):
+            number = self._plan.code_number
+            codec = (
+                None if reference.serialize is None else number(reference.serialize),
+                None if reference.deserialize is None else number(reference.deserialize),
+            )
+            self._codes += [code for code in codec if code is not None]
+            codec = None if codec == (None, None) else codec
+        return self._input(input_id(reference), codec)
+
+    def _input(self, id: Hashable, codec: Codec | None = None) -> Any:
+        if id in self._plan._inline:
+            return self._inline(self._plan._inline[id])
+        key = (self._plan.number_of[id], codec)
+        return Input(self._index.setdefault(key, len(self._index)))
+
+    def _inline(self, function: Function) -> Inline:
+        known = self._inlines.get(function.id)
+        if known is not None:
+            return known
+        assert function.code is not None
+        code = self._plan.code_number(function.code)
+        self._codes.append(code)
+        args = [self._reference(reference) for reference in function.args]
+        extra = [self._constant(value) for value in function.extra_args]
+        kwargs = {key: self._constant(value) for key, value in function.kwargs.items()}
+        args = [args, *extra] if function.argument_inclusion == AS_LIST else args + extra
+        inline = Inline(len(self._inlines), code, args, kwargs)
+        self._inlines[function.id] = inline
+        return inline
+
+    def _constant(self, value: Any) -> Any:
+        """Return ``value`` with handles and large constants replaced by placeholders."""
+        if is_plain(value):
+            return value
+        if nested_handles(value):
+            self._replaced = True
+            return self._replace(value)
+        number = self._plan.constant_number(value)
+        if number is None:
+            return value
+        self._replaced = True
+        self._large.append(number)
+        return Constant(number)
+
+    def _replace(self, value: Any) -> Any:
+        kind = type(value)
+        if kind is Handle:
+            return self._input(value.id)
+        if kind is list or kind is tuple:
+            return kind(self._replace(part) for part in value)
+        if kind is dict:
+            return {key: self._replace(part) for key, part in value.items()}
+        return value

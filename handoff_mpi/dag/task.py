@@ -1,0 +1,70 @@
+"""The ``@task`` decorator: a call inside a ``with DAG()`` block adds a function instead of running it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, overload
+
+from handoff_mpi.dag.function import Function, Handle
+from handoff_mpi.dag.graph import current_dag
+from handoff_mpi.errors import DAGError
+
+_OPTIONS = {field.name for field in dataclasses.fields(Function)} - {"args", "code", "extra_args", "kwargs"}
+
+
+class Task:
+    """A function that, called inside a ``with DAG()`` block, adds itself to the DAG and returns a handle.
+
+    Called anywhere else it is the plain function. :meth:`options` gives a copy with other options.
+    """
+
+    def __init__(self, code: Callable[..., Any], options: dict[str, Any]) -> None:
+        unknown = sorted(set(options) - _OPTIONS)
+        if unknown:
+            names = ", ".join(unknown)
+            raise DAGError(f"task({code!r}) got unknown options {names}; there are {', '.join(sorted(_OPTIONS))}")
+        self.code = code
+        self._options = options
+        functools.update_wrapper(self, code)
+
+    def options(self, **options: Any) -> Task:
+        """Return this task with ``options`` of :class:`Function` (id, cost, timeout, ...) replaced.
+
+        Raises:
+            DAGError: an option is unknown.
+        """
+        return Task(self.code, {**self._options, **options})
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        dag = current_dag()
+        if dag is None:
+            return self.code(*args, **kwargs)
+        options = dict(self._options)
+        id = options.pop("id", None)
+        id = dag.fresh_id(getattr(self.code, "__name__", "task")) if id is None else id
+        # Leading handles are plain inputs; from the first constant on, order is kept by extra_args.
+        lead = 0
+        while lead < len(args) and type(args[lead]) is Handle:
+            lead += 1
+        function = Function(id, args[:lead], self.code, args[lead:], kwargs, **options)
+        return dag.add_function(function)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Task, (self.code, self._options)
+
+
+@overload
+def task(code: Callable[..., Any], /) -> Task: ...
+@overload
+def task(**options: Any) -> Callable[[Callable[..., Any]], Task]: ...
+def task(code: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Make a function a :class:`Task`, with any option of :class:`Function`: ``@task``, ``@task(cost={"gpu": 1})``.
+
+    Raises:
+        DAGError: an option is unknown.
+    """
+    if code is None:
+        return lambda code: Task(code, options)
+    return Task(code, options)

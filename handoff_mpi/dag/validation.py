@@ -1,0 +1,163 @@
+"""Everything that can be wrong with a DAG, found in one linear pass."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+from handoff_mpi.dag.function import (
+    AS_LIST,
+    INLINE,
+    REGULAR,
+    VARIADIC,
+    Argument,
+    Collocated,
+    Function,
+    input_id,
+    inputs_of,
+)
+from handoff_mpi.errors import DAGError
+from handoff_mpi.resources import parse_cost
+
+_MOST_NAMED = 20
+
+
+def problems_of(functions: Iterable[Function], by_id: Mapping[Hashable, Function]) -> list[str]:
+    """Return one line for each problem of the DAG, an empty list if it can be run."""
+    functions = list(functions)
+    problems = _duplicates(functions)
+    for function in functions:
+        problems += [f"function {function.id!r}: {problem}" for problem in _wrong_fields(function)]
+    if problems:
+        return _shortened(problems)
+    inputs = {id: inputs_of(function) for id, function in by_id.items()}
+    problems += _missing(inputs, by_id)
+    problems += _bad_collocations(functions, by_id)
+    problems += _cycle(inputs)
+    return _shortened(problems)
+
+
+def _shortened(problems: list[str]) -> list[str]:
+    if len(problems) <= _MOST_NAMED * 5:
+        return problems
+    return problems[: _MOST_NAMED * 5] + [f"and {len(problems) - _MOST_NAMED * 5} more like these"]
+
+
+def _duplicates(functions: list[Function]) -> list[str]:
+    seen: set[Hashable] = set()
+    twice: dict[Hashable, int] = {}
+    for function in functions:
+        if function.id in seen:
+            twice[function.id] = twice.get(function.id, 1) + 1
+        seen.add(function.id)
+    return [f"the id {id!r} is used by {count} functions" for id, count in twice.items()]
+
+
+def _wrong_fields(function: Function) -> Iterable[str]:
+    if function.id is None:
+        yield "None cannot be an id"
+    if not callable(function.code):
+        yield f"code must be callable, not {function.code!r}"
+    yield from _wrong_containers(function)
+    if function.type not in (REGULAR, INLINE):
+        yield f"type is {REGULAR!r} or {INLINE!r}, not {function.type!r}"
+    if function.argument_inclusion not in (VARIADIC, AS_LIST):
+        yield f"argument_inclusion is {VARIADIC!r} or {AS_LIST!r}, not {function.argument_inclusion!r}"
+    yield from _wrong_numbers(function)
+    if function.cost is not None:
+        try:
+            parse_cost(function.cost)
+        except DAGError as error:
+            yield from (f"cost: {problem}" for problem in error.problems)
+    node = function.node
+    if node is not None and (isinstance(node, bool) or not isinstance(node, (int, str, Collocated))):
+        yield f"node is a rank, a host name or collocated(id), not {node!r}"
+    elif isinstance(node, int) and node < 0:
+        yield f"node={node} is no rank"
+
+
+def _wrong_containers(function: Function) -> Iterable[str]:
+    for name in ("args", "extra_args"):
+        if not isinstance(getattr(function, name), (list, tuple)):
+            yield f"{name} must be a list or tuple, not {getattr(function, name)!r}"
+            return
+    for reference in function.args:
+        try:
+            hash(input_id(reference))
+        except TypeError:
+            yield f"args holds {reference!r}, which is no id, handle or Argument; constants go into extra_args"
+        if isinstance(reference, Argument):
+            for side in ("serialize", "deserialize"):
+                code = getattr(reference, side)
+                if code is not None and not callable(code):
+                    yield f"Argument({reference.id!r}): {side} must be callable, not {code!r}"
+    if not isinstance(function.kwargs, Mapping) or not all(isinstance(key, str) for key in function.kwargs):
+        yield f"kwargs must be a mapping with string keys, not {function.kwargs!r}"
+
+
+def _wrong_numbers(function: Function) -> Iterable[str]:
+    def is_number(value: Any) -> bool:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+    retries, timeout = function.max_retries, function.timeout
+    if retries is not None and (not isinstance(retries, int) or isinstance(retries, bool) or retries < 0):
+        yield f"max_retries must be a whole number from 0, or None, not {retries!r}"
+    if timeout is not None and not (is_number(timeout) and 0 < timeout < float("inf")):
+        yield f"timeout must be a positive number of seconds, not {timeout!r}"
+    if not isinstance(function.priority, int) or isinstance(function.priority, bool):
+        yield f"priority must be a whole number, not {function.priority!r}"
+    if not isinstance(function.version, str):
+        yield f"version must be a string, not {function.version!r}"
+
+
+def _missing(inputs: Mapping[Hashable, list[Hashable]], by_id: Mapping[Hashable, Function]) -> list[str]:
+    wanted: dict[Hashable, list[Hashable]] = {}
+    for id, references in inputs.items():
+        for reference in references:
+            if reference not in by_id:
+                wanted.setdefault(reference, []).append(id)
+    return [
+        f"there is no function {id!r}, which {', '.join(map(repr, users[:3]))}"
+        f"{f' and {len(users) - 3} more take' if len(users) > 3 else ' take' if len(users) > 1 else ' takes'}"
+        for id, users in wanted.items()
+    ]
+
+
+def _bad_collocations(functions: list[Function], by_id: Mapping[Hashable, Function]) -> list[str]:
+    problems = []
+    for function in functions:
+        if not isinstance(function.node, Collocated):
+            continue
+        other = by_id.get(function.node.id)
+        if other is None:
+            problems.append(f"function {function.id!r}: there is no {function.node.id!r} to be collocated with")
+        elif other is function:
+            problems.append(f"function {function.id!r} is collocated with itself")
+        elif INLINE in (other.type, function.type):
+            problems.append(f"function {function.id!r}: an inline function has no rank of its own to collocate")
+    return problems
+
+
+def _cycle(inputs: Mapping[Hashable, list[Hashable]]) -> list[str]:
+    """Kahn's algorithm (1962) finds whether there is a cycle; networkx names one."""
+    missing = {id: sum(reference in inputs for reference in references) for id, references in inputs.items()}
+    consumers: dict[Hashable, list[Hashable]] = {id: [] for id in inputs}
+    for id, references in inputs.items():
+        for reference in references:
+            if reference in inputs:
+                consumers[reference].append(id)
+    ready = [id for id, count in missing.items() if not count]
+    for id in ready:
+        for consumer in consumers[id]:
+            missing[consumer] -= 1
+            if not missing[consumer]:
+                ready.append(consumer)
+    if len(ready) == len(inputs):
+        return []
+    import networkx  # slow to import, and hardly ever needed
+
+    rest = set(inputs).difference(ready)
+    graph = networkx.DiGraph((reference, id) for id in rest for reference in inputs[id] if reference in rest)
+    edges = networkx.find_cycle(graph)
+    path = " -> ".join(repr(edge[0]) for edge in edges)
+    return [f"there is a cycle: {path} -> {edges[0][0]!r}"]

@@ -1,0 +1,216 @@
+"""Values as they travel and rest: one payload form for messages, stores and files.
+
+A payload is a tuple whose first item says what follows:
+
+- ``(PLAIN, value)``: a small immutable built-in, carried as it is;
+- ``(PICKLED, head, *buffers)``: pickle protocol 5, ``head`` with the objects, ``buffers`` with the memory of
+  large arrays out of band, so that it is neither copied here nor limited to 2 GiB.
+
+Functions and classes of ``__main__``, of ``dag.py`` and lambdas go by value (cloudpickle); everything else
+goes by the C pickler. Decoding makes a fresh object each time, so that no consumer sees what another did to
+its inputs; the memory of out-of-band arrays is shared instead, and read-only for that reason.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, TypeAlias
+
+import cloudpickle
+
+from handoff_mpi.errors import HandoffError
+
+PLAIN = 0
+PICKLED = 1
+
+Payload: TypeAlias = "tuple[Any, ...]"
+
+#: Buffers of at least this many bytes travel out of band.
+OUT_OF_BAND_NBYTES = 16 * 1024
+_LONGEST_PLAIN = 1024
+_NUMBERS = frozenset({type(None), bool, float, complex})
+_SIZED = frozenset({str, bytes})
+_MAGIC = b"HMPV1\n"
+
+# Modules whose contents other processes cannot import; their names, as they appear inside a pickle.
+_by_value: set[bytes] = {b"__main__", b"__mp_main__"}
+
+
+class EncodingError(HandoffError):
+    """A value cannot be pickled, or bytes cannot be unpickled; the message names it and why."""
+
+
+def carry_by_value(module: ModuleType) -> None:
+    """Make functions and classes of ``module`` travel by value: no other process can import it."""
+    cloudpickle.register_pickle_by_value(module)
+    _by_value.add(module.__name__.encode())
+
+
+def encode(value: Any) -> Payload:
+    """Return the payload of ``value``.
+
+    Raises:
+        EncodingError: ``value`` cannot be pickled.
+    """
+    if is_plain(value):
+        return (PLAIN, value)
+    collector = _Collector()
+    head = _dumps(value, collector)
+    return (PICKLED, head, *collector.buffers)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether ``value`` is a small immutable built-in, or a short tuple of such."""
+    kind = type(value)
+    if kind in _NUMBERS:
+        return True
+    if kind is int:
+        return bool(-(1 << 63) <= value < 1 << 63)
+    if kind in _SIZED:
+        return len(value) <= _LONGEST_PLAIN
+    return kind is tuple and len(value) <= 16 and all(map(is_plain, value))
+
+
+def decode(payload: Payload) -> Any:
+    """Return a fresh object equal to the one that was encoded; large arrays in it are read-only views.
+
+    Raises:
+        EncodingError: the payload cannot be unpickled here (a module is missing, say).
+    """
+    if payload[0] == PLAIN:
+        return payload[1]
+    try:
+        return pickle.loads(payload[1], buffers=[memoryview(part).toreadonly() for part in payload[2:]])
+    except Exception as error:
+        raise EncodingError(f"a value could not be unpickled: {_describe(error)}") from error
+
+
+def decode_writable(payload: Payload) -> Any:
+    """As :func:`decode`, but the caller owns the payload's memory, and arrays in it can be written to."""
+    if payload[0] == PLAIN:
+        return payload[1]
+    buffers = [part if not memoryview(part).readonly else bytearray(part) for part in payload[2:]]
+    try:
+        return pickle.loads(payload[1], buffers=buffers)
+    except Exception as error:
+        raise EncodingError(f"a value could not be unpickled: {_describe(error)}") from error
+
+
+def nbytes_of(payload: Payload) -> int:
+    """Return how many bytes ``payload`` takes, near enough for plain values."""
+    if payload[0] == PLAIN:
+        value = payload[1]
+        return len(value) if type(value) in _SIZED else 8
+    return len(payload[1]) + sum(memoryview(part).nbytes for part in payload[2:])
+
+
+def encode_code(code: Callable[..., Any]) -> bytes:
+    """Return a callable as bytes any rank can load; by value where it could not be imported there.
+
+    Raises:
+        EncodingError: it, or something it refers to, cannot be pickled.
+    """
+    return _dumps(code, None)
+
+
+def decode_code(blob: bytes) -> Callable[..., Any]:
+    """Return the callable that :func:`encode_code` made ``blob`` of.
+
+    Raises:
+        EncodingError: it cannot be loaded here (a module it imports is missing, say).
+    """
+    try:
+        code = pickle.loads(blob)
+    except Exception as error:
+        raise EncodingError(f"the function could not be loaded on this rank: {_describe(error)}") from error
+    if not callable(code):
+        raise EncodingError(f"the function loaded as {code!r}, which cannot be called")
+    return code  # type: ignore[no-any-return]
+
+
+def write_payload(write: Callable[[Any], object], payload: Payload) -> int:
+    """Write ``payload`` in its file form through ``write``; return the number of bytes written.
+
+    The form: a magic line, the number of parts (u32), their lengths (u64 each), the parts.
+    """
+    head = pickle.dumps(payload[1], protocol=5) if payload[0] == PLAIN else payload[1]
+    parts = [memoryview(part).cast("B") for part in (head, *payload[2:])] if payload[0] else [memoryview(head)]
+    sizes = struct.pack(f"<I{len(parts)}Q", len(parts), *(part.nbytes for part in parts))
+    write(_MAGIC + sizes)
+    for part in parts:
+        write(part)
+    return len(_MAGIC) + len(sizes) + sum(part.nbytes for part in parts)
+
+
+def read_payload(data: Any) -> Payload:
+    """Return the payload written into the bytes-like ``data``, its buffers being views of ``data``.
+
+    Raises:
+        EncodingError: the bytes are cut short or were not written by :func:`write_payload`.
+    """
+    view = memoryview(data)
+    start = len(_MAGIC)
+    if view[:start].tobytes() != _MAGIC or len(view) < start + 4:
+        raise EncodingError("not a value file")
+    (count,) = struct.unpack_from("<I", view, start)
+    end = start + 4 + 8 * count
+    if not count or end > len(view):
+        raise EncodingError("the value file is cut short")
+    sizes = struct.unpack_from(f"<{count}Q", view, start + 4)
+    if end + sum(sizes) != len(view):
+        raise EncodingError(f"the value file has {len(view)} bytes instead of {end + sum(sizes)}")
+    parts = []
+    for size in sizes:
+        parts.append(view[end : end + size])
+        end += size
+    return (PICKLED, bytes(parts[0]), *parts[1:])
+
+
+class _Collector:
+    """Takes large buffers out of band while pickling."""
+
+    def __init__(self) -> None:
+        self.buffers: list[memoryview] = []
+
+    def __call__(self, buffer: pickle.PickleBuffer) -> bool:
+        """Return whether the buffer stays in band (what pickle takes a true answer to mean)."""
+        try:
+            raw = buffer.raw()
+        except BufferError:  # memory with gaps has no flat view
+            return True
+        if raw.nbytes < OUT_OF_BAND_NBYTES:
+            return True
+        self.buffers.append(raw)
+        return False
+
+
+def _dumps(value: Any, collector: _Collector | None) -> bytes:
+    try:
+        head = pickle.dumps(value, protocol=5, buffer_callback=collector)
+        if not any(name in head for name in _by_value):
+            return head
+    except Exception:
+        pass  # cloudpickle takes more, and says better what it does not take
+    if collector is not None:
+        collector.buffers.clear()
+    try:
+        blob: bytes = cloudpickle.dumps(value, protocol=5, buffer_callback=collector)
+    except Exception as error:
+        raise EncodingError(f"{_shown(value)} cannot be pickled: {_describe(error)}") from error
+    return blob
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _describe(error: BaseException) -> str:
+    text = str(error) or "no reason given"
+    return f"{type(error).__name__}: {text}"

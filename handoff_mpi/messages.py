@@ -1,0 +1,62 @@
+"""What ranks say to each other: tuples that start with a kind and the number of the run.
+
+Objects become tuples at the border, because a batch of tuples is pickled ten times as fast. Every message is
+``(kind, run, ...)``; a rank drops what belongs to another run. Large buffers travel beside a message, see
+:mod:`handoff_mpi.comm`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+# Rank 0 to a worker
+START = "start"  # (START, run, options): a run begins
+DISPATCH = "dispatch"  # (DISPATCH, run, codes, groups): groups of (slot, claim or None, assignments)
+CONSTANT = "constant"  # (CONSTANT, run, number, head) + buffers
+RECALL = "recall"  # (RECALL, run, [(task, attempt)])
+FORGET = "forget"  # (FORGET, run, [task])
+LOST = "lost"  # (LOST, run, rank)
+STOP = "stop"  # (STOP, run, results or None): the run is over
+LEAVE = "leave"  # (LEAVE, 0): the job is over, the rank may go
+
+# A worker to rank 0
+FINISHED = "finished"  # (FINISHED, run, [entry])
+RETURNED = "returned"  # (RETURNED, run, [(task, attempt)])
+UNFETCHED = "unfetched"  # (UNFETCHED, run, task, attempt, [(input, ranks asked)])
+ALIVE = "alive"  # (ALIVE, run, [(task, attempt, started)]): heartbeat, with the calls that run longest
+UPDATE = "update"  # (UPDATE, run, rank, resources)
+BYE = "bye"  # (BYE, run): the rank has left the run
+
+# A rank to a rank
+FETCH = "fetch"  # (FETCH, run, ticket, task, codec, codes)
+VALUE = "value"  # (VALUE, run, ticket, head) + buffers; head is (PLAIN, value) or (PICKLED, bytes)
+ABSENT = "absent"  # (ABSENT, run, ticket, reason)
+
+#: Status of an entry.
+OK = 0
+RAISED = 1
+TIMED_OUT = 2
+DIED = 3
+
+#: One ended call: (task, attempt, status, value, nbytes, started, duration). ``value`` is a payload if it
+#: rides home, else None; for the other statuses it is (kind, message, traceback). ``started`` is in seconds
+#: since the epoch, ``duration`` in seconds. ``nbytes`` is negative if the value was persisted.
+Entry: TypeAlias = "tuple[int, int, int, Any, int, float, float]"
+
+#: (task, attempt, id, recipe, sources, timeout_s, flags); a source is (task, codec, payload or None, holders).
+Assignment: TypeAlias = "tuple[int, int, Any, Any, tuple[Any, ...], float | None, int]"
+
+#: Flags of an assignment.
+ISOLATE = 1  # run it in a child process
+KEEP = 2  # its value must outlast the run
+STAYS = 4  # its value stays on the rank whatever its size
+
+#: Values of at most this many bytes ride home with the completion.
+HOME_NBYTES = 8 * 1024
+
+# Kinds of failures that are not an exception's class
+TIMEOUT = "timeout"
+DEATH = "death"
+NO_ROOM = "no-room"
+REFUSED = "refused"
+UNPICKLABLE = "unpicklable"

@@ -1,0 +1,150 @@
+"""What happens to the scheduler, and what it wants done: plain records, carried by the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from handoff_mpi.allocation import Claim
+from handoff_mpi.dag import TaskSpec
+from handoff_mpi.messages import Entry
+from handoff_mpi.resources import Amounts
+
+
+@dataclass(slots=True)
+class Submitted:
+    """Tasks were added; their numbers follow those there already."""
+
+    specs: Sequence[TaskSpec]
+
+
+@dataclass(slots=True)
+class Closed:
+    """No more tasks will be submitted."""
+
+
+@dataclass(slots=True)
+class Finished:
+    """A rank reports calls that ended."""
+
+    rank: int
+    entries: Sequence[Entry]
+
+
+@dataclass(slots=True)
+class Returned:
+    """A rank gives back tasks it had not started."""
+
+    rank: int
+    entries: Sequence[tuple[int, int]]
+
+
+@dataclass(slots=True)
+class Unfetched:
+    """A rank could not get inputs of a task: ``(input, ranks that were asked)``, none asked meaning a file."""
+
+    rank: int
+    task: int
+    attempt: int
+    missing: Sequence[tuple[int, Sequence[int]]]
+
+
+@dataclass(slots=True)
+class Heard:
+    """These ranks gave a sign of life."""
+
+    ranks: Sequence[int]
+
+
+@dataclass(slots=True)
+class RankLost:
+    """A rank is gone for good."""
+
+    rank: int
+    reason: str
+
+
+@dataclass(slots=True)
+class ResourcesUpdated:
+    """A rank's own resources are other ones from now on."""
+
+    rank: int
+    amounts: Amounts
+
+
+@dataclass(slots=True)
+class Refused:
+    """The user's resource tracker refused a placement; nothing was sent."""
+
+    task: int
+    attempt: int
+    reason: str
+
+
+@dataclass(slots=True)
+class StopRequested:
+    """Dispatch nothing more; end when what runs has ended."""
+
+    reason: str
+
+
+Event: TypeAlias = (
+    Submitted | Closed | Finished | Returned | Unfetched | Heard | RankLost | ResourcesUpdated | Refused | StopRequested
+)
+
+
+@dataclass(slots=True)
+class Dispatch:
+    """Send tasks to a slot; ``claim`` is given when the slot starts on a new one."""
+
+    rank: int
+    slot: int
+    claim: Claim | None
+    tasks: list[tuple[int, int]]
+
+
+@dataclass(slots=True)
+class Recall:
+    """Ask a rank for tasks back that it has not started."""
+
+    rank: int
+    tasks: list[tuple[int, int]]
+
+
+@dataclass(slots=True)
+class Forget:
+    """Tell a rank that nobody needs these values any more."""
+
+    rank: int
+    tasks: list[int]
+
+
+@dataclass(slots=True)
+class Announce:
+    """Tell all ranks that one is lost: what they wait for from it will not come."""
+
+    rank: int
+
+
+Command: TypeAlias = Dispatch | Recall | Forget | Announce
+
+
+@dataclass(slots=True)
+class Failure:
+    """Why a task failed for good.
+
+    Attributes:
+        kind: the exception's class name, or one of :mod:`handoff_mpi.messages`' kinds.
+        ranks: where each attempt ran, in order.
+    """
+
+    kind: str
+    message: str
+    traceback: str
+    attempts: int
+    ranks: tuple[int, ...]
+
+
+#: One line of the transition log: (task, state, cause, attempt, rank or -1, detail).
+Transition: TypeAlias = "tuple[int, int, int, int, int, Any]"

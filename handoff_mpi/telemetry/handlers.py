@@ -1,0 +1,249 @@
+"""Who is told what happens in a run: handlers attached to named events, after Erlang's ``:telemetry``.
+
+This room holds the table of handlers of one process and calls them; it measures nothing itself and knows
+no scheduler. Handlers run in the thread that emits, between two turns of its work, so they had better be
+quick. The events of a run are emitted where it is scheduled, on rank 0, whatever rank they speak of.
+
+``system_time`` is in seconds since the epoch, ``duration`` in seconds, ``nbytes`` in bytes; ``node`` is a
+rank, ``host`` the name of its machine, ``amounts`` and ``capabilities`` are as users write them
+(``{"cpu": 4, "memory": 2000}``), ``functions`` is a number of functions.
+
+========================================  =================  ================================================
+event (after ``"handoff"``)               measurements       metadata
+========================================  =================  ================================================
+``"execution", "function", "start"``      system_time        function_id, node, host, attempt, dag_id
+``"execution", "function", "stop"``       duration           as start; nbytes (of the value)
+``"execution", "function", "exception"``  duration           as start; kind, reason, traceback (text)
+``"execution", "function", "retry"``      system_time        as start, of the attempt that failed; kind, reason
+``"execution", "function", "skipped"``    system_time        function_id, dag_id, reason
+``"execution", "dag", "start"``           system_time        dag_id, functions
+``"execution", "dag", "stop"``            duration           dag_id, functions, status
+``"rank", "joined"``                      system_time        node, host, capabilities
+``"rank", "suspect"``                     system_time        node, host, reason
+``"rank", "returned"``                    system_time        node, host
+``"rank", "lost"``                        system_time        node, host, reason
+``"resource", "claimed"``                 system_time        node, host, amounts, function_id
+``"resource", "released"``                system_time        node, host, amounts, function_id
+``"resource", "refused"``                 system_time        node, host, amounts, function_id, reason
+``"resource", "updated"``                 system_time        node, host, amounts
+``"transfer", "stop"``                    duration, nbytes   function_id (whose value), source, target (ranks),
+                                                             dag_id
+========================================  =================  ================================================
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeAlias
+
+from handoff_mpi.errors import UsageError
+
+Event: TypeAlias = tuple[str, ...]
+
+#: Called as ``handler(event, measurements, metadata, config)``; what it returns is ignored.
+HandlerFunction: TypeAlias = Callable[[Event, dict[str, Any], dict[str, Any], Any], object]
+
+FUNCTION_START: Event = ("handoff", "execution", "function", "start")
+FUNCTION_STOP: Event = ("handoff", "execution", "function", "stop")
+FUNCTION_EXCEPTION: Event = ("handoff", "execution", "function", "exception")
+FUNCTION_RETRY: Event = ("handoff", "execution", "function", "retry")
+FUNCTION_SKIPPED: Event = ("handoff", "execution", "function", "skipped")
+DAG_START: Event = ("handoff", "execution", "dag", "start")
+DAG_STOP: Event = ("handoff", "execution", "dag", "stop")
+RANK_JOINED: Event = ("handoff", "rank", "joined")
+RANK_SUSPECT: Event = ("handoff", "rank", "suspect")
+RANK_RETURNED: Event = ("handoff", "rank", "returned")
+RANK_LOST: Event = ("handoff", "rank", "lost")
+RESOURCE_CLAIMED: Event = ("handoff", "resource", "claimed")
+RESOURCE_RELEASED: Event = ("handoff", "resource", "released")
+RESOURCE_REFUSED: Event = ("handoff", "resource", "refused")
+RESOURCE_UPDATED: Event = ("handoff", "resource", "updated")
+TRANSFER_STOP: Event = ("handoff", "transfer", "stop")
+
+#: Every event there is.
+EVENTS: tuple[Event, ...] = (
+    FUNCTION_START,
+    FUNCTION_STOP,
+    FUNCTION_EXCEPTION,
+    FUNCTION_RETRY,
+    FUNCTION_SKIPPED,
+    DAG_START,
+    DAG_STOP,
+    RANK_JOINED,
+    RANK_SUSPECT,
+    RANK_RETURNED,
+    RANK_LOST,
+    RESOURCE_CLAIMED,
+    RESOURCE_RELEASED,
+    RESOURCE_REFUSED,
+    RESOURCE_UPDATED,
+    TRANSFER_STOP,
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attached:
+    """One handler attached to one event, as :func:`list_handlers` shows it.
+
+    Attributes:
+        handler_id: the name it was attached by, and is detached by.
+        event: the event it is called for.
+        handler: what is called.
+        config: handed to it with each call, as it is.
+    """
+
+    handler_id: str
+    event: Event
+    handler: HandlerFunction
+    config: Any
+
+
+class _Table(dict[Event, tuple[Attached, ...]]):
+    """Every known event and who is attached to it, in the order of attachment."""
+
+    def __missing__(self, event: Event) -> NoReturn:
+        raise UsageError(_unknown(event))
+
+
+# Tuples are replaced, never changed: execute() reads them without the lock, and what it iterates over
+# stays whole while handlers attach and detach. The lock is held for the replacing alone, never for a call.
+_table = _Table((event, ()) for event in EVENTS)
+_ids: dict[str, tuple[Attached, ...]] = {}
+_lock = threading.Lock()
+
+
+def attach(handler_id: str, event: Sequence[str], handler: HandlerFunction, config: Any = None) -> None:
+    """Have ``handler(event, measurements, metadata, config)`` called whenever ``event`` happens.
+
+    A handler that raises an ``Exception`` is detached with a RuntimeWarning, and the run goes on. A handler
+    may attach and detach others and itself; that takes effect with the next event.
+
+    Raises:
+        UsageError: ``handler_id`` is taken, there is no such event, or ``handler`` cannot be called.
+    """
+    attach_many(handler_id, [event], handler, config)
+
+
+def attach_many(
+    handler_id: str, events: Iterable[Sequence[str]], handler: HandlerFunction, config: Any = None
+) -> None:
+    """Attach one handler to several events; all of them or, where this raises, none.
+
+    Raises:
+        UsageError: as :func:`attach`; or there is no event in ``events``.
+    """
+    if not isinstance(handler_id, str) or not handler_id:
+        raise UsageError(f"a telemetry handler is named by a non-empty string, not {handler_id!r}")
+    if not callable(handler):
+        raise UsageError(f"telemetry handler {handler_id!r} cannot be called: {handler!r}")
+    known = _known_events(handler_id, events)
+    entries = tuple(Attached(handler_id, event, handler, config) for event in known)
+    with _lock:
+        if handler_id in _ids:
+            raise UsageError(f"a telemetry handler {handler_id!r} is already attached; detach it first")
+        _ids[handler_id] = entries
+        for entry in entries:
+            _table[entry.event] += (entry,)
+
+
+def detach(handler_id: str) -> None:
+    """Take a handler off all its events.
+
+    A call that another thread has begun goes on to its end.
+
+    Raises:
+        UsageError: no handler is attached by that name.
+    """
+    with _lock:
+        entries = _ids.get(handler_id)
+        if entries is not None:
+            _remove(entries)
+            return
+        near = difflib.get_close_matches(str(handler_id), _ids, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise UsageError(f"no telemetry handler {handler_id!r} is attached{hint}")
+
+
+def list_handlers(event_prefix: Sequence[str] = ()) -> list[Attached]:
+    """Return what is attached to the events that begin with ``event_prefix``; all that is, for ``()``.
+
+    In the order of :data:`EVENTS`, then of attachment; a handler of several events is there once for each.
+    """
+    prefix = tuple(event_prefix)
+    return [entry for event in EVENTS if event[: len(prefix)] == prefix for entry in _table[event]]
+
+
+def has_handlers(event: Event) -> bool:
+    """Return whether anyone wants to hear of ``event``: one dictionary lookup, to be asked before measuring.
+
+    Raises:
+        UsageError: there is no such event.
+    """
+    return _table[event] != ()
+
+
+def execute(event: Event, measurements: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+    """Tell the handlers of ``event``, in the order they were attached, in this thread.
+
+    Each gets its own shallow copies of ``measurements`` and ``metadata``, to keep or to change. Handlers
+    raise nothing here but what is no ``Exception`` (KeyboardInterrupt, SystemExit).
+
+    Raises:
+        UsageError: there is no such event.
+    """
+    for entry in _table[event]:
+        try:
+            entry.handler(event, dict(measurements), dict(metadata), entry.config)
+        except Exception as error:
+            _drop(entry, error)
+
+
+def _known_events(handler_id: str, events: Iterable[Sequence[str]]) -> list[Event]:
+    # A string is a sequence of strings too: ("h", "a", ...) would be a puzzling name in the message.
+    names = [(event,) if isinstance(event, str) else tuple(event) for event in events]
+    if not names:
+        raise UsageError(f"telemetry handler {handler_id!r} is attached to no event")
+    for name in names:
+        if name not in _table:
+            raise UsageError(_unknown(name))
+    return list(dict.fromkeys(names))
+
+
+def _unknown(event: Event) -> str:
+    dotted = {".".join(known): known for known in EVENTS}
+    near = difflib.get_close_matches(".".join(map(str, event)), dotted, n=1, cutoff=0.0)
+    return f"there is no telemetry event {event!r}; the nearest is {dotted[near[0]]!r}"
+
+
+def _remove(entries: tuple[Attached, ...]) -> None:
+    """Take entries of one id out of both tables; the caller holds the lock."""
+    del _ids[entries[0].handler_id]
+    for entry in entries:
+        _table[entry.event] = tuple(other for other in _table[entry.event] if other is not entry)
+
+
+def _drop(entry: Attached, error: Exception) -> None:
+    """Detach the handler that raised, and say so."""
+    with _lock:
+        entries = _ids.get(entry.handler_id, ())
+        # It may be gone, or its name given to another: by itself, or by a thread that saw it raise too.
+        if any(other is entry for other in entries):
+            _remove(entries)
+    culprit = traceback.extract_tb(error.__traceback__)[-1]
+    # str(error) is the user's code too, and may raise; this may not.
+    what = traceback.format_exception_only(type(error), error)[-1].strip()
+    message = (
+        f"telemetry handler {entry.handler_id!r} is detached: at {entry.event!r} it raised {what} "
+        f"({culprit.filename}:{culprit.lineno})"
+    )
+    try:
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+    except RuntimeWarning:
+        # Where warnings are made errors, this one would end the run it must not disturb.
+        print(f"RuntimeWarning: {message}", file=sys.stderr)

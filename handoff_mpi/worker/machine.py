@@ -1,0 +1,593 @@
+"""The brain of a worker rank: told what arrived and what ended, it answers what to send and what to run.
+
+Pure, like the scheduler: it knows which values the rank holds, never the values; the shell
+(:mod:`handoff_mpi.runtime.worker_loop`) carries out its commands over MPI, the simulated cluster over deques.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from handoff_mpi.encoding import PICKLED, PLAIN, Payload
+from handoff_mpi.messages import (
+    ABSENT,
+    ALIVE,
+    BYE,
+    CONSTANT,
+    DIED,
+    DISPATCH,
+    FETCH,
+    FINISHED,
+    FORGET,
+    HOME_NBYTES,
+    KEEP,
+    LOST,
+    OK,
+    RAISED,
+    RECALL,
+    RETURNED,
+    STAYS,
+    STOP,
+    TIMED_OUT,
+    TIMEOUT,
+    UNFETCHED,
+    VALUE,
+    Entry,
+)
+
+#: Completions gather for at most this long while there is more to run.
+FLUSH_S = 0.001
+FLUSH_COUNT = 32
+#: Calls that run longer than this are reported while they run.
+LONG_CALL_S = 0.1
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """One attempt of a task at this rank.
+
+    Attributes:
+        sources: ``(task, codec, payload or None, holders)`` of each value it takes.
+        claim: cores and device indices of the slot's claim.
+        waiting: how many inputs are still on their way.
+        fetched: values that were encoded for this rank: (task, codec) to (payload, source rank).
+        started: when its call began, in seconds.
+        is_reported: whether rank 0 was told that it runs.
+    """
+
+    task: int
+    attempt: int
+    id: Any
+    recipe: Any
+    sources: tuple[Any, ...]
+    timeout_s: float | None
+    flags: int
+    slot: int
+    claim: Any
+    waiting: int = 0
+    fetched: dict[Any, tuple[Payload, int]] = field(default_factory=dict)
+    started: float = 0.0
+    is_reported: bool = False
+    is_overdue: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Fetch:
+    """A value on its way: from whom, and who waits for it."""
+
+    ticket: int
+    task: int
+    codec: Any
+    codes: Any
+    holders: list[int]
+    asked: list[int]
+    works: list[Work]
+
+
+# -- events ---------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Received:
+    """A message arrived, with its buffers."""
+
+    source: int
+    message: tuple[Any, ...]
+    buffers: Sequence[Any] = ()
+
+
+@dataclass(slots=True)
+class Ended:
+    """A call ended.
+
+    Attributes:
+        status: OK, RAISED or DIED.
+        payload: the value, or None.
+        nbytes: its size.
+        error: (kind, message, traceback) unless OK.
+        is_persisted: whether the shell wrote the value where it outlasts the rank.
+    """
+
+    work: Work
+    status: int
+    payload: Payload | None
+    nbytes: int
+    error: tuple[str, str, str] | None
+    started: float
+    duration: float
+    is_persisted: bool = False
+
+
+@dataclass(slots=True)
+class InputMissing:
+    """The shell found that an input cannot be had after all, before the call began."""
+
+    work: Work
+    task: int
+
+
+Event: TypeAlias = Received | Ended | InputMissing
+
+
+# -- commands -------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Send:
+    """Send a message to a rank."""
+
+    dest: int
+    message: tuple[Any, ...]
+    buffers: Sequence[Any] = ()
+
+
+@dataclass(slots=True)
+class Call:
+    """Run a call on a slot."""
+
+    work: Work
+
+
+@dataclass(slots=True)
+class Kill:
+    """End the child process that runs on a slot: its call has used up its time."""
+
+    slot: int
+
+
+@dataclass(slots=True)
+class Serve:
+    """Send a value held here to ``dest``, encoded by ``codec`` if there is one."""
+
+    dest: int
+    ticket: int
+    task: int
+    codec: Any
+    codes: Any
+
+
+@dataclass(slots=True)
+class Put:
+    """Keep a value in the rank's store."""
+
+    task: int
+    payload: Payload
+
+
+@dataclass(slots=True)
+class Drop:
+    """Drop a value from the rank's store."""
+
+    task: int
+
+
+@dataclass(slots=True)
+class Learn:
+    """Take in encoded callables, or a large constant."""
+
+    codes: Sequence[tuple[int, bytes]] = ()
+    constant: tuple[int, Payload] | None = None
+
+
+@dataclass(slots=True)
+class Leave:
+    """The run is over for this rank; ``results`` is what rank 0 shares with all, if anything."""
+
+    results: Any
+
+
+Command: TypeAlias = Send | Call | Kill | Serve | Put | Drop | Learn | Leave
+
+
+class Worker:
+    """What one rank does in one run.
+
+    Args:
+        rank: its own.
+        run: number of the run, part of every message.
+        slots: how many calls it runs at once.
+        heartbeat_s: a sign of life goes out at least this often.
+        store_nbytes: values nobody needs any more are dropped once the store holds more than this.
+    """
+
+    def __init__(
+        self, rank: int, run: int, slots: int, heartbeat_s: float = 15.0, store_nbytes: int = 1 << 62
+    ) -> None:
+        self.rank = rank
+        self.run = run
+        self.heartbeat_s = heartbeat_s
+        self.store_nbytes = store_nbytes
+        self.running: list[Work | None] = [None] * slots
+        self.queues: list[deque[Work]] = [deque() for _ in range(slots)]
+        self.claims: list[Any] = [None] * slots
+        self.held: dict[int, int] = {}
+        self.is_over = False
+        self._held_nbytes = 0
+        self._wanted: dict[int, int] = {}  # held values that queued work needs: how many times
+        self._forgettable: dict[int, None] = {}
+        self._constants: set[int] = set()
+        self._waiting_for_constant: dict[int, list[Work]] = {}
+        self._fetches: dict[tuple[int, Any], Fetch] = {}
+        self._tickets: dict[int, Fetch] = {}
+        self._next_ticket = 0
+        self._done: list[Entry] = []
+        self._done_since = 0.0
+        self._last_sent = 0.0
+        self._commands: list[Command] = []
+        self._timed: int = 0
+        self._unreported: int = 0
+        self._on = {
+            DISPATCH: self._on_dispatch,
+            CONSTANT: self._on_constant,
+            RECALL: self._on_recall,
+            FORGET: self._on_forget,
+            LOST: self._on_lost,
+            STOP: self._on_stop,
+            FETCH: self._on_fetch,
+            VALUE: self._on_value,
+            ABSENT: self._on_absent,
+        }
+        self.now = 0.0
+
+    def handle(self, events: Iterable[Event], now: float) -> list[Command]:
+        """Absorb ``events`` at time ``now`` (seconds) and return what to do, in order."""
+        self.now = now
+        for event in events:
+            kind = type(event)
+            if kind is Ended:
+                self._on_ended(event)  # type: ignore[arg-type]
+            elif kind is Received:
+                self._on_received(event)  # type: ignore[arg-type]
+            else:
+                self._on_input_missing(event)  # type: ignore[arg-type]
+        if self._timed or self._unreported:
+            self._look_at_clock()
+        if self._done and (
+            len(self._done) >= FLUSH_COUNT or now - self._done_since >= FLUSH_S or None in self.running
+        ):
+            self._flush()
+        if now - self._last_sent >= self.heartbeat_s and not self.is_over:
+            self._send(0, (ALIVE, self.run, []))
+        commands, self._commands = self._commands, []
+        return commands
+
+    def next_wakeup(self) -> float:
+        """Return the time at which :meth:`handle` must be called again even if nothing happens."""
+        wakeup = self._last_sent + self.heartbeat_s
+        if self._timed or self._unreported:
+            for work in self.running:
+                if work is not None:
+                    if not work.is_reported:
+                        wakeup = min(wakeup, work.started + LONG_CALL_S)
+                    if work.timeout_s is not None and not work.is_overdue:
+                        wakeup = min(wakeup, work.started + work.timeout_s)
+        return wakeup
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs and nothing waits."""
+        return not any(self.running) and not any(self.queues)
+
+    # -- messages -----------------------------------------------------------------------------------
+
+    def _on_received(self, event: Received) -> None:
+        message = event.message
+        if message[1] == self.run and not self.is_over:
+            handler = self._on.get(message[0])
+            if handler is not None:
+                handler(event.source, message, event.buffers)
+
+    def _on_dispatch(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
+        _, _, codes, groups = message
+        if codes:
+            self._commands.append(Learn(codes))
+        for slot, claim, assignments in groups:
+            if claim is not None:
+                self.claims[slot] = claim
+            queue = self.queues[slot]
+            for task, attempt, id, recipe, sources, timeout_s, flags in assignments:
+                if self._knows(slot, task, attempt):
+                    continue  # a duplicate
+                work = Work(task, attempt, id, recipe, sources, timeout_s, flags, slot, self.claims[slot])
+                queue.append(work)
+                if sources or recipe[3]:
+                    self._want_inputs(work)
+            if self.running[slot] is None:
+                self._run_next(slot)
+
+    def _knows(self, slot: int, task: int, attempt: int) -> bool:
+        running = self.running[slot]
+        if running is not None and (running.task, running.attempt) == (task, attempt):
+            return True
+        queue = self.queues[slot]
+        return bool(queue) and any(work.task == task and work.attempt == attempt for work in queue)
+
+    def _on_constant(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
+        number, head = message[2], message[3]
+        self._commands.append(Learn(constant=(number, (*head, *buffers))))
+        self._constants.add(number)
+        for work in self._waiting_for_constant.pop(number, ()):
+            self._arrived(work)
+
+    def _on_recall(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
+        wanted = set(map(tuple, message[2]))
+        returned = []
+        for queue in self.queues:
+            for work in [work for work in queue if (work.task, work.attempt) in wanted]:
+                queue.remove(work)
+                self._abandon(work)
+                returned.append((work.task, work.attempt))
+        if returned:
+            self._send(0, (RETURNED, self.run, returned))
+
+    def _on_forget(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
+        for task in message[2]:
+            if task in self.held:
+                self._forgettable[task] = None
+        self._make_room()
+
+    def _on_stop(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
+        self.is_over = True
+        self._send(0, (BYE, self.run))
+        self._commands.append(Leave(message[2]))
+
+    # -- inputs -------------------------------------------------------------------------------------
+
+    def _want_inputs(self, work: Work) -> None:
+        for number in work.recipe[3]:
+            if number not in self._constants:
+                work.waiting += 1
+                self._waiting_for_constant.setdefault(number, []).append(work)
+        for task, codec, payload, holders in work.sources:
+            if payload is not None:
+                continue
+            if task in self.held:
+                self._wanted[task] = self._wanted.get(task, 0) + 1
+            elif holders:
+                work.waiting += 1
+                self._join_fetch(work, task, codec, holders)
+
+    def _join_fetch(self, work: Work, task: int, codec: Any, holders: Sequence[int]) -> None:
+        fetch = self._fetches.get((task, codec))
+        if fetch is not None:
+            fetch.works.append(work)
+            return
+        fetch = Fetch(-1, task, codec, work.recipe[0], [rank for rank in holders if rank != self.rank], [], [work])
+        self._fetches[task, codec] = fetch
+        self._ask_next(fetch)
+
+    def _ask_next(self, fetch: Fetch) -> None:
+        self._tickets.pop(fetch.ticket, None)
+        if not fetch.holders:
+            self._give_up(fetch)
+            return
+        holder = fetch.holders.pop(0)
+        fetch.asked.append(holder)
+        fetch.ticket = self._next_ticket
+        self._next_ticket += 1
+        self._tickets[fetch.ticket] = fetch
+        self._commands.append(Send(holder, (FETCH, self.run, fetch.ticket, fetch.task, fetch.codec, fetch.codes)))
+
+    def _give_up(self, fetch: Fetch) -> None:
+        del self._fetches[fetch.task, fetch.codec]
+        asked = fetch.asked or [self.rank]
+        for work in fetch.works:
+            self._hand_back(work, fetch.task, asked)
+
+    def _hand_back(self, work: Work, task: int, asked: Sequence[int]) -> None:
+        if work in self.queues[work.slot]:
+            self.queues[work.slot].remove(work)
+            self._abandon(work)
+            self._send(0, (UNFETCHED, self.run, work.task, work.attempt, [(task, list(asked))]))
+
+    def _abandon(self, work: Work) -> None:
+        """``work`` leaves its queue without having run: nothing is wanted for it any more."""
+        for fetch in list(self._fetches.values()):
+            if work in fetch.works:
+                fetch.works.remove(work)
+        for works in self._waiting_for_constant.values():
+            if work in works:
+                works.remove(work)
+        self._unwant(work)
+
+    def _unwant(self, work: Work) -> None:
+        for task, _, payload, _ in work.sources:
+            if payload is None and task in self._wanted:
+                self._wanted[task] -= 1
+                if not self._wanted[task]:
+                    del self._wanted[task]
+
+    def _on_value(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
+        fetch = self._tickets.pop(message[2], None)
+        if fetch is None:
+            return
+        del self._fetches[fetch.task, fetch.codec]
+        payload = (*message[3], *buffers)
+        if fetch.codec is None:
+            self._put(fetch.task, payload, sum(memoryview(part).nbytes for part in buffers) + HOME_NBYTES)
+            self._forgettable[fetch.task] = None  # a copy: it may go once nobody here wants it
+        for work in fetch.works:
+            if fetch.codec is None:
+                self._wanted[fetch.task] = self._wanted.get(fetch.task, 0) + 1
+            else:
+                work.fetched[fetch.task, fetch.codec] = (payload, source)
+            self._arrived(work)
+        self._make_room()
+
+    def _on_absent(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
+        fetch = self._tickets.get(message[2])
+        if fetch is None:
+            return
+        error = message[3]
+        if error is None:
+            self._ask_next(fetch)
+            return
+        del self._tickets[fetch.ticket], self._fetches[fetch.task, fetch.codec]
+        for work in fetch.works:
+            if work in self.queues[work.slot]:
+                self.queues[work.slot].remove(work)
+                self._unwant(work)
+                self._note((work.task, work.attempt, RAISED, error, 0, self.now, 0.0))
+
+    def _on_lost(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
+        rank = message[2]
+        for fetch in list(self._fetches.values()):
+            fetch.holders = [holder for holder in fetch.holders if holder != rank]
+            if fetch.asked and fetch.asked[-1] == rank:
+                self._ask_next(fetch)
+
+    def _arrived(self, work: Work) -> None:
+        work.waiting -= 1
+        if not work.waiting and self.running[work.slot] is None:
+            self._run_next(work.slot)
+
+    def _on_fetch(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
+        _, _, ticket, task, codec, codes = message
+        if task in self.held:
+            self._commands.append(Serve(source, ticket, task, codec, codes))
+        else:
+            self._commands.append(Send(source, (ABSENT, self.run, ticket, None)))
+
+    # -- calls --------------------------------------------------------------------------------------
+
+    def _run_next(self, slot: int) -> None:
+        queue = self.queues[slot]
+        for work in queue:
+            if not work.waiting:
+                queue.remove(work)
+                break
+        else:
+            return
+        work.started = self.now
+        self.running[slot] = work
+        self._timed += work.timeout_s is not None
+        self._unreported += 1
+        self._commands.append(Call(work))
+
+    def _on_ended(self, event: Ended) -> None:
+        work = event.work
+        slot = work.slot
+        if self.running[slot] is not work:
+            return
+        self._stop_running(work)
+        status, value = event.status, event.error
+        nbytes = event.nbytes
+        if work.is_overdue and status == DIED:
+            status = TIMED_OUT
+            value = (TIMEOUT, f"took longer than its timeout of {work.timeout_s:g} s", "")
+        if status == OK:
+            payload = event.payload
+            assert payload is not None
+            if nbytes <= HOME_NBYTES and not work.flags & STAYS:
+                entry = (work.task, work.attempt, OK, payload, nbytes, event.started, event.duration)
+            else:
+                self._put(work.task, payload, nbytes)
+                signed = -nbytes if event.is_persisted else nbytes
+                entry = (work.task, work.attempt, OK, None, signed, event.started, event.duration)
+        else:
+            entry = (work.task, work.attempt, status, value, 0, event.started, event.duration)
+        self._note(entry)
+        self._run_next(slot)
+
+    def _stop_running(self, work: Work) -> None:
+        self.running[work.slot] = None
+        self._timed -= work.timeout_s is not None
+        self._unreported -= not work.is_reported
+        if work.sources:
+            self._unwant(work)
+
+    def _on_input_missing(self, event: InputMissing) -> None:
+        work = event.work
+        if self.running[work.slot] is work:
+            self._stop_running(work)
+            self._drop(event.task)
+            asked = [self.rank] if any(holders for task, _, _, holders in work.sources if task == event.task) else []
+            self._send(0, (UNFETCHED, self.run, work.task, work.attempt, [(event.task, asked)]))
+            self._run_next(work.slot)
+
+    def _look_at_clock(self) -> None:
+        started = []
+        for slot, work in enumerate(self.running):
+            if work is None:
+                continue
+            elapsed = self.now - work.started
+            if not work.is_reported and elapsed >= LONG_CALL_S:
+                work.is_reported = True
+                self._unreported -= 1
+                started.append((work.task, work.attempt, work.started))
+            if work.timeout_s is not None and elapsed >= work.timeout_s and not work.is_overdue:
+                work.is_overdue = True
+                self._commands.append(Kill(slot))
+        if started:
+            self._send(0, (ALIVE, self.run, started))
+
+    # -- what is held -------------------------------------------------------------------------------
+
+    def _put(self, task: int, payload: Payload, nbytes: int) -> None:
+        self._drop(task)
+        self.held[task] = nbytes
+        self._held_nbytes += nbytes
+        self._commands.append(Put(task, payload))
+        self._make_room()
+
+    def _drop(self, task: int) -> None:
+        nbytes = self.held.pop(task, None)
+        if nbytes is not None:
+            self._held_nbytes -= nbytes
+            self._forgettable.pop(task, None)
+            self._commands.append(Drop(task))
+
+    def _make_room(self) -> None:
+        """Drop values nobody needs, the longest forgotten first, once the store holds too much."""
+        if self._held_nbytes <= self.store_nbytes:
+            return
+        for task in [task for task in self._forgettable if task not in self._wanted]:
+            self._drop(task)
+            if self._held_nbytes <= self.store_nbytes:
+                break
+
+    # -- what goes home -----------------------------------------------------------------------------
+
+    def _note(self, entry: Entry) -> None:
+        if not self._done:
+            self._done_since = self.now
+        self._done.append(entry)
+
+    def _flush(self) -> None:
+        done, self._done = self._done, []
+        self._send(0, (FINISHED, self.run, done))
+
+    def _send(self, dest: int, message: tuple[Any, ...]) -> None:
+        if dest == 0:
+            self._last_sent = self.now
+        self._commands.append(Send(dest, message))
+
+
+def head_of(payload: Payload) -> tuple[Payload, Sequence[Any]]:
+    """Split a payload into what travels in the message and what travels beside it."""
+    if payload[0] == PLAIN:
+        return payload, ()
+    return (PICKLED, payload[1]), payload[2:]

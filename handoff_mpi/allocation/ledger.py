@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 from handoff_mpi.errors import AllocationError
 from handoff_mpi.resources import Amounts, Capability
-from handoff_mpi.resources.amounts import UNIT
+from handoff_mpi.resources.amounts import UNIT, format_amounts
 
 GPU = "gpu"
 
@@ -349,6 +349,22 @@ class Ledger:
             elif name not in self.job or amount > self.job[name].capacity:
                 return False
         return True
+
+    def largest(self) -> str:
+        """Return what the host with the most cores and memory offers, in words."""
+
+        def size(bay: Bay) -> tuple[int, ...]:
+            capacity = (bay.pools[name].capacity if name in bay.pools else 0 for name in ("cpu", "memory"))
+            return (len(bay.visible), *capacity)
+
+        bay = max((bay for bay in self.bays if bay.seats), key=size, default=None)
+        if bay is None:
+            return "nothing: no rank computes"
+        offered = {name: pool.capacity for name, pool in bay.pools.items()}
+        if bay.visible:
+            offered[GPU] = UNIT * len(bay.visible)
+        offered.update({name: pool.capacity for name, pool in self.job.items()})
+        return f"{format_amounts(offered)} ({bay.host})"
 
     def supply(self) -> dict[str, int]:
         """Return the capacity of the whole job by resource, in fixed point."""

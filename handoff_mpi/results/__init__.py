@@ -1,0 +1,7 @@
+"""Where values rest, and what a run leaves behind."""
+
+from handoff_mpi.results.records import TaskRecord
+from handoff_mpi.results.results import Results
+from handoff_mpi.results.store import DirectoryStore, MemoryStore, ResultStore
+
+__all__ = ["DirectoryStore", "MemoryStore", "ResultStore", "Results", "TaskRecord"]

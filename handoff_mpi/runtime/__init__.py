@@ -1,0 +1,1 @@
+"""The shells: loops that carry events into the machines and their commands out."""

@@ -70,6 +70,7 @@ class Policy:
         stop_on_failure: dispatch nothing more once a function failed.
         max_concurrency: most calls at once, or None.
         silence_limit_s: seconds without a sign of life after which a rank's work is reassigned.
+        window: most tasks in flight at a slot.
     """
 
     max_retries: int = 3
@@ -77,6 +78,7 @@ class Policy:
     stop_on_failure: bool = False
     max_concurrency: int | None = None
     silence_limit_s: float = 300.0
+    window: int = LARGEST_BATCH
 
 
 @dataclass(slots=True, eq=False)
@@ -643,7 +645,7 @@ class Scheduler:
         mean = self._mean_s.get(self.specs[task].code)
         if mean is None or mean > LONG_S:
             return 1
-        return min(LARGEST_BATCH, 2 + int(BATCH_S / max(mean, 1e-6)))
+        return min(self.policy.window, 2 + int(BATCH_S / max(mean, 1e-6)))
 
     def _release(self, slot: Slot) -> None:
         assert slot.claim is not None

@@ -1,0 +1,187 @@
+"""What users call from their own scripts."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from handoff_mpi.dag import DAG
+from handoff_mpi.errors import UsageError
+from handoff_mpi.launch import job as jobs
+from handoff_mpi.launch.job import Job
+from handoff_mpi.resources import parse_resources
+from handoff_mpi.results import Results
+from handoff_mpi.runtime import worker_loop
+from handoff_mpi.runtime.options import RunOptions
+
+_NAMES = [field.name for field in dataclasses.fields(RunOptions)]
+_defaults: dict[str, Any] = {}
+
+
+def start(**defaults: Any) -> None:
+    """Set defaults for the options of :func:`execute` in this process, as in the guide.
+
+    Raises:
+        UsageError: an option is unknown or its value wrong.
+    """
+    _options(defaults)
+    _defaults.update(defaults)
+
+
+def execute(dag: DAG, *, comm: Any = None, **options: Any) -> Results | None:
+    """Run ``dag`` on the ranks of this MPI job; called on every rank.
+
+    Rank 0 schedules and returns the results; the other ranks serve, and return None once the run is over (or
+    the results too, with ``results_on="all"``). With one rank, or without a launcher, it runs in one process.
+
+    Args:
+        dag: only rank 0's counts.
+        comm: the communicator to use; the world by default.
+        options: see :class:`~handoff_mpi.runtime.options.RunOptions`.
+
+    Raises:
+        DAGError, UsageError, FitsNowhere: what was asked cannot be run; nothing has started.
+        DAGFailed: functions failed; it carries the results. ``check=False`` returns them instead.
+        JoinError: ranks are missing after a minute, or run another version.
+    """
+    chosen = _options(options)
+    if comm is None and not _is_launched():
+        return execute_local(dag, **options)
+    with Cluster(comm, _serve_now=False) as cluster:
+        if not cluster:
+            shared = cluster.job.serve()
+            return shared if isinstance(shared, Results) else None
+        return cluster._execute(dag, chosen)
+
+
+execute_distributed = execute
+
+
+def execute_local(dag: DAG, **options: Any) -> Results:
+    """Run ``dag`` in this process alone, without MPI.
+
+    Raises:
+        As :func:`execute`.
+    """
+    chosen = _options(options)
+    job = jobs.current if jobs.current is not None and jobs.current.size == 1 else jobs.local_job()
+    return _execute_on(job, dag, chosen)
+
+
+class Cluster:
+    """The ranks of this job, for several runs: ``with handoff.Cluster() as cluster: if cluster: ...``.
+
+    It is true on rank 0. The other ranks serve inside ``with`` until rank 0 leaves it.
+
+    Args:
+        comm: the communicator to use; the world by default.
+    """
+
+    def __init__(self, comm: Any = None, _serve_now: bool = True) -> None:
+        self.job = jobs.mpi_job(comm)
+        self._serve_now = _serve_now
+
+    def __bool__(self) -> bool:
+        return self.job.rank == 0
+
+    def __enter__(self) -> Cluster:
+        if not self and self._serve_now:
+            self.job.serve()
+        return self
+
+    def execute(self, dag: DAG, **options: Any) -> Results:
+        """Run ``dag``; on rank 0. As :func:`execute`."""
+        if not self:
+            raise UsageError("Cluster.execute is for rank 0: write `if cluster: cluster.execute(dag)`")
+        return self._execute(dag, _options(options))
+
+    def _execute(self, dag: DAG, options: RunOptions) -> Results:
+        return _execute_on(self.job, dag, options)
+
+    def __exit__(self, *exc_info: Any) -> None:
+        if self:
+            self.job.dismiss()
+
+
+def _execute_on(job: Job, dag: DAG, options: RunOptions) -> Results:
+    before, jobs.current = jobs.current, job
+    try:
+        return job.execute(dag, options)
+    finally:
+        jobs.current = before
+
+
+def discover_nodes() -> dict[int, dict[str, int | float]]:
+    """Return rank to capabilities, as the guide shows: ``{0: {"cpu": 8, "memory": 16000, "gpu": 1}, ...}``.
+
+    In ``dag.py`` and during a run this is the table already gathered; elsewhere under a launcher it is a
+    collective call.
+    """
+    if jobs.current is not None:
+        capabilities = jobs.current.capabilities
+    elif _is_launched():
+        capabilities = jobs.mpi_job().capabilities
+    else:
+        capabilities = [jobs.my_capability(0)]
+    return {each.rank: each.offered() for each in capabilities}
+
+
+def register_local_node(resources: Mapping[str, Any], scope: str = "rank") -> None:
+    """Override or add to what this rank offers, before a run.
+
+    Args:
+        resources: name to amount, as in a function's cost.
+        scope: "rank": for this rank alone; "host": for its host, shared by all ranks there.
+
+    Raises:
+        DAGError: an amount is wrong.
+        UsageError: the scope is.
+    """
+    if scope not in ("rank", "host"):
+        raise UsageError(f"scope must be 'rank' or 'host', not {scope!r}")
+    amounts = parse_resources(resources)
+    (jobs.registered if scope == "rank" else jobs.host_registered).update(amounts)
+    if jobs.current is not None:
+        mine = jobs.current.capabilities[jobs.current.rank]
+        (mine.registered if scope == "rank" else mine.host_registered).update(amounts)
+
+
+def update_node_resources(rank: int, resources: Mapping[str, Any]) -> None:
+    """Change what ``rank`` offers while a run goes on; from any thread, function or handler.
+
+    Raises:
+        DAGError: an amount is wrong.
+        HandoffError: no run is going on.
+    """
+    parse_resources(resources)
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
+        raise UsageError(f"a rank is a whole number from 0, not {rank!r}")
+    worker_loop.update_resources(rank, dict(resources))
+
+
+def _options(given: Mapping[str, Any]) -> RunOptions:
+    unknown = sorted(set(given) - set(_NAMES))
+    if unknown:
+        raise UsageError(f"there is no option {', '.join(unknown)}; there are {', '.join(_NAMES)}")
+    return RunOptions(**{**_defaults, **given}).validate()
+
+
+def _is_launched() -> bool:
+    """Whether a launcher started this process as one of several ranks."""
+    return size_by_launcher() > 1
+
+
+def size_by_launcher() -> int:
+    """Return the number of ranks the launcher says it started, 1 without one."""
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "SLURM_STEP_NUM_TASKS"):
+        text = os.environ.get(name, "")
+        if text.isdigit():
+            return int(text)
+    return 1
+
+
+def is_under_launcher() -> bool:
+    """Whether mpirun, mpiexec or srun started this process."""
+    return any(name in os.environ for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "SLURM_STEP_ID"))

@@ -1,0 +1,255 @@
+"""The command line: ``run`` and ``check``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from handoff_mpi.api import is_under_launcher
+from handoff_mpi.errors import EXIT_DONE, EXIT_FAILED, DAGFailed, HandoffError, UsageError
+from handoff_mpi.launch import job as jobs
+from handoff_mpi.launch.job import Job
+from handoff_mpi.launch.loading import load_dag_file
+from handoff_mpi.launch.run_dir import make_run_dir
+from handoff_mpi.launch.supervisor import supervise
+from handoff_mpi.runtime.options import ISOLATIONS, ON_FAILURE, RESULTS_ON, RunOptions
+
+_PREFIX = "HANDOFF_"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    own, given = _split_at_dashes(arguments)
+    parser = _parser()
+    options = parser.parse_args(own)
+    try:
+        return int(options.function(options, own, given))
+    except HandoffError as error:
+        print(f"handoff: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+
+
+def _split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
+    if "--" not in arguments:
+        return arguments, []
+    at = arguments.index("--")
+    return arguments[:at], arguments[at + 1 :]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="handoff-mpi", description="Run a DAG of Python functions as one MPI job."
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{run,check}")
+    run = verbs.add_parser("run", help="run a DAG", description="Run the DAG of a Python file on all ranks.")
+    run.add_argument("-n", type=int, metavar="N", help="launch N ranks under mpirun (outside a launcher)")
+    run.set_defaults(function=_run)
+    check = verbs.add_parser("check", help="validate a DAG, and say what fits where")
+    check.set_defaults(function=_check)
+    for verb in (run, check):
+        verb.add_argument("target", metavar="dag.py[:name]", help="holds `dag`, or `build(args)`; args follow --")
+        _add_options(verb)
+    return parser
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    """Every option of ``execute`` that can be written on a command line, under the same name."""
+    add = parser.add_argument
+    add("--allocation-strategy", metavar="NAME", help="first_available, load_balanced, cost_optimized or an entry point")
+    add("--max-retries", metavar="N", type=int, help="tries after an exception or a time-out")
+    add("--on-failure", choices=ON_FAILURE, help="what to do once a function failed")
+    add("--max-concurrency", metavar="N", type=int, help="most calls at once")
+    add("--isolation", choices=ISOLATIONS, help="calls in the ranks or in child processes")
+    add("--slots", metavar="N", type=int, help="calls at once on each rank")
+    add("--rank0-computes", action="store_const", const=True, help="rank 0 runs functions too")
+    add("--resources", metavar="NAME=AMOUNT", action="append", type=_amount, help="a pool of the whole job")
+    add("--prices", metavar="NAME=PRICE", action="append", type=_amount, help="for cost_optimized")
+    add("--keep", metavar="ID", action="append", help="keep this function's value, or 'all'")
+    add("--results-on", choices=RESULTS_ON, help="which ranks get the results")
+    add("--crash-limit", metavar="N", type=int, help="deaths of its process after which a function is failed")
+    add("--silence-limit", metavar="S", type=float, help="seconds of silence after which a rank's work moves")
+    add("--drain", metavar="S", type=float, help="seconds running calls get once the run is stopped")
+    add("--run-dir", metavar="DIR", help="where the run's files go (default: a new one under handoff-runs/)")
+
+
+def _amount(text: str) -> tuple[str, float]:
+    name, equals, amount = text.partition("=")
+    try:
+        if not name or not equals:
+            raise ValueError
+        return name, float(amount)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=NUMBER") from None
+
+
+def _run_options(given: argparse.Namespace) -> RunOptions:
+    """Flags first, then ``HANDOFF_*`` variables, then defaults.
+
+    Raises:
+        UsageError: a variable's or a flag's value is wrong.
+    """
+    chosen: dict[str, Any] = {}
+    parser = argparse.ArgumentParser(prog="environment", exit_on_error=False, add_help=False)
+    _add_options(parser)
+    for action in parser._actions:
+        value = getattr(given, action.dest, None)
+        if value is None:
+            value = _from_environment(parser, action)
+        if value is not None:
+            chosen[action.dest] = value
+    for name in ("resources", "prices"):
+        if name in chosen:
+            chosen[name] = dict(chosen[name])
+    if chosen.get("keep") == ["all"]:
+        chosen["keep"] = "all"
+    chosen["check"] = False
+    return RunOptions(**chosen).validate()
+
+
+def _from_environment(parser: argparse.ArgumentParser, action: argparse.Action) -> Any:
+    variable = _PREFIX + action.dest.upper()
+    text = os.environ.get(variable)
+    if not text:
+        return None
+    flag = action.option_strings[0]
+    if action.nargs == 0:
+        if text.lower() in ("0", "no", "false"):
+            return None
+        return True
+    words = [f"{flag}={part}" for part in (text.split(",") if isinstance(action, argparse._AppendAction) else [text])]
+    try:
+        return getattr(parser.parse_args(words), action.dest)
+    except argparse.ArgumentError as error:
+        raise UsageError(f"the environment variable {variable}={text!r} is wrong: {error}") from error
+
+
+def _run(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
+    options = _run_options(given)
+    if given.n is not None:
+        return _launch(given, own, args, options)
+    if not is_under_launcher():
+        return _lead(jobs.local_job(), given.target, args, options)
+    job = jobs.mpi_job()
+    if job.rank == 0:
+        _end(job, _lead(job, given.target, args, options))
+    _serve(job)
+    return EXIT_DONE
+
+
+def _launch(given: argparse.Namespace, own: list[str], args: list[str], options: RunOptions) -> int:
+    if is_under_launcher():
+        raise UsageError("run -n launches mpirun itself; inside mpirun, mpiexec or srun leave -n out")
+    if given.n < 1:
+        raise UsageError(f"-n must be a whole number from 1, not {given.n}")
+    run_dir = make_run_dir(options.run_dir)
+    (run_dir / "status.json").unlink(missing_ok=True)
+    passed = [word for word in _without_n(own)]
+    return supervise(given.n, [*passed, "--run-dir", str(run_dir), "--", *args], run_dir, options.drain)
+
+
+def _without_n(words: list[str]) -> list[str]:
+    kept = []
+    skip = False
+    for word in words:
+        if skip:
+            skip = False
+        elif word == "-n":
+            skip = True
+        elif not (word.startswith("-n") and word[2:].lstrip("=").isdigit()):
+            kept.append(word)
+    return kept
+
+
+def _lead(job: Job, target: str, args: list[str], options: RunOptions) -> int:
+    """Rank 0: load the DAG, run it, tell how it went."""
+    jobs.current = job
+    _listen_to_signals(job, options)
+    try:
+        file = load_dag_file(target, args)
+        if file.setup is not None:
+            job.run_setup(file.setup)
+        dag = file.build()
+        if job.is_mpi and job.size > 1 and not job.survives_death:
+            hint = "this MPI does not survive a rank's death; `run -n N` or `mpirun --with-ft ulfm` does (Open MPI 5)"
+            print(f"handoff: {hint}", file=sys.stderr, flush=True)
+        results = job.execute(dag, options)
+    except DAGFailed as error:
+        results = error.results
+    except HandoffError as error:
+        print(f"handoff: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 75
+    except Exception as error:
+        import traceback
+
+        traceback.print_exception(error)
+        return EXIT_FAILED
+    print(results.summary(), file=sys.stderr, flush=True)
+    return results.exit_code
+
+
+def _listen_to_signals(job: Job, options: RunOptions) -> None:
+    """USR1 asks to stop and drain; TERM and INT leave no time for it. A second one ends this rank at once."""
+
+    def stop(number: int, frame: Any) -> None:
+        if job.stop_reason:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        job.stop_reason = f"signal {signal.Signals(number).name}"
+        if number != signal.SIGUSR1 and job.is_mpi:
+            job.drain_s = 0.0
+
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+
+
+def _serve(job: Job) -> None:
+    """Another rank: serve until rank 0 ends the job."""
+    from handoff_mpi.comm import mpi
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        job.serve()
+    except BaseException as error:
+        jobs.end_worker(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    mpi.leave(EXIT_DONE)
+
+
+def _end(job: Job, code: int) -> None:
+    """Rank 0 leaves last: a status other than 0 would have the launcher end ranks that are still flushing."""
+    from handoff_mpi.comm import mpi
+
+    job.dismiss()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    mpi.leave(code)
+
+
+def _check(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
+    """Validate, and say what fits where; nothing runs."""
+    options = _run_options(given)
+    job = jobs.local_job() if not is_under_launcher() else jobs.mpi_job()
+    if job.rank:
+        _serve(job)
+    code = EXIT_DONE
+    try:
+        jobs.current = job
+        file = load_dag_file(given.target, args)
+        if file.setup is not None:
+            job.run_setup(file.setup)
+        print(jobs.describe_fit(job, file.build(), options), flush=True)
+    except HandoffError as error:
+        print(f"handoff: {error}", file=sys.stderr, flush=True)
+        code = error.exit_code
+    if job.is_mpi:
+        _end(job, code)
+    return code

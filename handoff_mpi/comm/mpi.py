@@ -1,0 +1,298 @@
+"""The port over MPI: the only module that imports mpi4py.
+
+A message is one pickled tuple. Buffers follow their header in chunks, on a tag of their own, and are received
+straight into their final memory. Everything is non-blocking and matched (``Improbe``), so that one thread at
+a time may use the communicator, whichever it is; MPI_THREAD_SERIALIZED is all that is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import mpi4py
+
+from handoff_mpi.comm.port import Envelope, RankGone
+from handoff_mpi.errors import JoinError, TransportError
+
+if not os.environ.get("MPI4PY_RC_THREAD_LEVEL"):
+    # MULTIPLE doubles the round trip, and one thread at a time is what the loops keep to.
+    mpi4py.rc.thread_level = "serialized"
+
+from mpi4py import MPI
+
+_MESSAGE = 1  # tag: a message alone
+_HEADER = 2  # tag: a message with buffers
+_JOIN_TAG = 3  # tag: ranks that come together
+_FIRST_DATA = 16  # tags of transfers
+_DATA_TAGS = 16_384
+#: No single MPI message is larger: counts stay far below 2^31, and progress is even.
+CHUNK_NBYTES = 128 * 1024 * 1024
+_FLUSH_TURN_S = 0.0005
+
+
+@dataclass(slots=True)
+class _Incoming:
+    """A message whose buffers are still on their way."""
+
+    envelope: Envelope
+    requests: list[Any]
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    """What is being sent, kept alive until it has left."""
+
+    dest: int
+    requests: list[Any]
+    buffers: Sequence[Any] = field(default_factory=tuple)
+
+
+def world() -> Any:
+    """Return MPI's world communicator, initialising MPI."""
+    return MPI.COMM_WORLD
+
+
+def is_threaded() -> bool:
+    """Whether MPI lets a second thread take over the communicator."""
+    return bool(MPI.Query_thread() >= MPI.THREAD_SERIALIZED)
+
+
+def survives_death() -> bool:
+    """Whether this MPI reports a rank's death and lets the others go on (ULFM, switched on at launch)."""
+    return os.environ.get("OMPI_MCA_mpi_ft_enable") in ("1", "true") and hasattr(MPI.Comm, "Get_failed")
+
+
+def library() -> str:
+    """Return the name and version of the MPI library, on one line."""
+    return MPI.Get_library_version().split("\n")[0].split("\0")[0].split(",")[0].strip()
+
+
+def leave(code: int) -> None:
+    """End this rank's process in the way that hangs nowhere.
+
+    With fault tolerance on, MPI_Finalize may wait for the dead; without it, leaving without it is taken for
+    a crash.
+    """
+    if survives_death():
+        os._exit(code)
+    if not MPI.Is_finalized():
+        MPI.Finalize()
+    os._exit(code)
+
+
+def abort(code: int) -> None:
+    """End all ranks of the job."""
+    MPI.COMM_WORLD.Abort(code)
+
+
+def wait_for_all(comm: Any, timeout_s: float) -> None:
+    """Return once every rank of ``comm`` has come here; no collective is begun before that.
+
+    Raises:
+        JoinError: naming, on rank 0, the ranks that have not come in time.
+    """
+    rank, size = comm.Get_rank(), comm.Get_size()
+    end = time.monotonic() + timeout_s
+    if rank == 0:
+        missing = set(range(1, size))
+        while missing:
+            status = MPI.Status()
+            if comm.Iprobe(MPI.ANY_SOURCE, _JOIN_TAG, status):
+                comm.recv(source=status.Get_source(), tag=_JOIN_TAG)
+                missing.discard(status.Get_source())
+            elif time.monotonic() > end:
+                names = ", ".join(map(str, sorted(missing)[:20]))
+                raise JoinError(f"{len(missing)} of {size} ranks have not joined within {timeout_s:.0f} s: {names}")
+            else:
+                time.sleep(_FLUSH_TURN_S)
+        for other in range(1, size):
+            comm.send(None, other, _JOIN_TAG)
+        return
+    request = comm.isend(None, 0, _JOIN_TAG)
+    while not comm.Iprobe(0, _JOIN_TAG):
+        if time.monotonic() > end + 5:
+            raise JoinError(f"rank 0 has not joined within {timeout_s:.0f} s")
+        time.sleep(_FLUSH_TURN_S)
+    comm.recv(source=0, tag=_JOIN_TAG)
+    request.wait()
+
+
+class MPITransport:
+    """One rank's end of a duplicated communicator.
+
+    Raises:
+        TransportError: the communicator is no intracommunicator.
+    """
+
+    def __init__(self, comm: Any = None) -> None:
+        comm = MPI.COMM_WORLD if comm is None else comm
+        if comm.Is_inter():
+            raise TransportError("handoff_mpi needs an intracommunicator")
+        self._comm = comm.Dup()
+        self._comm.Set_errhandler(MPI.ERRORS_RETURN)
+        self.rank: int = self._comm.Get_rank()
+        self.size: int = self._comm.Get_size()
+        self._status = MPI.Status()
+        self._own: deque[Envelope] = deque()
+        self._outgoing: deque[_Outgoing] = deque()
+        self._incoming: list[_Incoming] = []
+        self._arrived: list[Envelope | RankGone] = []
+        self._transfers = 0
+        self._dead: set[int] = set()
+
+    # -- collectives, used before a run's messages flow ----------------------------------------------
+
+    def allgather(self, value: Any) -> list[Any]:
+        """Return every rank's ``value``, in rank order."""
+        return list(self._comm.allgather(value))
+
+    # -- sending ------------------------------------------------------------------------------------
+
+    def send(self, dest: int, message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> None:
+        if dest == self.rank:
+            copy = pickle.loads(pickle.dumps(message, protocol=5))
+            self._own.append(Envelope(dest, copy, buffers))
+            return
+        if dest in self._dead:
+            return
+        try:
+            if buffers:
+                self._send_with_buffers(dest, message, [memoryview(part).cast("B") for part in buffers])
+            else:
+                blob = pickle.dumps(message, protocol=5)
+                request = self._comm.Isend([blob, MPI.BYTE], dest, _MESSAGE)
+                if not request.Test():
+                    self._outgoing.append(_Outgoing(dest, [request], (blob,)))
+        except MPI.Exception as error:
+            self._look_at(error, f"sending to rank {dest}")
+
+    def _send_with_buffers(self, dest: int, message: tuple[Any, ...], views: list[memoryview]) -> None:
+        self._transfers += 1
+        tag = _FIRST_DATA + self._transfers % _DATA_TAGS
+        blob = pickle.dumps((message, tag, [view.nbytes for view in views]), protocol=5)
+        requests = [self._comm.Isend([blob, MPI.BYTE], dest, _HEADER)]
+        requests += [self._comm.Isend([chunk, MPI.BYTE], dest, tag) for view in views for chunk in _chunks(view)]
+        self._outgoing.append(_Outgoing(dest, requests, (blob, *views)))
+
+    # -- receiving ----------------------------------------------------------------------------------
+
+    def poll(self) -> list[Envelope | RankGone]:
+        arrived, self._arrived = self._arrived, []
+        while self._own:
+            arrived.append(self._own.popleft())
+        status = self._status
+        try:
+            while True:
+                message = self._comm.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, status)
+                if message is None:
+                    break
+                self._receive(message, status, arrived)
+        except MPI.Exception as error:
+            self._look_at(error, "receiving")
+        if self._incoming:
+            self._finish_incoming(arrived)
+        if self._outgoing:
+            self._drop_sent()
+        if self._arrived:
+            arrived += self._arrived
+            self._arrived = []
+        return arrived
+
+    def _receive(self, message: Any, status: Any, arrived: list[Envelope | RankGone]) -> None:
+        source, tag = status.Get_source(), status.Get_tag()
+        blob = bytearray(status.Get_count(MPI.BYTE))
+        message.Recv([blob, MPI.BYTE])
+        try:
+            content = pickle.loads(blob)
+        except Exception as error:
+            raise TransportError(f"a message of rank {source} cannot be read: {error}") from error
+        if tag == _MESSAGE:
+            arrived.append(Envelope(source, content))
+            return
+        header, data_tag, sizes = content
+        buffers = [_memory(nbytes) for nbytes in sizes]
+        # Posted before the next probe, so that no probe meets this transfer's chunks.
+        requests = [
+            self._comm.Irecv([chunk, MPI.BYTE], source, data_tag)
+            for buffer in buffers
+            for chunk in _chunks(memoryview(buffer).cast("B"))
+        ]
+        self._incoming.append(_Incoming(Envelope(source, header, buffers), requests))
+
+    def _finish_incoming(self, arrived: list[Envelope | RankGone]) -> None:
+        waiting = []
+        for incoming in self._incoming:
+            try:
+                is_done = MPI.Request.Testall(incoming.requests)
+            except MPI.Exception as error:
+                self._look_at(error, f"receiving from rank {incoming.envelope.source}")
+                continue
+            if is_done:
+                arrived.append(incoming.envelope)
+            elif incoming.envelope.source not in self._dead:
+                waiting.append(incoming)
+        self._incoming = waiting
+
+    def _drop_sent(self) -> None:
+        for _ in range(len(self._outgoing)):
+            outgoing = self._outgoing.popleft()
+            try:
+                is_done = MPI.Request.Testall(outgoing.requests)
+            except MPI.Exception as error:
+                self._look_at(error, f"sending to rank {outgoing.dest}")
+                continue
+            if not is_done and outgoing.dest not in self._dead:
+                self._outgoing.append(outgoing)
+
+    @property
+    def is_transferring(self) -> bool:
+        return bool(self._incoming) or any(len(outgoing.requests) > 1 for outgoing in self._outgoing)
+
+    def flush(self, timeout_s: float) -> bool:
+        end = time.monotonic() + timeout_s
+        while self._outgoing and time.monotonic() < end:
+            self._arrived = self.poll()  # progress needs the receiving side too; nothing may get lost
+            time.sleep(_FLUSH_TURN_S)
+        return not self._outgoing
+
+    # -- the dead -----------------------------------------------------------------------------------
+
+    def _look_at(self, error: Any, doing: str) -> None:
+        """Find out who died; anything else is ours to raise.
+
+        Raises:
+            TransportError: MPI failed for another reason.
+        """
+        failed = {getattr(MPI, name, None) for name in ("ERR_PROC_FAILED", "ERR_PROC_FAILED_PENDING")}
+        if error.Get_error_class() not in failed - {None}:
+            raise TransportError(f"MPI failed while {doing}: {error}") from error
+        self._comm.Ack_failed(self.size)
+        group = self._comm.Get_group()
+        gone = self._comm.Get_failed()
+        ranks = gone.Translate_ranks(None, group) if gone.Get_size() else []
+        for rank in ranks:
+            if rank not in self._dead:
+                self._dead.add(rank)
+                self._arrived.append(RankGone(rank, "MPI reports that its process died"))
+
+    def close(self) -> None:
+        """Free the communicator; only when every rank does so, and none has died."""
+        if not self._dead and not survives_death():
+            self._comm.Free()
+
+
+def _chunks(view: memoryview) -> list[memoryview]:
+    return [view[start : start + CHUNK_NBYTES] for start in range(0, view.nbytes, CHUNK_NBYTES)] or [view]
+
+
+def _memory(nbytes: int) -> Any:
+    """Return fresh memory that is not zeroed first, as bytearray's is."""
+    import numpy
+
+    return numpy.empty(nbytes, numpy.uint8)

@@ -1,0 +1,62 @@
+"""The port: what a transport does, whatever carries the messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+@dataclass(slots=True)
+class Envelope:
+    """A message that arrived.
+
+    Attributes:
+        source: the rank that sent it.
+        message: the tuple it sent.
+        buffers: what travelled beside it, in memory of our own that may be written to.
+    """
+
+    source: int
+    message: tuple[Any, ...]
+    buffers: Sequence[Any] = ()
+
+
+@dataclass(slots=True)
+class RankGone:
+    """The transport found that a rank is dead."""
+
+    rank: int
+    reason: str
+
+
+class Transport(Protocol):
+    """Carries messages between ranks.
+
+    Messages from one rank to another arrive in the order they were sent; one with buffers may be overtaken
+    by later ones, since it arrives when the last of its buffers has. Sending never waits for the receiver.
+    """
+
+    rank: int
+    size: int
+
+    def send(self, dest: int, message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> None:
+        """Send a picklable tuple and any number of bytes-like objects to ``dest``, oneself included.
+
+        The buffers must not change until they were sent; the transport keeps them alive until then. What is
+        sent to a dead rank is dropped.
+        """
+        ...
+
+    def poll(self) -> list[Envelope | RankGone]:
+        """Return at once with what has arrived."""
+        ...
+
+    @property
+    def is_transferring(self) -> bool:
+        """Whether large buffers are on their way, in or out: then nobody should sleep."""
+        ...
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until everything sent has left; return whether it has."""
+        ...

@@ -1,0 +1,186 @@
+"""What a run gives back: values, where each function ran, what failed and why."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from handoff_mpi.encoding import Payload, decode_writable
+from handoff_mpi.errors import EXIT_DONE, EXIT_FAILED, EXIT_FITS_NO_MORE, EXIT_STOPPED, TaskError, ValueUnavailable
+from handoff_mpi.results.records import TaskRecord
+from handoff_mpi.results.store import DirectoryStore
+
+
+class FunctionError(TaskError):
+    """Why a function failed for good.
+
+    Attributes:
+        attempts: how often it was tried.
+        ranks: where each attempt that failed ran.
+    """
+
+    def __init__(self, message: str, kind: str, traceback: str, attempts: int, ranks: tuple[int, ...]) -> None:
+        super().__init__(message, kind, traceback)
+        self.attempts = attempts
+        self.ranks = ranks
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.args[0], self.kind, self.traceback, self.attempts, self.ranks)
+
+
+@dataclass(slots=True)
+class Results:
+    """The results of one run.
+
+    ``results["fit"]`` gives a value. Small values are at hand; large ones that were kept lie in the run-dir
+    and are loaded when asked for; others are gone, and asking for one says how to keep it.
+
+    Attributes:
+        dag_id: the DAG's id.
+        run: the run's name.
+        status: "done", "failed" or "stopped".
+        errors: id to :class:`FunctionError` for each function that failed.
+        run_dir: where the run's files are, or None.
+        duration_s: seconds from the start to the end of the run.
+        stopped_because: why a stopped run was stopped.
+        hosts: rank to host name.
+        slots: rank to number of slots.
+        lost_ranks: ranks that were lost, with the reason.
+    """
+
+    dag_id: Hashable
+    run: str
+    status: str
+    errors: dict[Hashable, FunctionError]
+    run_dir: Path | None
+    duration_s: float
+    stopped_because: str = ""
+    hosts: dict[int, str] = field(default_factory=dict)
+    slots: dict[int, int] = field(default_factory=dict)
+    lost_ranks: dict[int, str] = field(default_factory=dict)
+    _records: list[TaskRecord] = field(default_factory=list, repr=False)
+    _payloads: dict[Hashable, Payload] = field(default_factory=dict, repr=False)
+    _persisted: dict[Hashable, int] = field(default_factory=dict, repr=False)
+    _by_id: dict[Hashable, TaskRecord] | None = field(default=None, repr=False)
+
+    def __getitem__(self, id: Hashable) -> Any:
+        """Return the value of the function ``id``; arrays in it may be written to.
+
+        Raises:
+            KeyError: there is no such function in the DAG.
+            FunctionError: it failed.
+            ValueUnavailable: it was skipped, did not run, or its value was not kept.
+        """
+        if id in self._payloads:
+            return decode_writable(self._payloads[id])
+        if id in self._persisted and self.run_dir is not None:
+            store = DirectoryStore(self.run_dir / "values")
+            try:
+                return decode_writable(store.get((self.run, self._persisted[id])))
+            except KeyError:
+                path = store.path((self.run, self._persisted[id]))
+                raise ValueUnavailable(f"the value of {id!r} was written to {path}, which is gone") from None
+        if id in self.errors:
+            raise self.errors[id]
+        record = self._record(id)
+        if record.state == "skipped":
+            raise ValueUnavailable(f"{id!r} was skipped: a function it depends on failed")
+        if record.state != "done":
+            raise ValueUnavailable(f"{id!r} did not run: the run was stopped ({self.stopped_because})")
+        raise ValueUnavailable(
+            f"the value of {id!r} ({record.nbytes} bytes) was needed only by other functions and was not kept; "
+            f"run with keep=[{id!r}] (--keep {id}) or keep='all' to have it afterwards"
+        )
+
+    def _record(self, id: Hashable) -> TaskRecord:
+        if self._by_id is None:
+            self._by_id = {record.id: record for record in self._records}
+        if id not in self._by_id:
+            raise KeyError(f"no function {id!r} in DAG {self.dag_id!r}")
+        return self._by_id[id]
+
+    @property
+    def values(self) -> Mapping[Hashable, Any]:
+        """A mapping of id to value of all that is available, loaded when asked for."""
+        return _Values(self)
+
+    @property
+    def allocations(self) -> dict[Hashable, int]:
+        """The rank where each function that was tried ran last."""
+        return {record.id: record.rank for record in self._records if record.rank is not None}
+
+    def records(self) -> Iterator[TaskRecord]:
+        """Yield what ran where and when, one record for each function, in the DAG's order."""
+        return iter(self._records)
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line exits with after this run."""
+        if any(error.kind == "no-room" for error in self.errors.values()):
+            return EXIT_FITS_NO_MORE
+        if self.errors:
+            return EXIT_FAILED
+        return EXIT_DONE if self.status == "done" else EXIT_STOPPED
+
+    def counts(self) -> dict[str, int]:
+        """Return how many functions are in each state."""
+        counts = dict.fromkeys(("done", "failed", "skipped", "waiting"), 0)
+        for record in self._records:
+            counts[record.state] += 1
+        return counts
+
+    def summary(self) -> str:
+        """Return the closing summary: a few plain lines."""
+        counts = self.counts()
+        parts = [f"{counts['done']} done"] + [f"{counts[name]} {name}" for name in counts if name != "done" and counts[name]]
+        head = f"{self.status}: {', '.join(parts)} of {len(self._records)} functions in {self.duration_s:.2f} s"
+        lines = [f"handoff: DAG {self.dag_id!r} {head}"]
+        if self.stopped_because and self.status == "stopped":
+            lines.append(f"  stopped: {self.stopped_because}")
+        busy = self._busy()
+        if busy:
+            capacity = self.duration_s * max(1, sum(self.slots.values()))
+            total = sum(busy.values())
+            lines.append(f"  busy: {total:.2f} s in calls on {len(busy)} ranks, {100 * total / capacity:.0f} % of the slots' time")
+        slowest = sorted(self._records, key=_duration, reverse=True)[:3]
+        if slowest and _duration(slowest[0]) >= 0.01:
+            lines.append("  slowest: " + ", ".join(f"{record.id!r} {_duration(record):.2f} s" for record in slowest))
+        for rank, reason in self.lost_ranks.items():
+            lines.append(f"  rank {rank} was lost: {reason}")
+        if self.run_dir is not None:
+            lines.append(f"  files: {self.run_dir}")
+        return "\n".join(lines)
+
+    def _busy(self) -> dict[int, float]:
+        busy: dict[int, float] = {}
+        for record in self._records:
+            if record.rank is not None and record.started_s is not None:
+                busy[record.rank] = busy.get(record.rank, 0.0) + _duration(record)
+        return busy
+
+
+def _duration(record: TaskRecord) -> float:
+    if record.started_s is None or record.stopped_s is None:
+        return 0.0
+    return record.stopped_s - record.started_s
+
+
+class _Values(Mapping[Hashable, Any]):
+    """Id to value, loaded when asked for."""
+
+    def __init__(self, results: Results) -> None:
+        self._results = results
+
+    def __getitem__(self, id: Hashable) -> Any:
+        if id not in self._results._payloads and id not in self._results._persisted:
+            raise KeyError(id)
+        return self._results[id]
+
+    def __iter__(self) -> Iterator[Hashable]:
+        yield from self._results._payloads
+        yield from self._results._persisted
+
+    def __len__(self) -> int:
+        return len(self._results._payloads) + len(self._results._persisted)

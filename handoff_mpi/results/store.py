@@ -1,0 +1,107 @@
+"""Where values rest: the port, and its adapters in memory and in a directory."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from handoff_mpi.encoding import EncodingError, Payload, read_payload, write_payload
+from handoff_mpi.errors import ValueUnavailable
+
+#: (run, function id): keyed by run, so that no run ever sees another's value.
+Key: TypeAlias = "tuple[str, Hashable]"
+
+
+@runtime_checkable
+class ResultStore(Protocol):
+    """Keeps payloads (opaque tuples, see :mod:`handoff_mpi.encoding`) by key. One per rank, never shared."""
+
+    def put(self, key: Key, payload: Payload) -> None: ...
+    def get(self, key: Key) -> Payload:
+        """Return what was put under ``key``.
+
+        Raises:
+            KeyError: nothing was, or it was deleted.
+        """
+        ...
+
+    def has(self, key: Key) -> bool: ...
+    def delete(self, key: Key) -> None:
+        """Forget ``key``; no error if it is not there."""
+        ...
+
+
+#: Makes the store of a rank.
+StoreFactory: TypeAlias = "Callable[[int], ResultStore]"
+
+
+class MemoryStore:
+    """Payloads in a dict."""
+
+    def __init__(self, rank: int = 0) -> None:
+        self._payloads: dict[Key, Payload] = {}
+
+    def put(self, key: Key, payload: Payload) -> None:
+        self._payloads[key] = payload
+
+    def get(self, key: Key) -> Payload:
+        return self._payloads[key]
+
+    def has(self, key: Key) -> bool:
+        return key in self._payloads
+
+    def delete(self, key: Key) -> None:
+        self._payloads.pop(key, None)
+
+
+class DirectoryStore:
+    """Payloads as files, written under another name and renamed when they are whole.
+
+    Args:
+        directory: made if it is not there; shared by the ranks of a job if values should outlast one.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = Path(directory)
+
+    def path(self, key: Key) -> Path:
+        """Return where the value of ``key`` is, or would be."""
+        digest = hashlib.sha256(repr(key).encode()).hexdigest()[:40]
+        return self.directory / f"{digest}.value"
+
+    def put(self, key: Key, payload: Payload) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.path(key)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        try:
+            with partial.open("wb") as file:
+                write_payload(file.write, payload)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def get(self, key: Key) -> Payload:
+        path = self.path(key)
+        try:
+            with path.open("rb") as file:
+                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except FileNotFoundError:
+            raise KeyError(key) from None
+        except (OSError, ValueError) as error:
+            raise ValueUnavailable(f"the value of {key[1]!r} in {path} cannot be read: {error}") from error
+        try:
+            return read_payload(data)
+        except EncodingError as error:
+            raise ValueUnavailable(f"the value of {key[1]!r} in {path} cannot be read: {error}") from error
+
+    def has(self, key: Key) -> bool:
+        return self.path(key).exists()
+
+    def delete(self, key: Key) -> None:
+        self.path(key).unlink(missing_ok=True)

@@ -1,0 +1,106 @@
+"""The options of a run: one place for their names, defaults, and what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from handoff_mpi.errors import DAGError, UsageError
+from handoff_mpi.resources import parse_resources
+
+ISOLATIONS = ("auto", "rank", "process")
+ON_FAILURE = ("continue", "stop")
+RESULTS_ON = ("root", "all")
+
+
+@dataclass(slots=True)
+class RunOptions:
+    """How a DAG is to be run.
+
+    Attributes:
+        allocation_strategy: a name ("first_available", "load_balanced", "cost_optimized", an entry point of
+            ``handoff_mpi.strategies``) or an object with ``allocate(ready, view)``.
+        max_retries: tries after an exception or a time-out, for functions that do not say.
+        on_failure: "continue" runs what does not depend on the failed function, "stop" dispatches nothing more.
+        max_concurrency: most calls at once.
+        isolation: "auto", "rank" (calls in the rank itself) or "process" (in child processes).
+        slots: calls at once on each rank; by default the host's cores divided among its ranks.
+        rank0_computes: whether rank 0 has slots too, in child processes.
+        resources: pools of the whole job, such as {"license": 5}.
+        prices: resource to price of a unit for a second, for cost_optimized.
+        keep: "all", or ids whose values should outlast the run besides the sinks'.
+        results_on: "root" gives rank 0 the results, "all" every rank.
+        crash_limit: deaths of its process after which a function is failed.
+        silence_limit: seconds without a sign of life after which a rank's work is reassigned.
+        drain: seconds that running calls are given to end once the run is stopped.
+        run_dir: where the run's files go; a new one under handoff-runs/ by default.
+        check: raise DAGFailed if functions failed.
+        result_store: ``factory(rank)`` of a custom store.
+        resource_tracker: an object with register, available, request and release.
+    """
+
+    allocation_strategy: Any = "first_available"
+    max_retries: int = 3
+    on_failure: str = "continue"
+    max_concurrency: int | None = None
+    isolation: str = "auto"
+    slots: int | None = None
+    rank0_computes: bool = False
+    resources: Mapping[str, Any] | None = None
+    prices: Mapping[str, float] | None = None
+    keep: str | Collection[Hashable] = ()
+    results_on: str = "root"
+    crash_limit: int = 3
+    silence_limit: float = 300.0
+    drain: float = 10.0
+    run_dir: Any = None
+    check: bool = True
+    result_store: Any = None
+    resource_tracker: Any = None
+
+    def validate(self) -> RunOptions:
+        """Return these options if they make sense.
+
+        Raises:
+            UsageError: naming each that does not.
+        """
+        problems = [*self._wrong_choices(), *self._wrong_numbers(), *self._wrong_mappings()]
+        if isinstance(self.keep, str) and self.keep != "all":
+            problems.append(f"keep is 'all' or a collection of ids, not {self.keep!r}")
+        if problems:
+            raise UsageError("; ".join(problems))
+        return self
+
+    def _wrong_choices(self) -> list[str]:
+        choices = {"isolation": ISOLATIONS, "on_failure": ON_FAILURE, "results_on": RESULTS_ON}
+        return [
+            f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}"
+            for name, allowed in choices.items()
+            if getattr(self, name) not in allowed
+        ]
+
+    def _wrong_numbers(self) -> list[str]:
+        problems = []
+        for name, least in (("max_retries", 0), ("max_concurrency", 1), ("slots", 1), ("crash_limit", 1)):
+            value = getattr(self, name)
+            if value is None and name in ("max_concurrency", "slots"):
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                problems.append(f"{name} must be a whole number from {least}, not {value!r}")
+        for name, positive in (("silence_limit", True), ("drain", False)):
+            value = getattr(self, name)
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not is_number or not (0 < value if positive else 0 <= value) or value == float("inf"):
+                problems.append(f"{name} must be a {'positive ' if positive else ''}number of seconds, not {value!r}")
+        return problems
+
+    def _wrong_mappings(self) -> list[str]:
+        problems = []
+        for name in ("resources", "prices"):
+            try:
+                if getattr(self, name) is not None:
+                    parse_resources(getattr(self, name))
+            except DAGError as error:
+                problems += [f"{name}: {problem}" for problem in error.problems]
+        return problems

@@ -1,0 +1,148 @@
+"""What ran where and when, kept in columns while a run goes on; and the telemetry drawn from it."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+from handoff_mpi import telemetry
+from handoff_mpi.dag import Plan
+from handoff_mpi.messages import OK, Entry
+from handoff_mpi.resources.amounts import plain_number
+from handoff_mpi.results.records import TaskRecord
+from handoff_mpi.scheduler import Cause, Scheduler, State
+from handoff_mpi.telemetry import handlers as events
+
+_STATES = {State.DONE: "done", State.FAILED: "failed", State.SKIPPED: "skipped"}
+
+
+class Recorder:
+    """Keeps when and where each task ran last, and tells telemetry handlers.
+
+    Args:
+        plan: the run's tables.
+        dag_id: the DAG's id.
+        hosts: rank to host name.
+    """
+
+    def __init__(self, plan: Plan, dag_id: Hashable, hosts: dict[int, str]) -> None:
+        self._plan = plan
+        self._dag_id = dag_id
+        self._hosts = hosts
+        self._ranks = array("i")
+        self._started = array("d")
+        self._durations = array("d")
+        self._nbytes: dict[int, int] = {}
+        self._announced: set[tuple[int, int]] = set()
+        self.lost: dict[int, str] = {}
+        self.on_failure: Callable[[int, Any], None] = lambda task, detail: None
+
+    def grow(self) -> None:
+        """Make room for tasks that were submitted."""
+        more = len(self._plan) - len(self._ranks)
+        self._ranks.extend([-1] * more)
+        self._started.extend([-1.0] * more)
+        self._durations.extend([0.0] * more)
+
+    def finished(self, rank: int, entries: Sequence[Entry]) -> None:
+        """Note calls that ended on ``rank`` and still count."""
+        ranks, starts, durations = self._ranks, self._started, self._durations
+        for task, _, _, _, nbytes, started, duration in entries:
+            ranks[task] = rank
+            starts[task] = started
+            durations[task] = duration
+            if nbytes:
+                self._nbytes[task] = abs(nbytes)
+        if telemetry.has_handlers(events.FUNCTION_START) or telemetry.has_handlers(events.FUNCTION_STOP) or (
+            telemetry.has_handlers(events.FUNCTION_EXCEPTION)):  # fmt: skip
+            for entry in entries:
+                self._tell(rank, entry)
+
+    def started(self, rank: int, task: int, attempt: int, started: float) -> None:
+        """Note a long call that is still running."""
+        self._announced.add((task, attempt))
+        telemetry.execute(events.FUNCTION_START, {"system_time": started}, self._about(task, attempt, rank))
+
+    def _about(self, task: int, attempt: int, rank: int) -> dict[str, Any]:
+        return {
+            "function_id": self._plan.ids[task],
+            "node": rank,
+            "host": self._hosts.get(rank, ""),
+            "attempt": attempt,
+            "dag_id": self._dag_id,
+        }
+
+    def _tell(self, rank: int, entry: Entry) -> None:
+        task, attempt, status, value, nbytes, started, duration = entry
+        about = self._about(task, attempt, rank)
+        if (task, attempt) in self._announced:
+            self._announced.discard((task, attempt))
+        else:
+            telemetry.execute(events.FUNCTION_START, {"system_time": started}, about)
+        if status == OK:
+            telemetry.execute(events.FUNCTION_STOP, {"duration": duration}, {**about, "nbytes": abs(nbytes)})
+        else:
+            kind, message, traceback = value
+            about.update(kind=kind, reason=message, traceback=traceback)
+            telemetry.execute(events.FUNCTION_EXCEPTION, {"duration": duration}, about)
+
+    def transitions(self, scheduler: Scheduler) -> None:
+        """Take in the scheduler's log of this turn."""
+        log, scheduler.log = scheduler.log, []
+        for task, _, cause, attempt, rank, detail in log:
+            if task < 0:
+                self._rank_event(rank, *detail)
+            elif cause == Cause.RETRY:
+                about = self._about(task, attempt, rank)
+                telemetry.execute(events.FUNCTION_RETRY, {}, {**about, "kind": detail[0], "reason": detail[1]})
+            elif cause == Cause.ERROR or cause == Cause.GIVEN_UP:
+                self.on_failure(task, scheduler.failures[task])
+            elif cause == Cause.INPUT_FAILED:
+                about = {"function_id": self._plan.ids[task], "dag_id": self._dag_id}
+                about["reason"] = "a function it depends on failed"
+                telemetry.execute(events.FUNCTION_SKIPPED, {}, about)
+
+    def _rank_event(self, rank: int, what: str, detail: Any) -> None:
+        about = {"node": rank, "host": self._hosts.get(rank, "")}
+        if what == "updated":
+            amounts = {name: plain_number(amount) for name, amount in detail.items()}
+            telemetry.execute(events.RESOURCE_UPDATED, {}, {**about, "amounts": amounts})
+            return
+        if what == "lost":
+            self.lost[rank] = str(detail)
+        elif what == "returned":
+            self.lost.pop(rank, None)
+        event = {"lost": events.RANK_LOST, "suspect": events.RANK_SUSPECT, "returned": events.RANK_RETURNED}.get(what)
+        if event is not None:
+            telemetry.execute(event, {}, {**about, "reason": str(detail or "")})
+
+    def records(self, scheduler: Scheduler) -> list[TaskRecord]:
+        """Return one record for each task."""
+        costs: dict[int, dict[str, int | float]] = {}
+        plan, ids = self._plan, self._plan.ids
+        records = []
+        for task, spec in enumerate(scheduler.specs):
+            rank = self._ranks[task]
+            started = self._started[task]
+            cost = costs.get(id(spec.cost))
+            if cost is None:
+                cost = costs[id(spec.cost)] = {name: plain_number(amount) for name, amount in spec.cost.items()}
+            failure = scheduler.failures.get(task)
+            records.append(
+                TaskRecord(
+                    id=ids[task],
+                    name=plan.code_names[spec.code],
+                    state=_STATES.get(State(scheduler.state[task]), "waiting"),
+                    rank=rank if rank >= 0 else None,
+                    host=self._hosts.get(rank),
+                    started_s=started if started >= 0 else None,
+                    stopped_s=started + self._durations[task] if started >= 0 else None,
+                    attempts=scheduler.attempts[task],
+                    inputs=tuple([ids[each] for each in spec.inputs]),
+                    cost=cost,
+                    nbytes=self._nbytes.get(task, 0),
+                    error="" if failure is None else failure.message.split("\n")[0],
+                )
+            )
+        return records

@@ -1,0 +1,362 @@
+"""What rank 0 does: poll, handle, keep, send; one turn after the other until the run is over."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from handoff_mpi.comm import Envelope, RankGone, Transport
+from handoff_mpi.dag import Plan
+from handoff_mpi.encoding import Payload
+from handoff_mpi.errors import DAGError
+from handoff_mpi.messages import (
+    ABSENT,
+    ALIVE,
+    BYE,
+    CONSTANT,
+    DISPATCH,
+    FETCH,
+    FINISHED,
+    FORGET,
+    ISOLATE,
+    KEEP,
+    LOST,
+    OK,
+    RECALL,
+    RETURNED,
+    STAYS,
+    STOP,
+    UNFETCHED,
+    UPDATE,
+    VALUE,
+)
+from handoff_mpi.resources import parse_resources
+from handoff_mpi.resources.amounts import UNIT, plain_number
+from handoff_mpi.results.store import ResultStore
+from handoff_mpi.runtime.pace import Pace, clock
+from handoff_mpi.runtime.recorder import Recorder
+from handoff_mpi.runtime.worker_loop import WorkerShell
+from handoff_mpi.scheduler import (
+    Announce,
+    Cause,
+    Dispatch,
+    Event,
+    Finished,
+    Forget,
+    Heard,
+    RankLost,
+    Recall,
+    Refused,
+    ResourcesUpdated,
+    Returned,
+    Scheduler,
+    State,
+    StopRequested,
+    Unfetched,
+)
+from handoff_mpi.worker.machine import head_of
+
+_FOR_WORKERS = frozenset({DISPATCH, CONSTANT, RECALL, FORGET, LOST, STOP, FETCH, VALUE, ABSENT})
+#: Workers that have not said goodbye after this long are left behind.
+GOODBYE_S = 20.0
+
+
+@dataclass(slots=True)
+class LoopSettings:
+    """What the loop needs to know of a run.
+
+    Attributes:
+        run: the run's name.
+        number: the run's number, part of every message.
+        workers: the ranks that take part besides rank 0.
+        drain_s: seconds that running calls are given once the run is stopped.
+        tracker: the user's resource tracker, or None.
+    """
+
+    run: str
+    number: int
+    workers: Sequence[int]
+    drain_s: float
+    tracker: Any = None
+
+
+class SchedulerLoop:
+    """Carries events into the scheduler and its commands out.
+
+    Args:
+        transport: rank 0's end.
+        scheduler: the machine, its tasks submitted or to be submitted by ``submit``.
+        plan: the run's tables.
+        recorder: what ran where and when.
+        home: where values rest that came home.
+        settings: see there.
+        shell: rank 0's own worker, if it computes.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        scheduler: Scheduler,
+        plan: Plan,
+        recorder: Recorder,
+        home: ResultStore,
+        settings: LoopSettings,
+        shell: WorkerShell | None,
+    ) -> None:
+        self.transport = transport
+        self.scheduler = scheduler
+        self.settings = settings
+        self.recorder = recorder
+        self.stop_reason: Callable[[], str] = lambda: ""
+        self._plan = plan
+        self._home = home
+        self._shell = shell
+        self._codes_at: dict[int, set[int]] = {}
+        self._constants_at: dict[int, set[int]] = {}
+        self._stopped_at: float | None = None
+        self._said_goodbye: set[int] = set()
+        self._gone: set[int] = set()
+        self._updates: list[tuple[int, dict[str, Any]]] = []
+        self._outbox: dict[int, list[Any]] = {}
+        self._tracked: dict[int, tuple[int, dict[str, int | float]]] = {}
+
+    # -- the run --------------------------------------------------------------------------------------
+
+    def run(self, first: Iterable[Event]) -> None:
+        """Run until the scheduler is done, or was stopped and what ran has ended or used up its drain."""
+        pace = Pace()
+        events: list[Event] = [*first]
+        while True:
+            arrived = self.transport.poll()
+            mine = self._absorb(arrived, events)
+            self._look_at_stop(events)
+            was_busy = bool(events) or bool(arrived)
+            self._turn(events)
+            events = []
+            if self._shell is not None:
+                was_busy |= self._shell.turn(mine)
+                was_busy |= self._shell.run_own_call()
+            if self.scheduler.is_over or self._has_drained():
+                return
+            wakeup = self.scheduler.next_wakeup()
+            sockets: list[Any] = []
+            if self._shell is not None:
+                wakeup = min(wakeup, self._shell.machine.next_wakeup())
+                sockets = self._shell.sockets()
+            pace.wait(was_busy, self.transport.is_transferring, wakeup, sockets)
+
+    def _turn(self, events: list[Event]) -> None:
+        """Let the machine handle ``events``; a tracker's refusals are events too."""
+        while True:
+            commands = self.scheduler.handle(events, clock())
+            events = []
+            if self.settings.tracker is not None:
+                self._settle_with_tracker()
+            self.recorder.transitions(self.scheduler)
+            for command in commands:
+                if isinstance(command, Dispatch):
+                    refused = self._refusals(command)
+                    if refused:
+                        events += refused
+                        continue
+                    self._pack(command)
+                elif isinstance(command, Recall):
+                    self._flush_to(command.rank)
+                    self._send(command.rank, (RECALL, self.settings.number, command.tasks))
+                elif isinstance(command, Forget):
+                    self._send(command.rank, (FORGET, self.settings.number, command.tasks))
+                elif isinstance(command, Announce):
+                    for rank in self._everyone():
+                        if rank != command.rank:
+                            self._send(rank, (LOST, self.settings.number, command.rank))
+            for rank in list(self._outbox):
+                self._flush_to(rank)
+            if not events:
+                return
+
+    def _look_at_stop(self, events: list[Event]) -> None:
+        reason = self.stop_reason()
+        if reason and self._stopped_at is None:
+            self._stopped_at = clock()
+            events.append(StopRequested(reason))
+
+    def _has_drained(self) -> bool:
+        return self._stopped_at is not None and clock() - self._stopped_at >= self.settings.drain_s
+
+    # -- what arrives -----------------------------------------------------------------------------------
+
+    def _absorb(self, arrived: Sequence[Envelope | RankGone], events: list[Event]) -> list[Envelope]:
+        """Turn what arrived into the scheduler's events; return what is for rank 0's own worker."""
+        mine: list[Envelope] = []
+        heard: dict[int, None] = {0: None} if self._shell is not None else {}
+        for each in arrived:
+            if isinstance(each, RankGone):
+                self._gone.add(each.rank)
+                events.append(RankLost(each.rank, each.reason))
+                continue
+            message = each.message
+            if message[1] != self.settings.number:
+                continue
+            heard[each.source] = None
+            if message[0] in _FOR_WORKERS:
+                mine.append(each)
+            else:
+                self._absorb_one(each.source, message, events)
+        while self._updates:
+            self._absorb_update(*self._updates.pop(0), events)
+        if heard:
+            events.append(Heard(tuple(heard)))
+        return mine
+
+    def _absorb_one(self, source: int, message: tuple[Any, ...], events: list[Event]) -> None:
+        kind = message[0]
+        if kind == FINISHED:
+            entries = self._keep_values(message[2])
+            self.recorder.finished(source, entries)
+            events.append(Finished(source, message[2]))
+        elif kind == ALIVE:
+            for task, attempt, started in message[2]:
+                if self.scheduler.is_current(task, attempt):
+                    self.recorder.started(source, task, attempt, started)
+        elif kind == RETURNED:
+            events.append(Returned(source, message[2]))
+        elif kind == UNFETCHED:
+            events.append(Unfetched(source, message[2], message[3], message[4]))
+        elif kind == UPDATE:
+            self._absorb_update(message[2], message[3], events)
+        elif kind == BYE:
+            self._said_goodbye.add(source)
+
+    def _absorb_update(self, rank: int, resources: dict[str, Any], events: list[Event]) -> None:
+        try:
+            events.append(ResourcesUpdated(rank, parse_resources(resources)))
+        except DAGError as error:
+            print(f"handoff: update_node_resources({rank}, {resources!r}): {error}", file=sys.stderr, flush=True)
+
+    def update_resources(self, rank: int, resources: dict[str, Any]) -> None:
+        """Take in a change of a rank's resources, at the next turn; from any thread of rank 0."""
+        self._updates.append((rank, resources))
+
+    def _keep_values(self, entries: Sequence[Any]) -> list[Any]:
+        """Store what rode home, before anything acts on it; return the entries that still count."""
+        scheduler, home, run = self.scheduler, self._home, self.settings.run
+        state, attempts = scheduler.state, scheduler.attempts
+        current = []
+        for entry in entries:
+            task = entry[0]
+            if state[task] == State.DISPATCHED and attempts[task] == entry[1]:
+                current.append(entry)
+                if entry[2] == OK and entry[3] is not None:
+                    home.put((run, task), entry[3])
+        return current
+
+    # -- what is sent -----------------------------------------------------------------------------------
+
+    def _everyone(self) -> list[int]:
+        return [*self.settings.workers, *([0] if self._shell is not None else [])]
+
+    def _send(self, rank: int, message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> None:
+        if rank not in self._gone:
+            self.transport.send(rank, message, buffers)
+
+    def _pack(self, command: Dispatch) -> None:
+        assignments = [self._assignment(task, attempt) for task, attempt in command.tasks]
+        claim = None
+        if command.claim is not None:
+            cores = command.claim.cost.cost.get("cpu", 0) / UNIT
+            claim = (cores, self.scheduler.ledger.device_indices(command.claim))
+        self._outbox.setdefault(command.rank, []).append((command.slot, claim, assignments))
+
+    def _assignment(self, task: int, attempt: int) -> Any:
+        plan, scheduler = self._plan, self.scheduler
+        spec = scheduler.specs[task]
+        flags = (KEEP if spec.keep else 0) | (STAYS if spec.stays else 0)
+        if scheduler.is_isolated(task):
+            flags |= ISOLATE
+        sources = plan.sources[task]
+        if sources:
+            sources = tuple([self._source(number, codec) for number, codec in sources])
+        return (task, attempt, plan.ids[task], plan.recipes[task], sources, spec.timeout_s, flags)
+
+    def _source(self, number: int, codec: Any) -> Any:
+        scheduler = self.scheduler
+        if scheduler.at_home[number]:
+            payload: Payload = self._home.get((self.settings.run, number))
+            return (number, codec, payload, ())
+        return (number, codec, None, tuple(scheduler.holders.get(number, ())))
+
+    def _flush_to(self, rank: int) -> None:
+        groups = self._outbox.pop(rank, None)
+        if groups is None:
+            return
+        codes_at = self._codes_at.setdefault(rank, set())
+        codes, constants = [], []
+        for _, _, assignments in groups:
+            for assignment in assignments:
+                recipe = assignment[3]
+                for number in recipe[0]:
+                    if number not in codes_at:
+                        codes_at.add(number)
+                        codes.append((number, self._plan.codes[number]))
+                constants += recipe[3]
+        for number in constants:
+            self._send_constant(rank, number)
+        self._send(rank, (DISPATCH, self.settings.number, codes, groups))
+
+    def _send_constant(self, rank: int, number: int) -> None:
+        """Large constants go to a rank once, and beside the dispatch that first needs them."""
+        known = self._constants_at.setdefault(rank, set())
+        if number not in known:
+            known.add(number)
+            head, buffers = head_of(self._plan.constants[number])
+            self._send(rank, (CONSTANT, self.settings.number, number, head), buffers)
+
+    # -- the user's tracker -------------------------------------------------------------------------------
+
+    def _refusals(self, command: Dispatch) -> list[Event]:
+        tracker = self.settings.tracker
+        if tracker is None:
+            return []
+        refused: list[Event] = []
+        for task, attempt in command.tasks:
+            cost = {name: plain_number(amount) for name, amount in self.scheduler.specs[task].cost.items()}
+            try:
+                answer, why = tracker.request(command.rank, cost), "it said no"
+            except Exception as error:
+                answer, why = False, f"{type(error).__name__}: {error}"
+            if answer is False:
+                refused.append(Refused(task, attempt, why))
+            else:
+                self._tracked[task] = (command.rank, cost)
+        return refused
+
+    def _settle_with_tracker(self) -> None:
+        """Release what tasks held that are not dispatched any more."""
+        for task, _, cause, _, _, _ in self.scheduler.log:
+            if task >= 0 and cause != Cause.PLACED and task in self._tracked:
+                rank, cost = self._tracked.pop(task)
+                try:
+                    self.settings.tracker.release(rank, cost)
+                except Exception as error:
+                    text = f"handoff: resource_tracker.release failed: {type(error).__name__}: {error}"
+                    print(text, file=sys.stderr, flush=True)
+
+    # -- the end ------------------------------------------------------------------------------------------
+
+    def say_goodbye(self, shared: Payload | None) -> list[int]:
+        """Tell all ranks that the run is over and wait, within bounds; return who did not answer."""
+        waiting = {rank for rank in self._everyone() if rank not in self._gone}
+        for rank in waiting:
+            head = None if shared is None else shared
+            self._send(rank, (STOP, self.settings.number, head))
+        pace = Pace()
+        end = clock() + GOODBYE_S
+        while waiting - self._said_goodbye - self._gone and clock() < end:
+            arrived = self.transport.poll()
+            mine = self._absorb(arrived, [])
+            if self._shell is not None:
+                self._shell.turn(mine)
+            pace.wait(bool(arrived), self.transport.is_transferring, end)
+        return sorted(waiting - self._said_goodbye - self._gone)

@@ -1,0 +1,463 @@
+"""What a computing rank does: carries messages into its machine, calls out of it, and values between.
+
+The thread that polls runs the short calls itself. While one lasts, a second thread (the attendant) takes over
+the communicator after some milliseconds, so that a long call does not make its rank deaf.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from handoff_mpi.comm import Envelope, RankGone, Transport
+from handoff_mpi.encoding import EncodingError, Payload, decode, decode_code, nbytes_of
+from handoff_mpi.errors import HandoffError
+from handoff_mpi.messages import ABSENT, DIED, HOME_NBYTES, ISOLATE, KEEP, OK, STAYS, START, UPDATE, VALUE
+from handoff_mpi.results.store import DirectoryStore, MemoryStore, ResultStore
+from handoff_mpi.runtime.pace import Pace, clock
+from handoff_mpi.worker import child as child_process
+from handoff_mpi.worker import machine as machine_
+from handoff_mpi.worker.calls import Caller, CallSpec, Outcome, describe
+from handoff_mpi.worker.machine import Ended, InputMissing, Received, Work, Worker, head_of
+from handoff_mpi.worker.runners import Child
+
+#: The attendant looks after a call that lasts longer than this.
+ATTEND_S = 0.005
+
+
+@dataclass(slots=True)
+class RunSetup:
+    """What rank 0 tells every rank when a run starts.
+
+    Attributes:
+        run: the run's name, unique in the job.
+        number: the run's number, part of every message.
+        slots: of the rank that is told.
+        isolation: "rank" (slot 0 in the rank itself, further ones in children) or "process".
+        heartbeat_s: most seconds between signs of life.
+        store_nbytes: see :class:`~handoff_mpi.worker.machine.Worker`.
+        run_dir: where values that must outlast the run are written; None if this rank keeps none.
+        store_factory: encoded maker of a custom store, or None.
+        paths: what must be on ``sys.path``.
+    """
+
+    run: str
+    number: int
+    slots: int
+    isolation: str
+    heartbeat_s: float
+    store_nbytes: int
+    run_dir: str | None
+    store_factory: bytes | None
+    paths: list[str]
+
+
+class WorkerShell:
+    """The shell around one rank's worker machine for one run."""
+
+    def __init__(self, transport: Transport, setup: RunSetup) -> None:
+        self.transport = transport
+        self.setup = setup
+        self.machine = Worker(transport.rank, setup.number, setup.slots, setup.heartbeat_s, setup.store_nbytes)
+        self.caller = Caller(transport.rank, setup.run)
+        self.lock = threading.Lock()
+        self.call_serial = 0
+        self.is_calling = False
+        self.attendant: Attendant | None = None
+        self.results: Any = None
+        self.has_left = False
+        self._store = self._make_store()
+        self._kept = DirectoryStore(Path(setup.run_dir) / "values") if setup.run_dir else None
+        self._codes: dict[int, bytes] = {}
+        self._constants: dict[int, Payload] = {}
+        self._children: list[Child | None] = [None] * setup.slots
+        self._in_child: list[Work | None] = [None] * setup.slots
+        self._own_calls: deque[Work] = deque()
+        self._own_serves: deque[machine_.Serve] = deque()
+        self._events: list[machine_.Event] = []
+        self._updates: deque[tuple[int, dict[str, Any]]] = deque()
+        self._do = {
+            machine_.Send: self._send,
+            machine_.Call: self._call,
+            machine_.Kill: self._kill,
+            machine_.Serve: self._serve,
+            machine_.Put: self._put,
+            machine_.Drop: self._drop,
+            machine_.Learn: self._learn,
+            machine_.Leave: self._leave,
+        }
+
+    def _make_store(self) -> ResultStore:
+        if self.setup.store_factory is None:
+            return MemoryStore()
+        store = decode_code(self.setup.store_factory)(self.transport.rank)
+        if not isinstance(store, ResultStore):
+            raise HandoffError(f"result_store made {store!r}, which lacks put, get, has or delete")
+        return store
+
+    # -- a turn -------------------------------------------------------------------------------------
+
+    def turn(self, arrived: Sequence[Envelope | RankGone] = ()) -> bool:
+        """Take in what arrived and what children say, and do what the machine wants; whether anything was done.
+
+        The caller holds ``lock`` if an attendant may be about.
+        """
+        events: list[machine_.Event] = self._events
+        self._events = []
+        for each in arrived:
+            if isinstance(each, Envelope):
+                events.append(Received(each.source, each.message, each.buffers))
+        if any(self._in_child):
+            self._listen_to_children(events)
+        while self._updates:
+            rank, amounts = self._updates.popleft()
+            self.transport.send(0, (UPDATE, self.setup.number, rank, amounts))
+        was_busy = bool(events)
+        while True:
+            for command in self.machine.handle(events, clock()):
+                self._do[type(command)](command)  # type: ignore[operator]
+            events, self._events = self._events, []
+            if not events:
+                return was_busy
+
+    def run_own_call(self) -> bool:
+        """Run one call in this very thread, if one waits; whether there was one. Not under ``lock``."""
+        if self._own_serves:
+            self._serve_encoded(self._own_serves.popleft())
+            return True
+        if not self._own_calls:
+            return False
+        work = self._own_calls.popleft()
+        started = clock()
+        self.call_serial += 1
+        self.is_calling = True
+        if self.attendant is not None and self.attendant.is_parked:
+            self.attendant.wake()
+        try:
+            spec = self._spec(work)
+            outcome = None if spec is None else self.caller.call(spec)
+        finally:
+            self.is_calling = False
+        with self.lock:
+            if outcome is not None:
+                self._end(work, outcome, started)
+        return True
+
+    @property
+    def has_own_call(self) -> bool:
+        return bool(self._own_calls or self._own_serves)
+
+    def sockets(self) -> list[Any]:
+        """Return what becomes readable when a child speaks."""
+        return [self._children[slot] for slot, work in enumerate(self._in_child) if work is not None]
+
+    def update_resources(self, rank: int, amounts: dict[str, Any]) -> None:
+        """Have rank 0 told, at the next turn; from any thread."""
+        self._updates.append((rank, amounts))
+
+    # -- calls --------------------------------------------------------------------------------------
+
+    def _call(self, command: machine_.Call) -> None:
+        work = command.work
+        in_rank = self.setup.isolation == "rank" and work.slot == 0 and not work.flags & ISOLATE
+        if in_rank:
+            self._own_calls.append(work)
+            return
+        spec = self._spec(work)
+        if spec is None:
+            return
+        try:
+            child = self._child(work)
+            child.call(spec)
+            self._in_child[work.slot] = work
+        except OSError as error:
+            lost = self._children[work.slot]
+            self._children[work.slot] = None
+            reason = lost.how_it_died() if lost is not None else f"no child process could be started: {error}"
+            self._end(work, Outcome(DIED, None, ("death", reason, ""), 0.0), clock())
+
+    def _child(self, work: Work) -> Child:
+        """Return the slot's child, started if there is none, told all it needs for ``work``."""
+        child = self._children[work.slot]
+        if child is None:
+            child = self._children[work.slot] = Child(self.transport.rank, self.setup.run)
+        wanted = [number for number in work.recipe[0] if number not in child.knows]
+        if wanted:
+            child.learn([(number, self._codes[number]) for number in wanted])
+        for number in work.recipe[3]:
+            if number not in child.knows_constants:
+                child.learn_constant(number, self._constants[number])
+        return child
+
+    def _spec(self, work: Work) -> CallSpec | None:
+        """Gather a call's inputs; if one is not to be had after all, hand the work back."""
+        values: list[tuple[Payload, Any, int]] = []
+        for task, codec, payload, _ in work.sources:
+            if payload is None and (task, codec) in work.fetched:
+                payload, source = work.fetched[task, codec]
+                values.append((payload, codec, source))
+                continue
+            if payload is None:
+                payload = self._held(task)
+                if payload is None:
+                    self._events.append(InputMissing(work, task))
+                    return None
+            values.append((payload, codec, -1))
+        cores, gpus = work.claim
+        return CallSpec(work.id, work.attempt, work.recipe, values, cores, gpus)
+
+    def _held(self, task: int) -> Payload | None:
+        try:
+            if task in self.machine.held:
+                return self._store.get(self._key(task))
+            return None if self._kept is None else self._kept.get(self._key(task))
+        except KeyError:
+            return None
+
+    def _key(self, task: int) -> tuple[str, int]:
+        return self.setup.run, task
+
+    def _end(self, work: Work, outcome: Outcome, started: float) -> None:
+        nbytes = 0 if outcome.payload is None else nbytes_of(outcome.payload)
+        is_persisted = False
+        goes_home = nbytes <= HOME_NBYTES and not work.flags & STAYS
+        if outcome.status == OK and work.flags & KEEP and not goes_home and self._kept is not None:
+            assert outcome.payload is not None
+            try:
+                self._kept.put(self._key(work.task), outcome.payload)
+                is_persisted = True
+            except OSError as error:
+                text = f"its result could not be written to {self._kept.directory}: {error}"
+                outcome = Outcome(1, None, (type(error).__name__, text, ""), outcome.duration)
+        self._events.append(
+            Ended(
+                work,
+                outcome.status,
+                outcome.payload,
+                nbytes,
+                outcome.error,
+                started,
+                outcome.duration,
+                is_persisted,
+            )
+        )
+
+    def _kill(self, command: machine_.Kill) -> None:
+        child = self._children[command.slot]
+        if child is not None:
+            child.kill()
+
+    def _listen_to_children(self, events: list[machine_.Event]) -> None:
+        before = len(self._events)
+        for slot, work in enumerate(self._in_child):
+            child = self._children[slot]
+            if work is None or child is None:
+                continue
+            try:
+                frame = child.poll()
+                while frame is not None and frame[0][0] != "ended":
+                    self._updates.append((frame[0][1], frame[0][2]))
+                    frame = child.poll()
+            except EOFError:
+                self._in_child[slot] = self._children[slot] = None
+                reason = child.how_it_died()
+                self._end(work, Outcome(DIED, None, ("death", reason, ""), clock() - work.started), work.started)
+                continue
+            if frame is not None:
+                self._in_child[slot] = None
+                _, status, head, error, duration = frame[0]
+                payload = None if head is None else (*head, *frame[1])
+                self._end(work, Outcome(status, payload, error, duration), clock() - duration)
+        events += self._events[before:]
+        del self._events[before:]
+
+    # -- values -------------------------------------------------------------------------------------
+
+    def _send(self, command: machine_.Send) -> None:
+        self.transport.send(command.dest, command.message, command.buffers)
+
+    def _put(self, command: machine_.Put) -> None:
+        self._store.put(self._key(command.task), command.payload)
+
+    def _drop(self, command: machine_.Drop) -> None:
+        self._store.delete(self._key(command.task))
+
+    def _learn(self, command: machine_.Learn) -> None:
+        self._codes.update(command.codes)
+        self.caller.learn(command.codes, command.constant)
+        if command.constant is not None:
+            self._constants[command.constant[0]] = command.constant[1]
+
+    def _serve(self, command: machine_.Serve) -> None:
+        if command.codec is not None:
+            self._own_serves.append(command)  # user code runs where calls run, never beside one
+            return
+        payload = self._held(command.task)
+        if payload is None:
+            self.transport.send(command.dest, (ABSENT, self.setup.number, command.ticket, None))
+            return
+        self._send_value(command, payload)
+
+    def _send_value(self, command: machine_.Serve, payload: Payload) -> None:
+        head, buffers = head_of(payload)
+        self.transport.send(command.dest, (VALUE, self.setup.number, command.ticket, head), buffers)
+
+    def _serve_encoded(self, command: machine_.Serve) -> None:
+        with self.lock:
+            payload = self._held(command.task)
+        error = None
+        try:
+            if payload is not None:
+                payload = self.caller.encode_for(payload, command.codec, command.dest)
+        except EncodingError as problem:
+            error = describe(problem)
+        except BaseException as problem:
+            error = describe(problem)
+        with self.lock:
+            if payload is None or error is not None:
+                self.transport.send(command.dest, (ABSENT, self.setup.number, command.ticket, error))
+            else:
+                self._send_value(command, payload)
+
+    def _leave(self, command: machine_.Leave) -> None:
+        self.results = command.results
+        self.has_left = True
+
+    def close(self) -> None:
+        """End the children; running ones are killed, their results are not wanted any more."""
+        for slot, child in enumerate(self._children):
+            if child is not None:
+                if self._in_child[slot] is not None:
+                    child.kill()
+                child.close()
+        self._children = [None] * len(self._children)
+
+
+class Attendant(threading.Thread):
+    """Looks after the communicator while the main thread is in a long call."""
+
+    def __init__(self, shell: WorkerShell, poll: Any) -> None:
+        super().__init__(name="handoff-attendant", daemon=True)
+        self._shell = shell
+        self._poll = poll
+        self._wake = threading.Event()
+        self.is_parked = False
+        self.is_closed = False
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        shell = self._shell
+        while not self.is_closed:
+            if not shell.is_calling:
+                self._park()
+                continue
+            serial = shell.call_serial
+            self._pause(ATTEND_S)
+            while shell.is_calling and shell.call_serial == serial and not self.is_closed:
+                with shell.lock:
+                    if shell.is_calling:
+                        self._attend()
+                self._pause(0.001 if self._busy else ATTEND_S)
+
+    _busy = False
+
+    def _attend(self) -> None:
+        try:
+            self._busy = self._poll()
+        except BaseException as error:
+            self.error = error
+            self.is_closed = True
+
+    def _pause(self, seconds: float) -> None:
+        threading.Event().wait(seconds)
+
+    def _park(self) -> None:
+        self._wake.clear()
+        self.is_parked = True
+        if not self._shell.is_calling and not self.is_closed:
+            self._wake.wait(1.0)
+        self.is_parked = False
+
+    def wake(self) -> None:
+        """Called when a call begins."""
+        self._wake.set()
+
+    def close(self) -> None:
+        self.is_closed = True
+        self._wake.set()
+        self.join(5.0)
+
+
+def serve_run(transport: Transport, setup: RunSetup, pending: Sequence[Envelope], is_threaded: bool) -> Any:
+    """Take part in one run as a worker until rank 0 ends it; return what rank 0 shares with all ranks.
+
+    Raises:
+        ConnectionError: rank 0 is gone.
+    """
+    shell = WorkerShell(transport, setup)
+    set_active(shell)
+    parent = os.getppid()
+    pace = Pace()
+
+    def poll(first: Sequence[Envelope] = ()) -> bool:
+        arrived = [*first, *transport.poll()]
+        for each in arrived:
+            if isinstance(each, RankGone) and each.rank == 0:
+                raise ConnectionError(f"rank 0 is gone: {each.reason}")
+        return shell.turn(arrived)
+
+    attendant = Attendant(shell, poll) if is_threaded else None
+    shell.attendant = attendant
+    if attendant is not None:
+        attendant.start()
+    try:
+        with shell.lock:
+            poll(pending)
+        while not shell.has_left:
+            with shell.lock:
+                was_busy = poll()
+            if attendant is not None and attendant.error is not None:
+                raise attendant.error
+            if shell.has_own_call:
+                shell.run_own_call()
+                continue
+            if os.getppid() != parent:
+                raise ConnectionError("the launcher is gone")
+            pace.wait(was_busy, transport.is_transferring, shell.machine.next_wakeup(), shell.sockets())
+    finally:
+        set_active(None)
+        if attendant is not None:
+            attendant.close()
+        shell.close()
+    return None if shell.results is None else decode(shell.results)
+
+
+def is_start(message: tuple[Any, ...]) -> bool:
+    """Whether ``message`` begins a run."""
+    return bool(message[0] == START)
+
+
+_active: Any = None
+
+
+def set_active(target: Any) -> None:
+    """Say who takes resource updates from user code in this process."""
+    global _active
+    _active = target
+
+
+def update_resources(rank: int, amounts: dict[str, Any]) -> None:
+    """Carry ``update_node_resources`` from any thread, function or handler to rank 0.
+
+    Raises:
+        HandoffError: no run is going on here.
+    """
+    if _active is not None:
+        _active.update_resources(rank, amounts)
+    elif not child_process.tell_rank(("update", rank, amounts)):
+        raise HandoffError("update_node_resources acts on a run, and none is going on in this process")

@@ -1,0 +1,194 @@
+"""One call, from payloads to an outcome: the same in a rank and in a child process.
+
+Whatever the user's function does (raise, call sys.exit, return what cannot be pickled) becomes a value here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from handoff_mpi.dag import build_call
+from handoff_mpi.encoding import EncodingError, Payload, decode, decode_code, encode
+from handoff_mpi.messages import OK, RAISED, UNPICKLABLE
+from handoff_mpi.resources.detection import usable_cpus
+from handoff_mpi.worker.context import TaskContext, enter
+
+#: (kind, message, traceback)
+Error: TypeAlias = "tuple[str, str, str]"
+
+
+@dataclass(slots=True)
+class CallSpec:
+    """All that a call needs.
+
+    Attributes:
+        values: of each input ``(payload, codec or None, rank that encoded it or -1)``.
+    """
+
+    id: Any
+    attempt: int
+    recipe: Any
+    values: list[tuple[Payload, Any, int]]
+    cores: float
+    gpus: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a call ended: a payload if status is OK, else an error; duration in seconds."""
+
+    status: int
+    payload: Payload | None
+    error: Error | None
+    duration: float
+
+
+class Caller:
+    """Calls functions in this process, one at a time.
+
+    Args:
+        rank: the rank it calls for.
+        run: the run's name.
+    """
+
+    def __init__(self, rank: int, run: str) -> None:
+        self._rank = rank
+        self._run = run
+        self._blobs: dict[int, bytes] = {}
+        self._codes: dict[int, Callable[..., Any]] = {}
+        self._constants: dict[int, Payload] = {}
+        self._limits = ThreadLimits()
+
+    def learn(self, codes: Sequence[tuple[int, bytes]], constant: tuple[int, Payload] | None) -> None:
+        """Take in encoded callables, or a large constant, by number."""
+        self._blobs.update(codes)
+        if constant is not None:
+            self._constants[constant[0]] = constant[1]
+
+    def code(self, number: int) -> Callable[..., Any]:
+        """Return a callable, loading it at first use.
+
+        Raises:
+            EncodingError: it cannot be loaded here.
+        """
+        code = self._codes.get(number)
+        if code is None:
+            code = self._codes[number] = decode_code(self._blobs[number])
+        return code
+
+    def encode_for(self, payload: Payload, codec: Any, dest: int) -> Payload:
+        """Return ``payload`` as the codec's serialize makes it for rank ``dest``."""
+        if codec[0] is None:
+            return payload
+        return encode(self.code(codec[0])(decode(payload), self._rank, dest))
+
+    def call(self, spec: CallSpec) -> Outcome:
+        """Call the function, and return how it ended."""
+        context = TaskContext(spec.id, spec.attempt, self._rank, spec.cores, spec.gpus, self._run)
+        started = time.perf_counter()
+        try:
+            enter(context)
+            self._limits.set(spec.cores)
+            if spec.gpus:
+                _use_device(spec.gpus[0])
+            values = [self._value(*value) for value in spec.values] if spec.values else ()
+            code, args, kwargs = build_call(spec.recipe, values, self.code, self._constant)
+            value = code(*args, **kwargs)
+            duration = time.perf_counter() - started
+        except BaseException as error:
+            duration = time.perf_counter() - started
+            return Outcome(RAISED, None, describe(error), duration)
+        finally:
+            enter(None)
+            context.clear()
+        try:
+            return Outcome(OK, encode(value), None, duration)
+        except EncodingError as error:
+            return Outcome(RAISED, None, (UNPICKLABLE, f"its result {error}", ""), duration)
+
+    def _constant(self, number: int) -> Any:
+        return decode(self._constants[number])
+
+    def _value(self, payload: Payload, codec: Any, source: int) -> Any:
+        if codec is None:
+            return decode(payload)
+        if source < 0:  # the value is here: both ends of the codec are this rank
+            payload, source = self.encode_for(payload, codec, self._rank), self._rank
+        value = decode(payload)
+        return value if codec[1] is None else self.code(codec[1])(value, source, self._rank)
+
+
+def describe(error: BaseException) -> Error:
+    """Return an exception as (kind, message, traceback), the traceback without the frames of this package."""
+    kind = type(error).__name__
+    try:
+        message = str(error)
+    except Exception:
+        message = "(its message cannot be shown)"
+    if isinstance(error, SystemExit):
+        message = f"it called sys.exit({error.code!r})"
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith("handoff_mpi."):
+        frames = frames.tb_next
+    try:
+        lines = traceback.format_exception(type(error), error, frames)
+        text = "".join(lines)
+    except Exception:
+        text = f"{kind}: {message}"
+    return kind, message, text
+
+
+class ThreadLimits:
+    """Keeps BLAS and OpenMP to the cores of the claim; touches nothing while the claim stays the same."""
+
+    def __init__(self) -> None:
+        self._cores = -1.0
+        self._modules = 0
+
+    def set(self, cores: float) -> None:
+        """Let libraries use ``cores`` threads (at least one) from now on."""
+        if cores == self._cores and len(sys.modules) == self._modules:
+            return
+        threads = max(1, int(cores))
+        if cores != self._cores:
+            # Libraries that are loaded later read these.
+            for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
+                os.environ[name] = str(threads)
+            _widen_affinity(threads)
+        if any(name in sys.modules for name in ("numpy", "scipy", "sklearn", "torch")):
+            import threadpoolctl
+
+            threadpoolctl.threadpool_limits(threads)
+        self._cores = cores
+        self._modules = len(sys.modules)
+
+
+def _widen_affinity(threads: int) -> None:
+    """A launcher may have bound the rank to fewer cores than its calls claim; the claim is what counts."""
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    try:
+        bound = os.sched_getaffinity(0)
+        if len(bound) < threads:
+            os.sched_setaffinity(0, usable_cpus() or bound)
+    except OSError:
+        pass  # not ours to change here; the call runs on what it has
+
+
+def _use_device(index: int) -> None:
+    cupy = sys.modules.get("cupy")
+    if cupy is None:
+        try:
+            import cupy
+        except ImportError:
+            return  # devices were declared, not detected
+    try:
+        cupy.cuda.Device(index).use()
+    except Exception:
+        pass  # a declared device that cupy does not have: the function is told its index all the same

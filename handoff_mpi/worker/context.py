@@ -1,0 +1,73 @@
+"""What a call can learn about itself: :func:`current_task`."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Hashable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from handoff_mpi.errors import UsageError
+
+
+@dataclass(slots=True)
+class TaskContext:
+    """The task a call belongs to.
+
+    Attributes:
+        id: the function's id.
+        attempt: 1 for the first try.
+        rank: the rank it runs on.
+        cores: the cores it claimed.
+        gpus: indices of the devices it claimed, as this rank numbers them.
+        run: the run's name.
+    """
+
+    id: Hashable
+    attempt: int
+    rank: int
+    cores: float
+    gpus: tuple[int, ...]
+    run: str
+    _scratch: Path | None = field(default=None, repr=False)
+
+    @property
+    def seed(self) -> int:
+        """A 64-bit seed derived from the id alone, so that a recomputed value is the same value."""
+        return int.from_bytes(hashlib.sha256(repr(self.id).encode()).digest()[:8], "little")
+
+    @property
+    def scratch(self) -> Path:
+        """A directory of this call's own, made when first asked for and removed when the call ends."""
+        if self._scratch is None:
+            self._scratch = Path(tempfile.mkdtemp(prefix="handoff-"))
+        return self._scratch
+
+    def clear(self) -> None:
+        """Remove the scratch directory, if there is one."""
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch = None
+
+
+_current: ContextVar[TaskContext | None] = ContextVar("handoff_task", default=None)
+
+
+def current_task() -> TaskContext:
+    """Return the context of the call that is running.
+
+    Raises:
+        UsageError: no function of a run is being called here.
+    """
+    context = _current.get()
+    if context is None:
+        raise UsageError("current_task() can be asked only inside a function while a run calls it")
+    return context
+
+
+def enter(context: TaskContext | None) -> None:
+    """Make ``context`` what :func:`current_task` returns."""
+    _current.set(context)

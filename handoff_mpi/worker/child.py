@@ -29,7 +29,7 @@ def main(descriptor: int, rank: int, run: str) -> None:
     _parent = sock
     while True:
         try:
-            frame = reader.read(wait=True)
+            frame = reader.read()
         except EOFError:
             return
         assert frame is not None

@@ -26,7 +26,7 @@ def send_frame(sock: socket.socket, message: tuple[Any, ...], buffers: Sequence[
 
 
 class FrameReader:
-    """Puts frames together from what arrives, never waiting for the rest of one."""
+    """Puts frames together from what arrives; on a non-blocking socket it never waits for the rest of one."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -41,17 +41,16 @@ class FrameReader:
         self._buffer = bytearray(nbytes)
         self._view = memoryview(self._buffer)
 
-    def read(self, wait: bool = False) -> tuple[tuple[Any, ...], list[bytearray]] | None:
-        """Return the next whole frame, or None if it is not there yet (never with ``wait``).
+    def read(self) -> tuple[tuple[Any, ...], list[bytearray]] | None:
+        """Return the next whole frame, or None if a non-blocking socket does not have it yet.
 
         Raises:
             EOFError: the other side is gone.
         """
-        flags = 0 if wait else socket.MSG_DONTWAIT
         while True:
             while self._view.nbytes:
                 try:
-                    count = self._sock.recv_into(self._view, 0, flags)
+                    count = self._sock.recv_into(self._view)
                 except BlockingIOError:
                     return None
                 except OSError as error:

@@ -48,7 +48,7 @@ class Child:
                 env=environment_of_child(),
                 start_new_session=True,
             )
-        ours.settimeout(SEND_LIMIT_S)
+        ours.setblocking(False)
         self._sock = ours
         self._reader = FrameReader(ours)
         self.knows: set[int] = set()
@@ -63,7 +63,7 @@ class Child:
         Raises:
             OSError: the child is gone.
         """
-        send_frame(self._sock, ("learn", codes, None))
+        self._send(("learn", codes, None))
         self.knows.update(number for number, _ in codes)
 
     def learn_constant(self, number: int, payload: Payload) -> None:
@@ -72,7 +72,7 @@ class Child:
         Raises:
             OSError: the child is gone.
         """
-        send_frame(self._sock, ("learn", (), (number, payload[:2])), payload[2:])
+        self._send(("learn", (), (number, payload[:2])), payload[2:])
         self.knows_constants.add(number)
 
     def call(self, spec: CallSpec) -> None:
@@ -83,7 +83,14 @@ class Child:
         """
         heads = [(payload[:2], len(payload) - 2, codec, source) for payload, codec, source in spec.values]
         buffers = [part for payload, _, _ in spec.values for part in payload[2:]]
-        send_frame(self._sock, ("call", spec.id, spec.attempt, spec.recipe, heads, spec.cores, spec.gpus), buffers)
+        self._send(("call", spec.id, spec.attempt, spec.recipe, heads, spec.cores, spec.gpus), buffers)
+
+    def _send(self, message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> None:
+        self._sock.settimeout(SEND_LIMIT_S)
+        try:
+            send_frame(self._sock, message, buffers)
+        finally:
+            self._sock.setblocking(False)
 
     def poll(self) -> tuple[tuple[Any, ...], list[bytearray]] | None:
         """Return what the child says, or None if it says nothing now.

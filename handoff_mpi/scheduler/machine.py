@@ -266,6 +266,9 @@ class Scheduler:
                 self._move(number, Cause.INPUTS_DONE)
                 self._enqueue(number)
         self._skip_after([task for task in range(first, first + count) if self._has_failed_input(task)])
+        if first:  # what nobody needed any more may be needed again
+            wanted = dict.fromkeys(each for spec in event.specs for each in spec.inputs if each < first)
+            self._recompute([each for each in wanted if self.state[each] == DONE and not self.is_available(each)])
 
     def _count_missing(self, task: int) -> None:
         self.missing[task] = sum(not self.is_available(each) for each in self.specs[task].inputs)
@@ -371,7 +374,7 @@ class Scheduler:
         if may_retry and not self.stopping:
             self._avoid[task] = rank
             self._move(task, Cause.RETRY, rank, (kind, message))
-            self._enqueue(task)
+            self._requeue(task)
         else:
             self._fail(task, Cause.ERROR, rank, kind, message, traceback)
 
@@ -405,7 +408,7 @@ class Scheduler:
                 self.stale += 1
                 continue
             self._take_back(task, Cause.RETURNED)
-            self._enqueue(task, first=True)
+            self._requeue(task)
 
     def _take_back(self, task: int, cause: Cause, detail: Any = None) -> Slot:
         slot = self._slot_of.pop(task)
@@ -448,7 +451,7 @@ class Scheduler:
         while self._deferred and self._deferred[0][0] <= self.now:
             task = self._deferred.pop(0)[1]
             if self.state[task] == READY:
-                self._enqueue(task)
+                self._requeue(task)
 
     # -- absorb: ranks --------------------------------------------------------------------------------
 
@@ -484,7 +487,7 @@ class Scheduler:
         tasks = [(task, self.attempts[task]) for slot in self.slots[rank] for task in list(slot.tasks)[1:]]
         for task, _ in tasks:
             self._take_back(task, Cause.RANK_LOST)
-            self._enqueue(task, first=True)
+            self._requeue(task)
         if tasks:
             self._commands.append(Recall(rank, tasks))
 
@@ -517,7 +520,7 @@ class Scheduler:
         self._unbind(rank)
         for task in orphans:
             if self.state[task] == READY:
-                self._enqueue(task, first=True)
+                self._requeue(task)
         lost = [task for task, holders in self.holders.items() if rank in holders]
         for task in lost:
             self._lose_value(task, [rank])
@@ -536,7 +539,7 @@ class Scheduler:
         """Groups bound to a lost rank may be bound anew; their ready tasks queue up again."""
         for group in [group for group, bound in self._bound.items() if bound == rank]:
             del self._bound[group]
-        for queue in self._queues.values():
+        for queue in list(self._queues.values()):
             if queue.cost.rank == rank and queue.tasks:
                 tasks = list(queue.tasks)
                 queue.tasks.clear()
@@ -675,6 +678,15 @@ class Scheduler:
         else:
             queue.tasks.append(task)
 
+    def _requeue(self, task: int) -> None:
+        """A task came back from a rank: it is the next of its queue, unless an input got lost meanwhile."""
+        if all(self.is_available(each) for each in self.specs[task].inputs):
+            self._enqueue(task, first=True)
+            return
+        self._move(task, Cause.INPUT_LOST)
+        self._count_missing(task)
+        self._recompute([each for each in self.specs[task].inputs if not self.is_available(each)])
+
     def _queue(self, cost: CostClass, priority: int) -> ReadyQueue:
         key = (cost.number, priority)
         if key not in self._queues:
@@ -788,10 +800,6 @@ class Scheduler:
         queue.slots += 1
         self.claimed += 1
         self._send(slot, [task], claim)
-        group = self.specs[task].group
-        if group is not None and group not in self._bound:
-            self._bound[group] = rank
-            self._next_leader(group)
 
     def _send(self, slot: Slot, tasks: list[int], claim: Claim | None) -> None:
         slot.since = self.now
@@ -804,6 +812,16 @@ class Scheduler:
         slot.tasks.extend(tasks)
         self.in_flight += len(tasks)
         self._commands.append(Dispatch(slot.rank, slot.number, claim, sent))
+        if self._leader:
+            for task in tasks:
+                self._bind(task, slot.rank)
+
+    def _bind(self, task: int, rank: int) -> None:
+        """The first task of a collocated group to be placed binds the others to its rank."""
+        group = self.specs[task].group
+        if group is not None and group not in self._bound:
+            self._bound[group] = rank
+            self._next_leader(group)
 
     def _recall_for_idle(self) -> None:
         """Tasks that wait behind a long one are asked for again when a slot is idle."""

@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_options(parser: argparse.ArgumentParser) -> None:
     """Every option of ``execute`` that can be written on a command line, under the same name."""
     add = parser.add_argument
-    add("--allocation-strategy", metavar="NAME", help="first_available, load_balanced, cost_optimized or an entry point")
+    add("--allocation-strategy", metavar="NAME", help="first_available, load_balanced, cost_optimized, ...")
     add("--max-retries", metavar="N", type=int, help="tries after an exception or a time-out")
     add("--on-failure", choices=ON_FAILURE, help="what to do once a function failed")
     add("--max-concurrency", metavar="N", type=int, help="most calls at once")
@@ -148,7 +148,7 @@ def _launch(given: argparse.Namespace, own: list[str], args: list[str], options:
         raise UsageError(f"-n must be a whole number from 1, not {given.n}")
     run_dir = make_run_dir(options.run_dir)
     (run_dir / "status.json").unlink(missing_ok=True)
-    passed = [word for word in _without_n(own)]
+    passed = _without_n(own)
     return supervise(given.n, [*passed, "--run-dir", str(run_dir), "--", *args], run_dir, options.drain)
 
 

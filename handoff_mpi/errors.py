@@ -7,10 +7,7 @@ Every error that a user can meet derives from :class:`HandoffError`, and carries
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from handoff_mpi.results import Results
+from typing import Any
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -105,6 +102,6 @@ class DAGFailed(HandoffError):
 
     exit_code = EXIT_FAILED
 
-    def __init__(self, message: str, results: Results) -> None:
+    def __init__(self, message: str, results: Any) -> None:
         super().__init__(message)
         self.results = results

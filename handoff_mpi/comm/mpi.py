@@ -34,6 +34,7 @@ _DATA_TAGS = 16_384
 #: No single MPI message is larger: counts stay far below 2^31, and progress is even.
 CHUNK_NBYTES = 128 * 1024 * 1024
 _FLUSH_TURN_S = 0.0005
+_FT_VARIABLE = "OMPI_MCA_mpi_ft_enable"  # set in every rank by mpirun --with-ft ulfm
 
 
 @dataclass(slots=True)
@@ -65,7 +66,7 @@ def is_threaded() -> bool:
 
 def survives_death() -> bool:
     """Whether this MPI reports a rank's death and lets the others go on (ULFM, switched on at launch)."""
-    return os.environ.get("OMPI_MCA_mpi_ft_enable") in ("1", "true") and hasattr(MPI.Comm, "Get_failed")
+    return os.environ.get(_FT_VARIABLE) in ("1", "true") and hasattr(MPI.Comm, "Get_failed")
 
 
 def library() -> str:

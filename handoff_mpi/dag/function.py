@@ -92,7 +92,7 @@ class Function:
     @property
     def name(self) -> str:
         """The name of the code, for people."""
-        code = self.code
+        code: Any = self.code
         while hasattr(code, "func"):  # functools.partial
             code = code.func
         return str(getattr(code, "__qualname__", None) or type(code).__name__)

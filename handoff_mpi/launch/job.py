@@ -435,7 +435,7 @@ def find_strategy(wanted: Any, prices: Any = None) -> AllocationStrategy:
     }
     if wanted in known:
         strategy = known[wanted]
-        return strategy(dict(prices or {})) if strategy is allocation.CostOptimized else strategy()  # type: ignore[no-any-return]
+        return strategy(dict(prices or {})) if strategy is allocation.CostOptimized else strategy()
     points = {point.name: point for point in metadata.entry_points(group="handoff_mpi.strategies")}
     if wanted not in points:
         names = ", ".join(sorted({*known, *points}))
@@ -460,7 +460,7 @@ def refuse_what_fits_nowhere(plan: Plan, ledger: Ledger) -> None:
     for task, spec in enumerate(plan.specs):
         if isinstance(spec.pin, int) and spec.pin not in ledger.seats:
             ranks = ", ".join(map(str, ledger.seats))
-            pins.append(f"function {plan.ids[task]!r} is pinned to rank {spec.pin}, which does not compute here ({ranks} do)")
+            pins.append(f"function {plan.ids[task]!r} is pinned to rank {spec.pin}, but only {ranks} compute")
             continue
         if isinstance(spec.pin, str) and spec.pin not in hosts:
             names = ", ".join(sorted(hosts))

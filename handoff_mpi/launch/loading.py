@@ -85,7 +85,8 @@ def _dag(module: ModuleType, path: Path, name: str | None, args: list[str]) -> D
         name = "dag" if isinstance(getattr(module, "dag", None), DAG) else "build"
     found = getattr(module, name, None)
     if found is None:
-        raise UsageError(f"{path} holds no DAG: define `dag = DAG(...)` or `def build(args)` in it, or name one as {path.name}:NAME")
+        how = f"define `dag = DAG(...)` or `def build(args)` in it, or name one as {path.name}:NAME"
+        raise UsageError(f"{path} holds no {'DAG' if name == 'build' else repr(name)}: {how}")
     if isinstance(found, DAG):
         if args:
             raise UsageError(f"{path}: arguments after -- are for a build(args) function, and {name} is a DAG")

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from handoff_mpi.encoding import Payload, decode_writable
-from handoff_mpi.errors import EXIT_DONE, EXIT_FAILED, EXIT_FITS_NO_MORE, EXIT_STOPPED, TaskError, ValueUnavailable
+from handoff_mpi.errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_FITS_NO_MORE,
+    EXIT_STOPPED,
+    TaskError,
+    ValueUnavailable,
+)
 from handoff_mpi.results.records import TaskRecord
 from handoff_mpi.results.store import DirectoryStore
 
@@ -134,7 +141,7 @@ class Results:
     def summary(self) -> str:
         """Return the closing summary: a few plain lines."""
         counts = self.counts()
-        parts = [f"{counts['done']} done"] + [f"{counts[name]} {name}" for name in counts if name != "done" and counts[name]]
+        parts = [f"{count} {name}" for name, count in counts.items() if count or name == "done"]
         head = f"{self.status}: {', '.join(parts)} of {len(self._records)} functions in {self.duration_s:.2f} s"
         lines = [f"handoff: DAG {self.dag_id!r} {head}"]
         if self.stopped_because and self.status == "stopped":
@@ -143,7 +150,8 @@ class Results:
         if busy:
             capacity = self.duration_s * max(1, sum(self.slots.values()))
             total = sum(busy.values())
-            lines.append(f"  busy: {total:.2f} s in calls on {len(busy)} ranks, {100 * total / capacity:.0f} % of the slots' time")
+            share = f"{100 * total / capacity:.0f} % of the slots' time"
+            lines.append(f"  busy: {total:.2f} s in calls on {len(busy)} ranks, {share}")
         slowest = sorted(self._records, key=_duration, reverse=True)[:3]
         if slowest and _duration(slowest[0]) >= 0.01:
             lines.append("  slowest: " + ", ".join(f"{record.id!r} {_duration(record):.2f} s" for record in slowest))

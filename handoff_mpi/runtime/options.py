@@ -91,7 +91,7 @@ class RunOptions:
         for name, positive in (("silence_limit", True), ("drain", False)):
             value = getattr(self, name)
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not is_number or not (0 < value if positive else 0 <= value) or value == float("inf"):
+            if not is_number or not (value > 0 if positive else value >= 0) or value == float("inf"):
                 problems.append(f"{name} must be a {'positive ' if positive else ''}number of seconds, not {value!r}")
         return problems
 

@@ -17,7 +17,7 @@ from typing import Any
 from handoff_mpi.comm import Envelope, RankGone, Transport
 from handoff_mpi.encoding import EncodingError, Payload, decode, decode_code, nbytes_of
 from handoff_mpi.errors import HandoffError
-from handoff_mpi.messages import ABSENT, DIED, HOME_NBYTES, ISOLATE, KEEP, OK, STAYS, START, UPDATE, VALUE
+from handoff_mpi.messages import ABSENT, DIED, HOME_NBYTES, ISOLATE, KEEP, OK, START, STAYS, UPDATE, VALUE
 from handoff_mpi.results.store import DirectoryStore, MemoryStore, ResultStore
 from handoff_mpi.runtime.pace import Pace, clock
 from handoff_mpi.worker import child as child_process

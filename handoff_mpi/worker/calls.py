@@ -182,13 +182,9 @@ def _widen_affinity(threads: int) -> None:
 
 
 def _use_device(index: int) -> None:
-    cupy = sys.modules.get("cupy")
-    if cupy is None:
-        try:
-            import cupy
-        except ImportError:
-            return  # devices were declared, not detected
     try:
+        import cupy
+
         cupy.cuda.Device(index).use()
     except Exception:
-        pass  # a declared device that cupy does not have: the function is told its index all the same
+        pass  # a device that was declared, not detected: the function is told its index all the same

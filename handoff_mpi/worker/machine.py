@@ -23,7 +23,6 @@ from handoff_mpi.messages import (
     FINISHED,
     FORGET,
     HOME_NBYTES,
-    KEEP,
     LOST,
     OK,
     RAISED,
@@ -498,6 +497,7 @@ class Worker:
         if work.is_overdue and status == DIED:
             status = TIMED_OUT
             value = (TIMEOUT, f"took longer than its timeout of {work.timeout_s:g} s", "")
+        entry: Entry
         if status == OK:
             payload = event.payload
             assert payload is not None

@@ -1,0 +1,85 @@
+"""What several tests share: launching for real, with an end to every wait."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+_LAUNCHER = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDI_", "HYDRA_")
+
+
+@dataclass
+class Ended:
+    """A process that ended."""
+
+    rc: int
+    out: str
+    err: str
+
+
+def run_process(command, cwd, timeout_s=60.0, env=None) -> Ended:
+    """Run a command in a session of its own; fail the test if it has not ended in time."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHER)}
+    environment.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", **(env or {}))
+    process = subprocess.Popen(
+        [str(word) for word in command],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        pytest.fail(f"hung for {timeout_s} s: {command}\n{out[-3000:]}\n{err[-3000:]}")
+    return Ended(process.returncode, out, err)
+
+
+def missing(tool: str) -> None:
+    """Skip, saying why; in CI a missing tool is a failure."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{tool} is missing, and in CI nothing may be skipped for that")
+    pytest.skip(f"{tool} is not installed")
+
+
+def mpirun_command(ranks: int, ft: bool = False) -> list[str]:
+    """Return the command that launches ``ranks`` ranks with the mpirun beside this Python, or on PATH."""
+    found = shutil.which("mpirun", path=str(Path(sys.executable).parent)) or shutil.which("mpirun")
+    if found is None:
+        missing("mpirun")
+    version = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=60).stdout
+    if "HYDRA" in version.upper():
+        return [found, "-n", str(ranks)]
+    return [found, *(["--with-ft", "ulfm"] if ft else []), "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
+
+
+@pytest.fixture
+def handoff(tmp_path):
+    """Run ``python -m handoff_mpi`` in a directory of its own."""
+
+    def run(*words, timeout_s=60.0, env=None) -> Ended:
+        return run_process([sys.executable, "-m", "handoff_mpi", *words], tmp_path, timeout_s, env)
+
+    return run
+
+
+@pytest.fixture
+def mpirun(tmp_path):
+    """Run a Python command line on some ranks."""
+
+    def run(ranks, *words, ft=False, timeout_s=90.0, env=None) -> Ended:
+        return run_process([*mpirun_command(ranks, ft), sys.executable, *words], tmp_path, timeout_s, env)
+
+    return run

@@ -322,14 +322,15 @@ class Job:
 
     # -- the other ranks ------------------------------------------------------------------------------
 
-    def serve(self, until_run_ends: bool = False) -> Any:
-        """Serve runs until rank 0 ends the job, or one run only; return what the last run shared.
+    def serve(self) -> Any:
+        """Serve runs until rank 0 ends the job; return what the last run shared with all ranks.
 
         Raises:
             ConnectionError: rank 0, or the launcher, is gone.
         """
         pace = Pace()
         parent = os.getppid()
+        shared = None
         while True:
             arrived = self.transport.poll()
             for position, each in enumerate(arrived):
@@ -343,8 +344,6 @@ class Job:
                     _extend_path(setup.paths)
                     pending = [rest for rest in arrived[position + 1 :] if isinstance(rest, Envelope)]
                     shared = serve_run(self.transport, setup, pending, self.is_threaded)
-                    if until_run_ends:
-                        return shared
                     break
                 if kind == SETUP:
                     _extend_path(each.message[3])
@@ -353,7 +352,7 @@ class Job:
                 elif kind == LEAVE:
                     self.transport.send(0, (BYE, 0))
                     self.transport.flush(5.0)
-                    return None
+                    return shared
             if os.getppid() != parent:
                 raise ConnectionError("the launcher is gone")
             pace.wait(bool(arrived), self.transport.is_transferring, clock() + 1.0)

@@ -82,7 +82,8 @@ def _import(path: Path) -> ModuleType:
 
 def _dag(module: ModuleType, path: Path, name: str | None, args: list[str]) -> DAG:
     if name is None:
-        name = "dag" if isinstance(getattr(module, "dag", None), DAG) else "build"
+        may_build = bool(args) and callable(getattr(module, "build", None))
+        name = "dag" if isinstance(getattr(module, "dag", None), DAG) and not may_build else "build"
     found = getattr(module, name, None)
     if found is None:
         how = f"define `dag = DAG(...)` or `def build(args)` in it, or name one as {path.name}:NAME"

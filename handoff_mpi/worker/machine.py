@@ -80,7 +80,6 @@ class Fetch:
     ticket: int
     task: int
     codec: Any
-    codes: Any
     holders: list[int]
     asked: list[int]
     works: list[Work]
@@ -374,7 +373,7 @@ class Worker:
         if fetch is not None:
             fetch.works.append(work)
             return
-        fetch = Fetch(-1, task, codec, work.recipe[0], [rank for rank in holders if rank != self.rank], [], [work])
+        fetch = Fetch(-1, task, codec, [rank for rank in holders if rank != self.rank], [], [work])
         self._fetches[task, codec] = fetch
         self._ask_next(fetch)
 
@@ -388,7 +387,7 @@ class Worker:
         fetch.ticket = self._next_ticket
         self._next_ticket += 1
         self._tickets[fetch.ticket] = fetch
-        self._commands.append(Send(holder, (FETCH, self.run, fetch.ticket, fetch.task, fetch.codec, fetch.codes)))
+        self._commands.append(Send(holder, (FETCH, self.run, fetch.ticket, fetch.task, fetch.codec, ())))
 
     def _give_up(self, fetch: Fetch) -> None:
         del self._fetches[fetch.task, fetch.codec]

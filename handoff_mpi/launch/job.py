@@ -504,7 +504,9 @@ def end_worker(error: BaseException) -> None:
     """End a worker rank that cannot go on, so that the others notice."""
     from handoff_mpi.comm import mpi
 
-    if not isinstance(error, ConnectionError):
+    if isinstance(error, ConnectionError):
+        print(f"handoff: a worker (process {os.getpid()}) ends: {error}", file=sys.stderr, flush=True)
+    else:
         traceback.print_exception(error)
         sys.stderr.flush()
     if mpi.survives_death() or isinstance(error, ConnectionError):

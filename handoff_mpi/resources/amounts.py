@@ -22,6 +22,7 @@ UNIT = 10_000
 Amounts: TypeAlias = dict[str, int]
 
 RESERVED = "ranks"
+_LARGEST = Decimal(10) ** 18
 
 # Bare numbers of memory are MB = 10^6 bytes, as the guide counts them.
 _BYTES = {
@@ -42,13 +43,17 @@ def parse_amount(name: str, amount: object) -> int:
         DAGError: the amount is no finite, non-negative number, is finer than a ten-thousandth, or is a
             number of devices that is neither whole nor a fraction below 1.
     """
-    value = _number(name, amount)
-    scaled = value * UNIT
+    try:
+        scaled = _number(name, amount) * UNIT
+    except ArithmeticError:  # beyond what decimal can hold
+        raise DAGError(f"{name}={amount!r} is not a usable number") from None
+    if scaled > _LARGEST:
+        raise DAGError(f"{name}={amount!r} is more than any machine has")
     fixed = int(scaled.to_integral_value())
     if name == "memory":
         # A byte count need not be a multiple of 100 bytes; room is rounded up, never down.
         fixed = math.ceil(scaled)
-    elif scaled != fixed and abs(scaled - fixed) > Decimal("0.001"):
+    elif abs(scaled - fixed) > Decimal("0.001") or (scaled and not fixed):
         raise DAGError(f"{name}={amount!r} is finer than a ten-thousandth, the smallest amount there is")
     if name == "gpu" and fixed > UNIT and fixed % UNIT:
         raise DAGError(f"gpu={amount!r} must be a whole number of devices, or a fraction below 1")
@@ -61,7 +66,10 @@ def _number(name: str, amount: object) -> Decimal:
     if isinstance(amount, bool) or not isinstance(amount, (numbers.Real, Decimal)):
         raise DAGError(f"{name}={amount!r} is not a number")
     # repr() gives the shortest decimal that means this float: 0.1 is a tenth, not 0.1000000000000000055
-    value = Decimal(repr(float(amount))) if isinstance(amount, float) else Decimal(str(amount))
+    if isinstance(amount, numbers.Rational):
+        value = Decimal(int(amount.numerator)) / Decimal(int(amount.denominator))
+    else:
+        value = Decimal(repr(float(amount))) if isinstance(amount, float) else Decimal(str(amount))
     if not value.is_finite():
         raise DAGError(f"{name}={amount!r} is not a finite number")
     if value < 0:

@@ -1,0 +1,84 @@
+"""Payloads: what goes by value, what is shared, and that a cut file never gives a wrong value."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+
+from handoff_mpi.encoding import (
+    PICKLED,
+    PLAIN,
+    EncodingError,
+    decode,
+    decode_code,
+    decode_writable,
+    encode,
+    encode_code,
+    nbytes_of,
+    read_payload,
+    write_payload,
+)
+
+
+@pytest.mark.parametrize("value", [None, True, 3, -2.5, "text", b"bytes", (1, ("a", None)), 1 << 80, [1], {"a": {2}}])
+def test_round_trip(value):
+    assert decode(encode(value)) == value
+
+
+def test_small_immutables_travel_as_they_are():
+    assert encode((1, "a")) == (PLAIN, (1, "a"))
+    assert encode([1])[0] == PICKLED
+
+
+def test_each_consumer_gets_its_own_copy():
+    payload = encode({"a": [1]})
+    decode(payload)["a"].append(2)
+    assert decode(payload) == {"a": [1]}
+
+
+def test_large_arrays_are_shared_and_read_only():
+    array = np.arange(100_000.0)
+    payload = encode({"x": array})
+    assert nbytes_of(payload) > array.nbytes > len(payload[1])
+    seen = decode(payload)["x"]
+    assert np.shares_memory(seen, array)
+    with pytest.raises(ValueError, match="read-only"):
+        seen[0] = 1
+    own = decode_writable((*payload[:2], bytes(payload[2])))["x"]
+    own[0] = 7
+    assert array[0] == 0
+
+
+def test_arrays_with_gaps_arrive_whole():
+    array = np.arange(100_000).reshape(100, 1000)[::2, ::3]
+    assert np.array_equal(decode(encode(array)), array)
+
+
+def test_lambdas_and_closures_travel_by_value():
+    offset = 5
+    assert decode_code(encode_code(lambda x: x + offset))(2) == 7
+
+
+def test_what_cannot_be_pickled_is_named():
+    with pytest.raises(EncodingError, match=r"generator object .* cannot be pickled"):
+        encode(x for x in ())
+
+
+def test_what_cannot_be_loaded_is_an_error():
+    with pytest.raises(EncodingError, match="could not be loaded"):
+        decode_code(b"nonsense")
+
+
+@pytest.mark.parametrize("value", [7, "x" * 100, {"a": np.arange(5000)}], ids=["plain", "text", "array"])
+def test_a_value_file_cut_anywhere_is_refused(value):
+    file = io.BytesIO()
+    payload = encode(value)
+    assert write_payload(file.write, payload) == len(file.getvalue())
+    data = file.getvalue()
+    whole = decode(read_payload(data))
+    assert whole == value if not isinstance(value, dict) else np.array_equal(whole["a"], value["a"])
+    for end in [*range(min(len(data), 200)), len(data) - 1]:
+        with pytest.raises(EncodingError):
+            read_payload(data[:end])

@@ -19,6 +19,10 @@ from handoff_mpi.messages import OK, RAISED, UNPICKLABLE
 from handoff_mpi.resources.detection import usable_cpus
 from handoff_mpi.worker.context import TaskContext, enter
 
+#: What is reported of an error is cut to these many characters: it travels, and is printed through a launcher.
+_MESSAGE_CHARS = 4_000
+_TRACEBACK_CHARS = 40_000
+
 #: (kind, message, traceback)
 Error: TypeAlias = "tuple[str, str, str]"
 
@@ -110,7 +114,7 @@ class Caller:
         try:
             return Outcome(OK, encode(value), None, duration)
         except EncodingError as error:
-            return Outcome(RAISED, None, (UNPICKLABLE, f"its result {error}", ""), duration)
+            return Outcome(RAISED, None, (UNPICKLABLE, _shorten(f"its result {error}", _MESSAGE_CHARS), ""), duration)
 
     def _constant(self, number: int) -> Any:
         return decode(self._constants[number])
@@ -141,7 +145,13 @@ def describe(error: BaseException) -> Error:
         text = "".join(lines)
     except Exception:
         text = f"{kind}: {message}"
-    return kind, message, text
+    return kind, _shorten(message, _MESSAGE_CHARS), _shorten(text, _TRACEBACK_CHARS)
+
+
+def _shorten(text: str, most: int) -> str:
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]} [... {len(text) - most} characters left out ...] {text[len(text) - most // 2 :]}"
 
 
 class ThreadLimits:

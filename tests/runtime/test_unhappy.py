@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 
 import pytest
+
+from handoff_mpi import cli
+from handoff_mpi.launch import job as jobs
 
 PREAMBLE = "import os, sys, time, ctypes\nimport handoff_mpi\nfrom handoff_mpi import DAG, Function\ndag = DAG('d')\n"
 
@@ -57,6 +62,17 @@ def test_bad_input_ends_all_ranks(mpirun, tmp_path, case):
     assert ended.err.count(says) == 1
 
 
+@pytest.mark.parametrize("case", ["build fails", "missing ids", "fits nowhere", "unpicklable constant"])
+def test_bad_input_ends_what_was_launched(handoff, tmp_path, case):
+    text, code, says = BAD_INPUT[case]
+    (tmp_path / "dag.py").write_text(text)
+    ended = handoff("run", "-n", "3", "dag.py")
+    assert ended.rc == code, ended.err
+    assert ended.err.count(says) == 1
+    assert "Traceback" not in ended.err
+    assert "verdict" not in ended.err
+
+
 FLAGS = {
     "missing file": (["run", "nothing.py"], "does not exist"),
     "directory": (["run", "."], "is a directory"),
@@ -84,6 +100,44 @@ def test_nonsense_in_the_environment(handoff, tmp_path):
     ended = handoff("run", "ok.py", env={"HANDOFF_MAX_RETRIES": "some"})
     assert ended.rc == 2
     assert "HANDOFF_MAX_RETRIES='some'" in ended.err
+
+
+ENVIRONMENT = {
+    "HANDOFF_ALLOCATION_STRATEGY": "best",
+    "HANDOFF_CRASH_LIMIT": "0",
+    "HANDOFF_DRAIN": "-1",
+    "HANDOFF_ISOLATION": "prison",
+    "HANDOFF_MAX_CONCURRENCY": "0",
+    "HANDOFF_ON_FAILURE": "shrug",
+    "HANDOFF_PRICES": "cpu=dear",
+    "HANDOFF_RESOURCES": "license",
+    "HANDOFF_RUN_DIR": "/dev/null/run",
+    "HANDOFF_SILENCE_LIMIT": "never",
+    "HANDOFF_SLOTS": "2.5",
+}
+
+
+@pytest.mark.parametrize("name", ENVIRONMENT)
+def test_each_nonsense_variable_is_refused(monkeypatch, capsys, tmp_path, name):
+    (tmp_path / "ok.py").write_text(PREAMBLE + "dag.add_function(Function('a', (), abs, [-1]))\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(cli, "is_under_launcher", lambda: False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(jobs, "current", None)
+    monkeypatch.setenv(name, ENVIRONMENT[name])
+    assert cli.main(["run", "ok.py"]) == 2
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1
+    assert err.startswith("handoff: ")
+
+
+def test_a_flag_wins_over_the_environment(handoff, tmp_path):
+    (tmp_path / "ok.py").write_text(PREAMBLE + "dag.add_function(Function('a', (), abs, [-1]))\n")
+    env = {"HANDOFF_ALLOCATION_STRATEGY": "best", "HANDOFF_RUN_DIR": "from-environment"}
+    ended = handoff("run", "ok.py", "--allocation-strategy", "load_balanced", env=env)
+    assert ended.rc == 0, ended.err
+    assert json.loads((tmp_path / "from-environment" / "status.json").read_text())["exit_code"] == 0
 
 
 def test_n_inside_a_launcher_is_refused(mpirun, tmp_path):
@@ -157,3 +211,111 @@ def test_on_failure_stop(handoff, tmp_path):
     ended = handoff("run", "--on-failure", "stop", "f.py", "--", "raises", "twice")
     assert ended.rc == 1, ended.err
     assert status_of(tmp_path)["status"] == "stopped"
+
+
+ODD = PREAMBLE + """
+import signal, threading
+class Unpicklable(Exception):
+    def __init__(self, first, second): super().__init__(first); self.lock = threading.Lock()
+class Mute(Exception):
+    def __str__(self): raise RuntimeError("cannot say")
+class Broken:
+    def __reduce__(self): return int, ("x",)
+def carries_a_lock(): raise Unpicklable("with a lock", 2)
+def cannot_say(): raise Mute()
+def says_too_much(): raise ValueError("much " * 2_000_000)
+def interrupts(): raise KeyboardInterrupt
+def recurses(): return recurses()
+def exits_well(): sys.exit(0)
+def os_exits_well(): os._exit(0)
+def kills_itself(): os.kill(os.getpid(), signal.SIGKILL)
+def stands_still(): os.kill(os.getpid(), signal.SIGSTOP)
+def makes_a_broken_one(): return Broken()
+def build(args):
+    dag = DAG("odd")
+    for name in args:
+        limit = 1.0 if name == "stands_still" else None
+        dag.add_function(Function(name, (), globals()[name], timeout=limit, max_retries=0))
+        dag.add_function(Function("after " + name, [name], abs, max_retries=0))
+    return dag
+"""
+
+ODD_ENDS = {
+    "carries_a_lock": "Unpicklable: with a lock",
+    "cannot_say": "Mute: (its message cannot be shown)",
+    "says_too_much": "characters left out",
+    "interrupts": "KeyboardInterrupt",
+    "recurses": "RecursionError",
+    "exits_well": "sys.exit(0)",
+}
+ODD_ENDS_OF_PROCESSES = {
+    "os_exits_well": "ended with exit status 0",
+    "kills_itself": "SIGKILL",
+    "stands_still": "timeout of 1 s",
+}
+
+
+@pytest.mark.parametrize("isolation", ["rank", "process"])
+def test_odd_ends_of_functions(handoff, tmp_path, isolation):
+    (tmp_path / "odd.py").write_text(ODD)
+    ends = ODD_ENDS if isolation == "rank" else {**ODD_ENDS, **ODD_ENDS_OF_PROCESSES}
+    ended = handoff("run", "-n", "3", "--isolation", isolation, "odd.py", "--", *ends)
+    assert ended.rc == 1, ended.err[-2000:]
+    for name, says in ends.items():
+        (line,) = [line for line in ended.err.splitlines() if f"function '{name}' failed" in line]
+        assert says in line
+    status = status_of(tmp_path)
+    assert (status["failed"], status["skipped"], status["lost_ranks"]) == (len(ends), len(ends), {})
+
+
+def test_a_value_that_cannot_be_unpickled_fails_who_takes_it(handoff, tmp_path):
+    (tmp_path / "odd.py").write_text(ODD)
+    ended = handoff("run", "-n", "3", "odd.py", "--", "makes_a_broken_one")
+    assert ended.rc == 1, ended.err
+    assert "function 'after makes_a_broken_one' failed" in ended.err
+    assert "could not be unpickled" in ended.err
+
+
+def test_a_time_out_costs_a_child_and_not_a_rank(handoff, tmp_path):
+    (tmp_path / "f.py").write_text(FAILING)
+    ended = handoff("run", "-n", "3", "--isolation", "rank", "f.py", "--", "endless")
+    assert ended.rc == 1, ended.err
+    assert "timeout of 1 s" in ended.err
+    status = status_of(tmp_path)
+    assert (status["done"], status["failed"], status["skipped"]) == (1, 1, 1)
+    assert status["lost_ranks"] == {}
+
+
+KEEPING = PREAMBLE + """
+dag.add_function(Function("big", (), bytes, [1_000_000]))
+dag.add_function(Function("size", ["big"], len))
+"""
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_what_was_not_kept_says_how_to_keep_it(mpirun, tmp_path, ranks):
+    ending = """
+for keep in [], ["big"], "all":
+    results = handoff_mpi.execute(dag, keep=keep)
+    if results is not None:
+        try:
+            print("GOT", len(results["big"]), results["size"], flush=True)
+        except handoff_mpi.ValueUnavailable as error:
+            print("NOT", error, flush=True)
+"""
+    (tmp_path / "keeping.py").write_text(KEEPING + ending)
+    ended = mpirun(ranks, "keeping.py")
+    assert ended.rc == 0, ended.err
+    not_kept, kept, all_kept = [line for line in ended.out.splitlines() if line[:4] in ("GOT ", "NOT ")]
+    assert "'big'" in not_kept
+    assert "--keep big" in not_kept
+    assert kept == all_kept == "GOT 1000000 1000000"
+
+
+def test_the_exit_code_of_bare_mpirun_is_that_of_status_json(mpirun, tmp_path):
+    (tmp_path / "f.py").write_text(FAILING)
+    for names, code in (["twice"], 0), (["raises"], 1):
+        words = ["--run-dir", names[0], "f.py", "--", *names]
+        ended = mpirun(3, "-m", "handoff_mpi", "run", *words)
+        status = json.loads((tmp_path / names[0] / "status.json").read_text())
+        assert (ended.rc, status["exit_code"]) == (code, code), ended.err

@@ -276,15 +276,15 @@ class Job:
             clock() - started,
             scheduler.stopping,
             {each.rank: each.host for each in self.capabilities},
-            {rank: len(slots) for rank, slots in scheduler.slots.items()},
+            {rank: len(slots) for rank, slots in scheduler.slots.of_rank.items()},
             dict(recorder.lost),
         )
         results._records = recorder.records(scheduler)
         home = self._home
         results._payloads = {
-            plan.ids[task]: home.get((run, task)) for task in range(len(plan)) if scheduler.at_home[task]
+            plan.ids[task]: home.get((run, task)) for task in range(len(plan)) if scheduler.tasks.at_home[task]
         }
-        results._persisted = {plan.ids[task]: task for task in sorted(scheduler.persisted)}
+        results._persisted = {plan.ids[task]: task for task in sorted(scheduler.tasks.persisted)}
         return results
 
     def _close(self, loop: SchedulerLoop, results: Results, options: RunOptions, about: dict[str, Any]) -> Results:

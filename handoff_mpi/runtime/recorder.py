@@ -89,8 +89,7 @@ class Recorder:
 
     def transitions(self, scheduler: Scheduler) -> None:
         """Take in the scheduler's log of this turn."""
-        log, scheduler.log = scheduler.log, []
-        for task, _, cause, attempt, rank, detail in log:
+        for task, _, cause, attempt, rank, detail in scheduler.take_log():
             if task < 0:
                 self._rank_event(rank, *detail)
             elif cause == Cause.RETRY:

@@ -282,10 +282,10 @@ class SchedulerLoop:
 
     def _source(self, number: int, codec: Any) -> Any:
         scheduler = self.scheduler
-        if scheduler.at_home[number]:
+        if scheduler.tasks.at_home[number]:
             payload: Payload = self._home.get((self.settings.run, number))
             return (number, codec, payload, ())
-        return (number, codec, None, tuple(scheduler.holders.get(number, ())))
+        return (number, codec, None, tuple(scheduler.tasks.holders.get(number, ())))
 
     def _flush_to(self, rank: int) -> None:
         groups = self._outbox.pop(rank, None)

@@ -6,6 +6,8 @@ from handoff_mpi.scheduler.events import (
     Command,
     Dispatch,
     Event,
+    Examine,
+    Examined,
     Failure,
     Finished,
     Forget,
@@ -21,7 +23,8 @@ from handoff_mpi.scheduler.events import (
     Unfetched,
 )
 from handoff_mpi.scheduler.lifecycle import TRANSITIONS, Cause, State
-from handoff_mpi.scheduler.machine import Policy, Scheduler
+from handoff_mpi.scheduler.machine import Scheduler
+from handoff_mpi.scheduler.policy import Policy
 
 __all__ = [
     "TRANSITIONS",
@@ -31,6 +34,8 @@ __all__ = [
     "Command",
     "Dispatch",
     "Event",
+    "Examine",
+    "Examined",
     "Failure",
     "Finished",
     "Forget",

@@ -66,6 +66,15 @@ class RankLost:
 
 
 @dataclass(slots=True)
+class Examined:
+    """Someone looked at the process of a silent rank: it is gone, or it lives and is merely busy."""
+
+    rank: int
+    is_gone: bool
+    reason: str
+
+
+@dataclass(slots=True)
 class ResourcesUpdated:
     """A rank's own resources are other ones from now on."""
 
@@ -90,7 +99,17 @@ class StopRequested:
 
 
 Event: TypeAlias = (
-    Submitted | Closed | Finished | Returned | Unfetched | Heard | RankLost | ResourcesUpdated | Refused | StopRequested
+    Submitted
+    | Closed
+    | Finished
+    | Returned
+    | Unfetched
+    | Heard
+    | RankLost
+    | Examined
+    | ResourcesUpdated
+    | Refused
+    | StopRequested
 )
 
 
@@ -127,7 +146,14 @@ class Announce:
     rank: int
 
 
-Command: TypeAlias = Dispatch | Recall | Forget | Announce
+@dataclass(slots=True)
+class Examine:
+    """Have someone look at the process of a silent rank, from outside its interpreter."""
+
+    rank: int
+
+
+Command: TypeAlias = Dispatch | Recall | Forget | Announce | Examine
 
 
 @dataclass(slots=True)
@@ -146,5 +172,6 @@ class Failure:
     ranks: tuple[int, ...]
 
 
-#: One line of the transition log: (task, state, cause, attempt, rank or -1, detail).
+#: One line of the transition log: (task, state, cause, attempt, rank or -1, detail); for what happened to a rank
+#: or a claim, task, state and cause are -1 and detail is (what, more).
 Transition: TypeAlias = "tuple[int, int, int, int, int, Any]"

@@ -1,11 +1,14 @@
-"""Ready tasks, by cost class and priority."""
+"""Ready tasks: where the strategy finds them, by cost class and priority."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import Any
 
-from handoff_mpi.allocation import CostClass
+from handoff_mpi.allocation import CostClass, Ledger
+from handoff_mpi.dag import TaskSpec
+from handoff_mpi.resources import Amounts
 
 
 class ReadyQueue:
@@ -38,6 +41,161 @@ class ReadyQueue:
         return (-self.priority, self.tasks[0])
 
 
-def in_order(queues: Iterable[ReadyQueue]) -> list[ReadyQueue]:
-    """Return the queues that hold tasks, in the order in which they should be served."""
-    return sorted((queue for queue in queues if queue.tasks), key=ReadyQueue.order)
+class ReadyTasks:
+    """All ready tasks: queued by class, parked until their group has a rank, or deferred for a while.
+
+    Args:
+        ledger: makes the cost classes.
+        specs: the table of tasks, which grows while a run goes on.
+
+    Attributes:
+        avoid: task to a rank where it failed: it is offered others first.
+        bound: collocated group to the rank it is bound to.
+    """
+
+    def __init__(self, ledger: Ledger, specs: list[TaskSpec]) -> None:
+        self.avoid: dict[int, int] = {}
+        self.bound: dict[int, int] = {}
+        self._ledger = ledger
+        self._specs = specs
+        self._queues: dict[Any, ReadyQueue] = {}
+        self._simple: dict[tuple[int, int], ReadyQueue] = {}
+        self._need: dict[int, Amounts] = {}
+        self._leader: dict[int, int] = {}
+        self._parked: dict[int, list[int]] = {}
+        self._deferred: list[tuple[float, int]] = []
+
+    # -- in and out ---------------------------------------------------------------------------------
+
+    def put(self, task: int, first: bool = False) -> None:
+        """Put a task where the strategy finds it, at the end of its queue or at its head."""
+        spec = self._specs[task]
+        if spec.pin is None and spec.group is None and task not in self.avoid:
+            key = (id(spec.cost), spec.priority)
+            queue = self._simple.get(key)
+            if queue is None:
+                queue = self._simple[key] = self._queue(self._ledger.cost_class(spec.cost), spec.priority)
+        else:
+            found = self._queue_of_bound(task, spec)
+            if found is None:
+                return
+            queue = found
+        if first:
+            queue.tasks.appendleft(task)
+        else:
+            queue.tasks.append(task)
+
+    def remove(self, task: int) -> None:
+        """Take a task out of wherever it waits; rare, so it may search."""
+        for queue in self._queues.values():
+            if task in queue.tasks:
+                queue.tasks.remove(task)
+                break
+        for parked in self._parked.values():
+            if task in parked:
+                parked.remove(task)
+        self._deferred = [entry for entry in self._deferred if entry[1] != task]
+        group = self._specs[task].group
+        if group is not None and self._leader.get(group) == task:
+            self._next_leader(group)
+
+    def queues(self) -> list[ReadyQueue]:
+        """Return the queues that hold tasks, in the order in which they should be served."""
+        return sorted((queue for queue in self._queues.values() if queue.tasks), key=ReadyQueue.order)
+
+    def first_queue(self) -> ReadyQueue | None:
+        """Return the queue that should be served first, if any holds tasks."""
+        return min((queue for queue in self._queues.values() if queue.tasks), key=ReadyQueue.order, default=None)
+
+    def is_queued(self) -> bool:
+        """Whether the strategy could be offered a task now."""
+        return any(queue.tasks for queue in self._queues.values())
+
+    def everywhere(self) -> Iterator[int]:
+        """Yield all ready tasks, wherever they wait; for tests."""
+        for queue in self._queues.values():
+            yield from queue.tasks
+        for parked in self._parked.values():
+            yield from parked
+        yield from (task for _, task in self._deferred)
+
+    # -- later --------------------------------------------------------------------------------------
+
+    def defer(self, task: int, until: float) -> None:
+        """Offer ``task`` again at ``until``, not before."""
+        self._deferred.append((until, task))
+        self._deferred.sort()
+
+    def due(self, now: float) -> Iterator[int]:
+        """Take out and yield the deferred tasks whose time has come."""
+        while self._deferred and self._deferred[0][0] <= now:
+            yield self._deferred.pop(0)[1]
+
+    @property
+    def next_due(self) -> float | None:
+        """When the next deferred task is due, None if there is none."""
+        return self._deferred[0][0] if self._deferred else None
+
+    # -- collocated groups ----------------------------------------------------------------------------
+
+    def widen_group(self, spec: TaskSpec) -> None:
+        """The rank a collocated group is bound to must fit each of its members, one by one."""
+        assert spec.group is not None
+        need = self._need.setdefault(spec.group, {})
+        for name, amount in spec.cost.items():
+            need[name] = max(need.get(name, 0), amount)
+        if isinstance(spec.pin, int):
+            self.bound[spec.group] = spec.pin
+
+    def bind(self, task: int, rank: int) -> None:
+        """The first task of a collocated group to be placed binds the others to its rank."""
+        group = self._specs[task].group
+        if group is not None and group not in self.bound:
+            self.bound[group] = rank
+            self._next_leader(group)
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether groups wait for their first placement."""
+        return bool(self._leader)
+
+    def unbind(self, rank: int) -> None:
+        """Groups bound to a lost rank may be bound anew; their ready tasks queue up again."""
+        for group in [group for group, bound in self.bound.items() if bound == rank]:
+            del self.bound[group]
+        for queue in list(self._queues.values()):
+            if queue.cost.rank == rank and queue.tasks:
+                tasks = list(queue.tasks)
+                queue.tasks.clear()
+                for task in tasks:
+                    self.put(task)
+
+    def _next_leader(self, group: int) -> None:
+        self._leader.pop(group, None)
+        for task in self._parked.pop(group, []):
+            self.put(task)
+
+    def _queue(self, cost: CostClass, priority: int) -> ReadyQueue:
+        key = (cost.number, priority)
+        if key not in self._queues:
+            self._queues[key] = ReadyQueue(cost, priority)
+        return self._queues[key]
+
+    def _queue_of_bound(self, task: int, spec: TaskSpec) -> ReadyQueue | None:
+        """Return the queue of a task with wishes; None while its group waits for its first placement."""
+        rank = spec.pin if isinstance(spec.pin, int) else None
+        host = spec.pin if isinstance(spec.pin, str) else None
+        need = None
+        if spec.group is not None:
+            rank = self.bound.get(spec.group, rank)
+            need = self._need[spec.group]
+            if rank is None:
+                leader = self._leader.setdefault(spec.group, task)
+                if leader != task:
+                    self._parked.setdefault(spec.group, []).append(task)
+                    return None
+        avoid = None if rank is not None else self.avoid.get(task)
+        cost = self._ledger.cost_class(spec.cost, rank, host, avoid, need)
+        if avoid is not None and not self._ledger.could_fit(cost):
+            cost = self._ledger.cost_class(spec.cost, rank, host, None, need)
+        return self._queue(cost, spec.priority)

@@ -41,6 +41,8 @@ from handoff_mpi.scheduler import (
     Announce,
     Closed,
     Dispatch,
+    Examine,
+    Examined,
     Finished,
     Forget,
     Heard,
@@ -250,7 +252,8 @@ class SimulatedCluster:
 
     def _die(self, rank: int) -> None:
         self.ranks[rank].is_dead = True
-        self.at(self.now + self.dice.expovariate(10), ("noticed", rank))
+        if self.dice.random() < 0.7:  # MPI does not report every death
+            self.at(self.now + self.dice.expovariate(10), ("noticed", rank))
 
     def _noticed(self, rank: int) -> None:
         self._schedule([RankLost(rank, "it died")])
@@ -380,9 +383,22 @@ class SimulatedCluster:
                 for rank in self.ranks:
                     if rank != command.rank:
                         self.send(0, rank, (LOST, 1, command.rank))
-        scheduler.log.clear()
+            elif isinstance(command, Examine):
+                self._examine(command.rank)
+        scheduler.take_log()
         self._next = max(self.now + 1e-6, scheduler.next_wakeup())
         self.at(self._next, ("tick", 0, self._next))
+
+    def _examine(self, rank: int) -> None:
+        """A rank of the same host that can speak looks at the process of ``rank``; if there is none, nobody does."""
+        host = self.ledger.seats[rank].host
+        for other, state in self.ranks.items():
+            if self.ledger.seats[other].host == host and not state.is_dead and self.now >= state.silent_until:
+                self.at(self.now + self.dice.expovariate(100), ("examined", rank))
+                return
+
+    def _examined(self, rank: int) -> None:
+        self._schedule([Examined(rank, self.ranks[rank].is_dead, "its process is gone")])
 
     def _dispatch(self, command: Dispatch) -> None:
         scheduler = self.scheduler
@@ -394,8 +410,8 @@ class SimulatedCluster:
             flags |= ISOLATE if scheduler.is_isolated(task) else 0
             sources = tuple(
                 (each, None, (PLAIN, self.home[each]), ())
-                if scheduler.at_home[each]
-                else (each, None, None, tuple(scheduler.holders[each]))
+                if scheduler.tasks.at_home[each]
+                else (each, None, None, tuple(scheduler.tasks.holders[each]))
                 for each in spec.inputs
             )
             recipe = ((spec.code,), 0, None, ())
@@ -409,9 +425,9 @@ class SimulatedCluster:
         scheduler = self.scheduler
         for task, state in enumerate(scheduler.state):
             if state == State.DONE:
-                held = [self.home[task]] if scheduler.at_home[task] else [
+                held = [self.home[task]] if scheduler.tasks.at_home[task] else [
                     self.ranks[rank].values[task]
-                    for rank in scheduler.holders.get(task, ())
+                    for rank in scheduler.tasks.holders.get(task, ())
                     if task in self.ranks[rank].values
                 ]  # fmt: skip
                 assert all(value == serial[task] for value in held), f"task {task} has a wrong value"
@@ -434,26 +450,24 @@ def check(scheduler: Scheduler) -> None:
     """
     scheduler.ledger.check()
     state, specs = scheduler.state, scheduler.specs
-    flying = [task for slots in scheduler.slots.values() for slot in slots for task in slot.tasks]
+    flying = [task for slots in scheduler.slots.of_rank.values() for slot in slots for task in slot.tasks]
     assert len(flying) == len(set(flying)) == scheduler.in_flight
     assert set(flying) == {task for task in range(len(specs)) if state[task] == State.DISPATCHED}
-    claimed = sum(slot.claim is not None for slots in scheduler.slots.values() for slot in slots)
-    assert claimed == scheduler.claimed
+    claimed = sum(slot.claim is not None for slots in scheduler.slots.of_rank.values() for slot in slots)
+    assert claimed == scheduler.slots.claimed
     most = scheduler.policy.max_concurrency
     assert most is None or claimed <= most
-    assert all(slot.claim is not None for slots in scheduler.slots.values() for slot in slots if slot.tasks)
-    queued = [task for queue in scheduler._queues.values() for task in queue.tasks]
-    queued += [task for parked in scheduler._parked.values() for task in parked]
-    queued += [task for _, task in scheduler._deferred]
+    assert all(slot.claim is not None for slots in scheduler.slots.of_rank.values() for slot in slots if slot.tasks)
+    queued = list(scheduler.ready.everywhere())
     assert len(queued) == len(set(queued)), "a task is queued twice"
     assert set(queued) == {task for task in range(len(specs)) if state[task] == State.READY}
     final = (State.DONE, State.FAILED, State.SKIPPED)
-    assert scheduler.open == sum(each not in final for each in state)
+    assert scheduler.tasks.open == sum(each not in final for each in state)
     left = [0] * len(specs)
     for task, spec in enumerate(specs):
         for each in spec.inputs:
             left[each] += state[task] not in final
         if state[task] == State.WAITING:
-            missing = sum(not scheduler.is_available(each) for each in spec.inputs)
-            assert scheduler.missing[task] == missing > 0, f"task {task} waits for {missing} inputs"
-    assert left == scheduler.consumers_left
+            missing = sum(not scheduler.tasks.is_available(each) for each in spec.inputs)
+            assert scheduler.tasks.missing[task] == missing > 0, f"task {task} waits for {missing} inputs"
+    assert left == scheduler.tasks.consumers_left

@@ -1,0 +1,250 @@
+"""Release, allocate, dispatch: what the scheduler does once it has absorbed what happened.
+
+The strategy is asked once a turn, for queues of tasks that need the same. What it answers is claimed in the
+ledger and dispatched; further tasks of the class follow to the same slot and inherit its claim, so that short
+functions travel in batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from handoff_mpi.allocation import AllocationStrategy, Claim, ClusterView, CostClass, demand_and_supply
+from handoff_mpi.errors import AllocationError
+from handoff_mpi.resources.amounts import format_amounts
+from handoff_mpi.scheduler.events import Command, Dispatch, Recall
+from handoff_mpi.scheduler.lifecycle import Cause
+from handoff_mpi.scheduler.policy import Policy
+from handoff_mpi.scheduler.ready import ReadyQueue, ReadyTasks
+from handoff_mpi.scheduler.slots import Slot, SlotTable
+from handoff_mpi.scheduler.tasks import TaskTable
+
+#: A batch at a slot should last about this long: less wastes messages, more delays results.
+BATCH_S = 0.004
+#: Functions that take longer are sent one at a time: one that waits behind another could run elsewhere.
+LONG_S = 0.02
+
+
+class Placer:
+    """Brings ready tasks to slots.
+
+    Args:
+        view: what the strategy sees of the cluster.
+        strategy: decides which ready task goes where.
+        tasks, ready, slots: the scheduler's tables.
+        policy: the user's choices.
+
+    Attributes:
+        mean_s: seconds a call of each code takes, a moving mean.
+        recalled: tasks that were asked for again because slots were idle.
+        logs_claims: whether claims and their release go into the log.
+    """
+
+    def __init__(
+        self,
+        view: ClusterView,
+        strategy: AllocationStrategy,
+        tasks: TaskTable,
+        ready: ReadyTasks,
+        slots: SlotTable,
+        policy: Policy,
+    ) -> None:
+        self.mean_s: dict[int, float] = {}
+        self.recalled: set[int] = set()
+        self.logs_claims = False
+        self._view = view
+        self._ledger = view.ledger
+        self._strategy = strategy
+        self._inherits = bool(getattr(strategy, "inherits", False))
+        self._given_prices = dict(view.prices)
+        self._tasks = tasks
+        self._ready = ready
+        self._slots = slots
+        self._policy = policy
+        self._is_prepared = False
+        self._now = 0.0
+        self._commands: list[Command] = []
+
+    def take_commands(self) -> list[Command]:
+        """Return the commands of this turn."""
+        commands, self._commands = self._commands, []
+        return commands
+
+    def learn(self, task: int, duration: float) -> None:
+        """Note how long a call took: others of its code are taken to last alike."""
+        code = self._tasks.specs[task].code
+        mean = self.mean_s.get(code)
+        self.mean_s[code] = duration if mean is None else mean + 0.2 * (duration - mean)
+
+    def next_wakeup(self, now: float) -> float:
+        """Return when tasks that wait behind a long one should be asked for again."""
+        if self._ledger.idle_slots and self._slots.in_flight > self._slots.claimed:
+            return now + LONG_S
+        return float("inf")
+
+    # -- release --------------------------------------------------------------------------------------
+
+    def release(self, now: float, goes_on: bool) -> None:
+        """Slots whose calls ended go on with the next tasks of their class, or give their claim back."""
+        self._now = now
+        touched = self._slots.touched()
+        leader = self._ready.first_queue() if touched and goes_on else None
+        for slot in touched:
+            queue = slot.queue
+            if queue is None or slot.claim is None:
+                continue
+            if leader is not None and queue.tasks and self._may_inherit(queue, leader, slot.claim):
+                self._refill(slot, queue)
+            if not slot.tasks:
+                if self.logs_claims:
+                    self._log_claim(slot, "released")
+                self._slots.release(slot)
+
+    def _may_inherit(self, queue: ReadyQueue, leader: ReadyQueue, claim: Claim) -> bool:
+        """Whether a slot may go on without the strategy being asked: nobody with a better right waits."""
+        if not self._inherits:
+            return False
+        if any(pool.free < 0 for pool, _ in claim.bill):
+            return False  # the rank has less than it had when the claim was taken
+        return queue is leader or (queue.priority == leader.priority and leader.passed < self._patience())
+
+    def _patience(self) -> int:
+        return 16 + 4 * len(self._ledger.seats)
+
+    def _refill(self, slot: Slot, queue: ReadyQueue) -> None:
+        room = self._depth(queue[0]) - len(slot.tasks)
+        if room < len(slot.tasks):
+            return  # not worth a message yet
+        share = -(-len(queue) // max(1, queue.slots))
+        count = min(max(room, 0 if slot.tasks else 1), share)
+        if count > 0:
+            self._send(slot, [queue.tasks.popleft() for _ in range(count)], None)
+
+    def _depth(self, task: int) -> int:
+        """Return how many tasks like this one should be in flight at a slot."""
+        mean = self.mean_s.get(self._tasks.specs[task].code)
+        if mean is None or mean > LONG_S:
+            return 1
+        return min(self._policy.window, 2 + int(BATCH_S / max(mean, 1e-6)))
+
+    # -- allocate -------------------------------------------------------------------------------------
+
+    def allocate(self, now: float) -> None:
+        """Ask the strategy where ready tasks should go, and send them there.
+
+        Raises:
+            AllocationError: the strategy failed, or placed a task where it does not fit.
+        """
+        self._now = now
+        if not self._ledger.idle_slots or not self._may_start_more():
+            return
+        ready = self._ready.queues()
+        if not ready:
+            return
+        if not self._is_prepared:
+            self._prepare()
+        ready = ready[: self._most_served(ready)]
+        placed = 0
+        queue = ready[0]
+        for task, rank in self._placements(ready):
+            if not queue.tasks or queue.tasks[0] != task:
+                queue = self._queue_led_by(task, ready)
+            self._place(rank, queue)
+            placed += 1
+            if not self._may_start_more():
+                break
+        for queue in ready:
+            if queue.tasks:
+                queue.passed += placed
+
+    def _placements(self, ready: list[ReadyQueue]) -> Iterator[tuple[int, int]]:
+        """Ask the strategy; whatever it raises is reported as its own."""
+        try:
+            yield from self._strategy.allocate(ready, self._view)
+        except Exception as error:
+            name = type(self._strategy).__name__
+            raise AllocationError(f"the strategy {name} failed: {type(error).__name__}: {error}") from error
+
+    def _queue_led_by(self, task: int, ready: list[ReadyQueue]) -> ReadyQueue:
+        for queue in ready:
+            if queue.tasks and queue.tasks[0] == task:
+                return queue
+        name = type(self._strategy).__name__
+        raise AllocationError(f"the strategy {name} placed {task!r}, which is not the next task of any group")
+
+    def _most_served(self, ready: list[ReadyQueue]) -> int:
+        """A queue that was passed over too often is the last to be served: nobody younger overtakes it more."""
+        patience = self._patience()
+        for position, queue in enumerate(ready):
+            if queue.passed >= patience:
+                return position + 1
+        return len(ready)
+
+    def _prepare(self) -> None:
+        self._is_prepared = True
+        costs = ((spec.cost, 1.0) for spec in self._tasks.specs)
+        self._view.prices = {**demand_and_supply(costs, self._ledger), **self._given_prices}
+        prepare = getattr(self._strategy, "prepare", None)
+        if prepare is not None:
+            prepare(self._view)
+
+    def _may_start_more(self) -> bool:
+        most = self._policy.max_concurrency
+        return most is None or self._slots.claimed < most
+
+    # -- dispatch -------------------------------------------------------------------------------------
+
+    def _place(self, rank: int, queue: ReadyQueue) -> None:
+        slot = self._slots.claim(queue, rank)
+        task = queue.tasks.popleft()
+        queue.passed = 0
+        self._send(slot, [task], slot.claim)
+        if self.logs_claims:
+            self._log_claim(slot, "claimed")
+
+    def _send(self, slot: Slot, tasks: list[int], claim: Claim | None) -> None:
+        table = self._tasks
+        self._slots.send_off(slot, tasks, self._now)
+        sent = []
+        for task in tasks:
+            table.attempts[task] += 1
+            table.move(task, Cause.PLACED, slot.rank)
+            sent.append((task, table.attempts[task]))
+        self._commands.append(Dispatch(slot.rank, slot.number, claim, sent))
+        if self._ready.has_groups:
+            for task in tasks:
+                self._ready.bind(task, slot.rank)
+
+    def _log_claim(self, slot: Slot, what: str) -> None:
+        assert slot.claim is not None
+        first = slot.tasks[0] if slot.tasks else -1
+        self._tasks.log.append((-1, -1, -1, 0, slot.rank, (what, (first, slot.claim.cost.cost))))
+
+    # -- recall ---------------------------------------------------------------------------------------
+
+    def recall_for_idle(self, now: float) -> None:
+        """Tasks that wait behind a long one are asked for again when a slot is idle."""
+        if self._slots.in_flight <= self._slots.claimed or not self._ledger.idle_slots or self._ready.is_queued():
+            return
+        for rank, slots in self._slots.of_rank.items():
+            tasks = [
+                (task, self._tasks.attempts[task])
+                for slot in slots
+                if len(slot.tasks) > 1 and now - slot.since >= LONG_S
+                for task in list(slot.tasks)[1:]
+                if task not in self.recalled
+            ]
+            if tasks:
+                self.recalled.update(task for task, _ in tasks)
+                self._commands.append(Recall(rank, tasks))
+
+    def why_no_room(self, cost: CostClass) -> str:
+        """Say why tasks of this class can be placed nowhere although nothing runs."""
+        needs = format_amounts(cost.need)
+        if self._ledger.could_fit(cost):
+            return f"the strategy {type(self._strategy).__name__} places it nowhere, although it would fit ({needs})"
+        if cost.rank is not None:
+            return f"it is bound to rank {cost.rank}, which is lost or cannot hold what it needs ({needs})"
+        if cost.host is not None:
+            return f"it is bound to host {cost.host}, where no rank that is left can hold what it needs ({needs})"
+        return f"no rank that is left can hold what it needs ({needs})"

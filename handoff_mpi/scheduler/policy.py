@@ -1,0 +1,29 @@
+"""What the user chose for a run, as far as the scheduler must know it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Most tasks in flight at a slot.
+LARGEST_BATCH = 128
+
+
+@dataclass(slots=True)
+class Policy:
+    """What the user chose for a run.
+
+    Attributes:
+        max_retries: tries after an exception or a time-out, for functions that do not say.
+        crash_limit: deaths of its process after which a function is failed.
+        stop_on_failure: dispatch nothing more once a function failed.
+        max_concurrency: most calls at once, or None.
+        silence_limit_s: seconds without a sign of life after which a rank's work is reassigned.
+        window: most tasks in flight at a slot.
+    """
+
+    max_retries: int = 3
+    crash_limit: int = 3
+    stop_on_failure: bool = False
+    max_concurrency: int | None = None
+    silence_limit_s: float = 300.0
+    window: int = LARGEST_BATCH

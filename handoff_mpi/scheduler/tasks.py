@@ -1,0 +1,232 @@
+"""The table of tasks: where each stands, whose values it waits for, and who holds its own.
+
+Readiness is counted, never searched for: a task has a number of missing inputs, and becomes ready when it
+falls to nought. Every change of state goes through :meth:`TaskTable.move`, and so into the transition log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from handoff_mpi.dag import TaskSpec
+from handoff_mpi.messages import Entry
+from handoff_mpi.scheduler.events import Failure, Transition
+from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, FAILED, READY, SKIPPED, TABLE, WAITING, Cause, State
+from handoff_mpi.scheduler.ready import ReadyTasks
+
+
+class TaskTable:
+    """What is known of each task, by number.
+
+    Args:
+        ready: where tasks go that have become ready.
+        specs: filled by :meth:`add`.
+
+    Attributes:
+        state: a :class:`State` for each.
+        attempts: how often each was dispatched; the number of its current attempt.
+        missing: how many inputs each still waits for.
+        children: who takes its value.
+        consumers_left: how many of those have not ended yet.
+        at_home: whether the value rests at rank 0.
+        holders: ranks that hold a value that did not come home.
+        nbytes: the size of such a value.
+        persisted: tasks whose value lies in a file.
+        failures: why tasks failed for good.
+        ran_on: the ranks of a task's attempts that failed, in order.
+        forgettable: rank to values there that nobody needs any more; whoever tells the ranks empties it.
+        open: how many have not ended.
+        log: the transitions since it was last emptied.
+    """
+
+    def __init__(self, ready: ReadyTasks, specs: list[TaskSpec]) -> None:
+        self.specs = specs
+        self.state = bytearray()
+        self.attempts: list[int] = []
+        self.missing: list[int] = []
+        self.children: list[list[int]] = []
+        self.consumers_left: list[int] = []
+        self.at_home = bytearray()
+        self.holders: dict[int, list[int]] = {}
+        self.nbytes: dict[int, int] = {}
+        self.persisted: set[int] = set()
+        self.failures: dict[int, Failure] = {}
+        self.ran_on: dict[int, list[int]] = {}
+        self.forgettable: dict[int, list[int]] = {}
+        self.open = 0
+        self.log: list[Transition] = []
+        self._ready = ready
+
+    # -- what is known --------------------------------------------------------------------------------
+
+    def is_available(self, task: int) -> bool:
+        """Whether the value of ``task`` can be had: it is done, and someone holds it."""
+        return self.state[task] == DONE and bool(
+            self.at_home[task] or self.holders.get(task) or task in self.persisted
+        )
+
+    def is_current(self, task: int, attempt: int) -> bool:
+        """Whether a report of this attempt still counts."""
+        return self.state[task] == DISPATCHED and self.attempts[task] == attempt
+
+    def lost_inputs(self, task: int) -> list[int]:
+        """Return the inputs of ``task`` that are not to be had (any more, or yet)."""
+        return [each for each in self.specs[task].inputs if not self.is_available(each)]
+
+    # -- changes of state -----------------------------------------------------------------------------
+
+    def move(self, task: int, cause: Cause, rank: int = -1, detail: Any = None) -> None:
+        """Change a task's state as the table of the lifecycle says.
+
+        Raises:
+            AssertionError: the table knows no such change; the message tells the task's story.
+        """
+        then = TABLE[self.state[task]][cause]
+        if then < 0:
+            raise AssertionError(
+                f"task {task} cannot go on from {State(self.state[task]).name} by {cause.name}: "
+                f"attempt {self.attempts[task]}, rank {rank}, ran on {self.ran_on.get(task)}, {detail}"
+            )
+        self.state[task] = then
+        self.log.append((task, then, cause, self.attempts[task], rank, detail))
+
+    def add(self, specs: Sequence[TaskSpec]) -> None:
+        """Take in tasks; their numbers follow those there already."""
+        first, count = len(self.specs), len(specs)
+        self.specs += specs
+        self.state.extend(bytes(count))
+        self.at_home.extend(bytes(count))
+        self.attempts += [0] * count
+        self.consumers_left += [0] * count
+        self.children += [[] for _ in range(count)]
+        self.missing += [0] * count
+        self.open += count
+        new = range(first, first + count)
+        for task in new:
+            spec = self.specs[task]
+            if spec.group is not None:
+                self._ready.widen_group(spec)
+            for each in spec.inputs:
+                self.children[each].append(task)
+                self.consumers_left[each] += 1
+        for task in new:
+            self.ready_or_waiting(task)
+        self.skip([task for task in new if self._has_failed_input(task)])
+        if first:  # what nobody needed any more may be needed again
+            wanted = dict.fromkeys(each for spec in specs for each in spec.inputs if each < first)
+            self.recompute([each for each in wanted if self.state[each] == DONE and not self.is_available(each)])
+
+    def ready_or_waiting(self, task: int) -> None:
+        """Count what a WAITING task waits for, and make it ready if that is nothing."""
+        self.missing[task] = sum(not self.is_available(each) for each in self.specs[task].inputs)
+        if not self.missing[task] and self.state[task] == WAITING:
+            self.move(task, Cause.INPUTS_DONE)
+            self._ready.put(task)
+
+    def done(self, task: int, entry: Entry, rank: int) -> None:
+        """A dispatched task ended well: its children may be ready now."""
+        self.move(task, Cause.OK, rank)
+        self.open -= 1
+        if entry[3] is not None:
+            self.at_home[task] = 1
+        else:
+            self.holders[task] = [rank]
+            self.nbytes[task] = abs(entry[4])
+            if entry[4] < 0:
+                self.persisted.add(task)
+        state, missing = self.state, self.missing
+        for child in self.children[task]:
+            if state[child] == WAITING:
+                missing[child] -= 1
+                if not missing[child]:
+                    self.move(child, Cause.INPUTS_DONE)
+                    self._ready.put(child)
+        self._close_inputs(task, rank)
+
+    def _close_inputs(self, task: int, rank: int = -1) -> None:
+        """``task`` needs its inputs no more; ``rank`` has copies of those it fetched."""
+        for each in self.specs[task].inputs:
+            self.consumers_left[each] -= 1
+            if self.at_home[each]:
+                continue
+            holders = self.holders.get(each)
+            if holders is None:
+                continue
+            if rank >= 0 and rank not in holders and not self.specs[each].stays:
+                holders.append(rank)
+            if not self.consumers_left[each] and not self.specs[each].keep:
+                for holder in self.holders.pop(each):
+                    self.forgettable.setdefault(holder, []).append(each)
+
+    def fail(self, task: int, cause: Cause, rank: int, kind: str, message: str, traceback: str = "") -> None:
+        """A task has failed for good; so have all that depend on it."""
+        ranks = tuple(self.ran_on.get(task, ()))
+        self.failures[task] = Failure(kind, message, traceback, self.attempts[task], ranks)
+        self.move(task, cause, rank, (kind, message))
+        self.open -= 1
+        self._close_inputs(task)
+        self.skip([child for child in self.children[task] if self.state[child] in (WAITING, READY)])
+
+    def skip(self, tasks: list[int]) -> None:
+        """Skip ``tasks``, and all that depend on them."""
+        for task in tasks:
+            if self.state[task] not in (WAITING, READY):
+                continue
+            if self.state[task] == READY:
+                self._ready.remove(task)
+            self.move(task, Cause.INPUT_FAILED)
+            self.open -= 1
+            self._close_inputs(task)
+            tasks.extend(self.children[task])
+
+    def _has_failed_input(self, task: int) -> bool:
+        return any(self.state[each] in (FAILED, SKIPPED) for each in self.specs[task].inputs)
+
+    def requeue(self, task: int) -> None:
+        """A READY task came back from a rank: it is the next of its queue, unless an input got lost meanwhile."""
+        lost = self.lost_inputs(task)
+        if not lost:
+            self._ready.put(task, first=True)
+            return
+        self.move(task, Cause.INPUT_LOST)
+        self.missing[task] = len(lost)
+        self.recompute(lost)
+
+    # -- lost values ----------------------------------------------------------------------------------
+
+    def lose_value(self, task: int, ranks: Sequence[int]) -> None:
+        """``ranks`` do not hold the value of ``task`` any more; if nobody does and it is wanted, it is made again."""
+        if self.at_home[task]:
+            return
+        left = [holder for holder in self.holders.pop(task, ()) if holder not in ranks]
+        if left:
+            self.holders[task] = left
+        if left or task in self.persisted:
+            return
+        if self.state[task] == DONE and (self.consumers_left[task] or self.specs[task].keep):
+            for child in self.children[task]:
+                if self.state[child] == READY:
+                    self._ready.remove(child)
+                    self.move(child, Cause.INPUT_LOST)
+                if self.state[child] == WAITING:
+                    self.missing[child] = len(self.lost_inputs(child))
+            self.recompute([task])
+
+    def recompute(self, tasks: list[int]) -> None:
+        """Make ``tasks``' lost values again, and what they need for it that is gone as well."""
+        for task in tasks:
+            if self.state[task] != DONE or self.is_available(task):
+                continue
+            self.move(task, Cause.VALUE_LOST)
+            self.open += 1
+            for each in self.specs[task].inputs:
+                self.consumers_left[each] += 1
+                if self.state[each] == DONE and not self.is_available(each):
+                    tasks.append(each)
+        for task in tasks:
+            if self.state[task] == WAITING:
+                if self._has_failed_input(task):
+                    self.skip([task])
+                else:
+                    self.ready_or_waiting(task)

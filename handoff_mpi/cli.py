@@ -12,10 +12,11 @@ from typing import Any
 from handoff_mpi.api import is_under_launcher
 from handoff_mpi.errors import EXIT_DONE, EXIT_FAILED, DAGFailed, HandoffError, UsageError
 from handoff_mpi.launch import job as jobs
+from handoff_mpi.launch.admission import describe_fit
 from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.loading import load_dag_file
-from handoff_mpi.launch.run_dir import make_run_dir
 from handoff_mpi.launch.supervisor import supervise
+from handoff_mpi.results.run_dir import make_run_dir
 from handoff_mpi.runtime.options import ISOLATIONS, ON_FAILURE, RESULTS_ON, RunOptions
 
 _PREFIX = "HANDOFF_"
@@ -246,7 +247,7 @@ def _check(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
         file = load_dag_file(given.target, args)
         if file.setup is not None:
             job.run_setup(file.setup)
-        print(jobs.describe_fit(job, file.build(), options), flush=True)
+        print(describe_fit(job.ledger(options), file.build(), options), flush=True)
     except HandoffError as error:
         print(f"handoff: {error}", file=sys.stderr, flush=True)
         code = error.exit_code

@@ -7,15 +7,20 @@ A payload is a tuple whose first item says what follows:
   large arrays out of band, so that it is neither copied here nor limited to 2 GiB.
 
 Functions and classes of ``__main__``, of ``dag.py`` and lambdas go by value (cloudpickle); everything else
-goes by the C pickler. Decoding makes a fresh object each time, so that no consumer sees what another did to
-its inputs; the memory of out-of-band arrays is shared instead, and read-only for that reason.
+goes by the C pickler. What comes from ``dag.py`` finds its globals in one namespace of each process, as in a
+module: what ``setup(rank)`` puts there, other functions see.
+
+Decoding makes a fresh object each time, so that no consumer sees what another did to its inputs; the memory of
+out-of-band arrays is shared instead, and read-only for that reason.
 """
 
 from __future__ import annotations
 
+import io
 import pickle
 import struct
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -37,6 +42,9 @@ _MAGIC = b"HMPV1\n"
 
 # Modules whose contents other processes cannot import; their names, as they appear inside a pickle.
 _by_value: set[bytes] = {b"__main__", b"__mp_main__"}
+_carried: list[ModuleType] = []
+_namespaces: dict[str, dict[str, Any]] = {}
+_loading = threading.local()
 
 
 class EncodingError(HandoffError):
@@ -47,6 +55,17 @@ def carry_by_value(module: ModuleType) -> None:
     """Make functions and classes of ``module`` travel by value: no other process can import it."""
     cloudpickle.register_pickle_by_value(module)
     _by_value.add(module.__name__.encode())
+    _carried.append(module)
+
+
+def namespace(name: str) -> dict[str, Any]:
+    """Return the globals that functions of a module that travels by value share in this process."""
+    known = _namespaces.get(name)
+    if known is None:
+        return _namespaces.setdefault(name, {"__name__": name})
+    # Whatever the pickle brings along for it must not overwrite what it holds by now.
+    _loading.before.append((known, dict(known)))
+    return known
 
 
 def encode(value: Any) -> Payload:
@@ -83,7 +102,7 @@ def decode(payload: Payload) -> Any:
     if payload[0] == PLAIN:
         return payload[1]
     try:
-        return pickle.loads(payload[1], buffers=[memoryview(part).toreadonly() for part in payload[2:]])
+        return _loads(payload[1], [memoryview(part).toreadonly() for part in payload[2:]])
     except Exception as error:
         raise EncodingError(f"a value could not be unpickled: {_describe(error)}") from error
 
@@ -94,7 +113,7 @@ def decode_writable(payload: Payload) -> Any:
         return payload[1]
     buffers = [part if not memoryview(part).readonly else bytearray(part) for part in payload[2:]]
     try:
-        return pickle.loads(payload[1], buffers=buffers)
+        return _loads(payload[1], buffers)
     except Exception as error:
         raise EncodingError(f"a value could not be unpickled: {_describe(error)}") from error
 
@@ -123,7 +142,7 @@ def decode_code(blob: bytes) -> Callable[..., Any]:
         EncodingError: it cannot be loaded here (a module it imports is missing, say).
     """
     try:
-        code = pickle.loads(blob)
+        code = _loads(blob)
     except Exception as error:
         raise EncodingError(f"the function could not be loaded on this rank: {_describe(error)}") from error
     if not callable(code):
@@ -197,10 +216,38 @@ def _dumps(value: Any, collector: _Collector | None) -> bytes:
     if collector is not None:
         collector.buffers.clear()
     try:
-        blob: bytes = cloudpickle.dumps(value, protocol=5, buffer_callback=collector)
+        with io.BytesIO() as file:
+            _ByValuePickler(file, collector).dump(value)
+            return file.getvalue()
     except Exception as error:
         raise EncodingError(f"{_shown(value)} cannot be pickled: {_describe(error)}") from error
-    return blob
+
+
+class _ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Cloudpickle, but the globals of carried modules travel by name: see :func:`namespace`."""
+
+    def __init__(self, file: io.BytesIO, collector: _Collector | None) -> None:
+        super().__init__(file, protocol=5, buffer_callback=collector)
+        # Where cloudpickle keeps, by identity, what stands for a function's globals in a pickle.
+        self.globals_ref.update((id(vars(module)), _Globals(__name__=module.__name__)) for module in _carried)
+
+
+class _Globals(dict[str, Any]):
+    """Stands for a carried module's globals in a pickle."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return namespace, (self["__name__"],)
+
+
+def _loads(blob: bytes, buffers: Iterable[Any] = ()) -> Any:
+    outer = getattr(_loading, "before", None)
+    _loading.before = []
+    try:
+        return pickle.loads(blob, buffers=buffers)
+    finally:
+        for known, before in reversed(_loading.before):
+            known.update(before)
+        _loading.before = outer
 
 
 def _shown(value: Any) -> str:

@@ -24,6 +24,7 @@ FINISHED = "finished"  # (FINISHED, run, [entry])
 RETURNED = "returned"  # (RETURNED, run, [(task, attempt)])
 UNFETCHED = "unfetched"  # (UNFETCHED, run, task, attempt, [(input, ranks asked)])
 ALIVE = "alive"  # (ALIVE, run, [(task, attempt, started)]): heartbeat, with the calls that run longest
+TRANSFERRED = "transferred"  # (TRANSFERRED, run, [(task, source, nbytes, duration)]): inputs that were fetched
 UPDATE = "update"  # (UPDATE, run, rank, resources)
 BYE = "bye"  # (BYE, run): the rank has left the run
 

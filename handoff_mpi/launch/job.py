@@ -9,24 +9,24 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Hashable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from handoff_mpi import telemetry
-from handoff_mpi.allocation import AllocationStrategy, Ledger
+from handoff_mpi.allocation import Ledger
 from handoff_mpi.comm import Envelope, MemoryNetwork, RankGone
 from handoff_mpi.dag import DAG, Plan
 from handoff_mpi.encoding import PICKLED, decode_code, encode_code
-from handoff_mpi.errors import DAGError, DAGFailed, FitsNowhere, JoinError, UsageError
-from handoff_mpi.launch.run_dir import make_run_dir, write_status
+from handoff_mpi.errors import DAGFailed, JoinError, UsageError
+from handoff_mpi.launch.admission import find_strategy, refuse_what_fits_nowhere
 from handoff_mpi.messages import BYE, LEAVE, START
 from handoff_mpi.resources import Amounts, Capability, parse_resources
-from handoff_mpi.resources.amounts import UNIT, format_amounts
+from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.resources.detection import detect
 from handoff_mpi.results import Results
 from handoff_mpi.results.results import FunctionError
-from handoff_mpi.results.store import MemoryStore, ResultStore
+from handoff_mpi.results.run_dir import make_run_dir, write_status
+from handoff_mpi.results.store import DirectoryStore, MemoryStore, ResultStore
 from handoff_mpi.runtime import worker_loop
 from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.runtime.pace import Pace, clock
@@ -76,6 +76,7 @@ class Job:
         self.drain_s: float | None = None
         self._runs = 0
         self._gone: set[int] = set()
+        self._setup: bytes | None = None
 
     @property
     def rank(self) -> int:
@@ -93,7 +94,7 @@ class Job:
         Raises:
             UsageError: it failed on a rank, or returned what cannot be registered.
         """
-        blob = encode_code(setup)
+        blob = self._setup = encode_code(setup)
         others = [rank for rank in range(1, self.size) if rank not in self._gone]
         for rank in others:
             self.transport.send(rank, (SETUP, 0, blob, sys.path))
@@ -180,7 +181,7 @@ class Job:
         telemetry.execute(events.DAG_START, {"system_time": started}, {"dag_id": dag.id, "functions": len(plan)})
         for each in self.capabilities:
             about_rank = {"node": each.rank, "host": each.host, "capabilities": each.offered()}
-            telemetry.execute(events.RANK_JOINED, {}, about_rank)
+            telemetry.execute(events.RANK_JOINED, {"system_time": clock()}, about_rank)
         results: Results | None = None
         try:
             worker_loop.set_active(loop)
@@ -218,6 +219,8 @@ class Job:
                 str(run_dir),
                 blob,
                 list(sys.path),
+                self._setup,
+                telemetry.has_handlers(events.TRANSFER_STOP),
             )
             if rank == 0:
                 shell = WorkerShell(self.transport, setup)
@@ -227,7 +230,8 @@ class Job:
         home: ResultStore = MemoryStore() if factory is None else factory(0)
         drain = options.drain if self.drain_s is None else self.drain_s
         settings = LoopSettings(run, self._runs, workers, drain, options.resource_tracker)
-        loop = SchedulerLoop(self.transport, scheduler, plan, recorder, home, settings, shell)
+        kept = DirectoryStore(run_dir / "values")
+        loop = SchedulerLoop(self.transport, scheduler, plan, recorder, home, kept, settings, shell)
         self._home = home
 
         def reason() -> str:
@@ -414,73 +418,6 @@ def _register_with_tracker(tracker: Any, capabilities: list[Capability]) -> None
         tracker.register(each.rank, each.offered())
 
 
-def find_strategy(wanted: Any, prices: Any = None) -> AllocationStrategy:
-    """Return the strategy of that name, or the object itself.
-
-    Raises:
-        UsageError: there is no strategy of that name, or the object has no ``allocate``.
-    """
-    if not isinstance(wanted, str):
-        made = wanted() if isinstance(wanted, type) else wanted
-        if not isinstance(made, AllocationStrategy):
-            raise UsageError(f"allocation_strategy={wanted!r} has no allocate(ready, view)")
-        return made
-    from handoff_mpi import allocation
-
-    known: dict[str, Any] = {
-        "first_available": allocation.FirstAvailable,
-        "load_balanced": allocation.LoadBalanced,
-        "cost_optimized": allocation.CostOptimized,
-    }
-    if wanted in known:
-        strategy = known[wanted]
-        return strategy(dict(prices or {})) if strategy is allocation.CostOptimized else strategy()
-    points = {point.name: point for point in metadata.entry_points(group="handoff_mpi.strategies")}
-    if wanted not in points:
-        names = ", ".join(sorted({*known, *points}))
-        raise UsageError(f"there is no allocation strategy {wanted!r}; there are {names}")
-    try:
-        found = points[wanted].load()
-    except Exception as error:
-        raise UsageError(f"the allocation strategy {wanted!r} cannot be loaded: {error}") from error
-    return find_strategy(found, prices)
-
-
-def refuse_what_fits_nowhere(plan: Plan, ledger: Ledger) -> None:
-    """Refuse pins to ranks and hosts that are not there, and functions that fit nowhere even alone.
-
-    Raises:
-        DAGError: pins name what is not there.
-        FitsNowhere: naming the functions and the best host.
-    """
-    hosts = {seat.host for seat in ledger.seats.values()}
-    pins, misfits = [], []
-    verdicts: dict[Any, bool] = {}
-    for task, spec in enumerate(plan.specs):
-        if isinstance(spec.pin, int) and spec.pin not in ledger.seats:
-            ranks = ", ".join(map(str, ledger.seats))
-            pins.append(f"function {plan.ids[task]!r} is pinned to rank {spec.pin}, but only {ranks} compute")
-            continue
-        if isinstance(spec.pin, str) and spec.pin not in hosts:
-            names = ", ".join(sorted(hosts))
-            pins.append(f"function {plan.ids[task]!r} is pinned to host {spec.pin!r}; there are {names}")
-            continue
-        key = (id(spec.cost), spec.pin)
-        if key not in verdicts:
-            rank = spec.pin if isinstance(spec.pin, int) else None
-            host = spec.pin if isinstance(spec.pin, str) else None
-            verdicts[key] = ledger.could_fit(ledger.cost_class(spec.cost, rank, host))
-        if not verdicts[key]:
-            misfits.append(f"{plan.ids[task]!r} needs {format_amounts(spec.cost)}")
-    if pins:
-        raise DAGError(pins)
-    if misfits:
-        more = f" and {len(misfits) - 5} more" if len(misfits) > 5 else ""
-        raise FitsNowhere(
-            f"{'; '.join(misfits[:5])}{more}: no host offers that, even alone; the largest offers {ledger.largest()}"
-        )
-
-
 def _show_failure(plan: Plan, hosts: dict[int, str], task: int, failure: Any) -> None:
     where = f" on rank {failure.ranks[-1]} ({hosts.get(failure.ranks[-1], '?')})" if failure.ranks else ""
     print(
@@ -514,28 +451,3 @@ def end_worker(error: BaseException) -> None:
     mpi.abort(70)
     time.sleep(5)
     os._exit(70)
-
-
-def describe_fit(job: Job, dag: DAG, options: RunOptions) -> str:
-    """Return what ``check`` prints: each cost of the DAG, how many functions have it, and where it fits.
-
-    Raises:
-        DAGError, UsageError, FitsNowhere: the DAG cannot be run on this job.
-    """
-    dag.validate()
-    plan = Plan(options.keep)
-    plan.add(dag)
-    ledger = job.ledger(options)
-    find_strategy(options.allocation_strategy, options.prices)
-    refuse_what_fits_nowhere(plan, ledger)
-    counts: dict[int, int] = {}
-    for spec in plan.specs:
-        number = ledger.cost_class(spec.cost).number
-        counts[number] = counts.get(number, 0) + 1
-    lines = [f"DAG {dag.id!r}: {len(plan)} functions are valid"]
-    for number, count in counts.items():
-        cost = ledger.classes[number]
-        ranks = [rank for rank, seat in sorted(ledger.seats.items()) if ledger.could_hold(cost, seat)]
-        shown = ", ".join(map(str, ranks[:16])) + (", ..." if len(ranks) > 16 else "")
-        lines.append(f"  {count} with {format_amounts(cost.cost)}: fit on ranks {shown}")
-    return "\n".join(lines)

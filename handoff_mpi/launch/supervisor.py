@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from handoff_mpi.errors import EXIT_FAILED, EXIT_STOPPED, UsageError
-from handoff_mpi.launch.run_dir import read_status
+from handoff_mpi.results.run_dir import read_status
 
 #: An mpirun that has not ended this long after the run has, is ended.
 GRACE_S = 15.0

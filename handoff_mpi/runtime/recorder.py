@@ -9,8 +9,10 @@ from typing import Any
 from handoff_mpi import telemetry
 from handoff_mpi.dag import Plan
 from handoff_mpi.messages import OK, Entry
+from handoff_mpi.resources import Amounts
 from handoff_mpi.resources.amounts import plain_number
 from handoff_mpi.results.records import TaskRecord
+from handoff_mpi.runtime.pace import clock
 from handoff_mpi.scheduler import Cause, Scheduler, State
 from handoff_mpi.telemetry import handlers as events
 
@@ -94,19 +96,44 @@ class Recorder:
                 self._rank_event(rank, *detail)
             elif cause == Cause.RETRY:
                 about = self._about(task, attempt, rank)
-                telemetry.execute(events.FUNCTION_RETRY, {}, {**about, "kind": detail[0], "reason": detail[1]})
+                telemetry.execute(events.FUNCTION_RETRY, _now(), {**about, "kind": detail[0], "reason": detail[1]})
             elif cause == Cause.ERROR or cause == Cause.GIVEN_UP:
                 self.on_failure(task, scheduler.failures[task])
+            elif cause == Cause.RETURNED and detail is not None:
+                self._tell_refused(scheduler, task, rank, detail[1])
             elif cause == Cause.INPUT_FAILED:
                 about = {"function_id": self._plan.ids[task], "dag_id": self._dag_id}
                 about["reason"] = "a function it depends on failed"
-                telemetry.execute(events.FUNCTION_SKIPPED, {}, about)
+                telemetry.execute(events.FUNCTION_SKIPPED, _now(), about)
+
+    def wants_claims(self) -> bool:
+        """Whether anyone wants to hear of claims."""
+        return telemetry.has_handlers(events.RESOURCE_CLAIMED) or telemetry.has_handlers(events.RESOURCE_RELEASED)
+
+    def transferred(self, target: int, transfers: Sequence[tuple[int, int, int, float]]) -> None:
+        """Tell of values that went from rank to rank."""
+        for task, source, nbytes, duration in transfers:
+            about = {"function_id": self._plan.ids[task], "source": source, "target": target, "dag_id": self._dag_id}
+            telemetry.execute(events.TRANSFER_STOP, {"duration": duration, "nbytes": nbytes}, about)
+
+    def _tell_refused(self, scheduler: Scheduler, task: int, rank: int, reason: str) -> None:
+        about = self._about_claim(rank, scheduler.specs[task].cost, task)
+        telemetry.execute(events.RESOURCE_REFUSED, _now(), {**about, "reason": reason})
+
+    def _about_claim(self, rank: int, cost: Amounts, task: int) -> dict[str, Any]:
+        amounts = {name: plain_number(amount) for name, amount in cost.items()}
+        id = self._plan.ids[task] if task >= 0 else None
+        return {"node": rank, "host": self._hosts.get(rank, ""), "amounts": amounts, "function_id": id}
 
     def _rank_event(self, rank: int, what: str, detail: Any) -> None:
         about = {"node": rank, "host": self._hosts.get(rank, "")}
+        if what in ("claimed", "released"):
+            change = events.RESOURCE_CLAIMED if what == "claimed" else events.RESOURCE_RELEASED
+            telemetry.execute(change, _now(), self._about_claim(rank, detail[1], detail[0]))
+            return
         if what == "updated":
             amounts = {name: plain_number(amount) for name, amount in detail.items()}
-            telemetry.execute(events.RESOURCE_UPDATED, {}, {**about, "amounts": amounts})
+            telemetry.execute(events.RESOURCE_UPDATED, _now(), {**about, "amounts": amounts})
             return
         if what == "lost":
             self.lost[rank] = str(detail)
@@ -114,7 +141,7 @@ class Recorder:
             self.lost.pop(rank, None)
         event = {"lost": events.RANK_LOST, "suspect": events.RANK_SUSPECT, "returned": events.RANK_RETURNED}.get(what)
         if event is not None:
-            telemetry.execute(event, {}, {**about, "reason": str(detail or "")})
+            telemetry.execute(event, _now(), {**about, "reason": str(detail or "")})
 
     def records(self, scheduler: Scheduler) -> list[TaskRecord]:
         """Return one record for each task."""
@@ -145,3 +172,7 @@ class Recorder:
                 )
             )
         return records
+
+
+def _now() -> dict[str, float]:
+    return {"system_time": clock()}

@@ -28,13 +28,15 @@ from handoff_mpi.messages import (
     RETURNED,
     STAYS,
     STOP,
+    TRANSFERRED,
     UNFETCHED,
     UPDATE,
     VALUE,
+    Entry,
 )
 from handoff_mpi.resources import parse_resources
 from handoff_mpi.resources.amounts import UNIT, plain_number
-from handoff_mpi.results.store import ResultStore
+from handoff_mpi.results.store import DirectoryStore, ResultStore
 from handoff_mpi.runtime.pace import Pace, clock
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.runtime.worker_loop import WorkerShell
@@ -46,6 +48,7 @@ from handoff_mpi.scheduler import (
     Finished,
     Forget,
     Heard,
+    Persisted,
     RankLost,
     Recall,
     Refused,
@@ -55,6 +58,7 @@ from handoff_mpi.scheduler import (
     State,
     StopRequested,
     Unfetched,
+    ValueLost,
 )
 from handoff_mpi.worker.machine import head_of
 
@@ -91,6 +95,7 @@ class SchedulerLoop:
         plan: the run's tables.
         recorder: what ran where and when.
         home: where values rest that came home.
+        kept: where values are written that must outlast the run.
         settings: see there.
         shell: rank 0's own worker, if it computes.
     """
@@ -102,6 +107,7 @@ class SchedulerLoop:
         plan: Plan,
         recorder: Recorder,
         home: ResultStore,
+        kept: DirectoryStore,
         settings: LoopSettings,
         shell: WorkerShell | None,
     ) -> None:
@@ -112,6 +118,9 @@ class SchedulerLoop:
         self.stop_reason: Callable[[], str] = lambda: ""
         self._plan = plan
         self._home = home
+        self._kept = kept
+        self._bringing: dict[int, tuple[int, int]] = {}  # ticket: (task, rank that holds its value)
+        self._next_ticket = -1
         self._shell = shell
         self._codes_at: dict[int, set[int]] = {}
         self._constants_at: dict[int, set[int]] = {}
@@ -138,7 +147,7 @@ class SchedulerLoop:
             if self._shell is not None:
                 was_busy |= self._shell.turn(mine)
                 was_busy |= self._shell.run_own_call()
-            if self.scheduler.is_over or self._has_drained():
+            if (self.scheduler.is_over and not self._bringing) or self._has_drained():
                 return
             wakeup = self.scheduler.next_wakeup()
             sockets: list[Any] = []
@@ -149,6 +158,7 @@ class SchedulerLoop:
 
     def _turn(self, events: list[Event]) -> None:
         """Let the machine handle ``events``; a tracker's refusals are events too."""
+        self.scheduler.logs_claims = self.recorder.wants_claims()
         while True:
             commands = self.scheduler.handle(events, clock())
             events = []
@@ -168,13 +178,18 @@ class SchedulerLoop:
                 elif isinstance(command, Forget):
                     self._send(command.rank, (FORGET, self.settings.number, command.tasks))
                 elif isinstance(command, Announce):
-                    for rank in self._everyone():
-                        if rank != command.rank:
-                            self._send(rank, (LOST, self.settings.number, command.rank))
+                    self._announce(command.rank)
             for rank in list(self._outbox):
                 self._flush_to(rank)
             if not events:
                 return
+
+    def _announce(self, lost: int) -> None:
+        for ticket in [ticket for ticket, (_, rank) in self._bringing.items() if rank == lost]:
+            del self._bringing[ticket]  # the scheduler has the value made again
+        for rank in self._everyone():
+            if rank != lost:
+                self._send(rank, (LOST, self.settings.number, lost))
 
     def _look_at_stop(self, events: list[Event]) -> None:
         reason = self.stop_reason()
@@ -193,14 +208,15 @@ class SchedulerLoop:
         heard: dict[int, None] = {0: None} if self._shell is not None else {}
         for each in arrived:
             if isinstance(each, RankGone):
-                self._gone.add(each.rank)
-                events.append(RankLost(each.rank, each.reason))
+                self._lose(each, events)
                 continue
             message = each.message
             if message[1] != self.settings.number:
                 continue
             heard[each.source] = None
-            if message[0] in _FOR_WORKERS:
+            if message[0] in (VALUE, ABSENT) and message[2] in self._bringing:
+                self._absorb_kept(each, events)
+            elif message[0] in _FOR_WORKERS:
                 mine.append(each)
             else:
                 self._absorb_one(each.source, message, events)
@@ -210,12 +226,17 @@ class SchedulerLoop:
             events.append(Heard(tuple(heard)))
         return mine
 
+    def _lose(self, gone: RankGone, events: list[Event]) -> None:
+        self._gone.add(gone.rank)
+        events.append(RankLost(gone.rank, gone.reason))
+
     def _absorb_one(self, source: int, message: tuple[Any, ...], events: list[Event]) -> None:
         kind = message[0]
         if kind == FINISHED:
             entries = self._keep_values(message[2])
             self.recorder.finished(source, entries)
             events.append(Finished(source, message[2]))
+            self._bring_kept(source, entries)
         elif kind == ALIVE:
             for task, attempt, started in message[2]:
                 if self.scheduler.is_current(task, attempt):
@@ -226,8 +247,34 @@ class SchedulerLoop:
             events.append(Unfetched(source, message[2], message[3], message[4]))
         elif kind == UPDATE:
             self._absorb_update(message[2], message[3], events)
+        elif kind == TRANSFERRED:
+            self.recorder.transferred(source, message[2])
         elif kind == BYE:
             self._said_goodbye.add(source)
+
+    # -- values that must outlast the run, from ranks that do not see the run-dir --------------------------
+
+    def _bring_kept(self, source: int, entries: Sequence[Entry]) -> None:
+        for task, _, status, value, nbytes, _, _ in entries:
+            if status == OK and value is None and nbytes >= 0 and self.scheduler.specs[task].keep:
+                # Negative, so that no ticket of rank 0's own worker is the same.
+                self._bringing[self._next_ticket] = (task, source)
+                self._send(source, (FETCH, self.settings.number, self._next_ticket, task, None, ()))
+                self._next_ticket -= 1
+
+    def _absorb_kept(self, each: Envelope, events: list[Event]) -> None:
+        task, source = self._bringing.pop(each.message[2])
+        if each.message[0] == ABSENT:
+            events.append(ValueLost(task, (source,)))
+            return
+        payload = (*each.message[3], *each.buffers)
+        try:
+            self._kept.put((self.settings.run, task), payload)
+        except OSError as error:
+            what = f"the value of {self._plan.ids[task]!r} could not be written to {self._kept.directory}"
+            print(f"handoff: {what}: {error}", file=sys.stderr, flush=True)
+        else:
+            events.append(Persisted(task))
 
     def _absorb_update(self, rank: int, resources: dict[str, Any], events: list[Event]) -> None:
         try:

@@ -18,16 +18,29 @@ from handoff_mpi.comm import Envelope, RankGone, Transport
 from handoff_mpi.encoding import EncodingError, Payload, decode, decode_code, nbytes_of
 from handoff_mpi.errors import HandoffError
 from handoff_mpi.messages import ABSENT, DIED, FETCH, HOME_NBYTES, ISOLATE, KEEP, OK, START, STAYS, UPDATE, VALUE
+from handoff_mpi.results.run_dir import read_status
 from handoff_mpi.results.store import DirectoryStore, MemoryStore, ResultStore
+from handoff_mpi.runtime.attendant import Attendant
 from handoff_mpi.runtime.pace import Pace, clock
 from handoff_mpi.worker import child as child_process
-from handoff_mpi.worker import machine as machine_
 from handoff_mpi.worker.calls import Caller, CallSpec, Outcome, describe
-from handoff_mpi.worker.machine import Ended, InputMissing, Received, Work, Worker, head_of
+from handoff_mpi.worker.events import (
+    Call,
+    Drop,
+    Ended,
+    Event,
+    InputMissing,
+    Kill,
+    Learn,
+    Leave,
+    Put,
+    Received,
+    Send,
+    Serve,
+    Work,
+)
+from handoff_mpi.worker.machine import Worker, head_of
 from handoff_mpi.worker.runners import Child
-
-#: The attendant looks after a call that lasts longer than this.
-ATTEND_S = 0.005
 
 
 @dataclass(slots=True)
@@ -44,6 +57,8 @@ class RunSetup:
         run_dir: where values that must outlast the run are written; None if this rank keeps none.
         store_factory: encoded maker of a custom store, or None.
         paths: what must be on ``sys.path``.
+        setup: dag.py's ``setup(rank)``, encoded, for child processes; or None.
+        tells_transfers: whether rank 0 wants to know of transfers between ranks.
     """
 
     run: str
@@ -55,6 +70,8 @@ class RunSetup:
     run_dir: str | None
     store_factory: bytes | None
     paths: list[str]
+    setup: bytes | None = None
+    tells_transfers: bool = False
 
 
 class WorkerShell:
@@ -63,7 +80,9 @@ class WorkerShell:
     def __init__(self, transport: Transport, setup: RunSetup) -> None:
         self.transport = transport
         self.setup = setup
-        self.machine = Worker(transport.rank, setup.number, setup.slots, setup.heartbeat_s, setup.store_nbytes)
+        self.machine = Worker(
+            transport.rank, setup.number, setup.slots, setup.heartbeat_s, setup.store_nbytes, setup.tells_transfers
+        )
         self.caller = Caller(transport.rank, setup.run)
         self.lock = threading.Lock()
         self.call_serial = 0
@@ -72,24 +91,24 @@ class WorkerShell:
         self.results: Any = None
         self.has_left = False
         self._store = self._make_store()
-        self._kept = DirectoryStore(Path(setup.run_dir) / "values") if setup.run_dir else None
+        self._kept = self._find_kept()
         self._codes: dict[int, bytes] = {}
         self._constants: dict[int, Payload] = {}
         self._children: list[Child | None] = [None] * setup.slots
         self._in_child: list[Work | None] = [None] * setup.slots
         self._own_calls: deque[Work] = deque()
-        self._own_serves: deque[machine_.Serve] = deque()
-        self._events: list[machine_.Event] = []
+        self._own_serves: deque[Serve] = deque()
+        self._events: list[Event] = []
         self._updates: deque[tuple[int, dict[str, Any]]] = deque()
         self._do = {
-            machine_.Send: self._send,
-            machine_.Call: self._call,
-            machine_.Kill: self._kill,
-            machine_.Serve: self._serve,
-            machine_.Put: self._put,
-            machine_.Drop: self._drop,
-            machine_.Learn: self._learn,
-            machine_.Leave: self._leave,
+            Send: self._send,
+            Call: self._call,
+            Kill: self._kill,
+            Serve: self._serve,
+            Put: self._put,
+            Drop: self._drop,
+            Learn: self._learn,
+            Leave: self._leave,
         }
 
     def _make_store(self) -> ResultStore:
@@ -100,6 +119,13 @@ class WorkerShell:
             raise HandoffError(f"result_store made {store!r}, which lacks put, get, has or delete")
         return store
 
+    def _find_kept(self) -> DirectoryStore | None:
+        """Return where values that outlast the run are written; None where rank 0's run-dir cannot be seen."""
+        run_dir = self.setup.run_dir
+        if run_dir is None or read_status(Path(run_dir)).get("run") != self.setup.run:
+            return None
+        return DirectoryStore(Path(run_dir) / "values")
+
     # -- a turn -------------------------------------------------------------------------------------
 
     def turn(self, arrived: Sequence[Envelope | RankGone] = ()) -> bool:
@@ -107,7 +133,7 @@ class WorkerShell:
 
         The caller holds ``lock`` if an attendant may be about.
         """
-        events: list[machine_.Event] = self._events
+        events: list[Event] = self._events
         self._events = []
         for each in arrived:
             if isinstance(each, Envelope):
@@ -162,7 +188,7 @@ class WorkerShell:
 
     # -- calls --------------------------------------------------------------------------------------
 
-    def _call(self, command: machine_.Call) -> None:
+    def _call(self, command: Call) -> None:
         work = command.work
         in_rank = self.setup.isolation == "rank" and work.slot == 0 and not work.flags & ISOLATE
         if in_rank:
@@ -185,7 +211,7 @@ class WorkerShell:
         """Return the slot's child, started if there is none, told all it needs for ``work``."""
         child = self._children[work.slot]
         if child is None:
-            child = self._children[work.slot] = Child(self.transport.rank, self.setup.run)
+            child = self._children[work.slot] = Child(self.transport.rank, self.setup.run, self.setup.setup)
         wanted = [number for number in work.recipe[0] if number not in child.knows]
         if wanted:
             child.learn([(number, self._codes[number]) for number in wanted])
@@ -247,12 +273,12 @@ class WorkerShell:
             )
         )
 
-    def _kill(self, command: machine_.Kill) -> None:
+    def _kill(self, command: Kill) -> None:
         child = self._children[command.slot]
         if child is not None:
             child.kill()
 
-    def _listen_to_children(self, events: list[machine_.Event]) -> None:
+    def _listen_to_children(self, events: list[Event]) -> None:
         before = len(self._events)
         for slot, work in enumerate(self._in_child):
             child = self._children[slot]
@@ -278,7 +304,7 @@ class WorkerShell:
 
     # -- values -------------------------------------------------------------------------------------
 
-    def _send(self, command: machine_.Send) -> None:
+    def _send(self, command: Send) -> None:
         message = command.message
         if message[0] == FETCH and message[4] is not None:
             # The holder encodes for us, and may never have seen the code that does it.
@@ -287,19 +313,19 @@ class WorkerShell:
             message = (*message[:5], codes)
         self.transport.send(command.dest, message, command.buffers)
 
-    def _put(self, command: machine_.Put) -> None:
+    def _put(self, command: Put) -> None:
         self._store.put(self._key(command.task), command.payload)
 
-    def _drop(self, command: machine_.Drop) -> None:
+    def _drop(self, command: Drop) -> None:
         self._store.delete(self._key(command.task))
 
-    def _learn(self, command: machine_.Learn) -> None:
+    def _learn(self, command: Learn) -> None:
         self._codes.update(command.codes)
         self.caller.learn(command.codes, command.constant)
         if command.constant is not None:
             self._constants[command.constant[0]] = command.constant[1]
 
-    def _serve(self, command: machine_.Serve) -> None:
+    def _serve(self, command: Serve) -> None:
         if command.codec is not None:
             self._own_serves.append(command)  # user code runs where calls run, never beside one
             return
@@ -309,11 +335,11 @@ class WorkerShell:
             return
         self._send_value(command, payload)
 
-    def _send_value(self, command: machine_.Serve, payload: Payload) -> None:
+    def _send_value(self, command: Serve, payload: Payload) -> None:
         head, buffers = head_of(payload)
         self.transport.send(command.dest, (VALUE, self.setup.number, command.ticket, head), buffers)
 
-    def _serve_encoded(self, command: machine_.Serve) -> None:
+    def _serve_encoded(self, command: Serve) -> None:
         with self.lock:
             payload = self._held(command.task)
         error = None
@@ -331,7 +357,7 @@ class WorkerShell:
             else:
                 self._send_value(command, payload)
 
-    def _leave(self, command: machine_.Leave) -> None:
+    def _leave(self, command: Leave) -> None:
         self.results = command.results
         self.has_left = True
 
@@ -343,61 +369,6 @@ class WorkerShell:
                     child.kill()
                 child.close()
         self._children = [None] * len(self._children)
-
-
-class Attendant(threading.Thread):
-    """Looks after the communicator while the main thread is in a long call."""
-
-    def __init__(self, shell: WorkerShell, poll: Any) -> None:
-        super().__init__(name="handoff-attendant", daemon=True)
-        self._shell = shell
-        self._poll = poll
-        self._wake = threading.Event()
-        self.is_parked = False
-        self.is_closed = False
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
-        shell = self._shell
-        while not self.is_closed:
-            if not shell.is_calling:
-                self._park()
-                continue
-            serial = shell.call_serial
-            self._pause(ATTEND_S)
-            while shell.is_calling and shell.call_serial == serial and not self.is_closed:
-                with shell.lock:
-                    if shell.is_calling:
-                        self._attend()
-                self._pause(0.001 if self._busy else ATTEND_S)
-
-    _busy = False
-
-    def _attend(self) -> None:
-        try:
-            self._busy = self._poll()
-        except BaseException as error:
-            self.error = error
-            self.is_closed = True
-
-    def _pause(self, seconds: float) -> None:
-        threading.Event().wait(seconds)
-
-    def _park(self) -> None:
-        self._wake.clear()
-        self.is_parked = True
-        if not self._shell.is_calling and not self.is_closed:
-            self._wake.wait(1.0)
-        self.is_parked = False
-
-    def wake(self) -> None:
-        """Called when a call begins."""
-        self._wake.set()
-
-    def close(self) -> None:
-        self.is_closed = True
-        self._wake.set()
-        self.join(5.0)
 
 
 def serve_run(transport: Transport, setup: RunSetup, pending: Sequence[Envelope], is_threaded: bool) -> Any:

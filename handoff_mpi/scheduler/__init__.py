@@ -12,6 +12,7 @@ from handoff_mpi.scheduler.events import (
     Finished,
     Forget,
     Heard,
+    Persisted,
     RankLost,
     Recall,
     Refused,
@@ -21,6 +22,7 @@ from handoff_mpi.scheduler.events import (
     Submitted,
     Transition,
     Unfetched,
+    ValueLost,
 )
 from handoff_mpi.scheduler.lifecycle import TRANSITIONS, Cause, State
 from handoff_mpi.scheduler.machine import Scheduler
@@ -40,6 +42,7 @@ __all__ = [
     "Finished",
     "Forget",
     "Heard",
+    "Persisted",
     "Policy",
     "RankLost",
     "Recall",
@@ -52,4 +55,5 @@ __all__ = [
     "Submitted",
     "Transition",
     "Unfetched",
+    "ValueLost",
 ]

@@ -51,6 +51,21 @@ class Unfetched:
 
 
 @dataclass(slots=True)
+class Persisted:
+    """The value of a task lies in a file now."""
+
+    task: int
+
+
+@dataclass(slots=True)
+class ValueLost:
+    """These ranks do not hold the value of a task any more."""
+
+    task: int
+    ranks: Sequence[int]
+
+
+@dataclass(slots=True)
 class Heard:
     """These ranks gave a sign of life."""
 
@@ -104,6 +119,8 @@ Event: TypeAlias = (
     | Finished
     | Returned
     | Unfetched
+    | Persisted
+    | ValueLost
     | Heard
     | RankLost
     | Examined

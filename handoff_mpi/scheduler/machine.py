@@ -25,6 +25,7 @@ from handoff_mpi.scheduler.events import (
     Finished,
     Forget,
     Heard,
+    Persisted,
     RankLost,
     Recall,
     Refused,
@@ -34,8 +35,9 @@ from handoff_mpi.scheduler.events import (
     Submitted,
     Transition,
     Unfetched,
+    ValueLost,
 )
-from handoff_mpi.scheduler.lifecycle import DISPATCHED, READY, Cause
+from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, READY, Cause
 from handoff_mpi.scheduler.placing import Placer
 from handoff_mpi.scheduler.policy import Policy
 from handoff_mpi.scheduler.ready import ReadyTasks
@@ -98,6 +100,8 @@ class Scheduler:
             Finished: self._on_finished,
             Returned: self._on_returned,
             Unfetched: self._on_unfetched,
+            Persisted: self._on_persisted,
+            ValueLost: self._on_value_lost,
             Heard: self._on_heard,
             RankLost: self._on_rank_lost,
             Examined: self._on_examined,
@@ -292,6 +296,13 @@ class Scheduler:
         self._take_back(event.task, Cause.INPUT_LOST)
         self.tasks.ready_or_waiting(event.task)
         self.tasks.recompute(self.tasks.lost_inputs(event.task))
+
+    def _on_persisted(self, event: Persisted) -> None:
+        if self.state[event.task] == DONE:
+            self.tasks.persisted.add(event.task)
+
+    def _on_value_lost(self, event: ValueLost) -> None:
+        self.tasks.lose_value(event.task, event.ranks)
 
     def _on_refused(self, event: Refused) -> None:
         if not self.is_current(event.task, event.attempt):

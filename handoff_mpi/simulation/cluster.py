@@ -57,7 +57,7 @@ from handoff_mpi.scheduler import (
     Submitted,
     Unfetched,
 )
-from handoff_mpi.worker import machine as worker
+from handoff_mpi.worker import events as worker
 from handoff_mpi.worker.machine import Worker
 
 #: A simulated run that lasts longer than this many simulated seconds hangs.

@@ -23,7 +23,7 @@ event (after ``"handoff"``)               measurements       metadata
 ``"rank", "returned"``                    system_time        node, host
 ``"rank", "lost"``                        system_time        node, host, reason
 ``"resource", "claimed"``                 system_time        node, host, amounts, function_id
-``"resource", "released"``                system_time        node, host, amounts, function_id
+``"resource", "released"``                system_time        as claimed; function_id None: it served many
 ``"resource", "refused"``                 system_time        node, host, amounts, function_id, reason
 ``"resource", "updated"``                 system_time        node, host, amounts
 ``"transfer", "stop"``                    duration, nbytes   function_id (whose value), source, target (ranks),

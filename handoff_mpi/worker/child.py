@@ -11,8 +11,9 @@ import socket
 import sys
 from typing import Any
 
-from handoff_mpi.encoding import Payload
-from handoff_mpi.worker.calls import Caller, CallSpec
+from handoff_mpi.encoding import Payload, decode_code
+from handoff_mpi.messages import RAISED
+from handoff_mpi.worker.calls import Caller, CallSpec, Error, Outcome, describe
 from handoff_mpi.worker.frames import FrameReader, send_frame
 
 _PR_SET_PDEATHSIG = 1
@@ -25,6 +26,7 @@ def main(descriptor: int, rank: int, run: str) -> None:
     sock = socket.socket(fileno=descriptor)
     reader = FrameReader(sock)
     caller = Caller(rank, run)
+    problem: Error | None = None
     global _parent
     _parent = sock
     while True:
@@ -37,8 +39,21 @@ def main(descriptor: int, rank: int, run: str) -> None:
         if message[0] == "learn":
             constant = message[2]
             caller.learn(message[1], None if constant is None else (constant[0], (*constant[1], *buffers)))
+        elif message[0] == "setup":
+            problem = _set_up(message[1], rank)
         elif message[0] == "call":
-            _answer(sock, caller, _spec(message, buffers))
+            spec = _spec(message, buffers)
+            _answer(sock, caller.call(spec) if problem is None else Outcome(RAISED, None, problem, 0.0))
+
+
+def _set_up(blob: bytes, rank: int) -> Error | None:
+    """Initialise this process as its rank was; what ``setup`` returns was registered there."""
+    try:
+        decode_code(blob)(rank)
+    except BaseException as error:
+        kind, message, traceback = describe(error)
+        return kind, f"setup({rank}) failed in a child process: {message}", traceback
+    return None
 
 
 def _spec(message: tuple[Any, ...], buffers: list[bytearray]) -> CallSpec:
@@ -51,8 +66,7 @@ def _spec(message: tuple[Any, ...], buffers: list[bytearray]) -> CallSpec:
     return CallSpec(id, attempt, recipe, values, cores, gpus)
 
 
-def _answer(sock: socket.socket, caller: Caller, spec: CallSpec) -> None:
-    outcome = caller.call(spec)
+def _answer(sock: socket.socket, outcome: Outcome) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     payload = outcome.payload

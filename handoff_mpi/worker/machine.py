@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
-from handoff_mpi.encoding import PICKLED, PLAIN, Payload
+from handoff_mpi.encoding import PICKLED, PLAIN, Payload, nbytes_of
 from handoff_mpi.messages import (
     ABSENT,
     ALIVE,
@@ -32,9 +31,27 @@ from handoff_mpi.messages import (
     STOP,
     TIMED_OUT,
     TIMEOUT,
+    TRANSFERRED,
     UNFETCHED,
     VALUE,
     Entry,
+)
+from handoff_mpi.worker.events import (
+    Call,
+    Command,
+    Drop,
+    Ended,
+    Event,
+    Fetch,
+    InputMissing,
+    Kill,
+    Learn,
+    Leave,
+    Put,
+    Received,
+    Send,
+    Serve,
+    Work,
 )
 
 #: Completions gather for at most this long while there is more to run.
@@ -42,162 +59,6 @@ FLUSH_S = 0.001
 FLUSH_COUNT = 32
 #: Calls that run longer than this are reported while they run.
 LONG_CALL_S = 0.1
-
-
-@dataclass(slots=True, eq=False)
-class Work:
-    """One attempt of a task at this rank.
-
-    Attributes:
-        sources: ``(task, codec, payload or None, holders)`` of each value it takes.
-        claim: cores and device indices of the slot's claim.
-        waiting: how many inputs are still on their way.
-        fetched: values that were encoded for this rank: (task, codec) to (payload, source rank).
-        started: when its call began, in seconds.
-        is_reported: whether rank 0 was told that it runs.
-    """
-
-    task: int
-    attempt: int
-    id: Any
-    recipe: Any
-    sources: tuple[Any, ...]
-    timeout_s: float | None
-    flags: int
-    slot: int
-    claim: Any
-    waiting: int = 0
-    fetched: dict[Any, tuple[Payload, int]] = field(default_factory=dict)
-    started: float = 0.0
-    is_reported: bool = False
-    is_overdue: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class Fetch:
-    """A value on its way: from whom, and who waits for it."""
-
-    ticket: int
-    task: int
-    codec: Any
-    holders: list[int]
-    asked: list[int]
-    works: list[Work]
-
-
-# -- events ---------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Received:
-    """A message arrived, with its buffers."""
-
-    source: int
-    message: tuple[Any, ...]
-    buffers: Sequence[Any] = ()
-
-
-@dataclass(slots=True)
-class Ended:
-    """A call ended.
-
-    Attributes:
-        status: OK, RAISED or DIED.
-        payload: the value, or None.
-        nbytes: its size.
-        error: (kind, message, traceback) unless OK.
-        is_persisted: whether the shell wrote the value where it outlasts the rank.
-    """
-
-    work: Work
-    status: int
-    payload: Payload | None
-    nbytes: int
-    error: tuple[str, str, str] | None
-    started: float
-    duration: float
-    is_persisted: bool = False
-
-
-@dataclass(slots=True)
-class InputMissing:
-    """The shell found that an input cannot be had after all, before the call began."""
-
-    work: Work
-    task: int
-
-
-Event: TypeAlias = Received | Ended | InputMissing
-
-
-# -- commands -------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Send:
-    """Send a message to a rank."""
-
-    dest: int
-    message: tuple[Any, ...]
-    buffers: Sequence[Any] = ()
-
-
-@dataclass(slots=True)
-class Call:
-    """Run a call on a slot."""
-
-    work: Work
-
-
-@dataclass(slots=True)
-class Kill:
-    """End the child process that runs on a slot: its call has used up its time."""
-
-    slot: int
-
-
-@dataclass(slots=True)
-class Serve:
-    """Send a value held here to ``dest``, encoded by ``codec`` if there is one."""
-
-    dest: int
-    ticket: int
-    task: int
-    codec: Any
-    codes: Any
-
-
-@dataclass(slots=True)
-class Put:
-    """Keep a value in the rank's store."""
-
-    task: int
-    payload: Payload
-
-
-@dataclass(slots=True)
-class Drop:
-    """Drop a value from the rank's store."""
-
-    task: int
-
-
-@dataclass(slots=True)
-class Learn:
-    """Take in encoded callables, or a large constant."""
-
-    codes: Sequence[tuple[int, bytes]] = ()
-    constant: tuple[int, Payload] | None = None
-
-
-@dataclass(slots=True)
-class Leave:
-    """The run is over for this rank; ``results`` is what rank 0 shares with all, if anything."""
-
-    results: Any
-
-
-Command: TypeAlias = Send | Call | Kill | Serve | Put | Drop | Learn | Leave
 
 
 class Worker:
@@ -209,15 +70,23 @@ class Worker:
         slots: how many calls it runs at once.
         heartbeat_s: a sign of life goes out at least this often.
         store_nbytes: values nobody needs any more are dropped once the store holds more than this.
+        tells_transfers: whether rank 0 is told of each value that was fetched.
     """
 
     def __init__(
-        self, rank: int, run: int, slots: int, heartbeat_s: float = 15.0, store_nbytes: int = 1 << 62
+        self,
+        rank: int,
+        run: int,
+        slots: int,
+        heartbeat_s: float = 15.0,
+        store_nbytes: int = 1 << 62,
+        tells_transfers: bool = False,
     ) -> None:
         self.rank = rank
         self.run = run
         self.heartbeat_s = heartbeat_s
         self.store_nbytes = store_nbytes
+        self.tells_transfers = tells_transfers
         self.running: list[Work | None] = [None] * slots
         self.queues: list[deque[Work]] = [deque() for _ in range(slots)]
         self.claims: list[Any] = [None] * slots
@@ -384,6 +253,7 @@ class Worker:
             return
         holder = fetch.holders.pop(0)
         fetch.asked.append(holder)
+        fetch.since = self.now
         fetch.ticket = self._next_ticket
         self._next_ticket += 1
         self._tickets[fetch.ticket] = fetch
@@ -424,6 +294,9 @@ class Worker:
             return
         del self._fetches[fetch.task, fetch.codec]
         payload = (*message[3], *buffers)
+        if self.tells_transfers:
+            transfer = (fetch.task, source, nbytes_of(payload), self.now - fetch.since)
+            self._send(0, (TRANSFERRED, self.run, [transfer]))
         if fetch.codec is None:
             self._put(fetch.task, payload, sum(memoryview(part).nbytes for part in buffers) + HOME_NBYTES)
             self._forgettable[fetch.task] = None  # a copy: it may go once nobody here wants it

@@ -35,9 +35,13 @@ class Child:
     Args:
         rank: the rank it works for.
         run: the run's name.
+        setup: dag.py's ``setup(rank)``, encoded, or None.
+
+    Raises:
+        OSError: it cannot be started, or has ended already.
     """
 
-    def __init__(self, rank: int, run: str) -> None:
+    def __init__(self, rank: int, run: str, setup: bytes | None = None) -> None:
         ours, theirs = socket.socketpair()
         arguments = [json.dumps(sys.path), str(theirs.fileno()), str(rank), run]
         with theirs:
@@ -53,6 +57,8 @@ class Child:
         self._reader = FrameReader(ours)
         self.knows: set[int] = set()
         self.knows_constants: set[int] = set()
+        if setup is not None:
+            self._send(("setup", setup))
 
     def fileno(self) -> int:
         return self._sock.fileno()

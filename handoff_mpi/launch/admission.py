@@ -1,0 +1,103 @@
+"""What is refused before anything starts: unknown strategies, pins to what is not there, costs that fit nowhere."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+from handoff_mpi.allocation import AllocationStrategy, Ledger
+from handoff_mpi.dag import DAG, Plan
+from handoff_mpi.errors import DAGError, FitsNowhere, UsageError
+from handoff_mpi.resources.amounts import format_amounts
+from handoff_mpi.runtime.options import RunOptions
+
+
+def find_strategy(wanted: Any, prices: Any = None) -> AllocationStrategy:
+    """Return the strategy of that name, or the object itself.
+
+    Raises:
+        UsageError: there is no strategy of that name, or the object has no ``allocate``.
+    """
+    if not isinstance(wanted, str):
+        made = wanted() if isinstance(wanted, type) else wanted
+        if not isinstance(made, AllocationStrategy):
+            raise UsageError(f"allocation_strategy={wanted!r} has no allocate(ready, view)")
+        return made
+    from handoff_mpi import allocation
+
+    known: dict[str, Any] = {
+        "first_available": allocation.FirstAvailable,
+        "load_balanced": allocation.LoadBalanced,
+        "cost_optimized": allocation.CostOptimized,
+    }
+    if wanted in known:
+        strategy = known[wanted]
+        return strategy(dict(prices or {})) if strategy is allocation.CostOptimized else strategy()
+    points = {point.name: point for point in metadata.entry_points(group="handoff_mpi.strategies")}
+    if wanted not in points:
+        names = ", ".join(sorted({*known, *points}))
+        raise UsageError(f"there is no allocation strategy {wanted!r}; there are {names}")
+    try:
+        found = points[wanted].load()
+    except Exception as error:
+        raise UsageError(f"the allocation strategy {wanted!r} cannot be loaded: {error}") from error
+    return find_strategy(found, prices)
+
+
+def refuse_what_fits_nowhere(plan: Plan, ledger: Ledger) -> None:
+    """Refuse pins to ranks and hosts that are not there, and functions that fit nowhere even alone.
+
+    Raises:
+        DAGError: pins name what is not there.
+        FitsNowhere: naming the functions and the best host.
+    """
+    hosts = {seat.host for seat in ledger.seats.values()}
+    pins, misfits = [], []
+    verdicts: dict[Any, bool] = {}
+    for task, spec in enumerate(plan.specs):
+        if isinstance(spec.pin, int) and spec.pin not in ledger.seats:
+            ranks = ", ".join(map(str, ledger.seats))
+            pins.append(f"function {plan.ids[task]!r} is pinned to rank {spec.pin}, but only {ranks} compute")
+            continue
+        if isinstance(spec.pin, str) and spec.pin not in hosts:
+            names = ", ".join(sorted(hosts))
+            pins.append(f"function {plan.ids[task]!r} is pinned to host {spec.pin!r}; there are {names}")
+            continue
+        key = (id(spec.cost), spec.pin)
+        if key not in verdicts:
+            rank = spec.pin if isinstance(spec.pin, int) else None
+            host = spec.pin if isinstance(spec.pin, str) else None
+            verdicts[key] = ledger.could_fit(ledger.cost_class(spec.cost, rank, host))
+        if not verdicts[key]:
+            misfits.append(f"{plan.ids[task]!r} needs {format_amounts(spec.cost)}")
+    if pins:
+        raise DAGError(pins)
+    if misfits:
+        more = f" and {len(misfits) - 5} more" if len(misfits) > 5 else ""
+        raise FitsNowhere(
+            f"{'; '.join(misfits[:5])}{more}: no host offers that, even alone; the largest offers {ledger.largest()}"
+        )
+
+
+def describe_fit(ledger: Ledger, dag: DAG, options: RunOptions) -> str:
+    """Return what ``check`` prints: each cost of the DAG, how many functions have it, and where it fits.
+
+    Raises:
+        DAGError, UsageError, FitsNowhere: the DAG cannot be run on this job.
+    """
+    dag.validate()
+    plan = Plan(options.keep)
+    plan.add(dag)
+    find_strategy(options.allocation_strategy, options.prices)
+    refuse_what_fits_nowhere(plan, ledger)
+    counts: dict[int, int] = {}
+    for spec in plan.specs:
+        number = ledger.cost_class(spec.cost).number
+        counts[number] = counts.get(number, 0) + 1
+    lines = [f"DAG {dag.id!r}: {len(plan)} functions are valid"]
+    for number, count in counts.items():
+        cost = ledger.classes[number]
+        ranks = [rank for rank, seat in sorted(ledger.seats.items()) if ledger.could_hold(cost, seat)]
+        shown = ", ".join(map(str, ranks[:16])) + (", ..." if len(ranks) > 16 else "")
+        lines.append(f"  {count} with {format_amounts(cost.cost)}: fit on ranks {shown}")
+    return "\n".join(lines)

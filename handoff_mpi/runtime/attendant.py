@@ -1,0 +1,64 @@
+"""The second thread of a rank: looks after the communicator while the first is in a long call."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+#: The attendant looks after a call that lasts longer than this.
+ATTEND_S = 0.005
+
+
+class Attendant(threading.Thread):
+    """Looks after the communicator while the main thread is in a long call."""
+
+    def __init__(self, shell: Any, poll: Any) -> None:
+        super().__init__(name="handoff-attendant", daemon=True)
+        self._shell = shell
+        self._poll = poll
+        self._wake = threading.Event()
+        self.is_parked = False
+        self.is_closed = False
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        shell = self._shell
+        while not self.is_closed:
+            if not shell.is_calling:
+                self._park()
+                continue
+            serial = shell.call_serial
+            self._pause(ATTEND_S)
+            while shell.is_calling and shell.call_serial == serial and not self.is_closed:
+                with shell.lock:
+                    if shell.is_calling:
+                        self._attend()
+                self._pause(0.001 if self._busy else ATTEND_S)
+
+    _busy = False
+
+    def _attend(self) -> None:
+        try:
+            self._busy = self._poll()
+        except BaseException as error:
+            self.error = error
+            self.is_closed = True
+
+    def _pause(self, seconds: float) -> None:
+        threading.Event().wait(seconds)
+
+    def _park(self) -> None:
+        self._wake.clear()
+        self.is_parked = True
+        if not self._shell.is_calling and not self.is_closed:
+            self._wake.wait(1.0)
+        self.is_parked = False
+
+    def wake(self) -> None:
+        """Called when a call begins."""
+        self._wake.set()
+
+    def close(self) -> None:
+        self.is_closed = True
+        self._wake.set()
+        self.join(5.0)

@@ -1,0 +1,166 @@
+"""What happens to a worker rank, and what it wants done: plain records, carried by its shell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from handoff_mpi.encoding import Payload
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """One attempt of a task at this rank.
+
+    Attributes:
+        sources: ``(task, codec, payload or None, holders)`` of each value it takes.
+        claim: cores and device indices of the slot's claim.
+        waiting: how many inputs are still on their way.
+        fetched: values that were encoded for this rank: (task, codec) to (payload, source rank).
+        started: when its call began, in seconds.
+        is_reported: whether rank 0 was told that it runs.
+    """
+
+    task: int
+    attempt: int
+    id: Any
+    recipe: Any
+    sources: tuple[Any, ...]
+    timeout_s: float | None
+    flags: int
+    slot: int
+    claim: Any
+    waiting: int = 0
+    fetched: dict[Any, tuple[Payload, int]] = field(default_factory=dict)
+    started: float = 0.0
+    is_reported: bool = False
+    is_overdue: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Fetch:
+    """A value on its way: from whom, since when (seconds), and who waits for it."""
+
+    ticket: int
+    task: int
+    codec: Any
+    holders: list[int]
+    asked: list[int]
+    works: list[Work]
+    since: float = 0.0
+
+
+# -- events ---------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Received:
+    """A message arrived, with its buffers."""
+
+    source: int
+    message: tuple[Any, ...]
+    buffers: Sequence[Any] = ()
+
+
+@dataclass(slots=True)
+class Ended:
+    """A call ended.
+
+    Attributes:
+        status: OK, RAISED or DIED.
+        payload: the value, or None.
+        nbytes: its size.
+        error: (kind, message, traceback) unless OK.
+        is_persisted: whether the shell wrote the value where it outlasts the rank.
+    """
+
+    work: Work
+    status: int
+    payload: Payload | None
+    nbytes: int
+    error: tuple[str, str, str] | None
+    started: float
+    duration: float
+    is_persisted: bool = False
+
+
+@dataclass(slots=True)
+class InputMissing:
+    """The shell found that an input cannot be had after all, before the call began."""
+
+    work: Work
+    task: int
+
+
+Event: TypeAlias = Received | Ended | InputMissing
+
+
+# -- commands -------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Send:
+    """Send a message to a rank."""
+
+    dest: int
+    message: tuple[Any, ...]
+    buffers: Sequence[Any] = ()
+
+
+@dataclass(slots=True)
+class Call:
+    """Run a call on a slot."""
+
+    work: Work
+
+
+@dataclass(slots=True)
+class Kill:
+    """End the child process that runs on a slot: its call has used up its time."""
+
+    slot: int
+
+
+@dataclass(slots=True)
+class Serve:
+    """Send a value held here to ``dest``, encoded by ``codec`` if there is one."""
+
+    dest: int
+    ticket: int
+    task: int
+    codec: Any
+    codes: Any
+
+
+@dataclass(slots=True)
+class Put:
+    """Keep a value in the rank's store."""
+
+    task: int
+    payload: Payload
+
+
+@dataclass(slots=True)
+class Drop:
+    """Drop a value from the rank's store."""
+
+    task: int
+
+
+@dataclass(slots=True)
+class Learn:
+    """Take in encoded callables, or a large constant."""
+
+    codes: Sequence[tuple[int, bytes]] = ()
+    constant: tuple[int, Payload] | None = None
+
+
+@dataclass(slots=True)
+class Leave:
+    """The run is over for this rank; ``results`` is what rank 0 shares with all, if anything."""
+
+    results: Any
+
+
+Command: TypeAlias = Send | Call | Kill | Serve | Put | Drop | Learn | Leave

@@ -1,0 +1,152 @@
+"""slurm/run.sbatch, submitted to a real Slurm."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, missing
+
+SCRIPT = ROOT / "slurm" / "run.sbatch"
+QUICKSTART = [ROOT / "examples" / "quickstart.py", "--", "json", "asyncio"]
+TWO_BY_TWO = ["--nodes=2", "--ntasks=4", "--ntasks-per-node=2"]
+
+FAILING = """
+from handoff_mpi import DAG, Function
+def fail(): raise ValueError("on purpose")
+dag = DAG("failing")
+dag.add_function(Function("fail", (), fail, max_retries=0))
+"""
+SLEEPING = """
+import os, pathlib, time
+from handoff_mpi import DAG, Function
+def nap(number):
+    pathlib.Path(f"began-{number}").touch()
+    time.sleep(2)
+    print(f"napped {number} on {os.environ['SLURMD_NODENAME']}\\n", end="", flush=True)
+dag = DAG("sleeping")
+for number in range(60):
+    dag.add_function(Function(number, (), nap, [number]))
+"""
+# A Python that takes its time to start, as on a busy file system.
+SLOW_PYTHON = f"""#!/bin/sh
+touch started
+sleep 2
+exec "{sys.executable}" "$@"
+"""
+
+
+@pytest.fixture
+def submit(slurm, tmp_path):
+    """Submit the script with some of sbatch's flags, and what follows them; return the job's number."""
+
+    def run(*words, flags=("--ntasks=2",), env=None) -> int:
+        return slurm.submit(*flags, SCRIPT, *words, cwd=tmp_path, env={"PYTHON": sys.executable, **(env or {})})
+
+    return run
+
+
+def status(run_dir: Path) -> dict:
+    return json.loads((run_dir / "status.json").read_text())
+
+
+def write(directory: Path, name: str, text: str, mode: int = 0o644) -> Path:
+    path = directory / name
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+def mpich_python() -> str:
+    mpiexec = os.environ.get("HANDOFF_TEST_MPICH")
+    if not mpiexec:
+        missing("MPICH in another environment, its mpiexec named by HANDOFF_TEST_MPICH,")
+    return str(Path(mpiexec).parent / "python")
+
+
+def assert_quickstart_is_done(job, run_dir):
+    assert (job.state, job.exit_code) == ("COMPLETED", "0:0"), job.out
+    assert "different words" in job.out
+    assert "bytes in" in job.out
+    assert status(run_dir)["exit_code"] == 0
+    assert status(run_dir)["ranks"] == 4
+
+
+def test_the_quickstart_on_two_nodes(slurm, submit, tmp_path):
+    job = slurm.wait(submit(*QUICKSTART, flags=TWO_BY_TWO), tmp_path)
+    assert_quickstart_is_done(job, tmp_path / "handoff-runs" / str(job.number))
+
+
+def test_the_quickstart_under_mpich(slurm, submit, tmp_path):
+    env = {"PYTHON": mpich_python(), "HANDOFF_RUN_DIR": "named"}
+    job = slurm.wait(submit(*QUICKSTART, flags=TWO_BY_TWO, env=env), tmp_path)
+    assert_quickstart_is_done(job, tmp_path / "named")
+
+
+@pytest.mark.parametrize("flag", [["--run-dir", "chosen"], ["--run-dir=chosen"]], ids=["word", "equals"])
+def test_a_failed_function_fails_the_job(slurm, submit, tmp_path, flag):
+    dag = write(tmp_path, "failing.py", FAILING)
+    job = slurm.wait(submit(dag, *flag, env={"HANDOFF_RUN_DIR": "not-this"}), tmp_path)
+    assert (job.state, job.exit_code) == ("FAILED", "1:0"), job.out
+    assert "on purpose" in job.out
+    assert status(tmp_path / "chosen")["exit_code"] == 1
+
+
+@pytest.mark.parametrize("python", [lambda: sys.executable, mpich_python], ids=["this MPI", "MPICH"])
+def test_the_batch_signal_drains_the_run(slurm, submit, tmp_path, python):
+    number = submit(write(tmp_path, "sleeping.py", SLEEPING), flags=TWO_BY_TWO, env={"PYTHON": python()})
+    slurm.wait_for(lambda: len(list(tmp_path.glob("began-*"))) >= 4, 60, tmp_path / f"{number}.out")
+    slurm.command("scancel", "--batch", "--signal", "USR1", number)
+    job = slurm.wait(number, tmp_path)
+    assert job.exit_code == "75:0", job.out
+    ended = status(tmp_path / "handoff-runs" / str(number))
+    assert (ended["status"], ended["exit_code"]) == ("stopped", 75)
+    # What ran was let end, and nothing was begun after it.
+    assert ended["done"] == len(list(tmp_path.glob("began-*"))) == job.out.count("napped ") < 60, job.out
+    assert "on node1" in job.out
+    assert "on node2" in job.out
+
+
+def test_a_signal_before_the_ranks_listen_waits_for_them(slurm, submit, tmp_path):
+    python = write(tmp_path, "python3", SLOW_PYTHON, 0o755)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    number = submit(write(tmp_path, "sleeping.py", SLEEPING), env={"PYTHON": str(python), "PATH": path})
+    slurm.wait_for(lambda: (tmp_path / "started").exists(), 30, tmp_path / f"{number}.out")
+    slurm.command("scancel", "--batch", "--signal", "USR1", number)
+    job = slurm.wait(number, tmp_path)
+    assert job.exit_code == "75:0", job.out
+
+
+@pytest.mark.parametrize("words", [[], ["--", "json"]], ids=["nothing", "arguments only"])
+def test_no_dag_is_refused(slurm, submit, tmp_path, words):
+    job = slurm.wait(submit(*words), tmp_path)
+    assert (job.state, job.exit_code) == ("FAILED", "2:0"), job.out
+    assert job.out == "handoff: name the DAG's file: sbatch run.sbatch dag.py [flags] [-- args]\n"
+
+
+def test_a_dag_that_is_not_there_is_refused_by_the_run(slurm, submit, tmp_path):
+    job = slurm.wait(submit("nowhere.py"), tmp_path)
+    assert (job.state, job.exit_code) == ("FAILED", "2:0"), job.out
+    assert "nowhere.py does not exist" in job.out
+
+
+def test_no_launcher_is_refused(slurm, submit, tmp_path):
+    python = write(tmp_path, "python3", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', 0o755)
+    job = slurm.wait(submit(*QUICKSTART, env={"PYTHON": str(python), "PATH": str(tmp_path)}), tmp_path)
+    assert (job.state, job.exit_code) == ("FAILED", "2:0"), job.out
+    assert job.out.startswith(f"handoff: there is no mpirun beside {python}")
+    assert job.out.count("\n") == 1
+
+
+def test_a_launcher_that_reports_success_is_not_believed(slurm, submit, tmp_path):
+    python = write(tmp_path, "python3", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', 0o755)
+    write(tmp_path, "mpirun", "#!/bin/sh\nexit 0\n", 0o755)
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "status.json").write_text('{"exit_code": 0}')  # of an earlier run
+    job = slurm.wait(submit(*QUICKSTART, env={"PYTHON": str(python), "HANDOFF_RUN_DIR": "used"}), tmp_path)
+    assert (job.state, job.exit_code) == ("FAILED", "1:0"), job.out
+    assert job.out == "handoff: the run ended without a verdict in used/status.json\n"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from typing import Any
 
 from handoff_mpi.dag import DAG
 from handoff_mpi.errors import UsageError
 from handoff_mpi.launch import job as jobs
+from handoff_mpi.launch.environment import size_by_launcher
 from handoff_mpi.launch.job import Job
 from handoff_mpi.resources import parse_resources
 from handoff_mpi.results import Results
@@ -47,7 +47,7 @@ def execute(dag: DAG, *, comm: Any = None, **options: Any) -> Results | None:
         JoinError: ranks are missing after a minute, or run another version.
     """
     chosen = _options(options)
-    if comm is None and not _is_launched():
+    if comm is None and size_by_launcher() == 1:
         return execute_local(dag, **options)
     with Cluster(comm, _serve_now=False) as cluster:
         if not cluster:
@@ -121,7 +121,7 @@ def discover_nodes() -> dict[int, dict[str, int | float]]:
     """
     if jobs.current is not None:
         capabilities = jobs.current.capabilities
-    elif _is_launched():
+    elif size_by_launcher() > 1:
         capabilities = jobs.mpi_job().capabilities
     else:
         capabilities = [jobs.my_capability(0)]
@@ -166,22 +166,3 @@ def _options(given: Mapping[str, Any]) -> RunOptions:
     if unknown:
         raise UsageError(f"there is no option {', '.join(unknown)}; there are {', '.join(_NAMES)}")
     return RunOptions(**{**_defaults, **given}).validate()
-
-
-def _is_launched() -> bool:
-    """Whether a launcher started this process as one of several ranks."""
-    return size_by_launcher() > 1
-
-
-def size_by_launcher() -> int:
-    """Return the number of ranks the launcher says it started, 1 without one."""
-    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "SLURM_STEP_NUM_TASKS"):
-        text = os.environ.get(name, "")
-        if text.isdigit():
-            return int(text)
-    return 1
-
-
-def is_under_launcher() -> bool:
-    """Whether mpirun, mpiexec or srun started this process."""
-    return any(name in os.environ for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "SLURM_STEP_ID"))

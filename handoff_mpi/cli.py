@@ -3,36 +3,69 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
-from handoff_mpi.api import is_under_launcher
-from handoff_mpi.errors import EXIT_DONE, EXIT_FAILED, DAGFailed, HandoffError, UsageError
+from handoff_mpi.errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_FITS_NOWHERE,
+    EXIT_USAGE,
+    DAGFailed,
+    HandoffError,
+    UsageError,
+)
 from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch.admission import describe_fit
+from handoff_mpi.launch.environment import is_under_launcher, rank_by_launcher
 from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.loading import load_dag_file
 from handoff_mpi.launch.supervisor import supervise
-from handoff_mpi.results.run_dir import make_run_dir
+from handoff_mpi.results.run_dir import make_run_dir, write_status
 from handoff_mpi.runtime.options import ISOLATIONS, ON_FAILURE, RESULTS_ON, RunOptions
 
 _PREFIX = "HANDOFF_"
+#: Rank 0 has this long to say what is wrong.
+_SPEECH_S = 3.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    own, given = _split_at_dashes(arguments)
-    parser = _parser()
-    options = parser.parse_args(own)
+    if rank_by_launcher():
+        return _main_of_others(arguments)
     try:
-        return int(options.function(options, own, given))
+        return _dispatch(arguments)
     except HandoffError as error:
         print(f"handoff: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+
+
+def _dispatch(arguments: list[str]) -> int:
+    own, given = _split_at_dashes(arguments)
+    options = _parser().parse_args(own)
+    return int(options.function(options, own, given))
+
+
+def _main_of_others(arguments: list[str]) -> int:
+    """Rank 0 alone speaks of bad usage; others must not leave before it has, or the launcher would end it."""
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            own, _ = _split_at_dashes(arguments)
+            _parser().parse_args(own)
+        return _dispatch(arguments)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else EXIT_USAGE
+    except HandoffError as error:
+        code = error.exit_code
+    time.sleep(_SPEECH_S)
+    return code
 
 
 def _split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -134,12 +167,24 @@ def _run(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
     if given.n is not None:
         return _launch(given, own, args, options)
     if not is_under_launcher():
-        return _lead(jobs.local_job(), given.target, args, options)
+        return _tell(options, _lead(jobs.local_job(), given.target, args, options))
+    if rank_by_launcher():
+        _ignore_signals()
     job = jobs.mpi_job()
     if job.rank == 0:
-        _end(job, _lead(job, given.target, args, options))
+        _end(job, _tell(options, _lead(job, given.target, args, options)))
     _serve(job)
     return EXIT_DONE
+
+
+def _tell(options: RunOptions, code: int) -> int:
+    """Write the exit code of a run that never started into the status file of its run-dir, if it was named one."""
+    if options.run_dir is not None and code in (EXIT_USAGE, EXIT_FITS_NOWHERE):
+        try:
+            write_status(make_run_dir(options.run_dir), status="refused", exit_code=code)
+        except HandoffError:
+            pass  # the run-dir may be just what was refused
+    return code
 
 
 def _launch(given: argparse.Namespace, own: list[str], args: list[str], options: RunOptions) -> int:
@@ -210,12 +255,17 @@ def _listen_to_signals(job: Job, options: RunOptions) -> None:
         signal.signal(number, stop)
 
 
+def _ignore_signals() -> None:
+    """The launcher passes them on to all ranks, and it is rank 0 that decides what they mean."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
 def _serve(job: Job) -> None:
     """Another rank: serve until rank 0 ends the job."""
     from handoff_mpi.comm import mpi
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    _ignore_signals()
     try:
         job.serve()
     except BaseException as error:

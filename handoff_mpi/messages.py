@@ -16,6 +16,7 @@ CONSTANT = "constant"  # (CONSTANT, run, number, head) + buffers
 RECALL = "recall"  # (RECALL, run, [(task, attempt)])
 FORGET = "forget"  # (FORGET, run, [task])
 LOST = "lost"  # (LOST, run, rank)
+LOOK = "look"  # (LOOK, run, rank): look at the process of a silent rank of your host
 STOP = "stop"  # (STOP, run, results or None): the run is over
 LEAVE = "leave"  # (LEAVE, 0): the job is over, the rank may go
 
@@ -26,6 +27,7 @@ UNFETCHED = "unfetched"  # (UNFETCHED, run, task, attempt, [(input, ranks asked)
 ALIVE = "alive"  # (ALIVE, run, [(task, attempt, started)]): heartbeat, with the calls that run longest
 TRANSFERRED = "transferred"  # (TRANSFERRED, run, [(task, source, nbytes, duration)]): inputs that were fetched
 UPDATE = "update"  # (UPDATE, run, rank, resources)
+LOOKED = "looked"  # (LOOKED, run, rank, is_gone, reason): asked to, or when a neighbour was found to be gone
 BYE = "bye"  # (BYE, run): the rank has left the run
 
 # A rank to a rank

@@ -47,6 +47,9 @@ class MemoryTransport:
         # Nothing is left to a later turn: in memory a message has arrived when it was sent.
         self._network.inboxes[dest].append(Envelope(self.rank, copy, [bytearray(part) for part in buffers]))
 
+    def drop(self, rank: int) -> None:
+        self._network.dead.add(rank)
+
     def poll(self) -> list[Envelope | RankGone]:
         inbox = self._network.inboxes[self.rank]
         return [inbox.popleft() for _ in range(len(inbox))]

@@ -145,6 +145,7 @@ class MPITransport:
         self._arrived: list[Envelope | RankGone] = []
         self._transfers = 0
         self._dead: set[int] = set()
+        self._abandoned: list[_Incoming | _Outgoing] = []  # MPI may still look at their memory
 
     # -- collectives, used before a run's messages flow ----------------------------------------------
 
@@ -171,6 +172,9 @@ class MPITransport:
                     self._outgoing.append(_Outgoing(dest, [request], (blob,)))
         except MPI.Exception as error:
             self._look_at(error, f"sending to rank {dest}")
+
+    def drop(self, rank: int) -> None:
+        self._dead.add(rank)
 
     def _send_with_buffers(self, dest: int, message: tuple[Any, ...], views: list[memoryview]) -> None:
         self._transfers += 1
@@ -235,7 +239,9 @@ class MPITransport:
                 continue
             if is_done:
                 arrived.append(incoming.envelope)
-            elif incoming.envelope.source not in self._dead:
+            elif incoming.envelope.source in self._dead:
+                self._abandoned.append(incoming)
+            else:
                 waiting.append(incoming)
         self._incoming = waiting
 
@@ -247,8 +253,8 @@ class MPITransport:
             except MPI.Exception as error:
                 self._look_at(error, f"sending to rank {outgoing.dest}")
                 continue
-            if not is_done and outgoing.dest not in self._dead:
-                self._outgoing.append(outgoing)
+            if not is_done:
+                (self._abandoned if outgoing.dest in self._dead else self._outgoing).append(outgoing)
 
     @property
     def is_transferring(self) -> bool:

@@ -48,6 +48,10 @@ class Transport(Protocol):
         """
         ...
 
+    def drop(self, rank: int) -> None:
+        """Give up what is on its way to or from ``rank``, and send it nothing more: it is gone."""
+        ...
+
     def poll(self) -> list[Envelope | RankGone]:
         """Return at once with what has arrived."""
         ...

@@ -19,6 +19,7 @@ from handoff_mpi.dag import DAG, Plan
 from handoff_mpi.encoding import PICKLED, decode_code, encode_code
 from handoff_mpi.errors import DAGFailed, JoinError, UsageError
 from handoff_mpi.launch.admission import find_strategy, refuse_what_fits_nowhere
+from handoff_mpi.launch.environment import size_by_launcher
 from handoff_mpi.messages import BYE, LEAVE, START
 from handoff_mpi.resources import Amounts, Capability, parse_resources
 from handoff_mpi.resources.amounts import UNIT
@@ -207,6 +208,7 @@ class Job:
         ranks_on = {each.host: 0 for each in self.capabilities}
         for each in self.capabilities:
             ranks_on[each.host] += 1
+        pids = self._pids()
         for rank, seat in scheduler.ledger.seats.items():
             memory = self.capabilities[rank].host_amounts.get("memory", 0) / UNIT * 1e6
             setup = RunSetup(
@@ -221,6 +223,7 @@ class Job:
                 list(sys.path),
                 self._setup,
                 telemetry.has_handlers(events.TRANSFER_STOP),
+                pids[seat.host] if rank else {},  # rank 0's loop does that itself
             )
             if rank == 0:
                 shell = WorkerShell(self.transport, setup)
@@ -229,7 +232,7 @@ class Job:
                 self.transport.send(rank, (START, 0, setup))
         home: ResultStore = MemoryStore() if factory is None else factory(0)
         drain = options.drain if self.drain_s is None else self.drain_s
-        settings = LoopSettings(run, self._runs, workers, drain, options.resource_tracker)
+        settings = LoopSettings(run, self._runs, workers, drain, options.resource_tracker, pids)
         kept = DirectoryStore(run_dir / "values")
         loop = SchedulerLoop(self.transport, scheduler, plan, recorder, home, kept, settings, shell)
         self._home = home
@@ -241,6 +244,14 @@ class Job:
 
         loop.stop_reason = reason
         return loop
+
+    def _pids(self) -> dict[str, dict[int, int]]:
+        """Return host to the process ids of its living ranks, by rank."""
+        pids: dict[str, dict[int, int]] = {}
+        for each in self.capabilities:
+            if each.rank not in self._gone:
+                pids.setdefault(each.host, {})[each.rank] = each.pid
+        return pids
 
     def _isolation(self, options: RunOptions, rank: int, slots: int) -> str:
         if self.is_mpi and rank == 0:
@@ -375,7 +386,9 @@ def mpi_job(comm: Any = None) -> Job:
     """
     from handoff_mpi.comm import mpi
 
-    comm = mpi.world() if comm is None else comm
+    if comm is None:
+        comm = mpi.world()
+        _refuse_singletons(comm.Get_size())
     mpi.wait_for_all(comm, JOIN_S)
     transport = mpi.MPITransport(comm)
     capabilities: list[Capability] = transport.allgather(my_capability(transport.rank))
@@ -384,6 +397,21 @@ def mpi_job(comm: Any = None) -> Job:
     if others:
         raise JoinError(f"rank {transport.rank} runs handoff_mpi {mine}, but others do not: {others}")
     return Job(transport, capabilities, True, mpi.survives_death(), mpi.is_threaded())
+
+
+def _refuse_singletons(size: int) -> None:
+    """Ranks whose MPI does not understand their launcher are worlds of one each, and would all run everything.
+
+    Raises:
+        JoinError: so it is.
+    """
+    expected = size_by_launcher()
+    if size < expected:
+        raise JoinError(
+            f"the launcher started {expected} ranks, but this MPI sees {size}: it is not the launcher's own. Use the "
+            "mpirun of the MPI that mpi4py was built with (with Slurm: mpirun, or srun --mpi=pmix for Open MPI, "
+            "--mpi=pmi2 for MPICH)"
+        )
 
 
 def my_capability(rank: int) -> Capability:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from handoff_mpi.comm import Envelope, RankGone, Transport
@@ -22,6 +22,8 @@ from handoff_mpi.messages import (
     FORGET,
     ISOLATE,
     KEEP,
+    LOOK,
+    LOOKED,
     LOST,
     OK,
     RECALL,
@@ -37,6 +39,7 @@ from handoff_mpi.messages import (
 from handoff_mpi.resources import parse_resources
 from handoff_mpi.resources.amounts import UNIT, plain_number
 from handoff_mpi.results.store import DirectoryStore, ResultStore
+from handoff_mpi.runtime.neighbours import GONE, LIVES, STOPPED, Neighbours
 from handoff_mpi.runtime.pace import Pace, clock
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.runtime.worker_loop import WorkerShell
@@ -45,6 +48,8 @@ from handoff_mpi.scheduler import (
     Cause,
     Dispatch,
     Event,
+    Examine,
+    Examined,
     Finished,
     Forget,
     Heard,
@@ -62,9 +67,11 @@ from handoff_mpi.scheduler import (
 )
 from handoff_mpi.worker.machine import head_of
 
-_FOR_WORKERS = frozenset({DISPATCH, CONSTANT, RECALL, FORGET, LOST, STOP, FETCH, VALUE, ABSENT})
+_FOR_WORKERS = frozenset({DISPATCH, CONSTANT, RECALL, FORGET, LOST, LOOK, STOP, FETCH, VALUE, ABSENT})
 #: Workers that have not said goodbye after this long are left behind.
 GOODBYE_S = 20.0
+#: How many ranks of a host are asked to look at a silent one: they may be deaf themselves.
+_MOST_ASKED = 4
 
 
 @dataclass(slots=True)
@@ -77,6 +84,7 @@ class LoopSettings:
         workers: the ranks that take part besides rank 0.
         drain_s: seconds that running calls are given once the run is stopped.
         tracker: the user's resource tracker, or None.
+        pids: host to its ranks' process ids, by rank; rank 0's own host comes first.
     """
 
     run: str
@@ -84,6 +92,7 @@ class LoopSettings:
     workers: Sequence[int]
     drain_s: float
     tracker: Any = None
+    pids: dict[str, dict[int, int]] = field(default_factory=dict)
 
 
 class SchedulerLoop:
@@ -116,6 +125,7 @@ class SchedulerLoop:
         self.settings = settings
         self.recorder = recorder
         self.stop_reason: Callable[[], str] = lambda: ""
+        self._neighbours = Neighbours(0, next(iter(settings.pids.values()), {}))
         self._plan = plan
         self._home = home
         self._kept = kept
@@ -141,6 +151,7 @@ class SchedulerLoop:
             arrived = self.transport.poll()
             mine = self._absorb(arrived, events)
             self._look_at_stop(events)
+            self._look_around(events)
             was_busy = bool(events) or bool(arrived)
             self._turn(events)
             events = []
@@ -179,6 +190,8 @@ class SchedulerLoop:
                     self._send(command.rank, (FORGET, self.settings.number, command.tasks))
                 elif isinstance(command, Announce):
                     self._announce(command.rank)
+                elif isinstance(command, Examine):
+                    self._examine(command.rank, events)
             for rank in list(self._outbox):
                 self._flush_to(rank)
             if not events:
@@ -208,7 +221,7 @@ class SchedulerLoop:
         heard: dict[int, None] = {0: None} if self._shell is not None else {}
         for each in arrived:
             if isinstance(each, RankGone):
-                self._lose(each, events)
+                self._lose(each.rank, each.reason, events)
                 continue
             message = each.message
             if message[1] != self.settings.number:
@@ -226,9 +239,28 @@ class SchedulerLoop:
             events.append(Heard(tuple(heard)))
         return mine
 
-    def _lose(self, gone: RankGone, events: list[Event]) -> None:
-        self._gone.add(gone.rank)
-        events.append(RankLost(gone.rank, gone.reason))
+    def _lose(self, rank: int, reason: str, events: list[Event]) -> None:
+        self._gone.add(rank)
+        self._neighbours.forget(rank)
+        self.transport.drop(rank)
+        events.append(RankLost(rank, reason))
+
+    def _look_around(self, events: list[Event]) -> None:
+        lost = self._neighbours.look_around(clock())
+        if lost is not None:
+            self._lose(*lost, events)
+
+    def _examine(self, rank: int, events: list[Event]) -> None:
+        """Look at a silent rank's process, or have ranks of its host do it."""
+        state, reason = self._neighbours.examine(rank, clock())
+        if state in (GONE, STOPPED):
+            self._lose(rank, reason, events)
+        elif state == LIVES:
+            events.append(Examined(rank, False, reason))
+        else:
+            here = next((ranks for ranks in self.settings.pids.values() if rank in ranks), {})
+            for other in [other for other in here if other not in (0, rank) and other not in self._gone][:_MOST_ASKED]:
+                self._send(other, (LOOK, self.settings.number, rank))
 
     def _absorb_one(self, source: int, message: tuple[Any, ...], events: list[Event]) -> None:
         kind = message[0]
@@ -249,6 +281,11 @@ class SchedulerLoop:
             self._absorb_update(message[2], message[3], events)
         elif kind == TRANSFERRED:
             self.recorder.transferred(source, message[2])
+        elif kind == LOOKED:
+            if message[3]:
+                self._lose(message[2], message[4], events)
+            else:
+                events.append(Examined(message[2], False, message[4]))
         elif kind == BYE:
             self._said_goodbye.add(source)
 

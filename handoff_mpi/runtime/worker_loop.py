@@ -10,17 +10,33 @@ import os
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from handoff_mpi.comm import Envelope, RankGone, Transport
 from handoff_mpi.encoding import EncodingError, Payload, decode, decode_code, nbytes_of
 from handoff_mpi.errors import HandoffError
-from handoff_mpi.messages import ABSENT, DIED, FETCH, HOME_NBYTES, ISOLATE, KEEP, OK, START, STAYS, UPDATE, VALUE
+from handoff_mpi.messages import (
+    ABSENT,
+    DIED,
+    FETCH,
+    HOME_NBYTES,
+    ISOLATE,
+    KEEP,
+    LOOK,
+    LOOKED,
+    LOST,
+    OK,
+    START,
+    STAYS,
+    UPDATE,
+    VALUE,
+)
 from handoff_mpi.results.run_dir import read_status
 from handoff_mpi.results.store import DirectoryStore, MemoryStore, ResultStore
 from handoff_mpi.runtime.attendant import Attendant
+from handoff_mpi.runtime.neighbours import LIVES, UNSEEN, Neighbours
 from handoff_mpi.runtime.pace import Pace, clock
 from handoff_mpi.worker import child as child_process
 from handoff_mpi.worker.calls import Caller, CallSpec, Outcome, describe
@@ -59,6 +75,7 @@ class RunSetup:
         paths: what must be on ``sys.path``.
         setup: dag.py's ``setup(rank)``, encoded, for child processes; or None.
         tells_transfers: whether rank 0 wants to know of transfers between ranks.
+        pids: rank to process id, of the ranks of this host.
     """
 
     run: str
@@ -72,6 +89,7 @@ class RunSetup:
     paths: list[str]
     setup: bytes | None = None
     tells_transfers: bool = False
+    pids: dict[int, int] = field(default_factory=dict)
 
 
 class WorkerShell:
@@ -90,6 +108,7 @@ class WorkerShell:
         self.attendant: Attendant | None = None
         self.results: Any = None
         self.has_left = False
+        self._neighbours = Neighbours(transport.rank, setup.pids)
         self._store = self._make_store()
         self._kept = self._find_kept()
         self._codes: dict[int, bytes] = {}
@@ -137,7 +156,10 @@ class WorkerShell:
         self._events = []
         for each in arrived:
             if isinstance(each, Envelope):
+                if each.message[0] in (LOOK, LOST):
+                    self._hear_of_neighbour(each.message)
                 events.append(Received(each.source, each.message, each.buffers))
+        self._look_around()
         if any(self._in_child):
             self._listen_to_children(events)
         while self._updates:
@@ -150,6 +172,25 @@ class WorkerShell:
             events, self._events = self._events, []
             if not events:
                 return was_busy
+
+    def _look_around(self) -> None:
+        lost = self._neighbours.look_around(clock())
+        if lost is not None:
+            rank, reason = lost
+            if rank == 0:
+                raise ConnectionError(f"rank 0 is lost: {reason}")
+            self.transport.send(0, (LOOKED, self.setup.number, rank, True, reason))
+
+    def _hear_of_neighbour(self, message: tuple[Any, ...]) -> None:
+        kind, run, rank = message
+        if run != self.setup.number:
+            return
+        if kind == LOST:
+            self._neighbours.forget(rank)
+            return
+        state, reason = self._neighbours.examine(rank, clock())
+        if state != UNSEEN:
+            self.transport.send(0, (LOOKED, run, rank, state != LIVES, reason))
 
     def run_own_call(self) -> bool:
         """Run one call in this very thread, if one waits; whether there was one. Not under ``lock``."""

@@ -319,3 +319,24 @@ def test_the_exit_code_of_bare_mpirun_is_that_of_status_json(mpirun, tmp_path):
         ended = mpirun(3, "-m", "handoff_mpi", "run", *words)
         status = json.loads((tmp_path / names[0] / "status.json").read_text())
         assert (ended.rc, status["exit_code"]) == (code, code), ended.err
+
+
+@pytest.mark.parametrize("words", [["--nonsense", "x.py"], ["--slots", "0", "x.py"], ["-n", "3", "x.py"], ["x.py"]])
+def test_one_rank_speaks_for_all(mpirun, words):
+    ended = mpirun(3, "-m", "handoff_mpi", "run", *words)
+    assert ended.rc == 2, ended.err
+    said = [line for line in ended.err.splitlines() if line.startswith(("handoff: ", "handoff-mpi: error: "))]
+    assert len(said) == 1, ended.err
+
+
+def test_ranks_that_do_not_find_each_other_are_refused(handoff, tmp_path):
+    (tmp_path / "ok.py").write_text(PREAMBLE + "dag.add_function(Function('a', (), abs, [-1]))\n")
+    ended = handoff("run", "ok.py", env={"PMI_SIZE": "3", "PMI_RANK": "0"})
+    assert ended.rc == 2, ended.err
+    assert "the launcher started 3 ranks, but this MPI sees 1" in ended.err
+
+
+def test_a_refused_run_says_so_in_its_run_dir(handoff, tmp_path):
+    ended = handoff("run", "--run-dir", "kept", "nothing.py")
+    assert ended.rc == 2, ended.err
+    assert json.loads((tmp_path / "kept" / "status.json").read_text()) == {"status": "refused", "exit_code": 2}

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 START = "start"  # (START, run, options): a run begins
 DISPATCH = "dispatch"  # (DISPATCH, run, codes, groups): groups of (slot, claim or None, assignments)
 CONSTANT = "constant"  # (CONSTANT, run, number, head) + buffers
+FILES = "files"  # (FILES, run, [(task, key)]): under which keys an earlier launch wrote values
 RECALL = "recall"  # (RECALL, run, [(task, attempt)])
 FORGET = "forget"  # (FORGET, run, [task])
 LOST = "lost"  # (LOST, run, rank)
@@ -47,6 +48,7 @@ DIED = 3
 Entry: TypeAlias = "tuple[int, int, int, Any, int, float, float]"
 
 #: (task, attempt, id, recipe, sources, timeout_s, flags); a source is (task, codec, payload or None, holders).
+#: Without payload and holders the value lies in a file.
 Assignment: TypeAlias = "tuple[int, int, Any, Any, tuple[Any, ...], float | None, int]"
 
 #: Flags of an assignment.

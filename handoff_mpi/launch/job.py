@@ -33,7 +33,8 @@ from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.runtime.pace import Pace, clock
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.runtime.scheduler_loop import LoopSettings, SchedulerLoop
-from handoff_mpi.runtime.worker_loop import RunSetup, WorkerShell, serve_run
+from handoff_mpi.runtime.worker_loop import serve_run
+from handoff_mpi.runtime.worker_shell import RunSetup, WorkerShell
 from handoff_mpi.scheduler import Closed, Policy, Scheduler, Submitted
 from handoff_mpi.telemetry import handlers as events
 

@@ -10,7 +10,7 @@ from typing import Any
 from handoff_mpi.comm import Envelope, RankGone, Transport
 from handoff_mpi.dag import Plan
 from handoff_mpi.encoding import Payload
-from handoff_mpi.errors import DAGError
+from handoff_mpi.errors import DAGError, ValueUnavailable
 from handoff_mpi.messages import (
     ABSENT,
     ALIVE,
@@ -18,6 +18,7 @@ from handoff_mpi.messages import (
     CONSTANT,
     DISPATCH,
     FETCH,
+    FILES,
     FINISHED,
     FORGET,
     ISOLATE,
@@ -37,15 +38,15 @@ from handoff_mpi.messages import (
     Entry,
 )
 from handoff_mpi.resources import parse_resources
-from handoff_mpi.resources.amounts import UNIT, plain_number
-from handoff_mpi.results.store import DirectoryStore, ResultStore
+from handoff_mpi.resources.amounts import UNIT
+from handoff_mpi.results.store import DirectoryStore, Key, ResultStore
 from handoff_mpi.runtime.neighbours import GONE, LIVES, STOPPED, Neighbours
 from handoff_mpi.runtime.pace import Pace, clock
 from handoff_mpi.runtime.recorder import Recorder
-from handoff_mpi.runtime.worker_loop import WorkerShell
+from handoff_mpi.runtime.tracking import Tracking
+from handoff_mpi.runtime.worker_shell import WorkerShell
 from handoff_mpi.scheduler import (
     Announce,
-    Cause,
     Dispatch,
     Event,
     Examine,
@@ -56,7 +57,6 @@ from handoff_mpi.scheduler import (
     Persisted,
     RankLost,
     Recall,
-    Refused,
     ResourcesUpdated,
     Returned,
     Scheduler,
@@ -67,7 +67,7 @@ from handoff_mpi.scheduler import (
 )
 from handoff_mpi.worker.machine import head_of
 
-_FOR_WORKERS = frozenset({DISPATCH, CONSTANT, RECALL, FORGET, LOST, LOOK, STOP, FETCH, VALUE, ABSENT})
+_FOR_WORKERS = frozenset({DISPATCH, CONSTANT, FILES, RECALL, FORGET, LOST, LOOK, STOP, FETCH, VALUE, ABSENT})
 #: Workers that have not said goodbye after this long are left behind.
 GOODBYE_S = 20.0
 #: How many ranks of a host are asked to look at a silent one: they may be deaf themselves.
@@ -127,6 +127,8 @@ class SchedulerLoop:
         self.stop_reason: Callable[[], str] = lambda: ""
         self._neighbours = Neighbours(0, next(iter(settings.pids.values()), {}))
         self._plan = plan
+        self.file_keys: dict[int, Key] = {}  # of values that an earlier launch wrote
+        self._files_at: dict[int, set[int]] = {}
         self._home = home
         self._kept = kept
         self._bringing: dict[int, tuple[int, int]] = {}  # ticket: (task, rank that holds its value)
@@ -139,7 +141,7 @@ class SchedulerLoop:
         self._gone: set[int] = set()
         self._updates: list[tuple[int, dict[str, Any]]] = []
         self._outbox: dict[int, list[Any]] = {}
-        self._tracked: dict[int, tuple[int, dict[str, int | float]]] = {}
+        self._tracking = None if settings.tracker is None else Tracking(settings.tracker)
 
     # -- the run --------------------------------------------------------------------------------------
 
@@ -173,16 +175,15 @@ class SchedulerLoop:
         while True:
             commands = self.scheduler.handle(events, clock())
             events = []
-            if self.settings.tracker is not None:
-                self._settle_with_tracker()
+            if self._tracking is not None:
+                self._tracking.settle(self.scheduler.log)
             self.recorder.transitions(self.scheduler)
             for command in commands:
                 if isinstance(command, Dispatch):
-                    refused = self._refusals(command)
-                    if refused:
-                        events += refused
-                        continue
-                    self._pack(command)
+                    refused = [] if self._tracking is None else self._tracking.request(command, self.scheduler.specs)
+                    events += refused
+                    if not refused:
+                        self._pack(command)
                 elif isinstance(command, Recall):
                     self._flush_to(command.rank)
                     self._send(command.rank, (RECALL, self.settings.number, command.tasks))
@@ -229,6 +230,8 @@ class SchedulerLoop:
             heard[each.source] = None
             if message[0] in (VALUE, ABSENT) and message[2] in self._bringing:
                 self._absorb_kept(each, events)
+            elif message[0] == FETCH and message[3] in self.scheduler.tasks.persisted:
+                self._serve_file(each)
             elif message[0] in _FOR_WORKERS:
                 mine.append(each)
             else:
@@ -299,6 +302,18 @@ class SchedulerLoop:
                 self._send(source, (FETCH, self.settings.number, self._next_ticket, task, None, ()))
                 self._next_ticket -= 1
 
+    def _serve_file(self, each: Envelope) -> None:
+        """Send a value that lies in a file to a rank that does not see it."""
+        _, run, ticket, task, _, _ = each.message
+        try:
+            head, buffers = head_of(self._kept.get(self._file_key(task)))
+            self._send(each.source, (VALUE, run, ticket, head), buffers)
+        except (KeyError, ValueUnavailable):
+            self._send(each.source, (ABSENT, run, ticket, None))
+
+    def _file_key(self, task: int) -> Key:
+        return self.file_keys.get(task, (self.settings.run, task))
+
     def _absorb_kept(self, each: Envelope, events: list[Event]) -> None:
         task, source = self._bringing.pop(each.message[2])
         if each.message[0] == ABSENT:
@@ -346,14 +361,14 @@ class SchedulerLoop:
             self.transport.send(rank, message, buffers)
 
     def _pack(self, command: Dispatch) -> None:
-        assignments = [self._assignment(task, attempt) for task, attempt in command.tasks]
+        assignments = [self._assignment(command.rank, task, attempt) for task, attempt in command.tasks]
         claim = None
         if command.claim is not None:
             cores = command.claim.cost.cost.get("cpu", 0) / UNIT
             claim = (cores, self.scheduler.ledger.device_indices(command.claim))
         self._outbox.setdefault(command.rank, []).append((command.slot, claim, assignments))
 
-    def _assignment(self, task: int, attempt: int) -> Any:
+    def _assignment(self, rank: int, task: int, attempt: int) -> Any:
         plan, scheduler = self._plan, self.scheduler
         spec = scheduler.specs[task]
         flags = (KEEP if spec.keep else 0) | (STAYS if spec.stays else 0)
@@ -361,15 +376,24 @@ class SchedulerLoop:
             flags |= ISOLATE
         sources = plan.sources[task]
         if sources:
-            sources = tuple([self._source(number, codec) for number, codec in sources])
+            sources = tuple([self._source(rank, number, codec) for number, codec in sources])
         return (task, attempt, plan.ids[task], plan.recipes[task], sources, spec.timeout_s, flags)
 
-    def _source(self, number: int, codec: Any) -> Any:
+    def _source(self, rank: int, number: int, codec: Any) -> Any:
         scheduler = self.scheduler
         if scheduler.tasks.at_home[number]:
             payload: Payload = self._home.get((self.settings.run, number))
             return (number, codec, payload, ())
-        return (number, codec, None, tuple(scheduler.tasks.holders.get(number, ())))
+        holders = tuple(scheduler.tasks.holders.get(number, ()))
+        if not holders and number in self.file_keys:
+            self._tell_file(rank, number)
+        return (number, codec, None, holders)
+
+    def _tell_file(self, rank: int, task: int) -> None:
+        known = self._files_at.setdefault(rank, set())
+        if task not in known:
+            known.add(task)
+            self._send(rank, (FILES, self.settings.number, [(task, self.file_keys[task])]))
 
     def _flush_to(self, rank: int) -> None:
         groups = self._outbox.pop(rank, None)
@@ -396,36 +420,6 @@ class SchedulerLoop:
             known.add(number)
             head, buffers = head_of(self._plan.constants[number])
             self._send(rank, (CONSTANT, self.settings.number, number, head), buffers)
-
-    # -- the user's tracker -------------------------------------------------------------------------------
-
-    def _refusals(self, command: Dispatch) -> list[Event]:
-        tracker = self.settings.tracker
-        if tracker is None:
-            return []
-        refused: list[Event] = []
-        for task, attempt in command.tasks:
-            cost = {name: plain_number(amount) for name, amount in self.scheduler.specs[task].cost.items()}
-            try:
-                answer, why = tracker.request(command.rank, cost), "it said no"
-            except Exception as error:
-                answer, why = False, f"{type(error).__name__}: {error}"
-            if answer is False:
-                refused.append(Refused(task, attempt, why))
-            else:
-                self._tracked[task] = (command.rank, cost)
-        return refused
-
-    def _settle_with_tracker(self) -> None:
-        """Release what tasks held that are not dispatched any more."""
-        for task, _, cause, _, _, _ in self.scheduler.log:
-            if task >= 0 and cause != Cause.PLACED and task in self._tracked:
-                rank, cost = self._tracked.pop(task)
-                try:
-                    self.settings.tracker.release(rank, cost)
-                except Exception as error:
-                    text = f"handoff: resource_tracker.release failed: {type(error).__name__}: {error}"
-                    print(text, file=sys.stderr, flush=True)
 
     # -- the end ------------------------------------------------------------------------------------------
 

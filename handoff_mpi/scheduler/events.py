@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any, TypeAlias
 
 from handoff_mpi.allocation import Claim
@@ -12,11 +13,28 @@ from handoff_mpi.messages import Entry
 from handoff_mpi.resources import Amounts
 
 
+class Rest(IntEnum):
+    """Where the value of a task that an earlier launch did rests."""
+
+    NOWHERE = 0  # nobody needs it any more
+    HOME = 1
+    FILE = 2
+
+
 @dataclass(slots=True)
 class Submitted:
-    """Tasks were added; their numbers follow those there already."""
+    """Tasks were added; their numbers follow those there already.
+
+    Attributes:
+        restored: tasks that an earlier launch of the run did, and where their values are.
+        suspects: tasks that were in flight when an earlier launch ended without a word.
+        deaths: how often each task's process died in earlier launches.
+    """
 
     specs: Sequence[TaskSpec]
+    restored: Mapping[int, Rest] = field(default_factory=dict)
+    suspects: Collection[int] = ()
+    deaths: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

@@ -38,6 +38,7 @@ class Cause(IntEnum):
     VALUE_LOST = 8
     INPUT_FAILED = 9
     GIVEN_UP = 10
+    RESTORED = 11
 
 
 WAITING, READY, DISPATCHED, DONE, FAILED, SKIPPED = State
@@ -57,6 +58,7 @@ TRANSITIONS: dict[tuple[State, Cause], State] = {
     (DONE, Cause.VALUE_LOST): WAITING,
     (WAITING, Cause.INPUT_FAILED): SKIPPED,
     (READY, Cause.INPUT_FAILED): SKIPPED,
+    (WAITING, Cause.RESTORED): DONE,
 }
 
 #: The same as rows, for the hot path: ``TABLE[state][cause]`` is a state or -1.

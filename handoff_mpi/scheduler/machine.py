@@ -224,7 +224,9 @@ class Scheduler:
     # -- absorb: submissions ------------------------------------------------------------------------
 
     def _on_submitted(self, event: Submitted) -> None:
-        self.tasks.add(event.specs)
+        self._isolated.update(event.suspects)
+        self._deaths.update(event.deaths)
+        self.tasks.add(event.specs, event.restored)
 
     def _on_closed(self, event: Closed) -> None:
         self._closed = True
@@ -287,7 +289,7 @@ class Scheduler:
 
     def _on_unfetched(self, event: Unfetched) -> None:
         for each, asked in event.missing:
-            if not asked:
+            if not asked or 0 in asked:  # rank 0 serves files to ranks that do not see them
                 self.tasks.persisted.discard(each)
             self.tasks.lose_value(each, asked)
         if not self.is_current(event.task, event.attempt):

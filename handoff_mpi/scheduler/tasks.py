@@ -6,12 +6,12 @@ falls to nought. Every change of state goes through :meth:`TaskTable.move`, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.messages import Entry
-from handoff_mpi.scheduler.events import Failure, Transition
+from handoff_mpi.scheduler.events import Failure, Rest, Transition
 from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, FAILED, READY, SKIPPED, TABLE, WAITING, Cause, State
 from handoff_mpi.scheduler.ready import ReadyTasks
 
@@ -91,8 +91,8 @@ class TaskTable:
         self.state[task] = then
         self.log.append((task, then, cause, self.attempts[task], rank, detail))
 
-    def add(self, specs: Sequence[TaskSpec]) -> None:
-        """Take in tasks; their numbers follow those there already."""
+    def add(self, specs: Sequence[TaskSpec], restored: Mapping[int, Rest] | None = None) -> None:
+        """Take in tasks; their numbers follow those there already. ``restored`` were done by an earlier launch."""
         first, count = len(self.specs), len(specs)
         self.specs += specs
         self.state.extend(bytes(count))
@@ -110,12 +110,23 @@ class TaskTable:
             for each in spec.inputs:
                 self.children[each].append(task)
                 self.consumers_left[each] += 1
+        for task, rest in (restored or {}).items():
+            self._restore(task, rest)
         for task in new:
             self.ready_or_waiting(task)
         self.skip([task for task in new if self._has_failed_input(task)])
         if first:  # what nobody needed any more may be needed again
             wanted = dict.fromkeys(each for spec in specs for each in spec.inputs if each < first)
             self.recompute([each for each in wanted if self.state[each] == DONE and not self.is_available(each)])
+
+    def _restore(self, task: int, rest: Rest) -> None:
+        self.move(task, Cause.RESTORED)
+        self.open -= 1
+        self.at_home[task] = rest == Rest.HOME
+        if rest == Rest.FILE:
+            self.persisted.add(task)
+        for each in self.specs[task].inputs:
+            self.consumers_left[each] -= 1
 
     def ready_or_waiting(self, task: int) -> None:
         """Count what a WAITING task waits for, and make it ready if that is nothing."""

@@ -71,6 +71,7 @@ class Worker:
         heartbeat_s: a sign of life goes out at least this often.
         store_nbytes: values nobody needs any more are dropped once the store holds more than this.
         tells_transfers: whether rank 0 is told of each value that was fetched.
+        reads_files: whether the rank sees the files where values were written; else rank 0 is asked for those.
     """
 
     def __init__(
@@ -81,12 +82,14 @@ class Worker:
         heartbeat_s: float = 15.0,
         store_nbytes: int = 1 << 62,
         tells_transfers: bool = False,
+        reads_files: bool = True,
     ) -> None:
         self.rank = rank
         self.run = run
         self.heartbeat_s = heartbeat_s
         self.store_nbytes = store_nbytes
         self.tells_transfers = tells_transfers
+        self.reads_files = reads_files
         self.running: list[Work | None] = [None] * slots
         self.queues: list[deque[Work]] = [deque() for _ in range(slots)]
         self.claims: list[Any] = [None] * slots
@@ -236,6 +239,9 @@ class Worker:
             elif holders:
                 work.waiting += 1
                 self._join_fetch(work, task, codec, holders)
+            elif not self.reads_files:
+                work.waiting += 1
+                self._join_fetch(work, task, None, (0,))
 
     def _join_fetch(self, work: Work, task: int, codec: Any, holders: Sequence[int]) -> None:
         fetch = self._fetches.get((task, codec))

@@ -1,0 +1,415 @@
+"""The shell around a worker's machine: carries messages into it, calls out of it, and values between."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from handoff_mpi.comm import Envelope, RankGone, Transport
+from handoff_mpi.encoding import EncodingError, Payload, decode_code, nbytes_of
+from handoff_mpi.errors import HandoffError, ValueUnavailable
+from handoff_mpi.messages import (
+    ABSENT,
+    DIED,
+    FETCH,
+    FILES,
+    HOME_NBYTES,
+    ISOLATE,
+    KEEP,
+    LOOK,
+    LOOKED,
+    LOST,
+    OK,
+    STAYS,
+    UPDATE,
+    VALUE,
+)
+from handoff_mpi.results.run_dir import read_status
+from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
+from handoff_mpi.runtime.attendant import Attendant
+from handoff_mpi.runtime.neighbours import LIVES, UNSEEN, Neighbours
+from handoff_mpi.runtime.pace import clock
+from handoff_mpi.worker.calls import Caller, CallSpec, Outcome, describe
+from handoff_mpi.worker.events import (
+    Call,
+    Drop,
+    Ended,
+    Event,
+    InputMissing,
+    Kill,
+    Learn,
+    Leave,
+    Put,
+    Received,
+    Send,
+    Serve,
+    Work,
+)
+from handoff_mpi.worker.machine import Worker, head_of
+from handoff_mpi.worker.runners import Child
+
+
+@dataclass(slots=True)
+class RunSetup:
+    """What rank 0 tells every rank when a run starts.
+
+    Attributes:
+        run: the run's name, unique in the job.
+        number: the run's number, part of every message.
+        slots: of the rank that is told.
+        isolation: "rank" (slot 0 in the rank itself, further ones in children) or "process".
+        heartbeat_s: most seconds between signs of life.
+        store_nbytes: see :class:`~handoff_mpi.worker.machine.Worker`.
+        run_dir: where values that must outlast the run are written; None if this rank keeps none.
+        store_factory: encoded maker of a custom store, or None.
+        paths: what must be on ``sys.path``.
+        setup: dag.py's ``setup(rank)``, encoded, for child processes; or None.
+        tells_transfers: whether rank 0 wants to know of transfers between ranks.
+        pids: rank to process id, of the ranks of this host.
+    """
+
+    run: str
+    number: int
+    slots: int
+    isolation: str
+    heartbeat_s: float
+    store_nbytes: int
+    run_dir: str | None
+    store_factory: bytes | None
+    paths: list[str]
+    setup: bytes | None = None
+    tells_transfers: bool = False
+    pids: dict[int, int] = field(default_factory=dict)
+
+
+class WorkerShell:
+    """The shell around one rank's worker machine for one run."""
+
+    def __init__(self, transport: Transport, setup: RunSetup) -> None:
+        self.transport = transport
+        self.setup = setup
+        self._kept = self._find_kept()
+        self.machine = Worker(
+            transport.rank,
+            setup.number,
+            setup.slots,
+            setup.heartbeat_s,
+            setup.store_nbytes,
+            setup.tells_transfers,
+            reads_files=self._kept is not None,
+        )
+        self.caller = Caller(transport.rank, setup.run)
+        self.lock = threading.Lock()
+        self.call_serial = 0
+        self.is_calling = False
+        self.attendant: Attendant | None = None
+        self.results: Any = None
+        self.has_left = False
+        self._neighbours = Neighbours(transport.rank, setup.pids)
+        self._store = self._make_store()
+        self._file_keys: dict[int, Key] = {}
+        self._codes: dict[int, bytes] = {}
+        self._constants: dict[int, Payload] = {}
+        self._children: list[Child | None] = [None] * setup.slots
+        self._in_child: list[Work | None] = [None] * setup.slots
+        self._own_calls: deque[Work] = deque()
+        self._own_serves: deque[Serve] = deque()
+        self._events: list[Event] = []
+        self._updates: deque[tuple[int, dict[str, Any]]] = deque()
+        self._do = {
+            Send: self._send,
+            Call: self._call,
+            Kill: self._kill,
+            Serve: self._serve,
+            Put: self._put,
+            Drop: self._drop,
+            Learn: self._learn,
+            Leave: self._leave,
+        }
+
+    def _make_store(self) -> ResultStore:
+        if self.setup.store_factory is None:
+            return MemoryStore()
+        store = decode_code(self.setup.store_factory)(self.transport.rank)
+        if not isinstance(store, ResultStore):
+            raise HandoffError(f"result_store made {store!r}, which lacks put, get, has or delete")
+        return store
+
+    def _find_kept(self) -> DirectoryStore | None:
+        """Return where values that outlast the run are written; None where rank 0's run-dir cannot be seen."""
+        run_dir = self.setup.run_dir
+        if run_dir is None or read_status(Path(run_dir)).get("run") != self.setup.run:
+            return None
+        return DirectoryStore(Path(run_dir) / "values")
+
+    # -- a turn -------------------------------------------------------------------------------------
+
+    def turn(self, arrived: Sequence[Envelope | RankGone] = ()) -> bool:
+        """Take in what arrived and what children say, and do what the machine wants; whether anything was done.
+
+        The caller holds ``lock`` if an attendant may be about.
+        """
+        events: list[Event] = self._events
+        self._events = []
+        for each in arrived:
+            if isinstance(each, Envelope):
+                if each.message[0] in (LOOK, LOST):
+                    self._hear_of_neighbour(each.message)
+                elif each.message[0] == FILES and each.message[1] == self.setup.number:
+                    self._file_keys.update(each.message[2])
+                events.append(Received(each.source, each.message, each.buffers))
+        self._look_around()
+        if any(self._in_child):
+            self._listen_to_children(events)
+        while self._updates:
+            rank, amounts = self._updates.popleft()
+            self.transport.send(0, (UPDATE, self.setup.number, rank, amounts))
+        was_busy = bool(events)
+        while True:
+            for command in self.machine.handle(events, clock()):
+                self._do[type(command)](command)  # type: ignore[operator]
+            events, self._events = self._events, []
+            if not events:
+                return was_busy
+
+    def _look_around(self) -> None:
+        lost = self._neighbours.look_around(clock())
+        if lost is not None:
+            rank, reason = lost
+            if rank == 0:
+                raise ConnectionError(f"rank 0 is lost: {reason}")
+            self.transport.send(0, (LOOKED, self.setup.number, rank, True, reason))
+
+    def _hear_of_neighbour(self, message: tuple[Any, ...]) -> None:
+        kind, run, rank = message
+        if run != self.setup.number:
+            return
+        if kind == LOST:
+            self._neighbours.forget(rank)
+            return
+        state, reason = self._neighbours.examine(rank, clock())
+        if state != UNSEEN:
+            self.transport.send(0, (LOOKED, run, rank, state != LIVES, reason))
+
+    def run_own_call(self) -> bool:
+        """Run one call in this very thread, if one waits; whether there was one. Not under ``lock``."""
+        if self._own_serves:
+            self._serve_encoded(self._own_serves.popleft())
+            return True
+        if not self._own_calls:
+            return False
+        work = self._own_calls.popleft()
+        started = clock()
+        self.call_serial += 1
+        self.is_calling = True
+        if self.attendant is not None and self.attendant.is_parked:
+            self.attendant.wake()
+        try:
+            spec = self._spec(work)
+            outcome = None if spec is None else self.caller.call(spec)
+        finally:
+            self.is_calling = False
+        with self.lock:
+            if outcome is not None:
+                self._end(work, outcome, started)
+        return True
+
+    @property
+    def has_own_call(self) -> bool:
+        return bool(self._own_calls or self._own_serves)
+
+    def sockets(self) -> list[Any]:
+        """Return what becomes readable when a child speaks."""
+        return [self._children[slot] for slot, work in enumerate(self._in_child) if work is not None]
+
+    def update_resources(self, rank: int, amounts: dict[str, Any]) -> None:
+        """Have rank 0 told, at the next turn; from any thread."""
+        self._updates.append((rank, amounts))
+
+    # -- calls --------------------------------------------------------------------------------------
+
+    def _call(self, command: Call) -> None:
+        work = command.work
+        in_rank = self.setup.isolation == "rank" and work.slot == 0 and not work.flags & ISOLATE
+        if in_rank:
+            self._own_calls.append(work)
+            return
+        spec = self._spec(work)
+        if spec is None:
+            return
+        try:
+            child = self._child(work)
+            child.call(spec)
+            self._in_child[work.slot] = work
+        except OSError as error:
+            lost = self._children[work.slot]
+            self._children[work.slot] = None
+            reason = lost.how_it_died() if lost is not None else f"no child process could be started: {error}"
+            self._end(work, Outcome(DIED, None, ("death", reason, ""), 0.0), clock())
+
+    def _child(self, work: Work) -> Child:
+        """Return the slot's child, started if there is none, told all it needs for ``work``."""
+        child = self._children[work.slot]
+        if child is None:
+            child = self._children[work.slot] = Child(self.transport.rank, self.setup.run, self.setup.setup)
+        wanted = [number for number in work.recipe[0] if number not in child.knows]
+        if wanted:
+            child.learn([(number, self._codes[number]) for number in wanted])
+        for number in work.recipe[3]:
+            if number not in child.knows_constants:
+                child.learn_constant(number, self._constants[number])
+        return child
+
+    def _spec(self, work: Work) -> CallSpec | None:
+        """Gather a call's inputs; if one is not to be had after all, hand the work back."""
+        values: list[tuple[Payload, Any, int]] = []
+        for task, codec, payload, _ in work.sources:
+            if payload is None and (task, codec) in work.fetched:
+                payload, source = work.fetched[task, codec]
+                values.append((payload, codec, source))
+                continue
+            if payload is None:
+                payload = self._held(task)
+                if payload is None:
+                    self._events.append(InputMissing(work, task))
+                    return None
+            values.append((payload, codec, -1))
+        cores, gpus = work.claim
+        return CallSpec(work.id, work.attempt, work.recipe, values, cores, gpus)
+
+    def _held(self, task: int) -> Payload | None:
+        try:
+            if task in self.machine.held:
+                return self._store.get(self._key(task))
+            return None if self._kept is None else self._kept.get(self._file_keys.get(task, self._key(task)))
+        except (KeyError, ValueUnavailable):  # the file is gone, or damaged: as good as gone
+            return None
+
+    def _key(self, task: int) -> tuple[str, int]:
+        return self.setup.run, task
+
+    def _end(self, work: Work, outcome: Outcome, started: float) -> None:
+        nbytes = 0 if outcome.payload is None else nbytes_of(outcome.payload)
+        is_persisted = False
+        goes_home = nbytes <= HOME_NBYTES and not work.flags & STAYS
+        if outcome.status == OK and work.flags & KEEP and not goes_home and self._kept is not None:
+            assert outcome.payload is not None
+            try:
+                self._kept.put(self._key(work.task), outcome.payload)
+                is_persisted = True
+            except OSError as error:
+                text = f"its result could not be written to {self._kept.directory}: {error}"
+                outcome = Outcome(1, None, (type(error).__name__, text, ""), outcome.duration)
+        self._events.append(
+            Ended(
+                work,
+                outcome.status,
+                outcome.payload,
+                nbytes,
+                outcome.error,
+                started,
+                outcome.duration,
+                is_persisted,
+            )
+        )
+
+    def _kill(self, command: Kill) -> None:
+        child = self._children[command.slot]
+        if child is not None:
+            child.kill()
+
+    def _listen_to_children(self, events: list[Event]) -> None:
+        before = len(self._events)
+        for slot, work in enumerate(self._in_child):
+            child = self._children[slot]
+            if work is None or child is None:
+                continue
+            try:
+                frame = child.poll()
+                while frame is not None and frame[0][0] != "ended":
+                    self._updates.append((frame[0][1], frame[0][2]))
+                    frame = child.poll()
+            except EOFError:
+                self._in_child[slot] = self._children[slot] = None
+                reason = child.how_it_died()
+                self._end(work, Outcome(DIED, None, ("death", reason, ""), clock() - work.started), work.started)
+                continue
+            if frame is not None:
+                self._in_child[slot] = None
+                _, status, head, error, duration = frame[0]
+                payload = None if head is None else (*head, *frame[1])
+                self._end(work, Outcome(status, payload, error, duration), clock() - duration)
+        events += self._events[before:]
+        del self._events[before:]
+
+    # -- values -------------------------------------------------------------------------------------
+
+    def _send(self, command: Send) -> None:
+        message = command.message
+        if message[0] == FETCH and message[4] is not None:
+            # The holder encodes for us, and may never have seen the code that does it.
+            serialize = message[4][0]
+            codes = [] if serialize is None else [(serialize, self._codes[serialize])]
+            message = (*message[:5], codes)
+        self.transport.send(command.dest, message, command.buffers)
+
+    def _put(self, command: Put) -> None:
+        self._store.put(self._key(command.task), command.payload)
+
+    def _drop(self, command: Drop) -> None:
+        self._store.delete(self._key(command.task))
+
+    def _learn(self, command: Learn) -> None:
+        self._codes.update(command.codes)
+        self.caller.learn(command.codes, command.constant)
+        if command.constant is not None:
+            self._constants[command.constant[0]] = command.constant[1]
+
+    def _serve(self, command: Serve) -> None:
+        if command.codec is not None:
+            self._own_serves.append(command)  # user code runs where calls run, never beside one
+            return
+        payload = self._held(command.task)
+        if payload is None:
+            self.transport.send(command.dest, (ABSENT, self.setup.number, command.ticket, None))
+            return
+        self._send_value(command, payload)
+
+    def _send_value(self, command: Serve, payload: Payload) -> None:
+        head, buffers = head_of(payload)
+        self.transport.send(command.dest, (VALUE, self.setup.number, command.ticket, head), buffers)
+
+    def _serve_encoded(self, command: Serve) -> None:
+        with self.lock:
+            payload = self._held(command.task)
+        error = None
+        try:
+            if payload is not None:
+                self.caller.learn(command.codes, None)
+                payload = self.caller.encode_for(payload, command.codec, command.dest)
+        except EncodingError as problem:
+            error = describe(problem)
+        except BaseException as problem:
+            error = describe(problem)
+        with self.lock:
+            if payload is None or error is not None:
+                self.transport.send(command.dest, (ABSENT, self.setup.number, command.ticket, error))
+            else:
+                self._send_value(command, payload)
+
+    def _leave(self, command: Leave) -> None:
+        self.results = command.results
+        self.has_left = True
+
+    def close(self) -> None:
+        """End the children; running ones are killed, their results are not wanted any more."""
+        for slot, child in enumerate(self._children):
+            if child is not None:
+                if self._in_child[slot] is not None:
+                    child.kill()
+                child.close()
+        self._children = [None] * len(self._children)

@@ -57,15 +57,18 @@ def _main_of_others(arguments: list[str]) -> int:
     """Rank 0 alone speaks of bad usage; others must not leave before it has, or the launcher would end it."""
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            own, _ = _split_at_dashes(arguments)
-            _parser().parse_args(own)
-        return _dispatch(arguments)
+            _parser().parse_args(_split_at_dashes(arguments)[0])
     except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else EXIT_USAGE
+        return _let_rank_0_speak(error.code)
+    try:
+        return _dispatch(arguments)
     except HandoffError as error:
-        code = error.exit_code
+        return _let_rank_0_speak(error.exit_code)
+
+
+def _let_rank_0_speak(code: Any) -> int:
     time.sleep(_SPEECH_S)
-    return code
+    return code if isinstance(code, int) else EXIT_USAGE
 
 
 def _split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -28,7 +28,7 @@ from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.loading import load_dag_file
 from handoff_mpi.launch.supervisor import supervise
 from handoff_mpi.results.run_dir import make_run_dir, write_status
-from handoff_mpi.runtime.options import ISOLATIONS, ON_FAILURE, RESULTS_ON, RunOptions
+from handoff_mpi.runtime.options import CHECKPOINTS, ISOLATIONS, ON_FAILURE, RESULTS_ON, RunOptions
 
 _PREFIX = "HANDOFF_"
 #: Rank 0 has this long to say what is wrong.
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="handoff-mpi", description="Run a DAG of Python functions as one MPI job."
     )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{run,check}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{run,check,doctor}")
     run = verbs.add_parser("run", help="run a DAG", description="Run the DAG of a Python file on all ranks.")
     run.add_argument("-n", type=int, metavar="N", help="launch N ranks under mpirun (outside a launcher)")
     run.set_defaults(function=_run)
@@ -91,7 +91,18 @@ def _parser() -> argparse.ArgumentParser:
     for verb in (run, check):
         verb.add_argument("target", metavar="dag.py[:name]", help="holds `dag`, or `build(args)`; args follow --")
         _add_options(verb)
+    _add_doctor(verbs)
     return parser
+
+
+def _add_doctor(verbs: Any) -> None:
+    about = "look at this machine and its MPI, and say what to do about it"
+    doctor = verbs.add_parser("doctor", help=about, description=f"{about[0].upper()}{about[1:]}.")
+    doctor.add_argument("-n", type=int, metavar="N", help="launch N ranks under mpirun, and look at them all")
+    doctor.add_argument("--run-dir", metavar="DIR", help="where runs will keep their files (default: handoff-runs/)")
+    doctor.add_argument("--json", action="store_true", help="print the findings as data")
+    doctor.add_argument("--lines", action="store_true", help=argparse.SUPPRESS)
+    doctor.set_defaults(function=_doctor)
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +122,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--crash-limit", metavar="N", type=int, help="deaths of its process after which a function is failed")
     add("--silence-limit", metavar="S", type=float, help="seconds of silence after which a rank's work moves")
     add("--drain", metavar="S", type=float, help="seconds running calls get once the run is stopped")
+    add("--deadline", metavar="S|TIME", help="when it must have ended: seconds from its start, or an ISO time")
     add("--run-dir", metavar="DIR", help="where the run's files go (default: a new one under handoff-runs/)")
+    add("--checkpoint", choices=CHECKPOINTS, help="which large values are written down for a run that resumes")
+    add("--fresh", action="store_const", const=True, help="start over, whatever the run-dir holds")
+    add("--rerun", metavar="ID", action="append", help="run this function again, and all that depend on it")
 
 
 def _amount(text: str) -> tuple[str, float]:
@@ -286,6 +301,17 @@ def _end(job: Job, code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     mpi.leave(code)
+
+
+def _doctor(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
+    """Look at the machine and its MPI."""
+    from handoff_mpi.launch import doctor
+
+    run_dir = given.run_dir or os.environ.get(f"{_PREFIX}RUN_DIR") or None
+    report = doctor.Report(given.json, given.lines)
+    if given.n is not None:
+        return doctor.visit_with_ranks(given.n, run_dir, report)
+    return doctor.visit(run_dir, report)
 
 
 def _check(given: argparse.Namespace, own: list[str], args: list[str]) -> int:

@@ -67,6 +67,18 @@ class TransportError(HandoffError):
     """A message could not be carried, or was not one of ours."""
 
 
+class JournalError(HandoffError):
+    """The journal of a run cannot be written any further, or was not written by this version.
+
+    Args:
+        exit_code: :data:`EXIT_STOPPED` where the same command resumes once the cause is gone.
+    """
+
+    def __init__(self, message: str, exit_code: int = EXIT_USAGE) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class ValueUnavailable(HandoffError, KeyError):
     """A result was asked for that is not, or no longer, anywhere. The message says how to keep it."""
 

@@ -105,9 +105,9 @@ def test_task_retry_on_failure(tmp_path):
 
     dag = DAG()
     dag.add_function(Function("flaky", (), flaky))
-    assert handoff.execute_local(dag, run_dir=tmp_path)["flaky"] == "worked"
+    assert handoff.execute_local(dag, run_dir=tmp_path / "three")["flaky"] == "worked"
     with pytest.raises(handoff.DAGFailed, match="not yet") as caught:
-        handoff.execute_local(dag, max_retries=1, run_dir=tmp_path)
+        handoff.execute_local(dag, max_retries=1, run_dir=tmp_path / "two")
     error = caught.value.results.errors["flaky"]
     assert (error.kind, error.attempts) == ("RuntimeError", 2)
     assert "in flaky" in error.traceback

@@ -17,7 +17,7 @@ from handoff_mpi.errors import (
     ValueUnavailable,
 )
 from handoff_mpi.results.records import TaskRecord
-from handoff_mpi.results.store import DirectoryStore
+from handoff_mpi.results.store import DirectoryStore, Key
 
 
 class FunctionError(TaskError):
@@ -69,7 +69,7 @@ class Results:
     lost_ranks: dict[int, str] = field(default_factory=dict)
     _records: list[TaskRecord] = field(default_factory=list, repr=False)
     _payloads: dict[Hashable, Payload] = field(default_factory=dict, repr=False)
-    _persisted: dict[Hashable, int] = field(default_factory=dict, repr=False)
+    _persisted: dict[Hashable, Key] = field(default_factory=dict, repr=False)
     _by_id: dict[Hashable, TaskRecord] | None = field(default=None, repr=False)
 
     def __getitem__(self, id: Hashable) -> Any:
@@ -85,9 +85,9 @@ class Results:
         if id in self._persisted and self.run_dir is not None:
             store = DirectoryStore(self.run_dir / "values")
             try:
-                return decode_writable(store.get((self.run, self._persisted[id])))
+                return decode_writable(store.get(self._persisted[id]))
             except KeyError:
-                path = store.path((self.run, self._persisted[id]))
+                path = store.path(self._persisted[id])
                 raise ValueUnavailable(f"the value of {id!r} was written to {path}, which is gone") from None
         if id in self.errors:
             raise self.errors[id]

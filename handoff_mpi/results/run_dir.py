@@ -1,9 +1,22 @@
-"""A run's directory and its ``status.json``."""
+"""A run's directory: who may use it, its lock, and its ``status.json``.
+
+What lies in a run-dir is unpickled, so whoever can write to it runs code as its user. One that exists is therefore
+used as ssh uses a key: it must belong to the user, and nobody else may write to it (the sticky bit changes nothing;
+a group is nobody else if it is the user's private one). Its parents are not looked at: they let others move it
+away, but not put anything of the user's into its place.
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import grp
 import json
 import os
+import pwd
+import shlex
+import socket
+import stat
 import time
 from pathlib import Path
 from typing import Any
@@ -11,26 +24,50 @@ from typing import Any
 from handoff_mpi.errors import UsageError
 
 STATUS = "status.json"
+LOCK = "lock"
+
+#: Of the directories of a run: a umask made for sharing must not open them to others.
+DIRECTORY_MODE = 0o755
+_ANOTHER = "name another with --run-dir"
+_OWN = "name a run-dir of your own with --run-dir"
+# What file systems answer that know no locks.
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+_HELD_BY_ANOTHER = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES})
 
 
 def make_run_dir(wanted: Any) -> Path:
     """Make and return the directory of a run: ``wanted``, or a new timestamped one under ``handoff-runs/``.
 
     Raises:
-        UsageError: it cannot be made or written to.
+        UsageError: it cannot be made or written to, or others can write to it.
     """
+    path = Path("handoff-runs" if wanted is None else wanted).absolute()
     try:
-        if wanted is not None:
-            path = Path(wanted).absolute()
-            path.mkdir(parents=True, exist_ok=True)
-        else:
-            path = _fresh(Path("handoff-runs").absolute())
+        if wanted is None:
+            path = _fresh(path)
+        elif not _is_made(path):
+            refuse_if_others_write(path, path.stat())
         probe = path / f".probe-{os.getpid()}"
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UsageError(f"the run-dir cannot be used: {error}; name another with --run-dir") from error
+        raise UsageError(f"the run-dir {path} cannot be used: {error.strerror or error}; {_ANOTHER}") from error
     return path
+
+
+def _is_made(path: Path) -> bool:
+    """Make ``path``; return False if it was there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(DIRECTORY_MODE)
+    except OSError:  # not only that it exists: a read-only file system says that first
+        if path.is_dir():
+            return False
+        for each in (path, *path.parents):
+            if each.exists() and not each.is_dir():
+                raise UsageError(f"the run-dir {path}: {each} is no directory; {_ANOTHER}") from None
+        raise
+    return True
 
 
 def _fresh(parent: Path) -> Path:
@@ -39,11 +76,167 @@ def _fresh(parent: Path) -> Path:
     for serial in range(1000):
         path = parent / (f"{stamp}-{serial}" if serial else stamp)
         try:
-            path.mkdir()
+            path.mkdir(DIRECTORY_MODE)
             return path
         except FileExistsError:
             continue
     raise OSError(f"{parent} holds a thousand runs of this second")
+
+
+# -- who may use it ------------------------------------------------------------------------------------
+
+
+def refuse_if_others_write(path: Path, status: os.stat_result) -> None:
+    """Refuse a file or directory that somebody else than the user could have written.
+
+    Raises:
+        UsageError: it belongs to somebody else, or its mode lets others write to it.
+    """
+    mode = f"mode {stat.S_IMODE(status.st_mode):04o}"
+    owner, me = _user(status.st_uid), _user(os.geteuid())
+    why = "and what it holds would run as you"
+    if status.st_uid != os.geteuid():
+        raise UsageError(f"{path} belongs to {owner} ({mode}) and not to you ({me}), {why}; {_OWN}")
+    others = _other_writers(status)
+    if others:
+        remedy = f"chmod go-w {shlex.quote(str(path))}"
+        raise UsageError(f"{path} (of {owner}, {mode}) can be written to by {others}, {why}; {remedy}, or {_OWN}")
+
+
+def _other_writers(status: os.stat_result) -> str:
+    if status.st_mode & stat.S_IWOTH:
+        return "everybody"
+    if status.st_mode & stat.S_IWGRP and not _is_private(status.st_gid):
+        return f"the group {_group(status.st_gid)}"
+    return ""
+
+
+def _is_private(gid: int) -> bool:
+    """Whether a group is the user's private one: it has the user's name, and no other member."""
+    try:
+        me = pwd.getpwuid(os.geteuid()).pw_name
+        group = grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return group.gr_name == me and set(group.gr_mem) <= {me}
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
+
+
+def _group(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+# -- its lock ------------------------------------------------------------------------------------------
+
+
+class RunLock:
+    """The sole use of a run-dir, until it is closed or its process ends, however that happens.
+
+    Attributes:
+        note: why nothing is locked after all; empty if it is.
+    """
+
+    def __init__(self, fd: int, note: str = "") -> None:
+        self.note = note
+        self._fd = fd
+        if fd >= 0:
+            _held.add(self)
+
+    def close(self) -> None:
+        """Let others use the run-dir."""
+        if self._fd < 0:
+            return
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+        except OSError:
+            pass  # closing does it as well
+        self._leave()
+
+    def _leave(self) -> None:
+        _held.discard(self)
+        fd, self._fd = self._fd, -1
+        os.close(fd)
+
+    def __enter__(self) -> RunLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+_held: set[RunLock] = set()
+
+
+def _leave_all() -> None:
+    # A lock lasts until the last process that shares it has closed it, and a forked one may outlive the run.
+    for lock in list(_held):
+        lock._leave()
+
+
+os.register_at_fork(after_in_child=_leave_all)
+
+
+def lock_run_dir(run_dir: Path) -> RunLock:
+    """Lock ``run_dir`` against other launches; where the file system knows no locks, the lock has a note instead.
+
+    The file ``lock`` stays when the lock is released: to delete it would let two launches lock two files of that name.
+
+    Raises:
+        UsageError: another process has locked it, or it cannot be written to.
+    """
+    path = run_dir / LOCK
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    except OSError as error:
+        raise UsageError(f"the run-dir {run_dir} cannot be used: {path}: {error.strerror}; {_ANOTHER}") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return _unlocked(run_dir, fd, error)
+    _say_who(fd)
+    return RunLock(fd)
+
+
+def _unlocked(run_dir: Path, fd: int, error: OSError) -> RunLock:
+    try:
+        if error.errno in _HELD_BY_ANOTHER:
+            remedy = "wait until that has ended, or end it, or name another with --run-dir"
+            raise UsageError(f"the run-dir {run_dir} is in use by {_who(fd)}; {remedy}") from None
+    finally:
+        os.close(fd)
+    if error.errno in _NO_LOCKS:
+        return RunLock(-1, f"the file system of {run_dir} knows no locks: do not use it for two runs at once")
+    raise UsageError(f"the run-dir {run_dir} cannot be locked: {error.strerror}; {_ANOTHER}") from error
+
+
+def _say_who(fd: int) -> None:
+    text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started_s": time.time()})
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, text.encode() + b"\n", 0)
+    except OSError:
+        pass  # a full disk, say; it only serves the message to others
+
+
+def _who(fd: int) -> str:
+    try:
+        said = json.loads(os.pread(fd, 4096, 0))
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(said["started_s"]))
+        return f"process {said['pid']} on host {said['host']} since {since}"
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):  # it has not been written yet
+        return "another process"
+
+
+# -- its status ----------------------------------------------------------------------------------------
 
 
 def write_status(run_dir: Path, **fields: Any) -> None:

@@ -103,5 +103,13 @@ class DirectoryStore:
     def has(self, key: Key) -> bool:
         return self.path(key).exists()
 
+    def is_whole(self, key: Key) -> bool:
+        """Whether the value is there, and its file is not cut short."""
+        try:
+            self.get(key)
+        except (KeyError, ValueUnavailable):
+            return False
+        return True
+
     def delete(self, key: Key) -> None:
         self.path(key).unlink(missing_ok=True)

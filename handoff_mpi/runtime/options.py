@@ -12,6 +12,7 @@ from handoff_mpi.resources import parse_resources
 ISOLATIONS = ("auto", "rank", "process")
 ON_FAILURE = ("continue", "stop")
 RESULTS_ON = ("root", "all")
+CHECKPOINTS = ("auto", "all", "none")
 
 
 @dataclass(slots=True)
@@ -34,7 +35,12 @@ class RunOptions:
         crash_limit: deaths of its process after which a function is failed.
         silence_limit: seconds without a sign of life after which a rank's work is reassigned.
         drain: seconds that running calls are given to end once the run is stopped.
-        run_dir: where the run's files go; a new one under handoff-runs/ by default.
+        deadline: when the run must have ended, in seconds from its start or as an ISO time; see ``drain``.
+        run_dir: where the run's files go, a new one under handoff-runs/ by default; one that is named again resumes.
+        checkpoint: which large values are written to files for a run that resumes: "all", "none", or "auto", those
+            that took longer to compute than to write. Small ones always are.
+        fresh: start over, whatever earlier launches left in the run-dir.
+        rerun: ids of functions that run again when a run is resumed, with all that depend on them.
         check: raise DAGFailed if functions failed.
         result_store: ``factory(rank)`` of a custom store.
         resource_tracker: an object with register, available, request and release.
@@ -54,7 +60,11 @@ class RunOptions:
     crash_limit: int = 3
     silence_limit: float = 300.0
     drain: float = 10.0
+    deadline: float | str | None = None
     run_dir: Any = None
+    checkpoint: str = "auto"
+    fresh: bool = False
+    rerun: Collection[Hashable] = ()
     check: bool = True
     result_store: Any = None
     resource_tracker: Any = None
@@ -66,6 +76,8 @@ class RunOptions:
             UsageError: naming each that does not.
         """
         problems = [*self._wrong_choices(), *self._wrong_numbers(), *self._wrong_mappings()]
+        if isinstance(self.rerun, str):
+            problems.append(f"rerun is a collection of ids, not {self.rerun!r}")
         if isinstance(self.keep, str) and self.keep != "all":
             problems.append(f"keep is 'all' or a collection of ids, not {self.keep!r}")
         if problems:
@@ -74,6 +86,7 @@ class RunOptions:
 
     def _wrong_choices(self) -> list[str]:
         choices = {"isolation": ISOLATIONS, "on_failure": ON_FAILURE, "results_on": RESULTS_ON}
+        choices["checkpoint"] = CHECKPOINTS
         return [
             f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}"
             for name, allowed in choices.items()

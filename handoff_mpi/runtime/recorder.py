@@ -11,6 +11,7 @@ from handoff_mpi.dag import Plan
 from handoff_mpi.messages import OK, Entry
 from handoff_mpi.resources import Amounts
 from handoff_mpi.resources.amounts import plain_number
+from handoff_mpi.results.history import Done
 from handoff_mpi.results.records import TaskRecord
 from handoff_mpi.runtime.pace import clock
 from handoff_mpi.scheduler import Cause, Scheduler, State
@@ -46,6 +47,13 @@ class Recorder:
         self._ranks.extend([-1] * more)
         self._started.extend([-1.0] * more)
         self._durations.extend([0.0] * more)
+
+    def restored(self, task: int, done: Done) -> None:
+        """Note a task that an earlier launch did."""
+        self._ranks[task] = done.rank
+        self._started[task] = done.started
+        self._durations[task] = done.duration
+        self._nbytes[task] = done.nbytes
 
     def finished(self, rank: int, entries: Sequence[Entry]) -> None:
         """Note calls that ended on ``rank`` and still count."""

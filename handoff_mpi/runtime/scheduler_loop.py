@@ -10,7 +10,7 @@ from typing import Any
 from handoff_mpi.comm import Envelope, RankGone, Transport
 from handoff_mpi.dag import Plan
 from handoff_mpi.encoding import Payload
-from handoff_mpi.errors import DAGError, ValueUnavailable
+from handoff_mpi.errors import DAGError, JournalError, ValueUnavailable
 from handoff_mpi.messages import (
     ABSENT,
     ALIVE,
@@ -40,6 +40,7 @@ from handoff_mpi.messages import (
 from handoff_mpi.resources import parse_resources
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results.store import DirectoryStore, Key, ResultStore
+from handoff_mpi.runtime.chronicle import Chronicle
 from handoff_mpi.runtime.neighbours import GONE, LIVES, STOPPED, Neighbours
 from handoff_mpi.runtime.pace import Pace, clock
 from handoff_mpi.runtime.recorder import Recorder
@@ -105,6 +106,7 @@ class SchedulerLoop:
         recorder: what ran where and when.
         home: where values rest that came home.
         kept: where values are written that must outlast the run.
+        chronicle: writes the journal.
         settings: see there.
         shell: rank 0's own worker, if it computes.
     """
@@ -117,6 +119,7 @@ class SchedulerLoop:
         recorder: Recorder,
         home: ResultStore,
         kept: DirectoryStore,
+        chronicle: Chronicle | None,
         settings: LoopSettings,
         shell: WorkerShell | None,
     ) -> None:
@@ -131,6 +134,8 @@ class SchedulerLoop:
         self._files_at: dict[int, set[int]] = {}
         self._home = home
         self._kept = kept
+        self._chronicle = chronicle
+        self._trouble = ""
         self._bringing: dict[int, tuple[int, int]] = {}  # ticket: (task, rank that holds its value)
         self._next_ticket = -1
         self._shell = shell
@@ -138,7 +143,7 @@ class SchedulerLoop:
         self._constants_at: dict[int, set[int]] = {}
         self._stopped_at: float | None = None
         self._said_goodbye: set[int] = set()
-        self._gone: set[int] = set()
+        self.gone: set[int] = set()
         self._updates: list[tuple[int, dict[str, Any]]] = []
         self._outbox: dict[int, list[Any]] = {}
         self._tracking = None if settings.tracker is None else Tracking(settings.tracker)
@@ -175,6 +180,7 @@ class SchedulerLoop:
         while True:
             commands = self.scheduler.handle(events, clock())
             events = []
+            self._write_down()
             if self._tracking is not None:
                 self._tracking.settle(self.scheduler.log)
             self.recorder.transitions(self.scheduler)
@@ -205,8 +211,20 @@ class SchedulerLoop:
             if rank != lost:
                 self._send(rank, (LOST, self.settings.number, lost))
 
+    def _write_down(self) -> None:
+        """Write this turn into the journal, before anything acts on it."""
+        if self._chronicle is None:
+            return
+        try:
+            self._chronicle.turn(self.scheduler.log)
+        except JournalError as error:
+            # What goes on is not lost, only not remembered: it may run again when the run is resumed.
+            self._chronicle = None
+            self._trouble = str(error)
+            print(f"handoff: {error}", file=sys.stderr, flush=True)
+
     def _look_at_stop(self, events: list[Event]) -> None:
-        reason = self.stop_reason()
+        reason = self._trouble or self.stop_reason()
         if reason and self._stopped_at is None:
             self._stopped_at = clock()
             events.append(StopRequested(reason))
@@ -243,7 +261,7 @@ class SchedulerLoop:
         return mine
 
     def _lose(self, rank: int, reason: str, events: list[Event]) -> None:
-        self._gone.add(rank)
+        self.gone.add(rank)
         self._neighbours.forget(rank)
         self.transport.drop(rank)
         events.append(RankLost(rank, reason))
@@ -262,7 +280,7 @@ class SchedulerLoop:
             events.append(Examined(rank, False, reason))
         else:
             here = next((ranks for ranks in self.settings.pids.values() if rank in ranks), {})
-            for other in [other for other in here if other not in (0, rank) and other not in self._gone][:_MOST_ASKED]:
+            for other in [other for other in here if other not in (0, rank) and other not in self.gone][:_MOST_ASKED]:
                 self._send(other, (LOOK, self.settings.number, rank))
 
     def _absorb_one(self, source: int, message: tuple[Any, ...], events: list[Event]) -> None:
@@ -270,6 +288,8 @@ class SchedulerLoop:
         if kind == FINISHED:
             entries = self._keep_values(message[2])
             self.recorder.finished(source, entries)
+            if self._chronicle is not None:
+                self._chronicle.finished(source, entries)
             events.append(Finished(source, message[2]))
             self._bring_kept(source, entries)
         elif kind == ALIVE:
@@ -327,6 +347,8 @@ class SchedulerLoop:
             print(f"handoff: {what}: {error}", file=sys.stderr, flush=True)
         else:
             events.append(Persisted(task))
+            if self._chronicle is not None:
+                self._chronicle.persisted(task)
 
     def _absorb_update(self, rank: int, resources: dict[str, Any], events: list[Event]) -> None:
         try:
@@ -357,7 +379,7 @@ class SchedulerLoop:
         return [*self.settings.workers, *([0] if self._shell is not None else [])]
 
     def _send(self, rank: int, message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> None:
-        if rank not in self._gone:
+        if rank not in self.gone:
             self.transport.send(rank, message, buffers)
 
     def _pack(self, command: Dispatch) -> None:
@@ -421,20 +443,25 @@ class SchedulerLoop:
             head, buffers = head_of(self._plan.constants[number])
             self._send(rank, (CONSTANT, self.settings.number, number, head), buffers)
 
+    def close(self) -> None:
+        """End rank 0's own child processes."""
+        if self._shell is not None:
+            self._shell.close()
+
     # -- the end ------------------------------------------------------------------------------------------
 
     def say_goodbye(self, shared: Payload | None) -> list[int]:
         """Tell all ranks that the run is over and wait, within bounds; return who did not answer."""
-        waiting = {rank for rank in self._everyone() if rank not in self._gone}
+        waiting = {rank for rank in self._everyone() if rank not in self.gone}
         for rank in waiting:
             head = None if shared is None else shared
             self._send(rank, (STOP, self.settings.number, head))
         pace = Pace()
         end = clock() + GOODBYE_S
-        while waiting - self._said_goodbye - self._gone and clock() < end:
+        while waiting - self._said_goodbye - self.gone and clock() < end:
             arrived = self.transport.poll()
             mine = self._absorb(arrived, [])
             if self._shell is not None:
                 self._shell.turn(mine)
             pace.wait(bool(arrived), self.transport.is_transferring, end)
-        return sorted(waiting - self._said_goodbye - self._gone)
+        return sorted(waiting - self._said_goodbye - self.gone)

@@ -24,6 +24,7 @@ from handoff_mpi.messages import (
     LOOKED,
     LOST,
     OK,
+    RAISED,
     STAYS,
     UPDATE,
     VALUE,
@@ -52,6 +53,9 @@ from handoff_mpi.worker.events import (
 from handoff_mpi.worker.machine import Worker, head_of
 from handoff_mpi.worker.runners import Child
 
+#: How long writing a byte is taken to last before the first was measured.
+_SECONDS_PER_BYTE = 1 / 200e6
+
 
 @dataclass(slots=True)
 class RunSetup:
@@ -70,6 +74,8 @@ class RunSetup:
         setup: dag.py's ``setup(rank)``, encoded, for child processes; or None.
         tells_transfers: whether rank 0 wants to know of transfers between ranks.
         pids: rank to process id, of the ranks of this host.
+        checkpoint: which large values are written to files at once: "all", "none", or "auto", those that took
+            longer to compute than to write.
     """
 
     run: str
@@ -84,6 +90,7 @@ class RunSetup:
     setup: bytes | None = None
     tells_transfers: bool = False
     pids: dict[int, int] = field(default_factory=dict)
+    checkpoint: str = "none"
 
 
 class WorkerShell:
@@ -112,6 +119,7 @@ class WorkerShell:
         self._neighbours = Neighbours(transport.rank, setup.pids)
         self._store = self._make_store()
         self._file_keys: dict[int, Key] = {}
+        self._seconds_per_byte = _SECONDS_PER_BYTE
         self._codes: dict[int, bytes] = {}
         self._constants: dict[int, Payload] = {}
         self._children: list[Child | None] = [None] * setup.slots
@@ -296,26 +304,34 @@ class WorkerShell:
         nbytes = 0 if outcome.payload is None else nbytes_of(outcome.payload)
         is_persisted = False
         goes_home = nbytes <= HOME_NBYTES and not work.flags & STAYS
-        if outcome.status == OK and work.flags & KEEP and not goes_home and self._kept is not None:
-            assert outcome.payload is not None
-            try:
-                self._kept.put(self._key(work.task), outcome.payload)
-                is_persisted = True
-            except OSError as error:
-                text = f"its result could not be written to {self._kept.directory}: {error}"
-                outcome = Outcome(1, None, (type(error).__name__, text, ""), outcome.duration)
-        self._events.append(
-            Ended(
-                work,
-                outcome.status,
-                outcome.payload,
-                nbytes,
-                outcome.error,
-                started,
-                outcome.duration,
-                is_persisted,
-            )
-        )
+        if outcome.status == OK and not goes_home and self._kept is not None:
+            must = bool(work.flags & KEEP)
+            if must or self._is_worth_writing(nbytes, outcome.duration):
+                problem = self._write(work, outcome.payload, nbytes)
+                is_persisted = not problem
+                if problem and must:
+                    outcome = Outcome(RAISED, None, ("OSError", f"its result {problem}", ""), outcome.duration)
+        status, error = outcome.status, outcome.error
+        ended = Ended(work, status, outcome.payload, nbytes, error, started, outcome.duration, is_persisted)
+        self._events.append(ended)
+
+    def _is_worth_writing(self, nbytes: int, duration: float) -> bool:
+        """Whether a value that need not outlast the run is written all the same, for one that resumes it."""
+        if self.setup.checkpoint == "auto":
+            return duration > nbytes * self._seconds_per_byte
+        return self.setup.checkpoint == "all"
+
+    def _write(self, work: Work, payload: Payload | None, nbytes: int) -> str:
+        """Write a value to its file; return what went wrong, in words."""
+        assert payload is not None
+        assert self._kept is not None
+        begun = clock()
+        try:
+            self._kept.put(self._key(work.task), payload)
+        except OSError as error:
+            return f"could not be written to {self._kept.directory}: {error}"
+        self._seconds_per_byte = (clock() - begun) / max(1, nbytes)
+        return ""
 
     def _kill(self, command: Kill) -> None:
         child = self._children[command.slot]

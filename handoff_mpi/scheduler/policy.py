@@ -19,6 +19,7 @@ class Policy:
         max_concurrency: most calls at once, or None.
         silence_limit_s: seconds without a sign of life after which a rank's work is reassigned.
         window: most tasks in flight at a slot.
+        stop_at: when the run will be stopped (seconds, the machine's clock): what cannot finish by then does not start.
     """
 
     max_retries: int = 3
@@ -27,3 +28,4 @@ class Policy:
     max_concurrency: int | None = None
     silence_limit_s: float = 300.0
     window: int = LARGEST_BATCH
+    stop_at: float = float("inf")

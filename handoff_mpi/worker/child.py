@@ -6,44 +6,66 @@ Started by exec, never by forking a process that has initialised MPI. It ends wi
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import socket
+import struct
 import sys
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 from handoff_mpi.encoding import Payload, decode_code
 from handoff_mpi.messages import RAISED
 from handoff_mpi.worker.calls import Caller, CallSpec, Error, Outcome, describe
-from handoff_mpi.worker.frames import FrameReader, send_frame
+from handoff_mpi.worker.frames import DescriptorsLost, Frame, FrameReader, join, send_frame, split
 
 _PR_SET_PDEATHSIG = 1
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
 
 
 def main(descriptor: int, rank: int, run: str) -> None:
     """Serve calls that arrive on the socket ``descriptor`` until it is closed."""
-    _die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the rank decides what an interrupt means
     sock = socket.socket(fileno=descriptor)
+    _die_with_parent(sock)
+    _keep_freed_memory()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the rank decides what an interrupt means
     reader = FrameReader(sock)
-    caller = Caller(rank, run)
-    problem: Error | None = None
     global _parent
     _parent = sock
-    while True:
-        try:
-            frame = reader.read()
-        except EOFError:
-            return
-        assert frame is not None
+    server = _Server(rank, run)
+    try:
+        while True:
+            server.take(reader.read())
+    except DescriptorsLost as error:
+        sys.exit(f"handoff: a child process of rank {rank} ends: {error}")
+    except (EOFError, ConnectionError):
+        return  # the rank is gone
+
+
+class _Server:
+    """Does what its rank says. Of a call that has ended it holds nothing: inputs may be large."""
+
+    def __init__(self, rank: int, run: str) -> None:
+        self._rank = rank
+        self._caller = Caller(rank, run)
+        self._problem: Error | None = None
+
+    def take(self, frame: Frame | None) -> None:
+        """Act on a frame of the rank."""
+        assert frame is not None, "the socket blocks"
         message, buffers = frame
         if message[0] == "learn":
             constant = message[2]
-            caller.learn(message[1], None if constant is None else (constant[0], (*constant[1], *buffers)))
+            self._caller.learn(message[1], None if constant is None else (constant[0], join(constant[1], buffers)))
         elif message[0] == "setup":
-            problem = _set_up(message[1], rank)
+            self._problem = _set_up(message[1], self._rank)
         elif message[0] == "call":
-            spec = _spec(message, buffers)
-            _answer(sock, caller.call(spec) if problem is None else Outcome(RAISED, None, problem, 0.0))
+            _answer(self._call(_spec(message, buffers)))
+
+    def _call(self, spec: CallSpec) -> Outcome:
+        return self._caller.call(spec) if self._problem is None else Outcome(RAISED, None, self._problem, 0.0)
 
 
 def _set_up(blob: bytes, rank: int) -> Error | None:
@@ -56,39 +78,58 @@ def _set_up(blob: bytes, rank: int) -> Error | None:
     return None
 
 
-def _spec(message: tuple[Any, ...], buffers: list[bytearray]) -> CallSpec:
+def _spec(message: tuple[Any, ...], buffers: list[Any]) -> CallSpec:
     _, id, attempt, recipe, heads, cores, gpus = message
     values: list[tuple[Payload, Any, int]] = []
     taken = 0
     for head, count, codec, source in heads:
-        values.append(((*head, *buffers[taken : taken + count]), codec, source))
+        values.append((join(head, buffers[taken : taken + count]), codec, source))
         taken += count
     return CallSpec(id, attempt, recipe, values, cores, gpus)
 
 
-def _answer(sock: socket.socket, outcome: Outcome) -> None:
+def _answer(outcome: Outcome) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     payload = outcome.payload
-    head = None if payload is None else payload[:2]
-    buffers = () if payload is None else payload[2:]
-    send_frame(sock, ("ended", outcome.status, head, outcome.error, outcome.duration), buffers)
+    head, buffers = (None, ()) if payload is None else split(payload)
+    tell_rank(("ended", outcome.status, head, outcome.error, outcome.duration), buffers)
 
 
-def tell_rank(message: tuple[Any, ...]) -> bool:
-    """Send ``message`` to the rank of this child; return False if this process is no child."""
+def tell_rank(message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> bool:
+    """Send ``message`` to the rank of this child, from any thread; return False if this process is no child."""
     if _parent is None:
         return False
-    send_frame(_parent, message)
+    with _sending:
+        send_frame(_parent, message, buffers)
     return True
 
 
 _parent: socket.socket | None = None
+_sending = threading.Lock()
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(sock: socket.socket) -> None:
     """Have the kernel end this process when its rank dies, even inside a call that holds the interpreter."""
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     except (OSError, AttributeError):
-        pass  # elsewhere the closed socket ends it between calls
+        return  # elsewhere the closed socket ends it between calls
+    rank_pid, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    if os.getppid() != rank_pid:
+        sys.exit(0)  # it died before the kernel was asked, with a call perhaps waiting in the socket
+
+
+def _keep_freed_memory() -> None:
+    """Have malloc keep what one call frees for the next, as it would by itself once it has seen large blocks.
+
+    Between calls nothing large is held, so that otherwise the heap shrinks after each and its pages are made anew.
+    """
+    if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
+        return  # the user knows better
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return  # another C library
+    mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+    mallopt(_M_TRIM_THRESHOLD, 64 << 20)

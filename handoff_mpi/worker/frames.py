@@ -1,81 +1,233 @@
-"""Messages over a local socket between a rank and its child: a pickled tuple and buffers beside it."""
+"""Messages over a local socket between a rank and its child: a pickled tuple and buffers beside it.
+
+A frame is the size of its pickled part, that part (the message and the place of each buffer), and those buffers
+that travel in the stream. The others lie in shared memory, whose descriptors arrive with the frame's first byte.
+"""
 
 from __future__ import annotations
 
+import errno
 import pickle
+import select
 import socket
 import struct
-from collections.abc import Sequence
-from typing import Any
+from array import array
+from collections import deque
+from collections.abc import Generator, Sequence
+from typing import Any, TypeAlias
 
-_HEAD = struct.Struct("<QI")
+from handoff_mpi.encoding import PICKLED, Payload
+from handoff_mpi.worker.shared import SHARED_NBYTES, Descriptor, Loan, Place, read
+
+#: A message, and the buffers beside it.
+Frame: TypeAlias = "tuple[tuple[Any, ...], list[Any]]"
+
+_SIZE = struct.Struct("<Q")
+_AHEAD_NBYTES = 16 * 1024
+_ANCILLARY_NBYTES = socket.CMSG_SPACE(253 * array("i").itemsize)
 
 
-def send_frame(sock: socket.socket, message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> None:
-    """Send a frame; waits at most the socket's time limit for each part.
+class DescriptorsLost(EOFError):
+    """Descriptors could not be taken in: this process has too many files open."""
+
+
+def split(payload: Payload) -> tuple[Payload, Sequence[Any]]:
+    """Return what of ``payload`` goes into a message, and what beside it; see :func:`join`."""
+    if payload[0] == PICKLED and len(payload[1]) >= SHARED_NBYTES:
+        return (PICKLED, None), payload[1:]
+    return payload[:2], payload[2:]
+
+
+def join(head: Payload, buffers: Sequence[Any]) -> Payload:
+    """Return the payload that :func:`split` took apart."""
+    if head[0] == PICKLED and head[1] is None:
+        return (PICKLED, bytes(buffers[0]), *buffers[1:])
+    return (*head, *buffers)
+
+
+def send_frame(
+    sock: socket.socket, message: tuple[Any, ...], buffers: Sequence[Any] = (), limit_s: float | None = None
+) -> None:
+    """Send a frame.
+
+    Args:
+        sock: blocking or not.
+        message: can be pickled.
+        buffers: contiguous; large ones are copied at most once, into shared memory.
+        limit_s: the longest that a non-blocking socket may take nothing.
 
     Raises:
         OSError: the other side is gone, or takes nothing.
     """
-    blob = pickle.dumps(message, protocol=5)
     views = [memoryview(part).cast("B") for part in buffers]
-    sizes = struct.pack(f"<{len(views)}Q", *(view.nbytes for view in views))
-    sock.sendall(_HEAD.pack(len(blob), len(views)) + sizes + blob)
+    sizes = [view.nbytes for view in views]
+    if sizes and max(sizes) >= SHARED_NBYTES:
+        try:
+            _send_shared(sock, message, views, limit_s)
+            return
+        except OSError as error:
+            if error.errno != errno.ETOOMANYREFS:  # too many descriptors of this user are on their way
+                raise
+    _send(sock, _packed(message, sizes), (), limit_s)
     for view in views:
-        sock.sendall(view)
+        _send(sock, view, (), limit_s)
+
+
+def _send_shared(
+    sock: socket.socket, message: tuple[Any, ...], views: Sequence[memoryview], limit_s: float | None
+) -> None:
+    loan = Loan(views)
+    try:
+        _send(sock, _packed(message, loan.places, len(loan.descriptors)), loan.descriptors, limit_s)
+    finally:
+        loan.close()
+    for view, place in zip(views, loan.places, strict=True):
+        if isinstance(place, int):
+            _send(sock, view, (), limit_s)
+
+
+def _packed(message: tuple[Any, ...], places: Sequence[Place] = (), count: int = 0) -> bytes:
+    blob = pickle.dumps((message, places, count), protocol=5)
+    return _SIZE.pack(len(blob)) + blob
+
+
+def _send(
+    sock: socket.socket, part: bytes | memoryview, descriptors: Sequence[Descriptor], limit_s: float | None
+) -> None:
+    """Send ``part``, and ``descriptors`` with its first byte."""
+    done = 0
+    while done < len(part):
+        rest = memoryview(part)[done:] if done else part
+        try:
+            done += _send_first(sock, rest, descriptors) if descriptors and not done else sock.send(rest)
+        except BlockingIOError:
+            _wait_until_writable(sock, limit_s)
+
+
+def _send_first(sock: socket.socket, part: bytes | memoryview, descriptors: Sequence[Descriptor]) -> int:
+    numbers = array("i", [descriptor.number for descriptor in descriptors])
+    return sock.sendmsg([part], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, numbers)])
+
+
+def _wait_until_writable(sock: socket.socket, limit_s: float | None) -> None:
+    poller = select.poll()
+    poller.register(sock, select.POLLOUT)
+    if not poller.poll(None if limit_s is None else 1000 * limit_s):
+        raise TimeoutError(f"the other side took nothing for {limit_s:g} s")
 
 
 class FrameReader:
-    """Puts frames together from what arrives; on a non-blocking socket it never waits for the rest of one."""
+    """Puts frames together from what arrives; on a non-blocking socket it never waits for the rest of one.
 
-    def __init__(self, sock: socket.socket) -> None:
+    Args:
+        sock: blocking or not; only this reader may read from it.
+        is_kept: whether shared memory may be handed on or sent over a network; else its descriptors are closed.
+    """
+
+    def __init__(self, sock: socket.socket, is_kept: bool = False) -> None:
         self._sock = sock
-        self._start()
+        self._is_kept = is_kept
+        self._ahead = memoryview(bytearray(_AHEAD_NBYTES))
+        self._start = self._end = 0  # of what was read ahead
+        self._descriptors: deque[Descriptor] = deque()
+        self._frames = self._read_frames()
 
-    def _start(self) -> None:
-        self._stage = 0
-        self._parts: list[bytearray] = []
-        self._expect(_HEAD.size)
-
-    def _expect(self, nbytes: int) -> None:
-        self._buffer = bytearray(nbytes)
-        self._view = memoryview(self._buffer)
-
-    def read(self) -> tuple[tuple[Any, ...], list[bytearray]] | None:
+    def read(self) -> Frame | None:
         """Return the next whole frame, or None if a non-blocking socket does not have it yet.
 
         Raises:
-            EOFError: the other side is gone.
+            EOFError: the other side is gone, or its descriptors could not be taken in.
         """
-        while True:
-            while self._view.nbytes:
-                try:
-                    count = self._sock.recv_into(self._view)
-                except BlockingIOError:
-                    return None
-                except OSError as error:
-                    raise EOFError(str(error)) from error
-                if not count:
-                    raise EOFError("the other side closed the connection")
-                self._view = self._view[count:]
-            if self._advance():
-                message = pickle.loads(self._parts[1])
-                buffers = self._parts[2:]
-                self._start()
-                return message, buffers
+        try:
+            return next(self._frames)
+        except StopIteration:
+            raise EOFError("the connection was lost before") from None
 
-    def _advance(self) -> bool:
-        """Take in a part that is whole; return whether it was the last."""
-        if self._stage == 0:
-            self._length, self._count = _HEAD.unpack(self._buffer)
-            self._stage = 1
-            self._expect(8 * self._count)
-            return False
-        if self._stage == 1:
-            self._sizes = [self._length, *struct.unpack(f"<{self._count}Q", self._buffer)]
-        self._parts.append(self._buffer)
-        self._stage += 1
-        if self._stage - 2 == len(self._sizes):
-            return True
-        self._expect(self._sizes[self._stage - 2])
-        return False
+    def close(self) -> None:
+        """Give up what has arrived of a frame."""
+        self._frames.close()
+        while self._descriptors:
+            self._descriptors.popleft().close()
+
+    def _read_frames(self) -> Generator[Frame | None, None, None]:
+        while True:
+            yield (yield from self._read_frame())  # never in a variable: it would live until the next
+
+    def _read_frame(self) -> Generator[None, None, Frame]:
+        if self._end - self._start < _SIZE.size:
+            yield from self._read_ahead(_SIZE.size)
+        (nbytes,) = _SIZE.unpack_from(self._ahead, self._start)
+        self._start += _SIZE.size
+        if nbytes > _AHEAD_NBYTES:
+            message, places, count = pickle.loads((yield from self._take(nbytes)))
+        else:
+            if self._end - self._start < nbytes:
+                yield from self._read_ahead(nbytes)
+            message, places, count = pickle.loads(self._ahead[self._start : self._start + nbytes])
+            self._start += nbytes
+        if not places:
+            return message, []
+        buffers: list[Any] = []
+        for place in places:
+            buffers.append((yield from self._take(place)) if isinstance(place, int) else None)
+        if count:
+            self._map(places, buffers, count)
+        return message, buffers
+
+    def _map(self, places: Sequence[Place], buffers: list[Any], count: int) -> None:
+        """Put the buffers that are shared where ``buffers`` has none yet."""
+        wanted: list[list[int]] = [[] for _ in range(count)]
+        for number, place in enumerate(places):
+            if not isinstance(place, int):
+                wanted[place[0]].append(number)
+        for numbers in wanted:
+            extents = [places[number][1:] for number in numbers]  # type: ignore[index]
+            for number, part in zip(numbers, read(self._descriptors.popleft(), extents, self._is_kept), strict=True):
+                buffers[number] = part
+
+    def _read_ahead(self, nbytes: int) -> Generator[None, None, None]:
+        """Have at least ``nbytes`` read ahead; yields while they are not there."""
+        rest = bytes(self._ahead[self._start : self._end])
+        self._start, self._end = 0, len(rest)
+        self._ahead[: self._end] = rest
+        while self._end < nbytes:
+            count = self._receive(self._ahead[self._end :])
+            if count is None:
+                yield
+            else:
+                self._end += count
+
+    def _take(self, nbytes: int) -> Generator[None, None, bytearray]:
+        """Return the next ``nbytes``, received straight to where they stay; yields while they are not there."""
+        part = bytearray(nbytes)
+        view = memoryview(part)
+        ready = min(nbytes, self._end - self._start)
+        view[:ready] = self._ahead[self._start : self._start + ready]
+        self._start += ready
+        view = view[ready:]
+        while view:
+            count = self._receive(view)
+            if count is None:
+                yield
+            else:
+                view = view[count:]
+        return part
+
+    def _receive(self, view: memoryview) -> int | None:
+        """Receive into ``view``, and any descriptors; return how many bytes, or None if there are none yet."""
+        try:
+            count, ancillary, flags, _ = self._sock.recvmsg_into([view], _ANCILLARY_NBYTES, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise EOFError(str(error)) from error
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                numbers = array("i")
+                numbers.frombytes(data[: len(data) // numbers.itemsize * numbers.itemsize])
+                self._descriptors.extend(map(Descriptor, numbers))
+        if flags & socket.MSG_CTRUNC:
+            raise DescriptorsLost("shared memory could not be taken in: too many files are open")
+        if not count:
+            raise EOFError("the other side closed the connection")
+        return count

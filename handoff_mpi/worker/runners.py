@@ -13,7 +13,7 @@ from typing import Any
 
 from handoff_mpi.encoding import Payload
 from handoff_mpi.worker.calls import CallSpec
-from handoff_mpi.worker.frames import FrameReader, send_frame
+from handoff_mpi.worker.frames import DescriptorsLost, Frame, FrameReader, join, send_frame, split
 
 #: A child that takes nothing from its socket for this long is given up.
 SEND_LIMIT_S = 60.0
@@ -42,23 +42,33 @@ class Child:
     """
 
     def __init__(self, rank: int, run: str, setup: bytes | None = None) -> None:
-        ours, theirs = socket.socketpair()
-        arguments = [json.dumps(sys.path), str(theirs.fileno()), str(rank), run]
+        self._sock, theirs = socket.socketpair()
+        self._sock.setblocking(False)
+        self._reader = FrameReader(self._sock, is_kept=True)
+        self._trouble = ""
+        self.knows: set[int] = set()
+        self.knows_constants: set[int] = set()
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, *arguments],
+            self._process = self._start(theirs, [str(rank), run])
+        if setup is not None:
+            try:
+                self._send(("setup", setup))
+            except OSError:
+                self.close()
+                raise
+
+    def _start(self, theirs: socket.socket, words: Sequence[str]) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), str(theirs.fileno()), *words],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env=environment_of_child(),
                 start_new_session=True,
             )
-        ours.setblocking(False)
-        self._sock = ours
-        self._reader = FrameReader(ours)
-        self.knows: set[int] = set()
-        self.knows_constants: set[int] = set()
-        if setup is not None:
-            self._send(("setup", setup))
+        except OSError:
+            self._sock.close()
+            raise
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -78,33 +88,52 @@ class Child:
         Raises:
             OSError: the child is gone.
         """
-        self._send(("learn", (), (number, payload[:2])), payload[2:])
+        head, buffers = split(payload)
+        self._send(("learn", (), (number, head)), buffers)
         self.knows_constants.add(number)
 
     def call(self, spec: CallSpec) -> None:
-        """Start a call.
+        """Start a call; only when the one before has ended.
+
+        An idle child reads, so that neither side ever waits for the other to read while it sends itself.
 
         Raises:
             OSError: the child is gone.
         """
-        heads = [(payload[:2], len(payload) - 2, codec, source) for payload, codec, source in spec.values]
-        buffers = [part for payload, _, _ in spec.values for part in payload[2:]]
+        heads: list[Any] = []
+        buffers: list[Any] = []
+        for payload, codec, source in spec.values:
+            head, parts = split(payload)
+            heads.append((head, len(parts), codec, source))
+            buffers += parts
         self._send(("call", spec.id, spec.attempt, spec.recipe, heads, spec.cores, spec.gpus), buffers)
 
     def _send(self, message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> None:
-        self._sock.settimeout(SEND_LIMIT_S)
         try:
-            send_frame(self._sock, message, buffers)
-        finally:
-            self._sock.setblocking(False)
+            send_frame(self._sock, message, buffers, SEND_LIMIT_S)
+        except TimeoutError as error:
+            self._trouble = str(error)
+            raise
 
-    def poll(self) -> tuple[tuple[Any, ...], list[bytearray]] | None:
+    def poll(self) -> Frame | None:
         """Return what the child says, or None if it says nothing now.
 
+        What has ended is ``("ended", status, head, error, duration)`` with the rest of the payload beside it.
+
         Raises:
-            EOFError: the child is gone.
+            EOFError: the child is gone, or what it says cannot be taken in.
         """
-        return self._reader.read()
+        try:
+            frame = self._reader.read()
+        except DescriptorsLost as error:
+            self._trouble = str(error)
+            self.kill()
+            raise
+        if frame is None or frame[0][0] != "ended" or frame[0][2] is None or not frame[1]:
+            return frame
+        (kind, status, head, *rest), buffers = frame
+        payload = join(head, buffers)
+        return (kind, status, payload[:2], *rest), list(payload[2:])
 
     def kill(self) -> None:
         """End the child and what it started."""
@@ -115,22 +144,28 @@ class Child:
 
     def close(self) -> None:
         """Let the child end by itself when idle; see :meth:`kill` for one that runs."""
-        self._sock.close()
+        self._hang_up()
         try:
             self._process.wait(0.2)
         except subprocess.TimeoutExpired:
             self.kill()
             self._process.wait()
 
+    def _hang_up(self) -> None:
+        self._sock.close()
+        self._reader.close()
+
     def how_it_died(self) -> str:
         """Reap a dead child and return how it died, in words."""
-        self._sock.close()
+        self._hang_up()
         try:
             code = self._process.wait(1)  # it may still be ending, and its own status tells most
         except subprocess.TimeoutExpired:
             self.kill()
             code = self._process.wait()
         self.kill()  # whatever it left behind
+        if self._trouble:
+            return self._trouble
         if code >= 0:
             return f"its process ended with exit status {code}"
         try:

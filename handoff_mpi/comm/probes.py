@@ -1,0 +1,52 @@
+"""What MPI tells of itself, for ``doctor``; nothing here sends a message."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import mpi4py
+
+from handoff_mpi.comm import mpi
+
+_LEVELS = ("SINGLE", "FUNNELED", "SERIALIZED", "MULTIPLE")
+_MAPS = Path("/proc/self/maps")
+
+
+def library() -> str:
+    """Return the name and version of the MPI library, initialising MPI."""
+    return " ".join(mpi.library().split())
+
+
+def mpi4py_version() -> str:
+    """Return the version of mpi4py."""
+    return str(mpi4py.__version__)
+
+
+def thread_level() -> str:
+    """Return the thread level that MPI granted: SINGLE, FUNNELED, SERIALIZED or MULTIPLE."""
+    # Imported here because the module above asks for a thread level, which must come before MPI starts.
+    from mpi4py import MPI
+
+    granted = MPI.Query_thread()
+    return next((name for name in _LEVELS if getattr(MPI, f"THREAD_{name}") == granted), str(granted))
+
+
+def is_cuda_aware() -> bool | None:
+    """Whether MPI takes pointers to device memory, as far as it tells; None if it does not. MPI must be running."""
+    for path in _loaded_libraries():
+        try:
+            return bool(ctypes.CDLL(path).MPIX_Query_cuda_support())
+        except (OSError, AttributeError):
+            continue  # this one has no such question
+    return None
+
+
+def _loaded_libraries() -> list[str]:
+    """Return the MPI libraries in this process: opening what is loaded already costs nothing."""
+    try:
+        lines = _MAPS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    paths = {line[line.index("/") :] for line in lines if "/" in line}
+    return sorted(path for path in paths if Path(path).name.startswith("libmpi"))

@@ -1,0 +1,140 @@
+"""What one rank finds out about itself and its host, without talking to anybody."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import platform
+import resource
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from handoff_mpi.resources import Device
+from handoff_mpi.resources.amounts import UNIT
+from handoff_mpi.resources.detection import detect
+
+#: What every run imports on every rank, and what is large.
+HEAVY = ("numpy", "networkx")
+_SHARED_MEMORY = "/dev/shm"
+
+
+@dataclass(slots=True)
+class RankFacts:
+    """One rank and its host as the rank sees them.
+
+    Attributes:
+        rank: the rank, 0 without MPI.
+        host: the name of its host.
+        versions: program to version: Python, handoff_mpi, mpi4py and the MPI library, those there are.
+        thread_level: MPI's, empty without MPI.
+        bound_cores: how many cores the launcher bound this process to.
+        host_cores: how many the job has on the host.
+        free_memory_nbytes: memory that can be taken, 0 if unknown.
+        open_files: how many files a process may have open.
+        free_nbytes: directory of temporary files to the space left in it.
+        imports_s: module to the seconds its import took, or to why it failed.
+        devices: the CUDA devices the rank sees.
+        device_notes: what is wrong with devices.
+        has_cupy: whether cupy is installed.
+        is_cuda_aware: whether MPI takes device memory, if it tells.
+    """
+
+    rank: int = 0
+    host: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    thread_level: str = ""
+    bound_cores: int = 1
+    host_cores: float = 1.0
+    free_memory_nbytes: int = 0
+    open_files: int = 1024
+    free_nbytes: dict[str, int] = field(default_factory=dict)
+    imports_s: dict[str, float | str] = field(default_factory=dict)
+    devices: tuple[Device, ...] = ()
+    device_notes: tuple[str, ...] = ()
+    has_cupy: bool = False
+    is_cuda_aware: bool | None = None
+
+
+def measure_rank(rank: int, is_mpi: bool) -> RankFacts:
+    """Measure this process; with ``is_mpi``, MPI runs already and is asked too.
+
+    Raises:
+        UsageError: one of the HANDOFF variables makes no sense.
+    """
+    imports_s = {name: _import(name) for name in HEAVY}  # first: detection may import some of it
+    notes: list[str] = []
+    capability = detect(rank, notes=notes)
+    facts = RankFacts(
+        rank=rank,
+        host=capability.host,
+        versions={"Python": platform.python_version(), "handoff_mpi": capability.version, **_mpi4py()},
+        bound_cores=len(os.sched_getaffinity(0)),
+        host_cores=capability.host_amounts["cpu"] / UNIT,
+        free_memory_nbytes=_free_memory(capability.host_amounts.get("memory", 0) * 10**6 // UNIT),
+        open_files=_open_files(),
+        free_nbytes=_free_space(),
+        imports_s=imports_s,
+        devices=capability.devices,
+        device_notes=tuple(note for note in notes if "CUDA" in note),
+        has_cupy=importlib.util.find_spec("cupy") is not None,
+    )
+    if is_mpi:
+        _ask_mpi(facts)
+    return facts
+
+
+def _ask_mpi(facts: RankFacts) -> None:
+    from handoff_mpi.comm import probes
+
+    facts.versions["MPI"] = probes.library()
+    facts.thread_level = probes.thread_level()
+    facts.is_cuda_aware = probes.is_cuda_aware()
+
+
+def _mpi4py() -> dict[str, str]:
+    from importlib import metadata
+
+    try:
+        return {"mpi4py": metadata.version("mpi4py")}
+    except metadata.PackageNotFoundError:
+        return {"mpi4py": "none"}
+
+
+def _import(name: str) -> float | str:
+    started = time.perf_counter()
+    try:
+        importlib.import_module(name)
+    except Exception as error:  # whatever an installation can be broken in
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+    return time.perf_counter() - started
+
+
+def _free_memory(limit_nbytes: int) -> int:
+    import psutil
+
+    try:
+        available = int(psutil.virtual_memory().available)
+    except (OSError, RuntimeError):
+        available = 0
+    # The limit of a cgroup or of Slurm counts too, though not what is taken of it already.
+    return min(available, limit_nbytes) if limit_nbytes else available
+
+
+def _open_files() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 2**63 - 1 if soft == resource.RLIM_INFINITY else soft
+
+
+def _free_space() -> dict[str, int]:
+    folders = [tempfile.gettempdir(), *([_SHARED_MEMORY] if Path(_SHARED_MEMORY).is_dir() else [])]
+    free = {}
+    for folder in folders:
+        try:
+            free[folder] = shutil.disk_usage(folder).free
+        except OSError:
+            free[folder] = 0
+    return free

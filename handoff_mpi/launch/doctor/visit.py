@@ -1,0 +1,331 @@
+"""Leads through all that the doctor looks at: alone, among ranks, or by launching ranks itself."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from handoff_mpi.errors import EXIT_DONE, EXIT_FAILED, HandoffError, JoinError, UsageError
+from handoff_mpi.launch.doctor import findings, places
+from handoff_mpi.launch.doctor.folder import FolderView, look_at_folder, open_folder
+from handoff_mpi.launch.doctor.measuring import RankFacts, measure_rank
+from handoff_mpi.launch.doctor.probes import Handlers, Leader, serve
+from handoff_mpi.launch.doctor.report import BAD, NOTE, Finding, Report, read_line
+from handoff_mpi.launch.doctor.trial import Trial, started, try_deaths
+from handoff_mpi.launch.environment import is_under_launcher, rank_by_launcher, size_by_launcher
+from handoff_mpi.launch.supervisor import launcher_command
+
+DEFAULT_RUN_DIR = "handoff-runs"
+#: However MPI hangs, a doctor ends after this long.
+LIMIT_S = 300.0
+_JOIN_S = 60.0
+_MEASURE_S = 90.0
+_FOLDER_S = 30.0
+_RING_S = 10.0
+_PING_S = 30.0
+_STREAM_S = 30.0
+_LEAVE_S = 10.0
+_PATIENCE_S = 120.0
+_BLOCK_NBYTES = 64 << 20
+_LEAST_BLOCK_NBYTES = 1 << 20
+_SHARE_OF_MEMORY = 16
+_SPEECH_S = 3.0
+
+
+def visit(run_dir: str | None, report: Report) -> int:
+    """Examine all ranks under a launcher, this process alone without one; return the exit code.
+
+    Under a launcher the other ranks serve rank 0, and end here.
+
+    Args:
+        run_dir: the run-dir that was named; None for the default one.
+
+    Raises:
+        UsageError: one of the HANDOFF variables makes no sense.
+    """
+    if rank_by_launcher() == 0:
+        signal.signal(signal.SIGTERM, _on_term)
+    if not is_under_launcher():
+        _visit_alone(run_dir, report)
+        return report.close()
+    # From C: MPI may hang without letting Python run.
+    faulthandler.dump_traceback_later(LIMIT_S, exit=True)
+    told = size_by_launcher()
+    try:
+        from handoff_mpi.comm import mpi
+
+        comm = mpi.world()
+    except (ImportError, RuntimeError) as error:
+        remedy = "install mpi4py where this Python finds it, with the MPI of the launcher (or: module load)"
+        trouble = Finding(BAD, "MPI", f"mpi4py cannot be used: {' '.join(str(error).split())}", remedy)
+        return _visit_instead(trouble, run_dir, report)
+    if comm.Get_size() < told:
+        return _visit_instead(findings.judge_ranks(told, comm.Get_size(), {}), run_dir, report)
+    _join(comm, report)
+    transport = mpi.MPITransport(comm)
+    if transport.rank:
+        return _serve(transport)
+    return _lead(Leader(transport, _handlers(0)), told, transport.size, run_dir, report)
+
+
+def visit_with_ranks(ranks: int, run_dir: str | None, report: Report) -> int:
+    """Launch ``ranks`` ranks that are examined, as ``run -n`` would; return the exit code.
+
+    Raises:
+        UsageError: this is a launcher's job already, or there is no launcher.
+    """
+    if is_under_launcher():
+        raise UsageError("doctor -n launches mpirun itself; inside mpirun, mpiexec or srun leave -n out")
+    if ranks < 1:
+        raise UsageError(f"-n must be a whole number from 1, not {ranks}")
+    signal.signal(signal.SIGTERM, _on_term)
+    command, environment = launcher_command(ranks)
+    words = ["-m", "handoff_mpi", "doctor", "--lines", *([] if run_dir is None else ["--run-dir", run_dir])]
+    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
+    with started([*command, sys.executable, *words], environment, **streams) as process:
+        is_complete = _relay(process, report)
+        code = _wait(process, _LEAVE_S if is_complete else 1.0)
+    if not is_complete:
+        ended = f"ended with status {code}" if code is not None else f"had not come to its end after {LIMIT_S:.0f} s"
+        remedy = (
+            "see what it said above; try `mpirun -n 2 hostname`, and `mpirun -n 2 python -m mpi4py.bench helloworld`"
+        )
+        report.add(Finding(BAD, "launch", f"`{' '.join(command)} ...` {ended} before all was examined", remedy))
+    elif code is None:
+        what = f"the launcher had to be ended: it was still there {_LEAVE_S:.0f} s after its ranks"
+        report.add(Finding(NOTE, "launch", what, "nothing: run -n ends such a launcher too"))
+    if not report.findings[:-1] and not is_complete:
+        _visit_alone(run_dir, report)
+    return report.close()
+
+
+# -- alone ---------------------------------------------------------------------------------------------
+
+
+def _visit_instead(trouble: Finding, run_dir: str | None, report: Report) -> int:
+    """The ranks do not find each other: the launcher's first one says so, and what else it can."""
+    if rank_by_launcher():
+        return EXIT_DONE
+    report.add(trouble)
+    _visit_alone(run_dir, report)
+    return report.close()
+
+
+def _visit_alone(run_dir: str | None, report: Report) -> None:
+    facts = [measure_rank(0, is_mpi=False)]
+    report.add(findings.judge_versions(facts))
+    with open_folder(run_dir or DEFAULT_RUN_DIR, run_dir is not None) as folder:
+        report.add(places.judge_folder(folder.facts))
+        if not folder.facts.trouble:
+            report.add(places.judge_writes(folder.facts))
+            report.add(places.judge_locks(folder.facts, {}, {}))
+            report.add(places.judge_space(folder.facts))
+    _judge_hosts(facts, 1, report)
+    for trial in _judge_deaths(None, report):
+        if trial.library:
+            report.add(findings.judge_threads(trial.library, {0: trial.thread_level}))
+            break
+
+
+# -- among ranks ---------------------------------------------------------------------------------------
+
+
+def _handlers(rank: int) -> Handlers:
+    """Return what every rank can be asked."""
+    return {
+        "measurements": lambda: measure_rank(rank, is_mpi=True),
+        "run-dir": lambda probe, token: look_at_folder(probe, token, rank),
+    }
+
+
+def _lead(leader: Leader, told: int, size: int, run_dir: str | None, report: Report) -> NoReturn:
+    """Rank 0: examine all, let the others go, and leave."""
+    try:
+        _visit_ranks(leader, told, size, run_dir, report)
+        leader.dismiss(_LEAVE_S)
+    except SystemExit as error:  # by a signal: nobody else would come to MPI_Finalize
+        os._exit(int(error.code or EXIT_FAILED))
+    except HandoffError as error:  # of the transport
+        remedy = "see what was written above; try fewer ranks, one host, another network"
+        report.add(Finding(BAD, "MPI", f"it failed: {error}", remedy))
+    report.add(findings.judge_answers(size, leader.silent, leader.troubles))
+    _leave(report.close(), leader)
+
+
+def _visit_ranks(leader: Leader, told: int, size: int, run_dir: str | None, report: Report) -> None:
+    """Measure, and add a finding for each measurement as soon as it is there."""
+    from handoff_mpi.comm import mpi
+
+    by_rank: dict[int, RankFacts] = leader.ask("measurements", timeout_s=_MEASURE_S)
+    facts = list(by_rank.values())
+    if facts:
+        hosts = {rank: each.host for rank, each in by_rank.items()}
+        report.add(findings.judge_versions(facts))
+        levels = {rank: each.thread_level for rank, each in by_rank.items()}
+        report.add(findings.judge_threads(facts[0].versions["MPI"], levels))
+        report.add(findings.judge_ranks(told, size, _ranks_on(hosts)))
+        if leader.others:
+            _judge_network(leader, by_rank, hosts, report)
+        _judge_folder(leader, run_dir, hosts, report)
+        _judge_hosts(facts, size, report)
+    _judge_deaths(mpi.survives_death(), report)
+
+
+def _ranks_on(hosts: dict[int, str]) -> dict[str, list[int]]:
+    ranks: dict[str, list[int]] = {}
+    for rank, host in hosts.items():
+        ranks.setdefault(host, []).append(rank)
+    return ranks
+
+
+def _judge_network(leader: Leader, facts: dict[int, RankFacts], hosts: dict[int, str], report: Report) -> None:
+    report.add(findings.judge_ring(leader.ring(_RING_S)))
+    pings = leader.ping(_PING_S)
+    if pings:
+        report.add(findings.judge_ping(pings, hosts))
+        ahead_s = {hosts[rank]: ping.clock_s for rank, ping in pings.items() if hosts.get(rank, "") != hosts.get(0)}
+        if ahead_s:
+            report.add(findings.judge_clocks(ahead_s))
+    reached = [rank for rank in leader.others if rank in facts]
+    if not reached or 0 not in facts:
+        return
+    dest = next((rank for rank in reached if hosts[rank] != hosts[0]), reached[0])
+    room = min(facts[rank].free_memory_nbytes for rank in (0, dest)) // _SHARE_OF_MEMORY
+    nbytes = max(_LEAST_BLOCK_NBYTES, min(_BLOCK_NBYTES, room))
+    seconds = leader.stream(dest, nbytes, 3, _STREAM_S)
+    report.add(findings.judge_bandwidth(nbytes, seconds, dest, hosts[dest] != hosts[0]))
+
+
+def _judge_folder(leader: Leader, run_dir: str | None, hosts: dict[int, str], report: Report) -> None:
+    with open_folder(run_dir or DEFAULT_RUN_DIR, run_dir is not None) as folder:
+        report.add(places.judge_folder(folder.facts))
+        if folder.facts.trouble:
+            return
+        asked = leader.ask("run-dir", str(folder.probe), folder.token, timeout_s=_FOLDER_S)
+        views: dict[int, FolderView] = {rank: view for rank, view in asked.items() if rank in hosts}
+        report.add(places.judge_sharing(views, hosts))
+        report.add(places.judge_writes(folder.facts))
+        report.add(places.judge_locks(folder.facts, views, hosts))
+        report.add(places.judge_space(folder.facts))
+
+
+def _judge_hosts(facts: Sequence[RankFacts], size: int, report: Report) -> None:
+    report.add(places.judge_gpus(facts))
+    report.add(places.judge_cores(facts))
+    if size > 1:
+        report.add(places.judge_crowding(facts))
+    report.add(places.judge_open_files(facts, size))
+    report.add(places.judge_scratch(facts))
+    report.add(places.judge_imports(facts))
+
+
+def _judge_deaths(is_on: bool | None, report: Report) -> list[Trial]:
+    try:
+        trials = try_deaths()
+    except (UsageError, OSError, subprocess.SubprocessError) as error:
+        report.add(findings.judge_no_launcher(str(error)))
+        return []
+    report.add(findings.judge_deaths(trials, is_on))
+    return trials
+
+
+# -- coming and going ----------------------------------------------------------------------------------
+
+
+def _join(comm: Any, report: Report) -> None:
+    """Wait for all ranks; where some do not come, end this one."""
+    from handoff_mpi.comm import mpi
+
+    try:
+        mpi.wait_for_all(comm, _JOIN_S)
+    except JoinError as error:
+        if comm.Get_rank():
+            time.sleep(_SPEECH_S)  # rank 0 alone speaks, and the launcher ends all once a rank has left
+        else:
+            report.add(Finding(BAD, "ranks", str(error), "look at their hosts; try fewer ranks, or one host"))
+            report.close()
+        os._exit(EXIT_FAILED)
+
+
+def _serve(transport: Any) -> NoReturn:
+    from handoff_mpi.comm import mpi
+
+    try:
+        serve(transport, _handlers(transport.rank), _PATIENCE_S)
+    except (ConnectionError, HandoffError) as error:
+        print(f"handoff: rank {transport.rank} ends: {error}", file=sys.stderr, flush=True)
+        os._exit(EXIT_FAILED)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    mpi.leave(EXIT_DONE)
+
+
+def _leave(code: int, leader: Leader) -> NoReturn:
+    """Rank 0 leaves, last. Silent ranks would never come to MPI_Finalize: they are ended as far as possible."""
+    from handoff_mpi.comm import mpi
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if not leader.silent:
+        mpi.leave(code)
+    if mpi.survives_death():
+        _kill_neighbours(set(map(str, leader.silent)))  # else the launcher does, as soon as this one has left
+    os._exit(code)
+
+
+def _kill_neighbours(ranks: set[str]) -> None:
+    """End the silent ranks that the same launcher started on this host."""
+    import psutil
+
+    parent = psutil.Process(os.getppid())
+    for process in parent.children():
+        try:
+            if process.environ().get("OMPI_COMM_WORLD_RANK") in ranks:
+                process.kill()
+        except (psutil.Error, OSError):
+            continue  # gone by now
+
+
+def _on_term(number: int, frame: Any) -> NoReturn:
+    sys.exit(128 + number)  # so that what was started is ended
+
+
+# -- the doctor that launches another ------------------------------------------------------------------
+
+
+def _relay(process: subprocess.Popen[Any], report: Report) -> bool:
+    """Take in what the launched doctor finds, other words to stderr; return whether it came to its end."""
+    assert process.stdout is not None
+    fd = process.stdout.fileno()
+    end = time.monotonic() + LIMIT_S + _SPEECH_S
+    buffer = b""
+    while (left_s := end - time.monotonic()) > 0:
+        if not select.select([fd], [], [], left_s)[0]:
+            break
+        data = os.read(fd, 65536)
+        *lines, buffer = (buffer + data).split(b"\n")
+        for line in lines:
+            told = read_line(line.decode(errors="replace"))
+            if told is True:
+                return True
+            if isinstance(told, Finding):
+                report.add(told)
+            else:
+                print(line.decode(errors="replace"), file=sys.stderr, flush=True)
+        if not data:
+            break
+    return False
+
+
+def _wait(process: subprocess.Popen[Any], timeout_s: float) -> int | None:
+    try:
+        return process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        return None

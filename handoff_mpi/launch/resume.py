@@ -1,0 +1,127 @@
+"""Resume: which tasks of a run need not run again, because an earlier launch left what is needed of them.
+
+It works backwards from what is to be kept: a kept task with a valid value is restored with it; one without runs, and
+so its inputs are needed, and so on. What is not met on this way is needed by nobody any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable
+from dataclasses import dataclass, field
+
+from handoff_mpi.dag import Plan
+from handoff_mpi.encoding import Payload
+from handoff_mpi.errors import UsageError
+from handoff_mpi.results.history import Done, History
+from handoff_mpi.results.store import Key
+from handoff_mpi.scheduler import Rest
+
+
+@dataclass(slots=True)
+class Resumed:
+    """What a launch takes over from earlier ones, by task number.
+
+    Attributes:
+        rest: where the values of restored tasks are.
+        done: how those were done, as far as that is known.
+        payloads: the small values.
+        keys: of the files of the large ones.
+        suspects, deaths: see :class:`~handoff_mpi.scheduler.Submitted`.
+    """
+
+    rest: dict[int, Rest] = field(default_factory=dict)
+    done: dict[int, Done] = field(default_factory=dict)
+    payloads: dict[int, Payload] = field(default_factory=dict)
+    keys: dict[int, Key] = field(default_factory=dict)
+    suspects: set[int] = field(default_factory=set)
+    deaths: dict[int, int] = field(default_factory=dict)
+
+
+def resume(
+    history: History,
+    plan: Plan,
+    fingerprint: Callable[[Hashable], bytes | None],
+    is_whole: Callable[[Key], bool],
+    rerun: Collection[Hashable] = (),
+) -> Resumed:
+    """Return what ``plan`` takes over from ``history``.
+
+    Args:
+        fingerprint: of a function, by id; None if it must run again.
+        is_whole: whether the value file with that key is there, and not cut short.
+        rerun: ids of functions that must run again, and all that depend on them.
+
+    Raises:
+        UsageError: ``rerun`` names what is not there.
+    """
+    unknown = [id for id in rerun if id not in plan.number_of]
+    if unknown:
+        raise UsageError(f"rerun names {', '.join(map(repr, unknown))}, which the DAG does not hold")
+    resumed = Resumed()
+    if not history.done and not history.suspects and not history.deaths:
+        return resumed
+    fresh = _with_consumers(plan, {plan.number_of[id] for id in rerun})
+    known: dict[int, Done] = {}
+    for task, id in enumerate(plan.ids):
+        mark = None if task in fresh else fingerprint(id)
+        if mark is None:
+            continue
+        identity = (id, mark)
+        if identity in history.done:
+            known[task] = history.done[identity]
+        if identity in history.suspects:
+            resumed.suspects.add(task)
+        if identity in history.deaths:
+            resumed.deaths[task] = history.deaths[identity]
+    _work_backwards(plan, known, is_whole, resumed)
+    return resumed
+
+
+def _with_consumers(plan: Plan, tasks: set[int]) -> set[int]:
+    """Return ``tasks`` and all that depend on them."""
+    if tasks:
+        children: dict[int, list[int]] = {}
+        for task, spec in enumerate(plan.specs):
+            for each in spec.inputs:
+                children.setdefault(each, []).append(task)
+        stack = list(tasks)
+        while stack:
+            new = [child for child in children.get(stack.pop(), ()) if child not in tasks]
+            tasks.update(new)
+            stack += new
+    return tasks
+
+
+def _work_backwards(plan: Plan, known: dict[int, Done], is_whole: Callable[[Key], bool], resumed: Resumed) -> None:
+    met = bytearray(len(plan))
+    stack = [task for task, spec in enumerate(plan.specs) if spec.keep]
+    for task in stack:
+        met[task] = 1
+    while stack:
+        task = stack.pop()
+        if _restore(task, known.get(task), is_whole, resumed):
+            continue
+        for each in plan.specs[task].inputs:
+            if not met[each]:
+                met[each] = 1
+                stack.append(each)
+    for task in range(len(plan)):
+        if not met[task]:
+            resumed.rest[task] = Rest.NOWHERE
+            if task in known:
+                resumed.done[task] = known[task]
+
+
+def _restore(task: int, done: Done | None, is_whole: Callable[[Key], bool], resumed: Resumed) -> bool:
+    if done is None:
+        return False
+    if done.payload is not None:
+        resumed.rest[task] = Rest.HOME
+        resumed.payloads[task] = done.payload
+    elif done.key is not None and is_whole(done.key):
+        resumed.rest[task] = Rest.FILE
+        resumed.keys[task] = done.key
+    else:
+        return False
+    resumed.done[task] = done
+    return True

@@ -1,0 +1,356 @@
+"""One run of a DAG on the ranks of a job: prepared, carried out, told about."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from handoff_mpi import telemetry
+from handoff_mpi.dag import DAG, Plan
+from handoff_mpi.dag.fingerprint import fingerprints
+from handoff_mpi.encoding import PICKLED, Payload, encode_code
+from handoff_mpi.errors import DAGFailed, HandoffError, JournalError, UsageError
+from handoff_mpi.launch.admission import find_strategy, refuse_what_fits_nowhere
+from handoff_mpi.launch.deadline import end_of_run
+from handoff_mpi.launch.job import Job
+from handoff_mpi.launch.resume import Resumed, resume
+from handoff_mpi.messages import START
+from handoff_mpi.resources import Capability
+from handoff_mpi.resources.amounts import UNIT
+from handoff_mpi.results import Results
+from handoff_mpi.results.history import History, read_history
+from handoff_mpi.results.journal import Journal, clear
+from handoff_mpi.results.results import FunctionError
+from handoff_mpi.results.run_dir import lock_run_dir, make_run_dir, write_status
+from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
+from handoff_mpi.runtime import worker_loop
+from handoff_mpi.runtime.chronicle import Chronicle
+from handoff_mpi.runtime.options import RunOptions
+from handoff_mpi.runtime.pace import clock
+from handoff_mpi.runtime.recorder import Recorder
+from handoff_mpi.runtime.scheduler_loop import LoopSettings, SchedulerLoop
+from handoff_mpi.runtime.worker_shell import RunSetup, WorkerShell
+from handoff_mpi.scheduler import Closed, Policy, Scheduler, Submitted
+from handoff_mpi.telemetry import handlers as events
+
+#: Values nobody needs any more are dropped once a rank's store takes this share of its part of the host.
+_STORE_SHARE = 0.5
+
+
+class Run:
+    """One run, on rank 0.
+
+    Args:
+        job: whose ranks it uses.
+        dag: what it runs.
+        options: how.
+
+    Raises:
+        DAGError, UsageError, FitsNowhere: it cannot be run; nothing has started.
+    """
+
+    def __init__(self, job: Job, dag: DAG, options: RunOptions) -> None:
+        self._started = clock()
+        options.validate()
+        dag.validate()
+        self._job = job
+        self._dag = dag
+        self._options = options
+        self._plan = Plan(options.keep)
+        self._specs = self._plan.add(dag)
+        self._ledger = job.ledger(options)
+        strategy = find_strategy(options.allocation_strategy, options.prices)
+        self._deadline = end_of_run(options.deadline, self._started)
+        self._scheduler = Scheduler(self._ledger, strategy, self._policy(), dict(options.prices or {}))
+        refuse_what_fits_nowhere(self._plan, self._ledger)
+
+    def _policy(self) -> Policy:
+        options = self._options
+        policy = Policy(
+            options.max_retries,
+            options.crash_limit,
+            options.on_failure == "stop",
+            options.max_concurrency,
+            options.silence_limit,
+        )
+        if self._deadline is not None:
+            policy.stop_at = self._deadline - options.drain
+        if options.resource_tracker is not None:
+            policy.window = 1  # the tracker counts calls one by one
+            _register_with_tracker(options.resource_tracker, self._job.capabilities)
+        return policy
+
+    def execute(self) -> Results:
+        """Carry it out.
+
+        Raises:
+            UsageError, JournalError: the run-dir cannot be used; nothing has started.
+            DAGFailed: functions failed, unless ``options.check`` is False.
+        """
+        self._run_dir = make_run_dir(self._options.run_dir)
+        with lock_run_dir(self._run_dir) as lock:
+            if self._options.fresh:
+                clear(self._run_dir)
+            history = read_history(self._run_dir)
+            for note in (lock.note, *history.notes):
+                _note(note)
+            return self._execute(history)
+
+    def _execute(self, history: History) -> Results:
+        dag, plan = self._dag, self._plan
+        self._number = self._job.next_run()
+        self._run = f"{self._run_dir.name}-{os.getpid()}-{self._number}"
+        self._kept = DirectoryStore(self._run_dir / "values")
+        marks = fingerprints(dag)
+        resumed = resume(history, plan, marks.of, self._kept.is_whole, self._options.rerun)
+        journal = Journal(self._run_dir)
+        self._about: dict[str, Any] = {
+            "dag_id": dag.id,
+            "run": self._run,
+            "launch": journal.epoch,
+            "functions": len(plan),
+            "ranks": self._job.size,
+            "started_s": self._started,
+        }
+        if resumed.rest:
+            _note(f"launch {journal.epoch} of {self._run_dir}: {len(resumed.rest)} of {len(plan)} functions are done")
+            if marks.notes:
+                _note(_unknown(marks.notes))
+        write_status(self._run_dir, status="running", exit_code=None, **self._about)
+        hosts = {each.rank: each.host for each in self._job.capabilities}
+        self._recorder = self._make_recorder(hosts, resumed)
+        self._keys = resumed.keys
+        self._chronicle = Chronicle(journal, plan, self._key)
+        self._chronicle.begin({**self._about, "hosts": hosts}, marks.of, resumed.rest)
+        self._home = self._make_home(resumed)
+        loop = self._make_loop()
+        self._tell_start()
+        return self._carry_out(loop, resumed)
+
+    def _carry_out(self, loop: SchedulerLoop, resumed: Resumed) -> Results:
+        results: Results | None = None
+        code = 1
+        try:
+            worker_loop.set_active(loop)
+            loop.run([Submitted(self._specs, resumed.rest, resumed.suspects, resumed.deaths), Closed()])
+            results = self._results()
+            return self._close(loop, results)
+        except HandoffError as error:
+            code = error.exit_code
+            raise
+        finally:
+            worker_loop.set_active(None)
+            if results is None:
+                loop.say_goodbye(None)
+                write_status(self._run_dir, status="broken", exit_code=code, **self._about)
+            loop.close()
+            self._job.gone |= loop.gone
+
+    # -- what a run needs -----------------------------------------------------------------------------
+
+    def _key(self, task: int) -> Key:
+        return self._keys.get(task, (self._run, task))
+
+    def _make_recorder(self, hosts: dict[int, str], resumed: Resumed) -> Recorder:
+        recorder = Recorder(self._plan, self._dag.id, hosts)
+        recorder.grow()
+        recorder.on_failure = lambda task, failure: _show_failure(self._plan, hosts, task, failure)
+        for task, done in resumed.done.items():
+            recorder.restored(task, done)
+        return recorder
+
+    def _make_home(self, resumed: Resumed) -> ResultStore:
+        factory = self._options.result_store
+        home: ResultStore = MemoryStore() if factory is None else factory(0)
+        for task, payload in resumed.payloads.items():
+            home.put((self._run, task), payload)
+        return home
+
+    def _make_loop(self) -> SchedulerLoop:
+        job, options = self._job, self._options
+        shell = None
+        workers = []
+        for rank, setup in self._setups().items():
+            if rank == 0:
+                shell = WorkerShell(job.transport, setup)
+            else:
+                workers.append(rank)
+                job.transport.send(rank, (START, 0, setup))
+        drain = options.drain if job.drain_s is None else job.drain_s
+        settings = LoopSettings(self._run, self._number, workers, drain, options.resource_tracker, self._pids())
+        loop = SchedulerLoop(
+            job.transport,
+            self._scheduler,
+            self._plan,
+            self._recorder,
+            self._home,
+            self._kept,
+            self._chronicle,
+            settings,
+            shell,
+        )
+        loop.file_keys = self._keys
+        loop.stop_reason = self._make_stop_reason(settings)
+        return loop
+
+    def _setups(self) -> dict[int, RunSetup]:
+        """Return what each computing rank is told."""
+        job, options = self._job, self._options
+        factory = None if options.result_store is None else encode_code(options.result_store)
+        pids = self._pids()
+        tells_transfers = telemetry.has_handlers(events.TRANSFER_STOP)
+        setups = {}
+        for rank, seat in self._ledger.seats.items():
+            setups[rank] = RunSetup(
+                run=self._run,
+                number=self._number,
+                slots=seat.slots,
+                isolation=self._isolation(rank, seat.slots),
+                heartbeat_s=max(0.5, min(15.0, options.silence_limit / 20)),
+                store_nbytes=self._store_nbytes(job.capabilities[rank], pids),
+                run_dir=str(self._run_dir),
+                store_factory=factory,
+                paths=list(sys.path),
+                setup=job.setup,
+                tells_transfers=tells_transfers,
+                pids=pids[seat.host] if rank else {},  # rank 0's loop does that itself
+                checkpoint=options.checkpoint,
+            )
+        return setups
+
+    def _store_nbytes(self, capability: Capability, pids: dict[str, dict[int, int]]) -> int:
+        memory_nbytes = capability.host_amounts.get("memory", 0) / UNIT * 1e6
+        return int(_STORE_SHARE * memory_nbytes / len(pids[capability.host])) or 1 << 40
+
+    def _isolation(self, rank: int, slots: int) -> str:
+        if self._job.is_mpi and rank == 0:
+            return "process"  # scheduling never waits for a call
+        if self._options.isolation != "auto":
+            return self._options.isolation
+        safe = self._job.survives_death or not self._job.is_mpi
+        return "rank" if safe and slots == 1 else "process"
+
+    def _pids(self) -> dict[str, dict[int, int]]:
+        """Return host to the process ids of its living ranks, by rank."""
+        pids: dict[str, dict[int, int]] = {}
+        for each in self._job.living():
+            pids.setdefault(each.host, {})[each.rank] = each.pid
+        return pids
+
+    def _make_stop_reason(self, settings: LoopSettings) -> Callable[[], str]:
+        job, stop_at = self._job, self._scheduler.policy.stop_at
+
+        def reason() -> str:
+            if job.drain_s is not None:
+                settings.drain_s = job.drain_s
+            if not job.stop_reason and clock() >= stop_at:
+                return "its time is nearly up"
+            return job.stop_reason
+
+        return reason
+
+    def _tell_start(self) -> None:
+        measurements = {"system_time": self._started}
+        telemetry.execute(events.DAG_START, measurements, {"dag_id": self._dag.id, "functions": len(self._plan)})
+        for each in self._job.capabilities:
+            about = {"node": each.rank, "host": each.host, "capabilities": each.offered()}
+            telemetry.execute(events.RANK_JOINED, {"system_time": clock()}, about)
+
+    # -- what it gives back ---------------------------------------------------------------------------
+
+    def _results(self) -> Results:
+        plan, scheduler = self._plan, self._scheduler
+        status = scheduler.status
+        results = Results(
+            self._dag.id,
+            self._run,
+            "stopped" if status == "running" else status,
+            self._errors(),
+            self._run_dir,
+            clock() - self._started,
+            scheduler.stopping,
+            {each.rank: each.host for each in self._job.capabilities},
+            {rank: len(slots) for rank, slots in scheduler.slots.of_rank.items()},
+            dict(self._recorder.lost),
+        )
+        results._records = self._recorder.records(scheduler)
+        results._payloads = self._payloads()
+        results._persisted = {plan.ids[task]: self._key(task) for task in sorted(scheduler.tasks.persisted)}
+        return results
+
+    def _errors(self) -> dict[Hashable, FunctionError]:
+        ids = self._plan.ids
+        return {
+            ids[task]: FunctionError(
+                f"{ids[task]!r}: {failure.kind}: {failure.message}",
+                failure.kind,
+                failure.traceback,
+                failure.attempts,
+                failure.ranks,
+            )
+            for task, failure in sorted(self._scheduler.failures.items())
+        }
+
+    def _payloads(self) -> dict[Hashable, Payload]:
+        at_home, ids = self._scheduler.tasks.at_home, self._plan.ids
+        return {ids[task]: self._home.get((self._run, task)) for task in range(len(ids)) if at_home[task]}
+
+    def _close(self, loop: SchedulerLoop, results: Results) -> Results:
+        options = self._options
+        shared = (PICKLED, pickle.dumps(results, protocol=5)) if options.results_on == "all" else None
+        try:
+            self._chronicle.end(results.status, results.exit_code)
+        except JournalError as error:
+            _note(str(error))
+        figures: dict[str, Any] = {"duration_s": results.duration_s, "lost_ranks": results.lost_ranks}
+        fields = {**self._about, **results.counts(), **figures}
+        write_status(self._run_dir, status=results.status, exit_code=results.exit_code, **fields)
+        silent = loop.say_goodbye(shared)
+        if silent:
+            _note(f"ranks {silent} have not answered at the end of the run")
+        about = {"dag_id": results.dag_id, "functions": len(self._plan), "status": results.status}
+        telemetry.execute(events.DAG_STOP, {"duration": results.duration_s}, about)
+        if options.check and results.errors:
+            raise DAGFailed(_first_failures(results), results)
+        return results
+
+
+def _note(text: str) -> None:
+    if text:
+        print(f"handoff: {text}", file=sys.stderr, flush=True)
+
+
+def _unknown(notes: dict[Hashable, str]) -> str:
+    id, why = next(iter(notes.items()))
+    more = f" and {len(notes) - 1} more" if len(notes) > 1 else ""
+    return f"what earlier launches computed cannot be told for function {id!r}{more} ({why}), so they run again"
+
+
+def _register_with_tracker(tracker: Any, capabilities: list[Capability]) -> None:
+    missing = [name for name in ("register", "available", "request", "release") if not hasattr(tracker, name)]
+    if missing:
+        raise UsageError(f"resource_tracker={tracker!r} lacks {', '.join(missing)}")
+    for each in capabilities:
+        tracker.register(each.rank, each.offered())
+
+
+def _show_failure(plan: Plan, hosts: dict[int, str], task: int, failure: Any) -> None:
+    where = f" on rank {failure.ranks[-1]} ({hosts.get(failure.ranks[-1], '?')})" if failure.ranks else ""
+    print(
+        f"handoff: function {plan.ids[task]!r} failed{where}, attempt {failure.attempts}: "
+        f"{failure.kind}: {failure.message}",
+        file=sys.stderr,
+    )
+    if failure.traceback:
+        print("    " + failure.traceback.rstrip().replace("\n", "\n    "), file=sys.stderr)
+    sys.stderr.flush()
+
+
+def _first_failures(results: Results) -> str:
+    first = [str(error) for error in list(results.errors.values())[:3]]
+    more = len(results.errors) - len(first)
+    skipped = results.counts()["skipped"]
+    return "; ".join(first) + (f"; and {more} more" if more else "") + (f"; {skipped} skipped" if skipped else "")

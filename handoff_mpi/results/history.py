@@ -1,0 +1,178 @@
+"""What earlier launches of a run did, as their journal tells: for resume, and for reading a run's values later.
+
+The records of a segment, beside the journal's own header; tasks go by their number in that launch:
+
+- ``("run", about)``: what the run is, a dict;
+- ``("tasks", first, [(id, fingerprint or None, name, inputs, cost)])``: the table of tasks, from number ``first`` on;
+- ``("turn", sent, done, failed)``: what one turn of the scheduler learnt. ``sent`` holds (task, attempt, rank);
+  ``done`` (task, attempt, rank, started, duration, nbytes, payload or None, key of the value's file or None);
+  ``failed`` (task, attempt, rank, status, kind, message);
+- ``("restored", [task])``: done by an earlier launch;
+- ``("persisted", task, key)``: the value of a task that was done lies in a file by now;
+- ``("rank", rank, what, reason)``: what became of a rank;
+- ``("end", status, exit_code)``: the launch ended in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from handoff_mpi.encoding import Payload
+from handoff_mpi.messages import DIED
+from handoff_mpi.results.journal import Record, read_journal
+from handoff_mpi.results.store import Key
+
+#: What makes a function the same one in another launch: its id and its fingerprint. One that has no fingerprint is
+#: the same in no other launch, so the epoch and its number stand for it.
+Identity: TypeAlias = "tuple[Hashable, Any]"
+
+
+@dataclass(slots=True)
+class Done:
+    """A task that was done.
+
+    Attributes:
+        attempt, rank: of the call that did it.
+        started, duration: in seconds (since the epoch; of the call).
+        nbytes: the size of its value.
+        payload: the value, if it is small.
+        key: of the file where the value lies, if it was written.
+    """
+
+    attempt: int
+    rank: int
+    started: float
+    duration: float
+    nbytes: int
+    payload: Payload | None
+    key: Key | None
+
+    @property
+    def has_value(self) -> bool:
+        return self.payload is not None or self.key is not None
+
+
+@dataclass(slots=True)
+class Launch:
+    """One launch: its table of tasks and how it ended.
+
+    Attributes:
+        about: what it said of the run.
+        tasks: (id, fingerprint, name, inputs, cost) of each.
+        ended: (status, exit code), None if it ended without a word.
+    """
+
+    epoch: int
+    about: dict[str, Any] = field(default_factory=dict)
+    tasks: list[tuple[Hashable, bytes | None, str, tuple[int, ...], dict[str, Any]]] = field(default_factory=list)
+    ended: tuple[str, int] | None = None
+
+    def identity(self, task: int) -> Identity:
+        """Return what makes ``task`` the same one in another launch."""
+        id, fingerprint, *_ = self.tasks[task]
+        return (id, (self.epoch, task) if fingerprint is None else fingerprint)
+
+
+@dataclass(slots=True)
+class History:
+    """All launches of a run together.
+
+    Attributes:
+        launches: in order.
+        done: what was done, by identity; the newest, but one with a value before one without.
+        failed: (attempt, rank, kind, message) of the last failure of each that has not been done since.
+        deaths: how often a function's process died, of those that have not ended.
+        suspects: functions that were in flight when a launch ended without a word.
+        notes: what could not be read, one line each.
+    """
+
+    launches: list[Launch] = field(default_factory=list)
+    done: dict[Identity, Done] = field(default_factory=dict)
+    failed: dict[Identity, tuple[int, int, str, str]] = field(default_factory=dict)
+    deaths: dict[Identity, int] = field(default_factory=dict)
+    suspects: set[Identity] = field(default_factory=set)
+    lost_ranks: dict[int, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def read_history(run_dir: Path) -> History:
+    """Return what the journal of ``run_dir`` tells; an empty history if there is none.
+
+    Raises:
+        UsageError: somebody else could have written it.
+        JournalError: it cannot be read, or another version wrote it.
+    """
+    contents = read_journal(run_dir)
+    history = History(notes=list(contents.notes))
+    for segment in contents.segments:
+        reader = _Reader(history, Launch(segment.epoch))
+        history.launches.append(reader.launch)
+        for record in segment.records:
+            reader.take(record)
+        reader.end()
+    return history
+
+
+class _Reader:
+    """Takes in the records of one launch."""
+
+    def __init__(self, history: History, launch: Launch) -> None:
+        self.launch = launch
+        self._history = history
+        self._in_flight: set[int] = set()
+
+    def take(self, record: Record) -> None:
+        handler = getattr(self, f"_take_{record[0]}", None)
+        if handler is not None:
+            handler(*record[1:])
+
+    def _take_run(self, about: dict[str, Any]) -> None:
+        self.launch.about = about
+        self._history.lost_ranks.clear()
+
+    def _take_tasks(self, first: int, tasks: list[Any]) -> None:
+        self.launch.tasks[first:] = tasks
+
+    def _take_turn(self, sent: list[Any], done: list[Any], failed: list[Any]) -> None:
+        for task, attempt, rank, started, duration, nbytes, payload, key in done:
+            self._in_flight.discard(task)
+            self._done(task, Done(attempt, rank, started, duration, nbytes, payload, key))
+        for task, attempt, rank, status, kind, message in failed:
+            self._in_flight.discard(task)
+            identity = self.launch.identity(task)
+            self._history.failed[identity] = (attempt, rank, kind, message)
+            if status == DIED:
+                self._history.deaths[identity] = self._history.deaths.get(identity, 0) + 1
+        self._in_flight.update(task for task, _, _ in sent)
+
+    def _done(self, task: int, done: Done) -> None:
+        identity = self.launch.identity(task)
+        known = self._history.done.get(identity)
+        if known is None or done.has_value or not known.has_value:
+            self._history.done[identity] = done
+        for table in (self._history.failed, self._history.deaths):
+            table.pop(identity, None)
+
+    def _take_persisted(self, task: int, key: Key) -> None:
+        done = self._history.done.get(self.launch.identity(task))
+        if done is not None:
+            done.key = key
+
+    def _take_rank(self, rank: int, what: str, reason: str) -> None:
+        if what == "lost":
+            self._history.lost_ranks[rank] = reason
+        elif what == "returned":
+            self._history.lost_ranks.pop(rank, None)
+
+    def _take_end(self, status: str, exit_code: int) -> None:
+        self.launch.ended = (status, exit_code)
+
+    def end(self) -> None:
+        """The launch has ended, in order or not."""
+        if self.launch.ended is None:
+            self._history.suspects.update(map(self.launch.identity, self._in_flight))
+        for identity in self._history.suspects & self._history.done.keys():
+            self._history.suspects.discard(identity)

@@ -1,0 +1,464 @@
+"""The journal of a run-dir: what a launch has done, kept so that the next one resumes after a death at any moment.
+
+Each launch appends to a segment of its own, ``journal/NNNNNN.journal``; the number is the launch's epoch, one more
+than the highest that is there. A segment is a line and then frames:
+
+- ``HMPJ <format> <version of handoff_mpi>``, readable whatever the format;
+- for each commit one frame: the payload's length (u32, little-endian), its CRC-32 seeded with that length (u32), and
+  the payload: a pickle of a list of pickles, one for each record. The first frame holds the header, a record
+  ``("header", version of handoff_mpi, of Python, epoch, seconds since 1970)``.
+
+A commit is whole or not there: a torn one ends what is read of its segment. Records are pickled one by one, because
+an id that cannot be pickled, or a class that is gone, must cost no more than its own record.
+
+Records are tuples of built-ins and of the users' ids. Ids can be of any class, so what may be unpickled cannot be
+told by its class: it is told by its owner instead (see :mod:`handoff_mpi.results.run_dir`). Classes go by name, so
+the module that defines them (``dag.py``) must have been loaded before its records are read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import platform
+import re
+import stat
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+from handoff_mpi.errors import EXIT_STOPPED, JournalError, UsageError
+from handoff_mpi.resources.detection import _version
+from handoff_mpi.results.run_dir import DIRECTORY_MODE, refuse_if_others_write
+
+JOURNAL = "journal"
+FORMAT = 1
+HEADER = "header"
+
+#: (kind, ...): what it means is between who writes and who reads it.
+Record: TypeAlias = "tuple[Any, ...]"
+
+_MAGIC = b"HMPJ "
+_LINE = re.compile(rb"HMPJ (\d+) ([ -~]*)\n")
+_LONGEST_LINE = 100
+_NAME = re.compile(r"(\d{6,})\.journal")
+_HEAD = struct.Struct("<II")
+_LONGEST_PAYLOAD = (1 << 32) - 1
+
+# What file systems answer that cannot fsync (or not a directory); the others' answers are failures.
+_NO_FSYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+_REMEDIES = {
+    errno.ENOSPC: "free space there",
+    errno.EDQUOT: "free some of your quota there",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
+}
+
+
+# -- writing -------------------------------------------------------------------------------------------
+
+
+class Journal:
+    """The segment of this launch.
+
+    What is committed survives the death of this process at once, and that of the host after the next fsync: the
+    first commit ``fsync_every_s`` after the last one does it, one of nothing too.
+
+    Args:
+        run_dir: where the ``journal`` directory is, or will be.
+        fsync_every_s: the least time between two fsyncs, in seconds.
+        clock, pwrite, fsync: as in :mod:`time` and :mod:`os`.
+
+    Attributes:
+        epoch: the number of this launch.
+        path: the segment's file.
+        left_out: how many records could not be pickled.
+        notes: what a user may want to know, one line each.
+
+    Raises:
+        JournalError: the segment cannot be made.
+        UsageError: others can write to the directory of the journal.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        fsync_every_s: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+        pwrite: Callable[[int, Any, int], int] = os.pwrite,
+        fsync: Callable[[int], None] = os.fsync,
+    ) -> None:
+        self.left_out = 0
+        self.notes: list[str] = []
+        self._fsync_every_s = fsync_every_s
+        self._clock = clock
+        self._pwrite = pwrite
+        self._fsync = fsync
+        self._pending: list[bytes] = []
+        self._size = 0
+        self._is_dirty = False
+        self._has_failed = False
+        self.path = Path(run_dir) / JOURNAL
+        try:
+            _make_directory(self.path)
+            self.epoch, self._fd = _make_segment(Path(run_dir))
+        except OSError as error:
+            raise self._failure(error) from error
+        self.path /= _name(self.epoch)
+        self._begin()
+
+    def _begin(self) -> None:
+        version = _version().encode("ascii", "replace")[: _LONGEST_LINE // 2]
+        line = b"%s%d %s\n" % (_MAGIC, FORMAT, version)
+        header = (HEADER, _version(), platform.python_version(), self.epoch, time.time())
+        try:
+            self._write(line + _frame([_dumps(header)]))
+            self._sync()
+            self._sync_directories()
+        except JournalError:
+            os.close(self._fd)
+            raise
+
+    def append(self, record: Record) -> bool:
+        """Take ``record`` into the next commit.
+
+        Returns:
+            False, with a note the first time, if an id in it cannot be pickled: what it tells is not resumed.
+        """
+        try:
+            self._pending.append(_dumps(record))
+        except Exception as error:
+            self.left_out += 1
+            if self.left_out == 1:
+                why = f"a record ({record[0]}) cannot be pickled ({type(error).__name__}: {error})"
+                self.notes.append(f"{why}: what it tells would be done again by a run that resumes")
+            return False
+        return True
+
+    def commit(self) -> None:
+        """Write what was appended, in one write; fsync if the last one was long enough ago.
+
+        After a failure to write, the file holds the earlier commits, and what was appended is still here: it can
+        be committed once there is room. After a failure to fsync it is not known what the disk holds.
+
+        Raises:
+            JournalError: it cannot be written; nothing that relies on it must be done.
+        """
+        if self._pending:
+            self._write(_frame(self._pending))
+            self._pending = []
+        if self._is_dirty and self._clock() - self._synced_at >= self._fsync_every_s:
+            self._sync()
+
+    def close(self) -> None:
+        """Commit (unless that has just failed), fsync and close.
+
+        Raises:
+            JournalError: it could not be written; it is closed all the same.
+        """
+        if self._fd < 0:
+            return
+        try:
+            if not self._has_failed:
+                self.commit()
+            self._sync()
+        finally:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write(self, frame: bytes) -> None:
+        # Always at the end of the last whole commit: what a failed one left there is written over.
+        end = self._size
+        rest: bytes | memoryview = frame
+        try:
+            while rest:
+                count = self._pwrite(self._fd, rest, end)
+                if not count:
+                    raise OSError(errno.EIO, "nothing was written")
+                rest, end = memoryview(rest)[count:], end + count
+        except OSError as error:
+            self._cut()
+            raise self._failure(error) from error
+        self._size = end
+        self._is_dirty = True
+        self._has_failed = False
+
+    def _cut(self) -> None:
+        try:
+            os.ftruncate(self._fd, self._size)
+        except OSError:
+            pass  # whoever reads it passes over a torn commit
+
+    def _sync(self) -> None:
+        try:
+            self._fsync_if_possible(self._fd)
+        except OSError as error:
+            raise self._failure(error) from error
+        self._is_dirty = False
+        self._synced_at = self._clock()  # after it, because it may take longer than the time between two
+
+    def _sync_directories(self) -> None:
+        """Make the segment's name, and that of its directory, survive the host's death."""
+        try:
+            for directory in (self.path.parent, self.path.parent.parent):
+                fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    self._fsync_if_possible(fd)
+                finally:
+                    os.close(fd)
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def _fsync_if_possible(self, fd: int) -> None:
+        try:
+            self._fsync(fd)
+        except OSError as error:
+            if error.errno not in _NO_FSYNC:
+                raise
+
+    def _failure(self, error: OSError) -> JournalError:
+        self._has_failed = True
+        remedy = _REMEDIES.get(error.errno or 0, "see that its file system works again")
+        return JournalError(
+            f"the journal {self.path} cannot be written: {error.strerror}; what was done until then is kept: "
+            f"{remedy}, then give the same command again, which resumes",
+            EXIT_STOPPED,
+        )
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(DIRECTORY_MODE)
+    except FileExistsError:
+        refuse_if_others_write(directory, directory.stat())
+
+
+def _make_segment(run_dir: Path) -> tuple[int, int]:
+    epoch = newest_epoch(run_dir)
+    while True:
+        epoch += 1
+        path = run_dir / JOURNAL / _name(epoch)
+        try:
+            return epoch, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        except FileExistsError:
+            continue  # another launch was faster
+
+
+def _dumps(record: Record) -> bytes:
+    return pickle.dumps(record, 5)
+
+
+def _frame(blobs: list[bytes]) -> bytes:
+    payload = pickle.dumps(blobs, 5)
+    size = len(payload)
+    if size > _LONGEST_PAYLOAD:
+        raise JournalError(f"a commit of {size} bytes is longer than the journal's format can hold (4 GiB)")
+    # Seeded with the length, so that a damaged length cannot find a payload that fits.
+    return _HEAD.pack(size, zlib.crc32(payload, size)) + payload
+
+
+def _name(epoch: int) -> str:
+    return f"{epoch:06}.journal"
+
+
+# -- reading -------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Segment:
+    """What one launch left.
+
+    Attributes:
+        epoch: its number.
+        records: what it committed, in order.
+        version: of handoff_mpi; empty, as what follows, if the launch died before it could write it.
+        python: the version of Python.
+        started_s: when it started, in seconds since 1970; 0 if that is not known.
+    """
+
+    epoch: int
+    records: list[Record] = field(default_factory=list)
+    version: str = ""
+    python: str = ""
+    started_s: float = 0.0
+
+
+@dataclass(slots=True)
+class JournalContents:
+    """What all launches of a run-dir left; iterating gives (epoch, record), oldest first.
+
+    Attributes:
+        segments: in the order of their epochs.
+        notes: what was passed over and why, one line each.
+    """
+
+    segments: list[Segment] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[tuple[int, Record]]:
+        for segment in self.segments:
+            for record in segment.records:
+                yield segment.epoch, record
+
+
+def newest_epoch(run_dir: Path) -> int:
+    """Return the highest epoch of a run-dir, 0 if there is none; cheap enough to be asked now and then.
+
+    Raises:
+        OSError: the directory cannot be listed.
+    """
+    return max(_epochs(run_dir), default=0)
+
+
+def read_journal(run_dir: Path) -> JournalContents:
+    """Return what the launches of a run-dir have committed; nothing if there was none.
+
+    Raises:
+        UsageError: somebody else than the user could have written a part of it; nothing of it was unpickled.
+        JournalError: another version wrote a part of it, or it cannot be read.
+    """
+    run_dir = Path(run_dir)
+    directory = run_dir / JOURNAL
+    contents = JournalContents()
+    try:
+        epochs = sorted(_epochs(run_dir))
+        if epochs:
+            refuse_if_others_write(run_dir, run_dir.stat())
+            refuse_if_others_write(directory, directory.stat())
+        for epoch in epochs:
+            contents.segments.append(_read_segment(directory / _name(epoch), epoch, contents.notes))
+    except OSError as error:
+        path = error.filename or directory
+        raise JournalError(f"the journal {path} cannot be read: {error.strerror}; {_FRESH}") from error
+    return contents
+
+
+_FRESH = "run with --fresh to start over, or name another run-dir with --run-dir"
+
+
+def clear(run_dir: Path) -> None:
+    """Forget all that earlier launches left: their values, and what their segments hold.
+
+    The emptied segments stay, so that epochs go on: a launch that still lives somewhere must find a higher one.
+
+    Raises:
+        JournalError: something could not be removed.
+    """
+    try:
+        for epoch in _epochs(run_dir):
+            os.truncate(Path(run_dir) / JOURNAL / _name(epoch), 0)
+        for value in (Path(run_dir) / "values").glob("*.value"):
+            value.unlink()
+    except OSError as error:
+        message = f"the run-dir {run_dir} could not be cleared: {error}; name another with --run-dir"
+        raise JournalError(message) from error
+
+
+def _epochs(run_dir: Path) -> Iterator[int]:
+    try:
+        names = [path.name for path in (run_dir / JOURNAL).iterdir()]
+    except FileNotFoundError:
+        return
+    for name in names:
+        match = _NAME.fullmatch(name)
+        if match and _name(int(match[1])) == name:
+            yield int(match[1])
+
+
+def _read_segment(path: Path, epoch: int, notes: list[str]) -> Segment:
+    segment = Segment(epoch)
+    with _open_trusted(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if _read_line(path, file, size, notes):
+            _read_frames(path, file, size, segment, notes)
+    return segment
+
+
+def _open_trusted(path: Path) -> BinaryIO:
+    """Open a segment, and look at what was opened: by then its name may lead elsewhere."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise UsageError(f"{path} is not a regular file, and no segment of a journal; move it away, or {_FRESH}")
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        refuse_if_others_write(path, os.fstat(fd))
+        return os.fdopen(fd, "rb")
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _read_line(path: Path, file: BinaryIO, size: int, notes: list[str]) -> bool:
+    """Read the first line; return False if the launch died before it was whole.
+
+    Raises:
+        JournalError: it is not of this format.
+    """
+    line = file.readline(_LONGEST_LINE)
+    match = _LINE.fullmatch(line)
+    if match is None:
+        if line and not _is_torn(line, size):
+            raise JournalError(f"{path} is no journal of handoff_mpi; move it away, or {_FRESH}")
+        if line:
+            notes.append(f"{path}: its launch died before it had begun ({size} bytes are not used)")
+        return False
+    if int(match[1]) != FORMAT:
+        theirs = f"format {int(match[1])}, written by handoff_mpi {match[2].decode()}"
+        ours = f"handoff_mpi {_version()}, which reads format {FORMAT}"
+        remedy = "run with --fresh, or with the version that wrote it"
+        raise JournalError(f"the journal {path} is of {theirs}; this is {ours}: {remedy}")
+    return True
+
+
+def _is_torn(line: bytes, size: int) -> bool:
+    # A host that dies may leave zeros where nothing had reached the disk yet.
+    is_cut = len(line) == size and (_MAGIC.startswith(line) or line.startswith(_MAGIC)) and b"\n" not in line
+    return is_cut or not line.strip(b"\0")
+
+
+def _read_frames(path: Path, file: BinaryIO, size: int, segment: Segment, notes: list[str]) -> None:
+    end = file.tell()
+    errors: list[str] = []
+    while payload := _read_payload(file, size):
+        end = file.tell()
+        for blob in pickle.loads(payload):
+            _take(segment, blob, errors)
+    if end < size:
+        why = "its launch died while it wrote, or it is damaged"
+        notes.append(f"{path}: {why}: the last {size - end} of {size} bytes are not used")
+    if errors:
+        notes.append(f"{path}: {len(errors)} record(s) cannot be unpickled ({errors[0]}); what they tell is done again")
+
+
+def _read_payload(file: BinaryIO, size: int) -> bytes:
+    """Return the payload of the next frame; nothing if there is none, or none that is whole."""
+    head = file.read(_HEAD.size)
+    if len(head) < _HEAD.size:
+        return b""
+    length, crc = _HEAD.unpack(head)
+    if length > size - file.tell():  # before room is made for what may be damage
+        return b""
+    payload = file.read(length)
+    return payload if len(payload) == length and zlib.crc32(payload, length) == crc else b""
+
+
+def _take(segment: Segment, blob: bytes, errors: list[str]) -> None:
+    try:
+        record = pickle.loads(blob)
+    except (Exception, SystemExit) as error:  # it may import a module of the user's
+        errors.append(f"{type(error).__name__}: {error}")
+        return
+    if record[0] == HEADER and not segment.version:
+        _, segment.version, segment.python, _, segment.started_s = record
+    else:
+        segment.records.append(record)

@@ -1,0 +1,104 @@
+"""What the scheduler's loop writes into the journal, one record a turn; see :mod:`handoff_mpi.results.history`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+from handoff_mpi.dag import Plan
+from handoff_mpi.messages import OK, Entry
+from handoff_mpi.resources.amounts import plain_number
+from handoff_mpi.results.journal import Journal
+from handoff_mpi.results.store import Key
+from handoff_mpi.scheduler import Cause, Transition
+
+_TASKS_A_RECORD = 10_000
+_TOLD_OF_RANKS = frozenset({"suspect", "returned", "lost"})
+
+
+class Chronicle:
+    """Gathers what a turn learns, and writes it before anything acts on it.
+
+    Args:
+        journal: where to.
+        plan: the run's tables.
+        key_of: the key under which a task's value is written.
+    """
+
+    def __init__(self, journal: Journal, plan: Plan, key_of: Callable[[int], Key]) -> None:
+        self._journal = journal
+        self._plan = plan
+        self._key_of = key_of
+        self._done: list[Any] = []
+        self._failed: list[Any] = []
+
+    def begin(
+        self, about: Mapping[str, Any], fingerprint: Callable[[Hashable], bytes | None], restored: Iterable[int]
+    ) -> None:
+        """Write what the run is and its table of tasks.
+
+        Raises:
+            JournalError: it cannot be written.
+        """
+        self._journal.append(("run", dict(about)))
+        plan = self._plan
+        costs: dict[int, dict[str, Any]] = {}
+        for first in range(0, len(plan), _TASKS_A_RECORD):
+            rows = []
+            for task in range(first, min(len(plan), first + _TASKS_A_RECORD)):
+                spec, name = plan.specs[task], plan.ids[task]
+                # Equal costs share one mapping in a plan: its identity tells them apart.
+                cost = costs.get(id(spec.cost))
+                if cost is None:
+                    cost = costs[id(spec.cost)] = _shown(spec.cost)
+                rows.append((name, fingerprint(name), plan.code_names[spec.code], spec.inputs, cost))
+            self._journal.append(("tasks", first, rows))
+        tasks = list(restored)
+        if tasks:
+            self._journal.append(("restored", tasks))
+        self._journal.commit()
+
+    def finished(self, rank: int, entries: Sequence[Entry]) -> None:
+        """Note calls that ended and still count."""
+        for task, attempt, status, value, nbytes, started, duration in entries:
+            if status == OK:
+                key = self._key_of(task) if nbytes < 0 else None
+                self._done.append((task, attempt, rank, started, duration, abs(nbytes), value, key))
+            else:
+                kind, message, _ = value
+                self._failed.append((task, attempt, rank, status, kind, message))
+
+    def persisted(self, task: int) -> None:
+        """Note that the value of a task lies in a file by now."""
+        self._journal.append(("persisted", task, self._key_of(task)))
+
+    def turn(self, log: Iterable[Transition]) -> None:
+        """Write what this turn learnt and decided.
+
+        Raises:
+            JournalError: it cannot be written.
+        """
+        sent = []
+        for task, _, cause, attempt, rank, detail in log:
+            if cause == Cause.PLACED:
+                sent.append((task, attempt, rank))
+            elif task < 0 and detail[0] in _TOLD_OF_RANKS:
+                self._journal.append(("rank", rank, detail[0], str(detail[1] or "")))
+        if sent or self._done or self._failed:
+            self._journal.append(("turn", sent, self._done, self._failed))
+            self._done, self._failed = [], []
+        self._journal.commit()
+
+    def end(self, status: str, exit_code: int) -> None:
+        """Write that the launch has ended in order, and close the journal.
+
+        Raises:
+            JournalError: it cannot be written.
+        """
+        self._journal.append(("end", status, exit_code))
+        self._journal.close()
+
+
+def _shown(cost: Mapping[str, int]) -> dict[str, Any]:
+    """Return a cost as users write it."""
+    return {name: plain_number(amount) for name, amount in cost.items()}

@@ -1,0 +1,626 @@
+"""``doctor``: what it makes of made-up measurements, how it measures, and real visits."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import signal
+import stat
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import psutil
+import pytest
+
+from handoff_mpi import cli
+from handoff_mpi.comm import MemoryNetwork
+from handoff_mpi.errors import UsageError
+from handoff_mpi.launch.doctor import findings, folder, places, report, trial, visit
+from handoff_mpi.launch.doctor.folder import FolderFacts, FolderView
+from handoff_mpi.launch.doctor.measuring import RankFacts
+from handoff_mpi.launch.doctor.probes import Leader, Ping, Ring, serve
+from handoff_mpi.launch.doctor.report import BAD, NOTE, OK, Finding, Report
+from handoff_mpi.launch.doctor.trial import Trial, child_environment, started, try_deaths
+from handoff_mpi.resources import Device
+from tests.conftest import missing, run_process
+
+# -- what measurements mean ----------------------------------------------------------------------------
+
+
+def rank(number=0, **known):
+    known = {"host": "h1", "versions": {"Python": "3.12.1", "mpi4py": "4.1"}, "host_cores": 8.0, **known}
+    known = {"bound_cores": 8, "imports_s": {"numpy": 0.1, "networkx": 0.2}, **known}
+    return RankFacts(rank=number, **{"free_nbytes": {"/tmp": 10**10, "/dev/shm": 10**10}, **known})
+
+
+def gpu(*uuids):
+    return tuple(Device(index, each, 80_000, "H100") for index, each in enumerate(uuids))
+
+
+GPU = {"has_cupy": True, "devices": gpu("a")}
+RUN_DIR = FolderFacts("/runs", write_s=1e-3, free_nbytes=10**12, free_files=10**6)
+LOST = Trial("mpirun -n 3", is_started=True, size=3, code=137)
+TOLD = Trial("mpirun --with-ft ulfm -n 3", True, "Open MPI", "SERIALIZED", 3, True, 0.01, True, False, 1)
+HOSTS = {0: "h1", 1: "h1", 2: "h2"}
+
+
+def run_dir(**changes):
+    known = {name: getattr(RUN_DIR, name) for name in FolderFacts.__slots__}
+    return FolderFacts(**{**known, **changes})
+
+
+CASES = [
+    # the same programs everywhere
+    (findings.judge_versions, [[rank(0), rank(1)]], OK, "Python 3.12.1, mpi4py 4.1 on all 2 ranks"),
+    (findings.judge_versions, [[rank(0)]], OK, "Python 3.12.1, mpi4py 4.1"),
+    (
+        findings.judge_versions,
+        [[rank(0), rank(1), rank(2, versions={"Python": "3.11.2", "mpi4py": "4.1"})]],
+        BAD,
+        "ranks differ: Python 3.12.1 on ranks 0-1, 3.11.2 on rank 2",
+    ),
+    (
+        findings.judge_versions, [[rank(0), rank(1, versions={"Python": "3.12.1"})]],
+        BAD, "mpi4py 4.1 on rank 0, none on",
+    ),
+    (findings.judge_versions, [[rank(0, versions={"mpi4py": "none"})]], BAD, "mpi4py is not installed"),
+    # threads
+    (findings.judge_threads, ["Open MPI", {0: "SERIALIZED", 1: "SERIALIZED"}], OK, "thread level SERIALIZED"),
+    (findings.judge_threads, ["Open MPI", {0: "SERIALIZED", 1: "SINGLE"}], NOTE, "a rank is deaf while a long call"),
+    (findings.judge_threads, ["Open MPI", {0: "MULTIPLE"}], NOTE, "doubles every round trip"),
+    # ranks
+    (findings.judge_ranks, [4, 4, {"h1": [0, 1], "h2": [2, 3]}], OK, "4 ranks on 2 hosts: h1 (ranks 0-1), h2"),
+    (findings.judge_ranks, [1, 1, {"h1": [0]}], NOTE, "1 rank on 1 host"),
+    (findings.judge_ranks, [4, 1, {}], BAD, "started 4 ranks, but this MPI sees 1"),
+    (findings.judge_answers, [3, {}, {}], OK, "all ranks answered"),
+    (findings.judge_answers, [3, {2: "it is gone"}, {}], BAD, "rank 2: it is gone"),
+    (findings.judge_answers, [3, {}, {1: "ValueError: no"}], BAD, "rank 1: ValueError: no"),
+    (findings.judge_answers, [99, dict.fromkeys(range(20), "late"), {}], BAD, "and 12 more"),
+    # the network
+    (findings.judge_ring, [Ring(5, seconds=0.002)], OK, "all 5 ranks in 2 ms"),
+    (findings.judge_ring, [Ring(5, [(1, 2)])], BAD, "nothing gets from rank 1 to rank 2, though rank 0 reaches both"),
+    (findings.judge_ring, [Ring(5, [], [3, 4])], BAD, "ranks 3-4 did not take it"),
+    (findings.judge_ping, [{1: Ping(2e-6, 0), 2: Ping(9e-6, 0)}, HOSTS], OK, "2 µs (least), 5.5 µs (median), 9 µs"),
+    (findings.judge_ping, [{1: Ping(2e-6, 0), 2: Ping(0.05, 0)}, HOSTS], NOTE, "rank 0 with rank 2 on h2"),
+    (findings.judge_bandwidth, [64 << 20, 0.01, 2, True], OK, "64 MiB take 10 ms from rank 0 to rank 2 (another host)"),
+    (findings.judge_bandwidth, [64 << 20, 1.0, 2, True], NOTE, "67 MB/s"),
+    (findings.judge_bandwidth, [64 << 20, 0.2, 1, False], NOTE, "336 MB/s"),
+    (findings.judge_bandwidth, [64 << 20, None, 1, False], BAD, "64 MiB did not arrive from rank 0 to rank 1"),
+    (findings.judge_clocks, [{"h2": -0.002, "h3": 0.001}], OK, "within 2 ms"),
+    (findings.judge_clocks, [{"h2": 0.1, "h3": -7.0}], NOTE, "h3 by -7.0 s"),
+    # a rank's death
+    (findings.judge_deaths, [[TOLD, LOST], True], OK, "survives a rank's death (with --with-ft ulfm)"),
+    (findings.judge_deaths, [[TOLD, LOST], None], OK, "a rank's death costs that rank's running calls"),
+    (findings.judge_deaths, [[TOLD, LOST], False], NOTE, "is not told to here"),
+    (findings.judge_deaths, [[LOST], False], NOTE, "this MPI ends the job when a rank dies"),
+    (findings.judge_deaths, [[Trial("m", is_started=True, goes_on=True)], None], NOTE, "but were not told"),
+    (findings.judge_deaths, [[Trial("m", is_started=True, size=3)], None], NOTE, "neither went on nor ended"),
+    (findings.judge_deaths, [[Trial("m", library="x", size=1, code=0)], None], BAD, "but this MPI sees 1"),
+    (findings.judge_deaths, [[Trial("m", code=1, said="a\nno libmpi\n---\n")], None], BAD, "it said: no libmpi"),
+    (findings.judge_deaths, [[Trial("m")], None], BAD, "had not got all ranks together after 30 s"),
+    (findings.judge_no_launcher, ["no mpirun"], NOTE, "no mpirun"),
+    # the run-dir
+    (places.judge_folder, [RUN_DIR], OK, "/runs can be written to"),
+    (places.judge_folder, [run_dir(trouble="Read-only file system")], BAD, "Read-only file system"),
+    (places.judge_folder, [run_dir(refusal="/runs belongs to eve")], BAD, "runs will refuse it: /runs belongs to eve"),
+    (places.judge_sharing, [dict.fromkeys(HOSTS, FolderView(True)), HOSTS], OK, "seen on h1, h2"),
+    (places.judge_sharing, [{0: FolderView(True), 2: FolderView(False)}, HOSTS], NOTE, "rank 2 (on h2) cannot see"),
+    (places.judge_sharing, [{0: FolderView(True), 2: FolderView(True, "quota")}, HOSTS], BAD, "rank 2 cannot write"),
+    (places.judge_writes, [RUN_DIR], OK, "takes 1 ms"),
+    (places.judge_writes, [run_dir(write_s=0.3)], NOTE, "takes 300 ms"),
+    (
+        places.judge_locks, [RUN_DIR, {0: FolderView(True, "", True), 2: FolderView(True, "", True)}, HOSTS],
+        OK, "between",
+    ),
+    (places.judge_locks, [RUN_DIR, {}, {}], OK, "flock works on the run-dir"),
+    (places.judge_locks, [run_dir(lock_trouble="No locks available"), {}, {}], NOTE, "No locks available"),
+    (places.judge_locks, [RUN_DIR, {2: FolderView(True, "", False)}, HOSTS], NOTE, "keeps nobody out on h2"),
+    (places.judge_locks, [RUN_DIR, {2: FolderView(True, "", None)}, HOSTS], NOTE, "does not work on h2"),
+    (places.judge_space, [RUN_DIR], OK, "1 TB and 1000000 more files"),
+    (places.judge_space, [run_dir(free_files=None)], OK, "room for 1 TB"),
+    (places.judge_space, [run_dir(free_nbytes=5 * 10**8)], NOTE, "500 MB"),
+    (places.judge_space, [run_dir(free_files=10)], NOTE, "10 more files"),
+    (places.judge_space, [run_dir(free_nbytes=10**6)], BAD, "1 MB"),
+    (places.judge_space, [run_dir(free_files=0)], BAD, "0 more files"),
+    # GPUs
+    (places.judge_gpus, [[rank(0), rank(1)]], OK, "none; cupy is not installed"),
+    (places.judge_gpus, [[rank(0, **GPU), rank(1, has_cupy=True)]], OK, "h1 has H100 with 80 GB (seen by rank 0)"),
+    (
+        places.judge_gpus,
+        [[rank(n, has_cupy=True, devices=gpu("a", "b"), is_cuda_aware=True) for n in (0, 1)]],
+        OK,
+        "h1 has H100 with 80 GB (seen by ranks 0-1), H100 with 80 GB (seen by ranks 0-1); MPI takes device memory",
+    ),
+    (places.judge_gpus, [[rank(0, **GPU), rank(1, **GPU)]], NOTE, "all ranks of h1 see the same single one"),
+    (places.judge_gpus, [[rank(0, devices=gpu("a"))]], NOTE, "no cupy on rank 0"),
+    (places.judge_gpus, [[rank(0, device_notes=("a CUDA device is there, but",))]], NOTE, "a CUDA device is there"),
+    # hosts
+    (places.judge_cores, [[rank(0), rank(1, host="h2")]], OK, "h1 has 8, h2 has 8; no rank is bound more tightly"),
+    (
+        places.judge_cores, [[rank(0, bound_cores=1), rank(1, bound_cores=1)]],
+        NOTE, "ranks 0-1 are bound to 1 core each",
+    ),
+    (places.judge_crowding, [[rank(0), rank(1)]], OK, "a core for every rank"),
+    (places.judge_crowding, [[rank(n, host_cores=2.0) for n in range(3)]], NOTE, "3 ranks share 2 cores on h1"),
+    (places.judge_open_files, [[rank(0)], 4], OK, "1024 files"),
+    (places.judge_open_files, [[rank(0, open_files=2**63 - 1)], 4], OK, "any number of files"),
+    (places.judge_open_files, [[rank(0), rank(1, host="h2", open_files=256)], 4], NOTE, "256 files open on h2"),
+    (places.judge_open_files, [[rank(0)], 2000], NOTE, "1024 files open on h1"),
+    (places.judge_scratch, [[rank(0)]], OK, "10 GB free in /tmp on h1"),
+    (
+        places.judge_scratch, [[rank(0), rank(1, host="h2", free_nbytes={"/tmp": 10**6})]],
+        NOTE, "1 MB free in /tmp on h2",
+    ),
+    (places.judge_scratch, [[rank(0, free_nbytes={"/dev/shm": 10**6})]], NOTE, "1 MB free in /dev/shm"),
+    (places.judge_imports, [[rank(0), rank(1)]], OK, "importing numpy and networkx takes 300 ms"),
+    (places.judge_imports, [[rank(0), rank(1, imports_s={"numpy": 9.0})]], NOTE, "takes 9.0 s, at most (rank 1)"),
+    (places.judge_imports, [[rank(0), rank(1, imports_s={"numpy": "ImportError: x"})]], BAD, "rank 1: ImportError: x"),
+]
+
+
+@pytest.mark.parametrize(
+    "judge, measured, level, what", CASES, ids=[f"{case[0].__name__[6:]}-{case[2]}-{case[3][:30]}" for case in CASES]
+)
+def test_what_measurements_mean(judge, measured, level, what):
+    finding = judge(*measured)
+    assert finding.level == level, finding
+    assert what in finding.what
+    assert bool(finding.remedy) == (level != OK)
+    assert "\n" not in finding.what + finding.remedy
+
+
+def test_every_finding_has_a_happy_and_an_unhappy_case():
+    members = [each for room in (findings, places) for each in inspect.getmembers(room)]
+    judges = {each for name, each in members if name.startswith("judge_")}
+    assert {case[0] for case in CASES if case[2] != OK} == judges
+    assert {case[0] for case in CASES if case[2] == OK} == judges - {findings.judge_no_launcher}
+
+
+# -- how findings are printed --------------------------------------------------------------------------
+
+
+def test_a_report_is_printed_line_by_line_and_as_data(capsys):
+    told = [Finding(OK, "ring", "round"), Finding(BAD, "MPI", "none", "install it")]
+    plain, data = Report(), Report(as_json=True)
+    for each in told:
+        plain.add(each)
+        data.add(each)
+    assert capsys.readouterr().out == "ok    ring: round\nbad   MPI: none\n      -> install it\n"
+    assert (plain.close(), data.close()) == (1, 1)
+    document = json.loads(capsys.readouterr().out)
+    assert document["exit_code"] == 1
+    assert [Finding(**each) for each in document["findings"]] == told
+
+
+def test_one_doctor_understands_the_lines_of_another(capsys):
+    lines = Report(as_lines=True)
+    finding = Finding(NOTE, "ping", "3 µs", "nothing")
+    lines.add(finding)
+    assert lines.close() == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert report.read_line(first + "\r") == finding  # Open MPI's ranks write to terminals
+    assert report.read_line(second) is True
+    assert report.read_line("warning: something else") is None
+    assert report.read_line(first[:-5]) is None
+
+
+def test_colours_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(report, "is_under_launcher", lambda: False)
+    monkeypatch.setenv("TERM", "dumb")
+    Report().add(Finding(BAD, "MPI", "[none]", "install it"))
+    assert "MPI: [none]" in capsys.readouterr().out
+
+
+# -- messages that measure -----------------------------------------------------------------------------
+
+
+def quarrel():
+    raise ValueError("no")
+
+
+class Ranks:
+    """Ranks as threads, all but the silent ones serving."""
+
+    HANDLERS = {"name": lambda: "me", "quarrel": quarrel}
+
+    def __init__(self, size, silent=()):
+        self.network = MemoryNetwork(size)
+        self.leader = Leader(self.network.transport(0), self.HANDLERS)
+        self.threads = [
+            threading.Thread(target=serve, args=(self.network.transport(rank), self.HANDLERS, 5.0), daemon=True)
+            for rank in range(1, size)
+            if rank not in silent
+        ]
+        for thread in self.threads:
+            thread.start()
+
+    def close(self):
+        self.leader.dismiss(5.0)
+        for thread in self.threads:
+            thread.join(5.0)
+        assert not any(thread.is_alive() for thread in self.threads)
+
+
+def test_all_ranks_answer():
+    ranks = Ranks(4)
+    assert ranks.leader.ask("name", timeout_s=5.0) == dict.fromkeys(range(4), "me")
+    ring = ranks.leader.ring(5.0)
+    assert (ring.size, ring.broken, ring.silent) == (4, [], [])
+    pings = ranks.leader.ping(5.0)
+    assert sorted(pings) == [1, 2, 3]
+    assert all(0 < ping.round_trip_s < 1 and abs(ping.clock_s) < 1 for ping in pings.values())
+    assert 0 < ranks.leader.stream(2, 1 << 16, 2, 5.0) < 5
+    ranks.close()
+    assert ranks.leader.silent == {}
+
+
+def test_rank_0_alone():
+    leader = Leader(MemoryNetwork(1).transport(0), Ranks.HANDLERS)
+    assert leader.ask("name", timeout_s=1.0) == {0: "me"}
+    assert leader.ring(1.0).silent == []
+    assert leader.ping(1.0) == {}
+    leader.dismiss(1.0)
+
+
+def test_a_silent_rank_is_named_and_not_asked_again():
+    ranks = Ranks(4, silent=[2])
+    assert sorted(ranks.leader.ask("name", timeout_s=0.3)) == [0, 1, 3]
+    assert "has not answered within" in ranks.leader.silent[2]
+    before = time.monotonic()
+    assert sorted(ranks.leader.ask("name", timeout_s=5.0)) == [0, 1, 3]
+    assert time.monotonic() - before < 2
+    ranks.close()
+
+
+@pytest.mark.parametrize("silent", [[1], [2], [3], [2, 3], [1, 2, 3]])
+def test_a_ring_names_those_who_do_not_take_the_token(silent):
+    ranks = Ranks(4, silent=silent)
+    ring = ranks.leader.ring(0.2)
+    assert (ring.silent, ring.broken) == (silent, [])
+    ranks.close()
+    assert sorted(ranks.leader.silent) == silent
+
+
+def test_a_ring_names_the_link_that_is_broken(monkeypatch):
+    ranks = Ranks(4)
+    send = type(ranks.leader._transport).send
+
+    def lossy(self, dest, message, buffers=()):
+        if (self.rank, dest) != (1, 2):
+            send(self, dest, message, buffers)
+
+    monkeypatch.setattr(type(ranks.leader._transport), "send", lossy)
+    ring = ranks.leader.ring(0.3)
+    assert (ring.broken, ring.silent) == ([(1, 2)], [])
+    ranks.close()
+    assert ranks.leader.silent == {}
+
+
+def test_pings_and_blocks_to_a_silent_rank_end():
+    ranks = Ranks(3, silent=[2])
+    assert sorted(ranks.leader.ping(0.5)) == [1]
+    assert "ping" in ranks.leader.silent.pop(2)
+    assert ranks.leader.stream(2, 1 << 10, 2, 0.3) is None
+    assert "1024 bytes have not reached it" in ranks.leader.silent[2]
+    ranks.close()
+
+
+def test_the_dead_are_not_waited_for():
+    ranks = Ranks(3, silent=[2])
+    ranks.network.kill(2)
+    assert sorted(ranks.leader.ask("name", timeout_s=30.0)) == [0, 1]
+    assert ranks.leader.silent == {2: "it was ended"}
+    ranks.close()
+
+
+def test_what_fails_on_a_rank_is_told(capsys):
+    ranks = Ranks(2)
+    assert ranks.leader.ask("quarrel", timeout_s=5.0) == {}
+    assert ranks.leader.troubles == {0: "ValueError: no", 1: "ValueError: no"}
+    assert ranks.leader.others == [1]
+    ranks.close()
+
+
+def test_a_rank_does_not_wait_for_ever_for_rank_0():
+    network = MemoryNetwork(2)
+    with pytest.raises(ConnectionError, match=r"silent for 0 s"):
+        serve(network.transport(1), {}, 0.05)
+    network.kill(0)
+    with pytest.raises(ConnectionError, match="rank 0 is gone"):
+        serve(network.transport(1), {}, 5.0)
+
+
+# -- the run-dir ---------------------------------------------------------------------------------------
+
+
+def test_a_run_dir_is_tried_and_left_as_it_was(tmp_path):
+    wanted = tmp_path / "deep" / "runs"
+    with folder.open_folder(str(wanted), True) as opened:
+        assert places.judge_folder(opened.facts).level == OK
+        assert opened.facts.write_s > 0 and opened.facts.free_nbytes > 0 and not opened.facts.lock_trouble
+        assert folder.look_at_folder(str(opened.probe), opened.token, 3) == FolderView(True, "", True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_dir_that_was_there_stays(tmp_path):
+    (tmp_path / "kept").touch()
+    with folder.open_folder(str(tmp_path), True):
+        pass
+    assert [each.name for each in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_run_dir_that_cannot_be_used(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    with folder.open_folder(str(file), True) as opened:
+        assert opened.facts.trouble
+        assert opened.probe is None
+    assert file.exists()
+
+
+def test_a_run_dir_that_runs_will_refuse(tmp_path):
+    tmp_path.chmod(0o777)
+    with folder.open_folder(str(tmp_path), True) as opened:
+        assert "can be written to by everybody" in places.judge_folder(opened.facts).what
+    with folder.open_folder(str(tmp_path), False) as opened:
+        assert not opened.facts.refusal  # runs make directories of their own in it
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o777
+
+
+def test_a_run_dir_that_another_host_does_not_see(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "SEEN_WITHIN_S", 0.1)
+    with folder.open_folder(str(tmp_path), True) as opened:
+        assert folder.look_at_folder(str(opened.probe), "another's", 1) == FolderView(False)
+        assert folder.look_at_folder(str(tmp_path / "elsewhere"), opened.token, 1) == FolderView(False)
+
+
+# -- the trial -----------------------------------------------------------------------------------------
+
+
+def test_the_trial_forgets_the_launcher_and_the_batch_system(monkeypatch):
+    monkeypatch.setenv("PMI_SIZE", "4")
+    monkeypatch.setenv("OMPI_ALLOW_RUN_AS_ROOT", "1")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/mpi")
+    kept = child_environment({"OMPI_ALLOW_RUN_AS_ROOT": "1", "PMI_SIZE": "4"})
+    assert kept["LD_LIBRARY_PATH"] == "/opt/mpi"
+    assert kept["OMPI_ALLOW_RUN_AS_ROOT"] == "1"
+    assert not [name for name in kept if name.startswith(("PMI_", "SLURM_"))]
+
+
+def left_of(mark):
+    """Return the processes that inherited the variable ``mark``."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if mark in process.environ() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def nothing_is_left_of(mark):
+    end = time.monotonic() + 5.0  # what was killed may still be going
+    while left_of(mark) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not left_of(mark)
+
+
+def script(path, text):
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return [str(path)]
+
+
+def test_a_launcher_that_hangs_is_ended_with_all_it_started(tmp_path, monkeypatch):
+    mark = f"HANDOFF_TEST_{uuid.uuid4().hex}"
+    monkeypatch.setenv(mark, "1")
+    monkeypatch.setattr(trial, "_TERMINATE_S", 0.2)
+    launcher = script(tmp_path / "mpirun", "trap '' TERM; setsid sleep 77 & echo words >&2; sleep 77")
+    monkeypatch.setattr(trial, "launcher_command", lambda ranks: (launcher, {}))
+    before = time.monotonic()
+    (tried,) = try_deaths(0.5)
+    assert time.monotonic() - before < 10
+    assert (tried.code, tried.is_started, tried.said) == (None, False, "words")
+    del os.environ[mark]
+    assert nothing_is_left_of(mark)
+
+
+def test_what_was_started_is_ended_when_the_doctor_is(tmp_path):
+    mark = f"HANDOFF_TEST_{uuid.uuid4().hex}"
+    before = time.monotonic()
+    with pytest.raises(SystemExit), started(["sleep", "77"], {**os.environ, mark: "1"}, is_local=True):
+        sys.exit(143)
+    assert nothing_is_left_of(mark)
+    assert time.monotonic() - before < 5
+
+
+def test_both_ways_to_launch_are_tried(tmp_path, monkeypatch):
+    launcher = [*script(tmp_path / "mpirun", "echo $* >&2; exit 3"), "--with-ft", "ulfm", "-n", "3"]
+    monkeypatch.setattr(trial, "launcher_command", lambda ranks: (launcher, {}))
+    with_ft, plain = try_deaths(10.0)
+    assert (with_ft.is_ft, with_ft.code, with_ft.command) == (True, 3, "mpirun --with-ft ulfm -n 3")
+    assert (plain.is_ft, plain.code, plain.command) == (False, 3, "mpirun -n 3")
+    assert plain.said.startswith("-n 3 ")
+
+
+# -- visits in this process ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alone(monkeypatch, tmp_path):
+    """Call the command line in this process, as if outside a launcher, without a trial."""
+
+    def refuse():
+        raise UsageError("no mpirun anywhere")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "rank_by_launcher", lambda: 0)
+    monkeypatch.setattr(visit, "is_under_launcher", lambda: False)
+    monkeypatch.setattr(visit, "try_deaths", refuse)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    return lambda *words: cli.main(["doctor", *map(str, words)])
+
+
+def test_without_a_launcher_that_is_noted(alone, capsys):
+    assert alone() == 0
+    said = "note  deaths: what a rank's death does was not tried: no mpirun anywhere\n      ->"
+    assert said in capsys.readouterr().out
+
+
+def test_a_bad_run_dir_makes_it_exit_1(alone, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HANDOFF_RUN_DIR", str(tmp_path / "file"))
+    assert alone() == 1
+    assert f"bad   run-dir: {tmp_path / 'file'} cannot be used" in capsys.readouterr().out
+
+
+def test_bad_usage(alone, monkeypatch, capsys):
+    assert alone("-n", "0") == 2
+    monkeypatch.setenv("HANDOFF_CORES", "some")
+    assert alone() == 2
+    monkeypatch.setattr(visit, "is_under_launcher", lambda: True)
+    assert alone("-n", "2") == 2
+    assert "leave -n out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", ["exit 5", "echo words; sleep 77"])
+def test_a_launcher_that_does_not_get_through(alone, tmp_path, monkeypatch, capsys, ending):
+    mark = f"HANDOFF_TEST_{uuid.uuid4().hex}"
+    launcher = script(tmp_path / "mpirun", ending)
+    monkeypatch.setattr(visit, "launcher_command", lambda ranks: (launcher, {**os.environ, mark: "1"}))
+    monkeypatch.setattr(visit, "LIMIT_S", 0.5)
+    monkeypatch.setattr(visit, "_SPEECH_S", 0.0)
+    assert alone("-n", "2") == 1
+    told = capsys.readouterr()
+    assert "bad   launch: " in told.out and "before all was examined" in told.out
+    assert "ok    imports: " in told.out  # what can be said without MPI is said
+    assert ("words" in told.err) == ("words" in ending)
+    assert nothing_is_left_of(mark)
+
+
+# -- real visits ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mark():
+    """A variable that everything a visit starts inherits; afterwards nothing may be left."""
+    name = f"HANDOFF_TEST_{uuid.uuid4().hex}"
+    yield {name: "1"}
+    assert nothing_is_left_of(name)
+
+
+def heads(text):
+    """Return what findings are about, by level."""
+    told = {OK: [], NOTE: [], BAD: []}
+    for line in text.splitlines():
+        level, _, rest = line.partition(" ")
+        if level in told:
+            told[level].append(rest.strip().partition(":")[0])
+    return told
+
+
+OF_ALL = {"versions", "MPI", "run-dir", "writes", "locks", "space", "GPUs", "cores", "open files", "scratch", "imports"}
+OF_RANKS = OF_ALL | {"ranks", "answers", "ring", "ping", "bandwidth", "sharing", "crowding"}
+
+
+def test_alone(handoff, tmp_path, mark):
+    ended = handoff("doctor", env=mark)
+    told = heads(ended.out)
+    assert (ended.rc, told[BAD]) == (0, []), ended.out + ended.err
+    assert {*told[OK], *told[NOTE]} == OF_ALL | {"deaths"}, ended.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_launching_ranks_itself(handoff, tmp_path, mark):
+    ended = handoff("doctor", "-n", "3", "--json", "--run-dir", "kept", env=mark)
+    document = json.loads(ended.out)
+    told = {each["about"]: each for each in document["findings"]}
+    assert (ended.rc, document["exit_code"]) == (0, 0), ended.out + ended.err
+    assert told.keys() == OF_RANKS | {"deaths"}
+    assert told["ranks"]["level"] == told["ring"]["level"] == told["answers"]["level"] == OK
+    assert told["ranks"]["what"].startswith("3 ranks on 1 host")
+    assert str(tmp_path / "kept") in told["run-dir"]["what"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_under_mpirun(mpirun, tmp_path, mark):
+    ended = mpirun(4, "-m", "handoff_mpi", "doctor", env=mark)
+    told = heads(ended.out)
+    assert (ended.rc, told[BAD]) == (0, []), ended.out + ended.err
+    assert {*told[OK], *told[NOTE]} == OF_RANKS | {"deaths"}, ended.out
+    assert "\x1b" not in ended.out
+    assert "deaths" in told[NOTE]  # it could be on, or cannot: either way not here
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_under_mpich(tmp_path, mark):
+    mpiexec = os.environ.get("HANDOFF_TEST_MPICH")
+    if not mpiexec:
+        missing("MPICH in another environment, its mpiexec named by HANDOFF_TEST_MPICH,")
+    python = Path(mpiexec).parent / "python"
+    ended = run_process([mpiexec, "-n", "3", python, "-m", "handoff_mpi", "doctor"], tmp_path, 60, mark)
+    told = heads(ended.out)
+    assert (ended.rc, told[BAD]) == (0, []), ended.out + ended.err
+    assert {*told[OK], *told[NOTE]} == OF_RANKS | {"deaths"}, ended.out
+    assert "this MPI ends the job when a rank dies" in ended.out
+
+
+def test_ranks_that_do_not_find_each_other(handoff, mark):
+    ended = handoff("doctor", env={"PMI_SIZE": "3", "PMI_RANK": "0", **mark})
+    told = heads(ended.out)
+    assert (ended.rc, told[BAD]) == (1, ["ranks"]), ended.out + ended.err
+    assert "the launcher started 3 ranks, but this MPI sees 1" in ended.out
+    assert {*told[OK], *told[NOTE]} == OF_ALL | {"deaths"}  # what can be said without the others
+    other = handoff("doctor", env={"PMI_SIZE": "3", "PMI_RANK": "1", **mark})
+    assert (other.rc, other.out) == (0, "")  # one speaks for all
+
+
+# Rank 2 goes, or stops, when the token comes. The trial is left out: it does not depend on that.
+UNHAPPY = """
+import os, signal, sys
+from handoff_mpi import cli
+from handoff_mpi.launch.doctor import probes, visit
+
+react = probes._react
+visit._RING_S = 0.5
+visit.try_deaths = lambda: []
+visit.findings.judge_deaths = lambda *_: visit.Finding("ok", "deaths", "left out")
+
+def unhappy(transport, handlers, envelope):
+    if transport.rank == 2 and envelope.message[0] == "token":
+        os.kill(os.getpid(), int(sys.argv[1]))
+    react(transport, handlers, envelope)
+
+probes._react = unhappy
+sys.exit(cli.main(["doctor"]))
+"""
+
+
+@pytest.mark.parametrize("ft", [True, False], ids=["ft", "plain"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_rank_that_is_lost_on_the_way(mpirun, tmp_path, mark, number, ft):
+    (tmp_path / "unhappy.py").write_text(UNHAPPY)
+    ended = mpirun(3, "unhappy.py", int(number), ft=ft, env=mark, timeout_s=60)
+    if number == signal.SIGKILL and "answers" not in ended.out:
+        assert ended.rc not in (0, 1), ended.out + ended.err  # the launcher ended all at once
+        return
+    assert ended.rc != 0, ended.out + ended.err
+    assert "bad   answers: rank 2: " in ended.out
+    assert {"ping", "imports", "deaths"} <= {*heads(ended.out)[OK], *heads(ended.out)[NOTE]}, ended.out
+
+
+def test_the_trial_itself_ends_where_ranks_are_alone(tmp_path):
+    code = "from handoff_mpi.launch.doctor.trial import main; main('told')"
+    ended = run_process([sys.executable, "-c", code], tmp_path, 30)
+    known = {}
+    for line in (tmp_path / "told").read_text().splitlines():
+        known.update(json.loads(line))
+    assert (ended.rc, known["size"]) == (0, 1), ended.err
+    assert known["thread_level"] == "SERIALIZED"

@@ -1,0 +1,171 @@
+"""A dialogue with a scheduler: what it is told, what it answers, and the log it keeps, in lines one can read.
+
+After every turn the books are derived from scratch, and the log is replayed by the table of transitions: it must
+lead from the states of the last turn to those of this one.
+"""
+
+from __future__ import annotations
+
+from handoff_mpi.allocation import FirstAvailable, Ledger
+from handoff_mpi.dag import TaskSpec
+from handoff_mpi.encoding import PLAIN
+from handoff_mpi.messages import DEATH, DIED, OK, RAISED, TIMED_OUT, TIMEOUT
+from handoff_mpi.resources import Capability, Device
+from handoff_mpi.resources.amounts import UNIT
+from handoff_mpi.scheduler import (
+    TRANSITIONS,
+    Announce,
+    Cause,
+    Closed,
+    Dispatch,
+    Examine,
+    Finished,
+    Forget,
+    Policy,
+    Recall,
+    Scheduler,
+    State,
+    Submitted,
+)
+from handoff_mpi.simulation.cluster import check
+
+CPU = {"cpu": UNIT}
+GPU = {"gpu": UNIT}
+#: Long enough that functions are sent one at a time; short enough that four are in flight at a slot.
+LONG, SHORT = 1.0, 0.002
+
+
+def cpus(count):
+    return {"cpu": count * UNIT}
+
+
+def task(*inputs, cost=CPU, **options):
+    """A task that takes the values of ``inputs``."""
+    return TaskSpec(inputs, cost, **options)
+
+
+def ranks(*slots, gpus=()):
+    """The ledger of ranks 1, 2, ... with so many slots each, on hosts h1, h2, ... with as many cores."""
+    return Ledger(
+        [
+            Capability(rank, f"h{rank}", cpus(count), (Device(0, f"gpu-of-{rank}"),) if rank in gpus else ())
+            for rank, count in enumerate(slots, 1)
+        ],
+        dict(enumerate(slots, 1)),
+    )
+
+
+# -- what a rank reports: numbers of tasks stand for their first attempts -------------------------------
+
+
+def _named(tasks):
+    return [each if isinstance(each, tuple) else (each, 1) for each in tasks]
+
+
+def done(rank, *tasks, lasted=LONG):
+    """Calls ended well, and their small values came home."""
+    return Finished(rank, [(*each, OK, (PLAIN, None), 8, 0.0, lasted) for each in _named(tasks)])
+
+
+def made(rank, *tasks, nbytes=10**6):
+    """Calls ended well, and their large values stay at the rank; negative sizes are those of persisted values."""
+    return Finished(rank, [(*each, OK, None, nbytes, 0.0, LONG) for each in _named(tasks)])
+
+
+def raised(rank, *tasks):
+    return _ended_badly(rank, tasks, RAISED, ("ValueError", "oops", "Traceback: oops"))
+
+
+def timed_out(rank, *tasks):
+    return _ended_badly(rank, tasks, TIMED_OUT, (TIMEOUT, "too long", ""))
+
+
+def died(rank, *tasks):
+    return _ended_badly(rank, tasks, DIED, (DEATH, "killed by signal 11", ""))
+
+
+def _ended_badly(rank, tasks, status, error):
+    return Finished(rank, [(*each, status, error, 0, 0.0, LONG) for each in _named(tasks)])
+
+
+# -- the dialogue ---------------------------------------------------------------------------------------
+
+
+class Dialogue:
+    """One scheduler, and what was said.
+
+    Attributes:
+        log: the lines of the last turn's log.
+        moves: every transition so far, as (state before, cause, state after).
+    """
+
+    def __init__(self, ledger, strategy=None, **policy):
+        self.scheduler = Scheduler(ledger, strategy or FirstAvailable(), Policy(**policy))
+        self.log = []
+        self.moves = []
+        self._states = []
+
+    def submit(self, *specs, now=0.0, closed=True):
+        """Submit ``specs``; no more will follow if ``closed``."""
+        return self.tell(now, Submitted(specs), *([Closed()] if closed else []))
+
+    def tell(self, now, *events):
+        """Let the scheduler handle ``events`` at time ``now``; return its commands, a line each."""
+        commands = self.scheduler.handle(events, now)
+        check(self.scheduler)
+        rows = [*self.scheduler.log]
+        self.scheduler.log.clear()
+        self._replay(rows)
+        self.log = [_row(row) for row in rows]
+        return [_command(command) for command in commands]
+
+    def _replay(self, rows):
+        self._states += [State.WAITING] * (len(self.scheduler.state) - len(self._states))
+        for number, then, cause, _, _, _ in rows:
+            if number >= 0:
+                before = self._states[number]
+                assert TRANSITIONS[before, Cause(cause)] == then, f"{before!r} by {Cause(cause)!r} gave {State(then)!r}"
+                self._states[number] = State(then)
+                self.moves.append((before, Cause(cause), State(then)))
+        assert self._states == list(self.scheduler.state), "the log does not tell how the states came to be"
+
+    @property
+    def states(self):
+        return " ".join(State(state).name for state in self.scheduler.state)
+
+    @property
+    def status(self):
+        return self.scheduler.status
+
+    def why(self, number):
+        """Kind and message of a failure."""
+        failure = self.scheduler.failures[number]
+        return failure.kind, failure.message
+
+
+def _pairs(tasks):
+    return " ".join(f"{number}#{attempt}" for number, attempt in tasks)
+
+
+def _command(command):
+    if isinstance(command, Dispatch):
+        what = "goes on with" if command.claim is None else "claims for"
+        return f"{command.rank}.{command.slot} {what} {_pairs(command.tasks)}"
+    if isinstance(command, Recall):
+        return f"recall from {command.rank}: {_pairs(command.tasks)}"
+    if isinstance(command, Forget):
+        return f"forget at {command.rank}: {' '.join(map(str, command.tasks))}"
+    if isinstance(command, Examine):
+        return f"examine {command.rank}"
+    assert isinstance(command, Announce)
+    return f"announce the loss of {command.rank}"
+
+
+def _row(row):
+    number, then, cause, attempt, rank, detail = row
+    if number < 0:
+        what, why = detail
+        return f"rank {rank} {what}" + (f": {why}" if why is not None else "")
+    where = f" on {rank}" if rank >= 0 else ""
+    why = f": {detail}" if detail is not None else ""
+    return f"{number}#{attempt} {State(then).name} by {Cause(cause).name}{where}{why}"

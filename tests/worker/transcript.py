@@ -1,0 +1,177 @@
+"""A dialogue with a worker: what it receives and what its calls come to, and its commands in lines one can read."""
+
+from __future__ import annotations
+
+from handoff_mpi.encoding import PICKLED, PLAIN
+from handoff_mpi.messages import (
+    ABSENT,
+    ALIVE,
+    CONSTANT,
+    DIED,
+    DISPATCH,
+    FETCH,
+    FINISHED,
+    FORGET,
+    LOST,
+    OK,
+    RAISED,
+    RECALL,
+    RETURNED,
+    STOP,
+    TIMED_OUT,
+    TRANSFERRED,
+    UNFETCHED,
+    VALUE,
+)
+from handoff_mpi.worker import machine
+from handoff_mpi.worker.machine import Ended, InputMissing, Received, Worker
+
+RUN = 7
+#: The claim of a slot, unless a test says otherwise.
+CLAIM = (1.0, ())
+STATUS = {OK: "ok", RAISED: "raised", TIMED_OUT: "timed out", DIED: "died"}
+
+# -- what rank 0 sends ----------------------------------------------------------------------------------
+
+
+def task(number, *sources, attempt=1, timeout_s=None, flags=0, constants=()):
+    """An assignment."""
+    return (number, attempt, f"id-{number}", ((0,), 0, None, constants), sources, timeout_s, flags)
+
+
+def value(number, *holders, codec=None):
+    """A source: a value that these ranks hold."""
+    return (number, codec, None, holders)
+
+
+def sent(number):
+    """A source: a value that comes with the message."""
+    return (number, None, (PLAIN, number), ())
+
+
+def dispatch(*tasks, slot=0, claim=CLAIM, codes=()):
+    return received(0, DISPATCH, list(codes), [(slot, claim, list(tasks))])
+
+
+def constant(number):
+    return received(0, CONSTANT, number, (PLAIN, "large"))
+
+
+def recall(*tasks):
+    return received(0, RECALL, list(tasks))
+
+
+def forget(*tasks):
+    return received(0, FORGET, list(tasks))
+
+
+def lost(rank):
+    return received(0, LOST, rank)
+
+
+def stop(results=None):
+    return received(0, STOP, results)
+
+
+# -- what ranks send one another ------------------------------------------------------------------------
+
+
+def fetch(source, ticket, number, codec=None):
+    return received(source, FETCH, ticket, number, codec, [])
+
+
+def arrives(source, ticket, nbytes=0):
+    return received(source, VALUE, ticket, (PICKLED, b""), buffers=[bytes(nbytes)])
+
+
+def absent(source, ticket, error=None):
+    return received(source, ABSENT, ticket, error)
+
+
+def received(source, kind, *rest, run=RUN, buffers=()):
+    return Received(source, (kind, run, *rest), buffers)
+
+
+# -- the dialogue ---------------------------------------------------------------------------------------
+
+
+class Dialogue:
+    """One worker, rank 1 of run 7, and the calls it has begun, by slot."""
+
+    def __init__(self, slots=1, **options):
+        self.worker = Worker(1, RUN, slots, **{"heartbeat_s": 1000.0, **options})
+        self.calls = {}
+
+    def tell(self, now, *events):
+        """Let the worker handle ``events`` at time ``now``; return its commands, a line each."""
+        commands = self.worker.handle(events, now)
+        for command in commands:
+            if isinstance(command, machine.Call):
+                self.calls[command.work.slot] = command.work
+        return [_line(command) for command in commands]
+
+    def ended(self, slot=0, status=OK, nbytes=8, is_persisted=False):
+        """The call on ``slot`` ended."""
+        error = None if status == OK else (STATUS[status], "oops", "Traceback")
+        payload = (PLAIN, None) if status == OK else None
+        return Ended(self.calls[slot], status, payload, nbytes, error, 0.0, 1.0, is_persisted)
+
+    def missing(self, number, slot=0):
+        """The shell could not find an input of the call on ``slot``."""
+        return InputMissing(self.calls[slot], number)
+
+
+def _line(command):
+    kind = type(command)
+    if kind is machine.Send:
+        return f"to {command.dest}: {_message(command.message)}"
+    if kind is machine.Call:
+        return f"call {command.work.task}#{command.work.attempt} on slot {command.work.slot}"
+    if kind is machine.Kill:
+        return f"kill slot {command.slot}"
+    if kind is machine.Serve:
+        return f"serve {command.task} to {command.dest} on ticket {command.ticket}" + _codec(command.codec)
+    if kind is machine.Learn:
+        return "learn " + (f"codes {command.codes}" if command.codes else f"constant {command.constant[0]}")
+    if kind is machine.Leave:
+        return f"leave with {command.results}"
+    return f"{kind.__name__.lower()} {command.task}"
+
+
+def _message(message):
+    kind, run, *rest = message
+    assert run == RUN
+    if kind == FINISHED:
+        return f"finished {', '.join(map(_entry, rest[0]))}"
+    if kind == RETURNED:
+        return f"returned {_pairs(rest[0])}"
+    if kind == UNFETCHED:
+        task, attempt, missing = rest
+        inputs = ", ".join(f"{number} asked of {asked}" for number, asked in missing)
+        return f"unfetched for {task}#{attempt}: {inputs}"
+    if kind == ALIVE:
+        return "alive" + "".join(f", {task}#{attempt} runs since {since:g}" for task, attempt, since in rest[0])
+    if kind == FETCH:
+        return f"fetch {rest[1]} on ticket {rest[0]}" + _codec(rest[2])
+    if kind == ABSENT:
+        return f"absent on ticket {rest[0]}"
+    if kind == TRANSFERRED:
+        lines = [f"{task} from {rank}, {nbytes} bytes in {seconds:g} s" for task, rank, nbytes, seconds in rest[0]]
+        return "transferred " + ", ".join(lines)
+    return kind
+
+
+def _codec(codec):
+    return "" if codec is None else f" by {codec}"
+
+
+def _pairs(tasks):
+    return " ".join(f"{number}#{attempt}" for number, attempt in tasks)
+
+
+def _entry(entry):
+    number, attempt, status, result, nbytes, _, _ = entry
+    name = f"{number}#{attempt} {STATUS[status]}"
+    if status != OK:
+        return f"{name} ({result[0]})"
+    return f"{name} with its value" if result is not None else f"{name} holding {nbytes}"

@@ -60,6 +60,7 @@ class Seat:
         idle: slots without a claim, smallest last.
         devices: uuid to the device's index in this rank.
         is_alive: False once the rank is lost.
+        is_withheld: whether it is offered nothing for now.
     """
 
     rank: int
@@ -70,6 +71,12 @@ class Seat:
     registered: Amounts
     bay: Bay = field(init=False)
     is_alive: bool = True
+    is_withheld: bool = False
+
+    @property
+    def offered(self) -> list[int]:
+        """The idle slots that may be claimed."""
+        return self.idle if self.is_alive and not self.is_withheld else []
 
     @property
     def busy_fraction(self) -> float:
@@ -185,6 +192,8 @@ class Ledger:
         for capability in capabilities:
             self._pool_host(capability)
         for capability in capabilities:
+            self._pool_registered(capability)
+        for capability in capabilities:
             self._seat(capability, slots[capability.rank])
 
     # -- capability -------------------------------------------------------------------------------
@@ -192,14 +201,18 @@ class Ledger:
     def _pool_host(self, capability: Capability) -> None:
         """What is detected belongs to the host, and is counted once however many ranks detected it."""
         pools = self._hosts.setdefault(capability.host, {})
-        for name, amount in {**capability.host_amounts, **capability.host_registered}.items():
+        for name, amount in capability.host_amounts.items():
             pool = pools.setdefault(name, Pool(name, 0, 0))
-            if name in capability.host_registered or pool.capacity < amount:
-                pool.free += amount - pool.capacity
-                pool.capacity = amount
+            if pool.capacity < amount:
+                pool.free = pool.capacity = amount
         devices = self._devices.setdefault(capability.host, DevicePool({}))
         for device in capability.devices:
             devices.free.setdefault(device.uuid, UNIT)
+
+    def _pool_registered(self, capability: Capability) -> None:
+        """What is registered for a host goes before what any of its ranks detected."""
+        for name, amount in capability.host_registered.items():
+            self._hosts[capability.host][name] = Pool(name, amount, amount)
 
     def _seat(self, capability: Capability, slots: int) -> None:
         devices = {device.uuid: device.index for device in capability.devices}
@@ -223,7 +236,7 @@ class Ledger:
             seat.devices = {uuid: index for index, uuid in enumerate(visible)}
         seat.bay = bay
         bay.seats[seat.rank] = seat
-        if seat.idle:
+        if seat.offered:
             bisect.insort(bay.idle, seat.rank)
         self._touch(bay)
 
@@ -287,8 +300,8 @@ class Ledger:
         """Take ``rank`` out: it is lost. Its claims must have been released."""
         seat = self.seats[rank]
         if seat.is_alive:
+            self.idle_slots -= len(seat.offered)
             seat.is_alive = False
-            self.idle_slots -= len(seat.idle)
             self._leave_bay(seat)
 
     def restore(self, rank: int) -> None:
@@ -296,8 +309,22 @@ class Ledger:
         seat = self.seats[rank]
         if not seat.is_alive:
             seat.is_alive = True
-            self.idle_slots += len(seat.idle)
+            self.idle_slots += len(seat.offered)
             self._enter_bay(seat)
+
+    def withhold(self, rank: int, is_withheld: bool = True) -> None:
+        """Offer the idle slots of ``rank`` to nobody for now, or again; its claims stay."""
+        seat = self.seats.get(rank)
+        if seat is None or seat.is_withheld == is_withheld:
+            return
+        self.idle_slots -= len(seat.offered)
+        if rank in seat.bay.idle:
+            seat.bay.idle.remove(rank)
+        seat.is_withheld = is_withheld
+        self.idle_slots += len(seat.offered)
+        if seat.offered:
+            bisect.insort(seat.bay.idle, rank)
+        self._touch(seat.bay)
 
     # -- cost classes -----------------------------------------------------------------------------
 
@@ -449,7 +476,9 @@ class Ledger:
         if seat is None or not seat.is_alive:
             raise AllocationError(f"there is no rank {rank} to place a task on")
         bay = seat.bay
-        if not seat.idle or not self.fits(cost, bay) or any(pool.free < amount for pool, amount in cost.job):
+        if cost.rank not in (None, rank) or rank == cost.avoid:
+            raise AllocationError(f"a task was placed on rank {rank}, where it must not run")
+        if not seat.offered or not self.fits(cost, bay) or any(pool.free < amount for pool, amount in cost.job):
             raise AllocationError(f"a task was placed on rank {rank}, which has no room for it")
         bill = bay.bills[cost.number] or []
         if cost.job:
@@ -463,8 +492,13 @@ class Ledger:
             bay.idle.remove(rank)
         claim = Claim(cost, rank, slot, bill, devices, bay.devices if devices else None)
         self._claims.setdefault(rank, {})[slot] = claim
-        self._touch_all(bay, bill, devices)
+        self._touch_all(bay, bill, claim.device_pool)
         return claim
+
+    def sees_devices_of(self, claim: Claim) -> bool:
+        """Whether the claim's rank still has the devices it claimed."""
+        bay = self.seats[claim.rank].bay
+        return bay.devices is claim.device_pool and all(uuid in bay.visible for uuid, _ in claim.devices)
 
     def release(self, claim: Claim) -> None:
         """Give back what ``claim`` took."""
@@ -475,12 +509,14 @@ class Ledger:
         if claim.device_pool is not None:
             for uuid, amount in claim.devices:
                 claim.device_pool.free[uuid] += amount
-        if not seat.idle and seat.is_alive:
-            bisect.insort(bay.idle, claim.rank)
+        was_offered = bool(seat.offered)
         bisect.insort(seat.idle, claim.slot, key=lambda slot: -slot)
-        self.idle_slots += seat.is_alive
+        if seat.offered:
+            self.idle_slots += 1
+            if not was_offered:
+                bisect.insort(bay.idle, claim.rank)
         del self._claims[claim.rank][claim.slot]
-        self._touch_all(bay, claim.bill, claim.devices)
+        self._touch_all(bay, claim.bill, claim.device_pool)
 
     def _take_devices(self, gpu: int, seat: Seat) -> tuple[tuple[str, int], ...]:
         pool = seat.bay.devices
@@ -510,14 +546,14 @@ class Ledger:
         self._changes.append(bay.number)
         bay.bills.clear()
 
-    def _touch_all(self, bay: Bay, bill: list[tuple[Pool, int]], devices: tuple[Any, ...]) -> None:
+    def _touch_all(self, bay: Bay, bill: list[tuple[Pool, int]], devices: DevicePool | None) -> None:
         changes = self._changes
         changes.append(bay.number)
         for pool, _ in bill:
             if len(pool.bays) > 1:
                 changes.extend([other.number for other in pool.bays])
-        if devices and bay.devices is not None and len(bay.devices.bays) > 1:
-            changes.extend([other.number for other in bay.devices.bays])
+        if devices is not None and (len(devices.bays) > 1 or devices is not bay.devices):
+            changes.extend([other.number for other in devices.bays])
         if len(changes) > 4 * len(self.bays) + 1024:
             changes.clear()
             for index in self._indexes.values():
@@ -540,7 +576,7 @@ class Ledger:
                     used[id(claim.device_pool), uuid] = used.get((id(claim.device_pool), uuid), 0) + amount
         for bay in self.bays:
             pools.update((id(pool), pool) for pool in bay.pools.values())
-            assert bay.idle == sorted(rank for rank, seat in bay.seats.items() if seat.idle), bay
+            assert bay.idle == sorted(rank for rank, seat in bay.seats.items() if seat.offered), bay
         pools.update((id(pool), pool) for pool in self.job.values())
         for key, pool in pools.items():
             assert pool.free == pool.capacity - taken.get(key, 0), pool.name
@@ -551,7 +587,7 @@ class Ledger:
         for rank, seat in self.seats.items():
             held = self._claims.get(rank, {})
             assert sorted([*seat.idle, *held]) == list(range(seat.slots)), rank
-        assert self.idle_slots == sum(len(seat.idle) for seat in self.seats.values() if seat.is_alive)
+        assert self.idle_slots == sum(len(seat.offered) for seat in self.seats.values())
 
 
 class _Index:

@@ -235,13 +235,15 @@ class Scheduler:
 
     def _on_finished(self, event: Finished) -> None:
         tasks, land, now = self.tasks, self.slots.land, self.now
-        state, attempts = tasks.state, tasks.attempts
+        state, attempts, recalled = tasks.state, tasks.attempts, self._placer.recalled
         for entry in event.entries:
             task = entry[0]
             if state[task] != DISPATCHED or attempts[task] != entry[1]:
                 self.stale += 1
                 continue
             slot = land(task, now)
+            if recalled:
+                recalled.discard(task)
             if entry[2] == OK:
                 self._placer.learn(task, entry[6])
                 tasks.done(task, entry, slot.rank)
@@ -274,12 +276,17 @@ class Scheduler:
     # -- absorb: what comes back ----------------------------------------------------------------------
 
     def _on_returned(self, event: Returned) -> None:
-        for task, attempt in event.entries:
-            if not self.is_current(task, attempt):
-                self.stale += 1
-                continue
+        returned = [task for task, attempt in event.entries if self.is_current(task, attempt)]
+        self.stale += len(event.entries) - len(returned)
+        for task in returned:
             self._take_back(task, Cause.RETURNED)
-            self.tasks.requeue(task)
+        self._requeue_all(returned)
+
+    def _requeue_all(self, tasks: Sequence[int]) -> None:
+        """Put READY tasks back at the heads of their queues, in the order they had."""
+        for task in reversed(tasks):
+            if self.state[task] == READY:
+                self.tasks.requeue(task)
 
     def _take_back(self, task: int, cause: Cause, detail: Any = None) -> Slot:
         slot = self.slots.land(task, self.now)
@@ -311,6 +318,8 @@ class Scheduler:
             return
         count = self._refusals[event.task] = self._refusals.get(event.task, 0) + 1
         slot = self._take_back(event.task, Cause.RETURNED, ("refused", event.reason))
+        if not slot.tasks:
+            self.slots.release(slot)  # the claim went with the dispatch that was not sent
         if count > MOST_REFUSALS:
             message = f"the resource tracker refused it {count} times, last on rank {slot.rank}: {event.reason}"
             self._fail(event.task, Cause.GIVEN_UP, slot.rank, REFUSED, message)
@@ -324,6 +333,7 @@ class Scheduler:
             if rank in self._watch.silent:
                 self._watch.silent.discard(rank)
                 self.ledger.restore(rank)
+            self.ledger.withhold(rank, False)
             self._log_rank(rank, "returned")
 
     def _look_for_silence(self) -> None:
@@ -332,6 +342,7 @@ class Scheduler:
             reason = f"silent for {silence_s:.0f} s"
             if rank not in self._watch.suspects:
                 self._watch.suspects.add(rank)
+                self.ledger.withhold(rank)
                 self._log_rank(rank, "suspect", reason)
                 self._take_back_queued(rank)
             if is_beyond_limit:
@@ -345,7 +356,7 @@ class Scheduler:
         tasks = [(task, self.attempts[task]) for task in self.slots.waiting_behind(rank)]
         for task, _ in tasks:
             self._take_back(task, Cause.RANK_LOST)
-            self.tasks.requeue(task)
+        self._requeue_all([task for task, _ in tasks])
         if tasks:
             self._commands.append(Recall(rank, tasks))
 
@@ -378,9 +389,8 @@ class Scheduler:
                 self.slots.release(slot)
         self.ledger.remove(rank)
         self.ready.unbind(rank)
-        for task in orphans:
-            if self.state[task] == READY:
-                self.tasks.requeue(task)
+        self.ready.reconsider()
+        self._requeue_all(orphans)
         lost = [task for task, holders in self.tasks.holders.items() if rank in holders]
         for task in lost:
             self.tasks.lose_value(task, [rank])
@@ -404,6 +414,7 @@ class Scheduler:
         except AllocationError as error:
             self._log_rank(event.rank, "not updated", str(error))
             return
+        self.ready.reconsider()
         self._log_rank(event.rank, "updated", event.amounts)
 
     def _log_rank(self, rank: int, what: str, detail: Any = None) -> None:
@@ -430,7 +441,8 @@ class Scheduler:
         return self.ready.is_queued()
 
     def _give_up_on_ready(self) -> None:
-        for queue in self.ready.queues():
+        queues = self.ready.queues()
+        for queue in [queue for queue in queues if not self.ledger.could_fit(queue.cost)] or queues:
             for task in list(queue.tasks):
                 if self.state[task] == READY:
                     self.ready.remove(task)

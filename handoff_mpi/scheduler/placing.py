@@ -62,6 +62,7 @@ class Placer:
         self._slots = slots
         self._policy = policy
         self._is_prepared = False
+        self._has_bound = False
         self._now = 0.0
         self._commands: list[Command] = []
 
@@ -94,7 +95,9 @@ class Placer:
             if queue is None or slot.claim is None:
                 continue
             if leader is not None and queue.tasks and self._may_inherit(queue, leader, slot.claim):
-                self._refill(slot, queue)
+                count = self._refill(slot, queue)
+                if queue is not leader:
+                    leader.passed += count
             if not slot.tasks:
                 if self.logs_claims:
                     self._log_claim(slot, "released")
@@ -106,19 +109,25 @@ class Placer:
             return False
         if any(pool.free < 0 for pool, _ in claim.bill):
             return False  # the rank has less than it had when the claim was taken
+        if claim.devices and not self._ledger.sees_devices_of(claim):
+            return False
         return queue is leader or (queue.priority == leader.priority and leader.passed < self._patience())
 
     def _patience(self) -> int:
         return 16 + 4 * len(self._ledger.seats)
 
-    def _refill(self, slot: Slot, queue: ReadyQueue) -> None:
+    def _refill(self, slot: Slot, queue: ReadyQueue) -> int:
+        """Send a slot further tasks of its class; return how many."""
+        if slot.tasks and self._now - slot.since >= LONG_S:
+            return 0  # what runs there is longer than was thought
         room = self._depth(queue[0]) - len(slot.tasks)
         if room < len(slot.tasks):
-            return  # not worth a message yet
+            return 0  # not worth a message yet
         share = -(-len(queue) // max(1, queue.slots))
-        count = min(max(room, 0 if slot.tasks else 1), share)
-        if count > 0:
+        count = max(0, min(max(room, 0 if slot.tasks else 1), share))
+        if count:
             self._send(slot, [queue.tasks.popleft() for _ in range(count)], None)
+        return count
 
     def _depth(self, task: int) -> int:
         """Return how many tasks like this one should be in flight at a slot."""
@@ -156,6 +165,9 @@ class Placer:
         for queue in ready:
             if queue.tasks:
                 queue.passed += placed
+        if self._has_bound:  # what waited for it may fit beside it
+            self._has_bound = False
+            self.allocate(now)
 
     def _placements(self, ready: list[ReadyQueue]) -> Iterator[tuple[int, int]]:
         """Ask the strategy; whatever it raises is reported as its own."""
@@ -176,7 +188,7 @@ class Placer:
         """A queue that was passed over too often is the last to be served: nobody younger overtakes it more."""
         patience = self._patience()
         for position, queue in enumerate(ready):
-            if queue.passed >= patience:
+            if queue.passed >= patience and self._ledger.could_fit(queue.cost):
                 return position + 1
         return len(ready)
 
@@ -213,7 +225,7 @@ class Placer:
         self._commands.append(Dispatch(slot.rank, slot.number, claim, sent))
         if self._ready.has_groups:
             for task in tasks:
-                self._ready.bind(task, slot.rank)
+                self._has_bound |= self._ready.bind(task, slot.rank)
 
     def _log_claim(self, slot: Slot, what: str) -> None:
         assert slot.claim is not None

@@ -61,6 +61,7 @@ class ReadyTasks:
         self._queues: dict[Any, ReadyQueue] = {}
         self._simple: dict[tuple[int, int], ReadyQueue] = {}
         self._need: dict[int, Amounts] = {}
+        self._host: dict[int, str] = {}
         self._leader: dict[int, int] = {}
         self._parked: dict[int, list[int]] = {}
         self._deferred: list[tuple[float, int]] = []
@@ -146,13 +147,17 @@ class ReadyTasks:
             need[name] = max(need.get(name, 0), amount)
         if isinstance(spec.pin, int):
             self.bound[spec.group] = spec.pin
+        elif spec.pin is not None:
+            self._host[spec.group] = spec.pin
 
-    def bind(self, task: int, rank: int) -> None:
-        """The first task of a collocated group to be placed binds the others to its rank."""
+    def bind(self, task: int, rank: int) -> bool:
+        """The first task of a collocated group to be placed binds the others to its rank; return whether it does."""
         group = self._specs[task].group
-        if group is not None and group not in self.bound:
-            self.bound[group] = rank
-            self._next_leader(group)
+        if group is None or group in self.bound:
+            return False
+        self.bound[group] = rank
+        self._next_leader(group)
+        return True
 
     @property
     def has_groups(self) -> bool:
@@ -163,12 +168,18 @@ class ReadyTasks:
         """Groups bound to a lost rank may be bound anew; their ready tasks queue up again."""
         for group in [group for group, bound in self.bound.items() if bound == rank]:
             del self.bound[group]
-        for queue in list(self._queues.values()):
-            if queue.cost.rank == rank and queue.tasks:
-                tasks = list(queue.tasks)
-                queue.tasks.clear()
-                for task in tasks:
-                    self.put(task)
+        self._put_anew([queue for queue in self._queues.values() if queue.cost.rank == rank])
+
+    def reconsider(self) -> None:
+        """The cluster has changed: tasks that avoid a rank may have nothing else left, or something again."""
+        self._put_anew([queue for queue in self._queues.values() if queue.cost.avoid is not None])
+
+    def _put_anew(self, queues: list[ReadyQueue]) -> None:
+        for queue in queues:
+            tasks = list(queue.tasks)
+            queue.tasks.clear()
+            for task in tasks:
+                self.put(task)
 
     def _next_leader(self, group: int) -> None:
         self._leader.pop(group, None)
@@ -188,6 +199,7 @@ class ReadyTasks:
         need = None
         if spec.group is not None:
             rank = self.bound.get(spec.group, rank)
+            host = self._host.get(spec.group, host)
             need = self._need[spec.group]
             if rank is None:
                 leader = self._leader.setdefault(spec.group, task)

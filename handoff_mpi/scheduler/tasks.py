@@ -114,7 +114,6 @@ class TaskTable:
             self._restore(task, rest)
         for task in new:
             self.ready_or_waiting(task)
-        self.skip([task for task in new if self._has_failed_input(task)])
         if first:  # what nobody needed any more may be needed again
             wanted = dict.fromkeys(each for spec in specs for each in spec.inputs if each < first)
             self.recompute([each for each in wanted if self.state[each] == DONE and not self.is_available(each)])
@@ -129,11 +128,15 @@ class TaskTable:
             self.consumers_left[each] -= 1
 
     def ready_or_waiting(self, task: int) -> None:
-        """Count what a WAITING task waits for, and make it ready if that is nothing."""
-        self.missing[task] = sum(not self.is_available(each) for each in self.specs[task].inputs)
-        if not self.missing[task] and self.state[task] == WAITING:
+        """Count what a WAITING task waits for: it is ready if that is nothing, and skipped if it will not come."""
+        self.missing[task] = len(self.lost_inputs(task))
+        if self.state[task] != WAITING:
+            return
+        if not self.missing[task]:
             self.move(task, Cause.INPUTS_DONE)
             self._ready.put(task)
+        elif self._has_failed_input(task):
+            self.skip([task])
 
     def done(self, task: int, entry: Entry, rank: int) -> None:
         """A dispatched task ended well: its children may be ready now."""
@@ -200,6 +203,9 @@ class TaskTable:
         if not lost:
             self._ready.put(task, first=True)
             return
+        if self._has_failed_input(task):
+            self.skip([task])
+            return
         self.move(task, Cause.INPUT_LOST)
         self.missing[task] = len(lost)
         self.recompute(lost)
@@ -237,7 +243,4 @@ class TaskTable:
                     tasks.append(each)
         for task in tasks:
             if self.state[task] == WAITING:
-                if self._has_failed_input(task):
-                    self.skip([task])
-                else:
-                    self.ready_or_waiting(task)
+                self.ready_or_waiting(task)

@@ -18,6 +18,8 @@ class Work:
         claim: cores and device indices of the slot's claim.
         waiting: how many inputs are still on their way.
         fetched: values that were encoded for this rank: (task, codec) to (payload, source rank).
+        wants: the held values it counts as wanted.
+        is_here: whether it still waits or runs at this rank.
         started: when its call began, in seconds.
         is_reported: whether rank 0 was told that it runs.
     """
@@ -33,6 +35,8 @@ class Work:
     claim: Any
     waiting: int = 0
     fetched: dict[Any, tuple[Payload, int]] = field(default_factory=dict)
+    wants: list[int] = field(default_factory=list)
+    is_here: bool = True
     started: float = 0.0
     is_reported: bool = False
     is_overdue: bool = False

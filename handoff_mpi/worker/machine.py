@@ -147,6 +147,8 @@ class Worker:
     def next_wakeup(self) -> float:
         """Return the time at which :meth:`handle` must be called again even if nothing happens."""
         wakeup = self._last_sent + self.heartbeat_s
+        if self._done:
+            wakeup = min(wakeup, self._done_since + FLUSH_S)
         if self._timed or self._unreported:
             for work in self.running:
                 if work is not None:
@@ -234,8 +236,10 @@ class Worker:
         for task, codec, payload, holders in work.sources:
             if payload is not None:
                 continue
+            if not work.is_here:
+                return  # handed back: an earlier input is not to be had
             if task in self.held:
-                self._wanted[task] = self._wanted.get(task, 0) + 1
+                self._want(work, task)
             elif holders:
                 work.waiting += 1
                 self._join_fetch(work, task, codec, holders)
@@ -279,6 +283,7 @@ class Worker:
 
     def _abandon(self, work: Work) -> None:
         """``work`` leaves its queue without having run: nothing is wanted for it any more."""
+        work.is_here = False
         for fetch in list(self._fetches.values()):
             if work in fetch.works:
                 fetch.works.remove(work)
@@ -287,12 +292,16 @@ class Worker:
                 works.remove(work)
         self._unwant(work)
 
+    def _want(self, work: Work, task: int) -> None:
+        work.wants.append(task)
+        self._wanted[task] = self._wanted.get(task, 0) + 1
+
     def _unwant(self, work: Work) -> None:
-        for task, _, payload, _ in work.sources:
-            if payload is None and task in self._wanted:
-                self._wanted[task] -= 1
-                if not self._wanted[task]:
-                    del self._wanted[task]
+        for task in work.wants:
+            self._wanted[task] -= 1
+            if not self._wanted[task]:
+                del self._wanted[task]
+        work.wants.clear()
 
     def _on_value(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
         fetch = self._tickets.pop(message[2], None)
@@ -308,7 +317,7 @@ class Worker:
             self._forgettable[fetch.task] = None  # a copy: it may go once nobody here wants it
         for work in fetch.works:
             if fetch.codec is None:
-                self._wanted[fetch.task] = self._wanted.get(fetch.task, 0) + 1
+                self._want(work, fetch.task)
             else:
                 work.fetched[fetch.task, fetch.codec] = (payload, source)
             self._arrived(work)
@@ -326,7 +335,7 @@ class Worker:
         for work in fetch.works:
             if work in self.queues[work.slot]:
                 self.queues[work.slot].remove(work)
-                self._unwant(work)
+                self._abandon(work)
                 self._note((work.task, work.attempt, RAISED, error, 0, self.now, 0.0))
 
     def _on_lost(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:

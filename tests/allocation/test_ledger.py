@@ -98,7 +98,7 @@ def test_what_is_registered_for_a_rank_takes_the_place_of_its_share_of_the_host(
 
 @pytest.mark.parametrize(
     "order",
-    [pytest.param((1, 2), marks=pytest.mark.xfail(strict=True, reason="a later rank's larger detection wins")), (2, 1)],
+    [(1, 2), (2, 1)],
 )
 def test_what_is_registered_for_a_host_goes_before_what_its_ranks_detect(order):
     capabilities = {1: rank(1, cpu=8, host_registered=amounts(cpu=4)), 2: rank(2, cpu=8)}
@@ -313,7 +313,6 @@ def test_own_devices_that_are_in_use_stay_so_through_updates():
     assert books.fits(1, gpu=3)
 
 
-@pytest.mark.xfail(strict=True, reason="Ledger.release touches the bays of the rank's new device pool only")
 def test_a_device_claimed_before_an_update_is_found_again_once_it_is_released():
     books = Books(rank(1, devices="x"), rank(2, devices="x"))
     cost = books.ledger.cost_class(amounts(gpu=1))
@@ -508,14 +507,13 @@ class Pair:
         assert self.ledger.idle_slots == sum(self.twin.idle(number) for number in self.twin.alive)
 
 
-NOT_TOLD = "bays are not told of a device that is released after its rank was given devices of its own"
 
 
 @pytest.mark.parametrize(
     "updates",
     [
         pytest.param(PLAIN_UPDATES, id="plain"),
-        pytest.param(DEVICE_UPDATES, id="devices", marks=pytest.mark.xfail(strict=True, reason=NOT_TOLD)),
+        pytest.param(DEVICE_UPDATES, id="devices"),
     ],
 )
 def test_the_ledger_agrees_with_its_dumb_twin_whatever_happens(updates):

@@ -171,7 +171,6 @@ class Careless:
                 yield group[0], 2
 
 
-@pytest.mark.xfail(strict=True, reason="Ledger.claim takes ranks of one host for each other")
 def test_a_strategy_that_places_a_pinned_function_on_another_rank_of_the_host_is_refused():
     ledger = Ledger([Capability(rank, "h", cpus(2)) for rank in (1, 2)], {1: 1, 2: 1})
     with pytest.raises(AllocationError):
@@ -196,10 +195,7 @@ def test_a_slot_does_not_go_on_with_its_class_while_something_more_urgent_waits(
     assert run.tell(2.0, done(1, 0)) == ["1.0 claims for 2#1"]
 
 
-NOT_COUNTED = pytest.mark.xfail(strict=True, reason="tasks that inherit a claim do not count as having passed the head")
-
-
-@pytest.mark.parametrize("strategy", [pytest.param(FirstAvailable, marks=NOT_COUNTED), CostOptimized])
+@pytest.mark.parametrize("strategy", [FirstAvailable, CostOptimized])
 def test_a_function_that_needs_a_whole_host_is_not_overtaken_for_ever(strategy):
     run = Dialogue(ranks(4), strategy())
     running = [f"{number}#1" for number in range(4)]
@@ -212,7 +208,6 @@ def test_a_function_that_needs_a_whole_host_is_not_overtaken_for_ever(strategy):
     assert running == ["4#1"]
 
 
-@pytest.mark.xfail(strict=True, reason="a head that was passed too often blocks the rest even if it can run nowhere")
 def test_a_function_that_can_run_nowhere_does_not_take_others_with_it():
     run = Dialogue(ranks(2, 1))
     run.tell(0.0, RankLost(2, "it died"))
@@ -262,7 +257,6 @@ def test_a_pin_wins_over_another_rank():
     assert run.log[-1] == "0#2 DISPATCHED by PLACED on 1"
 
 
-@pytest.mark.xfail(strict=True, reason="a retry that avoids a rank is not queued anew when others are lost")
 @pytest.mark.parametrize("event", [RankLost(2, "it died"), ResourcesUpdated(2, cpus(0))])
 def test_a_retry_goes_back_when_no_other_rank_is_left_for_it(event):
     run = Dialogue(ranks(1, 1))
@@ -381,7 +375,6 @@ def test_a_returned_task_is_the_next_and_no_try_of_its_is_used_up():
     assert run.scheduler.attempts == [1, 1, 2, 1]
 
 
-@pytest.mark.xfail(strict=True, reason="each returned task is put before the others: their order is turned round")
 def test_tasks_that_come_back_together_keep_their_order():
     run = Dialogue(ranks(1))
     run.submit(*[task() for _ in range(4)])
@@ -397,7 +390,6 @@ def test_what_waits_behind_a_long_call_is_recalled_once_for_an_idle_slot():
     assert run.tell(0.06) == []
 
 
-@pytest.mark.xfail(strict=True, reason="the slot that gave it back is refilled with it before idle slots are served")
 def test_what_was_recalled_goes_to_the_idle_slot():
     run = queued(ranks(1, 1))
     run.tell(0.02)
@@ -427,7 +419,6 @@ def test_a_task_that_was_started_before_its_recall_arrived_ends_where_it_is():
     assert run.scheduler.stale == 0
 
 
-@pytest.mark.xfail(strict=True, reason="a task that ended in spite of its recall stays marked as recalled")
 def test_a_later_attempt_can_be_recalled_too():
     run = queued(ranks(2))
     assert run.tell(0.02) == ["recall from 1: 2#1"]  # too late: it is about to start
@@ -533,7 +524,6 @@ def test_a_value_that_is_lost_after_its_inputs_failed_is_skipped_with_all_that_n
     assert run.states == "FAILED SKIPPED SKIPPED SKIPPED DISPATCHED"
 
 
-@pytest.mark.xfail(strict=True, reason="a task that comes back after its input failed is left WAITING: the run hangs")
 @pytest.mark.parametrize("back", [raised(2, 1), Unfetched(2, 1, 1, [(0, [1])]), RankLost(2, "it died too")])
 def test_a_running_task_whose_input_failed_meanwhile_is_skipped_when_it_comes_back(back):
     run = Dialogue(ranks(1, 1, 1, gpus=(2, 3)))
@@ -714,14 +704,12 @@ def test_a_silent_rank_that_turns_out_to_be_dead_is_announced_once():
     assert run.log == []
 
 
-@pytest.mark.xfail(strict=True, reason="the suspect's slot is refilled with what was taken from it")
 def test_what_is_taken_from_a_suspect_is_not_sent_back_to_it():
     run = queued(ranks(1, 1), task(pin=2), silence_limit_s=80.0)
     assert placed(run.tell(50.0, Heard([2]))) == set()
     assert run.states == "DONE DISPATCHED READY DISPATCHED"
 
 
-@pytest.mark.xfail(strict=True, reason="strategies are offered suspects like any other rank")
 def test_a_suspect_is_sent_nothing_new_while_another_rank_is_idle():
     run = Dialogue(ranks(1, 1), silence_limit_s=80.0)
     run.submit(closed=False)
@@ -749,7 +737,6 @@ def test_collocated_functions_go_where_each_of_them_would_fit():
     assert run.tell(2.0, done(3, 1)) == ["3.0 claims for 2#1"]
 
 
-@pytest.mark.xfail(strict=True, reason="what waited for its group to be bound is looked at in the next turn only")
 def test_collocated_functions_that_fit_beside_the_first_start_with_it():
     run = Dialogue(ranks(2))
     assert run.submit(task(group=0), task(group=0)) == ["1.0 claims for 0#1", "1.1 claims for 1#1"]
@@ -775,7 +762,6 @@ def test_a_group_follows_the_rank_that_one_of_it_is_pinned_to():
     assert run.submit(task(group=0), task(group=0, pin=2)) == ["2.0 claims for 0#1"]
 
 
-@pytest.mark.xfail(strict=True, reason="only a pinned rank binds a group, not a pinned host")
 def test_a_group_follows_the_host_that_one_of_it_is_pinned_to():
     run = Dialogue(ranks(1, 1))
     assert run.submit(task(group=0), task(group=0, pin="h2")) == ["2.0 claims for 0#1"]
@@ -834,7 +820,6 @@ def test_a_refused_task_is_offered_less_and_less_often_and_given_up_in_the_end()
     assert run.status == "failed"
 
 
-@pytest.mark.xfail(strict=True, reason="the refused dispatch carried the claim, and was never sent")
 def test_a_slot_whose_dispatch_was_refused_is_sent_its_claim_with_the_next():
     run = Dialogue(ranks(1))
     assert run.submit(task(), task()) == ["1.0 claims for 0#1"]
@@ -860,7 +845,6 @@ def test_resources_that_shrink_stop_no_call_but_are_not_claimed_again():
     assert run.tell(3.0, done(1, 1)) == ["1.1 goes on with 2#1"]
 
 
-@pytest.mark.xfail(strict=True, reason="a slot goes on with a claim of devices that its rank has no more")
 def test_devices_that_are_gone_are_not_claimed_again():
     run = Dialogue(ranks(1, gpus=(1,)))
     run.submit(task(cost=GPU), task(cost=GPU))

@@ -131,7 +131,6 @@ def test_thirty_two_completions_go_home_at_once():
     assert rank.tell(1.0, rank.ended())[1].count("ok") == 32
 
 
-@pytest.mark.xfail(strict=True, reason="Worker.next_wakeup does not look at completions that wait to be sent")
 def test_it_wakes_up_to_send_completions_home():
     rank = Dialogue()
     rank.tell(0.0, dispatch(task(0), task(1)))
@@ -427,7 +426,6 @@ def test_a_value_made_again_is_held_once():
     assert more(rank, 2) == ["drop 0"]
 
 
-@pytest.mark.xfail(strict=True, reason="a task handed back for one input goes on wanting its others, for ever")
 def test_a_task_that_was_handed_back_needs_its_other_inputs_no_more():
     rank = Dialogue(slots=2, store_nbytes=30_000)
     commands = rank.tell(0.0, dispatch(task(2, value(0, 1), value(1, 3))))
@@ -437,7 +435,6 @@ def test_a_task_that_was_handed_back_needs_its_other_inputs_no_more():
     assert rank.worker.held == {3: 20_000}
 
 
-@pytest.mark.xfail(strict=True, reason="a task that fetched a value encoded gives back a want of it that it never had")
 def test_a_value_stays_while_it_is_needed_though_another_took_it_encoded():
     rank = Dialogue(slots=2, store_nbytes=30_000)
     rank.tell(0.0, dispatch(task(7)), dispatch(task(1, value(0, 2, codec="c")), task(8), task(2, value(0, 2))))

@@ -305,13 +305,14 @@ def _end(job: Job, code: int) -> None:
 
 def _doctor(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
     """Look at the machine and its MPI."""
-    from handoff_mpi.launch import doctor
+    from handoff_mpi.launch.doctor.report import Report
+    from handoff_mpi.launch.doctor.visit import visit, visit_with_ranks
 
     run_dir = given.run_dir or os.environ.get(f"{_PREFIX}RUN_DIR") or None
-    report = doctor.Report(given.json, given.lines)
+    report = Report(given.json, given.lines)
     if given.n is not None:
-        return doctor.visit_with_ranks(given.n, run_dir, report)
-    return doctor.visit(run_dir, report)
+        return visit_with_ranks(given.n, run_dir, report)
+    return visit(run_dir, report)
 
 
 def _check(given: argparse.Namespace, own: list[str], args: list[str]) -> int:

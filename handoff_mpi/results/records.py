@@ -21,7 +21,7 @@ class TaskRecord:
         host: the name of that rank's machine.
         started_s: when the last attempt started on its rank, in seconds since the epoch.
         stopped_s: when the last attempt ended, in seconds since the epoch.
-        attempts: how often it was started.
+        attempts: how often it was started in this launch; 0 if an earlier one did it.
         inputs: the ids it takes values from, in the order of its arguments.
         cost: what a call claims, as users write it: cores, MB, devices, ``{"cpu": 4, "memory": 2000}``.
         nbytes: the size of its value in bytes; 0 while there is none.

@@ -152,7 +152,7 @@ class Results:
             total = sum(busy.values())
             share = f"{100 * total / capacity:.0f} % of the slots' time"
             lines.append(f"  busy: {total:.2f} s in calls on {len(busy)} ranks, {share}")
-        slowest = sorted(self._records, key=_duration, reverse=True)[:3]
+        slowest = sorted(self._own_records(), key=_duration, reverse=True)[:3]
         if slowest and _duration(slowest[0]) >= 0.01:
             lines.append("  slowest: " + ", ".join(f"{record.id!r} {_duration(record):.2f} s" for record in slowest))
         for rank, reason in self.lost_ranks.items():
@@ -163,10 +163,14 @@ class Results:
 
     def _busy(self) -> dict[int, float]:
         busy: dict[int, float] = {}
-        for record in self._records:
-            if record.rank is not None and record.started_s is not None:
+        for record in self._own_records():
+            if record.rank is not None:
                 busy[record.rank] = busy.get(record.rank, 0.0) + _duration(record)
         return busy
+
+    def _own_records(self) -> list[TaskRecord]:
+        """Return the records of what this launch ran: a run that resumes tells of earlier ones too."""
+        return [record for record in self._records if record.attempts]
 
 
 def _duration(record: TaskRecord) -> float:

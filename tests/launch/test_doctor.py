@@ -442,12 +442,12 @@ def test_what_was_started_is_ended_when_the_doctor_is(tmp_path):
 
 
 def test_both_ways_to_launch_are_tried(tmp_path, monkeypatch):
-    launcher = [*script(tmp_path / "mpirun", "echo $* >&2; exit 3"), "--with-ft", "ulfm", "-n", "3"]
+    launcher = [*script(tmp_path / "mpirun", "echo with $* >&2; exit 3"), "--with-ft", "ulfm", "-n", "3"]
     monkeypatch.setattr(trial, "launcher_command", lambda ranks: (launcher, {}))
     with_ft, plain = try_deaths(10.0)
     assert (with_ft.is_ft, with_ft.code, with_ft.command) == (True, 3, "mpirun --with-ft ulfm -n 3")
     assert (plain.is_ft, plain.code, plain.command) == (False, 3, "mpirun -n 3")
-    assert plain.said.startswith("-n 3 ")
+    assert plain.said.startswith("with -n 3 ")
 
 
 # -- visits in this process ----------------------------------------------------------------------------

@@ -3,8 +3,3 @@
 Measuring (``measuring``, ``folder``, ``probes``, ``trial``) and judging (``findings``, ``places``: pure) are kept
 apart; ``visit`` leads through both, ``report`` prints.
 """
-
-from handoff_mpi.launch.doctor.report import Report
-from handoff_mpi.launch.doctor.visit import visit, visit_with_ranks
-
-__all__ = ["Report", "visit", "visit_with_ranks"]

@@ -40,7 +40,10 @@ class Pace:
             return
         seconds = max(0.0, min(self._sleep_s, until - now))
         if wake:
-            select.select(wake, (), (), seconds)
+            poll = select.poll()  # select() knows no descriptor from 1024 on
+            for each in wake:
+                poll.register(each, select.POLLIN)
+            poll.poll(seconds * 1000)
         else:
             time.sleep(seconds)
         self._sleep_s = min(2 * self._sleep_s, LONGEST_SLEEP_S)

@@ -52,6 +52,7 @@ from handoff_mpi.worker.events import (
 )
 from handoff_mpi.worker.machine import Worker, head_of
 from handoff_mpi.worker.runners import Child
+from handoff_mpi.worker.shared import share
 
 #: How long writing a byte is taken to last before the first was measured.
 _SECONDS_PER_BYTE = 1 / 200e6
@@ -269,8 +270,14 @@ class WorkerShell:
             child.learn([(number, self._codes[number]) for number in wanted])
         for number in work.recipe[3]:
             if number not in child.knows_constants:
-                child.learn_constant(number, self._constants[number])
+                child.learn_constant(number, self._shared_constant(number))
         return child
+
+    def _shared_constant(self, number: int) -> Payload:
+        """Return a constant in memory that all children can map."""
+        constant = self._constants[number] = share(self._constants[number])
+        self.caller.learn((), (number, constant))
+        return constant
 
     def _spec(self, work: Work) -> CallSpec | None:
         """Gather a call's inputs; if one is not to be had after all, hand the work back."""

@@ -105,12 +105,12 @@ def map_memory(descriptor: Descriptor, nbytes: int, is_writable: bool) -> Memory
     # pages, which ours replace.
     memory = Memory(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=mmap.PROT_READ)
     memory.address = _address(memory)
-    memory.descriptor = descriptor
     protection = mmap.PROT_READ | (mmap.PROT_WRITE if is_writable else 0)
     where = _mmap(memory.address, nbytes, protection, mmap.MAP_SHARED | _MAP_FIXED, descriptor.number, 0)
     if where == _MAP_FAILED:
         _ruined.append(memory)  # its pages may be gone, and be another's by the time it would free them
         raise OSError(ctypes.get_errno(), "shared memory cannot be mapped")
+    memory.descriptor = descriptor
     _mapped.add(memory)
     return memory
 
@@ -146,10 +146,14 @@ def write(views: Iterable[memoryview]) -> tuple[Descriptor, list[int]]:
     descriptor = _new_file()
     offsets: list[int] = []
     end = 0
-    for view in views:
-        offsets.append(end)
-        _write_at(descriptor, view, end)
-        end += -(-view.nbytes // _PAGE) * _PAGE
+    try:
+        for view in views:
+            offsets.append(end)
+            _write_at(descriptor, view, end)
+            end += -(-view.nbytes // _PAGE) * _PAGE
+    except BaseException:
+        descriptor.close()  # at once, whoever keeps the error
+        raise
     return descriptor, offsets
 
 
@@ -178,7 +182,9 @@ def read(descriptor: Descriptor, extents: Sequence[tuple[int, int]], is_kept: bo
     try:
         memory = map_memory(descriptor, max(offset + nbytes for offset, nbytes in extents), is_kept)
     except OSError:
-        return [_copy_of(descriptor, offset, nbytes) for offset, nbytes in extents]
+        copies = [_copy_of(descriptor, offset, nbytes) for offset, nbytes in extents]
+        descriptor.close()
+        return copies
     if is_kept:
         _keep(descriptor)
     else:

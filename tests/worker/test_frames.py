@@ -10,6 +10,7 @@ import resource
 import signal
 import socket
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -68,18 +69,33 @@ def read_all(reader: FrameReader):
     return frame
 
 
+@contextmanager
+def forked(work, *ends):
+    """Do ``work`` in another process, which has not these ends of sockets, and is killed when the block ends."""
+    pid = os.fork()
+    if not pid:
+        try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(60)  # whatever becomes of the test
+            for end in ends:
+                end.close()
+            work()
+        finally:
+            os._exit(0)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
 def exchange(pair, message, buffers=(), is_kept=False):
-    """Send a frame from one thread's worth of socket space and read it at the other end."""
+    """Send a frame and read it at the other end; by another process, should it block."""
     ours, theirs = pair
     reader = FrameReader(theirs, is_kept)
-    if sum(memoryview(part).nbytes for part in buffers if memoryview(part).nbytes < LARGE) > 100_000:
-        pid = os.fork()
-        if not pid:
-            send_frame(ours, message, buffers)
-            os._exit(0)
-        frame = read_all(reader)
-        os.waitpid(pid, 0)
-        return frame
+    if sum(len(part) for part in buffers if len(part) < shared.SHARED_NBYTES) > 50_000:
+        with forked(lambda: send_frame(ours, message, buffers), theirs):
+            return read_all(reader)
     send_frame(ours, message, buffers)
     return read_all(reader)
 
@@ -248,6 +264,14 @@ def test_more_mappings_than_there_may_be(pair, small_pages, monkeypatch):
     assert open_files() == before + 2
 
 
+def test_a_kernel_that_maps_no_more(pair, monkeypatch):
+    monkeypatch.setattr(shared, "_mmap", lambda *_: shared._MAP_FAILED)
+    before = open_files(), len(shared._mapped)
+    _, parts = exchange(pair, ("frame",), [noise(LARGE), noise(10), noise(LARGE + 1)], is_kept=True)
+    assert [bytes(part) for part in parts] == [noise(LARGE), noise(10), noise(LARGE + 1)]
+    assert (open_files(), len(shared._mapped)) == before
+
+
 def test_sharing_a_payload_once(pair, written):
     payload = encode([np.arange(LARGE), np.arange(10_000), np.ones(LARGE)])
     moved = shared.share(payload)
@@ -276,16 +300,12 @@ def test_without_shared_memory_all_goes_through_the_stream(pair, monkeypatch, ca
 
     ours, theirs = pair
     before = open_files()
-    payload = encode(np.arange(LARGE))
-    pid = os.fork()
-    if not pid:
-        setattr(os, name, fail)
-        send_frame(ours, ("frame",), [noise(2 * LARGE), noise(5)])
-        os._exit(0)
-    message, parts = read_all(FrameReader(theirs))
-    os.waitpid(pid, 0)
-    assert (message, [bytes(part) for part in parts]) == (("frame",), [noise(2 * LARGE), noise(5)])
     monkeypatch.setattr(os, name, fail)
+    with forked(lambda: send_frame(ours, ("frame",), [noise(2 * LARGE), noise(5)]), theirs):
+        message, parts = read_all(FrameReader(theirs))
+    assert (message, [bytes(part) for part in parts]) == (("frame",), [noise(2 * LARGE), noise(5)])
+    assert [type(part) for part in parts] == [bytearray, bytearray]
+    payload = encode(np.arange(LARGE))
     assert shared.share(payload) is payload
     assert open_files() == before
 
@@ -308,12 +328,8 @@ def test_a_kernel_that_carries_no_more_descriptors(pair):
 
     ours, theirs = pair
     before = open_files()
-    pid = os.fork()
-    if not pid:
-        send_frame(Full(ours), ("frame",), [noise(LARGE)])
-        os._exit(0)
-    _, (part,) = read_all(FrameReader(theirs))
-    os.waitpid(pid, 0)
+    with forked(lambda: send_frame(Full(ours), ("frame",), [noise(LARGE)]), theirs):
+        _, (part,) = read_all(FrameReader(theirs))
     assert bytes(part) == noise(LARGE)
     assert open_files() == before
 
@@ -340,8 +356,9 @@ def test_descriptors_that_find_no_room(pair, small_pages):
     send_frame(ours, ("frame",), values)
     before = open_files()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir())
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 5, hard))
+    taken = {int(each.name) for each in Path("/proc/self/fd").iterdir()}
+    free = [number for number in range(len(taken) + 10) if number not in taken]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[5], hard))
     try:
         with pytest.raises(DescriptorsLost, match="too many files"):
             reader.read()
@@ -367,17 +384,15 @@ def test_a_side_that_takes_nothing_is_given_up(pair):
 def test_a_side_that_takes_little_by_little_is_not(pair):
     ours, theirs = pair
     ours.setblocking(False)
-    pid = os.fork()
-    if not pid:
-        for _ in range(40):
+
+    def take():
+        while theirs.recv(20_000):
             time.sleep(0.02)
-            theirs.recv(50_000)
-        os._exit(0)
-    began = time.monotonic()
-    send_frame(ours, ("frame",), [bytes(LARGE - 1)], limit_s=0.4)
-    assert time.monotonic() - began > 0.4
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+
+    with forked(take, ours):
+        began = time.monotonic()
+        send_frame(ours, ("frame",), [bytes(LARGE - 1)], limit_s=0.4)
+        assert time.monotonic() - began > 0.4
 
 
 def test_a_sender_killed_at_any_moment_leaves_nothing_behind():
@@ -388,18 +403,13 @@ def test_a_sender_killed_at_any_moment_leaves_nothing_behind():
     whole = cut = 0
     for _ in range(200):
         ours, theirs = socket.socketpair()
-        pid = os.fork()
-        if not pid:
-            while True:
-                send_frame(theirs, ("frame",), buffers)
-        theirs.close()
         ours.setblocking(False)
         reader = FrameReader(ours, is_kept=True)
-        end = time.monotonic() + 0.004 * dice.random()
-        while time.monotonic() < end:
-            whole += _take_and_check(reader, buffers)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        with forked(lambda sock=theirs: _send_for_ever(sock, buffers), ours):
+            theirs.close()
+            end = time.monotonic() + 0.004 * dice.random()
+            while time.monotonic() < end:
+                whole += _take_and_check(reader, buffers)
         with pytest.raises(EOFError):
             while True:
                 whole += _take_and_check(reader, buffers)
@@ -409,6 +419,11 @@ def test_a_sender_killed_at_any_moment_leaves_nothing_behind():
     assert (open_files(), len(shared._mapped)) == before
     assert whole
     assert cut, "some frame was cut behind its descriptors"
+
+
+def _send_for_ever(sock, buffers) -> None:
+    while True:
+        send_frame(sock, ("frame",), buffers)
 
 
 def _take_and_check(reader, buffers) -> bool:

@@ -19,6 +19,7 @@ from handoff_mpi.errors import (
     EXIT_USAGE,
     DAGFailed,
     HandoffError,
+    JobLost,
     UsageError,
 )
 from handoff_mpi.launch import job as jobs
@@ -80,13 +81,22 @@ def _split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="handoff-mpi", description="Run a DAG of Python functions as one MPI job."
+        prog="handoff-mpi", description="Run a DAG of Python functions as one MPI job.", allow_abbrev=False
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="{run,check,doctor}")
-    run = verbs.add_parser("run", help="run a DAG", description="Run the DAG of a Python file on all ranks.")
+    about = "Run the DAG of a Python file on all ranks."
+    run = verbs.add_parser("run", allow_abbrev=False, help="run a DAG", description=about)
     run.add_argument("-n", type=int, metavar="N", help="launch N ranks under mpirun (outside a launcher)")
+    most = os.environ.get("HANDOFF_MAX_RELAUNCHES", "")
+    run.add_argument(
+        "--max-relaunches",
+        type=int,
+        metavar="N",
+        default=int(most) if most.isdigit() else 3,
+        help="with -n: how often a job that died is launched again",
+    )
     run.set_defaults(function=_run)
-    check = verbs.add_parser("check", help="validate a DAG, and say what fits where")
+    check = verbs.add_parser("check", allow_abbrev=False, help="validate a DAG, and say what fits where")
     check.set_defaults(function=_check)
     for verb in (run, check):
         verb.add_argument("target", metavar="dag.py[:name]", help="holds `dag`, or `build(args)`; args follow --")
@@ -211,22 +221,30 @@ def _launch(given: argparse.Namespace, own: list[str], args: list[str], options:
     if given.n < 1:
         raise UsageError(f"-n must be a whole number from 1, not {given.n}")
     run_dir = make_run_dir(options.run_dir)
-    (run_dir / "status.json").unlink(missing_ok=True)
-    passed = _without_n(own)
-    return supervise(given.n, [*passed, "--run-dir", str(run_dir), "--", *args], run_dir, options.drain)
+    passed = [*_without(own, ("-n", "--max-relaunches")), "--run-dir", str(run_dir)]
+    again = _without([word for word in passed if word != "--fresh"], ("--rerun",))
+    most = given.max_relaunches
+    return supervise(given.n, [*passed, "--", *args], [*again, "--", *args], run_dir, options.drain, most)
 
 
-def _without_n(words: list[str]) -> list[str]:
+def _without(words: list[str], flags: tuple[str, ...]) -> list[str]:
+    """Return a command line without some flags that take a value, however that is written."""
     kept = []
     skip = False
     for word in words:
         if skip:
             skip = False
-        elif word == "-n":
+        elif word in flags:
             skip = True
-        elif not (word.startswith("-n") and word[2:].lstrip("=").isdigit()):
+        elif not any(_carries_value(word, flag) for flag in flags):
             kept.append(word)
     return kept
+
+
+def _carries_value(word: str, flag: str) -> bool:
+    if flag.startswith("--"):
+        return word.startswith(f"{flag}=")
+    return word.startswith(flag) and word[len(flag) :].lstrip("=").isdigit()
 
 
 def _lead(job: Job, target: str, args: list[str], options: RunOptions) -> int:
@@ -244,6 +262,9 @@ def _lead(job: Job, target: str, args: list[str], options: RunOptions) -> int:
         results = job.execute(dag, options)
     except DAGFailed as error:
         results = error.results
+    except JobLost as error:
+        print(f"handoff: {error}", file=sys.stderr, flush=True)
+        os._exit(error.exit_code)  # there is nobody to take leave of
     except HandoffError as error:
         print(f"handoff: {error}", file=sys.stderr, flush=True)
         return error.exit_code

@@ -63,6 +63,12 @@ class JoinError(HandoffError):
     """Not all ranks of the job joined the run in time, or they run different versions."""
 
 
+class JobLost(HandoffError):
+    """The launcher of this job is gone, and with it the other ranks; the same command resumes the run."""
+
+    exit_code = EXIT_STOPPED
+
+
 class TransportError(HandoffError):
     """A message could not be carried, or was not one of ours."""
 

@@ -12,7 +12,7 @@ from handoff_mpi import telemetry
 from handoff_mpi.dag import DAG, Plan
 from handoff_mpi.dag.fingerprint import fingerprints
 from handoff_mpi.encoding import PICKLED, Payload, encode_code
-from handoff_mpi.errors import DAGFailed, HandoffError, JournalError, UsageError
+from handoff_mpi.errors import DAGFailed, HandoffError, JobLost, JournalError, UsageError
 from handoff_mpi.launch.admission import find_strategy, refuse_what_fits_nowhere
 from handoff_mpi.launch.deadline import end_of_run
 from handoff_mpi.launch.job import Job
@@ -132,7 +132,7 @@ class Run:
 
     def _carry_out(self, loop: SchedulerLoop, resumed: Resumed) -> Results:
         results: Results | None = None
-        code = 1
+        code, is_lost = 1, False
         try:
             worker_loop.set_active(loop)
             loop.run([Submitted(self._specs, resumed.rest, resumed.suspects, resumed.deaths), Closed()])
@@ -140,10 +140,11 @@ class Run:
             return self._close(loop, results)
         except HandoffError as error:
             code = error.exit_code
+            is_lost = isinstance(error, JobLost)
             raise
         finally:
             worker_loop.set_active(None)
-            if results is None:
+            if results is None and not is_lost:  # a lost run has no verdict yet: it is launched again
                 loop.say_goodbye(None)
                 write_status(self._run_dir, status="broken", exit_code=code, **self._about)
             loop.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 from handoff_mpi.comm import Envelope, RankGone, Transport
 from handoff_mpi.dag import Plan
 from handoff_mpi.encoding import Payload
-from handoff_mpi.errors import DAGError, JournalError, ValueUnavailable
+from handoff_mpi.errors import DAGError, JobLost, JournalError, ValueUnavailable
 from handoff_mpi.messages import (
     ABSENT,
     ALIVE,
@@ -71,6 +73,8 @@ from handoff_mpi.worker.machine import head_of
 _FOR_WORKERS = frozenset({DISPATCH, CONSTANT, FILES, RECALL, FORGET, LOST, LOOK, STOP, FETCH, VALUE, ABSENT})
 #: Workers that have not said goodbye after this long are left behind.
 GOODBYE_S = 20.0
+#: How long a launcher that dies takes to be gone.
+LAUNCHER_S = 1.0
 #: How many ranks of a host are asked to look at a silent one: they may be deaf themselves.
 _MOST_ASKED = 4
 
@@ -141,6 +145,7 @@ class SchedulerLoop:
         self._shell = shell
         self._codes_at: dict[int, set[int]] = {}
         self._constants_at: dict[int, set[int]] = {}
+        self._launcher = os.getppid()
         self._stopped_at: float | None = None
         self._said_goodbye: set[int] = set()
         self.gone: set[int] = set()
@@ -151,10 +156,16 @@ class SchedulerLoop:
     # -- the run --------------------------------------------------------------------------------------
 
     def run(self, first: Iterable[Event]) -> None:
-        """Run until the scheduler is done, or was stopped and what ran has ended or used up its drain."""
+        """Run until the scheduler is done, or was stopped and what ran has ended or used up its drain.
+
+        Raises:
+            JobLost: the launcher is gone.
+        """
         pace = Pace()
         events: list[Event] = [*first]
         while True:
+            if os.getppid() != self._launcher:
+                self._leave_lost_job()
             arrived = self.transport.poll()
             mine = self._absorb(arrived, events)
             self._look_at_stop(events)
@@ -173,6 +184,10 @@ class SchedulerLoop:
                 wakeup = min(wakeup, self._shell.machine.next_wakeup())
                 sockets = self._shell.sockets()
             pace.wait(was_busy, self.transport.is_transferring, wakeup, sockets)
+
+    def _leave_lost_job(self) -> None:
+        if self.settings.workers:
+            raise JobLost("the launcher is gone; what was done is in the journal, and the same command resumes")
 
     def _turn(self, events: list[Event]) -> None:
         """Let the machine handle ``events``; a tracker's refusals are events too."""
@@ -265,6 +280,16 @@ class SchedulerLoop:
         self._neighbours.forget(rank)
         self.transport.drop(rank)
         events.append(RankLost(rank, reason))
+        if self.gone.issuperset(self.settings.workers):
+            self._await_end_of_launcher()
+
+    def _await_end_of_launcher(self) -> None:
+        """All ranks gone at once mean a launcher that dies: they lose it a moment before its children are told."""
+        end = clock() + LAUNCHER_S
+        while clock() < end:
+            if os.getppid() != self._launcher:
+                self._leave_lost_job()
+            time.sleep(0.01)
 
     def _look_around(self, events: list[Event]) -> None:
         lost = self._neighbours.look_around(clock())

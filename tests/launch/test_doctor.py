@@ -603,14 +603,16 @@ sys.exit(cli.main(["doctor"]))
 """
 
 
-@pytest.mark.parametrize("ft", [True, False], ids=["ft", "plain"])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    "number, ft",
+    [(signal.SIGKILL, True), (signal.SIGSTOP, True), (signal.SIGSTOP, False)],
+    ids=["killed, ft", "stopped, ft", "stopped"],
+)
 def test_a_rank_that_is_lost_on_the_way(mpirun, tmp_path, mark, number, ft):
     (tmp_path / "unhappy.py").write_text(UNHAPPY)
     ended = mpirun(3, "unhappy.py", int(number), ft=ft, env=mark, timeout_s=60)
-    if number == signal.SIGKILL and "answers" not in ended.out:
-        assert ended.rc not in (0, 1), ended.out + ended.err  # the launcher ended all at once
-        return
+    if number == signal.SIGKILL and ended.rc not in (0, 1):
+        return  # an MPI without fault tolerance: its launcher ended all at once
     assert ended.rc != 0, ended.out + ended.err
     assert "bad   answers: rank 2: " in ended.out
     assert {"ping", "imports", "deaths"} <= {*heads(ended.out)[OK], *heads(ended.out)[NOTE]}, ended.out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -69,3 +70,51 @@ def test_a_signal_leaves_nothing_behind(tmp_path, how, number):
     if how == "run -n":
         assert process.returncode == 75, err
         assert len([line for line in err.splitlines() if "handoff: stopped;" in line]) == 1
+
+
+DYING = """
+import pathlib, time
+import psutil
+from handoff_mpi import DAG, Function
+def nap(number):
+    time.sleep(0.05)
+    with open("log", "a") as file: file.write(f"{number}\\n")
+    return number
+def end_the_launcher(times):
+    time.sleep(0.5)
+    marks = list(pathlib.Path(".").glob("mark*"))
+    if len(marks) < times:
+        pathlib.Path(f"mark{len(marks)}").touch()
+        launcher = next(each for each in psutil.Process().parents() if each.name() in ("mpirun", "prterun"))
+        launcher.kill()
+        time.sleep(30)
+    return "survived"
+def build(args):
+    dag = DAG("dying")
+    for number in range(40): dag.add_function(Function(number, (), nap, [number]))
+    dag.add_function(Function("ender", (), end_the_launcher, [int(args[0])], priority=1))
+    dag.add_function(Function("sum", list(range(40)), lambda *parts: sum(parts)))
+    return dag
+"""
+
+
+def test_a_job_that_dies_is_launched_again_and_resumes(handoff, tmp_path):
+    (tmp_path / "dying.py").write_text(DYING)
+    ended = handoff("run", "-n", "3", "--isolation", "rank", "--run-dir", "run", "dying.py", "--", "2")
+    assert ended.rc == 0, ended.err
+    assert ended.err.count("launched again") == 2
+    done = (tmp_path / "log").read_text().split()
+    assert {*done} == {str(number) for number in range(40)}
+    assert len(done) <= 40 + 2 * 2, "more ran twice than the two calls whose end nobody heard of at each death"
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["launch"] == 3
+
+
+def test_launching_again_has_an_end(handoff, tmp_path):
+    (tmp_path / "dying.py").write_text(DYING)
+    words = ["-n", "3", "--isolation", "rank", "--max-relaunches", "1", "--run-dir", "run"]
+    ended = handoff("run", *words, "dying.py", "--", "9")
+    assert ended.rc == 75, ended.err
+    assert ended.err.count("launched again") == 1
+    assert "the same command resumes" in ended.err
+    ended = handoff("run", "--run-dir", "run", "dying.py", "--", "2")
+    assert ended.rc == 0, ended.err

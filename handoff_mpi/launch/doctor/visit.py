@@ -39,7 +39,7 @@ _SHARE_OF_MEMORY = 16
 _SPEECH_S = 3.0
 
 
-def examine(run_dir: str | None, report: Report) -> int:
+def visit(run_dir: str | None, report: Report) -> int:
     """Examine all ranks under a launcher, this process alone without one; return the exit code.
 
     Under a launcher the other ranks serve rank 0, and end here.
@@ -75,7 +75,7 @@ def examine(run_dir: str | None, report: Report) -> int:
     return _lead(Leader(transport, _handlers(0)), told, transport.size, run_dir, report)
 
 
-def examine_with_ranks(ranks: int, run_dir: str | None, report: Report) -> int:
+def visit_with_ranks(ranks: int, run_dir: str | None, report: Report) -> int:
     """Launch ``ranks`` ranks that are examined, as ``run -n`` would; return the exit code.
 
     Raises:

@@ -213,7 +213,7 @@ def test_values_that_were_not_kept_say_how_to_keep_them(tmp_path):
     dag = DAG()
     dag.add_function(Function("big", (), bytes, [100_000]))
     dag.add_function(Function("size", ["big"], len))
-    results = handoff.execute_local(dag, run_dir=tmp_path / "a")
+    results = handoff.execute_local(dag, run_dir=tmp_path / "a", checkpoint="none")
     with pytest.raises(handoff.ValueUnavailable, match="keep"):
         results["big"]
     assert len(handoff.execute_local(dag, keep=["big"], run_dir=tmp_path / "b")["big"]) == 100_000

@@ -16,6 +16,7 @@ from handoff_mpi.errors import (
     EXIT_DONE,
     EXIT_FAILED,
     EXIT_FITS_NOWHERE,
+    EXIT_STOPPED,
     EXIT_USAGE,
     DAGFailed,
     HandoffError,
@@ -268,8 +269,10 @@ def _lead(job: Job, target: str, args: list[str], options: RunOptions) -> int:
     except HandoffError as error:
         print(f"handoff: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+    except SystemExit:  # build(args) was asked for help, and gave it
+        return EXIT_DONE
     except KeyboardInterrupt:
-        return 75
+        return EXIT_STOPPED
     except Exception as error:
         import traceback
 

@@ -58,11 +58,11 @@ def carry_by_value(module: ModuleType) -> None:
     _carried.append(module)
 
 
-def namespace(name: str) -> dict[str, Any]:
+def namespace(name: str, file: str) -> dict[str, Any]:
     """Return the globals that functions of a module that travels by value share in this process."""
     known = _namespaces.get(name)
     if known is None:
-        return _namespaces.setdefault(name, {"__name__": name})
+        return _namespaces.setdefault(name, {"__name__": name, "__file__": file})
     # Whatever the pickle brings along for it must not overwrite what it holds by now.
     _loading.before.append((known, dict(known)))
     return known
@@ -229,14 +229,17 @@ class _ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
     def __init__(self, file: io.BytesIO, collector: _Collector | None) -> None:
         super().__init__(file, protocol=5, buffer_callback=collector)
         # Where cloudpickle keeps, by identity, what stands for a function's globals in a pickle.
-        self.globals_ref.update((id(vars(module)), _Globals(__name__=module.__name__)) for module in _carried)
+        self.globals_ref.update((id(vars(module)), _Globals(module)) for module in _carried)
 
 
 class _Globals(dict[str, Any]):
     """Stands for a carried module's globals in a pickle."""
 
+    def __init__(self, module: ModuleType) -> None:
+        super().__init__(__name__=module.__name__, __file__=str(module.__file__))
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return namespace, (self["__name__"],)
+        return namespace, (self["__name__"], self["__file__"])
 
 
 def _loads(blob: bytes, buffers: Iterable[Any] = ()) -> Any:

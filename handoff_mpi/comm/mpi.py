@@ -1,4 +1,4 @@
-"""The port over MPI: the only module that imports mpi4py.
+"""The port over MPI: the only one that carries messages by mpi4py.
 
 A message is one pickled tuple. Buffers follow their header in chunks, on a tag of their own, and are received
 straight into their final memory. Everything is non-blocking and matched (``Improbe``), so that one thread at

@@ -99,6 +99,8 @@ def _dag(module: ModuleType, path: Path, name: str | None, args: list[str]) -> D
     except HandoffError:
         raise
     except SystemExit as error:  # argparse inside build(args)
+        if not error.code:
+            raise  # it was asked for help, and gave it
         raise UsageError(f"{path}: {name}({args!r}) ended with {error.code!r}") from error
     except Exception as error:
         raise UsageError(f"{path}: {name}({args!r}) failed: {_where(error, path)}") from error

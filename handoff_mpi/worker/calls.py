@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, TypeAlias
 
 from handoff_mpi.dag import build_call
@@ -22,6 +23,8 @@ from handoff_mpi.worker.context import TaskContext, enter
 #: What is reported of an error is cut to these many characters: it travels, and is printed through a launcher.
 _MESSAGE_CHARS = 4_000
 _TRACEBACK_CHARS = 40_000
+#: What cloudpickle writes where a code object had its file's name.
+_NO_FILE = "<dynamic-code>"
 
 #: (kind, message, traceback)
 Error: TypeAlias = "tuple[str, str, str]"
@@ -141,11 +144,19 @@ def describe(error: BaseException) -> Error:
     while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith("handoff_mpi."):
         frames = frames.tb_next
     try:
-        lines = traceback.format_exception(type(error), error, frames)
-        text = "".join(lines)
+        text = "".join(_with_file_names(error, frames).format())
     except Exception:
         text = f"{kind}: {message}"
     return kind, _shorten(message, _MESSAGE_CHARS), _shorten(text, _TRACEBACK_CHARS)
+
+
+def _with_file_names(error: BaseException, frames: TracebackType | None) -> traceback.TracebackException:
+    """Return the traceback with the file that a function by value came from: its code no longer knows it."""
+    told = traceback.TracebackException(type(error), error, frames, lookup_lines=False)
+    for (frame, _), summary in zip(traceback.walk_tb(frames), told.stack, strict=False):
+        if summary.filename == _NO_FILE:
+            summary.filename = frame.f_globals.get("__file__", _NO_FILE)
+    return told
 
 
 def _shorten(text: str, most: int) -> str:

@@ -209,11 +209,15 @@ def _run(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
 def _tell(options: RunOptions, code: int) -> int:
     """Write the exit code of a run that never started into the status file of its run-dir, if it was named one."""
     if options.run_dir is not None and code in (EXIT_USAGE, EXIT_FITS_NOWHERE):
-        try:
-            write_status(make_run_dir(options.run_dir), status="refused", exit_code=code)
-        except HandoffError:
-            pass  # the run-dir may be just what was refused
+        _write_verdict(options, "refused", code)
     return code
+
+
+def _write_verdict(options: RunOptions, status: str, code: int) -> None:
+    try:
+        write_status(make_run_dir(options.run_dir), status=status, exit_code=code)
+    except HandoffError:
+        pass  # the run-dir may be just what was refused
 
 
 def _launch(given: argparse.Namespace, own: list[str], args: list[str], options: RunOptions) -> int:
@@ -270,6 +274,8 @@ def _lead(job: Job, target: str, args: list[str], options: RunOptions) -> int:
         print(f"handoff: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     except SystemExit:  # build(args) was asked for help, and gave it
+        if options.run_dir is not None:
+            _write_verdict(options, "helped", EXIT_DONE)
         return EXIT_DONE
     except KeyboardInterrupt:
         return EXIT_STOPPED

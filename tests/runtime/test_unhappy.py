@@ -340,3 +340,19 @@ def test_a_refused_run_says_so_in_its_run_dir(handoff, tmp_path):
     ended = handoff("run", "--run-dir", "kept", "nothing.py")
     assert ended.rc == 2, ended.err
     assert json.loads((tmp_path / "kept" / "status.json").read_text()) == {"status": "refused", "exit_code": 2}
+
+
+@pytest.mark.parametrize("words", [[], ["-n", "3"]])
+def test_help_of_a_dag_files_own_arguments_ends_well(handoff, tmp_path, words):
+    text = "import argparse\ndef build(args): argparse.ArgumentParser(prog='mine').parse_args(args)\n"
+    (tmp_path / "helps.py").write_text(text)
+    ended = handoff("run", *words, "helps.py", "--", "--help", timeout_s=30)
+    assert (ended.rc, ended.err) == (0, "")
+    assert "usage: mine" in ended.out
+
+
+def test_a_traceback_names_the_dags_file(handoff, tmp_path):
+    (tmp_path / "names.py").write_text(PREAMBLE + "def fail():\n    return 1 / 0\n"
+                                       "dag.add_function(Function('a', (), fail, max_retries=0))\n")  # fmt: skip
+    ended = handoff("run", "-n", "2", "names.py")
+    assert f'File "{tmp_path / "names.py"}", line 6, in fail' in ended.err

@@ -49,6 +49,10 @@ class UsageError(HandoffError):
     """A flag, an option, an environment variable or a file named by the user is wrong."""
 
 
+class RunDirBusy(UsageError):
+    """Another process uses the run-dir."""
+
+
 class FitsNowhere(HandoffError):
     """A function's cost exceeds every host of the job even when that host is empty."""
 

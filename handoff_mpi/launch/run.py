@@ -24,7 +24,7 @@ from handoff_mpi.results import Results
 from handoff_mpi.results.history import History, read_history
 from handoff_mpi.results.journal import Journal, clear
 from handoff_mpi.results.results import FunctionError
-from handoff_mpi.results.run_dir import lock_run_dir, make_run_dir, write_status
+from handoff_mpi.results.run_dir import lock_run_dir_soon, make_run_dir, write_status
 from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
 from handoff_mpi.runtime import worker_loop
 from handoff_mpi.runtime.chronicle import Chronicle
@@ -38,6 +38,8 @@ from handoff_mpi.telemetry import handlers as events
 
 #: Values nobody needs any more are dropped once a rank's store takes this share of its part of the host.
 _STORE_SHARE = 0.5
+#: A rank 0 that was killed, or whose launcher was, is gone by then.
+_LOCK_WAIT_S = 5.0
 
 
 class Run:
@@ -91,7 +93,7 @@ class Run:
             DAGFailed: functions failed, unless ``options.check`` is False.
         """
         self._run_dir = make_run_dir(self._options.run_dir)
-        with lock_run_dir(self._run_dir) as lock:
+        with lock_run_dir_soon(self._run_dir, _LOCK_WAIT_S) as lock:
             if self._options.fresh:
                 clear(self._run_dir)
             history = read_history(self._run_dir)

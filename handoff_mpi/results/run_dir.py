@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from handoff_mpi.errors import UsageError
+from handoff_mpi.errors import RunDirBusy, UsageError
 
 STATUS = "status.json"
 LOCK = "lock"
@@ -206,11 +206,27 @@ def lock_run_dir(run_dir: Path) -> RunLock:
     return RunLock(fd)
 
 
+def lock_run_dir_soon(run_dir: Path, wait_s: float) -> RunLock:
+    """As :func:`lock_run_dir`, but give a process that is just dying ``wait_s`` seconds to let go of it.
+
+    Raises:
+        UsageError: as there.
+    """
+    end = time.monotonic() + wait_s
+    while True:
+        try:
+            return lock_run_dir(run_dir)
+        except RunDirBusy:
+            if time.monotonic() >= end:
+                raise
+        time.sleep(0.1)
+
+
 def _unlocked(run_dir: Path, fd: int, error: OSError) -> RunLock:
     try:
         if error.errno in _HELD_BY_ANOTHER:
             remedy = "wait until that has ended, or end it, or name another with --run-dir"
-            raise UsageError(f"the run-dir {run_dir} is in use by {_who(fd)}; {remedy}") from None
+            raise RunDirBusy(f"the run-dir {run_dir} is in use by {_who(fd)}; {remedy}") from None
     finally:
         os.close(fd)
     if error.errno in _NO_LOCKS:

@@ -130,6 +130,8 @@ class Scheduler:
         self._placer.release(now, not self.stopping)
         if not self.stopping:
             self._placer.allocate(now)
+            if self._placer.holds_back and not self.slots.in_flight:
+                self._stop("what is left would not finish in the time that is left")
             while self._is_stuck():
                 self._give_up_on_ready()
                 if not self.stopping:

@@ -38,6 +38,7 @@ class Placer:
         mean_s: seconds a call of each code takes, a moving mean.
         recalled: tasks that were asked for again because slots were idle.
         logs_claims: whether claims and their release go into the log.
+        holds_back: whether something is ready that could not finish before the run will be stopped.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Placer:
         self.mean_s: dict[int, float] = {}
         self.recalled: set[int] = set()
         self.logs_claims = False
+        self.holds_back = False
         self._view = view
         self._ledger = view.ledger
         self._strategy = strategy
@@ -105,7 +107,7 @@ class Placer:
 
     def _may_inherit(self, queue: ReadyQueue, leader: ReadyQueue, claim: Claim) -> bool:
         """Whether a slot may go on without the strategy being asked: nobody with a better right waits."""
-        if not self._inherits:
+        if not self._inherits or not self._can_finish(queue):
             return False
         if any(pool.free < 0 for pool, _ in claim.bill):
             return False  # the rank has less than it had when the claim was taken
@@ -147,7 +149,9 @@ class Placer:
         self._now = now
         if not self._ledger.idle_slots or not self._may_start_more():
             return
-        ready = self._ready.queues()
+        queues = self._ready.queues()
+        ready = [queue for queue in queues if self._can_finish(queue)]
+        self.holds_back = len(ready) < len(queues)
         if not ready:
             return
         if not self._is_prepared:
@@ -168,6 +172,11 @@ class Placer:
         if self._has_bound:  # what waited for it may fit beside it
             self._has_bound = False
             self.allocate(now)
+
+    def _can_finish(self, queue: ReadyQueue) -> bool:
+        """Whether the next task of ``queue`` would end before the run will be stopped, if it lasts as others did."""
+        mean = self.mean_s.get(self._tasks.specs[queue[0]].code)
+        return mean is None or self._now + mean <= self._policy.stop_at
 
     def _placements(self, ready: list[ReadyQueue]) -> Iterator[tuple[int, int]]:
         """Ask the strategy; whatever it raises is reported as its own."""

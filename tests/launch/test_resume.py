@@ -1,0 +1,244 @@
+"""What a later launch takes over, and what it does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import numpy
+import pytest
+
+import handoff_mpi as handoff
+from handoff_mpi import DAG, Function
+
+
+class Calls(list):
+    """Notes which functions were called, in a file: resume must not see it change."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def take(self):
+        """Return the names noted since this was last asked."""
+        names = self.path.read_text().split() if self.path.exists() else []
+        self.path.unlink(missing_ok=True)
+        return sorted(names)
+
+
+@pytest.fixture
+def calls(tmp_path):
+    return Calls(tmp_path / "calls")
+
+
+def noted(path, name, value, *inputs):
+    with Path(path).open("a") as file:
+        file.write(f"{name}\n")
+    return value + sum(float(numpy.sum(each)) for each in inputs)
+
+
+def big(path, name, size, *inputs):
+    noted(path, name, 0, *inputs)
+    return numpy.ones(size)
+
+
+def chain(calls, first=1, version=""):
+    """a -> b -> c, and d beside; b is large."""
+    path = str(calls.path)
+    dag = DAG("chain")
+    dag.add_function(Function("a", (), noted, [path, "a", first]))
+    dag.add_function(Function("b", ["a"], lambda a: big(path, "b", 50_000, a)))
+    dag.add_function(Function("c", ["b"], lambda b: noted(path, "c", 0, b), version=version))
+    dag.add_function(Function("d", (), noted, [path, "d", 7]))
+    return dag
+
+
+def run(dag, tmp_path, **options):
+    options = {"checkpoint": "all", "max_retries": 0, "run_dir": tmp_path / "run", **options}
+    return handoff.execute_local(dag, **options)
+
+
+def test_a_finished_run_runs_nothing_again(calls, tmp_path):
+    first = run(chain(calls), tmp_path)
+    assert calls.take() == ["a", "b", "c", "d"]
+    second = run(chain(calls), tmp_path)
+    assert calls.take() == []
+    assert (second["c"], second["d"]) == (first["c"], first["d"]) == (50_000.0, 7)
+    assert second.status == "done"
+    assert second.exit_code == 0
+
+
+def test_a_changed_constant_runs_what_depends_on_it(calls, tmp_path):
+    run(chain(calls), tmp_path)
+    calls.take()
+    run(chain(calls, first=2), tmp_path)
+    assert calls.take() == ["a", "b", "c"]
+
+
+def test_what_changed_at_the_end_takes_its_input_from_the_file(calls, tmp_path):
+    run(chain(calls), tmp_path)
+    calls.take()
+    assert run(chain(calls, version="2"), tmp_path)["c"] == 50_000.0
+    assert calls.take() == ["c"]
+
+
+def test_a_value_that_was_not_written_is_computed_again(calls, tmp_path):
+    run(chain(calls), tmp_path, checkpoint="none")
+    calls.take()
+    run(chain(calls, version="2"), tmp_path)
+    assert calls.take() == ["b", "c"]
+
+
+@pytest.mark.parametrize("damage", ["cut short", "emptied", "deleted", "other bytes"])
+def test_a_damaged_value_is_never_used(calls, tmp_path, damage):
+    run(chain(calls), tmp_path)
+    calls.take()
+    (file,) = (tmp_path / "run" / "values").glob("*.value")
+    content = file.read_bytes()
+    if damage == "deleted":
+        file.unlink()
+    else:
+        file.write_bytes({"cut short": content[:-1], "emptied": b"", "other bytes": b"x" * len(content)}[damage])
+    assert run(chain(calls, version="2"), tmp_path)["c"] == 50_000.0
+    assert calls.take() == ["b", "c"]
+
+
+def test_rerun_runs_a_function_again_and_all_after_it(calls, tmp_path):
+    run(chain(calls), tmp_path)
+    calls.take()
+    run(chain(calls), tmp_path, rerun=["b"])
+    assert calls.take() == ["b", "c"]
+    with pytest.raises(handoff.UsageError, match="'z'"):
+        run(chain(calls), tmp_path, rerun=["z"])
+
+
+def test_fresh_starts_over(calls, tmp_path):
+    run(chain(calls), tmp_path)
+    calls.take()
+    run(chain(calls), tmp_path, fresh=True)
+    assert calls.take() == ["a", "b", "c", "d"]
+    run(chain(calls), tmp_path)
+    assert calls.take() == []
+
+
+def test_a_failed_function_is_tried_again(calls, tmp_path):
+    def fragile(path):
+        noted(path, "f", 0)
+        if not Path(path).with_name("mended").exists():
+            raise OSError("not yet")
+        return 5
+
+    dag = chain(calls)
+    dag.add_function(Function("f", (), fragile, [str(calls.path)]))
+    with pytest.raises(handoff.DAGFailed, match="not yet"):
+        run(dag, tmp_path)
+    calls.take()
+    calls.path.with_name("mended").touch()
+    assert run(dag, tmp_path)["f"] == 5
+    assert calls.take() == ["f"]
+
+
+def test_what_is_never_the_same_runs_again(calls, tmp_path):
+    dag = chain(calls)
+    dag.add_function(Function("odd", (), Odd(), [str(calls.path)]))
+    run(dag, tmp_path)
+    calls.take()
+    run(dag, tmp_path)
+    assert calls.take() == ["odd"]
+
+
+class Odd:
+    """Pickled, it is another one each time."""
+
+    def __init__(self, number=0):
+        self.number = number
+
+    def __reduce__(self):
+        return Odd, (uuid.uuid4().int,)
+
+    def __call__(self, path):
+        return noted(path, "odd", 1)
+
+
+HOLDER = """
+import sys, time
+import handoff_mpi as handoff
+from handoff_mpi import DAG, Function
+dag = DAG("held")
+dag.add_function(Function("nap", (), time.sleep, [30]))
+handoff.execute_local(dag, run_dir=sys.argv[1])
+"""
+
+
+def test_two_runs_on_one_run_dir_are_refused(calls, tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "run")])
+    try:
+        end = time.monotonic() + 20
+        while not (tmp_path / "run" / "status.json").exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        with pytest.raises(handoff.UsageError, match=f"in use by process {process.pid}"):
+            run(chain(calls), tmp_path)
+    finally:
+        process.kill()
+        process.wait()
+    assert run(chain(calls), tmp_path)["d"] == 7
+
+
+KILLED = """
+import time, pathlib
+from handoff_mpi import DAG, Function
+import numpy
+def small(k):
+    time.sleep(0.01)
+    with open("log", "a") as file: file.write(f"{k}\\n")
+    return k
+def large(k, x):
+    time.sleep(0.02)
+    return numpy.full(5000, x)
+def build(args):
+    dag = DAG("killed")
+    for k in range(120): dag.add_function(Function(k, (), small, [k]))
+    for k in range(0, 120, 3): dag.add_function(Function(("large", k), [k], lambda x: large(0, x)))
+    dag.add_function(Function("sum", [("large", k) for k in range(0, 120, 3)], lambda *p: int(sum(x.sum() for x in p))))
+    return dag
+"""
+
+
+@pytest.mark.slow
+def test_a_job_killed_at_any_moment_resumes(handoff, tmp_path):
+    """The whole process group of the job is killed with SIGKILL; half of the resumes have other numbers of ranks."""
+    (tmp_path / "killed.py").write_text(KILLED)
+    for round, ranks in enumerate((3, 2, 4, 3)):
+        command = [sys.executable, "-m", "handoff_mpi", "run", "-n", str(ranks), "--run-dir", "run", "killed.py"]
+        process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL)
+        time.sleep(1.6 + 0.35 * round)
+        kill_tree(process)
+    ended = handoff("run", "-n", "3", "--run-dir", "run", "--keep", "sum", "killed.py")
+    assert ended.rc == 0, ended.err
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["done"] == 161
+    import handoff_mpi.results.history as history
+
+    (value,) = [d.payload[1] for (id, _), d in history.read_history(tmp_path / "run").done.items() if id == "sum"]
+    assert value == 5000 * sum(range(0, 120, 3))
+    done = (tmp_path / "log").read_text().split()
+    assert {*done} == {str(k) for k in range(120)}
+    assert len(done) <= 120 + 4 * 3 * 8, "more ran twice than the calls whose end was not written down"
+
+
+def kill_tree(process):
+    import psutil
+
+    try:
+        tree = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    except psutil.NoSuchProcess:
+        tree = []
+    for each in tree:
+        try:
+            os.kill(each.pid, 9)
+        except ProcessLookupError:
+            pass
+    process.wait(20)

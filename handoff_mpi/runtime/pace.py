@@ -10,8 +10,11 @@ from typing import Any
 
 #: Shorter spins would meet the sleep on every link of a chain.
 SPIN_S = 0.0003
-_FIRST_SLEEP_S = 0.00005
+_SHORTEST_SLEEP_S = 0.00005
 LONGEST_SLEEP_S = 0.002
+#: A sleep is at most this share of the time nothing has happened. Two loops that wait for each other then wake ever
+#: sooner, down to the spin; with sleeps that merely grow, each would keep the other asleep for ever.
+_SLEEP_SHARE = 1 / 8
 
 _offset = time.time() - time.monotonic()
 
@@ -26,19 +29,19 @@ class Pace:
 
     def __init__(self) -> None:
         self._idle_since = 0.0
-        self._sleep_s = _FIRST_SLEEP_S
 
     def wait(self, was_busy: bool, is_transferring: bool, until: float, wake: Sequence[Any] = ()) -> None:
         """Wait a little, not beyond ``until``; anything readable in ``wake`` ends a sleep at once."""
         now = clock()
         if was_busy:
             self._idle_since = now
-            self._sleep_s = _FIRST_SLEEP_S
             return
-        if is_transferring or now - self._idle_since < SPIN_S:
+        idle_s = now - self._idle_since
+        if is_transferring or idle_s < SPIN_S:
             os.sched_yield()
             return
-        seconds = max(0.0, min(self._sleep_s, until - now))
+        sleep_s = min(max(_SHORTEST_SLEEP_S, idle_s * _SLEEP_SHARE), LONGEST_SLEEP_S)
+        seconds = max(0.0, min(sleep_s, until - now))
         if wake:
             poll = select.poll()  # select() knows no descriptor from 1024 on
             for each in wake:
@@ -46,4 +49,3 @@ class Pace:
             poll.poll(seconds * 1000)
         else:
             time.sleep(seconds)
-        self._sleep_s = min(2 * self._sleep_s, LONGEST_SLEEP_S)

@@ -27,6 +27,7 @@ from handoff_mpi.errors import (
     ValueUnavailable,
 )
 from handoff_mpi.results import Results
+from handoff_mpi.results.loading import load
 from handoff_mpi.worker.context import current_task
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "execute",
     "execute_distributed",
     "execute_local",
+    "load",
     "register_local_node",
     "start",
     "task",

@@ -116,6 +116,27 @@ def test_rerun_runs_a_function_again_and_all_after_it(calls, tmp_path):
         run(chain(calls), tmp_path, rerun=["z"])
 
 
+def test_load_reads_a_run_from_its_run_dir(calls, tmp_path):
+    first = run(chain(calls), tmp_path)
+    later = handoff.load(tmp_path / "run")
+    assert (later["c"], later["d"], later["b"].size) == (first["c"], first["d"], 50_000)
+    assert (later.status, later.dag_id, later.counts()["done"]) == ("done", "chain", 4)
+    assert later.allocations == first.allocations
+    with pytest.raises(handoff.UsageError, match="no run"):
+        handoff.load(tmp_path / "nowhere")
+
+
+def test_load_tells_what_failed(tmp_path):
+    dag = DAG("fails")
+    dag.add_function(Function("f", (), lambda: 1 / 0))
+    dag.add_function(Function("g", ["f"], abs))
+    run(dag, tmp_path, check=False)
+    later = handoff.load(tmp_path / "run")
+    assert (later.status, later.exit_code) == ("failed", 1)
+    with pytest.raises(handoff.TaskError, match="division by zero"):
+        later["f"]
+
+
 def test_fresh_starts_over(calls, tmp_path):
     run(chain(calls), tmp_path)
     calls.take()

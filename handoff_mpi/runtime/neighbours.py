@@ -19,10 +19,32 @@ LOOK_S = 1.0
 #: A rank found stopped at every look for this long is fenced. Whoever suspends a whole job suspends the looking too.
 STOPPED_S = 20.0
 
+#: A process in this state was stopped by a signal. One that a debugger holds ("t") is the debugger's business.
+_IS_STOPPED = "T"
+
 GONE = "gone"
 STOPPED = "stopped"
 LIVES = "lives"
 UNSEEN = "unseen"
+
+
+class Stops:
+    """How long processes have been found stopped, at looks that are close enough to tell."""
+
+    def __init__(self, limit_s: float = STOPPED_S) -> None:
+        self.limit_s = limit_s
+        self._spans: dict[int, tuple[float, float]] = {}  # pid: (stopped since, last looked at)
+
+    def look(self, pid: int, state: str, now: float) -> float | None:
+        """Take in a process's state letter; return for how many seconds it has been stopped, None if it is not."""
+        if state != _IS_STOPPED:
+            self._spans.pop(pid, None)
+            return None
+        since, looked_at = self._spans.get(pid, (now, now))
+        # Looks that are far apart tell that this process was suspended as well: then counting starts anew.
+        since = now if now - looked_at > 5 * LOOK_S else since
+        self._spans[pid] = (since, now)
+        return now - since
 
 
 class Neighbours:
@@ -35,14 +57,12 @@ class Neighbours:
 
     def __init__(self, rank: int, pids: Mapping[int, int], stopped_s: float = STOPPED_S) -> None:
         self._rank = rank
-        self._stopped_s = stopped_s
+        self._stops = Stops(stopped_s)
         self._pids = {other: pid for other, pid in pids.items() if other != rank}
         # Process ids are used again: what started later is somebody else. A rank that cannot be seen at the start
         # (another namespace has other numbers) is none of ours to judge.
-        self._born = {other: born for other, pid in self._pids.items() if (born := _look(pid)[1]) is not None}
+        self._born = {other: born for other, pid in self._pids.items() if (born := look_at(pid)[1]) is not None}
         self._next_look = 0.0
-        self._stopped_since: dict[int, float] = {}
-        self._looked_at = 0.0
 
     def forget(self, rank: int) -> None:
         """``rank`` is known to be gone."""
@@ -65,21 +85,13 @@ class Neighbours:
         born = self._born.get(rank)
         if born is None:
             return UNSEEN, "its process cannot be seen from here"
-        state, since = _look(self._pids[rank])
+        state, since = look_at(self._pids[rank])
         if since != born or state in ("Z", "X"):
             return GONE, "its process is gone"
-        if state not in ("T", "t"):
-            self._stopped_since.pop(rank, None)
+        stopped_s = self._stops.look(self._pids[rank], state, now)
+        if stopped_s is None:
             return LIVES, f"its process is alive (state {state})"
-        return self._judge_stopped(rank, now)
-
-    def _judge_stopped(self, rank: int, now: float) -> tuple[str, str]:
-        # Looks that are far apart tell that this process was suspended as well: then counting starts anew.
-        if now - self._looked_at > 5 * LOOK_S:
-            self._stopped_since.pop(rank, None)
-        self._looked_at = now
-        stopped_s = now - self._stopped_since.setdefault(rank, now)
-        if stopped_s < self._stopped_s:
+        if stopped_s < self._stops.limit_s:
             return LIVES, f"its process has been stopped for {stopped_s:.0f} s"
         try:
             os.kill(self._pids[rank], signal.SIGKILL)
@@ -88,7 +100,7 @@ class Neighbours:
         return STOPPED, f"its process had been stopped for {stopped_s:.0f} s and was ended"
 
 
-def _look(pid: int) -> tuple[str, str | None]:
+def look_at(pid: int) -> tuple[str, str | None]:
     """Return a process's state letter and when it started; ("", None) if there is none."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")

@@ -32,7 +32,7 @@ from handoff_mpi.messages import (
 from handoff_mpi.results.run_dir import read_status
 from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
 from handoff_mpi.runtime.attendant import Attendant
-from handoff_mpi.runtime.neighbours import LIVES, UNSEEN, Neighbours
+from handoff_mpi.runtime.neighbours import LIVES, LOOK_S, UNSEEN, Neighbours, Stops, look_at
 from handoff_mpi.runtime.pace import clock
 from handoff_mpi.worker.calls import Caller, CallSpec, Outcome, describe
 from handoff_mpi.worker.events import (
@@ -118,6 +118,8 @@ class WorkerShell:
         self.results: Any = None
         self.has_left = False
         self._neighbours = Neighbours(transport.rank, setup.pids)
+        self._stops = Stops()
+        self._next_look = 0.0
         self._store = self._make_store()
         self._file_keys: dict[int, Key] = {}
         self._seconds_per_byte = _SECONDS_PER_BYTE
@@ -173,6 +175,7 @@ class WorkerShell:
                 events.append(Received(each.source, each.message, each.buffers))
         self._look_around()
         if any(self._in_child):
+            self._look_at_children()
             self._listen_to_children(events)
         while self._updates:
             rank, amounts = self._updates.popleft()
@@ -192,6 +195,18 @@ class WorkerShell:
             if rank == 0:
                 raise ConnectionError(f"rank 0 is lost: {reason}")
             self.transport.send(0, (LOOKED, self.setup.number, rank, True, reason))
+
+    def _look_at_children(self) -> None:
+        """End a child that was stopped for long: its call would never end."""
+        now = clock()
+        if now < self._next_look:
+            return
+        self._next_look = now + LOOK_S
+        for work, child in zip(self._in_child, self._children, strict=True):
+            if work is not None and child is not None:
+                stopped_s = self._stops.look(child.pid, look_at(child.pid)[0], now)
+                if stopped_s is not None and stopped_s >= self._stops.limit_s:
+                    child.kill(f"its process had been stopped for {stopped_s:.0f} s and was ended")
 
     def _hear_of_neighbour(self, message: tuple[Any, ...]) -> None:
         kind, run, rank = message

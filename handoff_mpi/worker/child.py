@@ -6,6 +6,7 @@ Started by exec, never by forking a process that has initialised MPI. It ends wi
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import os
 import signal
 import socket
@@ -25,8 +26,12 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
 
-def main(descriptor: int, rank: int, run: str) -> None:
-    """Serve calls that arrive on the socket ``descriptor`` until it is closed."""
+def main(descriptor: int, last_words: int, rank: int, run: str) -> None:
+    """Serve calls that arrive on the socket ``descriptor`` until it is closed.
+
+    A fatal signal leaves the stack in the file ``last_words``, which the rank reads.
+    """
+    faulthandler.enable(os.fdopen(last_words, "w", closefd=False))
     sock = socket.socket(fileno=descriptor)
     _die_with_parent(sock)
     _keep_freed_memory()

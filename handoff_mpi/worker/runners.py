@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,10 +19,12 @@ from handoff_mpi.worker.frames import DescriptorsLost, Frame, FrameReader, join,
 
 #: A child that takes nothing from its socket for this long is given up.
 SEND_LIMIT_S = 60.0
+#: Of the stack that a dying child leaves, this much is told.
+_MOST_WORDS = 4000
 _LAUNCHER_PREFIXES = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDI_", "HYDRA_", "MPIEXEC_", "MPIR_CVAR_", "PALS_")
 _PROGRAM = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]);"
-    "from handoff_mpi.worker.child import main; main(int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])"
+    "from handoff_mpi.worker.child import main; main(*map(int, sys.argv[2:5]), sys.argv[5])"
 )
 
 
@@ -48,8 +52,11 @@ class Child:
         self._trouble = ""
         self.knows: set[int] = set()
         self.knows_constants: set[int] = set()
+        self._last_words = os.fdopen(os.memfd_create("last-words"), "rb")
+        # Linux counts what the starting process had in memory as the started one's, so only a higher peak is its own.
+        self._inherited_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with theirs:
-            self._process = self._start(theirs, [str(rank), run])
+            self._process = self._start(theirs, [str(self._last_words.fileno()), str(rank), run])
         if setup is not None:
             try:
                 self._send(("setup", setup))
@@ -61,14 +68,19 @@ class Child:
         try:
             return subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), str(theirs.fileno()), *words],
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), self._last_words.fileno()],
                 stdin=subprocess.DEVNULL,
                 env=environment_of_child(),
                 start_new_session=True,
             )
         except OSError:
             self._sock.close()
+            self._last_words.close()
             raise
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -135,8 +147,9 @@ class Child:
         payload = join(head, buffers)
         return (kind, status, payload[:2], *rest), list(payload[2:])
 
-    def kill(self) -> None:
-        """End the child and what it started."""
+    def kill(self, reason: str = "") -> None:
+        """End the child and what it started; ``reason`` is told as how it died."""
+        self._trouble = self._trouble or reason
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -154,23 +167,48 @@ class Child:
     def _hang_up(self) -> None:
         self._sock.close()
         self._reader.close()
+        self._last_words.close()
 
     def how_it_died(self) -> str:
-        """Reap a dead child and return how it died, in words."""
+        """Reap a dead child and return how it died, in words, with the stack it left and its peak of memory."""
+        last_words = self._read_last_words()
         self._hang_up()
-        try:
-            code = self._process.wait(1)  # it may still be ending, and its own status tells most
-        except subprocess.TimeoutExpired:
-            self.kill()
-            code = self._process.wait()
+        code, peak_kb = self._reap()
         self.kill()  # whatever it left behind
-        if self._trouble:
-            return self._trouble
-        if code >= 0:
-            return f"its process ended with exit status {code}"
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
-        hint = " (out of memory?)" if name == "SIGKILL" else ""
-        return f"its process was killed by {name}{hint}"
+        how = self._trouble or _in_words(code)
+        if peak_kb:
+            known = "peak memory" if peak_kb > self._inherited_kb else "peak memory at most"
+            how += f"; {known} {peak_kb / 1024:.0f} MiB"
+        return f"{how}; it was here:\n{last_words}" if last_words else how
+
+    def _read_last_words(self) -> str:
+        """Return the stack that Python wrote when a fatal signal came."""
+        self._last_words.seek(0)
+        return self._last_words.read(_MOST_WORDS).decode(errors="replace").strip()
+
+    def _reap(self) -> tuple[int, int]:
+        """Return a dead child's exit code and its peak of memory in KiB (0 where that is not known any more)."""
+        end = time.monotonic() + 1
+        while True:
+            try:
+                pid, status, usage = os.wait4(self.pid, os.WNOHANG)
+            except ChildProcessError:  # somebody in this process reaps all children
+                return self._process.wait(), 0
+            if pid:
+                # Popen would otherwise wait for a process that is not its own any more.
+                self._process.returncode = os.waitstatus_to_exitcode(status)
+                return self._process.returncode, usage.ru_maxrss
+            if time.monotonic() >= end:  # it hung up and lives on
+                self.kill()
+            time.sleep(0.001)
+
+
+def _in_words(code: int) -> str:
+    if code >= 0:
+        return f"its process ended with exit status {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    hint = " (out of memory?)" if name == "SIGKILL" else ""
+    return f"its process was killed by {name}{hint}"

@@ -46,6 +46,10 @@ def memory_of(x):
             return int(inode)
 def blocks(): return [numpy.full(100_000, k, numpy.uint8) for k in range(100)] + [numpy.ones(500_000)] * 2
 def sleep(): time.sleep(60)
+def crash(nbytes):
+    block = bytearray(nbytes)
+    os.kill(os.getpid(), signal.SIGSEGV)
+    time.sleep(60)
 def stop(): os.kill(os.getpid(), signal.SIGSTOP)
 def tells():
     from handoff_mpi.worker.child import tell_rank
@@ -357,7 +361,7 @@ def test_a_child_with_too_many_files_open(monkeypatch):
     begin(child, "total", *payloads)
     with pytest.raises(EOFError):
         end(child)
-    assert child.how_it_died() == "its process ended with exit status 1"
+    assert child.how_it_died().startswith("its process ended with exit status 1; peak memory")
     del payloads
     assert open_files() == before
 
@@ -395,7 +399,7 @@ def test_killed_while_sending(child):
         end(child)
     assert child._reader._descriptors, "the descriptors came first"
     assert "SIGKILL" in child.how_it_died()
-    assert (open_files(), len(shared._mapped)) == (before[0] - 1, before[1])
+    assert (open_files(), len(shared._mapped)) == (before[0] - 2, before[1])
 
 
 def test_killed_while_the_rank_sends(child):
@@ -424,6 +428,18 @@ def test_a_stopped_child_does_not_hold_up_what_is_shared(child):
     begin(child, "total", encode(np.ones(20 * LARGE)))
     os.kill(child._process.pid, signal.SIGCONT)
     assert decode(end(child)) == 20.0 * LARGE
+
+
+def test_a_dying_child_leaves_its_stack_and_its_peak_of_memory(child):
+    begin(child, "crash", encode(400 << 20))
+    with pytest.raises(EOFError):
+        end(child)
+    how, _, stack = child.how_it_died().partition("; it was here:\n")
+    kind, _, peak = how.partition("; peak memory ")
+    assert kind == "its process was killed by SIGSEGV"
+    assert 400 <= int(peak.removesuffix(" MiB")) < 900
+    assert "Segmentation fault" in stack
+    assert "in crash" in stack
 
 
 @pytest.mark.slow

@@ -21,7 +21,9 @@ from handoff_mpi.scheduler.tasks import TaskTable
 
 #: A batch at a slot should last about this long: less wastes messages, more delays results.
 BATCH_S = 0.004
-#: Functions that take longer are sent one at a time: one that waits behind another could run elsewhere.
+#: A slot that waits for its next task loses some milliseconds: to longer functions than this they do not matter.
+QUEUED_S = 0.25
+#: A task that has waited behind a running one for this long is asked for again when another slot is idle.
 LONG_S = 0.02
 
 
@@ -134,7 +136,7 @@ class Placer:
     def _depth(self, task: int) -> int:
         """Return how many tasks like this one should be in flight at a slot."""
         mean = self.mean_s.get(self._tasks.specs[task].code)
-        if mean is None or mean > LONG_S:
+        if mean is None or mean > QUEUED_S:
             return 1
         return min(self._policy.window, 2 + int(BATCH_S / max(mean, 1e-6)))
 

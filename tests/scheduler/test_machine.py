@@ -129,8 +129,8 @@ def test_a_slot_is_claimed_anew_for_another_class():
 def test_functions_that_take_long_are_sent_one_at_a_time():
     run = Dialogue(ranks(1))
     run.submit(task(), task(), task())
-    assert run.tell(1.0, done(1, 0, lasted=0.021)) == ["1.0 goes on with 1#1"]
-    assert run.tell(2.0, done(1, 1, lasted=0.021)) == ["1.0 goes on with 2#1"]
+    assert run.tell(1.0, done(1, 0, lasted=0.26)) == ["1.0 goes on with 1#1"]
+    assert run.tell(2.0, done(1, 1, lasted=0.26)) == ["1.0 goes on with 2#1"]
 
 
 def test_short_functions_are_sent_in_batches_of_at_most_the_window_once_half_of_the_last_has_ended():

@@ -32,7 +32,7 @@ from handoff_mpi.simulation.cluster import check
 CPU = {"cpu": UNIT}
 GPU = {"gpu": UNIT}
 #: Long enough that functions are sent one at a time; short enough that four are in flight at a slot.
-LONG, SHORT = 1.0, 0.002
+LONG, SHORT = 3.0, 0.002
 
 
 def cpus(count):

@@ -1,7 +1,7 @@
 """Resume: which tasks of a run need not run again, because an earlier launch left what is needed of them.
 
-It works backwards from what is to be kept: a kept task with a valid value is restored with it; one without runs, and
-so its inputs are needed, and so on. What is not met on this way is needed by nobody any more.
+A function is the same one if its id and its fingerprint are. From which tasks it follows that others need not run is
+for :func:`~handoff_mpi.scheduler.restore` to say.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from handoff_mpi.encoding import Payload
 from handoff_mpi.errors import UsageError
 from handoff_mpi.results.history import Done, History
 from handoff_mpi.results.store import Key
-from handoff_mpi.scheduler import Rest
+from handoff_mpi.scheduler import Rest, restore
 
 
 @dataclass(slots=True)
@@ -73,7 +73,7 @@ def resume(
             resumed.suspects.add(task)
         if identity in history.deaths:
             resumed.deaths[task] = history.deaths[identity]
-    _work_backwards(plan, known, is_whole, resumed)
+    _take_over(plan, known, is_whole, resumed)
     return resumed
 
 
@@ -92,36 +92,24 @@ def _with_consumers(plan: Plan, tasks: set[int]) -> set[int]:
     return tasks
 
 
-def _work_backwards(plan: Plan, known: dict[int, Done], is_whole: Callable[[Key], bool], resumed: Resumed) -> None:
-    met = bytearray(len(plan))
-    stack = [task for task, spec in enumerate(plan.specs) if spec.keep]
-    for task in stack:
-        met[task] = 1
-    while stack:
-        task = stack.pop()
-        if _restore(task, known.get(task), is_whole, resumed):
+def _take_over(plan: Plan, known: dict[int, Done], is_whole: Callable[[Key], bool], resumed: Resumed) -> None:
+    def left(task: int) -> Rest:
+        done = known.get(task)
+        if done is None or not done.has_value:
+            return Rest.NOWHERE
+        return Rest.HOME if done.payload is not None else Rest.FILE
+
+    def has_whole_file(task: int) -> bool:
+        key = known[task].key
+        return key is not None and is_whole(key)
+
+    resumed.rest = restore(plan.specs, left, has_whole_file)
+    for task, rest in resumed.rest.items():
+        done = known.get(task)
+        if done is None:
             continue
-        for each in plan.specs[task].inputs:
-            if not met[each]:
-                met[each] = 1
-                stack.append(each)
-    for task in range(len(plan)):
-        if not met[task]:
-            resumed.rest[task] = Rest.NOWHERE
-            if task in known:
-                resumed.done[task] = known[task]
-
-
-def _restore(task: int, done: Done | None, is_whole: Callable[[Key], bool], resumed: Resumed) -> bool:
-    if done is None:
-        return False
-    if done.payload is not None:
-        resumed.rest[task] = Rest.HOME
-        resumed.payloads[task] = done.payload
-    elif done.key is not None and is_whole(done.key):
-        resumed.rest[task] = Rest.FILE
-        resumed.keys[task] = done.key
-    else:
-        return False
-    resumed.done[task] = done
-    return True
+        resumed.done[task] = done
+        if rest == Rest.HOME and done.payload is not None:
+            resumed.payloads[task] = done.payload
+        elif rest == Rest.FILE and done.key is not None:
+            resumed.keys[task] = done.key

@@ -15,14 +15,14 @@ The records of a segment, beside the journal's own header; tasks go by their num
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from handoff_mpi.encoding import Payload
 from handoff_mpi.messages import DIED
-from handoff_mpi.results.journal import Record, read_journal
+from handoff_mpi.results.journal import Record, Segment, read_journal
 from handoff_mpi.results.store import Key
 
 #: What makes a function the same one in another launch: its id and its fingerprint. One that has no fingerprint is
@@ -106,8 +106,15 @@ def read_history(run_dir: Path) -> History:
         JournalError: it cannot be read, or another version wrote it.
     """
     contents = read_journal(run_dir)
-    history = History(notes=list(contents.notes))
-    for segment in contents.segments:
+    history = history_of(contents.segments)
+    history.notes += contents.notes
+    return history
+
+
+def history_of(segments: Iterable[Segment]) -> History:
+    """Return what the segments of a journal tell, one for each launch, in order."""
+    history = History()
+    for segment in segments:
         reader = _Reader(history, Launch(segment.epoch))
         history.launches.append(reader.launch)
         for record in segment.records:

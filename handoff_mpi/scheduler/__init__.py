@@ -28,6 +28,7 @@ from handoff_mpi.scheduler.events import (
 from handoff_mpi.scheduler.lifecycle import TRANSITIONS, Cause, State
 from handoff_mpi.scheduler.machine import Scheduler
 from handoff_mpi.scheduler.policy import Policy
+from handoff_mpi.scheduler.restoring import restore
 
 __all__ = [
     "TRANSITIONS",
@@ -58,4 +59,5 @@ __all__ = [
     "Transition",
     "Unfetched",
     "ValueLost",
+    "restore",
 ]

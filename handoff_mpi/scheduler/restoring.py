@@ -1,0 +1,42 @@
+"""Which tasks need not run, because an earlier launch of the run left what is needed of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from handoff_mpi.dag import TaskSpec
+from handoff_mpi.scheduler.events import Rest
+
+
+def restore(
+    specs: Sequence[TaskSpec], left: Callable[[int], Rest], is_whole: Callable[[int], bool]
+) -> dict[int, Rest]:
+    """Return where the values of the tasks rest that need not run.
+
+    It works backwards from what is to be kept: a kept task with a valid value is restored with it; one without runs,
+    and so its inputs are needed, and so on. What is not met on this way is needed by nobody any more; should it be
+    after all, what was left of it is tried then, so its files are not looked at now.
+
+    Args:
+        left: where the value of a task lies as far as is known, NOWHERE if nothing is left of it.
+        is_whole: whether the file of a task's value is there, and undamaged.
+    """
+    rest: dict[int, Rest] = {}
+    met = bytearray(len(specs))
+    stack = [task for task, spec in enumerate(specs) if spec.keep]
+    for task in stack:
+        met[task] = 1
+    while stack:
+        task = stack.pop()
+        found = left(task)
+        if found == Rest.HOME or (found == Rest.FILE and is_whole(task)):
+            rest[task] = found
+            continue
+        for each in specs[task].inputs:
+            if not met[each]:
+                met[each] = 1
+                stack.append(each)
+    for task in range(len(specs)):
+        if not met[task]:
+            rest[task] = left(task)
+    return rest

@@ -33,6 +33,7 @@ class TaskTable:
         holders: ranks that hold a value that did not come home.
         nbytes: the size of such a value.
         persisted: tasks whose value lies in a file.
+        lost_with: the ranks that held a value last that nobody holds any more.
         failures: why tasks failed for good.
         ran_on: the ranks of a task's attempts that failed, in order.
         forgettable: rank to values there that nobody needs any more; whoever tells the ranks empties it.
@@ -51,6 +52,7 @@ class TaskTable:
         self.holders: dict[int, list[int]] = {}
         self.nbytes: dict[int, int] = {}
         self.persisted: set[int] = set()
+        self.lost_with: dict[int, tuple[int, ...]] = {}
         self.failures: dict[int, Failure] = {}
         self.ran_on: dict[int, list[int]] = {}
         self.forgettable: dict[int, list[int]] = {}
@@ -221,6 +223,7 @@ class TaskTable:
             self.holders[task] = left
         if left or task in self.persisted:
             return
+        self.lost_with[task] = tuple(ranks)
         if self.state[task] == DONE and (self.consumers_left[task] or self.specs[task].keep):
             for child in self.children[task]:
                 if self.state[child] == READY:
@@ -235,7 +238,7 @@ class TaskTable:
         for task in tasks:
             if self.state[task] != DONE or self.is_available(task):
                 continue
-            self.move(task, Cause.VALUE_LOST)
+            self.move(task, Cause.VALUE_LOST, detail=self._how_lost(task))
             self.open += 1
             for each in self.specs[task].inputs:
                 self.consumers_left[each] += 1
@@ -244,3 +247,11 @@ class TaskTable:
         for task in tasks:
             if self.state[task] == WAITING:
                 self.ready_or_waiting(task)
+
+    def _how_lost(self, task: int) -> str:
+        ranks = self.lost_with.pop(task, None)
+        if ranks is None:
+            return "its value was not kept, and is needed again"
+        if not ranks:
+            return "the file of its value is gone or damaged"
+        return f"its value was lost with rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"

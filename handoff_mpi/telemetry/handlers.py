@@ -15,6 +15,8 @@ event (after ``"handoff"``)               measurements       metadata
 ``"execution", "function", "stop"``       duration           as start; nbytes (of the value)
 ``"execution", "function", "exception"``  duration           as start; kind, reason, traceback (text)
 ``"execution", "function", "retry"``      system_time        as start, of the attempt that failed; kind, reason
+``"execution", "function", "reassign"``   system_time        as start, of the attempt whose rank was lost; reason
+``"execution", "function", "recompute"``  system_time        as start, of the attempt that made the lost value; reason
 ``"execution", "function", "skipped"``    system_time        function_id, dag_id, reason
 ``"execution", "dag", "start"``           system_time        dag_id, functions
 ``"execution", "dag", "stop"``            duration           dag_id, functions, status
@@ -53,6 +55,8 @@ FUNCTION_START: Event = ("handoff", "execution", "function", "start")
 FUNCTION_STOP: Event = ("handoff", "execution", "function", "stop")
 FUNCTION_EXCEPTION: Event = ("handoff", "execution", "function", "exception")
 FUNCTION_RETRY: Event = ("handoff", "execution", "function", "retry")
+FUNCTION_REASSIGN: Event = ("handoff", "execution", "function", "reassign")
+FUNCTION_RECOMPUTE: Event = ("handoff", "execution", "function", "recompute")
 FUNCTION_SKIPPED: Event = ("handoff", "execution", "function", "skipped")
 DAG_START: Event = ("handoff", "execution", "dag", "start")
 DAG_STOP: Event = ("handoff", "execution", "dag", "stop")
@@ -72,6 +76,8 @@ EVENTS: tuple[Event, ...] = (
     FUNCTION_STOP,
     FUNCTION_EXCEPTION,
     FUNCTION_RETRY,
+    FUNCTION_REASSIGN,
+    FUNCTION_RECOMPUTE,
     FUNCTION_SKIPPED,
     DAG_START,
     DAG_STOP,

@@ -132,10 +132,8 @@ class Scheduler:
             self._placer.allocate(now)
             if self._placer.holds_back and not self.slots.in_flight:
                 self._stop("what is left would not finish in the time that is left")
-            while self._is_stuck():
-                self._give_up_on_ready()
-                if not self.stopping:
-                    self._placer.allocate(now)
+            while self._is_stuck() and self._give_up_on_ready() and not self.stopping:
+                self._placer.allocate(now)
             self._placer.recall_for_idle(now)
         self._commands += self._placer.take_commands()
         for rank, tasks in self.tasks.forgettable.items():
@@ -442,10 +440,19 @@ class Scheduler:
             return False
         return self.ready.is_queued()
 
-    def _give_up_on_ready(self) -> None:
+    def _give_up_on_ready(self) -> bool:
+        """Fail what fits nothing that is left; return whether there was any. Suspects are offered nothing, but left."""
         queues = self.ready.queues()
-        for queue in [queue for queue in queues if not self.ledger.could_fit(queue.cost)] or queues:
+        hopeless = [queue for queue in queues if not self.ledger.could_fit(queue.cost)]
+        if not hopeless and not self._awaits_suspects():
+            hopeless = queues
+        for queue in hopeless:
             for task in list(queue.tasks):
                 if self.state[task] == READY:
                     self.ready.remove(task)
                     self._fail(task, Cause.GIVEN_UP, -1, NO_ROOM, self._placer.why_no_room(queue.cost))
+        return bool(hopeless)
+
+    def _awaits_suspects(self) -> bool:
+        """Whether ranks are suspect that are not lost: sooner or later they are heard of, or lost."""
+        return any(self.ledger.seats[rank].is_alive for rank in self._watch.suspects)

@@ -674,6 +674,25 @@ def test_a_suspect_whose_process_is_gone_is_lost_at_once_and_for_good():
     assert run.states == "DISPATCHED READY"
 
 
+def test_what_fits_only_a_suspect_waits_until_it_speaks_or_is_lost():
+    """Nothing runs, and the only rank that fits is offered nothing: that is no reason to give up."""
+    run = Dialogue(ranks(1, 1), silence_limit_s=80.0)
+    run.submit(task(pin=2), task(0, pin=1))
+    assert run.tell(50.0, Heard([2])) == ["examine 1"]
+    assert run.tell(51.0, done(2, 0)) == []
+    assert run.states == "DONE READY"
+    assert run.tell(52.0, Heard([1])) == ["1.0 claims for 1#1"]
+
+
+def test_what_fits_only_a_suspect_fails_once_that_is_lost():
+    run = Dialogue(ranks(1, 1), silence_limit_s=80.0)
+    run.submit(task(pin=2), task(0, pin=1))
+    run.tell(50.0, Heard([2]))
+    run.tell(51.0, done(2, 0))
+    assert run.tell(52.0, Examined(1, True, "its process is gone")) == ["announce the loss of 1"]
+    assert run.why(1)[0] == NO_ROOM
+
+
 def test_silence_is_nobodys_fault():
     run = Dialogue(ranks(1, 1), silence_limit_s=80.0, crash_limit=1)
     run.submit(task())

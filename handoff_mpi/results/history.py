@@ -130,6 +130,7 @@ class _Reader:
         self.launch = launch
         self._history = history
         self._in_flight: set[int] = set()
+        self._failed: set[tuple[int, int]] = set()
 
     def take(self, record: Record) -> None:
         handler = getattr(self, f"_take_{record[0]}", None)
@@ -148,6 +149,9 @@ class _Reader:
             self._in_flight.discard(task)
             self._done(task, Done(attempt, rank, started, duration, nbytes, payload, key))
         for task, attempt, rank, status, kind, message in failed:
+            if (task, attempt) in self._failed:
+                continue  # its rank died as well: one attempt fails once
+            self._failed.add((task, attempt))
             self._in_flight.discard(task)
             identity = self.launch.identity(task)
             self._history.failed[identity] = (attempt, rank, kind, message)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from handoff_mpi.dag import Plan
-from handoff_mpi.messages import OK, Entry
+from handoff_mpi.messages import DEATH, DIED, OK, Entry
 from handoff_mpi.resources.amounts import plain_number
 from handoff_mpi.results.journal import Journal
 from handoff_mpi.results.store import Key
@@ -84,6 +84,9 @@ class Chronicle:
                 sent.append((task, attempt, rank))
             elif task < 0 and detail[0] in _TOLD_OF_RANKS:
                 self._journal.append(("rank", rank, detail[0], str(detail[1] or "")))
+            elif task < 0 and detail[0] == "blamed on":
+                guilty, attempt, reason = detail[1]
+                self._failed.append((guilty, attempt, rank, DIED, DEATH, reason))
         if sent or self._done or self._failed:
             self._journal.append(("turn", sent, self._done, self._failed))
             self._done, self._failed = [], []

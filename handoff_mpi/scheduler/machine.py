@@ -224,7 +224,7 @@ class Scheduler:
     # -- absorb: submissions ------------------------------------------------------------------------
 
     def _on_submitted(self, event: Submitted) -> None:
-        self._isolated.update(event.suspects)
+        self._isolated.update(event.suspects, event.deaths)
         self._deaths.update(event.deaths)
         self.tasks.add(event.specs, event.restored)
 
@@ -236,6 +236,7 @@ class Scheduler:
     def _on_finished(self, event: Finished) -> None:
         tasks, land, now = self.tasks, self.slots.land, self.now
         state, attempts, recalled = tasks.state, tasks.attempts, self._placer.recalled
+        deaths = self._deaths
         for entry in event.entries:
             task = entry[0]
             if state[task] != DISPATCHED or attempts[task] != entry[1]:
@@ -247,6 +248,8 @@ class Scheduler:
             if entry[2] == OK:
                 self._placer.learn(task, entry[6])
                 tasks.done(task, entry, slot.rank)
+                if deaths:
+                    deaths.pop(task, None)  # it is no poison, should it have to run once more
             else:
                 self._failed_once(task, entry, slot.rank)
 
@@ -257,6 +260,7 @@ class Scheduler:
             deaths = self._deaths[task] = self._deaths.get(task, 0) + 1
             self._isolated.add(task)
             may_retry = deaths < self.policy.crash_limit
+            message = self._tell_deaths(deaths, f"on rank {rank}: {message}")
         else:
             tries = self._tries[task] = self._tries.get(task, 0) + 1
             limit = self.specs[task].max_retries
@@ -404,9 +408,14 @@ class Scheduler:
             return
         (task,) = suspects
         deaths = self._deaths[task] = self._deaths.get(task, 0) + 1
+        self._log_rank(rank, "blamed on", (task, self.attempts[task], reason))
         if deaths >= self.policy.crash_limit:
-            message = f"its process died {deaths} times, last with rank {rank}: {reason}"
+            message = self._tell_deaths(deaths, f"with rank {rank}: {reason}")
             self._fail(task, Cause.GIVEN_UP, rank, DEATH, message)
+
+    def _tell_deaths(self, deaths: int, last: str) -> str:
+        times = "once" if deaths == 1 else f"{deaths} times, last"
+        return f"its process died {times} {last} (crash_limit is {self.policy.crash_limit})"
 
     def _on_resources_updated(self, event: ResourcesUpdated) -> None:
         try:

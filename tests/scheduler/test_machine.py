@@ -491,6 +491,7 @@ def test_inputs_are_made_again_as_deep_as_needed():
     assert run.log == [
         "rank 1 lost: it died",
         "2#1 READY by RANK_LOST on 1: it died",
+        "rank 1 blamed on: (2, 1, 'it died')",
         "2#1 WAITING by INPUT_LOST",
         "1#1 WAITING by VALUE_LOST",
         "0#1 WAITING by VALUE_LOST",
@@ -581,7 +582,7 @@ def test_a_function_whose_ranks_die_is_failed_at_the_crash_limit():
     run.submit(task())
     assert run.tell(1.0, RankLost(1, "node down")) == ["announce the loss of 1", "2.0 claims for 0#2"]
     assert run.tell(2.0, RankLost(2, "node down")) == ["announce the loss of 2"]
-    message = "its process died 2 times, last with rank 2: node down"
+    message = "its process died 2 times, last with rank 2: node down (crash_limit is 2)"
     assert run.scheduler.failures == {0: Failure(DEATH, message, "", 2, (1, 2))}
 
 
@@ -593,7 +594,33 @@ def test_deaths_of_children_count_for_the_crash_limit_and_not_as_retries():
         assert run.states == "DISPATCHED"
         assert run.scheduler.is_isolated(0)
     run.tell(3.0, died(1, (0, 3)))
-    assert run.why(0) == (DEATH, "killed by signal 11")
+    message = "its process died 3 times, last on rank 1: killed by signal 11 (crash_limit is 3)"
+    assert run.why(0) == (DEATH, message)
+
+
+def test_a_function_whose_process_died_in_an_earlier_launch_runs_in_a_child_and_has_fewer_lives():
+    run = Dialogue(ranks(1), crash_limit=2)
+    run.tell(0.0, Submitted([task(), task()], deaths={0: 1}), Closed())
+    assert [run.scheduler.is_isolated(number) for number in (0, 1)] == [True, False]
+    run.tell(1.0, died(1, 0))
+    assert run.states == "FAILED DISPATCHED"
+
+
+def test_a_function_that_was_done_is_no_poison_when_it_must_run_again():
+    run = Dialogue(ranks(1, 1, 1), crash_limit=2)
+    run.submit(task(), task(0))
+    run.tell(1.0, died(1, 0))
+    run.tell(2.0, made(2, (0, 2)))
+    assert run.tell(3.0, RankLost(2, "node down"))[-1] == "3.0 claims for 0#3"
+    run.tell(4.0, died(3, (0, 3)))
+    assert run.states == "READY DISPATCHED"
+
+
+def test_whoever_is_blamed_for_a_ranks_death_is_told_for_the_journal():
+    run = Dialogue(ranks(1, 1))
+    run.submit(task())
+    run.tell(1.0, RankLost(1, "node down"))
+    assert run.log[2] == "rank 1 blamed on: (0, 1, 'node down')"
 
 
 def test_values_nobody_needs_any_more_die_with_their_rank():

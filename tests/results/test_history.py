@@ -1,0 +1,49 @@
+"""What the records of a journal tell together."""
+
+from __future__ import annotations
+
+from handoff_mpi.messages import DEATH, DIED, RAISED
+from handoff_mpi.results.history import history_of
+from handoff_mpi.results.journal import Segment
+
+TASKS = ("tasks", 0, [("f", b"", "f", (), {})])
+F = ("f", b"")
+
+
+def turn(sent=(), done=(), failed=()):
+    return ("turn", list(sent), list(done), list(failed))
+
+
+def sent(attempt):
+    return (0, attempt, 1)
+
+
+def failed(attempt, status=DIED):
+    return (0, attempt, 1, status, DEATH, "killed")
+
+
+def history(*launches):
+    return history_of(Segment(epoch, [TASKS, *turns]) for epoch, turns in enumerate(launches, 1))
+
+
+def test_deaths_add_up_over_launches():
+    two = history([turn([sent(1)]), turn(failed=[failed(1)])], [turn([sent(1)]), turn(failed=[failed(1)])])
+    assert two.deaths == {F: 2}
+    assert two.suspects == set()
+
+
+def test_an_attempt_whose_process_and_rank_both_died_is_one_death():
+    one = history([turn([sent(1)]), turn(failed=[failed(1), failed(1)], sent=[sent(2)]), turn(failed=[failed(1)])])
+    assert one.deaths == {F: 1}
+    assert one.suspects == {F}, "the second attempt is in flight"
+
+
+def test_what_was_done_is_no_poison():
+    done = (0, 2, 1, 0.0, 0.1, 8, (0, None), None)
+    calls = [turn([sent(1)]), turn([sent(2)], failed=[failed(1)]), turn(done=[done])]
+    assert history(calls).deaths == {}
+    assert history([*calls, turn([sent(3)]), turn(failed=[failed(3)])]).deaths == {F: 1}
+
+
+def test_an_exception_is_no_death():
+    assert history([turn([sent(1)]), turn(failed=[failed(1, RAISED)])]).deaths == {}

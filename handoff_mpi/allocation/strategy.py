@@ -42,7 +42,7 @@ class ClusterView:
     def fits(self, cost: CostClass, rank: int) -> bool:
         """Whether ``rank`` has room for a task of this class now."""
         seat = self.ledger.seats.get(rank)
-        if seat is None or not seat.is_alive or not seat.idle or rank == cost.avoid:
+        if seat is None or not seat.offered or rank == cost.avoid:
             return False
         if cost.rank not in (None, rank) or any(pool.free < amount for pool, amount in cost.job):
             return False

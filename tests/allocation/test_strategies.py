@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from handoff_mpi.allocation import CostOptimized, FirstAvailable, Ledger, LoadBalanced
+from handoff_mpi.allocation import ClusterView, CostOptimized, FirstAvailable, Ledger, LoadBalanced
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.errors import AllocationError
 from handoff_mpi.resources import Capability, Device
@@ -49,6 +49,15 @@ def test_cost_optimized_strands_no_device_that_is_in_demand():
     placed = placements(CostOptimized(), [CPU, CPU, GPU, GPU])
     assert 1 not in (placed[0], placed[1]), "cores beside the wanted device are left for it"
     assert placed[2] == 1
+
+
+def test_a_rank_that_is_offered_nothing_has_no_room_though_its_slots_are_idle():
+    ledger = hosts()
+    view = ClusterView(ledger, {}, lambda task: 1.0)
+    cost = ledger.cost_class(CPU.cost)
+    assert view.fits(cost, 2)
+    ledger.withhold(2)
+    assert not view.fits(cost, 2)
 
 
 def test_cost_optimized_uses_the_device_host_when_nobody_wants_devices():

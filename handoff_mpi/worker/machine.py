@@ -410,8 +410,11 @@ class Worker:
         work = event.work
         if self.running[work.slot] is work:
             self._stop_running(work)
+            is_copy = event.task in self.held or any(
+                holders for task, _, _, holders in work.sources if task == event.task
+            )
             self._drop(event.task)
-            asked = [self.rank] if any(holders for task, _, _, holders in work.sources if task == event.task) else []
+            asked = [self.rank] if is_copy else []  # none asked: the file itself cannot be read
             self._send(0, (UNFETCHED, self.run, work.task, work.attempt, [(event.task, asked)]))
             self._run_next(work.slot)
 

@@ -227,6 +227,13 @@ def test_an_input_the_shell_cannot_find_hands_the_task_back_and_the_slot_goes_on
     assert rank.worker.held == {}
 
 
+def test_a_lost_copy_of_a_file_says_nothing_of_the_file():
+    rank = Dialogue(reads_files=False)
+    assert rank.tell(0.0, dispatch(task(1, value(0)))) == ["to 0: fetch 0 on ticket 0"]
+    rank.tell(1.0, arrives(0, 0))
+    assert rank.tell(2.0, rank.missing(0)) == ["drop 0", "to 0: unfetched for 1#1: 0 asked of [1]"]
+
+
 def test_a_file_that_is_gone_is_told_as_asked_of_nobody():
     rank = Dialogue()
     assert rank.tell(0.0, dispatch(task(1, value(0)))) == ["call 1#1 on slot 0"]

@@ -141,7 +141,8 @@ class SchedulerLoop:
         self._chronicle = chronicle
         self._trouble = ""
         self._bringing: dict[int, tuple[int, int]] = {}  # ticket: (task, rank that holds its value)
-        self._next_ticket = -1
+        self._to_bring: dict[int, None] = {}
+        self._next_ticket = -1  # negative, so that no ticket of rank 0's own worker is the same
         self._shell = shell
         self._codes_at: dict[int, set[int]] = {}
         self._constants_at: dict[int, set[int]] = {}
@@ -201,9 +202,9 @@ class SchedulerLoop:
             self.recorder.transitions(self.scheduler)
             for command in commands:
                 if isinstance(command, Dispatch):
-                    refused = [] if self._tracking is None else self._tracking.request(command, self.scheduler.specs)
-                    events += refused
-                    if not refused:
+                    if self._tracking is not None:
+                        events += self._tracking.request(command, self.scheduler.specs)
+                    if command.tasks:
                         self._pack(command)
                 elif isinstance(command, Recall):
                     self._flush_to(command.rank)
@@ -216,12 +217,13 @@ class SchedulerLoop:
                     self._examine(command.rank, events)
             for rank in list(self._outbox):
                 self._flush_to(rank)
+            self._bring_again()
             if not events:
                 return
 
     def _announce(self, lost: int) -> None:
         for ticket in [ticket for ticket, (_, rank) in self._bringing.items() if rank == lost]:
-            del self._bringing[ticket]  # the scheduler has the value made again
+            self._to_bring[self._bringing.pop(ticket)[0]] = None
         for rank in self._everyone():
             if rank != lost:
                 self._send(rank, (LOST, self.settings.number, lost))
@@ -252,10 +254,11 @@ class SchedulerLoop:
     def _absorb(self, arrived: Sequence[Envelope | RankGone], events: list[Event]) -> list[Envelope]:
         """Turn what arrived into the scheduler's events; return what is for rank 0's own worker."""
         mine: list[Envelope] = []
+        lost: list[Event] = []  # comes last: what a rank said before it died counts
         heard: dict[int, None] = {0: None} if self._shell is not None else {}
         for each in arrived:
             if isinstance(each, RankGone):
-                self._lose(each.rank, each.reason, events)
+                self._lose(each.rank, each.reason, lost)
                 continue
             message = each.message
             if message[1] != self.settings.number:
@@ -263,16 +266,19 @@ class SchedulerLoop:
             heard[each.source] = None
             if message[0] in (VALUE, ABSENT) and message[2] in self._bringing:
                 self._absorb_kept(each, events)
-            elif message[0] == FETCH and message[3] in self.scheduler.tasks.persisted:
+            elif message[0] == FETCH and (self._shell is None or message[3] in self.scheduler.tasks.persisted):
                 self._serve_file(each)
             elif message[0] in _FOR_WORKERS:
                 mine.append(each)
+            elif message[0] == LOOKED and message[3]:
+                self._lose(message[2], message[4], lost)
             else:
                 self._absorb_one(each.source, message, events)
         while self._updates:
             self._absorb_update(*self._updates.pop(0), events)
         if heard:
             events.append(Heard(tuple(heard)))
+        events += lost
         return mine
 
     def _lose(self, rank: int, reason: str, events: list[Event]) -> None:
@@ -325,15 +331,13 @@ class SchedulerLoop:
             events.append(Returned(source, message[2]))
         elif kind == UNFETCHED:
             events.append(Unfetched(source, message[2], message[3], message[4]))
+            self._rewrite(message[4])
         elif kind == UPDATE:
             self._absorb_update(message[2], message[3], events)
         elif kind == TRANSFERRED:
             self.recorder.transferred(source, message[2])
         elif kind == LOOKED:
-            if message[3]:
-                self._lose(message[2], message[4], events)
-            else:
-                events.append(Examined(message[2], False, message[4]))
+            events.append(Examined(message[2], False, message[4]))
         elif kind == BYE:
             self._said_goodbye.add(source)
 
@@ -342,10 +346,27 @@ class SchedulerLoop:
     def _bring_kept(self, source: int, entries: Sequence[Entry]) -> None:
         for task, _, status, value, nbytes, _, _ in entries:
             if status == OK and value is None and nbytes >= 0 and self.scheduler.specs[task].keep:
-                # Negative, so that no ticket of rank 0's own worker is the same.
-                self._bringing[self._next_ticket] = (task, source)
-                self._send(source, (FETCH, self.settings.number, self._next_ticket, task, None, ()))
-                self._next_ticket -= 1
+                self._bring(task, source)
+
+    def _bring(self, task: int, holder: int) -> None:
+        self._bringing[self._next_ticket] = (task, holder)
+        self._send(holder, (FETCH, self.settings.number, self._next_ticket, task, None, ()))
+        self._next_ticket -= 1
+
+    def _rewrite(self, missing: Sequence[tuple[int, Sequence[int]]]) -> None:
+        """A kept value whose file cannot be read is brought from a rank that holds it still, if there is one."""
+        for task, asked in missing:
+            if self.scheduler.specs[task].keep and (not asked or 0 in asked):
+                self._to_bring[task] = None
+
+    def _bring_again(self) -> None:
+        """What could not be had from one rank or file may be brought from a rank, or is made again."""
+        tasks = self.scheduler.tasks
+        to_bring, self._to_bring = self._to_bring, {}
+        for task in to_bring:
+            holders = tasks.holders.get(task)
+            if holders and task not in tasks.persisted:
+                self._bring(task, holders[0])
 
     def _serve_file(self, each: Envelope) -> None:
         """Send a value that lies in a file to a rank that does not see it."""
@@ -363,6 +384,7 @@ class SchedulerLoop:
         task, source = self._bringing.pop(each.message[2])
         if each.message[0] == ABSENT:
             events.append(ValueLost(task, (source,)))
+            self._to_bring[task] = None
             return
         payload = (*each.message[3], *each.buffers)
         try:
@@ -394,9 +416,18 @@ class SchedulerLoop:
             task = entry[0]
             if state[task] == State.DISPATCHED and attempts[task] == entry[1]:
                 current.append(entry)
-                if entry[2] == OK and entry[3] is not None:
-                    home.put((run, task), entry[3])
+                if entry[2] == OK:
+                    self._forget_old_file(task)
+                    if entry[3] is not None:
+                        home.put((run, task), entry[3])
         return current
+
+    def _forget_old_file(self, task: int) -> None:
+        """A value that an earlier launch had written was made again: should it be written, this run's key is its."""
+        if self.file_keys and self.file_keys.pop(task, None) is not None:
+            files = [(task, self._file_key(task))]
+            for rank in [rank for rank, known in self._files_at.items() if task in known]:
+                self._send(rank, (FILES, self.settings.number, files))
 
     # -- what is sent -----------------------------------------------------------------------------------
 

@@ -23,8 +23,9 @@ class Tracking:
         self._granted: dict[int, tuple[int, dict[str, int | float]]] = {}
 
     def request(self, command: Dispatch, specs: Sequence[TaskSpec]) -> list[Event]:
-        """Ask for what the placement needs; return its refusals as events."""
+        """Ask for what the placement needs; take out of it what was refused, and return the refusals as events."""
         refused: list[Event] = []
+        granted: list[tuple[int, int]] = []
         for task, attempt in command.tasks:
             cost = {name: plain_number(amount) for name, amount in specs[task].cost.items()}
             try:
@@ -35,6 +36,8 @@ class Tracking:
                 refused.append(Refused(task, attempt, why))
             else:
                 self._granted[task] = (command.rank, cost)
+                granted.append((task, attempt))
+        command.tasks = granted
         return refused
 
     def settle(self, log: Iterable[Transition]) -> None:

@@ -1,0 +1,245 @@
+"""Rank 0's loop against ranks that answer by script: what it does that no machine decides."""
+
+from __future__ import annotations
+
+import pytest
+
+from handoff_mpi import DAG, Function
+from handoff_mpi.allocation import FirstAvailable, Ledger
+from handoff_mpi.comm import Envelope, RankGone
+from handoff_mpi.dag import Plan
+from handoff_mpi.encoding import PLAIN, decode
+from handoff_mpi.messages import (
+    ABSENT,
+    DEATH,
+    DIED,
+    DISPATCH,
+    FETCH,
+    FILES,
+    FINISHED,
+    OK,
+    UNFETCHED,
+    VALUE,
+)
+from handoff_mpi.resources import Capability
+from handoff_mpi.resources.amounts import UNIT
+from handoff_mpi.results.store import DirectoryStore, MemoryStore
+from handoff_mpi.runtime.chronicle import Chronicle
+from handoff_mpi.runtime.recorder import Recorder
+from handoff_mpi.runtime.scheduler_loop import LoopSettings, SchedulerLoop
+from handoff_mpi.scheduler import Closed, Rest, Scheduler, Submitted
+
+LARGE = 10**6
+
+
+class Script:
+    """A transport whose ranks say what ``answer(dest, message)`` returns, at the next poll."""
+
+    rank, size, is_transferring = 0, 9, False
+
+    def __init__(self, answer):
+        self.answer = answer
+        self.sent = []
+        self._arriving = []
+
+    def send(self, dest, message, buffers=()):
+        self.sent.append((dest, message))
+        self._arriving += [self.envelope(each) for each in self.answer(dest, message) or ()]
+
+    @staticmethod
+    def envelope(each):
+        return each if isinstance(each, RankGone) else Envelope(*each)
+
+    def poll(self):
+        arriving, self._arriving = self._arriving, []
+        return arriving
+
+    def drop(self, rank):
+        pass
+
+
+class Records(list):
+    """A journal in memory."""
+
+    def commit(self):
+        pass
+
+
+class Run:
+    """One run of ``dag`` on ranks 1, 2 and 3 with a slot each."""
+
+    def __init__(self, dag, tmp_path, answer, tracker=None, keep=()):
+        self.plan = Plan()
+        self.plan.add(dag.validate())
+        for spec in [self.plan.specs[self.plan.number_of[id]] for id in keep]:
+            spec.keep = True
+        self.transport = Script(answer)
+        self.kept = DirectoryStore(tmp_path / "values")
+        capabilities = [Capability(rank, f"h{rank}", {"cpu": UNIT}) for rank in (1, 2, 3)]
+        ledger = Ledger(capabilities, dict.fromkeys((1, 2, 3), 1))
+        recorder = Recorder(self.plan, dag.id, {})
+        recorder.grow()
+        self.records = Records()
+        settings = LoopSettings("now", 1, (1, 2, 3), 1.0, tracker)
+        chronicle = Chronicle(self.records, self.plan, lambda task: self.loop._file_key(task))
+        self.loop = SchedulerLoop(
+            self.transport,
+            Scheduler(ledger, FirstAvailable()),
+            self.plan,
+            recorder,
+            MemoryStore(),
+            self.kept,
+            chronicle,
+            settings,
+            None,
+        )
+
+    def run(self, **restored):
+        self.loop.run([Submitted(self.plan.specs, **restored), Closed()])
+        return self.loop.scheduler.status
+
+    def sent(self, kind):
+        return [(dest, message) for dest, message in self.transport.sent if message[0] == kind]
+
+
+def assigned(message):
+    """Return (task, attempt) of what a dispatch brings."""
+    return [(each[0], each[1]) for _, _, assignments in message[3] for each in assignments]
+
+
+def finished(rank, task, attempt, nbytes=8):
+    value = (PLAIN, task) if abs(nbytes) < LARGE else None
+    return rank, (FINISHED, 1, [(task, attempt, OK, value, nbytes, 0.0, 0.1)])
+
+
+def dag_of(*functions):
+    dag = DAG("script")
+    for id, inputs, node in functions:
+        dag.add_function(Function(id, inputs, print, node=node))
+    return dag
+
+
+@pytest.mark.parametrize("what_happens", ["its rank dies", "its rank has lost it"])
+def test_a_kept_value_that_cannot_be_brought_from_its_rank_is_brought_from_a_copy(tmp_path, what_happens):
+    """Rank 1 made it and does not see the run-dir; rank 2 has fetched it."""
+
+    asked = []
+
+    def answer(dest, message):
+        if message[0] == FETCH and dest == 1:
+            asked.append(message[2])
+        elif message[0] == FETCH:
+            return [(2, (VALUE, 1, message[2], (PLAIN, "the value")))]
+        elif message[0] == DISPATCH and dest == 1:
+            return [finished(1, 0, 1, LARGE)]
+        elif message[0] == DISPATCH:
+            fails = RankGone(1, "it died") if what_happens == "its rank dies" else (1, (ABSENT, 1, asked[0], None))
+            return [finished(2, 1, 1), fails]
+        return None
+
+    run = Run(dag_of(("make", (), 1), ("use", ("make",), 2)), tmp_path, answer, keep=["make"])
+    assert run.run() == "done"
+    assert [dest for dest, _ in run.sent(FETCH)] == [1, 2]
+    assert decode(run.kept.get(("now", 0))) == "the value"
+
+
+def test_a_kept_value_whose_file_is_damaged_is_brought_from_a_rank_that_holds_it_still(tmp_path):
+    def answer(dest, message):
+        if message[0] == FETCH:
+            return [(dest, (VALUE, 1, message[2], (PLAIN, "the value")))]
+        if message[0] == DISPATCH:
+            ((task, attempt),) = assigned(message)
+            if (task, attempt) == (1, 1):
+                return [(dest, (UNFETCHED, 1, 1, 1, [(0, [])]))]
+            return [finished(dest, task, attempt, -LARGE if task == 0 else 8)]
+        return None
+
+    run = Run(dag_of(("make", (), 1), ("use", ("make",), 2)), tmp_path, answer, keep=["make"])
+    assert run.run() == "done"
+    assert [dest for dest, _ in run.sent(FETCH)] == [1]
+    assert decode(run.kept.get(("now", 0))) == "the value"
+
+
+def test_what_a_tracker_grants_of_a_batch_is_sent(tmp_path):
+    """Several short functions go to a slot at once; one of them is refused."""
+
+    class Tracker:
+        requests = 0
+
+        def request(self, rank, cost):
+            self.requests += 1
+            return self.requests % 3 != 0
+
+        def release(self, rank, cost):
+            pass
+
+    def answer(dest, message):
+        if message[0] == DISPATCH:
+            return [(dest, (FINISHED, 1, [(*each, OK, (PLAIN, 0), 8, 0.0, 1e-5) for each in assigned(message)]))]
+        return None
+
+    run = Run(dag_of(*[(f"f{number}", (), None) for number in range(30)]), tmp_path, answer, Tracker())
+    assert run.run() == "done"
+
+
+def test_whoever_asks_for_a_file_that_is_gone_is_told_so(tmp_path):
+    """Rank 0 takes no part in this run, so that nobody else would answer."""
+
+    def answer(dest, message):
+        if message[0] == DISPATCH:
+            ((task, attempt),) = assigned(message)
+            if (task, attempt) == (1, 1):
+                return [(3, (UNFETCHED, 1, 1, 0, [(0, [])]))]  # another has found that the file is damaged
+            late = [(2, (FETCH, 1, 7, 0, None, ()))] if task == 0 else []  # rank 2 does not see it, and asks
+            return [*late, finished(dest, task, attempt)]
+        if message[0] == ABSENT:
+            return [(dest, (UNFETCHED, 1, 1, 1, [(0, [0])]))]
+        return None
+
+    run = Run(dag_of(("make", (), 1), ("use", ("make",), 2)), tmp_path, answer, keep=["use"])
+    assert run.run(restored={0: Rest.FILE}) == "done"
+    assert run.sent(ABSENT) == [(2, (ABSENT, 1, 7, None))]
+
+
+def test_a_value_that_was_made_again_is_not_looked_for_in_the_file_of_an_earlier_launch(tmp_path):
+    def answer(dest, message):
+        if message[0] == DISPATCH:
+            ((task, attempt),) = assigned(message)
+            if (task, attempt) == (1, 1):
+                return [(dest, (UNFETCHED, 1, 1, 1, [(0, [])]))]
+            return [finished(dest, task, attempt, -LARGE if task == 0 else 8)]
+        return None
+
+    run = Run(dag_of(("make", (), 1), ("use", ("make",), 2)), tmp_path, answer, keep=["use"])
+    run.loop.file_keys = {0: ("before", 0)}
+    assert run.run(restored={0: Rest.FILE}) == "done"
+    assert [message[2] for _, message in run.sent(FILES)] == [[(0, ("before", 0))], [(0, ("now", 0))]]
+    turns = [record for record in run.records if record[0] == "turn"]
+    assert [entry[-1] for turn in turns for entry in turn[2] if entry[0] == 0] == [("now", 0)]
+
+
+def test_what_a_rank_said_before_it_died_counts(tmp_path):
+    """Its death and its last words are found by the same look."""
+
+    def answer(dest, message):
+        if message[0] == DISPATCH:
+            ((task, attempt),) = assigned(message)
+            return [RankGone(dest, "it died"), finished(dest, task, attempt)]
+        return None
+
+    run = Run(dag_of(("only", (), None)), tmp_path, answer)
+    assert run.run() == "done"
+    assert run.loop.scheduler.attempts == [1]
+
+
+def test_the_death_of_a_rank_that_ran_one_function_alone_is_journalled_as_its_death(tmp_path):
+    def answer(dest, message):
+        if message[0] == DISPATCH:
+            ((task, attempt),) = assigned(message)
+            return [RankGone(1, "it died")] if attempt == 1 else [finished(dest, task, attempt)]
+        return None
+
+    run = Run(dag_of(("only", (), None)), tmp_path, answer)
+    assert run.run() == "done"
+    failed = [entry for record in run.records if record[0] == "turn" for entry in record[3]]
+    assert failed == [(0, 1, 1, DIED, DEATH, "it died")]

@@ -314,6 +314,8 @@ def _serve(job: Job) -> None:
     from handoff_mpi.comm import mpi
 
     _ignore_signals()
+    if job.survives_death:
+        job.leave = _leave_at_once  # else the launcher ends what still runs when rank 0 leaves
     try:
         job.serve()
     except BaseException as error:
@@ -321,6 +323,13 @@ def _serve(job: Job) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     mpi.leave(EXIT_DONE)
+
+
+def _leave_at_once() -> None:
+    """End this process though a call runs in it, from another thread than that of the call."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(EXIT_DONE)
 
 
 def _end(job: Job, code: int) -> None:

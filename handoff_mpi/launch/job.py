@@ -16,18 +16,20 @@ from handoff_mpi.dag import DAG
 from handoff_mpi.encoding import decode_code, encode_code
 from handoff_mpi.errors import JoinError, UsageError
 from handoff_mpi.launch.environment import size_by_launcher
-from handoff_mpi.messages import BYE, LEAVE, START
+from handoff_mpi.messages import BYE, LEAVE, SETUP, START
 from handoff_mpi.resources import Amounts, Capability, parse_resources
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.resources.detection import detect
 from handoff_mpi.results import Results
+from handoff_mpi.runtime.neighbours import Neighbours
 from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.runtime.pace import Pace, clock
-from handoff_mpi.runtime.worker_loop import serve_run
+from handoff_mpi.runtime.worker_loop import say_goodbye, serve_run
 from handoff_mpi.runtime.worker_shell import RunSetup
 
 JOIN_S = 60.0
-SETUP = "setup"  # (SETUP, 0, encoded function)
+#: Ranks that have not answered to the end of the job after this long are left behind, or ended.
+DISMISS_S = 5.0
 REGISTERED = "registered"  # (REGISTERED, 0, capability, error or None)
 
 #: Values nobody needs any more are dropped once a rank's store takes this share of its part of the host.
@@ -47,6 +49,9 @@ class Job:
         is_mpi: whether MPI carries the messages.
         survives_death: whether the MPI reports a rank's death and goes on.
         is_threaded: whether a second thread may use the communicator.
+
+    Attributes:
+        leave: ends this process at once; None where that is not for this package to do (a user's script).
     """
 
     def __init__(
@@ -67,6 +72,7 @@ class Job:
         self._runs = 0
         self.gone: set[int] = set()
         self.setup: bytes | None = None
+        self.leave: Callable[[], object] | None = None
 
     @property
     def rank(self) -> int:
@@ -153,11 +159,17 @@ class Job:
         return [each for each in self.capabilities if each.rank not in self.gone]
 
     def dismiss(self) -> None:
-        """Tell the other ranks that the job is over, and wait, within bounds, until they have answered."""
+        """Tell the other ranks that the job is over, and wait, within bounds, until they have answered.
+
+        A rank of this host that does not answer, deaf in a call whose outcome nobody wants any more, is ended: the
+        launcher would wait for it.
+        """
+        mine = self.capabilities[self.rank].host
+        neighbours = Neighbours(self.rank, {each.rank: each.pid for each in self.living() if each.host == mine})
         waiting = {rank for rank in range(1, self.size) if rank not in self.gone}
         for rank in waiting:
             self.transport.send(rank, (LEAVE, 0))
-        end = clock() + 10.0
+        end = clock() + DISMISS_S
         pace = Pace()
         while waiting and clock() < end:
             arrived = self.transport.poll()
@@ -167,6 +179,10 @@ class Job:
                 elif each.message[0] == BYE and each.message[1] == 0:
                     waiting.discard(each.source)
             pace.wait(bool(arrived), False, end)
+        ended = [rank for rank in sorted(waiting) if neighbours.fence(rank)]
+        if ended:
+            text = f"handoff: ranks {ended} were deaf at the end of the job, and were ended"
+            print(text, file=sys.stderr, flush=True)
         self.transport.flush(5.0)
 
     # -- the other ranks ------------------------------------------------------------------------------
@@ -180,8 +196,10 @@ class Job:
         pace = Pace()
         parent = os.getppid()
         shared = None
+        pending: list[Envelope] = []
         while True:
-            arrived = self.transport.poll()
+            arrived = [*pending, *self.transport.poll()]
+            pending = []
             for position, each in enumerate(arrived):
                 if isinstance(each, RankGone):
                     if each.rank == 0:
@@ -189,22 +207,23 @@ class Job:
                     continue
                 kind = each.message[0]
                 if kind == START:
-                    setup: RunSetup = each.message[2]
-                    _extend_path(setup.paths)
-                    pending = [rest for rest in arrived[position + 1 :] if isinstance(rest, Envelope)]
-                    shared = serve_run(self.transport, setup, pending, self.is_threaded)
+                    rest = [after for after in arrived[position + 1 :] if isinstance(after, Envelope)]
+                    shared, pending = self._serve_run(each.message[2], rest)
                     break
                 if kind == SETUP:
                     _extend_path(each.message[3])
                     answer = _set_up(each.message[2], self.capabilities[self.rank])
                     self.transport.send(0, (REGISTERED, 0, *answer))
                 elif kind == LEAVE:
-                    self.transport.send(0, (BYE, 0))
-                    self.transport.flush(5.0)
+                    say_goodbye(self.transport)
                     return shared
             if os.getppid() != parent:
                 raise ConnectionError("the launcher is gone")
             pace.wait(bool(arrived), self.transport.is_transferring, clock() + 1.0)
+
+    def _serve_run(self, setup: RunSetup, pending: list[Envelope]) -> tuple[Any, list[Envelope]]:
+        _extend_path(setup.paths)
+        return serve_run(self.transport, setup, pending, self.is_threaded, self.leave)
 
 
 def local_job() -> Job:

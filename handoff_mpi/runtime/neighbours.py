@@ -93,11 +93,19 @@ class Neighbours:
             return LIVES, f"its process is alive (state {state})"
         if stopped_s < self._stops.limit_s:
             return LIVES, f"its process has been stopped for {stopped_s:.0f} s"
-        try:
-            os.kill(self._pids[rank], signal.SIGKILL)
-        except OSError:
-            pass  # it is gone by now
+        self.fence(rank)
         return STOPPED, f"its process had been stopped for {stopped_s:.0f} s and was ended"
+
+    def fence(self, rank: int) -> bool:
+        """End the process of ``rank``; return whether it is one that can be seen from here, and was there still."""
+        pid = self._pids.get(rank)
+        if pid is None or rank not in self._born or look_at(pid)[1] != self._born[rank]:
+            return False
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except OSError:
+            return False
+        return True
 
 
 def look_at(pid: int) -> tuple[str, str | None]:

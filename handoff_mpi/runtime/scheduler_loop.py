@@ -72,7 +72,7 @@ from handoff_mpi.worker.machine import head_of
 
 _FOR_WORKERS = frozenset({DISPATCH, CONSTANT, FILES, RECALL, FORGET, LOST, LOOK, STOP, FETCH, VALUE, ABSENT})
 #: Workers that have not said goodbye after this long are left behind.
-GOODBYE_S = 20.0
+GOODBYE_S = 10.0
 #: How long a launcher that dies takes to be gone.
 LAUNCHER_S = 1.0
 #: How many ranks of a host are asked to look at a silent one: they may be deaf themselves.

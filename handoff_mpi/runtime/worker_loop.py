@@ -7,20 +7,39 @@ the communicator after some milliseconds, so that a long call does not make its 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from handoff_mpi.comm import Envelope, RankGone, Transport
 from handoff_mpi.encoding import decode
 from handoff_mpi.errors import HandoffError
+from handoff_mpi.messages import BYE, LEAVE, SETUP, START
 from handoff_mpi.runtime.attendant import Attendant
 from handoff_mpi.runtime.pace import Pace
 from handoff_mpi.runtime.worker_shell import RunSetup, WorkerShell
 from handoff_mpi.worker import child as child_process
 
+#: Messages that no run's machine handles.
+_BETWEEN_RUNS = frozenset({START, SETUP, LEAVE})
 
-def serve_run(transport: Transport, setup: RunSetup, pending: Sequence[Envelope], is_threaded: bool) -> Any:
-    """Take part in one run as a worker until rank 0 ends it; return what rank 0 shares with all ranks.
+
+def serve_run(
+    transport: Transport,
+    setup: RunSetup,
+    pending: Sequence[Envelope],
+    is_threaded: bool,
+    leave: Callable[[], object] | None = None,
+) -> tuple[Any, list[Envelope]]:
+    """Take part in one run as a worker until rank 0 ends it.
+
+    Args:
+        pending: what arrived with the start of the run.
+        is_threaded: whether a second thread may use the communicator.
+        leave: ends this process, at once, when the job is over while a call runs whose outcome nobody wants.
+
+    Returns:
+        What rank 0 shares with all ranks, and messages that are not of this run: a call that outlasted its run
+        was left to end, and rank 0 went on meanwhile.
 
     Raises:
         ConnectionError: rank 0 is gone.
@@ -29,13 +48,23 @@ def serve_run(transport: Transport, setup: RunSetup, pending: Sequence[Envelope]
     set_active(shell)
     parent = os.getppid()
     pace = Pace()
+    later: list[Envelope] = []
 
     def poll(first: Sequence[Envelope] = ()) -> bool:
         arrived = [*first, *transport.poll()]
+        of_run = []
         for each in arrived:
-            if isinstance(each, RankGone) and each.rank == 0:
-                raise ConnectionError(f"rank 0 is gone: {each.reason}")
-        return shell.turn(arrived)
+            if isinstance(each, RankGone):
+                if each.rank == 0:
+                    raise ConnectionError(f"rank 0 is gone: {each.reason}")
+            elif each.message[0] in _BETWEEN_RUNS:
+                later.append(each)
+                if each.message[0] == LEAVE and leave is not None:
+                    say_goodbye(transport)
+                    leave()
+                continue
+            of_run.append(each)
+        return shell.turn(of_run)
 
     attendant = Attendant(shell, poll) if is_threaded else None
     shell.attendant = attendant
@@ -60,7 +89,13 @@ def serve_run(transport: Transport, setup: RunSetup, pending: Sequence[Envelope]
         if attendant is not None:
             attendant.close()
         shell.close()
-    return None if shell.results is None else decode(shell.results)
+    return None if shell.results is None else decode(shell.results), later
+
+
+def say_goodbye(transport: Transport) -> None:
+    """Tell rank 0 that this rank leaves the job."""
+    transport.send(0, (BYE, 0))
+    transport.flush(5.0)
 
 
 _active: Any = None

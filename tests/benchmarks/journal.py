@@ -75,7 +75,7 @@ def main(words: list[str]) -> int:
         cells = []
         for setting in [*SETTINGS][1:]:
             each = ratios(times, setting)
-            cells.append(f"{statistics.median(each):.2f} ({min(each):.2f}–{max(each):.2f})")
+            cells.append(f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})")
         rate = WORKLOADS[name][0] / statistics.median(times["neither"])
         table.add_row(name, f"{rate:,.0f}", *cells)
     Console(width=None if sys.stdout.isatty() else 120).print(table)

@@ -50,7 +50,9 @@ class Tally:
     problems: list[str] = field(default_factory=list)
 
 
-def run_once(directory: Path, functions: int, seconds: float, most_kills: int, dice: random.Random, tally: Tally) -> None:
+def carry_out(
+    directory: Path, functions: int, seconds: float, most_kills: int, dice: random.Random, tally: Tally
+) -> None:
     """Carry one run to its end, killing it ``most_kills`` times at most."""
     fresh(directory)
     run_dir, log = directory / "run", directory / "log"
@@ -119,14 +121,16 @@ def main(words: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="handoff-faults-") as place:
         while tally.kills < given.kills and not tally.problems:
             left = given.kills - tally.kills
-            run_once(Path(place, "cell"), given.functions, given.seconds, min(left, dice.randint(1, 8)), dice, tally)
+            carry_out(Path(place, "cell"), given.functions, given.seconds, min(left, dice.randint(1, 8)), dice, tally)
     print(
         f"{tally.kills} kills ({tally.early} before a first call had ended), {tally.other_ranks} resumes with another "
-        f"number of ranks, {tally.runs} runs to their end; {tally.calls} calls, {tally.again} of them again, since their"
-        " end was not yet in the journal or their value not kept; none of a function whose value was kept"
-        if not tally.problems
-        else "\n".join(tally.problems)
+        f"number of ranks, {tally.runs} runs to their end"
     )
+    print(
+        f"{tally.calls} calls, {tally.again} of them again, since their end was not yet in the journal or their value not"
+        " kept"
+    )
+    print("\n".join(tally.problems) or "all values right; no function ran again whose value was kept")
     return 1 if tally.problems else 0
 
 

@@ -66,3 +66,6 @@ DEATH = "death"
 NO_ROOM = "no-room"
 REFUSED = "refused"
 UNPICKLABLE = "unpicklable"
+# Kinds of setbacks that are no failures of the function
+RANK_LOSS = "rank-lost"
+VALUE_LOSS = "value-lost"

@@ -13,6 +13,7 @@ from handoff_mpi.dag import Plan
 from handoff_mpi.encoding import Payload
 from handoff_mpi.errors import UsageError
 from handoff_mpi.results.history import Done, History
+from handoff_mpi.results.records import Setback
 from handoff_mpi.results.store import Key
 from handoff_mpi.scheduler import Rest, restore
 
@@ -27,6 +28,7 @@ class Resumed:
         payloads: the small values.
         keys: of the files of the large ones.
         suspects, deaths: see :class:`~handoff_mpi.scheduler.Submitted`.
+        setbacks: what befell tasks.
     """
 
     rest: dict[int, Rest] = field(default_factory=dict)
@@ -35,6 +37,7 @@ class Resumed:
     keys: dict[int, Key] = field(default_factory=dict)
     suspects: set[int] = field(default_factory=set)
     deaths: dict[int, int] = field(default_factory=dict)
+    setbacks: dict[int, list[Setback]] = field(default_factory=dict)
 
 
 def resume(
@@ -58,7 +61,7 @@ def resume(
     if unknown:
         raise UsageError(f"rerun names {', '.join(map(repr, unknown))}, which the DAG does not hold")
     resumed = Resumed()
-    if not history.done and not history.suspects and not history.deaths:
+    if not (history.done or history.suspects or history.setbacks):
         return resumed
     fresh = _with_consumers(plan, {plan.number_of[id] for id in rerun})
     known: dict[int, Done] = {}
@@ -73,6 +76,8 @@ def resume(
             resumed.suspects.add(task)
         if identity in history.deaths:
             resumed.deaths[task] = history.deaths[identity]
+        if identity in history.setbacks:
+            resumed.setbacks[task] = history.setbacks[identity]
     _take_over(plan, known, is_whole, resumed)
     return resumed
 

@@ -161,8 +161,11 @@ class Run:
         recorder = Recorder(self._plan, self._dag.id, hosts)
         recorder.grow()
         recorder.on_failure = lambda task, failure: _show_failure(self._plan, hosts, task, failure)
+        recorder.launch = self._about["launch"]
         for task, done in resumed.done.items():
             recorder.restored(task, done)
+        for task, setbacks in resumed.setbacks.items():
+            recorder.set_back_before(task, setbacks)
         return recorder
 
     def _make_home(self, resumed: Resumed) -> ResultStore:
@@ -301,14 +304,19 @@ class Run:
         at_home, ids = self._scheduler.tasks.at_home, self._plan.ids
         return {ids[task]: self._home.get((self._run, task)) for task in range(len(ids)) if at_home[task]}
 
+    def _is_cut_short(self) -> bool:
+        """Whether calls were left running without time to end, as when an MPI ends all ranks because one died."""
+        return bool(self._scheduler.in_flight) and self._job.drain_s == 0.0
+
     def _close(self, loop: SchedulerLoop, results: Results) -> Results:
         options = self._options
         shared = (PICKLED, pickle.dumps(results, protocol=5)) if options.results_on == "all" else None
         try:
-            self._chronicle.end(results.status, results.exit_code)
+            self._chronicle.end(results.status, results.exit_code, self._is_cut_short())
         except JournalError as error:
             _note(str(error))
         figures: dict[str, Any] = {"duration_s": results.duration_s, "lost_ranks": results.lost_ranks}
+        figures["setbacks"] = results.setbacks()
         fields = {**self._about, **results.counts(), **figures}
         write_status(self._run_dir, status=results.status, exit_code=results.exit_code, **fields)
         silent = loop.say_goodbye(shared)

@@ -4,13 +4,15 @@ The records of a segment, beside the journal's own header; tasks go by their num
 
 - ``("run", about)``: what the run is, a dict;
 - ``("tasks", first, [(id, fingerprint or None, name, inputs, cost)])``: the table of tasks, from number ``first`` on;
-- ``("turn", sent, done, failed)``: what one turn of the scheduler learnt. ``sent`` holds (task, attempt, rank);
+- ``("turn", sent, done, failed, setbacks)``: what one turn of the scheduler learnt. ``sent`` is (task, attempt, rank);
   ``done`` (task, attempt, rank, started, duration, nbytes, payload or None, key of the value's file or None);
-  ``failed`` (task, attempt, rank, status, kind, message);
+  ``failed`` (task, attempt, rank, status, kind, message); ``setbacks`` (task, attempt, rank, kind, reason), which are
+  no failures;
 - ``("restored", [task])``: done by an earlier launch;
 - ``("persisted", task, key)``: the value of a task that was done lies in a file by now;
 - ``("rank", rank, what, reason)``: what became of a rank;
-- ``("end", status, exit_code)``: the launch ended in order.
+- ``("end", status, exit_code, is_cut_short)``: the launch ended in order, but perhaps left calls running that got no
+  time to end.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import Any, TypeAlias
 from handoff_mpi.encoding import Payload
 from handoff_mpi.messages import DIED
 from handoff_mpi.results.journal import Record, Segment, read_journal
+from handoff_mpi.results.records import Setback
 from handoff_mpi.results.store import Key
 
 #: What makes a function the same one in another launch: its id and its fingerprint. One that has no fingerprint is
@@ -85,7 +88,8 @@ class History:
         done: what was done, by identity; the newest, but one with a value before one without.
         failed: (attempt, rank, kind, message) of the last failure of each that has not been done since.
         deaths: how often a function's process died, of those that have not ended.
-        suspects: functions that were in flight when a launch ended without a word.
+        suspects: functions that were in flight when a launch was cut short: one of them may have done it.
+        setbacks: why functions were called more than once, in order.
         notes: what could not be read, one line each.
     """
 
@@ -94,6 +98,7 @@ class History:
     failed: dict[Identity, tuple[int, int, str, str]] = field(default_factory=dict)
     deaths: dict[Identity, int] = field(default_factory=dict)
     suspects: set[Identity] = field(default_factory=set)
+    setbacks: dict[Identity, list[Setback]] = field(default_factory=dict)
     lost_ranks: dict[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -131,6 +136,7 @@ class _Reader:
         self._history = history
         self._in_flight: set[int] = set()
         self._failed: set[tuple[int, int]] = set()
+        self._is_cut_short = True  # until it says otherwise
 
     def take(self, record: Record) -> None:
         handler = getattr(self, f"_take_{record[0]}", None)
@@ -144,7 +150,7 @@ class _Reader:
     def _take_tasks(self, first: int, tasks: list[Any]) -> None:
         self.launch.tasks[first:] = tasks
 
-    def _take_turn(self, sent: list[Any], done: list[Any], failed: list[Any]) -> None:
+    def _take_turn(self, sent: list[Any], done: list[Any], failed: list[Any], setbacks: list[Any]) -> None:
         for task, attempt, rank, started, duration, nbytes, payload, key in done:
             self._in_flight.discard(task)
             self._done(task, Done(attempt, rank, started, duration, nbytes, payload, key))
@@ -155,9 +161,16 @@ class _Reader:
             self._in_flight.discard(task)
             identity = self.launch.identity(task)
             self._history.failed[identity] = (attempt, rank, kind, message)
+            self._set_back(task, attempt, rank, kind, message)
             if status == DIED:
                 self._history.deaths[identity] = self._history.deaths.get(identity, 0) + 1
+        for setback in setbacks:
+            self._set_back(*setback)
         self._in_flight.update(task for task, _, _ in sent)
+
+    def _set_back(self, task: int, attempt: int, rank: int, kind: str, reason: str) -> None:
+        setback = Setback(self.launch.epoch, attempt, rank, kind, reason)
+        self._history.setbacks.setdefault(self.launch.identity(task), []).append(setback)
 
     def _done(self, task: int, done: Done) -> None:
         identity = self.launch.identity(task)
@@ -178,12 +191,13 @@ class _Reader:
         elif what == "returned":
             self._history.lost_ranks.pop(rank, None)
 
-    def _take_end(self, status: str, exit_code: int) -> None:
+    def _take_end(self, status: str, exit_code: int, is_cut_short: bool) -> None:
         self.launch.ended = (status, exit_code)
+        self._is_cut_short = is_cut_short
 
     def end(self) -> None:
         """The launch has ended, in order or not."""
-        if self.launch.ended is None:
+        if self._is_cut_short:
             self._history.suspects.update(map(self.launch.identity, self._in_flight))
         for identity in self._history.suspects & self._history.done.keys():
             self._history.suspects.discard(identity)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from handoff_mpi.errors import UsageError
 from handoff_mpi.results.history import Done, History, Launch, read_history
-from handoff_mpi.results.records import TaskRecord
+from handoff_mpi.results.records import Setback, TaskRecord
 from handoff_mpi.results.results import FunctionError, Results
 from handoff_mpi.results.run_dir import read_status
 
@@ -55,7 +56,8 @@ def _take(results: Results, history: History, launch: Launch, task: int) -> None
     id = launch.tasks[task][0]
     identity = launch.identity(task)
     done, failed = history.done.get(identity), history.failed.get(identity)
-    results._records.append(_record(results, launch, task, done, failed))
+    setbacks = history.setbacks.get(identity, ())
+    results._records.append(_record(results, launch, task, done, failed, setbacks))
     if done is not None and done.payload is not None:
         results._payloads[id] = done.payload
     elif done is not None and done.key is not None:
@@ -65,7 +67,9 @@ def _take(results: Results, history: History, launch: Launch, task: int) -> None
         results.errors[id] = FunctionError(f"{id!r}: {kind}: {message}", kind, "", attempt, (rank,))
 
 
-def _record(results: Results, launch: Launch, task: int, done: Done | None, failed: Any) -> TaskRecord:
+def _record(
+    results: Results, launch: Launch, task: int, done: Done | None, failed: Any, setbacks: Sequence[Setback]
+) -> TaskRecord:
     id, _, name, inputs, cost = launch.tasks[task]
     attempts, rank = (done.attempt, done.rank) if done is not None else failed[:2] if failed is not None else (0, None)
     return TaskRecord(
@@ -81,4 +85,5 @@ def _record(results: Results, launch: Launch, task: int, done: Done | None, fail
         cost=cost,
         nbytes=0 if done is None else done.nbytes,
         error="" if done is not None or failed is None else failed[3].split("\n")[0],
+        setbacks=tuple(setbacks),
     )

@@ -10,6 +10,26 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Setback:
+    """Why a function had to be called again, or failed.
+
+    Attributes:
+        launch: number of the launch of the run, from 1.
+        attempt: number of the call in that launch.
+        rank: where it was.
+        kind: the exception's class, "timeout", "death" (of the process that made the call), "rank-lost" or
+            "value-lost" (after the call had ended well); also what a :class:`FunctionError` may have.
+        reason: in words.
+    """
+
+    launch: int
+    attempt: int
+    rank: int
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class TaskRecord:
     """What became of one function in one run.
 
@@ -26,6 +46,7 @@ class TaskRecord:
         cost: what a call claims, as users write it: cores, MB, devices, ``{"cpu": 4, "memory": 2000}``.
         nbytes: the size of its value in bytes; 0 while there is none.
         error: one line on why it failed or was skipped; empty if it was not.
+        setbacks: why it was called more than once, or failed; those of earlier launches too.
     """
 
     id: Hashable
@@ -40,3 +61,4 @@ class TaskRecord:
     cost: dict[str, int | float]
     nbytes: int
     error: str
+    setbacks: tuple[Setback, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -138,6 +139,10 @@ class Results:
             counts[record.state] += 1
         return counts
 
+    def setbacks(self) -> dict[str, int]:
+        """Return how often functions had to be called again, or failed, by kind; see :class:`Setback`."""
+        return dict(Counter(setback.kind for record in self._records for setback in record.setbacks))
+
     def summary(self) -> str:
         """Return the closing summary: a few plain lines."""
         counts = self.counts()
@@ -155,6 +160,9 @@ class Results:
         slowest = sorted(self._own_records(), key=_duration, reverse=True)[:3]
         if slowest and _duration(slowest[0]) >= 0.01:
             lines.append("  slowest: " + ", ".join(f"{record.id!r} {_duration(record):.2f} s" for record in slowest))
+        setbacks = self.setbacks()
+        if setbacks:
+            lines.append("  setbacks: " + ", ".join(f"{count} {kind}" for kind, count in setbacks.items()))
         for rank, reason in self.lost_ranks.items():
             lines.append(f"  rank {rank} was lost: {reason}")
         if self.run_dir is not None:

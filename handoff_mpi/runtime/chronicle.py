@@ -6,13 +6,15 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from handoff_mpi.dag import Plan
-from handoff_mpi.messages import DEATH, DIED, OK, Entry
+from handoff_mpi.messages import DEATH, DIED, OK, RANK_LOSS, VALUE_LOSS, Entry
 from handoff_mpi.resources.amounts import plain_number
 from handoff_mpi.results.journal import Journal
 from handoff_mpi.results.store import Key
 from handoff_mpi.scheduler import Cause, Transition
 
 _TASKS_A_RECORD = 10_000
+#: Causes of which a call is made again though the function did not fail.
+SETBACKS: dict[int, str] = {Cause.RANK_LOST: RANK_LOSS, Cause.VALUE_LOST: VALUE_LOSS}
 _TOLD_OF_RANKS = frozenset({"suspect", "returned", "lost"})
 
 
@@ -78,7 +80,7 @@ class Chronicle:
         Raises:
             JournalError: it cannot be written.
         """
-        sent = []
+        sent, setbacks = [], []
         for task, _, cause, attempt, rank, detail in log:
             if cause == Cause.PLACED:
                 sent.append((task, attempt, rank))
@@ -87,18 +89,23 @@ class Chronicle:
             elif task < 0 and detail[0] == "blamed on":
                 guilty, attempt, reason = detail[1]
                 self._failed.append((guilty, attempt, rank, DIED, DEATH, reason))
-        if sent or self._done or self._failed:
-            self._journal.append(("turn", sent, self._done, self._failed))
+            elif (kind := SETBACKS.get(cause)) is not None and detail:
+                setbacks.append((task, attempt, rank, kind, detail))
+        if sent or self._done or self._failed or setbacks:
+            self._journal.append(("turn", sent, self._done, self._failed, setbacks))
             self._done, self._failed = [], []
         self._journal.commit()
 
-    def end(self, status: str, exit_code: int) -> None:
+    def end(self, status: str, exit_code: int, is_cut_short: bool) -> None:
         """Write that the launch has ended in order, and close the journal.
+
+        Args:
+            is_cut_short: whether calls were left running that got no time to end.
 
         Raises:
             JournalError: it cannot be written.
         """
-        self._journal.append(("end", status, exit_code))
+        self._journal.append(("end", status, exit_code, is_cut_short))
         self._journal.close()
 
 

@@ -12,7 +12,8 @@ from handoff_mpi.messages import OK, Entry
 from handoff_mpi.resources import Amounts
 from handoff_mpi.resources.amounts import plain_number
 from handoff_mpi.results.history import Done
-from handoff_mpi.results.records import TaskRecord
+from handoff_mpi.results.records import Setback, TaskRecord
+from handoff_mpi.runtime.chronicle import SETBACKS
 from handoff_mpi.runtime.pace import clock
 from handoff_mpi.scheduler import Cause, Scheduler, State
 from handoff_mpi.telemetry import handlers as events
@@ -38,6 +39,8 @@ class Recorder:
         self._durations = array("d")
         self._nbytes: dict[int, int] = {}
         self._announced: set[tuple[int, int]] = set()
+        self._setbacks: dict[int, list[Setback]] = {}
+        self.launch = 1
         self.lost: dict[int, str] = {}
         self.on_failure: Callable[[int, Any], None] = lambda task, detail: None
 
@@ -54,6 +57,10 @@ class Recorder:
         self._started[task] = done.started
         self._durations[task] = done.duration
         self._nbytes[task] = done.nbytes
+
+    def set_back_before(self, task: int, setbacks: Sequence[Setback]) -> None:
+        """Note what befell a task in earlier launches."""
+        self._setbacks[task] = [*setbacks]
 
     def finished(self, rank: int, entries: Sequence[Entry]) -> None:
         """Note calls that ended on ``rank`` and still count."""
@@ -103,9 +110,16 @@ class Recorder:
             if task < 0:
                 self._rank_event(rank, *detail)
             elif cause == Cause.RETRY:
+                self._set_back(task, attempt, rank, *detail)
                 about = self._about(task, attempt, rank)
                 telemetry.execute(events.FUNCTION_RETRY, _now(), {**about, "kind": detail[0], "reason": detail[1]})
+            elif cause in SETBACKS and detail:
+                rank = rank if rank >= 0 else self._ranks[task]
+                self._set_back(task, attempt, rank, SETBACKS[cause], detail)
+                event = events.FUNCTION_REASSIGN if cause == Cause.RANK_LOST else events.FUNCTION_RECOMPUTE
+                telemetry.execute(event, _now(), {**self._about(task, attempt, rank), "reason": detail})
             elif cause == Cause.ERROR or cause == Cause.GIVEN_UP:
+                self._set_back(task, attempt, rank, *detail)
                 self.on_failure(task, scheduler.failures[task])
             elif cause == Cause.RETURNED and detail is not None:
                 self._tell_refused(scheduler, task, rank, detail[1])
@@ -113,6 +127,9 @@ class Recorder:
                 about = {"function_id": self._plan.ids[task], "dag_id": self._dag_id}
                 about["reason"] = "a function it depends on failed"
                 telemetry.execute(events.FUNCTION_SKIPPED, _now(), about)
+
+    def _set_back(self, task: int, attempt: int, rank: int, kind: str, reason: str) -> None:
+        self._setbacks.setdefault(task, []).append(Setback(self.launch, attempt, rank, kind, reason))
 
     def wants_claims(self) -> bool:
         """Whether anyone wants to hear of claims."""
@@ -177,6 +194,7 @@ class Recorder:
                     cost=cost,
                     nbytes=self._nbytes.get(task, 0),
                     error="" if failure is None else failure.message.split("\n")[0],
+                    setbacks=tuple(self._setbacks.get(task, ())),
                 )
             )
         return records

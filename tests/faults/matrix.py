@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 import handoff_mpi
-from handoff_mpi.errors import HandoffError
+from handoff_mpi.errors import EXIT_STOPPED, HandoffError
 from handoff_mpi.results.run_dir import read_status
 from tests.faults.deaths import HONEST, KINDS, WORTH
 from tests.faults.launching import fresh, handoff_commands, launch, memory_cgroup
@@ -61,7 +61,7 @@ def try_cell(kind: str, way: list[str], isolation: str, times: int, directory: P
     environment = {} if cgroup is None else {"HANDOFF_FAULTS_CGROUP": str(cgroup)}
     problems: list[str] = []
     seconds, starts, status = 0.0, 0, {}
-    while starts < MOST_STARTS and not problems and status.get("exit_code") is None:
+    while starts < MOST_STARTS and not problems and status.get("exit_code") in (None, EXIT_STOPPED):
         starts += 1
         launched = launch(command, directory, environment)
         if launched.wait(LIMIT_S) is None:

@@ -127,8 +127,8 @@ def main(words: list[str]) -> int:
         f"number of ranks, {tally.runs} runs to their end"
     )
     print(
-        f"{tally.calls} calls, {tally.again} of them again, since their end was not yet in the journal or their value not"
-        " kept"
+        f"{tally.calls} calls, {tally.again} of them again, since their end was not yet in the journal, or their "
+        "value not kept"
     )
     print("\n".join(tally.problems) or "all values right; no function ran again whose value was kept")
     return 1 if tally.problems else 0

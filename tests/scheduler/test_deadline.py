@@ -8,7 +8,7 @@ from handoff_mpi.messages import OK
 from handoff_mpi.resources import Capability
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.scheduler import Closed, Dispatch, Finished, Policy, Scheduler, Submitted
-from handoff_mpi.simulation.cluster import check
+from handoff_mpi.simulation import check
 
 CPU = {"cpu": UNIT}
 

@@ -27,7 +27,7 @@ from handoff_mpi.scheduler import (
     State,
     Submitted,
 )
-from handoff_mpi.simulation.cluster import check
+from handoff_mpi.simulation import check
 
 CPU = {"cpu": UNIT}
 GPU = {"gpu": UNIT}

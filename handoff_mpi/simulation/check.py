@@ -1,0 +1,217 @@
+"""What must be true: of a scheduler's books after every turn, and of a simulated run at its end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from handoff_mpi.messages import DEATH, ISOLATE, NO_ROOM, REFUSED, TIMEOUT
+from handoff_mpi.results.store import Key
+from handoff_mpi.scheduler import Cause, Policy, Scheduler, State, Transition
+from handoff_mpi.scheduler.machine import MOST_REFUSALS
+from handoff_mpi.simulation.run_dir import Legacy, SimulatedRunDir
+from handoff_mpi.simulation.workload import Workload
+from handoff_mpi.worker.events import Work
+
+if TYPE_CHECKING:
+    from handoff_mpi.simulation.launch import Launch
+
+
+def check(scheduler: Scheduler) -> None:
+    """Derive the scheduler's books from scratch and compare.
+
+    Raises:
+        AssertionError: they do not agree.
+    """
+    scheduler.ledger.check()
+    state, specs = scheduler.state, scheduler.specs
+    flying = [task for slots in scheduler.slots.of_rank.values() for slot in slots for task in slot.tasks]
+    assert len(flying) == len(set(flying)) == scheduler.in_flight
+    assert set(flying) == {task for task in range(len(specs)) if state[task] == State.DISPATCHED}
+    claimed = sum(slot.claim is not None for slots in scheduler.slots.of_rank.values() for slot in slots)
+    assert claimed == scheduler.slots.claimed
+    most = scheduler.policy.max_concurrency
+    assert most is None or claimed <= most
+    assert all(slot.claim is not None for slots in scheduler.slots.of_rank.values() for slot in slots if slot.tasks)
+    queued = list(scheduler.ready.everywhere())
+    assert len(queued) == len(set(queued)), "a task is queued twice"
+    assert set(queued) == {task for task in range(len(specs)) if state[task] == State.READY}
+    final = (State.DONE, State.FAILED, State.SKIPPED)
+    assert scheduler.tasks.open == sum(each not in final for each in state)
+    left = [0] * len(specs)
+    for task, spec in enumerate(specs):
+        for each in spec.inputs:
+            left[each] += state[task] not in final
+        if state[task] == State.WAITING:
+            missing = sum(not scheduler.tasks.is_available(each) for each in spec.inputs)
+            assert scheduler.tasks.missing[task] == missing > 0, f"task {task} waits for {missing} inputs"
+    assert left == scheduler.tasks.consumers_left
+
+
+#: Within this time a rank that can speak is heard of.
+SPEAKS_S = 4.0
+
+
+class Witness:
+    """Sees a run from outside, all its launches, and says what must not be.
+
+    Attributes:
+        kills: how often a task has killed its process.
+        refusals: how often a task was refused by the tracker.
+        rank_deaths: how many ranks died.
+    """
+
+    def __init__(self, load: Workload, policy: Policy, run_dir: SimulatedRunDir) -> None:
+        self.kills: Counter[int] = Counter()
+        self.refusals: Counter[int] = Counter()
+        self.rank_deaths = 0
+        self._load = load
+        self._policy = policy
+        self._run_dir = run_dir
+        self._serial = load.serial()
+        self._spared: dict[int, Key | None] = {}
+        self._suspects: set[int] = set()
+        self._blame: list[tuple[float, int, bool]] = []  # time, task, whether it died; else it was done
+
+    def longest_s(self) -> float:
+        """Return how long a run may take at most once nothing goes wrong any more."""
+        policy = self._policy
+        # A rank that died unseen is lost at the limit, and looked for every eighth of it; then one more may be.
+        return self._load.longest_s(policy.max_retries, policy.crash_limit) + 1.5 * policy.silence_limit_s + 5.0
+
+    # -- launches -------------------------------------------------------------------------------------
+
+    def at_start(self, spared: Mapping[int, Key | None], legacy: Legacy | None) -> None:
+        """A launch begins: what it takes over is what was written, and what need not run again does not."""
+        self._spared = dict(spared)
+        if legacy is not None:
+            assert legacy.deaths == self._deaths(), f"{legacy.deaths} deaths survived, not {self._deaths()}"
+            self._suspects = self._run_dir.in_flight()
+            assert legacy.suspects == self._suspects, f"suspects are {legacy.suspects}, not {self._suspects}"
+
+    def _deaths(self) -> dict[int, int]:
+        deaths: dict[int, int] = {}
+        for _, task, has_died in self._blame:
+            if has_died:
+                deaths[task] = deaths.get(task, 0) + 1
+            else:
+                deaths.pop(task, None)
+        return deaths
+
+    def tear(self, since: float) -> None:
+        """What was written after ``since`` is lost."""
+        self._blame = [entry for entry in self._blame if entry[0] <= since]
+
+    # -- turns ----------------------------------------------------------------------------------------
+
+    def at_turn(self, launch: Launch, log: list[Transition]) -> None:
+        """Look at what a turn did."""
+        now = launch.clock.now
+        for position, (task, then, cause, _, rank, detail) in enumerate(log):
+            if task < 0:
+                if detail[0] == "lost":
+                    self._look_at_loss(launch, rank, detail[1])
+                    self._look_for_blame(now, rank, detail[1], log[position + 1 :])
+                continue
+            if cause == Cause.PLACED:
+                self._look_at_placement(task)
+            elif cause == Cause.OK:
+                self._blame.append((now, task, False))
+                self._suspects.discard(task)
+            elif cause in (Cause.RETRY, Cause.ERROR) and detail[0] == DEATH:
+                self._blame.append((now, task, True))
+            if then == State.FAILED:
+                self._look_at_failure(launch.scheduler, task, *detail)
+
+    def _look_at_loss(self, launch: Launch, rank: int, reason: str) -> None:
+        """A rank that lives is never lost, unless it cannot speak and nobody can look at it, or is fenced."""
+        faults, is_alive = launch.faults, not launch.ranks[rank].is_dead
+        is_seen = rank not in faults.deaf or launch.has_neighbour(rank)
+        assert not (is_alive and is_seen and rank not in faults.harmed), f"rank {rank} lives, and was lost: {reason}"
+
+    def _look_for_blame(self, now: float, rank: int, reason: str, log: Iterable[Transition]) -> None:
+        """A task that was alone on a rank when it died is guilty; if it was only silent, nobody is."""
+        suspects = []
+        for task, _, cause, _, where, _ in log:
+            if cause != Cause.RANK_LOST or where != rank:
+                break
+            suspects.append(task)
+        if len(suspects) == 1 and not reason.startswith("silent"):
+            self._blame.append((now, suspects[0], True))
+
+    def _look_at_placement(self, task: int) -> None:
+        if task in self._spared:
+            key = self._spared[task]
+            is_readable = key is None or key in self._run_dir.files
+            assert not is_readable, f"task {task} runs again, although an earlier launch left its value"
+
+    def _look_at_failure(self, scheduler: Scheduler, task: int, kind: str, message: str) -> None:
+        """Nothing fails but for its own faults, except that nobody can tell a rank's death from a task's guilt."""
+        policy, spec = self._policy, self._load.specs[task]
+        if kind == NO_ROOM:
+            seats = scheduler.ledger.seats.values()
+            left = [seat.rank for seat in seats if seat.is_alive and spec.pin in (None, seat.rank)]
+            assert not left, f"task {task} would fit ranks {left}, and was given up: {message}"
+        elif kind == TIMEOUT:
+            assert spec.timeout_s is not None
+        elif kind == REFUSED:
+            assert self.refusals[task] > MOST_REFUSALS
+        elif kind == DEATH:
+            deaths = self._deaths().get(task, 0)
+            assert ("died once" if deaths == 1 else f"died {deaths} times") in message, f"{deaths} deaths: {message}"
+            assert "crash_limit" in message, message
+            assert scheduler.stopping or deaths >= policy.crash_limit, f"task {task} failed after {deaths} deaths"
+            assert self.kills[task] + self.rank_deaths >= deaths
+        else:
+            assert kind == "ValueError", kind
+            assert scheduler.stopping or self._load.raises[task] > policy.max_retries, f"task {task} failed too early"
+
+    def at_call(self, scheduler: Scheduler, rank: int, work: Work) -> None:
+        """A call begins: under the claim that rank 0 holds for it, and in a child if its process has died."""
+        if not scheduler.is_current(work.task, work.attempt):
+            return
+        slot = scheduler.slots.of_task[work.task]
+        assert (slot.rank, slot.number) == (rank, work.slot)
+        assert slot.claim is not None
+        assert work.claim == (1, scheduler.ledger.device_indices(slot.claim)), "a call runs under another's claim"
+        is_suspect = work.task in self._suspects or work.task in self._deaths()
+        assert work.flags & ISOLATE or not is_suspect, f"task {work.task} is not run in a child"
+
+    # -- the end --------------------------------------------------------------------------------------
+
+    def at_end(self, launch: Launch) -> None:
+        """The run is over: all that could be computed was, and what was to be kept is there and right."""
+        scheduler = launch.scheduler
+        for task, state in enumerate(scheduler.state):
+            if state == State.DONE:
+                self._look_at_value(launch, task)
+            elif state == State.SKIPPED:
+                states = [scheduler.state[each] for each in scheduler.specs[task].inputs]
+                assert State.FAILED in states or State.SKIPPED in states, f"task {task} was skipped for nothing"
+            elif state == State.FAILED:
+                assert task in scheduler.failures, task
+            else:
+                assert scheduler.stopping, f"task {task} was left {State(state).name}"
+        self._look_at_ranks(launch)
+        for rank in launch.ranks.values():
+            for task, value in rank.values.items():
+                assert value == self._serial[task], f"rank {rank.rank} holds a wrong value of task {task}"
+
+    def _look_at_ranks(self, launch: Launch) -> None:
+        """Whoever lives and could speak for a while is a rank like any other, whatever it was taken for."""
+        for rank, seat in launch.scheduler.ledger.seats.items():
+            if rank not in launch.zero.gone and launch.could_speak(rank, SPEAKS_S):
+                assert seat.is_alive, f"rank {rank} came back, and was not taken in again"
+                assert not seat.is_withheld, f"rank {rank} came back, and is offered nothing"
+
+    def _look_at_value(self, launch: Launch, task: int) -> None:
+        tasks, expected = launch.scheduler.tasks, self._serial[task]
+        if tasks.at_home[task]:
+            assert launch.zero.home[task] == expected, f"task {task} has a wrong value"
+        elif task in tasks.persisted:
+            key = launch.zero.key_of(task)
+            found: Any = self._run_dir.files.get(key)
+            assert key in self._run_dir.damaged or found == expected, f"task {task}: its file holds {found}"
+        else:
+            assert not self._load.specs[task].keep, f"task {task} was to be kept, and its value is nowhere"

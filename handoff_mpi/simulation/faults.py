@@ -1,0 +1,169 @@
+"""What goes wrong in a simulated launch: each seed draws a few kinds of faults, so that all combinations come up.
+
+A fault is an entry ``(time, name, arguments)``; the cluster has a method ``fault_<name>`` for each. Faults that go
+with messages (they come twice, or late) have a probability instead, and cease at :attr:`Faults.until`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from handoff_mpi.allocation import Ledger
+
+#: Every kind, and how likely a launch has it.
+KINDS = {
+    "deaths": 0.25,  # ranks die, each at its own time
+    "joint deaths": 0.1,  # several die at the same moment
+    "host dies": 0.1,  # all ranks of a host do
+    "one survives": 0.05,
+    "none survives": 0.03,
+    "stopped": 0.2,  # a process is stopped: it neither speaks nor listens, and a neighbour may end it
+    "deaf": 0.25,  # a process is busy with a call that lets nothing else run, but lives
+    "cut off": 0.15,  # a host cannot be reached for a while; its ranks live and talk to each other
+    "resources": 0.15,  # a rank offers more or less from now on
+    "repeats": 0.3,  # messages come twice, some much later
+    "slow values": 0.3,  # large messages take seconds
+    "lost values": 0.2,  # a rank's store loses a value it was believed to have
+    "damaged files": 0.2,
+    "refusals": 0.1,  # the user's tracker says no
+    "slow rank 0": 0.3,  # what arrives gathers, and is absorbed at once
+    "relaunch": 0.3,  # all ranks die, rank 0 too, and the run is launched again
+    "torn journal": 0.1,  # they do, and the last second of the journal is lost
+    "stop": 0.05,  # somebody wants it to stop
+}
+#: Faults that have a probability cease after this many seconds.
+UNTIL_S = 30.0
+#: A rank is deaf, stopped or cut off for so long.
+_SILENCES_S = (1.0, 20.0, 36.0, 100.0)
+
+
+@dataclass(slots=True)
+class Faults:
+    """The faults of one launch.
+
+    Attributes:
+        kinds: those that were drawn.
+        entries: (time, name, arguments).
+        until: when those cease that have a probability.
+        harmed: ranks to which more is done from outside than being deaf.
+        deaf: ranks that will be deaf.
+    """
+
+    kinds: set[str] = field(default_factory=set)
+    entries: list[tuple[float, str, tuple[Any, ...]]] = field(default_factory=list)
+    until: float = 0.0
+    harmed: set[int] = field(default_factory=set)
+    deaf: set[int] = field(default_factory=set)
+
+
+class _Planner:
+    """Draws the faults of a launch that starts at ``start``."""
+
+    def __init__(self, dice: random.Random, ledger: Ledger, start: float, may_relaunch: bool) -> None:
+        self.dice = dice
+        self.start = start
+        self.workers = [rank for rank in sorted(ledger.seats) if rank]  # rank 0 dies in relaunches alone
+        self.hosts: dict[str, list[int]] = defaultdict(list)
+        for rank in self.workers:
+            self.hosts[ledger.seats[rank].host].append(rank)
+        kinds = {kind for kind, likelihood in KINDS.items() if dice.random() < likelihood}
+        if not may_relaunch:
+            kinds -= {"relaunch", "torn journal"}
+        self.faults = Faults(kinds, until=start + UNTIL_S)
+
+    def plan(self) -> Faults:
+        for kind in KINDS:
+            if kind in self.faults.kinds and kind in _PLANS:
+                _PLANS[kind](self)
+        return self.faults
+
+    def time(self) -> float:
+        return self.start + self.dice.expovariate(0.5)
+
+    def add(self, name: str, *arguments: Any, at: float | None = None) -> None:
+        self.faults.entries.append((self.time() if at is None else at, name, arguments))
+
+    def some(self) -> list[int]:
+        return self.dice.sample(self.workers, self.dice.randint(1, max(1, len(self.workers) // 2)))
+
+    def kill(self, ranks: list[int], at: float | None = None) -> None:
+        self.faults.harmed.update(ranks)
+        for rank in ranks:
+            self.add("death", rank, at=at)
+
+    def deaths(self) -> None:
+        self.kill(self.some())
+
+    def joint_deaths(self) -> None:
+        self.kill(self.some(), self.time())
+
+    def host_dies(self) -> None:
+        self.kill(self.hosts[self.dice.choice(list(self.hosts))], self.time())
+
+    def one_survives(self) -> None:
+        self.kill(self.dice.sample(self.workers, len(self.workers) - 1), self.dice.choice((None, self.time())))
+
+    def none_survives(self) -> None:
+        self.kill(self.workers, self.dice.choice((None, self.time())))
+
+    def stopped(self) -> None:
+        ranks = self.some()
+        self.faults.harmed.update(ranks)
+        for rank in ranks:
+            self.add("stopped", rank, self.dice.choice(_SILENCES_S))
+
+    def grow_deaf(self) -> None:
+        ranks = self.some()
+        self.faults.deaf.update(ranks)
+        for rank in ranks:
+            self.add("deaf", rank, self.dice.choice(_SILENCES_S))
+
+    def cut_off(self) -> None:
+        host = self.dice.choice(list(self.hosts))
+        if host != "h0":  # rank 0 lives there
+            self.faults.harmed.update(self.hosts[host])
+            self.add("cut_off", host, self.dice.choice(_SILENCES_S))
+
+    def resources(self) -> None:
+        for rank in self.some():
+            self.add("resources", rank)
+
+    def lose_values(self) -> None:
+        for rank in self.some() * 3:
+            self.add("lost_value", rank)
+
+    def damage_files(self) -> None:
+        for _ in range(12):
+            self.add("damaged_file")
+
+    def relaunch(self) -> None:
+        self.add("relaunch", "torn journal" in self.faults.kinds)
+
+    def stop(self) -> None:
+        self.add("stop")
+
+
+_PLANS: dict[str, Callable[[_Planner], None]] = {
+    "deaths": _Planner.deaths,
+    "joint deaths": _Planner.joint_deaths,
+    "host dies": _Planner.host_dies,
+    "one survives": _Planner.one_survives,
+    "none survives": _Planner.none_survives,
+    "stopped": _Planner.stopped,
+    "deaf": _Planner.grow_deaf,
+    "cut off": _Planner.cut_off,
+    "resources": _Planner.resources,
+    "lost values": _Planner.lose_values,
+    "damaged files": _Planner.damage_files,
+    "relaunch": _Planner.relaunch,
+    "stop": _Planner.stop,
+}
+
+
+def plan_faults(dice: random.Random, ledger: Ledger, start: float, may_relaunch: bool) -> Faults:
+    """Return the random faults of a launch on the ranks of ``ledger``."""
+    return _Planner(dice, ledger, start, may_relaunch).plan()

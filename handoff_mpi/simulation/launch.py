@@ -1,0 +1,268 @@
+"""One simulated launch: its ranks under a fake clock, and the faults that befall them."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import Any
+
+from handoff_mpi.resources.amounts import UNIT
+from handoff_mpi.scheduler import ResourcesUpdated, Scheduler, StopRequested
+from handoff_mpi.simulation.check import Witness
+from handoff_mpi.simulation.faults import Faults
+from handoff_mpi.simulation.network import Clock, Message, Network
+from handoff_mpi.simulation.rank import SimulatedRank, Traits
+from handoff_mpi.simulation.rank_zero import LOOKED, RankZero
+from handoff_mpi.simulation.run_dir import UNSYNCED_S, SimulatedRunDir
+from handoff_mpi.simulation.workload import Workload
+from handoff_mpi.worker.events import Work
+
+#: A process found stopped after this long is ended by its neighbour.
+_FENCED_S = 20.0
+
+
+class Launch:
+    """One launch of a run.
+
+    Args:
+        dice, clock, load, run_dir, witness: of the run.
+        scheduler: fresh.
+        faults: what will go wrong.
+        number: of the launch, from 1.
+
+    Attributes:
+        ranks: those that compute; rank 0 may be one of them.
+        zero: the shell around the scheduler.
+        steps: how many events there were.
+        happened: how often each kind of fault befell it.
+        calm_at: when the last fault was over, as far as is known.
+    """
+
+    def __init__(
+        self,
+        dice: random.Random,
+        clock: Clock,
+        load: Workload,
+        scheduler: Scheduler,
+        run_dir: SimulatedRunDir,
+        faults: Faults,
+        witness: Witness,
+        number: int,
+    ) -> None:
+        self.dice, self.clock, self.load, self.run_dir = dice, clock, load, run_dir
+        self.faults, self.witness, self.number = faults, witness, number
+        self.steps = 0
+        self.happened: Counter[str] = Counter()
+        self.calm_at = clock.now
+        self._hosts = {rank: seat.host for rank, seat in scheduler.ledger.seats.items()}
+        repeats, is_slow = "repeats" in faults.kinds, "slow values" in faults.kinds
+        self._network = Network(clock, dice, self._host, repeats, is_slow, faults.until, self._befall)
+        self.ranks = self._make_ranks(scheduler)
+        self.zero = RankZero(self, scheduler)
+
+    @property
+    def scheduler(self) -> Scheduler:
+        return self.zero.scheduler
+
+    def _make_ranks(self, scheduler: Scheduler) -> dict[int, SimulatedRank]:
+        dice = self.dice
+        seats = scheduler.ledger.seats
+        survives_death, all_see = bool(self.faults.kinds) and dice.random() < 0.7, dice.random() < 0.6
+        checkpoints = dice.choice((0.0, 0.5, 1.0))
+        sees = {seat.host: all_see or seat.host == "h0" or dice.random() < 0.5 for seat in seats.values()}
+        ranks = {}
+        for rank, seat in seats.items():
+            traits = Traits(survives_death and seat.slots == 1, sees[seat.host], checkpoints)
+            ranks[rank] = SimulatedRank(self, rank, seat.slots, traits)
+        return ranks
+
+    def _host(self, rank: int) -> str:
+        return self._hosts.get(rank, "h0")  # rank 0 lives there, even if it takes no part
+
+    # -- the run --------------------------------------------------------------------------------------
+
+    def run(self) -> bool:
+        """Run until the run is over (True) or all ranks die (False), checking after every step.
+
+        Raises:
+            AssertionError: the machines broke an invariant, hang, or computed a wrong value.
+        """
+        self._start()
+        bound = self.witness.longest_s()
+        while not self.zero.is_over:
+            what = self.clock.advance()
+            assert self.clock.now <= self.calm_at + bound, (
+                f"nothing has gone wrong since {self.calm_at:.1f} s, and it is {self.clock.now:.1f} s: the run hangs"
+            )
+            if what[0] == "fault" and what[1] == "relaunch":
+                self._die_all(*what[2])
+                return False
+            self.steps += 1
+            getattr(self, f"_{what[0]}")(*what[1:])
+        self.witness.at_end(self)
+        return True
+
+    def _start(self) -> None:
+        legacy = self.run_dir.resume() if self.number > 1 else None
+        self.witness.at_start(self.run_dir.spared() if legacy else {}, legacy)
+        self.run_dir.begin(self.clock.now)
+        for time, name, arguments in self.faults.entries:
+            self.clock.at(time, "fault", name, arguments)
+        if legacy is None:
+            self.zero.submit(self.dice.randrange(1, len(self.load.specs) + 1))
+        else:
+            self.zero.resume(legacy)
+        for rank in self.ranks:
+            self.clock.at(self.clock.now, "wake", rank)
+
+    def trouble(self, until: float) -> None:
+        """Something goes wrong until then."""
+        self.calm_at = max(self.calm_at, until)
+
+    def _befall(self, kind: str, until: float) -> None:
+        self.happened[kind] += 1
+        self.trouble(until)
+
+    def send(self, source: int, dest: int, message: Message, is_large: bool = False) -> None:
+        """Send a message, unless who sends it is dead."""
+        if source not in self.ranks or not self.ranks[source].is_dead:
+            self._network.send(source, dest, message, is_large)
+
+    def _message(self, source: int, dest: int, message: Message) -> None:
+        if dest == 0:
+            self.zero.arrived(source, message)
+        else:
+            self.ranks[dest].receive(source, message)
+
+    def _wake(self, rank: int) -> None:
+        self.ranks[rank].wake()
+
+    def _tick(self, rank: int, wakeup: float) -> None:
+        self.ranks[rank].tick(wakeup)
+
+    def _absorb(self) -> None:
+        self.zero.absorb()
+
+    def _turn_at(self, wakeup: float) -> None:
+        self.zero.turn_at(wakeup)
+
+    def _submit(self, count: int) -> None:
+        self.zero.submit(count)
+
+    def _end(self, rank: int, work: Work, how: str) -> None:
+        self.ranks[rank].end(work, how)
+
+    # -- faults ---------------------------------------------------------------------------------------
+
+    def _fault(self, name: str, arguments: tuple[Any, ...]) -> None:
+        self.trouble(self.clock.now)
+        getattr(self, f"_fault_{name}")(*arguments)
+
+    def _fault_death(self, rank: int) -> None:
+        if not self.ranks[rank].is_dead:
+            self.happened["death"] += 1
+            self.die(rank)
+
+    def die(self, rank: int) -> None:
+        """``rank`` dies. MPI does not report every death; a neighbour may, or the silence tells."""
+        self.trouble(self.clock.now)
+        self.ranks[rank].is_dead = True
+        self.witness.rank_deaths += 1
+        if self.dice.random() < 0.7:
+            self.clock.at(self.clock.now + self.dice.expovariate(10), "noticed", rank)
+        elif self.who_looks_at(rank) is not None:
+            self.clock.at(self.clock.now + 2 * self.dice.random(), "noticed", rank)
+
+    def _noticed(self, rank: int) -> None:
+        self.zero.arrived(-1, (LOOKED, rank, True))
+
+    def _fault_stopped(self, rank: int, seconds: float) -> None:
+        self._silence("stopped", rank, seconds)
+        self.ranks[rank].stopped_since = self.clock.now
+
+    def _fault_deaf(self, rank: int, seconds: float) -> None:
+        self._silence("deaf", rank, seconds)
+
+    def _silence(self, kind: str, rank: int, seconds: float) -> None:
+        state = self.ranks[rank]
+        if not state.is_dead:
+            self.happened[kind] += 1
+            state.silent_until = max(state.silent_until, self.clock.now + seconds)
+            self.trouble(state.silent_until)
+            self.clock.at(state.silent_until, "wake", rank)
+
+    def _fault_cut_off(self, host: str, seconds: float) -> None:
+        self.happened["cut off"] += 1
+        self._network.cut_off(host, self.clock.now + seconds)
+        self.trouble(self.clock.now + seconds)
+
+    def _fault_resources(self, rank: int) -> None:
+        self.happened["resources"] += 1
+        self.zero.turn([ResourcesUpdated(rank, {"cpu": self.dice.choice((2, 3, 8)) * UNIT})])
+
+    def _fault_lost_value(self, rank: int) -> None:
+        values = self.ranks[rank].values
+        if values:
+            self.happened["lost value"] += 1
+            del values[self.dice.choice(sorted(values))]
+
+    def _fault_damaged_file(self) -> None:
+        if self.run_dir.files:
+            self.happened["damaged file"] += 1
+            self.run_dir.damage(self.dice.choice(sorted(self.run_dir.files)))
+
+    def _fault_stop(self) -> None:
+        self.happened["stop"] += 1
+        self.zero.turn([StopRequested("asked to")])
+
+    def _die_all(self, is_torn: bool) -> None:
+        self.happened["torn journal" if is_torn else "relaunch"] += 1
+        if is_torn:
+            self.run_dir.tear(self.clock.now)
+            self.witness.tear(self.clock.now - UNSYNCED_S)
+
+    # -- what is seen ---------------------------------------------------------------------------------
+
+    def note_kill(self, task: int) -> None:
+        """A call of ``task`` has killed its process."""
+        self.witness.kills[task] += 1
+
+    def note_call(self, rank: int, work: Work) -> None:
+        """A call begins on ``rank``."""
+        self.witness.at_call(self.scheduler, rank, work)
+
+    def examine(self, rank: int) -> None:
+        """A rank of the same host that can speak looks at the process of ``rank``; if there is none, nobody does."""
+        looker = self.who_looks_at(rank)
+        if looker is not None:
+            self.clock.at(self.clock.now + self.dice.expovariate(100), "look", looker, rank)
+
+    def who_looks_at(self, rank: int) -> int | None:
+        """Return a rank of the same host that can speak, if there is one: rank 0 asks it about ``rank``."""
+        host = self._host(rank)
+        if host == "h0":
+            return 0
+        for other, state in self.ranks.items():
+            if other != rank and self._host(other) == host and not state.is_dead and not state.is_silent():
+                return other
+        return None
+
+    def has_neighbour(self, rank: int) -> bool:
+        """Whether someone could look at the process of ``rank`` all the time."""
+        spared = [other for other in self.ranks if other not in self.faults.deaf | self.faults.harmed | {rank}]
+        host = self._host(rank)
+        return host == "h0" or any(self._host(other) == host and not self.ranks[other].is_dead for other in spared)
+
+    def could_speak(self, rank: int, seconds: float) -> bool:
+        """Whether ``rank`` lives, and has been neither silent nor cut off for so long."""
+        state, since = self.ranks[rank], self.clock.now - seconds
+        return not state.is_dead and since > max(state.silent_until, self._network.cut_until(self._host(rank)))
+
+    def _look(self, looker: int, rank: int) -> None:
+        state = self.ranks[rank]
+        since = state.stopped_since
+        if since is not None and self.clock.now - since >= _FENCED_S and not state.is_dead:
+            self.happened["fenced"] += 1
+            self.witness.rank_deaths += 1
+            state.is_dead = True
+        self._network.send(looker, 0, (LOOKED, rank, state.is_dead), False)

@@ -1,0 +1,224 @@
+"""The shell around one worker's machine in a simulated launch: what it sends, holds, writes and calls."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Protocol
+
+from handoff_mpi.encoding import PLAIN
+from handoff_mpi.messages import (
+    ABSENT,
+    DEATH,
+    DIED,
+    FILES,
+    HOME_NBYTES,
+    ISOLATE,
+    KEEP,
+    OK,
+    RAISED,
+    STAYS,
+    VALUE,
+)
+from handoff_mpi.results.store import Key
+from handoff_mpi.simulation.network import Clock, Message
+from handoff_mpi.simulation.run_dir import SimulatedRunDir
+from handoff_mpi.simulation.workload import Workload
+from handoff_mpi.worker import events as worker
+from handoff_mpi.worker.machine import Worker
+
+#: A call that hangs never ends by itself.
+_NEVER = 1e9
+
+
+class Around(Protocol):
+    """What a rank sees of its cluster."""
+
+    clock: Clock
+    dice: random.Random
+    load: Workload
+    run_dir: SimulatedRunDir
+    number: int
+
+    def send(self, source: int, dest: int, message: Message, is_large: bool = False) -> None:
+        """Send ``message`` to rank ``dest``."""
+
+    def note_kill(self, task: int) -> None:
+        """``task`` has killed the process that ran it."""
+
+    def note_call(self, rank: int, work: worker.Work) -> None:
+        """A call begins on ``rank``."""
+
+    def die(self, rank: int) -> None:
+        """``rank`` dies."""
+
+
+@dataclass(slots=True)
+class Traits:
+    """What kind of rank it is.
+
+    Attributes:
+        calls_itself: whether its first slot is the rank itself, so that a call can take the rank down with it.
+        sees_files: whether it sees the run-dir.
+        checkpoints: how likely it writes a large value that need not outlast the run.
+    """
+
+    calls_itself: bool
+    sees_files: bool
+    checkpoints: float
+
+
+class SimulatedRank:
+    """One worker rank.
+
+    Attributes:
+        values: what its store holds, by task.
+        is_dead: for good.
+        silent_until: until when it handles nothing.
+        stopped_since: since when its process has been stopped, None if it is not.
+    """
+
+    def __init__(self, around: Around, rank: int, slots: int, traits: Traits) -> None:
+        self.machine = Worker(
+            rank, 1, slots, heartbeat_s=2.0, store_nbytes=20 * HOME_NBYTES, reads_files=traits.sees_files
+        )
+        self.rank = rank
+        self.traits = traits
+        self.values: dict[int, int] = {}
+        self.is_dead = False
+        self.silent_until = -1.0
+        self.stopped_since: float | None = None
+        self._around = around
+        self._clock = around.clock
+        self._backlog: list[worker.Event] = []
+        self._calls: dict[int, tuple[worker.Work, list[int]]] = {}  # by slot, with the inputs as handed over
+        self._constants: set[int] = set()
+        self._file_keys: dict[int, Key] = {}
+
+    def is_silent(self) -> bool:
+        return self._clock.now < self.silent_until
+
+    # -- turns ----------------------------------------------------------------------------------------
+
+    def receive(self, source: int, message: Message) -> None:
+        """A message has arrived."""
+        if not self.is_dead:
+            if message[0] == FILES:
+                self._file_keys.update(message[2])
+            self._backlog.append(worker.Received(source, message))
+            self.wake()
+
+    def wake(self) -> None:
+        """Handle what has come, unless the rank is dead or hears nothing."""
+        if self.is_dead or self.is_silent():
+            return
+        self.stopped_since = None
+        events, self._backlog = self._backlog, []
+        while True:
+            commands = self.machine.handle(events, self._clock.now)
+            events = []
+            for command in commands:
+                events += self._obey(command)
+            if not events:
+                break
+        wakeup = self.machine.next_wakeup()
+        self._clock.at(max(self._clock.now + 1e-6, wakeup), "tick", self.rank, wakeup)
+
+    def tick(self, wakeup: float) -> None:
+        """A planned wake-up; one that was overtaken by events does nothing, or they would multiply."""
+        if wakeup == self.machine.next_wakeup():
+            self.wake()
+
+    def _obey(self, command: worker.Command) -> list[worker.Event]:
+        if isinstance(command, worker.Send):
+            self._around.send(self.rank, command.dest, command.message)
+        elif isinstance(command, worker.Put):
+            self.values[command.task] = command.payload[1]
+        elif isinstance(command, worker.Drop):
+            self.values.pop(command.task, None)
+        elif isinstance(command, worker.Serve):
+            self._serve(command)
+        elif isinstance(command, worker.Learn):
+            self._constants.update(() if command.constant is None else command.constant[:1])
+        elif isinstance(command, worker.Kill):
+            self._clock.at(self._clock.now, "end", self.rank, self._calls[command.slot][0], "killed")
+        elif isinstance(command, worker.Call):
+            return self._call(command.work)
+        return []
+
+    def _serve(self, command: worker.Serve) -> None:
+        value = self._held(command.task)
+        if value is None:
+            self._around.send(self.rank, command.dest, (ABSENT, 1, command.ticket, None))
+        else:
+            self._around.send(self.rank, command.dest, (VALUE, 1, command.ticket, (PLAIN, value)), is_large=True)
+
+    def _held(self, task: int) -> int | None:
+        if task in self.machine.held:
+            return self.values.get(task)
+        if not self.traits.sees_files:
+            return None
+        return self._around.run_dir.files.get(self._file_keys.get(task, (str(self._around.number), task)))
+
+    # -- calls ----------------------------------------------------------------------------------------
+
+    def _call(self, work: worker.Work) -> list[worker.Event]:
+        load, dice = self._around.load, self._around.dice
+        assert self._constants.issuperset(work.recipe[3]), f"task {work.task} runs without its constants"
+        inputs = []
+        for task, _, payload, _ in work.sources:
+            value = self._held(task) if payload is None else payload[1]
+            if value is None:
+                return [worker.InputMissing(work, task)]
+            inputs.append(value)
+        self._around.note_call(self.rank, work)
+        how = "ok"
+        if work.attempt <= load.kills.get(work.task, 0):
+            how = "killed"
+        elif work.attempt <= load.raises.get(work.task, 0):
+            how = "raised"
+        duration = load.duration_s[work.task]
+        if work.timeout_s is not None and dice.random() < 0.1:
+            duration = _NEVER
+        self._calls[work.slot] = (work, inputs)
+        if duration < _NEVER:
+            self._clock.at(self._clock.now + duration, "end", self.rank, work, how)
+        return []
+
+    def end(self, work: worker.Work, how: str) -> None:
+        """A call ends: "ok", "raised" or "killed"."""
+        running, inputs = self._calls.get(work.slot, (None, []))
+        if self.is_dead or running is not work:
+            return
+        del self._calls[work.slot]
+        if how == "killed" and not work.is_overdue and self._kills(work):
+            return
+        if how == "ok":
+            self._end_well(work, inputs)
+        else:
+            status, kind = (DIED, DEATH) if how == "killed" else (RAISED, "ValueError")
+            self._ended(work, worker.Ended(work, status, None, 0, (kind, how, ""), work.started, 0.0))
+
+    def _kills(self, work: worker.Work) -> bool:
+        """A call kills its process; return whether that is the rank's own."""
+        self._around.note_kill(work.task)
+        in_rank = self.traits.calls_itself and work.slot == 0 and not work.flags & ISOLATE
+        if not self.rank or not (in_rank or work.task in self._around.load.fells):
+            return False
+        self._around.die(self.rank)
+        return True
+
+    def _end_well(self, work: worker.Work, inputs: list[int]) -> None:
+        around = self._around
+        value, nbytes = around.load.value(work.task, inputs), around.dice.choice(around.load.nbytes[work.task])
+        goes_home = nbytes <= HOME_NBYTES and not work.flags & STAYS
+        must = bool(work.flags & KEEP)
+        writes = self.traits.sees_files and not goes_home and (must or around.dice.random() < self.traits.checkpoints)
+        if writes:
+            around.run_dir.put((str(around.number), work.task), value)
+        self._ended(work, worker.Ended(work, OK, (PLAIN, value), nbytes, None, work.started, 0.0, writes))
+
+    def _ended(self, work: worker.Work, event: worker.Ended) -> None:
+        event.duration = self._clock.now - work.started
+        self._backlog.append(event)
+        self.wake()

@@ -1,0 +1,344 @@
+"""The shell around rank 0's machine in a simulated launch: what arrives, what is written down, what is sent.
+
+It does what :mod:`handoff_mpi.runtime.scheduler_loop` and :mod:`handoff_mpi.runtime.chronicle` do, in their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from handoff_mpi.encoding import PLAIN
+from handoff_mpi.messages import (
+    ABSENT,
+    ALIVE,
+    BYE,
+    CONSTANT,
+    DEATH,
+    DIED,
+    DISPATCH,
+    FETCH,
+    FILES,
+    FINISHED,
+    FORGET,
+    ISOLATE,
+    KEEP,
+    LOST,
+    OK,
+    RECALL,
+    RETURNED,
+    STAYS,
+    UNFETCHED,
+    VALUE,
+)
+from handoff_mpi.results.store import Key
+from handoff_mpi.scheduler import (
+    Announce,
+    Cause,
+    Closed,
+    Dispatch,
+    Event,
+    Examine,
+    Examined,
+    Finished,
+    Forget,
+    Heard,
+    Persisted,
+    RankLost,
+    Recall,
+    Refused,
+    Returned,
+    Scheduler,
+    Submitted,
+    Unfetched,
+    ValueLost,
+)
+from handoff_mpi.simulation.check import check
+from handoff_mpi.simulation.network import Message
+from handoff_mpi.simulation.run_dir import Legacy
+
+if TYPE_CHECKING:
+    from handoff_mpi.simulation.launch import Launch
+
+_FOR_WORKERS = frozenset({DISPATCH, CONSTANT, FILES, RECALL, FORGET, LOST, FETCH, VALUE, ABSENT})
+#: What the shell itself is told: (LOOKED, rank, whether it is gone); by MPI, or by who looked at its process.
+LOOKED = "looked"
+
+
+class RankZero:
+    """Carries events into the scheduler of a launch and its commands out.
+
+    Attributes:
+        home: the values that rest here.
+        gone: ranks to which nothing is sent any more.
+        bringing: kept values on their way to a file: ticket to (task, rank that holds it).
+    """
+
+    def __init__(self, launch: Launch, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self.home: dict[int, int] = {}
+        self.gone: set[int] = set()
+        self.bringing: dict[int, tuple[int, int]] = {}
+        self._to_bring: dict[int, None] = {}
+        self._next_ticket = -1
+        self._launch = launch
+        self._lags = "slow rank 0" in launch.faults.kinds
+        self._inbox: list[tuple[int, Message]] = []
+        self._next_turn = -1.0
+        self._submitted = 0
+        self._constants_at: dict[int, set[int]] = {}
+        self._file_keys: dict[int, Key] = {}
+        self._files_at: dict[int, set[int]] = {}
+        self._done: list[Any] = []
+        self._failed: list[Any] = []
+
+    @property
+    def is_over(self) -> bool:
+        return self.scheduler.is_over and not self.bringing
+
+    def _send(self, rank: int, message: Message, is_large: bool = False) -> None:
+        if rank not in self.gone:
+            self._launch.send(0, rank, message, is_large)
+
+    # -- what is submitted ----------------------------------------------------------------------------
+
+    def resume(self, legacy: Legacy) -> None:
+        """Submit all tasks of a run that was launched before."""
+        specs = self._launch.load.specs
+        self.home, self._file_keys, self._submitted = legacy.home, legacy.keys, len(specs)
+        self.turn([Submitted(specs, legacy.rest, legacy.suspects, legacy.deaths), Closed()])
+
+    def submit(self, count: int) -> None:
+        """Submit some tasks now, and the rest (whose inputs come earlier) later in the run."""
+        specs = self._launch.load.specs[self._submitted : self._submitted + count]
+        self._submitted += len(specs)
+        events: list[Event] = [Submitted(specs)] if specs else []
+        if self._submitted == len(self._launch.load.specs):
+            events.append(Closed())
+        else:
+            longest = self._launch.dice.choice((1.0, 1.0, 1.0, 60.0))
+            later = self._launch.clock.now + longest * self._launch.dice.random()
+            self._launch.trouble(later)
+            self._launch.clock.at(later, "submit", len(self._launch.load.specs))
+        self.turn(events)
+
+    # -- what arrives ---------------------------------------------------------------------------------
+
+    def arrived(self, source: int, message: Message) -> None:
+        """A message has arrived; it may have to wait until rank 0 looks."""
+        self._inbox.append((source, message))
+        if not self._lags or self._launch.clock.now >= self._launch.faults.until:
+            self.absorb()
+        elif len(self._inbox) == 1:
+            self._launch.happened["slow rank 0"] += 1
+            self._launch.clock.at(self._launch.clock.now + self._launch.dice.expovariate(20), "absorb")
+
+    def absorb(self) -> None:
+        """Take in all that has arrived, and let the machine handle it in one turn, as the loop does."""
+        inbox, self._inbox = self._inbox, []
+        events: list[Event] = []
+        lost: list[Event] = []  # comes last: what a rank said before it died counts
+        heard: dict[int, None] = {0: None} if 0 in self._launch.ranks else {}
+        for source, message in inbox:
+            if source >= 0:
+                heard[source] = None
+            if message[0] == LOOKED and message[2]:
+                self.gone.add(message[1])
+                lost.append(RankLost(message[1], "its process is gone"))
+            else:
+                self._absorb_one(source, message, events)
+        self.turn([*events, Heard(tuple(heard)), *lost])
+
+    def _absorb_one(self, source: int, message: Message, events: list[Event]) -> None:
+        kind = message[0]
+        if kind == LOOKED:
+            events.append(Examined(message[1], False, "it is alive"))
+        elif kind in (VALUE, ABSENT) and message[2] in self.bringing:
+            self._absorb_kept(message, events)
+        elif kind == FETCH and (0 not in self._launch.ranks or message[3] in self.scheduler.tasks.persisted):
+            self._serve_file(source, message)
+        elif kind in _FOR_WORKERS:
+            if 0 in self._launch.ranks:
+                self._launch.ranks[0].receive(source, message)
+        elif kind == FINISHED:
+            self._absorb_finished(source, message[2])
+            events.append(Finished(source, message[2]))
+        elif kind == RETURNED:
+            events.append(Returned(source, message[2]))
+        elif kind == UNFETCHED:
+            events.append(Unfetched(source, message[2], message[3], message[4]))
+            self._rewrite(message[4])
+        else:
+            assert kind in (ALIVE, BYE), kind
+
+    def _absorb_finished(self, source: int, entries: list[Any]) -> None:
+        for task, attempt, status, value, nbytes, started, duration in entries:
+            if not self.scheduler.is_current(task, attempt):
+                continue
+            if status != OK:
+                self._failed.append((task, attempt, source, status, value[0], value[1]))
+                continue
+            self._forget_old_file(task)
+            if value is not None:
+                self.home[task] = value[1]
+            key = self.key_of(task) if nbytes < 0 else None
+            self._done.append((task, attempt, source, started, duration, abs(nbytes), value, key))
+            if value is None and nbytes >= 0 and self.scheduler.specs[task].keep:
+                self._bring(task, source)
+
+    def _absorb_kept(self, message: Message, events: list[Event]) -> None:
+        task, source = self.bringing.pop(message[2])
+        if message[0] == ABSENT:
+            events.append(ValueLost(task, (source,)))
+            self._to_bring[task] = None
+            return
+        self._launch.run_dir.put(self.key_of(task), message[3][1])
+        events.append(Persisted(task))
+        self._launch.run_dir.write(self._launch.clock.now, ("persisted", task, self.key_of(task)))
+
+    def _bring(self, task: int, holder: int) -> None:
+        self.bringing[self._next_ticket] = (task, holder)
+        self._send(holder, (FETCH, 1, self._next_ticket, task, None, ()))
+        self._next_ticket -= 1
+
+    def _rewrite(self, missing: Sequence[tuple[int, Sequence[int]]]) -> None:
+        """A kept value whose file cannot be read is brought from a rank that holds it still, if there is one."""
+        for task, asked in missing:
+            if self.scheduler.specs[task].keep and (not asked or 0 in asked):
+                self._to_bring[task] = None
+
+    def _bring_again(self) -> None:
+        """What could not be had from one rank or file may be brought from a rank; else it is made again."""
+        tasks = self.scheduler.tasks
+        to_bring, self._to_bring = self._to_bring, {}
+        for task in to_bring:
+            holders = tasks.holders.get(task)
+            if holders and task not in tasks.persisted:
+                self._bring(task, holders[0])
+
+    def _serve_file(self, source: int, message: Message) -> None:
+        _, run, ticket, task, _, _ = message
+        value = self._launch.run_dir.files.get(self.key_of(task))
+        if value is None:
+            self._send(source, (ABSENT, run, ticket, None))
+        else:
+            self._send(source, (VALUE, run, ticket, (PLAIN, value)), is_large=True)
+
+    def key_of(self, task: int) -> Key:
+        """Return the key of the file of a task's value."""
+        return self._file_keys.get(task, (str(self._launch.number), task))
+
+    # -- what it does ----------------------------------------------------------------------------------
+
+    def turn(self, events: list[Event]) -> None:
+        """Let the machine handle ``events``, write down what it learnt, and do what it wants."""
+        scheduler = self.scheduler
+        while True:
+            commands = scheduler.handle(events, self._launch.clock.now)
+            events = []
+            self._write_down()
+            for command in commands:
+                events += self._obey(command)
+            self._bring_again()
+            check(scheduler)
+            if not events:
+                break
+        self._next_turn = max(self._launch.clock.now + 1e-6, scheduler.next_wakeup())
+        self._launch.clock.at(self._next_turn, "turn_at", self._next_turn)
+
+    def turn_at(self, wakeup: float) -> None:
+        """A planned wake-up; one that was overtaken by events does nothing."""
+        if wakeup == self._next_turn:
+            self.turn([])
+
+    def _write_down(self) -> None:
+        log = self.scheduler.take_log()
+        self._launch.witness.at_turn(self._launch, log)
+        sent = [(task, attempt, rank) for task, _, cause, attempt, rank, _ in log if cause == Cause.PLACED]
+        for task, _, _, _, rank, detail in log:
+            if task < 0 and detail[0] == "blamed on":
+                guilty, attempt, reason = detail[1]
+                self._failed.append((guilty, attempt, rank, DIED, DEATH, reason))
+        if sent or self._done or self._failed:
+            self._launch.run_dir.write(self._launch.clock.now, ("turn", sent, self._done, self._failed))
+            self._done, self._failed = [], []
+
+    def _obey(self, command: Any) -> list[Event]:
+        if isinstance(command, Dispatch):
+            return self._dispatch(command)
+        if isinstance(command, Recall):
+            self._send(command.rank, (RECALL, 1, command.tasks))
+        elif isinstance(command, Forget):
+            self._send(command.rank, (FORGET, 1, command.tasks))
+        elif isinstance(command, Announce):
+            self._announce(command.rank)
+        elif isinstance(command, Examine):
+            self._launch.examine(command.rank)
+        return []
+
+    def _announce(self, lost: int) -> None:
+        for ticket in [ticket for ticket, (_, rank) in self.bringing.items() if rank == lost]:
+            self._to_bring[self.bringing.pop(ticket)[0]] = None
+        for rank in self._launch.ranks:
+            if rank != lost:
+                self._send(rank, (LOST, 1, lost))
+
+    def _dispatch(self, command: Dispatch) -> list[Event]:
+        refused = self._refuse(command)
+        tasks = [(task, attempt) for task, attempt in command.tasks if task not in refused]
+        if tasks:
+            claim = None if command.claim is None else (1, self.scheduler.ledger.device_indices(command.claim))
+            assignments = [self._assignment(command.rank, task, attempt) for task, attempt in tasks]
+            self._send(command.rank, (DISPATCH, 1, [], [(command.slot, claim, assignments)]))
+        return list(refused.values())
+
+    def _refuse(self, command: Dispatch) -> dict[int, Event]:
+        if "refusals" not in self._launch.faults.kinds or self._launch.clock.now >= self._launch.faults.until:
+            return {}
+        refused: dict[int, Event] = {}
+        for task, attempt in command.tasks:
+            if self._launch.dice.random() < 0.2:
+                refused[task] = Refused(task, attempt, "it said no")
+                self._launch.happened["refusal"] += 1
+                self._launch.witness.refusals[task] += 1
+                self._launch.trouble(self._launch.clock.now + 10.0)  # it is offered again later
+        return refused
+
+    def _assignment(self, rank: int, task: int, attempt: int) -> Any:
+        scheduler, spec = self.scheduler, self.scheduler.specs[task]
+        flags = (KEEP if spec.keep else 0) | (STAYS if spec.stays else 0)
+        flags |= ISOLATE if scheduler.is_isolated(task) else 0
+        sources = tuple(self._source(rank, each) for each in spec.inputs)
+        constants = self._launch.load.constants.get(task, ())
+        for number in constants:
+            self._send_constant(rank, number)
+        return (task, attempt, task, ((spec.code,), 0, None, constants), sources, spec.timeout_s, flags)
+
+    def _source(self, rank: int, task: int) -> Any:
+        tasks = self.scheduler.tasks
+        assert tasks.is_available(task), f"the value of task {task} is to be fetched, and is nowhere"
+        if tasks.at_home[task]:
+            return (task, None, (PLAIN, self.home[task]), ())
+        holders = tuple(tasks.holders.get(task, ()))
+        if not holders and task in self._file_keys:
+            self._tell_file(rank, task)
+        return (task, None, None, holders)
+
+    def _tell_file(self, rank: int, task: int) -> None:
+        known = self._files_at.setdefault(rank, set())
+        if task not in known:
+            known.add(task)
+            self._send(rank, (FILES, 1, [(task, self._file_keys[task])]))
+
+    def _forget_old_file(self, task: int) -> None:
+        """A value that an earlier launch had written was made again: should it be written, this launch's key is its."""
+        if self._file_keys.pop(task, None) is not None:
+            for rank, known in self._files_at.items():
+                if task in known:
+                    self._send(rank, (FILES, 1, [(task, self.key_of(task))]))
+
+    def _send_constant(self, rank: int, number: int) -> None:
+        known = self._constants_at.setdefault(rank, set())
+        if number not in known:
+            known.add(number)
+            self._send(rank, (CONSTANT, 1, number, (PLAIN, number)), is_large=True)

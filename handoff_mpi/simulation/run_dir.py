@@ -1,0 +1,147 @@
+"""The simulated run-dir: what outlasts a launch. The real reader of histories reads its journal.
+
+Only the writing is done anew here, in the real order: what a turn learnt is in the journal before anything acts on it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from handoff_mpi.dag import TaskSpec
+from handoff_mpi.encoding import PLAIN
+from handoff_mpi.results.history import Done, History, history_of
+from handoff_mpi.results.journal import Segment
+from handoff_mpi.results.store import Key
+from handoff_mpi.scheduler import Rest, restore
+
+#: A host that dies takes with it what was written this long before and is not on disk yet.
+UNSYNCED_S = 1.0
+
+
+@dataclass(slots=True)
+class Legacy:
+    """What a launch takes over from earlier ones.
+
+    Attributes:
+        rest, suspects, deaths: for :class:`~handoff_mpi.scheduler.Submitted`.
+        home: the small values.
+        keys: of the files of large ones.
+    """
+
+    rest: dict[int, Rest] = field(default_factory=dict)
+    suspects: set[int] = field(default_factory=set)
+    deaths: dict[int, int] = field(default_factory=dict)
+    home: dict[int, int] = field(default_factory=dict)
+    keys: dict[int, Key] = field(default_factory=dict)
+
+
+class SimulatedRunDir:
+    """The journal and the value files of one run.
+
+    Attributes:
+        files: key to value, of files that can be read.
+        damaged: keys of files that cannot be read any more.
+    """
+
+    def __init__(self, specs: list[TaskSpec]) -> None:
+        self.files: dict[Key, int] = {}
+        self.damaged: set[Key] = set()
+        self._specs = specs
+        self._segments: list[list[tuple[float, tuple[Any, ...]]]] = []
+
+    # -- writing --------------------------------------------------------------------------------------
+
+    def begin(self, now: float) -> None:
+        """Start the segment of a new launch."""
+        rows: list[Any] = [(task, b"", "", spec.inputs, {}) for task, spec in enumerate(self._specs)]
+        self._segments.append([])
+        self.write(now, ("run", {}))
+        self.write(now, ("tasks", 0, rows))
+
+    def write(self, now: float, record: tuple[Any, ...]) -> None:
+        self._segments[-1].append((now, record))
+
+    def tear(self, now: float) -> None:
+        """Lose what is not on disk yet: the host of rank 0 died."""
+        segment = self._segments[-1]
+        while len(segment) > 2 and segment[-1][0] > now - UNSYNCED_S:
+            segment.pop()
+
+    def put(self, key: Key, value: int) -> None:
+        """Write a value's file."""
+        self.files[key] = value
+        self.damaged.discard(key)
+
+    def damage(self, key: Key) -> None:
+        """From now on the file can be read by nobody."""
+        del self.files[key]
+        self.damaged.add(key)
+
+    # -- reading --------------------------------------------------------------------------------------
+
+    def history(self) -> History:
+        """Return what the journal tells."""
+        return history_of(
+            Segment(epoch, [record for _, record in rows]) for epoch, rows in enumerate(self._segments, 1)
+        )
+
+    def resume(self) -> Legacy:
+        """Return what the next launch takes over."""
+        history = self.history()
+        known: dict[Any, Done] = {task: done for (task, _), done in history.done.items()}
+        suspects: set[Any] = {task for task, _ in history.suspects}
+        deaths: dict[Any, int] = {task: count for (task, _), count in history.deaths.items()}
+        rest = restore(self._specs, lambda task: rest_of(known.get(task)), lambda task: self._is_whole(known[task]))
+        legacy = Legacy(rest, suspects, deaths)
+        for task, where in rest.items():
+            done = known.get(task)
+            if where == Rest.HOME:
+                assert done is not None
+                assert done.payload is not None
+                legacy.home[task] = done.payload[1]
+            elif where == Rest.FILE:
+                assert done is not None
+                assert done.key is not None
+                legacy.keys[task] = done.key
+        return legacy
+
+    def _is_whole(self, done: Done) -> bool:
+        return done.key in self.files
+
+    def spared(self) -> dict[int, Key | None]:
+        """Return the tasks that a later launch must not run, and the keys of the files that let it: a dumb twin."""
+        spared: dict[int, Key | None] = {}
+        for rows in self._segments:
+            for _, record in rows:
+                if record[0] == "turn":
+                    for task, *_, payload, key in record[2]:
+                        if payload is not None:
+                            assert payload[0] == PLAIN
+                            spared[task] = None
+                        elif key is not None and spared.get(task, key) is not None:
+                            spared[task] = key
+                elif record[0] == "persisted":
+                    spared[record[1]] = record[2]
+        return {task: key for task, key in spared.items() if key is None or key in self.files}
+
+    def in_flight(self) -> set[int]:
+        """Return the tasks that were in flight when a launch ended, and were never done: another twin."""
+        suspects: set[int] = set()
+        done: set[int] = set()
+        for rows in self._segments:
+            flying: set[int] = set()
+            for _, (kind, *fields) in rows:
+                if kind == "turn":
+                    sent, ended, failed = ({entry[0] for entry in entries} for entries in fields)
+                    flying = (flying - ended - failed) | sent
+                    done |= ended
+            suspects |= flying
+        return suspects - done
+
+
+def rest_of(done: Done | None) -> Rest:
+    """Return where the value of a task that was done lies."""
+    if done is None or not done.has_value:
+        return Rest.NOWHERE
+    return Rest.HOME if done.payload is not None else Rest.FILE

@@ -1,0 +1,120 @@
+"""The work of a simulated run: random tasks with known answers, and random hosts that can hold each of them."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from handoff_mpi.allocation import Ledger
+from handoff_mpi.dag import TaskSpec
+from handoff_mpi.messages import HOME_NBYTES
+from handoff_mpi.resources import Capability, Device
+from handoff_mpi.resources.amounts import UNIT
+
+#: The size of a large value, which does not ride home.
+LARGE_NBYTES = 10 * HOME_NBYTES
+
+
+@dataclass(slots=True)
+class Workload:
+    """A random DAG and what befalls its calls.
+
+    Attributes:
+        specs: the tasks.
+        duration_s: of each task's call.
+        nbytes: of each task's value: one of these, at every attempt anew.
+        raises: how many attempts of a task raise before one succeeds, in each launch.
+        kills: how many attempts of a task kill their process, in each launch.
+        fells: tasks that kill the whole rank with their process, even from a child.
+        constants: the numbers of the large constants a task takes.
+    """
+
+    specs: list[TaskSpec] = field(default_factory=list)
+    duration_s: list[float] = field(default_factory=list)
+    nbytes: list[tuple[int, ...]] = field(default_factory=list)
+    raises: dict[int, int] = field(default_factory=dict)
+    kills: dict[int, int] = field(default_factory=dict)
+    fells: set[int] = field(default_factory=set)
+    constants: dict[int, tuple[int, ...]] = field(default_factory=dict)
+
+    def value(self, task: int, inputs: list[int]) -> int:
+        """Return the value of ``task``, from its inputs' values."""
+        return (hash((task, *inputs)) ^ 0x5DEECE66D) & 0xFFFFFFFF
+
+    def serial(self) -> list[int]:
+        """Return all values, computed one after the other."""
+        values: list[int] = []
+        for task, spec in enumerate(self.specs):
+            values.append(self.value(task, [values[each] for each in spec.inputs]))
+        return values
+
+    def longest_s(self, max_retries: int, crash_limit: int) -> float:
+        """Return how long all of it takes at most, one call after the other, each value being lost once."""
+        total = 0.0
+        for task, spec in enumerate(self.specs):
+            tries = 2 + min(self.raises.get(task, 0), max_retries) + min(self.kills.get(task, 0), crash_limit)
+            if spec.timeout_s is None:
+                total += tries * self.duration_s[task]
+            else:  # a call may hang, and is ended then
+                total += (tries + max_retries) * max(spec.timeout_s, self.duration_s[task])
+        return total
+
+
+def random_workload(dice: random.Random, count: int, ranks: int) -> Workload:
+    """Return ``count`` random tasks that fit the random hosts of :func:`random_ledger` with ``ranks`` or more."""
+    load = Workload()
+    costs = [{"cpu": UNIT}, {"cpu": 2 * UNIT}, {"cpu": UNIT // 2, "memory": 500 * UNIT}, {"gpu": UNIT}, {}]
+    costs += [{"cpu": UNIT, "gpu": UNIT // 2}, {"cpu": UNIT, "license": UNIT}]
+    for task in range(count):
+        inputs = tuple(sorted(dice.sample(range(task), min(task, dice.choice((0, 0, 1, 1, 2, 3))))))
+        spec = TaskSpec(inputs, dice.choice(costs), dice.choice((0, 0, 0, 1)), code=dice.randrange(4))
+        _give_wishes(dice, task, spec, load.specs, ranks)
+        load.specs.append(spec)
+        load.duration_s.append(20.0 if dice.random() < 0.02 else dice.choice((0.0, 0.0001, 0.01, 0.3, 2.0)))
+        load.nbytes.append(dice.choice(((8,), (8,), (LARGE_NBYTES,), (LARGE_NBYTES,), (8, LARGE_NBYTES))))
+        _give_faults(dice, task, load)
+    consumed = {each for spec in load.specs for each in spec.inputs}
+    for task, spec in enumerate(load.specs):
+        spec.keep |= task not in consumed
+    return load
+
+
+def _give_wishes(dice: random.Random, task: int, spec: TaskSpec, earlier: list[TaskSpec], ranks: int) -> None:
+    if dice.random() < 0.05:
+        spec.pin = dice.randrange(1, ranks)
+        spec.cost = {"cpu": UNIT}
+    elif task and dice.random() < 0.05:
+        other = dice.randrange(task)
+        if earlier[other].pin is None and "gpu" not in {**earlier[other].cost, **spec.cost}:
+            group = earlier[other].group
+            spec.group = earlier[other].group = other if group is None else group
+    if dice.random() < 0.1:
+        spec.timeout_s = 5.0
+    spec.keep = dice.random() < 0.1
+    spec.stays = dice.random() < 0.05
+
+
+def _give_faults(dice: random.Random, task: int, load: Workload) -> None:
+    if dice.random() < 0.08:
+        load.raises[task] = dice.choice((1, 2, 9))
+    if dice.random() < 0.04:
+        load.kills[task] = dice.choice((1, 2, 9))
+        if dice.random() < 0.3:
+            load.fells.add(task)
+    if dice.random() < 0.05:
+        load.constants[task] = (dice.randrange(3),)
+
+
+def random_ledger(dice: random.Random, ranks: int) -> Ledger:
+    """Return the ledger of ``ranks`` ranks on random hosts, each able to hold any random cost; rank 0 may compute."""
+    capabilities, slots = [], {}
+    for rank in range(0 if dice.random() < 0.3 else 1, ranks):
+        host = f"h{dice.randrange(max(1, ranks // 2))}" if rank else "h0"
+        devices = (Device(0, f"{host}-a"), Device(1, f"{host}-b"))
+        amounts = {"cpu": 4 * UNIT, "memory": 2000 * UNIT}
+        capability = Capability(rank, host, amounts, devices)
+        if dice.random() < 0.2:
+            capability.registered = {"cpu": 2 * UNIT}
+        capabilities.append(capability)
+        slots[rank] = dice.choice((1, 1, 2, 3))
+    return Ledger(capabilities, slots, {"license": 2 * UNIT})

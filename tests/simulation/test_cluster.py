@@ -27,6 +27,7 @@ ONCE_FAILED = [
     (2108, {}, "an attempt whose process and rank both died, counted as two deaths"),
     (2384, {}, "a rank that lost its copy of a value, and so the file was taken for damaged"),
     (21, {"ranks": 4, "tasks": 58}, "a value nobody seemed to need, made again although the journal held it"),
+    (304529, {"ranks": 12, "tasks": 59}, "whoever asked rank 0 for a file that was gone waited for ever"),
     (1833, {"ranks": 11, "tasks": 38}, "a suspect rank chosen because it holds the inputs"),
 ]
 

@@ -154,6 +154,8 @@ class _Reader:
         for task, attempt, rank, started, duration, nbytes, payload, key in done:
             self._in_flight.discard(task)
             self._done(task, Done(attempt, rank, started, duration, nbytes, payload, key))
+        for setback in setbacks:
+            self._set_back(*setback)
         for task, attempt, rank, status, kind, message in failed:
             if (task, attempt) in self._failed:
                 continue  # its rank died as well: one attempt fails once
@@ -164,13 +166,12 @@ class _Reader:
             self._set_back(task, attempt, rank, kind, message)
             if status == DIED:
                 self._history.deaths[identity] = self._history.deaths.get(identity, 0) + 1
-        for setback in setbacks:
-            self._set_back(*setback)
         self._in_flight.update(task for task, _, _ in sent)
 
     def _set_back(self, task: int, attempt: int, rank: int, kind: str, reason: str) -> None:
-        setback = Setback(self.launch.epoch, attempt, rank, kind, reason)
-        self._history.setbacks.setdefault(self.launch.identity(task), []).append(setback)
+        told = self._history.setbacks.setdefault(self.launch.identity(task), [])
+        if not told or (told[-1].launch, told[-1].attempt) != (self.launch.epoch, attempt):
+            told.append(Setback(self.launch.epoch, attempt, rank, kind, reason))
 
     def _done(self, task: int, done: Done) -> None:
         identity = self.launch.identity(task)

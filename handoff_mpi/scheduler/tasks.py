@@ -254,4 +254,4 @@ class TaskTable:
             return "its value was not kept, and is needed again"
         if not ranks:
             return "the file of its value is gone or damaged"
-        return f"its value was lost with rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"
+        return f"its value is gone from rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"

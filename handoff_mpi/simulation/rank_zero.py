@@ -260,7 +260,7 @@ class RankZero:
                 guilty, attempt, reason = detail[1]
                 self._failed.append((guilty, attempt, rank, DIED, DEATH, reason))
         if sent or self._done or self._failed:
-            self._launch.run_dir.write(self._launch.clock.now, ("turn", sent, self._done, self._failed))
+            self._launch.run_dir.write(self._launch.clock.now, ("turn", sent, self._done, self._failed, ()))
             self._done, self._failed = [], []
 
     def _obey(self, command: Any) -> list[Event]:

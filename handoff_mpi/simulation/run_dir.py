@@ -133,7 +133,7 @@ class SimulatedRunDir:
             flying: set[int] = set()
             for _, (kind, *fields) in rows:
                 if kind == "turn":
-                    sent, ended, failed = ({entry[0] for entry in entries} for entries in fields)
+                    sent, ended, failed = ({entry[0] for entry in entries} for entries in fields[:3])
                     flying = (flying - ended - failed) | sent
                     done |= ended
             suspects |= flying

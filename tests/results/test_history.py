@@ -10,8 +10,8 @@ TASKS = ("tasks", 0, [("f", b"", "f", (), {})])
 F = ("f", b"")
 
 
-def turn(sent=(), done=(), failed=()):
-    return ("turn", list(sent), list(done), list(failed))
+def turn(sent=(), done=(), failed=(), setbacks=()):
+    return ("turn", list(sent), list(done), list(failed), list(setbacks))
 
 
 def sent(attempt):
@@ -47,3 +47,19 @@ def test_what_was_done_is_no_poison():
 
 def test_an_exception_is_no_death():
     assert history([turn([sent(1)]), turn(failed=[failed(1, RAISED)])]).deaths == {}
+
+
+def test_a_launch_that_was_cut_short_leaves_suspects():
+    assert history([turn([sent(1)]), ("end", "stopped", 75, True)]).suspects == {F}
+    assert history([turn([sent(1)]), ("end", "stopped", 75, False)]).suspects == set()
+    assert history([turn([sent(1)])]).suspects == {F}
+
+
+def test_setbacks_are_told_once_an_attempt_over_all_launches():
+    lost = [(0, 1, 2, "rank-lost", "killed")]
+    both = history(
+        [turn([sent(1)]), turn(failed=[failed(1)], setbacks=lost, sent=[sent(2)]), turn(failed=[failed(2)])],
+        [turn([sent(1)]), turn(setbacks=lost)],
+    )
+    told = [(each.launch, each.attempt, each.kind) for each in both.setbacks[F]]
+    assert told == [(1, 1, "rank-lost"), (1, 2, DEATH), (2, 1, "rank-lost")]

@@ -38,6 +38,8 @@ from tests.scheduler.transcript import (
     timed_out,
 )
 
+AGAIN = "{}#1 WAITING by VALUE_LOST: its value was not kept, and is needed again"
+
 
 def queued(ledger, *others, **policy):
     """Rank 1 runs 1#1, with 2#1 queued behind it; ``others`` were submitted as well."""
@@ -105,7 +107,7 @@ def test_a_value_that_was_evicted_is_made_again_for_a_late_consumer():
     run.tell(1.0, made(1, 0))
     assert run.tell(2.0, done(1, 1)) == ["forget at 1: 0"]
     assert run.tell(3.0, Submitted([task(0)]), Closed()) == ["1.0 claims for 0#2"]
-    assert run.log == ["0#1 WAITING by VALUE_LOST", "0#1 READY by INPUTS_DONE", "0#2 DISPATCHED by PLACED on 1"]
+    assert run.log == [AGAIN.format(0), "0#1 READY by INPUTS_DONE", "0#2 DISPATCHED by PLACED on 1"]
     assert run.tell(4.0, made(1, (0, 2))) == ["1.0 goes on with 2#1"]
 
 
@@ -437,7 +439,7 @@ def test_an_input_that_is_gone_is_made_again_and_no_try_is_used_up():
     assert run.tell(1.0, made(1, 0)) == ["2.0 claims for 1#1"]
     assert run.tell(2.0, Unfetched(2, 1, 1, [(0, [1])])) == ["1.0 claims for 0#2"]
     assert run.log == [
-        "0#1 WAITING by VALUE_LOST",
+        "0#1 WAITING by VALUE_LOST: its value is gone from rank 1",
         "0#1 READY by INPUTS_DONE",
         "1#1 WAITING by INPUT_LOST on 2",
         "0#2 DISPATCHED by PLACED on 1",
@@ -493,8 +495,8 @@ def test_inputs_are_made_again_as_deep_as_needed():
         "2#1 READY by RANK_LOST on 1: it died",
         "rank 1 blamed on: (2, 1, 'it died')",
         "2#1 WAITING by INPUT_LOST",
-        "1#1 WAITING by VALUE_LOST",
-        "0#1 WAITING by VALUE_LOST",
+        "1#1 WAITING by VALUE_LOST: its value is gone from rank 1",
+        AGAIN.format(0),
         "0#1 READY by INPUTS_DONE",
         "0#2 DISPATCHED by PLACED on 2",
     ]
@@ -736,7 +738,7 @@ def test_values_at_a_silent_rank_are_made_again():
         "rank 1 suspect: silent for 90 s",
         "rank 1 lost: silent for 90 s",
         "2#1 READY by RANK_LOST on 1: silent for 90 s",
-        "0#1 WAITING by VALUE_LOST",
+        "0#1 WAITING by VALUE_LOST: its value is gone from rank 1",
         "0#1 READY by INPUTS_DONE",
     ]
 

@@ -24,7 +24,7 @@ from handoff_mpi.results import Results
 from handoff_mpi.results.history import History, read_history
 from handoff_mpi.results.journal import Journal, clear
 from handoff_mpi.results.results import FunctionError
-from handoff_mpi.results.run_dir import lock_run_dir_soon, make_run_dir, write_status
+from handoff_mpi.results.run_dir import lock_run_dir_soon, make_run_dir, reserve_room, write_status
 from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
 from handoff_mpi.runtime import worker_loop
 from handoff_mpi.runtime.chronicle import Chronicle
@@ -103,6 +103,7 @@ class Run:
 
     def _execute(self, history: History) -> Results:
         dag, plan = self._dag, self._plan
+        reserve_room(self._run_dir)
         self._number = self._job.next_run()
         self._run = f"{self._run_dir.name}-{os.getpid()}-{self._number}"
         self._kept = DirectoryStore(self._run_dir / "values")
@@ -148,7 +149,7 @@ class Run:
             worker_loop.set_active(None)
             if results is None and not is_lost:  # a lost run has no verdict yet: it is launched again
                 loop.say_goodbye(None)
-                write_status(self._run_dir, status="broken", exit_code=code, **self._about)
+                self._write_status(status="broken", exit_code=code, **self._about)
             loop.close()
             self._job.gone |= loop.gone
 
@@ -304,6 +305,12 @@ class Run:
         at_home, ids = self._scheduler.tasks.at_home, self._plan.ids
         return {ids[task]: self._home.get((self._run, task)) for task in range(len(ids)) if at_home[task]}
 
+    def _write_status(self, **fields: Any) -> None:
+        try:
+            write_status(self._run_dir, **fields)
+        except JournalError as error:
+            _note(str(error))
+
     def _is_cut_short(self) -> bool:
         """Whether calls were left running without time to end, as when an MPI ends all ranks because one died."""
         return bool(self._scheduler.in_flight) and self._job.drain_s == 0.0
@@ -318,7 +325,7 @@ class Run:
         figures: dict[str, Any] = {"duration_s": results.duration_s, "lost_ranks": results.lost_ranks}
         figures["setbacks"] = results.setbacks()
         fields = {**self._about, **results.counts(), **figures}
-        write_status(self._run_dir, status=results.status, exit_code=results.exit_code, **fields)
+        self._write_status(status=results.status, exit_code=results.exit_code, **fields)
         silent = loop.say_goodbye(shared)
         if silent:
             _note(f"ranks {silent} have not answered at the end of the run")

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from handoff_mpi.errors import RunDirBusy, UsageError
+from handoff_mpi.errors import EXIT_STOPPED, JournalError, RunDirBusy, UsageError
 
 STATUS = "status.json"
 LOCK = "lock"
@@ -32,6 +32,9 @@ _ANOTHER = "name another with --run-dir"
 _OWN = "name a run-dir of your own with --run-dir"
 # What file systems answer that know no locks.
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+_RESERVE = ".reserve"
+_RESERVE_NBYTES = 64 * 1024
 _HELD_BY_ANOTHER = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES})
 
 
@@ -255,11 +258,45 @@ def _who(fd: int) -> str:
 # -- its status ----------------------------------------------------------------------------------------
 
 
+def reserve_room(run_dir: Path) -> None:
+    """Take some room on the disk that :func:`write_status` gives up for a verdict once the disk is full.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        (run_dir / _RESERVE).write_bytes(bytes(_RESERVE_NBYTES))
+    except OSError as error:
+        raise UsageError(f"nothing can be written to the run-dir {run_dir}: {error.strerror}; {_ANOTHER}") from error
+
+
 def write_status(run_dir: Path, **fields: Any) -> None:
-    """Write ``status.json``, whole or not at all."""
+    """Write ``status.json``, whole or not at all.
+
+    Raises:
+        JournalError: it cannot be written.
+    """
+    text = json.dumps(fields, indent=1, default=repr) + "\n"
+    try:
+        try:
+            _replace_status(run_dir, text)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            (run_dir / _RESERVE).unlink(missing_ok=True)
+            _replace_status(run_dir, text)
+    except OSError as error:
+        raise JournalError(f"{run_dir / STATUS} cannot be written: {error.strerror}", EXIT_STOPPED) from error
+
+
+def _replace_status(run_dir: Path, text: str) -> None:
     partial = run_dir / f".{STATUS}.{os.getpid()}"
-    partial.write_text(json.dumps(fields, indent=1, default=repr) + "\n")
-    partial.replace(run_dir / STATUS)
+    try:
+        partial.write_text(text)
+        partial.replace(run_dir / STATUS)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def read_status(run_dir: Path) -> dict[str, Any]:

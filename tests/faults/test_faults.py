@@ -1,0 +1,96 @@
+"""The fault scripts, each in small: what they show at length must hold at every change."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+
+import pytest
+
+import handoff_mpi
+from handoff_mpi.results.run_dir import read_status
+from tests.conftest import missing
+from tests.faults import killing, layers, matrix, moments, walltime
+from tests.faults.launching import fresh, handoff_commands, launch, memory_cgroup
+
+RUN_N = [sys.executable, "-m", "handoff_mpi", "run", "-n", "4"]
+
+
+def test_workers_killed_one_after_the_other(tmp_path):
+    ended = killing.run(tmp_path / "cell", ranks=5, functions=400, seconds=0.02, every=0.3)
+    assert (ended.code, ended.is_right, ended.leftovers) == (0, True, [])
+    assert len(ended.killed) == 2
+    assert ended.lost == sorted(ended.killed)
+    results = handoff_mpi.load(tmp_path / "cell" / "run")
+    told = [setback for record in results.records() for setback in record.setbacks]
+    assert {each.rank for each in told if each.kind == "rank-lost"} <= set(ended.killed)
+    assert any(each.kind == "rank-lost" for each in told), "each of them was in a call"
+    assert sum(results.setbacks().values()) == len(told)
+
+
+@pytest.mark.parametrize("times", [1, 99], ids=["once", "always"])
+@pytest.mark.parametrize("kind", ["SIGKILL", "exit(1)", "memory hog"])
+def test_a_rank_that_dies_in_a_call_where_mpi_survives_it(tmp_path, kind, times):
+    with memory_cgroup(200 << 20) as cgroup:
+        if kind == "memory hog" and cgroup is None:
+            pytest.skip("no control group for memory may be made here")
+        cell = matrix.try_cell(kind, RUN_N, "rank", times, tmp_path / "cell", cgroup)
+    assert (cell.problems, cell.starts) == ([], 1)
+
+
+@pytest.mark.parametrize("times", [1, 99], ids=["once", "always"])
+@pytest.mark.parametrize("way", ["Open MPI, no ft", "MPICH"])
+def test_a_rank_that_dies_in_a_call_where_mpi_does_not_survive_it(tmp_path, way, times):
+    ways = handoff_commands(4)
+    if way not in ways:
+        missing("an environment with MPICH (HANDOFF_TEST_MPICH names its mpiexec)")
+    cell = matrix.try_cell("SIGSEGV", ways[way], "rank", times, tmp_path / "cell", None)
+    assert cell.problems == []
+
+
+def test_a_child_that_is_stopped_is_ended(tmp_path):
+    cell = matrix.try_cell("SIGSTOP", [sys.executable, "-m", "handoff_mpi", "run"], "process", 1, tmp_path / "x", None)
+    assert cell.problems == []
+
+
+def test_jobs_killed_at_random_moments(tmp_path):
+    tally = moments.Tally()
+    moments.carry_out(tmp_path / "cell", 100, 0.02, 4, random.Random(3), tally)
+    assert tally.problems == []
+    assert tally.kills
+
+
+@pytest.mark.parametrize(("naps", "seconds"), [(40, 0.5), (3, 8.0)], ids=["calls end in the drain", "they do not"])
+def test_usr1_ends_in_time(tmp_path, naps, seconds):
+    ended = walltime.stop(RUN_N, tmp_path / "cell", naps, seconds, drain_s=2.0)
+    assert (ended.code, ended.again, ended.is_right) == (75, 0, True)
+    assert ended.seconds < 2.0 + walltime.MARGIN_S
+
+
+def test_a_rank_that_is_deaf_beyond_the_silence_limit_is_left_alone(tmp_path):
+    code, is_right, lost = walltime.hold(RUN_N, tmp_path / "cell", held=8.0, silence_limit=2.0)
+    assert (code, is_right, lost) == (0, True, "{}")
+
+
+def test_a_full_disk_stops_the_run_and_the_same_command_resumes(tmp_path):
+    directory = fresh(tmp_path / "cell")
+    run_dir = directory / "run"
+    run_dir.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k,mode=0700", "tmpfs", str(run_dir)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no file system may be mounted here")
+    command = [*RUN_N, "--checkpoint", "none", "--run-dir", str(run_dir), str(matrix.DAG.with_name("layers.py")), "--"]
+    try:
+        full = launch([*command, "2000", "0"], directory)
+        assert full.wait(60) == 75, full.text()
+        assert "No space left" in full.text()
+        assert full.text().count("No space left") == 2, "once when it happens, once in the summary"
+        done = read_status(run_dir).get("done", 0)
+        subprocess.run(["mount", "-o", "remount,size=50m", str(run_dir)], check=True)
+        again = launch([*command, "2000", "0"], directory)
+        assert again.wait(60) == 0, again.text()
+        assert handoff_mpi.load(run_dir)["sum"] == layers.expected(2000)
+        assert done
+    finally:
+        subprocess.run(["umount", "-l", str(run_dir)], check=False)

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import io
 import os
+import shlex
 import signal
 import sys
 import time
@@ -28,11 +29,13 @@ from handoff_mpi.launch.admission import describe_fit
 from handoff_mpi.launch.environment import is_under_launcher, rank_by_launcher
 from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.loading import load_dag_file
-from handoff_mpi.launch.supervisor import supervise
+from handoff_mpi.launch.supervisor import Order, supervise
 from handoff_mpi.results.run_dir import make_run_dir, write_status
 from handoff_mpi.runtime.options import CHECKPOINTS, ISOLATIONS, ON_FAILURE, RESULTS_ON, RunOptions
 
 _PREFIX = "HANDOFF_"
+#: Flags of `run` that the ranks are not told.
+_OF_THE_SUPERVISOR = ("-n", "--max-relaunches", "--hosts", "--mpirun-args")
 #: Rank 0 has this long to say what is wrong.
 _SPEECH_S = 3.0
 
@@ -95,6 +98,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         default=int(most) if most.isdigit() else 3,
         help="with -n: how often a job that died is launched again",
+    )
+    run.add_argument(
+        "--hosts",
+        metavar="H1,H2:4",
+        default=os.environ.get("HANDOFF_HOSTS") or None,
+        help="with -n: the hosts to run on, with how many ranks each (in a Slurm job: all of its nodes)",
+    )
+    run.add_argument(
+        "--mpirun-args",
+        metavar="WORDS",
+        default=os.environ.get("HANDOFF_MPIRUN_ARGS", ""),
+        help="with -n: more words for mpirun, as one argument",
     )
     run.set_defaults(function=_run)
     check = verbs.add_parser("check", allow_abbrev=False, help="validate a DAG, and say what fits where")
@@ -225,11 +240,29 @@ def _launch(given: argparse.Namespace, own: list[str], args: list[str], options:
         raise UsageError("run -n launches mpirun itself; inside mpirun, mpiexec or srun leave -n out")
     if given.n < 1:
         raise UsageError(f"-n must be a whole number from 1, not {given.n}")
+    extra = _words(given.mpirun_args)
     run_dir = make_run_dir(options.run_dir)
-    passed = [*_without(own, ("-n", "--max-relaunches")), "--run-dir", str(run_dir)]
+    passed = [*_without(own, _OF_THE_SUPERVISOR), "--run-dir", str(run_dir)]
     again = _without([word for word in passed if word != "--fresh"], ("--rerun",))
-    most = given.max_relaunches
-    return supervise(given.n, [*passed, "--", *args], [*again, "--", *args], run_dir, options.drain, most)
+    order = Order(
+        ranks=given.n,
+        arguments=[*passed, "--", *args],
+        again=[*again, "--", *args],
+        run_dir=run_dir,
+        drain_s=options.drain,
+        silence_limit_s=options.silence_limit,
+        most=given.max_relaunches,
+        hosts=given.hosts,
+        extra=extra,
+    )
+    return supervise(order)
+
+
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"--mpirun-args {text!r} cannot be split into words: {error}") from error
 
 
 def _without(words: list[str], flags: tuple[str, ...]) -> list[str]:

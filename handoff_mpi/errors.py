@@ -73,6 +73,12 @@ class JobLost(HandoffError):
     exit_code = EXIT_STOPPED
 
 
+class Superseded(HandoffError):
+    """A newer launch has taken over the run-dir; this one leaves it alone."""
+
+    exit_code = EXIT_STOPPED
+
+
 class TransportError(HandoffError):
     """A message could not be carried, or was not one of ours."""
 

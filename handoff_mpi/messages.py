@@ -18,6 +18,7 @@ RECALL = "recall"  # (RECALL, run, [(task, attempt)])
 FORGET = "forget"  # (FORGET, run, [task])
 LOST = "lost"  # (LOST, run, rank)
 LOOK = "look"  # (LOOK, run, rank): look at the process of a silent rank of your host
+# ALIVE too, as (ALIVE, run): rank 0 greets the ranks of other hosts
 STOP = "stop"  # (STOP, run, results or None): the run is over
 SETUP = "setup"  # (SETUP, 0, encoded function, paths): call dag.py's ``setup(rank)``
 LEAVE = "leave"  # (LEAVE, 0): the job is over, the rank may go

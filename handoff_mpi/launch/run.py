@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import socket
 import sys
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -12,7 +13,7 @@ from handoff_mpi import telemetry
 from handoff_mpi.dag import DAG, Plan
 from handoff_mpi.dag.fingerprint import fingerprints
 from handoff_mpi.encoding import PICKLED, Payload, encode_code
-from handoff_mpi.errors import DAGFailed, HandoffError, JobLost, JournalError, UsageError
+from handoff_mpi.errors import DAGFailed, HandoffError, JobLost, JournalError, Superseded, UsageError
 from handoff_mpi.launch.admission import find_strategy, refuse_what_fits_nowhere
 from handoff_mpi.launch.deadline import end_of_run
 from handoff_mpi.launch.job import Job
@@ -26,20 +27,28 @@ from handoff_mpi.results.journal import Journal, clear
 from handoff_mpi.results.results import FunctionError
 from handoff_mpi.results.run_dir import lock_run_dir_soon, make_run_dir, reserve_room, write_status
 from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
-from handoff_mpi.runtime import worker_loop
+from handoff_mpi.results.tenure import Tenure
+from handoff_mpi.runtime import prober, worker_loop
 from handoff_mpi.runtime.chronicle import Chronicle
+from handoff_mpi.runtime.inquiry import HostGuard
 from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.runtime.pace import clock
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.runtime.scheduler_loop import LoopSettings, SchedulerLoop
 from handoff_mpi.runtime.worker_shell import RunSetup, WorkerShell
-from handoff_mpi.scheduler import Closed, Policy, Scheduler, Submitted
+from handoff_mpi.scheduler import Closed, HostWatch, Policy, Scheduler, Submitted
 from handoff_mpi.telemetry import handlers as events
 
 #: Values nobody needs any more are dropped once a rank's store takes this share of its part of the host.
 _STORE_SHARE = 0.5
 #: A rank 0 that was killed, or whose launcher was, is gone by then.
 _LOCK_WAIT_S = 5.0
+#: A host is asked after so many heartbeats that none of its ranks sent.
+_SILENT_BEATS = 3
+#: Ranks of a launch that was superseded get this long to say goodbye.
+_SHORT_GOODBYE_S = 2.0
+#: Rank 0 may write to a slow file system, or be busy with a turn, for at least this long.
+_LEAST_PATIENCE_S = 20.0
 
 
 class Run:
@@ -105,15 +114,19 @@ class Run:
         dag, plan = self._dag, self._plan
         reserve_room(self._run_dir)
         self._number = self._job.next_run()
-        self._run = f"{self._run_dir.name}-{os.getpid()}-{self._number}"
         self._kept = DirectoryStore(self._run_dir / "values")
         marks = fingerprints(dag)
         resumed = resume(history, plan, marks.of, self._kept.is_whole, self._options.rerun)
         journal = Journal(self._run_dir)
+        self._tenure = Tenure(self._run_dir, journal.epoch)
+        # A process's number comes again, on another host or in a container; a launch's number does not.
+        self._run = f"{self._run_dir.name}-{journal.epoch}-{os.getpid()}-{self._number}"
         self._about: dict[str, Any] = {
             "dag_id": dag.id,
             "run": self._run,
             "launch": journal.epoch,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
             "functions": len(plan),
             "ranks": self._job.size,
             "started_s": self._started,
@@ -135,21 +148,26 @@ class Run:
 
     def _carry_out(self, loop: SchedulerLoop, resumed: Resumed) -> Results:
         results: Results | None = None
-        code, is_lost = 1, False
+        code, is_lost, is_superseded = 1, False, False
         try:
             worker_loop.set_active(loop)
             loop.run([Submitted(self._specs, resumed.rest, resumed.suspects, resumed.deaths), Closed()])
+            self._tenure.confirm()
             results = self._results()
             return self._close(loop, results)
         except HandoffError as error:
             code = error.exit_code
             is_lost = isinstance(error, JobLost)
+            is_superseded = isinstance(error, Superseded)
             raise
         finally:
             worker_loop.set_active(None)
             if results is None and not is_lost:  # a lost run has no verdict yet: it is launched again
-                loop.say_goodbye(None)
-                self._write_status(status="broken", exit_code=code, **self._about)
+                silent = loop.say_goodbye(None, *([_SHORT_GOODBYE_S] if is_superseded else []))
+                if is_superseded:
+                    loop.gone |= set(silent)  # who was launched with it may be gone since long
+                else:
+                    self._write_status(status="broken", exit_code=code, **self._about)
             loop.close()
             self._job.gone |= loop.gone
 
@@ -187,7 +205,17 @@ class Run:
                 workers.append(rank)
                 job.transport.send(rank, (START, 0, setup))
         drain = options.drain if job.drain_s is None else job.drain_s
-        settings = LoopSettings(self._run, self._number, workers, drain, options.resource_tracker, self._pids())
+        settings = LoopSettings(
+            self._run,
+            self._number,
+            workers,
+            drain,
+            options.resource_tracker,
+            self._pids(),
+            self._heartbeat_s(),
+            self._guard(),
+            self._tenure.confirm,
+        )
         loop = SchedulerLoop(
             job.transport,
             self._scheduler,
@@ -216,7 +244,9 @@ class Run:
                 number=self._number,
                 slots=seat.slots,
                 isolation=self._isolation(rank, seat.slots),
-                heartbeat_s=max(0.5, min(15.0, options.silence_limit / 20)),
+                heartbeat_s=self._heartbeat_s(),
+                patience_s=0.0 if 0 in pids[seat.host] else max(_LEAST_PATIENCE_S, options.silence_limit),
+                rank0=(job.capabilities[0].host, os.getpid()),
                 store_nbytes=self._store_nbytes(job.capabilities[rank], pids),
                 run_dir=str(self._run_dir),
                 store_factory=factory,
@@ -227,6 +257,19 @@ class Run:
                 checkpoint=options.checkpoint,
             )
         return setups
+
+    def _heartbeat_s(self) -> float:
+        usual = max(0.5, min(15.0, self._options.silence_limit / 20))
+        if len(self._pids()) == 1:
+            return usual
+        # A host that was cut off is to be noticed soon; of very many ranks, rank 0 hears a thousand a second.
+        return min(usual, max(1.0, self._job.size / 1000))
+
+    def _guard(self) -> HostGuard | None:
+        asks, hosts = prober.from_environment(), self._pids()
+        if asks is None or len(hosts) == 1:
+            return None
+        return HostGuard(HostWatch(hosts, _SILENT_BEATS * self._heartbeat_s()), asks)
 
     def _store_nbytes(self, capability: Capability, pids: dict[str, dict[int, int]]) -> int:
         memory_nbytes = capability.host_amounts.get("memory", 0) / UNIT * 1e6

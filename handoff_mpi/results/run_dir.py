@@ -25,6 +25,8 @@ from handoff_mpi.errors import EXIT_STOPPED, JournalError, RunDirBusy, UsageErro
 
 STATUS = "status.json"
 LOCK = "lock"
+#: Names, by the supervisor's mark, whose launch this is: the next one of the same supervisor may take the lock away.
+LAUNCHED_BY = "HANDOFF_LAUNCHED_BY"
 
 #: Of the directories of a run: a umask made for sharing must not open them to others.
 DIRECTORY_MODE = 0o755
@@ -212,6 +214,9 @@ def lock_run_dir(run_dir: Path) -> RunLock:
 def lock_run_dir_soon(run_dir: Path, wait_s: float) -> RunLock:
     """As :func:`lock_run_dir`, but give a process that is just dying ``wait_s`` seconds to let go of it.
 
+    An earlier launch of the same supervisor that still holds it then is on a host that was lost: the lock is taken
+    away from it, and it leaves once it sees the journal of this launch.
+
     Raises:
         UsageError: as there.
     """
@@ -221,8 +226,19 @@ def lock_run_dir_soon(run_dir: Path, wait_s: float) -> RunLock:
             return lock_run_dir(run_dir)
         except RunDirBusy:
             if time.monotonic() >= end:
-                raise
+                if not _is_of_our_supervisor(run_dir):
+                    raise
+                (run_dir / LOCK).unlink(missing_ok=True)
+                return lock_run_dir(run_dir)
         time.sleep(0.1)
+
+
+def _is_of_our_supervisor(run_dir: Path) -> bool:
+    mark = os.environ.get(LAUNCHED_BY)
+    try:
+        return bool(mark) and json.loads((run_dir / LOCK).read_bytes()).get(LAUNCHED_BY) == mark
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _unlocked(run_dir: Path, fd: int, error: OSError) -> RunLock:
@@ -238,7 +254,10 @@ def _unlocked(run_dir: Path, fd: int, error: OSError) -> RunLock:
 
 
 def _say_who(fd: int) -> None:
-    text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "started_s": time.time()})
+    said = {"pid": os.getpid(), "host": socket.gethostname(), "started_s": time.time()}
+    if mark := os.environ.get(LAUNCHED_BY):
+        said[LAUNCHED_BY] = mark
+    text = json.dumps(said)
     try:
         os.ftruncate(fd, 0)
         os.pwrite(fd, text.encode() + b"\n", 0)
@@ -297,6 +316,14 @@ def _replace_status(run_dir: Path, text: str) -> None:
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+
+
+def touch_status(run_dir: Path) -> None:
+    """Show that the launch whose ``status.json`` it is still lives."""
+    try:
+        os.utime(run_dir / STATUS)
+    except OSError:
+        pass  # it is the supervisor who looks, and it has other ways to tell
 
 
 def read_status(run_dir: Path) -> dict[str, Any]:

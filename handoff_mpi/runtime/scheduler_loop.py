@@ -43,6 +43,7 @@ from handoff_mpi.resources import parse_resources
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results.store import DirectoryStore, Key, ResultStore
 from handoff_mpi.runtime.chronicle import Chronicle
+from handoff_mpi.runtime.inquiry import HostGuard
 from handoff_mpi.runtime.neighbours import GONE, LIVES, STOPPED, Neighbours
 from handoff_mpi.runtime.pace import Pace, clock
 from handoff_mpi.runtime.recorder import Recorder
@@ -73,6 +74,8 @@ from handoff_mpi.worker.machine import head_of
 _FOR_WORKERS = frozenset({DISPATCH, CONSTANT, FILES, RECALL, FORGET, LOST, LOOK, STOP, FETCH, VALUE, ABSENT})
 #: Workers that have not said goodbye after this long are left behind.
 GOODBYE_S = 10.0
+#: Seconds between two looks at the run-dir.
+CONFIRM_S = 1.0
 #: How long a launcher that dies takes to be gone.
 LAUNCHER_S = 1.0
 #: How many ranks of a host are asked to look at a silent one: they may be deaf themselves.
@@ -90,6 +93,9 @@ class LoopSettings:
         drain_s: seconds that running calls are given once the run is stopped.
         tracker: the user's resource tracker, or None.
         pids: host to its ranks' process ids, by rank; rank 0's own host comes first.
+        heartbeat_s: ranks of other hosts get a sign of life this often; 0 sends none.
+        guard: looks after other hosts; None where nobody could be asked.
+        confirm: called once a second; it raises when the run is no longer this launch's.
     """
 
     run: str
@@ -98,6 +104,9 @@ class LoopSettings:
     drain_s: float
     tracker: Any = None
     pids: dict[str, dict[int, int]] = field(default_factory=dict)
+    heartbeat_s: float = 0.0
+    guard: HostGuard | None = None
+    confirm: Callable[[], None] = lambda: None
 
 
 class SchedulerLoop:
@@ -132,7 +141,11 @@ class SchedulerLoop:
         self.settings = settings
         self.recorder = recorder
         self.stop_reason: Callable[[], str] = lambda: ""
-        self._neighbours = Neighbours(0, next(iter(settings.pids.values()), {}))
+        here = next(iter(settings.pids.values()), {})
+        self._neighbours = Neighbours(0, here)
+        self._far = [rank for rank in settings.workers if rank not in here]
+        self._next_confirm = 0.0
+        self._next_greeting = 0.0
         self._plan = plan
         self.file_keys: dict[int, Key] = {}  # of values that an earlier launch wrote
         self._files_at: dict[int, set[int]] = {}
@@ -161,6 +174,7 @@ class SchedulerLoop:
 
         Raises:
             JobLost: the launcher is gone.
+            Superseded: a newer launch has taken over.
         """
         pace = Pace()
         events: list[Event] = [*first]
@@ -256,13 +270,14 @@ class SchedulerLoop:
         mine: list[Envelope] = []
         lost: list[Event] = []  # comes last: what a rank said before it died counts
         heard: dict[int, None] = {0: None} if self._shell is not None else {}
+        gone = tuple(self.gone)
         for each in arrived:
             if isinstance(each, RankGone):
                 self._lose(each.rank, each.reason, lost)
                 continue
             message = each.message
-            if message[1] != self.settings.number:
-                continue
+            if message[1] != self.settings.number or each.source in gone:
+                continue  # what comes late of a lost rank: its host was cut off, say, and is back
             heard[each.source] = None
             if message[0] in (VALUE, ABSENT) and message[2] in self._bringing:
                 self._absorb_kept(each, events)
@@ -281,11 +296,11 @@ class SchedulerLoop:
         events += lost
         return mine
 
-    def _lose(self, rank: int, reason: str, events: list[Event]) -> None:
+    def _lose(self, rank: int, reason: str, events: list[Event], with_its_host: bool = False) -> None:
         self.gone.add(rank)
         self._neighbours.forget(rank)
         self.transport.drop(rank)
-        events.append(RankLost(rank, reason))
+        events.append(RankLost(rank, reason, with_its_host))
         if self.gone.issuperset(self.settings.workers):
             self._await_end_of_launcher()
 
@@ -298,9 +313,28 @@ class SchedulerLoop:
             time.sleep(0.01)
 
     def _look_around(self, events: list[Event]) -> None:
-        lost = self._neighbours.look_around(clock())
+        now = clock()
+        lost = self._neighbours.look_around(now)
         if lost is not None:
             self._lose(*lost, events)
+        if now >= self._next_confirm:
+            self._next_confirm = now + CONFIRM_S
+            self.settings.confirm()
+            self._greet(now)
+            self._guard_hosts(now, events)
+
+    def _guard_hosts(self, now: float, events: list[Event]) -> None:
+        guard = self.settings.guard
+        for rank, reason in () if guard is None else guard.look(self.scheduler.heard, self.gone, now):
+            if rank not in self.gone:
+                self._lose(rank, reason, events, with_its_host=True)
+
+    def _greet(self, now: float) -> None:
+        """Show ranks of other hosts that rank 0 lives; those of this host can look at its process."""
+        if self.settings.heartbeat_s and now >= self._next_greeting:
+            self._next_greeting = now + self.settings.heartbeat_s
+            for rank in self._far:
+                self._send(rank, (ALIVE, self.settings.number))
 
     def _examine(self, rank: int, events: list[Event]) -> None:
         """Look at a silent rank's process, or have ranks of its host do it."""
@@ -501,19 +535,21 @@ class SchedulerLoop:
 
     def close(self) -> None:
         """End rank 0's own child processes."""
+        if self.settings.guard is not None:
+            self.settings.guard.close()
         if self._shell is not None:
             self._shell.close()
 
     # -- the end ------------------------------------------------------------------------------------------
 
-    def say_goodbye(self, shared: Payload | None) -> list[int]:
+    def say_goodbye(self, shared: Payload | None, wait_s: float = GOODBYE_S) -> list[int]:
         """Tell all ranks that the run is over and wait, within bounds; return who did not answer."""
+        for rank in self._everyone():
+            self._send(rank, (STOP, self.settings.number, shared))
+        self.gone |= self.scheduler.silent  # whoever was cut off is told, but not waited for
         waiting = {rank for rank in self._everyone() if rank not in self.gone}
-        for rank in waiting:
-            head = None if shared is None else shared
-            self._send(rank, (STOP, self.settings.number, head))
         pace = Pace()
-        end = clock() + GOODBYE_S
+        end = clock() + wait_s
         while waiting - self._said_goodbye - self.gone and clock() < end:
             arrived = self.transport.poll()
             mine = self._absorb(arrived, [])

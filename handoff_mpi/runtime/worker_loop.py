@@ -15,9 +15,11 @@ from handoff_mpi.encoding import decode
 from handoff_mpi.errors import HandoffError
 from handoff_mpi.messages import BYE, LEAVE, SETUP, START
 from handoff_mpi.runtime.attendant import Attendant
-from handoff_mpi.runtime.pace import Pace
+from handoff_mpi.runtime.pace import Pace, clock
+from handoff_mpi.runtime.prober import LIVES, from_environment
 from handoff_mpi.runtime.worker_shell import RunSetup, WorkerShell
 from handoff_mpi.worker import child as child_process
+from handoff_mpi.worker.patience import Patience
 
 #: Messages that no run's machine handles.
 _BETWEEN_RUNS = frozenset({START, SETUP, LEAVE})
@@ -42,28 +44,34 @@ def serve_run(
         was left to end, and rank 0 went on meanwhile.
 
     Raises:
-        ConnectionError: rank 0 is gone.
+        ConnectionError: rank 0 is gone, or this rank's host was cut off from it.
     """
     shell = WorkerShell(transport, setup)
     set_active(shell)
     parent = os.getppid()
     pace = Pace()
     later: list[Envelope] = []
+    patience = Patience(setup.patience_s, clock())
 
     def poll(first: Sequence[Envelope] = ()) -> bool:
         arrived = [*first, *transport.poll()]
         of_run = []
+        has_heard = False
         for each in arrived:
             if isinstance(each, RankGone):
                 if each.rank == 0:
                     raise ConnectionError(f"rank 0 is gone: {each.reason}")
-            elif each.message[0] in _BETWEEN_RUNS:
-                later.append(each)
-                if each.message[0] == LEAVE and leave is not None:
-                    say_goodbye(transport)
-                    leave()
-                continue
-            of_run.append(each)
+            else:
+                has_heard |= each.source == 0
+                if each.message[0] in _BETWEEN_RUNS:
+                    later.append(each)
+                    if each.message[0] == LEAVE and leave is not None:
+                        say_goodbye(transport)
+                        leave()
+                else:
+                    of_run.append(each)
+        if setup.patience_s and patience.has_ended(has_heard, clock()):
+            _look_at_rank_0(setup, patience)
         return shell.turn(of_run)
 
     attendant = Attendant(shell, poll) if is_threaded else None
@@ -96,6 +104,24 @@ def say_goodbye(transport: Transport) -> None:
     """Tell rank 0 that this rank leaves the job."""
     transport.send(0, (BYE, 0))
     transport.flush(5.0)
+
+
+def _look_at_rank_0(setup: RunSetup, patience: Patience) -> None:
+    """Rank 0 is silent: if it lives it is busy, and waited for; if not, or its host does not answer, this rank ends.
+
+    Raises:
+        ConnectionError: it is to end.
+    """
+    prober = from_environment()
+    host = None if prober is None else prober.name_of(setup.rank0[0])
+    if prober is not None and host is not None:
+        answer = prober.ask(host, setup.rank0[1])
+        if answer == LIVES:
+            patience.begin_anew()
+            return
+    elif patience.silence_s < 2 * setup.patience_s:
+        return
+    raise ConnectionError(f"rank 0 has been silent for {patience.silence_s:.0f} s, and does not live or answer")
 
 
 _active: Any = None

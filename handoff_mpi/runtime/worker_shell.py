@@ -75,6 +75,9 @@ class RunSetup:
         setup: dag.py's ``setup(rank)``, encoded, for child processes; or None.
         tells_transfers: whether rank 0 wants to know of transfers between ranks.
         pids: rank to process id, of the ranks of this host.
+        patience_s: a rank 0 that shows no sign of life for this long is asked about, and is given up after twice as
+            long if nobody can be asked; 0 never ends.
+        rank0: rank 0's host and process id.
         checkpoint: which large values are written to files at once: "all", "none", or "auto", those that took
             longer to compute than to write.
     """
@@ -91,6 +94,8 @@ class RunSetup:
     setup: bytes | None = None
     tells_transfers: bool = False
     pids: dict[int, int] = field(default_factory=dict)
+    patience_s: float = 0.0
+    rank0: tuple[str, int] = ("", 0)
     checkpoint: str = "none"
 
 

@@ -25,6 +25,7 @@ from handoff_mpi.scheduler.events import (
     Unfetched,
     ValueLost,
 )
+from handoff_mpi.scheduler.hosts import HostWatch
 from handoff_mpi.scheduler.lifecycle import TRANSITIONS, Cause, State
 from handoff_mpi.scheduler.machine import Scheduler
 from handoff_mpi.scheduler.policy import Policy
@@ -44,6 +45,7 @@ __all__ = [
     "Finished",
     "Forget",
     "Heard",
+    "HostWatch",
     "Persisted",
     "Policy",
     "RankLost",

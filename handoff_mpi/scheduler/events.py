@@ -92,10 +92,11 @@ class Heard:
 
 @dataclass(slots=True)
 class RankLost:
-    """A rank is gone for good."""
+    """A rank is gone for good; with its whole host, it was no function's fault."""
 
     rank: int
     reason: str
+    with_its_host: bool = False
 
 
 @dataclass(slots=True)

@@ -191,6 +191,16 @@ class Scheduler:
         return log
 
     @property
+    def silent(self) -> set[int]:
+        """Ranks that were lost because nothing was heard of them."""
+        return self._watch.silent
+
+    @property
+    def heard(self) -> dict[int, float]:
+        """Rank to when it was last heard of."""
+        return self._watch.heard
+
+    @property
     def in_flight(self) -> int:
         return self.slots.in_flight
 
@@ -373,9 +383,9 @@ class Scheduler:
     def _on_rank_lost(self, event: RankLost) -> None:
         self._watch.forget(event.rank)
         if event.rank in self.ledger.seats:
-            self._lose_rank(event.rank, event.reason)
+            self._lose_rank(event.rank, event.reason, event.with_its_host)
 
-    def _lose_rank(self, rank: int, reason: str) -> None:
+    def _lose_rank(self, rank: int, reason: str, is_blameless: bool = False) -> None:
         if not self.ledger.seats[rank].is_alive:
             return
         self._log_rank(rank, "lost", reason)
@@ -386,7 +396,7 @@ class Scheduler:
         for task in orphans:
             self._take_back(task, Cause.RANK_LOST, reason)
             self.tasks.ran_on.setdefault(task, []).append(rank)
-        if not is_silent:
+        if not (is_silent or is_blameless):
             self._blame(orphans, rank, reason)
         for slot in self.slots.of_rank[rank]:
             if slot.claim is not None:

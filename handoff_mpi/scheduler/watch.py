@@ -19,19 +19,20 @@ class Watch:
         suspects: ranks that are suspect now, those lost to silence among them.
         silent: ranks that were lost because they were silent.
         next_check: when :meth:`look` should be called again.
+        heard: rank to when it was last heard of.
     """
 
     limit_s: float
     suspects: set[int] = field(default_factory=set)
     silent: set[int] = field(default_factory=set)
     next_check: float = 0.0
-    _heard: dict[int, float] = field(default_factory=dict)
+    heard: dict[int, float] = field(default_factory=dict)
     _excused: dict[int, float] = field(default_factory=dict)
 
     def hear(self, ranks: Iterable[int], now: float) -> list[int]:
         """Note a sign of life of ``ranks``; return those that were suspect."""
         for rank in ranks:
-            self._heard[rank] = now
+            self.heard[rank] = now
         if not self.suspects:
             return []
         returned = sorted(self.suspects.intersection(ranks))
@@ -52,7 +53,7 @@ class Watch:
         self.next_check = now + self.limit_s / 8
         found = []
         for rank in ranks:
-            heard = self._heard.setdefault(rank, now)
+            heard = self.heard.setdefault(rank, now)
             if now - heard <= self.limit_s / 2:
                 continue
             since_alive = now - max(heard, self._excused.get(rank, heard))

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from handoff_mpi.launch.environment import is_under_launcher
-from handoff_mpi.launch.supervisor import launcher_command
+from handoff_mpi.launch.mpirun import launcher_command
 from handoff_mpi.worker.runners import environment_of_child
 
 #: The whole trial, all its jobs together.

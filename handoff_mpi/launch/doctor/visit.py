@@ -20,7 +20,7 @@ from handoff_mpi.launch.doctor.probes import Handlers, Leader, serve
 from handoff_mpi.launch.doctor.report import BAD, NOTE, Finding, Report, read_line
 from handoff_mpi.launch.doctor.trial import Trial, started, try_deaths
 from handoff_mpi.launch.environment import is_under_launcher, rank_by_launcher, size_by_launcher
-from handoff_mpi.launch.supervisor import launcher_command
+from handoff_mpi.launch.mpirun import launcher_command
 
 DEFAULT_RUN_DIR = "handoff-runs"
 #: However MPI hangs, a doctor ends after this long.

@@ -1,0 +1,190 @@
+"""The hosts of a launch: which they are, how many ranks each has, and which still answer."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shlex
+import socket
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from handoff_mpi.errors import UsageError
+from handoff_mpi.runtime.prober import LIVES, Prober
+
+_AT_ONCE = 64
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SLURM_PART = re.compile(r"([^,\[]*)(?:\[([^\]]*)\])?([^,\[]*)(?:,|$)")
+_HOSTFILE = "PRTE_MCA_prte_default_hostfile"
+_AGENTS = ("PRTE_MCA_plm_ssh_agent", "OMPI_MCA_plm_ssh_agent", "OMPI_MCA_plm_rsh_agent", "HYDRA_LAUNCHER_EXEC")
+_SSH = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]
+# The daemons of a job that died may still hold the node, for Slurm at least: hence the overlap.
+_SRUN_FLAGS = ["--overlap", "--no-kill", "--mpi=none", "-N1", "-n1", "-t", "1", "-w", "{host}"]
+_SRUN = ["env", "SLURM_OVERLAP=1", "srun", *_SRUN_FLAGS, "sh", "-c"]
+
+
+class Hosts:
+    """The hosts that ``ranks`` ranks are spread over.
+
+    Args:
+        ranks: how many.
+        slots: host to how many ranks it should have, None where nobody said; empty if the hosts are not known.
+        reach: the words before a shell command for a host, ``{host}`` among them.
+        is_given: whether the user named them, or mpirun knows them by itself.
+    """
+
+    def __init__(
+        self, ranks: int, slots: Mapping[str, int | None], reach: Sequence[str] = (), is_given: bool = False
+    ) -> None:
+        self._ranks = ranks
+        self._room = _room(ranks, slots)
+        self._is_even = all(count is None for count in slots.values())
+        self._is_given = is_given
+        self.prober = Prober(reach, self.names)
+        self.lost: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._room)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._room)
+
+    def places(self) -> dict[str, int] | None:
+        """Return host to ranks of a launch on the hosts that are not lost; None if mpirun decides."""
+        if not self._room or not (self._is_given or self.lost):
+            return None
+        room = {host: count for host, count in self._room.items() if host not in self.lost}
+        return spread(min(self._ranks, sum(room.values())), room, self._is_even)
+
+    def look(self) -> list[str]:
+        """Ask every host whether it answers, all at once; return those that do not, now ``lost``."""
+        if len(self._room) > 1:
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                answers = list(pool.map(self.answers, self._room))
+            self.lost = [host for host, answer in zip(self._room, answers, strict=True) if not answer]
+        return self.lost
+
+    def answers(self, host: str, pid: int | None = None) -> bool:
+        """Whether ``host`` answers within bounds, and has a process ``pid`` if one is named."""
+        if _is_here(host):
+            return pid is None or Path(f"/proc/{pid}").exists()
+        return self.prober.ask(host, pid) == LIVES
+
+
+def find_hosts(ranks: int, given: str | None, extra: Sequence[str] = ()) -> Hosts:
+    """Return the hosts the user named, or those of Slurm's allocation or of mpirun's hostfile.
+
+    Args:
+        given: ``h1,h2,h3`` or ``h1:4,h2:4``.
+        extra: words of the user's for mpirun.
+
+    Raises:
+        UsageError: ``given`` cannot be understood.
+    """
+    environ = os.environ
+    in_slurm = slurm_hosts(environ.get("SLURM_JOB_NODELIST", ""), environ.get("SLURM_TASKS_PER_NODE", ""))
+    agent = [*_agent(extra), "{host}"]
+    if given:
+        named = parse_hosts(given)
+        return Hosts(ranks, named, _SRUN if set(named) <= set(in_slurm) else agent, True)
+    if in_slurm:
+        return Hosts(ranks, in_slurm, _SRUN)
+    return Hosts(ranks, _read_hostfile(environ.get(_HOSTFILE, "")), agent)
+
+
+def parse_hosts(text: str) -> dict[str, int | None]:
+    """Return host to ranks, None where none are given.
+
+    Raises:
+        UsageError: it is no list of hosts.
+    """
+    hosts: dict[str, int | None] = {}
+    for word in text.split(","):
+        name, colon, count = word.strip().partition(":")
+        is_count = not colon or (count.isdigit() and int(count) > 0)
+        if not _NAME.fullmatch(name) or not is_count or name in hosts:
+            raise UsageError(f"--hosts names each host once, as h1,h2 or h1:4,h2:4 (host:ranks), not {text!r}")
+        hosts[name] = int(count) if colon else None
+    return hosts
+
+
+def slurm_hosts(nodes: str, tasks: str) -> dict[str, int | None]:
+    """Return node to tasks granted there, from SLURM_JOB_NODELIST and SLURM_TASKS_PER_NODE.
+
+    ``node[1-3,07],login`` and ``2(x3),1`` are what they look like.
+    """
+    names = []
+    for before, ranges, after in _SLURM_PART.findall(nodes):
+        if before or ranges or after:
+            names += [f"{before}{number}{after}" for number in _numbers(ranges)]
+    counts: list[int] = []
+    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", tasks):
+        counts += [int(count)] * int(times or 1)
+    if len(counts) != len(names):
+        return dict.fromkeys(names)
+    return dict(zip(names, counts, strict=True))
+
+
+def _numbers(ranges: str) -> list[str]:
+    numbers = []
+    for part in ranges.split(","):
+        first, _, last = part.partition("-")
+        if last:
+            numbers += [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
+        else:
+            numbers.append(first)
+    return numbers
+
+
+def _read_hostfile(path: str) -> dict[str, int | None]:
+    try:
+        lines = Path(path).read_text().splitlines() if path else []
+    except OSError:
+        return {}  # mpirun will say so
+    hosts: dict[str, int | None] = {}
+    for line in lines:
+        words = line.partition("#")[0].split()
+        if words:
+            slots = re.search(r"\bslots\s*=\s*(\d+)", line)
+            hosts[words[0]] = int(slots[1]) if slots else None
+    return hosts
+
+
+def spread(ranks: int, room: Mapping[str, int], is_even: bool) -> dict[str, int]:
+    """Return host to ranks: evenly, or host by host, as far as there is room; hosts without ranks are left out."""
+    left, places = ranks, dict.fromkeys(room, 0)
+    while left > 0 and any(places[host] < room[host] for host in room):
+        for host, count in room.items():
+            take = min(left, count - places[host], 1 if is_even else left)
+            places[host] += take
+            left -= take
+    return {host: count for host, count in places.items() if count}
+
+
+def _room(ranks: int, slots: Mapping[str, int | None]) -> dict[str, int]:
+    """Return the most ranks each host gets: what was said, else its share; more where that is not enough for all."""
+    if not slots:
+        return {}
+    if all(count is None for count in slots.values()):
+        return dict.fromkeys(slots, -(-ranks // len(slots)))
+    room = {host: 1 if count is None else count for host, count in slots.items()}
+    beyond = max(0, ranks - sum(room.values()))
+    return {host: count + -(-beyond // len(room)) for host, count in room.items()}
+
+
+def _agent(extra: Sequence[str]) -> list[str]:
+    """Return the command that reaches another host, as the launcher was told: ssh unless something else was."""
+    told = [os.environ[name] for name in _AGENTS if os.environ.get(name)]
+    for name, value in itertools.pairwise(extra):
+        if name in ("plm_ssh_agent", "plm_rsh_agent", "-launcher-exec"):
+            told.insert(0, value)
+    words = shlex.split(told[0].split(":")[0]) if told else []
+    return words if words and words != ["ssh"] else _SSH
+
+
+def _is_here(host: str) -> bool:
+    own = socket.gethostname()
+    return host in (own, own.partition(".")[0], "localhost", os.environ.get("SLURMD_NODENAME"))

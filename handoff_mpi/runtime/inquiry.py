@@ -1,0 +1,84 @@
+"""Rank 0's questions to hosts that have gone silent, asked beside its loop."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Collection, Mapping
+
+from handoff_mpi.runtime.prober import PROBE_S, SILENT, Prober, end, meaning
+from handoff_mpi.scheduler import HostWatch
+
+
+class HostGuard:
+    """Looks after the other hosts: asks those that have gone silent, and tells which ranks were lost with theirs."""
+
+    def __init__(self, watch: HostWatch, prober: Prober) -> None:
+        self._watch = watch
+        self._prober = prober
+        self._open: dict[str, Inquiry] = {}
+
+    def look(self, heard: Mapping[int, float], gone: Collection[int], now: float) -> list[tuple[int, str]]:
+        """Ask what is to be asked, see what was answered; return ranks that are lost, and why."""
+        for host, control in self._watch.look(heard, gone, now):
+            if host not in self._open and self._prober.name_of(host) is not None:
+                self._open[host] = Inquiry(self._prober, host, control, now)
+        lost = []
+        for host, inquiry in list(self._open.items()):
+            verdict = inquiry.verdict(now)
+            if verdict is not None:
+                del self._open[host]
+                # One of its ranks may have been heard of meanwhile: then it was merely slow.
+                if verdict and self._watch.is_silent(host, heard, gone, now):
+                    lost += [(rank, f"its host {host} no longer answers") for rank in self._watch.ranks(host, gone)]
+        return lost
+
+    def close(self) -> None:
+        """Ask no longer."""
+        for inquiry in self._open.values():
+            inquiry.close()
+
+
+class Inquiry:
+    """Is a host lost? Two questions at once: to the host, and to another one as a control.
+
+    Args:
+        prober: how hosts are reached.
+        host, control: as this package calls them.
+        now: the time, in seconds.
+    """
+
+    def __init__(self, prober: Prober, host: str, control: str, now: float) -> None:
+        self._until = now + PROBE_S
+        self._processes = [_started(prober, prober.name_of(name)) for name in (host, control)]
+
+    def verdict(self, now: float) -> bool | None:
+        """Return whether the host is lost; None while that is open."""
+        answers = [self._answer(process, now) for process in self._processes]
+        if None in answers:
+            return None
+        asked, control = answers
+        return asked == SILENT != control
+
+    def _answer(self, process: subprocess.Popen[bytes] | None, now: float) -> str | None:
+        if process is None:
+            return SILENT
+        status = process.poll()
+        if status is not None:
+            return meaning(status)
+        if now < self._until:
+            return None
+        end(process)
+        return SILENT
+
+    def close(self) -> None:
+        """Ask no longer."""
+        for process in self._processes:
+            if process is not None and process.poll() is None:
+                end(process)
+
+
+def _started(prober: Prober, host: str | None) -> subprocess.Popen[bytes] | None:
+    try:
+        return None if host is None else prober.start(host)
+    except OSError:
+        return None

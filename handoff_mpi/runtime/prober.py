@@ -1,0 +1,97 @@
+"""Asking another host, past MPI and past Python there, whether it and a process on it live.
+
+The launcher reached every host by ssh, by another launch agent or by srun, and so does this. ``run -n`` says how, in a
+variable that all ranks get; under a bare mpirun nobody can be asked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+PROBE = "HANDOFF_PROBE"
+#: A host that has not answered by then does not answer.
+PROBE_S = 5.0
+
+LIVES = "lives"
+GONE = "gone"
+SILENT = "silent"
+# No status that ssh or srun ends with by itself.
+_STATUS_LIVES, _STATUS_GONE = 41, 42
+_HOST = "{host}"
+
+
+@dataclass(frozen=True)
+class Prober:
+    """How hosts are reached.
+
+    Attributes:
+        command: the words before the shell command; ``{host}`` among them stands for the host.
+        names: the hosts, as the launcher calls them.
+    """
+
+    command: Sequence[str]
+    names: Sequence[str]
+
+    def to_environment(self) -> str:
+        """Return the value of the variable ``HANDOFF_PROBE``."""
+        return json.dumps({"command": list(self.command), "names": list(self.names)})
+
+    def name_of(self, host: str) -> str | None:
+        """Return what the launcher calls ``host``, None if it is none of the launcher's."""
+        short = host.partition(".")[0]
+        return next((name for name in self.names if name.partition(".")[0] == short), None)
+
+    def start(self, host: str, pid: int | None = None) -> subprocess.Popen[bytes]:
+        """Begin to ask ``host``, as the launcher calls it, whether a process lives there, or only whether it answers.
+
+        Raises:
+            OSError: what asks could not be started.
+        """
+        question = "true" if pid is None else f"test -d /proc/{pid}"
+        line = f"{question} && exit {_STATUS_LIVES}; exit {_STATUS_GONE}"
+        return subprocess.Popen(
+            [*(host if word == _HOST else word for word in self.command), line],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def ask(self, host: str, pid: int | None = None) -> str:
+        """Ask, and wait for the answer within bounds: LIVES, GONE, or SILENT if the host does not answer."""
+        try:
+            process = self.start(host, pid)
+        except OSError:
+            return SILENT
+        try:
+            return meaning(process.wait(PROBE_S))
+        except subprocess.TimeoutExpired:
+            end(process)
+            return SILENT
+
+
+def meaning(status: int) -> str:
+    """Return what the exit status of a finished question means."""
+    return {_STATUS_LIVES: LIVES, _STATUS_GONE: GONE}.get(status, SILENT)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a question that was not answered."""
+    try:
+        os.killpg(process.pid, 9)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+def from_environment() -> Prober | None:
+    """Return what the supervisor said, None if there is none."""
+    try:
+        told = json.loads(os.environ.get(PROBE, ""))
+        return Prober(told["command"], told["names"])
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,157 @@
+"""Whole hosts fail: cut off, killed, suspended; the run finishes on the rest."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.faults.hosts import CUT, KILL, Run
+from tests.faults.namespaces import wait_for
+
+ASKED = ["sh", "-c", 'exec timeout 3 "$0" h2 hostname']
+
+
+def ask_h2(hosts):
+    ended = subprocess.run(
+        hosts["h1"].enter(*ASKED, hosts.agent), env=hosts.environment(), capture_output=True, text=True, timeout=20
+    )
+    return ended.returncode, ended.stdout
+
+
+def test_hosts_have_names_links_and_processes_of_their_own(three_hosts):
+    hosts = three_hosts
+    assert ask_h2(hosts) == (0, "h2\n")
+    hosts.cut("h2")
+    assert ask_h2(hosts)[0] == 124
+    hosts.mend("h2")
+    assert ask_h2(hosts) == (0, "h2\n")
+    sleeper = subprocess.Popen(hosts["h2"].enter("sleep", "77"), env=hosts.environment())
+    assert wait_for(lambda: hosts["h2"].processes("sleep 77"), 10)
+    assert not hosts["h3"].processes("sleep 77")
+    hosts.kill("h2")
+    assert sleeper.wait(10)
+    assert ask_h2(hosts)[0] != 0
+
+
+def test_nothing_of_the_hosts_is_left(three_hosts):
+    hosts = three_hosts
+    there = [subprocess.Popen(host.enter("sleep", "78"), env=hosts.environment()) for host in hosts.hosts]
+    hosts.close()
+    assert all(each.wait(10) for each in there)
+    assert not hosts.directory.exists()
+    inits = [host.init for host in hosts.hosts]
+    assert not psutil.wait_procs(inits, timeout=10)[1]
+
+
+def test_a_host_is_cut_off(three_hosts, tmp_path):
+    run = Run(three_hosts, tmp_path).start()
+    run.fail(CUT)
+    ending = run.end()
+    assert (ending.code, ending.is_right) == (0, True), ending.said
+    assert {*ending.status["lost_ranks"]} == {"2", "3"}
+    assert ending.status["launch"] == 1, "nobody else was disturbed"
+    assert ending.noticed_s["h2"] < 30
+    assert ending.calls <= 80 + 4, "what the two lost ranks had done and nobody had heard of is done again"
+    assert ending.said.count("its host h2 no longer answers") == 2, "one line for each lost rank, in the summary"
+
+
+def test_a_host_is_killed_whole(three_hosts, tmp_path):
+    run = Run(three_hosts, tmp_path).start()
+    run.fail(KILL)
+    ending = run.end()
+    assert (ending.code, ending.is_right) == (0, True), ending.said
+    assert (ending.status["launch"], ending.status["ranks"]) == (2, 4)
+    assert ending.said.count("and h3 no longer answers; it is launched again on the other hosts") == 1
+
+
+def test_one_host_is_cut_off_and_one_is_killed(three_hosts, tmp_path):
+    run = Run(three_hosts, tmp_path).start()
+    run.fail(CUT)
+    run.fail(KILL)
+    ending = run.end()
+    assert (ending.code, ending.is_right) == (0, True), ending.said
+    assert (ending.status["launch"], ending.status["ranks"]) == (2, 2)
+    assert "h2, h3 no longer answer;" in ending.said
+
+
+def test_the_host_of_rank_0_is_killed(three_hosts, tmp_path):
+    run = Run(three_hosts, tmp_path, words=["-n", "4", "--hosts", "h2:2,h3:2"]).start()
+    run.fail((0.2, "kill", "h2"))
+    ending = run.end()
+    assert (ending.code, ending.is_right) == (0, True), ending.said
+    assert ending.status["host"] == "h3"
+
+
+def test_a_short_cut_costs_nothing(three_hosts, tmp_path):
+    run = Run(three_hosts, tmp_path).start()
+    run.fail((0.2, "cut", "h2"))
+    three_hosts.mend("h2")
+    ending = run.end()
+    assert (ending.code, ending.is_right, ending.status["lost_ranks"]) == (0, True, {}), ending.said
+
+
+@pytest.mark.slow
+def test_a_host_comes_back_after_it_was_given_up(three_hosts, tmp_path):
+    words = ["-n", "6", "--hosts", "h1:2,h2:2,h3:2", "--silence-limit", "10"]
+    run = Run(three_hosts, tmp_path, pairs=200, words=words).start()
+    run.fail((0.1, "cut", "h2"))
+    assert wait_for(lambda: (tmp_path / "losses").exists(), 60), run.said
+    three_hosts.mend("h2")
+    ending = run.end()
+    assert (ending.code, ending.is_right) == (0, True), ending.said
+    assert {*ending.status["lost_ranks"]} == {"2", "3"}
+    assert ending.calls <= 400 + 4, "their late reports were dropped, and nothing else ran twice"
+
+
+@pytest.mark.slow
+def test_ranks_of_a_host_that_was_cut_off_end_themselves(three_hosts, tmp_path):
+    words = ["-n", "6", "--hosts", "h1:2,h2:2,h3:2", "--silence-limit", "10"]
+    run = Run(three_hosts, tmp_path, words=words).start()
+    run.fail(CUT)
+    ending = run.end()
+    assert ending.code == 0, ending.said
+    h2 = three_hosts["h2"]
+    assert h2.processes("-m handoff_mpi"), "they have not heard of it"
+    assert wait_for(lambda: not h2.processes("handoff_mpi"), 60)
+
+
+@pytest.mark.slow
+def test_rank_0_is_suspended_on_a_host_that_was_cut_off(three_hosts, tmp_path):
+    """As if its file system were gone too: it shows no sign of life, and comes back when its run is over elsewhere."""
+    words = ["-n", "4", "--hosts", "h2:2,h3:2", "--silence-limit", "5"]
+    run = Run(three_hosts, tmp_path, words=words).start()
+    run.fail((0.2, "cut", "h2"))
+    status = run.status()
+    assert status["host"] == "h2"
+    ranks = three_hosts["h2"].processes("-m handoff_mpi")
+    (rank_0,) = [each for each in ranks if inner_pid(each) == status["pid"]]
+    for each in ranks:  # its neighbour would end it
+        each.suspend()
+    ending = run.end()
+    assert (ending.code, ending.is_right) == (0, True), ending.said
+    assert "rank 0 on h2 is gone" in ending.said
+    assert (ending.status["host"], ending.status["launch"]) == ("h3", 2)
+    before = (tmp_path / "run" / "status.json").read_bytes()
+    rank_0.resume()
+    assert not psutil.wait_procs([rank_0], timeout=90)[1], "it left"
+    assert (tmp_path / "run" / "status.json").read_bytes() == before
+
+
+def inner_pid(process) -> int:
+    """Return a process's number in its own namespace."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[-1]) for line in lines if line.startswith("NSpid:"))
+
+
+def test_no_answer_of_any_host_ends_it(three_hosts, tmp_path):
+    run = Run(three_hosts, tmp_path, words=["-n", "4", "--hosts", "h2:2,h3:2"]).start()
+    run.fail((0.1, "kill", "h2"))
+    three_hosts.kill("h3")
+    ending = run.end()
+    assert ending.code == 75, ending.said
+    assert ending.said.count("none of its hosts answers any more") == 1
+    assert "the same command resumes" in ending.said
+    assert (tmp_path / "run" / "journal").exists()

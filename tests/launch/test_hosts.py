@@ -1,0 +1,166 @@
+"""Which hosts a launch has, how its ranks are spread, and who is asked."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+import pytest
+
+from handoff_mpi.errors import UsageError
+from handoff_mpi.launch import mpirun
+from handoff_mpi.launch.hosts import Hosts, find_hosts, parse_hosts, slurm_hosts, spread
+from handoff_mpi.launch.mpirun import launcher_command
+from tests.conftest import missing
+
+
+@pytest.fixture(autouse=True)
+def no_launcher_around(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "PRTE_", "OMPI_", "HYDRA_", "HANDOFF_")):
+            monkeypatch.delenv(name)
+
+
+def test_hosts_as_users_write_them():
+    assert parse_hosts("h1,h2") == {"h1": None, "h2": None}
+    assert parse_hosts("node-1.site.org:4, h2:1") == {"node-1.site.org": 4, "h2": 1}
+
+
+@pytest.mark.parametrize("text", ["h1,,h2", "h1:", "h1:0", "h1:two", "h1,h1", "-x", "h1;h2", "h1:-1"])
+def test_nonsense_hosts_are_refused(text):
+    with pytest.raises(UsageError, match="--hosts names each host once"):
+        parse_hosts(text)
+
+
+def test_nonsense_hosts_are_refused_by_the_command(handoff, tmp_path):
+    (tmp_path / "ok.py").write_text("from handoff_mpi import DAG\ndag = DAG('d')\n")
+    for words, says in (["--hosts", "h1,h1"], "--hosts names"), (["--mpirun-args", "it's"], "--mpirun-args"):
+        ended = handoff("run", "-n", "2", *words, "ok.py")
+        assert (ended.rc, ended.err.count("\n")) == (2, 1), ended.err
+        assert says in ended.err
+
+
+@pytest.mark.parametrize(
+    ("nodes", "tasks", "expected"),
+    [
+        ("", "", {}),
+        ("n1", "4", {"n1": 4}),
+        ("n[1-3]", "2(x3)", {"n1": 2, "n2": 2, "n3": 2}),
+        ("n[08-10,12],login", "2(x3),1,3", {"n08": 2, "n09": 2, "n10": 2, "n12": 1, "login": 3}),
+        ("rack1-[1,3]-ib", "1,2", {"rack1-1-ib": 1, "rack1-3-ib": 2}),
+        ("a,b", "", {"a": None, "b": None}),
+    ],
+)
+def test_slurms_lists(nodes, tasks, expected):
+    assert slurm_hosts(nodes, tasks) == expected
+
+
+@pytest.mark.parametrize(
+    ("ranks", "room", "is_even", "expected"),
+    [
+        (4, {"a": 2, "b": 2, "c": 2}, True, {"a": 2, "b": 1, "c": 1}),
+        (6, {"a": 4, "b": 4}, False, {"a": 4, "b": 2}),
+        (3, {"a": 4, "b": 4}, False, {"a": 3}),
+        (9, {"a": 2, "b": 3}, True, {"a": 2, "b": 3}),
+    ],
+)
+def test_ranks_are_spread(ranks, room, is_even, expected):
+    assert spread(ranks, room, is_even) == expected
+
+
+def test_hosts_keep_their_ranks_when_others_are_lost():
+    hosts = Hosts(6, parse_hosts("a,b,c"), is_given=True)
+    assert hosts.places() == {"a": 2, "b": 2, "c": 2}
+    hosts.lost = ["b"]
+    assert hosts.places() == {"a": 2, "c": 2}
+
+
+def test_a_spare_host_takes_over():
+    hosts = Hosts(4, parse_hosts("a:2,b:2,c:2"), is_given=True)
+    assert hosts.places() == {"a": 2, "b": 2}
+    hosts.lost = ["a"]
+    assert hosts.places() == {"b": 2, "c": 2}
+
+
+def test_more_ranks_than_was_said_are_shared_out():
+    hosts = Hosts(7, parse_hosts("a:2,b"), is_given=True)
+    assert sum(hosts.places().values()) == 7
+
+
+def test_slurms_nodes_are_left_to_mpirun_until_one_is_lost(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-3]")
+    monkeypatch.setenv("SLURM_TASKS_PER_NODE", "2(x3)")
+    hosts = find_hosts(6, None)
+    assert (hosts.names, hosts.places()) == (["n1", "n2", "n3"], None)
+    assert "srun" in hosts.prober.command
+    hosts.lost = ["n2"]
+    assert hosts.places() == {"n1": 2, "n3": 2}
+
+
+def test_the_hosts_of_mpiruns_own_file(monkeypatch, tmp_path):
+    (tmp_path / "hostfile").write_text("# ours\nh1 slots=2\nh2 slots = 4 # big\n\n")
+    monkeypatch.setenv("PRTE_MCA_prte_default_hostfile", str(tmp_path / "hostfile"))
+    hosts = find_hosts(6, None)
+    assert (hosts.names, hosts.places()) == (["h1", "h2"], None)
+    hosts.lost = ["h1"]
+    assert hosts.places() == {"h2": 4}
+
+
+def test_hosts_are_asked_as_they_are_launched(monkeypatch):
+    assert find_hosts(2, "h1,h2").prober.command[0] == "ssh"
+    monkeypatch.setenv("PRTE_MCA_plm_ssh_agent", "/opt/agent -q : rsh")
+    assert find_hosts(2, "h1,h2").prober.command == ["/opt/agent", "-q", "{host}"]
+    assert find_hosts(2, "h1,h2", ["--prtemca", "plm_ssh_agent", "/my/agent"]).prober.command[0] == "/my/agent"
+
+
+def test_who_answers(tmp_path):
+    agent = tmp_path / "agent"
+    agent.write_text('#!/bin/sh\n[ "$1" = up ] || exit 255\nshift\nexec sh -c "$*"\n')
+    agent.chmod(0o755)
+    own = socket.gethostname()
+    hosts = find_hosts(3, f"{own},up,down", ["--prtemca", "plm_ssh_agent", str(agent)])
+    assert hosts.look() == ["down"]
+    assert hosts.answers("up", os.getpid())
+    assert hosts.answers(own, os.getpid())
+    assert not hosts.answers("up", 2**22 + 1)
+
+
+def version_of(text, monkeypatch, tmp_path):
+    fake = tmp_path / "mpirun"
+    fake.write_text(f"#!/bin/sh\necho '{text}'\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(mpirun, "_find", lambda: str(fake))
+
+
+def test_the_command_of_open_mpi(monkeypatch, tmp_path):
+    version_of("mpirun (Open MPI) 5.0.11", monkeypatch, tmp_path)
+    monkeypatch.setenv("HANDOFF_SLOTS", "2")
+    command, _ = launcher_command(3, {"a": 2, "b": 1}, ["--display", "map"])
+    text = " ".join(command)
+    assert "--with-ft ulfm" in text
+    assert "--host a:2,b:1" in text
+    assert "-x HANDOFF_SLOTS" in text
+    assert text.endswith("--display map -n 3")
+    assert "plm_slurm_args" not in text
+
+
+def test_the_command_of_open_mpi_in_a_slurm_job(monkeypatch, tmp_path):
+    version_of("mpirun (Open MPI) 5.0.11", monkeypatch, tmp_path)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert "--prtemca plm_slurm_args --no-kill" in " ".join(launcher_command(3)[0])
+
+
+def test_the_command_of_mpich(monkeypatch, tmp_path):
+    version_of("HYDRA build details:", monkeypatch, tmp_path)
+    command, _ = launcher_command(3, {"a": 2, "b": 1}, ["-v"])
+    assert command[1:] == ["-hosts", "a:2,b:1", "-v", "-n", "3"]
+
+
+def test_words_for_mpirun_reach_it(handoff, tmp_path):
+    if "Open MPI" not in os.popen(f"{mpirun._find()} --version").read():
+        missing("Open MPI")
+    text = "import os\nfrom handoff_mpi import DAG, Function\ndag = DAG('d')\n"
+    (tmp_path / "says.py").write_text(text + "print('MARK', os.environ.get('MARK'))\n")
+    ended = handoff("run", "-n", "2", "says.py", env={"HANDOFF_MPIRUN_ARGS": "-x MARK=yes"})
+    assert "MARK yes" in ended.out, (ended.err, sys.executable)

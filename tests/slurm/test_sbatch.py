@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -134,8 +136,16 @@ def test_a_dag_that_is_not_there_is_refused_by_the_run(slurm, submit, tmp_path):
     assert "nowhere.py does not exist" in job.out
 
 
+def own_python(directory: Path) -> Path:
+    """Return a Python that has this one's packages, and nothing beside it."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory / "own"], check=True, timeout=60)
+    (site,) = (directory / "own").glob("lib/python*/site-packages")
+    (site / "these.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+    return directory / "own" / "bin" / "python3"
+
+
 def test_no_launcher_is_refused(slurm, submit, tmp_path):
-    python = write(tmp_path, "python3", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', 0o755)
+    python = own_python(tmp_path)
     job = slurm.wait(submit(*QUICKSTART, env={"PYTHON": str(python), "PATH": str(tmp_path)}), tmp_path)
     assert (job.state, job.exit_code) == ("FAILED", "2:0"), job.out
     assert job.out.startswith(f"handoff: there is no mpirun beside {python}")
@@ -143,10 +153,11 @@ def test_no_launcher_is_refused(slurm, submit, tmp_path):
 
 
 def test_a_launcher_that_reports_success_is_not_believed(slurm, submit, tmp_path):
-    python = write(tmp_path, "python3", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', 0o755)
-    write(tmp_path, "mpirun", "#!/bin/sh\nexit 0\n", 0o755)
+    python = own_python(tmp_path)
+    write(python.parent, "mpirun", "#!/bin/sh\nexit 0\n", 0o755)
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "status.json").write_text('{"exit_code": 0}')  # of an earlier run
     job = slurm.wait(submit(*QUICKSTART, env={"PYTHON": str(python), "HANDOFF_RUN_DIR": "used"}), tmp_path)
     assert (job.state, job.exit_code) == ("FAILED", "1:0"), job.out
-    assert job.out == "handoff: the run ended without a verdict in used/status.json\n"
+    said = f"handoff: the run ended without a verdict in {tmp_path / 'used'}/status.json; the same command resumes\n"
+    assert job.out == said

@@ -22,6 +22,7 @@ from handoff_mpi.errors import (
     DAGFailed,
     HandoffError,
     JobLost,
+    TransportError,
     UsageError,
 )
 from handoff_mpi.launch import job as jobs
@@ -303,6 +304,8 @@ def _lead(job: Job, target: str, args: list[str], options: RunOptions) -> int:
     except JobLost as error:
         print(f"handoff: {error}", file=sys.stderr, flush=True)
         os._exit(error.exit_code)  # there is nobody to take leave of
+    except TransportError as error:
+        jobs.end_rank(error)  # as a rank that dies: the others end too, and the run is launched again
     except HandoffError as error:
         print(f"handoff: {error}", file=sys.stderr, flush=True)
         return error.exit_code
@@ -352,7 +355,7 @@ def _serve(job: Job) -> None:
     try:
         job.serve()
     except BaseException as error:
-        jobs.end_worker(error)
+        jobs.end_rank(error)
     sys.stdout.flush()
     sys.stderr.flush()
     mpi.leave(EXIT_DONE)

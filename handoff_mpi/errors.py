@@ -80,7 +80,9 @@ class Superseded(HandoffError):
 
 
 class TransportError(HandoffError):
-    """A message could not be carried, or was not one of ours."""
+    """A message could not be carried, or was not one of ours: the job is lost, and the same command resumes the run."""
+
+    exit_code = EXIT_STOPPED
 
 
 class JournalError(HandoffError):

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from handoff_mpi.allocation import Ledger
 from handoff_mpi.comm import Envelope, MemoryNetwork, RankGone
 from handoff_mpi.dag import DAG
 from handoff_mpi.encoding import decode_code, encode_code
-from handoff_mpi.errors import JoinError, UsageError
+from handoff_mpi.errors import JoinError, TransportError, UsageError
 from handoff_mpi.launch.environment import size_by_launcher
 from handoff_mpi.messages import BYE, LEAVE, SETUP, START
 from handoff_mpi.resources import Amounts, Capability, parse_resources
@@ -291,12 +292,13 @@ def _extend_path(paths: list[str]) -> None:
     sys.path.extend(path for path in paths if path not in sys.path)
 
 
-def end_worker(error: BaseException) -> None:
-    """End a worker rank that cannot go on, so that the others notice."""
+def end_rank(error: BaseException) -> NoReturn:
+    """End a rank that cannot go on, so that the others notice."""
     from handoff_mpi.comm import mpi
 
-    if isinstance(error, ConnectionError):
-        print(f"handoff: a worker (process {os.getpid()}) ends: {error}", file=sys.stderr, flush=True)
+    if isinstance(error, (ConnectionError, TransportError)):
+        who = f"process {os.getpid()} on {socket.gethostname()}"
+        print(f"handoff: a rank ({who}) ends: {error}", file=sys.stderr, flush=True)
     else:
         traceback.print_exception(error)
         sys.stderr.flush()

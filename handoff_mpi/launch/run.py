@@ -13,7 +13,7 @@ from handoff_mpi import telemetry
 from handoff_mpi.dag import DAG, Plan
 from handoff_mpi.dag.fingerprint import fingerprints
 from handoff_mpi.encoding import PICKLED, Payload, encode_code
-from handoff_mpi.errors import DAGFailed, HandoffError, JobLost, JournalError, Superseded, UsageError
+from handoff_mpi.errors import DAGFailed, HandoffError, JobLost, JournalError, Superseded, TransportError, UsageError
 from handoff_mpi.launch.admission import find_strategy, refuse_what_fits_nowhere
 from handoff_mpi.launch.deadline import end_of_run
 from handoff_mpi.launch.job import Job
@@ -157,7 +157,7 @@ class Run:
             return self._close(loop, results)
         except HandoffError as error:
             code = error.exit_code
-            is_lost = isinstance(error, JobLost)
+            is_lost = isinstance(error, (JobLost, TransportError))
             is_superseded = isinstance(error, Superseded)
             raise
         finally:

@@ -79,8 +79,8 @@ def supervise(order: Order) -> int:
             _say("none of its hosts answers any more")
             break
         _say(_again(lost, relaunch, order.most))
-        # What starts over, or runs again, does so once.
-        supervisor.launch(order.again, {"HANDOFF_FRESH": "", "HANDOFF_RERUN": ""})
+        # What starts over, or runs again, does so once. Slurm may think that the daemons of the dead job still run.
+        supervisor.launch(order.again, {"HANDOFF_FRESH": "", "HANDOFF_RERUN": "", "SLURM_OVERLAP": "1"})
     return supervisor.verdict()
 
 

@@ -29,7 +29,8 @@ _FOREIGN = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDI_", "HYDRA_", "SLURM_", "SBA
 _GOING_ON = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "STOPPED"}
 
 # The nodes claim CPUS whatever the machine has (config_overrides). No cgroups, since a container may have none. What
-# is submitted starts at once. A job's death is certain after KillWait, and finished jobs stay visible for an hour.
+# is submitted starts at once. A job's death is certain after KillWait, a node's after SlurmdTimeout; finished jobs stay
+# visible for an hour.
 _CONF = """
 ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)
@@ -57,6 +58,7 @@ PropagateResourceLimits=NONE
 ReturnToService=2
 MailProg=/bin/true
 KillWait=3
+SlurmdTimeout=20
 MinJobAge=3600
 """
 _NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=4000 State=UNKNOWN\n"
@@ -94,6 +96,7 @@ class Cluster:
         self.directory.chmod(0o755)
         self._names = [f"node{number}" for number in range(1, nodes + 1)]
         self._daemons: list[subprocess.Popen[bytes]] = []
+        self._slurmd: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
         """Start the daemons and wait until every node is idle."""
@@ -101,7 +104,27 @@ class Cluster:
         self._write_conf()
         self._daemon("slurmctld", "-D", "-c")
         for name in self._names:
-            self._daemon("slurmd", "-D", "-N", name)
+            self._slurmd[name] = self._daemon("slurmd", "-D", "-N", name)
+        self._wait_until_idle()
+
+    def kill_node(self, name: str) -> None:
+        """Kill every process of a node at once, as a loss of power does."""
+        self._slurmd[name].kill()
+        there = [process for process in self._processes() if _node_of(process) == name]
+        stepds = [parent for process in there for parent in process.parents() if parent.name() == "slurmstepd"]
+        for process in {*there, *stepds}:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                pass
+        self._slurmd[name].wait(10)
+
+    def revive_node(self, name: str) -> None:
+        """Start a node's daemon again, and wait until all nodes are idle."""
+        self._slurmd[name] = self._daemon("slurmd", "-D", "-N", name)
+        self._wait_until_idle()
+
+    def _wait_until_idle(self) -> None:
         self.wait_for(lambda: self.command("sinfo", "-h", "-N", "-o", "%T").split() == ["idle"] * len(self._names))
 
     def stop(self) -> None:
@@ -179,7 +202,7 @@ class Cluster:
         text += f"PartitionName=main Nodes={','.join(self._names)} Default=YES MaxTime=INFINITE State=UP\n"
         self._conf.write_text(text)
 
-    def _daemon(self, tool: str, *words: str) -> None:
+    def _daemon(self, tool: str, *words: str) -> subprocess.Popen[bytes]:
         with (self.directory / f"{len(self._daemons)}-{tool}.log").open("wb") as output:
             daemon = subprocess.Popen(
                 [str(_find(tool)), *words],
@@ -190,6 +213,7 @@ class Cluster:
                 start_new_session=True,
             )
         self._daemons.append(daemon)
+        return daemon
 
     def _processes(self) -> list[psutil.Process]:
         """Return the processes of this Slurm and of its jobs that still live: all have its file's name with them."""
@@ -201,6 +225,13 @@ class Cluster:
             except psutil.Error:
                 continue
         return found
+
+
+def _node_of(process: psutil.Process) -> str | None:
+    try:
+        return process.environ().get("SLURMD_NODENAME")
+    except psutil.Error:
+        return None
 
 
 def _find(tool: str) -> str | None:

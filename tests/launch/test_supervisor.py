@@ -1,0 +1,38 @@
+"""What `run -n` does about jobs that die."""
+
+from __future__ import annotations
+
+import json
+
+BREAKING = """
+import pathlib
+from handoff_mpi import DAG, Function
+from handoff_mpi.comm.mpi import MPITransport
+from handoff_mpi.errors import TransportError
+
+def poll(self, whole=MPITransport.poll):
+    if pathlib.Path("begun").exists() and not pathlib.Path("broken").exists():
+        pathlib.Path("broken").touch()
+        raise TransportError("MPI failed while receiving: on purpose")
+    return whole(self)
+
+MPITransport.poll = poll  # on rank 0 alone, which alone loads this file
+
+def nap(number):
+    import time
+    pathlib.Path("begun").touch()
+    time.sleep(0.1)
+    return number
+dag = DAG("breaking")
+for number in range(20): dag.add_function(Function(number, (), nap, [number]))
+"""
+
+
+def test_a_rank_0_whose_messages_fail_is_launched_again(handoff, tmp_path):
+    (tmp_path / "breaking.py").write_text(BREAKING)
+    ended = handoff("run", "-n", "3", "--run-dir", "run", "breaking.py")
+    assert ended.rc == 0, ended.err
+    assert ended.err.count("on purpose") == 1
+    assert "Traceback" not in ended.err
+    assert ended.err.count("the job ended without a verdict; it is launched again (1 of at most 3)") == 1
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["done"] == 20

@@ -167,13 +167,16 @@ class _Supervisor:
         return host is not None and not self._hosts.answers(host, status.get("pid"))
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
-        """End mpirun and all it started: first politely, then not."""
+        """End mpirun and all it started: first politely, then not; not politely where it waits for a lost host."""
         started = _descendants(process.pid)
-        process.terminate()
-        try:
-            process.wait(5 if not self._status_has_losses() else 1)
-        except subprocess.TimeoutExpired:
-            pass
+        if read_status(self._run_dir).get("lost_ranks"):
+            _say("mpirun still waits for the ranks that were lost; it is ended")
+        else:
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                pass
         try:
             os.killpg(process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -184,9 +187,6 @@ class _Supervisor:
             except psutil.Error:
                 pass
         process.wait()
-
-    def _status_has_losses(self) -> bool:
-        return bool(read_status(self._run_dir).get("lost_ranks"))
 
     @property
     def has_died(self) -> bool:

@@ -8,6 +8,9 @@ from collections.abc import Collection, Mapping
 from handoff_mpi.runtime.prober import PROBE_S, SILENT, Prober, end, meaning
 from handoff_mpi.scheduler import HostWatch
 
+#: So many hosts are asked at once.
+_MOST_OPEN = 64
+
 
 class HostGuard:
     """Looks after the other hosts: asks those that have gone silent, and tells which ranks were lost with theirs."""
@@ -19,7 +22,7 @@ class HostGuard:
 
     def look(self, heard: Mapping[int, float], gone: Collection[int], now: float) -> list[tuple[int, str]]:
         """Ask what is to be asked, see what was answered; return ranks that are lost, and why."""
-        for host, control in self._watch.look(heard, gone, now):
+        for host, control in self._watch.look(heard, gone, now, _MOST_OPEN - len(self._open)):
             if host not in self._open and self._prober.name_of(host) is not None:
                 self._open[host] = Inquiry(self._prober, host, control, now)
         lost = []

@@ -8,6 +8,7 @@ may not work from here at all. Only a host that is silent on both ways is lost.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 
 #: A host that answers while its ranks stay silent is asked at least this often.
 _RAREST_S = 60.0
@@ -27,16 +28,20 @@ class HostWatch:
         self._own = next(iter(self._hosts), "")
         self._asked: dict[str, tuple[float, float]] = {}  # host to when it was asked, and how long that holds
 
-    def look(self, heard: Mapping[int, float], gone: Collection[int], now: float) -> list[tuple[str, str]]:
+    def look(
+        self, heard: Mapping[int, float], gone: Collection[int], now: float, most: int = 64
+    ) -> list[tuple[str, str]]:
         """Return ``(host to ask, control)`` for each host that has become silent.
 
         Args:
             heard: rank to when it was last heard of.
             gone: ranks that are known to be gone.
             now: the time, in seconds.
+            most: how many hosts can be asked now; the others' turn comes later.
         """
         last = self._last_heard(heard, gone, now)
-        silent = [host for host, when in last.items() if now - when > self.limit_s and self._is_due(host, when, now)]
+        due = (host for host, when in last.items() if now - when > self.limit_s and self._is_due(host, when, now))
+        silent = list(islice(due, most))
         loudest = max(last, key=lambda host: last[host], default=self._own)
         is_certain = loudest in last and now - last[loudest] <= self.limit_s
         return [(host, loudest if is_certain else self._own) for host in silent]

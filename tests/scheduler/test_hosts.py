@@ -46,3 +46,11 @@ def test_ranks_that_are_gone_do_not_count():
 
 def test_a_rank_never_heard_of_is_not_silent_yet():
     assert HostWatch(HOSTS, 3.0).look({}, (), 1000.0) == []
+
+
+def test_of_many_silent_hosts_some_are_asked_at_a_time():
+    watch = HostWatch({"a": [0], **{f"n{number}": [number] for number in range(1, 6)}}, 3.0)
+    heard = dict.fromkeys(range(1, 6), 0.0)
+    assert [host for host, _ in watch.look(heard, (), 4.0, 2)] == ["n1", "n2"]
+    assert [host for host, _ in watch.look(heard, (), 5.0, 2)] == ["n3", "n4"]
+    assert watch.look(heard, (), 5.0, 0) == []

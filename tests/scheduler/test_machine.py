@@ -729,6 +729,15 @@ def test_silence_is_nobodys_fault():
     assert not run.scheduler.is_isolated(0)
 
 
+def test_what_runs_on_a_host_that_is_lost_is_not_blamed_for_it():
+    run = Dialogue(ranks(1, 1), crash_limit=1)
+    run.submit(task())
+    lost = RankLost(1, "its host no longer answers", with_its_host=True)
+    assert run.tell(1.0, lost) == ["announce the loss of 1", "2.0 claims for 0#2"]
+    assert not run.scheduler.is_isolated(0)
+    assert run.tell(2.0, Heard([1])) == [], "it is lost for good"
+
+
 def test_values_at_a_silent_rank_are_made_again():
     run = Dialogue(ranks(1, 1), silence_limit_s=80.0)
     run.submit(task(), task(0, pin=2), task(pin=1))

@@ -1,0 +1,94 @@
+"""Asking hosts past MPI, with shells that play them."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from handoff_mpi.runtime import prober as probing
+from handoff_mpi.runtime.inquiry import HostGuard
+from handoff_mpi.runtime.prober import GONE, LIVES, PROBE, SILENT, Prober
+from handoff_mpi.scheduler import HostWatch
+
+# Who is "down" refuses, who is "deaf" never answers, all others run what they are told.
+AGENT = """#!/bin/sh
+case $1 in down*) exit 255 ;; deaf*) exec sleep 60 ;; esac
+shift
+exec sh -c "$*"
+"""
+
+
+@pytest.fixture
+def agent(tmp_path):
+    path = tmp_path / "agent"
+    path.write_text(AGENT)
+    path.chmod(0o755)
+    return [str(path), "{host}"]
+
+
+def test_what_hosts_answer(agent, monkeypatch):
+    monkeypatch.setattr(probing, "PROBE_S", 0.5)
+    prober = Prober(agent, ["up.site.org", "down", "deaf"])
+    assert prober.ask("up.site.org") == LIVES
+    assert prober.ask("up.site.org", os.getpid()) == LIVES
+    assert prober.ask("up.site.org", 2**22 + 1) == GONE
+    assert prober.ask("down") == prober.ask("deaf") == SILENT
+    assert Prober(["/no/such/agent"], []).ask("up") == SILENT
+
+
+def test_hosts_go_by_the_launchers_names():
+    prober = Prober([], ["up.site.org", "n2"])
+    assert (prober.name_of("up"), prober.name_of("n2.site.org"), prober.name_of("n3")) == ("up.site.org", "n2", None)
+
+
+def test_ranks_are_told_how_to_ask(monkeypatch):
+    monkeypatch.delenv(PROBE, raising=False)
+    assert probing.from_environment() is None
+    monkeypatch.setenv(PROBE, "{nonsense")
+    assert probing.from_environment() is None
+    monkeypatch.setenv(PROBE, Prober(["ssh", "{host}"], ["a", "b"]).to_environment())
+    assert probing.from_environment() == Prober(["ssh", "{host}"], ["a", "b"])
+
+
+def losses(agent, hosts, heard, seconds=3.0):
+    """Return what a guard finds while nothing more is heard of the silent ranks."""
+    guard = HostGuard(HostWatch(hosts, 1.0), Prober(agent, list(hosts)))
+    lost = []
+    end = time.monotonic() + seconds
+    now = 10.0
+    while not lost and time.monotonic() < end:
+        lost = guard.look({rank: now if when is None else when for rank, when in heard.items()}, (), now)
+        now += 0.05
+        time.sleep(0.05)
+    guard.close()
+    return lost
+
+
+def test_a_silent_host_that_does_not_answer_is_lost(agent):
+    hosts = {"own": [0, 1], "down": [2, 3], "up": [4]}
+    why = "its host down no longer answers"
+    assert losses(agent, hosts, {1: None, 2: 0.0, 3: 0.0, 4: None}) == [(2, why), (3, why)]
+
+
+def test_a_silent_host_that_answers_is_left_alone(agent):
+    assert losses(agent, {"own": [0], "up": [1]}, {1: 0.0}, 1.5) == []
+
+
+def test_no_answer_proves_nothing_where_asking_does_not_work(agent):
+    """The control does not answer either."""
+    assert losses(agent, {"down-own": [0], "down": [1]}, {1: 0.0}, 1.5) == []
+
+
+def test_a_host_heard_of_while_it_is_asked_is_not_lost(agent):
+    guard = HostGuard(HostWatch({"own": [0], "down": [1]}, 1.0), Prober(agent, ["own", "down"]))
+    assert guard.look({1: 0.0}, (), 5.0) == []
+    time.sleep(1.0)
+    assert guard.look({1: 5.5}, (), 6.0) == []
+    guard.close()
+
+
+def test_a_host_the_launcher_does_not_know_is_left_to_the_silence_limit(agent):
+    guard = HostGuard(HostWatch({"own": [0], "elsewhere": [1]}, 1.0), Prober(agent, ["own"]))
+    assert guard.look({1: 0.0}, (), 5.0) == guard.look({1: 0.0}, (), 15.0) == []

@@ -441,7 +441,7 @@ def test_no_lock_is_held_while_a_handler_runs() -> None:
 
 def test_events_are_those_promised_and_each_is_documented() -> None:
     promised = {
-        ("execution", "function"): ("start", "stop", "exception", "retry", "skipped"),
+        ("execution", "function"): ("start", "stop", "exception", "retry", "reassign", "recompute", "skipped"),
         ("execution", "dag"): ("start", "stop"),
         ("rank",): ("joined", "suspect", "returned", "lost"),
         ("resource",): ("claimed", "released", "refused", "updated"),

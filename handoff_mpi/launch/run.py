@@ -137,10 +137,11 @@ class Run:
                 _note(_unknown(marks.notes))
         write_status(self._run_dir, status="running", exit_code=None, **self._about)
         hosts = {each.rank: each.host for each in self._job.capabilities}
+        slots = {rank: seat.slots for rank, seat in self._ledger.seats.items()}
         self._recorder = self._make_recorder(hosts, resumed)
         self._keys = resumed.keys
         self._chronicle = Chronicle(journal, plan, self._key)
-        self._chronicle.begin({**self._about, "hosts": hosts}, marks.of, resumed.rest)
+        self._chronicle.begin({**self._about, "hosts": hosts, "slots": slots}, marks.of, resumed.rest)
         self._home = self._make_home(resumed)
         loop = self._make_loop()
         self._tell_start()

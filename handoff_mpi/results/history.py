@@ -157,12 +157,12 @@ class _Reader:
         for setback in setbacks:
             self._set_back(*setback)
         for task, attempt, rank, status, kind, message in failed:
+            identity = self.launch.identity(task)
+            self._history.failed[identity] = (attempt, rank, kind, message)
             if (task, attempt) in self._failed:
                 continue  # its rank died as well: one attempt fails once
             self._failed.add((task, attempt))
             self._in_flight.discard(task)
-            identity = self.launch.identity(task)
-            self._history.failed[identity] = (attempt, rank, kind, message)
             self._set_back(task, attempt, rank, kind, message)
             if status == DIED:
                 self._history.deaths[identity] = self._history.deaths.get(identity, 0) + 1

@@ -38,6 +38,7 @@ def load(run_dir: str | Path) -> Results:
         float(read_status(run_dir).get("duration_s") or 0.0),
         reason,
         dict(about.get("hosts", {})),
+        dict(about.get("slots", {})),
         lost_ranks=dict(history.lost_ranks),
     )
     for task in range(len(launch.tasks)):
@@ -67,6 +68,11 @@ def _take(results: Results, history: History, launch: Launch, task: int) -> None
         results.errors[id] = FunctionError(f"{id!r}: {kind}: {message}", kind, "", attempt, (rank,))
 
 
+def _state_left(launch: Launch) -> str:
+    """Return the state of a task that neither was done nor failed: a run that failed has left none waiting."""
+    return "skipped" if launch.ended is not None and launch.ended[0] == "failed" else "waiting"
+
+
 def _record(
     results: Results, launch: Launch, task: int, done: Done | None, failed: Any, setbacks: Sequence[Setback]
 ) -> TaskRecord:
@@ -75,7 +81,7 @@ def _record(
     return TaskRecord(
         id=id,
         name=name,
-        state="done" if done is not None else "failed" if failed is not None else "waiting",
+        state="done" if done is not None else "failed" if failed is not None else _state_left(launch),
         rank=rank,
         host=None if rank is None else results.hosts.get(rank),
         started_s=None if done is None else done.started,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from handoff_mpi.dag import Plan
-from handoff_mpi.messages import DEATH, DIED, OK, RANK_LOSS, VALUE_LOSS, Entry
+from handoff_mpi.messages import DEATH, DIED, OK, RAISED, RANK_LOSS, VALUE_LOSS, Entry
 from handoff_mpi.resources.amounts import plain_number
 from handoff_mpi.results.journal import Journal
 from handoff_mpi.results.store import Key
@@ -89,6 +89,8 @@ class Chronicle:
             elif task < 0 and detail[0] == "blamed on":
                 guilty, attempt, reason = detail[1]
                 self._failed.append((guilty, attempt, rank, DIED, DEATH, reason))
+            elif cause == Cause.GIVEN_UP:
+                self._failed.append((task, attempt, rank, RAISED, *detail))
             elif (kind := SETBACKS.get(cause)) is not None and detail:
                 setbacks.append((task, attempt, rank, kind, detail))
         if sent or self._done or self._failed or setbacks:

@@ -14,6 +14,7 @@ from handoff_mpi.encoding import EncodingError, Payload, decode_code, nbytes_of
 from handoff_mpi.errors import HandoffError, ValueUnavailable
 from handoff_mpi.messages import (
     ABSENT,
+    DEATH,
     DIED,
     FETCH,
     FILES,
@@ -277,8 +278,8 @@ class WorkerShell:
         except OSError as error:
             lost = self._children[work.slot]
             self._children[work.slot] = None
-            reason = lost.how_it_died() if lost is not None else f"no child process could be started: {error}"
-            self._end(work, Outcome(DIED, None, ("death", reason, ""), 0.0), clock())
+            how = lost.how_it_died() if lost is not None else (f"no child process could be started: {error}", "")
+            self._end(work, Outcome(DIED, None, (DEATH, *how), 0.0), clock())
 
     def _child(self, work: Work) -> Child:
         """Return the slot's child, started if there is none, told all it needs for ``work``."""
@@ -378,8 +379,8 @@ class WorkerShell:
                     frame = child.poll()
             except EOFError:
                 self._in_child[slot] = self._children[slot] = None
-                reason = child.how_it_died()
-                self._end(work, Outcome(DIED, None, ("death", reason, ""), clock() - work.started), work.started)
+                outcome = Outcome(DIED, None, (DEATH, *child.how_it_died()), clock() - work.started)
+                self._end(work, outcome, work.started)
                 continue
             if frame is not None:
                 self._in_child[slot] = None

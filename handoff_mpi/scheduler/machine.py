@@ -424,8 +424,8 @@ class Scheduler:
             self._fail(task, Cause.GIVEN_UP, rank, DEATH, message)
 
     def _tell_deaths(self, deaths: int, last: str) -> str:
-        times = "once" if deaths == 1 else f"{deaths} times, last"
-        return f"its process died {times} {last} (crash_limit is {self.policy.crash_limit})"
+        times = "once" if deaths == 1 else f"{deaths} times"
+        return f"its process died {times} (crash_limit is {self.policy.crash_limit}), last {last}"
 
     def _on_resources_updated(self, event: ResourcesUpdated) -> None:
         try:

@@ -21,6 +21,7 @@ from handoff_mpi.worker.frames import DescriptorsLost, Frame, FrameReader, join,
 SEND_LIMIT_S = 60.0
 #: Of the stack that a dying child leaves, this much is told.
 _MOST_WORDS = 4000
+_OWN_FRAME = "handoff_mpi/worker/"
 _LAUNCHER_PREFIXES = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDI_", "HYDRA_", "MPIEXEC_", "MPIR_CVAR_", "PALS_")
 _PROGRAM = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]);"
@@ -169,8 +170,8 @@ class Child:
         self._reader.close()
         self._last_words.close()
 
-    def how_it_died(self) -> str:
-        """Reap a dead child and return how it died, in words, with the stack it left and its peak of memory."""
+    def how_it_died(self) -> tuple[str, str]:
+        """Reap a dead child; return how it died, in words, and the stack it left, if a fatal signal came."""
         last_words = self._read_last_words()
         self._hang_up()
         code, peak_kb = self._reap()
@@ -179,12 +180,13 @@ class Child:
         if peak_kb:
             known = "peak memory" if peak_kb > self._inherited_kb else "peak memory at most"
             how += f"; {known} {peak_kb / 1024:.0f} MiB"
-        return f"{how}; it was here:\n{last_words}" if last_words else how
+        return how, last_words
 
     def _read_last_words(self) -> str:
-        """Return the stack that Python wrote when a fatal signal came."""
+        """Return the stack that Python wrote when a fatal signal came, without this package's own frames."""
         self._last_words.seek(0)
-        return self._last_words.read(_MOST_WORDS).decode(errors="replace").strip()
+        lines = self._last_words.read(_MOST_WORDS).decode(errors="replace").splitlines()
+        return "\n".join([line for line in lines if _OWN_FRAME not in line and "<string>" not in line]).strip()
 
     def _reap(self) -> tuple[int, int]:
         """Return a dead child's exit code and its peak of memory in KiB (0 where that is not known any more)."""

@@ -584,7 +584,7 @@ def test_a_function_whose_ranks_die_is_failed_at_the_crash_limit():
     run.submit(task())
     assert run.tell(1.0, RankLost(1, "node down")) == ["announce the loss of 1", "2.0 claims for 0#2"]
     assert run.tell(2.0, RankLost(2, "node down")) == ["announce the loss of 2"]
-    message = "its process died 2 times, last with rank 2: node down (crash_limit is 2)"
+    message = "its process died 2 times (crash_limit is 2), last with rank 2: node down"
     assert run.scheduler.failures == {0: Failure(DEATH, message, "", 2, (1, 2))}
 
 
@@ -596,7 +596,7 @@ def test_deaths_of_children_count_for_the_crash_limit_and_not_as_retries():
         assert run.states == "DISPATCHED"
         assert run.scheduler.is_isolated(0)
     run.tell(3.0, died(1, (0, 3)))
-    message = "its process died 3 times, last on rank 1: killed by signal 11 (crash_limit is 3)"
+    message = "its process died 3 times (crash_limit is 3), last on rank 1: killed by signal 11"
     assert run.why(0) == (DEATH, message)
 
 

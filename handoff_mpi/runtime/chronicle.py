@@ -89,7 +89,7 @@ class Chronicle:
             elif task < 0 and detail[0] == "blamed on":
                 guilty, attempt, reason = detail[1]
                 self._failed.append((guilty, attempt, rank, DIED, DEATH, reason))
-            elif cause == Cause.GIVEN_UP:
+            elif cause in (Cause.GIVEN_UP, Cause.ERROR):  # what is told of it in the end
                 self._failed.append((task, attempt, rank, RAISED, *detail))
             elif (kind := SETBACKS.get(cause)) is not None and detail:
                 setbacks.append((task, attempt, rank, kind, detail))

@@ -31,7 +31,7 @@ from handoff_mpi.launch.environment import is_under_launcher, rank_by_launcher
 from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.loading import load_dag_file
 from handoff_mpi.launch.supervisor import Order, supervise
-from handoff_mpi.results.run_dir import make_run_dir, write_status
+from handoff_mpi.results.run_dir import make_run_dir, take_mark, write_status
 from handoff_mpi.runtime.options import CHECKPOINTS, ISOLATIONS, ON_FAILURE, RESULTS_ON, RunOptions
 
 _PREFIX = "HANDOFF_"
@@ -44,6 +44,7 @@ _SPEECH_S = 3.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    take_mark()
     if rank_by_launcher():
         return _main_of_others(arguments)
     try:

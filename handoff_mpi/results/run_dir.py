@@ -233,10 +233,18 @@ def lock_run_dir_soon(run_dir: Path, wait_s: float) -> RunLock:
         time.sleep(0.1)
 
 
+_mark = ""
+
+
+def take_mark() -> None:
+    """Take the supervisor's mark out of the environment: what functions of the run launch themselves is not its."""
+    global _mark
+    _mark = os.environ.pop(LAUNCHED_BY, "")
+
+
 def _is_of_our_supervisor(run_dir: Path) -> bool:
-    mark = os.environ.get(LAUNCHED_BY)
     try:
-        return bool(mark) and json.loads((run_dir / LOCK).read_bytes()).get(LAUNCHED_BY) == mark
+        return bool(_mark) and json.loads((run_dir / LOCK).read_bytes()).get(LAUNCHED_BY) == _mark
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -255,8 +263,8 @@ def _unlocked(run_dir: Path, fd: int, error: OSError) -> RunLock:
 
 def _say_who(fd: int) -> None:
     said = {"pid": os.getpid(), "host": socket.gethostname(), "started_s": time.time()}
-    if mark := os.environ.get(LAUNCHED_BY):
-        said[LAUNCHED_BY] = mark
+    if _mark:
+        said[LAUNCHED_BY] = _mark
     text = json.dumps(said)
     try:
         os.ftruncate(fd, 0)

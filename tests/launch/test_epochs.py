@@ -14,6 +14,7 @@ import pytest
 import handoff_mpi as handoff
 from handoff_mpi import UsageError
 from handoff_mpi.errors import Superseded
+from handoff_mpi.results import run_dir
 from handoff_mpi.results.journal import Journal, has_successor
 from handoff_mpi.results.run_dir import LAUNCHED_BY, lock_run_dir, lock_run_dir_soon, write_status
 from handoff_mpi.results.tenure import Tenure
@@ -46,17 +47,22 @@ def test_a_tenure_ends_with_the_next_launch(tmp_path):
 
 
 def test_only_the_same_supervisor_takes_a_lock_away(tmp_path, monkeypatch):
-    monkeypatch.setenv(LAUNCHED_BY, "this one")
+    monkeypatch.setattr(run_dir, "_mark", "this one")
     with lock_run_dir(tmp_path):
-        monkeypatch.setenv(LAUNCHED_BY, "another")
-        with pytest.raises(UsageError, match="in use by process"):
-            lock_run_dir_soon(tmp_path, 0.2)
-        monkeypatch.delenv(LAUNCHED_BY)
-        with pytest.raises(UsageError, match="in use by process"):
-            lock_run_dir_soon(tmp_path, 0.2)
-        monkeypatch.setenv(LAUNCHED_BY, "this one")
+        for mark in "another", "":
+            monkeypatch.setattr(run_dir, "_mark", mark)
+            with pytest.raises(UsageError, match="in use by process"):
+                lock_run_dir_soon(tmp_path, 0.2)
+        monkeypatch.setattr(run_dir, "_mark", "this one")
         with lock_run_dir_soon(tmp_path, 0.2), pytest.raises(UsageError, match="in use by process"):
             lock_run_dir(tmp_path)
+
+
+def test_what_a_run_launches_itself_is_not_its_supervisors(monkeypatch):
+    monkeypatch.setattr(run_dir, "_mark", "")
+    monkeypatch.setenv(LAUNCHED_BY, "this one")
+    run_dir.take_mark()
+    assert (run_dir._mark, os.environ.get(LAUNCHED_BY)) == ("this one", None)
 
 
 def start(tmp_path, words, mark):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+
+from handoff_mpi.launch import supervisor
 
 BREAKING = """
 import pathlib
@@ -36,3 +39,23 @@ def test_a_rank_0_whose_messages_fail_is_launched_again(handoff, tmp_path):
     assert "Traceback" not in ended.err
     assert ended.err.count("the job ended without a verdict; it is launched again (1 of at most 3)") == 1
     assert json.loads((tmp_path / "run" / "status.json").read_text())["done"] == 20
+
+
+def test_a_pulse_stops_when_nothing_has_changed_for_long(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(supervisor.time, "monotonic", lambda: now[0])
+    status = tmp_path / "status.json"
+    pulse = supervisor._Pulse(status, 5.0)
+
+    def has_stopped(seconds):
+        now[0] += seconds
+        return pulse.has_stopped()
+
+    assert not any(has_stopped(1.0) for _ in range(20)), "it has not begun"
+    status.touch()
+    assert [has_stopped(1.0) for _ in range(7)] == [False] * 6 + [True]
+    os.utime(status, (1, 1))  # an older time is a change too: clocks differ
+    assert not has_stopped(1.0)
+    assert not has_stopped(1000.0), "the supervisor was suspended itself"
+    pulse.reset()
+    assert not has_stopped(1.0)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from handoff_mpi.runtime import prober as probing
+from handoff_mpi.runtime import worker_loop
 from handoff_mpi.runtime.inquiry import HostGuard
 from handoff_mpi.runtime.prober import GONE, LIVES, PROBE, SILENT, Prober
 from handoff_mpi.scheduler import HostWatch
+from handoff_mpi.worker.patience import Patience
 
 # Who is "down" refuses, who is "deaf" never answers, all others run what they are told.
 AGENT = """#!/bin/sh
@@ -92,3 +95,34 @@ def test_a_host_heard_of_while_it_is_asked_is_not_lost(agent):
 def test_a_host_the_launcher_does_not_know_is_left_to_the_silence_limit(agent):
     guard = HostGuard(HostWatch({"own": [0], "elsewhere": [1]}, 1.0), Prober(agent, ["own"]))
     assert guard.look({1: 0.0}, (), 5.0) == guard.look({1: 0.0}, (), 15.0) == []
+
+
+@pytest.fixture
+def impatient():
+    """Whose rank 0 has been silent for six seconds of five."""
+    patience = Patience(5.0, 0.0)
+    patience.silence_s = 6.0
+    return patience
+
+
+def look(monkeypatch, prober, patience, host="up", pid=None):
+    monkeypatch.setattr(worker_loop, "from_environment", lambda: prober)
+    worker_loop._look_at_rank_0(SimpleNamespace(rank0=(host, pid or os.getpid()), patience_s=5.0), patience)
+
+
+def test_a_rank_0_that_is_busy_is_waited_for(monkeypatch, agent, impatient):
+    look(monkeypatch, Prober(agent, ["up"]), impatient)
+    assert impatient.silence_s == 0.0
+
+
+@pytest.mark.parametrize(("host", "pid"), [("down", 1), ("up", 2**22 + 1)])
+def test_a_rank_0_that_does_not_live_or_answer_ends_its_workers(monkeypatch, agent, impatient, host, pid):
+    with pytest.raises(ConnectionError, match="silent for 6 s"):
+        look(monkeypatch, Prober(agent, ["up", "down"]), impatient, host, pid)
+
+
+def test_where_nobody_can_be_asked_rank_0_gets_twice_as_long(monkeypatch, impatient):
+    look(monkeypatch, None, impatient)
+    impatient.silence_s = 10.0
+    with pytest.raises(ConnectionError, match="silent for 10 s"):
+        look(monkeypatch, None, impatient)

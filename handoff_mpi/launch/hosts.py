@@ -7,14 +7,17 @@ import os
 import re
 import shlex
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from handoff_mpi.errors import UsageError
-from handoff_mpi.runtime.prober import LIVES, Prober
+from handoff_mpi.runtime.prober import LIVES, PROBE_S, Prober
 
 _AT_ONCE = 64
+#: Hosts get this long where asking turns out to be slow, or not to work on this host itself.
+_PATIENT_PROBE_S = 20.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SLURM_PART = re.compile(r"([^,\[]*)(?:\[([^\]]*)\])?([^,\[]*)(?:,|$)")
 _HOSTFILE = "PRTE_MCA_prte_default_hostfile"
@@ -63,15 +66,27 @@ class Hosts:
         """Ask every host whether it answers, all at once; return those that do not, now ``lost``."""
         if len(self._room) > 1:
             with ThreadPoolExecutor(_AT_ONCE) as pool:
-                answers = list(pool.map(self.answers, self._room))
-            self.lost = [host for host, answer in zip(self._room, answers, strict=True) if not answer]
+                control = pool.submit(self._is_asking_quick)
+                self.lost = self._silent(pool, self.names, PROBE_S)
+                if self.lost and not control.result():
+                    self.lost = self._silent(pool, self.lost, _PATIENT_PROBE_S)
         return self.lost
 
-    def answers(self, host: str, pid: int | None = None) -> bool:
+    def answers(self, host: str, pid: int | None = None, within_s: float = PROBE_S) -> bool:
         """Whether ``host`` answers within bounds, and has a process ``pid`` if one is named."""
         if _is_here(host):
             return pid is None or Path(f"/proc/{pid}").exists()
-        return self.prober.ask(host, pid) == LIVES
+        return self.prober.ask(host, pid, within_s) == LIVES
+
+    def _silent(self, pool: ThreadPoolExecutor, hosts: list[str], within_s: float) -> list[str]:
+        answers = pool.map(lambda host: self.answers(host, within_s=within_s), hosts)
+        return [host for host, answer in zip(hosts, answers, strict=True) if not answer]
+
+    def _is_asking_quick(self) -> bool:
+        """Ask this very host the way the others are: a slow Slurm, say, must not look like hosts that are gone."""
+        begun = time.monotonic()
+        here = next(filter(_is_here, self.names), socket.gethostname())
+        return self.prober.ask(here) == LIVES and time.monotonic() - begun < PROBE_S / 2
 
 
 def find_hosts(ranks: int, given: str | None, extra: Sequence[str] = ()) -> Hosts:

@@ -61,14 +61,14 @@ class Prober:
             start_new_session=True,
         )
 
-    def ask(self, host: str, pid: int | None = None) -> str:
+    def ask(self, host: str, pid: int | None = None, within_s: float | None = None) -> str:
         """Ask, and wait for the answer within bounds: LIVES, GONE, or SILENT if the host does not answer."""
         try:
             process = self.start(host, pid)
         except OSError:
             return SILENT
         try:
-            return meaning(process.wait(PROBE_S))
+            return meaning(process.wait(PROBE_S if within_s is None else within_s))
         except subprocess.TimeoutExpired:
             end(process)
             return SILENT

@@ -126,6 +126,16 @@ def test_who_answers(tmp_path):
     assert not hosts.answers("up", 2**22 + 1)
 
 
+def test_a_slow_answer_is_waited_for_where_asking_is_slow(tmp_path, monkeypatch):
+    agent = tmp_path / "agent"
+    agent.write_text('#!/bin/sh\nsleep 1\nshift\nexec sh -c "$*"\n')
+    agent.chmod(0o755)
+    monkeypatch.setattr("handoff_mpi.launch.hosts.PROBE_S", 0.3)
+    hosts = find_hosts(2, f"{socket.gethostname()},slow", ["--prtemca", "plm_ssh_agent", str(agent)])
+    assert not hosts.answers("slow", within_s=0.3)
+    assert hosts.look() == []
+
+
 def version_of(text, monkeypatch, tmp_path):
     fake = tmp_path / "mpirun"
     fake.write_text(f"#!/bin/sh\necho '{text}'\n")

@@ -212,6 +212,8 @@ def _run(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
     options = _run_options(given)
     if given.n is not None:
         return _launch(given, own, args, options)
+    if any(word.partition("=")[0] in ("--hosts", "--mpirun-args") for word in own):
+        raise UsageError("--hosts and --mpirun-args are for `run -n N`, which launches mpirun itself")
     if not is_under_launcher():
         return _tell(options, _lead(jobs.local_job(), given.target, args, options))
     if rank_by_launcher():

@@ -35,8 +35,12 @@ def test_nonsense_hosts_are_refused(text):
 
 def test_nonsense_hosts_are_refused_by_the_command(handoff, tmp_path):
     (tmp_path / "ok.py").write_text("from handoff_mpi import DAG\ndag = DAG('d')\n")
-    for words, says in (["--hosts", "h1,h1"], "--hosts names"), (["--mpirun-args", "it's"], "--mpirun-args"):
-        ended = handoff("run", "-n", "2", *words, "ok.py")
+    for words, says in (
+        (["-n", "2", "--hosts", "h1,h1"], "--hosts names"),
+        (["-n", "2", "--mpirun-args", "it's"], "--mpirun-args"),
+        (["--hosts=h1"], "are for `run -n N`"),
+    ):
+        ended = handoff("run", *words, "ok.py")
         assert (ended.rc, ended.err.count("\n")) == (2, 1), ended.err
         assert says in ended.err
 

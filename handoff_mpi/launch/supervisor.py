@@ -28,6 +28,9 @@ GRACE_AFTER_LOSS_S = 4.0
 #: A run that is asked to stop before it has begun gets this long to begin.
 START_S = 60.0
 _LOOK_S = 0.1
+#: Status of an Open MPI mpirun that stumbles over the session directory of a killed one with the same process id. It
+#: removes that directory as it ends, so the next one starts.
+_MET_REMAINS = 213
 
 
 @dataclass
@@ -196,8 +199,13 @@ class _Supervisor:
         if self._signals:
             return False
         if code is None:
-            return self._has_begun or bool(self._hosts.look())
+            return self._has_begun or self._met_remains or bool(self._hosts.look())
         return code == EXIT_FITS_NO_MORE and bool(status.get("lost_ranks"))
+
+    @property
+    def _met_remains(self) -> bool:
+        assert self._process is not None
+        return self._process.returncode == _MET_REMAINS
 
     def verdict(self) -> int:
         """Return the exit code of the run, saying what is not plain."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 
 from handoff_mpi.launch import supervisor
+from tests.conftest import run_process
 
 BREAKING = """
 import pathlib
@@ -59,3 +61,22 @@ def test_a_pulse_stops_when_nothing_has_changed_for_long(tmp_path, monkeypatch):
     assert not has_stopped(1000.0), "the supervisor was suspended itself"
     pulse.reset()
     assert not has_stopped(1.0)
+
+
+STUMBLING = """
+import os, sys
+from handoff_mpi import cli
+from handoff_mpi.launch import supervisor
+from tests.conftest import run_process
+script = 'test -e again || { touch again; exit 213; }; exec "$@"'
+supervisor.launcher_command = lambda *_: (["sh", "-c", script, "sh"], dict(os.environ))
+sys.exit(cli.main(["run", "-n", "1", "--run-dir", "run", "breaking.py"]))
+"""
+
+
+def test_an_mpirun_that_met_the_remains_of_a_killed_one_is_started_again(tmp_path):
+    (tmp_path / "breaking.py").write_text(BREAKING)
+    (tmp_path / "broken").touch()  # nothing is to break in this test
+    ended = run_process([sys.executable, "-c", STUMBLING], tmp_path)
+    assert ended.rc == 0, ended.err
+    assert ended.err.count("launched again (1 of at most 3)") == 1

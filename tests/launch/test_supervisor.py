@@ -67,7 +67,6 @@ STUMBLING = """
 import os, sys
 from handoff_mpi import cli
 from handoff_mpi.launch import supervisor
-from tests.conftest import run_process
 script = 'test -e again || { touch again; exit 213; }; exec "$@"'
 supervisor.launcher_command = lambda *_: (["sh", "-c", script, "sh"], dict(os.environ))
 sys.exit(cli.main(["run", "-n", "1", "--run-dir", "run", "breaking.py"]))

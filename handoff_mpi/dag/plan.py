@@ -91,6 +91,7 @@ class Plan:
         self._constant_numbers: dict[int, int | None] = {}
         self._anchors: list[Any] = []  # what is known by identity must stay alive
         self._costs: dict[Any, Amounts] = {}
+        self._bare_recipes: dict[int, Recipe] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -132,10 +133,8 @@ class Plan:
         self.specs.append(TaskSpec((), {}))
 
     def _freeze(self, function: Function) -> None:
-        builder = _RecipeBuilder(self)
-        recipe = builder.recipe(function)
-        sources = tuple(builder.sources)
-        numbers = tuple(dict.fromkeys(number for number, _ in sources)) if sources else ()
+        recipe, sources = self._plain_recipe(function) or self._recipe(function)
+        numbers = tuple(dict.fromkeys([number for number, _ in sources])) if sources else ()
         node = function.node
         spec = TaskSpec(
             numbers,
@@ -149,6 +148,39 @@ class Plan:
         self.recipes.append(recipe)
         self.sources.append(sources)
         self.specs.append(spec)
+
+    def _recipe(self, function: Function) -> tuple[Recipe, tuple[tuple[int, Codec | None], ...]]:
+        builder = _RecipeBuilder(self)
+        recipe = builder.recipe(function)
+        return recipe, tuple(builder.sources)
+
+    def _plain_recipe(self, function: Function) -> tuple[Recipe, tuple[tuple[int, Codec | None], ...]] | None:
+        """Return what :meth:`_recipe` would, at once, for a function that is as plain as most are; else None."""
+        extra = tuple(function.extra_args)
+        if function.kwargs or function.argument_inclusion == AS_LIST or not is_plain(extra):
+            return None
+        sources = []
+        for reference in function.args:
+            if isinstance(reference, Argument):
+                return None
+            number = self.number_of.get(input_id(reference))
+            if number is None:
+                return None
+            sources.append((number, None))
+        if len(sources) > 1 and len(set(sources)) < len(sources):
+            return None
+        assert function.code is not None
+        code = self.code_number(function.code)
+        if not extra:
+            return self._bare_recipe(code), tuple(sources)
+        return ((code,), VALUES, (PLAIN, (extra, {})), ()), tuple(sources)
+
+    def _bare_recipe(self, code: int) -> Recipe:
+        """Functions of one code that take nothing but values share one recipe."""
+        recipe = self._bare_recipes.get(code)
+        if recipe is None:
+            recipe = self._bare_recipes[code] = ((code,), VALUES, None, ())
+        return recipe
 
     def _cost(self, function: Function) -> Amounts:
         """Equal costs share one mapping: a DAG has few, however many functions."""

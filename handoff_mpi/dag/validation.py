@@ -20,14 +20,21 @@ from handoff_mpi.errors import DAGError
 from handoff_mpi.resources import parse_cost
 
 _MOST_NAMED = 20
+_TYPES = (REGULAR, INLINE)
+_INCLUSIONS = (VARIADIC, AS_LIST)
+_SEQUENCES = frozenset({list, tuple})
+#: Ids of these types can always be hashed.
+_SCALAR_IDS = frozenset({str, int})
 
 
 def problems_of(functions: Iterable[Function], by_id: Mapping[Hashable, Function]) -> list[str]:
     """Return one line for each problem of the DAG, an empty list if it can be run."""
     functions = list(functions)
     problems = _duplicates(functions)
+    costs: set[int] = set()  # identities of those found right; they live as long as their functions
     for function in functions:
-        problems += [f"function {function.id!r}: {problem}" for problem in _wrong_fields(function)]
+        if not _is_plain(function, costs):
+            problems += [f"function {function.id!r}: {problem}" for problem in _wrong_fields(function)]
     if problems:
         return _shortened(problems)
     inputs = {id: inputs_of(function) for id, function in by_id.items()}
@@ -51,6 +58,31 @@ def _duplicates(functions: list[Function]) -> list[str]:
             twice[function.id] = twice.get(function.id, 1) + 1
         seen.add(function.id)
     return [f"the id {id!r} is used by {count} functions" for id, count in twice.items()]
+
+
+def _is_plain(function: Function, costs: set[int]) -> bool:
+    """Whether a function's fields are right at first sight, as most are; False says nothing."""
+    cost = function.cost
+    if cost is not None and id(cost) not in costs:
+        try:
+            parse_cost(cost)
+        except DAGError:
+            return False
+        costs.add(id(cost))
+    return (
+        callable(function.code)
+        and function.id is not None
+        and function.type in _TYPES
+        and function.argument_inclusion in _INCLUSIONS
+        and function.node is function.max_retries is function.timeout is None
+        and type(function.priority) is int
+        and type(function.version) is str
+        and not function.kwargs
+        and type(function.kwargs) is dict
+        and type(function.extra_args) in _SEQUENCES
+        and type(function.args) in _SEQUENCES
+        and _SCALAR_IDS.issuperset(map(type, function.args))
+    )
 
 
 def _wrong_fields(function: Function) -> Iterable[str]:

@@ -22,6 +22,7 @@ from handoff_mpi.resources import Amounts, Capability, parse_resources
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.resources.detection import detect
 from handoff_mpi.results import Results
+from handoff_mpi.runtime import garbage
 from handoff_mpi.runtime.neighbours import Neighbours
 from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.runtime.pace import Pace, clock
@@ -148,7 +149,9 @@ class Job:
         """
         from handoff_mpi.launch.run import Run
 
-        return Run(self, dag, options).execute()
+        with garbage.paused():
+            run = Run(self, dag, options)
+        return run.execute()
 
     def next_run(self) -> int:
         """Return the number of a run that begins; messages carry it."""

@@ -28,7 +28,7 @@ from handoff_mpi.results.results import FunctionError
 from handoff_mpi.results.run_dir import lock_run_dir_soon, make_run_dir, reserve_room, write_status
 from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
 from handoff_mpi.results.tenure import Tenure
-from handoff_mpi.runtime import prober, worker_loop
+from handoff_mpi.runtime import garbage, prober, worker_loop
 from handoff_mpi.runtime.chronicle import Chronicle
 from handoff_mpi.runtime.inquiry import HostGuard
 from handoff_mpi.runtime.options import RunOptions
@@ -111,6 +111,14 @@ class Run:
             return self._execute(history)
 
     def _execute(self, history: History) -> Results:
+        with garbage.paused():
+            resumed = self._prepare(history)
+        loop = self._make_loop()
+        self._tell_start()
+        return self._carry_out(loop, resumed)
+
+    def _prepare(self, history: History) -> Resumed:
+        """Make all that the run needs, and begin its journal."""
         dag, plan = self._dag, self._plan
         reserve_room(self._run_dir)
         self._number = self._job.next_run()
@@ -143,16 +151,15 @@ class Run:
         self._chronicle = Chronicle(journal, plan, self._key)
         self._chronicle.begin({**self._about, "hosts": hosts, "slots": slots}, marks.of, resumed.rest)
         self._home = self._make_home(resumed)
-        loop = self._make_loop()
-        self._tell_start()
-        return self._carry_out(loop, resumed)
+        return resumed
 
     def _carry_out(self, loop: SchedulerLoop, resumed: Resumed) -> Results:
         results: Results | None = None
         code, is_lost, is_superseded = 1, False, False
         try:
             worker_loop.set_active(loop)
-            loop.run([Submitted(self._specs, resumed.rest, resumed.suspects, resumed.deaths), Closed()])
+            with garbage.frozen():
+                loop.run([Submitted(self._specs, resumed.rest, resumed.suspects, resumed.deaths), Closed()])
             self._tenure.confirm()
             results = self._results()
             return self._close(loop, results)
@@ -327,7 +334,7 @@ class Run:
             {rank: len(slots) for rank, slots in scheduler.slots.of_rank.items()},
             dict(self._recorder.lost),
         )
-        results._records = self._recorder.records(scheduler)
+        results._records = self._recorder.table(scheduler)
         results._payloads = self._payloads()
         results._persisted = {plan.ids[task]: self._key(task) for task in sorted(scheduler.tasks.persisted)}
         return results

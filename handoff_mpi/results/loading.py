@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from handoff_mpi.errors import UsageError
 from handoff_mpi.results.history import Done, History, Launch, read_history
-from handoff_mpi.results.records import Setback, TaskRecord
+from handoff_mpi.results.records import RecordTable
 from handoff_mpi.results.results import FunctionError, Results
 from handoff_mpi.results.run_dir import read_status
 
@@ -41,9 +39,30 @@ def load(run_dir: str | Path) -> Results:
         dict(about.get("slots", {})),
         lost_ranks=dict(history.lost_ranks),
     )
+    results._records = _table(launch, results.hosts)
     for task in range(len(launch.tasks)):
         _take(results, history, launch, task)
     return results
+
+
+def _table(launch: Launch, hosts: dict[int, str]) -> RecordTable:
+    """Return the records of tasks of which nothing has become."""
+    count = len(launch.tasks)
+    # A run that failed has left none waiting.
+    state = "skipped" if launch.ended is not None and launch.ended[0] == "failed" else "waiting"
+    ids, _, names, inputs, costs = (list(column) for column in zip(*launch.tasks, strict=True))
+    return RecordTable(
+        ids=ids,
+        names=names,
+        inputs=inputs,
+        costs=costs,
+        states=[state] * count,
+        attempts=[0] * count,
+        ranks=[-1] * count,
+        started=[-1.0] * count,
+        durations=[0.0] * count,
+        hosts=hosts,
+    )
 
 
 def _status(run_dir: Path, launch: Launch) -> tuple[str, str]:
@@ -53,43 +72,28 @@ def _status(run_dir: Path, launch: Launch) -> tuple[str, str]:
 
 
 def _take(results: Results, history: History, launch: Launch, task: int) -> None:
-    """Take one function's record, value and error into ``results``."""
-    id = launch.tasks[task][0]
-    identity = launch.identity(task)
+    """Take what became of one function into ``results``."""
+    table, identity = results._records, launch.identity(task)
     done, failed = history.done.get(identity), history.failed.get(identity)
-    setbacks = history.setbacks.get(identity, ())
-    results._records.append(_record(results, launch, task, done, failed, setbacks))
-    if done is not None and done.payload is not None:
-        results._payloads[id] = done.payload
-    elif done is not None and done.key is not None:
-        results._persisted[id] = done.key
-    elif done is None and failed is not None:
+    if identity in history.setbacks:
+        table.setbacks[task] = history.setbacks[identity]
+    if done is not None:
+        _take_done(results, task, done)
+    elif failed is not None:
         attempt, rank, kind, message = failed
+        id = table.ids[task]
+        table.states[task], table.attempts[task], table.ranks[task] = "failed", attempt, rank
+        table.errors[task] = message.split("\n")[0]
         results.errors[id] = FunctionError(f"{id!r}: {kind}: {message}", kind, "", attempt, (rank,))
 
 
-def _state_left(launch: Launch) -> str:
-    """Return the state of a task that neither was done nor failed: a run that failed has left none waiting."""
-    return "skipped" if launch.ended is not None and launch.ended[0] == "failed" else "waiting"
-
-
-def _record(
-    results: Results, launch: Launch, task: int, done: Done | None, failed: Any, setbacks: Sequence[Setback]
-) -> TaskRecord:
-    id, _, name, inputs, cost = launch.tasks[task]
-    attempts, rank = (done.attempt, done.rank) if done is not None else failed[:2] if failed is not None else (0, None)
-    return TaskRecord(
-        id=id,
-        name=name,
-        state="done" if done is not None else "failed" if failed is not None else _state_left(launch),
-        rank=rank,
-        host=None if rank is None else results.hosts.get(rank),
-        started_s=None if done is None else done.started,
-        stopped_s=None if done is None else done.started + done.duration,
-        attempts=attempts,
-        inputs=tuple(launch.tasks[each][0] for each in inputs),
-        cost=cost,
-        nbytes=0 if done is None else done.nbytes,
-        error="" if done is not None or failed is None else failed[3].split("\n")[0],
-        setbacks=tuple(setbacks),
-    )
+def _take_done(results: Results, task: int, done: Done) -> None:
+    table = results._records
+    table.states[task], table.attempts[task], table.ranks[task] = "done", done.attempt, done.rank
+    table.started[task], table.durations[task] = done.started, done.duration
+    if done.nbytes:
+        table.nbytes[task] = done.nbytes
+    if done.payload is not None:
+        results._payloads[table.ids[task]] = done.payload
+    elif done.key is not None:
+        results._persisted[table.ids[task]] = done.key

@@ -5,8 +5,10 @@ Nothing here refers to a live object of the run, so that a record read from a fi
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass
+import heapq
+from collections import Counter
+from collections.abc import Hashable, Iterator, MutableSequence
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +64,71 @@ class TaskRecord:
     nbytes: int
     error: str
     setbacks: tuple[Setback, ...] = ()
+
+
+@dataclass(slots=True)
+class RecordTable:
+    """The records of a run in columns, by task number: a record is made when it is asked for.
+
+    Attributes:
+        ids, names, inputs, costs, states, attempts: as in :class:`TaskRecord`, inputs by their numbers.
+        ranks, started, durations: -1 where there was no call.
+        nbytes, errors, setbacks: of those tasks that have any.
+        hosts: rank to host name.
+    """
+
+    ids: list[Hashable] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    inputs: list[tuple[int, ...]] = field(default_factory=list)
+    costs: list[dict[str, int | float]] = field(default_factory=list)
+    states: list[str] = field(default_factory=list)
+    attempts: list[int] = field(default_factory=list)
+    ranks: MutableSequence[int] = field(default_factory=list)
+    started: MutableSequence[float] = field(default_factory=list)
+    durations: MutableSequence[float] = field(default_factory=list)
+    nbytes: dict[int, int] = field(default_factory=dict)
+    errors: dict[int, str] = field(default_factory=dict)
+    setbacks: dict[int, list[Setback]] = field(default_factory=dict)
+    hosts: dict[int, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, task: int) -> TaskRecord:
+        ids, rank, started = self.ids, self.ranks[task], self.started[task]
+        return TaskRecord(
+            id=ids[task],
+            name=self.names[task],
+            state=self.states[task],
+            rank=rank if rank >= 0 else None,
+            host=self.hosts.get(rank),
+            started_s=started if started >= 0 else None,
+            stopped_s=started + self.durations[task] if started >= 0 else None,
+            attempts=self.attempts[task],
+            inputs=tuple([ids[each] for each in self.inputs[task]]),
+            cost=self.costs[task],
+            nbytes=self.nbytes.get(task, 0),
+            error=self.errors.get(task, ""),
+            setbacks=tuple(self.setbacks.get(task, ())),
+        )
+
+    def __iter__(self) -> Iterator[TaskRecord]:
+        return map(self.__getitem__, range(len(self)))
+
+    def counts(self) -> dict[str, int]:
+        """Return how many tasks are in each state."""
+        return {"done": 0, "failed": 0, "skipped": 0, "waiting": 0, **Counter(self.states)}
+
+    def busy(self) -> dict[int, float]:
+        """Return rank to the seconds of its calls that this launch made: one that resumes tells of others too."""
+        busy: dict[int, float] = {}
+        for rank, duration, attempts in zip(self.ranks, self.durations, self.attempts, strict=True):
+            if attempts and rank >= 0:
+                busy[rank] = busy.get(rank, 0.0) + duration
+        return busy
+
+    def slowest(self, count: int) -> list[tuple[float, Hashable]]:
+        """Return seconds and id of the longest calls that this launch made, the longest first."""
+        own = [task for task, attempts in enumerate(self.attempts) if attempts and self.started[task] >= 0]
+        longest = heapq.nlargest(count, own, key=self.durations.__getitem__)
+        return [(self.durations[task], self.ids[task]) for task in longest]

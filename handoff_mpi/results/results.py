@@ -17,7 +17,7 @@ from handoff_mpi.errors import (
     TaskError,
     ValueUnavailable,
 )
-from handoff_mpi.results.records import TaskRecord
+from handoff_mpi.results.records import RecordTable, TaskRecord
 from handoff_mpi.results.store import DirectoryStore, Key
 
 
@@ -68,10 +68,10 @@ class Results:
     hosts: dict[int, str] = field(default_factory=dict)
     slots: dict[int, int] = field(default_factory=dict)
     lost_ranks: dict[int, str] = field(default_factory=dict)
-    _records: list[TaskRecord] = field(default_factory=list, repr=False)
+    _records: RecordTable = field(default_factory=RecordTable, repr=False)
     _payloads: dict[Hashable, Payload] = field(default_factory=dict, repr=False)
     _persisted: dict[Hashable, Key] = field(default_factory=dict, repr=False)
-    _by_id: dict[Hashable, TaskRecord] | None = field(default=None, repr=False)
+    _numbers: dict[Hashable, int] | None = field(default=None, repr=False)
 
     def __getitem__(self, id: Hashable) -> Any:
         """Return the value of the function ``id``; arrays in it may be written to.
@@ -103,11 +103,11 @@ class Results:
         )
 
     def _record(self, id: Hashable) -> TaskRecord:
-        if self._by_id is None:
-            self._by_id = {record.id: record for record in self._records}
-        if id not in self._by_id:
+        if self._numbers is None:
+            self._numbers = {each: number for number, each in enumerate(self._records.ids)}
+        if id not in self._numbers:
             raise KeyError(f"no function {id!r} in DAG {self.dag_id!r}")
-        return self._by_id[id]
+        return self._records[self._numbers[id]]
 
     @property
     def values(self) -> Mapping[Hashable, Any]:
@@ -117,7 +117,7 @@ class Results:
     @property
     def allocations(self) -> dict[Hashable, int]:
         """The rank where each function that was tried ran last."""
-        return {record.id: record.rank for record in self._records if record.rank is not None}
+        return {id: rank for id, rank in zip(self._records.ids, self._records.ranks, strict=True) if rank >= 0}
 
     def records(self) -> Iterator[TaskRecord]:
         """Yield what ran where and when, one record for each function, in the DAG's order."""
@@ -134,14 +134,11 @@ class Results:
 
     def counts(self) -> dict[str, int]:
         """Return how many functions are in each state."""
-        counts = dict.fromkeys(("done", "failed", "skipped", "waiting"), 0)
-        for record in self._records:
-            counts[record.state] += 1
-        return counts
+        return self._records.counts()
 
     def setbacks(self) -> dict[str, int]:
         """Return how often functions had to be called again, or failed, by kind; see :class:`Setback`."""
-        return dict(Counter(setback.kind for record in self._records for setback in record.setbacks))
+        return dict(Counter(setback.kind for setbacks in self._records.setbacks.values() for setback in setbacks))
 
     def summary(self) -> str:
         """Return the closing summary: a few plain lines."""
@@ -151,15 +148,15 @@ class Results:
         lines = [f"handoff: DAG {self.dag_id!r} {head}"]
         if self.stopped_because and self.status == "stopped":
             lines.append(f"  stopped: {self.stopped_because}")
-        busy = self._busy()
+        busy = self._records.busy()
         if busy:
             capacity = self.duration_s * max(1, sum(self.slots.values()))
             total = sum(busy.values())
             share = f"{100 * total / capacity:.0f} % of the slots' time"
             lines.append(f"  busy: {total:.2f} s in calls on {len(busy)} ranks, {share}")
-        slowest = sorted(self._own_records(), key=_duration, reverse=True)[:3]
-        if slowest and _duration(slowest[0]) >= 0.01:
-            lines.append("  slowest: " + ", ".join(f"{record.id!r} {_duration(record):.2f} s" for record in slowest))
+        slowest = self._records.slowest(3)
+        if slowest and slowest[0][0] >= 0.01:
+            lines.append("  slowest: " + ", ".join(f"{id!r} {duration:.2f} s" for duration, id in slowest))
         setbacks = self.setbacks()
         if setbacks:
             lines.append("  setbacks: " + ", ".join(f"{count} {kind}" for kind, count in setbacks.items()))
@@ -168,23 +165,6 @@ class Results:
         if self.run_dir is not None:
             lines.append(f"  files: {self.run_dir}")
         return "\n".join(lines)
-
-    def _busy(self) -> dict[int, float]:
-        busy: dict[int, float] = {}
-        for record in self._own_records():
-            if record.rank is not None:
-                busy[record.rank] = busy.get(record.rank, 0.0) + _duration(record)
-        return busy
-
-    def _own_records(self) -> list[TaskRecord]:
-        """Return the records of what this launch ran: a run that resumes tells of earlier ones too."""
-        return [record for record in self._records if record.attempts]
-
-
-def _duration(record: TaskRecord) -> float:
-    if record.started_s is None or record.stopped_s is None:
-        return 0.0
-    return record.stopped_s - record.started_s
 
 
 class _Values(Mapping[Hashable, Any]):

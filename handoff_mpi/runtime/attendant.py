@@ -55,7 +55,8 @@ class Attendant(threading.Thread):
         self.is_parked = False
 
     def wake(self) -> None:
-        """Called when a call begins."""
+        """Called when a call begins; once is enough, so the next calls need not do it again before it has come to."""
+        self.is_parked = False
         self._wake.set()
 
     def close(self) -> None:

@@ -12,13 +12,14 @@ from handoff_mpi.messages import OK, Entry
 from handoff_mpi.resources import Amounts
 from handoff_mpi.resources.amounts import plain_number
 from handoff_mpi.results.history import Done
-from handoff_mpi.results.records import Setback, TaskRecord
+from handoff_mpi.results.records import RecordTable, Setback
 from handoff_mpi.runtime.chronicle import SETBACKS
 from handoff_mpi.runtime.pace import clock
 from handoff_mpi.scheduler import Cause, Scheduler, State
 from handoff_mpi.telemetry import handlers as events
 
-_STATES = {State.DONE: "done", State.FAILED: "failed", State.SKIPPED: "skipped"}
+_NAMES = {State.DONE: "done", State.FAILED: "failed", State.SKIPPED: "skipped"}
+_STATES = [_NAMES.get(state, "waiting") for state in State]
 
 
 class Recorder:
@@ -168,36 +169,28 @@ class Recorder:
         if event is not None:
             telemetry.execute(event, _now(), {**about, "reason": str(detail or "")})
 
-    def records(self, scheduler: Scheduler) -> list[TaskRecord]:
-        """Return one record for each task."""
-        costs: dict[int, dict[str, int | float]] = {}
-        plan, ids = self._plan, self._plan.ids
-        records = []
-        for task, spec in enumerate(scheduler.specs):
-            rank = self._ranks[task]
-            started = self._started[task]
-            cost = costs.get(id(spec.cost))
-            if cost is None:
-                cost = costs[id(spec.cost)] = {name: plain_number(amount) for name, amount in spec.cost.items()}
-            failure = scheduler.failures.get(task)
-            records.append(
-                TaskRecord(
-                    id=ids[task],
-                    name=plan.code_names[spec.code],
-                    state=_STATES.get(State(scheduler.state[task]), "waiting"),
-                    rank=rank if rank >= 0 else None,
-                    host=self._hosts.get(rank),
-                    started_s=started if started >= 0 else None,
-                    stopped_s=started + self._durations[task] if started >= 0 else None,
-                    attempts=scheduler.attempts[task],
-                    inputs=tuple([ids[each] for each in spec.inputs]),
-                    cost=cost,
-                    nbytes=self._nbytes.get(task, 0),
-                    error="" if failure is None else failure.message.split("\n")[0],
-                    setbacks=tuple(self._setbacks.get(task, ())),
-                )
-            )
-        return records
+    def table(self, scheduler: Scheduler) -> RecordTable:
+        """Return the records of all tasks."""
+        plan, specs = self._plan, scheduler.specs
+        shown: dict[int, dict[str, int | float]] = {}
+        for spec in specs:  # equal costs share one mapping
+            if id(spec.cost) not in shown:
+                shown[id(spec.cost)] = {name: plain_number(amount) for name, amount in spec.cost.items()}
+        return RecordTable(
+            ids=list(plan.ids),
+            names=[plan.code_names[spec.code] for spec in specs],
+            inputs=[spec.inputs for spec in specs],
+            costs=[shown[id(spec.cost)] for spec in specs],
+            states=[_STATES[state] for state in scheduler.state],
+            attempts=list(scheduler.attempts),
+            ranks=self._ranks,
+            started=self._started,
+            durations=self._durations,
+            nbytes=self._nbytes,
+            errors={task: failure.message.split("\n")[0] for task, failure in scheduler.failures.items()},
+            setbacks=self._setbacks,
+            hosts=self._hosts,
+        )
 
 
 def _now() -> dict[str, float]:

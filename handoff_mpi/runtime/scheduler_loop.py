@@ -190,7 +190,7 @@ class SchedulerLoop:
             events = []
             if self._shell is not None:
                 was_busy |= self._shell.turn(mine)
-                was_busy |= self._shell.run_own_call()
+                was_busy |= self._shell.run_own_calls()
             if (self.scheduler.is_over and not self._bringing) or self._has_drained():
                 return
             wakeup = self.scheduler.next_wakeup()

@@ -87,7 +87,7 @@ def serve_run(
             if attendant is not None and attendant.error is not None:
                 raise attendant.error
             if shell.has_own_call:
-                shell.run_own_call()
+                shell.run_own_calls()
                 continue
             if os.getppid() != parent:
                 raise ConnectionError("the launcher is gone")

@@ -57,6 +57,8 @@ from handoff_mpi.worker.shared import share
 
 #: How long writing a byte is taken to last before the first was measured.
 _SECONDS_PER_BYTE = 1 / 200e6
+#: Calls follow one another for this long before messages are looked for.
+_BURST_S = 0.0005
 
 
 @dataclass(slots=True)
@@ -170,8 +172,7 @@ class WorkerShell:
 
         The caller holds ``lock`` if an attendant may be about.
         """
-        events: list[Event] = self._events
-        self._events = []
+        events = self._take_events()
         for each in arrived:
             if isinstance(each, Envelope):
                 if each.message[0] in (LOOK, LOST):
@@ -187,12 +188,17 @@ class WorkerShell:
             rank, amounts = self._updates.popleft()
             self.transport.send(0, (UPDATE, self.setup.number, rank, amounts))
         was_busy = bool(events)
+        self._settle(events)
+        return was_busy
+
+    def _settle(self, events: list[Event]) -> None:
+        """Tell the machine, do what it wants, and so on until nothing comes of it."""
         while True:
             for command in self.machine.handle(events, clock()):
                 self._do[type(command)](command)  # type: ignore[operator]
-            events, self._events = self._events, []
+            events = self._take_events()
             if not events:
-                return was_busy
+                return
 
     def _look_around(self) -> None:
         lost = self._neighbours.look_around(clock())
@@ -225,14 +231,30 @@ class WorkerShell:
         if state != UNSEEN:
             self.transport.send(0, (LOOKED, run, rank, state != LIVES, reason))
 
-    def run_own_call(self) -> bool:
-        """Run one call in this very thread, if one waits; whether there was one. Not under ``lock``."""
+    def run_own_calls(self) -> bool:
+        """Run calls in this very thread, if any wait; whether there were any. Not under ``lock``.
+
+        Looking for messages costs more than a short call: between calls, for a moment, only the machine is asked.
+        """
         if self._own_serves:
             self._serve_encoded(self._own_serves.popleft())
             return True
         if not self._own_calls:
             return False
-        work = self._own_calls.popleft()
+        end = clock() + _BURST_S
+        while self._own_calls:
+            self._run_own_call(self._own_calls.popleft())
+            with self.lock:
+                self._settle(self._take_events())
+            if clock() >= end:
+                break
+        return True
+
+    def _take_events(self) -> list[Event]:
+        events, self._events = self._events, []
+        return events
+
+    def _run_own_call(self, work: Work) -> None:
         started = clock()
         self.call_serial += 1
         self.is_calling = True
@@ -246,7 +268,6 @@ class WorkerShell:
         with self.lock:
             if outcome is not None:
                 self._end(work, outcome, started)
-        return True
 
     @property
     def has_own_call(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 #: Most tasks in flight at a slot.
-LARGEST_BATCH = 128
+LARGEST_BATCH = 256
 
 
 @dataclass(slots=True)

@@ -93,6 +93,7 @@ class Worker:
         self.running: list[Work | None] = [None] * slots
         self.queues: list[deque[Work]] = [deque() for _ in range(slots)]
         self.claims: list[Any] = [None] * slots
+        self._here: set[tuple[int, int]] = set()  # (task, attempt) of what waits or runs
         self.held: dict[int, int] = {}
         self.is_over = False
         self._held_nbytes = 0
@@ -181,21 +182,15 @@ class Worker:
                 self.claims[slot] = claim
             queue = self.queues[slot]
             for task, attempt, id, recipe, sources, timeout_s, flags in assignments:
-                if self._knows(slot, task, attempt):
+                if (task, attempt) in self._here:
                     continue  # a duplicate
+                self._here.add((task, attempt))
                 work = Work(task, attempt, id, recipe, sources, timeout_s, flags, slot, self.claims[slot])
                 queue.append(work)
                 if sources or recipe[3]:
                     self._want_inputs(work)
             if self.running[slot] is None:
                 self._run_next(slot)
-
-    def _knows(self, slot: int, task: int, attempt: int) -> bool:
-        running = self.running[slot]
-        if running is not None and (running.task, running.attempt) == (task, attempt):
-            return True
-        queue = self.queues[slot]
-        return bool(queue) and any(work.task == task and work.attempt == attempt for work in queue)
 
     def _on_constant(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
         number, head = message[2], message[3]
@@ -284,6 +279,7 @@ class Worker:
     def _abandon(self, work: Work) -> None:
         """``work`` leaves its queue without having run: nothing is wanted for it any more."""
         work.is_here = False
+        self._here.discard((work.task, work.attempt))
         for fetch in list(self._fetches.values()):
             if work in fetch.works:
                 fetch.works.remove(work)
@@ -401,6 +397,7 @@ class Worker:
 
     def _stop_running(self, work: Work) -> None:
         self.running[work.slot] = None
+        self._here.discard((work.task, work.attempt))
         self._timed -= work.timeout_s is not None
         self._unreported -= not work.is_reported
         if work.sources:

@@ -66,7 +66,7 @@ def run(directory: Path, ranks: int, functions: int, seconds: float, every: floa
         code == 0 and results["sum"] == layers.expected(functions),
         killed,
         sorted(int(rank) for rank in status.get("lost_ranks", {})),
-        sum(record.attempts for record in results._records),
+        sum(record.attempts for record in results.records()),
         leftovers,
     )
 

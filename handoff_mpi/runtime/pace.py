@@ -25,19 +25,31 @@ def clock() -> float:
 
 
 class Pace:
-    """Decides between spinning and sleeping."""
+    """Decides between spinning and sleeping.
+
+    It spins if what it waited for last came while it did. Where waits outlast the spin, whoever is waited for may
+    need the core: then it sleeps at once.
+    """
 
     def __init__(self) -> None:
         self._idle_since = 0.0
+        self._idle_until = 0.0
+        self._spins = True
+
+    def was_busy(self) -> None:
+        """Note that something was done just now."""
+        if self._idle_until > self._idle_since:
+            self._spins = self._idle_until - self._idle_since < SPIN_S
+        self._idle_since = self._idle_until = clock()
 
     def wait(self, was_busy: bool, is_transferring: bool, until: float, wake: Sequence[Any] = ()) -> None:
         """Wait a little, not beyond ``until``; anything readable in ``wake`` ends a sleep at once."""
-        now = clock()
         if was_busy:
-            self._idle_since = now
+            self.was_busy()
             return
+        now = self._idle_until = clock()
         idle_s = now - self._idle_since
-        if is_transferring or idle_s < SPIN_S:
+        if is_transferring or (self._spins and idle_s < SPIN_S):
             os.sched_yield()
             return
         sleep_s = min(max(_SHORTEST_SLEEP_S, idle_s * _SLEEP_SHARE), LONGEST_SLEEP_S)

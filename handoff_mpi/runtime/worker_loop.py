@@ -88,6 +88,7 @@ def serve_run(
                 raise attendant.error
             if shell.has_own_call:
                 shell.run_own_calls()
+                pace.was_busy()
                 continue
             if os.getppid() != parent:
                 raise ConnectionError("the launcher is gone")

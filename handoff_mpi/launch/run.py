@@ -235,7 +235,7 @@ class Run:
             settings,
             shell,
         )
-        loop.file_keys = self._keys
+        loop.courier.file_keys = self._keys
         loop.stop_reason = self._make_stop_reason(settings)
         return loop
 

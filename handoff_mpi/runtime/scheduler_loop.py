@@ -12,7 +12,7 @@ from typing import Any
 from handoff_mpi.comm import Envelope, RankGone, Transport
 from handoff_mpi.dag import Plan
 from handoff_mpi.encoding import Payload
-from handoff_mpi.errors import DAGError, JobLost, JournalError, ValueUnavailable
+from handoff_mpi.errors import DAGError, JobLost, JournalError
 from handoff_mpi.messages import (
     ABSENT,
     ALIVE,
@@ -23,26 +23,23 @@ from handoff_mpi.messages import (
     FILES,
     FINISHED,
     FORGET,
-    ISOLATE,
-    KEEP,
     LOOK,
     LOOKED,
     LOST,
     OK,
     RECALL,
     RETURNED,
-    STAYS,
     STOP,
     TRANSFERRED,
     UNFETCHED,
     UPDATE,
     VALUE,
-    Entry,
 )
 from handoff_mpi.resources import parse_resources
-from handoff_mpi.resources.amounts import UNIT
-from handoff_mpi.results.store import DirectoryStore, Key, ResultStore
+from handoff_mpi.results.store import DirectoryStore, ResultStore
+from handoff_mpi.runtime.bringing import Bringing
 from handoff_mpi.runtime.chronicle import Chronicle
+from handoff_mpi.runtime.courier import Courier
 from handoff_mpi.runtime.inquiry import HostGuard
 from handoff_mpi.runtime.neighbours import GONE, LIVES, STOPPED, Neighbours
 from handoff_mpi.runtime.pace import Pace, clock
@@ -58,7 +55,6 @@ from handoff_mpi.scheduler import (
     Finished,
     Forget,
     Heard,
-    Persisted,
     RankLost,
     Recall,
     ResourcesUpdated,
@@ -67,9 +63,7 @@ from handoff_mpi.scheduler import (
     State,
     StopRequested,
     Unfetched,
-    ValueLost,
 )
-from handoff_mpi.worker.machine import head_of
 
 _FOR_WORKERS = frozenset({DISPATCH, CONSTANT, FILES, RECALL, FORGET, LOST, LOOK, STOP, FETCH, VALUE, ABSENT})
 #: Workers that have not said goodbye after this long are left behind.
@@ -146,25 +140,18 @@ class SchedulerLoop:
         self._far = [rank for rank in settings.workers if rank not in here]
         self._next_confirm = 0.0
         self._next_greeting = 0.0
-        self._plan = plan
-        self.file_keys: dict[int, Key] = {}  # of values that an earlier launch wrote
-        self._files_at: dict[int, set[int]] = {}
         self._home = home
-        self._kept = kept
+        self.courier = Courier(transport, scheduler, plan, home, settings.run, settings.number)
+        self._bringing = Bringing(self.courier, scheduler, plan, kept, settings.run, settings.number)
+        self._bringing.on_persisted = self._note_persisted
         self._chronicle = chronicle
         self._trouble = ""
-        self._bringing: dict[int, tuple[int, int]] = {}  # ticket: (task, rank that holds its value)
-        self._to_bring: dict[int, None] = {}
-        self._next_ticket = -1  # negative, so that no ticket of rank 0's own worker is the same
         self._shell = shell
-        self._codes_at: dict[int, set[int]] = {}
-        self._constants_at: dict[int, set[int]] = {}
         self._launcher = os.getppid()
         self._stopped_at: float | None = None
         self._said_goodbye: set[int] = set()
-        self.gone: set[int] = set()
+        self.gone = self.courier.gone
         self._updates: list[tuple[int, dict[str, Any]]] = []
-        self._outbox: dict[int, list[Any]] = {}
         self._tracking = None if settings.tracker is None else Tracking(settings.tracker)
 
     # -- the run --------------------------------------------------------------------------------------
@@ -191,7 +178,7 @@ class SchedulerLoop:
             if self._shell is not None:
                 was_busy |= self._shell.turn(mine)
                 was_busy |= self._shell.run_own_calls()
-            if (self.scheduler.is_over and not self._bringing) or self._has_drained():
+            if (self.scheduler.is_over and not self._bringing.is_going_on) or self._has_drained():
                 return
             wakeup = self.scheduler.next_wakeup()
             sockets: list[Any] = []
@@ -219,28 +206,26 @@ class SchedulerLoop:
                     if self._tracking is not None:
                         events += self._tracking.request(command, self.scheduler.specs)
                     if command.tasks:
-                        self._pack(command)
+                        self.courier.pack(command)
                 elif isinstance(command, Recall):
-                    self._flush_to(command.rank)
-                    self._send(command.rank, (RECALL, self.settings.number, command.tasks))
+                    self.courier.flush_to(command.rank)
+                    self.courier.send(command.rank, (RECALL, self.settings.number, command.tasks))
                 elif isinstance(command, Forget):
-                    self._send(command.rank, (FORGET, self.settings.number, command.tasks))
+                    self.courier.send(command.rank, (FORGET, self.settings.number, command.tasks))
                 elif isinstance(command, Announce):
                     self._announce(command.rank)
                 elif isinstance(command, Examine):
                     self._examine(command.rank, events)
-            for rank in list(self._outbox):
-                self._flush_to(rank)
-            self._bring_again()
+            self.courier.flush()
+            self._bringing.go_on()
             if not events:
                 return
 
     def _announce(self, lost: int) -> None:
-        for ticket in [ticket for ticket, (_, rank) in self._bringing.items() if rank == lost]:
-            self._to_bring[self._bringing.pop(ticket)[0]] = None
+        self._bringing.lose(lost)
         for rank in self._everyone():
             if rank != lost:
-                self._send(rank, (LOST, self.settings.number, lost))
+                self.courier.send(rank, (LOST, self.settings.number, lost))
 
     def _write_down(self) -> None:
         """Write this turn into the journal, before anything acts on it."""
@@ -253,6 +238,10 @@ class SchedulerLoop:
             self._chronicle = None
             self._trouble = str(error)
             print(f"handoff: {error}", file=sys.stderr, flush=True)
+
+    def _note_persisted(self, task: int) -> None:
+        if self._chronicle is not None:
+            self._chronicle.persisted(task)
 
     def _look_at_stop(self, events: list[Event]) -> None:
         reason = self._trouble or self.stop_reason()
@@ -279,10 +268,10 @@ class SchedulerLoop:
             if message[1] != self.settings.number or each.source in gone:
                 continue  # what comes late of a lost rank: its host was cut off, say, and is back
             heard[each.source] = None
-            if message[0] in (VALUE, ABSENT) and message[2] in self._bringing:
-                self._absorb_kept(each, events)
+            if self._bringing.awaits(message):
+                self._bringing.absorb(each, events)
             elif message[0] == FETCH and (self._shell is None or message[3] in self.scheduler.tasks.persisted):
-                self._serve_file(each)
+                self._bringing.serve_file(each)
             elif message[0] in _FOR_WORKERS:
                 mine.append(each)
             elif message[0] == LOOKED and message[3]:
@@ -334,7 +323,7 @@ class SchedulerLoop:
         if self.settings.heartbeat_s and now >= self._next_greeting:
             self._next_greeting = now + self.settings.heartbeat_s
             for rank in self._far:
-                self._send(rank, (ALIVE, self.settings.number))
+                self.courier.send(rank, (ALIVE, self.settings.number))
 
     def _examine(self, rank: int, events: list[Event]) -> None:
         """Look at a silent rank's process, or have ranks of its host do it."""
@@ -346,7 +335,7 @@ class SchedulerLoop:
         else:
             here = next((ranks for ranks in self.settings.pids.values() if rank in ranks), {})
             for other in [other for other in here if other not in (0, rank) and other not in self.gone][:_MOST_ASKED]:
-                self._send(other, (LOOK, self.settings.number, rank))
+                self.courier.send(other, (LOOK, self.settings.number, rank))
 
     def _absorb_one(self, source: int, message: tuple[Any, ...], events: list[Event]) -> None:
         kind = message[0]
@@ -356,7 +345,7 @@ class SchedulerLoop:
             if self._chronicle is not None:
                 self._chronicle.finished(source, entries)
             events.append(Finished(source, message[2]))
-            self._bring_kept(source, entries)
+            self._bringing.finished(source, entries)
         elif kind == ALIVE:
             for task, attempt, started in message[2]:
                 if self.scheduler.is_current(task, attempt):
@@ -365,7 +354,7 @@ class SchedulerLoop:
             events.append(Returned(source, message[2]))
         elif kind == UNFETCHED:
             events.append(Unfetched(source, message[2], message[3], message[4]))
-            self._rewrite(message[4])
+            self._bringing.rewrite(message[4])
         elif kind == UPDATE:
             self._absorb_update(message[2], message[3], events)
         elif kind == TRANSFERRED:
@@ -374,62 +363,6 @@ class SchedulerLoop:
             events.append(Examined(message[2], False, message[4]))
         elif kind == BYE:
             self._said_goodbye.add(source)
-
-    # -- values that must outlast the run, from ranks that do not see the run-dir --------------------------
-
-    def _bring_kept(self, source: int, entries: Sequence[Entry]) -> None:
-        for task, _, status, value, nbytes, _, _ in entries:
-            if status == OK and value is None and nbytes >= 0 and self.scheduler.specs[task].keep:
-                self._bring(task, source)
-
-    def _bring(self, task: int, holder: int) -> None:
-        self._bringing[self._next_ticket] = (task, holder)
-        self._send(holder, (FETCH, self.settings.number, self._next_ticket, task, None, ()))
-        self._next_ticket -= 1
-
-    def _rewrite(self, missing: Sequence[tuple[int, Sequence[int]]]) -> None:
-        """A kept value whose file cannot be read is brought from a rank that holds it still, if there is one."""
-        for task, asked in missing:
-            if self.scheduler.specs[task].keep and (not asked or 0 in asked):
-                self._to_bring[task] = None
-
-    def _bring_again(self) -> None:
-        """What could not be had from one rank or file may be brought from a rank, or is made again."""
-        tasks = self.scheduler.tasks
-        to_bring, self._to_bring = self._to_bring, {}
-        for task in to_bring:
-            holders = tasks.holders.get(task)
-            if holders and task not in tasks.persisted:
-                self._bring(task, holders[0])
-
-    def _serve_file(self, each: Envelope) -> None:
-        """Send a value that lies in a file to a rank that does not see it."""
-        _, run, ticket, task, _, _ = each.message
-        try:
-            head, buffers = head_of(self._kept.get(self._file_key(task)))
-            self._send(each.source, (VALUE, run, ticket, head), buffers)
-        except (KeyError, ValueUnavailable):
-            self._send(each.source, (ABSENT, run, ticket, None))
-
-    def _file_key(self, task: int) -> Key:
-        return self.file_keys.get(task, (self.settings.run, task))
-
-    def _absorb_kept(self, each: Envelope, events: list[Event]) -> None:
-        task, source = self._bringing.pop(each.message[2])
-        if each.message[0] == ABSENT:
-            events.append(ValueLost(task, (source,)))
-            self._to_bring[task] = None
-            return
-        payload = (*each.message[3], *each.buffers)
-        try:
-            self._kept.put((self.settings.run, task), payload)
-        except OSError as error:
-            what = f"the value of {self._plan.ids[task]!r} could not be written to {self._kept.directory}"
-            print(f"handoff: {what}: {error}", file=sys.stderr, flush=True)
-        else:
-            events.append(Persisted(task))
-            if self._chronicle is not None:
-                self._chronicle.persisted(task)
 
     def _absorb_update(self, rank: int, resources: dict[str, Any], events: list[Event]) -> None:
         try:
@@ -451,87 +384,15 @@ class SchedulerLoop:
             if state[task] == State.DISPATCHED and attempts[task] == entry[1]:
                 current.append(entry)
                 if entry[2] == OK:
-                    self._forget_old_file(task)
+                    self.courier.forget_old_file(task)
                     if entry[3] is not None:
                         home.put((run, task), entry[3])
         return current
-
-    def _forget_old_file(self, task: int) -> None:
-        """A value that an earlier launch had written was made again: should it be written, this run's key is its."""
-        if self.file_keys and self.file_keys.pop(task, None) is not None:
-            files = [(task, self._file_key(task))]
-            for rank in [rank for rank, known in self._files_at.items() if task in known]:
-                self._send(rank, (FILES, self.settings.number, files))
 
     # -- what is sent -----------------------------------------------------------------------------------
 
     def _everyone(self) -> list[int]:
         return [*self.settings.workers, *([0] if self._shell is not None else [])]
-
-    def _send(self, rank: int, message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> None:
-        if rank not in self.gone:
-            self.transport.send(rank, message, buffers)
-
-    def _pack(self, command: Dispatch) -> None:
-        assignments = [self._assignment(command.rank, task, attempt) for task, attempt in command.tasks]
-        claim = None
-        if command.claim is not None:
-            cores = command.claim.cost.cost.get("cpu", 0) / UNIT
-            claim = (cores, self.scheduler.ledger.device_indices(command.claim))
-        self._outbox.setdefault(command.rank, []).append((command.slot, claim, assignments))
-
-    def _assignment(self, rank: int, task: int, attempt: int) -> Any:
-        plan, scheduler = self._plan, self.scheduler
-        spec = scheduler.specs[task]
-        flags = (KEEP if spec.keep else 0) | (STAYS if spec.stays else 0)
-        if scheduler.is_isolated(task):
-            flags |= ISOLATE
-        sources = plan.sources[task]
-        if sources:
-            sources = tuple([self._source(rank, number, codec) for number, codec in sources])
-        return (task, attempt, plan.ids[task], plan.recipes[task], sources, spec.timeout_s, flags)
-
-    def _source(self, rank: int, number: int, codec: Any) -> Any:
-        scheduler = self.scheduler
-        if scheduler.tasks.at_home[number]:
-            payload: Payload = self._home.get((self.settings.run, number))
-            return (number, codec, payload, ())
-        holders = tuple(scheduler.tasks.holders.get(number, ()))
-        if not holders and number in self.file_keys:
-            self._tell_file(rank, number)
-        return (number, codec, None, holders)
-
-    def _tell_file(self, rank: int, task: int) -> None:
-        known = self._files_at.setdefault(rank, set())
-        if task not in known:
-            known.add(task)
-            self._send(rank, (FILES, self.settings.number, [(task, self.file_keys[task])]))
-
-    def _flush_to(self, rank: int) -> None:
-        groups = self._outbox.pop(rank, None)
-        if groups is None:
-            return
-        codes_at = self._codes_at.setdefault(rank, set())
-        codes, constants = [], []
-        for _, _, assignments in groups:
-            for assignment in assignments:
-                recipe = assignment[3]
-                for number in recipe[0]:
-                    if number not in codes_at:
-                        codes_at.add(number)
-                        codes.append((number, self._plan.codes[number]))
-                constants += recipe[3]
-        for number in constants:
-            self._send_constant(rank, number)
-        self._send(rank, (DISPATCH, self.settings.number, codes, groups))
-
-    def _send_constant(self, rank: int, number: int) -> None:
-        """Large constants go to a rank once, and beside the dispatch that first needs them."""
-        known = self._constants_at.setdefault(rank, set())
-        if number not in known:
-            known.add(number)
-            head, buffers = head_of(self._plan.constants[number])
-            self._send(rank, (CONSTANT, self.settings.number, number, head), buffers)
 
     def close(self) -> None:
         """End rank 0's own child processes."""
@@ -545,7 +406,7 @@ class SchedulerLoop:
     def say_goodbye(self, shared: Payload | None, wait_s: float = GOODBYE_S) -> list[int]:
         """Tell all ranks that the run is over and wait, within bounds; return who did not answer."""
         for rank in self._everyone():
-            self._send(rank, (STOP, self.settings.number, shared))
+            self.courier.send(rank, (STOP, self.settings.number, shared))
         self.gone |= self.scheduler.silent  # whoever was cut off is told, but not waited for
         waiting = {rank for rank in self._everyone() if rank not in self.gone}
         pace = Pace()

@@ -81,7 +81,7 @@ class Run:
         recorder.grow()
         self.records = Records()
         settings = LoopSettings("now", 1, (1, 2, 3), 1.0, tracker)
-        chronicle = Chronicle(self.records, self.plan, lambda task: self.loop._file_key(task))
+        chronicle = Chronicle(self.records, self.plan, lambda task: self.loop.courier.file_key(task))
         self.loop = SchedulerLoop(
             self.transport,
             Scheduler(ledger, FirstAvailable()),
@@ -211,7 +211,7 @@ def test_a_value_that_was_made_again_is_not_looked_for_in_the_file_of_an_earlier
         return None
 
     run = Run(dag_of(("make", (), 1), ("use", ("make",), 2)), tmp_path, answer, keep=["use"])
-    run.loop.file_keys = {0: ("before", 0)}
+    run.loop.courier.file_keys = {0: ("before", 0)}
     assert run.run(restored={0: Rest.FILE}) == "done"
     assert [message[2] for _, message in run.sent(FILES)] == [[(0, ("before", 0))], [(0, ("now", 0))]]
     turns = [record for record in run.records if record[0] == "turn"]

@@ -1,0 +1,106 @@
+"""Values that must outlast the run and lie at ranks that do not see the run-dir: rank 0 brings and writes them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from handoff_mpi.comm import Envelope
+from handoff_mpi.dag import Plan
+from handoff_mpi.errors import ValueUnavailable
+from handoff_mpi.messages import ABSENT, FETCH, OK, VALUE, Entry
+from handoff_mpi.results.store import DirectoryStore
+from handoff_mpi.runtime.courier import Courier
+from handoff_mpi.scheduler import Event, Persisted, Scheduler, ValueLost
+from handoff_mpi.worker.machine import head_of
+
+
+class Bringing:
+    """Fetches kept values and writes them to files; serves files to ranks that do not see them.
+
+    Args:
+        courier: sends.
+        scheduler: knows who holds what.
+        plan: the run's tables.
+        kept: the files.
+        run, number: the run's name and number.
+    """
+
+    def __init__(
+        self, courier: Courier, scheduler: Scheduler, plan: Plan, kept: DirectoryStore, run: str, number: int
+    ) -> None:
+        self.on_persisted: Callable[[int], None] = lambda task: None
+        self._courier = courier
+        self._scheduler = scheduler
+        self._plan = plan
+        self._kept = kept
+        self._run = run
+        self._number = number
+        self._bringing: dict[int, tuple[int, int]] = {}  # ticket: (task, rank that holds its value)
+        self._to_bring: dict[int, None] = {}
+        self._next_ticket = -1  # negative, so that no ticket of rank 0's own worker is the same
+
+    @property
+    def is_going_on(self) -> bool:
+        return bool(self._bringing)
+
+    def awaits(self, message: tuple[object, ...]) -> bool:
+        """Whether ``message`` answers a fetch of this room's."""
+        return message[0] in (VALUE, ABSENT) and message[2] in self._bringing
+
+    def lose(self, rank: int) -> None:
+        """``rank`` is lost: what it was to send is brought from another, if there is one."""
+        for ticket in [ticket for ticket, (_, holder) in self._bringing.items() if holder == rank]:
+            self._to_bring[self._bringing.pop(ticket)[0]] = None
+
+    def finished(self, source: int, entries: Sequence[Entry]) -> None:
+        """Calls ended on ``source``: fetch what must outlast the run, and lies there only."""
+        for task, _, status, value, nbytes, _, _ in entries:
+            if status == OK and value is None and nbytes >= 0 and self._scheduler.specs[task].keep:
+                self._bring(task, source)
+
+    def _bring(self, task: int, holder: int) -> None:
+        self._bringing[self._next_ticket] = (task, holder)
+        self._courier.send(holder, (FETCH, self._number, self._next_ticket, task, None, ()))
+        self._next_ticket -= 1
+
+    def rewrite(self, missing: Sequence[tuple[int, Sequence[int]]]) -> None:
+        """A kept value whose file cannot be read is brought from a rank that holds it still, if there is one."""
+        for task, asked in missing:
+            if self._scheduler.specs[task].keep and (not asked or 0 in asked):
+                self._to_bring[task] = None
+
+    def go_on(self) -> None:
+        """What could not be had from one rank or file may be brought from a rank, or is made again."""
+        tasks = self._scheduler.tasks
+        to_bring, self._to_bring = self._to_bring, {}
+        for task in to_bring:
+            holders = tasks.holders.get(task)
+            if holders and task not in tasks.persisted:
+                self._bring(task, holders[0])
+
+    def serve_file(self, each: Envelope) -> None:
+        """Send a value that lies in a file to a rank that does not see it."""
+        _, run, ticket, task, _, _ = each.message
+        try:
+            head, buffers = head_of(self._kept.get(self._courier.file_key(task)))
+            self._courier.send(each.source, (VALUE, run, ticket, head), buffers)
+        except (KeyError, ValueUnavailable):
+            self._courier.send(each.source, (ABSENT, run, ticket, None))
+
+    def absorb(self, each: Envelope, events: list[Event]) -> None:
+        """Take in the answer to a fetch."""
+        task, source = self._bringing.pop(each.message[2])
+        if each.message[0] == ABSENT:
+            events.append(ValueLost(task, (source,)))
+            self._to_bring[task] = None
+            return
+        payload = (*each.message[3], *each.buffers)
+        try:
+            self._kept.put((self._run, task), payload)
+        except OSError as error:
+            what = f"the value of {self._plan.ids[task]!r} could not be written to {self._kept.directory}"
+            print(f"handoff: {what}: {error}", file=sys.stderr, flush=True)
+        else:
+            events.append(Persisted(task))
+            self.on_persisted(task)

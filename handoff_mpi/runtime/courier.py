@@ -1,0 +1,131 @@
+"""What rank 0 sends: each rank gets a code, a large constant and the name of an old file once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from handoff_mpi.comm import Transport
+from handoff_mpi.dag import Plan
+from handoff_mpi.encoding import Payload
+from handoff_mpi.messages import CONSTANT, DISPATCH, FILES, ISOLATE, KEEP, STAYS
+from handoff_mpi.resources.amounts import UNIT
+from handoff_mpi.results.store import Key, ResultStore
+from handoff_mpi.scheduler import Dispatch, Scheduler
+from handoff_mpi.worker.machine import head_of
+
+
+class Courier:
+    """Carries messages to the ranks, and makes dispatches of the scheduler's placements.
+
+    Args:
+        transport: rank 0's end.
+        scheduler: whose placements they are.
+        plan: the run's tables.
+        home: where values rest that came home.
+        run, number: the run's name and number.
+
+    Attributes:
+        gone: ranks that are sent nothing any more.
+        file_keys: of values that an earlier launch wrote.
+    """
+
+    def __init__(
+        self, transport: Transport, scheduler: Scheduler, plan: Plan, home: ResultStore, run: str, number: int
+    ) -> None:
+        self.gone: set[int] = set()
+        self.file_keys: dict[int, Key] = {}
+        self._transport = transport
+        self._scheduler = scheduler
+        self._plan = plan
+        self._home = home
+        self._run = run
+        self._number = number
+        self._outbox: dict[int, list[Any]] = {}
+        self._codes_at: dict[int, set[int]] = {}
+        self._constants_at: dict[int, set[int]] = {}
+        self._files_at: dict[int, set[int]] = {}
+
+    def send(self, rank: int, message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> None:
+        """Send a message, if ``rank`` is not gone."""
+        if rank not in self.gone:
+            self._transport.send(rank, message, buffers)
+
+    def pack(self, command: Dispatch) -> None:
+        """Put a placement into the next message to its rank; see :meth:`flush`."""
+        assignments = [self._assignment(command.rank, task, attempt) for task, attempt in command.tasks]
+        claim = None
+        if command.claim is not None:
+            cores = command.claim.cost.cost.get("cpu", 0) / UNIT
+            claim = (cores, self._scheduler.ledger.device_indices(command.claim))
+        self._outbox.setdefault(command.rank, []).append((command.slot, claim, assignments))
+
+    def _assignment(self, rank: int, task: int, attempt: int) -> Any:
+        plan, scheduler = self._plan, self._scheduler
+        spec = scheduler.specs[task]
+        flags = (KEEP if spec.keep else 0) | (STAYS if spec.stays else 0)
+        if scheduler.is_isolated(task):
+            flags |= ISOLATE
+        sources = plan.sources[task]
+        if sources:
+            sources = tuple([self._source(rank, number, codec) for number, codec in sources])
+        return (task, attempt, plan.ids[task], plan.recipes[task], sources, spec.timeout_s, flags)
+
+    def _source(self, rank: int, number: int, codec: Any) -> Any:
+        scheduler = self._scheduler
+        if scheduler.tasks.at_home[number]:
+            payload: Payload = self._home.get((self._run, number))
+            return (number, codec, payload, ())
+        holders = tuple(scheduler.tasks.holders.get(number, ()))
+        if not holders and number in self.file_keys:
+            self._tell_file(rank, number)
+        return (number, codec, None, holders)
+
+    def _tell_file(self, rank: int, task: int) -> None:
+        known = self._files_at.setdefault(rank, set())
+        if task not in known:
+            known.add(task)
+            self.send(rank, (FILES, self._number, [(task, self.file_keys[task])]))
+
+    def flush(self) -> None:
+        """Send what was packed, one message a rank."""
+        for rank in list(self._outbox):
+            self.flush_to(rank)
+
+    def flush_to(self, rank: int) -> None:
+        """Send what was packed for ``rank``."""
+        groups = self._outbox.pop(rank, None)
+        if groups is None:
+            return
+        codes_at = self._codes_at.setdefault(rank, set())
+        codes, constants = [], []
+        for _, _, assignments in groups:
+            for assignment in assignments:
+                recipe = assignment[3]
+                for number in recipe[0]:
+                    if number not in codes_at:
+                        codes_at.add(number)
+                        codes.append((number, self._plan.codes[number]))
+                constants += recipe[3]
+        for number in constants:
+            self._send_constant(rank, number)
+        self.send(rank, (DISPATCH, self._number, codes, groups))
+
+    def _send_constant(self, rank: int, number: int) -> None:
+        """Large constants go to a rank once, and beside the dispatch that first needs them."""
+        known = self._constants_at.setdefault(rank, set())
+        if number not in known:
+            known.add(number)
+            head, buffers = head_of(self._plan.constants[number])
+            self.send(rank, (CONSTANT, self._number, number, head), buffers)
+
+    def file_key(self, task: int) -> Key:
+        """Return under which key the value of ``task`` is written, or was."""
+        return self.file_keys.get(task, (self._run, task))
+
+    def forget_old_file(self, task: int) -> None:
+        """A value that an earlier launch had written was made again: should it be written, this run's key is its."""
+        if self.file_keys and self.file_keys.pop(task, None) is not None:
+            files = [(task, self.file_key(task))]
+            for rank in [rank for rank, known in self._files_at.items() if task in known]:
+                self.send(rank, (FILES, self._number, files))

@@ -25,7 +25,7 @@ from handoff_mpi.results import Results
 from handoff_mpi.runtime import garbage
 from handoff_mpi.runtime.neighbours import Neighbours
 from handoff_mpi.runtime.options import RunOptions
-from handoff_mpi.runtime.pace import Pace, clock
+from handoff_mpi.runtime.pace import Pace, clock, sharpen_timers
 from handoff_mpi.runtime.worker_loop import say_goodbye, serve_run
 from handoff_mpi.runtime.worker_shell import RunSetup
 
@@ -246,6 +246,7 @@ def mpi_job(comm: Any = None) -> Job:
     if comm is None:
         comm = mpi.world()
         _refuse_singletons(comm.Get_size())
+    sharpen_timers()
     mpi.wait_for_all(comm, JOIN_S)
     transport = mpi.MPITransport(comm)
     capabilities: list[Capability] = transport.allgather(my_capability(transport.rank))

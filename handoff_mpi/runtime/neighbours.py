@@ -53,6 +53,9 @@ class Neighbours:
     Args:
         rank: this one.
         pids: rank to process id, of all ranks of this host that run in our process namespace.
+
+    Attributes:
+        next_look: when :meth:`look_around` should be called again.
     """
 
     def __init__(self, rank: int, pids: Mapping[int, int], stopped_s: float = STOPPED_S) -> None:
@@ -62,7 +65,7 @@ class Neighbours:
         # Process ids are used again: what started later is somebody else. A rank that cannot be seen at the start
         # (another namespace has other numbers) is none of ours to judge.
         self._born = {other: born for other, pid in self._pids.items() if (born := look_at(pid)[1]) is not None}
-        self._next_look = 0.0
+        self.next_look = 0.0
 
     def forget(self, rank: int) -> None:
         """``rank`` is known to be gone."""
@@ -70,9 +73,9 @@ class Neighbours:
 
     def look_around(self, now: float) -> tuple[int, str] | None:
         """Look at the next rank of the ring if it is time to; return it and why it is lost, if it is."""
-        if now < self._next_look:
+        if now < self.next_look:
             return None
-        self._next_look = now + LOOK_S
+        self.next_look = now + LOOK_S
         higher = [rank for rank in self._born if rank > self._rank]
         if not self._born:
             return None

@@ -165,6 +165,8 @@ class SchedulerLoop:
         """
         pace = Pace()
         events: list[Event] = [*first]
+        wakeup = 0.0
+        sockets: list[Any]
         while True:
             if os.getppid() != self._launcher:
                 self._leave_lost_job()
@@ -173,19 +175,20 @@ class SchedulerLoop:
             self._look_at_stop(events)
             self._look_around(events)
             was_busy = bool(events) or bool(arrived)
-            self._turn(events)
-            events = []
+            if was_busy or clock() >= wakeup:  # most looks find nothing, and must cost next to nothing
+                self._turn(events)
+                events = []
+                wakeup = self.scheduler.next_wakeup()
             if self._shell is not None:
                 was_busy |= self._shell.turn(mine)
                 was_busy |= self._shell.run_own_calls()
             if (self.scheduler.is_over and not self._bringing.is_going_on) or self._has_drained():
                 return
-            wakeup = self.scheduler.next_wakeup()
-            sockets: list[Any] = []
+            until, sockets = wakeup, []
             if self._shell is not None:
-                wakeup = min(wakeup, self._shell.machine.next_wakeup())
+                until = min(until, self._shell.machine.next_wakeup())
                 sockets = self._shell.sockets()
-            pace.wait(was_busy, self.transport.is_transferring, wakeup, sockets)
+            pace.wait(was_busy, self.transport.is_transferring, until, sockets)
 
     def _leave_lost_job(self) -> None:
         if self.settings.workers:

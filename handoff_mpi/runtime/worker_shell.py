@@ -172,6 +172,8 @@ class WorkerShell:
 
         The caller holds ``lock`` if an attendant may be about.
         """
+        if not arrived and self._has_nothing_to_do():
+            return False
         events = self._take_events()
         for each in arrived:
             if isinstance(each, Envelope):
@@ -190,6 +192,13 @@ class WorkerShell:
         was_busy = bool(events)
         self._settle(events)
         return was_busy
+
+    def _has_nothing_to_do(self) -> bool:
+        """Whether a turn would come to nothing, as most do."""
+        if self._events or self._updates or any(self._in_child):
+            return False
+        now = clock()
+        return now < self._neighbours.next_look and now < self.machine.next_wakeup()
 
     def _settle(self, events: list[Event]) -> None:
         """Tell the machine, do what it wants, and so on until nothing comes of it."""

@@ -49,11 +49,6 @@ def test_a_rank_that_dies_in_a_call_where_mpi_does_not_survive_it(tmp_path, way,
     assert cell.problems == []
 
 
-def test_a_child_that_is_stopped_is_ended(tmp_path):
-    cell = matrix.try_cell("SIGSTOP", [sys.executable, "-m", "handoff_mpi", "run"], "process", 1, tmp_path / "x", None)
-    assert cell.problems == []
-
-
 def test_jobs_killed_at_random_moments(tmp_path):
     tally = moments.Tally()
     moments.carry_out(tmp_path / "cell", 100, 0.02, 4, random.Random(3), tally)
@@ -61,7 +56,7 @@ def test_jobs_killed_at_random_moments(tmp_path):
     assert tally.kills
 
 
-@pytest.mark.parametrize(("naps", "seconds"), [(40, 0.5), (3, 8.0)], ids=["calls end in the drain", "they do not"])
+@pytest.mark.parametrize(("naps", "seconds"), [(40, 0.5), (3, 5.0)], ids=["calls end in the drain", "they do not"])
 def test_usr1_ends_in_time(tmp_path, naps, seconds):
     ended = walltime.stop(RUN_N, tmp_path / "cell", naps, seconds, drain_s=2.0)
     assert (ended.code, ended.again, ended.is_right) == (75, 0, True)
@@ -69,7 +64,7 @@ def test_usr1_ends_in_time(tmp_path, naps, seconds):
 
 
 def test_a_rank_that_is_deaf_beyond_the_silence_limit_is_left_alone(tmp_path):
-    code, is_right, lost = walltime.hold(RUN_N, tmp_path / "cell", held=8.0, silence_limit=2.0)
+    code, is_right, lost = walltime.hold(RUN_N, tmp_path / "cell", held=5.0, silence_limit=1.5)
     assert (code, is_right, lost) == (0, True, "{}")
 
 

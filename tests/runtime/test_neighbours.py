@@ -1,0 +1,63 @@
+"""Looking at processes: what is gone, what was stopped for long, what is merely busy."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from handoff_mpi.runtime.neighbours import GONE, LIVES, STOPPED, UNSEEN, Neighbours, Stops, look_at
+
+
+@pytest.fixture
+def process():
+    process = subprocess.Popen([sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"], stdout=-1)
+    process.stdout.readline()
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_process_is_lost_once_it_was_found_stopped_at_every_look_for_long(process):
+    neighbours = Neighbours(1, {1: os.getpid(), 2: process.pid}, stopped_s=3.0)
+    assert neighbours.examine(2, 0.0)[0] == LIVES
+    os.kill(process.pid, signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)
+    for now in (1.0, 2.0, 3.0):
+        assert neighbours.examine(2, now)[0] == LIVES
+    os.kill(process.pid, signal.SIGCONT)
+    while look_at(process.pid)[0] == "T":
+        pass
+    assert neighbours.examine(2, 4.0)[0] == LIVES
+    os.kill(process.pid, signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)
+    assert [neighbours.examine(2, now)[0] for now in (5.0, 6.0, 7.0, 8.0)] == [LIVES, LIVES, LIVES, STOPPED]
+    assert process.wait(10) == -signal.SIGKILL
+    assert neighbours.examine(2, 9.0)[0] == GONE
+
+
+def test_looks_that_are_far_apart_tell_that_the_looking_was_suspended():
+    stops = Stops(3.0)
+    assert [stops.look(7, "T", now) for now in (0.0, 2.0, 60.0, 62.0)] == [0.0, 2.0, 0.0, 2.0]
+    assert stops.look(7, "S", 63.0) is None
+
+
+def test_a_process_in_a_debugger_is_not_stopped():
+    stops = Stops(3.0)
+    assert [stops.look(7, "t", now) for now in (0.0, 2.0, 4.0)] == [None, None, None]
+
+
+def test_a_process_number_that_came_again_is_somebody_else(process):
+    neighbours = Neighbours(1, {2: process.pid})
+    neighbours._born[2] = "another time"
+    assert neighbours.examine(2, 0.0)[0] == GONE
+    assert not neighbours.fence(2)
+    assert process.poll() is None
+
+
+def test_what_cannot_be_seen_is_not_judged():
+    assert Neighbours(1, {2: 4_000_000}).examine(2, 0.0)[0] == UNSEEN

@@ -33,6 +33,7 @@ from handoff_mpi.launch.loading import load_dag_file
 from handoff_mpi.launch.supervisor import Order, supervise
 from handoff_mpi.results.run_dir import make_run_dir, take_mark, write_status
 from handoff_mpi.runtime.options import CHECKPOINTS, ISOLATIONS, ON_FAILURE, RESULTS_ON, RunOptions
+from handoff_mpi.worker.child import flush_output
 
 _PREFIX = "HANDOFF_"
 #: Flags of `run` that the ranks are not told.
@@ -359,15 +360,13 @@ def _serve(job: Job) -> None:
         job.serve()
     except BaseException as error:
         jobs.end_rank(error)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush_output()
     mpi.leave(EXIT_DONE)
 
 
 def _leave_at_once() -> None:
     """End this process though a call runs in it, from another thread than that of the call."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush_output()
     os._exit(EXIT_DONE)
 
 
@@ -376,8 +375,7 @@ def _end(job: Job, code: int) -> None:
     from handoff_mpi.comm import mpi
 
     job.dismiss()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush_output()
     mpi.leave(code)
 
 

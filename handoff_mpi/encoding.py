@@ -262,5 +262,8 @@ def _shown(value: Any) -> str:
 
 
 def _describe(error: BaseException) -> str:
-    text = str(error) or "no reason given"
+    try:
+        text = str(error) or "no reason given"
+    except Exception:
+        text = "its message cannot be shown"
     return f"{type(error).__name__}: {text}"

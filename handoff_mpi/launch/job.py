@@ -227,7 +227,8 @@ class Job:
 
     def _serve_run(self, setup: RunSetup, pending: list[Envelope]) -> tuple[Any, list[Envelope]]:
         _extend_path(setup.paths)
-        return serve_run(self.transport, setup, pending, self.is_threaded, self.leave)
+        end = end_rank if self.is_mpi else None
+        return serve_run(self.transport, setup, pending, self.is_threaded, self.leave, end)
 
 
 def local_job() -> Job:
@@ -300,12 +301,15 @@ def end_rank(error: BaseException) -> NoReturn:
     """End a rank that cannot go on, so that the others notice."""
     from handoff_mpi.comm import mpi
 
-    if isinstance(error, (ConnectionError, TransportError)):
-        who = f"process {os.getpid()} on {socket.gethostname()}"
-        print(f"handoff: a rank ({who}) ends: {error}", file=sys.stderr, flush=True)
-    else:
-        traceback.print_exception(error)
-        sys.stderr.flush()
+    try:
+        if isinstance(error, (ConnectionError, TransportError)):
+            who = f"process {os.getpid()} on {socket.gethostname()}"
+            print(f"handoff: a rank ({who}) ends: {error}", file=sys.stderr, flush=True)
+        else:
+            traceback.print_exception(error)
+            sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        pass  # whoever read it is gone with the launcher, or a function has put something else there
     if mpi.survives_death() or isinstance(error, ConnectionError):
         os.kill(os.getpid(), signal.SIGKILL)  # what MPI reports at once, whatever this process was doing
     mpi.abort(70)

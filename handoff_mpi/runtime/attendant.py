@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 #: The attendant looks after a call that lasts longer than this.
@@ -10,12 +11,18 @@ ATTEND_S = 0.005
 
 
 class Attendant(threading.Thread):
-    """Looks after the communicator while the main thread is in a long call."""
+    """Looks after the communicator while the main thread is in a long call.
 
-    def __init__(self, shell: Any, poll: Any) -> None:
+    Args:
+        end: ends this process, from this thread: when rank 0 is gone nobody wants the outcome of the call, which may
+            last for hours. Where it is None, ``error`` is there for the main thread once the call has ended.
+    """
+
+    def __init__(self, shell: Any, poll: Any, end: Callable[[BaseException], object] | None = None) -> None:
         super().__init__(name="handoff-attendant", daemon=True)
         self._shell = shell
         self._poll = poll
+        self._end = end
         self._wake = threading.Event()
         self.is_parked = False
         self.is_closed = False
@@ -43,6 +50,8 @@ class Attendant(threading.Thread):
         except BaseException as error:
             self.error = error
             self.is_closed = True
+            if self._end is not None:
+                self._end(error)
 
     def _pause(self, seconds: float) -> None:
         threading.Event().wait(seconds)

@@ -31,6 +31,7 @@ def serve_run(
     pending: Sequence[Envelope],
     is_threaded: bool,
     leave: Callable[[], object] | None = None,
+    end: Callable[[BaseException], object] | None = None,
 ) -> tuple[Any, list[Envelope]]:
     """Take part in one run as a worker until rank 0 ends it.
 
@@ -38,6 +39,7 @@ def serve_run(
         pending: what arrived with the start of the run.
         is_threaded: whether a second thread may use the communicator.
         leave: ends this process, at once, when the job is over while a call runs whose outcome nobody wants.
+        end: the same when this rank cannot go on, which is otherwise raised once the call has ended.
 
     Returns:
         What rank 0 shares with all ranks, and messages that are not of this run: a call that outlasted its run
@@ -54,6 +56,8 @@ def serve_run(
     patience = Patience(setup.patience_s, clock())
 
     def poll(first: Sequence[Envelope] = ()) -> bool:
+        if os.getppid() != parent:
+            raise ConnectionError("the launcher is gone")
         arrived = [*first, *transport.poll()]
         of_run = []
         has_heard = False
@@ -74,7 +78,7 @@ def serve_run(
             _look_at_rank_0(setup, patience)
         return shell.turn(of_run)
 
-    attendant = Attendant(shell, poll) if is_threaded else None
+    attendant = Attendant(shell, poll, end) if is_threaded else None
     shell.attendant = attendant
     if attendant is not None:
         attendant.start()
@@ -90,8 +94,6 @@ def serve_run(
                 shell.run_own_calls()
                 pace.was_busy()
                 continue
-            if os.getppid() != parent:
-                raise ConnectionError("the launcher is gone")
             pace.wait(was_busy, transport.is_transferring, shell.machine.next_wakeup(), shell.sockets())
     finally:
         set_active(None)

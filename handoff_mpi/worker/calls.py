@@ -118,6 +118,8 @@ class Caller:
             return Outcome(OK, encode(value), None, duration)
         except EncodingError as error:
             return Outcome(RAISED, None, (UNPICKLABLE, _shorten(f"its result {error}", _MESSAGE_CHARS), ""), duration)
+        except BaseException as error:  # the value's own code may call sys.exit as well
+            return Outcome(RAISED, None, describe(error), duration)
 
     def _constant(self, number: int) -> Any:
         return decode(self._constants[number])
@@ -135,17 +137,15 @@ def describe(error: BaseException) -> Error:
     """Return an exception as (kind, message, traceback), the traceback without the frames of this package."""
     kind = type(error).__name__
     try:
-        message = str(error)
-    except Exception:
+        message = f"it called sys.exit({error.code!r})" if isinstance(error, SystemExit) else str(error)
+    except BaseException:  # it is the user's code that speaks here
         message = "(its message cannot be shown)"
-    if isinstance(error, SystemExit):
-        message = f"it called sys.exit({error.code!r})"
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith("handoff_mpi."):
         frames = frames.tb_next
     try:
         text = "".join(_with_file_names(error, frames).format())
-    except Exception:
+    except BaseException:
         text = f"{kind}: {message}"
     return kind, _shorten(message, _MESSAGE_CHARS), _shorten(text, _TRACEBACK_CHARS)
 

@@ -93,9 +93,17 @@ def _spec(message: tuple[Any, ...], buffers: list[Any]) -> CallSpec:
     return CallSpec(id, attempt, recipe, values, cores, gpus)
 
 
+def flush_output() -> None:
+    """Write out what was printed. A function may have closed the streams, or put anything into their place."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            pass  # the outcome of a call does not hang on who reads its words
+
+
 def _answer(outcome: Outcome) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush_output()
     payload = outcome.payload
     head, buffers = (None, ()) if payload is None else split(payload)
     tell_rank(("ended", outcome.status, head, outcome.error, outcome.duration), buffers)

@@ -72,6 +72,31 @@ def test_a_signal_leaves_nothing_behind(tmp_path, how, number):
         assert len([line for line in err.splitlines() if "handoff: stopped;" in line]) == 1
 
 
+@pytest.mark.parametrize("who", ["rank 0", "the launcher"])
+def test_ranks_in_long_calls_end_with(tmp_path, who):
+    marker = f"sleeper{os.getpid()}{len(who)}.py"
+    (tmp_path / marker).write_text(SLEEPER)
+    words = ["run", "-n", "3", "--max-relaunches", "0", "--isolation", "rank", "--run-dir", "run"]
+    command = [sys.executable, "-m", "handoff_mpi", *words, str(tmp_path / marker)]
+    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True)
+    try:
+        status = tmp_path / "run" / "status.json"
+        end = time.monotonic() + 30
+        while time.monotonic() < end and (not status.exists() or len(marked(marker)) < 4):
+            time.sleep(0.1)
+        time.sleep(1)
+        rank_0 = psutil.Process(json.loads(status.read_text())["pid"])
+        (rank_0 if who == "rank 0" else rank_0.parent()).kill()
+        assert process.wait(15) == 75
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    end = time.monotonic() + 5
+    while time.monotonic() < end and marked(marker):
+        time.sleep(0.1)
+    assert not marked(marker)
+
+
 DYING = """
 import pathlib, time
 import psutil

@@ -184,6 +184,35 @@ def status_of(tmp_path):
     return json.loads(path.read_text())
 
 
+RUDE = PREAMBLE + """
+class Mute(Exception):
+    def __str__(self): raise KeyboardInterrupt
+class Nameless:
+    def __repr__(self): raise ValueError
+    def __reduce__(self): raise KeyboardInterrupt
+def raises_what_interrupts(): raise Mute()
+def exits_with_what_cannot_be_shown(): sys.exit(Nameless())
+def returns_what_interrupts(): return Nameless()
+def closes_stdout(): sys.stdout.close()
+def replaces_stderr(): sys.stderr = None
+for code in (raises_what_interrupts, exits_with_what_cannot_be_shown, returns_what_interrupts):
+    dag.add_function(Function(code.__name__, (), code, max_retries=0))
+for code in (closes_stdout, replaces_stderr):
+    dag.add_function(Function(code.__name__, (), code, max_retries=0, priority=-1))
+"""
+
+
+@pytest.mark.parametrize("words", [["-n", "2"], ["--isolation", "process"]], ids=["rank", "child"])
+def test_errors_and_values_that_misbehave_when_looked_at_end_no_process(handoff, tmp_path, words):
+    (tmp_path / "rude.py").write_text(RUDE)
+    ended = handoff("run", *words, "rude.py")
+    assert ended.rc == 1, ended.err
+    status = status_of(tmp_path)
+    assert (status["done"], status["failed"]) == (2, 3)
+    assert status["setbacks"] == {"Mute": 1, "SystemExit": 1, "KeyboardInterrupt": 1}
+    assert ended.err.count("(its message cannot be shown)") == 2
+
+
 def test_whatever_a_function_does_no_rank_is_lost(handoff, tmp_path):
     (tmp_path / "f.py").write_text(FAILING)
     ended = handoff("run", "-n", "3", "--isolation", "process", "f.py", "--", *ENDS)

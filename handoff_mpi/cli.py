@@ -33,7 +33,7 @@ from handoff_mpi.launch.loading import load_dag_file
 from handoff_mpi.launch.supervisor import Order, supervise
 from handoff_mpi.results.run_dir import make_run_dir, take_mark, write_status
 from handoff_mpi.runtime.options import CHECKPOINTS, ISOLATIONS, ON_FAILURE, RESULTS_ON, RunOptions
-from handoff_mpi.worker.child import flush_output
+from handoff_mpi.worker.calls import flush_output
 
 _PREFIX = "HANDOFF_"
 #: Flags of `run` that the ranks are not told.

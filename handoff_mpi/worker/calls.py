@@ -9,10 +9,10 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from handoff_mpi.dag import build_call
 from handoff_mpi.encoding import EncodingError, Payload, decode, decode_code, encode
@@ -106,7 +106,7 @@ class Caller:
                 _use_device(spec.gpus[0])
             values = [self._value(*value) for value in spec.values] if spec.values else ()
             code, args, kwargs = build_call(spec.recipe, values, self.code, self._constant)
-            value = code(*args, **kwargs)
+            value = _call_here(code, args, kwargs)
             duration = time.perf_counter() - started
         except BaseException as error:
             duration = time.perf_counter() - started
@@ -131,6 +131,41 @@ class Caller:
             payload, source = self.encode_for(payload, codec, self._rank), self._rank
         value = decode(payload)
         return value if codec[1] is None else self.code(codec[1])(value, source, self._rank)
+
+
+def _call_here(code: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Call; a process that the function forked ends here, or it would go on as this one does, at the same work."""
+    process = os.getpid()
+    try:
+        value = code(*args, **kwargs)
+    except BaseException as error:
+        if os.getpid() != process:
+            _end_fork(error)
+        raise
+    if os.getpid() != process:
+        _end_fork(None)
+    return value
+
+
+def _end_fork(error: BaseException | None) -> NoReturn:
+    """End a forked process as a program of its own would."""
+    status = 0
+    if isinstance(error, SystemExit):
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        print(describe(error)[2], file=sys.stderr)
+        status = 1
+    flush_output()
+    os._exit(status & 0xFF)
+
+
+def flush_output() -> None:
+    """Write out what was printed. A function may have closed the streams, or put anything into their place."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            pass  # the outcome of a call does not hang on who reads its words
 
 
 def describe(error: BaseException) -> Error:

@@ -18,7 +18,7 @@ from typing import Any
 
 from handoff_mpi.encoding import Payload, decode_code
 from handoff_mpi.messages import RAISED
-from handoff_mpi.worker.calls import Caller, CallSpec, Error, Outcome, describe
+from handoff_mpi.worker.calls import Caller, CallSpec, Error, Outcome, describe, flush_output
 from handoff_mpi.worker.frames import DescriptorsLost, Frame, FrameReader, join, send_frame, split
 
 _PR_SET_PDEATHSIG = 1
@@ -91,15 +91,6 @@ def _spec(message: tuple[Any, ...], buffers: list[Any]) -> CallSpec:
         values.append((join(head, buffers[taken : taken + count]), codec, source))
         taken += count
     return CallSpec(id, attempt, recipe, values, cores, gpus)
-
-
-def flush_output() -> None:
-    """Write out what was printed. A function may have closed the streams, or put anything into their place."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except Exception:
-            pass  # the outcome of a call does not hang on who reads its words
 
 
 def _answer(outcome: Outcome) -> None:

@@ -213,6 +213,31 @@ def test_errors_and_values_that_misbehave_when_looked_at_end_no_process(handoff,
     assert ended.err.count("(its message cannot be shown)") == 2
 
 
+FORKING = PREAMBLE + """
+def forks(number):
+    print("called", number, flush=True)
+    if not os.fork():
+        time.sleep(0.2)
+        if number: sys.exit(number)
+    return number
+def naps(number):
+    time.sleep(0.05)
+    return number
+for number in range(12):
+    dag.add_function(Function(number, (), naps if number % 3 else forks, [number], max_retries=0))
+dag.add_function(Function("all", list(range(12)), lambda *all: print(sum(all)) or time.sleep(0.5)))
+"""
+
+
+@pytest.mark.parametrize("words", [[], ["-n", "2"], ["--isolation", "process"]], ids=["here", "rank", "child"])
+def test_what_a_function_forks_does_not_go_on_as_its_process(handoff, tmp_path, words):
+    (tmp_path / "forking.py").write_text(FORKING)
+    ended = handoff("run", *words, "forking.py")
+    assert ended.rc == 0, ended.err
+    assert ended.err.count("handoff: ") == 1, ended.err
+    assert sorted(ended.out.split()) == sorted([*"0369", *["called"] * 4, str(sum(range(12)))])
+
+
 def test_whatever_a_function_does_no_rank_is_lost(handoff, tmp_path):
     (tmp_path / "f.py").write_text(FAILING)
     ended = handoff("run", "-n", "3", "--isolation", "process", "f.py", "--", *ENDS)

@@ -174,11 +174,12 @@ class SchedulerLoop:
             mine = self._absorb(arrived, events)
             self._look_at_stop(events)
             self._look_around(events)
-            was_busy = bool(events) or bool(arrived)
+            # That rank 0's own worker is heard of comes with every turn, and is nothing that happened.
+            was_busy = bool(arrived) or not all(isinstance(each, Heard) for each in events)
             if was_busy or clock() >= wakeup:  # most looks find nothing, and must cost next to nothing
                 self._turn(events)
-                events = []
                 wakeup = self.scheduler.next_wakeup()
+            events = []
             if self._shell is not None:
                 was_busy |= self._shell.turn(mine)
                 was_busy |= self._shell.run_own_calls()

@@ -55,6 +55,9 @@ from handoff_mpi.worker.machine import Worker, head_of
 from handoff_mpi.worker.runners import Child
 from handoff_mpi.worker.shared import share
 
+# States of a process that has ended, and was not reaped yet.
+_DEAD = frozenset({"Z", "X"})
+
 #: How long writing a byte is taken to last before the first was measured.
 _SECONDS_PER_BYTE = 1 / 200e6
 #: Calls follow one another for this long before messages are looked for.
@@ -218,14 +221,19 @@ class WorkerShell:
             self.transport.send(0, (LOOKED, self.setup.number, rank, True, reason))
 
     def _look_at_children(self) -> None:
-        """End a child that was stopped for long: its call would never end."""
+        """End a child that was stopped for long: its call would never end. Nor would that of one that is dead, if
+        what it had forked holds its end of the socket.
+        """
         now = clock()
         if now < self._next_look:
             return
         self._next_look = now + LOOK_S
         for work, child in zip(self._in_child, self._children, strict=True):
             if work is not None and child is not None:
-                stopped_s = self._stops.look(child.pid, look_at(child.pid)[0], now)
+                state = look_at(child.pid)[0]
+                if state in _DEAD:
+                    child.bury()
+                stopped_s = self._stops.look(child.pid, state, now)
                 if stopped_s is not None and stopped_s >= self._stops.limit_s:
                     child.kill(f"its process had been stopped for {stopped_s:.0f} s and was ended")
 

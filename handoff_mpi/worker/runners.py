@@ -51,6 +51,7 @@ class Child:
         self._sock.setblocking(False)
         self._reader = FrameReader(self._sock, is_kept=True)
         self._trouble = ""
+        self._is_dead = False
         self.knows: set[int] = set()
         self.knows_constants: set[int] = set()
         self._last_words = os.fdopen(os.memfd_create("last-words"), "rb")
@@ -142,6 +143,8 @@ class Child:
             self._trouble = str(error)
             self.kill()
             raise
+        if frame is None and self._is_dead:
+            raise EOFError("its process is gone")
         if frame is None or frame[0][0] != "ended" or frame[0][2] is None or not frame[1]:
             return frame
         (kind, status, head, *rest), buffers = frame
@@ -155,6 +158,11 @@ class Child:
             os.killpg(self._process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
+
+    def bury(self) -> None:
+        """The process is dead: end what it started, and do not wait for those that hold its end of the socket too."""
+        self._is_dead = True
+        self.kill()
 
     def close(self) -> None:
         """Let the child end by itself when idle; see :meth:`kill` for one that runs."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from handoff_mpi import DAG, Function
+from handoff_mpi import DAG, Function, execute_local
 from handoff_mpi.allocation import FirstAvailable, Ledger
 from handoff_mpi.comm import Envelope, RankGone
 from handoff_mpi.dag import Plan
@@ -24,7 +26,9 @@ from handoff_mpi.messages import (
 from handoff_mpi.resources import Capability
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results.store import DirectoryStore, MemoryStore
+from handoff_mpi.runtime import scheduler_loop
 from handoff_mpi.runtime.chronicle import Chronicle
+from handoff_mpi.runtime.pace import Pace
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.runtime.scheduler_loop import LoopSettings, SchedulerLoop
 from handoff_mpi.scheduler import Closed, Rest, Scheduler, Submitted
@@ -243,3 +247,18 @@ def test_the_death_of_a_rank_that_ran_one_function_alone_is_journalled_as_its_de
     assert run.run() == "done"
     failed = [entry for record in run.records if record[0] == "turn" for entry in record[3]]
     assert failed == [(0, 1, 1, DIED, DEATH, "it died")]
+
+
+def test_rank_0_rests_while_a_child_of_its_own_works(tmp_path, monkeypatch):
+    waits = []
+
+    class Counted(Pace):
+        def wait(self, was_busy, *rest):
+            waits.append(was_busy)
+            super().wait(was_busy, *rest)
+
+    monkeypatch.setattr(scheduler_loop, "Pace", Counted)
+    dag = DAG("nap")
+    dag.add_function(Function("nap", (), lambda: time.sleep(0.5)))
+    execute_local(dag, run_dir=tmp_path / "run", isolation="process")
+    assert waits.count(True) < 20 < len(waits)

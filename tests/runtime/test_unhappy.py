@@ -238,6 +238,26 @@ def test_what_a_function_forks_does_not_go_on_as_its_process(handoff, tmp_path, 
     assert sorted(ended.out.split()) == sorted([*"0369", *["called"] * 4, str(sum(range(12)))])
 
 
+ORPHANS = PREAMBLE + """
+def dies():
+    if not os.fork():
+        os.setsid()
+        time.sleep(20)
+        os._exit(0)
+    time.sleep(0.2)
+    os.kill(os.getpid(), 9)
+dag.add_function(Function("dies", (), dies, max_retries=0))
+"""
+
+
+def test_a_childs_death_is_seen_though_what_it_forked_lives_on(handoff, tmp_path):
+    (tmp_path / "orphans.py").write_text(ORPHANS)
+    ended = handoff("run", "--isolation", "process", "--crash-limit", "1", "orphans.py")
+    assert ended.rc == 1, ended.err
+    assert "killed by SIGKILL" in ended.err
+    assert status_of(tmp_path)["duration_s"] < 10
+
+
 def test_whatever_a_function_does_no_rank_is_lost(handoff, tmp_path):
     (tmp_path / "f.py").write_text(FAILING)
     ended = handoff("run", "-n", "3", "--isolation", "process", "f.py", "--", *ENDS)

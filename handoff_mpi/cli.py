@@ -31,7 +31,7 @@ from handoff_mpi.launch.environment import is_under_launcher, rank_by_launcher
 from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.loading import load_dag_file
 from handoff_mpi.launch.supervisor import Order, supervise
-from handoff_mpi.results.run_dir import make_run_dir, take_mark, write_status
+from handoff_mpi.results.run_dir import lock_run_dir, lock_run_dir_soon, make_run_dir, take_mark, write_status
 from handoff_mpi.runtime.options import CHECKPOINTS, ISOLATIONS, ON_FAILURE, RESULTS_ON, RunOptions
 from handoff_mpi.worker.calls import flush_output
 
@@ -235,9 +235,11 @@ def _tell(options: RunOptions, code: int) -> int:
 
 def _write_verdict(options: RunOptions, status: str, code: int) -> None:
     try:
-        write_status(make_run_dir(options.run_dir), status=status, exit_code=code)
+        run_dir = make_run_dir(options.run_dir)
+        with lock_run_dir(run_dir):
+            write_status(run_dir, status=status, exit_code=code)
     except HandoffError:
-        pass  # the run-dir may be just what was refused
+        pass  # the run-dir may be just what was refused, or in use by a run whose status it holds
 
 
 def _launch(given: argparse.Namespace, own: list[str], args: list[str], options: RunOptions) -> int:
@@ -247,6 +249,7 @@ def _launch(given: argparse.Namespace, own: list[str], args: list[str], options:
         raise UsageError(f"-n must be a whole number from 1, not {given.n}")
     extra = _words(given.mpirun_args)
     run_dir = make_run_dir(options.run_dir)
+    lock_run_dir_soon(run_dir).close()  # or what is launched would be refused, but only once a status is gone
     passed = [*_without(own, _OF_THE_SUPERVISOR), "--run-dir", str(run_dir)]
     again = _without([word for word in passed if word != "--fresh"], ("--rerun",))
     order = Order(

@@ -41,8 +41,6 @@ from handoff_mpi.telemetry import handlers as events
 
 #: Values nobody needs any more are dropped once a rank's store takes this share of its part of the host.
 _STORE_SHARE = 0.5
-#: A rank 0 that was killed, or whose launcher was, is gone by then.
-_LOCK_WAIT_S = 5.0
 #: A host is asked after so many heartbeats that none of its ranks sent.
 _SILENT_BEATS = 3
 #: Ranks of a launch that was superseded get this long to say goodbye.
@@ -102,7 +100,7 @@ class Run:
             DAGFailed: functions failed, unless ``options.check`` is False.
         """
         self._run_dir = make_run_dir(self._options.run_dir)
-        with lock_run_dir_soon(self._run_dir, _LOCK_WAIT_S) as lock:
+        with lock_run_dir_soon(self._run_dir) as lock:
             if self._options.fresh:
                 clear(self._run_dir)
             history = read_history(self._run_dir)

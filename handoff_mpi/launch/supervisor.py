@@ -135,6 +135,7 @@ class _Supervisor:
                 self._process.wait(_LOOK_S)
             except subprocess.TimeoutExpired:
                 pass
+        self._has_begun |= bool(read_status(self._run_dir))  # it may have begun and died between two looks
 
     def _command(self, more: dict[str, str]) -> tuple[list[str], dict[str, str]]:
         order, places = self._order, self._hosts.places()

@@ -28,6 +28,8 @@ LOCK = "lock"
 #: Names, by the supervisor's mark, whose launch this is: the next one of the same supervisor may take the lock away.
 LAUNCHED_BY = "HANDOFF_LAUNCHED_BY"
 
+#: A rank 0 that was killed, or whose launcher was, is gone by then.
+LOCK_WAIT_S = 5.0
 #: Of the directories of a run: a umask made for sharing must not open them to others.
 DIRECTORY_MODE = 0o755
 _ANOTHER = "name another with --run-dir"
@@ -211,7 +213,7 @@ def lock_run_dir(run_dir: Path) -> RunLock:
     return RunLock(fd)
 
 
-def lock_run_dir_soon(run_dir: Path, wait_s: float) -> RunLock:
+def lock_run_dir_soon(run_dir: Path, wait_s: float = LOCK_WAIT_S) -> RunLock:
     """As :func:`lock_run_dir`, but give a process that is just dying ``wait_s`` seconds to let go of it.
 
     An earlier launch of the same supervisor that still holds it then is on a host that was lost: the lock is taken

@@ -209,6 +209,25 @@ def test_two_runs_on_one_run_dir_are_refused(calls, tmp_path):
     assert run(chain(calls), tmp_path)["d"] == 7
 
 
+@pytest.mark.parametrize("words", [["--run-dir", "run"], ["-n", "2", "--run-dir", "run"]], ids=["here", "run -n"])
+def test_whoever_is_refused_leaves_the_status_of_the_run_in_its_run_dir_alone(handoff, tmp_path, words):
+    (tmp_path / "fine.py").write_text("from handoff_mpi import DAG\ndag = DAG('fine')\n")
+    (tmp_path / "bad.py").write_text("nothing\n")
+    status = tmp_path / "run" / "status.json"
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "run")])
+    try:
+        end = time.monotonic() + 20
+        while not status.exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        before = status.read_text()
+        for file in ("fine.py", "bad.py"):
+            assert handoff("run", *words, file).rc == 2
+            assert status.read_text() == before
+    finally:
+        process.kill()
+        process.wait()
+
+
 KILLED = """
 import time, pathlib
 from handoff_mpi import DAG, Function

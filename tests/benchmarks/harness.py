@@ -60,6 +60,17 @@ def run(command: Sequence[str], place: Path, rest_s: float = 1.0) -> dict[str, A
     raise RuntimeError(f"{' '.join(command)} ended with {code} and reported nothing: {launched.text()[-600:]}")
 
 
+def touch_memory(nbytes: int) -> None:
+    """Use that much memory and give it back.
+
+    A virtual machine returns memory that was free for seconds to its host, and getting it again costs more than a
+    transfer: all contenders begin with memory that was just in use.
+    """
+    import numpy as np
+
+    np.ones(nbytes, np.uint8)
+
+
 def under_mpi(ranks: int, module: str, *words: object, ft: bool = False, before: Sequence[str] = ()) -> list[str]:
     """Return the command that runs a module of this package on ``ranks`` ranks."""
     return [*mpirun_command(ranks, ft), sys.executable, *before, "-m", f"tests.benchmarks.{module}", *map(str, words)]

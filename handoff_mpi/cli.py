@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from handoff_mpi.errors import (
@@ -31,8 +32,16 @@ from handoff_mpi.launch.environment import is_under_launcher, rank_by_launcher
 from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.loading import load_dag_file
 from handoff_mpi.launch.supervisor import Order, supervise
-from handoff_mpi.results.run_dir import lock_run_dir, lock_run_dir_soon, make_run_dir, take_mark, write_status
+from handoff_mpi.results.run_dir import (
+    lock_run_dir,
+    lock_run_dir_soon,
+    make_run_dir,
+    note_joined,
+    take_mark,
+    write_status,
+)
 from handoff_mpi.runtime.options import CHECKPOINTS, ISOLATIONS, ON_FAILURE, RESULTS_ON, RunOptions
+from handoff_mpi.speech import say, tell
 from handoff_mpi.worker.calls import flush_output
 
 _PREFIX = "HANDOFF_"
@@ -51,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments)
     except HandoffError as error:
-        print(f"handoff: {error}", file=sys.stderr, flush=True)
+        say(str(error))
         return error.exit_code
 
 
@@ -297,6 +306,8 @@ def _lead(job: Job, target: str, args: list[str], options: RunOptions) -> int:
     """Rank 0: load the DAG, run it, tell how it went."""
     jobs.current = job
     _listen_to_signals(job, options)
+    if options.run_dir is not None:
+        note_joined(Path(options.run_dir))
     try:
         file = load_dag_file(target, args)
         if file.setup is not None:
@@ -304,17 +315,17 @@ def _lead(job: Job, target: str, args: list[str], options: RunOptions) -> int:
         dag = file.build()
         if job.is_mpi and job.size > 1 and not job.survives_death:
             hint = "this MPI does not survive a rank's death; `run -n N` or `mpirun --with-ft ulfm` does (Open MPI 5)"
-            print(f"handoff: {hint}", file=sys.stderr, flush=True)
+            say(hint)
         results = job.execute(dag, options)
     except DAGFailed as error:
         results = error.results
     except JobLost as error:
-        print(f"handoff: {error}", file=sys.stderr, flush=True)
+        say(str(error))
         os._exit(error.exit_code)  # there is nobody to take leave of
     except TransportError as error:
         jobs.end_rank(error)  # as a rank that dies: the others end too, and the run is launched again
     except HandoffError as error:
-        print(f"handoff: {error}", file=sys.stderr, flush=True)
+        say(str(error))
         return error.exit_code
     except SystemExit:  # build(args) was asked for help, and gave it
         if options.run_dir is not None:
@@ -327,7 +338,7 @@ def _lead(job: Job, target: str, args: list[str], options: RunOptions) -> int:
 
         traceback.print_exception(error)
         return EXIT_FAILED
-    print(results.summary(), file=sys.stderr, flush=True)
+    tell(results.summary())
     return results.exit_code
 
 
@@ -408,7 +419,7 @@ def _check(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
             job.run_setup(file.setup)
         print(describe_fit(job.ledger(options), file.build(), options), flush=True)
     except HandoffError as error:
-        print(f"handoff: {error}", file=sys.stderr, flush=True)
+        say(str(error))
         code = error.exit_code
     if job.is_mpi:
         _end(job, code)

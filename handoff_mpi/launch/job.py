@@ -28,6 +28,7 @@ from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.runtime.pace import Pace, clock, sharpen_timers
 from handoff_mpi.runtime.worker_loop import say_goodbye, serve_run
 from handoff_mpi.runtime.worker_shell import RunSetup
+from handoff_mpi.speech import say
 
 JOIN_S = 60.0
 #: Ranks that have not answered to the end of the job after this long are left behind, or ended.
@@ -185,8 +186,7 @@ class Job:
             pace.wait(bool(arrived), False, end)
         ended = [rank for rank in sorted(waiting) if neighbours.fence(rank)]
         if ended:
-            text = f"handoff: ranks {ended} were deaf at the end of the job, and were ended"
-            print(text, file=sys.stderr, flush=True)
+            say(f"ranks {ended} were deaf at the end of the job, and were ended")
         self.transport.flush(5.0)
 
     # -- the other ranks ------------------------------------------------------------------------------
@@ -304,7 +304,7 @@ def end_rank(error: BaseException) -> NoReturn:
     try:
         if isinstance(error, (ConnectionError, TransportError)):
             who = f"process {os.getpid()} on {socket.gethostname()}"
-            print(f"handoff: a rank ({who}) ends: {error}", file=sys.stderr, flush=True)
+            say(f"a rank ({who}) ends: {error}")
         else:
             traceback.print_exception(error)
             sys.stderr.flush()

@@ -37,6 +37,7 @@ from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.runtime.scheduler_loop import LoopSettings, SchedulerLoop
 from handoff_mpi.runtime.worker_shell import RunSetup, WorkerShell
 from handoff_mpi.scheduler import Closed, HostWatch, Policy, Scheduler, Submitted
+from handoff_mpi.speech import say
 from handoff_mpi.telemetry import handlers as events
 
 #: Values nobody needs any more are dropped once a rank's store takes this share of its part of the host.
@@ -387,7 +388,7 @@ class Run:
 
 def _note(text: str) -> None:
     if text:
-        print(f"handoff: {text}", file=sys.stderr, flush=True)
+        say(text)
 
 
 def _unknown(notes: dict[Hashable, str]) -> str:
@@ -406,14 +407,9 @@ def _register_with_tracker(tracker: Any, capabilities: list[Capability]) -> None
 
 def _show_failure(plan: Plan, hosts: dict[int, str], task: int, failure: Any) -> None:
     where = f" on rank {failure.ranks[-1]} ({hosts.get(failure.ranks[-1], '?')})" if failure.ranks else ""
-    print(
-        f"handoff: function {plan.ids[task]!r} failed{where}, attempt {failure.attempts}: "
-        f"{failure.kind}: {failure.message}",
-        file=sys.stderr,
-    )
-    if failure.traceback:
-        print("    " + failure.traceback.rstrip().replace("\n", "\n    "), file=sys.stderr)
-    sys.stderr.flush()
+    what = f"function {plan.ids[task]!r} failed{where}, attempt {failure.attempts}"
+    stack = "\n    " + failure.traceback.rstrip().replace("\n", "\n    ") if failure.traceback else ""
+    say(f"{what}: {failure.kind}: {failure.message}{stack}")
 
 
 def _first_failures(results: Results) -> str:

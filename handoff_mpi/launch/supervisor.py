@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import secrets
 import signal
@@ -15,11 +16,12 @@ from typing import Any
 
 import psutil
 
-from handoff_mpi.errors import EXIT_FAILED, EXIT_FITS_NO_MORE, EXIT_STOPPED
+from handoff_mpi.errors import EXIT_FAILED, EXIT_FITS_NO_MORE, EXIT_STOPPED, UsageError
 from handoff_mpi.launch.hosts import Hosts, find_hosts
 from handoff_mpi.launch.mpirun import launcher_command
-from handoff_mpi.results.run_dir import LAUNCHED_BY, STATUS, read_status
+from handoff_mpi.results.run_dir import JOINED, LAUNCHED_BY, STATUS, read_status
 from handoff_mpi.runtime.prober import PROBE
+from handoff_mpi.speech import say
 
 #: An mpirun that has not ended this long after the run has, is ended.
 GRACE_S = 15.0
@@ -27,6 +29,10 @@ GRACE_S = 15.0
 GRACE_AFTER_LOSS_S = 4.0
 #: A run that is asked to stop before it has begun gets this long to begin.
 START_S = 60.0
+#: Ranks have this long to come together, and so much more for each rank.
+JOIN_S = 90.0
+_JOIN_RANK_S = 0.02
+_PR_SET_PDEATHSIG = 1
 _LOOK_S = 0.1
 #: Status of an Open MPI mpirun that stumbles over the session directory of a killed one with the same process id. It
 #: removes that directory as it ends, so the next one starts.
@@ -79,9 +85,9 @@ def supervise(order: Order) -> int:
             break
         lost = hosts.look()
         if len(lost) == len(hosts) > 0:
-            _say("none of its hosts answers any more")
+            say("none of its hosts answers any more")
             break
-        _say(_again(lost, relaunch, order.most))
+        say(_again(lost, relaunch, order.most))
         # What starts over, or runs again, does so once. Slurm may think that the daemons of the dead job still run.
         supervisor.launch(order.again, {"HANDOFF_FRESH": "", "HANDOFF_RERUN": "", "SLURM_OVERLAP": "1"})
     return supervisor.verdict()
@@ -121,11 +127,14 @@ class _Supervisor:
     def launch(self, arguments: list[str], more: dict[str, str]) -> None:
         """Start mpirun, and return once it has ended, or was ended because it did not."""
         command, environment = self._command(more)
-        (self._run_dir / STATUS).unlink(missing_ok=True)
+        self._forget_the_last()
         self._deadline = 0.0 if self._signals > 1 else float("inf")
         self._pulse.reset()
+        self._join_by = time.monotonic() + JOIN_S + self._order.ranks * _JOIN_RANK_S
         program = [*command, sys.executable, "-m", "handoff_mpi", *arguments]
-        self._process = subprocess.Popen(program, env=environment, start_new_session=True)
+        self._process = subprocess.Popen(
+            program, env=environment, start_new_session=True, preexec_fn=_end_with_supervisor
+        )
         while self._process.poll() is None:
             if time.monotonic() >= self._deadline:
                 self._end(self._process)
@@ -136,6 +145,19 @@ class _Supervisor:
             except subprocess.TimeoutExpired:
                 pass
         self._has_begun |= bool(read_status(self._run_dir))  # it may have begun and died between two looks
+
+    def _forget_the_last(self) -> None:
+        """Remove what an earlier launch said.
+
+        Raises:
+            UsageError: it cannot be removed.
+        """
+        try:
+            for name in (STATUS, JOINED):
+                (self._run_dir / name).unlink(missing_ok=True)
+        except OSError as error:
+            what = f"{error.filename} of an earlier launch cannot be removed: {error.strerror}"
+            raise UsageError(f"{what}; remove it, or name another run-dir with --run-dir") from error
 
     def _command(self, more: dict[str, str]) -> tuple[list[str], dict[str, str]]:
         order, places = self._order, self._hosts.places()
@@ -152,8 +174,11 @@ class _Supervisor:
         if self._deadline == float("inf"):
             if status.get("exit_code") is not None:
                 self._deadline = time.monotonic() + (GRACE_AFTER_LOSS_S if status.get("lost_ranks") else GRACE_S)
+            elif self._has_failed_to_join(bool(status)):
+                say("its ranks have not come together; the launch is ended")
+                self._deadline, self._has_begun = 0.0, True
             elif self._pulse.has_stopped() and self._is_rank_0_gone(status):
-                _say(f"rank 0 on {status.get('host')} is gone, and its launcher does not notice; that is ended")
+                say(f"rank 0 on {status.get('host')} is gone, and its launcher does not notice; that is ended")
                 self._deadline = 0.0
         if not self._signals or self._is_passed_on:
             return
@@ -163,6 +188,13 @@ class _Supervisor:
             process.send_signal(signal.SIGUSR1)
         wait_s = self._order.drain_s + GRACE_S + (0 if status else START_S)
         self._deadline = min(self._deadline, time.monotonic() + wait_s)
+
+    def _has_failed_to_join(self, has_status: bool) -> bool:
+        """A rank that dies while MPI starts leaves the others waiting inside MPI, where nobody else can end it."""
+        if has_status or time.monotonic() < self._join_by:
+            return False
+        self._join_by = float("inf")  # one look is enough
+        return not (self._run_dir / JOINED).exists()
 
     def _is_rank_0_gone(self, status: dict[str, Any]) -> bool:
         """Look at the process of a rank 0 that is silent; one that lives is left alone, whatever it does."""
@@ -174,7 +206,7 @@ class _Supervisor:
         """End mpirun and all it started: first politely, then not; not politely where it waits for a lost host."""
         started = _descendants(process.pid)
         if read_status(self._run_dir).get("lost_ranks"):
-            _say("mpirun still waits for the ranks that were lost; it is ended")
+            say("mpirun still waits for the ranks that were lost; it is ended")
         else:
             process.terminate()
             try:
@@ -215,13 +247,13 @@ class _Supervisor:
         code = status.get("exit_code")
         if self._signals or status.get("status") == "stopped":
             done = f"{status.get('done', 'some')} of {status.get('functions', 'its')} functions were done"
-            _say(f"stopped; {done}; the same command with --run-dir {self._run_dir} resumes")
+            say(f"stopped; {done}; the same command with --run-dir {self._run_dir} resumes")
             return code if isinstance(code, int) else EXIT_STOPPED
         if isinstance(code, int):
             return code
         if self._process.returncode and not self._has_begun:
             return self._process.returncode if self._process.returncode > 0 else EXIT_FAILED
-        _say(f"the run ended without a verdict in {self._run_dir}/status.json; the same command resumes")
+        say(f"the run ended without a verdict in {self._run_dir}/status.json; the same command resumes")
         return EXIT_STOPPED if self._has_begun else EXIT_FAILED
 
 
@@ -254,12 +286,16 @@ class _Pulse:
         return self._silence_s > self._limit_s
 
 
+def _end_with_supervisor() -> None:
+    """Run in mpirun's process before it is mpirun: have it told to end if the supervisor is killed."""
+    try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    except (OSError, AttributeError):
+        pass  # elsewhere it stays until its run has ended
+
+
 def _descendants(pid: int) -> list[psutil.Process]:
     try:
         return psutil.Process(pid).children(recursive=True)
     except psutil.Error:
         return []
-
-
-def _say(text: str) -> None:
-    print(f"handoff: {text}", file=sys.stderr, flush=True)

@@ -25,6 +25,7 @@ from handoff_mpi.errors import EXIT_STOPPED, JournalError, RunDirBusy, UsageErro
 
 STATUS = "status.json"
 LOCK = "lock"
+JOINED = ".joined"
 #: Names, by the supervisor's mark, whose launch this is: the next one of the same supervisor may take the lock away.
 LAUNCHED_BY = "HANDOFF_LAUNCHED_BY"
 
@@ -326,6 +327,14 @@ def _replace_status(run_dir: Path, text: str) -> None:
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+
+
+def note_joined(run_dir: Path) -> None:
+    """Show that all ranks of a launch have joined; only the supervisor looks at it."""
+    try:
+        (run_dir / JOINED).touch()
+    except OSError:
+        pass  # a run-dir that cannot be used is refused a moment later
 
 
 def touch_status(run_dir: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 
 from handoff_mpi.comm import Envelope
@@ -12,6 +11,7 @@ from handoff_mpi.messages import ABSENT, FETCH, OK, VALUE, Entry
 from handoff_mpi.results.store import DirectoryStore
 from handoff_mpi.runtime.courier import Courier
 from handoff_mpi.scheduler import Event, Persisted, Scheduler, ValueLost
+from handoff_mpi.speech import say
 from handoff_mpi.worker.machine import head_of
 
 
@@ -100,7 +100,7 @@ class Bringing:
             self._kept.put((self._run, task), payload)
         except OSError as error:
             what = f"the value of {self._plan.ids[task]!r} could not be written to {self._kept.directory}"
-            print(f"handoff: {what}: {error}", file=sys.stderr, flush=True)
+            say(f"{what}: {error}")
         else:
             events.append(Persisted(task))
             self.on_persisted(task)

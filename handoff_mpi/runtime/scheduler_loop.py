@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -64,6 +63,7 @@ from handoff_mpi.scheduler import (
     StopRequested,
     Unfetched,
 )
+from handoff_mpi.speech import say
 
 _FOR_WORKERS = frozenset({DISPATCH, CONSTANT, FILES, RECALL, FORGET, LOST, LOOK, STOP, FETCH, VALUE, ABSENT})
 #: Workers that have not said goodbye after this long are left behind.
@@ -241,7 +241,7 @@ class SchedulerLoop:
             # What goes on is not lost, only not remembered: it may run again when the run is resumed.
             self._chronicle = None
             self._trouble = str(error)
-            print(f"handoff: {error}", file=sys.stderr, flush=True)
+            say(str(error))
 
     def _note_persisted(self, task: int) -> None:
         if self._chronicle is not None:
@@ -372,7 +372,7 @@ class SchedulerLoop:
         try:
             events.append(ResourcesUpdated(rank, parse_resources(resources)))
         except DAGError as error:
-            print(f"handoff: update_node_resources({rank}, {resources!r}): {error}", file=sys.stderr, flush=True)
+            say(f"update_node_resources({rank}, {resources!r}): {error}")
 
     def update_resources(self, rank: int, resources: dict[str, Any]) -> None:
         """Take in a change of a rank's resources, at the next turn; from any thread of rank 0."""

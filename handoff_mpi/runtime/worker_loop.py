@@ -20,6 +20,7 @@ from handoff_mpi.runtime.prober import LIVES, from_environment
 from handoff_mpi.runtime.worker_shell import RunSetup, WorkerShell
 from handoff_mpi.worker import child as child_process
 from handoff_mpi.worker.patience import Patience
+from handoff_mpi.worker.runners import no_launcher_in_environment
 
 #: Messages that no run's machine handles.
 _BETWEEN_RUNS = frozenset({START, SETUP, LEAVE})
@@ -83,18 +84,19 @@ def serve_run(
     if attendant is not None:
         attendant.start()
     try:
-        with shell.lock:
-            poll(pending)
-        while not shell.has_left:
+        with no_launcher_in_environment():
             with shell.lock:
-                was_busy = poll()
-            if attendant is not None and attendant.error is not None:
-                raise attendant.error
-            if shell.has_own_call:
-                shell.run_own_calls()
-                pace.was_busy()
-                continue
-            pace.wait(was_busy, transport.is_transferring, shell.machine.next_wakeup(), shell.sockets())
+                poll(pending)
+            while not shell.has_left:
+                with shell.lock:
+                    was_busy = poll()
+                if attendant is not None and attendant.error is not None:
+                    raise attendant.error
+                if shell.has_own_call:
+                    shell.run_own_calls()
+                    pace.was_busy()
+                    continue
+                pace.wait(was_busy, transport.is_transferring, shell.machine.next_wakeup(), shell.sockets())
     finally:
         set_active(None)
         if attendant is not None:

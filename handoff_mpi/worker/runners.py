@@ -10,7 +10,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from handoff_mpi.encoding import Payload
@@ -32,6 +33,16 @@ _PROGRAM = (
 def environment_of_child() -> dict[str, str]:
     """Return this rank's environment without its launcher's variables: a child may itself run mpirun."""
     return {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHER_PREFIXES)}
+
+
+@contextmanager
+def no_launcher_in_environment() -> Iterator[None]:
+    """Hide the launcher's variables from what calls in this process start; MPI itself has read them by now."""
+    hidden = {name: os.environ.pop(name) for name in [*os.environ] if name.startswith(_LAUNCHER_PREFIXES)}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 class Child:

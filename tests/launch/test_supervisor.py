@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 
+import handoff_mpi
 from handoff_mpi.launch import supervisor
 from tests.conftest import run_process
+from tests.faults.launching import launch
 
 BREAKING = """
 import pathlib
@@ -79,3 +82,67 @@ def test_an_mpirun_that_met_the_remains_of_a_killed_one_is_started_again(tmp_pat
     ended = run_process([sys.executable, "-c", STUMBLING], tmp_path)
     assert ended.rc == 0, ended.err
     assert ended.err.count("launched again (1 of at most 3)") == 1
+
+
+WAITING = STUMBLING.replace("exit 213", "sleep 60").replace("script =", "supervisor.JOIN_S = 0.5\nscript =")
+
+
+def test_ranks_that_do_not_come_together_are_ended_and_launched_again(tmp_path):
+    (tmp_path / "breaking.py").write_text(BREAKING)
+    (tmp_path / "broken").touch()
+    ended = run_process([sys.executable, "-c", WAITING], tmp_path)
+    assert ended.rc == 0, ended.err
+    assert ended.err.count("its ranks have not come together") == 1
+    assert ended.err.count("launched again (1 of at most 3)") == 1
+
+
+def test_a_status_that_cannot_be_removed_gets_one_line(handoff, tmp_path):
+    (tmp_path / "breaking.py").write_text(BREAKING)
+    (tmp_path / "run" / "status.json").mkdir(parents=True)
+    ended = handoff("run", "-n", "2", "--run-dir", "run", "breaking.py")
+    assert ended.rc == 2, ended.err
+    assert "status.json of an earlier launch cannot be removed" in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_a_reader_that_leaves_ends_no_run(tmp_path):
+    (tmp_path / "breaking.py").write_text(BREAKING)
+    (tmp_path / "broken").touch()
+    line = f"{sys.executable} -m handoff_mpi run --run-dir run breaking.py 2>&1 | true; exit ${{PIPESTATUS[0]}}"
+    ended = run_process(["bash", "-c", line], tmp_path)
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["exit_code"] == 0
+    assert ended.rc == 0, ended.err
+
+
+def test_a_killed_supervisor_takes_its_job_along(tmp_path):
+    (tmp_path / "breaking.py").write_text(BREAKING.replace("time.sleep(0.1)", "time.sleep(30)"))
+    (tmp_path / "broken").touch()
+    launched = launch([sys.executable, "-m", "handoff_mpi", "run", "-n", "2", "breaking.py"], tmp_path)
+    end = time.monotonic() + 30
+    while not (tmp_path / "begun").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert len(launched.processes()) > 2
+    launched.process.kill()
+    assert launched.leftovers(15.0) == []
+
+
+NESTED = """
+import subprocess, sys
+from handoff_mpi import DAG, Function
+
+def other():
+    words = [sys.executable, "-m", "handoff_mpi", "run", "-n", "2", "--run-dir", "inner", "breaking.py"]
+    return subprocess.run(words, timeout=50).returncode
+
+dag = DAG("nested")
+dag.add_function(Function("other", (), other))
+"""
+
+
+def test_a_function_in_a_rank_may_launch_a_run_of_its_own(handoff, tmp_path):
+    (tmp_path / "breaking.py").write_text(BREAKING)
+    (tmp_path / "broken").touch()
+    (tmp_path / "nested.py").write_text(NESTED)
+    ended = handoff("run", "-n", "2", "--isolation", "rank", "--run-dir", "outer", "nested.py")
+    assert ended.rc == 0, ended.err
+    assert handoff_mpi.load(tmp_path / "outer")["other"] == 0

@@ -90,6 +90,8 @@ def supervise(order: Order) -> int:
         say(_again(lost, relaunch, order.most))
         # What starts over, or runs again, does so once. Slurm may think that the daemons of the dead job still run.
         supervisor.launch(order.again, {"HANDOFF_FRESH": "", "HANDOFF_RERUN": "", "SLURM_OVERLAP": "1"})
+    # Who reminds of a signal until this process is gone must not kill it as Python takes its handlers down.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     return supervisor.verdict()
 
 

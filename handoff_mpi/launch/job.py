@@ -16,6 +16,7 @@ from handoff_mpi.comm import Envelope, MemoryNetwork, RankGone
 from handoff_mpi.dag import DAG
 from handoff_mpi.encoding import decode_code, encode_code
 from handoff_mpi.errors import JoinError, TransportError, UsageError
+from handoff_mpi.kernel import sharpen_timers
 from handoff_mpi.launch.environment import size_by_launcher
 from handoff_mpi.messages import BYE, LEAVE, SETUP, START
 from handoff_mpi.resources import Amounts, Capability, parse_resources
@@ -25,7 +26,7 @@ from handoff_mpi.results import Results
 from handoff_mpi.runtime import garbage
 from handoff_mpi.runtime.neighbours import Neighbours
 from handoff_mpi.runtime.options import RunOptions
-from handoff_mpi.runtime.pace import Pace, clock, sharpen_timers
+from handoff_mpi.runtime.pace import Pace, clock
 from handoff_mpi.runtime.worker_loop import say_goodbye, serve_run
 from handoff_mpi.runtime.worker_shell import RunSetup
 from handoff_mpi.speech import say
@@ -34,9 +35,6 @@ JOIN_S = 60.0
 #: Ranks that have not answered to the end of the job after this long are left behind, or ended.
 DISMISS_S = 5.0
 REGISTERED = "registered"  # (REGISTERED, 0, capability, error or None)
-
-#: Values nobody needs any more are dropped once a rank's store takes this share of its part of the host.
-_STORE_SHARE = 0.5
 
 registered: Amounts = {}
 host_registered: Amounts = {}
@@ -76,6 +74,8 @@ class Job:
         self.gone: set[int] = set()
         self.setup: bytes | None = None
         self.leave: Callable[[], object] | None = None
+        # Looked at now: by the end of the job a process number may be another's.
+        self._neighbours = Neighbours(self.rank, {} if self.rank else self._pids_here())
 
     @property
     def rank(self) -> int:
@@ -163,14 +163,17 @@ class Job:
         """Return the capabilities of the ranks that are not known to be gone."""
         return [each for each in self.capabilities if each.rank not in self.gone]
 
+    def _pids_here(self) -> dict[int, int]:
+        """Return rank to process id, of the ranks of rank 0's host."""
+        here = self.capabilities[0].host
+        return {each.rank: each.pid for each in self.capabilities if each.host == here}
+
     def dismiss(self) -> None:
         """Tell the other ranks that the job is over, and wait, within bounds, until they have answered.
 
         A rank of this host that does not answer, deaf in a call whose outcome nobody wants any more, is ended: the
         launcher would wait for it.
         """
-        mine = self.capabilities[self.rank].host
-        neighbours = Neighbours(self.rank, {each.rank: each.pid for each in self.living() if each.host == mine})
         waiting = {rank for rank in range(1, self.size) if rank not in self.gone}
         for rank in waiting:
             self.transport.send(rank, (LEAVE, 0))
@@ -184,7 +187,7 @@ class Job:
                 elif each.message[0] == BYE and each.message[1] == 0:
                     waiting.discard(each.source)
             pace.wait(bool(arrived), False, end)
-        ended = [rank for rank in sorted(waiting) if neighbours.fence(rank)]
+        ended = [rank for rank in sorted(waiting) if self._neighbours.fence(rank)]
         if ended:
             say(f"ranks {ended} were deaf at the end of the job, and were ended")
         self.transport.flush(5.0)

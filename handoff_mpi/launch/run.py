@@ -25,7 +25,7 @@ from handoff_mpi.results import Results
 from handoff_mpi.results.history import History, read_history
 from handoff_mpi.results.journal import Journal, clear
 from handoff_mpi.results.results import FunctionError
-from handoff_mpi.results.run_dir import lock_run_dir_soon, make_run_dir, reserve_room, write_status
+from handoff_mpi.results.run_dir import give_up_room, lock_run_dir_soon, make_run_dir, reserve_room, write_status
 from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
 from handoff_mpi.results.tenure import Tenure
 from handoff_mpi.runtime import garbage, prober, worker_loop
@@ -174,7 +174,7 @@ class Run:
                 if is_superseded:
                     loop.gone |= set(silent)  # who was launched with it may be gone since long
                 else:
-                    self._write_status(status="broken", exit_code=code, **self._about)
+                    self._write_verdict(status="broken", exit_code=code, **self._about)
             loop.close()
             self._job.gone |= loop.gone
 
@@ -355,10 +355,11 @@ class Run:
         at_home, ids = self._scheduler.tasks.at_home, self._plan.ids
         return {ids[task]: self._home.get((self._run, task)) for task in range(len(ids)) if at_home[task]}
 
-    def _write_status(self, **fields: Any) -> None:
+    def _write_verdict(self, **fields: Any) -> None:
         try:
             write_status(self._run_dir, **fields)
-        except JournalError as error:
+            give_up_room(self._run_dir)
+        except (JournalError, OSError) as error:
             _note(str(error))
 
     def _is_cut_short(self) -> bool:
@@ -375,7 +376,7 @@ class Run:
         figures: dict[str, Any] = {"duration_s": results.duration_s, "lost_ranks": results.lost_ranks}
         figures["setbacks"] = results.setbacks()
         fields = {**self._about, **results.counts(), **figures}
-        self._write_status(status=results.status, exit_code=results.exit_code, **fields)
+        self._write_verdict(status=results.status, exit_code=results.exit_code, **fields)
         silent = loop.say_goodbye(shared)
         if silent:
             _note(f"ranks {silent} have not answered at the end of the run")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import secrets
 import signal
@@ -17,6 +16,7 @@ from typing import Any
 import psutil
 
 from handoff_mpi.errors import EXIT_FAILED, EXIT_FITS_NO_MORE, EXIT_STOPPED, UsageError
+from handoff_mpi.kernel import signal_at_parents_end
 from handoff_mpi.launch.hosts import Hosts, find_hosts
 from handoff_mpi.launch.mpirun import launcher_command
 from handoff_mpi.results.run_dir import JOINED, LAUNCHED_BY, STATUS, read_status
@@ -32,7 +32,6 @@ START_S = 60.0
 #: Ranks have this long to come together, and so much more for each rank.
 JOIN_S = 90.0
 _JOIN_RANK_S = 0.02
-_PR_SET_PDEATHSIG = 1
 _LOOK_S = 0.1
 #: Status of an Open MPI mpirun that stumbles over the session directory of a killed one with the same process id. It
 #: removes that directory as it ends, so the next one starts.
@@ -81,9 +80,11 @@ def supervise(order: Order) -> int:
     supervisor = _Supervisor(order, hosts)
     supervisor.launch(order.arguments, {})
     for relaunch in range(1, order.most + 1):
-        if not supervisor.has_died:
+        if supervisor.is_over:
             break
         lost = hosts.look()
+        if not (lost or supervisor.may_resume):
+            break
         if len(lost) == len(hosts) > 0:
             say("none of its hosts answers any more")
             break
@@ -114,6 +115,7 @@ class _Supervisor:
         self._is_passed_on = False
         self._deadline = float("inf")
         self._has_begun = False
+        self._has_failed_to_start = False
         self._pulse = _Pulse(order.run_dir / STATUS, order.silence_limit_s)
         self._mark = secrets.token_hex(8)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
@@ -131,6 +133,7 @@ class _Supervisor:
         command, environment = self._command(more)
         self._forget_the_last()
         self._deadline = 0.0 if self._signals > 1 else float("inf")
+        self._has_failed_to_start = False
         self._pulse.reset()
         self._join_by = time.monotonic() + JOIN_S + self._order.ranks * _JOIN_RANK_S
         program = [*command, sys.executable, "-m", "handoff_mpi", *arguments]
@@ -147,6 +150,7 @@ class _Supervisor:
             except subprocess.TimeoutExpired:
                 pass
         self._has_begun |= bool(read_status(self._run_dir))  # it may have begun and died between two looks
+        self._has_failed_to_start |= self._process.returncode == _MET_REMAINS
 
     def _forget_the_last(self) -> None:
         """Remove what an earlier launch said.
@@ -178,7 +182,7 @@ class _Supervisor:
                 self._deadline = time.monotonic() + (GRACE_AFTER_LOSS_S if status.get("lost_ranks") else GRACE_S)
             elif self._has_failed_to_join(bool(status)):
                 say("its ranks have not come together; the launch is ended")
-                self._deadline, self._has_begun = 0.0, True
+                self._deadline, self._has_failed_to_start = 0.0, True
             elif self._pulse.has_stopped() and self._is_rank_0_gone(status):
                 say(f"rank 0 on {status.get('host')} is gone, and its launcher does not notice; that is ended")
                 self._deadline = 0.0
@@ -227,20 +231,17 @@ class _Supervisor:
         process.wait()
 
     @property
-    def has_died(self) -> bool:
-        """Whether the run had begun, was not asked to stop, and left no verdict or one of lost ranks."""
+    def is_over(self) -> bool:
+        """Whether there is a verdict, other than that lost ranks are missed, or the run was asked to stop."""
         status = read_status(self._run_dir)
         code = status.get("exit_code")
-        if self._signals:
-            return False
-        if code is None:
-            return self._has_begun or self._met_remains or bool(self._hosts.look())
-        return code == EXIT_FITS_NO_MORE and bool(status.get("lost_ranks"))
+        is_short_of_ranks = code == EXIT_FITS_NO_MORE and bool(status.get("lost_ranks"))
+        return bool(self._signals) or (code is not None and not is_short_of_ranks)
 
     @property
-    def _met_remains(self) -> bool:
-        assert self._process is not None
-        return self._process.returncode == _MET_REMAINS
+    def may_resume(self) -> bool:
+        """Whether another launch may do better on the same hosts: the last one had begun, or MPI failed to start."""
+        return self._has_begun or self._has_failed_to_start
 
     def verdict(self) -> int:
         """Return the exit code of the run, saying what is not plain."""
@@ -290,10 +291,7 @@ class _Pulse:
 
 def _end_with_supervisor() -> None:
     """Run in mpirun's process before it is mpirun: have it told to end if the supervisor is killed."""
-    try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    except (OSError, AttributeError):
-        pass  # elsewhere it stays until its run has ended
+    signal_at_parents_end(signal.SIGTERM)
 
 
 def _descendants(pid: int) -> list[psutil.Process]:

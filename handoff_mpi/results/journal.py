@@ -37,7 +37,7 @@ from handoff_mpi.resources.detection import _version
 from handoff_mpi.results.run_dir import DIRECTORY_MODE, refuse_if_others_write
 
 JOURNAL = "journal"
-FORMAT = 1
+FORMAT = 2
 HEADER = "header"
 
 #: (kind, ...): what it means is between who writes and who reads it.

@@ -300,6 +300,11 @@ def reserve_room(run_dir: Path) -> None:
         raise UsageError(f"nothing can be written to the run-dir {run_dir}: {error.strerror}; {_ANOTHER}") from error
 
 
+def give_up_room(run_dir: Path) -> None:
+    """Give back what :func:`reserve_room` took."""
+    (run_dir / _RESERVE).unlink(missing_ok=True)
+
+
 def write_status(run_dir: Path, **fields: Any) -> None:
     """Write ``status.json``, whole or not at all.
 
@@ -313,7 +318,7 @@ def write_status(run_dir: Path, **fields: Any) -> None:
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
-            (run_dir / _RESERVE).unlink(missing_ok=True)
+            give_up_room(run_dir)
             _replace_status(run_dir, text)
     except OSError as error:
         raise JournalError(f"{run_dir / STATUS} cannot be written: {error.strerror}", EXIT_STOPPED) from error
@@ -330,7 +335,9 @@ def _replace_status(run_dir: Path, text: str) -> None:
 
 
 def note_joined(run_dir: Path) -> None:
-    """Show that all ranks of a launch have joined; only the supervisor looks at it."""
+    """Show the supervisor, if there is one, that all ranks of its launch have joined."""
+    if not _mark:
+        return
     try:
         (run_dir / JOINED).touch()
     except OSError:

@@ -26,8 +26,11 @@ def paused() -> Iterator[None]:
 @contextmanager
 def frozen() -> Iterator[None]:
     """Collect inside only what is made inside."""
-    gc.freeze()
+    is_ours = not gc.get_freeze_count()  # what the program itself has frozen must stay so
+    if is_ours:
+        gc.freeze()
     try:
         yield
     finally:
-        gc.unfreeze()
+        if is_ours:
+            gc.unfreeze()

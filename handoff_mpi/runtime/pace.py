@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import select
 import time
@@ -14,7 +13,6 @@ SPIN_S = 0.0003
 #: A wait this short would have ended in the spin, had the other side spun too: sleeps on both sides lengthen it.
 _SHORT_WAIT_S = 0.0008
 _SHORTEST_SLEEP_S = 0.00005
-_PR_SET_TIMERSLACK = 29
 LONGEST_SLEEP_S = 0.002
 #: A sleep is at most this share of the time nothing has happened. Two loops that wait for each other then wake ever
 #: sooner, down to the spin; with sleeps that merely grow, each would keep the other asleep for ever.
@@ -26,14 +24,6 @@ _offset = time.time() - time.monotonic()
 def clock() -> float:
     """Return seconds since the epoch by a clock that never jumps."""
     return time.monotonic() + _offset
-
-
-def sharpen_timers() -> None:
-    """Have this thread's short sleeps end when they should: Linux adds 50 microseconds otherwise."""
-    try:
-        ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1000)
-    except (OSError, AttributeError):
-        pass  # elsewhere they are as they are
 
 
 class Pace:

@@ -51,34 +51,9 @@ def serve_run(
     """
     shell = WorkerShell(transport, setup)
     set_active(shell)
-    parent = os.getppid()
     pace = Pace()
-    later: list[Envelope] = []
-    patience = Patience(setup.patience_s, clock())
-
-    def poll(first: Sequence[Envelope] = ()) -> bool:
-        if os.getppid() != parent:
-            raise ConnectionError("the launcher is gone")
-        arrived = [*first, *transport.poll()]
-        of_run = []
-        has_heard = False
-        for each in arrived:
-            if isinstance(each, RankGone):
-                if each.rank == 0:
-                    raise ConnectionError(f"rank 0 is gone: {each.reason}")
-            else:
-                has_heard |= each.source == 0
-                if each.message[0] in _BETWEEN_RUNS:
-                    later.append(each)
-                    if each.message[0] == LEAVE and leave is not None:
-                        say_goodbye(transport)
-                        leave()
-                else:
-                    of_run.append(each)
-        if setup.patience_s and patience.has_ended(has_heard, clock()):
-            _look_at_rank_0(setup, patience)
-        return shell.turn(of_run)
-
+    mail = _Mail(shell, leave)
+    poll = mail.poll
     attendant = Attendant(shell, poll, end) if is_threaded else None
     shell.attendant = attendant
     if attendant is not None:
@@ -102,7 +77,53 @@ def serve_run(
         if attendant is not None:
             attendant.close()
         shell.close()
-    return None if shell.results is None else decode(shell.results), later
+    return None if shell.results is None else decode(shell.results), mail.later
+
+
+class _Mail:
+    """What arrives at a worker: for its run, or for later; and signs that it cannot go on.
+
+    Attributes:
+        later: messages that are not of the run.
+    """
+
+    def __init__(self, shell: WorkerShell, leave: Callable[[], object] | None) -> None:
+        self.later: list[Envelope] = []
+        self._shell = shell
+        self._leave = leave
+        self._launcher = os.getppid()
+        self._patience = Patience(shell.setup.patience_s, clock())
+
+    def poll(self, first: Sequence[Envelope] = ()) -> bool:
+        """Take in what has arrived; return whether anything was done.
+
+        Raises:
+            ConnectionError: rank 0 or the launcher is gone.
+        """
+        if os.getppid() != self._launcher:
+            raise ConnectionError("the launcher is gone")
+        shell = self._shell
+        of_run = []
+        has_heard = False
+        for each in (*first, *shell.transport.poll()):
+            if isinstance(each, RankGone):
+                if each.rank == 0:
+                    raise ConnectionError(f"rank 0 is gone: {each.reason}")
+                continue
+            has_heard |= each.source == 0
+            if each.message[0] in _BETWEEN_RUNS:
+                self._keep_for_later(each)
+            else:
+                of_run.append(each)
+        if shell.setup.patience_s and self._patience.has_ended(has_heard, clock()):
+            _look_at_rank_0(shell.setup, self._patience)
+        return shell.turn(of_run)
+
+    def _keep_for_later(self, each: Envelope) -> None:
+        self.later.append(each)
+        if each.message[0] == LEAVE and self._leave is not None:
+            say_goodbye(self._shell.transport)
+            self._leave()
 
 
 def say_goodbye(transport: Transport) -> None:

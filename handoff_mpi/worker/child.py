@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from handoff_mpi.encoding import Payload, decode_code
+from handoff_mpi.kernel import signal_at_parents_end
 from handoff_mpi.messages import RAISED
 from handoff_mpi.worker.calls import Caller, CallSpec, Error, Outcome, describe, flush_output
 from handoff_mpi.worker.frames import DescriptorsLost, Frame, FrameReader, join, send_frame, split
 
-_PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
@@ -115,9 +115,7 @@ _sending = threading.Lock()
 
 def _die_with_parent(sock: socket.socket) -> None:
     """Have the kernel end this process when its rank dies, even inside a call that holds the interpreter."""
-    try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    except (OSError, AttributeError):
+    if not signal_at_parents_end(signal.SIGKILL):
         return  # elsewhere the closed socket ends it between calls
     rank_pid, _, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     if os.getppid() != rank_pid:

@@ -571,13 +571,13 @@ def test_a_journal_directory_of_others_is_not_written_to(tmp_path):
 
 def test_another_format_is_refused_by_name_and_versions(tmp_path):
     path = written(tmp_path, [("done", Bomb())])
-    path.write_bytes(path.read_bytes().replace(b"HMPJ 1 ", b"HMPJ 12 "))
+    path.write_bytes(path.read_bytes().replace(b"HMPJ %d " % module.FORMAT, b"HMPJ 12 "))
     version = module._version()
     with pytest.raises(JournalError) as caught:
         read_journal(tmp_path)
     assert str(caught.value) == (
         f"the journal {path} is of format 12, written by handoff_mpi {version}; this is handoff_mpi {version}, which "
-        "reads format 1: run with --fresh, or with the version that wrote it"
+        f"reads format {module.FORMAT}: run with --fresh, or with the version that wrote it"
     )
     assert caught.value.exit_code == EXIT_USAGE
 
@@ -596,7 +596,7 @@ def test_the_format_is_what_the_module_says(tmp_path):
     payloads = [pickle.dumps([header], 5), pickle.dumps([pickle.dumps(("done", 1), 5)], 5)]
     frames = [struct.pack("<II", len(each), zlib.crc32(each, len(each))) + each for each in payloads]
     path = tmp_path / JOURNAL / "000001.journal"
-    path.write_bytes(b"HMPJ 1 0.1.0\n" + b"".join(frames))
+    path.write_bytes(b"HMPJ %d 0.1.0\n" % module.FORMAT + b"".join(frames))
     path.chmod(0o644)
     contents = read_journal(tmp_path)
     assert list(contents) == [(1, ("done", 1))]

@@ -147,15 +147,20 @@ def test_a_kept_value_that_cannot_be_brought_from_its_rank_is_brought_from_a_cop
     assert decode(run.kept.get(("now", 0))) == "the value"
 
 
+def made_into_a_file_that_cannot_be_read(dest, message):
+    """Task 0 writes its value to a file; the first attempt of task 1 does not find it there."""
+    ((task, attempt),) = assigned(message)
+    if (task, attempt) == (1, 1):
+        return [(dest, (UNFETCHED, 1, 1, 1, [(0, [])]))]
+    return [finished(dest, task, attempt, -LARGE if task == 0 else 8)]
+
+
 def test_a_kept_value_whose_file_is_damaged_is_brought_from_a_rank_that_holds_it_still(tmp_path):
     def answer(dest, message):
         if message[0] == FETCH:
             return [(dest, (VALUE, 1, message[2], (PLAIN, "the value")))]
         if message[0] == DISPATCH:
-            ((task, attempt),) = assigned(message)
-            if (task, attempt) == (1, 1):
-                return [(dest, (UNFETCHED, 1, 1, 1, [(0, [])]))]
-            return [finished(dest, task, attempt, -LARGE if task == 0 else 8)]
+            return made_into_a_file_that_cannot_be_read(dest, message)
         return None
 
     run = Run(dag_of(("make", (), 1), ("use", ("make",), 2)), tmp_path, answer, keep=["make"])
@@ -208,10 +213,7 @@ def test_whoever_asks_for_a_file_that_is_gone_is_told_so(tmp_path):
 def test_a_value_that_was_made_again_is_not_looked_for_in_the_file_of_an_earlier_launch(tmp_path):
     def answer(dest, message):
         if message[0] == DISPATCH:
-            ((task, attempt),) = assigned(message)
-            if (task, attempt) == (1, 1):
-                return [(dest, (UNFETCHED, 1, 1, 1, [(0, [])]))]
-            return [finished(dest, task, attempt, -LARGE if task == 0 else 8)]
+            return made_into_a_file_that_cannot_be_read(dest, message)
         return None
 
     run = Run(dag_of(("make", (), 1), ("use", ("make",), 2)), tmp_path, answer, keep=["use"])

@@ -10,7 +10,7 @@ from handoff_mpi.messages import DEATH, DIED, OK, RAISED, RANK_LOSS, VALUE_LOSS,
 from handoff_mpi.resources.amounts import plain_number
 from handoff_mpi.results.journal import Journal
 from handoff_mpi.results.store import Key
-from handoff_mpi.scheduler import Cause, Transition
+from handoff_mpi.scheduler import DISPATCHES, Cause, Transition
 
 _TASKS_A_RECORD = 10_000
 #: Causes of which a call is made again though the function did not fail.
@@ -82,7 +82,7 @@ class Chronicle:
         """
         sent, setbacks = [], []
         for task, _, cause, attempt, rank, detail in log:
-            if cause == Cause.PLACED:
+            if cause in DISPATCHES:
                 sent.append((task, attempt, rank))
             elif task < 0 and detail[0] in _TOLD_OF_RANKS:
                 self._journal.append(("rank", rank, detail[0], str(detail[1] or "")))

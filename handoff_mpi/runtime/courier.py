@@ -76,6 +76,8 @@ class Courier:
         if scheduler.tasks.at_home[number]:
             payload: Payload = self._home.get((self._run, number))
             return (number, codec, payload, ())
+        if not scheduler.tasks.is_available(number):
+            return (number, codec, None, (rank,))  # it is being made there, by what was sent before
         holders = tuple(scheduler.tasks.holders.get(number, ()))
         if not holders and number in self.file_keys:
             self._tell_file(rank, number)

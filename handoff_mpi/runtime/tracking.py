@@ -8,7 +8,7 @@ from typing import Any
 
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.resources.amounts import plain_number
-from handoff_mpi.scheduler import Cause, Dispatch, Event, Refused, Transition
+from handoff_mpi.scheduler import DISPATCHES, Dispatch, Event, Refused, Transition
 
 
 class Tracking:
@@ -43,7 +43,7 @@ class Tracking:
     def settle(self, log: Iterable[Transition]) -> None:
         """Release what tasks held that are not dispatched any more."""
         for task, _, cause, _, _, _ in log:
-            if task >= 0 and cause != Cause.PLACED and task in self._granted:
+            if task >= 0 and cause not in DISPATCHES and task in self._granted:
                 rank, cost = self._granted.pop(task)
                 try:
                     self._tracker.release(rank, cost)

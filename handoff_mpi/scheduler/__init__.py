@@ -26,12 +26,13 @@ from handoff_mpi.scheduler.events import (
     ValueLost,
 )
 from handoff_mpi.scheduler.hosts import HostWatch
-from handoff_mpi.scheduler.lifecycle import TRANSITIONS, Cause, State
+from handoff_mpi.scheduler.lifecycle import DISPATCHES, TRANSITIONS, Cause, State
 from handoff_mpi.scheduler.machine import Scheduler
 from handoff_mpi.scheduler.policy import Policy
 from handoff_mpi.scheduler.restoring import restore
 
 __all__ = [
+    "DISPATCHES",
     "TRANSITIONS",
     "Announce",
     "Cause",

@@ -39,7 +39,11 @@ class Cause(IntEnum):
     INPUT_FAILED = 9
     GIVEN_UP = 10
     RESTORED = 11
+    SENT_AHEAD = 12
 
+
+#: What dispatches.
+DISPATCHES = frozenset({Cause.PLACED, Cause.SENT_AHEAD})
 
 WAITING, READY, DISPATCHED, DONE, FAILED, SKIPPED = State
 
@@ -47,6 +51,7 @@ WAITING, READY, DISPATCHED, DONE, FAILED, SKIPPED = State
 TRANSITIONS: dict[tuple[State, Cause], State] = {
     (WAITING, Cause.INPUTS_DONE): READY,
     (READY, Cause.PLACED): DISPATCHED,
+    (WAITING, Cause.SENT_AHEAD): DISPATCHED,
     (DISPATCHED, Cause.OK): DONE,
     (DISPATCHED, Cause.RETRY): READY,
     (DISPATCHED, Cause.RANK_LOST): READY,

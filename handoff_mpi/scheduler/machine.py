@@ -134,6 +134,7 @@ class Scheduler:
                 self._stop("what is left would not finish in the time that is left")
             while self._is_stuck() and self._give_up_on_ready() and not self.stopping:
                 self._placer.allocate(now)
+            self._placer.send_ahead()
             self._placer.recall_for_idle(now)
         self._commands += self._placer.take_commands()
         for rank, tasks in self.tasks.forgettable.items():

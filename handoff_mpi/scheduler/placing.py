@@ -13,7 +13,7 @@ from handoff_mpi.allocation import AllocationStrategy, Claim, ClusterView, CostC
 from handoff_mpi.errors import AllocationError
 from handoff_mpi.resources.amounts import format_amounts
 from handoff_mpi.scheduler.events import Command, Dispatch, Recall
-from handoff_mpi.scheduler.lifecycle import Cause
+from handoff_mpi.scheduler.lifecycle import WAITING, Cause
 from handoff_mpi.scheduler.policy import Policy
 from handoff_mpi.scheduler.ready import ReadyQueue, ReadyTasks
 from handoff_mpi.scheduler.slots import Slot, SlotTable
@@ -68,6 +68,7 @@ class Placer:
         self._is_prepared = False
         self._has_bound = False
         self._now = 0.0
+        self._fed: dict[int, Slot] = {}  # what was sent something, or lost a task, in this turn
         self._commands: list[Command] = []
 
     def take_commands(self) -> list[Command]:
@@ -102,10 +103,12 @@ class Placer:
                 count = self._refill(slot, queue)
                 if queue is not leader:
                     leader.passed += count
-            if not slot.tasks:
-                if self.logs_claims:
-                    self._log_claim(slot, "released")
-                self._slots.release(slot)
+            if slot.tasks:
+                self._fed[id(slot)] = slot
+                continue
+            if self.logs_claims:
+                self._log_claim(slot, "released")
+            self._slots.release(slot)
 
     def _may_inherit(self, queue: ReadyQueue, leader: ReadyQueue, claim: Claim) -> bool:
         """Whether a slot may go on without the strategy being asked: nobody with a better right waits."""
@@ -177,7 +180,10 @@ class Placer:
 
     def _can_finish(self, queue: ReadyQueue) -> bool:
         """Whether the next task of ``queue`` would end before the run will be stopped, if it lasts as others did."""
-        mean = self.mean_s.get(self._tasks.specs[queue[0]].code)
+        return self._can_finish_task(queue[0])
+
+    def _can_finish_task(self, task: int) -> bool:
+        mean = self.mean_s.get(self._tasks.specs[task].code)
         return mean is None or self._now + mean <= self._policy.stop_at
 
     def _placements(self, ready: list[ReadyQueue]) -> Iterator[tuple[int, int]]:
@@ -222,21 +228,57 @@ class Placer:
         task = queue.tasks.popleft()
         queue.passed = 0
         self._send(slot, [task], slot.claim)
+        self._fed[id(slot)] = slot
         if self.logs_claims:
             self._log_claim(slot, "claimed")
 
-    def _send(self, slot: Slot, tasks: list[int], claim: Claim | None) -> None:
+    def _send(self, slot: Slot, tasks: list[int], claim: Claim | None, cause: Cause = Cause.PLACED) -> None:
         table = self._tasks
         self._slots.send_off(slot, tasks, self._now)
         sent = []
         for task in tasks:
             table.attempts[task] += 1
-            table.move(task, Cause.PLACED, slot.rank)
+            table.move(task, cause, slot.rank)
             sent.append((task, table.attempts[task]))
         self._commands.append(Dispatch(slot.rank, slot.number, claim, sent))
         if self._ready.has_groups:
             for task in tasks:
                 self._has_bound |= self._ready.bind(task, slot.rank)
+
+    # -- ahead ----------------------------------------------------------------------------------------
+
+    def send_ahead(self) -> None:
+        """Where nothing is ready, send slots what will be: the first task that waits for nothing but their last one.
+
+        It takes that value where it is made, so that a chain of short calls travels in batches too.
+        """
+        fed, self._fed = self._fed, {}
+        if not self._inherits or self._ready.is_queued():
+            return
+        for slot in fed.values():
+            if slot.tasks and slot.queue is not None and self._now - slot.since < LONG_S:
+                tasks = self._followers(slot, slot.queue)
+                if tasks:
+                    self._send(slot, tasks, None, Cause.SENT_AHEAD)
+
+    def _followers(self, slot: Slot, queue: ReadyQueue) -> list[int]:
+        last, count = slot.tasks[-1], len(slot.tasks)
+        followers: list[int] = []
+        if self._depth(last) < 2 * count:
+            return followers  # not worth a message yet
+        while True:
+            task = self._follower(last, queue)
+            if task is None or self._depth(task) <= count + len(followers):
+                return followers
+            followers.append(task)
+            last = task
+
+    def _follower(self, last: int, queue: ReadyQueue) -> int | None:
+        table = self._tasks
+        for task in table.children[last]:
+            if table.state[task] == WAITING and table.missing[task] == 1 and self._ready.is_like(task, queue):
+                return task if self._can_finish_task(task) else None
+        return None
 
     def _log_claim(self, slot: Slot, what: str) -> None:
         assert slot.claim is not None

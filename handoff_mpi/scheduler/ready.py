@@ -86,6 +86,13 @@ class ReadyTasks:
         else:
             queue.tasks.append(task)
 
+    def is_like(self, task: int, queue: ReadyQueue) -> bool:
+        """Whether ``task`` would be put into ``queue``; False if it has wishes as to where it runs."""
+        spec = self._specs[task]
+        if spec.pin is not None or spec.group is not None or task in self.avoid:
+            return False
+        return self._simple.get((id(spec.cost), spec.priority)) is queue
+
     def remove(self, task: int) -> None:
         """Take a task out of wherever it waits; rare, so it may search."""
         for queue in self._queues.values():

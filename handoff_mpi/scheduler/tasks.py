@@ -159,6 +159,8 @@ class TaskTable:
                     self.move(child, Cause.INPUTS_DONE)
                     self._ready.put(child)
         self._close_inputs(task, rank)
+        if not self.consumers_left[task] and self.children[task] and not self.at_home[task]:
+            self._forget(task)  # all that took it were sent ahead, and told of before
 
     def _close_inputs(self, task: int, rank: int = -1) -> None:
         """``task`` needs its inputs no more; ``rank`` has copies of those it fetched."""
@@ -171,9 +173,14 @@ class TaskTable:
                 continue
             if rank >= 0 and rank not in holders and not self.specs[each].stays:
                 holders.append(rank)
-            if not self.consumers_left[each] and not self.specs[each].keep:
-                for holder in self.holders.pop(each):
-                    self.forgettable.setdefault(holder, []).append(each)
+            if not self.consumers_left[each]:
+                self._forget(each)
+
+    def _forget(self, task: int) -> None:
+        """Nobody needs the value of ``task`` any more: its holders may drop it, unless it was to be kept."""
+        if not self.specs[task].keep:
+            for holder in self.holders.pop(task):
+                self.forgettable.setdefault(holder, []).append(task)
 
     def fail(self, task: int, cause: Cause, rank: int, kind: str, message: str, traceback: str = "") -> None:
         """A task has failed for good; so have all that depend on it."""

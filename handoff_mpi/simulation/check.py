@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from handoff_mpi.messages import DEATH, ISOLATE, NO_ROOM, REFUSED, TIMEOUT
 from handoff_mpi.results.store import Key
-from handoff_mpi.scheduler import Cause, Policy, Scheduler, State, Transition
+from handoff_mpi.scheduler import DISPATCHES, Cause, Policy, Scheduler, State, Transition
 from handoff_mpi.scheduler.machine import MOST_REFUSALS
 from handoff_mpi.simulation.run_dir import Legacy, SimulatedRunDir
 from handoff_mpi.simulation.workload import Workload
@@ -114,7 +114,7 @@ class Witness:
                     self._look_at_loss(launch, rank, detail[1])
                     self._look_for_blame(now, rank, detail[1], log[position + 1 :])
                 continue
-            if cause == Cause.PLACED:
+            if cause in DISPATCHES:
                 self._look_at_placement(task)
             elif cause == Cause.OK:
                 self._blame.append((now, task, False))

@@ -31,6 +31,7 @@ class SimulatedCluster:
         ranks: of the first launch, rank 0 included; later ones have other numbers.
         tasks: how many.
         faults: whether anything goes wrong but the functions themselves.
+        is_fine: see :func:`~handoff_mpi.simulation.workload.random_workload`.
 
     Attributes:
         launches: how many there were.
@@ -38,14 +39,14 @@ class SimulatedCluster:
         happened: how often each kind of fault befell the run.
     """
 
-    def __init__(self, seed: int, ranks: int = 5, tasks: int = 25, faults: bool = True) -> None:
+    def __init__(self, seed: int, ranks: int = 5, tasks: int = 25, faults: bool = True, is_fine: bool = False) -> None:
         self.dice = random.Random(seed)
         self.launches = 0
         self.steps = 0
         self.happened: Counter[str] = Counter()
         self._faults = faults
         self._sizes = [ranks, *(self.dice.randint(2, 2 * ranks) for _ in range(MOST_RELAUNCHES))]
-        self.load = random_workload(self.dice, tasks, min(self._sizes))
+        self.load = random_workload(self.dice, tasks, min(self._sizes), is_fine)
         self.policy = Policy(
             max_retries=self.dice.choice((0, 2, 3)),
             stop_on_failure=self.dice.random() < 0.1,

@@ -167,6 +167,8 @@ class SimulatedRank:
         assert self._constants.issuperset(work.recipe[3]), f"task {work.task} runs without its constants"
         inputs = []
         for task, _, payload, _ in work.sources:
+            if payload is None and (task, None) in work.fetched:
+                payload = work.fetched[task, None][0]
             value = self._held(task) if payload is None else payload[1]
             if value is None:
                 return [worker.InputMissing(work, task)]

@@ -33,8 +33,8 @@ from handoff_mpi.messages import (
 )
 from handoff_mpi.results.store import Key
 from handoff_mpi.scheduler import (
+    DISPATCHES,
     Announce,
-    Cause,
     Closed,
     Dispatch,
     Event,
@@ -254,7 +254,7 @@ class RankZero:
     def _write_down(self) -> None:
         log = self.scheduler.take_log()
         self._launch.witness.at_turn(self._launch, log)
-        sent = [(task, attempt, rank) for task, _, cause, attempt, rank, _ in log if cause == Cause.PLACED]
+        sent = [(task, attempt, rank) for task, _, cause, attempt, rank, _ in log if cause in DISPATCHES]
         for task, _, _, _, rank, detail in log:
             if task < 0 and detail[0] == "blamed on":
                 guilty, attempt, reason = detail[1]
@@ -316,9 +316,10 @@ class RankZero:
 
     def _source(self, rank: int, task: int) -> Any:
         tasks = self.scheduler.tasks
-        assert tasks.is_available(task), f"the value of task {task} is to be fetched, and is nowhere"
         if tasks.at_home[task]:
             return (task, None, (PLAIN, self.home[task]), ())
+        if not tasks.is_available(task):
+            return (task, None, None, (rank,))
         holders = tuple(tasks.holders.get(task, ()))
         if not holders and task in self._file_keys:
             self._tell_file(rank, task)

@@ -60,17 +60,25 @@ class Workload:
         return total
 
 
-def random_workload(dice: random.Random, count: int, ranks: int) -> Workload:
-    """Return ``count`` random tasks that fit the random hosts of :func:`random_ledger` with ``ranks`` or more."""
+def random_workload(dice: random.Random, count: int, ranks: int, is_fine: bool = False) -> Workload:
+    """Return ``count`` random tasks that fit the random hosts of :func:`random_ledger` with ``ranks`` or more.
+
+    Args:
+        is_fine: whether they are short calls that mostly take the value of one of the last few.
+    """
     load = Workload()
     costs = [{"cpu": UNIT}, {"cpu": 2 * UNIT}, {"cpu": UNIT // 2, "memory": 500 * UNIT}, {"gpu": UNIT}, {}]
     costs += [{"cpu": UNIT, "gpu": UNIT // 2}, {"cpu": UNIT, "license": UNIT}]
     for task in range(count):
-        inputs = tuple(sorted(dice.sample(range(task), min(task, dice.choice((0, 0, 1, 1, 2, 3))))))
-        spec = TaskSpec(inputs, dice.choice(costs), dice.choice((0, 0, 0, 1)), code=dice.randrange(4))
+        within = range(max(0, task - 3) if is_fine else 0, task)
+        count_of_inputs = dice.choice((0, 1, 1, 1, 1, 2) if is_fine else (0, 0, 1, 1, 2, 3))
+        inputs = tuple(sorted(dice.sample(within, min(len(within), count_of_inputs))))
+        cost, priority = dice.choice(costs[:2] if is_fine else costs), dice.choice((0, 0, 0, 1))
+        spec = TaskSpec(inputs, cost, priority, code=dice.randrange(4))
         _give_wishes(dice, task, spec, load.specs, ranks)
         load.specs.append(spec)
-        load.duration_s.append(20.0 if dice.random() < 0.02 else dice.choice((0.0, 0.0001, 0.01, 0.3, 2.0)))
+        durations = (0.0, 0.0001, 0.002, 0.02) if is_fine else (0.0, 0.0001, 0.01, 0.3, 2.0)
+        load.duration_s.append(20.0 if dice.random() < 0.02 else dice.choice(durations))
         load.nbytes.append(dice.choice(((8,), (8,), (LARGE_NBYTES,), (LARGE_NBYTES,), (8, LARGE_NBYTES))))
         _give_faults(dice, task, load)
     consumed = {each for spec in load.specs for each in spec.inputs}

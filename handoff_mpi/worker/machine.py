@@ -93,7 +93,9 @@ class Worker:
         self.running: list[Work | None] = [None] * slots
         self.queues: list[deque[Work]] = [deque() for _ in range(slots)]
         self.claims: list[Any] = [None] * slots
-        self._here: set[tuple[int, int]] = set()  # (task, attempt) of what waits or runs
+        self._here: dict[int, Work] = {}  # what waits or runs, by task: the latest attempt
+        self._followers: dict[int, list[Work]] = {}  # what waits for the value of a task that is here
+        self._latest: list[tuple[int, Payload] | None] = [None] * slots  # the value that each slot sent home last
         self.held: dict[int, int] = {}
         self.is_over = False
         self._held_nbytes = 0
@@ -182,10 +184,11 @@ class Worker:
                 self.claims[slot] = claim
             queue = self.queues[slot]
             for task, attempt, id, recipe, sources, timeout_s, flags in assignments:
-                if (task, attempt) in self._here:
+                here = self._here.get(task)
+                if here is not None and here.attempt >= attempt:
                     continue  # a duplicate
-                self._here.add((task, attempt))
                 work = Work(task, attempt, id, recipe, sources, timeout_s, flags, slot, self.claims[slot])
+                self._here[task] = work
                 queue.append(work)
                 if sources or recipe[3]:
                     self._want_inputs(work)
@@ -201,12 +204,17 @@ class Worker:
 
     def _on_recall(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
         wanted = set(map(tuple, message[2]))
+        self._return([work for queue in self.queues for work in queue if (work.task, work.attempt) in wanted])
+
+    def _return(self, works: list[Work]) -> None:
+        """Give back what waits, and what waits for its values."""
         returned = []
-        for queue in self.queues:
-            for work in [work for work in queue if (work.task, work.attempt) in wanted]:
-                queue.remove(work)
+        for work in works:
+            if work.is_here:
+                self.queues[work.slot].remove(work)
                 self._abandon(work)
                 returned.append((work.task, work.attempt))
+                works += self._followers.pop(work.task, ())
         if returned:
             self._send(0, (RETURNED, self.run, returned))
 
@@ -235,12 +243,47 @@ class Worker:
                 return  # handed back: an earlier input is not to be had
             if task in self.held:
                 self._want(work, task)
+            elif holders == (self.rank,):
+                self._follow(work, task, codec)
             elif holders:
                 work.waiting += 1
                 self._join_fetch(work, task, codec, holders)
             elif not self.reads_files:
                 work.waiting += 1
                 self._join_fetch(work, task, None, (0,))
+
+    def _follow(self, work: Work, task: int, codec: Any) -> None:
+        """``work`` takes a value that is made here: it may wait for it, or come too late for it."""
+        latest = self._latest[work.slot]
+        if task in self._here:
+            followers = self._followers.setdefault(task, [])
+            if work not in followers:
+                work.waiting += 1
+                followers.append(work)
+        elif latest is not None and latest[0] == task:
+            work.fetched[task, codec] = (latest[1], -1)
+        else:
+            self._hand_back(work, task, (self.rank,))
+
+    def _supply(self, maker: Work, payload: Payload) -> None:
+        """``maker`` has ended well: what waits for its value may run."""
+        for work in self._followers.pop(maker.task):
+            if not work.is_here:
+                continue
+            for task, codec, _, _ in work.sources:
+                if task == maker.task and task in self.held:
+                    self._want(work, task)
+                elif task == maker.task:
+                    work.fetched[task, codec] = (payload, -1)
+            self._arrived(work)
+
+    def _leave_followers(self, task: int) -> None:
+        """``task`` has come to nothing here: what waits for its value goes back, once rank 0 knows why."""
+        followers = self._followers.pop(task, None)
+        if followers:
+            if self._done:
+                self._flush()
+            self._return(followers)
 
     def _join_fetch(self, work: Work, task: int, codec: Any, holders: Sequence[int]) -> None:
         fetch = self._fetches.get((task, codec))
@@ -275,11 +318,12 @@ class Worker:
             self.queues[work.slot].remove(work)
             self._abandon(work)
             self._send(0, (UNFETCHED, self.run, work.task, work.attempt, [(task, list(asked))]))
+            self._leave_followers(work.task)
 
     def _abandon(self, work: Work) -> None:
         """``work`` leaves its queue without having run: nothing is wanted for it any more."""
         work.is_here = False
-        self._here.discard((work.task, work.attempt))
+        self._leave_here(work)
         for fetch in list(self._fetches.values()):
             if work in fetch.works:
                 fetch.works.remove(work)
@@ -333,6 +377,7 @@ class Worker:
                 self.queues[work.slot].remove(work)
                 self._abandon(work)
                 self._note((work.task, work.attempt, RAISED, error, 0, self.now, 0.0))
+                self._leave_followers(work.task)
 
     def _on_lost(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
         rank = message[2]
@@ -386,6 +431,7 @@ class Worker:
             assert payload is not None
             if nbytes <= HOME_NBYTES and not work.flags & STAYS:
                 entry = (work.task, work.attempt, OK, payload, nbytes, event.started, event.duration)
+                self._latest[slot] = (work.task, payload)
             else:
                 self._put(work.task, payload, nbytes)
                 signed = -nbytes if event.is_persisted else nbytes
@@ -393,15 +439,26 @@ class Worker:
         else:
             entry = (work.task, work.attempt, status, value, 0, event.started, event.duration)
         self._note(entry)
-        self._run_next(slot)
+        if work.task in self._followers:
+            if status == OK:
+                assert event.payload is not None
+                self._supply(work, event.payload)
+            else:
+                self._leave_followers(work.task)
+        if self.running[slot] is None:
+            self._run_next(slot)
 
     def _stop_running(self, work: Work) -> None:
         self.running[work.slot] = None
-        self._here.discard((work.task, work.attempt))
+        self._leave_here(work)
         self._timed -= work.timeout_s is not None
         self._unreported -= not work.is_reported
         if work.sources:
             self._unwant(work)
+
+    def _leave_here(self, work: Work) -> None:
+        if self._here.get(work.task) is work:
+            del self._here[work.task]
 
     def _on_input_missing(self, event: InputMissing) -> None:
         work = event.work
@@ -413,6 +470,7 @@ class Worker:
             self._drop(event.task)
             asked = [self.rank] if is_copy else []  # none asked: the file itself cannot be read
             self._send(0, (UNFETCHED, self.run, work.task, work.attempt, [(event.task, asked)]))
+            self._leave_followers(work.task)
             self._run_next(work.slot)
 
     def _look_at_clock(self) -> None:

@@ -15,7 +15,7 @@ from handoff_mpi.scheduler import (
     Submitted,
     Unfetched,
 )
-from tests.scheduler.transcript import GPU, Dialogue, done, made, raised, ranks, task
+from tests.scheduler.transcript import GPU, SHORT, Dialogue, done, made, raised, ranks, task
 
 WAITING, READY, DISPATCHED, DONE, FAILED, SKIPPED = State
 
@@ -94,9 +94,15 @@ def restored(run):
     run.tell(0.0, Submitted([task(), task(0)], {0: Rest.HOME}))
 
 
+def sent_ahead(run):
+    run.submit(task(), task(0), task(1))
+    run.tell(0.0, done(1, 0, lasted=SHORT))
+
+
 STORIES = {
     (WAITING, Cause.INPUTS_DONE): inputs_done,
     (READY, Cause.PLACED): placed,
+    (WAITING, Cause.SENT_AHEAD): sent_ahead,
     (DISPATCHED, Cause.OK): ok,
     (DISPATCHED, Cause.RETRY): retry,
     (DISPATCHED, Cause.RANK_LOST): rank_lost,

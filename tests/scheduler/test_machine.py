@@ -1012,3 +1012,81 @@ def test_a_stop_as_the_last_call_ends_is_a_run_that_is_done():
     run.submit(task())
     run.tell(1.0, StopRequested("signal"), done(1, 0))
     assert run.status == "done"
+
+
+# -- ahead of the inputs --------------------------------------------------------------------------------
+
+
+def chain(run, count, **options):
+    """A dialogue with a chain of tasks on one rank, the first of which was short."""
+    run.submit(task(**options), *[task(number, **options) for number in range(count - 1)])
+    return run.tell(0.0, done(1, 0, lasted=SHORT))
+
+
+def test_a_chain_of_short_calls_travels_in_batches():
+    run = Dialogue(ranks(1))
+    assert chain(run, 12) == ["1.0 goes on with 1#1", "1.0 goes on with 2#1 3#1 4#1"]
+    assert run.states.split()[1:5] == ["DISPATCHED"] * 4 and run.states.split()[5] == "WAITING"
+    assert run.tell(0.001, done(1, 1, lasted=SHORT)) == []
+    assert run.tell(0.002, done(1, 2, lasted=SHORT)) == ["1.0 goes on with 5#1 6#1"]
+    assert run.tell(0.003, done(1, 3, 4, 5, 6, lasted=SHORT))[1] == "1.0 goes on with 8#1 9#1 10#1"
+
+
+def test_nothing_is_sent_ahead_while_something_is_ready():
+    run = Dialogue(ranks(1))
+    run.submit(task(), task(0), task(), task(), task(), task(), task())
+    lines = run.tell(0.0, done(1, 0, lasted=SHORT))
+    assert lines == ["1.0 goes on with 2#1 3#1 4#1 5#1"]
+
+
+def test_one_child_follows_and_the_others_are_for_all():
+    run = Dialogue(ranks(1))
+    run.submit(task(), task(0), task(1), task(1), task(1))
+    assert run.tell(0.0, done(1, 0, lasted=SHORT)) == ["1.0 goes on with 1#1", "1.0 goes on with 2#1"]
+
+
+@pytest.mark.parametrize("other", [task(1, cost=cpus(2)), task(1, priority=1), task(1, pin=2), task(1, group=0)])
+def test_what_needs_or_wants_something_else_does_not_follow(other):
+    run = Dialogue(ranks(2, 2))
+    run.submit(task(), task(0), other)
+    assert run.tell(0.0, done(1, 0, lasted=SHORT)) == ["1.0 goes on with 1#1"]
+
+
+def test_what_waits_for_two_inputs_does_not_follow_one_of_them():
+    run = Dialogue(ranks(1, 1))
+    run.submit(task(), task(0), task(0), task(1, 2))
+    lines = run.tell(0.0, done(1, 0, lasted=SHORT))
+    assert all("3#1" not in line for line in lines)
+
+
+def test_what_follows_long_calls_waits_for_their_end():
+    run = Dialogue(ranks(1))
+    run.submit(task(), task(0), task(1))
+    assert run.tell(1.0, done(1, 0)) == ["1.0 goes on with 1#1"]
+
+
+def test_what_followed_a_failed_task_waits_for_its_retry_or_is_skipped():
+    run = Dialogue(ranks(1), max_retries=1)
+    chain(run, 4)
+    assert run.tell(1.0, raised(1, 1)) == ["1.0 goes on with 1#2"]
+    assert run.tell(1.1, Returned(1, [(2, 1), (3, 1)])) == ["1.0 goes on with 2#2 3#2"]
+    run.tell(2.0, raised(1, (1, 2)))
+    run.tell(2.1, Returned(1, [(2, 2), (3, 2)]))
+    assert (run.states, run.status) == ("DONE FAILED SKIPPED SKIPPED", "failed")
+
+
+def test_what_followed_on_a_lost_rank_follows_its_input_to_another():
+    run = Dialogue(ranks(1, 1))
+    chain(run, 4)
+    lines = run.tell(1.0, RankLost(1, "it died"))
+    assert lines == ["announce the loss of 1", "2.0 claims for 1#2", "2.0 goes on with 2#2 3#2"]
+    assert "2#1 WAITING by INPUT_LOST" in run.log
+
+
+def test_what_is_done_before_its_input_is_known_to_be_leaves_no_value_behind():
+    """Reports may overtake one another: then the value is wanted by nobody any more."""
+    run = Dialogue(ranks(1, 1))
+    chain(run, 3)
+    run.tell(1.0, done(1, 2, lasted=SHORT))
+    assert run.tell(2.0, made(1, 1)) == ["forget at 1: 1"]
+    assert run.status == "done"

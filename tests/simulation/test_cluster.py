@@ -83,9 +83,18 @@ def test_other_sizes(ranks, tasks):
         run(seed, ranks=ranks, tasks=tasks)
 
 
+def test_fine_grained_chains():
+    """Short calls that take the values of the last few: what is sent ahead of its input, under all faults."""
+    for seed in range(150):
+        run(seed, is_fine=True)
+    for seed in range(50):
+        run(seed, is_fine=True, ranks=3, tasks=80)
+
+
 def test_without_faults_no_report_is_stale():
     for seed in range(50):
         assert run(seed, faults=False).scheduler.stale == 0, seed
+        assert run(seed, faults=False, is_fine=True).scheduler.stale == 0, seed
 
 
 def test_visits_per_placement_do_not_grow_with_the_ranks():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from handoff_mpi.encoding import PLAIN
 from handoff_mpi.messages import DIED, HOME_NBYTES, RAISED, RECALL, STAYS, STOP, TIMEOUT
 from tests.worker.transcript import (
     CLAIM,
@@ -467,3 +468,71 @@ def test_messages_of_another_run_are_dropped():
     rank.tell(0.0, dispatch(task(0), task(1)))
     assert rank.tell(0.01, received(0, RECALL, [(1, 1)], run=6), received(0, STOP, None, run=8)) == []
     assert not rank.worker.is_over
+
+
+# -- what was sent ahead of its input -------------------------------------------------------------------
+
+
+def test_a_task_waits_for_a_value_that_is_made_here_and_takes_it_without_a_message():
+    rank = Dialogue()
+    assert rank.tell(0.0, dispatch(task(0), task(1, value(0, 1)), task(2, value(1, 1)))) == ["call 0#1 on slot 0"]
+    assert rank.tell(0.0001, rank.ended()) == ["call 1#1 on slot 0"]
+    assert rank.calls[0].fetched[0, None] == ((PLAIN, None), -1)
+    assert rank.tell(0.0002, rank.ended(nbytes=LARGE)) == ["put 1", "call 2#1 on slot 0"]
+    assert not rank.calls[0].fetched, "it is in the store"
+    assert rank.tell(0.0003, rank.ended()) == [
+        f"to 0: finished 0#1 ok with its value, 1#1 ok holding {LARGE}, 2#1 ok with its value"
+    ]
+
+
+def test_a_task_sent_ahead_that_comes_after_the_end_of_its_input_takes_the_value_all_the_same():
+    rank = Dialogue()
+    rank.tell(0.0, dispatch(task(0)))
+    rank.tell(1.0, rank.ended())
+    assert rank.tell(2.0, dispatch(task(1, value(0, 1)))) == ["call 1#1 on slot 0"]
+    assert rank.calls[0].fetched[0, None] == ((PLAIN, None), -1)
+
+
+def test_a_task_sent_ahead_of_what_was_never_here_is_handed_back():
+    rank = Dialogue()
+    assert rank.tell(0.0, dispatch(task(1, value(0, 1)), task(2, value(1, 1)))) == [
+        "to 0: unfetched for 1#1: 0 asked of [1]",
+        "to 0: unfetched for 2#1: 1 asked of [1]",
+    ]
+
+
+def test_what_follows_a_failed_call_goes_back_once_rank_0_was_told_of_the_failure():
+    rank = Dialogue()
+    rank.tell(0.0, dispatch(task(0), task(1, value(0, 1)), task(2, value(1, 1)), task(3)))
+    assert rank.tell(1.0, rank.ended(status=RAISED)) == [
+        "to 0: finished 0#1 raised (raised)",
+        "to 0: returned 1#1 2#1",
+        "call 3#1 on slot 0",
+    ]
+
+
+def test_what_is_recalled_takes_what_follows_it_along():
+    rank = Dialogue()
+    rank.tell(0.0, dispatch(task(0), task(1), task(2, value(1, 1)), task(3, value(2, 1))))
+    assert rank.tell(0.01, recall((1, 1))) == ["to 0: returned 1#1 2#1 3#1"]
+    rank.tell(0.02, dispatch(task(1, attempt=2), task(2, value(1, 1), attempt=2)))
+    assert "to 0: returned 1#2 2#2" in rank.tell(3.0, recall((1, 2), (2, 2)))
+
+
+def test_a_long_chain_comes_back_whole():
+    rank = Dialogue()
+    chain = [task(number, value(number - 1, 1)) for number in range(2, 2000)]
+    rank.tell(0.0, dispatch(task(0), task(1), *chain))
+    (line,) = rank.tell(0.01, recall((1, 1)))
+    assert line.startswith("to 0: returned 1#1 2#1") and line.endswith("1999#1")
+    assert rank.tell(2.0, rank.ended()) == ["to 0: finished 0#1 ok with its value"]
+    assert rank.worker.is_idle
+
+
+def test_the_second_attempt_of_what_is_here_is_what_followers_wait_for():
+    rank = Dialogue(slots=2)
+    rank.tell(0.0, dispatch(task(0)))
+    rank.tell(1.0, dispatch(task(0, attempt=2), task(1, value(0, 1)), slot=1))
+    assert "call 1#1 on slot 1" not in rank.tell(2.0, dispatch(task(0)))
+    lines = rank.tell(3.0, rank.ended(slot=1))
+    assert "call 1#1 on slot 1" in lines

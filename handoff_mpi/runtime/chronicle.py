@@ -84,6 +84,8 @@ class Chronicle:
         for task, _, cause, attempt, rank, detail in log:
             if cause in DISPATCHES:
                 sent.append((task, attempt, rank))
+            elif detail is None:
+                continue
             elif task < 0 and detail[0] in _TOLD_OF_RANKS:
                 self._journal.append(("rank", rank, detail[0], str(detail[1] or "")))
             elif task < 0 and detail[0] == "blamed on":
@@ -91,7 +93,7 @@ class Chronicle:
                 self._failed.append((guilty, attempt, rank, DIED, DEATH, reason))
             elif cause in (Cause.GIVEN_UP, Cause.ERROR):  # what is told of it in the end
                 self._failed.append((task, attempt, rank, RAISED, *detail))
-            elif (kind := SETBACKS.get(cause)) is not None and detail:
+            elif (kind := SETBACKS.get(cause)) is not None:
                 setbacks.append((task, attempt, rank, kind, detail))
         if sent or self._done or self._failed or setbacks:
             self._journal.append(("turn", sent, self._done, self._failed, setbacks))

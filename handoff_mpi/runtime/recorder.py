@@ -108,13 +108,16 @@ class Recorder:
     def transitions(self, scheduler: Scheduler) -> None:
         """Take in the scheduler's log of this turn."""
         for task, _, cause, attempt, rank, detail in scheduler.take_log():
-            if task < 0:
+            if detail is None:  # as of most
+                if cause == Cause.INPUT_FAILED:
+                    self._tell_skipped(task)
+            elif task < 0:
                 self._rank_event(rank, *detail)
             elif cause == Cause.RETRY:
                 self._set_back(task, attempt, rank, *detail)
                 about = self._about(task, attempt, rank)
                 telemetry.execute(events.FUNCTION_RETRY, _now(), {**about, "kind": detail[0], "reason": detail[1]})
-            elif cause in SETBACKS and detail:
+            elif cause in SETBACKS:
                 rank = rank if rank >= 0 else self._ranks[task]
                 self._set_back(task, attempt, rank, SETBACKS[cause], detail)
                 event = events.FUNCTION_REASSIGN if cause == Cause.RANK_LOST else events.FUNCTION_RECOMPUTE
@@ -122,12 +125,13 @@ class Recorder:
             elif cause == Cause.ERROR or cause == Cause.GIVEN_UP:
                 self._set_back(task, attempt, rank, *detail)
                 self.on_failure(task, scheduler.failures[task])
-            elif cause == Cause.RETURNED and detail is not None:
+            elif cause == Cause.RETURNED:
                 self._tell_refused(scheduler, task, rank, detail[1])
-            elif cause == Cause.INPUT_FAILED:
-                about = {"function_id": self._plan.ids[task], "dag_id": self._dag_id}
-                about["reason"] = "a function it depends on failed"
-                telemetry.execute(events.FUNCTION_SKIPPED, _now(), about)
+
+    def _tell_skipped(self, task: int) -> None:
+        about = {"function_id": self._plan.ids[task], "dag_id": self._dag_id}
+        about["reason"] = "a function it depends on failed"
+        telemetry.execute(events.FUNCTION_SKIPPED, _now(), about)
 
     def _set_back(self, task: int, attempt: int, rank: int, kind: str, reason: str) -> None:
         self._setbacks.setdefault(task, []).append(Setback(self.launch, attempt, rank, kind, reason))

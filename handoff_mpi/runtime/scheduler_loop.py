@@ -72,6 +72,8 @@ GOODBYE_S = 10.0
 CONFIRM_S = 1.0
 #: How long a launcher that dies takes to be gone.
 LAUNCHER_S = 1.0
+#: Seconds between two looks at what is not told by messages: the launcher, neighbours, the run-dir, other hosts.
+LOOK_AROUND_S = 0.02
 #: How many ranks of a host are asked to look at a silent one: they may be deaf themselves.
 _MOST_ASKED = 4
 
@@ -138,6 +140,7 @@ class SchedulerLoop:
         here = next(iter(settings.pids.values()), {})
         self._neighbours = Neighbours(0, here)
         self._far = [rank for rank in settings.workers if rank not in here]
+        self._next_look = 0.0
         self._next_confirm = 0.0
         self._next_greeting = 0.0
         self._home = home
@@ -168,18 +171,20 @@ class SchedulerLoop:
         wakeup = 0.0
         sockets: list[Any]
         while True:
-            if os.getppid() != self._launcher:
-                self._leave_lost_job()
+            # Most looks find nothing, and must cost next to nothing.
             arrived = self.transport.poll()
-            mine = self._absorb(arrived, events)
+            mine = self._absorb(arrived, events) if arrived or self._updates else []
             self._look_at_stop(events)
-            self._look_around(events)
-            # That rank 0's own worker is heard of comes with every turn, and is nothing that happened.
-            was_busy = bool(arrived) or not all(isinstance(each, Heard) for each in events)
-            if was_busy or clock() >= wakeup:  # most looks find nothing, and must cost next to nothing
+            now = clock()
+            if now >= self._next_look:
+                self._look_around(now, events)
+            was_busy = bool(events)
+            if was_busy or now >= wakeup:
+                if self._shell is not None:
+                    events.append(Heard((0,)))
                 self._turn(events)
                 wakeup = self.scheduler.next_wakeup()
-            events = []
+                events = []
             if self._shell is not None:
                 was_busy |= self._shell.turn(mine)
                 was_busy |= self._shell.run_own_calls()
@@ -262,7 +267,7 @@ class SchedulerLoop:
         """Turn what arrived into the scheduler's events; return what is for rank 0's own worker."""
         mine: list[Envelope] = []
         lost: list[Event] = []  # comes last: what a rank said before it died counts
-        heard: dict[int, None] = {0: None} if self._shell is not None else {}
+        heard: dict[int, None] = {}
         gone = tuple(self.gone)
         for each in arrived:
             if isinstance(each, RankGone):
@@ -305,8 +310,10 @@ class SchedulerLoop:
                 self._leave_lost_job()
             time.sleep(0.01)
 
-    def _look_around(self, events: list[Event]) -> None:
-        now = clock()
+    def _look_around(self, now: float, events: list[Event]) -> None:
+        self._next_look = now + LOOK_AROUND_S
+        if os.getppid() != self._launcher:
+            self._leave_lost_job()
         lost = self._neighbours.look_around(now)
         if lost is not None:
             self._lose(*lost, events)

@@ -22,6 +22,8 @@ from handoff_mpi.worker import child as child_process
 from handoff_mpi.worker.patience import Patience
 from handoff_mpi.worker.runners import no_launcher_in_environment
 
+#: Seconds between two looks at whether the launcher and rank 0 are still there.
+LOOK_AROUND_S = 0.02
 #: Messages that no run's machine handles.
 _BETWEEN_RUNS = frozenset({START, SETUP, LEAVE})
 
@@ -92,6 +94,8 @@ class _Mail:
         self._shell = shell
         self._leave = leave
         self._launcher = os.getppid()
+        self._next_look = 0.0
+        self._has_heard = False
         self._patience = Patience(shell.setup.patience_s, clock())
 
     def poll(self, first: Sequence[Envelope] = ()) -> bool:
@@ -100,24 +104,31 @@ class _Mail:
         Raises:
             ConnectionError: rank 0 or the launcher is gone.
         """
-        if os.getppid() != self._launcher:
-            raise ConnectionError("the launcher is gone")
         shell = self._shell
         of_run = []
-        has_heard = False
         for each in (*first, *shell.transport.poll()):
             if isinstance(each, RankGone):
                 if each.rank == 0:
                     raise ConnectionError(f"rank 0 is gone: {each.reason}")
                 continue
-            has_heard |= each.source == 0
+            self._has_heard |= each.source == 0
             if each.message[0] in _BETWEEN_RUNS:
                 self._keep_for_later(each)
             else:
                 of_run.append(each)
-        if shell.setup.patience_s and self._patience.has_ended(has_heard, clock()):
-            _look_at_rank_0(shell.setup, self._patience)
+        now = clock()
+        if now >= self._next_look:
+            self._look_around(now)
         return shell.turn(of_run)
+
+    def _look_around(self, now: float) -> None:
+        self._next_look = now + LOOK_AROUND_S
+        if os.getppid() != self._launcher:
+            raise ConnectionError("the launcher is gone")
+        has_heard, self._has_heard = self._has_heard, False
+        patience_s = self._shell.setup.patience_s
+        if patience_s and self._patience.has_ended(has_heard, now):
+            _look_at_rank_0(self._shell.setup, self._patience)
 
     def _keep_for_later(self, each: Envelope) -> None:
         self.later.append(each)

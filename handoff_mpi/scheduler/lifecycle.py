@@ -42,8 +42,8 @@ class Cause(IntEnum):
     SENT_AHEAD = 12
 
 
-#: What dispatches.
-DISPATCHES = frozenset({Cause.PLACED, Cause.SENT_AHEAD})
+#: What dispatches; a tuple, because looking into a set would hash by the name.
+DISPATCHES = (Cause.PLACED, Cause.SENT_AHEAD)
 
 WAITING, READY, DISPATCHED, DONE, FAILED, SKIPPED = State
 

@@ -114,8 +114,13 @@ class TaskTable:
                 self.consumers_left[each] += 1
         for task, rest in (restored or {}).items():
             self._restore(task, rest)
+        is_first = not first and not restored
         for task in new:
-            self.ready_or_waiting(task)
+            inputs = self.specs[task].inputs
+            if is_first and inputs:  # nothing is done yet, so it waits for them all
+                self.missing[task] = len(inputs)
+            else:
+                self.ready_or_waiting(task)
         if first:  # what nobody needed any more may be needed again
             wanted = dict.fromkeys(each for spec in specs for each in spec.inputs if each < first)
             self.recompute([each for each in wanted if self.state[each] == DONE and not self.is_available(each)])
@@ -131,7 +136,8 @@ class TaskTable:
 
     def ready_or_waiting(self, task: int) -> None:
         """Count what a WAITING task waits for: it is ready if that is nothing, and skipped if it will not come."""
-        self.missing[task] = len(self.lost_inputs(task))
+        inputs = self.specs[task].inputs
+        self.missing[task] = len(self.lost_inputs(task)) if inputs else 0
         if self.state[task] != WAITING:
             return
         if not self.missing[task]:

@@ -288,7 +288,7 @@ class Placer:
     # -- recall ---------------------------------------------------------------------------------------
 
     def recall_for_idle(self, now: float) -> None:
-        """Tasks that wait behind a long one are asked for again when a slot is idle."""
+        """Tasks that wait behind a long one are asked for again when a slot is idle, unless it makes their input."""
         if self._slots.in_flight <= self._slots.claimed or not self._ledger.idle_slots or self._ready.is_queued():
             return
         for rank, slots in self._slots.of_rank.items():
@@ -297,7 +297,7 @@ class Placer:
                 for slot in slots
                 if len(slot.tasks) > 1 and now - slot.since >= LONG_S
                 for task in list(slot.tasks)[1:]
-                if task not in self.recalled
+                if not self._tasks.missing[task] and task not in self.recalled
             ]
             if tasks:
                 self.recalled.update(task for task, _ in tasks)

@@ -26,7 +26,7 @@ class TaskTable:
     Attributes:
         state: a :class:`State` for each.
         attempts: how often each was dispatched; the number of its current attempt.
-        missing: how many inputs each still waits for.
+        missing: how many inputs each still waits for; of one that was sent ahead, waited for when it was.
         children: who takes its value.
         consumers_left: how many of those have not ended yet.
         at_home: whether the value rests at rank 0.
@@ -215,6 +215,7 @@ class TaskTable:
     def requeue(self, task: int) -> None:
         """A READY task came back from a rank: it is the next of its queue, unless an input got lost meanwhile."""
         lost = self.lost_inputs(task)
+        self.missing[task] = len(lost)
         if not lost:
             self._ready.put(task, first=True)
             return
@@ -222,7 +223,6 @@ class TaskTable:
             self.skip([task])
             return
         self.move(task, Cause.INPUT_LOST)
-        self.missing[task] = len(lost)
         self.recompute(lost)
 
     # -- lost values ----------------------------------------------------------------------------------

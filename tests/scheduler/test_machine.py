@@ -1090,3 +1090,11 @@ def test_what_is_done_before_its_input_is_known_to_be_leaves_no_value_behind():
     run.tell(1.0, done(1, 2, lasted=SHORT))
     assert run.tell(2.0, made(1, 1)) == ["forget at 1: 1"]
     assert run.status == "done"
+
+
+def test_what_waits_for_a_long_call_is_not_asked_for_again_when_a_slot_is_idle():
+    run = Dialogue(ranks(1, 1))
+    chain(run, 3)
+    assert run.tell(1.0) == []
+    run.tell(1.1, Returned(1, [(2, 1)]), done(1, 1, lasted=SHORT))
+    assert run.states == "DONE DONE DISPATCHED"

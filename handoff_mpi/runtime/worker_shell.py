@@ -260,31 +260,33 @@ class WorkerShell:
             return False
         end = clock() + _BURST_S
         while self._own_calls:
-            self._run_own_call(self._own_calls.popleft())
-            with self.lock:
-                self._settle(self._take_events())
-            if clock() >= end:
+            work = self._own_calls.popleft()
+            started = clock()
+            if started >= end:
+                self._own_calls.appendleft(work)
                 break
+            outcome = self._run_own_call(work)
+            with self.lock:
+                if outcome is not None:
+                    self._end(work, outcome, started)
+                self._settle(self._take_events())
         return True
 
     def _take_events(self) -> list[Event]:
         events, self._events = self._events, []
         return events
 
-    def _run_own_call(self, work: Work) -> None:
-        started = clock()
+    def _run_own_call(self, work: Work) -> Outcome | None:
+        """Run a call; None if an input was not to be had."""
         self.call_serial += 1
         self.is_calling = True
         if self.attendant is not None and self.attendant.is_parked:
             self.attendant.wake()
         try:
             spec = self._spec(work)
-            outcome = None if spec is None else self.caller.call(spec)
+            return None if spec is None else self.caller.call(spec)
         finally:
             self.is_calling = False
-        with self.lock:
-            if outcome is not None:
-                self._end(work, outcome, started)
 
     @property
     def has_own_call(self) -> bool:

@@ -6,14 +6,16 @@ its own. Whether a cost fits is asked once per bay, never once per rank.
 
 For each cost class the ledger keeps an index of bays ordered by the strategy's rating. A claim or a release
 touches one bay; the index looks only at bays that changed since it was last asked, so that a placement costs
-the same with ten hosts and with ten thousand.
+the same with ten hosts and with ten thousand. Within a bay the ranks are kept in order as well, so that it costs
+the same with one rank a host and with hundreds. Classes that differ in a wish alone (not that rank, only that host)
+need no index of their own: there are as many of them as ranks.
 """
 
 from __future__ import annotations
 
 import bisect
 import heapq
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -58,6 +60,7 @@ class Seat:
     Attributes:
         slots: how many calls it runs at once.
         idle: slots without a claim, smallest last.
+        claims: slot to what it holds.
         devices: uuid to the device's index in this rank.
         is_alive: False once the rank is lost.
         is_withheld: whether it is offered nothing for now.
@@ -69,6 +72,7 @@ class Seat:
     idle: list[int]
     devices: dict[str, int]
     registered: Amounts
+    claims: dict[int, Claim] = field(default_factory=dict)
     bay: Bay = field(init=False)
     is_alive: bool = True
     is_withheld: bool = False
@@ -102,13 +106,40 @@ class Bay:
     visible: tuple[str, ...]
     seats: dict[int, Seat] = field(default_factory=dict)
     idle: list[int] = field(default_factory=list)
-    bills: dict[int, list[tuple[Pool, int]] | None] = field(default_factory=dict)
+    _calm: list[tuple[float, int]] | None = None  # a heap of (busy fraction, rank); entries are checked when met
 
     def first_idle(self, cost: CostClass) -> int:
         """Return the lowest rank with an idle slot that the class may run on."""
         if cost.rank is not None:
             return cost.rank
         return self.idle[0] if self.idle[0] != cost.avoid else self.idle[1]
+
+    def calmest_idle(self, cost: CostClass) -> int:
+        """Return the least busy rank with an idle slot that the class may run on; of equally busy ones the lowest."""
+        if cost.rank is not None or len(self.idle) == 1:
+            return self.first_idle(cost)
+        heap = self._calm
+        if heap is None or len(heap) > 4 * len(self.seats) + 64:
+            heap = self._calm = [(self.seats[rank].busy_fraction, rank) for rank in self.idle]
+            heapq.heapify(heap)
+        avoided = []
+        while True:
+            busy, rank = heap[0]
+            seat = self.seats.get(rank)
+            if seat is None or not seat.offered or seat.busy_fraction != busy:
+                heapq.heappop(heap)
+            elif rank == cost.avoid:
+                avoided.append(heapq.heappop(heap))
+            else:
+                break
+        for entry in avoided:
+            heapq.heappush(heap, entry)
+        return rank
+
+    def note_busy(self, seat: Seat) -> None:
+        """A slot of ``seat`` was claimed, released or offered."""
+        if self._calm is not None and seat.offered:
+            heapq.heappush(self._calm, (seat.busy_fraction, seat.rank))
 
     def load(self) -> float:
         """Return the largest claimed fraction of any resource of this bay, from 0 to 1."""
@@ -137,6 +168,8 @@ class CostClass:
         rank: the only rank it may run on, if pinned.
         host: the only host it may run on, if pinned.
         avoid: a rank it should not run on: it failed there.
+        plain: the class of the same tasks if they avoided no rank; None if they avoid none.
+        is_plain: whether a bay with room and an idle slot is all that tasks of this class ask for.
     """
 
     number: int
@@ -148,6 +181,11 @@ class CostClass:
     rank: int | None
     host: str | None
     avoid: int | None
+    plain: CostClass | None
+    is_plain: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.is_plain = self.need is self.cost and self.rank is None and self.host is None and self.avoid is None
 
 
 @dataclass(slots=True, eq=False)
@@ -184,9 +222,11 @@ class Ledger:
         self._registered_devices: dict[int, DevicePool] = {}
         self._bay_of: dict[Any, Bay] = {}
         self._class_of: dict[Any, CostClass] = {}
+        self._bays_of_host: dict[str, list[Bay]] = {}
+        self._holders: dict[int, Seat | None] = {}
         self._indexes: dict[int, _Index] = {}
         self._changes: list[int] = []
-        self._claims: dict[int, dict[int, Claim]] = {}
+        self._dropped = 0
         self._rate: Rate = lambda cost, bay: bay.first_idle(cost)
         capabilities = list(capabilities)
         for capability in capabilities:
@@ -238,6 +278,7 @@ class Ledger:
         bay.seats[seat.rank] = seat
         if seat.offered:
             bisect.insort(bay.idle, seat.rank)
+            bay.note_busy(seat)
         self._touch(bay)
 
     def _new_bay(self, seat: Seat, visible: tuple[str, ...], own_devices: bool) -> Bay:
@@ -248,6 +289,7 @@ class Ledger:
         devices = self._own_devices(seat.rank, visible) if own_devices else self._devices[seat.host]
         bay = Bay(len(self.bays), seat.host, pools, devices if visible else None, visible)
         self.bays.append(bay)
+        self._bays_of_host.setdefault(bay.host, []).append(bay)
         for pool in pools.values():
             pool.bays.append(bay)
         devices.bays.append(bay)
@@ -274,7 +316,7 @@ class Ledger:
         self._bay_of.pop((seat.host, before.visible, rank), None)
         seat.registered = {**seat.registered, **amounts}
         self._enter_bay(seat)
-        for claim in self._claims.get(rank, {}).values():
+        for claim in seat.claims.values():
             claim.bill = [(self._move(pool, amount, seat.bay), amount) for pool, amount in claim.bill]
         self._touch(before)
 
@@ -324,6 +366,7 @@ class Ledger:
         self.idle_slots += len(seat.offered)
         if seat.offered:
             bisect.insort(seat.bay.idle, rank)
+            seat.bay.note_busy(seat)
         self._touch(seat.bay)
 
     # -- cost classes -----------------------------------------------------------------------------
@@ -342,8 +385,9 @@ class Ledger:
         if known is None:
             amounts = tuple((name, amount) for name, amount in cost.items() if name != GPU and name not in self.job)
             job = tuple((self.job[name], amount) for name, amount in cost.items() if name in self.job)
+            plain = None if avoid is None else self.cost_class(cost, rank, host, None, need)
             known = CostClass(
-                len(self.classes), cost, amounts, cost.get(GPU, 0), job, need or cost, rank, host, avoid
+                len(self.classes), cost, amounts, cost.get(GPU, 0), job, need or cost, rank, host, avoid, plain
             )
             self.classes.append(known)
             self._class_of[key] = known
@@ -351,13 +395,24 @@ class Ledger:
 
     def could_fit(self, cost: CostClass) -> bool:
         """Whether some living rank could run a task of this class if nothing else ran."""
-        return any(self.could_hold(cost, seat) for seat in self._eligible(cost))
+        if cost.plain is not None:
+            holder = self._holder(cost.plain)
+            if holder is None or cost.avoid not in holder.bay.seats:
+                return holder is not None
+        return self._holder(cost) is not None
+
+    def _holder(self, cost: CostClass) -> Seat | None:
+        """Return a living rank that could run a task of this class if nothing else ran; looked for once a change."""
+        if cost.number not in self._holders:
+            eligible = (seat for seat in self._eligible(cost) if self.could_hold(cost, seat))
+            self._holders[cost.number] = next(iter(eligible), None)
+        return self._holders[cost.number]
 
     def _eligible(self, cost: CostClass) -> Iterable[Seat]:
         if cost.rank is not None:
             seat = self.seats.get(cost.rank)
             return [seat] if seat is not None and seat.is_alive else []
-        bays = (bay for bay in self.bays if cost.host in (None, bay.host))
+        bays = self.bays if cost.host is None else self._bays_of_host.get(cost.host, [])
         seats = (next((seat for seat in bay.seats.values() if seat.rank != cost.avoid), None) for bay in bays)
         return (seat for seat in seats if seat is not None)
 
@@ -411,39 +466,63 @@ class Ledger:
 
     def best(self, cost: CostClass) -> Bay | None:
         """Return the bay with the least rating that has room for the class now, if any."""
-        if not self.idle_slots or any(pool.free < amount for pool, amount in cost.job):
+        if not self.idle_slots or (cost.job and any(pool.free < amount for pool, amount in cost.job)):
             return None
         if cost.rank is not None:
             seat = self.seats.get(cost.rank)
             return seat.bay if seat is not None and seat.is_alive and self.fits(cost, seat.bay) else None
+        if cost.host is not None:
+            return self._best_of(cost, [(bay, None) for bay in self._bays_of_host.get(cost.host, ())])
+        if cost.plain is not None:
+            return self._best_elsewhere(cost, cost.plain)
+        entry = self._index(cost).best(self._rate)
+        return None if entry is None else self.bays[entry[1]]
+
+    def _index(self, cost: CostClass) -> _Index:
         index = self._indexes.get(cost.number)
         if index is None:
             index = self._indexes[cost.number] = _Index(self, cost)
-        return index.best(self._rate)
+        return index
+
+    def _best_elsewhere(self, cost: CostClass, plain: CostClass) -> Bay | None:
+        """As :meth:`best`, for a class that avoids a rank: but for that rank's bay, all are as for the plain class."""
+        seat = self.seats.get(cost.avoid) if cost.avoid is not None else None
+        own = seat.bay if seat is not None else None
+        entry = self._index(plain).best(self._rate, own)
+        found: list[tuple[Bay, Any]] = [] if entry is None else [(self.bays[entry[1]], entry[0])]
+        return self._best_of(cost, found if own is None else [*found, (own, None)])
+
+    def _best_of(self, cost: CostClass, bays: Iterable[tuple[Bay, Any]]) -> Bay | None:
+        """Return the best of a few bays, given with their ratings as far as they are known."""
+        rated = [
+            (rating if rating is not None else self._rate(cost, bay), bay.number)
+            for bay, rating in bays
+            if rating is not None or self.fits(cost, bay)
+        ]
+        return self.bays[min(rated)[1]] if rated else None
 
     def fits(self, cost: CostClass, bay: Bay) -> bool:
         """Whether ``bay`` has room for one more claim of this class, and an idle slot on a fitting rank."""
         idle = bay.idle
-        if not idle or (cost.host is not None and cost.host != bay.host):
+        if not idle:
             return False
-        if cost.rank is not None and cost.rank not in idle:
-            return False
-        if cost.avoid is not None and idle == [cost.avoid]:
-            return False
-        bill = bay.bills.get(cost.number, ())
-        if bill == ():
-            bill = bay.bills[cost.number] = self._bill(cost, bay)
-        if bill is None:
-            return False
-        for pool, amount in bill:
-            if pool.free < amount:
+        pools = bay.pools
+        for name, amount in cost.amounts:
+            pool = pools.get(name)
+            if pool is None or pool.free < amount:
                 return False
-        return not cost.gpu or self._has_devices(cost.gpu, bay)
+        if cost.is_plain:
+            return not cost.gpu or self._has_devices(cost.gpu, bay)
+        return self._grants_wishes(cost, bay) and (not cost.gpu or self._has_devices(cost.gpu, bay))
 
-    def _bill(self, cost: CostClass, bay: Bay) -> list[tuple[Pool, int]] | None:
-        if not bay.seats or not self.could_hold(cost, next(iter(bay.seats.values()))):
-            return None
-        return [(bay.pools[name], amount) for name, amount in cost.amounts]
+    def _grants_wishes(self, cost: CostClass, bay: Bay) -> bool:
+        if cost.host is not None and cost.host != bay.host:
+            return False
+        if cost.avoid is not None and bay.idle == [cost.avoid]:
+            return False
+        if cost.rank is not None and not (cost.rank in bay.seats and bay.seats[cost.rank].offered):
+            return False
+        return cost.need is cost.cost or self.could_hold(cost, next(iter(bay.seats.values())))
 
     def _has_devices(self, gpu: int, bay: Bay) -> bool:
         if bay.devices is None:
@@ -455,16 +534,19 @@ class Ledger:
 
     def pick(self, cost: CostClass, bay: Bay, spread: bool = False) -> int:
         """Return the rank of ``bay`` to run on: the first with an idle slot, or the least busy one."""
-        if cost.rank is not None:
-            return cost.rank
-        ranks = bay.idle if cost.avoid is None else [rank for rank in bay.idle if rank != cost.avoid]
-        if cost.gpu and bay.devices is not None:
-            least = min(cost.gpu, UNIT)
-            owners = {bay.devices.owner.get(uuid) for uuid in bay.visible if bay.devices.free[uuid] >= least}
-            ranks = [rank for rank in ranks if rank in owners] or ranks
-        if spread and len(ranks) > 1:
-            return min(ranks, key=lambda rank: (bay.seats[rank].busy_fraction, rank))
-        return ranks[0]
+        if cost.gpu and cost.rank is None and bay.devices is not None:
+            ranks = self._idle_owners(cost, bay)
+            if ranks:
+                return min(ranks, key=lambda rank: (bay.seats[rank].busy_fraction if spread else 0.0, rank))
+        return bay.calmest_idle(cost) if spread else bay.first_idle(cost)
+
+    def _idle_owners(self, cost: CostClass, bay: Bay) -> list[int]:
+        """Return the ranks with an idle slot that used devices of ``bay`` last which have room for the class."""
+        assert bay.devices is not None
+        least = min(cost.gpu, UNIT)
+        owner, free = bay.devices.owner, bay.devices.free
+        owners = {owner[uuid] for uuid in bay.visible if uuid in owner and free[uuid] >= least}
+        return [rank for rank in owners if rank != cost.avoid and rank in bay.seats and bay.seats[rank].offered]
 
     def claim(self, cost: CostClass, rank: int) -> Claim:
         """Take what ``cost`` needs for an idle slot of ``rank``.
@@ -480,9 +562,10 @@ class Ledger:
             raise AllocationError(f"a task was placed on rank {rank}, where it must not run")
         if not seat.offered or not self.fits(cost, bay) or any(pool.free < amount for pool, amount in cost.job):
             raise AllocationError(f"a task was placed on rank {rank}, which has no room for it")
-        bill = bay.bills[cost.number] or []
+        pools = bay.pools
+        bill = [(pools[name], amount) for name, amount in cost.amounts]
         if cost.job:
-            bill = [*bill, *cost.job]
+            bill += cost.job
         for pool, amount in bill:
             pool.free -= amount
         devices = self._take_devices(cost.gpu, seat) if cost.gpu else ()
@@ -490,8 +573,8 @@ class Ledger:
         self.idle_slots -= 1
         if not seat.idle:
             bay.idle.remove(rank)
-        claim = Claim(cost, rank, slot, bill, devices, bay.devices if devices else None)
-        self._claims.setdefault(rank, {})[slot] = claim
+        claim = seat.claims[slot] = Claim(cost, rank, slot, bill, devices, bay.devices if devices else None)
+        bay.note_busy(seat)
         self._touch_all(bay, bill, claim.device_pool)
         return claim
 
@@ -509,13 +592,14 @@ class Ledger:
         if claim.device_pool is not None:
             for uuid, amount in claim.devices:
                 claim.device_pool.free[uuid] += amount
-        was_offered = bool(seat.offered)
-        bisect.insort(seat.idle, claim.slot, key=lambda slot: -slot)
+        was_idle = bool(seat.idle)
+        bisect.insort(seat.idle, claim.slot, key=_downwards)
         if seat.offered:
             self.idle_slots += 1
-            if not was_offered:
+            if not was_idle:
                 bisect.insort(bay.idle, claim.rank)
-        del self._claims[claim.rank][claim.slot]
+            bay.note_busy(seat)
+        del seat.claims[claim.slot]
         self._touch_all(bay, claim.bill, claim.device_pool)
 
     def _take_devices(self, gpu: int, seat: Seat) -> tuple[tuple[str, int], ...]:
@@ -543,8 +627,9 @@ class Ledger:
     # -- what changed -----------------------------------------------------------------------------
 
     def _touch(self, bay: Bay) -> None:
+        """What ``bay`` has or who sits there has changed."""
         self._changes.append(bay.number)
-        bay.bills.clear()
+        self._holders.clear()
 
     def _touch_all(self, bay: Bay, bill: list[tuple[Pool, int]], devices: DevicePool | None) -> None:
         changes = self._changes
@@ -555,9 +640,21 @@ class Ledger:
         if devices is not None and (len(devices.bays) > 1 or devices is not bay.devices):
             changes.extend([other.number for other in devices.bays])
         if len(changes) > 4 * len(self.bays) + 1024:
-            changes.clear()
-            for index in self._indexes.values():
-                index.seen = -1
+            half = len(changes) // 2  # an index that has not seen these looks at all bays when it is asked again
+            del changes[:half]
+            self._dropped += half
+
+    def changed_since(self, seen: int) -> tuple[int, Collection[int] | None]:
+        """Return what to ask with next time, and the numbers of the bays that changed; None: any may have.
+
+        Args:
+            seen: what the last call returned, -1 at first.
+        """
+        changes, first = self._changes, seen - self._dropped
+        now = self._dropped + len(changes)
+        if first < 0 or now - seen > len(self.bays):
+            return now, None
+        return now, dict.fromkeys(changes[first:])
 
     def check(self) -> None:
         """Derive everything from the claims alone and compare; for tests.
@@ -568,8 +665,8 @@ class Ledger:
         taken: dict[int, int] = {}
         pools: dict[int, Pool] = {}
         used: dict[tuple[int, str], int] = {}
-        for claims in self._claims.values():
-            for claim in claims.values():
+        for seat in self.seats.values():
+            for claim in seat.claims.values():
                 for pool, amount in claim.bill:
                     taken[id(pool)] = taken.get(id(pool), 0) + amount
                 for uuid, amount in claim.devices:
@@ -585,8 +682,7 @@ class Ledger:
                 for uuid in bay.visible:
                     assert bay.devices.free[uuid] == UNIT - used.get((id(bay.devices), uuid), 0) >= 0, uuid
         for rank, seat in self.seats.items():
-            held = self._claims.get(rank, {})
-            assert sorted([*seat.idle, *held]) == list(range(seat.slots)), rank
+            assert sorted([*seat.idle, *seat.claims]) == list(range(seat.slots)), rank
         assert self.idle_slots == sum(len(seat.offered) for seat in self.seats.values())
 
 
@@ -597,38 +693,45 @@ class _Index:
         self._ledger = ledger
         self._cost = cost
         self._heap: list[tuple[Any, int]] = []
-        self._rating: dict[int, Any] = {}
-        self.seen = -1
+        self._rating: list[Any] = []
+        self._seen = -1
 
-    def best(self, rate: Rate) -> Bay | None:
+    def best(self, rate: Rate, but: Bay | None = None) -> tuple[Any, int] | None:
+        """Return the least ``(rating, number of the bay)``, that of ``but`` left aside."""
         self._catch_up(rate)
-        heap, bays = self._heap, self._ledger.bays
+        heap, ratings = self._heap, self._rating
+        aside = None
         while heap:
-            rating, number = heap[0]
-            if self._rating.get(number) == rating:
-                return bays[number]
-            heapq.heappop(heap)
-        return None
+            entry = heap[0]
+            if ratings[entry[1]] != entry[0]:
+                heapq.heappop(heap)
+            elif but is not None and entry[1] == but.number:
+                aside = heapq.heappop(heap)
+            else:
+                break
+        best = heap[0] if heap else None
+        if aside is not None:
+            heapq.heappush(heap, aside)
+        return best
 
     def _catch_up(self, rate: Rate) -> None:
-        ledger = self._ledger
-        changes = ledger._changes
-        if self.seen < 0:
-            changed: Iterable[int] = range(len(ledger.bays))
-            self._heap.clear()
-            self._rating.clear()
-        elif self.seen == len(changes):
-            return
-        else:
-            changed = set(changes[self.seen :]) if len(changes) - self.seen > 1 else changes[self.seen :]
-        self.seen = len(changes)
+        ledger, cost, heap, ratings = self._ledger, self._cost, self._heap, self._rating
+        bays = ledger.bays
+        self._seen, changed = ledger.changed_since(self._seen)
+        if changed is None:
+            changed = range(len(bays))
+        ratings += [None] * (len(bays) - len(ratings))
         for number in changed:
-            bay = ledger.bays[number]
-            rating = rate(self._cost, bay) if ledger.fits(self._cost, bay) else None
-            if rating != self._rating.get(number):
-                self._rating[number] = rating
+            bay = bays[number]
+            rating = rate(cost, bay) if ledger.fits(cost, bay) else None
+            if rating != ratings[number]:
+                ratings[number] = rating
                 if rating is not None:
-                    heapq.heappush(self._heap, (rating, number))
-        if len(self._heap) > 4 * len(ledger.bays) + 64:
-            self._heap = [(rating, number) for number, rating in self._rating.items() if rating is not None]
+                    heapq.heappush(heap, (rating, number))
+        if len(heap) > 4 * len(bays) + 64:
+            self._heap = [(rating, number) for number, rating in enumerate(ratings) if rating is not None]
             heapq.heapify(self._heap)
+
+
+def _downwards(slot: int) -> int:
+    return -slot

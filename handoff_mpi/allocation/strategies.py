@@ -26,8 +26,8 @@ class LoadBalanced(RatedStrategy):
     spread = True
 
     def rate(self, cost: CostClass, bay: Bay) -> Any:
-        ranks = (rank for rank in bay.idle if rank != cost.avoid)
-        return (bay.load(), *min((bay.seats[rank].busy_fraction, rank) for rank in ranks))
+        rank = bay.calmest_idle(cost)
+        return (bay.load(), bay.seats[rank].busy_fraction, rank)
 
 
 class CostOptimized(RatedStrategy):

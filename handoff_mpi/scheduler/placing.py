@@ -154,8 +154,9 @@ class Placer:
         self._now = now
         if not self._ledger.idle_slots or not self._may_start_more():
             return
-        queues = self._ready.queues()
-        ready = [queue for queue in queues if self._can_finish(queue)]
+        ready = queues = self._ready.queues()
+        if self._policy.stop_at < float("inf"):
+            ready = [queue for queue in queues if self._can_finish(queue)]
         self.holds_back = len(ready) < len(queues)
         if not ready:
             return
@@ -163,11 +164,14 @@ class Placer:
             self._prepare()
         ready = ready[: self._most_served(ready)]
         placed = 0
-        queue = ready[0]
+        led_by = {queue.tasks[0]: queue for queue in ready}
         for task, rank in self._placements(ready):
-            if not queue.tasks or queue.tasks[0] != task:
-                queue = self._queue_led_by(task, ready)
+            queue = led_by.pop(task, None)
+            if queue is None:
+                raise self._no_leader(task)
             self._place(rank, queue)
+            if queue.tasks:
+                led_by[queue.tasks[0]] = queue
             placed += 1
             if not self._may_start_more():
                 break
@@ -194,12 +198,9 @@ class Placer:
             name = type(self._strategy).__name__
             raise AllocationError(f"the strategy {name} failed: {type(error).__name__}: {error}") from error
 
-    def _queue_led_by(self, task: int, ready: list[ReadyQueue]) -> ReadyQueue:
-        for queue in ready:
-            if queue.tasks and queue.tasks[0] == task:
-                return queue
+    def _no_leader(self, task: object) -> AllocationError:
         name = type(self._strategy).__name__
-        raise AllocationError(f"the strategy {name} placed {task!r}, which is not the next task of any group")
+        return AllocationError(f"the strategy {name} placed {task!r}, which is not the next task of any group")
 
     def _most_served(self, ready: list[ReadyQueue]) -> int:
         """A queue that was passed over too often is the last to be served: nobody younger overtakes it more."""
@@ -291,17 +292,13 @@ class Placer:
         """Tasks that wait behind a long one are asked for again when a slot is idle, unless it makes their input."""
         if self._slots.in_flight <= self._slots.claimed or not self._ledger.idle_slots or self._ready.is_queued():
             return
-        for rank, slots in self._slots.of_rank.items():
-            tasks = [
-                (task, self._tasks.attempts[task])
-                for slot in slots
-                if len(slot.tasks) > 1 and now - slot.since >= LONG_S
-                for task in list(slot.tasks)[1:]
-                if not self._tasks.missing[task] and task not in self.recalled
-            ]
-            if tasks:
-                self.recalled.update(task for task, _ in tasks)
-                self._commands.append(Recall(rank, tasks))
+        missing = self._tasks.missing
+        asked: dict[int, list[tuple[int, int]]] = {}
+        for slot in self._slots.long_since(now - LONG_S):
+            tasks = [task for task in slot.tasks[1:] if not missing[task] and task not in self.recalled]
+            self.recalled.update(tasks)
+            asked.setdefault(slot.rank, []).extend((task, self._tasks.attempts[task]) for task in tasks)
+        self._commands += [Recall(rank, tasks) for rank, tasks in sorted(asked.items()) if tasks]
 
     def why_no_room(self, cost: CostClass) -> str:
         """Say why tasks of this class can be placed nowhere although nothing runs."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from handoff_mpi.allocation import CostClass, Ledger
@@ -60,6 +60,7 @@ class ReadyTasks:
         self._specs = specs
         self._queues: dict[Any, ReadyQueue] = {}
         self._simple: dict[tuple[int, int], ReadyQueue] = {}
+        self._filled: dict[ReadyQueue, None] = {}  # those with tasks, and some that have none any more
         self._need: dict[int, Amounts] = {}
         self._host: dict[int, str] = {}
         self._leader: dict[int, int] = {}
@@ -81,6 +82,8 @@ class ReadyTasks:
             if found is None:
                 return
             queue = found
+        if not queue.tasks:
+            self._filled[queue] = None
         if first:
             queue.tasks.appendleft(task)
         else:
@@ -95,7 +98,7 @@ class ReadyTasks:
 
     def remove(self, task: int) -> None:
         """Take a task out of wherever it waits; rare, so it may search."""
-        for queue in self._queues.values():
+        for queue in self._with_tasks():
             if task in queue.tasks:
                 queue.tasks.remove(task)
                 break
@@ -109,15 +112,22 @@ class ReadyTasks:
 
     def queues(self) -> list[ReadyQueue]:
         """Return the queues that hold tasks, in the order in which they should be served."""
-        return sorted((queue for queue in self._queues.values() if queue.tasks), key=ReadyQueue.order)
+        return sorted(self._with_tasks(), key=ReadyQueue.order)
 
     def first_queue(self) -> ReadyQueue | None:
         """Return the queue that should be served first, if any holds tasks."""
-        return min((queue for queue in self._queues.values() if queue.tasks), key=ReadyQueue.order, default=None)
+        filled = self._with_tasks()
+        return min(filled, key=ReadyQueue.order) if len(filled) > 1 else next(iter(filled), None)
 
     def is_queued(self) -> bool:
         """Whether the strategy could be offered a task now."""
-        return any(queue.tasks for queue in self._queues.values())
+        return any(queue.tasks for queue in self._filled)
+
+    def _with_tasks(self) -> Collection[ReadyQueue]:
+        """Return the queues that hold tasks; of the others, of which there may be one a rank, nobody is to hear."""
+        for queue in [queue for queue in self._filled if not queue.tasks]:
+            del self._filled[queue]
+        return self._filled.keys()
 
     def everywhere(self) -> Iterator[int]:
         """Yield all ready tasks, wherever they wait; for tests."""
@@ -175,11 +185,11 @@ class ReadyTasks:
         """Groups bound to a lost rank may be bound anew; their ready tasks queue up again."""
         for group in [group for group, bound in self.bound.items() if bound == rank]:
             del self.bound[group]
-        self._put_anew([queue for queue in self._queues.values() if queue.cost.rank == rank])
+        self._put_anew([queue for queue in self._with_tasks() if queue.cost.rank == rank])
 
     def reconsider(self) -> None:
         """The cluster has changed: tasks that avoid a rank may have nothing else left, or something again."""
-        self._put_anew([queue for queue in self._queues.values() if queue.cost.avoid is not None])
+        self._put_anew([queue for queue in self._with_tasks() if queue.cost.avoid is not None])
 
     def _put_anew(self, queues: list[ReadyQueue]) -> None:
         for queue in queues:

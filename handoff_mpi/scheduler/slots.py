@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 
 from handoff_mpi.allocation import Claim, Ledger
@@ -22,7 +21,7 @@ class Slot:
     number: int
     claim: Claim | None = None
     queue: ReadyQueue | None = None
-    tasks: deque[int] = field(default_factory=deque)
+    tasks: list[int] = field(default_factory=list)  # a batch at most; an empty deque takes ten times the room
     since: float = 0.0
 
 
@@ -37,6 +36,7 @@ class SlotTable:
         of_task: the slot where a task is in flight.
         in_flight: how many tasks are.
         claimed: how many slots hold a claim.
+        deep: slots where tasks wait behind a running one that were not asked for again, by their ``since``.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -46,8 +46,9 @@ class SlotTable:
         self.of_task: dict[int, Slot] = {}
         self.in_flight = 0
         self.claimed = 0
+        self.deep: dict[Slot, None] = {}
         self._ledger = ledger
-        self._touched: dict[int, Slot] = {}
+        self._touched: dict[Slot, None] = {}
 
     def claim(self, queue: ReadyQueue, rank: int) -> Slot:
         """Claim what ``queue``'s tasks need on ``rank``, and return the slot that holds it.
@@ -74,29 +75,49 @@ class SlotTable:
     def send_off(self, slot: Slot, tasks: list[int], now: float) -> None:
         """``tasks`` are in flight at ``slot`` from now on."""
         slot.since = now
-        slot.tasks.extend(tasks)
+        slot.tasks += tasks
         self.in_flight += len(tasks)
         for task in tasks:
             self.of_task[task] = slot
+        self._place_by_since(slot)
 
     def land(self, task: int, now: float) -> Slot:
         """``task`` is in flight no more; its slot will be looked at in this turn."""
         slot = self.of_task.pop(task)
         tasks = slot.tasks
         if tasks[0] == task:
-            tasks.popleft()
+            del tasks[0]
             slot.since = now
+            self._place_by_since(slot)
         else:
             tasks.remove(task)
         self.in_flight -= 1
-        self._touched[id(slot)] = slot
+        self._touched[slot] = None
         return slot
+
+    def _place_by_since(self, slot: Slot) -> None:
+        """Keep :attr:`deep` in order: the time of ``slot`` is the latest now."""
+        if self.deep:
+            self.deep.pop(slot, None)
+        if len(slot.tasks) > 1:
+            self.deep[slot] = None
+
+    def long_since(self, moment: float) -> list[Slot]:
+        """Take out and return the slots whose running task began at ``moment`` or before, with others behind it."""
+        found = []
+        for slot in self.deep:
+            if slot.since > moment:
+                break
+            found.append(slot)
+        for slot in found:
+            del self.deep[slot]
+        return found
 
     def touched(self) -> list[Slot]:
         """Return the slots where tasks landed since this was last asked."""
         touched, self._touched = self._touched, {}
-        return list(touched.values())
+        return list(touched)
 
     def waiting_behind(self, rank: int) -> list[int]:
         """Return the tasks that wait at ``rank`` behind a running one."""
-        return [task for slot in self.of_rank[rank] for task in list(slot.tasks)[1:]]
+        return [task for slot in self.of_rank[rank] for task in slot.tasks[1:]]

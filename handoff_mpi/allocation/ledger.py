@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import bisect
 import heapq
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -223,6 +224,7 @@ class Ledger:
         self._bay_of: dict[Any, Bay] = {}
         self._class_of: dict[Any, CostClass] = {}
         self._bays_of_host: dict[str, list[Bay]] = {}
+        self._ranks_of_host: Counter[str] = Counter()
         self._holders: dict[int, Seat | None] = {}
         self._indexes: dict[int, _Index] = {}
         self._changes: list[int] = []
@@ -260,6 +262,7 @@ class Ledger:
         seat = Seat(capability.rank, capability.host, slots, idle, devices, dict(capability.registered))
         self.seats[seat.rank] = seat
         self.idle_slots += slots
+        self._ranks_of_host[seat.host] += 1
         self._enter_bay(seat)
 
     def _enter_bay(self, seat: Seat) -> None:
@@ -392,6 +395,16 @@ class Ledger:
             self.classes.append(known)
             self._class_of[key] = known
         return known
+
+    def only_host(self, cost: CostClass) -> str | None:
+        """Return the only host where tasks of this class may run, if there is only one."""
+        if cost.rank is None:
+            return cost.host
+        return self.seats[cost.rank].host if cost.rank in self.seats else None
+
+    def ranks_on(self, host: str | None) -> int:
+        """Return how many ranks of the job are on ``host``; None means any host."""
+        return len(self.seats) if host is None else self._ranks_of_host[host]
 
     def could_fit(self, cost: CostClass) -> bool:
         """Whether some living rank could run a task of this class if nothing else ran."""

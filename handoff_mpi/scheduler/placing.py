@@ -99,10 +99,10 @@ class Placer:
             queue = slot.queue
             if queue is None or slot.claim is None:
                 continue
-            if leader is not None and queue.tasks and self._may_inherit(queue, leader, slot.claim):
-                count = self._refill(slot, queue)
-                if queue is not leader:
-                    leader.passed += count
+            if goes_on and queue.tasks and self._inherits:
+                if leader is not None and not leader.tasks:
+                    leader = self._ready.first_queue()
+                self._go_on(slot, queue, slot.claim, leader)
             if slot.tasks:
                 self._fed[id(slot)] = slot
                 continue
@@ -110,18 +110,31 @@ class Placer:
                 self._log_claim(slot, "released")
             self._slots.release(slot)
 
+    def _go_on(self, slot: Slot, queue: ReadyQueue, claim: Claim, leader: ReadyQueue | None) -> None:
+        """Send ``slot`` further tasks of ``queue``, unless somebody with a better right waits, there or anywhere."""
+        host = self._ledger.seats[slot.rank].host
+        if self._ready.has_local:
+            local = self._ready.first_local_queue(host)
+            if leader is None or (local is not None and local.order() < leader.order()):
+                leader = local
+        if leader is None or not self._may_inherit(queue, leader, claim):
+            return
+        count = self._refill(slot, queue)
+        if queue is not leader and leader.host is None:
+            leader.passed += count
+        if self._ready.has_local:
+            self._ready.pass_over(host, count)
+
     def _may_inherit(self, queue: ReadyQueue, leader: ReadyQueue, claim: Claim) -> bool:
         """Whether a slot may go on without the strategy being asked: nobody with a better right waits."""
-        if not self._inherits or not self._can_finish(queue):
+        if not self._can_finish(queue):
             return False
-        if any(pool.free < 0 for pool, _ in claim.bill):
-            return False  # the rank has less than it had when the claim was taken
+        for pool, _ in claim.bill:
+            if pool.free < 0:
+                return False  # the rank has less than it had when the claim was taken
         if claim.devices and not self._ledger.sees_devices_of(claim):
             return False
-        return queue is leader or (queue.priority == leader.priority and leader.passed < self._patience())
-
-    def _patience(self) -> int:
-        return 16 + 4 * len(self._ledger.seats)
+        return queue is leader or (queue.priority == leader.priority and leader.passed < leader.patience)
 
     def _refill(self, slot: Slot, queue: ReadyQueue) -> int:
         """Send a slot further tasks of its class; return how many."""
@@ -170,13 +183,15 @@ class Placer:
             if queue is None:
                 raise self._no_leader(task)
             self._place(rank, queue)
+            if self._ready.has_local:
+                self._ready.pass_over(self._ledger.seats[rank].host, 1)
             if queue.tasks:
                 led_by[queue.tasks[0]] = queue
             placed += 1
             if not self._may_start_more():
                 break
         for queue in ready:
-            if queue.tasks:
+            if queue.tasks and queue.host is None:
                 queue.passed += placed
         if self._has_bound:  # what waited for it may fit beside it
             self._has_bound = False
@@ -204,9 +219,8 @@ class Placer:
 
     def _most_served(self, ready: list[ReadyQueue]) -> int:
         """A queue that was passed over too often is the last to be served: nobody younger overtakes it more."""
-        patience = self._patience()
         for position, queue in enumerate(ready):
-            if queue.passed >= patience and self._ledger.could_fit(queue.cost):
+            if queue.passed >= queue.patience and self._ledger.could_fit(queue.cost):
                 return position + 1
         return len(ready)
 
@@ -290,7 +304,9 @@ class Placer:
 
     def recall_for_idle(self, now: float) -> None:
         """Tasks that wait behind a long one are asked for again when a slot is idle, unless it makes their input."""
-        if self._slots.in_flight <= self._slots.claimed or not self._ledger.idle_slots or self._ready.is_queued():
+        if self._slots.in_flight <= self._slots.claimed or not self._ledger.idle_slots:
+            return
+        if self._ready.first_queue() is not None:
             return
         missing = self._tasks.missing
         asked: dict[int, list[tuple[int, int]]] = {}

@@ -1,14 +1,22 @@
-"""Ready tasks: where the strategy finds them, by cost class and priority."""
+"""Ready tasks: where the strategy finds them, by cost class and priority.
+
+Tasks that may run on one rank or one host alone wait apart, by host, and are offered when there may be room for them
+there: a task that waits for a busy rank keeps nobody waiting elsewhere, and a turn does not go through a queue a rank.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from handoff_mpi.allocation import CostClass, Ledger
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.resources import Amounts
+
+#: A queue may be passed over this often, and so often for each rank where its tasks may run.
+PATIENCE = 16
+PATIENCE_A_RANK = 4
 
 
 class ReadyQueue:
@@ -17,15 +25,19 @@ class ReadyQueue:
     Attributes:
         cost: their class.
         priority: theirs.
+        host: the only host where they may run, if there is only one.
+        patience: how often it may be passed over.
         slots: how many slots hold a claim of this class for this queue now.
-        passed: how many placements younger or equal tasks got since its head could not be placed.
+        passed: how many placements others got (on ``host``) since its head could not be placed.
     """
 
-    __slots__ = ("cost", "passed", "priority", "slots", "tasks")
+    __slots__ = ("cost", "host", "passed", "patience", "priority", "slots", "tasks")
 
-    def __init__(self, cost: CostClass, priority: int) -> None:
+    def __init__(self, cost: CostClass, priority: int, host: str | None, patience: int) -> None:
         self.cost = cost
         self.priority = priority
+        self.host = host
+        self.patience = patience
         self.tasks: deque[int] = deque()
         self.slots = 0
         self.passed = 0
@@ -60,7 +72,11 @@ class ReadyTasks:
         self._specs = specs
         self._queues: dict[Any, ReadyQueue] = {}
         self._simple: dict[tuple[int, int], ReadyQueue] = {}
-        self._filled: dict[ReadyQueue, None] = {}  # those with tasks, and some that have none any more
+        # queues with tasks, and some that have none any more: those for any host, and host to those for it alone
+        self._filled: dict[ReadyQueue, None] = {}
+        self._local: dict[str, dict[ReadyQueue, None]] = {}
+        self._awake: dict[str, None] = {}  # hosts where there may be room for what is local there
+        self._seen = -1
         self._need: dict[int, Amounts] = {}
         self._host: dict[int, str] = {}
         self._leader: dict[int, int] = {}
@@ -83,7 +99,7 @@ class ReadyTasks:
                 return
             queue = found
         if not queue.tasks:
-            self._filled[queue] = None
+            self._fill(queue)
         if first:
             queue.tasks.appendleft(task)
         else:
@@ -96,9 +112,16 @@ class ReadyTasks:
             return False
         return self._simple.get((id(spec.cost), spec.priority)) is queue
 
+    def _fill(self, queue: ReadyQueue) -> None:
+        if queue.host is None:
+            self._filled[queue] = None
+        else:
+            self._local.setdefault(queue.host, {})[queue] = None
+            self._awake[queue.host] = None
+
     def remove(self, task: int) -> None:
         """Take a task out of wherever it waits; rare, so it may search."""
-        for queue in self._with_tasks():
+        for queue in self.all_queues():
             if task in queue.tasks:
                 queue.tasks.remove(task)
                 break
@@ -111,23 +134,61 @@ class ReadyTasks:
             self._next_leader(group)
 
     def queues(self) -> list[ReadyQueue]:
-        """Return the queues that hold tasks, in the order in which they should be served."""
-        return sorted(self._with_tasks(), key=ReadyQueue.order)
+        """Return the queues that a strategy may be offered, in the order in which they should be served."""
+        free = _with_tasks(self._filled)
+        return sorted([*free, *self._local_with_room()] if self._local else free, key=ReadyQueue.order)
+
+    def all_queues(self) -> list[ReadyQueue]:
+        """Return all queues that hold tasks, in that order."""
+        local = [queue for queues in self._local.values() for queue in _with_tasks(queues)]
+        return sorted([*_with_tasks(self._filled), *local], key=ReadyQueue.order)
+
+    def _local_with_room(self) -> Iterator[ReadyQueue]:
+        """Yield what is local to a host and has room there, or was passed over too often."""
+        ledger = self._ledger
+        self._seen, changed = ledger.changed_since(self._seen)
+        hosts = self._local if changed is None else (ledger.bays[number].host for number in changed)
+        self._awake.update((host, None) for host in hosts if host in self._local)
+        for host in list(self._awake):
+            queues = _with_tasks(self._local[host])
+            if not queues:
+                del self._local[host]
+            is_awake = False
+            for queue in queues:
+                if queue.passed >= queue.patience or ledger.best(queue.cost) is not None:
+                    is_awake = True
+                    yield queue
+                elif queue.cost.job:  # what is given back anywhere may make room for it
+                    is_awake = True
+            if not is_awake:
+                del self._awake[host]
 
     def first_queue(self) -> ReadyQueue | None:
-        """Return the queue that should be served first, if any holds tasks."""
-        filled = self._with_tasks()
-        return min(filled, key=ReadyQueue.order) if len(filled) > 1 else next(iter(filled), None)
+        """Return the queue that should be served first of those that may run on any host, if any holds tasks."""
+        free = _with_tasks(self._filled)
+        return min(free, key=ReadyQueue.order) if len(free) > 1 else next(iter(free), None)
+
+    def first_local_queue(self, host: str) -> ReadyQueue | None:
+        """Return the queue that should be served first of those that may run on ``host`` alone, if any holds tasks."""
+        queues = self._local.get(host)
+        return min(_with_tasks(queues), key=ReadyQueue.order, default=None) if queues else None
+
+    def pass_over(self, host: str, count: int) -> None:
+        """``count`` tasks were placed on ``host``: what waits for it was passed over."""
+        for queue in self._local.get(host, ()):
+            if queue.tasks:
+                queue.passed += count
+
+    @property
+    def has_local(self) -> bool:
+        """Whether tasks may wait for one host alone."""
+        return bool(self._local)
 
     def is_queued(self) -> bool:
-        """Whether the strategy could be offered a task now."""
-        return any(queue.tasks for queue in self._filled)
-
-    def _with_tasks(self) -> Collection[ReadyQueue]:
-        """Return the queues that hold tasks; of the others, of which there may be one a rank, nobody is to hear."""
-        for queue in [queue for queue in self._filled if not queue.tasks]:
-            del self._filled[queue]
-        return self._filled.keys()
+        """Whether any task is in a queue."""
+        return any(queue.tasks for queue in self._filled) or any(
+            queue.tasks for queues in self._local.values() for queue in queues
+        )
 
     def everywhere(self) -> Iterator[int]:
         """Yield all ready tasks, wherever they wait; for tests."""
@@ -185,11 +246,11 @@ class ReadyTasks:
         """Groups bound to a lost rank may be bound anew; their ready tasks queue up again."""
         for group in [group for group, bound in self.bound.items() if bound == rank]:
             del self.bound[group]
-        self._put_anew([queue for queue in self._with_tasks() if queue.cost.rank == rank])
+        self._put_anew([queue for queue in self.all_queues() if queue.cost.rank == rank])
 
     def reconsider(self) -> None:
         """The cluster has changed: tasks that avoid a rank may have nothing else left, or something again."""
-        self._put_anew([queue for queue in self._with_tasks() if queue.cost.avoid is not None])
+        self._put_anew([queue for queue in self.all_queues() if queue.cost.avoid is not None])
 
     def _put_anew(self, queues: list[ReadyQueue]) -> None:
         for queue in queues:
@@ -206,7 +267,9 @@ class ReadyTasks:
     def _queue(self, cost: CostClass, priority: int) -> ReadyQueue:
         key = (cost.number, priority)
         if key not in self._queues:
-            self._queues[key] = ReadyQueue(cost, priority)
+            host = self._ledger.only_host(cost)
+            patience = PATIENCE + PATIENCE_A_RANK * self._ledger.ranks_on(host)
+            self._queues[key] = ReadyQueue(cost, priority, host, patience)
         return self._queues[key]
 
     def _queue_of_bound(self, task: int, spec: TaskSpec) -> ReadyQueue | None:
@@ -228,3 +291,10 @@ class ReadyTasks:
         if avoid is not None and not self._ledger.could_fit(cost):
             cost = self._ledger.cost_class(spec.cost, rank, host, None, need)
         return self._queue(cost, spec.priority)
+
+
+def _with_tasks(queues: dict[ReadyQueue, None]) -> list[ReadyQueue]:
+    """Drop the queues that hold no tasks any more, and return the others."""
+    for queue in [queue for queue in queues if not queue.tasks]:
+        del queues[queue]
+    return [*queues]

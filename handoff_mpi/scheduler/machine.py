@@ -406,8 +406,7 @@ class Scheduler:
         self.ready.unbind(rank)
         self.ready.reconsider()
         self._requeue_all(orphans)
-        lost = [task for task, holders in self.tasks.holders.items() if rank in holders]
-        for task in lost:
+        for task in [*self.tasks.held.get(rank, ())]:
             self.tasks.lose_value(task, [rank])
         if is_silent and recalled:
             self._commands.append(Recall(rank, recalled))

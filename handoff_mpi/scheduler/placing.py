@@ -268,7 +268,7 @@ class Placer:
         It takes that value where it is made, so that a chain of short calls travels in batches too.
         """
         fed, self._fed = self._fed, {}
-        if not self._inherits or self._ready.is_queued():
+        if not fed or not self._inherits or self._ready.is_queued():
             return
         for slot in fed.values():
             if slot.tasks and slot.queue is not None and self._now - slot.since < LONG_S:

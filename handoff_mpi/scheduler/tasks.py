@@ -31,6 +31,7 @@ class TaskTable:
         consumers_left: how many of those have not ended yet.
         at_home: whether the value rests at rank 0.
         holders: ranks that hold a value that did not come home.
+        held: rank to those values, the other way round.
         nbytes: the size of such a value.
         persisted: tasks whose value lies in a file.
         lost_with: the ranks that held a value last that nobody holds any more.
@@ -50,6 +51,7 @@ class TaskTable:
         self.consumers_left: list[int] = []
         self.at_home = bytearray()
         self.holders: dict[int, list[int]] = {}
+        self.held: dict[int, dict[int, None]] = {}
         self.nbytes: dict[int, int] = {}
         self.persisted: set[int] = set()
         self.lost_with: dict[int, tuple[int, ...]] = {}
@@ -153,7 +155,9 @@ class TaskTable:
         if entry[3] is not None:
             self.at_home[task] = 1
         else:
-            self.holders[task] = [rank]
+            self._let_go(task)
+            self.holders[task] = []
+            self._hold(task, rank)
             self.nbytes[task] = abs(entry[4])
             if entry[4] < 0:
                 self.persisted.add(task)
@@ -168,24 +172,34 @@ class TaskTable:
         if not self.consumers_left[task] and self.children[task] and not self.at_home[task]:
             self._forget(task)  # all that took it were sent ahead, and told of before
 
+    def _hold(self, task: int, rank: int) -> None:
+        self.holders[task].append(rank)
+        self.held.setdefault(rank, {})[task] = None
+
+    def _let_go(self, task: int) -> list[int]:
+        """Nobody holds the value of ``task`` any more, as far as is known; return who did."""
+        ranks = self.holders.pop(task, [])
+        for rank in ranks:
+            del self.held[rank][task]
+        return ranks
+
     def _close_inputs(self, task: int, rank: int = -1) -> None:
         """``task`` needs its inputs no more; ``rank`` has copies of those it fetched."""
         for each in self.specs[task].inputs:
             self.consumers_left[each] -= 1
             if self.at_home[each]:
                 continue
-            holders = self.holders.get(each)
-            if holders is None:
+            if each not in self.holders:
                 continue
-            if rank >= 0 and rank not in holders and not self.specs[each].stays:
-                holders.append(rank)
+            if rank >= 0 and each not in self.held.get(rank, ()) and not self.specs[each].stays:
+                self._hold(each, rank)
             if not self.consumers_left[each]:
                 self._forget(each)
 
     def _forget(self, task: int) -> None:
         """Nobody needs the value of ``task`` any more: its holders may drop it, unless it was to be kept."""
         if not self.specs[task].keep:
-            for holder in self.holders.pop(task):
+            for holder in self._let_go(task):
                 self.forgettable.setdefault(holder, []).append(task)
 
     def fail(self, task: int, cause: Cause, rank: int, kind: str, message: str, traceback: str = "") -> None:
@@ -231,10 +245,15 @@ class TaskTable:
         """``ranks`` do not hold the value of ``task`` any more; if nobody does and it is wanted, it is made again."""
         if self.at_home[task]:
             return
-        left = [holder for holder in self.holders.pop(task, ()) if holder not in ranks]
-        if left:
-            self.holders[task] = left
-        if left or task in self.persisted:
+        holders = self.holders.get(task, [])
+        for rank in ranks:
+            if task in self.held.get(rank, ()):
+                del self.held[rank][task]
+                holders.remove(rank)
+        if holders:
+            return
+        self.holders.pop(task, None)
+        if task in self.persisted:
             return
         self.lost_with[task] = tuple(ranks)
         if self.state[task] == DONE and (self.consumers_left[task] or self.specs[task].keep):

@@ -47,6 +47,8 @@ def check(scheduler: Scheduler) -> None:
             missing = sum(not scheduler.tasks.is_available(each) for each in spec.inputs)
             assert scheduler.tasks.missing[task] == missing > 0, f"task {task} waits for {missing} inputs"
     assert left == scheduler.tasks.consumers_left
+    holds = {(task, rank) for task, ranks in scheduler.tasks.holders.items() for rank in ranks}
+    assert holds == {(task, rank) for rank, tasks in scheduler.tasks.held.items() for task in tasks}
 
 
 #: Within this time a rank that can speak is heard of.

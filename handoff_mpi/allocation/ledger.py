@@ -61,7 +61,7 @@ class Seat:
     Attributes:
         slots: how many calls it runs at once.
         idle: slots without a claim, smallest last.
-        claims: slot to what it holds.
+        claims: what each slot holds, or None.
         devices: uuid to the device's index in this rank.
         is_alive: False once the rank is lost.
         is_withheld: whether it is offered nothing for now.
@@ -73,7 +73,7 @@ class Seat:
     idle: list[int]
     devices: dict[str, int]
     registered: Amounts
-    claims: dict[int, Claim] = field(default_factory=dict)
+    claims: list[Claim | None]
     bay: Bay = field(init=False)
     is_alive: bool = True
     is_withheld: bool = False
@@ -107,7 +107,8 @@ class Bay:
     visible: tuple[str, ...]
     seats: dict[int, Seat] = field(default_factory=dict)
     idle: list[int] = field(default_factory=list)
-    _calm: list[tuple[float, int]] | None = None  # a heap of (busy fraction, rank); entries are checked when met
+    #: A heap of (busy fraction, rank), made when it is first asked for; its entries are checked when met.
+    calm: list[tuple[float, int]] | None = None
 
     def first_idle(self, cost: CostClass) -> int:
         """Return the lowest rank with an idle slot that the class may run on."""
@@ -119,9 +120,9 @@ class Bay:
         """Return the least busy rank with an idle slot that the class may run on; of equally busy ones the lowest."""
         if cost.rank is not None or len(self.idle) == 1:
             return self.first_idle(cost)
-        heap = self._calm
+        heap = self.calm
         if heap is None or len(heap) > 4 * len(self.seats) + 64:
-            heap = self._calm = [(self.seats[rank].busy_fraction, rank) for rank in self.idle]
+            heap = self.calm = [(self.seats[rank].busy_fraction, rank) for rank in self.idle]
             heapq.heapify(heap)
         avoided = []
         while True:
@@ -139,8 +140,8 @@ class Bay:
 
     def note_busy(self, seat: Seat) -> None:
         """A slot of ``seat`` was claimed, released or offered."""
-        if self._calm is not None and seat.offered:
-            heapq.heappush(self._calm, (seat.busy_fraction, seat.rank))
+        if self.calm is not None and seat.idle:
+            heapq.heappush(self.calm, (seat.busy_fraction, seat.rank))
 
     def load(self) -> float:
         """Return the largest claimed fraction of any resource of this bay, from 0 to 1."""
@@ -208,6 +209,13 @@ class Ledger:
         capabilities: what each rank that computes offers.
         slots: rank to number of slots.
         job: resource name to amount, pools of the whole job.
+
+    Attributes:
+        seats: rank to its place.
+        bays: by their numbers.
+        classes: by their numbers.
+        idle_slots: how many slots may be claimed.
+        was_updated: whether any rank's resources have changed, so that claims may exceed what there is.
     """
 
     def __init__(
@@ -218,6 +226,7 @@ class Ledger:
         self.classes: list[CostClass] = []
         self.job = {name: Pool(name, amount, amount) for name, amount in (job or {}).items()}
         self.idle_slots = 0
+        self.was_updated = False
         self._hosts: dict[str, dict[str, Pool]] = {}
         self._devices: dict[str, DevicePool] = {}
         self._registered_devices: dict[int, DevicePool] = {}
@@ -259,7 +268,8 @@ class Ledger:
     def _seat(self, capability: Capability, slots: int) -> None:
         devices = {device.uuid: device.index for device in capability.devices}
         idle = list(range(slots))[::-1]
-        seat = Seat(capability.rank, capability.host, slots, idle, devices, dict(capability.registered))
+        registered = dict(capability.registered)
+        seat = Seat(capability.rank, capability.host, slots, idle, devices, registered, [None] * slots)
         self.seats[seat.rank] = seat
         self.idle_slots += slots
         self._ranks_of_host[seat.host] += 1
@@ -285,10 +295,8 @@ class Ledger:
         self._touch(bay)
 
     def _new_bay(self, seat: Seat, visible: tuple[str, ...], own_devices: bool) -> Bay:
-        pools = dict(self._hosts[seat.host])
-        for name, amount in seat.registered.items():
-            if name != GPU:
-                pools[name] = Pool(name, amount, amount)
+        own = {name: Pool(name, amount, amount) for name, amount in seat.registered.items() if name != GPU}
+        pools = {**self._hosts[seat.host], **own} if own else self._hosts[seat.host]
         devices = self._own_devices(seat.rank, visible) if own_devices else self._devices[seat.host]
         bay = Bay(len(self.bays), seat.host, pools, devices if visible else None, visible)
         self.bays.append(bay)
@@ -314,12 +322,13 @@ class Ledger:
         seat = self.seats.get(rank)
         if seat is None or not seat.is_alive:
             raise AllocationError(f"rank {rank} takes no part in this run, so its resources cannot be updated")
+        self.was_updated = True
         before = seat.bay
         self._leave_bay(seat)
         self._bay_of.pop((seat.host, before.visible, rank), None)
         seat.registered = {**seat.registered, **amounts}
         self._enter_bay(seat)
-        for claim in seat.claims.values():
+        for claim in filter(None, seat.claims):
             claim.bill = [(self._move(pool, amount, seat.bay), amount) for pool, amount in claim.bill]
         self._touch(before)
 
@@ -479,7 +488,7 @@ class Ledger:
 
     def best(self, cost: CostClass) -> Bay | None:
         """Return the bay with the least rating that has room for the class now, if any."""
-        if not self.idle_slots or (cost.job and any(pool.free < amount for pool, amount in cost.job)):
+        if not self.idle_slots or not self._has_job_room(cost):
             return None
         if cost.rank is not None:
             seat = self.seats.get(cost.rank)
@@ -537,6 +546,9 @@ class Ledger:
             return False
         return cost.need is cost.cost or self.could_hold(cost, next(iter(bay.seats.values())))
 
+    def _has_job_room(self, cost: CostClass) -> bool:
+        return not cost.job or all(pool.free >= amount for pool, amount in cost.job)
+
     def _has_devices(self, gpu: int, bay: Bay) -> bool:
         if bay.devices is None:
             return False
@@ -571,9 +583,9 @@ class Ledger:
         if seat is None or not seat.is_alive:
             raise AllocationError(f"there is no rank {rank} to place a task on")
         bay = seat.bay
-        if cost.rank not in (None, rank) or rank == cost.avoid:
+        if not cost.is_plain and (cost.rank not in (None, rank) or rank == cost.avoid):
             raise AllocationError(f"a task was placed on rank {rank}, where it must not run")
-        if not seat.offered or not self.fits(cost, bay) or any(pool.free < amount for pool, amount in cost.job):
+        if not seat.offered or not self.fits(cost, bay) or not self._has_job_room(cost):
             raise AllocationError(f"a task was placed on rank {rank}, which has no room for it")
         pools = bay.pools
         bill = [(pools[name], amount) for name, amount in cost.amounts]
@@ -587,12 +599,17 @@ class Ledger:
         if not seat.idle:
             bay.idle.remove(rank)
         claim = seat.claims[slot] = Claim(cost, rank, slot, bill, devices, bay.devices if devices else None)
-        bay.note_busy(seat)
+        if bay.calm is not None:
+            bay.note_busy(seat)
         self._touch_all(bay, bill, claim.device_pool)
         return claim
 
-    def sees_devices_of(self, claim: Claim) -> bool:
-        """Whether the claim's rank still has the devices it claimed."""
+    def covers(self, claim: Claim) -> bool:
+        """Whether the claim's rank still has what it claimed, after an update."""
+        if any(pool.free < 0 for pool, _ in claim.bill):
+            return False
+        if not claim.devices:
+            return True
         bay = self.seats[claim.rank].bay
         return bay.devices is claim.device_pool and all(uuid in bay.visible for uuid, _ in claim.devices)
 
@@ -606,13 +623,17 @@ class Ledger:
             for uuid, amount in claim.devices:
                 claim.device_pool.free[uuid] += amount
         was_idle = bool(seat.idle)
-        bisect.insort(seat.idle, claim.slot, key=_downwards)
+        if was_idle:
+            bisect.insort(seat.idle, claim.slot, key=_downwards)
+        else:
+            seat.idle.append(claim.slot)
         if seat.offered:
             self.idle_slots += 1
             if not was_idle:
                 bisect.insort(bay.idle, claim.rank)
-            bay.note_busy(seat)
-        del seat.claims[claim.slot]
+            if bay.calm is not None:
+                bay.note_busy(seat)
+        seat.claims[claim.slot] = None
         self._touch_all(bay, claim.bill, claim.device_pool)
 
     def _take_devices(self, gpu: int, seat: Seat) -> tuple[tuple[str, int], ...]:
@@ -667,7 +688,7 @@ class Ledger:
         now = self._dropped + len(changes)
         if first < 0 or now - seen > len(self.bays):
             return now, None
-        return now, dict.fromkeys(changes[first:])
+        return now, changes[first:] if now - seen < 2 else dict.fromkeys(changes[first:])
 
     def check(self) -> None:
         """Derive everything from the claims alone and compare; for tests.
@@ -679,7 +700,7 @@ class Ledger:
         pools: dict[int, Pool] = {}
         used: dict[tuple[int, str], int] = {}
         for seat in self.seats.values():
-            for claim in seat.claims.values():
+            for claim in filter(None, seat.claims):
                 for pool, amount in claim.bill:
                     taken[id(pool)] = taken.get(id(pool), 0) + amount
                 for uuid, amount in claim.devices:
@@ -695,7 +716,7 @@ class Ledger:
                 for uuid in bay.visible:
                     assert bay.devices.free[uuid] == UNIT - used.get((id(bay.devices), uuid), 0) >= 0, uuid
         for rank, seat in self.seats.items():
-            assert sorted([*seat.idle, *seat.claims]) == list(range(seat.slots)), rank
+            assert sorted(seat.idle) == [slot for slot, claim in enumerate(seat.claims) if claim is None], rank
         assert self.idle_slots == sum(len(seat.offered) for seat in self.seats.values())
 
 

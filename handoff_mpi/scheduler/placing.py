@@ -112,8 +112,8 @@ class Placer:
 
     def _go_on(self, slot: Slot, queue: ReadyQueue, claim: Claim, leader: ReadyQueue | None) -> None:
         """Send ``slot`` further tasks of ``queue``, unless somebody with a better right waits, there or anywhere."""
-        host = self._ledger.seats[slot.rank].host
         if self._ready.has_local:
+            host = self._ledger.seats[slot.rank].host
             local = self._ready.first_local_queue(host)
             if leader is None or (local is not None and local.order() < leader.order()):
                 leader = local
@@ -129,10 +129,7 @@ class Placer:
         """Whether a slot may go on without the strategy being asked: nobody with a better right waits."""
         if not self._can_finish(queue):
             return False
-        for pool, _ in claim.bill:
-            if pool.free < 0:
-                return False  # the rank has less than it had when the claim was taken
-        if claim.devices and not self._ledger.sees_devices_of(claim):
+        if self._ledger.was_updated and not self._ledger.covers(claim):
             return False
         return queue is leader or (queue.priority == leader.priority and leader.passed < leader.patience)
 
@@ -248,13 +245,13 @@ class Placer:
             self._log_claim(slot, "claimed")
 
     def _send(self, slot: Slot, tasks: list[int], claim: Claim | None, cause: Cause = Cause.PLACED) -> None:
-        table = self._tasks
+        attempts, move, rank = self._tasks.attempts, self._tasks.move, slot.rank
         self._slots.send_off(slot, tasks, self._now)
         sent = []
         for task in tasks:
-            table.attempts[task] += 1
-            table.move(task, cause, slot.rank)
-            sent.append((task, table.attempts[task]))
+            attempts[task] += 1
+            move(task, cause, rank)
+            sent.append((task, attempts[task]))
         self._commands.append(Dispatch(slot.rank, slot.number, claim, sent))
         if self._ready.has_groups:
             for task in tasks:

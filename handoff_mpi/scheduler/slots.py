@@ -79,7 +79,8 @@ class SlotTable:
         self.in_flight += len(tasks)
         for task in tasks:
             self.of_task[task] = slot
-        self._place_by_since(slot)
+        if self.deep or len(slot.tasks) > 1:
+            self._place_by_since(slot)
 
     def land(self, task: int, now: float) -> Slot:
         """``task`` is in flight no more; its slot will be looked at in this turn."""
@@ -88,7 +89,8 @@ class SlotTable:
         if tasks[0] == task:
             del tasks[0]
             slot.since = now
-            self._place_by_since(slot)
+            if self.deep:
+                self._place_by_since(slot)
         else:
             tasks.remove(task)
         self.in_flight -= 1
@@ -97,8 +99,7 @@ class SlotTable:
 
     def _place_by_since(self, slot: Slot) -> None:
         """Keep :attr:`deep` in order: the time of ``slot`` is the latest now."""
-        if self.deep:
-            self.deep.pop(slot, None)
+        self.deep.pop(slot, None)
         if len(slot.tasks) > 1:
             self.deep[slot] = None
 

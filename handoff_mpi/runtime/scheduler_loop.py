@@ -214,7 +214,8 @@ class SchedulerLoop:
                 if isinstance(command, Dispatch):
                     if self._tracking is not None:
                         events += self._tracking.request(command, self.scheduler.specs)
-                    if command.tasks:
+                    # Even if all of it was refused: what was sent ahead behind it runs under its claim.
+                    if command.tasks or command.claim is not None:
                         self.courier.pack(command)
                 elif isinstance(command, Recall):
                     self.courier.flush_to(command.rank)

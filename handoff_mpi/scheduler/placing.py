@@ -68,7 +68,7 @@ class Placer:
         self._is_prepared = False
         self._has_bound = False
         self._now = 0.0
-        self._fed: dict[int, Slot] = {}  # what was sent something, or lost a task, in this turn
+        self._fed: dict[Slot, None] = {}  # what was sent something, or lost a task, in this turn
         self._commands: list[Command] = []
 
     def take_commands(self) -> list[Command]:
@@ -104,7 +104,7 @@ class Placer:
                     leader = self._ready.first_queue()
                 self._go_on(slot, queue, slot.claim, leader)
             if slot.tasks:
-                self._fed[id(slot)] = slot
+                self._fed[slot] = None
                 continue
             if self.logs_claims:
                 self._log_claim(slot, "released")
@@ -113,8 +113,7 @@ class Placer:
     def _go_on(self, slot: Slot, queue: ReadyQueue, claim: Claim, leader: ReadyQueue | None) -> None:
         """Send ``slot`` further tasks of ``queue``, unless somebody with a better right waits, there or anywhere."""
         if self._ready.has_local:
-            host = self._ledger.seats[slot.rank].host
-            local = self._ready.first_local_queue(host)
+            local = self._ready.first_local_queue(self._ledger.seats[slot.rank].host)
             if leader is None or (local is not None and local.order() < leader.order()):
                 leader = local
         if leader is None or not self._may_inherit(queue, leader, claim):
@@ -123,15 +122,16 @@ class Placer:
         if queue is not leader and leader.host is None:
             leader.passed += count
         if self._ready.has_local:
-            self._ready.pass_over(host, count)
+            self._ready.pass_over(self._ledger.seats[slot.rank].host, count)
 
     def _may_inherit(self, queue: ReadyQueue, leader: ReadyQueue, claim: Claim) -> bool:
         """Whether a slot may go on without the strategy being asked: nobody with a better right waits."""
-        if not self._can_finish(queue):
-            return False
-        if self._ledger.was_updated and not self._ledger.covers(claim):
+        if not (self._can_finish(queue) and self._is_covered(claim)):
             return False
         return queue is leader or (queue.priority == leader.priority and leader.passed < leader.patience)
+
+    def _is_covered(self, claim: Claim) -> bool:
+        return not self._ledger.was_updated or self._ledger.covers(claim)
 
     def _refill(self, slot: Slot, queue: ReadyQueue) -> int:
         """Send a slot further tasks of its class; return how many."""
@@ -240,7 +240,7 @@ class Placer:
         task = queue.tasks.popleft()
         queue.passed = 0
         self._send(slot, [task], slot.claim)
-        self._fed[id(slot)] = slot
+        self._fed[slot] = None
         if self.logs_claims:
             self._log_claim(slot, "claimed")
 
@@ -267,11 +267,14 @@ class Placer:
         fed, self._fed = self._fed, {}
         if not fed or not self._inherits or self._ready.is_queued():
             return
-        for slot in fed.values():
-            if slot.tasks and slot.queue is not None and self._now - slot.since < LONG_S:
-                tasks = self._followers(slot, slot.queue)
-                if tasks:
-                    self._send(slot, tasks, None, Cause.SENT_AHEAD)
+        for slot in fed:
+            if not slot.tasks or self._now - slot.since >= LONG_S:
+                continue
+            assert slot.claim is not None
+            assert slot.queue is not None
+            tasks = self._followers(slot, slot.queue)
+            if tasks and self._is_covered(slot.claim):
+                self._send(slot, tasks, None, Cause.SENT_AHEAD)
 
     def _followers(self, slot: Slot, queue: ReadyQueue) -> list[int]:
         last, count = slot.tasks[-1], len(slot.tasks)

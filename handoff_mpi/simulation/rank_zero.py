@@ -286,7 +286,7 @@ class RankZero:
     def _dispatch(self, command: Dispatch) -> list[Event]:
         refused = self._refuse(command)
         tasks = [(task, attempt) for task, attempt in command.tasks if task not in refused]
-        if tasks:
+        if tasks or command.claim is not None:
             claim = None if command.claim is None else (1, self.scheduler.ledger.device_indices(command.claim))
             assignments = [self._assignment(command.rank, task, attempt) for task, attempt in tasks]
             self._send(command.rank, (DISPATCH, 1, [], [(command.slot, claim, assignments)]))

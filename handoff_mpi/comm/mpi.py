@@ -36,6 +36,7 @@ _DATA_TAGS = 16_384
 CHUNK_NBYTES = 128 * 1024 * 1024
 _FLUSH_TURN_S = 0.0005
 _FT_VARIABLE = "OMPI_MCA_mpi_ft_enable"  # set in every rank by mpirun --with-ft ulfm
+_DEATHS = frozenset(getattr(MPI, name, None) for name in ("ERR_PROC_FAILED", "ERR_PROC_FAILED_PENDING")) - {None}
 
 
 @dataclass(slots=True)
@@ -139,6 +140,7 @@ class MPITransport:
         self.rank: int = self._comm.Get_rank()
         self.size: int = self._comm.Get_size()
         self._status = MPI.Status()
+        self._statuses: list[Any] = []  # of the requests tested last; MPI's binding lengthens it
         self._own: deque[Envelope] = deque()
         self._outgoing: deque[_Outgoing] = deque()
         self._incoming: list[_Incoming] = []
@@ -232,14 +234,10 @@ class MPITransport:
     def _finish_incoming(self, arrived: list[Envelope | RankGone]) -> None:
         waiting = []
         for incoming in self._incoming:
-            try:
-                is_done = MPI.Request.Testall(incoming.requests)
-            except MPI.Exception as error:
-                self._look_at(error, f"receiving from rank {incoming.envelope.source}")
-                continue
+            is_done = self._are_done(incoming.requests, "receiving from", incoming.envelope.source)
             if is_done:
                 arrived.append(incoming.envelope)
-            elif incoming.envelope.source in self._dead:
+            elif is_done is None or incoming.envelope.source in self._dead:
                 self._abandoned.append(incoming)
             else:
                 waiting.append(incoming)
@@ -248,13 +246,22 @@ class MPITransport:
     def _drop_sent(self) -> None:
         for _ in range(len(self._outgoing)):
             outgoing = self._outgoing.popleft()
-            try:
-                is_done = MPI.Request.Testall(outgoing.requests)
-            except MPI.Exception as error:
-                self._look_at(error, f"sending to rank {outgoing.dest}")
-                continue
+            is_done = self._are_done(outgoing.requests, "sending to", outgoing.dest)
             if not is_done:
-                (self._abandoned if outgoing.dest in self._dead else self._outgoing).append(outgoing)
+                is_lost = is_done is None or outgoing.dest in self._dead
+                (self._abandoned if is_lost else self._outgoing).append(outgoing)
+
+    def _are_done(self, requests: list[Any], doing: str, rank: int) -> bool | None:
+        """Whether all requests with ``rank`` have completed; None if they failed because it died.
+
+        Raises:
+            TransportError: MPI failed for another reason.
+        """
+        try:
+            return bool(MPI.Request.Testall(requests, self._statuses))
+        except MPI.Exception as error:
+            self._look_at(error, f"{doing} rank {rank}", self._statuses[: len(requests)])
+            return None
 
     @property
     def is_transferring(self) -> bool:
@@ -269,14 +276,13 @@ class MPITransport:
 
     # -- the dead -----------------------------------------------------------------------------------
 
-    def _look_at(self, error: Any, doing: str) -> None:
+    def _look_at(self, error: Any, doing: str, statuses: Sequence[Any] = ()) -> None:
         """Find out who died; anything else is ours to raise.
 
         Raises:
             TransportError: MPI failed for another reason.
         """
-        failed = {getattr(MPI, name, None) for name in ("ERR_PROC_FAILED", "ERR_PROC_FAILED_PENDING")}
-        if error.Get_error_class() not in failed - {None}:
+        if not _error_classes(error, statuses) <= _DEATHS:
             raise TransportError(f"MPI failed while {doing}: {error}") from error
         self._comm.Ack_failed(self.size)
         group = self._comm.Get_group()
@@ -291,6 +297,15 @@ class MPITransport:
         """Free the communicator; only when every rank does so, and none has died."""
         if not self._dead and not survives_death():
             self._comm.Free()
+
+
+def _error_classes(error: Any, statuses: Sequence[Any]) -> set[int]:
+    """Return what went wrong; of requests that were tested together each has its own answer."""
+    kind = error.Get_error_class()
+    if kind != MPI.ERR_IN_STATUS:
+        return {kind}
+    told = {MPI.Get_error_class(status.Get_error()) for status in statuses}
+    return told - {MPI.SUCCESS, MPI.ERR_PENDING} or {kind}
 
 
 def _chunks(view: memoryview) -> list[memoryview]:

@@ -126,6 +126,7 @@ class Run:
         resumed = resume(history, plan, marks.of, self._kept.is_whole, self._options.rerun)
         journal = Journal(self._run_dir)
         self._tenure = Tenure(self._run_dir, journal.epoch)
+        self._lost_ranks_before = history.lost_ranks_before(journal.epoch)
         # A process's number comes again, on another host or in a container; a launch's number does not.
         self._run = f"{self._run_dir.name}-{journal.epoch}-{os.getpid()}-{self._number}"
         self._about: dict[str, Any] = {
@@ -332,6 +333,7 @@ class Run:
             {each.rank: each.host for each in self._job.capabilities},
             {rank: len(slots) for rank, slots in scheduler.slots.of_rank.items()},
             dict(self._recorder.lost),
+            self._lost_ranks_before,
         )
         results._records = self._recorder.table(scheduler)
         results._payloads = self._payloads()

@@ -65,12 +65,14 @@ class Launch:
     Attributes:
         about: what it said of the run.
         tasks: (id, fingerprint, name, inputs, cost) of each.
+        lost_ranks: those that were lost and have not come back, with the reason.
         ended: (status, exit code), None if it ended without a word.
     """
 
     epoch: int
     about: dict[str, Any] = field(default_factory=dict)
     tasks: list[tuple[Hashable, bytes | None, str, tuple[int, ...], dict[str, Any]]] = field(default_factory=list)
+    lost_ranks: dict[int, str] = field(default_factory=dict)
     ended: tuple[str, int] | None = None
 
     def identity(self, task: int) -> Identity:
@@ -99,8 +101,11 @@ class History:
     deaths: dict[Identity, int] = field(default_factory=dict)
     suspects: set[Identity] = field(default_factory=set)
     setbacks: dict[Identity, list[Setback]] = field(default_factory=dict)
-    lost_ranks: dict[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def lost_ranks_before(self, epoch: int) -> dict[int, dict[int, str]]:
+        """Return the ranks that each launch before ``epoch`` lost, with the reason; only of launches that lost some."""
+        return {each.epoch: dict(each.lost_ranks) for each in self.launches if each.epoch < epoch and each.lost_ranks}
 
 
 def read_history(run_dir: Path) -> History:
@@ -145,7 +150,6 @@ class _Reader:
 
     def _take_run(self, about: dict[str, Any]) -> None:
         self.launch.about = about
-        self._history.lost_ranks.clear()
 
     def _take_tasks(self, first: int, tasks: list[Any]) -> None:
         self.launch.tasks[first:] = tasks
@@ -188,9 +192,9 @@ class _Reader:
 
     def _take_rank(self, rank: int, what: str, reason: str) -> None:
         if what == "lost":
-            self._history.lost_ranks[rank] = reason
+            self.launch.lost_ranks[rank] = reason
         elif what == "returned":
-            self._history.lost_ranks.pop(rank, None)
+            self.launch.lost_ranks.pop(rank, None)
 
     def _take_end(self, status: str, exit_code: int, is_cut_short: bool) -> None:
         self.launch.ended = (status, exit_code)

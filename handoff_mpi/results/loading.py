@@ -37,7 +37,8 @@ def load(run_dir: str | Path) -> Results:
         reason,
         dict(about.get("hosts", {})),
         dict(about.get("slots", {})),
-        lost_ranks=dict(history.lost_ranks),
+        lost_ranks=dict(launch.lost_ranks),
+        lost_ranks_before=history.lost_ranks_before(launch.epoch),
     )
     results._records = _table(launch, results.hosts)
     for task in range(len(launch.tasks)):

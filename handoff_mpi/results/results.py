@@ -56,6 +56,7 @@ class Results:
         hosts: rank to host name.
         slots: rank to number of slots.
         lost_ranks: ranks that were lost, with the reason.
+        lost_ranks_before: the same of each earlier launch of the run that lost some, by its number.
     """
 
     dag_id: Hashable
@@ -68,6 +69,7 @@ class Results:
     hosts: dict[int, str] = field(default_factory=dict)
     slots: dict[int, int] = field(default_factory=dict)
     lost_ranks: dict[int, str] = field(default_factory=dict)
+    lost_ranks_before: dict[int, dict[int, str]] = field(default_factory=dict)
     _records: RecordTable = field(default_factory=RecordTable, repr=False)
     _payloads: dict[Hashable, Payload] = field(default_factory=dict, repr=False)
     _persisted: dict[Hashable, Key] = field(default_factory=dict, repr=False)
@@ -160,6 +162,8 @@ class Results:
         setbacks = self.setbacks()
         if setbacks:
             lines.append("  setbacks: " + ", ".join(f"{count} {kind}" for kind, count in setbacks.items()))
+        for launch, lost in self.lost_ranks_before.items():
+            lines += [f"  rank {rank} was lost in launch {launch}: {reason}" for rank, reason in lost.items()]
         for rank, reason in self.lost_ranks.items():
             lines.append(f"  rank {rank} was lost: {reason}")
         if self.run_dir is not None:

@@ -1,11 +1,27 @@
-"""Hosts made of namespaces, where they can be made."""
+"""Hosts made of namespaces, where they can be made; and all that was said, of a test that fails."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.conftest import missing
+from tests.faults import launching
 from tests.faults.namespaces import Hosts, find_missing
+
+
+@pytest.fixture(autouse=True)
+def told():
+    """Begin anew with what was started."""
+    launching.told.clear()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Show all that was said by what a failed test has started: chance may not bring it again."""
+    report = yield
+    if report.failed:
+        report.sections += [(f"said by {command}", said()) for command, said in launching.told]
+    return report
 
 
 @pytest.fixture

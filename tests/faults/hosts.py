@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import handoff_mpi as handoff
+from tests.faults.launching import told
 from tests.faults.namespaces import Hosts, find_missing, wait_for
 from tests.faults.workload import expected
 
@@ -91,6 +92,7 @@ class Run:
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+        told.append((f"run {' '.join(self.words)}", lambda: self.said))
         return self
 
     def _read(self) -> None:

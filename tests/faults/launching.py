@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,10 @@ from tests.conftest import mpirun_command
 MARK = "HANDOFF_FAULTS_MARK"
 _LAUNCHER = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDI_", "HYDRA_", "SLURM_", "HANDOFF_")
 _RANK = ("OMPI_COMM_WORLD_RANK", "PMI_RANK")
+
+
+#: What was started since somebody last cleared this, each with what it has said: shown of a test that fails.
+told: list[tuple[str, Callable[[], str]]] = []
 
 
 @dataclass
@@ -83,7 +88,8 @@ class Launched:
         return lines
 
     def text(self) -> str:
-        return self.output.read_text(errors="replace")
+        """Return all that it has printed; nothing if its directory was made anew since."""
+        return self.output.read_text(errors="replace") if self.output.exists() else ""
 
 
 def launch(command: list[str], directory: Path, environment: dict[str, str] | None = None) -> Launched:
@@ -96,7 +102,9 @@ def launch(command: list[str], directory: Path, environment: dict[str, str] | No
         process = subprocess.Popen(
             command, cwd=directory, env=own, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
         )
-    return Launched(process, mark, output)
+    launched = Launched(process, mark, output)
+    told.append((shlex.join(command), launched.text))
+    return launched
 
 
 def mpich_python() -> str | None:

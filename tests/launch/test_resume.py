@@ -15,6 +15,7 @@ import pytest
 
 import handoff_mpi as handoff
 from handoff_mpi import DAG, Function
+from handoff_mpi.results.journal import Journal
 
 
 class Calls(list):
@@ -135,6 +136,15 @@ def test_load_tells_what_failed(tmp_path):
     assert (later.status, later.exit_code) == ("failed", 1)
     with pytest.raises(handoff.TaskError, match="division by zero"):
         later["f"]
+
+
+def test_a_later_launch_tells_which_ranks_an_earlier_one_lost(calls, tmp_path):
+    run(chain(calls), tmp_path)
+    with Journal(tmp_path / "run") as journal:
+        journal.append(("rank", 3, "lost", "killed"))
+    for results in run(chain(calls), tmp_path), handoff.load(tmp_path / "run"):
+        assert (results.lost_ranks_before, results.lost_ranks) == ({2: {3: "killed"}}, {})
+        assert "rank 3 was lost in launch 2: killed" in results.summary()
 
 
 def test_fresh_starts_over(calls, tmp_path):

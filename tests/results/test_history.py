@@ -55,6 +55,14 @@ def test_a_launch_that_was_cut_short_leaves_suspects():
     assert history([turn([sent(1)])]).suspects == {F}
 
 
+def test_every_launch_has_the_ranks_that_it_lost():
+    returned = ("rank", 4, "lost", "silent"), ("rank", 4, "returned", "")
+    three = history([("rank", 2, "lost", "killed"), *returned], [], [("rank", 3, "lost", "killed too")])
+    assert [each.lost_ranks for each in three.launches] == [{2: "killed"}, {}, {3: "killed too"}]
+    assert three.lost_ranks_before(3) == {1: {2: "killed"}}
+    assert three.lost_ranks_before(1) == {}
+
+
 def test_setbacks_are_told_once_an_attempt_over_all_launches():
     lost = [(0, 1, 2, "rank-lost", "killed")]
     both = history(

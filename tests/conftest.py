@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -68,10 +69,14 @@ def mpirun_command(ranks: int, ft: bool = False) -> list[str]:
     found = shutil.which("mpirun", path=str(Path(sys.executable).parent)) or shutil.which("mpirun")
     if found is None:
         missing("mpirun")
-    version = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=60).stdout
-    if "HYDRA" in version.upper():
+    if "HYDRA" in _version(found).upper():
         return [found, "-n", str(ranks)]
     return [found, *(["--with-ft", "ulfm"] if ft else []), "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
+
+
+@functools.cache
+def _version(mpirun: str) -> str:
+    return subprocess.run([mpirun, "--version"], capture_output=True, text=True, timeout=60).stdout
 
 
 @pytest.fixture

@@ -95,13 +95,10 @@ def searched():
     return found
 
 
-@pytest.mark.parametrize("launch", [[], ["-n", "4"], ["mpirun"]], ids=["one process", "run -n 4", "mpirun"])
-def test_digits_finds_what_scikit_learn_finds(handoff, mpirun, searched, launch):
+@pytest.mark.parametrize("launch", [[], ["-n", "4"]], ids=["one process", "run -n 4"])
+def test_digits_finds_what_scikit_learn_finds(handoff, searched, launch):
     words = [EXAMPLES / "digits.py", "--", "--grid", "2", "--folds", "3"]
-    if launch == ["mpirun"]:
-        ended = mpirun(3, "-m", "handoff_mpi", "run", *words, env=SMALL_HOST)
-    else:
-        ended = handoff("run", *launch, *words, env=SMALL_HOST)
+    ended = handoff("run", *launch, *words, env=SMALL_HOST)
     assert ended.rc == 0, ended.err
     head, (*_, low, high), *rows, best, held_out = [line.split() for line in ended.out.splitlines()]
     assert " ".join(head) == "mean accuracy in 3 folds of 1437 digits"

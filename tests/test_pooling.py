@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
+
+from tests.conftest import mpirun_command, run_process
 
 SCRIPT = """
 import json, sys, time
@@ -14,17 +17,30 @@ from handoff_mpi import DAG, Function
 def nap():
     time.sleep(0.02)
 
-cost, host, options = (json.loads(text) for text in sys.argv[1:])
+host, cases = (json.loads(text) for text in sys.argv[1:])
 if host:
     handoff.register_local_node(host, scope="host")
-dag = DAG("pool")
-for number in range(64):
-    dag.add_function(Function(number, (), nap, cost=cost))
-results = handoff.execute(dag, run_dir="run", **options)
-if results is not None:
-    told = [(each.rank, each.started_s, each.stopped_s) for each in results.records() if each.state == "done"]
-    print("TOLD", json.dumps(told))
+for name, (cost, options) in cases.items():
+    dag = DAG("pool")
+    for number in range(64):
+        dag.add_function(Function(number, (), nap, cost=cost))
+    results = handoff.execute(dag, run_dir=f"run of {name}", **options)
+    if results is not None:
+        told = [(each.started_s, each.stopped_s) for each in results.records() if each.state == "done"]
+        print("TOLD", json.dumps([name, told]))
 """
+REGISTERED = {
+    "cores": ({"cpu": 2}, {}),
+    "memory": ({"cpu": 0, "memory": 400}, {}),
+    "a resource of the host": ({"cpu": 0, "tape": 1}, {}),
+    "a resource of the job": ({"cpu": 0, "license": 5}, {"resources": {"license": 12}}),
+    "max_concurrency": ({"cpu": 0}, {"max_concurrency": 2}),
+}
+DETECTED = {"cores": ({"cpu": 2}, {}), "memory": ({"cpu": 0, "memory": 400}, {})}
+STRATEGIES = {
+    name: ({"cpu": 2, "memory": 300}, {"allocation_strategy": name, "slots": 4})
+    for name in ("first_available", "load_balanced", "cost_optimized")
+}
 
 
 def most_at_once(spells):
@@ -37,35 +53,40 @@ def most_at_once(spells):
     return most
 
 
-CASES = {
-    "cores of the environment": ({"cpu": 2}, {}, {}, {"HANDOFF_CORES": "4"}),
-    "cores registered for the host": ({"cpu": 2}, {"cpu": 4}, {}, {}),
-    "memory registered for the host": ({"cpu": 0, "memory": 400}, {"cpu": 4, "memory": "1GB"}, {}, {}),
-    "memory of the environment": ({"cpu": 0, "memory": 400}, {"cpu": 4}, {}, {"HANDOFF_MEMORY": "1000"}),
-    "a resource of the host": ({"cpu": 0, "tape": 1}, {"cpu": 4, "tape": 2}, {}, {}),
-    "a resource of the job": ({"cpu": 0, "license": 5}, {"cpu": 4}, {"resources": {"license": 12}}, {}),
-    "max_concurrency": ({"cpu": 0}, {"cpu": 4}, {"max_concurrency": 2}, {}),
-}
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_never_more_than_two_at_once(mpirun, tmp_path, case):
-    cost, host, options, env = CASES[case]
-    (tmp_path / "pool.py").write_text(SCRIPT)
-    words = [json.dumps(each) for each in (cost, host, options)]
-    ended = mpirun(4, "pool.py", *words, env=env)
+def run(directory, cases, host, env=None):
+    """Run the cases one after the other on four ranks; return when each of their calls began and stopped."""
+    (directory / "pool.py").write_text(SCRIPT)
+    words = [sys.executable, "pool.py", json.dumps(host), json.dumps(cases)]
+    ended = run_process([*mpirun_command(4), *words], directory, 90, env)
     assert ended.rc == 0, ended.err
-    (line,) = [line for line in ended.out.splitlines() if line.startswith("TOLD ")]
-    told = json.loads(line[5:])
-    assert len(told) == 64
-    assert most_at_once([(begun, stopped) for _, begun, stopped in told]) == 2
+    return dict(json.loads(line[5:]) for line in ended.out.splitlines() if line.startswith("TOLD "))
 
 
-@pytest.mark.parametrize("strategy", ["first_available", "load_balanced", "cost_optimized"])
-def test_no_strategy_overcommits(mpirun, tmp_path, strategy):
-    (tmp_path / "pool.py").write_text(SCRIPT)
-    options = {"allocation_strategy": strategy, "slots": 4}
-    ended = mpirun(4, "pool.py", '{"cpu": 2, "memory": 300}', '{"cpu": 4, "memory": 2000}', json.dumps(options))
-    assert ended.rc == 0, ended.err
-    (line,) = [line for line in ended.out.splitlines() if line.startswith("TOLD ")]
-    assert most_at_once([spell[1:] for spell in json.loads(line[5:])]) <= 2
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory):
+    host = {"cpu": 4, "memory": "1GB", "tape": 2}
+    return run(tmp_path_factory.mktemp("registered"), {**REGISTERED, **STRATEGIES}, host)
+
+
+@pytest.fixture(scope="module")
+def detected(tmp_path_factory):
+    env = {"HANDOFF_CORES": "4", "HANDOFF_MEMORY": "1000"}
+    return run(tmp_path_factory.mktemp("detected"), DETECTED, {}, env)
+
+
+@pytest.mark.parametrize("case", REGISTERED)
+def test_never_more_than_two_at_once_of_what_was_registered(registered, case):
+    assert len(registered[case]) == 64
+    assert most_at_once(registered[case]) == 2
+
+
+@pytest.mark.parametrize("case", DETECTED)
+def test_never_more_than_two_at_once_of_what_the_environment_says(detected, case):
+    assert len(detected[case]) == 64
+    assert most_at_once(detected[case]) == 2
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_no_strategy_overcommits(registered, strategy):
+    assert len(registered[strategy]) == 64
+    assert most_at_once(registered[strategy]) <= 2

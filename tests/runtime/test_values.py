@@ -33,17 +33,11 @@ if results is not None:
 
 
 @pytest.mark.parametrize("sight", ["sees", "blind"])
-def test_kept_values_outlast_the_run_wherever_they_were_made(mpirun, tmp_path, sight):
+def test_kept_values_outlast_the_run_wherever_they_were_made_and_it_is_told(mpirun, tmp_path, sight):
     (tmp_path / "values.py").write_text(SCRIPT)
     ended = mpirun(3, "values.py", sight)
     assert ended.rc == 0, ended.err
     assert len(list((tmp_path / "run" / "values").glob("*.value"))) == 1
-
-
-def test_claims_and_transfers_are_told(mpirun, tmp_path):
-    (tmp_path / "values.py").write_text(SCRIPT)
-    ended = mpirun(3, "values.py", "sees")
-    assert ended.rc == 0, ended.err
     (line,) = [line for line in ended.out.splitlines() if line.startswith("TOLD ")]
     told = [(tuple(event), measurements, about) for event, measurements, about in json.loads(line[5:])]
     claims = [(event[1], about["node"], about["function_id"]) for event, _, about in told if event[0] == "resource"]

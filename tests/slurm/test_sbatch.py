@@ -139,7 +139,8 @@ def test_a_dag_that_is_not_there_is_refused_by_the_run(slurm, submit, tmp_path):
 @pytest.mark.slow
 def test_a_node_that_dies_costs_seconds_and_not_the_job(slurm, submit, tmp_path):
     flags = ["--nodes=3", "--ntasks=6", "--ntasks-per-node=2"]
-    number = submit(write(tmp_path, "sleeping.py", SLEEPING.replace("range(60)", "range(30)")), flags=flags)
+    text = SLEEPING.replace("range(60)", "range(30)").replace("sleep(2)", "sleep(0.5)")
+    number = submit(write(tmp_path, "sleeping.py", text), flags=flags)
     slurm.wait_for(lambda: len(list(tmp_path.glob("began-*"))) >= 8, 60, tmp_path / f"{number}.out")
     slurm.kill_node("node3")
     try:

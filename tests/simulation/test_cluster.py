@@ -30,7 +30,7 @@ ONCE_FAILED = [
     (304529, {"ranks": 12, "tasks": 59}, "whoever asked rank 0 for a file that was gone waited for ever"),
     (1833, {"ranks": 11, "tasks": 38}, "a suspect rank chosen because it holds the inputs"),
     (0, {"faults": False, "is_fine": True}, "a group bound by a refill, where nothing was bound to any host before"),
-    (206, {"is_fine": True, "tasks": 60}, "a claim not sent, its first task being refused, with others sent ahead behind"),
+    (206, {"is_fine": True, "tasks": 60}, "a claim that was not sent, its first task being refused"),
 ]
 
 #: What must befall some of any hundred runs.

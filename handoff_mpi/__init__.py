@@ -1,34 +1,43 @@
 """handoff_mpi: an MPI-based HPC batch runner. See the README, and ``python -m handoff_mpi --help``.
 
-Importing this package never initialises MPI.
+Importing this package never initialises MPI, and imports nothing else: a name is imported from its room when it is
+first asked for (PEP 562). Every rank and every child process imports the package, on a file system that thousands of
+them may share, and most need few of its rooms.
+
+For the same reason modules of this package import some others inside functions: what is slow to import, or what many
+processes do without.
 """
 
-from handoff_mpi import telemetry, visualization
-from handoff_mpi.api import (
-    Cluster,
-    discover_nodes,
-    execute,
-    execute_distributed,
-    execute_local,
-    register_local_node,
-    start,
-    update_node_resources,
-)
-from handoff_mpi.dag import DAG, Argument, Function, Handle, collocated, task
-from handoff_mpi.errors import (
-    AllocationError,
-    DAGError,
-    DAGFailed,
-    FitsNowhere,
-    HandoffError,
-    JoinError,
-    TaskError,
-    UsageError,
-    ValueUnavailable,
-)
-from handoff_mpi.results import Results
-from handoff_mpi.results.loading import load
-from handoff_mpi.worker.context import current_task
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from handoff_mpi import telemetry, visualization
+    from handoff_mpi.api import (
+        Cluster,
+        discover_nodes,
+        execute,
+        execute_distributed,
+        execute_local,
+        register_local_node,
+        start,
+        update_node_resources,
+    )
+    from handoff_mpi.dag import DAG, Argument, Function, Handle, collocated, task
+    from handoff_mpi.errors import (
+        AllocationError,
+        DAGError,
+        DAGFailed,
+        FitsNowhere,
+        HandoffError,
+        JoinError,
+        TaskError,
+        UsageError,
+        ValueUnavailable,
+    )
+    from handoff_mpi.results import Results
+    from handoff_mpi.results.loading import load
+    from handoff_mpi.worker.context import current_task
 
 __all__ = [
     "DAG",
@@ -60,3 +69,30 @@ __all__ = [
     "update_node_resources",
     "visualization",
 ]
+
+#: Room to the names that come from it; "" for rooms that are themselves such names.
+_ROOMS = {
+    "": "telemetry visualization",
+    "api": "Cluster discover_nodes execute execute_distributed execute_local register_local_node start "
+    "update_node_resources",
+    "dag": "DAG Argument Function Handle collocated task",
+    "errors": "AllocationError DAGError DAGFailed FitsNowhere HandoffError JoinError TaskError UsageError "
+    "ValueUnavailable",
+    "results": "Results",
+    "results.loading": "load",
+    "worker.context": "current_task",
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names.split()}
+
+if not TYPE_CHECKING:  # type checkers would take any name for one of the package's
+
+    def __getattr__(name: str) -> Any:
+        room = _ROOM_OF.get(name)
+        if room is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(f"{__name__}.{room or name}")
+        value = globals()[name] = getattr(module, name) if room else module
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

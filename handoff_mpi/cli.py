@@ -27,11 +27,8 @@ from handoff_mpi.errors import (
     UsageError,
 )
 from handoff_mpi.launch import job as jobs
-from handoff_mpi.launch.admission import describe_fit
 from handoff_mpi.launch.environment import is_under_launcher, rank_by_launcher
 from handoff_mpi.launch.job import Job
-from handoff_mpi.launch.loading import load_dag_file
-from handoff_mpi.launch.supervisor import Order, supervise
 from handoff_mpi.results.run_dir import (
     lock_run_dir,
     lock_run_dir_soon,
@@ -252,6 +249,8 @@ def _write_verdict(options: RunOptions, status: str, code: int) -> None:
 
 
 def _launch(given: argparse.Namespace, own: list[str], args: list[str], options: RunOptions) -> int:
+    from handoff_mpi.launch.supervisor import Order, supervise
+
     if is_under_launcher():
         raise UsageError("run -n launches mpirun itself; inside mpirun, mpiexec or srun leave -n out")
     if given.n < 1:
@@ -304,6 +303,8 @@ def _carries_value(word: str, flag: str) -> bool:
 
 def _lead(job: Job, target: str, args: list[str], options: RunOptions) -> int:
     """Rank 0: load the DAG, run it, tell how it went."""
+    from handoff_mpi.launch.loading import load_dag_file
+
     jobs.current = job
     _listen_to_signals(job, options)
     if options.run_dir is not None:
@@ -411,6 +412,9 @@ def _check(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
     job = jobs.local_job() if not is_under_launcher() else jobs.mpi_job()
     if job.rank:
         _serve(job)
+    from handoff_mpi.launch.admission import describe_fit
+    from handoff_mpi.launch.loading import load_dag_file
+
     code = EXIT_DONE
     try:
         jobs.current = job

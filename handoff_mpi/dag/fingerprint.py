@@ -41,7 +41,6 @@ import copyreg
 import dis
 import functools
 import importlib.machinery
-import importlib.metadata
 import importlib.util
 import marshal
 import pickle
@@ -59,6 +58,7 @@ import cloudpickle
 
 from handoff_mpi.dag.function import Argument, Function, Handle, input_id
 from handoff_mpi.dag.task import Task
+from handoff_mpi.version import VERSION
 
 NBYTES = 16
 
@@ -932,7 +932,7 @@ class _Modules:
         """Return what a module's version is told by, or None if only its file tells."""
         top = name.partition(".")[0]
         if top == "handoff_mpi":
-            return self._versions([top])
+            return (f"{top} {VERSION}",)
         place = self._place(name) or self._place(top)
         if place in ("built-in", "frozen") or name == "builtins":
             return ("python",)
@@ -954,13 +954,17 @@ class _Modules:
 
     def _distributions_of(self, top: str) -> tuple[str, ...]:
         """Most are named as their module; looking through the files of all takes longer."""
-        return self._versions([top]) or self._versions(importlib.metadata.packages_distributions().get(top, ()))
+        from importlib import metadata  # slow to import, and for functions that use installed packages alone
+
+        return self._versions([top]) or self._versions(metadata.packages_distributions().get(top, ()))
 
     @staticmethod
     def _versions(names: Iterable[str]) -> tuple[str, ...]:
+        from importlib import metadata
+
         try:
-            versions = [(name, importlib.metadata.version(name)) for name in sorted(set(names))]
-        except importlib.metadata.PackageNotFoundError:
+            versions = [(name, metadata.version(name)) for name in sorted(set(names))]
+        except metadata.PackageNotFoundError:
             return ()
         return tuple(f"{name} {version}" for name, version in versions if version)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from typing import Any
 
 from handoff_mpi.allocation import AllocationStrategy, Ledger
@@ -33,6 +32,8 @@ def find_strategy(wanted: Any, prices: Any = None) -> AllocationStrategy:
     if wanted in known:
         strategy = known[wanted]
         return strategy(dict(prices or {})) if strategy is allocation.CostOptimized else strategy()
+    from importlib import metadata  # slow to import, and hardly ever needed
+
     points = {point.name: point for point in metadata.entry_points(group="handoff_mpi.strategies")}
     if wanted not in points:
         names = ", ".join(sorted({*known, *points}))

@@ -9,11 +9,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from handoff_mpi.allocation import Ledger
 from handoff_mpi.comm import Envelope, MemoryNetwork, RankGone
-from handoff_mpi.dag import DAG
 from handoff_mpi.encoding import decode_code, encode_code
 from handoff_mpi.errors import JoinError, TransportError, UsageError
 from handoff_mpi.kernel import sharpen_timers
@@ -22,7 +20,6 @@ from handoff_mpi.messages import BYE, LEAVE, SETUP, START
 from handoff_mpi.resources import Amounts, Capability, parse_resources
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.resources.detection import detect
-from handoff_mpi.results import Results
 from handoff_mpi.runtime import garbage
 from handoff_mpi.runtime.neighbours import Neighbours
 from handoff_mpi.runtime.options import RunOptions
@@ -30,6 +27,11 @@ from handoff_mpi.runtime.pace import Pace, clock
 from handoff_mpi.runtime.worker_loop import say_goodbye, serve_run
 from handoff_mpi.runtime.worker_shell import RunSetup
 from handoff_mpi.speech import say
+
+if TYPE_CHECKING:  # of rank 0 alone
+    from handoff_mpi.allocation import Ledger
+    from handoff_mpi.dag import DAG
+    from handoff_mpi.results import Results
 
 JOIN_S = 60.0
 #: Ranks that have not answered to the end of the job after this long are left behind, or ended.
@@ -137,6 +139,8 @@ class Job:
 
     def ledger(self, options: RunOptions) -> Ledger:
         """Return an empty ledger of this job's capability."""
+        from handoff_mpi.allocation import Ledger
+
         slots = self.slots(options)
         taking_part = [each for each in self.capabilities if each.rank in slots]
         return Ledger(taking_part, slots, parse_resources(options.resources or {}))

@@ -17,7 +17,6 @@ HANDOFF_GPUS       a number of pretended devices; 0 hides those there are
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import socket
@@ -28,6 +27,7 @@ from typing import Any, TypeAlias
 from handoff_mpi.errors import DAGError, UsageError
 from handoff_mpi.resources.amounts import UNIT, parse_amount
 from handoff_mpi.resources.capability import Capability, Device
+from handoff_mpi.version import VERSION
 
 # Cgroup v1 controller ("" for the v2 hierarchy) to the process's cgroup and its ancestors, nearest first.
 _Cgroups: TypeAlias = dict[str, list[Path]]
@@ -76,7 +76,7 @@ def detect(
         host_amounts=amounts,
         devices=_devices(environ, root, notes),
         pid=os.getpid(),
-        version=_version(),
+        version=VERSION,
     )
 
 
@@ -101,17 +101,6 @@ def usable_cpus(environ: Mapping[str, str] | None = None, root: Path = Path("/")
 
 def _host(environ: Mapping[str, str]) -> str:
     return environ.get("HANDOFF_HOST", "").strip() or socket.gethostname()
-
-
-@functools.cache
-def _version() -> str:
-    # Imported here because it is slow to import, and asked for once.
-    from importlib import metadata
-
-    try:
-        return metadata.version("handoff_mpi") or "0"
-    except Exception:  # not installed, or with damaged metadata
-        return "0"
 
 
 def _cores(environ: Mapping[str, str], root: Path, cgroups: _Cgroups) -> int:

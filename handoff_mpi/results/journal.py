@@ -33,8 +33,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 from handoff_mpi.errors import EXIT_STOPPED, JournalError, UsageError
-from handoff_mpi.resources.detection import _version
 from handoff_mpi.results.run_dir import DIRECTORY_MODE, refuse_if_others_write
+from handoff_mpi.version import VERSION
 
 JOURNAL = "journal"
 FORMAT = 2
@@ -113,9 +113,9 @@ class Journal:
         self._begin()
 
     def _begin(self) -> None:
-        version = _version().encode("ascii", "replace")[: _LONGEST_LINE // 2]
+        version = VERSION.encode("ascii", "replace")[: _LONGEST_LINE // 2]
         line = b"%s%d %s\n" % (_MAGIC, FORMAT, version)
-        header = (HEADER, _version(), platform.python_version(), self.epoch, time.time())
+        header = (HEADER, VERSION, platform.python_version(), self.epoch, time.time())
         try:
             self._write(line + _frame([_dumps(header)]))
             self._sync()
@@ -419,7 +419,7 @@ def _read_line(path: Path, file: BinaryIO, size: int, notes: list[str]) -> bool:
         return False
     if int(match[1]) != FORMAT:
         theirs = f"format {int(match[1])}, written by handoff_mpi {match[2].decode()}"
-        ours = f"handoff_mpi {_version()}, which reads format {FORMAT}"
+        ours = f"handoff_mpi {VERSION}, which reads format {FORMAT}"
         remedy = "run with --fresh, or with the version that wrote it"
         raise JournalError(f"the journal {path} is of {theirs}; this is {ours}: {remedy}")
     return True

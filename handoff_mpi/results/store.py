@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
 from collections.abc import Callable, Hashable
@@ -70,6 +69,8 @@ class DirectoryStore:
 
     def path(self, key: Key) -> Path:
         """Return where the value of ``key`` is, or would be."""
+        import hashlib  # loads OpenSSL, for the few ranks and runs that keep files
+
         digest = hashlib.sha256(repr(key).encode()).hexdigest()[:40]
         return self.directory / f"{digest}.value"
 

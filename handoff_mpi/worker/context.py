@@ -1,10 +1,11 @@
-"""What a call can learn about itself: :func:`current_task`."""
+"""What a call can learn about itself: :func:`current_task`.
+
+Every rank and child imports this room, and few calls ask for a seed or a scratch directory: what these need is imported
+then.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-import tempfile
 from collections.abc import Hashable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -37,18 +38,24 @@ class TaskContext:
     @property
     def seed(self) -> int:
         """A 64-bit seed derived from the id alone, so that a recomputed value is the same value."""
+        import hashlib
+
         return int.from_bytes(hashlib.sha256(repr(self.id).encode()).digest()[:8], "little")
 
     @property
     def scratch(self) -> Path:
         """A directory of this call's own, made when first asked for and removed when the call ends."""
         if self._scratch is None:
+            import tempfile
+
             self._scratch = Path(tempfile.mkdtemp(prefix="handoff-"))
         return self._scratch
 
     def clear(self) -> None:
         """Remove the scratch directory, if there is one."""
         if self._scratch is not None:
+            import shutil
+
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
 

@@ -765,25 +765,8 @@ def test_host_names(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rank_process_and_version(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.getpid", lambda: 4711)
-    monkeypatch.setattr(metadata, "version", {"handoff_mpi": "1.2.3"}.__getitem__)
-    detection._version.cache_clear()
-    try:
-        found = detect(5, {}, machine())
-    finally:
-        detection._version.cache_clear()
-    assert (found.rank, found.pid, found.version) == (5, 4711, "1.2.3")
-
-
-def test_a_package_without_metadata_has_version_0(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> str:
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(metadata, "version", missing)
-    detection._version.cache_clear()
-    try:
-        assert detection._version() == "0"
-    finally:
-        detection._version.cache_clear()
+    found = detect(5, {}, machine())
+    assert (found.rank, found.pid, found.version) == (5, 4711, metadata.version("handoff_mpi"))
 
 
 def test_the_environment_of_the_process_is_the_default(

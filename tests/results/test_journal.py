@@ -572,7 +572,7 @@ def test_a_journal_directory_of_others_is_not_written_to(tmp_path):
 def test_another_format_is_refused_by_name_and_versions(tmp_path):
     path = written(tmp_path, [("done", Bomb())])
     path.write_bytes(path.read_bytes().replace(b"HMPJ %d " % module.FORMAT, b"HMPJ 12 "))
-    version = module._version()
+    version = module.VERSION
     with pytest.raises(JournalError) as caught:
         read_journal(tmp_path)
     assert str(caught.value) == (
@@ -612,7 +612,7 @@ def test_what_cannot_be_made_or_listed_is_told(tmp_path):
 
 
 def test_a_long_version_is_no_obstacle(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_version", lambda: "1.0+ä" * 100)
+    monkeypatch.setattr(module, "VERSION", "1.0+ä" * 100)
     written(tmp_path, [("a",)])
     assert records(tmp_path) == [("a",)]
 

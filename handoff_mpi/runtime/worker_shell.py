@@ -491,9 +491,11 @@ class WorkerShell:
 
     def close(self) -> None:
         """End the children; running ones are killed, their results are not wanted any more."""
-        for slot, child in enumerate(self._children):
-            if child is not None:
-                if self._in_child[slot] is not None:
-                    child.kill()
-                child.close()
+        for child in self.sockets():
+            child.kill()
+        children = [child for child in self._children if child is not None]
+        for child in children:
+            child.hang_up()  # all, before one is waited for: each takes some hundredths of a second to end
+        for child in children:
+            child.close()
         self._children = [None] * len(self._children)

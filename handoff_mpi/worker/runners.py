@@ -177,14 +177,15 @@ class Child:
 
     def close(self) -> None:
         """Let the child end by itself when idle; see :meth:`kill` for one that runs."""
-        self._hang_up()
+        self.hang_up()
         try:
             self._process.wait(0.2)
         except subprocess.TimeoutExpired:
             self.kill()
             self._process.wait()
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
+        """Tell the child to end when it is idle, without waiting for that; :meth:`close` does."""
         self._sock.close()
         self._reader.close()
         self._last_words.close()
@@ -192,7 +193,7 @@ class Child:
     def how_it_died(self) -> tuple[str, str]:
         """Reap a dead child; return how it died, in words, and the stack it left, if a fatal signal came."""
         last_words = self._read_last_words()
-        self._hang_up()
+        self.hang_up()
         code, peak_kb = self._reap()
         self.kill()  # whatever it left behind
         how = self._trouble or _in_words(code)

@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -19,8 +20,9 @@ import pytest
 from handoff_mpi import cli
 from handoff_mpi.comm import MemoryNetwork
 from handoff_mpi.errors import UsageError
-from handoff_mpi.launch.doctor import findings, folder, places, report, trial, visit
+from handoff_mpi.launch.doctor import findings, folder, importing, places, report, trial, visit
 from handoff_mpi.launch.doctor.folder import FolderFacts, FolderView
+from handoff_mpi.launch.doctor.importing import MODULES, Imports, file_system_of, measure_imports
 from handoff_mpi.launch.doctor.measuring import RankFacts
 from handoff_mpi.launch.doctor.probes import Leader, Ping, Ring, serve
 from handoff_mpi.launch.doctor.report import BAD, NOTE, OK, Finding, Report
@@ -33,8 +35,12 @@ from tests.conftest import missing, run_process
 
 def rank(number=0, **known):
     known = {"host": "h1", "versions": {"Python": "3.12.1", "mpi4py": "4.1"}, "host_cores": 8.0, **known}
-    known = {"bound_cores": 8, "imports_s": {"numpy": 0.1, "networkx": 0.2}, **known}
+    known = {"bound_cores": 8, "imports": imports(0.1), **known}
     return RankFacts(rank=number, **{"free_nbytes": {"/tmp": 10**10, "/dev/shm": 10**10}, **known})
+
+
+def imports(numpy_s, file_system="ext4", is_compiled=True):
+    return Imports({"mpi4py.MPI": 0.2, "numpy": numpy_s}, "/env/lib", file_system, is_compiled)
 
 
 def gpu(*uuids):
@@ -156,9 +162,12 @@ CASES = [
         NOTE, "1 MB free in /tmp on h2",
     ),
     (places.judge_scratch, [[rank(0, free_nbytes={"/dev/shm": 10**6})]], NOTE, "1 MB free in /dev/shm"),
-    (places.judge_imports, [[rank(0), rank(1)]], OK, "importing numpy and networkx takes 300 ms"),
-    (places.judge_imports, [[rank(0), rank(1, imports_s={"numpy": 9.0})]], NOTE, "takes 9.0 s, at most (rank 1)"),
-    (places.judge_imports, [[rank(0), rank(1, imports_s={"numpy": "ImportError: x"})]], BAD, "rank 1: ImportError: x"),
+    (places.judge_imports, [[rank(0)], False], OK, "take 300 ms: mpi4py.MPI 200 ms, numpy 100 ms; /env/lib is on ext4"),
+    (
+        places.judge_imports, [[rank(0), rank(1, imports=imports(9.0, "nfs4"), host="h2")], False],
+        NOTE, "(least) to 9.2 s (most: rank 1 on h2): mpi4py.MPI 200 ms, numpy 9.0 s; /env/lib is on ext4, nfs4 (",
+    ),
+    (places.judge_imports, [[rank(0), rank(1, imports=imports("ImportError"))], False], BAD, "rank 1: ImportError"),
 ]
 
 
@@ -171,6 +180,24 @@ def test_what_measurements_mean(judge, measured, level, what):
     assert what in finding.what
     assert bool(finding.remedy) == (level != OK)
     assert "\n" not in finding.what + finding.remedy
+
+
+@pytest.mark.parametrize(
+    "slow, is_in_slurm, words",
+    [
+        (imports(9.0, "lustre"), False, ["node-local storage", "squashfs"]),
+        (imports(9.0, "lustre"), True, ["node-local storage", "sbcast"]),
+        (imports(9.0, is_compiled=False), True, ["compileall", "PYTHONDONTWRITEBYTECODE"]),
+        (imports(9.0, "nfs", is_compiled=False), True, ["sbcast", "compileall"]),
+        (imports(9.0), True, ["importtime"]),
+    ],
+)
+def test_the_remedy_for_slow_imports_goes_by_what_is_slow(slow, is_in_slurm, words):
+    remedy = places.judge_imports([rank(0), rank(1, imports=slow)], is_in_slurm).remedy
+    known = {"node-local storage", "squashfs", "sbcast", "compileall", "PYTHONDONTWRITEBYTECODE", "importtime"}
+    assert {word for word in known if word in remedy} >= {*words}
+    assert ("sbcast" in remedy) == ("sbcast" in words)
+    assert ("compileall" in remedy) == ("compileall" in words)
 
 
 def test_every_finding_has_a_happy_and_an_unhappy_case():
@@ -377,6 +404,50 @@ def test_a_run_dir_that_another_host_does_not_see(tmp_path, monkeypatch):
     with folder.open_folder(str(tmp_path), True) as opened:
         assert folder.look_at_folder(str(opened.probe), "another's", 1) == FolderView(False)
         assert folder.look_at_folder(str(tmp_path / "elsewhere"), opened.token, 1) == FolderView(False)
+
+
+# -- imports -------------------------------------------------------------------------------------------
+
+
+def test_imports_are_measured_in_a_fresh_process():
+    measured = measure_imports()
+    assert measured.seconds.keys() == set(MODULES)
+    assert all(seconds > 0 for seconds in measured.seconds.values())
+    assert measured.total_s == sum(measured.seconds.values())
+    assert Path(measured.path).is_dir() and measured.file_system
+
+
+def test_an_import_that_fails_says_why(tmp_path, monkeypatch):
+    (tmp_path / "numpy.py").write_text("print('words')\nraise ImportError('no libblas\\nat all')")
+    monkeypatch.syspath_prepend(tmp_path)
+    seconds = measure_imports().seconds
+    assert seconds["numpy"] == "ImportError: no libblas"
+    assert isinstance(seconds["handoff_mpi"], float)
+
+
+@pytest.mark.parametrize(
+    "line, why",
+    [
+        ("import time; time.sleep(60)", "not imported within 1 s"),
+        ("import os; os._exit(1)", "a fresh Python told nothing"),
+    ],
+)
+def test_imports_that_hang_or_kill_are_given_up(tmp_path, monkeypatch, line, why):
+    (tmp_path / "numpy.py").write_text(line)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(importing, "LIMIT_S", 1.0)
+    assert all(told.startswith(why) for told in measure_imports().seconds.values())
+
+
+def test_a_file_system_is_that_of_the_innermost_mount(monkeypatch):
+    mounts = [("/", "ext4"), ("/home", "autofs"), ("/home", "nfs4"), ("/homeless", "xfs"), ("/home/a", "fuse.sshfs")]
+    made = [SimpleNamespace(mountpoint=point, fstype=kind) for point, kind in mounts]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: made)
+    places = ["/home/b", "/home/a/lib", "/homeless", "/usr"]
+    assert [file_system_of(place) for place in places] == ["nfs4", "fuse.sshfs", "xfs", "ext4"]
+    assert [Imports(file_system=kind).is_remote for _, kind in mounts] == [False, False, True, False, True]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: [])
+    assert file_system_of("/usr") == ""
 
 
 # -- the trial -----------------------------------------------------------------------------------------

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
 import platform
 import resource
 import shutil
 import tempfile
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from handoff_mpi.launch.doctor.importing import Imports, measure_imports
 from handoff_mpi.resources import Device
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.resources.detection import detect
 
-#: What every run imports on every rank, and what is large.
-HEAVY = ("numpy", "networkx")
 _SHARED_MEMORY = "/dev/shm"
 
 
@@ -36,7 +33,7 @@ class RankFacts:
         free_memory_nbytes: memory that can be taken, 0 if unknown.
         open_files: how many files a process may have open.
         free_nbytes: directory of temporary files to the space left in it.
-        imports_s: module to the seconds its import took, or to why it failed.
+        imports: what imports cost it.
         devices: the CUDA devices the rank sees.
         device_notes: what is wrong with devices.
         has_cupy: whether cupy is installed.
@@ -52,7 +49,7 @@ class RankFacts:
     free_memory_nbytes: int = 0
     open_files: int = 1024
     free_nbytes: dict[str, int] = field(default_factory=dict)
-    imports_s: dict[str, float | str] = field(default_factory=dict)
+    imports: Imports = field(default_factory=Imports)
     devices: tuple[Device, ...] = ()
     device_notes: tuple[str, ...] = ()
     has_cupy: bool = False
@@ -65,7 +62,6 @@ def measure_rank(rank: int, is_mpi: bool) -> RankFacts:
     Raises:
         UsageError: one of the HANDOFF variables makes no sense.
     """
-    imports_s = {name: _import(name) for name in HEAVY}  # first: detection may import some of it
     notes: list[str] = []
     capability = detect(rank, notes=notes)
     facts = RankFacts(
@@ -77,7 +73,7 @@ def measure_rank(rank: int, is_mpi: bool) -> RankFacts:
         free_memory_nbytes=_free_memory(capability.host_amounts.get("memory", 0) * 10**6 // UNIT),
         open_files=_open_files(),
         free_nbytes=_free_space(),
-        imports_s=imports_s,
+        imports=measure_imports(),
         devices=capability.devices,
         device_notes=tuple(note for note in notes if "CUDA" in note),
         has_cupy=importlib.util.find_spec("cupy") is not None,
@@ -102,15 +98,6 @@ def _mpi4py() -> dict[str, str]:
         return {"mpi4py": metadata.version("mpi4py")}
     except metadata.PackageNotFoundError:
         return {"mpi4py": "none"}
-
-
-def _import(name: str) -> float | str:
-    started = time.perf_counter()
-    try:
-        importlib.import_module(name)
-    except Exception as error:  # whatever an installation can be broken in
-        return f"{type(error).__name__}: {error}".splitlines()[0]
-    return time.perf_counter() - started
 
 
 def _free_memory(limit_nbytes: int) -> int:

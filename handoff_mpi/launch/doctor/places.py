@@ -11,6 +11,8 @@ from handoff_mpi.launch.doctor.words import counted, duration, name_list, plain,
 
 #: From here on a measurement is worth a note.
 SLOW_WRITE_S = 0.02
+#: Read from a local disk, these imports take some tenths of a second, on a busy core too; what takes seconds waits
+#: for a file system.
 SLOW_IMPORT_S = 2.0
 LITTLE_SPACE_NBYTES = 10**9
 NO_SPACE_NBYTES = 50 * 10**6
@@ -163,21 +165,39 @@ def judge_scratch(facts: Sequence[RankFacts]) -> Finding:
     return Finding(OK, "scratch", what)
 
 
-def judge_imports(facts: Sequence[RankFacts]) -> Finding:
-    """How long the imports take that every rank does."""
-    failed = {each.rank: value for each in facts for value in each.imports_s.values() if isinstance(value, str)}
+def judge_imports(facts: Sequence[RankFacts], is_in_slurm: bool) -> Finding:
+    """How long the imports take that every rank does, all ranks at once, and where they are read from."""
+    failed = {each.rank: value for each in facts for value in each.imports.seconds.values() if isinstance(value, str)}
     if failed:
         what = f"imports fail on {rank_list(failed)}: {next(iter(failed.values()))}"
         return Finding(BAD, "imports", what, "install handoff_mpi with all it needs, where these ranks find it")
-    takes = {each.rank: sum(v for v in each.imports_s.values() if not isinstance(v, str)) for each in facts}
-    slowest = max(takes, key=lambda rank: takes[rank])
-    names = " and ".join(facts[0].imports_s)
-    where = f", at most (rank {slowest})" if len(facts) > 1 else ""
-    what = f"importing {names} takes {duration(takes[slowest])}{where}"
-    if takes[slowest] <= SLOW_IMPORT_S:
+    least, most = (pick(facts, key=lambda each: each.imports.total_s) for pick in (min, max))
+    took = duration(most.imports.total_s)
+    if len(facts) > 1:
+        took = f"{duration(least.imports.total_s)} (least) to {took} (most: rank {most.rank} on {most.host})"
+    parts = ", ".join(f"{name} {duration(float(value))}" for name, value in most.imports.seconds.items())
+    kinds = {each.imports.file_system: each.imports.is_remote for each in facts}
+    where = name_list(f"{kind or 'unknown'}{' (network)' if is_remote else ''}" for kind, is_remote in kinds.items())
+    what = f"imports in a fresh process take {took}: {parts}; {most.imports.path} is on {where}"
+    if most.imports.total_s <= SLOW_IMPORT_S:
         return Finding(OK, "imports", what)
-    remedy = "store the environment on local disk of each host, or in one image file, not on a shared file system"
-    return Finding(NOTE, "imports", what, remedy)
+    return Finding(NOTE, "imports", what, _remedy_of_imports(facts, is_in_slurm))
+
+
+def _remedy_of_imports(facts: Sequence[RankFacts], is_in_slurm: bool) -> str:
+    remedies = []
+    if any(each.imports.is_remote for each in facts):
+        how = "Slurm: sbcast an archive of it, and unpack that by srun" if is_in_slurm else "an archive of it, unpacked"
+        remedies.append(
+            f"stage the environment to node-local storage before the launch ({how}), or keep it in one image file "
+            "(squashfs, a container)"
+        )
+    if not all(each.imports.is_compiled for each in facts):
+        remedies.append(
+            "have Python keep what it compiles (python -m compileall where it is installed; unset "
+            "PYTHONDONTWRITEBYTECODE)"
+        )
+    return "; ".join(remedies) or "see what else keeps these hosts busy; python -X importtime tells which modules wait"
 
 
 def _by_host(facts: Iterable[RankFacts]) -> dict[str, list[RankFacts]]:

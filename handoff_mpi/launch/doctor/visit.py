@@ -223,7 +223,7 @@ def _judge_hosts(facts: Sequence[RankFacts], size: int, report: Report) -> None:
         report.add(places.judge_crowding(facts))
     report.add(places.judge_open_files(facts, size))
     report.add(places.judge_scratch(facts))
-    report.add(places.judge_imports(facts))
+    report.add(places.judge_imports(facts, "SLURM_JOB_ID" in os.environ))
 
 
 def _judge_deaths(is_on: bool | None, report: Report) -> list[Trial]:

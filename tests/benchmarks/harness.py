@@ -105,12 +105,18 @@ class Answer:
         baseline: the contender that the others are held against.
         figures: row to contender to figures.
         unit: of the figures.
+        tells_differences: whether what a contender takes more than the baseline matters too, not its ratio alone.
     """
 
     question: str
     baseline: str
     figures: dict[str, dict[str, list[float]]]
     unit: str
+    tells_differences: bool = False
+
+    def differences(self, row: str, contender: str) -> list[float]:
+        figures = self.figures[row]
+        return [mine - base for mine, base in zip(figures[contender], figures[self.baseline], strict=False)]
 
     def ratios(self, row: str, contender: str) -> list[float]:
         figures = self.figures[row]
@@ -128,7 +134,11 @@ class Answer:
 
     def _cell(self, row: str, contender: str) -> str:
         each = self.ratios(row, contender)
-        return f"{statistics.median(each):.3g} ({min(each):.3g} to {max(each):.3g})"
+        cell = f"{statistics.median(each):.3g} ({min(each):.3g} to {max(each):.3g})"
+        if self.tells_differences:
+            more = self.differences(row, contender)
+            cell += f"\n{statistics.median(more):+.2f} {self.unit} ({min(more):+.2f} to {max(more):+.2f})"
+        return cell
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -138,6 +148,10 @@ class Answer:
             "figures": self.figures,
             "ratios": {
                 row: {name: statistics.median(self.ratios(row, name)) for name in figures}
+                for row, figures in self.figures.items()
+            },
+            "differences": {
+                row: {name: statistics.median(self.differences(row, name)) for name in figures}
                 for row, figures in self.figures.items()
             },
         }

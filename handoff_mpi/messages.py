@@ -34,9 +34,14 @@ LOOKED = "looked"  # (LOOKED, run, rank, is_gone, reason): asked to, or when a n
 BYE = "bye"  # (BYE, run): the rank has left the run
 
 # A rank to a rank
-FETCH = "fetch"  # (FETCH, run, ticket, task, codec, encoded callables the codec needs)
+FETCH = "fetch"  # (FETCH, run, ticket, task, codec, encoded callables the codec needs, via)
 VALUE = "value"  # (VALUE, run, ticket, head) + buffers; head is (PLAIN, value) or (PICKLED, bytes)
 ABSENT = "absent"  # (ABSENT, run, ticket, reason)
+REFER = "refer"  # (REFER, run, ticket, rank, nbytes or 0 if not known): ask that rank, which has it or is getting it
+
+#: ``via`` of a fetch: the rank that referred to the one that is asked, or one of these.
+DIRECT = -1  # rank 0 named it
+INSIST = -2  # it must serve, or have nothing: referrals came to nothing
 
 #: Status of an entry.
 OK = 0

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from handoff_mpi.comm import Envelope
 from handoff_mpi.dag import Plan
 from handoff_mpi.errors import ValueUnavailable
-from handoff_mpi.messages import ABSENT, FETCH, OK, VALUE, Entry
+from handoff_mpi.messages import ABSENT, FETCH, INSIST, OK, VALUE, Entry
 from handoff_mpi.results.store import DirectoryStore
 from handoff_mpi.runtime.courier import Courier
 from handoff_mpi.scheduler import Event, Persisted, Scheduler, ValueLost
@@ -61,7 +61,7 @@ class Bringing:
 
     def _bring(self, task: int, holder: int) -> None:
         self._bringing[self._next_ticket] = (task, holder)
-        self._courier.send(holder, (FETCH, self._number, self._next_ticket, task, None, ()))
+        self._courier.send(holder, (FETCH, self._number, self._next_ticket, task, None, (), INSIST))
         self._next_ticket -= 1
 
     def rewrite(self, missing: Sequence[tuple[int, Sequence[int]]]) -> None:
@@ -81,7 +81,7 @@ class Bringing:
 
     def serve_file(self, each: Envelope) -> None:
         """Send a value that lies in a file to a rank that does not see it."""
-        _, run, ticket, task, _, _ = each.message
+        run, ticket, task = each.message[1:4]
         try:
             head, buffers = head_of(self._kept.get(self._courier.file_key(task)))
             self._courier.send(each.source, (VALUE, run, ticket, head), buffers)

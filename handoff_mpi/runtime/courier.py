@@ -78,7 +78,7 @@ class Courier:
             return (number, codec, payload, ())
         if not scheduler.tasks.is_available(number):
             return (number, codec, None, (rank,))  # it is being made there, by what was sent before
-        holders = tuple(scheduler.tasks.holders.get(number, ()))
+        holders = scheduler.tasks.whom_to_ask(number, rank)
         if not holders and number in self.file_keys:
             self._tell_file(rank, number)
         return (number, codec, None, holders)

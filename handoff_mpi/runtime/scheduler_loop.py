@@ -27,6 +27,7 @@ from handoff_mpi.messages import (
     LOST,
     OK,
     RECALL,
+    REFER,
     RETURNED,
     STOP,
     TRANSFERRED,
@@ -65,7 +66,7 @@ from handoff_mpi.scheduler import (
 )
 from handoff_mpi.speech import say
 
-_FOR_WORKERS = frozenset({DISPATCH, CONSTANT, FILES, RECALL, FORGET, LOST, LOOK, STOP, FETCH, VALUE, ABSENT})
+_FOR_WORKERS = frozenset({DISPATCH, CONSTANT, FILES, RECALL, FORGET, LOST, LOOK, STOP, FETCH, VALUE, ABSENT, REFER})
 #: Workers that have not said goodbye after this long are left behind.
 GOODBYE_S = 10.0
 #: Seconds between two looks at the run-dir.

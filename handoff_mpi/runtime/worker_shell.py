@@ -438,7 +438,7 @@ class WorkerShell:
             # The holder encodes for us, and may never have seen the code that does it.
             serialize = message[4][0]
             codes = [] if serialize is None else [(serialize, self._codes[serialize])]
-            message = (*message[:5], codes)
+            message = (*message[:5], codes, message[6])
         self.transport.send(command.dest, message, command.buffers)
 
     def _put(self, command: Put) -> None:

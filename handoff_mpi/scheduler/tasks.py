@@ -15,6 +15,9 @@ from handoff_mpi.scheduler.events import Failure, Rest, Transition
 from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, FAILED, READY, SKIPPED, TABLE, WAITING, Cause, State
 from handoff_mpi.scheduler.ready import ReadyTasks
 
+#: No more holders of a value are named to who wants it, but for the first; a thousand ranks may hold one.
+MOST_NAMED = 3
+
 
 class TaskTable:
     """What is known of each task, by number.
@@ -66,13 +69,25 @@ class TaskTable:
 
     def is_available(self, task: int) -> bool:
         """Whether the value of ``task`` can be had: it is done, and someone holds it."""
-        return self.state[task] == DONE and bool(
-            self.at_home[task] or self.holders.get(task) or task in self.persisted
-        )
+        return self.state[task] == DONE and bool(self.at_home[task] or self.holders.get(task) or task in self.persisted)
 
     def is_current(self, task: int, attempt: int) -> bool:
         """Whether a report of this attempt still counts."""
         return self.state[task] == DISPATCHED and self.attempts[task] == attempt
+
+    def whom_to_ask(self, task: int, rank: int) -> tuple[int, ...]:
+        """Return ranks that hold the value of ``task``, in the order in which ``rank`` should ask them.
+
+        A few are enough, others first for other ranks; whoever has held it longest is among them.
+        """
+        holders = self.holders.get(task, [])
+        count = len(holders)
+        if count <= 1:
+            return tuple(holders)
+        named = [holders[(rank + step) % count] for step in range(min(count, MOST_NAMED))]
+        if holders[0] not in named:
+            named.append(holders[0])
+        return tuple(named)
 
     def lost_inputs(self, task: int) -> list[int]:
         """Return the inputs of ``task`` that are not to be had (any more, or yet)."""

@@ -16,7 +16,8 @@ from handoff_mpi.simulation.faults import Faults, plan_faults
 from handoff_mpi.simulation.launch import Launch
 from handoff_mpi.simulation.network import Clock
 from handoff_mpi.simulation.run_dir import SimulatedRunDir
-from handoff_mpi.simulation.workload import random_ledger, random_workload
+from handoff_mpi.simulation.workload import Workload, random_ledger, random_workload
+from handoff_mpi.worker.takers import FAN_OUT
 
 #: How often a run is launched again at most, and how long that takes.
 MOST_RELAUNCHES = 3
@@ -32,6 +33,8 @@ class SimulatedCluster:
         tasks: how many.
         faults: whether anything goes wrong but the functions themselves.
         is_fine: see :func:`~handoff_mpi.simulation.workload.random_workload`.
+        load: the work; random if None.
+        fan_out: how many others a rank gives a value to before it refers those that ask to them.
 
     Attributes:
         launches: how many there were.
@@ -39,14 +42,24 @@ class SimulatedCluster:
         happened: how often each kind of fault befell the run.
     """
 
-    def __init__(self, seed: int, ranks: int = 5, tasks: int = 25, faults: bool = True, is_fine: bool = False) -> None:
+    def __init__(
+        self,
+        seed: int,
+        ranks: int = 5,
+        tasks: int = 25,
+        faults: bool = True,
+        is_fine: bool = False,
+        load: Workload | None = None,
+        fan_out: int = FAN_OUT,
+    ) -> None:
         self.dice = random.Random(seed)
         self.launches = 0
         self.steps = 0
         self.happened: Counter[str] = Counter()
         self._faults = faults
         self._sizes = [ranks, *(self.dice.randint(2, 2 * ranks) for _ in range(MOST_RELAUNCHES))]
-        self.load = random_workload(self.dice, tasks, min(self._sizes), is_fine)
+        self._fan_out = fan_out
+        self.load = random_workload(self.dice, tasks, min(self._sizes), is_fine) if load is None else load
         self.policy = Policy(
             max_retries=self.dice.choice((0, 2, 3)),
             stop_on_failure=self.dice.random() < 0.1,
@@ -87,4 +100,5 @@ class SimulatedCluster:
         self._clock = Clock()
         self._clock.now = start
         scheduler = Scheduler(ledger, self._strategy(), self.policy)
-        return Launch(self.dice, self._clock, self.load, scheduler, self._run_dir, faults, self._witness, self.launches)
+        of_run = self.dice, self._clock, self.load, scheduler, self._run_dir, faults, self._witness
+        return Launch(*of_run, self.launches, self._fan_out)

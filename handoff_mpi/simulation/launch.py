@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from typing import Any
 
+from handoff_mpi.messages import REFER
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.scheduler import ResourcesUpdated, Scheduler, StopRequested
 from handoff_mpi.simulation.check import Witness
@@ -29,6 +30,7 @@ class Launch:
         scheduler: fresh.
         faults: what will go wrong.
         number: of the launch, from 1.
+        fan_out: of its ranks.
 
     Attributes:
         ranks: those that compute; rank 0 may be one of them.
@@ -48,6 +50,7 @@ class Launch:
         faults: Faults,
         witness: Witness,
         number: int,
+        fan_out: int,
     ) -> None:
         self.dice, self.clock, self.load, self.run_dir = dice, clock, load, run_dir
         self.faults, self.witness, self.number = faults, witness, number
@@ -57,14 +60,14 @@ class Launch:
         self._hosts = {rank: seat.host for rank, seat in scheduler.ledger.seats.items()}
         repeats, is_slow = "repeats" in faults.kinds, "slow values" in faults.kinds
         self._network = Network(clock, dice, self._host, repeats, is_slow, faults.until, self._befall)
-        self.ranks = self._make_ranks(scheduler)
+        self.ranks = self._make_ranks(scheduler, fan_out)
         self.zero = RankZero(self, scheduler)
 
     @property
     def scheduler(self) -> Scheduler:
         return self.zero.scheduler
 
-    def _make_ranks(self, scheduler: Scheduler) -> dict[int, SimulatedRank]:
+    def _make_ranks(self, scheduler: Scheduler, fan_out: int) -> dict[int, SimulatedRank]:
         dice = self.dice
         seats = scheduler.ledger.seats
         survives_death, all_see = bool(self.faults.kinds) and dice.random() < 0.7, dice.random() < 0.6
@@ -72,7 +75,7 @@ class Launch:
         sees = {seat.host: all_see or seat.host == "h0" or dice.random() < 0.5 for seat in seats.values()}
         ranks = {}
         for rank, seat in seats.items():
-            traits = Traits(survives_death and seat.slots == 1, sees[seat.host], checkpoints)
+            traits = Traits(survives_death and seat.slots == 1, sees[seat.host], checkpoints, fan_out)
             ranks[rank] = SimulatedRank(self, rank, seat.slots, traits)
         return ranks
 
@@ -126,6 +129,7 @@ class Launch:
     def send(self, source: int, dest: int, message: Message, is_large: bool = False) -> None:
         """Send a message, unless who sends it is dead."""
         if source not in self.ranks or not self.ranks[source].is_dead:
+            self.happened["referral"] += message[0] == REFER
             self._network.send(source, dest, message, is_large)
 
     def _message(self, source: int, dest: int, message: Message) -> None:

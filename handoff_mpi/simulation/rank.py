@@ -61,11 +61,13 @@ class Traits:
         calls_itself: whether its first slot is the rank itself, so that a call can take the rank down with it.
         sees_files: whether it sees the run-dir.
         checkpoints: how likely it writes a large value that need not outlast the run.
+        fan_out: how many others it gives a value to before it refers those that ask to them.
     """
 
     calls_itself: bool
     sees_files: bool
     checkpoints: float
+    fan_out: int
 
 
 class SimulatedRank:
@@ -80,7 +82,14 @@ class SimulatedRank:
 
     def __init__(self, around: Around, rank: int, slots: int, traits: Traits) -> None:
         self.machine = Worker(
-            rank, 1, slots, heartbeat_s=2.0, store_nbytes=20 * HOME_NBYTES, reads_files=traits.sees_files
+            rank,
+            1,
+            slots,
+            heartbeat_s=2.0,
+            store_nbytes=20 * HOME_NBYTES,
+            reads_files=traits.sees_files,
+            fan_out=traits.fan_out,
+            referred_nbytes=HOME_NBYTES,
         )
         self.rank = rank
         self.traits = traits

@@ -21,11 +21,13 @@ from handoff_mpi.messages import (
     FILES,
     FINISHED,
     FORGET,
+    INSIST,
     ISOLATE,
     KEEP,
     LOST,
     OK,
     RECALL,
+    REFER,
     RETURNED,
     STAYS,
     UNFETCHED,
@@ -60,7 +62,7 @@ from handoff_mpi.simulation.run_dir import Legacy
 if TYPE_CHECKING:
     from handoff_mpi.simulation.launch import Launch
 
-_FOR_WORKERS = frozenset({DISPATCH, CONSTANT, FILES, RECALL, FORGET, LOST, FETCH, VALUE, ABSENT})
+_FOR_WORKERS = frozenset({DISPATCH, CONSTANT, FILES, RECALL, FORGET, LOST, FETCH, VALUE, ABSENT, REFER})
 #: What the shell itself is told: (LOOKED, rank, whether it is gone); by MPI, or by who looked at its process.
 LOOKED = "looked"
 
@@ -198,7 +200,7 @@ class RankZero:
 
     def _bring(self, task: int, holder: int) -> None:
         self.bringing[self._next_ticket] = (task, holder)
-        self._send(holder, (FETCH, 1, self._next_ticket, task, None, ()))
+        self._send(holder, (FETCH, 1, self._next_ticket, task, None, (), INSIST))
         self._next_ticket -= 1
 
     def _rewrite(self, missing: Sequence[tuple[int, Sequence[int]]]) -> None:
@@ -217,7 +219,7 @@ class RankZero:
                 self._bring(task, holders[0])
 
     def _serve_file(self, source: int, message: Message) -> None:
-        _, run, ticket, task, _, _ = message
+        run, ticket, task = message[1:4]
         value = self._launch.run_dir.files.get(self.key_of(task))
         if value is None:
             self._send(source, (ABSENT, run, ticket, None))
@@ -320,7 +322,7 @@ class RankZero:
             return (task, None, (PLAIN, self.home[task]), ())
         if not tasks.is_available(task):
             return (task, None, None, (rank,))
-        holders = tuple(tasks.holders.get(task, ()))
+        holders = tasks.whom_to_ask(task, rank)
         if not holders and task in self._file_keys:
             self._tell_file(rank, task)
         return (task, None, None, holders)

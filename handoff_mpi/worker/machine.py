@@ -17,15 +17,18 @@ from handoff_mpi.messages import (
     BYE,
     CONSTANT,
     DIED,
+    DIRECT,
     DISPATCH,
     FETCH,
     FINISHED,
     FORGET,
     HOME_NBYTES,
+    INSIST,
     LOST,
     OK,
     RAISED,
     RECALL,
+    REFER,
     RETURNED,
     STAYS,
     STOP,
@@ -53,12 +56,21 @@ from handoff_mpi.worker.events import (
     Serve,
     Work,
 )
+from handoff_mpi.worker.takers import FAN_OUT, REFERRED_NBYTES, Takers
 
 #: Completions gather for at most this long while there is more to run.
 FLUSH_S = 0.001
 FLUSH_COUNT = 32
 #: Calls that run longer than this are reported while they run.
 LONG_CALL_S = 0.1
+#: Once referrals have come to nothing this often, a holder must serve itself.
+MOST_MISLED = 2
+#: More referrals in a row than any tree is deep.
+MOST_HOPS = 32
+#: A rank that one was referred to has so long to answer, and this many bytes a second longer: it may wait itself, or
+#: be in a call that lets nothing else run. Then who referred to it is asked as well.
+REFERRAL_S = 1.0
+REFERRAL_NBYTES_PER_S = 20e6
 
 
 class Worker:
@@ -72,6 +84,8 @@ class Worker:
         store_nbytes: values nobody needs any more are dropped once the store holds more than this.
         tells_transfers: whether rank 0 is told of each value that was fetched.
         reads_files: whether the rank sees the files where values were written; else rank 0 is asked for those.
+        fan_out: see :class:`~handoff_mpi.worker.takers.Takers`.
+        referred_nbytes: smaller values are sent to whoever asks.
     """
 
     def __init__(
@@ -83,6 +97,8 @@ class Worker:
         store_nbytes: int = 1 << 62,
         tells_transfers: bool = False,
         reads_files: bool = True,
+        fan_out: int = FAN_OUT,
+        referred_nbytes: int = REFERRED_NBYTES,
     ) -> None:
         self.rank = rank
         self.run = run
@@ -90,6 +106,7 @@ class Worker:
         self.store_nbytes = store_nbytes
         self.tells_transfers = tells_transfers
         self.reads_files = reads_files
+        self.referred_nbytes = referred_nbytes
         self.running: list[Work | None] = [None] * slots
         self.queues: list[deque[Work]] = [deque() for _ in range(slots)]
         self.claims: list[Any] = [None] * slots
@@ -106,6 +123,9 @@ class Worker:
         self._fetches: dict[tuple[int, Any], Fetch] = {}
         self._tickets: dict[int, Fetch] = {}
         self._next_ticket = 0
+        self._doubts: dict[int, float] = {}  # ticket of a referred request: when to ask elsewhere as well
+        self._takers = Takers(fan_out)
+        self._lost: set[int] = set()
         self._done: list[Entry] = []
         self._done_since = 0.0
         self._last_sent = 0.0
@@ -122,6 +142,7 @@ class Worker:
             FETCH: self._on_fetch,
             VALUE: self._on_value,
             ABSENT: self._on_absent,
+            REFER: self._on_refer,
         }
         self.now = 0.0
 
@@ -138,9 +159,9 @@ class Worker:
                 self._on_input_missing(event)  # type: ignore[arg-type]
         if self._timed or self._unreported:
             self._look_at_clock()
-        if self._done and (
-            len(self._done) >= FLUSH_COUNT or now - self._done_since >= FLUSH_S or None in self.running
-        ):
+        if self._doubts:
+            self._look_at_referrals()
+        if self._done and (len(self._done) >= FLUSH_COUNT or now - self._done_since >= FLUSH_S or None in self.running):
             self._flush()
         if now - self._last_sent >= self.heartbeat_s and not self.is_over:
             self._send(0, (ALIVE, self.run, []))
@@ -159,6 +180,8 @@ class Worker:
                         wakeup = min(wakeup, work.started + LONG_CALL_S)
                     if work.timeout_s is not None and not work.is_overdue:
                         wakeup = min(wakeup, work.started + work.timeout_s)
+        if self._doubts:
+            wakeup = min(wakeup, *self._doubts.values())
         return wakeup
 
     @property
@@ -290,22 +313,54 @@ class Worker:
         if fetch is not None:
             fetch.works.append(work)
             return
-        fetch = Fetch(-1, task, codec, [rank for rank in holders if rank != self.rank], [], [work])
+        self._lost.difference_update(holders)  # rank 0 names none that is lost, so they are back
+        fetch = Fetch(task, codec, [rank for rank in holders if rank != self.rank], [], [work])
         self._fetches[task, codec] = fetch
         self._ask_next(fetch)
 
     def _ask_next(self, fetch: Fetch) -> None:
-        self._tickets.pop(fetch.ticket, None)
-        if not fetch.holders:
+        """Ask another holder: who was asked does not have the value, so neither will those who wait for it here."""
+        self._close_tickets(fetch)
+        self._turn_away(fetch)
+        if fetch.holders:
+            self._ask_holder(fetch)
+        else:
             self._give_up(fetch)
-            return
+
+    def _ask_holder(self, fetch: Fetch) -> None:
         holder = fetch.holders.pop(0)
-        fetch.asked.append(holder)
+        if holder not in fetch.asked:
+            fetch.asked.append(holder)
+        fetch.is_referred = False
+        fetch.hops = 0
+        self._ask(fetch, holder, INSIST if fetch.misled >= MOST_MISLED else DIRECT)
+
+    def _ask(self, fetch: Fetch, rank: int, via: int) -> None:
+        fetch.source = rank
         fetch.since = self.now
         fetch.ticket = self._next_ticket
+        fetch.tickets.append(fetch.ticket)
         self._next_ticket += 1
         self._tickets[fetch.ticket] = fetch
-        self._commands.append(Send(holder, (FETCH, self.run, fetch.ticket, fetch.task, fetch.codec, ())))
+        self._commands.append(Send(rank, (FETCH, self.run, fetch.ticket, fetch.task, fetch.codec, (), via)))
+
+    def _close_tickets(self, fetch: Fetch) -> None:
+        for ticket in fetch.tickets:
+            self._tickets.pop(ticket, None)
+            self._doubts.pop(ticket, None)
+        fetch.tickets.clear()
+
+    def _turn_away(self, fetch: Fetch) -> None:
+        """Let those who wait here look elsewhere.
+
+        They must not go on waiting once somebody else is asked: it might come to wait for one of them. As it is, a
+        rank waits only for one that has the value, or that waits for the very rank that referred to it.
+        """
+        if fetch.askers:
+            self._takers.forget(fetch.task)
+        for rank, ticket in fetch.askers:
+            self._commands.append(Send(rank, (ABSENT, self.run, ticket, None)))
+        fetch.askers.clear()
 
     def _give_up(self, fetch: Fetch) -> None:
         del self._fetches[fetch.task, fetch.codec]
@@ -344,9 +399,10 @@ class Worker:
         work.wants.clear()
 
     def _on_value(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
-        fetch = self._tickets.pop(message[2], None)
+        fetch = self._tickets.get(message[2])
         if fetch is None:
             return
+        self._close_tickets(fetch)
         del self._fetches[fetch.task, fetch.codec]
         payload = (*message[3], *buffers)
         if self.tells_transfers:
@@ -355,6 +411,8 @@ class Worker:
         if fetch.codec is None:
             self._put(fetch.task, payload, sum(memoryview(part).nbytes for part in buffers) + HOME_NBYTES)
             self._forgettable[fetch.task] = None  # a copy: it may go once nobody here wants it
+        for rank, ticket in fetch.askers:
+            self._commands.append(Serve(rank, ticket, fetch.task, None, ()))
         for work in fetch.works:
             if fetch.codec is None:
                 self._want(work, fetch.task)
@@ -365,13 +423,14 @@ class Worker:
 
     def _on_absent(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
         fetch = self._tickets.get(message[2])
-        if fetch is None:
+        if fetch is None or message[2] != fetch.ticket:  # somebody else was asked meanwhile
             return
         error = message[3]
         if error is None:
-            self._ask_next(fetch)
+            self._seek_elsewhere(fetch)
             return
-        del self._tickets[fetch.ticket], self._fetches[fetch.task, fetch.codec]
+        self._close_tickets(fetch)
+        del self._fetches[fetch.task, fetch.codec]
         for work in fetch.works:
             if work in self.queues[work.slot]:
                 self.queues[work.slot].remove(work)
@@ -379,12 +438,45 @@ class Worker:
                 self._note((work.task, work.attempt, RAISED, error, 0, self.now, 0.0))
                 self._leave_followers(work.task)
 
+    def _on_refer(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
+        _, _, ticket, rank, nbytes = message
+        fetch = self._tickets.get(ticket)
+        if fetch is None or ticket != fetch.ticket:
+            return
+        if not fetch.is_referred:
+            fetch.holders.insert(0, source)  # it has the value, and is asked again if this comes to nothing
+        fetch.is_referred = True
+        fetch.hops += 1
+        fetch.nbytes = max(fetch.nbytes, nbytes)
+        if rank in self._lost or rank == self.rank or fetch.hops > MOST_HOPS:
+            self._seek_elsewhere(fetch)
+            return
+        self._close_tickets(fetch)
+        self._ask(fetch, rank, source)
+        self._doubts[fetch.ticket] = self.now + REFERRAL_S + fetch.nbytes / REFERRAL_NBYTES_PER_S
+
+    def _seek_elsewhere(self, fetch: Fetch) -> None:
+        fetch.misled += fetch.is_referred
+        self._ask_next(fetch)
+
+    def _look_at_referrals(self) -> None:
+        """Who was referred to a rank that does not answer for long asks who referred to it as well."""
+        for ticket in [ticket for ticket, until in self._doubts.items() if until <= self.now]:
+            del self._doubts[ticket]
+            fetch = self._tickets[ticket]
+            if fetch.holders:
+                fetch.misled = MOST_MISLED
+                self._ask_holder(fetch)
+
     def _on_lost(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
         rank = message[2]
+        self._lost.add(rank)
+        self._takers.lose(rank)
         for fetch in list(self._fetches.values()):
             fetch.holders = [holder for holder in fetch.holders if holder != rank]
-            if fetch.asked and fetch.asked[-1] == rank:
-                self._ask_next(fetch)
+            fetch.askers = [asker for asker in fetch.askers if asker[0] != rank]
+            if fetch.source == rank:
+                self._seek_elsewhere(fetch)
 
     def _arrived(self, work: Work) -> None:
         work.waiting -= 1
@@ -392,11 +484,29 @@ class Worker:
             self._run_next(work.slot)
 
     def _on_fetch(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
-        _, _, ticket, task, codec, codes = message
+        _, _, ticket, task, codec, codes, via = message
+        self._lost.discard(source)
         if task in self.held:
-            self._commands.append(Serve(source, ticket, task, codec, codes))
-        else:
+            if not self._refers(source, ticket, task, codec, via):
+                self._commands.append(Serve(source, ticket, task, codec, codes))
+            return
+        fetch = self._fetches.get((task, codec))
+        if fetch is None or fetch.source != via:
             self._commands.append(Send(source, (ABSENT, self.run, ticket, None)))
+        elif not self._refers(source, ticket, task, codec, via):
+            fetch.askers.append((source, ticket))
+
+    def _refers(self, source: int, ticket: int, task: int, codec: Any, via: int) -> bool:
+        """Refer who asks for a value to another that took it from here; whether that was done."""
+        nbytes = self.held.get(task, 0)
+        if codec is not None or 0 < nbytes < self.referred_nbytes:
+            return False
+        instead = None if via == INSIST else self._takers.instead(task, source)
+        if instead is None:
+            self._takers.note(task, source)
+            return False
+        self._commands.append(Send(source, (REFER, self.run, ticket, instead, nbytes)))
+        return True
 
     # -- calls --------------------------------------------------------------------------------------
 
@@ -503,6 +613,7 @@ class Worker:
         if nbytes is not None:
             self._held_nbytes -= nbytes
             self._forgettable.pop(task, None)
+            self._takers.forget(task)
             self._commands.append(Drop(task))
 
     def _make_room(self) -> None:

@@ -2,6 +2,11 @@
 
 A large buffer is written once into such a file, and whoever receives the descriptor maps it. Nothing has a name:
 the kernel frees the memory with the last descriptor and the last mapping, however their processes end.
+
+Ranks of one host do not hand values to each other this way: the segment costs a write into fresh pages before anyone
+can map it, while Open MPI reads straight from the sender's memory (CMA). Measured between ranks on two cores, sent to
+1, 2 and 4 at once, 1 to 64 MiB, the segment took 1.5 to 4 times as long as messages into memory in use, and 0.9 to 4
+times as long as into fresh memory. It would save memory, one copy a host in place of one a rank, and nothing else.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from handoff_mpi.allocation import CostOptimized, FirstAvailable, Ledger
@@ -23,6 +25,7 @@ from handoff_mpi.scheduler import (
     Unfetched,
     ValueLost,
 )
+from handoff_mpi.scheduler.tasks import MOST_NAMED
 from tests.scheduler.transcript import (
     CPU,
     GPU,
@@ -986,6 +989,21 @@ def test_it_wakes_up_to_listen_for_silence():
     assert run.scheduler.next_wakeup() == 15.0
     run.tell(16.0)
     assert run.scheduler.next_wakeup() == 26.0
+
+
+# -- whom to ask for a value --------------------------------------------------------------------------------
+
+
+def test_ranks_that_want_a_value_are_spread_over_those_that_hold_it():
+    tasks = Dialogue(ranks(1)).scheduler.tasks
+    assert tasks.whom_to_ask(0, 5) == ()
+    tasks.holders[0] = [7]
+    assert tasks.whom_to_ask(0, 5) == (7,)
+    tasks.holders[0] = list(range(100, 150))
+    asked = [tasks.whom_to_ask(0, rank) for rank in range(1000)]
+    assert {len(named) for named in asked} <= {MOST_NAMED, MOST_NAMED + 1}
+    assert all(100 in named and len(set(named)) == len(named) for named in asked)
+    assert set(Counter(named[0] for named in asked).values()) == {1000 // 50}
 
 
 # -- stopping -------------------------------------------------------------------------------------------

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from handoff_mpi.encoding import PLAIN
-from handoff_mpi.messages import DIED, HOME_NBYTES, RAISED, RECALL, STAYS, STOP, TIMEOUT
+from handoff_mpi.messages import DIED, HOME_NBYTES, INSIST, RAISED, RECALL, STAYS, STOP, TIMEOUT
+from handoff_mpi.worker.machine import MOST_HOPS
+from handoff_mpi.worker.takers import REFERRED_NBYTES
 from tests.worker.transcript import (
     CLAIM,
     Dialogue,
@@ -18,6 +20,7 @@ from tests.worker.transcript import (
     lost,
     recall,
     received,
+    refer,
     sent,
     stop,
     task,
@@ -269,6 +272,119 @@ def test_what_is_held_is_served_and_what_is_not_is_said_to_be_absent():
     assert rank.tell(2.0, fetch(3, 9, 0)) == ["serve 0 to 3 on ticket 9"]
     assert rank.tell(2.0, fetch(3, 9, 0, codec="c")) == ["serve 0 to 3 on ticket 9 by c"]
     assert rank.tell(2.0, fetch(3, 10, 5)) == ["to 3: absent on ticket 10"]
+
+
+# -- trees of those who take one value -----------------------------------------------------------------------
+
+
+MIB = 1 << 20
+
+
+def made(number, nbytes=MIB, **options):
+    """A rank that has made a large value."""
+    rank = Dialogue(**options)
+    rank.tell(0.0, dispatch(task(number)))
+    rank.tell(0.0, rank.ended(nbytes=nbytes))
+    return rank
+
+
+def test_beyond_a_few_who_asks_is_referred_to_those_who_were_served_in_turn():
+    rank = made(0, fan_out=2)
+    assert rank.tell(1.0, fetch(2, 0, 0), fetch(3, 0, 0)) == ["serve 0 to 2 on ticket 0", "serve 0 to 3 on ticket 0"]
+    asked = [fetch(number, 5, 0) for number in (4, 5, 6)]
+    assert rank.tell(2.0, *asked) == ["to 4: ask 2 on ticket 5", "to 5: ask 3 on ticket 5", "to 6: ask 2 on ticket 5"]
+
+
+def test_small_and_encoded_values_are_sent_to_whoever_asks():
+    rank = made(0, nbytes=REFERRED_NBYTES - 1, fan_out=1)
+    other = made(0, fan_out=1)
+    for number in (2, 3, 4):
+        assert rank.tell(1.0, fetch(number, 0, 0)) == [f"serve 0 to {number} on ticket 0"]
+        assert other.tell(1.0, fetch(number, 0, 0, codec="c")) == [f"serve 0 to {number} on ticket 0 by c"]
+
+
+def test_who_lost_what_it_took_is_served_again_and_so_is_who_insists():
+    rank = made(0, fan_out=1)
+    rank.tell(1.0, fetch(2, 0, 0))
+    assert rank.tell(2.0, fetch(2, 1, 0)) == ["serve 0 to 2 on ticket 1"]
+    assert rank.tell(3.0, fetch(3, 7, 0, via=INSIST)) == ["serve 0 to 3 on ticket 7"]
+    assert rank.tell(4.0, fetch(4, 0, 0)) == ["to 4: ask 3 on ticket 0"], "who came last may have it still"
+
+
+def test_nobody_is_referred_to_a_lost_rank():
+    rank = made(0, fan_out=1)
+    rank.tell(1.0, fetch(2, 0, 0))
+    assert rank.tell(2.0, lost(2), fetch(3, 0, 0)) == ["serve 0 to 3 on ticket 0"]
+
+
+def test_a_rank_that_waits_itself_notes_who_was_referred_to_it_and_serves_them_when_it_can():
+    rank = Dialogue(fan_out=2)
+    rank.tell(0.0, dispatch(task(1, value(0, 9))))
+    asked = [fetch(number, 3, 0, via=9) for number in (2, 3, 4)]
+    assert rank.tell(1.0, *asked) == ["to 4: ask 2 on ticket 3"]
+    assert rank.tell(2.0, arrives(9, 0, nbytes=MIB)) == [
+        "put 0",
+        "serve 0 to 2 on ticket 3",
+        "serve 0 to 3 on ticket 3",
+        "call 1#1 on slot 0",
+    ]
+    assert rank.tell(2.01, fetch(5, 3, 0)) == ["to 5: ask 3 on ticket 3"]
+
+
+def test_a_rank_that_waits_itself_turns_away_whom_its_own_source_did_not_refer_to_it():
+    rank = Dialogue()
+    rank.tell(0.0, dispatch(task(1, value(0, 9))))
+    asked = [fetch(2, 3, 0), fetch(3, 3, 0, via=8), fetch(4, 3, 0, via=INSIST)]
+    assert rank.tell(1.0, *asked) == [f"to {number}: absent on ticket 3" for number in (2, 3, 4)]
+
+
+@pytest.mark.parametrize("why", [absent(9, 0), lost(9)])
+def test_who_waits_looks_elsewhere_when_the_source_of_what_it_waits_for_fails(why):
+    rank = Dialogue()
+    rank.tell(0.0, dispatch(task(1, value(0, 9, 8))))
+    rank.tell(1.0, fetch(2, 3, 0, via=9))
+    assert rank.tell(2.0, why) == ["to 2: absent on ticket 3", "to 8: fetch 0 on ticket 1"]
+    assert rank.tell(3.0, arrives(8, 1)) == ["put 0", "call 1#1 on slot 0"]
+
+
+def test_a_referral_is_followed_and_who_gave_it_is_asked_again_if_it_comes_to_nothing():
+    rank = Dialogue()
+    rank.tell(0.0, dispatch(task(1, value(0, 9, 8))))
+    assert rank.tell(1.0, refer(9, 0, 5)) == ["to 5: fetch 0 on ticket 1, referred by 9"]
+    assert rank.tell(1.0, refer(5, 1, 6)) == ["to 6: fetch 0 on ticket 2, referred by 5"]
+    assert rank.tell(2.0, absent(6, 2)) == ["to 9: fetch 0 on ticket 3"]
+    assert rank.tell(2.0, refer(9, 3, 7)) == ["to 7: fetch 0 on ticket 4, referred by 9"]
+    assert rank.tell(3.0, lost(7)) == ["to 9: fetch 0 on ticket 5, insisting"]
+    assert rank.tell(4.0, absent(9, 5)) == ["to 8: fetch 0 on ticket 6, insisting"]
+    assert rank.tell(5.0, absent(8, 6)) == ["to 0: unfetched for 1#1: 0 asked of [9, 8]"]
+
+
+def test_a_rank_known_to_be_lost_is_not_asked_though_another_refers_to_it():
+    rank = Dialogue()
+    rank.tell(0.0, dispatch(task(1, value(0, 9))), lost(5))
+    assert rank.tell(1.0, refer(9, 0, 5)) == ["to 9: fetch 0 on ticket 1"]
+    rank.tell(2.0, fetch(5, 3, 77))
+    assert rank.tell(3.0, refer(9, 1, 5)) == ["to 5: fetch 0 on ticket 2, referred by 9"], "it is back"
+
+
+def test_referrals_have_an_end():
+    rank = Dialogue()
+    rank.tell(0.0, dispatch(task(1, value(0, 9))))
+    for ticket in range(MOST_HOPS):
+        assert rank.tell(1.0, refer(9 + ticket, ticket, 10 + ticket))[0].startswith(f"to {10 + ticket}: fetch 0")
+    assert rank.tell(1.0, refer(9 + MOST_HOPS, MOST_HOPS, 7)) == [f"to 9: fetch 0 on ticket {MOST_HOPS + 1}"]
+
+
+def test_a_rank_referred_to_that_does_not_answer_is_passed_over_and_whatever_comes_first_counts():
+    for first, second in (((5, 1), (9, 2)), ((9, 2), (5, 1))):
+        rank = Dialogue()
+        rank.tell(0.0, dispatch(task(1, value(0, 9))))
+        rank.tell(0.0, refer(9, 0, 5, nbytes=20 * MIB))
+        assert 2.0 < rank.worker.next_wakeup() < 2.1
+        assert rank.tell(2.0) == []
+        assert rank.tell(2.1) == ["to 9: fetch 0 on ticket 2, insisting"]
+        assert rank.tell(3.0, arrives(*first)) == ["put 0", "call 1#1 on slot 0"]
+        assert rank.tell(3.01, arrives(*second), refer(*second, 6), absent(*second)) == []
 
 
 # -- ranks lost -----------------------------------------------------------------------------------------

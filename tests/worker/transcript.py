@@ -8,14 +8,17 @@ from handoff_mpi.messages import (
     ALIVE,
     CONSTANT,
     DIED,
+    DIRECT,
     DISPATCH,
     FETCH,
     FINISHED,
     FORGET,
+    INSIST,
     LOST,
     OK,
     RAISED,
     RECALL,
+    REFER,
     RETURNED,
     STOP,
     TIMED_OUT,
@@ -76,8 +79,12 @@ def stop(results=None):
 # -- what ranks send one another ------------------------------------------------------------------------
 
 
-def fetch(source, ticket, number, codec=None):
-    return received(source, FETCH, ticket, number, codec, [])
+def fetch(source, ticket, number, codec=None, via=DIRECT):
+    return received(source, FETCH, ticket, number, codec, [], via)
+
+
+def refer(source, ticket, rank, nbytes=0):
+    return received(source, REFER, ticket, rank, nbytes)
 
 
 def arrives(source, ticket, nbytes=0):
@@ -152,13 +159,19 @@ def _message(message):
     if kind == ALIVE:
         return "alive" + "".join(f", {task}#{attempt} runs since {since:g}" for task, attempt, since in rest[0])
     if kind == FETCH:
-        return f"fetch {rest[1]} on ticket {rest[0]}" + _codec(rest[2])
+        return f"fetch {rest[1]} on ticket {rest[0]}" + _codec(rest[2]) + _via(rest[4])
+    if kind == REFER:
+        return f"ask {rest[1]} on ticket {rest[0]}"
     if kind == ABSENT:
         return f"absent on ticket {rest[0]}"
     if kind == TRANSFERRED:
         lines = [f"{task} from {rank}, {nbytes} bytes in {seconds:g} s" for task, rank, nbytes, seconds in rest[0]]
         return "transferred " + ", ".join(lines)
     return kind
+
+
+def _via(via):
+    return {DIRECT: "", INSIST: ", insisting"}.get(via, f", referred by {via}")
 
 
 def _codec(codec):

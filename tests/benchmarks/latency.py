@@ -1,33 +1,37 @@
 """How long a link of a dependent chain takes, in raw pickled round trips of the same run.
 
     python -m tests.benchmarks.latency [--ranks 3] [--repeats 5] [--json FILE]
+
+A link is one function from submit to result, back to back: it is placed once the value that it takes is there.
 """
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks.harness import Answer, arguments, in_turns, run, under_mpi
+from tests.benchmarks.contend import CONTENDERS
+from tests.benchmarks.harness import Answer, Setting, arguments, in_turns, run, under_mpi
 
 ROUND_TRIP = "raw round trip"
-LINKS = 5_000
+LINKS = {"handoff_mpi": 5_000, "in children": 1_000}
 
 
-def ask(ranks: int, repeats: int) -> Answer:
-    with tempfile.TemporaryDirectory(prefix="handoff-bench-") as name:
-        place = Path(name)
+def ask(setting: Setting) -> Answer:
+    few = 5 if setting.quick else 1
+    with tempfile.TemporaryDirectory(prefix="handoff-bench-") as place:
 
-        def link(isolation: str, links: int) -> float:
-            return run(under_mpi(ranks, "ours", "chain", links, 0, isolation, ft=True), place)["seconds"] / links * 1e6
+        def round_trip() -> dict[str, float]:
+            return {"a link": run(under_mpi(2, "raw", "round_trip", 20_000), Path(place))["seconds"] * 1e6}
 
-        contenders = {
-            ROUND_TRIP: lambda: run(under_mpi(2, "raw", "round_trip", 20_000), place)["seconds"] * 1e6,
-            "a link": lambda: link("rank", LINKS),
-            "a link, in children": lambda: link("process", LINKS // 5),
-        }
-        figures = in_turns(contenders, repeats)
-    return Answer(f"a link of a chain, {ranks} ranks, in raw round trips", ROUND_TRIP, {"": figures}, "µs")
+        def link(name: str, links: int) -> dict[str, float]:
+            command = CONTENDERS[name].command(name, setting.ranks, "rates", json.dumps({"chain": links // few}))
+            return {"a link": 1e6 / run(command, Path(place))["chain"]}
+
+        ours = {name: (lambda name=name, links=links: link(name, links)) for name, links in LINKS.items()}
+        figures = in_turns({ROUND_TRIP: round_trip, **ours}, setting.repeats)
+    return Answer("a link of a chain, in raw round trips", ROUND_TRIP, figures, "µs", setting.ranks)
 
 
 if __name__ == "__main__":

@@ -1,42 +1,56 @@
-"""handoff_mpi's side: ``mpirun -n N python -m tests.benchmarks.ours SHAPE COUNT SECONDS ISOLATION``."""
+"""handoff_mpi's side: a Cluster whose ranks have joined, for as many runs as are asked for.
+
+Each worker rank has one slot, so that as many calls go on at once as with the others. The time of a run is that of
+``Cluster.execute``: validating and freezing the DAG, the journal in a run-dir of its own, the records. Making the DAG's
+objects is the user's and is not in it.
+"""
 
 from __future__ import annotations
 
-import resource
-import sys
+import itertools
 import tempfile
-import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import handoff_mpi as handoff
 from handoff_mpi import DAG, Function
-from tests.benchmarks.harness import report
-from tests.benchmarks.workloads import SHAPES, nothing, spin
+from tests.benchmarks.peers import Prepare, Run
+from tests.benchmarks.workloads import Level, work
 
 
-def build(shape: str, count: int, seconds: float) -> DAG:
-    dag = DAG(shape)
-    number = 0
-    code, extra = (spin, [seconds]) if seconds else (nothing, [])
-    for level in SHAPES[shape](count):
-        for inputs in level:
-            # Constants come behind values: spin takes its seconds by name.
-            options = {"kwargs": {"seconds": seconds}} if extra and inputs else {"extra_args": extra}
-            dag.add_function(Function(number, inputs, code, **options))
-            number += 1
+def build(levels: list[Level], loops: int) -> DAG:
+    """Return the DAG of what the levels say; constants come behind values, so the loops go by name where both are."""
+    dag = DAG("benchmark")
+    for number, inputs in enumerate(itertools.chain.from_iterable(levels)):
+        if inputs:
+            dag.add_function(Function(number, inputs, after, kwargs={"loops": loops}))
+        else:
+            dag.add_function(Function(number, (), work, [loops]))
     return dag
 
 
-def main(shape: str, count: str, seconds: str, isolation: str) -> None:
+def after(*values: object, loops: int) -> None:
+    work(loops)
+
+
+@contextmanager
+def ours(isolation: str) -> Iterator[Prepare | None]:
     with tempfile.TemporaryDirectory(prefix="handoff-bench-") as place, handoff.Cluster() as cluster:
-        if cluster:
-            dag = build(shape, int(count), float(seconds))
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # the DAG is the user's own
-            begun = time.perf_counter()
-            results = cluster.execute(dag, isolation=isolation, run_dir=f"{place}/run")
-            took = time.perf_counter() - begun
-            grown_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-            report(seconds=took, tasks=results.counts()["done"], grown_nbytes=grown_kb * 1024)
+        if not cluster:
+            yield None
+            return
+        numbers = itertools.count()
+
+        def prepare(levels: list[Level], loops: int) -> Run:
+            dag, run_dir = build(levels, loops), f"{place}/{next(numbers)}"
+            return lambda: cluster.execute(dag, isolation=isolation, slots=1, run_dir=run_dir)
+
+        yield prepare
 
 
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def in_ranks(workers: int) -> AbstractContextManager[Prepare | None]:
+    return ours("rank")
+
+
+def in_children(workers: int) -> AbstractContextManager[Prepare | None]:
+    return ours("process")

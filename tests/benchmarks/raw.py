@@ -1,9 +1,12 @@
 """The physical limits: what the same messages cost without anything around them.
 
     mpirun -n 2 python -m tests.benchmarks.raw round_trip COUNT
-    mpirun -n 3 python -m tests.benchmarks.raw transfer NBYTES REPEATS     # from rank 1 to rank 2
-    python -m tests.benchmarks.raw pipe COUNT WORKERS                      # bare child processes behind pipes
+    mpirun -n 3 python -m tests.benchmarks.raw transfer NBYTES...          # from rank 1 to rank 2
     mpirun -n N python -m tests.benchmarks.raw imports                     # what any MPI program with numpy does
+    python -m tests.benchmarks.raw pipe COUNT WORKERS                      # bare child processes behind pipes
+    python -m tests.benchmarks.raw peak PROCESSES LOOPS                    # the most work that so many processes do
+
+MPI runs at the thread level that handoff_mpi asks for.
 """
 
 from __future__ import annotations
@@ -12,14 +15,13 @@ import sys
 import time
 from typing import Any
 
-from tests.benchmarks.harness import report, touch_memory
+from tests.benchmarks.harness import arrays_of, report, serialized_mpi, touch_memory
+from tests.benchmarks.workloads import work
 
 
 def round_trip(count: str) -> None:
     """A small tuple, pickled, there and back."""
-    from mpi4py import MPI
-
-    comm = MPI.COMM_WORLD
+    comm = serialized_mpi().COMM_WORLD
     comm.Barrier()
     begun = time.perf_counter()
     for number in range(int(count)):
@@ -32,16 +34,23 @@ def round_trip(count: str) -> None:
         report(seconds=(time.perf_counter() - begun) / int(count))
 
 
-def transfer(nbytes: str, repeats: str) -> None:
-    """An array into fresh memory: what arrived before is kept, as a rank keeps it, so that no page comes again."""
-    import numpy as np
-    from mpi4py import MPI
+def transfer(*sizes: str) -> None:
+    """Arrays into fresh memory: what arrived before is kept, as a rank keeps it, so that no page comes again."""
+    medians = {nbytes: _transfer(int(nbytes), arrays_of(int(nbytes))) for nbytes in sizes}
+    if medians[sizes[0]]:
+        report(**medians)
 
-    comm = MPI.COMM_WORLD
-    touch_memory(6 * int(nbytes))
-    whole = np.ones(int(nbytes), np.uint8)
+
+def _transfer(nbytes: int, arrays: int) -> float:
+    """Return the median seconds on the rank that receives; 0 on the others."""
+    import numpy as np
+
+    comm = serialized_mpi().COMM_WORLD
+    if comm.rank:
+        touch_memory((arrays + 1) * nbytes)
+    whole = np.ones(nbytes, np.uint8)
     took, kept = [], []
-    for _ in range(int(repeats)):
+    for _ in range(arrays):
         comm.Barrier()
         begun = time.perf_counter()
         if comm.rank == 1:
@@ -49,36 +58,44 @@ def transfer(nbytes: str, repeats: str) -> None:
             comm.Send(whole, 2)
         elif comm.rank == 2:
             comm.send(None, 1)
-            kept.append(np.empty(int(nbytes), np.uint8))
+            kept.append(np.empty(nbytes, np.uint8))
             comm.Recv(kept[-1], 1)
             took.append(time.perf_counter() - begun)
-    if comm.rank == 2:
-        report(seconds=sorted(took)[len(took) // 2])
+    return sorted(took)[len(took) // 2] if took else 0.0
 
 
 def pipe(count: str, workers: str) -> None:
-    """One no-op in flight at each of some child processes."""
+    """No-ops, one in flight at each of some child processes; then a chain of them, through one."""
     from multiprocessing import get_context
-    from multiprocessing.connection import wait
 
     context = get_context("spawn")
     ends = []
     for _ in range(int(workers)):
         mine, theirs = context.Pipe()
         context.Process(target=_answer, args=(theirs,), daemon=True).start()
-        mine.send(0)
-        mine.recv()
         ends.append(mine)
-    begun = time.perf_counter()
-    left = int(count)
+    report(independent=_rate(ends, int(count)), chain=_rate(ends[:1], int(count)))
+
+
+def _rate(ends: list[Any], count: int) -> float:
+    """Return no-ops a second; a few of them warm it."""
+    from multiprocessing.connection import wait
+
     for end in ends:
         end.send(0)
+        end.recv()
+    begun = time.perf_counter()
+    for end in ends:
+        end.send(0)
+    left = count - len(ends)
     while left > 0:
         for end in wait(ends):
-            end.recv()  # type: ignore[union-attr]
-            end.send(0)  # type: ignore[union-attr]
+            end.recv()
+            end.send(0)
             left -= 1
-    report(seconds=time.perf_counter() - begun, tasks=int(count))
+    for end in ends:
+        end.recv()
+    return (count - left) / (time.perf_counter() - begun)
 
 
 def _answer(end: Any) -> None:
@@ -86,11 +103,30 @@ def _answer(end: Any) -> None:
         end.send(end.recv())
 
 
+def peak(processes: str, loops: str) -> None:
+    """So many processes that do nothing but work, all at the same time."""
+    from multiprocessing import get_context
+
+    context = get_context("spawn")
+    ready = context.Barrier(int(processes))
+    took = context.Queue()
+    for _ in range(int(processes)):
+        context.Process(target=_work, args=(ready, took, int(loops)), daemon=True).start()
+    seconds = [took.get(timeout=60) for _ in range(int(processes))]
+    report(loops_per_s=int(loops) * len(seconds) / sum(seconds))
+
+
+def _work(ready: Any, took: Any, loops: int) -> None:
+    ready.wait(60)
+    begun = time.perf_counter()
+    work(loops)
+    took.put(time.perf_counter() - begun)
+
+
 def imports() -> None:
     import numpy
-    from mpi4py import MPI
 
-    if MPI.COMM_WORLD.rank == 0:
+    if serialized_mpi().COMM_WORLD.rank == 0:
         report(version=numpy.__version__)
 
 

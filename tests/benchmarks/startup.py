@@ -8,7 +8,6 @@ children: there is a row with it and one without.
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import time
@@ -16,83 +15,41 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks.harness import LIMIT_S, Answer, arguments, in_turns
-from tests.conftest import ROOT, mpirun_command
-from tests.faults.launching import launch
+from tests.benchmarks.harness import Answer, Setting, arguments, in_turns, report, run, under_mpi
 
-BARE = "mpirun of a Python with imports"
-_IMPORTS = "import numpy\nfrom mpi4py import MPI"
-_DAG_FILE = """
-from handoff_mpi import DAG, task
-
-@task
-def one(): return 1
-
-with DAG("one") as dag:
-    one()
-"""
-_SCRIPT = """
-import sys
-import handoff_mpi as handoff
-from handoff_mpi import DAG, Function
-
-with handoff.Cluster() as cluster:
-    if cluster:
-        dag = DAG("one")
-        dag.add_function(Function("one", (), lambda: 1))
-        cluster.execute(dag, run_dir=sys.argv[1])
-"""
+IMPORTS = "mpirun with imports"
+OURS = "a run of one function"
+WHOLE = "the whole command"
 
 
-def ask(ranks: int, repeats: int) -> Answer:
-    with tempfile.TemporaryDirectory(prefix="handoff-bench-") as name:
-        place = Path(name)
-        (place / "one.py").write_text(_DAG_FILE)
-        (place / "script.py").write_text(_SCRIPT)
-        figures = {
-            "with fault tolerance": _in_turns(_commands(ranks, True), place, repeats),
-            "without": _in_turns(_commands(ranks, False), place, repeats),
-        }
-    return Answer(f"from the command to its end, {ranks} ranks", BARE, figures, "s", tells_differences=True)
+def ask(setting: Setting) -> Answer:
+    with tempfile.TemporaryDirectory(prefix="handoff-bench-") as place:
+
+        def whole(*words: str) -> dict[str, float]:
+            command = under_mpi(setting.ranks, *words)
+            begun = time.perf_counter()
+            run(command, Path(place), rest_s=0.0)
+            return {WHOLE: time.perf_counter() - begun}
+
+        contenders = {IMPORTS: lambda: whole("raw", "imports"), OURS: lambda: whole("startup", "ours")}
+        figures = in_turns(contenders, setting.repeats)
+    return Answer("from the command to its end", IMPORTS, figures, "s", setting.ranks)
 
 
-def _commands(ranks: int, ft: bool) -> dict[str, list[str]]:
-    """Return contender to its command; the name of a run-dir follows the last word."""
-    program = [*mpirun_command(ranks, ft), sys.executable]
-    run = ["-m", "handoff_mpi", "run", "one.py"]
-    commands = {
-        BARE: [*program, "-c", _IMPORTS],
-        "mpirun ... run one.py": [*program, *run, "--run-dir"],
-        "a Cluster in a script": [*program, "script.py"],
-    }
-    if ft:  # it turns that on by itself
-        commands["run -n, its supervisor too"] = [sys.executable, *run, "-n", str(ranks), "--run-dir"]
-    return commands
+def ours() -> None:
+    import handoff_mpi as handoff
+    from handoff_mpi import DAG, Function
 
-
-def _in_turns(commands: dict[str, list[str]], place: Path, repeats: int) -> dict[str, list[float]]:
-    def contender(command: list[str]) -> Callable[[], float]:
-        return lambda: _seconds([*command, f"run-{uuid.uuid4().hex}"], place)
-
-    contenders = {name: contender(command) for name, command in commands.items()}
-    in_turns(contenders, 1)  # what is not compiled yet is so then, as where packages are installed
-    return in_turns(contenders, repeats)
-
-
-def _seconds(command: list[str], place: Path) -> float:
-    """Run ``command`` to its end.
-
-    Raises:
-        RuntimeError: it failed.
-    """
-    begun = time.perf_counter()
-    launched = launch(command, place, {"PYTHONPATH": os.fspath(ROOT), "PYTHONDONTWRITEBYTECODE": ""})
-    code = launched.wait(LIMIT_S)
-    took = time.perf_counter() - begun
-    if code != 0:
-        raise RuntimeError(f"{' '.join(command)} ended with {code}: {launched.text()[-600:]}")
-    return took
+    dag = DAG("startup")
+    dag.add_function(Function("nothing", (), int))
+    with tempfile.TemporaryDirectory(prefix="handoff-bench-") as place:
+        results = handoff.execute(dag, isolation="rank", run_dir=f"{place}/run")
+    if results is not None:
+        report(value=results["nothing"])
 
 
 if __name__ == "__main__":
-    arguments(__spec__.name, __doc__, ask)
+    if sys.argv[1:] == ["ours"]:
+        ours()
+    else:
+        arguments(__spec__.name, __doc__, ask)

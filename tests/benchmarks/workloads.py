@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
+#: Of each function of a level, the numbers of the functions whose values it takes.
 Level = list[tuple[int, ...]]
 
 
-def nothing(*values: Any) -> None:
-    """Do nothing."""
-
-
-def spin(seconds: float, *values: Any) -> None:
-    """Compute for ``seconds``."""
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
+def work(loops: int, *values: Any) -> None:
+    """Compute for so many loops: a fixed amount of work, however many processes share a core. 0 is a no-op."""
+    for _ in range(loops):
         pass
 
 
@@ -42,7 +37,16 @@ def layered(count: int, width: int = 100, inputs: int = 5) -> list[Level]:
     return levels
 
 
-SHAPES = {"independent": independent, "chain": chain, "fan": fan, "layered": layered}
+def stencil(count: int, width: int = 16) -> list[Level]:
+    """Task Bench's stencil: each function takes the values of its own column and its neighbours' one step before."""
+    levels: list[Level] = [[()] * width]
+    for first in range(0, count - width, width):
+        near = [range(max(0, column - 1), min(width, column + 2)) for column in range(width)]
+        levels.append([tuple(first + each for each in columns) for columns in near])
+    return levels
+
+
+SHAPES = {"independent": independent, "chain": chain, "fan": fan, "layered": layered, "stencil": stencil}
 
 
 def count_of(levels: Sequence[Level]) -> int:

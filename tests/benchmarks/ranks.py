@@ -1,40 +1,52 @@
-"""What a placement costs the scheduler, by the number of ranks, up to 10,000; no MPI, one process.
+"""What scheduling costs, and a placement alone, by the number of ranks, up to 10,000; no MPI, one process.
 
     python -m tests.benchmarks.ranks [--repeats 5] [--json FILE]
 
 Every rank is a host of its own with two slots and ends its calls in random order. Uniform: all functions cost one core.
-Mixed: six costs, some with GPUs and memory. The figure is the processor time of all turns, by functions.
+Mixed: six costs, some with GPUs and memory. Scheduling is the processor time of all the machine's turns, by functions.
+A placement alone is what the strategy takes to choose a rank on a busy cluster, and the ledger to claim there and to
+release what made room: no queues, no attempts, no commands.
 """
 
 from __future__ import annotations
 
 import random
 import time
+from dataclasses import dataclass
 
-from handoff_mpi.allocation import Ledger, LoadBalanced
+from handoff_mpi.allocation import Claim, ClusterView, CostClass, Ledger, LoadBalanced
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.messages import OK
 from handoff_mpi.resources import Capability, Device
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.scheduler import Closed, Dispatch, Event, Finished, Policy, Scheduler, Submitted
-from tests.benchmarks.harness import Answer, arguments, in_turns
+from tests.benchmarks.harness import Answer, Setting, arguments, in_turns
 
 COUNTS = (10, 100, 1_000, 10_000)
 CPU = {"cpu": UNIT}
 MIXED = [CPU, {"cpu": 2 * UNIT}, {"cpu": UNIT, "gpu": UNIT}, {"gpu": UNIT // 2}, {}]
 MIXED += [{"cpu": UNIT, "memory": 500 * UNIT}]
+SCHEDULING = ("scheduling, uniform", "scheduling, mixed")
+PLACEMENT = ("a placement alone, uniform", "a placement alone, mixed")
+PLACEMENTS = 5_000
+BATCH = 10  # calls that end at once
 #: Longer than what is sent in batches, so that every function is placed.
 CALL_S = 1.0
 
 
-def placements_us(ranks: int, costs: list[dict[str, int]], seed: int = 1) -> float:
-    """Return microseconds a function of scheduling."""
-    dice = random.Random(seed)
+def full_ledger(ranks: int) -> Ledger:
+    """Return a ledger of so many ranks, each a host of its own with two slots; nothing is claimed."""
     hosts = [
         Capability(rank, f"h{rank}", {"cpu": 2 * UNIT, "memory": 1000 * UNIT}, (Device(0, f"g{rank}"),))
         for rank in range(1, ranks + 1)
     ]
-    ledger = Ledger(hosts, dict.fromkeys(range(1, ranks + 1), 2))
+    return Ledger(hosts, dict.fromkeys(range(1, ranks + 1), 2))
+
+
+def scheduling_us(ranks: int, costs: list[dict[str, int]], seed: int = 1) -> float:
+    """Return microseconds a function of scheduling."""
+    dice = random.Random(seed)
+    ledger = full_ledger(ranks)
     scheduler = Scheduler(ledger, LoadBalanced(), Policy(silence_limit_s=float("inf")))
     functions = max(5_000, 3 * ranks)
     specs = [TaskSpec((), dice.choice(costs)) for _ in range(functions)]
@@ -58,12 +70,62 @@ def placements_us(ranks: int, costs: list[dict[str, int]], seed: int = 1) -> flo
         events = [Finished(rank, [(task, attempt, OK, (0, None), 8, now, CALL_S)])]
 
 
-def ask(ranks: int, repeats: int) -> Answer:
-    figures = {}
-    for name, costs in (("uniform", [CPU]), ("mixed", MIXED)):
-        contenders = {f"{count:,} ranks": (lambda c=count, k=costs: placements_us(c, k)) for count in COUNTS}
-        figures[name] = in_turns(contenders, repeats)
-    return Answer("scheduling, by the number of ranks, against 10", "10 ranks", figures, "µs a function")
+@dataclass
+class Endless:
+    """Ready tasks of one cost class, of which there are always more."""
+
+    cost: CostClass
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def placement_us(ranks: int, costs: list[dict[str, int]], seed: int = 1) -> float:
+    """Return microseconds a placement, on a cluster that is kept full."""
+    dice = random.Random(seed)
+    ledger = full_ledger(ranks)
+    view, strategy = ClusterView(ledger), LoadBalanced()
+    strategy.prepare(view)
+    groups = [Endless(ledger.cost_class(cost)) for cost in costs]
+    held: list[Claim] = []
+
+    def place(order: list[Endless]) -> None:
+        """Serve the groups until nothing fits."""
+        for group in order:
+            for _, rank in strategy.allocate([group], view):
+                held.append(ledger.claim(group.cost, rank))
+
+    place(groups)
+    took, placed = 0.0, 0
+    while placed < PLACEMENTS:
+        dice.shuffle(held)
+        ended, held[:] = held[:BATCH], held[BATCH:]
+        before, order = len(held), dice.sample(groups, len(groups))  # in random order no cost starves
+        begun = time.process_time()
+        for claim in ended:
+            ledger.release(claim)
+        place(order)
+        took += time.process_time() - begun
+        placed += len(held) - before
+    return took / placed * 1e6
+
+
+def ask(setting: Setting) -> Answer:
+    counts = COUNTS[:-1] if setting.quick else COUNTS
+
+    def costs_us(ranks: int) -> dict[str, float]:
+        return {
+            SCHEDULING[0]: scheduling_us(ranks, [CPU]),
+            SCHEDULING[1]: scheduling_us(ranks, MIXED),
+            PLACEMENT[0]: placement_us(ranks, [CPU]),
+            PLACEMENT[1]: placement_us(ranks, MIXED),
+        }
+
+    figures = in_turns({f"{count:,} ranks": (lambda count=count: costs_us(count)) for count in counts}, setting.repeats)
+    return Answer("by the number of simulated ranks", f"{COUNTS[0]} ranks", figures, "µs")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,128 @@
+"""What speed is promised, line by line, and which answer measures it: always as a ratio within one run.
+
+Two lines have no figure of their own. Submit to result of one function, back to back, is a link of a chain: a function
+is submitted to the scheduler when the value before it has come. That transfers overlap with calls, and that no value
+passes through rank 0, is counted by the test suite.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tests.benchmarks import bandwidth, children, functions, idle, ranks, startup
+from tests.benchmarks.contend import BARE
+from tests.benchmarks.harness import Answer, spread
+
+#: The answers of all questions that were asked, by name: one for each number of ranks.
+Answers = Mapping[str, Sequence[Answer]]
+#: Reads off an answer what a promise is about, turn by turn; nothing where that was not measured.
+Reading = Callable[[Answer], list[float]]
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A line of what is promised.
+
+    Attributes:
+        line: what is measured, in words.
+        limit: the ratio that is promised.
+        is_least: whether that is the least it may be; else it is the most.
+        question: whose answer tells.
+        read: how.
+    """
+
+    line: str
+    limit: float
+    is_least: bool
+    question: str
+    read: Reading
+
+    def words(self) -> str:
+        return f"{'at least' if self.is_least else 'at most'} {self.limit:g}"
+
+    def is_met(self, each: Sequence[float]) -> bool:
+        """Whether the median of what was measured keeps the promise."""
+        median = statistics.median(each)
+        return median >= self.limit if self.is_least else median <= self.limit
+
+    def margins(self, each: Sequence[float]) -> list[float]:
+        """Return how many times better than promised it was, turn by turn; less than 1 where it was worse."""
+        return [value / self.limit if self.is_least else self.limit / max(value, 1e-9) for value in each]
+
+    def verdict(self, answer: Answer) -> str:
+        each = self.read(answer)
+        return f"{spread(each)} {'met' if self.is_met(each) else 'missed'}" if each else ""
+
+
+def ratio(row: str, contender: str) -> Reading:
+    """Read a contender's figures ÷ the baseline's."""
+    return lambda answer: answer.ratios(row, contender)
+
+
+def share(row: str, contender: str, whole: float) -> Reading:
+    """Read a contender's figures ÷ what is promised in plain units."""
+    return lambda answer: [each / whole for each in answer.figures.get(row, {}).get(contender, ())]
+
+
+def excess(row: str, contender: str, whole: float) -> Reading:
+    """Read how much a contender's figures are above the baseline's, ÷ what is promised in plain units."""
+
+    def read(answer: Answer) -> list[float]:
+        figures = answer.figures.get(row, {})
+        if contender not in figures:
+            return []
+        return [(mine - base) / whole for mine, base in zip(figures[contender], figures[answer.baseline], strict=True)]
+
+    return read
+
+
+FEWEST, MOST = (f"{counts[at]:,}" for counts in (functions.COUNTS,) for at in (0, -1))
+MOST_RANKS = f"{ranks.COUNTS[-1]:,} ranks"
+#: Microseconds that a placement may take: costs all alike, or mixed.
+PLACEMENT_US = {"uniform": 2.0, "mixed": 20.0}
+#: What counts as the same speed.
+SAME = 1.2
+
+PROMISES = [
+    Promise(f"no-ops a second ÷ those of a {BARE}", 1.0, True, "throughput", ratio("independent", "handoff_mpi")),
+    Promise("a link of a chain ÷ a raw round trip", 8.0, False, "latency", ratio("a link", "handoff_mpi")),
+    Promise(f"no-ops in children ÷ a {children.PIPE}'s", 0.5, True, "children", ratio("independent", children.OURS)),
+    Promise(f"chain in children ÷ a {children.PIPE}'s", 0.5, True, "children", ratio("chain", children.OURS)),
+    Promise(f"64 MiB to another rank ÷ {bandwidth.RAW}", 0.9, True, "bandwidth", ratio("64 MiB", "handoff_mpi")),
+    Promise(f"no-ops a second, {MOST} ÷ {FEWEST}", 0.8, True, "functions", ratio(functions.RATE, MOST)),
+    Promise(f"memory a function of {MOST} ÷ 1 KB", 1.0, False, "functions", share(functions.NBYTES, MOST, 1000.0)),
+    *[
+        Promise(f"{row}, {MOST_RANKS} ÷ {limit:g} µs", 1.0, False, "ranks", share(row, MOST_RANKS, limit))
+        for rows in (ranks.PLACEMENT, ranks.SCHEDULING)
+        for row, limit in zip(rows, PLACEMENT_US.values(), strict=True)
+    ],
+    *[
+        Promise(f"{row}, {MOST_RANKS} ÷ {ranks.COUNTS[0]}", SAME, False, "ranks", ratio(row, MOST_RANKS))
+        for row in ranks.PLACEMENT
+    ],
+    *[
+        Promise(f"{who}, idle ÷ 2 % of a core", 1.0, False, "idle", share(row, "handoff_mpi", 0.02))
+        for who, row in (("rank 0", idle.RANK_0), ("a worker", idle.IDLE))
+    ],
+    Promise("start-up beyond a bare mpirun's ÷ 0.4 s", 1.0, False, "startup", excess(startup.WHOLE, startup.OURS, 0.4)),
+]
+
+
+def table(answers: Answers) -> tuple[list[str], list[list[str]]]:
+    """Return the head and the rows of a table of all promises: what was measured, and whether that keeps them."""
+    told = {answer.ranks for each in answers.values() for answer in each}
+    columns = sorted(told, key=lambda ranks: (ranks is None, ranks))
+    head = ["", "promised", *["no MPI" if ranks is None else f"{ranks} ranks" for ranks in columns]]
+    rows = []
+    for promise in PROMISES:
+        verdicts = {answer.ranks: promise.verdict(answer) for answer in answers.get(promise.question, ())}
+        rows.append([promise.line, promise.words(), *[verdicts.get(ranks, "") for ranks in columns]])
+    return head, rows
+
+
+def markdown(answers: Answers) -> str:
+    """Return that table in Markdown."""
+    head, rows = table(answers)
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])

@@ -49,7 +49,8 @@ class Promise:
 
     def margins(self, each: Sequence[float]) -> list[float]:
         """Return how many times better than promised it was, turn by turn; less than 1 where it was worse."""
-        return [value / self.limit if self.is_least else self.limit / max(value, 1e-9) for value in each]
+        shares = [value / self.limit for value in each]
+        return shares if self.is_least else [1 / max(each, LEAST_SHARE) for each in shares]
 
     def verdict(self, answer: Answer) -> str:
         each = self.read(answer)
@@ -78,6 +79,8 @@ def excess(row: str, contender: str, whole: float) -> Reading:
     return read
 
 
+#: Less than this of what is promised is told as this.
+LEAST_SHARE = 0.01
 FEWEST, MOST = (f"{counts[at]:,}" for counts in (functions.COUNTS,) for at in (0, -1))
 MOST_RANKS = f"{ranks.COUNTS[-1]:,} ranks"
 #: Microseconds that a placement may take: costs all alike, or mixed.

@@ -18,7 +18,7 @@ from typing import Any
 from tests.benchmarks.__main__ import OUT, machine, read
 from tests.benchmarks.contend import CONTENDERS
 from tests.benchmarks.harness import Answer
-from tests.benchmarks.promises import PROMISES, Answers
+from tests.benchmarks.promises import PROMISES, Answers, Promise
 
 CHART = Path(__file__).with_name("chart.svg")
 INK = "#7d8590"  # stands out from white and from black alike
@@ -50,13 +50,14 @@ def draw(answers: Answers, about: str, to: Path) -> None:
     from matplotlib import pyplot
 
     widest = widest_throughput(answers["throughput"])
-    heights = [len(PROMISES), len(contenders(widest))]
-    figure, (above, below) = pyplot.subplots(2, 1, figsize=(9, 0.3 * sum(heights) + 1.8), height_ratios=heights)
-    draw_promises(above, answers)
+    promises = [promise for promise in PROMISES if any(map(promise.read, answers.get(promise.question, ())))]
+    heights = [len(promises), len(contenders(widest))]
+    figure, (above, below) = pyplot.subplots(2, 1, figsize=(9, 0.28 * sum(heights) + 2.2), height_ratios=heights)
+    draw_promises(above, promises, answers)
     draw_throughput(below, widest)
     figure.text(0.99, 0.005, f"handoff_mpi, {about}", ha="right", fontsize=7)
     figure.tight_layout(rect=(0, 0.015, 1, 1))
-    figure.savefig(to, transparent=True, metadata={"Date": None, "Creator": None})
+    figure.savefig(to, transparent=True, bbox_inches="tight", metadata={"Date": None, "Creator": None})
 
 
 def widest_throughput(told: Sequence[Answer]) -> Answer:
@@ -69,11 +70,11 @@ def contenders(answer: Answer) -> list[str]:
     return [name for name in CONTENDERS if any(answer.ratios(row, name) for row in answer.figures)]
 
 
-def draw_promises(axes: Any, answers: Answers) -> None:
+def draw_promises(axes: Any, promises: Sequence[Promise], answers: Answers) -> None:
     """A row for each promise, a mark for each number of ranks."""
     numbers = sorted({answer.ranks for each in answers.values() for answer in each if answer.ranks is not None})
     looks = {ranks: (colour, marker) for ranks, colour, marker in zip(numbers, COLOURS, MARKERS, strict=False)}
-    for at, promise in enumerate(PROMISES):
+    for at, promise in enumerate(promises):
         for answer in answers.get(promise.question, ()):
             each = promise.margins(promise.read(answer))
             if each:
@@ -82,7 +83,7 @@ def draw_promises(axes: Any, answers: Answers) -> None:
     for ranks, (colour, marker) in looks.items():
         axes.plot([], [], linestyle="", color=colour, marker=marker, label=f"{ranks} ranks")
     axes.plot([], [], linestyle="", color=INK, marker="o", label="no MPI")
-    finish(axes, [f"{promise.line}: {promise.words()}" for promise in PROMISES], "times better than promised")
+    finish(axes, [f"{promise.line}: {promise.words()}" for promise in promises], "times better than promised")
 
 
 def draw_throughput(axes: Any, answer: Answer) -> None:
@@ -117,7 +118,7 @@ def finish(axes: Any, rows: Sequence[str], label: str) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(label)
-    axes.legend(frameon=False, fontsize=7, loc="best")
+    axes.legend(frameon=False, fontsize=7, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=4)
 
 
 if __name__ == "__main__":

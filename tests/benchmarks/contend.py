@@ -29,7 +29,7 @@ EFFICIENT = 0.5
 #: What else goes on on a machine only ever lowers efficiency: what is too low is tried again.
 TRIES = 2
 #: What one point of the search would take if nothing but the functions' work took time.
-POINT_S = 0.25
+POINT_S = 0.15
 FEWEST, MOST = 32, 20_000
 
 

@@ -31,12 +31,10 @@ def ask(setting: Setting) -> Answer:
             return run(under_mpi(setting.ranks, "idle", name, seconds, before=before), Path(place))["shares"]
 
         rows = (RANK_0, CALLING, IDLE) if setting.ranks > 2 else (RANK_0, CALLING)
-        contenders = {
-            A_CORE: lambda: dict.fromkeys(rows, 1.0),
-            "handoff_mpi": lambda: shares("ours"),
-            "blocking recv": lambda: shares("recv"),
-            "mpi4py.futures": lambda: shares("futures", "-m", "mpi4py.futures"),
-        }
+        contenders = {A_CORE: lambda: dict.fromkeys(rows, 1.0), "handoff_mpi": lambda: shares("ours")}
+        if setting.with_peers:
+            contenders["blocking recv"] = lambda: shares("recv")
+            contenders["mpi4py.futures"] = lambda: shares("futures", "-m", "mpi4py.futures")
         figures = in_turns(contenders, setting.repeats)
     return Answer("processor time while one rank sleeps in a call", A_CORE, figures, "cores", setting.ranks)
 

@@ -12,20 +12,20 @@ import json
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks.contend import CONTENDERS
+from tests.benchmarks.contend import CHILDREN, CONTENDERS
 from tests.benchmarks.harness import Answer, Setting, alone, arguments, in_turns, run
 
 PIPE = "bare pipe worker"
-OURS = "in children"
 COUNTS = {"independent": 5_000, "chain": 1_000}
 
 
 def ask(setting: Setting) -> Answer:
+    ours = CONTENDERS[CHILDREN]
     counts = {shape: count // (5 if setting.quick else 1) for shape, count in COUNTS.items()}
     with tempfile.TemporaryDirectory(prefix="handoff-bench-") as place:
         contenders = {
             PIPE: lambda: run(alone("raw", "pipe", 20_000, setting.ranks - 1), Path(place)),
-            OURS: lambda: run(CONTENDERS[OURS].command(OURS, setting.ranks, "rates", json.dumps(counts)), Path(place)),
+            CHILDREN: lambda: run(ours.command(CHILDREN, setting.ranks, "rates", json.dumps(counts)), Path(place)),
         }
         figures = in_turns(contenders, setting.repeats)
     return Answer("no-ops a second in child processes", PIPE, figures, "functions/s", setting.ranks)

@@ -62,10 +62,11 @@ class Contender:
 
 
 BARE = "bare mpi4py loop"
+CHILDREN = "handoff_mpi, in children"
 CONTENDERS = {
     BARE: Contender(peers.bare, is_peer=False, share=1.0),
     "handoff_mpi": Contender(ours.in_ranks, is_peer=False, share=1.0),
-    "in children": Contender(ours.in_children, is_peer=False, share=0.1),
+    CHILDREN: Contender(ours.in_children, is_peer=False, share=0.1),
     "mpi4py.futures": Contender(peers.futures, before=("-m", "mpi4py.futures")),
     "ProcessPoolExecutor": Contender(peers.processes, "concurrent.futures", False, share=0.1),
     "loky": Contender(peers.loky, "joblib", False, share=0.1),

@@ -11,11 +11,11 @@ import json
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks.contend import CONTENDERS
+from tests.benchmarks.contend import CHILDREN, CONTENDERS
 from tests.benchmarks.harness import Answer, Setting, arguments, in_turns, run, under_mpi
 
 ROUND_TRIP = "raw round trip"
-LINKS = {"handoff_mpi": 5_000, "in children": 1_000}
+LINKS = {"handoff_mpi": 5_000, CHILDREN: 1_000}
 
 
 def ask(setting: Setting) -> Answer:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.benchmarks import bandwidth, children, functions, idle, ranks, startup
-from tests.benchmarks.contend import BARE
+from tests.benchmarks.contend import BARE, CHILDREN
 from tests.benchmarks.harness import Answer, spread
 
 #: The answers of all questions that were asked, by name: one for each number of ranks.
@@ -91,8 +91,8 @@ SAME = 1.2
 PROMISES = [
     Promise(f"no-ops a second ÷ those of a {BARE}", 1.0, True, "throughput", ratio("independent", "handoff_mpi")),
     Promise("a link of a chain ÷ a raw round trip", 8.0, False, "latency", ratio("a link", "handoff_mpi")),
-    Promise(f"no-ops in children ÷ a {children.PIPE}'s", 0.5, True, "children", ratio("independent", children.OURS)),
-    Promise(f"chain in children ÷ a {children.PIPE}'s", 0.5, True, "children", ratio("chain", children.OURS)),
+    Promise(f"no-ops in children ÷ a {children.PIPE}'s", 0.5, True, "children", ratio("independent", CHILDREN)),
+    Promise(f"chain in children ÷ a {children.PIPE}'s", 0.5, True, "children", ratio("chain", CHILDREN)),
     Promise(f"64 MiB to another rank ÷ {bandwidth.RAW}", 0.9, True, "bandwidth", ratio("64 MiB", "handoff_mpi")),
     Promise(f"no-ops a second, {MOST} ÷ {FEWEST}", 0.8, True, "functions", ratio(functions.RATE, MOST)),
     Promise(f"memory a function of {MOST} ÷ 1 KB", 1.0, False, "functions", share(functions.NBYTES, MOST, 1000.0)),

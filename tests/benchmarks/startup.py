@@ -1,9 +1,6 @@
 """How much longer a run of one trivial function takes than any MPI program that imports mpi4py and numpy.
 
     python -m tests.benchmarks.startup [--ranks 3] [--repeats 5] [--json FILE]
-
-From the command to its end. Fault tolerance decides how ranks end, and whether functions are called in ranks or in
-children: there is a row with it and one without.
 """
 
 from __future__ import annotations
@@ -11,8 +8,6 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 from tests.benchmarks.harness import Answer, Setting, arguments, in_turns, report, run, under_mpi

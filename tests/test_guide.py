@@ -225,25 +225,3 @@ def test_arguments_encode_and_decode_on_the_same_rank(tmp_path):
     twice = Argument("a", lambda v, s, t: (v, s, t), lambda p, s, t: (*p, s, t))
     dag.add_function(Function("b", [twice], lambda x: x))
     assert handoff.execute_local(dag, run_dir=tmp_path)["b"] == (3, 0, 0, 0, 0)
-
-
-def test_a_hosts_cores_and_memory_are_pooled_by_its_ranks(mpirun, tmp_path):
-    (tmp_path / "d.py").write_text(
-        textwrap.dedent("""
-        import json, time
-        from handoff_mpi import DAG, Function
-        def spell(): begun = time.time(); time.sleep(0.02); return begun, time.time()
-        def most(*spells):
-            print("MOST", max(sum(b <= at < e for b, e in spells) for at, _ in spells), flush=True)
-        def build(args):
-            dag = DAG()
-            for k in range(64): dag.add_function(Function(k, (), spell, cost=json.loads(args[0])))
-            dag.add_function(Function("most", list(range(64)), most))
-            return dag
-        """)
-    )
-    for cost in ('{"cpu": 2}', '{"cpu": 0.5, "memory": 500}'):
-        host = {"HANDOFF_CORES": "4", "HANDOFF_MEMORY": "1000"}
-        ended = mpirun(5, "-m", "handoff_mpi", "run", "d.py", "--", cost, env=host)
-        assert ended.rc == 0, ended.err
-        assert "MOST 2" in ended.out

@@ -36,7 +36,7 @@ REGISTERED = {
     "a resource of the job": ({"cpu": 0, "license": 5}, {"resources": {"license": 12}}),
     "max_concurrency": ({"cpu": 0}, {"max_concurrency": 2}),
 }
-DETECTED = {"cores": ({"cpu": 2}, {}), "memory": ({"cpu": 0, "memory": 400}, {})}
+DETECTED = {"cores": ({"cpu": 2}, {}), "memory": ({"cpu": 0.5, "memory": 500}, {})}
 STRATEGIES = {
     name: ({"cpu": 2, "memory": 300}, {"allocation_strategy": name, "slots": 4})
     for name in ("first_available", "load_balanced", "cost_optimized")

@@ -23,7 +23,7 @@ NAPS = """
 import pathlib, time
 from handoff_mpi import DAG, Function
 def nap(number):
-    time.sleep(0.2)
+    time.sleep(0.1)
     with open("log", "a") as file: file.write(f"{number}\\n")
     return number
 dag = DAG("naps")

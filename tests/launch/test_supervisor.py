@@ -32,7 +32,7 @@ def nap(number):
     time.sleep(0.1)
     return number
 dag = DAG("breaking")
-for number in range(20): dag.add_function(Function(number, (), nap, [number]))
+for number in range(10): dag.add_function(Function(number, (), nap, [number]))
 """
 
 
@@ -43,7 +43,7 @@ def test_a_rank_0_whose_messages_fail_is_launched_again(handoff, tmp_path):
     assert ended.err.count("on purpose") == 1
     assert "Traceback" not in ended.err
     assert ended.err.count("the job ended without a verdict; it is launched again (1 of at most 3)") == 1
-    assert json.loads((tmp_path / "run" / "status.json").read_text())["done"] == 20
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["done"] == 10
 
 
 def test_a_pulse_stops_when_nothing_has_changed_for_long(tmp_path, monkeypatch):
@@ -70,8 +70,12 @@ STUMBLING = """
 import os, sys
 from handoff_mpi import cli
 from handoff_mpi.launch import supervisor
+first_join_s = 90.0
 script = 'test -e again || { touch again; exit 213; }; exec "$@"'
-supervisor.launcher_command = lambda *_: (["sh", "-c", script, "sh"], dict(os.environ))
+def command(*_):
+    supervisor.JOIN_S = 90.0 if os.path.exists("again") else first_join_s
+    return ["sh", "-c", script, "sh"], dict(os.environ)
+supervisor.launcher_command = command
 sys.exit(cli.main(["run", "-n", "1", "--run-dir", "run", "breaking.py"]))
 """
 
@@ -84,7 +88,7 @@ def test_an_mpirun_that_met_the_remains_of_a_killed_one_is_started_again(tmp_pat
     assert ended.err.count("launched again (1 of at most 3)") == 1
 
 
-WAITING = STUMBLING.replace("exit 213", "sleep 60").replace("script =", "supervisor.JOIN_S = 0.5\nscript =")
+WAITING = STUMBLING.replace("exit 213", "sleep 60").replace("first_join_s = 90.0", "first_join_s = 0.5")
 
 
 def test_ranks_that_do_not_come_together_are_ended_and_launched_again(tmp_path):

@@ -154,6 +154,11 @@ class Cluster:
         assert answer.strip().isdigit(), answer
         return int(answer)
 
+    def wait_for_script(self, number: int, cwd: Path, timeout_s: float = 90) -> None:
+        """Wait until a job's script has ended, though nodes that are dead have yet to say so."""
+        states = _GOING_ON - {"COMPLETING"}
+        self.wait_for(lambda: self._field(number, "JobState") not in states, timeout_s, cwd / f"{number}.out")
+
     def wait(self, number: int, cwd: Path, timeout_s: float = 90) -> Job:
         """Wait until a job has ended."""
         self.wait_for(lambda: self._field(number, "JobState") not in _GOING_ON, timeout_s, cwd / f"{number}.out")

@@ -144,9 +144,10 @@ def test_a_node_that_dies_costs_seconds_and_not_the_job(slurm, submit, tmp_path)
     slurm.wait_for(lambda: len(list(tmp_path.glob("began-*"))) >= 8, 60, tmp_path / f"{number}.out")
     slurm.kill_node("node3")
     try:
-        job = slurm.wait(number, tmp_path, 150)
+        slurm.wait_for_script(number, tmp_path, 150)
     finally:
         slurm.revive_node("node3")
+    job = slurm.wait(number, tmp_path)
     assert (job.state, job.exit_code) == ("COMPLETED", "0:0"), job.out
     assert job.out.count("node3 no longer answers; it is launched again on the other hosts") == 1
     ended = status(tmp_path / "handoff-runs" / str(number))

@@ -68,27 +68,87 @@ def test_given_prices_replace_demand_and_supply():
     assert placements(CostOptimized({"memory": 0.0, "cpu": 0.0, "gpu": 100.0}), [CPU])[0] == 2
 
 
-@pytest.mark.parametrize("strategy", [FirstAvailable, LoadBalanced])
+def varied_hosts():
+    """Hosts of one rank and of many, with and without devices, with resources of a rank's own and of the job."""
+    sizes = {"a": 1, "b": 5, "c": 3, "d": 1, "e": 4}
+    hosts = [host for host, size in sizes.items() for _ in range(size)]
+    capabilities = [
+        Capability(
+            rank,
+            host,
+            {"cpu": 4 * UNIT, "memory": 1000 * UNIT},
+            tuple(Device(each, f"{host}{each}") for each in range(2 if host in "bd" else 0)),
+            {"disk": 2 * UNIT} if host == "e" and rank % 2 else {},
+        )
+        for rank, host in enumerate(hosts, 1)
+    ]
+    slots = {each.rank: 1 + each.rank % 3 for each in capabilities}
+    return Ledger(capabilities, slots, {"license": 3 * UNIT})
+
+
+WISHES = [{}, {"avoid": 3}, {"avoid": 1}, {"avoid": 10}, {"host": "b"}, {"host": "b", "avoid": 4}, {"rank": 7}]
+COSTS = [{"cpu": UNIT}, {"cpu": 3 * UNIT}, {"gpu": UNIT // 2}, {"gpu": 2 * UNIT}, {"disk": UNIT}, {}]
+COSTS += [{"cpu": UNIT // 2, "license": UNIT}, {"cpu": UNIT, "memory": 400 * UNIT}]
+
+
+class Claims:
+    """Random claims, releases, losses and returns, updates."""
+
+    def __init__(self, seed, ledger):
+        self.dice = random.Random(seed)
+        self.ledger = ledger
+        self.claims = []
+
+    def step(self, cost, best, spread):
+        what = self.dice.random()
+        rank = self.dice.choice([*self.ledger.seats])
+        if what < 0.5 and best is not None:
+            self.claims.append(self.ledger.claim(cost, self.ledger.pick(cost, best, spread)))
+        elif what < 0.9 and self.claims:
+            self.ledger.release(self.claims.pop(self.dice.randrange(len(self.claims))))
+        elif what < 0.93:
+            self.ledger.withhold(rank, self.dice.random() < 0.5)
+        elif what < 0.96:
+            self.lose_or_restore(rank)
+        elif what < 0.97 and self.ledger.seats[rank].is_alive:
+            self.ledger.update(rank, {"cpu": self.dice.randrange(6) * UNIT})
+
+    def lose_or_restore(self, rank):
+        if not self.ledger.seats[rank].is_alive:
+            self.ledger.restore(rank)
+            return
+        for claim in [claim for claim in self.claims if claim.rank == rank]:
+            self.claims.remove(claim)
+            self.ledger.release(claim)
+        self.ledger.remove(rank)
+
+
+def calmest(cost, bay):
+    """The dumb twin of what the bay keeps in order."""
+    ranks = [cost.rank] if cost.rank is not None else [rank for rank in bay.idle if rank != cost.avoid]
+    return min((bay.seats[rank].busy_fraction, rank) for rank in ranks)
+
+
+@pytest.mark.parametrize("strategy", [FirstAvailable, LoadBalanced, CostOptimized])
 def test_the_index_agrees_with_looking_at_every_bay(strategy):
-    """The incrementally kept order against its dumb twin, through random claims and releases."""
-    dice = random.Random(3)
-    ledger = hosts()
-    rate = strategy().rate
-    ledger.order_by(rate)
-    costs = [ledger.cost_class({"cpu": amount * UNIT // 2}) for amount in (1, 2, 5)]
-    claims = []
-    for _ in range(2000):
-        cost = dice.choice(costs)
-        fitting = [bay for bay in ledger.bays if ledger.fits(cost, bay)]
-        best = ledger.best(cost)
-        assert (best is None) == (not fitting)
-        if best is not None:
-            assert rate(cost, best) == min(rate(cost, bay) for bay in fitting)
-        if best is not None and dice.random() < 0.55:
-            claims.append(ledger.claim(cost, ledger.pick(cost, best)))
-        elif claims:
-            ledger.release(claims.pop(dice.randrange(len(claims))))
-        ledger.check()
+    """What is kept in order against its dumb twin, whatever happens and for every kind of wish."""
+    for seed in range(4):
+        ledger, strategy_ = varied_hosts(), strategy()
+        strategy_.prepare(ClusterView(ledger, {"cpu": 1.0, "gpu": 10.0, "memory": 0.001}))
+        claims = Claims(seed, ledger)
+        classes = [ledger.cost_class(cost, **wish) for cost in COSTS for wish in WISHES]
+        for _ in range(1500):
+            cost = claims.dice.choice(classes)
+            has_job_room = all(pool.free >= amount for pool, amount in cost.job)
+            fitting = [bay for bay in ledger.bays if has_job_room and ledger.fits(cost, bay)]
+            best = ledger.best(cost)
+            assert (best is None) == (not fitting)
+            if best is not None:
+                assert strategy_.rate(cost, best) == min(strategy_.rate(cost, bay) for bay in fitting)
+                rank = best.calmest_idle(cost)
+                assert (best.seats[rank].busy_fraction, rank) == calmest(cost, best)
+            claims.step(cost, best, strategy_.spread)
+            ledger.check()
 
 
 class Wild:

@@ -850,6 +850,27 @@ def test_a_lost_pin_fails_its_function_and_says_why(pin, why):
     assert run.why(2) == (NO_ROOM, why)
 
 
+@pytest.mark.parametrize("wish", [1, "h1"])
+def test_what_waits_for_a_busy_rank_keeps_nobody_waiting_elsewhere(wish):
+    run = Dialogue(ranks(1, 1))
+    commands = run.submit(task(pin=1, priority=2), task(pin=wish, priority=1), *[task()] * 100)
+    assert commands == ["1.0 claims for 0#1", "2.0 claims for 2#1"]
+    for number in range(2, 101):
+        assert run.tell(float(number), done(2, number)) == [f"2.0 goes on with {number + 1}#1"]
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_what_waits_for_a_rank_is_not_overtaken_there_for_ever(cores):
+    run = Dialogue(ranks(2))
+    run.submit(*[task()] * 2, task(pin=1, cost=cpus(cores)), *[task()] * 100)
+    flying, count = [0, 1], 0
+    while 2 not in flying:
+        count += 1
+        commands = run.tell(float(count), done(1, flying.pop(0)))
+        flying += [int(line.split()[-1].split("#")[0]) for line in commands]
+        assert count <= 30
+
+
 # -- the user's tracker ---------------------------------------------------------------------------------
 
 

@@ -1,0 +1,226 @@
+"""What a turn costs does not grow with the number of ranks, of hosts' ranks, or of values: counted, not timed.
+
+The measure is how many instructions the interpreter carries out: whoever makes anything linear again, in whatever way,
+multiplies them. Loops that are C's own (sorting a few queues, taking a number out of a short list) are not seen.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+
+import pytest
+
+from handoff_mpi.allocation import CostOptimized, FirstAvailable, Ledger, LoadBalanced
+from handoff_mpi.dag import TaskSpec
+from handoff_mpi.encoding import PLAIN
+from handoff_mpi.messages import OK, RAISED
+from handoff_mpi.resources import Capability, Device
+from handoff_mpi.resources.amounts import UNIT
+from handoff_mpi.scheduler import Closed, Dispatch, Finished, Policy, RankLost, Recall, Scheduler, Submitted
+
+CPU = {"cpu": UNIT}
+MIXED = [CPU, {"cpu": 2 * UNIT}, {"cpu": UNIT, "gpu": UNIT}, {"gpu": UNIT // 2}, {}]
+MIXED += [{"cpu": UNIT, "memory": 500 * UNIT}]
+STRATEGIES = [FirstAvailable, LoadBalanced, CostOptimized]
+#: Heaps are a little deeper where there is more in them, and which classes fit differs from run to run.
+TOLERANCE = 1.5
+
+
+class Counter:
+    """Counts instructions of the interpreter while it is entered."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __enter__(self):
+        self._before = sys.gettrace()
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *exc_info):
+        sys.settrace(self._before)
+
+    def _trace(self, frame, event, arg):
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        if event == "opcode":
+            self.count += 1
+        return self._trace
+
+
+class Cluster:
+    """A scheduler whose ranks end their calls one by one, in random order."""
+
+    def __init__(self, ranks, ranks_a_host=1, strategy=None, slots=2):
+        hosts = [self._capability(rank, ranks_a_host, slots) for rank in range(1, ranks + 1)]
+        ledger = Ledger(hosts, dict.fromkeys(range(1, ranks + 1), slots))
+        self.scheduler = Scheduler(ledger, strategy or FirstAvailable(), Policy(silence_limit_s=float("inf")))
+        self.dice = random.Random(1)
+        self.now = 0.0
+        self.flying = []
+        self.placed = 0
+
+    @staticmethod
+    def _capability(rank, ranks_a_host, slots):
+        host = f"h{(rank - 1) // ranks_a_host}"
+        amounts = {"cpu": 2 * ranks_a_host * UNIT, "memory": 1000 * ranks_a_host * UNIT}
+        return Capability(rank, host, amounts, (Device(0, "one"), Device(1, "other")))
+
+    def tell(self, *events):
+        self.now += 1e-6
+        commands = self.scheduler.handle(events, self.now)
+        self.scheduler.take_log()
+        for command in commands:
+            if isinstance(command, Dispatch):
+                self.placed += len(command.tasks)
+                self.flying += [(command.rank, task, attempt) for task, attempt in command.tasks]
+        return commands
+
+    def submit(self, *specs):
+        return self.tell(Submitted(specs), Closed())
+
+    def end(self, status=OK, value=(PLAIN, None)):
+        """End a random call."""
+        at = self.dice.randrange(len(self.flying))
+        self.flying[at], self.flying[-1] = self.flying[-1], self.flying[at]
+        rank, task, attempt = self.flying.pop()
+        self.tell(Finished(rank, [(task, attempt, status, value, 8, self.now, 1.0)]))
+
+    def end_calls(self, calls):
+        """End these calls of one rank, which were short."""
+        self.flying = [call for call in self.flying if call not in calls]
+        entries = [(task, attempt, OK, (PLAIN, None), 8, self.now, 0.001) for _, task, attempt in calls]
+        self.tell(Finished(calls[0][0], entries))
+
+    def steps(self, turns=100, **ending):
+        """How many instructions a turn takes in which a call ends."""
+        self.placed = 0
+        with Counter() as counter:
+            for _ in range(turns):
+                self.end(**ending)
+        return counter.count / turns
+
+
+def asked(strategy):
+    """The strategy, asked for every placement: no slot goes on by itself."""
+    strategy.inherits = False
+    return strategy
+
+
+def steps_a_placement(strategy, costs, ranks, ranks_a_host=1):
+    cluster = Cluster(ranks, ranks_a_host, strategy, slots=1)
+    dice = random.Random(2)
+    cluster.submit(*[TaskSpec((), dice.choice(costs)) for _ in range(2 * ranks + 300)])
+    for _ in range(20):
+        cluster.end()
+    steps = cluster.steps(100)
+    assert cluster.placed > 50
+    return steps * 100 / cluster.placed
+
+
+def grows(figures):
+    return max(figures[1:]) / figures[0]
+
+
+@pytest.mark.parametrize("costs", [[CPU], MIXED], ids=["uniform", "mixed"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_placement_costs_the_same_with_ten_ranks_and_with_ten_thousand(strategy, costs):
+    figures = [steps_a_placement(asked(strategy()), costs, ranks) for ranks in (10, 1_000, 10_000)]
+    assert grows(figures) < TOLERANCE, figures
+
+
+@pytest.mark.parametrize("costs", [[CPU], MIXED], ids=["uniform", "mixed"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_placement_costs_the_same_with_two_ranks_a_host_and_with_two_hundred(strategy, costs):
+    figures = [steps_a_placement(asked(strategy()), costs, 10 * each, each) for each in (2, 20, 200)]
+    assert grows(figures) < TOLERANCE, figures
+
+
+def test_a_slot_that_goes_on_by_itself_costs_the_same_with_any_number_of_ranks():
+    figures = [steps_a_placement(LoadBalanced(), [CPU], ranks) for ranks in (10, 1_000, 10_000)]
+    assert grows(figures) < 1.1, figures
+
+
+def fill(strategy, ranks, ranks_a_host=1):
+    cluster = Cluster(ranks, ranks_a_host, strategy)
+    cluster.submit()
+    with Counter() as counter:
+        cluster.submit(*[TaskSpec((), CPU)] * (2 * ranks))
+    assert cluster.placed == 2 * ranks
+    return counter.count / cluster.placed
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_filling_all_ranks_takes_as_much_a_rank_with_more_of_them(strategy):
+    figures = [fill(strategy(), ranks) for ranks in (50, 500)]
+    assert grows(figures) < 1.1, figures
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_filling_hosts_takes_as_much_a_rank_with_more_of_them_on_each(strategy):
+    figures = [fill(strategy(), ranks, ranks // 2) for ranks in (20, 200)]
+    assert grows(figures) < TOLERANCE, figures
+
+
+def wait_for_every_rank(ranks, wish):
+    """Every rank is busy, and on each a task waits that may run there alone."""
+    cluster = Cluster(ranks, slots=1)
+    bound = [TaskSpec((), CPU, pin=wish(rank)) for rank in range(1, ranks + 1)]
+    cluster.submit(*[TaskSpec((), CPU, code=1)] * ranks, *bound, *bound)
+    cluster.end()
+    return cluster.steps(8)
+
+
+@pytest.mark.parametrize("wish", [lambda rank: rank, lambda rank: f"h{rank - 1}"], ids=["rank", "host"])
+def test_tasks_that_wait_for_other_ranks_cost_a_turn_nothing(wish):
+    figures = [wait_for_every_rank(ranks, wish) for ranks in (10, 1_000)]
+    assert grows(figures) < TOLERANCE, figures
+
+
+def retries(ranks):
+    """Calls fail, and their tasks avoid the rank where they did: a class of its own for each."""
+    cluster = Cluster(ranks, strategy=LoadBalanced())
+    cluster.submit(*[TaskSpec((), CPU)] * ranks)
+    return cluster.steps(10, status=RAISED, value=("ValueError", "oops", ""))
+
+
+def test_a_retry_elsewhere_costs_the_same_with_any_number_of_ranks():
+    figures = [retries(ranks) for ranks in (20, 2_000)]
+    assert grows(figures) < TOLERANCE, figures
+
+
+def last_calls(ranks):
+    """Batches are in flight, one rank is idle, and nothing is left to be placed."""
+    cluster = Cluster(ranks, slots=1)
+    cluster.submit(*[TaskSpec((), CPU)] * (5 * ranks))
+    while cluster.scheduler.ready.is_queued():
+        cluster.end_calls(cluster.flying[:1])
+    cluster.end_calls([call for call in cluster.flying if call[0] == 1])
+    cluster.now += 1.0
+    asked = [command.rank for command in cluster.tell() if isinstance(command, Recall)]
+    assert len(asked) >= ranks / 4
+    with Counter() as counter:
+        cluster.tell()
+    return counter.count
+
+
+def test_what_was_asked_for_again_is_not_looked_at_in_every_turn():
+    figures = [last_calls(ranks) for ranks in (10, 1_000)]
+    assert grows(figures) < TOLERANCE, figures
+
+
+def losing_a_rank(values):
+    cluster = Cluster(3, slots=1)
+    cluster.submit(*[TaskSpec((), CPU, keep=True, pin=1)] * values, TaskSpec((), CPU, keep=True, pin=2))
+    while cluster.flying:
+        cluster.end(value=None)
+    assert len(cluster.scheduler.tasks.holders) == values + 1
+    with Counter() as counter:
+        cluster.tell(RankLost(2, "gone"))
+    return counter.count
+
+
+def test_the_loss_of_a_rank_costs_the_same_whatever_others_hold():
+    figures = [losing_a_rank(values) for values in (10, 1_000)]
+    assert grows(figures) < TOLERANCE, figures

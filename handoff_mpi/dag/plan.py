@@ -92,6 +92,7 @@ class Plan:
         self._anchors: list[Any] = []  # what is known by identity must stay alive
         self._costs: dict[Any, Amounts] = {}
         self._bare_recipes: dict[int, Recipe] = {}
+        self._bare_sources: list[tuple[int, None] | None] = []
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -110,6 +111,7 @@ class Plan:
         for function in regular:
             self.number_of[function.id] = len(self.ids)
             self.ids.append(function.id)
+        self._bare_sources += [None] * (len(self.ids) - first)
         problems: list[str] = []
         for function in regular:
             try:
@@ -159,14 +161,14 @@ class Plan:
         extra = tuple(function.extra_args)
         if function.kwargs or function.argument_inclusion == AS_LIST or not is_plain(extra):
             return None
-        sources = []
+        sources: list[tuple[int, None]] = []
         for reference in function.args:
             if isinstance(reference, Argument):
                 return None
             number = self.number_of.get(input_id(reference))
             if number is None:
                 return None
-            sources.append((number, None))
+            sources.append(self._bare_source(number))
         if len(sources) > 1 and len(set(sources)) < len(sources):
             return None
         assert function.code is not None
@@ -174,6 +176,13 @@ class Plan:
         if not extra:
             return self._bare_recipe(code), tuple(sources)
         return ((code,), VALUES, (PLAIN, (extra, {})), ()), tuple(sources)
+
+    def _bare_source(self, number: int) -> tuple[int, None]:
+        """All that take a value as it is share one entry."""
+        source = self._bare_sources[number]
+        if source is None:
+            source = self._bare_sources[number] = (number, None)
+        return source
 
     def _bare_recipe(self, code: int) -> Recipe:
         """Functions of one code that take nothing but values share one recipe."""

@@ -30,7 +30,7 @@ class TaskTable:
         state: a :class:`State` for each.
         attempts: how often each was dispatched; the number of its current attempt.
         missing: how many inputs each still waits for; of one that was sent ahead, waited for when it was.
-        children: who takes its value.
+        children: who takes its value; an empty tuple, shared, where nobody does.
         consumers_left: how many of those have not ended yet.
         at_home: whether the value rests at rank 0.
         holders: ranks that hold a value that did not come home.
@@ -50,7 +50,7 @@ class TaskTable:
         self.state = bytearray()
         self.attempts: list[int] = []
         self.missing: list[int] = []
-        self.children: list[list[int]] = []
+        self.children: list[list[int] | tuple[()]] = []
         self.consumers_left: list[int] = []
         self.at_home = bytearray()
         self.holders: dict[int, list[int]] = {}
@@ -118,7 +118,7 @@ class TaskTable:
         self.at_home.extend(bytes(count))
         self.attempts += [0] * count
         self.consumers_left += [0] * count
-        self.children += [[] for _ in range(count)]
+        self.children += [()] * count
         self.missing += [0] * count
         self.open += count
         new = range(first, first + count)
@@ -127,7 +127,11 @@ class TaskTable:
             if spec.group is not None:
                 self._ready.widen_group(spec)
             for each in spec.inputs:
-                self.children[each].append(task)
+                children = self.children[each]
+                if children:
+                    children.append(task)
+                else:
+                    self.children[each] = [task]
                 self.consumers_left[each] += 1
         for task, rest in (restored or {}).items():
             self._restore(task, rest)

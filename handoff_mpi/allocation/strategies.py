@@ -11,6 +11,8 @@ from handoff_mpi.resources.amounts import UNIT
 
 #: Bytes per second assumed between ranks when a transfer is priced; networks differ, orders matter little.
 BANDWIDTH = 1e9
+#: A value that more ranks hold than these is near everybody: to weigh each of them would cost more than it saves.
+MOST_HOLDERS = 64
 
 
 class FirstAvailable(RatedStrategy):
@@ -86,7 +88,7 @@ class CostOptimized(RatedStrategy):
                 if bay is None:
                     break
                 rank = ledger.pick(cost, bay)
-                inputs = view.inputs(group[0])
+                inputs = [each for each in view.inputs(group[0]) if len(each[1]) <= MOST_HOLDERS]
                 yield group[0], self._nearest(group[0], cost, rank, inputs, view) if inputs else rank
 
     def _nearest(

@@ -47,16 +47,17 @@ class HostWatch:
         return [(host, loudest if is_certain else self._own) for host in silent]
 
     def _last_heard(self, heard: Mapping[int, float], gone: Collection[int], now: float) -> dict[str, float]:
-        last = {}
-        for host in self._hosts:
-            ranks = self.ranks(host, gone)
-            if host != self._own and ranks:
-                last[host] = max(heard.get(rank, now) for rank in ranks)
-        return last
+        heard_of = {host: self._heard_of(host, heard, gone, now) for host in self._hosts if host != self._own}
+        return {host: when for host, when in heard_of.items() if when is not None}
+
+    def _heard_of(self, host: str, heard: Mapping[int, float], gone: Collection[int], now: float) -> float | None:
+        """Return when ``host`` was last heard of; None if all its ranks are gone."""
+        return max((heard.get(rank, now) for rank in self.ranks(host, gone)), default=None)
 
     def is_silent(self, host: str, heard: Mapping[int, float], gone: Collection[int], now: float) -> bool:
         """Whether nothing was heard of ``host`` for longer than the limit."""
-        return now - self._last_heard(heard, gone, now).get(host, now) > self.limit_s
+        when = self._heard_of(host, heard, gone, now)
+        return host != self._own and when is not None and now - when > self.limit_s
 
     def ranks(self, host: str, gone: Collection[int]) -> Sequence[int]:
         """Return the ranks of ``host`` that are not known to be gone."""

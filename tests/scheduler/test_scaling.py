@@ -224,3 +224,20 @@ def losing_a_rank(values):
 def test_the_loss_of_a_rank_costs_the_same_whatever_others_hold():
     figures = [losing_a_rank(values) for values in (10, 1_000)]
     assert grows(figures) < TOLERANCE, figures
+
+
+def consume(ranks):
+    """Functions take a value that most ranks hold a copy of."""
+    cluster = Cluster(ranks, strategy=CostOptimized(), slots=1)
+    cluster.tell(Submitted([TaskSpec((), CPU)]))
+    cluster.end(value=None)
+    cluster.submit(*[TaskSpec((0,), CPU)] * (3 * ranks))
+    for _ in range(ranks):
+        cluster.end()
+    assert len(cluster.scheduler.tasks.holders[0]) > ranks / 2
+    return cluster.steps(10)
+
+
+def test_inputs_that_all_ranks_hold_are_not_weighed_one_by_one():
+    figures = [consume(ranks) for ranks in (100, 1_000)]
+    assert grows(figures) < TOLERANCE, figures

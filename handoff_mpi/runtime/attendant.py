@@ -8,6 +8,8 @@ from typing import Any
 
 #: The attendant looks after a call that lasts longer than this.
 ATTEND_S = 0.005
+#: It looks this soon again after something came, and while large buffers are on their way.
+_BUSY_S = 0.001
 
 
 class Attendant(threading.Thread):
@@ -40,7 +42,7 @@ class Attendant(threading.Thread):
                 with shell.lock:
                     if shell.is_calling:
                         self._attend()
-                self._pause(0.001 if self._busy else ATTEND_S)
+                self._pause(_BUSY_S if self._busy or shell.transport.is_transferring else ATTEND_S)
 
     _busy = False
 

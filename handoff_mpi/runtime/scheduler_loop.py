@@ -191,11 +191,12 @@ class SchedulerLoop:
                 was_busy |= self._shell.run_own_calls()
             if (self.scheduler.is_over and not self._bringing.is_going_on) or self._has_drained():
                 return
-            until, sockets = wakeup, []
+            until, sockets, is_awaiting = wakeup, [], self.transport.is_transferring
             if self._shell is not None:
+                is_awaiting |= self._shell.is_hasty
                 until = min(until, self._shell.machine.next_wakeup())
                 sockets = self._shell.sockets()
-            pace.wait(was_busy, self.transport.is_transferring, until, sockets)
+            pace.wait(was_busy, is_awaiting, until, sockets)
 
     def _leave_lost_job(self) -> None:
         if self.settings.workers:

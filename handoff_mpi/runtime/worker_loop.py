@@ -73,7 +73,8 @@ def serve_run(
                     shell.run_own_calls()
                     pace.was_busy()
                     continue
-                pace.wait(was_busy, transport.is_transferring, shell.machine.next_wakeup(), shell.sockets())
+                is_awaiting = transport.is_transferring or shell.is_hasty
+                pace.wait(was_busy, is_awaiting, shell.machine.next_wakeup(), shell.sockets())
     finally:
         set_active(None)
         if attendant is not None:

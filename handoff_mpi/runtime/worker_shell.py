@@ -62,6 +62,8 @@ _DEAD = frozenset({"Z", "X"})
 _SECONDS_PER_BYTE = 1 / 200e6
 #: Calls follow one another for this long before messages are looked for.
 _BURST_S = 0.0005
+#: Whoever has asked for a value, or made one that stays, expects the answer, or to be asked, this soon.
+HASTE_S = 0.003
 
 
 @dataclass(slots=True)
@@ -128,6 +130,7 @@ class WorkerShell:
         self.attendant: Attendant | None = None
         self.results: Any = None
         self.has_left = False
+        self._hasty_until = 0.0
         self._neighbours = Neighbours(transport.rank, setup.pids)
         self._stops = Stops()
         self._next_look = 0.0
@@ -292,6 +295,11 @@ class WorkerShell:
     def has_own_call(self) -> bool:
         return bool(self._own_calls or self._own_serves)
 
+    @property
+    def is_hasty(self) -> bool:
+        """Whether a value is likely to come or go at once: sleeps would take longer than most transfers."""
+        return clock() < self._hasty_until
+
     def sockets(self) -> list[Any]:
         """Return what becomes readable when a child speaks."""
         return [self._children[slot] for slot, work in enumerate(self._in_child) if work is not None]
@@ -434,6 +442,8 @@ class WorkerShell:
 
     def _send(self, command: Send) -> None:
         message = command.message
+        if message[0] == FETCH:
+            self._hasty_until = clock() + HASTE_S
         if message[0] == FETCH and message[4] is not None:
             # The holder encodes for us, and may never have seen the code that does it.
             serialize = message[4][0]
@@ -442,6 +452,7 @@ class WorkerShell:
         self.transport.send(command.dest, message, command.buffers)
 
     def _put(self, command: Put) -> None:
+        self._hasty_until = clock() + HASTE_S
         self._store.put(self._key(command.task), command.payload)
 
     def _drop(self, command: Drop) -> None:

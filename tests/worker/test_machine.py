@@ -158,6 +158,16 @@ def test_an_input_is_fetched_from_a_rank_that_holds_it_before_the_call():
     assert rank.tell(1.0, arrives(2, 0)) == ["put 0", "call 1#1 on slot 0"]
 
 
+def test_inputs_of_queued_tasks_are_fetched_while_a_call_runs():
+    rank = Dialogue()
+    rank.tell(0.0, dispatch(task(7)))
+    asked = ["to 2: fetch 0 on ticket 0", "to 3: fetch 5 on ticket 1"]
+    assert rank.tell(0.01, dispatch(task(1, value(0, 2)), task(2, value(5, 3)))) == asked
+    assert rank.tell(0.02, arrives(3, 1), arrives(2, 0)) == ["put 5", "put 0"]
+    assert rank.tell(0.03, rank.ended()) == ["call 1#1 on slot 0"]
+    assert rank.tell(0.031, rank.ended())[0] == "call 2#1 on slot 0"
+
+
 def test_holders_are_asked_in_turn_and_rank_0_is_told_when_none_has_it():
     rank = Dialogue()
     assert rank.tell(0.0, dispatch(task(1, value(0, 2, 1, 3)))) == ["to 2: fetch 0 on ticket 0"]

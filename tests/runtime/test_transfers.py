@@ -1,0 +1,98 @@
+"""How large values go from rank to rank: what is copied, what passes rank 0, and who sleeps meanwhile."""
+
+from __future__ import annotations
+
+import pytest
+
+from handoff_mpi.comm import MemoryNetwork
+from handoff_mpi.encoding import encode_code
+from handoff_mpi.messages import ABSENT, DISPATCH, FETCH, HOME_NBYTES
+from handoff_mpi.runtime import pace, worker_shell
+from handoff_mpi.runtime.worker_shell import HASTE_S, RunSetup, WorkerShell
+from tests.worker.transcript import sent, task, value
+
+SCRIPT = """
+import gc, tracemalloc
+import numpy
+import handoff_mpi as handoff
+from handoff_mpi import DAG, Function
+from handoff_mpi.comm.mpi import world
+
+NBYTES = 64 * 10**6
+
+def make(): return numpy.ones(NBYTES, numpy.uint8)
+def look(array): return array[::4096].sum(), array.flags.writeable, array.nbytes
+
+tracemalloc.start()
+dag = DAG("copies")
+dag.add_function(Function("make", (), make, node=1))
+dag.add_function(Function("look", ["make"], look, node=2))
+results = handoff.execute(dag, isolation="rank", run_dir="run", checkpoint="none")
+peaks = world().gather(tracemalloc.get_traced_memory()[1] / NBYTES)
+if results is not None:
+    assert results["look"] == (NBYTES / 4096, False, NBYTES), results["look"]
+    print("PEAKS", *(f"{peak:.2f}" for peak in peaks), flush=True)
+"""
+
+
+def test_an_array_is_in_memory_once_where_it_was_made_once_where_it_is_used_and_never_at_rank_0(mpirun, tmp_path):
+    (tmp_path / "copies.py").write_text(SCRIPT)
+    ended = mpirun(3, "copies.py")
+    assert ended.rc == 0, ended.err
+    (line,) = [line for line in ended.out.splitlines() if line.startswith("PEAKS ")]
+    rank_0, maker, user = map(float, line.split()[1:])
+    assert rank_0 < 0.5, "the array was at rank 0"
+    assert 1 <= maker < 1.5, "it was copied where it was made"
+    assert 1 <= user < 1.5, "it was not received into its final memory"
+
+
+@pytest.fixture
+def time(monkeypatch):
+    """A clock that stands still, for the shells: [now]."""
+    now = [1000.0]
+    monkeypatch.setattr(worker_shell, "clock", lambda: now[0])
+    return now
+
+
+def shell_of_rank_1():
+    network = MemoryNetwork(3)
+    setup = RunSetup("now", 1, 1, "rank", 60.0, 1 << 40, None, None, [])
+    return WorkerShell(network.transport(1), setup), network
+
+
+def receive(shell, network, source, *message):
+    network.transport(source).send(1, message)
+    shell.turn(shell.transport.poll())
+
+
+def test_whoever_waits_for_a_value_does_not_sleep_for_a_moment(time):
+    shell, network = shell_of_rank_1()
+    assert not shell.is_hasty
+    receive(shell, network, 0, DISPATCH, 1, [], [(0, (1.0, ()), [task(5, value(4, 2))])])
+    (asked,) = network.transport(2).poll()
+    assert asked.message[:4] == (FETCH, 1, 0, 4)
+    assert shell.is_hasty
+    time[0] += HASTE_S
+    assert not shell.is_hasty, "the value may take hours"
+    receive(shell, network, 2, ABSENT, 1, 0, None)
+    assert not shell.is_hasty
+
+
+def test_whoever_made_a_large_value_expects_to_be_asked_for_it_at_once(time):
+    shell, network = shell_of_rank_1()
+    receive(shell, network, 0, DISPATCH, 1, [(0, encode_code(bytes))], [(0, (1.0, ()), [task(5, sent(HOME_NBYTES + 1))])])
+    assert shell.run_own_calls()
+    assert 5 in shell.machine.held
+    assert shell.is_hasty
+    time[0] += HASTE_S
+    assert not shell.is_hasty
+
+
+def test_a_loop_that_awaits_a_transfer_never_sleeps(monkeypatch):
+    monkeypatch.setattr(pace.time, "sleep", lambda seconds: pytest.fail("it slept"))
+    now = [0.0]
+    monkeypatch.setattr(pace, "clock", lambda: now[0])
+    waiting = pace.Pace()
+    for _ in range(100):
+        now[0] += 1.0
+        waiting.wait(False, True, 1e9)

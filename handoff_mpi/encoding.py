@@ -11,11 +11,13 @@ goes by the C pickler. What comes from ``dag.py`` finds its globals in one names
 module: what ``setup(rank)`` puts there, other functions see.
 
 Decoding makes a fresh object each time, so that no consumer sees what another did to its inputs; the memory of
-out-of-band arrays is shared instead, and read-only for that reason.
+out-of-band arrays is shared instead, and read-only for that reason. Arrays of cupy travel through host memory, and are
+fresh copies on the consumer's device (:mod:`handoff_mpi.staging`).
 """
 
 from __future__ import annotations
 
+import copyreg
 import io
 import pickle
 import struct
@@ -26,6 +28,7 @@ from typing import Any, TypeAlias
 
 import cloudpickle
 
+from handoff_mpi import staging
 from handoff_mpi.errors import HandoffError
 
 PLAIN = 0
@@ -208,7 +211,7 @@ class _Collector:
 
 def _dumps(value: Any, collector: _Collector | None) -> bytes:
     try:
-        head = pickle.dumps(value, protocol=5, buffer_callback=collector)
+        head = _dumps_plainly(value, collector)
         if not any(name in head for name in _by_value):
             return head
     except Exception:
@@ -223,13 +226,30 @@ def _dumps(value: Any, collector: _Collector | None) -> bytes:
         raise EncodingError(f"{_shown(value)} cannot be pickled: {_describe(error)}") from error
 
 
+def _dumps_plainly(value: Any, collector: _Collector | None) -> bytes:
+    reducers = staging.reducers()
+    if not reducers:
+        return pickle.dumps(value, protocol=5, buffer_callback=collector)
+    with io.BytesIO() as file:
+        pickler = pickle.Pickler(file, protocol=5, buffer_callback=collector)
+        pickler.dispatch_table = copyreg.dispatch_table | reducers
+        pickler.dump(value)
+        return file.getvalue()
+
+
 class _ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Cloudpickle, but the globals of carried modules travel by name: see :func:`namespace`."""
 
     def __init__(self, file: io.BytesIO, collector: _Collector | None) -> None:
         super().__init__(file, protocol=5, buffer_callback=collector)
+        self._reducers = staging.reducers()
         # Where cloudpickle keeps, by identity, what stands for a function's globals in a pickle.
         self.globals_ref.update((id(vars(module)), _Globals(module)) for module in _carried)
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Called by pickle for whatever it knows no form of its own for."""
+        reduce = self._reducers.get(type(obj))
+        return super().reducer_override(obj) if reduce is None else reduce(obj)
 
 
 class _Globals(dict[str, Any]):

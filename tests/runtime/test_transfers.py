@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from handoff_mpi.comm import MemoryNetwork
@@ -9,6 +11,7 @@ from handoff_mpi.encoding import encode_code
 from handoff_mpi.messages import ABSENT, DISPATCH, FETCH, HOME_NBYTES
 from handoff_mpi.runtime import pace, worker_shell
 from handoff_mpi.runtime.worker_shell import HASTE_S, RunSetup, WorkerShell
+from handoff_mpi.worker.takers import FAN_OUT
 from tests.worker.transcript import sent, task, value
 
 SCRIPT = """
@@ -46,6 +49,33 @@ def test_an_array_is_in_memory_once_where_it_was_made_once_where_it_is_used_and_
     assert 1 <= user < 1.5, "it was not received into its final memory"
 
 
+ALL = """
+import numpy
+import handoff_mpi as handoff
+from handoff_mpi import DAG, Function
+
+told = []
+handoff.telemetry.attach("t", handoff.telemetry.TRANSFER_STOP, lambda _, seen, about, __: told.append(about))
+dag = DAG("all")
+dag.add_function(Function("make", (), numpy.arange, [100_000], node=1))
+for rank in range(2, 7):
+    dag.add_function(Function(rank, ["make"], lambda array: int(array.sum()), node=rank))
+results = handoff.execute(dag, isolation="rank", run_dir="run", checkpoint="none")
+if results is not None:
+    assert all(results[rank] == 4_999_950_000 for rank in range(2, 7))
+    assert sorted(about["target"] for about in told) == [*range(2, 7)], told
+    print("SOURCES", *(about["source"] for about in told), flush=True)
+"""
+
+
+def test_beyond_a_few_ranks_have_a_value_from_those_that_got_it(mpirun, tmp_path):
+    (tmp_path / "all.py").write_text(ALL)
+    ended = mpirun(7, "all.py")
+    assert ended.rc == 0, ended.err
+    (line,) = [line for line in ended.out.splitlines() if line.startswith("SOURCES ")]
+    assert 1 <= Counter(line.split())["1"] <= FAN_OUT, "one of the five has it from another"
+
+
 @pytest.fixture
 def time(monkeypatch):
     """A clock that stands still, for the shells: [now]."""
@@ -80,7 +110,8 @@ def test_whoever_waits_for_a_value_does_not_sleep_for_a_moment(time):
 
 def test_whoever_made_a_large_value_expects_to_be_asked_for_it_at_once(time):
     shell, network = shell_of_rank_1()
-    receive(shell, network, 0, DISPATCH, 1, [(0, encode_code(bytes))], [(0, (1.0, ()), [task(5, sent(HOME_NBYTES + 1))])])
+    groups = [(0, (1.0, ()), [task(5, sent(HOME_NBYTES + 1))])]
+    receive(shell, network, 0, DISPATCH, 1, [(0, encode_code(bytes))], groups)
     assert shell.run_own_calls()
     assert 5 in shell.machine.held
     assert shell.is_hasty

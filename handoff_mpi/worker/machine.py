@@ -574,8 +574,11 @@ class Worker:
         work = event.work
         if self.running[work.slot] is work:
             self._stop_running(work)
-            is_copy = event.task in self.held or any(
-                holders for task, _, _, holders in work.sources if task == event.task
+            # Where files cannot be seen it was a copy, though another call may have found before that it is gone.
+            is_copy = (
+                not self.reads_files
+                or event.task in self.held
+                or any(holders for task, _, _, holders in work.sources if task == event.task)
             )
             self._drop(event.task)
             asked = [self.rank] if is_copy else []  # none asked: the file itself cannot be read

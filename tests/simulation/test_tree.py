@@ -87,6 +87,10 @@ def run(seed: int) -> SimulatedCluster:
     return cluster
 
 
+#: Seeds that fail if this is done wrong once more: (seed, what was wrong); kept for ever.
+ONCE_FAILED = [
+    (1336, "two calls missed the same copy of a file, and so it was taken for damaged"),
+]
 #: Seeds that hang, if nobody asks elsewhere after a while, once this is done wrong: (seed, what); kept for ever.
 ONCE_HUNG = [
     (54, "a rank waits for one that asked somebody else meanwhile"),
@@ -110,5 +114,5 @@ def test_swarms_of_faults_in_trees(monkeypatch):
 
 
 def test_swarms_of_faults_in_trees_where_slow_ranks_are_passed_over():
-    for seed in range(200, 240):
+    for seed in (*range(200, 240), *(seed for seed, _ in ONCE_FAILED)):
         run(seed)

@@ -248,6 +248,14 @@ def test_a_lost_copy_of_a_file_says_nothing_of_the_file():
     assert rank.tell(2.0, rank.missing(0)) == ["drop 0", "to 0: unfetched for 1#1: 0 asked of [1]"]
 
 
+def test_a_lost_copy_of_a_file_says_nothing_of_the_file_to_the_next_call_that_misses_it_either():
+    rank = Dialogue(reads_files=False)
+    rank.tell(0.0, dispatch(task(1, value(0)), task(2, value(0))))
+    rank.tell(1.0, arrives(0, 0))
+    assert rank.tell(2.0, rank.missing(0))[-1] == "call 2#1 on slot 0"
+    assert rank.tell(2.0, rank.missing(0)) == ["to 0: unfetched for 2#1: 0 asked of [1]"]
+
+
 def test_a_file_that_is_gone_is_told_as_asked_of_nobody():
     rank = Dialogue()
     assert rank.tell(0.0, dispatch(task(1, value(0)))) == ["call 1#1 on slot 0"]

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import mpi4py
 
-from handoff_mpi.comm.port import Envelope, RankGone
+from handoff_mpi.comm.port import Allocate, Envelope, RankGone, fresh_memory
 from handoff_mpi.errors import JoinError, TransportError
 
 if not os.environ.get("MPI4PY_RC_THREAD_LEVEL"):
@@ -145,6 +145,7 @@ class MPITransport:
         self._outgoing: deque[_Outgoing] = deque()
         self._incoming: list[_Incoming] = []
         self._arrived: list[Envelope | RankGone] = []
+        self._allocate: Allocate = fresh_memory
         self._transfers = 0
         self._dead: set[int] = set()
         self._abandoned: list[_Incoming | _Outgoing] = []  # MPI may still look at their memory
@@ -174,6 +175,9 @@ class MPITransport:
                     self._outgoing.append(_Outgoing(dest, [request], (blob,)))
         except MPI.Exception as error:
             self._look_at(error, f"sending to rank {dest}")
+
+    def receive_into(self, allocate: Allocate) -> None:
+        self._allocate = allocate
 
     def drop(self, rank: int) -> None:
         self._dead.add(rank)
@@ -222,14 +226,14 @@ class MPITransport:
             arrived.append(Envelope(source, content))
             return
         header, data_tag, sizes = content
-        buffers = [_memory(nbytes) for nbytes in sizes]
+        memories = [self._allocate(nbytes) for nbytes in sizes]
         # Posted before the next probe, so that no probe meets this transfer's chunks.
         requests = [
             self._comm.Irecv([chunk, MPI.BYTE], source, data_tag)
-            for buffer in buffers
-            for chunk in _chunks(memoryview(buffer).cast("B"))
+            for target, _ in memories
+            for chunk in _chunks(memoryview(target).cast("B"))
         ]
-        self._incoming.append(_Incoming(Envelope(source, header, buffers), requests))
+        self._incoming.append(_Incoming(Envelope(source, header, [kept for _, kept in memories]), requests))
 
     def _finish_incoming(self, arrived: list[Envelope | RankGone]) -> None:
         waiting = []
@@ -311,9 +315,3 @@ def _error_classes(error: Any, statuses: Sequence[Any]) -> set[int]:
 def _chunks(view: memoryview) -> list[memoryview]:
     return [view[start : start + CHUNK_NBYTES] for start in range(0, view.nbytes, CHUNK_NBYTES)] or [view]
 
-
-def _memory(nbytes: int) -> Any:
-    """Return fresh memory that is not zeroed first, as bytearray's is."""
-    import numpy
-
-    return numpy.empty(nbytes, numpy.uint8)

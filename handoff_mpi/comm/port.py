@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 
 @dataclass(slots=True)
@@ -14,7 +14,7 @@ class Envelope:
     Attributes:
         source: the rank that sent it.
         message: the tuple it sent.
-        buffers: what travelled beside it, in memory of our own that may be written to.
+        buffers: what travelled beside it, in memory of our own; see :meth:`Transport.receive_into`.
     """
 
     source: int
@@ -28,6 +28,18 @@ class RankGone:
 
     rank: int
     reason: str
+
+
+#: Makes memory of so many bytes: a writable buffer to receive into, and what the receiver gets of it.
+Allocate: TypeAlias = "Callable[[int], tuple[Any, Any]]"
+
+
+def fresh_memory(nbytes: int) -> tuple[Any, Any]:
+    """Return memory that is not zeroed first, as bytearray's is, and that the receiver may write to."""
+    import numpy
+
+    memory = numpy.empty(nbytes, numpy.uint8)
+    return memory, memory
 
 
 class Transport(Protocol):
@@ -46,6 +58,10 @@ class Transport(Protocol):
         The buffers must not change until they were sent; the transport keeps them alive until then. What is
         sent to a dead rank is dropped.
         """
+        ...
+
+    def receive_into(self, allocate: Allocate) -> None:
+        """Receive buffers from now on into memory that ``allocate`` makes; at first it is :func:`fresh_memory`."""
         ...
 
     def drop(self, rank: int) -> None:

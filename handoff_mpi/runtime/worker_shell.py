@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from handoff_mpi.comm import Envelope, RankGone, Transport
+from handoff_mpi.comm import Envelope, RankGone, Transport, fresh_memory
 from handoff_mpi.encoding import EncodingError, Payload, decode_code, nbytes_of
 from handoff_mpi.errors import HandoffError, ValueUnavailable
 from handoff_mpi.messages import (
@@ -53,7 +53,7 @@ from handoff_mpi.worker.events import (
 )
 from handoff_mpi.worker.machine import Worker, head_of
 from handoff_mpi.worker.runners import Child
-from handoff_mpi.worker.shared import share
+from handoff_mpi.worker.shared import SHARED_NBYTES, allocate, share
 
 # States of a process that has ended, and was not reaped yet.
 _DEAD = frozenset({"Z", "X"})
@@ -107,6 +107,16 @@ class RunSetup:
     checkpoint: str = "none"
 
 
+def _memory_for_children(nbytes: int) -> tuple[Any, Any]:
+    """Large values are received where children can map them, so that they are not copied once more for each call."""
+    if nbytes >= SHARED_NBYTES:
+        try:
+            return allocate(nbytes)
+        except OSError:
+            pass  # then they are copied
+    return fresh_memory(nbytes)
+
+
 class WorkerShell:
     """The shell around one rank's worker machine for one run."""
 
@@ -134,6 +144,8 @@ class WorkerShell:
         self._neighbours = Neighbours(transport.rank, setup.pids)
         self._stops = Stops()
         self._next_look = 0.0
+        if setup.isolation != "rank" or setup.slots > 1:
+            transport.receive_into(_memory_for_children)
         self._store = self._make_store()
         self._file_keys: dict[int, Key] = {}
         self._seconds_per_byte = _SECONDS_PER_BYTE
@@ -502,6 +514,7 @@ class WorkerShell:
 
     def close(self) -> None:
         """End the children; running ones are killed, their results are not wanted any more."""
+        self.transport.receive_into(fresh_memory)
         for child in self.sockets():
             child.kill()
         children = [child for child in self._children if child is not None]

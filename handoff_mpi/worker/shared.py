@@ -215,6 +215,24 @@ def locate(view: memoryview) -> tuple[Memory, int] | None:
     return memory, _address(view) - memory.address
 
 
+def allocate(nbytes: int) -> tuple[Any, Any]:
+    """Return memory of ``nbytes`` that children can map: as it is written to once, and as it is kept, read-only.
+
+    Raises:
+        OSError: there is no memory, no descriptor, or no such thing here.
+    """
+    descriptor = _new_file()
+    try:
+        # Now, for later a store into a page that cannot be had would kill the process.
+        os.posix_fallocate(descriptor.number, 0, nbytes)
+        memory = map_memory(descriptor, nbytes, True)
+    except BaseException:
+        descriptor.close()
+        raise
+    _keep(descriptor)
+    return (ctypes.c_char * nbytes).from_address(memory.address), memoryview(memory)
+
+
 def share(payload: Payload) -> Payload:
     """Return ``payload`` with its large buffers where children can map them: handing it on copies nothing.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from handoff_mpi.comm import MemoryNetwork
+from handoff_mpi.comm import MemoryNetwork, fresh_memory
 
 SIZES = (0, 1, 100_000, 10_000_000)
 
@@ -32,6 +32,7 @@ def check_pair(ends):
             assert [each.message[2] for each in mine if each.message[0] == "small"] == list(range(50))
             (large,) = [each for each in mine if each.message[0] == "large"]
             assert [bytes(part) for part in large.buffers] == [bytes([other]) * size for size in SIZES]
+    return got
 
 
 def test_in_memory():
@@ -45,9 +46,24 @@ def test_over_mpi(mpirun):
     assert ended.out.count("kept") == 3
 
 
-if __name__ == "__main__":
-    from handoff_mpi.comm.mpi import MPITransport
+def test_over_mpi_in_many_chunks_and_into_memory_of_the_receivers_choice(mpirun):
+    ended = mpirun(3, __file__, "chunks")
+    assert ended.rc == 0, ended.err
+    assert ended.out.count("kept") == 3
 
-    check_pair({(end := MPITransport()).rank: end})
+
+if __name__ == "__main__":
+    from handoff_mpi.comm import mpi
+    from handoff_mpi.worker.shared import Memory, allocate
+
+    end = mpi.MPITransport()
+    if sys.argv[1:] == ["chunks"]:
+        mpi.CHUNK_NBYTES = 65_537
+        end.receive_into(lambda nbytes: allocate(nbytes) if nbytes else fresh_memory(nbytes))
+    got = check_pair({end.rank: end})
+    if sys.argv[1:] == ["chunks"]:
+        received = [part for each in got[end.rank] if each.source != end.rank for part in each.buffers if len(part)]
+        assert len(received) == 2 * 3
+        assert all(isinstance(part.obj, Memory) and part.readonly for part in received)
     end.allgather(None)
     print("kept", file=sys.stdout, flush=True)

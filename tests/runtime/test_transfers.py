@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from handoff_mpi.encoding import encode_code
 from handoff_mpi.messages import ABSENT, DISPATCH, FETCH, HOME_NBYTES
 from handoff_mpi.runtime import pace, worker_shell
 from handoff_mpi.runtime.worker_shell import HASTE_S, RunSetup, WorkerShell
+from handoff_mpi.worker import shared
 from handoff_mpi.worker.takers import FAN_OUT
 from tests.worker.transcript import sent, task, value
 
@@ -47,6 +49,39 @@ def test_an_array_is_in_memory_once_where_it_was_made_once_where_it_is_used_and_
     assert rank_0 < 0.5, "the array was at rank 0"
     assert 1 <= maker < 1.5, "it was copied where it was made"
     assert 1 <= user < 1.5, "it was not received into its final memory"
+
+
+IN_CHILDREN = """
+import numpy
+import handoff_mpi as handoff
+from handoff_mpi import DAG, Function
+from handoff_mpi.comm.mpi import world
+from handoff_mpi.worker import shared
+
+written = []
+write_at = shared._write_at
+def watch(descriptor, view, offset):
+    written.append(view.nbytes)
+    write_at(descriptor, view, offset)
+shared._write_at = watch
+
+dag = DAG("children")
+dag.add_function(Function("make", (), numpy.arange, [1_000_000], node=1))
+for number in range(3):
+    dag.add_function(Function(number, ["make"], lambda array: int(array.sum()), node=2))
+results = handoff.execute(dag, isolation="process", run_dir="run", checkpoint="none")
+written = world().gather(sum(written))
+if results is not None:
+    assert [results[number] for number in range(3)] == [499_999_500_000] * 3
+    print("WRITTEN", *written, flush=True)
+"""
+
+
+def test_what_is_received_is_not_copied_for_the_children_that_take_it(mpirun, tmp_path):
+    (tmp_path / "children.py").write_text(IN_CHILDREN)
+    ended = mpirun(3, "children.py")
+    assert ended.rc == 0, ended.err
+    assert "WRITTEN 0 0 0" in ended.out.splitlines(), ended.out
 
 
 ALL = """
@@ -127,3 +162,14 @@ def test_a_loop_that_awaits_a_transfer_never_sleeps(monkeypatch):
     for _ in range(100):
         now[0] += 1.0
         waiting.wait(False, True, 1e9)
+
+
+def test_without_memory_to_share_values_are_received_as_ever(monkeypatch):
+    def fail(*_):
+        raise OSError("there is no space")
+
+    open_files = len([*Path("/proc/self/fd").iterdir()])
+    monkeypatch.setattr(shared.os, "posix_fallocate", fail)
+    target, kept = worker_shell._memory_for_children(shared.SHARED_NBYTES)
+    assert target is kept
+    assert len([*Path("/proc/self/fd").iterdir()]) == open_files

@@ -29,6 +29,7 @@ RETURNED = "returned"  # (RETURNED, run, [(task, attempt)])
 UNFETCHED = "unfetched"  # (UNFETCHED, run, task, attempt, [(input, ranks asked)])
 ALIVE = "alive"  # (ALIVE, run, [(task, attempt, started)]): heartbeat, with the calls that run longest
 TRANSFERRED = "transferred"  # (TRANSFERRED, run, [(task, source, nbytes, duration)]): inputs that were fetched
+MEMORY = "memory"  # (MEMORY, run, is_short, words): the rank is too short of memory for new tasks, or is not any more
 UPDATE = "update"  # (UPDATE, run, rank, resources)
 LOOKED = "looked"  # (LOOKED, run, rank, is_gone, reason): asked to, or when a neighbour was found to be gone
 BYE = "bye"  # (BYE, run): the rank has left the run
@@ -62,6 +63,11 @@ Assignment: TypeAlias = "tuple[int, int, Any, Any, tuple[Any, ...], float | None
 ISOLATE = 1  # run it in a child process
 KEEP = 2  # its value must outlast the run
 STAYS = 4  # its value stays on the rank whatever its size
+
+#: How short of memory a rank is: a high one moves values out, a critical one is given no new tasks.
+NORMAL = 0
+HIGH = 1
+CRITICAL = 2
 
 #: Values of at most this many bytes ride home with the completion.
 HOME_NBYTES = 8 * 1024

@@ -1,6 +1,6 @@
 """Which task goes where: the ledger of claims, and strategies that know nothing of one another."""
 
-from handoff_mpi.allocation.ledger import Bay, Claim, CostClass, Ledger, Seat
+from handoff_mpi.allocation.ledger import MEMORY, Bay, Claim, CostClass, Ledger, Seat
 from handoff_mpi.allocation.strategies import CostOptimized, FirstAvailable, LoadBalanced
 from handoff_mpi.allocation.strategy import (
     AllocationStrategy,
@@ -11,6 +11,7 @@ from handoff_mpi.allocation.strategy import (
 )
 
 __all__ = [
+    "MEMORY",
     "AllocationStrategy",
     "Bay",
     "Claim",

@@ -26,6 +26,10 @@ from handoff_mpi.resources.amounts import UNIT, format_amounts
 
 GPU = "gpu"
 
+# Why a rank is offered nothing for now.
+SUSPECT = "suspect"
+MEMORY = "memory"
+
 #: Gives a bay that fits a cost class its place in the order: least first.
 Rate: TypeAlias = "Callable[[CostClass, Bay], Any]"
 
@@ -216,6 +220,7 @@ class Ledger:
         classes: by their numbers.
         idle_slots: how many slots may be claimed.
         was_updated: whether any rank's resources have changed, so that claims may exceed what there is.
+        withheld: rank to why it is offered nothing for now.
     """
 
     def __init__(
@@ -227,6 +232,7 @@ class Ledger:
         self.job = {name: Pool(name, amount, amount) for name, amount in (job or {}).items()}
         self.idle_slots = 0
         self.was_updated = False
+        self.withheld: dict[int, set[str]] = {}
         self._hosts: dict[str, dict[str, Pool]] = {}
         self._devices: dict[str, DevicePool] = {}
         self._registered_devices: dict[int, DevicePool] = {}
@@ -366,8 +372,20 @@ class Ledger:
             self.idle_slots += len(seat.offered)
             self._enter_bay(seat)
 
-    def withhold(self, rank: int, is_withheld: bool = True) -> None:
-        """Offer the idle slots of ``rank`` to nobody for now, or again; its claims stay."""
+    def withhold(self, rank: int, why: str = SUSPECT) -> None:
+        """Offer the idle slots of ``rank`` to nobody for now; its claims stay."""
+        self.withheld.setdefault(rank, set()).add(why)
+        self._set_withheld(rank, True)
+
+    def offer_again(self, rank: int, why: str = SUSPECT) -> None:
+        """Withhold ``rank`` for this reason no more; any other reason holds on."""
+        reasons = self.withheld.get(rank, set())
+        reasons.discard(why)
+        if not reasons:
+            self.withheld.pop(rank, None)
+            self._set_withheld(rank, False)
+
+    def _set_withheld(self, rank: int, is_withheld: bool) -> None:
         seat = self.seats.get(rank)
         if seat is None or seat.is_withheld == is_withheld:
             return
@@ -415,8 +433,10 @@ class Ledger:
         """Return how many ranks of the job are on ``host``; None means any host."""
         return len(self.seats) if host is None else self._ranks_of_host[host]
 
-    def could_fit(self, cost: CostClass) -> bool:
-        """Whether some living rank could run a task of this class if nothing else ran."""
+    def could_fit(self, cost: CostClass, is_offered: bool = False) -> bool:
+        """Whether some living rank (one that is not withheld, if ``is_offered``) could run it if nothing else ran."""
+        if is_offered and self.withheld:
+            return any(self.could_hold(cost, seat) for seat in self._eligible(cost, self.withheld))
         if cost.plain is not None:
             holder = self._holder(cost.plain)
             if holder is None or cost.avoid not in holder.bay.seats:
@@ -426,16 +446,17 @@ class Ledger:
     def _holder(self, cost: CostClass) -> Seat | None:
         """Return a living rank that could run a task of this class if nothing else ran; looked for once a change."""
         if cost.number not in self._holders:
-            eligible = (seat for seat in self._eligible(cost) if self.could_hold(cost, seat))
+            eligible = (seat for seat in self._eligible(cost, ()) if self.could_hold(cost, seat))
             self._holders[cost.number] = next(iter(eligible), None)
         return self._holders[cost.number]
 
-    def _eligible(self, cost: CostClass) -> Iterable[Seat]:
+    def _eligible(self, cost: CostClass, withheld: Collection[int]) -> Iterable[Seat]:
         if cost.rank is not None:
             seat = self.seats.get(cost.rank)
-            return [seat] if seat is not None and seat.is_alive else []
+            return [seat] if seat is not None and seat.is_alive and seat.rank not in withheld else []
+        out = {cost.avoid, *withheld}
         bays = self.bays if cost.host is None else self._bays_of_host.get(cost.host, [])
-        seats = (next((seat for seat in bay.seats.values() if seat.rank != cost.avoid), None) for bay in bays)
+        seats = (next((seat for seat in bay.seats.values() if seat.rank not in out), None) for bay in bays)
         return (seat for seat in seats if seat is not None)
 
     def could_hold(self, cost: CostClass, seat: Seat) -> bool:
@@ -717,6 +738,7 @@ class Ledger:
                     assert bay.devices.free[uuid] == UNIT - used.get((id(bay.devices), uuid), 0) >= 0, uuid
         for rank, seat in self.seats.items():
             assert sorted(seat.idle) == [slot for slot, claim in enumerate(seat.claims) if claim is None], rank
+            assert seat.is_withheld == bool(self.withheld.get(rank)), rank
         assert self.idle_slots == sum(len(seat.offered) for seat in self.seats.values())
 
 

@@ -117,6 +117,15 @@ class ResourcesUpdated:
 
 
 @dataclass(slots=True)
+class MemoryTold:
+    """A rank is too short of memory for new tasks, or is not any more; and by what measure, in words."""
+
+    rank: int
+    is_short: bool
+    words: str
+
+
+@dataclass(slots=True)
 class Refused:
     """The user's resource tracker refused a placement; nothing was sent."""
 
@@ -144,6 +153,7 @@ Event: TypeAlias = (
     | RankLost
     | Examined
     | ResourcesUpdated
+    | MemoryTold
     | Refused
     | StopRequested
 )

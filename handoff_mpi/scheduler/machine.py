@@ -7,7 +7,7 @@ does the simulated cluster. Each turn has four verbs in order: absorb (here), re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from handoff_mpi.allocation import AllocationStrategy, ClusterView, Ledger
@@ -25,6 +25,7 @@ from handoff_mpi.scheduler.events import (
     Finished,
     Forget,
     Heard,
+    MemoryTold,
     Persisted,
     RankLost,
     Recall,
@@ -41,6 +42,7 @@ from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, READY, Cause
 from handoff_mpi.scheduler.placing import Placer
 from handoff_mpi.scheduler.policy import Policy
 from handoff_mpi.scheduler.ready import ReadyTasks
+from handoff_mpi.scheduler.shortage import Shortage
 from handoff_mpi.scheduler.slots import Slot, SlotTable
 from handoff_mpi.scheduler.tasks import TaskTable
 from handoff_mpi.scheduler.watch import Watch
@@ -84,6 +86,7 @@ class Scheduler:
         view = ClusterView(ledger, dict(prices or {}), self.expected_s, self.inputs_elsewhere)
         self._placer = Placer(view, strategy, self.tasks, self.ready, self.slots, self.policy)
         self._watch = Watch(self.policy.silence_limit_s)
+        self._shortage = Shortage(ledger)
         # kept small: only tasks to which something happened are in here
         self._tries: dict[int, int] = {}
         self._deaths: dict[int, int] = {}
@@ -106,6 +109,7 @@ class Scheduler:
             RankLost: self._on_rank_lost,
             Examined: self._on_examined,
             ResourcesUpdated: self._on_resources_updated,
+            MemoryTold: self._on_memory_told,
             Refused: self._on_refused,
             StopRequested: self._on_stop_requested,
         }
@@ -130,6 +134,8 @@ class Scheduler:
         self._placer.release(now, not self.stopping)
         if not self.stopping:
             self._placer.allocate(now)
+            if self._shortage.ranks and self._is_stuck():
+                self._let_one_go(now)
             if self._placer.holds_back and not self.slots.in_flight:
                 self._stop("what is left would not finish in the time that is left")
             while self._is_stuck() and self._give_up_on_ready() and not self.stopping:
@@ -195,6 +201,11 @@ class Scheduler:
     def silent(self) -> set[int]:
         """Ranks that were lost because nothing was heard of them."""
         return self._watch.silent
+
+    @property
+    def short_of_memory(self) -> Collection[int]:
+        """Ranks that are given no new tasks because they are short of memory."""
+        return self._shortage.ranks
 
     @property
     def heard(self) -> dict[int, float]:
@@ -348,7 +359,7 @@ class Scheduler:
             if rank in self._watch.silent:
                 self._watch.silent.discard(rank)
                 self.ledger.restore(rank)
-            self.ledger.withhold(rank, False)
+            self.ledger.offer_again(rank)
             self._log_rank(rank, "returned")
 
     def _look_for_silence(self) -> None:
@@ -383,6 +394,7 @@ class Scheduler:
 
     def _on_rank_lost(self, event: RankLost) -> None:
         self._watch.forget(event.rank)
+        self._shortage.end(event.rank)
         if event.rank in self.ledger.seats:
             self._lose_rank(event.rank, event.reason, event.with_its_host)
 
@@ -436,6 +448,25 @@ class Scheduler:
         self.ready.reconsider()
         self._log_rank(event.rank, "updated", event.amounts)
 
+    def _on_memory_told(self, event: MemoryTold) -> None:
+        if event.rank not in self.ledger.seats:
+            return
+        self._log_rank(event.rank, "memory high" if event.is_short else "memory normal", event.words)
+        if event.is_short:
+            self._shortage.begin(event.rank)
+            self._recall_queued(event.rank)
+        else:
+            self._shortage.end(event.rank)
+
+    def _let_one_go(self, now: float) -> None:
+        """Nothing runs, and who could go on is short of memory: one task goes to one of them, or nothing would end."""
+        for rank in self._shortage.turns():
+            with self._shortage.lifted(rank):
+                self._placer.allocate(now, most=1)
+            if self.slots.in_flight:
+                self._log_rank(rank, "let go", "all ranks that could go on are short of memory")
+                return
+
     def _log_rank(self, rank: int, what: str, detail: Any = None) -> None:
         self.tasks.log.append((-1, -1, -1, 0, rank, (what, detail)))
 
@@ -449,9 +480,14 @@ class Scheduler:
         """Dispatch nothing more, and ask for what has not started."""
         self.stopping = reason
         for rank in self.slots.of_rank:
-            queued = [(task, self.attempts[task]) for task in self.slots.waiting_behind(rank)]
-            if queued:
-                self._commands.append(Recall(rank, queued))
+            self._recall_queued(rank)
+
+    def _recall_queued(self, rank: int) -> None:
+        """Ask for what has not started at ``rank``, and was not asked for before."""
+        tasks = [task for task in self.slots.waiting_behind(rank) if task not in self._placer.recalled]
+        if tasks:
+            self._placer.recalled.update(tasks)
+            self._commands.append(Recall(rank, [(task, self.attempts[task]) for task in tasks]))
 
     def _is_stuck(self) -> bool:
         """Whether tasks are ready, fit nothing that is left, and wait for nothing: that would be a hang."""

@@ -23,6 +23,8 @@ from handoff_mpi.scheduler.tasks import TaskTable
 BATCH_S = 0.004
 #: A slot that waits for its next task loses some milliseconds: to longer functions than this they do not matter.
 QUEUED_S = 0.25
+#: Large inputs are fetched while their call waits: those at a slot should take no more memory than this.
+AHEAD_NBYTES = 64 * 1024 * 1024
 #: A task that has waited behind a running one for this long is asked for again when another slot is idle.
 LONG_S = 0.02
 
@@ -126,7 +128,7 @@ class Placer:
 
     def _may_inherit(self, queue: ReadyQueue, leader: ReadyQueue, claim: Claim) -> bool:
         """Whether a slot may go on without the strategy being asked: nobody with a better right waits."""
-        if not (self._can_finish(queue) and self._is_covered(claim)):
+        if claim.rank in self._ledger.withheld or not (self._can_finish(queue) and self._is_covered(claim)):
             return False
         return queue is leader or (queue.priority == leader.priority and leader.passed < leader.patience)
 
@@ -151,12 +153,15 @@ class Placer:
         mean = self.mean_s.get(self._tasks.specs[task].code)
         if mean is None or mean > QUEUED_S:
             return 1
-        return min(self._policy.window, 2 + int(BATCH_S / max(mean, 1e-6)))
+        depth = min(self._policy.window, 2 + int(BATCH_S / max(mean, 1e-6)))
+        if depth > 2 and self._tasks.holders:
+            return max(2, min(depth, AHEAD_NBYTES // max(1, self._tasks.nbytes_to_fetch(task))))
+        return depth
 
     # -- allocate -------------------------------------------------------------------------------------
 
-    def allocate(self, now: float) -> None:
-        """Ask the strategy where ready tasks should go, and send them there.
+    def allocate(self, now: float, most: int | None = None) -> None:
+        """Ask the strategy where ready tasks should go, and send them there, at most ``most``.
 
         Raises:
             AllocationError: the strategy failed, or placed a task where it does not fit.
@@ -185,14 +190,15 @@ class Placer:
             if queue.tasks:
                 led_by[queue.tasks[0]] = queue
             placed += 1
-            if not self._may_start_more():
+            if placed == most or not self._may_start_more():
                 break
         for queue in ready:
             if queue.tasks and queue.host is None:
                 queue.passed += placed
         if self._has_bound:  # what waited for it may fit beside it
             self._has_bound = False
-            self.allocate(now)
+            if most is None:
+                self.allocate(now)
 
     def _can_finish(self, queue: ReadyQueue) -> bool:
         """Whether the next task of ``queue`` would end before the run will be stopped, if it lasts as others did."""
@@ -217,7 +223,7 @@ class Placer:
     def _most_served(self, ready: list[ReadyQueue]) -> int:
         """A queue that was passed over too often is the last to be served: nobody younger overtakes it more."""
         for position, queue in enumerate(ready):
-            if queue.passed >= queue.patience and self._ledger.could_fit(queue.cost):
+            if queue.passed >= queue.patience and self._ledger.could_fit(queue.cost, is_offered=True):
                 return position + 1
         return len(ready)
 
@@ -268,7 +274,7 @@ class Placer:
         if not fed or not self._inherits or self._ready.is_queued():
             return
         for slot in fed:
-            if not slot.tasks or self._now - slot.since >= LONG_S:
+            if not slot.tasks or self._now - slot.since >= LONG_S or slot.rank in self._ledger.withheld:
                 continue
             assert slot.claim is not None
             assert slot.queue is not None

@@ -93,6 +93,10 @@ class TaskTable:
         """Return the inputs of ``task`` that are not to be had (any more, or yet)."""
         return [each for each in self.specs[task].inputs if not self.is_available(each)]
 
+    def nbytes_to_fetch(self, task: int) -> int:
+        """Return how many bytes the inputs of ``task`` have that did not come home."""
+        return sum(self.nbytes[each] for each in self.specs[task].inputs if each in self.holders)
+
     # -- changes of state -----------------------------------------------------------------------------
 
     def move(self, task: int, cause: Cause, rank: int = -1, detail: Any = None) -> None:

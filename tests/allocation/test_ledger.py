@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from handoff_mpi.allocation import ClusterView, Ledger
+from handoff_mpi.allocation import MEMORY, ClusterView, Ledger
 from handoff_mpi.errors import AllocationError
 from handoff_mpi.resources import Capability, Device
 from handoff_mpi.resources.amounts import UNIT, parse_cost
@@ -526,3 +526,32 @@ def test_the_ledger_agrees_with_its_dumb_twin_whatever_happens(updates):
                 pair.compare()
             except AssertionError as error:
                 raise AssertionError(f"seed {seed}: {error} after {steps}") from error
+
+
+# -- ranks that are offered nothing ---------------------------------------------------------------------
+
+
+def test_a_rank_is_offered_again_once_no_reason_is_left_not_to():
+    books = Books(rank(1), rank(2))
+    ledger, costs = books.ledger, books.ledger.cost_class(amounts(cpu=1))
+    ledger.withhold(1)
+    ledger.withhold(1, MEMORY)
+    for lift in (lambda: ledger.offer_again(1), lambda: ledger.withhold(1), lambda: ledger.offer_again(1, MEMORY)):
+        lift()
+        ledger.check()
+        assert ledger.pick(costs, ledger.best(costs)) == 2
+    ledger.offer_again(1)
+    ledger.check()
+    assert ledger.withheld == {}
+    assert ledger.pick(costs, ledger.best(costs)) == 1
+
+
+def test_what_would_fit_a_withheld_rank_alone_is_offered_nowhere():
+    ledger = ledger_of(rank(1, cpu=4), rank(2, host="i", cpu=8), rank(3, host="i", cpu=8))
+    pinned, large = ledger.cost_class(amounts(cpu=1), rank=1), ledger.cost_class(amounts(cpu=8))
+    ledger.withhold(1)
+    ledger.withhold(2)
+    assert [ledger.could_fit(cost, is_offered=True) for cost in (pinned, large)] == [False, True]
+    ledger.withhold(3)
+    assert [ledger.could_fit(cost, is_offered=True) for cost in (pinned, large)] == [False, False]
+    assert [ledger.could_fit(cost) for cost in (pinned, large)] == [True, True]

@@ -15,6 +15,7 @@ from handoff_mpi.scheduler import (
     Examined,
     Failure,
     Heard,
+    MemoryTold,
     Persisted,
     RankLost,
     Refused,
@@ -776,6 +777,95 @@ def test_a_suspect_is_sent_nothing_new_while_another_rank_is_idle():
     run.tell(50.0, Heard([2]))
     assert run.log == ["rank 1 suspect: silent for 50 s"]
     assert run.tell(51.0, Heard([2]), Submitted([task()])) == ["2.0 claims for 0#1"]
+
+
+# -- short of memory ------------------------------------------------------------------------------------
+
+
+def short(rank):
+    return MemoryTold(rank, True, "90 of 100 MB")
+
+
+def relieved(rank):
+    return MemoryTold(rank, False, "10 of 100 MB")
+
+
+def test_a_rank_that_is_short_of_memory_ends_what_runs_and_is_given_nothing_until_it_is_not():
+    run = queued(ranks(1, 1), task(pin=2))
+    assert run.tell(0.1, done(2, 3), short(1)) == ["recall from 1: 2#1"]
+    assert run.log == ["3#1 DONE by OK on 2", "rank 1 memory high: 90 of 100 MB"]
+    assert run.tell(0.2, Returned(1, [(2, 1)])) == ["2.0 claims for 2#2"]
+    assert run.tell(0.3, done(1, 1), Submitted([task(), task()])) == []
+    assert run.tell(0.4, relieved(1)) == ["1.0 claims for 4#1"]
+    assert run.log == ["rank 1 memory normal: 10 of 100 MB", "4#1 DISPATCHED by PLACED on 1"]
+
+
+def test_a_rank_that_is_short_of_memory_is_not_refilled_when_a_call_ends():
+    run = Dialogue(ranks(1, 1))
+    run.submit(task(), task(pin=2, priority=1), task(), task())
+    assert run.tell(1.0, short(1), done(1, 0)) == []
+    assert run.tell(2.0, done(2, 1)) == ["2.0 claims for 2#1"]
+
+
+def test_a_suspect_that_is_short_of_memory_is_given_nothing_when_it_is_heard_of():
+    run = Dialogue(ranks(1, 1), silence_limit_s=80.0)
+    run.submit(closed=False)
+    run.tell(10.0, Heard([1, 2]), short(1))
+    run.tell(60.0, Heard([2]))
+    assert run.log == ["rank 1 suspect: silent for 50 s"]
+    assert run.tell(61.0, Heard([1, 2]), Submitted([task(), task()])) == ["2.0 claims for 0#1"]
+    assert run.tell(62.0, relieved(1)) == ["1.0 claims for 1#1"]
+
+
+def test_where_all_ranks_are_short_of_memory_one_call_at_a_time_goes_on_and_they_take_turns():
+    run = Dialogue(ranks(2, 2))
+    run.submit(closed=False)
+    assert run.tell(0.0, short(1), short(2), Submitted([task() for _ in range(4)])) == ["1.0 claims for 0#1"]
+    assert run.log[-1] == "rank 1 let go: all ranks that could go on are short of memory"
+    assert run.tell(1.0, done(1, 0)) == ["2.0 claims for 1#1"]
+    assert run.tell(2.0, done(2, 1)) == ["1.0 claims for 2#1"]
+    assert run.tell(2.5, relieved(2)) == ["2.0 claims for 3#1"]
+    assert run.tell(3.0, done(2, 3), done(1, 2), Closed()) == []
+    assert run.status == "done"
+
+
+def test_what_fits_only_a_rank_that_is_short_of_memory_goes_there_once_nothing_else_runs():
+    run = Dialogue(ranks(1, 1))
+    run.submit(task(), closed=False)
+    assert run.tell(1.0, short(2), Submitted([task(pin=2)]), Closed()) == []
+    assert run.tell(2.0, done(1, 0)) == ["2.0 claims for 1#1"]
+    assert run.tell(3.0, RankLost(2, "it died")) == ["announce the loss of 2"]
+    assert run.why(1)[0] == NO_ROOM
+    assert run.scheduler.short_of_memory == {}
+
+
+def test_what_waits_for_a_rank_that_is_short_of_memory_holds_up_nobody():
+    run = Dialogue(ranks(1, 1))
+    run.submit(task(), closed=False)
+    others = [task(cost=cpus(1)) for _ in range(60)]
+    run.tell(1.0, short(2), Submitted([task(pin=2, priority=1), *others]), Closed())
+    for number in [0, *range(2, 61)]:
+        assert run.tell(number + 2.0, done(1, number)) == [f"1.0 claims for {number + 1 if number else 2}#1"]
+
+
+def test_a_rank_that_is_short_of_memory_is_sent_nothing_ahead():
+    run = Dialogue(ranks(1))
+    run.tell(0.0, short(1))
+    assert chain(run, 12) == ["1.0 claims for 1#1"]
+    assert run.tell(0.1, done(1, 1, lasted=SHORT)) == ["1.0 claims for 2#1"]
+    assert run.tell(0.2, relieved(1)) == []
+    assert run.tell(0.3, done(1, 2, lasted=SHORT)) == ["1.0 goes on with 3#1", "1.0 goes on with 4#1 5#1 6#1"]
+
+
+def test_large_inputs_are_fetched_ahead_for_few_calls():
+    sent = {}
+    for nbytes in (1000, 40 << 20):
+        run = Dialogue(ranks(1))
+        run.submit(task(), *(task(0, code=1) for _ in range(40)))
+        run.tell(0.0, made(1, 0, nbytes=nbytes))
+        (commands,) = run.tell(0.1, done(1, 1, lasted=SHORT))
+        sent[nbytes] = len(placed([commands]))
+    assert sent == {1000: 4, 40 << 20: 2}
 
 
 # -- collocation and pins -------------------------------------------------------------------------------

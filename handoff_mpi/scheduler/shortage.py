@@ -1,0 +1,49 @@
+"""Which ranks are short of memory, and so are given no new tasks; and whose turn it is if all are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from handoff_mpi.allocation import MEMORY, Ledger
+
+
+class Shortage:
+    """The ranks that are short of memory.
+
+    Args:
+        ledger: withholds them; what a rank is withheld for besides is left alone.
+
+    Attributes:
+        ranks: those that are short, the one whose turn comes next first.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ranks: dict[int, None] = {}
+        self._ledger = ledger
+
+    def begin(self, rank: int) -> None:
+        """``rank`` is short of memory from now on."""
+        self.ranks.setdefault(rank)
+        self._ledger.withhold(rank, MEMORY)
+
+    def end(self, rank: int) -> None:
+        """``rank`` is short of memory no more."""
+        self.ranks.pop(rank, None)
+        self._ledger.offer_again(rank, MEMORY)
+
+    def turns(self) -> Iterator[int]:
+        """Yield the ranks, each being the last of all from then on: the load of going on is shared."""
+        for rank in list(self.ranks):
+            del self.ranks[rank]
+            self.ranks[rank] = None
+            yield rank
+
+    @contextmanager
+    def lifted(self, rank: int) -> Iterator[None]:
+        """Offer the slots of ``rank`` inside all the same."""
+        self._ledger.offer_again(rank, MEMORY)
+        try:
+            yield
+        finally:
+            self._ledger.withhold(rank, MEMORY)

@@ -28,8 +28,8 @@ from typing import Any, TypeAlias
 
 import cloudpickle
 
-from handoff_mpi import staging
 from handoff_mpi.errors import HandoffError
+from handoff_mpi.staging import reducers as reducers_of_devices
 
 PLAIN = 0
 PICKLED = 1
@@ -227,7 +227,7 @@ def _dumps(value: Any, collector: _Collector | None) -> bytes:
 
 
 def _dumps_plainly(value: Any, collector: _Collector | None) -> bytes:
-    reducers = staging.reducers()
+    reducers = reducers_of_devices()
     if not reducers:
         return pickle.dumps(value, protocol=5, buffer_callback=collector)
     with io.BytesIO() as file:
@@ -242,7 +242,7 @@ class _ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def __init__(self, file: io.BytesIO, collector: _Collector | None) -> None:
         super().__init__(file, protocol=5, buffer_callback=collector)
-        self._reducers = staging.reducers()
+        self._reducers = reducers_of_devices()
         # Where cloudpickle keeps, by identity, what stands for a function's globals in a pickle.
         self.globals_ref.update((id(vars(module)), _Globals(module)) for module in _carried)
 

@@ -845,7 +845,7 @@ def test_what_waits_for_a_rank_that_is_short_of_memory_holds_up_nobody():
     others = [task(cost=cpus(1)) for _ in range(60)]
     run.tell(1.0, short(2), Submitted([task(pin=2, priority=1), *others]), Closed())
     for number in [0, *range(2, 61)]:
-        assert run.tell(number + 2.0, done(1, number)) == [f"1.0 claims for {number + 1 if number else 2}#1"]
+        assert placed(run.tell(number + 2.0, done(1, number))) == {f"{number + 1 if number else 2}#1"}
 
 
 def test_a_rank_that_is_short_of_memory_is_sent_nothing_ahead():

@@ -118,7 +118,24 @@ class InputMissing:
     task: int
 
 
-Event: TypeAlias = Received | Ended | InputMissing
+@dataclass(slots=True)
+class Pressed:
+    """The rank's memory was measured, and is short or has ceased to be.
+
+    Attributes:
+        level: NORMAL, HIGH or CRITICAL.
+        excess_nbytes: how much less should be in use.
+        can_spill: whether values can be moved out of memory.
+        words: by what measure.
+    """
+
+    level: int
+    excess_nbytes: int
+    can_spill: bool
+    words: str
+
+
+Event: TypeAlias = Received | Ended | InputMissing | Pressed
 
 
 # -- commands -------------------------------------------------------------------------------------
@@ -174,6 +191,14 @@ class Drop:
 
 
 @dataclass(slots=True)
+class Spill:
+    """Move a value of the rank's store, of ``nbytes`` bytes, out of memory; it can be had as before."""
+
+    task: int
+    nbytes: int
+
+
+@dataclass(slots=True)
 class Learn:
     """Take in encoded callables, or a large constant."""
 
@@ -188,4 +213,4 @@ class Leave:
     results: Any
 
 
-Command: TypeAlias = Send | Call | Kill | Serve | Put | Drop | Learn | Leave
+Command: TypeAlias = Send | Call | Kill | Serve | Put | Drop | Spill | Learn | Leave

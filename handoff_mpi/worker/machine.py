@@ -16,6 +16,7 @@ from handoff_mpi.messages import (
     ALIVE,
     BYE,
     CONSTANT,
+    CRITICAL,
     DIED,
     DIRECT,
     DISPATCH,
@@ -25,6 +26,8 @@ from handoff_mpi.messages import (
     HOME_NBYTES,
     INSIST,
     LOST,
+    MEMORY,
+    NORMAL,
     OK,
     RAISED,
     RECALL,
@@ -50,12 +53,15 @@ from handoff_mpi.worker.events import (
     Kill,
     Learn,
     Leave,
+    Pressed,
     Put,
     Received,
     Send,
     Serve,
+    Spill,
     Work,
 )
+from handoff_mpi.worker.spilling import choose_spilled
 from handoff_mpi.worker.takers import FAN_OUT, REFERRED_NBYTES, Takers
 
 #: Completions gather for at most this long while there is more to run.
@@ -86,6 +92,11 @@ class Worker:
         reads_files: whether the rank sees the files where values were written; else rank 0 is asked for those.
         fan_out: see :class:`~handoff_mpi.worker.takers.Takers`.
         referred_nbytes: smaller values are sent to whoever asks.
+
+    Attributes:
+        held: the values it holds, and their sizes in bytes.
+        spilled: those of them that are not in memory.
+        is_short: whether it is too short of memory for new tasks, as rank 0 was told.
     """
 
     def __init__(
@@ -114,6 +125,8 @@ class Worker:
         self._followers: dict[int, list[Work]] = {}  # what waits for the value of a task that is here
         self._latest: list[tuple[int, Payload] | None] = [None] * slots  # the value that each slot sent home last
         self.held: dict[int, int] = {}
+        self.spilled: set[int] = set()
+        self.is_short = False
         self.is_over = False
         self._held_nbytes = 0
         self._wanted: dict[int, int] = {}  # held values that queued work needs: how many times
@@ -155,6 +168,8 @@ class Worker:
                 self._on_ended(event)  # type: ignore[arg-type]
             elif kind is Received:
                 self._on_received(event)  # type: ignore[arg-type]
+            elif kind is Pressed:
+                self._on_pressed(event)  # type: ignore[arg-type]
             else:
                 self._on_input_missing(event)  # type: ignore[arg-type]
         if self._timed or self._unreported:
@@ -245,6 +260,8 @@ class Worker:
         for task in message[2]:
             if task in self.held:
                 self._forgettable[task] = None
+                if task in self.spilled and task not in self._wanted:
+                    self._drop(task)  # its file would only take room
         self._make_room()
 
     def _on_stop(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
@@ -614,9 +631,12 @@ class Worker:
     def _drop(self, task: int) -> None:
         nbytes = self.held.pop(task, None)
         if nbytes is not None:
-            self._held_nbytes -= nbytes
             self._forgettable.pop(task, None)
             self._takers.forget(task)
+            if task in self.spilled:
+                self.spilled.discard(task)
+            else:
+                self._held_nbytes -= nbytes
             self._commands.append(Drop(task))
 
     def _make_room(self) -> None:
@@ -627,6 +647,29 @@ class Worker:
             self._drop(task)
             if self._held_nbytes <= self.store_nbytes:
                 break
+
+    def _on_pressed(self, event: Pressed) -> None:
+        """Memory is short: drop what nobody needs, have moved out what is needed later; at the worst tell rank 0."""
+        if self.is_over:
+            return
+        if self.is_short != (event.level == CRITICAL):
+            self.is_short = event.level == CRITICAL
+            self._send(0, (MEMORY, self.run, self.is_short, event.words))
+        if event.level == NORMAL:
+            return
+        before = self._held_nbytes
+        for task in [task for task in self._forgettable if task not in self._wanted]:
+            self._drop(task)
+        excess = event.excess_nbytes - (before - self._held_nbytes)
+        if event.can_spill and excess > 0:
+            self._spill(excess)
+
+    def _spill(self, excess_nbytes: int) -> None:
+        in_memory = {task: nbytes for task, nbytes in self.held.items() if task not in self.spilled}
+        for task in choose_spilled(in_memory, self.running, self.queues, excess_nbytes):
+            self.spilled.add(task)
+            self._held_nbytes -= in_memory[task]
+            self._commands.append(Spill(task, in_memory[task]))
 
     # -- what goes home -----------------------------------------------------------------------------
 

@@ -5,8 +5,22 @@ from __future__ import annotations
 import pytest
 
 from handoff_mpi.encoding import PLAIN
-from handoff_mpi.messages import DIED, HOME_NBYTES, INSIST, RAISED, RECALL, STAYS, STOP, TIMEOUT
+from handoff_mpi.messages import (
+    CRITICAL,
+    DIED,
+    HIGH,
+    HOME_NBYTES,
+    INSIST,
+    NORMAL,
+    RAISED,
+    RECALL,
+    STAYS,
+    STOP,
+    TIMEOUT,
+)
+from handoff_mpi.worker.events import Drop, Spill
 from handoff_mpi.worker.machine import MOST_HOPS
+from handoff_mpi.worker.spilling import PORTION_COUNT, PORTION_NBYTES
 from handoff_mpi.worker.takers import REFERRED_NBYTES
 from tests.worker.transcript import (
     CLAIM,
@@ -18,6 +32,7 @@ from tests.worker.transcript import (
     fetch,
     forget,
     lost,
+    pressed,
     recall,
     received,
     refer,
@@ -584,6 +599,93 @@ def test_a_value_stays_while_it_is_needed_though_another_took_it_encoded():
     assert "call 1#1 on slot 0" in rank.tell(0.02, rank.ended())
     assert "call 8#1 on slot 0" in rank.tell(0.03, rank.ended())
     assert more(rank, 3, nbytes=20_000) == [], "task 2 waits with it"
+
+
+# -- short of memory ------------------------------------------------------------------------------------
+
+
+def test_where_memory_is_short_what_nobody_needs_is_dropped_and_then_the_largest_moved_out():
+    rank = holding(0, 1, 2, nbytes=10_000, slots=2)
+    more(rank, 3, nbytes=30_000)
+    rank.tell(1.0, forget(1))
+    assert rank.tell(2.0, pressed(HIGH, 10_000)) == ["drop 1"]
+    assert rank.tell(3.0, pressed(HIGH, 10_000)) == ["spill 3"]
+    assert rank.tell(4.0, pressed(HIGH, 10_001)) == ["spill 0", "spill 2"]
+    assert rank.tell(5.0, pressed(HIGH, 10_000)) == [], "nothing is left in memory"
+    assert set(rank.worker.held) == {0, 2, 3}
+
+
+def test_a_value_that_was_moved_out_is_served_and_used_as_before():
+    rank = holding(0, slots=2)
+    rank.tell(1.0, pressed(HIGH, 1))
+    assert rank.tell(2.0, fetch(2, 5, 0)) == ["serve 0 to 2 on ticket 5"]
+    assert rank.tell(3.0, dispatch(task(7, value(0, 1)))) == ["call 7#1 on slot 0"]
+    assert rank.tell(3.01, rank.missing(0))[0] == "drop 0", "its file was gone"
+
+
+def test_what_running_calls_and_the_next_ones_want_stays_in_memory_and_the_last_wanted_goes_first():
+    rank = holding(0, 1, 2, 3, 4, slots=2)
+    works = [task(10 + number, value(number, 1)) for number in range(4)]
+    assert rank.tell(1.0, dispatch(*works)) == ["call 10#1 on slot 0"]
+    assert rank.tell(1.01, pressed(HIGH, 10**9)) == ["spill 4", "spill 3", "spill 2"]
+    assert rank.tell(1.02, pressed(HIGH, 10**9)) == []
+    assert "spill 0" in rank.tell(1.03, rank.ended(), pressed(HIGH, 10**9))
+
+
+def test_a_value_that_was_moved_out_goes_as_soon_as_it_is_forgotten():
+    rank = holding(0, 1, slots=2)
+    rank.tell(1.0, pressed(HIGH, 1))
+    assert rank.tell(2.0, forget(0, 1)) == ["drop 0"]
+    assert rank.worker.held.keys() == {1}
+
+
+def test_a_value_may_be_dropped_in_the_turn_in_which_it_is_moved_out():
+    rank = holding(0, nbytes=10_000, slots=2)
+    commands = rank.worker.handle([pressed(HIGH, 1), forget(0)], 1.0)
+    assert commands == [Spill(0, 10_000), Drop(0)], "the size goes with it: by then the machine has forgotten it"
+
+
+def test_what_was_moved_out_takes_no_room_in_the_store():
+    rank = holding(0, 1, slots=2, store_nbytes=25_000)
+    rank.tell(1.0, forget(0))
+    rank.tell(1.0, pressed(HIGH, 10_001))
+    assert rank.worker.spilled == {1}
+    more(rank, 2)
+    rank.tell(2.0, forget(2))
+    assert more(rank, 3) == []
+    assert more(rank, 4) == ["drop 2"]
+
+
+def test_a_value_made_again_is_in_memory():
+    rank = holding(0, slots=2)
+    rank.tell(1.0, pressed(HIGH, 1), dispatch(task(0, attempt=2)))
+    assert rank.tell(1.0, rank.ended(nbytes=20_000))[:2] == ["drop 0", "put 0"]
+    assert rank.worker.spilled == set()
+    assert rank.tell(2.0, pressed(HIGH, 1)) == ["spill 0"]
+
+
+def test_a_portion_is_moved_out_before_memory_is_measured_anew():
+    rank = holding(*range(4), nbytes=PORTION_NBYTES // 2, slots=2)
+    assert rank.tell(1.0, pressed(HIGH, 10**12)) == ["spill 0", "spill 1"]
+    rank = holding(*range(PORTION_COUNT + 1), slots=2)
+    assert len(rank.tell(1.0, pressed(HIGH, 10**12))) == PORTION_COUNT
+
+
+def test_where_nothing_can_be_moved_out_nothing_is():
+    rank = holding(0, 1, slots=2)
+    rank.tell(1.0, forget(0))
+    assert rank.tell(2.0, pressed(HIGH, 10**9, can_spill=False)) == ["drop 0"]
+
+
+def test_rank_0_is_told_once_when_memory_is_critical_and_once_when_it_is_not_any_more():
+    rank = Dialogue()
+    assert rank.tell(0.0, pressed(HIGH)) == []
+    assert rank.tell(1.0, pressed(CRITICAL)) == ["to 0: short of memory: so much is in use"]
+    assert rank.tell(2.0, pressed(CRITICAL)) == []
+    assert rank.tell(3.0, pressed(HIGH)) == ["to 0: not short of memory: so much is in use"]
+    assert rank.tell(4.0, pressed(NORMAL)) == []
+    rank.tell(5.0, stop())
+    assert rank.tell(6.0, pressed(CRITICAL)) == [], "the run is over"
 
 
 # -- the end --------------------------------------------------------------------------------------------

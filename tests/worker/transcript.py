@@ -15,6 +15,8 @@ from handoff_mpi.messages import (
     FORGET,
     INSIST,
     LOST,
+    MEMORY,
+    NORMAL,
     OK,
     RAISED,
     RECALL,
@@ -27,7 +29,7 @@ from handoff_mpi.messages import (
     VALUE,
 )
 from handoff_mpi.worker import machine
-from handoff_mpi.worker.machine import Ended, InputMissing, Received, Worker
+from handoff_mpi.worker.machine import Ended, InputMissing, Pressed, Received, Worker
 
 RUN = 7
 #: The claim of a slot, unless a test says otherwise.
@@ -95,6 +97,11 @@ def absent(source, ticket, error=None):
     return received(source, ABSENT, ticket, error)
 
 
+def pressed(level, excess_nbytes=0, can_spill=True):
+    """Memory was measured."""
+    return Pressed(level, excess_nbytes, can_spill, "so much is in use" if level != NORMAL else "little is in use")
+
+
 def received(source, kind, *rest, run=RUN, buffers=()):
     return Received(source, (kind, run, *rest), buffers)
 
@@ -158,6 +165,8 @@ def _message(message):
         return f"unfetched for {task}#{attempt}: {inputs}"
     if kind == ALIVE:
         return "alive" + "".join(f", {task}#{attempt} runs since {since:g}" for task, attempt, since in rest[0])
+    if kind == MEMORY:
+        return f"{'short of memory' if rest[0] else 'not short of memory'}: {rest[1]}"
     if kind == FETCH:
         return f"fetch {rest[1]} on ticket {rest[0]}" + _codec(rest[2]) + _via(rest[4])
     if kind == REFER:

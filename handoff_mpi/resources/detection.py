@@ -96,6 +96,12 @@ def usable_cpus(environ: Mapping[str, str] | None = None, root: Path = Path("/")
     return bound if len(bound) >= granted else cpus
 
 
+def memory_cgroups(root: Path = Path("/")) -> tuple[list[Path], list[Path]]:
+    """Return where the cgroups of this process that limit its memory are, nearest first: version 2's, version 1's."""
+    cgroups = _cgroups(root)
+    return cgroups[""], cgroups["memory"]
+
+
 # ---- what is detected --------------------------------------------------------------------------------
 
 

@@ -62,10 +62,12 @@ class DirectoryStore:
 
     Args:
         directory: made if it is not there; shared by the ranks of a job if values should outlast one.
+        is_cached: whether the system may keep what was put in memory too, which counts where memory is limited.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, is_cached: bool = True) -> None:
         self.directory = Path(directory)
+        self._is_cached = is_cached
 
     def path(self, key: Key) -> Path:
         """Return where the value of ``key`` is, or would be."""
@@ -83,6 +85,8 @@ class DirectoryStore:
                 write_payload(file.write, payload)
                 file.flush()
                 os.fsync(file.fileno())
+                if not self._is_cached and hasattr(os, "posix_fadvise"):
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)

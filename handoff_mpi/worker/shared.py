@@ -120,6 +120,11 @@ def map_memory(descriptor: Descriptor, nbytes: int, is_writable: bool) -> Memory
     return memory
 
 
+def mapped_nbytes() -> int:
+    """Return how many bytes of shared memory this process maps, whether it has touched them or not."""
+    return sum(map(len, list(_mapped)))
+
+
 def _keep(descriptor: Descriptor) -> None:
     """Leave ``descriptor`` open for handing on; beyond a limit, close what was longest not handed on."""
     _touch(descriptor)

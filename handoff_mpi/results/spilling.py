@@ -1,0 +1,118 @@
+"""Values that were moved out of a rank's memory because it was short: files that live as long as the run at most.
+
+They are the rank's own affair: nobody else knows of them. What ranks that died leave of them goes at the end of the
+run, or when the next launch begins.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import tempfile
+from pathlib import Path
+
+from handoff_mpi.encoding import Payload
+from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
+
+#: Below the run-dir: files of the ranks that see it.
+SPILLED = "spilled"
+#: This share of a disk is left to others: the run's journal may be on it.
+SPARED_SHARE = 0.05
+_IN_MEMORY = frozenset({"tmpfs", "ramfs"})
+
+
+class SpillingStore(MemoryStore):
+    """Payloads in a dict, some of them moved out to files.
+
+    Args:
+        rank: whose store it is.
+        directory: made when the first value is moved out; None takes one among the temporary ones of the host.
+        kept: where values may lie in files already; those need not be written again.
+
+    Attributes:
+        count, nbytes: how many values were moved out so far, and how many bytes of memory they took.
+    """
+
+    def __init__(self, rank: int = 0, directory: Path | None = None, kept: DirectoryStore | None = None) -> None:
+        super().__init__(rank)
+        self.count = 0
+        self.nbytes = 0
+        self._directory = directory
+        self._kept = kept
+        self._files: DirectoryStore | None = None
+        self._spilled: dict[Key, ResultStore] = {}
+
+    def spill(self, key: Key, nbytes: int) -> None:
+        """Move the value of ``key``, of ``nbytes`` bytes, out of memory.
+
+        Raises:
+            OSError: it could not be written, and stays where it is.
+        """
+        payload = self._payloads.get(key)
+        if payload is None:
+            return  # it got lost
+        where = self._kept
+        if where is None or not where.has(key):
+            where = self._files_with_room(nbytes)
+            where.put(key, payload)
+        self._spilled[key] = where
+        del self._payloads[key]
+        self.count += 1
+        self.nbytes += nbytes
+
+    def _files_with_room(self, nbytes: int) -> DirectoryStore:
+        if self._files is None:
+            self._files = DirectoryStore(self._make_directory(), is_cached=False)
+        directory = self._files.directory
+        disk = shutil.disk_usage(directory)
+        if disk.free - nbytes < SPARED_SHARE * disk.total:
+            raise OSError(errno.ENOSPC, "the disk is nearly full", str(directory))
+        return self._files
+
+    def _make_directory(self) -> Path:
+        if self._directory is None:
+            self._directory = Path(tempfile.mkdtemp(prefix="handoff-spilled-"))
+        self._directory.mkdir(parents=True, exist_ok=True)
+        if _is_in_memory(self._directory):
+            raise OSError(errno.ENODEV, "what is written there stays in memory", str(self._directory))
+        return self._directory
+
+    def get(self, key: Key) -> Payload:
+        payload = self._payloads.get(key)
+        return self._spilled[key].get(key) if payload is None else payload
+
+    def has(self, key: Key) -> bool:
+        return key in self._payloads or key in self._spilled
+
+    def put(self, key: Key, payload: Payload) -> None:
+        self._forget_file(key)
+        super().put(key, payload)
+
+    def delete(self, key: Key) -> None:
+        self._forget_file(key)
+        super().delete(key)
+
+    def _forget_file(self, key: Key) -> None:
+        where = self._spilled.pop(key, None)
+        if where is not None and where is not self._kept:
+            where.delete(key)
+
+    def close(self) -> None:
+        """Remove the files."""
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def clear_spilled(run_dir: Path) -> None:
+    """Remove what ranks that died have left in ``run_dir``."""
+    shutil.rmtree(run_dir / SPILLED, ignore_errors=True)
+
+
+def _is_in_memory(directory: Path) -> bool:
+    """Whether the files of ``directory`` are kept in memory, so that writing there relieves nobody."""
+    import psutil  # slow to import, and rarely needed
+
+    path = directory.resolve()
+    mounts = [each for each in psutil.disk_partitions(all=True) if path.is_relative_to(each.mountpoint)]
+    nearest = max(mounts, key=lambda each: len(each.mountpoint), default=None)
+    return nearest is not None and nearest.fstype in _IN_MEMORY

@@ -26,6 +26,7 @@ from handoff_mpi.results.history import History, read_history
 from handoff_mpi.results.journal import Journal, clear
 from handoff_mpi.results.results import FunctionError
 from handoff_mpi.results.run_dir import give_up_room, lock_run_dir_soon, make_run_dir, reserve_room, write_status
+from handoff_mpi.results.spilling import clear_spilled
 from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
 from handoff_mpi.results.tenure import Tenure
 from handoff_mpi.runtime import garbage, prober, worker_loop
@@ -120,6 +121,7 @@ class Run:
         """Make all that the run needs, and begin its journal."""
         dag, plan = self._dag, self._plan
         reserve_room(self._run_dir)
+        clear_spilled(self._run_dir)
         self._number = self._job.next_run()
         self._kept = DirectoryStore(self._run_dir / "values")
         marks = fingerprints(dag)
@@ -263,6 +265,8 @@ class Run:
                 tells_transfers=tells_transfers,
                 pids=pids[seat.host] if rank else {},  # rank 0's loop does that itself
                 checkpoint=options.checkpoint,
+                memory_nbytes=_memory_nbytes(job.capabilities[rank]),
+                ranks_here=len(pids[seat.host]),
             )
         return setups
 
@@ -280,8 +284,7 @@ class Run:
         return HostGuard(HostWatch(hosts, _SILENT_BEATS * self._heartbeat_s()), asks)
 
     def _store_nbytes(self, capability: Capability, pids: dict[str, dict[int, int]]) -> int:
-        memory_nbytes = capability.host_amounts.get("memory", 0) / UNIT * 1e6
-        return int(_STORE_SHARE * memory_nbytes / len(pids[capability.host])) or 1 << 40
+        return int(_STORE_SHARE * _memory_nbytes(capability) / len(pids[capability.host])) or 1 << 40
 
     def _isolation(self, rank: int, slots: int) -> str:
         if self._job.is_mpi and rank == 0:
@@ -380,6 +383,7 @@ class Run:
         fields = {**self._about, **results.counts(), **figures}
         self._write_verdict(status=results.status, exit_code=results.exit_code, **fields)
         silent = loop.say_goodbye(shared)
+        clear_spilled(self._run_dir)
         if silent:
             _note(f"ranks {silent} have not answered at the end of the run")
         about = {"dag_id": results.dag_id, "functions": len(self._plan), "status": results.status}
@@ -387,6 +391,12 @@ class Run:
         if options.check and results.errors:
             raise DAGFailed(_first_failures(results), results)
         return results
+
+
+def _memory_nbytes(capability: Capability) -> int:
+    """Return the memory of a rank's host as it is offered, 0 if that is not known."""
+    amount = capability.host_registered.get("memory", capability.host_amounts.get("memory", 0))
+    return amount * 10**6 // UNIT
 
 
 def _note(text: str) -> None:

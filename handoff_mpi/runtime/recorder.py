@@ -16,9 +16,18 @@ from handoff_mpi.results.records import RecordTable, Setback
 from handoff_mpi.runtime.chronicle import SETBACKS
 from handoff_mpi.runtime.pace import clock
 from handoff_mpi.scheduler import Cause, Scheduler, State
+from handoff_mpi.speech import say
 from handoff_mpi.telemetry import handlers as events
 
 _NAMES = {State.DONE: "done", State.FAILED: "failed", State.SKIPPED: "skipped"}
+#: What the scheduler's log says of a rank, and the event that tells it.
+_RANK_EVENTS = {
+    "lost": events.RANK_LOST,
+    "suspect": events.RANK_SUSPECT,
+    "returned": events.RANK_RETURNED,
+    "memory normal": events.RANK_MEMORY_NORMAL,
+    "memory high": events.RANK_MEMORY_HIGH,
+}
 _STATES = [_NAMES.get(state, "waiting") for state in State]
 
 
@@ -41,6 +50,7 @@ class Recorder:
         self._nbytes: dict[int, int] = {}
         self._announced: set[tuple[int, int]] = set()
         self._setbacks: dict[int, list[Setback]] = {}
+        self._has_told_let_go = False
         self.launch = 1
         self.lost: dict[int, str] = {}
         self.on_failure: Callable[[int, Any], None] = lambda task, detail: None
@@ -165,13 +175,21 @@ class Recorder:
             amounts = {name: plain_number(amount) for name, amount in detail.items()}
             telemetry.execute(events.RESOURCE_UPDATED, _now(), {**about, "amounts": amounts})
             return
+        if what == "let go":
+            self._tell_let_go(str(detail))
+            return
         if what == "lost":
             self.lost[rank] = str(detail)
         elif what == "returned":
             self.lost.pop(rank, None)
-        event = {"lost": events.RANK_LOST, "suspect": events.RANK_SUSPECT, "returned": events.RANK_RETURNED}.get(what)
+        event = _RANK_EVENTS.get(what)
         if event is not None:
             telemetry.execute(event, _now(), {**about, "reason": str(detail or "")})
+
+    def _tell_let_go(self, why: str) -> None:
+        if not self._has_told_let_go:
+            self._has_told_let_go = True
+            say(f"{why}: one call at a time goes on")
 
     def table(self, scheduler: Scheduler) -> RecordTable:
         """Return the records of all tasks."""

@@ -25,6 +25,7 @@ from handoff_mpi.messages import (
     LOOK,
     LOOKED,
     LOST,
+    MEMORY,
     OK,
     RECALL,
     REFER,
@@ -55,6 +56,7 @@ from handoff_mpi.scheduler import (
     Finished,
     Forget,
     Heard,
+    MemoryTold,
     RankLost,
     Recall,
     ResourcesUpdated,
@@ -371,6 +373,8 @@ class SchedulerLoop:
             self._bringing.rewrite(message[4])
         elif kind == UPDATE:
             self._absorb_update(message[2], message[3], events)
+        elif kind == MEMORY:
+            events.append(MemoryTold(source, message[2], message[3]))
         elif kind == TRANSFERRED:
             self.recorder.transferred(source, message[2])
         elif kind == LOOKED:

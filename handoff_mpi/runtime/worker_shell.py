@@ -30,11 +30,14 @@ from handoff_mpi.messages import (
     UPDATE,
     VALUE,
 )
+from handoff_mpi.resources.memory import Gauge
 from handoff_mpi.results.run_dir import read_status
-from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
+from handoff_mpi.results.spilling import SPILLED, SpillingStore
+from handoff_mpi.results.store import DirectoryStore, Key, ResultStore
 from handoff_mpi.runtime.attendant import Attendant
 from handoff_mpi.runtime.neighbours import LIVES, LOOK_S, UNSEEN, Neighbours, Stops, look_at
 from handoff_mpi.runtime.pace import clock
+from handoff_mpi.runtime.relief import Relief
 from handoff_mpi.worker.calls import Caller, CallSpec, Outcome, describe
 from handoff_mpi.worker.events import (
     Call,
@@ -49,11 +52,12 @@ from handoff_mpi.worker.events import (
     Received,
     Send,
     Serve,
+    Spill,
     Work,
 )
 from handoff_mpi.worker.machine import Worker, head_of
 from handoff_mpi.worker.runners import Child
-from handoff_mpi.worker.shared import SHARED_NBYTES, allocate, share
+from handoff_mpi.worker.shared import SHARED_NBYTES, allocate, mapped_nbytes, share
 
 # States of a process that has ended, and was not reaped yet.
 _DEAD = frozenset({"Z", "X"})
@@ -86,6 +90,8 @@ class RunSetup:
         patience_s: a rank 0 that shows no sign of life for this long is asked about, and is given up after twice as
             long if nobody can be asked; 0 never ends.
         rank0: rank 0's host and process id.
+        memory_nbytes: the host's memory as it is offered, 0 if that is not known.
+        ranks_here: how many ranks of the host share it.
         checkpoint: which large values are written to files at once: "all", "none", or "auto", those that took
             longer to compute than to write.
     """
@@ -105,6 +111,8 @@ class RunSetup:
     patience_s: float = 0.0
     rank0: tuple[str, int] = ("", 0)
     checkpoint: str = "none"
+    memory_nbytes: int = 0
+    ranks_here: int = 1
 
 
 def _memory_for_children(nbytes: int) -> tuple[Any, Any]:
@@ -147,6 +155,7 @@ class WorkerShell:
         if setup.isolation != "rank" or setup.slots > 1:
             transport.receive_into(_memory_for_children)
         self._store = self._make_store()
+        self._relief = self._make_relief()
         self._file_keys: dict[int, Key] = {}
         self._seconds_per_byte = _SECONDS_PER_BYTE
         self._codes: dict[int, bytes] = {}
@@ -164,17 +173,26 @@ class WorkerShell:
             Serve: self._serve,
             Put: self._put,
             Drop: self._drop,
+            Spill: self._spill,
             Learn: self._learn,
             Leave: self._leave,
         }
 
     def _make_store(self) -> ResultStore:
         if self.setup.store_factory is None:
-            return MemoryStore()
+            directory = None
+            if self._kept is not None and self.setup.run_dir is not None:
+                directory = Path(self.setup.run_dir, SPILLED, f"{self.setup.run}-{self.transport.rank}")
+            return SpillingStore(self.transport.rank, directory, self._kept)
         store = decode_code(self.setup.store_factory)(self.transport.rank)
         if not isinstance(store, ResultStore):
             raise HandoffError(f"result_store made {store!r}, which lacks put, get, has or delete")
         return store
+
+    def _make_relief(self) -> Relief:
+        gauge = Gauge(self.setup.memory_nbytes, self.setup.ranks_here)
+        can_spill = isinstance(self._store, SpillingStore)  # where a store of the user's keeps its values is its affair
+        return Relief(gauge, self.setup.ranks_here, self._pids_of_children, mapped_nbytes, can_spill)
 
     def _find_kept(self) -> DirectoryStore | None:
         """Return where values that outlast the run are written; None where rank 0's run-dir cannot be seen."""
@@ -200,7 +218,7 @@ class WorkerShell:
                 elif each.message[0] == FILES and each.message[1] == self.setup.number:
                     self._file_keys.update(each.message[2])
                 events.append(Received(each.source, each.message, each.buffers))
-        self._look_around()
+        self._look_around(events)
         if any(self._in_child):
             self._look_at_children()
             self._listen_to_children(events)
@@ -216,7 +234,9 @@ class WorkerShell:
         if self._events or self._updates or any(self._in_child):
             return False
         now = clock()
-        return now < self._neighbours.next_look and now < self.machine.next_wakeup()
+        if now >= self._neighbours.next_look or now >= self._relief.next_look:
+            return False
+        return now < self.machine.next_wakeup()
 
     def _settle(self, events: list[Event]) -> None:
         """Tell the machine, do what it wants, and so on until nothing comes of it."""
@@ -227,8 +247,11 @@ class WorkerShell:
             if not events:
                 return
 
-    def _look_around(self) -> None:
-        lost = self._neighbours.look_around(clock())
+    def _look_around(self, events: list[Event]) -> None:
+        now = clock()
+        if now >= self._relief.next_look and (pressed := self._relief.look(now)) is not None:
+            events.append(pressed)
+        lost = self._neighbours.look_around(now)
         if lost is not None:
             rank, reason = lost
             if rank == 0:
@@ -426,6 +449,9 @@ class WorkerShell:
         if child is not None:
             child.kill()
 
+    def _pids_of_children(self) -> list[int]:
+        return [child.pid for child in self._children if child is not None]
+
     def _listen_to_children(self, events: list[Event]) -> None:
         before = len(self._events)
         for slot, work in enumerate(self._in_child):
@@ -466,9 +492,19 @@ class WorkerShell:
     def _put(self, command: Put) -> None:
         self._hasty_until = clock() + HASTE_S
         self._store.put(self._key(command.task), command.payload)
+        self._relief.came_in(nbytes_of(command.payload))
 
     def _drop(self, command: Drop) -> None:
         self._store.delete(self._key(command.task))
+
+    def _spill(self, command: Spill) -> None:
+        assert isinstance(self._store, SpillingStore)
+        if self._relief.can_spill:  # the one before may have failed
+            try:
+                self._store.spill(self._key(command.task), command.nbytes)
+                self._relief.spilled()
+            except OSError as error:
+                self._relief.give_up_spilling(error)
 
     def _learn(self, command: Learn) -> None:
         self._codes.update(command.codes)
@@ -523,3 +559,5 @@ class WorkerShell:
         for child in children:
             child.close()
         self._children = [None] * len(self._children)
+        if isinstance(self._store, SpillingStore):
+            self._store.close()

@@ -24,6 +24,8 @@ event (after ``"handoff"``)               measurements       metadata
 ``"rank", "suspect"``                     system_time        node, host, reason
 ``"rank", "returned"``                    system_time        node, host
 ``"rank", "lost"``                        system_time        node, host, reason
+``"rank", "memory", "high"``              system_time        node, host, reason; it is given no new tasks
+``"rank", "memory", "normal"``            system_time        node, host, reason; it is given tasks again
 ``"resource", "claimed"``                 system_time        node, host, amounts, function_id
 ``"resource", "released"``                system_time        as claimed; function_id None: it served many
 ``"resource", "refused"``                 system_time        node, host, amounts, function_id, reason
@@ -64,6 +66,8 @@ RANK_JOINED: Event = ("handoff", "rank", "joined")
 RANK_SUSPECT: Event = ("handoff", "rank", "suspect")
 RANK_RETURNED: Event = ("handoff", "rank", "returned")
 RANK_LOST: Event = ("handoff", "rank", "lost")
+RANK_MEMORY_HIGH: Event = ("handoff", "rank", "memory", "high")
+RANK_MEMORY_NORMAL: Event = ("handoff", "rank", "memory", "normal")
 RESOURCE_CLAIMED: Event = ("handoff", "resource", "claimed")
 RESOURCE_RELEASED: Event = ("handoff", "resource", "released")
 RESOURCE_REFUSED: Event = ("handoff", "resource", "refused")
@@ -85,6 +89,8 @@ EVENTS: tuple[Event, ...] = (
     RANK_SUSPECT,
     RANK_RETURNED,
     RANK_LOST,
+    RANK_MEMORY_HIGH,
+    RANK_MEMORY_NORMAL,
     RESOURCE_CLAIMED,
     RESOURCE_RELEASED,
     RESOURCE_REFUSED,

@@ -444,6 +444,7 @@ def test_events_are_those_promised_and_each_is_documented() -> None:
         ("execution", "function"): ("start", "stop", "exception", "retry", "reassign", "recompute", "skipped"),
         ("execution", "dag"): ("start", "stop"),
         ("rank",): ("joined", "suspect", "returned", "lost"),
+        ("rank", "memory"): ("high", "normal"),
         ("resource",): ("claimed", "released", "refused", "updated"),
         ("transfer",): ("stop",),
     }

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from handoff_mpi.allocation import MEMORY
 from handoff_mpi.messages import DEATH, ISOLATE, NO_ROOM, REFUSED, TIMEOUT
 from handoff_mpi.results.store import Key
 from handoff_mpi.scheduler import DISPATCHES, Cause, Policy, Scheduler, State, Transition
@@ -25,6 +26,8 @@ def check(scheduler: Scheduler) -> None:
         AssertionError: they do not agree.
     """
     scheduler.ledger.check()
+    short = {rank for rank, reasons in scheduler.ledger.withheld.items() if MEMORY in reasons}
+    assert short == set(scheduler.short_of_memory)
     state, specs = scheduler.state, scheduler.specs
     flying = [task for slots in scheduler.slots.of_rank.values() for slot in slots for task in slot.tasks]
     assert len(flying) == len(set(flying)) == scheduler.in_flight
@@ -74,6 +77,7 @@ class Witness:
         self._serial = load.serial()
         self._spared: dict[int, Key | None] = {}
         self._suspects: set[int] = set()
+        self._short: set[int] = set()
         self._blame: list[tuple[float, int, bool]] = []  # time, task, whether it died; else it was done
 
     def longest_s(self) -> float:
@@ -87,6 +91,7 @@ class Witness:
     def at_start(self, spared: Mapping[int, Key | None], legacy: Legacy | None) -> None:
         """A launch begins: what it takes over is what was written, and what need not run again does not."""
         self._spared = dict(spared)
+        self._short.clear()
         if legacy is not None:
             assert legacy.deaths == self._deaths(), f"{legacy.deaths} deaths survived, not {self._deaths()}"
             self._suspects = self._run_dir.in_flight()
@@ -110,6 +115,7 @@ class Witness:
     def at_turn(self, launch: Launch, log: list[Transition]) -> None:
         """Look at what a turn did."""
         now = launch.clock.now
+        self._look_at_shortage(launch, log)
         for position, (task, then, cause, _, rank, detail) in enumerate(log):
             if task < 0:
                 if detail[0] == "lost":
@@ -125,6 +131,19 @@ class Witness:
                 self._blame.append((now, task, True))
             if then == State.FAILED:
                 self._look_at_failure(launch.scheduler, task, *detail)
+
+    def _look_at_shortage(self, launch: Launch, log: Iterable[Transition]) -> None:
+        """A rank that is short of memory is given a task only if nothing else runs anywhere."""
+        for task, _, cause, _, rank, detail in log:
+            if task < 0 and detail[0].startswith("memory"):
+                self._short.discard(rank)
+                if detail[0] == "memory high":
+                    self._short.add(rank)
+            elif task < 0 and detail[0] == "let go":
+                launch.happened["let go"] += 1
+            elif task >= 0 and cause in DISPATCHES and rank in self._short:
+                alone = launch.scheduler.in_flight == 1
+                assert alone, f"task {task} was given to rank {rank}, which is short of memory"
 
     def _look_at_loss(self, launch: Launch, rank: int, reason: str) -> None:
         """A rank that lives is never lost, unless it cannot speak and nobody can look at it, or is fenced."""
@@ -197,7 +216,7 @@ class Witness:
                 assert scheduler.stopping, f"task {task} was left {State(state).name}"
         self._look_at_ranks(launch)
         for rank in launch.ranks.values():
-            for task, value in rank.values.items():
+            for task, value in {**rank.values, **rank.spilled}.items():
                 assert value == self._serial[task], f"rank {rank.rank} holds a wrong value of task {task}"
 
     def _look_at_ranks(self, launch: Launch) -> None:
@@ -205,7 +224,9 @@ class Witness:
         for rank, seat in launch.scheduler.ledger.seats.items():
             if rank not in launch.zero.gone and launch.could_speak(rank, SPEAKS_S):
                 assert seat.is_alive, f"rank {rank} came back, and was not taken in again"
-                assert not seat.is_withheld, f"rank {rank} came back, and is offered nothing"
+                reasons = launch.scheduler.ledger.withheld.get(rank, set())
+                assert reasons <= {MEMORY}, f"rank {rank} came back, and is offered nothing"
+                assert not reasons or launch.is_pressed(rank), f"rank {rank} has room again, and is offered nothing"
 
     def _look_at_value(self, launch: Launch, task: int) -> None:
         tasks, expected = launch.scheduler.tasks, self._serial[task]

@@ -35,6 +35,7 @@ class SimulatedCluster:
         is_fine: see :func:`~handoff_mpi.simulation.workload.random_workload`.
         load: the work; random if None.
         fan_out: how many others a rank gives a value to before it refers those that ask to them.
+        pressure: whether memory may be short, too.
 
     Attributes:
         launches: how many there were.
@@ -51,12 +52,14 @@ class SimulatedCluster:
         is_fine: bool = False,
         load: Workload | None = None,
         fan_out: int = FAN_OUT,
+        pressure: bool = True,
     ) -> None:
         self.dice = random.Random(seed)
         self.launches = 0
         self.steps = 0
         self.happened: Counter[str] = Counter()
         self._faults = faults
+        self._may_press = pressure
         self._sizes = [ranks, *(self.dice.randint(2, 2 * ranks) for _ in range(MOST_RELAUNCHES))]
         self._fan_out = fan_out
         self.load = random_workload(self.dice, tasks, min(self._sizes), is_fine) if load is None else load
@@ -96,7 +99,7 @@ class SimulatedCluster:
         self.launches += 1
         faults = Faults()
         if self._faults:
-            faults = plan_faults(self.dice, ledger, start, self.launches <= MOST_RELAUNCHES)
+            faults = plan_faults(self.dice, ledger, start, self.launches <= MOST_RELAUNCHES, self._may_press)
         self._clock = Clock()
         self._clock.now = start
         scheduler = Scheduler(ledger, self._strategy(), self.policy)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handoff_mpi.allocation import Ledger
+from handoff_mpi.messages import CRITICAL, HIGH
 
 #: Every kind, and how likely a launch has it.
 KINDS = {
@@ -35,10 +36,15 @@ KINDS = {
     "torn journal": 0.1,  # they do, and the last second of the journal is lost
     "stop": 0.05,  # somebody wants it to stop
 }
+#: How likely memory is short on some ranks, or all, for a while, or for good.
+PRESSURE = 0.25
 #: Faults that have a probability cease after this many seconds.
 UNTIL_S = 30.0
 #: A rank is deaf, stopped or cut off for so long.
 _SILENCES_S = (1.0, 20.0, 36.0, 100.0)
+#: Memory is short for so long.
+_PRESSURES_S = (1.0, 10.0, 60.0, float("inf"))
+_PRESSURES = ((HIGH,), (CRITICAL,), (HIGH, CRITICAL))
 
 
 @dataclass(slots=True)
@@ -164,6 +170,21 @@ _PLANS: dict[str, Callable[[_Planner], None]] = {
 }
 
 
-def plan_faults(dice: random.Random, ledger: Ledger, start: float, may_relaunch: bool) -> Faults:
+def plan_faults(
+    dice: random.Random, ledger: Ledger, start: float, may_relaunch: bool, may_press: bool = True
+) -> Faults:
     """Return the random faults of a launch on the ranks of ``ledger``."""
-    return _Planner(dice, ledger, start, may_relaunch).plan()
+    pressure_dice = random.Random(f"pressure {dice.getstate()}")  # what else a seed draws does not hang on them
+    faults = _Planner(dice, ledger, start, may_relaunch).plan()
+    if may_press and pressure_dice.random() < PRESSURE:
+        _press(pressure_dice, sorted(ledger.seats), start, faults)
+    return faults
+
+
+def _press(dice: random.Random, ranks: list[int], start: float, faults: Faults) -> None:
+    faults.kinds.add("pressure")
+    levels = dice.choice(_PRESSURES)
+    seconds, can_spill = dice.choice(_PRESSURES_S), dice.random() < 0.8
+    for rank in dice.choice((ranks, dice.sample(ranks, dice.randint(1, len(ranks))))):
+        time = start + dice.choice((0.0, dice.expovariate(0.5)))
+        faults.entries.append((time, "pressure", (rank, seconds, levels, can_spill)))

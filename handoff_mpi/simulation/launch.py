@@ -9,7 +9,7 @@ from typing import Any
 from handoff_mpi.messages import REFER
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.scheduler import ResourcesUpdated, Scheduler, StopRequested
-from handoff_mpi.simulation.check import Witness
+from handoff_mpi.simulation.check import SPEAKS_S, Witness
 from handoff_mpi.simulation.faults import Faults
 from handoff_mpi.simulation.network import Clock, Message, Network
 from handoff_mpi.simulation.rank import SimulatedRank, Traits
@@ -20,6 +20,8 @@ from handoff_mpi.worker.events import Work
 
 #: A process found stopped after this long is ended by its neighbour.
 _FENCED_S = 20.0
+#: How often a rank looks at its memory.
+_LOOK_S = 0.25
 
 
 class Launch:
@@ -205,10 +207,25 @@ class Launch:
         self.zero.turn([ResourcesUpdated(rank, {"cpu": self.dice.choice((2, 3, 8)) * UNIT})])
 
     def _fault_lost_value(self, rank: int) -> None:
-        values = self.ranks[rank].values
-        if values:
+        state = self.ranks[rank]
+        held = sorted({**state.values, **state.spilled})
+        if held:
             self.happened["lost value"] += 1
-            del values[self.dice.choice(sorted(values))]
+            task = self.dice.choice(held)
+            state.values.pop(task, None)
+            state.spilled.pop(task, None)
+
+    def _fault_pressure(self, rank: int, seconds: float, levels: tuple[int, ...], can_spill: bool) -> None:
+        """Memory is short on a rank; if for good, that is no trouble that excuses a run from coming to its end."""
+        self.happened["pressure"] += 1
+        until = self.clock.now + seconds
+        if seconds < float("inf"):
+            self.trouble(until)
+        self._pressed(rank, until, levels, can_spill)
+
+    def _pressed(self, rank: int, until: float, levels: tuple[int, ...], can_spill: bool) -> None:
+        if self.ranks[rank].press(until, levels, can_spill):
+            self.clock.at(min(until, self.clock.now + _LOOK_S), "pressed", rank, until, levels, can_spill)
 
     def _fault_damaged_file(self) -> None:
         if self.run_dir.files:
@@ -256,6 +273,10 @@ class Launch:
         spared = [other for other in self.ranks if other not in self.faults.deaf | self.faults.harmed | {rank}]
         host = self._host(rank)
         return host == "h0" or any(self._host(other) == host and not self.ranks[other].is_dead for other in spared)
+
+    def is_pressed(self, rank: int) -> bool:
+        """Whether memory is short on ``rank``, or was a moment ago."""
+        return self.clock.now <= self.ranks[rank].pressed_until + SPEAKS_S
 
     def could_speak(self, rank: int, seconds: float) -> bool:
         """Whether ``rank`` lives, and has been neither silent nor cut off for so long."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +17,7 @@ from handoff_mpi.messages import (
     HOME_NBYTES,
     ISOLATE,
     KEEP,
+    NORMAL,
     OK,
     RAISED,
     STAYS,
@@ -38,6 +41,7 @@ class Around(Protocol):
     dice: random.Random
     load: Workload
     run_dir: SimulatedRunDir
+    happened: Counter[str]
     number: int
 
     def send(self, source: int, dest: int, message: Message, is_large: bool = False) -> None:
@@ -74,7 +78,9 @@ class SimulatedRank:
     """One worker rank.
 
     Attributes:
-        values: what its store holds, by task.
+        values: what its store holds in memory, by task.
+        spilled: what it holds in files.
+        pressed_until: until when memory is short.
         is_dead: for good.
         silent_until: until when it handles nothing.
         stopped_since: since when its process has been stopped, None if it is not.
@@ -94,6 +100,8 @@ class SimulatedRank:
         self.rank = rank
         self.traits = traits
         self.values: dict[int, int] = {}
+        self.spilled: dict[int, int] = {}
+        self.pressed_until = -1.0
         self.is_dead = False
         self.silent_until = -1.0
         self.stopped_since: float | None = None
@@ -101,6 +109,7 @@ class SimulatedRank:
         self._clock = around.clock
         self._backlog: list[worker.Event] = []
         self._calls: dict[int, tuple[worker.Work, list[int]]] = {}  # by slot, with the inputs as handed over
+        self._is_one = False  # whether one event alone is being handled
         self._constants: set[int] = set()
         self._file_keys: dict[int, Key] = {}
 
@@ -123,6 +132,7 @@ class SimulatedRank:
             return
         self.stopped_since = None
         events, self._backlog = self._backlog, []
+        self._is_one = len(events) == 1
         while True:
             commands = self.machine.handle(events, self._clock.now)
             events = []
@@ -138,6 +148,27 @@ class SimulatedRank:
         if wakeup == self.machine.next_wakeup():
             self.wake()
 
+    def press(self, until: float, levels: Sequence[int], can_spill: bool) -> bool:
+        """Memory was looked at, and is short until then; return whether it is to be looked at again."""
+        if self.is_dead:
+            return False
+        self.pressed_until = max(self.pressed_until, until)
+        is_short = self._clock.now < until
+        level = self._around.dice.choice(levels) if is_short else NORMAL
+        excess = self._around.dice.choice((0, 1, 5 * HOME_NBYTES, 100 * HOME_NBYTES))
+        self._backlog.append(worker.Pressed(level, excess, can_spill, "the dice say so"))
+        self.wake()
+        return is_short
+
+    def _spill(self, task: int) -> None:
+        soon = [work for work in self.machine.running if work is not None]
+        soon += [queue[0] for queue in self.machine.queues if queue]
+        is_wanted = any(task in work.wants for work in soon) and self._is_one  # or it may have come to be since
+        assert not is_wanted, f"task {task} is wanted, and moved out of memory"
+        if task in self.values:
+            self._around.happened["spill"] += 1
+            self.spilled[task] = self.values.pop(task)
+
     def _obey(self, command: worker.Command) -> list[worker.Event]:
         if isinstance(command, worker.Send):
             self._around.send(self.rank, command.dest, command.message)
@@ -145,6 +176,9 @@ class SimulatedRank:
             self.values[command.task] = command.payload[1]
         elif isinstance(command, worker.Drop):
             self.values.pop(command.task, None)
+            self.spilled.pop(command.task, None)
+        elif isinstance(command, worker.Spill):
+            self._spill(command.task)
         elif isinstance(command, worker.Serve):
             self._serve(command)
         elif isinstance(command, worker.Learn):
@@ -164,7 +198,7 @@ class SimulatedRank:
 
     def _held(self, task: int) -> int | None:
         if task in self.machine.held:
-            return self.values.get(task)
+            return self.values.get(task, self.spilled.get(task))
         if not self.traits.sees_files:
             return None
         return self._around.run_dir.files.get(self._file_keys.get(task, (str(self._around.number), task)))

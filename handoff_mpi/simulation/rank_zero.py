@@ -25,6 +25,7 @@ from handoff_mpi.messages import (
     ISOLATE,
     KEEP,
     LOST,
+    MEMORY,
     OK,
     RECALL,
     REFER,
@@ -45,6 +46,7 @@ from handoff_mpi.scheduler import (
     Finished,
     Forget,
     Heard,
+    MemoryTold,
     Persisted,
     RankLost,
     Recall,
@@ -170,6 +172,8 @@ class RankZero:
         elif kind == UNFETCHED:
             events.append(Unfetched(source, message[2], message[3], message[4]))
             self._rewrite(message[4])
+        elif kind == MEMORY:
+            events.append(MemoryTold(source, message[2], message[3]))
         else:
             assert kind in (ALIVE, BYE), kind
 

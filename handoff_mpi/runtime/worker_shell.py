@@ -14,6 +14,7 @@ from handoff_mpi.encoding import EncodingError, Payload, decode_code, nbytes_of
 from handoff_mpi.errors import HandoffError, ValueUnavailable
 from handoff_mpi.messages import (
     ABSENT,
+    CRITICAL,
     DEATH,
     DIED,
     FETCH,
@@ -251,6 +252,8 @@ class WorkerShell:
         now = clock()
         if now >= self._relief.next_look and (pressed := self._relief.look(now)) is not None:
             events.append(pressed)
+            if pressed.level == CRITICAL:
+                self._relieve_idle_children()
         lost = self._neighbours.look_around(now)
         if lost is not None:
             rank, reason = lost
@@ -448,6 +451,11 @@ class WorkerShell:
         child = self._children[command.slot]
         if child is not None:
             child.kill()
+
+    def _relieve_idle_children(self) -> None:
+        for slot, child in enumerate(self._children):
+            if child is not None and self._in_child[slot] is None:
+                child.give_back_freed_memory()
 
     def _pids_of_children(self) -> list[int]:
         return [child.pid for child in self._children if child is not None]

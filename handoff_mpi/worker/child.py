@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from handoff_mpi.encoding import Payload, decode_code
-from handoff_mpi.kernel import signal_at_parents_end
+from handoff_mpi.kernel import give_back_freed_memory, signal_at_parents_end
 from handoff_mpi.messages import RAISED
 from handoff_mpi.worker.calls import Caller, CallSpec, Error, Outcome, describe, flush_output
 from handoff_mpi.worker.frames import DescriptorsLost, Frame, FrameReader, join, send_frame, split
@@ -66,6 +66,8 @@ class _Server:
             self._caller.learn(message[1], None if constant is None else (constant[0], join(constant[1], buffers)))
         elif message[0] == "setup":
             self._problem = _set_up(message[1], self._rank)
+        elif message[0] == "trim":
+            give_back_freed_memory()
         elif message[0] == "call":
             _answer(self._call(_spec(message, buffers)))
 

@@ -133,6 +133,13 @@ class Child:
             buffers += parts
         self._send(("call", spec.id, spec.attempt, spec.recipe, heads, spec.cores, spec.gpus), buffers)
 
+    def give_back_freed_memory(self) -> None:
+        """Have an idle child return to the system what its calls have freed, which it keeps for the next otherwise."""
+        try:
+            self._send(("trim",))
+        except OSError:
+            pass  # it is gone, which is noticed when it is called
+
     def _send(self, message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> None:
         try:
             send_frame(self._sock, message, buffers, SEND_LIMIT_S)

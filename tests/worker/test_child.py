@@ -47,6 +47,10 @@ def memory_of(x):
         if first <= x.ctypes.data < end:
             return int(inode)
 def blocks(): return [numpy.full(100_000, k, numpy.uint8) for k in range(100)] + [numpy.ones(500_000)] * 2
+def private_nbytes():
+    fields = open("/proc/self/statm").read().split()
+    return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")
+def use(nbytes): numpy.ones(nbytes // 8)
 def sleep(): time.sleep(60)
 def crash(nbytes):
     block = bytearray(nbytes)
@@ -298,6 +302,16 @@ def test_a_value_goes_through_two_children_in_one_memory(child, other, written):
     assert written == [], "the rank copies nothing"
     assert decode(call(other, "memory_of", encode(decode(made)[: 2 * LARGE] + 0))) != inode
     assert written == [2 * LARGE]
+
+
+def test_an_idle_child_gives_back_what_its_calls_have_freed(child):
+    value_of(child, "use", 20 << 20)
+    kept = value_of(child, "private_nbytes")
+    child.give_back_freed_memory()
+    assert kept - value_of(child, "private_nbytes") > 15 << 20
+    child.kill()
+    child._process.wait()
+    child.give_back_freed_memory()
 
 
 def test_memory_goes_with_its_last_holder(child):

@@ -176,7 +176,9 @@ class Worker:
             self._look_at_clock()
         if self._doubts:
             self._look_at_referrals()
-        if self._done and (len(self._done) >= FLUSH_COUNT or now - self._done_since >= FLUSH_S or None in self.running):
+        if self._done and (
+            len(self._done) >= FLUSH_COUNT or now - self._done_since >= FLUSH_S or None in self.running
+        ):
             self._flush()
         if now - self._last_sent >= self.heartbeat_s and not self.is_over:
             self._send(0, (ALIVE, self.run, []))
@@ -426,7 +428,7 @@ class Worker:
             transfer = (fetch.task, source, nbytes_of(payload), self.now - fetch.since)
             self._send(0, (TRANSFERRED, self.run, [transfer]))
         if fetch.codec is None:
-            self._put(fetch.task, payload, sum(memoryview(part).nbytes for part in buffers) + HOME_NBYTES)
+            self._put(fetch.task, payload, max(nbytes_of(payload), HOME_NBYTES))
             self._forgettable[fetch.task] = None  # a copy: it may go once nobody here wants it
         for rank, ticket in fetch.askers:
             self._commands.append(Serve(rank, ticket, fetch.task, None, ()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from handoff_mpi.encoding import PLAIN
+from handoff_mpi.encoding import PICKLED, PLAIN
 from handoff_mpi.messages import (
     CRITICAL,
     DIED,
@@ -17,6 +17,7 @@ from handoff_mpi.messages import (
     STAYS,
     STOP,
     TIMEOUT,
+    VALUE,
 )
 from handoff_mpi.worker.events import Drop, Spill
 from handoff_mpi.worker.machine import MOST_HOPS
@@ -334,6 +335,14 @@ def test_small_and_encoded_values_are_sent_to_whoever_asks():
     for number in (2, 3, 4):
         assert rank.tell(1.0, fetch(number, 0, 0)) == [f"serve 0 to {number} on ticket 0"]
         assert other.tell(1.0, fetch(number, 0, 0, codec="c")) == [f"serve 0 to {number} on ticket 0 by c"]
+
+
+def test_copies_are_as_large_as_what_they_are_copies_of_whatever_they_are_made_of():
+    rank = Dialogue(fan_out=1)
+    rank.tell(0.0, dispatch(task(1, value(0, 9))))
+    rank.tell(1.0, received(9, VALUE, 0, (PICKLED, bytes(MIB))))
+    assert rank.worker.held == {0: MIB}
+    assert rank.tell(1.0, fetch(2, 0, 0), fetch(3, 0, 0))[1] == "to 3: ask 2 on ticket 0"
 
 
 def test_who_lost_what_it_took_is_served_again_and_so_is_who_insists():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+import signal
 import subprocess
 import sys
 import time
@@ -82,6 +84,19 @@ def test_a_contender_that_hangs_is_left_out_and_nothing_of_it_is_left(tmp_path, 
     assert is_gone(int((tmp_path / "pid").read_text()))
 
 
+def test_a_benchmark_that_is_ended_by_term_ends_its_contender(tmp_path):
+    code = "from tests.benchmarks import harness; import sys, pathlib; harness.leave_nothing_behind()\n"
+    code += "harness.run([sys.executable, '-c', sys.argv[1]], pathlib.Path(sys.argv[2]), rest_s=0.0)"
+    benchmark = subprocess.Popen([sys.executable, "-c", code, HANG, str(tmp_path)], cwd=ROOT)
+    pid = tmp_path / "pid"
+    end = time.monotonic() + 30
+    while not (pid.exists() and pid.read_text()) and time.monotonic() < end:
+        time.sleep(0.01)
+    benchmark.terminate()
+    assert benchmark.wait(30) == 128 + signal.SIGTERM
+    assert is_gone(int(pid.read_text()))
+
+
 def is_gone(pid: int) -> bool:
     end = time.monotonic() + 10
     while time.monotonic() < end:
@@ -158,13 +173,14 @@ def test_the_list_of_questions_is_complete():
     assert {promise.question for promise in PROMISES} <= asking
 
 
-def test_every_question_tells_its_usage():
-    modules = ["tests.benchmarks", "tests.benchmarks.chart", *[f"tests.benchmarks.{each.name}" for each in QUESTIONS]]
-    started = {
-        name: subprocess.Popen([sys.executable, "-m", name, "--help"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        for name in modules
-    }
-    for name, process in started.items():
-        out, _ = process.communicate(timeout=60)
-        assert process.returncode == 0, name
-        assert f"usage: python -m {name} " in out
+MODULES = ["tests.benchmarks", "tests.benchmarks.chart", *[f"tests.benchmarks.{each.name}" for each in QUESTIONS]]
+
+
+@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.filterwarnings("ignore:.* found in sys.modules:RuntimeWarning")
+def test_every_question_tells_its_usage(module, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(module, run_name="__main__")
+    assert ended.value.code == 0
+    assert f"usage: python -m {module} " in capsys.readouterr().out

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from tests.benchmarks import promises
 from tests.benchmarks.granularity import cores
-from tests.benchmarks.harness import Answer, Setting
+from tests.benchmarks.harness import Answer, Setting, leave_nothing_behind
 from tests.benchmarks.questions import QUESTIONS, Question
 
 OUT = Path("build/benchmarks")
@@ -37,6 +37,7 @@ PACKAGES = ("mpi4py", "numpy", "joblib", "executorlib", "ray", "parsl", "distrib
 def main(words: Sequence[str]) -> int:
     given = arguments(words)
     if given.read is None:
+        leave_nothing_behind()
         failed = measure(given)
         out = given.out
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -59,10 +60,16 @@ def arguments(name: str, about: str | None, ask: Callable[[Setting], Answer]) ->
     parser.add_argument("--quick", action="store_true", help="small numbers, to see that it runs")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
+    leave_nothing_behind()
     answer = ask(Setting(given.ranks, given.repeats, given.quick))
     answer.show()
     if given.json is not None:
         given.json.write_text(json.dumps(answer.to_json(), indent=1))
+
+
+def leave_nothing_behind() -> None:
+    """Let TERM end this process as INT does: what is being measured is ended too."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 def run(command: Sequence[str], place: Path, rest_s: float = 1.0, limit_s: float = LIMIT_S) -> dict[str, Any]:

@@ -3,7 +3,9 @@
     python -m tests.benchmarks.ranks [--repeats 5] [--json FILE]
 
 Every rank is a host of its own with two slots and ends its calls in random order. Uniform: all functions cost one core.
-Mixed: six costs, some with GPUs and memory. Scheduling is the processor time of all the machine's turns, by functions.
+Mixed: six costs, some with GPUs and memory. Scheduling is the processor time of the machine's turns, by functions, once
+all slots are busy and while more functions wait for each than it runs: with ten ranks and with ten thousand, most slots
+go on with the next function of their class.
 A placement alone is what the strategy takes to choose a rank on a busy cluster, and the ledger to claim there and to
 release what made room: no queues, no attempts, no commands.
 """
@@ -13,14 +15,18 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass
+from typing import TypeVar
 
 from handoff_mpi.allocation import Claim, ClusterView, CostClass, Ledger, LoadBalanced
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.messages import OK
 from handoff_mpi.resources import Capability, Device
 from handoff_mpi.resources.amounts import UNIT
-from handoff_mpi.scheduler import Closed, Dispatch, Event, Finished, Policy, Scheduler, Submitted
+from handoff_mpi.runtime import garbage
+from handoff_mpi.scheduler import Closed, Command, Dispatch, Finished, Policy, Scheduler, Submitted
 from tests.benchmarks.harness import Answer, Setting, arguments, in_turns
+
+Item = TypeVar("Item")
 
 COUNTS = (10, 100, 1_000, 10_000)
 CPU = {"cpu": UNIT}
@@ -29,6 +35,7 @@ MIXED += [{"cpu": UNIT, "memory": 500 * UNIT}]
 SCHEDULING = ("scheduling, uniform", "scheduling, mixed")
 PLACEMENT = ("a placement alone, uniform", "a placement alone, mixed")
 PLACEMENTS = 5_000
+WAITING = 5  # functions for each slot, at the least
 BATCH = 10  # calls that end at once
 #: Longer than what is sent in batches, so that every function is placed.
 CALL_S = 1.0
@@ -44,30 +51,36 @@ def full_ledger(ranks: int) -> Ledger:
 
 
 def scheduling_us(ranks: int, costs: list[dict[str, int]], seed: int = 1) -> float:
-    """Return microseconds a function of scheduling."""
+    """Return microseconds a function of scheduling, on a cluster that is kept full; a turn is the end of one call."""
     dice = random.Random(seed)
-    ledger = full_ledger(ranks)
-    scheduler = Scheduler(ledger, LoadBalanced(), Policy(silence_limit_s=float("inf")))
-    functions = max(5_000, 3 * ranks)
-    specs = [TaskSpec((), dice.choice(costs)) for _ in range(functions)]
-    took, now = 0.0, 0.0
-    events: list[Event] = [Submitted(specs), Closed()]
-    flying: list[tuple[int, int, int]] = []
-    while True:
-        begun = time.process_time()
-        commands = scheduler.handle(events, now)
-        took += time.process_time() - begun
-        scheduler.take_log()
-        if scheduler.is_over:
-            return took / functions * 1e6
-        for command in commands:
-            if isinstance(command, Dispatch):
-                flying += [(command.rank, task, attempt) for task, attempt in command.tasks]
-        now += CALL_S / max(1, len(flying))
-        at = dice.randrange(len(flying))
-        flying[at], flying[-1] = flying[-1], flying[at]
-        rank, task, attempt = flying.pop()
-        events = [Finished(rank, [(task, attempt, OK, (0, None), 8, now, CALL_S)])]
+    scheduler = Scheduler(full_ledger(ranks), LoadBalanced(), Policy(silence_limit_s=float("inf")))
+    specs = dice.choices([TaskSpec((), cost) for cost in costs], k=8 * PLACEMENTS + 2 * WAITING * ranks)
+    with garbage.frozen():  # as in a run
+        flying = _calls(scheduler.handle([Submitted(specs), Closed()], 0.0))
+        took, placed, now = 0.0, 0, 0.0
+        while placed < PLACEMENTS:
+            now += CALL_S / len(flying)
+            rank, task, attempt = _take(flying, dice)
+            ended = Finished(rank, [(task, attempt, OK, (0, None), 8, now, CALL_S)])
+            begun = time.process_time()
+            commands = scheduler.handle([ended], now)
+            took += time.process_time() - begun
+            scheduler.take_log()
+            sent = _calls(commands)
+            placed += len(sent)
+            flying += sent
+    return took / placed * 1e6
+
+
+def _take(items: list[Item], dice: random.Random) -> Item:
+    """Take out one at random, touching no other: a look at all of them would empty the processor's caches."""
+    at = dice.randrange(len(items))
+    items[at], items[-1] = items[-1], items[at]
+    return items.pop()
+
+
+def _calls(commands: list[Command]) -> list[tuple[int, int, int]]:
+    return [(each.rank, *call) for each in commands if isinstance(each, Dispatch) for call in each.tasks]
 
 
 @dataclass
@@ -101,8 +114,7 @@ def placement_us(ranks: int, costs: list[dict[str, int]], seed: int = 1) -> floa
     place(groups)
     took, placed = 0.0, 0
     while placed < PLACEMENTS:
-        dice.shuffle(held)
-        ended, held[:] = held[:BATCH], held[BATCH:]
+        ended = [_take(held, dice) for _ in range(min(BATCH, len(held)))]
         before, order = len(held), dice.sample(groups, len(groups))  # in random order no cost starves
         begun = time.process_time()
         for claim in ended:

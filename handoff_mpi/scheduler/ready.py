@@ -186,9 +186,15 @@ class ReadyTasks:
 
     def is_queued(self) -> bool:
         """Whether any task is in a queue."""
-        return any(queue.tasks for queue in self._filled) or any(
-            queue.tasks for queues in self._local.values() for queue in queues
-        )
+        if _with_tasks(self._filled):
+            return True
+        while self._local:
+            host, queues = next(iter(self._local.items()))
+            if _with_tasks(queues):
+                return True
+            del self._local[host]
+            self._awake.pop(host, None)
+        return False
 
     def everywhere(self) -> Iterator[int]:
         """Yield all ready tasks, wherever they wait; for tests."""

@@ -87,10 +87,11 @@ class Cluster:
         rank, task, attempt = self.flying.pop()
         self.tell(Finished(rank, [(task, attempt, status, value, 8, self.now, 1.0)]))
 
-    def end_calls(self, calls):
-        """End these calls of one rank, which were short."""
-        self.flying = [call for call in self.flying if call not in calls]
-        entries = [(task, attempt, OK, (PLAIN, None), 8, self.now, 0.001) for _, task, attempt in calls]
+    def end_calls(self, calls, lasted=0.001):
+        """End these calls of one rank."""
+        for call in calls:
+            self.flying.remove(call)
+        entries = [(task, attempt, OK, (PLAIN, None), 8, self.now, lasted) for _, task, attempt in calls]
         self.tell(Finished(calls[0][0], entries))
 
     def steps(self, turns=100, **ending):
@@ -175,6 +176,26 @@ def wait_for_every_rank(ranks, wish):
 @pytest.mark.parametrize("wish", [lambda rank: rank, lambda rank: f"h{rank - 1}"], ids=["rank", "host"])
 def test_tasks_that_wait_for_other_ranks_cost_a_turn_nothing(wish):
     figures = [wait_for_every_rank(ranks, wish) for ranks in (10, 1_000)]
+    assert grows(figures) < TOLERANCE, figures
+
+
+def outlast(ranks):
+    """All ranks but one run the last of the tasks that may run there alone; on that one a chain goes on."""
+    cluster = Cluster(ranks, slots=1, strategy=LoadBalanced())
+    bound = [TaskSpec((), CPU, pin=rank) for rank in range(2, ranks + 1)] * 2
+    chain = [TaskSpec((number - 1,) if number > len(bound) else (), CPU) for number in range(len(bound), 3 * ranks)]
+    cluster.submit(*bound, *chain)
+    for call in [call for call in cluster.flying if call[0] > 1]:
+        cluster.end_calls([call], 1.0)
+    cluster.flying.sort(key=lambda call: call[0] == 1)
+    with Counter() as counter:
+        for _ in range(5):
+            cluster.end_calls(cluster.flying[-1:], 1.0)
+    return counter.count
+
+
+def test_what_waited_for_one_rank_and_is_done_costs_a_turn_nothing():
+    figures = [outlast(ranks) for ranks in (10, 1_000)]
     assert grows(figures) < TOLERANCE, figures
 
 

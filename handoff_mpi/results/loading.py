@@ -62,6 +62,7 @@ def _table(launch: Launch, hosts: dict[int, str]) -> RecordTable:
         ranks=[-1] * count,
         started=[-1.0] * count,
         durations=[0.0] * count,
+        nbytes=[0] * count,
         hosts=hosts,
     )
 
@@ -92,8 +93,7 @@ def _take_done(results: Results, task: int, done: Done) -> None:
     table = results._records
     table.states[task], table.attempts[task], table.ranks[task] = "done", done.attempt, done.rank
     table.started[task], table.durations[task] = done.started, done.duration
-    if done.nbytes:
-        table.nbytes[task] = done.nbytes
+    table.nbytes[task] = done.nbytes
     if done.payload is not None:
         results._payloads[table.ids[task]] = done.payload
     elif done.key is not None:

@@ -73,7 +73,8 @@ class RecordTable:
     Attributes:
         ids, names, inputs, costs, states, attempts: as in :class:`TaskRecord`, inputs by their numbers.
         ranks, started, durations: -1 where there was no call.
-        nbytes, errors, setbacks: of those tasks that have any.
+        nbytes: 0 where there is no value.
+        errors, setbacks: of those tasks that have any.
         hosts: rank to host name.
     """
 
@@ -86,7 +87,7 @@ class RecordTable:
     ranks: MutableSequence[int] = field(default_factory=list)
     started: MutableSequence[float] = field(default_factory=list)
     durations: MutableSequence[float] = field(default_factory=list)
-    nbytes: dict[int, int] = field(default_factory=dict)
+    nbytes: MutableSequence[int] = field(default_factory=list)
     errors: dict[int, str] = field(default_factory=dict)
     setbacks: dict[int, list[Setback]] = field(default_factory=dict)
     hosts: dict[int, str] = field(default_factory=dict)
@@ -107,7 +108,7 @@ class RecordTable:
             attempts=self.attempts[task],
             inputs=tuple([ids[each] for each in self.inputs[task]]),
             cost=self.costs[task],
-            nbytes=self.nbytes.get(task, 0),
+            nbytes=self.nbytes[task],
             error=self.errors.get(task, ""),
             setbacks=tuple(self.setbacks.get(task, ())),
         )

@@ -47,7 +47,7 @@ class Recorder:
         self._ranks = array("i")
         self._started = array("d")
         self._durations = array("d")
-        self._nbytes: dict[int, int] = {}
+        self._nbytes = array("q")
         self._announced: set[tuple[int, int]] = set()
         self._setbacks: dict[int, list[Setback]] = {}
         self._has_told_let_go = False
@@ -61,6 +61,7 @@ class Recorder:
         self._ranks.extend([-1] * more)
         self._started.extend([-1.0] * more)
         self._durations.extend([0.0] * more)
+        self._nbytes.extend([0] * more)
 
     def restored(self, task: int, done: Done) -> None:
         """Note a task that an earlier launch did."""
@@ -75,13 +76,13 @@ class Recorder:
 
     def finished(self, rank: int, entries: Sequence[Entry]) -> None:
         """Note calls that ended on ``rank`` and still count."""
-        ranks, starts, durations = self._ranks, self._started, self._durations
+        ranks, starts, durations, sizes = self._ranks, self._started, self._durations, self._nbytes
         for task, _, _, _, nbytes, started, duration in entries:
             ranks[task] = rank
             starts[task] = started
             durations[task] = duration
             if nbytes:
-                self._nbytes[task] = abs(nbytes)
+                sizes[task] = abs(nbytes)
         if telemetry.has_handlers(events.FUNCTION_START) or telemetry.has_handlers(events.FUNCTION_STOP) or (
             telemetry.has_handlers(events.FUNCTION_EXCEPTION)):  # fmt: skip
             for entry in entries:

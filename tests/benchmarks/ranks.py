@@ -35,7 +35,7 @@ MIXED += [{"cpu": UNIT, "memory": 500 * UNIT}]
 SCHEDULING = ("scheduling, uniform", "scheduling, mixed")
 PLACEMENT = ("a placement alone, uniform", "a placement alone, mixed")
 PLACEMENTS = 5_000
-WAITING = 5  # functions for each slot, at the least
+WAITING = 12  # functions for each slot, at the least: of each of six costs as many as there are slots, and more
 BATCH = 10  # calls that end at once
 #: Longer than what is sent in batches, so that every function is placed.
 CALL_S = 1.0

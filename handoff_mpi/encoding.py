@@ -36,6 +36,9 @@ PICKLED = 1
 
 Payload: TypeAlias = "tuple[Any, ...]"
 
+#: The payload of None, which most functions return that are called for their effects.
+NOTHING: Payload = (PLAIN, None)
+
 #: Buffers of at least this many bytes travel out of band.
 OUT_OF_BAND_NBYTES = 16 * 1024
 _LONGEST_PLAIN = 1024

@@ -433,10 +433,8 @@ class Ledger:
         """Return how many ranks of the job are on ``host``; None means any host."""
         return len(self.seats) if host is None else self._ranks_of_host[host]
 
-    def could_fit(self, cost: CostClass, is_offered: bool = False) -> bool:
-        """Whether some living rank (one that is not withheld, if ``is_offered``) could run it if nothing else ran."""
-        if is_offered and self.withheld:
-            return any(self.could_hold(cost, seat) for seat in self._eligible(cost, self.withheld))
+    def could_fit(self, cost: CostClass) -> bool:
+        """Whether some living rank could run a task of this class if nothing else ran."""
         if cost.plain is not None:
             holder = self._holder(cost.plain)
             if holder is None or cost.avoid not in holder.bay.seats:
@@ -446,11 +444,17 @@ class Ledger:
     def _holder(self, cost: CostClass) -> Seat | None:
         """Return a living rank that could run a task of this class if nothing else ran; looked for once a change."""
         if cost.number not in self._holders:
-            eligible = (seat for seat in self._eligible(cost, ()) if self.could_hold(cost, seat))
+            eligible = (seat for seat in self._eligible(cost) if self.could_hold(cost, seat))
             self._holders[cost.number] = next(iter(eligible), None)
         return self._holders[cost.number]
 
-    def _eligible(self, cost: CostClass, withheld: Collection[int]) -> Iterable[Seat]:
+    def is_offered(self, cost: CostClass) -> bool:
+        """Whether some rank that is not withheld could run a task of this class if nothing else ran."""
+        if not self.withheld:
+            return self.could_fit(cost)
+        return any(self.could_hold(cost, seat) for seat in self._eligible(cost, self.withheld))
+
+    def _eligible(self, cost: CostClass, withheld: Collection[int] = ()) -> Iterable[Seat]:
         if cost.rank is not None:
             seat = self.seats.get(cost.rank)
             return [seat] if seat is not None and seat.is_alive and seat.rank not in withheld else []

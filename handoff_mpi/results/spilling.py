@@ -48,15 +48,15 @@ class SpillingStore(MemoryStore):
         Raises:
             OSError: it could not be written, and stays where it is.
         """
-        payload = self._payloads.get(key)
-        if payload is None:
+        if not super().has(key):
             return  # it got lost
+        payload = super().get(key)
         where = self._kept
         if where is None or not where.has(key):
             where = self._files_with_room(nbytes)
             where.put(key, payload)
         self._spilled[key] = where
-        del self._payloads[key]
+        super().delete(key)
         self.count += 1
         self.nbytes += nbytes
 
@@ -78,11 +78,11 @@ class SpillingStore(MemoryStore):
         return self._directory
 
     def get(self, key: Key) -> Payload:
-        payload = self._payloads.get(key)
-        return self._spilled[key].get(key) if payload is None else payload
+        where = self._spilled.get(key)
+        return super().get(key) if where is None else where.get(key)
 
     def has(self, key: Key) -> bool:
-        return key in self._payloads or key in self._spilled
+        return key in self._spilled or super().has(key)
 
     def put(self, key: Key, payload: Payload) -> None:
         self._forget_file(key)

@@ -39,22 +39,26 @@ StoreFactory: TypeAlias = "Callable[[int], ResultStore]"
 
 
 class MemoryStore:
-    """Payloads in a dict."""
+    """Payloads in memory, in a dict for each run: so the keys of a million values are not kept with them."""
 
     def __init__(self, rank: int = 0) -> None:
-        self._payloads: dict[Key, Payload] = {}
+        self._runs: dict[str, dict[Hashable, Payload]] = {}
 
     def put(self, key: Key, payload: Payload) -> None:
-        self._payloads[key] = payload
+        run, name = key
+        self._runs.setdefault(run, {})[name] = payload
 
     def get(self, key: Key) -> Payload:
-        return self._payloads[key]
+        run, name = key
+        return self._runs[run][name]
 
     def has(self, key: Key) -> bool:
-        return key in self._payloads
+        run, name = key
+        return name in self._runs.get(run, ())
 
     def delete(self, key: Key) -> None:
-        self._payloads.pop(key, None)
+        run, name = key
+        self._runs.get(run, {}).pop(name, None)
 
 
 class DirectoryStore:

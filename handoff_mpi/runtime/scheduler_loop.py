@@ -10,7 +10,7 @@ from typing import Any
 
 from handoff_mpi.comm import Envelope, RankGone, Transport
 from handoff_mpi.dag import Plan
-from handoff_mpi.encoding import Payload
+from handoff_mpi.encoding import NOTHING, Payload
 from handoff_mpi.errors import DAGError, JobLost, JournalError
 from handoff_mpi.messages import (
     ABSENT,
@@ -403,8 +403,9 @@ class SchedulerLoop:
                 current.append(entry)
                 if entry[2] == OK:
                     self.courier.forget_old_file(task)
-                    if entry[3] is not None:
-                        home.put((run, task), entry[3])
+                    payload = entry[3]
+                    if payload is not None:  # one None is kept for all
+                        home.put((run, task), NOTHING if payload == NOTHING else payload)
         return current
 
     # -- what is sent -----------------------------------------------------------------------------------

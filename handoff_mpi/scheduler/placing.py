@@ -128,12 +128,14 @@ class Placer:
 
     def _may_inherit(self, queue: ReadyQueue, leader: ReadyQueue, claim: Claim) -> bool:
         """Whether a slot may go on without the strategy being asked: nobody with a better right waits."""
-        if claim.rank in self._ledger.withheld or not (self._can_finish(queue) and self._is_covered(claim)):
+        if not (self._can_finish(queue) and self._may_go_on(claim)):
             return False
         return queue is leader or (queue.priority == leader.priority and leader.passed < leader.patience)
 
-    def _is_covered(self, claim: Claim) -> bool:
-        return not self._ledger.was_updated or self._ledger.covers(claim)
+    def _may_go_on(self, claim: Claim) -> bool:
+        """Whether the claim's rank takes tasks, and still has what was claimed."""
+        ledger = self._ledger
+        return claim.rank not in ledger.withheld and (not ledger.was_updated or ledger.covers(claim))
 
     def _refill(self, slot: Slot, queue: ReadyQueue) -> int:
         """Send a slot further tasks of its class; return how many."""
@@ -223,7 +225,7 @@ class Placer:
     def _most_served(self, ready: list[ReadyQueue]) -> int:
         """A queue that was passed over too often is the last to be served: nobody younger overtakes it more."""
         for position, queue in enumerate(ready):
-            if queue.passed >= queue.patience and self._ledger.could_fit(queue.cost, is_offered=True):
+            if queue.passed >= queue.patience and self._ledger.is_offered(queue.cost):
                 return position + 1
         return len(ready)
 
@@ -274,12 +276,12 @@ class Placer:
         if not fed or not self._inherits or self._ready.is_queued():
             return
         for slot in fed:
-            if not slot.tasks or self._now - slot.since >= LONG_S or slot.rank in self._ledger.withheld:
+            if not slot.tasks or self._now - slot.since >= LONG_S:
                 continue
             assert slot.claim is not None
             assert slot.queue is not None
             tasks = self._followers(slot, slot.queue)
-            if tasks and self._is_covered(slot.claim):
+            if tasks and self._may_go_on(slot.claim):
                 self._send(slot, tasks, None, Cause.SENT_AHEAD)
 
     def _followers(self, slot: Slot, queue: ReadyQueue) -> list[int]:

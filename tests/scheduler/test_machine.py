@@ -840,10 +840,10 @@ def test_what_fits_only_a_rank_that_is_short_of_memory_goes_there_once_nothing_e
 
 
 def test_what_waits_for_a_rank_that_is_short_of_memory_holds_up_nobody():
-    run = Dialogue(ranks(1, 1))
+    run = Dialogue(ranks(1, 1, gpus=(2,)))
     run.submit(task(), closed=False)
-    others = [task(cost=cpus(1)) for _ in range(60)]
-    run.tell(1.0, short(2), Submitted([task(pin=2, priority=1), *others]), Closed())
+    others = [task() for _ in range(60)]
+    run.tell(1.0, short(2), Submitted([task(cost=GPU, priority=1), *others]), Closed())
     for number in [0, *range(2, 61)]:
         assert placed(run.tell(number + 2.0, done(1, number))) == {f"{number + 1 if number else 2}#1"}
 

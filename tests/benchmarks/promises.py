@@ -80,7 +80,7 @@ def excess(row: str, contender: str, whole: float) -> Reading:
 
 
 #: Less than this of what is promised is told as this.
-LEAST_SHARE = 0.01
+LEAST_SHARE = 0.1
 FEWEST, MOST = (f"{counts[at]:,}" for counts in (functions.COUNTS,) for at in (0, -1))
 MOST_RANKS = f"{ranks.COUNTS[-1]:,} ranks"
 #: Microseconds that a placement may take: costs all alike, or mixed.

@@ -34,7 +34,7 @@ def ask(setting: Setting) -> Answer:
 
         contenders = {f"{count:,}": (lambda count=count: measure(count)) for count in counts}
         figures = in_turns(contenders, setting.repeats)
-    return Answer("by the number of functions", f"{COUNTS[0]:,}", figures, "see the column", setting.ranks)
+    return Answer("by the number of functions", f"{COUNTS[0]:,}", figures, "a second, bytes", setting.ranks)
 
 
 def measure_ours(count: int) -> None:

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.children [--ranks 3] [--repeats 5] [--json FILE]
 
 A bare child answers whatever comes through its pipe; one no-op is in flight at each of as many as there are worker
-ranks. In a chain only one is.
+ranks. In a chain only one is. The start of the children is in neither time.
 """
 
 from __future__ import annotations

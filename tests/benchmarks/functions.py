@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.benchmarks.contend import WARM_UP, timed
 from tests.benchmarks.harness import Answer, Setting, arguments, in_turns, report, run, under_mpi
-from tests.benchmarks.ours import ours
+from tests.benchmarks.ours import in_ranks
 from tests.benchmarks.workloads import independent
 
 COUNTS = (10_000, 100_000, 1_000_000)
@@ -38,7 +38,7 @@ def ask(setting: Setting) -> Answer:
 
 
 def measure_ours(count: int) -> None:
-    with ours("rank") as prepare:
+    with in_ranks(0) as prepare:
         if prepare is None:
             return
         prepare(independent(WARM_UP), 0)()

@@ -3,27 +3,44 @@
 Each worker rank has one slot, so that as many calls go on at once as with the others. The time of a run is that of
 ``Cluster.execute``: validating and freezing the DAG, the journal in a run-dir of its own, the records. Making the DAG's
 objects is the user's and is not in it.
+
+Child processes start anew with every run. Other pools are warm, so in children the time begins when a function has
+ended that waits for one call in each child, and ends with the last call, as the records tell; what a run does before
+and after is then not in it.
 """
 
 from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import handoff_mpi as handoff
 from handoff_mpi import DAG, Function
+from handoff_mpi.results import Results
 from tests.benchmarks.peers import Prepare, Run
 from tests.benchmarks.workloads import Level, work
 
+GATE = "gate"
 
-def build(levels: list[Level], loops: int) -> DAG:
-    """Return the DAG of what the levels say; constants come behind values, so the loops go by name where both are."""
+
+def build(levels: list[Level], loops: int, warmed: Iterable[int] = ()) -> DAG:
+    """Return the DAG of what the levels say; constants come behind values, so the loops go by name where both are.
+
+    Args:
+        warmed: ranks whose children are called once before any function of the levels.
+    """
     dag = DAG("benchmark")
+    warm = [dag.add_function(Function(("warm", rank), (), work, [0], node=rank)).id for rank in warmed]
+    first: tuple[str, ...] = ()
+    if warm:
+        dag.add_function(Function(GATE, warm, after, kwargs={"loops": 0}))
+        first = (GATE,)
     for number, inputs in enumerate(itertools.chain.from_iterable(levels)):
-        if inputs:
-            dag.add_function(Function(number, inputs, after, kwargs={"loops": loops}))
+        if inputs or first:
+            dag.add_function(Function(number, inputs or first, after, kwargs={"loops": loops}))
         else:
             dag.add_function(Function(number, (), work, [loops]))
     return dag
@@ -33,24 +50,42 @@ def after(*values: object, loops: int) -> None:
     work(loops)
 
 
+def behind_gate_s(results: Results) -> float:
+    """Return the seconds from the end of the gate to the end of the last call."""
+    records = {record.id: record for record in results.records()}
+    return max(record.stopped_s for record in records.values()) - records[GATE].stopped_s
+
+
 @contextmanager
-def ours(isolation: str) -> Iterator[Prepare | None]:
-    with tempfile.TemporaryDirectory(prefix="handoff-bench-") as place, handoff.Cluster() as cluster:
-        if not cluster:
+def in_ranks(workers: int) -> Iterator[Prepare | None]:
+    with _cluster() as execute:
+        if execute is None:
+            yield None
+        else:
+            yield lambda levels, loops: partial(execute, build(levels, loops), "rank")
+
+
+@contextmanager
+def in_children(workers: int) -> Iterator[Prepare | None]:
+    with _cluster() as execute:
+        if execute is None:
             yield None
             return
-        numbers = itertools.count()
 
         def prepare(levels: list[Level], loops: int) -> Run:
-            dag, run_dir = build(levels, loops), f"{place}/{next(numbers)}"
-            return lambda: cluster.execute(dag, isolation=isolation, slots=1, run_dir=run_dir)
+            dag = build(levels, loops, warmed=range(1, workers + 1))
+            return lambda: behind_gate_s(execute(dag, "process"))
 
         yield prepare
 
 
-def in_ranks(workers: int) -> AbstractContextManager[Prepare | None]:
-    return ours("rank")
+@contextmanager
+def _cluster() -> Iterator[Callable[[DAG, str], Results] | None]:
+    """On rank 0, what executes a DAG at an isolation."""
+    with tempfile.TemporaryDirectory(prefix="handoff-bench-") as place, handoff.Cluster() as cluster:
+        numbers = itertools.count()
 
+        def execute(dag: DAG, isolation: str) -> Results:
+            return cluster.execute(dag, isolation=isolation, slots=1, run_dir=f"{place}/{next(numbers)}")
 
-def in_children(workers: int) -> AbstractContextManager[Prepare | None]:
-    return ours("process")
+        yield execute if cluster else None

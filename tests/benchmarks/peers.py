@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from tests.benchmarks.harness import serialized_mpi
 from tests.benchmarks.workloads import Level, work
 
-#: One run, from the first function to the end of the last.
+#: One run, from the first function to the end of the last; it returns its seconds where those are not its whole time.
 Run: TypeAlias = Callable[[], object]
 #: Levels, and the loops of each of their functions, to a run of them.
 Prepare: TypeAlias = Callable[[list[Level], int], Run]

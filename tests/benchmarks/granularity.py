@@ -16,7 +16,7 @@ from pathlib import Path
 
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.resources.detection import detect
-from tests.benchmarks.contend import BARE, Contender, installed
+from tests.benchmarks.contend import BARE, CHILDREN, Contender, installed
 from tests.benchmarks.harness import Answer, Setting, alone, arguments, in_turns, run
 
 SHAPES = ("independent", "stencil")
@@ -33,6 +33,8 @@ def ask(setting: Setting) -> Answer:
     with tempfile.TemporaryDirectory(prefix="handoff-bench-") as name:
         place = Path(name)
         found = installed(setting.with_peers and not setting.quick)
+        if setting.quick:  # children start anew with every point of the search
+            del found[CHILDREN]
         peak: dict[str, float] = {}
 
         def granularity(name: str, each: Contender) -> dict[str, float]:

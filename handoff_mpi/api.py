@@ -82,11 +82,13 @@ class Cluster:
     def __init__(self, comm: Any = None, _serve_now: bool = True) -> None:
         self.job = jobs.mpi_job(comm)
         self._serve_now = _serve_now
+        self._before: Job | None = None
 
     def __bool__(self) -> bool:
         return self.job.rank == 0
 
     def __enter__(self) -> Cluster:
+        self._before, jobs.current = jobs.current, self.job  # what is asked in here is asked of this job
         if not self and self._serve_now:
             self.job.serve()
         return self
@@ -101,6 +103,7 @@ class Cluster:
         return _execute_on(self.job, dag, options)
 
     def __exit__(self, *exc_info: Any) -> None:
+        jobs.current = self._before
         if self:
             self.job.dismiss()
 
@@ -116,8 +119,8 @@ def _execute_on(job: Job, dag: DAG, options: RunOptions) -> Results:
 def discover_nodes() -> dict[int, dict[str, int | float]]:
     """Return rank to capabilities, as the guide shows: ``{0: {"cpu": 8, "memory": 16000, "gpu": 1}, ...}``.
 
-    In ``dag.py`` and during a run this is the table already gathered; elsewhere under a launcher it is a
-    collective call.
+    In ``dag.py``, within a ``Cluster`` and during a run this is the table already gathered; elsewhere under a launcher
+    it is a collective call.
     """
     if jobs.current is not None:
         capabilities = jobs.current.capabilities

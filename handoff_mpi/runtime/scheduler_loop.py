@@ -273,7 +273,7 @@ class SchedulerLoop:
         mine: list[Envelope] = []
         lost: list[Event] = []  # comes last: what a rank said before it died counts
         heard: dict[int, None] = {}
-        gone = tuple(self.gone)
+        gone = frozenset(self.gone)  # before; whoever is lost by this very mail is listened to
         for each in arrived:
             if isinstance(each, RankGone):
                 self._lose(each.rank, each.reason, lost)

@@ -63,6 +63,7 @@ class Contender:
 
 BARE = "bare mpi4py loop"
 CHILDREN = "handoff_mpi, in children"
+BOUND = "handoff_mpi, bound to a rank"
 CONTENDERS = {
     BARE: Contender(peers.bare, is_peer=False, share=1.0),
     "handoff_mpi": Contender(ours.in_ranks, is_peer=False, share=1.0),
@@ -75,6 +76,10 @@ CONTENDERS = {
     "Parsl HTEX": Contender(peers.parsl, "parsl", False),
     "dask.distributed": Contender(peers.dask, "distributed", False),
 }
+
+
+#: Who is asked one question alone is in here too.
+ALL = {**CONTENDERS, BOUND: Contender(ours.bound_to_a_rank, is_peer=False)}
 
 
 def installed(with_peers: bool) -> dict[str, Contender]:
@@ -161,7 +166,7 @@ def least_efficient(point: Callable[[float], tuple[float, float]]) -> float:
 
 def main(name: str, workers: str, question: str, words: str) -> None:
     asked = json.loads(words)
-    with CONTENDERS[name].session(int(workers)) as prepare:
+    with ALL[name].session(int(workers)) as prepare:
         if prepare is None:  # another rank than 0
             return
         for _ in range(2):

@@ -1,8 +1,10 @@
-"""How long a link of a dependent chain takes, in raw pickled round trips of the same run.
+"""How long a function takes that depends on the one before it, in raw pickled round trips of the same run.
 
     python -m tests.benchmarks.latency [--ranks 3] [--repeats 5] [--json FILE]
 
-A link is one function from submit to result, back to back: it is placed once the value that it takes is there.
+- *a link*: of a chain of functions that may run anywhere. Short ones are sent ahead, to where their input is made.
+- *back to back*: of a chain of functions that are bound to rank 1, and so are sent one by one, each once the value
+  before it has come to rank 0: one function from submit to result.
 """
 
 from __future__ import annotations
@@ -11,11 +13,14 @@ import json
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks.contend import CHILDREN, CONTENDERS
+from tests.benchmarks.contend import ALL, BOUND, CHILDREN
 from tests.benchmarks.harness import Answer, Setting, arguments, in_turns, run, under_mpi
 
 ROUND_TRIP = "raw round trip"
-LINKS = {"handoff_mpi": 5_000, CHILDREN: 1_000}
+LINK = "a link"
+BACK_TO_BACK = "back to back"
+#: Contender to row to how many links.
+LINKS = {"handoff_mpi": (LINK, 5_000), CHILDREN: (LINK, 1_000), BOUND: (BACK_TO_BACK, 3_000)}
 
 
 def ask(setting: Setting) -> Answer:
@@ -23,15 +28,17 @@ def ask(setting: Setting) -> Answer:
     with tempfile.TemporaryDirectory(prefix="handoff-bench-") as place:
 
         def round_trip() -> dict[str, float]:
-            return {"a link": run(under_mpi(2, "raw", "round_trip", 20_000), Path(place))["seconds"] * 1e6}
+            trip_us = run(under_mpi(2, "raw", "round_trip", 20_000), Path(place))["seconds"] * 1e6
+            return {LINK: trip_us, BACK_TO_BACK: trip_us}
 
-        def link(name: str, links: int) -> dict[str, float]:
-            command = CONTENDERS[name].command(name, setting.ranks, "rates", json.dumps({"chain": links // few}))
-            return {"a link": 1e6 / run(command, Path(place))["chain"]}
+        def link(name: str) -> dict[str, float]:
+            row, links = LINKS[name]
+            command = ALL[name].command(name, setting.ranks, "rates", json.dumps({"chain": links // few}))
+            return {row: 1e6 / run(command, Path(place))["chain"]}
 
-        ours = {name: (lambda name=name, links=links: link(name, links)) for name, links in LINKS.items()}
+        ours = {name: (lambda name=name: link(name)) for name in LINKS}
         figures = in_turns({ROUND_TRIP: round_trip, **ours}, setting.repeats)
-    return Answer("a link of a chain, in raw round trips", ROUND_TRIP, figures, "µs", setting.ranks)
+    return Answer("a function that depends on the one before it", ROUND_TRIP, figures, "µs", setting.ranks)
 
 
 if __name__ == "__main__":

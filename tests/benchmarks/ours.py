@@ -26,11 +26,12 @@ from tests.benchmarks.workloads import Level, work
 GATE = "gate"
 
 
-def build(levels: list[Level], loops: int, warmed: Iterable[int] = ()) -> DAG:
+def build(levels: list[Level], loops: int, warmed: Iterable[int] = (), node: int | None = None) -> DAG:
     """Return the DAG of what the levels say; constants come behind values, so the loops go by name where both are.
 
     Args:
         warmed: ranks whose children are called once before any function of the levels.
+        node: the rank that all functions are bound to, if any.
     """
     dag = DAG("benchmark")
     warm = [dag.add_function(Function(("warm", rank), (), work, [0], node=rank)).id for rank in warmed]
@@ -40,9 +41,9 @@ def build(levels: list[Level], loops: int, warmed: Iterable[int] = ()) -> DAG:
         first = (GATE,)
     for number, inputs in enumerate(itertools.chain.from_iterable(levels)):
         if inputs or first:
-            dag.add_function(Function(number, inputs or first, after, kwargs={"loops": loops}))
+            dag.add_function(Function(number, inputs or first, after, kwargs={"loops": loops}, node=node))
         else:
-            dag.add_function(Function(number, (), work, [loops]))
+            dag.add_function(Function(number, (), work, [loops], node=node))
     return dag
 
 
@@ -63,6 +64,15 @@ def in_ranks(workers: int) -> Iterator[Prepare | None]:
             yield None
         else:
             yield lambda levels, loops: partial(execute, build(levels, loops), "rank")
+
+
+@contextmanager
+def bound_to_a_rank(workers: int) -> Iterator[Prepare | None]:
+    with _cluster() as execute:
+        if execute is None:
+            yield None
+        else:
+            yield lambda levels, loops: partial(execute, build(levels, loops, node=1), "rank")
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
     mpirun -n 2 python -m tests.benchmarks.raw round_trip COUNT
     mpirun -n 3 python -m tests.benchmarks.raw transfer NBYTES...          # from rank 1 to rank 2
-    mpirun -n N python -m tests.benchmarks.raw imports                     # what any MPI program with numpy does
     python -m tests.benchmarks.raw pipe COUNT WORKERS                      # bare child processes behind pipes
     python -m tests.benchmarks.raw peak PROCESSES LOOPS                    # the most work that so many processes do
 
@@ -121,13 +120,6 @@ def _work(ready: Any, took: Any, loops: int) -> None:
     begun = time.perf_counter()
     work(loops)
     took.put(time.perf_counter() - begun)
-
-
-def imports() -> None:
-    import numpy
-
-    if serialized_mpi().COMM_WORLD.rank == 0:
-        report(version=numpy.__version__)
 
 
 if __name__ == "__main__":

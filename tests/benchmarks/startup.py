@@ -1,50 +1,87 @@
-"""How much longer a run of one trivial function takes than any MPI program that imports mpi4py and numpy.
+"""How much longer a run of one trivial function takes than a bare mpirun of a Python that imports mpi4py and numpy.
 
     python -m tests.benchmarks.startup [--ranks 3] [--repeats 5] [--json FILE]
+
+From the command to its end, with modules that are compiled already.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
+import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
-from tests.benchmarks.harness import Answer, Setting, arguments, in_turns, report, run, under_mpi
+from tests.benchmarks.harness import LIMIT_S, Answer, Setting, arguments, in_turns
+from tests.conftest import ROOT, mpirun_command
+from tests.faults.launching import launch
 
-IMPORTS = "mpirun with imports"
-OURS = "a run of one function"
+BARE = "bare mpirun with imports"
+#: Ways to run one function.
+BY_MPIRUN, BY_ITSELF, BY_SCRIPT = "mpirun ... run dag.py", "run -n, its supervisor too", "a Cluster in a script"
 WHOLE = "the whole command"
+_IMPORTS = "import numpy\nfrom mpi4py import MPI"
+_DAG_FILE = """
+from handoff_mpi import DAG, task
+
+@task
+def one(): return 1
+
+with DAG("one") as dag:
+    one()
+"""
+_SCRIPT = """
+import sys
+import handoff_mpi as handoff
+from handoff_mpi import DAG, Function
+
+with handoff.Cluster() as cluster:
+    if cluster:
+        dag = DAG("one")
+        dag.add_function(Function("one", (), lambda: 1))
+        cluster.execute(dag, run_dir=sys.argv[1])
+"""
 
 
 def ask(setting: Setting) -> Answer:
-    with tempfile.TemporaryDirectory(prefix="handoff-bench-") as place:
-
-        def whole(*words: str) -> dict[str, float]:
-            command = under_mpi(setting.ranks, *words)
-            begun = time.perf_counter()
-            run(command, Path(place), rest_s=0.0)
-            return {WHOLE: time.perf_counter() - begun}
-
-        contenders = {IMPORTS: lambda: whole("raw", "imports"), OURS: lambda: whole("startup", "ours")}
+    program = [*mpirun_command(setting.ranks, ft=True), sys.executable]
+    run = ["-m", "handoff_mpi", "run", "one.py"]
+    commands = {
+        BARE: [*program, "-c", _IMPORTS],
+        BY_MPIRUN: [*program, *run, "--run-dir"],
+        BY_ITSELF: [sys.executable, *run, "-n", str(setting.ranks), "--run-dir"],
+        BY_SCRIPT: [*program, "script.py"],
+    }
+    with tempfile.TemporaryDirectory(prefix="handoff-bench-") as name:
+        place = Path(name)
+        (place / "one.py").write_text(_DAG_FILE)
+        (place / "script.py").write_text(_SCRIPT)
+        contenders = {who: (lambda words=words: {WHOLE: _seconds(words, place)}) for who, words in commands.items()}
+        in_turns(contenders, 1)  # what is not compiled yet is so then, as where packages are installed
         figures = in_turns(contenders, setting.repeats)
-    return Answer("from the command to its end", IMPORTS, figures, "s", setting.ranks)
+    return Answer("from the command to its end", BARE, figures, "s", setting.ranks)
 
 
-def ours() -> None:
-    import handoff_mpi as handoff
-    from handoff_mpi import DAG, Function
+def _seconds(command: Sequence[str], place: Path) -> float:
+    """Run ``command`` with a run-dir of its own to its end.
 
-    dag = DAG("startup")
-    dag.add_function(Function("nothing", (), int))
-    with tempfile.TemporaryDirectory(prefix="handoff-bench-") as place:
-        results = handoff.execute(dag, isolation="rank", run_dir=f"{place}/run")
-    if results is not None:
-        report(value=results["nothing"])
+    Raises:
+        RuntimeError: it failed, or hung.
+    """
+    begun = time.perf_counter()
+    launched = launch(
+        [*command, f"run-{uuid.uuid4().hex}"], place, {"PYTHONPATH": os.fspath(ROOT), "PYTHONDONTWRITEBYTECODE": ""}
+    )
+    code = launched.wait(LIMIT_S)
+    took = time.perf_counter() - begun
+    if code != 0:
+        launched.leftovers(0.0)
+        raise RuntimeError(f"{' '.join(command)} ended with {code}: {launched.text()[-600:]}")
+    return took
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["ours"]:
-        ours()
-    else:
-        arguments(__spec__.name, __doc__, ask)
+    arguments(__spec__.name, __doc__, ask)

@@ -68,6 +68,13 @@ def test_discover_nodes_tells_every_rank_of_all_ranks():
     assert len({repr(each) for each in world().allgather(nodes)}) == 1
 
 
+def test_within_a_cluster_nobody_need_be_asked():
+    _, size = rank_and_size()
+    with handoff.Cluster() as cluster:
+        if cluster:
+            assert sorted(handoff.discover_nodes()) == list(range(size))
+
+
 def test_what_a_rank_registers_is_its_own(tmp_path, monkeypatch):
     from handoff_mpi.launch import job
 

@@ -1,6 +1,6 @@
 """What speed is promised, line by line, and which answer measures it: always as a ratio within one run.
 
-That transfers overlap with calls, and that no value passes through rank 0, has no figure here: the test suite counts it.
+That transfers overlap with calls, and that no value passes through rank 0, has no figure here: tests count it.
 """
 
 from __future__ import annotations

@@ -176,15 +176,15 @@ def _link(readings: list[_Reading], number_of: dict[Hashable, int]) -> None:
 def _combine(readings: list[_Reading]) -> None:
     """Go through the DAG from its sources (Kahn 1962) and give each function its fingerprint or its note."""
     missing = [len(reading.inputs) for reading in readings]
-    consumers: list[list[int]] = [[] for _ in readings]
+    consumers: dict[int, list[int]] = {}
     for number, reading in enumerate(readings):
         for source in reading.inputs:
-            consumers[source].append(number)
+            consumers.setdefault(source, []).append(number)
     ready = [number for number, count in enumerate(missing) if not count]
     roots: dict[int, str] = {}  # functions without a fingerprint: the one that it starts from
     for number in ready:
         _finish(readings, number, roots)
-        for consumer in consumers[number]:
+        for consumer in consumers.get(number, ()):
             missing[consumer] -= 1
             if not missing[consumer]:
                 ready.append(consumer)
@@ -198,6 +198,9 @@ def _finish(readings: list[_Reading], number: int, roots: dict[int, str]) -> Non
     reading = readings[number]
     if reading.note:
         roots[number] = _shown(reading.id)
+        return
+    if not reading.inputs:
+        reading.fingerprint = _hashed(reading.content)
         return
     sources = [readings[source].fingerprint for source in reading.inputs]
     if None in sources:
@@ -218,7 +221,7 @@ class _Reader:
     def read(self, function: Function) -> _Reading:
         """Return what ``function`` consists of, or why that cannot be told."""
         try:
-            inputs = [input_id(reference) for reference in function.args]
+            inputs = [input_id(reference) for reference in function.args] if function.args else []
             body = self._plain_body(function)
             if body is None:
                 body = b"other" + _hashed(b"".join(self._digests(function)))
@@ -247,10 +250,11 @@ class _Reader:
     def _plain_body(self, function: Function) -> bytes | None:
         """Id and constants at once, if they are as plain as they mostly are."""
         extra: Any = tuple(function.extra_args)
-        if function.kwargs or not (_is_leaf(function.id) and _is_leaf(extra)):
+        if function.kwargs or not (_is_leaf(function.id) and (not extra or _is_leaf(extra))):
             return None
-        if any(isinstance(reference, Argument) for reference in function.args):
-            return None
+        for reference in function.args:
+            if isinstance(reference, Argument):
+                return None
         plain: Any = (function.id, len(function.args), extra)
         return b"plain" + marshal.dumps(plain, 2)
 

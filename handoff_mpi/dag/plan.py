@@ -159,7 +159,7 @@ class Plan:
     def _plain_recipe(self, function: Function) -> tuple[Recipe, tuple[tuple[int, Codec | None], ...]] | None:
         """Return what :meth:`_recipe` would, at once, for a function that is as plain as most are; else None."""
         extra = tuple(function.extra_args)
-        if function.kwargs or function.argument_inclusion == AS_LIST or not is_plain(extra):
+        if function.kwargs or function.argument_inclusion == AS_LIST or (extra and not is_plain(extra)):
             return None
         sources: list[tuple[int, None]] = []
         for reference in function.args:

@@ -22,7 +22,7 @@ import io
 import pickle
 import struct
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any, TypeAlias
 
@@ -130,6 +130,13 @@ def nbytes_of(payload: Payload) -> int:
         value = payload[1]
         return len(value) if type(value) in _SIZED else 8
     return len(payload[1]) + sum(memoryview(part).nbytes for part in payload[2:])
+
+
+def head_of(payload: Payload) -> tuple[Payload, Sequence[Any]]:
+    """Split a payload into what travels in the message and what travels beside it."""
+    if payload[0] == PLAIN:
+        return payload, ()
+    return (PICKLED, payload[1]), payload[2:]
 
 
 def encode_code(code: Callable[..., Any]) -> bytes:

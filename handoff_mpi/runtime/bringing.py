@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 from handoff_mpi.comm import Envelope
 from handoff_mpi.dag import Plan
+from handoff_mpi.encoding import head_of
 from handoff_mpi.errors import ValueUnavailable
 from handoff_mpi.messages import ABSENT, FETCH, INSIST, OK, VALUE, Entry
 from handoff_mpi.results.store import DirectoryStore
 from handoff_mpi.runtime.courier import Courier
 from handoff_mpi.scheduler import Event, Persisted, Scheduler, ValueLost
 from handoff_mpi.speech import say
-from handoff_mpi.worker.machine import head_of
 
 
 class Bringing:

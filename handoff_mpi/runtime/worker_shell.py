@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from handoff_mpi.comm import Envelope, RankGone, Transport, fresh_memory
-from handoff_mpi.encoding import EncodingError, Payload, decode_code, nbytes_of
+from handoff_mpi.encoding import EncodingError, Payload, decode_code, head_of, nbytes_of
 from handoff_mpi.errors import HandoffError, ValueUnavailable
 from handoff_mpi.messages import (
     ABSENT,
@@ -56,7 +56,7 @@ from handoff_mpi.worker.events import (
     Spill,
     Work,
 )
-from handoff_mpi.worker.machine import Worker, head_of
+from handoff_mpi.worker.machine import Worker
 from handoff_mpi.worker.runners import Child
 from handoff_mpi.worker.shared import SHARED_NBYTES, allocate, mapped_nbytes, share
 

@@ -42,40 +42,6 @@ class Work:
     is_overdue: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class Fetch:
-    """A value on its way.
-
-    Attributes:
-        holders: who may be asked yet.
-        asked: which of those that rank 0 named were.
-        works: wait for it.
-        ticket: of the last request; ``tickets`` are all that may be answered.
-        source: who was asked last.
-        since: when, in seconds.
-        is_referred: whether another rank referred to the source.
-        hops: how often it was referred on since a named holder was asked.
-        misled: how often a referral came to nothing.
-        nbytes: how large the value is, if that was told.
-        askers: ranks that wait until the value is here, with their tickets.
-    """
-
-    task: int
-    codec: Any
-    holders: list[int]
-    asked: list[int]
-    works: list[Work]
-    ticket: int = -1
-    tickets: list[int] = field(default_factory=list)
-    source: int = -1
-    since: float = 0.0
-    is_referred: bool = False
-    hops: int = 0
-    misled: int = 0
-    nbytes: int = 0
-    askers: list[tuple[int, int]] = field(default_factory=list)
-
-
 # -- events ---------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,9 @@
 """The brain of a worker rank: told what arrived and what ended, it answers what to send and what to run.
 
 Pure, like the scheduler: it knows which values the rank holds, never the values; the shell
-(:mod:`handoff_mpi.runtime.worker_loop`) carries out its commands over MPI, the simulated cluster over deques.
+(:mod:`handoff_mpi.runtime.worker_loop`) carries out its commands over MPI, the simulated cluster over deques. Which
+values are held is kept in :mod:`handoff_mpi.worker.holdings`, which are on their way here in
+:mod:`handoff_mpi.worker.fetching`; here are the calls, and what waits for one.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from handoff_mpi.encoding import PICKLED, PLAIN, Payload, nbytes_of
+from handoff_mpi.encoding import Payload
 from handoff_mpi.messages import (
     ABSENT,
     ALIVE,
@@ -18,13 +20,10 @@ from handoff_mpi.messages import (
     CONSTANT,
     CRITICAL,
     DIED,
-    DIRECT,
     DISPATCH,
     FETCH,
-    FINISHED,
     FORGET,
     HOME_NBYTES,
-    INSIST,
     LOST,
     MEMORY,
     NORMAL,
@@ -37,7 +36,6 @@ from handoff_mpi.messages import (
     STOP,
     TIMED_OUT,
     TIMEOUT,
-    TRANSFERRED,
     UNFETCHED,
     VALUE,
     Entry,
@@ -45,38 +43,23 @@ from handoff_mpi.messages import (
 from handoff_mpi.worker.events import (
     Call,
     Command,
-    Drop,
     Ended,
     Event,
-    Fetch,
     InputMissing,
     Kill,
     Learn,
     Leave,
     Pressed,
-    Put,
     Received,
-    Send,
-    Serve,
-    Spill,
     Work,
 )
-from handoff_mpi.worker.spilling import choose_spilled
+from handoff_mpi.worker.fetching import Fetch, Fetches
+from handoff_mpi.worker.holdings import Holdings
+from handoff_mpi.worker.outbox import Outbox
 from handoff_mpi.worker.takers import FAN_OUT, REFERRED_NBYTES, Takers
 
-#: Completions gather for at most this long while there is more to run.
-FLUSH_S = 0.001
-FLUSH_COUNT = 32
 #: Calls that run longer than this are reported while they run.
 LONG_CALL_S = 0.1
-#: Once referrals have come to nothing this often, a holder must serve itself.
-MOST_MISLED = 2
-#: More referrals in a row than any tree is deep.
-MOST_HOPS = 32
-#: A rank that one was referred to has so long to answer, and this many bytes a second longer: it may wait itself, or
-#: be in a call that lets nothing else run. Then who referred to it is asked as well.
-REFERRAL_S = 1.0
-REFERRAL_NBYTES_PER_S = 20e6
 
 
 class Worker:
@@ -114,35 +97,23 @@ class Worker:
         self.rank = rank
         self.run = run
         self.heartbeat_s = heartbeat_s
-        self.store_nbytes = store_nbytes
-        self.tells_transfers = tells_transfers
         self.reads_files = reads_files
-        self.referred_nbytes = referred_nbytes
         self.running: list[Work | None] = [None] * slots
         self.queues: list[deque[Work]] = [deque() for _ in range(slots)]
         self.claims: list[Any] = [None] * slots
         self._here: dict[int, Work] = {}  # what waits or runs, by task: the latest attempt
         self._followers: dict[int, list[Work]] = {}  # what waits for the value of a task that is here
         self._latest: list[tuple[int, Payload] | None] = [None] * slots  # the value that each slot sent home last
-        self.held: dict[int, int] = {}
-        self.spilled: set[int] = set()
         self.is_short = False
         self.is_over = False
-        self._held_nbytes = 0
-        self._wanted: dict[int, int] = {}  # held values that queued work needs: how many times
-        self._forgettable: dict[int, None] = {}
         self._constants: set[int] = set()
         self._waiting_for_constant: dict[int, list[Work]] = {}
-        self._fetches: dict[tuple[int, Any], Fetch] = {}
-        self._tickets: dict[int, Fetch] = {}
-        self._next_ticket = 0
-        self._doubts: dict[int, float] = {}  # ticket of a referred request: when to ask elsewhere as well
-        self._takers = Takers(fan_out)
-        self._lost: set[int] = set()
-        self._done: list[Entry] = []
-        self._done_since = 0.0
-        self._last_sent = 0.0
-        self._commands: list[Command] = []
+        self._outbox = outbox = Outbox(run)
+        takers = Takers(fan_out)
+        self._holdings = holdings = Holdings(outbox, takers, store_nbytes)
+        self.held = holdings.held
+        self.spilled = holdings.spilled
+        self._fetches = Fetches(rank, run, outbox, holdings, takers, referred_nbytes, tells_transfers)
         self._timed: int = 0
         self._unreported: int = 0
         self._on = {
@@ -152,16 +123,16 @@ class Worker:
             FORGET: self._on_forget,
             LOST: self._on_lost,
             STOP: self._on_stop,
-            FETCH: self._on_fetch,
+            FETCH: self._fetches.on_fetch,
             VALUE: self._on_value,
             ABSENT: self._on_absent,
             REFER: self._on_refer,
         }
-        self.now = 0.0
 
     def handle(self, events: Iterable[Event], now: float) -> list[Command]:
         """Absorb ``events`` at time ``now`` (seconds) and return what to do, in order."""
-        self.now = now
+        outbox = self._outbox
+        outbox.now = now
         for event in events:
             kind = type(event)
             if kind is Ended:
@@ -174,22 +145,19 @@ class Worker:
                 self._on_input_missing(event)  # type: ignore[arg-type]
         if self._timed or self._unreported:
             self._look_at_clock()
-        if self._doubts:
-            self._look_at_referrals()
-        if self._done and (
-            len(self._done) >= FLUSH_COUNT or now - self._done_since >= FLUSH_S or None in self.running
-        ):
-            self._flush()
-        if now - self._last_sent >= self.heartbeat_s and not self.is_over:
-            self._send(0, (ALIVE, self.run, []))
-        commands, self._commands = self._commands, []
-        return commands
+        if self._fetches.doubts:
+            self._fetches.look_at_referrals()
+        if outbox.done and (None in self.running or outbox.is_due):
+            outbox.flush()
+        if now - outbox.last_told >= self.heartbeat_s and not self.is_over:
+            outbox.tell((ALIVE, self.run, []))
+        return outbox.take()
 
     def next_wakeup(self) -> float:
         """Return the time at which :meth:`handle` must be called again even if nothing happens."""
-        wakeup = self._last_sent + self.heartbeat_s
-        if self._done:
-            wakeup = min(wakeup, self._done_since + FLUSH_S)
+        wakeup = self._outbox.last_told + self.heartbeat_s
+        if self._outbox.done:
+            wakeup = min(wakeup, self._outbox.flush_by)
         if self._timed or self._unreported:
             for work in self.running:
                 if work is not None:
@@ -197,8 +165,8 @@ class Worker:
                         wakeup = min(wakeup, work.started + LONG_CALL_S)
                     if work.timeout_s is not None and not work.is_overdue:
                         wakeup = min(wakeup, work.started + work.timeout_s)
-        if self._doubts:
-            wakeup = min(wakeup, *self._doubts.values())
+        if self._fetches.doubts:
+            wakeup = min(wakeup, *self._fetches.doubts.values())
         return wakeup
 
     @property
@@ -218,7 +186,7 @@ class Worker:
     def _on_dispatch(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
         _, _, codes, groups = message
         if codes:
-            self._commands.append(Learn(codes))
+            self._outbox.commands.append(Learn(codes))
         for slot, claim, assignments in groups:
             if claim is not None:
                 self.claims[slot] = claim
@@ -237,7 +205,7 @@ class Worker:
 
     def _on_constant(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
         number, head = message[2], message[3]
-        self._commands.append(Learn(constant=(number, (*head, *buffers))))
+        self._outbox.commands.append(Learn(constant=(number, (*head, *buffers))))
         self._constants.add(number)
         for work in self._waiting_for_constant.pop(number, ()):
             self._arrived(work)
@@ -256,20 +224,15 @@ class Worker:
                 returned.append((work.task, work.attempt))
                 works += self._followers.pop(work.task, ())
         if returned:
-            self._send(0, (RETURNED, self.run, returned))
+            self._outbox.tell((RETURNED, self.run, returned))
 
     def _on_forget(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
-        for task in message[2]:
-            if task in self.held:
-                self._forgettable[task] = None
-                if task in self.spilled and task not in self._wanted:
-                    self._drop(task)  # its file would only take room
-        self._make_room()
+        self._holdings.forget(message[2])
 
     def _on_stop(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
         self.is_over = True
-        self._send(0, (BYE, self.run))
-        self._commands.append(Leave(message[2]))
+        self._outbox.tell((BYE, self.run))
+        self._outbox.commands.append(Leave(message[2]))
 
     # -- inputs -------------------------------------------------------------------------------------
 
@@ -284,15 +247,17 @@ class Worker:
             if not work.is_here:
                 return  # handed back: an earlier input is not to be had
             if task in self.held:
-                self._want(work, task)
+                self._holdings.want(work, task)
             elif holders == (self.rank,):
                 self._follow(work, task, codec)
             elif holders:
-                work.waiting += 1
-                self._join_fetch(work, task, codec, holders)
+                self._fetch(work, task, codec, holders)
             elif not self.reads_files:
-                work.waiting += 1
-                self._join_fetch(work, task, None, (0,))
+                self._fetch(work, task, None, (0,))
+
+    def _fetch(self, work: Work, task: int, codec: Any, holders: Sequence[int]) -> None:
+        work.waiting += 1
+        self._give_up(self._fetches.join(work, task, codec, holders))
 
     def _follow(self, work: Work, task: int, codec: Any) -> None:
         """``work`` takes a value that is made here: it may wait for it, or come too late for it."""
@@ -314,7 +279,7 @@ class Worker:
                 continue
             for task, codec, _, _ in work.sources:
                 if task == maker.task and task in self.held:
-                    self._want(work, task)
+                    self._holdings.want(work, task)
                 elif task == maker.task:
                     work.fetched[task, codec] = (payload, -1)
             self._arrived(work)
@@ -323,209 +288,67 @@ class Worker:
         """``task`` has come to nothing here: what waits for its value goes back, once rank 0 knows why."""
         followers = self._followers.pop(task, None)
         if followers:
-            if self._done:
-                self._flush()
+            if self._outbox.done:
+                self._outbox.flush()
             self._return(followers)
 
-    def _join_fetch(self, work: Work, task: int, codec: Any, holders: Sequence[int]) -> None:
-        fetch = self._fetches.get((task, codec))
-        if fetch is not None:
-            fetch.works.append(work)
-            return
-        self._lost.difference_update(holders)  # rank 0 names none that is lost, so they are back
-        fetch = Fetch(task, codec, [rank for rank in holders if rank != self.rank], [], [work])
-        self._fetches[task, codec] = fetch
-        self._ask_next(fetch)
-
-    def _ask_next(self, fetch: Fetch) -> None:
-        """Ask another holder: who was asked does not have the value, so neither will those who wait for it here."""
-        self._close_tickets(fetch)
-        self._turn_away(fetch)
-        if fetch.holders:
-            self._ask_holder(fetch)
-        else:
-            self._give_up(fetch)
-
-    def _ask_holder(self, fetch: Fetch) -> None:
-        holder = fetch.holders.pop(0)
-        if holder not in fetch.asked:
-            fetch.asked.append(holder)
-        fetch.is_referred = False
-        fetch.hops = 0
-        self._ask(fetch, holder, INSIST if fetch.misled >= MOST_MISLED else DIRECT)
-
-    def _ask(self, fetch: Fetch, rank: int, via: int) -> None:
-        fetch.source = rank
-        fetch.since = self.now
-        fetch.ticket = self._next_ticket
-        fetch.tickets.append(fetch.ticket)
-        self._next_ticket += 1
-        self._tickets[fetch.ticket] = fetch
-        self._commands.append(Send(rank, (FETCH, self.run, fetch.ticket, fetch.task, fetch.codec, (), via)))
-
-    def _close_tickets(self, fetch: Fetch) -> None:
-        for ticket in fetch.tickets:
-            self._tickets.pop(ticket, None)
-            self._doubts.pop(ticket, None)
-        fetch.tickets.clear()
-
-    def _turn_away(self, fetch: Fetch) -> None:
-        """Let those who wait here look elsewhere.
-
-        They must not go on waiting once somebody else is asked: it might come to wait for one of them. As it is, a
-        rank waits only for one that has the value, or that waits for the very rank that referred to it.
-        """
-        if fetch.askers:
-            self._takers.forget(fetch.task)
-        for rank, ticket in fetch.askers:
-            self._commands.append(Send(rank, (ABSENT, self.run, ticket, None)))
-        fetch.askers.clear()
-
-    def _give_up(self, fetch: Fetch) -> None:
-        del self._fetches[fetch.task, fetch.codec]
-        asked = fetch.asked or [self.rank]
-        for work in fetch.works:
-            self._hand_back(work, fetch.task, asked)
+    def _give_up(self, fetches: Iterable[Fetch]) -> None:
+        """These have come to nothing: hand back what waits for them."""
+        for fetch in fetches:
+            for work in fetch.works:
+                self._hand_back(work, fetch.task, fetch.asked or [self.rank])
 
     def _hand_back(self, work: Work, task: int, asked: Sequence[int]) -> None:
         if work in self.queues[work.slot]:
             self.queues[work.slot].remove(work)
             self._abandon(work)
-            self._send(0, (UNFETCHED, self.run, work.task, work.attempt, [(task, list(asked))]))
+            self._outbox.tell((UNFETCHED, self.run, work.task, work.attempt, [(task, list(asked))]))
             self._leave_followers(work.task)
 
     def _abandon(self, work: Work) -> None:
         """``work`` leaves its queue without having run: nothing is wanted for it any more."""
         work.is_here = False
         self._leave_here(work)
-        for fetch in list(self._fetches.values()):
-            if work in fetch.works:
-                fetch.works.remove(work)
+        self._fetches.leave(work)
         for works in self._waiting_for_constant.values():
             if work in works:
                 works.remove(work)
-        self._unwant(work)
-
-    def _want(self, work: Work, task: int) -> None:
-        work.wants.append(task)
-        self._wanted[task] = self._wanted.get(task, 0) + 1
-
-    def _unwant(self, work: Work) -> None:
-        for task in work.wants:
-            self._wanted[task] -= 1
-            if not self._wanted[task]:
-                del self._wanted[task]
-        work.wants.clear()
+        self._holdings.unwant(work)
 
     def _on_value(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
-        fetch = self._tickets.get(message[2])
-        if fetch is None:
-            return
-        self._close_tickets(fetch)
-        del self._fetches[fetch.task, fetch.codec]
-        payload = (*message[3], *buffers)
-        if self.tells_transfers:
-            transfer = (fetch.task, source, nbytes_of(payload), self.now - fetch.since)
-            self._send(0, (TRANSFERRED, self.run, [transfer]))
-        if fetch.codec is None:
-            self._put(fetch.task, payload, max(nbytes_of(payload), HOME_NBYTES))
-            self._forgettable[fetch.task] = None  # a copy: it may go once nobody here wants it
-        for rank, ticket in fetch.askers:
-            self._commands.append(Serve(rank, ticket, fetch.task, None, ()))
-        for work in fetch.works:
-            if fetch.codec is None:
-                self._want(work, fetch.task)
-            else:
-                work.fetched[fetch.task, fetch.codec] = (payload, source)
-            self._arrived(work)
-        self._make_room()
+        fetch = self._fetches.on_value(source, message, buffers)
+        if fetch is not None:
+            for work in fetch.works:
+                self._arrived(work)
+            self._holdings.make_room()
 
     def _on_absent(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
-        fetch = self._tickets.get(message[2])
-        if fetch is None or message[2] != fetch.ticket:  # somebody else was asked meanwhile
-            return
-        error = message[3]
+        ended, error = self._fetches.on_absent(message), message[3]
         if error is None:
-            self._seek_elsewhere(fetch)
+            self._give_up(ended)
             return
-        self._close_tickets(fetch)
-        del self._fetches[fetch.task, fetch.codec]
-        for work in fetch.works:
-            if work in self.queues[work.slot]:
-                self.queues[work.slot].remove(work)
-                self._abandon(work)
-                self._note((work.task, work.attempt, RAISED, error, 0, self.now, 0.0))
-                self._leave_followers(work.task)
+        for fetch in ended:
+            for work in fetch.works:
+                self._fail(work, error)
+
+    def _fail(self, work: Work, error: Any) -> None:
+        """An input of ``work`` could not be encoded: as good as raised by its call."""
+        if work in self.queues[work.slot]:
+            self.queues[work.slot].remove(work)
+            self._abandon(work)
+            self._outbox.note((work.task, work.attempt, RAISED, error, 0, self._outbox.now, 0.0))
+            self._leave_followers(work.task)
 
     def _on_refer(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
-        _, _, ticket, rank, nbytes = message
-        fetch = self._tickets.get(ticket)
-        if fetch is None or ticket != fetch.ticket:
-            return
-        if not fetch.is_referred:
-            fetch.holders.insert(0, source)  # it has the value, and is asked again if this comes to nothing
-        fetch.is_referred = True
-        fetch.hops += 1
-        fetch.nbytes = max(fetch.nbytes, nbytes)
-        if rank in self._lost or rank == self.rank or fetch.hops > MOST_HOPS:
-            self._seek_elsewhere(fetch)
-            return
-        self._close_tickets(fetch)
-        self._ask(fetch, rank, source)
-        self._doubts[fetch.ticket] = self.now + REFERRAL_S + fetch.nbytes / REFERRAL_NBYTES_PER_S
-
-    def _seek_elsewhere(self, fetch: Fetch) -> None:
-        fetch.misled += fetch.is_referred
-        self._ask_next(fetch)
-
-    def _look_at_referrals(self) -> None:
-        """Who was referred to a rank that does not answer for long asks who referred to it as well."""
-        for ticket in [ticket for ticket, until in self._doubts.items() if until <= self.now]:
-            del self._doubts[ticket]
-            fetch = self._tickets[ticket]
-            if fetch.holders:
-                fetch.misled = MOST_MISLED
-                self._ask_holder(fetch)
+        self._give_up(self._fetches.on_refer(source, message))
 
     def _on_lost(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
-        rank = message[2]
-        self._lost.add(rank)
-        self._takers.lose(rank)
-        for fetch in list(self._fetches.values()):
-            fetch.holders = [holder for holder in fetch.holders if holder != rank]
-            fetch.askers = [asker for asker in fetch.askers if asker[0] != rank]
-            if fetch.source == rank:
-                self._seek_elsewhere(fetch)
+        self._give_up(self._fetches.lose(message[2]))
 
     def _arrived(self, work: Work) -> None:
         work.waiting -= 1
         if not work.waiting and self.running[work.slot] is None:
             self._run_next(work.slot)
-
-    def _on_fetch(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
-        _, _, ticket, task, codec, codes, via = message
-        self._lost.discard(source)
-        if task in self.held:
-            if not self._refers(source, ticket, task, codec, via):
-                self._commands.append(Serve(source, ticket, task, codec, codes))
-            return
-        fetch = self._fetches.get((task, codec))
-        if fetch is None or fetch.source != via:
-            self._commands.append(Send(source, (ABSENT, self.run, ticket, None)))
-        elif not self._refers(source, ticket, task, codec, via):
-            fetch.askers.append((source, ticket))
-
-    def _refers(self, source: int, ticket: int, task: int, codec: Any, via: int) -> bool:
-        """Refer who asks for a value to another that took it from here; whether that was done."""
-        nbytes = self.held.get(task, 0)
-        if codec is not None or 0 < nbytes < self.referred_nbytes:
-            return False
-        instead = None if via == INSIST else self._takers.instead(task, source)
-        if instead is None:
-            self._takers.note(task, source)
-            return False
-        self._commands.append(Send(source, (REFER, self.run, ticket, instead, nbytes)))
-        return True
 
     # -- calls --------------------------------------------------------------------------------------
 
@@ -537,11 +360,11 @@ class Worker:
                 break
         else:
             return
-        work.started = self.now
+        work.started = self._outbox.now
         self.running[slot] = work
         self._timed += work.timeout_s is not None
         self._unreported += 1
-        self._commands.append(Call(work))
+        self._outbox.commands.append(Call(work))
 
     def _on_ended(self, event: Ended) -> None:
         work = event.work
@@ -562,12 +385,12 @@ class Worker:
                 entry = (work.task, work.attempt, OK, payload, nbytes, event.started, event.duration)
                 self._latest[slot] = (work.task, payload)
             else:
-                self._put(work.task, payload, nbytes)
+                self._holdings.put(work.task, payload, nbytes)
                 signed = -nbytes if event.is_persisted else nbytes
                 entry = (work.task, work.attempt, OK, None, signed, event.started, event.duration)
         else:
             entry = (work.task, work.attempt, status, value, 0, event.started, event.duration)
-        self._note(entry)
+        self._outbox.note(entry)
         if work.task in self._followers:
             if status == OK:
                 assert event.payload is not None
@@ -583,7 +406,7 @@ class Worker:
         self._timed -= work.timeout_s is not None
         self._unreported -= not work.is_reported
         if work.sources:
-            self._unwant(work)
+            self._holdings.unwant(work)
 
     def _leave_here(self, work: Work) -> None:
         if self._here.get(work.task) is work:
@@ -599,9 +422,9 @@ class Worker:
                 or event.task in self.held
                 or any(holders for task, _, _, holders in work.sources if task == event.task)
             )
-            self._drop(event.task)
+            self._holdings.drop(event.task)
             asked = [self.rank] if is_copy else []  # none asked: the file itself cannot be read
-            self._send(0, (UNFETCHED, self.run, work.task, work.attempt, [(event.task, asked)]))
+            self._outbox.tell((UNFETCHED, self.run, work.task, work.attempt, [(event.task, asked)]))
             self._leave_followers(work.task)
             self._run_next(work.slot)
 
@@ -610,45 +433,18 @@ class Worker:
         for slot, work in enumerate(self.running):
             if work is None:
                 continue
-            elapsed = self.now - work.started
+            elapsed = self._outbox.now - work.started
             if not work.is_reported and elapsed >= LONG_CALL_S:
                 work.is_reported = True
                 self._unreported -= 1
                 started.append((work.task, work.attempt, work.started))
             if work.timeout_s is not None and elapsed >= work.timeout_s and not work.is_overdue:
                 work.is_overdue = True
-                self._commands.append(Kill(slot))
+                self._outbox.commands.append(Kill(slot))
         if started:
-            self._send(0, (ALIVE, self.run, started))
+            self._outbox.tell((ALIVE, self.run, started))
 
-    # -- what is held -------------------------------------------------------------------------------
-
-    def _put(self, task: int, payload: Payload, nbytes: int) -> None:
-        self._drop(task)
-        self.held[task] = nbytes
-        self._held_nbytes += nbytes
-        self._commands.append(Put(task, payload))
-        self._make_room()
-
-    def _drop(self, task: int) -> None:
-        nbytes = self.held.pop(task, None)
-        if nbytes is not None:
-            self._forgettable.pop(task, None)
-            self._takers.forget(task)
-            if task in self.spilled:
-                self.spilled.discard(task)
-            else:
-                self._held_nbytes -= nbytes
-            self._commands.append(Drop(task))
-
-    def _make_room(self) -> None:
-        """Drop values nobody needs, the longest forgotten first, once the store holds too much."""
-        if self._held_nbytes <= self.store_nbytes:
-            return
-        for task in [task for task in self._forgettable if task not in self._wanted]:
-            self._drop(task)
-            if self._held_nbytes <= self.store_nbytes:
-                break
+    # -- memory -------------------------------------------------------------------------------------
 
     def _on_pressed(self, event: Pressed) -> None:
         """Memory is short: drop what nobody needs, have moved out what is needed later; at the worst tell rank 0."""
@@ -656,42 +452,9 @@ class Worker:
             return
         if self.is_short != (event.level == CRITICAL):
             self.is_short = event.level == CRITICAL
-            self._send(0, (MEMORY, self.run, self.is_short, event.words))
+            self._outbox.tell((MEMORY, self.run, self.is_short, event.words))
         if event.level == NORMAL:
             return
-        before = self._held_nbytes
-        for task in [task for task in self._forgettable if task not in self._wanted]:
-            self._drop(task)
-        excess = event.excess_nbytes - (before - self._held_nbytes)
+        excess = event.excess_nbytes - self._holdings.drop_unneeded()
         if event.can_spill and excess > 0:
-            self._spill(excess)
-
-    def _spill(self, excess_nbytes: int) -> None:
-        in_memory = {task: nbytes for task, nbytes in self.held.items() if task not in self.spilled}
-        for task in choose_spilled(in_memory, self.running, self.queues, excess_nbytes):
-            self.spilled.add(task)
-            self._held_nbytes -= in_memory[task]
-            self._commands.append(Spill(task, in_memory[task]))
-
-    # -- what goes home -----------------------------------------------------------------------------
-
-    def _note(self, entry: Entry) -> None:
-        if not self._done:
-            self._done_since = self.now
-        self._done.append(entry)
-
-    def _flush(self) -> None:
-        done, self._done = self._done, []
-        self._send(0, (FINISHED, self.run, done))
-
-    def _send(self, dest: int, message: tuple[Any, ...]) -> None:
-        if dest == 0:
-            self._last_sent = self.now
-        self._commands.append(Send(dest, message))
-
-
-def head_of(payload: Payload) -> tuple[Payload, Sequence[Any]]:
-    """Split a payload into what travels in the message and what travels beside it."""
-    if payload[0] == PLAIN:
-        return payload, ()
-    return (PICKLED, payload[1]), payload[2:]
+            self._holdings.spill(self.running, self.queues, excess)

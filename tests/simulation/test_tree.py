@@ -14,7 +14,7 @@ from handoff_mpi.simulation import SimulatedCluster
 from handoff_mpi.simulation.network import Network
 from handoff_mpi.simulation.rank_zero import RankZero
 from handoff_mpi.simulation.workload import LARGE_NBYTES, Workload
-from handoff_mpi.worker import machine
+from handoff_mpi.worker import fetching
 from handoff_mpi.worker.takers import FAN_OUT
 
 
@@ -101,7 +101,7 @@ ONCE_HUNG = [
 
 def test_swarms_of_faults_in_trees(monkeypatch):
     """Nobody hangs for want of asking elsewhere: that is for ranks that are slow to answer, and so is not done here."""
-    monkeypatch.setattr(machine, "REFERRAL_S", 1e9)
+    monkeypatch.setattr(fetching, "REFERRAL_S", 1e9)
     statuses, happened = Counter(), Counter()
     for seed in (*range(100), *(seed for seed, _ in ONCE_HUNG)):
         cluster = run(seed)

@@ -20,7 +20,7 @@ from handoff_mpi.messages import (
     VALUE,
 )
 from handoff_mpi.worker.events import Drop, Spill
-from handoff_mpi.worker.machine import MOST_HOPS
+from handoff_mpi.worker.fetching import MOST_HOPS
 from handoff_mpi.worker.spilling import PORTION_COUNT, PORTION_NBYTES
 from handoff_mpi.worker.takers import REFERRED_NBYTES
 from tests.worker.transcript import (

@@ -28,8 +28,19 @@ from handoff_mpi.messages import (
     UNFETCHED,
     VALUE,
 )
-from handoff_mpi.worker import machine
-from handoff_mpi.worker.machine import Ended, InputMissing, Pressed, Received, Worker
+from handoff_mpi.worker.events import (
+    Call,
+    Ended,
+    InputMissing,
+    Kill,
+    Learn,
+    Leave,
+    Pressed,
+    Received,
+    Send,
+    Serve,
+)
+from handoff_mpi.worker.machine import Worker
 
 RUN = 7
 #: The claim of a slot, unless a test says otherwise.
@@ -120,7 +131,7 @@ class Dialogue:
         """Let the worker handle ``events`` at time ``now``; return its commands, a line each."""
         commands = self.worker.handle(events, now)
         for command in commands:
-            if isinstance(command, machine.Call):
+            if isinstance(command, Call):
                 self.calls[command.work.slot] = command.work
         return [_line(command) for command in commands]
 
@@ -137,17 +148,17 @@ class Dialogue:
 
 def _line(command):
     kind = type(command)
-    if kind is machine.Send:
+    if kind is Send:
         return f"to {command.dest}: {_message(command.message)}"
-    if kind is machine.Call:
+    if kind is Call:
         return f"call {command.work.task}#{command.work.attempt} on slot {command.work.slot}"
-    if kind is machine.Kill:
+    if kind is Kill:
         return f"kill slot {command.slot}"
-    if kind is machine.Serve:
+    if kind is Serve:
         return f"serve {command.task} to {command.dest} on ticket {command.ticket}" + _codec(command.codec)
-    if kind is machine.Learn:
+    if kind is Learn:
         return "learn " + (f"codes {command.codes}" if command.codes else f"constant {command.constant[0]}")
-    if kind is machine.Leave:
+    if kind is Leave:
         return f"leave with {command.results}"
     return f"{kind.__name__.lower()} {command.task}"
 

@@ -1,0 +1,287 @@
+"""Values that a rank needs from others: whom it asks, who refers it on, and who waits for them here. Pure.
+
+A rank asks one that rank 0 named for a value, then the next, until one has it. One that is asked by many refers most
+of them to those it has served (:mod:`handoff_mpi.worker.takers`), which may be waiting for the value themselves: then
+whoever asks waits there, and is served once it has come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from handoff_mpi.encoding import nbytes_of
+from handoff_mpi.messages import ABSENT, DIRECT, FETCH, HOME_NBYTES, INSIST, REFER, TRANSFERRED
+from handoff_mpi.worker.events import Serve, Work
+from handoff_mpi.worker.holdings import Holdings
+from handoff_mpi.worker.outbox import Outbox
+from handoff_mpi.worker.takers import Takers
+
+#: Once referrals have come to nothing this often, a holder must serve itself.
+MOST_MISLED = 2
+#: More referrals in a row than any tree is deep.
+MOST_HOPS = 32
+#: A rank that one was referred to has so long to answer, and this many bytes a second longer: it may wait itself, or
+#: be in a call that lets nothing else run. Then who referred to it is asked as well.
+REFERRAL_S = 1.0
+REFERRAL_NBYTES_PER_S = 20e6
+
+
+@dataclass(slots=True, eq=False)
+class Fetch:
+    """A value on its way.
+
+    Attributes:
+        holders: who may be asked yet.
+        asked: which of those that rank 0 named were.
+        works: wait for it.
+        ticket: of the last request; ``tickets`` are all that may be answered.
+        source: who was asked last.
+        since: when, in seconds.
+        is_referred: whether another rank referred to the source.
+        hops: how often it was referred on since a named holder was asked.
+        misled: how often a referral came to nothing.
+        nbytes: how large the value is, if that was told.
+        askers: ranks that wait until the value is here, with their tickets.
+    """
+
+    task: int
+    codec: Any
+    holders: list[int]
+    asked: list[int]
+    works: list[Work]
+    ticket: int = -1
+    tickets: list[int] = field(default_factory=list)
+    source: int = -1
+    since: float = 0.0
+    is_referred: bool = False
+    hops: int = 0
+    misled: int = 0
+    nbytes: int = 0
+    askers: list[tuple[int, int]] = field(default_factory=list)
+
+
+class Fetches:
+    """The values on their way to one rank, and who asks it for one.
+
+    What becomes of the work that waits is not decided here: fetches that have ended are returned.
+
+    Args:
+        rank: its own.
+        run: number of the run, part of every message.
+        outbox: takes the commands.
+        holdings: what the rank holds; values that came as they were made are held from then on.
+        takers: who took values from here.
+        referred_nbytes: smaller values are sent to whoever asks.
+        tells_transfers: whether rank 0 is told of each value that was fetched.
+
+    Attributes:
+        doubts: ticket of a referred request to when to ask elsewhere as well, in seconds.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        run: int,
+        outbox: Outbox,
+        holdings: Holdings,
+        takers: Takers,
+        referred_nbytes: int,
+        tells_transfers: bool,
+    ) -> None:
+        self.doubts: dict[int, float] = {}
+        self._rank = rank
+        self._run = run
+        self._outbox = outbox
+        self._holdings = holdings
+        self._takers = takers
+        self._referred_nbytes = referred_nbytes
+        self._tells_transfers = tells_transfers
+        self._fetches: dict[tuple[int, Any], Fetch] = {}
+        self._tickets: dict[int, Fetch] = {}
+        self._next_ticket = 0
+        self._lost: set[int] = set()
+
+    # -- whom to ask --------------------------------------------------------------------------------
+
+    def join(self, work: Work, task: int, codec: Any, holders: Sequence[int]) -> list[Fetch]:
+        """Have ``work`` wait for a value; return the fetch if it has come to nothing at once."""
+        fetch = self._fetches.get((task, codec))
+        if fetch is not None:
+            fetch.works.append(work)
+            return []
+        self._lost.difference_update(holders)  # rank 0 names none that is lost, so they are back
+        fetch = Fetch(task, codec, [rank for rank in holders if rank != self._rank], [], [work])
+        self._fetches[task, codec] = fetch
+        return self._ask_next(fetch)
+
+    def leave(self, work: Work) -> None:
+        """``work`` waits for nothing any more."""
+        for fetch in self._fetches.values():
+            if work in fetch.works:
+                fetch.works.remove(work)
+
+    def _ask_next(self, fetch: Fetch) -> list[Fetch]:
+        """Ask another holder; return the fetch if there is none left.
+
+        Who was asked does not have the value, so neither will those who wait for it here.
+        """
+        self._close_tickets(fetch)
+        self._turn_away(fetch)
+        if fetch.holders:
+            self._ask_holder(fetch)
+            return []
+        self._end(fetch)
+        return [fetch]
+
+    def _ask_holder(self, fetch: Fetch) -> None:
+        holder = fetch.holders.pop(0)
+        if holder not in fetch.asked:
+            fetch.asked.append(holder)
+        fetch.is_referred = False
+        fetch.hops = 0
+        self._ask(fetch, holder, INSIST if fetch.misled >= MOST_MISLED else DIRECT)
+
+    def _ask(self, fetch: Fetch, rank: int, via: int) -> None:
+        fetch.source = rank
+        fetch.since = self._outbox.now
+        fetch.ticket = self._next_ticket
+        fetch.tickets.append(fetch.ticket)
+        self._next_ticket += 1
+        self._tickets[fetch.ticket] = fetch
+        self._outbox.send(rank, (FETCH, self._run, fetch.ticket, fetch.task, fetch.codec, (), via))
+
+    def _close_tickets(self, fetch: Fetch) -> None:
+        for ticket in fetch.tickets:
+            self._tickets.pop(ticket, None)
+            self.doubts.pop(ticket, None)
+        fetch.tickets.clear()
+
+    def _turn_away(self, fetch: Fetch) -> None:
+        """Let those who wait here look elsewhere.
+
+        They must not go on waiting once somebody else is asked: it might come to wait for one of them. As it is, a
+        rank waits only for one that has the value, or that waits for the very rank that referred to it.
+        """
+        if fetch.askers:
+            self._takers.forget(fetch.task)
+        for rank, ticket in fetch.askers:
+            self._outbox.send(rank, (ABSENT, self._run, ticket, None))
+        fetch.askers.clear()
+
+    # -- what they answer ---------------------------------------------------------------------------
+
+    def on_value(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> Fetch | None:
+        """A value has come: ranks that wait for it are served; return its fetch, unless that has ended before."""
+        fetch = self._tickets.get(message[2])
+        if fetch is None:
+            return None
+        self._end(fetch)
+        payload = (*message[3], *buffers)
+        if self._tells_transfers:
+            transfer = (fetch.task, source, nbytes_of(payload), self._outbox.now - fetch.since)
+            self._outbox.tell((TRANSFERRED, self._run, [transfer]))
+        if fetch.codec is None:
+            self._holdings.put_copy(fetch.task, payload, max(nbytes_of(payload), HOME_NBYTES))
+        for rank, ticket in fetch.askers:
+            self._outbox.commands.append(Serve(rank, ticket, fetch.task, None, ()))
+        for work in fetch.works:
+            if fetch.codec is None:
+                self._holdings.want(work, fetch.task)
+            else:
+                work.fetched[fetch.task, fetch.codec] = (payload, source)
+        return fetch
+
+    def on_absent(self, message: tuple[Any, ...]) -> list[Fetch]:
+        """Who was asked has no value to give; return the fetch if that ends it.
+
+        With a reason the value is there, but cannot be encoded: others would fare no better.
+        """
+        fetch = self._asked_with(message[2])
+        if fetch is None:
+            return []
+        if message[3] is None:
+            return self._seek_elsewhere(fetch)
+        self._end(fetch)
+        return [fetch]
+
+    def on_refer(self, source: int, message: tuple[Any, ...]) -> list[Fetch]:
+        """Who was asked refers to another rank; return the fetch if that ends it."""
+        _, _, ticket, rank, nbytes = message
+        fetch = self._asked_with(ticket)
+        if fetch is None:
+            return []
+        if not fetch.is_referred:
+            fetch.holders.insert(0, source)  # it has the value, and is asked again if this comes to nothing
+        fetch.is_referred = True
+        fetch.hops += 1
+        fetch.nbytes = max(fetch.nbytes, nbytes)
+        if rank in self._lost or rank == self._rank or fetch.hops > MOST_HOPS:
+            return self._seek_elsewhere(fetch)
+        self._close_tickets(fetch)
+        self._ask(fetch, rank, source)
+        self.doubts[fetch.ticket] = self._outbox.now + REFERRAL_S + fetch.nbytes / REFERRAL_NBYTES_PER_S
+        return []
+
+    def look_at_referrals(self) -> None:
+        """Who was referred to a rank that does not answer for long asks who referred to it as well."""
+        for ticket in [ticket for ticket, until in self.doubts.items() if until <= self._outbox.now]:
+            del self.doubts[ticket]
+            fetch = self._tickets[ticket]
+            if fetch.holders:
+                fetch.misled = MOST_MISLED
+                self._ask_holder(fetch)
+
+    def lose(self, rank: int) -> list[Fetch]:
+        """``rank`` is lost; return the fetches that end with it."""
+        self._lost.add(rank)
+        self._takers.lose(rank)
+        ended = []
+        for fetch in list(self._fetches.values()):
+            fetch.holders = [holder for holder in fetch.holders if holder != rank]
+            fetch.askers = [asker for asker in fetch.askers if asker[0] != rank]
+            if fetch.source == rank:
+                ended += self._seek_elsewhere(fetch)
+        return ended
+
+    def _asked_with(self, ticket: int) -> Fetch | None:
+        """Return the fetch whose last request this was; None if somebody else was asked meanwhile."""
+        fetch = self._tickets.get(ticket)
+        return fetch if fetch is not None and fetch.ticket == ticket else None
+
+    def _seek_elsewhere(self, fetch: Fetch) -> list[Fetch]:
+        fetch.misled += fetch.is_referred
+        return self._ask_next(fetch)
+
+    def _end(self, fetch: Fetch) -> None:
+        self._close_tickets(fetch)
+        del self._fetches[fetch.task, fetch.codec]
+
+    # -- who asks here ------------------------------------------------------------------------------
+
+    def on_fetch(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
+        """``source`` asks for a value: it is served, referred, has to wait until the value is here, or is sent away."""
+        _, _, ticket, task, codec, codes, via = message
+        self._lost.discard(source)
+        if task in self._holdings.held:
+            if not self._refers(source, ticket, task, codec, via):
+                self._outbox.commands.append(Serve(source, ticket, task, codec, codes))
+            return
+        fetch = self._fetches.get((task, codec))
+        if fetch is None or fetch.source != via:
+            self._outbox.send(source, (ABSENT, self._run, ticket, None))
+        elif not self._refers(source, ticket, task, codec, via):
+            fetch.askers.append((source, ticket))
+
+    def _refers(self, source: int, ticket: int, task: int, codec: Any, via: int) -> bool:
+        """Refer who asks for a value to another that took it from here; whether that was done."""
+        nbytes = self._holdings.held.get(task, 0)
+        if codec is not None or 0 < nbytes < self._referred_nbytes:
+            return False
+        instead = None if via == INSIST else self._takers.instead(task, source)
+        if instead is None:
+            self._takers.note(task, source)
+            return False
+        self._outbox.send(source, (REFER, self._run, ticket, instead, nbytes))
+        return True

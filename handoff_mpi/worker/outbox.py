@@ -1,0 +1,69 @@
+"""What a rank wants done this turn, and what it has to tell rank 0. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from handoff_mpi.messages import FINISHED, Entry
+from handoff_mpi.worker.events import Command, Send
+
+#: Completions gather for at most this long while there is more to run.
+FLUSH_S = 0.001
+FLUSH_COUNT = 32
+
+
+class Outbox:
+    """The commands of a turn, in order, and the completions that gather for rank 0.
+
+    Args:
+        run: number of the run, part of every message.
+
+    Attributes:
+        now: the time of the turn, in seconds.
+        commands: what is to be done.
+        done: calls that have ended, of which rank 0 was not told yet.
+        last_told: when rank 0 was told anything last.
+    """
+
+    def __init__(self, run: int) -> None:
+        self.now = 0.0
+        self.commands: list[Command] = []
+        self.done: list[Entry] = []
+        self.last_told = 0.0
+        self._run = run
+        self._done_since = 0.0
+
+    def send(self, rank: int, message: tuple[Any, ...]) -> None:
+        """Have ``message`` sent to ``rank``, as one rank to another."""
+        self.commands.append(Send(rank, message))
+
+    def tell(self, message: tuple[Any, ...]) -> None:
+        """Have rank 0, which schedules, told ``message``: a sign of life as well."""
+        self.last_told = self.now
+        self.commands.append(Send(0, message))
+
+    def note(self, entry: Entry) -> None:
+        """A call has ended: rank 0 is told with the next flush."""
+        if not self.done:
+            self._done_since = self.now
+        self.done.append(entry)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the completions at hand must go home, though there is more to run."""
+        return len(self.done) >= FLUSH_COUNT or self.now - self._done_since >= FLUSH_S
+
+    @property
+    def flush_by(self) -> float:
+        """When the completions at hand must go home at the latest, in seconds."""
+        return self._done_since + FLUSH_S
+
+    def flush(self) -> None:
+        """Tell rank 0 of all completions at hand."""
+        done, self.done = self.done, []
+        self.tell((FINISHED, self._run, done))
+
+    def take(self) -> list[Command]:
+        """Return the commands of this turn; the next one begins with none."""
+        commands, self.commands = self.commands, []
+        return commands

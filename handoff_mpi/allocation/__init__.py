@@ -1,6 +1,8 @@
 """Which task goes where: the ledger of claims, and strategies that know nothing of one another."""
 
-from handoff_mpi.allocation.ledger import MEMORY, Bay, Claim, CostClass, Ledger, Seat
+from handoff_mpi.allocation.bays import Bay, Claim, Seat
+from handoff_mpi.allocation.costs import CostClass
+from handoff_mpi.allocation.ledger import MEMORY, Ledger
 from handoff_mpi.allocation.strategies import CostOptimized, FirstAvailable, LoadBalanced
 from handoff_mpi.allocation.strategy import (
     AllocationStrategy,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from handoff_mpi.allocation.ledger import GPU, Bay, CostClass
+from handoff_mpi.allocation.bays import Bay
+from handoff_mpi.allocation.costs import GPU, CostClass
 from handoff_mpi.allocation.strategy import ClusterView, RatedStrategy, ReadyGroup
 from handoff_mpi.resources.amounts import UNIT
 
@@ -87,7 +88,7 @@ class CostOptimized(RatedStrategy):
                 bay = ledger.best(cost)
                 if bay is None:
                     break
-                rank = ledger.pick(cost, bay)
+                rank = bay.pick(cost)
                 inputs = [each for each in view.inputs(group[0]) if len(each[1]) <= MOST_HOLDERS]
                 yield group[0], self._nearest(group[0], cost, rank, inputs, view) if inputs else rank
 

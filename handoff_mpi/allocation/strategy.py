@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from handoff_mpi.allocation.ledger import Bay, CostClass, Ledger
+from handoff_mpi.allocation.bays import Bay
+from handoff_mpi.allocation.costs import CostClass
+from handoff_mpi.allocation.ledger import Ledger
 from handoff_mpi.resources import Amounts
 
 
@@ -46,7 +48,7 @@ class ClusterView:
             return False
         if cost.rank not in (None, rank) or any(pool.free < amount for pool, amount in cost.job):
             return False
-        return self.ledger.fits(cost, seat.bay)
+        return seat.bay.fits(cost)
 
     def ranks(self) -> Iterator[int]:
         """Yield the living ranks in order: for strategies that look at each (slow with many ranks)."""
@@ -106,7 +108,7 @@ class RatedStrategy:
                 bay = ledger.best(cost)
                 if bay is None:
                     break
-                yield group[0], ledger.pick(cost, bay, self.spread)
+                yield group[0], bay.pick(cost, self.spread)
 
 
 def demand_and_supply(costs: Iterable[tuple[Amounts, float]], ledger: Ledger) -> Mapping[str, float]:
@@ -120,5 +122,5 @@ def demand_and_supply(costs: Iterable[tuple[Amounts, float]], ledger: Ledger) ->
     for amounts, seconds in costs:
         for name, amount in amounts.items():
             demand[name] = demand.get(name, 0.0) + amount * seconds
-    supply = ledger.supply()
+    supply = ledger.reach.supply()
     return {name: wanted / supply[name] for name, wanted in demand.items() if supply.get(name)}

@@ -68,16 +68,16 @@ def refuse_what_fits_nowhere(plan: Plan, ledger: Ledger) -> None:
         if key not in verdicts:
             rank = spec.pin if isinstance(spec.pin, int) else None
             host = spec.pin if isinstance(spec.pin, str) else None
-            verdicts[key] = ledger.could_fit(ledger.cost_class(spec.cost, rank, host))
+            verdicts[key] = ledger.reach.could_fit(ledger.cost_class(spec.cost, rank, host))
         if not verdicts[key]:
             misfits.append(f"{plan.ids[task]!r} needs {format_amounts(spec.cost)}")
     if pins:
         raise DAGError(pins)
     if misfits:
         more = f" and {len(misfits) - 5} more" if len(misfits) > 5 else ""
-        raise FitsNowhere(
-            f"{'; '.join(misfits[:5])}{more}: no host offers that, even alone; the largest offers {ledger.largest()}"
-        )
+        what = f"{'; '.join(misfits[:5])}{more}"
+        largest = ledger.reach.largest()
+        raise FitsNowhere(f"{what}: no host offers that, even alone; the largest offers {largest}")
 
 
 def describe_fit(ledger: Ledger, dag: DAG, options: RunOptions) -> str:
@@ -98,7 +98,7 @@ def describe_fit(ledger: Ledger, dag: DAG, options: RunOptions) -> str:
     lines = [f"DAG {dag.id!r}: {len(plan)} functions are valid"]
     for number, count in counts.items():
         cost = ledger.classes[number]
-        ranks = [rank for rank, seat in sorted(ledger.seats.items()) if ledger.could_hold(cost, seat)]
+        ranks = [rank for rank, seat in sorted(ledger.seats.items()) if seat.could_hold(cost)]
         shown = ", ".join(map(str, ranks[:16])) + (", ..." if len(ranks) > 16 else "")
         lines.append(f"  {count} with {format_amounts(cost.cost)}: fit on ranks {shown}")
     return "\n".join(lines)

@@ -498,7 +498,7 @@ class Scheduler:
     def _give_up_on_ready(self) -> bool:
         """Fail what fits nothing that is left; return whether there was any. Suspects are offered nothing, but left."""
         queues = self.ready.all_queues()
-        hopeless = [queue for queue in queues if not self.ledger.could_fit(queue.cost)]
+        hopeless = [queue for queue in queues if not self.ledger.reach.could_fit(queue.cost)]
         if not hopeless and not self._awaits_suspects():
             hopeless = queues
         for queue in hopeless:

@@ -225,7 +225,7 @@ class Placer:
     def _most_served(self, ready: list[ReadyQueue]) -> int:
         """A queue that was passed over too often is the last to be served: nobody younger overtakes it more."""
         for position, queue in enumerate(ready):
-            if queue.passed >= queue.patience and self._ledger.is_offered(queue.cost):
+            if queue.passed >= queue.patience and self._ledger.reach.is_offered(queue.cost):
                 return position + 1
         return len(ready)
 
@@ -327,7 +327,7 @@ class Placer:
     def why_no_room(self, cost: CostClass) -> str:
         """Say why tasks of this class can be placed nowhere although nothing runs."""
         needs = format_amounts(cost.need)
-        if self._ledger.could_fit(cost):
+        if self._ledger.reach.could_fit(cost):
             return f"the strategy {type(self._strategy).__name__} places it nowhere, although it would fit ({needs})"
         if cost.rank is not None:
             return f"it is bound to rank {cost.rank}, which is lost or cannot hold what it needs ({needs})"

@@ -146,7 +146,7 @@ class ReadyTasks:
     def _local_with_room(self) -> Iterator[ReadyQueue]:
         """Yield what is local to a host and has room there, or was passed over too often."""
         ledger = self._ledger
-        self._seen, changed = ledger.changed_since(self._seen)
+        self._seen, changed = ledger.changes.since(self._seen)
         hosts = self._local if changed is None else (ledger.bays[number].host for number in changed)
         self._awake.update((host, None) for host in hosts if host in self._local)
         for host in list(self._awake):
@@ -273,8 +273,8 @@ class ReadyTasks:
     def _queue(self, cost: CostClass, priority: int) -> ReadyQueue:
         key = (cost.number, priority)
         if key not in self._queues:
-            host = self._ledger.only_host(cost)
-            patience = PATIENCE + PATIENCE_A_RANK * self._ledger.ranks_on(host)
+            host = self._ledger.reach.only_host(cost)
+            patience = PATIENCE + PATIENCE_A_RANK * self._ledger.reach.ranks_on(host)
             self._queues[key] = ReadyQueue(cost, priority, host, patience)
         return self._queues[key]
 
@@ -294,7 +294,7 @@ class ReadyTasks:
                     return None
         avoid = None if rank is not None else self.avoid.get(task)
         cost = self._ledger.cost_class(spec.cost, rank, host, avoid, need)
-        if avoid is not None and not self._ledger.could_fit(cost):
+        if avoid is not None and not self._ledger.reach.could_fit(cost):
             cost = self._ledger.cost_class(spec.cost, rank, host, None, need)
         return self._queue(cost, spec.priority)
 

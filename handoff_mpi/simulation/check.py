@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from handoff_mpi.allocation import MEMORY
+from handoff_mpi.allocation.audit import audit
 from handoff_mpi.messages import DEATH, ISOLATE, NO_ROOM, REFUSED, TIMEOUT
 from handoff_mpi.results.store import Key
 from handoff_mpi.scheduler import DISPATCHES, Cause, Policy, Scheduler, State, Transition
@@ -25,7 +26,7 @@ def check(scheduler: Scheduler) -> None:
     Raises:
         AssertionError: they do not agree.
     """
-    scheduler.ledger.check()
+    audit(scheduler.ledger)
     short = {rank for rank, reasons in scheduler.ledger.withheld.items() if MEMORY in reasons}
     assert short == set(scheduler.short_of_memory)
     state, specs = scheduler.state, scheduler.specs

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from handoff_mpi.allocation import MEMORY, ClusterView, Ledger
+from handoff_mpi.allocation.audit import audit
 from handoff_mpi.errors import AllocationError
 from handoff_mpi.resources import Capability, Device
 from handoff_mpi.resources.amounts import UNIT, parse_cost
@@ -34,22 +35,22 @@ class Books:
 
     def claim(self, on, **units):
         claim = self.ledger.claim(self.ledger.cost_class(amounts(**units)), on)
-        self.ledger.check()
+        audit(self.ledger)
         return claim
 
     def release(self, claim):
         self.ledger.release(claim)
-        self.ledger.check()
+        audit(self.ledger)
 
     def update(self, on, **units):
         self.ledger.update(on, amounts(**units))
-        self.ledger.check()
+        audit(self.ledger)
 
     def fits(self, on, **units):
         return ClusterView(self.ledger).fits(self.ledger.cost_class(amounts(**units)), on)
 
     def could_fit(self, **units):
-        return self.ledger.could_fit(self.ledger.cost_class(amounts(**units)))
+        return self.ledger.reach.could_fit(self.ledger.cost_class(amounts(**units)))
 
     def devices(self, claim):
         return self.ledger.device_indices(claim)
@@ -125,12 +126,12 @@ def test_what_nobody_offers_fits_nowhere():
 
 def test_supply_counts_each_pool_and_each_device_once():
     books = Books(rank(1, "a", devices="xy"), rank(2, "a", devices="y"), rank(3, "b"), job=amounts(license=5))
-    assert books.ledger.supply() == amounts(cpu=8, gpu=2, license=5)
+    assert books.ledger.reach.supply() == amounts(cpu=8, gpu=2, license=5)
 
 
 def test_the_largest_host_is_named_with_what_it_offers():
     books = Books(rank(1, "a", cpu=64), rank(2, "b", cpu=4, devices="x"), job=amounts(license=5))
-    assert books.ledger.largest() == "cpu=4, gpu=1, license=5 (b)"
+    assert books.ledger.reach.largest() == "cpu=4, gpu=1, license=5 (b)"
 
 
 # -- claims ---------------------------------------------------------------------------------------------
@@ -162,7 +163,7 @@ def test_a_claim_that_does_not_fit_is_refused_and_takes_nothing():
     for units in ({"cpu": 5}, {"license": 2}, {"gpu": 1}):
         with pytest.raises(AllocationError, match="no room"):
             books.claim(1, **units)
-    books.ledger.check()
+    audit(books.ledger)
     books.claim(1, cpu=4, license=1)
 
 
@@ -179,7 +180,7 @@ def test_a_class_may_need_more_than_it_takes():
     books = Books(rank(1, "a", cpu=2), rank(2, "b", cpu=8))
     cost = books.ledger.cost_class(amounts(cpu=1), need=amounts(cpu=4))
     assert not ClusterView(books.ledger).fits(cost, 1)
-    assert books.ledger.pick(cost, books.ledger.best(cost)) == 2
+    assert books.ledger.best(cost).pick(cost) == 2
     claims = [books.ledger.claim(cost, 2) for _ in range(4)]
     assert not books.fits(2, cpu=5)
     assert books.fits(1, cpu=2)
@@ -247,7 +248,7 @@ def test_a_rank_that_used_a_free_device_is_picked_for_it():
     books = Books(rank(1, devices="x"), rank(2, devices="x"))
     cost = books.ledger.cost_class(amounts(gpu=1))
     books.release(books.claim(2, gpu=1))
-    assert books.ledger.pick(cost, books.ledger.best(cost)) == 2
+    assert books.ledger.best(cost).pick(cost) == 2
 
 
 def test_devices_registered_for_a_rank_are_its_own_and_hide_those_of_the_host():
@@ -336,9 +337,9 @@ def test_a_lost_rank_offers_nothing_until_it_is_back():
     books.ledger.remove(2)
     books.ledger.remove(2)
     assert not books.could_fit(cpu=8)
-    assert books.ledger.supply() == amounts(cpu=4)
+    assert books.ledger.reach.supply() == amounts(cpu=4)
     books.ledger.restore(2)
-    books.ledger.check()
+    audit(books.ledger)
     assert books.fits(2, cpu=8)
 
 
@@ -455,7 +456,7 @@ class Pair:
         cost = self.cost_class(wish)
         fitting = [number for number in HOSTS if self.twin.has_room(number, wish)]
         if fitting:
-            best = self.ledger.pick(cost, self.ledger.best(cost), spread=bool(two % 2))
+            best = self.ledger.best(cost).pick(cost, spread=bool(two % 2))
             assert best in fitting
             self.claim_on(best if two % 3 else fitting[two % len(fitting)], wish, cost)
 
@@ -495,18 +496,16 @@ class Pair:
         return self.ledger.cost_class(*[wish.get(name) for name in ("amounts", "rank", "host", "avoid", "need")])
 
     def compare(self):
-        self.ledger.check()
+        audit(self.ledger)
         for wish in CLASSES:
             cost = self.cost_class(wish)
             fitting = [number for number in HOSTS if self.twin.has_room(number, wish)]
             assert [number for number in HOSTS if self.view.fits(cost, number)] == fitting, wish
             assert (self.ledger.best(cost) is not None) == bool(fitting), wish
-            assert self.ledger.could_fit(cost) == any(self.twin.may_run(number, wish) for number in HOSTS), wish
+            assert self.ledger.reach.could_fit(cost) == any(self.twin.may_run(number, wish) for number in HOSTS), wish
             if fitting and not cost.gpu:
-                assert self.ledger.pick(cost, self.ledger.best(cost)) == fitting[0], wish
+                assert self.ledger.best(cost).pick(cost) == fitting[0], wish
         assert self.ledger.idle_slots == sum(self.twin.idle(number) for number in self.twin.alive)
-
-
 
 
 @pytest.mark.parametrize(
@@ -538,12 +537,12 @@ def test_a_rank_is_offered_again_once_no_reason_is_left_not_to():
     ledger.withhold(1, MEMORY)
     for lift in (lambda: ledger.offer_again(1), lambda: ledger.withhold(1), lambda: ledger.offer_again(1, MEMORY)):
         lift()
-        ledger.check()
-        assert ledger.pick(costs, ledger.best(costs)) == 2
+        audit(ledger)
+        assert ledger.best(costs).pick(costs) == 2
     ledger.offer_again(1)
-    ledger.check()
+    audit(ledger)
     assert ledger.withheld == {}
-    assert ledger.pick(costs, ledger.best(costs)) == 1
+    assert ledger.best(costs).pick(costs) == 1
 
 
 def test_what_would_fit_a_withheld_rank_alone_is_offered_nowhere():
@@ -551,7 +550,7 @@ def test_what_would_fit_a_withheld_rank_alone_is_offered_nowhere():
     pinned, large = ledger.cost_class(amounts(cpu=1), rank=1), ledger.cost_class(amounts(cpu=8))
     ledger.withhold(1)
     ledger.withhold(2)
-    assert [ledger.is_offered(cost) for cost in (pinned, large)] == [False, True]
+    assert [ledger.reach.is_offered(cost) for cost in (pinned, large)] == [False, True]
     ledger.withhold(3)
-    assert [ledger.is_offered(cost) for cost in (pinned, large)] == [False, False]
-    assert [ledger.could_fit(cost) for cost in (pinned, large)] == [True, True]
+    assert [ledger.reach.is_offered(cost) for cost in (pinned, large)] == [False, False]
+    assert [ledger.reach.could_fit(cost) for cost in (pinned, large)] == [True, True]

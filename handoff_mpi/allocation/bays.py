@@ -1,0 +1,208 @@
+"""Bays and seats: ranks of one host that draw on the same pools, and what each of them has claimed."""
+
+from __future__ import annotations
+
+import bisect
+import heapq
+from dataclasses import dataclass, field
+
+from handoff_mpi.allocation.costs import GPU, CostClass
+from handoff_mpi.allocation.pools import DevicePool, Pool
+from handoff_mpi.resources import Amounts
+from handoff_mpi.resources.amounts import UNIT
+
+
+@dataclass(slots=True, eq=False)
+class Claim:
+    """What one slot holds: taken from pools, and which devices."""
+
+    cost: CostClass
+    rank: int
+    slot: int
+    bill: list[tuple[Pool, int]]
+    devices: tuple[tuple[str, int], ...]
+    device_pool: DevicePool | None
+
+
+@dataclass(slots=True, eq=False)
+class Seat:
+    """One rank's place in the ledger.
+
+    Attributes:
+        slots: how many calls it runs at once.
+        idle: slots without a claim, smallest last.
+        claims: what each slot holds, or None.
+        devices: uuid to the device's index in this rank.
+        is_alive: False once the rank is lost.
+        is_withheld: whether it is offered nothing for now.
+    """
+
+    rank: int
+    host: str
+    slots: int
+    idle: list[int]
+    devices: dict[str, int]
+    registered: Amounts
+    claims: list[Claim | None]
+    bay: Bay = field(init=False)
+    is_alive: bool = True
+    is_withheld: bool = False
+
+    @property
+    def offered(self) -> list[int]:
+        """The idle slots that may be claimed."""
+        return self.idle if self.is_alive and not self.is_withheld else []
+
+    @property
+    def busy_fraction(self) -> float:
+        return 1 - len(self.idle) / self.slots if self.slots else 1.0
+
+    def could_hold(self, cost: CostClass) -> bool:
+        """Whether this rank alone could hold the whole need of the class."""
+        bay = self.bay
+        if not self.slots:
+            return False
+        for name, amount in cost.need.items():
+            if name == GPU:
+                if amount > UNIT * len(bay.visible):
+                    return False
+            elif name in bay.pools:
+                if amount > bay.pools[name].capacity:
+                    return False
+            elif name not in cost.held_by_job:
+                return False
+        return True
+
+
+@dataclass(slots=True, eq=False)
+class Bay:
+    """Ranks of one host that draw on the same pools.
+
+    Attributes:
+        pools: resource name to the pool it is drawn from.
+        devices: the device pool, if any rank here sees a device.
+        visible: uuids the ranks of this bay see.
+        seats: its living ranks by number.
+        idle: ranks of it with an idle slot, ascending.
+    """
+
+    number: int
+    host: str
+    pools: dict[str, Pool]
+    devices: DevicePool | None
+    visible: tuple[str, ...]
+    seats: dict[int, Seat] = field(default_factory=dict)
+    idle: list[int] = field(default_factory=list)
+    #: A heap of (busy fraction, rank), made when it is first asked for; its entries are checked when met.
+    calm: list[tuple[float, int]] | None = None
+
+    # -- who sits here ----------------------------------------------------------------------------
+
+    def enter(self, seat: Seat) -> None:
+        """``seat`` belongs here from now on."""
+        seat.bay = self
+        self.seats[seat.rank] = seat
+        self.offer(seat)
+
+    def leave(self, seat: Seat) -> None:
+        """``seat`` belongs here no more."""
+        self.seats.pop(seat.rank, None)
+        self.withdraw(seat)
+
+    def offer(self, seat: Seat) -> None:
+        """A seat that was offered nothing may have slots to offer now."""
+        if seat.offered:
+            bisect.insort(self.idle, seat.rank)
+            self.note_busy(seat)
+
+    def withdraw(self, seat: Seat) -> None:
+        """None of the seat's slots may be claimed any more."""
+        if seat.rank in self.idle:
+            self.idle.remove(seat.rank)
+
+    # -- whether there is room --------------------------------------------------------------------
+
+    def fits(self, cost: CostClass) -> bool:
+        """Whether there is room for one more claim of this class, and an idle slot on a fitting rank."""
+        if not self.idle:
+            return False
+        pools = self.pools
+        for name, amount in cost.amounts:
+            pool = pools.get(name)
+            if pool is None or pool.free < amount:
+                return False
+        if not cost.is_plain and not self._grants_wishes(cost):
+            return False
+        return not cost.gpu or (self.devices is not None and self.devices.has(cost.gpu, self.visible))
+
+    def _grants_wishes(self, cost: CostClass) -> bool:
+        if cost.host is not None and cost.host != self.host:
+            return False
+        if cost.avoid is not None and self.idle == [cost.avoid]:
+            return False
+        if cost.rank is not None and not (cost.rank in self.seats and self.seats[cost.rank].offered):
+            return False
+        return cost.need is cost.cost or next(iter(self.seats.values())).could_hold(cost)
+
+    # -- which rank -------------------------------------------------------------------------------
+
+    def pick(self, cost: CostClass, spread: bool = False) -> int:
+        """Return the rank to run on: the first with an idle slot, or the least busy one; the bay must fit the class."""
+        if cost.gpu and cost.rank is None and self.devices is not None:
+            ranks = self._idle_owners(cost, self.devices)
+            if ranks:
+                return min(ranks, key=lambda rank: (self.seats[rank].busy_fraction if spread else 0.0, rank))
+        return self.calmest_idle(cost) if spread else self.first_idle(cost)
+
+    def _idle_owners(self, cost: CostClass, devices: DevicePool) -> list[int]:
+        """Return the ranks with an idle slot that used devices of this bay last which have room for the class."""
+        least = min(cost.gpu, UNIT)
+        owner, free = devices.owner, devices.free
+        owners = {owner[uuid] for uuid in self.visible if uuid in owner and free[uuid] >= least}
+        return [rank for rank in owners if rank != cost.avoid and rank in self.seats and self.seats[rank].offered]
+
+    def first_idle(self, cost: CostClass) -> int:
+        """Return the lowest rank with an idle slot that the class may run on."""
+        if cost.rank is not None:
+            return cost.rank
+        return self.idle[0] if self.idle[0] != cost.avoid else self.idle[1]
+
+    def calmest_idle(self, cost: CostClass) -> int:
+        """Return the least busy rank with an idle slot that the class may run on; of equally busy ones the lowest."""
+        if cost.rank is not None or len(self.idle) == 1:
+            return self.first_idle(cost)
+        heap = self.calm
+        if heap is None or len(heap) > 4 * len(self.seats) + 64:
+            heap = self.calm = [(self.seats[rank].busy_fraction, rank) for rank in self.idle]
+            heapq.heapify(heap)
+        avoided = []
+        while True:
+            busy, rank = heap[0]
+            seat = self.seats.get(rank)
+            if seat is None or not seat.offered or seat.busy_fraction != busy:
+                heapq.heappop(heap)
+            elif rank == cost.avoid:
+                avoided.append(heapq.heappop(heap))
+            else:
+                break
+        for entry in avoided:
+            heapq.heappush(heap, entry)
+        return rank
+
+    def note_busy(self, seat: Seat) -> None:
+        """A slot of ``seat`` was claimed, released or offered."""
+        if self.calm is not None and seat.idle:
+            heapq.heappush(self.calm, (seat.busy_fraction, seat.rank))
+
+    def load(self) -> float:
+        """Return the largest claimed fraction of any resource of this bay, from 0 to 1."""
+        largest = 0.0
+        for pool in self.pools.values():
+            if pool.capacity > 0:
+                fraction = 1 - pool.free / pool.capacity
+                if fraction > largest:
+                    largest = fraction
+        if self.devices is not None and self.visible:
+            free = sum(self.devices.free[uuid] for uuid in self.visible)
+            largest = max(largest, 1 - free / (UNIT * len(self.visible)))
+        return largest

@@ -1,0 +1,45 @@
+"""Cost classes: tasks that need the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from handoff_mpi.allocation.pools import Pool
+from handoff_mpi.resources import Amounts
+
+GPU = "gpu"
+
+
+@dataclass(slots=True, eq=False)
+class CostClass:
+    """Tasks that need the same, wherever they come from.
+
+    Attributes:
+        number: its place in the ledger's table.
+        amounts: what a claim takes from the bay's pools (without devices and the job's own pools).
+        gpu: devices wanted, in fixed point.
+        job: what a claim takes from the job's pools.
+        need: what the bay must be able to hold; more than the cost when others will be bound to the rank.
+        held_by_job: the resources of the need that the job's own pools could hold, where a bay has no pool of them.
+        rank: the only rank it may run on, if pinned.
+        host: the only host it may run on, if pinned.
+        avoid: a rank it should not run on: it failed there.
+        plain: the class of the same tasks if they avoided no rank; None if they avoid none.
+        is_plain: whether a bay with room and an idle slot is all that tasks of this class ask for.
+    """
+
+    number: int
+    cost: Amounts
+    amounts: tuple[tuple[str, int], ...]
+    gpu: int
+    job: tuple[tuple[Pool, int], ...]
+    need: Amounts
+    held_by_job: frozenset[str]
+    rank: int | None
+    host: str | None
+    avoid: int | None
+    plain: CostClass | None
+    is_plain: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.is_plain = self.need is self.cost and self.rank is None and self.host is None and self.avoid is None

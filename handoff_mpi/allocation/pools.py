@@ -1,0 +1,60 @@
+"""Pools of capability: what a host or a rank offers, and how much of it is free."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from handoff_mpi.resources.amounts import UNIT
+
+
+@dataclass(slots=True, eq=False)
+class Pool:
+    """An amount of one resource that ranks share, in fixed point.
+
+    Attributes:
+        bays: numbers of the bays that draw on it.
+    """
+
+    name: str
+    capacity: int
+    free: int
+    bays: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class DevicePool:
+    """The devices of a host (or registered for one rank), by uuid.
+
+    Attributes:
+        free: uuid to what is left of the device, in fixed point.
+        owner: uuid to the rank that last used it: a context made there is dear, so it is offered there first.
+        bays: numbers of the bays that draw on it.
+    """
+
+    free: dict[str, int]
+    owner: dict[str, int] = field(default_factory=dict)
+    bays: list[int] = field(default_factory=list)
+
+    def has(self, gpu: int, visible: Sequence[str]) -> bool:
+        """Whether ``gpu``, in fixed point, is free among the visible devices: a share of one, or whole ones."""
+        free = self.free
+        if gpu < UNIT:
+            return any(free[uuid] >= gpu for uuid in visible)
+        return sum(free[uuid] == UNIT for uuid in visible) * UNIT >= gpu
+
+    def take(self, gpu: int, visible: Sequence[str], rank: int) -> tuple[tuple[str, int], ...]:
+        """Take ``gpu``, which is free, for ``rank``; return each device's uuid and how much was taken of it."""
+
+        def preference(uuid: str) -> tuple[int, int]:
+            owner = self.owner.get(uuid)
+            kept = 0 if owner == rank else 1 if owner is None else 2
+            return (kept, self.free[uuid])  # fractions fill a device before they open another
+
+        amount = min(gpu, UNIT)
+        fitting = sorted((uuid for uuid in visible if self.free[uuid] >= amount), key=preference)
+        taken = tuple((uuid, amount) for uuid in fitting[: max(1, gpu // UNIT)])
+        for uuid, part in taken:
+            self.free[uuid] -= part
+            self.owner[uuid] = rank
+        return taken

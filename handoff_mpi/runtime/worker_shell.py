@@ -41,6 +41,7 @@ from handoff_mpi.runtime.pace import clock
 from handoff_mpi.runtime.relief import Relief
 from handoff_mpi.worker.calls import Caller, CallSpec, Outcome, describe
 from handoff_mpi.worker.events import (
+    Begun,
     Call,
     Drop,
     Ended,
@@ -65,6 +66,8 @@ _DEAD = frozenset({"Z", "X"})
 
 #: How long writing a byte is taken to last before the first was measured.
 _SECONDS_PER_BYTE = 1 / 200e6
+#: A child that has not begun a call with a timeout this long after that is given up.
+_PREPARE_LIMIT_S = 300.0
 #: Calls follow one another for this long before messages are looked for.
 _BURST_S = 0.0005
 #: Whoever has asked for a value, or made one that stays, expects the answer, or to be asked, this soon.
@@ -263,7 +266,7 @@ class WorkerShell:
 
     def _look_at_children(self) -> None:
         """End a child that was stopped for long: its call would never end. Nor would that of one that is dead, if
-        what it had forked holds its end of the socket.
+        what it had forked holds its end of the socket, or that of one that never comes to begin it.
         """
         now = clock()
         if now < self._next_look:
@@ -274,6 +277,8 @@ class WorkerShell:
                 state = look_at(child.pid)[0]
                 if state in _DEAD:
                     child.bury()
+                if work.is_overdue and now - work.started >= (work.timeout_s or 0.0) + _PREPARE_LIMIT_S:
+                    child.kill()
                 stopped_s = self._stops.look(child.pid, state, now)
                 if stopped_s is not None and stopped_s >= self._stops.limit_s:
                     child.kill(f"its process had been stopped for {stopped_s:.0f} s and was ended")
@@ -449,7 +454,7 @@ class WorkerShell:
 
     def _kill(self, command: Kill) -> None:
         child = self._children[command.slot]
-        if child is not None:
+        if child is not None and not child.is_preparing:  # else its call has not begun
             child.kill()
 
     def _relieve_idle_children(self) -> None:
@@ -469,7 +474,10 @@ class WorkerShell:
             try:
                 frame = child.poll()
                 while frame is not None and frame[0][0] != "ended":
-                    self._updates.append((frame[0][1], frame[0][2]))
+                    if frame[0][0] == "begun":
+                        self._events.append(Begun(work))
+                    else:
+                        self._updates.append((frame[0][1], frame[0][2]))
                     frame = child.poll()
             except EOFError:
                 self._in_child[slot] = self._children[slot] = None

@@ -89,6 +89,15 @@ class Caller:
             code = self._codes[number] = decode_code(self._blobs[number])
         return code
 
+    def prepare(self, spec: CallSpec) -> None:
+        """Load what the call needs of code. What goes wrong goes wrong in the call again, and is told there."""
+        try:
+            self._limits.set(spec.cores)  # libraries that are loaded now read them
+            for number in spec.recipe[0]:
+                self.code(number)
+        except BaseException:
+            pass
+
     def encode_for(self, payload: Payload, codec: Any, dest: int) -> Payload:
         """Return ``payload`` as the codec's serialize makes it for rank ``dest``."""
         if codec[0] is None:

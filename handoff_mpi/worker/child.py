@@ -56,6 +56,7 @@ class _Server:
         self._rank = rank
         self._caller = Caller(rank, run)
         self._problem: Error | None = None
+        self._has_news = False
 
     def take(self, frame: Frame | None) -> None:
         """Act on a frame of the rank."""
@@ -63,13 +64,23 @@ class _Server:
         message, buffers = frame
         if message[0] == "learn":
             constant = message[2]
+            self._has_news |= bool(message[1])
             self._caller.learn(message[1], None if constant is None else (constant[0], join(constant[1], buffers)))
         elif message[0] == "setup":
             self._problem = _set_up(message[1], self._rank)
         elif message[0] == "trim":
             give_back_freed_memory()
         elif message[0] == "call":
-            _answer(self._call(_spec(message, buffers)))
+            spec = _spec(message, buffers)
+            if self._has_news:
+                self._prepare(spec)
+            _answer(self._call(spec))
+
+    def _prepare(self, spec: CallSpec) -> None:
+        """Starting, ``setup`` and imports may take longer than a call's timeout allows: that counts from here."""
+        self._has_news = False
+        self._caller.prepare(spec)
+        tell_rank(("begun",))
 
     def _call(self, spec: CallSpec) -> Outcome:
         return self._caller.call(spec) if self._problem is None else Outcome(RAISED, None, self._problem, 0.0)

@@ -77,6 +77,13 @@ class Ended:
 
 
 @dataclass(slots=True)
+class Begun:
+    """A call begins only now: its child process had to start, or to load the function, first."""
+
+    work: Work
+
+
+@dataclass(slots=True)
 class InputMissing:
     """The shell found that an input cannot be had after all, before the call began."""
 
@@ -101,7 +108,7 @@ class Pressed:
     words: str
 
 
-Event: TypeAlias = Received | Ended | InputMissing | Pressed
+Event: TypeAlias = Received | Begun | Ended | InputMissing | Pressed
 
 
 # -- commands -------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ from handoff_mpi.messages import (
     Entry,
 )
 from handoff_mpi.worker.events import (
+    Begun,
     Call,
     Command,
     Ended,
@@ -141,6 +142,8 @@ class Worker:
                 self._on_received(event)  # type: ignore[arg-type]
             elif kind is Pressed:
                 self._on_pressed(event)  # type: ignore[arg-type]
+            elif kind is Begun:
+                self._on_begun(event)  # type: ignore[arg-type]
             else:
                 self._on_input_missing(event)  # type: ignore[arg-type]
         if self._timed or self._unreported:
@@ -365,6 +368,11 @@ class Worker:
         self._timed += work.timeout_s is not None
         self._unreported += 1
         self._outbox.commands.append(Call(work))
+
+    def _on_begun(self, event: Begun) -> None:
+        """The timeout counts from here on, whatever came before."""
+        event.work.started = self.now
+        event.work.is_overdue = False
 
     def _on_ended(self, event: Ended) -> None:
         work = event.work

@@ -53,6 +53,9 @@ class Child:
         run: the run's name.
         setup: dag.py's ``setup(rank)``, encoded, or None.
 
+    Attributes:
+        is_preparing: whether it starts, or loads code, and so has not begun the call that it was given.
+
     Raises:
         OSError: it cannot be started, or has ended already.
     """
@@ -63,6 +66,7 @@ class Child:
         self._reader = FrameReader(self._sock, is_kept=True)
         self._trouble = ""
         self._is_dead = False
+        self.is_preparing = True
         self.knows: set[int] = set()
         self.knows_constants: set[int] = set()
         self._last_words = os.fdopen(os.memfd_create("last-words"), "rb")
@@ -105,6 +109,7 @@ class Child:
             OSError: the child is gone.
         """
         self._send(("learn", codes, None))
+        self.is_preparing = True
         self.knows.update(number for number, _ in codes)
 
     def learn_constant(self, number: int, payload: Payload) -> None:
@@ -150,6 +155,7 @@ class Child:
     def poll(self) -> Frame | None:
         """Return what the child says, or None if it says nothing now.
 
+        ``("begun",)`` comes before a call that had to be prepared.
         What has ended is ``("ended", status, head, error, duration)`` with the rest of the payload beside it.
 
         Raises:
@@ -163,6 +169,8 @@ class Child:
             raise
         if frame is None and self._is_dead:
             raise EOFError("its process is gone")
+        if frame is not None and frame[0][0] == "begun":
+            self.is_preparing = False
         if frame is None or frame[0][0] != "ended" or frame[0][2] is None or not frame[1]:
             return frame
         (kind, status, head, *rest), buffers = frame

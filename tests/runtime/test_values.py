@@ -83,6 +83,17 @@ def test_what_setup_prepares_is_there_for_functions(handoff, tmp_path, ranks, is
     assert used >= 20 // max(1, ranks - 1) / 2, "globals are not shared between calls of one process"
 
 
+def test_a_timeout_is_for_the_call_not_for_the_setup_before_it(handoff, tmp_path):
+    (tmp_path / "dag.py").write_text("""
+import time
+from handoff_mpi import DAG, Function
+def setup(rank): time.sleep(0.6)
+dag = DAG("x")
+dag.add_function(Function("f", (), abs, [-1], timeout=0.5, max_retries=0))
+""")
+    assert handoff("run", "dag.py").rc == 0
+
+
 def test_a_setup_that_fails_in_a_child_is_told(handoff, tmp_path):
     (tmp_path / "s.py").write_text("import os\nFAILS = True\n" + SETUP)
     ended = handoff("run", "-n", "2", "--isolation", "process", "--max-retries", "0", "s.py")

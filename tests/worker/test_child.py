@@ -282,10 +282,32 @@ def test_words_from_other_threads_do_not_get_between_the_bytes(child):
             assert select.select([child], (), (), 30)[0]
         elif frame[0][0] == "update":
             updates.append(frame[0])
-        else:
+        elif frame[0][0] == "ended":
             ended = decode((*frame[0][2], *frame[1]))
     assert updates == [("update", k, "x" * 3000) for k in range(200)]
     assert_same(ended, [np.full(100_000, k, np.uint8) for k in range(30)])
+
+
+def test_a_call_begins_once_its_code_is_loaded(child):
+    kinds = []
+    for name in ("same", "same"):
+        begin(child, name, encode(1))
+        kinds += [frame[0][0] for frame in frames_until_it_ends(child)]
+    assert kinds == ["begun", "ended", "ended"]
+    child.learn([(len(NAMES), encode_code(FUNCTIONS["same"]))])
+    begin(child, "same", encode(1))
+    assert [frame[0][0] for frame in frames_until_it_ends(child)] == ["begun", "ended"]
+
+
+def frames_until_it_ends(child):
+    frames = []
+    while not frames or frames[-1][0][0] != "ended":
+        frame = child.poll()
+        if frame is not None:
+            frames.append(frame)
+        else:
+            assert select.select([child], (), (), 30)[0], "the child says nothing"
+    return frames
 
 
 # -- memory ---------------------------------------------------------------------------------------------

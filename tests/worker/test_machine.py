@@ -494,6 +494,16 @@ def test_the_time_of_a_call_begins_when_it_does():
     assert "kill slot 0" in rank.tell(1.06)
 
 
+def test_the_time_that_a_child_takes_to_start_is_not_the_call_s():
+    rank = Dialogue()
+    rank.tell(0.0, dispatch(task(0, timeout_s=0.05)))
+    assert "kill slot 0" in rank.tell(0.06)  # it goes unheard while the child prepares
+    assert "kill slot 0" not in rank.tell(5.0, rank.begun())
+    assert "kill slot 0" not in rank.tell(5.04)
+    assert rank.tell(5.06) == ["kill slot 0"]
+    assert rank.tell(5.07, rank.ended(status=DIED)) == [f"to 0: finished 0#1 timed out ({TIMEOUT})"]
+
+
 def test_a_call_is_reported_once_it_has_run_for_a_tenth_of_a_second():
     rank = Dialogue(slots=2)
     rank.tell(1.0, dispatch(task(0)))

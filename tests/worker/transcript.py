@@ -29,6 +29,7 @@ from handoff_mpi.messages import (
     VALUE,
 )
 from handoff_mpi.worker.events import (
+    Begun,
     Call,
     Ended,
     InputMissing,
@@ -140,6 +141,10 @@ class Dialogue:
         error = None if status == OK else (STATUS[status], "oops", "Traceback")
         payload = (PLAIN, None) if status == OK else None
         return Ended(self.calls[slot], status, payload, nbytes, error, 0.0, 1.0, is_persisted)
+
+    def begun(self, slot=0):
+        """The child on ``slot`` has started, and calls."""
+        return Begun(self.calls[slot])
 
     def missing(self, number, slot=0):
         """The shell could not find an input of the call on ``slot``."""

@@ -287,7 +287,7 @@ class Scheduler:
             tries = self._tries[task] = self._tries.get(task, 0) + 1
             limit = self.specs[task].max_retries
             may_retry = tries <= (self.policy.max_retries if limit is None else limit)
-        if may_retry and not self.stopping:
+        if may_retry:  # if the run is being stopped, in one that resumes it
             self.ready.avoid[task] = rank
             self.tasks.move(task, Cause.RETRY, rank, (kind, message))
             self.tasks.requeue(task)

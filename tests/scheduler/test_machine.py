@@ -1130,6 +1130,15 @@ def test_a_stop_sends_nothing_more_recalls_what_is_queued_and_lets_calls_end():
     assert run.status == "stopped"
 
 
+def test_what_may_be_tried_again_is_left_for_the_run_that_resumes():
+    run = Dialogue(ranks(1), max_retries=1)
+    run.submit(task())
+    run.tell(1.0, StopRequested("walltime"))
+    assert run.tell(1.1, raised(1, 0)) == []
+    assert run.states == "READY"
+    assert run.status == "stopped"
+
+
 def test_a_stop_before_anything_was_sent_ends_the_run():
     run = Dialogue(ranks(1))
     assert run.tell(0.0, StopRequested("signal"), Submitted([task()]), Closed()) == []

@@ -51,7 +51,7 @@ def execute(dag: DAG, *, comm: Any = None, **options: Any) -> Results | None:
         return execute_local(dag, **options)
     with Cluster(comm, _serve_now=False) as cluster:
         if not cluster:
-            shared = cluster.job.serve()
+            shared = _serve(cluster.job)
             return shared if isinstance(shared, Results) else None
         return cluster._execute(dag, chosen)
 
@@ -90,7 +90,7 @@ class Cluster:
     def __enter__(self) -> Cluster:
         self._before, jobs.current = jobs.current, self.job  # what is asked in here is asked of this job
         if not self and self._serve_now:
-            self.job.serve()
+            _serve(self.job)
         return self
 
     def execute(self, dag: DAG, **options: Any) -> Results:
@@ -106,6 +106,16 @@ class Cluster:
         jobs.current = self._before
         if self:
             self.job.dismiss()
+
+
+def _serve(job: Job) -> Any:
+    """Serve; a rank that cannot go on ends as one of the command line does: raising, it would wait in MPI for ever."""
+    try:
+        return job.serve()
+    except Exception as error:
+        if not job.is_mpi:
+            raise
+        jobs.end_rank(error)
 
 
 def _execute_on(job: Job, dag: DAG, options: RunOptions) -> Results:

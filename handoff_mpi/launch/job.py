@@ -309,7 +309,7 @@ def end_rank(error: BaseException) -> NoReturn:
     from handoff_mpi.comm import mpi
 
     try:
-        if isinstance(error, (ConnectionError, TransportError)):
+        if isinstance(error, (ConnectionError, TransportError, UsageError)):
             who = f"process {os.getpid()} on {socket.gethostname()}"
             say(f"a rank ({who}) ends: {error}")
         else:

@@ -22,6 +22,7 @@ from handoff_mpi.messages import START
 from handoff_mpi.resources import Capability
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results import Results
+from handoff_mpi.results.guarded import GuardedStore
 from handoff_mpi.results.history import History, read_history
 from handoff_mpi.results.journal import Journal, clear
 from handoff_mpi.results.results import FunctionError
@@ -199,7 +200,7 @@ class Run:
 
     def _make_home(self, resumed: Resumed) -> ResultStore:
         factory = self._options.result_store
-        home: ResultStore = MemoryStore() if factory is None else factory(0)
+        home: ResultStore = MemoryStore() if factory is None else GuardedStore(factory, 0)
         for task, payload in resumed.payloads.items():
             home.put((self._run, task), payload)
         return home

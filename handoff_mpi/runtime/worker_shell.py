@@ -11,7 +11,7 @@ from typing import Any
 
 from handoff_mpi.comm import Envelope, RankGone, Transport, fresh_memory
 from handoff_mpi.encoding import EncodingError, Payload, decode_code, head_of, nbytes_of
-from handoff_mpi.errors import HandoffError, ValueUnavailable
+from handoff_mpi.errors import ValueUnavailable
 from handoff_mpi.messages import (
     ABSENT,
     CRITICAL,
@@ -188,10 +188,9 @@ class WorkerShell:
             if self._kept is not None and self.setup.run_dir is not None:
                 directory = Path(self.setup.run_dir, SPILLED, f"{self.setup.run}-{self.transport.rank}")
             return SpillingStore(self.transport.rank, directory, self._kept)
-        store = decode_code(self.setup.store_factory)(self.transport.rank)
-        if not isinstance(store, ResultStore):
-            raise HandoffError(f"result_store made {store!r}, which lacks put, get, has or delete")
-        return store
+        from handoff_mpi.results.guarded import GuardedStore
+
+        return GuardedStore(decode_code(self.setup.store_factory), self.transport.rank)
 
     def _make_relief(self) -> Relief:
         gauge = Gauge(self.setup.memory_nbytes, self.setup.ranks_here)

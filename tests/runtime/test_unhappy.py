@@ -431,3 +431,21 @@ def test_a_traceback_names_the_dags_file(handoff, tmp_path):
                                        "dag.add_function(Function('a', (), fail, max_retries=0))\n")  # fmt: skip
     ended = handoff("run", "-n", "2", "names.py")
     assert f'File "{tmp_path / "names.py"}", line 6, in fail' in ended.err
+
+
+BROKEN_STORE = """
+import handoff_mpi as handoff
+from handoff_mpi import DAG, Function
+from handoff_mpi.results import MemoryStore
+
+dag = DAG("broken")
+dag.add_function(Function("a", (), abs, [-7]))
+results = handoff.execute(dag, result_store=lambda rank: None if rank else MemoryStore())
+"""
+
+
+def test_a_rank_of_a_script_that_cannot_go_on_leaves_nobody_waiting(mpirun, tmp_path):
+    (tmp_path / "script.py").write_text(BROKEN_STORE)
+    ended = mpirun(2, "script.py", timeout_s=30.0)
+    assert ended.rc not in (0, None)
+    assert "result_store(1) made None" in ended.err

@@ -284,7 +284,7 @@ class SchedulerLoop:
             heard[each.source] = None
             if self._bringing.awaits(message):
                 self._bringing.absorb(each, events)
-            elif message[0] == FETCH and (self._shell is None or message[3] in self.scheduler.tasks.persisted):
+            elif message[0] == FETCH and self._is_for_a_file(message):
                 self._bringing.serve_file(each)
             elif message[0] in _FOR_WORKERS:
                 mine.append(each)
@@ -298,6 +298,11 @@ class SchedulerLoop:
             events.append(Heard(tuple(heard)))
         events += lost
         return mine
+
+    def _is_for_a_file(self, message: tuple[Any, ...]) -> bool:
+        """Whether a value is asked for as it lies in a file; with a codec it is for rank 0's worker, to encode it."""
+        _, _, _, task, codec, *_ = message
+        return self._shell is None or (codec is None and task in self.scheduler.tasks.persisted)
 
     def _lose(self, rank: int, reason: str, events: list[Event], with_its_host: bool = False) -> None:
         self.gone.add(rank)

@@ -159,7 +159,7 @@ class RankZero:
             events.append(Examined(message[1], False, "it is alive"))
         elif kind in (VALUE, ABSENT) and message[2] in self.bringing:
             self._absorb_kept(message, events)
-        elif kind == FETCH and (0 not in self._launch.ranks or message[3] in self.scheduler.tasks.persisted):
+        elif kind == FETCH and self._is_for_a_file(message):
             self._serve_file(source, message)
         elif kind in _FOR_WORKERS:
             if 0 in self._launch.ranks:
@@ -176,6 +176,11 @@ class RankZero:
             events.append(MemoryTold(source, message[2], message[3]))
         else:
             assert kind in (ALIVE, BYE), kind
+
+    def _is_for_a_file(self, message: Message) -> bool:
+        """As in the real loop."""
+        is_alone = 0 not in self._launch.ranks
+        return is_alone or (message[4] is None and message[3] in self.scheduler.tasks.persisted)
 
     def _absorb_finished(self, source: int, entries: list[Any]) -> None:
         for task, attempt, status, value, nbytes, started, duration in entries:

@@ -49,6 +49,29 @@ def test_kept_values_outlast_the_run_wherever_they_were_made_and_it_is_told(mpir
     assert all("system_time" in measured or "duration" in measured for _, measured, _ in told)
 
 
+ENCODED = """
+import handoff_mpi as handoff
+from handoff_mpi import Argument, DAG, Function
+
+def encode(value, source, target): return ("encoded", value)
+def decode(payload, source, target): return payload[1]
+
+dag = DAG("encoded")
+dag.add_function(Function("make", (), abs, [-7], node=0))
+dag.add_function(Function("take", [Argument("make", encode, decode)], str, node=1))
+results = handoff.execute(dag, keep="all", run_dir="run", rank0_computes=True, checkpoint="all")
+if results is not None:
+    print("TAKEN", results["take"])
+"""
+
+
+def test_a_value_of_rank_0_that_lies_in_a_file_too_is_encoded_for_who_takes_it(mpirun, tmp_path):
+    (tmp_path / "encoded.py").write_text(ENCODED)
+    ended = mpirun(2, "encoded.py")
+    assert ended.rc == 0, ended.err
+    assert "TAKEN 7" in ended.out
+
+
 SETUP = """
 from handoff_mpi import DAG, current_task, task
 base = None

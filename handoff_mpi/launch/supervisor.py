@@ -150,7 +150,8 @@ class _Supervisor:
             except subprocess.TimeoutExpired:
                 pass
         self._has_begun |= bool(read_status(self._run_dir))  # it may have begun and died between two looks
-        self._has_failed_to_start |= self._process.returncode == _MET_REMAINS
+        status = self._process.returncode
+        self._has_failed_to_start |= status == _MET_REMAINS or status < 0  # something killed mpirun
 
     def _forget_the_last(self) -> None:
         """Remove what an earlier launch said.
@@ -254,8 +255,12 @@ class _Supervisor:
             return code if isinstance(code, int) else EXIT_STOPPED
         if isinstance(code, int):
             return code
-        if self._process.returncode and not self._has_begun:
-            return self._process.returncode if self._process.returncode > 0 else EXIT_FAILED
+        launched = self._process.returncode
+        if launched < 0 and not self._has_begun:
+            say(f"mpirun was killed by signal {-launched} before the run had begun")
+            return EXIT_FAILED
+        if launched and not self._has_begun:
+            return launched
         say(f"the run ended without a verdict in {self._run_dir}/status.json; the same command resumes")
         return EXIT_STOPPED if self._has_begun else EXIT_FAILED
 

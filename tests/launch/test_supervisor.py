@@ -91,6 +91,23 @@ def test_an_mpirun_that_met_the_remains_of_a_killed_one_is_started_again(tmp_pat
 WAITING = STUMBLING.replace("exit 213", "sleep 60").replace("first_join_s = 90.0", "first_join_s = 0.5")
 
 
+def test_an_mpirun_that_is_killed_before_the_run_begins_is_started_again(tmp_path):
+    (tmp_path / "breaking.py").write_text(BREAKING)
+    (tmp_path / "broken").touch()
+    killed = STUMBLING.replace("exit 213", "kill -9 $$")
+    ended = run_process([sys.executable, "-c", killed], tmp_path, 60.0)
+    assert ended.rc == 0, ended.err
+    assert ended.err.count("launched again") == 1
+
+
+def test_an_mpirun_that_is_killed_each_time_is_told(tmp_path):
+    (tmp_path / "breaking.py").write_text(BREAKING)
+    killed = STUMBLING.replace("test -e again || { touch again; exit 213; }", "kill -9 $$")
+    ended = run_process([sys.executable, "-c", killed], tmp_path, 60.0)
+    assert ended.rc == 1
+    assert "mpirun was killed by signal 9 before the run had begun" in ended.err
+
+
 def test_ranks_that_do_not_come_together_are_ended_and_launched_again(tmp_path):
     (tmp_path / "breaking.py").write_text(BREAKING)
     (tmp_path / "broken").touch()

@@ -371,7 +371,7 @@ class Worker:
 
     def _on_begun(self, event: Begun) -> None:
         """The timeout counts from here on, whatever came before."""
-        event.work.started = self.now
+        event.work.started = self._outbox.now
         event.work.is_overdue = False
 
     def _on_ended(self, event: Ended) -> None:

@@ -89,10 +89,21 @@ if not TYPE_CHECKING:  # type checkers would take any name for one of the packag
     def __getattr__(name: str) -> Any:
         room = _ROOM_OF.get(name)
         if room is None:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return _import_room(name)
         module = importlib.import_module(f"{__name__}.{room or name}")
         value = globals()[name] = getattr(module, name) if room else module
         return value
+
+    def _import_room(name: str) -> Any:
+        """Any room is an attribute of the package, in every process: also where nobody has imported it yet."""
+        full_name = f"{__name__}.{name}"
+        if not name.startswith("_"):
+            try:
+                return importlib.import_module(full_name)
+            except ModuleNotFoundError as error:
+                if error.name != full_name:
+                    raise
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})

@@ -120,3 +120,10 @@ def test_names_come_from_where_type_checkers_are_told():
 def test_a_name_that_is_not_there_is_refused():
     with pytest.raises(AttributeError, match="module 'handoff_mpi' has no attribute 'dagg'"):
         handoff_mpi.dagg  # noqa: B018
+
+
+def test_rooms_are_attributes_of_the_package_wherever_it_is_imported(tmp_path):
+    program = "import handoff_mpi as h; print(h.results.MemoryStore, h.encoding.encode, hasattr(h, 'nowhere'))"
+    ended = run_process([sys.executable, "-c", program], tmp_path)
+    assert ended.rc == 0, ended.err
+    assert ended.out.endswith("False\n")

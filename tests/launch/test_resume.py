@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -135,6 +136,14 @@ def test_load_tells_what_failed(tmp_path):
     assert (later.status, later.exit_code) == ("failed", 1)
     with pytest.raises(handoff.TaskError, match="division by zero"):
         later["f"]
+
+
+def test_load_sums_up_a_run_that_died(calls, tmp_path):
+    run(chain(calls), tmp_path)
+    path = tmp_path / "run" / "status.json"
+    died = {"status": "running", "exit_code": None}
+    path.write_text(json.dumps({name: json.loads(path.read_text())[name] for name in ("run", "dag_id")} | died))
+    assert "4 done of 4 functions" in handoff.load(tmp_path / "run").summary()
 
 
 def test_a_later_launch_tells_which_ranks_an_earlier_one_lost(calls, tmp_path):

@@ -24,8 +24,8 @@ from handoff_mpi.runtime import garbage
 from handoff_mpi.runtime.neighbours import Neighbours
 from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.runtime.pace import Pace, clock
+from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.worker_loop import say_goodbye, serve_run
-from handoff_mpi.runtime.worker_shell import RunSetup
 from handoff_mpi.speech import say
 
 if TYPE_CHECKING:  # of rank 0 alone

@@ -36,8 +36,9 @@ from handoff_mpi.runtime.inquiry import HostGuard
 from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.runtime.pace import clock
 from handoff_mpi.runtime.recorder import Recorder
+from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.scheduler_loop import LoopSettings, SchedulerLoop
-from handoff_mpi.runtime.worker_shell import RunSetup, WorkerShell
+from handoff_mpi.runtime.worker_shell import WorkerShell
 from handoff_mpi.scheduler import Closed, HostWatch, Policy, Scheduler, Submitted
 from handoff_mpi.speech import say
 from handoff_mpi.telemetry import handlers as events

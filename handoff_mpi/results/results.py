@@ -154,7 +154,8 @@ class Results:
         if busy:
             capacity = self.duration_s * max(1, sum(self.slots.values()))
             total = sum(busy.values())
-            share = f", {100 * total / capacity:.0f} % of the slots' time" if capacity else ""  # unknown of a run that died
+            # It is not known of a run that died.
+            share = f", {100 * total / capacity:.0f} % of the slots' time" if capacity else ""
             lines.append(f"  busy: {total:.2f} s in calls on {len(busy)} ranks{share}")
         slowest = self._records.slowest(3)
         if slowest and slowest[0][0] >= 0.01:

@@ -17,7 +17,8 @@ from handoff_mpi.messages import BYE, LEAVE, SETUP, START
 from handoff_mpi.runtime.attendant import Attendant
 from handoff_mpi.runtime.pace import Pace, clock
 from handoff_mpi.runtime.prober import LIVES, from_environment
-from handoff_mpi.runtime.worker_shell import RunSetup, WorkerShell
+from handoff_mpi.runtime.run_setup import RunSetup
+from handoff_mpi.runtime.worker_shell import WorkerShell
 from handoff_mpi.worker import child as child_process
 from handoff_mpi.worker.patience import Patience
 from handoff_mpi.worker.runners import no_launcher_in_environment

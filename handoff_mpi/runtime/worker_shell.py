@@ -5,13 +5,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from handoff_mpi.comm import Envelope, RankGone, Transport, fresh_memory
-from handoff_mpi.encoding import EncodingError, Payload, decode_code, head_of, nbytes_of
-from handoff_mpi.errors import ValueUnavailable
+from handoff_mpi.encoding import EncodingError, Payload, head_of, nbytes_of
 from handoff_mpi.messages import (
     ABSENT,
     CRITICAL,
@@ -25,20 +22,18 @@ from handoff_mpi.messages import (
     LOOK,
     LOOKED,
     LOST,
-    OK,
     RAISED,
     STAYS,
     UPDATE,
     VALUE,
 )
 from handoff_mpi.resources.memory import Gauge
-from handoff_mpi.results.run_dir import read_status
-from handoff_mpi.results.spilling import SPILLED, SpillingStore
-from handoff_mpi.results.store import DirectoryStore, Key, ResultStore
 from handoff_mpi.runtime.attendant import Attendant
 from handoff_mpi.runtime.neighbours import LIVES, LOOK_S, UNSEEN, Neighbours, Stops, look_at
 from handoff_mpi.runtime.pace import clock
 from handoff_mpi.runtime.relief import Relief
+from handoff_mpi.runtime.run_setup import RunSetup
+from handoff_mpi.runtime.values import RankValues
 from handoff_mpi.worker.calls import Caller, CallSpec, Outcome, describe
 from handoff_mpi.worker.events import (
     Begun,
@@ -64,59 +59,12 @@ from handoff_mpi.worker.shared import SHARED_NBYTES, allocate, mapped_nbytes, sh
 # States of a process that has ended, and was not reaped yet.
 _DEAD = frozenset({"Z", "X"})
 
-#: How long writing a byte is taken to last before the first was measured.
-_SECONDS_PER_BYTE = 1 / 200e6
 #: A child that has not begun a call with a timeout this long after that is given up.
 _PREPARE_LIMIT_S = 300.0
 #: Calls follow one another for this long before messages are looked for.
 _BURST_S = 0.0005
 #: Whoever has asked for a value, or made one that stays, expects the answer, or to be asked, this soon.
 HASTE_S = 0.003
-
-
-@dataclass(slots=True)
-class RunSetup:
-    """What rank 0 tells every rank when a run starts.
-
-    Attributes:
-        run: the run's name, unique in the job.
-        number: the run's number, part of every message.
-        slots: of the rank that is told.
-        isolation: "rank" (slot 0 in the rank itself, further ones in children) or "process".
-        heartbeat_s: most seconds between signs of life.
-        store_nbytes: see :class:`~handoff_mpi.worker.machine.Worker`.
-        run_dir: where values that must outlast the run are written; None if this rank keeps none.
-        store_factory: encoded maker of a custom store, or None.
-        paths: what must be on ``sys.path``.
-        setup: dag.py's ``setup(rank)``, encoded, for child processes; or None.
-        tells_transfers: whether rank 0 wants to know of transfers between ranks.
-        pids: rank to process id, of the ranks of this host.
-        patience_s: a rank 0 that shows no sign of life for this long is asked about, and is given up after twice as
-            long if nobody can be asked; 0 never ends.
-        rank0: rank 0's host and process id.
-        memory_nbytes: the host's memory as it is offered, 0 if that is not known.
-        ranks_here: how many ranks of the host share it.
-        checkpoint: which large values are written to files at once: "all", "none", or "auto", those that took
-            longer to compute than to write.
-    """
-
-    run: str
-    number: int
-    slots: int
-    isolation: str
-    heartbeat_s: float
-    store_nbytes: int
-    run_dir: str | None
-    store_factory: bytes | None
-    paths: list[str]
-    setup: bytes | None = None
-    tells_transfers: bool = False
-    pids: dict[int, int] = field(default_factory=dict)
-    patience_s: float = 0.0
-    rank0: tuple[str, int] = ("", 0)
-    checkpoint: str = "none"
-    memory_nbytes: int = 0
-    ranks_here: int = 1
 
 
 def _memory_for_children(nbytes: int) -> tuple[Any, Any]:
@@ -135,7 +83,7 @@ class WorkerShell:
     def __init__(self, transport: Transport, setup: RunSetup) -> None:
         self.transport = transport
         self.setup = setup
-        self._kept = self._find_kept()
+        self._values = RankValues(transport.rank, setup)
         self.machine = Worker(
             transport.rank,
             setup.number,
@@ -143,7 +91,7 @@ class WorkerShell:
             setup.heartbeat_s,
             setup.store_nbytes,
             setup.tells_transfers,
-            reads_files=self._kept is not None,
+            reads_files=self._values.sees_files,
         )
         self.caller = Caller(transport.rank, setup.run)
         self.lock = threading.Lock()
@@ -158,10 +106,7 @@ class WorkerShell:
         self._next_look = 0.0
         if setup.isolation != "rank" or setup.slots > 1:
             transport.receive_into(_memory_for_children)
-        self._store = self._make_store()
         self._relief = self._make_relief()
-        self._file_keys: dict[int, Key] = {}
-        self._seconds_per_byte = _SECONDS_PER_BYTE
         self._codes: dict[int, bytes] = {}
         self._constants: dict[int, Payload] = {}
         self._children: list[Child | None] = [None] * setup.slots
@@ -182,27 +127,9 @@ class WorkerShell:
             Leave: self._leave,
         }
 
-    def _make_store(self) -> ResultStore:
-        if self.setup.store_factory is None:
-            directory = None
-            if self._kept is not None and self.setup.run_dir is not None:
-                directory = Path(self.setup.run_dir, SPILLED, f"{self.setup.run}-{self.transport.rank}")
-            return SpillingStore(self.transport.rank, directory, self._kept)
-        from handoff_mpi.results.guarded import GuardedStore
-
-        return GuardedStore(decode_code(self.setup.store_factory), self.transport.rank)
-
     def _make_relief(self) -> Relief:
         gauge = Gauge(self.setup.memory_nbytes, self.setup.ranks_here)
-        can_spill = isinstance(self._store, SpillingStore)  # where a store of the user's keeps its values is its affair
-        return Relief(gauge, self.setup.ranks_here, self._pids_of_children, mapped_nbytes, can_spill)
-
-    def _find_kept(self) -> DirectoryStore | None:
-        """Return where values that outlast the run are written; None where rank 0's run-dir cannot be seen."""
-        run_dir = self.setup.run_dir
-        if run_dir is None or read_status(Path(run_dir)).get("run") != self.setup.run:
-            return None
-        return DirectoryStore(Path(run_dir) / "values")
+        return Relief(gauge, self.setup.ranks_here, self._pids_of_children, mapped_nbytes, self._values.can_spill)
 
     # -- a turn -------------------------------------------------------------------------------------
 
@@ -219,7 +146,7 @@ class WorkerShell:
                 if each.message[0] in (LOOK, LOST):
                     self._hear_of_neighbour(each.message)
                 elif each.message[0] == FILES and each.message[1] == self.setup.number:
-                    self._file_keys.update(each.message[2])
+                    self._values.are_filed(each.message[2])
                 events.append(Received(each.source, each.message, each.buffers))
         self._look_around(events)
         if any(self._in_child):
@@ -399,7 +326,7 @@ class WorkerShell:
                 values.append((payload, codec, source))
                 continue
             if payload is None:
-                payload = self._held(task)
+                payload = self._value(task)
                 if payload is None:
                     self._events.append(InputMissing(work, task))
                     return None
@@ -407,49 +334,20 @@ class WorkerShell:
         cores, gpus = work.claim
         return CallSpec(work.id, work.attempt, work.recipe, values, cores, gpus)
 
-    def _held(self, task: int) -> Payload | None:
-        try:
-            if task in self.machine.held:
-                return self._store.get(self._key(task))
-            return None if self._kept is None else self._kept.get(self._file_keys.get(task, self._key(task)))
-        except (KeyError, ValueUnavailable):  # the file is gone, or damaged: as good as gone
-            return None
-
-    def _key(self, task: int) -> tuple[str, int]:
-        return self.setup.run, task
-
     def _end(self, work: Work, outcome: Outcome, started: float) -> None:
         nbytes = 0 if outcome.payload is None else nbytes_of(outcome.payload)
         is_persisted = False
         goes_home = nbytes <= HOME_NBYTES and not work.flags & STAYS
-        if outcome.status == OK and not goes_home and self._kept is not None:
+        if outcome.payload is not None and not goes_home and self._values.sees_files:
             must = bool(work.flags & KEEP)
-            if must or self._is_worth_writing(nbytes, outcome.duration):
-                problem = self._write(work, outcome.payload, nbytes)
+            if must or self._values.is_worth_writing(nbytes, outcome.duration):
+                problem = self._values.write(work.task, outcome.payload, nbytes)
                 is_persisted = not problem
                 if problem and must:
                     outcome = Outcome(RAISED, None, ("OSError", f"its result {problem}", ""), outcome.duration)
         status, error = outcome.status, outcome.error
         ended = Ended(work, status, outcome.payload, nbytes, error, started, outcome.duration, is_persisted)
         self._events.append(ended)
-
-    def _is_worth_writing(self, nbytes: int, duration: float) -> bool:
-        """Whether a value that need not outlast the run is written all the same, for one that resumes it."""
-        if self.setup.checkpoint == "auto":
-            return duration > nbytes * self._seconds_per_byte
-        return self.setup.checkpoint == "all"
-
-    def _write(self, work: Work, payload: Payload | None, nbytes: int) -> str:
-        """Write a value to its file; return what went wrong, in words."""
-        assert payload is not None
-        assert self._kept is not None
-        begun = clock()
-        try:
-            self._kept.put(self._key(work.task), payload)
-        except OSError as error:
-            return f"could not be written to {self._kept.directory}: {error}"
-        self._seconds_per_byte = (clock() - begun) / max(1, nbytes)
-        return ""
 
     def _kill(self, command: Kill) -> None:
         child = self._children[command.slot]
@@ -504,19 +402,22 @@ class WorkerShell:
             message = (*message[:5], codes, message[6])
         self.transport.send(command.dest, message, command.buffers)
 
+    def _value(self, task: int) -> Payload | None:
+        """Return a value that is held here or lies in a file; None if it is not to be had."""
+        return self._values.get(task, task in self.machine.held)
+
     def _put(self, command: Put) -> None:
         self._hasty_until = clock() + HASTE_S
-        self._store.put(self._key(command.task), command.payload)
+        self._values.put(command.task, command.payload)
         self._relief.came_in(nbytes_of(command.payload))
 
     def _drop(self, command: Drop) -> None:
-        self._store.delete(self._key(command.task))
+        self._values.drop(command.task)
 
     def _spill(self, command: Spill) -> None:
-        assert isinstance(self._store, SpillingStore)
         if self._relief.can_spill:  # the one before may have failed
             try:
-                self._store.spill(self._key(command.task), command.nbytes)
+                self._values.spill(command.task, command.nbytes)
                 self._relief.spilled()
             except OSError as error:
                 self._relief.give_up_spilling(error)
@@ -531,7 +432,7 @@ class WorkerShell:
         if command.codec is not None:
             self._own_serves.append(command)  # user code runs where calls run, never beside one
             return
-        payload = self._held(command.task)
+        payload = self._value(command.task)
         if payload is None:
             self.transport.send(command.dest, (ABSENT, self.setup.number, command.ticket, None))
             return
@@ -543,7 +444,7 @@ class WorkerShell:
 
     def _serve_encoded(self, command: Serve) -> None:
         with self.lock:
-            payload = self._held(command.task)
+            payload = self._value(command.task)
         error = None
         try:
             if payload is not None:
@@ -574,5 +475,4 @@ class WorkerShell:
         for child in children:
             child.close()
         self._children = [None] * len(self._children)
-        if isinstance(self._store, SpillingStore):
-            self._store.close()
+        self._values.close()

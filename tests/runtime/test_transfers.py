@@ -11,7 +11,8 @@ from handoff_mpi.comm import MemoryNetwork
 from handoff_mpi.encoding import encode_code
 from handoff_mpi.messages import ABSENT, DISPATCH, FETCH, HOME_NBYTES
 from handoff_mpi.runtime import pace, worker_shell
-from handoff_mpi.runtime.worker_shell import HASTE_S, RunSetup, WorkerShell
+from handoff_mpi.runtime.run_setup import RunSetup
+from handoff_mpi.runtime.worker_shell import HASTE_S, WorkerShell
 from handoff_mpi.worker import shared
 from handoff_mpi.worker.takers import FAN_OUT
 from tests.worker.transcript import sent, task, value

@@ -1,0 +1,50 @@
+"""What a rank must know of a run to take part in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class RunSetup:
+    """What rank 0 tells every rank when a run starts.
+
+    Attributes:
+        run: the run's name, unique in the job.
+        number: the run's number, part of every message.
+        slots: of the rank that is told.
+        isolation: "rank" (slot 0 in the rank itself, further ones in children) or "process".
+        heartbeat_s: most seconds between signs of life.
+        store_nbytes: see :class:`~handoff_mpi.worker.machine.Worker`.
+        run_dir: where values that must outlast the run are written; None if this rank keeps none.
+        store_factory: encoded maker of a custom store, or None.
+        paths: what must be on ``sys.path``.
+        setup: dag.py's ``setup(rank)``, encoded, for child processes; or None.
+        tells_transfers: whether rank 0 wants to know of transfers between ranks.
+        pids: rank to process id, of the ranks of this host.
+        patience_s: a rank 0 that shows no sign of life for this long is asked about, and is given up after twice as
+            long if nobody can be asked; 0 never ends.
+        rank0: rank 0's host and process id.
+        memory_nbytes: the host's memory as it is offered, 0 if that is not known.
+        ranks_here: how many ranks of the host share it.
+        checkpoint: which large values are written to files at once: "all", "none", or "auto", those that took
+            longer to compute than to write.
+    """
+
+    run: str
+    number: int
+    slots: int
+    isolation: str
+    heartbeat_s: float
+    store_nbytes: int
+    run_dir: str | None
+    store_factory: bytes | None
+    paths: list[str]
+    setup: bytes | None = None
+    tells_transfers: bool = False
+    pids: dict[int, int] = field(default_factory=dict)
+    patience_s: float = 0.0
+    rank0: tuple[str, int] = ("", 0)
+    checkpoint: str = "none"
+    memory_nbytes: int = 0
+    ranks_here: int = 1

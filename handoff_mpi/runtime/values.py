@@ -1,0 +1,124 @@
+"""The values of a rank: in its store, moved out of its memory, or in files that outlast it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from handoff_mpi.encoding import Payload, decode_code
+from handoff_mpi.errors import ValueUnavailable
+from handoff_mpi.results.run_dir import read_status
+from handoff_mpi.results.spilling import SPILLED, SpillingStore
+from handoff_mpi.results.store import DirectoryStore, Key, ResultStore
+from handoff_mpi.runtime.pace import clock
+from handoff_mpi.runtime.run_setup import RunSetup
+
+#: How long writing a byte is taken to last before the first was measured.
+_SECONDS_PER_BYTE = 1 / 200e6
+
+
+class RankValues:
+    """Where the values of one rank are in one run.
+
+    Args:
+        rank: its own.
+        setup: of the run.
+
+    Raises:
+        UsageError: the user's factory made no store.
+    """
+
+    def __init__(self, rank: int, setup: RunSetup) -> None:
+        self._setup = setup
+        self._kept = _find_kept(setup)
+        self._store = _make_store(rank, setup, self._kept)
+        self._file_keys: dict[int, Key] = {}
+        self._seconds_per_byte = _SECONDS_PER_BYTE
+
+    @property
+    def sees_files(self) -> bool:
+        """Whether values that outlast the run can be written and read here."""
+        return self._kept is not None
+
+    @property
+    def can_spill(self) -> bool:
+        """Whether values can be moved out of memory: where a store of the user's keeps its values is its affair."""
+        return isinstance(self._store, SpillingStore)
+
+    def are_filed(self, keys: Mapping[int, Key]) -> None:
+        """The values of these tasks lie in files of another run, under these keys."""
+        self._file_keys.update(keys)
+
+    def get(self, task: int, is_held: bool) -> Payload | None:
+        """Return a value, from the store if it ``is_held`` there, else from its file; None if it is not to be had."""
+        try:
+            if is_held:
+                return self._store.get(self._key(task))
+            return None if self._kept is None else self._kept.get(self._file_keys.get(task, self._key(task)))
+        except (KeyError, ValueUnavailable):  # the file is gone, or damaged: as good as gone
+            return None
+
+    def put(self, task: int, payload: Payload) -> None:
+        """Put a value into the store."""
+        self._store.put(self._key(task), payload)
+
+    def drop(self, task: int) -> None:
+        """Drop a value from the store."""
+        self._store.delete(self._key(task))
+
+    def spill(self, task: int, nbytes: int) -> None:
+        """Move a value of the store, of ``nbytes`` bytes, out of memory.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        assert isinstance(self._store, SpillingStore)
+        self._store.spill(self._key(task), nbytes)
+
+    def is_worth_writing(self, nbytes: int, duration: float) -> bool:
+        """Whether a value that need not outlast the run is written all the same, for one that resumes it.
+
+        Args:
+            nbytes: its size.
+            duration: how long it took to compute, in seconds.
+        """
+        if self._setup.checkpoint == "auto":
+            return duration > nbytes * self._seconds_per_byte
+        return self._setup.checkpoint == "all"
+
+    def write(self, task: int, payload: Payload, nbytes: int) -> str:
+        """Write a value to its file; return what went wrong, in words."""
+        assert self._kept is not None
+        begun = clock()
+        try:
+            self._kept.put(self._key(task), payload)
+        except OSError as error:
+            return f"could not be written to {self._kept.directory}: {error}"
+        self._seconds_per_byte = (clock() - begun) / max(1, nbytes)
+        return ""
+
+    def close(self) -> None:
+        """Remove what was moved out of memory."""
+        if isinstance(self._store, SpillingStore):
+            self._store.close()
+
+    def _key(self, task: int) -> Key:
+        return self._setup.run, task
+
+
+def _find_kept(setup: RunSetup) -> DirectoryStore | None:
+    """Return where values that outlast the run are written; None where rank 0's run-dir cannot be seen."""
+    if setup.run_dir is None or read_status(Path(setup.run_dir)).get("run") != setup.run:
+        return None
+    return DirectoryStore(Path(setup.run_dir) / "values")
+
+
+def _make_store(rank: int, setup: RunSetup, kept: DirectoryStore | None) -> ResultStore:
+    if setup.store_factory is None:
+        directory = None
+        if kept is not None and setup.run_dir is not None:
+            directory = Path(setup.run_dir, SPILLED, f"{setup.run}-{rank}")
+        return SpillingStore(rank, directory, kept)
+    from handoff_mpi.results.guarded import GuardedStore
+
+    return GuardedStore(decode_code(setup.store_factory), rank)

@@ -14,6 +14,7 @@ from handoff_mpi.allocation import AllocationStrategy, ClusterView, Ledger
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.errors import AllocationError
 from handoff_mpi.messages import DEATH, DIED, NO_ROOM, OK, REFUSED, Entry
+from handoff_mpi.scheduler.blame import Blame
 from handoff_mpi.scheduler.events import (
     Announce,
     Closed,
@@ -87,10 +88,9 @@ class Scheduler:
         self._placer = Placer(view, strategy, self.tasks, self.ready, self.slots, self.policy)
         self._watch = Watch(self.policy.silence_limit_s)
         self._shortage = Shortage(ledger)
+        self._blame = Blame(self.policy.crash_limit)
         # kept small: only tasks to which something happened are in here
         self._tries: dict[int, int] = {}
-        self._deaths: dict[int, int] = {}
-        self._isolated: set[int] = set()
         self._refusals: dict[int, int] = {}
         self._commands: list[Command] = []
         self.stale = 0
@@ -230,7 +230,7 @@ class Scheduler:
 
     def is_isolated(self, task: int) -> bool:
         """Whether the next attempt must run in a child process: it has a time limit, or is suspected of a death."""
-        return self.specs[task].timeout_s is not None or task in self._isolated
+        return self.specs[task].timeout_s is not None or task in self._blame.suspects
 
     def expected_s(self, task: int) -> float:
         """Return how long ``task`` is expected to take: as others of its code did, else one second."""
@@ -246,8 +246,7 @@ class Scheduler:
     # -- absorb: submissions ------------------------------------------------------------------------
 
     def _on_submitted(self, event: Submitted) -> None:
-        self._isolated.update(event.suspects, event.deaths)
-        self._deaths.update(event.deaths)
+        self._blame.inherit(event.suspects, event.deaths)
         self.tasks.add(event.specs, event.restored)
 
     def _on_closed(self, event: Closed) -> None:
@@ -258,7 +257,7 @@ class Scheduler:
     def _on_finished(self, event: Finished) -> None:
         tasks, land, now = self.tasks, self.slots.land, self.now
         state, attempts, recalled = tasks.state, tasks.attempts, self._placer.recalled
-        deaths = self._deaths
+        deaths = self._blame.deaths
         for entry in event.entries:
             task = entry[0]
             if state[task] != DISPATCHED or attempts[task] != entry[1]:
@@ -279,10 +278,8 @@ class Scheduler:
         kind, message, traceback = entry[3]
         self.tasks.ran_on.setdefault(task, []).append(rank)
         if entry[2] == DIED:
-            deaths = self._deaths[task] = self._deaths.get(task, 0) + 1
-            self._isolated.add(task)
-            may_retry = deaths < self.policy.crash_limit
-            message = self._tell_deaths(deaths, f"on rank {rank}: {message}")
+            may_retry = self._blame.died(task)
+            message = self._blame.tell(task, f"on rank {rank}: {message}")
         else:
             tries = self._tries[task] = self._tries.get(task, 0) + 1
             limit = self.specs[task].max_retries
@@ -410,7 +407,7 @@ class Scheduler:
             self._take_back(task, Cause.RANK_LOST, reason)
             self.tasks.ran_on.setdefault(task, []).append(rank)
         if not (is_silent or is_blameless):
-            self._blame(orphans, rank, reason)
+            self._suspect(orphans, rank, reason)
         for slot in self.slots.of_rank[rank]:
             if slot.claim is not None:
                 self.slots.release(slot)
@@ -423,21 +420,16 @@ class Scheduler:
         if is_silent and recalled:
             self._commands.append(Recall(rank, recalled))
 
-    def _blame(self, suspects: list[int], rank: int, reason: str) -> None:
+    def _suspect(self, orphans: list[int], rank: int, reason: str) -> None:
         """Suspects of a rank's death run in a child next time, each alone; only a sole one is guilty for certain."""
-        self._isolated.update(suspects)
-        if len(suspects) != 1:
+        if len(orphans) != 1:
+            self._blame.suspects.update(orphans)
             return
-        (task,) = suspects
-        deaths = self._deaths[task] = self._deaths.get(task, 0) + 1
+        (task,) = orphans
+        may_retry = self._blame.died(task)
         self._log_rank(rank, "blamed on", (task, self.attempts[task], reason))
-        if deaths >= self.policy.crash_limit:
-            message = self._tell_deaths(deaths, f"with rank {rank}: {reason}")
-            self._fail(task, Cause.GIVEN_UP, rank, DEATH, message)
-
-    def _tell_deaths(self, deaths: int, last: str) -> str:
-        times = "once" if deaths == 1 else f"{deaths} times"
-        return f"its process died {times} (crash_limit is {self.policy.crash_limit}), last {last}"
+        if not may_retry:
+            self._fail(task, Cause.GIVEN_UP, rank, DEATH, self._blame.tell(task, f"with rank {rank}: {reason}"))
 
     def _on_resources_updated(self, event: ResourcesUpdated) -> None:
         try:

@@ -1,0 +1,41 @@
+"""Which tasks are blamed for deaths of processes, and which of them may be tried once more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+
+class Blame:
+    """The deaths that tasks are blamed for.
+
+    Only tasks to which something happened are in here.
+
+    Args:
+        limit: a task whose process died this often is not tried again.
+
+    Attributes:
+        deaths: task to how often its process died for certain.
+        suspects: tasks that must run in a child process, each alone: they were there when one died.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.deaths: dict[int, int] = {}
+        self.suspects: set[int] = set()
+        self._limit = limit
+
+    def inherit(self, suspects: Iterable[int], deaths: Mapping[int, int]) -> None:
+        """Take in what launches before this one know."""
+        self.suspects.update(suspects, deaths)
+        self.deaths.update(deaths)
+
+    def died(self, task: int) -> bool:
+        """The process that ran ``task`` died; return whether the task may be tried again."""
+        self.suspects.add(task)
+        deaths = self.deaths[task] = self.deaths.get(task, 0) + 1
+        return deaths < self._limit
+
+    def tell(self, task: int, last: str) -> str:
+        """Return in words how often its process died, the last time ``last``."""
+        deaths = self.deaths[task]
+        times = "once" if deaths == 1 else f"{deaths} times"
+        return f"its process died {times} (crash_limit is {self._limit}), last {last}"

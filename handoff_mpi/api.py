@@ -73,7 +73,8 @@ def execute_local(dag: DAG, **options: Any) -> Results:
 class Cluster:
     """The ranks of this job, for several runs: ``with handoff.Cluster() as cluster: if cluster: ...``.
 
-    It is true on rank 0. The other ranks serve inside ``with`` until rank 0 leaves it.
+    It is true on rank 0. The other ranks serve inside ``with`` until rank 0 leaves it. Like them,
+    their child processes serve one run after the other; only those that ``setup`` has prepared end with their run.
 
     Args:
         comm: the communicator to use; the world by default.

@@ -27,6 +27,7 @@ from handoff_mpi.runtime.pace import Pace, clock
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.worker_loop import say_goodbye, serve_run
 from handoff_mpi.speech import say
+from handoff_mpi.worker.spares import Spares
 
 if TYPE_CHECKING:  # of rank 0 alone
     from handoff_mpi.allocation import Ledger
@@ -204,6 +205,13 @@ class Job:
         Raises:
             ConnectionError: rank 0, or the launcher, is gone.
         """
+        spares = Spares()
+        try:
+            return self._serve(spares)
+        finally:
+            spares.close()
+
+    def _serve(self, spares: Spares) -> Any:
         pace = Pace()
         parent = os.getppid()
         shared = None
@@ -219,7 +227,7 @@ class Job:
                 kind = each.message[0]
                 if kind == START:
                     rest = [after for after in arrived[position + 1 :] if isinstance(after, Envelope)]
-                    shared, pending = self._serve_run(each.message[2], rest)
+                    shared, pending = self._serve_run(each.message[2], rest, spares)
                     break
                 if kind == SETUP:
                     _extend_path(each.message[3])
@@ -232,10 +240,10 @@ class Job:
                 raise ConnectionError("the launcher is gone")
             pace.wait(bool(arrived), self.transport.is_transferring, clock() + 1.0)
 
-    def _serve_run(self, setup: RunSetup, pending: list[Envelope]) -> tuple[Any, list[Envelope]]:
+    def _serve_run(self, setup: RunSetup, pending: list[Envelope], spares: Spares) -> tuple[Any, list[Envelope]]:
         _extend_path(setup.paths)
         end = end_rank if self.is_mpi else None
-        return serve_run(self.transport, setup, pending, self.is_threaded, self.leave, end)
+        return serve_run(self.transport, setup, pending, self.is_threaded, self.leave, end, spares)
 
 
 def local_job() -> Job:

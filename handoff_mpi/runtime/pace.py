@@ -27,6 +27,11 @@ def clock() -> float:
     return time.monotonic() + _offset
 
 
+def at(monotonic_s: float) -> float:
+    """Return what :func:`clock` said when ``time.monotonic()``, in any process of this host, was ``monotonic_s``."""
+    return monotonic_s + _offset
+
+
 class Pace:
     """Decides between spinning and sleeping.
 

@@ -22,6 +22,7 @@ from handoff_mpi.runtime.worker_shell import WorkerShell
 from handoff_mpi.worker import child as child_process
 from handoff_mpi.worker.patience import Patience
 from handoff_mpi.worker.runners import no_launcher_in_environment
+from handoff_mpi.worker.spares import Spares
 
 #: Seconds between two looks at whether the launcher and rank 0 are still there.
 LOOK_AROUND_S = 0.02
@@ -36,6 +37,7 @@ def serve_run(
     is_threaded: bool,
     leave: Callable[[], object] | None = None,
     end: Callable[[BaseException], object] | None = None,
+    spares: Spares | None = None,
 ) -> tuple[Any, list[Envelope]]:
     """Take part in one run as a worker until rank 0 ends it.
 
@@ -44,6 +46,7 @@ def serve_run(
         is_threaded: whether a second thread may use the communicator.
         leave: ends this process, at once, when the job is over while a call runs whose outcome nobody wants.
         end: the same when this rank cannot go on, which is otherwise raised once the call has ended.
+        spares: see :class:`~handoff_mpi.runtime.worker_shell.WorkerShell`.
 
     Returns:
         What rank 0 shares with all ranks, and messages that are not of this run: a call that outlasted its run
@@ -52,7 +55,7 @@ def serve_run(
     Raises:
         ConnectionError: rank 0 is gone, or this rank's host was cut off from it.
     """
-    shell = WorkerShell(transport, setup)
+    shell = WorkerShell(transport, setup, spares)
     set_active(shell)
     pace = Pace()
     mail = _Mail(shell, leave)

@@ -23,6 +23,7 @@ from handoff_mpi.messages import (
     LOOKED,
     LOST,
     RAISED,
+    RECALL,
     STAYS,
     UPDATE,
     VALUE,
@@ -30,10 +31,11 @@ from handoff_mpi.messages import (
 from handoff_mpi.resources.memory import Gauge
 from handoff_mpi.runtime.attendant import Attendant
 from handoff_mpi.runtime.neighbours import LIVES, LOOK_S, UNSEEN, Neighbours, Stops, look_at
-from handoff_mpi.runtime.pace import clock
+from handoff_mpi.runtime.pace import at, clock
 from handoff_mpi.runtime.relief import Relief
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.values import RankValues
+from handoff_mpi.worker.ahead import AHEAD_NBYTES, FEW_SENT, MOST_SENT, SentCalls
 from handoff_mpi.worker.calls import Caller, CallSpec, Outcome, describe
 from handoff_mpi.worker.events import (
     Begun,
@@ -53,8 +55,9 @@ from handoff_mpi.worker.events import (
     Work,
 )
 from handoff_mpi.worker.machine import Worker
-from handoff_mpi.worker.runners import Child
+from handoff_mpi.worker.runners import Child, frame_ahead
 from handoff_mpi.worker.shared import SHARED_NBYTES, allocate, mapped_nbytes, share
+from handoff_mpi.worker.spares import Spares, close_all
 
 # States of a process that has ended, and was not reaped yet.
 _DEAD = frozenset({"Z", "X"})
@@ -77,10 +80,19 @@ def _memory_for_children(nbytes: int) -> tuple[Any, Any]:
     return fresh_memory(nbytes)
 
 
-class WorkerShell:
-    """The shell around one rank's worker machine for one run."""
+def _is_given_up(work: Work, now: float) -> bool:
+    """Whether a child has had so long to begin a call that it never will."""
+    return work.is_overdue and now - work.started >= (work.timeout_s or 0.0) + _PREPARE_LIMIT_S
 
-    def __init__(self, transport: Transport, setup: RunSetup) -> None:
+
+class WorkerShell:
+    """The shell around one rank's worker machine for one run.
+
+    Args:
+        spares: children of runs before, and for those after; None if the run's are all to end with it.
+    """
+
+    def __init__(self, transport: Transport, setup: RunSetup, spares: Spares | None = None) -> None:
         self.transport = transport
         self.setup = setup
         self._values = RankValues(transport.rank, setup)
@@ -109,8 +121,9 @@ class WorkerShell:
         self._relief = self._make_relief()
         self._codes: dict[int, bytes] = {}
         self._constants: dict[int, Payload] = {}
+        self._spares = spares
         self._children: list[Child | None] = [None] * setup.slots
-        self._in_child: list[Work | None] = [None] * setup.slots
+        self._sent = [SentCalls() for _ in range(setup.slots)]  # to each child
         self._own_calls: deque[Work] = deque()
         self._own_serves: deque[Serve] = deque()
         self._events: list[Event] = []
@@ -140,6 +153,11 @@ class WorkerShell:
         """
         if not arrived and self._has_nothing_to_do():
             return False
+        if any(self._sent):
+            self._look_at_children()
+            if any(isinstance(each, Envelope) and each.message[0] == RECALL for each in arrived):
+                self._take_back_calls()
+            self._listen_to_children()
         events = self._take_events()
         for each in arrived:
             if isinstance(each, Envelope):
@@ -149,9 +167,6 @@ class WorkerShell:
                     self._values.are_filed(each.message[2])
                 events.append(Received(each.source, each.message, each.buffers))
         self._look_around(events)
-        if any(self._in_child):
-            self._look_at_children()
-            self._listen_to_children(events)
         while self._updates:
             rank, amounts = self._updates.popleft()
             self.transport.send(0, (UPDATE, self.setup.number, rank, amounts))
@@ -161,7 +176,7 @@ class WorkerShell:
 
     def _has_nothing_to_do(self) -> bool:
         """Whether a turn would come to nothing, as most do."""
-        if self._events or self._updates or any(self._in_child):
+        if self._events or self._updates or any(self._sent):
             return False
         now = clock()
         if now >= self._neighbours.next_look or now >= self._relief.next_look:
@@ -175,7 +190,10 @@ class WorkerShell:
                 self._do[type(command)](command)  # type: ignore[operator]
             events = self._take_events()
             if not events:
-                return
+                break
+        for slot, sent in enumerate(self._sent):
+            if sent and len(sent) <= FEW_SENT and not sent.has_void:
+                self._send_ahead(slot, sent)
 
     def _look_around(self, events: list[Event]) -> None:
         now = clock()
@@ -198,12 +216,12 @@ class WorkerShell:
         if now < self._next_look:
             return
         self._next_look = now + LOOK_S
-        for work, child in zip(self._in_child, self._children, strict=True):
-            if work is not None and child is not None:
+        for sent, child in zip(self._sent, self._children, strict=True):
+            if sent and child is not None:
                 state = look_at(child.pid)[0]
                 if state in _DEAD:
                     child.bury()
-                if work.is_overdue and now - work.started >= (work.timeout_s or 0.0) + _PREPARE_LIMIT_S:
+                if sent.running is not None and _is_given_up(sent.running, now):
                     child.kill()
                 stopped_s = self._stops.look(child.pid, state, now)
                 if stopped_s is not None and stopped_s >= self._stops.limit_s:
@@ -271,7 +289,7 @@ class WorkerShell:
 
     def sockets(self) -> list[Any]:
         """Return what becomes readable when a child speaks."""
-        return [self._children[slot] for slot, work in enumerate(self._in_child) if work is not None]
+        return [child for child, sent in zip(self._children, self._sent, strict=True) if sent]
 
     def update_resources(self, rank: int, amounts: dict[str, Any]) -> None:
         """Have rank 0 told, at the next turn; from any thread."""
@@ -281,8 +299,9 @@ class WorkerShell:
 
     def _call(self, command: Call) -> None:
         work = command.work
-        in_rank = self.setup.isolation == "rank" and work.slot == 0 and not work.flags & ISOLATE
-        if in_rank:
+        if work.is_ahead:
+            return  # its child has it
+        if self._is_own(work):
             self._own_calls.append(work)
             return
         spec = self._spec(work)
@@ -291,18 +310,64 @@ class WorkerShell:
         try:
             child = self._child(work)
             child.call(spec)
-            self._in_child[work.slot] = work
+            self._sent[work.slot].sent([work])
         except OSError as error:
             lost = self._children[work.slot]
             self._children[work.slot] = None
+            self._sent[work.slot].lost()
             how = lost.how_it_died() if lost is not None else (f"no child process could be started: {error}", "")
             self._end(work, Outcome(DIED, None, (DEATH, *how), 0.0), clock())
+
+    def _is_own(self, work: Work) -> bool:
+        """Whether a call runs in the rank itself."""
+        return self.setup.isolation == "rank" and work.slot == 0 and not work.flags & ISOLATE
+
+    def _send_ahead(self, slot: int, sent: SentCalls) -> None:
+        """Send a child the calls that come next, so that it need not wait for them."""
+        frames: list[bytes] = []
+
+        def suits(work: Work, before: Work) -> bool:
+            frame = self._frame_ahead(work, before)
+            if frame is not None:
+                frames.append(frame)
+            return frame is not None
+
+        works = self.machine.send_ahead(slot, MOST_SENT - len(sent), suits)
+        child = self._children[slot]
+        if works and child is not None:
+            sent.sent(works)
+            try:
+                child.call_ahead(frames)
+            except OSError:
+                pass  # it is gone, which is noticed when it is listened to
+
+    def _frame_ahead(self, work: Work, before: Work) -> bytes | None:
+        """Return a call as it is sent behind ``before``; None if it must be sent in its turn."""
+        child = self._children[work.slot]
+        codes, _, _, constants = work.recipe
+        if child is None or self._is_own(work):
+            return None
+        if not (child.knows.issuperset(codes) and child.knows_constants.issuperset(constants)):
+            return None
+        values: list[Any] = []
+        for task, codec, payload, _ in work.sources:
+            if payload is None:
+                payload = work.fetched.get((task, codec), (None,))[0]
+            is_at_hand = task == before.task if payload is None else len(payload) == 2
+            if codec is not None or not is_at_hand:
+                return None
+            values.append((payload, None, -1))
+        cores, gpus = work.claim
+        frame = frame_ahead(CallSpec(work.id, work.attempt, work.recipe, values, cores, gpus))
+        return frame if len(frame) <= AHEAD_NBYTES else None
 
     def _child(self, work: Work) -> Child:
         """Return the slot's child, started if there is none, told all it needs for ``work``."""
         child = self._children[work.slot]
         if child is None:
-            child = self._children[work.slot] = Child(self.transport.rank, self.setup.run, self.setup.setup)
+            child = self._children[work.slot] = self._spare() or Child(
+                self.transport.rank, self.setup.run, self.setup.setup
+            )
         wanted = [number for number in work.recipe[0] if number not in child.knows]
         if wanted:
             child.learn([(number, self._codes[number]) for number in wanted])
@@ -310,6 +375,11 @@ class WorkerShell:
             if number not in child.knows_constants:
                 child.learn_constant(number, self._shared_constant(number))
         return child
+
+    def _spare(self) -> Child | None:
+        if self._spares is None or self.setup.setup is not None:
+            return None
+        return self._spares.take(self.setup.run)
 
     def _shared_constant(self, number: int) -> Payload:
         """Return a constant in memory that all children can map."""
@@ -350,44 +420,83 @@ class WorkerShell:
         self._events.append(ended)
 
     def _kill(self, command: Kill) -> None:
-        child = self._children[command.slot]
+        """End a call, and none that has begun since."""
+        slot = command.slot
+        work, child = self.machine.running[slot], self._children[slot]
         if child is not None and not child.is_preparing:  # else its call has not begun
-            child.kill()
+            self._take_back(slot)
+            self._listen_to(slot)
+            if self._sent[slot].running is work:
+                child.kill()
 
     def _relieve_idle_children(self) -> None:
         for slot, child in enumerate(self._children):
-            if child is not None and self._in_child[slot] is None:
+            if child is not None and not self._sent[slot]:
                 child.give_back_freed_memory()
+        if self._spares is not None:
+            self._spares.close()
 
     def _pids_of_children(self) -> list[int]:
-        return [child.pid for child in self._children if child is not None]
+        spares = [] if self._spares is None else self._spares.pids()
+        return [*(child.pid for child in self._children if child is not None), *spares]
 
-    def _listen_to_children(self, events: list[Event]) -> None:
-        before = len(self._events)
-        for slot, work in enumerate(self._in_child):
-            child = self._children[slot]
-            if work is None or child is None:
-                continue
-            try:
-                frame = child.poll()
-                while frame is not None and frame[0][0] != "ended":
-                    if frame[0][0] == "begun":
-                        self._events.append(Begun(work))
-                    else:
-                        self._updates.append((frame[0][1], frame[0][2]))
-                    frame = child.poll()
-            except EOFError:
-                self._in_child[slot] = self._children[slot] = None
-                outcome = Outcome(DIED, None, (DEATH, *child.how_it_died()), clock() - work.started)
-                self._end(work, outcome, work.started)
-                continue
-            if frame is not None:
-                self._in_child[slot] = None
-                _, status, head, error, duration = frame[0]
-                payload = None if head is None else (*head, *frame[1])
-                self._end(work, Outcome(status, payload, error, duration), clock() - duration)
-        events += self._events[before:]
-        del self._events[before:]
+    def _listen_to_children(self) -> None:
+        for slot, sent in enumerate(self._sent):
+            if sent:
+                self._listen_to(slot)
+
+    def _listen_to(self, slot: int) -> None:
+        """Take in all that a child has said."""
+        child, sent = self._children[slot], self._sent[slot]
+        try:
+            while sent and child is not None and (frame := child.poll()) is not None:
+                kind = frame[0][0]
+                if kind == "ended":
+                    self._child_ended(sent.ended(), *frame)
+                elif kind == "void":
+                    self._send_again(slot, sent.voided())
+                elif kind == "begun":
+                    assert sent.running is not None
+                    self._events.append(Begun(sent.running))
+                else:
+                    self._updates.append((frame[0][1], frame[0][2]))
+        except EOFError:
+            self._child_died(slot)
+
+    def _child_ended(self, work: Work | None, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
+        assert work is not None, "what is void does not run"
+        _, status, head, error, began, duration = message
+        payload = None if head is None else (*head, *buffers)
+        self._end(work, Outcome(status, payload, error, duration), at(began))
+
+    def _child_died(self, slot: int) -> None:
+        """The call that ran has come to nothing; those sent ahead are sent to another child."""
+        child, sent = self._children[slot], self._sent[slot]
+        assert child is not None
+        self._children[slot] = None
+        work = sent.running
+        sent.lost()
+        if work is not None:
+            started = work.started or clock()  # the machine does not know yet that the call before has ended
+            self._end(work, Outcome(DIED, None, (DEATH, *child.how_it_died()), clock() - started), started)
+
+    def _take_back_calls(self) -> None:
+        """Calls are recalled: those sent ahead can be given back if they have not begun."""
+        for slot, sent in enumerate(self._sent):
+            if sent:
+                self._take_back(slot)
+
+    def _take_back(self, slot: int) -> None:
+        """Keep what was sent ahead from beginning, unless it has begun."""
+        child, sent = self._children[slot], self._sent[slot]
+        if child is not None and len(sent) > 1 and not sent.has_void:
+            self._send_again(slot, sent.taken_back(child.take_back()))
+
+    def _send_again(self, slot: int, void: Sequence[Work]) -> None:
+        """The child will not run these: if it is one's turn it is sent anew; so are the others when it is theirs."""
+        running = self.machine.running[slot]
+        if running is not None and running in void:
+            self._call(Call(running))
 
     # -- values -------------------------------------------------------------------------------------
 
@@ -469,10 +578,9 @@ class WorkerShell:
         self.transport.receive_into(fresh_memory)
         for child in self.sockets():
             child.kill()
-        children = [child for child in self._children if child is not None]
-        for child in children:
-            child.hang_up()  # all, before one is waited for: each takes some hundredths of a second to end
-        for child in children:
-            child.close()
+        busy = [child for child, sent in zip(self._children, self._sent, strict=True) if child is not None and sent]
+        idle = [child for child, sent in zip(self._children, self._sent, strict=True) if child is not None and not sent]
+        close_all([*busy, *(idle if self._spares is None else self._spares.keep(idle))])
         self._children = [None] * len(self._children)
+        self._sent = [SentCalls() for _ in self._children]
         self._values.close()

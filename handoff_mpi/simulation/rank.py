@@ -20,6 +20,7 @@ from handoff_mpi.messages import (
     NORMAL,
     OK,
     RAISED,
+    RECALL,
     STAYS,
     VALUE,
 )
@@ -30,6 +31,8 @@ from handoff_mpi.simulation.workload import Workload
 from handoff_mpi.worker import events as worker
 from handoff_mpi.worker.machine import Worker
 
+#: So many calls are sent ahead to a child.
+_AHEAD = 3
 #: A call that hangs never ends by itself.
 _NEVER = 1e9
 
@@ -109,6 +112,7 @@ class SimulatedRank:
         self._clock = around.clock
         self._backlog: list[worker.Event] = []
         self._calls: dict[int, tuple[worker.Work, list[int]]] = {}  # by slot, with the inputs as handed over
+        self._ahead: dict[int, list[worker.Work]] = {slot: [] for slot in range(slots)}
         self._is_one = False  # whether one event alone is being handled
         self._constants: set[int] = set()
         self._file_keys: dict[int, Key] = {}
@@ -133,6 +137,8 @@ class SimulatedRank:
         self.stopped_since = None
         events, self._backlog = self._backlog, []
         self._is_one = len(events) == 1
+        if any(isinstance(event, worker.Received) and event.message[0] == RECALL for event in events):
+            self._take_back(*self._ahead)
         while True:
             commands = self.machine.handle(events, self._clock.now)
             events = []
@@ -140,6 +146,7 @@ class SimulatedRank:
                 events += self._obey(command)
             if not events:
                 break
+        self._send_ahead()
         wakeup = self.machine.next_wakeup()
         self._clock.at(max(self._clock.now + 1e-6, wakeup), "tick", self.rank, wakeup)
 
@@ -205,8 +212,34 @@ class SimulatedRank:
 
     # -- calls ----------------------------------------------------------------------------------------
 
+    def _send_ahead(self) -> None:
+        """Send each child that runs a call those that come next."""
+        for slot, ahead in self._ahead.items():
+            running = self.machine.running[slot]
+            if running is not None and not self._is_own(running):
+                ahead += self.machine.send_ahead(slot, _AHEAD - len(ahead), lambda work, _: not self._is_own(work))
+
+    def _take_back(self, *slots: int) -> None:
+        for slot in slots:
+            for work in self._ahead[slot]:
+                work.is_ahead = False
+            self._ahead[slot].clear()
+
+    def _has_begun(self, work: worker.Work) -> None:
+        """A call begins: what was sent ahead does so in that order, but for what came to nothing."""
+        ahead = self._ahead[work.slot]
+        if any(not other.is_here for other in ahead):
+            self._take_back(work.slot)
+        elif ahead:
+            assert ahead.pop(0) is work, f"task {work.task} overtakes what its child was sent"
+
+    def _is_own(self, work: worker.Work) -> bool:
+        """Whether a call runs in the rank itself."""
+        return self.traits.calls_itself and work.slot == 0 and not work.flags & ISOLATE
+
     def _call(self, work: worker.Work) -> list[worker.Event]:
         load, dice = self._around.load, self._around.dice
+        self._has_begun(work)
         assert self._constants.issuperset(work.recipe[3]), f"task {work.task} runs without its constants"
         inputs = []
         for task, _, payload, _ in work.sources:
@@ -236,6 +269,8 @@ class SimulatedRank:
         if self.is_dead or running is not work:
             return
         del self._calls[work.slot]
+        if how == "killed":
+            self._take_back(work.slot)  # its child has ended
         if how == "killed" and not work.is_overdue and self._kills(work):
             return
         if how == "ok":
@@ -247,8 +282,7 @@ class SimulatedRank:
     def _kills(self, work: worker.Work) -> bool:
         """A call kills its process; return whether that is the rank's own."""
         self._around.note_kill(work.task)
-        in_rank = self.traits.calls_itself and work.slot == 0 and not work.flags & ISOLATE
-        if not self.rank or not (in_rank or work.task in self._around.load.fells):
+        if not self.rank or not (self._is_own(work) or work.task in self._around.load.fells):
             return False
         self._around.die(self.rank)
         return True

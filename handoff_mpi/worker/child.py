@@ -13,23 +13,26 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
-from handoff_mpi.encoding import Payload, decode_code
+from handoff_mpi.encoding import Payload, decode_code, nbytes_of
 from handoff_mpi.kernel import give_back_freed_memory, signal_at_parents_end
-from handoff_mpi.messages import RAISED
+from handoff_mpi.messages import HOME_NBYTES, RAISED
 from handoff_mpi.worker.calls import Caller, CallSpec, Error, Outcome, describe, flush_output
 from handoff_mpi.worker.frames import DescriptorsLost, Frame, FrameReader, join, send_frame, split
+from handoff_mpi.worker.tokens import Tokens
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
 
-def main(descriptor: int, last_words: int, rank: int, run: str) -> None:
+def main(descriptor: int, last_words: int, tokens: int, rank: int, run: str) -> None:
     """Serve calls that arrive on the socket ``descriptor`` until it is closed.
 
-    A fatal signal leaves the stack in the file ``last_words``, which the rank reads.
+    Those sent ahead begin only with one of ``tokens``. A fatal signal leaves the stack in the file ``last_words``,
+    which the rank reads.
     """
     faulthandler.enable(os.fdopen(last_words, "w", closefd=False))
     sock = socket.socket(fileno=descriptor)
@@ -39,7 +42,7 @@ def main(descriptor: int, last_words: int, rank: int, run: str) -> None:
     reader = FrameReader(sock)
     global _parent
     _parent = sock
-    server = _Server(rank, run)
+    server = _Server(rank, run, Tokens(tokens))
     try:
         while True:
             server.take(reader.read())
@@ -50,12 +53,21 @@ def main(descriptor: int, last_words: int, rank: int, run: str) -> None:
 
 
 class _Server:
-    """Does what its rank says. Of a call that has ended it holds nothing: inputs may be large."""
+    """Does what its rank says. Of a call that has ended it holds nothing but a small value: inputs may be large.
 
-    def __init__(self, rank: int, run: str) -> None:
+    What is sent ahead, and void, is told in :mod:`handoff_mpi.worker.ahead`.
+    """
+
+    def __init__(self, rank: int, run: str, tokens: Tokens) -> None:
         self._rank = rank
-        self._caller = Caller(rank, run)
+        self._tokens = tokens
         self._problem: Error | None = None
+        self._begin_run(run)
+
+    def _begin_run(self, run: str) -> None:
+        self._caller = Caller(self._rank, run)
+        self._is_void = False  # what is sent ahead, until a call comes that is not
+        self._latest: Payload | None = None
         self._has_news = False
 
     def take(self, frame: Frame | None) -> None:
@@ -68,13 +80,18 @@ class _Server:
             self._caller.learn(message[1], None if constant is None else (constant[0], join(constant[1], buffers)))
         elif message[0] == "setup":
             self._problem = _set_up(message[1], self._rank)
+        elif message[0] == "run":
+            self._begin_run(message[1])
         elif message[0] == "trim":
             give_back_freed_memory()
         elif message[0] == "call":
-            spec = _spec(message, buffers)
+            self._is_void = False
+            spec = _spec(message, buffers, None)
             if self._has_news:
                 self._prepare(spec)
-            _answer(self._call(spec))
+            self._call(spec)
+        elif message[0] == "ahead":
+            self._call_if_possible(message)
 
     def _prepare(self, spec: CallSpec) -> None:
         """Starting, ``setup`` and imports may take longer than a call's timeout allows: that counts from here."""
@@ -82,8 +99,21 @@ class _Server:
         self._caller.prepare(spec)
         tell_rank(("begun",))
 
-    def _call(self, spec: CallSpec) -> Outcome:
-        return self._caller.call(spec) if self._problem is None else Outcome(RAISED, None, self._problem, 0.0)
+    def _call_if_possible(self, message: tuple[Any, ...]) -> None:
+        has_token = self._tokens.take()  # its own, even if it is void
+        if not has_token or self._is_void or (self._latest is None and None in message[4]):
+            self._is_void = True
+            tell_rank(("void",))
+        else:
+            self._call(_spec(message, (), self._latest))
+
+    def _call(self, spec: CallSpec) -> None:
+        began = time.monotonic()
+        outcome = Outcome(RAISED, None, self._problem, 0.0) if self._problem is not None else self._caller.call(spec)
+        payload = outcome.payload
+        is_small = payload is not None and len(payload) == 2 and nbytes_of(payload) <= HOME_NBYTES
+        self._latest = payload if is_small else None
+        _answer(outcome, began)
 
 
 def _set_up(blob: bytes, rank: int) -> Error | None:
@@ -96,21 +126,26 @@ def _set_up(blob: bytes, rank: int) -> Error | None:
     return None
 
 
-def _spec(message: tuple[Any, ...], buffers: list[Any]) -> CallSpec:
+def _spec(message: tuple[Any, ...], buffers: Sequence[Any], latest: Payload | None) -> CallSpec:
     _, id, attempt, recipe, heads, cores, gpus = message
     values: list[tuple[Payload, Any, int]] = []
     taken = 0
-    for head, count, codec, source in heads:
+    for each in heads:
+        if each is None:
+            assert latest is not None
+            values.append((latest, None, -1))
+            continue
+        head, count, codec, source = each
         values.append((join(head, buffers[taken : taken + count]), codec, source))
         taken += count
     return CallSpec(id, attempt, recipe, values, cores, gpus)
 
 
-def _answer(outcome: Outcome) -> None:
+def _answer(outcome: Outcome, began: float) -> None:
     flush_output()
     payload = outcome.payload
     head, buffers = (None, ()) if payload is None else split(payload)
-    tell_rank(("ended", outcome.status, head, outcome.error, outcome.duration), buffers)
+    tell_rank(("ended", outcome.status, head, outcome.error, began, outcome.duration), buffers)
 
 
 def tell_rank(message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> bool:

@@ -22,6 +22,7 @@ class Work:
         is_here: whether it still waits or runs at this rank.
         started: when its call began, in seconds.
         is_reported: whether rank 0 was told that it runs.
+        is_ahead: whether the child that is to run it was sent it, ahead of its turn.
     """
 
     task: int
@@ -39,6 +40,7 @@ class Work:
     is_here: bool = True
     started: float = 0.0
     is_reported: bool = False
+    is_ahead: bool = False
     is_overdue: bool = False
 
 

@@ -73,6 +73,20 @@ def send_frame(
         _send(sock, view, (), limit_s)
 
 
+def packed_frame(message: tuple[Any, ...]) -> bytes:
+    """Return a frame without buffers as its bytes, for :func:`send_packed`."""
+    return _packed(message)
+
+
+def send_packed(sock: socket.socket, frames: Sequence[bytes], limit_s: float | None = None) -> None:
+    """Send frames at once; see :func:`send_frame`.
+
+    Raises:
+        OSError: the other side is gone, or takes nothing.
+    """
+    _send(sock, b"".join(frames), (), limit_s)
+
+
 def _send_shared(
     sock: socket.socket, message: tuple[Any, ...], views: Sequence[memoryview], limit_s: float | None
 ) -> None:

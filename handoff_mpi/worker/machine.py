@@ -9,7 +9,7 @@ values are held is kept in :mod:`handoff_mpi.worker.holdings`, which are on thei
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from handoff_mpi.encoding import Payload
@@ -215,7 +215,8 @@ class Worker:
 
     def _on_recall(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
         wanted = set(map(tuple, message[2]))
-        self._return([work for queue in self.queues for work in queue if (work.task, work.attempt) in wanted])
+        waiting = [work for queue in self.queues for work in queue if not work.is_ahead]  # else it may have begun
+        self._return([work for work in waiting if (work.task, work.attempt) in wanted])
 
     def _return(self, works: list[Work]) -> None:
         """Give back what waits, and what waits for its values."""
@@ -358,7 +359,7 @@ class Worker:
     def _run_next(self, slot: int) -> None:
         queue = self.queues[slot]
         for work in queue:
-            if not work.waiting:
+            if work.is_ahead or not work.waiting:
                 queue.remove(work)
                 break
         else:
@@ -373,6 +374,38 @@ class Worker:
         """The timeout counts from here on, whatever came before."""
         event.work.started = self._outbox.now
         event.work.is_overdue = False
+
+    def send_ahead(self, slot: int, room: int, suits: Callable[[Work, Work], bool]) -> list[Work]:
+        """Return the calls that are to be sent ahead, behind all that were: they run in that order, when those before
+        have, and are not given back. Each has its inputs, or will have them by the value of the one before it.
+
+        Args:
+            room: how many there may be.
+            suits: whether a call can be sent ahead behind another; the first that cannot ends the search.
+        """
+        before = self.running[slot]
+        queue = self.queues[slot]
+        chosen: list[Work] = []
+        place = 0
+        for work in tuple(queue):
+            if before is None or len(chosen) == room:
+                break
+            if not work.is_ahead:
+                if work.waiting and not self._waits_only_for(work, before):
+                    continue
+                if not suits(work, before):
+                    break
+                work.is_ahead = True
+                chosen.append(work)
+                if queue[place] is not work:
+                    queue.remove(work)
+                    queue.insert(place, work)
+            before = work
+            place += 1
+        return chosen
+
+    def _waits_only_for(self, work: Work, maker: Work) -> bool:
+        return work.waiting == 1 and not maker.flags & STAYS and work in self._followers.get(maker.task, ())
 
     def _on_ended(self, event: Ended) -> None:
         work = event.work

@@ -9,14 +9,26 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from handoff_mpi.encoding import Payload
 from handoff_mpi.worker.calls import CallSpec
-from handoff_mpi.worker.frames import DescriptorsLost, Frame, FrameReader, join, send_frame, split
+from handoff_mpi.worker.frames import (
+    DescriptorsLost,
+    Frame,
+    FrameReader,
+    join,
+    packed_frame,
+    send_frame,
+    send_packed,
+    split,
+)
+from handoff_mpi.worker.tokens import Tokens
 
 #: A child that takes nothing from its socket for this long is given up.
 SEND_LIMIT_S = 60.0
@@ -26,7 +38,7 @@ _OWN_FRAME = "handoff_mpi/worker/"
 _LAUNCHER_PREFIXES = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDI_", "HYDRA_", "MPIEXEC_", "MPIR_CVAR_", "PALS_")
 _PROGRAM = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]);"
-    "from handoff_mpi.worker.child import main; main(*map(int, sys.argv[2:5]), sys.argv[5])"
+    "from handoff_mpi.worker.child import main; main(*map(int, sys.argv[2:6]), sys.argv[6])"
 )
 
 
@@ -67,13 +79,17 @@ class Child:
         self._trouble = ""
         self._is_dead = False
         self.is_preparing = True
+        self._circumstances = _circumstances()
+        # What setup did was for that run, and a child ends with the thread that started it.
+        self._outlasts_run = setup is None and threading.current_thread() is threading.main_thread()
         self.knows: set[int] = set()
         self.knows_constants: set[int] = set()
         self._last_words = os.fdopen(os.memfd_create("last-words"), "rb")
+        self._tokens = Tokens()
         # Linux counts what the starting process had in memory as the started one's, so only a higher peak is its own.
         self._inherited_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with theirs:
-            self._process = self._start(theirs, [str(self._last_words.fileno()), str(rank), run])
+            self._process = self._start(theirs, [str(rank), run])
         if setup is not None:
             try:
                 self._send(("setup", setup))
@@ -82,22 +98,39 @@ class Child:
                 raise
 
     def _start(self, theirs: socket.socket, words: Sequence[str]) -> subprocess.Popen[bytes]:
+        descriptors = [each.fileno() for each in (theirs, self._last_words, self._tokens)]
         try:
             return subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), str(theirs.fileno()), *words],
-                pass_fds=[theirs.fileno(), self._last_words.fileno()],
+                [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), *map(str, descriptors), *words],
+                pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 env=environment_of_child(),
                 start_new_session=True,
             )
         except OSError:
-            self._sock.close()
-            self._last_words.close()
+            self.hang_up()
             raise
 
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether, once idle, it can serve another run as a child started for that would."""
+        return self._outlasts_run and self._process.poll() is None and self._circumstances == _circumstances()
+
+    def begin_run(self, run: str) -> bool:
+        """Have an idle child serve ``run`` from now on; whether it can."""
+        if not self.is_reusable:
+            return False
+        try:
+            self._send(("run", run))
+        except OSError:
+            return False
+        self.knows.clear()
+        self.knows_constants.clear()
+        return True
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -123,7 +156,7 @@ class Child:
         self.knows_constants.add(number)
 
     def call(self, spec: CallSpec) -> None:
-        """Start a call; only when the one before has ended.
+        """Start a call; only when none that was sent is running, or yet to begin.
 
         An idle child reads, so that neither side ever waits for the other to read while it sends itself.
 
@@ -137,6 +170,19 @@ class Child:
             heads.append((head, len(parts), codec, source))
             buffers += parts
         self._send(("call", spec.id, spec.attempt, spec.recipe, heads, spec.cores, spec.gpus), buffers)
+
+    def call_ahead(self, frames: Sequence[bytes]) -> None:
+        """Have calls, from :func:`frame_ahead`, begin one after the other when those sent before have ended.
+
+        Raises:
+            OSError: the child is gone.
+        """
+        self._tokens.give(len(frames))  # first: the child that finds none does not run the call
+        send_packed(self._sock, frames, SEND_LIMIT_S)
+
+    def take_back(self) -> int:
+        """Keep from beginning what was sent ahead and has not begun; return how many calls that are, the last ones."""
+        return self._tokens.take_all()
 
     def give_back_freed_memory(self) -> None:
         """Have an idle child return to the system what its calls have freed, which it keeps for the next otherwise."""
@@ -156,7 +202,8 @@ class Child:
         """Return what the child says, or None if it says nothing now.
 
         ``("begun",)`` comes before a call that had to be prepared.
-        What has ended is ``("ended", status, head, error, duration)`` with the rest of the payload beside it.
+        What has ended is ``("ended", status, head, error, began, duration)`` with the rest of the payload beside it,
+        and what was sent ahead and came to nothing ``("void",)``: see :mod:`handoff_mpi.worker.ahead`.
 
         Raises:
             EOFError: the child is gone, or what it says cannot be taken in.
@@ -204,6 +251,7 @@ class Child:
         self._sock.close()
         self._reader.close()
         self._last_words.close()
+        self._tokens.close()
 
     def how_it_died(self) -> tuple[str, str]:
         """Reap a dead child; return how it died, in words, and the stack it left, if a fatal signal came."""
@@ -238,6 +286,24 @@ class Child:
             if time.monotonic() >= end:  # it hung up and lives on
                 self.kill()
             time.sleep(0.001)
+
+
+def _circumstances() -> tuple[Any, ...]:
+    """Return what a child takes over from its rank when it starts."""
+    try:
+        folder = str(Path.cwd())
+    except OSError:  # it was deleted
+        folder = ""
+    return folder, list(sys.path), environment_of_child()
+
+
+def frame_ahead(spec: CallSpec) -> bytes:
+    """Return a call that is sent ahead; its values have no buffers beside them.
+
+    A value of None is that of the call before.
+    """
+    heads = [None if payload is None else (payload, 0, codec, source) for payload, codec, source in spec.values]
+    return packed_frame(("ahead", spec.id, spec.attempt, spec.recipe, heads, spec.cores, spec.gpus))
 
 
 def _in_words(code: int) -> str:

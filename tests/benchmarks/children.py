@@ -16,7 +16,7 @@ from tests.benchmarks.contend import CHILDREN, CONTENDERS
 from tests.benchmarks.harness import Answer, Setting, alone, arguments, in_turns, run
 
 PIPE = "bare pipe worker"
-COUNTS = {"independent": 5_000, "chain": 1_000}
+COUNTS = {"independent": 20_000, "chain": 5_000}
 
 
 def ask(setting: Setting) -> Answer:

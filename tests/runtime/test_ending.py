@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import handoff_mpi as handoff
 from handoff_mpi import DAG, Function
 from handoff_mpi.worker.runners import Child
@@ -44,3 +46,29 @@ def meet(place, count):
     while len(list(Path(place).iterdir())) < count:
         assert time.monotonic() < end
         time.sleep(0.005)
+
+
+SCRIPT = """
+import os
+import handoff_mpi as handoff
+from handoff_mpi import DAG, Function
+
+def dag():
+    dag = DAG("d")
+    dag.add_function(Function("pid", (), os.getpid))
+    return dag
+
+with handoff.Cluster() as cluster:
+    if cluster:
+        pids = [cluster.execute(dag(), isolation="process")["pid"] for _ in range(3)]
+        print("PIDS", *pids, flush=True)
+"""
+
+
+def test_a_child_serves_all_runs_of_a_cluster_and_ends_with_it(mpirun, tmp_path):
+    (tmp_path / "runs.py").write_text(SCRIPT)
+    ended = mpirun(2, "runs.py")
+    assert ended.rc == 0, ended.err
+    (line,) = [line for line in ended.out.splitlines() if line.startswith("PIDS ")]
+    (pid,) = set(line.split()[1:])
+    assert not Path("/proc", pid).exists()

@@ -124,7 +124,7 @@ def end(child):
         if frame is None:
             assert select.select([child], (), (), 30)[0], "the child says nothing"
         elif frame[0][0] == "ended":
-            _, status, head, error, _ = frame[0]
+            _, status, head, error, _, _ = frame[0]
             if status != OK:
                 raise Failed(error)
             return (*head, *frame[1])
@@ -442,7 +442,7 @@ def test_killed_while_sending(child):
         end(child)
     assert child._reader._descriptors, "the descriptors came first"
     assert "SIGKILL" in child.how_it_died()[0]
-    assert (open_files(), len(shared._mapped)) == (before[0] - 2, before[1])
+    assert (open_files(), len(shared._mapped)) == (before[0] - 3, before[1])
 
 
 def test_killed_while_the_rank_sends(child):

@@ -791,3 +791,59 @@ def test_the_second_attempt_of_what_is_here_is_what_followers_wait_for():
     assert "call 1#1 on slot 1" not in rank.tell(2.0, dispatch(task(0)))
     lines = rank.tell(3.0, rank.ended(slot=1))
     assert "call 1#1 on slot 1" in lines
+
+
+# -- calls ahead of their turn --------------------------------------------------------------------------
+
+
+def ahead(rank, room=9, suits=lambda work, before: True):
+    """Send ahead all that may be; return which."""
+    return [work.task for work in rank.worker.send_ahead(0, room, suits)]
+
+
+def test_what_has_its_inputs_may_be_sent_ahead_and_runs_first():
+    rank = Dialogue()
+    assert ahead(rank) == [], "nothing runs"
+    rank.tell(0.0, dispatch(task(0), task(1, value(9, 2)), task(2), task(3, sent(8))))
+    assert ahead(rank) == [2, 3]
+    rank.tell(1.0, arrives(2, 0))
+    assert ahead(rank) == [1]
+    for time, number in (2.0, 2), (3.0, 3), (4.0, 1):
+        assert f"call {number}#1 on slot 0" in rank.tell(time, rank.ended())
+
+
+def test_what_waits_for_the_value_of_the_call_before_it_alone_may_be_sent_ahead():
+    rank = Dialogue()
+    rank.tell(0.0, dispatch(task(0), task(1, value(0, 1)), task(2, value(1, 1)), task(3, value(0, 1)), task(4)))
+    assert ahead(rank) == [1, 2, 4], "3 would come behind 2"
+    assert rank.tell(1.0, rank.ended())[:1] == ["call 1#1 on slot 0"]
+    assert ahead(rank) == [3], "the value that it waited for is there"
+
+
+@pytest.mark.parametrize("flags", [STAYS, 0])
+def test_a_value_that_must_stay_is_waited_for(flags):
+    rank = Dialogue()
+    rank.tell(0.0, dispatch(task(0, flags=flags), task(1, value(0, 1))))
+    assert ahead(rank) == ([] if flags else [1])
+
+
+def test_nothing_is_sent_ahead_past_what_cannot_be():
+    rank = Dialogue()
+    rank.tell(0.0, dispatch(*[task(number) for number in range(5)]))
+    assert ahead(rank, suits=lambda work, before: (before.task, work.task) != (1, 2)) == [1]
+    assert ahead(rank) == [2, 3, 4]
+
+
+def test_what_was_sent_ahead_is_not_given_back():
+    rank = Dialogue()
+    rank.tell(0.0, dispatch(task(0), task(1), task(2), task(3)))
+    assert ahead(rank, room=1) == [1]
+    assert rank.tell(0.05, recall((1, 1), (2, 1))) == ["to 0: returned 2#1"]
+
+
+def test_what_waits_for_a_value_that_never_comes_is_given_back_even_if_it_was_sent_ahead():
+    rank = Dialogue()
+    rank.tell(0.0, dispatch(task(0), task(1, value(0, 1)), task(2)))
+    assert ahead(rank) == [1, 2]
+    commands = rank.tell(1.0, rank.ended(status=RAISED))
+    assert commands == ["to 0: finished 0#1 raised (raised)", "to 0: returned 1#1", "call 2#1 on slot 0"]

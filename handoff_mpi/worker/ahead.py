@@ -1,0 +1,81 @@
+"""Which calls one child was sent, in its order: the running one first, behind it those sent ahead of their turn.
+
+Short calls follow one another in a child without its rank if it has the next when one ends. A call that was sent ahead
+needs a token to begin. The child takes one, or the rank takes it back: then it is certain that the call will never
+begin, and it can be given away or sent again. A call that came to its turn and could not begin (no token, or the value
+it was to take from the call before is not there) is void, and so is all that was sent ahead behind it until a call
+arrives that needs no token: the order in which the rank takes calls to run is that in which they do. Pure.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from handoff_mpi.worker.events import Work
+
+#: The most calls that a child has been sent and not answered.
+MOST_SENT = 64
+#: Further ones are sent once it has no more than this many.
+FEW_SENT = MOST_SENT // 2
+#: Larger calls are sent in their turn: what is ahead must find room in the socket while the child does not read.
+AHEAD_NBYTES = 1024
+
+
+class SentCalls:
+    """What one child was sent and has not answered. What is void is None: only its answer is still to come."""
+
+    def __init__(self) -> None:
+        self._works: deque[Work | None] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._works)
+
+    def __len__(self) -> int:
+        return len(self._works)
+
+    @property
+    def running(self) -> Work | None:
+        """The call that runs, or is the next to: all before it have been answered or are void."""
+        return next((work for work in self._works if work is not None), None)
+
+    @property
+    def has_void(self) -> bool:
+        """Whether nothing may be sent ahead: it could take the token of what is void."""
+        return None in self._works
+
+    def sent(self, works: Iterable[Work]) -> None:
+        """The child was sent ``works``, which it answers in this order."""
+        self._works += works
+
+    def ended(self) -> Work | None:
+        """The child has answered that a call ended; return which."""
+        return self._works.popleft()
+
+    def voided(self) -> list[Work]:
+        """The child has answered that a call is void; return all that are, and were not known to be."""
+        is_news = self._works[0] is not None
+        void = self._forget(len(self._works)) if is_news else []
+        self._works.popleft()
+        return void
+
+    def taken_back(self, count: int) -> list[Work]:
+        """The tokens of ``count`` calls were taken back; return these calls."""
+        return self._forget(count)
+
+    def lost(self) -> list[Work]:
+        """The child is gone; return what it had."""
+        void = self._forget(len(self._works))
+        self._works.clear()
+        return void
+
+    def _forget(self, count: int) -> list[Work]:
+        """Make the last ``count`` calls void."""
+        void: list[Work] = []
+        for number in range(len(self._works) - count, len(self._works)):
+            work = self._works[number]
+            if work is not None:
+                work.is_ahead = False
+                void.append(work)
+                self._works[number] = None
+        return void

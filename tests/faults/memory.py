@@ -49,9 +49,9 @@ def main(values: int, megabytes: int) -> None:
             stores.append(self)
             super().close()
 
-    from handoff_mpi.runtime import worker_shell
+    from handoff_mpi.runtime import values as room
 
-    worker_shell.SpillingStore = Counted  # type: ignore[misc]
+    room.SpillingStore = Counted  # type: ignore[misc]
     results = handoff_mpi.execute(build(values, megabytes * 10**6), run_dir="run", isolation="rank", checkpoint="none")
     print("spilled", world().Get_rank(), sum(store.count for store in stores), flush=True)
     if results is not None and results["sum"] == values * (values - 1):

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import handoff_mpi as handoff
 from handoff_mpi import DAG, Function
@@ -27,7 +28,7 @@ GATE = "gate"
 
 
 def build(levels: list[Level], loops: int, warmed: Iterable[int] = (), node: int | None = None) -> DAG:
-    """Return the DAG of what the levels say; constants come behind values, so the loops go by name where both are.
+    """Return the DAG of what the levels say; constants come behind values, so the last argument says the loops.
 
     Args:
         warmed: ranks whose children are called once before any function of the levels.
@@ -37,18 +38,15 @@ def build(levels: list[Level], loops: int, warmed: Iterable[int] = (), node: int
     warm = [dag.add_function(Function(("warm", rank), (), work, [0], node=rank)).id for rank in warmed]
     first: tuple[str, ...] = ()
     if warm:
-        dag.add_function(Function(GATE, warm, after, kwargs={"loops": 0}))
+        dag.add_function(Function(GATE, warm, after, [0]))
         first = (GATE,)
     for number, inputs in enumerate(itertools.chain.from_iterable(levels)):
-        if inputs or first:
-            dag.add_function(Function(number, inputs or first, after, kwargs={"loops": loops}, node=node))
-        else:
-            dag.add_function(Function(number, (), work, [loops], node=node))
+        dag.add_function(Function(number, inputs or first, after, [loops], node=node))
     return dag
 
 
-def after(*values: object, loops: int) -> None:
-    work(loops)
+def after(*values: Any) -> None:
+    work(values[-1])
 
 
 def behind_gate_s(results: Results) -> float:

@@ -56,21 +56,13 @@ def behind_gate_s(results: Results) -> float:
 
 
 @contextmanager
-def in_ranks(workers: int) -> Iterator[Prepare | None]:
+def in_ranks(workers: int, node: int | None = None) -> Iterator[Prepare | None]:
+    """In the ranks themselves, all bound to the rank ``node`` if that is given."""
     with _cluster() as execute:
         if execute is None:
             yield None
         else:
-            yield lambda levels, loops: partial(execute, build(levels, loops), "rank")
-
-
-@contextmanager
-def bound_to_a_rank(workers: int) -> Iterator[Prepare | None]:
-    with _cluster() as execute:
-        if execute is None:
-            yield None
-        else:
-            yield lambda levels, loops: partial(execute, build(levels, loops, node=1), "rank")
+            yield lambda levels, loops: partial(execute, build(levels, loops, node=node), "rank")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,9 +16,9 @@ from handoff_mpi.runtime.prober import GONE, LIVES, PROBE, SILENT, Prober
 from handoff_mpi.scheduler import HostWatch
 from handoff_mpi.worker.patience import Patience
 
-# Who is "down" refuses, who is "deaf" never answers, all others run what they are told.
+# Who is "down" refuses, who is "slow" refuses in the end, who is "deaf" never answers; all others run what they are told.
 AGENT = """#!/bin/sh
-case $1 in down*) exit 255 ;; deaf*) exec sleep 60 ;; esac
+case $1 in down*) exit 255 ;; slow*) until [ -e "$0.end" ]; do sleep 0.01; done; exit 255 ;; deaf*) exec sleep 60 ;; esac
 shift
 exec sh -c "$*"
 """
@@ -85,10 +86,13 @@ def test_no_answer_proves_nothing_where_asking_does_not_work(agent):
 
 
 def test_a_host_heard_of_while_it_is_asked_is_not_lost(agent):
-    guard = HostGuard(HostWatch({"own": [0], "down": [1]}, 1.0), Prober(agent, ["own", "down"]))
+    guard = HostGuard(HostWatch({"own": [0], "slow": [1]}, 1.0), Prober(agent, ["own", "slow"]))
     assert guard.look({1: 0.0}, (), 5.0) == []
-    time.sleep(1.0)
+    Path(f"{agent[0]}.end").touch()
+    for process in guard._open["slow"]._processes:
+        process.wait(10.0)
     assert guard.look({1: 5.5}, (), 6.0) == []
+    assert not guard._open
     guard.close()
 
 

@@ -250,12 +250,13 @@ class _Reader:
     def _plain_body(self, function: Function) -> bytes | None:
         """Id and constants at once, if they are as plain as they mostly are."""
         extra: Any = tuple(function.extra_args)
-        if function.kwargs or not (_is_leaf(function.id) and (not extra or _is_leaf(extra))):
+        named: Any = (*function.kwargs, *function.kwargs.values()) if function.kwargs else ()
+        if not (_is_leaf(function.id) and (not extra or _is_leaf(extra)) and (not named or _is_leaf(named))):
             return None
         for reference in function.args:
             if isinstance(reference, Argument):
                 return None
-        plain: Any = (function.id, len(function.args), extra)
+        plain: Any = (function.id, len(function.args), extra, named)
         return b"plain" + marshal.dumps(plain, 2)
 
     def _digests(self, function: Function) -> Iterator[bytes]:

@@ -159,7 +159,8 @@ class Plan:
     def _plain_recipe(self, function: Function) -> tuple[Recipe, tuple[tuple[int, Codec | None], ...]] | None:
         """Return what :meth:`_recipe` would, at once, for a function that is as plain as most are; else None."""
         extra = tuple(function.extra_args)
-        if function.kwargs or function.argument_inclusion == AS_LIST or (extra and not is_plain(extra)):
+        kwargs = dict(function.kwargs)
+        if function.argument_inclusion == AS_LIST or not _are_plain(extra, kwargs):
             return None
         sources: list[tuple[int, None]] = []
         for reference in function.args:
@@ -173,9 +174,9 @@ class Plan:
             return None
         assert function.code is not None
         code = self.code_number(function.code)
-        if not extra:
+        if not extra and not kwargs:
             return self._bare_recipe(code), tuple(sources)
-        return ((code,), VALUES, (PLAIN, (extra, {})), ()), tuple(sources)
+        return ((code,), VALUES, (PLAIN, (extra, kwargs)), ()), tuple(sources)
 
     def _bare_source(self, number: int) -> tuple[int, None]:
         """All that take a value as it is share one entry."""
@@ -256,6 +257,11 @@ class Plan:
         return self._constant_numbers[id(value)]
 
 
+def _are_plain(extra: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether constants can be carried as they are; each call gets the mapping of its own that ``**`` makes."""
+    return (not extra or is_plain(extra)) and (not kwargs or is_plain(tuple(kwargs.values())))
+
+
 class _RecipeBuilder:
     """Makes the recipe of one function, gathering its inputs on the way."""
 
@@ -283,8 +289,7 @@ class _RecipeBuilder:
             mode = TEMPLATE
         constants = None
         if extra or kwargs:
-            plain = not kwargs and is_plain(extra)
-            constants = (PLAIN, (extra, {})) if plain else encode((extra, kwargs))
+            constants = (PLAIN, (extra, kwargs)) if _are_plain(extra, kwargs) else encode((extra, kwargs))
         return tuple(dict.fromkeys(self._codes)), mode, constants, tuple(dict.fromkeys(self._large))
 
     def _reference(self, reference: Any) -> Any:

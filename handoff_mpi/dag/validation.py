@@ -25,6 +25,7 @@ _INCLUSIONS = (VARIADIC, AS_LIST)
 _SEQUENCES = frozenset({list, tuple})
 #: Ids of these types can always be hashed.
 _SCALAR_IDS = frozenset({str, int})
+_STRINGS = frozenset({str})
 
 
 def problems_of(functions: Iterable[Function], by_id: Mapping[Hashable, Function]) -> list[str]:
@@ -77,8 +78,8 @@ def _is_plain(function: Function, costs: set[int]) -> bool:
         and function.node is function.max_retries is function.timeout is None
         and type(function.priority) is int
         and type(function.version) is str
-        and not function.kwargs
         and type(function.kwargs) is dict
+        and _STRINGS.issuperset(map(type, function.kwargs))
         and type(function.extra_args) in _SEQUENCES
         and type(function.args) in _SEQUENCES
         and _SCALAR_IDS.issuperset(map(type, function.args))

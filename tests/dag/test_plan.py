@@ -10,7 +10,7 @@ import pytest
 
 from handoff_mpi import DAG, DAGError, Function, collocated, task
 from handoff_mpi.dag import Plan, build_call
-from handoff_mpi.encoding import decode, decode_code
+from handoff_mpi.encoding import PICKLED, PLAIN, decode, decode_code
 
 
 def evaluate(dag, **values):
@@ -117,6 +117,24 @@ def test_as_list_and_kwargs():
     dag.add_function(Function("a", (), abs, [-1]))
     dag.add_function(Function("b", ["a", "a"], sorted, kwargs={"reverse": True}, argument_inclusion="as_list"))
     assert evaluate(dag)["b"] == [1, 1]
+
+
+def test_small_constants_are_carried_as_they_are():
+    def greedy(*args, **kwargs):
+        return kwargs.pop("a"), kwargs.setdefault("b", 5)
+
+    kwargs = {"a": 1}
+    dag = DAG()
+    dag.add_function(Function("named", (), greedy, kwargs=kwargs))
+    dag.add_function(Function("both", ["named"], greedy, [2], kwargs={"a": "x", "b": (None, 1.5)}))
+    dag.add_function(Function("not plain", (), greedy, kwargs={"a": [1]}))
+    plan = Plan()
+    plan.add(dag)
+    kwargs["a"] = 7
+    assert [recipe[2] and recipe[2][0] for recipe in plan.recipes] == [PLAIN, PLAIN, PICKLED]
+    for _ in range(2):  # no call sees what another did to its arguments
+        code, args, named = build_call(plan.recipes[0], [], {0: greedy}.get, None)
+        assert code(*args, **named) == (1, 5)
 
 
 def test_a_large_constant_is_encoded_once():

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from handoff_mpi import cli
-from handoff_mpi.comm import MemoryNetwork
+from handoff_mpi.comm import MemoryNetwork, RankGone
 from handoff_mpi.errors import UsageError
 from handoff_mpi.launch.doctor import findings, folder, importing, places, report, trial, visit
 from handoff_mpi.launch.doctor.folder import FolderFacts, FolderView
@@ -292,6 +292,25 @@ def test_rank_0_alone():
     assert leader.ring(1.0).silent == []
     assert leader.ping(1.0) == {}
     leader.dismiss(1.0)
+
+
+def test_a_rank_whose_end_is_told_before_its_last_word_has_left(monkeypatch):
+    """MPI may report that a process has ended before it delivers what that process said last."""
+    ranks = Ranks(3)
+    transport = ranks.leader._transport
+    poll, gone = transport.poll, []
+
+    def poll_early():
+        arrived = poll()
+        if arrived and not gone:
+            gone.append(RankGone(arrived[0].source, "its process died"))
+            return [*gone, *arrived[1:]]
+        return arrived
+
+    monkeypatch.setattr(transport, "poll", poll_early)
+    ranks.close()
+    assert gone
+    assert ranks.leader.silent == {}
 
 
 def test_a_silent_rank_is_named_and_not_asked_again():

@@ -16,9 +16,13 @@ from handoff_mpi.runtime.prober import GONE, LIVES, PROBE, SILENT, Prober
 from handoff_mpi.scheduler import HostWatch
 from handoff_mpi.worker.patience import Patience
 
-# Who is "down" refuses, who is "slow" refuses in the end, who is "deaf" never answers; all others run what they are told.
+# Who is "down" refuses, "slow" refuses in the end, "deaf" never answers; all others run what they are told.
 AGENT = """#!/bin/sh
-case $1 in down*) exit 255 ;; slow*) until [ -e "$0.end" ]; do sleep 0.01; done; exit 255 ;; deaf*) exec sleep 60 ;; esac
+case $1 in
+    down*) exit 255 ;;
+    slow*) until [ -e "$0.end" ]; do sleep 0.01; done; exit 255 ;;
+    deaf*) exec sleep 60 ;;
+esac
 shift
 exec sh -c "$*"
 """

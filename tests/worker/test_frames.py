@@ -396,7 +396,7 @@ def test_a_side_that_takes_little_by_little_is_not(pair):
 
 
 def test_a_sender_killed_at_any_moment_leaves_nothing_behind():
-    """Senders die while they make memory, pass descriptors and fill the stream; two hundred, and on until one was cut there."""
+    """Senders die while they make memory, pass descriptors and fill the stream, until one was cut behind the second."""
     dice = random.Random(1)
     before = open_files(), len(shared._mapped)
     buffers = [noise(LARGE), noise(50_000, 1), noise(LARGE + 1, 2)]

@@ -190,14 +190,16 @@ class Leader:
 
     def dismiss(self, timeout_s: float) -> None:
         """Let the other ranks go; return when they have said that they do, or it took too long."""
-        waiting = set(self.others)
-        for rank in waiting:
+        told = waiting = set(self.others)
+        for rank in told:
             self._transport.send(rank, (_LEAVE, 0))
         end = time.monotonic() + timeout_s
         while (waiting := waiting - self.silent.keys()) and time.monotonic() < end:
             envelope = self._receive(end)
             if envelope is not None and envelope.message[0] == _LEAVE:
                 waiting.discard(envelope.source)
+        for rank in told & self.silent.keys():
+            del self.silent[rank]  # its end may be told before its last word: it has left, as it should
         for rank in waiting:
             self.silent[rank] = f"it has not left within {timeout_s:.0f} s"
         self._transport.flush(1.0)

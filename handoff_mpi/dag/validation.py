@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from handoff_mpi.dag.function import (
     Argument,
     Collocated,
     Function,
+    Handle,
     input_id,
     inputs_of,
 )
@@ -20,22 +22,37 @@ from handoff_mpi.errors import DAGError
 from handoff_mpi.resources import parse_cost
 
 _MOST_NAMED = 20
-_TYPES = (REGULAR, INLINE)
 _INCLUSIONS = (VARIADIC, AS_LIST)
-_SEQUENCES = frozenset({list, tuple})
-#: Ids of these types can always be hashed.
-_SCALAR_IDS = frozenset({str, int})
-_STRINGS = frozenset({str})
+#: Types of amounts of which equal ones are right or wrong alike.
+_AMOUNTS = frozenset({int, float, str})
+#: Constants of other types hold no handles.
+_CONTAINERS = frozenset({Handle, list, tuple, dict})
+#: The types that a field of a plain function has, where that is all there is to it.
+_TYPES: dict[str, frozenset[type]] = {
+    "args": frozenset({list, tuple}),
+    "extra_args": frozenset({list, tuple}),
+    "kwargs": frozenset({dict}),
+    "node": frozenset({type(None), int, str}),
+    "max_retries": frozenset({type(None), int}),
+    "timeout": frozenset({type(None), int, float}),
+    "priority": frozenset({int}),
+    "version": frozenset({str}),
+    "type": frozenset({str}),
+    "argument_inclusion": frozenset({str}),
+}
 
 
 def problems_of(functions: Iterable[Function], by_id: Mapping[Hashable, Function]) -> list[str]:
     """Return one line for each problem of the DAG, an empty list if it can be run."""
     functions = list(functions)
+    return [] if are_right_at_first_sight(functions) else all_problems_of(functions, by_id)
+
+
+def all_problems_of(functions: list[Function], by_id: Mapping[Hashable, Function]) -> list[str]:
+    """As :func:`problems_of`, function by function."""
     problems = _duplicates(functions)
-    costs: set[int] = set()  # identities of those found right; they live as long as their functions
     for function in functions:
-        if not _is_plain(function, costs):
-            problems += [f"function {function.id!r}: {problem}" for problem in _wrong_fields(function)]
+        problems += [f"function {function.id!r}: {problem}" for problem in _wrong_fields(function)]
     if problems:
         return _shortened(problems)
     inputs = {id: inputs_of(function) for id, function in by_id.items()}
@@ -43,6 +60,66 @@ def problems_of(functions: Iterable[Function], by_id: Mapping[Hashable, Function
     problems += _bad_collocations(functions, by_id)
     problems += _cycle(inputs)
     return _shortened(problems)
+
+
+def are_right_at_first_sight(functions: list[Function]) -> bool:
+    """Whether nothing is wrong with a DAG that is as plain as most are, seen field by field; False says nothing.
+
+    Of each field it looks at what is different among the functions, which is little however many they are; and none
+    may take a value of a function that was added after it.
+    """
+    columns = {name: [getattr(function, name) for function in functions] for name in _TYPES}
+    if not all(types.issuperset(map(type, columns[name])) for name, types in _TYPES.items()):
+        return False
+    if not (set(columns["type"]) <= {REGULAR, INLINE} and set(columns["argument_inclusion"]).issubset(_INCLUSIONS)):
+        return False
+    if any(type(number) is int and number < 0 for name in ("node", "max_retries") for number in set(columns[name])):
+        return False
+    if not all(limit is None or 0 < limit < float("inf") for limit in set(columns["timeout"])):
+        return False
+    named: list[dict[str, Any]] = [kwargs for kwargs in columns["kwargs"] if kwargs]
+    if not all(type(key) is str for kwargs in named for key in kwargs):
+        return False
+    constants = itertools.chain.from_iterable([*columns["extra_args"], *[kwargs.values() for kwargs in named]])
+    may_be_nested = not _CONTAINERS.isdisjoint(map(type, constants))
+    codes = {id(function.code): function.code for function in functions}
+    return (
+        all(map(callable, codes.values()))
+        and _are_right_costs([function.cost for function in functions])
+        and Argument not in map(type, itertools.chain.from_iterable(columns["args"]))
+        and _are_in_order(functions, may_be_nested)
+    )
+
+
+def _are_right_costs(costs: list[Mapping[str, Any] | None]) -> bool:
+    different = [cost for cost in {id(cost): cost for cost in costs}.values() if cost is not None]
+    if not all(type(cost) is dict and _AMOUNTS.issuperset(map(type, cost.values())) for cost in different):
+        return False
+    try:
+        # Equal ones once: a mapping for each function is as common as one for all.
+        for cost in {tuple(cost.items()): cost for cost in different}.values():
+            parse_cost(cost)
+    except DAGError:
+        return False
+    return True
+
+
+def _are_in_order(functions: list[Function], may_be_nested: bool) -> bool:
+    """Whether each takes values of earlier ones only: then none is missing, none there twice, and there is no cycle."""
+    earlier: set[Hashable] = {None}  # which is no id
+    try:
+        for function in functions:
+            for reference in inputs_of(function) if may_be_nested else function.args:
+                if type(reference) is Handle:
+                    reference = reference.id
+                if reference not in earlier or reference is None:
+                    return False
+            if function.id in earlier:
+                return False
+            earlier.add(function.id)
+    except TypeError:  # something cannot be hashed
+        return False
+    return True
 
 
 def _shortened(problems: list[str]) -> list[str]:
@@ -59,31 +136,6 @@ def _duplicates(functions: list[Function]) -> list[str]:
             twice[function.id] = twice.get(function.id, 1) + 1
         seen.add(function.id)
     return [f"the id {id!r} is used by {count} functions" for id, count in twice.items()]
-
-
-def _is_plain(function: Function, costs: set[int]) -> bool:
-    """Whether a function's fields are right at first sight, as most are; False says nothing."""
-    cost = function.cost
-    if cost is not None and id(cost) not in costs:
-        try:
-            parse_cost(cost)
-        except DAGError:
-            return False
-        costs.add(id(cost))
-    return (
-        callable(function.code)
-        and function.id is not None
-        and function.type in _TYPES
-        and function.argument_inclusion in _INCLUSIONS
-        and function.node is function.max_retries is function.timeout is None
-        and type(function.priority) is int
-        and type(function.version) is str
-        and type(function.kwargs) is dict
-        and _STRINGS.issuperset(map(type, function.kwargs))
-        and type(function.extra_args) in _SEQUENCES
-        and type(function.args) in _SEQUENCES
-        and _SCALAR_IDS.issuperset(map(type, function.args))
-    )
 
 
 def _wrong_fields(function: Function) -> Iterable[str]:

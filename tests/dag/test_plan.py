@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import operator
+import random
 import sys
+from fractions import Fraction
+from types import MappingProxyType
 
 import numpy as np
 import pytest
 
-from handoff_mpi import DAG, DAGError, Function, collocated, task
+from handoff_mpi import DAG, Argument, DAGError, Function, Handle, collocated, task
 from handoff_mpi.dag import Plan, build_call
+from handoff_mpi.dag.validation import all_problems_of, are_right_at_first_sight
 from handoff_mpi.encoding import PICKLED, PLAIN, decode, decode_code
 
 
@@ -68,6 +72,41 @@ def test_wrong_fields_are_named(fields, says):
     dag.add_function(Function(**{"id": "f", "code": print, **fields}))
     with pytest.raises(DAGError, match=says):
         dag.validate()
+
+
+ODDITIES = {
+    "id": [None, (1, 2), 1.0, "3", True],
+    "code": [None, 5, lambda: 1, max],
+    "args": [[], (), "ab", [[1]], [None], [1], [Handle(2)], [Handle(Handle(1))], ["gone"], [Argument(1, serialize=5)]],
+    "extra_args": [[], (1, "x"), [[Handle(3)]], [Handle("gone")], [{"k": (Handle(1),)}], "text", {1}],
+    "kwargs": [{}, {"k": 1}, {1: 1}, {"k": [Handle(0)]}, {"k": Handle("gone")}, None, MappingProxyType({"k": 1})],
+    "cost": [None, {}, {"cpu": 1.0}, {"cpu": True}, {"cpu": -1}, {"cpu": Fraction(1)}, {"cpu": []}, {1: 1}, 7],
+    "max_retries": [None, 0, 3, -1, True, 1.0],
+    "timeout": [None, 1, 0.5, 0, -1, True, float("inf"), float("nan"), "1"],
+    "node": [None, 0, 2, -1, True, "host", 1.5, collocated(0), collocated("gone")],
+    "priority": [0, -5, True, 1.0, None],
+    "version": ["", "2", 2],
+    "type": ["regular", "inline", "odd", None, []],
+    "argument_inclusion": ["variadic", "as_list", "odd", []],
+}
+
+
+def test_what_is_right_at_first_sight_is_right():
+    """Compared with the way that looks at one function after the other, over DAGs with some oddities or none."""
+    dice = random.Random(1)
+    quick = 0
+    for _ in range(3_000):
+        functions = [Function(number, [number - 1] if number else [], max, [number]) for number in range(5)]
+        for _ in range(dice.randrange(4)):
+            name = dice.choice(list(ODDITIES))
+            setattr(dice.choice(functions), name, dice.choice(ODDITIES[name]))
+        by_id = {}
+        for function in functions:
+            by_id.setdefault(function.id, function)
+        if are_right_at_first_sight(functions):
+            quick += 1
+            assert all_problems_of(functions, by_id) == [], functions
+    assert 500 < quick < 2_500
 
 
 def test_duplicate_ids_are_named():

@@ -35,7 +35,7 @@ Codec: TypeAlias = "tuple[int | None, int | None]"
 
 @dataclass(slots=True)
 class TaskSpec:
-    """What the scheduler knows of a task.
+    """What the scheduler knows of a task. Tasks that differ in nothing and take no values share one.
 
     Attributes:
         inputs: the numbers of the tasks whose values it takes, each once.
@@ -92,6 +92,7 @@ class Plan:
         self._anchors: list[Any] = []  # what is known by identity must stay alive
         self._costs: dict[Any, Amounts] = {}
         self._bare_recipes: dict[int, Recipe] = {}
+        self._shared_specs: dict[Any, TaskSpec] = {}
         self._bare_sources: list[tuple[int, None] | None] = []
 
     def __len__(self) -> int:
@@ -125,31 +126,42 @@ class Plan:
         problems += [f"keep names {id!r}, which is no regular function" for id in self._keep - self.number_of.keys()]
         if problems:
             raise DAGError(problems)
-        self._mark_kept(first)
-        self._group(regular)
+        kept, staying = self._kept_and_staying(first)
+        groups = self._groups(regular)
+        for number, function in enumerate(regular, first):
+            self.specs.append(self._spec(number, function, groups.get(number), number in kept, number in staying))
         return self.specs[first:]
 
     def _append_nothing(self) -> None:
         self.recipes.append(((0,), VALUES, None, ()))
         self.sources.append(())
-        self.specs.append(TaskSpec((), {}))
 
     def _freeze(self, function: Function) -> None:
         recipe, sources = self._plain_recipe(function) or self._recipe(function)
-        numbers = tuple(dict.fromkeys([number for number, _ in sources])) if sources else ()
-        node = function.node
-        spec = TaskSpec(
-            numbers,
+        self.recipes.append(recipe)
+        self.sources.append(sources)
+
+    def _spec(self, number: int, function: Function, group: int | None, keep: bool, stays: bool) -> TaskSpec:
+        sources, node = self.sources[number], function.node
+        rest = (
             self._cost(function),
             function.priority,
             function.max_retries,
             function.timeout,
             None if isinstance(node, Collocated) else node,
-            code=recipe[0][0],
+            group,
+            keep,
+            self.recipes[number][0][0],
+            stays,
         )
-        self.recipes.append(recipe)
-        self.sources.append(sources)
-        self.specs.append(spec)
+        if sources:
+            inputs = (sources[0][0],) if len(sources) == 1 else tuple(dict.fromkeys([each for each, _ in sources]))
+            return TaskSpec(inputs, *rest)
+        key = (id(rest[0]), *rest[1:])  # equal costs share one mapping
+        spec = self._shared_specs.get(key)
+        if spec is None:
+            spec = self._shared_specs[key] = TaskSpec((), *rest)
+        return spec
 
     def _recipe(self, function: Function) -> tuple[Recipe, tuple[tuple[int, Codec | None], ...]]:
         builder = _RecipeBuilder(self)
@@ -174,9 +186,10 @@ class Plan:
             return None
         assert function.code is not None
         code = self.code_number(function.code)
+        bare = self._bare_recipe(code)
         if not extra and not kwargs:
-            return self._bare_recipe(code), tuple(sources)
-        return ((code,), VALUES, (PLAIN, (extra, kwargs)), ()), tuple(sources)
+            return bare, tuple(sources)
+        return (bare[0], VALUES, (PLAIN, (extra, kwargs or _NO_KWARGS)), ()), tuple(sources)
 
     def _bare_source(self, number: int) -> tuple[int, None]:
         """All that take a value as it is share one entry."""
@@ -203,20 +216,21 @@ class Plan:
         except TypeError:  # an amount that cannot be hashed
             return parse_cost(cost)
 
-    def _mark_kept(self, first: int) -> None:
+    def _kept_and_staying(self, first: int) -> tuple[Collection[int], set[int]]:
         """Sinks are kept, and what the user named; values with a codec stay at their producer."""
-        consumed = bytearray(len(self.ids))
-        for sources in self.sources[first:]:
-            for number, codec in sources:
-                consumed[number] = 1
-                if codec is not None:
-                    self.specs[number].stays = True
-        for number in range(first, len(self.ids)):
-            named = bool(self._keep) and self.ids[number] in self._keep
-            self.specs[number].keep = self._keep_all or named or not consumed[number]
+        consumed = {number for sources in self.sources[first:] for number, _ in sources}
+        staying = {number for sources in self.sources[first:] for number, codec in sources if codec is not None}
+        for number in staying:
+            if number < first:  # it is known to the scheduler: all that share its spec stay from now on
+                self.specs[number].stays = True
+        new = range(first, len(self.ids))
+        if self._keep_all:
+            return new, staying
+        named = {self.number_of[id] for id in self._keep}
+        return {number for number in new if number not in consumed or number in named}, staying
 
-    def _group(self, regular: list[Function]) -> None:
-        """Give tasks bound by ``collocated`` one group number (union-find, Tarjan 1975)."""
+    def _groups(self, regular: list[Function]) -> dict[int, int]:
+        """Return the group number of new tasks bound by ``collocated`` (union-find, Tarjan 1975)."""
         parent: dict[int, int] = {}
 
         def root(number: int) -> int:
@@ -229,8 +243,7 @@ class Plan:
             if isinstance(function.node, Collocated):
                 one, other = root(self.number_of[function.id]), root(self.number_of[function.node.id])
                 parent[max(one, other)] = min(one, other)
-        for number in parent:
-            self.specs[number].group = root(number)
+        return {number: root(number) for number in parent}
 
     def code_number(self, code: Callable[..., Any]) -> int:
         """Return the number of ``code`` in the code table, encoding it at first sight."""
@@ -257,8 +270,12 @@ class Plan:
         return self._constant_numbers[id(value)]
 
 
+#: What functions without keyword arguments share: each call gets a mapping of its own by ``**``.
+_NO_KWARGS: dict[str, Any] = {}
+
+
 def _are_plain(extra: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether constants can be carried as they are; each call gets the mapping of its own that ``**`` makes."""
+    """Whether constants can be carried as they are."""
     return (not extra or is_plain(extra)) and (not kwargs or is_plain(tuple(kwargs.values())))
 
 

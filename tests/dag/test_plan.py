@@ -158,6 +158,25 @@ def test_as_list_and_kwargs():
     assert evaluate(dag)["b"] == [1, 1]
 
 
+def test_tasks_that_differ_in_nothing_share_what_the_scheduler_knows_of_them():
+    dag = DAG()
+    for number in range(10):
+        dag.add_function(Function(number, (), max, [number], cost={"cpu": 2}))
+    dag.add_function(Function("sum", [0, 1], max))
+    dag.add_function(Function("dear", (), max, [1], cost={"cpu": 2}, priority=1))
+    dag.add_function(Function("near", (), max, [1], cost={"cpu": 2}, node=collocated(2)))
+    plan = Plan()
+    plan.add(dag)
+    by_spec = {}
+    for number, spec in enumerate(plan.specs):
+        by_spec.setdefault(id(spec), []).append(plan.ids[number])
+    # What is taken is not kept; what is collocated has a group.
+    assert sorted(map(str, by_spec.values())) == sorted(
+        map(str, [[0, 1], [2, "near"], [3, 4, 5, 6, 7, 8, 9], ["sum"], ["dear"]])
+    )
+    assert (plan.specs[2].group, plan.specs[2].keep, plan.specs[0].keep) == (2, True, False)
+
+
 def test_small_constants_are_carried_as_they_are():
     def greedy(*args, **kwargs):
         return kwargs.pop("a"), kwargs.setdefault("b", 5)

@@ -33,6 +33,7 @@ class MemoryNetwork:
 class MemoryTransport:
     """One rank's end. Messages are copied as a wire would, so that ranks share nothing."""
 
+    bell = None
     is_transferring = False
 
     def __init__(self, network: MemoryNetwork, rank: int) -> None:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import mpi4py
 
+from handoff_mpi.comm.bell import Bell
 from handoff_mpi.comm.port import Allocate, Envelope, RankGone, fresh_memory
 from handoff_mpi.errors import JoinError, TransportError
 
@@ -149,6 +150,20 @@ class MPITransport:
         self._transfers = 0
         self._dead: set[int] = set()
         self._abandoned: list[_Incoming | _Outgoing] = []  # MPI may still look at their memory
+        self.bell = self._hang_up_bell()
+
+    def _hang_up_bell(self) -> Bell | None:
+        """Return this rank's bell, which knows those of its host."""
+        try:
+            bell = Bell()
+        except OSError:
+            bell = None
+        here = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
+        known = dict(here.allgather((self.rank, None if bell is None else bell.address)))
+        here.Free()
+        if bell is not None:
+            bell.can_ring({rank: address for rank, address in known.items() if address and rank != self.rank})
+        return bell
 
     # -- collectives, used before a run's messages flow ----------------------------------------------
 
@@ -173,6 +188,8 @@ class MPITransport:
                 request = self._comm.Isend([blob, MPI.BYTE], dest, _MESSAGE)
                 if not request.Test():
                     self._outgoing.append(_Outgoing(dest, [request], (blob,)))
+            if self.bell is not None:
+                self.bell.ring(dest)
         except MPI.Exception as error:
             self._look_at(error, f"sending to rank {dest}")
 
@@ -220,6 +237,8 @@ class MPITransport:
 
     def _receive(self, message: Any, status: Any, arrived: list[Envelope | RankGone]) -> None:
         source, tag = status.Get_source(), status.Get_tag()
+        if self.bell is not None:
+            self.bell.hear_from(source)
         blob = bytearray(status.Get_count(MPI.BYTE))
         message.Recv([blob, MPI.BYTE])
         try:
@@ -303,6 +322,9 @@ class MPITransport:
 
     def close(self) -> None:
         """Free the communicator; only when every rank does so, and none has died."""
+        if self.bell is not None:
+            self.bell.close()
+            self.bell = None
         if not self._dead and not survives_death():
             self._comm.Free()
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+from handoff_mpi.comm.bell import Bell
+
 
 @dataclass(slots=True)
 class Envelope:
@@ -51,6 +53,8 @@ class Transport(Protocol):
 
     rank: int
     size: int
+    #: Rung by ranks of this host when they have sent something; None where nobody rings.
+    bell: Bell | None
 
     def send(self, dest: int, message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> None:
         """Send a picklable tuple and any number of bytes-like objects to ``dest``, oneself included.

@@ -102,7 +102,7 @@ class Job:
             self.transport.send(rank, (SETUP, 0, blob, sys.path))
         answers = {0: _set_up(blob, self.capabilities[0])}
         end = clock() + JOIN_S
-        pace = Pace()
+        pace = Pace(self.transport.bell)
         while len(answers) <= len(others) and clock() < end:
             arrived = self.transport.poll()
             for each in arrived:
@@ -183,7 +183,7 @@ class Job:
         for rank in waiting:
             self.transport.send(rank, (LEAVE, 0))
         end = clock() + DISMISS_S
-        pace = Pace()
+        pace = Pace(self.transport.bell)
         while waiting and clock() < end:
             arrived = self.transport.poll()
             for each in arrived:
@@ -212,7 +212,7 @@ class Job:
             spares.close()
 
     def _serve(self, spares: Spares) -> Any:
-        pace = Pace()
+        pace = Pace(self.transport.bell)
         parent = os.getppid()
         shared = None
         pending: list[Envelope] = []

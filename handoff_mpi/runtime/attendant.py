@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
+
+from handoff_mpi.runtime.pace import wait_for
 
 #: The attendant looks after a call that lasts longer than this.
 ATTEND_S = 0.005
@@ -47,6 +50,9 @@ class Attendant(threading.Thread):
     _busy = False
 
     def _attend(self) -> None:
+        bell = self._shell.transport.bell
+        if bell is not None:
+            bell.clear()
         try:
             self._busy = self._poll()
         except BaseException as error:
@@ -56,7 +62,11 @@ class Attendant(threading.Thread):
                 self._end(error)
 
     def _pause(self, seconds: float) -> None:
-        threading.Event().wait(seconds)
+        bell = self._shell.transport.bell
+        if bell is None:
+            time.sleep(seconds)
+        else:
+            wait_for([bell], seconds)
 
     def _park(self) -> None:
         self._wake.clear()

@@ -1,4 +1,7 @@
-"""How a loop waits: it spins a little, then sleeps in growing steps, and never on a large transfer."""
+"""How a loop waits: it spins a little, then sleeps in growing steps, and never on a large transfer.
+
+A rank of the same host that sends something rings a bell, which ends a sleep at once; the steps are for all others.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import select
 import time
 from collections.abc import Sequence
 from typing import Any
+
+from handoff_mpi.comm.bell import AWAKE_S, Bell
 
 #: Shorter spins would meet the sleep on every link of a chain.
 SPIN_S = 0.0003
@@ -18,6 +23,7 @@ LONGEST_SLEEP_S = 0.004
 #: A sleep is at most this share of the time nothing has happened. Two loops that wait for each other then wake ever
 #: sooner, down to the spin; with sleeps that merely grow, each would keep the other asleep for ever.
 _SLEEP_SHARE = 1 / 8
+_FD_SETSIZE = 1024
 
 _offset = time.time() - time.monotonic()
 
@@ -37,9 +43,14 @@ class Pace:
 
     It spins if what it waited for last came while it did. Where waits outlast the spin, whoever is waited for may
     need the core: then it sleeps at once.
+
+    Args:
+        bell: what is rung when something was sent here; None if nobody rings.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, bell: Bell | None = None) -> None:
+        self._bell = bell
+        self._alert_until = 0.0
         self._idle_since = 0.0
         self._idle_until = 0.0
         self._spins = True
@@ -57,15 +68,28 @@ class Pace:
             return
         now = self._idle_until = clock()
         idle_s = now - self._idle_since
-        if is_transferring or (self._spins and idle_s < SPIN_S):
+        if is_transferring or now < self._alert_until or (self._spins and idle_s < SPIN_S):
             os.sched_yield()
             return
         sleep_s = min(max(_SHORTEST_SLEEP_S, idle_s * _SLEEP_SHARE), LONGEST_SLEEP_S)
         seconds = max(0.0, min(sleep_s, until - now))
-        if wake:
-            poll = select.poll()  # select() knows no descriptor from 1024 on
-            for each in wake:
-                poll.register(each, select.POLLIN)
-            poll.poll(seconds * 1000)
+        bell = self._bell
+        if bell is not None:
+            wait_for([*wake, bell], seconds)
+            if bell.clear():
+                self._alert_until = clock() + AWAKE_S
+        elif wake:
+            wait_for(wake, seconds)
         else:
             time.sleep(seconds)
+
+
+def wait_for(wake: Sequence[Any], seconds: float) -> None:
+    """Wait until one of ``wake``, things with a file descriptor, is readable, but ``seconds`` at most."""
+    if max(each.fileno() for each in wake) < _FD_SETSIZE:
+        select.select(wake, (), (), seconds)
+        return
+    poll = select.poll()  # it knows all descriptors, but waits for whole milliseconds
+    for each in wake:
+        poll.register(each, select.POLLIN)
+    poll.poll(seconds * 1000)

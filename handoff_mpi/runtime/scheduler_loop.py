@@ -169,7 +169,7 @@ class SchedulerLoop:
             JobLost: the launcher is gone.
             Superseded: a newer launch has taken over.
         """
-        pace = Pace()
+        pace = Pace(self.transport.bell)
         events: list[Event] = [*first]
         wakeup = 0.0
         sockets: list[Any]
@@ -433,7 +433,7 @@ class SchedulerLoop:
             self.courier.send(rank, (STOP, self.settings.number, shared))
         self.gone |= self.scheduler.silent  # whoever was cut off is told, but not waited for
         waiting = {rank for rank in self._everyone() if rank not in self.gone}
-        pace = Pace()
+        pace = Pace(self.transport.bell)
         end = clock() + wait_s
         while waiting - self._said_goodbye - self.gone and clock() < end:
             arrived = self.transport.poll()

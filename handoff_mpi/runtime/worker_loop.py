@@ -57,7 +57,7 @@ def serve_run(
     """
     shell = WorkerShell(transport, setup, spares)
     set_active(shell)
-    pace = Pace()
+    pace = Pace(transport.bell)
     mail = _Mail(shell, leave)
     poll = mail.poll
     attendant = Attendant(shell, poll, end) if is_threaded else None

@@ -40,7 +40,7 @@ LARGE = 10**6
 class Script:
     """A transport whose ranks say what ``answer(dest, message)`` returns, at the next poll."""
 
-    rank, size, is_transferring = 0, 9, False
+    rank, size, is_transferring, bell = 0, 9, False, None
 
     def __init__(self, answer):
         self.answer = answer

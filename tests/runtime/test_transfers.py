@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import threading
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from handoff_mpi.comm import MemoryNetwork
+from handoff_mpi.comm.bell import Bell
 from handoff_mpi.encoding import encode_code
 from handoff_mpi.messages import ABSENT, DISPATCH, FETCH, HOME_NBYTES
 from handoff_mpi.runtime import pace, worker_shell
@@ -163,6 +168,32 @@ def test_a_loop_that_awaits_a_transfer_never_sleeps(monkeypatch):
     for _ in range(100):
         now[0] += 1.0
         waiting.wait(False, True, 1e9)
+
+
+def test_a_loop_that_sleeps_is_woken_by_the_bell(monkeypatch):
+    """With sleeps this long whoever does not hear the bell does not end in time."""
+    monkeypatch.setattr(pace, "LONGEST_SLEEP_S", 60.0)
+    monkeypatch.setattr(pace, "_SLEEP_SHARE", 1e9)
+    one, other = Bell(), Bell()
+    one.can_ring({1: other.address})
+    waiting = pace.Pace(other)
+    threading.Timer(0.05, one.ring, [1]).start()
+    waiting.wait(False, False, 1e18)
+    assert not other.clear(), "it was heard"
+    for each in (one, other):
+        each.close()
+
+
+def test_descriptors_of_any_number_can_be_waited_for():
+    """select() knows none from 1024 on."""
+    one, other = Bell(), Bell()
+    one.can_ring({1: other.address})
+    one.ring(1)
+    high = fcntl.fcntl(other, fcntl.F_DUPFD, pace._FD_SETSIZE)
+    pace.wait_for([SimpleNamespace(fileno=lambda: high)], 60.0)
+    os.close(high)
+    for each in (one, other):
+        each.close()
 
 
 def test_without_memory_to_share_values_are_received_as_ever(monkeypatch):

@@ -85,7 +85,7 @@ class Leader:
         self._handlers = handlers
         self._serial = 0
         self._arrived: deque[Envelope] = deque()
-        self._pace = Pace()
+        self._pace = Pace(transport.bell)
         self.silent: dict[int, str] = {}
         self.troubles: dict[int, str] = {}
 
@@ -238,7 +238,7 @@ def serve(transport: Any, handlers: Handlers, patience_s: float) -> None:
         ConnectionError: rank 0 or the launcher is gone, or rank 0 was silent for ``patience_s``.
     """
     parent = os.getppid()
-    pace = Pace()
+    pace = Pace(transport.bell)
     heard = time.monotonic()
     while True:
         arrived = transport.poll()

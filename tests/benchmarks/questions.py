@@ -32,6 +32,7 @@ QUESTIONS = [
     Question("granularity", by_ranks=True),
     Question("idle", by_ranks=True),
     Question("startup", by_ranks=True),
+    Question("handover"),
     Question("bandwidth"),
     Question("functions"),
     Question("ranks"),

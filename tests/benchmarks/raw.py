@@ -2,6 +2,7 @@
 
     mpirun -n 2 python -m tests.benchmarks.raw round_trip COUNT
     mpirun -n 3 python -m tests.benchmarks.raw transfer NBYTES...          # from rank 1 to rank 2
+    mpirun -n 3 python -m tests.benchmarks.raw relay COUNT                 # calls by turns on ranks 1 and 2
     python -m tests.benchmarks.raw pipe COUNT WORKERS                      # bare child processes behind pipes
     python -m tests.benchmarks.raw peak PROCESSES LOOPS                    # the most work that so many processes do
 
@@ -31,6 +32,24 @@ def round_trip(count: str) -> None:
             comm.send(comm.recv(source=0), 0)
     if comm.rank == 0:
         report(seconds=(time.perf_counter() - begun) / int(count))
+
+
+def relay(count: str) -> None:
+    """Calls of 20 ms by turns on ranks 1 and 2, sent by rank 0, each once the one before has come back."""
+    from tests.benchmarks.handover import nap
+
+    comm = serialized_mpi().COMM_WORLD
+    comm.Barrier()
+    begun = time.perf_counter()
+    if comm.rank == 0:
+        for number in range(int(count)):
+            comm.send((number, None), 1 + number % 2)
+            comm.recv(source=1 + number % 2)
+        report(seconds=time.perf_counter() - begun)
+    else:
+        for _ in range(comm.rank - 1, int(count), 2):
+            nap(comm.recv(source=0))
+            comm.send(None, 0)
 
 
 def transfer(*sizes: str) -> None:

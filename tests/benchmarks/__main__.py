@@ -76,6 +76,7 @@ def measure(given: argparse.Namespace) -> list[str]:
         settings = [
             replace(base, ranks=ranks, with_peers=ranks == with_peers)
             for ranks in (numbers if question.by_ranks else [base.ranks])
+            if ranks >= question.least_ranks
         ]
         failed += ask(question, settings, given.out)
         print(f"{question.name} took {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)

@@ -1,6 +1,8 @@
 """How fast an array goes from one rank to another, against a raw Send and Recv into fresh memory.
 
-    python -m tests.benchmarks.bandwidth [--repeats 5] [--json FILE]
+    python -m tests.benchmarks.bandwidth [--ranks 3] [--repeats 5] [--json FILE]
+
+From rank 1 to rank 2, whatever others there are; rank 0 has no part in it.
 
 Ours is the time from the request of the rank that wants the value to its arrival, as the transfer event tells. Smaller
 values than these ride with the messages that are sent anyway: what that costs is the latency of a chain.
@@ -17,7 +19,6 @@ from tests.benchmarks import harness
 from tests.benchmarks.harness import Answer, Setting, arguments, in_turns, run, under_mpi
 
 RAW = "raw Send/Recv"
-RANKS = 3  # rank 0 has no part in it
 SIZES = {"64 KiB": 1 << 16, "1 MiB": 1 << 20, "64 MiB": 1 << 26, "1 GiB": 1 << 30}
 
 
@@ -26,12 +27,12 @@ def ask(setting: Setting) -> Answer:
     with tempfile.TemporaryDirectory(prefix="handoff-bench-") as place:
 
         def speeds(*words: str) -> dict[str, float]:
-            seconds = run(under_mpi(RANKS, *words, *sizes.values()), Path(place))
+            seconds = run(under_mpi(setting.ranks, *words, *sizes.values()), Path(place))
             return {name: nbytes / 2**20 / seconds[str(nbytes)] for name, nbytes in sizes.items()}
 
         contenders = {RAW: lambda: speeds("raw", "transfer"), "handoff_mpi": lambda: speeds("bandwidth", "ours")}
         figures = in_turns(contenders, setting.repeats)
-    return Answer("rank to rank into fresh memory", RAW, figures, "MiB/s", RANKS)
+    return Answer("rank to rank into fresh memory", RAW, figures, "MiB/s", setting.ranks)
 
 
 def make(nbytes: int) -> Any:

@@ -16,10 +16,12 @@ class Question:
     Attributes:
         name: of its module.
         by_ranks: whether it is asked for each number of ranks; else once, with three ranks where it needs any.
+        least_ranks: with fewer it makes no sense.
     """
 
     name: str
     by_ranks: bool = False
+    least_ranks: int = 2
 
     def ask(self, setting: Setting) -> Answer:
         return cast(Answer, importlib.import_module(f"tests.benchmarks.{self.name}").ask(setting))
@@ -33,8 +35,8 @@ QUESTIONS = [
     Question("idle", by_ranks=True),
     Question("startup", by_ranks=True),
     Question("handover"),
-    Question("bandwidth"),
-    Question("functions"),
+    Question("bandwidth", by_ranks=True, least_ranks=3),
+    Question("functions", by_ranks=True),
     Question("ranks"),
     Question("journal"),
 ]

@@ -64,7 +64,8 @@ class Bell:
 
     def hear_from(self, rank: int) -> None:
         """Note that ``rank`` has sent something just now: it is awake."""
-        self._awake_until[rank] = time.monotonic() + AWAKE_S
+        if rank in self._others:
+            self._awake_until[rank] = time.monotonic() + AWAKE_S
 
     def fileno(self) -> int:
         """Return a descriptor that is readable once the bell was rung."""

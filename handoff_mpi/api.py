@@ -15,6 +15,7 @@ from handoff_mpi.resources import parse_resources
 from handoff_mpi.results import Results
 from handoff_mpi.runtime import worker_loop
 from handoff_mpi.runtime.options import RunOptions
+from handoff_mpi.runtime.vigil import IDLE_LIMIT_S
 
 _NAMES = [field.name for field in dataclasses.fields(RunOptions)]
 _defaults: dict[str, Any] = {}
@@ -78,10 +79,18 @@ class Cluster:
 
     Args:
         comm: the communicator to use; the world by default.
+        idle_limit: how long, in seconds, a rank waits between two runs for a rank 0 of another host that nobody can be
+            asked about: see :mod:`handoff_mpi.runtime.vigil`. A week by default; ``float("inf")`` sets none.
+
+    Raises:
+        UsageError: ``idle_limit`` is no positive number.
     """
 
-    def __init__(self, comm: Any = None, _serve_now: bool = True) -> None:
+    def __init__(self, comm: Any = None, *, idle_limit: float = IDLE_LIMIT_S, _serve_now: bool = True) -> None:
+        if not isinstance(idle_limit, (int, float)) or isinstance(idle_limit, bool) or not idle_limit > 0:
+            raise UsageError(f"idle_limit must be a positive number of seconds, not {idle_limit!r}")
         self.job = jobs.mpi_job(comm)
+        self.job.idle_limit_s = float(idle_limit)
         self._serve_now = _serve_now
         self._before: Job | None = None
 

@@ -35,6 +35,7 @@ LOOKED = "looked"  # (LOOKED, run, rank, is_gone, reason): asked to, or when a n
 BYE = "bye"  # (BYE, run): the rank has left the run
 
 # A rank to a rank
+ASKED = "asked"  # (ASKED, 0, answer): what rank 0's host has answered, between two runs, to a rank of this one
 FETCH = "fetch"  # (FETCH, run, ticket, task, codec, encoded callables the codec needs, via)
 VALUE = "value"  # (VALUE, run, ticket, head) + buffers; head is (PLAIN, value) or (PICKLED, bytes)
 ABSENT = "absent"  # (ABSENT, run, ticket, reason)

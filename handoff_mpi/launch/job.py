@@ -16,7 +16,7 @@ from handoff_mpi.encoding import decode_code, encode_code
 from handoff_mpi.errors import JoinError, TransportError, UsageError
 from handoff_mpi.kernel import sharpen_timers
 from handoff_mpi.launch.environment import size_by_launcher
-from handoff_mpi.messages import BYE, LEAVE, SETUP, START
+from handoff_mpi.messages import ASKED, BYE, LEAVE, SETUP, START
 from handoff_mpi.resources import Amounts, Capability, parse_resources
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.resources.detection import detect
@@ -24,7 +24,9 @@ from handoff_mpi.runtime import garbage
 from handoff_mpi.runtime.neighbours import Neighbours
 from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.runtime.pace import Pace, clock
+from handoff_mpi.runtime.prober import from_environment
 from handoff_mpi.runtime.run_setup import RunSetup
+from handoff_mpi.runtime.vigil import IDLE_LIMIT_S, Vigil
 from handoff_mpi.runtime.worker_loop import say_goodbye, serve_run
 from handoff_mpi.speech import say
 from handoff_mpi.worker.spares import Spares
@@ -56,6 +58,8 @@ class Job:
 
     Attributes:
         leave: ends this process at once; None where that is not for this package to do (a user's script).
+        idle_limit_s: how long a worker waits for a run while rank 0 cannot be found alive; see
+            :mod:`handoff_mpi.runtime.vigil`.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class Job:
         self.gone: set[int] = set()
         self.setup: bytes | None = None
         self.leave: Callable[[], object] | None = None
+        self.idle_limit_s = IDLE_LIMIT_S
         # Looked at now: by the end of the job a process number may be another's.
         self._neighbours = Neighbours(self.rank, {} if self.rank else self._pids_here())
 
@@ -203,15 +208,17 @@ class Job:
         """Serve runs until rank 0 ends the job; return what the last run shared with all ranks.
 
         Raises:
-            ConnectionError: rank 0, or the launcher, is gone.
+            ConnectionError: rank 0, or the launcher, is gone, or this rank's host was cut off.
         """
         spares = Spares()
+        vigil = Vigil(self.transport, self.capabilities, from_environment(), self.idle_limit_s, clock())
         try:
-            return self._serve(spares)
+            return self._serve(spares, vigil)
         finally:
+            vigil.end()
             spares.close()
 
-    def _serve(self, spares: Spares) -> Any:
+    def _serve(self, spares: Spares, vigil: Vigil) -> Any:
         pace = Pace(self.transport.bell)
         parent = os.getppid()
         shared = None
@@ -219,25 +226,32 @@ class Job:
         while True:
             arrived = [*pending, *self.transport.poll()]
             pending = []
+            has_heard = False
             for position, each in enumerate(arrived):
                 if isinstance(each, RankGone):
                     if each.rank == 0:
                         raise ConnectionError(f"rank 0 is gone: {each.reason}")
                     continue
+                has_heard |= each.source == 0
                 kind = each.message[0]
                 if kind == START:
                     rest = [after for after in arrived[position + 1 :] if isinstance(after, Envelope)]
+                    vigil.end()
                     shared, pending = self._serve_run(each.message[2], rest, spares)
+                    vigil.begin(clock())
                     break
                 if kind == SETUP:
                     _extend_path(each.message[3])
                     answer = _set_up(each.message[2], self.capabilities[self.rank])
                     self.transport.send(0, (REGISTERED, 0, *answer))
+                elif kind == ASKED:
+                    vigil.take(each.message[2], clock())
                 elif kind == LEAVE:
                     say_goodbye(self.transport)
                     return shared
             if os.getppid() != parent:
                 raise ConnectionError("the launcher is gone")
+            vigil.look(has_heard, clock())
             pace.wait(bool(arrived), self.transport.is_transferring, clock() + 1.0)
 
     def _serve_run(self, setup: RunSetup, pending: list[Envelope], spares: Spares) -> tuple[Any, list[Envelope]]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Collection, Mapping
 
-from handoff_mpi.runtime.prober import PROBE_S, SILENT, Prober, end, meaning
+from handoff_mpi.runtime.prober import SILENT, Prober, Question
 from handoff_mpi.scheduler import HostWatch
 
 #: So many hosts are asked at once.
@@ -51,37 +50,16 @@ class Inquiry:
     """
 
     def __init__(self, prober: Prober, host: str, control: str, now: float) -> None:
-        self._until = now + PROBE_S
-        self._processes = [_started(prober, prober.name_of(name)) for name in (host, control)]
+        self._questions = [Question(prober, prober.name_of(name), None, now) for name in (host, control)]
 
     def verdict(self, now: float) -> bool | None:
         """Return whether the host is lost; None while that is open."""
-        answers = [self._answer(process, now) for process in self._processes]
-        if None in answers:
+        asked, control = (question.answer(now) for question in self._questions)
+        if asked is None or control is None:
             return None
-        asked, control = answers
         return asked == SILENT != control
-
-    def _answer(self, process: subprocess.Popen[bytes] | None, now: float) -> str | None:
-        if process is None:
-            return SILENT
-        status = process.poll()
-        if status is not None:
-            return meaning(status)
-        if now < self._until:
-            return None
-        end(process)
-        return SILENT
 
     def close(self) -> None:
         """Ask no longer."""
-        for process in self._processes:
-            if process is not None and process.poll() is None:
-                end(process)
-
-
-def _started(prober: Prober, host: str | None) -> subprocess.Popen[bytes] | None:
-    try:
-        return None if host is None else prober.start(host)
-    except OSError:
-        return None
+        for question in self._questions:
+            question.close()

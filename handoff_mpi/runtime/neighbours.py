@@ -99,6 +99,14 @@ class Neighbours:
         self.fence(rank)
         return STOPPED, f"its process had been stopped for {stopped_s:.0f} s and was ended"
 
+    def lives(self, rank: int) -> bool | None:
+        """Whether the process of ``rank`` is there, stopped or not; None if it cannot be seen from here."""
+        born = self._born.get(rank)
+        if born is None:
+            return None
+        state, since = look_at(self._pids[rank])
+        return since == born and state not in ("Z", "X")
+
     def fence(self, rank: int) -> bool:
         """End the process of ``rank``; return whether it is one that can be seen from here, and was there still."""
         pid = self._pids.get(rank)

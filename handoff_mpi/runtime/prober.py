@@ -15,6 +15,8 @@ from dataclasses import dataclass
 PROBE = "HANDOFF_PROBE"
 #: A host that has not answered by then does not answer.
 PROBE_S = 5.0
+#: How long a question that was killed may take to be gone.
+END_S = 1.0
 
 LIVES = "lives"
 GONE = "gone"
@@ -74,6 +76,41 @@ class Prober:
             return SILENT
 
 
+class Question:
+    """A question that is asked beside whatever else is done.
+
+    Args:
+        prober: how hosts are reached.
+        host: as the launcher calls it, None if it is none of the launcher's.
+        pid: a process there, None if only the host is asked about.
+        now: the time, in seconds.
+    """
+
+    def __init__(self, prober: Prober, host: str | None, pid: int | None, now: float) -> None:
+        self._until = now + PROBE_S
+        try:
+            self._process = None if host is None else prober.start(host, pid)
+        except OSError:
+            self._process = None
+
+    def answer(self, now: float) -> str | None:
+        """Return the answer; None while it may still come."""
+        if self._process is None:
+            return SILENT
+        status = self._process.poll()
+        if status is not None:
+            return meaning(status)
+        if now < self._until:
+            return None
+        end(self._process)
+        return SILENT
+
+    def close(self) -> None:
+        """Ask no longer."""
+        if self._process is not None and self._process.poll() is None:
+            end(self._process)
+
+
 def meaning(status: int) -> str:
     """Return what the exit status of a finished question means."""
     return {_STATUS_LIVES: LIVES, _STATUS_GONE: GONE}.get(status, SILENT)
@@ -85,7 +122,10 @@ def end(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, 9)
     except ProcessLookupError:
         pass
-    process.wait()
+    try:
+        process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        pass  # it hangs in the kernel, in a file system that went with the network: left to end when it can
 
 
 def from_environment() -> Prober | None:

@@ -132,7 +132,8 @@ class _Mail:
             raise ConnectionError("the launcher is gone")
         has_heard, self._has_heard = self._has_heard, False
         patience_s = self._shell.setup.patience_s
-        if patience_s and self._patience.has_ended(has_heard, now):
+        # Once the run is over rank 0 may be silent for good reason, while a call of it goes on here.
+        if patience_s and not self._shell.has_left and self._patience.has_ended(has_heard, now):
             _look_at_rank_0(self._shell.setup, self._patience)
 
     def _keep_for_later(self, each: Envelope) -> None:

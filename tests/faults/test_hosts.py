@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -87,6 +89,60 @@ def test_a_short_cut_costs_nothing(three_hosts, tmp_path):
     three_hosts.mend("h2")
     ending = run.end()
     assert (ending.code, ending.is_right, ending.status["lost_ranks"]) == (0, True, {}), ending.said
+
+
+# Started with every Python of the job: nobody waits half an hour for a test.
+IMPATIENT = """
+import socket
+from handoff_mpi.runtime import vigil
+
+def note(self, answer, now):
+    with open("answers", "a") as file:
+        print(socket.gethostname(), answer, file=file)
+    take(self, answer, now)
+
+take, vigil.Vigil.take = vigil.Vigil.take, note
+vigil.FIRST_S = vigil.AGAIN_S = vigil.LONGEST_S = 1.0
+"""
+LONG_BUILD = """
+import time
+from pathlib import Path
+from handoff_mpi import DAG, Function
+
+def build(args):
+    Path("building").touch()
+    while not Path("go on").exists():
+        time.sleep(0.05)
+    dag = DAG("d")
+    for number in range(8):
+        dag.add_function(Function(number, (), abs, [-number]))
+    return dag
+"""
+
+
+def test_a_host_is_cut_off_while_rank_0_does_something_else(three_hosts, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(IMPATIENT)
+    (tmp_path / "dag.py").write_text(LONG_BUILD)
+    command = [sys.executable, "-m", "handoff_mpi", "run", "-n", "4", "--hosts", "h1:1,h2:2,h3:1", "--run-dir", "run"]
+    environment = {**three_hosts.environment(), "PYTHONPATH": str(tmp_path)}
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(
+            three_hosts["h1"].enter(*command, "dag.py", cwd=tmp_path), env=environment, stdout=said, stderr=said
+        )
+    try:
+        assert wait_for(lambda: (tmp_path / "building").exists(), 60)
+        h2, h3 = three_hosts["h2"], three_hosts["h3"]
+        answers = tmp_path / "answers"
+        assert wait_for(lambda: answers.exists() and answers.read_text().count("h2 lives\n") >= 4, 60)
+        three_hosts.cut("h2")
+        assert wait_for(lambda: not h2.processes("-m handoff_mpi"), 120)
+        assert h3.processes("-m handoff_mpi"), "it can ask"
+        (tmp_path / "go on").touch()
+        assert process.wait(120) == 0, (tmp_path / "said").read_text()
+        status = json.loads((tmp_path / "run" / "status.json").read_text())
+        assert (status["status"], {*status["lost_ranks"]}) == ("done", {"1", "2"})
+    finally:
+        process.kill()
 
 
 @pytest.mark.slow

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from handoff_mpi.comm import MemoryNetwork
 from handoff_mpi.runtime import prober as probing
 from handoff_mpi.runtime import worker_loop
 from handoff_mpi.runtime.inquiry import HostGuard
@@ -60,6 +62,23 @@ def test_ranks_are_told_how_to_ask(monkeypatch):
     assert probing.from_environment() == Prober(["ssh", "{host}"], ["a", "b"])
 
 
+def test_a_question_that_was_given_up_is_not_waited_for_without_end(agent, monkeypatch):
+    """It may hang in the kernel, in a file system that went with the network."""
+    prober = Prober(agent, [])
+    process = prober.start("deaf")
+    waits = []
+
+    def hang(timeout=None):
+        waits.append(timeout)
+        raise subprocess.TimeoutExpired("ssh", timeout)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "wait", hang)
+        probing.end(process)
+    assert waits == [probing.END_S]
+    assert process.wait(10) == -9
+
+
 def losses(agent, hosts, heard, seconds=3.0):
     """Return what a guard finds while nothing more is heard of the silent ranks."""
     guard = HostGuard(HostWatch(hosts, 1.0), Prober(agent, list(hosts)))
@@ -93,8 +112,8 @@ def test_a_host_heard_of_while_it_is_asked_is_not_lost(agent):
     guard = HostGuard(HostWatch({"own": [0], "slow": [1]}, 1.0), Prober(agent, ["own", "slow"]))
     assert guard.look({1: 0.0}, (), 5.0) == []
     Path(f"{agent[0]}.end").touch()
-    for process in guard._open["slow"]._processes:
-        process.wait(10.0)
+    for question in guard._open["slow"]._questions:
+        question._process.wait(10.0)
     assert guard.look({1: 5.5}, (), 6.0) == []
     assert not guard._open
     guard.close()
@@ -134,3 +153,32 @@ def test_where_nobody_can_be_asked_rank_0_gets_twice_as_long(monkeypatch, impati
     impatient.silence_s = 10.0
     with pytest.raises(ConnectionError, match="silent for 10 s"):
         look(monkeypatch, None, impatient)
+
+
+class Silent:
+    """A run in which rank 0 of another host says nothing."""
+
+    def __init__(self, has_left):
+        self.setup = SimpleNamespace(rank0=("up", os.getpid()), patience_s=5.0)
+        self.transport = MemoryNetwork(2).transport(1)
+        self.has_left = has_left
+
+    def turn(self, arrived):
+        return False
+
+
+def listen(monkeypatch, has_left, seconds):
+    now = [0.0]
+    monkeypatch.setattr(worker_loop, "clock", lambda: now[0])
+    monkeypatch.setattr(worker_loop, "from_environment", lambda: None)
+    mail = worker_loop._Mail(Silent(has_left), None)
+    for second in range(seconds):
+        now[0] = float(second)
+        mail.poll()
+
+
+def test_silence_counts_until_the_run_is_over_though_a_call_of_it_goes_on(monkeypatch):
+    """After it the user's own code runs in rank 0, which greets nobody."""
+    listen(monkeypatch, True, 100)
+    with pytest.raises(ConnectionError, match="silent for"):
+        listen(monkeypatch, False, 100)

@@ -62,21 +62,25 @@ class Caller:
     Args:
         rank: the rank it calls for.
         run: the run's name.
+
+    Attributes:
+        blobs: encoded callables, by number.
+        constants: large constants, by number.
     """
 
     def __init__(self, rank: int, run: str) -> None:
-        self._rank = rank
+        self.rank = rank
         self._run = run
-        self._blobs: dict[int, bytes] = {}
+        self.blobs: dict[int, bytes] = {}
         self._codes: dict[int, Callable[..., Any]] = {}
-        self._constants: dict[int, Payload] = {}
+        self.constants: dict[int, Payload] = {}
         self._limits = ThreadLimits()
 
     def learn(self, codes: Sequence[tuple[int, bytes]], constant: tuple[int, Payload] | None) -> None:
         """Take in encoded callables, or a large constant, by number."""
-        self._blobs.update(codes)
+        self.blobs.update(codes)
         if constant is not None:
-            self._constants[constant[0]] = constant[1]
+            self.constants[constant[0]] = constant[1]
 
     def code(self, number: int) -> Callable[..., Any]:
         """Return a callable, loading it at first use.
@@ -86,7 +90,7 @@ class Caller:
         """
         code = self._codes.get(number)
         if code is None:
-            code = self._codes[number] = decode_code(self._blobs[number])
+            code = self._codes[number] = decode_code(self.blobs[number])
         return code
 
     def prepare(self, spec: CallSpec) -> None:
@@ -102,11 +106,11 @@ class Caller:
         """Return ``payload`` as the codec's serialize makes it for rank ``dest``."""
         if codec[0] is None:
             return payload
-        return encode(self.code(codec[0])(decode(payload), self._rank, dest))
+        return encode(self.code(codec[0])(decode(payload), self.rank, dest))
 
     def call(self, spec: CallSpec) -> Outcome:
         """Call the function, and return how it ended."""
-        context = TaskContext(spec.id, spec.attempt, self._rank, spec.cores, spec.gpus, self._run)
+        context = TaskContext(spec.id, spec.attempt, self.rank, spec.cores, spec.gpus, self._run)
         started = time.perf_counter()
         try:
             enter(context)
@@ -131,15 +135,15 @@ class Caller:
             return Outcome(RAISED, None, describe(error), duration)
 
     def _constant(self, number: int) -> Any:
-        return decode(self._constants[number])
+        return decode(self.constants[number])
 
     def _value(self, payload: Payload, codec: Any, source: int) -> Any:
         if codec is None:
             return decode(payload)
         if source < 0:  # the value is here: both ends of the codec are this rank
-            payload, source = self.encode_for(payload, codec, self._rank), self._rank
+            payload, source = self.encode_for(payload, codec, self.rank), self.rank
         value = decode(payload)
-        return value if codec[1] is None else self.code(codec[1])(value, source, self._rank)
+        return value if codec[1] is None else self.code(codec[1])(value, source, self.rank)
 
 
 def _call_here(code: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

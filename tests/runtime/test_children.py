@@ -14,7 +14,7 @@ import pytest
 from handoff_mpi.comm import MemoryNetwork
 from handoff_mpi.encoding import PLAIN, decode, encode_code
 from handoff_mpi.messages import DIED, DISPATCH, FINISHED, HOME_NBYTES, OK, RAISED, RECALL, RETURNED, STOP, TIMED_OUT
-from handoff_mpi.runtime import worker_shell
+from handoff_mpi.runtime import children, worker_shell
 from handoff_mpi.runtime.worker_shell import RunSetup, WorkerShell
 from handoff_mpi.worker.ahead import MOST_SENT
 from handoff_mpi.worker.runners import Child
@@ -299,13 +299,14 @@ def test_a_call_that_has_begun_meanwhile_is_not_ended_for_the_one_before(rank, m
     """The time is up just when the call ends: what its child does by then is the next call."""
     now = [1000.0]
     monkeypatch.setattr(worker_shell, "clock", lambda: now[0])
+    monkeypatch.setattr(children, "clock", lambda: now[0])
     rank.dispatch(rank.task(0, "begin", timeout_s=5.0), rank.task(1, "hold"), rank.task(2, "begin"))
     end = time.monotonic() + 30
     while not rank.is_begun(1):
         assert time.monotonic() < end
     now[0] += 5.0
     with monkeypatch.context() as patch:
-        patch.setattr(rank.shell, "_listen_to_children", lambda: None)  # it has looked just before
+        patch.setattr(rank.shell._children, "listen", lambda: None)  # it has looked just before
         rank.shell.turn()
     rank.end(1)
     rank.run(0, 1, 2)
@@ -316,7 +317,7 @@ def test_calls_follow_one_another_by_their_times(rank):
     """They began when the child says, however late the rank hears of it."""
     begun = []
     end = rank.shell._end
-    rank.shell._end = lambda work, outcome, started: (
+    rank.shell._children._ended = lambda work, outcome, started: (
         begun.append((started, outcome.duration)),
         end(work, outcome, started),
     )

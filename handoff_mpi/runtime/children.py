@@ -1,0 +1,292 @@
+"""The child processes of a rank in one run: which serves a slot, what it was sent, and what has become of that.
+
+A child is started for the first call that needs one. Calls are sent to it ahead of their turn, and taken back before
+they begin where they are recalled; see :mod:`handoff_mpi.worker.ahead`. One that dies costs the call that ran, one that
+was stopped or never comes to begin its call is ended. What a call needs and what its outcome means is the shell's
+affair, when it ends is the machine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from handoff_mpi.encoding import Payload
+from handoff_mpi.messages import DEATH, DIED, ISOLATE
+from handoff_mpi.runtime.neighbours import LOOK_S, Stops, look_at
+from handoff_mpi.runtime.pace import at, clock
+from handoff_mpi.runtime.run_setup import RunSetup
+from handoff_mpi.worker.ahead import AHEAD_NBYTES, FEW_SENT, MOST_SENT, SentCalls
+from handoff_mpi.worker.calls import Caller, CallSpec, Outcome
+from handoff_mpi.worker.events import Begun, Work
+from handoff_mpi.worker.machine import Worker
+from handoff_mpi.worker.runners import Child, frame_ahead
+from handoff_mpi.worker.shared import share
+from handoff_mpi.worker.spares import Spares, close_all
+
+# States of a process that has ended, and was not reaped yet.
+_DEAD = frozenset({"Z", "X"})
+
+#: A child that has not begun a call with a timeout this long after that is given up.
+_PREPARE_LIMIT_S = 300.0
+
+
+class Children:
+    """The children of one rank.
+
+    Args:
+        setup: of the run.
+        machine: knows which calls are to run.
+        caller: knows code and constants.
+        spares: children of runs before, and for those after; None if the run's are all to end with it.
+        gather: returns all that a call needs; None if an input is not to be had, which is told then.
+        ended: takes a call, its outcome and when it began.
+        begun: takes the event of a call that had to be prepared, and has begun.
+        updated: takes a rank and the resources that a call in a child says it has.
+
+    Attributes:
+        sent: what each slot's child was sent and has not answered.
+    """
+
+    def __init__(
+        self,
+        setup: RunSetup,
+        machine: Worker,
+        caller: Caller,
+        spares: Spares | None,
+        gather: Callable[[Work], CallSpec | None],
+        ended: Callable[[Work, Outcome, float], None],
+        begun: Callable[[Begun], None],
+        updated: Callable[[int, dict[str, Any]], None],
+    ) -> None:
+        self._setup = setup
+        self._machine = machine
+        self._caller = caller
+        self._spares = spares
+        self._gather = gather
+        self._ended = ended
+        self._begun = begun
+        self._updated = updated
+        self._children: list[Child | None] = [None] * setup.slots
+        self.sent = [SentCalls() for _ in range(setup.slots)]
+        self._stops = Stops()
+        self._next_look = 0.0
+
+    def is_for_child(self, work: Work) -> bool:
+        """Whether a call runs in a child, not in the rank itself."""
+        return self._setup.isolation != "rank" or work.slot != 0 or bool(work.flags & ISOLATE)
+
+    def sockets(self) -> list[Child]:
+        """Return what becomes readable when a child speaks."""
+        return [child for child, sent in zip(self._children, self.sent, strict=True) if sent and child is not None]
+
+    def pids(self) -> list[int]:
+        """Return the processes of all children, spare ones too."""
+        spares = [] if self._spares is None else self._spares.pids()
+        return [*(child.pid for child in self._children if child is not None), *spares]
+
+    # -- calls go out -------------------------------------------------------------------------------
+
+    def call(self, work: Work) -> None:
+        """Start a call in its slot's child."""
+        spec = self._gather(work)
+        if spec is None:
+            return
+        try:
+            child = self._child(work)
+            child.call(spec)
+            self.sent[work.slot].sent([work])
+        except OSError as error:
+            lost = self._children[work.slot]
+            self._children[work.slot] = None
+            self.sent[work.slot].lost()
+            how = lost.how_it_died() if lost is not None else (f"no child process could be started: {error}", "")
+            self._ended(work, Outcome(DIED, None, (DEATH, *how), 0.0), clock())
+
+    def _child(self, work: Work) -> Child:
+        """Return the slot's child, started if there is none, told all it needs for ``work``."""
+        child = self._children[work.slot]
+        if child is None:
+            child = self._children[work.slot] = self._spare() or Child(
+                self._caller.rank, self._setup.run, self._setup.setup
+            )
+        wanted = [number for number in work.recipe[0] if number not in child.knows]
+        if wanted:
+            child.learn([(number, self._caller.blobs[number]) for number in wanted])
+        for number in work.recipe[3]:
+            if number not in child.knows_constants:
+                child.learn_constant(number, self._shared_constant(number))
+        return child
+
+    def _spare(self) -> Child | None:
+        if self._spares is None or self._setup.setup is not None:
+            return None
+        return self._spares.take(self._setup.run)
+
+    def _shared_constant(self, number: int) -> Payload:
+        """Return a constant in memory that all children can map."""
+        constant = share(self._caller.constants[number])
+        self._caller.learn((), (number, constant))
+        return constant
+
+    def send_ahead(self) -> None:
+        """Send children the calls that come next, so that they need not wait for them."""
+        for slot, sent in enumerate(self.sent):
+            if sent and len(sent) <= FEW_SENT and not sent.has_void:
+                self._send_ahead(slot, sent)
+
+    def _send_ahead(self, slot: int, sent: SentCalls) -> None:
+        frames: list[bytes] = []
+
+        def suits(work: Work, before: Work) -> bool:
+            frame = self._frame_ahead(work, before)
+            if frame is not None:
+                frames.append(frame)
+            return frame is not None
+
+        works = self._machine.send_ahead(slot, MOST_SENT - len(sent), suits)
+        child = self._children[slot]
+        if works and child is not None:
+            sent.sent(works)
+            try:
+                child.call_ahead(frames)
+            except OSError:
+                pass  # it is gone, which is noticed when it is listened to
+
+    def _frame_ahead(self, work: Work, before: Work) -> bytes | None:
+        """Return a call as it is sent behind ``before``; None if it must be sent in its turn."""
+        child = self._children[work.slot]
+        codes, _, _, constants = work.recipe
+        if child is None or not self.is_for_child(work):
+            return None
+        if not (child.knows.issuperset(codes) and child.knows_constants.issuperset(constants)):
+            return None
+        values: list[Any] = []
+        for task, codec, payload, _ in work.sources:
+            if payload is None:
+                payload = work.fetched.get((task, codec), (None,))[0]
+            is_at_hand = task == before.task if payload is None else len(payload) == 2
+            if codec is not None or not is_at_hand:
+                return None
+            values.append((payload, None, -1))
+        cores, gpus = work.claim
+        frame = frame_ahead(CallSpec(work.id, work.attempt, work.recipe, values, cores, gpus))
+        return frame if len(frame) <= AHEAD_NBYTES else None
+
+    # -- what they say ------------------------------------------------------------------------------
+
+    def listen(self) -> None:
+        """Take in all that children have said."""
+        for slot, sent in enumerate(self.sent):
+            if sent:
+                self._listen_to(slot)
+
+    def _listen_to(self, slot: int) -> None:
+        child, sent = self._children[slot], self.sent[slot]
+        try:
+            while sent and child is not None and (frame := child.poll()) is not None:
+                kind = frame[0][0]
+                if kind == "ended":
+                    self._call_ended(sent.ended(), *frame)
+                elif kind == "void":
+                    self._send_again(slot, sent.voided())
+                elif kind == "begun":
+                    assert sent.running is not None
+                    self._begun(Begun(sent.running))
+                else:
+                    self._updated(frame[0][1], frame[0][2])
+        except EOFError:
+            self._child_died(slot)
+
+    def _call_ended(self, work: Work | None, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
+        assert work is not None, "what is void does not run"
+        _, status, head, error, began, duration = message
+        payload = None if head is None else (*head, *buffers)
+        self._ended(work, Outcome(status, payload, error, duration), at(began))
+
+    def _child_died(self, slot: int) -> None:
+        """The call that ran has come to nothing; those sent ahead are sent to another child."""
+        child, sent = self._children[slot], self.sent[slot]
+        assert child is not None
+        self._children[slot] = None
+        work = sent.running
+        sent.lost()
+        if work is not None:
+            started = work.started or clock()  # the machine does not know yet that the call before has ended
+            self._ended(work, Outcome(DIED, None, (DEATH, *child.how_it_died()), clock() - started), started)
+
+    # -- calls come back ----------------------------------------------------------------------------
+
+    def take_back(self) -> None:
+        """Calls are recalled: those sent ahead can be given back if they have not begun."""
+        for slot, sent in enumerate(self.sent):
+            if sent:
+                self._take_back(slot)
+
+    def _take_back(self, slot: int) -> None:
+        """Keep what was sent ahead from beginning, unless it has begun."""
+        child, sent = self._children[slot], self.sent[slot]
+        if child is not None and len(sent) > 1 and not sent.has_void:
+            self._send_again(slot, sent.taken_back(child.take_back()))
+
+    def _send_again(self, slot: int, void: Sequence[Work]) -> None:
+        """The child will not run these: if it is one's turn it is sent anew; so are the others when it is theirs."""
+        running = self._machine.running[slot]
+        if running is not None and running in void:
+            self.call(running)
+
+    def kill(self, slot: int) -> None:
+        """End the call that runs in a slot, and none that has begun since."""
+        work, child = self._machine.running[slot], self._children[slot]
+        if child is not None and not child.is_preparing:  # else its call has not begun
+            self._take_back(slot)
+            self._listen_to(slot)
+            if self.sent[slot].running is work:
+                child.kill()
+
+    # -- the processes ------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """End a child that was stopped for long: its call would never end. Nor would that of one that is dead, if
+        what it had forked holds its end of the socket, or that of one that never comes to begin it.
+        """
+        now = clock()
+        if now < self._next_look:
+            return
+        self._next_look = now + LOOK_S
+        for child, sent in zip(self._children, self.sent, strict=True):
+            if sent and child is not None:
+                self._look_at(child, sent, now)
+
+    def _look_at(self, child: Child, sent: SentCalls, now: float) -> None:
+        state = look_at(child.pid)[0]
+        if state in _DEAD:
+            child.bury()
+        if sent.running is not None and _is_given_up(sent.running, now):
+            child.kill()
+        stopped_s = self._stops.look(child.pid, state, now)
+        if stopped_s is not None and stopped_s >= self._stops.limit_s:
+            child.kill(f"its process had been stopped for {stopped_s:.0f} s and was ended")
+
+    def relieve_idle(self) -> None:
+        """Memory is short: idle children give back what they keep, and spare ones end."""
+        for child, sent in zip(self._children, self.sent, strict=True):
+            if child is not None and not sent:
+                child.give_back_freed_memory()
+        if self._spares is not None:
+            self._spares.close()
+
+    def close(self) -> None:
+        """End them; running ones are killed, their results are not wanted any more."""
+        for child in self.sockets():
+            child.kill()
+        busy = self.sockets()
+        idle = [child for child, sent in zip(self._children, self.sent, strict=True) if child is not None and not sent]
+        close_all([*busy, *(idle if self._spares is None else self._spares.keep(idle))])
+        self._children = [None] * len(self._children)
+        self.sent[:] = [SentCalls() for _ in self._children]
+
+
+def _is_given_up(work: Work, now: float) -> bool:
+    """Whether a child has had so long to begin a call that it never will."""
+    return work.is_overdue and now - work.started >= (work.timeout_s or 0.0) + _PREPARE_LIMIT_S

@@ -6,6 +6,7 @@ run, or when the next launch begins.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import shutil
 import tempfile
@@ -26,7 +27,8 @@ class SpillingStore(MemoryStore):
 
     Args:
         rank: whose store it is.
-        directory: made when the first value is moved out; None takes one among the temporary ones of the host.
+        directory: made when the first value is moved out, and again if it vanishes; None takes one among the
+            temporary ones of the host.
         kept: where values may lie in files already; those need not be written again.
 
     Attributes:
@@ -38,6 +40,7 @@ class SpillingStore(MemoryStore):
         self.count = 0
         self.nbytes = 0
         self._directory = directory
+        self._is_temporary = directory is None
         self._kept = kept
         self._files: DirectoryStore | None = None
         self._spilled: dict[Key, ResultStore] = {}
@@ -53,12 +56,21 @@ class SpillingStore(MemoryStore):
         payload = super().get(key)
         where = self._kept
         if where is None or not where.has(key):
-            where = self._files_with_room(nbytes)
-            where.put(key, payload)
+            where = self._write(key, payload, nbytes)
         self._spilled[key] = where
         super().delete(key)
         self.count += 1
         self.nbytes += nbytes
+
+    def _write(self, key: Key, payload: Payload, nbytes: int) -> DirectoryStore:
+        try:
+            files = self._files_with_room(nbytes)
+            files.put(key, payload)
+        except FileNotFoundError:  # the directory has vanished, and what was in it: it is made again
+            self._files = None
+            files = self._files_with_room(nbytes)
+            files.put(key, payload)
+        return files
 
     def _files_with_room(self, nbytes: int) -> DirectoryStore:
         if self._files is None:
@@ -70,8 +82,9 @@ class SpillingStore(MemoryStore):
         return self._files
 
     def _make_directory(self) -> Path:
-        if self._directory is None:
+        if self._is_temporary:  # under a new name each time: what has vanished from there may be another user's by now
             self._directory = Path(tempfile.mkdtemp(prefix="handoff-spilled-"))
+        assert self._directory is not None
         self._directory.mkdir(parents=True, exist_ok=True)
         if _is_in_memory(self._directory):
             raise OSError(errno.ENODEV, "what is written there stays in memory", str(self._directory))
@@ -95,7 +108,8 @@ class SpillingStore(MemoryStore):
     def _forget_file(self, key: Key) -> None:
         where = self._spilled.pop(key, None)
         if where is not None and where is not self._kept:
-            where.delete(key)
+            with contextlib.suppress(OSError):  # it goes with the directory
+                where.delete(key)
 
     def close(self) -> None:
         """Remove the files."""

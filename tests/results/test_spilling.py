@@ -15,6 +15,7 @@ from handoff_mpi.results.spilling import SPILLED, SpillingStore, clear_spilled
 from handoff_mpi.results.store import DirectoryStore, MemoryStore
 
 KEY = ("run", 1)
+OTHER = ("run", 2)
 
 
 @pytest.fixture
@@ -110,6 +111,76 @@ def test_a_rank_that_does_not_see_the_run_dir_takes_a_temporary_directory(tmp_pa
     assert len(files(tmp_path)) == 1
     store.close()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("moment", ["before the next value", "while one is written"])
+def test_a_directory_that_vanished_is_made_again(store, tmp_path, monkeypatch, moment):
+    store.put(KEY, encode("x" * 5000))
+    store.spill(KEY, 5000)
+    store.put(OTHER, encode("y" * 5000))
+    if moment == "while one is written":
+        monkeypatch.setattr(DirectoryStore, "put", vanishing(DirectoryStore.put, tmp_path))
+    else:
+        clear_spilled(tmp_path)
+    store.spill(OTHER, 5000)
+    assert decode(store.get(OTHER)) == "y" * 5000
+    with pytest.raises(KeyError):
+        store.get(KEY)
+    store.delete(KEY)
+    store.close()
+    assert not files(tmp_path)
+
+
+def vanishing(does, run_dir):
+    """What is done finds, the first time, that the directory went just before."""
+    times = []
+
+    def do(*args):
+        times.append(1)
+        if len(times) == 1:
+            clear_spilled(run_dir)
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+        return does(*args)
+
+    return do
+
+
+def test_a_temporary_directory_is_made_again_under_another_name(tmp_path, monkeypatch):
+    """Anybody may have made one of the old name meanwhile, and what is read from there is unpickled."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    store = SpillingStore()
+    for key in (KEY, OTHER):
+        store.put(key, encode("x" * 5000))
+    store.spill(KEY, 5000)
+    (before,) = tmp_path.iterdir()
+    shutil.rmtree(before)
+    store.spill(OTHER, 5000)
+    (after,) = tmp_path.iterdir()
+    assert after != before
+    assert after.stat().st_mode & 0o777 == 0o700
+    assert decode(store.get(OTHER)) == "x" * 5000
+
+
+def test_a_directory_that_cannot_be_made_again_is_told_of(store, tmp_path):
+    for key in (KEY, OTHER):
+        store.put(key, encode("x" * 5000))
+    store.spill(KEY, 5000)
+    clear_spilled(tmp_path)
+    (tmp_path / SPILLED).touch()
+    with pytest.raises(OSError, match=r"exists|Not a directory"):
+        store.spill(OTHER, 5000)
+    assert decode(store.get(OTHER)) == "x" * 5000
+
+
+def test_a_file_that_cannot_be_removed_costs_nothing(store, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    store.put(KEY, encode("x" * 5000))
+    store.spill(KEY, 5000)
+    monkeypatch.setattr(DirectoryStore, "delete", fail)
+    store.delete(KEY)
+    assert not store.has(KEY)
 
 
 def test_what_ranks_that_died_left_is_cleared(store, tmp_path):

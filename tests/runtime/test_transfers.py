@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import threading
 from collections import Counter
 from pathlib import Path
@@ -13,12 +14,13 @@ import pytest
 
 from handoff_mpi.comm import MemoryNetwork
 from handoff_mpi.comm.bell import Bell
-from handoff_mpi.encoding import encode_code
-from handoff_mpi.messages import ABSENT, DISPATCH, FETCH, HOME_NBYTES
+from handoff_mpi.encoding import decode, encode_code
+from handoff_mpi.messages import ABSENT, DISPATCH, FETCH, HOME_NBYTES, UNFETCHED
 from handoff_mpi.runtime import pace, worker_shell
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.worker_shell import HASTE_S, WorkerShell
 from handoff_mpi.worker import shared
+from handoff_mpi.worker.events import Spill
 from handoff_mpi.worker.takers import FAN_OUT
 from tests.worker.transcript import sent, task, value
 
@@ -63,6 +65,7 @@ import handoff_mpi as handoff
 from handoff_mpi import DAG, Function
 from handoff_mpi.comm.mpi import world
 from handoff_mpi.worker import shared
+from handoff_mpi.worker.events import Spill
 
 written = []
 write_at = shared._write_at
@@ -205,3 +208,34 @@ def test_without_memory_to_share_values_are_received_as_ever(monkeypatch):
     target, kept = worker_shell._memory_for_children(shared.SHARED_NBYTES)
     assert target is kept
     assert len([*Path("/proc/self/fd").iterdir()]) == open_files
+
+
+def test_a_value_that_was_moved_out_and_is_gone_is_lost_as_any_other_and_the_next_are_moved_out_anew(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    shell, network = shell_of_rank_1()
+    made = [task(number, sent(HOME_NBYTES + number)) for number in range(3)]
+    receive(shell, network, 0, DISPATCH, 1, [(0, encode_code(bytes))], [(0, (1.0, ()), made)])
+    while shell.run_own_calls():
+        pass
+    for number in (0, 1):
+        shell._do[Spill](Spill(number, HOME_NBYTES))
+    (spilled,) = tmp_path.iterdir()
+    shutil.rmtree(spilled)
+    network.transport(0).poll()
+
+    receive(shell, network, 2, FETCH, 1, 7, 0, None, (), -1)
+    assert [each.message for each in network.transport(2).poll()] == [(ABSENT, 1, 7, None)]
+    receive(shell, network, 0, DISPATCH, 1, [], [(0, (1.0, ()), [task(5, value(1, 1))])])
+    shell.run_own_calls()
+    told = [each.message for each in network.transport(0).poll()]
+    assert (UNFETCHED, 1, 5, 1, [(1, [1])]) in told
+    assert 1 not in shell.machine.held
+
+    shell._do[Spill](Spill(2, HOME_NBYTES))
+    assert shell._relief.can_spill
+    assert len([*tmp_path.glob("*/*.value")]) == 1
+    assert decode(shell._value(2)) == bytes(HOME_NBYTES + 2)
+    shell.close()
+    assert not [*tmp_path.iterdir()]

@@ -182,6 +182,8 @@ class WorkerShell:
             events.append(pressed)
             if pressed.level == CRITICAL:
                 self._children.relieve_idle()
+        if now >= self._neighbours.next_look and self._neighbours.lives(0) is False:
+            raise ConnectionError("rank 0 is gone: its process is")  # every rank of its host sees that for itself
         lost = self._neighbours.look_around(now)
         if lost is not None:
             rank, reason = lost

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,9 @@ from handoff_mpi.worker.tokens import Tokens
 
 #: A child that takes nothing from its socket for this long is given up.
 SEND_LIMIT_S = 60.0
+#: A child that was killed and is not gone after this long hangs in the kernel (in a file system that does not answer,
+#: say): it is left to end when it can.
+KILL_LIMIT_S = 5.0
 #: Of the stack that a dying child leaves, this much is told.
 _MOST_WORDS = 4000
 _OWN_FRAME = "handoff_mpi/worker/"
@@ -244,7 +247,8 @@ class Child:
             self._process.wait(0.2)
         except subprocess.TimeoutExpired:
             self.kill()
-            self._process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(KILL_LIMIT_S)
 
     def hang_up(self) -> None:
         """Tell the child to end when it is idle, without waiting for that; :meth:`close` does."""
@@ -259,7 +263,7 @@ class Child:
         self.hang_up()
         code, peak_kb = self._reap()
         self.kill()  # whatever it left behind
-        how = self._trouble or _in_words(code)
+        how = self._trouble or ("its process cannot be ended" if code is None else _in_words(code))
         if peak_kb:
             known = "peak memory" if peak_kb > self._inherited_kb else "peak memory at most"
             how += f"; {known} {peak_kb / 1024:.0f} MiB"
@@ -271,8 +275,8 @@ class Child:
         lines = self._last_words.read(_MOST_WORDS).decode(errors="replace").splitlines()
         return "\n".join([line for line in lines if _OWN_FRAME not in line and "<string>" not in line]).strip()
 
-    def _reap(self) -> tuple[int, int]:
-        """Return a dead child's exit code and its peak of memory in KiB (0 where that is not known any more)."""
+    def _reap(self) -> tuple[int | None, int]:
+        """Return a dead child's exit code, None if it will not end, and its peak of memory in KiB, 0 if not known."""
         end = time.monotonic() + 1
         while True:
             try:
@@ -285,6 +289,8 @@ class Child:
                 return self._process.returncode, usage.ru_maxrss
             if time.monotonic() >= end:  # it hung up and lives on
                 self.kill()
+            if time.monotonic() >= end + KILL_LIMIT_S:
+                return None, 0
             time.sleep(0.001)
 
 

@@ -188,13 +188,17 @@ def read(descriptor: Descriptor, extents: Sequence[tuple[int, int]], is_kept: bo
         descriptor: taken over.
         extents: what is wanted of it.
         is_kept: whether it may be handed on or sent over a network; else its descriptor is closed.
+
+    Raises:
+        EOFError: the file is shorter.
     """
     try:
         memory = map_memory(descriptor, max(offset + nbytes for offset, nbytes in extents), is_kept)
     except OSError:
-        copies = [_copy_of(descriptor, offset, nbytes) for offset, nbytes in extents]
-        descriptor.close()
-        return copies
+        try:
+            return [_copy_of(descriptor, offset, nbytes) for offset, nbytes in extents]
+        finally:
+            descriptor.close()
     if is_kept:
         _keep(descriptor)
     else:
@@ -208,6 +212,8 @@ def _copy_of(descriptor: Descriptor, offset: int, nbytes: int) -> bytearray:
     view = memoryview(copy)
     while view.nbytes:
         done = os.preadv(descriptor.number, [view], offset)
+        if not done:
+            raise EOFError("shared memory is shorter than it was said to be")
         view, offset = view[done:], offset + done
     return copy
 

@@ -9,7 +9,10 @@ import sys
 
 import pytest
 
+from handoff_mpi.comm import MemoryNetwork
 from handoff_mpi.runtime.neighbours import GONE, LIVES, STOPPED, UNSEEN, Neighbours, Stops, look_at
+from handoff_mpi.runtime.run_setup import RunSetup
+from handoff_mpi.runtime.worker_shell import WorkerShell
 
 
 @pytest.fixture
@@ -61,3 +64,29 @@ def test_a_process_number_that_came_again_is_somebody_else(process):
 
 def test_what_cannot_be_seen_is_not_judged():
     assert Neighbours(1, {2: 4_000_000}).examine(2, 0.0)[0] == UNSEEN
+
+
+def test_a_process_that_is_looked_at_lives_until_it_is_gone(process):
+    neighbours = Neighbours(1, {0: process.pid, 1: os.getpid()}, stopped_s=0.0)
+    os.kill(process.pid, signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)
+    assert neighbours.lives(0), "nobody is fenced for being looked at"
+    assert neighbours.lives(0)
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert neighbours.lives(0) is False, "it is dead, though not reaped"
+    assert neighbours.lives(1) is neighbours.lives(2) is None
+
+
+def test_every_rank_of_its_host_sees_that_rank_0_is_gone(process):
+    """In the ring the last rank alone looks at it, and there may be nobody who would pass that on."""
+    pids = {0: process.pid, 1: os.getpid(), 2: os.getpid()}
+    setup = RunSetup("now", 1, 1, "rank", 60.0, 1 << 40, None, None, [], pids=pids)
+    shell = WorkerShell(MemoryNetwork(3).transport(1), setup)
+    shell.turn()
+    process.kill()
+    process.wait()
+    shell._neighbours.next_look = 0.0
+    with pytest.raises(ConnectionError, match="rank 0 is gone"):
+        shell.turn()
+    shell.close()

@@ -465,6 +465,37 @@ def test_a_child_that_takes_nothing_is_given_up(child, monkeypatch):
     assert "took nothing" in child.how_it_died()[0]
 
 
+@pytest.fixture
+def immortal(child, monkeypatch):
+    """A child that no signal ends, as if it hung in the kernel."""
+    os.kill(child.pid, signal.SIGSTOP)
+    with monkeypatch.context() as patch:
+        patch.setattr(runners, "KILL_LIMIT_S", 0.1)
+        patch.setattr(os, "killpg", lambda *_: None)
+        yield child
+    child.kill()
+    child._process.wait(10)
+
+
+def test_a_child_that_cannot_be_ended_is_not_waited_for_without_end(immortal):
+    immortal.close()
+    assert immortal._process.poll() is None
+
+
+def test_how_a_child_died_that_cannot_be_ended(immortal):
+    assert immortal.how_it_died() == ("its process cannot be ended", "")
+    assert immortal._process.poll() is None
+
+
+def test_shared_memory_that_was_cut_short_ends_no_copying(monkeypatch):
+    monkeypatch.setattr(shared, "MOST_MAPPED", 0)
+    before = open_files()
+    descriptor, _ = shared.write([memoryview(bytes(100))])
+    with pytest.raises(EOFError, match="shorter"):
+        shared.read(descriptor, [(0, 100), (4096, 100)], False)
+    assert open_files() == before
+
+
 def test_a_stopped_child_does_not_hold_up_what_is_shared(child):
     assert value_of(child, "total", np.ones(3)) == 3.0
     os.kill(child._process.pid, signal.SIGSTOP)

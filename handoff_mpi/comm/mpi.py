@@ -3,6 +3,9 @@
 A message is one pickled tuple. Buffers follow their header in chunks, on a tag of their own, and are received
 straight into their final memory. Everything is non-blocking and matched (``Improbe``), so that one thread at
 a time may use the communicator, whichever it is; MPI_THREAD_SERIALIZED is all that is asked for.
+
+A large message may have been announced only: the rest comes when its sender next looks after MPI, which may be after a
+long call, or never, if its host was cut off. So nobody waits for it; what that rank sent later is held back meanwhile.
 """
 
 from __future__ import annotations
@@ -35,6 +38,11 @@ _FIRST_DATA = 16  # tags of transfers
 _DATA_TAGS = 16_384
 #: No single MPI message is larger: counts stay far below 2^31, and progress is even.
 CHUNK_NBYTES = 128 * 1024 * 1024
+#: A message this small has arrived once it can be seen: no MPI announces so few bytes first.
+_WHOLE_NBYTES = 4000
+#: Who awaits a larger one does not sleep for so long, and a second longer for so many bytes: its sender may be deaf.
+_AWAIT_S = 0.05
+_AWAIT_NBYTES_PER_S = 20e6
 _FLUSH_TURN_S = 0.0005
 _FT_VARIABLE = "OMPI_MCA_mpi_ft_enable"  # set in every rank by mpirun --with-ft ulfm
 _DEATHS = frozenset(getattr(MPI, name, None) for name in ("ERR_PROC_FAILED", "ERR_PROC_FAILED_PENDING")) - {None}
@@ -42,10 +50,22 @@ _DEATHS = frozenset(getattr(MPI, name, None) for name in ("ERR_PROC_FAILED", "ER
 
 @dataclass(slots=True)
 class _Incoming:
-    """A message whose buffers are still on their way."""
+    """A message that is still on its way, with the buffers beside it.
+
+    Attributes:
+        requests: of what is to come; none if it waits only for messages before it.
+        blob: the message as it is sent, if that is among it.
+    """
 
     envelope: Envelope
     requests: list[Any]
+    blob: bytearray | None = None
+
+    def whole(self) -> Envelope:
+        """Return the message, which has come."""
+        if self.blob is not None:
+            self.envelope.message = _read(self.blob, self.envelope.source)
+        return self.envelope
 
 
 @dataclass(slots=True)
@@ -144,7 +164,9 @@ class MPITransport:
         self._statuses: list[Any] = []  # of the requests tested last; MPI's binding lengthens it
         self._own: deque[Envelope] = deque()
         self._outgoing: deque[_Outgoing] = deque()
-        self._incoming: list[_Incoming] = []
+        self._incoming: list[_Incoming] = []  # with buffers
+        self._awaited_until = 0.0
+        self._held: dict[int, deque[_Incoming]] = {}  # by source: in the order in which they are to arrive
         self._arrived: list[Envelope | RankGone] = []
         self._allocate: Allocate = fresh_memory
         self._transfers = 0
@@ -202,7 +224,11 @@ class MPITransport:
     def _send_with_buffers(self, dest: int, message: tuple[Any, ...], views: list[memoryview]) -> None:
         self._transfers += 1
         tag = _FIRST_DATA + self._transfers % _DATA_TAGS
-        blob = pickle.dumps((message, tag, [view.nbytes for view in views]), protocol=5)
+        sizes = [view.nbytes for view in views]
+        blob = pickle.dumps((message, tag, sizes), protocol=5)
+        if len(blob) > _WHOLE_NBYTES:  # a header must be there when it is seen, so what it says goes beside it too
+            views = [memoryview(pickle.dumps(message, protocol=5)), *views]
+            blob = pickle.dumps((None, tag, [view.nbytes for view in views]), protocol=5)
         requests = [self._comm.Isend([blob, MPI.BYTE], dest, _HEADER)]
         requests += [self._comm.Isend([chunk, MPI.BYTE], dest, tag) for view in views for chunk in _chunks(view)]
         self._outgoing.append(_Outgoing(dest, requests, (blob, *views)))
@@ -228,6 +254,8 @@ class MPITransport:
             self._look_at(error, "receiving")
         if self._incoming:
             self._finish_incoming(arrived)
+        if self._held:
+            self._finish_held(arrived)
         if self._outgoing:
             self._drop_sent()
         if self._arrived:
@@ -236,39 +264,65 @@ class MPITransport:
         return arrived
 
     def _receive(self, message: Any, status: Any, arrived: list[Envelope | RankGone]) -> None:
-        source, tag = status.Get_source(), status.Get_tag()
+        source, tag, nbytes = status.Get_source(), status.Get_tag(), status.Get_count(MPI.BYTE)
         if self.bell is not None:
             self.bell.hear_from(source)
-        blob = bytearray(status.Get_count(MPI.BYTE))
-        message.Recv([blob, MPI.BYTE])
-        try:
-            content = pickle.loads(blob)
-        except Exception as error:
-            raise TransportError(f"a message of rank {source} cannot be read: {error}") from error
-        if tag == _MESSAGE:
-            arrived.append(Envelope(source, content))
+        blob = bytearray(nbytes)
+        if tag == _HEADER:
+            message.Recv([blob, MPI.BYTE])
+            self._receive_buffers(source, *_read(blob, source))
             return
-        header, data_tag, sizes = content
-        memories = [self._allocate(nbytes) for nbytes in sizes]
+        request = None
+        if nbytes <= _WHOLE_NBYTES:
+            message.Recv([blob, MPI.BYTE])
+        else:
+            request = message.Irecv([blob, MPI.BYTE])
+        if source not in self._held and (request is None or request.Test()):
+            arrived.append(Envelope(source, _read(blob, source)))
+            return
+        self._hold(_Incoming(Envelope(source, ()), [] if request is None else [request], blob))
+        self._awaited_until = max(self._awaited_until, time.monotonic() + _AWAIT_S + nbytes / _AWAIT_NBYTES_PER_S)
+
+    def _hold(self, incoming: _Incoming) -> None:
+        """Have a message arrive when it is there, and all before it are."""
+        self._held.setdefault(incoming.envelope.source, deque()).append(incoming)
+
+    def _receive_buffers(self, source: int, header: Any, tag: int, sizes: list[int]) -> None:
         # Posted before the next probe, so that no probe meets this transfer's chunks.
+        blob = bytearray(sizes.pop(0)) if header is None else None
+        memories = [self._allocate(nbytes) for nbytes in sizes]
+        targets = [target for target, _ in memories] if blob is None else [blob, *(target for target, _ in memories)]
         requests = [
-            self._comm.Irecv([chunk, MPI.BYTE], source, data_tag)
-            for target, _ in memories
+            self._comm.Irecv([chunk, MPI.BYTE], source, tag)
+            for target in targets
             for chunk in _chunks(memoryview(target).cast("B"))
         ]
-        self._incoming.append(_Incoming(Envelope(source, header, [kept for _, kept in memories]), requests))
+        self._incoming.append(_Incoming(Envelope(source, header, [kept for _, kept in memories]), requests, blob))
 
     def _finish_incoming(self, arrived: list[Envelope | RankGone]) -> None:
         waiting = []
         for incoming in self._incoming:
             is_done = self._are_done(incoming.requests, "receiving from", incoming.envelope.source)
-            if is_done:
-                arrived.append(incoming.envelope)
+            if is_done and incoming.envelope.source in self._held:
+                self._hold(incoming)
+            elif is_done:
+                arrived.append(incoming.whole())
             elif is_done is None or incoming.envelope.source in self._dead:
                 self._abandoned.append(incoming)
             else:
                 waiting.append(incoming)
         self._incoming = waiting
+
+    def _finish_held(self, arrived: list[Envelope | RankGone]) -> None:
+        for source, held in list(self._held.items()):
+            is_done: bool | None = True
+            while held and (is_done := self._are_done(held[0].requests, "receiving from", source)):
+                arrived.append(held.popleft().whole())
+            if held and (is_done is None or source in self._dead):
+                self._abandoned += held
+                held.clear()
+            if not held:
+                del self._held[source]
 
     def _drop_sent(self) -> None:
         for _ in range(len(self._outgoing)):
@@ -292,7 +346,9 @@ class MPITransport:
 
     @property
     def is_transferring(self) -> bool:
-        return bool(self._incoming) or any(len(outgoing.requests) > 1 for outgoing in self._outgoing)
+        if self._incoming or any(len(outgoing.requests) > 1 for outgoing in self._outgoing):
+            return True
+        return bool(self._held) and time.monotonic() < self._awaited_until
 
     def flush(self, timeout_s: float) -> bool:
         end = time.monotonic() + timeout_s
@@ -341,3 +397,14 @@ def _error_classes(error: Any, statuses: Sequence[Any]) -> set[int]:
 def _chunks(view: memoryview) -> list[memoryview]:
     return [view[start : start + CHUNK_NBYTES] for start in range(0, view.nbytes, CHUNK_NBYTES)] or [view]
 
+
+def _read(blob: bytearray, source: int) -> Any:
+    """Return what ``blob`` says.
+
+    Raises:
+        TransportError: it is no message of ours.
+    """
+    try:
+        return pickle.loads(blob)
+    except Exception as error:
+        raise TransportError(f"a message of rank {source} cannot be read: {error}") from error

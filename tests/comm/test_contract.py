@@ -15,11 +15,12 @@ def check_pair(ends):
     for rank, end in ends.items():
         for other in range(end.size):
             for serial in range(50):
-                end.send(other, ("small", rank, serial))
+                end.send(other, ("small", rank, serial, bytes(100_000 if serial % 7 == 3 else 0)))
             end.send(other, ("large", rank), [bytes([rank]) * size for size in SIZES])
+            end.send(other, ("wide", bytes(100_000)), [bytes([rank]) * size for size in SIZES])
     got = {rank: [] for rank in ends}
     limit = time.monotonic() + 60
-    wanted = 51 * next(iter(ends.values())).size
+    wanted = 52 * next(iter(ends.values())).size
     while any(len(arrived) < wanted for arrived in got.values()) and time.monotonic() < limit:
         for rank, end in ends.items():
             got[rank] += end.poll()
@@ -30,8 +31,9 @@ def check_pair(ends):
         for other in range(end.size):
             mine = [each for each in got[rank] if each.source == other]
             assert [each.message[2] for each in mine if each.message[0] == "small"] == list(range(50))
-            (large,) = [each for each in mine if each.message[0] == "large"]
-            assert [bytes(part) for part in large.buffers] == [bytes([other]) * size for size in SIZES]
+            for kind in ("large", "wide"):
+                (large,) = [each for each in mine if each.message[0] == kind]
+                assert [bytes(part) for part in large.buffers] == [bytes([other]) * size for size in SIZES]
     return got
 
 
@@ -63,7 +65,7 @@ if __name__ == "__main__":
     got = check_pair({end.rank: end})
     if sys.argv[1:] == ["chunks"]:
         received = [part for each in got[end.rank] if each.source != end.rank for part in each.buffers if len(part)]
-        assert len(received) == 2 * 3
+        assert len(received) == 2 * 2 * 3
         assert all(isinstance(part.obj, Memory) and part.readonly for part in received)
     end.allgather(None)
     print("kept", file=sys.stdout, flush=True)

@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from handoff_mpi.comm import Envelope, MemoryNetwork, RankGone
@@ -39,6 +40,8 @@ if TYPE_CHECKING:  # of rank 0 alone
 JOIN_S = 60.0
 #: Ranks that have not answered to the end of the job after this long are left behind, or ended.
 DISMISS_S = 5.0
+#: A rank that cannot go on has ended after this long, whatever its MPI makes of it.
+END_S = 10
 REGISTERED = "registered"  # (REGISTERED, 0, capability, error or None)
 
 registered: Amounts = {}
@@ -330,6 +333,7 @@ def end_rank(error: BaseException) -> NoReturn:
     """End a rank that cannot go on, so that the others notice."""
     from handoff_mpi.comm import mpi
 
+    _end_within(END_S)
     try:
         if isinstance(error, (ConnectionError, TransportError, UsageError)):
             who = f"process {os.getpid()} on {socket.gethostname()}"
@@ -344,3 +348,10 @@ def end_rank(error: BaseException) -> NoReturn:
     mpi.abort(70)
     time.sleep(5)
     os._exit(70)
+
+
+def _end_within(seconds: int) -> None:
+    """Have the kernel end this process: MPI may hang, and so may whoever reads what is said."""
+    with suppress(ValueError):  # not in the main thread; few programs have a handler of their own
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(seconds)

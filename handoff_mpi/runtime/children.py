@@ -27,6 +27,8 @@ from handoff_mpi.worker.spares import Spares, close_all
 # States of a process that has ended, and was not reaped yet.
 _DEAD = frozenset({"Z", "X"})
 
+#: So much of what one child says is taken in before the others are listened to: it may never stop.
+_MOST_HEARD = 4 * MOST_SENT
 #: A child that has not begun a call with a timeout this long after that is given up.
 _PREPARE_LIMIT_S = 300.0
 
@@ -184,7 +186,9 @@ class Children:
     def _listen_to(self, slot: int) -> None:
         child, sent = self._children[slot], self.sent[slot]
         try:
-            while sent and child is not None and (frame := child.poll()) is not None:
+            for _ in range(_MOST_HEARD):
+                if child is None or not sent or (frame := child.poll()) is None:
+                    break
                 kind = frame[0][0]
                 if kind == "ended":
                     self._call_ended(sent.ended(), *frame)

@@ -292,7 +292,7 @@ class SchedulerLoop:
                 self._lose(message[2], message[4], lost)
             else:
                 self._absorb_one(each.source, message, events)
-        while self._updates:
+        for _ in range(len(self._updates)):  # more may come meanwhile, without end
             self._absorb_update(*self._updates.pop(0), events)
         if heard:
             events.append(Heard(tuple(heard)))

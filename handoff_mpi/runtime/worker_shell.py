@@ -149,7 +149,7 @@ class WorkerShell:
                     self._values.are_filed(each.message[2])
                 events.append(Received(each.source, each.message, each.buffers))
         self._look_around(events)
-        while self._updates:
+        for _ in range(len(self._updates)):  # more may come meanwhile, without end
             rank, amounts = self._updates.popleft()
             self.transport.send(0, (UPDATE, self.setup.number, rank, amounts))
         was_busy = bool(events)

@@ -31,6 +31,40 @@ def test_what_a_rank_that_was_given_up_announced_is_given_up(mpirun, tmp_path):
     assert ended.out == "dropped\n", ended.err
 
 
+ENDLESS = """
+import pickle
+from types import SimpleNamespace
+from handoff_mpi.comm import mpi
+
+blob = pickle.dumps(("again", 0))
+
+class Message:
+    def Recv(self, target): target[0][:] = blob
+
+class Comm:
+    def Is_inter(self): return False
+    def Dup(self): return self
+    def Set_errhandler(self, handler): pass
+    def Get_rank(self): return 0
+    def Get_size(self): return 2
+    def Split_type(self, kind): return self
+    def allgather(self, value): return [value]
+    def Free(self): pass
+    def Improbe(self, *about): return Message()
+
+transport = mpi.MPITransport(Comm())
+transport._status = SimpleNamespace(
+    Get_source=lambda: 1, Get_tag=lambda: mpi._MESSAGE, Get_count=lambda kind: len(blob)
+)
+assert [transport.poll()[0].message for _ in range(2)] == [("again", 0)] * 2
+"""
+
+
+def test_messages_that_never_end_are_looked_at(mpirun):
+    ended = mpirun(1, "-c", ENDLESS, timeout_s=30)
+    assert ended.rc == 0, ended.err
+
+
 def wait_until(is_so):
     end = time.monotonic() + 30
     while not is_so():

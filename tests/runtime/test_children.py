@@ -191,6 +191,28 @@ def test_a_large_call_is_sent_in_its_turn(rank, messages):
     assert messages == [1, 1, 1]
 
 
+def test_a_child_that_never_stops_talking_does_not_make_its_rank_deaf(rank, monkeypatch):
+    """A function may call update_node_resources as fast as it can."""
+    rank.dispatch(rank.task(0, "hold"))
+    (child,) = rank.shell.sockets()
+    with monkeypatch.context() as patch:
+        patch.setattr(child, "poll", lambda: (("update", 1, {"license": 1}), []))
+        rank.shell.turn()
+    rank.end(0)
+    rank.run(0)
+
+
+def test_updates_without_end_do_not_make_a_rank_deaf(rank, monkeypatch):
+    """A thread of the user's may bring the next while one is sent."""
+    send = rank.shell.transport.send
+    update = rank.shell.update_resources
+    monkeypatch.setattr(rank.shell.transport, "send", lambda *about: (update(1, {}), send(*about)))
+    update(1, {})
+    rank.shell.turn()
+    monkeypatch.undo()
+    rank.shell.turn()
+
+
 # -- what comes to nothing --------------------------------------------------------------------------------
 
 

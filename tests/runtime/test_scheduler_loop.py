@@ -252,6 +252,20 @@ def test_the_death_of_a_rank_that_ran_one_function_alone_is_journalled_as_its_de
     assert failed == [(0, 1, 1, DIED, DEATH, "it died")]
 
 
+def test_updates_without_end_do_not_keep_rank_0_from_its_work(tmp_path, monkeypatch):
+    """A thread of the user's may bring the next while one is taken in."""
+
+    def answer(dest, message):
+        return [finished(dest, *each) for each in assigned(message)] if message[0] == DISPATCH else None
+
+    run = Run(dag_of(("only", (), None)), tmp_path, answer)
+    absorb = run.loop._absorb_update
+    update = run.loop.update_resources
+    monkeypatch.setattr(run.loop, "_absorb_update", lambda *about: (update(1, {"license": 1}), absorb(*about)))
+    update(1, {"license": 1})
+    assert run.run() == "done"
+
+
 def test_rank_0_rests_while_a_child_of_its_own_works(tmp_path, monkeypatch):
     waits = []
 

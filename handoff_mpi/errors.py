@@ -128,6 +128,7 @@ class DAGFailed(HandoffError):
 
     Attributes:
         results: the :class:`~handoff_mpi.results.Results` of the run.
+        exit_code: theirs.
     """
 
     exit_code = EXIT_FAILED
@@ -135,3 +136,4 @@ class DAGFailed(HandoffError):
     def __init__(self, message: str, results: Any) -> None:
         super().__init__(message)
         self.results = results
+        self.exit_code = results.exit_code

@@ -339,6 +339,7 @@ class Run:
             {rank: len(slots) for rank, slots in scheduler.slots.of_rank.items()},
             dict(self._recorder.lost),
             self._lost_ranks_before,
+            scheduler.stopped_on_failure,
         )
         results._records = self._recorder.table(scheduler)
         results._payloads = self._payloads()

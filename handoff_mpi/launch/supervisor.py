@@ -251,7 +251,8 @@ class _Supervisor:
         code = status.get("exit_code")
         if self._signals or status.get("status") == "stopped":
             done = f"{status.get('done', 'some')} of {status.get('functions', 'its')} functions were done"
-            say(f"stopped; {done}; the same command with --run-dir {self._run_dir} resumes")
+            failed = f", {status['failed']} failed" if status.get("failed") else ""
+            say(f"stopped; {done}{failed}; the same command with --run-dir {self._run_dir} resumes")
             return code if isinstance(code, int) else EXIT_STOPPED
         if isinstance(code, int):
             return code

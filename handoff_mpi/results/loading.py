@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from handoff_mpi.errors import UsageError
+from handoff_mpi.errors import EXIT_STOPPED, UsageError
 from handoff_mpi.results.history import Done, History, Launch, read_history
 from handoff_mpi.results.records import RecordTable
 from handoff_mpi.results.results import FunctionError, Results
@@ -39,6 +39,7 @@ def load(run_dir: str | Path) -> Results:
         dict(about.get("slots", {})),
         lost_ranks=dict(launch.lost_ranks),
         lost_ranks_before=history.lost_ranks_before(launch.epoch),
+        stopped_on_failure=status == "stopped" and launch.ended not in (None, ("stopped", EXIT_STOPPED)),
     )
     results._records = _table(launch, results.hosts)
     for task in range(len(launch.tasks)):

@@ -57,6 +57,7 @@ class Results:
         slots: rank to number of slots.
         lost_ranks: ranks that were lost, with the reason.
         lost_ranks_before: the same of each earlier launch of the run that lost some, by its number.
+        stopped_on_failure: whether a stopped run was stopped by a function's failure (``on_failure="stop"``).
     """
 
     dag_id: Hashable
@@ -70,6 +71,7 @@ class Results:
     slots: dict[int, int] = field(default_factory=dict)
     lost_ranks: dict[int, str] = field(default_factory=dict)
     lost_ranks_before: dict[int, dict[int, str]] = field(default_factory=dict)
+    stopped_on_failure: bool = False
     _records: RecordTable = field(default_factory=RecordTable, repr=False)
     _payloads: dict[Hashable, Payload] = field(default_factory=dict, repr=False)
     _persisted: dict[Hashable, Key] = field(default_factory=dict, repr=False)
@@ -127,12 +129,16 @@ class Results:
 
     @property
     def exit_code(self) -> int:
-        """What the command line exits with after this run."""
+        """What the command line exits with after this run.
+
+        One that was asked to stop, by a signal or its deadline, with work left, is to be resumed whatever has failed
+        by then: who requeues it gets the rest done, and its failed functions tried again.
+        """
+        if self.status == "stopped" and not self.stopped_on_failure:
+            return EXIT_STOPPED
         if any(error.kind == "no-room" for error in self.errors.values()):
             return EXIT_FITS_NO_MORE
-        if self.errors:
-            return EXIT_FAILED
-        return EXIT_DONE if self.status == "done" else EXIT_STOPPED
+        return EXIT_FAILED if self.errors else EXIT_DONE
 
     def counts(self) -> dict[str, int]:
         """Return how many functions are in each state."""

@@ -68,6 +68,7 @@ class Scheduler:
         slots: what is in flight where.
         stale: how many reports were dropped because they carried an old attempt number.
         stopping: why the run is being stopped; empty if it is not.
+        stopped_on_failure: whether a function's failure is why: nobody else has asked for it.
         logs_claims: whether claims and their release go into the log too.
     """
 
@@ -96,6 +97,7 @@ class Scheduler:
         self.stale = 0
         self.now = 0.0
         self.stopping = ""
+        self.stopped_on_failure = False
         self._closed = False
         self._handlers: dict[type, Callable[[Any], None]] = {
             Submitted: self._on_submitted,
@@ -294,6 +296,7 @@ class Scheduler:
     def _fail(self, task: int, cause: Cause, rank: int, kind: str, message: str, traceback: str = "") -> None:
         self.tasks.fail(task, cause, rank, kind, message, traceback)
         if self.policy.stop_on_failure and not self.stopping:
+            self.stopped_on_failure = True
             self._stop(f"function failed: {message}")
 
     # -- absorb: what comes back ----------------------------------------------------------------------

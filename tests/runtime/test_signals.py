@@ -12,6 +12,7 @@ import time
 import psutil
 import pytest
 
+from handoff_mpi import load
 from tests.conftest import mpirun_command
 
 SLEEPER = """
@@ -137,3 +138,36 @@ def test_a_job_that_dies_is_launched_again_and_resumes_until_it_was_often_enough
     assert {*done} == {str(number) for number in range(40)}
     assert len(done) <= 40 + 3 * 2, "more ran twice than the two calls whose end nobody heard of at each death"
     assert json.loads((tmp_path / "run" / "status.json").read_text())["launch"] == 4
+
+
+STOPPED = """
+import json, os, pathlib, signal, time
+from handoff_mpi import DAG, Function
+def fails():
+    if not pathlib.Path("mended").exists(): raise ValueError("for good")
+def asks():
+    pathlib.Path("asked").touch()
+    os.kill(json.loads(pathlib.Path("run/status.json").read_text())["pid"], signal.SIGUSR1)
+dag = DAG("stopped")
+dag.add_function(Function("fails", (), fails, max_retries=0, priority=2))
+if not pathlib.Path("asked").exists(): dag.add_function(Function("asks", (), asks, priority=1))
+for number in range(20): dag.add_function(Function(number, (), time.sleep, [0.1]))
+"""
+
+
+@pytest.mark.parametrize("words", [[], ["-n", "2"]], ids=["here", "run -n"])
+def test_a_stopped_run_is_to_be_resumed_though_a_function_has_failed_for_good(handoff, tmp_path, words):
+    (tmp_path / "stopped.py").write_text(STOPPED)
+    command = ["run", *words, "--isolation", "rank", "--run-dir", "run", "stopped.py"]
+    ended = handoff(*command)
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (ended.rc, status["status"], status["exit_code"]) == (75, "stopped", 75), ended.err
+    assert (status["failed"], status["waiting"] > 0) == (1, True), status
+    assert "1 failed" in ended.err
+    assert load(tmp_path / "run").exit_code == 75
+    ended = handoff(*command)
+    assert ended.rc == 1, "all that could run has ended: " + ended.err
+    (tmp_path / "mended").touch()
+    ended = handoff(*command)
+    assert ended.rc == 0, ended.err
+    assert "20 of 21 functions are done" in ended.err

@@ -320,6 +320,7 @@ def test_with_on_failure_stop_nothing_more_is_sent_and_what_runs_may_end():
     assert run.tell(2.0, done(2, 1)) == []
     assert run.states == "FAILED DONE READY SKIPPED READY"
     assert run.status == "stopped"
+    assert run.scheduler.stopped_on_failure
 
 
 def test_with_on_failure_stop_queued_tasks_are_recalled():
@@ -1137,6 +1138,33 @@ def test_what_may_be_tried_again_is_left_for_the_run_that_resumes():
     assert run.tell(1.1, raised(1, 0)) == []
     assert run.states == "READY"
     assert run.status == "stopped"
+
+
+def test_what_fails_for_good_does_not_make_a_run_that_was_asked_to_stop_less_stopped():
+    run = Dialogue(ranks(1), max_retries=0)
+    run.submit(task(), task(), task(), task(0))
+    run.tell(1.0, raised(1, 0))
+    run.tell(1.1, StopRequested("walltime"))
+    assert run.tell(2.0, raised(1, 1)) == []
+    assert run.states == "FAILED FAILED READY SKIPPED"
+    assert (run.status, run.scheduler.stopped_on_failure) == ("stopped", False)
+
+
+def test_a_failure_after_a_stop_was_asked_for_is_not_why_it_stops():
+    run = Dialogue(ranks(1), max_retries=0, stop_on_failure=True)
+    run.submit(task(), task())
+    run.tell(1.0, StopRequested("walltime"))
+    run.tell(1.1, raised(1, 0))
+    assert (run.status, run.scheduler.stopped_on_failure) == ("stopped", False)
+
+
+def test_a_stop_that_leaves_nothing_to_run_is_a_run_that_failed():
+    run = Dialogue(ranks(1), max_retries=0)
+    run.submit(task(), task(0))
+    run.tell(1.0, StopRequested("walltime"))
+    run.tell(1.1, raised(1, 0))
+    assert run.states == "FAILED SKIPPED"
+    assert run.status == "failed"
 
 
 def test_a_stop_before_anything_was_sent_ends_the_run():

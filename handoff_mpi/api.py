@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,21 +13,20 @@ from handoff_mpi.launch.job import Job
 from handoff_mpi.resources import parse_resources
 from handoff_mpi.results import Results
 from handoff_mpi.runtime import worker_loop
-from handoff_mpi.runtime.options import RunOptions
+from handoff_mpi.runtime.options import RunOptions, options_of, set_defaults
 from handoff_mpi.runtime.vigil import IDLE_LIMIT_S
-
-_NAMES = [field.name for field in dataclasses.fields(RunOptions)]
-_defaults: dict[str, Any] = {}
 
 
 def start(**defaults: Any) -> None:
     """Set defaults for the options of :func:`execute` in this process, as in the guide.
 
+    In ``dag.py``, those of the command line's run of it: its flags and the environment win. What must be known before
+    that file is loaded (``run_dir``, ``fresh``, ``rerun``, ``drain``) is theirs alone.
+
     Raises:
         UsageError: an option is unknown or its value wrong.
     """
-    _options(defaults)
-    _defaults.update(defaults)
+    set_defaults(defaults)
 
 
 def execute(dag: DAG, *, comm: Any = None, **options: Any) -> Results | None:
@@ -47,7 +45,7 @@ def execute(dag: DAG, *, comm: Any = None, **options: Any) -> Results | None:
         DAGFailed: functions failed; it carries the results. ``check=False`` returns them instead.
         JoinError: ranks are missing after a minute, or run another version.
     """
-    chosen = _options(options)
+    chosen = options_of(options)
     if comm is None and size_by_launcher() == 1:
         return execute_local(dag, **options)
     with Cluster(comm, _serve_now=False) as cluster:
@@ -66,7 +64,7 @@ def execute_local(dag: DAG, **options: Any) -> Results:
     Raises:
         As :func:`execute`.
     """
-    chosen = _options(options)
+    chosen = options_of(options)
     job = jobs.current if jobs.current is not None and jobs.current.size == 1 else jobs.local_job()
     return _execute_on(job, dag, chosen)
 
@@ -107,7 +105,7 @@ class Cluster:
         """Run ``dag``; on rank 0. As :func:`execute`."""
         if not self:
             raise UsageError("Cluster.execute is for rank 0: write `if cluster: cluster.execute(dag)`")
-        return self._execute(dag, _options(options))
+        return self._execute(dag, options_of(options))
 
     def _execute(self, dag: DAG, options: RunOptions) -> Results:
         return _execute_on(self.job, dag, options)
@@ -182,10 +180,3 @@ def update_node_resources(rank: int, resources: Mapping[str, Any]) -> None:
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
         raise UsageError(f"a rank is a whole number from 0, not {rank!r}")
     worker_loop.update_resources(rank, dict(resources))
-
-
-def _options(given: Mapping[str, Any]) -> RunOptions:
-    unknown = sorted(set(given) - set(_NAMES))
-    if unknown:
-        raise UsageError(f"there is no option {', '.join(unknown)}; there are {', '.join(_NAMES)}")
-    return RunOptions(**{**_defaults, **given}).validate()

@@ -37,13 +37,23 @@ from handoff_mpi.results.run_dir import (
     take_mark,
     write_status,
 )
-from handoff_mpi.runtime.options import CHECKPOINTS, ISOLATIONS, ON_FAILURE, RESULTS_ON, RunOptions
+from handoff_mpi.runtime.options import (
+    CHECKPOINTS,
+    ISOLATIONS,
+    ON_FAILURE,
+    RESULTS_ON,
+    RunOptions,
+    defaults_set,
+    options_of,
+)
 from handoff_mpi.speech import say, tell
 from handoff_mpi.worker.calls import flush_output
 
 _PREFIX = "HANDOFF_"
 #: Flags of `run` that the ranks are not told.
 _OF_THE_SUPERVISOR = ("-n", "--max-relaunches", "--hosts", "--mpirun-args")
+#: Options that dag.py cannot set: the supervisor, or another launch of the same run, goes by them before it is loaded.
+_BEFORE_LOADING = ("run_dir", "fresh", "rerun", "drain")
 #: Rank 0 has this long to say what is wrong.
 _SPEECH_S = 3.0
 
@@ -174,8 +184,8 @@ def _amount(text: str) -> tuple[str, float]:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=NUMBER") from None
 
 
-def _run_options(given: argparse.Namespace) -> RunOptions:
-    """Flags first, then ``HANDOFF_*`` variables, then defaults.
+def _chosen_options(given: argparse.Namespace) -> dict[str, Any]:
+    """Return what flags say, or else ``HANDOFF_*`` variables.
 
     Raises:
         UsageError: a variable's or a flag's value is wrong.
@@ -195,7 +205,18 @@ def _run_options(given: argparse.Namespace) -> RunOptions:
     if chosen.get("keep") == ["all"]:
         chosen["keep"] = "all"
     chosen["check"] = False
-    return RunOptions(**chosen).validate()
+    RunOptions(**chosen).validate()
+    return chosen
+
+
+def _completed(chosen: dict[str, Any], path: Path) -> RunOptions:
+    """Complete what the command line says by what dag.py, loaded by now, has set with ``handoff.start``."""
+    late = defaults_set(_BEFORE_LOADING)
+    if late:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in late)
+        say(f"{path}: handoff.start cannot set {', '.join(late)} of a run of the command line; {flags} can")
+    usual = RunOptions()
+    return options_of({**{name: getattr(usual, name) for name in _BEFORE_LOADING}, **chosen})
 
 
 def _from_environment(parser: argparse.ArgumentParser, action: argparse.Action) -> Any:
@@ -205,9 +226,7 @@ def _from_environment(parser: argparse.ArgumentParser, action: argparse.Action) 
         return None
     flag = action.option_strings[0]
     if action.nargs == 0:
-        if text.lower() in ("0", "no", "false"):
-            return None
-        return True
+        return text.lower() not in ("0", "no", "false")
     words = [f"{flag}={part}" for part in (text.split(",") if isinstance(action, argparse._AppendAction) else [text])]
     try:
         return getattr(parser.parse_args(words), action.dest)
@@ -216,32 +235,34 @@ def _from_environment(parser: argparse.ArgumentParser, action: argparse.Action) 
 
 
 def _run(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
-    options = _run_options(given)
+    chosen = _chosen_options(given)
     if given.n is not None:
-        return _launch(given, own, args, options)
+        return _launch(given, own, args, RunOptions(**chosen))
     if any(word.partition("=")[0] in ("--hosts", "--mpirun-args") for word in own):
         raise UsageError("--hosts and --mpirun-args are for `run -n N`, which launches mpirun itself")
     if not is_under_launcher():
-        return _tell(options, _lead(jobs.local_job(), given.target, args, options))
+        return _tell(chosen, _lead(jobs.local_job(), given.target, args, chosen))
     if rank_by_launcher():
         _ignore_signals()
     job = jobs.mpi_job()
     if job.rank == 0:
-        _end(job, _tell(options, _lead(job, given.target, args, options)))
+        _end(job, _tell(chosen, _lead(job, given.target, args, chosen)))
     _serve(job)
     return EXIT_DONE
 
 
-def _tell(options: RunOptions, code: int) -> int:
+def _tell(chosen: dict[str, Any], code: int) -> int:
     """Write the exit code of a run that never started into the status file of its run-dir, if it was named one."""
-    if options.run_dir is not None and code in (EXIT_USAGE, EXIT_FITS_NOWHERE):
-        _write_verdict(options, "refused", code)
+    if code in (EXIT_USAGE, EXIT_FITS_NOWHERE):
+        _write_verdict(chosen, "refused", code)
     return code
 
 
-def _write_verdict(options: RunOptions, status: str, code: int) -> None:
+def _write_verdict(chosen: dict[str, Any], status: str, code: int) -> None:
+    if "run_dir" not in chosen:
+        return
     try:
-        run_dir = make_run_dir(options.run_dir)
+        run_dir = make_run_dir(chosen["run_dir"])
         with lock_run_dir(run_dir):
             write_status(run_dir, status=status, exit_code=code)
     except HandoffError:
@@ -301,14 +322,14 @@ def _carries_value(word: str, flag: str) -> bool:
     return word.startswith(flag) and word[len(flag) :].lstrip("=").isdigit()
 
 
-def _lead(job: Job, target: str, args: list[str], options: RunOptions) -> int:
+def _lead(job: Job, target: str, args: list[str], chosen: dict[str, Any]) -> int:
     """Rank 0: load the DAG, run it, tell how it went."""
     from handoff_mpi.launch.loading import load_dag_file
 
     jobs.current = job
-    _listen_to_signals(job, options)
-    if options.run_dir is not None:
-        note_joined(Path(options.run_dir))
+    _listen_to_signals(job)
+    if "run_dir" in chosen:
+        note_joined(Path(chosen["run_dir"]))
     try:
         file = load_dag_file(target, args)
         if file.setup is not None:
@@ -317,7 +338,7 @@ def _lead(job: Job, target: str, args: list[str], options: RunOptions) -> int:
         if job.is_mpi and job.size > 1 and not job.survives_death:
             hint = "this MPI does not survive a rank's death; `run -n N` or `mpirun --with-ft ulfm` does (Open MPI 5)"
             say(hint)
-        results = job.execute(dag, options)
+        results = job.execute(dag, _completed(chosen, file.path))
     except DAGFailed as error:
         results = error.results
     except JobLost as error:
@@ -329,8 +350,7 @@ def _lead(job: Job, target: str, args: list[str], options: RunOptions) -> int:
         say(str(error))
         return error.exit_code
     except SystemExit:  # build(args) was asked for help, and gave it
-        if options.run_dir is not None:
-            _write_verdict(options, "helped", EXIT_DONE)
+        _write_verdict(chosen, "helped", EXIT_DONE)
         return EXIT_DONE
     except KeyboardInterrupt:
         return EXIT_STOPPED
@@ -343,7 +363,7 @@ def _lead(job: Job, target: str, args: list[str], options: RunOptions) -> int:
     return results.exit_code
 
 
-def _listen_to_signals(job: Job, options: RunOptions) -> None:
+def _listen_to_signals(job: Job) -> None:
     """USR1 asks to stop and drain; TERM and INT leave no time for it. A second one ends this rank at once."""
 
     def stop(number: int, frame: Any) -> None:
@@ -408,7 +428,7 @@ def _doctor(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
 
 def _check(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
     """Validate, and say what fits where; nothing runs."""
-    options = _run_options(given)
+    chosen = _chosen_options(given)
     job = jobs.local_job() if not is_under_launcher() else jobs.mpi_job()
     if job.rank:
         _serve(job)
@@ -421,7 +441,9 @@ def _check(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
         file = load_dag_file(given.target, args)
         if file.setup is not None:
             job.run_setup(file.setup)
-        print(describe_fit(job.ledger(options), file.build(), options), flush=True)
+        dag = file.build()
+        options = _completed(chosen, file.path)
+        print(describe_fit(job.ledger(options), dag, options), flush=True)
     except HandoffError as error:
         say(str(error))
         code = error.exit_code

@@ -19,7 +19,7 @@ def clean_process(monkeypatch):
     """What tests register or set as defaults ends with them."""
     monkeypatch.setattr(jobs, "registered", {})
     monkeypatch.setattr(jobs, "host_registered", {})
-    monkeypatch.setattr("handoff_mpi.api._defaults", {})
+    monkeypatch.setattr("handoff_mpi.runtime.options._defaults", {})
 
 
 def guide_dag():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from handoff_mpi.errors import DAGError, UsageError
@@ -117,3 +117,35 @@ class RunOptions:
             except DAGError as error:
                 problems += [f"{name}: {problem}" for problem in error.problems]
         return problems
+
+
+#: What ``handoff.start`` has set in this process.
+_defaults: dict[str, Any] = {}
+
+
+def set_defaults(given: Mapping[str, Any]) -> None:
+    """Have :func:`options_of` take ``given`` where it is told nothing else.
+
+    Raises:
+        UsageError: an option is unknown or its value wrong.
+    """
+    options_of(given)
+    _defaults.update(given)
+
+
+def options_of(given: Mapping[str, Any]) -> RunOptions:
+    """Return ``given``, completed by the defaults.
+
+    Raises:
+        UsageError: an option is unknown or its value wrong.
+    """
+    names = [field.name for field in fields(RunOptions)]
+    unknown = sorted(set(given) - set(names))
+    if unknown:
+        raise UsageError(f"there is no option {', '.join(unknown)}; there are {', '.join(names)}")
+    return RunOptions(**{**_defaults, **given}).validate()
+
+
+def defaults_set(names: Collection[str]) -> list[str]:
+    """Return which of ``names`` have been given a default."""
+    return [name for name in names if name in _defaults]

@@ -215,7 +215,7 @@ def test_errors_and_values_that_misbehave_when_looked_at_end_no_process(handoff,
 
 FORKING = PREAMBLE + """
 def forks(number):
-    print("called", number, flush=True)
+    print(f"called {number}\\n", end="", flush=True)  # in one write, buffered or not
     if not os.fork():
         time.sleep(0.2)
         if number: sys.exit(number)

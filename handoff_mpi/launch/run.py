@@ -26,7 +26,14 @@ from handoff_mpi.results.guarded import GuardedStore
 from handoff_mpi.results.history import History, read_history
 from handoff_mpi.results.journal import Journal, clear
 from handoff_mpi.results.results import FunctionError
-from handoff_mpi.results.run_dir import give_up_room, lock_run_dir_soon, make_run_dir, reserve_room, write_status
+from handoff_mpi.results.run_dir import (
+    VALUES,
+    give_up_room,
+    lock_run_dir_soon,
+    make_run_dir,
+    reserve_room,
+    write_status,
+)
 from handoff_mpi.results.spilling import clear_spilled
 from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
 from handoff_mpi.results.tenure import Tenure
@@ -125,7 +132,7 @@ class Run:
         reserve_room(self._run_dir)
         clear_spilled(self._run_dir)
         self._number = self._job.next_run()
-        self._kept = DirectoryStore(self._run_dir / "values")
+        self._kept = DirectoryStore(self._run_dir / VALUES)
         marks = fingerprints(dag)
         resumed = resume(history, plan, marks.of, self._kept.is_whole, self._options.rerun)
         journal = Journal(self._run_dir)

@@ -33,10 +33,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 from handoff_mpi.errors import EXIT_STOPPED, JournalError, UsageError
-from handoff_mpi.results.run_dir import DIRECTORY_MODE, refuse_if_others_write
+from handoff_mpi.results.run_dir import DIRECTORY_MODE, JOURNAL, VALUES, refuse_if_others_write
 from handoff_mpi.version import VERSION
 
-JOURNAL = "journal"
 FORMAT = 2
 HEADER = "header"
 
@@ -47,6 +46,7 @@ _MAGIC = b"HMPJ "
 _LINE = re.compile(rb"HMPJ (\d+) ([ -~]*)\n")
 _LONGEST_LINE = 100
 _NAME = re.compile(r"(\d{6,})\.journal")
+_VALUE = re.compile(r"[0-9a-f]{40}(\.value|\.\d+\.partial)")
 _HEAD = struct.Struct("<II")
 _LONGEST_PAYLOAD = (1 << 32) - 1
 
@@ -345,11 +345,14 @@ def read_journal(run_dir: Path) -> JournalContents:
             contents.segments.append(_read_segment(directory / _name(epoch), epoch, contents.notes))
     except OSError as error:
         path = error.filename or directory
-        raise JournalError(f"the journal {path} cannot be read: {error.strerror}; {_FRESH}") from error
+        remedy = _AWAY if isinstance(error, NotADirectoryError) else _FRESH
+        raise JournalError(f"the journal {path} cannot be read: {error.strerror}; {remedy}") from error
     return contents
 
 
-_FRESH = "run with --fresh to start over, or name another run-dir with --run-dir"
+_ANOTHER = "name another run-dir with --run-dir"
+_FRESH = f"run with --fresh to start over, or {_ANOTHER}"
+_AWAY = f"move it away, or {_ANOTHER}"
 
 
 def clear(run_dir: Path) -> None:
@@ -358,16 +361,22 @@ def clear(run_dir: Path) -> None:
     The emptied segments stay, so that epochs go on: a launch that still lives somewhere must find a higher one.
 
     Raises:
+        UsageError: something there has the name of a segment or of a value, but no run has made it; all is left.
         JournalError: something could not be removed.
     """
+    run_dir = Path(run_dir)
     try:
-        for epoch in _epochs(run_dir):
-            os.truncate(Path(run_dir) / JOURNAL / _name(epoch), 0)
-        for value in (Path(run_dir) / "values").glob("*.value"):
-            value.unlink()
+        segments = [run_dir / JOURNAL / _name(epoch) for epoch in _epochs(run_dir)]
+        values = [path for path in (run_dir / VALUES).glob("*") if _VALUE.fullmatch(path.name)]
+        for path in (*segments, *values):
+            _refuse_if_irregular(path, "no file of a run")
+        for path in segments:
+            os.close(os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK))
+        for path in values:
+            path.unlink()
     except OSError as error:
-        message = f"the run-dir {run_dir} could not be cleared: {error}; name another with --run-dir"
-        raise JournalError(message) from error
+        what = f"{error.filename or run_dir}: {error.strerror}"
+        raise JournalError(f"the run-dir {run_dir} could not be cleared: {what}; {_ANOTHER}") from error
 
 
 def _epochs(run_dir: Path) -> Iterator[int]:
@@ -392,8 +401,7 @@ def _read_segment(path: Path, epoch: int, notes: list[str]) -> Segment:
 
 def _open_trusted(path: Path) -> BinaryIO:
     """Open a segment, and look at what was opened: by then its name may lead elsewhere."""
-    if not stat.S_ISREG(path.lstat().st_mode):
-        raise UsageError(f"{path} is not a regular file, and no segment of a journal; move it away, or {_FRESH}")
+    _refuse_if_irregular(path, "no segment of a journal")
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         refuse_if_others_write(path, os.fstat(fd))
@@ -401,6 +409,11 @@ def _open_trusted(path: Path) -> BinaryIO:
     except BaseException:
         os.close(fd)
         raise
+
+
+def _refuse_if_irregular(path: Path, what: str) -> None:
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise UsageError(f"{path} is not a regular file, and {what}; {_AWAY}")
 
 
 def _read_line(path: Path, file: BinaryIO, size: int, notes: list[str]) -> bool:

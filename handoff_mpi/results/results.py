@@ -18,6 +18,7 @@ from handoff_mpi.errors import (
     ValueUnavailable,
 )
 from handoff_mpi.results.records import RecordTable, TaskRecord
+from handoff_mpi.results.run_dir import VALUES
 from handoff_mpi.results.store import DirectoryStore, Key
 
 
@@ -88,7 +89,7 @@ class Results:
         if id in self._payloads:
             return decode_writable(self._payloads[id])
         if id in self._persisted and self.run_dir is not None:
-            store = DirectoryStore(self.run_dir / "values")
+            store = DirectoryStore(self.run_dir / VALUES)
             try:
                 return decode_writable(store.get(self._persisted[id]))
             except KeyError:

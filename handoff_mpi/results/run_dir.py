@@ -26,6 +26,8 @@ from handoff_mpi.errors import EXIT_STOPPED, JournalError, RunDirBusy, UsageErro
 STATUS = "status.json"
 LOCK = "lock"
 JOINED = ".joined"
+JOURNAL = "journal"
+VALUES = "values"
 #: Names, by the supervisor's mark, whose launch this is: the next one of the same supervisor may take the lock away.
 LAUNCHED_BY = "HANDOFF_LAUNCHED_BY"
 
@@ -55,6 +57,7 @@ def make_run_dir(wanted: Any) -> Path:
             path = _fresh(path)
         elif not _is_made(path):
             refuse_if_others_write(path, path.stat())
+            _refuse_what_is_in_the_way(path)
         probe = path / f".probe-{os.getpid()}"
         probe.touch()
         probe.unlink()
@@ -76,6 +79,19 @@ def _is_made(path: Path) -> bool:
                 raise UsageError(f"the run-dir {path}: {each} is no directory; {_ANOTHER}") from None
         raise
     return True
+
+
+def _refuse_what_is_in_the_way(path: Path) -> None:
+    """A run has never made such things, so they are somebody's, and ``--fresh`` must not remove them either.
+
+    Raises:
+        UsageError: naming the first.
+    """
+    for name, is_directory in ((JOURNAL, True), (VALUES, True), (STATUS, False), (LOCK, False)):
+        each = path / name
+        if os.path.lexists(each) and each.is_dir() != is_directory:
+            kind = "no directory" if is_directory else "a directory"
+            raise UsageError(f"the run-dir {path} cannot be used: {each} is {kind}; move it away, or {_ANOTHER}")
 
 
 def _fresh(parent: Path) -> Path:

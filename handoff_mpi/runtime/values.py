@@ -7,7 +7,7 @@ from pathlib import Path
 
 from handoff_mpi.encoding import Payload, decode_code
 from handoff_mpi.errors import ValueUnavailable
-from handoff_mpi.results.run_dir import read_status
+from handoff_mpi.results.run_dir import VALUES, read_status
 from handoff_mpi.results.spilling import SPILLED, SpillingStore
 from handoff_mpi.results.store import DirectoryStore, Key, ResultStore
 from handoff_mpi.runtime.pace import clock
@@ -110,7 +110,7 @@ def _find_kept(setup: RunSetup) -> DirectoryStore | None:
     """Return where values that outlast the run are written; None where rank 0's run-dir cannot be seen."""
     if setup.run_dir is None or read_status(Path(setup.run_dir)).get("run") != setup.run:
         return None
-    return DirectoryStore(Path(setup.run_dir) / "values")
+    return DirectoryStore(Path(setup.run_dir) / VALUES)
 
 
 def _make_store(rank: int, setup: RunSetup, kept: DirectoryStore | None) -> ResultStore:

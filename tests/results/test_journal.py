@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import errno
+import functools
 import os
 import pickle
 import resource
@@ -20,7 +21,7 @@ import pytest
 
 from handoff_mpi.errors import EXIT_STOPPED, EXIT_USAGE, JournalError, UsageError
 from handoff_mpi.results import journal as module
-from handoff_mpi.results.journal import JOURNAL, Journal, newest_epoch, read_journal
+from handoff_mpi.results.journal import JOURNAL, Journal, clear, newest_epoch, read_journal
 from tests.conftest import missing, run_process
 
 NOBODY = 65534
@@ -502,6 +503,40 @@ def test_a_file_system_without_fsync_is_used_all_the_same(tmp_path, disk, code):
     assert records(tmp_path) == [("a",)]
 
 
+# -- starting over -------------------------------------------------------------------------------------
+
+
+def test_what_runs_have_left_is_cleared_and_nothing_else(tmp_path):
+    path = written(tmp_path, [("done", 1)])
+    values = tmp_path / "values"
+    values.mkdir()
+    ours = [values / f"{'0a' * 20}.value", values / f"{'0a' * 20}.17.partial"]
+    theirs = [values / "net.value", values / "notes.partial", tmp_path / JOURNAL / "diary.txt"]
+    for each in (*ours, *theirs):
+        each.write_text("something")
+    clear(tmp_path)
+    assert path.read_bytes() == b""
+    assert newest_epoch(tmp_path) == 1
+    assert [each for each in (*ours, *theirs) if each.exists()] == theirs
+    assert {each.read_text() for each in theirs} == {"something"}
+
+
+@pytest.mark.parametrize("name", [f"{JOURNAL}/000002.journal", f"values/{'0a' * 20}.value"])
+@pytest.mark.parametrize("kind", ["link", "fifo", "directory"])
+def test_what_no_run_has_made_is_left_and_all_else_with_it(tmp_path, name, kind):
+    path = written(tmp_path, [("done", 1)])
+    (tmp_path / "values").mkdir()
+    (tmp_path / "precious").write_text("mine")
+    odd = tmp_path / name
+    link = functools.partial(odd.symlink_to, tmp_path / "precious")
+    {"link": link, "fifo": lambda: os.mkfifo(odd), "directory": odd.mkdir}[kind]()
+    with pytest.raises(UsageError, match="is not a regular file, and no file of a run; move it away, or name another"):
+        clear(tmp_path)
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert path.stat().st_size
+    assert os.path.lexists(odd)
+
+
 # -- what is refused -----------------------------------------------------------------------------------
 
 
@@ -559,6 +594,7 @@ def test_only_regular_files_are_segments(tmp_path, bomb):
     for make in (lambda: bomb.symlink_to(elsewhere), lambda: os.mkfifo(bomb), bomb.mkdir):
         make()
         assert refusal(tmp_path).startswith(f"{bomb} is not a regular file")
+        assert "--fresh" not in refusal(tmp_path), "it would not remove it either"
         bomb.rmdir() if bomb.is_dir() else bomb.unlink()
 
 
@@ -607,7 +643,7 @@ def test_what_cannot_be_made_or_listed_is_told(tmp_path):
     (tmp_path / JOURNAL).write_text("a file")
     with pytest.raises(JournalError, match="journal cannot be written: "):
         Journal(tmp_path)
-    with pytest.raises(JournalError, match="cannot be read: Not a directory; run with --fresh"):
+    with pytest.raises(JournalError, match="cannot be read: Not a directory; move it away, or name"):
         read_journal(tmp_path)
 
 

@@ -61,6 +61,20 @@ def test_it_is_made_with_its_parents_and_used_again(tmp_path):
     assert list(path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["journal", "values", "status.json", "lock"])
+def test_what_is_in_the_way_of_its_files_is_refused_and_left(tmp_path, name):
+    path = tmp_path / name
+    path.mkdir() if "." in name or name == "lock" else path.write_text("a diary")
+    assert f"{path} is " in refused(tmp_path)
+    assert "move it away, or name another with --run-dir" in refused(tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_to_nothing_in_place_of_its_directories_is_refused(tmp_path):
+    (tmp_path / "values").symlink_to("nothing")
+    assert "values is no directory" in refused(tmp_path)
+
+
 def test_without_a_name_each_is_a_new_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = {make_run_dir(None) for _ in range(3)}

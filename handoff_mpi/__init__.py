@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from handoff_mpi.results.loading import load
     from handoff_mpi.worker.context import current_task
 
+__version__: str  # that of version.py, once it is asked for
+
 __all__ = [
     "DAG",
     "AllocationError",
@@ -87,6 +89,8 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names.split
 if not TYPE_CHECKING:  # type checkers would take any name for one of the package's
 
     def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            return importlib.import_module(f"{__name__}.version").VERSION
         room = _ROOM_OF.get(name)
         if room is None:
             return _import_room(name)
@@ -106,4 +110,4 @@ if not TYPE_CHECKING:  # type checkers would take any name for one of the packag
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+        return sorted({*globals(), *__all__, "__version__"})

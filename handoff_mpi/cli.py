@@ -1,4 +1,4 @@
-"""The command line: ``run`` and ``check``."""
+"""The command line: ``run``, ``check``, ``doctor`` and ``--version``."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ from handoff_mpi.runtime.options import (
     options_of,
 )
 from handoff_mpi.speech import say, tell
+from handoff_mpi.version import VERSION
 from handoff_mpi.worker.calls import flush_output
 
 _PREFIX = "HANDOFF_"
@@ -106,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="handoff-mpi", description="Run a DAG of Python functions as one MPI job.", allow_abbrev=False
     )
+    parser.add_argument("--version", action="version", version=f"handoff_mpi {VERSION}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="{run,check,doctor}")
     about = "Run the DAG of a Python file on all ranks."
     run = verbs.add_parser("run", allow_abbrev=False, help="run a DAG", description=about)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import handoff_mpi
+from handoff_mpi.version import VERSION
 from tests.conftest import run_process
 
 #: What a run of plain functions needs on no rank; ours, and others'.
@@ -127,3 +128,22 @@ def test_rooms_are_attributes_of_the_package_wherever_it_is_imported(tmp_path):
     ended = run_process([sys.executable, "-c", program], tmp_path)
     assert ended.rc == 0, ended.err
     assert ended.out.endswith("False\n")
+
+
+def test_the_version_is_one_wherever_it_is_asked_for(handoff, tmp_path):
+    code = (
+        "import sys, handoff_mpi\n"
+        "print(handoff_mpi.__version__, '__version__' in dir(handoff_mpi))\n"
+        "print(sorted(name for name in sys.modules if name.startswith('handoff_mpi')))\n"
+    )
+    ended = run_process([sys.executable, "-c", code], tmp_path)
+    version, rooms = ended.out.splitlines()
+    assert version == f"{VERSION} True"
+    assert rooms == "['handoff_mpi', 'handoff_mpi.version']"
+    ended = handoff("--version")
+    assert (ended.rc, ended.out, ended.err) == (0, f"handoff_mpi {handoff_mpi.__version__}\n", "")
+
+
+def test_one_rank_tells_the_version(mpirun):
+    ended = mpirun(2, "-m", "handoff_mpi", "--version")
+    assert (ended.rc, ended.out) == (0, f"handoff_mpi {VERSION}\n"), ended.err

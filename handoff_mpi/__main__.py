@@ -1,7 +1,5 @@
 """``python -m handoff_mpi``."""
 
-import sys
+from handoff_mpi.cli import program
 
-from handoff_mpi.cli import main
-
-sys.exit(main())
+program()

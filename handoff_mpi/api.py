@@ -33,7 +33,8 @@ def execute(dag: DAG, *, comm: Any = None, **options: Any) -> Results | None:
     """Run ``dag`` on the ranks of this MPI job; called on every rank.
 
     Rank 0 schedules and returns the results; the other ranks serve, and return None once the run is over (or
-    the results too, with ``results_on="all"``). With one rank, or without a launcher, it runs in one process.
+    the results too, with ``results_on="all"``). With one rank, or without a launcher, it runs in one process; in
+    ``dag.py``, and within a :class:`Cluster`, on the ranks of that job, which serve already.
 
     Args:
         dag: only rank 0's counts.
@@ -46,6 +47,8 @@ def execute(dag: DAG, *, comm: Any = None, **options: Any) -> Results | None:
         JoinError: ranks are missing after a minute, or run another version.
     """
     chosen = options_of(options)
+    if comm is None and jobs.current is not None and jobs.current.is_mpi and jobs.current.rank == 0:
+        return _execute_on(jobs.current, dag, chosen)  # in dag.py, or within a Cluster: the other ranks serve already
     if comm is None and size_by_launcher() == 1:
         return execute_local(dag, **options)
     with Cluster(comm, _serve_now=False) as cluster:

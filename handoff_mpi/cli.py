@@ -9,10 +9,11 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from handoff_mpi.errors import (
     EXIT_DONE,
@@ -49,14 +50,31 @@ from handoff_mpi.runtime.options import (
 from handoff_mpi.speech import say, tell
 from handoff_mpi.version import VERSION
 from handoff_mpi.worker.calls import flush_output
+from handoff_mpi.worker.runners import no_launcher_in_environment
+
+if TYPE_CHECKING:  # of rank 0 alone
+    from handoff_mpi.dag import DAG
+    from handoff_mpi.launch.loading import DagFile
 
 _PREFIX = "HANDOFF_"
 #: Flags of `run` that the ranks are not told.
 _OF_THE_SUPERVISOR = ("-n", "--max-relaunches", "--hosts", "--mpirun-args")
 #: Options that dag.py cannot set: the supervisor, or another launch of the same run, goes by them before it is loaded.
 _BEFORE_LOADING = ("run_dir", "fresh", "rerun", "drain")
+#: Loading dag.py may take this long before something is said.
+SLOW_LOADING_S = 30.0
+#: Threads that are left running at the end have this long to end.
+LEAVE_S = 30.0
+_FINALISE_S = 5.0
 #: Rank 0 has this long to say what is wrong.
 _SPEECH_S = 3.0
+
+
+def program() -> NoReturn:
+    """The command: :func:`main` in a process of its own."""
+    code = main()
+    _bound_the_end(code)
+    sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,6 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(arguments: list[str]) -> int:
     own, given = _split_at_dashes(arguments)
     options = _parser().parse_args(own)
+    try:
+        Path.cwd()
+    except OSError as error:
+        what = f"the directory this is called in cannot be used: {error.strerror}"
+        raise UsageError(f"{what}; call it elsewhere") from error
     return int(options.function(options, own, given))
 
 
@@ -206,6 +229,8 @@ def _chosen_options(given: argparse.Namespace) -> dict[str, Any]:
             chosen[name] = dict(chosen[name])
     if chosen.get("keep") == ["all"]:
         chosen["keep"] = "all"
+    if "run_dir" in chosen:
+        chosen["run_dir"] = Path(chosen["run_dir"]).absolute()  # dag.py may go elsewhere
     chosen["check"] = False
     RunOptions(**chosen).validate()
     return chosen
@@ -246,7 +271,7 @@ def _run(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
         return _tell(chosen, _lead(jobs.local_job(), given.target, args, chosen))
     if rank_by_launcher():
         _ignore_signals()
-    job = jobs.mpi_job()
+    job = jobs.current = jobs.mpi_job()
     if job.rank == 0:
         _end(job, _tell(chosen, _lead(job, given.target, args, chosen)))
     _serve(job)
@@ -326,17 +351,15 @@ def _carries_value(word: str, flag: str) -> bool:
 
 def _lead(job: Job, target: str, args: list[str], chosen: dict[str, Any]) -> int:
     """Rank 0: load the DAG, run it, tell how it went."""
-    from handoff_mpi.launch.loading import load_dag_file
-
     jobs.current = job
     _listen_to_signals(job)
     if "run_dir" in chosen:
         note_joined(Path(chosen["run_dir"]))
     try:
-        file = load_dag_file(target, args)
-        if file.setup is not None:
-            job.run_setup(file.setup)
-        dag = file.build()
+        file, dag = _load(job, target, args)
+        if dag is None:
+            _write_verdict(chosen, "helped", EXIT_DONE)
+            return EXIT_DONE
         if job.is_mpi and job.size > 1 and not job.survives_death:
             hint = "this MPI does not survive a rank's death; `run -n N` or `mpirun --with-ft ulfm` does (Open MPI 5)"
             say(hint)
@@ -351,18 +374,46 @@ def _lead(job: Job, target: str, args: list[str], chosen: dict[str, Any]) -> int
     except HandoffError as error:
         say(str(error))
         return error.exit_code
-    except SystemExit:  # build(args) was asked for help, and gave it
-        _write_verdict(chosen, "helped", EXIT_DONE)
-        return EXIT_DONE
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # dag.py has put Python's own handler back
+        say("interrupted; the same command resumes, if the run had begun")
         return EXIT_STOPPED
-    except Exception as error:
+    except BaseException as error:  # sys.exit in a handler of dag.py's, say: the other ranks must be told to leave
         import traceback
 
         traceback.print_exception(error)
         return EXIT_FAILED
     tell(results.summary())
     return results.exit_code
+
+
+def _load(job: Job, target: str, args: list[str]) -> tuple[DagFile, DAG | None]:
+    """Load dag.py, set the ranks up, and build the DAG; None where ``build`` was asked for help.
+
+    Raises:
+        UsageError, DAGError: something of it failed.
+    """
+    from handoff_mpi.launch.loading import load_dag_file
+
+    # What dag.py starts is not a rank of this job, and must not take itself for one.
+    with no_launcher_in_environment() if job.is_mpi else contextlib.nullcontext(), _explained(job):
+        file = load_dag_file(target, args)
+        if file.setup is not None:
+            job.run_setup(file.setup)
+        return file, file.build()
+
+
+@contextlib.contextmanager
+def _explained(job: Job) -> Iterator[None]:
+    """Say what may be the matter if loading dag.py takes long where other ranks wait for it."""
+    said = "dag.py is still being loaded: on rank 0 alone, so a collective call of MPI in it would wait for ever"
+    timer = threading.Timer(SLOW_LOADING_S, say, [said])
+    timer.daemon = True
+    if job.size > 1:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _listen_to_signals(job: Job) -> None:
@@ -398,6 +449,7 @@ def _serve(job: Job) -> None:
     except BaseException as error:
         jobs.end_rank(error)
     flush_output()
+    _bound_the_end(EXIT_DONE)
     mpi.leave(EXIT_DONE)
 
 
@@ -413,7 +465,30 @@ def _end(job: Job, code: int) -> None:
 
     job.dismiss()
     flush_output()
+    _bound_the_end(code)
     mpi.leave(code)
+
+
+def _bound_the_end(code: int) -> None:
+    """Python waits at its end for threads: for those that dag.py or its functions have left running, not for ever."""
+    timer = threading.Timer(LEAVE_S, _leave_threads_behind, [code])
+    timer.daemon = True
+    timer.start()
+
+
+def _leave_threads_behind(code: int) -> None:
+    left = [each.name for each in threading.enumerate() if not each.daemon and each is not threading.main_thread()]
+    if not left:
+        return  # they have ended; what goes on is the end of MPI
+    say(f"threads that were left running ({', '.join(left)}) have not ended within {LEAVE_S:g} s, and are ended")
+    flush_output()
+    if "handoff_mpi.comm.mpi" in sys.modules:
+        from handoff_mpi.comm import mpi
+
+        last = threading.Thread(target=mpi.finalise, daemon=True)
+        last.start()
+        last.join(_FINALISE_S)
+    os._exit(code)
 
 
 def _doctor(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
@@ -435,17 +510,14 @@ def _check(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
     if job.rank:
         _serve(job)
     from handoff_mpi.launch.admission import describe_fit
-    from handoff_mpi.launch.loading import load_dag_file
 
     code = EXIT_DONE
     try:
         jobs.current = job
-        file = load_dag_file(given.target, args)
-        if file.setup is not None:
-            job.run_setup(file.setup)
-        dag = file.build()
-        options = _completed(chosen, file.path)
-        print(describe_fit(job.ledger(options), dag, options), flush=True)
+        file, dag = _load(job, given.target, args)
+        if dag is not None:
+            options = _completed(chosen, file.path)
+            print(describe_fit(job.ledger(options), dag, options), flush=True)
     except HandoffError as error:
         say(str(error))
         code = error.exit_code

@@ -110,6 +110,12 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
+def finalise() -> None:
+    """Do what mpi4py does at the end of Python, in a process that will not come to that."""
+    if not MPI.Is_finalized():
+        MPI.Finalize()
+
+
 def abort(code: int) -> None:
     """End all ranks of the job."""
     MPI.COMM_WORLD.Abort(code)

@@ -30,6 +30,7 @@ from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.vigil import IDLE_LIMIT_S, Vigil
 from handoff_mpi.runtime.worker_loop import say_goodbye, serve_run
 from handoff_mpi.speech import say
+from handoff_mpi.worker.calls import call_here, describe
 from handoff_mpi.worker.spares import Spares
 
 if TYPE_CHECKING:  # of rank 0 alone
@@ -81,6 +82,7 @@ class Job:
         self.stop_reason = ""
         self.drain_s: float | None = None
         self._runs = 0
+        self._is_running = False
         self.gone: set[int] = set()
         self.setup: bytes | None = None
         self.leave: Callable[[], object] | None = None
@@ -163,9 +165,15 @@ class Job:
         """
         from handoff_mpi.launch.run import Run
 
-        with garbage.paused():
-            run = Run(self, dag, options)
-        return run.execute()
+        if self.is_mpi and self._is_running:
+            raise UsageError("a run is going on in this job; another one can begin once it has ended")
+        self._is_running = True
+        try:
+            with garbage.paused():
+                run = Run(self, dag, options)
+            return run.execute()
+        finally:
+            self._is_running = False
 
     def next_run(self) -> int:
         """Return the number of a run that begins; messages carry it."""
@@ -272,11 +280,14 @@ def mpi_job(comm: Any = None) -> Job:
     """Join the job of ``comm`` (the world by default); a collective call.
 
     Raises:
+        UsageError: this rank serves in a job of the world already, or leads it: the other ranks would not come.
         JoinError: ranks are missing after a minute, or run another version.
     """
     from handoff_mpi.comm import mpi
 
     if comm is None:
+        if current is not None and current.is_mpi:
+            raise UsageError("this process is a rank of a job already; handoff.execute(dag) on its rank 0 uses that")
         comm = mpi.world()
         _refuse_singletons(comm.Get_size())
     sharpen_timers()
@@ -315,13 +326,13 @@ def my_capability(rank: int) -> Capability:
 
 def _set_up(blob: bytes, capability: Capability) -> tuple[Capability, str | None]:
     try:
-        offered = decode_code(blob)(capability.rank)
+        offered = call_here(decode_code(blob), (capability.rank,), {})
         if offered is not None:
             capability.registered.update(parse_resources(offered))
         capability.registered.update(registered)
         capability.host_registered.update(host_registered)
-    except (Exception, SystemExit) as error:
-        return capability, f"{type(error).__name__}: {error}"
+    except BaseException as error:
+        return capability, f"{type(error).__name__}: {describe(error)[1]}"
     return capability, None
 
 

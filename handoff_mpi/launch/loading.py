@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 from handoff_mpi.dag import DAG
 from handoff_mpi.encoding import carry_by_value
 from handoff_mpi.errors import DAGError, HandoffError, UsageError
+from handoff_mpi.worker.calls import call_here, describe
 
 
 @dataclass(slots=True)
@@ -23,12 +25,12 @@ class DagFile:
     Attributes:
         path: its file.
         setup: its ``setup(rank)``, if it has one.
-        build: gives its DAG.
+        build: gives its DAG; None where it was asked for help, and has given it.
     """
 
     path: Path
     setup: Callable[[int], Any] | None
-    build: Callable[[], DAG]
+    build: Callable[[], DAG | None]
 
 
 def load_dag_file(target: str, args: list[str]) -> DagFile:
@@ -51,13 +53,24 @@ def load_dag_file(target: str, args: list[str]) -> DagFile:
 
 def _split(target: str) -> tuple[Path, str | None]:
     path, colon, name = target.rpartition(":")
-    if not colon or Path(target).exists():
+    if not colon or os.path.lexists(target):
         path, name = target, ""
-    file = Path(path).absolute()
-    if not file.is_file():
-        kind = "is a directory" if file.is_dir() else "does not exist"
-        raise UsageError(f"{path} {kind}; name the Python file that holds the DAG")
-    return file, name or None
+    problem = _why_no_file(path)
+    if problem:
+        shown = path if path and path.isprintable() else repr(path)
+        raise UsageError(f"{shown} {problem}; name the Python file that holds the DAG")
+    return Path(path).absolute(), name or None
+
+
+def _why_no_file(path: str) -> str:
+    try:
+        if Path(path).is_file():
+            return ""
+        if Path(path).is_dir():
+            return "is a directory"
+        return "is no regular file" if os.path.lexists(path) else "does not exist"
+    except (OSError, ValueError) as error:
+        return f"cannot be read ({error})"
 
 
 def _import(path: Path) -> ModuleType:
@@ -69,18 +82,19 @@ def _import(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        call_here(spec.loader.exec_module, (module,), {})
     except SyntaxError as error:
-        raise UsageError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
+        place = f"{error.filename or path}, line {error.lineno}" if error.lineno else path
+        raise UsageError(f"{place}: {error.msg}") from error
     except DAGError:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # of a rank 0 that leaves in any other way, the other ranks would wait for ever
         raise UsageError(f"{path} cannot be loaded: {_where(error, path)}") from error
     carry_by_value(module)
     return module
 
 
-def _dag(module: ModuleType, path: Path, name: str | None, args: list[str]) -> DAG:
+def _dag(module: ModuleType, path: Path, name: str | None, args: list[str]) -> DAG | None:
     if name is None:
         may_build = bool(args) and callable(getattr(module, "build", None))
         name = "dag" if isinstance(getattr(module, "dag", None), DAG) and not may_build else "build"
@@ -95,14 +109,14 @@ def _dag(module: ModuleType, path: Path, name: str | None, args: list[str]) -> D
     if not callable(found):
         raise UsageError(f"{path}: {name} is {found!r}, neither a DAG nor a function that builds one")
     try:
-        dag = found(args)
+        dag = call_here(found, (args,), {})
     except HandoffError:
         raise
     except SystemExit as error:  # argparse inside build(args)
         if not error.code:
-            raise  # it was asked for help, and gave it
+            return None  # it was asked for help, and gave it
         raise UsageError(f"{path}: {name}({args!r}) ended with {error.code!r}") from error
-    except Exception as error:
+    except BaseException as error:
         raise UsageError(f"{path}: {name}({args!r}) failed: {_where(error, path)}") from error
     if not isinstance(dag, DAG):
         raise UsageError(f"{path}: {name}({args!r}) returned {dag!r}, not a DAG")
@@ -113,4 +127,4 @@ def _where(error: BaseException, path: Path) -> str:
     """Return an error on one line, with the line of ``path`` it came from."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     place = f"line {lines[-1]}: " if lines else ""
-    return f"{place}{type(error).__name__}: {error}".split("\n")[0]
+    return f"{place}{type(error).__name__}: {describe(error)[1]}".split("\n")[0]

@@ -13,7 +13,16 @@ from handoff_mpi import telemetry
 from handoff_mpi.dag import DAG, Plan
 from handoff_mpi.dag.fingerprint import fingerprints
 from handoff_mpi.encoding import PICKLED, Payload, encode_code
-from handoff_mpi.errors import DAGFailed, HandoffError, JobLost, JournalError, Superseded, TransportError, UsageError
+from handoff_mpi.errors import (
+    EXIT_STOPPED,
+    DAGFailed,
+    HandoffError,
+    JobLost,
+    JournalError,
+    Superseded,
+    TransportError,
+    UsageError,
+)
 from handoff_mpi.launch.admission import find_strategy, refuse_what_fits_nowhere
 from handoff_mpi.launch.deadline import end_of_run
 from handoff_mpi.launch.job import Job
@@ -122,9 +131,7 @@ class Run:
     def _execute(self, history: History) -> Results:
         with garbage.paused():
             resumed = self._prepare(history)
-        loop = self._make_loop()
-        self._tell_start()
-        return self._carry_out(loop, resumed)
+        return self._carry_out(self._make_loop(), resumed)
 
     def _prepare(self, history: History) -> Resumed:
         """Make all that the run needs, and begin its journal."""
@@ -168,6 +175,7 @@ class Run:
         results: Results | None = None
         code, is_lost, is_superseded = 1, False, False
         try:
+            self._tell_start()
             worker_loop.set_active(loop)
             with garbage.frozen():
                 loop.run([Submitted(self._specs, resumed.rest, resumed.suspects, resumed.deaths), Closed()])
@@ -178,6 +186,9 @@ class Run:
             code = error.exit_code
             is_lost = isinstance(error, (JobLost, TransportError))
             is_superseded = isinstance(error, Superseded)
+            raise
+        except KeyboardInterrupt:
+            code = EXIT_STOPPED
             raise
         finally:
             worker_loop.set_active(None)
@@ -425,7 +436,10 @@ def _register_with_tracker(tracker: Any, capabilities: list[Capability]) -> None
     if missing:
         raise UsageError(f"resource_tracker={tracker!r} lacks {', '.join(missing)}")
     for each in capabilities:
-        tracker.register(each.rank, each.offered())
+        try:
+            tracker.register(each.rank, each.offered())
+        except Exception as error:
+            raise UsageError(f"resource_tracker.register failed: {type(error).__name__}: {error}") from error
 
 
 def _show_failure(plan: Plan, hosts: dict[int, str], task: int, failure: Any) -> None:

@@ -51,8 +51,9 @@ def make_run_dir(wanted: Any) -> Path:
     Raises:
         UsageError: it cannot be made or written to, or others can write to it.
     """
-    path = Path("handoff-runs" if wanted is None else wanted).absolute()
+    path = Path("handoff-runs" if wanted is None else wanted)
     try:
+        path = path.absolute()
         if wanted is None:
             path = _fresh(path)
         elif not _is_made(path):

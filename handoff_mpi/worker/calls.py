@@ -119,7 +119,7 @@ class Caller:
                 _use_device(spec.gpus[0])
             values = [self._value(*value) for value in spec.values] if spec.values else ()
             code, args, kwargs = build_call(spec.recipe, values, self.code, self._constant)
-            value = _call_here(code, args, kwargs)
+            value = call_here(code, args, kwargs)
             duration = time.perf_counter() - started
         except BaseException as error:
             duration = time.perf_counter() - started
@@ -146,8 +146,8 @@ class Caller:
         return value if codec[1] is None else self.code(codec[1])(value, source, self.rank)
 
 
-def _call_here(code: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Call; a process that the function forked ends here, or it would go on as this one does, at the same work."""
+def call_here(code: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Call; a process that the code forked ends here, or it would go on as this one does, at the same work."""
     process = os.getpid()
     try:
         value = code(*args, **kwargs)

@@ -18,6 +18,21 @@ BAD_INPUT = {
     "syntax error": ("def f(:\n", 2, "dag.py, line 1"),
     "raises at import": ("1 / 0\n", 2, "line 1: ZeroDivisionError"),
     "exits at import": ("import sys; sys.exit(0)\n", 2, "SystemExit"),
+    "interrupts at import": ("raise KeyboardInterrupt\n", 2, "line 1: KeyboardInterrupt"),
+    "raises what is no Exception": ("class B(BaseException): pass\nraise B('odd')\n", 2, "line 2: B: odd"),
+    "is binary": ("\0\0", 2, "null bytes"),
+    "build interrupts": ("def build(args): raise KeyboardInterrupt\n", 2, "line 1: KeyboardInterrupt"),
+    "setup interrupts": (
+        PREAMBLE + "def setup(rank): raise KeyboardInterrupt\ndag.add_function(Function('a', (), print))\n",
+        2,
+        "setup(0) failed: KeyboardInterrupt",
+    ),
+    "tracker fails": (
+        PREAMBLE + "class T:\n    def register(self, *_): 1 / 0\n    available = request = release = register\n"
+        "handoff_mpi.start(resource_tracker=T())\ndag.add_function(Function('a', (), print))\n",
+        2,
+        "resource_tracker.register failed: ZeroDivisionError",
+    ),
     "build fails": ("def build(args):\n    return args[5]\n", 2, "line 2: IndexError"),
     "build returns no DAG": ("def build(args):\n    return 5\n", 2, "returned 5, not a DAG"),
     "cycle": (
@@ -53,7 +68,10 @@ def test_bad_input_gets_one_line(handoff, tmp_path, case):
     assert "Traceback" not in ended.err
 
 
-@pytest.mark.parametrize("case", ["syntax error", "fits nowhere", "setup fails"])
+ENDS_ALL = ["syntax error", "fits nowhere", "setup fails", "raises what is no Exception", "setup interrupts"]
+
+
+@pytest.mark.parametrize("case", ENDS_ALL)
 def test_bad_input_ends_all_ranks(mpirun, tmp_path, case):
     text, code, says = BAD_INPUT[case]
     (tmp_path / "dag.py").write_text(text)
@@ -76,6 +94,10 @@ def test_bad_input_ends_what_was_launched(handoff, tmp_path, case):
 FLAGS = {
     "missing file": (["run", "nothing.py"], "does not exist"),
     "directory": (["run", "."], "is a directory"),
+    "no name": (["run", ""], "'' is a directory"),
+    "device": (["run", "/dev/null"], "is no regular file"),
+    "name too long": (["run", "x" * 5000], "cannot be read"),
+    "two lines": (["run", "x\ny.py"], "'x\\ny.py' does not exist"),
     "unknown strategy": (["run", "ok.py", "--allocation-strategy", "best"], "no allocation strategy 'best'"),
     "nonsense number": (["run", "ok.py", "--max-retries", "many"], "invalid int value"),
     "negative number": (["run", "ok.py", "--max-retries", "-1"], "max_retries must be"),

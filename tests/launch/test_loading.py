@@ -1,0 +1,159 @@
+"""What dag.py does while rank 0 loads it ends no rank and keeps none waiting."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from tests.conftest import mpirun_command, run_process
+
+DAG = """
+import os, sys, time, threading, subprocess
+import handoff_mpi
+from handoff_mpi import DAG, Function
+dag = DAG("d")
+dag.add_function(Function("a", (), abs, [-1]))
+"""
+
+
+@pytest.fixture(params=[1, 3], ids=["here", "mpirun"])
+def run(request, tmp_path):
+    """Run ``python -m handoff_mpi run dag.py`` in one process, or on three ranks."""
+
+    def launch(text, *words, program=("-m", "handoff_mpi", "run")):
+        (tmp_path / "dag.py").write_text(DAG + text)
+        launcher = mpirun_command(request.param) if request.param > 1 else []
+        return run_process([*launcher, sys.executable, *program, *words, "dag.py"], tmp_path, 60)
+
+    return launch
+
+
+@pytest.mark.parametrize("ending", ["time.sleep(0.3)", "1 / 0"])
+@pytest.mark.parametrize("where", ["{}", "def build(args):\n    {}\n    return made\nmade = dag; del dag"])
+def test_what_it_forks_does_not_go_on_as_the_run(run, ending, where):
+    ended = run(where.format(f"if not os.fork(): {ending}") + "\n")
+    assert ended.rc == 0, ended.err
+    assert ended.err.count("1 done of 1") == 1, ended.err
+    assert "cannot be loaded" not in ended.err
+    assert "handoff_mpi/" not in ended.err
+
+
+def test_programs_it_starts_do_not_take_themselves_for_ranks(run, tmp_path):
+    (tmp_path / "other.py").write_text(DAG)
+    words = "[sys.executable, '-m', 'handoff_mpi', 'run', '--run-dir', 'other', 'other.py']"
+    ended = run(f"assert subprocess.run({words}).returncode == 0\n")
+    assert ended.rc == 0, ended.err
+    assert json.loads((tmp_path / "other" / "status.json").read_text())["ranks"] == 1
+
+
+def test_it_may_run_a_dag_on_the_ranks_of_its_job(run):
+    ended = run(
+        "first = handoff_mpi.execute(dag)\n"
+        "dag = DAG('second')\n"
+        "dag.add_function(Function('b', (), print, ['GOT', first['a'], *first.allocations.values()]))\n"
+    )
+    assert ended.rc == 0, ended.err
+    assert ended.out in ("GOT 1 0\n", "GOT 1 1\n", "GOT 1 2\n")
+    assert ended.err.count("handoff: DAG 'second' done") == 1
+
+
+def test_a_second_cluster_is_refused_where_it_would_wait_for_ever(mpirun, tmp_path):
+    (tmp_path / "dag.py").write_text(DAG + "with handoff_mpi.Cluster(): pass\n")
+    ended = mpirun(2, "-m", "handoff_mpi", "run", "dag.py")
+    assert ended.rc == 2, ended.err
+    assert "this process is a rank of a job already" in ended.err
+
+
+def test_a_second_run_while_one_goes_on_is_refused(mpirun, tmp_path):
+    text = (
+        "def handler(*_): handoff_mpi.execute(dag)\n"
+        "handoff_mpi.telemetry.attach('x', ('handoff', 'execution', 'dag', 'start'), handler, None)\n"
+    )
+    (tmp_path / "dag.py").write_text(DAG + text)
+    ended = mpirun(2, "-m", "handoff_mpi", "run", "dag.py")
+    assert ended.rc == 0, ended.err
+    assert "a run is going on in this job" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("raises", "code"), [("sys.exit(0)", 1), ("raise KeyboardInterrupt", 75)], ids=["exit", "interrupt"]
+)
+@pytest.mark.parametrize("event", ["('dag', 'start')", "('function', 'stop')"])
+def test_a_handler_that_ends_the_run_ends_all_ranks_and_is_no_success(run, tmp_path, raises, code, event):
+    text = (
+        f"def handler(*_): {raises}\n"
+        f"handoff_mpi.telemetry.attach('x', ('handoff', 'execution', *{event}), handler, None)\n"
+    )
+    ended = run(text, "--run-dir", "run")
+    assert ended.rc == code, ended.err
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["exit_code"] == code
+    assert "deaf" not in ended.err
+
+
+def test_a_directory_that_is_gone_is_told_of(handoff, tmp_path):
+    (tmp_path / "dag.py").write_text(DAG + "os.mkdir('x'); os.chdir('x'); os.rmdir('../x')\n")
+    ended = handoff("run", "dag.py")
+    assert (ended.rc, len(ended.err.splitlines())) == (2, 1), ended.err
+    assert "the run-dir handoff-runs cannot be used" in ended.err
+
+
+@pytest.mark.parametrize("words", [["run", "x.py"], ["run", "-n", "2", "x.py"], ["check", "x.py"], ["doctor"]])
+def test_so_is_one_it_is_called_in(tmp_path, words):
+    (tmp_path / "gone").mkdir()
+    command = " ".join([sys.executable, "-m", "handoff_mpi", *words])
+    ended = run_process(["sh", "-c", f"rmdir ../gone; exec {command}"], tmp_path / "gone")
+    assert (ended.rc, len(ended.err.splitlines())) == (2, 1), ended.err
+    assert "call it elsewhere" in ended.err
+
+
+def test_a_named_run_dir_means_the_same_wherever_the_file_goes(handoff, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "dag.py").write_text(DAG + "os.chdir('elsewhere')\n")
+    assert handoff("run", "--run-dir", "run", "dag.py").rc == 0
+    assert (tmp_path / "run" / "status.json").exists()
+    assert not list((tmp_path / "elsewhere").iterdir())
+    ended = handoff("run", "--run-dir", "run", "dag.py")
+    assert "1 of 1 functions are done" in ended.err
+
+
+# With less patience than users get.
+IMPATIENT = "from handoff_mpi import cli; cli.LEAVE_S = 1.0; cli.SLOW_LOADING_S = 0.5; cli.program()"
+
+
+def test_a_thread_that_never_ends_does_not_keep_the_process(run):
+    ended = run(
+        "stop = threading.Event()\nthreading.Thread(target=stop.wait, name='for ever').start()\n",
+        program=("-c", IMPATIENT, "run"),
+    )
+    assert ended.rc == 0, ended.err
+    assert "1 done of 1" in ended.err
+    assert "threads that were left running (for ever) have not ended within 1 s, and are ended" in ended.err
+
+
+def test_a_thread_that_ends_is_waited_for(run, tmp_path):
+    ended = run("threading.Thread(target=lambda: (time.sleep(0.2), open('written', 'w'))).start()\n")
+    assert ended.rc == 0, ended.err
+    assert "left running" not in ended.err
+    assert (tmp_path / "written").exists()
+
+
+def test_a_collective_call_in_it_is_explained(tmp_path):
+    text = (
+        "from mpi4py import MPI\n"
+        "threading.Timer(3.0, lambda: MPI.COMM_WORLD.Abort(9)).start()\n"  # the test is not to wait for ever
+        "MPI.COMM_WORLD.Barrier()\n"
+    )
+    (tmp_path / "dag.py").write_text(DAG + text)
+    command = [*mpirun_command(2), sys.executable, "-c", IMPATIENT, "run", "dag.py"]
+    ended = run_process(command, tmp_path)
+    assert ended.rc == 9, ended.err
+    assert ended.err.count("a collective call of MPI in it would wait for ever") == 1
+
+
+def test_help_of_its_own_arguments_ends_check_too(mpirun, tmp_path):
+    text = "import argparse\ndef build(args): argparse.ArgumentParser(prog='mine').parse_args(args)\n"
+    (tmp_path / "helps.py").write_text(text)
+    ended = mpirun(2, "-m", "handoff_mpi", "check", "helps.py", "--", "--help")
+    assert (ended.rc, "usage: mine" in ended.out) == (0, True), ended.err

@@ -61,6 +61,9 @@ _PREFIX = "HANDOFF_"
 _OF_THE_SUPERVISOR = ("-n", "--max-relaunches", "--hosts", "--mpirun-args")
 #: Options that dag.py cannot set: the supervisor, or another launch of the same run, goes by them before it is loaded.
 _BEFORE_LOADING = ("run_dir", "fresh", "rerun", "drain")
+_MOST_RELAUNCHES = 3
+#: What a variable says that stands for a flag without a value.
+_YES, _NO = ("1", "yes", "true", "on"), ("0", "no", "false", "off")
 #: Loading dag.py may take this long before something is said.
 SLOW_LOADING_S = 30.0
 #: Threads that are left running at the end have this long to end.
@@ -135,13 +138,11 @@ def _parser() -> argparse.ArgumentParser:
     about = "Run the DAG of a Python file on all ranks."
     run = verbs.add_parser("run", allow_abbrev=False, help="run a DAG", description=about)
     run.add_argument("-n", type=int, metavar="N", help="launch N ranks under mpirun (outside a launcher)")
-    most = os.environ.get("HANDOFF_MAX_RELAUNCHES", "")
     run.add_argument(
         "--max-relaunches",
         type=int,
         metavar="N",
-        default=int(most) if most.isdigit() else 3,
-        help="with -n: how often a job that died is launched again",
+        help=f"with -n: how often a job that died is launched again ({_MOST_RELAUNCHES})",
     )
     run.add_argument(
         "--hosts",
@@ -229,10 +230,10 @@ def _chosen_options(given: argparse.Namespace) -> dict[str, Any]:
             chosen[name] = dict(chosen[name])
     if chosen.get("keep") == ["all"]:
         chosen["keep"] = "all"
-    if "run_dir" in chosen:
-        chosen["run_dir"] = Path(chosen["run_dir"]).absolute()  # dag.py may go elsewhere
     chosen["check"] = False
     RunOptions(**chosen).validate()
+    if "run_dir" in chosen:
+        chosen["run_dir"] = Path(chosen["run_dir"]).absolute()  # dag.py may go elsewhere
     return chosen
 
 
@@ -253,7 +254,9 @@ def _from_environment(parser: argparse.ArgumentParser, action: argparse.Action) 
         return None
     flag = action.option_strings[0]
     if action.nargs == 0:
-        return text.lower() not in ("0", "no", "false")
+        if text.lower() not in _YES + _NO:
+            raise UsageError(f"the environment variable {variable}={text!r} is wrong: write yes or no")
+        return text.lower() in _YES
     words = [f"{flag}={part}" for part in (text.split(",") if isinstance(action, argparse._AppendAction) else [text])]
     try:
         return getattr(parser.parse_args(words), action.dest)
@@ -303,7 +306,7 @@ def _launch(given: argparse.Namespace, own: list[str], args: list[str], options:
         raise UsageError("run -n launches mpirun itself; inside mpirun, mpiexec or srun leave -n out")
     if given.n < 1:
         raise UsageError(f"-n must be a whole number from 1, not {given.n}")
-    extra = _words(given.mpirun_args)
+    extra, most = _words(given.mpirun_args), _most_relaunches(given.max_relaunches)
     run_dir = make_run_dir(options.run_dir)
     lock_run_dir_soon(run_dir).close()  # or what is launched would be refused, but only once a status is gone
     passed = [*_without(own, _OF_THE_SUPERVISOR), "--run-dir", str(run_dir)]
@@ -315,11 +318,18 @@ def _launch(given: argparse.Namespace, own: list[str], args: list[str], options:
         run_dir=run_dir,
         drain_s=options.drain,
         silence_limit_s=options.silence_limit,
-        most=given.max_relaunches,
+        most=most,
         hosts=given.hosts,
         extra=extra,
     )
     return supervise(order)
+
+
+def _most_relaunches(given: int | None) -> int:
+    text = os.environ.get(f"{_PREFIX}MAX_RELAUNCHES", "").strip() if given is None else str(given)
+    if text and not text.isdecimal():
+        raise UsageError(f"--max-relaunches ({_PREFIX}MAX_RELAUNCHES) must be a whole number from 0, not {text!r}")
+    return int(text or _MOST_RELAUNCHES)
 
 
 def _words(text: str) -> list[str]:

@@ -23,7 +23,7 @@ from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.resources.detection import detect
 from handoff_mpi.runtime import garbage
 from handoff_mpi.runtime.neighbours import Neighbours
-from handoff_mpi.runtime.options import RunOptions
+from handoff_mpi.runtime.options import MOST_SLOTS, RunOptions
 from handoff_mpi.runtime.pace import Pace, clock
 from handoff_mpi.runtime.prober import from_environment
 from handoff_mpi.runtime.run_setup import RunSetup
@@ -141,7 +141,8 @@ class Job:
             share, rest = divmod(cores // UNIT, max(1, len(computing)))
             for position, each in enumerate(computing):
                 own = each.registered.get("cpu")
-                slots[each.rank] = max(1, share + (position < rest) if own is None else own // UNIT)
+                wanted = share + (position < rest) if own is None else own // UNIT
+                slots[each.rank] = min(max(1, wanted), MOST_SLOTS)
                 if options.slots is not None:
                     slots[each.rank] = options.slots
         if not self.is_mpi and options.slots is None:

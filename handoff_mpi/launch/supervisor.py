@@ -15,7 +15,14 @@ from typing import Any
 
 import psutil
 
-from handoff_mpi.errors import EXIT_FAILED, EXIT_FITS_NO_MORE, EXIT_STOPPED, UsageError
+from handoff_mpi.errors import (
+    EXIT_FAILED,
+    EXIT_FITS_NO_MORE,
+    EXIT_FITS_NOWHERE,
+    EXIT_STOPPED,
+    EXIT_USAGE,
+    UsageError,
+)
 from handoff_mpi.kernel import signal_at_parents_end
 from handoff_mpi.launch.hosts import Hosts, find_hosts
 from handoff_mpi.launch.mpirun import launcher_command
@@ -33,9 +40,13 @@ START_S = 60.0
 JOIN_S = 90.0
 _JOIN_RANK_S = 0.02
 _LOOK_S = 0.1
+#: A rank that does nothing takes more memory than this.
+RANK_NBYTES = 16 * 1024**2
 #: Status of an Open MPI mpirun that stumbles over the session directory of a killed one with the same process id. It
 #: removes that directory as it ends, so the next one starts.
 _MET_REMAINS = 213
+#: What a rank that has said what is wrong ends with.
+_OF_RANKS = frozenset({EXIT_FAILED, EXIT_USAGE, EXIT_FITS_NOWHERE, EXIT_FITS_NO_MORE, EXIT_STOPPED})
 
 
 @dataclass
@@ -74,9 +85,11 @@ def supervise(order: Order) -> int:
     INT and TERM ask the run to stop (what runs may end within the drain); a second one ends it at once.
 
     Raises:
-        UsageError: there is no mpirun, or the hosts cannot be understood.
+        UsageError: there is no mpirun, the hosts cannot be understood, or this one could not hold so many ranks.
     """
     hosts = find_hosts(order.ranks, order.hosts, order.extra)
+    if not hosts and not order.extra:
+        _refuse_what_no_host_could_hold(order.ranks)
     supervisor = _Supervisor(order, hosts)
     supervisor.launch(order.arguments, {})
     for relaunch in range(1, order.most + 1):
@@ -94,6 +107,13 @@ def supervise(order: Order) -> int:
     # Who reminds of a signal until this process is gone must not kill it as Python takes its handlers down.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     return supervisor.verdict()
+
+
+def _refuse_what_no_host_could_hold(ranks: int) -> None:
+    most = int(psutil.virtual_memory().total // RANK_NBYTES)
+    if ranks > most:
+        what = f"-n {ranks}: the memory of this host would not hold more than {most} ranks"
+        raise UsageError(f"{what}; name more hosts with --hosts")
 
 
 def _again(lost: list[str], relaunch: int, most: int) -> str:
@@ -261,6 +281,8 @@ class _Supervisor:
             say(f"mpirun was killed by signal {-launched} before the run had begun")
             return EXIT_FAILED
         if launched and not self._has_begun:
+            if launched not in _OF_RANKS:
+                say(f"mpirun ended with status {launched} before the run had begun")
             return launched
         say(f"the run ended without a verdict in {self._run_dir}/status.json; the same command resumes")
         return EXIT_STOPPED if self._has_begun else EXIT_FAILED

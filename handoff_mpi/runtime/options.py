@@ -13,6 +13,8 @@ ISOLATIONS = ("auto", "rank", "process")
 ON_FAILURE = ("continue", "stop")
 RESULTS_ON = ("root", "all")
 CHECKPOINTS = ("auto", "all", "none")
+#: Of a rank: each further one is a child process.
+MOST_SLOTS = 4096
 
 
 @dataclass(slots=True)
@@ -80,6 +82,8 @@ class RunOptions:
             problems.append(f"rerun is a collection of ids, not {self.rerun!r}")
         if isinstance(self.keep, str) and self.keep != "all":
             problems.append(f"keep is 'all' or a collection of ids, not {self.keep!r}")
+        if self.run_dir == "":
+            problems.append("run_dir is empty, which would be the current directory; name one")
         if problems:
             raise UsageError("; ".join(problems))
         return self
@@ -101,6 +105,8 @@ class RunOptions:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 problems.append(f"{name} must be a whole number from {least}, not {value!r}")
+        if isinstance(self.slots, int) and self.slots > MOST_SLOTS:
+            problems.append(f"slots must be at most {MOST_SLOTS}, not {self.slots}")
         for name, positive in (("silence_limit", True), ("drain", False)):
             value = getattr(self, name)
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)

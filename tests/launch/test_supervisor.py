@@ -117,12 +117,19 @@ def test_ranks_that_do_not_come_together_are_ended_and_launched_again(tmp_path):
     assert ended.err.count("launched again (1 of at most 3)") == 1
 
 
-def test_a_status_that_cannot_be_removed_gets_one_line(handoff, tmp_path):
+def test_an_mpirun_that_cannot_begin_is_told_of(tmp_path):
     (tmp_path / "breaking.py").write_text(BREAKING)
-    (tmp_path / "run" / "status.json").mkdir(parents=True)
+    failing = STUMBLING.replace("test -e again || { touch again; exit 213; }", "exit 77")
+    ended = run_process([sys.executable, "-c", failing], tmp_path, 60.0)
+    assert (ended.rc, ended.err) == (77, "handoff: mpirun ended with status 77 before the run had begun\n")
+
+
+def test_what_an_earlier_launch_left_and_cannot_be_removed_gets_one_line(handoff, tmp_path):
+    (tmp_path / "breaking.py").write_text(BREAKING)
+    (tmp_path / "run" / ".joined").mkdir(parents=True)
     ended = handoff("run", "-n", "2", "--run-dir", "run", "breaking.py")
     assert ended.rc == 2, ended.err
-    assert "status.json of an earlier launch cannot be removed" in ended.err
+    assert ".joined of an earlier launch cannot be removed" in ended.err
     assert "Traceback" not in ended.err
 
 

@@ -103,6 +103,10 @@ FLAGS = {
     "negative number": (["run", "ok.py", "--max-retries", "-1"], "max_retries must be"),
     "unknown flag": (["run", "ok.py", "--fast"], "unrecognized arguments"),
     "no ranks": (["run", "-n", "0", "ok.py"], "-n must be"),
+    "more ranks than fit": (["run", "-n", "1000000", "ok.py"], "name more hosts with --hosts"),
+    "more slots than fit": (["run", "--slots", "10000000", "ok.py"], "slots must be at most"),
+    "negative relaunches": (["run", "-n", "1", "--max-relaunches", "-1", "ok.py"], "--max-relaunches"),
+    "no run-dir": (["run", "--run-dir", "", "ok.py"], "run_dir is empty"),
     "arguments for a DAG": (["run", "ok.py", "--", "7"], "is a DAG"),
     "unknown id kept": (["run", "ok.py", "--keep", "zebra"], "zebra"),
 }
@@ -122,12 +126,16 @@ def test_nonsense_in_the_environment(handoff, tmp_path):
     ended = handoff("run", "ok.py", env={"HANDOFF_MAX_RETRIES": "some"})
     assert ended.rc == 2
     assert "HANDOFF_MAX_RETRIES='some'" in ended.err
+    ended = handoff("run", "-n", "2", "ok.py", env={"HANDOFF_MAX_RELAUNCHES": "some"})
+    assert ended.rc == 2
+    assert "a whole number from 0, not 'some'" in ended.err
 
 
 ENVIRONMENT = {
     "HANDOFF_ALLOCATION_STRATEGY": "best",
     "HANDOFF_CRASH_LIMIT": "0",
     "HANDOFF_DRAIN": "-1",
+    "HANDOFF_FRESH": "perhaps",
     "HANDOFF_ISOLATION": "prison",
     "HANDOFF_MAX_CONCURRENCY": "0",
     "HANDOFF_ON_FAILURE": "shrug",
@@ -152,6 +160,12 @@ def test_each_nonsense_variable_is_refused(monkeypatch, capsys, tmp_path, name):
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1
     assert err.startswith("handoff: ")
+
+
+def test_more_cores_than_there_can_be_make_no_more_slots_than_there_may_be(handoff, tmp_path):
+    (tmp_path / "ok.py").write_text(PREAMBLE + "dag.add_function(Function('a', (), abs, [-1]))\n")
+    ended = handoff("run", "--isolation", "process", "-n", "1", "ok.py", env={"HANDOFF_CORES": "90000000"})
+    assert ended.rc == 0, ended.err
 
 
 def test_a_flag_wins_over_the_environment(handoff, tmp_path):

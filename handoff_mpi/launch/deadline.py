@@ -46,7 +46,7 @@ def _end_by_slurm() -> float | None:
     if not job:
         return None
     told = os.environ.get("SLURM_JOB_END_TIME", "")  # since Slurm 23
-    if told.isdigit():
+    if told.isdecimal():
         return float(told)
     try:
         command = ["squeue", "--noheader", "--job", job, "--format", "%e"]

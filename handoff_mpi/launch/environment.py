@@ -25,4 +25,4 @@ def rank_by_launcher() -> int:
 
 
 def _first_number(names: tuple[str, ...], otherwise: int) -> int:
-    return next((int(text) for name in names if (text := os.environ.get(name, "")).isdigit()), otherwise)
+    return next((int(text) for name in names if (text := os.environ.get(name, "")).isdecimal()), otherwise)

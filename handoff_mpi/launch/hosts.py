@@ -12,12 +12,18 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
+
 from handoff_mpi.errors import UsageError
 from handoff_mpi.runtime.prober import LIVES, PROBE_S, Prober
 
 _AT_ONCE = 64
 #: Hosts get this long where asking turns out to be slow, or not to work on this host itself.
 _PATIENT_PROBE_S = 20.0
+#: A rank that does nothing takes more memory than this.
+_RANK_NBYTES = 16 * 1024**2
+#: More than Slurm itself can hold.
+_MOST_NODES = 100_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SLURM_PART = re.compile(r"([^,\[]*)(?:\[([^\]]*)\])?([^,\[]*)(?:,|$)")
 _HOSTFILE = "PRTE_MCA_prte_default_hostfile"
@@ -110,6 +116,20 @@ def find_hosts(ranks: int, given: str | None, extra: Sequence[str] = ()) -> Host
     return Hosts(ranks, _read_hostfile(environ.get(_HOSTFILE, "")), agent)
 
 
+def refuse_too_many(ranks: int, hosts: Hosts, extra: Sequence[str] = ()) -> None:
+    """Refuse more ranks than the memory of this host could hold, where it is the only one.
+
+    Raises:
+        UsageError: there are more.
+    """
+    if len(hosts) or extra:
+        return
+    most = int(psutil.virtual_memory().total // _RANK_NBYTES)
+    if ranks > most:
+        what = f"-n {ranks}: the memory of this host would not hold more than {most} ranks"
+        raise UsageError(f"{what}; run -n takes more hosts by --hosts")
+
+
 def parse_hosts(text: str) -> dict[str, int | None]:
     """Return host to ranks, None where none are given.
 
@@ -119,7 +139,7 @@ def parse_hosts(text: str) -> dict[str, int | None]:
     hosts: dict[str, int | None] = {}
     for word in text.split(","):
         name, colon, count = word.strip().partition(":")
-        is_count = not colon or (count.isdigit() and int(count) > 0)
+        is_count = not colon or (count.isdecimal() and int(count) > 0)
         if not _NAME.fullmatch(name) or not is_count or name in hosts:
             raise UsageError(f"--hosts names each host once, as h1,h2 or h1:4,h2:4 (host:ranks), not {text!r}")
         hosts[name] = int(count) if colon else None
@@ -137,7 +157,7 @@ def slurm_hosts(nodes: str, tasks: str) -> dict[str, int | None]:
             names += [f"{before}{number}{after}" for number in _numbers(ranges)]
     counts: list[int] = []
     for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", tasks):
-        counts += [int(count)] * int(times or 1)
+        counts += [int(count)] * min(int(times or 1), _MOST_NODES)
     if len(counts) != len(names):
         return dict.fromkeys(names)
     return dict(zip(names, counts, strict=True))
@@ -148,7 +168,8 @@ def _numbers(ranges: str) -> list[str]:
     for part in ranges.split(","):
         first, _, last = part.partition("-")
         if last:
-            numbers += [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
+            end = min(int(last), int(first) + _MOST_NODES)
+            numbers += [f"{number:0{len(first)}}" for number in range(int(first), end + 1)]
         else:
             numbers.append(first)
     return numbers

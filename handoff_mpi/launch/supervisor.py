@@ -24,7 +24,7 @@ from handoff_mpi.errors import (
     UsageError,
 )
 from handoff_mpi.kernel import signal_at_parents_end
-from handoff_mpi.launch.hosts import Hosts, find_hosts
+from handoff_mpi.launch.hosts import Hosts, find_hosts, refuse_too_many
 from handoff_mpi.launch.mpirun import launcher_command
 from handoff_mpi.results.run_dir import JOINED, LAUNCHED_BY, STATUS, read_status
 from handoff_mpi.runtime.prober import PROBE
@@ -40,8 +40,6 @@ START_S = 60.0
 JOIN_S = 90.0
 _JOIN_RANK_S = 0.02
 _LOOK_S = 0.1
-#: A rank that does nothing takes more memory than this.
-RANK_NBYTES = 16 * 1024**2
 #: Status of an Open MPI mpirun that stumbles over the session directory of a killed one with the same process id. It
 #: removes that directory as it ends, so the next one starts.
 _MET_REMAINS = 213
@@ -88,8 +86,7 @@ def supervise(order: Order) -> int:
         UsageError: there is no mpirun, the hosts cannot be understood, or this one could not hold so many ranks.
     """
     hosts = find_hosts(order.ranks, order.hosts, order.extra)
-    if not hosts and not order.extra:
-        _refuse_what_no_host_could_hold(order.ranks)
+    refuse_too_many(order.ranks, hosts, order.extra)
     supervisor = _Supervisor(order, hosts)
     supervisor.launch(order.arguments, {})
     for relaunch in range(1, order.most + 1):
@@ -107,13 +104,6 @@ def supervise(order: Order) -> int:
     # Who reminds of a signal until this process is gone must not kill it as Python takes its handlers down.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     return supervisor.verdict()
-
-
-def _refuse_what_no_host_could_hold(ranks: int) -> None:
-    most = int(psutil.virtual_memory().total // RANK_NBYTES)
-    if ranks > most:
-        what = f"-n {ranks}: the memory of this host would not hold more than {most} ranks"
-        raise UsageError(f"{what}; name more hosts with --hosts")
 
 
 def _again(lost: list[str], relaunch: int, most: int) -> str:

@@ -10,6 +10,8 @@ import pytest
 
 from handoff_mpi.errors import UsageError
 from handoff_mpi.launch import mpirun
+from handoff_mpi.launch.deadline import end_of_run
+from handoff_mpi.launch.environment import size_by_launcher
 from handoff_mpi.launch.hosts import Hosts, find_hosts, parse_hosts, slurm_hosts, spread
 from handoff_mpi.launch.mpirun import launcher_command
 from tests.conftest import missing
@@ -27,7 +29,7 @@ def test_hosts_as_users_write_them():
     assert parse_hosts("node-1.site.org:4, h2:1") == {"node-1.site.org": 4, "h2": 1}
 
 
-@pytest.mark.parametrize("text", ["h1,,h2", "h1:", "h1:0", "h1:two", "h1,h1", "-x", "h1;h2", "h1:-1"])
+@pytest.mark.parametrize("text", ["h1,,h2", "h1:", "h1:0", "h1:two", "h1,h1", "-x", "h1;h2", "h1:-1", "h1:²"])
 def test_nonsense_hosts_are_refused(text):
     with pytest.raises(UsageError, match="--hosts names each host once"):
         parse_hosts(text)
@@ -178,3 +180,27 @@ def test_words_for_mpirun_reach_it(handoff, tmp_path):
     (tmp_path / "says.py").write_text(text + "print('MARK', os.environ.get('MARK'))\n")
     ended = handoff("run", "-n", "2", "says.py", env={"HANDOFF_MPIRUN_ARGS": "-x MARK=yes"})
     assert "MARK yes" in ended.out, (ended.err, sys.executable)
+
+
+@pytest.mark.parametrize(("nodes", "tasks"), [("n[1-9999999999]", ""), ("n1", "1(x9999999999)")])
+def test_what_slurm_cannot_have_said_takes_no_memory(nodes, tasks):
+    assert len(slurm_hosts(nodes, tasks)) <= 100_001
+
+
+@pytest.mark.parametrize("script", ["\0nonsense", "#!/bin/sh\nexec sleep 60\n"], ids=["broken", "silent"])
+def test_an_mpirun_that_cannot_be_asked_gets_one_line(tmp_path, monkeypatch, script):
+    (tmp_path / "mpirun").write_text(script)
+    (tmp_path / "mpirun").chmod(0o755)
+    monkeypatch.setattr(mpirun, "_find", lambda: str(tmp_path / "mpirun"))
+    monkeypatch.setattr(mpirun, "VERSION_S", 0.2)
+    with pytest.raises(UsageError, match="cannot be asked for its version"):
+        launcher_command(2)
+
+
+def test_numbers_in_the_launchers_variables_are_numbers(monkeypatch):
+    monkeypatch.setenv("PMI_SIZE", "²")
+    assert size_by_launcher() == 1
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "²")
+    monkeypatch.setenv("PATH", "")
+    assert end_of_run(None, 0.0) is None

@@ -20,6 +20,7 @@ from handoff_mpi.launch.doctor.probes import Handlers, Leader, serve
 from handoff_mpi.launch.doctor.report import BAD, NOTE, Finding, Report, read_line
 from handoff_mpi.launch.doctor.trial import Trial, started, try_deaths
 from handoff_mpi.launch.environment import is_under_launcher, rank_by_launcher, size_by_launcher
+from handoff_mpi.launch.hosts import find_hosts, refuse_too_many
 from handoff_mpi.launch.mpirun import launcher_command
 
 DEFAULT_RUN_DIR = "handoff-runs"
@@ -85,6 +86,7 @@ def visit_with_ranks(ranks: int, run_dir: str | None, report: Report) -> int:
         raise UsageError("doctor -n launches mpirun itself; inside mpirun, mpiexec or srun leave -n out")
     if ranks < 1:
         raise UsageError(f"-n must be a whole number from 1, not {ranks}")
+    refuse_too_many(ranks, find_hosts(ranks, None))
     signal.signal(signal.SIGTERM, _on_term)
     command, environment = launcher_command(ranks)
     words = ["-m", "handoff_mpi", "doctor", "--lines", *([] if run_dir is None else ["--run-dir", run_dir])]

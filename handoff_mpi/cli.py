@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -237,14 +237,26 @@ def _chosen_options(given: argparse.Namespace) -> dict[str, Any]:
     return chosen
 
 
-def _completed(chosen: dict[str, Any], path: Path) -> RunOptions:
-    """Complete what the command line says by what dag.py, loaded by now, has set with ``handoff.start``."""
+def _completed(chosen: dict[str, Any], path: Path, dag: DAG) -> RunOptions:
+    """Complete what the command line says by what dag.py, loaded by now, has set with ``handoff.start``.
+
+    Ids on it are text. Where no function has that text for its id, those are meant whose id is written like it.
+    """
+    for name in ("keep", "rerun"):
+        if isinstance(chosen.get(name), list):
+            chosen[name] = [id for text in chosen[name] for id in _ids_written(text, dag)]
     late = defaults_set(_BEFORE_LOADING)
     if late:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in late)
         say(f"{path}: handoff.start cannot set {', '.join(late)} of a run of the command line; {flags} can")
     usual = RunOptions()
     return options_of({**{name: getattr(usual, name) for name in _BEFORE_LOADING}, **chosen})
+
+
+def _ids_written(text: str, dag: DAG) -> list[Hashable]:
+    if text in dag:
+        return [text]
+    return [each.id for each in dag if not isinstance(each.id, str) and str(each.id) == text] or [text]
 
 
 def _from_environment(parser: argparse.ArgumentParser, action: argparse.Action) -> Any:
@@ -373,7 +385,7 @@ def _lead(job: Job, target: str, args: list[str], chosen: dict[str, Any]) -> int
         if job.is_mpi and job.size > 1 and not job.survives_death:
             hint = "this MPI does not survive a rank's death; `run -n N` or `mpirun --with-ft ulfm` does (Open MPI 5)"
             say(hint)
-        results = job.execute(dag, _completed(chosen, file.path))
+        results = job.execute(dag, _completed(chosen, file.path, dag))
     except DAGFailed as error:
         results = error.results
     except JobLost as error:
@@ -387,13 +399,18 @@ def _lead(job: Job, target: str, args: list[str], chosen: dict[str, Any]) -> int
     except KeyboardInterrupt:  # dag.py has put Python's own handler back
         say("interrupted; the same command resumes, if the run had begun")
         return EXIT_STOPPED
-    except BaseException as error:  # sys.exit in a handler of dag.py's, say: the other ranks must be told to leave
-        import traceback
-
-        traceback.print_exception(error)
-        return EXIT_FAILED
+    except BaseException as error:
+        return _failed(error)
     tell(results.summary())
     return results.exit_code
+
+
+def _failed(error: BaseException) -> int:
+    """Tell of what nobody expected, sys.exit in a handler of dag.py's, say; the other ranks are yet to be dismissed."""
+    import traceback
+
+    traceback.print_exception(error)
+    return EXIT_FAILED
 
 
 def _load(job: Job, target: str, args: list[str]) -> tuple[DagFile, DAG | None]:
@@ -526,11 +543,13 @@ def _check(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
         jobs.current = job
         file, dag = _load(job, given.target, args)
         if dag is not None:
-            options = _completed(chosen, file.path)
+            options = _completed(chosen, file.path, dag)
             print(describe_fit(job.ledger(options), dag, options), flush=True)
     except HandoffError as error:
         say(str(error))
         code = error.exit_code
+    except BaseException as error:
+        code = _failed(error)
     if job.is_mpi:
         _end(job, code)
     return code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, fields
+from os import PathLike
 from typing import Any
 
 from handoff_mpi.errors import DAGError, UsageError
@@ -78,15 +79,22 @@ class RunOptions:
             UsageError: naming each that does not.
         """
         problems = [*self._wrong_choices(), *self._wrong_numbers(), *self._wrong_mappings()]
-        if isinstance(self.rerun, str):
-            problems.append(f"rerun is a collection of ids, not {self.rerun!r}")
-        if isinstance(self.keep, str) and self.keep != "all":
-            problems.append(f"keep is 'all' or a collection of ids, not {self.keep!r}")
-        if self.run_dir == "":
-            problems.append("run_dir is empty, which would be the current directory; name one")
+        problems += self._wrong_names()
         if problems:
             raise UsageError("; ".join(problems))
         return self
+
+    def _wrong_names(self) -> list[str]:
+        problems = []
+        if isinstance(self.rerun, str) or not isinstance(self.rerun, Collection):
+            problems.append(f"rerun is a collection of ids, not {self.rerun!r}")
+        if (isinstance(self.keep, str) and self.keep != "all") or not isinstance(self.keep, Collection):
+            problems.append(f"keep is 'all' or a collection of ids, not {self.keep!r}")
+        if self.run_dir == "":
+            problems.append("run_dir is empty, which would be the current directory; name one")
+        elif self.run_dir is not None and not isinstance(self.run_dir, (str, PathLike)):
+            problems.append(f"run_dir is the path of a directory, not {self.run_dir!r}")
+        return problems
 
     def _wrong_choices(self) -> list[str]:
         choices = {"isolation": ISOLATIONS, "on_failure": ON_FAILURE, "results_on": RESULTS_ON}

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import handoff_mpi
 from tests.conftest import mpirun_command, run_process
 
 DAG = """
@@ -157,3 +158,34 @@ def test_help_of_its_own_arguments_ends_check_too(mpirun, tmp_path):
     (tmp_path / "helps.py").write_text(text)
     ended = mpirun(2, "-m", "handoff_mpi", "check", "helps.py", "--", "--help")
     assert (ended.rc, "usage: mine" in ended.out) == (0, True), ended.err
+
+
+IDS = """
+from handoff_mpi import DAG, Function
+dag = DAG("ids")
+for id in 3, ("fit", 3), "4", 4: dag.add_function(Function(id, (), print, ["called", repr(id)]))
+dag.add_function(Function("sum", [3, ("fit", 3), "4", 4], lambda *_: None))
+"""
+
+
+def test_ids_that_are_no_text_can_be_named_on_the_command_line(handoff, tmp_path):
+    (tmp_path / "ids.py").write_text(IDS)
+    assert handoff("run", "--run-dir", "run", "ids.py").rc == 0
+    for text, called in ("3", "called 3\n"), ("('fit', 3)", "called ('fit', 3)\n"), ("4", "called '4'\n"):
+        ended = handoff("run", "--run-dir", "run", "--rerun", text, "--keep", text, "ids.py")
+        assert (ended.rc, ended.out) == (0, called), ended.err
+
+
+def test_check_ends_all_ranks_though_it_fails(mpirun, tmp_path):
+    text = "class Id:\n    def __repr__(self): raise ValueError('nameless')\n"
+    (tmp_path / "dag.py").write_text(DAG + text + "dag.add_function(Function(Id(), ['missing'], abs))\n")
+    ended = mpirun(2, "-m", "handoff_mpi", "check", "dag.py")
+    assert ended.rc == 1, ended.err
+    assert "nameless" in ended.err
+
+
+@pytest.mark.parametrize("options", [{"keep": 5}, {"rerun": 5}, {"run_dir": 5}, {"run_dir": ""}], ids=str)
+def test_options_of_the_wrong_kind_are_refused(options):
+    (name,) = options
+    with pytest.raises(handoff_mpi.UsageError, match=f"^{name} is"):
+        handoff_mpi.execute_local(handoff_mpi.DAG(), **options)

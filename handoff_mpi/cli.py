@@ -23,6 +23,7 @@ from handoff_mpi.errors import (
     EXIT_USAGE,
     DAGFailed,
     HandoffError,
+    Interrupted,
     JobLost,
     TransportError,
     UsageError,
@@ -423,10 +424,22 @@ def _load(job: Job, target: str, args: list[str]) -> tuple[DagFile, DAG | None]:
 
     # What dag.py starts is not a rank of this job, and must not take itself for one.
     with no_launcher_in_environment() if job.is_mpi else contextlib.nullcontext(), _explained(job):
-        file = load_dag_file(target, args)
+        with _breakable(job):
+            file = load_dag_file(target, args)
         if file.setup is not None:
             job.run_setup(file.setup)
-        return file, file.build()
+        with _breakable(job):
+            return file, file.build()
+
+
+@contextlib.contextmanager
+def _breakable(job: Job) -> Iterator[None]:
+    """Let a signal break off what is done here: nothing has begun that would have to end well."""
+    job.is_loading = True
+    try:
+        yield
+    finally:
+        job.is_loading = False
 
 
 @contextlib.contextmanager
@@ -453,6 +466,8 @@ def _listen_to_signals(job: Job) -> None:
         job.stop_reason = f"signal {signal.Signals(number).name}"
         if number != signal.SIGUSR1 and job.is_mpi:
             job.drain_s = 0.0
+        if job.is_loading:
+            raise Interrupted(f"{job.stop_reason} before the run had begun; the same command begins it")
 
     for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)

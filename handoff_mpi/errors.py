@@ -73,6 +73,12 @@ class JobLost(HandoffError):
     exit_code = EXIT_STOPPED
 
 
+class Interrupted(HandoffError):
+    """A run was asked to stop before it had begun."""
+
+    exit_code = EXIT_STOPPED
+
+
 class Superseded(HandoffError):
     """A newer launch has taken over the run-dir; this one leaves it alone."""
 

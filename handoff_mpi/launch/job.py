@@ -61,6 +61,7 @@ class Job:
         is_threaded: whether a second thread may use the communicator.
 
     Attributes:
+        is_loading: whether rank 0 runs code of dag.py to make the DAG, which a signal may break off.
         leave: ends this process at once; None where that is not for this package to do (a user's script).
         idle_limit_s: how long a worker waits for a run while rank 0 cannot be found alive; see
             :mod:`handoff_mpi.runtime.vigil`.
@@ -81,6 +82,7 @@ class Job:
         self.is_threaded = is_threaded
         self.stop_reason = ""
         self.drain_s: float | None = None
+        self.is_loading = False
         self._runs = 0
         self._is_running = False
         self.gone: set[int] = set()

@@ -14,7 +14,7 @@ from typing import Any
 
 from handoff_mpi.dag import DAG
 from handoff_mpi.encoding import carry_by_value
-from handoff_mpi.errors import DAGError, HandoffError, UsageError
+from handoff_mpi.errors import DAGError, HandoffError, Interrupted, UsageError
 from handoff_mpi.worker.calls import call_here, describe
 
 
@@ -86,7 +86,7 @@ def _import(path: Path) -> ModuleType:
     except SyntaxError as error:
         place = f"{error.filename or path}, line {error.lineno}" if error.lineno else path
         raise UsageError(f"{place}: {error.msg}") from error
-    except DAGError:
+    except (DAGError, Interrupted):
         raise
     except BaseException as error:  # of a rank 0 that leaves in any other way, the other ranks would wait for ever
         raise UsageError(f"{path} cannot be loaded: {_where(error, path)}") from error

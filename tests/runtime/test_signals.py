@@ -171,3 +171,16 @@ def test_a_stopped_run_is_to_be_resumed_though_a_function_has_failed_for_good(ha
     ended = handoff(*command)
     assert ended.rc == 0, ended.err
     assert "20 of 21 functions are done" in ended.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=["INT", "TERM", "USR1"])
+@pytest.mark.parametrize("where", ["at import", "in build"])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_signal_while_the_dag_is_made_ends_it_at_once(handoff, mpirun, tmp_path, number, where, ranks):
+    waits = f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(50)\n"
+    text = waits if where == "at import" else "def build(args):\n    " + waits.strip().replace("\n", "\n    ")
+    (tmp_path / "slow.py").write_text(text)
+    words = ["-m", "handoff_mpi", "run", "slow.py"]
+    ended = mpirun(ranks, *words, timeout_s=40.0) if ranks > 1 else handoff(*words[2:], timeout_s=40.0)
+    assert ended.rc == 75, ended.err
+    assert f"handoff: signal {number.name} before the run had begun; the same command begins it" in ended.err

@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,7 +22,7 @@ from handoff_mpi.resources import Amounts, Capability, parse_resources
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.resources.detection import detect
 from handoff_mpi.runtime import garbage
-from handoff_mpi.runtime.neighbours import Neighbours
+from handoff_mpi.runtime.neighbours import GONE, LOOK_S, STOPPED, Neighbours
 from handoff_mpi.runtime.options import MOST_SLOTS, RunOptions
 from handoff_mpi.runtime.pace import Pace, clock
 from handoff_mpi.runtime.prober import from_environment
@@ -106,21 +106,26 @@ class Job:
         """Call dag.py's ``setup(rank)`` on every rank, and take in what it registers.
 
         Raises:
-            UsageError: it failed on a rank, or returned what cannot be registered.
+            UsageError: it failed on a rank, ended it, or returned what cannot be registered.
         """
         blob = self.setup = encode_code(setup)
         others = [rank for rank in range(1, self.size) if rank not in self.gone]
         for rank in others:
             self.transport.send(rank, (SETUP, 0, blob, sys.path))
         answers = {0: _set_up(blob, self.capabilities[0])}
-        end = clock() + JOIN_S
+        end, next_look = clock() + JOIN_S, clock() + LOOK_S
         pace = Pace(self.transport.bell)
         while len(answers) <= len(others) and clock() < end:
             arrived = self.transport.poll()
             for each in arrived:
-                if isinstance(each, Envelope) and each.message[0] == REGISTERED:
+                if isinstance(each, RankGone):
+                    self._refuse_without(each.rank, each.reason)
+                elif each.message[0] == REGISTERED:
                     answers[each.source] = each.message[2:]
-            pace.wait(bool(arrived), False, end)
+            if clock() >= next_look:
+                next_look = clock() + LOOK_S
+                self._look_at_those_in_setup(set(others) - set(answers))
+            pace.wait(bool(arrived), False, min(end, next_look))
         silent = sorted(set(others) - set(answers))
         if silent:
             raise UsageError(f"setup(rank) has not returned on ranks {silent} within {JOIN_S:.0f} s")
@@ -128,6 +133,17 @@ class Job:
             if error is not None:
                 raise UsageError(f"setup({rank}) failed: {error}")
             self.capabilities[rank] = capability
+
+    def _look_at_those_in_setup(self, ranks: Iterable[int]) -> None:
+        """MPI may be silent about a process that has ended by itself."""
+        for rank in sorted(ranks):
+            state, reason = self._neighbours.examine(rank, clock())
+            if state in (GONE, STOPPED):
+                self._refuse_without(rank, reason)
+
+    def _refuse_without(self, rank: int, reason: str) -> NoReturn:
+        self.gone.add(rank)
+        raise UsageError(f"rank {rank} died before setup({rank}) had returned: {reason}")
 
     def slots(self, options: RunOptions) -> dict[int, int]:
         """Return rank to slots, for the ranks that compute: a host's cores divided among its ranks."""

@@ -189,3 +189,11 @@ def test_options_of_the_wrong_kind_are_refused(options):
     (name,) = options
     with pytest.raises(handoff_mpi.UsageError, match=f"^{name} is"):
         handoff_mpi.execute_local(handoff_mpi.DAG(), **options)
+
+
+@pytest.mark.parametrize("death", ["os.kill(os.getpid(), 9)", "os._exit(3)"], ids=["killed", "exit"])
+def test_a_rank_that_dies_in_setup_is_told_of_at_once(handoff, tmp_path, death):
+    (tmp_path / "dag.py").write_text(DAG + f"def setup(rank):\n    if rank == 1: {death}\n")
+    ended = handoff("run", "-n", "3", "dag.py", timeout_s=30.0)
+    assert ended.rc == 2, ended.err
+    assert "rank 1 died before setup(1) had returned" in ended.err

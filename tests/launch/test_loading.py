@@ -120,7 +120,12 @@ def test_a_named_run_dir_means_the_same_wherever_the_file_goes(handoff, tmp_path
 
 
 # With less patience than users get.
-IMPATIENT = "from handoff_mpi import cli; cli.LEAVE_S = 1.0; cli.SLOW_LOADING_S = 0.5; cli.program()"
+IMPATIENT = """
+from handoff_mpi import cli
+from handoff_mpi.launch import command
+command.LEAVE_S, command.SLOW_LOADING_S = 1.0, 0.5
+cli.program()
+"""
 
 
 def test_a_thread_that_never_ends_does_not_keep_the_process(run):

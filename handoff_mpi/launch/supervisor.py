@@ -29,6 +29,7 @@ from handoff_mpi.launch.mpirun import launcher_command
 from handoff_mpi.results.run_dir import JOINED, LAUNCHED_BY, STATUS, read_status
 from handoff_mpi.runtime.prober import PROBE
 from handoff_mpi.speech import say
+from handoff_mpi.worker.runners import KILL_LIMIT_S
 
 #: An mpirun that has not ended this long after the run has, is ended.
 GRACE_S = 15.0
@@ -161,7 +162,7 @@ class _Supervisor:
                 pass
         self._has_begun |= bool(read_status(self._run_dir))  # it may have begun and died between two looks
         status = self._process.returncode
-        self._has_failed_to_start |= status == _MET_REMAINS or status < 0  # something killed mpirun
+        self._has_failed_to_start |= status is None or status == _MET_REMAINS or status < 0  # something killed mpirun
 
     def _forget_the_last(self) -> None:
         """Remove what an earlier launch said.
@@ -239,7 +240,10 @@ class _Supervisor:
                 each.kill()
             except psutil.Error:
                 pass
-        process.wait()
+        try:
+            process.wait(KILL_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            say(f"mpirun (process {process.pid}) hangs in the kernel, and is left behind")
 
     @property
     def is_over(self) -> bool:

@@ -16,14 +16,14 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from handoff_mpi.launch.environment import is_under_launcher
 from handoff_mpi.launch.mpirun import launcher_command
-from handoff_mpi.worker.runners import environment_of_child
+from handoff_mpi.worker.runners import KILL_LIMIT_S, environment_of_child
 
 #: The whole trial, all its jobs together.
 TRIAL_S = 30.0
@@ -163,7 +163,8 @@ def started(
         if process.poll() is None and patience_s:
             _terminate(process, patience_s)
         _kill_stamped(stamp)
-        process.wait()
+        with suppress(subprocess.TimeoutExpired):  # it hangs in the kernel: left behind
+            process.wait(KILL_LIMIT_S)
 
 
 def _terminate(process: subprocess.Popen[Any], patience_s: float) -> None:

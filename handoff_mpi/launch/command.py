@@ -94,22 +94,24 @@ def load(job: Job, target: str, args: list[str]) -> tuple[DagFile, DAG | None]:
     """
     from handoff_mpi.launch.loading import load_dag_file
 
-    # What dag.py starts is not a rank of this job, and must not take itself for one.
-    with no_launcher_in_environment() if job.is_mpi else contextlib.nullcontext(), _explained(job):
-        with _breakable(job):
+    with _explained(job):
+        with _loading(job):
             file = load_dag_file(target, args)
         if file.setup is not None:
             job.run_setup(file.setup)
-        with _breakable(job):
+        with _loading(job):
             return file, file.build()
 
 
 @contextlib.contextmanager
-def _breakable(job: Job) -> Iterator[None]:
-    """Let a signal break off what is done here: nothing has begun that would have to end well."""
+def _loading(job: Job) -> Iterator[None]:
+    """Code of dag.py that makes the DAG runs here: a signal may break it off, as nothing has begun that would have to
+    end well; and what it starts is not a rank of this job, and must not take itself for one.
+    """
     job.is_loading = True
     try:
-        yield
+        with no_launcher_in_environment() if job.is_mpi else contextlib.nullcontext():
+            yield
     finally:
         job.is_loading = False
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     )
     from handoff_mpi.results import Results
     from handoff_mpi.results.loading import load
+    from handoff_mpi.runtime.options import RunOptions
     from handoff_mpi.worker.context import current_task
 
 __version__: str  # that of version.py, once it is asked for
@@ -54,6 +55,7 @@ __all__ = [
     "HandoffError",
     "JoinError",
     "Results",
+    "RunOptions",
     "TaskError",
     "UsageError",
     "ValueUnavailable",
@@ -82,6 +84,7 @@ _ROOMS = {
     "ValueUnavailable",
     "results": "Results",
     "results.loading": "load",
+    "runtime.options": "RunOptions",
     "worker.context": "current_task",
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names.split()}

@@ -39,11 +39,13 @@ def execute(dag: DAG, *, comm: Any = None, **options: Any) -> Results | None:
     Args:
         dag: only rank 0's counts.
         comm: the communicator to use; the world by default.
-        options: see :class:`~handoff_mpi.runtime.options.RunOptions`.
+        options: see :class:`handoff_mpi.RunOptions`, which names them all with their defaults.
 
     Raises:
-        DAGError, UsageError, FitsNowhere: what was asked cannot be run; nothing has started.
-        DAGFailed: functions failed; it carries the results. ``check=False`` returns them instead.
+        DAGError, UsageError, FitsNowhere: on rank 0; what was asked cannot be run, and nothing has started.
+        DAGFailed: on rank 0; functions failed. It carries the results; ``check=False`` returns them instead. What rank
+            0 does not catch ends all ranks.
+        KeyboardInterrupt: in one process; a call with the same ``run_dir`` resumes.
         JoinError: ranks are missing after a minute, or run another version.
     """
     chosen = options_of(options)
@@ -73,10 +75,16 @@ def execute_local(dag: DAG, **options: Any) -> Results:
 
 
 class Cluster:
-    """The ranks of this job, for several runs: ``with handoff.Cluster() as cluster: if cluster: ...``.
+    """The ranks of this job, for several runs::
 
-    It is true on rank 0. The other ranks serve inside ``with`` until rank 0 leaves it. Like them,
+        with handoff.Cluster() as cluster:
+            if cluster:                                 # rank 0
+                for dag in dags:
+                    results = cluster.execute(dag)
+
+    It is true on rank 0. The other ranks serve inside ``with`` until rank 0 leaves it, and go on behind it. Like them,
     their child processes serve one run after the other; only those that ``setup`` has prepared end with their run.
+    With one rank, or without a launcher, it is one process, as with :func:`execute`.
 
     Args:
         comm: the communicator to use; the world by default.
@@ -90,8 +98,10 @@ class Cluster:
     def __init__(self, comm: Any = None, *, idle_limit: float = IDLE_LIMIT_S, _serve_now: bool = True) -> None:
         if not isinstance(idle_limit, (int, float)) or isinstance(idle_limit, bool) or not idle_limit > 0:
             raise UsageError(f"idle_limit must be a positive number of seconds, not {idle_limit!r}")
-        self.job = jobs.mpi_job(comm)
+        self.job = jobs.local_job() if comm is None and size_by_launcher() == 1 else jobs.mpi_job(comm)
         self.job.idle_limit_s = float(idle_limit)
+        if self.job.size > 1:
+            jobs.end_all_with_uncaught()
         self._serve_now = _serve_now
         self._before: Job | None = None
 

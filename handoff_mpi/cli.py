@@ -157,6 +157,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--checkpoint", choices=CHECKPOINTS, help="which large values are written down for a run that resumes")
     add("--fresh", action="store_const", const=True, help="start over, whatever the run-dir holds")
     add("--rerun", metavar="ID", action="append", help="run this function again, and all that depend on it")
+    usual = RunOptions()
+    for action in parser._actions:
+        value = getattr(usual, action.dest, None)
+        if isinstance(value, (str, int, float)) and not isinstance(value, bool) and action.help:
+            action.help += f" ({value:g})" if isinstance(value, float) else f" ({value})"
 
 
 def _amount(text: str) -> tuple[str, float]:

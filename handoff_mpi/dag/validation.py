@@ -51,13 +51,15 @@ def problems_of(functions: Iterable[Function], by_id: Mapping[Hashable, Function
 def all_problems_of(functions: list[Function], by_id: Mapping[Hashable, Function]) -> list[str]:
     """As :func:`problems_of`, function by function."""
     problems = _duplicates(functions)
+    unreadable = set()  # of these it cannot be told what they take
     for function in functions:
-        problems += [f"function {function.id!r}: {problem}" for problem in _wrong_fields(function)]
-    if problems:
-        return _shortened(problems)
-    inputs = {id: inputs_of(function) for id, function in by_id.items()}
+        wrong = [f"function {function.id!r}: {problem}" for problem in _wrong_fields(function)]
+        if wrong:
+            unreadable.add(id(function))
+            problems += wrong
+    inputs = {key: inputs_of(function) for key, function in by_id.items() if id(function) not in unreadable}
     problems += _missing(inputs, by_id)
-    problems += _bad_collocations(functions, by_id)
+    problems += _bad_collocations([function for function in functions if id(function) not in unreadable], by_id)
     problems += _cycle(inputs)
     return _shortened(problems)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from handoff_mpi.comm import Envelope, MemoryNetwork, RankGone
 from handoff_mpi.encoding import decode_code, encode_code
-from handoff_mpi.errors import JoinError, TransportError, UsageError
+from handoff_mpi.errors import HandoffError, JoinError, TransportError, UsageError
 from handoff_mpi.kernel import sharpen_timers
 from handoff_mpi.launch.environment import size_by_launcher
 from handoff_mpi.messages import ASKED, BYE, LEAVE, SETUP, START
@@ -30,7 +30,7 @@ from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.vigil import IDLE_LIMIT_S, Vigil
 from handoff_mpi.runtime.worker_loop import say_goodbye, serve_run
 from handoff_mpi.speech import say
-from handoff_mpi.worker.calls import call_here, describe
+from handoff_mpi.worker.calls import call_here, describe, flush_output
 from handoff_mpi.worker.spares import Spares
 
 if TYPE_CHECKING:  # of rank 0 alone
@@ -357,6 +357,24 @@ def _set_up(blob: bytes, capability: Capability) -> tuple[Capability, str | None
 
 def _extend_path(paths: list[str]) -> None:
     sys.path.extend(path for path in paths if path not in sys.path)
+
+
+def end_all_with_uncaught() -> None:
+    """Let an exception of the user's script that nobody catches end all ranks: they would wait for this one in MPI."""
+    before = sys.excepthook
+    if getattr(before, "ends_all_ranks", False):
+        return
+
+    def end_all(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        from handoff_mpi.comm import mpi
+
+        _end_within(END_S)
+        before(kind, error, trace)
+        flush_output()
+        mpi.abort(error.exit_code if isinstance(error, HandoffError) else 1)
+
+    end_all.ends_all_ranks = True  # type: ignore[attr-defined]
+    sys.excepthook = end_all
 
 
 def end_rank(error: BaseException) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import socket
 import sys
 from collections.abc import Callable, Hashable
@@ -173,7 +174,7 @@ class Run:
 
     def _carry_out(self, loop: SchedulerLoop, resumed: Resumed) -> Results:
         results: Results | None = None
-        code, is_lost, is_superseded = 1, False, False
+        code, status, is_lost, is_superseded = 1, "broken", False, False
         try:
             self._tell_start()
             worker_loop.set_active(loop)
@@ -188,7 +189,8 @@ class Run:
             is_superseded = isinstance(error, Superseded)
             raise
         except KeyboardInterrupt:
-            code = EXIT_STOPPED
+            code, status = EXIT_STOPPED, "stopped"
+            self._end_chronicle(status, code)  # what was running is under no suspicion
             raise
         finally:
             worker_loop.set_active(None)
@@ -197,7 +199,7 @@ class Run:
                 if is_superseded:
                     loop.gone |= set(silent)  # who was launched with it may be gone since long
                 else:
-                    self._write_verdict(status="broken", exit_code=code, **self._about)
+                    self._write_verdict(status=status, exit_code=code, **self._about)
             loop.close()
             self._job.gone |= loop.gone
 
@@ -231,6 +233,8 @@ class Run:
         for rank, setup in self._setups().items():
             if rank == 0:
                 shell = WorkerShell(job.transport, setup)
+                has_own_handler = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+                shell.caller.lets_interrupt = not (job.is_mpi or has_own_handler)
             else:
                 workers.append(rank)
                 job.transport.send(rank, (START, 0, setup))
@@ -328,7 +332,7 @@ class Run:
             if job.drain_s is not None:
                 settings.drain_s = job.drain_s
             if not job.stop_reason and clock() >= stop_at:
-                return "its time is nearly up"
+                return f"its time is nearly up: what runs has {settings.drain_s:g} s to end in"
             return job.stop_reason
 
         return reason
@@ -381,6 +385,12 @@ class Run:
         at_home, ids = self._scheduler.tasks.at_home, self._plan.ids
         return {ids[task]: self._home.get((self._run, task)) for task in range(len(ids)) if at_home[task]}
 
+    def _end_chronicle(self, status: str, code: int, is_cut_short: bool = False) -> None:
+        try:
+            self._chronicle.end(status, code, is_cut_short)
+        except JournalError as error:
+            _note(str(error))
+
     def _write_verdict(self, **fields: Any) -> None:
         try:
             write_status(self._run_dir, **fields)
@@ -395,10 +405,7 @@ class Run:
     def _close(self, loop: SchedulerLoop, results: Results) -> Results:
         options = self._options
         shared = (PICKLED, pickle.dumps(results, protocol=5)) if options.results_on == "all" else None
-        try:
-            self._chronicle.end(results.status, results.exit_code, self._is_cut_short())
-        except JournalError as error:
-            _note(str(error))
+        self._end_chronicle(results.status, results.exit_code, self._is_cut_short())
         figures: dict[str, Any] = {"duration_s": results.duration_s, "lost_ranks": results.lost_ranks}
         figures["setbacks"] = results.setbacks()
         fields = {**self._about, **results.counts(), **figures}

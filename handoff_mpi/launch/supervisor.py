@@ -271,12 +271,15 @@ class _Supervisor:
         if isinstance(code, int):
             return code
         launched = self._process.returncode
+        if launched is None:  # it hangs
+            return EXIT_STOPPED if self._has_begun else EXIT_FAILED
         if launched < 0 and not self._has_begun:
             say(f"mpirun was killed by signal {-launched} before the run had begun")
             return EXIT_FAILED
         if launched and not self._has_begun:
             if launched not in _OF_RANKS:
                 say(f"mpirun ended with status {launched} before the run had begun")
+                return EXIT_FAILED
             return launched
         say(f"the run ended without a verdict in {self._run_dir}/status.json; the same command resumes")
         return EXIT_STOPPED if self._has_begun else EXIT_FAILED

@@ -65,6 +65,7 @@ class Launch:
     Attributes:
         about: what it said of the run.
         tasks: (id, fingerprint, name, inputs, cost) of each.
+        restored: those of them that an earlier launch did.
         lost_ranks: those that were lost and have not come back, with the reason.
         ended: (status, exit code), None if it ended without a word.
     """
@@ -72,6 +73,7 @@ class Launch:
     epoch: int
     about: dict[str, Any] = field(default_factory=dict)
     tasks: list[tuple[Hashable, bytes | None, str, tuple[int, ...], dict[str, Any]]] = field(default_factory=list)
+    restored: set[int] = field(default_factory=set)
     lost_ranks: dict[int, str] = field(default_factory=dict)
     ended: tuple[str, int] | None = None
 
@@ -157,6 +159,7 @@ class _Reader:
     def _take_turn(self, sent: list[Any], done: list[Any], failed: list[Any], setbacks: list[Any]) -> None:
         for task, attempt, rank, started, duration, nbytes, payload, key in done:
             self._in_flight.discard(task)
+            self.launch.restored.discard(task)
             self._done(task, Done(attempt, rank, started, duration, nbytes, payload, key))
         for setback in setbacks:
             self._set_back(*setback)
@@ -184,6 +187,9 @@ class _Reader:
             self._history.done[identity] = done
         for table in (self._history.failed, self._history.deaths):
             table.pop(identity, None)
+
+    def _take_restored(self, tasks: list[int]) -> None:
+        self.launch.restored.update(tasks)
 
     def _take_persisted(self, task: int, key: Key) -> None:
         done = self._history.done.get(self.launch.identity(task))

@@ -70,7 +70,7 @@ def _table(launch: Launch, hosts: dict[int, str]) -> RecordTable:
 
 def _status(run_dir: Path, launch: Launch) -> tuple[str, str]:
     if launch.ended is not None:
-        return launch.ended[0], "see its summary"
+        return launch.ended[0], "its summary told why" if launch.ended[0] == "stopped" else ""
     return "stopped", "it goes on, or it died; the same command resumes it"
 
 
@@ -81,7 +81,7 @@ def _take(results: Results, history: History, launch: Launch, task: int) -> None
     if identity in history.setbacks:
         table.setbacks[task] = history.setbacks[identity]
     if done is not None:
-        _take_done(results, task, done)
+        _take_done(results, task, done, task in launch.restored)
     elif failed is not None:
         attempt, rank, kind, message = failed
         id = table.ids[task]
@@ -90,9 +90,10 @@ def _take(results: Results, history: History, launch: Launch, task: int) -> None
         results.errors[id] = FunctionError(f"{id!r}: {kind}: {message}", kind, "", attempt, (rank,))
 
 
-def _take_done(results: Results, task: int, done: Done) -> None:
+def _take_done(results: Results, task: int, done: Done, was_restored: bool) -> None:
     table = results._records
-    table.states[task], table.attempts[task], table.ranks[task] = "done", done.attempt, done.rank
+    table.states[task], table.ranks[task] = "done", done.rank
+    table.attempts[task] = 0 if was_restored else done.attempt
     table.started[task], table.durations[task] = done.started, done.duration
     table.nbytes[task] = done.nbytes
     if done.payload is not None:

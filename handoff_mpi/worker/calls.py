@@ -66,10 +66,13 @@ class Caller:
     Attributes:
         blobs: encoded callables, by number.
         constants: large constants, by number.
+        lets_interrupt: whether a KeyboardInterrupt is that of a user at the terminal, who wants the run to end, and not
+            the function's own.
     """
 
     def __init__(self, rank: int, run: str) -> None:
         self.rank = rank
+        self.lets_interrupt = False
         self._run = run
         self.blobs: dict[int, bytes] = {}
         self._codes: dict[int, Callable[..., Any]] = {}
@@ -123,6 +126,8 @@ class Caller:
             duration = time.perf_counter() - started
         except BaseException as error:
             duration = time.perf_counter() - started
+            if self.lets_interrupt and isinstance(error, KeyboardInterrupt):
+                raise
             return Outcome(RAISED, None, describe(error), duration)
         finally:
             enter(None)

@@ -116,12 +116,14 @@ PROMISES = [
 
 
 def table(answers: Answers) -> tuple[list[str], list[list[str]]]:
-    """Return the head and the rows of a table of all promises: what was measured, and whether that keeps them."""
+    """Return the head and the rows of a table: what is promised, what was measured, and whether that keeps it."""
     told = {answer.ranks for each in answers.values() for answer in each}
     columns = sorted(told, key=lambda ranks: (ranks is None, ranks))
     head = ["", "promised", *["no MPI" if ranks is None else f"{ranks} ranks" for ranks in columns]]
     rows = []
     for promise in PROMISES:
+        if promise.question not in answers:
+            continue
         verdicts = {answer.ranks: promise.verdict(answer) for answer in answers.get(promise.question, ())}
         rows.append([promise.line, promise.words(), *[verdicts.get(ranks, "") for ranks in columns]])
     return head, rows

@@ -51,6 +51,24 @@ def test_every_culprit_is_named_at_once():
     assert len(caught.value.problems) == 4
 
 
+def test_a_wrong_field_hides_no_other_culprit():
+    dag = DAG("worse")
+    dag.add_function(Function("a", (), print, timeout=-1))
+    dag.add_function(Function("b", ["c", "gone"], print))
+    dag.add_function(Function("c", ["b"], print))
+    dag.add_function(Function("twice", (), print))
+    dag.add_function(Function("twice", (), print, node=collocated("nobody")))
+    dag.add_function(Function("odd", 5, print))
+    dag.add_function(Function("last", ["odd"], print, node=collocated("lost")))
+    with pytest.raises(DAGError) as caught:
+        dag.validate()
+    text = str(caught.value)
+    parts = ["timeout", "no function 'gone'", "there is a cycle: ", "'twice' is used by 2", "args must be", "no 'lost' to"]
+    for part in [*parts, "no 'nobody' to"]:
+        assert part in text, part
+    assert len(caught.value.problems) == 7
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [

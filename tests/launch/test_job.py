@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 
 import pytest
+
+import handoff_mpi as handoff
+from handoff_mpi import DAG, Function
 
 SCRIPT = """
 import os, sys, threading, time
@@ -48,3 +52,36 @@ def test_a_rank_that_cannot_go_on_ends_whatever_hangs(what, where):
             assert process.wait(60) == -signal.SIGALRM
         finally:
             process.kill()
+
+
+TWO_RUNS = """
+import handoff_mpi as handoff
+from handoff_mpi import DAG, Function
+
+dag = DAG("fails")
+dag.add_function(Function("x", (), lambda: 1 / 0, max_retries=0))
+for number in range(2):
+    handoff.execute(dag, run_dir=f"run{number}")
+    print("went on", flush=True)
+"""
+
+
+@pytest.mark.parametrize("ft", [False, True])
+def test_what_nobody_catches_on_rank_0_ends_all_ranks(mpirun, tmp_path, ft):
+    """The others have gone on to the next run by then, for which rank 0 will not come."""
+    (tmp_path / "two.py").write_text(TWO_RUNS)
+    ended = mpirun(3, "two.py", ft=ft, timeout_s=45)  # they would wait for a minute
+    assert ended.rc != 0
+    assert "DAGFailed: 'x': ZeroDivisionError" in ended.err
+    assert "has not joined" not in ended.err
+
+
+def test_a_cluster_without_a_launcher_is_this_process(tmp_path):
+    pids = []
+    with handoff.Cluster() as cluster:
+        assert cluster
+        for number in range(3):
+            dag = DAG()
+            dag.add_function(Function("pid", (), os.getpid))
+            pids.append(cluster.execute(dag, run_dir=tmp_path / str(number))["pid"])
+    assert pids == [os.getpid()] * 3

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from handoff_mpi import load
-from tests.conftest import mpirun_command
+from tests.conftest import mpirun_command, run_process
 
 SLEEPER = """
 import time
@@ -184,3 +184,52 @@ def test_a_signal_while_the_dag_is_made_ends_it_at_once(handoff, mpirun, tmp_pat
     ended = mpirun(ranks, *words, timeout_s=40.0) if ranks > 1 else handoff(*words[2:], timeout_s=40.0)
     assert ended.rc == 75, ended.err
     assert f"handoff: signal {number.name} before the run had begun; the same command begins it" in ended.err
+
+
+INTERRUPTED = """
+import pathlib, signal, sys, time
+import handoff_mpi as handoff
+from handoff_mpi import DAG, Function
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests are started by
+def quick(): return 1
+def nap(*_):
+    if pathlib.Path("calm").exists(): return 2
+    pathlib.Path("naps").open("a").write("x")
+    time.sleep(30)
+
+dag = DAG("interrupted")
+dag.add_function(Function("quick", (), quick))
+dag.add_function(Function("nap", ["quick"], nap))
+if sys.argv[1:] == ["cluster"]:
+    with handoff.Cluster() as cluster: print(dict(cluster.execute(dag, run_dir="run").values))
+else:
+    print(dict(handoff.execute(dag, run_dir="run").values))
+"""
+
+
+@pytest.mark.parametrize("words", [[], ["cluster"]])
+def test_an_interrupt_in_one_process_ends_the_run_and_is_no_failure_of_its_function(tmp_path, words):
+    (tmp_path / "script.py").write_text(INTERRUPTED)
+    command = [sys.executable, "script.py", *words]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    try:
+        end = time.monotonic() + 30
+        while not (tmp_path / "naps").exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == -signal.SIGINT, err
+    assert "KeyboardInterrupt" in err
+    assert (tmp_path / "naps").read_text() == "x", "it was not tried again"
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (status["status"], status["exit_code"]) == ("stopped", 75)
+    (tmp_path / "calm").touch()
+    again = run_process(command, tmp_path)
+    assert again.rc == 0, again.err
+    assert again.out == "{'nap': 2}\n"
+    records = {record.id: record for record in load(tmp_path / "run").records()}
+    assert (records["quick"].attempts, records["nap"].attempts) == (0, 1), "quick was done before"
+    assert not records["nap"].setbacks

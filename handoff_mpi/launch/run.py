@@ -356,7 +356,7 @@ class Run:
             self._errors(),
             self._run_dir,
             clock() - self._started,
-            scheduler.stopping,
+            self._why_stopped(),
             {each.rank: each.host for each in self._job.capabilities},
             {rank: len(slots) for rank, slots in scheduler.slots.of_rank.items()},
             dict(self._recorder.lost),
@@ -367,6 +367,12 @@ class Run:
         results._payloads = self._payloads()
         results._persisted = {plan.ids[task]: self._key(task) for task in sorted(scheduler.tasks.persisted)}
         return results
+
+    def _why_stopped(self) -> str:
+        scheduler = self._scheduler
+        if scheduler.stopped_on_failure and scheduler.failures:
+            return f"function {self._plan.ids[next(iter(scheduler.failures))]!r} failed"
+        return scheduler.stopping
 
     def _errors(self) -> dict[Hashable, FunctionError]:
         ids = self._plan.ids

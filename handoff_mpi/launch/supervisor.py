@@ -99,7 +99,7 @@ def supervise(order: Order) -> int:
         if len(lost) == len(hosts) > 0:
             say("none of its hosts answers any more")
             break
-        say(_again(lost, relaunch, order.most))
+        say(_again(lost, relaunch, order.most, read_status(order.run_dir).get("exit_code") is not None))
         # What starts over, or runs again, does so once. Slurm may think that the daemons of the dead job still run.
         supervisor.launch(order.again, {"HANDOFF_FRESH": "", "HANDOFF_RERUN": "", "SLURM_OVERLAP": "1"})
     # Who reminds of a signal until this process is gone must not kill it as Python takes its handlers down.
@@ -107,11 +107,12 @@ def supervise(order: Order) -> int:
     return supervisor.verdict()
 
 
-def _again(lost: list[str], relaunch: int, most: int) -> str:
+def _again(lost: list[str], relaunch: int, most: int, has_verdict: bool) -> str:
     gone = ", ".join(lost[:10]) + (f" and {len(lost) - 10} more" if len(lost) > 10 else "")
     where = f", and {gone} no longer {'answers' if len(lost) == 1 else 'answer'}" if lost else ""
     how = f"launched again{' on the other hosts' if lost else ''} ({relaunch} of at most {most}) and resumes"
-    return f"the job ended without a verdict{where}; it is {how}"
+    why = "what is left needs ranks that were lost" if has_verdict else "the job ended without a verdict"
+    return f"{why}{where}; it is {how}"
 
 
 class _Supervisor:

@@ -322,6 +322,7 @@ def test_on_failure_stop(handoff, tmp_path):
     (tmp_path / "f.py").write_text(FAILING)
     ended = handoff("run", "--on-failure", "stop", "f.py", "--", "raises", "twice")
     assert ended.rc == 1, ended.err
+    assert "stopped: function 'raises' failed" in ended.out + ended.err
     assert status_of(tmp_path)["status"] == "stopped"
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from handoff_mpi.runtime.pace import wait_for
+from handoff_mpi.runtime.pace import LONGEST_SLEEP_S, wait_for
 
 #: The attendant looks after a call that lasts longer than this.
 ATTEND_S = 0.005
@@ -45,7 +45,7 @@ class Attendant(threading.Thread):
                 with shell.lock:
                     if shell.is_calling:
                         self._attend()
-                self._pause(_BUSY_S if self._busy or shell.transport.is_transferring else ATTEND_S)
+                self._pause(_BUSY_S if self._busy or shell.transport.is_transferring else LONGEST_SLEEP_S)
 
     _busy = False
 

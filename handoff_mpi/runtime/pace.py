@@ -18,8 +18,8 @@ SPIN_S = 0.0003
 #: A wait this short would have ended in the spin, had the other side spun too: sleeps on both sides lengthen it.
 _SHORT_WAIT_S = 0.0008
 _SHORTEST_SLEEP_S = 0.00005
-#: Each look costs some 50 µs of a core, sleeping included: so few a second keep idle ranks well under 2 % of it.
-LONGEST_SLEEP_S = 0.004
+#: Each look costs some 100 µs of a core, sleeping included: so few a second keep idle ranks well under 2 % of it.
+LONGEST_SLEEP_S = 0.008
 #: A sleep is at most this share of the time nothing has happened. Two loops that wait for each other then wake ever
 #: sooner, down to the spin; with sleeps that merely grow, each would keep the other asleep for ever.
 _SLEEP_SHARE = 1 / 8

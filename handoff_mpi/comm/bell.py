@@ -71,14 +71,11 @@ class Bell:
         """Return a descriptor that is readable once the bell was rung."""
         return self._socket.fileno()
 
-    def clear(self) -> bool:
-        """Return whether it was rung, and forget that: what was sent is found by the next look."""
-        was_rung = False
+    def clear(self) -> None:
+        """Forget that it was rung: what was sent is found by the next look."""
         with suppress(BlockingIOError):
             for _ in range(_GULP):
                 self._socket.recv(1)
-                was_rung = True
-        return was_rung
 
     def close(self) -> None:
         """Take it down."""

@@ -47,11 +47,11 @@ class Attendant(threading.Thread):
                         self._attend()
                 self._pause(_BUSY_S if self._busy or shell.transport.is_transferring else LONGEST_SLEEP_S)
 
-    _busy = False
+    _busy = _is_rung = False
 
     def _attend(self) -> None:
         bell = self._shell.transport.bell
-        if bell is not None:
+        if bell is not None and self._is_rung:
             bell.clear()
         try:
             self._busy = self._poll()
@@ -66,7 +66,7 @@ class Attendant(threading.Thread):
         if bell is None:
             time.sleep(seconds)
         else:
-            wait_for([bell], seconds)
+            self._is_rung = bool(wait_for([bell], seconds))
 
     def _park(self) -> None:
         self._wake.clear()

@@ -19,7 +19,7 @@ SPIN_S = 0.0003
 _SHORT_WAIT_S = 0.0008
 _SHORTEST_SLEEP_S = 0.00005
 #: Each look costs some 100 µs of a core, sleeping included: so few a second keep idle ranks well under 2 % of it.
-LONGEST_SLEEP_S = 0.008
+LONGEST_SLEEP_S = 0.012
 #: A sleep is at most this share of the time nothing has happened. Two loops that wait for each other then wake ever
 #: sooner, down to the spin; with sleeps that merely grow, each would keep the other asleep for ever.
 _SLEEP_SHARE = 1 / 8
@@ -75,8 +75,8 @@ class Pace:
         seconds = max(0.0, min(sleep_s, until - now))
         bell = self._bell
         if bell is not None:
-            wait_for([*wake, bell], seconds)
-            if bell.clear():
+            if bell in wait_for([*wake, bell], seconds):
+                bell.clear()
                 self._alert_until = clock() + AWAKE_S
         elif wake:
             wait_for(wake, seconds)
@@ -84,12 +84,12 @@ class Pace:
             time.sleep(seconds)
 
 
-def wait_for(wake: Sequence[Any], seconds: float) -> None:
-    """Wait until one of ``wake``, things with a file descriptor, is readable, but ``seconds`` at most."""
+def wait_for(wake: Sequence[Any], seconds: float) -> list[Any]:
+    """Wait until some of ``wake`` (each has a file descriptor) are readable, ``seconds`` at most; return those."""
     if max(each.fileno() for each in wake) < _FD_SETSIZE:
-        select.select(wake, (), (), seconds)
-        return
+        return select.select(wake, (), (), seconds)[0]
     poll = select.poll()  # it knows all descriptors, but waits for whole milliseconds
     for each in wake:
         poll.register(each, select.POLLIN)
-    poll.poll(seconds * 1000)
+    readable = {fd for fd, _ in poll.poll(seconds * 1000)}
+    return [each for each in wake if each.fileno() in readable]

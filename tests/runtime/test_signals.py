@@ -229,7 +229,7 @@ def test_an_interrupt_in_one_process_ends_the_run_and_is_no_failure_of_its_funct
     (tmp_path / "calm").touch()
     again = run_process(command, tmp_path)
     assert again.rc == 0, again.err
-    assert again.out == "{'nap': 2}\n"
+    assert again.out == "{'quick': 1, 'nap': 2}\n"
     records = {record.id: record for record in load(tmp_path / "run").records()}
     assert (records["quick"].attempts, records["nap"].attempts) == (0, 1), "quick was done before"
     assert not records["nap"].setbacks

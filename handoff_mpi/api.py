@@ -98,7 +98,9 @@ class Cluster:
     def __init__(self, comm: Any = None, *, idle_limit: float = IDLE_LIMIT_S, _serve_now: bool = True) -> None:
         if not isinstance(idle_limit, (int, float)) or isinstance(idle_limit, bool) or not idle_limit > 0:
             raise UsageError(f"idle_limit must be a positive number of seconds, not {idle_limit!r}")
-        self.job = jobs.local_job() if comm is None and size_by_launcher() == 1 else jobs.mpi_job(comm)
+        is_rank = jobs.current is not None and jobs.current.is_mpi  # then it is refused
+        is_alone = comm is None and size_by_launcher() == 1 and not is_rank
+        self.job = jobs.local_job() if is_alone else jobs.mpi_job(comm)
         self.job.idle_limit_s = float(idle_limit)
         if self.job.size > 1:
             jobs.end_all_with_uncaught()

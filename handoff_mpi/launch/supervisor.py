@@ -280,7 +280,6 @@ class _Supervisor:
         if launched and not self._has_begun:
             if launched not in _OF_RANKS:
                 say(f"mpirun ended with status {launched} before the run had begun")
-                return EXIT_FAILED
             return launched
         say(f"the run ended without a verdict in {self._run_dir}/status.json; the same command resumes")
         return EXIT_STOPPED if self._has_begun else EXIT_FAILED

@@ -231,6 +231,13 @@ class Job:
         if ended:
             say(f"ranks {ended} were deaf at the end of the job, and were ended")
         self.transport.flush(5.0)
+        self._take_down_bell()
+
+    def _take_down_bell(self) -> None:
+        """Nobody sends anything here any more; a script may have many jobs, one after the other."""
+        bell, self.transport.bell = self.transport.bell, None
+        if bell is not None:
+            bell.close()
 
     # -- the other ranks ------------------------------------------------------------------------------
 
@@ -247,6 +254,7 @@ class Job:
         finally:
             vigil.end()
             spares.close()
+            self._take_down_bell()
 
     def _serve(self, spares: Spares, vigil: Vigil) -> Any:
         pace = Pace(self.transport.bell)

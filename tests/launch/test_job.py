@@ -85,3 +85,25 @@ def test_a_cluster_without_a_launcher_is_this_process(tmp_path):
             dag.add_function(Function("pid", (), os.getpid))
             pids.append(cluster.execute(dag, run_dir=tmp_path / str(number))["pid"])
     assert pids == [os.getpid()] * 3
+
+
+MANY_RUNS = """
+import os
+import handoff_mpi as handoff
+from handoff_mpi import DAG, Function
+
+dag = DAG("again")
+dag.add_function(Function("x", (), abs, [-1]))
+opened = []
+for number in range(8):
+    handoff.execute(dag, run_dir=f"run{number}")
+    opened.append(len(os.listdir("/proc/self/fd")))
+print("KEPT", opened[-1] - opened[2], flush=True)
+"""
+
+
+def test_one_run_after_the_other_leaves_no_files_open(mpirun, tmp_path):
+    (tmp_path / "many.py").write_text(MANY_RUNS)
+    ended = mpirun(2, "many.py", ft=True)
+    assert ended.rc == 0, ended.err
+    assert ended.out.count("KEPT 0") == 2, ended.out

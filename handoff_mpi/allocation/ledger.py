@@ -148,14 +148,18 @@ class Ledger:
         avoid: int | None = None,
         need: Amounts | None = None,
     ) -> CostClass:
-        """Return the class of tasks with this cost and these wishes, making it at first sight."""
+        """Return the class of tasks with this cost and these wishes, making it at first sight.
+
+        A class copies ``cost`` and ``need``: what it and the indexes derive from them never goes stale.
+        """
         key = (tuple(cost.items()), rank, host, avoid, None if need is None else tuple(need.items()))
         known = self._class_of.get(key)
         if known is None:
             plain = None if avoid is None else self.cost_class(cost, rank, host, None, need)
             amounts = tuple((name, amount) for name, amount in cost.items() if name != GPU and name not in self.job)
             job = tuple((self.job[name], amount) for name, amount in cost.items() if name in self.job)
-            need = need or cost
+            cost = dict(cost)
+            need = dict(need) if need else cost
             held_by_job = frozenset(
                 name for name, amount in need.items() if name in self.job and amount <= self.job[name].capacity
             )

@@ -80,6 +80,7 @@ class ReadyTasks:
         self._need: dict[int, Amounts] = {}
         self._host: dict[int, str] = {}
         self._leader: dict[int, int] = {}
+        self._outgrown: dict[int, None] = {}  # groups whose leader was queued before they grew
         self._parked: dict[int, list[int]] = {}
         self._deferred: list[tuple[float, int]] = []
 
@@ -121,10 +122,7 @@ class ReadyTasks:
 
     def remove(self, task: int) -> None:
         """Take a task out of wherever it waits; rare, so it may search."""
-        for queue in self.all_queues():
-            if task in queue.tasks:
-                queue.tasks.remove(task)
-                break
+        self._dequeue(task)
         for parked in self._parked.values():
             if task in parked:
                 parked.remove(task)
@@ -132,6 +130,11 @@ class ReadyTasks:
         group = self._specs[task].group
         if group is not None and self._leader.get(group) == task:
             self._next_leader(group)
+
+    def _dequeue(self, task: int) -> None:
+        queue = next((queue for queue in self.all_queues() if task in queue.tasks), None)
+        if queue is not None:
+            queue.tasks.remove(task)
 
     def queues(self) -> list[ReadyQueue]:
         """Return the queues that a strategy may be offered, in the order in which they should be served."""
@@ -224,15 +227,34 @@ class ReadyTasks:
     # -- collocated groups ----------------------------------------------------------------------------
 
     def widen_group(self, spec: TaskSpec) -> None:
-        """The rank a collocated group is bound to must fit each of its members, one by one."""
+        """Take in a member of a collocated group; :meth:`requeue_outgrown` must follow.
+
+        The rank the group will be bound to must fit each of its members, one by one. Cost classes refer to the mapping
+        of that need, so a need that grows is a new mapping, and so a new class: never a change of the old one.
+        """
         assert spec.group is not None
-        need = self._need.setdefault(spec.group, {})
-        for name, amount in spec.cost.items():
-            need[name] = max(need.get(name, 0), amount)
+        group = spec.group
+        need = self._need.get(group, {})
+        self._need[group] = need | {name: amount for name, amount in spec.cost.items() if amount > need.get(name, -1)}
         if isinstance(spec.pin, int):
-            self.bound[spec.group] = spec.pin
+            self.bound[group] = spec.pin
         elif spec.pin is not None:
-            self._host[spec.group] = spec.pin
+            self._host[group] = spec.pin
+            seat = self._ledger.seats.get(self.bound.get(group, -1))
+            if seat is not None and seat.host != spec.pin:
+                del self.bound[group]  # the pin wins: members that are queued stay where they are, later ones follow it
+        if group in self._leader:
+            self._outgrown[group] = None
+
+    def requeue_outgrown(self) -> None:
+        """Put the leaders of groups that have grown where the groups' needs and pins of today say."""
+        outgrown, self._outgrown = self._outgrown, {}
+        for group in outgrown:
+            leader = self._leader[group]
+            self._dequeue(leader)
+            self.put(leader, first=True)
+            if group in self.bound:
+                self._next_leader(group)
 
     def bind(self, task: int, rank: int) -> bool:
         """The first task of a collocated group to be placed binds the others to its rank; return whether it does."""
@@ -284,10 +306,10 @@ class ReadyTasks:
         host = spec.pin if isinstance(spec.pin, str) else None
         need = None
         if spec.group is not None:
-            rank = self.bound.get(spec.group, rank)
-            host = self._host.get(spec.group, host)
-            need = self._need[spec.group]
+            rank = self.bound.get(spec.group) if rank is None else rank
             if rank is None:
+                host = self._host.get(spec.group, host)
+                need = self._need[spec.group]
                 leader = self._leader.setdefault(spec.group, task)
                 if leader != task:
                     self._parked.setdefault(spec.group, []).append(task)

@@ -137,6 +137,7 @@ class TaskTable:
                 else:
                     self.children[each] = [task]
                 self.consumers_left[each] += 1
+        self._ready.requeue_outgrown()
         for task, rest in (restored or {}).items():
             self._restore(task, rest)
         is_first = not first and not restored

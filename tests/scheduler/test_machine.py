@@ -10,6 +10,7 @@ from handoff_mpi.allocation import CostOptimized, FirstAvailable, Ledger
 from handoff_mpi.errors import AllocationError
 from handoff_mpi.messages import DEATH, NO_ROOM, REFUSED
 from handoff_mpi.resources import Capability
+from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.scheduler import (
     Closed,
     Examined,
@@ -916,6 +917,58 @@ def test_a_group_follows_the_rank_that_one_of_it_is_pinned_to():
 def test_a_group_follows_the_host_that_one_of_it_is_pinned_to():
     run = Dialogue(ranks(1, 1))
     assert run.submit(task(group=0), task(group=0, pin="h2")) == ["2.0 claims for 0#1"]
+
+
+def test_a_group_that_grows_while_its_first_member_waits_goes_where_each_member_would_fit():
+    run = Dialogue(ranks(1, 1, gpus=(2,)))
+    assert run.submit(task(), task(), task(group=0), task(group=0), closed=False) == [
+        "1.0 claims for 0#1",
+        "2.0 claims for 1#1",
+    ]
+    assert run.submit(task(group=0, cost={**CPU, **GPU})) == []
+    assert run.tell(1.0, done(1, 0)) == []
+    assert run.tell(2.0, done(2, 1)) == ["2.0 claims for 2#1"]
+
+
+def test_a_group_that_grows_by_what_the_job_offers_is_not_given_up():
+    """The class of the first member was made before the group took any license, which no rank has of its own."""
+    run = Dialogue(Ledger([Capability(1, "h1", cpus(1))], {1: 1}, {"license": UNIT}))
+    assert run.submit(task(), task(group=0), closed=False) == ["1.0 claims for 0#1"]
+    run.submit(task(group=0, cost={**CPU, "license": UNIT}))
+    assert run.tell(1.0, done(1, 0)) == ["1.0 claims for 1#1"]
+    assert run.tell(2.0, done(1, 1)) == ["1.0 claims for 2#1"]
+
+
+def test_a_group_that_grows_beyond_its_rank_fails_only_the_member_that_does_not_fit():
+    run = Dialogue(ranks(1, 2))
+    assert run.submit(task(group=0), task(group=0), closed=False) == ["1.0 claims for 0#1"]
+    run.submit(task(group=0, cost=cpus(2)))
+    run.tell(1.0, done(1, 0))
+    run.tell(2.0, done(1, 1))
+    assert run.states == "DONE DONE FAILED"
+    assert run.why(2)[1] == "it is bound to rank 1, which is lost or cannot hold what it needs (cpu=2)"
+
+
+@pytest.mark.parametrize("pin", [2, "h2"])
+def test_a_group_whose_first_members_wait_follows_the_pin_of_a_later_one(pin):
+    run = Dialogue(ranks(1, 1))
+    run.submit(task(), task(), task(group=0), task(group=0), closed=False)
+    assert run.submit(task(group=0, pin=pin)) == []
+    assert run.tell(1.0, done(1, 0)) == []
+    run.tell(2.0, done(2, 1))
+    run.tell(3.0, done(2, 2))
+    run.tell(4.0, done(2, 3))
+    assert run.log == ["3#1 DONE by OK on 2", "4#1 DISPATCHED by PLACED on 2"]
+
+
+@pytest.mark.parametrize("pin", [2, "h2"])
+def test_a_pin_wins_over_the_rank_to_which_its_group_is_bound(pin):
+    run = Dialogue(ranks(1, 1))
+    assert run.submit(task(group=0), closed=False) == ["1.0 claims for 0#1"]
+    assert run.submit(task(group=0, pin=pin), task(group=0)) == ["2.0 claims for 1#1"]
+    assert run.tell(1.0, done(1, 0)) == []
+    run.tell(2.0, done(2, 1))
+    assert run.log == ["1#1 DONE by OK on 2", "2#1 DISPATCHED by PLACED on 2"]
 
 
 def test_pins_to_a_rank_and_to_a_host_hold_even_if_another_is_idle():

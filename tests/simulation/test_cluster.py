@@ -35,6 +35,10 @@ ONCE_FAILED = [
     (94, {"pressure": True}, "a rank short of memory that was refilled as its call ended"),
     (64, {"pressure": True}, "a rank let go though it is short of memory, and given a task for each slot"),
     (58, {"tasks": 60, "is_fine": True, "pressure": True}, "a rank short of memory that was sent what will be ready"),
+    (7000024, {}, "a collocated group that grew, and whose class kept what was derived from the need it had before"),
+    (7001357, {}, "the same"),
+    (7002381, {"ranks": 4, "tasks": 60}, "the same"),
+    (9000324, {"tasks": 60}, "the same"),
 ]
 
 #: What must befall some of any hundred runs.

@@ -10,6 +10,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from handoff_mpi.encoding import EncodingError, Payload, read_payload, write_payload
 from handoff_mpi.errors import ValueUnavailable
+from handoff_mpi.results.uncached import UncachedWriter
 
 #: (run, function id): keyed by run, so that no run ever sees another's value.
 Key: TypeAlias = "tuple[str, Hashable]"
@@ -86,11 +87,10 @@ class DirectoryStore:
         partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
             with partial.open("wb") as file:
-                write_payload(file.write, payload)
-                file.flush()
+                writer = file if self._is_cached else UncachedWriter(file)
+                write_payload(writer.write, payload)
+                writer.flush()
                 os.fsync(file.fileno())
-                if not self._is_cached and hasattr(os, "posix_fadvise"):
-                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)

@@ -25,10 +25,10 @@ from handoff_mpi.errors import (
 )
 from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch.job import Job
+from handoff_mpi.process_exit import flush_output
 from handoff_mpi.results.run_dir import lock_run_dir, make_run_dir, note_joined, write_status
 from handoff_mpi.runtime.options import RunOptions, defaults_set, options_of
 from handoff_mpi.speech import say, tell
-from handoff_mpi.worker.calls import flush_output
 from handoff_mpi.worker.runners import no_launcher_in_environment
 
 if TYPE_CHECKING:  # of rank 0 alone

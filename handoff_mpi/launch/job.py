@@ -18,6 +18,7 @@ from handoff_mpi.errors import HandoffError, JoinError, TransportError, UsageErr
 from handoff_mpi.kernel import sharpen_timers
 from handoff_mpi.launch.environment import size_by_launcher
 from handoff_mpi.messages import ASKED, BYE, LEAVE, SETUP, START
+from handoff_mpi.process_exit import flush_output
 from handoff_mpi.resources import Amounts, Capability, parse_resources
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.resources.detection import detect
@@ -30,7 +31,7 @@ from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.vigil import IDLE_LIMIT_S, Vigil
 from handoff_mpi.runtime.worker_loop import say_goodbye, serve_run
 from handoff_mpi.speech import say
-from handoff_mpi.worker.calls import call_here, describe, flush_output
+from handoff_mpi.worker.calls import call_here, describe
 from handoff_mpi.worker.spares import Spares
 
 if TYPE_CHECKING:  # of rank 0 alone

@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeAlias
 from handoff_mpi.dag import build_call
 from handoff_mpi.encoding import EncodingError, Payload, decode, decode_code, encode
 from handoff_mpi.messages import OK, RAISED, UNPICKLABLE
+from handoff_mpi.process_exit import flush_output
 from handoff_mpi.resources.detection import usable_cpus
 from handoff_mpi.worker.context import TaskContext, enter
 
@@ -175,15 +176,6 @@ def _end_fork(error: BaseException | None) -> NoReturn:
         status = 1
     flush_output()
     os._exit(status & 0xFF)
-
-
-def flush_output() -> None:
-    """Write out what was printed. A function may have closed the streams, or put anything into their place."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except Exception:
-            pass  # the outcome of a call does not hang on who reads its words
 
 
 def describe(error: BaseException) -> Error:

@@ -20,7 +20,8 @@ from typing import Any
 from handoff_mpi.encoding import Payload, decode_code, nbytes_of
 from handoff_mpi.kernel import give_back_freed_memory, signal_at_parents_end
 from handoff_mpi.messages import HOME_NBYTES, RAISED
-from handoff_mpi.worker.calls import Caller, CallSpec, Error, Outcome, describe, flush_output
+from handoff_mpi.process_exit import flush_output
+from handoff_mpi.worker.calls import Caller, CallSpec, Error, Outcome, describe
 from handoff_mpi.worker.frames import DescriptorsLost, Frame, FrameReader, join, send_frame, split
 from handoff_mpi.worker.tokens import Tokens
 

@@ -1,0 +1,214 @@
+"""Finds and ends the processes that the functions of a rank, or of a child process, have left running.
+
+A process that was left running keeps the pipes of the rank open, and a launcher waits until they are closed. Each is
+asked to end (TERM) before it is killed. A resource tracker (of :mod:`multiprocessing` or of joblib's loky) removes the
+shared memory, semaphores and folders of its processes once these have ended: it is neither asked nor killed, it gets
+time for that.
+
+Where there is no ``/proc`` nothing is found.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Processes get this long to end after TERM, and this long after KILL.
+TERMINATE_TIMEOUT_S = 1.5
+KILL_TIMEOUT_S = 0.5
+#: A resource tracker gets this long to remove what its processes have left.
+TRACKER_TIMEOUT_S = 2.0
+#: The variable that every program a rank starts inherits, also one that has left the rank's process tree.
+MARK = "HANDOFF_STARTED_BY"
+
+_PROC = Path("/proc")
+_LOOK_S = 0.01
+# Of the programs that multiprocessing and loky start: python -c "from ...resource_tracker import main; main(fd)".
+_TRACKER = b"resource_tracker import main"
+_DEAD = frozenset("ZX")
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process as ``/proc/PID/stat`` shows it.
+
+    Attributes:
+        state: the state letter; Z for a process that has ended and was not reaped.
+        born: when it started, in the kernel's ticks: with the pid this names one process, as pids are reused.
+    """
+
+    pid: int
+    state: str
+    parent: int
+    group: int
+    born: int
+
+    def has_mark(self, mark: bytes) -> bool:
+        """Return whether its program was started with the variable ``MARK`` that holds ``mark``."""
+        return mark in _read(self.pid, "environ").split(b"\0")
+
+    @property
+    def is_tracker(self) -> bool:
+        """Whether it is a resource tracker."""
+        return _TRACKER in _read(self.pid, "cmdline")
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+        found = _process(self.pid)
+        if found is None or found.born != self.born:
+            return
+        try:
+            os.kill(self.pid, number)
+        except OSError:
+            pass  # it has ended meanwhile, or belongs to another user
+
+
+def mark_descendants() -> None:
+    """Mark the environment of this process, so that what it starts is found though it has left the process tree."""
+    own = _process(os.getpid())
+    if own is not None:
+        os.environ[MARK] = f"{own.pid}-{own.born}"
+
+
+def end_descendants(left: Callable[[], list[Process]] | None = None) -> int:
+    """End the processes that this one has left running; return how many there were.
+
+    Takes at most ``TERMINATE_TIMEOUT_S + KILL_TIMEOUT_S + TRACKER_TIMEOUT_S`` seconds. Descendants are found again at
+    each look, since a process that is asked to end may start another.
+
+    Args:
+        left: returns the processes to end; by default :func:`descendants`.
+    """
+    left = descendants if left is None else left
+    asked: set[Process] = set()
+    _until(TERMINATE_TIMEOUT_S, lambda: not _signal(left(), signal.SIGTERM, asked))
+    killed: set[Process] = set()
+    _until(KILL_TIMEOUT_S, lambda: not _signal(left(), signal.SIGKILL, killed))
+    _let_trackers_end(left)
+    return len(asked)
+
+
+def _signal(processes: Iterable[Process], number: int, told: set[Process]) -> bool:
+    """Send each process the signal once; return whether one lives that is no resource tracker."""
+    lives = False
+    for process in processes:
+        if process in told or not process.is_tracker:
+            lives = True
+            if process not in told:
+                told.add(process)
+                process.signal(number)
+    return lives
+
+
+def _let_trackers_end(left: Callable[[], list[Process]]) -> None:
+    """A resource tracker begins to clean up once the last process that can write to its pipe has ended."""
+    trackers = left()
+    for tracker in trackers:
+        _close_pipe_to(tracker)
+    if trackers:
+        _until(TRACKER_TIMEOUT_S, lambda: not left())
+        for process in left():
+            process.signal(signal.SIGKILL)
+
+
+def _close_pipe_to(tracker: Process) -> None:
+    """Close this process's ends of the pipes that ``tracker`` reads."""
+    theirs = {link for fd, link in _pipes(tracker.pid) if fd > 2}
+    for fd, link in _pipes(os.getpid()):
+        if fd > 2 and link in theirs:
+            try:
+                os.close(fd)
+            except OSError:
+                pass
+
+
+def _pipes(pid: int) -> Iterator[tuple[int, str]]:
+    try:
+        descriptors = [*(_PROC / str(pid) / "fd").iterdir()]
+    except OSError:
+        return
+    for descriptor in descriptors:
+        try:
+            link = str(descriptor.readlink())
+        except OSError:
+            continue
+        if link.startswith("pipe:"):
+            yield int(descriptor.name), link
+
+
+def _until(timeout_s: float, is_over: Callable[[], bool]) -> None:
+    end = time.monotonic() + timeout_s
+    while not is_over() and time.monotonic() < end:
+        time.sleep(_LOOK_S)
+
+
+# -- looking -------------------------------------------------------------------------------------------
+
+
+def descendants() -> list[Process]:
+    """Return the living processes that this one has started, directly or not.
+
+    A process whose parent has ended is found by the environment it inherited (see :func:`mark_descendants`), or by its
+    process group where this process leads one, as the ranks of mpirun do.
+    """
+    table = {process.pid: process for process in _processes()}
+    own = table.pop(os.getpid(), None)
+    if own is None:
+        return []
+    own_mark = f"{own.pid}-{own.born}"
+    mark = f"{MARK}={own_mark}".encode() if os.environ.get(MARK) == own_mark else b""
+    children: dict[int, list[Process]] = {}
+    for process in table.values():
+        children.setdefault(process.parent, []).append(process)
+    found: dict[int, Process] = {}
+    wave = [*children.get(own.pid, ())]
+    wave += [each for each in table.values() if _has_left_tree(each, table.get(each.parent), own, mark)]
+    while wave:
+        process = wave.pop()
+        if process.pid not in found:
+            found[process.pid] = process
+            wave += children.get(process.pid, ())
+    return [process for process in found.values() if process.state not in _DEAD]
+
+
+def _has_left_tree(process: Process, parent: Process | None, own: Process, mark: bytes) -> bool:
+    """Whether ``own`` has started a process, directly or not, though its parent is another one by now."""
+    if process.born < own.born:
+        return False
+    # A shell's pipeline is a group too: there the parent is the shell, or in the group as well.
+    is_orphan = process.parent != own.parent and (parent is None or parent.group != own.pid)
+    is_of_group = is_orphan and own.pid == own.group == process.group
+    return is_of_group or (bool(mark) and process.has_mark(mark))
+
+
+def members(group: int) -> list[Process]:
+    """Return the living processes of a process group."""
+    return [process for process in _processes() if process.group == group and process.state not in _DEAD]
+
+
+def _processes() -> Iterator[Process]:
+    try:
+        names = [entry.name for entry in _PROC.iterdir()]
+    except OSError:
+        return
+    for name in names:
+        if name.isdecimal() and (process := _process(int(name))) is not None:
+            yield process
+
+
+def _process(pid: int) -> Process | None:
+    fields = _read(pid, "stat").rpartition(b")")[2].split()  # the name before it may hold anything
+    if len(fields) < 20:
+        return None
+    return Process(pid, fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[19]))
+
+
+def _read(pid: int, name: str) -> bytes:
+    try:
+        return (_PROC / str(pid) / name).read_bytes()
+    except OSError:
+        return b""

@@ -138,7 +138,7 @@ class Bay:
     def _grants_wishes(self, cost: CostClass) -> bool:
         if cost.host is not None and cost.host != self.host:
             return False
-        if cost.avoid is not None and self.idle == [cost.avoid]:
+        if self.host in cost.avoid_hosts or (cost.avoid is not None and self.idle == [cost.avoid]):
             return False
         if cost.rank is not None and not (cost.rank in self.seats and self.seats[cost.rank].offered):
             return False

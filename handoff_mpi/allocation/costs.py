@@ -24,7 +24,8 @@ class CostClass:
         rank: the only rank it may run on, if pinned.
         host: the only host it may run on, if pinned.
         avoid: a rank it should not run on: it failed there.
-        plain: the class of the same tasks if they avoided no rank; None if they avoid none.
+        avoid_hosts: hosts it should not run on: it failed there.
+        plain: the class of the same tasks if they avoided nothing; None if they avoid nothing.
         is_plain: whether a bay with room and an idle slot is all that tasks of this class ask for.
     """
 
@@ -38,8 +39,10 @@ class CostClass:
     rank: int | None
     host: str | None
     avoid: int | None
+    avoid_hosts: frozenset[str]
     plain: CostClass | None
     is_plain: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        self.is_plain = self.need is self.cost and self.rank is None and self.host is None and self.avoid is None
+        is_free = self.rank is None and self.host is None and self.avoid is None and not self.avoid_hosts
+        self.is_plain = self.need is self.cost and is_free

@@ -146,16 +146,19 @@ class Ledger:
         rank: int | None = None,
         host: str | None = None,
         avoid: int | None = None,
+        avoid_hosts: frozenset[str] = frozenset(),
         need: Amounts | None = None,
     ) -> CostClass:
         """Return the class of tasks with this cost and these wishes, making it at first sight.
 
         A class copies ``cost`` and ``need``: what it and the indexes derive from them never goes stale.
         """
-        key = (tuple(cost.items()), rank, host, avoid, None if need is None else tuple(need.items()))
+        wishes = (rank, host, avoid, avoid_hosts, None if need is None else tuple(need.items()))
+        key = (tuple(cost.items()), wishes)
         known = self._class_of.get(key)
         if known is None:
-            plain = None if avoid is None else self.cost_class(cost, rank, host, None, need)
+            avoids = avoid is not None or bool(avoid_hosts)
+            plain = self.cost_class(cost, rank, host, need=need) if avoids else None
             amounts = tuple((name, amount) for name, amount in cost.items() if name != GPU and name not in self.job)
             job = tuple((self.job[name], amount) for name, amount in cost.items() if name in self.job)
             cost = dict(cost)
@@ -164,7 +167,8 @@ class Ledger:
                 name for name, amount in need.items() if name in self.job and amount <= self.job[name].capacity
             )
             number, gpu = len(self.classes), cost.get(GPU, 0)
-            known = CostClass(number, cost, amounts, gpu, job, need, held_by_job, rank, host, avoid, plain)
+            wanted = rank, host, avoid, avoid_hosts
+            known = CostClass(number, cost, amounts, gpu, job, need, held_by_job, *wanted, plain)
             self.classes.append(known)
             self._class_of[key] = known
         return known

@@ -101,10 +101,14 @@ class Ranking:
         return index
 
     def _best_elsewhere(self, cost: CostClass, plain: CostClass) -> Bay | None:
-        """As :meth:`best`, for a class that avoids a rank: but for that rank's bay, all are as for the plain class."""
+        """As :meth:`best`, for a class that avoids a rank or hosts: all other bays are as for the plain class."""
         seat = self._seating.seats.get(cost.avoid) if cost.avoid is not None else None
-        own = seat.bay if seat is not None else None
-        entry = self._index(plain).best(self._rate, own)
+        own = None if seat is None or seat.host in cost.avoid_hosts else seat.bay
+        hosts = self._seating.bays_of_host
+        aside = {bay.number for host in cost.avoid_hosts for bay in hosts.get(host, ())}
+        if own is not None:
+            aside.add(own.number)
+        entry = self._index(plain).best(self._rate, aside)
         found: list[tuple[Bay, Any]] = [] if entry is None else [(self._seating.bays[entry[1]], entry[0])]
         return self._best_of(cost, found if own is None else [*found, (own, None)])
 
@@ -129,22 +133,22 @@ class _Index:
         self._rating: list[Any] = []
         self._seen = -1
 
-    def best(self, rate: Rate, but: Bay | None = None) -> tuple[Any, int] | None:
-        """Return the least ``(rating, number of the bay)``, that of ``but`` left aside."""
+    def best(self, rate: Rate, but: Collection[int] = ()) -> tuple[Any, int] | None:
+        """Return the least ``(rating, number of the bay)``, the bays ``but`` left aside."""
         self._catch_up(rate)
         heap, ratings = self._heap, self._rating
-        aside = None
+        aside = []
         while heap:
             entry = heap[0]
             if ratings[entry[1]] != entry[0]:
                 heapq.heappop(heap)
-            elif but is not None and entry[1] == but.number:
-                aside = heapq.heappop(heap)
+            elif entry[1] in but:
+                aside.append(heapq.heappop(heap))
             else:
                 break
         best = heap[0] if heap else None
-        if aside is not None:
-            heapq.heappush(heap, aside)
+        for entry in aside:
+            heapq.heappush(heap, entry)
         return best
 
     def _catch_up(self, rate: Rate) -> None:

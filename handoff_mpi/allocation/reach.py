@@ -44,7 +44,7 @@ class Reach:
         """Whether some living rank could run a task of this class if nothing else ran."""
         if cost.plain is not None:
             holder = self._holder(cost.plain)
-            if holder is None or cost.avoid not in holder.bay.seats:
+            if holder is None or not (cost.avoid in holder.bay.seats or holder.host in cost.avoid_hosts):
                 return holder is not None
         return self._holder(cost) is not None
 
@@ -68,7 +68,7 @@ class Reach:
         out = {cost.avoid, *withheld}
         bays = self._seating.bays if cost.host is None else self._seating.bays_of_host.get(cost.host, [])
         seats = (next((seat for seat in bay.seats.values() if seat.rank not in out), None) for bay in bays)
-        return (seat for seat in seats if seat is not None)
+        return (seat for seat in seats if seat is not None and seat.host not in cost.avoid_hosts)
 
     def largest(self) -> str:
         """Return what the host with the most cores and memory offers, in words."""

@@ -287,7 +287,7 @@ class Scheduler:
             limit = self.specs[task].max_retries
             may_retry = tries <= (self.policy.max_retries if limit is None else limit)
         if may_retry:  # if the run is being stopped, in one that resumes it
-            self.ready.avoid[task] = rank
+            self.ready.avoid.note(task, rank)
             self.tasks.move(task, Cause.RETRY, rank, (kind, message))
             self.tasks.requeue(task)
         else:

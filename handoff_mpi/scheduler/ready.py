@@ -13,6 +13,7 @@ from typing import Any
 from handoff_mpi.allocation import CostClass, Ledger
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.resources import Amounts
+from handoff_mpi.scheduler.avoidance import Avoidance
 
 #: A queue may be passed over this often, and so often for each rank where its tasks may run.
 PATIENCE = 16
@@ -61,12 +62,12 @@ class ReadyTasks:
         specs: the table of tasks, which grows while a run goes on.
 
     Attributes:
-        avoid: task to a rank where it failed: it is offered others first.
+        avoid: where tasks failed: each is offered other hosts first.
         bound: collocated group to the rank it is bound to.
     """
 
     def __init__(self, ledger: Ledger, specs: list[TaskSpec]) -> None:
-        self.avoid: dict[int, int] = {}
+        self.avoid = Avoidance(ledger.seats)
         self.bound: dict[int, int] = {}
         self._ledger = ledger
         self._specs = specs
@@ -277,8 +278,8 @@ class ReadyTasks:
         self._put_anew([queue for queue in self.all_queues() if queue.cost.rank == rank])
 
     def reconsider(self) -> None:
-        """The cluster has changed: tasks that avoid a rank may have nothing else left, or something again."""
-        self._put_anew([queue for queue in self.all_queues() if queue.cost.avoid is not None])
+        """The cluster has changed: tasks that avoid a rank or hosts may have nothing else left, or something again."""
+        self._put_anew([queue for queue in self.all_queues() if queue.cost.plain is not None])
 
     def _put_anew(self, queues: list[ReadyQueue]) -> None:
         for queue in queues:
@@ -314,11 +315,19 @@ class ReadyTasks:
                 if leader != task:
                     self._parked.setdefault(spec.group, []).append(task)
                     return None
-        avoid = None if rank is not None else self.avoid.get(task)
-        cost = self._ledger.cost_class(spec.cost, rank, host, avoid, need)
-        if avoid is not None and not self._ledger.reach.could_fit(cost):
-            cost = self._ledger.cost_class(spec.cost, rank, host, None, need)
+        if rank is not None or task not in self.avoid:
+            cost = self._ledger.cost_class(spec.cost, rank, host, need=need)
+        else:
+            cost = self._class_elsewhere(task, host, need)
         return self._queue(cost, spec.priority)
+
+    def _class_elsewhere(self, task: int, host: str | None, need: Amounts | None) -> CostClass:
+        """Return the class of a task that failed: its best wish that something left in the cluster could grant."""
+        ledger, cost = self._ledger, self._specs[task].cost
+        classes = (ledger.cost_class(cost, None, host, *wish, need=need) for wish in self.avoid.wishes(task))
+        known = next((each for each in classes if each.plain is None or ledger.reach.could_fit(each)), None)
+        assert known is not None
+        return known
 
 
 def _with_tasks(queues: dict[ReadyQueue, None]) -> list[ReadyQueue]:

@@ -359,6 +359,8 @@ CLASSES = [
     {"amounts": amounts(cpu=1), "rank": 2},
     {"amounts": amounts(gpu=1), "host": "b"},
     {"amounts": amounts(cpu=1), "avoid": 1},
+    {"amounts": amounts(gpu=1), "avoid_hosts": frozenset("a")},
+    {"amounts": amounts(cpu=1), "avoid_hosts": frozenset("ab")},
     {"amounts": amounts(cpu=1), "need": amounts(cpu=5)},
 ]
 PLAIN_UPDATES = [amounts(cpu=0), amounts(cpu=2), amounts(cpu=6), amounts(memory=10)]
@@ -418,6 +420,7 @@ class Twin:
             and wish.get("rank") in (None, number)
             and wish.get("host") in (None, HOSTS[number][0])
             and wish.get("avoid") != number
+            and HOSTS[number][0] not in wish.get("avoid_hosts", ())
             and self.could_hold(number, wish.get("need", wish["amounts"]))
         )
 
@@ -493,7 +496,9 @@ class Pair:
         self.twin.alive.add(1 + one % len(HOSTS))
 
     def cost_class(self, wish):
-        return self.ledger.cost_class(*[wish.get(name) for name in ("amounts", "rank", "host", "avoid", "need")])
+        hosts = wish.get("avoid_hosts", frozenset())
+        wishes = [wish.get(name) for name in ("amounts", "rank", "host", "avoid")]
+        return self.ledger.cost_class(*wishes, hosts, wish.get("need"))
 
     def compare(self):
         audit(self.ledger)

@@ -88,6 +88,7 @@ def varied_hosts():
 
 
 WISHES = [{}, {"avoid": 3}, {"avoid": 1}, {"avoid": 10}, {"host": "b"}, {"host": "b", "avoid": 4}, {"rank": 7}]
+WISHES += [{"avoid_hosts": frozenset("b")}, {"avoid_hosts": frozenset("ae"), "avoid": 4}]
 COSTS = [{"cpu": UNIT}, {"cpu": 3 * UNIT}, {"gpu": UNIT // 2}, {"gpu": 2 * UNIT}, {"disk": UNIT}, {}]
 COSTS += [{"cpu": UNIT // 2, "license": UNIT}, {"cpu": UNIT, "memory": 400 * UNIT}]
 

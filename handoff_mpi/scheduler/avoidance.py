@@ -1,0 +1,57 @@
+"""Where a task that failed should not run again: another host first, else another rank, else anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from handoff_mpi.allocation import Seat
+
+#: Each set of several hosts makes a cost class of its own; beyond this many sets, a task avoids the last host alone.
+MAX_HOST_SETS = 256
+
+
+class Avoidance:
+    """The ranks where tasks failed, and what that means for their next attempts.
+
+    Args:
+        seats: rank to its place.
+
+    Attributes:
+        failed_on: task to the ranks of its failed attempts, in order.
+    """
+
+    def __init__(self, seats: Mapping[int, Seat]) -> None:
+        self.failed_on: dict[int, list[int]] = {}
+        self._seats = seats
+        self._host_sets: set[frozenset[str]] = set()
+
+    def __contains__(self, task: int) -> bool:
+        return task in self.failed_on
+
+    def note(self, task: int, rank: int) -> None:
+        """An attempt of ``task`` failed on ``rank``."""
+        self.failed_on.setdefault(task, []).append(rank)
+
+    def forget(self, task: int) -> None:
+        """``task`` has ended."""
+        self.failed_on.pop(task, None)
+
+    def wishes(self, task: int) -> Iterator[tuple[int | None, frozenset[str]]]:
+        """Yield ``(rank to avoid, hosts to avoid)``, the best wish first; the last one avoids nothing."""
+        ranks = self.failed_on.get(task)
+        if ranks:
+            hosts = self._hosts(ranks)
+            last_host = frozenset({self._seats[ranks[-1]].host})
+            yield None, hosts
+            if hosts != last_host:
+                yield None, last_host
+            yield ranks[-1], frozenset()
+        yield None, frozenset()
+
+    def _hosts(self, ranks: Sequence[int]) -> frozenset[str]:
+        hosts = frozenset(self._seats[rank].host for rank in ranks)
+        if len(hosts) > 1 and hosts not in self._host_sets:
+            if len(self._host_sets) >= MAX_HOST_SETS:
+                return frozenset({self._seats[ranks[-1]].host})
+            self._host_sets.add(hosts)
+        return hosts

@@ -45,6 +45,11 @@ def find_strategy(wanted: Any, prices: Any = None) -> AllocationStrategy:
     return find_strategy(found, prices)
 
 
+def is_builtin(strategy: AllocationStrategy) -> bool:
+    """Whether ``strategy`` is one of this package's own."""
+    return type(strategy).__module__.startswith("handoff_mpi.")
+
+
 def refuse_what_fits_nowhere(plan: Plan, ledger: Ledger) -> None:
     """Refuse pins to ranks and hosts that are not there, and functions that fit nowhere even alone.
 

@@ -24,7 +24,7 @@ from handoff_mpi.errors import (
     TransportError,
     UsageError,
 )
-from handoff_mpi.launch.admission import find_strategy, refuse_what_fits_nowhere
+from handoff_mpi.launch.admission import find_strategy, is_builtin, refuse_what_fits_nowhere
 from handoff_mpi.launch.deadline import end_of_run
 from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.resume import Resumed, resume
@@ -92,9 +92,9 @@ class Run:
         self._plan = Plan(options.keep)
         self._specs = self._plan.add(dag)
         self._ledger = job.ledger(options)
-        strategy = find_strategy(options.allocation_strategy, options.prices)
+        self._strategy = find_strategy(options.allocation_strategy, options.prices)
         self._deadline = end_of_run(options.deadline, self._started)
-        self._scheduler = Scheduler(self._ledger, strategy, self._policy(), dict(options.prices or {}))
+        self._scheduler = Scheduler(self._ledger, self._strategy, self._policy(), dict(options.prices or {}))
         refuse_what_fits_nowhere(self._plan, self._ledger)
 
     def _policy(self) -> Policy:
@@ -106,6 +106,7 @@ class Run:
             options.max_concurrency,
             options.silence_limit,
         )
+        policy.tracker_timeout_s = options.tracker_timeout
         if self._deadline is not None:
             policy.stop_at = self._deadline - options.drain
         if options.resource_tracker is not None:
@@ -249,6 +250,7 @@ class Run:
             self._heartbeat_s(),
             self._guard(),
             self._tenure.confirm,
+            not is_builtin(self._strategy),
         )
         loop = SchedulerLoop(
             job.transport,

@@ -47,6 +47,7 @@ class RunOptions:
         check: raise DAGFailed if functions failed.
         result_store: ``factory(rank)`` of a custom store.
         resource_tracker: an object with register, available, request and release.
+        tracker_timeout: seconds that a function waits at most for the resource tracker; None sets no limit.
     """
 
     allocation_strategy: Any = "first_available"
@@ -71,6 +72,7 @@ class RunOptions:
     check: bool = True
     result_store: Any = None
     resource_tracker: Any = None
+    tracker_timeout: float | None = None
 
     def validate(self) -> RunOptions:
         """Return these options if they make sense.
@@ -115,8 +117,10 @@ class RunOptions:
                 problems.append(f"{name} must be a whole number from {least}, not {value!r}")
         if isinstance(self.slots, int) and self.slots > MOST_SLOTS:
             problems.append(f"slots must be at most {MOST_SLOTS}, not {self.slots}")
-        for name, positive in (("silence_limit", True), ("drain", False)):
+        for name, positive in (("silence_limit", True), ("drain", False), ("tracker_timeout", True)):
             value = getattr(self, name)
+            if value is None and name == "tracker_timeout":
+                continue
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not is_number or not (value > 0 if positive else value >= 0) or value == float("inf"):
                 problems.append(f"{name} must be a {'positive ' if positive else ''}number of seconds, not {value!r}")

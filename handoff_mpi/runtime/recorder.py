@@ -176,6 +176,9 @@ class Recorder:
             amounts = {name: plain_number(amount) for name, amount in detail.items()}
             telemetry.execute(events.RESOURCE_UPDATED, _now(), {**about, "amounts": amounts})
             return
+        if what == "refused for long":
+            self._tell_waiting(rank, *detail)
+            return
         if what == "let go":
             self._tell_let_go(str(detail))
             return
@@ -191,6 +194,10 @@ class Recorder:
         if not self._has_told_let_go:
             self._has_told_let_go = True
             say(f"{why}: one call at a time goes on")
+
+    def _tell_waiting(self, rank: int, task: int, count: int, reason: str) -> None:
+        who = f"function {self._plan.ids[task]!r}" + (f" and {count - 1} more wait" if count > 1 else " waits")
+        say(f"{who} for the resource tracker, which refuses what is needed (last on rank {rank}: {reason})")
 
     def table(self, scheduler: Scheduler) -> RecordTable:
         """Return the records of all tasks."""

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from handoff_mpi.callbacks import end_if_forked, in_words, is_interrupt
 from handoff_mpi.comm import Envelope, RankGone, Transport
 from handoff_mpi.dag import Plan
 from handoff_mpi.encoding import NOTHING, Payload
-from handoff_mpi.errors import DAGError, JobLost, JournalError
+from handoff_mpi.errors import AllocationError, DAGError, JobLost, JournalError
 from handoff_mpi.messages import (
     ABSENT,
     ALIVE,
@@ -49,6 +50,7 @@ from handoff_mpi.runtime.tracking import Tracking
 from handoff_mpi.runtime.worker_shell import WorkerShell
 from handoff_mpi.scheduler import (
     Announce,
+    Command,
     Dispatch,
     Event,
     Examine,
@@ -94,6 +96,7 @@ class LoopSettings:
         pids: host to its ranks' process ids, by rank; rank 0's own host comes first.
         heartbeat_s: ranks of other hosts get a sign of life this often; 0 sends none.
         guard: looks after other hosts; None where nobody could be asked.
+        has_own_strategy: whether the user's own code allocates.
         confirm: called once a second; it raises when the run is no longer this launch's.
     """
 
@@ -106,6 +109,7 @@ class LoopSettings:
     heartbeat_s: float = 0.0
     guard: HostGuard | None = None
     confirm: Callable[[], None] = lambda: None
+    has_own_strategy: bool = False
 
 
 class SchedulerLoop:
@@ -154,6 +158,7 @@ class SchedulerLoop:
         self._trouble = ""
         self._shell = shell
         self._launcher = os.getppid()
+        self._process = os.getpid()
         self._stopped_at: float | None = None
         self._said_goodbye: set[int] = set()
         self.gone = self.courier.gone
@@ -208,7 +213,7 @@ class SchedulerLoop:
         """Let the machine handle ``events``; a tracker's refusals are events too."""
         self.scheduler.logs_claims = self.recorder.wants_claims()
         while True:
-            commands = self.scheduler.handle(events, clock())
+            commands = self._handle(events, clock())
             events = []
             self._write_down()
             if self._tracking is not None:
@@ -234,6 +239,23 @@ class SchedulerLoop:
             self._bringing.go_on()
             if not events:
                 return
+
+    def _handle(self, events: list[Event], now: float) -> list[Command]:
+        """Let the machine handle ``events``; the user's strategy is code that it calls.
+
+        Raises:
+            AllocationError: the strategy failed.
+        """
+        try:
+            commands = self.scheduler.handle(events, now)
+        except BaseException as error:
+            end_if_forked(self._process, error)
+            if isinstance(error, Exception) or is_interrupt(error):
+                raise
+            raise AllocationError(f"the strategy failed: {in_words(error)}") from error
+        if self.settings.has_own_strategy:
+            end_if_forked(self._process)
+        return commands
 
     def _announce(self, lost: int) -> None:
         self._bringing.lose(lost)

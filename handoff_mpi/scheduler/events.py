@@ -127,11 +127,18 @@ class MemoryTold:
 
 @dataclass(slots=True)
 class Refused:
-    """The user's resource tracker refused a placement; nothing was sent."""
+    """The user's resource tracker refused a placement; nothing was sent.
+
+    Attributes:
+        is_error: whether it failed, instead of answering.
+        seconds: how long it took.
+    """
 
     task: int
     attempt: int
     reason: str
+    is_error: bool = False
+    seconds: float = 0.0
 
 
 @dataclass(slots=True)

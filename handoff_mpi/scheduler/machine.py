@@ -43,14 +43,11 @@ from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, READY, Cause
 from handoff_mpi.scheduler.placing import Placer
 from handoff_mpi.scheduler.policy import Policy
 from handoff_mpi.scheduler.ready import ReadyTasks
+from handoff_mpi.scheduler.refusals import Refusals
 from handoff_mpi.scheduler.shortage import Shortage
 from handoff_mpi.scheduler.slots import Slot, SlotTable
 from handoff_mpi.scheduler.tasks import TaskTable
 from handoff_mpi.scheduler.watch import Watch
-
-#: A task that was refused by the tracker waits this long, doubling, before it is offered again.
-REFUSAL_S = 0.05
-MOST_REFUSALS = 12
 
 
 class Scheduler:
@@ -92,7 +89,13 @@ class Scheduler:
         self._blame = Blame(self.policy.crash_limit)
         # kept small: only tasks to which something happened are in here
         self._tries: dict[int, int] = {}
-        self._refusals: dict[int, int] = {}
+        self._refusals = Refusals(
+            self.ready,
+            self.specs,
+            self.tasks.state,
+            self.policy.tracker_timeout_s,
+            self._placer.ranks_behind if self._placer.may_choose_ranks else None,
+        )
         self._commands: list[Command] = []
         self.stale = 0
         self.now = 0.0
@@ -133,6 +136,8 @@ class Scheduler:
         for task in self.ready.due(now):
             if self.state[task] == READY:
                 self.tasks.requeue(task)
+        if self._refusals and not self.stopping:
+            self._ask_tracker_again()
         self._placer.release(now, not self.stopping)
         if not self.stopping:
             self._placer.allocate(now)
@@ -157,6 +162,8 @@ class Scheduler:
         due = self.ready.next_due
         if due is not None:
             wakeup = min(wakeup, due)
+        if self._refusals and not self.stopping:
+            wakeup = min(wakeup, self._refusals.next_due)
         return min(wakeup, self._placer.next_wakeup(self.now))
 
     @property
@@ -342,15 +349,20 @@ class Scheduler:
     def _on_refused(self, event: Refused) -> None:
         if not self.is_current(event.task, event.attempt):
             return
-        count = self._refusals[event.task] = self._refusals.get(event.task, 0) + 1
         slot = self._take_back(event.task, Cause.RETURNED, ("refused", event.reason))
+        self.attempts[event.task] -= 1  # it was no attempt: nothing was sent
         if not slot.tasks:
             self.slots.release(slot)  # the claim went with the dispatch that was not sent
-        if count > MOST_REFUSALS:
-            message = f"the resource tracker refused it {count} times, last on rank {slot.rank}: {event.reason}"
-            self._fail(event.task, Cause.GIVEN_UP, slot.rank, REFUSED, message)
-        else:
-            self.ready.defer(event.task, self.now + REFUSAL_S * 2 ** min(count, 7))
+        self._refusals.refuse(event.task, event, slot.rank, self.now)
+
+    def _ask_tracker_again(self) -> None:
+        """Offer tasks that the tracker has refused, and fail those that have waited too long."""
+        for task, why in self._refusals.expired(self.now):
+            self._fail(task, Cause.GIVEN_UP, -1, REFUSED, why)
+        for task, count, rank, reason in self._refusals.untold(self.now):
+            self._log_rank(rank, "refused for long", (task, count, reason))
+        if not self.stopping:
+            self._refusals.go_on(self.now)
 
     # -- absorb: ranks --------------------------------------------------------------------------------
 

@@ -7,9 +7,12 @@ functions travel in batches.
 
 from __future__ import annotations
 
+import bisect
+import operator
 from collections.abc import Iterator
 
-from handoff_mpi.allocation import AllocationStrategy, Claim, ClusterView, CostClass, demand_and_supply
+from handoff_mpi.allocation import AllocationStrategy, Claim, ClusterView, CostClass, RatedStrategy, demand_and_supply
+from handoff_mpi.callbacks import in_words, shown
 from handoff_mpi.errors import AllocationError
 from handoff_mpi.resources.amounts import format_amounts
 from handoff_mpi.scheduler.events import Command, Dispatch, Recall
@@ -72,6 +75,20 @@ class Placer:
         self._now = 0.0
         self._fed: dict[Slot, None] = {}  # what was sent something, or lost a task, in this turn
         self._commands: list[Command] = []
+
+    @property
+    def may_choose_ranks(self) -> bool:
+        """Whether the strategy places a task wherever it fits, so that it may be offered on one rank alone."""
+        return isinstance(self._strategy, RatedStrategy)
+
+    def ranks_behind(self, task: int, rank: int) -> Iterator[int]:
+        """Yield the ranks where ``task`` fits now, in rank order, beginning behind ``rank``."""
+        cost = self._ledger.cost_class(self._tasks.specs[task].cost)
+        ranks = sorted(self._ledger.seats)
+        first = bisect.bisect(ranks, rank)
+        for each in ranks[first:] + ranks[:first]:
+            if self._view.fits(cost, each):
+                yield each
 
     def take_commands(self) -> list[Command]:
         """Return the commands of this turn."""
@@ -186,7 +203,10 @@ class Placer:
             queue = led_by.pop(task, None)
             if queue is None:
                 raise self._no_leader(task)
-            self._place(rank, queue)
+            try:
+                self._place(rank, queue)
+            except AllocationError as error:
+                raise self._wrong(f"is wrong: {error}") from None
             if self._ready.has_local:
                 self._ready.pass_over(self._ledger.seats[rank].host, 1)
             if queue.tasks:
@@ -211,16 +231,29 @@ class Placer:
         return mean is None or self._now + mean <= self._policy.stop_at
 
     def _placements(self, ready: list[ReadyQueue]) -> Iterator[tuple[int, int]]:
-        """Ask the strategy; whatever it raises is reported as its own."""
+        """Ask the strategy; whatever it raises, or answers that is no placement, is reported as its own."""
         try:
-            yield from self._strategy.allocate(ready, self._view)
+            answers = self._strategy.allocate(ready, self._view)
+            for answer in () if answers is None else answers:
+                try:
+                    task, rank = answer
+                    if type(rank) is not int:
+                        rank = operator.index(rank)  # of numpy, say
+                    if type(task) is not int:
+                        task = operator.index(task)
+                except (TypeError, ValueError):
+                    raise self._wrong(f"placed {shown(answer)}, which is not a pair (task, rank)") from None
+                yield task, rank
+        except AllocationError:
+            raise
         except Exception as error:
-            name = type(self._strategy).__name__
-            raise AllocationError(f"the strategy {name} failed: {type(error).__name__}: {error}") from error
+            raise self._wrong(f"failed: {in_words(error)}") from error
+
+    def _wrong(self, how: str) -> AllocationError:
+        return AllocationError(f"the strategy {type(self._strategy).__name__} {how}")
 
     def _no_leader(self, task: object) -> AllocationError:
-        name = type(self._strategy).__name__
-        return AllocationError(f"the strategy {name} placed {task!r}, which is not the next task of any group")
+        return self._wrong(f"placed {shown(task)}, which is not the next task of any group")
 
     def _most_served(self, ready: list[ReadyQueue]) -> int:
         """A queue that was passed over too often is the last to be served: nobody younger overtakes it more."""

@@ -19,6 +19,7 @@ class Policy:
         max_concurrency: most calls at once, or None.
         silence_limit_s: seconds without a sign of life after which a rank's work is reassigned.
         window: most tasks in flight at a slot.
+        tracker_timeout_s: seconds that a task waits at most for the user's tracker to grant it; None sets no limit.
         stop_at: when the run will be stopped (seconds, the machine's clock): what cannot finish by then does not start.
     """
 
@@ -28,4 +29,5 @@ class Policy:
     max_concurrency: int | None = None
     silence_limit_s: float = 300.0
     window: int = LARGEST_BATCH
+    tracker_timeout_s: float | None = None
     stop_at: float = float("inf")

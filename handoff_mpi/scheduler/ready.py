@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 from handoff_mpi.allocation import CostClass, Ledger
 from handoff_mpi.dag import TaskSpec
@@ -54,6 +54,15 @@ class ReadyQueue:
         return (-self.priority, self.tasks[0])
 
 
+#: Tasks of one cost, bound to the same place: what the user's tracker is taken to answer alike.
+HoldKey: TypeAlias = "tuple[tuple[tuple[str, int], ...], int | str | None, int | None]"
+
+
+def hold_key(spec: TaskSpec) -> HoldKey:
+    """Return what a task is held by, once the tracker has refused it."""
+    return tuple(spec.cost.items()), spec.pin, spec.group
+
+
 class ReadyTasks:
     """All ready tasks: queued by class, parked until their group has a rank, or deferred for a while.
 
@@ -64,11 +73,15 @@ class ReadyTasks:
     Attributes:
         avoid: where tasks failed: each is offered other hosts first.
         bound: collocated group to the rank it is bound to.
+        held: tasks that wait for the tracker; see :mod:`handoff_mpi.scheduler.refusals`.
+        offered: tasks that are offered although what they ask for is held.
     """
 
     def __init__(self, ledger: Ledger, specs: list[TaskSpec]) -> None:
         self.avoid = Avoidance(ledger.seats)
         self.bound: dict[int, int] = {}
+        self.held: dict[HoldKey, deque[int]] = {}
+        self.offered: set[int] = set()
         self._ledger = ledger
         self._specs = specs
         self._queues: dict[Any, ReadyQueue] = {}
@@ -90,6 +103,8 @@ class ReadyTasks:
     def put(self, task: int, first: bool = False) -> None:
         """Put a task where the strategy finds it, at the end of its queue or at its head."""
         spec = self._specs[task]
+        if self.held and task not in self.offered and self._put_held(task, first):
+            return
         if spec.pin is None and spec.group is None and task not in self.avoid:
             key = (id(spec.cost), spec.priority)
             queue = self._simple.get(key)
@@ -106,6 +121,16 @@ class ReadyTasks:
             queue.tasks.appendleft(task)
         else:
             queue.tasks.append(task)
+
+    def _put_held(self, task: int, first: bool) -> bool:
+        held = self.held.get(hold_key(self._specs[task]))
+        if held is None:
+            return False
+        if first:
+            held.appendleft(task)
+        else:
+            held.append(task)
+        return True
 
     def is_like(self, task: int, queue: ReadyQueue) -> bool:
         """Whether ``task`` would be put into ``queue``; False if it has wishes as to where it runs."""
@@ -124,9 +149,10 @@ class ReadyTasks:
     def remove(self, task: int) -> None:
         """Take a task out of wherever it waits; rare, so it may search."""
         self._dequeue(task)
-        for parked in self._parked.values():
+        for parked in (*self._parked.values(), *self.held.values()):
             if task in parked:
                 parked.remove(task)
+        self.offered.discard(task)
         self._deferred = [entry for entry in self._deferred if entry[1] != task]
         group = self._specs[task].group
         if group is not None and self._leader.get(group) == task:
@@ -204,7 +230,7 @@ class ReadyTasks:
         """Yield all ready tasks, wherever they wait; for tests."""
         for queue in self._queues.values():
             yield from queue.tasks
-        for parked in self._parked.values():
+        for parked in (*self._parked.values(), *self.held.values()):
             yield from parked
         yield from (task for _, task in self._deferred)
 
@@ -224,6 +250,40 @@ class ReadyTasks:
     def next_due(self) -> float | None:
         """When the next deferred task is due, None if there is none."""
         return self._deferred[0][0] if self._deferred else None
+
+    # -- held for the tracker -------------------------------------------------------------------------
+
+    def hold(self, key: HoldKey) -> None:
+        """Hold all tasks of ``key``: those in queues, and those that become ready until :meth:`end_hold`."""
+        held = self.held[key] = deque()
+        for queue in self.all_queues():
+            if tuple(queue.cost.cost.items()) == key[0]:
+                held.extend(task for task in queue.tasks if hold_key(self._specs[task]) == key)
+                kept = [task for task in queue.tasks if hold_key(self._specs[task]) != key]
+                queue.tasks.clear()
+                queue.tasks.extend(kept)
+
+    def offer(self, task: int, rank: int | None) -> None:
+        """Offer a task that was held, and is not any more: on ``rank`` alone, if one is named."""
+        self.offered.add(task)
+        if rank is None:
+            self.put(task)
+            return
+        spec = self._specs[task]
+        queue = self._queue(self._ledger.cost_class(spec.cost, rank), spec.priority)
+        if not queue.tasks:
+            self._fill(queue)
+        queue.tasks.append(task)
+
+    def take_in_again(self, task: int) -> None:
+        """Hold a READY task that the tracker has refused, as the next of its hold to be offered."""
+        self.offered.discard(task)
+        self._put_held(task, True)
+
+    def end_hold(self, key: HoldKey) -> None:
+        """Nothing of ``key`` is held any more."""
+        for task in self.held.pop(key):
+            self.put(task)
 
     # -- collocated groups ----------------------------------------------------------------------------
 

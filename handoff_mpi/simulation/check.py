@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from handoff_mpi.allocation import MEMORY
 from handoff_mpi.allocation.audit import audit
-from handoff_mpi.messages import DEATH, ISOLATE, NO_ROOM, REFUSED, TIMEOUT
+from handoff_mpi.messages import DEATH, ISOLATE, NO_ROOM, TIMEOUT
 from handoff_mpi.results.store import Key
 from handoff_mpi.scheduler import DISPATCHES, Cause, Policy, Scheduler, State, Transition
-from handoff_mpi.scheduler.machine import MOST_REFUSALS
 from handoff_mpi.simulation.run_dir import Legacy, SimulatedRunDir
 from handoff_mpi.simulation.workload import Workload
 from handoff_mpi.worker.events import Work
@@ -177,8 +176,6 @@ class Witness:
             assert not left, f"task {task} would fit ranks {left}, and was given up: {message}"
         elif kind == TIMEOUT:
             assert spec.timeout_s is not None
-        elif kind == REFUSED:
-            assert self.refusals[task] > MOST_REFUSALS
         elif kind == DEATH:
             deaths = self._deaths().get(task, 0)
             assert ("died once" if deaths == 1 else f"died {deaths} times") in message, f"{deaths} deaths: {message}"

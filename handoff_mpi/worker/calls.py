@@ -12,12 +12,12 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
+from handoff_mpi.callbacks import end_fork
 from handoff_mpi.dag import build_call
 from handoff_mpi.encoding import EncodingError, Payload, decode, decode_code, encode
 from handoff_mpi.messages import OK, RAISED, UNPICKLABLE
-from handoff_mpi.process_exit import flush_output
 from handoff_mpi.resources.detection import usable_cpus
 from handoff_mpi.worker.context import TaskContext, enter
 
@@ -159,23 +159,11 @@ def call_here(code: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str
         value = code(*args, **kwargs)
     except BaseException as error:
         if os.getpid() != process:
-            _end_fork(error)
+            end_fork(error)
         raise
     if os.getpid() != process:
-        _end_fork(None)
+        end_fork(None)
     return value
-
-
-def _end_fork(error: BaseException | None) -> NoReturn:
-    """End a forked process as a program of its own would."""
-    status = 0
-    if isinstance(error, SystemExit):
-        status = error.code if isinstance(error.code, int) else int(error.code is not None)
-    elif error is not None:
-        print(describe(error)[2], file=sys.stderr)
-        status = 1
-    flush_output()
-    os._exit(status & 0xFF)
 
 
 def describe(error: BaseException) -> Error:

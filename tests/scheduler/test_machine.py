@@ -8,7 +8,7 @@ import pytest
 
 from handoff_mpi.allocation import CostOptimized, FirstAvailable, Ledger
 from handoff_mpi.errors import AllocationError
-from handoff_mpi.messages import DEATH, NO_ROOM, REFUSED
+from handoff_mpi.messages import DEATH, NO_ROOM
 from handoff_mpi.resources import Capability
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.scheduler import (
@@ -1013,42 +1013,6 @@ def test_what_waits_for_a_rank_is_not_overtaken_there_for_ever(cores):
         commands = run.tell(float(count), done(1, flying.pop(0)))
         flying += [int(line.split()[-1].split("#")[0]) for line in commands]
         assert count <= 30
-
-
-# -- the user's tracker ---------------------------------------------------------------------------------
-
-
-def test_a_refused_task_is_offered_again_later_and_others_pass_it_meanwhile():
-    run = Dialogue(ranks(1))
-    run.submit(task(), task(cost={}))
-    assert run.tell(0.0, Refused(0, 1, "full")) == ["1.0 claims for 1#1"]
-    assert run.log[0] == "0#1 READY by RETURNED on 1: ('refused', 'full')"
-    again = run.scheduler.next_wakeup()
-    assert 0.0 < again < 1.0
-    run.tell(again / 2, done(1, 1))
-    assert run.tell(again) == ["1.0 claims for 0#2"]
-
-
-def test_a_refused_task_is_offered_less_and_less_often_and_given_up_in_the_end():
-    run = Dialogue(ranks(1), max_retries=0, silence_limit_s=1e6)
-    run.submit(task(), task(0))
-    now, waits = 0.0, []
-    while run.states == "DISPATCHED WAITING":
-        run.tell(now, Refused(0, run.scheduler.attempts[0], "full"))
-        if run.states == "READY WAITING":
-            waits.append(run.scheduler.next_wakeup() - now)
-            now += waits[-1]
-            run.tell(now)
-    assert waits == pytest.approx([min(waits[0] * 2**count, waits[-1]) for count in range(len(waits))])
-    assert 5 < waits[-1] < 10
-    assert run.why(0) == (REFUSED, f"the resource tracker refused it {len(waits) + 1} times, last on rank 1: full")
-    assert run.status == "failed"
-
-
-def test_a_slot_whose_dispatch_was_refused_is_sent_its_claim_with_the_next():
-    run = Dialogue(ranks(1))
-    assert run.submit(task(), task()) == ["1.0 claims for 0#1"]
-    assert run.tell(0.0, Refused(0, 1, "full")) == ["1.0 claims for 1#1"]
 
 
 # -- resources that change ------------------------------------------------------------------------------

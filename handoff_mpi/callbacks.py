@@ -1,0 +1,88 @@
+"""Calls code that the user plugged in: strategies, trackers, stores, telemetry handlers.
+
+Such code may raise anything, call ``sys.exit``, or fork. Whatever it raises becomes one exception here, and a process
+that it forked ends where the code returns: it would continue as a second copy of this rank.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from handoff_mpi.process_exit import flush_output
+
+_MAX_MESSAGE_CHARS = 500
+
+
+class CallbackFailed(Exception):
+    """Code of the user raised; the message says what, in one line. ``__cause__`` is the exception itself."""
+
+
+def call(function: Callable[..., Any], *args: Any) -> Any:
+    """Call ``function`` and return its answer.
+
+    Raises:
+        CallbackFailed: it raised, be it SystemExit.
+        KeyboardInterrupt: the user at the terminal has interrupted this process.
+    """
+    process = os.getpid()
+    try:
+        answer = function(*args)
+    except BaseException as error:
+        end_if_forked(process, error)
+        if is_interrupt(error):
+            raise
+        raise CallbackFailed(in_words(error)) from error
+    end_if_forked(process)
+    return answer
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether ``error`` is an interrupt by the user at the terminal: where Python's own handler raises it."""
+    return isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def end_if_forked(process: int, error: BaseException | None = None) -> None:
+    """End this process, as a program of its own would, if it is not ``process`` but was forked from it."""
+    if os.getpid() != process:
+        end_fork(error)
+
+
+def end_fork(error: BaseException | None) -> NoReturn:
+    """End a forked process as a program of its own would: with the status that goes with ``error``."""
+    status = 0
+    if isinstance(error, SystemExit):
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        status = 1
+        try:
+            traceback.print_exception(error)
+        except BaseException:
+            pass  # its own code is asked for the message
+    flush_output()
+    os._exit(status & 0xFF)
+
+
+def in_words(error: BaseException) -> str:
+    """Return kind and message of ``error`` in one line; the message is the user's code too, and may raise."""
+    kind = type(error).__name__
+    try:
+        said = f"it called sys.exit({error.code!r})" if isinstance(error, SystemExit) else str(error)
+    except BaseException:
+        said = "(its message cannot be shown)"
+    said = " ".join(said.split())
+    if len(said) > _MAX_MESSAGE_CHARS:
+        said = said[:_MAX_MESSAGE_CHARS] + " [...]"
+    return f"{kind}: {said}" if said else kind
+
+
+def shown(value: Any) -> str:
+    """Return ``repr(value)`` in short; it is the user's code too, and may raise."""
+    try:
+        text = repr(value)
+    except BaseException:
+        return f"an object of {type(value).__name__}"
+    return text if len(text) <= 200 else text[:200] + " [...]"

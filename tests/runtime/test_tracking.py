@@ -1,0 +1,80 @@
+"""What the user's resource tracker may answer, and what it may do instead."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from handoff_mpi.dag import TaskSpec
+from handoff_mpi.runtime.tracking import Tracking
+from handoff_mpi.scheduler import Dispatch
+
+
+class Tracker:
+    def __init__(self, answer):
+        self.answer = answer
+
+    def request(self, rank, cost):
+        return self.answer() if callable(self.answer) else self.answer
+
+    release = request
+
+
+def ask(tracking):
+    command = Dispatch(1, 0, None, [(0, 1)])
+    refused = tracking.request(command, [TaskSpec((), {"cpu": 10_000})])
+    return bool(command.tasks), refused
+
+
+@pytest.mark.parametrize("answer", [True, np.True_, np.bool_(1)])
+def test_true_grants(answer):
+    assert ask(Tracking(Tracker(answer))) == (True, [])
+
+
+@pytest.mark.parametrize("answer", [False, None, 0, np.False_, "", [], 0.0])
+def test_what_is_false_refuses(answer, capsys):
+    is_granted, (refused,) = ask(Tracking(Tracker(answer)))
+    assert not is_granted
+    assert not refused.is_error
+    assert capsys.readouterr().err == ""
+
+
+class Odd:
+    def __bool__(self):
+        raise RuntimeError("neither")
+
+    __repr__ = __bool__
+
+
+def leave():
+    raise SystemExit(7)
+
+
+RUBBISH = {
+    "a word": ("no", "returned 'no', which is neither True nor False"),
+    "a number": (1, "returned 1, which is neither"),
+    "an array": (np.ones(3), "ValueError"),
+    "what has no truth": (Odd(), "request failed: RuntimeError: neither"),
+    "what raises": (lambda: 1 // 0, "request failed: ZeroDivisionError"),
+    "what leaves": (leave, "request failed: SystemExit: it called sys.exit(7)"),
+}
+
+
+@pytest.mark.parametrize("case", RUBBISH)
+def test_any_other_answer_is_an_error_and_told_once(case, capsys):
+    answer, says = RUBBISH[case]
+    tracking = Tracking(Tracker(answer))
+    for _ in range(3):
+        is_granted, (refused,) = ask(tracking)
+        assert not is_granted
+        assert refused.is_error
+        assert says in refused.reason
+    assert capsys.readouterr().err.count(says) == 1
+
+
+def test_a_process_that_a_tracker_forks_ends_where_it_returns():
+    tracking = Tracking(Tracker(lambda: bool(os.fork()) or True))
+    assert ask(tracking) == (True, []), "only one process comes here"
+    assert os.waitpid(-1, 0)[1] == 0

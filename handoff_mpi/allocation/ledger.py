@@ -61,6 +61,11 @@ class Ledger:
         self._ranking = Ranking(seating, self.changes)
         self._class_of: dict[Any, CostClass] = {}
 
+    def close(self) -> None:
+        """Break the reference cycles; the ledger is of no use afterwards."""
+        for bay in self.bays:
+            bay.seats.clear()
+
     # -- capability -------------------------------------------------------------------------------
 
     def update(self, rank: int, amounts: Amounts) -> None:

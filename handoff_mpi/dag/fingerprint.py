@@ -136,6 +136,7 @@ def fingerprints(functions: Iterable[Function]) -> Fingerprints:
             readings.append(reader.read(function))
     _link(readings, number_of)
     _combine(readings)
+    reader.graph.clear()
     of = {reading.id: reading.fingerprint for reading in readings if reading.fingerprint is not None}
     notes = {reading.id: reading.note for reading in readings if reading.note}
     return Fingerprints(of, notes, reader.graph.visited)
@@ -359,6 +360,14 @@ class _Graph:
         self._anatomy = _Anatomy(self.part)
         self.visited = 0
 
+    def clear(self) -> None:
+        """Break the reference cycles, so that the objects looked at can be freed without a garbage collection."""
+        for node in self._nodes.values():
+            node.parts, node.waiting = [], iter(())
+        self._nodes.clear()
+        self._anatomy.clear()
+        del self._anatomy
+
     def digest(self, thing: Any) -> bytes:
         """Return the digest of ``thing``.
 
@@ -580,6 +589,10 @@ class _Anatomy:
         descriptors = (types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType)
         for kind in (*descriptors, types.GetSetDescriptorType, types.MemberDescriptorType):
             self._handlers[kind] = lambda thing: [b"descriptor", part(thing.__objclass__), thing.__name__]
+
+    def clear(self) -> None:
+        """Break the reference cycles; nothing can be taken apart afterwards."""
+        self._handlers.clear()
 
     def parts(self, thing: Any) -> list[_Part]:
         """Return the parts of ``thing``. May raise anything, since pickling an object runs its code."""

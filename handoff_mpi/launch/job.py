@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from handoff_mpi.comm import Envelope, MemoryNetwork, RankGone
 from handoff_mpi.encoding import decode_code, encode_code
-from handoff_mpi.errors import HandoffError, JoinError, TransportError, UsageError
+from handoff_mpi.errors import DAGFailed, HandoffError, JoinError, TransportError, UsageError
 from handoff_mpi.kernel import sharpen_timers
 from handoff_mpi.launch.environment import size_by_launcher
 from handoff_mpi.messages import ASKED, BYE, LEAVE, SETUP, START
@@ -183,17 +183,23 @@ class Job:
             DAGError, UsageError, FitsNowhere: before anything starts.
             DAGFailed: functions failed, unless ``options.check`` is False.
         """
-        from handoff_mpi.launch.run import Run
-
         if self.is_mpi and self._is_running:
             raise UsageError("a run is going on in this job; another one can begin once it has ended")
         self._is_running = True
         try:
-            with garbage.paused():
-                run = Run(self, dag, options)
-            return run.execute()
+            results = self._run(dag, options)
         finally:
             self._is_running = False
+        if options.check and results.errors:  # raised here: no frame of the traceback holds the run's tables
+            raise DAGFailed(results.first_failures(), results)
+        return results
+
+    def _run(self, dag: DAG, options: RunOptions) -> Results:
+        from handoff_mpi.launch.run import Run
+
+        with garbage.paused():
+            run = Run(self, dag, options)
+        return run.execute()
 
     def next_run(self) -> int:
         """Return the number of a run that begins; messages carry it."""

@@ -7,7 +7,8 @@ import pickle
 import signal
 import socket
 import sys
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from typing import Any
 
 from handoff_mpi import telemetry
@@ -16,7 +17,6 @@ from handoff_mpi.dag.fingerprint import fingerprints
 from handoff_mpi.encoding import PICKLED, Payload, encode_code
 from handoff_mpi.errors import (
     EXIT_STOPPED,
-    DAGFailed,
     HandoffError,
     JobLost,
     JournalError,
@@ -119,7 +119,6 @@ class Run:
 
         Raises:
             UsageError, JournalError: the run-dir cannot be used; nothing has started.
-            DAGFailed: functions failed, unless ``options.check`` is False.
         """
         self._run_dir = make_run_dir(self._options.run_dir)
         with lock_run_dir_soon(self._run_dir) as lock:
@@ -168,7 +167,7 @@ class Run:
         slots = {rank: seat.slots for rank, seat in self._ledger.seats.items()}
         self._recorder = self._make_recorder(hosts, resumed)
         self._keys = resumed.keys
-        self._chronicle = Chronicle(journal, plan, self._key)
+        self._chronicle = Chronicle(journal, plan, partial(_key, resumed.keys, self._run))
         self._chronicle.begin({**self._about, "hosts": hosts, "slots": slots}, marks.of, resumed.rest)
         self._home = self._make_home(resumed)
         return resumed
@@ -179,7 +178,7 @@ class Run:
         try:
             self._tell_start()
             worker_loop.set_active(loop)
-            with garbage.frozen():
+            with garbage.frozen(len(self._plan)):
                 loop.run([Submitted(self._specs, resumed.rest, resumed.suspects, resumed.deaths), Closed()])
             self._tenure.confirm()
             results = self._results()
@@ -202,17 +201,18 @@ class Run:
                 else:
                     self._write_verdict(status=status, exit_code=code, **self._about)
             loop.close()
+            self._scheduler.close()
             self._job.gone |= loop.gone
 
     # -- what a run needs -----------------------------------------------------------------------------
 
     def _key(self, task: int) -> Key:
-        return self._keys.get(task, (self._run, task))
+        return _key(self._keys, self._run, task)
 
     def _make_recorder(self, hosts: dict[int, str], resumed: Resumed) -> Recorder:
         recorder = Recorder(self._plan, self._dag.id, hosts)
         recorder.grow()
-        recorder.on_failure = lambda task, failure: _show_failure(self._plan, hosts, task, failure)
+        recorder.on_failure = partial(_show_failure, self._plan, hosts)
         recorder.launch = self._about["launch"]
         for task, done in resumed.done.items():
             recorder.restored(task, done)
@@ -424,9 +424,12 @@ class Run:
             _note(f"ranks {silent} have not answered at the end of the run")
         about = {"dag_id": results.dag_id, "functions": len(self._plan), "status": results.status}
         telemetry.execute(events.DAG_STOP, {"duration": results.duration_s}, about)
-        if options.check and results.errors:
-            raise DAGFailed(_first_failures(results), results)
         return results
+
+
+def _key(keys: Mapping[int, Key], run: str, task: int) -> Key:
+    """Return the key of a task's value: that of the launch that wrote it, or this run's."""
+    return keys.get(task, (run, task))
 
 
 def _memory_nbytes(capability: Capability) -> int:
@@ -462,10 +465,3 @@ def _show_failure(plan: Plan, hosts: dict[int, str], task: int, failure: Any) ->
     what = f"function {plan.ids[task]!r} failed{where}, attempt {failure.attempts}"
     stack = "\n    " + failure.traceback.rstrip().replace("\n", "\n    ") if failure.traceback else ""
     say(f"{what}: {failure.kind}: {failure.message}{stack}")
-
-
-def _first_failures(results: Results) -> str:
-    first = [str(error) for error in list(results.errors.values())[:3]]
-    more = len(results.errors) - len(first)
-    skipped = results.counts()["skipped"]
-    return "; ".join(first) + (f"; and {more} more" if more else "") + (f"; {skipped} skipped" if skipped else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ class Results:
                 path = store.path(self._persisted[id])
                 raise ValueUnavailable(f"the value of {id!r} was written to {path}, which is gone") from None
         if id in self.errors:
-            raise self.errors[id]
+            raise copy(self.errors[id])  # one that is raised holds the frames it passes, and all that is in them
         record = self._record(id)
         if record.state == "skipped":
             raise ValueUnavailable(f"{id!r} was skipped: a function it depends on failed")
@@ -148,6 +149,13 @@ class Results:
     def setbacks(self) -> dict[str, int]:
         """Return how often functions had to be called again, or failed, by kind; see :class:`Setback`."""
         return dict(Counter(setback.kind for setbacks in self._records.setbacks.values() for setback in setbacks))
+
+    def first_failures(self) -> str:
+        """Return, in one line, the errors of the first functions that failed, and how many more there are."""
+        first = [str(error) for error in list(self.errors.values())[:3]]
+        more = len(self.errors) - len(first)
+        skipped = self.counts()["skipped"]
+        return "; ".join(first) + (f"; and {more} more" if more else "") + (f"; {skipped} skipped" if skipped else "")
 
     def summary(self) -> str:
         """Return the closing summary: a few plain lines."""

@@ -112,7 +112,9 @@ class SpillingStore(MemoryStore):
                 where.delete(key)
 
     def close(self) -> None:
-        """Remove the files."""
+        """Forget all values, and remove the files."""
+        self.clear()
+        self._spilled.clear()
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
 

@@ -61,6 +61,10 @@ class MemoryStore:
         run, name = key
         self._runs.get(run, {}).pop(name, None)
 
+    def clear(self) -> None:
+        """Forget all values, whoever still refers to this store."""
+        self._runs.clear()
+
 
 class DirectoryStore:
     """Payloads as files, written under another name and renamed when they are whole.

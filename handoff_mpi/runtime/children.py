@@ -289,6 +289,12 @@ class Children:
         close_all([*busy, *(idle if self._spares is None else self._spares.keep(idle))])
         self._children = [None] * len(self._children)
         self.sent[:] = [SentCalls() for _ in self._children]
+        # They are the shell's own methods: a reference cycle.
+        self._gather = self._ended = self._begun = self._updated = _do_nothing
+
+
+def _do_nothing(*args: Any) -> None:
+    """The run is over."""
 
 
 def _is_given_up(work: Work, now: float) -> bool:

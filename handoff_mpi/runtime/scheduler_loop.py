@@ -441,7 +441,8 @@ class SchedulerLoop:
         return [*self.settings.workers, *([0] if self._shell is not None else [])]
 
     def close(self) -> None:
-        """End rank 0's own child processes."""
+        """End rank 0's own child processes, and break the reference cycles."""
+        self._bringing.on_persisted = lambda task: None
         if self.settings.guard is not None:
             self.settings.guard.close()
         if self._shell is not None:

@@ -98,7 +98,7 @@ class RankValues:
         return ""
 
     def close(self) -> None:
-        """Remove what was moved out of memory."""
+        """Forget all values, and remove what was moved out of memory."""
         if isinstance(self._store, SpillingStore):
             self._store.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from handoff_mpi.comm import Envelope, RankGone, Transport, fresh_memory
@@ -110,17 +110,6 @@ class WorkerShell:
         self._own_serves: deque[Serve] = deque()
         self._events: list[Event] = []
         self._updates: deque[tuple[int, dict[str, Any]]] = deque()
-        self._do = {
-            Send: self._send,
-            Call: self._call,
-            Kill: self._kill,
-            Serve: self._serve,
-            Put: self._put,
-            Drop: self._drop,
-            Spill: self._spill,
-            Learn: self._learn,
-            Leave: self._leave,
-        }
 
     def _make_relief(self) -> Relief:
         gauge = Gauge(self.setup.memory_nbytes, self.setup.ranks_here)
@@ -169,7 +158,7 @@ class WorkerShell:
         """Tell the machine, do what it wants, and so on until nothing comes of it."""
         while True:
             for command in self.machine.handle(events, clock()):
-                self._do[type(command)](command)  # type: ignore[operator]
+                _DO[type(command)](self, command)
             events = self._take_events()
             if not events:
                 break
@@ -381,7 +370,25 @@ class WorkerShell:
         self.has_left = True
 
     def close(self) -> None:
-        """End the children; running ones are killed, their results are not wanted any more."""
+        """End the children, free the values, and break the reference cycles.
+
+        Running children are killed: their results are not wanted any more.
+        """
         self.transport.receive_into(fresh_memory)
         self._children.close()
         self._values.close()
+        self.machine.close()
+
+
+#: A table of the class, not of each object: bound methods would be reference cycles.
+_DO: dict[type, Callable[[WorkerShell, Any], None]] = {
+    Send: WorkerShell._send,
+    Call: WorkerShell._call,
+    Kill: WorkerShell._kill,
+    Serve: WorkerShell._serve,
+    Put: WorkerShell._put,
+    Drop: WorkerShell._drop,
+    Spill: WorkerShell._spill,
+    Learn: WorkerShell._learn,
+    Leave: WorkerShell._leave,
+}

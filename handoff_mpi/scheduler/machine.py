@@ -119,6 +119,12 @@ class Scheduler:
             StopRequested: self._on_stop_requested,
         }
 
+    def close(self) -> None:
+        """Break the reference cycles, so that the run's tables are freed at once; the machine has no use any more."""
+        self._handlers.clear()
+        self.ledger.close()
+        del self._placer
+
     # -- the turn ---------------------------------------------------------------------------------
 
     def handle(self, events: Iterable[Event], now: float) -> list[Command]:

@@ -129,7 +129,9 @@ class Caller:
             duration = time.perf_counter() - started
             if self.lets_interrupt and isinstance(error, KeyboardInterrupt):
                 raise
-            return Outcome(RAISED, None, describe(error), duration)
+            described = describe(error)
+            release_frames(error)
+            return Outcome(RAISED, None, described, duration)
         finally:
             enter(None)
             context.clear()
@@ -181,6 +183,22 @@ def describe(error: BaseException) -> Error:
     except BaseException:
         text = f"{kind}: {message}"
     return kind, _shorten(message, _MESSAGE_CHARS), _shorten(text, _TRACEBACK_CHARS)
+
+
+def release_frames(error: BaseException) -> None:
+    """Forget the local variables of the functions that an exception has left, and those it was raised from.
+
+    A function that keeps its exception in a variable makes a reference cycle of the two, which would keep its inputs
+    in memory until a garbage collection.
+    """
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, BaseException) and id(each) not in seen:
+            seen.add(id(each))
+            traceback.clear_frames(each.__traceback__)
+            waiting += [each.__cause__, each.__context__]
 
 
 def _with_file_names(error: BaseException, frames: TracebackType | None) -> traceback.TracebackException:

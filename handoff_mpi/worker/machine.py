@@ -130,6 +130,10 @@ class Worker:
             REFER: self._on_refer,
         }
 
+    def close(self) -> None:
+        """Break the reference cycles, so that the run's tables are freed at once; what still arrives is passed over."""
+        self._on.clear()
+
     def handle(self, events: Iterable[Event], now: float) -> list[Command]:
         """Absorb ``events`` at time ``now`` (seconds) and return what to do, in order."""
         outbox = self._outbox

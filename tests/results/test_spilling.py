@@ -105,12 +105,13 @@ def test_nothing_is_written_where_files_are_kept_in_memory():
 def test_a_rank_that_does_not_see_the_run_dir_takes_a_temporary_directory(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     store = SpillingStore()
-    store.put(KEY, encode("x" * 5000))
     store.close()
+    store.put(KEY, encode("x" * 5000))
     store.spill(KEY, 5000)
     assert len(files(tmp_path)) == 1
     store.close()
     assert list(tmp_path.iterdir()) == []
+    assert not store.has(KEY)
 
 
 @pytest.mark.parametrize("moment", ["before the next value", "while one is written"])

@@ -221,7 +221,7 @@ def test_a_value_that_was_moved_out_and_is_gone_is_lost_as_any_other_and_the_nex
     while shell.run_own_calls():
         pass
     for number in (0, 1):
-        shell._do[Spill](Spill(number, HOME_NBYTES))
+        shell._spill(Spill(number, HOME_NBYTES))
     (spilled,) = tmp_path.iterdir()
     shutil.rmtree(spilled)
     network.transport(0).poll()

@@ -1,0 +1,143 @@
+"""A run's memory is given back at its end: in one process, on rank 0, on workers and in their children."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import types
+
+import numpy as np
+import pytest
+
+import handoff_mpi
+from handoff_mpi import DAG, DAGFailed, Function
+from handoff_mpi.results.results import FunctionError
+from tests.conftest import run_process
+
+#: Objects of a run that its end must free.
+OF_A_RUN = {"Run", "Scheduler", "Ledger", "SchedulerLoop", "Worker", "WorkerShell", "Children", "Plan", "Recorder"}
+
+
+def fail(value):
+    kept = value + 1
+    try:
+        raise ValueError(kept)
+    except ValueError as error:
+        problem = error
+    raise problem
+
+
+def build(fails=False):
+    dag = DAG("memory")
+    dag.add_function(Function("make", (), np.ones, [100_000]))
+    dag.add_function(Function("take", ["make"], np.sum))
+    dag.add_function(Function("recursive", (), recurse, [3]))
+    if fails:
+        dag.add_function(Function("fail", ["make"], fail, max_retries=0))
+    return dag
+
+
+def recurse(depth):
+    return recurse(depth - 1) if depth else 0
+
+
+@pytest.fixture
+def no_collector():
+    gc.collect()
+    gc.disable()
+    yield
+    gc.set_debug(0)
+    gc.garbage.clear()
+    gc.enable()
+
+
+def belongs_to_us(thing):
+    if isinstance(thing, (types.MethodType, types.FunctionType)):
+        return (thing.__module__ or "").startswith("handoff_mpi")
+    return type(thing).__module__.startswith(("handoff_mpi", "numpy"))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("isolation", ["rank", "process"])
+def test_a_run_leaves_nothing_that_only_the_collector_frees(tmp_path, no_collector, isolation, fails):
+    def run(name):
+        options = {"isolation": isolation, "run_dir": tmp_path / name, "check": False}
+        results = handoff_mpi.execute(build(fails), **options)
+        assert results["take"] == 100_000
+
+    run("first")  # what is imported and made once
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    run("second")
+    gc.collect()
+    assert [thing for thing in gc.garbage if belongs_to_us(thing)] == []
+
+
+def test_an_error_that_is_kept_keeps_the_results_but_not_the_run(tmp_path, no_collector):
+    with pytest.raises(DAGFailed) as caught:
+        handoff_mpi.execute(build(fails=True), run_dir=tmp_path / "run")
+    error = caught.value
+    alive = {type(thing).__name__ for thing in gc.get_objects() if type(thing).__module__.startswith("handoff_mpi")}
+    assert alive & OF_A_RUN == set()
+    assert error.results["take"] == 100_000
+    for _ in range(2):
+        with pytest.raises(FunctionError) as raised:
+            error.results["fail"]
+        assert raised.value is not error.results.errors["fail"]
+    assert error.results.errors["fail"].__traceback__ is None
+
+
+LOOP = """
+import gc, os, sys
+import numpy
+import handoff_mpi as handoff
+from handoff_mpi import DAG, Function
+gc.disable()
+PLACES = [int(place) for place in sys.argv[1].split(",")]
+
+def make(nbytes): return numpy.ones(nbytes // 8)
+def look(value): return int(value.sum()), resident_mb()
+def resident_mb(): return int(open("/proc/self/statm").read().split()[1]) // 256
+def blocks(_): gc.collect(); return sys.getallocatedblocks()
+
+def big(cluster, number):
+    dag = DAG("big")
+    for place in PLACES:
+        dag.add_function(Function(("make", place), (), make, [40_000_000], node=place))
+        dag.add_function(Function(("look", place), [("make", place)], look, node=place))
+    results = cluster.execute(dag, run_dir=f"big{number}", checkpoint="none", isolation=sys.argv[2])
+    assert all(results["look", place][0] == 5_000_000 for place in PLACES)
+    return [resident_mb(), *(results["look", place][1] for place in PLACES)]
+
+def small(cluster, number):
+    dag = DAG("small")
+    for place in PLACES:
+        for k in range(4):
+            dag.add_function(Function((k, place), (), abs, [k], node=place))
+        dag.add_function(Function(("blocks", place), [(3, place)], blocks, node=place))
+    results = cluster.execute(dag, run_dir=f"small{number}", isolation=sys.argv[2])
+    return [blocks(None), *(results["blocks", place] for place in PLACES)]
+
+with handoff.Cluster() as cluster:
+    if cluster:
+        first = big(cluster, 0)
+        for number in range(1, 6): last = big(cluster, number)
+        print("BIG", [after - before for before, after in zip(first, last)])
+        for number in range(15): first = small(cluster, number)
+        for number in range(15, 40): last = small(cluster, number)
+        print("SMALL", [(after - before) / 25 for before, after in zip(first, last)])
+"""
+
+
+@pytest.mark.parametrize(("ranks", "isolation"), [(1, "rank"), (3, "rank"), (3, "process")])
+def test_a_loop_of_runs_settles_on_every_rank(mpirun, tmp_path, ranks, isolation):
+    (tmp_path / "loop.py").write_text(LOOP)
+    if ranks == 1:
+        ended = run_process([sys.executable, "loop.py", "0", isolation], tmp_path)
+    else:
+        ended = mpirun(ranks, "loop.py", ",".join(map(str, range(1, ranks))), isolation)
+    assert ended.rc == 0, ended.err
+    told = dict(line.split(" ", 1) for line in ended.out.splitlines() if line.startswith(("BIG", "SMALL")))
+    big, small = (eval(told[name]) for name in ("BIG", "SMALL"))
+    assert max(big) < 60, "a run's values, of 40 MB, are not freed at its end"
+    assert max(small) < 10, "each run leaves some objects behind"

@@ -187,11 +187,19 @@ def register_local_node(resources: Mapping[str, Any], scope: str = "rank") -> No
 def update_node_resources(rank: int, resources: Mapping[str, Any]) -> None:
     """Change what ``rank`` offers while a run goes on; from any thread, function or handler.
 
+    A rank that is given more cores is given a slot for each, unless the run was told how many slots there are; one that
+    is given fewer finishes what it runs.
+
     Raises:
         DAGError: an amount is wrong.
+        UsageError: there is no such rank in this job. Where that is not known (in a child process), or the rank is lost
+            or runs no functions, rank 0 says so in a line instead.
         HandoffError: no run is going on.
     """
     parse_resources(resources)
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
         raise UsageError(f"a rank is a whole number from 0, not {rank!r}")
+    if jobs.current is not None and rank >= jobs.current.size:
+        last = jobs.current.size - 1
+        raise UsageError(f"there is no rank {rank} in this job: name one from 0 to {last}")
     worker_loop.update_resources(rank, dict(resources))

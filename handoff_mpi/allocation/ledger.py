@@ -85,6 +85,21 @@ class Ledger:
         self._touch(before)
         self._touch(seat.bay)
 
+    def add_slots(self, rank: int, slots: int) -> None:
+        """Let ``rank`` run ``slots`` calls at once from now on, if those are more than before."""
+        seat = self.seats[rank]
+        more = range(seat.slots, slots)
+        if not more:
+            return
+        self.idle_slots -= len(seat.offered)
+        seat.bay.withdraw(seat)
+        seat.idle[:0] = reversed(more)
+        seat.claims += [None] * len(more)
+        seat.slots = slots
+        self.idle_slots += len(seat.offered)
+        seat.bay.offer(seat)
+        self._touch(seat.bay)
+
     def _move(self, pool: Pool, amount: int, bay: Bay) -> Pool:
         """Take ``amount`` from the pool of that name that the rank draws on now, and give it back to ``pool``."""
         new = bay.pools.get(pool.name, pool)

@@ -94,6 +94,9 @@ class Children:
         spec = self._gather(work)
         if spec is None:
             return
+        while work.slot >= len(self.sent):  # the rank was given more slots
+            self._children.append(None)
+            self.sent.append(SentCalls())
         try:
             child = self._child(work)
             child.call(spec)

@@ -9,13 +9,13 @@ from typing import Any
 
 from handoff_mpi.errors import DAGError, UsageError
 from handoff_mpi.resources import parse_resources
+from handoff_mpi.scheduler.policy import MAX_SLOTS
 
 ISOLATIONS = ("auto", "rank", "process")
 ON_FAILURE = ("continue", "stop")
 RESULTS_ON = ("root", "all")
 CHECKPOINTS = ("auto", "all", "none")
-#: Of a rank: each further one is a child process.
-MOST_SLOTS = 4096
+MOST_SLOTS = MAX_SLOTS
 
 
 @dataclass(slots=True)

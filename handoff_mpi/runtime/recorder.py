@@ -51,6 +51,7 @@ class Recorder:
         self._announced: set[tuple[int, int]] = set()
         self._setbacks: dict[int, list[Setback]] = {}
         self._has_told_let_go = False
+        self._told: set[str] = set()
         self.launch = 1
         self.lost: dict[int, str] = {}
         self.on_failure: Callable[[int, Any], None] = lambda task, detail: None
@@ -176,6 +177,9 @@ class Recorder:
             amounts = {name: plain_number(amount) for name, amount in detail.items()}
             telemetry.execute(events.RESOURCE_UPDATED, _now(), {**about, "amounts": amounts})
             return
+        if what == "not updated":
+            self._tell_once(f"update_node_resources({rank}, ...) changes nothing: {detail}")
+            return
         if what == "refused for long":
             self._tell_waiting(rank, *detail)
             return
@@ -194,6 +198,11 @@ class Recorder:
         if not self._has_told_let_go:
             self._has_told_let_go = True
             say(f"{why}: one call at a time goes on")
+
+    def _tell_once(self, text: str) -> None:
+        if text not in self._told:  # a function may say so each time it is called
+            self._told.add(text)
+            say(text)
 
     def _tell_waiting(self, rank: int, task: int, count: int, reason: str) -> None:
         who = f"function {self._plan.ids[task]!r}" + (f" and {count - 1} more wait" if count > 1 else " waits")

@@ -14,6 +14,7 @@ from handoff_mpi.allocation import AllocationStrategy, ClusterView, Ledger
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.errors import AllocationError
 from handoff_mpi.messages import DEATH, DIED, NO_ROOM, OK, REFUSED, Entry
+from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.scheduler.blame import Blame
 from handoff_mpi.scheduler.events import (
     Announce,
@@ -41,7 +42,7 @@ from handoff_mpi.scheduler.events import (
 )
 from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, READY, Cause
 from handoff_mpi.scheduler.placing import Placer
-from handoff_mpi.scheduler.policy import Policy
+from handoff_mpi.scheduler.policy import MAX_SLOTS, Policy
 from handoff_mpi.scheduler.ready import ReadyTasks
 from handoff_mpi.scheduler.refusals import Refusals
 from handoff_mpi.scheduler.shortage import Shortage
@@ -458,6 +459,9 @@ class Scheduler:
         except AllocationError as error:
             self._log_rank(event.rank, "not updated", str(error))
             return
+        if self.policy.adds_slots and "cpu" in event.amounts:
+            self.ledger.add_slots(event.rank, min(event.amounts["cpu"] // UNIT, MAX_SLOTS))
+            self.slots.follow(event.rank)
         self.ready.reconsider()
         self._log_rank(event.rank, "updated", event.amounts)
 

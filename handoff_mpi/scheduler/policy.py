@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: The most calls that a rank runs at once: each further one is a child process.
+MAX_SLOTS = 4096
 #: Most tasks in flight at a slot.
 LARGEST_BATCH = 256
 
@@ -19,6 +21,7 @@ class Policy:
         max_concurrency: most calls at once, or None.
         silence_limit_s: seconds without a sign of life after which a rank's work is reassigned.
         window: most tasks in flight at a slot.
+        adds_slots: whether a rank that is given more cores in mid-run is given a slot for each.
         tracker_timeout_s: seconds that a task waits at most for the user's tracker to grant it; None sets no limit.
         stop_at: when the run will be stopped (seconds, the machine's clock): what cannot finish by then does not start.
     """
@@ -29,5 +32,6 @@ class Policy:
     max_concurrency: int | None = None
     silence_limit_s: float = 300.0
     window: int = LARGEST_BATCH
+    adds_slots: bool = True
     tracker_timeout_s: float | None = None
     stop_at: float = float("inf")

@@ -50,6 +50,11 @@ class SlotTable:
         self._ledger = ledger
         self._touched: dict[Slot, None] = {}
 
+    def follow(self, rank: int) -> None:
+        """Take in the slots that ``rank`` has been given since it joined."""
+        slots = self.of_rank[rank]
+        slots += [Slot(rank, number) for number in range(len(slots), self._ledger.seats[rank].slots)]
+
     def claim(self, queue: ReadyQueue, rank: int) -> Slot:
         """Claim what ``queue``'s tasks need on ``rank``, and return the slot that holds it.
 

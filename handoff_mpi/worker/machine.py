@@ -195,6 +195,8 @@ class Worker:
         if codes:
             self._outbox.commands.append(Learn(codes))
         for slot, claim, assignments in groups:
+            if slot >= len(self.queues):
+                self._add_slots(slot + 1)
             if claim is not None:
                 self.claims[slot] = claim
             queue = self.queues[slot]
@@ -209,6 +211,14 @@ class Worker:
                     self._want_inputs(work)
             if self.running[slot] is None:
                 self._run_next(slot)
+
+    def _add_slots(self, slots: int) -> None:
+        """Rank 0 uses more slots of this rank than before: its resources have grown."""
+        more = slots - len(self.queues)
+        self.running += [None] * more
+        self.queues += [deque() for _ in range(more)]
+        self.claims += [None] * more
+        self._latest += [None] * more
 
     def _on_constant(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
         number, head = message[2], message[3]

@@ -1018,6 +1018,25 @@ def test_what_waits_for_a_rank_is_not_overtaken_there_for_ever(cores):
 # -- resources that change ------------------------------------------------------------------------------
 
 
+def test_a_rank_that_is_given_more_cores_runs_as_many_calls_more():
+    run = Dialogue(ranks(1, 1))
+    run.submit(*[task()] * 6, task(cost={}))
+    run.tell(1.0, ResourcesUpdated(1, cpus(4)))
+    assert [len(run.scheduler.slots.of_rank[rank]) for rank in (1, 2)] == [4, 1]
+    assert run.states == "DISPATCHED DISPATCHED DISPATCHED DISPATCHED DISPATCHED READY READY"
+    run.tell(2.0, ResourcesUpdated(1, cpus(1)))
+    assert run.tell(3.0, done(1, 0, 2, 3)) == ["1.0 claims for 6#1"], "it is short of cores, and has slots"
+    assert run.tell(4.0, done(1, 4)) == ["1.3 goes on with 5#1"]
+    run.tell(5.0, done(1, 5, 6), done(2, 1))
+    assert run.status == "done"
+
+
+def test_slots_that_the_user_has_fixed_stay():
+    run = Dialogue(ranks(1), adds_slots=False)
+    run.submit(*[task()] * 3)
+    assert run.tell(1.0, ResourcesUpdated(1, cpus(4))) == []
+
+
 def test_resources_that_grow_are_used_at_once():
     run = Dialogue(Ledger([Capability(1, "h", cpus(1))], {1: 2}))
     assert run.submit(task(), task(cost=cpus(4))) == ["1.0 claims for 0#1"]

@@ -103,6 +103,13 @@ def test_a_slot_keeps_its_claim_until_it_is_given_another():
     assert rank.calls[1].claim == CLAIM
 
 
+def test_a_slot_that_the_rank_did_not_have_before_is_used():
+    rank = Dialogue(1)
+    rank.tell(0.0, dispatch(task(0)))
+    assert rank.tell(0.0, dispatch(task(1), task(2), slot=3)) == ["call 1#1 on slot 3"]
+    assert rank.tell(1.0, rank.ended(3))[0] == "call 2#1 on slot 3"
+
+
 def test_a_dispatch_of_what_runs_or_waits_already_is_ignored():
     rank = Dialogue()
     batch = dispatch(task(0), task(1))

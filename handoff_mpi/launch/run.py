@@ -14,7 +14,7 @@ from typing import Any
 from handoff_mpi import telemetry
 from handoff_mpi.dag import DAG, Plan
 from handoff_mpi.dag.fingerprint import fingerprints
-from handoff_mpi.encoding import PICKLED, Payload, encode_code
+from handoff_mpi.encoding import PICKLED, encode_code
 from handoff_mpi.errors import (
     EXIT_STOPPED,
     HandoffError,
@@ -23,6 +23,7 @@ from handoff_mpi.errors import (
     Superseded,
     TransportError,
     UsageError,
+    ValueUnavailable,
 )
 from handoff_mpi.launch.admission import find_strategy, is_builtin, refuse_what_fits_nowhere
 from handoff_mpi.launch.deadline import end_of_run
@@ -96,6 +97,9 @@ class Run:
         self._deadline = end_of_run(options.deadline, self._started)
         self._scheduler = Scheduler(self._ledger, self._strategy, self._policy(), dict(options.prices or {}))
         refuse_what_fits_nowhere(self._plan, self._ledger)
+        factory = options.result_store
+        self._store: ResultStore = MemoryStore() if factory is None else GuardedStore(factory, 0)
+        self._store_factory = None if factory is None else encode_code(factory)
 
     def _policy(self) -> Policy:
         options = self._options
@@ -222,8 +226,7 @@ class Run:
         return recorder
 
     def _make_home(self, resumed: Resumed) -> ResultStore:
-        factory = self._options.result_store
-        home: ResultStore = MemoryStore() if factory is None else GuardedStore(factory, 0)
+        home = self._store
         for task, payload in resumed.payloads.items():
             home.put((self._run, task), payload)
         return home
@@ -271,7 +274,6 @@ class Run:
     def _setups(self) -> dict[int, RunSetup]:
         """Return what each computing rank is told."""
         job, options = self._job, self._options
-        factory = None if options.result_store is None else encode_code(options.result_store)
         pids = self._pids()
         tells_transfers = telemetry.has_handlers(events.TRANSFER_STOP)
         setups = {}
@@ -286,7 +288,7 @@ class Run:
                 rank0=(job.capabilities[0].host, os.getpid()),
                 store_nbytes=self._store_nbytes(job.capabilities[rank], pids),
                 run_dir=str(self._run_dir),
-                store_factory=factory,
+                store_factory=self._store_factory,
                 paths=list(sys.path),
                 setup=job.setup,
                 tells_transfers=tells_transfers,
@@ -367,7 +369,7 @@ class Run:
             scheduler.stopped_on_failure,
         )
         results._records = self._recorder.table(scheduler)
-        results._payloads = self._payloads()
+        self._take_payloads(results)
         results._persisted = {plan.ids[task]: self._key(task) for task in sorted(scheduler.tasks.persisted)}
         return results
 
@@ -390,9 +392,14 @@ class Run:
             for task, failure in sorted(self._scheduler.failures.items())
         }
 
-    def _payloads(self) -> dict[Hashable, Payload]:
+    def _take_payloads(self, results: Results) -> None:
         at_home, ids = self._scheduler.tasks.at_home, self._plan.ids
-        return {ids[task]: self._home.get((self._run, task)) for task in range(len(ids)) if at_home[task]}
+        for task in range(len(ids)):
+            if at_home[task]:
+                try:
+                    results._payloads[ids[task]] = self._home.get((self._run, task))
+                except (KeyError, ValueUnavailable) as error:
+                    results._lost[ids[task]] = str(error)
 
     def _end_chronicle(self, status: str, code: int, is_cut_short: bool = False) -> None:
         try:

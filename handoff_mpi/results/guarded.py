@@ -1,19 +1,27 @@
-"""The user's own store, behind a guard: what goes wrong in it costs no rank, and no value that it did not take."""
+"""Guards the user's own store: what goes wrong in it costs no rank, loses no value unseen, and gives no wrong one."""
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Callable
 from typing import Any
 
-from handoff_mpi.encoding import Payload
+from handoff_mpi.callbacks import CallbackFailed, call, shown
+from handoff_mpi.encoding import PICKLED, PLAIN, Payload, is_plain
 from handoff_mpi.errors import UsageError, ValueUnavailable
 from handoff_mpi.results.store import Key, MemoryStore, ResultStore, StoreFactory
+from handoff_mpi.signatures import STORE, find_problem
 from handoff_mpi.speech import say
+
+#: What tells a payload from another: bytes that it holds, and a checksum of them.
+_Mark = tuple[int, int]
 
 
 class GuardedStore:
     """A store of the user's. What it does not take stays in memory; what it cannot give back counts as gone.
 
-    Once it has lost a value it is given no more, or what is computed again might be lost again, for ever.
+    Whatever the store returns is compared with what was put: None, another value and a damaged one count as gone too.
+    Once it has lost a value it receives no more, or what is computed again might be lost again, for ever.
 
     Args:
         factory: makes it.
@@ -26,61 +34,104 @@ class GuardedStore:
     def __init__(self, factory: StoreFactory, rank: int) -> None:
         self._store = _make(factory, rank)
         self._untaken = MemoryStore()
+        self._marks: dict[Key, _Mark] = {}
         self._told: set[str] = set()
         self._has_lost = False
 
     def put(self, key: Key, payload: Payload) -> None:
         self._untaken.delete(key)
-        if self._has_lost:
-            self._untaken.put(key, payload)
-            return
-        try:
-            self._store.put(key, payload)
-        except Exception as error:
-            self._tell("put", error, "values stay in memory")
-            self._untaken.put(key, payload)
+        self._marks.pop(key, None)
+        if not self._has_lost:
+            mark = _mark_of(payload)
+            try:
+                call(self._store.put, key, payload)
+            except CallbackFailed as error:
+                self._tell("put", f"failed: {error}", "values stay in memory")
+            else:
+                self._marks[key] = mark
+                return
+        self._untaken.put(key, payload)
 
     def get(self, key: Key) -> Payload:
         if self._untaken.has(key):
             return self._untaken.get(key)
+        if key not in self._marks:
+            raise KeyError(key)
         try:
-            return self._store.get(key)
-        except Exception as error:
-            self._has_lost = True
-            self._tell("get", error, "what it has lost is computed again, and values stay in memory from now on")
-            if isinstance(error, KeyError):
-                raise
-            raise ValueUnavailable(f"result_store.get failed: {_in_words(error)}") from error
+            answer = call(self._store.get, key)
+            trouble = self._what_is_wrong_with(answer, self._marks[key])
+        except CallbackFailed as error:
+            trouble = f"failed: {error}"
+        if not trouble:
+            return tuple(answer)
+        self._has_lost = True
+        self._tell("get", trouble, "what it has lost is computed again, and values stay in memory from now on")
+        raise ValueUnavailable(f"result_store.get {trouble}")
+
+    def _what_is_wrong_with(self, answer: Any, mark: _Mark) -> str:
+        if not is_payload(answer):
+            return f"returned {shown(answer)}, which is not the payload that was put"
+        return "" if _mark_of(answer) == mark else "returned another payload than was put"
 
     def has(self, key: Key) -> bool:
+        if self._untaken.has(key):
+            return True
         try:
-            return self._untaken.has(key) or self._store.has(key)
-        except Exception as error:
-            self._tell("has", error, "its values count as gone")
+            return key in self._marks and bool(call(lambda: bool(self._store.has(key))))
+        except CallbackFailed as error:
+            self._tell("has", f"failed: {error}", "its values count as gone")
             return False
 
     def delete(self, key: Key) -> None:
         self._untaken.delete(key)
+        if self._marks.pop(key, None) is None:
+            return
         try:
-            self._store.delete(key)
-        except Exception as error:
-            self._tell("delete", error, "the value is left there")
+            call(self._store.delete, key)
+        except CallbackFailed as error:
+            self._tell("delete", f"failed: {error}", "the value is left there")
 
-    def _tell(self, verb: str, error: Exception, then: str) -> None:
+    def _tell(self, verb: str, trouble: str, then: str) -> None:
         if verb not in self._told:  # once: there may be very many
             self._told.add(verb)
-            say(f"result_store.{verb} failed: {_in_words(error)}; {then}")
+            say(f"result_store.{verb} {trouble}; {then}")
 
 
-def _make(factory: Any, rank: int) -> ResultStore:
+def is_payload(answer: Any) -> bool:
+    """Whether ``answer`` has the form of a payload; a list will do, as some formats know no tuples."""
+    if not isinstance(answer, (tuple, list)) or len(answer) < 2:
+        return False
+    kind, head, *buffers = answer
+    if kind == PLAIN:
+        return not buffers and is_plain(head)
+    return bool(kind == PICKLED) and all(_is_buffer(part) for part in (head, *buffers))
+
+
+def _is_buffer(part: Any) -> bool:
     try:
-        store = factory(rank)
-    except Exception as error:
-        raise UsageError(f"result_store({rank}) failed: {_in_words(error)}") from error
-    if not isinstance(store, ResultStore):
-        raise UsageError(f"result_store({rank}) made {store!r}, which lacks put, get, has or delete")
-    return store
+        memoryview(part).release()
+    except TypeError:
+        return False
+    return True
 
 
-def _in_words(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+def _mark_of(payload: Payload) -> _Mark:
+    if payload[0] == PLAIN:
+        return -1, zlib.crc32(repr(payload[1]).encode(errors="backslashreplace"))
+    checksum = nbytes = 0
+    for part in payload[1:]:
+        with memoryview(part) as view:
+            checksum = zlib.crc32(view, checksum)
+            nbytes += view.nbytes
+    return nbytes, checksum
+
+
+def _make(factory: Callable[[int], Any], rank: int) -> ResultStore:
+    try:
+        store = call(factory, rank)
+    except CallbackFailed as error:
+        raise UsageError(f"result_store({rank}) failed: {error}") from error
+    problem = find_problem(store, STORE)
+    if problem:
+        raise UsageError(f"result_store({rank}) made {shown(store)}, {problem}")
+    return store  # type: ignore[no-any-return]

@@ -77,6 +77,7 @@ class Results:
     _records: RecordTable = field(default_factory=RecordTable, repr=False)
     _payloads: dict[Hashable, Payload] = field(default_factory=dict, repr=False)
     _persisted: dict[Hashable, Key] = field(default_factory=dict, repr=False)
+    _lost: dict[Hashable, str] = field(default_factory=dict, repr=False)
     _numbers: dict[Hashable, int] | None = field(default=None, repr=False)
 
     def __getitem__(self, id: Hashable) -> Any:
@@ -96,6 +97,11 @@ class Results:
             except KeyError:
                 path = store.path(self._persisted[id])
                 raise ValueUnavailable(f"the value of {id!r} was written to {path}, which is gone") from None
+        if id in self._lost:
+            raise ValueUnavailable(
+                f"the value of {id!r} was lost by the custom result_store: {self._lost[id]}; run again without "
+                "result_store, or with one that gives back what was put, to have it"
+            )
         if id in self.errors:
             raise copy(self.errors[id])  # one that is raised holds the frames it passes, and all that is in them
         record = self._record(id)

@@ -8,10 +8,19 @@ from typing import Any
 from handoff_mpi.comm import Transport
 from handoff_mpi.dag import Plan
 from handoff_mpi.encoding import Payload, head_of
+from handoff_mpi.errors import ValueUnavailable
 from handoff_mpi.messages import CONSTANT, DISPATCH, FILES, ISOLATE, KEEP, STAYS
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results.store import Key, ResultStore
-from handoff_mpi.scheduler import Dispatch, Scheduler
+from handoff_mpi.scheduler import Dispatch, Event, HomeValueLost, Scheduler, Unfetched
+
+
+class _ValueLost(Exception):
+    """The value of a task is not at rank 0 any more."""
+
+    def __init__(self, task: int) -> None:
+        super().__init__(task)
+        self.task = task
 
 
 class Courier:
@@ -50,14 +59,24 @@ class Courier:
         if rank not in self.gone:
             self._transport.send(rank, message, buffers)
 
-    def pack(self, command: Dispatch) -> None:
-        """Put a placement into the next message to its rank; see :meth:`flush`."""
-        assignments = [self._assignment(command.rank, task, attempt) for task, attempt in command.tasks]
+    def pack(self, command: Dispatch) -> list[Event]:
+        """Put a placement into the next message to its rank; see :meth:`flush`.
+
+        Returns what it could not be sent with: values that the user's store has lost here.
+        """
+        lost: list[Event] = []
+        assignments = []
+        for task, attempt in command.tasks:
+            try:
+                assignments.append(self._assignment(command.rank, task, attempt))
+            except _ValueLost as error:
+                lost += [HomeValueLost(error.task), Unfetched(command.rank, task, attempt, ())]
         claim = None
         if command.claim is not None:
             cores = command.claim.cost.cost.get("cpu", 0) / UNIT
             claim = (cores, self._scheduler.ledger.device_indices(command.claim))
         self._outbox.setdefault(command.rank, []).append((command.slot, claim, assignments))
+        return lost
 
     def _assignment(self, rank: int, task: int, attempt: int) -> Any:
         plan, scheduler = self._plan, self._scheduler
@@ -73,7 +92,10 @@ class Courier:
     def _source(self, rank: int, number: int, codec: Any) -> Any:
         scheduler = self._scheduler
         if scheduler.tasks.at_home[number]:
-            payload: Payload = self._home.get((self._run, number))
+            try:
+                payload: Payload = self._home.get((self._run, number))
+            except (KeyError, ValueUnavailable):
+                raise _ValueLost(number) from None
             return (number, codec, payload, ())
         if not scheduler.tasks.is_available(number):
             return (number, codec, None, (rank,))  # it is being made there, by what was sent before

@@ -225,7 +225,7 @@ class SchedulerLoop:
                         events += self._tracking.request(command, self.scheduler.specs)
                     # Even if all of it was refused: what was sent ahead behind it runs under its claim.
                     if command.tasks or command.claim is not None:
-                        self.courier.pack(command)
+                        events += self.courier.pack(command)
                 elif isinstance(command, Recall):
                     self.courier.flush_to(command.rank)
                     self.courier.send(command.rank, (RECALL, self.settings.number, command.tasks))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from handoff_mpi.encoding import Payload, decode_code
-from handoff_mpi.errors import ValueUnavailable
+from handoff_mpi.encoding import EncodingError, Payload, decode_code
+from handoff_mpi.errors import UsageError, ValueUnavailable
 from handoff_mpi.results.run_dir import VALUES, read_status
 from handoff_mpi.results.spilling import SPILLED, SpillingStore
-from handoff_mpi.results.store import DirectoryStore, Key, ResultStore
+from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
 from handoff_mpi.runtime.pace import clock
 from handoff_mpi.runtime.run_setup import RunSetup
+from handoff_mpi.speech import say
 
 #: How long writing a byte is taken to last before the first was measured.
 _SECONDS_PER_BYTE = 1 / 200e6
@@ -23,9 +24,6 @@ class RankValues:
     Args:
         rank: its own.
         setup: of the run.
-
-    Raises:
-        UsageError: the user's factory made no store.
     """
 
     def __init__(self, rank: int, setup: RunSetup) -> None:
@@ -121,4 +119,8 @@ def _make_store(rank: int, setup: RunSetup, kept: DirectoryStore | None) -> Resu
         return SpillingStore(rank, directory, kept)
     from handoff_mpi.results.guarded import GuardedStore
 
-    return GuardedStore(decode_code(setup.store_factory), rank)
+    try:
+        return GuardedStore(decode_code(setup.store_factory), rank)
+    except (UsageError, EncodingError) as error:
+        say(f"{error}; the values of rank {rank} stay in memory")
+        return MemoryStore(rank)

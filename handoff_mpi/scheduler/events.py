@@ -84,6 +84,13 @@ class ValueLost:
 
 
 @dataclass(slots=True)
+class HomeValueLost:
+    """The value of a task was at rank 0, and the user's store does not give it back."""
+
+    task: int
+
+
+@dataclass(slots=True)
 class Heard:
     """These ranks gave a sign of life."""
 
@@ -156,6 +163,7 @@ Event: TypeAlias = (
     | Unfetched
     | Persisted
     | ValueLost
+    | HomeValueLost
     | Heard
     | RankLost
     | Examined

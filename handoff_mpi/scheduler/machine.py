@@ -27,6 +27,7 @@ from handoff_mpi.scheduler.events import (
     Finished,
     Forget,
     Heard,
+    HomeValueLost,
     MemoryTold,
     Persisted,
     RankLost,
@@ -111,6 +112,7 @@ class Scheduler:
             Unfetched: self._on_unfetched,
             Persisted: self._on_persisted,
             ValueLost: self._on_value_lost,
+            HomeValueLost: self._on_home_value_lost,
             Heard: self._on_heard,
             RankLost: self._on_rank_lost,
             Examined: self._on_examined,
@@ -352,6 +354,9 @@ class Scheduler:
 
     def _on_value_lost(self, event: ValueLost) -> None:
         self.tasks.lose_value(event.task, event.ranks)
+
+    def _on_home_value_lost(self, event: HomeValueLost) -> None:
+        self.tasks.lose_home_value(event.task)
 
     def _on_refused(self, event: Refused) -> None:
         if not self.is_current(event.task, event.attempt):

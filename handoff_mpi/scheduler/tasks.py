@@ -279,6 +279,16 @@ class TaskTable:
         self.holders.pop(task, None)
         if task in self.persisted:
             return
+        self._make_again(task, ranks)
+
+    def lose_home_value(self, task: int) -> None:
+        """The value of ``task`` is not at rank 0 any more; if it is wanted, it is made again."""
+        if self.at_home[task]:
+            self.at_home[task] = 0
+            self._make_again(task, (0,))
+
+    def _make_again(self, task: int, ranks: Sequence[int]) -> None:
+        """Nobody holds the value of ``task`` any more, those that did were ``ranks``: make it again if it is wanted."""
         self.lost_with[task] = tuple(ranks)
         if self.state[task] == DONE and (self.consumers_left[task] or self.specs[task].keep):
             for child in self.children[task]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from handoff_mpi.encoding import decode, encode
@@ -82,7 +83,82 @@ def test_what_it_cannot_delete_is_left_there(capsys):
 
 
 def test_what_is_no_store_is_refused():
-    with pytest.raises(UsageError, match=r"result_store\(3\) made .* lacks put"):
+    with pytest.raises(UsageError, match=r"result_store\(3\) made .* which has no methods put\(key, payload\), get"):
         GuardedStore(lambda rank: object(), 3)
     with pytest.raises(UsageError, match=r"result_store\(3\) failed: ZeroDivisionError"):
         GuardedStore(lambda rank: 1 // 0, 3)
+
+
+class Rubbish(MemoryStore):
+    answer: object = None
+
+    def get(self, key):
+        return self.answer
+
+
+RUBBISH = [None, "x", 7, (), (0,), (0, 1, 2), (0, object()), (1, "text"), (1, b"", 5), (9, b""), [None], {0: 1}, {1, 2}]
+
+
+@pytest.mark.parametrize("answer", RUBBISH, ids=repr)
+def test_what_is_no_payload_counts_as_lost_once(answer, capsys):
+    store = GuardedStore(type("Store", (Rubbish,), {"answer": answer}), 3)
+    store.put(KEY, encode("x"))
+    with pytest.raises(ValueUnavailable, match="which is not the payload that was put"):
+        store.get(KEY)
+    assert capsys.readouterr().err.count("result_store.get returned") == 1
+    store.put(KEY, encode("again"))
+    assert decode(store.get(KEY)) == "again"
+
+
+OTHERS = {
+    "another plain value": ("x", encode("y")),
+    "a value of another kind": ("x", encode([1])),
+    "another pickle": ([1], encode([2])),
+    "a damaged array": (b"1" * 50_000, encode(b"1" * 49_999 + b"2")),
+    "a part": (np.zeros(50_000), encode(np.zeros(50_000))[:2]),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_another_value_than_was_put_counts_as_lost(case):
+    value, answer = OTHERS[case]
+    store = GuardedStore(type("Store", (Rubbish,), {"answer": answer}), 3)
+    store.put(KEY, encode(value))
+    with pytest.raises(ValueUnavailable, match="another payload than was put"):
+        store.get(KEY)
+
+
+def test_a_list_of_the_same_parts_will_do():
+    payload = encode(bytearray(50_000))
+    store = GuardedStore(type("Store", (Rubbish,), {"answer": list(payload)}), 3)
+    store.put(KEY, payload)
+    assert decode(store.get(KEY)) == bytearray(50_000)
+
+
+class Leaving(MemoryStore):
+    def put(self, key, payload):
+        raise SystemExit(3)
+
+    def has(self, key):
+        raise KeyboardInterrupt
+
+    delete = has
+
+
+def test_a_store_that_would_leave_stays(capsys, monkeypatch):
+    monkeypatch.setattr("signal.getsignal", lambda number: None)  # as in a rank: no interrupt comes from the terminal
+    store = GuardedStore(lambda rank: Leaving(), 3)
+    store.put(KEY, encode("x"))
+    assert decode(store.get(KEY)) == "x"
+    said = "result_store.put failed: SystemExit: it called sys.exit(3); values stay in memory"
+    assert said in capsys.readouterr().err
+
+
+class WrongSignature(MemoryStore):
+    def get(self):
+        return None
+
+
+def test_methods_that_cannot_be_called_as_they_will_be_are_refused():
+    with pytest.raises(UsageError, match=r"whose get cannot be called as get\(key\)"):
+        GuardedStore(WrongSignature, 3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -112,7 +112,7 @@ class SimulatedRank:
         self._clock = around.clock
         self._backlog: list[worker.Event] = []
         self._calls: dict[int, tuple[worker.Work, list[int]]] = {}  # by slot, with the inputs as handed over
-        self._ahead: dict[int, list[worker.Work]] = {slot: [] for slot in range(slots)}
+        self._ahead: dict[int, list[worker.Work]] = defaultdict(list)  # by slot; there may be more later
         self._is_one = False  # whether one event alone is being handled
         self._constants: set[int] = set()
         self._file_keys: dict[int, Key] = {}

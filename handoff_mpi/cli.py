@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from handoff_mpi.descendants import mark_descendants
 from handoff_mpi.errors import EXIT_DONE, EXIT_USAGE, HandoffError, UsageError
 from handoff_mpi.launch import command
 from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch.environment import is_under_launcher, rank_by_launcher
+from handoff_mpi.process_exit import exit_python
 from handoff_mpi.results.run_dir import lock_run_dir_soon, make_run_dir, take_mark
 from handoff_mpi.runtime.options import CHECKPOINTS, ISOLATIONS, ON_FAILURE, RESULTS_ON, RunOptions
 from handoff_mpi.speech import say
@@ -34,9 +36,14 @@ _SPEECH_S = 3.0
 
 def program() -> NoReturn:
     """The command: :func:`main` in a process of its own."""
-    code = main()
-    command.bound_the_end(code)
-    sys.exit(code)
+    exit_python(main(), _finalise)
+
+
+def _finalise() -> None:
+    if "handoff_mpi.comm.mpi" in sys.modules:
+        from handoff_mpi.comm import mpi
+
+        mpi.finalise()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -226,6 +233,7 @@ def _run(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
     if any(word.partition("=")[0] in ("--hosts", "--mpirun-args") for word in own):
         raise UsageError("--hosts and --mpirun-args are for `run -n N`, which launches mpirun itself")
     if not is_under_launcher():
+        mark_descendants()
         return command.tell_refusal(chosen, command.lead(jobs.local_job(), given.target, args, chosen))
     if rank_by_launcher():
         command.ignore_signals()

@@ -92,6 +92,22 @@ def end_descendants(left: Callable[[], list[Process]] | None = None) -> int:
     return len(asked)
 
 
+def kill_group(group: int) -> None:
+    """Kill the processes of a group, resource trackers left out: these end by themselves once the others have."""
+    trackers = [process for process in members(group) if process.is_tracker]
+    if not trackers:
+        try:
+            os.killpg(group, signal.SIGKILL)
+        except OSError:
+            pass  # all have ended
+        return
+    spared = set(trackers)
+    while doomed := [process for process in members(group) if process not in spared and not process.is_tracker]:
+        for process in doomed:
+            process.signal(signal.SIGKILL)
+        spared.update(doomed)  # each once: one that hangs in the kernel ends when it can
+
+
 def _signal(processes: Iterable[Process], number: int, told: set[Process]) -> bool:
     """Send each process the signal once; return whether one lives that is no resource tracker."""
     lives = False

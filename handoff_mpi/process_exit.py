@@ -11,66 +11,117 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
+from handoff_mpi import signals
 from handoff_mpi.descendants import KILL_TIMEOUT_S, TERMINATE_TIMEOUT_S, TRACKER_TIMEOUT_S, end_descendants
 from handoff_mpi.speech import say
 
-#: Threads that were left running get this long to end, and with the exit handlers this long together.
-THREADS_TIMEOUT_S = 3.0
+#: Exit handlers get this long.
 HANDLERS_TIMEOUT_S = 8.0
+#: Threads that were left running get this long to end before that; the long time where Python would wait for ever.
+SHORT_THREADS_TIMEOUT_S = 3.0
+THREADS_TIMEOUT_S = 30.0
+#: C libraries get this long where Python itself cannot end.
+FINALISE_TIMEOUT_S = 5.0
 _DESCENDANTS_TIMEOUT_S = TERMINATE_TIMEOUT_S + KILL_TIMEOUT_S + TRACKER_TIMEOUT_S
-#: A process that ends in this way has ended after this long, whatever its handlers do.
-EXIT_TIMEOUT_S = HANDLERS_TIMEOUT_S + _DESCENDANTS_TIMEOUT_S + 1.0
+#: A handler that holds the interpreter has the kernel end the process this long after all else should have ended.
+ALARM_MARGIN_S = 1.0
+#: A process that ends by :func:`exit_process` has ended after this long.
+EXIT_TIMEOUT_S = SHORT_THREADS_TIMEOUT_S + HANDLERS_TIMEOUT_S + _DESCENDANTS_TIMEOUT_S + ALARM_MARGIN_S
 
 
-def exit_process(code: int, handlers_timeout_s: float = HANDLERS_TIMEOUT_S) -> NoReturn:
+def exit_process(
+    code: int, handlers_timeout_s: float | None = None, threads_timeout_s: float | None = None
+) -> NoReturn:
     """End this process with status ``code``, from any thread and though other threads run.
 
     Runs the exit handlers, ends the processes that were left running, and writes out what was printed.
     """
-    finish(lambda: _leave(code), handlers_timeout_s)
+    finish(lambda: _leave(code), handlers_timeout_s, threads_timeout_s)
     _leave(code)
 
 
-def finish(give_up: Callable[[], object], handlers_timeout_s: float = HANDLERS_TIMEOUT_S) -> None:
+def exit_python(code: int, finalise: Callable[[], object], threads_timeout_s: float | None = None) -> NoReturn:
+    """End this process as any Python program ends, with status ``code``: what C libraries do then, they do.
+
+    Runs the exit handlers and ends the processes that were left running before. Called by the main thread.
+
+    Args:
+        finalise: does what the C libraries must do at the end (MPI_Finalize), where Python does not come to that: when
+            threads or exit handlers have not ended in time.
+        threads_timeout_s: how long threads that were left running may take to end; by default ``THREADS_TIMEOUT_S``.
+    """
+    threads_timeout_s = THREADS_TIMEOUT_S if threads_timeout_s is None else threads_timeout_s
+
+    def give_up() -> NoReturn:
+        last = threading.Thread(target=finalise, daemon=True)
+        last.start()
+        last.join(FINALISE_TIMEOUT_S)
+        _leave(code)
+
+    finish(give_up, None, threads_timeout_s)
+    left = [thread.name for thread in _threads()]
+    if left:  # Python would wait for them
+        names = ", ".join(left)
+        say(f"threads that were left running ({names}) have not ended within {threads_timeout_s:g} s; they are ended")
+        give_up()
+    signals.ignore_to_the_end()
+    sys.exit(code)
+
+
+def finish(
+    give_up: Callable[[], object], handlers_timeout_s: float | None = None, threads_timeout_s: float | None = None
+) -> None:
     """Run the exit handlers and end the processes that were left running; the caller ends the process.
 
     Args:
         give_up: ends the process, from another thread, if the exit handlers take longer than ``handlers_timeout_s``
-            seconds; the processes that were left running have ended by then.
+            seconds (by default ``HANDLERS_TIMEOUT_S``); the processes that were left running have ended by then.
+        threads_timeout_s: how long threads that were left running may take to end before the handlers are run; by
+            default ``SHORT_THREADS_TIMEOUT_S``.
     """
+    handlers_s = HANDLERS_TIMEOUT_S if handlers_timeout_s is None else handlers_timeout_s
+    threads_s = SHORT_THREADS_TIMEOUT_S if threads_timeout_s is None else threads_timeout_s
     has_ended = threading.Event()
 
     def watch() -> None:
-        if not has_ended.wait(handlers_timeout_s):
-            say(f"exit handlers have not ended within {handlers_timeout_s:g} s; the process ends without them")
+        if not has_ended.wait(handlers_s):
+            say(f"exit handlers have not ended within {handlers_s:g} s; the process ends without them")
             end_descendants()
             give_up()
 
-    _end_by_alarm(EXIT_TIMEOUT_S)
+    _end_by_alarm(threads_s + handlers_s + _DESCENDANTS_TIMEOUT_S + ALARM_MARGIN_S)
+    _end_threads(threads_s)
     threading.Thread(target=watch, name="handoff-exit", daemon=True).start()
-    run_exit_handlers(min(THREADS_TIMEOUT_S, handlers_timeout_s / 2))
+    _attempt(atexit._run_exitfuncs)
     has_ended.set()
     end_descendants()
     _end_by_alarm(0)
 
 
-def run_exit_handlers(threads_timeout_s: float) -> None:
-    """Do what Python does at its end: run threading's handlers, wait for threads, run the handlers of atexit.
+def _end_threads(timeout_s: float) -> None:
+    """Do what Python does before the handlers of atexit, within bounds: call threading's own, and wait for threads."""
+    caller = threading.current_thread()
 
-    Threads are waited for until ``threads_timeout_s`` seconds are over.
-    """
-    for handler in reversed(getattr(threading, "_threading_atexits", [])):  # concurrent.futures and loky use them
-        _attempt(handler)
-    end = time.monotonic() + threads_timeout_s
-    for thread in threading.enumerate():
-        if not thread.daemon and thread not in (threading.main_thread(), threading.current_thread()):
-            thread.join(max(0.0, end - time.monotonic()))
-    _attempt(atexit._run_exitfuncs)
+    def end() -> None:
+        for handler in reversed(getattr(threading, "_threading_atexits", [])):  # concurrent.futures and loky use them
+            _attempt(handler)
+        for thread in _threads():
+            if thread is not caller:
+                thread.join()
+
+    ending = threading.Thread(target=end, name="handoff-exit", daemon=True)
+    ending.start()
+    ending.join(timeout_s)
+
+
+def _threads() -> list[threading.Thread]:
+    """Return the threads that Python would wait for."""
+    spared = (threading.main_thread(), threading.current_thread())
+    return [thread for thread in threading.enumerate() if not thread.daemon and thread not in spared]
 
 
 def flush_output() -> None:

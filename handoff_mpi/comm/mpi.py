@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ import mpi4py
 from handoff_mpi.comm.bell import Bell
 from handoff_mpi.comm.port import Allocate, Envelope, RankGone, fresh_memory
 from handoff_mpi.errors import JoinError, TransportError
+from handoff_mpi.process_exit import exit_process, exit_python
 
 if not os.environ.get("MPI4PY_RC_THREAD_LEVEL"):
     # MULTIPLE doubles the round trip, and one thread at a time is what the loops keep to.
@@ -100,14 +100,14 @@ def library() -> str:
 
 
 def leave(code: int) -> NoReturn:
-    """End this rank's process in the way that hangs nowhere.
+    """End this rank's process in the way that hangs nowhere, its exit handlers and what it has started included.
 
     With fault tolerance on, MPI_Finalize may wait for the dead, so it is left out. Without it, the process ends
     as any other: mpi4py finalises, and MPICH's launcher takes what ends sooner for a crash.
     """
     if survives_death():
-        os._exit(code)
-    sys.exit(code)
+        exit_process(code)
+    exit_python(code, finalise)
 
 
 def finalise() -> None:

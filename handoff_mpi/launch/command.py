@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import threading
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from handoff_mpi import signals
 from handoff_mpi.errors import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -25,7 +25,7 @@ from handoff_mpi.errors import (
 )
 from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch.job import Job
-from handoff_mpi.process_exit import flush_output
+from handoff_mpi.process_exit import exit_process, flush_output
 from handoff_mpi.results.run_dir import lock_run_dir, make_run_dir, note_joined, write_status
 from handoff_mpi.runtime.options import RunOptions, defaults_set, options_of
 from handoff_mpi.speech import say, tell
@@ -39,9 +39,8 @@ if TYPE_CHECKING:  # of rank 0 alone
 _BEFORE_LOADING = ("run_dir", "fresh", "rerun", "drain")
 #: Loading dag.py may take this long before something is said.
 SLOW_LOADING_S = 30.0
-#: Threads that are left running at the end have this long to end.
-LEAVE_S = 30.0
-_FINALISE_S = 5.0
+#: Exit handlers get this long in a rank whose main thread is still in a call.
+SHORT_HANDLERS_S = 3.0
 
 
 def lead(job: Job, target: str, args: list[str], chosen: dict[str, Any]) -> int:
@@ -184,13 +183,13 @@ def _listen_to_signals(job: Job) -> None:
             raise Interrupted(f"{job.stop_reason} before the run had begun; the same command begins it")
 
     for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+        signals.handle(number, stop)
 
 
 def ignore_signals() -> None:
     """The launcher passes them on to all ranks, and it is rank 0 that decides what they mean."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signals.ignore(signal.SIGINT)
+    signals.ignore(signal.SIGUSR1)
 
 
 def serve(job: Job) -> None:
@@ -205,14 +204,12 @@ def serve(job: Job) -> None:
     except BaseException as error:
         jobs.end_rank(error)
     flush_output()
-    bound_the_end(EXIT_DONE)
     mpi.leave(EXIT_DONE)
 
 
 def _leave_at_once() -> None:
     """End this process though a call runs in it, from another thread than that of the call."""
-    flush_output()
-    os._exit(EXIT_DONE)
+    exit_process(EXIT_DONE, handlers_timeout_s=SHORT_HANDLERS_S, threads_timeout_s=0.0)
 
 
 def end(job: Job, code: int) -> None:
@@ -221,27 +218,4 @@ def end(job: Job, code: int) -> None:
 
     job.dismiss()
     flush_output()
-    bound_the_end(code)
     mpi.leave(code)
-
-
-def bound_the_end(code: int) -> None:
-    """Python waits at its end for threads: for those that dag.py or its functions have left running, not for ever."""
-    timer = threading.Timer(LEAVE_S, _leave_threads_behind, [code])
-    timer.daemon = True
-    timer.start()
-
-
-def _leave_threads_behind(code: int) -> None:
-    left = [each.name for each in threading.enumerate() if not each.daemon and each is not threading.main_thread()]
-    if not left:
-        return  # they have ended; what goes on is the end of MPI
-    say(f"threads that were left running ({', '.join(left)}) have not ended within {LEAVE_S:g} s, and are ended")
-    flush_output()
-    if "handoff_mpi.comm.mpi" in sys.modules:
-        from handoff_mpi.comm import mpi
-
-        last = threading.Thread(target=mpi.finalise, daemon=True)
-        last.start()
-        last.join(_FINALISE_S)
-    os._exit(code)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from handoff_mpi.comm import Envelope, MemoryNetwork, RankGone
+from handoff_mpi.descendants import mark_descendants
 from handoff_mpi.encoding import decode_code, encode_code
 from handoff_mpi.errors import DAGFailed, HandoffError, JoinError, TransportError, UsageError
 from handoff_mpi.kernel import sharpen_timers
@@ -325,6 +326,7 @@ def mpi_job(comm: Any = None) -> Job:
         comm = mpi.world()
         _refuse_singletons(comm.Get_size())
     sharpen_timers()
+    mark_descendants()
     mpi.wait_for_all(comm, JOIN_S)
     transport = mpi.MPITransport(comm)
     capabilities: list[Capability] = transport.allgather(my_capability(transport.rank))

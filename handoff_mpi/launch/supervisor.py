@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from handoff_mpi import signals
 from handoff_mpi.errors import (
     EXIT_FAILED,
     EXIT_FITS_NO_MORE,
@@ -131,7 +132,7 @@ class _Supervisor:
         self._pulse = _Pulse(order.run_dir / STATUS, order.silence_limit_s)
         self._mark = secrets.token_hex(8)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-            signal.signal(number, self._on_signal)
+            signals.handle(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: Any) -> None:
         if number == signal.SIGUSR1 and self._signals:

@@ -281,7 +281,7 @@ class Children:
             if child is not None and not sent:
                 child.give_back_freed_memory()
         if self._spares is not None:
-            self._spares.close()
+            self._spares.let_all_end()
 
     def close(self) -> None:
         """End them; running ones are killed, their results are not wanted any more."""
@@ -289,7 +289,10 @@ class Children:
             child.kill()
         busy = self.sockets()
         idle = [child for child, sent in zip(self._children, self.sent, strict=True) if child is not None and not sent]
-        close_all([*busy, *(idle if self._spares is None else self._spares.keep(idle))])
+        if self._spares is not None:
+            self._spares.keep(idle)
+            idle = []
+        close_all([*busy, *idle])
         self._children = [None] * len(self._children)
         self.sent[:] = [SentCalls() for _ in self._children]
         # They are the shell's own methods: a reference cycle.

@@ -17,14 +17,18 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from handoff_mpi import signals
 from handoff_mpi.encoding import Payload, decode_code, nbytes_of
 from handoff_mpi.kernel import give_back_freed_memory, signal_at_parents_end
 from handoff_mpi.messages import HOME_NBYTES, RAISED
-from handoff_mpi.process_exit import flush_output
+from handoff_mpi.process_exit import exit_process, flush_output
 from handoff_mpi.worker.calls import Caller, CallSpec, Error, Outcome, describe
 from handoff_mpi.worker.frames import DescriptorsLost, Frame, FrameReader, join, send_frame, split
 from handoff_mpi.worker.tokens import Tokens
 
+#: Exit handlers of a child get this long, and threads that were left running this long before that.
+HANDLERS_TIMEOUT_S = 4.0
+THREADS_TIMEOUT_S = 1.0
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
@@ -39,7 +43,7 @@ def main(descriptor: int, last_words: int, tokens: int, rank: int, run: str) -> 
     sock = socket.socket(fileno=descriptor)
     _die_with_parent(sock)
     _keep_freed_memory()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the rank decides what an interrupt means
+    signals.ignore(signal.SIGINT)  # the rank decides what an interrupt means
     reader = FrameReader(sock)
     global _parent
     _parent = sock
@@ -48,9 +52,10 @@ def main(descriptor: int, last_words: int, tokens: int, rank: int, run: str) -> 
         while True:
             server.take(reader.read())
     except DescriptorsLost as error:
-        sys.exit(f"handoff: a child process of rank {rank} ends: {error}")
+        print(f"handoff: a child process of rank {rank} ends: {error}", file=sys.stderr, flush=True)
+        exit_process(1, HANDLERS_TIMEOUT_S, THREADS_TIMEOUT_S)
     except (EOFError, ConnectionError):
-        return  # the rank is gone
+        exit_process(0, HANDLERS_TIMEOUT_S, THREADS_TIMEOUT_S)  # the rank needs it no longer, or is gone
 
 
 class _Server:

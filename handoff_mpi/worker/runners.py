@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from handoff_mpi.descendants import kill_group
 from handoff_mpi.encoding import Payload
 from handoff_mpi.worker.calls import CallSpec
 from handoff_mpi.worker.frames import (
@@ -37,6 +38,8 @@ SEND_LIMIT_S = 60.0
 KILL_LIMIT_S = 5.0
 #: Of the stack that a dying child leaves, this much is told.
 _MOST_WORDS = 4000
+#: An idle child runs its exit handlers and ends what it has started; one that has not ended by then is killed.
+CLOSE_TIMEOUT_S = 10.0
 _OWN_FRAME = "handoff_mpi/worker/"
 _LAUNCHER_PREFIXES = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDI_", "HYDRA_", "MPIEXEC_", "MPIR_CVAR_", "PALS_")
 _PROGRAM = (
@@ -230,10 +233,7 @@ class Child:
     def kill(self, reason: str = "") -> None:
         """End the child and what it started; ``reason`` is told as how it died."""
         self._trouble = self._trouble or reason
-        try:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        kill_group(self._process.pid)
 
     def bury(self) -> None:
         """The process is dead: end what it started, and do not wait for those that hold its end of the socket too."""
@@ -244,11 +244,15 @@ class Child:
         """Let the child end by itself when idle; see :meth:`kill` for one that runs."""
         self.hang_up()
         try:
-            self._process.wait(0.2)
+            self._process.wait(CLOSE_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.kill()
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(KILL_LIMIT_S)
+
+    def has_ended(self) -> bool:
+        """Return whether the process of the child has ended."""
+        return self._process.poll() is not None
 
     def hang_up(self) -> None:
         """Tell the child to end when it is idle, without waiting for that; :meth:`close` does."""

@@ -8,10 +8,11 @@ from handoff_mpi.worker.runners import Child
 
 
 class Spares:
-    """A rank's idle children between the runs of one job. Whoever makes it closes it."""
+    """A rank's idle children between the runs of one job, and those that end meanwhile. Whoever makes it closes it."""
 
     def __init__(self) -> None:
         self._children: list[Child] = []
+        self._ending: list[Child] = []
 
     def take(self, run: str) -> Child | None:
         """Return a child that serves ``run`` from now on, as a new one would; None if there is none."""
@@ -19,26 +20,35 @@ class Spares:
             child = self._children.pop()
             if child.begin_run(run):
                 return child
-            child.close()
+            self._let_end(child)
         return None
 
-    def keep(self, children: Iterable[Child]) -> list[Child]:
-        """Keep idle children for another run; return those that cannot be."""
-        rest = []
+    def keep(self, children: Iterable[Child]) -> None:
+        """Keep idle children for another run; those that cannot serve one end by themselves."""
         for child in children:
             if child.is_reusable:
                 child.give_back_freed_memory()
                 self._children.append(child)
             else:
-                rest.append(child)
-        return rest
+                self._let_end(child)
+
+    def let_all_end(self) -> None:
+        """Have all end, and do not wait."""
+        while self._children:
+            self._let_end(self._children.pop())
+
+    def _let_end(self, child: Child) -> None:
+        """Have a child end, and do not wait: that may take seconds, and the rank has messages to answer."""
+        child.hang_up()
+        self._ending = [each for each in self._ending if not each.has_ended()] + [child]
 
     def pids(self) -> list[int]:
         return [child.pid for child in self._children]
 
     def close(self) -> None:
         """End them; all are told before one is waited for."""
-        close_all(self._children)
+        close_all([*self._ending, *self._children])
+        self._ending.clear()
         self._children.clear()
 
 

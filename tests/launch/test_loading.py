@@ -122,8 +122,9 @@ def test_a_named_run_dir_means_the_same_wherever_the_file_goes(handoff, tmp_path
 # With less patience than users get.
 IMPATIENT = """
 from handoff_mpi import cli
+from handoff_mpi import process_exit
 from handoff_mpi.launch import command
-command.LEAVE_S, command.SLOW_LOADING_S = 1.0, 0.5
+process_exit.THREADS_TIMEOUT_S, command.SLOW_LOADING_S = 1.0, 0.5
 cli.program()
 """
 
@@ -135,7 +136,7 @@ def test_a_thread_that_never_ends_does_not_keep_the_process(run):
     )
     assert ended.rc == 0, ended.err
     assert "1 done of 1" in ended.err
-    assert "threads that were left running (for ever) have not ended within 1 s, and are ended" in ended.err
+    assert "threads that were left running (for ever) have not ended within 1 s; they are ended" in ended.err
 
 
 def test_a_thread_that_ends_is_waited_for(run, tmp_path):

@@ -471,6 +471,7 @@ def immortal(child, monkeypatch):
     os.kill(child.pid, signal.SIGSTOP)
     with monkeypatch.context() as patch:
         patch.setattr(runners, "KILL_LIMIT_S", 0.1)
+        patch.setattr(runners, "CLOSE_TIMEOUT_S", 0.1)
         patch.setattr(os, "killpg", lambda *_: None)
         yield child
     child.kill()

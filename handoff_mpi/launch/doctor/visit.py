@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from handoff_mpi import signals
 from handoff_mpi.errors import EXIT_DONE, EXIT_FAILED, HandoffError, JoinError, UsageError
 from handoff_mpi.launch.doctor import findings, places
 from handoff_mpi.launch.doctor.folder import FolderView, look_at_folder, open_folder
@@ -52,7 +53,7 @@ def visit(run_dir: str | None, report: Report) -> int:
         UsageError: one of the HANDOFF variables makes no sense.
     """
     if rank_by_launcher() == 0:
-        signal.signal(signal.SIGTERM, _on_term)
+        signals.handle(signal.SIGTERM, _on_term)
     if not is_under_launcher():
         _visit_alone(run_dir, report)
         return report.close()
@@ -87,7 +88,7 @@ def visit_with_ranks(ranks: int, run_dir: str | None, report: Report) -> int:
     if ranks < 1:
         raise UsageError(f"-n must be a whole number from 1, not {ranks}")
     refuse_too_many(ranks, find_hosts(ranks, None))
-    signal.signal(signal.SIGTERM, _on_term)
+    signals.handle(signal.SIGTERM, _on_term)
     command, environment = launcher_command(ranks)
     words = ["-m", "handoff_mpi", "doctor", "--lines", *([] if run_dir is None else ["--run-dir", run_dir])]
     streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}

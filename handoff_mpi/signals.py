@@ -1,0 +1,58 @@
+"""Handlers of signals that hold in this process alone: neither a process that it forks nor a program that it starts
+gets them.
+
+A forked process would otherwise take a signal that is to end it (``multiprocessing`` sends TERM) for one that is to end
+the run; a program would ignore what the rank that started it ignores, since ignored signals stay so through exec.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+_handlers: dict[int, Callable[[int, Any], Any]] = {}
+
+
+def handle(number: int, handler: Callable[[int, Any], Any]) -> None:
+    """Have ``handler(number, frame)`` called at a signal in this process; in the main thread.
+
+    Raises:
+        ValueError: this is another thread.
+    """
+    signal.signal(number, handler)
+    _handlers[int(number)] = handler
+
+
+def ignore(number: int) -> None:
+    """Ignore a signal in this process; in the main thread.
+
+    Raises:
+        ValueError: this is another thread.
+    """
+    handle(number, _do_nothing)
+    signal.siginterrupt(number, False)  # as where the kernel ignores it
+
+
+def ignore_to_the_end() -> None:
+    """Ignore what is ignored while Python ends, too: it takes its handlers down before C libraries end."""
+    for number, handler in _handlers.items():
+        if handler is _do_nothing and signal.getsignal(number) is handler:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _do_nothing(number: int, frame: Any) -> None:
+    """Do nothing, where SIG_IGN would be inherited through exec."""
+
+
+def _restore_defaults() -> None:
+    """In a forked process: give up the handlers of its parent, unless a function has replaced them."""
+    for number, handler in _handlers.items():
+        if signal.getsignal(number) is handler:
+            is_interrupt = number == signal.SIGINT
+            signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
+    _handlers.clear()
+
+
+os.register_at_fork(after_in_child=_restore_defaults)

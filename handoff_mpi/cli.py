@@ -19,7 +19,7 @@ from handoff_mpi.launch import command
 from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch.environment import is_under_launcher, rank_by_launcher
 from handoff_mpi.process_exit import exit_python
-from handoff_mpi.results.run_dir import lock_run_dir_soon, make_run_dir, take_mark
+from handoff_mpi.results.run_dir import lock_for_supervisor, take_mark, use_run_dir
 from handoff_mpi.runtime.options import CHECKPOINTS, ISOLATIONS, ON_FAILURE, RESULTS_ON, RunOptions
 from handoff_mpi.speech import say
 from handoff_mpi.version import VERSION
@@ -252,22 +252,21 @@ def _launch(given: argparse.Namespace, own: list[str], args: list[str], options:
     if given.n < 1:
         raise UsageError(f"-n must be a whole number from 1, not {given.n}")
     extra, most = _words(given.mpirun_args), _most_relaunches(given.max_relaunches)
-    run_dir = make_run_dir(options.run_dir)
-    lock_run_dir_soon(run_dir).close()  # or what is launched would be refused, but only once a status is gone
-    passed = [*_without(own, _OF_THE_SUPERVISOR), "--run-dir", str(run_dir)]
-    again = _without([word for word in passed if word != "--fresh"], ("--rerun",))
-    order = Order(
-        ranks=given.n,
-        arguments=[*passed, "--", *args],
-        again=[*again, "--", *args],
-        run_dir=run_dir,
-        drain_s=options.drain,
-        silence_limit_s=options.silence_limit,
-        most=most,
-        hosts=given.hosts,
-        extra=extra,
-    )
-    return supervise(order)
+    with use_run_dir(options.run_dir) as run_dir, lock_for_supervisor(run_dir):
+        passed = [*_without(own, _OF_THE_SUPERVISOR), "--run-dir", str(run_dir.path)]
+        again = _without([word for word in passed if word != "--fresh"], ("--rerun",))
+        order = Order(
+            ranks=given.n,
+            arguments=[*passed, "--", *args],
+            again=[*again, "--", *args],
+            run_dir=run_dir,
+            drain_s=options.drain,
+            silence_limit_s=options.silence_limit,
+            most=most,
+            hosts=given.hosts,
+            extra=extra,
+        )
+        return supervise(order)
 
 
 def _most_relaunches(given: int | None) -> int:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import copyreg
 import io
 import pickle
-import struct
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
@@ -44,7 +43,6 @@ OUT_OF_BAND_NBYTES = 16 * 1024
 _LONGEST_PLAIN = 1024
 _NUMBERS = frozenset({type(None), bool, float, complex})
 _SIZED = frozenset({str, bytes})
-_MAGIC = b"HMPV1\n"
 
 # Modules whose contents other processes cannot import; their names, as they appear inside a pickle.
 _by_value: set[bytes] = {b"__main__", b"__mp_main__"}
@@ -161,44 +159,6 @@ def decode_code(blob: bytes) -> Callable[..., Any]:
     if not callable(code):
         raise EncodingError(f"the function loaded as {code!r}, which cannot be called")
     return code  # type: ignore[no-any-return]
-
-
-def write_payload(write: Callable[[Any], object], payload: Payload) -> int:
-    """Write ``payload`` in its file form through ``write``; return the number of bytes written.
-
-    The form: a magic line, the number of parts (u32), their lengths (u64 each), the parts.
-    """
-    head = pickle.dumps(payload[1], protocol=5) if payload[0] == PLAIN else payload[1]
-    parts = [memoryview(part).cast("B") for part in (head, *payload[2:])] if payload[0] else [memoryview(head)]
-    sizes = struct.pack(f"<I{len(parts)}Q", len(parts), *(part.nbytes for part in parts))
-    write(_MAGIC + sizes)
-    for part in parts:
-        write(part)
-    return len(_MAGIC) + len(sizes) + sum(part.nbytes for part in parts)
-
-
-def read_payload(data: Any) -> Payload:
-    """Return the payload written into the bytes-like ``data``, its buffers being views of ``data``.
-
-    Raises:
-        EncodingError: the bytes are cut short or were not written by :func:`write_payload`.
-    """
-    view = memoryview(data)
-    start = len(_MAGIC)
-    if view[:start].tobytes() != _MAGIC or len(view) < start + 4:
-        raise EncodingError("not a value file")
-    (count,) = struct.unpack_from("<I", view, start)
-    end = start + 4 + 8 * count
-    if not count or end > len(view):
-        raise EncodingError("the value file is cut short")
-    sizes = struct.unpack_from(f"<{count}Q", view, start + 4)
-    if end + sum(sizes) != len(view):
-        raise EncodingError(f"the value file has {len(view)} bytes instead of {end + sum(sizes)}")
-    parts = []
-    for size in sizes:
-        parts.append(view[end : end + size])
-        end += size
-    return (PICKLED, bytes(parts[0]), *parts[1:])
 
 
 class _Collector:

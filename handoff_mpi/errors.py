@@ -53,6 +53,10 @@ class RunDirBusy(UsageError):
     """Another process uses the run-dir."""
 
 
+class UntrustedFile(UsageError):
+    """Somebody else could have written a file or directory of a run, or could put another into its place."""
+
+
 class FitsNowhere(HandoffError):
     """A function's cost exceeds every host of the job even when that host is empty."""
 
@@ -108,6 +112,10 @@ class ValueUnavailable(HandoffError, KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
+
+
+class ValueDamaged(ValueUnavailable):
+    """The file of a value is there, but does not hold it as it was written, or somebody else could have written it."""
 
 
 class TaskError(HandoffError):

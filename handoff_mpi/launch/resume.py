@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 from handoff_mpi.dag import Plan
 from handoff_mpi.encoding import Payload
-from handoff_mpi.errors import UsageError
+from handoff_mpi.errors import UsageError, ValueDamaged
 from handoff_mpi.results.history import Done, History
 from handoff_mpi.results.records import Setback
-from handoff_mpi.results.store import Key
+from handoff_mpi.results.store import DirectoryStore, Key
 from handoff_mpi.scheduler import Rest, restore
 
 
@@ -38,6 +38,36 @@ class Resumed:
     suspects: set[int] = field(default_factory=set)
     deaths: dict[int, int] = field(default_factory=dict)
     setbacks: dict[int, list[Setback]] = field(default_factory=dict)
+
+
+class ValueFiles:
+    """The value files that earlier launches left: which of them can be used, as far as their heads tell.
+
+    Attributes:
+        note: a line about those that are damaged; empty if none is.
+    """
+
+    def __init__(self, kept: DirectoryStore) -> None:
+        self._kept = kept
+        self._damaged: list[str] = []
+
+    def is_whole(self, key: Key) -> bool:
+        """Whether there is a file with that key, and it is not damaged. Its checksum waits until it is read."""
+        try:
+            self._kept.check(key)
+        except ValueDamaged as error:
+            self._damaged.append(str(error))
+            return False
+        except KeyError:
+            return False
+        return True
+
+    @property
+    def note(self) -> str:
+        if not self._damaged:
+            return ""
+        more = f" ({len(self._damaged) - 1} more are, too)" if len(self._damaged) > 1 else ""
+        return f"a value that an earlier launch wrote is lost, and is made again: {self._damaged[0]}{more}"
 
 
 def resume(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import secrets
 import signal
 import socket
 import sys
@@ -28,7 +29,7 @@ from handoff_mpi.errors import (
 from handoff_mpi.launch.admission import find_strategy, is_builtin, refuse_what_fits_nowhere
 from handoff_mpi.launch.deadline import end_of_run
 from handoff_mpi.launch.job import Job
-from handoff_mpi.launch.resume import Resumed, resume
+from handoff_mpi.launch.resume import Resumed, ValueFiles, resume
 from handoff_mpi.messages import START
 from handoff_mpi.resources import Capability
 from handoff_mpi.resources.amounts import UNIT
@@ -41,8 +42,8 @@ from handoff_mpi.results.run_dir import (
     VALUES,
     give_up_room,
     lock_run_dir_soon,
-    make_run_dir,
     reserve_room,
+    use_run_dir,
     write_status,
 )
 from handoff_mpi.results.spilling import clear_spilled
@@ -125,11 +126,11 @@ class Run:
         Raises:
             UsageError, JournalError: the run-dir cannot be used; nothing has started.
         """
-        self._run_dir = make_run_dir(self._options.run_dir)
-        with lock_run_dir_soon(self._run_dir) as lock:
+        with use_run_dir(self._options.run_dir) as self._files, lock_run_dir_soon(self._files) as lock:
+            self._run_dir = self._files.path
             if self._options.fresh:
-                clear(self._run_dir)
-            history = read_history(self._run_dir)
+                clear(self._files)
+            history = read_history(self._files)
             for note in (lock.note, *history.notes):
                 _note(note)
             return self._execute(history)
@@ -142,17 +143,19 @@ class Run:
     def _prepare(self, history: History) -> Resumed:
         """Make all that the run needs, and begin its journal."""
         dag, plan = self._dag, self._plan
-        reserve_room(self._run_dir)
-        clear_spilled(self._run_dir)
+        reserve_room(self._files)
+        clear_spilled(self._files)
         self._number = self._job.next_run()
-        self._kept = DirectoryStore(self._run_dir / VALUES)
+        self._kept = DirectoryStore(self._run_dir / VALUES, within=self._files)
         marks = fingerprints(dag)
-        resumed = resume(history, plan, marks.of, self._kept.is_whole, self._options.rerun)
-        journal = Journal(self._run_dir)
-        self._tenure = Tenure(self._run_dir, journal.epoch)
+        files = ValueFiles(self._kept)
+        resumed = resume(history, plan, marks.of, files.is_whole, self._options.rerun)
+        _note(files.note)
+        journal = Journal(self._files)
+        self._tenure = Tenure(self._files, journal)
         self._lost_ranks_before = history.lost_ranks_before(journal.epoch)
-        # A process's number comes again, on another host or in a container; a launch's number does not.
-        self._run = f"{self._run_dir.name}-{journal.epoch}-{os.getpid()}-{self._number}"
+        # A launch's number comes again, in another directory of the same path; a random one does not.
+        self._run = f"{self._run_dir.name}-{journal.epoch}-{secrets.token_hex(8)}"
         self._about: dict[str, Any] = {
             "dag_id": dag.id,
             "run": self._run,
@@ -167,7 +170,7 @@ class Run:
             _note(f"launch {journal.epoch} of {self._run_dir}: {len(resumed.rest)} of {len(plan)} functions are done")
             if marks.notes:
                 _note(_unknown(marks.notes))
-        write_status(self._run_dir, status="running", exit_code=None, **self._about)
+        write_status(self._files, status="running", exit_code=None, **self._about)
         hosts = {each.rank: each.host for each in self._job.capabilities}
         slots = {rank: seat.slots for rank, seat in self._ledger.seats.items()}
         self._recorder = self._make_recorder(hosts, resumed)
@@ -185,8 +188,8 @@ class Run:
             worker_loop.set_active(loop)
             with garbage.frozen(len(self._plan)):
                 loop.run([Submitted(self._specs, resumed.rest, resumed.suspects, resumed.deaths), Closed()])
-            self._tenure.confirm()
-            results = self._results()
+            loop.confirm()
+            results = self._results(loop.trouble)
             return self._close(loop, results)
         except HandoffError as error:
             code = error.exit_code
@@ -351,9 +354,10 @@ class Run:
 
     # -- what it gives back ---------------------------------------------------------------------------
 
-    def _results(self) -> Results:
+    def _results(self, trouble: str) -> Results:
+        """Return the results of the run, which is not done where ``trouble`` kept its journal from being written."""
         plan, scheduler = self._plan, self._scheduler
-        status = scheduler.status
+        status = "stopped" if trouble and scheduler.status == "done" else scheduler.status
         results = Results(
             self._dag.id,
             self._run,
@@ -361,7 +365,7 @@ class Run:
             self._errors(),
             self._run_dir,
             clock() - self._started,
-            self._why_stopped(),
+            self._why_stopped() or trouble,
             {each.rank: each.host for each in self._job.capabilities},
             {rank: len(slots) for rank, slots in scheduler.slots.of_rank.items()},
             dict(self._recorder.lost),
@@ -409,8 +413,8 @@ class Run:
 
     def _write_verdict(self, **fields: Any) -> None:
         try:
-            write_status(self._run_dir, **fields)
-            give_up_room(self._run_dir)
+            write_status(self._files, **fields)
+            give_up_room(self._files)
         except (JournalError, OSError) as error:
             _note(str(error))
 
@@ -427,7 +431,7 @@ class Run:
         fields = {**self._about, **results.counts(), **figures}
         self._write_verdict(status=results.status, exit_code=results.exit_code, **fields)
         silent = loop.say_goodbye(shared)
-        clear_spilled(self._run_dir)
+        clear_spilled(self._files)
         if silent:
             _note(f"ranks {silent} have not answered at the end of the run")
         about = {"dag_id": results.dag_id, "functions": len(self._plan), "status": results.status}

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -28,6 +27,7 @@ from handoff_mpi.kernel import signal_at_parents_end
 from handoff_mpi.launch.hosts import Hosts, find_hosts, refuse_too_many
 from handoff_mpi.launch.mpirun import launcher_command
 from handoff_mpi.results.run_dir import JOINED, LAUNCHED_BY, STATUS, read_status
+from handoff_mpi.results.secure_files import Directory
 from handoff_mpi.runtime.prober import PROBE
 from handoff_mpi.speech import say
 from handoff_mpi.worker.runners import KILL_LIMIT_S
@@ -57,7 +57,7 @@ class Order:
         ranks: how many.
         arguments: of ``python -m handoff_mpi``.
         again: the same for a launch that resumes.
-        run_dir: of the run.
+        run_dir: of the run, open, and locked for the supervisor.
         drain_s: how long running calls may go on once the run is stopped.
         silence_limit_s: after which silence of rank 0 its process is looked at.
         most: how often the run is launched again.
@@ -68,7 +68,7 @@ class Order:
     ranks: int
     arguments: list[str]
     again: list[str]
-    run_dir: Path
+    run_dir: Directory
     drain_s: float
     silence_limit_s: float
     most: int
@@ -129,7 +129,7 @@ class _Supervisor:
         self._deadline = float("inf")
         self._has_begun = False
         self._has_failed_to_start = False
-        self._pulse = _Pulse(order.run_dir / STATUS, order.silence_limit_s)
+        self._pulse = _Pulse(order.run_dir, order.silence_limit_s)
         self._mark = secrets.token_hex(8)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             signals.handle(number, self._on_signal)
@@ -174,7 +174,7 @@ class _Supervisor:
         """
         try:
             for name in (STATUS, JOINED):
-                (self._run_dir / name).unlink(missing_ok=True)
+                self._run_dir.remove(name)
         except OSError as error:
             what = f"{error.filename} of an earlier launch cannot be removed: {error.strerror}"
             raise UsageError(f"{what}; remove it, or name another run-dir with --run-dir") from error
@@ -214,7 +214,7 @@ class _Supervisor:
         if has_status or time.monotonic() < self._join_by:
             return False
         self._join_by = float("inf")  # one look is enough
-        return not (self._run_dir / JOINED).exists()
+        return self._run_dir.status(JOINED) is None
 
     def _is_rank_0_gone(self, status: dict[str, Any]) -> bool:
         """Look at the process of a rank 0 that is silent; one that lives is left alone, whatever it does."""
@@ -249,11 +249,15 @@ class _Supervisor:
 
     @property
     def is_over(self) -> bool:
-        """Whether there is a verdict, other than that lost ranks are missed, or the run was asked to stop."""
+        """Whether there is a verdict, other than that lost ranks are missed, or the run was asked to stop.
+
+        A run whose run-dir was removed is not begun again: nobody could tell why it starts over.
+        """
         status = read_status(self._run_dir)
         code = status.get("exit_code")
         is_short_of_ranks = code == EXIT_FITS_NO_MORE and bool(status.get("lost_ranks"))
-        return bool(self._signals) or (code is not None and not is_short_of_ranks)
+        has_verdict = code is not None and not is_short_of_ranks
+        return bool(self._signals) or has_verdict or not self._run_dir.is_in_place
 
     @property
     def may_resume(self) -> bool:
@@ -268,7 +272,7 @@ class _Supervisor:
         if self._signals or status.get("status") == "stopped":
             done = f"{status.get('done', 'some')} of {status.get('functions', 'its')} functions were done"
             failed = f", {status['failed']} failed" if status.get("failed") else ""
-            say(f"stopped; {done}{failed}; the same command with --run-dir {self._run_dir} resumes")
+            say(f"stopped; {done}{failed}; the same command with --run-dir {self._run_dir.path} resumes")
             return code if isinstance(code, int) else EXIT_STOPPED
         if isinstance(code, int):
             return code
@@ -282,15 +286,18 @@ class _Supervisor:
             if launched not in _OF_RANKS:
                 say(f"mpirun ended with status {launched} before the run had begun")
             return launched
-        say(f"the run ended without a verdict in {self._run_dir}/status.json; the same command resumes")
+        if not self._run_dir.is_in_place:
+            say(f"the run-dir {self._run_dir.path} is no longer there; the same command starts over")
+            return EXIT_STOPPED
+        say(f"the run ended without a verdict in {self._run_dir.path}/status.json; the same command resumes")
         return EXIT_STOPPED if self._has_begun else EXIT_FAILED
 
 
 class _Pulse:
     """Whether rank 0 still shows signs of life: it touches ``status.json`` every second while it runs."""
 
-    def __init__(self, path: Path, limit_s: float) -> None:
-        self._path = path
+    def __init__(self, run_dir: Directory, limit_s: float) -> None:
+        self._run_dir = run_dir
         self._limit_s = limit_s
         self.reset()
 
@@ -307,9 +314,11 @@ class _Pulse:
         self._silence_s += min(now - self._looked_at, 1.0)
         self._looked_at = now
         try:
-            seen = self._path.stat().st_mtime  # by the file system's clock: only that it changes means anything
+            status = self._run_dir.status(STATUS)
         except OSError:
-            seen = 0.0
+            status = None
+        # By the file system's clock: only that it changes means anything.
+        seen = 0.0 if status is None else status.st_mtime
         if not seen or seen != self._seen:
             self._seen, self._silence_s = seen, 0.0
         return self._silence_s > self._limit_s

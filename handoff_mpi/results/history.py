@@ -26,6 +26,7 @@ from handoff_mpi.encoding import Payload
 from handoff_mpi.messages import DIED
 from handoff_mpi.results.journal import Record, Segment, read_journal
 from handoff_mpi.results.records import Setback
+from handoff_mpi.results.secure_files import Directory
 from handoff_mpi.results.store import Key
 
 #: What makes a function the same one in another launch: its id and its fingerprint. One that has no fingerprint is
@@ -110,7 +111,7 @@ class History:
         return {each.epoch: dict(each.lost_ranks) for each in self.launches if each.epoch < epoch and each.lost_ranks}
 
 
-def read_history(run_dir: Path) -> History:
+def read_history(run_dir: Path | Directory) -> History:
     """Return what the journal of ``run_dir`` tells; an empty history if there is none.
 
     Raises:

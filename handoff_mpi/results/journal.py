@@ -12,7 +12,7 @@ A commit is whole or not there: a torn one ends what is read of its segment. Rec
 an id that cannot be pickled, or a class that is gone, must cost no more than its own record.
 
 Records are tuples of built-ins and of the users' ids. Ids can be of any class, so what may be unpickled cannot be
-told by its class: it is told by its owner instead (see :mod:`handoff_mpi.results.run_dir`). Classes go by name, so
+told by its class: it is told by its owner instead (see :mod:`handoff_mpi.results.trust`). Classes go by name, so
 the module that defines them (``dag.py``) must have been loaded before its records are read.
 """
 
@@ -23,17 +23,18 @@ import os
 import pickle
 import platform
 import re
-import stat
 import struct
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 from handoff_mpi.errors import EXIT_STOPPED, JournalError, UsageError
-from handoff_mpi.results.run_dir import DIRECTORY_MODE, JOURNAL, VALUES, refuse_if_others_write
+from handoff_mpi.results.run_dir import JOURNAL, VALUES
+from handoff_mpi.results.secure_files import Directory, opened
 from handoff_mpi.version import VERSION
 
 FORMAT = 2
@@ -46,7 +47,7 @@ _MAGIC = b"HMPJ "
 _LINE = re.compile(rb"HMPJ (\d+) ([ -~]*)\n")
 _LONGEST_LINE = 100
 _NAME = re.compile(r"(\d{6,})\.journal")
-_VALUE = re.compile(r"[0-9a-f]{40}(\.value|\.\d+\.partial)")
+_VALUE = re.compile(r"[0-9a-f]{40}(\.value|\.[0-9a-f]+\.partial)")
 _HEAD = struct.Struct("<II")
 _LONGEST_PAYLOAD = (1 << 32) - 1
 
@@ -69,7 +70,7 @@ class Journal:
     first commit ``fsync_every_s`` after the last one does it, one of nothing too.
 
     Args:
-        run_dir: where the ``journal`` directory is, or will be.
+        run_dir: where the ``journal`` directory is, or will be; an open one is used as long as the journal is.
         fsync_every_s: the least time between two fsyncs, in seconds.
         clock, pwrite, fsync: as in :mod:`time` and :mod:`os`.
 
@@ -86,7 +87,7 @@ class Journal:
 
     def __init__(
         self,
-        run_dir: Path,
+        run_dir: Path | Directory,
         *,
         fsync_every_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
@@ -103,26 +104,40 @@ class Journal:
         self._size = 0
         self._is_dirty = False
         self._has_failed = False
-        self.path = Path(run_dir) / JOURNAL
+        self.path = (run_dir.path if isinstance(run_dir, Directory) else Path(run_dir)) / JOURNAL
+        self._fd = -1
         try:
-            _make_directory(self.path)
-            self.epoch, self._fd = _make_segment(Path(run_dir))
+            with opened(run_dir) as above:
+                self._directory = above.child(JOURNAL, makes=True)
+                try:
+                    self.epoch, self._fd = self._make_segment()
+                    self._begin(above)
+                except BaseException:
+                    self._release()
+                    raise
         except OSError as error:
             raise self._failure(error) from error
-        self.path /= _name(self.epoch)
-        self._begin()
 
-    def _begin(self) -> None:
+    def _make_segment(self) -> tuple[int, int]:
+        epoch = max(_epochs(self._directory), default=0)
+        while True:
+            epoch += 1
+            try:
+                fd = self._directory.create(_name(epoch))
+            except FileExistsError:
+                continue  # another launch was faster
+            self.path /= _name(epoch)
+            return epoch, fd
+
+    def _begin(self, above: Directory) -> None:
         version = VERSION.encode("ascii", "replace")[: _LONGEST_LINE // 2]
         line = b"%s%d %s\n" % (_MAGIC, FORMAT, version)
         header = (HEADER, VERSION, platform.python_version(), self.epoch, time.time())
-        try:
-            self._write(line + _frame([_dumps(header)]))
-            self._sync()
-            self._sync_directories()
-        except JournalError:
-            os.close(self._fd)
-            raise
+        self._write(line + _frame([_dumps(header)]))
+        self._sync()
+        # Let the segment's name, and that of its directory, survive the host's death.
+        for each in (self._directory, above):
+            self._fsync_if_possible(each.fd)
 
     def append(self, record: Record) -> bool:
         """Take ``record`` into the next commit.
@@ -168,8 +183,22 @@ class Journal:
                 self.commit()
             self._sync()
         finally:
-            fd, self._fd = self._fd, -1
+            self._release()
+
+    def _release(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
             os.close(fd)
+        self._directory.close()
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the next launch will find the segment where it was made; True where that cannot be told."""
+        try:
+            found = self._directory.status(self.path.name)
+            return found is not None and os.path.samestat(found, os.fstat(self._fd))
+        except OSError:
+            return True
 
     def __enter__(self) -> Journal:
         return self
@@ -208,18 +237,6 @@ class Journal:
         self._is_dirty = False
         self._synced_at = self._clock()  # after it, because it may take longer than the time between two
 
-    def _sync_directories(self) -> None:
-        """Make the segment's name, and that of its directory, survive the host's death."""
-        try:
-            for directory in (self.path.parent, self.path.parent.parent):
-                fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    self._fsync_if_possible(fd)
-                finally:
-                    os.close(fd)
-        except OSError as error:
-            raise self._failure(error) from error
-
     def _fsync_if_possible(self, fd: int) -> None:
         try:
             self._fsync(fd)
@@ -235,24 +252,6 @@ class Journal:
             f"{remedy}, then give the same command again, which resumes",
             EXIT_STOPPED,
         )
-
-
-def _make_directory(directory: Path) -> None:
-    try:
-        directory.mkdir(DIRECTORY_MODE)
-    except FileExistsError:
-        refuse_if_others_write(directory, directory.stat())
-
-
-def _make_segment(run_dir: Path) -> tuple[int, int]:
-    epoch = newest_epoch(run_dir)
-    while True:
-        epoch += 1
-        path = run_dir / JOURNAL / _name(epoch)
-        try:
-            return epoch, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        except FileExistsError:
-            continue  # another launch was faster
 
 
 def _dumps(record: Record) -> bytes:
@@ -312,42 +311,63 @@ class JournalContents:
                 yield segment.epoch, record
 
 
-def newest_epoch(run_dir: Path) -> int:
+def newest_epoch(run_dir: Path | Directory) -> int:
     """Return the highest epoch of a run-dir, 0 if there is none; cheap enough to be asked now and then.
 
     Raises:
         OSError: the directory cannot be listed.
+        UsageError: others can write to it.
     """
-    return max(_epochs(run_dir), default=0)
+    with _journal(run_dir) as directory:
+        return 0 if directory is None else max(_epochs(directory), default=0)
 
 
-def has_successor(run_dir: Path, epoch: int) -> bool:
+def has_successor(run_dir: Path | Directory, epoch: int) -> bool:
     """Whether a launch began after that of ``epoch``: each takes the next number."""
-    return (run_dir / JOURNAL / _name(epoch + 1)).exists()
+    try:
+        with _journal(run_dir) as directory:
+            return directory is not None and directory.status(_name(epoch + 1)) is not None
+    except (OSError, UsageError):
+        return False
 
 
-def read_journal(run_dir: Path) -> JournalContents:
+def read_journal(run_dir: Path | Directory) -> JournalContents:
     """Return what the launches of a run-dir have committed; nothing if there was none.
 
     Raises:
         UsageError: somebody else than the user could have written a part of it; nothing of it was unpickled.
         JournalError: another version wrote a part of it, or it cannot be read.
     """
-    run_dir = Path(run_dir)
-    directory = run_dir / JOURNAL
     contents = JournalContents()
+    path = (run_dir.path if isinstance(run_dir, Directory) else Path(run_dir)) / JOURNAL
     try:
-        epochs = sorted(_epochs(run_dir))
-        if epochs:
-            refuse_if_others_write(run_dir, run_dir.stat())
-            refuse_if_others_write(directory, directory.stat())
-        for epoch in epochs:
-            contents.segments.append(_read_segment(directory / _name(epoch), epoch, contents.notes))
+        with _journal(run_dir) as directory:
+            if directory is not None:
+                for epoch in sorted(_epochs(directory)):
+                    contents.segments.append(_read_segment(directory, epoch, contents.notes))
     except OSError as error:
-        path = error.filename or directory
         remedy = _AWAY if isinstance(error, NotADirectoryError) else _FRESH
-        raise JournalError(f"the journal {path} cannot be read: {error.strerror}; {remedy}") from error
+        raise JournalError(
+            f"the journal {error.filename or path} cannot be read: {error.strerror}; {remedy}"
+        ) from error
     return contents
+
+
+@contextmanager
+def _journal(run_dir: Path | Directory) -> Iterator[Directory | None]:
+    """Yield the directory of the segments; None where there is none.
+
+    Raises:
+        OSError: it cannot be opened.
+        UsageError: others can write to it.
+    """
+    with ExitStack() as stack:
+        try:
+            above = stack.enter_context(opened(run_dir))
+            directory = stack.enter_context(above.child(JOURNAL))
+        except FileNotFoundError:
+            directory = None
+        yield directory
 
 
 _ANOTHER = "name another run-dir with --run-dir"
@@ -355,7 +375,7 @@ _FRESH = f"run with --fresh to start over, or {_ANOTHER}"
 _AWAY = f"move it away, or {_ANOTHER}"
 
 
-def clear(run_dir: Path) -> None:
+def clear(run_dir: Path | Directory) -> None:
     """Forget all that earlier launches left: their values, and what their segments hold.
 
     The emptied segments stay, so that epochs go on: a launch that still lives somewhere must find a higher one.
@@ -364,56 +384,41 @@ def clear(run_dir: Path) -> None:
         UsageError: something there has the name of a segment or of a value, but no run has made it; all is left.
         JournalError: something could not be removed.
     """
-    run_dir = Path(run_dir)
+    path = run_dir.path if isinstance(run_dir, Directory) else Path(run_dir)
     try:
-        segments = [run_dir / JOURNAL / _name(epoch) for epoch in _epochs(run_dir)]
-        values = [path for path in (run_dir / VALUES).glob("*") if _VALUE.fullmatch(path.name)]
-        for path in (*segments, *values):
-            _refuse_if_irregular(path, "no file of a run")
-        for path in segments:
-            os.close(os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK))
-        for path in values:
-            path.unlink()
+        with opened(run_dir) as above, ExitStack() as stack:
+            found = []
+            for name, made_by_runs in ((JOURNAL, _NAME), (VALUES, _VALUE)):
+                if above.status(name) is not None:
+                    directory = stack.enter_context(above.child(name))
+                    found += [(directory, each) for each in directory.names() if made_by_runs.fullmatch(each)]
+            for directory, each in found:
+                directory.refuse_irregular(each)
+            for directory, each in found:
+                if directory.path.name == JOURNAL:
+                    directory.write(each, b"")
+                else:
+                    directory.remove(each)
     except OSError as error:
-        what = f"{error.filename or run_dir}: {error.strerror}"
-        raise JournalError(f"the run-dir {run_dir} could not be cleared: {what}; {_ANOTHER}") from error
+        what = f"{error.filename or path}: {error.strerror}"
+        raise JournalError(f"the run-dir {path} could not be cleared: {what}; {_ANOTHER}") from error
 
 
-def _epochs(run_dir: Path) -> Iterator[int]:
-    try:
-        names = [path.name for path in (run_dir / JOURNAL).iterdir()]
-    except FileNotFoundError:
-        return
-    for name in names:
+def _epochs(directory: Directory) -> Iterator[int]:
+    for name in directory.names():
         match = _NAME.fullmatch(name)
         if match and _name(int(match[1])) == name:
             yield int(match[1])
 
 
-def _read_segment(path: Path, epoch: int, notes: list[str]) -> Segment:
+def _read_segment(directory: Directory, epoch: int, notes: list[str]) -> Segment:
     segment = Segment(epoch)
-    with _open_trusted(path) as file:
+    path = directory.path / _name(epoch)
+    with os.fdopen(directory.open(path.name), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if _read_line(path, file, size, notes):
             _read_frames(path, file, size, segment, notes)
     return segment
-
-
-def _open_trusted(path: Path) -> BinaryIO:
-    """Open a segment, and look at what was opened: by then its name may lead elsewhere."""
-    _refuse_if_irregular(path, "no segment of a journal")
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        refuse_if_others_write(path, os.fstat(fd))
-        return os.fdopen(fd, "rb")
-    except BaseException:
-        os.close(fd)
-        raise
-
-
-def _refuse_if_irregular(path: Path, what: str) -> None:
-    if not stat.S_ISREG(path.lstat().st_mode):
-        raise UsageError(f"{path} is not a regular file, and {what}; {_AWAY}")
 
 
 def _read_line(path: Path, file: BinaryIO, size: int, notes: list[str]) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from handoff_mpi.errors import EXIT_STOPPED, UsageError
+from handoff_mpi.errors import EXIT_STOPPED, JournalError, UsageError
 from handoff_mpi.results.history import Done, History, Launch, read_history
 from handoff_mpi.results.records import RecordTable
 from handoff_mpi.results.results import FunctionError, Results
 from handoff_mpi.results.run_dir import read_status
+from handoff_mpi.results.secure_files import open_directory
 
 
 def load(run_dir: str | Path) -> Results:
@@ -21,19 +23,19 @@ def load(run_dir: str | Path) -> Results:
         JournalError: the journal cannot be read, or another version wrote it.
     """
     run_dir = Path(run_dir).absolute()
-    history = read_history(run_dir)
+    history, told = _read(run_dir)
     launch = next((each for each in reversed(history.launches) if each.tasks), None)
     if launch is None:
         raise UsageError(f"{run_dir} holds no run")
     about = launch.about
-    status, reason = _status(run_dir, launch)
+    status, reason = _status(launch)
     results = Results(
         about.get("dag_id"),
         str(about.get("run", run_dir.name)),
         status,
         {},
         run_dir,
-        float(read_status(run_dir).get("duration_s") or 0.0),
+        float(told.get("duration_s") or 0.0),
         reason,
         dict(about.get("hosts", {})),
         dict(about.get("slots", {})),
@@ -45,6 +47,19 @@ def load(run_dir: str | Path) -> Results:
     for task in range(len(launch.tasks)):
         _take(results, history, launch, task)
     return results
+
+
+def _read(run_dir: Path) -> tuple[History, dict[str, Any]]:
+    """Return what journal and ``status.json`` tell; an empty history where there is no such directory."""
+    try:
+        with open_directory(run_dir) as directory:
+            return read_history(directory), read_status(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return History(), {}
+    except OSError as error:
+        raise JournalError(
+            f"the run-dir {run_dir} cannot be read: {error.strerror}; see that you may read it"
+        ) from error
 
 
 def _table(launch: Launch, hosts: dict[int, str]) -> RecordTable:
@@ -68,7 +83,7 @@ def _table(launch: Launch, hosts: dict[int, str]) -> RecordTable:
     )
 
 
-def _status(run_dir: Path, launch: Launch) -> tuple[str, str]:
+def _status(launch: Launch) -> tuple[str, str]:
     if launch.ended is not None:
         return launch.ended[0], "its summary told why" if launch.ended[0] == "stopped" else ""
     return "stopped", "it goes on, or it died; the same command resumes it"

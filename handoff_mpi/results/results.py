@@ -16,6 +16,7 @@ from handoff_mpi.errors import (
     EXIT_FITS_NO_MORE,
     EXIT_STOPPED,
     TaskError,
+    ValueDamaged,
     ValueUnavailable,
 )
 from handoff_mpi.results.records import RecordTable, TaskRecord
@@ -91,12 +92,7 @@ class Results:
         if id in self._payloads:
             return decode_writable(self._payloads[id])
         if id in self._persisted and self.run_dir is not None:
-            store = DirectoryStore(self.run_dir / VALUES)
-            try:
-                return decode_writable(store.get(self._persisted[id]))
-            except KeyError:
-                path = store.path(self._persisted[id])
-                raise ValueUnavailable(f"the value of {id!r} was written to {path}, which is gone") from None
+            return decode_writable(self._read(id, self._persisted[id], self.run_dir))
         if id in self._lost:
             raise ValueUnavailable(
                 f"the value of {id!r} was lost by the custom result_store: {self._lost[id]}; run again without "
@@ -113,6 +109,19 @@ class Results:
             f"the value of {id!r} ({record.nbytes} bytes) was needed only by other functions and was not kept; "
             f"run with keep=[{id!r}] (--keep {id}) or keep='all' to have it afterwards"
         )
+
+    def _read(self, id: Hashable, key: Key, run_dir: Path) -> Payload:
+        store = DirectoryStore(run_dir / VALUES)
+        again = f"the same command with --keep {id} (keep=[{id!r}]) makes it again"
+        try:
+            return store.get(key)
+        except ValueDamaged as error:
+            raise ValueDamaged(f"the value of {id!r} is lost: {error}; remove the file, then {again}") from error
+        except KeyError:
+            path = store.path(key)
+            raise ValueUnavailable(f"the value of {id!r} was written to {path}, which is gone; {again}") from None
+        finally:
+            store.close()
 
     def _record(self, id: Hashable) -> TaskRecord:
         if self._numbers is None:

@@ -1,42 +1,45 @@
-"""A run's directory: who may use it, its lock, and its ``status.json``.
+"""A run's directory: making it, its locks, and its ``status.json``.
 
-What lies in a run-dir is unpickled, so whoever can write to it runs code as its user. One that exists is therefore
-used as ssh uses a key: it must belong to the user, and nobody else may write to it (the sticky bit changes nothing;
-a group is nobody else if it is the user's private one). Its parents are not looked at: they let others move it
-away, but not put anything of the user's into its place.
+Who may write to it, and to the directories above it, is told in :mod:`~handoff_mpi.results.trust`; all files are opened
+by :mod:`~handoff_mpi.results.secure_files`.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import grp
 import json
 import os
-import pwd
-import shlex
+import secrets
 import socket
 import stat
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from handoff_mpi.errors import EXIT_STOPPED, JournalError, RunDirBusy, UsageError
+from handoff_mpi.errors import EXIT_STOPPED, JournalError, RunDirBusy, UntrustedFile, UsageError
+from handoff_mpi.results.secure_files import PRIVATE_MODE, Directory, open_directory, open_new_directory, opened
+from handoff_mpi.speech import say
 
 STATUS = "status.json"
+#: Locked by the process that runs the DAG: rank 0.
 LOCK = "lock"
+#: Locked from the start to the end by the process that was started on the run-dir: the supervisor of ``run -n``, or a
+#: rank 0 that has none.
+LAUNCH_LOCK = "launch.lock"
 JOINED = ".joined"
 JOURNAL = "journal"
 VALUES = "values"
+#: Below the run-dir: values that ranks moved out of their memory.
+SPILLED = "spilled"
 #: Names, by the supervisor's mark, whose launch this is: the next one of the same supervisor may take the lock away.
 LAUNCHED_BY = "HANDOFF_LAUNCHED_BY"
 
 #: A rank 0 that was killed, or whose launcher was, is gone by then.
 LOCK_WAIT_S = 5.0
-#: Of the directories of a run: a umask made for sharing must not open them to others.
-DIRECTORY_MODE = 0o755
 _ANOTHER = "name another with --run-dir"
-_OWN = "name a run-dir of your own with --run-dir"
 # What file systems answer that know no locks.
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -46,118 +49,90 @@ _HELD_BY_ANOTHER = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES})
 
 
 def make_run_dir(wanted: Any) -> Path:
-    """Make and return the directory of a run: ``wanted``, or a new timestamped one under ``handoff-runs/``.
+    """Make and return the directory of a run, as :func:`use_run_dir` does, for one who opens it later.
 
     Raises:
         UsageError: it cannot be made or written to, or others can write to it.
     """
+    with use_run_dir(wanted) as directory:
+        return directory.path
+
+
+def use_run_dir(wanted: Any) -> Directory:
+    """Make and open the directory of a run: ``wanted``, or a new timestamped one under ``handoff-runs/``.
+
+    Group write permission is taken from one that is the user's own; that is said.
+
+    Raises:
+        UsageError: it cannot be made or written to, or others can write to it or replace it.
+    """
     path = Path("handoff-runs" if wanted is None else wanted)
     try:
         path = path.absolute()
-        if wanted is None:
-            path = _fresh(path)
-        elif not _is_made(path):
-            refuse_if_others_write(path, path.stat())
-            _refuse_what_is_in_the_way(path)
-        probe = path / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(f"the run-dir {path} cannot be used: {error.strerror or error}; {_ANOTHER}") from error
-    return path
-
-
-def _is_made(path: Path) -> bool:
-    """Make ``path``; return False if it was there."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir(DIRECTORY_MODE)
-    except OSError:  # not only that it exists: a read-only file system says that first
-        if path.is_dir():
-            return False
-        for each in (path, *path.parents):
-            if each.exists() and not each.is_dir():
-                raise UsageError(f"the run-dir {path}: {each} is no directory; {_ANOTHER}") from None
+        directory = _open_fresh(path) if wanted is None else open_directory(path, makes=True, closes_to_group=True)
+        path = directory.path
+        try:
+            if wanted is not None:
+                _close_to_group(directory)
+                _refuse_what_is_in_the_way(directory)
+            probe = f".probe-{secrets.token_hex(4)}"
+            os.close(directory.create(probe))
+            directory.remove(probe)
+        except BaseException:
+            directory.close()
+            raise
+    except UntrustedFile:
         raise
-    return True
+    except (OSError, ValueError) as error:
+        raise UsageError(_why_not(path, error)) from error
+    return directory
 
 
-def _refuse_what_is_in_the_way(path: Path) -> None:
+def _why_not(path: Path, error: OSError | ValueError) -> str:
+    for each in (path, *path.parents):
+        if isinstance(error, NotADirectoryError) and os.path.lexists(each) and not each.is_dir():
+            return f"the run-dir {path}: {each} is no directory; {_ANOTHER}"
+    why = error.strerror if isinstance(error, OSError) else None
+    return f"the run-dir {path} cannot be used: {why or error}; {_ANOTHER}"
+
+
+def _close_to_group(directory: Directory) -> None:
+    closed = [directory.path] if directory.was_open_to_group else []
+    for name in (JOURNAL, VALUES, SPILLED):
+        status = directory.status(name)
+        if status is not None and stat.S_ISDIR(status.st_mode):
+            with directory.child(name, closes_to_group=True) as child:
+                closed += [child.path] if child.was_open_to_group else []
+    if closed:
+        where = ", ".join(map(str, closed))
+        say(f"group write permission was removed from {where}: a run executes what it reads there")
+
+
+def _refuse_what_is_in_the_way(directory: Directory) -> None:
     """A run has never made such things, so they are somebody's, and ``--fresh`` must not remove them either.
 
     Raises:
         UsageError: naming the first.
     """
-    for name, is_directory in ((JOURNAL, True), (VALUES, True), (STATUS, False), (LOCK, False)):
-        each = path / name
-        if os.path.lexists(each) and each.is_dir() != is_directory:
+    for name, is_directory in ((JOURNAL, True), (VALUES, True), (SPILLED, True), (STATUS, False), (LOCK, False)):
+        status = directory.status(name)
+        if status is not None and stat.S_ISDIR(status.st_mode) != is_directory:
             kind = "no directory" if is_directory else "a directory"
-            raise UsageError(f"the run-dir {path} cannot be used: {each} is {kind}; move it away, or {_ANOTHER}")
+            each = directory.path / name
+            raise UsageError(
+                f"the run-dir {directory.path} cannot be used: {each} is {kind}; move it away, or {_ANOTHER}"
+            )
 
 
-def _fresh(parent: Path) -> Path:
-    parent.mkdir(parents=True, exist_ok=True)
+def _open_fresh(parent: Path) -> Directory:
+    """Make a directory named by the time of day in ``parent``, which need not be the user's own, only safe."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for serial in range(1000):
-        path = parent / (f"{stamp}-{serial}" if serial else stamp)
-        try:
-            path.mkdir(DIRECTORY_MODE)
-            return path
-        except FileExistsError:
-            continue
+        name = f"{stamp}-{serial}" if serial else stamp
+        directory = open_new_directory(parent / name)
+        if directory is not None:
+            return directory
     raise OSError(f"{parent} holds a thousand runs of this second")
-
-
-# -- who may use it ------------------------------------------------------------------------------------
-
-
-def refuse_if_others_write(path: Path, status: os.stat_result) -> None:
-    """Refuse a file or directory that somebody else than the user could have written.
-
-    Raises:
-        UsageError: it belongs to somebody else, or its mode lets others write to it.
-    """
-    mode = f"mode {stat.S_IMODE(status.st_mode):04o}"
-    owner, me = _user(status.st_uid), _user(os.geteuid())
-    why = "and what it holds would run as you"
-    if status.st_uid != os.geteuid():
-        raise UsageError(f"{path} belongs to {owner} ({mode}) and not to you ({me}), {why}; {_OWN}")
-    others = _other_writers(status)
-    if others:
-        remedy = f"chmod go-w {shlex.quote(str(path))}"
-        raise UsageError(f"{path} (of {owner}, {mode}) can be written to by {others}, {why}; {remedy}, or {_OWN}")
-
-
-def _other_writers(status: os.stat_result) -> str:
-    if status.st_mode & stat.S_IWOTH:
-        return "everybody"
-    if status.st_mode & stat.S_IWGRP and not _is_private(status.st_gid):
-        return f"the group {_group(status.st_gid)}"
-    return ""
-
-
-def _is_private(gid: int) -> bool:
-    """Whether a group is the user's private one: it has the user's name, and no other member."""
-    try:
-        me = pwd.getpwuid(os.geteuid()).pw_name
-        group = grp.getgrgid(gid)
-    except KeyError:
-        return False
-    return group.gr_name == me and set(group.gr_mem) <= {me}
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"user {uid}"
-
-
-def _group(gid: int) -> str:
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return str(gid)
 
 
 # -- its lock ------------------------------------------------------------------------------------------
@@ -166,25 +141,31 @@ def _group(gid: int) -> str:
 class RunLock:
     """The sole use of a run-dir, until it is closed or its process ends, however that happens.
 
+    Args:
+        fd: of the locked file; -1 where nothing is locked.
+        outer: another lock, which is closed with this one.
+
     Attributes:
         note: why nothing is locked after all; empty if it is.
     """
 
-    def __init__(self, fd: int, note: str = "") -> None:
+    def __init__(self, fd: int, note: str = "", outer: RunLock | None = None) -> None:
         self.note = note
         self._fd = fd
+        self._outer = outer
         if fd >= 0:
             _held.add(self)
 
     def close(self) -> None:
         """Let others use the run-dir."""
-        if self._fd < 0:
-            return
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
-        except OSError:
-            pass  # closing does it as well
-        self._leave()
+        if self._fd >= 0:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_UN)
+            except OSError:
+                pass  # closing does it as well
+            self._leave()
+        if self._outer is not None:
+            self._outer.close()
 
     def _leave(self) -> None:
         _held.discard(self)
@@ -210,28 +191,27 @@ def _leave_all() -> None:
 os.register_at_fork(after_in_child=_leave_all)
 
 
-def lock_run_dir(run_dir: Path) -> RunLock:
+def lock_run_dir(run_dir: Path | Directory) -> RunLock:
     """Lock ``run_dir`` against other launches; where the file system knows no locks, the lock has a note instead.
 
-    The file ``lock`` stays when the lock is released: to delete it would let two launches lock two files of that name.
+    A launch that has no supervisor takes the supervisor's lock as well, so that none begins beside it.
+    The files stay when the locks are released: to delete one would let two launches lock two files of that name.
 
     Raises:
         UsageError: another process has locked it, or it cannot be written to.
     """
-    path = run_dir / LOCK
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
-    except OSError as error:
-        raise UsageError(f"the run-dir {run_dir} cannot be used: {path}: {error.strerror}; {_ANOTHER}") from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return _unlocked(run_dir, fd, error)
-    _say_who(fd)
-    return RunLock(fd)
+    with _usable(run_dir) as directory:
+        if _mark:
+            return RunLock(*_lock(directory, LOCK))
+        outer = RunLock(*_lock(directory, LAUNCH_LOCK))
+        try:
+            return RunLock(*_lock(directory, LOCK), outer)
+        except BaseException:
+            outer.close()
+            raise
 
 
-def lock_run_dir_soon(run_dir: Path, wait_s: float = LOCK_WAIT_S) -> RunLock:
+def lock_run_dir_soon(run_dir: Path | Directory, wait_s: float = LOCK_WAIT_S) -> RunLock:
     """As :func:`lock_run_dir`, but give a process that is just dying ``wait_s`` seconds to let go of it.
 
     An earlier launch of the same supervisor that still holds it then is on a host that was lost: the lock is taken
@@ -240,17 +220,74 @@ def lock_run_dir_soon(run_dir: Path, wait_s: float = LOCK_WAIT_S) -> RunLock:
     Raises:
         UsageError: as there.
     """
+    try:
+        return _soon(lambda: lock_run_dir(run_dir), wait_s)
+    except RunDirBusy:
+        with _usable(run_dir) as directory:
+            if not _is_of_our_supervisor(directory):
+                raise
+            directory.remove(LOCK)
+        return lock_run_dir(run_dir)
+
+
+def lock_for_supervisor(run_dir: Directory, wait_s: float = LOCK_WAIT_S) -> RunLock:
+    """Lock ``run_dir`` for a supervisor, whose rank 0 locks it in turn; nothing else begins there until it is closed.
+
+    Raises:
+        UsageError: another process has locked it, or it cannot be written to.
+    """
+    outer = _soon(lambda: RunLock(*_lock(run_dir, LAUNCH_LOCK)), wait_s)
+    try:
+        # A rank 0 whose supervisor was killed may live a moment longer.
+        _soon(lambda: RunLock(*_lock(run_dir, LOCK)), wait_s).close()
+    except BaseException:
+        outer.close()
+        raise
+    return outer
+
+
+def _soon(locks: Callable[[], RunLock], wait_s: float) -> RunLock:
     end = time.monotonic() + wait_s
     while True:
         try:
-            return lock_run_dir(run_dir)
+            return locks()
         except RunDirBusy:
             if time.monotonic() >= end:
-                if not _is_of_our_supervisor(run_dir):
-                    raise
-                (run_dir / LOCK).unlink(missing_ok=True)
-                return lock_run_dir(run_dir)
+                raise
         time.sleep(0.1)
+
+
+@contextmanager
+def _usable(run_dir: Path | Directory) -> Iterator[Directory]:
+    """Yield ``run_dir``, opened.
+
+    Raises:
+        UsageError: it cannot be opened, or what is done with it fails.
+    """
+    try:
+        with opened(run_dir) as directory:
+            yield directory
+    except OSError as error:
+        path = run_dir.path if isinstance(run_dir, Directory) else run_dir
+        what = f"{error.filename}: {error.strerror}"
+        raise UsageError(f"the run-dir {path} cannot be used: {what}; {_ANOTHER}") from error
+
+
+def _lock(directory: Directory, name: str) -> tuple[int, str]:
+    """Lock the file ``name``; return its descriptor, and why nothing is locked (the descriptor is -1 then).
+
+    Raises:
+        OSError: it cannot be opened.
+        UsageError: another process has locked it, or others can write to it.
+    """
+    fd = directory.open_or_create(name, PRIVATE_MODE)
+    try:
+        os.fchmod(fd, PRIVATE_MODE)  # whoever may open it could lock it; older versions let everybody read it
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return _unlocked(directory.path, fd, error)
+    _say_who(fd)
+    return fd, ""
 
 
 _mark = ""
@@ -262,14 +299,14 @@ def take_mark() -> None:
     _mark = os.environ.pop(LAUNCHED_BY, "")
 
 
-def _is_of_our_supervisor(run_dir: Path) -> bool:
+def _is_of_our_supervisor(directory: Directory) -> bool:
     try:
-        return bool(_mark) and json.loads((run_dir / LOCK).read_bytes()).get(LAUNCHED_BY) == _mark
-    except (OSError, ValueError, AttributeError):
+        return bool(_mark) and json.loads(directory.read(LOCK)).get(LAUNCHED_BY) == _mark
+    except (OSError, UsageError, ValueError, AttributeError):
         return False
 
 
-def _unlocked(run_dir: Path, fd: int, error: OSError) -> RunLock:
+def _unlocked(run_dir: Path, fd: int, error: OSError) -> tuple[int, str]:
     try:
         if error.errno in _HELD_BY_ANOTHER:
             remedy = "wait until that has ended, or end it, or name another with --run-dir"
@@ -277,7 +314,7 @@ def _unlocked(run_dir: Path, fd: int, error: OSError) -> RunLock:
     finally:
         os.close(fd)
     if error.errno in _NO_LOCKS:
-        return RunLock(-1, f"the file system of {run_dir} knows no locks: do not use it for two runs at once")
+        return -1, f"the file system of {run_dir} knows no locks: do not use it for two runs at once"
     raise UsageError(f"the run-dir {run_dir} cannot be locked: {error.strerror}; {_ANOTHER}") from error
 
 
@@ -305,74 +342,72 @@ def _who(fd: int) -> str:
 # -- its status ----------------------------------------------------------------------------------------
 
 
-def reserve_room(run_dir: Path) -> None:
+def reserve_room(run_dir: Path | Directory) -> None:
     """Take some room on the disk that :func:`write_status` gives up for a verdict once the disk is full.
 
     Raises:
         UsageError: there is none.
     """
     try:
-        (run_dir / _RESERVE).write_bytes(bytes(_RESERVE_NBYTES))
+        with opened(run_dir) as directory:
+            directory.write(_RESERVE, bytes(_RESERVE_NBYTES))
     except OSError as error:
-        raise UsageError(f"nothing can be written to the run-dir {run_dir}: {error.strerror}; {_ANOTHER}") from error
+        path = run_dir.path if isinstance(run_dir, Directory) else run_dir
+        raise UsageError(f"nothing can be written to the run-dir {path}: {error.strerror}; {_ANOTHER}") from error
 
 
-def give_up_room(run_dir: Path) -> None:
+def give_up_room(run_dir: Path | Directory) -> None:
     """Give back what :func:`reserve_room` took."""
-    (run_dir / _RESERVE).unlink(missing_ok=True)
+    with opened(run_dir) as directory:
+        directory.remove(_RESERVE)
 
 
-def write_status(run_dir: Path, **fields: Any) -> None:
+def write_status(run_dir: Path | Directory, **fields: Any) -> None:
     """Write ``status.json``, whole or not at all.
 
     Raises:
         JournalError: it cannot be written.
     """
-    text = json.dumps(fields, indent=1, default=repr) + "\n"
+    content = (json.dumps(fields, indent=1, default=repr) + "\n").encode()
     try:
-        try:
-            _replace_status(run_dir, text)
-        except OSError as error:
-            if error.errno not in _NO_ROOM:
-                raise
-            give_up_room(run_dir)
-            _replace_status(run_dir, text)
+        with opened(run_dir) as directory:
+            try:
+                directory.write(STATUS, content)
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                give_up_room(directory)
+                directory.write(STATUS, content)
     except OSError as error:
-        raise JournalError(f"{run_dir / STATUS} cannot be written: {error.strerror}", EXIT_STOPPED) from error
+        path = run_dir.path if isinstance(run_dir, Directory) else run_dir
+        raise JournalError(f"{path / STATUS} cannot be written: {error.strerror}", EXIT_STOPPED) from error
 
 
-def _replace_status(run_dir: Path, text: str) -> None:
-    partial = run_dir / f".{STATUS}.{os.getpid()}"
-    try:
-        partial.write_text(text)
-        partial.replace(run_dir / STATUS)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def note_joined(run_dir: Path) -> None:
+def note_joined(run_dir: Path | Directory) -> None:
     """Show the supervisor, if there is one, that all ranks of its launch have joined."""
     if not _mark:
         return
     try:
-        (run_dir / JOINED).touch()
-    except OSError:
+        with opened(run_dir) as directory:
+            os.close(directory.open_or_create(JOINED))
+    except (OSError, UsageError):
         pass  # a run-dir that cannot be used is refused a moment later
 
 
-def touch_status(run_dir: Path) -> None:
+def touch_status(run_dir: Path | Directory) -> None:
     """Show that the launch whose ``status.json`` it is still lives."""
     try:
-        os.utime(run_dir / STATUS)
-    except OSError:
+        with opened(run_dir) as directory:
+            directory.touch(STATUS)
+    except (OSError, UsageError):
         pass  # it is the supervisor who looks, and it has other ways to tell
 
 
-def read_status(run_dir: Path) -> dict[str, Any]:
-    """Return what ``status.json`` says, an empty dict if it is not there or not whole."""
+def read_status(run_dir: Path | Directory) -> dict[str, Any]:
+    """Return what ``status.json`` says, an empty dict if it is not there, not whole, or of somebody else."""
     try:
-        status = json.loads((run_dir / STATUS).read_text())
-    except (OSError, ValueError):
+        with opened(run_dir) as directory:
+            status = json.loads(directory.read(STATUS))
+    except (OSError, UsageError, ValueError):
         return {}
     return status if isinstance(status, dict) else {}

@@ -13,10 +13,11 @@ import tempfile
 from pathlib import Path
 
 from handoff_mpi.encoding import Payload
+from handoff_mpi.errors import UntrustedFile
+from handoff_mpi.results.run_dir import SPILLED
+from handoff_mpi.results.secure_files import Directory, open_directory, opened
 from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
 
-#: Below the run-dir: files of the ranks that see it.
-SPILLED = "spilled"
 #: This share of a disk is left to others: the run's journal may be on it.
 SPARED_SHARE = 0.05
 _IN_MEMORY = frozenset({"tmpfs", "ramfs"})
@@ -30,18 +31,26 @@ class SpillingStore(MemoryStore):
         directory: made when the first value is moved out, and again if it vanishes; None takes one among the
             temporary ones of the host.
         kept: where values may lie in files already; those need not be written again.
+        run_dir: the open run-dir, if ``directory`` is in its ``spilled``.
 
     Attributes:
         count, nbytes: how many values were moved out so far, and how many bytes of memory they took.
     """
 
-    def __init__(self, rank: int = 0, directory: Path | None = None, kept: DirectoryStore | None = None) -> None:
+    def __init__(
+        self,
+        rank: int = 0,
+        directory: Path | None = None,
+        kept: DirectoryStore | None = None,
+        run_dir: Directory | None = None,
+    ) -> None:
         super().__init__(rank)
         self.count = 0
         self.nbytes = 0
         self._directory = directory
         self._is_temporary = directory is None
         self._kept = kept
+        self._run_dir = run_dir
         self._files: DirectoryStore | None = None
         self._spilled: dict[Key, ResultStore] = {}
 
@@ -67,28 +76,38 @@ class SpillingStore(MemoryStore):
             files = self._files_with_room(nbytes)
             files.put(key, payload)
         except FileNotFoundError:  # the directory has vanished, and what was in it: it is made again
-            self._files = None
+            if self._files is not None:
+                self._files.close()
+                self._files = None
             files = self._files_with_room(nbytes)
             files.put(key, payload)
         return files
 
     def _files_with_room(self, nbytes: int) -> DirectoryStore:
         if self._files is None:
-            self._files = DirectoryStore(self._make_directory(), is_cached=False)
+            try:
+                self._files = DirectoryStore(self._make_directory(), is_cached=False)
+            except UntrustedFile as error:
+                raise PermissionError(errno.EPERM, str(error)) from error
         directory = self._files.directory
         disk = shutil.disk_usage(directory)
         if disk.free - nbytes < SPARED_SHARE * disk.total:
             raise OSError(errno.ENOSPC, "the disk is nearly full", str(directory))
         return self._files
 
-    def _make_directory(self) -> Path:
+    def _make_directory(self) -> Directory:
         if self._is_temporary:  # under a new name each time: what has vanished from there may be another user's by now
             self._directory = Path(tempfile.mkdtemp(prefix="handoff-spilled-"))
         assert self._directory is not None
-        self._directory.mkdir(parents=True, exist_ok=True)
+        if self._run_dir is None:
+            made = open_directory(self._directory.absolute(), makes=True)
+        else:
+            with self._run_dir.child(SPILLED, makes=True) as spilled:
+                made = spilled.child(self._directory.name, makes=True)
         if _is_in_memory(self._directory):
+            made.close()
             raise OSError(errno.ENODEV, "what is written there stays in memory", str(self._directory))
-        return self._directory
+        return made
 
     def get(self, key: Key) -> Payload:
         where = self._spilled.get(key)
@@ -115,13 +134,19 @@ class SpillingStore(MemoryStore):
         """Forget all values, and remove the files."""
         self.clear()
         self._spilled.clear()
+        if self._files is not None:
+            self._files.clear()
+            self._files.close()
+            self._files = None
         if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                self._directory.rmdir()
 
 
-def clear_spilled(run_dir: Path) -> None:
+def clear_spilled(run_dir: Path | Directory) -> None:
     """Remove what ranks that died have left in ``run_dir``."""
-    shutil.rmtree(run_dir / SPILLED, ignore_errors=True)
+    with opened(run_dir) as directory:
+        directory.remove_directory(SPILLED)
 
 
 def _is_in_memory(directory: Path) -> bool:

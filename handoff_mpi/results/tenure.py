@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from handoff_mpi.errors import Superseded
-from handoff_mpi.results.journal import has_successor
+from handoff_mpi.errors import EXIT_STOPPED, JournalError, Superseded
+from handoff_mpi.results.journal import Journal, has_successor
 from handoff_mpi.results.run_dir import touch_status
+from handoff_mpi.results.secure_files import Directory
 
 
 class Tenure:
-    """The hold of the launch of ``epoch`` on ``run_dir``.
+    """The hold of the launch that writes ``journal`` on ``run_dir``.
 
     A rank 0 that was suspended, or cut off, while its run was launched again elsewhere finds the other's journal
     there: what it would still write is not wanted any more.
     """
 
-    def __init__(self, run_dir: Path, epoch: int) -> None:
+    def __init__(self, run_dir: Directory, journal: Journal) -> None:
         self._run_dir = run_dir
-        self._epoch = epoch
+        self._journal = journal
 
     def confirm(self) -> None:
         """Look for a newer launch, and show that this one lives; worth a call a second.
 
         Raises:
             Superseded: there is a newer one; nothing must be written any more.
+            JournalError: the run-dir, or the journal in it, is no longer there: nothing that is written can be found.
         """
-        if has_successor(self._run_dir, self._epoch):
-            raise Superseded(
-                f"launch {self._epoch} of {self._run_dir} leaves: a newer launch has taken the run over meanwhile"
-            )
+        path, epoch = self._run_dir.path, self._journal.epoch
+        if has_successor(self._run_dir, epoch):
+            raise Superseded(f"launch {epoch} of {path} leaves: a newer launch has taken the run over meanwhile")
+        if not (self._run_dir.is_in_place and self._journal.is_in_place):
+            what = f"the run-dir {path} was removed, renamed or replaced while its run was going on"
+            raise JournalError(f"{what}: what it does cannot be kept; give the same command again", EXIT_STOPPED)
         touch_status(self._run_dir)

@@ -125,6 +125,9 @@ class SchedulerLoop:
         chronicle: writes the journal.
         settings: see there.
         shell: rank 0's own worker, if it computes.
+
+    Attributes:
+        trouble: why the journal is not written any further; empty if it is.
     """
 
     def __init__(
@@ -155,7 +158,7 @@ class SchedulerLoop:
         self._bringing = Bringing(self.courier, scheduler, plan, kept, settings.run, settings.number)
         self._bringing.on_persisted = self._note_persisted
         self._chronicle = chronicle
-        self._trouble = ""
+        self.trouble = ""
         self._shell = shell
         self._launcher = os.getppid()
         self._process = os.getpid()
@@ -270,17 +273,32 @@ class SchedulerLoop:
         try:
             self._chronicle.turn(self.scheduler.log)
         except JournalError as error:
-            # What goes on is not lost, only not remembered: it may run again when the run is resumed.
-            self._chronicle = None
-            self._trouble = str(error)
+            self._stop_writing(error)
+
+    def _stop_writing(self, error: JournalError) -> None:
+        """What goes on is not lost, only not remembered: it may run again when the run is resumed."""
+        self._chronicle = None
+        if not self.trouble:
+            self.trouble = str(error)
             say(str(error))
+
+    def confirm(self) -> None:
+        """Look whether the run-dir is still this launch's, and still there.
+
+        Raises:
+            Superseded: a newer launch has taken over.
+        """
+        try:
+            self.settings.confirm()
+        except JournalError as error:
+            self._stop_writing(error)
 
     def _note_persisted(self, task: int) -> None:
         if self._chronicle is not None:
             self._chronicle.persisted(task)
 
     def _look_at_stop(self, events: list[Event]) -> None:
-        reason = self._trouble or self.stop_reason()
+        reason = self.trouble or self.stop_reason()
         if reason and self._stopped_at is None:
             self._stopped_at = clock()
             events.append(StopRequested(reason))
@@ -351,7 +369,7 @@ class SchedulerLoop:
             self._lose(*lost, events)
         if now >= self._next_confirm:
             self._next_confirm = now + CONFIRM_S
-            self.settings.confirm()
+            self.confirm()
             self._greet(now)
             self._guard_hosts(now, events)
 

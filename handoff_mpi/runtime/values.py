@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from handoff_mpi.encoding import EncodingError, Payload, decode_code
-from handoff_mpi.errors import UsageError, ValueUnavailable
-from handoff_mpi.results.run_dir import VALUES, read_status
-from handoff_mpi.results.spilling import SPILLED, SpillingStore
+from handoff_mpi.errors import UntrustedFile, UsageError, ValueDamaged, ValueUnavailable
+from handoff_mpi.results.run_dir import SPILLED, VALUES, read_status
+from handoff_mpi.results.secure_files import Directory, open_directory
+from handoff_mpi.results.spilling import SpillingStore
 from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
 from handoff_mpi.runtime.pace import clock
 from handoff_mpi.runtime.run_setup import RunSetup
@@ -28,8 +29,11 @@ class RankValues:
 
     def __init__(self, rank: int, setup: RunSetup) -> None:
         self._setup = setup
-        self._kept = _find_kept(setup)
-        self._store = _make_store(rank, setup, self._kept)
+        self._run_dir = _find_run_dir(setup)
+        self._kept: DirectoryStore | None = None
+        if self._run_dir is not None:
+            self._kept = DirectoryStore(self._run_dir.path / VALUES, within=self._run_dir)
+        self._store = _make_store(rank, setup, self._kept, self._run_dir)
         self._file_keys: dict[int, Key] = {}
         self._seconds_per_byte = _SECONDS_PER_BYTE
 
@@ -53,7 +57,10 @@ class RankValues:
             if is_held:
                 return self._store.get(self._key(task))
             return None if self._kept is None else self._kept.get(self._file_keys.get(task, self._key(task)))
-        except (KeyError, ValueUnavailable):  # the file is gone, or damaged: as good as gone
+        except ValueDamaged as error:
+            say(f"a value is lost, and will be made again if it is needed: {error}")
+            return None
+        except (KeyError, ValueUnavailable):
             return None
 
     def put(self, task: int, payload: Payload) -> None:
@@ -96,27 +103,42 @@ class RankValues:
         return ""
 
     def close(self) -> None:
-        """Forget all values, and remove what was moved out of memory."""
+        """Forget all values, remove what was moved out of memory, and let go of the run-dir."""
         if isinstance(self._store, SpillingStore):
             self._store.close()
+        for each in (self._kept, self._run_dir):
+            if each is not None:
+                each.close()
 
     def _key(self, task: int) -> Key:
         return self._setup.run, task
 
 
-def _find_kept(setup: RunSetup) -> DirectoryStore | None:
-    """Return where values that outlast the run are written; None where rank 0's run-dir cannot be seen."""
-    if setup.run_dir is None or read_status(Path(setup.run_dir)).get("run") != setup.run:
+def _find_run_dir(setup: RunSetup) -> Directory | None:
+    """Return rank 0's run-dir, open; None where it cannot be seen, or not be trusted.
+
+    On another host a directory of the same path may be of an earlier run: the run's name, which holds a random number,
+    tells.
+    """
+    if setup.run_dir is None:
         return None
-    return DirectoryStore(Path(setup.run_dir) / VALUES)
+    try:
+        directory = open_directory(Path(setup.run_dir))
+    except UntrustedFile as error:
+        say(f"values are sent to rank 0, which writes them: {error}")
+        return None
+    except OSError:
+        return None
+    if read_status(directory).get("run") != setup.run:
+        directory.close()
+        return None
+    return directory
 
 
-def _make_store(rank: int, setup: RunSetup, kept: DirectoryStore | None) -> ResultStore:
+def _make_store(rank: int, setup: RunSetup, kept: DirectoryStore | None, run_dir: Directory | None) -> ResultStore:
     if setup.store_factory is None:
-        directory = None
-        if kept is not None and setup.run_dir is not None:
-            directory = Path(setup.run_dir, SPILLED, f"{setup.run}-{rank}")
-        return SpillingStore(rank, directory, kept)
+        directory = None if run_dir is None else run_dir.path / SPILLED / f"{setup.run}-{rank}"
+        return SpillingStore(rank, directory, kept, run_dir)
     from handoff_mpi.results.guarded import GuardedStore
 
     try:

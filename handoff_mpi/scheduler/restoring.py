@@ -8,9 +8,7 @@ from handoff_mpi.dag import TaskSpec
 from handoff_mpi.scheduler.events import Rest
 
 
-def restore(
-    specs: Sequence[TaskSpec], left: Callable[[int], Rest], is_whole: Callable[[int], bool]
-) -> dict[int, Rest]:
+def restore(specs: Sequence[TaskSpec], left: Callable[[int], Rest], is_whole: Callable[[int], bool]) -> dict[int, Rest]:
     """Return where the values of the tasks rest that need not run.
 
     It works backwards from what is to be kept: a kept task with a valid value is restored with it; one without runs,

@@ -142,9 +142,7 @@ def attach(handler_id: str, event: Sequence[str], handler: HandlerFunction, conf
     attach_many(handler_id, [event], handler, config)
 
 
-def attach_many(
-    handler_id: str, events: Iterable[Sequence[str]], handler: HandlerFunction, config: Any = None
-) -> None:
+def attach_many(handler_id: str, events: Iterable[Sequence[str]], handler: HandlerFunction, config: Any = None) -> None:
     """Attach one handler to several events; all of them or, where this raises, none.
 
     Raises:

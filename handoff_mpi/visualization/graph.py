@@ -70,9 +70,7 @@ def execution_graph(results: RunRecords) -> GraphData:
     keys = _carry(records)
     nodes = [_node(record, keys[record.id]) for record in records.values()]
     edges = [
-        _edge(records[source], record, keys)
-        for record in records.values()
-        for source in dict.fromkeys(record.inputs)
+        _edge(records[source], record, keys) for record in records.values() for source in dict.fromkeys(record.inputs)
     ]
     graph = {"dag_id": _carry([results.dag_id])[results.dag_id], "status": results.status, **_totals(nodes)}
     return {"directed": True, "multigraph": False, "graph": graph, "nodes": nodes, "edges": edges}
@@ -292,8 +290,7 @@ def _edge(producer: TaskRecord, consumer: TaskRecord, keys: dict[Hashable, Key])
 def _totals(nodes: list[_Node]) -> dict[str, Any]:
     places = Counter((node["rank"], node["host"]) for node in nodes if node["rank"] is not None)
     ranks = [
-        {"rank": rank, "host": host, "functions": places[rank, host]}
-        for rank, host in sorted(places, key=_place_order)
+        {"rank": rank, "host": host, "functions": places[rank, host]} for rank, host in sorted(places, key=_place_order)
     ]
     return {
         "functions": len(nodes),

@@ -17,6 +17,7 @@ from handoff_mpi.errors import Superseded
 from handoff_mpi.results import run_dir
 from handoff_mpi.results.journal import Journal, has_successor
 from handoff_mpi.results.run_dir import LAUNCHED_BY, lock_run_dir, lock_run_dir_soon, write_status
+from handoff_mpi.results.secure_files import open_directory
 from handoff_mpi.results.tenure import Tenure
 
 NAPS = """
@@ -33,8 +34,8 @@ dag.add_function(Function("sum", list(range(12)), lambda *parts: sum(parts)))
 
 
 def test_a_tenure_ends_with_the_next_launch(tmp_path):
-    with Journal(tmp_path) as first:
-        tenure = Tenure(tmp_path, first.epoch)
+    with open_directory(tmp_path) as directory, Journal(directory) as first:
+        tenure = Tenure(directory, first)
         write_status(tmp_path, status="running")
         os.utime(tmp_path / "status.json", (0, 0))
         tenure.confirm()
@@ -43,7 +44,7 @@ def test_a_tenure_ends_with_the_next_launch(tmp_path):
             assert has_successor(tmp_path, first.epoch)
             with pytest.raises(Superseded, match="a newer launch"):
                 tenure.confirm()
-            Tenure(tmp_path, second.epoch).confirm()
+            Tenure(directory, second).confirm()
 
 
 def test_only_the_same_supervisor_takes_a_lock_away(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import time
 
 import handoff_mpi
 from handoff_mpi.launch import supervisor
+from handoff_mpi.results.secure_files import open_directory
 from tests.conftest import run_process
 from tests.faults.launching import launch
 
@@ -50,7 +51,8 @@ def test_a_pulse_stops_when_nothing_has_changed_for_long(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(supervisor.time, "monotonic", lambda: now[0])
     status = tmp_path / "status.json"
-    pulse = supervisor._Pulse(status, 5.0)
+    run_dir = open_directory(tmp_path)
+    pulse = supervisor._Pulse(run_dir, 5.0)
 
     def has_stopped(seconds):
         now[0] += seconds
@@ -64,6 +66,7 @@ def test_a_pulse_stops_when_nothing_has_changed_for_long(tmp_path, monkeypatch):
     assert not has_stopped(1000.0), "the supervisor was suspended itself"
     pulse.reset()
     assert not has_stopped(1.0)
+    run_dir.close()
 
 
 STUMBLING = """

@@ -565,8 +565,7 @@ def refusal(run_dir) -> str:
 
 @pytest.mark.parametrize("part", ["run-dir", "journal", "segment"])
 @pytest.mark.parametrize("mode", [0o777, 0o1777, 0o602, 0o720])
-def test_what_others_can_write_to_is_not_unpickled(tmp_path, bomb, monkeypatch, part, mode):
-    monkeypatch.setattr("handoff_mpi.results.run_dir._is_private", lambda gid: False)
+def test_what_others_can_write_to_is_not_unpickled(tmp_path, bomb, part, mode):
     path = {"run-dir": tmp_path, "journal": bomb.parent, "segment": bomb}[part]
     path.chmod(mode | stat.S_IXUSR)
     said = refusal(tmp_path)

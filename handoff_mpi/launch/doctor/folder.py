@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handoff_mpi.errors import UsageError
-from handoff_mpi.results.run_dir import refuse_if_others_write
+from handoff_mpi.results.secure_files import open_directory, refuse_unsafe_way
+from handoff_mpi.results.trust import is_open_to_group
 
 #: A network file system may show new names late; this long they are looked for, in seconds.
 SEEN_WITHIN_S = 5.0
@@ -83,8 +84,7 @@ class Folder:
         assert self.probe is not None
         facts = self.facts
         path = Path(facts.path)
-        if is_named:  # a run makes a directory of its own in one that is not
-            facts.refusal = _refusal(path)
+        facts.refusal = _refusal(path, is_named)
         facts.write_s = _median_write_s(self.probe)
         (self.probe / _TOKEN).write_text(self.token)
         self._lock, facts.lock_trouble = _lock(self.probe / _LOCK)
@@ -149,9 +149,12 @@ def _sees(path: Path, token: str) -> bool:
         time.sleep(0.05)
 
 
-def _refusal(path: Path) -> str:
+def _refusal(path: Path, is_named: bool) -> str:
     try:
-        refuse_if_others_write(path, path.stat())
+        if not is_named:  # a run makes a directory of its own in it
+            refuse_unsafe_way(path / "new")
+        elif not is_open_to_group(path.stat()):  # which a run mends
+            open_directory(path).close()
     except UsageError as error:
         return str(error)
     return ""

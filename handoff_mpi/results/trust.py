@@ -68,9 +68,7 @@ def refuse_parent(path: Path, status: os.stat_result, is_nearest: bool) -> None:
     if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
         mode = stat.S_IMODE(status.st_mode)
         who = f"{path} above the run-dir (mode {mode:04o}) can be written to by everybody"
-        raise UntrustedFile(
-            f"{who}, who could replace it; chmod +t {shlex.quote(str(path))}, or {_ELSEWHERE}"
-        )
+        raise UntrustedFile(f"{who}, who could replace it; chmod +t {shlex.quote(str(path))}, or {_ELSEWHERE}")
 
 
 def refuse_link(path: Path, status: os.stat_result) -> None:

@@ -414,8 +414,11 @@ def test_a_run_dir_that_runs_will_refuse(tmp_path):
     with folder.open_folder(str(tmp_path), True) as opened:
         assert "can be written to by everybody" in places.judge_folder(opened.facts).what
     with folder.open_folder(str(tmp_path), False) as opened:
+        assert "could replace it" in opened.facts.refusal
+    tmp_path.chmod(0o1777)
+    with folder.open_folder(str(tmp_path), False) as opened:
         assert not opened.facts.refusal  # runs make directories of their own in it
-    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o777
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o1777
 
 
 def test_a_run_dir_that_another_host_does_not_see(tmp_path, monkeypatch):

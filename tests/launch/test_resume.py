@@ -94,18 +94,78 @@ def test_a_value_that_was_not_written_is_computed_again(calls, tmp_path):
     assert calls.take() == ["b", "c"]
 
 
-@pytest.mark.parametrize("damage", ["cut short", "emptied", "deleted", "other bytes"])
+def flipped(content, place):
+    """Return ``content`` with one bit changed."""
+    return content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :]
+
+
+DAMAGE = {
+    "cut short": lambda content: content[:-1],
+    "emptied": lambda content: b"",
+    "other bytes": lambda content: b"x" * len(content),
+    "a bit of the magic": lambda content: flipped(content, 3),
+    "a bit of a size": lambda content: flipped(content, 15),
+    "a bit of the key": lambda content: flipped(content, 40),
+    "a bit of the pickle": lambda content: flipped(content, content.index(b"numpy")),
+    "a bit of the array": lambda content: flipped(content, len(content) // 2),
+    "a bit of the checksum": lambda content: flipped(content, len(content) - 1),
+    "written by an older version": lambda content: b"HMPV1\n" + content[6:],
+}
+
+
+def value_file(tmp_path):
+    (file,) = (tmp_path / "run" / "values").glob("*.value")
+    return file
+
+
+@pytest.mark.parametrize("damage", [*DAMAGE, "deleted", "writable by the group"])
 def test_a_damaged_value_is_never_used(calls, tmp_path, damage):
     run(chain(calls), tmp_path)
     calls.take()
-    (file,) = (tmp_path / "run" / "values").glob("*.value")
-    content = file.read_bytes()
+    file = value_file(tmp_path)
     if damage == "deleted":
         file.unlink()
+    elif damage == "writable by the group":
+        file.chmod(0o664)
     else:
-        file.write_bytes({"cut short": content[:-1], "emptied": b"", "other bytes": b"x" * len(content)}[damage])
+        file.write_bytes(DAMAGE[damage](file.read_bytes()))
+    with pytest.raises(handoff.errors.ValueUnavailable):
+        handoff.load(tmp_path / "run")["b"]
     assert run(chain(calls, version="2"), tmp_path)["c"] == 50_000.0
     assert calls.take() == ["b", "c"]
+    assert run(chain(calls, version="3"), tmp_path)["c"] == 50_000.0
+    assert calls.take() == ["c"], "it is there again"
+
+
+def test_the_value_of_another_run_is_never_used(calls, tmp_path):
+    run(chain(calls), tmp_path)
+    run(chain(calls, first=2), tmp_path, run_dir=tmp_path / "other")
+    (theirs,) = (tmp_path / "other" / "values").glob("*.value")
+    value_file(tmp_path).write_bytes(theirs.read_bytes())
+    calls.take()
+    with pytest.raises(handoff.errors.ValueDamaged, match="does not carry the key of this one"):
+        handoff.load(tmp_path / "run")["b"]
+    assert run(chain(calls, version="2"), tmp_path)["c"] == 50_000.0
+    assert calls.take() == ["b", "c"]
+
+
+def test_load_says_what_is_damaged_and_what_it_says_has_it_made_again(calls, tmp_path):
+    run(chain(calls), tmp_path)
+    calls.take()
+    file = value_file(tmp_path)
+    file.write_bytes(DAMAGE["a bit of the array"](file.read_bytes()))
+    results = handoff.load(tmp_path / "run")
+    assert results["c"] == 50_000.0
+    with pytest.raises(handoff.errors.ValueDamaged) as caught:
+        results["b"]
+    assert str(caught.value) == (
+        f"the value of 'b' is lost: {file} is damaged: its checksum does not match what it holds; remove the file, "
+        "then the same command with --keep b (keep=['b']) makes it again"
+    )
+    file.unlink()
+    assert run(chain(calls), tmp_path, keep=["b"])["b"].size == 50_000
+    assert calls.take() == ["b"]
+    assert handoff.load(tmp_path / "run")["b"].size == 50_000
 
 
 def test_rerun_runs_a_function_again_and_all_after_it(calls, tmp_path):

@@ -12,10 +12,10 @@ import numpy
 import handoff_mpi as handoff
 from handoff_mpi import DAG, Function
 from handoff_mpi.comm.mpi import world
-from handoff_mpi.runtime import worker_shell
+from handoff_mpi.runtime import values
 
 if "blind" in sys.argv and world().Get_rank():
-    worker_shell.read_status = lambda run_dir: {}  # as on a host that does not see rank 0's run-dir
+    values.read_status = lambda run_dir: {}  # as on a host that does not see rank 0's run-dir
 
 told = []
 def tell(event, measurements, metadata, config): told.append([event[1:], measurements, metadata])

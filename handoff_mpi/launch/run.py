@@ -209,6 +209,7 @@ class Run:
                 else:
                     self._write_verdict(status=status, exit_code=code, **self._about)
             loop.close()
+            self._kept.close()
             self._scheduler.close()
             self._job.gone |= loop.gone
 

@@ -8,12 +8,28 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 import handoff_mpi as handoff
 from handoff_mpi import DAG, Function
 from tests.conftest import mpirun_command
+
+
+def test_runs_one_after_the_other_leave_no_files_open(tmp_path):
+    def count():
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    dag = DAG("large")
+    dag.add_function(Function("large", (), bytes, [100_000]))
+    counts = []
+    for number in range(4):
+        results = handoff.execute_local(dag, run_dir=tmp_path / str(number % 2))
+        assert len(results["large"]) == len(handoff.load(tmp_path / str(number % 2))["large"]) == 100_000
+        counts.append(count())
+    assert len(set(counts[1:])) == 1, counts
+
 
 # -- two starts ----------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from handoff_mpi.kernel import sharpen_timers
 from handoff_mpi.launch.environment import size_by_launcher
 from handoff_mpi.messages import ASKED, BYE, LEAVE, SETUP, START
 from handoff_mpi.process_exit import flush_output
+from handoff_mpi.python_path import add_directories
 from handoff_mpi.resources import Amounts, Capability, parse_resources
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.resources.detection import detect
@@ -287,7 +288,7 @@ class Job:
                     vigil.begin(clock())
                     break
                 if kind == SETUP:
-                    _extend_path(each.message[3])
+                    add_directories(each.message[3])
                     answer = _set_up(each.message[2], self.capabilities[self.rank])
                     self.transport.send(0, (REGISTERED, 0, *answer))
                 elif kind == ASKED:
@@ -301,7 +302,7 @@ class Job:
             pace.wait(bool(arrived), self.transport.is_transferring, clock() + 1.0)
 
     def _serve_run(self, setup: RunSetup, pending: list[Envelope], spares: Spares) -> tuple[Any, list[Envelope]]:
-        _extend_path(setup.paths)
+        add_directories(setup.paths)
         end = end_rank if self.is_mpi else None
         return serve_run(self.transport, setup, pending, self.is_threaded, self.leave, end, spares)
 
@@ -370,10 +371,6 @@ def _set_up(blob: bytes, capability: Capability) -> tuple[Capability, str | None
     except BaseException as error:
         return capability, f"{type(error).__name__}: {describe(error)[1]}"
     return capability, None
-
-
-def _extend_path(paths: list[str]) -> None:
-    sys.path.extend(path for path in paths if path not in sys.path)
 
 
 def end_all_with_uncaught() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from handoff_mpi.dag import DAG
 from handoff_mpi.encoding import carry_by_value
 from handoff_mpi.errors import DAGError, HandoffError, Interrupted, UsageError
+from handoff_mpi.python_path import add_directories
 from handoff_mpi.worker.calls import call_here, describe
 
 
@@ -74,7 +75,7 @@ def _why_no_file(path: str) -> str:
 
 
 def _import(path: Path) -> ModuleType:
-    sys.path.insert(0, str(path.parent))
+    add_directories([str(path.parent)])
     name = "handoff_dag_" + "".join(c if c.isalnum() else "_" for c in path.stem)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:

@@ -6,7 +6,6 @@ import os
 import secrets
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from handoff_mpi.errors import (
 from handoff_mpi.kernel import signal_at_parents_end
 from handoff_mpi.launch.hosts import Hosts, find_hosts, refuse_too_many
 from handoff_mpi.launch.mpirun import launcher_command
+from handoff_mpi.python_path import own_command
 from handoff_mpi.results.run_dir import JOINED, LAUNCHED_BY, STATUS, read_status
 from handoff_mpi.results.secure_files import Directory
 from handoff_mpi.runtime.prober import PROBE
@@ -149,7 +149,7 @@ class _Supervisor:
         self._has_failed_to_start = False
         self._pulse.reset()
         self._join_by = time.monotonic() + JOIN_S + self._order.ranks * _JOIN_RANK_S
-        program = [*command, sys.executable, "-m", "handoff_mpi", *arguments]
+        program = [*command, *own_command(), *arguments]
         self._process = subprocess.Popen(
             program, env=environment, start_new_session=True, preexec_fn=_end_with_supervisor
         )

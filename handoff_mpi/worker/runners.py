@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import signal
@@ -18,6 +17,7 @@ from typing import Any
 
 from handoff_mpi.descendants import kill_group
 from handoff_mpi.encoding import Payload
+from handoff_mpi.python_path import python_program
 from handoff_mpi.worker.calls import CallSpec
 from handoff_mpi.worker.frames import (
     DescriptorsLost,
@@ -42,10 +42,7 @@ _MOST_WORDS = 4000
 CLOSE_TIMEOUT_S = 10.0
 _OWN_FRAME = "handoff_mpi/worker/"
 _LAUNCHER_PREFIXES = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDI_", "HYDRA_", "MPIEXEC_", "MPIR_CVAR_", "PALS_")
-_PROGRAM = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv[1]);"
-    "from handoff_mpi.worker.child import main; main(*map(int, sys.argv[2:6]), sys.argv[6])"
-)
+_IMPORTS, _CALL = "from handoff_mpi.worker.child import main", "main(*map(int, sys.argv[1:5]), sys.argv[5])"
 
 
 def environment_of_child() -> dict[str, str]:
@@ -107,7 +104,7 @@ class Child:
         descriptors = [each.fileno() for each in (theirs, self._last_words, self._tokens)]
         try:
             return subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), *map(str, descriptors), *words],
+                [*python_program(_IMPORTS, _CALL), *map(str, descriptors), *words],
                 pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 env=environment_of_child(),

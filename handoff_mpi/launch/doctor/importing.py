@@ -14,6 +14,7 @@ import sysconfig
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from handoff_mpi.python_path import python_program
 from handoff_mpi.worker.runners import environment_of_child
 
 #: What every rank imports; mpi4py without starting MPI, and numpy for nearly all functions.
@@ -27,9 +28,8 @@ _NETWORK = {
 }  # fmt: skip
 # The package stands for all that a rank imports of it. Told as JSON on the last line: a module may print on its way.
 _PROGRAM = """
-import sys, json
+import json
 from time import perf_counter
-sys.path[:] = json.loads(sys.argv[1])
 def take(name):
     begun = perf_counter()
     try:
@@ -40,7 +40,7 @@ def take(name):
     except Exception as error:
         return f"{type(error).__name__}: {error}".splitlines()[0]
     return perf_counter() - begun
-print(json.dumps({name: take(name) for name in json.loads(sys.argv[2])}), flush=True)
+print(json.dumps({name: take(name) for name in sys.argv[1:]}), flush=True)
 """
 
 
@@ -78,7 +78,7 @@ def measure_imports() -> Imports:
 
 
 def _in_fresh_process(limit_s: float) -> dict[str, float | str]:
-    command = [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), json.dumps(MODULES)]
+    command = [*python_program("", _PROGRAM), *MODULES]
     try:
         ended = subprocess.run(
             command,

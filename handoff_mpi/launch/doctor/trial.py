@@ -11,7 +11,6 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -23,6 +22,7 @@ from typing import Any, NoReturn
 
 from handoff_mpi.launch.environment import is_under_launcher
 from handoff_mpi.launch.mpirun import launcher_command
+from handoff_mpi.python_path import python_program
 from handoff_mpi.worker.runners import KILL_LIMIT_S, environment_of_child
 
 #: The whole trial, all its jobs together.
@@ -38,10 +38,6 @@ _SAID_NBYTES = 4000
 # What batch systems say of their allocation: the trial stays on this host, in nobody's way.
 _BATCH_PREFIXES = ("SLURM_", "PBS_", "LSB_", "LSF_", "FLUX_", "COBALT_", "PE_HOSTFILE")
 _ROOT_VARIABLES = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
-_PROGRAM = (
-    "import sys, json; sys.path[:] = json.loads(sys.argv[1]);"
-    "from handoff_mpi.launch.doctor.trial import main; main(sys.argv[2])"
-)
 _DIE, _ECHO, _EXIT = "die", "echo", "exit"
 
 
@@ -135,7 +131,7 @@ class _TrialJob:
 def _trial_job(command: list[str], environment: Mapping[str, str]) -> Iterator[_TrialJob]:
     with tempfile.TemporaryDirectory(prefix="handoff-doctor-") as folder:
         told, said = Path(folder, "told"), Path(folder, "said")
-        words = [*command, sys.executable, "-c", _PROGRAM, json.dumps(sys.path), str(told)]
+        words = [*command, *python_program(f"from {__name__} import main", "main(sys.argv[1])"), str(told)]
         with said.open("wb") as stderr:
             streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": stderr}
             with started(words, environment, is_local=True, **streams) as process:

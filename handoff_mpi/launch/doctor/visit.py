@@ -23,6 +23,7 @@ from handoff_mpi.launch.doctor.trial import Trial, started, try_deaths
 from handoff_mpi.launch.environment import is_under_launcher, rank_by_launcher, size_by_launcher
 from handoff_mpi.launch.hosts import find_hosts, refuse_too_many
 from handoff_mpi.launch.mpirun import launcher_command
+from handoff_mpi.python_path import own_command
 
 DEFAULT_RUN_DIR = "handoff-runs"
 #: However MPI hangs, a doctor ends after this long.
@@ -90,9 +91,9 @@ def visit_with_ranks(ranks: int, run_dir: str | None, report: Report) -> int:
     refuse_too_many(ranks, find_hosts(ranks, None))
     signals.handle(signal.SIGTERM, _on_term)
     command, environment = launcher_command(ranks)
-    words = ["-m", "handoff_mpi", "doctor", "--lines", *([] if run_dir is None else ["--run-dir", run_dir])]
+    words = ["doctor", "--lines", *([] if run_dir is None else ["--run-dir", run_dir])]
     streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
-    with started([*command, sys.executable, *words], environment, **streams) as process:
+    with started([*command, *own_command(), *words], environment, **streams) as process:
         is_complete = _relay(process, report)
         code = _wait(process, _LEAVE_S if is_complete else 1.0)
     if not is_complete:

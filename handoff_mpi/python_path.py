@@ -1,0 +1,69 @@
+"""From where Python imports: in this process, and in the Python processes that it starts.
+
+A process that this package starts imports what this process would: its flags (``-I``, ``-P``, ``-E``, ``-W`` ...) are
+the same, and so is ``sys.path``. The current directory is on it only if Python itself has put it there for the command
+of the user (``python -m``), or the user has. Python puts the current directory first for ``python -c``, and has no flag
+against that before 3.11; so such a process sets its path before it imports anything but ``sys``, which is built in.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+
+#: The path that this package itself was found on, before a file of the user was loaded.
+_first_path = [entry for entry in sys.path if isinstance(entry, str)]
+_STDLIB = os.path.dirname(os.__file__)  # noqa: PTH120
+
+
+def python_command() -> list[str]:
+    """Return the words that start this interpreter with the flags of this process."""
+    import subprocess
+
+    words: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    told = {word.partition("=")[0] for word in words}
+    for name, value in sys._xoptions.items():  # that function knows some of them
+        if name not in told:
+            words += ["-X", name if value is True else f"{name}={value}"]
+    return [sys.executable, *words]
+
+
+def python_program(imports: str, statements: str) -> list[str]:
+    """Return a command that executes ``statements`` in a fresh Python; words behind it are in ``sys.argv[1:]`` there.
+
+    It executes ``imports`` first, with the path that this process had when it began, so that nothing beside a file of
+    the user takes the place of a room of this package. Then its path becomes that of this process.
+    """
+    path = [entry for entry in sys.path if isinstance(entry, str)]
+    lines = ("import sys", f"sys.path[:] = {_first_path!a}", imports, f"sys.path[:] = {path!a}", statements)
+    return [*python_command(), "-c", "\n".join(lines)]
+
+
+def own_command() -> list[str]:
+    """Return a command that is this package's command line, as the user has called it: by ``-m`` or by its script."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    if spec is not None and spec.name == "handoff_mpi.__main__":
+        return [*python_command(), "-m", "handoff_mpi"]
+    return python_program("from handoff_mpi.cli import program", "program()")
+
+
+def add_directories(directories: Iterable[str]) -> None:
+    """Have this process import from further directories too.
+
+    They come behind the standard library, which a file beside ``dag.py`` cannot replace, and before what is installed,
+    as the directory of a script does; under ``-P`` or ``-I`` behind all, as Python would not add them.
+    """
+    position = _behind_stdlib()
+    for directory in directories:
+        if directory not in sys.path:
+            sys.path.insert(position, directory)
+            position += 1
+
+
+def _behind_stdlib() -> int:
+    if sys.flags.isolated or getattr(sys.flags, "safe_path", False):
+        return len(sys.path)
+    places = enumerate(map(str, sys.path))
+    positions = [place for place, entry in places if entry == _STDLIB or entry.endswith("lib-dynload")]
+    return max(positions, default=-1) + 1

@@ -161,6 +161,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--drain", metavar="S", type=float, help="seconds running calls get once the run is stopped")
     add("--deadline", metavar="S|TIME", help="when it must have ended: seconds from its start, or an ISO time")
     add("--tracker-timeout", metavar="S", type=float, help="seconds a function waits at most for the resource tracker")
+    add("--cache-size", metavar="SIZE", help="memory on each rank for values that no function needs any more")
     add("--run-dir", metavar="DIR", help="where the run's files go (default: a new one under handoff-runs/)")
     add("--checkpoint", choices=CHECKPOINTS, help="which large values are written down for a run that resumes")
     add("--fresh", action="store_const", const=True, help="start over, whatever the run-dir holds")

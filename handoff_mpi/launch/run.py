@@ -31,7 +31,7 @@ from handoff_mpi.launch.deadline import end_of_run
 from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.resume import Resumed, ValueFiles, resume
 from handoff_mpi.messages import START
-from handoff_mpi.resources import Capability
+from handoff_mpi.resources import Capability, parse_nbytes
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results import Results
 from handoff_mpi.results.guarded import GuardedStore
@@ -62,7 +62,7 @@ from handoff_mpi.scheduler import Closed, HostWatch, Policy, Scheduler, Submitte
 from handoff_mpi.speech import say
 from handoff_mpi.telemetry import handlers as events
 
-#: Values nobody needs any more are dropped once a rank's store takes this share of its part of the host.
+#: Values that no call on a rank needs are dropped once its store takes this share of its part of the host.
 _STORE_SHARE = 0.5
 #: A host is asked after so many heartbeats that none of its ranks sent.
 _SILENT_BEATS = 3
@@ -291,6 +291,7 @@ class Run:
                 patience_s=0.0 if 0 in pids[seat.host] else max(_LEAST_PATIENCE_S, options.silence_limit),
                 rank0=(job.capabilities[0].host, os.getpid()),
                 store_nbytes=self._store_nbytes(job.capabilities[rank], pids),
+                cache_nbytes=parse_nbytes(options.cache_size),
                 run_dir=str(self._run_dir),
                 store_factory=self._store_factory,
                 paths=list(sys.path),

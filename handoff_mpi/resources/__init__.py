@@ -1,6 +1,13 @@
 """What functions need and what ranks offer: exact arithmetic on amounts, and their detection."""
 
-from handoff_mpi.resources.amounts import Amounts, format_amount, parse_amount, parse_cost, parse_resources
+from handoff_mpi.resources.amounts import (
+    Amounts,
+    format_amount,
+    parse_amount,
+    parse_cost,
+    parse_nbytes,
+    parse_resources,
+)
 from handoff_mpi.resources.capability import Capability, Device
 
 __all__ = [
@@ -10,5 +17,6 @@ __all__ = [
     "format_amount",
     "parse_amount",
     "parse_cost",
+    "parse_nbytes",
     "parse_resources",
 ]

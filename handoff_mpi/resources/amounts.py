@@ -60,6 +60,15 @@ def parse_amount(name: str, amount: object) -> int:
     return fixed
 
 
+def parse_nbytes(amount: object) -> int:
+    """Return an amount of memory, in MB or with a unit, in bytes.
+
+    Raises:
+        DAGError: see :func:`parse_amount`.
+    """
+    return parse_amount("memory", amount) * _BYTES["MB"] // UNIT
+
+
 def _number(name: str, amount: object) -> Decimal:
     if isinstance(amount, str):
         return _quantity(name, amount)

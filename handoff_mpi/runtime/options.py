@@ -8,7 +8,7 @@ from os import PathLike
 from typing import Any
 
 from handoff_mpi.errors import DAGError, UsageError
-from handoff_mpi.resources import parse_resources
+from handoff_mpi.resources import parse_nbytes, parse_resources
 from handoff_mpi.scheduler.policy import MAX_SLOTS
 
 ISOLATIONS = ("auto", "rank", "process")
@@ -48,6 +48,7 @@ class RunOptions:
         result_store: ``factory(rank)`` of a custom store.
         resource_tracker: an object with register, available, request and release.
         tracker_timeout: seconds that a function waits at most for the resource tracker; None sets no limit.
+        cache_size: memory on each rank for values that no function needs any more, in MB or with a unit.
     """
 
     allocation_strategy: Any = "first_available"
@@ -73,6 +74,7 @@ class RunOptions:
     result_store: Any = None
     resource_tracker: Any = None
     tracker_timeout: float | None = None
+    cache_size: int | float | str = "256MB"
 
     def validate(self) -> RunOptions:
         """Return these options if they make sense.
@@ -80,7 +82,7 @@ class RunOptions:
         Raises:
             UsageError: naming each that does not.
         """
-        problems = [*self._wrong_choices(), *self._wrong_numbers(), *self._wrong_mappings()]
+        problems = [*self._wrong_choices(), *self._wrong_numbers(), *self._wrong_mappings(), *self._wrong_sizes()]
         problems += self._wrong_names()
         if problems:
             raise UsageError("; ".join(problems))
@@ -135,6 +137,13 @@ class RunOptions:
             except DAGError as error:
                 problems += [f"{name}: {problem}" for problem in error.problems]
         return problems
+
+    def _wrong_sizes(self) -> list[str]:
+        try:
+            parse_nbytes(self.cache_size)
+        except DAGError:
+            return [f"cache_size must be an amount of memory, like 256 (in MB) or '1GB', not {self.cache_size!r}"]
+        return []
 
 
 #: What ``handoff.start`` has set in this process.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from handoff_mpi.worker.holdings import UNLIMITED_NBYTES
+
 
 @dataclass(slots=True)
 class RunSetup:
@@ -15,7 +17,7 @@ class RunSetup:
         slots: of the rank that is told.
         isolation: "rank" (slot 0 in the rank itself, further ones in children) or "process".
         heartbeat_s: most seconds between signs of life.
-        store_nbytes: see :class:`~handoff_mpi.worker.machine.Worker`.
+        store_nbytes, cache_nbytes: see :class:`~handoff_mpi.worker.machine.Worker`.
         run_dir: where values that must outlast the run are written; None if this rank keeps none.
         store_factory: encoded maker of a custom store, or None.
         paths: what must be on ``sys.path``.
@@ -48,3 +50,4 @@ class RunSetup:
     checkpoint: str = "none"
     memory_nbytes: int = 0
     ranks_here: int = 1
+    cache_nbytes: int = UNLIMITED_NBYTES

@@ -87,6 +87,7 @@ class WorkerShell:
             setup.slots,
             setup.heartbeat_s,
             setup.store_nbytes,
+            setup.cache_nbytes,
             setup.tells_transfers,
             reads_files=self._values.sees_files,
         )

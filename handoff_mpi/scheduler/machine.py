@@ -126,7 +126,7 @@ class Scheduler:
         """Break the reference cycles, so that the run's tables are freed at once; the machine has no use any more."""
         self._handlers.clear()
         self.ledger.close()
-        del self._placer
+        del self._placer, self._refusals
 
     # -- the turn ---------------------------------------------------------------------------------
 

@@ -16,12 +16,15 @@ from handoff_mpi.simulation.faults import Faults, plan_faults
 from handoff_mpi.simulation.launch import Launch
 from handoff_mpi.simulation.network import Clock
 from handoff_mpi.simulation.run_dir import SimulatedRunDir
-from handoff_mpi.simulation.workload import Workload, random_ledger, random_workload
+from handoff_mpi.simulation.workload import LARGE_NBYTES, Workload, random_ledger, random_workload
+from handoff_mpi.worker.holdings import UNLIMITED_NBYTES
 from handoff_mpi.worker.takers import FAN_OUT
 
 #: How often a run is launched again at most, and how long that takes.
 MOST_RELAUNCHES = 3
 RELAUNCH_S = 5.0
+#: A seed chooses one of these limits of what ranks keep of values that no call needs: nothing, a little, everything.
+CACHES_NBYTES = (0, 2 * LARGE_NBYTES, UNLIMITED_NBYTES)
 
 
 class SimulatedCluster:
@@ -36,6 +39,7 @@ class SimulatedCluster:
         load: the work; random if None.
         fan_out: how many others a rank gives a value to before it refers those that ask to them.
         pressure: whether memory may be short, too.
+        cache_nbytes: how much memory each rank gives to values that no call needs; the seed chooses if None.
 
     Attributes:
         launches: how many there were.
@@ -53,6 +57,7 @@ class SimulatedCluster:
         load: Workload | None = None,
         fan_out: int = FAN_OUT,
         pressure: bool = True,
+        cache_nbytes: int | None = None,
     ) -> None:
         self.dice = random.Random(seed)
         self.launches = 0
@@ -62,6 +67,7 @@ class SimulatedCluster:
         self._may_press = pressure
         self._sizes = [ranks, *(self.dice.randint(2, 2 * ranks) for _ in range(MOST_RELAUNCHES))]
         self._fan_out = fan_out
+        self._cache_nbytes = CACHES_NBYTES[seed % len(CACHES_NBYTES)] if cache_nbytes is None else cache_nbytes
         self.load = random_workload(self.dice, tasks, min(self._sizes), is_fine) if load is None else load
         self.policy = Policy(
             max_retries=self.dice.choice((0, 2, 3)),
@@ -104,4 +110,4 @@ class SimulatedCluster:
         self._clock.now = start
         scheduler = Scheduler(ledger, self._strategy(), self.policy)
         of_run = self.dice, self._clock, self.load, scheduler, self._run_dir, faults, self._witness
-        return Launch(*of_run, self.launches, self._fan_out)
+        return Launch(*of_run, self.launches, self._fan_out, self._cache_nbytes)

@@ -32,7 +32,7 @@ class Launch:
         scheduler: fresh.
         faults: what will go wrong.
         number: of the launch, from 1.
-        fan_out: of its ranks.
+        fan_out, cache_nbytes: of its ranks.
 
     Attributes:
         ranks: those that compute; rank 0 may be one of them.
@@ -53,6 +53,7 @@ class Launch:
         witness: Witness,
         number: int,
         fan_out: int,
+        cache_nbytes: int,
     ) -> None:
         self.dice, self.clock, self.load, self.run_dir = dice, clock, load, run_dir
         self.faults, self.witness, self.number = faults, witness, number
@@ -62,14 +63,14 @@ class Launch:
         self._hosts = {rank: seat.host for rank, seat in scheduler.ledger.seats.items()}
         repeats, is_slow = "repeats" in faults.kinds, "slow values" in faults.kinds
         self._network = Network(clock, dice, self._host, repeats, is_slow, faults.until, self._befall)
-        self.ranks = self._make_ranks(scheduler, fan_out)
+        self.ranks = self._make_ranks(scheduler, fan_out, cache_nbytes)
         self.zero = RankZero(self, scheduler)
 
     @property
     def scheduler(self) -> Scheduler:
         return self.zero.scheduler
 
-    def _make_ranks(self, scheduler: Scheduler, fan_out: int) -> dict[int, SimulatedRank]:
+    def _make_ranks(self, scheduler: Scheduler, fan_out: int, cache_nbytes: int) -> dict[int, SimulatedRank]:
         dice = self.dice
         seats = scheduler.ledger.seats
         survives_death, all_see = bool(self.faults.kinds) and dice.random() < 0.7, dice.random() < 0.6
@@ -77,7 +78,8 @@ class Launch:
         sees = {seat.host: all_see or seat.host == "h0" or dice.random() < 0.5 for seat in seats.values()}
         ranks = {}
         for rank, seat in seats.items():
-            traits = Traits(survives_death and seat.slots == 1, sees[seat.host], checkpoints, fan_out)
+            calls_itself = survives_death and seat.slots == 1
+            traits = Traits(calls_itself, sees[seat.host], checkpoints, fan_out, cache_nbytes)
             ranks[rank] = SimulatedRank(self, rank, seat.slots, traits)
         return ranks
 

@@ -69,12 +69,14 @@ class Traits:
         sees_files: whether it sees the run-dir.
         checkpoints: how likely it writes a large value that need not outlast the run.
         fan_out: how many others it gives a value to before it refers those that ask to them.
+        cache_nbytes: how much memory it gives to values that no call needs.
     """
 
     calls_itself: bool
     sees_files: bool
     checkpoints: float
     fan_out: int
+    cache_nbytes: int
 
 
 class SimulatedRank:
@@ -96,6 +98,7 @@ class SimulatedRank:
             slots,
             heartbeat_s=2.0,
             store_nbytes=20 * HOME_NBYTES,
+            cache_nbytes=traits.cache_nbytes,
             reads_files=traits.sees_files,
             fan_out=traits.fan_out,
             referred_nbytes=HOME_NBYTES,

@@ -1,17 +1,22 @@
-"""Which values a rank holds, which of them it wants or may forget, and which of them leave its memory. Pure.
+"""The values that a rank holds, which of them are in memory, and which may go. Pure.
 
 The values themselves are in the shell's store: here are their numbers and sizes.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from handoff_mpi.encoding import Payload
 from handoff_mpi.worker.events import Drop, Put, Spill, Work
 from handoff_mpi.worker.outbox import Outbox
 from handoff_mpi.worker.spilling import choose_spilled
 from handoff_mpi.worker.takers import Takers
+
+#: A limit that nothing exceeds.
+UNLIMITED_NBYTES = 1 << 62
 
 
 class Holdings:
@@ -20,22 +25,28 @@ class Holdings:
     Args:
         outbox: takes the commands.
         takers: who took values from here: a value that is dropped has none.
-        store_nbytes: values nobody needs any more are dropped once the store holds more than this.
+        store_nbytes: values that no call here needs are dropped once the store holds more than this.
+        cache_nbytes: values that no call in the job needs are dropped once they take more than this.
 
     Attributes:
         held: the values, and their sizes in bytes.
         spilled: those of them that are not in memory.
     """
 
-    def __init__(self, outbox: Outbox, takers: Takers, store_nbytes: int) -> None:
+    def __init__(self, outbox: Outbox, takers: Takers, store_nbytes: int, cache_nbytes: int) -> None:
         self.held: dict[int, int] = {}
         self.spilled: set[int] = set()
         self._outbox = outbox
         self._takers = takers
         self._store_nbytes = store_nbytes
+        self._cache_nbytes = cache_nbytes
         self._in_memory_nbytes = 0
         self._wanted: dict[int, int] = {}  # held values that queued work needs: how many times
-        self._forgettable: dict[int, None] = {}
+        self._copies: OrderedDict[int, None] = OrderedDict()  # other ranks hold these as well
+        self._dead: OrderedDict[int, None] = OrderedDict()  # no call in the job needs these
+        self._dead_nbytes = 0  # of those in memory
+
+    # -- what comes and goes --------------------------------------------------------------------------
 
     def put(self, task: int, payload: Payload, nbytes: int) -> None:
         """Hold a value from now on."""
@@ -46,21 +57,29 @@ class Holdings:
         self.make_room()
 
     def put_copy(self, task: int, payload: Payload, nbytes: int) -> None:
-        """Hold a copy of a value: it may go once nobody here wants it."""
+        """Hold a copy of a value: it may go once no call here wants it."""
         self.put(task, payload, nbytes)
-        self._forgettable[task] = None
+        self._copies[task] = None
 
     def drop(self, task: int) -> None:
         """Hold a value no more, if it is held."""
-        nbytes = self.held.pop(task, None)
-        if nbytes is not None:
-            self._forgettable.pop(task, None)
-            self._takers.forget(task)
-            if task in self.spilled:
-                self.spilled.discard(task)
-            else:
-                self._in_memory_nbytes -= nbytes
-            self._outbox.commands.append(Drop(task))
+        if task not in self.held:
+            return
+        self._leave_memory(task)
+        del self.held[task]
+        self.spilled.discard(task)
+        self._copies.pop(task, None)
+        self._dead.pop(task, None)
+        self._takers.forget(task)
+        self._outbox.commands.append(Drop(task))
+
+    def _leave_memory(self, task: int) -> None:
+        if task not in self.spilled:
+            self._in_memory_nbytes -= self.held[task]
+            if task in self._dead:
+                self._dead_nbytes -= self.held[task]
+
+    # -- what is needed -------------------------------------------------------------------------------
 
     def want(self, work: Work, task: int) -> None:
         """``work`` needs a held value: it stays until :meth:`unwant`."""
@@ -68,45 +87,63 @@ class Holdings:
         self._wanted[task] = self._wanted.get(task, 0) + 1
 
     def unwant(self, work: Work) -> None:
-        """``work`` needs none of its values any more."""
+        """``work`` needs none of its values any more; those that no call in the job needs may be dropped."""
         for task in work.wants:
             self._wanted[task] -= 1
             if not self._wanted[task]:
                 del self._wanted[task]
         work.wants.clear()
+        if self._dead_nbytes > self._cache_nbytes:
+            self.make_room()
 
     def forget(self, tasks: Iterable[int]) -> None:
-        """Nobody in the job will ask for these values any more: they may go once nobody here wants them."""
+        """No call in the job needs these values any more: they may go once no call here wants them."""
         for task in tasks:
-            if task in self.held:
-                self._forgettable[task] = None
-                if task in self.spilled and task not in self._wanted:
-                    self.drop(task)  # its file would only take room
+            if task not in self.held or task in self._dead:
+                continue
+            if task not in self.spilled:
+                self._dead_nbytes += self.held[task]
+            elif task not in self._wanted:
+                self.drop(task)  # its file would only take room
+                continue
+            self._copies.pop(task, None)
+            self._dead[task] = None
         self.make_room()
 
+    # -- what may go ----------------------------------------------------------------------------------
+
     def make_room(self) -> None:
-        """Drop values nobody needs, the longest forgotten first, once the store holds too much."""
-        if self._in_memory_nbytes <= self._store_nbytes:
-            return
-        for task in self._unneeded():
-            self.drop(task)
-            if self._in_memory_nbytes <= self._store_nbytes:
-                break
+        """Drop values that no call needs, the longest forgotten first, while they or the store exceed their limits.
+
+        A few are kept, because a call may run again on another rank if the rank that holds its result dies.
+        """
+        if self._dead_nbytes > self._cache_nbytes:
+            self._drop_unwanted(self._dead, self._dead_nbytes - self._cache_nbytes)
+        if self._in_memory_nbytes > self._store_nbytes:
+            self._drop_unwanted(chain(self._dead, self._copies), self._in_memory_nbytes - self._store_nbytes)
 
     def drop_unneeded(self) -> int:
-        """Drop all values that nobody needs; return how many bytes of memory that frees."""
+        """Drop all values that no call here needs; return how many bytes of memory that frees."""
         before = self._in_memory_nbytes
-        for task in self._unneeded():
-            self.drop(task)
+        self._drop_unwanted(chain(self._dead, self._copies), self._in_memory_nbytes)
         return before - self._in_memory_nbytes
 
-    def _unneeded(self) -> list[int]:
-        return [task for task in self._forgettable if task not in self._wanted]
+    def _drop_unwanted(self, tasks: Iterable[int], excess_nbytes: int) -> None:
+        """Drop values, in this order, until as many bytes of memory are free."""
+        chosen = []
+        for task in tasks:
+            if excess_nbytes <= 0:
+                break
+            if task not in self._wanted:
+                chosen.append(task)
+                excess_nbytes -= 0 if task in self.spilled else self.held[task]
+        for task in chosen:
+            self.drop(task)
 
     def spill(self, running: Sequence[Work | None], queues: Iterable[Iterable[Work]], excess_nbytes: int) -> None:
         """Move values out of memory that are needed later; see :func:`~handoff_mpi.worker.spilling.choose_spilled`."""
         in_memory = {task: nbytes for task, nbytes in self.held.items() if task not in self.spilled}
         for task in choose_spilled(in_memory, running, queues, excess_nbytes):
+            self._leave_memory(task)
             self.spilled.add(task)
-            self._in_memory_nbytes -= in_memory[task]
             self._outbox.commands.append(Spill(task, in_memory[task]))

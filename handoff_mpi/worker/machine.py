@@ -55,7 +55,7 @@ from handoff_mpi.worker.events import (
     Work,
 )
 from handoff_mpi.worker.fetching import Fetch, Fetches
-from handoff_mpi.worker.holdings import Holdings
+from handoff_mpi.worker.holdings import UNLIMITED_NBYTES, Holdings
 from handoff_mpi.worker.outbox import Outbox
 from handoff_mpi.worker.takers import FAN_OUT, REFERRED_NBYTES, Takers
 
@@ -71,7 +71,8 @@ class Worker:
         run: number of the run, part of every message.
         slots: how many calls it runs at once.
         heartbeat_s: a sign of life goes out at least this often.
-        store_nbytes: values nobody needs any more are dropped once the store holds more than this.
+        store_nbytes: values that no call here needs are dropped once the store holds more than this.
+        cache_nbytes: values that no call in the job needs are dropped once they take more than this.
         tells_transfers: whether rank 0 is told of each value that was fetched.
         reads_files: whether the rank sees the files where values were written; else rank 0 is asked for those.
         fan_out: see :class:`~handoff_mpi.worker.takers.Takers`.
@@ -89,7 +90,8 @@ class Worker:
         run: int,
         slots: int,
         heartbeat_s: float = 15.0,
-        store_nbytes: int = 1 << 62,
+        store_nbytes: int = UNLIMITED_NBYTES,
+        cache_nbytes: int = UNLIMITED_NBYTES,
         tells_transfers: bool = False,
         reads_files: bool = True,
         fan_out: int = FAN_OUT,
@@ -111,7 +113,7 @@ class Worker:
         self._waiting_for_constant: dict[int, list[Work]] = {}
         self._outbox = outbox = Outbox(run)
         takers = Takers(fan_out)
-        self._holdings = holdings = Holdings(outbox, takers, store_nbytes)
+        self._holdings = holdings = Holdings(outbox, takers, store_nbytes, cache_nbytes)
         self.held = holdings.held
         self.spilled = holdings.spilled
         self._fetches = Fetches(rank, run, outbox, holdings, takers, referred_nbytes, tells_transfers)

@@ -7,6 +7,7 @@ import sys
 import types
 
 import numpy as np
+import psutil
 import pytest
 
 import handoff_mpi
@@ -51,10 +52,14 @@ def no_collector():
     gc.enable()
 
 
+def module_of(thing):
+    """Return the module that made an object, or its type; some types of other libraries have no name there."""
+    module = thing.__module__ if isinstance(thing, (types.MethodType, types.FunctionType)) else type(thing).__module__
+    return module if isinstance(module, str) else ""
+
+
 def belongs_to_us(thing):
-    if isinstance(thing, (types.MethodType, types.FunctionType)):
-        return (thing.__module__ or "").startswith("handoff_mpi")
-    return type(thing).__module__.startswith(("handoff_mpi", "numpy"))
+    return module_of(thing).startswith(("handoff_mpi", "numpy"))
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -77,7 +82,7 @@ def test_an_error_that_is_kept_keeps_the_results_but_not_the_run(tmp_path, no_co
     with pytest.raises(DAGFailed) as caught:
         handoff_mpi.execute(build(fails=True), run_dir=tmp_path / "run")
     error = caught.value
-    alive = {type(thing).__name__ for thing in gc.get_objects() if type(thing).__module__.startswith("handoff_mpi")}
+    alive = {type(thing).__name__ for thing in gc.get_objects() if module_of(thing).startswith("handoff_mpi")}
     assert alive & OF_A_RUN == set()
     assert error.results["take"] == 100_000
     for _ in range(2):
@@ -141,3 +146,43 @@ def test_a_loop_of_runs_settles_on_every_rank(mpirun, tmp_path, ranks, isolation
     big, small = (eval(told[name]) for name in ("BIG", "SMALL"))
     assert max(big) < 60, "a run's values, of 40 MB, are not freed at its end"
     assert max(small) < 10, "each run leaves some objects behind"
+
+
+def spread(value):
+    return np.full(125_000, value[0] + 1.0)
+
+
+def join(left, right):
+    assert left[0] == right[0]
+    return np.full(125_000, left[0])
+
+
+def resident_nbytes(value):
+    return value[0], psutil.Process().memory_info().rss
+
+
+def diamonds(count):
+    """A chain of ``count`` diamonds: three values of 1 MB each, that no function needs after the next diamond."""
+    dag = DAG("diamonds")
+    dag.add_function(Function(("join", 0), (), np.zeros, [125_000]))
+    for number in range(count):
+        for side in ("left", "right"):
+            dag.add_function(Function((side, number), [("join", number)], spread))
+        dag.add_function(Function(("join", number + 1), [("left", number), ("right", number)], join))
+    for number in (0, count):
+        dag.add_function(Function(("resident", number), [("join", number)], resident_nbytes, priority=1))
+    return dag
+
+
+@pytest.mark.parametrize(("cache_size", "most"), [("10MB", 60_000_000), (0, 40_000_000)])
+def test_a_rank_keeps_few_values_that_no_function_needs(tmp_path, cache_size, most):
+    results = handoff_mpi.execute_local(diamonds(100), run_dir=tmp_path / "run", cache_size=cache_size)
+    (_, before), (count, after) = results["resident", 0], results["resident", 100]
+    assert count == 100
+    assert after - before < most, "of 300 MB of values that were made"
+
+
+@pytest.mark.parametrize("cache_size", [-1, "much", "256 potatoes", None, True, float("inf")])
+def test_a_cache_size_that_is_no_amount_of_memory_is_refused(cache_size):
+    with pytest.raises(handoff_mpi.UsageError, match="cache_size must be an amount of memory"):
+        handoff_mpi.execute_local(DAG(), cache_size=cache_size)

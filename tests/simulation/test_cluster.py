@@ -13,6 +13,7 @@ from handoff_mpi.resources import Capability
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.scheduler import Closed, Dispatch, Finished, Scheduler, Submitted
 from handoff_mpi.simulation import SimulatedCluster
+from handoff_mpi.worker.holdings import UNLIMITED_NBYTES
 
 #: Seeds that fail if this is done wrong once more: (seed, options, what was wrong); kept for ever. What a seed draws
 #: changes with the simulation, so each was found anew, with the mistake made again.
@@ -73,7 +74,8 @@ def run(seed: int, **options) -> SimulatedCluster:
 
 @pytest.mark.parametrize(("seed", "options", "what"), ONCE_FAILED)
 def test_seeds_that_failed_once(seed, options, what):
-    run(seed, **{"pressure": False, **options})  # they are older than pressure
+    # They are older than pressure and than the limit of the cache.
+    run(seed, **{"pressure": False, "cache_nbytes": UNLIMITED_NBYTES, **options})
 
 
 @pytest.mark.parametrize("block", range(10))

@@ -583,6 +583,46 @@ def test_values_that_queued_work_needs_are_not_dropped():
     assert more(rank, 3) == ["drop 0"]
 
 
+def test_a_few_values_that_no_call_in_the_job_needs_are_kept_and_no_more():
+    rank = holding(*range(6), slots=2, cache_nbytes=25_000)
+    assert rank.tell(1.0, forget(3, 1)) == []
+    assert rank.tell(1.0, forget(1, 5, 0)) == ["drop 3", "drop 1"]
+    assert rank.tell(1.0, forget(0, 5)) == [], "no value counts twice"
+    assert set(rank.worker.held) == {0, 2, 4, 5}, "what calls may need is not counted"
+    assert holding(0, cache_nbytes=0).tell(1.0, forget(0)) == ["drop 0"]
+
+
+def test_copies_that_later_calls_here_may_need_are_no_part_of_the_cache():
+    rank = Dialogue(slots=2, cache_nbytes=0)
+    rank.tell(0.0, dispatch(task(1, value(0, 2))))
+    rank.tell(0.0, arrives(2, 0, nbytes=15_000))
+    assert not any(line.startswith("drop") for line in rank.tell(1.0, rank.ended()))
+    assert rank.tell(1.0, forget(0)) == ["drop 0"]
+
+
+def test_a_value_that_a_call_here_needs_is_dropped_after_it():
+    rank = holding(0, slots=2, cache_nbytes=0)
+    rank.tell(1.0, dispatch(task(7, value(0, 1))))
+    assert rank.tell(1.0, forget(0)) == []
+    assert rank.tell(2.0, rank.ended())[0] == "drop 0"
+
+
+def test_a_value_made_again_is_no_part_of_the_cache_until_it_is_forgotten_again():
+    rank = holding(0, 1, slots=2, cache_nbytes=15_000)
+    rank.tell(1.0, forget(0), dispatch(task(0, attempt=2)))
+    rank.tell(1.0, rank.ended(nbytes=10_000))
+    assert rank.tell(2.0, forget(1)) == []
+    assert rank.tell(3.0, forget(0)) == ["drop 1"]
+
+
+def test_a_value_that_was_moved_out_takes_no_memory_of_the_cache():
+    rank = holding(0, 1, 2, slots=2, cache_nbytes=15_000)
+    rank.tell(1.0, dispatch(task(7), task(8, value(0, 1)), task(9, value(1, 1))))
+    assert rank.tell(1.0, pressed(HIGH, 10_001)) == ["spill 2", "spill 1"]
+    assert rank.tell(1.0, forget(1)) == [], "a call needs it"
+    assert rank.tell(1.0, forget(0)) == [], "one value is in memory"
+
+
 def test_a_recalled_task_needs_its_inputs_no_more():
     rank = holding(0, slots=2, store_nbytes=15_000)
     rank.tell(1.0, dispatch(task(7), task(8, value(0, 1))), forget(0))

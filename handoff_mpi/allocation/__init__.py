@@ -2,7 +2,7 @@
 
 from handoff_mpi.allocation.bays import Bay, Claim, Seat
 from handoff_mpi.allocation.costs import CostClass
-from handoff_mpi.allocation.ledger import MEMORY, Ledger
+from handoff_mpi.allocation.ledger import MEMORY, PROBATION, Ledger
 from handoff_mpi.allocation.strategies import CostOptimized, FirstAvailable, LoadBalanced
 from handoff_mpi.allocation.strategy import (
     AllocationStrategy,
@@ -14,6 +14,7 @@ from handoff_mpi.allocation.strategy import (
 
 __all__ = [
     "MEMORY",
+    "PROBATION",
     "AllocationStrategy",
     "Bay",
     "Claim",

@@ -24,6 +24,7 @@ from handoff_mpi.resources import Amounts, Capability
 # Why a rank is offered nothing for now.
 SUSPECT = "suspect"
 MEMORY = "memory"
+PROBATION = "probation"
 
 
 class Ledger:

@@ -18,6 +18,9 @@ class Reach:
         seating: who sits where.
         job: resource name to pool of the whole job.
         withheld: the ranks that are offered nothing for now.
+
+    Attributes:
+        shunned: the ranks on probation.
     """
 
     def __init__(self, seating: Seating, job: Mapping[str, Pool], withheld: Collection[int]) -> None:
@@ -25,10 +28,18 @@ class Reach:
         self._job = job
         self._withheld = withheld
         self._holders: dict[int, Seat | None] = {}
+        self.shunned: Collection[int] = frozenset()
+        self._is_left: dict[int, bool] = {}
 
     def look_anew(self) -> None:
         """Who sits where or what they draw on has changed."""
         self._holders.clear()
+        self._is_left.clear()
+
+    def set_shunned(self, ranks: Collection[int]) -> None:
+        """These ranks are on probation from now on."""
+        self.shunned = frozenset(ranks)
+        self._is_left.clear()
 
     def only_host(self, cost: CostClass) -> str | None:
         """Return the only host where tasks of this class may run, if there is only one."""
@@ -55,11 +66,23 @@ class Reach:
             self._holders[cost.number] = next(iter(eligible), None)
         return self._holders[cost.number]
 
+    def is_left(self, cost: CostClass) -> bool:
+        """Whether some living rank that is not on probation could run a task of this class if nothing else ran."""
+        if not self.shunned:
+            return self.could_fit(cost)
+        known = self._is_left.get(cost.number)
+        if known is None:
+            known = self._is_left[cost.number] = self._can_hold(cost, self.shunned)
+        return known
+
     def is_offered(self, cost: CostClass) -> bool:
         """Whether some rank that is not withheld could run a task of this class if nothing else ran."""
         if not self._withheld:
             return self.could_fit(cost)
-        return any(seat.could_hold(cost) for seat in self._eligible(cost, self._withheld))
+        return self._can_hold(cost, self._withheld)
+
+    def _can_hold(self, cost: CostClass, withheld: Collection[int]) -> bool:
+        return any(seat.could_hold(cost) for seat in self._eligible(cost, withheld))
 
     def _eligible(self, cost: CostClass, withheld: Collection[int] = ()) -> Iterable[Seat]:
         if cost.rank is not None:

@@ -373,6 +373,7 @@ class Run:
             dict(self._recorder.lost),
             self._lost_ranks_before,
             scheduler.stopped_on_failure,
+            dict(self._recorder.probation),
         )
         results._records = self._recorder.table(scheduler)
         self._take_payloads(results)
@@ -430,6 +431,8 @@ class Run:
         self._end_chronicle(results.status, results.exit_code, self._is_cut_short())
         figures: dict[str, Any] = {"duration_s": results.duration_s, "lost_ranks": results.lost_ranks}
         figures["setbacks"] = results.setbacks()
+        if results.probation:
+            figures["probation"] = results.probation
         fields = {**self._about, **results.counts(), **figures}
         self._write_verdict(status=results.status, exit_code=results.exit_code, **fields)
         silent = loop.say_goodbye(shared)

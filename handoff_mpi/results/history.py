@@ -11,6 +11,8 @@ The records of a segment, beside the journal's own header; tasks go by their num
 - ``("restored", [task])``: done by an earlier launch;
 - ``("persisted", task, key)``: the value of a task that was done lies in a file by now;
 - ``("rank", rank, what, reason)``: what became of a rank;
+- ``("probation", begins, host or rank, ranks, reason)``: a host or rank is given only probes, or is trusted again;
+- ``("forgiven", task, deaths)``: so many deaths were the fault of a rank or host, not of the task;
 - ``("end", status, exit_code, is_cut_short)``: the launch ended in order, but perhaps left calls running that got no
   time to end.
 """
@@ -25,7 +27,7 @@ from typing import Any, TypeAlias
 from handoff_mpi.encoding import Payload
 from handoff_mpi.messages import DIED
 from handoff_mpi.results.journal import Record, Segment, read_journal
-from handoff_mpi.results.records import Setback
+from handoff_mpi.results.records import Setback, note_probation
 from handoff_mpi.results.secure_files import Directory
 from handoff_mpi.results.store import Key
 
@@ -68,6 +70,7 @@ class Launch:
         tasks: (id, fingerprint, name, inputs, cost) of each.
         restored: those of them that an earlier launch did.
         lost_ranks: those that were lost and have not come back, with the reason.
+        probation: the hosts and ranks that were on probation, in words, and why.
         ended: (status, exit code), None if it ended without a word.
     """
 
@@ -76,6 +79,7 @@ class Launch:
     tasks: list[tuple[Hashable, bytes | None, str, tuple[int, ...], dict[str, Any]]] = field(default_factory=list)
     restored: set[int] = field(default_factory=set)
     lost_ranks: dict[int, str] = field(default_factory=dict)
+    probation: dict[str, str] = field(default_factory=dict)
     ended: tuple[str, int] | None = None
 
     def identity(self, task: int) -> Identity:
@@ -202,6 +206,15 @@ class _Reader:
             self.launch.lost_ranks[rank] = reason
         elif what == "returned":
             self.launch.lost_ranks.pop(rank, None)
+
+    def _take_probation(self, begins: bool, place: int | str, ranks: tuple[int, ...], reason: str) -> None:
+        note_probation(self.launch.probation, begins, place, reason)
+
+    def _take_forgiven(self, task: int, deaths: int) -> None:
+        identity = self.launch.identity(task)
+        left = self._history.deaths.pop(identity, 0) - deaths
+        if left > 0:
+            self._history.deaths[identity] = left
 
     def _take_end(self, status: str, exit_code: int, is_cut_short: bool) -> None:
         self.launch.ended = (status, exit_code)

@@ -40,6 +40,7 @@ def load(run_dir: str | Path) -> Results:
         dict(about.get("hosts", {})),
         dict(about.get("slots", {})),
         lost_ranks=dict(launch.lost_ranks),
+        probation=dict(launch.probation),
         lost_ranks_before=history.lost_ranks_before(launch.epoch),
         stopped_on_failure=status == "stopped" and launch.ended not in (None, ("stopped", EXIT_STOPPED)),
     )

@@ -11,6 +11,13 @@ from collections.abc import Hashable, Iterator, MutableSequence
 from dataclasses import dataclass, field
 
 
+def note_probation(told: dict[str, str], begins: bool, place: int | str, reason: str) -> str:
+    """Note in ``told`` that the probation of a host or rank begins or ends, and return its name."""
+    name = f"host {place}" if isinstance(place, str) else f"rank {place}"
+    told[name] = reason if begins else f"{told.get(name, '')}; it is trusted again: {reason}"
+    return name
+
+
 @dataclass(frozen=True, slots=True)
 class Setback:
     """Why a function had to be called again, or failed.

@@ -60,6 +60,7 @@ class Results:
         slots: rank to number of slots.
         lost_ranks: ranks that were lost, with the reason.
         lost_ranks_before: the same of each earlier launch of the run that lost some, by its number.
+        probation: hosts and ranks that failed functions which succeeded elsewhere, in words, and what was seen.
         stopped_on_failure: whether a stopped run was stopped by a function's failure (``on_failure="stop"``).
     """
 
@@ -75,6 +76,7 @@ class Results:
     lost_ranks: dict[int, str] = field(default_factory=dict)
     lost_ranks_before: dict[int, dict[int, str]] = field(default_factory=dict)
     stopped_on_failure: bool = False
+    probation: dict[str, str] = field(default_factory=dict)
     _records: RecordTable = field(default_factory=RecordTable, repr=False)
     _payloads: dict[Hashable, Payload] = field(default_factory=dict, repr=False)
     _persisted: dict[Hashable, Key] = field(default_factory=dict, repr=False)
@@ -197,6 +199,7 @@ class Results:
             lines += [f"  rank {rank} was lost in launch {launch}: {reason}" for rank, reason in lost.items()]
         for rank, reason in self.lost_ranks.items():
             lines.append(f"  rank {rank} was lost: {reason}")
+        lines += [f"  {place} was on probation: {reason}" for place, reason in self.probation.items()]
         if self.run_dir is not None:
             lines.append(f"  files: {self.run_dir}")
         return "\n".join(lines)

@@ -80,7 +80,7 @@ class Chronicle:
         Raises:
             JournalError: it cannot be written.
         """
-        sent, setbacks = [], []
+        sent, setbacks, forgiven = [], [], []
         for task, _, cause, attempt, rank, detail in log:
             if cause in DISPATCHES:
                 sent.append((task, attempt, rank))
@@ -91,6 +91,10 @@ class Chronicle:
             elif task < 0 and detail[0] == "blamed on":
                 guilty, attempt, reason = detail[1]
                 self._failed.append((guilty, attempt, rank, DIED, DEATH, reason))
+            elif task < 0 and detail[0] in ("probation", "trusted"):
+                self._journal.append(("probation", detail[0] == "probation", *detail[1]))
+            elif task < 0 and detail[0] == "forgiven":
+                forgiven.append(detail[1])
             elif cause in (Cause.GIVEN_UP, Cause.ERROR):  # what is told of it in the end
                 self._failed.append((task, attempt, rank, RAISED, *detail))
             elif (kind := SETBACKS.get(cause)) is not None:
@@ -98,6 +102,8 @@ class Chronicle:
         if sent or self._done or self._failed or setbacks:
             self._journal.append(("turn", sent, self._done, self._failed, setbacks))
             self._done, self._failed = [], []
+        for each in forgiven:
+            self._journal.append(("forgiven", *each))
         self._journal.commit()
 
     def end(self, status: str, exit_code: int, is_cut_short: bool) -> None:

@@ -12,7 +12,7 @@ from handoff_mpi.messages import OK, Entry
 from handoff_mpi.resources import Amounts
 from handoff_mpi.resources.amounts import plain_number
 from handoff_mpi.results.history import Done
-from handoff_mpi.results.records import RecordTable, Setback
+from handoff_mpi.results.records import RecordTable, Setback, note_probation
 from handoff_mpi.runtime.chronicle import SETBACKS
 from handoff_mpi.runtime.pace import clock
 from handoff_mpi.scheduler import Cause, Scheduler, State
@@ -27,6 +27,13 @@ _RANK_EVENTS = {
     "returned": events.RANK_RETURNED,
     "memory normal": events.RANK_MEMORY_NORMAL,
     "memory high": events.RANK_MEMORY_HIGH,
+}
+#: (whether it is a host, whether its probation begins) to the event that tells it.
+_PROBATION_EVENTS = {
+    (False, True): events.RANK_PROBATION_START,
+    (False, False): events.RANK_PROBATION_STOP,
+    (True, True): events.HOST_PROBATION_START,
+    (True, False): events.HOST_PROBATION_STOP,
 }
 _STATES = [_NAMES.get(state, "waiting") for state in State]
 
@@ -54,6 +61,7 @@ class Recorder:
         self._told: set[str] = set()
         self.launch = 1
         self.lost: dict[int, str] = {}
+        self.probation: dict[str, str] = {}
         self.on_failure: Callable[[int, Any], None] = lambda task, detail: None
 
     def grow(self) -> None:
@@ -186,6 +194,9 @@ class Recorder:
         if what == "let go":
             self._tell_let_go(str(detail))
             return
+        if what in ("probation", "trusted"):
+            self._tell_probation(what == "probation", *detail)
+            return
         if what == "lost":
             self.lost[rank] = str(detail)
         elif what == "returned":
@@ -193,6 +204,16 @@ class Recorder:
         event = _RANK_EVENTS.get(what)
         if event is not None:
             telemetry.execute(event, _now(), {**about, "reason": str(detail or "")})
+
+    def _tell_probation(self, begins: bool, place: int | str, ranks: Sequence[int], reason: str) -> None:
+        known = len(self.probation)
+        name = note_probation(self.probation, begins, place, reason)
+        if len(self.probation) > known:
+            say(f"{name} is on probation: {reason}")
+        about: dict[str, Any] = {"host": place, "nodes": ranks}
+        if not isinstance(place, str):
+            about = {"node": place, "host": self._hosts.get(place, "")}
+        telemetry.execute(_PROBATION_EVENTS[isinstance(place, str), begins], _now(), {**about, "reason": reason})
 
     def _tell_let_go(self, why: str) -> None:
         if not self._has_told_let_go:

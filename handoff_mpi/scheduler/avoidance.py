@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from handoff_mpi.allocation import Seat
 
@@ -18,10 +18,12 @@ class Avoidance:
 
     Attributes:
         failed_on: task to the ranks of its failed attempts, in order.
+        is_alone_to_blame: whether a rank is on probation while its host works, so that none need avoid the host.
     """
 
     def __init__(self, seats: Mapping[int, Seat]) -> None:
         self.failed_on: dict[int, list[int]] = {}
+        self.is_alone_to_blame: Callable[[int], bool] = lambda rank: False
         self._seats = seats
         self._host_sets: set[frozenset[str]] = set()
 
@@ -38,7 +40,7 @@ class Avoidance:
 
     def wishes(self, task: int) -> Iterator[tuple[int | None, frozenset[str]]]:
         """Yield ``(rank to avoid, hosts to avoid)``, the best wish first; the last one avoids nothing."""
-        ranks = self.failed_on.get(task)
+        ranks = [rank for rank in self.failed_on.get(task, ()) if not self.is_alone_to_blame(rank)]
         if ranks:
             hosts = self._hosts(ranks)
             last_host = frozenset({self._seats[ranks[-1]].host})

@@ -31,8 +31,18 @@ class Blame:
     def died(self, task: int) -> bool:
         """The process that ran ``task`` died; return whether the task may be tried again."""
         self.suspects.add(task)
-        deaths = self.deaths[task] = self.deaths.get(task, 0) + 1
-        return deaths < self._limit
+        self.deaths[task] = self.deaths.get(task, 0) + 1
+        return self.may_retry(task)
+
+    def may_retry(self, task: int) -> bool:
+        """Whether its deaths leave ``task`` another try."""
+        return self.deaths.get(task, 0) < self._limit
+
+    def forgive(self, task: int, deaths: int) -> None:
+        """So many deaths were not the fault of ``task``."""
+        left = self.deaths.pop(task, 0) - deaths
+        if left > 0:
+            self.deaths[task] = left
 
     def tell(self, task: int, last: str) -> str:
         """Return in words how often its process died, the last time ``last``."""

@@ -40,6 +40,7 @@ class Cause(IntEnum):
     GIVEN_UP = 10
     RESTORED = 11
     SENT_AHEAD = 12
+    UNDECIDED = 13
 
 
 #: What dispatches; a tuple, because looking into a set would hash by the name.
@@ -54,11 +55,14 @@ TRANSITIONS: dict[tuple[State, Cause], State] = {
     (WAITING, Cause.SENT_AHEAD): DISPATCHED,
     (DISPATCHED, Cause.OK): DONE,
     (DISPATCHED, Cause.RETRY): READY,
+    (DISPATCHED, Cause.UNDECIDED): READY,
+    (READY, Cause.RETRY): READY,
     (DISPATCHED, Cause.RANK_LOST): READY,
     (DISPATCHED, Cause.RETURNED): READY,
     (DISPATCHED, Cause.INPUT_LOST): WAITING,
     (READY, Cause.INPUT_LOST): WAITING,
     (DISPATCHED, Cause.ERROR): FAILED,
+    (READY, Cause.ERROR): FAILED,
     (READY, Cause.GIVEN_UP): FAILED,
     (DONE, Cause.VALUE_LOST): WAITING,
     (WAITING, Cause.INPUT_FAILED): SKIPPED,

@@ -13,7 +13,7 @@ from typing import Any
 from handoff_mpi.allocation import AllocationStrategy, ClusterView, Ledger
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.errors import AllocationError
-from handoff_mpi.messages import DEATH, DIED, NO_ROOM, OK, REFUSED, Entry
+from handoff_mpi.messages import DEATH, NO_ROOM, OK, REFUSED
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.scheduler.blame import Blame
 from handoff_mpi.scheduler.events import (
@@ -41,9 +41,11 @@ from handoff_mpi.scheduler.events import (
     Unfetched,
     ValueLost,
 )
+from handoff_mpi.scheduler.failures import Failures
 from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, READY, Cause
 from handoff_mpi.scheduler.placing import Placer
 from handoff_mpi.scheduler.policy import MAX_SLOTS, Policy
+from handoff_mpi.scheduler.probing import Prober
 from handoff_mpi.scheduler.ready import ReadyTasks
 from handoff_mpi.scheduler.refusals import Refusals
 from handoff_mpi.scheduler.shortage import Shortage
@@ -89,8 +91,10 @@ class Scheduler:
         self._watch = Watch(self.policy.silence_limit_s)
         self._shortage = Shortage(ledger)
         self._blame = Blame(self.policy.crash_limit)
-        # kept small: only tasks to which something happened are in here
-        self._tries: dict[int, int] = {}
+        shared = ledger, self.tasks, self.ready, self.slots, self.policy, self._blame
+        self._failures = Failures(*shared, self._fail, self._log_rank, self._recall_queued)
+        self._wins = self._failures.evidence.wins
+        self._prober = Prober(ledger, self.ready, self.slots, self._placer, self._failures)
         self._refusals = Refusals(
             self.ready,
             self.specs,
@@ -147,9 +151,12 @@ class Scheduler:
                 self.tasks.requeue(task)
         if self._refusals and not self.stopping:
             self._ask_tracker_again()
+        self._failures.settle(now)
         self._placer.release(now, not self.stopping)
         if not self.stopping:
             self._placer.allocate(now)
+            if self.on_probation:
+                self._prober.place(now)
             if self._shortage.ranks and self._is_stuck():
                 self._let_one_go(now)
             if self._placer.holds_back and not self.slots.in_flight:
@@ -173,7 +180,9 @@ class Scheduler:
             wakeup = min(wakeup, due)
         if self._refusals and not self.stopping:
             wakeup = min(wakeup, self._refusals.next_due)
-        return min(wakeup, self._placer.next_wakeup(self.now))
+        if self.on_probation and not self.stopping:
+            wakeup = min(wakeup, self._prober.next_wakeup(self.now))
+        return min(wakeup, self._failures.next_wakeup, self._placer.next_wakeup(self.now))
 
     @property
     def is_over(self) -> bool:
@@ -226,6 +235,11 @@ class Scheduler:
         return self._shortage.ranks
 
     @property
+    def on_probation(self) -> Collection[int]:
+        """Ranks that are given only probes: they, or their hosts, fail functions that succeed elsewhere."""
+        return self._failures.probation.of_rank
+
+    @property
     def heard(self) -> dict[int, float]:
         """Rank to when it was last heard of."""
         return self._watch.heard
@@ -275,7 +289,7 @@ class Scheduler:
     def _on_finished(self, event: Finished) -> None:
         tasks, land, now = self.tasks, self.slots.land, self.now
         state, attempts, recalled = tasks.state, tasks.attempts, self._placer.recalled
-        deaths = self._blame.deaths
+        deaths, has_trouble, wins = self._blame.deaths, self._failures.has_trouble(), 0
         for entry in event.entries:
             task = entry[0]
             if state[task] != DISPATCHED or attempts[task] != entry[1]:
@@ -287,27 +301,17 @@ class Scheduler:
             if entry[2] == OK:
                 self._placer.learn(task, entry[6])
                 tasks.done(task, entry, slot.rank)
+                wins += 1
+                if has_trouble:
+                    self._failures.succeeded(task, slot.rank, now)
                 if deaths:
                     deaths.pop(task, None)  # it is no poison, should it have to run once more
             else:
-                self._failed_once(task, entry, slot.rank)
-
-    def _failed_once(self, task: int, entry: Entry, rank: int) -> None:
-        kind, message, traceback = entry[3]
-        self.tasks.ran_on.setdefault(task, []).append(rank)
-        if entry[2] == DIED:
-            may_retry = self._blame.died(task)
-            message = self._blame.tell(task, f"on rank {rank}: {message}")
-        else:
-            tries = self._tries[task] = self._tries.get(task, 0) + 1
-            limit = self.specs[task].max_retries
-            may_retry = tries <= (self.policy.max_retries if limit is None else limit)
-        if may_retry:  # if the run is being stopped, in one that resumes it
-            self.ready.avoid.note(task, rank)
-            self.tasks.move(task, Cause.RETRY, rank, (kind, message))
-            self.tasks.requeue(task)
-        else:
-            self._fail(task, Cause.ERROR, rank, kind, message, traceback)
+                self._wins[slot.rank] += wins  # what succeeded before it speaks for the rank before, not after
+                wins = 0
+                self._failures.failed(task, entry, slot.rank, now)
+        if wins:
+            self._wins[event.rank] += wins
 
     def _fail(self, task: int, cause: Cause, rank: int, kind: str, message: str, traceback: str = "") -> None:
         self.tasks.fail(task, cause, rank, kind, message, traceback)
@@ -333,6 +337,7 @@ class Scheduler:
     def _take_back(self, task: int, cause: Cause, detail: Any = None) -> Slot:
         slot = self.slots.land(task, self.now)
         self._placer.recalled.discard(task)
+        self._failures.came_back(task, self.now)
         self.tasks.move(task, cause, slot.rank, detail)
         return slot
 
@@ -439,6 +444,7 @@ class Scheduler:
             if slot.claim is not None:
                 self.slots.release(slot)
         self.ledger.remove(rank)
+        self._failures.rank_lost(self.now)
         self.ready.unbind(rank)
         self.ready.reconsider()
         self._requeue_all(orphans)
@@ -501,6 +507,7 @@ class Scheduler:
     def _stop(self, reason: str) -> None:
         """Dispatch nothing more, and ask for what has not started."""
         self.stopping = reason
+        self._failures.stop()
         for rank in self.slots.of_rank:
             self._recall_queued(rank)
 

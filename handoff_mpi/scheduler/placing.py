@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from handoff_mpi.allocation import AllocationStrategy, Claim, ClusterView, CostClass, RatedStrategy, demand_and_supply
 from handoff_mpi.callbacks import in_words, shown
@@ -147,7 +147,14 @@ class Placer:
         """Whether a slot may go on without the strategy being asked: nobody with a better right waits."""
         if not (self._can_finish(queue) and self._may_go_on(claim)):
             return False
-        return queue is leader or (queue.priority == leader.priority and leader.passed < leader.patience)
+        if queue is leader:
+            return True
+        if leader.cost.plain is not None and not self._is_avoided(claim.rank, leader.cost):
+            return False  # it failed elsewhere, and this is where it may be tried again
+        return queue.priority == leader.priority and leader.passed < leader.patience
+
+    def _is_avoided(self, rank: int, cost: CostClass) -> bool:
+        return rank == cost.avoid or self._ledger.seats[rank].host in cost.avoid_hosts
 
     def _may_go_on(self, claim: Claim) -> bool:
         """Whether the claim's rank takes tasks, and still has what was claimed."""
@@ -179,8 +186,15 @@ class Placer:
 
     # -- allocate -------------------------------------------------------------------------------------
 
-    def allocate(self, now: float, most: int | None = None) -> None:
+    def allocate(
+        self, now: float, most: int | None = None, only: Callable[[ReadyQueue], bool] | None = None
+    ) -> None:
         """Ask the strategy where ready tasks should go, and send them there, at most ``most``.
+
+        Args:
+            now: the time.
+            most: so many tasks at most.
+            only: whether tasks of a queue may be placed; all may if None.
 
         Raises:
             AllocationError: the strategy failed, or placed a task where it does not fit.
@@ -189,9 +203,12 @@ class Placer:
         if not self._ledger.idle_slots or not self._may_start_more():
             return
         ready = queues = self._ready.queues()
+        if only is not None:
+            ready = queues = [queue for queue in queues if only(queue)]
         if self._policy.stop_at < float("inf"):
             ready = [queue for queue in queues if self._can_finish(queue)]
-        self.holds_back = len(ready) < len(queues)
+        if only is None:
+            self.holds_back = len(ready) < len(queues)
         if not ready:
             return
         if not self._is_prepared:

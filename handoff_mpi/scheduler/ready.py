@@ -74,6 +74,7 @@ class ReadyTasks:
         avoid: where tasks failed: each is offered other hosts first.
         bound: collocated group to the rank it is bound to.
         held: tasks that wait for the tracker; see :mod:`handoff_mpi.scheduler.refusals`.
+        undecided: tasks whose failure is not final yet; see :mod:`handoff_mpi.scheduler.undecided`.
         offered: tasks that are offered although what they ask for is held.
     """
 
@@ -81,6 +82,7 @@ class ReadyTasks:
         self.avoid = Avoidance(ledger.seats)
         self.bound: dict[int, int] = {}
         self.held: dict[HoldKey, deque[int]] = {}
+        self.undecided: dict[int, Any] = {}
         self.offered: set[int] = set()
         self._ledger = ledger
         self._specs = specs
@@ -153,6 +155,7 @@ class ReadyTasks:
             if task in parked:
                 parked.remove(task)
         self.offered.discard(task)
+        self.undecided.pop(task, None)
         self._deferred = [entry for entry in self._deferred if entry[1] != task]
         group = self._specs[task].group
         if group is not None and self._leader.get(group) == task:
@@ -233,6 +236,7 @@ class ReadyTasks:
         for parked in (*self._parked.values(), *self.held.values()):
             yield from parked
         yield from (task for _, task in self._deferred)
+        yield from self.undecided
 
     # -- later --------------------------------------------------------------------------------------
 
@@ -378,14 +382,20 @@ class ReadyTasks:
         if rank is not None or task not in self.avoid:
             cost = self._ledger.cost_class(spec.cost, rank, host, need=need)
         else:
-            cost = self._class_elsewhere(task, host, need)
+            cost = self.class_elsewhere(task, host, need)
         return self._queue(cost, spec.priority)
 
-    def _class_elsewhere(self, task: int, host: str | None, need: Amounts | None) -> CostClass:
-        """Return the class of a task that failed: its best wish that something left in the cluster could grant."""
+    def class_elsewhere(self, task: int, host: str | None = None, need: Amounts | None = None) -> CostClass:
+        """Return the class of a task that failed: its best wish that something left in the cluster could grant.
+
+        What is on probation grants nothing, unless nothing else could run the task.
+        """
         ledger, cost = self._ledger, self._specs[task].cost
-        classes = (ledger.cost_class(cost, None, host, *wish, need=need) for wish in self.avoid.wishes(task))
-        known = next((each for each in classes if each.plain is None or ledger.reach.could_fit(each)), None)
+        reach, plain = ledger.reach, ledger.cost_class(cost, None, host, need=need)
+        grants = reach.is_left if reach.is_left(plain) else reach.could_fit
+        wishes = self.avoid.wishes(task)
+        classes = (ledger.cost_class(cost, None, host, *wish, need=need) for wish in wishes)
+        known = next((each for each in classes if each.plain is None or grants(each)), None)
         assert known is not None
         return known
 

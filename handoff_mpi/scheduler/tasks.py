@@ -292,7 +292,7 @@ class TaskTable:
         self.lost_with[task] = tuple(ranks)
         if self.state[task] == DONE and (self.consumers_left[task] or self.specs[task].keep):
             for child in self.children[task]:
-                if self.state[child] == READY:
+                if self.state[child] == READY and child not in self._ready.undecided:
                     self._ready.remove(child)
                     self.move(child, Cause.INPUT_LOST)
                 if self.state[child] == WAITING:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from handoff_mpi.allocation import MEMORY
+from handoff_mpi.allocation import MEMORY, PROBATION
 from handoff_mpi.allocation.audit import audit
 from handoff_mpi.messages import DEATH, ISOLATE, NO_ROOM, TIMEOUT
 from handoff_mpi.results.store import Key
@@ -28,6 +28,11 @@ def check(scheduler: Scheduler) -> None:
     audit(scheduler.ledger)
     short = {rank for rank, reasons in scheduler.ledger.withheld.items() if MEMORY in reasons}
     assert short == set(scheduler.short_of_memory)
+    shunned = {rank for rank, reasons in scheduler.ledger.withheld.items() if PROBATION in reasons}
+    assert shunned == set(scheduler.on_probation)
+    seats = scheduler.ledger.seats.values()
+    living = [seat.rank for seat in seats if seat.is_alive and seat.slots]
+    assert not living or not shunned.issuperset(living), "the last rank is on probation"
     state, specs = scheduler.state, scheduler.specs
     flying = [task for slots in scheduler.slots.of_rank.values() for slot in slots for task in slot.tasks]
     assert len(flying) == len(set(flying)) == scheduler.in_flight
@@ -78,7 +83,8 @@ class Witness:
         self._spared: dict[int, Key | None] = {}
         self._suspects: set[int] = set()
         self._short: set[int] = set()
-        self._blame: list[tuple[float, int, bool]] = []  # time, task, whether it died; else it was done
+        self._blame: list[tuple[float, int, int]] = []  # time, task, deaths that count more or less; 0: it was done
+        self._undecided: set[tuple[int, int]] = set()  # task and attempt of deaths that are not final
 
     def longest_s(self) -> float:
         """Return how long a run may take at most once nothing goes wrong any more."""
@@ -92,6 +98,7 @@ class Witness:
         """A launch begins: what it takes over is what was written, and what need not run again does not."""
         self._spared = dict(spared)
         self._short.clear()
+        self._undecided.clear()
         if legacy is not None:
             assert legacy.deaths == self._deaths(), f"{legacy.deaths} deaths survived, not {self._deaths()}"
             self._suspects = self._run_dir.in_flight()
@@ -99,12 +106,12 @@ class Witness:
 
     def _deaths(self) -> dict[int, int]:
         deaths: dict[int, int] = {}
-        for _, task, has_died in self._blame:
-            if has_died:
-                deaths[task] = deaths.get(task, 0) + 1
+        for _, task, change in self._blame:
+            if change:
+                deaths[task] = deaths.get(task, 0) + change
             else:
                 deaths.pop(task, None)
-        return deaths
+        return {task: count for task, count in deaths.items() if count > 0}
 
     def tear(self, since: float) -> None:
         """What was written after ``since`` is lost."""
@@ -116,21 +123,30 @@ class Witness:
         """Look at what a turn did."""
         now = launch.clock.now
         self._look_at_shortage(launch, log)
-        for position, (task, then, cause, _, rank, detail) in enumerate(log):
+        for position, (task, then, cause, attempt, rank, detail) in enumerate(log):
             if task < 0:
                 if detail[0] == "lost":
                     self._look_at_loss(launch, rank, detail[1])
                     self._look_for_blame(now, rank, detail[1], log[position + 1 :])
+                elif detail[0] == "forgiven":
+                    self._blame.append((now, detail[1][0], -detail[1][1]))
                 continue
             if cause in DISPATCHES:
                 self._look_at_placement(task)
             elif cause == Cause.OK:
-                self._blame.append((now, task, False))
+                self._blame.append((now, task, 0))
                 self._suspects.discard(task)
-            elif cause in (Cause.RETRY, Cause.ERROR) and detail[0] == DEATH:
-                self._blame.append((now, task, True))
+            elif cause in (Cause.RETRY, Cause.ERROR, Cause.UNDECIDED) and detail[0] == DEATH:
+                self._look_at_death(now, task, attempt, Cause(cause))
             if then == State.FAILED:
                 self._look_at_failure(launch.scheduler, task, *detail)
+
+    def _look_at_death(self, now: float, task: int, attempt: int, cause: Cause) -> None:
+        """The process of a call died, which counts once, whatever is decided later."""
+        if (task, attempt) not in self._undecided:
+            self._blame.append((now, task, 1))
+        if cause == Cause.UNDECIDED:
+            self._undecided.add((task, attempt))
 
     def _look_at_shortage(self, launch: Launch, log: Iterable[Transition]) -> None:
         """A rank that is short of memory is given a task only if nothing else runs anywhere."""
@@ -159,7 +175,7 @@ class Witness:
                 break
             suspects.append(task)
         if len(suspects) == 1 and not reason.startswith("silent"):
-            self._blame.append((now, suspects[0], True))
+            self._blame.append((now, suspects[0], 1))
 
     def _look_at_placement(self, task: int) -> None:
         if task in self._spared:
@@ -223,8 +239,9 @@ class Witness:
             if rank not in launch.zero.gone and launch.could_speak(rank, SPEAKS_S):
                 assert seat.is_alive, f"rank {rank} came back, and was not taken in again"
                 reasons = launch.scheduler.ledger.withheld.get(rank, set())
-                assert reasons <= {MEMORY}, f"rank {rank} came back, and is offered nothing"
-                assert not reasons or launch.is_pressed(rank), f"rank {rank} has room again, and is offered nothing"
+                assert reasons <= {MEMORY, PROBATION}, f"rank {rank} came back, and is offered nothing"
+                has_room = MEMORY in reasons and not launch.is_pressed(rank)
+                assert not has_room, f"rank {rank} has room again, and is offered nothing"
 
     def _look_at_value(self, launch: Launch, task: int) -> None:
         tasks, expected = launch.scheduler.tasks, self._serial[task]

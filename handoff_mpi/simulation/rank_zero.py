@@ -273,6 +273,9 @@ class RankZero:
         if sent or self._done or self._failed:
             self._launch.run_dir.write(self._launch.clock.now, ("turn", sent, self._done, self._failed, ()))
             self._done, self._failed = [], []
+        for task, _, _, _, _, detail in log:
+            if task < 0 and detail[0] == "forgiven":
+                self._launch.run_dir.write(self._launch.clock.now, ("forgiven", *detail[1]))
 
     def _obey(self, command: Any) -> list[Event]:
         if isinstance(command, Dispatch):

@@ -26,6 +26,10 @@ event (after ``"handoff"``)               measurements       metadata
 ``"rank", "lost"``                        system_time        node, host, reason
 ``"rank", "memory", "high"``              system_time        node, host, reason; it is given no new tasks
 ``"rank", "memory", "normal"``            system_time        node, host, reason; it is given tasks again
+``"rank", "probation", "start"``          system_time        node, host, reason; it is given only probes
+``"rank", "probation", "stop"``           system_time        node, host, reason; it is given tasks again
+``"host", "probation", "start"``          system_time        host, nodes (its ranks), reason
+``"host", "probation", "stop"``           system_time        host, nodes, reason
 ``"resource", "claimed"``                 system_time        node, host, amounts, function_id
 ``"resource", "released"``                system_time        as claimed; function_id None: it served many
 ``"resource", "refused"``                 system_time        node, host, amounts, function_id, reason
@@ -68,6 +72,10 @@ RANK_RETURNED: Event = ("handoff", "rank", "returned")
 RANK_LOST: Event = ("handoff", "rank", "lost")
 RANK_MEMORY_HIGH: Event = ("handoff", "rank", "memory", "high")
 RANK_MEMORY_NORMAL: Event = ("handoff", "rank", "memory", "normal")
+RANK_PROBATION_START: Event = ("handoff", "rank", "probation", "start")
+RANK_PROBATION_STOP: Event = ("handoff", "rank", "probation", "stop")
+HOST_PROBATION_START: Event = ("handoff", "host", "probation", "start")
+HOST_PROBATION_STOP: Event = ("handoff", "host", "probation", "stop")
 RESOURCE_CLAIMED: Event = ("handoff", "resource", "claimed")
 RESOURCE_RELEASED: Event = ("handoff", "resource", "released")
 RESOURCE_REFUSED: Event = ("handoff", "resource", "refused")
@@ -91,6 +99,10 @@ EVENTS: tuple[Event, ...] = (
     RANK_LOST,
     RANK_MEMORY_HIGH,
     RANK_MEMORY_NORMAL,
+    RANK_PROBATION_START,
+    RANK_PROBATION_STOP,
+    HOST_PROBATION_START,
+    HOST_PROBATION_STOP,
     RESOURCE_CLAIMED,
     RESOURCE_RELEASED,
     RESOURCE_REFUSED,

@@ -66,6 +66,22 @@ def error(run):
     run.tell(1.0, raised(1, 0))
 
 
+def undecided(run):
+    run.submit(task(max_retries=0), task(), task())
+    run.tell(1.0, raised(1, 0))
+
+
+def error_that_was_undecided(run):
+    undecided(run)
+    run.tell(5.0)
+
+
+def retry_of_what_was_undecided(run):
+    run.submit(*[task(max_retries=0)] * 6)
+    run.tell(1.0, done(2, 2), raised(1, 0, 1))
+    run.tell(2.0, raised(1, 4, 5))
+
+
 def given_up(run):
     run.submit(task(cost=GPU))
 
@@ -105,11 +121,14 @@ STORIES = {
     (WAITING, Cause.SENT_AHEAD): sent_ahead,
     (DISPATCHED, Cause.OK): ok,
     (DISPATCHED, Cause.RETRY): retry,
+    (DISPATCHED, Cause.UNDECIDED): undecided,
+    (READY, Cause.RETRY): retry_of_what_was_undecided,
     (DISPATCHED, Cause.RANK_LOST): rank_lost,
     (DISPATCHED, Cause.RETURNED): returned,
     (DISPATCHED, Cause.INPUT_LOST): input_lost_while_dispatched,
     (READY, Cause.INPUT_LOST): input_lost_while_ready,
     (DISPATCHED, Cause.ERROR): error,
+    (READY, Cause.ERROR): error_that_was_undecided,
     (READY, Cause.GIVEN_UP): given_up,
     (DONE, Cause.VALUE_LOST): value_lost,
     (WAITING, Cause.INPUT_FAILED): input_failed_while_waiting,

@@ -1,0 +1,228 @@
+"""What becomes of attempts that failed: another try elsewhere, a verdict later, or a failure for good.
+
+An attempt spends a try of its function. One that failed on a rank or host which is put on probation because of it is
+given back; see :mod:`handoff_mpi.scheduler.probation` and :mod:`handoff_mpi.scheduler.undecided`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from handoff_mpi.allocation import Ledger
+from handoff_mpi.messages import DIED, Entry
+from handoff_mpi.scheduler.blame import Blame
+from handoff_mpi.scheduler.evidence import Evidence
+from handoff_mpi.scheduler.lifecycle import Cause
+from handoff_mpi.scheduler.policy import Policy
+from handoff_mpi.scheduler.probation import Probation, Term
+from handoff_mpi.scheduler.ready import ReadyTasks
+from handoff_mpi.scheduler.slots import SlotTable
+from handoff_mpi.scheduler.tasks import TaskTable
+from handoff_mpi.scheduler.tries import Tries
+from handoff_mpi.scheduler.undecided import MAX_HOLD_S, MIN_HOLD_S, Undecided, UndecidedFailures, Verdict
+
+
+class Failures:
+    """Judges failed attempts, and the ranks and hosts where they failed.
+
+    Args:
+        ledger, tasks, ready, slots: the scheduler's tables.
+        policy: the user's choices.
+        blame: the deaths that tasks are blamed for.
+        fail: called with a task, the cause, a rank and its error when it has failed for good.
+        log: called with a rank and what happened to it, for the log.
+        recall: called with a rank whose queued tasks should be given back.
+
+    Attributes:
+        evidence: the records of ranks; whoever reports calls that succeeded adds to its wins.
+        probation: the ranks and hosts on probation.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        tasks: TaskTable,
+        ready: ReadyTasks,
+        slots: SlotTable,
+        policy: Policy,
+        blame: Blame,
+        fail: Callable[..., None],
+        log: Callable[[int, str, Any], None],
+        recall: Callable[[int], None],
+    ) -> None:
+        self.evidence = Evidence(ledger.seats)
+        self.probation = Probation(ledger, self.evidence)
+        self.failed_on = ready.avoid.failed_on
+        ready.avoid.is_alone_to_blame = self.probation.is_alone_to_blame
+        known = self.evidence, self.probation.trusted, self.failed_on
+        self._undecided = UndecidedFailures(ledger.seats, *known, ready.undecided)
+        self._tries = Tries()
+        self._ledger = ledger
+        self._tasks = tasks
+        self._ready = ready
+        self._slots = slots
+        self._policy = policy
+        self._blame = blame
+        self._fail = fail
+        self._log = log
+        self._recall = recall
+        self._may_hold = not policy.stop_on_failure  # whose first failure stops the run at once
+
+    @property
+    def next_wakeup(self) -> float:
+        """When undecided failures must be looked at."""
+        return self._undecided.next_look
+
+    # -- ends of attempts -------------------------------------------------------------------------------
+
+    def failed(self, task: int, entry: Entry, rank: int, now: float) -> None:
+        """An attempt of ``task`` has ended badly on ``rank``."""
+        kind, message, traceback = entry[3]
+        has_died = entry[2] == DIED
+        self.note(task, rank, has_died, now)
+        if has_died and task in self._blame.deaths:
+            message = self._blame.tell(task, f"on rank {rank}: {message}")
+        if self._may_retry(task):  # if the run is being stopped, in one that resumes it
+            self._retry(task, rank, kind, message)
+        else:
+            until = now + min(MAX_HOLD_S, max(MIN_HOLD_S, entry[6]))
+            failure = self._undecided.failure(rank, (kind, message, traceback), until)
+            self._decide(task, failure, now)
+        self._undecided.trials.pop(task, None)
+
+    def note(self, task: int, rank: int, has_died: bool, now: float) -> None:
+        """An attempt of ``task`` failed on ``rank``: it spends a try, unless the rank is known to be bad."""
+        self._tasks.ran_on.setdefault(task, []).append(rank)
+        if task in self.probation.probes:
+            self.probation.came_back(task, now, has_failed=True)
+        if has_died:
+            self._blame.died(task)
+        self._ready.avoid.note(task, rank)
+        self._tries.spend(task, rank, has_died)
+        if rank not in self.probation.of_rank:
+            self.evidence.of_rank(rank).fail()
+        elif self._has_elsewhere(task, rank):
+            self._give_back([rank])
+
+    def has_trouble(self) -> bool:
+        """Whether a task that succeeds may be one that failed before, or a probe."""
+        return bool(self.failed_on or self.probation.probes)
+
+    def succeeded(self, task: int, rank: int, now: float) -> None:
+        """A task succeeded on ``rank``; called only while there is trouble."""
+        if task not in self.failed_on and task not in self.probation.probes:
+            return
+        term = self.probation.probes.get(task)
+        if term is not None:
+            self._end(term, "a probe succeeded there", now)
+        # What was given back has spoken against its rank already.
+        failed_on = [each for each in self.failed_on.pop(task, ()) if self._tries.counts(task, each)]
+        self._undecided.trials.pop(task, None)
+        for begun in self.probation.judge(failed_on, rank, now):
+            self._begin(begun)
+
+    def came_back(self, task: int, now: float) -> None:
+        """A task came back from its rank without a result."""
+        if task in self.probation.probes:
+            self.probation.came_back(task, now, has_failed=False)
+
+    def rank_lost(self, now: float) -> None:
+        """A rank was lost: if only ranks on probation are left, they are as good as any."""
+        if self.probation.terms and not self.probation.has_trusted():
+            for term in [*self.probation.terms.values()]:
+                self._end(term, "no other rank is left", now)
+
+    # -- verdicts -----------------------------------------------------------------------------------------
+
+    def settle(self, now: float) -> None:
+        """Look at what is undecided, and end what is final or may be tried elsewhere."""
+        if now < self._undecided.next_look:
+            return
+        for task, verdict in self._undecided.look(now, self._is_busy):
+            failure = self._undecided.release(task)
+            if verdict == Verdict.FINAL:
+                self._fail_for_good(task, failure.rank, failure.error)
+            else:
+                self._undecided.trials[task] = failure.rank
+                self._retry(task, failure.rank, *failure.error[:2])
+
+    def stop(self) -> None:
+        """The run is being stopped: what is undecided is final, and so are all later failures."""
+        self._may_hold = False
+        for task in [*self._ready.undecided]:
+            failure = self._undecided.release(task)
+            self._fail_for_good(task, failure.rank, failure.error)
+
+    def _decide(self, task: int, failure: Undecided, now: float) -> None:
+        """A failure without tries left is final, unless it may turn out to be the fault of its rank or host."""
+        is_open = self._may_hold and self._has_elsewhere(task, failure.rank)
+        if is_open and self._undecided.verdict(task, failure, now, self._is_busy) != Verdict.FINAL:
+            self._tasks.move(task, Cause.UNDECIDED, failure.rank, failure.error[:2])
+            self._undecided.add(task, failure)
+        else:
+            self._fail_for_good(task, failure.rank, failure.error)
+
+    def _may_retry(self, task: int) -> bool:
+        return self.tries_left(task) >= 0 and self._blame.may_retry(task)
+
+    def tries_left(self, task: int) -> int:
+        """Return how often ``task`` may still be tried again after an exception; negative if it has failed for good."""
+        limit = self._tasks.specs[task].max_retries
+        return (self._policy.max_retries if limit is None else limit) - self._tries.used(task)
+
+    def _retry(self, task: int, rank: int, kind: str, message: str) -> None:
+        self._tasks.move(task, Cause.RETRY, rank, (kind, message))
+        self._tasks.requeue(task)
+
+    def _fail_for_good(self, task: int, rank: int, error: tuple[str, str, str]) -> None:
+        failed_on = self.failed_on.pop(task, [])
+        if len({self._ledger.seats[each].host for each in failed_on}) > 1:
+            self.evidence.confirm(failed_on)
+        self._tries.forget(task)
+        self._fail(task, Cause.ERROR, rank, *error)
+
+    def _has_elsewhere(self, task: int, rank: int) -> bool:
+        """Whether ``task`` could run on another rank that is not on probation than ``rank``: pins and groups win."""
+        spec = self._tasks.specs[task]
+        if isinstance(spec.pin, int) or spec.group is not None:
+            return False
+        if rank in self.probation.of_rank:
+            return self._ledger.reach.is_left(self._ledger.cost_class(spec.cost, None, spec.pin))
+        return self._ready.class_elsewhere(task, spec.pin).plain is not None
+
+    def _is_busy(self, host: str) -> bool:
+        """Whether calls may still tell about ``host``, or about any for ""."""
+        if self._ready.is_queued():
+            return True
+        if not host:
+            return bool(self._slots.in_flight)
+        return any(slot.tasks for rank in self.evidence.hosts[host] for slot in self._slots.of_rank[rank])
+
+    # -- probation ------------------------------------------------------------------------------------------
+
+    def _begin(self, term: Term) -> None:
+        self._say(term, "probation", term.reason)
+        self._give_back(term.ranks)
+        for rank in term.ranks:
+            self._recall(rank)
+        self._ready.reconsider()
+
+    def _end(self, term: Term, why: str, now: float) -> None:
+        self.probation.end(term, now)
+        self._say(term, "trusted", why)
+        self._ready.reconsider()
+
+    def _say(self, term: Term, what: str, why: str) -> None:
+        self._log(term.ranks[0], what, (term.place, tuple(sorted(term.ranks)), why))
+
+    def _give_back(self, ranks: Sequence[int]) -> None:
+        """Attempts that failed on ``ranks`` do not count: what is undecided because of them is tried elsewhere."""
+        for task, deaths in self._tries.give_back(ranks).items():
+            if deaths:
+                self._blame.forgive(task, deaths)
+                self._log(ranks[0], "forgiven", (task, deaths))
+            failure: Undecided | None = self._ready.undecided.get(task)
+            if failure is not None and self._may_retry(task):
+                self._undecided.release(task)
+                self._retry(task, failure.rank, *failure.error[:2])

@@ -1,0 +1,73 @@
+"""What is placed on ranks on probation: a probe now and then, and functions that can run nowhere else."""
+
+from __future__ import annotations
+
+from handoff_mpi.allocation import Ledger
+from handoff_mpi.scheduler.failures import Failures
+from handoff_mpi.scheduler.placing import Placer
+from handoff_mpi.scheduler.probation import Term
+from handoff_mpi.scheduler.ready import ReadyQueue, ReadyTasks
+from handoff_mpi.scheduler.slots import SlotTable
+
+
+class Prober:
+    """Lifts the cordon of ranks on probation for a moment, for some tasks alone.
+
+    Args:
+        ledger, ready, slots: the scheduler's tables.
+        placer: places what it is allowed to.
+        failures: knows the probations, and how many tries each task has left.
+    """
+
+    def __init__(self, ledger: Ledger, ready: ReadyTasks, slots: SlotTable, placer: Placer, failures: Failures) -> None:
+        self._reach = ledger.reach
+        self._seats = ledger.seats
+        self._ready = ready
+        self._slots = slots
+        self._placer = placer
+        self._failures = failures
+        self._probation = failures.probation
+
+    def place(self, now: float) -> None:
+        """Place what ranks on probation may be given; once all others have been served."""
+        if not self._ready.is_queued():
+            return
+        if any(self._is_bound(queue) for queue in self._ready.all_queues()):
+            ranks = self._probation.idle_ranks(self._probation.terms.values())
+            with self._probation.lifted(ranks):
+                self._placer.allocate(now, only=self._is_bound)
+        for term in self._probation.due(now):
+            self._probe(term, now)
+
+    def _is_bound(self, queue: ReadyQueue) -> bool:
+        """Whether all ranks that could run the tasks of ``queue`` are on probation."""
+        return not self._reach.is_left(queue.cost) and self._reach.could_fit(queue.cost)
+
+    def _probe(self, term: Term, now: float) -> None:
+        """Try one task on an idle rank of ``term``; what it fails there is tried elsewhere."""
+        rank = next(iter(self._probation.idle_ranks([term])), None)
+        if rank is None or not any(self._may_probe(queue, rank) for queue in self._ready.all_queues()):
+            return
+        before = {task for slot in self._slots.of_rank[rank] for task in slot.tasks}
+        with self._probation.lifted([rank]):
+            self._placer.allocate(now, most=1, only=lambda queue: self._may_probe(queue, rank))
+        for slot in self._slots.of_rank[rank]:
+            for task in slot.tasks:
+                if task not in before:
+                    self._probation.sent(term, rank, task)
+
+    def _may_probe(self, queue: ReadyQueue, rank: int) -> bool:
+        """Whether the next task of ``queue`` may be tried on ``rank``: never with its last try, nor a second time."""
+        cost, host = queue.cost, self._seats[rank].host
+        if not queue.tasks or cost.rank is not None or cost.need is not cost.cost or cost.host not in (None, host):
+            return False
+        task = queue.tasks[0]
+        failed_on = self._failures.failed_on.get(task, ())
+        return self._failures.tries_left(task) > 0 and all(self._seats[each].host != host for each in failed_on)
+
+    def next_wakeup(self, now: float) -> float:
+        """Return when the next probe is due, if anything waits."""
+        if not self._ready.is_queued():
+            return float("inf")
+        times = (term.next_probe for term in self._probation.terms.values() if term.probe is None)
+        return min((time for time in times if time > now), default=float("inf"))

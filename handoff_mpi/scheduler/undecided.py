@@ -1,0 +1,220 @@
+"""Failures without tries left that are not final yet, because the rank or host may be to blame.
+
+Such a failure is held until the record of its rank tells: once the rank has succeeded in another call, or after some
+seconds, it is final. While the rank or host fails most of its calls and others do not (it is *suspect*), up to three of
+the functions held for it are tried on another host, where they have not failed: if they succeed there, that convicts
+the suspect, and the attempts that failed there are given back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import islice
+
+from handoff_mpi.allocation import Seat
+from handoff_mpi.scheduler.evidence import (
+    MAX_OTHERS,
+    MAX_RANKS,
+    MIN_FUNCTIONS,
+    SOUND,
+    SUSPICION,
+    Account,
+    Evidence,
+    surprise,
+)
+
+#: A failure is held for as long as its call took, within these bounds.
+MIN_HOLD_S = 1.0
+MAX_HOLD_S = 60.0
+#: Seconds between two looks at what is held, and the most ranks looked at in one.
+LOOK_S = 0.05
+MAX_LOOKS = 32
+
+
+class Verdict(Enum):
+    """What is to become of a failure that was held."""
+
+    HOLD = 0
+    TRY_ELSEWHERE = 1
+    FINAL = 2
+
+
+@dataclass(slots=True)
+class Undecided:
+    """A failure that is not final yet.
+
+    Attributes:
+        rank: where the last attempt failed.
+        error: kind, message and traceback.
+        wins: how many calls had succeeded on the rank by then.
+        all_wins: the same of all ranks.
+        streak: how many calls had failed there since one succeeded, this one included.
+        until: when it becomes final unless the rank is suspect.
+    """
+
+    rank: int
+    error: tuple[str, str, str]
+    wins: int
+    all_wins: int
+    streak: int
+    until: float
+
+
+class UndecidedFailures:
+    """What is held, by rank.
+
+    Attributes:
+        next_look: when :meth:`look` should be called again.
+        trials: tasks that are tried elsewhere although they have no tries left, and the rank where each failed.
+
+    Args:
+        seats: rank to its place.
+        evidence: the records of ranks.
+        trusted: returns the ranks of a host that are not on probation.
+        failed_on: task to the ranks where it failed.
+        failures: by task; the table of ready tasks keeps it, since they are READY.
+    """
+
+    def __init__(
+        self,
+        seats: dict[int, Seat],
+        evidence: Evidence,
+        trusted: Callable[[str], list[int]],
+        failed_on: dict[int, list[int]],
+        failures: dict[int, Undecided],
+    ) -> None:
+        self.next_look = float("inf")
+        self.trials: dict[int, int] = {}
+        self._seats = seats
+        self._evidence = evidence
+        self._trusted = trusted
+        self._failed_on = failed_on
+        self._failures = failures
+        self._of_rank: dict[int, dict[int, None]] = {}
+
+    def failure(self, rank: int, error: tuple[str, str, str], until: float) -> Undecided:
+        """Return a failure that was on ``rank``, and must be final at ``until`` unless the rank is suspect then."""
+        evidence = self._evidence
+        wins, streak = evidence.wins[rank], evidence.of_rank(rank).streak
+        return Undecided(rank, error, wins, sum(evidence.wins.values()), streak, until)
+
+    def add(self, task: int, failure: Undecided) -> None:
+        """The failure of ``task`` is held."""
+        self._failures[task] = failure
+        self._of_rank.setdefault(failure.rank, {})[task] = None
+        self.next_look = 0.0
+
+    def release(self, task: int) -> Undecided:
+        """The failure of ``task`` is held no more."""
+        failure = self._failures.pop(task)
+        self._of_rank[failure.rank].pop(task, None)
+        return failure
+
+    # -- verdicts ---------------------------------------------------------------------------------------
+
+    def look(self, now: float, is_busy: Callable[[str], bool]) -> Iterator[tuple[int, Verdict]]:
+        """Yield what becomes of held failures; each must be released before the next is asked for, unless held on.
+
+        Args:
+            is_busy: whether calls that could tell about a host are in flight or about to be.
+        """
+        for rank in list(islice(self._of_rank, max(MAX_LOOKS, len(self._of_rank) // 8))):
+            tasks = self._of_rank.pop(rank)
+            self._of_rank[rank] = tasks  # the others' turn comes first next time
+            record = self._record(rank)
+            for task in [*tasks]:
+                if task not in self._failures:  # skipped, since an input failed
+                    tasks.pop(task, None)
+                    continue
+                verdict = self._judge(task, self._failures[task], record, now, is_busy)
+                if verdict != Verdict.HOLD:
+                    yield task, verdict
+            if not tasks:
+                del self._of_rank[rank]
+        self.next_look = now + LOOK_S if self._of_rank else float("inf")
+
+    def verdict(self, task: int, failure: Undecided, now: float, is_busy: Callable[[str], bool]) -> Verdict:
+        """Return what becomes of a failure of ``task`` that is not held yet."""
+        record = self._record(failure.rank)
+        if task in self.trials and not record.is_suspect:
+            return Verdict.FINAL  # it has failed on another host, too
+        return self._judge(task, failure, record, now, is_busy)
+
+    def _judge(
+        self, task: int, failure: Undecided, record: _Record, now: float, is_busy: Callable[[str], bool]
+    ) -> Verdict:
+        host = self._seats[failure.rank].host
+        if record.is_suspect:
+            if not record.untried(self._failed_on[task]):
+                return Verdict.FINAL
+            return Verdict.TRY_ELSEWHERE if self._is_turn(failure.rank, record.is_host_suspect) else Verdict.HOLD
+        if self._evidence.wins[failure.rank] > failure.wins and record.is_sound:
+            return Verdict.FINAL
+        if record.is_untold and is_busy(""):
+            return Verdict.HOLD
+        if self._only_fails(failure) and is_busy(""):
+            return Verdict.HOLD
+        return Verdict.FINAL if now >= failure.until or not is_busy(host) else Verdict.HOLD
+
+    def _is_turn(self, rank: int, is_host_suspect: bool) -> bool:
+        """Whether one more function that failed on ``rank`` may be tried elsewhere now.
+
+        Several ranks must speak against a host, so each of its ranks has a turn.
+        """
+        host = self._seats[rank].host
+        there = [each for each in self.trials.values() if self._seats[each].host == host]
+        if is_host_suspect and len(self._trusted(host)) > 1 and rank in there:
+            return False
+        return len(there) < MIN_FUNCTIONS
+
+    def _only_fails(self, failure: Undecided) -> bool:
+        """Whether the rank of ``failure`` has failed again since and not succeeded, while other calls succeeded."""
+        account = self._evidence.of_rank(failure.rank)
+        has_failed_again = account.streak > failure.streak and self._evidence.wins[failure.rank] == failure.wins
+        return has_failed_again and sum(self._evidence.wins.values()) > failure.all_wins
+
+    def _record(self, rank: int) -> _Record:
+        host = self._seats[rank].host
+        own = [self._evidence.of_ranks(islice(self._trusted(host), MAX_RANKS)), self._evidence.of_rank(rank)]
+        others = [ranks for other in self._other_hosts(host) if (ranks := self._trusted(other)[:MAX_RANKS])]
+        if not others:  # one host alone: its ranks are compared
+            own = own[1:]
+            others = [[other] for other in self._trusted(host)[:MAX_OTHERS] if other != rank]
+        return _Record(own, [(ranks, self._evidence.of_ranks(ranks)) for ranks in others], self._seats)
+
+    def _other_hosts(self, host: str) -> Sequence[str]:
+        return [*islice((other for other in self._evidence.hosts if other != host), MAX_OTHERS)]
+
+
+class _Record:
+    """How a rank and its host compare with others now."""
+
+    def __init__(
+        self, own: Sequence[Account], others: Sequence[tuple[Sequence[int], Account]], seats: dict[int, Seat]
+    ) -> None:
+        self.is_sound = own[0].failing < SOUND
+        self._better = [ranks for ranks, other in others if other.good and any(_is_worse(each, other) for each in own)]
+        self.is_suspect = bool(self._better)
+        self.is_host_suspect = len(own) > 1 and any(_is_worse(own[0], other) for _, other in others if other.good)
+        is_silent = any(not (other.good or other.failed) for _, other in others)
+        fails = any(each.streak >= MIN_FUNCTIONS for each in own)
+        self.is_untold = fails and is_silent and not any(other.good for _, other in others)
+        self._seats = seats
+        self._are_hosts = len(own) > 1
+
+    def untried(self, failed_on: Collection[int]) -> bool:
+        """Whether a better host, or rank of a single host, is left where a function has not failed."""
+        hosts = {self._seats[rank].host for rank in failed_on}
+        if self._are_hosts:
+            return any(self._seats[ranks[0]].host not in hosts for ranks in self._better)
+        return any(ranks[0] not in failed_on for ranks in self._better)
+
+
+def _is_worse(own: Account, other: Account) -> bool:
+    """Whether ``own`` fails, lately or on the whole, what can hardly be chance where ``other`` does not."""
+    if own.streak >= MIN_FUNCTIONS and surprise(own.streak, 0.0, other.failed, other.good) > SUSPICION:
+        return True
+    is_many = own.failed > MIN_FUNCTIONS - 0.5 and own.failing >= SOUND
+    return is_many and surprise(own.failed, own.good, other.failed, other.good) > SUSPICION

@@ -1,0 +1,244 @@
+"""Ranks and hosts that fail functions which succeed elsewhere go on probation; their attempts are given back."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from handoff_mpi.scheduler import RankLost, Returned
+from handoff_mpi.scheduler.probation import PROBE_S
+from tests.scheduler.test_avoidance import hosts
+from tests.scheduler.transcript import LONG, Dialogue, died, done, raised, task, timed_out
+from tests.simulation.bad_hosts import CASES, STRATEGIES, Run
+
+#: Every call fails on host a, with ranks 1 and 2; host b is good.
+BAD = "aabb"
+
+
+def on_probation(run):
+    return [line for line in run.log if " probation: " in line or " trusted: " in line]
+
+
+def convict(run, failed=raised, count=40, **options):
+    """Ranks 1 and 2 of host a fail all functions, which succeed on host b, until a is on probation; return the time."""
+    run.submit(*[task(**options) for _ in range(count)])
+    for second in range(1, 10):
+        ended = [(failed if rank < 3 else done)(rank, _of(run, rank)) for rank in (1, 2, 3, 4) if running(run, rank)]
+        run.tell(float(second), *ended)
+        if run.scheduler.on_probation:
+            return float(second)
+    raise AssertionError("host a is not convicted")
+
+
+def _of(run, rank):
+    """The running task of a rank, with its attempt."""
+    (slot,) = run.scheduler.slots.of_rank[rank]
+    return slot.tasks[0], run.scheduler.attempts[slot.tasks[0]]
+
+
+def running(run, rank):
+    (slot,) = run.scheduler.slots.of_rank[rank]
+    return slot.tasks
+
+
+@pytest.mark.parametrize("failed", [raised, timed_out, died])
+def test_a_host_whose_failed_functions_succeed_elsewhere_goes_on_probation(failed):
+    run = Dialogue(hosts(BAD))
+    convict(run, failed)
+    assert set(run.scheduler.on_probation) == {1, 2}
+    assert on_probation(run) == ["rank 1 probation: ('a', (1, 2), '3 functions that failed there succeeded elsewhere')"]
+
+
+def test_a_host_on_probation_gets_no_tasks():
+    run = Dialogue(hosts(BAD))
+    now = convict(run)
+    run.tell(now + 1, *[raised(rank, _of(run, rank)) for rank in (1, 2) if running(run, rank)])
+    assert (running(run, 1), running(run, 2)) == ([], [])
+    run.tell(now + 1.5, done(3, _of(run, 3)))
+    assert (running(run, 1), running(run, 2)) == ([], [])
+    assert running(run, 3)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "name", ["bad host, fails fast", "bad host, no retries", "bad host, no retries, late", "bad host, crash limit 1"]
+)
+def test_nothing_fails_for_good_because_of_a_bad_host_and_the_run_takes_what_its_good_ranks_need(name, strategy):
+    outcome = Run(CASES[name], strategy).run()
+    assert outcome.failed == 0
+    assert outcome.ratio <= 1.3
+    assert max(outcome.attempts) == 2, "a function spends at most one attempt on a bad host"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "two bad hosts, one retry",
+        "five bad hosts of one rank",
+        "bad rank of one host, no retries",
+        "bad rank of two hosts, no retries",
+        "half bad host",
+        "goes bad, no retries, late",
+    ],
+)
+def test_several_bad_hosts_bad_ranks_and_hosts_that_go_bad(name):
+    outcome = Run(CASES[name]).run()
+    assert outcome.failed == 0
+    assert outcome.ratio <= 1.3
+
+
+def test_a_host_that_works_again_is_used_again():
+    outcome = Run(CASES["becomes good"]).run()
+    assert [line.split(": ")[0] for line in outcome.log] == ["3.00 rank 1 probation", "18.02 rank 4 trusted"]
+    assert outcome.ratio < 0.7, "its ranks did their share"
+
+
+@pytest.mark.parametrize(("name", "tries"), [("all fail", 4), ("all fail, no retries", 1), ("all fail on one rank", 4)])
+def test_a_function_that_fails_everywhere_excludes_nobody_and_is_tried_as_often_as_ever(name, tries):
+    outcome = Run(CASES[name]).run()
+    assert (outcome.failed, outcome.log) == (CASES[name].functions, [])
+    assert set(outcome.attempts) == {tries}
+
+
+@pytest.mark.parametrize("name", ["flaky functions", "flaky, no retries"])
+def test_functions_that_fail_at_random_convict_nobody(name):
+    outcome = Run(CASES[name]).run()
+    assert outcome.log == []
+
+
+def test_the_last_host_is_never_excluded():
+    """Host a goes on probation; when all ranks of host b die, it is as good as any."""
+    run = Dialogue(hosts(BAD))
+    now = convict(run)
+    run.tell(now + 0.1, RankLost(3, "it died"))
+    assert set(run.scheduler.on_probation) == {1, 2}
+    run.tell(now + 0.2, RankLost(4, "it died"))
+    assert not run.scheduler.on_probation
+    assert "rank 1 trusted: ('a', (1, 2), 'no other rank is left')" in run.log
+
+
+# -- probes ---------------------------------------------------------------------------------------------
+
+
+def idle_on_probation(**options):
+    """Host a is on probation, and nothing runs there; return the time."""
+    run = Dialogue(hosts(BAD))
+    now = convict(run, count=40, **options)
+    for _ in range(2):
+        busy = [rank for rank in (1, 2) if running(run, rank)]
+        run.tell(now, *[raised(rank, _of(run, rank)) for rank in busy])
+    return run, now
+
+
+def test_a_host_on_probation_is_probed_with_one_call_and_trusted_again_when_it_succeeds():
+    run, now = idle_on_probation()
+    run.tell(now + PROBE_S / 2)
+    assert (running(run, 1), running(run, 2)) == ([], [])
+    run.tell(now + PROBE_S)
+    assert len(running(run, 1)) + len(running(run, 2)) == 1
+    (rank,) = [rank for rank in (1, 2) if running(run, rank)]
+    run.tell(now + PROBE_S + 1, done(rank, _of(run, rank)))
+    assert not run.scheduler.on_probation
+    assert on_probation(run) == ["rank 2 trusted: ('a', (1, 2), 'a probe succeeded there')"]
+    assert running(run, 1)
+    assert running(run, 2)
+
+
+def test_each_probe_that_fails_doubles_the_wait_for_the_next_and_goes_to_another_rank():
+    run, now = idle_on_probation()
+    times, ranks = [], []
+    while len(times) < 4:
+        now = run.scheduler.next_wakeup() if not any(running(run, rank) for rank in (1, 2)) else now
+        run.tell(now, *[done(rank, _of(run, rank)) for rank in (3, 4)])
+        for rank in (1, 2):
+            if running(run, rank):
+                times.append(now)
+                ranks.append(rank)
+                run.tell(now, raised(rank, _of(run, rank)))
+    assert [later - time for time, later in pairwise(times)] == [2 * PROBE_S, 4 * PROBE_S, 8 * PROBE_S]
+    assert ranks == [1, 2, 1, 2]
+
+
+def test_the_last_try_of_a_function_is_never_a_probe():
+    run, now = idle_on_probation(max_retries=0)
+    run.tell(now + 10 * PROBE_S)
+    assert (running(run, 1), running(run, 2)) == ([], [])
+
+
+def test_a_probe_that_comes_back_without_a_result_is_followed_by_another():
+    run, now = idle_on_probation()
+    run.tell(now + PROBE_S)
+    (rank,) = [rank for rank in (1, 2) if running(run, rank)]
+    run.tell(now + PROBE_S + 1, Returned(rank, [_of(run, rank)]))
+    assert set(run.scheduler.on_probation) == {1, 2}
+    run.tell(now + 2 * PROBE_S + 1)
+    assert len(running(run, 1)) + len(running(run, 2)) == 1
+
+
+# -- what may run there all the same --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pin", [1, "a"])
+def test_what_is_pinned_to_a_bad_host_runs_there_and_fails_there(pin):
+    run = Dialogue(hosts(BAD))
+    now = convict(run)
+    run.tell(now, *[raised(rank, _of(run, rank)) for rank in (1, 2) if running(run, rank)])
+    run = _submit_more(run, now, task(pin=pin, max_retries=1))
+    last = len(run.scheduler.state) - 1
+    for attempt in (1, 2):
+        (rank,) = [rank for rank in (1, 2) if last in running(run, rank)]
+        assert set(run.scheduler.on_probation) == {1, 2}
+        run.tell(now + attempt, raised(rank, (last, attempt)))
+    assert run.states.split()[last] == "FAILED"
+
+
+def _submit_more(run, now, *specs):
+    run.submit(*specs, now=now)
+    return run
+
+
+# -- failures without tries left ------------------------------------------------------------------------
+
+
+def test_a_function_without_retries_fails_once_its_host_has_worked_again_and_is_not_tried_twice():
+    run = Dialogue(hosts("aabb"))
+    run.submit(*[task(max_retries=0) for _ in range(12)])
+    run.tell(1.0, done(1, 0), done(2, 1), done(3, 2), done(4, 3))
+    run.tell(2.0, raised(1, _of(run, 1)), done(2, _of(run, 2)))
+    assert "UNDECIDED" in run.log[0]
+    run.tell(2.1, done(1, _of(run, 1)))
+    assert "FAILED by ERROR" in "".join(run.log)
+    assert max(run.scheduler.attempts) == 1
+
+
+def test_a_failure_is_final_at_once_if_nothing_more_could_tell():
+    run = Dialogue(hosts("ab"), max_retries=0)
+    run.submit(task())
+    run.tell(1.0, raised(1, 0))
+    assert run.log == ["0#1 FAILED by ERROR on 1: ('ValueError', 'oops')"]
+
+
+def test_a_failure_is_undecided_for_as_long_as_its_call_took():
+    run = Dialogue(hosts("aabb"), max_retries=0)
+    run.submit(*[task() for _ in range(4)])
+    run.tell(1.0, raised(1, 0))
+    run.tell(1.0 + LONG - 0.1)
+    assert run.states.startswith("READY")
+    run.tell(1.0 + LONG)
+    assert run.states.startswith("FAILED")
+
+
+def test_with_on_failure_stop_the_first_failure_stops_the_run():
+    run = Dialogue(hosts("aabb"), max_retries=0, stop_on_failure=True)
+    run.submit(*[task() for _ in range(4)])
+    run.tell(1.0, raised(1, 0))
+    assert run.states.startswith("FAILED")
+
+
+def test_deaths_on_a_bad_host_are_forgiven_and_told_for_the_journal():
+    run = Dialogue(hosts(BAD), crash_limit=1)
+    convict(run, died)
+    assert set(run.scheduler.on_probation) == {1, 2}
+    assert any("forgiven" in line for line in run.log)
+    assert not run.scheduler.failures

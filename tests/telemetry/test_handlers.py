@@ -445,6 +445,8 @@ def test_events_are_those_promised_and_each_is_documented() -> None:
         ("execution", "dag"): ("start", "stop"),
         ("rank",): ("joined", "suspect", "returned", "lost"),
         ("rank", "memory"): ("high", "normal"),
+        ("rank", "probation"): ("start", "stop"),
+        ("host", "probation"): ("start", "stop"),
         ("resource",): ("claimed", "released", "refused", "updated"),
         ("transfer",): ("stop",),
     }

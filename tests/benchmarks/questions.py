@@ -39,4 +39,5 @@ QUESTIONS = [
     Question("functions", by_ranks=True),
     Question("ranks"),
     Question("journal"),
+    Question("value_files", least_ranks=1),
 ]

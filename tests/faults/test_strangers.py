@@ -1,0 +1,23 @@
+"""Another user of the host may ring the doorbells of a run, and do nothing else to it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from tests.faults.strangers import try_all
+from tests.strangers import need_root
+
+
+def test_a_stranger_gets_nothing_of_a_run_but_its_doorbells():
+    need_root()
+    with tempfile.TemporaryDirectory() as place:  # which a stranger can reach, as tmp_path is not
+        got, code, text = try_all(Path(place), 2.0)
+    assert code == 0, text
+    nothing = {"PermissionError", "FileNotFoundError", "ProcessLookupError", "ConnectionRefusedError"}
+    nothing |= {"connected, closed", "connected, no answer"}  # the launcher's ports, told rubbish
+    may = {("ring a doorbell", "got it"), ("ring a doorbell", "BlockingIOError")}
+    assert [each for each in got if each not in may and each[1] not in nothing] == []
+    doors = {door for door, _ in got}
+    assert doors >= {"signal a process", "read /proc/PID/mem", "write to run-dir", "ring a doorbell"}
+    assert got["ring a doorbell", "got it"] > 0, "there were some"

@@ -18,6 +18,7 @@ from handoff_mpi.errors import EXIT_DONE, EXIT_USAGE, HandoffError, UsageError
 from handoff_mpi.launch import command
 from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch.environment import is_under_launcher, rank_by_launcher
+from handoff_mpi.launch.signals import stop_before_the_start
 from handoff_mpi.process_exit import exit_python
 from handoff_mpi.results.run_dir import lock_for_supervisor, take_mark, use_run_dir
 from handoff_mpi.runtime.options import CHECKPOINTS, ISOLATIONS, ON_FAILURE, RESULTS_ON, RunOptions
@@ -52,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     take_mark()
     if rank_by_launcher():
         return _main_of_others(arguments)
+    if arguments[:1] == ["run"] and not is_under_launcher():
+        stop_before_the_start()
     try:
         return _dispatch(arguments)
     except HandoffError as error:

@@ -8,9 +8,11 @@ from typing import Any
 
 from handoff_mpi.callbacks import CallbackFailed, call
 
+#: Parameters of a method that is never called by this package.
+ANY = "..."
 #: What a store, a tracker and a strategy must have: method to the parameters it is called with.
 STORE = {"put": "key, payload", "get": "key", "has": "key", "delete": "key"}
-TRACKER = {"register": "rank, capabilities", "available": "rank", "request": "rank, cost", "release": "rank, cost"}
+TRACKER = {"register": "rank, capabilities", "available": ANY, "request": "rank, cost", "release": "rank, cost"}
 STRATEGY = {"allocate": "ready, view"}
 
 
@@ -25,7 +27,7 @@ def find_problem(plugged: Any, methods: Mapping[str, str]) -> str:
     if missing:
         return f"which has no method{'s' * (len(missing) > 1)} {', '.join(missing)}"
     for name, method in found.items():
-        if not can_be_called(method, len(methods[name].split(", "))):
+        if methods[name] != ANY and not can_be_called(method, len(methods[name].split(", "))):
             return f"whose {name} cannot be called as {name}({methods[name]})"
     return ""
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from handoff_mpi.allocation import AllocationStrategy, Ledger
+from handoff_mpi.callbacks import CallbackFailed, call
 from handoff_mpi.dag import DAG, Plan
 from handoff_mpi.errors import DAGError, FitsNowhere, UsageError
 from handoff_mpi.resources.amounts import format_amounts
 from handoff_mpi.runtime.options import RunOptions
+from handoff_mpi.runtime.plugs import STRATEGIES, problem_of_strategy, strategies_installed
 
 
 def find_strategy(wanted: Any, prices: Any = None) -> AllocationStrategy:
@@ -17,32 +19,26 @@ def find_strategy(wanted: Any, prices: Any = None) -> AllocationStrategy:
     Raises:
         UsageError: there is no strategy of that name, or the object has no ``allocate``.
     """
+    problem = problem_of_strategy(wanted)
+    if problem:
+        raise UsageError(problem)
     if not isinstance(wanted, str):
-        made = wanted() if isinstance(wanted, type) else wanted
-        if not isinstance(made, AllocationStrategy):
-            raise UsageError(f"allocation_strategy={wanted!r} has no allocate(ready, view)")
-        return made
-    from handoff_mpi import allocation
-
-    known: dict[str, Any] = {
-        "first_available": allocation.FirstAvailable,
-        "load_balanced": allocation.LoadBalanced,
-        "cost_optimized": allocation.CostOptimized,
-    }
-    if wanted in known:
-        strategy = known[wanted]
-        return strategy(dict(prices or {})) if strategy is allocation.CostOptimized else strategy()
-    from importlib import metadata  # slow to import, and hardly ever needed
-
-    points = {point.name: point for point in metadata.entry_points(group="handoff_mpi.strategies")}
-    if wanted not in points:
-        names = ", ".join(sorted({*known, *points}))
-        raise UsageError(f"there is no allocation strategy {wanted!r}; there are {names}")
+        return _made(wanted) if isinstance(wanted, type) else wanted
+    if wanted in STRATEGIES:
+        make = STRATEGIES[wanted]
+        return make(dict(prices or {})) if wanted == "cost_optimized" else make()  # type: ignore[no-any-return]
     try:
-        found = points[wanted].load()
-    except Exception as error:
+        found = call(strategies_installed()[wanted].load)
+    except CallbackFailed as error:
         raise UsageError(f"the allocation strategy {wanted!r} cannot be loaded: {error}") from error
     return find_strategy(found, prices)
+
+
+def _made(kind: type) -> AllocationStrategy:
+    try:
+        return find_strategy(call(kind))
+    except CallbackFailed as error:
+        raise UsageError(f"allocation_strategy={kind.__name__}() failed: {error}") from error
 
 
 def is_builtin(strategy: AllocationStrategy) -> bool:

@@ -25,8 +25,9 @@ from handoff_mpi.errors import (
 )
 from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch.job import Job
+from handoff_mpi.launch.signals import words_of_signal
 from handoff_mpi.process_exit import exit_process, flush_output
-from handoff_mpi.results.run_dir import lock_run_dir, make_run_dir, note_joined, write_status
+from handoff_mpi.results.run_dir import lock_run_dir, make_run_dir, note_joined, read_stop, write_status
 from handoff_mpi.runtime.options import RunOptions, defaults_set, options_of
 from handoff_mpi.speech import say, tell
 from handoff_mpi.worker.runners import no_launcher_in_environment
@@ -46,7 +47,7 @@ SHORT_HANDLERS_S = 3.0
 def lead(job: Job, target: str, args: list[str], chosen: dict[str, Any]) -> int:
     """Rank 0: load the DAG, run it, tell how it went."""
     jobs.current = job
-    _listen_to_signals(job)
+    _listen_to_signals(job, chosen.get("run_dir"))
     if "run_dir" in chosen:
         note_joined(Path(chosen["run_dir"]))
     try:
@@ -169,14 +170,15 @@ def _write_verdict(chosen: dict[str, Any], status: str, code: int) -> None:
         pass  # the run-dir may be just what was refused, or in use by a run whose status it holds
 
 
-def _listen_to_signals(job: Job) -> None:
+def _listen_to_signals(job: Job, run_dir: Path | None) -> None:
     """USR1 asks to stop and drain; TERM and INT leave no time for it. A second one ends this rank at once."""
 
     def stop(number: int, frame: Any) -> None:
         if job.stop_reason:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        job.stop_reason = f"signal {signal.Signals(number).name}"
+        why = read_stop(run_dir) if run_dir is not None and number == signal.SIGUSR1 else ""
+        job.stop_reason = why or words_of_signal(number)
         if number != signal.SIGUSR1 and job.is_mpi:
             job.drain_s = 0.0
         if job.is_loading:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from handoff_mpi.errors import UsageError
+from handoff_mpi.launch.wheels import find_conflict, installed_wheels
 
 #: mpirun carries variables of these names to the other hosts only when told to.
 _CARRIED = ("HANDOFF_", "PYTHON")
@@ -30,10 +31,13 @@ def launcher_command(
         extra: words of the user's for mpirun.
 
     Raises:
-        UsageError: there is none, or it cannot be asked for its version.
+        UsageError: there is none, it cannot be asked for its version, or mpi4py loads another MPI than its own.
     """
     found = _find()
     version = _version(found)
+    what, remedy = find_conflict(found, version)
+    if what:
+        raise UsageError(f"{what}; {remedy}")
     environment = dict(os.environ)
     hosts = ",".join(f"{host}:{count}" for host, count in (places or {}).items())
     if "HYDRA" in version.upper():
@@ -68,6 +72,17 @@ def _version(found: str) -> str:
         why = error.strerror if isinstance(error, OSError) else f"no answer within {VERSION_S:g} s"
         raise UsageError(f"{found} cannot be asked for its version: {why}; put another first on PATH") from error
     return asked.stdout.decode(errors="replace")
+
+
+def conflict_of_wheels() -> tuple[str, str]:
+    """Return what is wrong with the MPI wheels of this Python, and what to do about it; empty strings if nothing is."""
+    if len(installed_wheels()) < 2:
+        return "", ""
+    try:
+        found = _find()
+        return find_conflict(found, _version(found))
+    except UsageError:
+        return "", ""  # there is no launcher to be in conflict with
 
 
 def _slurm_words() -> list[str]:

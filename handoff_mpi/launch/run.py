@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from handoff_mpi import telemetry
+from handoff_mpi.callbacks import CallbackFailed, call, shown
 from handoff_mpi.dag import DAG, Plan
 from handoff_mpi.dag.fingerprint import fingerprints
 from handoff_mpi.encoding import PICKLED, encode_code
@@ -58,7 +59,7 @@ from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.scheduler_loop import LoopSettings, SchedulerLoop
 from handoff_mpi.runtime.worker_shell import WorkerShell
-from handoff_mpi.scheduler import Closed, HostWatch, Policy, Scheduler, Submitted
+from handoff_mpi.scheduler import Closed, HostWatch, Policy, Scheduler, State, Submitted
 from handoff_mpi.speech import say
 from handoff_mpi.telemetry import handlers as events
 
@@ -70,6 +71,10 @@ _SILENT_BEATS = 3
 _SHORT_GOODBYE_S = 2.0
 #: Rank 0 may write to a slow file system, or be busy with a turn, for at least this long.
 _LEAST_PATIENCE_S = 20.0
+
+
+#: Of the functions that ran when a run was stopped, so many are named.
+_MAX_NAMED = 5
 
 
 class Run:
@@ -189,7 +194,7 @@ class Run:
             with garbage.frozen(len(self._plan)):
                 loop.run([Submitted(self._specs, resumed.rest, resumed.suspects, resumed.deaths), Closed()])
             loop.confirm()
-            results = self._results(loop.trouble)
+            results = self._results(loop.trouble, loop.running_at_stop)
             return self._close(loop, results)
         except HandoffError as error:
             code = error.exit_code
@@ -356,7 +361,7 @@ class Run:
 
     # -- what it gives back ---------------------------------------------------------------------------
 
-    def _results(self, trouble: str) -> Results:
+    def _results(self, trouble: str, running_at_stop: list[int]) -> Results:
         """Return the results of the run, which is not done where ``trouble`` kept its journal from being written."""
         plan, scheduler = self._plan, self._scheduler
         status = "stopped" if trouble and scheduler.status == "done" else scheduler.status
@@ -367,7 +372,7 @@ class Run:
             self._errors(),
             self._run_dir,
             clock() - self._started,
-            self._why_stopped() or trouble,
+            self._why_stopped(running_at_stop) or trouble,
             {each.rank: each.host for each in self._job.capabilities},
             {rank: len(slots) for rank, slots in scheduler.slots.of_rank.items()},
             dict(self._recorder.lost),
@@ -380,11 +385,20 @@ class Run:
         results._persisted = {plan.ids[task]: self._key(task) for task in sorted(scheduler.tasks.persisted)}
         return results
 
-    def _why_stopped(self) -> str:
+    def _why_stopped(self, running: list[int]) -> str:
         scheduler = self._scheduler
         if scheduler.stopped_on_failure and scheduler.failures:
             return f"function {self._plan.ids[next(iter(scheduler.failures))]!r} failed"
-        return scheduler.stopping
+        if not (scheduler.stopping and running):
+            return scheduler.stopping
+        cut_off = [task for task in running if not State(scheduler.state[task]).is_final]
+        left = f" ({self._named(cut_off)} did not end)" if cut_off else ""
+        return f"{scheduler.stopping} while {self._named(running)} ran{left}"
+
+    def _named(self, tasks: list[int]) -> str:
+        ids = [shown(self._plan.ids[task]) for task in tasks[:_MAX_NAMED]]
+        more = f" and {len(tasks) - len(ids)} more" if len(tasks) > len(ids) else ""
+        return ", ".join(ids) + more
 
     def _errors(self) -> dict[Hashable, FunctionError]:
         ids = self._plan.ids
@@ -433,6 +447,8 @@ class Run:
         figures["setbacks"] = results.setbacks()
         if results.probation:
             figures["probation"] = results.probation
+        if results.stopped_because:
+            figures["stopped_because"] = results.stopped_because
         fields = {**self._about, **results.counts(), **figures}
         self._write_verdict(status=results.status, exit_code=results.exit_code, **fields)
         silent = loop.say_goodbye(shared)
@@ -467,14 +483,11 @@ def _unknown(notes: dict[Hashable, str]) -> str:
 
 
 def _register_with_tracker(tracker: Any, capabilities: list[Capability]) -> None:
-    missing = [name for name in ("register", "available", "request", "release") if not hasattr(tracker, name)]
-    if missing:
-        raise UsageError(f"resource_tracker={tracker!r} lacks {', '.join(missing)}")
     for each in capabilities:
         try:
-            tracker.register(each.rank, each.offered())
-        except Exception as error:
-            raise UsageError(f"resource_tracker.register failed: {type(error).__name__}: {error}") from error
+            call(tracker.register, each.rank, each.offered())
+        except CallbackFailed as error:
+            raise UsageError(f"resource_tracker.register failed: {error}") from error
 
 
 def _show_failure(plan: Plan, hosts: dict[int, str], task: int, failure: Any) -> None:

@@ -20,13 +20,16 @@ from handoff_mpi.errors import (
     EXIT_FITS_NOWHERE,
     EXIT_STOPPED,
     EXIT_USAGE,
+    HandoffError,
     UsageError,
 )
 from handoff_mpi.kernel import signal_at_parents_end
 from handoff_mpi.launch.hosts import Hosts, find_hosts, refuse_too_many
 from handoff_mpi.launch.mpirun import launcher_command
+from handoff_mpi.launch.signals import words_of_signal
 from handoff_mpi.python_path import own_command
-from handoff_mpi.results.run_dir import JOINED, LAUNCHED_BY, STATUS, read_status
+from handoff_mpi.results.loading import load
+from handoff_mpi.results.run_dir import JOINED, LAUNCHED_BY, STATUS, STOP, note_stop, read_status
 from handoff_mpi.results.secure_files import Directory
 from handoff_mpi.runtime.prober import PROBE
 from handoff_mpi.speech import say
@@ -125,6 +128,7 @@ class _Supervisor:
         self._run_dir = order.run_dir
         self._process: subprocess.Popen[bytes] | None = None
         self._signals = 0
+        self._why = ""
         self._is_passed_on = False
         self._deadline = float("inf")
         self._has_begun = False
@@ -138,6 +142,7 @@ class _Supervisor:
         if number == signal.SIGUSR1 and self._signals:
             return
         self._signals += 1
+        self._why = self._why or words_of_signal(number)
         if self._signals > 1:
             self._deadline = 0.0
 
@@ -173,7 +178,7 @@ class _Supervisor:
             UsageError: it cannot be removed.
         """
         try:
-            for name in (STATUS, JOINED):
+            for name in (STATUS, JOINED, STOP):
                 self._run_dir.remove(name)
         except OSError as error:
             what = f"{error.filename} of an earlier launch cannot be removed: {error.strerror}"
@@ -202,11 +207,12 @@ class _Supervisor:
                 self._deadline = 0.0
         if not self._signals or self._is_passed_on:
             return
-        # Ranks that do not listen yet would be killed by it: rank 0 does once it has written its status.
-        self._is_passed_on = bool(status)
-        if status:
+        # Ranks that do not listen yet would be killed by it: all do once they have joined, before rank 0 loads dag.py.
+        self._is_passed_on = bool(status) or self._run_dir.status(JOINED) is not None
+        if self._is_passed_on:
+            note_stop(self._run_dir, self._mark, self._why)
             process.send_signal(signal.SIGUSR1)
-        wait_s = self._order.drain_s + GRACE_S + (0 if status else START_S)
+        wait_s = self._order.drain_s + GRACE_S + (0 if self._is_passed_on else START_S)
         self._deadline = min(self._deadline, time.monotonic() + wait_s)
 
     def _has_failed_to_join(self, has_status: bool) -> bool:
@@ -269,10 +275,10 @@ class _Supervisor:
         assert self._process is not None
         status = read_status(self._run_dir)
         code = status.get("exit_code")
-        if self._signals or status.get("status") == "stopped":
-            done = f"{status.get('done', 'some')} of {status.get('functions', 'its')} functions were done"
-            failed = f", {status['failed']} failed" if status.get("failed") else ""
-            say(f"stopped; {done}{failed}; the same command with --run-dir {self._run_dir.path} resumes")
+        has_ended = status.get("status") in ("done", "failed") and isinstance(code, int)
+        if not has_ended and (self._signals or status.get("status") == "stopped"):
+            why = status.get("stopped_because") or self._why or "stopped"
+            say(f"{why}; {self._what_was_done(status)}")
             return code if isinstance(code, int) else EXIT_STOPPED
         if isinstance(code, int):
             return code
@@ -291,6 +297,19 @@ class _Supervisor:
             return EXIT_STOPPED
         say(f"the run ended without a verdict in {self._run_dir.path}/status.json; the same command resumes")
         return EXIT_STOPPED if self._has_begun else EXIT_FAILED
+
+
+    def _what_was_done(self, status: dict[str, Any]) -> str:
+        """Return how far a run came that was stopped, and how it is continued."""
+        again = f"the same command with --run-dir {self._run_dir.path}"
+        if not self._has_begun or status.get("status") in ("refused", "helped"):
+            return f"the run had not begun; {again} begins it"
+        try:
+            counts = {**load(self._run_dir.path).counts(), "functions": status.get("functions"), **status}
+        except (HandoffError, OSError):  # its files are gone, or damaged
+            return f"see {self._run_dir.path}; {again} resumes"
+        failed = f", {counts['failed']} failed" if counts.get("failed") else ""
+        return f"{counts['done']} of {counts['functions']} functions were done{failed}; {again} resumes"
 
 
 class _Pulse:

@@ -30,6 +30,7 @@ LOCK = "lock"
 #: rank 0 that has none.
 LAUNCH_LOCK = "launch.lock"
 JOINED = ".joined"
+STOP = ".stop"
 JOURNAL = "journal"
 VALUES = "values"
 #: Below the run-dir: values that ranks moved out of their memory.
@@ -392,6 +393,25 @@ def note_joined(run_dir: Path | Directory) -> None:
             os.close(directory.open_or_create(JOINED))
     except (OSError, UsageError):
         pass  # a run-dir that cannot be used is refused a moment later
+
+
+def note_stop(run_dir: Path | Directory, mark: str, why: str) -> None:
+    """Tell rank 0 of the launch with the supervisor's ``mark`` why it is asked to stop: a signal carries no words."""
+    try:
+        with opened(run_dir) as directory:
+            directory.write(STOP, json.dumps({LAUNCHED_BY: mark, "why": why}).encode())
+    except (OSError, UsageError):
+        pass  # then it says which signal it was
+
+
+def read_stop(run_dir: Path) -> str:
+    """Return why this launch is asked to stop, if its supervisor has said so."""
+    try:
+        with opened(run_dir) as directory:
+            said = json.loads(directory.read(STOP))
+        return str(said["why"]) if _mark and said[LAUNCHED_BY] == _mark else ""
+    except (OSError, UsageError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def touch_status(run_dir: Path | Directory) -> None:

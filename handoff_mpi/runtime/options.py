@@ -9,6 +9,7 @@ from typing import Any
 
 from handoff_mpi.errors import DAGError, UsageError
 from handoff_mpi.resources import parse_nbytes, parse_resources
+from handoff_mpi.runtime.plugs import problem_of_store, problem_of_strategy, problem_of_tracker
 from handoff_mpi.scheduler.policy import MAX_SLOTS
 
 ISOLATIONS = ("auto", "rank", "process")
@@ -84,6 +85,12 @@ class RunOptions:
         """
         problems = [*self._wrong_choices(), *self._wrong_numbers(), *self._wrong_mappings(), *self._wrong_sizes()]
         problems += self._wrong_names()
+        wrong_plugs = (
+            problem_of_strategy(self.allocation_strategy),
+            problem_of_tracker(self.resource_tracker),
+            problem_of_store(self.result_store),
+        )
+        problems += filter(None, wrong_plugs)
         if problems:
             raise UsageError("; ".join(problems))
         return self

@@ -163,6 +163,7 @@ class SchedulerLoop:
         self._launcher = os.getppid()
         self._process = os.getpid()
         self._stopped_at: float | None = None
+        self.running_at_stop: list[int] = []
         self._said_goodbye: set[int] = set()
         self.gone = self.courier.gone
         self._updates: list[tuple[int, dict[str, Any]]] = []
@@ -301,6 +302,7 @@ class SchedulerLoop:
         reason = self.trouble or self.stop_reason()
         if reason and self._stopped_at is None:
             self._stopped_at = clock()
+            self.running_at_stop = self.scheduler.slots.running()
             events.append(StopRequested(reason))
 
     def _has_drained(self) -> bool:

@@ -376,10 +376,10 @@ class Scheduler:
         """Offer tasks that the tracker has refused, and fail those that have waited too long."""
         for task, why in self._refusals.expired(self.now):
             self._fail(task, Cause.GIVEN_UP, -1, REFUSED, why)
-        for task, count, rank, reason in self._refusals.untold(self.now):
+        for task, count, rank, reason in self._refusals.unreported(self.now):
             self._log_rank(rank, "refused for long", (task, count, reason))
         if not self.stopping:
-            self._refusals.go_on(self.now)
+            self._refusals.offer_due(self.now)
 
     # -- absorb: ranks --------------------------------------------------------------------------------
 

@@ -27,8 +27,8 @@ MAX_ASKED = 8
 MAX_OFFERED = 64
 #: A tracker that fails so often in a row, where it should answer, fails what waits for it.
 MAX_TRACKER_ERRORS = 5
-#: Tasks that have waited for this long are told of.
-TOLD_AFTER_S = 5.0
+#: Tasks that have waited for this long are reported.
+REPORT_AFTER_S = 5.0
 #: A tracker that takes long is asked for one rank only, and spends at most this share of the time in its answers.
 _SLOW_S = 0.05
 _BUSY_SHARE = 0.1
@@ -55,7 +55,7 @@ class Hold:
         errors: how often in a row the tracker failed.
         rank, reason: of the last refusal.
         seconds: how long the tracker took for it.
-        is_told: whether the user was told that tasks wait.
+        is_reported: whether the user has read that tasks wait.
     """
 
     since: float
@@ -69,7 +69,7 @@ class Hold:
     rank: int = -1
     reason: str = ""
     seconds: float = 0.0
-    is_told: bool = False
+    is_reported: bool = False
 
 
 class Refusals:
@@ -103,7 +103,7 @@ class Refusals:
 
     @property
     def next_due(self) -> float:
-        """When :meth:`go_on` has something to do, if nothing happens until then."""
+        """When :meth:`offer_due` has something to do, if nothing happens until then."""
         due = float("inf")
         for hold in self._holds.values():
             if not hold.offered:
@@ -139,7 +139,7 @@ class Refusals:
         if self._timeout_s is not None and self._since:
             hold.until = max(now, min(hold.until, min(self._since.values()) + self._timeout_s))
 
-    def go_on(self, now: float) -> None:
+    def offer_due(self, now: float) -> None:
         """Offer what is due, and end the holds for which nothing waits any more."""
         for key, hold in list(self._holds.items()):
             self._note_granted(hold)
@@ -204,10 +204,10 @@ class Refusals:
                 self._since.pop(task, None)
         return found
 
-    def untold(self, now: float) -> Iterator[tuple[int, int, int, str]]:
+    def unreported(self, now: float) -> Iterator[tuple[int, int, int, str]]:
         """Yield the first task, how many wait, the rank and the reason, once for each hold that lasts."""
         for key, hold in self._holds.items():
             waiting = self._ready.held[key]
-            if not hold.is_told and waiting and now - hold.since >= TOLD_AFTER_S:
-                hold.is_told = True
+            if not hold.is_reported and waiting and now - hold.since >= REPORT_AFTER_S:
+                hold.is_reported = True
                 yield waiting[0], len(waiting), hold.rank, hold.reason

@@ -124,6 +124,10 @@ class SlotTable:
         touched, self._touched = self._touched, {}
         return list(touched)
 
+    def running(self) -> list[int]:
+        """Return the tasks that run now, as far as is known: the first one of each slot."""
+        return [slot.tasks[0] for slots in self.of_rank.values() for slot in slots if slot.tasks]
+
     def waiting_behind(self, rank: int) -> list[int]:
         """Return the tasks that wait at ``rank`` behind a running one."""
         return [task for slot in self.of_rank[rank] for task in slot.tasks[1:]]

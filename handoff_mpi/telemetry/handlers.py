@@ -50,6 +50,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
+from handoff_mpi.callbacks import CallbackFailed, call
 from handoff_mpi.errors import UsageError
 
 Event: TypeAlias = tuple[str, ...]
@@ -145,7 +146,7 @@ _lock = threading.Lock()
 def attach(handler_id: str, event: Sequence[str], handler: HandlerFunction, config: Any = None) -> None:
     """Have ``handler(event, measurements, metadata, config)`` called whenever ``event`` happens.
 
-    A handler that raises an ``Exception`` is detached with a RuntimeWarning, and the run goes on. A handler
+    A handler that raises anything is detached with a RuntimeWarning, and the run continues. A handler
     may attach and detach others and itself; that takes effect with the next event.
 
     Raises:
@@ -213,17 +214,19 @@ def has_handlers(event: Event) -> bool:
 def execute(event: Event, measurements: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
     """Tell the handlers of ``event``, in the order they were attached, in this thread.
 
-    Each gets its own shallow copies of ``measurements`` and ``metadata``, to keep or to change. Handlers
-    raise nothing here but what is no ``Exception`` (KeyboardInterrupt, SystemExit).
+    Each gets its own shallow copies of ``measurements`` and ``metadata``, to keep or to change. A handler that raises
+    anything, SystemExit too, is detached; a process that it forks ends where it returns.
 
     Raises:
         UsageError: there is no such event.
+        KeyboardInterrupt: the user at the terminal has interrupted a handler.
     """
     for entry in _table[event]:
         try:
-            entry.handler(event, dict(measurements), dict(metadata), entry.config)
-        except Exception as error:
-            _drop(entry, error)
+            call(entry.handler, event, dict(measurements), dict(metadata), entry.config)
+        except CallbackFailed as error:
+            assert error.__cause__ is not None
+            _drop(entry, error.__cause__)
 
 
 def _known_events(handler_id: str, events: Iterable[Sequence[str]]) -> list[Event]:
@@ -250,7 +253,7 @@ def _remove(entries: tuple[Attached, ...]) -> None:
         _table[entry.event] = tuple(other for other in _table[entry.event] if other is not entry)
 
 
-def _drop(entry: Attached, error: Exception) -> None:
+def _drop(entry: Attached, error: BaseException) -> None:
     """Detach the handler that raised, and say so."""
     with _lock:
         entries = _ids.get(entry.handler_id, ())

@@ -22,7 +22,7 @@ from handoff_mpi.launch.doctor.report import BAD, NOTE, Finding, Report, read_li
 from handoff_mpi.launch.doctor.trial import Trial, started, try_deaths
 from handoff_mpi.launch.environment import is_under_launcher, rank_by_launcher, size_by_launcher
 from handoff_mpi.launch.hosts import find_hosts, refuse_too_many
-from handoff_mpi.launch.mpirun import launcher_command
+from handoff_mpi.launch.mpirun import conflict_of_wheels, launcher_command
 from handoff_mpi.python_path import own_command
 
 DEFAULT_RUN_DIR = "handoff-runs"
@@ -125,6 +125,9 @@ def _visit_instead(trouble: Finding, run_dir: str | None, report: Report) -> int
 def _visit_alone(run_dir: str | None, report: Report) -> None:
     facts = [measure_rank(0, is_mpi=False)]
     report.add(findings.judge_versions(facts))
+    what, remedy = conflict_of_wheels()
+    if what:
+        report.add(Finding(BAD, "wheels", what, remedy))
     with open_folder(run_dir or DEFAULT_RUN_DIR, run_dir is not None) as folder:
         report.add(places.judge_folder(folder.facts))
         if not folder.facts.trouble:

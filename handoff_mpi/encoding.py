@@ -19,15 +19,17 @@ from __future__ import annotations
 
 import copyreg
 import io
+import itertools
 import pickle
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from types import ModuleType
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import FunctionType, ModuleType
 from typing import Any, TypeAlias
 
 import cloudpickle
 
 from handoff_mpi.errors import HandoffError
+from handoff_mpi.formatting import show
 from handoff_mpi.staging import reducers as reducers_of_devices
 
 PLAIN = 0
@@ -35,14 +37,19 @@ PICKLED = 1
 
 Payload: TypeAlias = "tuple[Any, ...]"
 
+#: By type, what pickle is to make of an object: see ``object.__reduce__``.
+Reducers: TypeAlias = "Mapping[type, Callable[[Any], tuple[Any, ...]]]"
+
 #: The payload of None, which most functions return that are called for their effects.
 NOTHING: Payload = (PLAIN, None)
 
 #: Buffers of at least this many bytes travel out of band.
 OUT_OF_BAND_NBYTES = 16 * 1024
 _LONGEST_PLAIN = 1024
+_DEEPEST_PLAIN = 3
 _NUMBERS = frozenset({type(None), bool, float, complex})
 _SIZED = frozenset({str, bytes})
+_NO_REDUCERS: Reducers = {}
 
 # Modules whose contents other processes cannot import; their names, as they appear inside a pickle.
 _by_value: set[bytes] = {b"__main__", b"__mp_main__"}
@@ -85,7 +92,34 @@ def encode(value: Any) -> Payload:
     return (PICKLED, head, *collector.buffers)
 
 
-def is_plain(value: Any) -> bool:
+def encode_in_band(value: Any) -> Payload:
+    """As :func:`encode`, but large arrays lie in the pickle too, for what is part of a message.
+
+    Raises:
+        EncodingError: ``value`` cannot be pickled.
+    """
+    return (PLAIN, value) if is_plain(value) else (PICKLED, _dumps(value, None))
+
+
+def dumps(value: Any, reducers: Reducers) -> bytes:
+    """Return ``value`` pickled, objects of some types as ``reducers`` say; those inside code are left to themselves.
+
+    Raises:
+        EncodingError: ``value`` cannot be pickled.
+    """
+    return _dumps(value, None, reducers)
+
+
+def loads(blob: bytes) -> Any:
+    """Return what :func:`dumps` made ``blob`` of.
+
+    Raises:
+        EncodingError: it cannot be unpickled here.
+    """
+    return decode((PICKLED, blob))
+
+
+def is_plain(value: Any, depth: int = _DEEPEST_PLAIN) -> bool:
     """Whether ``value`` is a small immutable built-in, or a short tuple of such."""
     kind = type(value)
     if kind in _NUMBERS:
@@ -94,7 +128,8 @@ def is_plain(value: Any) -> bool:
         return bool(-(1 << 63) <= value < 1 << 63)
     if kind in _SIZED:
         return len(value) <= _LONGEST_PLAIN
-    return kind is tuple and len(value) <= 16 and all(map(is_plain, value))
+    # Tuples of tuples that are shared have few objects, but may have more places than can ever be looked at.
+    return kind is tuple and len(value) <= 16 and depth > 0 and all(map(is_plain, value, itertools.repeat(depth - 1)))
 
 
 def decode(payload: Payload) -> Any:
@@ -179,9 +214,9 @@ class _Collector:
         return False
 
 
-def _dumps(value: Any, collector: _Collector | None) -> bytes:
+def _dumps(value: Any, collector: _Collector | None, reducers: Reducers = _NO_REDUCERS) -> bytes:
     try:
-        head = _dumps_plainly(value, collector)
+        head = _dumps_plainly(value, collector, reducers)
         if not any(name in head for name in _by_value):
             return head
     except Exception:
@@ -190,19 +225,19 @@ def _dumps(value: Any, collector: _Collector | None) -> bytes:
         collector.buffers.clear()
     try:
         with io.BytesIO() as file:
-            _ByValuePickler(file, collector).dump(value)
+            _ByValuePickler(file, collector, reducers).dump(value)
             return file.getvalue()
     except Exception as error:
-        raise EncodingError(f"{_shown(value)} cannot be pickled: {_describe(error)}") from error
+        raise EncodingError(f"{show(value)} cannot be pickled: {_describe(error)}") from error
 
 
-def _dumps_plainly(value: Any, collector: _Collector | None) -> bytes:
-    reducers = reducers_of_devices()
-    if not reducers:
+def _dumps_plainly(value: Any, collector: _Collector | None, reducers: Reducers) -> bytes:
+    by_type: dict[type, Callable[[Any], Any]] = {**reducers_of_devices(), **reducers}
+    if not by_type:
         return pickle.dumps(value, protocol=5, buffer_callback=collector)
     with io.BytesIO() as file:
         pickler = pickle.Pickler(file, protocol=5, buffer_callback=collector)
-        pickler.dispatch_table = copyreg.dispatch_table | reducers
+        pickler.dispatch_table = {**copyreg.dispatch_table, **by_type}
         pickler.dump(value)
         return file.getvalue()
 
@@ -210,16 +245,22 @@ def _dumps_plainly(value: Any, collector: _Collector | None) -> bytes:
 class _ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Cloudpickle, but the globals of carried modules travel by name: see :func:`namespace`."""
 
-    def __init__(self, file: io.BytesIO, collector: _Collector | None) -> None:
+    def __init__(self, file: io.BytesIO, collector: _Collector | None, reducers: Reducers) -> None:
         super().__init__(file, protocol=5, buffer_callback=collector)
-        self._reducers = reducers_of_devices()
+        self._reducers = {**reducers_of_devices(), **reducers}
+        self._leaves_code_alone = bool(reducers)
         # Where cloudpickle keeps, by identity, what stands for a function's globals in a pickle.
         self.globals_ref.update((id(vars(module)), _Globals(module)) for module in _carried)
 
     def reducer_override(self, obj: Any) -> Any:
         """Called by pickle for whatever it knows no form of its own for."""
         reduce = self._reducers.get(type(obj))
-        return super().reducer_override(obj) if reduce is None else reduce(obj)
+        if reduce is not None:
+            return reduce(obj)
+        reduced = super().reducer_override(obj)
+        if self._leaves_code_alone and reduced is not NotImplemented and isinstance(obj, (FunctionType, type)):
+            _dumps(obj, None)  # or it would share what stands for this value's objects with all that call it
+        return reduced
 
 
 class _Globals(dict[str, Any]):
@@ -241,14 +282,6 @@ def _loads(blob: bytes, buffers: Iterable[Any] = ()) -> Any:
         for known, before in reversed(_loading.before):
             known.update(before)
         _loading.before = outer
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = repr(value)
-    except Exception:
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _describe(error: BaseException) -> str:

@@ -56,7 +56,9 @@ from typing import Any, TypeAlias
 
 import cloudpickle
 
-from handoff_mpi.dag.function import Argument, Function, Handle, input_id
+from handoff_mpi.dag.function import Argument, Function, input_id
+from handoff_mpi.dag.handle import Handle
+from handoff_mpi.dag.references import ReferenceFinder
 from handoff_mpi.dag.task import Task
 from handoff_mpi.version import VERSION
 
@@ -217,7 +219,7 @@ class _Reader:
     def __init__(self) -> None:
         self.graph = _Graph()
         self._heads: dict[tuple[int, str, str], tuple[Any, bytes]] = {}
-        self._handles: dict[int, tuple[Any, list[Hashable]]] = {}
+        self._finder = ReferenceFinder()
 
     def read(self, function: Function) -> _Reading:
         """Return what ``function`` consists of, or why that cannot be told."""
@@ -226,9 +228,8 @@ class _Reader:
             body = self._plain_body(function)
             if body is None:
                 body = b"other" + _hashed(b"".join(self._digests(function)))
-                for value in (*function.extra_args, *function.kwargs.values()):
-                    if not _is_leaf(value):
-                        inputs += self._handles_in(value)
+                references = self._finder.find([*function.extra_args, *function.kwargs.values()])
+                inputs += (reference.id for reference in references)
             content = b"".join((self._head(function), len(body).to_bytes(8, "little"), body))
             return _Reading(function.id, content, inputs)
         except _Unfit as unfit:
@@ -278,27 +279,6 @@ class _Reader:
             return self.graph.digest(value)
         except _Unfit as unfit:
             raise _Unfit(f"{what}: {unfit}") from None
-
-    def _handles_in(self, value: Any) -> list[Hashable]:
-        """As nested_handles, but once for each value that functions share."""
-        known = self._handles.get(id(value))
-        if known is None:
-            known = self._handles[id(value)] = value, list(_handle_ids(value))
-        return known[1]
-
-
-def _handle_ids(value: Any) -> Iterator[Hashable]:
-    stack, seen = [value], set()
-    while stack:
-        item = stack.pop()
-        kind = type(item)
-        if kind is Handle:
-            yield item.id
-        elif kind in (list, tuple, dict) and id(item) not in seen:
-            seen.add(id(item))
-            parts = list(item.values()) if kind is dict else item
-            if not _SCALARS.issuperset(map(type, parts)):
-                stack.extend(reversed(parts))
 
 
 class _Unfit(Exception):
@@ -386,7 +366,9 @@ class _Graph:
         """Return what stands for ``thing`` among the parts of another object."""
         if _is_leaf(thing):
             return marshal.dumps(thing, 2)
-        while type(thing) is Task:  # outside a ``with DAG()`` it is its code
+        for _ in range(_LONGEST_TUPLE):
+            if type(thing) is not Task:  # outside a ``with DAG()`` it is its code
+                break
             thing = thing.code
         node = self._nodes.get(id(thing))
         if node is None:
@@ -567,6 +549,7 @@ class _Anatomy:
             set: self._set,
             frozenset: self._set,
             Handle: lambda thing: [b"handle", part(thing.id)],
+            Argument: lambda thing: [b"argument", part(thing.id), part(thing.serialize), part(thing.deserialize)],
             types.FunctionType: self._function,
             types.CodeType: self._code,
             types.CellType: self._cell,

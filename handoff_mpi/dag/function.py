@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NoReturn
+
+from handoff_mpi.dag.handle import Handle, UnresolvedHandle
+from handoff_mpi.encoding import dumps, loads
+from handoff_mpi.formatting import show, type_name
 
 REGULAR = "regular"
 INLINE = "inline"
 VARIADIC = "variadic"
 AS_LIST = "as_list"
 
-
-@dataclass(frozen=True, slots=True)
-class Handle:
-    """Stands for the value that the function ``id`` will return."""
-
-    id: Hashable
-
-    def __iter__(self) -> Any:
-        raise TypeError(f"the value of {self.id!r} is not known yet; a function that takes it apart must do that")
+#: So many wrappers around a function are looked through for its name.
+_MAX_WRAPPED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +38,21 @@ class Argument:
     serialize: Callable[[Any, int, int], Any] | None = None
     deserialize: Callable[[Any, int, int], Any] | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", input_id(self.id))
+
+    def __copy__(self) -> Argument:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Argument:
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise UnresolvedHandle(
+            f"Argument({show(self.id)}) stands for a value that does not exist until the run; "
+            "pass it as an argument of its own"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Collocated:
@@ -49,7 +63,7 @@ class Collocated:
 
 def collocated(id: Hashable) -> Collocated:
     """Return a pin for :class:`Function` that binds it to the rank of the function ``id`` (an id or a handle)."""
-    return Collocated(id.id if isinstance(id, Handle) else id)
+    return Collocated(input_id(id))
 
 
 @dataclass(slots=True, eq=False)
@@ -60,8 +74,8 @@ class Function:
         id: any hashable; names the function's value in the results.
         args: whose values it takes, in order: ids, handles or :class:`Argument`.
         code: any callable; lambdas and functions of the running script travel by value.
-        extra_args: constants that follow the values of ``args``; handles in them (also inside lists,
-            tuples and dicts) become further inputs.
+        extra_args: constants that follow the values of ``args``; handles and :class:`Argument` in them (also inside
+            containers and objects, to any depth) become further inputs.
         kwargs: keyword arguments, likewise.
         cost: resource name to amount: ``cpu`` in cores (1 if missing, 0 allowed), ``memory`` in MB or as a
             string with a unit, ``gpu`` in devices (whole, or a fraction below 1), any other name as you like.
@@ -93,39 +107,46 @@ class Function:
     def name(self) -> str:
         """The name of the code, for people."""
         code: Any = self.code
-        while hasattr(code, "func"):  # functools.partial
+        for _ in range(_MAX_WRAPPED):
+            if not issubclass(type(code), functools.partial):
+                break
             code = code.func
-        return str(getattr(code, "__qualname__", None) or type(code).__name__)
+        try:  # objects answer what they like, and a Mock answers everything
+            name = code.__qualname__
+        except Exception:
+            name = None
+        return name if isinstance(name, str) and name else type_name(code)
+
+    def __copy__(self) -> Function:
+        return replace(self)
+
+    def __deepcopy__(self, memo: Any) -> Function:
+        return replace(self, **{each.name: copy.deepcopy(getattr(self, each.name), memo) for each in fields(self)})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A function refers to others of its DAG, and travels with it: its handles stay handles."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        declared = tuple(values.pop(name) for name in ("args", "extra_args", "kwargs"))
+        return _restored, (dumps(declared, _AS_THEY_ARE), values)
+
+
+def _restored(declared: bytes, values: dict[str, Any]) -> Function:
+    args, extra_args, kwargs = loads(declared)
+    return Function(args=args, extra_args=extra_args, kwargs=kwargs, **values)
+
+
+#: What stands for a value of another function.
+REFERENCES: frozenset[type] = frozenset({Handle, Argument})
+#: What may refer to other functions without taking their values.
+DECLARES: set[type] = {Function}
+_AS_THEY_ARE: dict[type, Callable[[Any], tuple[Any, ...]]] = {
+    Handle: lambda handle: (Handle, (handle.id,)),
+    Argument: lambda argument: (Argument, (argument.id, argument.serialize, argument.deserialize)),
+}
 
 
 def input_id(reference: Any) -> Hashable:
     """Return the id that one entry of ``args`` refers to."""
     if isinstance(reference, (Handle, Argument)):
-        return input_id(reference.id)
+        return reference.id
     return reference  # type: ignore[no-any-return]
-
-
-def nested_handles(value: Any) -> list[Handle]:
-    """Return the handles inside ``value``: itself, or in lists, tuples, dicts' values, to any depth."""
-    found: list[Handle] = []
-    stack = [value]
-    while stack:
-        item = stack.pop()
-        kind = type(item)
-        if kind is Handle:
-            found.append(item)
-        elif kind is list or kind is tuple:
-            stack.extend(reversed(item))
-        elif kind is dict:
-            stack.extend(reversed(item.values()))
-    return found
-
-
-def inputs_of(function: Function) -> list[Hashable]:
-    """Return the ids of the functions whose values ``function`` takes, each once, in order of appearance."""
-    ids = [input_id(reference) for reference in function.args]
-    if function.extra_args:
-        ids += [handle.id for handle in nested_handles(list(function.extra_args))]
-    if function.kwargs:
-        ids += [handle.id for handle in nested_handles(dict(function.kwargs))]
-    return list(dict.fromkeys(ids)) if len(ids) > 1 else ids

@@ -7,9 +7,12 @@ from collections.abc import Hashable, Iterator
 from contextvars import ContextVar, Token
 from typing import Any
 
-from handoff_mpi.dag.function import Function, Handle
+from handoff_mpi.dag.function import DECLARES, Function, input_id
+from handoff_mpi.dag.handle import Handle
+from handoff_mpi.dag.ids import find_id_problem
 from handoff_mpi.dag.validation import problems_of
 from handoff_mpi.errors import DAGError
+from handoff_mpi.formatting import show
 
 _serial = itertools.count(1)
 _current: ContextVar[DAG | None] = ContextVar("handoff_dag", default=None)
@@ -35,14 +38,15 @@ class DAG:
         """Add ``function`` and return a handle of its value. What is wrong with it, :meth:`validate` says.
 
         Raises:
-            DAGError: it is no :class:`Function`, or its id cannot be hashed.
+                DAGError: it is no :class:`Function`, or its id cannot be one: it cannot be hashed, say.
         """
         if not isinstance(function, Function):
-            raise DAGError(f"add_function takes a Function, not {function!r}", where=f"DAG {self.id!r}")
-        try:
-            self._by_id.setdefault(function.id, function)
-        except TypeError:
-            raise DAGError(f"the id {function.id!r} cannot be hashed", where=f"DAG {self.id!r}") from None
+            raise DAGError(f"add_function takes a Function, not {show(function)}", where=self._name)
+        if type(function.id) is not str:
+            problem = find_id_problem(function.id) if function.id is not None else ""
+            if problem:
+                raise DAGError(f"{show(function.id)} {problem}", where=self._name)
+        self._by_id.setdefault(function.id, function)
         self.functions.append(function)
         return Handle(function.id)
 
@@ -63,14 +67,19 @@ class DAG:
         """
         problems = problems_of(self.functions, self._by_id)
         if problems:
-            raise DAGError(problems, where=f"DAG {self.id!r}")
+            raise DAGError(problems, where=self._name)
         return self
 
+    @property
+    def _name(self) -> str:
+        return f"DAG {show(self.id)}"
+
     def __getitem__(self, id: Hashable) -> Function:
-        return self._by_id[id]
+        """Return the function with this id, or of this handle."""
+        return self._by_id[input_id(id)]
 
     def __contains__(self, id: object) -> bool:
-        return id in self._by_id
+        return input_id(id) in self._by_id
 
     def __len__(self) -> int:
         return len(self.functions)
@@ -79,7 +88,7 @@ class DAG:
         return iter(self.functions)
 
     def __repr__(self) -> str:
-        return f"<DAG {self.id!r}: {len(self.functions)} functions>"
+        return f"<{self._name}: {len(self.functions)} functions>"
 
     def __enter__(self) -> DAG:
         self._tokens.append(_current.set(self))
@@ -87,6 +96,9 @@ class DAG:
 
     def __exit__(self, *exc_info: Any) -> None:
         _current.reset(self._tokens.pop())
+
+
+DECLARES.add(DAG)
 
 
 def current_dag() -> DAG | None:

@@ -7,23 +7,30 @@ scheduler what it needs to know of each task (:class:`TaskSpec`), and the ranks 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable
+import sys
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from types import GeneratorType
 from typing import Any, TypeAlias
 
-from handoff_mpi.dag.function import (
-    AS_LIST,
-    INLINE,
-    Argument,
-    Collocated,
-    Function,
-    Handle,
-    input_id,
-    nested_handles,
+from handoff_mpi.dag.function import AS_LIST, REFERENCES, Argument, Collocated, Function, input_id
+from handoff_mpi.dag.function import INLINE as INLINE_TYPE
+from handoff_mpi.dag.handle import UnresolvedHandle
+from handoff_mpi.dag.recipe import CONSTANT, INLINE, INPUT, LIST, TEMPLATE, VALUES, Placeholder, Recipe
+from handoff_mpi.dag.references import ReferenceFinder, describe_hidden, hidden_in_globals, inputs_of
+from handoff_mpi.encoding import (
+    PLAIN,
+    EncodingError,
+    Payload,
+    dumps,
+    encode,
+    encode_code,
+    encode_in_band,
+    is_plain,
+    nbytes_of,
 )
-from handoff_mpi.dag.recipe import LIST, TEMPLATE, VALUES, Constant, Inline, Input, Recipe
-from handoff_mpi.encoding import PLAIN, EncodingError, Payload, encode, encode_code, is_plain, nbytes_of
 from handoff_mpi.errors import DAGError
+from handoff_mpi.formatting import show
 from handoff_mpi.resources import Amounts, parse_cost
 
 #: Constants of at least this many bytes are sent to a rank once, however many functions take them.
@@ -73,6 +80,7 @@ class Plan:
         code_names: their names, for people.
         constants: payloads of large constants.
         number_of: id to task number; inline functions have none.
+        finder: finds what stands for values among constants.
     """
 
     def __init__(self, keep: str | Collection[Hashable] = ()) -> None:
@@ -94,6 +102,7 @@ class Plan:
         self._bare_recipes: dict[int, Recipe] = {}
         self._shared_specs: dict[Any, TaskSpec] = {}
         self._bare_sources: list[tuple[int, None] | None] = []
+        self.finder = ReferenceFinder()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -107,8 +116,8 @@ class Plan:
         """
         functions = list(functions)
         first = len(self.ids)
-        regular = [function for function in functions if function.type != INLINE]
-        self._inline.update((function.id, function) for function in functions if function.type == INLINE)
+        regular = [function for function in functions if function.type != INLINE_TYPE]
+        self._inline.update((function.id, function) for function in functions if function.type == INLINE_TYPE)
         for function in regular:
             self.number_of[function.id] = len(self.ids)
             self.ids.append(function.id)
@@ -118,12 +127,14 @@ class Plan:
             try:
                 self._freeze(function)
             except EncodingError as error:
-                problems.append(f"function {function.id!r}: {error}")
+                problems += [f"function {show(function.id)}: {problem}" for problem in self._why(function, error)]
                 self._append_nothing()
             except RecursionError:
-                problems.append(f"function {function.id!r}: its inline functions or arguments are nested too deep")
+                nested = "its inline functions or arguments are nested too deep"
+                problems.append(f"function {show(function.id)}: {nested}")
                 self._append_nothing()
-        problems += [f"keep names {id!r}, which is no regular function" for id in self._keep - self.number_of.keys()]
+        unknown = self._keep - self.number_of.keys()
+        problems += [f"keep names {show(id)}, which is no regular function" for id in unknown]
         if problems:
             raise DAGError(problems)
         kept, staying = self._kept_and_staying(first)
@@ -131,6 +142,19 @@ class Plan:
         for number, function in enumerate(regular, first):
             self.specs.append(self._spec(number, function, groups.get(number), number in kept, number in staying))
         return self.specs[first:]
+
+    def _why(self, function: Function, error: EncodingError) -> list[str]:
+        """Return what is wrong with a function that cannot be frozen, a line each."""
+        if not _is_about_handles(error):
+            constants = (*function.extra_args, *function.kwargs.values())
+            is_generator = any(type(each) is GeneratorType for each in constants)
+            return [f"{error}{'; pass a list of its items' if is_generator else ''}"]
+        inlines = [self._inline[id] for id in _inline_ids(function, self._inline)]
+        lines = [line for each in (function, *inlines) for line in _hidden_references(each)]
+        if not lines:
+            return [str(error)]
+        remedy = "handles get their values in arguments alone, not in code; pass it as an argument of its own"
+        return [f"{line}: {remedy}" for line in lines]
 
     def _append_nothing(self) -> None:
         self.recipes.append(((0,), VALUES, None, ()))
@@ -250,6 +274,9 @@ class Plan:
         number = self._code_numbers.get(id(code))
         if number is None:
             blob = encode_code(code)
+            hidden = hidden_in_globals(code)
+            if hidden:
+                raise EncodingError(hidden[0]) from UnresolvedHandle(hidden[0])
             number = self._code_numbers[id(code)] = len(self.codes)
             self._anchors.append(code)
             self.codes.append(blob)
@@ -270,6 +297,37 @@ class Plan:
         return self._constant_numbers[id(value)]
 
 
+def _is_about_handles(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, UnresolvedHandle):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _inline_ids(function: Function, inlines: Mapping[Hashable, Function]) -> list[Hashable]:
+    """Return the ids of the inline functions that are evaluated for ``function``."""
+    found: dict[Hashable, None] = {}
+    stack = [function]
+    while stack:
+        ids = [id for id in inputs_of(stack.pop()) if id in inlines and id not in found]
+        found.update(dict.fromkeys(ids))
+        stack += [inlines[id] for id in ids]
+    return list(found)
+
+
+def _hidden_references(function: Function) -> list[str]:
+    """Return where references stand that no value can be put into the place of, a line each."""
+    parts: list[tuple[str, Any]] = [("its code", function.code)]
+    parts += [(f"extra_args[{index}]", value) for index, value in enumerate(function.extra_args)]
+    parts += [(f"kwargs[{key!r}]", value) for key, value in function.kwargs.items()]
+    found = ReferenceFinder().find([*function.extra_args, *function.kwargs.values()])
+    for argument in (each for each in (*function.args, *found) if isinstance(each, Argument)):
+        parts += [(f"{side} of {show(argument)}", getattr(argument, side)) for side in ("serialize", "deserialize")]
+    resolved = set(map(id, found))
+    return [line for name, value in parts for line in describe_hidden(value, name, resolved)]
+
+
 #: What functions without keyword arguments share: each call gets a mapping of its own by ``**``.
 _NO_KWARGS: dict[str, Any] = {}
 
@@ -285,10 +343,15 @@ class _RecipeBuilder:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._index: dict[tuple[int, Codec | None], int] = {}
-        self._inlines: dict[Hashable, Inline] = {}
+        self._inline_numbers: dict[Hashable, int] = {}
+        self._inlines: list[tuple[int, bytes]] = []
         self._codes: list[int] = []
         self._large: list[int] = []
-        self._replaced = False  # whether a placeholder stands among the constants
+        self._placeholders: dict[int, tuple[Any, Placeholder]] = {}
+        self._reducers: dict[type, Callable[[Any], Any]] = dict.fromkeys(REFERENCES, self._reduce)
+        numpy = sys.modules.get("numpy")
+        if numpy is not None:
+            self._reducers[numpy.ndarray] = self._reduce_array
 
     @property
     def sources(self) -> Iterable[tuple[int, Codec | None]]:
@@ -297,19 +360,58 @@ class _RecipeBuilder:
     def recipe(self, function: Function) -> Recipe:
         assert function.code is not None
         self._codes.append(self._plan.code_number(function.code))
-        args = [self._reference(reference) for reference in function.args]
-        extra = tuple(self._constant(value) for value in function.extra_args)
-        kwargs = {key: self._constant(value) for key, value in function.kwargs.items()}
-        mode = LIST if function.argument_inclusion == AS_LIST else VALUES
-        if self._replaced or args != [Input(index) for index in range(len(self._index))]:
-            extra = (args, *extra) if mode == LIST else (*args, *extra)
+        args: list[Any] = [self._reference(reference) for reference in function.args]
+        takes_all = [(each.kind, each.number) for each in args] == [(INPUT, index) for index in range(len(self._index))]
+        extra, kwargs, is_template = self._constants(function)
+        constants: Payload | None = None
+        if is_template or not takes_all:
             mode = TEMPLATE
-        constants = None
-        if extra or kwargs:
-            constants = (PLAIN, (extra, kwargs)) if _are_plain(extra, kwargs) else encode((extra, kwargs))
+            args = [args, *extra] if function.argument_inclusion == AS_LIST else [*args, *extra]
+            call = dumps((args, kwargs), self._reducers)
+            constants = (PLAIN, (tuple(self._inlines), call))
+        else:
+            mode = LIST if function.argument_inclusion == AS_LIST else VALUES
+            if extra or kwargs:
+                constants = (PLAIN, (extra, kwargs)) if _are_plain(extra, kwargs) else encode_in_band((extra, kwargs))
         return tuple(dict.fromkeys(self._codes)), mode, constants, tuple(dict.fromkeys(self._large))
 
-    def _reference(self, reference: Any) -> Any:
+    def _constants(self, function: Function) -> tuple[tuple[Any, ...], dict[str, Any], bool]:
+        """Return extra and keyword arguments with large ones replaced, and whether any value is to be put into them."""
+        values = [*function.extra_args, *function.kwargs.values()]
+        references = self._plan.finder.find(values)
+        for reference in references:
+            self._placeholders[id(reference)] = reference, self._reference(reference)
+        large = len(self._large)
+        find = self._plan.finder.find
+        values = [value if references and find([value]) else self._constant(value) for value in values]
+        count = len(function.extra_args)
+        kwargs = dict(zip(function.kwargs, values[count:], strict=True))
+        return tuple(values[:count]), kwargs, bool(references) or len(self._large) > large
+
+    def _constant(self, value: Any) -> Any:
+        """Return ``value``, or what stands for it if it is large."""
+        if is_plain(value):
+            return value
+        number = self._plan.constant_number(value)
+        if number is None:
+            return value
+        self._large.append(number)
+        return Placeholder(CONSTANT, number)
+
+    def _reduce(self, reference: Any) -> tuple[Any, ...]:
+        """Called by pickle for a reference among the constants."""
+        known = self._placeholders.get(id(reference))
+        if known is None:
+            raise UnresolvedHandle(f"{show(reference)} stands where it could not be found before")
+        return known[1].__reduce__()
+
+    def _reduce_array(self, array: Any) -> Any:
+        """Called by pickle for an array beside references."""
+        if array.nbytes < LARGE_CONSTANT_NBYTES or array.dtype.hasobject:
+            return array.__reduce_ex__(5)
+        return self._constant(array).__reduce__()
+
+    def _reference(self, reference: Any) -> Placeholder:
         codec = None
         if isinstance(reference, Argument):
             number = self._plan.code_number
@@ -319,49 +421,23 @@ class _RecipeBuilder:
             )
             self._codes += [code for code in codec if code is not None]
             codec = None if codec == (None, None) else codec
-        return self._input(input_id(reference), codec)
-
-    def _input(self, id: Hashable, codec: Codec | None = None) -> Any:
+        id = input_id(reference)
         if id in self._plan._inline:
-            return self._inline(self._plan._inline[id])
+            return Placeholder(INLINE, self._inline(self._plan._inline[id]))
         key = (self._plan.number_of[id], codec)
-        return Input(self._index.setdefault(key, len(self._index)))
+        return Placeholder(INPUT, self._index.setdefault(key, len(self._index)))
 
-    def _inline(self, function: Function) -> Inline:
-        known = self._inlines.get(function.id)
+    def _inline(self, function: Function) -> int:
+        """Return the number of an inline function of this call."""
+        known = self._inline_numbers.get(function.id)
         if known is not None:
             return known
         assert function.code is not None
         code = self._plan.code_number(function.code)
         self._codes.append(code)
-        args = [self._reference(reference) for reference in function.args]
-        extra = [self._constant(value) for value in function.extra_args]
-        kwargs = {key: self._constant(value) for key, value in function.kwargs.items()}
-        args = [args, *extra] if function.argument_inclusion == AS_LIST else args + extra
-        inline = Inline(len(self._inlines), code, args, kwargs)
-        self._inlines[function.id] = inline
-        return inline
-
-    def _constant(self, value: Any) -> Any:
-        """Return ``value`` with handles and large constants replaced by placeholders."""
-        if is_plain(value):
-            return value
-        if nested_handles(value):
-            self._replaced = True
-            return self._replace(value)
-        number = self._plan.constant_number(value)
-        if number is None:
-            return value
-        self._replaced = True
-        self._large.append(number)
-        return Constant(number)
-
-    def _replace(self, value: Any) -> Any:
-        kind = type(value)
-        if kind is Handle:
-            return self._input(value.id)
-        if kind is list or kind is tuple:
-            return kind(self._replace(part) for part in value)
-        if kind is dict:
-            return {key: self._replace(part) for key, part in value.items()}
-        return value
+        args: list[Any] = [self._reference(reference) for reference in function.args]
+        extra, kwargs, _ = self._constants(function)
+        args = [args, *extra] if function.argument_inclusion == AS_LIST else [*args, *extra]
+        self._inlines.append((code, dumps((args, kwargs), self._reducers)))
+        number = self._inline_numbers[function.id] = len(self._inlines) - 1
+        return number

@@ -3,17 +3,19 @@
 A recipe is what rank 0 makes of a function once: ``(codes, mode, constants, large)``. ``codes`` are numbers in
 the code table, the function's own first; ``constants`` is the payload of ``(extra, kwargs)`` or None; ``large``
 are the numbers of the large constants it takes, which a rank is sent once. In mode
-VALUES the inputs' values come first and ``extra`` behind them, in mode LIST as one list. In mode TEMPLATE
-``(extra, kwargs)`` are the whole argument list, with placeholders inside.
+VALUES the inputs' values come first and ``extra`` behind them, in mode LIST as one list. In mode TEMPLATE the
+constants are a plain payload of ``(inlines, call)``: pickles in which values are called up by :func:`resolve`, wherever
+pickle met what stands for them. ``call`` gives the whole argument list and the keyword arguments; ``inlines`` are the
+inline functions, each after those whose values it takes, as ``(number of its code, pickle of its arguments)``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextvars import ContextVar
 from typing import Any, TypeAlias
 
-from handoff_mpi.encoding import Payload, decode
+from handoff_mpi.encoding import PICKLED, EncodingError, Payload, decode
 
 VALUES = 0
 LIST = 1
@@ -21,36 +23,50 @@ TEMPLATE = 2
 
 Recipe: TypeAlias = "tuple[tuple[int, ...], int, Payload | None, tuple[int, ...]]"
 
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """Placeholder for the value of the task's input number ``index``."""
-
-    index: int
+#: What :func:`resolve` gives the value of: an input, a large constant, an inline function.
+INPUT = 0
+CONSTANT = 1
+INLINE = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Constant:
-    """Placeholder for a large constant that was sent to the rank once."""
+class Placeholder:
+    """Stands for a value in a template: unpickled, it is that value."""
 
-    number: int
+    __slots__ = ("kind", "number")
+
+    def __init__(self, kind: int, number: int) -> None:
+        self.kind = kind
+        self.number = number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return resolve, (self.kind, self.number)
 
 
-@dataclass(frozen=True, slots=True)
-class Inline:
-    """Placeholder for the value of an inline function, evaluated at most once for its consumer.
+class _Values:
+    """The values that templates of one call refer to.
 
-    Attributes:
-        key: tells the inline functions of one consumer apart.
-        code: its number in the code table.
-        args: its arguments, with placeholders.
-        kwargs: its keyword arguments, with placeholders.
+    Args:
+        inputs: the values of its inputs.
+        load_constant: gives the large constant with a number.
     """
 
-    key: int
-    code: int
-    args: list[Any]
-    kwargs: dict[str, Any]
+    __slots__ = ("inlines", "inputs", "load_constant")
+
+    def __init__(self, inputs: Sequence[Any], load_constant: Callable[[int], Any]) -> None:
+        self.inputs = inputs
+        self.inlines: list[Any] = []
+        self.load_constant = load_constant
+
+
+_values: ContextVar[_Values] = ContextVar("handoff_values")
+
+
+def resolve(kind: int, number: int) -> Any:
+    """Return the value that a placeholder stands for in the call that is being put together."""
+    values = _values.get()
+    if kind == INPUT:
+        return values.inputs[number]
+    return values.inlines[number] if kind == INLINE else values.load_constant(number)
 
 
 def build_call(
@@ -66,45 +82,37 @@ def build_call(
         values: its inputs' values, in the order of its inputs.
         load_code: gives the callable with a number.
         load_constant: gives the large constant with a number.
+
+    Raises:
+        EncodingError: the arguments cannot be put together.
     """
     codes, mode, constants, _ = recipe
     code = load_code(codes[0])
+    if mode == TEMPLATE:
+        assert constants is not None
+        return code, *_fill(constants[1], _Values(values, load_constant), load_code)
     extra, kwargs = ((), {}) if constants is None else decode(constants)
     if mode == VALUES:
         return code, (*values, *extra), kwargs
-    if mode == LIST:
-        return code, ([*values], *extra), kwargs
-    fill = _Filler(values, load_code, load_constant)
-    return code, fill(list(extra)), fill(kwargs)
+    return code, ([*values], *extra), kwargs
 
 
-class _Filler:
-    """Replaces placeholders in nested lists, tuples and dicts."""
+def _fill(
+    template: tuple[Sequence[tuple[int, bytes]], bytes], values: _Values, load_code: Callable[[int], Callable[..., Any]]
+) -> tuple[Sequence[Any], dict[str, Any]]:
+    inlines, call = template
+    for number, arguments in inlines:
+        args, kwargs = _unpickled(arguments, values)
+        values.inlines.append(load_code(number)(*args, **kwargs))
+    return _unpickled(call, values)
 
-    def __init__(self, values: Sequence[Any], load_code: Any, load_constant: Any) -> None:
-        self._values = values
-        self._load_code = load_code
-        self._load_constant = load_constant
-        self._done: dict[int, Any] = {}
 
-    def __call__(self, item: Any) -> Any:
-        kind = type(item)
-        if kind is Input:
-            return self._values[item.index]
-        if kind is Constant:
-            return self._load_constant(item.number)
-        if kind is Inline:
-            return self._evaluate(item)
-        if kind is list:
-            return [self(part) for part in item]
-        if kind is tuple:
-            return tuple([self(part) for part in item])
-        if kind is dict:
-            return {key: self(part) for key, part in item.items()}
-        return item
-
-    def _evaluate(self, inline: Inline) -> Any:
-        if inline.key not in self._done:
-            code = self._load_code(inline.code)
-            self._done[inline.key] = code(*self(inline.args), **self(inline.kwargs))
-        return self._done[inline.key]
+def _unpickled(arguments: bytes, values: _Values) -> tuple[Sequence[Any], dict[str, Any]]:
+    token = _values.set(values)
+    try:
+        return decode((PICKLED, arguments))  # type: ignore[no-any-return]
+    except EncodingError as error:
+        why = error.__cause__ or error
+        raise EncodingError(f"its arguments cannot be put together: {type(why).__name__}: {why}") from why
+    finally:
+        _values.reset(token)

@@ -7,9 +7,11 @@ import functools
 from collections.abc import Callable
 from typing import Any, overload
 
-from handoff_mpi.dag.function import Function, Handle
+from handoff_mpi.dag.function import Function
 from handoff_mpi.dag.graph import current_dag
+from handoff_mpi.dag.handle import Handle
 from handoff_mpi.errors import DAGError
+from handoff_mpi.formatting import show
 
 _OPTIONS = {field.name for field in dataclasses.fields(Function)} - {"args", "code", "extra_args", "kwargs"}
 
@@ -24,10 +26,10 @@ class Task:
         unknown = sorted(set(options) - _OPTIONS)
         if unknown:
             names = ", ".join(unknown)
-            raise DAGError(f"task({code!r}) got unknown options {names}; there are {', '.join(sorted(_OPTIONS))}")
-        self.code = code
-        self._options = options
+            raise DAGError(f"task({show(code)}) got unknown options {names}; there are {', '.join(sorted(_OPTIONS))}")
         functools.update_wrapper(self, code)
+        self.code = code  # after what the code's own attributes may have been called
+        self._options = options
 
     def options(self, **options: Any) -> Task:
         """Return this task with ``options`` of :class:`Function` (id, cost, timeout, ...) replaced.
@@ -43,13 +45,17 @@ class Task:
             return self.code(*args, **kwargs)
         options = dict(self._options)
         id = options.pop("id", None)
-        id = dag.fresh_id(getattr(self.code, "__name__", "task")) if id is None else id
+        id = dag.fresh_id(self._name()) if id is None else id
         # Leading handles are plain inputs; from the first constant on, order is kept by extra_args.
         lead = 0
         while lead < len(args) and type(args[lead]) is Handle:
             lead += 1
         function = Function(id, args[:lead], self.code, args[lead:], kwargs, **options)
         return dag.add_function(function)
+
+    def _name(self) -> str:
+        name = getattr(self.code, "__name__", None)
+        return name if isinstance(name, str) and name else "task"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Task, (self.code, self._options)

@@ -14,19 +14,19 @@ from handoff_mpi.dag.function import (
     Argument,
     Collocated,
     Function,
-    Handle,
     input_id,
-    inputs_of,
 )
+from handoff_mpi.dag.handle import Handle
+from handoff_mpi.dag.ids import find_id_problem, is_plain_id
+from handoff_mpi.dag.references import ATOMS, ReferenceFinder, inputs_of
 from handoff_mpi.errors import DAGError
+from handoff_mpi.formatting import show
 from handoff_mpi.resources import parse_cost
 
 _MOST_NAMED = 20
 _INCLUSIONS = (VARIADIC, AS_LIST)
 #: Types of amounts of which equal ones are right or wrong alike.
 _AMOUNTS = frozenset({int, float, str})
-#: Constants of other types hold no handles.
-_CONTAINERS = frozenset({Handle, list, tuple, dict})
 #: The types that a field of a plain function has, where that is all there is to it.
 _TYPES: dict[str, frozenset[type]] = {
     "args": frozenset({list, tuple}),
@@ -50,14 +50,18 @@ def problems_of(functions: Iterable[Function], by_id: Mapping[Hashable, Function
 
 def all_problems_of(functions: list[Function], by_id: Mapping[Hashable, Function]) -> list[str]:
     """As :func:`problems_of`, function by function."""
+    unusable = [problem for problem in map(_problem_of_id, functions) if problem]
+    if unusable:  # nothing can be looked up by them
+        return _shortened(unusable)
     problems = _duplicates(functions)
     unreadable = set()  # of these it cannot be told what they take
     for function in functions:
-        wrong = [f"function {function.id!r}: {problem}" for problem in _wrong_fields(function)]
+        wrong = [f"function {show(function.id)}: {problem}" for problem in _wrong_fields(function)]
         if wrong:
             unreadable.add(id(function))
             problems += wrong
-    inputs = {key: inputs_of(function) for key, function in by_id.items() if id(function) not in unreadable}
+    finder = ReferenceFinder()
+    inputs = {key: inputs_of(function, finder) for key, function in by_id.items() if id(function) not in unreadable}
     problems += _missing(inputs, by_id)
     problems += _bad_collocations([function for function in functions if id(function) not in unreadable], by_id)
     problems += _cycle(inputs)
@@ -83,10 +87,11 @@ def are_right_at_first_sight(functions: list[Function]) -> bool:
     if not all(type(key) is str for kwargs in named for key in kwargs):
         return False
     constants = itertools.chain.from_iterable([*columns["extra_args"], *[kwargs.values() for kwargs in named]])
-    may_be_nested = not _CONTAINERS.isdisjoint(map(type, constants))
+    may_be_nested = not ATOMS.issuperset(map(type, constants))
     codes = {id(function.code): function.code for function in functions}
     return (
-        all(map(callable, codes.values()))
+        all(map(_is_callable, codes.values()))
+        and all(is_plain_id(function.id) for function in functions)
         and _are_right_costs([function.cost for function in functions])
         and Argument not in map(type, itertools.chain.from_iterable(columns["args"]))
         and _are_in_order(functions, may_be_nested)
@@ -109,9 +114,10 @@ def _are_right_costs(costs: list[Mapping[str, Any] | None]) -> bool:
 def _are_in_order(functions: list[Function], may_be_nested: bool) -> bool:
     """Whether each takes values of earlier ones only: then none is missing, none there twice, and there is no cycle."""
     earlier: set[Hashable] = {None}  # which is no id
+    finder = ReferenceFinder()
     try:
         for function in functions:
-            for reference in inputs_of(function) if may_be_nested else function.args:
+            for reference in inputs_of(function, finder) if may_be_nested else function.args:
                 if type(reference) is Handle:
                     reference = reference.id
                 if reference not in earlier or reference is None:
@@ -137,19 +143,19 @@ def _duplicates(functions: list[Function]) -> list[str]:
         if function.id in seen:
             twice[function.id] = twice.get(function.id, 1) + 1
         seen.add(function.id)
-    return [f"the id {id!r} is used by {count} functions" for id, count in twice.items()]
+    return [f"the id {show(id)} is used by {count} functions" for id, count in twice.items()]
 
 
 def _wrong_fields(function: Function) -> Iterable[str]:
     if function.id is None:
         yield "None cannot be an id"
-    if not callable(function.code):
-        yield f"code must be callable, not {function.code!r}"
+    if not _is_callable(function.code):
+        yield f"code must be callable, not {show(function.code)}"
     yield from _wrong_containers(function)
     if function.type not in (REGULAR, INLINE):
-        yield f"type is {REGULAR!r} or {INLINE!r}, not {function.type!r}"
+        yield f"type is {show(REGULAR)} or {show(INLINE)}, not {show(function.type)}"
     if function.argument_inclusion not in (VARIADIC, AS_LIST):
-        yield f"argument_inclusion is {VARIADIC!r} or {AS_LIST!r}, not {function.argument_inclusion!r}"
+        yield f"argument_inclusion is {show(VARIADIC)} or {show(AS_LIST)}, not {show(function.argument_inclusion)}"
     yield from _wrong_numbers(function)
     if function.cost is not None:
         try:
@@ -158,7 +164,9 @@ def _wrong_fields(function: Function) -> Iterable[str]:
             yield from (f"cost: {problem}" for problem in error.problems)
     node = function.node
     if node is not None and (isinstance(node, bool) or not isinstance(node, (int, str, Collocated))):
-        yield f"node is a rank, a host name or collocated(id), not {node!r}"
+        yield f"node is a rank, a host name or collocated(id), not {show(node)}"
+    elif isinstance(node, Collocated) and find_id_problem(node.id):
+        yield f"node is collocated with {show(node.id)}, which is no id"
     elif isinstance(node, int) and node < 0:
         yield f"node={node} is no rank"
 
@@ -166,20 +174,38 @@ def _wrong_fields(function: Function) -> Iterable[str]:
 def _wrong_containers(function: Function) -> Iterable[str]:
     for name in ("args", "extra_args"):
         if not isinstance(getattr(function, name), (list, tuple)):
-            yield f"{name} must be a list or tuple, not {getattr(function, name)!r}"
+            yield f"{name} must be a list or tuple, not {show(getattr(function, name))}"
             return
     for reference in function.args:
-        try:
-            hash(input_id(reference))
-        except TypeError:
-            yield f"args holds {reference!r}, which is no id, handle or Argument; constants go into extra_args"
+        if input_id(reference) is not None and find_id_problem(input_id(reference)):
+            yield f"args holds {show(reference)}, which is no id, handle or Argument; constants go into extra_args"
         if isinstance(reference, Argument):
-            for side in ("serialize", "deserialize"):
-                code = getattr(reference, side)
-                if code is not None and not callable(code):
-                    yield f"Argument({reference.id!r}): {side} must be callable, not {code!r}"
+            yield from _wrong_sides(reference)
     if not isinstance(function.kwargs, Mapping) or not all(isinstance(key, str) for key in function.kwargs):
-        yield f"kwargs must be a mapping with string keys, not {function.kwargs!r}"
+        yield f"kwargs must be a mapping with string keys, not {show(function.kwargs)}"
+    elif isinstance(function.extra_args, (list, tuple)):
+        for each in ReferenceFinder().find([*function.extra_args, *function.kwargs.values()]):
+            if find_id_problem(each.id):
+                yield f"a constant holds {show(each)}, and {show(each.id)} {find_id_problem(each.id)}"
+            if isinstance(each, Argument):
+                yield from _wrong_sides(each)
+
+
+def _wrong_sides(argument: Argument) -> Iterable[str]:
+    for side in ("serialize", "deserialize"):
+        code = getattr(argument, side)
+        if code is not None and not _is_callable(code):
+            yield f"Argument({show(argument.id)}): {side} must be callable, not {show(code)}"
+
+
+def _is_callable(code: Any) -> bool:
+    """Handles have a method for calls, which refuses them."""
+    return callable(code) and type(code) is not Handle
+
+
+def _problem_of_id(function: Function) -> str:
+    problem = "" if function.id is None else find_id_problem(function.id)
+    return f"{show(function.id)} {problem}" if problem else ""
 
 
 def _wrong_numbers(function: Function) -> Iterable[str]:
@@ -188,13 +214,13 @@ def _wrong_numbers(function: Function) -> Iterable[str]:
 
     retries, timeout = function.max_retries, function.timeout
     if retries is not None and (not isinstance(retries, int) or isinstance(retries, bool) or retries < 0):
-        yield f"max_retries must be a whole number from 0, or None, not {retries!r}"
+        yield f"max_retries must be a whole number from 0, or None, not {show(retries)}"
     if timeout is not None and not (is_number(timeout) and 0 < timeout < float("inf")):
-        yield f"timeout must be a positive number of seconds, not {timeout!r}"
+        yield f"timeout must be a positive number of seconds, not {show(timeout)}"
     if not isinstance(function.priority, int) or isinstance(function.priority, bool):
-        yield f"priority must be a whole number, not {function.priority!r}"
+        yield f"priority must be a whole number, not {show(function.priority)}"
     if not isinstance(function.version, str):
-        yield f"version must be a string, not {function.version!r}"
+        yield f"version must be a string, not {show(function.version)}"
 
 
 def _missing(inputs: Mapping[Hashable, list[Hashable]], by_id: Mapping[Hashable, Function]) -> list[str]:
@@ -204,7 +230,7 @@ def _missing(inputs: Mapping[Hashable, list[Hashable]], by_id: Mapping[Hashable,
             if reference not in by_id:
                 wanted.setdefault(reference, []).append(id)
     return [
-        f"there is no function {id!r}, which {', '.join(map(repr, users[:3]))}"
+        f"there is no function {show(id)}, which {', '.join(map(show, users[:3]))}"
         f"{f' and {len(users) - 3} more take' if len(users) > 3 else ' take' if len(users) > 1 else ' takes'}"
         for id, users in wanted.items()
     ]
@@ -217,11 +243,11 @@ def _bad_collocations(functions: list[Function], by_id: Mapping[Hashable, Functi
             continue
         other = by_id.get(function.node.id)
         if other is None:
-            problems.append(f"function {function.id!r}: there is no {function.node.id!r} to be collocated with")
+            problems.append(f"function {show(function.id)}: there is no {show(function.node.id)} to be collocated with")
         elif other is function:
-            problems.append(f"function {function.id!r} is collocated with itself")
+            problems.append(f"function {show(function.id)} is collocated with itself")
         elif INLINE in (other.type, function.type):
-            problems.append(f"function {function.id!r}: an inline function has no rank of its own to collocate")
+            problems.append(f"function {show(function.id)}: an inline function has no rank of its own to collocate")
     return problems
 
 
@@ -246,5 +272,5 @@ def _cycle(inputs: Mapping[Hashable, list[Hashable]]) -> list[str]:
     rest = set(inputs).difference(ready)
     graph = networkx.DiGraph((reference, id) for id in rest for reference in inputs[id] if reference in rest)
     edges = networkx.find_cycle(graph)
-    path = " -> ".join(repr(edge[0]) for edge in edges)
-    return [f"there is a cycle: {path} -> {edges[0][0]!r}"]
+    path = " -> ".join(show(edge[0]) for edge in edges)
+    return [f"there is a cycle: {path} -> {show(edges[0][0])}"]

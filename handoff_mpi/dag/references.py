@@ -1,0 +1,269 @@
+"""Where handles and :class:`Argument` objects stand among the constants of functions.
+
+Ranks put a value into the place of each reference that pickle meets in a constant, so whatever can be pickled may hold
+some: containers of any class, dataclasses, arrays of objects. Code is the exception: what a function or a class refers
+to (closure, globals, defaults, attributes) is shared by all of its calls, so references in there are refused.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import gc
+import sys
+from collections.abc import Collection, Hashable, Iterable, Iterator
+from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, MethodType, ModuleType
+from typing import Any, TypeAlias
+
+from handoff_mpi.dag.function import DECLARES, REFERENCES, Argument, Function, input_id
+from handoff_mpi.dag.handle import Handle
+from handoff_mpi.encoding import EncodingError, dumps
+from handoff_mpi.formatting import show
+
+Reference: TypeAlias = "Handle | Argument"
+
+#: Constants of these types hold no references.
+ATOMS: frozenset[type] = frozenset(
+    {type(None), bool, int, float, complex, str, bytes, bytearray, range, type(...), type(NotImplemented)}
+)
+#: Nor do those that these modules define.
+_LEAF_MODULES = frozenset({"datetime", "decimal", "fractions", "ipaddress", "pathlib", "re", "uuid"})
+#: What these refer to does not count as part of a constant.
+_CODE = (type, ModuleType, FunctionType, BuiltinFunctionType, CodeType, FrameType)
+_SKIPPED = ATOMS | {type}
+#: So many objects are looked at before pickle is asked instead.
+_MAX_LOOKED_AT = 20_000
+_MAX_LINES = 20
+#: Globals of these types are looked into.
+_HOLDERS = (*REFERENCES, list, tuple, dict)
+
+
+class ReferenceFinder:
+    """Finds the references in constants; each object of a class of its own is looked at once."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Any, list[Reference]]] = {}
+
+    def find(self, values: Iterable[Any]) -> list[Reference]:
+        """Return the references in ``values``, each object once, in order of appearance; to any depth."""
+        values = list(values)
+        if ATOMS.issuperset(map(type, values)):
+            return []
+        found: dict[int, Reference] = {}
+        seen: set[int] = set()
+        stack = values[::-1]
+        while stack:
+            item = stack.pop()
+            kind = type(item)
+            if kind in REFERENCES:
+                found[id(item)] = item
+            elif kind in ATOMS or id(item) in seen:
+                continue
+            elif kind in _PARTS:
+                seen.add(id(item))
+                parts = _PARTS[kind](item)
+                if not ATOMS.issuperset(map(type, parts)):
+                    stack += reversed(parts)
+            else:
+                seen.add(id(item))
+                found.update((id(each), each) for each in self._in_object(item))
+        return list(found.values())
+
+    def _in_object(self, item: Any) -> list[Reference]:
+        known = self._known.get(id(item))
+        if known is None:
+            known = self._known[id(item)] = item, _pickled_references(item) if _may_hold_references(item) else []
+        return known[1]
+
+
+def inputs_of(function: Function, finder: ReferenceFinder | None = None) -> list[Hashable]:
+    """Return the ids of the functions whose values ``function`` takes, each once, in order of appearance."""
+    ids = [input_id(reference) for reference in function.args]
+    if function.extra_args or function.kwargs:
+        constants = [*function.extra_args, *function.kwargs.values()]
+        ids += [reference.id for reference in (finder or ReferenceFinder()).find(constants)]
+    return list(dict.fromkeys(ids)) if len(ids) > 1 else ids
+
+
+def _in_order(items: Any) -> list[Any]:
+    """Return the items of a set, its references last, by id: handles hash differently in each process."""
+    references = [item for item in items if type(item) in REFERENCES]
+    others = [item for item in items if type(item) not in REFERENCES]
+    return [*others, *sorted(references, key=lambda each: show(input_id(each), 1000))]
+
+
+_PARTS: dict[type, Any] = {
+    list: list,
+    tuple: list,
+    dict: lambda item: [*item.keys(), *item.values()],
+    set: _in_order,
+    frozenset: _in_order,
+}
+
+
+def _may_hold_references(item: Any) -> bool:
+    """Whether a reference can be reached from ``item``: a quick look, which runs no code of users."""
+    stack = [item]
+    seen: set[int] = set()
+    while stack:
+        each = stack.pop()
+        kind = type(each)
+        if kind in REFERENCES:
+            return True
+        if kind in ATOMS or id(each) in seen or _is_leaf(kind):
+            continue
+        seen.add(id(each))
+        if len(seen) > _MAX_LOOKED_AT:
+            return True
+        stack += [part for part in _referents(each, kind) if type(part) not in _SKIPPED]
+    return False
+
+
+def _is_leaf(kind: type) -> bool:
+    return issubclass(kind, _CODE) or kind in DECLARES or kind.__module__ in _LEAF_MODULES
+
+
+def _referents(item: Any, kind: type) -> list[Any]:
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and issubclass(kind, numpy.ndarray) and item.dtype.hasobject:
+        return [*gc.get_referents(item), *item.ravel().tolist()]
+    return gc.get_referents(item)
+
+
+def _pickled_references(item: Any) -> list[Reference]:
+    """Return the references that pickle meets in ``item``, outside of code."""
+    found: dict[int, Reference] = {}
+
+    def note(reference: Reference) -> tuple[Any, ...]:
+        found[id(reference)] = reference
+        return int, ()
+
+    try:
+        dumps(item, dict.fromkeys(REFERENCES, note))
+    except EncodingError:
+        pass  # whoever sends it says so
+    return list(found.values())
+
+
+# -- where references hide ----------------------------------------------------------------------------
+
+
+def describe_hidden(value: Any, name: str, resolved: Collection[int] = ()) -> list[str]:
+    """Return where references stand in ``value``, such as ``x[0], closure variable 'h' of f()``, a line each.
+
+    Args:
+        resolved: identities of those that get their values, unless they stand in code.
+    """
+    lines: list[str] = []
+    seen: set[int] = set()
+    queue: list[tuple[Any, str, bool]] = [(value, name, False)]
+    for item, path, is_in_code in queue:
+        if len(seen) > _MAX_LOOKED_AT or len(lines) > _MAX_LINES:
+            break
+        if type(item) in REFERENCES:
+            if is_in_code or id(item) not in resolved:
+                lines.append(f"{path} holds {show(item)}")
+        elif type(item) not in ATOMS and id(item) not in seen:
+            seen.add(id(item))
+            is_code = is_in_code or issubclass(type(item), (FunctionType, type))
+            queue += ((part, place, is_code) for part, place in _named_parts(item, path))
+    return lines
+
+
+def hidden_in_globals(code: Any) -> list[str]:
+    """Return which globals that ``code`` reads hold references; those of what ranks import by name are not pickled."""
+    while type(code) is functools.partial:
+        code = code.func
+    function = code.__func__ if type(code) is MethodType else code
+    if type(function) is not FunctionType:
+        return []
+    held = [function.__globals__.get(name) for name in _all_names(function.__code__)]
+    if not any(type(each) in _HOLDERS for each in held):
+        return []
+    values = [(each, path) for each, path in _globals_of(function) if type(each) in _HOLDERS]
+    return [line for each, path in values for line in describe_hidden(each, path)]
+
+
+def _named_parts(item: Any, path: str) -> Iterator[tuple[Any, str]]:
+    kind = type(item)
+    if kind is FunctionType:
+        yield from ((each, f"{path}, {place}") for each, place in _parts_of_function(item))
+    elif issubclass(kind, ModuleType) or kind in DECLARES:
+        return
+    elif issubclass(kind, type):
+        yield from ((each, f"{path}, attribute {key!r} of class {item.__name__}") for key, each in vars(item).items())
+    elif issubclass(kind, dict):
+        yield from ((key, f"a key of {path}") for key in dict.keys(item))
+        yield from ((each, f"{path}[{show(key)}]") for key, each in dict.items(item))
+    elif issubclass(kind, (list, tuple)):
+        yield from ((each, f"{path}[{index}]") for index, each in enumerate(item))
+    else:
+        yield from _parts_of_object(item, path)
+
+
+def _parts_of_object(item: Any, path: str) -> Iterator[tuple[Any, str]]:
+    named = _attributes(item)
+    yield from ((each, f"{path}.{name}") for name, each in named.items())
+    yield type(item), path
+    known = {id(each) for each in named.values()} | {id(getattr(item, "__dict__", None))}
+    for each in _referents(item, type(item)):
+        if id(each) not in known and not issubclass(type(each), _CODE[:2]):
+            yield each, f"{path} ({type(item).__name__})"
+
+
+def _attributes(item: Any) -> dict[str, Any]:
+    names = [name for base in type(item).__mro__ for name in _slots(base)]
+    found: dict[str, Any] = {}
+    for name in names:
+        try:
+            found[name] = object.__getattribute__(item, name)
+        except AttributeError:
+            continue
+    try:
+        found.update(object.__getattribute__(item, "__dict__"))
+    except (AttributeError, TypeError):
+        pass
+    return found
+
+
+def _slots(base: type) -> tuple[str, ...]:
+    slots = base.__dict__.get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else tuple(name for name in slots if isinstance(name, str))
+
+
+def _parts_of_function(function: FunctionType) -> Iterator[tuple[Any, str]]:
+    name = f"{function.__name__}()"
+    for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield cell.cell_contents, f"closure variable {variable!r} of {name}"
+        except ValueError:  # it is empty
+            continue
+    for each in function.__defaults__ or ():
+        yield each, f"a default of {name}"
+    for key, each in (function.__kwdefaults__ or {}).items():
+        yield each, f"the default of {key!r} of {name}"
+    yield from ((each, f"attribute {key!r} of {name}") for key, each in vars(function).items())
+    yield from _globals_of(function)
+
+
+def _all_names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for each in code.co_consts:
+        if type(each) is CodeType:
+            yield from _all_names(each)
+
+
+def _globals_of(function: FunctionType) -> Iterator[tuple[Any, str]]:
+    stack: list[CodeType] = [function.__code__]
+    while stack:
+        code = stack.pop()
+        stack += (each for each in code.co_consts if type(each) is CodeType)
+        # Attributes have names as globals have; taking code apart to tell them is slow, and hardly ever needed.
+        names = [name for name in code.co_names if type(function.__globals__.get(name)) not in ATOMS]
+        names = [name for name in names if name in _names_of_globals(code)] if names else names
+        for name in names:
+            yield function.__globals__[name], f"global {name!r} of {function.__name__}()"
+
+
+def _names_of_globals(code: CodeType) -> set[str]:
+    return {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}

@@ -1,0 +1,44 @@
+"""Text for people, made of what users hand in: it never raises, and it stays on one line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+MAX_CHARS = 80
+
+
+def show(thing: Any, limit: int = MAX_CHARS) -> str:
+    """Return the repr of ``thing`` on one line of printable characters, at most ``limit`` of them.
+
+    Where the repr raises, hangs in recursion, or is no text, the name of the type stands for it.
+    """
+    try:
+        text = repr(thing)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # it is the user's code that speaks here, and it may call sys.exit
+        text = f"<{type_name(thing)}>"
+    return one_line(text, limit)
+
+
+def one_line(text: str, limit: int | None = None) -> str:
+    """Return ``text`` with line ends and control characters escaped, and cut to ``limit`` characters."""
+    if limit is not None and len(text) > limit:
+        text = text[: limit - 3] + "..."
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def without_controls(text: str) -> str:
+    """Return ``text`` with all control characters escaped but tabs and line ends: a terminal obeys the others."""
+    if text.isprintable():
+        return text
+    return "".join(each if each in "\n\t" else _escaped(each) for each in text)
+
+
+def type_name(thing: Any) -> str:
+    """Return the name of the type of ``thing``, whatever its metaclass does."""
+    return str(type.__dict__["__name__"].__get__(type(thing)))
+
+
+def _escaped(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape", "replace").decode()

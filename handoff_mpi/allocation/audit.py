@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from handoff_mpi.allocation.ledger import Ledger
 from handoff_mpi.allocation.pools import Pool
+from handoff_mpi.allocation.reservations import MAX_RESERVATIONS
 from handoff_mpi.resources.amounts import UNIT
 
 
@@ -36,3 +37,24 @@ def audit(ledger: Ledger) -> None:
         assert sorted(seat.idle) == [slot for slot, claim in enumerate(seat.claims) if claim is None], rank
         assert seat.is_withheld == bool(ledger.withheld.get(rank)), rank
     assert ledger.idle_slots == sum(len(seat.offered) for seat in ledger.seats.values())
+    _audit_reservations(ledger)
+
+
+def _audit_reservations(ledger: Ledger) -> None:
+    """What is kept is what each waiter needs less what its blockers will give back, in a group that could hold it."""
+    all_ = ledger.reservations.all
+    assert len(all_) <= MAX_RESERVATIONS
+    claims = [claim for seat in ledger.seats.values() for claim in seat.claims if claim is not None]
+    for reservation in all_:
+        assert not reservation.is_lifted
+        assert set(reservation.blockers) == {claim for claim in claims if reservation.blocks(claim)}
+        for key, hold in reservation.holds.items():
+            coming = sum(amount for claim in reservation.blockers for each, amount in claim.parts() if each == key)
+            assert hold.coming == coming, key
+        if reservation.bay is not None:
+            assert reservation in reservation.bay.reservations
+            assert reservation.bay.could_hold(reservation.cost), reservation
+    for bay in ledger.bays:
+        assert all(reservation in all_ for reservation in bay.reservations), bay
+    for claim in claims:
+        assert claim.bay is ledger.seats[claim.rank].bay

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import bisect
 import heapq
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from handoff_mpi.allocation.costs import GPU, CostClass
 from handoff_mpi.allocation.pools import DevicePool, Pool
 from handoff_mpi.resources import Amounts
 from handoff_mpi.resources.amounts import UNIT
+
+if TYPE_CHECKING:
+    from handoff_mpi.allocation.reservations import Reservation
+
+
+#: Stands for an idle slot among the names of what is missing.
+SLOT = "(a slot)"
 
 
 @dataclass(slots=True, eq=False)
@@ -22,6 +31,13 @@ class Claim:
     bill: list[tuple[Pool, int]]
     devices: tuple[tuple[str, int], ...]
     device_pool: DevicePool | None
+    bay: Bay
+
+    def parts(self) -> Iterator[tuple[Any, int]]:
+        """Yield what it takes: amounts of pools, of devices by uuid, and one slot of its group of ranks."""
+        yield from self.bill
+        yield from self.devices
+        yield self.bay, 1
 
 
 @dataclass(slots=True, eq=False)
@@ -84,6 +100,7 @@ class Bay:
         visible: uuids the ranks of this bay see.
         seats: its living ranks by number.
         idle: ranks of it with an idle slot, ascending.
+        reservations: those that keep some of what it draws on.
     """
 
     number: int
@@ -95,6 +112,7 @@ class Bay:
     idle: list[int] = field(default_factory=list)
     #: A heap of (busy fraction, rank), made when it is first asked for; its entries are checked when met.
     calm: list[tuple[float, int]] | None = None
+    reservations: list[Reservation] = field(default_factory=list)
 
     # -- who sits here ----------------------------------------------------------------------------
 
@@ -133,7 +151,57 @@ class Bay:
                 return False
         if not cost.is_plain and not self._grants_wishes(cost):
             return False
-        return not cost.gpu or (self.devices is not None and self.devices.has(cost.gpu, self.visible))
+        if cost.gpu and (self.devices is None or not self.devices.has(cost.gpu, self.visible)):
+            return False
+        return not self.reservations or self._leaves_reserved(cost)
+
+    def _leaves_reserved(self, cost: CostClass) -> bool:
+        """Whether one more claim of this class would leave what is kept for others."""
+        binding = [each for each in self.reservations if each.binds(cost)]
+        if not binding:
+            return True
+        for name, amount in cost.amounts:
+            pool = self.pools[name]
+            if amount and pool.free - kept_of(pool, binding) < amount:
+                return False
+        if self.count_idle() <= kept_of(self, binding):
+            return False
+        return not cost.gpu or self.has_devices(cost, binding)
+
+    def has_devices(self, cost: CostClass, reservations: Iterable[Reservation]) -> bool:
+        """Whether the devices that the class needs are free beside what ``reservations`` keep."""
+        return self.devices is not None and self.devices.has(
+            cost.gpu, self.visible, {uuid: kept_of(uuid, reservations) for uuid in self.visible}
+        )
+
+    def kept_devices(self, cost: CostClass) -> dict[str, int]:
+        """Return how much of each visible device is kept from tasks of this class."""
+        binding = [each for each in self.reservations if each.binds(cost)]
+        return {uuid: kept_of(uuid, binding) for uuid in self.visible} if binding else {}
+
+    def count_idle(self) -> int:
+        """Return how many slots may be claimed."""
+        return sum(len(self.seats[rank].idle) for rank in self.idle)
+
+    def could_hold(self, cost: CostClass) -> bool:
+        """Whether a rank of it that is not withheld could hold the whole need of the class."""
+        if self.host in cost.avoid_hosts:
+            return False
+        if cost.rank is not None:
+            seat = self.seats.get(cost.rank)
+        else:
+            seats = self.seats.values()
+            seat = next((each for each in seats if not each.is_withheld and each.rank != cost.avoid), None)
+        return seat is not None and not seat.is_withheld and seat.could_hold(cost)
+
+    def lacks(self, cost: CostClass) -> list[str]:
+        """Return the names of what is missing here for one more claim of the class; the bay could hold it."""
+        missing = [name for name, amount in cost.amounts if self.pools[name].free < amount]
+        if cost.gpu and self.devices is not None and not self.devices.has(cost.gpu, self.visible):
+            missing.append(GPU)
+        if not (self.idle if cost.rank is None else self.seats[cost.rank].offered):
+            missing.append(SLOT)
+        return missing
 
     def _grants_wishes(self, cost: CostClass) -> bool:
         if cost.host is not None and cost.host != self.host:
@@ -206,3 +274,8 @@ class Bay:
             free = sum(self.devices.free[uuid] for uuid in self.visible)
             largest = max(largest, 1 - free / (UNIT * len(self.visible)))
         return largest
+
+
+def kept_of(key: Any, reservations: Iterable[Reservation]) -> int:
+    """Return how much ``reservations`` keep of a pool, of a device or of a group's slots."""
+    return sum(each.holds[key].kept() for each in reservations if key in each.holds)

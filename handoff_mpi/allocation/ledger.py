@@ -17,6 +17,7 @@ from handoff_mpi.allocation.costs import GPU, CostClass
 from handoff_mpi.allocation.pools import Pool
 from handoff_mpi.allocation.ranking import Changes, Ranking, Rate
 from handoff_mpi.allocation.reach import Reach
+from handoff_mpi.allocation.reservations import Reservations
 from handoff_mpi.allocation.seating import Seating
 from handoff_mpi.errors import AllocationError
 from handoff_mpi.resources import Amounts, Capability
@@ -43,6 +44,7 @@ class Ledger:
         was_updated: whether any rank's resources have changed, so that claims may exceed what there is.
         changes: which bays have changed.
         reach: what could be run if nothing else ran.
+        reservations: what is kept for those that were skipped too often.
         withheld: rank to why it is offered nothing for now.
     """
 
@@ -59,11 +61,13 @@ class Ledger:
         self.withheld: dict[int, set[str]] = {}
         self.changes = Changes(self.bays)
         self.reach = Reach(seating, self.job, self.withheld)
+        self.reservations = Reservations(seating, self.job, self.changes)
         self._ranking = Ranking(seating, self.changes)
         self._class_of: dict[Any, CostClass] = {}
 
     def close(self) -> None:
         """Break the reference cycles; the ledger is of no use afterwards."""
+        self.reservations.drop_all()
         for bay in self.bays:
             bay.seats.clear()
 
@@ -81,7 +85,9 @@ class Ledger:
         self.was_updated = True
         before = seat.bay
         self._seating.reseat(seat, amounts)
+        self.reservations.drop_all()
         for claim in filter(None, seat.claims):
+            claim.bay = seat.bay
             claim.bill = [(self._move(pool, amount, seat.bay), amount) for pool, amount in claim.bill]
         self._touch(before)
         self._touch(seat.bay)
@@ -158,6 +164,7 @@ class Ledger:
         """What ``bay`` has or who sits there has changed."""
         self.changes.note(bay)
         self.reach.look_anew()
+        self.reservations.drop_in(bay)
 
     # -- cost classes -----------------------------------------------------------------------------
 
@@ -202,12 +209,17 @@ class Ledger:
 
     def best(self, cost: CostClass) -> Bay | None:
         """Return the bay with the least rating that has room for the class now, if any."""
-        if not self.idle_slots or not self._has_job_room(cost):
+        if not self.idle_slots or not self.has_job_room(cost):
             return None
         return self._ranking.best(cost)
 
-    def _has_job_room(self, cost: CostClass) -> bool:
-        return not cost.job or all(pool.free >= amount for pool, amount in cost.job)
+    def has_job_room(self, cost: CostClass) -> bool:
+        """Whether the pools of the whole job have room for one more claim of this class."""
+        if not cost.job:
+            return True
+        if self.reservations.all:
+            return self.reservations.has_job_room(cost)
+        return all(pool.free >= amount for pool, amount in cost.job)
 
     def claim(self, cost: CostClass, rank: int) -> Claim:
         """Take what ``cost`` needs for an idle slot of ``rank``.
@@ -221,7 +233,7 @@ class Ledger:
         bay = seat.bay
         if not cost.is_plain and (cost.rank not in (None, rank) or rank == cost.avoid):
             raise AllocationError(f"a task was placed on rank {rank}, where it must not run")
-        if not seat.offered or not bay.fits(cost) or not self._has_job_room(cost):
+        if not seat.offered or not bay.fits(cost) or not self.has_job_room(cost):
             raise AllocationError(f"a task was placed on rank {rank}, which has no room for it")
         pools = bay.pools
         bill = [(pools[name], amount) for name, amount in cost.amounts]
@@ -229,15 +241,20 @@ class Ledger:
             bill += cost.job
         for pool, amount in bill:
             pool.free -= amount
-        devices = bay.devices.take(cost.gpu, bay.visible, rank) if cost.gpu and bay.devices is not None else ()
+        devices: tuple[tuple[str, int], ...] = ()
+        if cost.gpu and bay.devices is not None:
+            kept = bay.kept_devices(cost) if bay.reservations else None
+            devices = bay.devices.take(cost.gpu, bay.visible, rank, kept)
         slot = seat.idle.pop()
         self.idle_slots -= 1
         if not seat.idle:
             bay.idle.remove(rank)
-        claim = seat.claims[slot] = Claim(cost, rank, slot, bill, devices, bay.devices if devices else None)
+        claim = seat.claims[slot] = Claim(cost, rank, slot, bill, devices, bay.devices if devices else None, bay)
         if bay.calm is not None:
             bay.note_busy(seat)
         self.changes.note_shared(bay, bill, claim.device_pool)
+        if self.reservations.all:
+            self.reservations.count_on(claim)
         return claim
 
     def covers(self, claim: Claim) -> bool:
@@ -270,6 +287,8 @@ class Ledger:
             if bay.calm is not None:
                 bay.note_busy(seat)
         seat.claims[claim.slot] = None
+        if self.reservations.all:
+            self.reservations.count_off(claim)
         self.changes.note_shared(bay, claim.bill, claim.device_pool)
 
     def device_indices(self, claim: Claim) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from handoff_mpi.resources.amounts import UNIT
@@ -36,15 +36,22 @@ class DevicePool:
     owner: dict[str, int] = field(default_factory=dict)
     bays: list[int] = field(default_factory=list)
 
-    def has(self, gpu: int, visible: Sequence[str]) -> bool:
-        """Whether ``gpu``, in fixed point, is free among the visible devices: a share of one, or whole ones."""
-        free = self.free
+    def has(self, gpu: int, visible: Sequence[str], kept: Mapping[str, int] | None = None) -> bool:
+        """Whether ``gpu``, in fixed point, is free among the visible devices: a share of one, or whole ones.
+
+        Args:
+            kept: uuid to what must be left of the device.
+        """
+        free = {uuid: self.free[uuid] - kept[uuid] for uuid in visible} if kept else self.free
         if gpu < UNIT:
             return any(free[uuid] >= gpu for uuid in visible)
         return sum(free[uuid] == UNIT for uuid in visible) * UNIT >= gpu
 
-    def take(self, gpu: int, visible: Sequence[str], rank: int) -> tuple[tuple[str, int], ...]:
+    def take(
+        self, gpu: int, visible: Sequence[str], rank: int, kept: Mapping[str, int] | None = None
+    ) -> tuple[tuple[str, int], ...]:
         """Take ``gpu``, which is free, for ``rank``; return each device's uuid and how much was taken of it."""
+        kept = kept or {}
 
         def preference(uuid: str) -> tuple[int, int]:
             owner = self.owner.get(uuid)
@@ -52,7 +59,7 @@ class DevicePool:
             return (kept, self.free[uuid])  # fractions fill a device before they open another
 
         amount = min(gpu, UNIT)
-        fitting = sorted((uuid for uuid in visible if self.free[uuid] >= amount), key=preference)
+        fitting = sorted((uuid for uuid in visible if self.free[uuid] - kept.get(uuid, 0) >= amount), key=preference)
         taken = tuple((uuid, amount) for uuid in fitting[: max(1, gpu // UNIT)])
         for uuid, part in taken:
             self.free[uuid] -= part

@@ -30,10 +30,12 @@ class Reach:
         self._holders: dict[int, Seat | None] = {}
         self.shunned: Collection[int] = frozenset()
         self._is_left: dict[int, bool] = {}
+        self._ranks: dict[int, int] = {}
 
     def look_anew(self) -> None:
         """Who sits where or what they draw on has changed."""
         self._holders.clear()
+        self._ranks.clear()
         self._is_left.clear()
 
     def set_shunned(self, ranks: Collection[int]) -> None:
@@ -50,6 +52,14 @@ class Reach:
     def ranks_on(self, host: str | None) -> int:
         """Return how many ranks of the job are on ``host``; None means any host."""
         return len(self._seating.seats) if host is None else self._seating.ranks_of_host[host]
+
+    def ranks_that_hold(self, cost: CostClass) -> int:
+        """Return how many living ranks could run a task of this class if nothing else ran, but for one it avoids."""
+        plain = cost.plain or cost
+        if plain.number not in self._ranks:
+            seats = (seat for seat in self._eligible(plain) if seat.could_hold(plain))
+            self._ranks[plain.number] = sum(1 if cost.rank is not None else len(seat.bay.seats) for seat in seats)
+        return self._ranks[plain.number]
 
     def could_fit(self, cost: CostClass) -> bool:
         """Whether some living rank could run a task of this class if nothing else ran."""

@@ -46,7 +46,7 @@ class ClusterView:
         seat = self.ledger.seats.get(rank)
         if seat is None or not seat.offered or rank == cost.avoid:
             return False
-        if cost.rank not in (None, rank) or any(pool.free < amount for pool, amount in cost.job):
+        if cost.rank not in (None, rank) or not self.ledger.has_job_room(cost):
             return False
         return seat.bay.fits(cost)
 

@@ -129,6 +129,8 @@ class Scheduler:
     def close(self) -> None:
         """Break the reference cycles, so that the run's tables are freed at once; the machine has no use any more."""
         self._handlers.clear()
+        self._placer.close()
+        self.ready.free.close()
         self.ledger.close()
         del self._placer, self._refusals
 

@@ -17,10 +17,13 @@ from handoff_mpi.errors import AllocationError
 from handoff_mpi.resources.amounts import format_amounts
 from handoff_mpi.scheduler.events import Command, Dispatch, Recall
 from handoff_mpi.scheduler.lifecycle import WAITING, Cause
+from handoff_mpi.scheduler.offers import Offers
 from handoff_mpi.scheduler.policy import Policy
-from handoff_mpi.scheduler.ready import ReadyQueue, ReadyTasks
+from handoff_mpi.scheduler.queues import ReadyQueue
+from handoff_mpi.scheduler.ready import ReadyTasks
 from handoff_mpi.scheduler.slots import Slot, SlotTable
 from handoff_mpi.scheduler.tasks import TaskTable
+from handoff_mpi.scheduler.waiters import Waiters
 
 #: A batch at a slot should last about this long: less wastes messages, more delays results.
 BATCH_S = 0.004
@@ -70,6 +73,7 @@ class Placer:
         self._ready = ready
         self._slots = slots
         self._policy = policy
+        self._waiters = Waiters(view.ledger, self._remaining_s)
         self._is_prepared = False
         self._has_bound = False
         self._now = 0.0
@@ -89,6 +93,10 @@ class Placer:
         for each in ranks[first:] + ranks[:first]:
             if self._view.fits(cost, each):
                 yield each
+
+    def close(self) -> None:
+        """Break the reference cycles; the placer is of no use afterwards."""
+        del self._waiters
 
     def take_commands(self) -> list[Command]:
         """Return the commands of this turn."""
@@ -113,15 +121,12 @@ class Placer:
         """Slots whose calls ended go on with the next tasks of their class, or give their claim back."""
         self._now = now
         touched = self._slots.touched()
-        leader = self._ready.first_queue() if touched and goes_on else None
         for slot in touched:
             queue = slot.queue
             if queue is None or slot.claim is None:
                 continue
             if goes_on and queue.tasks and self._inherits:
-                if leader is not None and not leader.tasks:
-                    leader = self._ready.first_queue()
-                self._go_on(slot, queue, slot.claim, leader)
+                self._go_on(slot, queue, slot.claim)
             if slot.tasks:
                 self._fed[slot] = None
                 continue
@@ -129,32 +134,17 @@ class Placer:
                 self._log_claim(slot, "released")
             self._slots.release(slot)
 
-    def _go_on(self, slot: Slot, queue: ReadyQueue, claim: Claim, leader: ReadyQueue | None) -> None:
-        """Send ``slot`` further tasks of ``queue``, unless somebody with a better right waits, there or anywhere."""
-        if self._ready.has_local:
-            local = self._ready.first_local_queue(self._ledger.seats[slot.rank].host)
-            if leader is None or (local is not None and local.order() < leader.order()):
-                leader = local
-        if leader is None or not self._may_inherit(queue, leader, claim):
-            return
-        count = self._refill(slot, queue)
-        if queue is not leader and leader.host is None:
-            leader.passed += count
-        if self._ready.has_local:
-            self._ready.pass_over(self._ledger.seats[slot.rank].host, count)
-
-    def _may_inherit(self, queue: ReadyQueue, leader: ReadyQueue, claim: Claim) -> bool:
-        """Whether a slot may go on without the strategy being asked: nobody with a better right waits."""
+    def _go_on(self, slot: Slot, queue: ReadyQueue, claim: Claim) -> None:
+        """Send ``slot`` further tasks of ``queue``, unless an older queue waits for what its claim holds."""
         if not (self._can_finish(queue) and self._may_go_on(claim)):
-            return False
-        if queue is leader:
-            return True
-        if leader.cost.plain is not None and not self._is_avoided(claim.rank, leader.cost):
-            return False  # it failed elsewhere, and this is where it may be tried again
-        return queue.priority == leader.priority and leader.passed < leader.patience
-
-    def _is_avoided(self, rank: int, cost: CostClass) -> bool:
-        return rank == cost.avoid or self._ledger.seats[rank].host in cost.avoid_hosts
+            return
+        waiters = self._ready.older_than(queue, claim.bay.host)
+        if not waiters and not self._ledger.reservations.all:
+            self._refill(slot, queue)
+        elif self._waiters.may_go_on(waiters, queue, claim, not self._may_start_more()):
+            count = self._refill(slot, queue)
+            if count:
+                self._waiters.skipped(waiters, claim, count)
 
     def _may_go_on(self, claim: Claim) -> bool:
         """Whether the claim's rank takes tasks, and still has what was claimed."""
@@ -165,13 +155,15 @@ class Placer:
         """Send a slot further tasks of its class; return how many."""
         if slot.tasks and self._now - slot.since >= LONG_S:
             return 0  # what runs there is longer than was thought
-        room = self._depth(queue[0]) - len(slot.tasks)
+        room = self._depth(queue.tasks[0]) - len(slot.tasks)
         if room < len(slot.tasks):
             return 0  # not worth a message yet
-        share = -(-len(queue) // max(1, queue.slots))
+        share = -(-len(queue.tasks) // max(1, queue.slots))
         count = max(0, min(max(room, 0 if slot.tasks else 1), share))
         if count:
-            self._send(slot, [queue.tasks.popleft() for _ in range(count)], None)
+            if queue.skips:
+                self._waiters.served(queue)
+            self._send(slot, [queue.take() for _ in range(count)], None)
         return count
 
     def _depth(self, task: int) -> int:
@@ -186,9 +178,7 @@ class Placer:
 
     # -- allocate -------------------------------------------------------------------------------------
 
-    def allocate(
-        self, now: float, most: int | None = None, only: Callable[[ReadyQueue], bool] | None = None
-    ) -> None:
+    def allocate(self, now: float, most: int | None = None, only: Callable[[ReadyQueue], bool] | None = None) -> None:
         """Ask the strategy where ready tasks should go, and send them there, at most ``most``.
 
         Args:
@@ -200,54 +190,60 @@ class Placer:
             AllocationError: the strategy failed, or placed a task where it does not fit.
         """
         self._now = now
+        if self._ledger.reservations.all:
+            self._waiters.review()
         if not self._ledger.idle_slots or not self._may_start_more():
             return
-        ready = queues = self._ready.queues()
-        if only is not None:
-            ready = queues = [queue for queue in queues if only(queue)]
-        if self._policy.stop_at < float("inf"):
-            ready = [queue for queue in queues if self._can_finish(queue)]
+        offers = Offers(self._ready, self._ledger, self._can_finish, only)
+        try:
+            if offers.has_any():
+                self._serve(offers, most)
+        finally:
+            offers.close()
         if only is None:
-            self.holds_back = len(ready) < len(queues)
-        if not ready:
-            return
-        if not self._is_prepared:
-            self._prepare()
-        ready = ready[: self._most_served(ready)]
-        placed = 0
-        led_by = {queue.tasks[0]: queue for queue in ready}
-        for task, rank in self._placements(ready):
-            queue = led_by.pop(task, None)
-            if queue is None:
-                raise self._no_leader(task)
-            try:
-                self._place(rank, queue)
-            except AllocationError as error:
-                raise self._wrong(f"is wrong: {error}") from None
-            if self._ready.has_local:
-                self._ready.pass_over(self._ledger.seats[rank].host, 1)
-            if queue.tasks:
-                led_by[queue.tasks[0]] = queue
-            placed += 1
-            if placed == most or not self._may_start_more():
-                break
-        for queue in ready:
-            if queue.tasks and queue.host is None:
-                queue.passed += placed
+            self.holds_back = offers.holds_back
         if self._has_bound:  # what waited for it may fit beside it
             self._has_bound = False
             if most is None:
                 self.allocate(now)
 
+    def _serve(self, offers: Offers, most: int | None) -> None:
+        """Ask the strategy, and carry out its answers."""
+        if not self._is_prepared:
+            self._prepare()
+        for placed, (task, rank) in enumerate(self._placements(offers), 1):
+            queue = offers.take(task)
+            if queue is None:
+                raise self._no_leader(task)
+            waiters = offers.older_than(queue, self._ledger.seats[rank].host if rank in self._ledger.seats else "")
+            try:
+                claim = self._place(rank, queue)
+            except AllocationError as error:
+                raise self._wrong(f"is wrong: {error}") from None
+            if waiters:
+                self._waiters.skipped(waiters, claim)
+            if queue.tasks:
+                offers.led_by[queue.tasks[0]] = queue
+            if placed == most or not self._may_start_more():
+                break
+
     def _can_finish(self, queue: ReadyQueue) -> bool:
         """Whether the next task of ``queue`` would end before the run will be stopped, if it lasts as others did."""
-        return self._can_finish_task(queue[0])
+        return self._can_finish_task(queue.tasks[0])
 
     def _can_finish_task(self, task: int) -> bool:
         mean = self.mean_s.get(self._tasks.specs[task].code)
         return mean is None or self._now + mean <= self._policy.stop_at
 
-    def _placements(self, ready: list[ReadyQueue]) -> Iterator[tuple[int, int]]:
+    def _remaining_s(self, claim: Claim) -> float:
+        """Return how long a claim is still expected to be held: as others of its code, or as long again as so far."""
+        slot = self._slots.of_rank[claim.rank][claim.slot]
+        if not slot.tasks:
+            return 0.0
+        mean, elapsed = self.mean_s.get(self._tasks.specs[slot.tasks[0]].code, 0.0), self._now - slot.since
+        return mean - elapsed if mean > elapsed else elapsed
+
+    def _placements(self, ready: Offers) -> Iterator[tuple[int, int]]:
         """Ask the strategy; whatever it raises, or answers that is no placement, is reported as its own."""
         try:
             answers = self._strategy.allocate(ready, self._view)
@@ -272,13 +268,6 @@ class Placer:
     def _no_leader(self, task: object) -> AllocationError:
         return self._wrong(f"placed {shown(task)}, which is not the next task of any group")
 
-    def _most_served(self, ready: list[ReadyQueue]) -> int:
-        """A queue that was passed over too often is the last to be served: nobody younger overtakes it more."""
-        for position, queue in enumerate(ready):
-            if queue.passed >= queue.patience and self._ledger.reach.is_offered(queue.cost):
-                return position + 1
-        return len(ready)
-
     def _prepare(self) -> None:
         self._is_prepared = True
         costs = ((spec.cost, 1.0) for spec in self._tasks.specs)
@@ -293,14 +282,16 @@ class Placer:
 
     # -- dispatch -------------------------------------------------------------------------------------
 
-    def _place(self, rank: int, queue: ReadyQueue) -> None:
-        slot = self._slots.claim(queue, rank)
-        task = queue.tasks.popleft()
-        queue.passed = 0
-        self._send(slot, [task], slot.claim)
+    def _place(self, rank: int, queue: ReadyQueue) -> Claim:
+        slot, claim = self._slots.claim(queue, rank)
+        task = queue.take()
+        if queue.skips:
+            self._waiters.served(queue)
+        self._send(slot, [task], claim)
         self._fed[slot] = None
         if self.logs_claims:
             self._log_claim(slot, "claimed")
+        return claim
 
     def _send(self, slot: Slot, tasks: list[int], claim: Claim | None, cause: Cause = Cause.PLACED) -> None:
         attempts, move, rank = self._tasks.attempts, self._tasks.move, slot.rank
@@ -364,11 +355,12 @@ class Placer:
         """Tasks that wait behind a long one are asked for again when a slot is idle, unless it makes their input."""
         if self._slots.in_flight <= self._slots.claimed or not self._ledger.idle_slots:
             return
-        if self._ready.first_queue() is not None:
-            return
         missing = self._tasks.missing
         asked: dict[int, list[tuple[int, int]]] = {}
         for slot in self._slots.long_since(now - LONG_S):
+            assert slot.queue is not None
+            if self._ledger.best(slot.queue.cost) is None:
+                continue
             tasks = [task for task in slot.tasks[1:] if not missing[task] and task not in self.recalled]
             self.recalled.update(tasks)
             asked.setdefault(slot.rank, []).extend((task, self._tasks.attempts[task]) for task in tasks)

@@ -6,7 +6,8 @@ from handoff_mpi.allocation import Ledger
 from handoff_mpi.scheduler.failures import Failures
 from handoff_mpi.scheduler.placing import Placer
 from handoff_mpi.scheduler.probation import Term
-from handoff_mpi.scheduler.ready import ReadyQueue, ReadyTasks
+from handoff_mpi.scheduler.queues import ReadyQueue
+from handoff_mpi.scheduler.ready import ReadyTasks
 from handoff_mpi.scheduler.slots import SlotTable
 
 

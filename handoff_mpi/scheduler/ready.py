@@ -7,52 +7,14 @@ there: a task that waits for a busy rank keeps nobody waiting elsewhere, and a t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
 from handoff_mpi.allocation import CostClass, Ledger
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.resources import Amounts
 from handoff_mpi.scheduler.avoidance import Avoidance
-
-#: A queue may be passed over this often, and so often for each rank where its tasks may run.
-PATIENCE = 16
-PATIENCE_A_RANK = 4
-
-
-class ReadyQueue:
-    """Ready tasks of one cost class and one priority, oldest first.
-
-    Attributes:
-        cost: their class.
-        priority: theirs.
-        host: the only host where they may run, if there is only one.
-        patience: how often it may be passed over.
-        slots: how many slots hold a claim of this class for this queue now.
-        passed: how many placements others got (on ``host``) since its head could not be placed.
-    """
-
-    __slots__ = ("cost", "host", "passed", "patience", "priority", "slots", "tasks")
-
-    def __init__(self, cost: CostClass, priority: int, host: str | None, patience: int) -> None:
-        self.cost = cost
-        self.priority = priority
-        self.host = host
-        self.patience = patience
-        self.tasks: deque[int] = deque()
-        self.slots = 0
-        self.passed = 0
-
-    def __len__(self) -> int:
-        return len(self.tasks)
-
-    def __getitem__(self, index: int) -> int:
-        return self.tasks[index]
-
-    def order(self) -> tuple[int, int]:
-        """Higher priority first, then the older head."""
-        return (-self.priority, self.tasks[0])
-
+from handoff_mpi.scheduler.queues import ReadyQueue, ServingOrder
 
 #: Tasks of one cost, bound to the same place: what the user's tracker is taken to answer alike.
 HoldKey: TypeAlias = "tuple[tuple[tuple[str, int], ...], int | str | None, int | None]"
@@ -73,6 +35,7 @@ class ReadyTasks:
     Attributes:
         avoid: where tasks failed: each is offered other hosts first.
         bound: collocated group to the rank it is bound to.
+        free: the queues whose tasks may run on any host.
         held: tasks that wait for the tracker; see :mod:`handoff_mpi.scheduler.refusals`.
         undecided: tasks whose failure is not final yet; see :mod:`handoff_mpi.scheduler.undecided`.
         offered: tasks that are offered although what they ask for is held.
@@ -86,10 +49,10 @@ class ReadyTasks:
         self.offered: set[int] = set()
         self._ledger = ledger
         self._specs = specs
+        self.free = ServingOrder(ledger)
         self._queues: dict[Any, ReadyQueue] = {}
         self._simple: dict[tuple[int, int], ReadyQueue] = {}
-        # queues with tasks, and some that have none any more: those for any host, and host to those for it alone
-        self._filled: dict[ReadyQueue, None] = {}
+        # host to the queues for it alone that hold tasks, and some that hold none any more
         self._local: dict[str, dict[ReadyQueue, None]] = {}
         self._awake: dict[str, None] = {}  # hosts where there may be room for what is local there
         self._seen = -1
@@ -117,12 +80,13 @@ class ReadyTasks:
             if found is None:
                 return
             queue = found
-        if not queue.tasks:
-            self._fill(queue)
         if first:
             queue.tasks.appendleft(task)
+            self._fill(queue)
         else:
             queue.tasks.append(task)
+            if len(queue.tasks) == 1:
+                self._fill(queue)
 
     def _put_held(self, task: int, first: bool) -> bool:
         held = self.held.get(hold_key(self._specs[task]))
@@ -143,7 +107,7 @@ class ReadyTasks:
 
     def _fill(self, queue: ReadyQueue) -> None:
         if queue.host is None:
-            self._filled[queue] = None
+            queue.come_forward()
         else:
             self._local.setdefault(queue.host, {})[queue] = None
             self._awake[queue.host] = None
@@ -165,19 +129,23 @@ class ReadyTasks:
         queue = next((queue for queue in self.all_queues() if task in queue.tasks), None)
         if queue is not None:
             queue.tasks.remove(task)
-
-    def queues(self) -> list[ReadyQueue]:
-        """Return the queues that a strategy may be offered, in the order in which they should be served."""
-        free = _with_tasks(self._filled)
-        return sorted([*free, *self._local_with_room()] if self._local else free, key=ReadyQueue.order)
+            if queue.tasks:
+                queue.come_forward()
 
     def all_queues(self) -> list[ReadyQueue]:
-        """Return all queues that hold tasks, in that order."""
-        local = [queue for queues in self._local.values() for queue in _with_tasks(queues)]
-        return sorted([*_with_tasks(self._filled), *local], key=ReadyQueue.order)
+        """Return all queues that hold tasks, in the order in which they should be served."""
+        return sorted((queue for queue in self._queues.values() if queue.tasks), key=ReadyQueue.order_with_tasks)
 
-    def _local_with_room(self) -> Iterator[ReadyQueue]:
-        """Yield what is local to a host and has room there, or was passed over too often."""
+    def every_queue(self) -> Iterable[ReadyQueue]:
+        """Return all queues, those that hold no tasks too; for tests."""
+        return self._queues.values()
+
+    def firsts(self) -> list[ReadyQueue]:
+        """Return the first queue of each family, and the queues that are local to a host and have room there."""
+        return [*self.free.firsts(), *self._awake_with_room()] if self._local else self.free.firsts()
+
+    def _awake_with_room(self) -> Iterator[ReadyQueue]:
+        """Yield the queues that are local to a host and have room there."""
         ledger = self._ledger
         self._seen, changed = ledger.changes.since(self._seen)
         hosts = self._local if changed is None else (ledger.bays[number].host for number in changed)
@@ -188,7 +156,7 @@ class ReadyTasks:
                 del self._local[host]
             is_awake = False
             for queue in queues:
-                if queue.passed >= queue.patience or ledger.best(queue.cost) is not None:
+                if self.has_room(queue):
                     is_awake = True
                     yield queue
                 elif queue.cost.job:  # what is given back anywhere may make room for it
@@ -196,21 +164,32 @@ class ReadyTasks:
             if not is_awake:
                 del self._awake[host]
 
-    def first_queue(self) -> ReadyQueue | None:
-        """Return the queue that should be served first of those that may run on any host, if any holds tasks."""
-        free = _with_tasks(self._filled)
-        return min(free, key=ReadyQueue.order) if len(free) > 1 else next(iter(free), None)
+    def has_room(self, queue: ReadyQueue) -> bool:
+        """Whether there is room for the queue's next task, but for what is kept for younger ones."""
+        ledger = self._ledger
+        if ledger.best(queue.cost) is not None:
+            return True
+        younger = ledger.reservations.after(queue.order_with_tasks())
+        if not younger:
+            return False
+        ledger.reservations.lift(younger, True)
+        try:
+            return ledger.best(queue.cost) is not None
+        finally:
+            ledger.reservations.lift(younger, False)
 
-    def first_local_queue(self, host: str) -> ReadyQueue | None:
-        """Return the queue that should be served first of those that may run on ``host`` alone, if any holds tasks."""
+    def local_to(self, host: str) -> list[ReadyQueue]:
+        """Return the queues with tasks that may run on ``host`` alone."""
         queues = self._local.get(host)
-        return min(_with_tasks(queues), key=ReadyQueue.order, default=None) if queues else None
+        return [queue for queue in queues if queue.tasks] if queues else []
 
-    def pass_over(self, host: str, count: int) -> None:
-        """``count`` tasks were placed on ``host``: what waits for it was passed over."""
-        for queue in self._local.get(host, ()):
-            if queue.tasks:
-                queue.passed += count
+    def older_than(self, queue: ReadyQueue, host: str) -> list[ReadyQueue]:
+        """Return queues that should be served before ``queue`` and may run on ``host``: of each family the first."""
+        older = self.free.older_than(queue)
+        if self._local:
+            order = queue.order_with_tasks()
+            older += [local for local in self.local_to(host) if local.order_with_tasks() < order]
+        return older
 
     @property
     def has_local(self) -> bool:
@@ -219,7 +198,7 @@ class ReadyTasks:
 
     def is_queued(self) -> bool:
         """Whether any task is in a queue."""
-        if _with_tasks(self._filled):
+        if not self.free.is_empty():
             return True
         while self._local:
             host, queues = next(iter(self._local.items()))
@@ -266,6 +245,8 @@ class ReadyTasks:
                 kept = [task for task in queue.tasks if hold_key(self._specs[task]) != key]
                 queue.tasks.clear()
                 queue.tasks.extend(kept)
+                if kept:
+                    queue.come_forward()
 
     def offer(self, task: int, rank: int | None) -> None:
         """Offer a task that was held, and is not any more: on ``rank`` alone, if one is named."""
@@ -275,9 +256,9 @@ class ReadyTasks:
             return
         spec = self._specs[task]
         queue = self._queue(self._ledger.cost_class(spec.cost, rank), spec.priority)
-        if not queue.tasks:
-            self._fill(queue)
         queue.tasks.append(task)
+        if len(queue.tasks) == 1:
+            self._fill(queue)
 
     def take_in_again(self, task: int) -> None:
         """Hold a READY task that the tracker has refused, as the next of its hold to be offered."""
@@ -361,8 +342,9 @@ class ReadyTasks:
         key = (cost.number, priority)
         if key not in self._queues:
             host = self._ledger.reach.only_host(cost)
-            patience = PATIENCE + PATIENCE_A_RANK * self._ledger.reach.ranks_on(host)
-            self._queues[key] = ReadyQueue(cost, priority, host, patience)
+            queue = self._queues[key] = ReadyQueue(cost, priority, host, self._ledger.reach.ranks_on(host))
+            if host is None:
+                self.free.add(queue)
         return self._queues[key]
 
     def _queue_of_bound(self, task: int, spec: TaskSpec) -> ReadyQueue | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from handoff_mpi.allocation import Claim, Ledger
-from handoff_mpi.scheduler.ready import ReadyQueue
+from handoff_mpi.scheduler.queues import ReadyQueue
 
 
 @dataclass(slots=True, eq=False)
@@ -55,8 +55,8 @@ class SlotTable:
         slots = self.of_rank[rank]
         slots += [Slot(rank, number) for number in range(len(slots), self._ledger.seats[rank].slots)]
 
-    def claim(self, queue: ReadyQueue, rank: int) -> Slot:
-        """Claim what ``queue``'s tasks need on ``rank``, and return the slot that holds it.
+    def claim(self, queue: ReadyQueue, rank: int) -> tuple[Slot, Claim]:
+        """Claim what ``queue``'s tasks need on ``rank``; return the slot that holds it, and the claim.
 
         Raises:
             AllocationError: it does not fit there.
@@ -66,7 +66,7 @@ class SlotTable:
         slot.claim, slot.queue = claim, queue
         queue.slots += 1
         self.claimed += 1
-        return slot
+        return slot, claim
 
     def release(self, slot: Slot) -> None:
         """Give back what ``slot`` has claimed."""

@@ -11,6 +11,7 @@ from handoff_mpi.allocation.audit import audit
 from handoff_mpi.messages import DEATH, ISOLATE, NO_ROOM, TIMEOUT
 from handoff_mpi.results.store import Key
 from handoff_mpi.scheduler import DISPATCHES, Cause, Policy, Scheduler, State, Transition
+from handoff_mpi.scheduler.queues import ReadyQueue
 from handoff_mpi.simulation.run_dir import Legacy, SimulatedRunDir
 from handoff_mpi.simulation.workload import Workload
 from handoff_mpi.worker.events import Work
@@ -45,6 +46,7 @@ def check(scheduler: Scheduler) -> None:
     queued = list(scheduler.ready.everywhere())
     assert len(queued) == len(set(queued)), "a task is queued twice"
     assert set(queued) == {task for task in range(len(specs)) if state[task] == State.READY}
+    check_order(scheduler)
     final = (State.DONE, State.FAILED, State.SKIPPED)
     assert scheduler.tasks.open == sum(each not in final for each in state)
     left = [0] * len(specs)
@@ -57,6 +59,22 @@ def check(scheduler: Scheduler) -> None:
     assert left == scheduler.tasks.consumers_left
     holds = {(task, rank) for task, ranks in scheduler.tasks.holders.items() for rank in ranks}
     assert holds == {(task, rank) for rank, tasks in scheduler.tasks.held.items() for task in tasks}
+
+
+def check_order(scheduler: Scheduler) -> None:
+    """The first queue of each family is the one that a sort of all queues finds; who owns a reservation waits.
+
+    Raises:
+        AssertionError: it is not.
+    """
+    ready = scheduler.ready
+    firsts: dict[int, ReadyQueue] = {}
+    for queue in ready.all_queues():
+        if queue.kind is not None:
+            firsts.setdefault(id(queue.kind.family), queue)
+    assert {id(queue) for queue in ready.free.firsts()} == {id(queue) for queue in firsts.values()}
+    owned = [queue.reservation for queue in ready.every_queue() if queue.reservation is not None]
+    assert all(reservation in owned for reservation in scheduler.ledger.reservations.all)
 
 
 #: Within this time a rank that can speak is heard of.

@@ -1,0 +1,368 @@
+"""What is kept for functions that were skipped too often: amounts and one slot in one group of ranks.
+
+This is the backfilling of batch schedulers (EASY: Lifka, "The ANL/IBM SP Scheduling System", 1995; Mu'alem and
+Feitelson, IEEE TPDS 12(6), 2001): the waiter at the head gets a reservation, and younger ones use what that leaves.
+Batch schedulers know when each job will end. Here nobody does, so a reservation counts on claims instead. A claim
+*blocks* the waiter if the waiter does not fit beside it even if nobody else holds anything: the waiter cannot start
+before that claim ends, so the amounts that the claim will give back need not be kept from what is free. The reservation
+keeps of each pool the waiter's amount less what its blockers will give back. So a waiter that needs a whole host keeps
+each core that becomes free, while one that needs what another large function holds keeps nothing until that one ends.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from handoff_mpi.allocation.bays import SLOT, Bay, Claim, kept_of
+from handoff_mpi.allocation.costs import GPU, CostClass
+from handoff_mpi.allocation.pools import Pool
+from handoff_mpi.allocation.ranking import Changes
+from handoff_mpi.allocation.seating import Seating
+from handoff_mpi.resources.amounts import UNIT
+
+#: At most this many reservations at a time, so that a decision stays cheap; further waiters get theirs as these end.
+MAX_RESERVATIONS = 32
+#: At most this many groups of ranks are compared to find the one that will have room first.
+MAX_COMPARED = 256
+#: Seconds until a claim is expected to be released.
+Remaining: TypeAlias = Callable[[Claim], float]
+
+
+@dataclass(slots=True)
+class Hold:
+    """What is kept of one pool, of one device, or of the slots of a group.
+
+    Attributes:
+        need: the waiter's amount.
+        spare: what others may hold when the waiter starts.
+        free: returns what is free of it now.
+        coming: what the blocking claims will give back.
+    """
+
+    need: int
+    spare: int
+    free: Callable[[], int]
+    coming: int = 0
+
+    def kept(self, but: int = 0) -> int:
+        """Return what others must leave of the free amount; ``but`` of what is coming does not count."""
+        return max(0, self.need - self.coming + but)
+
+
+@dataclass(slots=True, eq=False)
+class Reservation:
+    """What is kept for the tasks of one class.
+
+    Attributes:
+        cost: the class, without a wish to avoid a rank or hosts.
+        order: the place of the waiter in the order of service: those before it need not mind the reservation.
+        bay: the group of ranks where it will run; None if only pools of the job are kept.
+        holds: what is kept of each pool, of each device (by uuid), and of the slots (by group).
+        bays: the groups of ranks that draw on what is kept, but for the job's own pools.
+        blockers: the claims that must end before the waiter can start.
+        is_lifted: whether it binds nobody for now.
+    """
+
+    cost: CostClass
+    order: tuple[int, int]
+    bay: Bay | None
+    holds: dict[Any, Hold]
+    bays: list[Bay]
+    blockers: dict[Claim, None] = field(default_factory=dict)
+    is_lifted: bool = False
+
+    def binds(self, cost: CostClass) -> bool:
+        """Whether tasks of class ``cost`` must leave what is kept."""
+        return not self.is_lifted and self.cost is not (cost.plain or cost)
+
+    def blocks(self, claim: Claim) -> bool:
+        """Whether the waiter does not fit beside this claim, even if nobody else held anything."""
+        holds = self.holds
+        return any(key in holds and amount > holds[key].spare for key, amount in claim.parts())
+
+    def count_on(self, claim: Claim) -> None:
+        """Count on what a new claim will give back if it blocks the waiter."""
+        if self.blocks(claim):
+            self.blockers[claim] = None
+            self._count(claim, 1)
+
+    def count_off(self, claim: Claim) -> None:
+        """``claim`` was released: what it gave back is kept from now on."""
+        if claim in self.blockers:
+            del self.blockers[claim]
+            self._count(claim, -1)
+
+    def _count(self, claim: Claim, sign: int) -> None:
+        for key, amount in claim.parts():
+            if key in self.holds:
+                self.holds[key].coming += sign * amount
+
+
+class Reservations:
+    """The reservations of a job.
+
+    Args:
+        seating: who sits where.
+        job: resource name to pool of the whole job.
+        changes: told of each group whose room has changed.
+
+    Attributes:
+        all: those there are, in the order in which they were made.
+    """
+
+    def __init__(self, seating: Seating, job: Mapping[str, Pool], changes: Changes) -> None:
+        self.all: list[Reservation] = []
+        self._seating = seating
+        self._job = job
+        self._changes = changes
+
+    # -- make and drop ----------------------------------------------------------------------------
+
+    def make(
+        self, cost: CostClass, order: tuple[int, int], eaten: Collection[str], remaining: Remaining
+    ) -> Reservation | None:
+        """Keep what ``cost`` needs where it is expected to be free soonest; None if that would help nowhere.
+
+        It helps only where younger claims took of everything that is missing: if something else is missing too, that is
+        what the waiter waits for.
+
+        Args:
+            order: the waiter's place in the order of service.
+            eaten: names of what the waiter lacked and younger claims took.
+        """
+        is_short = [pool.name for pool, amount in cost.job if pool.free < amount]
+        if any(name not in eaten for name in is_short):
+            return None
+        bay = None
+        if not is_short or not any(bay.fits(cost) for bay in self._eligible(cost)):
+            bay = self._soonest(cost, order, eaten, remaining)
+            if bay is None:
+                return None
+        if not self._make_room(order):
+            return None
+        holds = self._holds(cost, bay)
+        made = Reservation(cost.plain or cost, order, bay, holds, self._bays_of(bay, holds))
+        for other in self._in_the_way(made):
+            self.drop(other)
+        for claim in self._claims(None if cost.job else [each.number for each in made.bays]):
+            made.count_on(claim)
+        self.all.append(made)
+        self._join(made)
+        return made
+
+    def _make_room(self, order: tuple[int, int]) -> bool:
+        """Drop the youngest reservation if there are too many; return whether one at ``order`` may be made."""
+        if len(self.all) < MAX_RESERVATIONS:
+            return True
+        youngest = max(self.all, key=lambda each: each.order)
+        if youngest.order < order:
+            return False
+        self.drop(youngest)
+        return True
+
+    def _in_the_way(self, made: Reservation) -> list[Reservation]:
+        """Return the younger reservations that cannot be satisfied together with ``made``."""
+
+        def clash(other: Reservation) -> bool:
+            return any(key in other.holds and other.holds[key].need > hold.spare for key, hold in made.holds.items())
+
+        return [each for each in self.all if each.order > made.order and clash(each)]
+
+    def drop(self, reservation: Reservation) -> None:
+        """Keep nothing for it any more."""
+        if reservation in self.all:
+            self.all.remove(reservation)
+            for bay in reservation.bays:
+                bay.reservations.remove(reservation)
+                self._changes.note(bay)
+
+    def drop_all(self) -> None:
+        """Groups of ranks are made anew: keep nothing."""
+        for reservation in list(self.all):
+            self.drop(reservation)
+
+    def drop_in(self, bay: Bay) -> None:
+        """Who sits in ``bay`` or what it offers has changed: what is kept there may not be the right thing any more."""
+        for reservation in list(bay.reservations):
+            self.drop(reservation)
+
+    def _join(self, reservation: Reservation) -> None:
+        for bay in reservation.bays:
+            bay.reservations.append(reservation)
+            self._changes.note(bay)
+
+    def _bays_of(self, bay: Bay | None, holds: Mapping[Any, Hold]) -> list[Bay]:
+        """Return the groups of ranks that draw on what is kept."""
+        if bay is None:
+            return []
+        numbers = {bay.number: None}
+        for key in holds:
+            if isinstance(key, Pool):
+                numbers.update(dict.fromkeys(key.bays))
+        if bay.devices is not None:
+            numbers.update(dict.fromkeys(bay.devices.bays))
+        return [self._seating.bays[number] for number in numbers]
+
+    def after(self, order: tuple[int, int]) -> list[Reservation]:
+        """Return the reservations that a task with this place in the order of service need not mind."""
+        return [each for each in self.all if each.order > order]
+
+    def lift(self, reservations: Iterable[Reservation], is_lifted: bool) -> None:
+        """Let ``reservations`` bind nobody for now, or bind again."""
+        for reservation in reservations:
+            if reservation in self.all:
+                reservation.is_lifted = is_lifted
+                for bay in reservation.bays:
+                    self._changes.note(bay)
+
+    # -- where ------------------------------------------------------------------------------------
+
+    def _eligible(self, cost: CostClass) -> Iterator[Bay]:
+        """Yield the groups where the class may run and which could hold it."""
+        if cost.rank is not None:
+            seat = self._seating.seats.get(cost.rank)
+            bays = [seat.bay] if seat is not None and seat.is_alive else []
+        elif cost.host is not None:
+            bays = self._seating.bays_of_host.get(cost.host, [])
+        else:
+            bays = self._seating.bays
+        return (bay for bay in bays if bay.could_hold(cost))
+
+    def could_run(self, cost: CostClass, bay: Bay) -> bool:
+        """Whether a task of the class could run in ``bay`` if nothing else ran."""
+        return cost.host in (None, bay.host) and bay.could_hold(cost)
+
+    def _soonest(
+        self, cost: CostClass, order: tuple[int, int], eaten: Collection[str], remaining: Remaining
+    ) -> Bay | None:
+        """Return the group of ranks that is expected to have room first, if younger claims kept off what it lacks."""
+
+        def rate(bay: Bay) -> tuple[float, float, int]:
+            lacking = bay.lacks(cost)
+            wait_s = max((self._wait_s(cost, bay, name, remaining) for name in lacking), default=0.0)
+            return (wait_s, sum(self._missing(cost, bay, name) for name in lacking), bay.number)
+
+        helps = (
+            bay
+            for bay in self._eligible(cost)
+            if all(name in eaten or name == SLOT for name in bay.lacks(cost)) and not self._is_taken(cost, bay, order)
+        )
+        return min(itertools.islice(helps, MAX_COMPARED), key=rate, default=None)
+
+    def _is_taken(self, cost: CostClass, bay: Bay, order: tuple[int, int]) -> bool:
+        """Whether an older reservation leaves no room for one more of this class."""
+        older = [each for each in bay.reservations if each.order < order]
+        if not older:
+            return False
+        for name, amount in cost.amounts:
+            pool = bay.pools[name]
+            if amount + sum(each.holds[pool].need for each in older if pool in each.holds) > pool.capacity:
+                return True
+        return bool(cost.gpu) and not bay.has_devices(cost, older)
+
+    def _missing(self, cost: CostClass, bay: Bay, name: str) -> float:
+        """Return how much is missing of a resource, as a share of what the waiter needs."""
+        if name in (SLOT, GPU):
+            return 1.0
+        return 1.0 - bay.pools[name].free / dict(cost.amounts)[name]
+
+    def _wait_s(self, cost: CostClass, bay: Bay, name: str, remaining: Remaining) -> float:
+        """Return when enough of a resource is expected to be free if nobody else claims it."""
+        if name == GPU:
+            return self._wait_for_devices_s(cost, bay, remaining)
+        pool = bay.pools.get(name)
+        free, need, found = (0, 1, []) if pool is None else (pool.free, dict(cost.amounts)[name], [])
+        for claim in self._claims([bay.number] if pool is None else pool.bays):
+            given_back = sum(amount for key, amount in claim.parts() if key is (pool or bay))
+            if given_back:
+                found.append((remaining(claim), given_back))
+        for seconds, amount in sorted(found):
+            free += amount
+            if free >= need:
+                return seconds
+        return float("inf")
+
+    def _wait_for_devices_s(self, cost: CostClass, bay: Bay, remaining: Remaining) -> float:
+        assert bay.devices is not None
+        until = dict.fromkeys(bay.visible, 0.0)
+        for claim in self._claims(bay.devices.bays):
+            for uuid, _ in claim.devices:
+                if uuid in until:
+                    until[uuid] = max(until[uuid], remaining(claim))
+        return sorted(until.values())[max(1, cost.gpu // UNIT) - 1]
+
+    def _claims(self, numbers: Iterable[int] | None = None) -> Iterator[Claim]:
+        bays = self._seating.bays if numbers is None else (self._seating.bays[number] for number in numbers)
+        for bay in bays:
+            for seat in bay.seats.values():
+                yield from filter(None, seat.claims)
+
+    def _holds(self, cost: CostClass, bay: Bay | None) -> dict[Any, Hold]:
+        pools = [(pool, amount) for pool, amount in cost.job if amount]
+        holds: dict[Any, Hold] = {}
+        if bay is not None:
+            pools += [(bay.pools[name], amount) for name, amount in cost.amounts if amount]
+            slots = sum(seat.slots for seat in bay.seats.values())
+            holds[bay] = Hold(1, slots - 1, bay.count_idle)
+            holds.update(self._device_holds(cost, bay))
+        for pool, amount in pools:
+            holds[pool] = Hold(amount, pool.capacity - amount, _reader(pool))
+        return holds
+
+    def _device_holds(self, cost: CostClass, bay: Bay) -> dict[Any, Hold]:
+        """Keep the devices of which most is free, each for one waiter."""
+        if not cost.gpu or bay.devices is None:
+            return {}
+        part, free = min(cost.gpu, UNIT), bay.devices.free
+        taken = {key for each in bay.reservations for key in each.holds}
+        uuids = sorted((uuid for uuid in bay.visible if uuid not in taken), key=lambda uuid: -free[uuid])
+        return {uuid: Hold(part, UNIT - part, _device_reader(free, uuid)) for uuid in uuids[: max(1, cost.gpu // UNIT)]}
+
+    # -- what changes -----------------------------------------------------------------------------
+
+    def count_on(self, claim: Claim) -> None:
+        """``claim`` was made."""
+        for reservation in self.all:
+            reservation.count_on(claim)
+
+    def count_off(self, claim: Claim) -> None:
+        """``claim`` was released."""
+        for reservation in self.all:
+            reservation.count_off(claim)
+
+    # -- what others may do -----------------------------------------------------------------------
+
+    def has_job_room(self, cost: CostClass) -> bool:
+        """Whether the job's pools have room for the class beside what is kept of them."""
+        binding = [each for each in self.all if each.binds(cost)]
+        return all(pool.free - kept_of(pool, binding) >= amount for pool, amount in cost.job)
+
+    def may_stay(self, claim: Claim, order: tuple[int, int]) -> bool:
+        """Whether a slot whose calls have ended may go on under its claim: as if that were released and claimed.
+
+        The same amounts would be free, but more may be kept of them: a waiter could count on the claim until then.
+
+        Args:
+            order: the place of the next task in the order of service.
+        """
+        binding = [each for each in self.all if each.binds(claim.cost) and each.order < order]
+        if not binding:
+            return True
+        for key, amount in claim.parts():
+            holds = [(each.holds[key], claim in each.blockers) for each in binding if key in each.holds]
+            if holds and amount:
+                kept = sum(hold.kept(amount if is_blocker else 0) for hold, is_blocker in holds)
+                if holds[0][0].free() < kept:
+                    return False
+        return True
+
+
+def _reader(pool: Pool) -> Callable[[], int]:
+    return lambda: pool.free
+
+
+def _device_reader(free: Mapping[str, int], uuid: str) -> Callable[[], int]:
+    return lambda: free[uuid]

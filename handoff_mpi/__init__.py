@@ -9,6 +9,7 @@ processes do without.
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,6 +40,20 @@ if TYPE_CHECKING:
     from handoff_mpi.results.loading import load
     from handoff_mpi.runtime.options import RunOptions
     from handoff_mpi.worker.context import current_task
+
+#: What launchers tell a rank; see :mod:`handoff_mpi.launch.environment`, which not every process imports.
+_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE")
+exit_watch = None
+
+if any(os.environ.get(name, "1") != "1" for name in _SIZES):  # a script may fail before it has called anything here
+    from handoff_mpi.exit_status import ExitWatch
+
+    def _finish(status: int, has_raised: bool) -> None:
+        from handoff_mpi.launch import script_end
+
+        script_end.finish(status, has_raised)
+
+    exit_watch = ExitWatch(_finish)
 
 __version__: str  # that of version.py, once it is asked for
 

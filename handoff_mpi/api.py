@@ -8,6 +8,7 @@ from typing import Any
 from handoff_mpi.dag import DAG
 from handoff_mpi.errors import UsageError
 from handoff_mpi.launch import job as jobs
+from handoff_mpi.launch import script_end
 from handoff_mpi.launch.environment import size_by_launcher
 from handoff_mpi.launch.job import Job
 from handoff_mpi.resources import parse_resources
@@ -103,7 +104,7 @@ class Cluster:
         self.job = jobs.local_job() if is_alone else jobs.mpi_job(comm)
         self.job.idle_limit_s = float(idle_limit)
         if self.job.size > 1:
-            jobs.end_all_with_uncaught()
+            script_end.joined(self.job)
         self._serve_now = _serve_now
         self._before: Job | None = None
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import handoff_mpi
 from handoff_mpi.descendants import mark_descendants
 from handoff_mpi.errors import EXIT_DONE, EXIT_USAGE, HandoffError, UsageError
 from handoff_mpi.launch import command
@@ -50,6 +51,8 @@ def _finalise() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if handoff_mpi.exit_watch is not None:
+        handoff_mpi.exit_watch.stop()  # the command line ends its ranks itself
     take_mark()
     if rank_by_launcher():
         return _main_of_others(arguments)

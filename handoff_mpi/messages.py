@@ -33,6 +33,7 @@ MEMORY = "memory"  # (MEMORY, run, is_short, words): the rank is too short of me
 UPDATE = "update"  # (UPDATE, run, rank, resources)
 LOOKED = "looked"  # (LOOKED, run, rank, is_gone, reason): asked to, or when a neighbour was found to be gone
 BYE = "bye"  # (BYE, run): the rank has left the run
+ENDS = "ends"  # (ENDS, 0, status): the script of the rank has come to its end; from rank 0: the job ends
 
 # A rank to a rank
 ASKED = "asked"  # (ASKED, 0, answer): what rank 0's host has answered, between two runs, to a rank of this one

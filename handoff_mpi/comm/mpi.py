@@ -116,6 +116,16 @@ def finalise() -> None:
         MPI.Finalize()
 
 
+def is_active() -> bool:
+    """Whether MPI has been initialised, and not finalised."""
+    return bool(MPI.Is_initialized() and not MPI.Is_finalized())
+
+
+def revoke() -> None:
+    """Have all ranks that wait in the world communicator, or come to do so, get an error there (ULFM)."""
+    MPI.COMM_WORLD.Revoke()
+
+
 def abort(code: int) -> None:
     """End all ranks of the job."""
     MPI.COMM_WORLD.Abort(code)

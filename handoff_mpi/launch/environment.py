@@ -6,6 +6,8 @@ import os
 
 _SIZE = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "SLURM_STEP_NUM_TASKS")
 _RANK = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
+#: mpirun --with-ft ulfm sets it in every rank; it sets nothing off by itself.
+_FAULT_TOLERANCE = "OMPI_MCA_mpi_ft_enable"
 _ANY = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "SLURM_STEP_ID")
 
 
@@ -24,5 +26,14 @@ def rank_by_launcher() -> int:
     return _first_number(_RANK, 0) if is_under_launcher() else 0
 
 
+def has_fault_tolerance() -> bool:
+    """Whether the launcher has turned on the fault tolerance of MPI (ULFM)."""
+    return _has_fault_tolerance
+
+
 def _first_number(names: tuple[str, ...], otherwise: int) -> int:
     return next((int(text) for name in names if (text := os.environ.get(name, "")).isdecimal()), otherwise)
+
+
+# Calls of functions are not shown the launcher's variables.
+_has_fault_tolerance = os.environ.get(_FAULT_TOLERANCE) in ("1", "true")

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from handoff_mpi.comm import Envelope, MemoryNetwork, RankGone
 from handoff_mpi.descendants import mark_descendants
 from handoff_mpi.encoding import decode_code, encode_code
-from handoff_mpi.errors import DAGFailed, HandoffError, JoinError, TransportError, UsageError
+from handoff_mpi.errors import DAGFailed, JoinError, TransportError, UsageError
 from handoff_mpi.kernel import sharpen_timers
 from handoff_mpi.launch.environment import size_by_launcher
-from handoff_mpi.messages import ASKED, BYE, LEAVE, SETUP, START
-from handoff_mpi.process_exit import flush_output
+from handoff_mpi.messages import ASKED, BYE, ENDS, LEAVE, SETUP, START
 from handoff_mpi.python_path import add_directories
 from handoff_mpi.resources import Amounts, Capability, parse_resources
 from handoff_mpi.resources.amounts import UNIT
@@ -65,6 +64,8 @@ class Job:
 
     Attributes:
         is_loading: whether rank 0 runs code of dag.py to make the DAG, which a signal may break off.
+        gone: the ranks that are known to have ended.
+        at_end: the ranks whose scripts have come to their end, and with which status.
         leave: ends this process at once; None where that is not for this package to do (a user's script).
         idle_limit_s: how long a worker waits for a run while rank 0 cannot be found alive; see
             :mod:`handoff_mpi.runtime.vigil`.
@@ -89,11 +90,12 @@ class Job:
         self._runs = 0
         self._is_running = False
         self.gone: set[int] = set()
+        self.at_end: dict[int, int] = {}
         self.setup: bytes | None = None
         self.leave: Callable[[], object] | None = None
         self.idle_limit_s = IDLE_LIMIT_S
         # Looked at now: by the end of the job a process number may be another's.
-        self._neighbours = Neighbours(self.rank, {} if self.rank else self._pids_here())
+        self._neighbours = Neighbours(self.rank, {} if self.rank else self.pids_of_host())
 
     @property
     def rank(self) -> int:
@@ -212,10 +214,18 @@ class Job:
         """Return the capabilities of the ranks that are not known to be gone."""
         return [each for each in self.capabilities if each.rank not in self.gone]
 
-    def _pids_here(self) -> dict[int, int]:
-        """Return rank to process id, of the ranks of rank 0's host."""
-        here = self.capabilities[0].host
+    def pids_of_host(self) -> dict[int, int]:
+        """Return rank to process id, of the ranks of this rank's host."""
+        here = self.capabilities[self.rank].host
         return {each.rank: each.pid for each in self.capabilities if each.host == here}
+
+    def ended_here(self) -> set[int]:
+        """Return the ranks of rank 0's host whose processes have ended; on rank 0."""
+        return {rank for rank in self.pids_of_host() if self._neighbours.lives(rank) is False}
+
+    def lives_here(self) -> bool:
+        """Whether a process of another rank of rank 0's host lives; on rank 0."""
+        return any(self._neighbours.lives(rank) for rank in self.pids_of_host())
 
     def dismiss(self) -> None:
         """Tell the other ranks that the job is over, and wait, within bounds, until they have answered.
@@ -235,6 +245,8 @@ class Job:
                     waiting.discard(each.rank)
                 elif each.message[0] == BYE and each.message[1] == 0:
                     waiting.discard(each.source)
+                elif each.message[0] == ENDS:
+                    self.at_end[each.source] = each.message[2]
             pace.wait(bool(arrived), False, end)
         ended = [rank for rank in sorted(waiting) if self._neighbours.fence(rank)]
         if ended:
@@ -371,24 +383,6 @@ def _set_up(blob: bytes, capability: Capability) -> tuple[Capability, str | None
     except BaseException as error:
         return capability, f"{type(error).__name__}: {describe(error)[1]}"
     return capability, None
-
-
-def end_all_with_uncaught() -> None:
-    """Let an exception of the user's script that nobody catches end all ranks: they would wait for this one in MPI."""
-    before = sys.excepthook
-    if getattr(before, "ends_all_ranks", False):
-        return
-
-    def end_all(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-        from handoff_mpi.comm import mpi
-
-        _end_within(END_S)
-        before(kind, error, trace)
-        flush_output()
-        mpi.abort(error.exit_code if isinstance(error, HandoffError) else 1)
-
-    end_all.ends_all_ranks = True  # type: ignore[attr-defined]
-    sys.excepthook = end_all
 
 
 def end_rank(error: BaseException) -> NoReturn:

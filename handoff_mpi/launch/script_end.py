@@ -1,0 +1,235 @@
+"""How a rank of a user's script ends, and its job with it.
+
+Without a run of the command line nobody but Python's own end sees that a script is over. MPI would have all ranks wait
+for each other in MPI_Finalize; that hangs with fault tolerance on, once a rank has died or MPI_Abort was called, and it
+hangs in any MPI where a rank has failed while others wait for it. Hence, when the script of a rank has come to its end:
+
+- A rank that has ended well waits for rank 0. Rank 0 waits for the others; with fault tolerance not for ever: then
+  those that still work are left to their work, and those that wait for rank 0 in MPI get an error.
+- Rank 0 of a script that has failed gives the others less time, and ends them: it tells those that have come to their
+  end, kills the others of its host, and revokes the communicator of those elsewhere. It leaves last, as the launcher's
+  status is that of the rank that fails last. Another rank that has failed gives rank 0 time to end, then does the same.
+- With fault tolerance MPI_Finalize is left out. Without it, MPI_Abort ends a job that has failed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from handoff_mpi.comm import Envelope, RankGone
+from handoff_mpi.exit_status import EXIT_RAISED
+from handoff_mpi.launch.environment import has_fault_tolerance
+from handoff_mpi.launch.guard import LEAVES, RELEASED, Guard, tell_guards
+from handoff_mpi.launch.local_ranks import kill_other_ranks
+from handoff_mpi.messages import ENDS
+from handoff_mpi.process_exit import exit_process, flush_output
+from handoff_mpi.speech import say
+
+if TYPE_CHECKING:
+    from handoff_mpi.launch.job import Job
+
+#: With fault tolerance, a rank 0 that has ended well waits so long for the others before it leaves.
+PATIENCE_S = 5.0
+#: After a failure the others get so long to come to their end, and so long to leave.
+FAILED_PATIENCE_S = 3.0
+LEAVE_S = 5.0
+_FLUSH_S = 2.0
+_LOOK_S = 0.005
+_LONGEST_LOOK_S = 0.1
+
+_job: Job | None = None
+_guard: Guard | None = None
+
+
+def joined(job: Job) -> None:
+    """This rank of a script has joined ``job``: what ends the one ends the other."""
+    global _job
+    _job, is_first = job, _job is None
+    if not job.survives_death:
+        return  # the launcher ends all ranks when one dies
+    if job.rank:
+        _watch_rank_0(job.pids_of_host().get(0))
+    elif is_first:
+        _observe_exits()
+
+
+def _watch_rank_0(pid: int | None) -> None:
+    global _guard
+    if pid is None:
+        return
+    if _guard is not None:
+        _guard.watch(pid)
+        return
+    try:
+        _guard = Guard(pid)
+    except OSError:
+        return  # there are no abstract addresses here
+    _guard.start()
+
+
+def _observe_exits() -> None:
+    """Have ``os._exit`` of rank 0 end the others too: no handler runs then, and MPI tells them nothing of it."""
+    leave, process = os._exit, os.getpid()
+
+    def _exit(status: int) -> None:
+        if os.getpid() == process and _job is not None:
+            tell_guards(_job.pids_of_host().values(), LEAVES)
+        leave(status)
+
+    os._exit = _exit  # type: ignore[assignment]
+
+
+def leave_after_rank_0() -> None:
+    """End this rank, as rank 0 has died; nothing where this is no rank of a script on rank 0's host."""
+    if _guard is not None:
+        _guard.leave()
+
+
+def finish(status: int, has_raised: bool) -> None:
+    """End this rank, whose script has come to its end, together with its job."""
+    is_started = "mpi4py.MPI" in sys.modules
+    flush_output()
+    if _job is None:
+        if has_raised:
+            _end_unjoined(is_started)
+        return
+    from handoff_mpi.comm import mpi
+
+    if not mpi.is_active():
+        return
+    if _job.rank:
+        _end_other_rank(_job, status)
+    else:
+        _end_rank_0(_job, status)
+    if _job.survives_death:
+        exit_process(status)
+
+
+def _end_unjoined(is_started: bool) -> None:
+    """End all ranks, as one has failed that has not joined them: they wait for it, perhaps in MPI_Init."""
+    if has_fault_tolerance():
+        kill_other_ranks()
+        exit_process(EXIT_RAISED)
+    if is_started:
+        from handoff_mpi.comm import mpi
+
+        mpi.abort(EXIT_RAISED)
+
+
+# -- rank 0 -------------------------------------------------------------------------------------------
+
+
+def _end_rank_0(job: Job, status: int) -> None:
+    from handoff_mpi.comm import mpi
+
+    others = _Others(job)
+    others.failure = status
+    _await(others.are_done, float("inf"))
+    if not others.at_work:
+        _dismiss(job)
+    elif not job.survives_death:
+        mpi.abort(others.failure)
+    elif others.failure:
+        _end_others(job)
+    else:
+        say(f"rank 0 has ended; ranks {sorted(others.at_work)} are still in the script, and go on by themselves")
+        _dismiss(job)
+        tell_guards(job.pids_of_host().values(), RELEASED)
+        return
+    if job.survives_death:
+        _await(lambda: not job.lives_here(), LEAVE_S)
+
+
+class _Others:
+    """The other ranks, which rank 0 waits for at its end.
+
+    Attributes:
+        at_work: those that have not come to the end of their script, as far as they live.
+        failure: the status of a rank that has failed; 0 while none has.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._begun = time.monotonic()
+        self.at_work = set(range(1, job.size)) - job.gone - set(job.at_end)
+        self.failure = next((status for status in job.at_end.values() if status), 0)
+
+    def are_done(self) -> bool:
+        """Look; return whether all have come, or no more time is left to them."""
+        for each in self._job.transport.poll():
+            if isinstance(each, RankGone):
+                self.at_work.discard(each.rank)
+            elif each.message[0] == ENDS:
+                self.at_work.discard(each.source)
+                if each.message[2] and not self.failure:
+                    self.failure, self._begun = each.message[2], time.monotonic()
+        self.at_work.difference_update(self._job.ended_here())
+        return not self.at_work or time.monotonic() >= self._begun + self._patience_s
+
+    @property
+    def _patience_s(self) -> float:
+        if self.failure:
+            return FAILED_PATIENCE_S
+        return PATIENCE_S if self._job.survives_death else float("inf")  # MPI_Finalize would wait for ever, too
+
+
+def _dismiss(job: Job) -> None:
+    """Tell the other ranks that the job has ended."""
+    for rank in range(1, job.size):
+        if rank not in job.gone:
+            job.transport.send(rank, (ENDS, 0, 0))
+    job.transport.flush(_FLUSH_S)
+
+
+def _end_others(job: Job) -> None:
+    """End the other ranks: those at their end have a moment to do so themselves."""
+    from handoff_mpi.comm import mpi
+
+    _dismiss(job)
+    _await(lambda: not job.lives_here(), _LONGEST_LOOK_S)
+    if len(job.pids_of_host()) < job.size:
+        mpi.revoke()
+    kill_other_ranks()
+
+
+# -- another rank -------------------------------------------------------------------------------------
+
+
+def _end_other_rank(job: Job, status: int) -> None:
+    from handoff_mpi.comm import mpi
+
+    job.transport.send(0, (ENDS, 0, status))
+    if not job.survives_death and not status:
+        return  # MPI_Finalize waits for the others
+    if _await(lambda: _is_dismissed(job), FAILED_PATIENCE_S + LEAVE_S if status else float("inf")):
+        return
+    if not job.survives_death:
+        mpi.abort(status)
+    say(f"rank {job.rank} has failed, and rank 0 has not ended: all ranks are ended")
+    kill_other_ranks()
+
+
+def _is_dismissed(job: Job) -> bool:
+    """Whether rank 0 has ended the job; where it has died this process ends here."""
+    arrived = [each for each in job.transport.poll() if (each.rank if isinstance(each, RankGone) else each.source) == 0]
+    if any(isinstance(each, Envelope) and each.message[0] == ENDS for each in arrived):
+        return True
+    is_gone = any(isinstance(each, RankGone) for each in arrived)
+    if is_gone:
+        leave_after_rank_0()
+    return is_gone
+
+
+def _await(is_over: Callable[[], bool], seconds: float) -> bool:
+    """Wait until something is over, or ``seconds`` are; return whether it is."""
+    end, pause_s = time.monotonic() + seconds, _LOOK_S
+    while not is_over():
+        if time.monotonic() >= end:
+            return False
+        time.sleep(pause_s)
+        pause_s = min(1.2 * pause_s, _LONGEST_LOOK_S)
+    return True

@@ -430,6 +430,9 @@ def _read_line(path: Path, file: BinaryIO, size: int, notes: list[str]) -> bool:
     line = file.readline(_LONGEST_LINE)
     match = _LINE.fullmatch(line)
     if match is None:
+        if _find_frames(file, size):
+            notes.append(f"{path}: its first line is damaged; the rest is used")
+            return True
         if line and not _is_torn(line, size):
             raise JournalError(f"{path} is no journal of handoff_mpi; move it away, or {_FRESH}")
         if line:
@@ -441,6 +444,16 @@ def _read_line(path: Path, file: BinaryIO, size: int, notes: list[str]) -> bool:
         remedy = "run with --fresh, or with the version that wrote it"
         raise JournalError(f"the journal {path} is of {theirs}; this is {ours}: {remedy}")
     return True
+
+
+def _find_frames(file: BinaryIO, size: int) -> bool:
+    """Go to the first whole commit that follows a damaged line, if there is one: its checksum tells."""
+    for start in range(1, _LONGEST_LINE):
+        file.seek(start)
+        if _read_payload(file, size):
+            file.seek(start)
+            return True
+    return False
 
 
 def _is_torn(line: bytes, size: int) -> bool:

@@ -149,6 +149,27 @@ def test_the_value_of_another_run_is_never_used(calls, tmp_path):
     assert calls.take() == ["b", "c"]
 
 
+def test_a_flipped_bit_anywhere_in_the_journal_gives_no_wrong_value_and_stops_no_resume(calls, tmp_path, capfd):
+    run(chain(calls), tmp_path)
+    segment = tmp_path / "run" / "journal" / "000001.journal"
+    content = segment.read_bytes()
+    for place in [*range(40), *range(40, len(content), 101), len(content) - 1]:
+        segment.write_bytes(flipped(content, place))
+        try:
+            found = handoff.load(tmp_path / "run")
+        except handoff.UsageError as error:
+            assert "holds no run" in str(error)
+        else:
+            values = {id: value if id != "b" else value.size for id, value in found.values.items()}
+            assert values.items() <= {"a": 1, "b": 50_000, "c": 50_000.0, "d": 7}.items()
+        calls.take()
+    for place in (0, 5, content.index(b"\n"), len(content) // 2):
+        segment.write_bytes(flipped(content, place))
+        assert run(chain(calls), tmp_path)["c"] == 50_000.0
+        for later in segment.parent.glob("00000[2-9].journal"):
+            later.unlink()
+
+
 def test_load_says_what_is_damaged_and_what_it_says_has_it_made_again(calls, tmp_path):
     run(chain(calls), tmp_path)
     calls.take()

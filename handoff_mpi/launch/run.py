@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import secrets
 import signal
 import socket
 import sys
@@ -160,7 +159,7 @@ class Run:
         self._tenure = Tenure(self._files, journal)
         self._lost_ranks_before = history.lost_ranks_before(journal.epoch)
         # A launch's number comes again, in another directory of the same path; a random one does not.
-        self._run = f"{self._run_dir.name}-{journal.epoch}-{secrets.token_hex(8)}"
+        self._run = f"{self._run_dir.name}-{journal.epoch}-{os.urandom(8).hex()}"
         self._about: dict[str, Any] = {
             "dag_id": dag.id,
             "run": self._run,

@@ -10,7 +10,6 @@ import errno
 import fcntl
 import json
 import os
-import secrets
 import socket
 import stat
 import time
@@ -76,7 +75,7 @@ def use_run_dir(wanted: Any) -> Directory:
             if wanted is not None:
                 _close_to_group(directory)
                 _refuse_what_is_in_the_way(directory)
-            probe = f".probe-{secrets.token_hex(4)}"
+            probe = f".probe-{os.urandom(4).hex()}"
             os.close(directory.create(probe))
             directory.remove(probe)
         except BaseException:

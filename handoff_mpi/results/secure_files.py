@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -202,7 +201,7 @@ class Directory:
         Raises:
             OSError: it cannot be made.
         """
-        partial = f"{name}.{secrets.token_hex(4)}.partial"
+        partial = f"{name}.{os.urandom(4).hex()}.partial"
         return self.create(partial), partial
 
     def replace(self, partial: str, name: str) -> None:
@@ -300,6 +299,18 @@ def open_directory(path: Path, makes: bool = False, closes_to_group: bool = Fals
         with _naming(way.here):
             fd = os.open(".", _TO_HOLD & ~os.O_NOFOLLOW, dir_fd=way.fd)
     return Directory(fd, path, closes_to_group)
+
+
+def hold_directory(path: Path) -> Directory:
+    """Open a directory that was made for the user alone a moment ago; what is above it is not looked at.
+
+    Raises:
+        OSError: it is not there.
+        UntrustedFile: it is somebody else's by now.
+    """
+    with _naming(path):
+        fd = os.open(path, _TO_HOLD)
+    return Directory(fd, path)
 
 
 def open_new_directory(path: Path) -> Directory | None:

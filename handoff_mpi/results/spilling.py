@@ -15,7 +15,7 @@ from pathlib import Path
 from handoff_mpi.encoding import Payload
 from handoff_mpi.errors import UntrustedFile
 from handoff_mpi.results.run_dir import SPILLED
-from handoff_mpi.results.secure_files import Directory, open_directory, opened
+from handoff_mpi.results.secure_files import Directory, hold_directory, open_directory, opened
 from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
 
 #: This share of a disk is left to others: the run's journal may be on it.
@@ -99,7 +99,9 @@ class SpillingStore(MemoryStore):
         if self._is_temporary:  # under a new name each time: what has vanished from there may be another user's by now
             self._directory = Path(tempfile.mkdtemp(prefix="handoff-spilled-"))
         assert self._directory is not None
-        if self._run_dir is None:
+        if self._is_temporary:
+            made = hold_directory(self._directory)
+        elif self._run_dir is None:
             made = open_directory(self._directory.absolute(), makes=True)
         else:
             with self._run_dir.child(SPILLED, makes=True) as spilled:

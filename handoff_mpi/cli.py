@@ -67,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     own, given = _split_at_dashes(arguments)
+    _refuse_dashes(own)
     options = _parser().parse_args(own)
     try:
         Path.cwd()
@@ -99,6 +100,18 @@ def _split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
         return arguments, []
     at = arguments.index("--")
     return arguments[:at], arguments[at + 1 :]
+
+
+def _refuse_dashes(words: list[str]) -> None:
+    """argparse drops the value ``--`` of an option, and leaves it without any.
+
+    Raises:
+        UsageError: an option has that value.
+    """
+    for word in words:
+        flag, _, value = word.partition("=")
+        if flag.startswith("--") and value == "--":
+            raise UsageError(f"{word}: -- stands before the arguments of dag.py; give {flag} another value")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -228,8 +241,9 @@ def _from_environment(parser: argparse.ArgumentParser, action: argparse.Action) 
         return text.lower() in _YES
     words = [f"{flag}={part}" for part in (text.split(",") if isinstance(action, argparse._AppendAction) else [text])]
     try:
+        _refuse_dashes(words)
         return getattr(parser.parse_args(words), action.dest)
-    except argparse.ArgumentError as error:
+    except (argparse.ArgumentError, UsageError) as error:
         raise UsageError(f"the environment variable {variable}={text!r} is wrong: {error}") from error
 
 

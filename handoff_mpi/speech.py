@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from handoff_mpi.formatting import without_controls
+
 
 def say(text: str) -> None:
     """Say a line, if anybody listens."""
@@ -11,8 +13,8 @@ def say(text: str) -> None:
 
 
 def tell(text: str) -> None:
-    """Say ``text`` as it is, if anybody listens."""
+    """Print ``text`` if anybody reads it; control characters, which names and messages may hold, are escaped."""
     try:
-        print(text, file=sys.stderr, flush=True)
+        print(without_controls(text), file=sys.stderr, flush=True)
     except (OSError, ValueError, AttributeError):
         pass  # nobody does, or a function has put something else there

@@ -65,7 +65,9 @@ class DAG:
             DAGError: naming every culprit at once: missing ids, the full cycle, duplicate ids, bad costs,
                 unknown collocations, wrong fields.
         """
-        problems = problems_of(self.functions, self._by_id)
+        problem = find_id_problem(self.id)
+        problems = [f"the DAG's id {problem}"] if problem else []
+        problems += problems_of(self.functions, self._by_id)
         if problems:
             raise DAGError(problems, where=self._name)
         return self

@@ -34,6 +34,7 @@ _SKIPPED = ATOMS | {type}
 #: So many objects are looked at before pickle is asked instead.
 _MAX_LOOKED_AT = 20_000
 _MAX_LINES = 20
+_MAX_WRAPPED = 100
 #: Globals of these types are looked into.
 _HOLDERS = (*REFERENCES, list, tuple, dict)
 
@@ -172,8 +173,9 @@ def describe_hidden(value: Any, name: str, resolved: Collection[int] = ()) -> li
 
 def hidden_in_globals(code: Any) -> list[str]:
     """Return which globals that ``code`` reads hold references; those of what ranks import by name are not pickled."""
-    while type(code) is functools.partial:
-        code = code.func
+    for _ in range(_MAX_WRAPPED):
+        if type(code) is functools.partial:
+            code = code.func
     function = code.__func__ if type(code) is MethodType else code
     if type(function) is not FunctionType:
         return []

@@ -152,9 +152,10 @@ def _wrong_fields(function: Function) -> Iterable[str]:
     if not _is_callable(function.code):
         yield f"code must be callable, not {show(function.code)}"
     yield from _wrong_containers(function)
-    if function.type not in (REGULAR, INLINE):
+    if not isinstance(function.type, str) or function.type not in (REGULAR, INLINE):
         yield f"type is {show(REGULAR)} or {show(INLINE)}, not {show(function.type)}"
-    if function.argument_inclusion not in (VARIADIC, AS_LIST):
+    inclusion = function.argument_inclusion
+    if not isinstance(inclusion, str) or inclusion not in (VARIADIC, AS_LIST):
         yield f"argument_inclusion is {show(VARIADIC)} or {show(AS_LIST)}, not {show(function.argument_inclusion)}"
     yield from _wrong_numbers(function)
     if function.cost is not None:

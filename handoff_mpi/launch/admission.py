@@ -8,6 +8,7 @@ from handoff_mpi.allocation import AllocationStrategy, Ledger
 from handoff_mpi.callbacks import CallbackFailed, call
 from handoff_mpi.dag import DAG, Plan
 from handoff_mpi.errors import DAGError, FitsNowhere, UsageError
+from handoff_mpi.launch.deadline import end_of_run
 from handoff_mpi.resources.amounts import format_amounts
 from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.runtime.plugs import STRATEGIES, problem_of_strategy, strategies_installed
@@ -88,6 +89,8 @@ def describe_fit(ledger: Ledger, dag: DAG, options: RunOptions) -> str:
         DAGError, UsageError, FitsNowhere: the DAG cannot be run on this job.
     """
     dag.validate()
+    if options.deadline is not None:
+        end_of_run(options.deadline, 0.0)
     plan = Plan(options.keep)
     plan.add(dag)
     find_strategy(options.allocation_strategy, options.prices)

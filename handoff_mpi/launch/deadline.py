@@ -8,6 +8,10 @@ import os
 import subprocess
 
 from handoff_mpi.errors import UsageError
+from handoff_mpi.formatting import show
+
+#: A century: what is longer is a mistake, or no time that a clock can show.
+MAX_DEADLINE_S = 3.2e9
 
 
 def end_of_run(deadline: float | str | None, started: float) -> float | None:
@@ -24,20 +28,22 @@ def end_of_run(deadline: float | str | None, started: float) -> float | None:
     if deadline is None:
         return _end_by_slurm()
     try:
-        seconds = float(deadline)
+        seconds = math.nan if isinstance(deadline, bool) else float(deadline)
+    except OverflowError:
+        seconds = math.inf
     except (TypeError, ValueError):
         return _iso(deadline)
-    if not math.isfinite(seconds) or seconds <= 0:
-        raise UsageError(f"deadline must be a positive number of seconds or an ISO time, not {deadline!r}")
+    if not 0 < seconds <= MAX_DEADLINE_S:
+        raise UsageError(f"deadline must be a positive number of seconds or an ISO time, not {show(deadline)}")
     return started + seconds
 
 
 def _iso(text: object) -> float:
     try:
-        return datetime.datetime.fromisoformat(str(text)).timestamp()
+        return datetime.datetime.fromisoformat(text if isinstance(text, str) else '').timestamp()
     except (ValueError, OverflowError, OSError):
-        example = "3600 or 2030-01-31T18:00"
-        raise UsageError(f"deadline must be seconds from the start or an ISO time ({example}), not {text!r}") from None
+        wanted = "seconds from the start or an ISO time (3600 or 2030-01-31T18:00)"
+        raise UsageError(f"deadline must be {wanted}, not {show(text)}") from None
 
 
 def _end_by_slurm() -> float | None:

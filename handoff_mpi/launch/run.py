@@ -26,6 +26,7 @@ from handoff_mpi.errors import (
     UsageError,
     ValueUnavailable,
 )
+from handoff_mpi.formatting import show
 from handoff_mpi.launch.admission import find_strategy, is_builtin, refuse_what_fits_nowhere
 from handoff_mpi.launch.deadline import end_of_run
 from handoff_mpi.launch.job import Job
@@ -90,6 +91,8 @@ class Run:
 
     def __init__(self, job: Job, dag: DAG, options: RunOptions) -> None:
         self._started = clock()
+        if not isinstance(dag, DAG):
+            raise UsageError(f"what is executed must be a DAG, not {show(dag)}")
         options.validate()
         dag.validate()
         self._job = job

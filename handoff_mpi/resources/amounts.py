@@ -14,6 +14,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, TypeAlias
 
 from handoff_mpi.errors import DAGError
+from handoff_mpi.formatting import show
 
 #: One unit (a core, a megabyte, a device) in fixed point.
 UNIT = 10_000
@@ -46,17 +47,17 @@ def parse_amount(name: str, amount: object) -> int:
     try:
         scaled = _number(name, amount) * UNIT
     except ArithmeticError:  # beyond what decimal can hold
-        raise DAGError(f"{name}={amount!r} is not a usable number") from None
+        raise DAGError(f"{name}={show(amount)} is not a usable number") from None
     if scaled > _LARGEST:
-        raise DAGError(f"{name}={amount!r} is more than any machine has")
+        raise DAGError(f"{name}={show(amount)} is more than any machine has")
     fixed = int(scaled.to_integral_value())
     if name == "memory":
         # A byte count need not be a multiple of 100 bytes; room is rounded up, never down.
         fixed = math.ceil(scaled)
     elif abs(scaled - fixed) > Decimal("0.001") or (scaled and not fixed):
-        raise DAGError(f"{name}={amount!r} is finer than a ten-thousandth, the smallest amount there is")
+        raise DAGError(f"{name}={show(amount)} is finer than a ten-thousandth, the smallest amount there is")
     if name == "gpu" and fixed > UNIT and fixed % UNIT:
-        raise DAGError(f"gpu={amount!r} must be a whole number of devices, or a fraction below 1")
+        raise DAGError(f"gpu={show(amount)} must be a whole number of devices, or a fraction below 1")
     return fixed
 
 
@@ -73,16 +74,16 @@ def _number(name: str, amount: object) -> Decimal:
     if isinstance(amount, str):
         return _quantity(name, amount)
     if isinstance(amount, bool) or not isinstance(amount, (numbers.Real, Decimal)):
-        raise DAGError(f"{name}={amount!r} is not a number")
+        raise DAGError(f"{name}={show(amount)} is not a number")
     # repr() gives the shortest decimal that means this float: 0.1 is a tenth, not 0.1000000000000000055
     if isinstance(amount, numbers.Rational):
         value = Decimal(int(amount.numerator)) / Decimal(int(amount.denominator))
     else:
         value = Decimal(repr(float(amount))) if isinstance(amount, float) else Decimal(str(amount))
     if not value.is_finite():
-        raise DAGError(f"{name}={amount!r} is not a finite number")
+        raise DAGError(f"{name}={show(amount)} is not a finite number")
     if value < 0:
-        raise DAGError(f"{name}={amount!r} is negative")
+        raise DAGError(f"{name}={show(amount)} is negative")
     return value
 
 
@@ -93,13 +94,13 @@ def _quantity(name: str, text: str) -> Decimal:
     except InvalidOperation:
         value = None
     if match is None or value is None:
-        raise DAGError(f"{name}={text!r} is not an amount; write a number, or for memory one like '2GB'")
+        raise DAGError(f"{name}={show(text)} is not an amount; write a number, or for memory one like '2GB'")
     unit = match[2].upper()
     if not unit:
         return value
     if name != "memory" or unit not in _BYTES:
         units = "a number of MB, or B, KB, MB, GB, TB, KiB, MiB, GiB, TiB" if name == "memory" else "no unit"
-        raise DAGError(f"{name}={text!r} has a unit that is not known here; {name} takes {units}")
+        raise DAGError(f"{name}={show(text)} has a unit that is not known here; {name} takes {units}")
     return value * _BYTES[unit] / 10**6
 
 
@@ -110,12 +111,15 @@ def parse_resources(resources: object) -> Amounts:
         DAGError: naming every amount that is wrong, or that ``resources`` is no mapping.
     """
     if not isinstance(resources, Mapping):
-        raise DAGError(f"resources are a mapping of names to amounts, not {resources!r}")
+        raise DAGError(f"resources are a mapping of names to amounts, not {show(resources)}")
     amounts: Amounts = {}
     problems: list[str] = []
     for name, amount in resources.items():
         if not isinstance(name, str) or not name:
-            problems.append(f"a resource is named by a non-empty string, not {name!r}")
+            problems.append(f"a resource is named by a non-empty string, not {show(name)}")
+            continue
+        if not name.isprintable():
+            problems.append(f"a resource is named by printable characters, not {show(name)}")
             continue
         if name == RESERVED:
             problems.append(f"the resource name {RESERVED!r} is reserved")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from handoff_mpi.dag.function import input_id
 from handoff_mpi.encoding import Payload, decode_writable
 from handoff_mpi.errors import (
     EXIT_DONE,
@@ -84,13 +85,14 @@ class Results:
     _numbers: dict[Hashable, int] | None = field(default=None, repr=False)
 
     def __getitem__(self, id: Hashable) -> Any:
-        """Return the value of the function ``id``; arrays in it may be written to.
+        """Return the value of the function ``id``, or of the handle ``id``; arrays in it may be written to.
 
         Raises:
             KeyError: there is no such function in the DAG.
             FunctionError: it failed.
             ValueUnavailable: it was skipped, did not run, or its value was not kept.
         """
+        id = input_id(id)
         if id in self._payloads:
             return decode_writable(self._payloads[id])
         if id in self._persisted and self.run_dir is not None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, fields
-from os import PathLike
 from typing import Any
 
+from handoff_mpi.dag.function import input_id
+from handoff_mpi.dag.ids import find_id_problem
 from handoff_mpi.errors import DAGError, UsageError
+from handoff_mpi.formatting import show
 from handoff_mpi.resources import parse_nbytes, parse_resources
 from handoff_mpi.runtime.plugs import problem_of_store, problem_of_strategy, problem_of_tracker
 from handoff_mpi.scheduler.policy import MAX_SLOTS
@@ -17,6 +20,10 @@ ON_FAILURE = ("continue", "stop")
 RESULTS_ON = ("root", "all")
 CHECKPOINTS = ("auto", "all", "none")
 MOST_SLOTS = MAX_SLOTS
+#: Of seconds, which clocks and locks can still wait for: 30 years.
+MAX_SECONDS = 10**9
+#: Of whole numbers.
+MAX_COUNT = 2**63 - 1
 
 
 @dataclass(slots=True)
@@ -84,7 +91,7 @@ class RunOptions:
             UsageError: naming each that does not.
         """
         problems = [*self._wrong_choices(), *self._wrong_numbers(), *self._wrong_mappings(), *self._wrong_sizes()]
-        problems += self._wrong_names()
+        problems += [*self._wrong_ids(), *self._wrong_run_dir()]
         wrong_plugs = (
             problem_of_strategy(self.allocation_strategy),
             problem_of_tracker(self.resource_tracker),
@@ -95,26 +102,53 @@ class RunOptions:
             raise UsageError("; ".join(problems))
         return self
 
-    def _wrong_names(self) -> list[str]:
+    def _wrong_ids(self) -> list[str]:
+        """Return what is wrong with ids; those of handles are put into their place."""
         problems = []
-        if isinstance(self.rerun, str) or not isinstance(self.rerun, Collection):
-            problems.append(f"rerun is a collection of ids, not {self.rerun!r}")
-        if (isinstance(self.keep, str) and self.keep != "all") or not isinstance(self.keep, Collection):
-            problems.append(f"keep is 'all' or a collection of ids, not {self.keep!r}")
-        if self.run_dir == "":
-            problems.append("run_dir is empty, which would be the current directory; name one")
-        elif self.run_dir is not None and not isinstance(self.run_dir, (str, PathLike)):
-            problems.append(f"run_dir is the path of a directory, not {self.run_dir!r}")
+        for name in ("keep", "rerun"):
+            given = getattr(self, name)
+            if name == "keep" and isinstance(given, str) and given == "all":
+                continue
+            try:
+                if isinstance(given, (str, bytes)) or not isinstance(given, Collection):
+                    raise TypeError
+                ids = [input_id(each) for each in given]
+            except Exception:
+                what = "'all' or a collection of ids" if name == "keep" else "a collection of ids"
+                problems.append(f"{name} is {what}, not {show(given)}")
+                continue
+            wrong = [f"{name} holds {show(id)}, which {problem}" for id in ids if (problem := find_id_problem(id))]
+            problems += wrong
+            if not wrong:
+                setattr(self, name, tuple(ids))
         return problems
+
+    def _wrong_run_dir(self) -> list[str]:
+        if self.run_dir is None:
+            return []
+        try:
+            path = os.fspath(self.run_dir)
+            if not isinstance(path, str):
+                raise TypeError
+            os.fsencode(path)
+        except Exception:
+            return [f"run_dir is the path of a directory, not {show(self.run_dir)}"]
+        if not path:
+            return ["run_dir is empty, which would be the current directory; name one"]
+        return [f"run_dir={show(path)} holds a null character; name another"] if "\0" in path else []
 
     def _wrong_choices(self) -> list[str]:
         choices = {"isolation": ISOLATIONS, "on_failure": ON_FAILURE, "results_on": RESULTS_ON}
         choices["checkpoint"] = CHECKPOINTS
-        return [
-            f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}"
-            for name, allowed in choices.items()
-            if getattr(self, name) not in allowed
-        ]
+        problems = []
+        for name, allowed in choices.items():
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in allowed:
+                problems.append(f"{name} must be one of {', '.join(allowed)}, not {show(value)}")
+        for name in ("rank0_computes", "fresh", "check"):
+            if not isinstance(getattr(self, name), bool):
+                problems.append(f"{name} must be True or False, not {show(getattr(self, name))}")
+        return problems
 
     def _wrong_numbers(self) -> list[str]:
         problems = []
@@ -122,17 +156,21 @@ class RunOptions:
             value = getattr(self, name)
             if value is None and name in ("max_concurrency", "slots"):
                 continue
+            most = MOST_SLOTS if name == "slots" else MAX_COUNT
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                problems.append(f"{name} must be a whole number from {least}, not {value!r}")
-        if isinstance(self.slots, int) and self.slots > MOST_SLOTS:
-            problems.append(f"slots must be at most {MOST_SLOTS}, not {self.slots}")
+                problems.append(f"{name} must be a whole number from {least}, not {show(value)}")
+            elif value > most:
+                problems.append(f"{name} must be at most {most}, not {show(value)}")
         for name, positive in (("silence_limit", True), ("drain", False), ("tracker_timeout", True)):
             value = getattr(self, name)
             if value is None and name == "tracker_timeout":
                 continue
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not is_number or not (value > 0 if positive else value >= 0) or value == float("inf"):
-                problems.append(f"{name} must be a {'positive ' if positive else ''}number of seconds, not {value!r}")
+            if not is_number or not (value > 0 if positive else value >= 0):
+                wanted = f"{'positive ' if positive else ''}number of seconds"
+                problems.append(f"{name} must be a {wanted}, not {show(value)}")
+            elif value > MAX_SECONDS:
+                problems.append(f"{name} must be at most {MAX_SECONDS} seconds, not {show(value)}")
         return problems
 
     def _wrong_mappings(self) -> list[str]:
@@ -149,7 +187,7 @@ class RunOptions:
         try:
             parse_nbytes(self.cache_size)
         except DAGError:
-            return [f"cache_size must be an amount of memory, like 256 (in MB) or '1GB', not {self.cache_size!r}"]
+            return [f"cache_size must be an amount of memory, like 256 (in MB) or '1GB', not {show(self.cache_size)}"]
         return []
 
 

@@ -183,8 +183,8 @@ def test_ids_that_are_no_text_can_be_named_on_the_command_line(handoff, tmp_path
 
 
 def test_check_ends_all_ranks_though_it_fails(mpirun, tmp_path):
-    text = "class Id:\n    def __repr__(self): raise ValueError('nameless')\n"
-    (tmp_path / "dag.py").write_text(DAG + text + "dag.add_function(Function(Id(), ['missing'], abs))\n")
+    text = "class Broken(type(dag)):\n    def validate(self): raise ValueError('nameless')\ndag = Broken('d')\n"
+    (tmp_path / "dag.py").write_text(DAG + text)
     ended = mpirun(2, "-m", "handoff_mpi", "check", "dag.py")
     assert ended.rc == 1, ended.err
     assert "nameless" in ended.err

@@ -59,7 +59,10 @@ def end_fork(error: BaseException | None) -> NoReturn:
     elif error is not None:
         status = 1
         try:
-            traceback.print_exception(error)
+            frames = error.__traceback__
+            while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith("handoff_mpi."):
+                frames = frames.tb_next  # the process is the user's, and so is what went wrong
+            traceback.print_exception(type(error), error, frames)
         except BaseException:
             pass  # its own code is asked for the message
     flush_output()

@@ -40,6 +40,7 @@ ONCE_FAILED = [
     (7001357, {}, "the same"),
     (7002381, {"ranks": 4, "tasks": 60}, "the same"),
     (9000324, {"tasks": 60}, "the same"),
+    (9003257, {"tasks": 120}, "the same"),
 ]
 
 #: What must befall some of any hundred runs.

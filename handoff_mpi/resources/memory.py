@@ -23,11 +23,15 @@ _PAGE_NBYTES = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(slots=True)
 class Usage:
-    """How much of what is in use: ``used`` of ``limit`` bytes of ``what``, in words."""
+    """How much of what is in use: ``used`` of ``limit`` bytes of ``what``, in words.
+
+    ``is_own`` says that this rank alone uses it.
+    """
 
     used: int
     limit: int
     what: str
+    is_own: bool = False
 
     @property
     def left(self) -> int:
@@ -69,7 +73,7 @@ class Gauge:
         usages = [*self._of_others()]
         if self._part:
             own = self._private("self") + sum(map(self._private, children)) + shared_nbytes
-            usages.append(Usage(own, self._part, "the rank's part"))
+            usages.append(Usage(own, self._part, "the rank's part", is_own=True))
         return usages
 
     def _of_others(self) -> Iterator[Usage]:

@@ -8,12 +8,16 @@ from handoff_mpi.kernel import give_back_freed_memory
 from handoff_mpi.messages import CRITICAL, HIGH, NORMAL
 from handoff_mpi.resources.memory import Gauge, Usage
 from handoff_mpi.speech import say
+from handoff_mpi.worker.budget import UNLIMITED_NBYTES
 from handoff_mpi.worker.events import Pressed
 
 #: Seconds between two looks. Each takes a tenth of a millisecond.
 LOOK_S = 0.25
 #: A look comes sooner once this share of what was left at the last has come in.
 _SOONER_SHARE = 0.25
+
+#: Another rank takes at most this much between two looks.
+_TAKEN_MEANWHILE_NBYTES = 256 * 1024 * 1024
 
 #: From this share of a limit on values are moved out: the rest is for what calls make and what arrives meanwhile.
 HIGH_FROM = 0.75
@@ -41,6 +45,7 @@ class Relief:
         next_look: when :meth:`look` should be called again.
         level: NORMAL, HIGH or CRITICAL.
         can_spill: whether values can (still) be moved out.
+        room_nbytes: how much may come into memory until the next look.
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class Relief:
         self.next_look = 0.0
         self.level = NORMAL
         self.can_spill = can_spill
+        self.room_nbytes = UNLIMITED_NBYTES
         self._gauge = gauge
         self._ranks = max(1, ranks)
         self._children = children
@@ -77,12 +83,20 @@ class Relief:
         if not usages:
             return None
         self._allowance = _SOONER_SHARE * min(usage.left for usage in usages) / self._ranks
+        self.room_nbytes = int(min(map(self._room, usages)))
         worst = max(usages, key=self._share)
         before, self.level = self.level, next_level(self.level, self._share(worst))
         if before == self.level == NORMAL:
             return None
         excess = max((self._share(usage) - HIGH_UNTIL) * self._scale(usage) for usage in usages)
         return Pressed(self.level, max(0, int(excess)), self.can_spill, str(worst))
+
+    def _room(self, usage: Usage) -> float:
+        """Return how much may come here before values must leave, if other ranks take their part of it meanwhile."""
+        room = (HIGH_FROM - self._share(usage)) * self._scale(usage)
+        if usage.is_own:
+            return room
+        return max(room / self._ranks, room - (self._ranks - 1) * _TAKEN_MEANWHILE_NBYTES)
 
     def _share(self, usage: Usage) -> float:
         return 1 - usage.left / self._scale(usage)

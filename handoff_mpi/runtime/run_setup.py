@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from handoff_mpi.worker.holdings import UNLIMITED_NBYTES
+from handoff_mpi.worker.budget import UNLIMITED_NBYTES
 
 
 @dataclass(slots=True)

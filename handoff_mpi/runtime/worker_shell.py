@@ -104,9 +104,9 @@ class WorkerShell:
             setup, self.machine, self.caller, spares, self._spec, self._end, self._note, self.update_resources
         )
         self._sent = self._children.sent
-        if setup.isolation != "rank" or setup.slots > 1:
-            transport.receive_into(_memory_for_children)
         self._relief = self._make_relief()
+        self._make_memory = _memory_for_children if setup.isolation != "rank" or setup.slots > 1 else fresh_memory
+        transport.receive_into(self._allocate)
         self._own_calls: deque[Work] = deque()
         self._own_serves: deque[Serve] = deque()
         self._events: list[Event] = []
@@ -115,6 +115,13 @@ class WorkerShell:
     def _make_relief(self) -> Relief:
         gauge = Gauge(self.setup.memory_nbytes, self.setup.ranks_here)
         return Relief(gauge, self.setup.ranks_here, self._children.pids, mapped_nbytes, self._values.can_spill)
+
+    def _allocate(self, nbytes: int) -> tuple[Any, Any]:
+        """Return memory for a buffer that is about to come; values leave memory first if there is no room for it."""
+        for command in self.machine.expect(nbytes):
+            _DO[type(command)](self, command)
+        self._relief.came_in(nbytes)
+        return self._make_memory(nbytes)
 
     # -- a turn -------------------------------------------------------------------------------------
 
@@ -168,10 +175,8 @@ class WorkerShell:
 
     def _look_around(self, events: list[Event]) -> None:
         now = clock()
-        if now >= self._relief.next_look and (pressed := self._relief.look(now)) is not None:
-            events.append(pressed)
-            if pressed.level == CRITICAL:
-                self._children.relieve_idle()
+        if now >= self._relief.next_look:
+            self._look_at_memory(now, events)
         if now >= self._neighbours.next_look and self._neighbours.lives(0) is False:
             raise ConnectionError("rank 0 is gone: its process is")  # every rank of its host sees that for itself
         lost = self._neighbours.look_around(now)
@@ -180,6 +185,14 @@ class WorkerShell:
             if rank == 0:
                 raise ConnectionError(f"rank 0 is lost: {reason}")
             self.transport.send(0, (LOOKED, self.setup.number, rank, True, reason))
+
+    def _look_at_memory(self, now: float, events: list[Event]) -> None:
+        pressed = self._relief.look(now)
+        self.machine.budget.measured(self._relief.room_nbytes, self._relief.can_spill)
+        if pressed is not None:
+            events.append(pressed)
+            if pressed.level == CRITICAL:
+                self._children.relieve_idle()
 
     def _hear_of_neighbour(self, message: tuple[Any, ...]) -> None:
         kind, run, rank = message

@@ -29,6 +29,7 @@ from handoff_mpi.simulation.network import Clock, Message
 from handoff_mpi.simulation.run_dir import SimulatedRunDir
 from handoff_mpi.simulation.workload import Workload
 from handoff_mpi.worker import events as worker
+from handoff_mpi.worker.budget import UNLIMITED_NBYTES
 from handoff_mpi.worker.machine import Worker
 
 #: So many calls are sent ahead to a child.
@@ -166,6 +167,8 @@ class SimulatedRank:
         is_short = self._clock.now < until
         level = self._around.dice.choice(levels) if is_short else NORMAL
         excess = self._around.dice.choice((0, 1, 5 * HOME_NBYTES, 100 * HOME_NBYTES))
+        room = 5 * HOME_NBYTES - excess if is_short else UNLIMITED_NBYTES
+        self.machine.budget.measured(room, can_spill)
         self._backlog.append(worker.Pressed(level, excess, can_spill, "the dice say so"))
         self.wake()
         return is_short

@@ -23,6 +23,7 @@ class Work:
         started: when its call began, in seconds.
         is_reported: whether rank 0 was told that it runs.
         is_ahead: whether the child that is to run it was sent it, ahead of its turn.
+        promised_nbytes: how much memory its result and copies of its inputs are expected to take, while it runs.
     """
 
     task: int
@@ -42,6 +43,7 @@ class Work:
     is_reported: bool = False
     is_ahead: bool = False
     is_overdue: bool = False
+    promised_nbytes: int = 0
 
 
 # -- events ---------------------------------------------------------------------------------------

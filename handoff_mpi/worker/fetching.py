@@ -7,6 +7,7 @@ whoever asks waits there, and is served once it has come.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,8 @@ from handoff_mpi.worker.holdings import Holdings
 from handoff_mpi.worker.outbox import Outbox
 from handoff_mpi.worker.takers import Takers
 
+#: ``source`` of a fetch before any holder was asked.
+NOBODY = -3
 #: Once referrals have come to nothing this often, a holder must serve itself.
 MOST_MISLED = 2
 #: More referrals in a row than any tree is deep.
@@ -37,7 +40,7 @@ class Fetch:
         asked: which of those that rank 0 named were.
         works: wait for it.
         ticket: of the last request; ``tickets`` are all that may be answered.
-        source: who was asked last.
+        source: who was asked last, or NOBODY.
         since: when, in seconds.
         is_referred: whether another rank referred to the source.
         hops: how often it was referred on since a named holder was asked.
@@ -53,7 +56,7 @@ class Fetch:
     works: list[Work]
     ticket: int = -1
     tickets: list[int] = field(default_factory=list)
-    source: int = -1
+    source: int = NOBODY
     since: float = 0.0
     is_referred: bool = False
     hops: int = 0
@@ -78,6 +81,7 @@ class Fetches:
 
     Attributes:
         doubts: ticket of a referred request to when to ask elsewhere as well, in seconds.
+        deferred: fetches that wait for memory, in order: no holder was asked yet.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Fetches:
         tells_transfers: bool,
     ) -> None:
         self.doubts: dict[int, float] = {}
+        self.deferred: deque[Fetch] = deque()
         self._rank = rank
         self._run = run
         self._outbox = outbox
@@ -113,8 +118,34 @@ class Fetches:
             return []
         self._lost.difference_update(holders)  # rank 0 names none that is lost, so they are back
         fetch = Fetch(task, codec, [rank for rank in holders if rank != self._rank], [], [work])
+        if self.deferred or not self._has_room():
+            self._fetches[task, codec] = fetch
+            self.deferred.append(fetch)
+            return []
         self._fetches[task, codec] = fetch
         return self._ask_next(fetch)
+
+    def resume(self) -> list[Fetch]:
+        """Ask for values that had to wait for memory, while there is room; return the fetches that end with it."""
+        ended = []
+        while self.deferred and (not self.deferred[0].works or self._has_room()):
+            fetch = self.deferred.popleft()
+            if fetch.works:
+                ended += self._ask_next(fetch)
+            else:  # no call waits for it any more
+                self._end(fetch)
+        return ended
+
+    def _has_room(self) -> bool:
+        """Whether one more value may come beside those that were asked for. One at a time always may.
+
+        Its size is not known yet: the rank expects it to be as large as the largest value so far.
+        """
+        asked = len(self._fetches) - len(self.deferred)
+        budget = self._holdings.budget
+        return not asked or self._holdings.reserve(
+            (asked + 1) * budget.largest_nbytes - budget.arriving_nbytes, spares_wanted=True
+        )
 
     def leave(self, work: Work) -> None:
         """``work`` waits for nothing any more."""
@@ -184,6 +215,8 @@ class Fetches:
             self._outbox.tell((TRANSFERRED, self._run, [transfer]))
         if fetch.codec is None:
             self._holdings.put_copy(fetch.task, payload, max(nbytes_of(payload), HOME_NBYTES))
+        else:
+            self._holdings.budget.take(nbytes_of(payload))
         for rank, ticket in fetch.askers:
             self._outbox.commands.append(Serve(rank, ticket, fetch.task, None, ()))
         for work in fetch.works:
@@ -266,6 +299,7 @@ class Fetches:
         self._lost.discard(source)
         if task in self._holdings.held:
             if not self._refers(source, ticket, task, codec, via):
+                self._holdings.read((task,))
                 self._outbox.commands.append(Serve(source, ticket, task, codec, codes))
             return
         fetch = self._fetches.get((task, codec))

@@ -5,18 +5,19 @@ The values themselves are in the shell's store: here are their numbers and sizes
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
 from handoff_mpi.encoding import Payload
+from handoff_mpi.worker.budget import UNLIMITED_NBYTES, Budget
 from handoff_mpi.worker.events import Drop, Put, Spill, Work
 from handoff_mpi.worker.outbox import Outbox
-from handoff_mpi.worker.spilling import choose_spilled
+from handoff_mpi.worker.spilling import PORTION_NBYTES, choose_spilled
 from handoff_mpi.worker.takers import Takers
 
-#: A limit that nothing exceeds.
-UNLIMITED_NBYTES = 1 << 62
+#: At least this share of the values in memory leaves it at once.
+_LEAST_SHARE = 1 / 16
 
 
 class Holdings:
@@ -27,19 +28,33 @@ class Holdings:
         takers: who took values from here: a value that is dropped has none.
         store_nbytes: values that no call here needs are dropped once the store holds more than this.
         cache_nbytes: values that no call in the job needs are dropped once they take more than this.
+        running, queues: the calls of each slot, in their order.
 
     Attributes:
         held: the values, and their sizes in bytes.
         spilled: those of them that are not in memory.
+        budget: how many bytes may still come into memory.
     """
 
-    def __init__(self, outbox: Outbox, takers: Takers, store_nbytes: int, cache_nbytes: int) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        takers: Takers,
+        store_nbytes: int,
+        cache_nbytes: int,
+        running: Sequence[Work | None] = (),
+        queues: Sequence[deque[Work]] = (),
+    ) -> None:
         self.held: dict[int, int] = {}
         self.spilled: set[int] = set()
+        self.budget = Budget()
         self._outbox = outbox
         self._takers = takers
         self._store_nbytes = store_nbytes
         self._cache_nbytes = cache_nbytes
+        self._running = running
+        self._queues = queues
+        self._in_memory: dict[int, int] = {}  # the values there, and their sizes in bytes
         self._in_memory_nbytes = 0
         self._wanted: dict[int, int] = {}  # held values that queued work needs: how many times
         self._copies: OrderedDict[int, None] = OrderedDict()  # other ranks hold these as well
@@ -52,7 +67,9 @@ class Holdings:
         """Hold a value from now on."""
         self.drop(task)
         self.held[task] = nbytes
+        self._in_memory[task] = nbytes
         self._in_memory_nbytes += nbytes
+        self.budget.take(nbytes)
         self._outbox.commands.append(Put(task, payload))
         self.make_room()
 
@@ -74,10 +91,11 @@ class Holdings:
         self._outbox.commands.append(Drop(task))
 
     def _leave_memory(self, task: int) -> None:
-        if task not in self.spilled:
-            self._in_memory_nbytes -= self.held[task]
-            if task in self._dead:
-                self._dead_nbytes -= self.held[task]
+        nbytes = self._in_memory.pop(task, 0)
+        self._in_memory_nbytes -= nbytes
+        self.budget.free(nbytes)
+        if task in self._dead:
+            self._dead_nbytes -= nbytes
 
     # -- what is needed -------------------------------------------------------------------------------
 
@@ -101,8 +119,8 @@ class Holdings:
         for task in tasks:
             if task not in self.held or task in self._dead:
                 continue
-            if task not in self.spilled:
-                self._dead_nbytes += self.held[task]
+            if task in self._in_memory:
+                self._dead_nbytes += self._in_memory[task]
             elif task not in self._wanted:
                 self.drop(task)  # its file would only take room
                 continue
@@ -122,10 +140,10 @@ class Holdings:
         if self._in_memory_nbytes > self._store_nbytes:
             self._drop_unwanted(chain(self._dead, self._copies), self._in_memory_nbytes - self._store_nbytes)
 
-    def drop_unneeded(self) -> int:
-        """Drop all values that no call here needs; return how many bytes of memory that frees."""
+    def drop_unneeded(self, enough_nbytes: int = UNLIMITED_NBYTES) -> int:
+        """Drop values that no call here needs, until as much memory is free; return how many bytes that frees."""
         before = self._in_memory_nbytes
-        self._drop_unwanted(chain(self._dead, self._copies), self._in_memory_nbytes)
+        self._drop_unwanted(chain(self._dead, self._copies), enough_nbytes)
         return before - self._in_memory_nbytes
 
     def _drop_unwanted(self, tasks: Iterable[int], excess_nbytes: int) -> None:
@@ -136,14 +154,53 @@ class Holdings:
                 break
             if task not in self._wanted:
                 chosen.append(task)
-                excess_nbytes -= 0 if task in self.spilled else self.held[task]
+                excess_nbytes -= self._in_memory.get(task, 0)
         for task in chosen:
             self.drop(task)
 
-    def spill(self, running: Sequence[Work | None], queues: Iterable[Iterable[Work]], excess_nbytes: int) -> None:
-        """Move values out of memory that are needed later; see :func:`~handoff_mpi.worker.spilling.choose_spilled`."""
-        in_memory = {task: nbytes for task, nbytes in self.held.items() if task not in self.spilled}
-        for task in choose_spilled(in_memory, running, queues, excess_nbytes):
+    def spill(self, excess_nbytes: int, spares_wanted: bool = False) -> int:
+        """Move values out of memory that calls need later; return how many bytes that frees.
+
+        See :func:`~handoff_mpi.worker.spilling.choose_spilled`.
+
+        Args:
+            excess_nbytes: how much less should be in use.
+            spares_wanted: whether all values stay that calls here need.
+        """
+        choice = self._in_memory
+        if spares_wanted:
+            choice = {task: nbytes for task, nbytes in choice.items() if task not in self._wanted}
+        before = self._in_memory_nbytes
+        for task in choose_spilled(choice, self._running, self._queues, excess_nbytes):
+            self._outbox.commands.append(Spill(task, self._in_memory[task]))
             self._leave_memory(task)
             self.spilled.add(task)
-            self._outbox.commands.append(Spill(task, in_memory[task]))
+        return before - self._in_memory_nbytes
+
+    # -- what may come --------------------------------------------------------------------------------
+
+    def reserve(self, nbytes: int = 0, spares_wanted: bool = False) -> bool:
+        """Have values leave memory until as much more may come, beside what calls promise; whether it may then.
+
+        Args:
+            nbytes: how much is about to come.
+            spares_wanted: whether all values stay that calls here need.
+        """
+        missing_nbytes = self.budget.missing(nbytes)
+        if missing_nbytes > 0:
+            missing_nbytes -= self.drop_unneeded(missing_nbytes)
+        while missing_nbytes > 0 and self.budget.can_spill:
+            # A choice looks at all values in memory: so that there are few, each takes a good part of them.
+            least_nbytes = min(int(_LEAST_SHARE * self._in_memory_nbytes), PORTION_NBYTES)
+            freed_nbytes = self.spill(max(missing_nbytes, least_nbytes), spares_wanted)
+            if not freed_nbytes:
+                break
+            missing_nbytes -= freed_nbytes
+        return missing_nbytes <= 0
+
+    def read(self, tasks: Iterable[int]) -> None:
+        """Values are about to be read; those that are not in memory come into it, until memory is measured next."""
+        nbytes = sum(self.held[task] for task in tasks if task in self.spilled)
+        if nbytes:
+            self.reserve(nbytes)
+            self.budget.take(nbytes)

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from handoff_mpi.encoding import Payload
+from handoff_mpi.encoding import Payload, nbytes_of
 from handoff_mpi.messages import (
     ABSENT,
     ALIVE,
@@ -24,6 +24,7 @@ from handoff_mpi.messages import (
     FETCH,
     FORGET,
     HOME_NBYTES,
+    ISOLATE,
     LOST,
     MEMORY,
     NORMAL,
@@ -40,6 +41,7 @@ from handoff_mpi.messages import (
     VALUE,
     Entry,
 )
+from handoff_mpi.worker.budget import UNLIMITED_NBYTES, counted_nbytes
 from handoff_mpi.worker.events import (
     Begun,
     Call,
@@ -55,7 +57,7 @@ from handoff_mpi.worker.events import (
     Work,
 )
 from handoff_mpi.worker.fetching import Fetch, Fetches
-from handoff_mpi.worker.holdings import UNLIMITED_NBYTES, Holdings
+from handoff_mpi.worker.holdings import Holdings
 from handoff_mpi.worker.outbox import Outbox
 from handoff_mpi.worker.takers import FAN_OUT, REFERRED_NBYTES, Takers
 
@@ -82,6 +84,7 @@ class Worker:
         held: the values it holds, and their sizes in bytes.
         spilled: those of them that are not in memory.
         is_short: whether it is too short of memory for new tasks, as rank 0 was told.
+        budget: how many bytes may still come into memory; the shell tells it what it has measured.
     """
 
     def __init__(
@@ -113,7 +116,8 @@ class Worker:
         self._waiting_for_constant: dict[int, list[Work]] = {}
         self._outbox = outbox = Outbox(run)
         takers = Takers(fan_out)
-        self._holdings = holdings = Holdings(outbox, takers, store_nbytes, cache_nbytes)
+        self._holdings = holdings = Holdings(outbox, takers, store_nbytes, cache_nbytes, self.running, self.queues)
+        self.budget = holdings.budget
         self.held = holdings.held
         self.spilled = holdings.spilled
         self._fetches = Fetches(rank, run, outbox, holdings, takers, referred_nbytes, tells_transfers)
@@ -156,6 +160,8 @@ class Worker:
             self._look_at_clock()
         if self._fetches.doubts:
             self._fetches.look_at_referrals()
+        if self._fetches.deferred:
+            self._give_up(self._fetches.resume())
         if outbox.done and (None in self.running or outbox.is_due):
             outbox.flush()
         if now - outbox.last_told >= self.heartbeat_s and not self.is_over:
@@ -187,6 +193,8 @@ class Worker:
 
     def _on_received(self, event: Received) -> None:
         message = event.message
+        if event.buffers and self.budget.arriving_nbytes:
+            self.budget.arrived(sum(counted_nbytes(memoryview(each).nbytes) for each in event.buffers))
         if message[1] == self.run and not self.is_over:
             handler = self._on.get(message[0])
             if handler is not None:
@@ -224,7 +232,9 @@ class Worker:
 
     def _on_constant(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
         number, head = message[2], message[3]
-        self._outbox.commands.append(Learn(constant=(number, (*head, *buffers))))
+        constant = (*head, *buffers)
+        self.budget.take(nbytes_of(constant))
+        self._outbox.commands.append(Learn(constant=(number, constant)))
         self._constants.add(number)
         for work in self._waiting_for_constant.pop(number, ()):
             self._arrived(work)
@@ -341,6 +351,7 @@ class Worker:
             for work in fetch.works:
                 self._arrived(work)
             self._holdings.make_room()
+            self._holdings.reserve()
 
     def _on_absent(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
         ended, error = self._fetches.on_absent(message), message[3]
@@ -382,9 +393,19 @@ class Worker:
             return
         work.started = self._outbox.now
         self.running[slot] = work
+        if self.budget.largest_nbytes:
+            self._reserve_for_call(work)
         self._timed += work.timeout_s is not None
         self._unreported += 1
         self._outbox.commands.append(Call(work))
+
+    def _reserve_for_call(self, work: Work) -> None:
+        """Have room, before a call begins, for its result, and for inputs that are read from files or copied."""
+        is_copied = bool(work.flags & ISOLATE)
+        held, spilled = self.held, self.spilled
+        copied = sum(held.get(task, 0) for task in work.wants if is_copied or task in spilled)
+        self.budget.begin(work, copied)
+        self._holdings.reserve()
 
     def _on_begun(self, event: Begun) -> None:
         """The timeout counts from here on, whatever came before."""
@@ -431,6 +452,8 @@ class Worker:
         self._stop_running(work)
         status, value = event.status, event.error
         nbytes = event.nbytes
+        if nbytes > HOME_NBYTES:
+            self.budget.learn(work, nbytes)
         if work.is_overdue and status == DIED:
             status = TIMED_OUT
             value = (TIMEOUT, f"took longer than its timeout of {work.timeout_s:g} s", "")
@@ -454,11 +477,15 @@ class Worker:
                 self._supply(work, event.payload)
             else:
                 self._leave_followers(work.task)
+        if work.task in self.held:
+            self._holdings.reserve()
         if self.running[slot] is None:
             self._run_next(slot)
 
     def _stop_running(self, work: Work) -> None:
         self.running[work.slot] = None
+        if work.promised_nbytes:
+            self.budget.end(work)
         self._leave_here(work)
         self._timed -= work.timeout_s is not None
         self._unreported -= not work.is_reported
@@ -514,4 +541,12 @@ class Worker:
             return
         excess = event.excess_nbytes - self._holdings.drop_unneeded()
         if event.can_spill and excess > 0:
-            self._holdings.spill(self.running, self.queues, excess)
+            self._holdings.spill(excess)
+
+    def expect(self, nbytes: int) -> list[Command]:
+        """A buffer of ``nbytes`` is about to come: return what to do before memory is set aside for it."""
+        nbytes = counted_nbytes(nbytes)
+        if nbytes and not self.is_over:
+            self._holdings.reserve(nbytes)
+            self.budget.expect(nbytes)
+        return self._outbox.take()

@@ -7,6 +7,7 @@ import pytest
 from handoff_mpi.messages import CRITICAL, HIGH, NORMAL
 from handoff_mpi.resources.memory import Usage
 from handoff_mpi.runtime.relief import LOOK_S, SCALE_NBYTES, Relief, next_level
+from handoff_mpi.worker.budget import UNLIMITED_NBYTES
 
 LIMIT = 1000
 
@@ -94,9 +95,35 @@ def test_memory_is_looked_at_sooner_where_much_has_come_in():
     assert gauge.count == 3
 
 
+def room_of(*used, **options):
+    relief, _ = relief_of(*used, **options)
+    relief.look(0.0)
+    return relief.room_nbytes
+
+
+def test_room_is_what_is_left_until_values_must_leave_and_the_least_counts():
+    assert room_of(350) == pytest.approx(400, abs=1)
+    assert room_of(350, 650, 500) == pytest.approx(100, abs=1)
+    assert room_of(850) == pytest.approx(-100, abs=1)
+
+
+def test_ranks_share_the_room_of_a_small_limit_but_not_that_of_their_own_part():
+    assert room_of(350, ranks=4) == pytest.approx(100, abs=1)
+    relief, gauge = relief_of(ranks=4)
+    gauge.usages = [Usage(350, LIMIT, "the rank's part", is_own=True)]
+    relief.look(0.0)
+    assert relief.room_nbytes == pytest.approx(400, abs=1)
+
+
+def test_a_rank_of_a_large_host_may_take_more_than_its_part_of_the_room():
+    limit = 4 * SCALE_NBYTES
+    assert room_of(limit // 4, limit=limit, ranks=8) == limit // 2 - 7 * 256 * 1024 * 1024
+
+
 def test_where_nothing_can_be_measured_nothing_is_short():
     relief, _ = relief_of()
     assert relief.look(0.0) is None
+    assert relief.room_nbytes == UNLIMITED_NBYTES
 
 
 def test_what_keeps_values_from_being_moved_out_is_said_once(capsys):

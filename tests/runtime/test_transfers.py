@@ -234,9 +234,26 @@ def test_a_value_that_was_moved_out_and_is_gone_is_lost_as_any_other_and_the_nex
     assert (UNFETCHED, 1, 5, 1, [(1, [1])]) in told
     assert 1 not in shell.machine.held
 
-    shell._do[Spill](Spill(2, HOME_NBYTES))
+    shell._spill(Spill(2, HOME_NBYTES))
     assert shell._relief.can_spill
     assert len([*tmp_path.glob("*/*.value")]) == 1
     assert decode(shell._value(2)) == bytes(HOME_NBYTES + 2)
     shell.close()
     assert not [*tmp_path.iterdir()]
+
+
+def test_values_are_moved_out_before_memory_is_set_aside_for_one_that_comes(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    shell, network = shell_of_rank_1()
+    made = [task(number, sent(100_000 + number)) for number in range(3)]
+    receive(shell, network, 0, DISPATCH, 1, [(0, encode_code(bytes))], [(0, (1.0, ()), made)])
+    while shell.run_own_calls():
+        pass
+    shell.machine.budget.measured(250_000, True)
+    moved = []
+    for _ in range(4):
+        shell._allocate(100_000)
+        moved.append(len([*tmp_path.glob("*/*.value")]))
+    assert moved == [0, 0, 1, 2]
+    assert [decode(shell._value(number)) for number in range(3)] == [bytes(100_000 + number) for number in range(3)]
+    shell.close()

@@ -13,7 +13,7 @@ from handoff_mpi.resources import Capability
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.scheduler import Closed, Dispatch, Finished, Scheduler, Submitted
 from handoff_mpi.simulation import SimulatedCluster
-from handoff_mpi.worker.holdings import UNLIMITED_NBYTES
+from handoff_mpi.worker.budget import UNLIMITED_NBYTES
 
 #: Seeds that fail if this is done wrong once more: (seed, options, what was wrong); kept for ever. What a seed draws
 #: changes with the simulation, so each was found anew, with the mistake made again.

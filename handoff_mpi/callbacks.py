@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from handoff_mpi.process_exit import flush_output
@@ -38,6 +38,23 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
         raise CallbackFailed(in_words(error)) from error
     end_if_forked(process)
     return answer
+
+
+def call_here(code: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Call a function of the user's DAG; what it raises is raised. A process that it forked ends here.
+
+    That process would otherwise continue as this one does, at the same work.
+    """
+    process = os.getpid()
+    try:
+        value = code(*args, **kwargs)
+    except BaseException as error:
+        if os.getpid() != process:
+            end_fork(error)
+        raise
+    if os.getpid() != process:
+        end_fork(None)
+    return value
 
 
 def is_interrupt(error: BaseException) -> bool:

@@ -74,6 +74,7 @@ def build_call(
     values: Sequence[Any],
     load_code: Callable[[int], Callable[..., Any]],
     load_constant: Callable[[int], Any],
+    load_inline: Callable[[int], Callable[..., Any]] | None = None,
 ) -> tuple[Callable[..., Any], Sequence[Any], dict[str, Any]]:
     """Return ``(code, args, kwargs)`` of the call that ``recipe`` describes; evaluates inline functions.
 
@@ -82,6 +83,7 @@ def build_call(
         values: its inputs' values, in the order of its inputs.
         load_code: gives the callable with a number.
         load_constant: gives the large constant with a number.
+        load_inline: as ``load_code``, for the inline functions, which are called here.
 
     Raises:
         EncodingError: the arguments cannot be put together.
@@ -90,7 +92,7 @@ def build_call(
     code = load_code(codes[0])
     if mode == TEMPLATE:
         assert constants is not None
-        return code, *_fill(constants[1], _Values(values, load_constant), load_code)
+        return code, *_fill(constants[1], _Values(values, load_constant), load_inline or load_code)
     extra, kwargs = ((), {}) if constants is None else decode(constants)
     if mode == VALUES:
         return code, (*values, *extra), kwargs

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from handoff_mpi.callbacks import call_here
 from handoff_mpi.comm import Envelope, MemoryNetwork, RankGone
 from handoff_mpi.descendants import mark_descendants
 from handoff_mpi.encoding import decode_code, encode_code
@@ -32,7 +33,7 @@ from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.vigil import IDLE_LIMIT_S, Vigil
 from handoff_mpi.runtime.worker_loop import say_goodbye, serve_run
 from handoff_mpi.speech import say
-from handoff_mpi.worker.calls import call_here, describe
+from handoff_mpi.worker.calls import describe
 from handoff_mpi.worker.spares import Spares
 
 if TYPE_CHECKING:  # of rank 0 alone

@@ -12,11 +12,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from handoff_mpi.callbacks import call_here
 from handoff_mpi.dag import DAG
 from handoff_mpi.encoding import carry_by_value
 from handoff_mpi.errors import DAGError, HandoffError, Interrupted, UsageError
 from handoff_mpi.python_path import add_directories
-from handoff_mpi.worker.calls import call_here, describe
+from handoff_mpi.worker.calls import describe
 
 
 @dataclass(slots=True)

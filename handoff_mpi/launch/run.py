@@ -417,12 +417,17 @@ class Run:
 
     def _take_payloads(self, results: Results) -> None:
         at_home, ids = self._scheduler.tasks.at_home, self._plan.ids
+        lost = []
         for task in range(len(ids)):
             if at_home[task]:
                 try:
                     results._payloads[ids[task]] = self._home.get((self._run, task))
                 except (KeyError, ValueUnavailable) as error:
                     results._lost[ids[task]] = str(error)
+                    lost.append(task)
+        if lost:
+            what = f"result_store has lost the values of {self._named(lost)} at the end of the run"
+            _note(f"{what}; all others are there")
 
     def _end_chronicle(self, status: str, code: int, is_cut_short: bool = False) -> None:
         try:

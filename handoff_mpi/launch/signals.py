@@ -7,7 +7,8 @@ from typing import Any
 
 from handoff_mpi.errors import Interrupted
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+#: What asks a run to stop, with or without ranks. SIGHUP is left as it is: nohup has it ignored.
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 def words_of_signal(number: int) -> str:
@@ -18,7 +19,8 @@ def words_of_signal(number: int) -> str:
 def stop_before_the_start() -> None:
     """Let a signal that asks to stop end this command in order: nothing has begun, so that nothing is lost."""
     for number in STOPPING:
-        signal.signal(number, _stop)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
 
 
 def _stop(number: int, frame: Any) -> None:

@@ -9,12 +9,12 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeAlias
 
-from handoff_mpi.callbacks import end_fork
+from handoff_mpi.callbacks import call_here
 from handoff_mpi.dag import build_call
 from handoff_mpi.encoding import EncodingError, Payload, decode, decode_code, encode
 from handoff_mpi.messages import OK, RAISED, UNPICKLABLE
@@ -110,7 +110,7 @@ class Caller:
         """Return ``payload`` as the codec's serialize makes it for rank ``dest``."""
         if codec[0] is None:
             return payload
-        return encode(self.code(codec[0])(decode(payload), self.rank, dest))
+        return encode(call_here(self.code(codec[0]), (decode(payload), self.rank, dest), {}))
 
     def call(self, spec: CallSpec) -> Outcome:
         """Call the function, and return how it ended."""
@@ -122,7 +122,7 @@ class Caller:
             if spec.gpus:
                 _use_device(spec.gpus[0])
             values = [self._value(*value) for value in spec.values] if spec.values else ()
-            code, args, kwargs = build_call(spec.recipe, values, self.code, self._constant)
+            code, args, kwargs = build_call(spec.recipe, values, self.code, self._constant, self._inline)
             value = call_here(code, args, kwargs)
             duration = time.perf_counter() - started
         except BaseException as error:
@@ -142,6 +142,10 @@ class Caller:
         except BaseException as error:  # the value's own code may call sys.exit as well
             return Outcome(RAISED, None, describe(error), duration)
 
+    def _inline(self, number: int) -> Callable[..., Any]:
+        code = self.code(number)
+        return lambda *args, **kwargs: call_here(code, args, kwargs)
+
     def _constant(self, number: int) -> Any:
         return decode(self.constants[number])
 
@@ -151,21 +155,7 @@ class Caller:
         if source < 0:  # the value is here: both ends of the codec are this rank
             payload, source = self.encode_for(payload, codec, self.rank), self.rank
         value = decode(payload)
-        return value if codec[1] is None else self.code(codec[1])(value, source, self.rank)
-
-
-def call_here(code: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Call; a process that the code forked ends here, or it would go on as this one does, at the same work."""
-    process = os.getpid()
-    try:
-        value = code(*args, **kwargs)
-    except BaseException as error:
-        if os.getpid() != process:
-            end_fork(error)
-        raise
-    if os.getpid() != process:
-        end_fork(None)
-    return value
+        return value if codec[1] is None else call_here(self.code(codec[1]), (value, source, self.rank), {})
 
 
 def describe(error: BaseException) -> Error:

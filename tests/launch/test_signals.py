@@ -43,7 +43,7 @@ sys.exit(cli.main(["run", "-n", "2", "--run-dir", "run", "dag.py"]))
 
 def test_a_signal_before_anything_is_launched_ends_the_command(tmp_path):
     (tmp_path / "dag.py").write_text(ENDLESS)
-    for name, why in (("SIGUSR1", "stopped by SIGUSR1"), ("SIGINT", "interrupted"), ("SIGHUP", "stopped by SIGHUP")):
+    for name, why in (("SIGUSR1", "stopped by SIGUSR1"), ("SIGINT", "interrupted"), ("SIGTERM", "stopped by SIGTERM")):
         ended = run_process([sys.executable, "-c", BEFORE, name], tmp_path, 50.0)
         assert (ended.rc, ended.err) == (75, f"handoff: {why} before the run had begun; the same command begins it\n")
 

@@ -139,3 +139,26 @@ def test_a_forked_process_ends_with_a_status_of_its_own(how, status):
 
     callbacks.call(fork)
     assert os.waitstatus_to_exitcode(os.waitpid(-1, 0)[1]) == status
+
+
+ROUNDABOUT = """
+import os
+from handoff_mpi import DAG, Argument, Function
+
+def fork(value=None, *ranks):
+    os.fork()
+    return value
+
+dag = DAG("plugged")
+dag.add_function(Function("a", (), abs, [-1]))
+dag.add_function(Function("b", [Argument("a", fork, fork)], abs))
+dag.add_function(Function("inline", ["a"], fork, type="inline"))
+dag.add_function(Function("c", ["inline"], abs))
+"""
+
+
+def test_codecs_and_inline_functions_that_fork(handoff, tmp_path):
+    (tmp_path / "dag.py").write_text(ROUNDABOUT)
+    ended = handoff("run", "dag.py")
+    assert ended.rc == 0, ended.err
+    assert ended.err.count("3 done of 3") == 1

@@ -52,7 +52,7 @@ def test_what_a_store_loses_is_made_again_and_the_run_ends(store, after, size, t
     assert capsys.readouterr().err.count("what it has lost is computed again") <= 2, "once for each of its stores"
 
 
-def test_a_value_that_is_lost_at_the_very_end_is_unavailable_and_the_others_are_not(tmp_path):
+def test_a_value_that_is_lost_at_the_very_end_is_unavailable_and_the_others_are_not(tmp_path, capsys):
     dag = handoff.DAG()
     for number in range(3):
         dag.add_function(handoff.Function(number, (), lambda number=number: [number]))
@@ -61,6 +61,7 @@ def test_a_value_that_is_lost_at_the_very_end_is_unavailable_and_the_others_are_
     assert results.status == "done"
     assert results[0] == [0]
     assert list(results.values) == [0]
+    assert "has lost the values of 1, 2 at the end of the run; all others are there" in capsys.readouterr().err
     said = "lost by the custom result_store: result_store.get returned None, which is.*run again without"
     for number in (1, 2):
         with pytest.raises(handoff.ValueUnavailable, match=said):

@@ -78,3 +78,42 @@ def test_a_process_that_a_tracker_forks_ends_where_it_returns():
     tracking = Tracking(Tracker(lambda: bool(os.fork()) or True))
     assert ask(tracking) == (True, []), "only one process comes here"
     assert os.waitpid(-1, 0)[1] == 0
+
+
+WAITING = """
+import pathlib
+import handoff_mpi as handoff
+from handoff_mpi import DAG, Function
+
+class Licences:
+    def register(self, rank, capabilities): pass
+    def available(self, rank): return {}
+    def request(self, rank, cost): return "licence" not in cost or pathlib.Path("free").exists()
+    def release(self, rank, cost): pass
+
+refused = []
+handoff.telemetry.attach("r", handoff.telemetry.RESOURCE_REFUSED, lambda *about: refused.append(about[2]))
+handoff.telemetry.attach("s", handoff.telemetry.DAG_STOP, lambda *_: print(refused[0], flush=True))
+handoff.start(resource_tracker=Licences(), resources={"licence": 9})
+dag = DAG("waiting")
+for number in range(3): dag.add_function(Function(number, (), abs, [-number], cost={"licence": 1, "cpu": 1}))
+dag.add_function(Function("free", (), lambda: pathlib.Path("free").touch(), cost={"cpu": 1}))
+"""
+
+
+@pytest.mark.parametrize("words", [(), ("-n", "3")], ids=["one process", "ranks"])
+def test_what_waits_for_a_licence_runs_once_there_is_one_and_others_run_meanwhile(words, handoff, tmp_path):
+    (tmp_path / "dag.py").write_text(WAITING)
+    ended = handoff("run", *words, "dag.py")
+    assert ended.rc == 0, ended.err
+    assert "4 done of 4" in ended.err
+    assert "'function_id': 0, 'reason': 'it said no'" in ended.out
+
+
+def test_a_limit_to_waiting_on_the_command_line(handoff, tmp_path):
+    (tmp_path / "dag.py").write_text(WAITING.replace('"free").touch()', '"other").touch()'))
+    ended = handoff("run", "--tracker-timeout", "0.3", "dag.py")
+    assert ended.rc == 1, ended.err
+    assert "1 done, 3 failed" in ended.err
+    assert "refused: the resource tracker has refused it for 0." in ended.err
+    assert "(tracker_timeout), last on rank 0: it said no" in ended.err

@@ -409,6 +409,17 @@ def test_a_run_dir_that_cannot_be_used(tmp_path):
     assert file.exists()
 
 
+def test_what_is_made_for_the_looking_is_writable_by_nobody_else(tmp_path):
+    before = os.umask(0)
+    try:
+        with folder.open_folder(str(tmp_path / "above" / "run"), True) as opened:
+            made = [tmp_path / "above", tmp_path / "above" / "run", opened.probe]
+            assert [stat.S_IMODE(each.stat().st_mode) for each in made] == [0o755] * 3
+    finally:
+        os.umask(before)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_run_dir_that_runs_will_refuse(tmp_path):
     tmp_path.chmod(0o777)
     with folder.open_folder(str(tmp_path), True) as opened:

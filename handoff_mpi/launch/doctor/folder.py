@@ -108,7 +108,8 @@ def open_folder(wanted: str, is_named: bool) -> Iterator[Folder]:
     folder = Folder(FolderFacts(str(path)), None)
     try:
         try:
-            path.mkdir(0o755, parents=True, exist_ok=True)
+            for each in reversed(made):  # no umask makes any of them writable to others
+                each.mkdir(0o755, exist_ok=True)
             probe.mkdir(0o755)
             folder.probe = probe
             folder.measure(is_named)

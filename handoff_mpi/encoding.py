@@ -101,6 +101,17 @@ def encode_in_band(value: Any) -> Payload:
     return (PLAIN, value) if is_plain(value) else (PICKLED, _dumps(value, None))
 
 
+def why_not_loadable(value: Any) -> str:
+    """Return why other processes cannot unpickle ``value`` as it is, without its classes; empty if they can."""
+    try:
+        head = pickle.dumps(value, protocol=5)
+    except Exception as error:
+        return f"cannot be pickled ({_describe(error)})"
+    if any(module.__name__.encode() in head for module in _carried):
+        return "is of a class of dag.py, which other ranks cannot load"
+    return ""
+
+
 def dumps(value: Any, reducers: Reducers) -> bytes:
     """Return ``value`` pickled, objects of some types as ``reducers`` say; those inside code are left to themselves.
 

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 from handoff_mpi.dag.function import AS_LIST, REFERENCES, Argument, Collocated, Function, input_id
 from handoff_mpi.dag.function import INLINE as INLINE_TYPE
 from handoff_mpi.dag.handle import UnresolvedHandle
+from handoff_mpi.dag.ids import is_plain_id
 from handoff_mpi.dag.recipe import CONSTANT, INLINE, INPUT, LIST, TEMPLATE, VALUES, Placeholder, Recipe
 from handoff_mpi.dag.references import ReferenceFinder, describe_hidden, hidden_in_globals, inputs_of
 from handoff_mpi.encoding import (
@@ -28,6 +29,7 @@ from handoff_mpi.encoding import (
     encode_in_band,
     is_plain,
     nbytes_of,
+    why_not_loadable,
 )
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show
@@ -122,7 +124,8 @@ class Plan:
             self.number_of[function.id] = len(self.ids)
             self.ids.append(function.id)
         self._bare_sources += [None] * (len(self.ids) - first)
-        problems: list[str] = []
+        odd = [id for id in self.ids[first:] if not is_plain_id(id)]
+        problems = [f"the id {show(id)} {why}; use a string or a tuple" for id in odd if (why := why_not_loadable(id))]
         for function in regular:
             try:
                 self._freeze(function)

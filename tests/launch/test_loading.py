@@ -203,3 +203,13 @@ def test_a_rank_that_dies_in_setup_is_told_of_at_once(handoff, tmp_path, death):
     ended = handoff("run", "-n", "3", "dag.py", timeout_s=30.0)
     assert ended.rc == 2, ended.err
     assert "rank 1 died before setup(1) had returned" in ended.err
+
+
+def test_ids_of_a_class_of_dag_py_are_refused(handoff, tmp_path):
+    text = "from collections import namedtuple\nKey = namedtuple('Key', 'a b')\n"
+    text += "dag.add_function(Function(Key('k', 1), (), abs))\n"
+    (tmp_path / "dag.py").write_text(DAG + text)
+    ended = handoff("run", "dag.py")
+    assert ended.rc == 2, ended.err
+    why = "the id Key(a='k', b=1) is of a class of dag.py, which other ranks cannot load; use a string or a tuple"
+    assert ended.err == f"handoff: {why}\n"

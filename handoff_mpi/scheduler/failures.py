@@ -105,12 +105,9 @@ class Failures:
         elif self._has_elsewhere(task, rank):
             self._give_back([rank])
 
-    def has_trouble(self) -> bool:
-        """Whether a task that succeeds may be one that failed before, or a probe."""
-        return bool(self.failed_on or self.probation.probes)
-
     def succeeded(self, task: int, rank: int, now: float) -> None:
-        """A task succeeded on ``rank``; called only while there is trouble."""
+        """A task succeeded on ``rank``; called only while some task has failed before, or is a probe."""
+        self._blame.deaths.pop(task, None)  # it is no poison, should it have to run once more
         if task not in self.failed_on and task not in self.probation.probes:
             return
         term = self.probation.probes.get(task)

@@ -93,6 +93,9 @@ class Scheduler:
         self._blame = Blame(self.policy.crash_limit)
         shared = ledger, self.tasks, self.ready, self.slots, self.policy, self._blame
         self._failures = Failures(*shared, self._fail, self._log_rank, self._recall_queued)
+        # most turns find these empty, which must cost next to nothing
+        self._undecided, self._failed_on = self.ready.undecided, self.ready.avoid.failed_on
+        self._probes, self._on_probation = self._failures.probation.probes, self._failures.probation.of_rank
         self._wins = self._failures.evidence.wins
         self._prober = Prober(ledger, self.ready, self.slots, self._placer, self._failures)
         self._refusals = Refusals(
@@ -153,11 +156,12 @@ class Scheduler:
                 self.tasks.requeue(task)
         if self._refusals and not self.stopping:
             self._ask_tracker_again()
-        self._failures.settle(now)
+        if self._undecided:
+            self._failures.settle(now)
         self._placer.release(now, not self.stopping)
         if not self.stopping:
             self._placer.allocate(now)
-            if self.on_probation:
+            if self._on_probation:
                 self._prober.place(now)
             if self._shortage.ranks and self._is_stuck():
                 self._let_one_go(now)
@@ -182,9 +186,11 @@ class Scheduler:
             wakeup = min(wakeup, due)
         if self._refusals and not self.stopping:
             wakeup = min(wakeup, self._refusals.next_due)
-        if self.on_probation and not self.stopping:
+        if self._on_probation and not self.stopping:
             wakeup = min(wakeup, self._prober.next_wakeup(self.now))
-        return min(wakeup, self._failures.next_wakeup, self._placer.next_wakeup(self.now))
+        if self._undecided:
+            wakeup = min(wakeup, self._failures.next_wakeup)
+        return min(wakeup, self._placer.next_wakeup(self.now))
 
     @property
     def is_over(self) -> bool:
@@ -239,7 +245,7 @@ class Scheduler:
     @property
     def on_probation(self) -> Collection[int]:
         """Ranks that are given only probes: they, or their hosts, fail functions that succeed elsewhere."""
-        return self._failures.probation.of_rank
+        return self._on_probation
 
     @property
     def heard(self) -> dict[int, float]:
@@ -291,11 +297,13 @@ class Scheduler:
     def _on_finished(self, event: Finished) -> None:
         tasks, land, now = self.tasks, self.slots.land, self.now
         state, attempts, recalled = tasks.state, tasks.attempts, self._placer.recalled
-        deaths, has_trouble, wins = self._blame.deaths, self._failures.has_trouble(), 0
+        has_trouble = bool(self._failed_on or self._probes or self._blame.deaths)
+        others = 0  # entries that are no successes, or were counted
         for entry in event.entries:
             task = entry[0]
             if state[task] != DISPATCHED or attempts[task] != entry[1]:
                 self.stale += 1
+                others += 1
                 continue
             slot = land(task, now)
             if recalled:
@@ -303,15 +311,14 @@ class Scheduler:
             if entry[2] == OK:
                 self._placer.learn(task, entry[6])
                 tasks.done(task, entry, slot.rank)
-                wins += 1
                 if has_trouble:
                     self._failures.succeeded(task, slot.rank, now)
-                if deaths:
-                    deaths.pop(task, None)  # it is no poison, should it have to run once more
             else:
+                wins = event.entries.index(entry) - others
                 self._wins[slot.rank] += wins  # what succeeded before it speaks for the rank before, not after
-                wins = 0
+                others += wins + 1
                 self._failures.failed(task, entry, slot.rank, now)
+        wins = len(event.entries) - others
         if wins:
             self._wins[event.rank] += wins
 

@@ -39,6 +39,7 @@ class SimulatedCluster:
         load: the work; random if None.
         fan_out: how many others a rank gives a value to before it refers those that ask to them.
         pressure: whether memory may be short, too.
+        bad_hosts: whether all calls may fail on some host, too.
         cache_nbytes: how much memory each rank gives to values that no call needs; the seed chooses if None.
 
     Attributes:
@@ -57,6 +58,7 @@ class SimulatedCluster:
         load: Workload | None = None,
         fan_out: int = FAN_OUT,
         pressure: bool = True,
+        bad_hosts: bool = True,
         cache_nbytes: int | None = None,
     ) -> None:
         self.dice = random.Random(seed)
@@ -64,7 +66,7 @@ class SimulatedCluster:
         self.steps = 0
         self.happened: Counter[str] = Counter()
         self._faults = faults
-        self._may_press = pressure
+        self._may_press, self._may_be_bad = pressure, bad_hosts
         self._sizes = [ranks, *(self.dice.randint(2, 2 * ranks) for _ in range(MOST_RELAUNCHES))]
         self._fan_out = fan_out
         self._cache_nbytes = CACHES_NBYTES[seed % len(CACHES_NBYTES)] if cache_nbytes is None else cache_nbytes
@@ -105,7 +107,8 @@ class SimulatedCluster:
         self.launches += 1
         faults = Faults()
         if self._faults:
-            faults = plan_faults(self.dice, ledger, start, self.launches <= MOST_RELAUNCHES, self._may_press)
+            may_relaunch = self.launches <= MOST_RELAUNCHES
+            faults = plan_faults(self.dice, ledger, start, may_relaunch, self._may_press, self._may_be_bad)
         self._clock = Clock()
         self._clock.now = start
         scheduler = Scheduler(ledger, self._strategy(), self.policy)

@@ -38,6 +38,10 @@ KINDS = {
 }
 #: How likely memory is short on some ranks, or all, for a while, or for good.
 PRESSURE = 0.25
+#: How likely calls fail on some host, or on all but one, for a while, or for good; and how.
+BAD_HOSTS = 0.2
+_BAD_S = (3.0, 20.0, float("inf"))
+_BAD_ENDS = ("raised", "raised", "killed")
 #: Faults that have a probability cease after this many seconds.
 UNTIL_S = 30.0
 #: A rank is deaf, stopped or cut off for so long.
@@ -57,6 +61,7 @@ class Faults:
         until: when those cease that have a probability.
         harmed: ranks to which more is done from outside than being deaf.
         deaf: ranks that will be deaf.
+        bad: host to (since when, until when, how likely, how) calls fail there.
     """
 
     kinds: set[str] = field(default_factory=set)
@@ -64,6 +69,7 @@ class Faults:
     until: float = 0.0
     harmed: set[int] = field(default_factory=set)
     deaf: set[int] = field(default_factory=set)
+    bad: dict[str, tuple[float, float, float, str]] = field(default_factory=dict)
 
 
 class _Planner:
@@ -171,14 +177,31 @@ _PLANS: dict[str, Callable[[_Planner], None]] = {
 
 
 def plan_faults(
-    dice: random.Random, ledger: Ledger, start: float, may_relaunch: bool, may_press: bool = True
+    dice: random.Random,
+    ledger: Ledger,
+    start: float,
+    may_relaunch: bool,
+    may_press: bool = True,
+    may_be_bad: bool = True,
 ) -> Faults:
     """Return the random faults of a launch on the ranks of ``ledger``."""
     pressure_dice = random.Random(f"pressure {dice.getstate()}")  # what else a seed draws does not hang on them
     faults = _Planner(dice, ledger, start, may_relaunch).plan()
     if may_press and pressure_dice.random() < PRESSURE:
         _press(pressure_dice, sorted(ledger.seats), start, faults)
+    bad_dice = random.Random(f"bad {pressure_dice.getstate()}")
+    if may_be_bad and bad_dice.random() < BAD_HOSTS:
+        _spoil(bad_dice, sorted({seat.host for seat in ledger.seats.values()}), start, faults)
     return faults
+
+
+def _spoil(dice: random.Random, hosts: list[str], start: float, faults: Faults) -> None:
+    faults.kinds.add("bad host")
+    count = dice.choice((1, 1, max(1, len(hosts) - 1)))
+    since = start + dice.choice((0.0, 0.0, dice.expovariate(0.5)))
+    for host in dice.sample(hosts, count):
+        until = since + dice.choice(_BAD_S)
+        faults.bad[host] = (since, until, dice.choice((1.0, 1.0, 0.5)), dice.choice(_BAD_ENDS))
 
 
 def _press(dice: random.Random, ranks: list[int], start: float, faults: Faults) -> None:

@@ -60,6 +60,7 @@ class Launch:
         self.steps = 0
         self.happened: Counter[str] = Counter()
         self.calm_at = clock.now
+        self._bad_dice = random.Random(number)
         self._hosts = {rank: seat.host for rank, seat in scheduler.ledger.seats.items()}
         repeats, is_slow = "repeats" in faults.kinds, "slow values" in faults.kinds
         self._network = Network(clock, dice, self._host, repeats, is_slow, faults.until, self._befall)
@@ -245,6 +246,16 @@ class Launch:
             self.witness.tear(self.clock.now - UNSYNCED_S)
 
     # -- what is seen ---------------------------------------------------------------------------------
+
+    def spoils(self, rank: int, task: int) -> str:
+        """How a call on ``rank`` fails because its host is bad; empty if it does not."""
+        since, until, likelihood, how = self.faults.bad.get(self._host(rank), (0.0, 0.0, 0.0, ""))
+        if not since <= self.clock.now < until or self._bad_dice.random() >= likelihood:
+            return ""
+        self.happened["bad host"] += 1
+        self.trouble(self.clock.now)
+        self.witness.spoiled[task] += 1
+        return how
 
     def note_kill(self, task: int) -> None:
         """A call of ``task`` has killed its process."""

@@ -51,6 +51,9 @@ class Around(Protocol):
     def send(self, source: int, dest: int, message: Message, is_large: bool = False) -> None:
         """Send ``message`` to rank ``dest``."""
 
+    def spoils(self, rank: int, task: int) -> str:
+        """How a call on ``rank`` fails because its host is bad; empty if it does not."""
+
     def note_kill(self, task: int) -> None:
         """``task`` has killed the process that ran it."""
 
@@ -261,6 +264,8 @@ class SimulatedRank:
             how = "killed"
         elif work.attempt <= load.raises.get(work.task, 0):
             how = "raised"
+        if how == "ok":
+            how = self._around.spoils(self.rank, work.task) or how
         duration = load.duration_s[work.task]
         if work.timeout_s is not None and dice.random() < 0.1:
             duration = _NEVER

@@ -45,6 +45,7 @@ ONCE_FAILED = [
 
 #: What must befall some of any hundred runs.
 FAULTS = {
+    "bad host",
     "cut off",
     "damaged file",
     "deaf",

@@ -13,7 +13,7 @@ from handoff_mpi.allocation import Ledger
 from handoff_mpi.messages import DIED, Entry
 from handoff_mpi.scheduler.blame import Blame
 from handoff_mpi.scheduler.evidence import Evidence
-from handoff_mpi.scheduler.lifecycle import Cause
+from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, Cause
 from handoff_mpi.scheduler.policy import Policy
 from handoff_mpi.scheduler.probation import Probation, Term
 from handoff_mpi.scheduler.ready import ReadyTasks
@@ -83,7 +83,8 @@ class Failures:
         self.note(task, rank, has_died, now)
         if has_died and task in self._blame.deaths:
             message = self._blame.tell(task, f"on rank {rank}: {message}")
-        if self._may_retry(task):  # if the run is being stopped, in one that resumes it
+        may_retry = self._blame.may_retry(task) if has_died else self._may_retry(task)
+        if may_retry:  # if the run is being stopped, in one that resumes it
             self._retry(task, rank, kind, message)
         else:
             until = now + min(MAX_HOLD_S, max(MIN_HOLD_S, entry[6]))
@@ -170,7 +171,16 @@ class Failures:
 
     def _retry(self, task: int, rank: int, kind: str, message: str) -> None:
         self._tasks.move(task, Cause.RETRY, rank, (kind, message))
+        if self._is_first_of_group(task):
+            self._ready.rebind(task)
         self._tasks.requeue(task)
+
+    def _is_first_of_group(self, task: int) -> bool:
+        """Whether no other member of the collocated group of ``task`` runs or has run well."""
+        group, state = self._tasks.specs[task].group, self._tasks.state
+        if group is None:
+            return False
+        return all(state[each] not in (DISPATCHED, DONE) for each in self._ready.members[group] if each != task)
 
     def _fail_for_good(self, task: int, rank: int, error: tuple[str, str, str]) -> None:
         failed_on = self.failed_on.pop(task, [])
@@ -203,6 +213,7 @@ class Failures:
         self._give_back(term.ranks)
         for rank in term.ranks:
             self._recall(rank)
+            self._ready.leave(rank)
         self._ready.reconsider()
 
     def _end(self, term: Term, why: str, now: float) -> None:

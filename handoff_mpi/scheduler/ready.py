@@ -36,6 +36,7 @@ class ReadyTasks:
         avoid: where tasks failed: each is offered other hosts first.
         bound: collocated group to the rank it is bound to.
         free: the queues whose tasks may run on any host.
+        members: collocated group to its tasks.
         held: tasks that wait for the tracker; see :mod:`handoff_mpi.scheduler.refusals`.
         undecided: tasks whose failure is not final yet; see :mod:`handoff_mpi.scheduler.undecided`.
         offered: tasks that are offered although what they ask for is held.
@@ -44,6 +45,8 @@ class ReadyTasks:
     def __init__(self, ledger: Ledger, specs: list[TaskSpec]) -> None:
         self.avoid = Avoidance(ledger.seats)
         self.bound: dict[int, int] = {}
+        self.members: dict[int, list[int]] = {}
+        self._pinned: set[int] = set()
         self.held: dict[HoldKey, deque[int]] = {}
         self.undecided: dict[int, Any] = {}
         self.offered: set[int] = set()
@@ -272,18 +275,21 @@ class ReadyTasks:
 
     # -- collocated groups ----------------------------------------------------------------------------
 
-    def widen_group(self, spec: TaskSpec) -> None:
-        """Take in a member of a collocated group; :meth:`requeue_outgrown` must follow.
+    def widen_group(self, task: int) -> None:
+        """Take in ``task`` as a member of its collocated group; :meth:`requeue_outgrown` must follow.
 
         The rank the group will be bound to must fit each of its members, one by one. Cost classes refer to the mapping
         of that need, so a need that grows is a new mapping, and so a new class: never a change of the old one.
         """
+        spec = self._specs[task]
         assert spec.group is not None
         group = spec.group
+        self.members.setdefault(group, []).append(task)
         need = self._need.get(group, {})
         self._need[group] = need | {name: amount for name, amount in spec.cost.items() if amount > need.get(name, -1)}
         if isinstance(spec.pin, int):
             self.bound[group] = spec.pin
+            self._pinned.add(group)
         elif spec.pin is not None:
             self._host[group] = spec.pin
             seat = self._ledger.seats.get(self.bound.get(group, -1))
@@ -320,6 +326,21 @@ class ReadyTasks:
         """Groups bound to a lost rank may be bound anew; their ready tasks queue up again."""
         for group in [group for group, bound in self.bound.items() if bound == rank]:
             del self.bound[group]
+        self._put_anew([queue for queue in self.all_queues() if queue.cost.rank == rank])
+
+    def leave(self, rank: int) -> None:
+        """Groups bound to a rank on probation, but not pinned to it, may be bound to another one."""
+        for group in [group for group, bound in self.bound.items() if bound == rank and group not in self._pinned]:
+            del self.bound[group]
+        self._put_anew([queue for queue in self.all_queues() if queue.cost.rank == rank])
+
+    def rebind(self, task: int) -> None:
+        """``task`` failed, and no other member of its group has run: the rank where it runs next is the group's."""
+        group = self._specs[task].group
+        if group is None or group not in self.bound or group in self._pinned:
+            return
+        rank = self.bound.pop(group)
+        self._leader[group] = task  # the others wait for it
         self._put_anew([queue for queue in self.all_queues() if queue.cost.rank == rank])
 
     def reconsider(self) -> None:

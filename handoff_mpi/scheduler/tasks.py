@@ -129,7 +129,7 @@ class TaskTable:
         for task in new:
             spec = self.specs[task]
             if spec.group is not None:
-                self._ready.widen_group(spec)
+                self._ready.widen_group(task)
             for each in spec.inputs:
                 children = self.children[each]
                 if children:

@@ -897,7 +897,8 @@ def test_collocated_functions_that_fit_beside_the_first_start_with_it():
 def test_collocated_functions_are_tried_again_on_their_rank():
     run = Dialogue(ranks(1, 1))
     run.submit(task(group=0), task(group=0))
-    run.tell(1.0, raised(1, 0))
+    run.tell(1.0, done(1, 0))
+    run.tell(2.0, raised(1, 1))
     assert run.log[-1].endswith("DISPATCHED by PLACED on 1")
 
 

@@ -242,3 +242,53 @@ def test_deaths_on_a_bad_host_are_forgiven_and_told_for_the_journal():
     assert set(run.scheduler.on_probation) == {1, 2}
     assert any("forgiven" in line for line in run.log)
     assert not run.scheduler.failures
+
+
+# -- collocated groups ----------------------------------------------------------------------------------
+
+
+def test_a_collocated_group_whose_first_function_fails_is_bound_where_that_runs_next():
+    run = Dialogue(hosts("ab"))
+    run.submit(task(group=0), task(group=0))
+    assert run.tell(1.0, raised(1, 0)) == ["2.0 claims for 0#2"]
+    assert run.tell(2.0, done(2, (0, 2))) == ["2.0 claims for 1#1"]
+
+
+def test_a_collocated_group_that_has_run_well_on_its_rank_stays_there():
+    run = Dialogue(hosts("ab"))
+    run.submit(task(group=0), task(group=0))
+    run.tell(1.0, done(1, 0))
+    run.tell(2.0, raised(1, 1))
+    assert run.log[-1] == "1#2 DISPATCHED by PLACED on 1"
+
+
+def test_a_collocated_group_that_is_pinned_stays_where_it_fails():
+    run = Dialogue(hosts("ab"))
+    run.submit(task(group=0), task(group=0, pin=1))
+    run.tell(1.0, raised(1, 0))
+    assert run.log[-1] == "0#2 DISPATCHED by PLACED on 1"
+
+
+def test_a_collocated_group_leaves_a_rank_that_goes_on_probation():
+    run = Dialogue(hosts(BAD))
+    run.submit(task(group=0), closed=False)
+    run.tell(0.5, done(1, 0))
+    assert run.scheduler.ready.bound == {0: 1}
+    convict(run)
+    assert run.scheduler.ready.bound == {}
+
+
+def test_a_function_that_is_tried_elsewhere_without_tries_left_and_dies_there_has_its_deaths_left():
+    """Deaths count for the crash limit, and not as retries."""
+    run = Dialogue(hosts("aabbc"), max_retries=0)
+    run.submit(*[task() for _ in range(30)])
+    run.tell(1.0, done(3, 2), done(4, 3), done(5, 4))
+    run.tell(1.1, raised(1, 0), raised(2, 1))
+    run.tell(1.2, raised(1, _of(run, 1)), raised(2, _of(run, 2)))
+    (first, second) = [
+        number for number, state in enumerate(run.scheduler.attempts) if number in run.scheduler.ready.avoid
+    ][:2]
+    run.tell(2.0, done(3, _of(run, 3)), done(4, _of(run, 4)), done(5, _of(run, 5)))
+    (rank, tried) = next((rank, _of(run, rank)) for rank in (3, 4, 5) if _of(run, rank)[0] in (first, second))
+    run.tell(2.1, died(rank, tried))
+    assert "READY by RETRY" in "".join(run.log)

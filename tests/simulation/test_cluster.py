@@ -35,6 +35,7 @@ ONCE_FAILED = [
     (13, {"pressure": True}, "all ranks were short of memory, and what was left was given up"),
     (94, {"pressure": True}, "a rank short of memory that was refilled as its call ended"),
     (64, {"pressure": True}, "a rank let go though it is short of memory, and given a task for each slot"),
+    (77001465, {"pressure": True, "bad_hosts": True}, "a death where no try was left, failed for good"),
     (58, {"tasks": 60, "is_fine": True, "pressure": True}, "a rank short of memory that was sent what will be ready"),
     (7000024, {}, "a collocated group that grew, and whose class kept what was derived from the need it had before"),
     (7001357, {}, "the same"),

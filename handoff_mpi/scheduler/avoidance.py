@@ -18,11 +18,15 @@ class Avoidance:
 
     Attributes:
         failed_on: task to the ranks of its failed attempts, in order.
+        besides: task to hosts that it should avoid besides: they fail most calls, too.
+        relented: tasks that avoid nothing any more, since the strategy places them nowhere else.
         is_alone_to_blame: whether a rank is on probation while its host works, so that none need avoid the host.
     """
 
     def __init__(self, seats: Mapping[int, Seat]) -> None:
         self.failed_on: dict[int, list[int]] = {}
+        self.besides: dict[int, frozenset[str]] = {}
+        self.relented: set[int] = set()
         self.is_alone_to_blame: Callable[[int], bool] = lambda rank: False
         self._seats = seats
         self._host_sets: set[frozenset[str]] = set()
@@ -34,15 +38,11 @@ class Avoidance:
         """An attempt of ``task`` failed on ``rank``."""
         self.failed_on.setdefault(task, []).append(rank)
 
-    def forget(self, task: int) -> None:
-        """``task`` has ended."""
-        self.failed_on.pop(task, None)
-
     def wishes(self, task: int) -> Iterator[tuple[int | None, frozenset[str]]]:
         """Yield ``(rank to avoid, hosts to avoid)``, the best wish first; the last one avoids nothing."""
         ranks = [rank for rank in self.failed_on.get(task, ()) if not self.is_alone_to_blame(rank)]
-        if ranks:
-            hosts = self._hosts(ranks)
+        if ranks and task not in self.relented:
+            hosts = self._hosts(ranks, self.besides.get(task, frozenset()))
             last_host = frozenset({self._seats[ranks[-1]].host})
             yield None, hosts
             if hosts != last_host:
@@ -50,8 +50,8 @@ class Avoidance:
             yield ranks[-1], frozenset()
         yield None, frozenset()
 
-    def _hosts(self, ranks: Sequence[int]) -> frozenset[str]:
-        hosts = frozenset(self._seats[rank].host for rank in ranks)
+    def _hosts(self, ranks: Sequence[int], besides: frozenset[str]) -> frozenset[str]:
+        hosts = besides.union(self._seats[rank].host for rank in ranks)
         if len(hosts) > 1 and hosts not in self._host_sets:
             if len(self._host_sets) >= MAX_HOST_SETS:
                 return frozenset({self._seats[ranks[-1]].host})

@@ -115,6 +115,7 @@ class Failures:
         if term is not None:
             self._end(term, "a probe succeeded there", now)
         # What was given back has spoken against its rank already.
+        self._ready.avoid.besides.pop(task, None)
         failed_on = [each for each in self.failed_on.pop(task, ()) if self._tries.counts(task, each)]
         self._undecided.trials.pop(task, None)
         for begun in self.probation.judge(failed_on, rank, now):
@@ -142,7 +143,7 @@ class Failures:
             if verdict == Verdict.FINAL:
                 self._fail_for_good(task, failure.rank, failure.error)
             else:
-                self._undecided.trials[task] = failure.rank
+                self._ready.avoid.besides[task] = self._undecided.begin_trial(task, failure.rank)
                 self._retry(task, failure.rank, *failure.error[:2])
 
     def stop(self) -> None:
@@ -157,7 +158,7 @@ class Failures:
         is_open = self._may_hold and self._has_elsewhere(task, failure.rank)
         if is_open and self._undecided.verdict(task, failure, now, self._is_busy) != Verdict.FINAL:
             self._tasks.move(task, Cause.UNDECIDED, failure.rank, failure.error[:2])
-            self._undecided.add(task, failure)
+            self._undecided.add(task, failure, now)
         else:
             self._fail_for_good(task, failure.rank, failure.error)
 
@@ -183,6 +184,7 @@ class Failures:
         return all(state[each] not in (DISPATCHED, DONE) for each in self._ready.members[group] if each != task)
 
     def _fail_for_good(self, task: int, rank: int, error: tuple[str, str, str]) -> None:
+        self._ready.avoid.besides.pop(task, None)
         failed_on = self.failed_on.pop(task, [])
         if len({self._ledger.seats[each].host for each in failed_on}) > 1:
             self.evidence.confirm(failed_on)

@@ -167,7 +167,7 @@ class Scheduler:
                 self._let_one_go(now)
             if self._placer.holds_back and not self.slots.in_flight:
                 self._stop("what is left would not finish in the time that is left")
-            while self._is_stuck() and self._give_up_on_ready() and not self.stopping:
+            while self._is_stuck() and self._relent_or_give_up(now) and not self.stopping:
                 self._placer.allocate(now)
             self._placer.send_ahead()
             self._placer.recall_for_idle(now)
@@ -533,11 +533,19 @@ class Scheduler:
             return False
         return self.ready.is_queued()
 
+    def _relent_or_give_up(self, now: float) -> bool:
+        """Nothing else could go on: what is avoided is allowed, else fail what fits nothing; return whether any was."""
+        if self._on_probation and self._prober.relieve(now):
+            return True
+        return self._give_up_on_ready()
+
     def _give_up_on_ready(self) -> bool:
         """Fail what fits nothing that is left; return whether there was any. Suspects are offered nothing, but left."""
         queues = self.ready.all_queues()
         hopeless = [queue for queue in queues if not self.ledger.reach.could_fit(queue.cost)]
         if not hopeless and not self._awaits_suspects():
+            if self.ready.relent():
+                return True
             hopeless = queues
         for queue in hopeless:
             for task in list(queue.tasks):

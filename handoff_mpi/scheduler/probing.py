@@ -40,6 +40,13 @@ class Prober:
         for term in self._probation.due(now):
             self._probe(term, now)
 
+    def relieve(self, now: float) -> bool:
+        """Place on ranks on probation what the strategy places nowhere else; return whether there was any."""
+        ranks = self._probation.idle_ranks(self._probation.terms.values())
+        with self._probation.lifted(ranks):
+            self._placer.allocate(now)
+        return bool(self._slots.in_flight)
+
     def _is_bound(self, queue: ReadyQueue) -> bool:
         """Whether all ranks that could run the tasks of ``queue`` are on probation."""
         return not self._reach.is_left(queue.cost) and self._reach.could_fit(queue.cost)

@@ -343,6 +343,13 @@ class ReadyTasks:
         self._leader[group] = task  # the others wait for it
         self._put_anew([queue for queue in self.all_queues() if queue.cost.rank == rank])
 
+    def relent(self) -> bool:
+        """Let tasks run where they failed after all, as they are placed nowhere else; return whether any may."""
+        queues = [queue for queue in self.all_queues() if queue.cost.plain is not None]
+        self.avoid.relented.update(task for queue in queues for task in queue.tasks)
+        self._put_anew(queues)
+        return bool(queues)
+
     def reconsider(self) -> None:
         """The cluster has changed: tasks that avoid a rank or hosts may have nothing else left, or something again."""
         self._put_anew([queue for queue in self.all_queues() if queue.cost.plain is not None])

@@ -30,6 +30,8 @@ MIN_HOLD_S = 1.0
 MAX_HOLD_S = 60.0
 #: Seconds between two looks at what is held, and the most ranks looked at in one.
 LOOK_S = 0.05
+#: A function without tries left is tried elsewhere so often at most.
+MAX_TRIALS = 2
 MAX_LOOKS = 32
 
 
@@ -87,6 +89,7 @@ class UndecidedFailures:
     ) -> None:
         self.next_look = float("inf")
         self.trials: dict[int, int] = {}
+        self._tried: dict[int, int] = {}
         self._seats = seats
         self._evidence = evidence
         self._trusted = trusted
@@ -100,11 +103,17 @@ class UndecidedFailures:
         wins, streak = evidence.wins[rank], evidence.of_rank(rank).streak
         return Undecided(rank, error, wins, sum(evidence.wins.values()), streak, until)
 
-    def add(self, task: int, failure: Undecided) -> None:
+    def add(self, task: int, failure: Undecided, now: float) -> None:
         """The failure of ``task`` is held."""
         self._failures[task] = failure
         self._of_rank.setdefault(failure.rank, {})[task] = None
-        self.next_look = 0.0
+        self.next_look = min(self.next_look, now + LOOK_S)
+
+    def begin_trial(self, task: int, rank: int) -> frozenset[str]:
+        """``task``, which failed on ``rank``, is tried elsewhere; return the hosts that are no better."""
+        self.trials[task] = rank
+        self._tried[task] = self._tried.get(task, 0) + 1
+        return self._record(rank).no_better()
 
     def release(self, task: int) -> Undecided:
         """The failure of ``task`` is held no more."""
@@ -131,6 +140,8 @@ class UndecidedFailures:
                 verdict = self._judge(task, self._failures[task], record, now, is_busy)
                 if verdict != Verdict.HOLD:
                     yield task, verdict
+                elif record.is_suspect:
+                    break  # the others' turn comes later
             if not tasks:
                 del self._of_rank[rank]
         self.next_look = now + LOOK_S if self._of_rank else float("inf")
@@ -147,7 +158,7 @@ class UndecidedFailures:
     ) -> Verdict:
         host = self._seats[failure.rank].host
         if record.is_suspect:
-            if not record.untried(self._failed_on[task]):
+            if self._tried.get(task, 0) >= MAX_TRIALS or not record.untried(self._failed_on[task]):
                 return Verdict.FINAL
             return Verdict.TRY_ELSEWHERE if self._is_turn(failure.rank, record.is_host_suspect) else Verdict.HOLD
         if self._evidence.wins[failure.rank] > failure.wins and record.is_sound:
@@ -195,9 +206,11 @@ class _Record:
         self, own: Sequence[Account], others: Sequence[tuple[Sequence[int], Account]], seats: dict[int, Seat]
     ) -> None:
         self.is_sound = own[0].failing < SOUND
-        self._better = [ranks for ranks, other in others if other.good and any(_is_worse(each, other) for each in own)]
+        works = [(ranks, other) for ranks, other in others if other.good and other.streak < MIN_FUNCTIONS]
+        self._better = [ranks for ranks, other in works if any(_is_worse(each, other) for each in own)]
+        self._others = [ranks for ranks, _ in others if ranks not in self._better]
         self.is_suspect = bool(self._better)
-        self.is_host_suspect = len(own) > 1 and any(_is_worse(own[0], other) for _, other in others if other.good)
+        self.is_host_suspect = len(own) > 1 and any(_is_worse(own[0], other) for _, other in works)
         is_silent = any(not (other.good or other.failed) for _, other in others)
         fails = any(each.streak >= MIN_FUNCTIONS for each in own)
         self.is_untold = fails and is_silent and not any(other.good for _, other in others)
@@ -210,6 +223,11 @@ class _Record:
         if self._are_hosts:
             return any(self._seats[ranks[0]].host not in hosts for ranks in self._better)
         return any(ranks[0] not in failed_on for ranks in self._better)
+
+
+    def no_better(self) -> frozenset[str]:
+        """Return the other hosts that are no better, as far as they were compared."""
+        return frozenset(self._seats[ranks[0]].host for ranks in self._others) if self._are_hosts else frozenset()
 
 
 def _is_worse(own: Account, other: Account) -> bool:

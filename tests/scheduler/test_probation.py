@@ -88,6 +88,14 @@ def test_several_bad_hosts_bad_ranks_and_hosts_that_go_bad(name):
     assert outcome.ratio <= 1.3
 
 
+@pytest.mark.parametrize("name", ["bugs in a row, no retries", "bugs on a bad host, no retries"])
+def test_functions_with_bugs_fail_and_no_others_and_are_hardly_tried_again(name):
+    run = Run(CASES[name])
+    outcome = run.run()
+    assert set(run.scheduler.failures) == {*CASES[name].bugs}
+    assert max(outcome.attempts) <= 2
+
+
 def test_a_host_that_works_again_is_used_again():
     outcome = Run(CASES["becomes good"]).run()
     assert [line.split(": ")[0] for line in outcome.log] == ["3.00 rank 1 probation", "18.02 rank 4 trusted"]
@@ -292,3 +300,25 @@ def test_a_function_that_is_tried_elsewhere_without_tries_left_and_dies_there_ha
     (rank, tried) = next((rank, _of(run, rank)) for rank in (3, 4, 5) if _of(run, rank)[0] in (first, second))
     run.tell(2.1, died(rank, tried))
     assert "READY by RETRY" in "".join(run.log)
+
+
+# -- strategies of one's own ----------------------------------------------------------------------------
+
+
+class Favourites:
+    """Places tasks on ranks 1 and 2 alone."""
+
+    def allocate(self, ready, view):
+        for group in ready:
+            for rank in (1, 2):
+                if len(group) and view.fits(group.cost, rank):
+                    yield group[0], rank
+
+
+def test_a_strategy_that_uses_one_host_alone_gets_its_way_where_nothing_else_could_go_on():
+    run = Dialogue(hosts(BAD), Favourites())
+    run.submit(task())
+    for attempt in range(1, 5):
+        (rank,) = [rank for rank in (1, 2) if running(run, rank)]
+        run.tell(float(attempt), raised(rank, (0, attempt)))
+    assert run.why(0) == ("ValueError", "oops")

@@ -41,6 +41,7 @@ class Case:
         fails_after_s: how long a failing call takes.
         ideal: the hosts whose time alone is what the run should need.
         good: so many ranks instead.
+        bugs: functions that fail everywhere.
     """
 
     hosts: str
@@ -51,6 +52,7 @@ class Case:
     status: int = RAISED
     ideal: str = ""
     good: int = 0
+    bugs: range = range(0)
     options: dict = field(default_factory=dict)
 
 
@@ -124,7 +126,8 @@ class Run:
         task, attempt = self._running[rank] = self._queues[rank].pop(0)
         self.calls[rank] += 1
         host = self.case.hosts[rank - 1]
-        if self.case.bad(rank, host, self.now, self._dice.random()):
+        is_bug = task in self.case.bugs
+        if self.case.bad(rank, host, self.now, self._dice.random()) or is_bug:
             end, entry = self.case.fails_after_s, (self.case.status, ENDS[self.case.status], 0, self.now)
         else:
             end, entry = 1.0, (OK, (PLAIN, None), 8, self.now)
@@ -177,6 +180,8 @@ CASES = {
     "flaky functions": Case("aaaabb", lambda rank, host, now, dice: dice < 0.1, 1.0, ideal="ab"),
     "very flaky functions": Case("aabbccdd", lambda r, h, now, dice: dice < 0.4, 1.0, max_retries=9, ideal="abcd"),
     "flaky, no retries": Case("aaaabb", lambda rank, host, now, dice: dice < 0.1, 1.0, max_retries=0, ideal="ab"),
+    "bugs in a row, no retries": Case("abcdef", host(), 1.0, max_retries=0, bugs=range(60, 90), ideal="abcdef"),
+    "bugs on a bad host, no retries": Case("aaaabb", host("a"), max_retries=0, bugs=range(0, 200, 10), ideal="b"),
     "all fail": Case("aaaabb", lambda *_: True, 1.0, functions=40, ideal="ab"),
     "all fail, no retries": Case("aaaabb", lambda *_: True, 1.0, functions=40, max_retries=0, ideal="ab"),
     "all fail, fast, no retries": Case("aaaabb", lambda *_: True, 0.01, functions=40, max_retries=0, ideal="ab"),

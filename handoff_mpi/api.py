@@ -54,7 +54,7 @@ def execute(dag: DAG, *, comm: Any = None, **options: Any) -> Results | None:
         return _execute_on(jobs.current, dag, chosen)  # in dag.py, or within a Cluster: the other ranks serve already
     if comm is None and size_by_launcher() == 1:
         return execute_local(dag, **options)
-    with Cluster(comm, _serve_now=False) as cluster:
+    with Cluster(comm, join_limit=chosen.join_limit, _serve_now=False) as cluster:
         if not cluster:
             shared = _serve(cluster.job)
             return shared if isinstance(shared, Results) else None
@@ -91,17 +91,26 @@ class Cluster:
         comm: the communicator to use; the world by default.
         idle_limit: how long, in seconds, a rank waits between two runs for a rank 0 of another host that nobody can be
             asked about: see :mod:`handoff_mpi.runtime.vigil`. A week by default; ``float("inf")`` sets none.
+        join_limit: see :class:`handoff_mpi.RunOptions`.
 
     Raises:
-        UsageError: ``idle_limit`` is no positive number.
+        UsageError: ``idle_limit`` or ``join_limit`` is not a positive number.
     """
 
-    def __init__(self, comm: Any = None, *, idle_limit: float = IDLE_LIMIT_S, _serve_now: bool = True) -> None:
+    def __init__(
+        self,
+        comm: Any = None,
+        *,
+        idle_limit: float = IDLE_LIMIT_S,
+        join_limit: float | None = None,
+        _serve_now: bool = True,
+    ) -> None:
         if not isinstance(idle_limit, (int, float)) or isinstance(idle_limit, bool) or not idle_limit > 0:
             raise UsageError(f"idle_limit must be a positive number of seconds, not {idle_limit!r}")
         is_rank = jobs.current is not None and jobs.current.is_mpi  # then it is refused
         is_alone = comm is None and size_by_launcher() == 1 and not is_rank
-        self.job = jobs.local_job() if is_alone else jobs.mpi_job(comm)
+        limit_s = options_of({} if join_limit is None else {"join_limit": join_limit}).join_limit
+        self.job = jobs.local_job() if is_alone else jobs.mpi_job(comm, limit_s)
         self.job.idle_limit_s = float(idle_limit)
         if self.job.size > 1:
             script_end.joined(self.job)

@@ -21,7 +21,7 @@ from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch.environment import is_under_launcher, rank_by_launcher
 from handoff_mpi.launch.signals import stop_before_the_start
 from handoff_mpi.process_exit import exit_python
-from handoff_mpi.results.run_dir import lock_for_supervisor, take_mark, use_run_dir
+from handoff_mpi.results.run_dir import lock_for_supervisor, note_arrived, take_mark, use_run_dir
 from handoff_mpi.runtime.options import CHECKPOINTS, ISOLATIONS, ON_FAILURE, RESULTS_ON, RunOptions
 from handoff_mpi.speech import say
 from handoff_mpi.version import VERSION
@@ -177,6 +177,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--results-on", choices=RESULTS_ON, help="which ranks get the results")
     add("--crash-limit", metavar="N", type=int, help="deaths of its process after which a function is failed")
     add("--silence-limit", metavar="S", type=float, help="seconds of silence after which a rank's work moves")
+    add("--join-limit", metavar="S", type=float, help="seconds for all ranks to join, after the last that arrived")
     add("--drain", metavar="S", type=float, help="seconds running calls get once the run is stopped")
     add("--deadline", metavar="S|TIME", help="when it must have ended: seconds from its start, or an ISO time")
     add("--tracker-timeout", metavar="S", type=float, help="seconds a function waits at most for the resource tracker")
@@ -258,7 +259,9 @@ def _run(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
         return command.tell_refusal(chosen, command.lead(jobs.local_job(), given.target, args, chosen))
     if rank_by_launcher():
         command.ignore_signals()
-    job = jobs.current = jobs.mpi_job()
+    if "run_dir" in chosen:
+        note_arrived(chosen["run_dir"])
+    job = jobs.current = jobs.mpi_job(join_limit=RunOptions(**chosen).join_limit)
     if job.rank == 0:
         command.end(job, command.tell_refusal(chosen, command.lead(job, given.target, args, chosen)))
     command.serve(job)
@@ -283,6 +286,7 @@ def _launch(given: argparse.Namespace, own: list[str], args: list[str], options:
             run_dir=run_dir,
             drain_s=options.drain,
             silence_limit_s=options.silence_limit,
+            join_limit_s=options.join_limit,
             most=most,
             hosts=given.hosts,
             extra=extra,

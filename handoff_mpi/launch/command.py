@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # of rank 0 alone
     from handoff_mpi.launch.loading import DagFile
 
 #: Options that dag.py cannot set: the supervisor, or another launch of the same run, goes by them before it is loaded.
-_BEFORE_LOADING = ("run_dir", "fresh", "rerun", "drain")
+_BEFORE_LOADING = ("run_dir", "fresh", "rerun", "drain", "join_limit")
 #: Loading dag.py may take this long before something is said.
 SLOW_LOADING_S = 30.0
 #: Exit handlers get this long in a rank whose main thread is still in a call.

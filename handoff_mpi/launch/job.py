@@ -16,9 +16,12 @@ from handoff_mpi.callbacks import call_here
 from handoff_mpi.comm import Envelope, MemoryNetwork, RankGone
 from handoff_mpi.descendants import mark_descendants
 from handoff_mpi.encoding import decode_code, encode_code
-from handoff_mpi.errors import DAGFailed, JoinError, TransportError, UsageError
+from handoff_mpi.errors import EXIT_STOPPED, DAGFailed, JoinError, TransportError, UsageError
 from handoff_mpi.kernel import sharpen_timers
+from handoff_mpi.launch import script_end
 from handoff_mpi.launch.environment import size_by_launcher
+from handoff_mpi.launch.local_ranks import kill_stopped_ranks
+from handoff_mpi.launch.mpi_start import bounded_start, join_timeout_s
 from handoff_mpi.messages import ASKED, BYE, ENDS, LEAVE, SETUP, START
 from handoff_mpi.python_path import add_directories
 from handoff_mpi.resources import Amounts, Capability, parse_resources
@@ -41,7 +44,10 @@ if TYPE_CHECKING:  # of rank 0 alone
     from handoff_mpi.dag import DAG
     from handoff_mpi.results import Results
 
-JOIN_S = 60.0
+#: ``setup(rank)`` of dag.py must return within this long.
+SETUP_S = 60.0
+#: Ranks that have all come get this much longer to exchange what they offer.
+JOINED_S = 10.0
 #: Ranks that have not answered to the end of the job after this long are left behind, or ended.
 DISMISS_S = 5.0
 #: A rank that cannot go on has ended after this long, whatever its MPI makes of it.
@@ -119,7 +125,7 @@ class Job:
         for rank in others:
             self.transport.send(rank, (SETUP, 0, blob, sys.path))
         answers = {0: _set_up(blob, self.capabilities[0])}
-        end, next_look = clock() + JOIN_S, clock() + LOOK_S
+        end, next_look = clock() + SETUP_S, clock() + LOOK_S
         pace = Pace(self.transport.bell)
         while len(answers) <= len(others) and clock() < end:
             arrived = self.transport.poll()
@@ -134,7 +140,7 @@ class Job:
             pace.wait(bool(arrived), False, min(end, next_look))
         silent = sorted(set(others) - set(answers))
         if silent:
-            raise UsageError(f"setup(rank) has not returned on ranks {silent} within {JOIN_S:.0f} s")
+            raise UsageError(f"setup(rank) has not returned on ranks {silent} within {SETUP_S:.0f} s")
         for rank, (capability, error) in sorted(answers.items()):
             if error is not None:
                 raise UsageError(f"setup({rank}) failed: {error}")
@@ -325,23 +331,32 @@ def local_job() -> Job:
     return Job(MemoryNetwork(1).transport(0), [my_capability(0)], is_mpi=False)
 
 
-def mpi_job(comm: Any = None) -> Job:
+def mpi_job(comm: Any = None, join_limit: float | None = None) -> Job:
     """Join the job of ``comm`` (the world by default); a collective call.
+
+    Args:
+        join_limit: see :class:`handoff_mpi.RunOptions`, which has the default.
 
     Raises:
         UsageError: this rank serves in a job of the world already, or leads it: the other ranks would not come.
-        JoinError: ranks are missing after a minute, or run another version.
+        JoinError: ranks are missing after ``join_limit``, or run another version.
     """
-    from handoff_mpi.comm import mpi
+    if comm is None and current is not None and current.is_mpi:
+        raise UsageError("this process is a rank of a job already; handoff.execute(dag) on its rank 0 uses that")
+    join_limit = RunOptions().join_limit if join_limit is None else join_limit
+    with bounded_start(join_limit):
+        from handoff_mpi.comm import mpi
+    with bounded_start(join_limit + JOINED_S):
+        return _join(mpi, comm, join_timeout_s(join_limit))
 
+
+def _join(mpi: Any, comm: Any, timeout_s: float) -> Job:
     if comm is None:
-        if current is not None and current.is_mpi:
-            raise UsageError("this process is a rank of a job already; handoff.execute(dag) on its rank 0 uses that")
         comm = mpi.world()
         _refuse_singletons(comm.Get_size())
     sharpen_timers()
     mark_descendants()
-    mpi.wait_for_all(comm, JOIN_S)
+    mpi.wait_for_all(comm, timeout_s)
     transport = mpi.MPITransport(comm)
     capabilities: list[Capability] = transport.allgather(my_capability(transport.rank))
     mine = capabilities[transport.rank].version
@@ -387,10 +402,18 @@ def _set_up(blob: bytes, capability: Capability) -> tuple[Capability, str | None
 
 
 def end_rank(error: BaseException) -> NoReturn:
-    """End a rank that cannot go on, so that the others notice."""
-    from handoff_mpi.comm import mpi
+    """End a rank that cannot go on, so that the others notice, whatever its functions have done to Python."""
+    try:
+        _end_within(END_S)
+        _explain(error)
+        _leave_job(error)
+    except BaseException:
+        pass  # a function has replaced what this needs, ``len`` perhaps
+    while True:
+        os.kill(os.getpid(), signal.SIGKILL)  # what MPI reports at once, whatever this process was doing
 
-    _end_within(END_S)
+
+def _explain(error: BaseException) -> None:
     try:
         if isinstance(error, (ConnectionError, TransportError, UsageError)):
             who = f"process {os.getpid()} on {socket.gethostname()}"
@@ -398,13 +421,24 @@ def end_rank(error: BaseException) -> NoReturn:
         else:
             traceback.print_exception(error)
             sys.stderr.flush()
-    except (OSError, ValueError, AttributeError):
+    except Exception:
         pass  # whoever read it is gone with the launcher, or a function has put something else there
-    if mpi.survives_death() or isinstance(error, ConnectionError):
-        os.kill(os.getpid(), signal.SIGKILL)  # what MPI reports at once, whatever this process was doing
-    mpi.abort(70)
-    time.sleep(5)
-    os._exit(70)
+
+
+def _leave_job(error: BaseException) -> None:
+    """End this process where another way than SIGKILL tells the launcher more; else return."""
+    from handoff_mpi.comm import mpi
+
+    is_fault_tolerant = mpi.survives_death()
+    if isinstance(error, ConnectionError):
+        kill_stopped_ranks()  # nobody else would: the launcher waits for them
+        if is_fault_tolerant:
+            script_end.leave_after_rank_0()
+            os._exit(EXIT_STOPPED)  # if SIGKILL ends all ranks, mpirun ends with status 0
+    elif not is_fault_tolerant:
+        mpi.abort(70)
+        time.sleep(5)
+        os._exit(70)
 
 
 def _end_within(seconds: int) -> None:

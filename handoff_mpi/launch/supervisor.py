@@ -27,9 +27,10 @@ from handoff_mpi.kernel import signal_at_parents_end
 from handoff_mpi.launch.hosts import Hosts, find_hosts, refuse_too_many
 from handoff_mpi.launch.mpirun import launcher_command
 from handoff_mpi.launch.signals import words_of_signal
+from handoff_mpi.launch.start_watch import JOIN_RANK_S, Rank0Watch, StartWatch
 from handoff_mpi.python_path import own_command
 from handoff_mpi.results.loading import load
-from handoff_mpi.results.run_dir import JOINED, LAUNCHED_BY, STATUS, STOP, note_stop, read_status
+from handoff_mpi.results.run_dir import ARRIVED, JOINED, LAUNCHED_BY, STATUS, STOP, note_stop, read_status
 from handoff_mpi.results.secure_files import Directory
 from handoff_mpi.runtime.prober import PROBE
 from handoff_mpi.speech import say
@@ -41,9 +42,6 @@ GRACE_S = 15.0
 GRACE_AFTER_LOSS_S = 4.0
 #: A run that is asked to stop before it has begun gets this long to begin.
 START_S = 60.0
-#: Ranks have this long to come together, and so much more for each rank.
-JOIN_S = 90.0
-_JOIN_RANK_S = 0.02
 _LOOK_S = 0.1
 #: Status of an Open MPI mpirun that stumbles over the session directory of a killed one with the same process id. It
 #: removes that directory as it ends, so the next one starts.
@@ -64,6 +62,7 @@ class Order:
         drain_s: how long running calls may go on once the run is stopped.
         silence_limit_s: after which silence of rank 0 its process is looked at.
         most: how often the run is launched again.
+        join_limit_s: how long after the last rank that arrived all must have joined; twice that at each new launch.
         hosts: the user's list of hosts, or None.
         extra: the user's words for mpirun.
     """
@@ -77,6 +76,7 @@ class Order:
     most: int
     hosts: str | None = None
     extra: Sequence[str] = ()
+    join_limit_s: float = 30.0
 
 
 def supervise(order: Order) -> int:
@@ -127,6 +127,7 @@ class _Supervisor:
         self._hosts = hosts
         self._run_dir = order.run_dir
         self._process: subprocess.Popen[bytes] | None = None
+        self._launches = 0
         self._signals = 0
         self._why = ""
         self._is_passed_on = False
@@ -148,16 +149,20 @@ class _Supervisor:
 
     def launch(self, arguments: list[str], more: dict[str, str]) -> None:
         """Start mpirun, and return once it has ended, or was ended because it did not."""
+        order = self._order
         command, environment = self._command(more)
         self._forget_the_last()
         self._deadline = 0.0 if self._signals > 1 else float("inf")
         self._has_failed_to_start = False
         self._pulse.reset()
-        self._join_by = time.monotonic() + JOIN_S + self._order.ranks * _JOIN_RANK_S
         program = [*command, *own_command(), *arguments]
         self._process = subprocess.Popen(
             program, env=environment, start_new_session=True, preexec_fn=_end_with_supervisor
         )
+        limit_s = (order.join_limit_s + order.ranks * JOIN_RANK_S) * 2**self._launches
+        self._start = StartWatch(self._run_dir, self._process.pid, limit_s)
+        self._rank_0 = Rank0Watch()
+        self._launches += 1
         while self._process.poll() is None:
             if time.monotonic() >= self._deadline:
                 self._end(self._process)
@@ -178,7 +183,7 @@ class _Supervisor:
             UsageError: it cannot be removed.
         """
         try:
-            for name in (STATUS, JOINED, STOP):
+            for name in (STATUS, ARRIVED, JOINED, STOP):
                 self._run_dir.remove(name)
         except OSError as error:
             what = f"{error.filename} of an earlier launch cannot be removed: {error.strerror}"
@@ -196,12 +201,11 @@ class _Supervisor:
     def _look(self, process: subprocess.Popen[bytes]) -> None:
         status = read_status(self._run_dir)
         self._has_begun |= bool(status)
+        if status.get("exit_code") is None and self._is_lost(status):  # though a signal has set a deadline
+            self._deadline = 0.0
         if self._deadline == float("inf"):
             if status.get("exit_code") is not None:
                 self._deadline = time.monotonic() + (GRACE_AFTER_LOSS_S if status.get("lost_ranks") else GRACE_S)
-            elif self._has_failed_to_join(bool(status)):
-                say("its ranks have not come together; the launch is ended")
-                self._deadline, self._has_failed_to_start = 0.0, True
             elif self._pulse.has_stopped() and self._is_rank_0_gone(status):
                 say(f"rank 0 on {status.get('host')} is gone, and its launcher does not notice; that is ended")
                 self._deadline = 0.0
@@ -215,12 +219,14 @@ class _Supervisor:
         wait_s = self._order.drain_s + GRACE_S + (0 if self._is_passed_on else START_S)
         self._deadline = min(self._deadline, time.monotonic() + wait_s)
 
-    def _has_failed_to_join(self, has_status: bool) -> bool:
-        """A rank that dies while MPI starts leaves the others waiting inside MPI, where nobody else can end it."""
-        if has_status or time.monotonic() < self._join_by:
-            return False
-        self._join_by = float("inf")  # one look is enough
-        return self._run_dir.status(JOINED) is None
+    def _is_lost(self, status: dict[str, Any]) -> bool:
+        """Whether the launch is lost: it has not started, or its rank 0 has died."""
+        why = "" if status else self._start.problem()
+        self._has_failed_to_start |= bool(why)
+        why = why or self._rank_0.problem(status)
+        if why:
+            say(f"{why if self._has_failed_to_start else f'rank 0: {why}'}; the launch is ended")
+        return bool(why)
 
     def _is_rank_0_gone(self, status: dict[str, Any]) -> bool:
         """Look at the process of a rank 0 that is silent; one that lives is left alone, whatever it does."""
@@ -297,7 +303,6 @@ class _Supervisor:
             return EXIT_STOPPED
         say(f"the run ended without a verdict in {self._run_dir.path}/status.json; the same command resumes")
         return EXIT_STOPPED if self._has_begun else EXIT_FAILED
-
 
     def _what_was_done(self, status: dict[str, Any]) -> str:
         """Return how far a run came that was stopped, and how it is continued."""

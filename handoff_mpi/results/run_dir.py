@@ -29,6 +29,7 @@ LOCK = "lock"
 #: rank 0 that has none.
 LAUNCH_LOCK = "launch.lock"
 JOINED = ".joined"
+ARRIVED = ".arrived"
 STOP = ".stop"
 JOURNAL = "journal"
 VALUES = "values"
@@ -381,6 +382,26 @@ def write_status(run_dir: Path | Directory, **fields: Any) -> None:
     except OSError as error:
         path = run_dir.path if isinstance(run_dir, Directory) else run_dir
         raise JournalError(f"{path / STATUS} cannot be written: {error.strerror}", EXIT_STOPPED) from error
+
+
+def has_supervisor() -> bool:
+    """Whether a supervisor watches the launch of this process."""
+    return bool(_mark)
+
+
+def note_arrived(run_dir: Path | Directory) -> None:
+    """Show the supervisor, if there is one, that another rank has come so far as to start MPI."""
+    if not _mark:
+        return
+    try:
+        with opened(run_dir) as directory:
+            mark = directory.open_or_create(ARRIVED)
+            try:
+                os.utime(mark)
+            finally:
+                os.close(mark)
+    except (OSError, UsageError):
+        pass  # a run-dir that cannot be used is refused by rank 0
 
 
 def note_joined(run_dir: Path | Directory) -> None:

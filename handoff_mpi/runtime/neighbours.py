@@ -81,7 +81,15 @@ class Neighbours:
             return None
         rank = min(higher or self._born)
         state, reason = self.examine(rank, now)
-        return (rank, reason) if state in (GONE, STOPPED) else None
+        if state not in (GONE, STOPPED):
+            return None
+        self.forget(rank)  # the next one is looked at from now on: rank 0, who would say so, may be lost as well
+        return rank, reason
+
+    def is_lost(self, rank: int, now: float) -> str:
+        """Return why ``rank`` is lost, an empty text if it is not; one that was stopped for long is killed."""
+        state, reason = self.examine(rank, now)
+        return reason if state in (GONE, STOPPED) else ""
 
     def examine(self, rank: int, now: float) -> tuple[str, str]:
         """Return how ``rank`` is, and why that is said: GONE, STOPPED (and so fenced), LIVES or UNSEEN."""

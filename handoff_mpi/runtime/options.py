@@ -45,6 +45,8 @@ class RunOptions:
         results_on: "root" gives rank 0 the results, "all" every rank.
         crash_limit: deaths of its process after which a function is failed.
         silence_limit: seconds without a sign of life after which a rank's work is reassigned.
+        join_limit: seconds within which all ranks must have joined, after the last one that arrived; where nobody knows
+            when that was, without ``run -n``, twice as long. Raise it where imports are slow.
         drain: seconds that running calls are given to end once the run is stopped.
         deadline: when the run must have ended, in seconds from its start or as an ISO time; see ``drain``.
         run_dir: where the run's files go, a new one under handoff-runs/ by default; one that is named again resumes.
@@ -72,6 +74,7 @@ class RunOptions:
     results_on: str = "root"
     crash_limit: int = 3
     silence_limit: float = 300.0
+    join_limit: float = 30.0
     drain: float = 10.0
     deadline: float | str | None = None
     run_dir: Any = None
@@ -161,7 +164,8 @@ class RunOptions:
                 problems.append(f"{name} must be a whole number from {least}, not {show(value)}")
             elif value > most:
                 problems.append(f"{name} must be at most {most}, not {show(value)}")
-        for name, positive in (("silence_limit", True), ("drain", False), ("tracker_timeout", True)):
+        positives = ("silence_limit", "join_limit", "tracker_timeout")
+        for name, positive in (*((name, True) for name in positives), ("drain", False)):
             value = getattr(self, name)
             if value is None and name == "tracker_timeout":
                 continue

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from handoff_mpi.comm import Transport
 from handoff_mpi.messages import ASKED
 from handoff_mpi.resources import Capability
-from handoff_mpi.runtime.neighbours import Neighbours
-from handoff_mpi.runtime.prober import GONE, LIVES, Prober, Question
+from handoff_mpi.runtime.neighbours import GONE, LIVES, STOPPED, Neighbours
+from handoff_mpi.runtime.prober import Prober, Question
 from handoff_mpi.worker.patience import Patience
 
 #: A rank that nobody can be asked about is waited for this long: a week.
@@ -101,7 +101,7 @@ class Vigil:
         if now < self._next_look:
             return
         self._next_look = now + LOOK_S
-        self._look_at_process()
+        self._look_at_process(now)
         self._ask(now)
         if self._patience.has_ended(False, now):
             silent_s = self._patience.silence_s
@@ -109,12 +109,12 @@ class Vigil:
                 f"rank 0 has been silent for {silent_s:.0f} s between two runs, and could not be asked (idle_limit)"
             )
 
-    def _look_at_process(self) -> None:
-        lives = self._neighbours.lives(0)
-        if lives:
+    def _look_at_process(self, now: float) -> None:
+        state, reason = self._neighbours.examine(0, now)
+        if state in (GONE, STOPPED):
+            raise ConnectionError(f"rank 0 is lost: {reason}")
+        if state == LIVES:
             self._patience.begin_anew()
-        elif lives is False:
-            raise ConnectionError("rank 0 is gone: its process is")
 
     def _ask(self, now: float) -> None:
         if self._prober is None or self._name is None:

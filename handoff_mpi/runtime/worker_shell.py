@@ -177,8 +177,8 @@ class WorkerShell:
         now = clock()
         if now >= self._relief.next_look:
             self._look_at_memory(now, events)
-        if now >= self._neighbours.next_look and self._neighbours.lives(0) is False:
-            raise ConnectionError("rank 0 is gone: its process is")  # every rank of its host sees that for itself
+        if now >= self._neighbours.next_look and (reason := self._neighbours.is_lost(0, now)):
+            raise ConnectionError(f"rank 0 is lost: {reason}")  # every rank of its host sees that for itself
         lost = self._neighbours.look_around(now)
         if lost is not None:
             rank, reason = lost

@@ -67,12 +67,11 @@ def test_the_exit_status_is_known_before_the_exit_handlers_run(tmp_path, code):
 # (how, what the other ranks do, ranks, fault tolerance)
 ENDINGS = {
     "raise": ("raise", "barrier", 4, True),
-    "exit": ("exit(3)", "end", 4, True),
+    "before": ("before: raise", "end", 4, True),
     "system exit": ("SystemExit(3)", "recv", 5, True),
     "exit without ft": ("exit(3)", "barrier", 3, False),
     "os._exit": ("_exit(3)", "barrier", 4, True),
     "stopped and killed": ("STOP 1, SIGKILL", "end", 3, True),
-    "before": ("before: raise", "end", 4, True),
     "well": ("thread raises", "end", 2, True),
     "well, the others wait": ("normal", "barrier", 3, True),
     "another": ("rank 1 raises", "barrier", 3, True),

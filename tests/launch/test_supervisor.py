@@ -72,11 +72,12 @@ def test_a_pulse_stops_when_nothing_has_changed_for_long(tmp_path, monkeypatch):
 STUMBLING = """
 import os, sys
 from handoff_mpi import cli
-from handoff_mpi.launch import supervisor
-first_join_s = 90.0
+from handoff_mpi.launch import start_watch, supervisor
+first_limit_s = 90.0
 script = 'test -e again || { touch again; exit 213; }; exec "$@"'
 def command(*_):
-    supervisor.JOIN_S = 90.0 if os.path.exists("again") else first_join_s
+    limit_s = start_watch.FIRST_ARRIVAL_S = 90.0 if os.path.exists("again") else first_limit_s
+    supervisor.StartWatch = lambda run_dir, pid, _: start_watch.StartWatch(run_dir, pid, limit_s)
     return ["sh", "-c", script, "sh"], dict(os.environ)
 supervisor.launcher_command = command
 sys.exit(cli.main(["run", "-n", "1", "--run-dir", "run", "breaking.py"]))
@@ -91,7 +92,7 @@ def test_an_mpirun_that_met_the_remains_of_a_killed_one_is_started_again(tmp_pat
     assert ended.err.count("launched again (1 of at most 3)") == 1
 
 
-WAITING = STUMBLING.replace("exit 213", "sleep 60").replace("first_join_s = 90.0", "first_join_s = 0.5")
+WAITING = STUMBLING.replace("exit 213", "sleep 60").replace("first_limit_s = 90.0", "first_limit_s = 0.5")
 
 
 def test_an_mpirun_that_is_killed_before_the_run_begins_is_started_again(tmp_path):
@@ -116,7 +117,7 @@ def test_ranks_that_do_not_come_together_are_ended_and_launched_again(tmp_path):
     (tmp_path / "broken").touch()
     ended = run_process([sys.executable, "-c", WAITING], tmp_path)
     assert ended.rc == 0, ended.err
-    assert ended.err.count("its ranks have not come together") == 1
+    assert ended.err.count("its ranks have not joined within 0.5 s") == 1
     assert ended.err.count("launched again (1 of at most 3)") == 1
 
 

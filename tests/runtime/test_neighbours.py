@@ -62,6 +62,16 @@ def test_a_process_number_that_came_again_is_somebody_else(process):
     assert process.poll() is None
 
 
+def test_a_rank_that_was_found_gone_is_passed_over(process):
+    """Rank 0, who would say that the rank is lost, may be the next one."""
+    neighbours = Neighbours(1, {0: os.getpid(), 1: 4_000_000, 2: process.pid})
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert neighbours.look_around(1.0) == (2, "its process is gone")
+    assert neighbours.look_around(3.0) is None
+    assert neighbours._born.keys() == {0}
+
+
 def test_what_cannot_be_seen_is_not_judged():
     assert Neighbours(1, {2: 4_000_000}).examine(2, 0.0)[0] == UNSEEN
 
@@ -87,6 +97,6 @@ def test_every_rank_of_its_host_sees_that_rank_0_is_gone(process):
     process.kill()
     process.wait()
     shell._neighbours.next_look = 0.0
-    with pytest.raises(ConnectionError, match="rank 0 is gone"):
+    with pytest.raises(ConnectionError, match="rank 0 is lost: its process is gone"):
         shell.turn()
     shell.close()

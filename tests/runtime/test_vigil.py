@@ -241,7 +241,7 @@ def test_rank_0s_process_is_looked_at_on_its_own_host(monkeypatch):
     assert not outcome
     child.communicate(b"\n")
     thread.join(30)
-    assert outcome == ["rank 0 is gone: its process is"]
+    assert outcome == ["rank 0 is lost: its process is gone"]
 
 
 def test_a_rank_that_waits_for_a_run_asks_rank_0s_host(monkeypatch, host):

@@ -1,0 +1,33 @@
+"""A rank 0 that is killed beside ranks that cannot notice it, as they are stopped."""
+
+from __future__ import annotations
+
+KILLING = """
+import json, os, signal
+from pathlib import Path
+from handoff_mpi import DAG, Function
+
+def setup(rank):
+    if not Path(f"pid{rank}").exists():  # else this is a child process of the rank
+        Path(f"pid{rank}").write_text(str(os.getpid()))
+
+def kill(signals):
+    if not Path("killed").exists():
+        Path("killed").touch()
+        for rank, number in signals:
+            os.kill(int(Path(f"pid{rank}").read_text()), number)
+    return 7
+
+def build(args):
+    dag = DAG("killing")
+    dag.add_function(Function("kill", (), kill, [json.loads(args[0])]))
+    return dag
+"""
+
+
+def test_a_stopped_rank_and_a_killed_rank_0_mean_another_launch(handoff, tmp_path):
+    (tmp_path / "dag.py").write_text(KILLING)
+    words = ["--isolation", "process", "dag.py", "--", "[[1, 19], [0, 9]]"]
+    ended = handoff("run", "-n", "2", *words, timeout_s=60)
+    assert ended.rc == 0, ended.err
+    assert ended.err.count("launched again") == 1, ended.err

@@ -1,0 +1,58 @@
+"""Ranks that die while MPI starts: the others wait for them inside MPI, and are ended from outside."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+DYING = """
+import os
+if os.environ.get("OMPI_COMM_WORLD_RANK") == "1":
+    try:
+        os.close(os.open("died", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        pass
+    else:
+        {death}
+"""
+DAG = """
+from handoff_mpi import DAG, Function
+dag = DAG("d")
+dag.add_function(Function("x", (), abs, [-1]))
+"""
+SCRIPT = (
+    DAG
+    + """
+import handoff_mpi
+handoff_mpi.execute(dag, join_limit=1)
+"""
+)
+DEATH = """import sys
+        class Killing:
+            def find_spec(self, name, *_):
+                if name == "mpi4py.MPI": os.kill(os.getpid(), 9)
+        sys.meta_path.insert(0, Killing())"""
+
+
+@pytest.fixture
+def dying(tmp_path):
+    """Have rank 1 of the first launch die as it starts MPI; return the environment for that."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(DYING.format(death=DEATH))
+    (tmp_path / "dag.py").write_text(DAG)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    return {"PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])}
+
+
+def test_a_rank_that_dies_while_mpi_starts_means_another_launch_at_once(handoff, dying):
+    ended = handoff("run", "-n", "4", "dag.py", env=dying, timeout_s=60)
+    assert ended.rc == 0, ended.err
+    assert ended.err.count("has died while MPI started; the launch is ended") == 1, ended.err
+    assert ended.err.count("launched again") == 1
+
+
+def test_under_a_bare_mpirun_the_other_ranks_end_and_say_why(mpirun, dying):
+    ended = mpirun(3, "script.py", ft=True, env=dying, timeout_s=60)
+    assert ended.rc == 1, ended.err
+    assert ended.err.count("MPI has not started within 2.06 s") >= 1, ended.err

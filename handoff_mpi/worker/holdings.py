@@ -158,20 +158,21 @@ class Holdings:
         for task in chosen:
             self.drop(task)
 
-    def spill(self, excess_nbytes: int, spares_wanted: bool = False) -> int:
+    def spill(self, excess_nbytes: int, max_count: int, spares_wanted: bool = False) -> int:
         """Move values out of memory that calls need later; return how many bytes that frees.
 
         See :func:`~handoff_mpi.worker.spilling.choose_spilled`.
 
         Args:
             excess_nbytes: how much less should be in use.
+            max_count: how many values to move out at most.
             spares_wanted: whether all values stay that calls here need.
         """
         choice = self._in_memory
         if spares_wanted:
             choice = {task: nbytes for task, nbytes in choice.items() if task not in self._wanted}
         before = self._in_memory_nbytes
-        for task in choose_spilled(choice, self._running, self._queues, excess_nbytes):
+        for task in choose_spilled(choice, self._running, self._queues, excess_nbytes, max_count):
             self._outbox.commands.append(Spill(task, self._in_memory[task]))
             self._leave_memory(task)
             self.spilled.add(task)
@@ -189,13 +190,10 @@ class Holdings:
         missing_nbytes = self.budget.missing(nbytes)
         if missing_nbytes > 0:
             missing_nbytes -= self.drop_unneeded(missing_nbytes)
-        while missing_nbytes > 0 and self.budget.can_spill:
-            # A choice looks at all values in memory: so that there are few, each takes a good part of them.
+        if missing_nbytes > 0 and self.budget.can_spill:
+            # A choice looks at all values in memory: a good part of them leaves at once, so that there are few choices.
             least_nbytes = min(int(_LEAST_SHARE * self._in_memory_nbytes), PORTION_NBYTES)
-            freed_nbytes = self.spill(max(missing_nbytes, least_nbytes), spares_wanted)
-            if not freed_nbytes:
-                break
-            missing_nbytes -= freed_nbytes
+            missing_nbytes -= self.spill(max(missing_nbytes, least_nbytes), len(self._in_memory), spares_wanted)
         return missing_nbytes <= 0
 
     def read(self, tasks: Iterable[int]) -> None:

@@ -59,6 +59,7 @@ from handoff_mpi.worker.events import (
 from handoff_mpi.worker.fetching import Fetch, Fetches
 from handoff_mpi.worker.holdings import Holdings
 from handoff_mpi.worker.outbox import Outbox
+from handoff_mpi.worker.spilling import PORTION_COUNT, PORTION_NBYTES
 from handoff_mpi.worker.takers import FAN_OUT, REFERRED_NBYTES, Takers
 
 #: Calls that run longer than this are reported while they run.
@@ -541,7 +542,7 @@ class Worker:
             return
         excess = event.excess_nbytes - self._holdings.drop_unneeded()
         if event.can_spill and excess > 0:
-            self._holdings.spill(excess)
+            self._holdings.spill(min(excess, PORTION_NBYTES), PORTION_COUNT)
 
     def expect(self, nbytes: int) -> list[Command]:
         """A buffer of ``nbytes`` is about to come: return what to do before memory is set aside for it."""

@@ -17,6 +17,7 @@ def choose_spilled(
     running: Sequence[Work | None],
     queues: Iterable[Iterable[Work]],
     excess_nbytes: int,
+    max_count: int,
 ) -> list[int]:
     """Return which values to move out now: the last wanted first, among equals the largest.
 
@@ -26,17 +27,17 @@ def choose_spilled(
         in_memory: task to the size of its value in bytes.
         running, queues: the calls of each slot, in their order.
         excess_nbytes: how much less should be in use.
+        max_count: how many values to move out at most.
     """
     place = _places(running, queues)
     choice = [task for task in in_memory if place.get(task) != 0]
     choice.sort(key=lambda task: (-place.get(task, _NEVER), -in_memory[task]))
-    enough = min(excess_nbytes, PORTION_NBYTES)
     chosen: list[int] = []
-    for task in choice[:PORTION_COUNT]:
-        if enough <= 0:
+    for task in choice[:max_count]:
+        if excess_nbytes <= 0:
             break
         chosen.append(task)
-        enough -= in_memory[task]
+        excess_nbytes -= in_memory[task]
     return chosen
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from handoff_mpi.messages import DIED, HIGH, ISOLATE, RAISED, TIMED_OUT
+from handoff_mpi.worker import holdings
+from handoff_mpi.worker.spilling import PORTION_COUNT, choose_spilled
 from tests.worker.transcript import (
     Dialogue,
     absent,
@@ -93,6 +95,22 @@ def test_where_values_cannot_be_moved_out_only_those_that_no_call_needs_leave():
     rank.tell(1.0, forget(2))
     assert rank.tell(1.0, dispatch(task(3))) == ["drop 2", "call 3#1 on slot 0"]
     assert rank.worker.spilled == set()
+
+
+def test_one_choice_frees_as_much_as_is_missing(monkeypatch):
+    choices = []
+
+    def count(*args):
+        choices.append(args)
+        return choose_spilled(*args)
+
+    monkeypatch.setattr(holdings, "choose_spilled", count)
+    rank = holding(*range(10 * PORTION_COUNT), room=-900 * PORTION_COUNT * KB)
+    lines = rank.tell(1.0, dispatch(task(10**6)))
+    assert (len(moves(lines)), len(choices)) == (9 * PORTION_COUNT + 1, 1), "the result of the call is expected, too"
+    rank.worker.budget.measured(-KB, True)
+    rank.tell(1.0, rank.ended())
+    assert len(choices) == 1, "no result is expected any more, and nothing comes"
 
 
 def test_what_was_freed_may_be_used_again():

@@ -16,6 +16,8 @@ from handoff_mpi.allocation.costs import CostClass
 from handoff_mpi.allocation.pools import DevicePool, Pool
 from handoff_mpi.allocation.seating import Seating
 
+#: Ratings are kept of this many pairs of class and bay, or of one class more: functions may have thousands of costs.
+MAX_RATINGS = 4_000_000
 #: Gives a bay that fits a cost class its place in the order: least first.
 Rate: TypeAlias = "Callable[[CostClass, Bay], Any]"
 
@@ -97,6 +99,8 @@ class Ranking:
     def _index(self, cost: CostClass) -> _Index:
         index = self._indexes.get(cost.number)
         if index is None:
+            if len(self._indexes) * len(self._seating.bays) > MAX_RATINGS:
+                del self._indexes[next(iter(self._indexes))]
             index = self._indexes[cost.number] = _Index(self._seating.bays, self._changes, cost)
         return index
 

@@ -137,13 +137,13 @@ class Reservations:
         if any(name not in eaten for name in is_short):
             return None
         bay = None
-        if not is_short or not any(bay.fits(cost) for bay in self._eligible(cost)):
+        if not is_short or not any(bay.fits(cost) for bay in self.eligible(cost)):
             bay = self._soonest(cost, order, eaten, remaining)
             if bay is None:
                 return None
         if not self._make_room(order):
             return None
-        holds = self._holds(cost, bay)
+        holds = self._holds(cost, bay, remaining)
         made = Reservation(cost.plain or cost, order, bay, holds, self._bays_of(bay, holds))
         for other in self._in_the_way(made):
             self.drop(other)
@@ -220,7 +220,7 @@ class Reservations:
 
     # -- where ------------------------------------------------------------------------------------
 
-    def _eligible(self, cost: CostClass) -> Iterator[Bay]:
+    def eligible(self, cost: CostClass) -> Iterator[Bay]:
         """Yield the groups where the class may run and which could hold it."""
         if cost.rank is not None:
             seat = self._seating.seats.get(cost.rank)
@@ -247,7 +247,7 @@ class Reservations:
 
         helps = (
             bay
-            for bay in self._eligible(cost)
+            for bay in self.eligible(cost)
             if all(name in eaten or name == SLOT for name in bay.lacks(cost)) and not self._is_taken(cost, bay, order)
         )
         return min(itertools.islice(helps, MAX_COMPARED), key=rate, default=None)
@@ -274,25 +274,27 @@ class Reservations:
         if name == GPU:
             return self._wait_for_devices_s(cost, bay, remaining)
         pool = bay.pools.get(name)
-        free, need, found = (0, 1, []) if pool is None else (pool.free, dict(cost.amounts)[name], [])
+        need = 1 if pool is None else dict(cost.amounts)[name]
+        found = [(0.0, 0 if pool is None else pool.free)]
         for claim in self._claims([bay.number] if pool is None else pool.bays):
             given_back = sum(amount for key, amount in claim.parts() if key is (pool or bay))
             if given_back:
                 found.append((remaining(claim), given_back))
-        for seconds, amount in sorted(found):
-            free += amount
-            if free >= need:
-                return seconds
-        return float("inf")
+        return _time_until(need, found)
 
     def _wait_for_devices_s(self, cost: CostClass, bay: Bay, remaining: Remaining) -> float:
+        return sorted(self._device_waits(cost, bay, remaining).values())[max(1, cost.gpu // UNIT) - 1]
+
+    def _device_waits(self, cost: CostClass, bay: Bay, remaining: Remaining) -> dict[str, float]:
+        """Return when enough of each visible device is expected to be free."""
         assert bay.devices is not None
-        until = dict.fromkeys(bay.visible, 0.0)
+        part, free = min(cost.gpu, UNIT), bay.devices.free
+        given_back: dict[str, list[tuple[float, int]]] = {uuid: [(0.0, free[uuid])] for uuid in bay.visible}
         for claim in self._claims(bay.devices.bays):
-            for uuid, _ in claim.devices:
-                if uuid in until:
-                    until[uuid] = max(until[uuid], remaining(claim))
-        return sorted(until.values())[max(1, cost.gpu // UNIT) - 1]
+            for uuid, amount in claim.devices:
+                if uuid in given_back:
+                    given_back[uuid].append((remaining(claim), amount))
+        return {uuid: _time_until(part, parts) for uuid, parts in given_back.items()}
 
     def _claims(self, numbers: Iterable[int] | None = None) -> Iterator[Claim]:
         bays = self._seating.bays if numbers is None else (self._seating.bays[number] for number in numbers)
@@ -300,25 +302,26 @@ class Reservations:
             for seat in bay.seats.values():
                 yield from filter(None, seat.claims)
 
-    def _holds(self, cost: CostClass, bay: Bay | None) -> dict[Any, Hold]:
+    def _holds(self, cost: CostClass, bay: Bay | None, remaining: Remaining) -> dict[Any, Hold]:
         pools = [(pool, amount) for pool, amount in cost.job if amount]
         holds: dict[Any, Hold] = {}
         if bay is not None:
             pools += [(bay.pools[name], amount) for name, amount in cost.amounts if amount]
             slots = sum(seat.slots for seat in bay.seats.values())
             holds[bay] = Hold(1, slots - 1, bay.count_idle)
-            holds.update(self._device_holds(cost, bay))
+            holds.update(self._device_holds(cost, bay, remaining))
         for pool, amount in pools:
             holds[pool] = Hold(amount, pool.capacity - amount, _reader(pool))
         return holds
 
-    def _device_holds(self, cost: CostClass, bay: Bay) -> dict[Any, Hold]:
-        """Keep the devices of which most is free, each for one waiter."""
+    def _device_holds(self, cost: CostClass, bay: Bay, remaining: Remaining) -> dict[Any, Hold]:
+        """Keep the devices that are expected to be free first, each for one waiter."""
         if not cost.gpu or bay.devices is None:
             return {}
         part, free = min(cost.gpu, UNIT), bay.devices.free
         taken = {key for each in bay.reservations for key in each.holds}
-        uuids = sorted((uuid for uuid in bay.visible if uuid not in taken), key=lambda uuid: -free[uuid])
+        waits = self._device_waits(cost, bay, remaining)
+        uuids = sorted((uuid for uuid in bay.visible if uuid not in taken), key=lambda uuid: (waits[uuid], -free[uuid]))
         return {uuid: Hold(part, UNIT - part, _device_reader(free, uuid)) for uuid in uuids[: max(1, cost.gpu // UNIT)]}
 
     # -- what changes -----------------------------------------------------------------------------
@@ -358,6 +361,16 @@ class Reservations:
                 if holds[0][0].free() < kept:
                     return False
         return True
+
+
+def _time_until(need: int, given_back: Iterable[tuple[float, int]]) -> float:
+    """Return when ``need`` will be there, of amounts that are given back after some seconds each."""
+    total = 0
+    for seconds, amount in sorted(given_back):
+        total += amount
+        if total >= need:
+            return seconds
+    return float("inf")
 
 
 def _reader(pool: Pool) -> Callable[[], int]:

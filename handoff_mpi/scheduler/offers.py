@@ -12,6 +12,8 @@ from handoff_mpi.scheduler.ready import ReadyTasks
 
 #: A turn offers this many kinds of a family that find no room, oldest first; then the smallest while it finds some.
 MAX_MISSES = 16
+#: All families together, this many.
+MAX_ASIDE = 64
 #: Of queues that a strategy asks for in a list, skips are counted of this many, the oldest.
 MAX_SEEN = 64
 #: Of those, this many may start although something is kept for a younger one.
@@ -122,8 +124,7 @@ class Offers(Sequence[ReadyQueue]):
         order = queue.order_with_tasks()
         older = [each for each in self.seen if each.tasks and each is not queue and each.order_with_tasks() < order]
         if self._ready.has_local:
-            local = (each for each in self._ready.local_to(host) if each not in older and each is not queue)
-            older += [each for each in local if each.order_with_tasks() < order]
+            older += [each for each in self._ready.older_local(queue, host) if each not in older]
         return older
 
     def close(self) -> None:
@@ -202,4 +203,5 @@ class Offers(Sequence[ReadyQueue]):
             return family.first()
         if self._ledger.best(family.least) is None:
             return None
-        return family.first() if misses < MAX_MISSES else family.smallest()
+        in_order = misses < MAX_MISSES and len(self._aside) < MAX_ASIDE
+        return family.first() if in_order else family.smallest()

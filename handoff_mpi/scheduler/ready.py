@@ -57,6 +57,7 @@ class ReadyTasks:
         self._simple: dict[tuple[int, int], ReadyQueue] = {}
         # host to the queues for it alone that hold tasks, and some that hold none any more
         self._local: dict[str, dict[ReadyQueue, None]] = {}
+        self._of_job: dict[ReadyQueue, None] = {}  # those of them that need a resource of the whole job
         self._awake: dict[str, None] = {}  # hosts where there may be room for what is local there
         self._seen = -1
         self._need: dict[int, Amounts] = {}
@@ -113,6 +114,8 @@ class ReadyTasks:
             queue.come_forward()
         else:
             self._local.setdefault(queue.host, {})[queue] = None
+            if queue.cost.job:
+                self._of_job[queue] = None
             self._awake[queue.host] = None
 
     def remove(self, task: int) -> None:
@@ -181,18 +184,18 @@ class ReadyTasks:
         finally:
             ledger.reservations.lift(younger, False)
 
-    def local_to(self, host: str) -> list[ReadyQueue]:
-        """Return the queues with tasks that may run on ``host`` alone."""
-        queues = self._local.get(host)
-        return [queue for queue in queues if queue.tasks] if queues else []
-
     def older_than(self, queue: ReadyQueue, host: str) -> list[ReadyQueue]:
-        """Return queues that should be served before ``queue`` and may run on ``host``: of each family the first."""
+        """Return queues that should be served before ``queue``, which is on ``host``: of each family the first."""
         older = self.free.older_than(queue)
-        if self._local:
-            order = queue.order_with_tasks()
-            older += [local for local in self.local_to(host) if local.order_with_tasks() < order]
-        return older
+        return older + self.older_local(queue, host) if self._local else older
+
+    def older_local(self, queue: ReadyQueue, host: str) -> list[ReadyQueue]:
+        """Return the queues bound to a host that should be served before ``queue`` and may want what it takes."""
+        order = queue.order_with_tasks()
+        local: dict[ReadyQueue, None] = dict(self._local.get(host, ()))
+        if queue.cost.job and self._of_job:
+            local.update(dict.fromkeys(_with_tasks(self._of_job)))
+        return [each for each in local if each.tasks and each is not queue and each.order_with_tasks() < order]
 
     @property
     def has_local(self) -> bool:

@@ -28,7 +28,7 @@ def _look_every(skips: int, max_skips: int) -> int:
     """Return how rarely a skip is looked at: all are when it comes to the point."""
     if max_skips <= skips < max_skips + LOOK_EVERY_OF_MANY:
         return 1
-    return LOOK_EVERY if skips < max_skips else LOOK_EVERY_OF_MANY
+    return LOOK_EVERY if skips < 8 * max_skips else LOOK_EVERY_OF_MANY
 
 
 class Waiters:
@@ -103,6 +103,8 @@ class Waiters:
         could_run = self._reservations.could_run
         if could_run(cost, claim.bay):
             return claim.bay
+        if any(pool in dict(claim.bill) for pool, _ in cost.job):
+            return next(self._reservations.eligible(cost), None)
         bays = (self._ledger.bays[number] for pool, _ in claim.bill for number in pool.bays)
         return next((bay for bay in bays if could_run(cost, bay)), None)
 

@@ -38,6 +38,7 @@ QUESTIONS = [
     Question("bandwidth", by_ranks=True, least_ranks=3),
     Question("functions", by_ranks=True),
     Question("ranks"),
+    Question("decisions"),
     Question("journal"),
     Question("value_files", least_ranks=1),
 ]

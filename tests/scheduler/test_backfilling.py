@@ -193,6 +193,25 @@ def test_a_function_that_needs_two_licences_is_not_starved_by_those_that_need_on
     assert max(timeline.ended[each] for each in range(503, 2503)) <= 1.1 * 2000 / 14
 
 
+def test_a_function_bound_to_a_host_gets_its_licence_from_those_that_take_it_elsewhere():
+    ledger = hosts(*[amounts(cpu=4)] * 2, ranks_a_host=4, job=amounts(license=2))
+    first = [*tasks(1, 1.0, amounts(license=1)), *tasks(1, 1.5, amounts(license=1)), *tasks(6, 1.0)]
+    bound = tasks(1, 5.0, amounts(cpu=1, license=2), LARGE, pin="h1")
+    small = [*tasks(300, 1.0, amounts(license=1)), *tasks(900, 1.0)]
+    random.Random(1).shuffle(small)
+    assert waiting_s(ledger, bound, small, first) <= 40.0
+
+
+def test_the_device_that_is_kept_is_not_the_one_that_a_long_call_holds():
+    ledger = hosts(amounts(cpu=8), ranks_a_host=8, gpus={0: 2})
+    first = [
+        *tasks(1, 5000.0, amounts(gpu=1), LARGE),
+        *tasks(1, 1.0, amounts(gpu=0.5)),
+        *tasks(1, 1.5, amounts(gpu=0.5)),
+    ]
+    assert waiting_s(ledger, tasks(1, 5.0, amounts(gpu=1), 3), tasks(300, 1.0, amounts(gpu=0.5)), first) <= 30.0
+
+
 @pytest.mark.parametrize(("large", "small"), [(1.0, 0.5), (2.0, 1.0), (0.7, 0.4)])
 def test_a_function_that_needs_devices_is_not_starved_by_those_that_need_less(large, small):
     ledger = hosts(amounts(cpu=8), ranks_a_host=8, gpus={0: 2})

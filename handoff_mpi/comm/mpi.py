@@ -14,7 +14,8 @@ import os
 import pickle
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -114,6 +115,21 @@ def finalise() -> None:
     """Do what mpi4py does at the end of Python, in a process that will not come to that."""
     if not MPI.Is_finalized():
         MPI.Finalize()
+
+
+@contextmanager
+def finalise_refused() -> Iterator[None]:
+    """Have ``MPI.Finalize`` raise: in a function, which runs while other ranks work, it would hang its rank."""
+    usual = MPI.Finalize
+    MPI.Finalize = _refuse_to_finalise
+    try:
+        yield
+    finally:
+        MPI.Finalize = usual
+
+
+def _refuse_to_finalise() -> NoReturn:
+    raise RuntimeError("MPI_Finalize is refused while this rank serves a run: the rank needs MPI itself")
 
 
 def is_active() -> bool:

@@ -27,7 +27,7 @@ from handoff_mpi.python_path import add_directories
 from handoff_mpi.resources import Amounts, Capability, parse_resources
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.resources.detection import detect
-from handoff_mpi.runtime import garbage
+from handoff_mpi.runtime import garbage, presence
 from handoff_mpi.runtime.neighbours import GONE, LOOK_S, STOPPED, Neighbours
 from handoff_mpi.runtime.options import MOST_SLOTS, RunOptions
 from handoff_mpi.runtime.pace import Pace, clock
@@ -322,8 +322,12 @@ class Job:
 
     def _serve_run(self, setup: RunSetup, pending: list[Envelope], spares: Spares) -> tuple[Any, list[Envelope]]:
         add_directories(setup.paths)
-        end = end_rank if self.is_mpi else None
-        return serve_run(self.transport, setup, pending, self.is_threaded, self.leave, end, spares)
+        if not self.is_mpi:
+            return serve_run(self.transport, setup, pending, self.is_threaded, self.leave, None, spares)
+        from handoff_mpi.comm import mpi
+
+        with mpi.finalise_refused():
+            return serve_run(self.transport, setup, pending, self.is_threaded, self.leave, end_rank, spares)
 
 
 def local_job() -> Job:
@@ -356,6 +360,7 @@ def _join(mpi: Any, comm: Any, timeout_s: float) -> Job:
         _refuse_singletons(comm.Get_size())
     sharpen_timers()
     mark_descendants()
+    presence.show()
     mpi.wait_for_all(comm, timeout_s)
     transport = mpi.MPITransport(comm)
     capabilities: list[Capability] = transport.allgather(my_capability(transport.rank))

@@ -14,6 +14,8 @@ import signal
 from collections.abc import Mapping
 from pathlib import Path
 
+from handoff_mpi.runtime import presence
+
 #: Seconds between two looks at the next rank of the ring.
 LOOK_S = 1.0
 #: A rank found stopped at every look for this long is fenced. Whoever suspends a whole job suspends the looking too.
@@ -65,6 +67,8 @@ class Neighbours:
         # Process ids are used again: what started later is somebody else. A rank that cannot be seen at the start
         # (another namespace has other numbers) is none of ours to judge.
         self._born = {other: born for other, pid in self._pids.items() if (born := look_at(pid)[1]) is not None}
+        self._shown = {other for other in self._born if presence.is_shown(self._pids[other])}
+        self._hidden_since: dict[int, float] = {}
         self.next_look = 0.0
 
     def forget(self, rank: int) -> None:
@@ -101,11 +105,21 @@ class Neighbours:
             return GONE, "its process is gone"
         stopped_s = self._stops.look(self._pids[rank], state, now)
         if stopped_s is None:
+            if self._has_hidden(rank, now):
+                self.fence(rank)
+                return STOPPED, "its process ran another program, or had lost its descriptors, and was ended"
             return LIVES, f"its process is alive (state {state})"
         if stopped_s < self._stops.limit_s:
             return LIVES, f"its process has been stopped for {stopped_s:.0f} s"
         self.fence(rank)
         return STOPPED, f"its process had been stopped for {stopped_s:.0f} s and was ended"
+
+    def _has_hidden(self, rank: int, now: float) -> bool:
+        """Whether a rank that has shown itself no longer does, at two looks: one could meet the end of its process."""
+        if rank not in self._shown or presence.is_shown(self._pids[rank]):
+            self._hidden_since.pop(rank, None)
+            return False
+        return now - self._hidden_since.setdefault(rank, now) >= LOOK_S / 2
 
     def lives(self, rank: int) -> bool | None:
         """Whether the process of ``rank`` is there, stopped or not; None if it cannot be seen from here."""

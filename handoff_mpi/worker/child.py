@@ -39,6 +39,8 @@ def main(descriptor: int, last_words: int, tokens: int, rank: int, run: str) -> 
     Those sent ahead begin only with one of ``tokens``. A fatal signal leaves the stack in the file ``last_words``,
     which the rank reads.
     """
+    for each in (descriptor, last_words, tokens):
+        os.set_inheritable(each, False)  # or a program that a call executes in place of this one would hold them
     faulthandler.enable(os.fdopen(last_words, "w", closefd=False))
     sock = socket.socket(fileno=descriptor)
     _die_with_parent(sock)

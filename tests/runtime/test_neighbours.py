@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from handoff_mpi.comm import MemoryNetwork
+from handoff_mpi.runtime import presence
 from handoff_mpi.runtime.neighbours import GONE, LIVES, STOPPED, UNSEEN, Neighbours, Stops, look_at
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.worker_shell import WorkerShell
@@ -100,3 +101,29 @@ def test_every_rank_of_its_host_sees_that_rank_0_is_gone(process):
     with pytest.raises(ConnectionError, match="rank 0 is lost: its process is gone"):
         shell.turn()
     shell.close()
+
+
+EXECUTING = """
+import os, sys
+from handoff_mpi.runtime import presence
+presence.show()
+print(flush=True)
+input()
+{ending}
+"""
+
+
+@pytest.mark.parametrize("ending", ["os.execv('/bin/sleep', ['sleep', '60'])", "os.closerange(3, 4096); input()"])
+def test_a_rank_that_runs_another_program_or_has_closed_its_descriptors_is_ended(ending):
+    words = [sys.executable, "-c", EXECUTING.format(ending=ending)]
+    with subprocess.Popen(words, stdin=-1, stdout=-1) as rank:
+        rank.stdout.readline()
+        neighbours = Neighbours(1, {2: rank.pid})
+        assert neighbours.examine(2, 0.0)[0] == LIVES
+        rank.stdin.write(b"\n")
+        rank.stdin.flush()
+        while presence.is_shown(rank.pid):
+            pass
+        assert neighbours.examine(2, 1.0)[0] == LIVES, "it may be about to end"
+        assert neighbours.examine(2, 2.0)[0] == STOPPED
+        assert rank.wait(10) == -signal.SIGKILL

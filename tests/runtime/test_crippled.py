@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 
 import handoff_mpi as handoff
 from handoff_mpi import DAG, Function
@@ -61,3 +62,16 @@ def test_a_child_that_executes_another_program_has_died(tmp_path):
     results = handoff.execute_local(dag, isolation="process", run_dir=tmp_path / "run")
     assert results["x"] == "alive"
     assert results.setbacks() == {"death": 1}
+
+
+class HangsWhenUnpickled:
+    def __reduce__(self):
+        return time.sleep, (60,)
+
+
+def test_an_input_that_hangs_as_it_is_unpickled_counts_against_the_timeout(tmp_path):
+    dag = DAG("hangs")
+    dag.add_function(Function("make", (), HangsWhenUnpickled))
+    dag.add_function(Function("take", ["make"], id, timeout=0.5, max_retries=0))
+    results = handoff.execute_local(dag, run_dir=tmp_path / "run", check=False)
+    assert results.errors["take"].kind == "timeout"

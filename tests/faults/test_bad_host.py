@@ -11,6 +11,6 @@ from tests.faults import bad_host
 def test_nothing_fails_for_good_because_four_of_six_ranks_are_on_a_bad_host(tmp_path, retries):
     ending = bad_host.run(tmp_path, retries=retries, count=60, seconds=0.05)
     assert (ending.code, ending.failed) == (0, 0), ending.said
-    assert ending.most_attempts == 2, "a function spends at most one attempt on a bad host"
-    assert [*ending.probation] == ["host bad"]
+    assert ending.most_attempts <= 4, "one on each host, and dispatches that were recalled for an idle rank"
+    assert "host bad" in ending.probation  # and perhaps one of its ranks a moment before
     assert "host bad was on probation: " in ending.said

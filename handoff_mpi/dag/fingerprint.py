@@ -8,6 +8,7 @@ A function whose fingerprint is still the same is taken to have the same value. 
 - What its code is bound to: defaults, keyword defaults, closure, attributes set on the function, what it wraps.
 - The globals its code reads, by value: helpers and classes (methods, attributes, bases) likewise, recursively;
   constants and objects as below. ``__name__``, ``__file__`` and their like count by name alone.
+- Its ``cwd`` and ``env``, as they were given.
 - Its constants (``extra_args``, ``kwargs``): by type and value. Sets have no order; lists, tuples and dicts have. numpy
   arrays count by dtype, shape and content, other objects by what they give to pickle. A handle stands for its function.
 - The fingerprints of its inputs, inline functions among them, and the codes of an :class:`Argument`.
@@ -59,6 +60,7 @@ import cloudpickle
 from handoff_mpi.dag.function import Argument, Function, input_id
 from handoff_mpi.dag.handle import Handle
 from handoff_mpi.dag.references import ReferenceFinder
+from handoff_mpi.dag.surroundings import written_surroundings
 from handoff_mpi.dag.task import Task
 from handoff_mpi.version import VERSION
 
@@ -230,7 +232,9 @@ class _Reader:
                 body = b"other" + _hashed(b"".join(self._digests(function)))
                 references = self._finder.find([*function.extra_args, *function.kwargs.values()])
                 inputs += (reference.id for reference in references)
-            content = b"".join((self._head(function), len(body).to_bytes(8, "little"), body))
+            content = b"".join(
+                (self._head(function), len(body).to_bytes(8, "little"), body, written_surroundings(function))
+            )
             return _Reading(function.id, content, inputs)
         except _Unfit as unfit:
             return _Reading(function.id, note=str(unfit))

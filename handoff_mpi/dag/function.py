@@ -6,7 +6,7 @@ import copy
 import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from handoff_mpi.dag.handle import Handle, UnresolvedHandle
 from handoff_mpi.encoding import dumps, loads
@@ -66,6 +66,12 @@ def collocated(id: Hashable) -> Collocated:
     return Collocated(input_id(id))
 
 
+class PathLike(Protocol):
+    """What stands for a path: a ``pathlib.Path``, for one."""
+
+    def __fspath__(self) -> str: ...
+
+
 @dataclass(slots=True, eq=False)
 class Function:
     """One function of a DAG.
@@ -87,6 +93,8 @@ class Function:
         version: part of what tells this function's value from that of an older version.
         type: ``"regular"``, or ``"inline"``: evaluated where each consumer runs, never in the results.
         argument_inclusion: ``"variadic"`` passes the values of ``args`` one by one, ``"as_list"`` as one list.
+        cwd: the working directory of its calls; a relative one starts from where the run was started.
+        env: environment variables of its calls, beside those of the rank; None as a value removes one.
     """
 
     id: Hashable
@@ -102,6 +110,8 @@ class Function:
     version: str = ""
     type: str = REGULAR
     argument_inclusion: str = VARIADIC
+    cwd: str | PathLike | None = None
+    env: Mapping[str, str | None] | None = None
 
     @property
     def name(self) -> str:

@@ -19,6 +19,7 @@ from handoff_mpi.dag.handle import UnresolvedHandle
 from handoff_mpi.dag.ids import is_plain_id
 from handoff_mpi.dag.recipe import CONSTANT, INLINE, INPUT, LIST, TEMPLATE, VALUES, Placeholder, Recipe
 from handoff_mpi.dag.references import ReferenceFinder, describe_hidden, hidden_in_globals, inputs_of
+from handoff_mpi.dag.surroundings import surroundings_of
 from handoff_mpi.encoding import (
     PLAIN,
     EncodingError,
@@ -83,9 +84,14 @@ class Plan:
         constants: payloads of large constants.
         number_of: id to task number; inline functions have none.
         finder: finds what stands for values among constants.
+
+    Args:
+        keep: the ids of values that are kept, or "all".
+        directory: what a relative ``cwd`` of a function starts from.
     """
 
-    def __init__(self, keep: str | Collection[Hashable] = ()) -> None:
+    def __init__(self, keep: str | Collection[Hashable] = (), directory: str = ".") -> None:
+        self._directory = directory
         self.ids: list[Hashable] = []
         self.recipes: list[Recipe] = []
         self.sources: list[tuple[tuple[int, Codec | None], ...]] = []
@@ -165,6 +171,9 @@ class Plan:
 
     def _freeze(self, function: Function) -> None:
         recipe, sources = self._plain_recipe(function) or self._recipe(function)
+        surroundings = surroundings_of(function, self._directory)
+        if surroundings is not None:
+            recipe = (*recipe[:4], surroundings)
         self.recipes.append(recipe)
         self.sources.append(sources)
 

@@ -6,7 +6,8 @@ are the numbers of the large constants it takes, which a rank is sent once. In m
 VALUES the inputs' values come first and ``extra`` behind them, in mode LIST as one list. In mode TEMPLATE the
 constants are a plain payload of ``(inlines, call)``: pickles in which values are called up by :func:`resolve`, wherever
 pickle met what stands for them. ``call`` gives the whole argument list and the keyword arguments; ``inlines`` are the
-inline functions, each after those whose values it takes, as ``(number of its code, pickle of its arguments)``.
+inline functions, each after those whose values it takes, as ``(number of its code, pickle of its arguments)``. A
+function with a working directory or variables of its own has these as a fifth part.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeAlias
 
+from handoff_mpi.dag.surroundings import Surroundings
 from handoff_mpi.encoding import PICKLED, EncodingError, Payload, decode
 
 VALUES = 0
 LIST = 1
 TEMPLATE = 2
 
-Recipe: TypeAlias = "tuple[tuple[int, ...], int, Payload | None, tuple[int, ...]]"
+_Bare: TypeAlias = "tuple[tuple[int, ...], int, Payload | None, tuple[int, ...]]"
+Recipe: TypeAlias = "_Bare | tuple[tuple[int, ...], int, Payload | None, tuple[int, ...], Surroundings]"
 
 #: What :func:`resolve` gives the value of: an input, a large constant, an inline function.
 INPUT = 0
@@ -88,7 +91,7 @@ def build_call(
     Raises:
         EncodingError: the arguments cannot be put together.
     """
-    codes, mode, constants, _ = recipe
+    codes, mode, constants = recipe[:3]
     code = load_code(codes[0])
     if mode == TEMPLATE:
         assert constants is not None

@@ -19,6 +19,7 @@ from handoff_mpi.dag.function import (
 from handoff_mpi.dag.handle import Handle
 from handoff_mpi.dag.ids import find_id_problem, is_plain_id
 from handoff_mpi.dag.references import ATOMS, ReferenceFinder, inputs_of
+from handoff_mpi.dag.surroundings import find_wrong_surroundings
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show
 from handoff_mpi.resources import parse_cost
@@ -39,6 +40,8 @@ _TYPES: dict[str, frozenset[type]] = {
     "version": frozenset({str}),
     "type": frozenset({str}),
     "argument_inclusion": frozenset({str}),
+    "cwd": frozenset({type(None)}),
+    "env": frozenset({type(None)}),
 }
 
 
@@ -158,6 +161,7 @@ def _wrong_fields(function: Function) -> Iterable[str]:
     if not isinstance(inclusion, str) or inclusion not in (VARIADIC, AS_LIST):
         yield f"argument_inclusion is {show(VARIADIC)} or {show(AS_LIST)}, not {show(function.argument_inclusion)}"
     yield from _wrong_numbers(function)
+    yield from find_wrong_surroundings(function)
     if function.cost is not None:
         try:
             parse_cost(function.cost)

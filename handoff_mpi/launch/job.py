@@ -37,6 +37,7 @@ from handoff_mpi.runtime.vigil import IDLE_LIMIT_S, Vigil
 from handoff_mpi.runtime.worker_loop import say_goodbye, serve_run
 from handoff_mpi.speech import say
 from handoff_mpi.worker.calls import describe
+from handoff_mpi.worker.process_state import directory_between_calls
 from handoff_mpi.worker.spares import Spares
 
 if TYPE_CHECKING:  # of rank 0 alone
@@ -73,6 +74,7 @@ class Job:
         is_loading: whether rank 0 runs code of dag.py to make the DAG, which a signal may break off.
         gone: the ranks that are known to have ended.
         at_end: the ranks whose scripts have come to their end, and with which status.
+        directory: where the job was started.
         leave: ends this process at once; None where that is not for this package to do (a user's script).
         idle_limit_s: how long a worker waits for a run while rank 0 cannot be found alive; see
             :mod:`handoff_mpi.runtime.vigil`.
@@ -99,6 +101,7 @@ class Job:
         self.gone: set[int] = set()
         self.at_end: dict[int, int] = {}
         self.setup: bytes | None = None
+        self.directory = directory_between_calls() or "."
         self.leave: Callable[[], object] | None = None
         self.idle_limit_s = IDLE_LIMIT_S
         # Looked at now: by the end of the job a process number may be another's.

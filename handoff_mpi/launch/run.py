@@ -98,7 +98,7 @@ class Run:
         self._job = job
         self._dag = dag
         self._options = options
-        self._plan = Plan(options.keep)
+        self._plan = Plan(options.keep, job.directory)
         self._specs = self._plan.add(dag)
         self._ledger = job.ledger(options)
         self._strategy = find_strategy(options.allocation_strategy, options.prices)

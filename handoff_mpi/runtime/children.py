@@ -161,7 +161,7 @@ class Children:
     def _frame_ahead(self, work: Work, before: Work) -> bytes | None:
         """Return a call as it is sent behind ``before``; None if it must be sent in its turn."""
         child = self._children[work.slot]
-        codes, _, _, constants = work.recipe
+        codes, constants = work.recipe[0], work.recipe[3]
         if child is None or not self.is_for_child(work):
             return None
         if not (child.knows.issuperset(codes) and child.knows_constants.issuperset(constants)):

@@ -20,6 +20,7 @@ from handoff_mpi.encoding import EncodingError, Payload, decode, decode_code, en
 from handoff_mpi.messages import OK, RAISED, UNPICKLABLE
 from handoff_mpi.resources.detection import usable_cpus
 from handoff_mpi.worker.context import TaskContext, enter
+from handoff_mpi.worker.process_state import ProcessState
 
 #: What is reported of an error is cut to these many characters: it travels, and is printed through a launcher.
 _MESSAGE_CHARS = 4_000
@@ -79,6 +80,7 @@ class Caller:
         self._codes: dict[int, Callable[..., Any]] = {}
         self.constants: dict[int, Payload] = {}
         self._limits = ThreadLimits()
+        self._state = ProcessState()
 
     def learn(self, codes: Sequence[tuple[int, bytes]], constant: tuple[int, Payload] | None) -> None:
         """Take in encoded callables, or a large constant, by number."""
@@ -100,11 +102,13 @@ class Caller:
     def prepare(self, spec: CallSpec) -> None:
         """Load what the call needs of code. What goes wrong goes wrong in the call again, and is told there."""
         try:
-            self._limits.set(spec.cores)  # libraries that are loaded now read them
+            self._state.begin(self._limits.set(spec.cores))  # libraries that are loaded now read them
             for number in spec.recipe[0]:
                 self.code(number)
         except BaseException:
             pass
+        finally:
+            self._state.end(float("inf"))
 
     def encode_for(self, payload: Payload, codec: Any, dest: int) -> Payload:
         """Return ``payload`` as the codec's serialize makes it for rank ``dest``."""
@@ -118,7 +122,9 @@ class Caller:
         started = time.perf_counter()
         try:
             enter(context)
-            self._limits.set(spec.cores)
+            self._state.begin(self._limits.set(spec.cores))
+            if len(spec.recipe) > 4:
+                self._state.enter(*spec.recipe[4])
             if spec.gpus:
                 _use_device(spec.gpus[0])
             values = [self._value(*value) for value in spec.values] if spec.values else ()
@@ -134,6 +140,7 @@ class Caller:
             return Outcome(RAISED, None, described, duration)
         finally:
             enter(None)
+            self._state.end(duration)
             context.clear()
         try:
             return Outcome(OK, encode(value), None, duration)
@@ -213,10 +220,11 @@ class ThreadLimits:
         self._cores = -1.0
         self._modules = 0
 
-    def set(self, cores: float) -> None:
-        """Let libraries use ``cores`` threads (at least one) from now on."""
+    def set(self, cores: float) -> bool:
+        """Let libraries use ``cores`` threads (at least one) from now on; return whether variables have changed."""
         if cores == self._cores and len(sys.modules) == self._modules:
-            return
+            return False
+        has_changed = cores != self._cores
         threads = max(1, int(cores))
         if cores != self._cores:
             # Libraries that are loaded later read these.
@@ -229,6 +237,7 @@ class ThreadLimits:
             threadpoolctl.threadpool_limits(threads)
         self._cores = cores
         self._modules = len(sys.modules)
+        return has_changed
 
 
 def _widen_affinity(threads: int) -> None:

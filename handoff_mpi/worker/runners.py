@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 from handoff_mpi.descendants import kill_group
@@ -29,6 +28,7 @@ from handoff_mpi.worker.frames import (
     send_packed,
     split,
 )
+from handoff_mpi.worker.process_state import directory_between_calls, variables_between_calls
 from handoff_mpi.worker.tokens import Tokens
 
 #: A child that takes nothing from its socket for this long is given up.
@@ -47,7 +47,8 @@ _IMPORTS, _CALL = "from handoff_mpi.worker.child import main", "main(*map(int, s
 
 def environment_of_child() -> dict[str, str]:
     """Return this rank's environment without its launcher's variables: a child may itself run mpirun."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHER_PREFIXES)}
+    variables = variables_between_calls()
+    return {name: value for name, value in variables.items() if not name.startswith(_LAUNCHER_PREFIXES)}
 
 
 @contextmanager
@@ -107,6 +108,7 @@ class Child:
                 [*python_program(_IMPORTS, _CALL), *map(str, descriptors), *words],
                 pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
+                cwd=directory_between_calls(),
                 env=environment_of_child(),
                 start_new_session=True,
             )
@@ -297,11 +299,7 @@ class Child:
 
 def _circumstances() -> tuple[Any, ...]:
     """Return what a child takes over from its rank when it starts."""
-    try:
-        folder = str(Path.cwd())
-    except OSError:  # it was deleted
-        folder = ""
-    return folder, list(sys.path), environment_of_child()
+    return directory_between_calls(), list(sys.path), environment_of_child()
 
 
 def frame_ahead(spec: CallSpec) -> bytes:

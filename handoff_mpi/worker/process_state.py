@@ -1,0 +1,161 @@
+"""What belongs to the whole process and a call may change: working directory, environment, umask. Restored after each.
+
+A short call takes little more than a microsecond, and so would a look at all three. The umask is set after each,
+whether or not it has changed. This module looks at the directory and the environment where a function of :mod:`os`
+was called that changes them (these functions note that here), and after any call that was not that short: an extension
+may change them too, or code that took hold of those functions before this module was imported.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+#: After a call that took longer all is looked at.
+SHORT_CALL_S = 20e-6
+
+_CHANGING = ("chdir", "fchdir", "putenv", "unsetenv")  # os.environ calls the last two
+_UMASK = re.compile(r"^Umask:\s*([0-7]+)", re.MULTILINE)
+#: That of the call that runs in this process.
+_current: ProcessState | None = None
+_may_have_changed = False
+
+
+def _watch(name: str) -> None:
+    """Have a function of :mod:`os` note that it was called."""
+    original = getattr(os, name)
+
+    @functools.wraps(original)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        global _may_have_changed
+        _may_have_changed = True
+        return original(*args, **kwargs)
+
+    if original in os.supports_fd:
+        os.supports_fd.add(watched)
+    for module in (os, sys.modules[original.__module__]):
+        setattr(module, name, watched)
+
+
+for _name in _CHANGING:
+    _watch(_name)
+
+
+class ProcessState:
+    """Restores what calls in this process change."""
+
+    def __init__(self) -> None:
+        self._directory: str | None = None
+        self._umask = -1
+        self._environ: Any = None
+        self._variables: dict[Any, Any] = {}
+
+    def begin(self, has_new_variables: bool) -> None:
+        """A call begins: what is found at the first one is what holds after each.
+
+        Args:
+            has_new_variables: whether this package has just changed the environment, which is to stay.
+        """
+        global _current
+        if self._umask < 0:
+            self._directory, self._umask = _directory_now(), _read_umask()
+            has_new_variables = True
+        if has_new_variables:
+            self._environ = os.environ
+            self._variables = dict(os.environ._data)  # type: ignore[attr-defined]
+        _current = self
+
+    def enter(self, directory: str | None, variables: Mapping[str, str | None]) -> None:
+        """Give the call a working directory and variables of its own.
+
+        Raises:
+            OSError: the directory cannot be used.
+        """
+        if directory is not None:
+            try:
+                os.chdir(directory)
+            except OSError as error:
+                raise OSError(error.errno, f"its cwd cannot be used: {error.strerror}", directory) from None
+        for name, value in variables.items():
+            if value is not None:
+                os.environ[name] = value
+            else:
+                os.environ.pop(name, None)
+
+    def end(self, duration_s: float) -> None:
+        """The call has ended after ``duration_s`` seconds: restore what it has changed."""
+        global _current, _may_have_changed
+        _current = None
+        if self._umask < 0:
+            return  # it did not come to begin
+        os.umask(self._umask)
+        if _may_have_changed or duration_s > SHORT_CALL_S or os.environ is not self._environ:
+            self._restore()
+            _may_have_changed = False
+
+    def _restore(self) -> None:
+        if _directory_now() != self._directory:
+            self._restore_directory()
+        if os.environ is not self._environ:
+            os.environ = self._environ  # noqa: B003 (a function has put another mapping there)
+        if self._environ._data != self._variables:
+            self._restore_variables()
+
+    def _restore_directory(self) -> None:
+        if self._directory is not None:
+            try:
+                os.chdir(self._directory)
+            except OSError:
+                pass  # it was deleted: calls that need it will say so
+
+    def _restore_variables(self) -> None:
+        environ, decode = self._environ, self._environ.decodekey
+        for key in environ._data.keys() - self._variables.keys():
+            del environ[decode(key)]
+        for key, value in self._variables.items():
+            if environ._data.get(key) != value:
+                environ[decode(key)] = environ.decodevalue(value)
+
+    @property
+    def directory(self) -> str | None:
+        return self._directory
+
+    def variables(self) -> dict[str, str]:
+        """Return the environment without what the running call has changed."""
+        environ = self._environ
+        return {environ.decodekey(key): environ.decodevalue(value) for key, value in self._variables.items()}
+
+
+def directory_between_calls() -> str | None:
+    """Return the working directory of this process, whatever a running call has made of it; None if it was deleted."""
+    return _directory_now() if _current is None else _current.directory
+
+
+def variables_between_calls() -> dict[str, str]:
+    """Return the environment of this process, whatever a running call has made of it."""
+    return dict(os.environ) if _current is None else _current.variables()
+
+
+def _directory_now() -> str | None:
+    try:
+        return os.getcwd()  # noqa: PTH109 (a Path costs more than the rest)
+    except OSError:  # it was deleted
+        return None
+
+
+def _read_umask() -> int:
+    """Return the umask without setting it, where the system tells: another thread may be making a file."""
+    try:
+        told = _UMASK.search(Path("/proc/self/status").read_text(errors="replace"))
+    except OSError:
+        told = None
+    if told is not None:
+        return int(told[1], 8)
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from handoff_mpi.descendants import kill_group
 from tests.conftest import run_process
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found in /proc")
@@ -175,3 +176,29 @@ def test_a_process_that_leaves_nothing_sends_no_signal(tmp_path):
         "exit_process(0)\n",
     )
     assert (ended.rc, ended.out) == (0, ""), ended.err
+
+
+KILLED = """
+import os, sys
+from multiprocessing import shared_memory
+shared_memory.SharedMemory(create=True, size=100, name=sys.argv[1])
+os.write(1, b"held")
+sys.stdin.read()
+"""
+
+
+def test_a_group_that_is_killed_leaves_its_resource_tracker_to_clean_up(tmp_path):
+    name = f"handoff-test-killed-{os.getpid()}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdout.read(4) == b"held"
+    kill_group(process.pid)
+    _, err = process.communicate(timeout=30)  # the tracker holds the pipes until it has ended
+    assert process.returncode == -signal.SIGKILL
+    assert b"leaked shared_memory objects" in err
+    assert not Path("/dev/shm", name).exists()

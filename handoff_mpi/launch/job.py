@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from handoff_mpi.callbacks import call_here
 from handoff_mpi.comm import Envelope, MemoryNetwork, RankGone
-from handoff_mpi.descendants import mark_descendants
+from handoff_mpi.descendants import end_descendants, mark_descendants
 from handoff_mpi.encoding import decode_code, encode_code
 from handoff_mpi.errors import EXIT_STOPPED, DAGFailed, JoinError, TransportError, UsageError
 from handoff_mpi.kernel import sharpen_timers
@@ -414,6 +414,7 @@ def end_rank(error: BaseException) -> NoReturn:
     try:
         _end_within(END_S)
         _explain(error)
+        end_descendants()  # they would keep the pipes of this rank open, for which the launcher waits
         _leave_job(error)
     except BaseException:
         pass  # a function has replaced what this needs, ``len`` perhaps

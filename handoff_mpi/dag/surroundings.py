@@ -37,7 +37,8 @@ def written_surroundings(function: Function) -> bytes:
 def find_wrong_surroundings(function: Function) -> Iterable[str]:
     """Yield what is wrong with ``cwd`` and ``env``."""
     cwd, env = function.cwd, function.env
-    if function.type == INLINE and not (cwd is None and env is None):
+    is_inline = isinstance(function.type, str) and function.type == INLINE
+    if is_inline and not (cwd is None and env is None):
         yield "an inline function is called where its consumer is: give cwd and env to that"
     if cwd is not None:
         path = _path(cwd)

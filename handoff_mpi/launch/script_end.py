@@ -24,7 +24,7 @@ from handoff_mpi.comm import Envelope, RankGone
 from handoff_mpi.exit_status import EXIT_RAISED
 from handoff_mpi.launch.environment import has_fault_tolerance
 from handoff_mpi.launch.guard import LEAVES, RELEASED, Guard, tell_guards
-from handoff_mpi.launch.local_ranks import kill_other_ranks
+from handoff_mpi.launch.local_ranks import kill_other_ranks, other_ranks
 from handoff_mpi.messages import ENDS
 from handoff_mpi.process_exit import exit_process, flush_output
 from handoff_mpi.speech import say
@@ -41,14 +41,17 @@ _FLUSH_S = 2.0
 _LOOK_S = 0.005
 _LONGEST_LOOK_S = 0.1
 
-_job: Job | None = None
+#: The latest job of each set of ranks that this one belongs to; most scripts have one set.
+_jobs: dict[tuple[tuple[str, int], ...], Job] = {}
 _guard: Guard | None = None
 
 
 def joined(job: Job) -> None:
     """This rank of a script has joined ``job``: what ends the one ends the other."""
-    global _job
-    _job, is_first = job, _job is None
+    is_first = not any(each.rank == 0 for each in _jobs.values())
+    members = tuple((each.host, each.pid) for each in job.capabilities)
+    _jobs.pop(members, None)
+    _jobs[members] = job
     if not job.survives_death:
         return  # the launcher ends all ranks when one dies
     if job.rank:
@@ -76,8 +79,8 @@ def _observe_exits() -> None:
     leave, process = os._exit, os.getpid()
 
     def _exit(status: int) -> None:
-        if os.getpid() == process and _job is not None:
-            tell_guards(_job.pids_of_host().values(), LEAVES)
+        if os.getpid() == process:
+            tell_guards(other_ranks(), LEAVES)
         leave(status)
 
     os._exit = _exit  # type: ignore[assignment]
@@ -93,7 +96,7 @@ def finish(status: int, has_raised: bool) -> None:
     """End this rank, whose script has come to its end, together with its job."""
     is_started = "mpi4py.MPI" in sys.modules
     flush_output()
-    if _job is None:
+    if not _jobs:
         if has_raised:
             _end_unjoined(is_started)
         return
@@ -101,12 +104,23 @@ def finish(status: int, has_raised: bool) -> None:
 
     if not mpi.is_active():
         return
-    if _job.rank:
-        _end_other_rank(_job, status)
-    else:
-        _end_rank_0(_job, status)
-    if _job.survives_death:
+    _end_jobs(status)
+    if mpi.survives_death():
         exit_process(status)
+
+
+def _end_jobs(status: int) -> None:
+    """End the jobs of this rank: as rank 0, if it is that of any."""
+    led = [job for job in _jobs.values() if job.rank == 0]
+    served = [job for job in _jobs.values() if job.rank]
+    for job in served:
+        job.transport.send(0, (ENDS, 0, status))
+    for job in led[:-1]:
+        _dismiss(job)
+    if led:
+        _end_rank_0(led[-1], status)
+    else:
+        _end_other_rank(served[-1], status)
 
 
 def _end_unjoined(is_started: bool) -> None:
@@ -129,6 +143,8 @@ def _end_rank_0(job: Job, status: int) -> None:
     others = _Others(job)
     others.failure = status
     _await(others.are_done, float("inf"))
+    if not status and job.survives_death:
+        tell_guards(other_ranks(), RELEASED)
     if not others.at_work:
         _dismiss(job)
     elif not job.survives_death:
@@ -138,7 +154,6 @@ def _end_rank_0(job: Job, status: int) -> None:
     else:
         say(f"rank 0 has ended; ranks {sorted(others.at_work)} are still in the script, and go on by themselves")
         _dismiss(job)
-        tell_guards(job.pids_of_host().values(), RELEASED)
         return
     if job.survives_death:
         _await(lambda: not job.lives_here(), LEAVE_S)
@@ -202,7 +217,6 @@ def _end_others(job: Job) -> None:
 def _end_other_rank(job: Job, status: int) -> None:
     from handoff_mpi.comm import mpi
 
-    job.transport.send(0, (ENDS, 0, status))
     if not job.survives_death and not status:
         return  # MPI_Finalize waits for the others
     if _await(lambda: _is_dismissed(job), FAILED_PATIENCE_S + LEAVE_S if status else float("inf")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from handoff_mpi import allocation
 from handoff_mpi.allocation import AllocationStrategy, Ledger
 from handoff_mpi.callbacks import CallbackFailed, call
 from handoff_mpi.dag import DAG, Plan
@@ -26,7 +27,7 @@ def find_strategy(wanted: Any, prices: Any = None) -> AllocationStrategy:
     if not isinstance(wanted, str):
         return _made(wanted) if isinstance(wanted, type) else wanted
     if wanted in STRATEGIES:
-        make = STRATEGIES[wanted]
+        make = getattr(allocation, STRATEGIES[wanted])
         return make(dict(prices or {})) if wanted == "cost_optimized" else make()  # type: ignore[no-any-return]
     try:
         found = call(strategies_installed()[wanted].load)

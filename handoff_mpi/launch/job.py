@@ -26,10 +26,11 @@ from handoff_mpi.messages import ASKED, BYE, ENDS, LEAVE, SETUP, START
 from handoff_mpi.python_path import add_directories
 from handoff_mpi.resources import Amounts, Capability, parse_resources
 from handoff_mpi.resources.amounts import UNIT
+from handoff_mpi.resources.capability import MAX_SLOTS
 from handoff_mpi.resources.detection import detect
 from handoff_mpi.runtime import garbage, presence
 from handoff_mpi.runtime.neighbours import GONE, LOOK_S, STOPPED, Neighbours
-from handoff_mpi.runtime.options import MOST_SLOTS, RunOptions
+from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.runtime.pace import Pace, clock
 from handoff_mpi.runtime.prober import from_environment
 from handoff_mpi.runtime.run_setup import RunSetup
@@ -175,7 +176,7 @@ class Job:
             for position, each in enumerate(computing):
                 own = each.registered.get("cpu")
                 wanted = share + (position < rest) if own is None else own // UNIT
-                slots[each.rank] = min(max(1, wanted), MOST_SLOTS)
+                slots[each.rank] = min(max(1, wanted), MAX_SLOTS)
                 if options.slots is not None:
                     slots[each.rank] = options.slots
         if not self.is_mpi and options.slots is None:

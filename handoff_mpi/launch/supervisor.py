@@ -283,8 +283,8 @@ class _Supervisor:
         code = status.get("exit_code")
         has_ended = status.get("status") in ("done", "failed") and isinstance(code, int)
         if not has_ended and (self._signals or status.get("status") == "stopped"):
-            why = status.get("stopped_because") or self._why or "stopped"
-            say(f"{why}; {self._what_was_done(status)}")
+            done = self._what_was_done(status)  # without a signal rank 0 has said why
+            say(f"{status.get('stopped_because') or self._why or 'stopped'}; {done}" if self._signals else done)
             return code if isinstance(code, int) else EXIT_STOPPED
         if isinstance(code, int):
             return code

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from handoff_mpi.resources.amounts import UNIT, Amounts, plain_number
 
+#: The most calls that a rank runs at once: each further one is a child process.
+MAX_SLOTS = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class Device:

@@ -12,14 +12,13 @@ from handoff_mpi.dag.ids import find_id_problem
 from handoff_mpi.errors import DAGError, UsageError
 from handoff_mpi.formatting import show
 from handoff_mpi.resources import parse_nbytes, parse_resources
+from handoff_mpi.resources.capability import MAX_SLOTS
 from handoff_mpi.runtime.plugs import problem_of_store, problem_of_strategy, problem_of_tracker
-from handoff_mpi.scheduler.policy import MAX_SLOTS
 
 ISOLATIONS = ("auto", "rank", "process")
 ON_FAILURE = ("continue", "stop")
 RESULTS_ON = ("root", "all")
 CHECKPOINTS = ("auto", "all", "none")
-MOST_SLOTS = MAX_SLOTS
 #: Of seconds, which clocks and locks can still wait for: 30 years.
 MAX_SECONDS = 10**9
 #: Of whole numbers.
@@ -159,7 +158,7 @@ class RunOptions:
             value = getattr(self, name)
             if value is None and name in ("max_concurrency", "slots"):
                 continue
-            most = MOST_SLOTS if name == "slots" else MAX_COUNT
+            most = MAX_SLOTS if name == "slots" else MAX_COUNT
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 problems.append(f"{name} must be a whole number from {least}, not {show(value)}")
             elif value > most:

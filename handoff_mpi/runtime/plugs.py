@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from handoff_mpi import allocation
 from handoff_mpi.callbacks import shown
 from handoff_mpi.signatures import STORE, STRATEGY, TRACKER, can_be_called, find_problem
 
-#: The strategies of this package, by name.
-STRATEGIES: dict[str, Callable[..., Any]] = {
-    "first_available": allocation.FirstAvailable,
-    "load_balanced": allocation.LoadBalanced,
-    "cost_optimized": allocation.CostOptimized,
+#: The strategies of this package: name to class in :mod:`handoff_mpi.allocation`, which rank 0 alone imports.
+STRATEGIES = {
+    "first_available": "FirstAvailable",
+    "load_balanced": "LoadBalanced",
+    "cost_optimized": "CostOptimized",
 }
 
 

@@ -302,7 +302,7 @@ class SchedulerLoop:
         reason = self.trouble or self.stop_reason()
         if reason and self._stopped_at is None:
             self._stopped_at = clock()
-            self.running_at_stop = self.scheduler.slots.running()
+            self.running_at_stop = [] if self.trouble else self.scheduler.slots.running()
             events.append(StopRequested(reason))
 
     def _has_drained(self) -> bool:

@@ -15,6 +15,7 @@ from handoff_mpi.dag import TaskSpec
 from handoff_mpi.errors import AllocationError
 from handoff_mpi.messages import DEATH, NO_ROOM, OK, REFUSED
 from handoff_mpi.resources.amounts import UNIT
+from handoff_mpi.resources.capability import MAX_SLOTS
 from handoff_mpi.scheduler.blame import Blame
 from handoff_mpi.scheduler.events import (
     Announce,
@@ -44,7 +45,7 @@ from handoff_mpi.scheduler.events import (
 from handoff_mpi.scheduler.failures import Failures
 from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, READY, Cause
 from handoff_mpi.scheduler.placing import Placer
-from handoff_mpi.scheduler.policy import MAX_SLOTS, Policy
+from handoff_mpi.scheduler.policy import Policy
 from handoff_mpi.scheduler.probing import Prober
 from handoff_mpi.scheduler.ready import ReadyTasks
 from handoff_mpi.scheduler.refusals import Refusals
@@ -135,7 +136,7 @@ class Scheduler:
         self._placer.close()
         self.ready.free.close()
         self.ledger.close()
-        del self._placer, self._refusals
+        del self._placer, self._refusals, self._failures, self._prober
 
     # -- the turn ---------------------------------------------------------------------------------
 

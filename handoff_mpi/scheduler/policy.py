@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: The most calls that a rank runs at once: each further one is a child process.
-MAX_SLOTS = 4096
 #: Most tasks in flight at a slot.
 LARGEST_BATCH = 256
 

@@ -78,19 +78,17 @@ def test_a_second_run_while_one_goes_on_is_refused(mpirun, tmp_path):
     assert "a run is going on in this job" in ended.err
 
 
-@pytest.mark.parametrize(
-    ("raises", "code"), [("sys.exit(0)", 1), ("raise KeyboardInterrupt", 75)], ids=["exit", "interrupt"]
-)
+@pytest.mark.parametrize("raises", ["sys.exit(3)", "raise KeyboardInterrupt"], ids=["exit", "interrupt"])
 @pytest.mark.parametrize("event", ["('dag', 'start')", "('function', 'stop')"])
-def test_a_handler_that_ends_the_run_ends_all_ranks_and_is_no_success(run, tmp_path, raises, code, event):
+def test_a_handler_that_would_end_the_process_is_detached_and_the_run_continues(run, tmp_path, raises, event):
     text = (
         f"def handler(*_): {raises}\n"
         f"handoff_mpi.telemetry.attach('x', ('handoff', 'execution', *{event}), handler, None)\n"
     )
     ended = run(text, "--run-dir", "run")
-    assert ended.rc == code, ended.err
-    assert json.loads((tmp_path / "run" / "status.json").read_text())["exit_code"] == code
-    assert "deaf" not in ended.err
+    assert ended.rc == 0, ended.err
+    assert ended.err.count("telemetry handler 'x' is detached") == 1
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["exit_code"] == 0
 
 
 def test_a_directory_that_is_gone_is_told_of(handoff, tmp_path):

@@ -100,7 +100,14 @@ class ReadyTasks:
             held.appendleft(task)
         else:
             held.append(task)
+        self._stop_leading(task)
         return True
+
+    def _stop_leading(self, task: int) -> None:
+        """A held task leads its group no more: another member that is offered does."""
+        group = self._specs[task].group
+        if group is not None and self._leader.get(group) == task:
+            self._next_leader(group)
 
     def is_like(self, task: int, queue: ReadyQueue) -> bool:
         """Whether ``task`` would be put into ``queue``; False if it has wishes as to where it runs."""
@@ -253,6 +260,8 @@ class ReadyTasks:
                 queue.tasks.extend(kept)
                 if kept:
                     queue.come_forward()
+        for task in list(held):
+            self._stop_leading(task)
 
     def offer(self, task: int, rank: int | None) -> None:
         """Offer a task that was held, and is not any more: on ``rank`` alone, if one is named."""

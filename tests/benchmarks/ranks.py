@@ -55,7 +55,7 @@ def scheduling_us(ranks: int, costs: list[dict[str, int]], seed: int = 1) -> flo
     dice = random.Random(seed)
     scheduler = Scheduler(full_ledger(ranks), LoadBalanced(), Policy(silence_limit_s=float("inf")))
     specs = dice.choices([TaskSpec((), cost) for cost in costs], k=8 * PLACEMENTS + 2 * WAITING * ranks)
-    with garbage.frozen():  # as in a run
+    with garbage.frozen(len(specs)):  # as in a run
         flying = _calls(scheduler.handle([Submitted(specs), Closed()], 0.0))
         took, placed, now = 0.0, 0, 0.0
         while placed < PLACEMENTS:

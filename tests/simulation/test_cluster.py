@@ -18,6 +18,7 @@ from handoff_mpi.worker.budget import UNLIMITED_NBYTES
 #: Seeds that fail if this is done wrong once more: (seed, options, what was wrong); kept for ever. What a seed draws
 #: changes with the simulation, so each was found anew, with the mistake made again.
 ONCE_FAILED = [
+    (5001574, {"pressure": True}, "a member of a collocated group that was offered behind a leader that is held"),
     (8, {}, "a value that was evicted before its consumer was submitted"),
     (400, {}, "a collocated group bound by a refill, not by a placement"),
     (3, {"ranks": 5, "tasks": 80}, "queues that grew while a lost rank's groups were unbound"),

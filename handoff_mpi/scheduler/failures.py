@@ -117,6 +117,7 @@ class Failures:
         # What was given back has spoken against its rank already.
         self._ready.avoid.besides.pop(task, None)
         failed_on = [each for each in self.failed_on.pop(task, ()) if self._tries.counts(task, each)]
+        self._tries.clear_deaths(task)
         self._undecided.trials.pop(task, None)
         for begun in self.probation.judge(failed_on, rank, now):
             self._begin(begun)

@@ -23,6 +23,12 @@ class Tries:
         """Whether an attempt of ``task`` that failed on ``rank`` was not given back."""
         return any(where == rank for where, _ in self._spent.get(task, ()))
 
+    def clear_deaths(self, task: int) -> None:
+        """``task`` has succeeded, so its deaths count no more, and cannot be given back."""
+        spent = self._spent.get(task)
+        if spent is not None:
+            spent[:] = [entry for entry in spent if not entry[1]]
+
     def forget(self, task: int) -> None:
         """``task`` has failed for good."""
         self._spent.pop(task, None)

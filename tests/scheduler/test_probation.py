@@ -6,10 +6,10 @@ from itertools import pairwise
 
 import pytest
 
-from handoff_mpi.scheduler import RankLost, Returned
+from handoff_mpi.scheduler import RankLost, Returned, Submitted, Unfetched
 from handoff_mpi.scheduler.probation import PROBE_S
 from tests.scheduler.test_avoidance import hosts
-from tests.scheduler.transcript import LONG, Dialogue, died, done, raised, task, timed_out
+from tests.scheduler.transcript import LONG, Dialogue, died, done, made, raised, task, timed_out
 from tests.simulation.bad_hosts import CASES, STRATEGIES, Run
 
 #: Every call fails on host a, with ranks 1 and 2; host b is good.
@@ -250,6 +250,18 @@ def test_deaths_on_a_bad_host_are_forgiven_and_told_for_the_journal():
     assert set(run.scheduler.on_probation) == {1, 2}
     assert any("forgiven" in line for line in run.log)
     assert not run.scheduler.failures
+
+
+def test_deaths_that_a_success_has_cleared_are_not_forgiven_later():
+    run = Dialogue(hosts(BAD))
+    run.submit(task(), task(0, pin=4), closed=False)
+    assert run.tell(0.1, died(1, 0)) == ["3.0 claims for 0#2"]
+    assert run.tell(0.2, made(3, (0, 2))) == ["4.0 claims for 1#1"]
+    run.tell(0.3, Submitted([task(pin=1), task(pin=2)]))
+    assert run.tell(0.4, Unfetched(4, 1, 1, [(0, [3])])) == ["3.0 claims for 0#3"]
+    run.tell(0.5, died(3, (0, 3)))
+    convict(run)
+    assert not any("forgiven" in line for line in run.log), "its only death that counts was on another host"
 
 
 # -- collocated groups ----------------------------------------------------------------------------------

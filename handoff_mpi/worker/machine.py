@@ -205,6 +205,7 @@ class Worker:
         _, _, codes, groups = message
         if codes:
             self._outbox.commands.append(Learn(codes))
+        incomplete = []
         for slot, claim, assignments in groups:
             if slot >= len(self.queues):
                 self._add_slots(slot + 1)
@@ -218,8 +219,12 @@ class Worker:
                 work = Work(task, attempt, id, recipe, sources, timeout_s, flags, slot, self.claims[slot])
                 self._here[task] = work
                 queue.append(work)
-                if sources or recipe[3]:
-                    self._want_inputs(work)
+                if (sources or recipe[3]) and not self._want_held(work):
+                    incomplete.append(work)
+        # A value that is fetched takes room: by then all that is wanted of what is here must be known.
+        for work in incomplete:
+            self._want_missing(work)
+        for slot, _, _ in groups:
             if self.running[slot] is None:
                 self._run_next(slot)
 
@@ -267,19 +272,30 @@ class Worker:
 
     # -- inputs -------------------------------------------------------------------------------------
 
-    def _want_inputs(self, work: Work) -> None:
+    def _want_held(self, work: Work) -> bool:
+        """Want the constants of ``work`` and its inputs that are held; return whether those are all its inputs."""
         for number in work.recipe[3]:
             if number not in self._constants:
                 work.waiting += 1
                 self._waiting_for_constant.setdefault(number, []).append(work)
-        for task, codec, payload, holders in work.sources:
+        is_complete = True
+        for task, _, payload, _ in work.sources:
             if payload is not None:
                 continue
-            if not work.is_here:
-                return  # handed back: an earlier input is not to be had
             if task in self.held:
                 self._holdings.want(work, task)
-            elif holders == (self.rank,):
+            else:
+                is_complete = False
+        return is_complete
+
+    def _want_missing(self, work: Work) -> None:
+        """Ask for the inputs of ``work`` that are not held, or wait for those that are made here."""
+        for task, codec, payload, holders in work.sources:
+            if payload is not None or task in self.held:
+                continue
+            if not work.is_here:
+                return  # handed back: an earlier input is unavailable
+            if holders == (self.rank,):
                 self._follow(work, task, codec)
             elif holders:
                 self._fetch(work, task, codec, holders)

@@ -11,10 +11,12 @@ from handoff_mpi.dag import TaskSpec
 from handoff_mpi.messages import OK
 from handoff_mpi.resources import Capability
 from handoff_mpi.resources.amounts import UNIT
-from handoff_mpi.scheduler import Closed, Dispatch, Finished, Scheduler, Submitted
+from handoff_mpi.scheduler import Closed, Dispatch, Finished, Scheduler, Submitted, queues, waiters
 from handoff_mpi.simulation import SimulatedCluster
 from handoff_mpi.worker.budget import UNLIMITED_NBYTES
 
+#: What a seed draws today; the oldest seeds below draw less.
+ALL = {"pressure": True, "cache_nbytes": None}
 #: Seeds that fail if this is done wrong once more: (seed, options, what was wrong); kept for ever. What a seed draws
 #: changes with the simulation, so each was found anew, with the mistake made again.
 ONCE_FAILED = [
@@ -43,6 +45,15 @@ ONCE_FAILED = [
     (7002381, {"ranks": 4, "tasks": 60}, "the same"),
     (9000324, {"tasks": 60}, "the same"),
     (9003257, {"tasks": 120}, "the same"),
+    (8001241, ALL, "a death that a success had cleared, forgiven once more when its rank went on probation"),
+    (20050343, {**ALL, "is_fine": True, "tasks": 60}, "the same"),
+    (20050360, {**ALL, "is_fine": True, "tasks": 60}, "the same"),
+]
+#: The same, where functions get a reservation after few skips: (seed, what was wrong), with 100 tasks.
+ONCE_FAILED_AFTER_FEW_SKIPS = [
+    (6000200, "an input moved out of memory by the fetch of another input of its call"),
+    (6000429, "the same"),
+    (6000446, "a death that a success had cleared, forgiven once more when its rank went on probation"),
 ]
 
 #: What must befall some of any hundred runs.
@@ -80,6 +91,14 @@ def run(seed: int, **options) -> SimulatedCluster:
 def test_seeds_that_failed_once(seed, options, what):
     # They are older than pressure and than the limit of the cache.
     run(seed, **{"pressure": False, "cache_nbytes": UNLIMITED_NBYTES, **options})
+
+
+@pytest.mark.parametrize(("seed", "what"), ONCE_FAILED_AFTER_FEW_SKIPS)
+def test_seeds_that_failed_once_after_few_skips(monkeypatch, seed, what):
+    for module in (queues, waiters):
+        monkeypatch.setattr(module, "MIN_SKIPS", 2)
+        monkeypatch.setattr(module, "SKIPS_A_RANK", 0)
+    run(seed, tasks=100)
 
 
 @pytest.mark.parametrize("block", range(10))

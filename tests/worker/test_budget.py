@@ -162,6 +162,19 @@ def test_values_are_not_asked_for_at_the_cost_of_those_that_calls_here_need():
     assert "to 2: fetch 9 on ticket 1" not in rank.tell(1.0)
 
 
+@pytest.mark.parametrize("can_spill", [True, False])
+def test_values_are_not_asked_for_at_the_cost_of_those_that_come_later_in_the_message(can_spill):
+    rank = holding(0, room=300 * KB)
+    rank.tell(1.0, dispatch(task(4, value(7, 2))))
+    rank.tell(1.0, arrives(2, 0, nbytes=100 * KB))  # a copy, which may be dropped
+    rank.tell(1.0, rank.ended(nbytes=KB))
+    rank.worker.budget.measured(50 * KB, can_spill)
+    inputs = value(8, 2), value(9, 2), value(7, 2), value(0, 1)
+    lines = rank.tell(2.0, dispatch(task(5, *inputs[:2]), task(6, *inputs), slot=1))
+    assert not [line for line in moves(lines) if line != "spill 4"]
+    assert "to 2: fetch 8 on ticket 1" in lines
+
+
 def test_a_fetch_that_waits_for_memory_ends_with_the_call_that_needs_it():
     rank = holding(0, room=0, can_spill=False)
     rank.tell(1.0, dispatch(task(4), task(5, value(8, 2)), task(6, value(9, 2))))

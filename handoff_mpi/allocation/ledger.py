@@ -9,7 +9,8 @@ order as well: so a placement costs the same with one rank a host and with hundr
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from handoff_mpi.allocation.bays import Bay, Claim
@@ -148,6 +149,18 @@ class Ledger:
         if not reasons:
             self.withheld.pop(rank, None)
             self._set_withheld(rank, False)
+
+    @contextmanager
+    def lifted(self, ranks: Sequence[int], reasons: Collection[str]) -> Iterator[None]:
+        """Set ``reasons`` to withhold ``ranks`` aside inside; a rank that is withheld for another as well stays so."""
+        lifted = [(rank, why) for rank in ranks for why in reasons if why in self.withheld.get(rank, ())]
+        for rank, why in lifted:
+            self.offer_again(rank, why)
+        try:
+            yield
+        finally:
+            for rank, why in lifted:
+                self.withhold(rank, why)
 
     def _set_withheld(self, rank: int, is_withheld: bool) -> None:
         seat = self.seats.get(rank)

@@ -44,6 +44,7 @@ from handoff_mpi.scheduler.events import (
 )
 from handoff_mpi.scheduler.failures import Failures
 from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, READY, Cause
+from handoff_mpi.scheduler.overrides import Overrides
 from handoff_mpi.scheduler.placing import Placer
 from handoff_mpi.scheduler.policy import Policy
 from handoff_mpi.scheduler.probing import Prober
@@ -99,6 +100,7 @@ class Scheduler:
         self._probes, self._on_probation = self._failures.probation.probes, self._failures.probation.of_rank
         self._wins = self._failures.evidence.wins
         self._prober = Prober(ledger, self.ready, self.slots, self._placer, self._failures)
+        self._overrides = Overrides(ledger, self.slots, self._placer, self._shortage, self._log_rank)
         self._refusals = Refusals(
             self.ready,
             self.specs,
@@ -136,7 +138,7 @@ class Scheduler:
         self._placer.close()
         self.ready.free.close()
         self.ledger.close()
-        del self._placer, self._refusals, self._failures, self._prober
+        del self._placer, self._refusals, self._failures, self._prober, self._overrides
 
     # -- the turn ---------------------------------------------------------------------------------
 
@@ -164,12 +166,12 @@ class Scheduler:
             self._placer.allocate(now)
             if self._on_probation:
                 self._prober.place(now)
-            if self._shortage.ranks and self._is_stuck():
-                self._let_one_go(now)
+            self._override_if_stuck(now)
             if self._placer.holds_back and not self.slots.in_flight:
                 self._stop("what is left would not finish in the time that is left")
-            while self._is_stuck() and self._relent_or_give_up(now) and not self.stopping:
+            while self._is_stuck() and self._give_up_on_ready() and not self.stopping:
                 self._placer.allocate(now)
+                self._override_if_stuck(now)
             self._placer.send_ahead()
             self._placer.recall_for_idle(now)
         self._commands += self._placer.take_commands()
@@ -496,15 +498,6 @@ class Scheduler:
         else:
             self._shortage.end(event.rank)
 
-    def _let_one_go(self, now: float) -> None:
-        """Nothing runs, and who could go on is short of memory: one task goes to one of them, or nothing would end."""
-        for rank in self._shortage.turns():
-            with self._shortage.lifted(rank):
-                self._placer.allocate(now, most=1)
-            if self.slots.in_flight:
-                self._log_rank(rank, "let go", "all ranks that could go on are short of memory")
-                return
-
     def _log_rank(self, rank: int, what: str, detail: Any = None) -> None:
         self.tasks.log.append((-1, -1, -1, 0, rank, (what, detail)))
 
@@ -534,14 +527,16 @@ class Scheduler:
             return False
         return self.ready.is_queued()
 
-    def _relent_or_give_up(self, now: float) -> bool:
-        """Nothing else could go on: what is avoided is allowed, else fail what fits nothing; return whether any was."""
-        if self._on_probation and self._prober.relieve(now):
-            return True
-        return self._give_up_on_ready()
+    def _override_if_stuck(self, now: float) -> None:
+        """Use withheld ranks if nothing runs otherwise, or nothing would end."""
+        if self.ledger.withheld and self._is_stuck():
+            self._overrides.place(now)
 
     def _give_up_on_ready(self) -> bool:
-        """Fail what fits nothing that is left; return whether there was any. Suspects are offered nothing, but left."""
+        """Fail what fits nothing that is left, else let tasks run where they failed; return whether there was any.
+
+        Suspects are offered nothing, but left.
+        """
         queues = self.ready.all_queues()
         hopeless = [queue for queue in queues if not self.ledger.reach.could_fit(queue.cost)]
         if not hopeless and not self._awaits_suspects():

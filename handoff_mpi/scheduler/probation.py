@@ -7,8 +7,7 @@ A probe that succeeds ends the probation; each that fails doubles the wait for t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -171,14 +170,3 @@ class Probation:
         seats, withheld = self._ledger.seats, self._ledger.withheld
         ranks = (rank for term in terms for rank in term.ranks)
         return [r for r in ranks if seats[r].is_alive and seats[r].idle and withheld.get(r) == {PROBATION}]
-
-    @contextmanager
-    def lifted(self, ranks: Sequence[int]) -> Iterator[None]:
-        """Offer the slots of ``ranks`` inside all the same."""
-        for rank in ranks:
-            self._ledger.offer_again(rank, PROBATION)
-        try:
-            yield
-        finally:
-            for rank in ranks:
-                self._ledger.withhold(rank, PROBATION)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from handoff_mpi.allocation import Ledger
+from handoff_mpi.allocation import PROBATION, Ledger
 from handoff_mpi.scheduler.failures import Failures
 from handoff_mpi.scheduler.placing import Placer
 from handoff_mpi.scheduler.probation import Term
@@ -21,6 +21,7 @@ class Prober:
     """
 
     def __init__(self, ledger: Ledger, ready: ReadyTasks, slots: SlotTable, placer: Placer, failures: Failures) -> None:
+        self._ledger = ledger
         self._reach = ledger.reach
         self._seats = ledger.seats
         self._ready = ready
@@ -35,17 +36,10 @@ class Prober:
             return
         if any(self._is_bound(queue) for queue in self._ready.all_queues()):
             ranks = self._probation.idle_ranks(self._probation.terms.values())
-            with self._probation.lifted(ranks):
+            with self._ledger.lifted(ranks, [PROBATION]):
                 self._placer.allocate(now, only=self._is_bound)
         for term in self._probation.due(now):
             self._probe(term, now)
-
-    def relieve(self, now: float) -> bool:
-        """Place on ranks on probation what the strategy places nowhere else; return whether there was any."""
-        ranks = self._probation.idle_ranks(self._probation.terms.values())
-        with self._probation.lifted(ranks):
-            self._placer.allocate(now)
-        return bool(self._slots.in_flight)
 
     def _is_bound(self, queue: ReadyQueue) -> bool:
         """Whether all ranks that could run the tasks of ``queue`` are on probation."""
@@ -57,7 +51,7 @@ class Prober:
         if rank is None or not any(self._may_probe(queue, rank) for queue in self._ready.all_queues()):
             return
         before = {task for slot in self._slots.of_rank[rank] for task in slot.tasks}
-        with self._probation.lifted([rank]):
+        with self._ledger.lifted([rank], [PROBATION]):
             self._placer.allocate(now, most=1, only=lambda queue: self._may_probe(queue, rank))
         for slot in self._slots.of_rank[rank]:
             for task in slot.tasks:

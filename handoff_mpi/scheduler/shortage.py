@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 from handoff_mpi.allocation import MEMORY, Ledger
 
@@ -38,12 +37,3 @@ class Shortage:
             del self.ranks[rank]
             self.ranks[rank] = None
             yield rank
-
-    @contextmanager
-    def lifted(self, rank: int) -> Iterator[None]:
-        """Offer the slots of ``rank`` inside all the same."""
-        self._ledger.offer_again(rank, MEMORY)
-        try:
-            yield
-        finally:
-            self._ledger.withhold(rank, MEMORY)

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from handoff_mpi.scheduler import RankLost, Returned, Submitted, Unfetched
+from handoff_mpi.scheduler import Heard, MemoryTold, RankLost, Returned, Submitted, Unfetched
 from handoff_mpi.scheduler.probation import PROBE_S
 from tests.scheduler.test_avoidance import hosts
 from tests.scheduler.transcript import LONG, Dialogue, died, done, made, raised, task, timed_out
@@ -206,6 +206,44 @@ def _submit_more(run, now, *specs):
     return run
 
 
+def drain(run, now):
+    """All calls end, those on host a badly, until nothing runs; return the time."""
+    while busy := [rank for rank in (1, 2, 3, 4) if running(run, rank)]:
+        now += 1.0
+        run.tell(now, *[(raised if rank < 3 else done)(rank, _of(run, rank)) for rank in busy])
+    assert set(run.scheduler.on_probation) == {1, 2}
+    return now
+
+
+def short(rank):
+    return MemoryTold(rank, True, "90 of 100 MB")
+
+
+def test_a_rank_on_probation_that_is_short_of_memory_runs_what_is_bound_to_it_once_nothing_else_runs():
+    run = Dialogue(hosts(BAD))
+    now = drain(run, convict(run))
+    assert run.tell(now, short(1), Submitted([task(pin=3), task(pin=1), task(pin=1)])) == ["3.0 claims for 40#1"]
+    assert run.tell(now + 1, done(3, 40)) == ["1.0 claims for 41#1"]
+    assert "rank 1 let go: all ranks that could go on are short of memory" in run.log
+    assert run.tell(now + 2, done(1, 41)) == ["1.0 claims for 42#1"]
+
+
+def test_a_rank_on_probation_that_is_not_short_of_memory_is_used_before_one_that_is():
+    run = Dialogue(hosts(BAD))
+    now = drain(run, convict(run))
+    assert run.tell(now, short(1), Submitted([task(pin="a")])) == ["2.0 claims for 40#1"]
+
+
+def test_a_suspect_rank_is_given_nothing_whatever_else_it_is_withheld_for():
+    run = Dialogue(hosts(BAD), silence_limit_s=80.0)
+    now = drain(run, convict(run))
+    run.tell(now, Heard([1, 2, 3, 4]), short(1))
+    run.tell(now + 50, Heard([2, 3, 4]))
+    assert run.log == ["rank 1 suspect: silent for 50 s"]
+    assert run.tell(now + 51, Submitted([task(pin=1)])) == []
+    assert run.tell(now + 52, Heard([1])) == ["1.0 claims for 40#1"]
+
+
 # -- failures without tries left ------------------------------------------------------------------------
 
 
@@ -334,3 +372,9 @@ def test_a_strategy_that_uses_one_host_alone_gets_its_way_where_nothing_else_cou
         (rank,) = [rank for rank in (1, 2) if running(run, rank)]
         run.tell(float(attempt), raised(rank, (0, attempt)))
     assert run.why(0) == ("ValueError", "oops")
+
+
+def test_a_strategy_that_uses_one_host_alone_gets_its_way_although_that_is_short_of_memory():
+    run = Dialogue(hosts(BAD), Favourites())
+    run.submit(task())
+    assert run.tell(1.0, short(1), short(2), raised(1, 0)) == ["1.0 claims for 0#2"]

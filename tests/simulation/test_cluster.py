@@ -48,6 +48,11 @@ ONCE_FAILED = [
     (8001241, ALL, "a death that a success had cleared, forgiven once more when its rank went on probation"),
     (20050343, {**ALL, "is_fine": True, "tasks": 60}, "the same"),
     (20050360, {**ALL, "is_fine": True, "tasks": 60}, "the same"),
+    (8000220, ALL, "a task given up because the only rank that fits was on probation and short of memory"),
+    (8001154, ALL, "the same"),
+    (20021122, {**ALL, "tasks": 100}, "the same"),
+    (20030800, {**ALL, "ranks": 3, "tasks": 60}, "the same"),
+    (20050741, {**ALL, "is_fine": True, "tasks": 60}, "the same"),
 ]
 #: The same, where functions get a reservation after few skips: (seed, what was wrong), with 100 tasks.
 ONCE_FAILED_AFTER_FEW_SKIPS = [

@@ -76,9 +76,7 @@ def use_run_dir(wanted: Any) -> Directory:
             if wanted is not None:
                 _close_to_group(directory)
                 _refuse_what_is_in_the_way(directory)
-            probe = f".probe-{os.urandom(4).hex()}"
-            os.close(directory.create(probe))
-            directory.remove(probe)
+            _probe(directory)
         except BaseException:
             directory.close()
             raise
@@ -89,12 +87,30 @@ def use_run_dir(wanted: Any) -> Directory:
     return directory
 
 
+def _probe(directory: Directory) -> None:
+    """Make a file and remove it.
+
+    Raises:
+        OSError: naming the directory.
+    """
+    name = f".probe-{os.urandom(4).hex()}"
+    try:
+        os.close(directory.create(name))
+        directory.remove(name)
+    except OSError as error:
+        error.filename = str(directory.path)
+        raise
+
+
 def _why_not(path: Path, error: OSError | ValueError) -> str:
     for each in (path, *path.parents):
         if isinstance(error, NotADirectoryError) and os.path.lexists(each) and not each.is_dir():
-            return f"the run-dir {path}: {each} is no directory; {_ANOTHER}"
-    why = error.strerror if isinstance(error, OSError) else None
-    return f"the run-dir {path} cannot be used: {why or error}; {_ANOTHER}"
+            return f"the run-dir {path}: {each} is not a directory; {_ANOTHER}"
+    why = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        where = error.filename
+        why = error.strerror if where in (None, str(path)) else f"{where}: {error.strerror}"
+    return f"the run-dir {path} cannot be used: {why}; {_ANOTHER}"
 
 
 def _close_to_group(directory: Directory) -> None:
@@ -118,7 +134,7 @@ def _refuse_what_is_in_the_way(directory: Directory) -> None:
     for name, is_directory in ((JOURNAL, True), (VALUES, True), (SPILLED, True), (STATUS, False), (LOCK, False)):
         status = directory.status(name)
         if status is not None and stat.S_ISDIR(status.st_mode) != is_directory:
-            kind = "no directory" if is_directory else "a directory"
+            kind = "not a directory" if is_directory else "a directory"
             each = directory.path / name
             raise UsageError(
                 f"the run-dir {directory.path} cannot be used: {each} is {kind}; move it away, or {_ANOTHER}"

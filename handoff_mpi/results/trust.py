@@ -21,6 +21,7 @@ _ROOT = 0
 _EVERY_ID = 0xFFFF_FFFF
 _OWN = "name a run-dir of your own with --run-dir"
 _ANOTHER = "name another run-dir with --run-dir"
+_IN_OWN = "name a run-dir in a directory of your own with --run-dir"
 _ELSEWHERE = "name a run-dir elsewhere with --run-dir"
 _WHY = "and what it holds would run as you"
 
@@ -38,7 +39,7 @@ def refuse_if_others_write(path: Path, status: os.stat_result) -> None:
     if others:
         owner, mode = user_name(status.st_uid), stat.S_IMODE(status.st_mode)
         who = f"{path} (of {owner}, mode {mode:04o}) can be written to by {others}"
-        raise UntrustedFile(f"{who}, {_WHY}; chmod go-w {shlex.quote(str(path))}, or {_OWN}")
+        raise UntrustedFile(f"{who}, {_WHY}; {_remedy(path, status)}")
 
 
 def refuse_irregular(path: Path, status: os.stat_result) -> None:
@@ -64,11 +65,12 @@ def refuse_parent(path: Path, status: os.stat_result, is_nearest: bool) -> None:
         shared = stat.S_ISGID | stat.S_IWGRP
         if is_nearest or status.st_mode & shared != shared:
             why = f"above the run-dir belongs to {_shown(status)}, who could put another directory into its place"
-            raise UntrustedFile(f"{path} {why}; {_ELSEWHERE}")
+            raise UntrustedFile(f"{path} {why}; {_IN_OWN if is_nearest else _ELSEWHERE}")
     if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
         mode = stat.S_IMODE(status.st_mode)
         who = f"{path} above the run-dir (mode {mode:04o}) can be written to by everybody"
-        raise UntrustedFile(f"{who}, who could replace it; chmod +t {shlex.quote(str(path))}, or {_ELSEWHERE}")
+        chmod = f"chmod +t {shlex.quote(str(path))}, or " if _may_chmod(status) else ""
+        raise UntrustedFile(f"{who}, who could replace it; {chmod}{_ELSEWHERE}")
 
 
 def refuse_link(path: Path, status: os.stat_result) -> None:
@@ -92,6 +94,16 @@ def user_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"user {uid}"
+
+
+def _remedy(path: Path, status: os.stat_result) -> str:
+    """Return how to use ``path`` all the same, or what to use instead of it."""
+    is_scratch = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX  # /tmp, say: it must stay as it is
+    return f"chmod go-w {shlex.quote(str(path))}, or {_OWN}" if _may_chmod(status) and not is_scratch else _OWN
+
+
+def _may_chmod(status: os.stat_result) -> bool:
+    return os.geteuid() in (_ROOT, status.st_uid)
 
 
 def _shown(status: os.stat_result) -> str:

@@ -36,6 +36,7 @@ class RankValues:
         self._store = _make_store(rank, setup, self._kept, self._run_dir)
         self._file_keys: dict[int, Key] = {}
         self._seconds_per_byte = _SECONDS_PER_BYTE
+        self._has_said_unwritten = False
 
     @property
     def sees_files(self) -> bool:
@@ -101,6 +102,14 @@ class RankValues:
             return f"could not be written to {self._kept.directory}: {error}"
         self._seconds_per_byte = (clock() - begun) / max(1, nbytes)
         return ""
+
+    def checkpoint(self, task: int, payload: Payload, nbytes: int) -> bool:
+        """Write a value that need not outlast the run; return whether it is written, and say once that it is not."""
+        problem = self.write(task, payload, nbytes)
+        if problem and not self._has_said_unwritten:
+            self._has_said_unwritten = True
+            say(f"a result {problem}; this run continues, but a run that resumes it computes such results again")
+        return not problem
 
     def close(self) -> None:
         """Forget all values, remove what was moved out of memory, and let go of the run-dir."""

@@ -291,16 +291,18 @@ class WorkerShell:
         return CallSpec(work.id, work.attempt, work.recipe, values, cores, gpus)
 
     def _end(self, work: Work, outcome: Outcome, started: float) -> None:
-        nbytes = 0 if outcome.payload is None else nbytes_of(outcome.payload)
+        payload = outcome.payload
+        nbytes = 0 if payload is None else nbytes_of(payload)
         is_persisted = False
         goes_home = nbytes <= HOME_NBYTES and not work.flags & STAYS
-        if outcome.payload is not None and not goes_home and self._values.sees_files:
-            must = bool(work.flags & KEEP)
-            if must or self._values.is_worth_writing(nbytes, outcome.duration):
-                problem = self._values.write(work.task, outcome.payload, nbytes)
+        if payload is not None and not goes_home and self._values.sees_files:
+            if work.flags & KEEP:
+                problem = self._values.write(work.task, payload, nbytes)
                 is_persisted = not problem
-                if problem and must:
+                if problem:
                     outcome = Outcome(RAISED, None, ("OSError", f"its result {problem}", ""), outcome.duration)
+            elif self._values.is_worth_writing(nbytes, outcome.duration):
+                is_persisted = self._values.checkpoint(work.task, payload, nbytes)
         status, error = outcome.status, outcome.error
         ended = Ended(work, status, outcome.payload, nbytes, error, started, outcome.duration, is_persisted)
         self._events.append(ended)

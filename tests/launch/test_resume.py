@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ import handoff_mpi as handoff
 from handoff_mpi import DAG, Function
 from handoff_mpi.results.journal import Journal
 from handoff_mpi.results.run_dir import lock_run_dir_soon
+from handoff_mpi.results.store import DirectoryStore
 
 
 class Calls(list):
@@ -331,3 +334,23 @@ def test_whoever_is_refused_leaves_the_status_of_the_run_in_its_run_dir_alone(ha
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_checkpoint_that_cannot_be_written_is_said_once_and_costs_no_result(calls, tmp_path, monkeypatch, capfd):
+    def put(self, key, payload):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def wider(version):
+        dag = chain(calls, version=version)
+        dag.add_function(Function("e", (), big, [str(calls.path), "e", 40_000]))
+        dag.add_function(Function("f", ["e"], lambda e: float(e.sum()), version=version))
+        return dag
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DirectoryStore, "put", put)
+        assert run(wider(""), tmp_path).status == "done"
+    said = capfd.readouterr().err
+    assert said.count("No space left on device; this run continues, but a run that resumes it computes") == 1
+    calls.take()
+    assert run(wider("2"), tmp_path)["f"] == 40_000
+    assert calls.take() == ["b", "c", "e"]

@@ -71,7 +71,7 @@ def test_what_is_in_the_way_of_its_files_is_refused_and_left(tmp_path, name):
 
 def test_a_link_to_nothing_in_place_of_its_directories_is_refused(tmp_path):
     (tmp_path / "values").symlink_to("nothing")
-    assert "values is no directory" in refused(tmp_path)
+    assert "values is not a directory" in refused(tmp_path)
 
 
 def test_without_a_name_each_is_a_new_one(tmp_path, monkeypatch):
@@ -96,7 +96,8 @@ def test_a_link_to_ones_own_directory_is_fine(tmp_path):
 def test_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "file" / "far" / "below"):
-        assert refused(path) == f"the run-dir {path}: {tmp_path / 'file'} is no directory; name another with --run-dir"
+        why = f"{tmp_path / 'file'} is not a directory"
+        assert refused(path) == f"the run-dir {path}: {why}; name another with --run-dir"
 
 
 def test_a_read_only_directory_is_refused(as_user):
@@ -123,7 +124,17 @@ def test_a_directory_everybody_writes_to_is_refused(tmp_path, mode):
     path.chmod(mode)
     said = refused(path)
     assert f", mode {mode:04o}) can be written to by everybody" in said
-    assert f"chmod go-w '{path}'" in said
+    assert said.endswith("name a run-dir of your own with --run-dir")
+    assert (f"; chmod go-w '{path}', or " in said) == (not mode & stat.S_ISVTX), "/tmp, say, must stay as it is"
+
+
+def test_a_refusal_names_the_directory_that_refuses(as_user):
+    (as_user / "closed").mkdir(0o555)
+    (as_user / "hidden").mkdir(0)
+    for name in ("closed", "hidden"):
+        why = f"{as_user / name / 'a'}: Permission denied"
+        path = as_user / name / "a" / "b"
+        assert refused(path) == f"the run-dir {path} cannot be used: {why}; name another with --run-dir"
 
 
 # -- its lock ------------------------------------------------------------------------------------------

@@ -293,7 +293,7 @@ def test_a_parent_that_a_stranger_made_first_is_refused(project, umask):
     mode = 0o2777 & ~umask
     assert str(refused) == (
         f"{runs} above the run-dir belongs to user 65533 (mode {mode:04o}), who could put another directory into its "
-        "place; name a run-dir elsewhere with --run-dir"
+        "place; name a run-dir in a directory of your own with --run-dir"
     )
     assert list(runs.iterdir()) == []
     assert OWNER.does(run, project / "mine" / "run") == ("done", 0, 80_000.0), "as it says"
@@ -305,7 +305,10 @@ def test_a_directory_that_everybody_may_write_to_is_refused_unless_it_is_sticky(
         refused = OWNER.does(run, run_dir)
         assert isinstance(refused, UntrustedFile)
         assert f"{project} above the run-dir (mode 0777) can be written to by everybody" in str(refused)
-        assert f"chmod +t {project}, or name a run-dir elsewhere with --run-dir" in str(refused)
+        assert str(refused).endswith("who could replace it; name a run-dir elsewhere with --run-dir"), "it is root's"
+    os.chown(project, OWNER.uid, PROJECT)
+    project.chmod(0o777)
+    assert f"; chmod +t {project}, or name a run-dir elsewhere" in str(OWNER.does(run, run_dir))
     project.chmod(0o1777)
     assert OWNER.does(run, run_dir) == ("done", 0, 80_000.0)
 

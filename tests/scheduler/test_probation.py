@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from handoff_mpi.scheduler import Heard, MemoryTold, RankLost, Returned, Submitted, Unfetched
+from handoff_mpi.scheduler import Closed, Heard, MemoryTold, RankLost, Returned, Submitted, Unfetched
 from handoff_mpi.scheduler.probation import PROBE_S
 from tests.scheduler.test_avoidance import hosts
 from tests.scheduler.transcript import LONG, Dialogue, died, done, made, raised, task, timed_out
@@ -40,6 +40,20 @@ def _of(run, rank):
 def running(run, rank):
     (slot,) = run.scheduler.slots.of_rank[rank]
     return slot.tasks
+
+
+def end_calls(run, now):
+    """All calls end within a second, those on host a badly; return the time."""
+    ended = [(raised if rank < 3 else done)(rank, _of(run, rank)) for rank in (1, 2, 3, 4) if running(run, rank)]
+    run.tell(now + 1.0, *ended)
+    return now + 1.0
+
+
+def drain(run, now):
+    """All calls end, those on host a badly, until nothing runs; return the time."""
+    while any(running(run, rank) for rank in (1, 2, 3, 4)):
+        now = end_calls(run, now)
+    return now
 
 
 @pytest.mark.parametrize("failed", [raised, timed_out, died])
@@ -206,15 +220,6 @@ def _submit_more(run, now, *specs):
     return run
 
 
-def drain(run, now):
-    """All calls end, those on host a badly, until nothing runs; return the time."""
-    while busy := [rank for rank in (1, 2, 3, 4) if running(run, rank)]:
-        now += 1.0
-        run.tell(now, *[(raised if rank < 3 else done)(rank, _of(run, rank)) for rank in busy])
-    assert set(run.scheduler.on_probation) == {1, 2}
-    return now
-
-
 def short(rank):
     return MemoryTold(rank, True, "90 of 100 MB")
 
@@ -231,6 +236,7 @@ def test_a_rank_on_probation_that_is_short_of_memory_runs_what_is_bound_to_it_on
 def test_a_rank_on_probation_that_is_not_short_of_memory_is_used_before_one_that_is():
     run = Dialogue(hosts(BAD))
     now = drain(run, convict(run))
+    assert set(run.scheduler.on_probation) == {1, 2}
     assert run.tell(now, short(1), Submitted([task(pin="a")])) == ["2.0 claims for 40#1"]
 
 
@@ -273,6 +279,28 @@ def test_a_failure_is_undecided_for_as_long_as_its_call_took():
     assert run.states.startswith("READY")
     run.tell(1.0 + LONG)
     assert run.states.startswith("FAILED")
+
+
+def test_functions_that_are_skipped_while_they_are_tried_elsewhere_keep_no_other_failure_undecided():
+    run = Dialogue(hosts(BAD + "c"), max_retries=0)
+    run.submit(task(pin=5), closed=False)
+    run.tell(0.1, made(5, 0))
+    first = [task(0), task(0), task(pin=5, priority=1)]  # of which one runs on each bad rank, one where their input is
+    run.tell(0.2, Submitted([*first, *(task() for _ in range(20))]), Closed())
+    now = 0.2
+    for _ in range(6):
+        now = end_calls(run, now)
+        run.tell(now + 0.1)
+        for rank in (3, 4):
+            if running(run, rank) and running(run, rank)[0] in (1, 2):  # it is tried elsewhere
+                run.tell(now + 0.2, Unfetched(rank, *_of(run, rank), [(0, [5])]))
+    run.tell(now + 0.3, done(5, 3))
+    run.tell(now + 0.4, raised(5, (0, 2)))
+    for _ in range(20):
+        now = drain(run, now) + 1.0
+        run.tell(now)
+    assert run.states.startswith("FAILED SKIPPED SKIPPED")
+    assert not run.scheduler.ready.undecided, "the other functions that failed on host a are decided"
 
 
 def test_with_on_failure_stop_the_first_failure_stops_the_run():

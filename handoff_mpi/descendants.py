@@ -6,6 +6,10 @@ shared memory, semaphores and folders of its processes once these have ended: it
 time for that.
 
 Where there is no ``/proc`` nothing is found.
+
+A process that has left the tree (it was forked twice, say, and began a session) is found by what it inherited: a program
+by a variable, a process that was forked and has executed nothing by an open descriptor, since the kernel shows the
+variables with which a program began, which are older than the fork.
 """
 
 from __future__ import annotations
@@ -51,6 +55,10 @@ class Process:
         """Return whether its program was started with the variable ``MARK`` that holds ``mark``."""
         return mark in _read(self.pid, "environ").split(b"\0")
 
+    def has_descriptor(self, link: str) -> bool:
+        """Return whether one of its descriptors shows as ``link``: it was forked from the process that opened it."""
+        return any(each == link for _, each in _links(self.pid))
+
     @property
     def is_tracker(self) -> bool:
         """Whether it is a resource tracker."""
@@ -68,10 +76,17 @@ class Process:
 
 
 def mark_descendants() -> None:
-    """Mark the environment of this process, so that what it starts is found though it has left the process tree."""
+    """Mark this process, so that what it starts or forks is found though it has left the process tree."""
     own = _process(os.getpid())
-    if own is not None:
-        os.environ[MARK] = f"{own.pid}-{own.born}"
+    if own is None:
+        return
+    mark = f"{own.pid}-{own.born}"
+    os.environ[MARK] = mark
+    if _own_link(mark) not in {link for _, link in _links(own.pid)}:
+        try:
+            os.memfd_create(f"handoff-{mark}")  # stays open until this process ends; programs do not inherit it
+        except (OSError, AttributeError):
+            pass  # another system: forked processes that leave the tree are not found
 
 
 def end_descendants(left: Callable[[], list[Process]] | None = None) -> int:
@@ -143,6 +158,16 @@ def _close_pipe_to(tracker: Process) -> None:
 
 
 def _pipes(pid: int) -> Iterator[tuple[int, str]]:
+    return ((fd, link) for fd, link in _links(pid) if link.startswith("pipe:"))
+
+
+def _own_link(mark: str) -> str:
+    """Return what the descriptor of the process with ``mark`` shows as."""
+    return f"/memfd:handoff-{mark} (deleted)"
+
+
+def _links(pid: int) -> Iterator[tuple[int, str]]:
+    """Yield the open descriptors of a process, and what each refers to."""
     try:
         descriptors = [*(_PROC / str(pid) / "fd").iterdir()]
     except OSError:
@@ -152,8 +177,7 @@ def _pipes(pid: int) -> Iterator[tuple[int, str]]:
             link = str(descriptor.readlink())
         except OSError:
             continue
-        if link.startswith("pipe:"):
-            yield int(descriptor.name), link
+        yield int(descriptor.name), link
 
 
 def _until(timeout_s: float, is_over: Callable[[], bool]) -> None:
@@ -168,15 +192,15 @@ def _until(timeout_s: float, is_over: Callable[[], bool]) -> None:
 def descendants() -> list[Process]:
     """Return the living processes that this one has started, directly or not.
 
-    A process whose parent has ended is found by the environment it inherited (see :func:`mark_descendants`), or by its
-    process group where this process leads one, as the ranks of mpirun do.
+    A process whose parent has ended is found by what it inherited (see :func:`mark_descendants`), or by its process
+    group where this process leads one, as the ranks of mpirun do.
     """
     table = {process.pid: process for process in _processes()}
     own = table.pop(os.getpid(), None)
     if own is None:
         return []
     own_mark = f"{own.pid}-{own.born}"
-    mark = f"{MARK}={own_mark}".encode() if os.environ.get(MARK) == own_mark else b""
+    mark = own_mark if os.environ.get(MARK) == own_mark else ""
     children: dict[int, list[Process]] = {}
     for process in table.values():
         children.setdefault(process.parent, []).append(process)
@@ -191,14 +215,16 @@ def descendants() -> list[Process]:
     return [process for process in found.values() if process.state not in _DEAD]
 
 
-def _has_left_tree(process: Process, parent: Process | None, own: Process, mark: bytes) -> bool:
+def _has_left_tree(process: Process, parent: Process | None, own: Process, mark: str) -> bool:
     """Whether ``own`` has started a process, directly or not, though its parent is another one by now."""
     if process.born < own.born:
         return False
     # A shell's pipeline is a group too: there the parent is the shell, or in the group as well.
     is_orphan = process.parent != own.parent and (parent is None or parent.group != own.pid)
     is_of_group = is_orphan and own.pid == own.group == process.group
-    return is_of_group or (bool(mark) and process.has_mark(mark))
+    if is_of_group or not mark:
+        return is_of_group
+    return process.has_mark(f"{MARK}={mark}".encode()) or process.has_descriptor(_own_link(mark))
 
 
 def members(group: int) -> list[Process]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from typing import Any
 
 _handlers: dict[int, Callable[[int, Any], Any]] = {}
+_forking = threading.local()
 
 
 def handle(number: int, handler: Callable[[int, Any], Any]) -> None:
@@ -46,6 +48,18 @@ def _do_nothing(number: int, frame: Any) -> None:
     """Do nothing, where SIG_IGN would be inherited through exec."""
 
 
+def _block() -> None:
+    """Before a fork: keep signals waiting, so that one that comes at once does not meet the parent's handler."""
+    if _handlers:
+        _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _handlers)
+
+
+def _unblock() -> None:
+    if hasattr(_forking, "mask"):
+        signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+        del _forking.mask
+
+
 def _restore_defaults() -> None:
     """In a forked process: give up the handlers of its parent, unless a function has replaced them."""
     for number, handler in _handlers.items():
@@ -53,6 +67,7 @@ def _restore_defaults() -> None:
             is_interrupt = number == signal.SIGINT
             signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
     _handlers.clear()
+    _unblock()
 
 
-os.register_at_fork(after_in_child=_restore_defaults)
+os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_restore_defaults)

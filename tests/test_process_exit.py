@@ -96,6 +96,7 @@ LEFTOVERS = {
     "one that is stopped": "os.kill(subprocess.Popen(['sleep', '50']).pid, signal.SIGSTOP)",
     "one that was forked": "os.fork() or time.sleep(50)",
     "an orphan that was forked": "os.fork() or os.fork() or time.sleep(50)",
+    "a forked orphan in a session of its own": "os.fork() or (os.setsid(), os.fork() or time.sleep(50))",
 }
 
 

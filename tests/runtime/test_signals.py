@@ -238,3 +238,17 @@ def test_an_interrupt_in_one_process_ends_the_run_and_is_no_failure_of_its_funct
     records = {record.id: record for record in load(tmp_path / "run").records()}
     assert (records["quick"].attempts, records["nap"].attempts) == (0, 1), "quick was done before"
     assert not records["nap"].setbacks
+
+
+def test_a_signal_that_comes_right_after_a_fork_ends_the_forked_process(tmp_path):
+    (tmp_path / "script.py").write_text(
+        "import os, signal\n"
+        "os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), signal.SIGTERM))\n"
+        "from handoff_mpi import signals\n"
+        "signals.handle(signal.SIGTERM, print)\n"
+        "pid = os.fork() or os._exit(5)\n"
+        "assert os.waitpid(pid, 0)[1] == signal.SIGTERM\n"
+        "assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, [])\n"
+    )
+    ended = run_process([sys.executable, "script.py"], tmp_path)
+    assert ended.rc == 0, ended.err

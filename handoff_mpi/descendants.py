@@ -7,9 +7,9 @@ time for that.
 
 Where there is no ``/proc`` nothing is found.
 
-A process that has left the tree (it was forked twice, say, and began a session) is found by what it inherited: a program
-by a variable, a process that was forked and has executed nothing by an open descriptor, since the kernel shows the
-variables with which a program began, which are older than the fork.
+A process that has left the tree (it was forked twice, say, and began a session) is found by what it inherited: a
+program by a variable, a forked process that has executed no program by an open descriptor, since the kernel shows the
+variables with which a program began, and these are older than the fork.
 """
 
 from __future__ import annotations

@@ -121,7 +121,16 @@ def _may_hold_references(item: Any) -> bool:
 
 
 def _is_leaf(kind: type) -> bool:
-    return issubclass(kind, _CODE) or kind in DECLARES or kind.__module__ in _LEAF_MODULES
+    return issubclass(kind, _CODE) or kind in DECLARES or _module_of(kind) in _LEAF_MODULES
+
+
+def _module_of(kind: type) -> str:
+    """Return the name of the module of a class, whatever the class or its metaclass has put there."""
+    try:
+        module = type.__dict__["__module__"].__get__(kind)
+    except AttributeError:
+        return ""
+    return module if type(module) is str else ""
 
 
 def _referents(item: Any, kind: type) -> list[Any]:

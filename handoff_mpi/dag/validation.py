@@ -48,7 +48,11 @@ _TYPES: dict[str, frozenset[type]] = {
 def problems_of(functions: Iterable[Function], by_id: Mapping[Hashable, Function]) -> list[str]:
     """Return one line for each problem of the DAG, an empty list if it can be run."""
     functions = list(functions)
-    return [] if are_right_at_first_sight(functions) else all_problems_of(functions, by_id)
+    try:
+        is_right = are_right_at_first_sight(functions)
+    except TypeError:  # a class that cannot be hashed
+        is_right = False
+    return [] if is_right else all_problems_of(functions, by_id)
 
 
 def all_problems_of(functions: list[Function], by_id: Mapping[Hashable, Function]) -> list[str]:
@@ -189,7 +193,12 @@ def _wrong_containers(function: Function) -> Iterable[str]:
     if not isinstance(function.kwargs, Mapping) or not all(isinstance(key, str) for key in function.kwargs):
         yield f"kwargs must be a mapping with string keys, not {show(function.kwargs)}"
     elif isinstance(function.extra_args, (list, tuple)):
-        for each in ReferenceFinder().find([*function.extra_args, *function.kwargs.values()]):
+        try:
+            references = ReferenceFinder().find([*function.extra_args, *function.kwargs.values()])
+        except TypeError as error:
+            yield f"a constant is of a class that cannot be hashed ({error}), and so cannot be pickled"
+            return
+        for each in references:
             if find_id_problem(each.id):
                 yield f"a constant holds {show(each)}, and {show(each.id)} {find_id_problem(each.id)}"
             if isinstance(each, Argument):

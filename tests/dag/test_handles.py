@@ -285,6 +285,35 @@ def test_a_generator_is_refused_with_a_remedy():
         Plan().add(dag)
 
 
+class Unhashable(type):
+    """Its classes compare, and so cannot be hashed."""
+
+    def __eq__(cls, other):
+        return cls is other
+
+    __hash__ = None
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_constants_of_a_class_that_cannot_be_hashed_are_refused_in_a_line(is_nested):
+    constant = Unhashable("Odd", (), {})()
+    dag = with_handle(lambda x: [Box(constant), x] if is_nested else constant)
+    with pytest.raises(DAGError, match="function 'y'.*cannot be hashed") as caught:
+        handoff.execute_local(dag)
+    assert len(caught.value.problems) == 1 and "\n" not in caught.value.problems[0]
+
+
+def test_a_class_whose_module_is_not_a_name_holds_handles_like_another():
+    class Odd(Box):
+        __module__ = ["odd"]
+
+    assert [each.id for each in ReferenceFinder().find([[Odd(Handle("x"))]])] in (["x"], [])
+    dag = with_handle(lambda x: [Odd(x)])
+    with pytest.raises(DAGError) as caught:
+        handoff.execute_local(dag)
+    assert "\n" not in caught.value.problems[0]
+
+
 def test_constants_nested_5000_deep_are_refused_in_a_line():
     deep = []
     for _ in range(5_000):

@@ -59,19 +59,20 @@ class GuardedStore:
             raise KeyError(key)
         try:
             answer = call(self._store.get, key)
-            trouble = self._what_is_wrong_with(answer, self._marks[key])
+            payload: Payload = call(_payload_in, answer)  # a class of the store's own may raise where it is looked at
+            trouble = self._what_is_wrong_with(answer, payload, self._marks[key])
         except CallbackFailed as error:
-            trouble = f"failed: {error}"
+            payload, trouble = (), f"failed: {error}"
         if not trouble:
-            return tuple(answer)
+            return payload
         self._has_lost = True
         self._tell("get", trouble, "what it has lost is computed again, and values stay in memory from now on")
         raise ValueUnavailable(f"result_store.get {trouble}")
 
-    def _what_is_wrong_with(self, answer: Any, mark: _Mark) -> str:
-        if not is_payload(answer):
+    def _what_is_wrong_with(self, answer: Any, payload: Payload, mark: _Mark) -> str:
+        if not payload:
             return f"returned {shown(answer)}, which is not the payload that was put"
-        return "" if _mark_of(answer) == mark else "returned another payload than was put"
+        return "" if _mark_of(payload) == mark else "returned another payload than was put"
 
     def has(self, key: Key) -> bool:
         if self._untaken.has(key):
@@ -97,14 +98,20 @@ class GuardedStore:
             say(f"result_store.{verb} {trouble}; {then}")
 
 
+def _payload_in(answer: Any) -> Payload:
+    """Return ``answer`` as a tuple; an empty one if it is not a payload."""
+    payload = tuple(answer) if isinstance(answer, (tuple, list)) else ()
+    return payload if is_payload(payload) else ()
+
+
 def is_payload(answer: Any) -> bool:
     """Whether ``answer`` has the form of a payload; a list will do, as some formats know no tuples."""
     if not isinstance(answer, (tuple, list)) or len(answer) < 2:
         return False
     kind, head, *buffers = answer
-    if kind == PLAIN:
+    if type(kind) is int and kind == PLAIN:
         return not buffers and is_plain(head)
-    return bool(kind == PICKLED) and all(_is_buffer(part) for part in (head, *buffers))
+    return bool(kind == PICKLED) and type(kind) is int and all(_is_buffer(part) for part in (head, *buffers))
 
 
 def _is_buffer(part: Any) -> bool:

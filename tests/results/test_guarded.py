@@ -128,6 +128,20 @@ def test_another_value_than_was_put_counts_as_lost(case):
         store.get(KEY)
 
 
+@pytest.mark.parametrize("method", ["__len__", "__iter__", "__getitem__"])
+def test_an_answer_that_raises_as_it_is_looked_at_is_never_wrong(method):
+    def fail(self, *args):
+        raise SystemExit("no")
+
+    odd = type("Odd", (tuple,), {method: fail})
+    store = GuardedStore(type("Store", (MemoryStore,), {"get": lambda self, key: odd(MemoryStore.get(self, key))}), 3)
+    store.put(KEY, encode(b"x" * 9000))
+    try:
+        assert decode(store.get(KEY)) == b"x" * 9000
+    except ValueUnavailable as error:
+        assert "SystemExit" in str(error)
+
+
 def test_a_list_of_the_same_parts_will_do():
     payload = encode(bytearray(50_000))
     store = GuardedStore(type("Store", (Rubbish,), {"answer": list(payload)}), 3)

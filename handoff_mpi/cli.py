@@ -109,8 +109,8 @@ def _refuse_dashes(words: list[str]) -> None:
         UsageError: an option has that value.
     """
     for word in words:
-        flag, _, value = word.partition("=")
-        if flag.startswith("--") and value == "--":
+        flag, _, value = word.partition("=") if word.startswith("--") else (word[:2], "", word[2:])
+        if flag.startswith("-") and value == "--":
             raise UsageError(f"{word}: -- stands before the arguments of dag.py; give {flag} another value")
 
 

@@ -7,9 +7,10 @@ from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from handoff_mpi.callbacks import CallbackFailed, call
 from handoff_mpi.dag.function import input_id
 from handoff_mpi.dag.ids import find_id_problem
-from handoff_mpi.errors import DAGError, UsageError
+from handoff_mpi.errors import DAGError, HandoffError, UsageError
 from handoff_mpi.formatting import show
 from handoff_mpi.resources import parse_nbytes, parse_resources
 from handoff_mpi.resources.capability import MAX_SLOTS
@@ -218,7 +219,37 @@ def options_of(given: Mapping[str, Any]) -> RunOptions:
     unknown = sorted(set(given) - set(names))
     if unknown:
         raise UsageError(f"there is no option {', '.join(unknown)}; there are {', '.join(names)}")
-    return RunOptions(**{**_defaults, **given}).validate()
+    chosen = {name: _plain(value) for name, value in {**_defaults, **given}.items()}
+    try:
+        return call(RunOptions(**chosen).validate)  # type: ignore[no-any-return]
+    except CallbackFailed as failed:
+        if isinstance(failed.__cause__, HandoffError):
+            raise failed.__cause__ from None
+        raise UsageError("; ".join(_unusable(chosen)) or f"the options are unusable: {failed}") from failed
+
+
+def _plain(value: Any) -> Any:
+    """Return a number or text as one of Python's own class: a class derived from it may raise where it is compared."""
+    kind = type(value)
+    if kind is bool:
+        return value
+    if issubclass(kind, int):
+        return int.__int__(value)
+    if issubclass(kind, float):
+        return float.__float__(value)
+    return str.__str__(value) if issubclass(kind, str) else value
+
+
+def _unusable(chosen: Mapping[str, Any]) -> list[str]:
+    """Return which options raise as they are looked at."""
+    lines = []
+    for name, value in chosen.items():
+        try:
+            call(RunOptions(**{name: value}).validate)
+        except CallbackFailed as failed:
+            if not isinstance(failed.__cause__, HandoffError):
+                lines.append(f"{name}={show(value)} raised as it was looked at ({failed}); give a plain value")
+    return lines
 
 
 def defaults_set(names: Collection[str]) -> list[str]:

@@ -13,7 +13,7 @@ import handoff_mpi as handoff
 from handoff_mpi import DAG, DAGError, Function, Handle, HandoffError, cli
 from handoff_mpi.errors import EXIT_USAGE, UsageError
 from handoff_mpi.launch.deadline import end_of_run
-from handoff_mpi.runtime.options import RunOptions
+from handoff_mpi.runtime.options import RunOptions, options_of
 from handoff_mpi.speech import tell
 
 
@@ -56,6 +56,43 @@ def test_odd_values_are_refused_in_a_line_each(name):
             assert name in str(error)
         else:
             assert name in ("keep", "rerun") or isinstance(value, mock.MagicMock), (name, type(value))
+
+
+def raising(kind, *names):
+    """Return a class derived from ``kind`` whose methods ``names`` raise."""
+
+    def fail(self, *args):
+        raise SystemExit("no")
+
+    return type("Raising", (kind,), {"__hash__": kind.__hash__, **dict.fromkeys(names, fail)})
+
+
+ORDER = ("__lt__", "__le__", "__gt__", "__ge__", "__eq__")
+NUMBERS = [raising(int, *ORDER)(3), raising(float, *ORDER)(3.0)]
+RAISING = {
+    "max_retries": NUMBERS,
+    "drain": NUMBERS,
+    "deadline": [raising(float, "__float__", *ORDER)(3.0), mock.Mock(spec=str)],
+    "isolation": [raising(str, "__eq__", "__hash__")("auto"), mock.Mock(spec=str)],
+    "slots": [mock.Mock(spec=int), raising(int, *ORDER)(1)],
+    "resources": [raising(dict, "items", "keys", "__iter__")(a=1), mock.Mock(spec=dict)],
+    "prices": [raising(dict, "items", "keys", "__iter__")(a=1)],
+    "keep": [raising(list, "__iter__")([1])],
+    "run_dir": [raising(Path, "__fspath__")("r")],
+}
+
+
+@pytest.mark.parametrize("name", RAISING)
+def test_values_that_raise_as_they_are_looked_at_are_refused_in_a_line_or_used(name):
+    for value in RAISING[name]:
+        try:
+            options = options_of({name: value})
+            end_of_run(options.deadline, 0.0)
+        except UsageError as error:
+            assert "\n" not in str(error) and len(str(error)) < 400
+            assert name in str(error)
+        else:
+            assert type(getattr(options, name)) in (int, float, str), name
 
 
 @pytest.mark.parametrize("name", ["keep", "rerun"])
@@ -140,6 +177,12 @@ def test_a_flag_without_its_value_is_refused_in_a_line(flag, tmp_path, monkeypat
     assert cli.main(["run", "d.py"]) == EXIT_USAGE
     assert capsys.readouterr().err.count("\n") == 1
     assert [each.name for each in tmp_path.iterdir()] == ["d.py"], "something has started"
+
+
+def test_so_is_a_short_flag_without_its_value(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["run", "-n--", "d.py"]) == EXIT_USAGE
+    assert capsys.readouterr().err.startswith("handoff: -n--: -- stands before the arguments")
 
 
 VALUES = ["-1", "nan", "-inf", "1e400", "x\x1b[31m", "x\ny", "a=nan", "a=-1", "=1", "9" * 30, "9" * 5_000]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
@@ -88,7 +89,7 @@ def are_right_at_first_sight(functions: list[Function]) -> bool:
         return False
     if any(type(number) is int and number < 0 for name in ("node", "max_retries") for number in set(columns[name])):
         return False
-    if not all(limit is None or 0 < limit < float("inf") for limit in set(columns["timeout"])):
+    if not all(limit is None or 0 < limit <= sys.float_info.max for limit in set(columns["timeout"])):
         return False
     named: list[dict[str, Any]] = [kwargs for kwargs in columns["kwargs"] if kwargs]
     if not all(type(key) is str for kwargs in named for key in kwargs):
@@ -229,7 +230,7 @@ def _wrong_numbers(function: Function) -> Iterable[str]:
     retries, timeout = function.max_retries, function.timeout
     if retries is not None and (not isinstance(retries, int) or isinstance(retries, bool) or retries < 0):
         yield f"max_retries must be a whole number from 0, or None, not {show(retries)}"
-    if timeout is not None and not (is_number(timeout) and 0 < timeout < float("inf")):
+    if timeout is not None and not (is_number(timeout) and 0 < timeout <= sys.float_info.max):
         yield f"timeout must be a positive number of seconds, not {show(timeout)}"
     if not isinstance(function.priority, int) or isinstance(function.priority, bool):
         yield f"priority must be a whole number, not {show(function.priority)}"

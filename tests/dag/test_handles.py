@@ -298,7 +298,7 @@ class Unhashable(type):
 def test_constants_of_a_class_that_cannot_be_hashed_are_refused_in_a_line(is_nested):
     constant = Unhashable("Odd", (), {})()
     dag = with_handle(lambda x: [Box(constant), x] if is_nested else constant)
-    with pytest.raises(DAGError, match="function 'y'.*cannot be hashed") as caught:
+    with pytest.raises(DAGError, match=r"function 'y'.*cannot be hashed") as caught:
         handoff.execute_local(dag)
     assert len(caught.value.problems) == 1 and "\n" not in caught.value.problems[0]
 

@@ -249,3 +249,10 @@ def test_collocated_functions_share_a_group():
     groups = [spec.group for spec in Plan().add(dag)]
     assert groups[0] == groups[1] == groups[2] is not None
     assert groups[3] is None
+
+
+def test_a_timeout_that_no_clock_can_hold_is_refused():
+    dag = DAG()
+    dag.add_function(Function("a", (), abs, [-1], timeout=10**400))
+    with pytest.raises(DAGError, match="timeout must be a positive number of seconds"):
+        dag.validate()

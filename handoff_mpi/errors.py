@@ -54,7 +54,19 @@ class RunDirBusy(UsageError):
 
 
 class UntrustedFile(UsageError):
-    """Somebody else could have written a file or directory of a run, or could put another into its place."""
+    """Somebody else could have written a file or directory of a run, or could put another into its place.
+
+    Args:
+        what: which file or directory, and why it is refused.
+        repair: what makes it acceptable, if the user can do that.
+        instead: what else to do.
+    """
+
+    def __init__(self, what: str, repair: str = "", instead: str = "") -> None:
+        remedy = ", or ".join(each for each in (repair, instead) if each)
+        super().__init__(f"{what}; {remedy}" if remedy else what)
+        self.what = what
+        self.repair = repair
 
 
 class FitsNowhere(HandoffError):

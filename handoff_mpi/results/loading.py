@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
-from handoff_mpi.errors import EXIT_STOPPED, JournalError, UsageError
+from handoff_mpi.errors import EXIT_STOPPED, JournalError, UntrustedFile, UsageError
+from handoff_mpi.formatting import show
 from handoff_mpi.results.history import Done, History, Launch, read_history
 from handoff_mpi.results.records import RecordTable
 from handoff_mpi.results.results import FunctionError, Results
 from handoff_mpi.results.run_dir import read_status
 from handoff_mpi.results.secure_files import open_directory
+
+_COPY = "copy it into a directory of your own, if you trust its owner, and load the copy"
 
 
 def load(run_dir: str | Path) -> Results:
@@ -22,7 +26,7 @@ def load(run_dir: str | Path) -> Results:
         UsageError: there is no run, or its files are somebody else's.
         JournalError: the journal cannot be read, or another version wrote it.
     """
-    run_dir = Path(run_dir).absolute()
+    run_dir = _path_of(run_dir)
     history, told = _read(run_dir)
     launch = next((each for each in reversed(history.launches) if each.tasks), None)
     if launch is None:
@@ -50,6 +54,21 @@ def load(run_dir: str | Path) -> Results:
     return results
 
 
+def _path_of(run_dir: Any) -> Path:
+    """Return the absolute path.
+
+    Raises:
+        UsageError: it is not the path of anything.
+    """
+    try:
+        path = os.fsdecode(run_dir)
+    except TypeError:
+        path = ""
+    if not path or "\0" in path:
+        raise UsageError(f"load takes the path of a run-dir, not {show(run_dir)}")
+    return Path(path).absolute()
+
+
 def _read(run_dir: Path) -> tuple[History, dict[str, Any]]:
     """Return what journal and ``status.json`` tell; an empty history where there is no such directory."""
     try:
@@ -57,6 +76,8 @@ def _read(run_dir: Path) -> tuple[History, dict[str, Any]]:
             return read_history(directory), read_status(directory)
     except (FileNotFoundError, NotADirectoryError):
         return History(), {}
+    except UntrustedFile as error:
+        raise UntrustedFile(error.what, error.repair, _COPY) from error
     except OSError as error:
         raise JournalError(
             f"the run-dir {run_dir} cannot be read: {error.strerror}; see that you may read it"

@@ -34,12 +34,14 @@ def refuse_if_others_write(path: Path, status: os.stat_result) -> None:
     """
     if status.st_uid not in (os.geteuid(), _ROOT):
         me = user_name(os.geteuid())
-        raise UntrustedFile(f"{path} belongs to {_shown(status)} and not to you ({me}), {_WHY}; {_OWN}")
+        raise UntrustedFile(f"{path} belongs to {_shown(status)} and not to you ({me}), {_WHY}", instead=_OWN)
     others = _other_writers(status)
     if others:
         owner, mode = user_name(status.st_uid), stat.S_IMODE(status.st_mode)
         who = f"{path} (of {owner}, mode {mode:04o}) can be written to by {others}"
-        raise UntrustedFile(f"{who}, {_WHY}; {_remedy(path, status)}")
+        is_scratch = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX  # /tmp, say: it must stay as it is
+        repair = f"chmod go-w {shlex.quote(str(path))}" if _may_chmod(status) and not is_scratch else ""
+        raise UntrustedFile(f"{who}, {_WHY}", repair, _OWN)
 
 
 def refuse_irregular(path: Path, status: os.stat_result) -> None:
@@ -49,7 +51,7 @@ def refuse_irregular(path: Path, status: os.stat_result) -> None:
         UntrustedFile: naming it.
     """
     if not stat.S_ISREG(status.st_mode):
-        raise UntrustedFile(f"{path} is not a regular file, and no file of a run; move it away, or {_ANOTHER}")
+        raise UntrustedFile(f"{path} is not a regular file, and no file of a run", "move it away", _ANOTHER)
 
 
 def refuse_parent(path: Path, status: os.stat_result, is_nearest: bool) -> None:
@@ -65,12 +67,12 @@ def refuse_parent(path: Path, status: os.stat_result, is_nearest: bool) -> None:
         shared = stat.S_ISGID | stat.S_IWGRP
         if is_nearest or status.st_mode & shared != shared:
             why = f"above the run-dir belongs to {_shown(status)}, who could put another directory into its place"
-            raise UntrustedFile(f"{path} {why}; {_IN_OWN if is_nearest else _ELSEWHERE}")
+            raise UntrustedFile(f"{path} {why}", instead=_IN_OWN if is_nearest else _ELSEWHERE)
     if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
         mode = stat.S_IMODE(status.st_mode)
         who = f"{path} above the run-dir (mode {mode:04o}) can be written to by everybody"
-        chmod = f"chmod +t {shlex.quote(str(path))}, or " if _may_chmod(status) else ""
-        raise UntrustedFile(f"{who}, who could replace it; {chmod}{_ELSEWHERE}")
+        repair = f"chmod +t {shlex.quote(str(path))}" if _may_chmod(status) else ""
+        raise UntrustedFile(f"{who}, who could replace it", repair, _ELSEWHERE)
 
 
 def refuse_link(path: Path, status: os.stat_result) -> None:
@@ -80,7 +82,8 @@ def refuse_link(path: Path, status: os.stat_result) -> None:
         UntrustedFile: a stranger owns it.
     """
     if status.st_uid not in (os.geteuid(), _ROOT, _unmapped_owner()):
-        raise UntrustedFile(f"{path}, on the way to the run-dir, is a link of {user_name(status.st_uid)}; {_ELSEWHERE}")
+        what = f"{path}, on the way to the run-dir, is a link of {user_name(status.st_uid)}"
+        raise UntrustedFile(what, instead=_ELSEWHERE)
 
 
 def is_open_to_group(status: os.stat_result) -> bool:
@@ -94,12 +97,6 @@ def user_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"user {uid}"
-
-
-def _remedy(path: Path, status: os.stat_result) -> str:
-    """Return how to use ``path`` all the same, or what to use instead of it."""
-    is_scratch = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX  # /tmp, say: it must stay as it is
-    return f"chmod go-w {shlex.quote(str(path))}, or {_OWN}" if _may_chmod(status) and not is_scratch else _OWN
 
 
 def _may_chmod(status: os.stat_result) -> bool:

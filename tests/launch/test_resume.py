@@ -16,6 +16,7 @@ import pytest
 
 import handoff_mpi as handoff
 from handoff_mpi import DAG, Function
+from handoff_mpi.errors import UsageError
 from handoff_mpi.results.journal import Journal
 from handoff_mpi.results.run_dir import lock_run_dir_soon
 from handoff_mpi.results.store import DirectoryStore
@@ -354,3 +355,9 @@ def test_a_checkpoint_that_cannot_be_written_is_said_once_and_costs_no_result(ca
     calls.take()
     assert run(wider("2"), tmp_path)["f"] == 40_000
     assert calls.take() == ["b", "c", "e"]
+
+
+@pytest.mark.parametrize("path", [None, 3, [], "", "a\0b", b"a\0b", object()])
+def test_load_refuses_what_is_no_path(path):
+    with pytest.raises(UsageError, match="load takes the path of a run-dir, not "):
+        handoff.load(path)

@@ -325,6 +325,19 @@ def test_a_stranger_far_above_is_refused_unless_a_project_shares_its_directory(p
     assert isinstance(OWNER.does(run, theirs / "run"), UntrustedFile), "it is the nearest"
 
 
+def test_load_of_a_colleagues_run_says_what_to_do_and_that_works(project):
+    theirs, copied = project / "theirs", project / "copied"
+    COLLEAGUE.does(theirs.mkdir)
+    assert COLLEAGUE.does(run, theirs / "run") == ("done", 0, 80_000.0)
+    for run_dir in (theirs / "run", theirs):
+        said = OWNER.does(load, run_dir)
+        assert isinstance(said, UntrustedFile)
+        assert str(said).endswith("; copy it into a directory of your own, if you trust its owner, and load the copy")
+        assert "--run-dir" not in str(said)
+    assert isinstance(OWNER.does(shutil.copytree, theirs / "run", copied), shutil.Error), "the locks are private"
+    assert OWNER.does(load, copied) == (80_000.0, 80_000.0)
+
+
 def test_links_on_the_way_are_followed_if_nobody_else_could_change_them(project):
     mine = project / "mine"
     OWNER.does(mine.mkdir)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from handoff_mpi.allocation.ledger import Ledger
 from handoff_mpi.allocation.pools import Pool
 from handoff_mpi.allocation.reservations import MAX_RESERVATIONS
@@ -26,6 +28,10 @@ def audit(ledger: Ledger) -> None:
     for bay in ledger.bays:
         pools.update((id(pool), pool) for pool in bay.pools.values())
         assert bay.idle == sorted(rank for rank, seat in bay.seats.items() if seat.offered), bay
+    offers: dict[int, Any] = {}
+    for bay in ledger.bays:
+        offer = len(bay.visible), {name: pool.capacity for name, pool in bay.pools.items()}
+        assert offers.setdefault(bay.equipment, offer) == offer, bay
     pools.update((id(pool), pool) for pool in ledger.job.values())
     for key, pool in pools.items():
         assert pool.free == pool.capacity - taken.get(key, 0), pool.name

@@ -75,19 +75,7 @@ class Seat:
 
     def could_hold(self, cost: CostClass) -> bool:
         """Whether this rank alone could hold the whole need of the class."""
-        bay = self.bay
-        if not self.slots:
-            return False
-        for name, amount in cost.need.items():
-            if name == GPU:
-                if amount > UNIT * len(bay.visible):
-                    return False
-            elif name in bay.pools:
-                if amount > bay.pools[name].capacity:
-                    return False
-            elif name not in cost.held_by_job:
-                return False
-        return True
+        return bool(self.slots) and self.bay.offers(cost)
 
 
 @dataclass(slots=True, eq=False)
@@ -98,6 +86,7 @@ class Bay:
         pools: resource name to the pool it is drawn from.
         devices: the device pool, if any rank here sees a device.
         visible: uuids the ranks of this bay see.
+        equipment: a number that bays have in common which offer the same.
         seats: its living ranks by number.
         idle: ranks of it with an idle slot, ascending.
         reservations: those that keep some of what it draws on.
@@ -108,6 +97,7 @@ class Bay:
     pools: dict[str, Pool]
     devices: DevicePool | None
     visible: tuple[str, ...]
+    equipment: int
     seats: dict[int, Seat] = field(default_factory=dict)
     idle: list[int] = field(default_factory=list)
     #: A heap of (busy fraction, rank), made when it is first asked for; its entries are checked when met.
@@ -185,14 +175,32 @@ class Bay:
 
     def could_hold(self, cost: CostClass) -> bool:
         """Whether a rank of it that is not withheld could hold the whole need of the class."""
+        return self.admits(cost) and self.offers(cost)
+
+    def offers(self, cost: CostClass) -> bool:
+        """Whether it could hold the whole need of the class if nothing else ran."""
+        for name, amount in cost.need.items():
+            if name == GPU:
+                if amount > UNIT * len(self.visible):
+                    return False
+            elif name in self.pools:
+                if amount > self.pools[name].capacity:
+                    return False
+            elif name not in cost.held_by_job:
+                return False
+        return True
+
+    def admits(self, cost: CostClass) -> bool:
+        """Whether the class may run on a rank of it that has slots and is not withheld."""
         if self.host in cost.avoid_hosts:
             return False
         if cost.rank is not None:
             seat = self.seats.get(cost.rank)
-        else:
-            seats = self.seats.values()
-            seat = next((each for each in seats if not each.is_withheld and each.rank != cost.avoid), None)
-        return seat is not None and not seat.is_withheld and seat.could_hold(cost)
+            return seat is not None and not seat.is_withheld and bool(seat.slots)
+        for rank, seat in self.seats.items():
+            if not seat.is_withheld and rank != cost.avoid:
+                return bool(seat.slots)
+        return False
 
     def lacks(self, cost: CostClass) -> list[str]:
         """Return the names of what is missing here for one more claim of the class; the bay could hold it."""

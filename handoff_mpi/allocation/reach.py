@@ -31,6 +31,7 @@ class Reach:
         self.shunned: Collection[int] = frozenset()
         self._is_left: dict[int, bool] = {}
         self._ranks: dict[int, int] = {}
+        self._sufficient: dict[int, tuple[int, set[int]]] = {}
 
     def look_anew(self) -> None:
         """Who sits where or what they draw on has changed."""
@@ -53,13 +54,33 @@ class Reach:
         """Return how many ranks of the job are on ``host``; None means any host."""
         return len(self._seating.seats) if host is None else self._seating.ranks_of_host[host]
 
+    def could_run(self, cost: CostClass, bay: Bay) -> bool:
+        """Whether a task of the class could run in ``bay`` if nothing else ran."""
+        return cost.host in (None, bay.host) and bay.equipment in self._that_suffices(cost) and bay.admits(cost)
+
     def ranks_that_hold(self, cost: CostClass) -> int:
-        """Return how many living ranks could run a task of this class if nothing else ran, but for one it avoids."""
+        """Return how many living ranks could run a task of this class if nothing else ran, avoided ones too."""
         plain = cost.plain or cost
-        if plain.number not in self._ranks:
-            seats = (seat for seat in self._eligible(plain) if seat.could_hold(plain))
-            self._ranks[plain.number] = sum(1 if cost.rank is not None else len(seat.bay.seats) for seat in seats)
-        return self._ranks[plain.number]
+        known = self._ranks.get(plain.number)
+        if known is None:
+            known = self._ranks[plain.number] = self._count_ranks(plain)
+        return known
+
+    def _count_ranks(self, cost: CostClass) -> int:
+        if cost.rank is not None:
+            return len(list(self._eligible(cost)))
+        bays = self._seating.bays if cost.host is None else self._seating.bays_of_host.get(cost.host, [])
+        sufficient = self._that_suffices(cost)
+        return sum([len(bay.seats) for bay in bays if bay.equipment in sufficient])
+
+    def _that_suffices(self, cost: CostClass) -> set[int]:
+        """Return the equipment that could hold the need of the class."""
+        kinds = self._seating.equipment
+        checked, sufficient = self._sufficient.get(cost.number, (0, None))
+        if sufficient is None or checked < len(kinds):
+            sufficient = {number for number, bay in enumerate(kinds.values()) if bay.offers(cost)}
+            self._sufficient[cost.number] = len(kinds), sufficient
+        return sufficient
 
     def could_fit(self, cost: CostClass) -> bool:
         """Whether some living rank could run a task of this class if nothing else ran."""

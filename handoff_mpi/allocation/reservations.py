@@ -26,7 +26,7 @@ from handoff_mpi.resources.amounts import UNIT
 #: At most this many reservations at a time, so that a decision stays cheap; further waiters get theirs as these end.
 MAX_RESERVATIONS = 32
 #: At most this many groups of ranks are compared to find the one that will have room first.
-MAX_COMPARED = 256
+MAX_COMPARED = 64
 #: Seconds until a claim is expected to be released.
 Remaining: TypeAlias = Callable[[Claim], float]
 
@@ -230,10 +230,6 @@ class Reservations:
         else:
             bays = self._seating.bays
         return (bay for bay in bays if bay.could_hold(cost))
-
-    def could_run(self, cost: CostClass, bay: Bay) -> bool:
-        """Whether a task of the class could run in ``bay`` if nothing else ran."""
-        return cost.host in (None, bay.host) and bay.could_hold(cost)
 
     def _soonest(
         self, cost: CostClass, order: tuple[int, int], eaten: Collection[str], remaining: Remaining

@@ -24,12 +24,14 @@ class Seating:
         seats: rank to its place.
         bays: by their numbers.
         bays_of_host: host to its bays.
+        equipment: what bays offer, and the first bay that offers it; the same numbers as :attr:`Bay.equipment`.
         ranks_of_host: host to how many ranks of the job are on it, lost ones included.
     """
 
     def __init__(self, capabilities: Iterable[Capability], slots: Mapping[int, int]) -> None:
         self.seats: dict[int, Seat] = {}
         self.bays: list[Bay] = []
+        self.equipment: dict[Any, Bay] = {}
         self.bays_of_host: dict[str, list[Bay]] = {}
         self.ranks_of_host: Counter[str] = Counter()
         self._hosts: dict[str, dict[str, Pool]] = {}
@@ -87,7 +89,11 @@ class Seating:
         own = {name: Pool(name, amount, amount) for name, amount in seat.registered.items() if name != GPU}
         pools = {**self._hosts[seat.host], **own} if own else self._hosts[seat.host]
         devices = self._own_devices(seat.rank, visible) if own_devices else self._devices[seat.host]
-        bay = Bay(len(self.bays), seat.host, pools, devices if visible else None, visible)
+        offer = (len(visible), *sorted((name, pool.capacity) for name, pool in pools.items()))
+        first = self.equipment.get(offer)
+        equipment = len(self.equipment) if first is None else first.equipment
+        bay = Bay(len(self.bays), seat.host, pools, devices if visible else None, visible, equipment)
+        self.equipment.setdefault(offer, bay)
         self.bays.append(bay)
         self.bays_of_host.setdefault(bay.host, []).append(bay)
         for pool in pools.values():

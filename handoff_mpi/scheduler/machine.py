@@ -108,6 +108,7 @@ class Scheduler:
             self.policy.tracker_timeout_s,
             self._placer.ranks_behind if self._placer.may_choose_ranks else None,
         )
+        self._held = self._refusals.holds
         self._commands: list[Command] = []
         self.stale = 0
         self.now = 0.0
@@ -157,7 +158,7 @@ class Scheduler:
         for task in self.ready.due(now):
             if self.state[task] == READY:
                 self.tasks.requeue(task)
-        if self._refusals and not self.stopping:
+        if self._held and not self.stopping:
             self._ask_tracker_again()
         if self._undecided:
             self._failures.settle(now)
@@ -187,7 +188,7 @@ class Scheduler:
         due = self.ready.next_due
         if due is not None:
             wakeup = min(wakeup, due)
-        if self._refusals and not self.stopping:
+        if self._held and not self.stopping:
             wakeup = min(wakeup, self._refusals.next_due)
         if self._on_probation and not self.stopping:
             wakeup = min(wakeup, self._prober.next_wakeup(self.now))

@@ -117,14 +117,14 @@ class Offers(Sequence[ReadyQueue]):
                 for reservation in younger:
                     reservations.drop(reservation)
 
-    def older_than(self, queue: ReadyQueue, host: str) -> list[ReadyQueue]:
-        """Return the queues that hold older tasks than ``queue``: of those that were offered, and local to ``host``."""
+    def older_than(self, queue: ReadyQueue, task: int, host: str) -> list[ReadyQueue]:
+        """Return the queues that hold older tasks than ``task`` of ``queue``, offered or local to ``host``."""
         if len(self.seen) < 2 and not self._ready.has_local:
             return []
-        order = queue.order_with_tasks()
+        order = (-queue.priority, task)
         older = [each for each in self.seen if each.tasks and each is not queue and each.order_with_tasks() < order]
         if self._ready.has_local:
-            older += [each for each in self._ready.older_local(queue, host) if each not in older]
+            older += [each for each in self._ready.older_local(queue, task, host) if each not in older]
         return older
 
     def close(self) -> None:

@@ -73,7 +73,7 @@ class Placer:
         self._ready = ready
         self._slots = slots
         self._policy = policy
-        self._waiters = Waiters(view.ledger, self._remaining_s)
+        self._waiters = Waiters(view.ledger, ready, self._remaining_s)
         self._is_prepared = False
         self._has_bound = False
         self._now = 0.0
@@ -138,13 +138,11 @@ class Placer:
         """Send ``slot`` further tasks of ``queue``, unless an older queue waits for what its claim holds."""
         if not (self._can_finish(queue) and self._may_go_on(claim)):
             return
-        waiters = self._ready.older_than(queue, claim.bay.host)
-        if not waiters and not self._ledger.reservations.all:
-            self._refill(slot, queue)
-        elif self._waiters.may_go_on(waiters, queue, claim, not self._may_start_more()):
+        if self._waiters.may_go_on(queue, claim, not self._may_start_more()):
+            head = queue.tasks[0]
             count = self._refill(slot, queue)
-            if count:
-                self._waiters.skipped(waiters, claim, count)
+            if count and self._waiters.is_sample(count):
+                self._waiters.skipped(self._ready.older_than(queue, head, claim.bay.host), claim)
 
     def _may_go_on(self, claim: Claim) -> bool:
         """Whether the claim's rank takes tasks, and still has what was claimed."""
@@ -163,7 +161,7 @@ class Placer:
         if count:
             if queue.skips:
                 self._waiters.served(queue)
-            self._send(slot, [queue.take() for _ in range(count)], None)
+            self._send(slot, queue.take_some(count), None)
         return count
 
     def _depth(self, task: int) -> int:
@@ -194,18 +192,23 @@ class Placer:
             self._waiters.review()
         if not self._ledger.idle_slots or not self._may_start_more():
             return
+        holds_back = self._ready.is_queued() and self._offer(only, most)
+        if only is None:
+            self.holds_back = holds_back
+        if self._has_bound:  # what waited for it may fit beside it
+            self._has_bound = False
+            if most is None:
+                self.allocate(now)
+
+    def _offer(self, only: Callable[[ReadyQueue], bool] | None, most: int | None) -> bool:
+        """Offer the queues to the strategy; return whether some were left out that would not finish in time."""
         offers = Offers(self._ready, self._ledger, self._can_finish, only)
         try:
             if offers.has_any():
                 self._serve(offers, most)
         finally:
             offers.close()
-        if only is None:
-            self.holds_back = offers.holds_back
-        if self._has_bound:  # what waited for it may fit beside it
-            self._has_bound = False
-            if most is None:
-                self.allocate(now)
+        return offers.holds_back
 
     def _serve(self, offers: Offers, most: int | None) -> None:
         """Ask the strategy, and carry out its answers."""
@@ -215,13 +218,12 @@ class Placer:
             queue = offers.take(task)
             if queue is None:
                 raise self._no_leader(task)
-            waiters = offers.older_than(queue, self._ledger.seats[rank].host if rank in self._ledger.seats else "")
             try:
                 claim = self._place(rank, queue)
             except AllocationError as error:
                 raise self._wrong(f"is wrong: {error}") from None
-            if waiters:
-                self._waiters.skipped(waiters, claim)
+            if self._waiters.is_sample():
+                self._waiters.skipped(offers.older_than(queue, task, claim.bay.host), claim)
             if queue.tasks:
                 offers.led_by[queue.tasks[0]] = queue
             if placed == most or not self._may_start_more():

@@ -101,7 +101,9 @@ class ReadyQueue:
         kind: the queues of this class; None if they may run on one host alone.
         slots: how many slots hold a claim of this class for this queue now.
         max_skips: how many may be, before something is kept for it.
-        skips: how many younger tasks were sent off since the head could not be placed.
+        skips: about how many younger tasks were sent off since the head could not be placed.
+        looked: its skips when those who took what it lacks were last looked at.
+        look_every: skips until they are looked at again; 0 until that is known.
         eaten: the resources the head lacks of which younger tasks took, and about how often.
         reservation: what is kept for the head, if anything is.
         next_try: skips from which on something may be reserved.
@@ -114,6 +116,8 @@ class ReadyQueue:
         "entry",
         "host",
         "kind",
+        "look_every",
+        "looked",
         "max_skips",
         "next_try",
         "priority",
@@ -132,6 +136,8 @@ class ReadyQueue:
         self.slots = 0
         self.max_skips = MIN_SKIPS + SKIPS_A_RANK * ranks
         self.skips = 0
+        self.looked = 0
+        self.look_every = 0
         self.eaten: dict[str, int] = {}
         self.reservation: Reservation | None = None
         self.next_try = 0
@@ -165,10 +171,19 @@ class ReadyQueue:
             self.come_forward()  # tasks queue up as they become ready, so the next may be an older one
         return task
 
+    def take_some(self, count: int) -> list[int]:
+        """Take out so many tasks, the oldest first; it holds as many."""
+        tasks = self.tasks
+        taken = [tasks.popleft() for _ in range(count)]
+        if tasks and tasks[0] < taken[0]:
+            self.come_forward()
+        return taken
+
     def come_forward(self) -> None:
         """It holds tasks, and may come earlier in the order than before."""
-        if self.kind is not None:
-            self.kind.enter(self)
+        kind = self.kind
+        if kind is not None and kind.family.sole is not self:
+            kind.enter(self)
 
 
 class Kind:
@@ -191,9 +206,8 @@ class Kind:
 
     def enter(self, queue: ReadyQueue) -> None:
         """A queue of this kind holds tasks, and may come earlier in the order than before."""
-        if self.family.sole is not queue:
-            self.queues.enter(queue)
-            self.come_forward()
+        self.queues.enter(queue)
+        self.come_forward()
 
     def come_forward(self) -> None:
         """A queue of it may come earlier in the order than before."""
@@ -206,14 +220,16 @@ class Family:
     Attributes:
         least: a class of the least amounts that a member may need.
         members: how many kinds it has.
+        latest: the queue that was first when this was last asked; it may hold no tasks any more.
         sole: its only queue, as long as it has no other: there is nothing to put in order then.
     """
 
-    __slots__ = ("_by_size", "_kinds", "least", "members", "sole")
+    __slots__ = ("_by_size", "_kinds", "latest", "least", "members", "sole")
 
     def __init__(self, cost: CostClass) -> None:
         self.least = cost
         self.members = 0
+        self.latest: ReadyQueue | None = None
         self.sole: ReadyQueue | None = None
         self._kinds: LazyHeap[Kind] = LazyHeap()
         self._by_size: list[tuple[int, int, Kind]] = []
@@ -224,7 +240,8 @@ class Family:
         if sole is not None:
             return sole if sole.tasks else None
         kind = self._kinds.first()
-        return None if kind is None else kind.queues.first()
+        self.latest = None if kind is None else kind.queues.first()
+        return self.latest
 
     def enter(self, kind: Kind) -> None:
         """A kind of this family holds tasks, and may come earlier in the order than before."""
@@ -243,7 +260,7 @@ class Family:
 
     def close(self) -> None:
         """Forget all kinds and queues."""
-        self.sole = None
+        self.latest = self.sole = None
         self._kinds = LazyHeap()
         self._by_size.clear()
 
@@ -301,16 +318,17 @@ class ServingOrder:
         """Return the first queue of each family that holds tasks."""
         return [queue for family in self.families if (queue := family.first()) is not None]
 
-    def older_than(self, other: ReadyQueue) -> list[ReadyQueue]:
-        """Return the first queue of each family if it should be served before ``other``."""
+    def older_than(self, other: ReadyQueue, task: int) -> list[ReadyQueue]:
+        """Return the first queue of each family if it should be served before ``task`` of ``other``."""
         found = []
-        priority, head = other.priority, other.tasks[0]
+        priority = other.priority
         for family in self.families:
             queue = family.sole or family.first()
             if (
                 queue is not None
                 and queue.tasks
-                and (queue.priority > priority or (queue.tasks[0] < head and queue.priority == priority))
+                and (queue.priority > priority or (queue.tasks[0] < task and queue.priority == priority))
+                and queue is not other
             ):
                 found.append(queue)
         return found
@@ -324,7 +342,10 @@ class ServingOrder:
 
     def is_empty(self) -> bool:
         """Whether no queue holds tasks."""
-        return all(family.first() is None for family in self.families)
+        for family in self.families:
+            if (family.latest is not None and family.latest.tasks) or family.first() is not None:
+                return False
+        return True
 
 
 def _family_key(cost: CostClass) -> Any:

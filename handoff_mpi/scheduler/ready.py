@@ -19,6 +19,9 @@ from handoff_mpi.scheduler.queues import ReadyQueue, ServingOrder
 #: Tasks of one cost, bound to the same place: what the user's tracker is taken to answer alike.
 HoldKey: TypeAlias = "tuple[tuple[tuple[str, int], ...], int | str | None, int | None]"
 
+#: Whether a queue is the most urgent one is found by comparing it with at most this many others.
+MAX_COMPARED = 16
+
 
 def hold_key(spec: TaskSpec) -> HoldKey:
     """Return what a task is held by, once the tracker has refused it."""
@@ -44,6 +47,7 @@ class ReadyTasks:
 
     def __init__(self, ledger: Ledger, specs: list[TaskSpec]) -> None:
         self.avoid = Avoidance(ledger.seats)
+        self._failed_on = self.avoid.failed_on
         self.bound: dict[int, int] = {}
         self.members: dict[int, list[int]] = {}
         self._pinned: set[int] = set()
@@ -58,6 +62,9 @@ class ReadyTasks:
         # host to the queues for it alone that hold tasks, and some that hold none any more
         self._local: dict[str, dict[ReadyQueue, None]] = {}
         self._of_job: dict[ReadyQueue, None] = {}  # those of them that need a resource of the whole job
+        self._retries: dict[ReadyQueue, None] = {}  # those for tasks that failed somewhere
+        self._priority: int | None = None  # of the first queue
+        self._has_one_priority = True
         self._awake: dict[str, None] = {}  # hosts where there may be room for what is local there
         self._seen = -1
         self._need: dict[int, Amounts] = {}
@@ -74,7 +81,7 @@ class ReadyTasks:
         spec = self._specs[task]
         if self.held and task not in self.offered and self._put_held(task, first):
             return
-        if spec.pin is None and spec.group is None and task not in self.avoid:
+        if spec.pin is None and spec.group is None and task not in self._failed_on:
             key = (id(spec.cost), spec.priority)
             queue = self._simple.get(key)
             if queue is None:
@@ -84,6 +91,8 @@ class ReadyTasks:
             if found is None:
                 return
             queue = found
+            if queue.cost.plain is not None:
+                self._retries[queue] = None
         if first:
             queue.tasks.appendleft(task)
             self._fill(queue)
@@ -112,7 +121,7 @@ class ReadyTasks:
     def is_like(self, task: int, queue: ReadyQueue) -> bool:
         """Whether ``task`` would be put into ``queue``; False if it has wishes as to where it runs."""
         spec = self._specs[task]
-        if spec.pin is not None or spec.group is not None or task in self.avoid:
+        if spec.pin is not None or spec.group is not None or task in self._failed_on:
             return False
         return self._simple.get((id(spec.cost), spec.priority)) is queue
 
@@ -191,18 +200,40 @@ class ReadyTasks:
         finally:
             ledger.reservations.lift(younger, False)
 
-    def older_than(self, queue: ReadyQueue, host: str) -> list[ReadyQueue]:
-        """Return queues that should be served before ``queue``, which is on ``host``: of each family the first."""
-        older = self.free.older_than(queue)
-        return older + self.older_local(queue, host) if self._local else older
+    def older_than(self, queue: ReadyQueue, task: int, host: str) -> list[ReadyQueue]:
+        """Return queues that should be served before ``task``, the head of ``queue``, which is or was on ``host``.
 
-    def older_local(self, queue: ReadyQueue, host: str) -> list[ReadyQueue]:
-        """Return the queues bound to a host that should be served before ``queue`` and may want what it takes."""
-        order = queue.order_with_tasks()
+        Of each family the first one, and those that are bound to the host.
+        """
+        older = self.free.older_than(queue, task)
+        return older + self.older_local(queue, task, host) if self._local else older
+
+    def older_local(self, queue: ReadyQueue, task: int, host: str) -> list[ReadyQueue]:
+        """Return the queues bound to a host that should be served before ``task`` and may want what it takes."""
+        order = (-queue.priority, task)
         local: dict[ReadyQueue, None] = dict(self._local.get(host, ()))
         if queue.cost.job and self._of_job:
             local.update(dict.fromkeys(_with_tasks(self._of_job)))
         return [each for each in local if each.tasks and each is not queue and each.order_with_tasks() < order]
+
+    @property
+    def has_several_queues(self) -> bool:
+        """Whether tasks of one queue may be skipped by those of another."""
+        return len(self._queues) > 1
+
+    def is_age_all(self, queue: ReadyQueue) -> bool:
+        """Whether queues that should be served before ``queue`` are certainly older, and have no other right.
+
+        They have one if they are more urgent, bound to a host, or hold tasks that failed elsewhere.
+        """
+        if self._local or (self._retries and _with_tasks(self._retries)):
+            return False
+        if self._has_one_priority:
+            return True
+        if len(self._queues) > MAX_COMPARED:
+            return False
+        priority = queue.priority
+        return not [each for each in self._queues.values() if each.priority > priority and each.tasks]
 
     @property
     def has_local(self) -> bool:
@@ -383,6 +414,9 @@ class ReadyTasks:
         if key not in self._queues:
             host = self._ledger.reach.only_host(cost)
             queue = self._queues[key] = ReadyQueue(cost, priority, host, self._ledger.reach.ranks_on(host))
+            if self._priority is None:
+                self._priority = priority
+            self._has_one_priority &= priority == self._priority
             if host is None:
                 self.free.add(queue)
         return self._queues[key]
@@ -401,7 +435,7 @@ class ReadyTasks:
                 if leader != task:
                     self._parked.setdefault(spec.group, []).append(task)
                     return None
-        if rank is not None or task not in self.avoid:
+        if rank is not None or task not in self._failed_on:
             cost = self._ledger.cost_class(spec.cost, rank, host, need=need)
         else:
             cost = self.class_elsewhere(task, host, need)

@@ -80,6 +80,9 @@ class Refusals:
         specs, state: of all tasks, by number.
         timeout_s: how long a task waits at most; None sets no limit.
         ranks_behind: see there; None where the strategy alone decides on ranks.
+
+    Attributes:
+        holds: what waits, by what it asks for.
     """
 
     def __init__(
@@ -95,17 +98,14 @@ class Refusals:
         self._state = state
         self._timeout_s = timeout_s
         self._ranks_behind = ranks_behind
-        self._holds: dict[Any, Hold] = {}
+        self.holds: dict[Any, Hold] = {}
         self._since: dict[int, float] = {}
-
-    def __len__(self) -> int:
-        return len(self._holds)
 
     @property
     def next_due(self) -> float:
         """When :meth:`offer_due` has something to do, if nothing happens until then."""
         due = float("inf")
-        for hold in self._holds.values():
+        for hold in self.holds.values():
             if not hold.offered:
                 due = min(due, hold.until)
             elif any(self._state[task] == DISPATCHED for task in hold.offered):
@@ -115,9 +115,9 @@ class Refusals:
     def refuse(self, task: int, event: Refused, rank: int, now: float) -> None:
         """The tracker refused a task, READY again, on ``rank``: hold it, and all that ask for the same."""
         key = hold_key(self._specs[task])
-        hold = self._holds.get(key)
+        hold = self.holds.get(key)
         if hold is None:
-            hold = self._holds[key] = Hold(now)
+            hold = self.holds[key] = Hold(now)
             self._ready.hold(key)
         hold.offered.discard(task)
         self._ready.take_in_again(task)
@@ -141,16 +141,16 @@ class Refusals:
 
     def offer_due(self, now: float) -> None:
         """Offer what is due, and end the holds for which nothing waits any more."""
-        for key, hold in list(self._holds.items()):
+        for key, hold in list(self.holds.items()):
             self._note_granted(hold)
             if hold.offered:
                 continue
             if not self._ready.held[key]:
                 self._ready.end_hold(key)
-                del self._holds[key]
+                del self.holds[key]
             elif now >= hold.until:
                 self._offer(self._ready.held[key], hold, now)
-        if not self._holds:
+        if not self.holds:
             self._since.clear()
 
     def _note_granted(self, hold: Hold) -> None:
@@ -182,7 +182,7 @@ class Refusals:
     def expired(self, now: float) -> list[tuple[int, str]]:
         """Take out the tasks that have waited longer than they may, or whose tracker is broken; return why."""
         found = []
-        for key, hold in self._holds.items():
+        for key, hold in self.holds.items():
             is_broken = hold.errors >= MAX_TRACKER_ERRORS
             if not is_broken and (self._timeout_s is None or now < hold.until):
                 continue
@@ -206,7 +206,7 @@ class Refusals:
 
     def unreported(self, now: float) -> Iterator[tuple[int, int, int, str]]:
         """Yield the first task, how many wait, the rank and the reason, once for each hold that lasts."""
-        for key, hold in self._holds.items():
+        for key, hold in self.holds.items():
             waiting = self._ready.held[key]
             if not hold.is_reported and waiting and now - hold.since >= REPORT_AFTER_S:
                 hold.is_reported = True

@@ -1,34 +1,35 @@
 """Counts how often waiting functions are skipped, and reserves something for those that were skipped too often.
 
-Younger functions skip one that finds no room, and use what it cannot. Each such start counts, and the waiter notes
-which of the resources it lacks they took. A waiter that was skipped too often gets a reservation
+Younger functions skip one that finds no room, and use what it cannot. Such starts count, and the waiter notes which of
+the resources it lacks they took. A waiter that was skipped too often gets a reservation
 (:mod:`handoff_mpi.allocation.reservations`), but only while younger functions take of all that it lacks. If it lacks
 something else as well, say a device that an older function holds, younger functions do not delay it.
+
+A look at all waiters after each start would double the cost of a start, and most waiters start before a few others
+have skipped them. So this module looks at a sample of the starts, and each counts for those since the last one of the
+sample. The error is at most about an eighth of the skips that are allowed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from handoff_mpi.allocation import Bay, Claim, CostClass, Ledger
 from handoff_mpi.allocation.bays import SLOT
 from handoff_mpi.allocation.costs import GPU
 from handoff_mpi.allocation.reservations import Remaining
 from handoff_mpi.scheduler.queues import MIN_SKIPS, SKIPS_A_RANK, ReadyQueue
+from handoff_mpi.scheduler.ready import ReadyTasks
 
-#: At most one skip in this many is looked at, and counts for as many.
-LOOK_EVERY = 4
-LOOK_EVERY_OF_MANY = 16
-#: Which ones are: multiples of the golden ratio are spread evenly, so no pattern among the younger tasks escapes.
+#: One start in this many is in the sample, on average; more are on few ranks, where few skips are allowed.
+MAX_SAMPLE_EVERY = 16
+#: The same while functions wait for one host, since few skips are allowed there.
+LOCAL_SAMPLE_EVERY = 2
+#: A waiter is looked at once in this many skips, or more often if few ranks could run it.
+MAX_LOOK_EVERY = 64
+#: Multiples of the golden ratio are spread evenly: samples at such distances meet any pattern among younger functions.
 _RANGE = 1 << 32
 _GOLDEN = 0x9E3779B1
-
-
-def _look_every(skips: int, max_skips: int) -> int:
-    """Return how rarely a skip is looked at: all are when it comes to the point."""
-    if max_skips <= skips < max_skips + LOOK_EVERY_OF_MANY:
-        return 1
-    return LOOK_EVERY if skips < 8 * max_skips else LOOK_EVERY_OF_MANY
 
 
 class Waiters:
@@ -36,14 +37,21 @@ class Waiters:
 
     Args:
         ledger: the capability of the job.
+        ready: the queues.
         remaining: seconds until a claim is expected to be released.
     """
 
-    def __init__(self, ledger: Ledger, remaining: Remaining) -> None:
+    def __init__(self, ledger: Ledger, ready: ReadyTasks, remaining: Remaining) -> None:
         self._ledger = ledger
+        self._ready = ready
         self._reservations = ledger.reservations
         self._remaining = remaining
         self._owners: dict[ReadyQueue, None] = {}
+        self._overdue: dict[ReadyQueue, None] = {}  # those that were skipped as often as they may be
+        self._sample_every = min(MAX_SAMPLE_EVERY, 1 + ledger.reach.ranks_on(None) // 2)
+        self._samples = 0
+        self._starts = 0  # since the last sample
+        self._next_sample = 1
 
     # -- what happens -------------------------------------------------------------------------------
 
@@ -57,8 +65,9 @@ class Waiters:
 
     def served(self, queue: ReadyQueue) -> None:
         """The head of ``queue`` was sent off: what was counted and kept was for it."""
-        queue.skips = queue.next_try = 0
+        queue.skips = queue.looked = queue.next_try = 0
         queue.eaten.clear()
+        self._overdue.pop(queue, None)
         if queue.reservation is not None:
             self._reservations.drop(queue.reservation)
             self._forget(queue)
@@ -67,17 +76,54 @@ class Waiters:
         queue.reservation = None
         self._owners.pop(queue, None)
 
-    def skipped(self, waiters: Iterable[ReadyQueue], claim: Claim, count: int = 1) -> None:
-        """``count`` tasks younger than the heads of ``waiters`` were sent off under ``claim``."""
+    def is_sample(self, count: int = 1) -> bool:
+        """Count the start of ``count`` tasks; return whether it is one of the sample, for :meth:`skipped`."""
+        if not self._ready.has_several_queues:
+            return False
+        self._starts += count
+        return self._starts >= self._next_sample
+
+    def skipped(self, waiters: Iterable[ReadyQueue], claim: Claim) -> None:
+        """A start of the sample skipped ``waiters``; it counts for all starts since the last one of the sample.
+
+        Args:
+            claim: the claim of the task that started.
+        """
+        count, self._starts = self._starts, 0
+        self._next_sample = self._distance()
         for waiter in waiters:
-            waiter.skips = skips = waiter.skips + count
-            every = _look_every(skips, waiter.max_skips)
-            if every == 1 or (skips * _GOLDEN) % _RANGE < _RANGE // every:
-                names = self._taken(waiter.cost, claim)
-                if names:
-                    self._note_taken(waiter, names, claim, every * count)
+            before = waiter.skips
+            waiter.skips = skips = before + count
+            is_overdue = skips >= waiter.max_skips
+            if is_overdue:
+                self._overdue[waiter] = None
+            # most waiters are served before they are seen again
+            if before and (skips - waiter.looked >= waiter.look_every or (is_overdue and skips < 8 * waiter.max_skips)):
+                self._look(waiter, claim)
+
+    def _distance(self) -> int:
+        """Return how many starts lie between this sample and the next: any number, but the right one on average."""
+        every = LOCAL_SAMPLE_EVERY if self._ready.has_local else self._sample_every
+        self._samples += 1
+        return 1 + (self._samples * _GOLDEN % _RANGE * (2 * every - 1) >> 32)
 
     # -- what younger ones take ---------------------------------------------------------------------
+
+    def _look(self, waiter: ReadyQueue, claim: Claim) -> None:
+        """Note what ``claim`` holds that the waiter lacks, as if all that skipped it since the last look took that."""
+        count = waiter.skips - waiter.looked
+        waiter.looked = waiter.skips
+        if not waiter.look_every:
+            enough = MIN_SKIPS + SKIPS_A_RANK * self._ledger.reach.ranks_that_hold(waiter.cost)
+            waiter.look_every = min(MAX_LOOK_EVERY, enough // 16)
+        names = self._taken(waiter.cost, claim)
+        bay = self._where(waiter.cost, claim) if names else None
+        if bay is None:
+            return
+        for name in names:
+            waiter.eaten[name] = waiter.eaten.get(name, 0) + count
+        if self._is_due(waiter, claim) and self._is_delayed(waiter, bay):
+            self._reserve(waiter)
 
     def _taken(self, cost: CostClass, claim: Claim) -> list[str]:
         """Return the names of what ``claim`` holds and a task of class ``cost`` lacks there."""
@@ -89,18 +135,9 @@ class Waiters:
             names.append(SLOT)
         return names
 
-    def _note_taken(self, waiter: ReadyQueue, names: Sequence[str], claim: Claim, count: int) -> None:
-        bay = self._where(waiter.cost, claim)
-        if bay is None:
-            return
-        for name in names:
-            waiter.eaten[name] = waiter.eaten.get(name, 0) + count
-        if self._is_due(waiter, claim) and self._is_delayed(waiter, bay):
-            self._reserve(waiter)
-
     def _where(self, cost: CostClass, claim: Claim) -> Bay | None:
         """Return a group of ranks where the class could run and would miss what ``claim`` holds, if there is one."""
-        could_run = self._reservations.could_run
+        could_run = self._ledger.reach.could_run
         if could_run(cost, claim.bay):
             return claim.bay
         if any(pool in dict(claim.bill) for pool, _ in cost.job):
@@ -114,11 +151,14 @@ class Waiters:
             return False
         if waiter.skips >= waiter.max_skips:
             return True
-        return max(waiter.eaten.values()) >= MIN_SKIPS + SKIPS_A_RANK * self._eaters(waiter, claim)
+        allowed = (max(waiter.eaten.values()) - MIN_SKIPS) // SKIPS_A_RANK
+        return allowed > 0 and allowed >= self._eaters(waiter, claim)
 
     def _eaters(self, waiter: ReadyQueue, claim: Claim) -> int:
         """Return how many younger tasks at most could take what the waiter lacks at the same time, about."""
         ranks = self._ledger.reach.ranks_that_hold(waiter.cost)
+        if not waiter.cost.job:
+            return ranks
         scarce = [pool for pool, _ in waiter.cost.job if pool.name in waiter.eaten]
         holders = [(pool.capacity - pool.free) // amount for pool, amount in claim.bill if pool in scarce and amount]
         return min([ranks, *holders])
@@ -135,7 +175,7 @@ class Waiters:
             self._reservations.drop(waiter.reservation)
         order = waiter.order_with_tasks()
         waiter.reservation = self._reservations.make(waiter.cost, order, waiter.eaten, self._remaining)
-        waiter.next_try = waiter.skips + (MIN_SKIPS if waiter.reservation is None else waiter.max_skips)
+        waiter.next_try = waiter.skips + waiter.max_skips // (8 if waiter.reservation is None else 1)
         if waiter.reservation is None:
             self._owners.pop(waiter, None)
         else:
@@ -143,13 +183,25 @@ class Waiters:
 
     # -- slots that go on ---------------------------------------------------------------------------
 
-    def may_go_on(self, waiters: Iterable[ReadyQueue], queue: ReadyQueue, claim: Claim, is_full: bool) -> bool:
-        """Whether the slot of ``claim`` may go on with ``queue`` although older queues wait.
+    def may_go_on(self, queue: ReadyQueue, claim: Claim, is_full: bool) -> bool:
+        """Whether the slot of ``claim`` may go on with ``queue`` although older queues may wait.
 
         Args:
-            waiters: those, in order.
             is_full: whether as many slots are claimed as may be: then each claim is what they lack.
         """
+        if not self._ready.is_age_all(queue):
+            older = self._ready.older_than(queue, queue.tasks[0], claim.bay.host)
+            if not self._may_go_before(older, queue, claim, is_full):
+                return False
+        elif self._overdue:
+            order = queue.order_with_tasks()
+            older = [each for each in self._overdue if each.tasks and each.order_with_tasks() < order]
+            if not self._may_go_before(older, queue, claim, is_full):
+                return False
+        return not self._reservations.all or self._reservations.may_stay(claim, queue.order_with_tasks())
+
+    def _may_go_before(self, waiters: Iterable[ReadyQueue], queue: ReadyQueue, claim: Claim, is_full: bool) -> bool:
+        """Whether none of these older queues has a better right to what the claim holds."""
         for waiter in waiters:
             if waiter.outweighs_plain and queue.cost is waiter.cost.plain:
                 return False
@@ -160,7 +212,7 @@ class Waiters:
                         return False
                 elif self._would_help(waiter.cost, claim):
                     return False
-        return self._reservations.may_stay(claim, queue.order_with_tasks()) if self._reservations.all else True
+        return True
 
     def _would_help(self, cost: CostClass, claim: Claim) -> bool:
         """Whether there would be room for the class if ``claim`` were released."""
@@ -176,7 +228,7 @@ class Waiters:
                 return False
         if cost.gpu and not _has_devices(bay, cost, claim):
             return False
-        return self._reservations.could_run(cost, bay)
+        return self._ledger.reach.could_run(cost, bay)
 
 
 def _has_devices(bay: Bay, cost: CostClass, released: Claim | None = None) -> bool:

@@ -255,6 +255,16 @@ def test_waiters_of_several_classes_all_start_while_small_ones_go_on():
     assert small[1] <= 1.25 * (1516 + 2 * 3 * 16 + 2 * 3 * 9 + 2 * 3 * 5) / 16
 
 
+def test_starts_before_a_function_was_ready_are_no_skips():
+    """Hundreds of small ones have started alone: a large one that comes then waits as long as if it had come first."""
+    timeline = Timeline(hosts(amounts(cpu=4), ranks_a_host=4), checked=True)
+    timeline.submit(*[task for number in range(400) for task in tasks(1, 1.0 + 0.001 * number)])
+    timeline.run(until=lambda: timeline.now > 40.0)
+    timeline.submit(*tasks(1, 5.0, amounts(cpu=4), LARGE, priority=0), *tasks(200, 1.0), at=timeline.now)
+    timeline.run(until=lambda: timeline.scheduler.attempts[-201:].count(1) > 0)
+    assert not timeline.scheduler.ledger.reservations.all
+
+
 def test_at_most_one_call_at_a_time_still_goes_on_with_the_older_function():
     ledger = hosts(amounts(cpu=4), ranks_a_host=4)
     timeline = Timeline(ledger, checked=True, max_concurrency=1)

@@ -143,6 +143,20 @@ def test_a_slot_that_goes_on_by_itself_costs_the_same_with_any_number_of_ranks()
     assert grows(figures) < 1.1, figures
 
 
+def goes_on(costs, ranks):
+    """How many instructions a turn takes in which a slot goes on, while functions of all these costs wait."""
+    cluster = Cluster(ranks, strategy=LoadBalanced())
+    cluster.submit(*random.Random(1).choices([TaskSpec((), cost) for cost in costs], k=30 * ranks + 2000))
+    for _ in range(20):
+        cluster.end()
+    return cluster.steps(400)
+
+
+@pytest.mark.parametrize("ranks", [10, 1_000])
+def test_functions_of_other_costs_that_wait_cost_a_slot_that_goes_on_little(ranks):
+    assert goes_on(MIXED, ranks) / goes_on([CPU], ranks) < 1.6
+
+
 def fill(strategy, ranks, ranks_a_host=1):
     cluster = Cluster(ranks, ranks_a_host, strategy)
     cluster.submit()

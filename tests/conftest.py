@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from handoff_mpi.launch import job as jobs
+from handoff_mpi.launch.signals import STOPPING
+
 ROOT = Path(__file__).parent.parent
 _LAUNCHER = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDI_", "HYDRA_")
 
@@ -87,6 +90,17 @@ def handoff(tmp_path):
         return run_process([sys.executable, "-m", "handoff_mpi", *words], tmp_path, timeout_s, env)
 
     return run
+
+
+@pytest.fixture
+def in_process(monkeypatch, tmp_path):
+    """The command line in this process, which it leaves as it was."""
+    handlers = {number: signal.getsignal(number) for number in STOPPING}
+    monkeypatch.setattr(jobs, "current", None)
+    monkeypatch.chdir(tmp_path)
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from handoff_mpi.descendants import kill_group
@@ -40,7 +41,7 @@ KILL_LIMIT_S = 5.0
 _MOST_WORDS = 4000
 #: An idle child runs its exit handlers and ends what it has started; one that has not ended by then is killed.
 CLOSE_TIMEOUT_S = 10.0
-_OWN_FRAME = "handoff_mpi/worker/"
+_OWN_FRAME = f"{Path(__file__).parent.parent}/"
 _LAUNCHER_PREFIXES = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDI_", "HYDRA_", "MPIEXEC_", "MPIR_CVAR_", "PALS_")
 _IMPORTS, _CALL = "from handoff_mpi.worker.child import main", "main(*map(int, sys.argv[1:5]), sys.argv[5])"
 

@@ -134,11 +134,11 @@ def test_the_interrupt_of_a_user_at_the_terminal_interrupts():
 @pytest.mark.parametrize(("how", "status"), [("sys.exit(7)", 7), ("1 / 0", 1), ("0", 0), ("sys.exit('x')", 1)])
 def test_a_forked_process_ends_with_a_status_of_its_own(how, status):
     def fork():
-        if not os.fork():
-            eval(how, {"sys": sys})
+        forked = os.fork()
+        return forked or eval(how, {"sys": sys})
 
-    callbacks.call(fork)
-    assert os.waitstatus_to_exitcode(os.waitpid(-1, 0)[1]) == status
+    forked = callbacks.call(fork)
+    assert os.waitstatus_to_exitcode(os.waitpid(forked, 0)[1]) == status
 
 
 ROUNDABOUT = """

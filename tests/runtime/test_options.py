@@ -166,9 +166,8 @@ FLAGS = ["prices", "resources", "keep", "rerun", "run-dir", "allocation-strategy
 
 
 @pytest.mark.parametrize("flag", FLAGS)
-def test_a_flag_without_its_value_is_refused_in_a_line(flag, tmp_path, monkeypatch, capsys):
+def test_a_flag_without_its_value_is_refused_in_a_line(flag, in_process, tmp_path, monkeypatch, capsys):
     """argparse takes the value ``--`` away, and gives a list without items in its place."""
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "d.py").write_text("from handoff_mpi import DAG\ndag = DAG()\n")
     assert cli.main(["run", "d.py", f"--{flag}=--"]) == EXIT_USAGE
     why = f"--{flag}=--: -- stands before the arguments of dag.py; give --{flag} another value"
@@ -190,8 +189,7 @@ VALUES = ["-1", "nan", "-inf", "1e400", "x\x1b[31m", "x\ny", "a=nan", "a=-1", "=
 
 @pytest.mark.parametrize("value", VALUES)
 @pytest.mark.parametrize("flag", ["max-retries", "slots", "silence-limit", "drain", "deadline", "prices", "resources"])
-def test_odd_values_of_flags_are_refused_without_a_traceback(flag, value, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_odd_values_of_flags_are_refused_without_a_traceback(flag, value, in_process, tmp_path, capsys):
     (tmp_path / "d.py").write_text("from handoff_mpi import DAG\ndag = DAG()\n")
     try:
         code = cli.main(["check", "d.py", f"--{flag}={value}"])

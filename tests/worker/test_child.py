@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import pickle
 import random
 import resource
 import select
@@ -17,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from handoff_mpi.encoding import decode, encode, encode_code
+from handoff_mpi.dag.recipe import CONSTANT, TEMPLATE, Placeholder
+from handoff_mpi.encoding import PLAIN, decode, encode, encode_code
 from handoff_mpi.messages import OK
 from handoff_mpi.worker import runners, shared
 from handoff_mpi.worker.calls import CallSpec
@@ -261,16 +263,11 @@ def test_a_constant_is_mapped_once_for_all_children(child, other, written):
     payload = shared.share(encode(np.ones(LARGE)))
     for each in child, other:
         each.learn_constant(0, payload)
-        recipe = ((NAMES.index("total"),), 2, encode(([_placeholder()], {})), (0,))
+        call = pickle.dumps(([Placeholder(CONSTANT, 0)], {}))
+        recipe = ((NAMES.index("total"),), TEMPLATE, (PLAIN, ((), call)), (0,))
         each.call(CallSpec("total", 1, recipe, [], 1.0, ()))
         assert decode(end(each)) == float(LARGE)
     assert written == [8 * LARGE]
-
-
-def _placeholder():
-    from handoff_mpi.dag import Constant
-
-    return Constant(0)
 
 
 def test_words_from_other_threads_do_not_get_between_the_bytes(child):

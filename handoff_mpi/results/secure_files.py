@@ -321,8 +321,7 @@ def open_new_directory(path: Path) -> Directory | None:
         UntrustedFile: somebody else could put another into its place.
     """
     with _Way(makes=True) as way:
-        way.go(path.parent)
-        refuse_parent(way.here, os.fstat(way.fd), is_nearest=True)
+        way.go_to_parent_of(path)
         with _naming(path):
             try:
                 os.mkdir(path.name, DIRECTORY_MODE, dir_fd=way.fd)
@@ -340,8 +339,7 @@ def refuse_unsafe_way(path: Path) -> None:
         UntrustedFile: somebody else could put another into its place.
     """
     with _Way(makes=False) as way:
-        way.go(path.parent)
-        refuse_parent(way.here, os.fstat(way.fd), is_nearest=True)
+        way.go_to_parent_of(path)
 
 
 @contextmanager
@@ -386,8 +384,17 @@ class _Way:
         """Where it has come to, links resolved."""
         return Path("/" + "/".join(name for _, name in self._passed[1:]))
 
-    def go(self, path: Path) -> None:
-        """Go on to ``path``.
+    def go_to_parent_of(self, path: Path) -> None:
+        """Go on to the directory that holds ``path``, and judge it as the nearest.
+
+        Raises:
+            OSError, UntrustedFile: as :meth:`go` does.
+        """
+        self.go(path.parent, ends_nearest=False)
+        refuse_parent(self.here, os.fstat(self.fd), is_nearest=True)
+
+    def go(self, path: Path, ends_nearest: bool = True) -> None:
+        """Go on to ``path``; if ``ends_nearest``, ``path`` is the run-dir, and what holds it is the nearest.
 
         Raises:
             OSError: there is no way.
@@ -400,7 +407,7 @@ class _Way:
                 self._go_up()
                 continue
             # At the end of a link's target it is judged as the nearest again.
-            refuse_parent(self.here, os.fstat(self.fd), is_nearest=not rest)
+            refuse_parent(self.here, os.fstat(self.fd), is_nearest=ends_nearest and not rest)
             rest += self._enter(name)
 
     def _go_up(self) -> None:

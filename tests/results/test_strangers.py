@@ -62,6 +62,11 @@ def run(run_dir, version=""):
     return results.status, results.exit_code, results["total"]
 
 
+def run_without_a_name(place):
+    os.chdir(place)
+    return run(None)
+
+
 def load(run_dir):
     results = handoff.load(run_dir)
     return results["total"], float(results["big"].sum())
@@ -323,6 +328,11 @@ def test_a_stranger_far_above_is_refused_unless_a_project_shares_its_directory(p
     theirs.chmod(0o2775)
     assert OWNER.does(run, theirs / "yours" / "run") == ("done", 0, 80_000.0)
     assert isinstance(OWNER.does(run, theirs / "run"), UntrustedFile), "it is the nearest"
+    assert OWNER.does(run_without_a_name, theirs) == ("done", 0, 80_000.0), "the nearest is handoff-runs"
+    (theirs / "handoff-runs").rename(theirs / "runs-before")
+    assert COLLEAGUE.does((theirs / "handoff-runs").mkdir) is None
+    (theirs / "handoff-runs").chmod(0o2775)
+    assert isinstance(OWNER.does(run_without_a_name, theirs), UntrustedFile)
 
 
 def test_load_of_a_colleagues_run_says_what_to_do_and_that_works(project):

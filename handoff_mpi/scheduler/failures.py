@@ -13,7 +13,7 @@ from handoff_mpi.allocation import Ledger
 from handoff_mpi.messages import DIED, Entry
 from handoff_mpi.scheduler.blame import Blame
 from handoff_mpi.scheduler.evidence import Evidence
-from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, Cause, State
+from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, READY, Cause
 from handoff_mpi.scheduler.policy import Policy
 from handoff_mpi.scheduler.probation import Probation, Term
 from handoff_mpi.scheduler.ready import ReadyTasks
@@ -56,7 +56,7 @@ class Failures:
         self.failed_on = ready.avoid.failed_on
         ready.avoid.is_alone_to_blame = self.probation.is_alone_to_blame
         known = self.evidence, self.probation.trusted, self.failed_on
-        self._undecided = UndecidedFailures(ledger.seats, *known, ready.undecided, self._has_ended)
+        self._undecided = UndecidedFailures(ledger.seats, *known, ready.undecided, self._may_run)
         self._tries = Tries()
         self._ledger = ledger
         self._tasks = tasks
@@ -192,8 +192,8 @@ class Failures:
         self._tries.forget(task)
         self._fail(task, Cause.ERROR, rank, *error)
 
-    def _has_ended(self, task: int) -> bool:
-        return State(self._tasks.state[task]).is_final
+    def _may_run(self, task: int) -> bool:
+        return self._tasks.state[task] in (READY, DISPATCHED)
 
     def _has_elsewhere(self, task: int, rank: int) -> bool:
         """Whether ``task`` could run on another rank that is not on probation than ``rank``: pins and groups win."""

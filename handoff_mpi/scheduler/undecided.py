@@ -77,7 +77,7 @@ class UndecidedFailures:
         trusted: returns the ranks of a host that are not on probation.
         failed_on: task to the ranks where it failed.
         failures: by task; the table of ready tasks keeps it, since they are READY.
-        has_ended: whether a task has failed for good, or was skipped or done.
+        may_run: whether a task runs or could: it has not ended since, and waits for no input.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class UndecidedFailures:
         trusted: Callable[[str], list[int]],
         failed_on: dict[int, list[int]],
         failures: dict[int, Undecided],
-        has_ended: Callable[[int], bool],
+        may_run: Callable[[int], bool],
     ) -> None:
         self.next_look = float("inf")
         self.trials: dict[int, int] = {}
@@ -97,7 +97,7 @@ class UndecidedFailures:
         self._trusted = trusted
         self._failed_on = failed_on
         self._failures = failures
-        self._has_ended = has_ended
+        self._may_run = may_run
         self._of_rank: dict[int, dict[int, None]] = {}
 
     def failure(self, rank: int, error: tuple[str, str, str], until: float) -> Undecided:
@@ -178,9 +178,9 @@ class UndecidedFailures:
         Several ranks must speak against a host, so each of its ranks has a turn.
         """
         host = self._seats[rank].host
-        for task in [task for task in self.trials if self._has_ended(task)]:
-            del self.trials[task]  # it was skipped, or given up
-        there = [each for each in self.trials.values() if self._seats[each].host == host]
+        # One that waits for an input that was lost may wait for the very failure that is looked at.
+        tried = (each for task, each in self.trials.items() if self._may_run(task))
+        there = [each for each in tried if self._seats[each].host == host]
         if is_host_suspect and len(self._trusted(host)) > 1 and rank in there:
             return False
         return len(there) < MIN_FUNCTIONS

@@ -49,6 +49,7 @@ ONCE_FAILED = [
     (20050343, {**ALL, "is_fine": True, "tasks": 60}, "the same"),
     (20050360, {**ALL, "is_fine": True, "tasks": 60}, "the same"),
     (20100054, {**ALL, "tasks": 100}, "failures nobody decided, since one was skipped while it was tried elsewhere"),
+    (20210567, {**ALL, "tasks": 100}, "a failure nobody decided: its taker was tried elsewhere, and waited for it"),
     (8000220, ALL, "a task given up because the only rank that fits was on probation and short of memory"),
     (8001154, ALL, "the same"),
     (20021122, {**ALL, "tasks": 100}, "the same"),

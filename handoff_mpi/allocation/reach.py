@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from handoff_mpi.allocation.bays import Bay, Seat
 from handoff_mpi.allocation.costs import GPU, CostClass
@@ -30,6 +30,8 @@ class Reach:
         self._holders: dict[int, Seat | None] = {}
         self.shunned: Collection[int] = frozenset()
         self._is_left: dict[int, bool] = {}
+        self._bound: dict[int, CostClass] = {}
+        self._looked_at = 0  # so many classes, for ``_bound``
         self._ranks: dict[int, int] = {}
         self._sufficient: dict[int, tuple[int, set[int]]] = {}
 
@@ -37,12 +39,17 @@ class Reach:
         """Who sits where or what they draw on has changed."""
         self._holders.clear()
         self._ranks.clear()
-        self._is_left.clear()
+        self._forget_left()
 
     def set_shunned(self, ranks: Collection[int]) -> None:
         """These ranks are on probation from now on."""
         self.shunned = frozenset(ranks)
+        self._forget_left()
+
+    def _forget_left(self) -> None:
         self._is_left.clear()
+        self._bound.clear()
+        self._looked_at = 0
 
     def only_host(self, cost: CostClass) -> str | None:
         """Return the only host where tasks of this class may run, if there is only one."""
@@ -105,6 +112,18 @@ class Reach:
         if known is None:
             known = self._is_left[cost.number] = self._can_hold(cost, self.shunned)
         return known
+
+    def bound(self, classes: Sequence[CostClass]) -> Mapping[int, CostClass]:
+        """Return by their numbers the classes that only ranks on probation could run; each is looked at once a change.
+
+        Args:
+            classes: all, in the order of their numbers.
+        """
+        for cost in classes[self._looked_at :]:
+            if not self.is_left(cost) and self.could_fit(cost):
+                self._bound[cost.number] = cost
+        self._looked_at = len(classes)
+        return self._bound
 
     def is_offered(self, cost: CostClass) -> bool:
         """Whether some rank that is not withheld could run a task of this class if nothing else ran."""

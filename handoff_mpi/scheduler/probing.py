@@ -10,6 +10,9 @@ from handoff_mpi.scheduler.queues import ReadyQueue
 from handoff_mpi.scheduler.ready import ReadyTasks
 from handoff_mpi.scheduler.slots import SlotTable
 
+#: Seconds until a probe is tried again for which no task was found: a search looks at all queues.
+LOOK_S = 0.5
+
 
 class Prober:
     """Lifts the cordon of ranks on probation for a moment, for some tasks alone.
@@ -34,8 +37,9 @@ class Prober:
         """Place what ranks on probation may be given; once all others have been served."""
         if not self._ready.is_queued():
             return
-        if any(self._is_bound(queue) for queue in self._ready.all_queues()):
-            ranks = self._probation.idle_ranks(self._probation.terms.values())
+        bound = self._reach.bound(self._ledger.classes)
+        ranks = self._probation.idle_ranks(self._probation.terms.values()) if bound else []
+        if ranks and self._ready.holds_any(bound):
             with self._ledger.lifted(ranks, [PROBATION]):
                 self._placer.allocate(now, only=self._is_bound)
         for term in self._probation.due(now):
@@ -43,12 +47,15 @@ class Prober:
 
     def _is_bound(self, queue: ReadyQueue) -> bool:
         """Whether all ranks that could run the tasks of ``queue`` are on probation."""
-        return not self._reach.is_left(queue.cost) and self._reach.could_fit(queue.cost)
+        return queue.cost.number in self._reach.bound(self._ledger.classes)
 
     def _probe(self, term: Term, now: float) -> None:
         """Try one task on an idle rank of ``term``; what it fails there is tried elsewhere."""
         rank = next(iter(self._probation.idle_ranks([term])), None)
-        if rank is None or not any(self._may_probe(queue, rank) for queue in self._ready.all_queues()):
+        if rank is None:
+            return
+        if not any(queue.tasks and self._may_probe(queue, rank) for queue in self._ready.every_queue()):
+            term.next_probe = now + LOOK_S
             return
         before = {task for slot in self._slots.of_rank[rank] for task in slot.tasks}
         with self._ledger.lifted([rank], [PROBATION]):
@@ -57,6 +64,8 @@ class Prober:
             for task in slot.tasks:
                 if task not in before:
                     self._probation.sent(term, rank, task)
+        if term.probe is None:
+            term.next_probe = now + LOOK_S
 
     def _may_probe(self, queue: ReadyQueue, rank: int) -> bool:
         """Whether the next task of ``queue`` may be tried on ``rank``: never with its last try, nor a second time."""

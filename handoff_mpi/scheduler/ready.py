@@ -7,7 +7,8 @@ there: a task that waits for a busy rank keeps nobody waiting elsewhere, and a t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, TypeAlias
 
 from handoff_mpi.allocation import CostClass, Ledger
@@ -158,8 +159,16 @@ class ReadyTasks:
         """Return all queues that hold tasks, in the order in which they should be served."""
         return sorted((queue for queue in self._queues.values() if queue.tasks), key=ReadyQueue.order_with_tasks)
 
+    def holds_any(self, classes: Mapping[int, CostClass]) -> bool:
+        """Whether a task of any of these classes, by their numbers, is in a queue; it sorts nothing."""
+        reach = self._ledger.reach
+        hosts = {reach.only_host(cost) for cost in classes.values()}
+        local = (queue for host in hosts if host is not None for queue in self._local.get(host, ()))
+        queues = chain(local, self._queues.values()) if None in hosts else local
+        return any(queue.tasks and queue.cost.number in classes for queue in queues)
+
     def every_queue(self) -> Iterable[ReadyQueue]:
-        """Return all queues, those that hold no tasks too; for tests."""
+        """Return all queues, those that hold no tasks too, in no order."""
         return self._queues.values()
 
     def firsts(self) -> list[ReadyQueue]:

@@ -8,8 +8,9 @@ import pytest
 
 from handoff_mpi.scheduler import Closed, Heard, MemoryTold, RankLost, Returned, Submitted, Unfetched
 from handoff_mpi.scheduler.probation import PROBE_S
+from handoff_mpi.scheduler.probing import LOOK_S
 from tests.scheduler.test_avoidance import hosts
-from tests.scheduler.transcript import LONG, Dialogue, died, done, made, raised, task, timed_out
+from tests.scheduler.transcript import LONG, Dialogue, cpus, died, done, made, raised, task, timed_out
 from tests.simulation.bad_hosts import CASES, STRATEGIES, Run
 
 #: Every call fails on host a, with ranks 1 and 2; host b is good.
@@ -72,6 +73,37 @@ def test_a_host_on_probation_gets_no_tasks():
     run.tell(now + 1.5, done(3, _of(run, 3)))
     assert (running(run, 1), running(run, 2)) == ([], [])
     assert running(run, 3)
+
+
+def test_queues_are_not_sorted_in_each_turn_while_a_host_is_on_probation(monkeypatch):
+    run = Dialogue(hosts(BAD))
+    now = convict(run)
+    run.tell(now + 0.1, *[raised(rank, _of(run, rank)) for rank in (1, 2) if running(run, rank)])
+    scheduler, sorts = run.scheduler, []
+    all_queues = scheduler.ready.all_queues
+    monkeypatch.setattr(scheduler.ready, "all_queues", lambda: sorts.append(1) or all_queues())
+    scheduler.handle([Submitted([task(priority=priority) for priority in range(5, 50)])], now + 0.2)
+    assert not sorts
+    scheduler.handle([Submitted([task(pin="a", priority=priority) for priority in range(5)])], now + 0.3)
+    assert running(run, 1)
+    assert running(run, 2)
+    assert sorts, "what is bound to an idle rank is found by a sort"
+    sorts.clear()
+    scheduler.handle([done(3, _of(run, 3))], now + 0.4)
+    assert running(run, 3)
+    assert not sorts, "no rank is idle for what is bound to the host"
+
+
+def test_a_probe_for_which_no_function_is_found_is_not_tried_again_at_once():
+    run = Dialogue(hosts(BAD))
+    now = drain(run, convict(run))
+    run.submit(task(cost=cpus(2), pin=3), task(pin=3), task(pin=4), task(pin=3), now=now)
+    (term,) = run.scheduler._failures.probation.terms.values()
+    run.tell(now + 3.0)
+    assert term.probe is None
+    assert term.next_probe == now + 3.0 + LOOK_S
+    run.tell(now + 3.0 + LOOK_S, Submitted([task()]))
+    assert term.probe is not None
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -23,6 +23,10 @@ JOIN_RANK_S = 0.02
 #: Ranks that refuse a launch end one after the other: others have this long to end, too.
 END_TOGETHER_S = 4.0
 _LOOK_S = 0.5
+#: A rank must be seen alive once to be missed, and it may die half a second after its start. Where a look takes long
+#: (many processes), looks take a tenth of the time at most.
+_START_LOOK_S = 0.1
+_LOOKS_SHARE = 10
 _RANK = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK")
 _DEAD = ("Z", "X")
 
@@ -51,9 +55,11 @@ class StartWatch:
         now = time.monotonic()
         if self._is_over or now < self._next_look:
             return ""
-        self._next_look = now + _LOOK_S
         self._is_over = self._run_dir.status(JOINED) is not None
-        return "" if self._is_over else self._death(now) or self._silence(now)
+        problem = "" if self._is_over else self._death(now) or self._silence(now)
+        took_s = time.monotonic() - now
+        self._next_look = now + max(_START_LOOK_S, _LOOKS_SHARE * took_s)
+        return problem
 
     def _death(self, now: float) -> str:
         """A rank of this host has died. Ranks that end by themselves, having said why, end together."""

@@ -51,17 +51,25 @@ class DevicePool:
         self, gpu: int, visible: Sequence[str], rank: int, kept: Mapping[str, int] | None = None
     ) -> tuple[tuple[str, int], ...]:
         """Take ``gpu``, which is free, for ``rank``; return each device's uuid and how much was taken of it."""
-        kept = kept or {}
-
-        def preference(uuid: str) -> tuple[int, int]:
-            owner = self.owner.get(uuid)
-            kept = 0 if owner == rank else 1 if owner is None else 2
-            return (kept, self.free[uuid])  # fractions fill a device before they open another
-
         amount = min(gpu, UNIT)
-        fitting = sorted((uuid for uuid in visible if self.free[uuid] - kept.get(uuid, 0) >= amount), key=preference)
-        taken = tuple((uuid, amount) for uuid in fitting[: max(1, gpu // UNIT)])
+        if len(visible) == 1:
+            taken: tuple[tuple[str, int], ...] = ((visible[0], amount),)
+        else:
+            taken = self._choose(amount, max(1, gpu // UNIT), visible, rank, kept or {})
         for uuid, part in taken:
             self.free[uuid] -= part
             self.owner[uuid] = rank
         return taken
+
+    def _choose(
+        self, amount: int, count: int, visible: Sequence[str], rank: int, kept: Mapping[str, int]
+    ) -> tuple[tuple[str, int], ...]:
+        """Return ``count`` devices and ``amount``, which is free of each."""
+
+        def preference(uuid: str) -> tuple[int, int]:
+            owner = self.owner.get(uuid)
+            distance = 0 if owner == rank else 1 if owner is None else 2
+            return (distance, self.free[uuid])  # fractions fill a device before they open another
+
+        fitting = sorted((uuid for uuid in visible if self.free[uuid] - kept.get(uuid, 0) >= amount), key=preference)
+        return tuple((uuid, amount) for uuid in fitting[:count])

@@ -34,6 +34,8 @@ AHEAD_NBYTES = 64 * 1024 * 1024
 #: A task that has waited behind a running one for this long is asked for again when another slot is idle.
 LONG_S = 0.02
 
+_NEVER = float("inf")
+
 
 class Placer:
     """Brings ready tasks to slots.
@@ -138,7 +140,7 @@ class Placer:
         """Send ``slot`` further tasks of ``queue``, unless an older queue waits for what its claim holds."""
         if not (self._can_finish(queue) and self._may_go_on(claim)):
             return
-        if self._waiters.may_go_on(queue, claim, not self._may_start_more()):
+        if self._waiters.may_go_on(queue, claim, self._may_start_more):
             head = queue.tasks[0]
             count = self._refill(slot, queue)
             if count and self._waiters.is_sample(count):
@@ -234,8 +236,11 @@ class Placer:
         return self._can_finish_task(queue.tasks[0])
 
     def _can_finish_task(self, task: int) -> bool:
+        stop_at = self._policy.stop_at
+        if stop_at == _NEVER:
+            return True
         mean = self.mean_s.get(self._tasks.specs[task].code)
-        return mean is None or self._now + mean <= self._policy.stop_at
+        return mean is None or self._now + mean <= stop_at
 
     def _remaining_s(self, claim: Claim) -> float:
         """Return how long a claim is still expected to be held: as others of its code, or as long again as so far."""

@@ -40,6 +40,7 @@ class ReadyTasks:
         avoid: where tasks failed: each is offered other hosts first.
         bound: collocated group to the rank it is bound to.
         free: the queues whose tasks may run on any host.
+        has_several_queues: whether tasks of one queue may be skipped by those of another.
         members: collocated group to its tasks.
         held: tasks that wait for the tracker; see :mod:`handoff_mpi.scheduler.refusals`.
         undecided: tasks whose failure is not final yet; see :mod:`handoff_mpi.scheduler.undecided`.
@@ -59,6 +60,7 @@ class ReadyTasks:
         self._specs = specs
         self.free = ServingOrder(ledger)
         self._queues: dict[Any, ReadyQueue] = {}
+        self.has_several_queues = False
         self._simple: dict[tuple[int, int], ReadyQueue] = {}
         # host to the queues for it alone that hold tasks, and some that hold none any more
         self._local: dict[str, dict[ReadyQueue, None]] = {}
@@ -224,11 +226,6 @@ class ReadyTasks:
         if queue.cost.job and self._of_job:
             local.update(dict.fromkeys(_with_tasks(self._of_job)))
         return [each for each in local if each.tasks and each is not queue and each.order_with_tasks() < order]
-
-    @property
-    def has_several_queues(self) -> bool:
-        """Whether tasks of one queue may be skipped by those of another."""
-        return len(self._queues) > 1
 
     def is_age_all(self, queue: ReadyQueue) -> bool:
         """Whether queues that should be served before ``queue`` are certainly older, and have no other right.
@@ -426,6 +423,7 @@ class ReadyTasks:
             if self._priority is None:
                 self._priority = priority
             self._has_one_priority &= priority == self._priority
+            self.has_several_queues = len(self._queues) > 1
             if host is None:
                 self.free.add(queue)
         return self._queues[key]

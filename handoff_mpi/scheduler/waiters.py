@@ -12,7 +12,7 @@ sample. The error is at most about an eighth of the skips that are allowed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from handoff_mpi.allocation import Bay, Claim, CostClass, Ledger
 from handoff_mpi.allocation.bays import SLOT
@@ -183,20 +183,20 @@ class Waiters:
 
     # -- slots that go on ---------------------------------------------------------------------------
 
-    def may_go_on(self, queue: ReadyQueue, claim: Claim, is_full: bool) -> bool:
+    def may_go_on(self, queue: ReadyQueue, claim: Claim, may_start_more: Callable[[], bool]) -> bool:
         """Whether the slot of ``claim`` may go on with ``queue`` although older queues may wait.
 
         Args:
-            is_full: whether as many slots are claimed as may be: then each claim is what they lack.
+            may_start_more: whether more slots may be claimed; while none may, each claim is what the others lack.
         """
         if not self._ready.is_age_all(queue):
             older = self._ready.older_than(queue, queue.tasks[0], claim.bay.host)
-            if not self._may_go_before(older, queue, claim, is_full):
+            if not self._may_go_before(older, queue, claim, not may_start_more()):
                 return False
         elif self._overdue:
             order = queue.order_with_tasks()
             older = [each for each in self._overdue if each.tasks and each.order_with_tasks() < order]
-            if not self._may_go_before(older, queue, claim, is_full):
+            if not self._may_go_before(older, queue, claim, not may_start_more()):
                 return False
         return not self._reservations.all or self._reservations.may_stay(claim, queue.order_with_tasks())
 

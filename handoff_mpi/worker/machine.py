@@ -469,8 +469,6 @@ class Worker:
         self._stop_running(work)
         status, value = event.status, event.error
         nbytes = event.nbytes
-        if nbytes > HOME_NBYTES:
-            self.budget.learn(work, nbytes)
         if work.is_overdue and status == DIED:
             status = TIMED_OUT
             value = (TIMEOUT, f"took longer than its timeout of {work.timeout_s:g} s", "")
@@ -482,6 +480,8 @@ class Worker:
                 entry = (work.task, work.attempt, OK, payload, nbytes, event.started, event.duration)
                 self._latest[slot] = (work.task, payload)
             else:
+                if nbytes > HOME_NBYTES:
+                    self.budget.learn(work, nbytes)
                 self._holdings.put(work.task, payload, nbytes)
                 signed = -nbytes if event.is_persisted else nbytes
                 entry = (work.task, work.attempt, OK, None, signed, event.started, event.duration)
@@ -494,7 +494,7 @@ class Worker:
                 self._supply(work, event.payload)
             else:
                 self._leave_followers(work.task)
-        if work.task in self.held:
+        if entry[3] is None:  # the value stays here
             self._holdings.reserve()
         if self.running[slot] is None:
             self._run_next(slot)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from handoff_mpi.errors import EXIT_STOPPED, JournalError, Superseded
 from handoff_mpi.results.journal import Journal, has_successor
-from handoff_mpi.results.run_dir import touch_status
+from handoff_mpi.results.run_dir import VALUES, touch_status
 from handoff_mpi.results.secure_files import Directory
 
 
@@ -18,18 +18,31 @@ class Tenure:
     def __init__(self, run_dir: Directory, journal: Journal) -> None:
         self._run_dir = run_dir
         self._journal = journal
+        self._values: tuple[int, int] | None = None  # device and inode, once the directory has been made
 
     def confirm(self) -> None:
         """Look for a newer launch, and show that this one lives; worth a call a second.
 
         Raises:
             Superseded: there is a newer one; nothing must be written any more.
-            JournalError: the run-dir, or the journal in it, is no longer there: nothing that is written can be found.
+            JournalError: the run-dir, or the journal or the values in it, are no longer there: what is written is lost.
         """
         path, epoch = self._run_dir.path, self._journal.epoch
         if has_successor(self._run_dir, epoch):
             raise Superseded(f"launch {epoch} of {path} leaves: a newer launch has taken the run over meanwhile")
-        if not (self._run_dir.is_in_place and self._journal.is_in_place):
-            what = f"the run-dir {path} was removed, renamed or replaced while its run was going on"
+        is_whole = self._run_dir.is_in_place and self._journal.is_in_place
+        if not (is_whole and self._are_values_in_place()):
+            lost = path / VALUES if is_whole else f"the run-dir {path}"
+            what = f"{lost} was removed, renamed or replaced while its run was going on"
             raise JournalError(f"{what}: what it does cannot be kept; give the same command again", EXIT_STOPPED)
         touch_status(self._run_dir)
+
+    def _are_values_in_place(self) -> bool:
+        """Whether the directory of values is the one that was seen first; True where that cannot be told."""
+        try:
+            status = self._run_dir.status(VALUES)
+        except OSError:
+            return True
+        found = None if status is None else (status.st_dev, status.st_ino)
+        self._values = self._values or found
+        return found == self._values

@@ -134,6 +134,25 @@ def test_a_run_whose_run_dir_goes_away_says_so_and_is_not_done(tmp_path, capfd, 
         handoff.load(run_dir)
 
 
+@pytest.mark.parametrize("how", ["removed", "renamed", "replaced"])
+def test_a_run_whose_values_go_away_says_so_and_is_not_done(tmp_path, capfd, monkeypatch, how):
+    monkeypatch.setattr("handoff_mpi.runtime.scheduler_loop.CONFIRM_S", 0.0)
+    monkeypatch.setattr("handoff_mpi.runtime.scheduler_loop.LOOK_AROUND_S", 0.0)
+    run_dir = tmp_path / "run"
+
+    def keeping(loses):
+        dag = DAG("losing")
+        dag.add_function(Function("large", (), bytes, [50_000]))
+        dag.add_function(Function("losing", ["large"], lambda _: loses and losing(run_dir / "values", how)))
+        return dag
+
+    results = handoff.execute_local(keeping(True), run_dir=run_dir, check=False, keep="all")
+    assert (results.status, results.exit_code) == ("stopped", 75)
+    assert capfd.readouterr().err.count(f"{run_dir / 'values'} {WHY}") == 1
+    assert handoff.execute_local(keeping(False), run_dir=run_dir, keep="all").status == "done"
+    assert handoff.load(run_dir)["large"] == bytes(50_000)
+
+
 def test_a_lost_run_dir_ends_run_n_with_75_and_nothing_is_launched_again(handoff, tmp_path):
     (tmp_path / "losing.py").write_text("""
 import shutil, time

@@ -57,17 +57,15 @@ def refuse_irregular(path: Path, status: os.stat_result) -> None:
 def refuse_parent(path: Path, status: os.stat_result, is_nearest: bool) -> None:
     """Refuse a directory on the way to a run-dir where somebody else could put another into its place.
 
-    A directory that a project shares (group write and setgid bit) may belong to any member, unless it ``is_nearest``:
-    that may be a ``handoff-runs`` that a stranger made first.
+    One that ``is_nearest`` may be a ``handoff-runs`` that a stranger made first. One higher up may belong to anybody,
+    say to the head of a project: its owner could only put a directory of theirs in the nearest one's place.
 
     Raises:
         UntrustedFile: a stranger owns it, or everybody may rename what it holds.
     """
-    if status.st_uid not in (os.geteuid(), _ROOT, _unmapped_owner()):
-        shared = stat.S_ISGID | stat.S_IWGRP
-        if is_nearest or status.st_mode & shared != shared:
-            why = f"above the run-dir belongs to {_shown(status)}, who could put another directory into its place"
-            raise UntrustedFile(f"{path} {why}", instead=_IN_OWN if is_nearest else _ELSEWHERE)
+    if is_nearest and status.st_uid not in (os.geteuid(), _ROOT, _unmapped_owner()):
+        why = f"above the run-dir belongs to {_shown(status)}, who could put another directory into its place"
+        raise UntrustedFile(f"{path} {why}", instead=_IN_OWN)
     if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
         mode = stat.S_IMODE(status.st_mode)
         who = f"{path} above the run-dir (mode {mode:04o}) can be written to by everybody"

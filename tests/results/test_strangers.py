@@ -318,15 +318,17 @@ def test_a_directory_that_everybody_may_write_to_is_refused_unless_it_is_sticky(
     assert OWNER.does(run, run_dir) == ("done", 0, 80_000.0)
 
 
-def test_a_stranger_far_above_is_refused_unless_a_project_shares_its_directory(project):
+def test_a_directory_of_somebody_else_is_accepted_far_above_and_refused_right_above(project):
     theirs = project / "theirs"
     assert COLLEAGUE.does(theirs.mkdir) is None
     (theirs / "yours").mkdir()
     os.chown(theirs / "yours", OWNER.uid, PROJECT)
-    theirs.chmod(0o755)
-    assert isinstance(OWNER.does(run, theirs / "yours" / "run"), UntrustedFile)
+    for mode in (0o755, 0o2775):
+        theirs.chmod(mode)
+        assert OWNER.does(run, theirs / "yours" / f"run-{mode:o}") == ("done", 0, 80_000.0)
+    theirs.chmod(0o777)
+    assert isinstance(OWNER.does(run, theirs / "yours" / "run"), UntrustedFile), "everybody may write there"
     theirs.chmod(0o2775)
-    assert OWNER.does(run, theirs / "yours" / "run") == ("done", 0, 80_000.0)
     assert isinstance(OWNER.does(run, theirs / "run"), UntrustedFile), "it is the nearest"
     assert OWNER.does(run_without_a_name, theirs) == ("done", 0, 80_000.0), "the nearest is handoff-runs"
     (theirs / "handoff-runs").rename(theirs / "runs-before")

@@ -69,6 +69,10 @@ class Failures:
         self._recall = recall
         self._may_hold = not policy.stop_on_failure  # whose first failure stops the run at once
 
+    def close(self) -> None:
+        """Break the reference cycles; failures are not decided any more."""
+        del self._undecided
+
     @property
     def next_wakeup(self) -> float:
         """When undecided failures must be looked at."""

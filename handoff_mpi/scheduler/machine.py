@@ -135,11 +135,12 @@ class Scheduler:
 
     def close(self) -> None:
         """Break the reference cycles, so that the run's tables are freed at once; the machine has no use any more."""
-        self._handlers.clear()
         self._placer.close()
+        self._failures.close()
         self.ready.free.close()
         self.ledger.close()
-        del self._placer, self._refusals, self._failures, self._prober, self._overrides
+        for name in [name for name in vars(self) if name.startswith("_")]:
+            delattr(self, name)  # most of its parts call back into it
 
     # -- the turn ---------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ def test_runs_one_after_the_other_leave_no_files_open(tmp_path):
         results = handoff.execute_local(dag, run_dir=tmp_path / str(number % 2))
         assert len(results["large"]) == len(handoff.load(tmp_path / str(number % 2))["large"]) == 100_000
         counts.append(count())
-    assert len(set(counts[1:])) == 1, counts
+    assert counts[-1] <= counts[1], counts
 
 
 # -- two starts ----------------------------------------------------------------------------------------

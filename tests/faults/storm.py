@@ -35,7 +35,7 @@ from tests.faults import layers
 from tests.faults.launching import Launched, fresh, launch, mpich_python
 
 DAG = Path(__file__).with_name("storm_dag.py")
-FUNCTIONS = 61
+FUNCTIONS = 121
 CALL_S = 0.02
 PHASES = ("start", "setup", "calls", "goodbye")
 ISOLATIONS = ("auto", "rank", "process")
@@ -47,6 +47,8 @@ PHASE_LIMIT_S = 60.0
 #: Who stops the launcher or the supervisor continues it: no process of the run can.
 PAUSE_S = 1.5
 MAX_RESUMES = 3
+#: How long each phase lasts, about, in seconds: a blow comes at a random moment of it.
+_PHASE_S = {"start": 2.0, "setup": 0.5, "calls": 0.5, "goodbye": 0.05}
 _FATAL = ("SIGKILL", "SIGKILL", "SIGSTOP", "SIGSEGV", "SIGTERM")
 _VICTIMS = {
     "worker": _FATAL,
@@ -107,18 +109,18 @@ class Seen:
 
 def ways() -> dict[str, Callable[[Storm], list[str]]]:
     """Return each way to launch that this machine has, and what makes its command."""
-    run = ["-m", "handoff_mpi", "run", "--run-dir", "run"]
+    words = ["-m", "handoff_mpi", "run", "--run-dir", "run"]
     target = [str(DAG), "--", str(FUNCTIONS), str(CALL_S)]
     script = ["-m", "tests.faults.storm_dag", "run"]
     found: dict[str, Callable[[Storm], list[str]]] = {
         "run -n": lambda storm: [
-            sys.executable, *run, "-n", str(storm.ranks), "--isolation", storm.isolation, *target
+            sys.executable, *words, "-n", str(storm.ranks), "--isolation", storm.isolation, *target
         ],
         "mpirun with ft": lambda storm: [
-            *mpirun_command(storm.ranks, ft=True), sys.executable, *run, "--isolation", storm.isolation, *target
+            *mpirun_command(storm.ranks, ft=True), sys.executable, *words, "--isolation", storm.isolation, *target
         ],
         "mpirun": lambda storm: [
-            *mpirun_command(storm.ranks), sys.executable, *run, "--isolation", storm.isolation, *target
+            *mpirun_command(storm.ranks), sys.executable, *words, "--isolation", storm.isolation, *target
         ],
         "script with ft": lambda storm: [
             *mpirun_command(storm.ranks, ft=True), sys.executable, *script, storm.isolation, str(FUNCTIONS), str(CALL_S)
@@ -127,7 +129,7 @@ def ways() -> dict[str, Callable[[Storm], list[str]]]:
     python = mpich_python()
     if python is not None:
         found["MPICH"] = lambda storm: [
-            python, *run, "-n", str(storm.ranks), "--isolation", storm.isolation, *target
+            python, *words, "-n", str(storm.ranks), "--isolation", storm.isolation, *target
         ]  # fmt: skip
     return found
 
@@ -141,13 +143,14 @@ def draw(seed: int) -> Storm:
     blows = []
     for _ in range(dice.choice((1, 1, 2, 3))):
         victim = dice.choice(["worker", *victims])
-        blow = Blow(dice.choice(PHASES), victim, dice.choice(_VICTIMS[victim]), dice.uniform(0, 0.5), dice.random())
-        blows.append(blow)
+        phase = dice.choice(PHASES)
+        delay_s = dice.uniform(0, _PHASE_S[phase])
+        blows.append(Blow(phase, victim, dice.choice(_VICTIMS[victim]), delay_s, dice.random()))
     blows.sort(key=lambda blow: PHASES.index(blow.phase))
     return Storm(seed, way, dice.choice(ISOLATIONS), dice.randint(2, 6), tuple(blows))
 
 
-def weather(storm: Storm, directory: Path) -> Seen:
+def run(storm: Storm, directory: Path) -> Seen:
     """Let ``storm`` pass over a run in ``directory``, then resume the run undisturbed."""
     fresh(directory)
     (directory / "marks").mkdir()
@@ -197,7 +200,7 @@ def _await_phase(blow: Blow, launched: Launched, marks: Path) -> bool:
         if launched.process.poll() is not None or time.monotonic() > end:
             return False
         time.sleep(0.005)
-    time.sleep(blow.delay_s * (4 if blow.phase == "start" else 1))  # ranks take about two seconds to start
+    time.sleep(blow.delay_s)
     return launched.process.poll() is None
 
 
@@ -258,7 +261,7 @@ def main(words: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="handoff-faults-") as place:
 
         def pass_over(storm: Storm) -> Seen:
-            seen = weather(storm, Path(place, str(storm.seed)))
+            seen = run(storm, Path(place, str(storm.seed)))
             outcome = "; ".join(seen.problems) or f"ended with {seen.code}, right after {seen.resumes} resumes"
             print(f"{storm} | {seen.seconds:.1f} s | {outcome}", file=sys.stderr, flush=True)
             return seen

@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +37,7 @@ DAG = Path(__file__).with_name("storm_dag.py")
 FUNCTIONS = 121
 CALL_S = 0.02
 PHASES = ("start", "setup", "calls", "goodbye")
+WAYS = ("run -n", "run -n", "run -n", "run -n", "mpirun with ft", "mpirun", "script with ft", "MPICH")
 ISOLATIONS = ("auto", "rank", "process")
 #: A struck run must end within this time, an undisturbed one too. A launch that lost a rank while MPI started may wait
 #: for the join limit before it is repeated.
@@ -107,38 +107,25 @@ class Seen:
     seconds: float = 0.0
 
 
-def ways() -> dict[str, Callable[[Storm], list[str]]]:
-    """Return each way to launch that this machine has, and what makes its command."""
+def command_of(storm: Storm) -> list[str]:
+    """Return the command that the storm passes over. Where there is no MPICH, ``run -n`` takes its place."""
     words = ["-m", "handoff_mpi", "run", "--run-dir", "run"]
-    target = [str(DAG), "--", str(FUNCTIONS), str(CALL_S)]
-    script = ["-m", "tests.faults.storm_dag", "run"]
-    found: dict[str, Callable[[Storm], list[str]]] = {
-        "run -n": lambda storm: [
-            sys.executable, *words, "-n", str(storm.ranks), "--isolation", storm.isolation, *target
-        ],
-        "mpirun with ft": lambda storm: [
-            *mpirun_command(storm.ranks, ft=True), sys.executable, *words, "--isolation", storm.isolation, *target
-        ],
-        "mpirun": lambda storm: [
-            *mpirun_command(storm.ranks), sys.executable, *words, "--isolation", storm.isolation, *target
-        ],
-        "script with ft": lambda storm: [
-            *mpirun_command(storm.ranks, ft=True), sys.executable, *script, storm.isolation, str(FUNCTIONS), str(CALL_S)
-        ],
-    }  # fmt: skip
-    python = mpich_python()
-    if python is not None:
-        found["MPICH"] = lambda storm: [
-            python, *words, "-n", str(storm.ranks), "--isolation", storm.isolation, *target
-        ]  # fmt: skip
-    return found
+    target = ["--isolation", storm.isolation, str(DAG), "--", str(FUNCTIONS), str(CALL_S)]
+    count = ["-n", str(storm.ranks)]
+    if storm.way == "script with ft":
+        script = ["-m", "tests.faults.storm_dag", "run", storm.isolation, str(FUNCTIONS), str(CALL_S)]
+        return [*mpirun_command(storm.ranks, ft=True), sys.executable, *script]
+    if storm.way.startswith("mpirun"):
+        launcher = mpirun_command(storm.ranks, ft=storm.way.endswith("with ft"))
+        return [*launcher, sys.executable, *words, *target]
+    python = mpich_python() if storm.way == "MPICH" else None
+    return [python or sys.executable, *words, *count, *target]
 
 
 def draw(seed: int) -> Storm:
     """Return the storm of ``seed``; half of all use ``run -n``, which is what users are advised to use."""
     dice = random.Random(seed)
-    names = list(ways())
-    way = dice.choice([names[0]] * (len(names) - 1) + names[1:])
+    way = dice.choice(WAYS)
     victims = [name for name in _VICTIMS if name != "supervisor" or way in ("run -n", "MPICH")]
     blows = []
     for _ in range(dice.choice((1, 1, 2, 3))):
@@ -154,7 +141,7 @@ def run(storm: Storm, directory: Path) -> Seen:
     """Let ``storm`` pass over a run in ``directory``, then resume the run undisturbed."""
     fresh(directory)
     (directory / "marks").mkdir()
-    command = ways()[storm.way](storm)
+    command = command_of(storm)
     environment = {"HANDOFF_STORM": str(directory / "marks"), "PYTHONPATH": str(DAG.parents[2])}
     seen = Seen()
     launched = launch(command, directory, environment)

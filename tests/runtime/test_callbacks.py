@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import pytest
@@ -127,6 +128,7 @@ def test_the_interrupt_of_a_user_at_the_terminal_interrupts():
     def fail():
         raise KeyboardInterrupt
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt):
         callbacks.call(fail)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import warnings
@@ -274,6 +275,7 @@ def test_an_interrupt_in_a_handler_is_not_swallowed() -> None:
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # an interrupt is one where Python's own handler raises it
     telemetry.attach("r", FUNCTION_START, interrupted)
     with pytest.raises(KeyboardInterrupt):
         telemetry.execute(FUNCTION_START, {}, {})

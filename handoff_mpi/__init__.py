@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from handoff_mpi import telemetry, visualization
+    from handoff_mpi.allocation import AllocationStrategy, ClusterView, RatedStrategy, ReadyGroup
     from handoff_mpi.api import (
         Cluster,
         discover_nodes,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
         start,
         update_node_resources,
     )
-    from handoff_mpi.dag import DAG, Argument, Function, Handle, collocated, task
+    from handoff_mpi.dag import DAG, Argument, Deserializer, Function, Handle, Serializer, collocated, task
     from handoff_mpi.errors import (
         AllocationError,
         DAGError,
@@ -36,9 +37,11 @@ if TYPE_CHECKING:
         UsageError,
         ValueUnavailable,
     )
-    from handoff_mpi.results import Results
+    from handoff_mpi.resources import ResourceTracker
+    from handoff_mpi.results import PickleStore, Results, ResultStore, StoreFactory
     from handoff_mpi.results.loading import load
     from handoff_mpi.runtime.options import RunOptions
+    from handoff_mpi.telemetry import TelemetryHandler
     from handoff_mpi.worker.context import current_task
 
 #: What launchers tell a rank; see :mod:`handoff_mpi.launch.environment`, which not every process imports.
@@ -60,18 +63,29 @@ __version__: str  # that of version.py, once it is asked for
 __all__ = [
     "DAG",
     "AllocationError",
+    "AllocationStrategy",
     "Argument",
     "Cluster",
+    "ClusterView",
     "DAGError",
     "DAGFailed",
+    "Deserializer",
     "FitsNowhere",
     "Function",
     "Handle",
     "HandoffError",
     "JoinError",
+    "PickleStore",
+    "RatedStrategy",
+    "ReadyGroup",
+    "ResourceTracker",
+    "ResultStore",
     "Results",
     "RunOptions",
+    "Serializer",
+    "StoreFactory",
     "TaskError",
+    "TelemetryHandler",
     "UsageError",
     "ValueUnavailable",
     "collocated",
@@ -92,14 +106,17 @@ __all__ = [
 #: Room to the names that come from it; "" for rooms that are themselves such names.
 _ROOMS = {
     "": "telemetry visualization",
+    "allocation": "AllocationStrategy ClusterView RatedStrategy ReadyGroup",
     "api": "Cluster discover_nodes execute execute_distributed execute_local register_local_node start "
     "update_node_resources",
-    "dag": "DAG Argument Function Handle collocated task",
+    "dag": "DAG Argument Deserializer Function Handle Serializer collocated task",
     "errors": "AllocationError DAGError DAGFailed FitsNowhere HandoffError JoinError TaskError UsageError "
     "ValueUnavailable",
-    "results": "Results",
+    "resources": "ResourceTracker",
+    "results": "PickleStore ResultStore Results StoreFactory",
     "results.loading": "load",
     "runtime.options": "RunOptions",
+    "telemetry": "TelemetryHandler",
     "worker.context": "current_task",
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names.split()}

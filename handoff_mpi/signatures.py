@@ -11,8 +11,8 @@ from handoff_mpi.callbacks import CallbackFailed, call
 #: Parameters of a method that is never called by this package.
 ANY = "..."
 #: What a store, a tracker and a strategy must have: method to the parameters it is called with.
-STORE = {"put": "key, payload", "get": "key", "has": "key", "delete": "key"}
-TRACKER = {"register": "rank, capabilities", "available": ANY, "request": "rank, cost", "release": "rank, cost"}
+STORE = {"put": "key, payload", "get": "key", "delete": "key"}
+TRACKER = {"register": "rank, capabilities", "request": "rank, cost", "release": "rank, cost"}
 STRATEGY = {"allocate": "ready, view"}
 
 

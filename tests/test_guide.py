@@ -159,9 +159,6 @@ class Tracker:
     def register(self, node, capabilities):
         self.calls.append(("register", node))
 
-    def available(self, node, cost):
-        return True
-
     def request(self, node, cost):
         self.refusals -= 1
         self.calls.append(("request", node, cost.get("cpu")))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from handoff_mpi.allocation.costs import GPU, CostClass
 from handoff_mpi.allocation.pools import DevicePool, Pool
 from handoff_mpi.resources import Amounts
-from handoff_mpi.resources.amounts import UNIT
+from handoff_mpi.resources.amounts import UNIT, plain_number
 
 if TYPE_CHECKING:
     from handoff_mpi.allocation.reservations import Reservation
@@ -269,6 +269,13 @@ class Bay:
         """A slot of ``seat`` was claimed, released or offered."""
         if self.calm is not None and seat.idle:
             heapq.heappush(self.calm, (seat.busy_fraction, seat.rank))
+
+    def free_amounts(self) -> dict[str, int | float]:
+        """Return what is free of each resource that it draws on, as users write it."""
+        free = {name: plain_number(max(0, pool.free)) for name, pool in self.pools.items()}
+        if self.devices is not None and self.visible:
+            free[GPU] = plain_number(sum(self.devices.free[uuid] for uuid in self.visible))
+        return free
 
     def load(self) -> float:
         """Return the largest claimed fraction of any resource of this bay, from 0 to 1."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from handoff_mpi.allocation.pools import Pool
 from handoff_mpi.resources import Amounts
+from handoff_mpi.resources.amounts import plain_number
 
 GPU = "gpu"
 
@@ -46,3 +47,7 @@ class CostClass:
     def __post_init__(self) -> None:
         is_free = self.rank is None and self.host is None and self.avoid is None and not self.avoid_hosts
         self.is_plain = self.need is self.cost and is_free
+
+    def wanted(self) -> dict[str, int | float]:
+        """Return what one call asks for, as users write it: cores, MB, devices."""
+        return {name: plain_number(amount) for name, amount in self.cost.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from handoff_mpi.allocation.bays import Bay
@@ -93,7 +93,7 @@ class CostOptimized(RatedStrategy):
                 yield group[0], self._nearest(group[0], cost, rank, inputs, view) if inputs else rank
 
     def _nearest(
-        self, task: int, cost: CostClass, rank: int, inputs: Sequence[tuple[int, Sequence[int]]], view: ClusterView
+        self, task: int, cost: CostClass, rank: int, inputs: Sequence[tuple[int, Collection[int]]], view: ClusterView
     ) -> int:
         seconds = view.expected_s(task)
         price = self.price(cost)

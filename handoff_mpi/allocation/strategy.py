@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -30,16 +30,18 @@ class ClusterView:
     """What a strategy sees of the job; kept up to date, never rebuilt.
 
     Attributes:
-        ledger: what is free, by bay (ranks that draw on the same pools), indexed by cost class.
+        ledger: what is free, by bay (ranks that draw on the same pools), indexed by cost class; not for strategies of
+            the user's, as its form changes.
         prices: resource name to price of one unit for one second.
-        expected_s: how long a task is expected to take, in seconds.
-        inputs: a task's inputs as ``(bytes, ranks that hold the value)``; values at rank 0 are left out.
+        expected_s: called with a task, returns how long it is expected to take, in seconds.
+        inputs: called with a task, returns its inputs as ``(bytes, ranks that hold the value)``; values at rank 0 are
+            left out.
     """
 
     ledger: Ledger
     prices: dict[str, float] = field(default_factory=dict)
-    expected_s: Any = field(default=lambda task: 1.0)
-    inputs: Any = field(default=lambda task: ())
+    expected_s: Callable[[int], float] = field(default=lambda task: 1.0)
+    inputs: Callable[[int], Iterable[tuple[int, Collection[int]]]] = field(default=lambda task: ())
 
     def fits(self, cost: CostClass, rank: int) -> bool:
         """Whether ``rank`` has room for a task of this class now."""
@@ -58,6 +60,14 @@ class ClusterView:
         """Return the largest claimed fraction of any resource that ``rank`` draws on."""
         return self.ledger.seats[rank].bay.load()
 
+    def free(self, rank: int) -> dict[str, int | float]:
+        """Return what is free of the resources that ``rank`` draws on, as users write it: cores, MB, devices."""
+        return self.ledger.seats[rank].bay.free_amounts()
+
+    def host(self, rank: int) -> str:
+        """Return the name of the host of ``rank``."""
+        return self.ledger.seats[rank].host
+
 
 @runtime_checkable
 class AllocationStrategy(Protocol):
@@ -67,7 +77,7 @@ class AllocationStrategy(Protocol):
     the name of an entry point in the group ``handoff_mpi.strategies``. It must be pure and deterministic.
     """
 
-    def allocate(self, ready: Sequence[ReadyGroup], view: ClusterView) -> Iterable[tuple[int, int]]:
+    def allocate(self, ready: Sequence[ReadyGroup], view: ClusterView, /) -> Iterable[tuple[int, int]]:
         """Yield placements ``(task, rank)``; tasks that are not placed stay ready.
 
         Args:

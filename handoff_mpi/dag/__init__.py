@@ -1,5 +1,6 @@
 """What users mean: functions, their inputs, costs and wishes, gathered in a DAG."""
 
+from handoff_mpi.dag.codec import Deserializer, Serializer
 from handoff_mpi.dag.function import Argument, Collocated, Function, collocated
 from handoff_mpi.dag.graph import DAG
 from handoff_mpi.dag.handle import Handle
@@ -11,9 +12,11 @@ __all__ = [
     "DAG",
     "Argument",
     "Collocated",
+    "Deserializer",
     "Function",
     "Handle",
     "Plan",
+    "Serializer",
     "Task",
     "TaskSpec",
     "build_call",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NoReturn, Protocol
 
+from handoff_mpi.dag.codec import Deserializer, Serializer
 from handoff_mpi.dag.handle import Handle, UnresolvedHandle
 from handoff_mpi.encoding import dumps, loads
 from handoff_mpi.formatting import show, type_name
@@ -35,8 +36,8 @@ class Argument:
     """
 
     id: Hashable
-    serialize: Callable[[Any, int, int], Any] | None = None
-    deserialize: Callable[[Any, int, int], Any] | None = None
+    serialize: Serializer | None = None
+    deserialize: Deserializer | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "id", input_id(self.id))

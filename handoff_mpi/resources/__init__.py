@@ -9,11 +9,14 @@ from handoff_mpi.resources.amounts import (
     parse_resources,
 )
 from handoff_mpi.resources.capability import Capability, Device
+from handoff_mpi.resources.tracker import PlainAmounts, ResourceTracker
 
 __all__ = [
     "Amounts",
     "Capability",
     "Device",
+    "PlainAmounts",
+    "ResourceTracker",
     "format_amount",
     "parse_amount",
     "parse_cost",

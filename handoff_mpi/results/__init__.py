@@ -2,6 +2,14 @@
 
 from handoff_mpi.results.records import TaskRecord
 from handoff_mpi.results.results import Results
-from handoff_mpi.results.store import DirectoryStore, MemoryStore, ResultStore
+from handoff_mpi.results.store import DirectoryStore, MemoryStore, PickleStore, ResultStore, StoreFactory
 
-__all__ = ["DirectoryStore", "MemoryStore", "ResultStore", "Results", "TaskRecord"]
+__all__ = [
+    "DirectoryStore",
+    "MemoryStore",
+    "PickleStore",
+    "ResultStore",
+    "Results",
+    "StoreFactory",
+    "TaskRecord",
+]

@@ -74,15 +74,6 @@ class GuardedStore:
             return f"returned {shown(answer)}, which is not the payload that was put"
         return "" if _mark_of(payload) == mark else "returned another payload than was put"
 
-    def has(self, key: Key) -> bool:
-        if self._untaken.has(key):
-            return True
-        try:
-            return key in self._marks and bool(call(lambda: bool(self._store.has(key))))
-        except CallbackFailed as error:
-            self._tell("has", f"failed: {error}", "its values count as gone")
-            return False
-
     def delete(self, key: Key) -> None:
         self._untaken.delete(key)
         if self._marks.pop(key, None) is None:

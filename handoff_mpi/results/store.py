@@ -24,10 +24,16 @@ _SUFFIX = ".value"
 
 @runtime_checkable
 class ResultStore(Protocol):
-    """Keeps payloads (opaque tuples, see :mod:`handoff_mpi.encoding`) by key. One per rank, never shared."""
+    """Keeps payloads (tuples, see :mod:`handoff_mpi.encoding`) by key. One per rank and run, never shared.
 
-    def put(self, key: Key, payload: Payload) -> None: ...
-    def get(self, key: Key) -> Payload:
+    It may have a method ``close()`` too, which is called once the run is over: no value is asked for after that.
+    """
+
+    def put(self, key: Key, payload: Payload, /) -> object:
+        """Keep ``payload`` under ``key``, in place of what may be there; what it returns is ignored."""
+        ...
+
+    def get(self, key: Key, /) -> Payload:
         """Return what was put under ``key``.
 
         Raises:
@@ -35,14 +41,28 @@ class ResultStore(Protocol):
         """
         ...
 
-    def has(self, key: Key) -> bool: ...
-    def delete(self, key: Key) -> None:
-        """Forget ``key``; no error if it is not there."""
+    def delete(self, key: Key, /) -> object:
+        """Forget ``key``, which is there; what it returns is ignored."""
         ...
 
 
+@runtime_checkable
+class PickleStore(Protocol):
+    """A result store that keeps each value as one ordinary pickle, which ``pickle.loads`` reads anywhere.
+
+    As :class:`ResultStore`, except that ``put`` is given bytes, and ``get`` returns them.
+    """
+
+    #: "pickle" tells it from a store of payloads.
+    form: str
+
+    def put(self, key: Key, pickled: bytes, /) -> object: ...
+    def get(self, key: Key, /) -> bytes: ...
+    def delete(self, key: Key, /) -> object: ...
+
+
 #: Makes the store of a rank.
-StoreFactory: TypeAlias = "Callable[[int], ResultStore]"
+StoreFactory: TypeAlias = "Callable[[int], ResultStore | PickleStore]"
 
 
 class MemoryStore:

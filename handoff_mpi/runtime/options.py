@@ -56,7 +56,7 @@ class RunOptions:
         rerun: ids of functions that run again when a run is resumed, with all that depend on them.
         check: raise DAGFailed if functions failed.
         result_store: ``factory(rank)`` of a custom store.
-        resource_tracker: an object with register, available, request and release.
+        resource_tracker: an object with register, request and release.
         tracker_timeout: seconds that a function waits at most for the resource tracker; None sets no limit.
         cache_size: memory on each rank for values that no function needs any more, in MB or with a unit.
     """

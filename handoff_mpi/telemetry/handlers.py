@@ -46,17 +46,28 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, Protocol, TypeAlias, runtime_checkable
 
 from handoff_mpi.callbacks import CallbackFailed, call
 from handoff_mpi.errors import UsageError
 
 Event: TypeAlias = tuple[str, ...]
 
-#: Called as ``handler(event, measurements, metadata, config)``; what it returns is ignored.
-HandlerFunction: TypeAlias = Callable[[Event, dict[str, Any], dict[str, Any], Any], object]
+
+@runtime_checkable
+class TelemetryHandler(Protocol):
+    """Is told of events, on rank 0, in the thread that schedules."""
+
+    def __call__(self, event: Event, measurements: dict[str, Any], metadata: dict[str, Any], config: Any, /) -> object:
+        """Take in one event; both dicts are the handler's own copies, and what it returns is ignored."""
+        ...
+
+
+#: The older name of :class:`TelemetryHandler`.
+HandlerFunction: TypeAlias = TelemetryHandler
+
 
 FUNCTION_START: Event = ("handoff", "execution", "function", "start")
 FUNCTION_STOP: Event = ("handoff", "execution", "function", "stop")
@@ -125,7 +136,7 @@ class Attached:
 
     handler_id: str
     event: Event
-    handler: HandlerFunction
+    handler: TelemetryHandler
     config: Any
 
 
@@ -143,7 +154,7 @@ _ids: dict[str, tuple[Attached, ...]] = {}
 _lock = threading.Lock()
 
 
-def attach(handler_id: str, event: Sequence[str], handler: HandlerFunction, config: Any = None) -> None:
+def attach(handler_id: str, event: Sequence[str], handler: TelemetryHandler, config: Any = None) -> None:
     """Have ``handler(event, measurements, metadata, config)`` called whenever ``event`` happens.
 
     A handler that raises anything is detached with a RuntimeWarning, and the run continues. A handler
@@ -155,7 +166,9 @@ def attach(handler_id: str, event: Sequence[str], handler: HandlerFunction, conf
     attach_many(handler_id, [event], handler, config)
 
 
-def attach_many(handler_id: str, events: Iterable[Sequence[str]], handler: HandlerFunction, config: Any = None) -> None:
+def attach_many(
+    handler_id: str, events: Iterable[Sequence[str]], handler: TelemetryHandler, config: Any = None
+) -> None:
     """Attach one handler to several events; all of them or, where this raises, none.
 
     Raises:

@@ -13,7 +13,6 @@ from handoff_mpi.results import MemoryStore
 
 class Tracker:
     def register(self, node, capabilities): print("register", node, flush=True)
-    def available(self, node, cost): return True
     def request(self, node, cost):
         print("request", node, flush=True)
         return True

@@ -26,10 +26,6 @@ class Away(MemoryStore):
         self._fail("get")
         return super().get(key)
 
-    def has(self, key):
-        self._fail("has")
-        return super().has(key)
-
     def delete(self, key):
         self._fail("delete")
         super().delete(key)
@@ -47,23 +43,21 @@ def test_it_is_a_store_itself():
     store = guarded()
     assert isinstance(store, ResultStore)
     store.put(KEY, encode("x"))
-    assert store.has(KEY)
     assert decode(store.get(KEY)) == "x"
     store.delete(KEY)
-    assert not store.has(KEY)
     with pytest.raises(KeyError):
         store.get(KEY)
 
 
 def test_what_it_does_not_take_stays_in_memory(capsys):
-    store = guarded("put", "get", "has")
+    store = guarded("put", "get")
     store.put(KEY, encode("x"))
     store.put(KEY, encode("y"))
-    assert store.has(KEY)
     assert decode(store.get(KEY)) == "y"
     assert capsys.readouterr().err.count("result_store.put failed: OSError: it is away") == 1
     store.delete(KEY)
-    assert not store.has(KEY)
+    with pytest.raises(KeyError):
+        store.get(KEY)
 
 
 def test_what_it_cannot_give_back_counts_as_gone():
@@ -153,10 +147,8 @@ class Leaving(MemoryStore):
     def put(self, key, payload):
         raise SystemExit(3)
 
-    def has(self, key):
+    def delete(self, key):
         raise KeyboardInterrupt
-
-    delete = has
 
 
 def test_a_store_that_would_leave_stays(capsys, monkeypatch):
@@ -164,6 +156,7 @@ def test_a_store_that_would_leave_stays(capsys, monkeypatch):
     store = GuardedStore(lambda rank: Leaving(), 3)
     store.put(KEY, encode("x"))
     assert decode(store.get(KEY)) == "x"
+    store.delete(KEY)
     said = "result_store.put failed: SystemExit: it called sys.exit(3); values stay in memory"
     assert said in capsys.readouterr().err
 

@@ -38,7 +38,6 @@ class Strategy:
 
 class Tracker:
     def register(self, rank, capabilities): act("register")
-    def available(self, rank): return {}
     def request(self, rank, cost):
         act("request")
         return True

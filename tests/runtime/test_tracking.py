@@ -88,7 +88,6 @@ from handoff_mpi import DAG, Function
 
 class Licences:
     def register(self, rank, capabilities): pass
-    def available(self, rank): return {}
     def request(self, rank, cost): return "licence" not in cost or pathlib.Path("free").exists()
     def release(self, rank, cost): pass
 

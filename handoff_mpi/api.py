@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 from handoff_mpi.dag import DAG
 from handoff_mpi.errors import UsageError
 from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch import script_end
+from handoff_mpi.launch.call_site import CallSite
 from handoff_mpi.launch.environment import size_by_launcher
 from handoff_mpi.launch.job import Job
 from handoff_mpi.resources import parse_resources
@@ -16,6 +17,9 @@ from handoff_mpi.results import Results
 from handoff_mpi.runtime import worker_loop
 from handoff_mpi.runtime.options import RunOptions, options_of, set_defaults
 from handoff_mpi.runtime.vigil import IDLE_LIMIT_S
+
+#: ``setup(rank)``, as dag.py may define it.
+Setup: TypeAlias = "Callable[[int], Any]"
 
 
 def start(**defaults: Any) -> None:
@@ -30,7 +34,7 @@ def start(**defaults: Any) -> None:
     set_defaults(defaults)
 
 
-def execute(dag: DAG, *, comm: Any = None, **options: Any) -> Results | None:
+def execute(dag: DAG, *, comm: Any = None, setup: Setup | None = None, **options: Any) -> Results | None:
     """Run ``dag`` on the ranks of this MPI job; called on every rank.
 
     Rank 0 schedules and returns the results; the other ranks serve, and return None once the run is over (or
@@ -40,6 +44,8 @@ def execute(dag: DAG, *, comm: Any = None, **options: Any) -> Results | None:
     Args:
         dag: only rank 0's counts.
         comm: the communicator to use; the world by default.
+        setup: ``setup(rank)``, called on every rank, rank 0 too, before the run, and in every child process. Only rank
+            0's counts. What it returns is registered for that rank.
         options: see :class:`handoff_mpi.RunOptions`, which names them all with their defaults.
 
     Raises:
@@ -47,32 +53,38 @@ def execute(dag: DAG, *, comm: Any = None, **options: Any) -> Results | None:
         DAGFailed: on rank 0; functions failed. It carries the results; ``check=False`` returns them instead. What rank
             0 does not catch ends all ranks.
         KeyboardInterrupt: in one process; a call with the same ``run_dir`` resumes.
-        JoinError: ranks are missing after a minute, or run another version.
+        JoinError: ranks are missing after a minute, run another version, or are at another call of ``execute``.
     """
-    chosen = options_of(options)
-    if comm is None and jobs.current is not None and jobs.current.is_mpi and jobs.current.rank == 0:
-        return _execute_on(jobs.current, dag, chosen)  # in dag.py, or within a Cluster: the other ranks serve already
+    if comm is None and jobs.current is not None and jobs.leads_ranks():
+        return _execute_on(jobs.current, dag, options_of(options), setup)
     if comm is None and size_by_launcher() == 1:
-        return execute_local(dag, **options)
-    with Cluster(comm, join_limit=chosen.join_limit, _serve_now=False) as cluster:
+        return execute_local(dag, setup=setup, **options)
+    site = jobs.called_from(comm)  # counts this call, though its options may be wrong on one rank
+    chosen = options_of(options)
+    with Cluster(comm, join_limit=chosen.join_limit, _site=site) as cluster:
         if not cluster:
             shared = _serve(cluster.job)
             return shared if isinstance(shared, Results) else None
-        return cluster._execute(dag, chosen)
+        return _execute_on(cluster.job, dag, chosen, setup)
 
 
 execute_distributed = execute
 
 
-def execute_local(dag: DAG, **options: Any) -> Results:
+def execute_local(dag: DAG, *, setup: Setup | None = None, **options: Any) -> Results:
     """Run ``dag`` in this process alone, without MPI.
+
+    Args:
+        dag: what to run.
+        setup: as of :func:`execute`; it is called with rank 0.
+        options: as of :func:`execute`.
 
     Raises:
         As :func:`execute`.
     """
     chosen = options_of(options)
-    job = jobs.current if jobs.current is not None and jobs.current.size == 1 else jobs.local_job()
-    return _execute_on(job, dag, chosen)
+    job = jobs.local_job() if jobs.current is None or jobs.current.is_mpi else jobs.current
+    return _execute_on(job, dag, chosen, setup)
 
 
 class Cluster:
@@ -103,18 +115,16 @@ class Cluster:
         *,
         idle_limit: float = IDLE_LIMIT_S,
         join_limit: float | None = None,
-        _serve_now: bool = True,
+        _site: CallSite | None = None,
     ) -> None:
         if not isinstance(idle_limit, (int, float)) or isinstance(idle_limit, bool) or not idle_limit > 0:
             raise UsageError(f"idle_limit must be a positive number of seconds, not {idle_limit!r}")
-        is_rank = jobs.current is not None and jobs.current.is_mpi  # then it is refused
-        is_alone = comm is None and size_by_launcher() == 1 and not is_rank
         limit_s = options_of({} if join_limit is None else {"join_limit": join_limit}).join_limit
-        self.job = jobs.local_job() if is_alone else jobs.mpi_job(comm, limit_s)
+        self.job = _job_for(comm, limit_s, _site)
         self.job.idle_limit_s = float(idle_limit)
-        if self.job.size > 1:
+        if self.job.is_mpi and self.job.size > 1:
             script_end.joined(self.job)
-        self._serve_now = _serve_now
+        self._serve_now = _site is None
         self._before: Job | None = None
 
     def __bool__(self) -> bool:
@@ -126,14 +136,11 @@ class Cluster:
             _serve(self.job)
         return self
 
-    def execute(self, dag: DAG, **options: Any) -> Results:
+    def execute(self, dag: DAG, *, setup: Setup | None = None, **options: Any) -> Results:
         """Run ``dag``; on rank 0. As :func:`execute`."""
         if not self:
             raise UsageError("Cluster.execute is for rank 0: write `if cluster: cluster.execute(dag)`")
-        return self._execute(dag, options_of(options))
-
-    def _execute(self, dag: DAG, options: RunOptions) -> Results:
-        return _execute_on(self.job, dag, options)
+        return _execute_on(self.job, dag, options_of(options), setup)
 
     def __exit__(self, *exc_info: Any) -> None:
         jobs.current = self._before
@@ -151,9 +158,20 @@ def _serve(job: Job) -> Any:
         jobs.end_rank(error)
 
 
-def _execute_on(job: Job, dag: DAG, options: RunOptions) -> Results:
+def _job_for(comm: Any, join_limit: float, site: CallSite | None) -> Job:
+    current = jobs.current
+    if comm is None and current is not None and not current.is_mpi and not current.is_local:
+        return current  # fake ranks
+    is_rank = current is not None and current.is_mpi  # then it is refused
+    is_alone = comm is None and size_by_launcher() == 1 and not is_rank
+    return jobs.local_job() if is_alone else jobs.mpi_job(comm, join_limit, site)
+
+
+def _execute_on(job: Job, dag: DAG, options: RunOptions, setup: Setup | None) -> Results:
     before, jobs.current = jobs.current, job
     try:
+        if setup is not None:
+            job.run_setup(setup)
         return job.execute(dag, options)
     finally:
         jobs.current = before

@@ -85,6 +85,16 @@ def world() -> Any:
     return MPI.COMM_WORLD
 
 
+def members(comm: Any) -> tuple[int, ...]:
+    """Return the ranks in the world of the members of ``comm``, in its order."""
+    group, everyone = comm.Get_group(), MPI.COMM_WORLD.Get_group()
+    try:
+        return tuple(group.Translate_ranks(None, everyone))
+    finally:
+        group.Free()
+        everyone.Free()
+
+
 def is_threaded() -> bool:
     """Whether MPI lets a second thread take over the communicator."""
     return bool(MPI.Query_thread() >= MPI.THREAD_SERIALIZED)

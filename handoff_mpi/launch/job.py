@@ -17,8 +17,10 @@ from handoff_mpi.comm import Envelope, MemoryNetwork, RankGone
 from handoff_mpi.descendants import end_descendants, mark_descendants
 from handoff_mpi.encoding import decode_code, encode_code
 from handoff_mpi.errors import EXIT_STOPPED, DAGFailed, JoinError, TransportError, UsageError
+from handoff_mpi.formatting import show
 from handoff_mpi.kernel import sharpen_timers
-from handoff_mpi.launch import script_end
+from handoff_mpi.launch import call_site, script_end
+from handoff_mpi.launch.call_site import CallSite
 from handoff_mpi.launch.environment import size_by_launcher
 from handoff_mpi.launch.local_ranks import kill_stopped_ranks
 from handoff_mpi.launch.mpi_start import bounded_start, join_timeout_s
@@ -116,14 +118,21 @@ class Job:
     def size(self) -> int:
         return int(self.transport.size)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether this process is all there is: no MPI, and no fake ranks."""
+        return self.size == 1 and not self.is_mpi
+
     # -- rank 0 ---------------------------------------------------------------------------------------
 
     def run_setup(self, setup: Callable[[int], Any]) -> None:
         """Call dag.py's ``setup(rank)`` on every rank, and take in what it registers.
 
         Raises:
-            UsageError: it failed on a rank, ended it, or returned what cannot be registered.
+            UsageError: it cannot be called, failed on a rank, ended it, or returned what cannot be registered.
         """
+        if not callable(setup):
+            raise UsageError(f"setup must be a function of the rank, not {show(setup)}")
         blob = self.setup = encode_code(setup)
         others = [rank for rank in range(1, self.size) if rank not in self.gone]
         for rank in others:
@@ -179,7 +188,7 @@ class Job:
                 slots[each.rank] = min(max(1, wanted), MAX_SLOTS)
                 if options.slots is not None:
                     slots[each.rank] = options.slots
-        if not self.is_mpi and options.slots is None:
+        if self.is_local and options.slots is None:
             return {0: 1}  # in one process, where a debugger works
         return slots
 
@@ -198,7 +207,7 @@ class Job:
             DAGError, UsageError, FitsNowhere: before anything starts.
             DAGFailed: functions failed, unless ``options.check`` is False.
         """
-        if self.is_mpi and self._is_running:
+        if not self.is_local and self._is_running:
             raise UsageError("a run is going on in this job; another one can begin once it has ended")
         self._is_running = True
         try:
@@ -339,33 +348,57 @@ def local_job() -> Job:
     return Job(MemoryNetwork(1).transport(0), [my_capability(0)], is_mpi=False)
 
 
-def mpi_job(comm: Any = None, join_limit: float | None = None) -> Job:
+def leads_ranks() -> bool:
+    """Whether this process is rank 0 of a job whose other ranks serve already: in dag.py, or within a Cluster."""
+    return current is not None and not current.is_local and current.rank == 0
+
+
+def mpi_job(comm: Any = None, join_limit: float | None = None, site: CallSite | None = None) -> Job:
     """Join the job of ``comm`` (the world by default); a collective call.
 
     Args:
         join_limit: see :class:`handoff_mpi.RunOptions`, which has the default.
+        site: where the script has called what all ranks call together; by default where it has called this.
 
     Raises:
         UsageError: this rank serves in a job of the world already, or leads it: the other ranks would not come.
-        JoinError: ranks are missing after ``join_limit``, or run another version.
+        JoinError: ranks are missing after ``join_limit``, run another version, or are at another call.
     """
     if comm is None and current is not None and current.is_mpi:
         raise UsageError("this process is a rank of a job already; handoff.execute(dag) on its rank 0 uses that")
+    site = called_from(comm) if site is None else site
     join_limit = RunOptions().join_limit if join_limit is None else join_limit
     with bounded_start(join_limit):
         from handoff_mpi.comm import mpi
-    with bounded_start(join_limit + JOINED_S):
-        return _join(mpi, comm, join_timeout_s(join_limit))
+    comm = _world(mpi) if comm is None else comm
+    is_together = False
+    while not is_together:
+        with bounded_start(join_limit + JOINED_S):
+            mpi.wait_for_all(comm, join_timeout_s(join_limit))
+            is_together = call_site.meet(site, comm.allgather)
+    with bounded_start(JOINED_S):
+        return _join(mpi, comm)
 
 
-def _join(mpi: Any, comm: Any, timeout_s: float) -> Job:
+def called_from(comm: Any) -> CallSite:
+    """Return where the script has called what all ranks of ``comm`` call together."""
     if comm is None:
-        comm = mpi.world()
-        _refuse_singletons(comm.Get_size())
+        return call_site.here()
+    from handoff_mpi.comm import mpi
+
+    return call_site.here(mpi.members(comm))
+
+
+def _world(mpi: Any) -> Any:
+    comm = mpi.world()
+    _refuse_singletons(comm.Get_size())
+    return comm
+
+
+def _join(mpi: Any, comm: Any) -> Job:
     sharpen_timers()
     mark_descendants()
     presence.show()
-    mpi.wait_for_all(comm, timeout_s)
     transport = mpi.MPITransport(comm)
     capabilities: list[Capability] = transport.allgather(my_capability(transport.rank))
     mine = capabilities[transport.rank].version

@@ -119,7 +119,7 @@ class Run:
             options.silence_limit,
         )
         policy.tracker_timeout_s = options.tracker_timeout
-        policy.adds_slots = self._job.is_mpi and options.slots is None
+        policy.adds_slots = not self._job.is_local and options.slots is None
         if self._deadline is not None:
             policy.stop_at = self._deadline - options.drain
         if options.resource_tracker is not None:

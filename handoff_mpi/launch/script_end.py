@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from handoff_mpi.comm import Envelope, RankGone
 from handoff_mpi.exit_status import EXIT_RAISED
+from handoff_mpi.launch import call_site
 from handoff_mpi.launch.environment import has_fault_tolerance
 from handoff_mpi.launch.guard import LEAVES, RELEASED, Guard, tell_guards
 from handoff_mpi.launch.local_ranks import kill_other_ranks, other_ranks
@@ -37,6 +38,8 @@ PATIENCE_S = 5.0
 #: After a failure the others get so long to come to their end, and so long to leave.
 FAILED_PATIENCE_S = 3.0
 LEAVE_S = 5.0
+#: Where ranks have been at different calls, each waits so long at its end for the others to come to theirs.
+MEETING_S = 60.0
 _FLUSH_S = 2.0
 _LOOK_S = 0.005
 _LONGEST_LOOK_S = 0.1
@@ -96,6 +99,8 @@ def finish(status: int, has_raised: bool) -> None:
     """End this rank, whose script has come to its end, together with its job."""
     is_started = "mpi4py.MPI" in sys.modules
     flush_output()
+    if call_site.have_differed and not has_raised:
+        meet_at_end(FAILED_PATIENCE_S + LEAVE_S if status else MEETING_S)
     if not _jobs:
         if has_raised:
             _end_unjoined(is_started)
@@ -107,6 +112,24 @@ def finish(status: int, has_raised: bool) -> None:
     _end_jobs(status)
     if mpi.survives_death():
         exit_process(status)
+
+
+def meet_at_end(limit_s: float) -> None:
+    """Wait, within bounds, until all ranks have come to the end of their scripts.
+
+    One that calls ``execute`` meanwhile, which this rank has left out, gets an error at once.
+    """
+    from handoff_mpi.comm import mpi
+
+    if not mpi.is_active():
+        return
+    comm, is_together = mpi.world(), False
+    try:
+        while not is_together:
+            mpi.wait_for_all(comm, limit_s)
+            is_together = call_site.meet(call_site.END, comm.allgather)
+    except Exception:
+        pass  # others have died, or are busy: they are on their own
 
 
 def _end_jobs(status: int) -> None:

@@ -1,4 +1,4 @@
-"""Calls code that the user plugged in: strategies, trackers, stores, telemetry handlers.
+"""Calls code of the user: functions of a DAG, and strategies, trackers, stores, telemetry handlers.
 
 Such code may raise anything, call ``sys.exit``, or fork. Whatever it raises becomes one exception here, and a process
 that it forked ends where the code returns: it would continue as a second copy of this rank.
@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
+from handoff_mpi.coroutines import COROUTINE_TYPES, is_coroutine, run_coroutine
 from handoff_mpi.process_exit import flush_output
 
 _MAX_MESSAGE_CHARS = 500
@@ -41,13 +42,15 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def call_here(code: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Call a function of the user's DAG; what it raises is raised. A process that it forked ends here.
+    """Call a function of the user's DAG; what it raises is raised. A coroutine that it returns is run to its end.
 
-    That process would otherwise continue as this one does, at the same work.
+    A process that it forked ends here: it would otherwise continue as this one does, at the same work.
     """
     process = os.getpid()
     try:
         value = code(*args, **kwargs)
+        if type(value) in COROUTINE_TYPES and is_coroutine(value):
+            value = run_coroutine(value)
     except BaseException as error:
         if os.getpid() != process:
             end_fork(error)

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterator
 from contextvars import ContextVar, Token
 from typing import Any
 
+from handoff_mpi.dag.calls import find_call_problems
 from handoff_mpi.dag.function import DECLARES, Function, input_id
 from handoff_mpi.dag.handle import Handle
 from handoff_mpi.dag.ids import find_id_problem
@@ -63,11 +64,12 @@ class DAG:
 
         Raises:
             DAGError: naming every culprit at once: missing ids, the full cycle, duplicate ids, bad costs,
-                unknown collocations, wrong fields.
+                unknown collocations, wrong fields; or else calls with arguments that their code does not take.
         """
         problem = find_id_problem(self.id)
         problems = [f"the DAG's id {problem}"] if problem else []
         problems += problems_of(self.functions, self._by_id)
+        problems = problems or find_call_problems(self.functions)
         if problems:
             raise DAGError(problems, where=self._name)
         return self

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, overload
 
+from handoff_mpi.binding import PASSES_ON
 from handoff_mpi.dag.function import Function
 from handoff_mpi.dag.graph import current_dag
 from handoff_mpi.dag.handle import Handle
@@ -59,6 +60,9 @@ class Task:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Task, (self.code, self._options)
+
+
+PASSES_ON[Task] = lambda task: task.code  # where no DAG is being built, as on a rank
 
 
 @overload

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
+from types import AsyncGeneratorType, GeneratorType, TracebackType
 from typing import Any, TypeAlias
 
 from handoff_mpi.callbacks import call_here
@@ -27,6 +27,12 @@ _MESSAGE_CHARS = 4_000
 _TRACEBACK_CHARS = 40_000
 #: What cloudpickle writes where a code object had its file's name.
 _NO_FILE = "<dynamic-code>"
+
+#: By type, what to do about a result that cannot be pickled.
+_REMEDIES = {
+    GeneratorType: "; return list(...) of it",
+    AsyncGeneratorType: "; return [item async for item in ...] of it",
+}
 
 #: (kind, message, traceback)
 Error: TypeAlias = "tuple[str, str, str]"
@@ -145,7 +151,8 @@ class Caller:
         try:
             return Outcome(OK, encode(value), None, duration)
         except EncodingError as error:
-            return Outcome(RAISED, None, (UNPICKLABLE, _shorten(f"its result {error}", _MESSAGE_CHARS), ""), duration)
+            message = f"its result {error}{_REMEDIES.get(type(value), '')}"
+            return Outcome(RAISED, None, (UNPICKLABLE, _shorten(message, _MESSAGE_CHARS), ""), duration)
         except BaseException as error:  # the value's own code may call sys.exit as well
             return Outcome(RAISED, None, describe(error), duration)
 

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from handoff_mpi import signals
+from handoff_mpi.callbacks import call_here
 from handoff_mpi.encoding import Payload, decode_code, nbytes_of
 from handoff_mpi.kernel import give_back_freed_memory, signal_at_parents_end
 from handoff_mpi.messages import HOME_NBYTES, RAISED
@@ -127,7 +128,7 @@ class _Server:
 def _set_up(blob: bytes, rank: int) -> Error | None:
     """Initialise this process as its rank was; what ``setup`` returns was registered there."""
     try:
-        decode_code(blob)(rank)
+        call_here(decode_code(blob), (rank,), {})
     except BaseException as error:
         kind, message, traceback = describe(error)
         return kind, f"setup({rank}) failed in a child process: {message}", traceback

@@ -1,0 +1,149 @@
+"""Functions that are ``async def`` are called as any other: in one process, on ranks, in children, in a notebook."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from handoff_mpi import DAG, Function, current_task, execute_local
+from handoff_mpi.callbacks import call_here
+
+SCRIPT = """
+import asyncio, functools, types
+import handoff_mpi
+from handoff_mpi import DAG, Function, current_task
+
+async def co(x, y=1):
+    await asyncio.sleep(0.001)
+    return x + y, current_task().id
+
+def decorated(code):
+    @functools.wraps(code)
+    def call(*args): return code(*args)
+    return call
+
+class Model:
+    async def __call__(self, x): return await co(x)
+    async def fit(self, x): return await co(x)
+    @staticmethod
+    async def scale(x): return await co(x)
+
+@types.coroutine
+def old(x): return (yield from co(x))
+
+async def pair(*values): return values
+async def boom(): return await asyncio.gather(co(1), fail())
+async def fail(): raise ValueError("boom")
+async def slow(): await asyncio.sleep(60)
+def generate(): yield 1
+
+dag = DAG("async")
+codes = {"co": co, "partial": functools.partial(co, y=1), "decorated": decorated(co), "object": Model(),
+         "method": Model().fit, "static": Model.scale, "old": old, "lambda": lambda x: co(x)}
+for name, code in codes.items():
+    dag.add_function(Function(name, (), code, [1]))
+dag.add_function(Function("inline", (), co, [2], type="inline"))
+dag.add_function(Function("pair", ["inline", *codes], pair))
+dag.add_function(Function("boom", (), boom, max_retries=0))
+dag.add_function(Function("slow", (), slow, max_retries=0, timeout=0.3))
+dag.add_function(Function("items", (), lambda: generate(), max_retries=0))
+dag.add_function(Function("print", ["pair"], print))
+if __name__ == "__main__":
+    handoff_mpi.execute(dag, run_dir="r", check=False)
+"""
+NAMES = ["co", "partial", "decorated", "object", "method", "static", "old", "lambda"]
+PRINTED = ((3, "pair"), *((2, name) for name in NAMES))
+
+
+RUN = ["-m", "handoff_mpi", "run", "--run-dir", "r"]
+WAYS = {
+    "one process": (0, [*RUN, "dag.py"]),
+    "children": (2, [*RUN, "--isolation", "process", "dag.py"]),
+    "script": (2, ["dag.py"]),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_async_functions_run_as_others_do(mpirun, handoff, tmp_path, way):
+    ranks, words = WAYS[way]
+    (tmp_path / "dag.py").write_text(SCRIPT)
+    ended = mpirun(ranks, *words) if ranks else handoff(*words[2:])
+    assert eval(ended.out) == PRINTED, ended.err
+    assert "10 done, 3 failed" in ended.err or way == "script", ended.err
+    assert "ValueError: boom" in ended.err
+    assert "asyncio/" not in ended.err  # frames between ours and the user's
+    assert "timeout of 0.3 s" in ended.err
+    assert "cannot pickle 'generator' object; return list(...) of it" in ended.err
+    assert "never awaited" not in ended.err
+
+
+def dag_of(code):
+    dag = DAG("d")
+    dag.add_function(Function("a", (), code))
+    return dag
+
+
+async def where():
+    await asyncio.sleep(0.001)
+    return current_task().id, threading.current_thread() is threading.main_thread()
+
+
+def test_within_a_loop_a_function_runs_in_a_thread(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    async def cell():
+        return execute_local(dag_of(where))["a"], asyncio.get_running_loop().is_running()
+
+    assert execute_local(dag_of(where))["a"] == ("a", True)
+    assert asyncio.run(cell()) == (("a", False), True)
+
+
+async def fail():
+    raise LookupError("boom")
+
+
+async def leave():
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize("is_in_loop", [False, True])
+@pytest.mark.parametrize("code, kind", [(fail, LookupError), (leave, SystemExit)])
+def test_what_it_raises_is_raised(is_in_loop, code, kind):
+    async def cell():
+        return call_here(code, (), {})
+
+    with pytest.raises(kind):
+        asyncio.run(cell()) if is_in_loop else call_here(code, (), {})
+
+
+@pytest.mark.parametrize("is_in_loop", [False, True])
+def test_an_interrupt_cancels_it_and_is_raised(is_in_loop):
+    ended = []
+
+    async def slow():
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(True)
+
+    async def cell():
+        # That of asyncio.run would only cancel the cell; a notebook has Python's own.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        call_here(slow, (), {})
+
+    started = time.monotonic()
+    timer = threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT])
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            asyncio.run(cell()) if is_in_loop else call_here(slow, (), {})
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert ended == [True]
+    assert time.monotonic() - started < 10

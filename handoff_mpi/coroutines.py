@@ -5,7 +5,9 @@ asyncio is imported with the first coroutine: few DAGs have one, and every rank 
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
+import functools
 import inspect
 import sys
 import threading
@@ -63,41 +65,56 @@ def _has_running_loop() -> bool:
 
 
 def _run_in_thread(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    import asyncio
-
-    cancel: Callable[[], Any] = lambda: None  # noqa: E731
-    outcome: Any = None
-    error: BaseException | None = None
-
-    async def run_until_cancelled() -> Any:
-        nonlocal cancel
-        task, loop = asyncio.current_task(), asyncio.get_running_loop()
-        assert task is not None
-        cancel = lambda: loop.call_soon_threadsafe(task.cancel)  # noqa: E731
-        return await coroutine
-
-    def run() -> None:
-        nonlocal outcome, error
-        try:
-            outcome = asyncio.run(run_until_cancelled())
-        except BaseException as raised:
-            error = raised
-
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True)
+    thread = _LoopThread(coroutine)
     thread.start()
     try:
         thread.join()
     except BaseException:  # the user has interrupted the notebook
-        _cancel(cancel)
+        thread.cancel()
         thread.join(CANCEL_TIMEOUT_S)
         raise
-    if error is not None:
-        raise error
-    return outcome
+    if thread.error is not None:
+        raise thread.error
+    return thread.value
 
 
-def _cancel(cancel: Callable[[], Any]) -> None:
-    try:
-        cancel()
-    except RuntimeError:
-        pass  # the loop has ended by itself
+class _LoopThread(threading.Thread):
+    """Runs a coroutine, with the context variables of the thread that has made it.
+
+    Attributes:
+        value, error: the result, or what was raised instead.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        super().__init__(daemon=True)
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self._coroutine = coroutine
+        self._context = contextvars.copy_context()
+        self._is_cancelled = False
+        self._cancel_task: Callable[[], Any] | None = None
+
+    def run(self) -> None:
+        import asyncio
+
+        try:
+            self.value = self._context.run(asyncio.run, self._run_until_cancelled())
+        except BaseException as error:
+            self.error = error
+
+    async def _run_until_cancelled(self) -> Any:
+        import asyncio
+
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        self._cancel_task = functools.partial(loop.call_soon_threadsafe, task.cancel)
+        if self._is_cancelled:  # before there was a task
+            task.cancel()
+        return await self._coroutine
+
+    def cancel(self) -> None:
+        """Cancel the coroutine, from another thread."""
+        self._is_cancelled = True
+        if self._cancel_task is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+                self._cancel_task()

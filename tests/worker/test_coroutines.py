@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from handoff_mpi import DAG, Function, current_task, execute_local
+from handoff_mpi import DAG, Function, coroutines, current_task, execute_local
 from handoff_mpi.callbacks import call_here
 
 SCRIPT = """
@@ -126,6 +126,7 @@ def test_an_interrupt_cancels_it_and_is_raised(is_in_loop):
     ended = []
 
     async def slow():
+        threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGINT)).start()
         try:
             await asyncio.sleep(60)
         finally:
@@ -137,13 +138,31 @@ def test_an_interrupt_cancels_it_and_is_raised(is_in_loop):
         call_here(slow, (), {})
 
     started = time.monotonic()
-    timer = threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT])
-    timer.start()
     try:
         with pytest.raises(KeyboardInterrupt):
             asyncio.run(cell()) if is_in_loop else call_here(slow, (), {})
     finally:
-        timer.cancel()
         signal.signal(signal.SIGINT, signal.default_int_handler)
     assert ended == [True]
     assert time.monotonic() - started < 10
+
+
+def test_an_interrupt_may_come_before_the_loop_of_the_thread(monkeypatch):
+    begun = []
+
+    class Late(coroutines._LoopThread):
+        def start(self):
+            self.cancel()
+            super().start()
+
+    async def slow():
+        await asyncio.sleep(0)
+        begun.append(True)
+
+    async def cell():
+        return call_here(slow, (), {})
+
+    monkeypatch.setattr(coroutines, "_LoopThread", Late)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(cell())
+    assert not begun

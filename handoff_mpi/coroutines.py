@@ -68,10 +68,10 @@ def _run_in_thread(coroutine: Coroutine[Any, Any, Any]) -> Any:
     thread = _LoopThread(coroutine)
     thread.start()
     try:
-        thread.join()
+        thread.has_ended.wait()  # an interrupted join takes the thread to have ended (Python 3.11)
     except BaseException:  # the user has interrupted the notebook
         thread.cancel()
-        thread.join(CANCEL_TIMEOUT_S)
+        thread.has_ended.wait(CANCEL_TIMEOUT_S)
         raise
     if thread.error is not None:
         raise thread.error
@@ -83,12 +83,14 @@ class _LoopThread(threading.Thread):
 
     Attributes:
         value, error: the result, or what was raised instead.
+        has_ended: set once there is one of them.
     """
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         super().__init__(daemon=True)
         self.value: Any = None
         self.error: BaseException | None = None
+        self.has_ended = threading.Event()
         self._coroutine = coroutine
         self._context = contextvars.copy_context()
         self._is_cancelled = False
@@ -101,6 +103,8 @@ class _LoopThread(threading.Thread):
             self.value = self._context.run(asyncio.run, self._run_until_cancelled())
         except BaseException as error:
             self.error = error
+        finally:
+            self.has_ended.set()
 
     async def _run_until_cancelled(self) -> Any:
         import asyncio

@@ -66,8 +66,8 @@ def _has_running_loop() -> bool:
 
 def _run_in_thread(coroutine: Coroutine[Any, Any, Any]) -> Any:
     thread = _LoopThread(coroutine)
-    thread.start()
     try:
+        thread.start()
         thread.has_ended.wait()  # an interrupted join takes the thread to have ended (Python 3.11)
     except BaseException:  # the user has interrupted the notebook
         thread.cancel()

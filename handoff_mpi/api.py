@@ -104,9 +104,11 @@ class Cluster:
         idle_limit: how long, in seconds, a rank waits between two runs for a rank 0 of another host that nobody can be
             asked about: see :mod:`handoff_mpi.runtime.vigil`. A week by default; ``float("inf")`` sets none.
         join_limit: see :class:`handoff_mpi.RunOptions`.
+        run_dir: of the runs that name none themselves; False for runs without files, of which a small one takes a
+            millisecond or two.
 
     Raises:
-        UsageError: ``idle_limit`` or ``join_limit`` is not a positive number.
+        UsageError: ``idle_limit`` or ``join_limit`` is not a positive number, or ``run_dir`` is no path.
     """
 
     def __init__(
@@ -115,11 +117,14 @@ class Cluster:
         *,
         idle_limit: float = IDLE_LIMIT_S,
         join_limit: float | None = None,
+        run_dir: Any = None,
         _site: CallSite | None = None,
     ) -> None:
         if not isinstance(idle_limit, (int, float)) or isinstance(idle_limit, bool) or not idle_limit > 0:
             raise UsageError(f"idle_limit must be a positive number of seconds, not {idle_limit!r}")
-        limit_s = options_of({} if join_limit is None else {"join_limit": join_limit}).join_limit
+        self._defaults = {} if run_dir is None else {"run_dir": run_dir}
+        given = {} if join_limit is None else {"join_limit": join_limit}
+        limit_s = options_of({**self._defaults, **given}).join_limit
         self.job = _job_for(comm, limit_s, _site)
         self.job.idle_limit_s = float(idle_limit)
         if self.job.is_mpi and self.job.size > 1:
@@ -140,7 +145,7 @@ class Cluster:
         """Run ``dag``; on rank 0. As :func:`execute`."""
         if not self:
             raise UsageError("Cluster.execute is for rank 0: write `if cluster: cluster.execute(dag)`")
-        return _execute_on(self.job, dag, options_of(options), setup)
+        return _execute_on(self.job, dag, options_of({**self._defaults, **options}), setup)
 
     def __exit__(self, *exc_info: Any) -> None:
         jobs.current = self._before

@@ -14,7 +14,7 @@ from typing import Any
 from handoff_mpi import telemetry
 from handoff_mpi.callbacks import CallbackFailed, call, shown
 from handoff_mpi.dag import DAG, Plan
-from handoff_mpi.dag.fingerprint import fingerprints
+from handoff_mpi.dag.fingerprint import Fingerprints, fingerprints
 from handoff_mpi.encoding import PICKLED, encode_code
 from handoff_mpi.errors import (
     EXIT_STOPPED,
@@ -31,25 +31,15 @@ from handoff_mpi.launch.admission import find_strategy, is_builtin, refuse_what_
 from handoff_mpi.launch.deadline import end_of_run
 from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.resume import Resumed, ValueFiles, resume
+from handoff_mpi.launch.run_files import open_files
 from handoff_mpi.messages import START
 from handoff_mpi.resources import Capability, parse_nbytes
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results import Results
 from handoff_mpi.results.guarded import GuardedStore
-from handoff_mpi.results.history import History, read_history
-from handoff_mpi.results.journal import Journal, clear
+from handoff_mpi.results.history import History
 from handoff_mpi.results.results import FunctionError
-from handoff_mpi.results.run_dir import (
-    VALUES,
-    give_up_room,
-    lock_run_dir_soon,
-    reserve_room,
-    use_run_dir,
-    write_status,
-)
-from handoff_mpi.results.spilling import clear_spilled
 from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
-from handoff_mpi.results.tenure import Tenure
 from handoff_mpi.runtime import garbage, prober, worker_loop
 from handoff_mpi.runtime.chronicle import Chronicle
 from handoff_mpi.runtime.inquiry import HostGuard
@@ -133,12 +123,9 @@ class Run:
         Raises:
             UsageError, JournalError: the run-dir cannot be used; nothing has started.
         """
-        with use_run_dir(self._options.run_dir) as self._files, lock_run_dir_soon(self._files) as lock:
-            self._run_dir = self._files.path
-            if self._options.fresh:
-                clear(self._files)
-            history = read_history(self._files)
-            for note in (lock.note, *history.notes):
+        with open_files(self._options) as self._files:
+            history = self._files.read_history()
+            for note in (self._files.note, *history.notes):
                 _note(note)
             return self._execute(history)
 
@@ -149,22 +136,18 @@ class Run:
 
     def _prepare(self, history: History) -> Resumed:
         """Make all that the run needs, and begin its journal."""
-        dag, plan = self._dag, self._plan
-        reserve_room(self._files)
-        clear_spilled(self._files)
+        plan, files = self._plan, self._files
+        files.prepare()
         self._number = self._job.next_run()
-        self._kept = DirectoryStore(self._run_dir / VALUES, within=self._files)
-        marks = fingerprints(dag)
-        files = ValueFiles(self._kept)
-        resumed = resume(history, plan, marks.of, files.is_whole, self._options.rerun)
-        _note(files.note)
-        journal = Journal(self._files)
-        self._tenure = Tenure(self._files, journal)
+        marks = fingerprints(self._dag) if files.path is not None else Fingerprints({}, {}, 0)
+        resumed = self._resume(history, marks)
+        journal = files.begin()
         self._lost_ranks_before = history.lost_ranks_before(journal.epoch)
         # A launch's number comes again, in another directory of the same path; a random one does not.
-        self._run = f"{self._run_dir.name}-{journal.epoch}-{os.urandom(8).hex()}"
+        name = "run" if files.path is None else files.path.name
+        self._run = f"{name}-{journal.epoch}-{os.urandom(8).hex()}"
         self._about: dict[str, Any] = {
-            "dag_id": dag.id,
+            "dag_id": self._dag.id,
             "run": self._run,
             "launch": journal.epoch,
             "host": socket.gethostname(),
@@ -174,10 +157,10 @@ class Run:
             "started_s": self._started,
         }
         if resumed.rest:
-            _note(f"launch {journal.epoch} of {self._run_dir}: {len(resumed.rest)} of {len(plan)} functions are done")
+            _note(f"launch {journal.epoch} of {files.path}: {len(resumed.rest)} of {len(plan)} functions are done")
             if marks.notes:
                 _note(_unknown(marks.notes))
-        write_status(self._files, status="running", exit_code=None, **self._about)
+        files.write_running(self._about)
         hosts = {each.rank: each.host for each in self._job.capabilities}
         slots = {rank: seat.slots for rank, seat in self._ledger.seats.items()}
         self._recorder = self._make_recorder(hosts, resumed)
@@ -185,6 +168,15 @@ class Run:
         self._chronicle = Chronicle(journal, plan, partial(_key, resumed.keys, self._run))
         self._chronicle.begin({**self._about, "hosts": hosts, "slots": slots}, marks.of, resumed.rest)
         self._home = self._make_home(resumed)
+        return resumed
+
+    def _resume(self, history: History, marks: Fingerprints) -> Resumed:
+        kept = self._files.kept
+        if not isinstance(kept, DirectoryStore):
+            return Resumed()
+        values = ValueFiles(kept)
+        resumed = resume(history, self._plan, marks.of, values.is_whole, self._options.rerun)
+        _note(values.note)
         return resumed
 
     def _carry_out(self, loop: SchedulerLoop, resumed: Resumed) -> Results:
@@ -214,9 +206,9 @@ class Run:
                 if is_superseded:
                     loop.gone |= set(silent)  # who was launched with it may be gone since long
                 else:
-                    self._write_verdict(status=status, exit_code=code, **self._about)
+                    self._files.write_verdict(status=status, exit_code=code, **self._about)
             loop.close()
-            self._kept.close()
+            self._files.close()
             self._scheduler.close()
             self._job.gone |= loop.gone
 
@@ -264,7 +256,7 @@ class Run:
             self._pids(),
             self._heartbeat_s(),
             self._guard(),
-            self._tenure.confirm,
+            self._files.confirm,
             not is_builtin(self._strategy),
         )
         loop = SchedulerLoop(
@@ -273,7 +265,7 @@ class Run:
             self._plan,
             self._recorder,
             self._home,
-            self._kept,
+            self._files.kept,
             self._chronicle,
             settings,
             shell,
@@ -299,7 +291,7 @@ class Run:
                 rank0=(job.capabilities[0].host, os.getpid()),
                 store_nbytes=self._store_nbytes(job.capabilities[rank], pids),
                 cache_nbytes=parse_nbytes(options.cache_size),
-                run_dir=str(self._run_dir),
+                run_dir=None if self._files.path is None else str(self._files.path),
                 store_factory=self._store_factory,
                 paths=list(sys.path),
                 setup=job.setup,
@@ -365,14 +357,14 @@ class Run:
 
     def _results(self, trouble: str, running_at_stop: list[int]) -> Results:
         """Return the results of the run, which is not done where ``trouble`` kept its journal from being written."""
-        plan, scheduler = self._plan, self._scheduler
+        scheduler = self._scheduler
         status = "stopped" if trouble and scheduler.status == "done" else scheduler.status
         results = Results(
             self._dag.id,
             self._run,
             "stopped" if status == "running" else status,
             self._errors(),
-            self._run_dir,
+            self._files.path,
             clock() - self._started,
             self._why_stopped(running_at_stop) or trouble,
             {each.rank: each.host for each in self._job.capabilities},
@@ -384,7 +376,7 @@ class Run:
         )
         results._records = self._recorder.table(scheduler)
         self._take_payloads(results)
-        results._persisted = {plan.ids[task]: self._key(task) for task in sorted(scheduler.tasks.persisted)}
+        self._take_kept(results)
         return results
 
     def _why_stopped(self, running: list[int]) -> str:
@@ -429,17 +421,18 @@ class Run:
             what = f"result_store has lost the values of {self._named(lost)} at the end of the run"
             _note(f"{what}; all others are there")
 
+    def _take_kept(self, results: Results) -> None:
+        for task in sorted(self._scheduler.tasks.persisted):
+            id, key = self._plan.ids[task], self._key(task)
+            if results.run_dir is None:
+                results._payloads[id] = self._files.kept.get(key)
+            else:
+                results._persisted[id] = key
+
     def _end_chronicle(self, status: str, code: int, is_cut_short: bool = False) -> None:
         try:
             self._chronicle.end(status, code, is_cut_short)
         except JournalError as error:
-            _note(str(error))
-
-    def _write_verdict(self, **fields: Any) -> None:
-        try:
-            write_status(self._files, **fields)
-            give_up_room(self._files)
-        except (JournalError, OSError) as error:
             _note(str(error))
 
     def _is_cut_short(self) -> bool:
@@ -457,9 +450,9 @@ class Run:
         if results.stopped_because:
             figures["stopped_because"] = results.stopped_because
         fields = {**self._about, **results.counts(), **figures}
-        self._write_verdict(status=results.status, exit_code=results.exit_code, **fields)
+        self._files.write_verdict(status=results.status, exit_code=results.exit_code, **fields)
         silent = loop.say_goodbye(shared)
-        clear_spilled(self._files)
+        self._files.clear_spilled()
         if silent:
             _note(f"ranks {silent} have not answered at the end of the run")
         about = {"dag_id": results.dag_id, "functions": len(self._plan), "status": results.status}

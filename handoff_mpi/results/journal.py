@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, Protocol, TypeAlias
 
 from handoff_mpi.errors import EXIT_STOPPED, JournalError, UsageError
 from handoff_mpi.results.run_dir import JOURNAL, VALUES
@@ -61,6 +61,16 @@ _REMEDIES = {
 
 
 # -- writing -------------------------------------------------------------------------------------------
+
+
+class JournalPort(Protocol):
+    """What takes records, see :class:`Journal`."""
+
+    epoch: int
+
+    def append(self, record: Record) -> bool: ...
+    def commit(self) -> None: ...
+    def close(self) -> None: ...
 
 
 class Journal:

@@ -141,13 +141,20 @@ def _refuse_what_is_in_the_way(directory: Directory) -> None:
             )
 
 
+#: The time of day and the serial number of the last directory that was made fresh: a loop of small runs makes many.
+_last_fresh = ("", -1)
+
+
 def _open_fresh(parent: Path) -> Directory:
     """Make a directory named by the time of day in ``parent``, which need not be the user's own, only safe."""
+    global _last_fresh
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    for serial in range(1000):
+    first = _last_fresh[1] + 1 if _last_fresh[0] == stamp else 0
+    for serial in range(first, first + 1000):
         name = f"{stamp}-{serial}" if serial else stamp
         directory = open_new_directory(parent / name)
         if directory is not None:
+            _last_fresh = stamp, serial
             return directory
     raise OSError(f"{parent} holds a thousand runs of this second")
 

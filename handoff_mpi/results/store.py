@@ -91,6 +91,9 @@ class MemoryStore:
         """Forget all values, whoever still refers to this store."""
         self._runs.clear()
 
+    def __str__(self) -> str:
+        return "memory"
+
 
 class DirectoryStore:
     """Payloads as files, written under another name and renamed when they are whole; read with their checksum.
@@ -107,6 +110,9 @@ class DirectoryStore:
         self.directory = directory.path if isinstance(directory, Directory) else Path(directory)
         self._is_cached = is_cached
         self._within = within
+
+    def __str__(self) -> str:
+        return str(self.directory)
 
     def path(self, key: Key) -> Path:
         """Return where the value of ``key`` is, or would be."""

@@ -9,7 +9,7 @@ from handoff_mpi.dag import Plan
 from handoff_mpi.encoding import head_of
 from handoff_mpi.errors import ValueUnavailable
 from handoff_mpi.messages import ABSENT, FETCH, INSIST, OK, VALUE, Entry
-from handoff_mpi.results.store import DirectoryStore
+from handoff_mpi.results.store import ResultStore
 from handoff_mpi.runtime.courier import Courier
 from handoff_mpi.scheduler import Event, Persisted, Scheduler, ValueLost
 from handoff_mpi.speech import say
@@ -22,12 +22,12 @@ class Bringing:
         courier: sends.
         scheduler: knows who holds what.
         plan: the run's tables.
-        kept: the files.
+        kept: where they are written.
         run, number: the run's name and number.
     """
 
     def __init__(
-        self, courier: Courier, scheduler: Scheduler, plan: Plan, kept: DirectoryStore, run: str, number: int
+        self, courier: Courier, scheduler: Scheduler, plan: Plan, kept: ResultStore, run: str, number: int
     ) -> None:
         self.on_persisted: Callable[[int], None] = lambda task: None
         self._courier = courier
@@ -99,7 +99,7 @@ class Bringing:
         try:
             self._kept.put((self._run, task), payload)
         except OSError as error:
-            what = f"the value of {self._plan.ids[task]!r} could not be written to {self._kept.directory}"
+            what = f"the value of {self._plan.ids[task]!r} could not be written to {self._kept}"
             say(f"{what}: {error}")
         else:
             events.append(Persisted(task))

@@ -8,7 +8,7 @@ from typing import Any
 from handoff_mpi.dag import Plan
 from handoff_mpi.messages import DEATH, DIED, OK, RAISED, RANK_LOSS, VALUE_LOSS, Entry
 from handoff_mpi.resources.amounts import plain_number
-from handoff_mpi.results.journal import Journal
+from handoff_mpi.results.journal import JournalPort
 from handoff_mpi.results.store import Key
 from handoff_mpi.scheduler import DISPATCHES, Cause, Transition
 
@@ -27,7 +27,7 @@ class Chronicle:
         key_of: the key under which a task's value is written.
     """
 
-    def __init__(self, journal: Journal, plan: Plan, key_of: Callable[[int], Key]) -> None:
+    def __init__(self, journal: JournalPort, plan: Plan, key_of: Callable[[int], Key]) -> None:
         self._journal = journal
         self._plan = plan
         self._key_of = key_of

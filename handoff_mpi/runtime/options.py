@@ -50,6 +50,7 @@ class RunOptions:
         drain: seconds that running calls are given to end once the run is stopped.
         deadline: when the run must have ended, in seconds from its start or as an ISO time; see ``drain``.
         run_dir: where the run's files go, a new one under handoff-runs/ by default; one that is named again resumes.
+            False for none: nothing is written, all values stay in memory, and the run cannot be resumed.
         checkpoint: which large values are written to files for a run that resumes: "all", "none", or "auto", those
             that took longer to compute than to write. Small ones always are.
         fresh: start over, whatever earlier launches left in the run-dir.
@@ -129,6 +130,8 @@ class RunOptions:
     def _wrong_run_dir(self) -> list[str]:
         if self.run_dir is None:
             return []
+        if self.run_dir is False:
+            return ["rerun is for a run that is resumed, and run_dir=False keeps nothing"] if self.rerun else []
         try:
             path = os.fspath(self.run_dir)
             if not isinstance(path, str):

@@ -38,7 +38,7 @@ from handoff_mpi.messages import (
     VALUE,
 )
 from handoff_mpi.resources import parse_resources
-from handoff_mpi.results.store import DirectoryStore, ResultStore
+from handoff_mpi.results.store import ResultStore
 from handoff_mpi.runtime.bringing import Bringing
 from handoff_mpi.runtime.chronicle import Chronicle
 from handoff_mpi.runtime.courier import Courier
@@ -137,7 +137,7 @@ class SchedulerLoop:
         plan: Plan,
         recorder: Recorder,
         home: ResultStore,
-        kept: DirectoryStore,
+        kept: ResultStore,
         chronicle: Chronicle | None,
         settings: LoopSettings,
         shell: WorkerShell | None,

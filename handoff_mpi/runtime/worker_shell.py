@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from handoff_mpi.comm import Envelope, RankGone, Transport, fresh_memory
@@ -60,6 +61,10 @@ _BURST_S = 0.0005
 HASTE_S = 0.003
 
 
+#: To find out what limits the memory of this process takes longer than a small run.
+_gauge = lru_cache(maxsize=4)(Gauge)
+
+
 def _memory_for_children(nbytes: int) -> tuple[Any, Any]:
     """Large values are received where children can map them, so that they are not copied once more for each call."""
     if nbytes >= SHARED_NBYTES:
@@ -113,7 +118,7 @@ class WorkerShell:
         self._updates: deque[tuple[int, dict[str, Any]]] = deque()
 
     def _make_relief(self) -> Relief:
-        gauge = Gauge(self.setup.memory_nbytes, self.setup.ranks_here)
+        gauge = _gauge(self.setup.memory_nbytes, self.setup.ranks_here)
         return Relief(gauge, self.setup.ranks_here, self._children.pids, mapped_nbytes, self._values.can_spill)
 
     def _allocate(self, nbytes: int) -> tuple[Any, Any]:

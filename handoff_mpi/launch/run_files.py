@@ -1,0 +1,201 @@
+"""The files of a run: its journal, its values, its status. A run with ``run_dir=False`` has none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from handoff_mpi.errors import JournalError
+from handoff_mpi.results.history import History, read_history
+from handoff_mpi.results.journal import Journal, JournalPort, clear
+from handoff_mpi.results.run_dir import (
+    VALUES,
+    give_up_room,
+    lock_run_dir_soon,
+    reserve_room,
+    use_run_dir,
+    write_status,
+)
+from handoff_mpi.results.secure_files import Directory
+from handoff_mpi.results.spilling import clear_spilled
+from handoff_mpi.results.store import DirectoryStore, MemoryStore, ResultStore
+from handoff_mpi.results.tenure import Tenure
+from handoff_mpi.runtime.options import RunOptions
+from handoff_mpi.speech import say
+
+
+class RunFiles(Protocol):
+    """What a run has of files.
+
+    Attributes:
+        path: the run-dir; None if there is none.
+        note: what a user should know of it, empty if nothing.
+        kept: the values that outlast the run.
+    """
+
+    path: Path | None
+    note: str
+    @property
+    def kept(self) -> ResultStore: ...
+
+    def read_history(self) -> History:
+        """Return what earlier launches left."""
+        ...
+
+    def prepare(self) -> None:
+        """Clean up, and see that there is room.
+
+        Raises:
+            UsageError: there is none.
+        """
+        ...
+
+    def begin(self) -> JournalPort:
+        """Return the journal of this launch, which begins.
+
+        Raises:
+            JournalError: it cannot be made.
+        """
+        ...
+
+    def confirm(self) -> None:
+        """Look whether the run is still this launch's; worth a call a second.
+
+        Raises:
+            Superseded, JournalError: see :meth:`handoff_mpi.results.tenure.Tenure.confirm`.
+        """
+        ...
+
+    def write_running(self, about: dict[str, Any]) -> None:
+        """Write the status of a run that begins.
+
+        Raises:
+            JournalError: it cannot be written.
+        """
+        ...
+
+    def write_verdict(self, **fields: Any) -> None:
+        """Write the status of a run that has ended; say so if that is not possible."""
+        ...
+
+    def clear_spilled(self) -> None:
+        """Remove what ranks have moved out of their memory."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the values."""
+        ...
+
+
+@contextmanager
+def open_files(options: RunOptions) -> Iterator[RunFiles]:
+    """Open and lock the run-dir that the options name.
+
+    Raises:
+        UsageError, JournalError: it cannot be used; nothing has started.
+    """
+    if options.run_dir is False:
+        yield NoFiles()
+        return
+    with use_run_dir(options.run_dir) as directory, lock_run_dir_soon(directory) as lock:
+        if options.fresh:
+            clear(directory)
+        yield FilesOfRunDir(directory, lock.note)
+
+
+class FilesOfRunDir:
+    """The files in a run-dir, see :class:`RunFiles`.
+
+    Args:
+        directory: the run-dir, open and locked.
+        note: what a user should know of it.
+    """
+
+    def __init__(self, directory: Directory, note: str) -> None:
+        self.path: Path | None = directory.path
+        self.note = note
+        self.kept = DirectoryStore(directory.path / VALUES, within=directory)
+        self._directory = directory
+        self._tenure: Tenure | None = None
+
+    def read_history(self) -> History:
+        return read_history(self._directory)
+
+    def prepare(self) -> None:
+        reserve_room(self._directory)
+        clear_spilled(self._directory)
+
+    def begin(self) -> JournalPort:
+        journal = Journal(self._directory)
+        self._tenure = Tenure(self._directory, journal)
+        return journal
+
+    def confirm(self) -> None:
+        if self._tenure is not None:
+            self._tenure.confirm()
+
+    def write_running(self, about: dict[str, Any]) -> None:
+        write_status(self._directory, status="running", exit_code=None, **about)
+
+    def write_verdict(self, **fields: Any) -> None:
+        try:
+            write_status(self._directory, **fields)
+            give_up_room(self._directory)
+        except (JournalError, OSError) as error:
+            say(str(error))
+
+    def clear_spilled(self) -> None:
+        clear_spilled(self._directory)
+
+    def close(self) -> None:
+        self.kept.close()
+
+
+class NoFiles:
+    """What a run has that keeps its values in memory and cannot be resumed, see :class:`RunFiles`."""
+
+    def __init__(self) -> None:
+        self.path: Path | None = None
+        self.note = ""
+        self.kept = MemoryStore()
+
+    def read_history(self) -> History:
+        return History()
+
+    def prepare(self) -> None:
+        pass
+
+    def begin(self) -> JournalPort:
+        return NoJournal()
+
+    def confirm(self) -> None:
+        pass
+
+    def write_running(self, about: dict[str, Any]) -> None:
+        pass
+
+    def write_verdict(self, **fields: Any) -> None:
+        pass
+
+    def clear_spilled(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.kept.clear()
+
+
+class NoJournal:
+    """The journal of a run without files."""
+
+    epoch = 1
+
+    def append(self, record: tuple[Any, ...]) -> bool:
+        return True
+
+    def commit(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

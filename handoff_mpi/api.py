@@ -185,11 +185,13 @@ def _execute_on(job: Job, dag: DAG, options: RunOptions, setup: Setup | None) ->
 def discover_nodes() -> dict[int, dict[str, int | float]]:
     """Return rank to capabilities, as the guide shows: ``{0: {"cpu": 8, "memory": 16000, "gpu": 1}, ...}``.
 
-    In ``dag.py``, within a ``Cluster`` and during a run this is the table already gathered; elsewhere under a launcher
-    it is a collective call.
+    In ``dag.py``, within a ``Cluster``, during a run and after one this is the table already gathered; what ranks
+    register after a run is seen from the next run on. Before the first run, under a launcher, it is a collective call.
     """
     if jobs.current is not None:
         capabilities = jobs.current.capabilities
+    elif jobs.latest:
+        capabilities = jobs.latest
     elif size_by_launcher() > 1:
         capabilities = jobs.mpi_job().capabilities
     else:

@@ -61,6 +61,8 @@ REGISTERED = "registered"  # (REGISTERED, 0, capability, error or None)
 registered: Amounts = {}
 host_registered: Amounts = {}
 current: Job | None = None
+#: What the ranks of the world offered in the last job of theirs, or in the one that goes on.
+latest: list[Capability] = []
 
 
 class Job:
@@ -370,14 +372,19 @@ def mpi_job(comm: Any = None, join_limit: float | None = None, site: CallSite | 
     join_limit = RunOptions().join_limit if join_limit is None else join_limit
     with bounded_start(join_limit):
         from handoff_mpi.comm import mpi
-    comm = _world(mpi) if comm is None else comm
+    is_world = comm is None
+    if is_world:
+        comm = _world(mpi)
     is_together = False
     while not is_together:
         with bounded_start(join_limit + JOINED_S):
             mpi.wait_for_all(comm, join_timeout_s(join_limit))
             is_together = call_site.meet(site, comm.allgather)
     with bounded_start(JOINED_S):
-        return _join(mpi, comm)
+        job = _join(mpi, comm)
+    if is_world:
+        latest[:] = job.capabilities
+    return job
 
 
 def called_from(comm: Any) -> CallSite:

@@ -75,10 +75,20 @@ def test_within_a_cluster_nobody_need_be_asked():
             assert sorted(handoff.discover_nodes()) == list(range(size))
 
 
+def test_after_a_run_rank_0_tells_what_all_ranks_offer_without_asking_them(tmp_path):
+    rank, size = rank_and_size()
+    dag = DAG()
+    dag.add_function(Function("one", (), abs, [-1]))
+    handoff.execute(dag, run_dir=tmp_path)
+    if rank == 0:
+        assert sorted(handoff.discover_nodes()) == list(range(size))
+
+
 def test_what_a_rank_registers_is_its_own(tmp_path, monkeypatch):
     from handoff_mpi.launch import job
 
     monkeypatch.setattr(job, "registered", {})
+    monkeypatch.setattr(job, "latest", [])  # as before the first run, so that all ranks are asked
     rank, size = rank_and_size()
     if rank == size - 1:
         handoff.register_local_node({"tape": 3})

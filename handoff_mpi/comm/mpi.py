@@ -14,7 +14,7 @@ import os
 import pickle
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 import mpi4py
 
 from handoff_mpi.comm.bell import Bell
+from handoff_mpi.comm.collectives import COLLECTIVES, WHY_IN_VAIN
 from handoff_mpi.comm.port import Allocate, Envelope, RankGone, fresh_memory
 from handoff_mpi.errors import JoinError, TransportError
 from handoff_mpi.process_exit import exit_process, exit_python
@@ -128,14 +129,33 @@ def finalise() -> None:
 
 
 @contextmanager
-def finalise_refused() -> Iterator[None]:
-    """Have ``MPI.Finalize`` raise: in a function, which runs while other ranks work, it would hang its rank."""
-    usual = MPI.Finalize
-    MPI.Finalize = _refuse_to_finalise
+def all_ranks_refused() -> Iterator[None]:
+    """Have raise what needs all ranks: in a function, which runs while other ranks work, it would hang its rank.
+
+    That is ``MPI.Finalize`` and the collective operations of ``MPI.COMM_WORLD``.
+    """
+    usual, world = MPI.Finalize, MPI.COMM_WORLD
+    vars(MPI).update(Finalize=_refuse_to_finalise, COMM_WORLD=_WorldOfFunctions(world))
     try:
         yield
     finally:
-        MPI.Finalize = usual
+        vars(MPI).update(Finalize=usual, COMM_WORLD=world)
+
+
+class _WorldOfFunctions(MPI.Intracomm):
+    """The world communicator as functions see it: rank 0 schedules, and never comes to a collective operation."""
+
+
+def _refused(name: str) -> Callable[..., NoReturn]:
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise RuntimeError(f"MPI.COMM_WORLD.{name} would wait for ever: {WHY_IN_VAIN}")
+
+    return refuse
+
+
+for _name in COLLECTIVES:
+    if hasattr(MPI.Intracomm, _name):
+        setattr(_WorldOfFunctions, _name, _refused(_name))
 
 
 def _refuse_to_finalise() -> NoReturn:

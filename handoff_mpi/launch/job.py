@@ -341,7 +341,7 @@ class Job:
             return serve_run(self.transport, setup, pending, self.is_threaded, self.leave, None, spares)
         from handoff_mpi.comm import mpi
 
-        with mpi.finalise_refused():
+        with mpi.all_ranks_refused():
             return serve_run(self.transport, setup, pending, self.is_threaded, self.leave, end_rank, spares)
 
 

@@ -7,12 +7,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from handoff_mpi.callbacks import shown
+from handoff_mpi.comm.collectives import WHY_IN_VAIN, find_collective
 from handoff_mpi.runtime.pace import LONGEST_SLEEP_S, wait_for
+from handoff_mpi.speech import say
 
 #: The attendant looks after a call that lasts longer than this.
 ATTEND_S = 0.005
 #: It looks this soon again after something came, and while large buffers are on their way.
 _BUSY_S = 0.001
+#: A call that has lasted so long is looked at, again and again: whether it waits for other ranks in vain.
+_COLLECTIVE_S = 5.0
 
 
 class Attendant(threading.Thread):
@@ -32,6 +37,7 @@ class Attendant(threading.Thread):
         self.is_parked = False
         self.is_closed = False
         self.error: BaseException | None = None
+        self._next_look = 0.0
 
     def run(self) -> None:
         shell = self._shell
@@ -40,14 +46,30 @@ class Attendant(threading.Thread):
                 self._park()
                 continue
             serial = shell.call_serial
+            self._next_look = time.monotonic() + _COLLECTIVE_S
             self._pause(ATTEND_S)
             while shell.is_calling and shell.call_serial == serial and not self.is_closed:
                 with shell.lock:
                     if shell.is_calling:
                         self._attend()
+                        self._look_at_call()
                 self._pause(_BUSY_S if self._busy or shell.transport.is_transferring else LONGEST_SLEEP_S)
 
     _busy = _is_rung = False
+
+    def _look_at_call(self) -> None:
+        """Say once of a call that it waits in a collective operation: no other rank will come."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + _COLLECTIVE_S
+        where = find_collective()
+        if where:
+            self._next_look = float("inf")
+            id = shown(self._shell.own_work.id)
+            say(
+                f"function {id} waits on rank {self._shell.transport.rank} in {where}: {WHY_IN_VAIN}"
+            )
 
     def _attend(self) -> None:
         bell = self._shell.transport.bell

@@ -100,6 +100,7 @@ class WorkerShell:
         self.lock = threading.Lock()
         self.call_serial = 0
         self.is_calling = False
+        self.own_work: Work | None = None
         self.attendant: Attendant | None = None
         self.results: Any = None
         self.has_left = False
@@ -241,6 +242,7 @@ class WorkerShell:
     def _run_own_call(self, work: Work) -> Outcome | None:
         """Run a call; None if an input was not to be had."""
         self.call_serial += 1
+        self.own_work = work
         self.is_calling = True
         if self.attendant is not None and self.attendant.is_parked:
             self.attendant.wake()

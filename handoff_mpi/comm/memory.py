@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+from handoff_mpi.comm.bell import Bell
 from handoff_mpi.comm.port import Allocate, Envelope, RankGone
 
 
@@ -33,7 +34,7 @@ class MemoryNetwork:
 class MemoryTransport:
     """One rank's end. Messages are copied as a wire would, so that ranks share nothing."""
 
-    bell = None
+    bell: Bell | None = None
     is_transferring = False
 
     def __init__(self, network: MemoryNetwork, rank: int) -> None:

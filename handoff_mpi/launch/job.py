@@ -8,8 +8,8 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from handoff_mpi.callbacks import call_here
@@ -139,7 +139,7 @@ class Job:
         others = [rank for rank in range(1, self.size) if rank not in self.gone]
         for rank in others:
             self.transport.send(rank, (SETUP, 0, blob, sys.path))
-        answers = {0: _set_up(blob, self.capabilities[0])}
+        answers = {0: set_up(blob, self.capabilities[0])}
         end, next_look = clock() + SETUP_S, clock() + LOOK_S
         pace = Pace(self.transport.bell)
         while len(answers) <= len(others) and clock() < end:
@@ -323,7 +323,7 @@ class Job:
                     break
                 if kind == SETUP:
                     add_directories(each.message[3])
-                    answer = _set_up(each.message[2], self.capabilities[self.rank])
+                    answer = set_up(each.message[2], self.capabilities[self.rank])
                     self.transport.send(0, (REGISTERED, 0, *answer))
                 elif kind == ASKED:
                     vigil.take(each.message[2], clock())
@@ -438,7 +438,21 @@ def my_capability(rank: int) -> Capability:
     return capability
 
 
-def _set_up(blob: bytes, capability: Capability) -> tuple[Capability, str | None]:
+@contextmanager
+def registrations_restored() -> Iterator[None]:
+    """Restore at the end of ``with`` what this process had registered before it."""
+    tables = (registered, host_registered)
+    before = [dict(table) for table in tables]
+    try:
+        yield
+    finally:
+        for table, amounts in zip(tables, before, strict=True):
+            table.clear()
+            table.update(amounts)
+
+
+def set_up(blob: bytes, capability: Capability) -> tuple[Capability, str | None]:
+    """Call ``setup(rank)``; return what the rank offers then, and what went wrong."""
     try:
         offered = call_here(decode_code(blob), (capability.rank,), {})
         if offered is not None:

@@ -258,6 +258,7 @@ class Run:
             self._guard(),
             self._files.confirm,
             not is_builtin(self._strategy),
+            has_launcher=job.is_mpi,
         )
         loop = SchedulerLoop(
             job.transport,
@@ -322,6 +323,8 @@ class Run:
     def _isolation(self, rank: int, slots: int) -> str:
         if self._job.is_mpi and rank == 0:
             return "process"  # scheduling never waits for a call
+        if not (self._job.is_mpi or self._job.is_local):  # fake ranks
+            return "process" if self._options.isolation == "process" else "inline"
         if self._options.isolation != "auto":
             return self._options.isolation
         safe = self._job.survives_death or not self._job.is_mpi

@@ -128,6 +128,7 @@ def meet_at_end(limit_s: float) -> None:
         while not is_together:
             mpi.wait_for_all(comm, limit_s)
             is_together = call_site.meet(call_site.END, comm.allgather)
+        call_site.have_differed = False
     except Exception:
         pass  # others have died, or are busy: they are on their own
 

@@ -76,7 +76,9 @@ class Children:
 
     def is_for_child(self, work: Work) -> bool:
         """Whether a call runs in a child, not in the rank itself."""
-        return self._setup.isolation != "rank" or work.slot != 0 or bool(work.flags & ISOLATE)
+        isolation = self._setup.isolation
+        in_rank = (isolation == "rank" and work.slot == 0) or isolation == "inline"
+        return not in_rank or bool(work.flags & ISOLATE)
 
     def sockets(self) -> list[Child]:
         """Return what becomes readable when a child speaks."""

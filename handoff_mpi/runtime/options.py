@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -210,6 +211,17 @@ def set_defaults(given: Mapping[str, Any]) -> None:
     """
     options_of(given)
     _defaults.update(given)
+
+
+@contextmanager
+def defaults_restored() -> Iterator[None]:
+    """Restore at the end of ``with`` the defaults that were set before it."""
+    before = dict(_defaults)
+    try:
+        yield
+    finally:
+        _defaults.clear()
+        _defaults.update(before)
 
 
 def options_of(given: Mapping[str, Any]) -> RunOptions:

@@ -15,7 +15,8 @@ class RunSetup:
         run: the run's name, unique in the job.
         number: the run's number, part of every message.
         slots: of the rank that is told.
-        isolation: "rank" (slot 0 in the rank itself, further ones in children) or "process".
+        isolation: "rank" (slot 0 in the rank itself, further ones in children), "process", or "inline" (the calls of
+            all slots in the rank itself, one after the other).
         heartbeat_s: most seconds between signs of life.
         store_nbytes, cache_nbytes: see :class:`~handoff_mpi.worker.machine.Worker`.
         run_dir: where values that must outlast the run are written; None if this rank keeps none.

@@ -97,6 +97,7 @@ class LoopSettings:
         heartbeat_s: ranks of other hosts get a sign of life this often; 0 sends none.
         guard: looks after other hosts; None where nobody could be asked.
         has_own_strategy: whether the user's own code allocates.
+        has_launcher: whether the other ranks end with the process that has started this one.
         confirm: called once a second; it raises when the run is no longer this launch's.
     """
 
@@ -110,6 +111,7 @@ class LoopSettings:
     guard: HostGuard | None = None
     confirm: Callable[[], None] = lambda: None
     has_own_strategy: bool = False
+    has_launcher: bool = True
 
 
 class SchedulerLoop:
@@ -210,7 +212,7 @@ class SchedulerLoop:
             pace.wait(was_busy, is_awaiting, until, sockets)
 
     def _leave_lost_job(self) -> None:
-        if self.settings.workers:
+        if self.settings.workers and self.settings.has_launcher:
             raise JobLost("the launcher is gone; what was done is in the journal, and the same command resumes")
 
     def _turn(self, events: list[Event]) -> None:

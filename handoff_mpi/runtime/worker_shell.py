@@ -111,7 +111,7 @@ class WorkerShell:
         )
         self._sent = self._children.sent
         self._relief = self._make_relief()
-        self._make_memory = _memory_for_children if setup.isolation != "rank" or setup.slots > 1 else fresh_memory
+        self._make_memory = _memory_for_children if setup.isolation == "process" or setup.slots > 1 else fresh_memory
         transport.receive_into(self._allocate)
         self._own_calls: deque[Work] = deque()
         self._own_serves: deque[Serve] = deque()

@@ -46,7 +46,8 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, TypeAlias, runtime_checkable
 
@@ -213,6 +214,20 @@ def list_handlers(event_prefix: Sequence[str] = ()) -> list[Attached]:
     """
     prefix = tuple(event_prefix)
     return [entry for event in EVENTS if event[: len(prefix)] == prefix for entry in _table[event]]
+
+
+@contextmanager
+def handlers_restored() -> Iterator[None]:
+    """Restore at the end of ``with`` the handlers that were attached before it."""
+    with _lock:
+        events, ids = dict(_table), dict(_ids)
+    try:
+        yield
+    finally:
+        with _lock:
+            _table.update(events)
+            _ids.clear()
+            _ids.update(ids)
 
 
 def has_handlers(event: Event) -> bool:

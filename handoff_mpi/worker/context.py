@@ -7,7 +7,7 @@ then.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,6 +75,11 @@ def current_task() -> TaskContext:
     return context
 
 
-def enter(context: TaskContext | None) -> None:
-    """Make ``context`` what :func:`current_task` returns."""
-    _current.set(context)
+def enter(context: TaskContext | None) -> Token[TaskContext | None]:
+    """Make ``context`` what :func:`current_task` returns; what this returns makes :func:`leave` undo it."""
+    return _current.set(context)
+
+
+def leave(token: Token[TaskContext | None]) -> None:
+    """Undo an :func:`enter`."""
+    _current.reset(token)

@@ -5,8 +5,6 @@ Whatever the user's function does (raise, call sys.exit, return what cannot be p
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,9 +16,9 @@ from handoff_mpi.callbacks import call_here
 from handoff_mpi.dag import build_call
 from handoff_mpi.encoding import EncodingError, Payload, decode, decode_code, encode
 from handoff_mpi.messages import OK, RAISED, UNPICKLABLE
-from handoff_mpi.resources.detection import usable_cpus
 from handoff_mpi.worker.context import TaskContext, enter
 from handoff_mpi.worker.process_state import ProcessState
+from handoff_mpi.worker.thread_limits import ThreadLimits
 
 #: What is reported of an error is cut to these many characters: it travels, and is printed through a launcher.
 _MESSAGE_CHARS = 4_000
@@ -218,45 +216,6 @@ def _shorten(text: str, most: int) -> str:
     if len(text) <= most:
         return text
     return f"{text[: most // 2]} [... {len(text) - most} characters left out ...] {text[len(text) - most // 2 :]}"
-
-
-class ThreadLimits:
-    """Keeps BLAS and OpenMP to the cores of the claim; touches nothing while the claim stays the same."""
-
-    def __init__(self) -> None:
-        self._cores = -1.0
-        self._modules = 0
-
-    def set(self, cores: float) -> bool:
-        """Let libraries use ``cores`` threads (at least one) from now on; return whether variables have changed."""
-        if cores == self._cores and len(sys.modules) == self._modules:
-            return False
-        has_changed = cores != self._cores
-        threads = max(1, int(cores))
-        if cores != self._cores:
-            # Libraries that are loaded later read these.
-            for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
-                os.environ[name] = str(threads)
-            _widen_affinity(threads)
-        if any(name in sys.modules for name in ("numpy", "scipy", "sklearn", "torch")):
-            import threadpoolctl
-
-            threadpoolctl.threadpool_limits(threads)
-        self._cores = cores
-        self._modules = len(sys.modules)
-        return has_changed
-
-
-def _widen_affinity(threads: int) -> None:
-    """A launcher may have bound the rank to fewer cores than its calls claim; the claim is what counts."""
-    if not hasattr(os, "sched_setaffinity"):
-        return
-    try:
-        bound = os.sched_getaffinity(0)
-        if len(bound) < threads:
-            os.sched_setaffinity(0, usable_cpus() or bound)
-    except OSError:
-        pass  # not ours to change here; the call runs on what it has
 
 
 def _use_device(index: int) -> None:

@@ -141,6 +141,11 @@ def variables_between_calls() -> dict[str, str]:
     return dict(os.environ) if _current is None else _current.variables()
 
 
+def is_in_call() -> bool:
+    """Whether a call of a function runs in this process."""
+    return _current is not None
+
+
 def _directory_now() -> str | None:
     try:
         return os.getcwd()  # noqa: PTH109 (a Path costs more than the rest)

@@ -186,6 +186,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--checkpoint", choices=CHECKPOINTS, help="which large values are written down for a run that resumes")
     add("--fresh", action="store_const", const=True, help="start over, whatever the run-dir holds")
     add("--rerun", metavar="ID", action="append", help="run this function again, and all that depend on it")
+    add(
+        "--no-seed",
+        dest="seed",
+        action="store_const",
+        const=False,
+        help="do not seed the global generators of random and numpy for each call that draws from them",
+    )
     usual = RunOptions()
     for action in parser._actions:
         value = getattr(usual, action.dest, None)

@@ -41,6 +41,7 @@ from handoff_mpi.runtime.worker_loop import say_goodbye, serve_run
 from handoff_mpi.speech import say
 from handoff_mpi.worker.calls import describe
 from handoff_mpi.worker.process_state import directory_between_calls
+from handoff_mpi.worker.randomness import noting_seeds
 from handoff_mpi.worker.spares import Spares
 
 if TYPE_CHECKING:  # of rank 0 alone
@@ -454,7 +455,9 @@ def registrations_restored() -> Iterator[None]:
 def set_up(blob: bytes, capability: Capability) -> tuple[Capability, str | None]:
     """Call ``setup(rank)``; return what the rank offers then, and what went wrong."""
     try:
-        offered = call_here(decode_code(blob), (capability.rank,), {})
+        setup = decode_code(blob)
+        with noting_seeds(setup):
+            offered = call_here(setup, (capability.rank,), {})
         if offered is not None:
             capability.registered.update(parse_resources(offered))
         capability.registered.update(registered)

@@ -299,6 +299,7 @@ class Run:
                 tells_transfers=tells_transfers,
                 pids=pids[seat.host] if rank else {},  # rank 0's loop does that itself
                 checkpoint=options.checkpoint,
+                seeds=options.seed,
                 memory_nbytes=_memory_nbytes(job.capabilities[rank]),
                 ranks_here=len(pids[seat.host]),
             )

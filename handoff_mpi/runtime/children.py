@@ -115,7 +115,7 @@ class Children:
         child = self._children[work.slot]
         if child is None:
             child = self._children[work.slot] = self._spare() or Child(
-                self._caller.rank, self._setup.run, self._setup.setup
+                self._caller.rank, self._setup.run, self._setup.setup, self._setup.seeds
             )
         wanted = [number for number in work.recipe[0] if number not in child.knows]
         if wanted:
@@ -128,7 +128,7 @@ class Children:
     def _spare(self) -> Child | None:
         if self._spares is None or self._setup.setup is not None:
             return None
-        return self._spares.take(self._setup.run)
+        return self._spares.take(self._setup.run, self._setup.seeds)
 
     def _shared_constant(self, number: int) -> Payload:
         """Return a constant in memory that all children can map."""

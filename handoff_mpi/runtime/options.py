@@ -56,6 +56,8 @@ class RunOptions:
             that took longer to compute than to write. Small ones always are.
         fresh: start over, whatever earlier launches left in the run-dir.
         rerun: ids of functions that run again when a run is resumed, with all that depend on them.
+        seed: whether calls that draw from the global generators of ``random`` or numpy are seeded, each from its id, so
+            that they draw the same numbers in each run, on any rank.
         check: raise DAGFailed if functions failed.
         result_store: ``factory(rank)`` of a custom store.
         resource_tracker: an object with register, request and release.
@@ -83,6 +85,7 @@ class RunOptions:
     checkpoint: str = "auto"
     fresh: bool = False
     rerun: Collection[Hashable] = ()
+    seed: bool = True
     check: bool = True
     result_store: Any = None
     resource_tracker: Any = None
@@ -152,7 +155,7 @@ class RunOptions:
             value = getattr(self, name)
             if not isinstance(value, str) or value not in allowed:
                 problems.append(f"{name} must be one of {', '.join(allowed)}, not {show(value)}")
-        for name in ("rank0_computes", "fresh", "check"):
+        for name in ("rank0_computes", "fresh", "seed", "check"):
             if not isinstance(getattr(self, name), bool):
                 problems.append(f"{name} must be True or False, not {show(getattr(self, name))}")
         return problems

@@ -32,6 +32,7 @@ class RunSetup:
         ranks_here: how many ranks of the host share it.
         checkpoint: which large values are written to files at once: "all", "none", or "auto", those that took
             longer to compute than to write.
+        seeds: whether calls that draw from global random generators are seeded.
     """
 
     run: str
@@ -52,3 +53,4 @@ class RunSetup:
     memory_nbytes: int = 0
     ranks_here: int = 1
     cache_nbytes: int = UNLIMITED_NBYTES
+    seeds: bool = True

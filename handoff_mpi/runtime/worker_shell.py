@@ -35,6 +35,7 @@ from handoff_mpi.runtime.relief import Relief
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.values import RankValues
 from handoff_mpi.worker.calls import Caller, CallSpec, Outcome, describe
+from handoff_mpi.worker.draws import NONE
 from handoff_mpi.worker.events import (
     Call,
     Drop,
@@ -52,6 +53,7 @@ from handoff_mpi.worker.events import (
     Work,
 )
 from handoff_mpi.worker.machine import Worker
+from handoff_mpi.worker.randomness import GlobalGenerators, seeded_by_setup
 from handoff_mpi.worker.shared import SHARED_NBYTES, allocate, mapped_nbytes
 from handoff_mpi.worker.spares import Spares
 
@@ -96,7 +98,8 @@ class WorkerShell:
             setup.tells_transfers,
             reads_files=self._values.sees_files,
         )
-        self.caller = Caller(transport.rank, setup.run)
+        seeded = NONE if setup.setup is None else seeded_by_setup()
+        self.caller = Caller(transport.rank, setup.run, GlobalGenerators(setup.seeds, seeded))
         self.lock = threading.Lock()
         self.call_serial = 0
         self.is_calling = False
@@ -398,6 +401,7 @@ class WorkerShell:
         Running children are killed: their results are not wanted any more.
         """
         self.transport.receive_into(fresh_memory)
+        self.caller.close()
         self._children.close()
         self._values.close()
         self.machine.close()

@@ -17,7 +17,9 @@ from handoff_mpi.dag import build_call
 from handoff_mpi.encoding import EncodingError, Payload, decode, decode_code, encode
 from handoff_mpi.messages import OK, RAISED, UNPICKLABLE
 from handoff_mpi.worker.context import TaskContext, enter
+from handoff_mpi.worker.draws import Generators
 from handoff_mpi.worker.process_state import ProcessState
+from handoff_mpi.worker.randomness import GlobalGenerators
 from handoff_mpi.worker.thread_limits import ThreadLimits
 
 #: What is reported of an error is cut to these many characters: it travels, and is printed through a launcher.
@@ -68,6 +70,7 @@ class Caller:
     Args:
         rank: the rank it calls for.
         run: the run's name.
+        generators: seeds the global random generators; by default for each call that draws from them.
 
     Attributes:
         blobs: encoded callables, by number.
@@ -76,7 +79,7 @@ class Caller:
             the function's own.
     """
 
-    def __init__(self, rank: int, run: str) -> None:
+    def __init__(self, rank: int, run: str, generators: GlobalGenerators | None = None) -> None:
         self.rank = rank
         self.lets_interrupt = False
         self._run = run
@@ -85,6 +88,9 @@ class Caller:
         self.constants: dict[int, Payload] = {}
         self._limits = ThreadLimits()
         self._state = ProcessState()
+        self._generators = GlobalGenerators(True) if generators is None else generators
+        self._draws: dict[tuple[int, ...], Generators] = {}
+        self._draw_nothing: set[tuple[int, ...]] = set()
 
     def learn(self, codes: Sequence[tuple[int, bytes]], constant: tuple[int, Payload] | None) -> None:
         """Take in encoded callables, or a large constant, by number."""
@@ -107,8 +113,7 @@ class Caller:
         """Load what the call needs of code. What goes wrong goes wrong in the call again, and is told there."""
         try:
             self._state.begin(self._limits.set(spec.cores))  # libraries that are loaded now read them
-            for number in spec.recipe[0]:
-                self.code(number)
+            self._find_draws(spec.recipe[0])
         except BaseException:
             pass
         finally:
@@ -131,6 +136,8 @@ class Caller:
                 self._state.enter(*spec.recipe[4])
             if spec.gpus:
                 _use_device(spec.gpus[0])
+            if spec.recipe[0] not in self._draw_nothing:
+                self._seed(spec.recipe[0], context)
             values = [self._value(*value) for value in spec.values] if spec.values else ()
             code, args, kwargs = build_call(spec.recipe, values, self.code, self._constant, self._inline)
             value = call_here(code, args, kwargs)
@@ -153,6 +160,24 @@ class Caller:
             return Outcome(RAISED, None, (UNPICKLABLE, _shorten(message, _MESSAGE_CHARS), ""), duration)
         except BaseException as error:  # the value's own code may call sys.exit as well
             return Outcome(RAISED, None, describe(error), duration)
+
+    def close(self) -> None:
+        """The run is over: this process, which may be a user's, gets its random generators back."""
+        self._generators.restore()
+
+    def _seed(self, codes: tuple[int, ...], context: TaskContext) -> None:
+        draws = self._draws.get(codes)
+        if draws is None:
+            draws = self._find_draws(codes)
+        if draws:
+            self._generators.seed(draws, context.seed)
+
+    def _find_draws(self, codes: tuple[int, ...]) -> Generators:
+        """Load the codes of a call, and return which generators it draws from."""
+        draws = self._draws[codes] = self._generators.drawn_by([self.code(number) for number in codes])
+        if not draws:
+            self._draw_nothing.add(codes)
+        return draws
 
     def _inline(self, number: int) -> Callable[..., Any]:
         code = self.code(number)

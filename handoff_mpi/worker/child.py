@@ -25,6 +25,7 @@ from handoff_mpi.messages import HOME_NBYTES, RAISED
 from handoff_mpi.process_exit import exit_process, flush_output
 from handoff_mpi.worker.calls import Caller, CallSpec, Error, Outcome, describe
 from handoff_mpi.worker.frames import DescriptorsLost, Frame, FrameReader, join, send_frame, split
+from handoff_mpi.worker.randomness import GlobalGenerators, noting_seeds, seeded_by_setup
 from handoff_mpi.worker.tokens import Tokens
 
 #: Exit handlers of a child get this long, and threads that were left running this long before that.
@@ -34,11 +35,11 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
 
-def main(descriptor: int, last_words: int, tokens: int, rank: int, run: str) -> None:
+def main(descriptor: int, last_words: int, tokens: int, rank: int, seeds: int, run: str) -> None:
     """Serve calls that arrive on the socket ``descriptor`` until it is closed.
 
     Those sent ahead begin only with one of ``tokens``. A fatal signal leaves the stack in the file ``last_words``,
-    which the rank reads.
+    which the rank reads. Calls that draw random numbers are seeded if ``seeds`` is not 0.
     """
     for each in (descriptor, last_words, tokens):
         os.set_inheritable(each, False)  # or a program that a call executes in place of this one would hold them
@@ -50,7 +51,7 @@ def main(descriptor: int, last_words: int, tokens: int, rank: int, run: str) -> 
     reader = FrameReader(sock)
     global _parent
     _parent = sock
-    server = _Server(rank, run, Tokens(tokens))
+    server = _Server(rank, run, bool(seeds), Tokens(tokens))
     try:
         while True:
             server.take(reader.read())
@@ -67,14 +68,15 @@ class _Server:
     What is sent ahead, and void, is told in :mod:`handoff_mpi.worker.ahead`.
     """
 
-    def __init__(self, rank: int, run: str, tokens: Tokens) -> None:
+    def __init__(self, rank: int, run: str, seeds: bool, tokens: Tokens) -> None:
         self._rank = rank
         self._tokens = tokens
         self._problem: Error | None = None
-        self._begin_run(run)
+        self._begin_run(run, seeds)
 
-    def _begin_run(self, run: str) -> None:
-        self._caller = Caller(self._rank, run)
+    def _begin_run(self, run: str, seeds: bool) -> None:
+        self._seeds = seeds
+        self._caller = Caller(self._rank, run, GlobalGenerators(seeds))
         self._is_void = False  # what is sent ahead, until a call comes that is not
         self._latest: Payload | None = None
         self._has_news = False
@@ -89,8 +91,9 @@ class _Server:
             self._caller.learn(message[1], None if constant is None else (constant[0], join(constant[1], buffers)))
         elif message[0] == "setup":
             self._problem = _set_up(message[1], self._rank)
+            self._caller = Caller(self._rank, message[2], GlobalGenerators(self._seeds, seeded_by_setup()))
         elif message[0] == "run":
-            self._begin_run(message[1])
+            self._begin_run(*message[1:])
         elif message[0] == "trim":
             give_back_freed_memory()
         elif message[0] == "call":
@@ -128,7 +131,9 @@ class _Server:
 def _set_up(blob: bytes, rank: int) -> Error | None:
     """Initialise this process as its rank was; what ``setup`` returns was registered there."""
     try:
-        call_here(decode_code(blob), (rank,), {})
+        setup = decode_code(blob)
+        with noting_seeds(setup):
+            call_here(setup, (rank,), {})
     except BaseException as error:
         kind, message, traceback = describe(error)
         return kind, f"setup({rank}) failed in a child process: {message}", traceback

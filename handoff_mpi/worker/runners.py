@@ -43,7 +43,7 @@ _MOST_WORDS = 4000
 CLOSE_TIMEOUT_S = 10.0
 _OWN_FRAME = f"{Path(__file__).parent.parent}/"
 _LAUNCHER_PREFIXES = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDI_", "HYDRA_", "MPIEXEC_", "MPIR_CVAR_", "PALS_")
-_IMPORTS, _CALL = "from handoff_mpi.worker.child import main", "main(*map(int, sys.argv[1:5]), sys.argv[5])"
+_IMPORTS, _CALL = "from handoff_mpi.worker.child import main", "main(*map(int, sys.argv[1:6]), sys.argv[6])"
 
 
 def environment_of_child() -> dict[str, str]:
@@ -69,6 +69,7 @@ class Child:
         rank: the rank it works for.
         run: the run's name.
         setup: dag.py's ``setup(rank)``, encoded, or None.
+        seeds: whether calls that draw random numbers are seeded.
 
     Attributes:
         is_preparing: whether it starts, or loads code, and so has not begun the call that it was given.
@@ -77,7 +78,7 @@ class Child:
         OSError: it cannot be started, or has ended already.
     """
 
-    def __init__(self, rank: int, run: str, setup: bytes | None = None) -> None:
+    def __init__(self, rank: int, run: str, setup: bytes | None = None, seeds: bool = True) -> None:
         self._sock, theirs = socket.socketpair()
         self._sock.setblocking(False)
         self._reader = FrameReader(self._sock, is_kept=True)
@@ -94,10 +95,10 @@ class Child:
         # Linux counts what the starting process had in memory as the started one's, so only a higher peak is its own.
         self._inherited_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with theirs:
-            self._process = self._start(theirs, [str(rank), run])
+            self._process = self._start(theirs, [str(rank), str(int(seeds)), run])
         if setup is not None:
             try:
-                self._send(("setup", setup))
+                self._send(("setup", setup, run))
             except OSError:
                 self.close()
                 raise
@@ -126,12 +127,12 @@ class Child:
         """Whether, once idle, it can serve another run as a child started for that would."""
         return self._outlasts_run and self._process.poll() is None and self._circumstances == _circumstances()
 
-    def begin_run(self, run: str) -> bool:
+    def begin_run(self, run: str, seeds: bool = True) -> bool:
         """Have an idle child serve ``run`` from now on; whether it can."""
         if not self.is_reusable:
             return False
         try:
-            self._send(("run", run))
+            self._send(("run", run, seeds))
         except OSError:
             return False
         self.knows.clear()

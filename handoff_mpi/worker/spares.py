@@ -14,11 +14,11 @@ class Spares:
         self._children: list[Child] = []
         self._ending: list[Child] = []
 
-    def take(self, run: str) -> Child | None:
+    def take(self, run: str, seeds: bool = True) -> Child | None:
         """Return a child that serves ``run`` from now on, as a new one would; None if there is none."""
         while self._children:
             child = self._children.pop()
-            if child.begin_run(run):
+            if child.begin_run(run, seeds):
                 return child
             self._let_end(child)
         return None

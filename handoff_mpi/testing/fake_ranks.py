@@ -7,10 +7,11 @@ other, in the thread of the test: a debugger, a mock and ``monkeypatch`` work.
 
 from __future__ import annotations
 
+import operator
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, SupportsIndex
 
 from handoff_mpi.comm import Envelope, MemoryNetwork, RankGone
 from handoff_mpi.comm.memory import MemoryTransport
@@ -64,19 +65,23 @@ def fake_ranks(
             running job.
         DAGError: an amount is wrong.
     """
-    if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= MAX_RANKS:
-        raise UsageError(f"fake_ranks(n) takes a whole number from 1 to {MAX_RANKS}, not {show(n)}")
     if jobs.current is not None:
         raise UsageError("fake_ranks cannot be used within a job, a Cluster or other fake ranks")
-    amounts = {"cpu": cpu, "memory": memory, "gpu": gpu, **resources}
-    names = _host_names(n, hosts)
-    job = _FakeJob([_capability(rank, names[rank], _of_rank(rank, n, amounts)) for rank in range(n)])
-    jobs.current = job
+    job = jobs.current = _FakeJob(capabilities_of(n, hosts, cpu=cpu, memory=memory, gpu=gpu, **resources))
     try:
         yield job
     finally:
         jobs.current = None
         job.close()
+
+
+def capabilities_of(n: int, hosts: int | Sequence[str], **amounts: Any) -> list[Capability]:
+    """Return what each of ``n`` fake ranks offers; see :func:`fake_ranks`."""
+    if isinstance(n, bool) or not isinstance(n, SupportsIndex) or not 1 <= operator.index(n) <= MAX_RANKS:
+        raise UsageError(f"fake_ranks(n) takes a whole number from 1 to {MAX_RANKS}, not {show(n)}")
+    n = operator.index(n)
+    names = _host_names(n, hosts)
+    return [_capability(rank, names[rank], _of_rank(rank, n, amounts)) for rank in range(n)]
 
 
 def _host_names(n: int, hosts: int | Sequence[str]) -> list[str]:
@@ -95,11 +100,10 @@ def _of_rank(rank: int, n: int, amounts: dict[str, Any]) -> dict[str, Any]:
     """Return what one rank has."""
     of_rank = {}
     for name, given in amounts.items():
-        if isinstance(given, Sequence) and not isinstance(given, str):
-            if len(given) != n:
-                raise UsageError(f"{name} has {len(given)} amounts for {n} ranks; give one for each rank, rank 0 first")
-            given = given[rank]
-        of_rank[name] = given
+        is_for_each = hasattr(given, "__len__") and not isinstance(given, str)  # an array of numpy is no Sequence
+        if is_for_each and len(given) != n:
+            raise UsageError(f"{name} has {len(given)} amounts for {n} ranks; give one for each rank, rank 0 first")
+        of_rank[name] = given[rank] if is_for_each else given
     return of_rank
 
 

@@ -220,6 +220,11 @@ def test_nonsense_is_refused(n, amounts, words):
         pass
 
 
+def test_numbers_may_be_those_of_numpy():
+    with fake_ranks(numpy.int64(2), cpu=numpy.array([1, 2]), gpu=numpy.float64(1)):
+        assert handoff.discover_nodes()[1] == {"cpu": 2, "memory": 16000, "gpu": 1}
+
+
 def test_amounts_are_checked():
     with pytest.raises(handoff.DAGError), fake_ranks(2, memory="lots"):
         pass

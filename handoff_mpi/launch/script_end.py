@@ -99,7 +99,7 @@ def finish(status: int, has_raised: bool) -> None:
     """End this rank, whose script has come to its end, together with its job."""
     is_started = "mpi4py.MPI" in sys.modules
     flush_output()
-    if call_site.have_differed and not has_raised:
+    if call_site.have_differed:
         meet_at_end(FAILED_PATIENCE_S + LEAVE_S if status else MEETING_S)
     if not _jobs:
         if has_raised:

@@ -177,6 +177,14 @@ def test_several_runs_a_cluster_and_a_resume(tmp_path):
     assert {*other.allocations.values(), *local.allocations.values()} <= {1, 2}
 
 
+def test_a_run_without_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with fake_ranks(3):
+        results = handoff.execute(many(4), run_dir=False)
+    assert set(results.allocations.values()) <= {1, 2}
+    assert not list(tmp_path.iterdir())
+
+
 def test_afterwards_nothing_is_left(tmp_path):
     with pytest.raises(ZeroDivisionError), fake_ranks(3):
         1 / 0  # noqa: B018

@@ -31,6 +31,7 @@ MARK = "HANDOFF_STARTED_BY"
 
 _PROC = Path("/proc")
 _LOOK_S = 0.01
+_EXECUTION_TIMEOUT_S = 0.1
 # Of the programs that multiprocessing and loky start: python -c "from ...resource_tracker import main; main(fd)".
 _TRACKER = b"resource_tracker import main"
 _DEAD = frozenset("ZX")
@@ -61,8 +62,16 @@ class Process:
 
     @property
     def is_tracker(self) -> bool:
-        """Whether it is a resource tracker."""
+        """Whether it is a resource tracker.
+
+        A process that is just executing its program has no command line for a moment.
+        """
+        _until(_EXECUTION_TIMEOUT_S, lambda: bool(_read(self.pid, "cmdline")) or not self._lives())
         return _TRACKER in _read(self.pid, "cmdline")
+
+    def _lives(self) -> bool:
+        found = _process(self.pid)
+        return found is not None and found.born == self.born and found.state not in _DEAD
 
     def signal(self, number: int) -> None:
         """Send it a signal, unless it has ended."""

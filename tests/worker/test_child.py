@@ -16,6 +16,7 @@ from collections import deque
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from handoff_mpi.dag.recipe import CONSTANT, TEMPLATE, Placeholder
@@ -428,12 +429,20 @@ def test_killed_while_calling(child):
     assert "SIGKILL" in child.how_it_died()[0]
 
 
+def wait_until_asleep(pid):
+    """Wait until a process has slept at ten looks one after the other."""
+    looks = 0
+    while looks < 10:
+        looks = looks + 1 if psutil.Process(pid).status() == psutil.STATUS_SLEEPING else 0
+        time.sleep(0.01)
+
+
 def test_killed_while_sending(child):
     """What has arrived of a frame, its memory too, is given up."""
     before = open_files(), len(shared._mapped)
     begin(child, "blocks")
     assert select.select([child], (), (), 30)[0]
-    time.sleep(0.05)  # by now it waits for the rank to read on
+    wait_until_asleep(child.pid)  # it waits for the rank to read on
     child.kill()
     with pytest.raises(EOFError):
         end(child)

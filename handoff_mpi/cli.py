@@ -186,6 +186,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--checkpoint", choices=CHECKPOINTS, help="which large values are written down for a run that resumes")
     add("--fresh", action="store_const", const=True, help="start over, whatever the run-dir holds")
     add("--rerun", metavar="ID", action="append", help="run this function again, and all that depend on it")
+    add("--accept-changes", metavar="ID", action="append", help="keep what this function gave before it changed")
     add(
         "--no-seed",
         dest="seed",

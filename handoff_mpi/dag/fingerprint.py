@@ -74,6 +74,9 @@ _DEEPEST = 20_000
 _MOST_REFINEMENTS = 500_000
 _MISSING = object()
 
+#: Id and fingerprint of a function to the fingerprint that it goes by.
+Settle: TypeAlias = "Callable[[Hashable, bytes], bytes]"
+
 _NUMBERS = frozenset({type(None), bool, int, float, complex, type(...)})
 _SIZED = frozenset({str, bytes})
 _SCALARS = _NUMBERS | _SIZED
@@ -104,14 +107,24 @@ class Fingerprints:
     Attributes:
         notes: why a function has none, by id.
         visited: how many objects, code objects and modules were looked at, each once.
+        codes: the digests of the codes of each name, in order.
+        python: Python's major and minor version.
     """
 
-    __slots__ = ("_of", "notes", "visited")
+    __slots__ = ("_of", "codes", "notes", "python", "visited")
 
-    def __init__(self, of: dict[Hashable, bytes], notes: dict[Hashable, str], visited: int) -> None:
+    def __init__(
+        self,
+        of: dict[Hashable, bytes],
+        notes: dict[Hashable, str],
+        visited: int,
+        codes: dict[str, list[bytes]] | None = None,
+    ) -> None:
         self._of = of
         self.notes = notes
         self.visited = visited
+        self.codes = {} if codes is None else codes
+        self.python = ".".join(map(str, sys.version_info[:2]))
 
     def of(self, id: Hashable) -> bytes | None:
         """Return the fingerprint of the function ``id``, 16 bytes, or None if it has none."""
@@ -121,10 +134,13 @@ class Fingerprints:
             return None
 
 
-def fingerprints(functions: Iterable[Function]) -> Fingerprints:
+def fingerprints(functions: Iterable[Function], settle: Settle | None = None) -> Fingerprints:
     """Return the fingerprints of ``functions``, which may come in any order.
 
     Time and memory are linear in the functions and what they refer to. Nothing is kept between calls.
+
+    Args:
+        settle: returns the fingerprint that a function goes by instead of its own, also where others take its value.
     """
     reader = _Reader()
     readings: list[_Reading] = []
@@ -139,11 +155,11 @@ def fingerprints(functions: Iterable[Function]) -> Fingerprints:
         else:
             readings.append(reader.read(function))
     _link(readings, number_of)
-    _combine(readings)
+    _combine(readings, settle)
     reader.graph.clear()
     of = {reading.id: reading.fingerprint for reading in readings if reading.fingerprint is not None}
     notes = {reading.id: reading.note for reading in readings if reading.note}
-    return Fingerprints(of, notes, reader.graph.visited)
+    return Fingerprints(of, notes, reader.graph.visited, reader.codes())
 
 
 @dataclass(slots=True)
@@ -178,7 +194,7 @@ def _link(readings: list[_Reading], number_of: dict[Hashable, int]) -> None:
             reading.inputs = numbers
 
 
-def _combine(readings: list[_Reading]) -> None:
+def _combine(readings: list[_Reading], settle: Settle | None) -> None:
     """Go through the DAG from its sources (Kahn 1962) and give each function its fingerprint or its note."""
     missing = [len(reading.inputs) for reading in readings]
     consumers: dict[int, list[int]] = {}
@@ -189,6 +205,9 @@ def _combine(readings: list[_Reading]) -> None:
     roots: dict[int, str] = {}  # functions without a fingerprint: the one that it starts from
     for number in ready:
         _finish(readings, number, roots)
+        reading = readings[number]
+        if settle is not None and reading.fingerprint is not None:
+            reading.fingerprint = settle(reading.id, reading.fingerprint)
         for consumer in consumers.get(number, ()):
             missing[consumer] -= 1
             if not missing[consumer]:
@@ -221,6 +240,7 @@ class _Reader:
     def __init__(self) -> None:
         self.graph = _Graph()
         self._heads: dict[tuple[int, str, str], tuple[Any, bytes]] = {}
+        self._names: dict[str, set[bytes]] = {}
         self._finder = ReferenceFinder()
 
     def read(self, function: Function) -> _Reading:
@@ -251,7 +271,12 @@ class _Reader:
         if known is None:
             rules = marshal.dumps((_RULES, sys.implementation.name, *sys.version_info[:2], version, inclusion), 2)
             known = self._heads[key] = code, _hashed(self.graph.digest(code) + rules)
+            self._names.setdefault(function.name, set()).add(known[1])
         return known[1]
+
+    def codes(self) -> dict[str, list[bytes]]:
+        """Return the digests of the codes of each name."""
+        return {name: sorted(digests) for name, digests in self._names.items()}
 
     def _plain_body(self, function: Function) -> bytes | None:
         """Id and constants at once, if they are as plain as they mostly are."""

@@ -135,7 +135,7 @@ def completed(chosen: dict[str, Any], path: Path, dag: DAG) -> RunOptions:
 
     Ids on it are text. Where no function has that text for its id, those are meant whose id is written like it.
     """
-    for name in ("keep", "rerun"):
+    for name in ("keep", "rerun", "accept_changes"):
         if isinstance(chosen.get(name), list):
             chosen[name] = [id for text in chosen[name] for id in _ids_written(text, dag)]
     late = defaults_set(_BEFORE_LOADING)

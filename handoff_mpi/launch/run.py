@@ -28,6 +28,7 @@ from handoff_mpi.errors import (
 )
 from handoff_mpi.formatting import show
 from handoff_mpi.launch.admission import find_strategy, is_builtin, refuse_what_fits_nowhere
+from handoff_mpi.launch.changes import Acceptance, explain_changes
 from handoff_mpi.launch.deadline import end_of_run
 from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.resume import Resumed, ValueFiles, resume
@@ -139,7 +140,8 @@ class Run:
         plan, files = self._plan, self._files
         files.prepare()
         self._number = self._job.next_run()
-        marks = fingerprints(self._dag) if files.path is not None else Fingerprints({}, {}, 0)
+        acceptance = Acceptance(history, plan, self._options.accept_changes)
+        marks = Fingerprints({}, {}, 0) if files.path is None else fingerprints(self._dag, acceptance.settle)
         resumed = self._resume(history, marks)
         journal = files.begin()
         self._lost_ranks_before = history.lost_ranks_before(journal.epoch)
@@ -160,13 +162,18 @@ class Run:
             _note(f"launch {journal.epoch} of {files.path}: {len(resumed.rest)} of {len(plan)} functions are done")
             if marks.notes:
                 _note(_unknown(marks.notes))
+        if history.done:
+            again = [task for task in range(len(plan)) if task not in resumed.rest]
+            for line in explain_changes(history, plan, marks, again):
+                _note(line)
         files.write_running(self._about)
         hosts = {each.rank: each.host for each in self._job.capabilities}
         slots = {rank: seat.slots for rank, seat in self._ledger.seats.items()}
         self._recorder = self._make_recorder(hosts, resumed)
         self._keys = resumed.keys
         self._chronicle = Chronicle(journal, plan, partial(_key, resumed.keys, self._run))
-        self._chronicle.begin({**self._about, "hosts": hosts, "slots": slots}, marks.of, resumed.rest)
+        about = {**self._about, "hosts": hosts, "slots": slots}
+        self._chronicle.begin(about, marks.of, resumed.rest, marks.codes, acceptance.new)
         self._home = self._make_home(resumed)
         return resumed
 

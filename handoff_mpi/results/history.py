@@ -72,6 +72,8 @@ class Launch:
         lost_ranks: those that were lost and have not come back, with the reason.
         probation: the hosts and ranks that were on probation, in words, and why.
         ended: (status, exit code), None if it ended without a word.
+        codes: the digests of the codes of each name.
+        python: Python's major and minor version; empty if that is not known.
     """
 
     epoch: int
@@ -81,6 +83,8 @@ class Launch:
     lost_ranks: dict[int, str] = field(default_factory=dict)
     probation: dict[str, str] = field(default_factory=dict)
     ended: tuple[str, int] | None = None
+    codes: dict[str, list[bytes]] = field(default_factory=dict)
+    python: str = ""
 
     def identity(self, task: int) -> Identity:
         """Return what makes ``task`` the same one in another launch."""
@@ -99,6 +103,7 @@ class History:
         deaths: how often a function's process died, of those that have not ended.
         suspects: functions that were in flight when a launch was cut short: one of them may have done it.
         setbacks: why functions were called more than once, in order.
+        accepted: by id and fingerprint, the earlier fingerprint that the function goes by: its change was accepted.
         notes: what could not be read, one line each.
     """
 
@@ -108,7 +113,17 @@ class History:
     deaths: dict[Identity, int] = field(default_factory=dict)
     suspects: set[Identity] = field(default_factory=set)
     setbacks: dict[Identity, list[Setback]] = field(default_factory=dict)
+    accepted: dict[tuple[Hashable, bytes], bytes] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def fingerprints_done(self) -> dict[Hashable, bytes]:
+        """Return the newest fingerprint of each function that was done, by id."""
+        return {
+            id: fingerprint
+            for launch in self.launches
+            for id, fingerprint, *_ in launch.tasks
+            if fingerprint is not None and (id, fingerprint) in self.done
+        }
 
     def lost_ranks_before(self, epoch: int) -> dict[int, dict[int, str]]:
         """Return the ranks that each launch before ``epoch`` lost, with the reason; only of launches that lost some."""
@@ -132,7 +147,7 @@ def history_of(segments: Iterable[Segment]) -> History:
     """Return what the segments of a journal tell, one for each launch, in order."""
     history = History()
     for segment in segments:
-        reader = _Reader(history, Launch(segment.epoch))
+        reader = _Reader(history, Launch(segment.epoch, python=".".join(segment.python.split(".")[:2])))
         history.launches.append(reader.launch)
         for record in segment.records:
             reader.take(record)
@@ -160,6 +175,13 @@ class _Reader:
 
     def _take_tasks(self, first: int, tasks: list[Any]) -> None:
         self.launch.tasks[first:] = tasks
+
+    def _take_codes(self, codes: dict[str, list[bytes]]) -> None:
+        self.launch.codes = codes
+
+    def _take_accepted(self, changes: list[tuple[Hashable, bytes, bytes]]) -> None:
+        for id, fingerprint, earlier in changes:
+            self._history.accepted[id, fingerprint] = earlier
 
     def _take_turn(self, sent: list[Any], done: list[Any], failed: list[Any], setbacks: list[Any]) -> None:
         for task, attempt, rank, started, duration, nbytes, payload, key in done:

@@ -13,6 +13,7 @@ from handoff_mpi.results.store import Key
 from handoff_mpi.scheduler import DISPATCHES, Cause, Transition
 
 _TASKS_A_RECORD = 10_000
+_NO_CODES: Mapping[str, list[bytes]] = {}
 #: Causes of which a call is made again though the function did not fail.
 SETBACKS: dict[int, str] = {Cause.RANK_LOST: RANK_LOSS, Cause.VALUE_LOST: VALUE_LOSS}
 _TOLD_OF_RANKS = frozenset({"suspect", "returned", "lost"})
@@ -35,9 +36,18 @@ class Chronicle:
         self._failed: list[Any] = []
 
     def begin(
-        self, about: Mapping[str, Any], fingerprint: Callable[[Hashable], bytes | None], restored: Iterable[int]
+        self,
+        about: Mapping[str, Any],
+        fingerprint: Callable[[Hashable], bytes | None],
+        restored: Iterable[int],
+        codes: Mapping[str, list[bytes]] = _NO_CODES,
+        accepted: Sequence[tuple[Hashable, bytes, bytes]] = (),
     ) -> None:
         """Write what the run is and its table of tasks.
+
+        Args:
+            codes: the digests of the codes of each name.
+            accepted: (id, fingerprint, the earlier one that it goes by) of changes that the user accepts.
 
         Raises:
             JournalError: it cannot be written.
@@ -55,6 +65,10 @@ class Chronicle:
                     cost = costs[id(spec.cost)] = _shown(spec.cost)
                 rows.append((name, fingerprint(name), plan.code_names[spec.code], spec.inputs, cost))
             self._journal.append(("tasks", first, rows))
+        if codes:
+            self._journal.append(("codes", dict(codes)))
+        if accepted:
+            self._journal.append(("accepted", list(accepted)))
         tasks = list(restored)
         if tasks:
             self._journal.append(("restored", tasks))

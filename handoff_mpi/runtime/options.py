@@ -56,6 +56,8 @@ class RunOptions:
             that took longer to compute than to write. Small ones always are.
         fresh: start over, whatever earlier launches left in the run-dir.
         rerun: ids of functions that run again when a run is resumed, with all that depend on them.
+        accept_changes: ids of functions, or names of their codes, that keep what earlier launches gave though they have
+            changed since, as a function that was only tidied up; those behind them keep theirs too.
         seed: whether calls that draw from the global generators of ``random`` or numpy are seeded, each from its id, so
             that they draw the same numbers in each run, on any rank.
         check: raise DAGFailed if functions failed.
@@ -85,6 +87,7 @@ class RunOptions:
     checkpoint: str = "auto"
     fresh: bool = False
     rerun: Collection[Hashable] = ()
+    accept_changes: Collection[Hashable] = ()
     seed: bool = True
     check: bool = True
     result_store: Any = None
@@ -113,7 +116,7 @@ class RunOptions:
     def _wrong_ids(self) -> list[str]:
         """Return what is wrong with ids; those of handles are put into their place."""
         problems = []
-        for name in ("keep", "rerun"):
+        for name in ("keep", "rerun", "accept_changes"):
             given = getattr(self, name)
             if name == "keep" and isinstance(given, str) and given == "all":
                 continue

@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 
 import numpy
 import pytest
 
 import handoff_mpi as handoff
-from handoff_mpi import DAG, Function
+from handoff_mpi import DAG, Function, load
 from handoff_mpi.errors import UsageError
 from handoff_mpi.results.journal import Journal
 from handoff_mpi.results.run_dir import lock_run_dir_soon
@@ -299,7 +300,8 @@ handoff.execute_local(dag, run_dir=sys.argv[1])
 
 
 def test_two_runs_on_one_run_dir_are_refused(calls, tmp_path, monkeypatch):
-    monkeypatch.setattr("handoff_mpi.launch.run.lock_run_dir_soon", lambda run_dir: lock_run_dir_soon(run_dir, 0.2))
+    at_once = partial(lock_run_dir_soon, wait_s=0.2)
+    monkeypatch.setattr("handoff_mpi.launch.run_files.lock_run_dir_soon", at_once)
     process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "run")])
     try:
         end = time.monotonic() + 20
@@ -361,3 +363,89 @@ def test_a_checkpoint_that_cannot_be_written_is_said_once_and_costs_no_result(ca
 def test_load_refuses_what_is_no_path(path):
     with pytest.raises(UsageError, match="load takes the path of a run-dir, not "):
         handoff.load(path)
+
+
+# -- what has changed, and what of it is accepted ---------------------------------------------------------
+
+
+def one(number):
+    return number
+
+
+def one_tidied(number):
+    """The same, but not to a machine."""
+    assert number >= 0
+    return number
+
+
+one_tidied.__name__ = one_tidied.__qualname__ = "one"
+
+
+def changing(calls, code=one, first=1):
+    dag = DAG("changing")
+    ids = [dag.add_function(Function(("one", number), (), code, [number])).id for number in range(5)]
+    dag.add_function(Function("sum", ids, lambda *values: noted(str(calls.path), "sum", first, *values)))
+    return dag
+
+
+def test_a_run_says_why_functions_run_again(calls, tmp_path, capsys):
+    run(changing(calls), tmp_path)
+    run(changing(calls), tmp_path)
+    assert "changed" not in capsys.readouterr().err
+    run(changing(calls, one_tidied), tmp_path)
+    said = capsys.readouterr().err
+    assert "the code of 'one' changed: 5 functions run again" in said
+    assert "1 function runs again behind them" in said
+    assert "--accept-changes NAME" in said
+    run(changing(calls, one_tidied, first=2), tmp_path)  # what a code is bound to is of it
+    assert "<lambda>' changed: 1 function runs again" in capsys.readouterr().err
+
+
+def test_a_run_says_that_arguments_changed(calls, tmp_path, capsys):
+    run(chain(calls), tmp_path)
+    run(chain(calls, first=2), tmp_path)
+    said = capsys.readouterr().err
+    assert "the arguments of 'a' changed: 1 function runs again" in said
+    assert "2 functions run again behind them" in said
+
+
+@pytest.mark.parametrize("named", ["one", *[("one", number) for number in range(5)]], ids=str)
+def test_changes_that_are_accepted_stay_so(named, calls, tmp_path, capsys):
+    run(changing(calls), tmp_path)
+    calls.take()
+    accepted = [named] if named == "one" else [("one", number) for number in range(5)]
+    results = run(changing(calls, one_tidied), tmp_path, accept_changes=accepted)
+    assert (results["sum"], calls.take()) == (11, [])
+    run(changing(calls, one_tidied), tmp_path)  # without a word, what was accepted once is
+    assert calls.take() == []
+    run(changing(calls), tmp_path)  # and what it was before is, too
+    assert calls.take() == []
+    assert "changed" not in capsys.readouterr().err
+
+
+def test_a_later_change_is_another_one(calls, tmp_path):
+    run(chain(calls), tmp_path)
+    run(chain(calls, first=2), tmp_path, accept_changes=["a"])
+    calls.take()
+    run(chain(calls, first=3), tmp_path)
+    assert calls.take() == ["a", "b", "c"]
+
+
+def test_accepted_changes_name_what_is_there(calls, tmp_path):
+    with pytest.raises(UsageError, match="accept_changes names 'z', which is neither a function of the DAG nor"):
+        run(chain(calls), tmp_path, accept_changes=["z"])
+
+
+def test_accepted_changes_on_the_command_line(handoff, tmp_path):
+    text = "from handoff_mpi import DAG, Function\ndef f(): return {}\n"
+    text += "dag = DAG('d')\ndag.add_function(Function(7, (), f))\n"
+    (tmp_path / "dag.py").write_text(text.format(1))
+    assert handoff("run", "--run-dir", "run", "dag.py").rc == 0
+    (tmp_path / "dag.py").write_text(text.format(2))
+    for words in (["--accept-changes", "7"], ["--accept-changes", "f"], []):
+        ended = handoff("run", "--run-dir", "run", *words, "dag.py")
+        assert ended.rc == 0, ended.err
+        assert load(tmp_path / "run")[7] == 1
+    (tmp_path / "dag.py").write_text(text.format(3))
+    assert "the code of 'f' changed: 1 function runs again" in handoff("run", "--run-dir", "run", "dag.py").err
+    assert load(tmp_path / "run")[7] == 3

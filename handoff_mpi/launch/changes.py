@@ -1,0 +1,104 @@
+"""What has changed since an earlier launch: why functions run again that were done, and which changes are accepted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Hashable
+
+from handoff_mpi.callbacks import shown
+from handoff_mpi.dag import Plan
+from handoff_mpi.dag.fingerprint import Fingerprints
+from handoff_mpi.errors import UsageError
+from handoff_mpi.results.history import History
+
+_MAX_LINES = 3
+
+
+class Acceptance:
+    """Which functions keep the values that earlier launches gave them, though they have changed.
+
+    What was accepted once is accepted for good: it is in the journal.
+
+    Args:
+        history: of earlier launches.
+        plan: of the functions as they are now.
+        accepted: ids of functions, or names of their codes, whose changes are accepted now.
+
+    Attributes:
+        new: (id, fingerprint, the fingerprint that it stands for) of each change that is accepted now.
+
+    Raises:
+        UsageError: ``accepted`` names what is neither.
+    """
+
+    def __init__(self, history: History, plan: Plan, accepted: Collection[Hashable]) -> None:
+        self.new: list[tuple[Hashable, bytes, bytes]] = []
+        self._before = history.accepted
+        self._ids = _ids_meant(plan, accepted)
+        self._done = history.fingerprints_done() if self._ids else {}
+
+    def settle(self, id: Hashable, fingerprint: bytes) -> bytes:
+        """Return the fingerprint by which the function ``id`` goes, which has ``fingerprint`` by now."""
+        known = self._before.get((id, fingerprint))
+        if known is None and id in self._ids:
+            known = self._done.get(id)
+            if known is not None and known != fingerprint:
+                self.new.append((id, fingerprint, known))
+        return fingerprint if known is None else known
+
+
+def _ids_meant(plan: Plan, accepted: Collection[Hashable]) -> set[Hashable]:
+    meant, wanted = set(), set(accepted)
+    if wanted:
+        for task, id in enumerate(plan.ids):
+            if id in wanted or plan.code_names[plan.specs[task].code] in wanted:
+                meant.add(id)
+    unknown = [name for name in accepted if name not in plan.number_of and name not in plan.code_names]
+    if unknown:
+        what = ", ".join(map(shown, unknown))
+        raise UsageError(f"accept_changes names {what}, which is neither a function of the DAG nor the name of a code")
+    return meant
+
+
+def explain_changes(history: History, plan: Plan, marks: Fingerprints, again: Collection[int]) -> list[str]:
+    """Return why functions run again that an earlier launch has done, the most frequent reasons first.
+
+    Args:
+        marks: the fingerprints of the functions as they are now.
+        again: the numbers of the functions that run.
+    """
+    done = history.fingerprints_done() if again else {}
+    changed = {task for task in again if (id := plan.ids[task]) in done and marks.of(id) not in (None, done[id])}
+    if not changed:
+        return []
+    reasons: Counter[str] = Counter()
+    behind = 0
+    for task in sorted(changed):
+        reason = _reason(history, plan, marks, task, changed)
+        reasons[reason] += bool(reason)
+        behind += not reason
+    lines = [f"{reason}: {_functions(count)} again" for reason, count in reasons.most_common() if reason]
+    rest = len(lines) - _MAX_LINES
+    if rest > 0:
+        lines[_MAX_LINES:] = [f"{rest} more changes of this kind"]
+    if behind:
+        lines.append(f"{_functions(behind)} again behind them")
+    return [*lines, "--accept-changes NAME keeps what a function gave before it changed"]
+
+
+def _reason(history: History, plan: Plan, marks: Fingerprints, task: int, changed: Collection[int]) -> str:
+    """Return why a function is not what it was; an empty string if that is only because of its inputs."""
+    before, spec = history.launches[-1], plan.specs[task]
+    name = plan.code_names[spec.code]
+    if before.python and before.python != marks.python:
+        return f"Python is {marks.python} now and was {before.python}"
+    if before.codes and before.codes.get(name) != marks.codes.get(name):
+        return f"the code of {name!r} changed"
+    if any(each in changed for each in spec.inputs):
+        return ""
+    what = "the arguments of " if before.codes else ""
+    return f"{what}{shown(plan.ids[task])} changed"
+
+
+def _functions(count: int) -> str:
+    return f"{count} functions run" if count != 1 else "1 function runs"

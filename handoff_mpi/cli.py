@@ -21,6 +21,7 @@ from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch.environment import is_under_launcher, rank_by_launcher
 from handoff_mpi.launch.signals import stop_before_the_start
 from handoff_mpi.process_exit import exit_python
+from handoff_mpi.python_path import ModuleName
 from handoff_mpi.results.run_dir import lock_for_supervisor, note_arrived, take_mark, use_run_dir
 from handoff_mpi.runtime.options import CHECKPOINTS, ISOLATIONS, ON_FAILURE, RESULTS_ON, RunOptions
 from handoff_mpi.speech import say
@@ -146,6 +147,9 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(function=_check)
     for verb in (run, check):
         verb.add_argument("target", metavar="dag.py[:name]", help="holds `dag`, or `build(args)`; args follow --")
+        verb.add_argument(
+            "-m", dest="is_module", action="store_true", help="name a module, package.module[:name], instead"
+        )
         _add_options(verb)
     _add_doctor(verbs)
     return parser
@@ -264,16 +268,20 @@ def _run(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
         raise UsageError("--hosts and --mpirun-args are for `run -n N`, which launches mpirun itself")
     if not is_under_launcher():
         mark_descendants()
-        return command.tell_refusal(chosen, command.lead(jobs.local_job(), given.target, args, chosen))
+        return command.tell_refusal(chosen, command.lead(jobs.local_job(), _target(given), args, chosen))
     if rank_by_launcher():
         command.ignore_signals()
     if "run_dir" in chosen:
         note_arrived(chosen["run_dir"])
     job = jobs.current = jobs.mpi_job(join_limit=RunOptions(**chosen).join_limit)
     if job.rank == 0:
-        command.end(job, command.tell_refusal(chosen, command.lead(job, given.target, args, chosen)))
+        command.end(job, command.tell_refusal(chosen, command.lead(job, _target(given), args, chosen)))
     command.serve(job)
     return EXIT_DONE
+
+
+def _target(given: argparse.Namespace) -> str:
+    return ModuleName(given.target) if given.is_module else str(given.target)
 
 
 def _launch(given: argparse.Namespace, own: list[str], args: list[str], options: RunOptions) -> int:
@@ -359,7 +367,7 @@ def _check(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
     code = EXIT_DONE
     try:
         jobs.current = job
-        file, dag = command.load(job, given.target, args)
+        file, dag = command.load(job, _target(given), args)
         if dag is not None:
             options = command.completed(chosen, file.path, dag)
             print(describe_fit(job.ledger(options), dag, options), flush=True)

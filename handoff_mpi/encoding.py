@@ -6,9 +6,9 @@ A payload is a tuple whose first item says what follows:
 - ``(PICKLED, head, *buffers)``: pickle protocol 5, ``head`` with the objects, ``buffers`` with the memory of
   large arrays out of band, so that it is neither copied here nor limited to 2 GiB.
 
-Functions and classes of ``__main__``, of ``dag.py`` and lambdas go by value (cloudpickle); everything else
-goes by the C pickler. What comes from ``dag.py`` finds its globals in one namespace of each process, as in a
-module: what ``setup(rank)`` puts there, other functions see.
+Functions and classes of ``__main__``, of ``dag.py`` and lambdas go by value (:mod:`handoff_mpi.by_value`); everything
+else goes by the C pickler. What comes from ``dag.py`` finds its globals in one module of each process
+(:mod:`handoff_mpi.carried_modules`): what ``setup(rank)`` puts there, other functions see.
 
 Decoding makes a fresh object each time, so that no consumer sees what another did to its inputs; the memory of
 out-of-band arrays is shared instead, and read-only for that reason. Arrays of cupy travel through host memory, and are
@@ -21,13 +21,12 @@ import copyreg
 import io
 import itertools
 import pickle
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import FunctionType, ModuleType
 from typing import Any, TypeAlias
 
-import cloudpickle
-
+from handoff_mpi.by_value import ByValuePickler, Reducers, holds_names, is_in_place
+from handoff_mpi.carried_modules import carry, reading_originals
 from handoff_mpi.errors import HandoffError
 from handoff_mpi.formatting import show
 from handoff_mpi.staging import reducers as reducers_of_devices
@@ -36,9 +35,6 @@ PLAIN = 0
 PICKLED = 1
 
 Payload: TypeAlias = "tuple[Any, ...]"
-
-#: By type, what pickle is to make of an object: see ``object.__reduce__``.
-Reducers: TypeAlias = "Mapping[type, Callable[[Any], tuple[Any, ...]]]"
 
 #: The payload of None, which most functions return that are called for their effects.
 NOTHING: Payload = (PLAIN, None)
@@ -51,11 +47,9 @@ _NUMBERS = frozenset({type(None), bool, float, complex})
 _SIZED = frozenset({str, bytes})
 _NO_REDUCERS: Reducers = {}
 
-# Modules whose contents other processes cannot import; their names, as they appear inside a pickle.
-_by_value: set[bytes] = {b"__main__", b"__mp_main__"}
-_carried: list[ModuleType] = []
-_namespaces: dict[str, dict[str, Any]] = {}
-_loading = threading.local()
+
+# The globals of functions in payloads of versions that had no carried modules.
+_namespaces: dict[tuple[str, str], dict[str, Any]] = {}
 
 
 class EncodingError(HandoffError):
@@ -64,19 +58,12 @@ class EncodingError(HandoffError):
 
 def carry_by_value(module: ModuleType) -> None:
     """Make functions and classes of ``module`` travel by value: no other process can import it."""
-    cloudpickle.register_pickle_by_value(module)
-    _by_value.add(module.__name__.encode())
-    _carried.append(module)
+    carry(module)
 
 
 def namespace(name: str, file: str) -> dict[str, Any]:
-    """Return the globals that functions of a module that travels by value share in this process."""
-    known = _namespaces.get(name)
-    if known is None:
-        return _namespaces.setdefault(name, {"__name__": name, "__file__": file})
-    # Whatever the pickle brings along for it must not overwrite what it holds by now.
-    _loading.before.append((known, dict(known)))
-    return known
+    """Return the globals of functions that an earlier version has written into a value."""
+    return _namespaces.setdefault((name, file), {"__name__": name, "__file__": file})
 
 
 def encode(value: Any) -> Payload:
@@ -101,15 +88,55 @@ def encode_in_band(value: Any) -> Payload:
     return (PLAIN, value) if is_plain(value) else (PICKLED, _dumps(value, None))
 
 
-def why_not_loadable(value: Any) -> str:
-    """Return why other processes cannot unpickle ``value`` as it is, without its classes; empty if they can."""
+class CarriedId:
+    """An id of a class of ``dag.py``, on its way to other processes: unpickled, it is the id itself.
+
+    Args:
+        id: the id.
+
+    Raises:
+        EncodingError: it cannot be pickled.
+    """
+
+    __slots__ = ("_blob", "_text")
+
+    def __init__(self, id: Any) -> None:
+        self._blob = _dumps(id, None)
+        self._text = show(id)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return received_id, (self._blob, self._text)
+
+
+class UnreadableId:
+    """Stands for an id whose class this process cannot load; it shows itself as the id does."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def received_id(blob: bytes, text: str) -> Any:
+    """Return an id that has come from another process. An id that cannot be read ends no rank."""
     try:
-        head = pickle.dumps(value, protocol=5)
-    except Exception as error:
-        return f"cannot be pickled ({_describe(error)})"
-    if any(module.__name__.encode() in head for module in _carried):
-        return "is of a class of dag.py, which other ranks cannot load"
-    return ""
+        return _loads(blob)
+    except Exception:
+        return UnreadableId(text)
+
+
+def sendable_id(id: Any) -> Any:
+    """Return what stands for ``id`` in messages and files: the id itself, if any process can unpickle it.
+
+    Raises:
+        EncodingError: none can.
+    """
+    try:
+        head = pickle.dumps(id, protocol=5)
+    except Exception:
+        return CarriedId(id)
+    return CarriedId(id) if holds_names(head) else id
 
 
 def dumps(value: Any, reducers: Reducers) -> bytes:
@@ -163,7 +190,8 @@ def decode_writable(payload: Payload) -> Any:
         return payload[1]
     buffers = [part if not memoryview(part).readonly else bytearray(part) for part in payload[2:]]
     try:
-        return _loads(payload[1], buffers)
+        with reading_originals():
+            return _loads(payload[1], buffers)
     except Exception as error:
         raise EncodingError(f"a value could not be unpickled: {_describe(error)}") from error
 
@@ -189,7 +217,7 @@ def encode_code(code: Callable[..., Any]) -> bytes:
     Raises:
         EncodingError: it, or something it refers to, cannot be pickled.
     """
-    return _dumps(code, None)
+    return _dumps(code, None, is_code=True)
 
 
 def decode_code(blob: bytes) -> Callable[..., Any]:
@@ -225,18 +253,18 @@ class _Collector:
         return False
 
 
-def _dumps(value: Any, collector: _Collector | None, reducers: Reducers = _NO_REDUCERS) -> bytes:
+def _dumps(value: Any, collector: _Collector | None, reducers: Reducers = _NO_REDUCERS, is_code: bool = False) -> bytes:
     try:
         head = _dumps_plainly(value, collector, reducers)
-        if not any(name in head for name in _by_value):
+        if not holds_names(head):
             return head
     except Exception:
-        pass  # cloudpickle takes more, and says better what it does not take
+        pass  # the other pickler takes more, and says better what it does not take
     if collector is not None:
         collector.buffers.clear()
     try:
         with io.BytesIO() as file:
-            _ByValuePickler(file, collector, reducers).dump(value)
+            _Pickler(file, collector, reducers, is_code).dump(value)
             return file.getvalue()
     except Exception as error:
         raise EncodingError(f"{show(value)} cannot be pickled: {_describe(error)}") from error
@@ -253,46 +281,23 @@ def _dumps_plainly(value: Any, collector: _Collector | None, reducers: Reducers)
         return file.getvalue()
 
 
-class _ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Cloudpickle, but the globals of carried modules travel by name: see :func:`namespace`."""
+class _Pickler(ByValuePickler):
+    """Arrays on devices too; and code inside a value that ``reducers`` are for is left to itself."""
 
-    def __init__(self, file: io.BytesIO, collector: _Collector | None, reducers: Reducers) -> None:
-        super().__init__(file, protocol=5, buffer_callback=collector)
-        self._reducers = {**reducers_of_devices(), **reducers}
+    def __init__(self, file: io.BytesIO, collector: _Collector | None, reducers: Reducers, is_code: bool) -> None:
+        super().__init__(file, collector, {**reducers_of_devices(), **reducers}, is_code)
         self._leaves_code_alone = bool(reducers)
-        # Where cloudpickle keeps, by identity, what stands for a function's globals in a pickle.
-        self.globals_ref.update((id(vars(module)), _Globals(module)) for module in _carried)
 
     def reducer_override(self, obj: Any) -> Any:
         """Called by pickle for whatever it knows no form of its own for."""
-        reduce = self._reducers.get(type(obj))
-        if reduce is not None:
-            return reduce(obj)
         reduced = super().reducer_override(obj)
-        if self._leaves_code_alone and reduced is not NotImplemented and isinstance(obj, (FunctionType, type)):
+        if self._leaves_code_alone and isinstance(obj, (FunctionType, type)) and is_in_place(reduced):
             _dumps(obj, None)  # or it would share what stands for this value's objects with all that call it
         return reduced
 
 
-class _Globals(dict[str, Any]):
-    """Stands for a carried module's globals in a pickle."""
-
-    def __init__(self, module: ModuleType) -> None:
-        super().__init__(__name__=module.__name__, __file__=str(module.__file__))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return namespace, (self["__name__"], self["__file__"])
-
-
 def _loads(blob: bytes, buffers: Iterable[Any] = ()) -> Any:
-    outer = getattr(_loading, "before", None)
-    _loading.before = []
-    try:
-        return pickle.loads(blob, buffers=buffers)
-    finally:
-        for known, before in reversed(_loading.before):
-            known.update(before)
-        _loading.before = outer
+    return pickle.loads(blob, buffers=buffers)
 
 
 def _describe(error: BaseException) -> str:

@@ -17,6 +17,16 @@ _first_path = [entry for entry in sys.path if isinstance(entry, str)]
 _STDLIB = os.path.dirname(os.__file__)  # noqa: PTH120
 
 
+#: Directories of this process alone: on another host, one of that name could be anybody's.
+_private: list[str] = []
+
+
+class ModuleName(str):
+    """The name of a module, where a path could stand as well."""
+
+    __slots__ = ()
+
+
 def python_command() -> list[str]:
     """Return the words that start this interpreter with the flags of this process."""
     import subprocess
@@ -59,6 +69,17 @@ def add_directories(directories: Iterable[str]) -> None:
         if directory not in sys.path:
             sys.path.insert(position, directory)
             position += 1
+
+
+def add_private_directory(directory: str) -> None:
+    """Have this process, and the children that it starts, import from a directory that is theirs alone."""
+    _private.append(directory)
+    sys.path.append(directory)
+
+
+def shared_path() -> list[str]:
+    """Return what other ranks are to have on ``sys.path``."""
+    return [entry for entry in sys.path if isinstance(entry, str) and entry not in _private]
 
 
 def _behind_stdlib() -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import GeneratorType
 from typing import Any, TypeAlias
 
+from handoff_mpi.by_value import one_state
 from handoff_mpi.dag.function import AS_LIST, REFERENCES, Argument, Collocated, Function, input_id
 from handoff_mpi.dag.function import INLINE as INLINE_TYPE
 from handoff_mpi.dag.handle import UnresolvedHandle
@@ -22,6 +23,7 @@ from handoff_mpi.dag.references import ReferenceFinder, describe_hidden, hidden_
 from handoff_mpi.dag.surroundings import surroundings_of
 from handoff_mpi.encoding import (
     PLAIN,
+    CarriedId,
     EncodingError,
     Payload,
     dumps,
@@ -30,7 +32,7 @@ from handoff_mpi.encoding import (
     encode_in_band,
     is_plain,
     nbytes_of,
-    why_not_loadable,
+    sendable_id,
 )
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show
@@ -93,6 +95,7 @@ class Plan:
     def __init__(self, keep: str | Collection[Hashable] = (), directory: str = ".") -> None:
         self._directory = directory
         self.ids: list[Hashable] = []
+        self._odd_ids: dict[int, CarriedId] = {}
         self.recipes: list[Recipe] = []
         self.sources: list[tuple[tuple[int, Codec | None], ...]] = []
         self.specs: list[TaskSpec] = []
@@ -130,18 +133,9 @@ class Plan:
             self.number_of[function.id] = len(self.ids)
             self.ids.append(function.id)
         self._bare_sources += [None] * (len(self.ids) - first)
-        odd = [id for id in self.ids[first:] if not is_plain_id(id)]
-        problems = [f"the id {show(id)} {why}; use a string or a tuple" for id in odd if (why := why_not_loadable(id))]
-        for function in regular:
-            try:
-                self._freeze(function)
-            except EncodingError as error:
-                problems += [f"function {show(function.id)}: {problem}" for problem in self._why(function, error)]
-                self._append_nothing()
-            except RecursionError:
-                nested = "its inline functions or arguments are nested too deep"
-                problems.append(f"function {show(function.id)}: {nested}")
-                self._append_nothing()
+        problems = list(self._make_ids_sendable(first))
+        with one_state():
+            problems += self._freeze_all(regular)
         unknown = self._keep - self.number_of.keys()
         problems += [f"keep names {show(id)}, which is no regular function" for id in unknown]
         if problems:
@@ -151,6 +145,35 @@ class Plan:
         for number, function in enumerate(regular, first):
             self.specs.append(self._spec(number, function, groups.get(number), number in kept, number in staying))
         return self.specs[first:]
+
+    def _make_ids_sendable(self, first: int) -> Iterable[str]:
+        """Prepare the ids of tasks from ``first`` on for other processes; yield what is wrong with them."""
+        for number, id in enumerate(self.ids[first:], first):
+            if is_plain_id(id):
+                continue
+            try:
+                sent = sendable_id(id)
+            except EncodingError as error:
+                yield f"the id {error}; use a string or a tuple"
+                continue
+            if sent is not id:
+                self._odd_ids[number] = sent
+
+    def sent_id(self, number: int) -> Any:
+        """Return what stands for the id of a task in messages and files."""
+        return self._odd_ids.get(number, self.ids[number]) if self._odd_ids else self.ids[number]
+
+    def _freeze_all(self, functions: Iterable[Function]) -> Iterable[str]:
+        """Freeze ``functions``; yield what is wrong with those that cannot be frozen."""
+        for function in functions:
+            try:
+                self._freeze(function)
+            except EncodingError as error:
+                yield from (f"function {show(function.id)}: {problem}" for problem in self._why(function, error))
+                self._append_nothing()
+            except RecursionError:
+                yield f"function {show(function.id)}: its inline functions or arguments are nested too deep"
+                self._append_nothing()
 
     def _why(self, function: Function, error: EncodingError) -> list[str]:
         """Return what is wrong with a function that cannot be frozen, a line each."""

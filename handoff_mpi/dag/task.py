@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any, overload
 
 from handoff_mpi.binding import PASSES_ON
+from handoff_mpi.carried_modules import look_up
 from handoff_mpi.dag.function import Function
 from handoff_mpi.dag.graph import current_dag
 from handoff_mpi.dag.handle import Handle
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show
+from handoff_mpi.rebuilding import BY_NAME
 
 _OPTIONS = {field.name for field in dataclasses.fields(Function)} - {"args", "code", "extra_args", "kwargs"}
 
@@ -58,11 +61,19 @@ class Task:
         name = getattr(self.code, "__name__", None)
         return name if isinstance(name, str) and name else "task"
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        name = vars(self).get("__qualname__")
+        module = sys.modules.get(vars(self).get("__module__") or "")
+        if type(name) is str and module is not None and look_up(vars(module), name) is self:
+            return name  # as the function that it stands for
+        return self._parts()
+
+    def _parts(self) -> tuple[Any, ...]:
         return Task, (self.code, self._options)
 
 
 PASSES_ON[Task] = lambda task: task.code  # where no DAG is being built, as on a rank
+BY_NAME[Task] = Task._parts
 
 
 @overload

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from handoff_mpi.callbacks import call_here
+from handoff_mpi.carried_modules import copies_entered, take_sources
 from handoff_mpi.comm import Envelope, MemoryNetwork, RankGone
 from handoff_mpi.descendants import end_descendants, mark_descendants
 from handoff_mpi.encoding import decode_code, encode_code
@@ -25,7 +26,7 @@ from handoff_mpi.launch.environment import size_by_launcher
 from handoff_mpi.launch.local_ranks import kill_stopped_ranks
 from handoff_mpi.launch.mpi_start import bounded_start, join_timeout_s
 from handoff_mpi.messages import ASKED, BYE, ENDS, LEAVE, SETUP, START
-from handoff_mpi.python_path import add_directories
+from handoff_mpi.python_path import add_directories, shared_path
 from handoff_mpi.resources import Amounts, Capability, parse_resources
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.resources.capability import MAX_SLOTS
@@ -139,7 +140,7 @@ class Job:
         blob = self.setup = encode_code(setup)
         others = [rank for rank in range(1, self.size) if rank not in self.gone]
         for rank in others:
-            self.transport.send(rank, (SETUP, 0, blob, sys.path))
+            self.transport.send(rank, (SETUP, 0, blob, shared_path()))
         answers = {0: set_up(blob, self.capabilities[0])}
         end, next_look = clock() + SETUP_S, clock() + LOOK_S
         pace = Pace(self.transport.bell)
@@ -338,6 +339,7 @@ class Job:
 
     def _serve_run(self, setup: RunSetup, pending: list[Envelope], spares: Spares) -> tuple[Any, list[Envelope]]:
         add_directories(setup.paths)
+        take_sources(setup.sources)
         if not self.is_mpi:
             return serve_run(self.transport, setup, pending, self.is_threaded, self.leave, None, spares)
         from handoff_mpi.comm import mpi
@@ -455,9 +457,10 @@ def registrations_restored() -> Iterator[None]:
 def set_up(blob: bytes, capability: Capability) -> tuple[Capability, str | None]:
     """Call ``setup(rank)``; return what the rank offers then, and what went wrong."""
     try:
-        setup = decode_code(blob)
-        with noting_seeds(setup):
-            offered = call_here(setup, (capability.rank,), {})
+        with copies_entered():
+            setup = decode_code(blob)
+            with noting_seeds(setup):
+                offered = call_here(setup, (capability.rank,), {})
         if offered is not None:
             capability.registered.update(parse_resources(offered))
         capability.registered.update(registered)

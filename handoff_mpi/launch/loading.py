@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,8 +19,12 @@ from handoff_mpi.callbacks import call_here
 from handoff_mpi.dag import DAG
 from handoff_mpi.encoding import carry_by_value
 from handoff_mpi.errors import DAGError, HandoffError, Interrupted, UsageError
-from handoff_mpi.python_path import add_directories
+from handoff_mpi.python_path import ModuleName, add_directories
 from handoff_mpi.worker.calls import describe
+
+#: Begins the names of modules whose files have names that nothing can be imported by.
+PREFIX = "handoff_dag_"
+_RELATIVE = re.compile(rb"^\s*from\s+\.", re.MULTILINE)
 
 
 @dataclass(slots=True)
@@ -39,18 +46,25 @@ def load_dag_file(target: str, args: list[str]) -> DagFile:
     """Load ``path`` or ``path:name`` and return what it holds.
 
     Args:
-        target: a Python file with a ``dag`` or a ``build(args)``; ``:name`` picks another name.
+        target: a Python file, or a :class:`ModuleName`, with a ``dag`` or a ``build(args)``; ``:name`` picks another
+            name.
         args: what followed ``--``; given to ``build``.
 
     Raises:
         UsageError: there is no such file, it cannot be loaded, or holds no DAG.
     """
-    path, name = _split(target)
-    module = _import(path)
+    name: str | None
+    if isinstance(target, ModuleName):
+        module_name, _, name = target.partition(":")
+        spec, path = _find_module(module_name)
+    else:
+        path, name = _split(target)
+        spec = _spec_of_file(path)
+    module = _import(spec, path)
     setup = getattr(module, "setup", None)
     if setup is not None and not callable(setup):
         raise UsageError(f"{path}: setup must be a function of the rank, not {setup!r}")
-    return DagFile(path, setup, lambda: _dag(module, path, name, args))
+    return DagFile(path, setup, lambda: _dag(module, path, name or None, args))
 
 
 def _split(target: str) -> tuple[Path, str | None]:
@@ -75,14 +89,88 @@ def _why_no_file(path: str) -> str:
         return f"cannot be read ({error})"
 
 
-def _import(path: Path) -> ModuleType:
-    add_directories([str(path.parent)])
-    name = "handoff_dag_" + "".join(c if c.isalnum() else "_" for c in path.stem)
+def _find_module(name: str) -> tuple[ModuleSpec, Path]:
+    add_directories([str(Path.cwd())])  # as ``python -m`` does
+    try:
+        spec = call_here(importlib.util.find_spec, (name,), {})
+    except BaseException as error:  # the packages that it is in are imported for that
+        raise UsageError(f"the module {name} cannot be found: {type(error).__name__}: {describe(error)[1]}") from error
+    if spec is None or spec.loader is None or not spec.has_location:
+        raise UsageError(f"there is no module {name} that is a Python file; name the module that holds the DAG")
+    return spec, Path(spec.origin or "").absolute()
+
+
+def _spec_of_file(path: Path) -> ModuleSpec:
+    """Return how a file is loaded: as a module that a fresh Python imports by the same name, if there can be one."""
+    real = Path(os.path.realpath(path))  # Python adds the directory of that, too
+    package = _package_of(real)
+    add_directories([str(real.parents[package.count(".") + 1] if package else real.parent)])
+    name = f"{package}.{real.stem}" if package else _name_of(real, path)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{path} is no Python file (its name must end in .py)")
+    if package:
+        try:
+            call_here(importlib.import_module, (package,), {})
+        except BaseException as error:
+            raise UsageError(f"{path}: its package {package} cannot be imported: {_where(error, path)}") from error
+    return spec
+
+
+def _package_of(path: Path) -> str:
+    """Return the package that a file with relative imports is in; empty for other files."""
+    try:
+        if not _RELATIVE.search(path.read_bytes()):
+            return ""
+    except OSError:
+        return ""
+    names: list[str] = []
+    for directory in path.parents:
+        if not (directory / "__init__.py").is_file() or not directory.name.isidentifier():
+            break
+        names.insert(0, directory.name)
+    return ".".join(names)
+
+
+def _name_of(real: Path, path: Path) -> str:
+    if _is_importable(real, path):
+        return real.stem
+    name = PREFIX + "".join(c if c.isalnum() else "_" for c in path.stem)
+    while name in sys.modules and not _is_from(sys.modules[name], path):
+        name += "_"
+    return name
+
+
+def _is_importable(real: Path, path: Path) -> bool:
+    """Whether ``import`` of its stem finds this file, and would find nothing without it."""
+    stem = real.stem
+    if real.suffix != ".py" or "." in stem or not stem.isprintable() or stem.startswith("handoff_mpi"):
+        return False
+    if stem in sys.builtin_module_names or stem in sys.stdlib_module_names or _is_hidden(real):
+        return False
+    if stem in sys.modules and not _is_from(sys.modules[stem], path):
+        return False
+    elsewhere = [entry for entry in sys.path if os.path.realpath(entry or ".") != str(real.parent)]
+    found = PathFinder.find_spec(stem, elsewhere)
+    return found is None or found.origin is None
+
+
+def _is_hidden(path: Path) -> bool:
+    """Whether ``import`` finds something else in its directory."""
+    if any((path.parent / f"{path.stem}{suffix}").exists() for suffix in EXTENSION_SUFFIXES):
+        return True
+    return (path.parent / path.stem / "__init__.py").exists()
+
+
+def _is_from(module: ModuleType, path: Path) -> bool:
+    return getattr(module, "__file__", None) == str(path)
+
+
+def _import(spec: ModuleSpec, path: Path) -> ModuleType:
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    sys.modules[spec.name] = module
+    carry_by_value(module)
     try:
         call_here(spec.loader.exec_module, (module,), {})
     except SyntaxError as error:
@@ -92,7 +180,6 @@ def _import(path: Path) -> ModuleType:
         raise
     except BaseException as error:  # of a rank 0 that leaves in any other way, the other ranks would wait for ever
         raise UsageError(f"{path} cannot be loaded: {_where(error, path)}") from error
-    carry_by_value(module)
     return module
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import socket
-import sys
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import Any
 
 from handoff_mpi import telemetry
 from handoff_mpi.callbacks import CallbackFailed, call, shown
+from handoff_mpi.carried_modules import sources_here
 from handoff_mpi.dag import DAG, Plan
 from handoff_mpi.dag.fingerprint import Fingerprints, fingerprints
-from handoff_mpi.encoding import PICKLED, encode_code
+from handoff_mpi.encoding import encode_code, encode_in_band
 from handoff_mpi.errors import (
     EXIT_STOPPED,
     HandoffError,
@@ -34,6 +33,7 @@ from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.resume import Resumed, ValueFiles, resume
 from handoff_mpi.launch.run_files import open_files
 from handoff_mpi.messages import START
+from handoff_mpi.python_path import shared_path
 from handoff_mpi.resources import Capability, parse_nbytes
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results import Results
@@ -288,6 +288,7 @@ class Run:
         pids = self._pids()
         tells_transfers = telemetry.has_handlers(events.TRANSFER_STOP)
         setups = {}
+        sources, here = sources_here(), job.capabilities[0].host
         for rank, seat in self._ledger.seats.items():
             setups[rank] = RunSetup(
                 run=self._run,
@@ -301,7 +302,7 @@ class Run:
                 cache_nbytes=parse_nbytes(options.cache_size),
                 run_dir=None if self._files.path is None else str(self._files.path),
                 store_factory=self._store_factory,
-                paths=list(sys.path),
+                paths=shared_path(),
                 setup=job.setup,
                 tells_transfers=tells_transfers,
                 pids=pids[seat.host] if rank else {},  # rank 0's loop does that itself
@@ -309,6 +310,7 @@ class Run:
                 seeds=options.seed,
                 memory_nbytes=_memory_nbytes(job.capabilities[rank]),
                 ranks_here=len(pids[seat.host]),
+                sources=sources if seat.host != here else {},
             )
         return setups
 
@@ -452,7 +454,7 @@ class Run:
 
     def _close(self, loop: SchedulerLoop, results: Results) -> Results:
         options = self._options
-        shared = (PICKLED, pickle.dumps(results, protocol=5)) if options.results_on == "all" else None
+        shared = encode_in_band(results) if options.results_on == "all" else None
         self._end_chronicle(results.status, results.exit_code, self._is_cut_short())
         figures: dict[str, Any] = {"duration_s": results.duration_s, "lost_ranks": results.lost_ranks}
         figures["setbacks"] = results.setbacks()

@@ -32,6 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeAlias
 
+from handoff_mpi.carried_modules import reading_originals
 from handoff_mpi.errors import EXIT_STOPPED, JournalError, UsageError
 from handoff_mpi.results.run_dir import JOURNAL, VALUES
 from handoff_mpi.results.secure_files import Directory, opened
@@ -500,7 +501,8 @@ def _read_payload(file: BinaryIO, size: int) -> bytes:
 
 def _take(segment: Segment, blob: bytes, errors: list[str]) -> None:
     try:
-        record = pickle.loads(blob)
+        with reading_originals():  # ids are compared with those of the DAG
+            record = pickle.loads(blob)
     except (Exception, SystemExit) as error:  # it may import a module of the user's
         errors.append(f"{type(error).__name__}: {error}")
         return

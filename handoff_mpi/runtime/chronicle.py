@@ -63,7 +63,7 @@ class Chronicle:
                 cost = costs.get(id(spec.cost))
                 if cost is None:
                     cost = costs[id(spec.cost)] = _shown(spec.cost)
-                rows.append((name, fingerprint(name), plan.code_names[spec.code], spec.inputs, cost))
+                rows.append((plan.sent_id(task), fingerprint(name), plan.code_names[spec.code], spec.inputs, cost))
             self._journal.append(("tasks", first, rows))
         if codes:
             self._journal.append(("codes", dict(codes)))

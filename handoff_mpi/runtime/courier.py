@@ -87,7 +87,7 @@ class Courier:
         sources = plan.sources[task]
         if sources:
             sources = tuple([self._source(rank, number, codec) for number, codec in sources])
-        return (task, attempt, plan.ids[task], plan.recipes[task], sources, spec.timeout_s, flags)
+        return (task, attempt, plan.sent_id(task), plan.recipes[task], sources, spec.timeout_s, flags)
 
     def _source(self, rank: int, number: int, codec: Any) -> Any:
         scheduler = self._scheduler

@@ -33,6 +33,7 @@ class RunSetup:
         checkpoint: which large values are written to files at once: "all", "none", or "auto", those that took
             longer to compute than to write.
         seeds: whether calls that draw from global random generators are seeded.
+        sources: the text of files that the rank's host may lack, compressed, by path.
     """
 
     run: str
@@ -54,3 +55,4 @@ class RunSetup:
     ranks_here: int = 1
     cache_nbytes: int = UNLIMITED_NBYTES
     seeds: bool = True
+    sources: dict[str, bytes] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from handoff_mpi.comm import Envelope, RankGone, Transport
-from handoff_mpi.encoding import decode
+from handoff_mpi.encoding import decode_writable
 from handoff_mpi.errors import HandoffError
 from handoff_mpi.messages import BYE, LEAVE, SETUP, START
 from handoff_mpi.runtime.attendant import Attendant
@@ -84,7 +84,7 @@ def serve_run(
         if attendant is not None:
             attendant.close()
         shell.close()
-    return None if shell.results is None else decode(shell.results), mail.later
+    return None if shell.results is None else decode_writable(shell.results), mail.later
 
 
 class _Mail:

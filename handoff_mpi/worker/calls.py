@@ -9,10 +9,11 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import AsyncGeneratorType, GeneratorType, TracebackType
+from types import AsyncGeneratorType, GeneratorType
 from typing import Any, TypeAlias
 
 from handoff_mpi.callbacks import call_here
+from handoff_mpi.carried_modules import copies_entered, enter_copies, leave_copies
 from handoff_mpi.dag import build_call
 from handoff_mpi.encoding import EncodingError, Payload, decode, decode_code, encode
 from handoff_mpi.messages import OK, RAISED, UNPICKLABLE
@@ -25,8 +26,6 @@ from handoff_mpi.worker.thread_limits import ThreadLimits
 #: What is reported of an error is cut to these many characters: it travels, and is printed through a launcher.
 _MESSAGE_CHARS = 4_000
 _TRACEBACK_CHARS = 40_000
-#: What cloudpickle writes where a code object had its file's name.
-_NO_FILE = "<dynamic-code>"
 
 #: By type, what to do about a result that cannot be pickled.
 _REMEDIES = {
@@ -111,24 +110,28 @@ class Caller:
 
     def prepare(self, spec: CallSpec) -> None:
         """Load what the call needs of code. What goes wrong goes wrong in the call again, and is told there."""
+        copies = enter_copies()
         try:
             self._state.begin(self._limits.set(spec.cores))  # libraries that are loaded now read them
             self._find_draws(spec.recipe[0])
         except BaseException:
             pass
         finally:
+            leave_copies(copies)
             self._state.end(float("inf"))
 
     def encode_for(self, payload: Payload, codec: Any, dest: int) -> Payload:
         """Return ``payload`` as the codec's serialize makes it for rank ``dest``."""
         if codec[0] is None:
             return payload
-        return encode(call_here(self.code(codec[0]), (decode(payload), self.rank, dest), {}))
+        with copies_entered():
+            return encode(call_here(self.code(codec[0]), (decode(payload), self.rank, dest), {}))
 
     def call(self, spec: CallSpec) -> Outcome:
         """Call the function, and return how it ended."""
         context = TaskContext(spec.id, spec.attempt, self.rank, spec.cores, spec.gpus, self._run)
         started = time.perf_counter()
+        copies = enter_copies()
         try:
             enter(context)
             self._state.begin(self._limits.set(spec.cores))
@@ -150,6 +153,7 @@ class Caller:
             release_frames(error)
             return Outcome(RAISED, None, described, duration)
         finally:
+            leave_copies(copies)
             enter(None)
             self._state.end(duration)
             context.clear()
@@ -206,7 +210,7 @@ def describe(error: BaseException) -> Error:
     while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith("handoff_mpi."):
         frames = frames.tb_next
     try:
-        text = "".join(_with_file_names(error, frames).format())
+        text = "".join(traceback.format_exception(type(error), error, frames))
     except BaseException:
         text = f"{kind}: {message}"
     return kind, _shorten(message, _MESSAGE_CHARS), _shorten(text, _TRACEBACK_CHARS)
@@ -226,15 +230,6 @@ def release_frames(error: BaseException) -> None:
             seen.add(id(each))
             traceback.clear_frames(each.__traceback__)
             waiting += [each.__cause__, each.__context__]
-
-
-def _with_file_names(error: BaseException, frames: TracebackType | None) -> traceback.TracebackException:
-    """Return the traceback with the file that a function by value came from: its code no longer knows it."""
-    told = traceback.TracebackException(type(error), error, frames, lookup_lines=False)
-    for (frame, _), summary in zip(traceback.walk_tb(frames), told.stack, strict=False):
-        if summary.filename == _NO_FILE:
-            summary.filename = frame.f_globals.get("__file__", _NO_FILE)
-    return told
 
 
 def _shorten(text: str, most: int) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 from handoff_mpi import signals
 from handoff_mpi.callbacks import call_here
+from handoff_mpi.carried_modules import serve_as_child, take_sources
 from handoff_mpi.encoding import Payload, decode_code, nbytes_of
 from handoff_mpi.kernel import give_back_freed_memory, signal_at_parents_end
 from handoff_mpi.messages import HOME_NBYTES, RAISED
@@ -51,6 +52,7 @@ def main(descriptor: int, last_words: int, tokens: int, rank: int, seeds: int, r
     reader = FrameReader(sock)
     global _parent
     _parent = sock
+    serve_as_child()
     server = _Server(rank, run, bool(seeds), Tokens(tokens))
     try:
         while True:
@@ -89,6 +91,8 @@ class _Server:
             constant = message[2]
             self._has_news |= bool(message[1])
             self._caller.learn(message[1], None if constant is None else (constant[0], join(constant[1], buffers)))
+        elif message[0] == "sources":
+            take_sources(message[1])
         elif message[0] == "setup":
             self._problem = _set_up(message[1], self._rank)
             self._caller = Caller(self._rank, message[2], GlobalGenerators(self._seeds, seeded_by_setup()))

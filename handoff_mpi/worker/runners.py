@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import socket
@@ -15,8 +16,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from handoff_mpi.carried_modules import missing_sources
+from handoff_mpi.dag.ids import is_plain_id
 from handoff_mpi.descendants import kill_group
-from handoff_mpi.encoding import Payload
+from handoff_mpi.encoding import EncodingError, Payload, UnreadableId, sendable_id
+from handoff_mpi.formatting import show
 from handoff_mpi.python_path import python_program
 from handoff_mpi.worker.calls import CallSpec
 from handoff_mpi.worker.frames import (
@@ -42,6 +46,7 @@ _MOST_WORDS = 4000
 #: An idle child runs its exit handlers and ends what it has started; one that has not ended by then is killed.
 CLOSE_TIMEOUT_S = 10.0
 _OWN_FRAME = f"{Path(__file__).parent.parent}/"
+_COMMAND = re.compile(r'"<string>", line \d+ in <module>$')
 _LAUNCHER_PREFIXES = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDI_", "HYDRA_", "MPIEXEC_", "MPIR_CVAR_", "PALS_")
 _IMPORTS, _CALL = "from handoff_mpi.worker.child import main", "main(*map(int, sys.argv[1:6]), sys.argv[6])"
 
@@ -96,12 +101,14 @@ class Child:
         self._inherited_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with theirs:
             self._process = self._start(theirs, [str(rank), str(int(seeds)), run])
-        if setup is not None:
-            try:
+        try:
+            if missing_sources():
+                self._send(("sources", missing_sources()))
+            if setup is not None:
                 self._send(("setup", setup, run))
-            except OSError:
-                self.close()
-                raise
+        except OSError:
+            self.close()
+            raise
 
     def _start(self, theirs: socket.socket, words: Sequence[str]) -> subprocess.Popen[bytes]:
         descriptors = [each.fileno() for each in (theirs, self._last_words, self._tokens)]
@@ -176,7 +183,7 @@ class Child:
             head, parts = split(payload)
             heads.append((head, len(parts), codec, source))
             buffers += parts
-        self._send(("call", spec.id, spec.attempt, spec.recipe, heads, spec.cores, spec.gpus), buffers)
+        self._send(("call", _sent(spec.id), spec.attempt, spec.recipe, heads, spec.cores, spec.gpus), buffers)
 
     def call_ahead(self, frames: Sequence[bytes]) -> None:
         """Have calls, from :func:`frame_ahead`, begin one after the other when those sent before have ended.
@@ -278,7 +285,7 @@ class Child:
         """Return the stack that Python wrote when a fatal signal came, without this package's own frames."""
         self._last_words.seek(0)
         lines = self._last_words.read(_MOST_WORDS).decode(errors="replace").splitlines()
-        return "\n".join([line for line in lines if _OWN_FRAME not in line and "<string>" not in line]).strip()
+        return "\n".join([line for line in lines if _OWN_FRAME not in line and not _COMMAND.search(line)]).strip()
 
     def _reap(self) -> tuple[int | None, int]:
         """Return a dead child's exit code, None if it will not end, and its peak of memory in KiB, 0 if not known."""
@@ -304,13 +311,20 @@ def _circumstances() -> tuple[Any, ...]:
     return directory_between_calls(), list(sys.path), environment_of_child()
 
 
+def _sent(id: Any) -> Any:
+    try:
+        return id if is_plain_id(id) else sendable_id(id)
+    except EncodingError:
+        return UnreadableId(show(id))
+
+
 def frame_ahead(spec: CallSpec) -> bytes:
     """Return a call that is sent ahead; its values have no buffers beside them.
 
     A value of None is that of the call before.
     """
     heads = [None if payload is None else (payload, 0, codec, source) for payload, codec, source in spec.values]
-    return packed_frame(("ahead", spec.id, spec.attempt, spec.recipe, heads, spec.cores, spec.gpus))
+    return packed_frame(("ahead", _sent(spec.id), spec.attempt, spec.recipe, heads, spec.cores, spec.gpus))
 
 
 def _in_words(code: int) -> str:

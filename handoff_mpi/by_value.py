@@ -1,0 +1,318 @@
+"""Pickling by value: functions and classes of carried modules as their definitions, see :mod:`carried_modules`.
+
+A function or class that is found in its module under its own name travels as this name, and its definition beside it:
+whoever unpickles it gets the one object that the name stands for there. Definitions are pickled one by one, each with
+the names of the globals that it needs, and come with the first reference of a pickle to one of them. What is not found
+under its name (lambdas, what functions make) travels in its place, as cloudpickle makes it.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import io
+import pickle
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import CodeType, FunctionType, MemberDescriptorType, ModuleType
+from typing import Any, TypeAlias
+
+import cloudpickle
+from cloudpickle import cloudpickle as internals
+
+from handoff_mpi.annotation_names import names_in_annotations
+from handoff_mpi.carried_modules import (
+    CarriedModule,
+    Definition,
+    carried_as,
+    carried_names,
+    look_up,
+    make_class,
+    make_function,
+    make_local_class,
+    module_named,
+    resolve,
+)
+from handoff_mpi.rebuilding import (
+    BY_NAME,
+    BY_PARTS,
+    OF_A_PROCESS,
+    is_singledispatch,
+    qualname_of,
+    reduce_code,
+    reduce_singledispatch,
+)
+
+#: By type, what pickle is to make of an object: see ``object.__reduce__``.
+Reducers: TypeAlias = "Mapping[type, Callable[[Any], tuple[Any, ...]]]"
+
+_NO_REDUCERS: Reducers = {}
+#: Attributes that count when a class is made.
+_AT_CREATION = ("__slots__", "__orig_bases__")
+_NOT_PLAIN = (FunctionType, type, ModuleType)
+_OF_DEFINITIONS: Reducers = {**OF_A_PROCESS, **BY_PARTS}
+
+
+class _Definitions:
+    """The definitions of one state of the modules, each made once."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, int, str], Definition | None] = {}
+        self._anchors: list[Any] = []
+
+    def closure(
+        self, module: CarriedModule, contents: dict[str, Any], names: Iterable[str], seen: set[tuple[int, str]]
+    ) -> tuple[tuple[Any, ...], ...]:
+        """Return the definitions of ``names`` and of all that these need, but for those in ``seen``, to which it adds.
+
+        Those that are being made in this very moment are left out: who makes them sends them.
+        """
+        found: list[tuple[Any, ...]] = []
+        waiting = list(names)
+        while waiting:
+            name = waiting.pop()
+            if (id(contents), name) in seen or name not in contents:
+                continue
+            seen.add((id(contents), name))
+            definition = self._definition(module, contents, name)
+            if definition is not None:
+                found.append(tuple(definition))
+                waiting += definition.needs
+        return tuple(found)
+
+    def _definition(self, module: CarriedModule, contents: dict[str, Any], name: str) -> Definition | None:
+        key = (id(module), id(contents), name)
+        if key not in self._made:
+            self._made[key] = None
+            try:
+                self._made[key] = module.define(contents, name, _Definer(self, module, contents, name).dump)
+            except BaseException:
+                del self._made[key]
+                raise
+        return self._made[key]
+
+
+class _Definer:
+    """Pickles the object that a global stands for."""
+
+    def __init__(self, definitions: _Definitions, module: CarriedModule, contents: dict[str, Any], name: str) -> None:
+        self._definitions = definitions
+        self._place = module, contents, name
+
+    def dump(self, thing: Any) -> tuple[bytes, tuple[str, ...]]:
+        """Return the pickle, and the names of the globals that it needs."""
+        if type(thing) is ModuleType and thing.__name__ in sys.modules and not carried_as(thing.__name__):
+            return pickle.dumps(_Import(thing.__name__), protocol=5), ()
+        if not isinstance(thing, _NOT_PLAIN):
+            try:
+                blob = pickle.dumps(thing, protocol=5)
+                if not holds_names(blob):
+                    return blob, ()
+            except Exception:
+                pass  # the other pickler takes more, and says better what it does not take
+        with io.BytesIO() as file:
+            pickler = ByValuePickler(file, definitions=self._definitions, place=self._place)
+            pickler.dump(thing)
+            return file.getvalue(), tuple(pickler.needs)
+
+
+class _Import:
+    """Unpickled, it is the module of that name."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return internals.subimport, (self._name,)
+
+
+class _State(threading.local):
+    definitions: _Definitions | None = None
+
+
+_state = _State()
+
+
+@contextmanager
+def one_state() -> Iterator[None]:
+    """The globals of carried modules do not change inside of this: each is pickled once, however many refer to it."""
+    if _state.definitions is not None:
+        yield
+        return
+    _state.definitions = _Definitions()
+    try:
+        yield
+    finally:
+        _state.definitions = None
+
+
+def holds_names(blob: bytes) -> bool:
+    """Whether a pickle may refer to a module that travels by value by its name."""
+    global _marked
+    if _marked != len(carried_names()):
+        _marked = len(carried_names())
+        _marks.update((name, _mark(name)) for name in (*_MAIN, *carried_names()))
+    return any(mark in blob for mark in _marks.values())
+
+
+def is_in_place(reduced: Any) -> bool:
+    """Whether what stands for a function or class in a pickle is all of it, and not its name."""
+    return reduced is not NotImplemented and reduced[0] is not resolve
+
+
+def _mark(name: str) -> bytes:
+    """Return the name of a module as a pickle has it, a string of its own."""
+    text = name.encode("utf-8", "surrogatepass")
+    return b"\x8c" + bytes([len(text)]) + text if len(text) < 256 else text
+
+
+_MAIN = ("__main__", "__mp_main__")
+#: The names of modules as pickles have them, and how many carried modules are among them.
+_marks: dict[str, bytes] = {}
+_marked = -1
+
+
+class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Cloudpickle, but what carried modules hold travels as definitions.
+
+    Args:
+        file: gets the pickle.
+        buffer_callback: see :class:`pickle.Pickler`.
+        reducers: what is to be made of objects of some types; those inside code are left to themselves.
+        takes_process_objects: whether locks and their like are replaced by new ones: see ``OF_A_PROCESS``.
+        definitions: of the state that is pickled.
+        place: of the global whose definition this is: its module, its holder, and its name.
+
+    Attributes:
+        needs: the names of globals that what is pickled needs beside it; of a definition alone.
+    """
+
+    def __init__(
+        self,
+        file: io.BytesIO,
+        buffer_callback: Any = None,
+        reducers: Reducers = _NO_REDUCERS,
+        takes_process_objects: bool = False,
+        definitions: _Definitions | None = None,
+        place: tuple[CarriedModule, dict[str, Any], str] | None = None,
+    ) -> None:
+        super().__init__(file, protocol=5, buffer_callback=buffer_callback)
+        usual = _OF_DEFINITIONS if place is not None or takes_process_objects else BY_PARTS
+        self._reducers = {**usual, **reducers} if reducers else usual
+        self._definitions = definitions or _state.definitions or _Definitions()
+        self._place = place
+        self._sent: set[tuple[int, str]] = set()
+        self.needs: dict[str, None] = {}
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Called by pickle for whatever it knows no form of its own for."""
+        kind = type(obj)
+        reduce = self._reducers.get(kind)
+        if reduce is not None:
+            return reduce(obj)
+        if kind is CodeType:
+            return reduce_code(obj)
+        if kind is FunctionType:
+            return self._reduce_function(obj)
+        if issubclass(kind, type):
+            return self._reduce_class(obj)
+        if kind in BY_NAME:
+            return self._reduce_named(obj, BY_NAME[kind])
+        return self._reduce_object(obj, kind)
+
+    def _reduce_object(self, obj: Any, kind: type) -> Any:
+        """An object whose class gives pickle a name, as a sentinel's does, is that of the module."""
+        if not carried_as(getattr(kind, "__module__", None)) or not _has_reduce_of_its_own(kind):
+            return super().reducer_override(obj)
+        name = obj.__reduce_ex__(5)
+        if type(name) is not str:
+            return name
+        return self._reference(obj, name) or (copyreg.__newobj__, (kind,), getattr(obj, "__dict__", None))  # type: ignore[attr-defined]
+
+    def _reduce_function(self, function: FunctionType) -> Any:
+        reference = self._reference(function, function.__qualname__)
+        if reference is not None:
+            return reference
+        if is_singledispatch(function):
+            return reduce_singledispatch(function)
+        if carried_as(function.__module__):
+            return self._dynamic_function_reduce(function)
+        return super().reducer_override(function)
+
+    def _reduce_class(self, kind: type) -> Any:
+        qualname = kind.__qualname__
+        reference = self._reference(kind, qualname)
+        if reference is not None:
+            return reference
+        if not carried_as(kind.__module__):
+            return super().reducer_override(kind)
+        make, args, (attributes, slots), *rest = internals._dynamic_class_reduce(kind)
+        module = carried_as(kind.__module__)[-1]
+        contents = module.holder_of(kind, qualname)
+        if contents is None:
+            contents = next(module.contents())
+            definitions = self._needed(module, contents, names_in_annotations(kind, contents))
+            return make_local_class, (module.about, definitions, make, args), (attributes, slots), *rest
+        self._needed(module, contents, names_in_annotations(kind, contents))
+        if make is internals._make_skeleton_class:
+            created = {name: attributes.pop(name) for name in _AT_CREATION if name in attributes}
+            attributes = {name: each for name, each in attributes.items() if type(each) is not MemberDescriptorType}
+            args = (args[0], args[1], kind.__bases__, {**args[3], **created}, None, None)
+        else:
+            args = (*args[:-2], None, args[-1])  # it is found by its name, not by a number of its own
+        return make_class, (module.about, qualname, make, args), (attributes, slots), *rest
+
+    def _reduce_named(self, thing: Any, rebuild: Callable[[Any], tuple[Any, ...]]) -> Any:
+        name = qualname_of(thing)
+        if name is None:
+            return rebuild(thing)
+        reference = self._reference(thing, name)
+        if reference is not None:
+            return reference
+        module = module_named(getattr(thing, "__module__", None))
+        if module is None or look_up(vars(module), name) is not thing:
+            return rebuild(thing)
+        return name
+
+    def _reference(self, thing: Any, qualname: str) -> tuple[Any, ...] | None:
+        """Return what stands for ``thing`` where a carried module holds it by its name, if one does."""
+        for module in carried_as(getattr(thing, "__module__", None)):
+            contents = module.holder_of(thing, qualname)
+            if contents is None:
+                continue
+            name = qualname.partition(".")[0]
+            place = self._place
+            if place is not None and place[1] is contents and place[2] == name:
+                return None
+            return resolve, (module.about, qualname, self._needed(module, contents, [name]))
+        return None
+
+    def _needed(self, module: CarriedModule, contents: dict[str, Any], names: list[str]) -> tuple[Any, ...]:
+        """Return the definitions that are to travel here; within another one of the module their names are noted."""
+        if self._place is not None and self._place[1] is contents:
+            self.needs.update(dict.fromkeys(name for name in names if name in contents))
+            return ()
+        return self._definitions.closure(module, contents, names, self._sent)
+
+    def _dynamic_function_reduce(self, function: FunctionType) -> Any:
+        """Called by cloudpickle for a function that travels in its place."""
+        contents = function.__globals__
+        for module in carried_as(contents.get("__name__")):
+            if any(each is contents for each in module.contents()):
+                return self._reduce_in_place(function, module, contents)
+        reduced: tuple[Any, ...] = super()._dynamic_function_reduce(function)
+        return reduced
+
+    def _reduce_in_place(self, function: FunctionType, module: CarriedModule, contents: dict[str, Any]) -> Any:
+        code, _, _, _, closure = self._function_getnewargs(function)
+        attributes, state = internals._function_getstate(function)
+        names = [*state["__globals__"], *names_in_annotations(function, contents)]
+        definitions = self._needed(module, contents, names)
+        state["__globals__"] = {}
+        args = (code, module.about, definitions, closure)
+        return make_function, args, (attributes, state), None, None, internals._function_setstate
+
+
+def _has_reduce_of_its_own(kind: Any) -> bool:
+    return kind.__reduce__ is not object.__reduce__ or kind.__reduce_ex__ is not object.__reduce_ex__

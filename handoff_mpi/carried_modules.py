@@ -1,0 +1,583 @@
+"""Modules that travel by value: ``dag.py``, or a script, in every process that calls its functions.
+
+Such a module is executed in one process, rank 0, and no other process can be expected to import it. What its functions
+use of it travels: each global by that name, with the globals that it needs in turn. In each process these globals are
+put into a *copy* of the module. The functions run in that copy, those that rank 0 calls itself too, so that what
+``setup(rank)`` and functions change is neither sent to other ranks nor part of a fingerprint. During a call the copy is
+in ``sys.modules``, so whatever Python finds by name (pickle, inspect, typing, multiprocessing) is there, and identical.
+
+A global that travels is a :class:`Definition`. Rank 0 stamps it with the time when it first saw this state of it: a
+process takes a newer one (a class that a notebook has defined again), and keeps what it has otherwise, with all that
+its functions have changed in it. Ranks pass definitions on as these came, so a payload can be read by a process that
+knows nothing of the module.
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib.machinery
+import os
+import pickle
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, NamedTuple, TypeAlias
+
+from handoff_mpi.python_path import add_private_directory
+from handoff_mpi.rebuilding import make_bare_class
+
+#: What tells a module from any other: its name, its file (or a name that no file has), its package, and the name that
+#: Python itself finds it by, if it does.
+About: TypeAlias = "tuple[str, str, str | None, str | None]"
+
+#: Longer ones are not kept for passing on, but pickled again.
+MAX_KEPT_NBYTES = 1 << 20
+#: Text that takes more than this, compressed, does not travel.
+MAX_SOURCE_NBYTES = 1 << 16
+_MISSING = object()
+
+
+class Definition(NamedTuple):
+    """A global as it travels.
+
+    Attributes:
+        name: of the global.
+        stamp: when rank 0 first saw it like this, in nanoseconds; 0 if another process made it.
+        needs: the names of the globals that it uses.
+        blob: its pickle; None if that is not kept.
+    """
+
+    name: str
+    stamp: int
+    needs: tuple[str, ...]
+    blob: bytes | None
+
+
+class CarriedModule:
+    """One module that travels by value, in this process.
+
+    Attributes:
+        about: what tells it from any other.
+        original: the module itself, where it was executed in this process.
+        definitions: of the globals that have come from other processes, by name.
+    """
+
+    def __init__(self, about: About, original: ModuleType | None) -> None:
+        self.about = about
+        self.original = original
+        self.definitions: dict[str, Definition] = {}
+        self.copy = _CopyOfModule(about)
+        self._pending: dict[str, Definition] = {}
+        self._loading: dict[str, Definition] = {}
+        self._bound: set[str] = set()
+        self._executed: ModuleType | None = None
+        self._sent: dict[str, tuple[int, int]] = {}
+
+    @property
+    def name(self) -> str:
+        return self.about[0]
+
+    # -- at the sender ---------------------------------------------------------------------------------
+
+    def holder_of(self, thing: Any, qualname: str) -> dict[str, Any] | None:
+        """Return the globals, of the original or of the copy, in which ``thing`` is found by ``qualname``."""
+        for contents in self.contents():
+            if look_up(contents, qualname) is thing:
+                return contents
+        return None
+
+    def contents(self) -> Iterator[dict[str, Any]]:
+        """Yield the globals of the original and those of the copy."""
+        if self.original is not None:
+            yield vars(self.original)
+        yield vars(self.copy)
+
+    def define(
+        self, contents: dict[str, Any], name: str, dump: Callable[[Any], tuple[bytes, tuple[str, ...]]]
+    ) -> Definition:
+        """Return the definition of the global ``name`` of ``contents``.
+
+        Args:
+            dump: pickles an object, and returns with that which globals it needs.
+        """
+        is_copy = contents is vars(self.copy)
+        known = self.definitions.get(name) if is_copy else None
+        if known is not None and known.blob is not None:
+            return known
+        blob, needs = dump(contents[name])
+        if is_copy:
+            return Definition(name, 0 if known is None else known.stamp, needs, blob)
+        return Definition(name, self._stamp(name, blob), needs, blob)
+
+    def _stamp(self, name: str, blob: bytes) -> int:
+        digest = hash(blob)
+        known = self._sent.get(name)
+        if known is None or known[0] != digest:
+            known = self._sent[name] = digest, _next_stamp()
+        return known[1]
+
+    # -- at the receiver -------------------------------------------------------------------------------
+
+    def take(self, definitions: Iterable[Definition]) -> None:
+        """Take in what has come with a pickle, as far as it is news."""
+        known = self.definitions
+        news = [each for each in definitions if each[0] not in known or each[1] > known[each[0]].stamp]
+        if not news:
+            return
+        with _taking:
+            for each in news:
+                definition = Definition(*each)
+                if definition.name not in known and definition.name in vars(self.copy):
+                    known[definition.name] = definition  # setup(rank) has made it here
+                else:
+                    self._pending[definition.name] = definition
+            try:
+                while self._pending:
+                    self._load(self._pending.pop(next(iter(self._pending))))
+            finally:
+                self._pending.clear()
+                self._loading.clear()
+                self._bound.clear()
+
+    def find(self, qualname: str) -> Any:
+        """Return what ``qualname`` stands for in the copy.
+
+        Raises:
+            AttributeError: there is nothing of that name.
+        """
+        name = qualname.partition(".")[0]
+        if name in self._pending:
+            self._load(self._pending.pop(name))
+        elif name in self._loading and name not in self._bound:
+            self._load_again(name)
+        found = look_up(vars(self.copy), qualname)
+        if found is _MISSING:
+            raise AttributeError(f"the module {self.name} has no {qualname} in this process")
+        return found
+
+    def bind(self, name: str, thing: Any) -> Any:
+        """Make ``thing``, which may still be without its state, the global ``name``; return what is that now."""
+        if name not in self._bound:
+            self._bound.add(name)
+            vars(self.copy)[name] = thing
+        return vars(self.copy)[name]
+
+    def give_missing(self, name: str) -> Any:
+        """Return a global that has not travelled: of the original, or by executing the file once in this process.
+
+        Raises:
+            AttributeError: there is none.
+        """
+        if self.original is not None:
+            return getattr(self.original, name)
+        with _taking:
+            if self._executed is None and self._may_define(name):
+                self._executed = self._execute()
+        found: Any = getattr(self._executed, name) if self._executed is not None else _MISSING
+        if found is _MISSING:
+            raise AttributeError(f"module {self.name!r} has no attribute {name!r}")
+        return vars(self.copy).setdefault(name, found)
+
+    def _may_define(self, name: str) -> bool:
+        """Whether executing the file is worthwhile: who looks for a name in all modules must not have it executed."""
+        code = self._code()
+        return code is not None and (name in code.co_names or "__getattr__" in code.co_names)
+
+    def _code(self) -> CodeType | None:
+        file = self.about[1]
+        text = _read(self.name, file) if _is_file(file) else None
+        return None if text is None else compile(text, file, "exec", dont_inherit=True)
+
+    def _execute(self) -> ModuleType:
+        """Execute the file, as multiprocessing does in the processes that it spawns."""
+        names = _names_in_modules(self.name)
+        module = _Executed(names[-1])
+        contents = {**vars(_CopyOfModule(self.about)), "__name__": names[-1]}
+        vars(module).update(contents)
+        before = sys.modules.get(names[-1])
+        sys.modules[names[-1]] = module
+        try:
+            code = self._code()
+            assert code is not None
+            exec(code, vars(module))
+        finally:
+            if before is not None:
+                sys.modules[names[-1]] = before
+        return module
+
+    def _load(self, definition: Definition) -> None:
+        assert definition.blob is not None
+        self._loading[definition.name] = definition
+        with _reading_copies():
+            self.bind(definition.name, pickle.loads(definition.blob))
+        is_large = len(definition.blob) > MAX_KEPT_NBYTES
+        self.definitions[definition.name] = definition._replace(blob=None) if is_large else definition
+
+    def _load_again(self, name: str) -> None:
+        """A global needs ``name``, which needs it in turn: a class needs its base, which may list its subclasses.
+
+        The first of two nested loads that comes to an end makes the object; :meth:`bind` gives it to the other one.
+        """
+        definition = self._loading.pop(name)
+        self._load(definition)
+
+
+class _CopyOfModule(ModuleType):
+    """The module in which functions run."""
+
+    def __init__(self, about: About) -> None:
+        name, file, package, spec_name = about
+        super().__init__(name)
+        loader = _Loader(name, file)
+        contents = vars(self)
+        contents.update(__package__=package, __loader__=loader, __builtins__=vars(builtins))
+        if _is_file(file):
+            contents["__file__"] = file
+        if spec_name is not None:
+            spec = contents["__spec__"] = importlib.machinery.ModuleSpec(spec_name, loader, origin=file)
+            spec.has_location = _is_file(file)
+
+    def __getattr__(self, name: str) -> Any:
+        """Give what has not travelled, because no function refers to it, to who asks the module for it."""
+        for module in _by_name.get(self.__name__, ()):
+            if module.copy is self and not name.startswith("__"):
+                return module.give_missing(name)
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+
+
+class _Executed(ModuleType):
+    """A module whose file was executed in a process that had got a part of it."""
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Gives the text of a module on hosts that do not have its file too."""
+
+    def get_source(self, fullname: str) -> str | None:
+        try:
+            return super().get_source(fullname)
+        except (ImportError, OSError):
+            return sources.get(self.path)
+
+
+#: The text of the files of modules, as far as it has come from rank 0.
+sources: dict[str, str] = {}
+
+_missing: dict[str, bytes] = {}
+
+_by_name: dict[str, list[CarriedModule]] = {}
+_by_about: dict[About, CarriedModule] = {}
+_taking = threading.RLock()
+_process_key = f"<{os.urandom(16).hex()}>"
+_last_stamp = 0
+#: Whether this process is a child of a rank: then a script's copy is its ``__main__``.
+_is_child = False
+
+
+class _Reading(threading.local):
+    """Whether the objects that are unpickled in this thread are for the program, and not for a call of a function."""
+
+    wants_originals = False
+
+
+_reading = _Reading()
+
+
+def look_up(contents: dict[str, Any], qualname: str) -> Any:
+    """Return what ``qualname`` stands for among the globals ``contents``; ``_MISSING`` if nothing."""
+    first, *rest = qualname.split(".")
+    found = contents.get(first, _MISSING)
+    try:
+        for name in rest:
+            found = getattr(found, name)
+    except Exception:
+        return _MISSING
+    return found
+
+
+def carry(module: ModuleType) -> CarriedModule:
+    """Have what ``module`` defines travel by value from now on."""
+    about = _about(module)
+    known = _by_about.get(about)
+    if known is None:
+        known = _register(CarriedModule(about, module))
+    known.original = module
+    return known
+
+
+def serve_as_child() -> None:
+    """This process calls functions, and does nothing else: a script's copy is its ``__main__``."""
+    global _is_child
+    _is_child = True
+
+
+def carried_as(name: Any) -> list[CarriedModule]:
+    """Return the modules of this process that are called ``name`` and travel by value."""
+    if type(name) is not str:
+        return _NONE
+    if name == "__main__" and not _is_child:
+        main = sys.modules.get("__main__")
+        if type(main) is ModuleType and not any(each.original is main for each in _by_name.get(name, ())):
+            carry(main)
+    return _by_name.get(name, _NONE)
+
+
+def carried(about: About) -> CarriedModule:
+    """Return the module that another process told of."""
+    known = _by_about.get(about)
+    if known is None:
+        name, file = about[:2]
+        original = None if _is_child and name == "__main__" else sys.modules.get(name)
+        is_same = type(original) is ModuleType and vars(original).get("__file__") == file
+        known = _register(CarriedModule(about, original if is_same else None))
+    return known
+
+
+def module_named(name: Any) -> ModuleType | None:
+    """Return the module of ``sys.modules`` with this name, if it does not travel by value."""
+    module = sys.modules.get(name) if type(name) is str and not carried_as(name) else None
+    return module if isinstance(module, ModuleType) else None
+
+
+def carried_names() -> Collection[str]:
+    """Return the names of the modules of this process that travel by value."""
+    return _by_name.keys()
+
+
+def _register(module: CarriedModule) -> CarriedModule:
+    _by_about[module.about] = module
+    _by_name.setdefault(module.name, []).append(module)
+    for name in _names_in_modules(module.name):
+        if name not in sys.modules or (_is_child and module.name == "__main__"):
+            sys.modules[name] = module.copy
+        else:
+            _entering[name] = module.copy
+            if _entered is not None:
+                _entered.setdefault(name, sys.modules[name])
+                sys.modules[name] = module.copy
+    _make_findable(module)
+    return module
+
+
+def _names_in_modules(name: str) -> tuple[str, ...]:
+    """Return the names of a module in ``sys.modules``; what multiprocessing has spawned uses one of its own."""
+    return ("__main__", "__mp_main__") if name == "__main__" else (name,)
+
+
+def _about(module: ModuleType) -> About:
+    contents = vars(module)
+    file, spec = contents.get("__file__"), contents.get("__spec__")
+    name = contents["__name__"]
+    return name, file if type(file) is str else _process_key, contents.get("__package__"), getattr(spec, "name", None)
+
+
+def _is_file(file: str) -> bool:
+    return not file.startswith("<")
+
+
+def _next_stamp() -> int:
+    global _last_stamp
+    _last_stamp = max(_last_stamp + 1, time.time_ns())
+    return _last_stamp
+
+
+# -- what pickles call ---------------------------------------------------------------------------------
+
+
+def resolve(about: About, qualname: str, definitions: tuple[Any, ...]) -> Any:
+    """Return what ``qualname`` of a carried module stands for here."""
+    module = carried(about)
+    if _reading.wants_originals and module.original is not None:
+        found = look_up(vars(module.original), qualname)
+        if found is not _MISSING:
+            return found
+    if definitions:
+        module.take(definitions)
+    return module.find(qualname)
+
+
+def make_function(code: Any, about: About, definitions: tuple[Any, ...], closure: Any) -> FunctionType:
+    """Return a function of a carried module, whose state follows in the pickle."""
+    module = carried(about)
+    module.take(definitions)
+    return FunctionType(code, vars(module.copy), None, None, closure)
+
+
+def make_class(about: About, qualname: str, make: Callable[..., type], args: tuple[Any, ...]) -> type:
+    """Return a class of a carried module, whose state follows in the pickle."""
+    try:
+        made = make(*args)
+    except Exception:  # __init_subclass__, or a metaclass, wants what the class statement had
+        made = make_bare_class(*args)
+    made.__qualname__ = qualname
+    if "." in qualname:
+        return made
+    bound: type = carried(about).bind(qualname, made)  # now: what follows may refer to it
+    return bound
+
+
+def make_local_class(
+    about: About, definitions: tuple[Any, ...], make: Callable[..., type], args: tuple[Any, ...]
+) -> type:
+    """Return a class of a carried module that is not found there, whose state follows in the pickle."""
+    carried(about).take(definitions)
+    return make(*args)
+
+
+# -- calls -------------------------------------------------------------------------------------------
+
+_NONE: list[CarriedModule] = []
+#: The copies of modules whose originals are in ``sys.modules`` between calls.
+_entering: dict[str, ModuleType] = {}
+
+#: During a call, what was in ``sys.modules`` before it.
+Entered: TypeAlias = "dict[str, ModuleType | None] | None"
+_entered: Entered = None
+
+
+def enter_copies() -> Entered:
+    """A call begins: its function finds the copies of modules in ``sys.modules``, where the originals are otherwise.
+
+    Returns:
+        What :func:`leave_copies` is to be given when the call has ended.
+    """
+    global _entered
+    before, _entered = _entered, {}
+    if _entering:
+        for name in _entering:
+            _entered[name] = sys.modules.get(name)
+        sys.modules.update(_entering)
+    return before
+
+
+def leave_copies(before: Entered) -> None:
+    """A call has ended."""
+    global _entered
+    entered, _entered = _entered, before
+    if entered:
+        sys.modules.update(entered)  # type: ignore[arg-type]
+        if None in entered.values():
+            for name in [name for name, module in entered.items() if module is None]:
+                del sys.modules[name]
+
+
+@contextmanager
+def copies_entered() -> Iterator[None]:
+    """Functions are called inside of this as within a call."""
+    before = enter_copies()
+    try:
+        yield
+    finally:
+        leave_copies(before)
+
+
+@contextmanager
+def reading_originals() -> Iterator[None]:
+    """What is unpickled inside of this is for the program: it gets its own classes where it has them."""
+    before, _reading.wants_originals = _reading.wants_originals, True
+    try:
+        yield
+    finally:
+        _reading.wants_originals = before
+
+
+@contextmanager
+def _reading_copies() -> Iterator[None]:
+    before, _reading.wants_originals = _reading.wants_originals, False
+    try:
+        yield
+    finally:
+        _reading.wants_originals = before
+
+
+# -- the text of modules -------------------------------------------------------------------------------
+
+
+def sources_here() -> dict[str, bytes]:
+    """Return the text of the files of the modules that were executed here, compressed, if it is short enough."""
+    modules = [module for known in _by_name.values() for module in known]
+    files = {module.about[1]: module.name for module in modules if module.original is not None}
+    texts = {file: _read(name, file) for file, name in files.items() if _is_file(file)}
+    packed = {file: zlib.compress(text.encode("utf-8", "surrogatepass")) for file, text in texts.items() if text}
+    return {file: each for file, each in packed.items() if len(each) <= MAX_SOURCE_NBYTES}
+
+
+def take_sources(packed: Mapping[str, bytes]) -> None:
+    """Keep the text of files that this host does not have."""
+    for file, each in packed.items():
+        if not Path(file).is_file():
+            sources[file] = zlib.decompress(each).decode("utf-8", "surrogatepass")
+            _missing[file] = each
+
+
+def missing_sources() -> dict[str, bytes]:
+    """Return what :func:`take_sources` has kept."""
+    return dict(_missing)
+
+
+def _read(name: str, file: str) -> str | None:
+    try:
+        return _Loader(name, file).get_source(name)
+    except (SyntaxError, UnicodeDecodeError):
+        return None
+
+
+# -- for processes that begin anew ------------------------------------------------------------------
+
+
+def _make_findable(module: CarriedModule) -> None:
+    """Have a fresh Python that multiprocessing starts find the module by its name, if it would not find the file."""
+    name, file = module.about[:2]
+    if "." in name or name == "__main__" or not _is_file(file):
+        return
+    real = Path(os.path.realpath(file))
+    if real.stem == name and real.is_file():
+        return
+    if any(isinstance(entry, str) and Path(entry, f"{name}.py").is_file() for entry in sys.path):
+        return  # the rank of this child has done it
+    import atexit  # which few processes need
+    import tempfile
+
+    directory = tempfile.mkdtemp(prefix="handoff-module-")
+    finder = f"from {__name__} import begin_anew\nbegin_anew(globals(), {file!r}, {sources.get(file)!r})\n"
+    Path(directory, f"{name}.py").write_text(finder, "utf-8", "backslashreplace")
+    add_private_directory(directory)
+    atexit.register(_remove, directory, os.getpid())
+
+
+def _remove(directory: str, process: int) -> None:
+    import shutil
+
+    if os.getpid() == process:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def begin_anew(contents: dict[str, Any], file: str, text: str | None) -> None:
+    """Fill the module that a fresh Python has found. If that fails, calling anything of it does, and ends with why.
+
+    A pool replaces a process that raises while it unpickles what it is to do, and would do so for ever.
+    """
+    name = contents["__name__"]
+    if text is not None:
+        sources[file] = text
+    contents["__file__"] = file
+    contents["__loader__"] = loader = _Loader(name, file)
+    try:
+        exec(compile(loader.get_source(name) or "", file, "exec", dont_inherit=True), contents)
+    except Exception as error:
+        contents["__getattr__"] = partial(_give_failing, f"{file} cannot be executed: {type(error).__name__}: {error}")
+
+
+def _give_failing(why: str, name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return partial(_fail, f"{name} is not there: {why}")
+
+
+def _fail(why: str, *args: Any, **options: Any) -> Any:
+    raise ImportError(why)

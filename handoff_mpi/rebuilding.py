@@ -1,0 +1,199 @@
+"""How objects are made again in other processes that pickle knows by their names alone, or not at all.
+
+In a process that cannot import the module of such an object it is made of its parts. Each process then has one of its
+own: a cache, a lock, a context variable.
+"""
+
+from __future__ import annotations
+
+import _thread
+import abc
+import contextvars
+import functools
+import sys
+import threading
+import types
+import typing
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import CodeType, FunctionType
+from typing import Any, TypeAlias
+
+from cloudpickle import cloudpickle
+
+#: What pickle is to make of an object: a callable, its arguments, and a state perhaps.
+Reduced: TypeAlias = "tuple[Any, ...]"
+
+_NO_FILE = "<dynamic-code>"
+_SINGLEDISPATCH = functools.singledispatch(print).__code__  # type: ignore[attr-defined]
+
+
+def reduce_code(thing: CodeType) -> Reduced:
+    """As cloudpickle, but code keeps the name of its file."""
+    make, args = cloudpickle._code_reduce(thing)
+    return make, tuple(thing.co_filename if each is _NO_FILE or each == _NO_FILE else each for each in args)
+
+
+def make_bare_class(
+    metaclass: type, name: str, bases: tuple[Any, ...], contents: Mapping[str, Any], *unused: Any
+) -> type:
+    """Return a class without calling what its bases and its metaclass do when a class statement is executed."""
+    resolved = types.resolve_bases(bases)
+    namespace = {**contents, **({} if resolved is bases else {"__orig_bases__": bases})}
+    make = abc.ABCMeta.__new__ if issubclass(metaclass, abc.ABCMeta) else type.__new__
+    with _without_init_subclass(resolved):
+        return make(metaclass, name, tuple(resolved), namespace)
+
+
+@contextmanager
+def _without_init_subclass(bases: Iterable[type]) -> Iterator[None]:
+    """``type.__new__`` calls ``__init_subclass__`` of a base, and cannot be told not to."""
+    owners = [next(each for each in base.__mro__ if "__init_subclass__" in vars(each)) for base in bases]
+    before = {owner: vars(owner)["__init_subclass__"] for owner in owners if owner is not object}
+    try:
+        for owner in before:
+            type.__setattr__(owner, "__init_subclass__", classmethod(lambda cls, **options: None))
+        yield
+    finally:
+        for owner, method in before.items():
+            type.__setattr__(owner, "__init_subclass__", method)
+
+
+def is_singledispatch(function: FunctionType) -> bool:
+    """Whether ``functools.singledispatch`` has made this function."""
+    return function.__code__ is _SINGLEDISPATCH
+
+
+def reduce_singledispatch(function: Any) -> Reduced:
+    """Return a generic function as its implementations; its cache is made of weak references."""
+    implementations = dict(function.registry)
+    default = implementations.pop(object)
+    return (
+        _make_singledispatch,
+        (default, function.__module__, function.__qualname__),
+        implementations,
+        None,
+        None,
+        _set,
+    )
+
+
+def _make_singledispatch(default: Callable[..., Any], module: str, qualname: str) -> Any:
+    made: Any = functools.singledispatch(default)
+    made.__module__, made.__qualname__ = module, qualname
+    return made
+
+
+def _set(function: Any, implementations: Mapping[type, Callable[..., Any]]) -> None:
+    for kind, implementation in implementations.items():
+        function.register(kind, implementation)
+
+
+def _lru_cache(wrapper: Any) -> Reduced:
+    attributes = {name: value for name, value in vars(wrapper).items() if name != "__wrapped__"}
+    return _make_lru_cache, (wrapper.__wrapped__, wrapper.cache_parameters()), attributes, None, None, _update
+
+
+def _make_lru_cache(function: Callable[..., Any], parameters: Mapping[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)
+
+
+def _update(thing: Any, attributes: Mapping[str, Any]) -> None:
+    vars(thing).update(attributes)
+
+
+def _new_type(thing: Any) -> Reduced:
+    return _make_new_type, (thing.__name__, thing.__qualname__, thing.__module__, thing.__supertype__)
+
+
+def _make_new_type(name: str, qualname: str, module: str, supertype: Any) -> Any:
+    make: Any = typing.NewType
+    made = make(name, supertype)
+    made.__qualname__, made.__module__ = qualname, module
+    return made
+
+
+def _type_var(thing: Any) -> Reduced:
+    name, bound, constraints, covariant, contravariant, _ = cloudpickle._decompose_typevar(thing)
+    variance = {"covariant": covariant, "contravariant": contravariant}
+    return _make_type_parameter, (typing.TypeVar, thing.__module__, (name, *constraints), {"bound": bound, **variance})
+
+
+def _type_parameter(thing: Any) -> Reduced:
+    return _make_type_parameter, (type(thing), thing.__module__, (thing.__name__,), {})
+
+
+def _make_type_parameter(kind: Any, module: str, args: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
+    made = kind(*args, **options)
+    try:
+        made.__module__ = module
+    except AttributeError:
+        pass
+    return made
+
+
+def _type_alias(thing: Any) -> Reduced:
+    return type(thing), (thing.__name__, thing.__value__)
+
+
+def _cached_property(thing: Any) -> Reduced:
+    return _make_cached_property, (type(thing), thing.func, thing.attrname)
+
+
+def _make_cached_property(kind: type, function: Callable[..., Any], name: str | None) -> Any:
+    made: Any = kind(function)
+    if name is not None:
+        made.__set_name__(None, name)
+    return made
+
+
+def _context_variable(thing: contextvars.ContextVar[Any]) -> Reduced:
+    try:
+        return _make_context_variable, (thing.name, contextvars.Context().run(thing.get))
+    except LookupError:
+        return _make_context_variable, (thing.name,)
+
+
+def _make_context_variable(name: str, *default: Any) -> Any:
+    return contextvars.ContextVar(name, default=default[0]) if default else contextvars.ContextVar(name)
+
+
+def _weak_dictionary(thing: Any) -> Reduced:
+    return type(thing), (dict(thing),)
+
+
+#: Objects that pickle knows by their names: these are looked for in their modules first. Others may add their types.
+BY_NAME: dict[type, Callable[[Any], Reduced]] = {
+    functools._lru_cache_wrapper: _lru_cache,
+    typing.NewType: _new_type,
+    typing.TypeVar: _type_var,
+}
+for _name in ("ParamSpec", "TypeVarTuple"):
+    if hasattr(typing, _name):
+        BY_NAME[getattr(typing, _name)] = _type_parameter
+if sys.version_info >= (3, 12):
+    BY_NAME[typing.TypeAliasType] = _type_alias
+
+#: Objects that pickle does not know, wherever they are.
+BY_PARTS: dict[type, Callable[[Any], Reduced]] = {
+    functools.cached_property: _cached_property,
+}
+if sys.version_info >= (3, 12):
+    del BY_PARTS[functools.cached_property]  # pickle knows it
+
+#: What functions and classes of a module use, and each process has of its own; not what a value may hold.
+OF_A_PROCESS: dict[type, Callable[[Any], Reduced]] = {
+    _thread.LockType: lambda thing: (threading.Lock, ()),
+    _thread.RLock: lambda thing: (threading.RLock, ()),
+    threading.local: lambda thing: (threading.local, ()),
+    weakref.WeakKeyDictionary: _weak_dictionary,
+    weakref.WeakValueDictionary: _weak_dictionary,
+    contextvars.ContextVar: _context_variable,
+}
+
+
+def qualname_of(thing: Any) -> str | None:
+    """Return the name by which pickle looks for an object of those types."""
+    name = getattr(thing, "__qualname__", None) or getattr(thing, "__name__", None)
+    return name if type(name) is str else None

@@ -133,10 +133,11 @@ class CarriedModule:
         with _taking:
             for each in news:
                 definition = Definition(*each)
-                if definition.name not in known and definition.name in vars(self.copy):
-                    known[definition.name] = definition  # setup(rank) has made it here
+                name = definition.name
+                if name in vars(self.copy) and (name not in known or known[name].blob == definition.blob):
+                    known[name] = definition  # setup(rank) has made it here, or another launch has sent the same
                 else:
-                    self._pending[definition.name] = definition
+                    self._pending[name] = definition
             try:
                 while self._pending:
                     self._load(self._pending.pop(next(iter(self._pending))))

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
         start,
         update_node_resources,
     )
-    from handoff_mpi.dag import DAG, Argument, Deserializer, Function, Handle, Serializer, collocated, task
+    from handoff_mpi.dag import DAG, Argument, Deserializer, Function, Handle, Serializer, collocated
+    from handoff_mpi.dag.task import task
     from handoff_mpi.errors import (
         AllocationError,
         DAGError,

@@ -17,6 +17,8 @@ from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch.signals import STOPPING
 
 ROOT = Path(__file__).parent.parent
+#: Python says what is left open and what is deprecated.
+DEVELOPMENT = {"PYTHONDEVMODE": "1", "PYTHONWARNINGS": "error"}
 # A shell that starts the tests in the background has them ignore SIGINT, and with them all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 _LAUNCHER = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDI_", "HYDRA_")

@@ -270,6 +270,13 @@ class Bay:
         if self.calm is not None and seat.idle:
             heapq.heappush(self.calm, (seat.busy_fraction, seat.rank))
 
+    def offered_amounts(self) -> dict[str, int | float]:
+        """Return how much there is of each resource that it draws on, as users write it."""
+        offered = {name: plain_number(pool.capacity) for name, pool in self.pools.items()}
+        if self.visible:
+            offered[GPU] = len(self.visible)
+        return offered
+
     def free_amounts(self) -> dict[str, int | float]:
         """Return what is free of each resource that it draws on, as users write it."""
         free = {name: plain_number(max(0, pool.free)) for name, pool in self.pools.items()}

@@ -78,11 +78,14 @@ class Ledger:
         """Register ``amounts`` for ``rank`` alone, in place of what it drew on; its claims move along.
 
         Raises:
-            AllocationError: there is no such living rank.
+            AllocationError: there is no such living rank, or a pool of the whole job has that name.
         """
         seat = self.seats.get(rank)
         if seat is None or not seat.is_alive:
             raise AllocationError(f"rank {rank} takes no part in this run, so its resources cannot be updated")
+        shared = [name for name in amounts if name in self.job]
+        if shared:
+            raise AllocationError(f"{', '.join(shared)} belongs to the whole job (resources=), not to a rank")
         self.was_updated = True
         before = seat.bay
         self._seating.reseat(seat, amounts)
@@ -92,6 +95,10 @@ class Ledger:
             claim.bill = [(self._move(pool, amount, seat.bay), amount) for pool, amount in claim.bill]
         self._touch(before)
         self._touch(seat.bay)
+
+    def offered_by(self, rank: int) -> dict[str, int | float]:
+        """Return what ``rank`` offers, as users write it."""
+        return self.seats[rank].bay.offered_amounts()
 
     def add_slots(self, rank: int, slots: int) -> None:
         """Let ``rank`` run ``slots`` calls at once from now on, if those are more than before."""

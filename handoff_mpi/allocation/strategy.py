@@ -9,6 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 from handoff_mpi.allocation.bays import Bay
 from handoff_mpi.allocation.costs import CostClass
 from handoff_mpi.allocation.ledger import Ledger
+from handoff_mpi.allocation.ranking import Rate
+from handoff_mpi.callbacks import in_words, shown
+from handoff_mpi.errors import AllocationError
 from handoff_mpi.resources import Amounts
 
 
@@ -102,12 +105,16 @@ class RatedStrategy:
     inherits = True
 
     def rate(self, cost: CostClass, bay: Bay) -> Any:
-        """Return the rating of ``bay`` for a task of class ``cost``; it fits there."""
-        raise NotImplementedError
+        """Return the rating of ``bay`` for a task of class ``cost``; it fits there.
+
+        Ratings are numbers, or tuples of numbers: whatever can be put in order.
+        """
+        raise NotImplementedError("subclass RatedStrategy and define rate(cost, bay)")
 
     def prepare(self, view: ClusterView) -> None:
         """Called once before the first allocation of a run."""
-        view.ledger.order_by(self.rate)
+        is_ours = getattr(self.rate, "__module__", "").startswith("handoff_mpi.allocation.strategies")
+        view.ledger.order_by(self.rate if is_ours else checked_rate(self))
 
     def allocate(self, ready: Sequence[ReadyGroup], view: ClusterView) -> Iterable[tuple[int, int]]:
         """Yield the placement with the best rating for each ready task, until none fits."""
@@ -119,6 +126,28 @@ class RatedStrategy:
                 if bay is None:
                     break
                 yield group[0], bay.pick(cost, self.spread)
+
+
+def checked_rate(strategy: RatedStrategy) -> Rate:
+    """Return ``strategy.rate``, with what goes wrong in it reported as the strategy's: it is called at any time."""
+    name = type(strategy).__name__
+    first: list[Any] = []
+
+    def rate(cost: CostClass, bay: Bay) -> Any:
+        try:
+            rating = strategy.rate(cost, bay)
+            is_ordered = rating is not None and bool(rating == rating)  # not so nan
+            if is_ordered and not first:
+                first.append(rating)
+            bool(is_ordered and rating < first[0])
+        except Exception as error:
+            raise AllocationError(f"the strategy {name} failed in rate: {in_words(error)}") from error
+        if not is_ordered:
+            what = "which cannot be put in order; return a number, or a tuple of numbers"
+            raise AllocationError(f"the strategy {name} is wrong: rate returned {shown(rating)}, {what}")
+        return rating
+
+    return rate
 
 
 def demand_and_supply(costs: Iterable[tuple[Amounts, float]], ledger: Ledger) -> Mapping[str, float]:

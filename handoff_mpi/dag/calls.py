@@ -9,9 +9,12 @@ from typing import Any
 from handoff_mpi.binding import find_binding_problem, find_called
 from handoff_mpi.dag.faults import Faults
 from handoff_mpi.dag.function import AS_LIST, INLINE, Argument, Function
+from handoff_mpi.dag.handle import Handle
+from handoff_mpi.dag.references import ATOMS, ReferenceFinder
+from handoff_mpi.signatures import CODEC, find_problem_of_call
 
-#: What a codec of an :class:`Argument` is called with: the value, and two ranks.
-_CODEC_ARGUMENTS = 3
+#: Constants of these classes hold no :class:`Argument`.
+_WITHOUT_CODECS = ATOMS | {Handle}
 
 
 def find_call_problems(functions: Iterable[Function]) -> list[str]:
@@ -21,9 +24,13 @@ def find_call_problems(functions: Iterable[Function]) -> list[str]:
     """
     calls: dict[tuple[Any, ...], list[Any]] = {}
     codecs: list[tuple[Hashable, Argument]] = []
+    finder = ReferenceFinder()
     for function in functions:
         if Argument in map(type, function.args):
             codecs += [(function.id, each) for each in function.args if type(each) is Argument]
+        if (function.extra_args or function.kwargs) and not _have_no_codecs(function):
+            constants = [*function.extra_args, *function.kwargs.values()]
+            codecs += [(function.id, each) for each in finder.find(constants) if type(each) is Argument]
         key = (id(function.code), _count(function), function.type, *function.kwargs)
         call = calls.get(key)
         if call is None:
@@ -38,6 +45,12 @@ def find_call_problems(functions: Iterable[Function]) -> list[str]:
         for problem in _problems_of_codec(argument):
             faults.add(consumer, problem)
     return faults.lines()
+
+
+def _have_no_codecs(function: Function) -> bool:
+    """Whether the constants of ``function`` are plain enough to hold no :class:`Argument`."""
+    is_plain = _WITHOUT_CODECS.issuperset(map(type, function.extra_args))
+    return is_plain and (not function.kwargs or _WITHOUT_CODECS.issuperset(map(type, function.kwargs.values())))
 
 
 def _count(function: Function) -> int:
@@ -66,8 +79,8 @@ def _why_not_sendable(function: Function) -> Iterator[str]:
 
 
 def _problems_of_codec(argument: Argument) -> Iterator[str]:
-    for side in ("serialize", "deserialize"):
+    for side, parameters in CODEC.items():
         code = getattr(argument, side)
-        problem = "" if code is None else find_binding_problem(code, _CODEC_ARGUMENTS)
+        problem = "" if code is None else find_problem_of_call(code, side, parameters)
         if problem:
-            yield f"{side} is called with a value and two ranks: {problem}"
+            yield f"an Argument's {problem}"

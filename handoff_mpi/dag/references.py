@@ -40,9 +40,14 @@ _HOLDERS = (*REFERENCES, list, tuple, dict)
 
 
 class ReferenceFinder:
-    """Finds the references in constants; each object of a class of its own is looked at once."""
+    """Finds the references in constants; each object of a class of its own is looked at once.
+
+    Attributes:
+        has_codecs: whether any reference found so far is an :class:`Argument`, which may name a codec.
+    """
 
     def __init__(self) -> None:
+        self.has_codecs = False
         self._known: dict[int, tuple[Any, list[Reference]]] = {}
 
     def find(self, values: Iterable[Any]) -> list[Reference]:
@@ -58,6 +63,7 @@ class ReferenceFinder:
             kind = type(item)
             if kind in REFERENCES:
                 found[id(item)] = item
+                self.has_codecs |= kind is Argument
             elif kind in ATOMS or id(item) in seen:
                 continue
             elif kind in _PARTS:
@@ -67,7 +73,9 @@ class ReferenceFinder:
                     stack += reversed(parts)
             else:
                 seen.add(id(item))
-                found.update((id(each), each) for each in self._in_object(item))
+                inside = self._in_object(item)
+                found.update((id(each), each) for each in inside)
+                self.has_codecs |= Argument in map(type, inside)
         return list(found.values())
 
     def _in_object(self, item: Any) -> list[Reference]:

@@ -8,11 +8,13 @@ from handoff_mpi import allocation
 from handoff_mpi.allocation import AllocationStrategy, Ledger
 from handoff_mpi.callbacks import CallbackFailed, call
 from handoff_mpi.dag import DAG, Plan
+from handoff_mpi.encoding import EncodingError, encode_code
 from handoff_mpi.errors import DAGError, FitsNowhere, UsageError
 from handoff_mpi.launch.deadline import end_of_run
+from handoff_mpi.launch.later import LaterResources
 from handoff_mpi.resources.amounts import format_amounts
 from handoff_mpi.runtime.options import RunOptions
-from handoff_mpi.runtime.plugs import STRATEGIES, problem_of_strategy, strategies_installed
+from handoff_mpi.runtime.plugs import STRATEGIES, find_entry_point, problem_of_strategy
 
 
 def find_strategy(wanted: Any, prices: Any = None) -> AllocationStrategy:
@@ -29,11 +31,27 @@ def find_strategy(wanted: Any, prices: Any = None) -> AllocationStrategy:
     if wanted in STRATEGIES:
         make = getattr(allocation, STRATEGIES[wanted])
         return make(dict(prices or {})) if wanted == "cost_optimized" else make()  # type: ignore[no-any-return]
+    return _loaded(wanted)
+
+
+def _loaded(name: str) -> AllocationStrategy:
+    """Return the strategy that an entry point names.
+
+    Raises:
+        UsageError: it cannot be imported or made, or is none.
+    """
+    point = find_entry_point(name)
+    which = f"the allocation strategy {name!r}" + (f" ({point.value})" if point.value != name else "")
     try:
-        found = call(strategies_installed()[wanted].load)
+        found = call(point.load)
     except CallbackFailed as error:
-        raise UsageError(f"the allocation strategy {wanted!r} cannot be loaded: {error}") from error
-    return find_strategy(found, prices)
+        raise UsageError(f"{which} cannot be loaded: {error}") from error
+    if isinstance(found, str):
+        raise UsageError(f"{which} is the text {found!r}, not a class or an object with allocate(ready, view)")
+    try:
+        return find_strategy(found)
+    except UsageError as error:
+        raise UsageError(f"{which} cannot be used: {error}") from error
 
 
 def _made(kind: type) -> AllocationStrategy:
@@ -48,6 +66,21 @@ def is_builtin(strategy: AllocationStrategy) -> bool:
     return type(strategy).__module__.startswith("handoff_mpi.")
 
 
+def encode_factory(factory: Any) -> bytes | None:
+    """Return the maker of stores as other ranks need it.
+
+    Raises:
+        UsageError: it cannot be sent to them.
+    """
+    if factory is None:
+        return None
+    try:
+        return encode_code(factory)
+    except EncodingError as error:
+        what = "result_store must be sent to the other ranks, which make their own stores with it, and cannot be"
+        raise UsageError(f"{what}: {error}; open files and connections inside the function") from error
+
+
 def refuse_what_fits_nowhere(plan: Plan, ledger: Ledger) -> None:
     """Refuse pins to ranks and hosts that are not there, and functions that fit nowhere even alone.
 
@@ -58,6 +91,7 @@ def refuse_what_fits_nowhere(plan: Plan, ledger: Ledger) -> None:
     hosts = {seat.host for seat in ledger.seats.values()}
     pins, misfits = [], []
     verdicts: dict[Any, bool] = {}
+    later = LaterResources(plan, ledger)
     for task, spec in enumerate(plan.specs):
         if isinstance(spec.pin, int) and spec.pin not in ledger.seats:
             ranks = ", ".join(map(str, ledger.seats))
@@ -71,7 +105,8 @@ def refuse_what_fits_nowhere(plan: Plan, ledger: Ledger) -> None:
         if key not in verdicts:
             rank = spec.pin if isinstance(spec.pin, int) else None
             host = spec.pin if isinstance(spec.pin, str) else None
-            verdicts[key] = ledger.reach.could_fit(ledger.cost_class(spec.cost, rank, host))
+            cost = ledger.cost_class(spec.cost, rank, host)
+            verdicts[key] = ledger.reach.could_fit(cost) or later.may_hold(cost)
         if not verdicts[key]:
             misfits.append(f"{plan.ids[task]!r} needs {format_amounts(spec.cost)}")
     if pins:
@@ -95,6 +130,7 @@ def describe_fit(ledger: Ledger, dag: DAG, options: RunOptions) -> str:
     plan = Plan(options.keep)
     plan.add(dag)
     find_strategy(options.allocation_strategy, options.prices)
+    encode_factory(options.result_store)
     refuse_what_fits_nowhere(plan, ledger)
     counts: dict[int, int] = {}
     for spec in plan.specs:
@@ -105,5 +141,6 @@ def describe_fit(ledger: Ledger, dag: DAG, options: RunOptions) -> str:
         cost = ledger.classes[number]
         ranks = [rank for rank, seat in sorted(ledger.seats.items()) if seat.could_hold(cost)]
         shown = ", ".join(map(str, ranks[:16])) + (", ..." if len(ranks) > 16 else "")
-        lines.append(f"  {count} with {format_amounts(cost.cost)}: fit on ranks {shown}")
+        where = f"fit on ranks {shown}" if ranks else "fit nowhere yet, and wait for update_node_resources"
+        lines.append(f"  {count} with {format_amounts(cost.cost)}: {where}")
     return "\n".join(lines)

@@ -14,7 +14,7 @@ from handoff_mpi.callbacks import CallbackFailed, call, shown
 from handoff_mpi.carried_modules import sources_here
 from handoff_mpi.dag import DAG, Plan
 from handoff_mpi.dag.fingerprint import Fingerprints, fingerprints
-from handoff_mpi.encoding import encode_code, encode_in_band
+from handoff_mpi.encoding import encode_in_band
 from handoff_mpi.errors import (
     EXIT_STOPPED,
     HandoffError,
@@ -26,7 +26,7 @@ from handoff_mpi.errors import (
     ValueUnavailable,
 )
 from handoff_mpi.formatting import show
-from handoff_mpi.launch.admission import find_strategy, is_builtin, refuse_what_fits_nowhere
+from handoff_mpi.launch.admission import encode_factory, find_strategy, is_builtin, refuse_what_fits_nowhere
 from handoff_mpi.launch.changes import Acceptance, explain_changes
 from handoff_mpi.launch.deadline import end_of_run
 from handoff_mpi.launch.job import Job
@@ -96,9 +96,9 @@ class Run:
         self._deadline = end_of_run(options.deadline, self._started)
         self._scheduler = Scheduler(self._ledger, self._strategy, self._policy(), dict(options.prices or {}))
         refuse_what_fits_nowhere(self._plan, self._ledger)
-        factory = options.result_store
-        self._store: ResultStore = MemoryStore() if factory is None else GuardedStore(factory, 0)
-        self._store_factory = None if factory is None else encode_code(factory)
+        self._store_factory = encode_factory(options.result_store)
+        self._own_store = None if options.result_store is None else GuardedStore(options.result_store, 0)
+        self._store: ResultStore = self._own_store or MemoryStore()
 
     def _policy(self) -> Policy:
         options = self._options
@@ -124,6 +124,13 @@ class Run:
         Raises:
             UsageError, JournalError: the run-dir cannot be used; nothing has started.
         """
+        try:
+            return self._execute_on_files()
+        finally:
+            if self._own_store is not None:
+                self._own_store.close()
+
+    def _execute_on_files(self) -> Results:
         with open_files(self._options) as self._files:
             history = self._files.read_history()
             for note in (self._files.note, *history.notes):
@@ -247,7 +254,7 @@ class Run:
         workers = []
         for rank, setup in self._setups().items():
             if rank == 0:
-                shell = WorkerShell(job.transport, setup)
+                shell = WorkerShell(job.transport, setup, store=self._own_store)
                 has_own_handler = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
                 shell.caller.lets_interrupt = not (job.is_mpi or has_own_handler)
             else:

@@ -3,6 +3,7 @@
 from handoff_mpi.results.records import TaskRecord
 from handoff_mpi.results.results import Results
 from handoff_mpi.results.store import DirectoryStore, MemoryStore, PickleStore, ResultStore, StoreFactory
+from handoff_mpi.results.value_file import read_payload, write_payload
 
 __all__ = [
     "DirectoryStore",
@@ -12,4 +13,6 @@ __all__ = [
     "Results",
     "StoreFactory",
     "TaskRecord",
+    "read_payload",
+    "write_payload",
 ]

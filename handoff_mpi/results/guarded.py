@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import pickle
 import zlib
 from collections.abc import Callable
 from typing import Any
 
 from handoff_mpi.callbacks import CallbackFailed, call, shown
-from handoff_mpi.encoding import PICKLED, PLAIN, Payload, is_plain
+from handoff_mpi.encoding import PICKLED, PLAIN, EncodingError, Payload, decode, encode_in_band, is_plain
 from handoff_mpi.errors import UsageError, ValueUnavailable
-from handoff_mpi.results.store import Key, MemoryStore, ResultStore, StoreFactory
-from handoff_mpi.signatures import STORE, find_problem
+from handoff_mpi.results.store import Key, MemoryStore, StoreFactory
+from handoff_mpi.signatures import MAYBE_OF_STORE, STORE, find_problem
 from handoff_mpi.speech import say
 
 #: What tells a payload from another: bytes that it holds, and a checksum of them.
 _Mark = tuple[int, int]
+#: What ``put`` of a store may be given: a payload, or one pickle of the value.
+FORMS = ("payload", "pickle")
 
 
 class GuardedStore:
@@ -32,25 +35,29 @@ class GuardedStore:
     """
 
     def __init__(self, factory: StoreFactory, rank: int) -> None:
-        self._store = _make(factory, rank)
+        self._store, self._takes_pickles = _make(factory, rank)
         self._untaken = MemoryStore()
         self._marks: dict[Key, _Mark] = {}
         self._told: set[str] = set()
         self._has_lost = False
+        self._is_closed = False
 
     def put(self, key: Key, payload: Payload) -> None:
         self._untaken.delete(key)
         self._marks.pop(key, None)
         if not self._has_lost:
-            mark = _mark_of(payload)
             try:
-                call(self._store.put, key, payload)
-            except CallbackFailed as error:
-                self._tell("put", f"failed: {error}", "values stay in memory")
-            else:
-                self._marks[key] = mark
+                self._marks[key] = self._hand_over(key, payload)
                 return
+            except (CallbackFailed, EncodingError) as error:
+                self._tell("put", f"failed: {error}", "values stay in memory")
         self._untaken.put(key, payload)
+
+    def _hand_over(self, key: Key, payload: Payload) -> _Mark:
+        given: Any = call(pickled, payload) if self._takes_pickles else _in_bytes(payload)
+        mark = _mark_of((PICKLED, given) if self._takes_pickles else payload)
+        call(self._store.put, key, given)
+        return mark
 
     def get(self, key: Key) -> Payload:
         if self._untaken.has(key):
@@ -59,7 +66,7 @@ class GuardedStore:
             raise KeyError(key)
         try:
             answer = call(self._store.get, key)
-            payload: Payload = call(_payload_in, answer)  # a class of the store's own may raise where it is looked at
+            payload: Payload = call(self._payload_in, answer)  # a class of the store's own may raise when looked at
             trouble = self._what_is_wrong_with(answer, payload, self._marks[key])
         except CallbackFailed as error:
             payload, trouble = (), f"failed: {error}"
@@ -69,10 +76,18 @@ class GuardedStore:
         self._tell("get", trouble, "what it has lost is computed again, and values stay in memory from now on")
         raise ValueUnavailable(f"result_store.get {trouble}")
 
+    def _payload_in(self, answer: Any) -> Payload:
+        """Return ``answer`` as a payload; an empty tuple if it is none."""
+        if self._takes_pickles:
+            return (PICKLED, bytes(answer)) if _is_buffer(answer) else ()
+        payload = tuple(answer) if isinstance(answer, (tuple, list)) else ()
+        return payload if is_payload(payload) else ()
+
     def _what_is_wrong_with(self, answer: Any, payload: Payload, mark: _Mark) -> str:
+        what = "pickle" if self._takes_pickles else "payload"
         if not payload:
-            return f"returned {shown(answer)}, which is not the payload that was put"
-        return "" if _mark_of(payload) == mark else "returned another payload than was put"
+            return f"returned {shown(answer)}, which is not the {what} that was put"
+        return "" if _mark_of(payload) == mark else f"returned another {what} than was put"
 
     def delete(self, key: Key) -> None:
         self._untaken.delete(key)
@@ -83,16 +98,44 @@ class GuardedStore:
         except CallbackFailed as error:
             self._tell("delete", f"failed: {error}", "the value is left there")
 
+    def close(self) -> None:
+        """Close the user's store, if it can be closed: the run is over."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._marks.clear()
+        self._untaken.clear()
+        try:
+            close = call(getattr, self._store, "close", None)
+            if close is not None:
+                call(close)
+        except CallbackFailed as error:
+            self._tell("close", f"failed: {error}", "the run is over all the same")
+
     def _tell(self, verb: str, trouble: str, then: str) -> None:
         if verb not in self._told:  # once: there may be very many
             self._told.add(verb)
             say(f"result_store.{verb} {trouble}; {then}")
 
 
-def _payload_in(answer: Any) -> Payload:
-    """Return ``answer`` as a tuple; an empty one if it is not a payload."""
-    payload = tuple(answer) if isinstance(answer, (tuple, list)) else ()
-    return payload if is_payload(payload) else ()
+def pickled(payload: Payload) -> bytes:
+    """Return the value of ``payload`` as one pickle, which ``pickle.loads`` reads without this package's help.
+
+    Raises:
+        EncodingError: it cannot be unpickled here, or not be pickled in one piece.
+    """
+    if payload[0] == PLAIN:
+        return pickle.dumps(payload[1], protocol=5)
+    if len(payload) == 2:
+        return bytes(payload[1])
+    return pickled(encode_in_band(decode(payload)))
+
+
+def _in_bytes(payload: Payload) -> Payload:
+    """Return ``payload`` with memory that any store can keep: a view of an array's cannot be pickled, for one."""
+    if payload[0] == PLAIN:
+        return payload
+    return (PICKLED, *(part if type(part) is bytes else bytes(part) for part in payload[1:]))
 
 
 def is_payload(answer: Any) -> bool:
@@ -124,12 +167,20 @@ def _mark_of(payload: Payload) -> _Mark:
     return nbytes, checksum
 
 
-def _make(factory: Callable[[int], Any], rank: int) -> ResultStore:
+def _make(factory: Callable[[int], Any], rank: int) -> tuple[Any, bool]:
+    """Return the store of ``rank``, and whether it takes pickles.
+
+    Raises:
+        UsageError: it cannot be made, or is no store.
+    """
     try:
         store = call(factory, rank)
+        problem = find_problem(store, STORE, MAYBE_OF_STORE)
+        form = "payload" if problem else call(getattr, store, "form", "payload")
     except CallbackFailed as error:
         raise UsageError(f"result_store({rank}) failed: {error}") from error
-    problem = find_problem(store, STORE)
+    if isinstance(form, str) and form not in FORMS:
+        problem = f"whose form is {form!r}: it can be {' or '.join(map(repr, FORMS))}"
     if problem:
         raise UsageError(f"result_store({rank}) made {shown(store)}, {problem}")
-    return store  # type: ignore[no-any-return]
+    return store, isinstance(form, str) and form == "pickle"

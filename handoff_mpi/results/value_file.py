@@ -17,10 +17,10 @@ from __future__ import annotations
 import pickle
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 from handoff_mpi.encoding import PICKLED, PLAIN, Payload
-from handoff_mpi.errors import HandoffError
+from handoff_mpi.errors import HandoffError, ValueDamaged
 
 _MAGIC = b"HMPV2\n"
 _OLD_MAGIC = b"HMPV1\n"
@@ -29,6 +29,9 @@ _ALIGNMENT = 64
 _DIGEST_NBYTES = 16
 #: Bytes are hashed and written in turns: they are still in the processor's cache then, and other threads get theirs.
 _CHUNK_NBYTES = 1 << 20
+
+#: Of payloads that a store of the user's writes: what kind they are.
+_KEYS = {PLAIN: b"plain", PICKLED: b"pickled"}
 
 #: Where a part begins and ends in its file.
 Span = tuple[int, int]
@@ -50,6 +53,43 @@ def write_value(write: Callable[[Any], object], key: bytes, payload: Payload) ->
         nbytes += len(chunk)
     write(digest.digest())
     return nbytes
+
+
+def write_payload(file: BinaryIO, payload: Payload) -> int:
+    """Write a payload to a file open for writing bytes, with a checksum; return the number of bytes written.
+
+    For stores of the user's; :func:`read_payload` reads it again.
+    """
+    return write_value(file.write, _KEYS[payload[0]], payload)
+
+
+def read_payload(source: Any) -> Payload:
+    """Return the payload that :func:`write_payload` wrote.
+
+    Args:
+        source: a file open for reading bytes, or what it holds, bytes-like: of a memory map the parts are views.
+
+    Raises:
+        ValueDamaged: these are not the bytes that were written.
+    """
+    data = source.read() if hasattr(source, "read") else source
+    try:
+        kind = _kind_of(memoryview(data).cast("B"))
+        payload = read_value(data, _KEYS[kind])
+    except DamagedValue as error:
+        raise ValueDamaged(f"a payload {error}") from error
+    return payload if kind == PICKLED else (PLAIN, pickle.loads(payload[1]))
+
+
+def _kind_of(view: memoryview) -> int:
+    """Return the kind of the payload in ``view``, by its key; its checksum is for later."""
+    _check_magic(view[: len(_MAGIC)].tobytes())
+    start = len(_MAGIC) + _COUNTS.size
+    if len(view) < start:
+        raise DamagedValue("is cut short")
+    key_nbytes, count = _COUNTS.unpack_from(view, len(_MAGIC))
+    is_plain = view[start + 8 * count :][:key_nbytes] == _KEYS[PLAIN]
+    return PLAIN if is_plain else PICKLED
 
 
 def read_value(data: Any, key: bytes) -> Payload:

@@ -33,7 +33,7 @@ class RunOptions:
 
     Attributes:
         allocation_strategy: a name ("first_available", "load_balanced", "cost_optimized", an entry point of
-            ``handoff_mpi.strategies``) or an object with ``allocate(ready, view)``.
+            ``handoff_mpi.strategies``, or "module:name") or an object with ``allocate(ready, view)``.
         max_retries: tries after an exception or a time-out, for functions that do not say.
         on_failure: "continue" runs what does not depend on the failed function, "stop" dispatches nothing more.
         max_concurrency: most calls at once.
@@ -61,8 +61,9 @@ class RunOptions:
         seed: whether calls that draw from the global generators of ``random`` or numpy are seeded, each from its id, so
             that they draw the same numbers in each run, on any rank.
         check: raise DAGFailed if functions failed.
-        result_store: ``factory(rank)`` of a custom store.
-        resource_tracker: an object with register, request and release.
+        result_store: makes the store of a rank, called with the rank: :class:`handoff_mpi.ResultStore` or
+            :class:`handoff_mpi.PickleStore`.
+        resource_tracker: a :class:`handoff_mpi.ResourceTracker`, an object with register, request and release.
         tracker_timeout: seconds that a function waits at most for the resource tracker; None sets no limit.
         cache_size: memory on each rank for values that no function needs any more, in MB or with a unit.
     """

@@ -11,7 +11,7 @@ import errno
 import os
 import socket
 
-_shown: socket.socket | None = None
+_shown: int | None = None
 
 
 def show() -> None:
@@ -22,7 +22,7 @@ def show() -> None:
     shown = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
         shown.bind(_address(os.getpid()))
-        _shown = shown
+        _shown = shown.detach()  # the kernel closes the descriptor, when this process ends
     except OSError:  # there are no abstract addresses here
         shown.close()
 

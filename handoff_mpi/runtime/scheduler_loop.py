@@ -169,7 +169,7 @@ class SchedulerLoop:
         self._said_goodbye: set[int] = set()
         self.gone = self.courier.gone
         self._updates: list[tuple[int, dict[str, Any]]] = []
-        self._tracking = None if settings.tracker is None else Tracking(settings.tracker)
+        self._tracking = None if settings.tracker is None else Tracking(settings.tracker, scheduler.ledger.offered_by)
 
     # -- the run --------------------------------------------------------------------------------------
 
@@ -465,6 +465,8 @@ class SchedulerLoop:
     def close(self) -> None:
         """End rank 0's own child processes, and break the reference cycles."""
         self._bringing.on_persisted = lambda task: None
+        if self._tracking is not None:
+            self._tracking.close()
         if self.settings.guard is not None:
             self.settings.guard.close()
         if self._shell is not None:

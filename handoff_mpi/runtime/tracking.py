@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from handoff_mpi.callbacks import CallbackFailed, call, shown
 from handoff_mpi.dag import TaskSpec
+from handoff_mpi.resources import PlainAmounts, ResourceTracker
 from handoff_mpi.resources.amounts import plain_number
 from handoff_mpi.runtime.pace import clock
 from handoff_mpi.scheduler import DISPATCHES, Dispatch, Event, Refused, Transition
@@ -19,11 +21,15 @@ class Tracking:
     """What the tracker has granted.
 
     Args:
-        tracker: an object with ``request(rank, cost)`` and ``release(rank, cost)``.
+        tracker: the user's.
+        offered: returns what a rank offers now.
     """
 
-    def __init__(self, tracker: Any) -> None:
+    def __init__(
+        self, tracker: ResourceTracker, offered: Callable[[int], PlainAmounts] = lambda rank: MappingProxyType({})
+    ) -> None:
         self._tracker = tracker
+        self._offered = offered
         self._granted: dict[int, tuple[int, dict[str, int | float]]] = {}
         self._told: set[str] = set()
 
@@ -58,14 +64,28 @@ class Tracking:
         return False, trouble
 
     def settle(self, log: Iterable[Transition]) -> None:
-        """Release what tasks held that are not dispatched any more."""
-        for task, _, cause, _, _, _ in log:
-            if task >= 0 and cause not in DISPATCHES and task in self._granted:
-                rank, cost = self._granted.pop(task)
-                try:
-                    call(self._tracker.release, rank, cost)
-                except CallbackFailed as error:
-                    self._tell(f"resource_tracker.release failed: {error}")
+        """Release what tasks held that are not dispatched any more, and register what ranks offer since an update."""
+        for task, _, cause, _, rank, detail in log:
+            if task < 0:
+                if detail[0] == "updated":
+                    self._register(rank)
+            elif cause not in DISPATCHES and task in self._granted:
+                self._call("release", *self._granted.pop(task))
+
+    def close(self) -> None:
+        """Release what is still granted: the run is over, and what was left running is not waited for."""
+        while self._granted:
+            self._call("release", *self._granted.popitem()[1])
+
+    def _register(self, rank: int) -> None:
+        self._call("register", rank, dict(self._offered(rank)))
+
+    def _call(self, name: str, rank: int, amounts: PlainAmounts) -> None:
+        """Call a method whose answer does not count; what it raises is told."""
+        try:
+            call(getattr(self._tracker, name), rank, amounts)
+        except CallbackFailed as error:
+            self._tell(f"resource_tracker.{name} failed: {error}")
 
     def _tell(self, trouble: str) -> None:
         if trouble not in self._told and len(self._told) < 10:  # once each: there may be very many

@@ -25,15 +25,17 @@ class RankValues:
     Args:
         rank: its own.
         setup: of the run.
+        store: of the user's, if there is one of this rank already, which is closed by who made it.
     """
 
-    def __init__(self, rank: int, setup: RunSetup) -> None:
+    def __init__(self, rank: int, setup: RunSetup, store: ResultStore | None = None) -> None:
         self._setup = setup
         self._run_dir = _find_run_dir(setup)
         self._kept: DirectoryStore | None = None
         if self._run_dir is not None:
             self._kept = DirectoryStore(self._run_dir.path / VALUES, within=self._run_dir)
-        self._store = _make_store(rank, setup, self._kept, self._run_dir)
+        self._is_own_store = store is None
+        self._store = _make_store(rank, setup, self._kept, self._run_dir) if store is None else store
         self._file_keys: dict[int, Key] = {}
         self._seconds_per_byte = _SECONDS_PER_BYTE
         self._has_said_unwritten = False
@@ -113,8 +115,9 @@ class RankValues:
 
     def close(self) -> None:
         """Forget all values, remove what was moved out of memory, and let go of the run-dir."""
-        if isinstance(self._store, SpillingStore):
-            self._store.close()
+        close = getattr(self._store, "close", None)
+        if close is not None and self._is_own_store:
+            close()
         for each in (self._kept, self._run_dir):
             if each is not None:
                 each.close()

@@ -27,6 +27,7 @@ from handoff_mpi.messages import (
     VALUE,
 )
 from handoff_mpi.resources.memory import Gauge
+from handoff_mpi.results.store import ResultStore
 from handoff_mpi.runtime.attendant import Attendant
 from handoff_mpi.runtime.children import Children
 from handoff_mpi.runtime.neighbours import LIVES, UNSEEN, Neighbours
@@ -82,12 +83,15 @@ class WorkerShell:
 
     Args:
         spares: children of runs before, and for those after; None if the run's are all to end with it.
+        store: see :class:`~handoff_mpi.runtime.values.RankValues`.
     """
 
-    def __init__(self, transport: Transport, setup: RunSetup, spares: Spares | None = None) -> None:
+    def __init__(
+        self, transport: Transport, setup: RunSetup, spares: Spares | None = None, store: ResultStore | None = None
+    ) -> None:
         self.transport = transport
         self.setup = setup
-        self._values = RankValues(transport.rank, setup)
+        self._values = RankValues(transport.rank, setup, store)
         self.machine = Worker(
             transport.rank,
             setup.number,
@@ -155,9 +159,6 @@ class WorkerShell:
                     self._values.are_filed(each.message[2])
                 events.append(Received(each.source, each.message, each.buffers))
         self._look_around(events)
-        for _ in range(len(self._updates)):  # more may come meanwhile, without end
-            rank, amounts = self._updates.popleft()
-            self.transport.send(0, (UPDATE, self.setup.number, rank, amounts))
         was_busy = bool(events)
         self._settle(events)
         return was_busy
@@ -173,6 +174,8 @@ class WorkerShell:
 
     def _settle(self, events: list[Event]) -> None:
         """Tell the machine, do what it wants, and so on until nothing comes of it."""
+        if self._updates:
+            self._send_updates()
         while True:
             for command in self.machine.handle(events, clock()):
                 _DO[type(command)](self, command)
@@ -181,6 +184,12 @@ class WorkerShell:
                 break
         if any(self._sent):
             self._children.send_ahead()
+
+    def _send_updates(self) -> None:
+        """Tell rank 0 of changed resources, before it hears that the call has ended which changed them."""
+        for _ in range(len(self._updates)):  # more may come meanwhile, without end
+            rank, amounts = self._updates.popleft()
+            self.transport.send(0, (UPDATE, self.setup.number, rank, amounts))
 
     def _look_around(self, events: list[Event]) -> None:
         now = clock()

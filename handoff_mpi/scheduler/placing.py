@@ -280,8 +280,14 @@ class Placer:
         costs = ((spec.cost, 1.0) for spec in self._tasks.specs)
         self._view.prices = {**demand_and_supply(costs, self._ledger), **self._given_prices}
         prepare = getattr(self._strategy, "prepare", None)
-        if prepare is not None:
+        if prepare is None:
+            return
+        try:
             prepare(self._view)
+        except AllocationError:
+            raise
+        except Exception as error:
+            raise self._wrong(f"failed in prepare: {in_words(error)}") from error
 
     def _may_start_more(self) -> bool:
         most = self._policy.max_concurrency

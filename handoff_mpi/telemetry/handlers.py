@@ -51,8 +51,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, TypeAlias, runtime_checkable
 
-from handoff_mpi.callbacks import CallbackFailed, call
+from handoff_mpi.callbacks import CallbackFailed, call, shown
 from handoff_mpi.errors import UsageError
+from handoff_mpi.signatures import HANDLER, find_problem_of_call
 
 Event: TypeAlias = tuple[str, ...]
 
@@ -178,7 +179,11 @@ def attach_many(
     if not isinstance(handler_id, str) or not handler_id:
         raise UsageError(f"a telemetry handler is named by a non-empty string, not {handler_id!r}")
     if not callable(handler):
-        raise UsageError(f"telemetry handler {handler_id!r} cannot be called: {handler!r}")
+        raise UsageError(f"telemetry handler {handler_id!r} cannot be called: {shown(handler)}")
+    problem = find_problem_of_call(handler, "handler", HANDLER)
+    if problem:
+        hint = "; it is a class: give an object of it" if isinstance(handler, type) else ""
+        raise UsageError(f"telemetry handler {handler_id!r}: {problem}{hint}")
     known = _known_events(handler_id, events)
     entries = tuple(Attached(handler_id, event, handler, config) for event in known)
     with _lock:
@@ -281,6 +286,14 @@ def _remove(entries: tuple[Attached, ...]) -> None:
         _table[entry.event] = tuple(other for other in _table[entry.event] if other is not entry)
 
 
+def _place_of(error: BaseException) -> tuple[str, int]:
+    """Return the file and the line where ``error`` was raised, in code of the user's: ``sys.exit`` is wrapped."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    own = [each for each in frames if not str(each[0].f_globals.get("__name__", "")).startswith("handoff_mpi.")]
+    frame, line = (own or frames)[-1]
+    return frame.f_code.co_filename, line
+
+
 def _drop(entry: Attached, error: BaseException) -> None:
     """Detach the handler that raised, and say so."""
     with _lock:
@@ -288,12 +301,12 @@ def _drop(entry: Attached, error: BaseException) -> None:
         # It may be gone, or its name given to another: by itself, or by a thread that saw it raise too.
         if any(other is entry for other in entries):
             _remove(entries)
-    culprit = traceback.extract_tb(error.__traceback__)[-1]
+    filename, line = _place_of(error)
     # str(error) is the user's code too, and may raise; this may not.
     what = traceback.format_exception_only(type(error), error)[-1].strip()
     message = (
         f"telemetry handler {entry.handler_id!r} is detached: at {entry.event!r} it raised {what} "
-        f"({culprit.filename}:{culprit.lineno})"
+        f"({filename}:{line})"
     )
     try:
         warnings.warn(message, RuntimeWarning, stacklevel=3)

@@ -17,6 +17,7 @@ from handoff_mpi.carried_modules import copies_entered, enter_copies, leave_copi
 from handoff_mpi.dag import build_call
 from handoff_mpi.encoding import EncodingError, Payload, decode, decode_code, encode
 from handoff_mpi.messages import OK, RAISED, UNPICKLABLE
+from handoff_mpi.worker.codecs import deserialize, serialize, with_culprit
 from handoff_mpi.worker.context import TaskContext, enter
 from handoff_mpi.worker.draws import Generators
 from handoff_mpi.worker.process_state import ProcessState
@@ -125,7 +126,7 @@ class Caller:
         if codec[0] is None:
             return payload
         with copies_entered():
-            return encode(call_here(self.code(codec[0]), (decode(payload), self.rank, dest), {}))
+            return serialize(self.code, codec[0], payload, self.rank, dest)
 
     def call(self, spec: CallSpec) -> Outcome:
         """Call the function, and return how it ended."""
@@ -196,7 +197,7 @@ class Caller:
         if source < 0:  # the value is here: both ends of the codec are this rank
             payload, source = self.encode_for(payload, codec, self.rank), self.rank
         value = decode(payload)
-        return value if codec[1] is None else call_here(self.code(codec[1]), (value, source, self.rank), {})
+        return value if codec[1] is None else deserialize(self.code, codec[1], value, source, self.rank)
 
 
 def describe(error: BaseException) -> Error:
@@ -213,7 +214,7 @@ def describe(error: BaseException) -> Error:
         text = "".join(traceback.format_exception(type(error), error, frames))
     except BaseException:
         text = f"{kind}: {message}"
-    return kind, _shorten(message, _MESSAGE_CHARS), _shorten(text, _TRACEBACK_CHARS)
+    return kind, _shorten(with_culprit(error, message), _MESSAGE_CHARS), _shorten(text, _TRACEBACK_CHARS)
 
 
 def release_frames(error: BaseException) -> None:

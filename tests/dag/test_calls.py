@@ -83,7 +83,7 @@ def test_a_fault_is_told_once_with_how_many_functions_have_it():
 def test_codecs_are_bound_to_a_value_and_two_ranks():
     argument = Argument("a", serialize=one, deserialize=max)
     (found,) = problems(Function("a", (), lambda: 1), Function("b", [argument], one))
-    assert found.startswith("function 'b': serialize is called with a value and two ranks: one() takes 1")
+    assert found.startswith("function 'b': an Argument's serialize cannot be called as serialize(value, source_")
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from handoff_mpi.launch.doctor.probes import Leader, Ping, Ring, serve
 from handoff_mpi.launch.doctor.report import BAD, NOTE, OK, Finding, Report
 from handoff_mpi.launch.doctor.trial import Trial, child_environment, started, try_deaths
 from handoff_mpi.resources import Device
-from tests.conftest import missing, run_process
+from tests.conftest import DEVELOPMENT, missing, run_process
 
 # -- what measurements mean ----------------------------------------------------------------------------
 
@@ -635,16 +635,18 @@ OF_RANKS = OF_ALL | {"ranks", "answers", "ring", "ping", "bandwidth", "sharing",
 
 
 def test_alone(handoff, tmp_path, mark):
-    ended = handoff("doctor", env=mark)
+    ended = handoff("doctor", env={**mark, **DEVELOPMENT})
     told = heads(ended.out)
     assert (ended.rc, told[BAD]) == (0, []), ended.out + ended.err
+    assert "Warning" not in ended.err
     assert {*told[OK], *told[NOTE]} == OF_ALL | {"deaths"}, ended.out
     assert list(tmp_path.iterdir()) == []
 
 
 def test_launching_ranks_itself(handoff, tmp_path, mark):
-    ended = handoff("doctor", "-n", "3", "--json", "--run-dir", "kept", env=mark)
+    ended = handoff("doctor", "-n", "3", "--json", "--run-dir", "kept", env={**mark, **DEVELOPMENT})
     document = json.loads(ended.out)
+    assert "Warning" not in ended.err
     told = {each["about"]: each for each in document["findings"]}
     assert (ended.rc, document["exit_code"]) == (0, 0), ended.out + ended.err
     assert told.keys() == OF_RANKS | {"deaths"}

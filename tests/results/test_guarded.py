@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import pickle
+import sys
+
 import numpy as np
 import pytest
 
 from handoff_mpi.encoding import decode, encode
-from handoff_mpi.errors import UsageError, ValueUnavailable
-from handoff_mpi.results import MemoryStore, ResultStore
+from handoff_mpi.errors import UsageError, ValueDamaged, ValueUnavailable
+from handoff_mpi.results import MemoryStore, ResultStore, read_payload, write_payload
 from handoff_mpi.results.guarded import GuardedStore
 
 KEY = ("run", 1)
@@ -169,3 +173,155 @@ class WrongSignature(MemoryStore):
 def test_methods_that_cannot_be_called_as_they_will_be_are_refused():
     with pytest.raises(UsageError, match=r"whose get cannot be called as get\(key\)"):
         GuardedStore(WrongSignature, 3)
+
+
+class Dumping(MemoryStore):
+    """Keeps what it is given as many a store does: pickled."""
+
+    def put(self, key, payload):
+        super().put(key, pickle.dumps(payload))
+
+    def get(self, key):
+        return pickle.loads(super().get(key))
+
+
+VALUES = {
+    "plain": 7,
+    "nothing": None,
+    "small": {"a": [1, 2]},
+    "an array": np.arange(50_000.0),
+    "arrays": [np.arange(50_000), bytearray(50_000), "x" * 5000],
+    "by value": np.frombuffer(b"x" * 30_000, dtype=np.uint8),
+}
+
+
+def same(value, other):
+    if isinstance(value, list) and isinstance(other, list):
+        return len(value) == len(other) and all(map(same, value, other))
+    return type(value) is type(other) and bool(np.all(value == other))
+
+
+@pytest.mark.parametrize("case", VALUES)
+def test_a_payload_can_be_pickled(case):
+    store = GuardedStore(Dumping, 3)
+    store.put(KEY, encode(VALUES[case]))
+    assert same(decode(store.get(KEY)), VALUES[case])
+
+
+class Pickles:
+    """Keeps plain pickles, which it can read itself."""
+
+    form = "pickle"
+
+    def __init__(self, rank):
+        self.kept = {}
+
+    def put(self, key, pickled):
+        assert type(pickled) is bytes
+        self.kept[key] = pickled
+
+    def get(self, key):
+        return self.kept[key]
+
+    def delete(self, key):
+        del self.kept[key]
+
+
+@pytest.mark.parametrize("case", VALUES)
+def test_a_store_may_keep_plain_pickles(case):
+    made = []
+    store = GuardedStore(lambda rank: made.append(Pickles(rank)) or made[0], 3)
+    store.put(KEY, encode(VALUES[case]))
+    assert same(pickle.loads(made[0].kept[KEY]), VALUES[case])
+    assert same(decode(store.get(KEY)), VALUES[case])
+    made[0].kept[KEY] = memoryview(made[0].kept[KEY])
+    assert same(decode(store.get(KEY)), VALUES[case])
+    store.delete(KEY)
+    assert not made[0].kept
+
+
+@pytest.mark.parametrize("answer", [None, "x", 7, (1, b"x"), b"", pickle.dumps("other")], ids=repr)
+def test_what_is_not_the_pickle_counts_as_lost_once(answer):
+    store = GuardedStore(type("Store", (Pickles,), {"get": lambda self, key: answer}), 3)
+    store.put(KEY, encode([1]))
+    with pytest.raises(ValueUnavailable, match="pickle"):
+        store.get(KEY)
+    store.put(KEY, encode([1]))
+    assert decode(store.get(KEY)) == [1]
+
+
+def test_a_form_that_there_is_not_is_refused():
+    with pytest.raises(UsageError, match="whose form is 'json': it can be 'payload' or 'pickle'"):
+        GuardedStore(type("Store", (Pickles,), {"form": "json"}), 3)
+
+
+class Closing(MemoryStore):
+    closed = 0
+
+    def close(self):
+        type(self).closed += 1
+
+
+def test_a_store_that_can_be_closed_is_closed_once():
+    kind = type("Store", (Closing,), {})
+    store = GuardedStore(kind, 3)
+    store.put(KEY, encode("x"))
+    store.close()
+    store.close()
+    assert kind.closed == 1
+
+
+@pytest.mark.parametrize("close", [lambda self: 1 // 0, lambda self: sys.exit(3)])
+def test_a_store_that_cannot_be_closed_is_told_of(close, capsys):
+    GuardedStore(type("Store", (MemoryStore,), {"close": close}), 3).close()
+    assert "result_store.close failed: " in capsys.readouterr().err
+
+
+class ClosingWithArguments(MemoryStore):
+    def close(self, how): ...
+
+
+class Later(MemoryStore):
+    async def put(self, key, payload): ...
+
+
+WRONG = [(ClosingWithArguments, r"whose close cannot be called as close\(\)"), (Later, "whose put is async")]
+
+
+@pytest.mark.parametrize(("kind", "says"), WRONG)
+def test_what_would_go_wrong_later_is_refused_at_once(kind, says):
+    with pytest.raises(UsageError, match=says):
+        GuardedStore(kind, 3)
+
+
+@pytest.mark.parametrize("case", VALUES)
+def test_a_payload_is_written_to_a_file_and_read_again(case, tmp_path):
+    payload = encode(VALUES[case])
+    with (tmp_path / "value").open("wb") as file:
+        nbytes = write_payload(file, payload)
+    assert (tmp_path / "value").stat().st_size == nbytes
+    data = (tmp_path / "value").read_bytes()
+    with (tmp_path / "value").open("rb") as file:
+        for again in (read_payload(file), read_payload(data), read_payload(memoryview(data))):
+            assert again[0] == payload[0]
+            assert [bytes(part) for part in again[1:] if again[0]] == [bytes(part) for part in payload[1:] if again[0]]
+            assert same(decode(again), decode(payload))
+
+
+DAMAGES = {
+    "cut": lambda data: data[:-1],
+    "cut at its head": lambda data: data[:10],
+    "empty": lambda data: b"",
+    "another file": lambda data: b"x" * 200,
+    "a bit": lambda data: data[:-20] + bytes([data[-20] ^ 1]) + data[-19:],
+    "longer": lambda data: data + b"more",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("case", ["plain", "small", "an array"])
+def test_a_damaged_payload_is_never_read(case, damage):
+    file = io.BytesIO()
+    write_payload(file, encode(VALUES[case]))
+    with pytest.raises(ValueDamaged, match="a payload is"):
+        read_payload(damage(file.getvalue()))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+from pathlib import Path
+
 import pytest
 
 import handoff_mpi as handoff
 from handoff_mpi.results import DirectoryStore, MemoryStore
+from tests.conftest import ROOT, missing, run_process
 
 PROTOCOLS = {
     "AllocationStrategy": ("allocate",),
@@ -46,3 +51,113 @@ def test_a_tracker_needs_no_method_that_is_never_called():
         def release(self, rank, cost): ...
 
     assert isinstance(Tracker(), handoff.ResourceTracker)
+
+
+TYPED = """
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import handoff_mpi as handoff
+
+
+class Strategy:
+    def allocate(self, groups: Sequence[handoff.ReadyGroup], view: handoff.ClusterView) -> Iterator[tuple[int, int]]:
+        for group in groups:
+            for rank in view.ranks():
+                if view.fits(group.cost, rank) and view.free(rank)["cpu"] >= group.cost.wanted()["cpu"]:
+                    yield group[0], rank
+
+
+class Rated(handoff.RatedStrategy):
+    def rate(self, cost: Any, bay: Any) -> float:
+        return float(bay.load())
+
+
+class Tracker:
+    def register(self, node: int, capabilities: Mapping[str, int | float]) -> None: ...
+    def request(self, node: int, cost: Mapping[str, int | float]) -> bool:
+        return True
+
+    def release(self, node: int, cost: Mapping[str, int | float]) -> None: ...
+
+
+class Store:
+    def __init__(self, rank: int) -> None:
+        self.kept: dict[tuple[str, Any], tuple[Any, ...]] = {}
+
+    def put(self, key: tuple[str, Any], payload: tuple[Any, ...]) -> None:
+        self.kept[key] = payload
+
+    def get(self, key: tuple[str, Any]) -> tuple[Any, ...]:
+        return self.kept[key]
+
+    def delete(self, key: tuple[str, Any]) -> None:
+        del self.kept[key]
+
+
+class Pickles:
+    form = "pickle"
+
+    def __init__(self, rank: int) -> None:
+        self.kept: dict[tuple[str, Any], bytes] = {}
+
+    def put(self, key: tuple[str, Any], pickled: bytes) -> None:
+        self.kept[key] = pickled
+
+    def get(self, key: tuple[str, Any]) -> bytes:
+        return self.kept[key]
+
+    def delete(self, key: tuple[str, Any]) -> None:
+        del self.kept[key]
+
+
+def half(value: list[int], source: int, target: int) -> list[int]:
+    return value[::2]
+
+
+def note(event: tuple[str, ...], measurements: dict[str, Any], metadata: dict[str, Any], config: Any) -> None: ...
+
+
+strategy: handoff.AllocationStrategy = Strategy()
+rated: handoff.AllocationStrategy = Rated()
+tracker: handoff.ResourceTracker = Tracker()
+stores: list[handoff.StoreFactory] = [Store, Pickles]
+argument = handoff.Argument("x", half, half)
+handler: handoff.TelemetryHandler = note
+handoff.telemetry.attach("note", ("handoff", "execution", "dag", "stop"), note)
+"""
+WRONG = """
+import handoff_mpi as handoff
+
+
+class Tracker:
+    def register(self, rank: int) -> None: ...
+    def request(self, rank: int, cost: object) -> bool:
+        return True
+
+    def release(self, rank: int, cost: object) -> None: ...
+
+
+class Store:
+    def __init__(self, rank: int) -> None: ...
+    def put(self, key: object, payload: object) -> None: ...
+    def delete(self, key: object) -> None: ...
+
+
+tracker: handoff.ResourceTracker = Tracker()  # no capabilities
+factory: handoff.StoreFactory = Store  # no get
+handoff.Argument("x", lambda value: value)  # no ranks
+handoff.telemetry.attach("x", ("handoff", "execution", "dag", "stop"), lambda event: None)  # no measurements
+"""
+
+
+def test_type_checkers_know_them(tmp_path):
+    mypy = shutil.which("mypy", path=str(Path(sys.executable).parent)) or shutil.which("mypy")
+    if mypy is None:
+        missing("mypy")
+    (tmp_path / "typed.py").write_text(TYPED)
+    (tmp_path / "wrong.py").write_text(WRONG)
+    ended = run_process([mypy, "--strict", tmp_path / "typed.py", tmp_path / "wrong.py"], ROOT, 240)
+    errors = [line.split(":")[:2] for line in ended.out.splitlines() if ": error: " in line]
+    lines = [number for number, line in enumerate(WRONG.splitlines(), 1) if "  # no " in line]
+    assert errors == [[str(tmp_path / "wrong.py"), str(number)] for number in lines], ended.out

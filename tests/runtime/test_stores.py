@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 import handoff_mpi as handoff
 from handoff_mpi.results import MemoryStore
+from tests.conftest import ROOT
 
 
 class Forgetful(MemoryStore):
@@ -66,6 +68,68 @@ def test_a_value_that_is_lost_at_the_very_end_is_unavailable_and_the_others_are_
     for number in (1, 2):
         with pytest.raises(handoff.ValueUnavailable, match=said):
             results[number]
+
+
+class Noting(MemoryStore):
+    """Notes in its directory what becomes of it."""
+
+    def __init__(self, rank):
+        super().__init__(rank)
+        self.rank = rank
+        note(f"made {rank}")
+
+    def close(self):
+        note(f"closed {self.rank}")
+
+
+def note(text):
+    with Path("notes").open("a") as file:
+        file.write(text + "\n")
+
+
+def test_each_rank_makes_one_store_for_a_run_and_closes_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results = handoff.execute_local(chain(size=20_000), result_store=Noting)
+    assert results[4][0] == 4
+    assert Path("notes").read_text().splitlines() == ["made 0", "closed 0"]
+    with pytest.raises(handoff.UsageError):
+        handoff.execute_local(chain(), result_store=Noting, run_dir="notes")
+    assert Path("notes").read_text().splitlines()[2:] == ["made 0", "closed 0"]
+    with pytest.raises(handoff.DAGFailed):
+        handoff.execute_local(failing(), result_store=Noting)
+    assert Path("notes").read_text().splitlines()[4:] == ["made 0", "closed 0"]
+
+
+def failing():
+    dag = handoff.DAG()
+    dag.add_function(handoff.Function("fails", (), lambda: 1 // 0, max_retries=0))
+    return dag
+
+
+CLOSING = """
+import handoff_mpi as handoff
+from tests.runtime.test_stores import Noting, chain
+with handoff.Cluster() as cluster:
+    if cluster:
+        for _ in range(2):
+            assert cluster.execute(chain(size=20_000), result_store=Noting)[4][0] == 4
+"""
+
+
+def test_stores_of_all_ranks_are_closed_after_each_run_of_a_cluster(mpirun, tmp_path):
+    (tmp_path / "script.py").write_text(CLOSING)
+    ended = mpirun(3, "script.py", env={"PYTHONPATH": str(ROOT)})
+    assert ended.rc == 0, ended.err
+    notes = (tmp_path / "notes").read_text().splitlines()
+    assert sorted(notes) == sorted(2 * [f"{verb} {rank}" for verb in ("made", "closed") for rank in range(3)])
+
+
+def test_what_makes_stores_must_be_sent_to_the_other_ranks(tmp_path):
+    with (tmp_path / "file").open("w") as file, pytest.raises(handoff.UsageError) as caught:
+        handoff.execute_local(chain(), result_store=lambda rank: print(file))
+    said = "result_store must be sent to the other ranks, which make their own stores with it, and cannot be: "
+    assert str(caught.value).startswith(said)
+    assert str(caught.value).endswith("; open files and connections inside the function")
 
 
 RANKS = """

@@ -117,3 +117,39 @@ def test_a_limit_to_waiting_on_the_command_line(handoff, tmp_path):
     assert "1 done, 3 failed" in ended.err
     assert "refused: the resource tracker has refused it for 0." in ended.err
     assert "(tracker_timeout), last on rank 0: it said no" in ended.err
+
+
+def test_what_is_still_granted_at_the_end_is_released_once():
+    released = []
+
+    class Noting(Tracker):
+        def release(self, rank, cost):
+            released.append((rank, cost))
+
+    tracking = Tracking(Noting(True))
+    ask(tracking)
+    tracking.close()
+    tracking.close()
+    assert released == [(1, {"cpu": 1})]
+
+
+CUT_OFF = """
+import time
+import handoff_mpi as handoff
+
+class Tracker:
+    def register(self, rank, capabilities): ...
+    def request(self, rank, cost): print("granted", rank, flush=True); return True
+    def release(self, rank, cost): print("released", rank, flush=True)
+
+handoff.start(resource_tracker=Tracker())
+dag = handoff.DAG()
+dag.add_function(handoff.Function("a", (), time.sleep, [60]))
+"""
+
+
+def test_a_call_that_a_stopped_run_does_not_wait_for_is_released_too(handoff, tmp_path):
+    (tmp_path / "dag.py").write_text(CUT_OFF)
+    ended = handoff("run", "-n", "2", "--deadline", "1.5", "--drain", "0.2", "dag.py")
+    assert ended.rc == 75, ended.err
+    assert ended.out.split() == ["granted", "1", "released", "1"]

@@ -57,3 +57,100 @@ def test_ranks_that_are_not_there_are_refused(rank, tmp_path):
     dag.add_function(handoff.Function("update", (), handoff.update_node_resources, [rank, {"cpu": 2}], max_retries=0))
     results = handoff.execute_local(dag, run_dir=tmp_path, check=False)
     assert results.errors["update"].kind == "UsageError"
+
+
+INTRODUCING = """
+import handoff_mpi as handoff
+from handoff_mpi import DAG, Function
+
+def bring():
+    handoff.update_node_resources(handoff.current_task().rank, {"licence": 2})
+
+dag = DAG("introducing")
+dag.add_function(Function("bring", (), bring))
+for number in range(4):
+    dag.add_function(Function(number, ["bring"], lambda _: "ran", cost={"licence": 1}))
+dag.add_function(Function("alone", (), lambda: "ran", cost={"licence": 2}))
+"""
+
+
+@pytest.mark.parametrize("words", [[], ["--isolation", "process"], ["-n", "3"]], ids=" ".join)
+def test_an_update_may_introduce_a_resource(words, handoff, tmp_path):
+    (tmp_path / "dag.py").write_text(INTRODUCING)
+    ended = handoff("run", *words, "dag.py")
+    assert ended.rc == 0, ended.err
+    assert "6 done of 6" in ended.err
+
+
+def test_check_tells_what_waits_for_an_update(handoff, tmp_path):
+    (tmp_path / "dag.py").write_text(INTRODUCING)
+    ended = handoff("check", "dag.py")
+    assert ended.rc == 0, ended.err
+    assert "4 with cpu=1, licence=1: fit nowhere yet, and wait for update_node_resources" in ended.out
+
+
+def dag_that_needs(**cost):
+    dag = handoff.DAG()
+    dag.add_function(handoff.Function("first", (), abs, [-1]))
+    dag.add_function(handoff.Function("needs", ["first"], abs, cost=cost))
+    return dag
+
+
+@pytest.fixture
+def nothing_registered(monkeypatch):
+    monkeypatch.setattr("handoff_mpi.launch.job.registered", {})
+
+
+@pytest.mark.usefixtures("nothing_registered")
+def test_of_a_resource_that_a_handler_brings_0_is_registered_before(tmp_path):
+    def bring(event, measurements, metadata, config):
+        if metadata["function_id"] == "first":
+            handoff.update_node_resources(0, {"licence": 1})
+
+    with pytest.raises(handoff.FitsNowhere):
+        handoff.execute_local(dag_that_needs(licence=1), run_dir=tmp_path / "a")
+    handoff.register_local_node({"licence": 0})
+    handoff.telemetry.attach("bring", ("handoff", "execution", "function", "stop"), bring)
+    try:
+        assert handoff.execute_local(dag_that_needs(licence=1), run_dir=tmp_path / "b")["needs"] == 1
+    finally:
+        handoff.telemetry.detach("bring")
+
+
+@pytest.mark.usefixtures("nothing_registered")
+def test_what_never_comes_fails_what_waits_for_it_once_nothing_runs(tmp_path):
+    handoff.register_local_node({"licence": 0, "gpu": 0})
+    results = handoff.execute_local(dag_that_needs(licence=1), run_dir=tmp_path / "a", check=False)
+    assert results.exit_code == 4
+    assert results["first"] == 1
+    for cost in ({"gpu": 1}, {"cpu": 10_000}, {"licence": 1, "tape": 1}):
+        with pytest.raises(handoff.FitsNowhere):
+            handoff.execute_local(dag_that_needs(**cost), run_dir=tmp_path / "b")
+
+
+def test_a_pool_of_the_whole_job_is_no_ranks_to_change(tmp_path, capsys):
+    dag = handoff.DAG()
+    dag.add_function(handoff.Function("more", (), handoff.update_node_resources, [0, {"licence": 5}]))
+    handoff.execute_local(dag, resources={"licence": 1}, run_dir=tmp_path)
+    said = "update_node_resources(0, ...) changes nothing: licence belongs to the whole job (resources=), not to a rank"
+    assert said in capsys.readouterr().err
+
+
+def test_a_tracker_is_told_what_a_rank_offers_since_an_update(tmp_path):
+    registered = []
+
+    class Tracker:
+        def register(self, rank, capabilities):
+            registered.append((rank, capabilities.get("licence"), capabilities["cpu"]))
+
+        def request(self, rank, cost):
+            return True
+
+        def release(self, rank, cost): ...
+
+    dag = handoff.DAG()
+    dag.add_function(handoff.Function("more", (), handoff.update_node_resources, [0, {"licence": 5, "cpu": 3}]))
+    handoff.execute_local(dag, resource_tracker=Tracker(), run_dir=tmp_path)
+    (_, before, _), *rest = registered
+    assert before is None
+    assert rest == [(0, 5, 3)]

@@ -265,10 +265,48 @@ def test_an_exception_that_cannot_be_shown_is_reported_all_the_same() -> None:
         telemetry.execute(FUNCTION_START, {}, {})
 
 
-def test_a_handler_of_the_wrong_shape_is_detached_too() -> None:
-    telemetry.attach("bad", FUNCTION_START, lambda event: None)  # type: ignore[arg-type,misc]
-    with pytest.warns(RuntimeWarning, match="TypeError"):
+def test_the_place_that_is_named_is_in_the_users_code() -> None:
+    """As where ``sys.exit`` was replaced by a function of this package."""
+    code = compile("def leave():\n    raise SystemExit(3)", "wrapper.py", "exec")
+    scope: dict[str, Any] = {"__name__": "handoff_mpi.wrapper"}
+    exec(code, scope)
+    telemetry.attach("leaves", FUNCTION_START, lambda *_: scope["leave"]())
+    with pytest.warns(RuntimeWarning, match=r"it raised SystemExit: 3 \(.*test_handlers.py:\d+\)"):
         telemetry.execute(FUNCTION_START, {}, {})
+
+
+class Handler:
+    def __call__(self, event: Any, measurements: Any, metadata: Any, config: Any) -> None: ...
+
+
+async def handle_some_time(event: Any, measurements: Any, metadata: Any, config: Any) -> None: ...
+
+
+def handle_in_parts(event: Any, measurements: Any, metadata: Any, config: Any) -> Any:
+    yield event
+
+
+WRONG = [
+    (lambda event: None, r"handler cannot be called as handler\(event, measurements, metadata, config\)"),
+    (lambda event, measurements, metadata, *, config: None, "handler cannot be called as"),
+    (Handler, "it is a class: give an object of it"),
+    (handle_some_time, "handler is async, so that calling it would do nothing"),
+    (handle_in_parts, "handler is a generator, so that calling it would do nothing"),
+    (7, "cannot be called: 7"),
+]
+
+
+@pytest.mark.parametrize(("handler", "says"), WRONG)
+def test_a_handler_of_the_wrong_shape_is_refused_at_once(handler: Any, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        telemetry.attach("bad", FUNCTION_START, handler)
+    assert not telemetry.has_handlers(FUNCTION_START)
+
+
+@pytest.mark.parametrize("handler", [Handler(), Handler().__call__, lambda *all: None, print])
+def test_whatever_can_be_called_with_four_arguments_is_a_handler(handler: Any) -> None:
+    telemetry.attach("good", FUNCTION_START, handler)
+    assert telemetry.has_handlers(FUNCTION_START)
 
 
 def test_an_interrupt_in_a_handler_is_not_swallowed() -> None:

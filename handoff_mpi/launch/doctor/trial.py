@@ -161,6 +161,8 @@ def started(
         _kill_stamped(stamp)
         with suppress(subprocess.TimeoutExpired):  # it hangs in the kernel: left behind
             process.wait(KILL_LIMIT_S)
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def _terminate(process: subprocess.Popen[Any], patience_s: float) -> None:

@@ -30,6 +30,7 @@ UNFETCHED = "unfetched"  # (UNFETCHED, run, task, attempt, [(input, ranks asked)
 ALIVE = "alive"  # (ALIVE, run, [(task, attempt, started)]): heartbeat, with the calls that run longest
 TRANSFERRED = "transferred"  # (TRANSFERRED, run, [(task, source, nbytes, duration)]): inputs that were fetched
 MEMORY = "memory"  # (MEMORY, run, is_short, words): the rank is too short of memory for new tasks, or is not any more
+ENCODING = "encoding"  # (ENCODING, run, [(task, attempt, input, rank, since)]): that rank has long been encoding it
 UPDATE = "update"  # (UPDATE, run, rank, resources)
 LOOKED = "looked"  # (LOOKED, run, rank, is_gone, reason): asked to, or when a neighbour was found to be gone
 BYE = "bye"  # (BYE, run): the rank has left the run
@@ -37,9 +38,9 @@ ENDS = "ends"  # (ENDS, 0, status): the script of the rank has come to its end; 
 
 # A rank to a rank
 ASKED = "asked"  # (ASKED, 0, answer): what rank 0's host has answered, between two runs, to a rank of this one
-FETCH = "fetch"  # (FETCH, run, ticket, task, codec, encoded callables the codec needs, via)
+FETCH = "fetch"  # (FETCH, run, ticket, task, codec, encoded callables the codec needs, via, limit_s)
 VALUE = "value"  # (VALUE, run, ticket, head) + buffers; head is (PLAIN, value) or (PICKLED, bytes)
-ABSENT = "absent"  # (ABSENT, run, ticket, reason)
+ABSENT = "absent"  # (ABSENT, run, ticket, reason); None, or (status, error) of encoding it for the rank that asks
 REFER = "refer"  # (REFER, run, ticket, rank, nbytes or 0 if not known): ask that rank, which has it or is getting it
 
 #: ``via`` of a fetch: the rank that referred to the one that is asked, or one of these.

@@ -202,7 +202,7 @@ class Run:
             with garbage.frozen(len(self._plan)):
                 loop.run([Submitted(self._specs, resumed.rest, resumed.suspects, resumed.deaths), Closed()])
             loop.confirm()
-            results = self._results(loop.trouble, loop.running_at_stop)
+            results = self._results(loop.trouble, self._why_stopped(loop))
             return self._close(loop, results)
         except HandoffError as error:
             code = error.exit_code
@@ -375,7 +375,7 @@ class Run:
 
     # -- what it gives back ---------------------------------------------------------------------------
 
-    def _results(self, trouble: str, running_at_stop: list[int]) -> Results:
+    def _results(self, trouble: str, why_stopped: str) -> Results:
         """Return the results of the run, which is not done where ``trouble`` kept its journal from being written."""
         scheduler = self._scheduler
         status = "stopped" if trouble and scheduler.status == "done" else scheduler.status
@@ -386,7 +386,7 @@ class Run:
             self._errors(),
             self._files.path,
             clock() - self._started,
-            self._why_stopped(running_at_stop) or trouble,
+            why_stopped or trouble,
             {each.rank: each.host for each in self._job.capabilities},
             {rank: len(slots) for rank, slots in scheduler.slots.of_rank.items()},
             dict(self._recorder.lost),
@@ -399,15 +399,25 @@ class Run:
         self._take_kept(results)
         return results
 
-    def _why_stopped(self, running: list[int]) -> str:
-        scheduler = self._scheduler
+    def _why_stopped(self, loop: SchedulerLoop) -> str:
+        scheduler, running = self._scheduler, loop.running_at_stop
         if scheduler.stopped_on_failure and scheduler.failures:
             return f"function {self._plan.ids[next(iter(scheduler.failures))]!r} failed"
         if not (scheduler.stopping and running):
             return scheduler.stopping
         cut_off = [task for task in running if not State(scheduler.state[task]).is_final]
-        left = f" ({self._named(cut_off)} did not end)" if cut_off else ""
+        left = f" ({self._named(cut_off)} did not end{self._encodings(loop, cut_off)})" if cut_off else ""
         return f"{scheduler.stopping} while {self._named(running)} ran{left}"
+
+    def _encodings(self, loop: SchedulerLoop, tasks: list[int]) -> str:
+        """Return in words which ranks encode inputs of ``tasks``, which takes long."""
+        ids, told = self._plan.ids, ""
+        for task in [task for task in tasks[:_MAX_NAMED] if task in loop.encodings]:
+            attempt, value, rank, since = loop.encodings[task]
+            if self._scheduler.attempts[task] == attempt:
+                told += f"; rank {rank} has been encoding {shown(ids[value])} for {shown(ids[task])}"
+                told += f" for {clock() - since:.0f} s"
+        return told
 
     def _named(self, tasks: list[int]) -> str:
         ids = [shown(self._plan.ids[task]) for task in tasks[:_MAX_NAMED]]

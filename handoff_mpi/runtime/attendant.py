@@ -66,10 +66,9 @@ class Attendant(threading.Thread):
         where = find_collective()
         if where:
             self._next_look = float("inf")
-            id = shown(self._shell.own_work.id)
-            say(
-                f"function {id} waits on rank {self._shell.transport.rank} in {where}: {WHY_IN_VAIN}"
-            )
+            work = self._shell.own_work
+            what = "a serialize" if work is None else f"function {shown(work.id)}"
+            say(f"{what} waits on rank {self._shell.transport.rank} in {where}: {WHY_IN_VAIN}")
 
     def _attend(self) -> None:
         bell = self._shell.transport.bell

@@ -61,7 +61,7 @@ class Bringing:
 
     def _bring(self, task: int, holder: int) -> None:
         self._bringing[self._next_ticket] = (task, holder)
-        self._courier.send(holder, (FETCH, self._number, self._next_ticket, task, None, (), INSIST))
+        self._courier.send(holder, (FETCH, self._number, self._next_ticket, task, None, (), INSIST, None))
         self._next_ticket -= 1
 
     def rewrite(self, missing: Sequence[tuple[int, Sequence[int]]]) -> None:

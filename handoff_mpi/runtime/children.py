@@ -30,7 +30,7 @@ _DEAD = frozenset({"Z", "X"})
 #: So much of what one child says is taken in before the others are listened to: it may never stop.
 _MOST_HEARD = 4 * MOST_SENT
 #: A child that has not begun a call with a timeout this long after that is given up.
-_PREPARE_LIMIT_S = 300.0
+PREPARE_LIMIT_S = 300.0
 
 
 class Children:
@@ -114,9 +114,7 @@ class Children:
         """Return the slot's child, started if there is none, told all it needs for ``work``."""
         child = self._children[work.slot]
         if child is None:
-            child = self._children[work.slot] = self._spare() or Child(
-                self._caller.rank, self._setup.run, self._setup.setup, self._setup.seeds
-            )
+            child = self._children[work.slot] = self.start()
         wanted = [number for number in work.recipe[0] if number not in child.knows]
         if wanted:
             child.learn([(number, self._caller.blobs[number]) for number in wanted])
@@ -124,6 +122,15 @@ class Children:
             if number not in child.knows_constants:
                 child.learn_constant(number, self._shared_constant(number))
         return child
+
+    def start(self) -> Child:
+        """Return an idle child, a spare one if there is one.
+
+        Raises:
+            OSError: none could be started.
+        """
+        setup = self._setup
+        return self._spare() or Child(self._caller.rank, setup.run, setup.setup, setup.seeds)
 
     def _spare(self) -> Child | None:
         if self._spares is None or self._setup.setup is not None:
@@ -268,14 +275,9 @@ class Children:
                 self._look_at(child, sent, now)
 
     def _look_at(self, child: Child, sent: SentCalls, now: float) -> None:
-        state = look_at(child.pid)[0]
-        if state in _DEAD:
-            child.bury()
         if sent.running is not None and _is_given_up(sent.running, now):
             child.kill()
-        stopped_s = self._stops.look(child.pid, state, now)
-        if stopped_s is not None and stopped_s >= self._stops.limit_s:
-            child.kill(f"its process had been stopped for {stopped_s:.0f} s and was ended")
+        end_if_stuck(child, self._stops, now)
 
     def relieve_idle(self) -> None:
         """Memory is short: idle children give back what they keep, and spare ones end."""
@@ -298,13 +300,23 @@ class Children:
         self._children = [None] * len(self._children)
         self.sent[:] = [SentCalls() for _ in self._children]
         # They are the shell's own methods: a reference cycle.
-        self._gather = self._ended = self._begun = self._updated = _do_nothing
+        self._gather = self._ended = self._begun = self._updated = do_nothing
 
 
-def _do_nothing(*args: Any) -> None:
+def end_if_stuck(child: Child, stops: Stops, now: float) -> None:
+    """End a busy child that is dead, or that has been stopped for long."""
+    state = look_at(child.pid)[0]
+    if state in _DEAD:
+        child.bury()
+    stopped_s = stops.look(child.pid, state, now)
+    if stopped_s is not None and stopped_s >= stops.limit_s:
+        child.kill(f"its process had been stopped for {stopped_s:.0f} s and was ended")
+
+
+def do_nothing(*args: Any) -> Any:
     """The run is over."""
 
 
 def _is_given_up(work: Work, now: float) -> bool:
     """Whether a child has had so long to begin a call that it never will."""
-    return work.is_overdue and now - work.started >= (work.timeout_s or 0.0) + _PREPARE_LIMIT_S
+    return work.is_overdue and now - work.started >= (work.timeout_s or 0.0) + PREPARE_LIMIT_S

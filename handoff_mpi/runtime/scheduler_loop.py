@@ -19,6 +19,7 @@ from handoff_mpi.messages import (
     BYE,
     CONSTANT,
     DISPATCH,
+    ENCODING,
     FETCH,
     FILES,
     FINISHED,
@@ -130,6 +131,7 @@ class SchedulerLoop:
 
     Attributes:
         trouble: why the journal is not written any further; empty if it is.
+        encodings: task to (attempt, input, rank, since) of the last input that took that rank long to encode.
     """
 
     def __init__(
@@ -166,6 +168,7 @@ class SchedulerLoop:
         self._process = os.getpid()
         self._stopped_at: float | None = None
         self.running_at_stop: list[int] = []
+        self.encodings: dict[int, tuple[int, int, int, float]] = {}
         self._said_goodbye: set[int] = set()
         self.gone = self.courier.gone
         self._updates: list[tuple[int, dict[str, Any]]] = []
@@ -428,8 +431,15 @@ class SchedulerLoop:
             self.recorder.transferred(source, message[2])
         elif kind == LOOKED:
             events.append(Examined(message[2], False, message[4]))
+        elif kind == ENCODING:
+            self._note_encodings(message[2])
         elif kind == BYE:
             self._said_goodbye.add(source)
+
+    def _note_encodings(self, reports: Sequence[tuple[int, int, int, int, float]]) -> None:
+        for task, attempt, value, rank, since in reports:
+            if self.scheduler.is_current(task, attempt):
+                self.encodings[task] = (attempt, value, rank, since)
 
     def _absorb_update(self, rank: int, resources: dict[str, Any], events: list[Event]) -> None:
         try:

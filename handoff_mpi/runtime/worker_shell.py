@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from handoff_mpi.comm import Envelope, RankGone, Transport, fresh_memory
-from handoff_mpi.encoding import EncodingError, Payload, head_of, nbytes_of
+from handoff_mpi.encoding import Payload, head_of, nbytes_of
 from handoff_mpi.messages import (
     ABSENT,
     CRITICAL,
@@ -20,6 +20,7 @@ from handoff_mpi.messages import (
     LOOK,
     LOOKED,
     LOST,
+    OK,
     RAISED,
     RECALL,
     STAYS,
@@ -30,12 +31,13 @@ from handoff_mpi.resources.memory import Gauge
 from handoff_mpi.results.store import ResultStore
 from handoff_mpi.runtime.attendant import Attendant
 from handoff_mpi.runtime.children import Children
+from handoff_mpi.runtime.encoders import Encoders
 from handoff_mpi.runtime.neighbours import LIVES, UNSEEN, Neighbours
 from handoff_mpi.runtime.pace import clock
 from handoff_mpi.runtime.relief import Relief
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.values import RankValues
-from handoff_mpi.worker.calls import Caller, CallSpec, Outcome, describe
+from handoff_mpi.worker.calls import Caller, CallSpec, Outcome
 from handoff_mpi.worker.draws import NONE
 from handoff_mpi.worker.events import (
     Call,
@@ -117,6 +119,7 @@ class WorkerShell:
             setup, self.machine, self.caller, spares, self._spec, self._end, self._note, self.update_resources
         )
         self._sent = self._children.sent
+        self._encoders = Encoders(transport.rank, self._children.start, self._value, self._answer)
         self._relief = self._make_relief()
         self._make_memory = _memory_for_children if setup.isolation == "process" or setup.slots > 1 else fresh_memory
         transport.receive_into(self._allocate)
@@ -127,7 +130,12 @@ class WorkerShell:
 
     def _make_relief(self) -> Relief:
         gauge = _gauge(self.setup.memory_nbytes, self.setup.ranks_here)
-        return Relief(gauge, self.setup.ranks_here, self._children.pids, mapped_nbytes, self._values.can_spill)
+        children, encoders = self._children, self._encoders
+
+        def pids() -> list[int]:
+            return [*children.pids(), *encoders.pids()]
+
+        return Relief(gauge, self.setup.ranks_here, pids, mapped_nbytes, self._values.can_spill)
 
     def _allocate(self, nbytes: int) -> tuple[Any, Any]:
         """Return memory for a buffer that is about to come; values leave memory first if there is no room for it."""
@@ -150,6 +158,8 @@ class WorkerShell:
             if any(isinstance(each, Envelope) and each.message[0] == RECALL for each in arrived):
                 self._children.take_back()
             self._children.listen()
+        if self._encoders:
+            self._encoders.turn()
         events = self._take_events()
         for each in arrived:
             if isinstance(each, Envelope):
@@ -165,7 +175,7 @@ class WorkerShell:
 
     def _has_nothing_to_do(self) -> bool:
         """Whether a turn would come to nothing, as most do."""
-        if self._events or self._updates or any(self._sent):
+        if self._events or self._updates or self._encoders or any(self._sent):
             return False
         now = clock()
         if now >= self._neighbours.next_look or now >= self._relief.next_look:
@@ -211,6 +221,7 @@ class WorkerShell:
             events.append(pressed)
             if pressed.level == CRITICAL:
                 self._children.relieve_idle()
+                self._encoders.relieve_idle()
 
     def _hear_of_neighbour(self, message: tuple[Any, ...]) -> None:
         kind, run, rank = message
@@ -253,16 +264,20 @@ class WorkerShell:
 
     def _run_own_call(self, work: Work) -> Outcome | None:
         """Run a call; None if an input was not to be had."""
-        self.call_serial += 1
         self.own_work = work
-        self.is_calling = True
-        if self.attendant is not None and self.attendant.is_parked:
-            self.attendant.wake()
+        self._begin_calling()
         try:
             spec = self._spec(work)
             return None if spec is None else self.caller.call(spec)
         finally:
             self.is_calling = False
+
+    def _begin_calling(self) -> None:
+        """Code of the user's runs in this thread from now on, for however long: an attendant looks after messages."""
+        self.call_serial += 1
+        self.is_calling = True
+        if self.attendant is not None and self.attendant.is_parked:
+            self.attendant.wake()
 
     @property
     def has_own_call(self) -> bool:
@@ -275,7 +290,7 @@ class WorkerShell:
 
     def sockets(self) -> list[Any]:
         """Return what becomes readable when a child speaks."""
-        return self._children.sockets()
+        return [*self._children.sockets(), *self._encoders.sockets()]
 
     def update_resources(self, rank: int, amounts: dict[str, Any]) -> None:
         """Have rank 0 told, at the next turn; from any thread."""
@@ -342,7 +357,7 @@ class WorkerShell:
             # The holder encodes for us, and may never have seen the code that does it.
             serialize = message[4][0]
             codes = [] if serialize is None else [(serialize, self.caller.blobs[serialize])]
-            message = (*message[:5], codes, message[6])
+            message = (*message[:5], codes, *message[6:])
         self.transport.send(command.dest, message, command.buffers)
 
     def _value(self, task: int) -> Payload | None:
@@ -369,36 +384,38 @@ class WorkerShell:
         self.caller.learn(command.codes, command.constant)
 
     def _serve(self, command: Serve) -> None:
-        if command.codec is not None:
+        if command.codec is None or command.codec[0] is None:
+            payload = self._value(command.task)
+            self._answer(command, None if payload is None else Outcome(OK, payload, None, 0.0))
+        elif command.limit_s is not None or self.setup.isolation == "process":
+            self._encoders.serve(command)
+        else:
             self._own_serves.append(command)  # user code runs where calls run, never beside one
-            return
-        payload = self._value(command.task)
-        if payload is None:
-            self.transport.send(command.dest, (ABSENT, self.setup.number, command.ticket, None))
-            return
-        self._send_value(command, payload)
 
-    def _send_value(self, command: Serve, payload: Payload) -> None:
-        head, buffers = head_of(payload)
-        self.transport.send(command.dest, (VALUE, self.setup.number, command.ticket, head), buffers)
+    def _answer(self, command: Serve, outcome: Outcome | None) -> None:
+        """Send a value to a rank that asked for it; None if it is unavailable."""
+        number = self.setup.number
+        if outcome is None or outcome.payload is None:
+            reason = None if outcome is None else (outcome.status, outcome.error)
+            self.transport.send(command.dest, (ABSENT, number, command.ticket, reason))
+        else:
+            head, buffers = head_of(outcome.payload)
+            self.transport.send(command.dest, (VALUE, number, command.ticket, head), buffers)
 
     def _serve_encoded(self, command: Serve) -> None:
         with self.lock:
             payload = self._value(command.task)
-        error = None
-        try:
-            if payload is not None:
-                self.caller.learn(command.codes, None)
-                payload = self.caller.encode_for(payload, command.codec, command.dest)
-        except EncodingError as problem:
-            error = describe(problem)
-        except BaseException as problem:
-            error = describe(problem)
+        outcome = None
+        if payload is not None:
+            self.caller.learn(command.codes, None)
+            self.own_work = None
+            self._begin_calling()
+            try:
+                outcome = self.caller.encode(payload, command.codec, command.dest)
+            finally:
+                self.is_calling = False
         with self.lock:
-            if payload is None or error is not None:
-                self.transport.send(command.dest, (ABSENT, self.setup.number, command.ticket, error))
-            else:
-                self._send_value(command, payload)
+            self._answer(command, outcome)
 
     def _leave(self, command: Leave) -> None:
         self.results = command.results
@@ -412,6 +429,7 @@ class WorkerShell:
         self.transport.receive_into(fresh_memory)
         self.caller.close()
         self._children.close()
+        self._encoders.close()
         self._values.close()
         self.machine.close()
 

@@ -364,8 +364,14 @@ class Scheduler:
             self.stale += 1
             return
         self._take_back(event.task, Cause.INPUT_LOST)
+        if any(self.specs[each].stays and self._has_lost(asked) for each, asked in event.missing):
+            self._blame.suspects.add(event.task)  # a rank may have died of encoding that input for it
         self.tasks.ready_or_waiting(event.task)
         self.tasks.recompute(self.tasks.lost_inputs(event.task))
+
+    def _has_lost(self, ranks: Sequence[int]) -> bool:
+        """Whether one of ``ranks`` that computed is lost."""
+        return any(rank in self.ledger.seats and not self.ledger.seats[rank].is_alive for rank in ranks)
 
     def _on_persisted(self, event: Persisted) -> None:
         if self.state[event.task] == DONE:

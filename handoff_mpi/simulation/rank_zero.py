@@ -209,7 +209,7 @@ class RankZero:
 
     def _bring(self, task: int, holder: int) -> None:
         self.bringing[self._next_ticket] = (task, holder)
-        self._send(holder, (FETCH, 1, self._next_ticket, task, None, (), INSIST))
+        self._send(holder, (FETCH, 1, self._next_ticket, task, None, (), INSIST, None))
         self._next_ticket -= 1
 
     def _rewrite(self, missing: Sequence[tuple[int, Sequence[int]]]) -> None:

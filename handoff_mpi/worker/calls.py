@@ -109,12 +109,17 @@ class Caller:
             code = self._codes[number] = decode_code(self.blobs[number])
         return code
 
-    def prepare(self, spec: CallSpec) -> None:
-        """Load what the call needs of code. What goes wrong goes wrong in the call again, and is told there."""
+    def prepare(self, codes: tuple[int, ...], cores: float | None) -> None:
+        """Load code that a call needs; errors are left to the call, which meets them again.
+
+        Args:
+            cores: of its claim; None leaves the limits of threads as they are.
+        """
         copies = enter_copies()
         try:
-            self._state.begin(self._limits.set(spec.cores))  # libraries that are loaded now read them
-            self._find_draws(spec.recipe[0])
+            # libraries that are loaded now read them
+            self._state.begin(cores is not None and self._limits.set(cores))
+            self._find_draws(codes)
         except BaseException:
             pass
         finally:
@@ -127,6 +132,20 @@ class Caller:
             return payload
         with copies_entered():
             return serialize(self.code, codec[0], payload, self.rank, dest)
+
+    def encode(self, payload: Payload, codec: Any, dest: int) -> Outcome:
+        """Encode ``payload`` for rank ``dest``, and return how that ended."""
+        started = time.perf_counter()
+        encoded, error = None, None
+        try:
+            self._state.begin(False)
+            encoded = self.encode_for(payload, codec, dest)
+        except BaseException as problem:
+            error = describe(problem)
+            release_frames(problem)
+        duration = time.perf_counter() - started
+        self._state.end(duration)
+        return Outcome(OK if error is None else RAISED, encoded, error, duration)
 
     def call(self, spec: CallSpec) -> Outcome:
         """Call the function, and return how it ended."""

@@ -104,15 +104,17 @@ class _Server:
             self._is_void = False
             spec = _spec(message, buffers, None)
             if self._has_news:
-                self._prepare(spec)
+                self._prepare(spec.recipe[0], spec.cores)
             self._call(spec)
         elif message[0] == "ahead":
             self._call_if_possible(message)
+        elif message[0] == "encode":
+            self._encode(message, buffers)
 
-    def _prepare(self, spec: CallSpec) -> None:
+    def _prepare(self, codes: tuple[int, ...], cores: float | None = None) -> None:
         """Starting, ``setup`` and imports may take longer than a call's timeout allows: that counts from here."""
         self._has_news = False
-        self._caller.prepare(spec)
+        self._caller.prepare(codes, cores)
         tell_rank(("begun",))
 
     def _call_if_possible(self, message: tuple[Any, ...]) -> None:
@@ -123,9 +125,22 @@ class _Server:
         else:
             self._call(_spec(message, (), self._latest))
 
+    def _encode(self, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
+        _, codec, dest, head = message
+        if self._has_news:
+            self._prepare(codec[:1])
+        began = time.monotonic()
+        if self._problem is not None:
+            _answer(self._set_up_failed(), began)
+        else:
+            _answer(self._caller.encode(join(head, buffers), codec, dest), began)
+
+    def _set_up_failed(self) -> Outcome:
+        return Outcome(RAISED, None, self._problem, 0.0)
+
     def _call(self, spec: CallSpec) -> None:
         began = time.monotonic()
-        outcome = Outcome(RAISED, None, self._problem, 0.0) if self._problem is not None else self._caller.call(spec)
+        outcome = self._set_up_failed() if self._problem is not None else self._caller.call(spec)
         payload = outcome.payload
         is_small = payload is not None and len(payload) == 2 and nbytes_of(payload) <= HOME_NBYTES
         self._latest = payload if is_small else None

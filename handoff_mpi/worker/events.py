@@ -143,13 +143,18 @@ class Kill:
 
 @dataclass(slots=True)
 class Serve:
-    """Send a value held here to ``dest``, encoded by ``codec`` if there is one."""
+    """Send a value held here to ``dest``, encoded by ``codec`` if there is one.
+
+    Attributes:
+        limit_s: how long encoding may take, in a child process; None where this rank may encode it itself.
+    """
 
     dest: int
     ticket: int
     task: int
     codec: Any
     codes: Any
+    limit_s: float | None = None
 
 
 @dataclass(slots=True)

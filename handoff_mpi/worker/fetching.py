@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handoff_mpi.encoding import nbytes_of
-from handoff_mpi.messages import ABSENT, DIRECT, FETCH, HOME_NBYTES, INSIST, REFER, TRANSFERRED
+from handoff_mpi.messages import ABSENT, DIRECT, ENCODING, FETCH, HOME_NBYTES, INSIST, ISOLATE, REFER, TRANSFERRED
 from handoff_mpi.worker.events import Serve, Work
 from handoff_mpi.worker.holdings import Holdings
 from handoff_mpi.worker.outbox import Outbox
@@ -29,6 +29,9 @@ MOST_HOPS = 32
 #: be in a call that lets nothing else run. Then who referred to it is asked as well.
 REFERRAL_S = 1.0
 REFERRAL_NBYTES_PER_S = 20e6
+#: Rank 0 receives a report of an encoding that takes longer than this: the user's code may never return.
+LONG_ENCODING_S = 1.0
+_NEVER = float("inf")
 
 
 @dataclass(slots=True, eq=False)
@@ -39,6 +42,7 @@ class Fetch:
         holders: who may be asked yet.
         asked: which of those that rank 0 named were.
         works: wait for it.
+        limit_s: how long the holder may encode it, in a child process; None where the holder may do so itself.
         ticket: of the last request; ``tickets`` are all that may be answered.
         source: who was asked last, or NOBODY.
         since: when, in seconds.
@@ -47,6 +51,7 @@ class Fetch:
         misled: how often a referral came to nothing.
         nbytes: how large the value is, if that was told.
         askers: ranks that wait until the value is here, with their tickets.
+        is_reported: whether rank 0 knows that its encoding takes long.
     """
 
     task: int
@@ -54,6 +59,7 @@ class Fetch:
     holders: list[int]
     asked: list[int]
     works: list[Work]
+    limit_s: float | None = None
     ticket: int = -1
     tickets: list[int] = field(default_factory=list)
     source: int = NOBODY
@@ -63,6 +69,12 @@ class Fetch:
     misled: int = 0
     nbytes: int = 0
     askers: list[tuple[int, int]] = field(default_factory=list)
+    is_reported: bool = False
+
+    @property
+    def key(self) -> tuple[int, Any, float | None]:
+        """What tells it from other fetches: a limit that ends one must not end the others."""
+        return self.task, self.codec, self.limit_s
 
 
 class Fetches:
@@ -82,6 +94,7 @@ class Fetches:
     Attributes:
         doubts: ticket of a referred request to when to ask elsewhere as well, in seconds.
         deferred: fetches that wait for memory, in order: no holder was asked yet.
+        next_report: when to look for encodings that take long, in seconds.
     """
 
     def __init__(
@@ -96,6 +109,7 @@ class Fetches:
     ) -> None:
         self.doubts: dict[int, float] = {}
         self.deferred: deque[Fetch] = deque()
+        self.next_report = _NEVER
         self._rank = rank
         self._run = run
         self._outbox = outbox
@@ -103,7 +117,7 @@ class Fetches:
         self._takers = takers
         self._referred_nbytes = referred_nbytes
         self._tells_transfers = tells_transfers
-        self._fetches: dict[tuple[int, Any], Fetch] = {}
+        self._fetches: dict[tuple[int, Any, float | None], Fetch] = {}
         self._tickets: dict[int, Fetch] = {}
         self._next_ticket = 0
         self._lost: set[int] = set()
@@ -112,17 +126,18 @@ class Fetches:
 
     def join(self, work: Work, task: int, codec: Any, holders: Sequence[int]) -> list[Fetch]:
         """Have ``work`` wait for a value; return the fetch if it has come to nothing at once."""
-        fetch = self._fetches.get((task, codec))
+        limit_s = None if codec is None else _encoding_limit_s(work)
+        fetch = self._fetches.get((task, codec, limit_s))
         if fetch is not None:
             fetch.works.append(work)
             return []
         self._lost.difference_update(holders)  # rank 0 names none that is lost, so they are back
-        fetch = Fetch(task, codec, [rank for rank in holders if rank != self._rank], [], [work])
-        if self.deferred or not self._has_room():
-            self._fetches[task, codec] = fetch
+        fetch = Fetch(task, codec, [rank for rank in holders if rank != self._rank], [], [work], limit_s)
+        has_room = not self.deferred and self._has_room()
+        self._fetches[fetch.key] = fetch
+        if not has_room:
             self.deferred.append(fetch)
             return []
-        self._fetches[task, codec] = fetch
         return self._ask_next(fetch)
 
     def resume(self) -> list[Fetch]:
@@ -181,7 +196,9 @@ class Fetches:
         fetch.tickets.append(fetch.ticket)
         self._next_ticket += 1
         self._tickets[fetch.ticket] = fetch
-        self._outbox.send(rank, (FETCH, self._run, fetch.ticket, fetch.task, fetch.codec, (), via))
+        if fetch.codec is not None:
+            self.next_report = min(self.next_report, self._outbox.now + LONG_ENCODING_S)
+        self._outbox.send(rank, (FETCH, self._run, fetch.ticket, fetch.task, fetch.codec, (), via, fetch.limit_s))
 
     def _close_tickets(self, fetch: Fetch) -> None:
         for ticket in fetch.tickets:
@@ -266,6 +283,21 @@ class Fetches:
                 fetch.misled = MOST_MISLED
                 self._ask_holder(fetch)
 
+    def report_encodings(self) -> None:
+        """Tell rank 0 which calls wait for an encoding that takes long."""
+        now, self.next_report = self._outbox.now, _NEVER
+        reports = []
+        for fetch in self._fetches.values():
+            if fetch.codec is None or fetch.source == NOBODY or fetch.is_reported:
+                continue
+            if now - fetch.since < LONG_ENCODING_S:
+                self.next_report = min(self.next_report, fetch.since + LONG_ENCODING_S)
+                continue
+            fetch.is_reported = True
+            reports += [(work.task, work.attempt, fetch.task, fetch.source, fetch.since) for work in fetch.works]
+        if reports:
+            self._outbox.tell((ENCODING, self._run, reports))
+
     def lose(self, rank: int) -> list[Fetch]:
         """``rank`` is lost; return the fetches that end with it."""
         self._lost.add(rank)
@@ -289,20 +321,20 @@ class Fetches:
 
     def _end(self, fetch: Fetch) -> None:
         self._close_tickets(fetch)
-        del self._fetches[fetch.task, fetch.codec]
+        del self._fetches[fetch.key]
 
     # -- who asks here ------------------------------------------------------------------------------
 
     def on_fetch(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
         """``source`` asks for a value: it is served, referred, has to wait until the value is here, or is sent away."""
-        _, _, ticket, task, codec, codes, via = message
+        _, _, ticket, task, codec, codes, via, limit_s = message
         self._lost.discard(source)
         if task in self._holdings.held:
             if not self._refers(source, ticket, task, codec, via):
                 self._holdings.read((task,))
-                self._outbox.commands.append(Serve(source, ticket, task, codec, codes))
+                self._outbox.commands.append(Serve(source, ticket, task, codec, codes, limit_s))
             return
-        fetch = self._fetches.get((task, codec))
+        fetch = self._fetches.get((task, codec, None))
         if fetch is None or fetch.source != via:
             self._outbox.send(source, (ABSENT, self._run, ticket, None))
         elif not self._refers(source, ticket, task, codec, via):
@@ -319,3 +351,14 @@ class Fetches:
             return False
         self._outbox.send(source, (REFER, self._run, ticket, instead, nbytes))
         return True
+
+
+def _encoding_limit_s(work: Work) -> float | None:
+    """Return how long a holder may encode an input of ``work``; None if that need not be in a child process.
+
+    An encoding is part of the call that it is for: it has the timeout of that call, and kills no rank where that call
+    must not.
+    """
+    if work.timeout_s is not None:
+        return work.timeout_s
+    return _NEVER if work.flags & ISOLATE else None

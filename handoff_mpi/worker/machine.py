@@ -29,7 +29,6 @@ from handoff_mpi.messages import (
     MEMORY,
     NORMAL,
     OK,
-    RAISED,
     RECALL,
     REFER,
     RETURNED,
@@ -161,6 +160,8 @@ class Worker:
             self._look_at_clock()
         if self._fetches.doubts:
             self._fetches.look_at_referrals()
+        if now >= self._fetches.next_report:
+            self._fetches.report_encodings()
         if self._fetches.deferred:
             self._give_up(self._fetches.resume())
         if outbox.done and (None in self.running or outbox.is_due):
@@ -171,7 +172,7 @@ class Worker:
 
     def next_wakeup(self) -> float:
         """Return the time at which :meth:`handle` must be called again even if nothing happens."""
-        wakeup = self._outbox.last_told + self.heartbeat_s
+        wakeup = min(self._outbox.last_told + self.heartbeat_s, self._fetches.next_report)
         if self._outbox.done:
             wakeup = min(wakeup, self._outbox.flush_by)
         if self._timed or self._unreported:
@@ -371,20 +372,20 @@ class Worker:
             self._holdings.reserve()
 
     def _on_absent(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
-        ended, error = self._fetches.on_absent(message), message[3]
-        if error is None:
+        ended, reason = self._fetches.on_absent(message), message[3]
+        if reason is None:
             self._give_up(ended)
             return
         for fetch in ended:
             for work in fetch.works:
-                self._fail(work, error)
+                self._fail(work, fetch.since, *reason)
 
-    def _fail(self, work: Work, error: Any) -> None:
-        """An input of ``work`` could not be encoded: as good as raised by its call."""
+    def _fail(self, work: Work, since: float, status: int, error: Any) -> None:
+        """An input of ``work`` could not be encoded, which is part of its call: so that call has ended."""
         if work in self.queues[work.slot]:
             self.queues[work.slot].remove(work)
             self._abandon(work)
-            self._outbox.note((work.task, work.attempt, RAISED, error, 0, self._outbox.now, 0.0))
+            self._outbox.note((work.task, work.attempt, status, error, 0, since, self._outbox.now - since))
             self._leave_followers(work.task)
 
     def _on_refer(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:

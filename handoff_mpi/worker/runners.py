@@ -185,6 +185,15 @@ class Child:
             buffers += parts
         self._send(("call", _sent(spec.id), spec.attempt, spec.recipe, heads, spec.cores, spec.gpus), buffers)
 
+    def encode(self, codec: Any, dest: int, payload: Payload) -> None:
+        """Have an idle child encode a value for rank ``dest``; it answers as for a call.
+
+        Raises:
+            OSError: the child is gone.
+        """
+        head, buffers = split(payload)
+        self._send(("encode", codec, dest, head), buffers)
+
     def call_ahead(self, frames: Sequence[bytes]) -> None:
         """Have calls, from :func:`frame_ahead`, begin one after the other when those sent before have ended.
 

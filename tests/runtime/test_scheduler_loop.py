@@ -200,7 +200,9 @@ def test_whoever_asks_for_a_file_that_is_gone_is_told_so(tmp_path):
             ((task, attempt),) = assigned(message)
             if (task, attempt) == (1, 1):
                 return [(3, (UNFETCHED, 1, 1, 0, [(0, [])]))]  # another has found that the file is damaged
-            late = [(2, (FETCH, 1, 7, 0, None, (), DIRECT))] if task == 0 else []  # rank 2 does not see it, and asks
+            late = (
+                [(2, (FETCH, 1, 7, 0, None, (), DIRECT, None))] if task == 0 else []
+            )  # rank 2 does not see it, and asks
             return [*late, finished(dest, task, attempt)]
         if message[0] == ABSENT:
             return [(dest, (UNFETCHED, 1, 1, 1, [(0, [0])]))]

@@ -226,7 +226,7 @@ def test_a_value_that_was_moved_out_and_is_gone_is_lost_as_any_other_and_the_nex
     shutil.rmtree(spilled)
     network.transport(0).poll()
 
-    receive(shell, network, 2, FETCH, 1, 7, 0, None, (), -1)
+    receive(shell, network, 2, FETCH, 1, 7, 0, None, (), -1, None)
     assert [each.message for each in network.transport(2).poll()] == [(ABSENT, 1, 7, None)]
     receive(shell, network, 0, DISPATCH, 1, [], [(0, (1.0, ()), [task(5, value(1, 1))])])
     shell.run_own_calls()

@@ -11,11 +11,13 @@ from handoff_mpi.messages import (
     HIGH,
     HOME_NBYTES,
     INSIST,
+    ISOLATE,
     NORMAL,
     RAISED,
     RECALL,
     STAYS,
     STOP,
+    TIMED_OUT,
     TIMEOUT,
     VALUE,
 )
@@ -231,7 +233,42 @@ def test_a_codec_that_raises_at_the_holder_fails_the_task():
     rank = Dialogue()
     rank.tell(0.0, dispatch(task(1, value(0, 2, 3, codec="c"))))
     error = ("ValueError", "cannot encode", "Traceback")
-    assert rank.tell(1.0, absent(2, 0, error)) == ["to 0: finished 1#1 raised (ValueError)"]
+    assert rank.tell(0.9, absent(2, 0, (RAISED, error))) == ["to 0: finished 1#1 raised (ValueError)"]
+
+
+def test_an_encoding_has_the_timeout_of_the_call_that_it_is_for_and_ends_no_other_call():
+    rank = Dialogue()
+    assert rank.tell(
+        0.0, dispatch(*(task(n, value(0, 2, codec="c"), timeout_s=t) for n, t in ((1, 2.0), (2, None))))
+    ) == [
+        "to 2: fetch 0 on ticket 0 by c within 2 s",
+        "to 2: fetch 0 on ticket 1 by c",
+    ]
+    error = ("timeout", "encoding took longer", "")
+    assert rank.tell(0.5, absent(2, 0, (TIMED_OUT, error))) == ["to 0: finished 1#1 timed out (timeout)"]
+    assert rank.tell(0.6, arrives(2, 1)) == ["call 2#1 on slot 0"]
+
+
+def test_an_isolated_call_has_its_inputs_encoded_in_a_child_process():
+    rank = Dialogue()
+    commands = rank.tell(0.0, dispatch(task(1, value(0, 2, codec="c"), flags=ISOLATE)))
+    assert commands == ["to 2: fetch 0 on ticket 0 by c within inf s"]
+
+
+def test_rank_0_receives_once_which_call_waits_for_an_encoding_that_takes_long():
+    rank = Dialogue()
+    rank.tell(5.0, dispatch(task(1, value(0, 2, codec="c"), value(7, 3))))
+    assert rank.worker.next_wakeup() == 6.0
+    assert rank.tell(6.0) == ["to 0: encoding 0 for 1#1 at 2 since 5"]
+    assert rank.worker.next_wakeup() > 100
+    assert rank.tell(9.0) == []
+
+
+def test_an_encoding_that_ends_soon_is_not_reported():
+    rank = Dialogue()
+    rank.tell(5.0, dispatch(task(1, value(0, 2, codec="c"))))
+    rank.tell(5.5, arrives(2, 0))
+    assert rank.tell(6.0) == ["to 0: alive, 1#1 runs since 5.5"]
 
 
 def test_a_task_that_has_its_inputs_overtakes_one_that_waits_for_them():

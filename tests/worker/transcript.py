@@ -10,6 +10,7 @@ from handoff_mpi.messages import (
     DIED,
     DIRECT,
     DISPATCH,
+    ENCODING,
     FETCH,
     FINISHED,
     FORGET,
@@ -93,8 +94,8 @@ def stop(results=None):
 # -- what ranks send one another ------------------------------------------------------------------------
 
 
-def fetch(source, ticket, number, codec=None, via=DIRECT):
-    return received(source, FETCH, ticket, number, codec, [], via)
+def fetch(source, ticket, number, codec=None, via=DIRECT, limit_s=None):
+    return received(source, FETCH, ticket, number, codec, [], via, limit_s)
 
 
 def refer(source, ticket, rank, nbytes=0):
@@ -160,7 +161,8 @@ def _line(command):
     if kind is Kill:
         return f"kill slot {command.slot}"
     if kind is Serve:
-        return f"serve {command.task} to {command.dest} on ticket {command.ticket}" + _codec(command.codec)
+        line = f"serve {command.task} to {command.dest} on ticket {command.ticket}" + _codec(command.codec)
+        return line + _limit(command.limit_s)
     if kind is Learn:
         return "learn " + (f"codes {command.codes}" if command.codes else f"constant {command.constant[0]}")
     if kind is Leave:
@@ -184,11 +186,14 @@ def _message(message):
     if kind == MEMORY:
         return f"{'short of memory' if rest[0] else 'not short of memory'}: {rest[1]}"
     if kind == FETCH:
-        return f"fetch {rest[1]} on ticket {rest[0]}" + _codec(rest[2]) + _via(rest[4])
+        return f"fetch {rest[1]} on ticket {rest[0]}" + _codec(rest[2]) + _via(rest[4]) + _limit(rest[5])
     if kind == REFER:
         return f"ask {rest[1]} on ticket {rest[0]}"
     if kind == ABSENT:
         return f"absent on ticket {rest[0]}"
+    if kind == ENCODING:
+        lines = [f"{value} for {task}#{n} at {rank} since {since:g}" for task, n, value, rank, since in rest[0]]
+        return "encoding " + ", ".join(lines)
     if kind == TRANSFERRED:
         lines = [f"{task} from {rank}, {nbytes} bytes in {seconds:g} s" for task, rank, nbytes, seconds in rest[0]]
         return "transferred " + ", ".join(lines)
@@ -197,6 +202,10 @@ def _message(message):
 
 def _via(via):
     return {DIRECT: "", INSIST: ", insisting"}.get(via, f", referred by {via}")
+
+
+def _limit(limit_s):
+    return "" if limit_s is None else f" within {limit_s:g} s"
 
 
 def _codec(codec):

@@ -89,6 +89,12 @@ class JobLost(HandoffError):
     exit_code = EXIT_STOPPED
 
 
+class RankLostInSetup(HandoffError):
+    """A rank was killed in ``setup(rank)``, before the run had begun; the same command begins it."""
+
+    exit_code = EXIT_STOPPED
+
+
 class Interrupted(HandoffError):
     """A run was asked to stop before it had begun."""
 

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Hashable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from handoff_mpi import signals
 from handoff_mpi.errors import (
@@ -21,13 +21,23 @@ from handoff_mpi.errors import (
     HandoffError,
     Interrupted,
     JobLost,
+    RankLostInSetup,
     TransportError,
 )
 from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.signals import words_of_signal
 from handoff_mpi.process_exit import exit_process, flush_output
-from handoff_mpi.results.run_dir import lock_run_dir, make_run_dir, note_joined, read_stop, write_status
+from handoff_mpi.results.run_dir import (
+    has_supervisor,
+    lock_run_dir,
+    make_run_dir,
+    note_joined,
+    read_joined,
+    read_status,
+    read_stop,
+    write_status,
+)
 from handoff_mpi.runtime.options import RunOptions, defaults_set, options_of
 from handoff_mpi.speech import say, tell
 from handoff_mpi.worker.runners import no_launcher_in_environment
@@ -64,6 +74,9 @@ def lead(job: Job, target: str, args: list[str], chosen: dict[str, Any]) -> int:
     except JobLost as error:
         say(str(error))
         os._exit(error.exit_code)  # there is nobody to take leave of
+    except RankLostInSetup as error:
+        say(str(error))
+        end(job, error.exit_code)  # without a verdict: the supervisor, if there is one, launches it again
     except TransportError as error:
         jobs.end_rank(error)  # as a rank that dies: the others end too, and the run is launched again
     except HandoffError as error:
@@ -160,10 +173,19 @@ def _ids_written(text: str, dag: DAG) -> list[Hashable]:
 
 
 def tell_refusal(chosen: dict[str, Any], code: int) -> int:
-    """Write the exit code of a run that never started into the status file of its run-dir, if it was named one."""
-    if code in (EXIT_USAGE, EXIT_FITS_NOWHERE):
+    """Write the exit code of a run that never started into the status file of its run-dir, if it was named one.
+
+    A supervisor launches a run without a verdict again: it must not where the run was stopped before it had begun.
+    """
+    was_stopped = code == EXIT_STOPPED and has_supervisor() and _has_not_begun(chosen)
+    if was_stopped or code in (EXIT_USAGE, EXIT_FITS_NOWHERE):
         _write_verdict(chosen, "refused", code)
     return code
+
+
+def _has_not_begun(chosen: dict[str, Any]) -> bool:
+    """Whether rank 0 has joined in the run-dir, which is still there, but has written no status into it."""
+    return "run_dir" in chosen and bool(read_joined(chosen["run_dir"])) and not read_status(chosen["run_dir"])
 
 
 def _write_verdict(chosen: dict[str, Any], status: str, code: int) -> None:
@@ -221,7 +243,7 @@ def _leave_at_once() -> None:
     exit_process(EXIT_DONE, handlers_timeout_s=SHORT_HANDLERS_S, threads_timeout_s=0.0)
 
 
-def end(job: Job, code: int) -> None:
+def end(job: Job, code: int) -> NoReturn:
     """Rank 0 leaves last: a status other than 0 would have the launcher end ranks that are still flushing."""
     from handoff_mpi.comm import mpi
 

@@ -17,7 +17,7 @@ from handoff_mpi.carried_modules import copies_entered, take_sources
 from handoff_mpi.comm import Envelope, MemoryNetwork, RankGone
 from handoff_mpi.descendants import end_descendants, mark_descendants
 from handoff_mpi.encoding import decode_code, encode_code
-from handoff_mpi.errors import EXIT_STOPPED, DAGFailed, JoinError, TransportError, UsageError
+from handoff_mpi.errors import EXIT_STOPPED, DAGFailed, JoinError, RankLostInSetup, TransportError, UsageError
 from handoff_mpi.formatting import show
 from handoff_mpi.kernel import sharpen_timers
 from handoff_mpi.launch import call_site, script_end
@@ -133,7 +133,8 @@ class Job:
         """Call dag.py's ``setup(rank)`` on every rank, and take in what it registers.
 
         Raises:
-            UsageError: it cannot be called, failed on a rank, ended it, or returned what cannot be registered.
+            UsageError: it cannot be called, failed on a rank, left its process, or returned what cannot be registered.
+            RankLostInSetup: a rank was killed meanwhile.
         """
         if not callable(setup):
             raise UsageError(f"setup must be a function of the rank, not {show(setup)}")
@@ -143,17 +144,18 @@ class Job:
             self.transport.send(rank, (SETUP, 0, blob, shared_path()))
         answers = {0: set_up(blob, self.capabilities[0])}
         end, next_look = clock() + SETUP_S, clock() + LOOK_S
+        missed: set[int] = set()
         pace = Pace(self.transport.bell)
         while len(answers) <= len(others) and clock() < end:
             arrived = self.transport.poll()
             for each in arrived:
                 if isinstance(each, RankGone):
-                    self._refuse_without(each.rank, each.reason)
+                    self._leave_without(each.rank, each.reason)
                 elif each.message[0] == REGISTERED:
                     answers[each.source] = each.message[2:]
             if clock() >= next_look:
                 next_look = clock() + LOOK_S
-                self._look_at_those_in_setup(set(others) - set(answers))
+                missed = self._look_at_those_in_setup(set(others) - set(answers), missed)
             pace.wait(bool(arrived), False, min(end, next_look))
         silent = sorted(set(others) - set(answers))
         if silent:
@@ -163,16 +165,27 @@ class Job:
                 raise UsageError(f"setup({rank}) failed: {error}")
             self.capabilities[rank] = capability
 
-    def _look_at_those_in_setup(self, ranks: Iterable[int]) -> None:
-        """MPI may be silent about a process that has ended by itself."""
+    def _look_at_those_in_setup(self, ranks: Iterable[int], missed: set[int]) -> set[int]:
+        """Return the ranks whose processes are gone, of which ``missed`` were at the look before.
+
+        MPI reports a process that was killed, mostly before the next look, and is silent about one that has ended by
+        itself.
+        """
+        gone = set()
         for rank in sorted(ranks):
             state, reason = self._neighbours.examine(rank, clock())
-            if state in (GONE, STOPPED):
-                self._refuse_without(rank, reason)
+            if state == STOPPED:
+                self._leave_without(rank, reason)
+            if state == GONE and rank in missed:
+                self.gone.add(rank)
+                raise UsageError(f"rank {rank} ended before setup({rank}) had returned: {reason}")
+            if state == GONE:
+                gone.add(rank)
+        return gone
 
-    def _refuse_without(self, rank: int, reason: str) -> NoReturn:
+    def _leave_without(self, rank: int, reason: str) -> NoReturn:
         self.gone.add(rank)
-        raise UsageError(f"rank {rank} died before setup({rank}) had returned: {reason}")
+        raise RankLostInSetup(f"rank {rank} was lost before setup({rank}) had returned: {reason}")
 
     def slots(self, options: RunOptions) -> dict[int, int]:
         """Return rank to slots, for the ranks that compute: a host's cores divided among its ranks."""

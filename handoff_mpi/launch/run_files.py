@@ -151,6 +151,8 @@ class FilesOfRunDir:
 
     def close(self) -> None:
         self.kept.close()
+        if self._tenure is not None:
+            self._tenure.close()
 
 
 class NoFiles:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,16 @@ from handoff_mpi.launch.signals import words_of_signal
 from handoff_mpi.launch.start_watch import JOIN_RANK_S, Rank0Watch, StartWatch
 from handoff_mpi.python_path import own_command
 from handoff_mpi.results.loading import load
-from handoff_mpi.results.run_dir import ARRIVED, JOINED, LAUNCHED_BY, STATUS, STOP, note_stop, read_status
+from handoff_mpi.results.run_dir import (
+    ARRIVED,
+    JOINED,
+    LAUNCHED_BY,
+    STATUS,
+    STOP,
+    note_stop,
+    read_joined,
+    read_status,
+)
 from handoff_mpi.results.secure_files import Directory
 from handoff_mpi.runtime.prober import PROBE
 from handoff_mpi.speech import say
@@ -46,8 +56,9 @@ _LOOK_S = 0.1
 #: Status of an Open MPI mpirun that stumbles over the session directory of a killed one with the same process id. It
 #: removes that directory as it ends, so the next one starts.
 _MET_REMAINS = 213
-#: What a rank that has said what is wrong ends with.
-_OF_RANKS = frozenset({EXIT_FAILED, EXIT_USAGE, EXIT_FITS_NOWHERE, EXIT_FITS_NO_MORE, EXIT_STOPPED})
+#: What a rank 0 that has said what is wrong ends with; other ranks that have lost it end as stopped ones do.
+_REFUSED = frozenset({EXIT_FAILED, EXIT_USAGE, EXIT_FITS_NOWHERE, EXIT_FITS_NO_MORE})
+_OF_RANKS = _REFUSED | {EXIT_STOPPED}
 
 
 @dataclass
@@ -103,24 +114,29 @@ def supervise(order: Order) -> int:
         if len(lost) == len(hosts) > 0:
             say("none of its hosts answers any more")
             break
-        say(_again(lost, relaunch, order.most, read_status(order.run_dir).get("exit_code") is not None))
-        # What starts over, or runs again, does so once. Slurm may think that the daemons of the dead job still run.
-        supervisor.launch(order.again, {"HANDOFF_FRESH": "", "HANDOFF_RERUN": "", "SLURM_OVERLAP": "1"})
+        say(_again(lost, relaunch, order.most, supervisor.has_begun, supervisor.has_verdict))
+        supervisor.relaunch()
+    supervisor.remove_marks()
     # Who reminds of a signal until this process is gone must not kill it as Python takes its handlers down.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     return supervisor.verdict()
 
 
-def _again(lost: list[str], relaunch: int, most: int, has_verdict: bool) -> str:
+def _again(lost: list[str], relaunch: int, most: int, has_begun: bool, has_verdict: bool) -> str:
     gone = ", ".join(lost[:10]) + (f" and {len(lost) - 10} more" if len(lost) > 10 else "")
     where = f", and {gone} no longer {'answers' if len(lost) == 1 else 'answer'}" if lost else ""
-    how = f"launched again{' on the other hosts' if lost else ''} ({relaunch} of at most {most}) and resumes"
+    how = f"launched again{' on the other hosts' if lost else ''} ({relaunch} of at most {most})"
+    how += " and resumes" if has_begun else ""
     why = "what is left needs ranks that were lost" if has_verdict else "the job ended without a verdict"
     return f"{why}{where}; it is {how}"
 
 
 class _Supervisor:
-    """Watches one launch after the other."""
+    """Watches one launch after the other.
+
+    Attributes:
+        has_begun: whether one of them has begun the run.
+    """
 
     def __init__(self, order: Order, hosts: Hosts) -> None:
         self._order = order
@@ -132,7 +148,8 @@ class _Supervisor:
         self._why = ""
         self._is_passed_on = False
         self._deadline = float("inf")
-        self._has_begun = False
+        self.has_begun = False
+        self._has_joined = False
         self._has_failed_to_start = False
         self._pulse = _Pulse(order.run_dir, order.silence_limit_s)
         self._mark = secrets.token_hex(8)
@@ -172,9 +189,18 @@ class _Supervisor:
                 self._process.wait(_LOOK_S)
             except subprocess.TimeoutExpired:
                 pass
-        self._has_begun |= bool(read_status(self._run_dir))  # it may have begun and died between two looks
+        self.has_begun |= bool(read_status(self._run_dir))  # it may have begun and died between two looks
         status = self._process.returncode
+        self._has_joined = bool(read_joined(self._run_dir))
         self._has_failed_to_start |= status is None or status == _MET_REMAINS or status < 0  # something killed mpirun
+
+    def relaunch(self) -> None:
+        """Start mpirun once more; see :meth:`launch`."""
+        more = {"SLURM_OVERLAP": "1"}  # Slurm may think that the daemons of the dead job still run
+        if not self.has_begun:
+            self.launch(self._order.arguments, more)
+        else:  # what starts over, or runs again, does so once
+            self.launch(self._order.again, {"HANDOFF_FRESH": "", "HANDOFF_RERUN": "", **more})
 
     def _forget_the_last(self) -> None:
         """Remove what an earlier launch said.
@@ -189,6 +215,12 @@ class _Supervisor:
             what = f"{error.filename} of an earlier launch cannot be removed: {error.strerror}"
             raise UsageError(f"{what}; remove it, or name another run-dir with --run-dir") from error
 
+    def remove_marks(self) -> None:
+        """Remove what the launches have left for this process alone."""
+        for name in (ARRIVED, JOINED, STOP):
+            with suppress(OSError):
+                self._run_dir.remove(name)
+
     def _command(self, more: dict[str, str]) -> tuple[list[str], dict[str, str]]:
         order, places = self._order, self._hosts.places()
         ranks = order.ranks if places is None else sum(places.values())
@@ -200,7 +232,7 @@ class _Supervisor:
 
     def _look(self, process: subprocess.Popen[bytes]) -> None:
         status = read_status(self._run_dir)
-        self._has_begun |= bool(status)
+        self.has_begun |= bool(status)
         if status.get("exit_code") is None and self._is_lost(status):  # though a signal has set a deadline
             self._deadline = 0.0
         if self._deadline == float("inf"):
@@ -223,7 +255,7 @@ class _Supervisor:
         """Whether the launch is lost: it has not started, or its rank 0 has died."""
         why = "" if status else self._start.problem()
         self._has_failed_to_start |= bool(why)
-        why = why or self._rank_0.problem(status)
+        why = why or self._rank_0.problem(status or read_joined(self._run_dir))
         if why:
             say(f"{why if self._has_failed_to_start else f'rank 0: {why}'}; the launch is ended")
         return bool(why)
@@ -260,6 +292,11 @@ class _Supervisor:
             say(f"mpirun (process {process.pid}) hangs in the kernel, and is left behind")
 
     @property
+    def has_verdict(self) -> bool:
+        """Whether the last launch has left an exit code."""
+        return read_status(self._run_dir).get("exit_code") is not None
+
+    @property
     def is_over(self) -> bool:
         """Whether there is a verdict, other than that lost ranks are missed, or the run was asked to stop.
 
@@ -273,8 +310,13 @@ class _Supervisor:
 
     @property
     def may_resume(self) -> bool:
-        """Whether another launch may do better on the same hosts: the last one had begun, or MPI failed to start."""
-        return self._has_begun or self._has_failed_to_start
+        """Whether another launch may do better on the same hosts.
+
+        The last one had begun, or MPI failed to start, or its ranks had joined and rank 0 has not said what is wrong:
+        rank 0 was killed while it loaded dag.py or in ``setup``, or another rank was in ``setup``.
+        """
+        was_killed = self._has_joined and (self._process is None or self._process.returncode not in _REFUSED)
+        return self.has_begun or self._has_failed_to_start or was_killed
 
     def verdict(self) -> int:
         """Return the exit code of the run, saying what is not plain."""
@@ -290,11 +332,11 @@ class _Supervisor:
             return code
         launched = self._process.returncode
         if launched is None:  # it hangs
-            return EXIT_STOPPED if self._has_begun else EXIT_FAILED
-        if launched < 0 and not self._has_begun:
+            return EXIT_STOPPED if self.has_begun else EXIT_FAILED
+        if launched < 0 and not self.has_begun:
             say(f"mpirun was killed by signal {-launched} before the run had begun")
             return EXIT_FAILED
-        if launched and not self._has_begun:
+        if launched and not self.has_begun:
             if launched not in _OF_RANKS:
                 say(f"mpirun ended with status {launched} before the run had begun")
             return launched
@@ -302,12 +344,12 @@ class _Supervisor:
             say(f"the run-dir {self._run_dir.path} is no longer there; the same command starts over")
             return EXIT_STOPPED
         say(f"the run ended without a verdict in {self._run_dir.path}/status.json; the same command resumes")
-        return EXIT_STOPPED if self._has_begun else EXIT_FAILED
+        return EXIT_STOPPED if self.has_begun else EXIT_FAILED
 
     def _what_was_done(self, status: dict[str, Any]) -> str:
         """Return how far a run came that was stopped, and how it is continued."""
         again = f"the same command with --run-dir {self._run_dir.path}"
-        if not self._has_begun or status.get("status") in ("refused", "helped"):
+        if not self.has_begun or status.get("status") in ("refused", "helped"):
             return f"the run had not begun; {again} begins it"
         try:
             counts = {**load(self._run_dir.path).counts(), "functions": status.get("functions"), **status}

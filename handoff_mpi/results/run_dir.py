@@ -428,12 +428,12 @@ def note_arrived(run_dir: Path | Directory) -> None:
 
 
 def note_joined(run_dir: Path | Directory) -> None:
-    """Show the supervisor, if there is one, that all ranks of its launch have joined."""
+    """Show the supervisor, if there is one, that all ranks of its launch have joined, and which process rank 0 is."""
     if not _mark:
         return
     try:
         with opened(run_dir) as directory:
-            os.close(directory.open_or_create(JOINED))
+            directory.write(JOINED, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
     except (OSError, UsageError):
         pass  # a run-dir that cannot be used is refused a moment later
 
@@ -468,9 +468,18 @@ def touch_status(run_dir: Path | Directory) -> None:
 
 def read_status(run_dir: Path | Directory) -> dict[str, Any]:
     """Return what ``status.json`` says, an empty dict if it is not there, not whole, or of somebody else."""
+    return _read(run_dir, STATUS)
+
+
+def read_joined(run_dir: Path | Directory) -> dict[str, Any]:
+    """Return ``pid`` and ``host`` of a rank 0 whose ranks have joined, an empty dict if they have not."""
+    return _read(run_dir, JOINED)
+
+
+def _read(run_dir: Path | Directory, name: str) -> dict[str, Any]:
     try:
         with opened(run_dir) as directory:
-            status = json.loads(directory.read(STATUS))
+            said = json.loads(directory.read(name))
     except (OSError, UsageError, ValueError):
         return {}
-    return status if isinstance(status, dict) else {}
+    return said if isinstance(said, dict) else {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from handoff_mpi.errors import EXIT_STOPPED, JournalError, Superseded
+from handoff_mpi.errors import EXIT_STOPPED, JournalError, Superseded, UntrustedFile
 from handoff_mpi.results.journal import Journal, has_successor
 from handoff_mpi.results.run_dir import VALUES, touch_status
 from handoff_mpi.results.secure_files import Directory
@@ -18,7 +18,7 @@ class Tenure:
     def __init__(self, run_dir: Directory, journal: Journal) -> None:
         self._run_dir = run_dir
         self._journal = journal
-        self._values: tuple[int, int] | None = None  # device and inode, once the directory has been made
+        self._values = self._make_values()
 
     def confirm(self) -> None:
         """Look for a newer launch, and show that this one lives; worth a call a second.
@@ -31,18 +31,24 @@ class Tenure:
         if has_successor(self._run_dir, epoch):
             raise Superseded(f"launch {epoch} of {path} leaves: a newer launch has taken the run over meanwhile")
         is_whole = self._run_dir.is_in_place and self._journal.is_in_place
-        if not (is_whole and self._are_values_in_place()):
+        if not (is_whole and (self._values is None or self._values.is_in_place)):
             lost = path / VALUES if is_whole else f"the run-dir {path}"
             what = f"{lost} was removed, renamed or replaced while its run was going on"
             raise JournalError(f"{what}: what it does cannot be kept; give the same command again", EXIT_STOPPED)
         touch_status(self._run_dir)
 
-    def _are_values_in_place(self) -> bool:
-        """Whether the directory of values is the one that was seen first; True where that cannot be told."""
+    def close(self) -> None:
+        """Look no longer."""
+        if self._values is not None:
+            self._values.close()
+
+    def _make_values(self) -> Directory | None:
+        """Make the directory of values, and open it; return None if it cannot be made.
+
+        It is made before the first value, so that its removal is noticed however soon that happens; and it stays open,
+        so that no other directory gets its inode.
+        """
         try:
-            status = self._run_dir.status(VALUES)
-        except OSError:
-            return True
-        found = None if status is None else (status.st_dev, status.st_ino)
-        self._values = self._values or found
-        return found == self._values
+            return self._run_dir.child(VALUES, makes=True)
+        except (OSError, UntrustedFile):
+            return None  # whoever writes a value there says why

@@ -195,12 +195,42 @@ def test_options_of_the_wrong_kind_are_refused(options):
         handoff_mpi.execute_local(handoff_mpi.DAG(), **options)
 
 
-@pytest.mark.parametrize("death", ["os.kill(os.getpid(), 9)", "os._exit(3)"], ids=["killed", "exit"])
-def test_a_rank_that_dies_in_setup_is_told_of_at_once(handoff, tmp_path, death):
-    (tmp_path / "dag.py").write_text(DAG + f"def setup(rank):\n    if rank == 1: {death}\n")
+def test_a_rank_that_leaves_in_setup_is_told_of_at_once(handoff, tmp_path):
+    (tmp_path / "dag.py").write_text(DAG + "def setup(rank):\n    if rank == 1: os._exit(3)\n")
     ended = handoff("run", "-n", "3", "dag.py", timeout_s=30.0)
     assert ended.rc == 2, ended.err
-    assert "rank 1 died before setup(1) had returned" in ended.err
+    assert "rank 1 ended before setup(1) had returned" in ended.err
+
+
+KILLED_ONCE = DAG + """
+from pathlib import Path
+def setup(rank):
+    if rank == VICTIM and not Path("killed").exists():
+        Path("killed").touch()
+        os.kill(os.getpid(), 9)
+dag.add_function(Function("call", (), Path("called").touch))
+"""
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_is_killed_in_setup_costs_a_launch(handoff, tmp_path, victim):
+    (tmp_path / "dag.py").write_text(KILLED_ONCE.replace("VICTIM", str(victim)))
+    (tmp_path / "killed").touch()
+    assert handoff("run", "--run-dir", "run", "dag.py").rc == 0
+    (tmp_path / "killed").unlink()
+    (tmp_path / "called").unlink()
+    ended = handoff("run", "-n", "3", "--run-dir", "run", "--fresh", "dag.py")
+    assert ended.rc == 0, ended.err
+    assert "it is launched again (1 of at most 3)\n" in ended.err
+    assert (tmp_path / "called").exists(), "the launch that died had not started over"
+    assert [each.name for each in (tmp_path / "run").glob(".*")] == []
+
+
+def test_a_rank_that_is_always_killed_in_setup_ends_the_run(handoff, tmp_path):
+    (tmp_path / "dag.py").write_text(DAG + "def setup(rank):\n    if rank: os.kill(os.getpid(), 9)\n")
+    ended = handoff("run", "-n", "2", "--max-relaunches", "1", "dag.py")
+    assert ended.rc == 75, ended.err
+    assert ended.err.count("rank 1 was lost before setup(1) had returned") == 2, ended.err
 
 
 KEYS = """

@@ -153,6 +153,17 @@ def test_a_run_whose_values_go_away_says_so_and_is_not_done(tmp_path, capfd, mon
     assert handoff.load(run_dir)["large"] == bytes(50_000)
 
 
+def test_values_that_go_away_before_the_first_look_are_missed(tmp_path, capfd):
+    values = tmp_path / "run" / "values"
+    dag = DAG("losing")
+    dag.add_function(Function("large", (), bytes, [50_000]))
+    dag.add_function(Function("losing", ["large"], lambda _: losing(values, "removed")))
+    dag.add_function(Function("larger", ["losing"], lambda _: bytes(60_000)))
+    results = handoff.execute_local(dag, run_dir=tmp_path / "run", check=False, keep="all")
+    assert (results.status, results.exit_code) == ("stopped", 75)
+    assert capfd.readouterr().err.count(f"{values} {WHY}") == 1
+
+
 def test_a_lost_run_dir_ends_run_n_with_75_and_nothing_is_launched_again(handoff, tmp_path):
     (tmp_path / "losing.py").write_text("""
 import shutil, time

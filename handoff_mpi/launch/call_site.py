@@ -27,7 +27,8 @@ from handoff_mpi.errors import JoinError
 
 #: Set by pytest: the test that runs, and its phase in parentheses.
 _TEST = "PYTEST_CURRENT_TEST"
-#: The most ranks that a message lists for one place.
+#: The most places that a message names, and the most ranks for each.
+_MAX_PLACES = 4
 _MAX_NAMED = 8
 _PACKAGE = str(Path(__file__).parent.parent) + os.sep
 _INSTALLED = tuple(sysconfig.get_paths()[name] + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib"))
@@ -302,7 +303,9 @@ def _explain(sites: Sequence[CallSite]) -> str:
     ranks_at: dict[str, list[int]] = {}
     for rank, site in enumerate(sites):
         ranks_at.setdefault(site.shown(depth), []).append(rank)
-    lines = [f"{_ranks(ranks)} {what}" for what, ranks in ranks_at.items()]
+    lines = [f"{_ranks(ranks)} {what}" for what, ranks in list(ranks_at.items())[:_MAX_PLACES]]
+    if len(ranks_at) > _MAX_PLACES:
+        lines.append(f"others are at {len(ranks_at) - _MAX_PLACES} more places")
     return (
         f"the ranks are not at the same call: {'; '.join(lines)}. All ranks must call it together; "
         "a rank may have failed, or left, before it came to the call of the others"

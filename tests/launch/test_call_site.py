@@ -170,6 +170,13 @@ def test_ranks_that_are_behind_get_the_error_and_those_ahead_wait():
     assert outcomes([ahead] * 3) == [True] * 3
 
 
+def test_few_places_are_named(source):
+    path = source("a()\n" * 50)
+    text = outcomes([at(path, line) for line in range(1, 51)])[0]
+    assert text.count(" called execute at ") == 4
+    assert "others are at 46 more places" in text
+
+
 def test_where_nobody_is_ahead_all_get_the_error(source):
     path = source("a()\nb()\n")
     answers = outcomes([at(path, 1), at(path, 2)])
@@ -206,7 +213,7 @@ attempt(second)
     assert ended.rc == 0
 
 
-def test_branches_loops_and_wrappers_work_as_ever(mpirun, tmp_path):
+def test_branches_loops_and_wrappers_work_as_ever_and_a_slip_in_a_loop_is_found(mpirun, tmp_path):
     (tmp_path / "script.py").write_text(
         SCRIPT
         + """
@@ -232,10 +239,23 @@ with handoff.Cluster() as cluster:
     if cluster:
         for number in (10, 11):
             print("0 cluster:", cluster.execute(square(number))["square"], flush=True)
+
+def looped(number):
+    if rank == 2 and number == 1:
+        handoff.execute(square(number), max_retries=-1)
+    return run(number)
+
+for number in range(3):
+    attempt(looped, number)
 """
     )
     ended = mpirun(3, "script.py", timeout_s=60)
     assert ended.rc == 0, ended.out + ended.err
     expected = [f"{rank} run: {number**2}" for rank in range(3) for number in range(3)]
     expected += [f"{rank} branches: 25" for rank in range(3)] + ["0 lead: 64", "1 serve: 64", "2 serve: 64"]
-    assert sorted(ended.out.splitlines()) == sorted([*expected, "0 cluster: 100", "0 cluster: 121"])
+    expected += ["0 cluster: 100", "0 cluster: 121"] + [f"{rank} looped: 0" for rank in range(3)]
+    lines = ended.out.splitlines()
+    assert sorted(line for line in lines if "Error" not in line) == sorted(expected)
+    errors = sorted(line for line in lines if "Error" in line)
+    kinds = [line.partition("Error")[0] for line in errors]
+    assert kinds == ["0 looped: Join"] * 2 + ["1 looped: Join"] * 2 + ["2 looped: Join", "2 looped: Usage"]

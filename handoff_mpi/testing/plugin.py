@@ -23,8 +23,9 @@ from handoff_mpi.launch.job import Job
 from handoff_mpi.testing.fake_ranks import fake_ranks
 from handoff_mpi.testing.settings import settings_restored
 
-# The assertions of contracts are explained as those of test files are.
-pytest.register_assert_rewrite("handoff_mpi.testing.contracts")
+_CONTRACTS = "handoff_mpi.testing.contracts"
+if _CONTRACTS not in sys.modules:  # its assertions are explained as those of test files are
+    pytest.register_assert_rewrite(_CONTRACTS)
 
 #: How long a rank that has run all its tests waits for the others.
 _END_S = 60.0

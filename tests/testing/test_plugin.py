@@ -52,6 +52,7 @@ def test_the_ranks_are_gone():
 
 CONFTEST = """
 import handoff_mpi as handoff
+from handoff_mpi.testing import contracts
 pytest_plugins = ["handoff_mpi.testing.plugin"]
 handoff.telemetry.attach("of the session", ("handoff", "execution", "dag", "stop"), lambda *_: None)
 """
@@ -112,7 +113,7 @@ def run_pytest(directory, *words):
 def test_tests_do_not_see_what_others_have_set(tmp_path, how):
     (tmp_path / "test_leaves.py").write_text(LEAVES)
     (tmp_path / "conftest.py").write_text(CONFTEST)
-    ended = run_pytest(tmp_path, *(PLUGIN if how == "-p" else PLUGIN[2:]))
+    ended = run_pytest(tmp_path, "-W", "error", *(PLUGIN if how == "-p" else PLUGIN[2:]))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "5 passed" in ended.stdout
 

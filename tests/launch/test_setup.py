@@ -15,12 +15,16 @@ import handoff_mpi as handoff
 from handoff_mpi import DAG, Function
 from handoff_mpi.comm.mpi import world
 
+PREPARED = None
+
 def setup(rank):
+    global PREPARED
+    PREPARED = rank
     os.environ["PREPARED_FOR"] = str(rank)
     return {"tape": rank}
 
 def prepared_for():
-    return handoff.current_task().rank, os.environ.get("PREPARED_FOR")
+    return handoff.current_task().rank, os.environ.get("PREPARED_FOR"), PREPARED
 
 dag = DAG("setup")
 for rank in (1, 2):
@@ -84,4 +88,4 @@ def test_ranks_of_a_script_are_set_up(mpirun, tmp_path, how, isolation):
     (tmp_path / "script.py").write_text(SCRIPT)
     ended = mpirun(3, "script.py", how, isolation)
     assert ended.rc == 0, ended.err
-    assert ended.out.strip() == "[(1, '1'), (2, '2')]"
+    assert ended.out.strip() == "[(1, '1', 1), (2, '2', 2)]"

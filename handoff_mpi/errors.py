@@ -37,12 +37,13 @@ class DAGError(HandoffError):
     def __init__(self, problems: str | Iterable[str], where: str = "") -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         self.where = where
-        prefix = f"{where}: " if where else ""
-        if len(self.problems) == 1:
-            super().__init__(prefix + self.problems[0])
-        else:
-            lines = "".join(f"\n  - {problem}" for problem in self.problems)
-            super().__init__(f"{prefix}{len(self.problems)} problems:{lines}")
+        super().__init__((f"{where}: " if where else "") + _as_text(self.problems))
+
+
+def _as_text(problems: list[str]) -> str:
+    if len(problems) == 1:
+        return problems[0]
+    return f"{len(problems)} problems:" + "".join(f"\n  - {problem}" for problem in problems)
 
 
 class UsageError(HandoffError):
@@ -70,9 +71,17 @@ class UntrustedFile(UsageError):
 
 
 class FitsNowhere(HandoffError):
-    """A function's cost exceeds every host of the job even when that host is empty."""
+    """A function's cost exceeds every host of the job even when that host is empty.
+
+    Attributes:
+        problems: one line for each cost and resource that is missing; the message shows them all.
+    """
 
     exit_code = EXIT_FITS_NOWHERE
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__(_as_text(self.problems))
 
 
 class AllocationError(HandoffError):

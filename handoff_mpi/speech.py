@@ -6,6 +6,16 @@ import sys
 
 from handoff_mpi.formatting import without_controls
 
+_MAX_REMEMBERED = 1000
+_said: set[str] = set()
+
+
+def say_once(text: str) -> None:
+    """Say a line, unless this process has said it before: a script may have a thousand runs."""
+    if text not in _said and len(_said) < _MAX_REMEMBERED:
+        _said.add(text)
+        say(text)
+
 
 def say(text: str) -> None:
     """Say a line, if anybody listens."""

@@ -4,19 +4,42 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NoReturn, Protocol
 
 from handoff_mpi.dag.codec import Deserializer, Serializer
 from handoff_mpi.dag.handle import Handle, UnresolvedHandle
 from handoff_mpi.encoding import dumps, loads
+from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show, type_name
+from handoff_mpi.resources.amounts import STANDARD
+from handoff_mpi.resources.amounts import SYNONYMS as RESOURCE_SYNONYMS
+from handoff_mpi.suggestions import KnownNames
 
 REGULAR = "regular"
 INLINE = "inline"
 VARIADIC = "variadic"
 AS_LIST = "as_list"
+
+#: What other tools call the fields of a function.
+_OTHER_WORDS = {
+    "id": "name key task_id label",
+    "args": "arguments inputs input deps dependencies depends_on after parents upstream requires",
+    "code": "func fn function callable target call command run",
+    "extra_args": "constants extra params parameters",
+    "kwargs": "kwds keywords",
+    "cost": "resources resource needs requirements",
+    "max_retries": "retries retry tries attempts max_attempts",
+    "timeout": "walltime time_limit timeout_s limit time max_time",
+    "node": "rank host pin where affinity",
+    "priority": "prio weight",
+    "cwd": "workdir working_directory directory chdir",
+    "env": "environment environ variables",
+}
+_SYNONYMS = {word: name for name, words in _OTHER_WORDS.items() for word in words.split()}
+_SYNONYMS |= {name: f"cost={{'{name}': ...}}" for name in STANDARD}
+_SYNONYMS |= {word: f"cost={{'{name}': ...}}" for word, name in RESOURCE_SYNONYMS.items()}
 
 #: So many wrappers around a function are looked through for its name.
 _MAX_WRAPPED = 100
@@ -73,7 +96,7 @@ class PathLike(Protocol):
     def __fspath__(self) -> str: ...
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, init=False)
 class Function:
     """One function of a DAG.
 
@@ -96,6 +119,9 @@ class Function:
         argument_inclusion: ``"variadic"`` passes the values of ``args`` one by one, ``"as_list"`` as one list.
         cwd: the working directory of its calls; a relative one starts from where the run was started.
         env: environment variables of its calls, beside those of the rank; None as a value removes one.
+
+    Raises:
+        DAGError: an option is unknown. What is wrong with the others, ``DAG.validate`` says.
     """
 
     id: Hashable
@@ -113,6 +139,44 @@ class Function:
     argument_inclusion: str = VARIADIC
     cwd: str | PathLike | None = None
     env: Mapping[str, str | None] | None = None
+
+    def __init__(
+        self,
+        id: Hashable,
+        args: Sequence[Any] = (),
+        code: Callable[..., Any] | None = None,
+        extra_args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        cost: Mapping[str, Any] | None = None,
+        max_retries: int | None = None,
+        timeout: float | None = None,
+        node: int | str | Collocated | None = None,
+        priority: int = 0,
+        version: str = "",
+        type: str = REGULAR,
+        argument_inclusion: str = VARIADIC,
+        cwd: str | PathLike | None = None,
+        env: Mapping[str, str | None] | None = None,
+        **unknown: NoReturn,  # that of a dataclass would leave the user alone with a TypeError
+    ) -> None:
+        self.id = id
+        self.args = args
+        self.code = code
+        self.extra_args = extra_args
+        self.kwargs = {} if kwargs is None else kwargs
+        self.cost = cost
+        self.max_retries = max_retries
+        self.timeout = timeout
+        self.node = node
+        self.priority = priority
+        self.version = version
+        self.type = type
+        self.argument_inclusion = argument_inclusion
+        self.cwd = cwd
+        self.env = env
+        if unknown:
+            known = {each.name for each in fields(self)}
+            raise DAGError(f"Function({show(id)}) {describe_unknown(list(unknown), known)}")
 
     @property
     def name(self) -> str:
@@ -154,6 +218,12 @@ _AS_THEY_ARE: dict[type, Callable[[Any], tuple[Any, ...]]] = {
     Handle: lambda handle: (Handle, (handle.id,)),
     Argument: lambda argument: (Argument, (argument.id, argument.serialize, argument.deserialize)),
 }
+
+
+def describe_unknown(names: Sequence[str], known: Collection[str]) -> str:
+    """Return that ``names`` are no options of a function, and which were meant."""
+    words = KnownNames(known, _SYNONYMS, str).listed(names)
+    return f"got unknown option{'s' if len(names) > 1 else ''} {words}; all: {', '.join(sorted(known))}"
 
 
 def input_id(reference: Any) -> Hashable:

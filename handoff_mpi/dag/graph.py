@@ -14,6 +14,7 @@ from handoff_mpi.dag.ids import find_id_problem
 from handoff_mpi.dag.validation import problems_of
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show
+from handoff_mpi.suggestions import UnknownName
 
 _serial = itertools.count(1)
 _current: ContextVar[DAG | None] = ContextVar("handoff_dag", default=None)
@@ -79,8 +80,15 @@ class DAG:
         return f"DAG {show(self.id)}"
 
     def __getitem__(self, id: Hashable) -> Function:
-        """Return the function with this id, or of this handle."""
-        return self._by_id[input_id(id)]
+        """Return the function with this id, or of this handle.
+
+        Raises:
+            KeyError: there is none.
+        """
+        id = input_id(id)
+        if id not in self._by_id:
+            raise UnknownName(f"no function {show(id)} in {self._name}", id, self._by_id)
+        return self._by_id[id]
 
     def __contains__(self, id: object) -> bool:
         return input_id(id) in self._by_id

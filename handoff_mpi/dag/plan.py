@@ -37,6 +37,7 @@ from handoff_mpi.encoding import (
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show
 from handoff_mpi.resources import Amounts, parse_cost
+from handoff_mpi.suggestions import KnownNames
 
 #: Constants of at least this many bytes are sent to a rank once, however many functions take them.
 LARGE_CONSTANT_NBYTES = 32 * 1024
@@ -137,7 +138,8 @@ class Plan:
         with one_state():
             problems += self._freeze_all(regular)
         unknown = self._keep - self.number_of.keys()
-        problems += [f"keep names {show(id)}, which is no regular function" for id in unknown]
+        known = KnownNames(self.number_of)
+        problems += [f"keep names {show(id)}, which is no regular function{known.hint(id)}" for id in unknown]
         if problems:
             raise DAGError(problems)
         kept, staying = self._kept_and_staying(first)

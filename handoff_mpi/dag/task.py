@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import sys
 from collections.abc import Callable
+from types import MethodType
 from typing import Any, overload
 
 from handoff_mpi.binding import PASSES_ON
 from handoff_mpi.carried_modules import look_up
-from handoff_mpi.dag.function import Function
+from handoff_mpi.dag.function import Function, describe_unknown
 from handoff_mpi.dag.graph import current_dag
 from handoff_mpi.dag.handle import Handle
 from handoff_mpi.errors import DAGError
-from handoff_mpi.formatting import show
+from handoff_mpi.formatting import one_line, show
 from handoff_mpi.rebuilding import BY_NAME
 
 _OPTIONS = {field.name for field in dataclasses.fields(Function)} - {"args", "code", "extra_args", "kwargs"}
+
+
+#: The tasks that were called outside a ``with DAG()`` block before the first run, and where; None from then on.
+_called_outside: dict[str, None] | None = {}
+_MAX_NOTED = 20
+MAX_REPR_CHARS = 200
 
 
 class Task:
@@ -27,13 +35,14 @@ class Task:
     """
 
     def __init__(self, code: Callable[..., Any], options: dict[str, Any]) -> None:
-        unknown = sorted(set(options) - _OPTIONS)
-        if unknown:
-            names = ", ".join(unknown)
-            raise DAGError(f"task({show(code)}) got unknown options {names}; there are {', '.join(sorted(_OPTIONS))}")
+        if not _OPTIONS.issuperset(options):
+            unknown = [name for name in options if name not in _OPTIONS]
+            raise DAGError(f"task({show(code)}) {describe_unknown(unknown, _OPTIONS)}")
         functools.update_wrapper(self, code)
         self.code = code  # after what the code's own attributes may have been called
         self._options = options
+        self._was_called_outside = False
+        self.__name__ = self._name()  # a partial has none, and help() wants one
 
     def options(self, **options: Any) -> Task:
         """Return this task with ``options`` of :class:`Function` (id, cost, timeout, ...) replaced.
@@ -46,6 +55,8 @@ class Task:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         dag = current_dag()
         if dag is None:
+            if not self._was_called_outside:
+                self._note_call_outside()
             return self.code(*args, **kwargs)
         options = dict(self._options)
         id = options.pop("id", None)
@@ -56,6 +67,24 @@ class Task:
             lead += 1
         function = Function(id, args[:lead], self.code, args[lead:], kwargs, **options)
         return dag.add_function(function)
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        """Bind to an object as functions do; by this method ``help`` knows a function from an object, too."""
+        return self if instance is None else MethodType(self, instance)
+
+    def __repr__(self) -> str:
+        try:
+            signature = str(inspect.signature(self.code))
+        except Exception:  # of a builtin, or of code that answers what it likes
+            signature = "(...)"
+        return f"<task {one_line(self._name() + signature, MAX_REPR_CHARS)}>"
+
+    def _note_call_outside(self) -> None:
+        self._was_called_outside = True
+        if _called_outside is not None and len(_called_outside) < _MAX_NOTED:
+            caller = sys._getframe(2)
+            place = f"{caller.f_code.co_filename.rpartition('/')[2]}:{caller.f_lineno}"
+            _called_outside.setdefault(one_line(f"{self._name()}() at {place}", MAX_REPR_CHARS))
 
     def _name(self) -> str:
         name = getattr(self.code, "__name__", None)
@@ -74,6 +103,16 @@ class Task:
 
 PASSES_ON[Task] = lambda task: task.code  # where no DAG is being built, as on a rank
 BY_NAME[Task] = Task._parts
+
+
+def tasks_called_outside() -> list[str]:
+    """Return which tasks were called outside a ``with DAG()`` block, and where; to be asked once, as a run begins.
+
+    Later calls are those of functions, which may well call a task as a plain function.
+    """
+    global _called_outside
+    called, _called_outside = _called_outside, None
+    return list(called or ())
 
 
 @overload

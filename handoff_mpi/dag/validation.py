@@ -23,7 +23,9 @@ from handoff_mpi.dag.references import ATOMS, ReferenceFinder, inputs_of
 from handoff_mpi.dag.surroundings import find_wrong_surroundings
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show
+from handoff_mpi.numerals import plain
 from handoff_mpi.resources import parse_cost
+from handoff_mpi.suggestions import KnownNames, did_you_mean
 
 _MOST_NAMED = 20
 _INCLUSIONS = (VARIADIC, AS_LIST)
@@ -63,11 +65,13 @@ def all_problems_of(functions: list[Function], by_id: Mapping[Hashable, Function
         return _shortened(unusable)
     problems = _duplicates(functions)
     unreadable = set()  # of these it cannot be told what they take
+    wrong_in: dict[str, list[Function]] = {}
     for function in functions:
-        wrong = [f"function {show(function.id)}: {problem}" for problem in _wrong_fields(function)]
-        if wrong:
+        _make_numbers_plain(function)
+        for problem in _wrong_fields(function):
             unreadable.add(id(function))
-            problems += wrong
+            wrong_in.setdefault(problem, []).append(function)
+    problems += [f"{_named(those)}: {problem}" for problem, those in wrong_in.items()]
     finder = ReferenceFinder()
     inputs = {key: inputs_of(function, finder) for key, function in by_id.items() if id(function) not in unreadable}
     problems += _missing(inputs, by_id)
@@ -161,10 +165,12 @@ def _wrong_fields(function: Function) -> Iterable[str]:
         yield f"code must be callable, not {show(function.code)}"
     yield from _wrong_containers(function)
     if not isinstance(function.type, str) or function.type not in (REGULAR, INLINE):
-        yield f"type is {show(REGULAR)} or {show(INLINE)}, not {show(function.type)}"
+        hint = did_you_mean(function.type, (REGULAR, INLINE))
+        yield f"type is {show(REGULAR)} or {show(INLINE)}, not {show(function.type)}{hint}"
     inclusion = function.argument_inclusion
     if not isinstance(inclusion, str) or inclusion not in (VARIADIC, AS_LIST):
-        yield f"argument_inclusion is {show(VARIADIC)} or {show(AS_LIST)}, not {show(function.argument_inclusion)}"
+        hint = did_you_mean(inclusion, _INCLUSIONS)
+        yield f"argument_inclusion is {show(VARIADIC)} or {show(AS_LIST)}, not {show(inclusion)}{hint}"
     yield from _wrong_numbers(function)
     yield from find_wrong_surroundings(function)
     if function.cost is not None:
@@ -238,27 +244,42 @@ def _wrong_numbers(function: Function) -> Iterable[str]:
         yield f"version must be a string, not {show(function.version)}"
 
 
+def _make_numbers_plain(function: Function) -> None:
+    """Put Python's own numbers into the place of numpy's: they go into messages, and are compared a million times."""
+    for name in ("max_retries", "timeout", "priority", "node"):
+        setattr(function, name, plain(getattr(function, name)))
+
+
+def _named(functions: list[Function]) -> str:
+    more = f" and {len(functions) - 1} more" if len(functions) > 1 else ""
+    return f"function{'s' if more else ''} {show(functions[0].id)}{more}"
+
+
 def _missing(inputs: Mapping[Hashable, list[Hashable]], by_id: Mapping[Hashable, Function]) -> list[str]:
     wanted: dict[Hashable, list[Hashable]] = {}
     for id, references in inputs.items():
         for reference in references:
             if reference not in by_id:
                 wanted.setdefault(reference, []).append(id)
+    known = KnownNames(by_id)
     return [
         f"there is no function {show(id)}, which {', '.join(map(show, users[:3]))}"
         f"{f' and {len(users) - 3} more take' if len(users) > 3 else ' take' if len(users) > 1 else ' takes'}"
-        for id, users in wanted.items()
+        f"{known.hint(id) if number < _MOST_NAMED else ''}"
+        for number, (id, users) in enumerate(wanted.items())
     ]
 
 
 def _bad_collocations(functions: list[Function], by_id: Mapping[Hashable, Function]) -> list[str]:
     problems = []
+    known = KnownNames(by_id)
     for function in functions:
         if not isinstance(function.node, Collocated):
             continue
         other = by_id.get(function.node.id)
         if other is None:
-            problems.append(f"function {show(function.id)}: there is no {show(function.node.id)} to be collocated with")
+            what = f"there is no {show(function.node.id)} to be collocated with"
+            problems.append(f"function {show(function.id)}: {what}{known.hint(function.node.id)}")
         elif other is function:
             problems.append(f"function {show(function.id)} is collocated with itself")
         elif INLINE in (other.type, function.type):

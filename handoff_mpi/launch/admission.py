@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from handoff_mpi import allocation
-from handoff_mpi.allocation import AllocationStrategy, Ledger
+from handoff_mpi.allocation import AllocationStrategy, CostClass, Ledger
+from handoff_mpi.allocation.missing import find_missing
 from handoff_mpi.callbacks import CallbackFailed, call
 from handoff_mpi.dag import DAG, Plan
 from handoff_mpi.encoding import EncodingError, encode_code
 from handoff_mpi.errors import DAGError, FitsNowhere, UsageError
+from handoff_mpi.formatting import one_line, show
 from handoff_mpi.launch.deadline import end_of_run
 from handoff_mpi.launch.later import LaterResources
+from handoff_mpi.launch.questions import find_questions
+from handoff_mpi.launch.resume import refuse_unknown
 from handoff_mpi.resources.amounts import format_amounts
 from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.runtime.plugs import STRATEGIES, find_entry_point, problem_of_strategy
+from handoff_mpi.speech import say
+from handoff_mpi.suggestions import KnownNames
+
+#: So many lines of one kind are said, so many names in one of them, and so many characters of a cost.
+_MAX_PROBLEMS = 20
+_MAX_LISTED = 16
+_MAX_CHARS = 200
 
 
 def find_strategy(wanted: Any, prices: Any = None) -> AllocationStrategy:
@@ -86,36 +99,61 @@ def refuse_what_fits_nowhere(plan: Plan, ledger: Ledger) -> None:
 
     Raises:
         DAGError: pins name what is not there.
-        FitsNowhere: naming the functions and the best host.
+        FitsNowhere: naming the functions, and what is missing.
     """
     hosts = {seat.host for seat in ledger.seats.values()}
-    pins, misfits = [], []
-    verdicts: dict[Any, bool] = {}
+    known_hosts = KnownNames(hosts)
+    pins: list[str] = []
+    classes: dict[Any, CostClass] = {}
     later = LaterResources(plan, ledger)
     for task, spec in enumerate(plan.specs):
-        if isinstance(spec.pin, int) and spec.pin not in ledger.seats:
-            ranks = ", ".join(map(str, ledger.seats))
-            pins.append(f"function {plan.ids[task]!r} is pinned to rank {spec.pin}, but only {ranks} compute")
-            continue
-        if isinstance(spec.pin, str) and spec.pin not in hosts:
-            names = ", ".join(sorted(hosts))
-            pins.append(f"function {plan.ids[task]!r} is pinned to host {spec.pin!r}; there are {names}")
+        if spec.pin is not None and spec.pin not in hosts and spec.pin not in ledger.seats:
+            pins.append(f"function {show(plan.ids[task])} is pinned to {_no_place(spec.pin, ledger, known_hosts)}")
             continue
         key = (id(spec.cost), spec.pin)
-        if key not in verdicts:
+        if key not in classes:
             rank = spec.pin if isinstance(spec.pin, int) else None
             host = spec.pin if isinstance(spec.pin, str) else None
-            cost = ledger.cost_class(spec.cost, rank, host)
-            verdicts[key] = ledger.reach.could_fit(cost) or later.may_hold(cost)
-        if not verdicts[key]:
-            misfits.append(f"{plan.ids[task]!r} needs {format_amounts(spec.cost)}")
+            classes[key] = ledger.cost_class(spec.cost, rank, host)
     if pins:
-        raise DAGError(pins)
+        raise DAGError(_shortened(pins))
+    may_fit = {key for key, cost in classes.items() if ledger.reach.could_fit(cost) or later.may_hold(cost)}
+    misfits = {key: cost for key, cost in classes.items() if key not in may_fit}
     if misfits:
-        more = f" and {len(misfits) - 5} more" if len(misfits) > 5 else ""
-        what = f"{'; '.join(misfits[:5])}{more}"
-        largest = ledger.reach.largest()
-        raise FitsNowhere(f"{what}: no host offers that, even alone; the largest offers {largest}")
+        raise FitsNowhere(_shortened(_describe_misfits(plan, misfits, ledger)))
+
+
+def _describe_misfits(plan: Plan, misfits: Mapping[Any, CostClass], ledger: Ledger) -> list[str]:
+    """Return a line for each cost that fits nowhere, and each resource that is missing."""
+    tasks_of: dict[CostClass, list[int]] = {}
+    for task, spec in enumerate(plan.specs):
+        cost = misfits.get((id(spec.cost), spec.pin))
+        if cost is not None:
+            tasks_of.setdefault(cost, []).append(task)
+    return [line for cost, tasks in tasks_of.items() for line in _misfit(plan, tasks, cost, ledger)]
+
+
+def _misfit(plan: Plan, tasks: list[int], cost: CostClass, ledger: Ledger) -> list[str]:
+    more = f" and {len(tasks) - 1} more need" if len(tasks) > 1 else " needs"
+    who = f"function {show(plan.ids[tasks[0]])}{more} {one_line(format_amounts(cost.cost), _MAX_CHARS)}"
+    return [f"{who}, which fits no host even alone: {missing}" for missing in find_missing(ledger.reach, cost)]
+
+
+def _no_place(pin: int | str, ledger: Ledger, hosts: KnownNames) -> str:
+    if isinstance(pin, int):
+        return f"rank {pin}, but only {_listed(map(str, ledger.seats))} compute"
+    names = sorted({seat.host for seat in ledger.seats.values()})
+    return f"host {show(pin)}; there {'is' if len(names) == 1 else 'are'} {_listed(names)}{hosts.hint(pin)}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    first = list(itertools.islice(names, _MAX_LISTED + 1))
+    return ", ".join(first[:_MAX_LISTED]) + (", ..." if len(first) > _MAX_LISTED else "")
+
+
+def _shortened(problems: list[str]) -> list[str]:
+    more = len(problems) - _MAX_PROBLEMS
+    return problems if more <= 0 else [*problems[:_MAX_PROBLEMS], f"and {more} more like these"]
 
 
 def describe_fit(ledger: Ledger, dag: DAG, options: RunOptions) -> str:
@@ -129,9 +167,12 @@ def describe_fit(ledger: Ledger, dag: DAG, options: RunOptions) -> str:
         end_of_run(options.deadline, 0.0)
     plan = Plan(options.keep)
     plan.add(dag)
+    refuse_unknown(options.rerun, plan)
     find_strategy(options.allocation_strategy, options.prices)
     encode_factory(options.result_store)
     refuse_what_fits_nowhere(plan, ledger)
+    for question in find_questions(dag, plan, ledger, options):
+        say(question)
     counts: dict[int, int] = {}
     for spec in plan.specs:
         number = ledger.cost_class(spec.cost).number

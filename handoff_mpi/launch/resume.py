@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from handoff_mpi.dag import Plan
 from handoff_mpi.encoding import Payload
 from handoff_mpi.errors import UsageError, ValueDamaged
+from handoff_mpi.formatting import show
 from handoff_mpi.results.history import Done, History
 from handoff_mpi.results.records import Setback
 from handoff_mpi.results.store import DirectoryStore, Key
 from handoff_mpi.scheduler import Rest, restore
+from handoff_mpi.suggestions import did_you_mean
 
 
 @dataclass(slots=True)
@@ -87,9 +89,7 @@ def resume(
     Raises:
         UsageError: ``rerun`` names what is not there.
     """
-    unknown = [id for id in rerun if id not in plan.number_of]
-    if unknown:
-        raise UsageError(f"rerun names {', '.join(map(repr, unknown))}, which the DAG does not hold")
+    refuse_unknown(rerun, plan)
     resumed = Resumed()
     if not (history.done or history.suspects or history.setbacks):
         return resumed
@@ -110,6 +110,19 @@ def resume(
             resumed.setbacks[task] = history.setbacks[identity]
     _take_over(plan, known, is_whole, resumed)
     return resumed
+
+
+def refuse_unknown(rerun: Collection[Hashable], plan: Plan) -> None:
+    """Refuse ids of functions that are not there.
+
+    Raises:
+        UsageError: ``rerun`` names some.
+    """
+    unknown = [id for id in rerun if id not in plan.number_of]
+    if unknown:
+        hint = did_you_mean(unknown[0], plan.number_of)
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise UsageError(f"rerun names {show(unknown[0])}{more}, which the DAG does not hold{hint}")
 
 
 def _with_consumers(plan: Plan, tasks: set[int]) -> set[int]:

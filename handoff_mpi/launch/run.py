@@ -30,6 +30,7 @@ from handoff_mpi.launch.admission import encode_factory, find_strategy, is_built
 from handoff_mpi.launch.changes import Acceptance, explain_changes
 from handoff_mpi.launch.deadline import end_of_run
 from handoff_mpi.launch.job import Job
+from handoff_mpi.launch.questions import find_questions
 from handoff_mpi.launch.resume import Resumed, ValueFiles, resume
 from handoff_mpi.launch.run_files import open_files
 from handoff_mpi.messages import START
@@ -51,7 +52,7 @@ from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.scheduler_loop import LoopSettings, SchedulerLoop
 from handoff_mpi.runtime.worker_shell import WorkerShell
 from handoff_mpi.scheduler import Closed, HostWatch, Policy, Scheduler, State, Submitted
-from handoff_mpi.speech import say
+from handoff_mpi.speech import say, say_once
 from handoff_mpi.telemetry import handlers as events
 
 #: Values that no call on a rank needs are dropped once its store takes this share of its part of the host.
@@ -96,6 +97,8 @@ class Run:
         self._deadline = end_of_run(options.deadline, self._started)
         self._scheduler = Scheduler(self._ledger, self._strategy, self._policy(), dict(options.prices or {}))
         refuse_what_fits_nowhere(self._plan, self._ledger)
+        for question in find_questions(dag, self._plan, self._ledger, options):
+            say_once(question)
         self._store_factory = encode_factory(options.result_store)
         self._own_store = None if options.result_store is None else GuardedStore(options.result_store, 0)
         self._store: ResultStore = self._own_store or MemoryStore()

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import numbers
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeAlias
 
 from handoff_mpi.errors import DAGError
-from handoff_mpi.formatting import show
+from handoff_mpi.formatting import one_line, show
+from handoff_mpi.suggestions import did_you_mean
 
 #: One unit (a core, a megabyte, a device) in fixed point.
 UNIT = 10_000
@@ -23,6 +24,17 @@ UNIT = 10_000
 Amounts: TypeAlias = dict[str, int]
 
 RESERVED = "ranks"
+#: The resources that are detected.
+CPU, MEMORY, GPU = "cpu", "memory", "gpu"
+STANDARD = (CPU, MEMORY, GPU)
+_OTHER_WORDS = {
+    CPU: "cpus core cores ncpus ncores num_cpus num_cores n_cpus n_cores cpu_count cpus_per_task processor processors "
+    "procs thread threads nthreads num_threads",
+    MEMORY: "mem ram rss memory_mb memory_gb memory_bytes mem_mb mem_gb ram_mb ram_gb mem_per_cpu",
+    GPU: "gpus ngpus num_gpus n_gpus gres cuda device devices accelerator accelerators",
+}
+#: What other tools call them.
+SYNONYMS = {word: name for name, words in _OTHER_WORDS.items() for word in words.split()}
 _LARGEST = Decimal(10) ** 18
 
 # Bare numbers of memory are MB = 10^6 bytes, as the guide counts them.
@@ -32,6 +44,7 @@ _BYTES = {
     "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
     "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
 }  # fmt: skip
+_UNITS = ("B", "KB", "MB", "GB", "TB", "KiB", "MiB", "GiB", "TiB")
 _QUANTITY = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)\s*")
 
 
@@ -99,8 +112,9 @@ def _quantity(name: str, text: str) -> Decimal:
     if not unit:
         return value
     if name != "memory" or unit not in _BYTES:
-        units = "a number of MB, or B, KB, MB, GB, TB, KiB, MiB, GiB, TiB" if name == "memory" else "no unit"
-        raise DAGError(f"{name}={show(text)} has a unit that is not known here; {name} takes {units}")
+        units = f"a number of MB, or {', '.join(_UNITS)}" if name == MEMORY else "no unit"
+        hint = did_you_mean(match[2], _UNITS, shown=str) if name == MEMORY else near_resource(name)
+        raise DAGError(f"{name}={show(text)} has a unit that is not known here; {name} takes {units}{hint}")
     return value * _BYTES[unit] / 10**6
 
 
@@ -154,6 +168,27 @@ def format_amount(name: str, fixed: int) -> str:
 def format_amounts(amounts: Mapping[str, int]) -> str:
     """Return amounts as one line, for messages: ``cpu=4, memory=2000 MB``; ``nothing`` if empty."""
     return ", ".join(f"{name}={format_amount(name, amount)}" for name, amount in amounts.items()) or "nothing"
+
+
+def near_resource(name: str, offered: Iterable[str] = ()) -> str:
+    """Return ``; did you mean cpu?`` for the name of a resource that is no usual one, and near one that is there.
+
+    Args:
+        offered: the resources there are, besides those that are detected.
+    """
+    if name in STANDARD:
+        return ""
+    known = dict.fromkeys([*STANDARD, *offered])
+    known.pop(name, None)
+    return did_you_mean(name, known, SYNONYMS, one_line)
+
+
+def format_nbytes(nbytes: int, space: str = "") -> str:
+    """Return an amount of memory in its largest unit, to a tenth: ``1.5GB``."""
+    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if nbytes >= size:
+            return f"{nbytes / size:,.1f}".removesuffix(".0") + space + unit
+    return f"{nbytes}{space}B"
 
 
 def plain_number(fixed: int) -> int | float:

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from handoff_mpi.errors import DAGError, UsageError
-from handoff_mpi.resources.amounts import UNIT, parse_amount
+from handoff_mpi.formatting import show
+from handoff_mpi.resources.amounts import UNIT, format_nbytes, parse_amount
 from handoff_mpi.resources.capability import Capability, Device
 from handoff_mpi.version import VERSION
 
@@ -36,6 +37,8 @@ _MIB = 2**20
 # More than any system has: a larger number is damage, and must not become a set of that size.
 _MOST_IDS = 2**16
 _MOST_GPUS = 1024
+#: In fixed point, a thousand TB: more than any host has.
+_MAX_MEMORY = 10**9 * UNIT
 # Cgroup v1 says "unlimited" with a number near 2^63.
 _UNLIMITED = 2**60
 
@@ -122,6 +125,12 @@ def _cores(environ: Mapping[str, str], root: Path, cgroups: _Cgroups) -> int:
 
 def _memory(environ: Mapping[str, str], root: Path, cgroups: _Cgroups) -> int | None:
     declared = _declared(environ, "HANDOFF_MEMORY", "memory", "an amount of memory above 0", "16000 or 16GB")
+    if declared is not None and declared > _MAX_MEMORY:
+        text, nbytes = show(environ["HANDOFF_MEMORY"].strip()), declared // UNIT
+        what = f"HANDOFF_MEMORY={text} is {format_nbytes(nbytes * 10**6, ' ')}, more than any host has"
+        raise UsageError(
+            f"{what}; a number without a unit is in MB: if bytes were meant, write '{format_nbytes(nbytes)}'"
+        )
     if declared is not None:
         return declared
     sources = [_machine_nbytes(root), *_cgroup_nbytes(cgroups), _slurm_nbytes(environ)]
@@ -138,7 +147,7 @@ def _declared(environ: Mapping[str, str], variable: str, resource: str, what: st
     except (DAGError, ArithmeticError):
         amount = 0
     if not 0 < amount < 10**18:
-        raise UsageError(f"{variable}={text!r} is not {what}; write one like {example}, or unset {variable}")
+        raise UsageError(f"{variable}={show(text)} is not {what}; write one like {example}, or unset {variable}")
     return amount
 
 
@@ -359,8 +368,8 @@ def _declared_devices(text: str) -> tuple[Device, ...]:
     count = _whole(text)
     if count is None or count > _MOST_GPUS:
         raise UsageError(
-            f"HANDOFF_GPUS={text!r} is not a number of devices; write a whole one from 0 to {_MOST_GPUS}, "
-            "or unset HANDOFF_GPUS"
+            f"HANDOFF_GPUS={show(text)} is not a number of devices; write a whole one from 0 to {_MOST_GPUS}, or unset "
+            "HANDOFF_GPUS (CUDA_VISIBLE_DEVICES picks devices)"
         )
     return tuple(Device(index=index, uuid=f"declared-{index}") for index in range(count))
 

@@ -20,9 +20,11 @@ from handoff_mpi.errors import (
     ValueDamaged,
     ValueUnavailable,
 )
+from handoff_mpi.formatting import show
 from handoff_mpi.results.records import RecordTable, TaskRecord
 from handoff_mpi.results.run_dir import VALUES
 from handoff_mpi.results.store import DirectoryStore, Key
+from handoff_mpi.suggestions import UnknownName
 
 
 class FunctionError(TaskError):
@@ -131,7 +133,7 @@ class Results:
         if self._numbers is None:
             self._numbers = {each: number for number, each in enumerate(self._records.ids)}
         if id not in self._numbers:
-            raise KeyError(f"no function {id!r} in DAG {self.dag_id!r}")
+            raise UnknownName(f"no function {show(id)} in DAG {show(self.dag_id)}", id, self._numbers)
         return self._records[self._numbers[id]]
 
     @property

@@ -13,9 +13,11 @@ from handoff_mpi.dag.function import input_id
 from handoff_mpi.dag.ids import find_id_problem
 from handoff_mpi.errors import DAGError, HandoffError, UsageError
 from handoff_mpi.formatting import show
+from handoff_mpi.numerals import plain
 from handoff_mpi.resources import parse_nbytes, parse_resources
 from handoff_mpi.resources.capability import MAX_SLOTS
 from handoff_mpi.runtime.plugs import problem_of_store, problem_of_strategy, problem_of_tracker
+from handoff_mpi.suggestions import KnownNames, did_you_mean
 
 ISOLATIONS = ("auto", "rank", "process")
 ON_FAILURE = ("continue", "stop")
@@ -25,6 +27,27 @@ CHECKPOINTS = ("auto", "all", "none")
 MAX_SECONDS = 10**9
 #: Of whole numbers.
 MAX_COUNT = 2**63 - 1
+#: What other tools call these options.
+_OTHER_WORDS = {
+    "allocation_strategy": "strategy scheduler policy allocation",
+    "max_retries": "retries retry tries attempts max_attempts reschedule",
+    "on_failure": "on_error fail_fast",
+    "max_concurrency": "max_workers workers parallel parallelism jobs concurrency max_parallel",
+    "isolation": "isolate",
+    "slots": "threads tasks_per_rank",
+    "resources": "pools",
+    "deadline": "walltime time_limit timeout time",
+    "run_dir": "directory outdir output_dir workdir rundir dir",
+    "fresh": "restart clean force",
+    "rerun": "again",
+    "keep": "outputs targets",
+    "result_store": "store",
+    "resource_tracker": "tracker",
+    "cache_size": "cache",
+    "silence_limit": "heartbeat heartbeat_timeout",
+    "drain": "grace grace_period",
+}
+SYNONYMS = {word: name for name, words in _OTHER_WORDS.items() for word in words.split()}
 
 
 @dataclass(slots=True)
@@ -102,6 +125,8 @@ class RunOptions:
         Raises:
             UsageError: naming each that does not.
         """
+        for field in fields(self):  # of numpy, say
+            setattr(self, field.name, plain(getattr(self, field.name)))
         problems = [*self._wrong_choices(), *self._wrong_numbers(), *self._wrong_mappings(), *self._wrong_sizes()]
         problems += [*self._wrong_ids(), *self._wrong_run_dir()]
         wrong_plugs = (
@@ -158,7 +183,8 @@ class RunOptions:
         for name, allowed in choices.items():
             value = getattr(self, name)
             if not isinstance(value, str) or value not in allowed:
-                problems.append(f"{name} must be one of {', '.join(allowed)}, not {show(value)}")
+                hint = did_you_mean(value, allowed, shown=str)
+                problems.append(f"{name} must be one of {', '.join(allowed)}, not {show(value)}{hint}")
         for name in ("rank0_computes", "fresh", "seed", "check"):
             if not isinstance(getattr(self, name), bool):
                 problems.append(f"{name} must be True or False, not {show(getattr(self, name))}")
@@ -238,28 +264,17 @@ def options_of(given: Mapping[str, Any]) -> RunOptions:
         UsageError: an option is unknown or its value wrong.
     """
     names = [field.name for field in fields(RunOptions)]
-    unknown = sorted(set(given) - set(names))
+    known = KnownNames(names, SYNONYMS, str)
+    unknown = [name for name in given if name not in names]
     if unknown:
-        raise UsageError(f"there is no option {', '.join(unknown)}; there are {', '.join(names)}")
-    chosen = {name: _plain(value) for name, value in {**_defaults, **given}.items()}
+        raise UsageError(f"there is no option {known.listed(unknown)}; all: {', '.join(names)}")
+    chosen = {name: plain(value) for name, value in {**_defaults, **given}.items()}
     try:
         return call(RunOptions(**chosen).validate)  # type: ignore[no-any-return]
     except CallbackFailed as failed:
         if isinstance(failed.__cause__, HandoffError):
             raise failed.__cause__ from None
         raise UsageError("; ".join(_unusable(chosen)) or f"the options are unusable: {failed}") from failed
-
-
-def _plain(value: Any) -> Any:
-    """Return a number or text as one of Python's own class: a class derived from it may raise where it is compared."""
-    kind = type(value)
-    if kind is bool:
-        return value
-    if issubclass(kind, int):
-        return int.__int__(value)
-    if issubclass(kind, float):
-        return float.__float__(value)
-    return str.__str__(value) if issubclass(kind, str) else value
 
 
 def _unusable(chosen: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ from types import FunctionType
 from typing import Any
 
 from handoff_mpi.callbacks import shown
+from handoff_mpi.formatting import show
 from handoff_mpi.signatures import (
     MAYBE_OF_STRATEGY,
     STORE,
@@ -17,6 +18,7 @@ from handoff_mpi.signatures import (
     find_problem,
     find_problem_of_call,
 )
+from handoff_mpi.suggestions import did_you_mean
 
 #: The strategies of this package: name to class in :mod:`handoff_mpi.allocation`, which rank 0 alone imports.
 STRATEGIES = {
@@ -52,7 +54,9 @@ def problem_of_strategy(given: Any) -> str:
     if isinstance(given, str):
         if given in STRATEGIES or _MODULE_AND_NAME.fullmatch(given) or given in (installed := strategies_installed()):
             return ""
-        return f"there is no allocation strategy {given!r}; there are {', '.join(sorted({*STRATEGIES, *installed}))}"
+        names = sorted({*STRATEGIES, *installed})
+        what = f"there is no allocation strategy {show(given)}{did_you_mean(given, names, shown=str)}"
+        return f"{what}; there are {', '.join(names)}"
     if isinstance(given, type):
         return _problem_of_strategy_class(given)
     problem = find_problem(given, STRATEGY, MAYBE_OF_STRATEGY)

@@ -12,6 +12,7 @@ import operator
 from collections.abc import Callable, Iterator
 
 from handoff_mpi.allocation import AllocationStrategy, Claim, ClusterView, CostClass, RatedStrategy, demand_and_supply
+from handoff_mpi.allocation.missing import find_missing
 from handoff_mpi.callbacks import in_words, shown
 from handoff_mpi.errors import AllocationError
 from handoff_mpi.resources.amounts import format_amounts
@@ -384,8 +385,10 @@ class Placer:
         needs = format_amounts(cost.need)
         if self._ledger.reach.could_fit(cost):
             return f"the strategy {type(self._strategy).__name__} places it nowhere, although it would fit ({needs})"
+        missing = ", and ".join(find_missing(self._ledger.reach, cost))
         if cost.rank is not None:
-            return f"it is bound to rank {cost.rank}, which is lost or cannot hold what it needs ({needs})"
+            return f"it is bound to rank {cost.rank}, which is lost or cannot hold what it needs ({needs}): {missing}"
         if cost.host is not None:
-            return f"it is bound to host {cost.host}, where no rank that is left can hold what it needs ({needs})"
-        return f"no rank that is left can hold what it needs ({needs})"
+            what = f"it is bound to host {cost.host}, where no rank that is left can hold what it needs ({needs})"
+            return f"{what}: {missing}"
+        return f"no rank that is left can hold what it needs ({needs}): {missing}"

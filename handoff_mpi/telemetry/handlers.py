@@ -41,7 +41,6 @@ event (after ``"handoff"``)               measurements       metadata
 
 from __future__ import annotations
 
-import difflib
 import sys
 import threading
 import traceback
@@ -53,7 +52,9 @@ from typing import Any, NoReturn, Protocol, TypeAlias, runtime_checkable
 
 from handoff_mpi.callbacks import CallbackFailed, call, shown
 from handoff_mpi.errors import UsageError
+from handoff_mpi.formatting import show
 from handoff_mpi.signatures import HANDLER, find_problem_of_call
+from handoff_mpi.suggestions import did_you_mean
 
 Event: TypeAlias = tuple[str, ...]
 
@@ -152,6 +153,7 @@ class _Table(dict[Event, tuple[Attached, ...]]):
 # Tuples are replaced, never changed: execute() reads them without the lock, and what it iterates over
 # stays whole while handlers attach and detach. The lock is held for the replacing alone, never for a call.
 _table = _Table((event, ()) for event in EVENTS)
+_dotted = {".".join(event): event for event in EVENTS}
 _ids: dict[str, tuple[Attached, ...]] = {}
 _lock = threading.Lock()
 
@@ -207,9 +209,8 @@ def detach(handler_id: str) -> None:
         if entries is not None:
             _remove(entries)
             return
-        near = difflib.get_close_matches(str(handler_id), _ids, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise UsageError(f"no telemetry handler {handler_id!r} is attached{hint}")
+        hint = did_you_mean(handler_id, _ids)
+    raise UsageError(f"no telemetry handler {show(handler_id)} is attached{hint}")
 
 
 def list_handlers(event_prefix: Sequence[str] = ()) -> list[Attached]:
@@ -274,9 +275,8 @@ def _known_events(handler_id: str, events: Iterable[Sequence[str]]) -> list[Even
 
 
 def _unknown(event: Event) -> str:
-    dotted = {".".join(known): known for known in EVENTS}
-    near = difflib.get_close_matches(".".join(map(str, event)), dotted, n=1, cutoff=0.0)
-    return f"there is no telemetry event {event!r}; the nearest is {dotted[near[0]]!r}"
+    hint = did_you_mean(".".join(map(str, event)), _dotted, shown=lambda name: show(_dotted[name]))
+    return f"there is no telemetry event {show(event)}{hint or '; telemetry.EVENTS holds all'}"
 
 
 def _remove(entries: tuple[Attached, ...]) -> None:

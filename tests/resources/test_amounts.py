@@ -184,7 +184,7 @@ def test_no_error_but_dagerror_comes_out(name: str, amount: object) -> None:
 def test_units_belong_to_memory() -> None:
     with pytest.raises(DAGError, match=r"^cpu='2GB' has a unit that is not known here; cpu takes no unit$"):
         parse_amount("cpu", "2GB")
-    with pytest.raises(DAGError, match=r"memory='2GiBit' .* GB, TB, KiB, MiB, GiB, TiB$"):
+    with pytest.raises(DAGError, match=r"memory='2GiBit' .* GB, TB, KiB, MiB, GiB, TiB; did you mean GiB\?$"):
         parse_amount("memory", "2GiBit")
 
 

@@ -1,0 +1,56 @@
+"""What a cost asks for and no rank offers, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from handoff_mpi.allocation.costs import CostClass
+from handoff_mpi.allocation.reach import Reach
+from handoff_mpi.formatting import one_line
+from handoff_mpi.resources.amounts import GPU, MEMORY, UNIT, format_amount, format_nbytes, near_resource
+
+_MAX_CHARS = 80
+#: Memory from here on, a TB, may have been meant in bytes.
+_MAYBE_BYTES = 10**6 * UNIT
+_DECLARED_BY = {GPU: "HANDOFF_GPUS", MEMORY: "HANDOFF_MEMORY"}
+
+
+def find_missing(reach: Reach, cost: CostClass) -> list[str]:
+    """Return why no living rank could run tasks of this class, a clause for each resource that is missing.
+
+    ``gpu: 1 wanted, no rank offers any; HANDOFF_GPUS declares some``.
+    """
+    offered = reach.offered(cost)
+    missing = [(name, amount) for name, amount in cost.need.items() if amount > offered.get(name, 0)]
+    return [_describe(name, amount, offered, cost) for name, amount in missing] or [
+        f"no rank offers all of it together; the largest host offers {reach.largest()}"
+    ]
+
+
+def _describe(name: str, amount: int, offered: Mapping[str, int], cost: CostClass) -> str:
+    wanted, most = f"{_shown(name)}: {format_amount(name, amount)} wanted", offered.get(name, 0)
+    if most:
+        what = f"{_who(cost, 'offers more than', 'offers')} {format_amount(name, most)}"
+        return f"{wanted}, {what}{_unit(name, amount, most)}"
+    by = _DECLARED_BY.get(name, f"--resources {_shown(name)}=AMOUNT or register_local_node")
+    remedy = near_resource(name, offered) or f"; {by} declares some"
+    return f"{wanted}, {_who(cost, 'offers any', 'offers none')}{remedy}"
+
+
+def _who(cost: CostClass, any_rank: str, one: str) -> str:
+    if cost.rank is not None:
+        return f"rank {cost.rank} {one}"
+    return f"no rank {any_rank}" if cost.host is None else f"host {cost.host} {one}"
+
+
+def _unit(name: str, amount: int, most: int) -> str:
+    """Return a question where an amount of memory is likely to have been meant in bytes."""
+    if name != MEMORY or amount < _MAYBE_BYTES or amount // 10**6 > most:
+        return ""
+    megabytes = amount // UNIT
+    is_so = f"{format_nbytes(megabytes * 10**6, ' ')} (a number without a unit is in MB)"
+    return f"; that is {is_so}: if bytes were meant, write '{format_nbytes(megabytes)}'"
+
+
+def _shown(name: str) -> str:
+    return one_line(name, _MAX_CHARS)

@@ -18,9 +18,13 @@ _DECLARED_BY = {GPU: "HANDOFF_GPUS", MEMORY: "HANDOFF_MEMORY"}
 def find_missing(reach: Reach, cost: CostClass) -> list[str]:
     """Return why no living rank could run tasks of this class, a clause for each resource that is missing.
 
+    Empty where no such rank lives.
+
     ``gpu: 1 wanted, no rank offers any; HANDOFF_GPUS declares some``.
     """
     offered = reach.offered(cost)
+    if offered is None:
+        return []
     missing = [(name, amount) for name, amount in cost.need.items() if amount > offered.get(name, 0)]
     return [_describe(name, amount, offered, cost) for name, amount in missing] or [
         f"no rank offers all of it together; the largest host offers {reach.largest()}"

@@ -143,10 +143,16 @@ class Reach:
         seats = (next((seat for seat in bay.seats.values() if seat.rank not in out), None) for bay in bays)
         return (seat for seat in seats if seat is not None and seat.host not in cost.avoid_hosts)
 
-    def offered(self, cost: CostClass) -> dict[str, int]:
-        """Return the most of each resource that any rank offers where tasks of this class may run, in fixed point."""
+    def offered(self, cost: CostClass) -> dict[str, int] | None:
+        """Return the most of each resource that any rank offers where tasks of this class may run, in fixed point.
+
+        None if no such rank lives.
+        """
+        bays = {seat.bay.number: seat.bay for seat in self._eligible(cost)}
+        if not bays:
+            return None
         offered = {name: pool.capacity for name, pool in self._job.items()}
-        for bay in {seat.bay.number: seat.bay for seat in self._eligible(cost)}.values():
+        for bay in bays.values():
             for name, pool in bay.pools.items():
                 offered[name] = max(offered.get(name, 0), pool.capacity)
             offered[GPU] = max(offered.get(GPU, 0), UNIT * len(bay.visible))

@@ -136,7 +136,8 @@ def _describe_misfits(plan: Plan, misfits: Mapping[Any, CostClass], ledger: Ledg
 def _misfit(plan: Plan, tasks: list[int], cost: CostClass, ledger: Ledger) -> list[str]:
     more = f" and {len(tasks) - 1} more need" if len(tasks) > 1 else " needs"
     who = f"function {show(plan.ids[tasks[0]])}{more} {one_line(format_amounts(cost.cost), _MAX_CHARS)}"
-    return [f"{who}, which fits no host even alone: {missing}" for missing in find_missing(ledger.reach, cost)]
+    missing = find_missing(ledger.reach, cost) or ["no rank computes"]
+    return [f"{who}, which fits no host even alone: {each}" for each in missing]
 
 
 def _no_place(pin: int | str, ledger: Ledger, hosts: KnownNames) -> str:

@@ -385,10 +385,15 @@ class Placer:
         needs = format_amounts(cost.need)
         if self._ledger.reach.could_fit(cost):
             return f"the strategy {type(self._strategy).__name__} places it nowhere, although it would fit ({needs})"
-        missing = ", and ".join(find_missing(self._ledger.reach, cost))
+        return f"{self._where_no_room(cost)} ({needs}){self._what_is_missing(cost)}"
+
+    def _where_no_room(self, cost: CostClass) -> str:
         if cost.rank is not None:
-            return f"it is bound to rank {cost.rank}, which is lost or cannot hold what it needs ({needs}): {missing}"
+            return f"it is bound to rank {cost.rank}, which is lost or cannot hold what it needs"
         if cost.host is not None:
-            what = f"it is bound to host {cost.host}, where no rank that is left can hold what it needs ({needs})"
-            return f"{what}: {missing}"
-        return f"no rank that is left can hold what it needs ({needs}): {missing}"
+            return f"it is bound to host {cost.host}, where no rank that is left can hold what it needs"
+        return "no rank that is left can hold what it needs"
+
+    def _what_is_missing(self, cost: CostClass) -> str:
+        missing = find_missing(self._ledger.reach, cost)
+        return f": {', and '.join(missing)}" if missing else ""

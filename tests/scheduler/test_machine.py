@@ -947,7 +947,8 @@ def test_a_group_that_grows_beyond_its_rank_fails_only_the_member_that_does_not_
     run.tell(1.0, done(1, 0))
     run.tell(2.0, done(1, 1))
     assert run.states == "DONE DONE FAILED"
-    assert run.why(2)[1] == "it is bound to rank 1, which is lost or cannot hold what it needs (cpu=2)"
+    why = "it is bound to rank 1, which is lost or cannot hold what it needs (cpu=2): cpu: 2 wanted, rank 1 offers 1"
+    assert run.why(2)[1] == why
 
 
 @pytest.mark.parametrize("pin", [2, "h2"])
@@ -1082,7 +1083,8 @@ def test_what_fits_nothing_that_is_left_is_failed_and_does_not_hang():
     assert run.states == "DISPATCHED READY WAITING READY"
     assert run.tell(2.0, done(1, 0)) == []
     assert run.states == "DONE FAILED SKIPPED FAILED"
-    assert run.why(1) == (NO_ROOM, "no rank that is left can hold what it needs (gpu=1)")
+    what = "gpu: 1 wanted, no rank offers any; HANDOFF_GPUS declares some"
+    assert run.why(1) == (NO_ROOM, f"no rank that is left can hold what it needs (gpu=1): {what}")
     assert run.status == "failed"
 
 

@@ -7,16 +7,19 @@ from typing import Any, TypeAlias
 
 from handoff_mpi.dag import DAG
 from handoff_mpi.errors import UsageError
+from handoff_mpi.formatting import show
 from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch import script_end
 from handoff_mpi.launch.call_site import CallSite
 from handoff_mpi.launch.environment import size_by_launcher
 from handoff_mpi.launch.job import Job
+from handoff_mpi.numerals import plain
 from handoff_mpi.resources import parse_resources
 from handoff_mpi.results import Results
 from handoff_mpi.runtime import worker_loop
 from handoff_mpi.runtime.options import RunOptions, options_of, set_defaults
 from handoff_mpi.runtime.vigil import IDLE_LIMIT_S
+from handoff_mpi.suggestions import did_you_mean
 
 #: ``setup(rank)``, as dag.py may define it.
 Setup: TypeAlias = "Callable[[int], Any]"
@@ -120,8 +123,9 @@ class Cluster:
         run_dir: Any = None,
         _site: CallSite | None = None,
     ) -> None:
+        idle_limit = plain(idle_limit)
         if not isinstance(idle_limit, (int, float)) or isinstance(idle_limit, bool) or not idle_limit > 0:
-            raise UsageError(f"idle_limit must be a positive number of seconds, not {idle_limit!r}")
+            raise UsageError(f"idle_limit must be a positive number of seconds, not {show(idle_limit)}")
         self._defaults = {} if run_dir is None else {"run_dir": run_dir}
         given = {} if join_limit is None else {"join_limit": join_limit}
         limit_s = options_of({**self._defaults, **given}).join_limit
@@ -211,7 +215,7 @@ def register_local_node(resources: Mapping[str, Any], scope: str = "rank") -> No
         UsageError: the scope is.
     """
     if scope not in ("rank", "host"):
-        raise UsageError(f"scope must be 'rank' or 'host', not {scope!r}")
+        raise UsageError(f"scope must be 'rank' or 'host', not {show(scope)}{did_you_mean(scope, ('rank', 'host'))}")
     amounts = parse_resources(resources)
     (jobs.registered if scope == "rank" else jobs.host_registered).update(amounts)
     if jobs.current is not None:
@@ -232,9 +236,10 @@ def update_node_resources(rank: int, resources: Mapping[str, Any]) -> None:
         HandoffError: no run is going on.
     """
     parse_resources(resources)
+    rank = plain(rank)
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 0:
-        raise UsageError(f"a rank is a whole number from 0, not {rank!r}")
+        raise UsageError(f"a rank is a whole number from 0, not {show(rank)}")
     if jobs.current is not None and rank >= jobs.current.size:
         last = jobs.current.size - 1
         raise UsageError(f"there is no rank {rank} in this job: name one from 0 to {last}")
-    worker_loop.update_resources(rank, dict(resources))
+    worker_loop.update_resources(rank, {name: plain(amount) for name, amount in resources.items()})

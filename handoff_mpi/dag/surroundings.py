@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from handoff_mpi.dag.function import INLINE, Function
 from handoff_mpi.formatting import show
+from handoff_mpi.numerals import plain
 
 #: An absolute path, or None for the directory of the rank; and name to value, None for a variable that is removed.
 Surroundings: TypeAlias = "tuple[str | None, dict[str, str | None]]"
@@ -55,7 +56,8 @@ def _wrong_variables(env: Mapping[Any, Any]) -> Iterable[str]:
         if not isinstance(name, str) or not name or "=" in name or "\0" in name:
             yield f"env names {show(name)}, which cannot be the name of a variable"
         elif value is not None and (not isinstance(value, str) or "\0" in value):
-            yield f"env[{show(name)}] must be a string without NUL characters, or None, not {show(value)}"
+            hint = f"; write {str(value)!r}" if type(plain(value)) in (int, float) else ""
+            yield f"env[{show(name)}] must be a string without NUL characters, or None, not {show(value)}{hint}"
 
 
 def _path(cwd: Any) -> Any:

@@ -54,13 +54,13 @@ def _loaded(name: str) -> AllocationStrategy:
         UsageError: it cannot be imported or made, or is none.
     """
     point = find_entry_point(name)
-    which = f"the allocation strategy {name!r}" + (f" ({point.value})" if point.value != name else "")
+    which = f"the allocation strategy {show(name)}" + (f" ({point.value})" if point.value != name else "")
     try:
         found = call(point.load)
     except CallbackFailed as error:
         raise UsageError(f"{which} cannot be loaded: {error}") from error
     if isinstance(found, str):
-        raise UsageError(f"{which} is the text {found!r}, not a class or an object with allocate(ready, view)")
+        raise UsageError(f"{which} is the text {show(found)}, not a class or an object with allocate(ready, view)")
     try:
         return find_strategy(found)
     except UsageError as error:
@@ -178,7 +178,7 @@ def describe_fit(ledger: Ledger, dag: DAG, options: RunOptions) -> str:
     for spec in plan.specs:
         number = ledger.cost_class(spec.cost).number
         counts[number] = counts.get(number, 0) + 1
-    lines = [f"DAG {dag.id!r}: {len(plan)} functions are valid"]
+    lines = [f"DAG {show(dag.id)}: {len(plan)} functions are valid"]
     for number, count in counts.items():
         cost = ledger.classes[number]
         ranks = [rank for rank, seat in sorted(ledger.seats.items()) if seat.could_hold(cost)]

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from handoff_mpi.errors import UsageError
+from handoff_mpi.formatting import show
 from handoff_mpi.runtime.prober import LIVES, PROBE_S, Prober
 
 _AT_ONCE = 64
@@ -24,7 +25,8 @@ _PATIENT_PROBE_S = 20.0
 _RANK_NBYTES = 16 * 1024**2
 #: More than Slurm itself can hold.
 _MOST_NODES = 100_000
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+_COUNT = re.compile(r"0*[1-9][0-9]{0,8}")
 _SLURM_PART = re.compile(r"([^,\[]*)(?:\[([^\]]*)\])?([^,\[]*)(?:,|$)")
 _HOSTFILE = "PRTE_MCA_prte_default_hostfile"
 _AGENTS = ("PRTE_MCA_plm_ssh_agent", "OMPI_MCA_plm_ssh_agent", "OMPI_MCA_plm_rsh_agent", "HYDRA_LAUNCHER_EXEC")
@@ -139,9 +141,9 @@ def parse_hosts(text: str) -> dict[str, int | None]:
     hosts: dict[str, int | None] = {}
     for word in text.split(","):
         name, colon, count = word.strip().partition(":")
-        is_count = not colon or (count.isdecimal() and int(count) > 0)
+        is_count = not colon or _COUNT.fullmatch(count)
         if not _NAME.fullmatch(name) or not is_count or name in hosts:
-            raise UsageError(f"--hosts names each host once, as h1,h2 or h1:4,h2:4 (host:ranks), not {text!r}")
+            raise UsageError(f"--hosts names each host once, as h1,h2 or h1:4,h2:4 (host:ranks), not {show(text)}")
         hosts[name] = int(count) if colon else None
     return hosts
 

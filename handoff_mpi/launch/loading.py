@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 import os
 import re
 import sys
@@ -19,12 +20,17 @@ from handoff_mpi.callbacks import call_here
 from handoff_mpi.dag import DAG
 from handoff_mpi.encoding import carry_by_value
 from handoff_mpi.errors import DAGError, HandoffError, Interrupted, UsageError
+from handoff_mpi.formatting import one_line, show
+from handoff_mpi.launch.dag_hints import describe_no_dag
 from handoff_mpi.python_path import ModuleName, add_directories
+from handoff_mpi.suggestions import did_you_mean
 from handoff_mpi.worker.calls import describe
 
 #: Begins the names of modules whose files have names that nothing can be imported by.
 PREFIX = "handoff_dag_"
 _RELATIVE = re.compile(rb"^\s*from\s+\.", re.MULTILINE)
+#: Of names in messages, and of files that are looked through for one of a similar name.
+_MAX_CHARS, _MAX_FILES = 200, 10_000
 
 
 @dataclass(slots=True)
@@ -63,7 +69,7 @@ def load_dag_file(target: str, args: list[str]) -> DagFile:
     module = _import(spec, path)
     setup = getattr(module, "setup", None)
     if setup is not None and not callable(setup):
-        raise UsageError(f"{path}: setup must be a function of the rank, not {setup!r}")
+        raise UsageError(f"{path}: setup must be a function of the rank, not {show(setup)}")
     return DagFile(path, setup, lambda: _dag(module, path, name or None, args))
 
 
@@ -73,8 +79,8 @@ def _split(target: str) -> tuple[Path, str | None]:
         path, name = target, ""
     problem = _why_no_file(path)
     if problem:
-        shown = path if path and path.isprintable() else repr(path)
-        raise UsageError(f"{shown} {problem}; name the Python file that holds the DAG")
+        shown = path if path and path.isprintable() and len(path) <= _MAX_CHARS else show(path, _MAX_CHARS)
+        raise UsageError(f"{shown} {problem}{_near_file(path) or '; name the Python file that holds the DAG'}")
     return Path(path).absolute(), name or None
 
 
@@ -86,7 +92,16 @@ def _why_no_file(path: str) -> str:
             return "is a directory"
         return "is no regular file" if os.path.lexists(path) else "does not exist"
     except (OSError, ValueError) as error:
-        return f"cannot be read ({error})"
+        return f"cannot be read ({error.strerror if isinstance(error, OSError) else error})"
+
+
+def _near_file(path: str) -> str:
+    try:
+        names = [entry.name for entry in itertools.islice(Path(path).parent.iterdir(), _MAX_FILES)]
+    except (OSError, ValueError):
+        return ""
+    files = {name.removesuffix(".py").casefold(): name for name in names if name.endswith(".py")}
+    return did_you_mean(Path(path).name, list(files.values()), files, one_line)
 
 
 def _find_module(name: str) -> tuple[ModuleSpec, Path]:
@@ -94,9 +109,10 @@ def _find_module(name: str) -> tuple[ModuleSpec, Path]:
     try:
         spec = call_here(importlib.util.find_spec, (name,), {})
     except BaseException as error:  # the packages that it is in are imported for that
-        raise UsageError(f"the module {name} cannot be found: {type(error).__name__}: {describe(error)[1]}") from error
+        why = one_line(f"{type(error).__name__}: {describe(error)[1]}", _MAX_CHARS)
+        raise UsageError(f"the module {_short(name)} cannot be found: {why}") from error
     if spec is None or spec.loader is None or not spec.has_location:
-        raise UsageError(f"there is no module {name} that is a Python file; name the module that holds the DAG")
+        raise UsageError(f"there is no module {_short(name)} that is a Python file; name the module that holds the DAG")
     return spec, Path(spec.origin or "").absolute()
 
 
@@ -176,7 +192,9 @@ def _import(spec: ModuleSpec, path: Path) -> ModuleType:
     except SyntaxError as error:
         place = f"{error.filename or path}, line {error.lineno}" if error.lineno else path
         raise UsageError(f"{place}: {error.msg}") from error
-    except (DAGError, Interrupted):
+    except DAGError as error:
+        raise _placed(error, path) from error
+    except Interrupted:
         raise
     except BaseException as error:  # of a rank 0 that leaves in any other way, the other ranks would wait for ever
         raise UsageError(f"{path} cannot be loaded: {_where(error, path)}") from error
@@ -184,36 +202,56 @@ def _import(spec: ModuleSpec, path: Path) -> ModuleType:
 
 
 def _dag(module: ModuleType, path: Path, name: str | None, args: list[str]) -> DAG | None:
+    asked_for = name
     if name is None:
         may_build = bool(args) and callable(getattr(module, "build", None))
         name = "dag" if isinstance(getattr(module, "dag", None), DAG) and not may_build else "build"
     found = getattr(module, name, None)
     if found is None:
-        how = f"define `dag = DAG(...)` or `def build(args)` in it, or name one as {path.name}:NAME"
-        raise UsageError(f"{path} holds no {'DAG' if name == 'build' else repr(name)}: {how}")
+        raise UsageError(describe_no_dag(module, path, asked_for))
     if isinstance(found, DAG):
         if args:
-            raise UsageError(f"{path}: arguments after -- are for a build(args) function, and {name} is a DAG")
+            raise UsageError(f"{path}: arguments after -- are for a build(args) function, and {_short(name)} is a DAG")
         return found
     if not callable(found):
-        raise UsageError(f"{path}: {name} is {found!r}, neither a DAG nor a function that builds one")
+        raise UsageError(f"{path}: {_short(name)} is {show(found)}, neither a DAG nor a function that builds one")
+    what = f"{_short(name)}({show(args)})"
     try:
         dag = call_here(found, (args,), {})
+    except DAGError as error:
+        raise _placed(error, path) from error
     except HandoffError:
         raise
     except SystemExit as error:  # argparse inside build(args)
         if not error.code:
             return None  # it was asked for help, and gave it
-        raise UsageError(f"{path}: {name}({args!r}) ended with {error.code!r}") from error
+        raise UsageError(f"{path}: {what} ended with {show(error.code)}") from error
     except BaseException as error:
-        raise UsageError(f"{path}: {name}({args!r}) failed: {_where(error, path)}") from error
+        raise UsageError(f"{path}: {what} failed: {_where(error, path)}") from error
     if not isinstance(dag, DAG):
-        raise UsageError(f"{path}: {name}({args!r}) returned {dag!r}, not a DAG")
+        hint = "; end it with `return dag`" if dag is None else ""
+        raise UsageError(f"{path}: {what} returned {show(dag)}, not a DAG{hint}")
     return dag
 
 
 def _where(error: BaseException, path: Path) -> str:
     """Return an error on one line, with the line of ``path`` it came from."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    place = f"line {lines[-1]}: " if lines else ""
+    line = _line_in(error, path)
+    place = f"line {line}: " if line else ""
     return f"{place}{type(error).__name__}: {describe(error)[1]}".split("\n")[0]
+
+
+def _placed(error: DAGError, path: Path) -> DAGError:
+    """Return the same error with the line of ``path`` that it came from."""
+    line = _line_in(error, path)
+    place = f"{path}, line {line}" if line else str(path)
+    return DAGError(error.problems, where=f"{place}: {error.where}" if error.where else place)
+
+
+def _line_in(error: BaseException, path: Path) -> int | None:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return lines[-1] if lines else None
+
+
+def _short(name: str) -> str:
+    return one_line(name, _MAX_CHARS)

@@ -124,7 +124,7 @@ def _take(results: Results, history: History, launch: Launch, task: int) -> None
         id = table.ids[task]
         table.states[task], table.attempts[task], table.ranks[task] = "failed", attempt, rank
         table.errors[task] = message.split("\n")[0]
-        results.errors[id] = FunctionError(f"{id!r}: {kind}: {message}", kind, "", attempt, (rank,))
+        results.errors[id] = FunctionError(f"{show(id)}: {kind}: {message}", kind, "", attempt, (rank,))
 
 
 def _take_done(results: Results, task: int, done: Done, was_restored: bool) -> None:

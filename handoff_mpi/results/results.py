@@ -20,7 +20,7 @@ from handoff_mpi.errors import (
     ValueDamaged,
     ValueUnavailable,
 )
-from handoff_mpi.formatting import show
+from handoff_mpi.formatting import MAX_CHARS, one_line, show
 from handoff_mpi.results.records import RecordTable, TaskRecord
 from handoff_mpi.results.run_dir import VALUES
 from handoff_mpi.results.store import DirectoryStore, Key
@@ -101,31 +101,31 @@ class Results:
             return decode_writable(self._read(id, self._persisted[id], self.run_dir))
         if id in self._lost:
             raise ValueUnavailable(
-                f"the value of {id!r} was lost by the custom result_store: {self._lost[id]}; run again without "
+                f"the value of {show(id)} was lost by the custom result_store: {self._lost[id]}; run again without "
                 "result_store, or with one that gives back what was put, to have it"
             )
         if id in self.errors:
             raise copy(self.errors[id])  # one that is raised holds the frames it passes, and all that is in them
         record = self._record(id)
         if record.state == "skipped":
-            raise ValueUnavailable(f"{id!r} was skipped: a function it depends on failed")
+            raise ValueUnavailable(f"{show(id)} was skipped: a function it depends on failed")
         if record.state != "done":
-            raise ValueUnavailable(f"{id!r} did not run: the run was stopped ({self.stopped_because})")
+            raise ValueUnavailable(f"{show(id)} did not run: the run was stopped ({self.stopped_because})")
         raise ValueUnavailable(
-            f"the value of {id!r} ({record.nbytes} bytes) was needed only by other functions and was not kept; "
-            f"run with keep=[{id!r}] (--keep {id}) or keep='all' to have it afterwards"
+            f"the value of {show(id)} ({record.nbytes} bytes) was needed only by other functions and was not kept; "
+            f"run with keep=[{show(id)}] (--keep {one_line(str(id), MAX_CHARS)}) or keep='all' to have it afterwards"
         )
 
     def _read(self, id: Hashable, key: Key, run_dir: Path) -> Payload:
         store = DirectoryStore(run_dir / VALUES)
-        again = f"the same command with --keep {id} (keep=[{id!r}]) makes it again"
+        again = f"the same command with --keep {one_line(str(id), MAX_CHARS)} (keep=[{show(id)}]) makes it again"
         try:
             return store.get(key)
         except ValueDamaged as error:
-            raise ValueDamaged(f"the value of {id!r} is lost: {error}; remove the file, then {again}") from error
+            raise ValueDamaged(f"the value of {show(id)} is lost: {error}; remove the file, then {again}") from error
         except KeyError:
             path = store.path(key)
-            raise ValueUnavailable(f"the value of {id!r} was written to {path}, which is gone; {again}") from None
+            raise ValueUnavailable(f"the value of {show(id)} was written to {path}, which is gone; {again}") from None
         finally:
             store.close()
 
@@ -183,7 +183,7 @@ class Results:
         counts = self.counts()
         parts = [f"{count} {name}" for name, count in counts.items() if count or name == "done"]
         head = f"{self.status}: {', '.join(parts)} of {len(self._records)} functions in {self.duration_s:.2f} s"
-        lines = [f"handoff: DAG {self.dag_id!r} {head}"]
+        lines = [f"handoff: DAG {show(self.dag_id)} {head}"]
         if self.stopped_because and self.status == "stopped":
             lines.append(f"  stopped: {self.stopped_because}")
         busy = self._records.busy()
@@ -195,7 +195,7 @@ class Results:
             lines.append(f"  busy: {total:.2f} s in calls on {len(busy)} ranks{share}")
         slowest = self._records.slowest(3)
         if slowest and slowest[0][0] >= 0.01:
-            lines.append("  slowest: " + ", ".join(f"{id!r} {duration:.2f} s" for duration, id in slowest))
+            lines.append("  slowest: " + ", ".join(f"{show(id)} {duration:.2f} s" for duration, id in slowest))
         setbacks = self.setbacks()
         if setbacks:
             lines.append("  setbacks: " + ", ".join(f"{count} {kind}" for kind, count in setbacks.items()))

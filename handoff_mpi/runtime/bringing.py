@@ -8,6 +8,7 @@ from handoff_mpi.comm import Envelope
 from handoff_mpi.dag import Plan
 from handoff_mpi.encoding import head_of
 from handoff_mpi.errors import ValueUnavailable
+from handoff_mpi.formatting import show
 from handoff_mpi.messages import ABSENT, FETCH, INSIST, OK, VALUE, Entry
 from handoff_mpi.results.store import ResultStore
 from handoff_mpi.runtime.courier import Courier
@@ -99,7 +100,7 @@ class Bringing:
         try:
             self._kept.put((self._run, task), payload)
         except OSError as error:
-            what = f"the value of {self._plan.ids[task]!r} could not be written to {self._kept}"
+            what = f"the value of {show(self._plan.ids[task])} could not be written to {self._kept}"
             say(f"{what}: {error}")
         else:
             events.append(Persisted(task))

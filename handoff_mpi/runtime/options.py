@@ -25,6 +25,8 @@ RESULTS_ON = ("root", "all")
 CHECKPOINTS = ("auto", "all", "none")
 #: Of seconds, which clocks and locks can still wait for: 30 years.
 MAX_SECONDS = 10**9
+#: Of Linux: bytes in a path, and in each name of one.
+MAX_PATH, MAX_NAME = 4095, 255
 #: Of whole numbers.
 MAX_COUNT = 2**63 - 1
 #: What other tools call these options.
@@ -174,7 +176,11 @@ class RunOptions:
             return [f"run_dir is the path of a directory, not {show(self.run_dir)}"]
         if not path:
             return ["run_dir is empty, which would be the current directory; name one"]
-        return [f"run_dir={show(path)} holds a null character; name another"] if "\0" in path else []
+        if "\0" in path:
+            return [f"run_dir={show(path)} holds a null character; name another"]
+        names = os.fsencode(path).split(b"/")
+        is_long = len(os.fsencode(path)) > MAX_PATH or max(map(len, names)) > MAX_NAME
+        return [f"run_dir={show(path)} is longer than paths and names of files can be; name another"] if is_long else []
 
     def _wrong_choices(self) -> list[str]:
         choices = {"isolation": ISOLATIONS, "on_failure": ON_FAILURE, "results_on": RESULTS_ON}

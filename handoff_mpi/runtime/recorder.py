@@ -8,6 +8,7 @@ from typing import Any
 
 from handoff_mpi import telemetry
 from handoff_mpi.dag import Plan
+from handoff_mpi.formatting import show
 from handoff_mpi.messages import OK, Entry
 from handoff_mpi.resources import Amounts
 from handoff_mpi.resources.amounts import plain_number
@@ -226,7 +227,7 @@ class Recorder:
             say(text)
 
     def _tell_waiting(self, rank: int, task: int, count: int, reason: str) -> None:
-        who = f"function {self._plan.ids[task]!r}" + (f" and {count - 1} more wait" if count > 1 else " waits")
+        who = f"function {show(self._plan.ids[task])}" + (f" and {count - 1} more wait" if count > 1 else " waits")
         say(f"{who} for the resource tracker, which refuses what is needed (last on rank {rank}: {reason})")
 
     def table(self, scheduler: Scheduler) -> RecordTable:

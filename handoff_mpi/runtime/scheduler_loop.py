@@ -13,6 +13,7 @@ from handoff_mpi.comm import Envelope, RankGone, Transport
 from handoff_mpi.dag import Plan
 from handoff_mpi.encoding import NOTHING, Payload
 from handoff_mpi.errors import AllocationError, DAGError, JobLost, JournalError
+from handoff_mpi.formatting import show
 from handoff_mpi.messages import (
     ABSENT,
     ALIVE,
@@ -445,7 +446,7 @@ class SchedulerLoop:
         try:
             events.append(ResourcesUpdated(rank, parse_resources(resources)))
         except DAGError as error:
-            say(f"update_node_resources({rank}, {resources!r}): {error}")
+            say(f"update_node_resources({rank}, {show(resources)}): {error}")
 
     def update_resources(self, rank: int, resources: dict[str, Any]) -> None:
         """Take in a change of a rank's resources, at the next turn; from any thread of rank 0."""

@@ -179,18 +179,18 @@ def attach_many(
         UsageError: as :func:`attach`; or there is no event in ``events``.
     """
     if not isinstance(handler_id, str) or not handler_id:
-        raise UsageError(f"a telemetry handler is named by a non-empty string, not {handler_id!r}")
+        raise UsageError(f"a telemetry handler is named by a non-empty string, not {show(handler_id)}")
     if not callable(handler):
-        raise UsageError(f"telemetry handler {handler_id!r} cannot be called: {shown(handler)}")
+        raise UsageError(f"telemetry handler {show(handler_id)} cannot be called: {shown(handler)}")
     problem = find_problem_of_call(handler, "handler", HANDLER)
     if problem:
         hint = "; it is a class: give an object of it" if isinstance(handler, type) else ""
-        raise UsageError(f"telemetry handler {handler_id!r}: {problem}{hint}")
+        raise UsageError(f"telemetry handler {show(handler_id)}: {problem}{hint}")
     known = _known_events(handler_id, events)
     entries = tuple(Attached(handler_id, event, handler, config) for event in known)
     with _lock:
         if handler_id in _ids:
-            raise UsageError(f"a telemetry handler {handler_id!r} is already attached; detach it first")
+            raise UsageError(f"a telemetry handler {show(handler_id)} is already attached; detach it first")
         _ids[handler_id] = entries
         for entry in entries:
             _table[entry.event] += (entry,)
@@ -267,7 +267,7 @@ def _known_events(handler_id: str, events: Iterable[Sequence[str]]) -> list[Even
     # A string is a sequence of strings too: ("h", "a", ...) would be a puzzling name in the message.
     names = [(event,) if isinstance(event, str) else tuple(event) for event in events]
     if not names:
-        raise UsageError(f"telemetry handler {handler_id!r} is attached to no event")
+        raise UsageError(f"telemetry handler {show(handler_id)} is attached to no event")
     for name in names:
         if name not in _table:
             raise UsageError(_unknown(name))
@@ -305,7 +305,7 @@ def _drop(entry: Attached, error: BaseException) -> None:
     # str(error) is the user's code too, and may raise; this may not.
     what = traceback.format_exception_only(type(error), error)[-1].strip()
     message = (
-        f"telemetry handler {entry.handler_id!r} is detached: at {entry.event!r} it raised {what} "
+        f"telemetry handler {show(entry.handler_id)} is detached: at {entry.event!r} it raised {what} "
         f"({filename}:{line})"
     )
     try:

@@ -12,7 +12,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,39 @@ for _name in _CHANGING:
     _watch(_name)
 
 
+def _noting(name: str) -> Callable[..., Any]:
+    original = getattr(dict, name)
+
+    @functools.wraps(original)
+    def noted(self: dict[Any, Any], *args: Any, **kwargs: Any) -> Any:
+        global _may_have_changed
+        _may_have_changed = True
+        return original(self, *args, **kwargs)
+
+    return noted
+
+
+class _NotedDict(dict[Any, Any]):
+    """The mapping behind ``os.environ``: libraries change it directly, to leave the C library's variables alone."""
+
+    __slots__ = ()
+
+
+for _name in ("__setitem__", "__delitem__", "__ior__", "update", "setdefault", "pop", "popitem", "clear"):
+    setattr(_NotedDict, _name, _noting(_name))
+
+
+def _watch_environment() -> Any:
+    """Have the mapping behind ``os.environ`` note its changes; return it."""
+    environ: Any = os.environ
+    if type(environ._data) is not _NotedDict:
+        noted = _NotedDict(environ._data)
+        if os.supports_bytes_environ:
+            os.environb._data = noted  # type: ignore[attr-defined]  # they share it
+        environ._data = noted
+    return environ._data
+
+
 class ProcessState:
     """Restores what calls in this process change."""
 
@@ -53,6 +86,7 @@ class ProcessState:
         self._directory: str | None = None
         self._umask = -1
         self._environ: Any = None
+        self._data: Any = None
         self._variables: dict[Any, Any] = {}
 
     def begin(self, has_new_variables: bool) -> None:
@@ -67,7 +101,8 @@ class ProcessState:
             has_new_variables = True
         if has_new_variables:
             self._environ = os.environ
-            self._variables = dict(os.environ._data)  # type: ignore[attr-defined]
+            self._data = _watch_environment()
+            self._variables = dict(self._data)
         _current = self
 
     def enter(self, directory: str | None, variables: Mapping[str, str | None]) -> None:
@@ -94,7 +129,13 @@ class ProcessState:
         if self._umask < 0:
             return  # it did not come to begin
         os.umask(self._umask)
-        if _may_have_changed or duration_s > SHORT_CALL_S or os.environ is not self._environ:
+        environ: Any = os.environ
+        if (
+            _may_have_changed
+            or duration_s > SHORT_CALL_S
+            or environ is not self._environ
+            or environ._data is not self._data
+        ):
             self._restore()
             _may_have_changed = False
 
@@ -103,7 +144,9 @@ class ProcessState:
             self._restore_directory()
         if os.environ is not self._environ:
             os.environ = self._environ  # noqa: B003 (a function has put another mapping there)
-        if self._environ._data != self._variables:
+        if self._environ._data is not self._data:
+            self._environ._data = self._data
+        if self._data != self._variables:
             self._restore_variables()
 
     def _restore_directory(self) -> None:

@@ -55,7 +55,7 @@ def test_odd_values_are_refused_in_a_line_each(name):
             assert "\n" not in str(error) and len(str(error)) < 400
             assert name in str(error)
         else:
-            assert name in ("keep", "rerun") or isinstance(value, mock.MagicMock), (name, type(value))
+            assert name in ("keep", "rerun", "accept_changes") or isinstance(value, mock.MagicMock), (name, type(value))
 
 
 def raising(kind, *names):

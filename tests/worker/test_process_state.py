@@ -35,6 +35,12 @@ def change(how, folder):
         os.environ.clear()
     elif how == "replaced":
         os.environ = {"other": "mapping"}  # noqa: B003
+    elif how == "behind":  # quicker than what is looked at by the clock alone
+        os.environ._data[b"HOME"] = b"changed"
+    elif how == "behind replaced":
+        os.environ._data = {b"HOME": b"changed"}
+    elif how == "bytes":
+        os.environb[b"HOME"] = b"changed"
     elif how == "umask":
         os.umask(0o777)
     elif how == "raises":
@@ -47,7 +53,8 @@ def change(how, folder):
             change(each, folder)
 
 
-HOWS = ["chdir", "deleted", "variables", "cleared", "replaced", "umask", "raises", "all"]
+HOWS = ["chdir", "deleted", "variables", "cleared", "replaced", "behind", "behind replaced", "bytes", "umask"]
+HOWS += ["raises", "all"]
 
 
 @pytest.mark.parametrize("isolation", ["rank", "process"])

@@ -78,19 +78,27 @@ def visit(run_dir: str | None, report: Report) -> int:
     return _lead(Leader(transport, _handlers(0)), told, transport.size, run_dir, report)
 
 
-def visit_with_ranks(ranks: int, run_dir: str | None, report: Report) -> int:
+def visit_with_ranks(
+    ranks: int, run_dir: str | None, report: Report, hosts: str | None = None, extra: Sequence[str] = ()
+) -> int:
     """Launch ``ranks`` ranks that are examined, as ``run -n`` would; return the exit code.
 
+    Args:
+        hosts: the user's list of hosts, or None.
+        extra: the user's words for mpirun.
+
     Raises:
-        UsageError: this is a launcher's job already, or there is no launcher.
+        UsageError: this is a launcher's job already, there is no launcher, or the hosts cannot be understood.
     """
     if is_under_launcher():
         raise UsageError("doctor -n launches mpirun itself; inside mpirun, mpiexec or srun leave -n out")
     if ranks < 1:
         raise UsageError(f"-n must be a whole number from 1, not {ranks}")
-    refuse_too_many(ranks, find_hosts(ranks, None))
+    found = find_hosts(ranks, hosts, extra)
+    refuse_too_many(ranks, found, extra)
     signals.handle(signal.SIGTERM, _on_term)
-    command, environment = launcher_command(ranks)
+    places = found.places()
+    command, environment = launcher_command(ranks if places is None else sum(places.values()), places, extra)
     words = ["doctor", "--lines", *([] if run_dir is None else ["--run-dir", run_dir])]
     streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
     with started([*command, *own_command(), *words], environment, **streams) as process:

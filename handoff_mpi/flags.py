@@ -1,0 +1,305 @@
+"""The flags of the command line: each declared once, and what is wrong with one said in a line.
+
+Every subcommand takes its flags before and behind the file alike, and lists them in the same order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from handoff_mpi.errors import UsageError
+from handoff_mpi.formatting import one_line, show
+from handoff_mpi.numerals import parse_real, parse_whole
+from handoff_mpi.runtime.options import CHECKPOINTS, ISOLATIONS, ON_FAILURE, RESULTS_ON, SYNONYMS, RunOptions
+from handoff_mpi.suggestions import KnownNames, did_you_mean
+from handoff_mpi.version import VERSION
+
+PREFIX = "HANDOFF_"
+#: Flags that the ranks are not told.
+OF_THE_SUPERVISOR = ("-n", "--hosts", "--mpirun-args", "--max-relaunches")
+MAX_RELAUNCHES = 3
+#: What a variable says that stands for a flag without a value.
+_YES, _NO = ("1", "yes", "true", "on"), ("0", "no", "false", "off")
+_MAX_CHARS = 300
+_RANKS_ELSEWHERE = ("np", "nprocs", "ntasks", "ranks", "num_procs", "n_ranks", "processes")
+_SYNONYMS = {word: f"--{name.replace('_', '-')}" for word, name in SYNONYMS.items()}
+_SYNONYMS |= dict.fromkeys(_RANKS_ELSEWHERE, "-n") | {"host": "--hosts", "nodelist": "--hosts", "resume": "--run-dir"}
+_VERBS = ("run", "check", "doctor")
+_OTHER_VERBS = {"start": "run", "execute": "run", "exec": "run", "validate": "check", "lint": "check", "info": "doctor"}
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser of which errors are exceptions."""
+
+    def __init__(self, **options: Any) -> None:
+        options["allow_abbrev"] = False
+        super().__init__(**options)
+
+    def error(self, message: str) -> NoReturn:
+        if "arguments are required" in message:
+            raise UsageError(f"the file that holds the DAG is missing, as in `{self.prog} dag.py`")
+        what = one_line(message.removeprefix("argument "), _MAX_CHARS)
+        raise UsageError(f"{what}; `{self.prog} --help` lists all options")
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Return what a command line says, up to ``--``; ``verb`` is the subcommand, ``target`` the file.
+
+    Raises:
+        UsageError: it is wrong.
+        SystemExit: it asked for help, or for the version, and has been given it.
+    """
+    _refuse_dashes(words)
+    _refuse_other_verbs(words)
+    if "-np" in words:  # which argparse takes for -n p
+        raise UsageError("there is no option -np; did you mean -n?")
+    parser, verbs = _parsers()
+    given, rest = parser.parse_known_args(list(words))
+    if rest:
+        raise UsageError(_describe_rest(rest, verbs[given.verb]))
+    return given
+
+
+def _refuse_dashes(words: Sequence[str]) -> None:
+    """argparse drops the value ``--`` of an option, and leaves it without any.
+
+    Raises:
+        UsageError: an option has that value.
+    """
+    for word in words:
+        flag, _, value = word.partition("=") if word.startswith("--") else (word[:2], "", word[2:])
+        if flag.startswith("-") and value == "--":
+            raise UsageError(f"{word}: -- stands before the arguments of dag.py; give {flag} another value")
+
+
+def _refuse_other_verbs(words: Sequence[str]) -> None:
+    first = words[0] if words else ""
+    if first in (*_VERBS, "-h", "--help", "--version"):
+        return
+    if not first:
+        raise UsageError(f"a command is missing: {', '.join(_VERBS)}, as in `run dag.py`")
+    if first.startswith("-"):
+        raise UsageError(f"{show(first)} stands before the command; options follow it, as in `run -n 4 dag.py`")
+    hint = did_you_mean(first, _VERBS, _OTHER_VERBS, str)
+    if first.partition(":")[0].endswith(".py"):
+        hint = f"; did you mean `run {one_line(first, 80)}`?"
+    raise UsageError(f"{show(first)} is no command{hint}; there are {', '.join(_VERBS)}")
+
+
+def _describe_rest(rest: Sequence[str], parser: argparse.ArgumentParser) -> str:
+    flags = [word.partition("=")[0] for word in rest if word.startswith("-")]
+    if not flags:
+        return f"{show(rest[0])} is one word too many: one file is named, and arguments for it follow --"
+    known = KnownNames(list(_flags(parser)), _SYNONYMS, str)
+    return f"there is no option {known.listed(flags)}; `{parser.prog} --help` lists all options"
+
+
+def _flags(parser: argparse.ArgumentParser) -> Iterator[str]:
+    for action in parser._actions:
+        yield from action.option_strings
+
+
+def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
+    parser = _Parser(prog="handoff-mpi", description="Run a DAG of Python functions as one MPI job.")
+    parser.add_argument("--version", action="version", version=f"handoff_mpi {VERSION}")
+    subparsers = parser.add_subparsers(dest="verb", required=True, metavar="{run,check,doctor}")
+    verbs = {
+        "run": subparsers.add_parser("run", help="run a DAG", description="Run the DAG of a Python file on all ranks."),
+        "check": subparsers.add_parser(
+            "check",
+            help="validate a DAG, and say what fits where",
+            description="Validate the DAG of a Python file, and say what fits where; nothing runs.",
+        ),
+        "doctor": subparsers.add_parser(
+            "doctor",
+            help="look at this machine and its MPI, and say what to do about it",
+            description="Look at this machine and its MPI, and say what to do about it.",
+        ),
+    }
+    what = "holds `dag`, or `build(args)`; args follow --"
+    for verb in ("run", "check"):
+        verbs[verb].add_argument("target", metavar="dag.py[:name]", help=what)
+        how = "name a module, package.module[:name], instead"
+        verbs[verb].add_argument("-m", dest="is_module", action="store_true", help=how)
+    for verb in _VERBS:
+        _add_launching(verbs[verb], verb)
+    for verb in ("run", "check"):
+        add_options(verbs[verb])
+    what = "where runs will keep their files (default: handoff-runs/)"
+    verbs["doctor"].add_argument("--run-dir", metavar="DIR", help=what)
+    verbs["doctor"].add_argument("--json", action="store_true", help="print the findings as data")
+    verbs["doctor"].add_argument("--lines", action="store_true", help=argparse.SUPPRESS)
+    return parser, verbs
+
+
+def _add_launching(parser: argparse.ArgumentParser, verb: str) -> None:
+    """What says how mpirun is launched."""
+    why = {"run": "", "check": ", and check what fits on them", "doctor": ", and look at them all"}[verb]
+    add = parser.add_argument
+    add("-n", type=_whole, metavar="N", help=f"launch N ranks under mpirun (outside a launcher){why}")
+    hosts, words = os.environ.get(f"{PREFIX}HOSTS") or None, os.environ.get(f"{PREFIX}MPIRUN_ARGS", "")
+    what = "with -n: the hosts to run on, with how many ranks each (in a Slurm job: all of its nodes)"
+    add("--hosts", metavar="H1,H2:4", default=hosts, help=what)
+    add("--mpirun-args", metavar="WORDS", default=words, help="with -n: more words for mpirun, as one argument")
+    if verb == "run":
+        what = f"with -n: how often a job that died is launched again ({MAX_RELAUNCHES})"
+        add("--max-relaunches", type=_whole, metavar="N", help=what)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Every option of ``execute`` that can be written on a command line, under the same name."""
+    add = parser.add_argument
+    add("--allocation-strategy", metavar="NAME", help="first_available, load_balanced, cost_optimized, ...")
+    add("--max-retries", metavar="N", type=_whole, help="tries after an exception or a time-out")
+    _add_choice(parser, "--on-failure", ON_FAILURE, "what to do once a function failed")
+    add("--max-concurrency", metavar="N", type=_whole, help="most calls at once")
+    _add_choice(parser, "--isolation", ISOLATIONS, "calls in the ranks or in child processes")
+    add("--slots", metavar="N", type=_whole, help="calls at once on each rank")
+    add("--rank0-computes", action="store_const", const=True, help="rank 0 runs functions too")
+    add("--resources", metavar="NAME=AMOUNT", action="append", type=_amount, help="a pool of the whole job")
+    add("--prices", metavar="NAME=PRICE", action="append", type=_amount, help="for cost_optimized")
+    add("--keep", metavar="ID", action="append", help="keep this function's value, or 'all'")
+    _add_choice(parser, "--results-on", RESULTS_ON, "which ranks get the results")
+    add("--crash-limit", metavar="N", type=_whole, help="deaths of its process after which a function is failed")
+    add("--silence-limit", metavar="S", type=_real, help="seconds of silence after which a rank's work moves")
+    add("--join-limit", metavar="S", type=_real, help="seconds for all ranks to join, after the last that arrived")
+    add("--drain", metavar="S", type=_real, help="seconds running calls get once the run is stopped")
+    add("--deadline", metavar="S|TIME", help="when it must have ended: seconds from its start, or an ISO time")
+    add("--run-dir", metavar="DIR", help="where the run's files go (default: a new one under handoff-runs/)")
+    _add_choice(parser, "--checkpoint", CHECKPOINTS, "which large values are written down for a run that resumes")
+    add("--fresh", action="store_const", const=True, help="start over, whatever the run-dir holds")
+    add("--rerun", metavar="ID", action="append", help="run this function again, and all that depend on it")
+    add("--accept-changes", metavar="ID", action="append", help="keep what this function gave before it changed")
+    add("--no-seed", dest="seed", action="store_const", const=False, help="seed no global random generators for calls")
+    add("--tracker-timeout", metavar="S", type=_real, help="seconds a function waits at most for the resource tracker")
+    add("--cache-size", metavar="SIZE", help="memory on each rank for values that no function needs any more")
+    usual = RunOptions()
+    for action in parser._actions:
+        value = getattr(usual, action.dest, None)
+        if isinstance(value, (str, int, float)) and not isinstance(value, bool) and action.help:
+            action.help += f" ({value:g})" if isinstance(value, float) else f" ({value})"
+
+
+def _add_choice(parser: argparse.ArgumentParser, flag: str, names: Sequence[str], about: str) -> None:
+    parser.add_argument(flag, metavar=f"{{{','.join(names)}}}", type=_one_of(names), help=about)
+
+
+def _one_of(names: Sequence[str]) -> Callable[[str], str]:
+    def choose(text: str) -> str:
+        if text not in names:
+            hint = did_you_mean(text, names, shown=str)
+            raise argparse.ArgumentTypeError(f"{show(text)} is none of {', '.join(names)}{hint}")
+        return text
+
+    return choose
+
+
+def _whole(text: str) -> int:
+    try:
+        return parse_whole(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{show(text)} is not a whole number") from None
+
+
+def _real(text: str) -> float:
+    try:
+        return parse_real(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{show(text)} is not a number") from None
+
+
+def _amount(text: str) -> tuple[str, float]:
+    name, equals, amount = text.partition("=")
+    try:
+        if not name or not equals:
+            raise ValueError
+        return name, parse_real(amount)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{show(text)} is not NAME=NUMBER") from None
+
+
+def options_given(given: argparse.Namespace) -> dict[str, Any]:
+    """Return what flags say of a run's options, or else ``HANDOFF_*`` variables.
+
+    Raises:
+        UsageError: a variable's or a flag's value is wrong.
+    """
+    chosen: dict[str, Any] = {}
+    parser = _Parser(prog="environment", exit_on_error=False, add_help=False)
+    add_options(parser)
+    for action in parser._actions:
+        value = getattr(given, action.dest, None)
+        if value is None:
+            value = _from_environment(parser, action)
+        if value is not None:
+            chosen[action.dest] = value
+    for name in ("resources", "prices"):
+        if name in chosen:
+            chosen[name] = dict(chosen[name])
+    if chosen.get("keep") == ["all"]:
+        chosen["keep"] = "all"
+    chosen["check"] = False
+    RunOptions(**chosen).validate()
+    if "run_dir" in chosen:
+        chosen["run_dir"] = Path(chosen["run_dir"]).absolute()  # dag.py may go elsewhere
+    return chosen
+
+
+def _from_environment(parser: argparse.ArgumentParser, action: argparse.Action) -> Any:
+    variable = PREFIX + action.dest.upper()
+    text = os.environ.get(variable)
+    if not text:
+        return None
+    flag = action.option_strings[0]
+    if action.nargs == 0:
+        if text.lower() not in _YES + _NO:
+            raise UsageError(f"the environment variable {variable}={show(text)} is wrong: write yes or no")
+        return text.lower() in _YES
+    words = [f"{flag}={part}" for part in (text.split(",") if isinstance(action, argparse._AppendAction) else [text])]
+    try:
+        _refuse_dashes(words)
+        return getattr(parser.parse_args(words), action.dest)
+    except (argparse.ArgumentError, UsageError) as error:
+        why = one_line(str(error).removeprefix("argument "), _MAX_CHARS)
+        raise UsageError(f"the environment variable {variable}={show(text)} is wrong: {why}") from error
+
+
+def relaunches_given(given: int | None) -> int:
+    """Return how often a job that died may be launched again.
+
+    Raises:
+        UsageError: the flag or the variable makes no sense.
+    """
+    text = os.environ.get(f"{PREFIX}MAX_RELAUNCHES", "").strip() if given is None else str(given)
+    try:
+        most = parse_whole(text or str(MAX_RELAUNCHES))
+        if most < 0:
+            raise ValueError
+        return most
+    except ValueError:
+        flag = f"--max-relaunches ({PREFIX}MAX_RELAUNCHES)"
+        raise UsageError(f"{flag} must be a whole number from 0, not {show(text)}") from None
+
+
+def without_flags(words: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """Return a command line without some flags that take a value, however that is written."""
+    kept = []
+    skip = False
+    for word in words:
+        if skip:
+            skip = False
+        elif word in flags:
+            skip = True
+        elif not any(_carries_value(word, flag) for flag in flags):
+            kept.append(word)
+    return kept
+
+
+def _carries_value(word: str, flag: str) -> bool:
+    if flag.startswith("--"):
+        return word.startswith(f"{flag}=")
+    return word.startswith(flag) and word[len(flag) :].lstrip("=").isdigit()

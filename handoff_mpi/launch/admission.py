@@ -94,8 +94,11 @@ def encode_factory(factory: Any) -> bytes | None:
         raise UsageError(f"{what}: {error}; open files and connections inside the function") from error
 
 
-def refuse_what_fits_nowhere(plan: Plan, ledger: Ledger) -> None:
+def refuse_what_fits_nowhere(plan: Plan, ledger: Ledger) -> list[str]:
     """Refuse pins to ranks and hosts that are not there, and functions that fit nowhere even alone.
+
+    Returns:
+        A line for each cost that fits nowhere before ranks are given more.
 
     Raises:
         DAGError: pins name what is not there.
@@ -117,27 +120,33 @@ def refuse_what_fits_nowhere(plan: Plan, ledger: Ledger) -> None:
             classes[key] = ledger.cost_class(spec.cost, rank, host)
     if pins:
         raise DAGError(_shortened(pins))
-    may_fit = {key for key, cost in classes.items() if ledger.reach.could_fit(cost) or later.may_hold(cost)}
-    misfits = {key: cost for key, cost in classes.items() if key not in may_fit}
-    if misfits:
-        raise FitsNowhere(_shortened(_describe_misfits(plan, misfits, ledger)))
+    misfits = {key: cost for key, cost in classes.items() if not ledger.reach.could_fit(cost)}
+    waiting = {key: cost for key, cost in misfits.items() if later.may_hold(cost)}
+    if len(waiting) < len(misfits):
+        hopeless = {key: cost for key, cost in misfits.items() if key not in waiting}
+        raise FitsNowhere(_describe_misfits(plan, hopeless, ledger, "which fits no host even alone"))
+    return _describe_misfits(plan, waiting, ledger, "which waits for update_node_resources") if waiting else []
 
 
-def _describe_misfits(plan: Plan, misfits: Mapping[Any, CostClass], ledger: Ledger) -> list[str]:
+def _describe_misfits(plan: Plan, misfits: Mapping[Any, CostClass], ledger: Ledger, verdict: str) -> list[str]:
     """Return a line for each cost that fits nowhere, and each resource that is missing."""
     tasks_of: dict[CostClass, list[int]] = {}
     for task, spec in enumerate(plan.specs):
         cost = misfits.get((id(spec.cost), spec.pin))
         if cost is not None:
             tasks_of.setdefault(cost, []).append(task)
-    return [line for cost, tasks in tasks_of.items() for line in _misfit(plan, tasks, cost, ledger)]
+    return _shortened(
+        [
+            f"{_needs(plan, tasks, cost)}, {verdict}: {missing}"
+            for cost, tasks in tasks_of.items()
+            for missing in find_missing(ledger.reach, cost) or ["no rank computes"]
+        ]
+    )
 
 
-def _misfit(plan: Plan, tasks: list[int], cost: CostClass, ledger: Ledger) -> list[str]:
+def _needs(plan: Plan, tasks: list[int], cost: CostClass) -> str:
     more = f" and {len(tasks) - 1} more need" if len(tasks) > 1 else " needs"
-    who = f"function {show(plan.ids[tasks[0]])}{more} {one_line(format_amounts(cost.cost), _MAX_CHARS)}"
-    missing = find_missing(ledger.reach, cost) or ["no rank computes"]
-    return [f"{who}, which fits no host even alone: {each}" for each in missing]
+    return f"function {show(plan.ids[tasks[0]])}{more} {one_line(format_amounts(cost.cost), _MAX_CHARS)}"
 
 
 def _no_place(pin: int | str, ledger: Ledger, hosts: KnownNames) -> str:
@@ -171,9 +180,8 @@ def describe_fit(ledger: Ledger, dag: DAG, options: RunOptions) -> str:
     refuse_unknown(options.rerun, plan)
     find_strategy(options.allocation_strategy, options.prices)
     encode_factory(options.result_store)
-    refuse_what_fits_nowhere(plan, ledger)
-    for question in find_questions(dag, plan, ledger, options):
-        say(question)
+    for line in [*refuse_what_fits_nowhere(plan, ledger), *find_questions(dag, plan, ledger, options)]:
+        say(line)
     counts: dict[int, int] = {}
     for spec in plan.specs:
         number = ledger.cost_class(spec.cost).number

@@ -9,7 +9,9 @@ from handoff_mpi.callbacks import shown
 from handoff_mpi.dag import Plan
 from handoff_mpi.dag.fingerprint import Fingerprints
 from handoff_mpi.errors import UsageError
+from handoff_mpi.formatting import show
 from handoff_mpi.results.history import History
+from handoff_mpi.suggestions import did_you_mean
 
 _MAX_LINES = 3
 
@@ -55,8 +57,9 @@ def _ids_meant(plan: Plan, accepted: Collection[Hashable]) -> set[Hashable]:
                 meant.add(id)
     unknown = [name for name in accepted if name not in plan.number_of and name not in plan.code_names]
     if unknown:
-        what = ", ".join(map(shown, unknown))
-        raise UsageError(f"accept_changes names {what}, which is neither a function of the DAG nor the name of a code")
+        what = f"accept_changes names {show(unknown[0])}{f' and {len(unknown) - 1} more' if len(unknown) > 1 else ''}"
+        hint = did_you_mean(unknown[0], plan.number_of) or did_you_mean(unknown[0], dict.fromkeys(plan.code_names))
+        raise UsageError(f"{what}, which is neither a function of the DAG nor the name of a code{hint}")
     return meant
 
 

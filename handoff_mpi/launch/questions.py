@@ -52,8 +52,10 @@ def _ask_about_emptiness(dag: DAG) -> Iterator[str]:
 
 
 def _ask_about_times(plan: Plan) -> Iterator[str]:
-    long = [task for task, spec in enumerate(plan.specs) if spec.timeout_s and _LONG_S <= spec.timeout_s < _NO_LIMIT_S]
-    if long:
+    timeouts = {spec.timeout_s for spec in plan.specs}
+    odd = {timeout_s for timeout_s in timeouts if timeout_s is not None and _LONG_S <= timeout_s < _NO_LIMIT_S}
+    if odd:
+        long = [task for task, spec in enumerate(plan.specs) if spec.timeout_s in odd]
         timeout_s = plan.specs[long[0]].timeout_s or 0.0
         more = f" and {len(long) - 1} more have" if len(long) > 1 else " has"
         what = f"function {show(plan.ids[long[0]])}{more} timeout={timeout_s:.15g}"
@@ -61,11 +63,11 @@ def _ask_about_times(plan: Plan) -> Iterator[str]:
 
 
 def _ask_about_resources(plan: Plan, ledger: Ledger, options: RunOptions) -> Iterator[str]:
-    costs = {id(spec.cost): spec.cost for spec in plan.specs}
-    wanted = {name for cost in costs.values() for name in cost}
     offered = {*ledger.job, *(name for bay in ledger.bays for name in bay.pools)}
-    for name in sorted(offered - wanted):
-        if name.casefold() in SYNONYMS:
+    misnamed = [name for name in sorted(offered) if name.casefold() in SYNONYMS]
+    wanted = {name for spec in plan.specs for name in spec.cost} if misnamed else ()
+    for name in misnamed:
+        if name not in wanted:
             yield f"the resource {_short(name)} is offered, and no function asks for it{near_resource(name)}"
     for name in options.prices or ():
         hint = near_resource(name, offered)

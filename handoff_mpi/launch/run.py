@@ -96,9 +96,9 @@ class Run:
         self._strategy = find_strategy(options.allocation_strategy, options.prices)
         self._deadline = end_of_run(options.deadline, self._started)
         self._scheduler = Scheduler(self._ledger, self._strategy, self._policy(), dict(options.prices or {}))
-        refuse_what_fits_nowhere(self._plan, self._ledger)
-        for question in find_questions(dag, self._plan, self._ledger, options):
-            say_once(question)
+        waiting = refuse_what_fits_nowhere(self._plan, self._ledger)
+        for line in [*waiting, *find_questions(dag, self._plan, self._ledger, options)]:
+            say_once(line)
         self._store_factory = encode_factory(options.result_store)
         self._own_store = None if options.result_store is None else GuardedStore(options.result_store, 0)
         self._store: ResultStore = self._own_store or MemoryStore()

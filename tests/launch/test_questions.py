@@ -189,6 +189,22 @@ def test_resources_that_are_offered_under_another_name(said):
     assert said("", "", "", "--prices=cores=2", "--prices=gpu=3") == (EXIT_DONE, f"handoff: {line}\n")
 
 
+UPDATES = """
+def more():
+    import handoff_mpi
+    handoff_mpi.update_node_resources(0, {"tape": 1})
+dag.add_function(Function("more", (), more))
+"""
+
+
+def test_resources_that_come_later_are_waited_for(said):
+    line = "function 'fit' needs cpu=1, tape=1, which waits for update_node_resources: tape: 1 wanted, "
+    code, text = said("cost={'tape': 1}", "", UPDATES)
+    assert code == EXIT_DONE
+    assert text.startswith(f"handoff: {line}no rank offers any; --resources tape=AMOUNT or register_local_node ")
+    assert text.count("\n") == 1
+
+
 VARIABLES = {"MAX_RETRY": "MAX_RETRIES", "RETRIES": "MAX_RETRIES", "MEM": "MEMORY", "CPUS": "CORES", "GPU": "GPUS"}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from handoff_mpi.allocation.costs import CostClass
 from handoff_mpi.allocation.reach import Reach
 from handoff_mpi.formatting import one_line
-from handoff_mpi.resources.amounts import GPU, MEMORY, UNIT, format_amount, format_nbytes, near_resource
+from handoff_mpi.resources.amounts import CPU, GPU, MEMORY, UNIT, format_amount, format_nbytes, near_resource
 
 _MAX_CHARS = 80
 #: Memory from here on, a TB, may have been meant in bytes.
@@ -48,12 +48,21 @@ def _who(cost: CostClass, any_rank: str, one: str) -> str:
 
 
 def _unit(name: str, amount: int, most: int) -> str:
-    """Return a question where an amount of memory is likely to have been meant in bytes."""
+    """Return a question where an amount is likely to have been meant in another unit."""
+    if name == CPU:
+        return _in_cores(amount, 100, "percent", most) or _in_cores(amount, 1000, "thousandths", most)
     if name != MEMORY or amount < _MAYBE_BYTES or amount // 10**6 > most:
         return ""
     megabytes = amount // UNIT
     is_so = f"{format_nbytes(megabytes * 10**6, ' ')} (a number without a unit is in MB)"
     return f"; that is {is_so}: if bytes were meant, write '{format_nbytes(megabytes)}'"
+
+
+def _in_cores(amount: int, parts: int, unit: str, most: int) -> str:
+    cores = amount // parts
+    if amount % parts or cores > most or cores < UNIT // 2:
+        return ""
+    return f"; cpu is in cores: if {unit} were meant, write {format_amount(CPU, cores)}"
 
 
 def _shown(name: str) -> str:

@@ -151,8 +151,11 @@ def _needs(plan: Plan, tasks: list[int], cost: CostClass) -> str:
 
 def _no_place(pin: int | str, ledger: Ledger, hosts: KnownNames) -> str:
     if isinstance(pin, int):
-        return f"rank {pin}, but only {_listed(map(str, ledger.seats))} compute"
+        ranks = _listed(map(str, ledger.seats))
+        return f"rank {pin}, but only {f'ranks {ranks} compute' if len(ledger.seats) > 1 else f'rank {ranks} computes'}"
     names = sorted({seat.host for seat in ledger.seats.values()})
+    if pin.isascii() and pin.isdigit() and int(pin[:9]) in ledger.seats:
+        return f"host {show(pin)}, and there is none; did you mean the rank, node={pin}?"
     return f"host {show(pin)}; there {'is' if len(names) == 1 else 'are'} {_listed(names)}{hosts.hint(pin)}"
 
 

@@ -11,6 +11,7 @@ from handoff_mpi.dag import DAG, Plan
 from handoff_mpi.dag.task import tasks_called_outside
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import one_line, show
+from handoff_mpi.numerals import parse_real
 from handoff_mpi.resources.amounts import STANDARD, SYNONYMS, UNIT, format_nbytes, near_resource, parse_amount
 from handoff_mpi.runtime.options import SYNONYMS as OPTION_SYNONYMS
 from handoff_mpi.runtime.options import RunOptions
@@ -35,6 +36,7 @@ def find_questions(dag: DAG, plan: Plan, ledger: Ledger, options: RunOptions) ->
     return [
         *_ask_about_emptiness(dag),
         *_ask_about_times(plan),
+        *_ask_about_limits(options),
         *_ask_about_resources(plan, ledger, options),
         *_ask_about_variables(),
     ]
@@ -58,8 +60,27 @@ def _ask_about_times(plan: Plan) -> Iterator[str]:
         long = [task for task, spec in enumerate(plan.specs) if spec.timeout_s in odd]
         timeout_s = plan.specs[long[0]].timeout_s or 0.0
         more = f" and {len(long) - 1} more have" if len(long) > 1 else " has"
-        what = f"function {show(plan.ids[long[0]])}{more} timeout={timeout_s:.15g}"
-        yield f"{what}, which is {timeout_s / 86400:.0f} days; it is in seconds, and None sets no limit"
+        yield f"function {show(plan.ids[long[0]])}{more} {_long('timeout', timeout_s)}, and None sets no limit"
+
+
+def _ask_about_limits(options: RunOptions) -> Iterator[str]:
+    for name in ("deadline", "drain", "silence_limit", "join_limit", "tracker_timeout"):
+        seconds = getattr(options, name)
+        if isinstance(seconds, str):  # of the command line
+            seconds = _seconds(seconds)
+        if isinstance(seconds, (int, float)) and _LONG_S <= seconds < _NO_LIMIT_S:
+            yield _long(name, seconds)
+
+
+def _long(name: str, seconds: float) -> str:
+    return f"{name}={seconds:.15g}, which is {seconds / 86400:.0f} days; it is in seconds"
+
+
+def _seconds(text: str) -> float:
+    try:
+        return parse_real(text)
+    except ValueError:  # a date
+        return 0.0
 
 
 def _ask_about_resources(plan: Plan, ledger: Ledger, options: RunOptions) -> Iterator[str]:

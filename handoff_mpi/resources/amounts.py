@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import one_line, show
+from handoff_mpi.numerals import plain
 from handoff_mpi.suggestions import did_you_mean
 
 #: One unit (a core, a megabyte, a device) in fixed point.
@@ -125,7 +126,7 @@ def parse_resources(resources: object) -> Amounts:
         DAGError: naming every amount that is wrong, or that ``resources`` is no mapping.
     """
     if not isinstance(resources, Mapping):
-        raise DAGError(f"resources are a mapping of names to amounts, not {show(resources)}")
+        raise DAGError(f"resources are a mapping of names to amounts, not {show(resources)}{_as_mapping(resources)}")
     amounts: Amounts = {}
     problems: list[str] = []
     for name, amount in resources.items():
@@ -145,6 +146,14 @@ def parse_resources(resources: object) -> Amounts:
     if problems:
         raise DAGError(problems)
     return amounts
+
+
+def _as_mapping(given: object) -> str:
+    """Return which mapping was meant, where that can be told."""
+    if isinstance(given, str) and (given in STANDARD or given.casefold() in SYNONYMS):
+        return f"; did you mean {{'{SYNONYMS.get(given.casefold(), given)}': 1}}?"
+    is_number = isinstance(given, numbers.Real) and not isinstance(given, bool)
+    return f"; did you mean {{'cpu': {plain(given)}}}?" if is_number else ""
 
 
 def parse_cost(cost: Mapping[str, Any] | None) -> Amounts:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any
 
 from handoff_mpi.errors import EXIT_STOPPED, JournalError, UntrustedFile, UsageError
-from handoff_mpi.formatting import show
+from handoff_mpi.formatting import one_line, show
 from handoff_mpi.results.history import Done, History, Launch, read_history
 from handoff_mpi.results.records import RecordTable
 from handoff_mpi.results.results import FunctionError, Results
 from handoff_mpi.results.run_dir import read_status
 from handoff_mpi.results.secure_files import open_directory
+from handoff_mpi.suggestions import did_you_mean
 
+_MAX_LISTED = 10_000
 _COPY = "copy it into a directory of your own, if you trust its owner, and load the copy"
 
 
@@ -30,7 +33,7 @@ def load(run_dir: str | Path) -> Results:
     history, told = _read(run_dir)
     launch = next((each for each in reversed(history.launches) if each.tasks), None)
     if launch is None:
-        raise UsageError(f"{run_dir} holds no run")
+        raise UsageError(f"{run_dir} holds no run{_near_run(run_dir)}")
     about = launch.about
     status, reason = _status(launch)
     results = Results(
@@ -52,6 +55,15 @@ def load(run_dir: str | Path) -> Results:
     for task in range(len(launch.tasks)):
         _take(results, history, launch, task)
     return results
+
+
+def _near_run(run_dir: Path) -> str:
+    """Return which run-dir beside it may have been meant."""
+    try:
+        beside = [entry.name for entry in itertools.islice(run_dir.parent.iterdir(), _MAX_LISTED) if entry.is_dir()]
+    except OSError:
+        return ""
+    return did_you_mean(run_dir.name, [name for name in beside if name != run_dir.name], shown=one_line)
 
 
 def _path_of(run_dir: Any) -> Path:

@@ -61,6 +61,8 @@ MISSING = {
     "gpus": ({"gpus": 1}, "gpus: 1 wanted, no rank offers any; did you mean gpu?"),
     "fpga": ({"fpga": 1}, "fpga: 1 wanted, no rank offers any; --resources fpga=AMOUNT or register_local_node "),
     "license": ({"license": 1}, "license: 1 wanted, no rank offers any; did you mean licence?"),
+    "percent": ({"cpu": 200}, "no rank offers more than 2; cpu is in cores: if percent were meant, write 2"),
+    "millicores": ({"cpu": 1500}, "no rank offers more than 2; cpu is in cores: if thousandths were meant, write 1.5"),
     "many": ({"cpu": 9999}, "cpu: 9999 wanted, no rank offers more than 2"),
     "bytes": ({"memory": 4e9}, "that is 4,000 TB (a number without a unit is in MB): if bytes were meant, write '4GB'"),
 }
@@ -179,6 +181,35 @@ def test_a_time_out_in_milliseconds(said):
         "handoff: function 'fit' has timeout=3600000, which is 42 days; it is in seconds, and None sets no limit\n",
     )
     assert said("timeout=3_600") == said("timeout=1e9") == (EXIT_DONE, "")
+
+
+@pytest.mark.parametrize("name", ["deadline", "silence-limit", "drain", "join-limit", "tracker-timeout"])
+def test_limits_in_milliseconds(name, said):
+    line = f"{name.replace('-', '_')}=3600000, which is 42 days; it is in seconds"
+    assert said("", "", "", f"--{name}=3600000") == (EXIT_DONE, f"handoff: {line}\n")
+    assert said("", "", "", f"--{name}=36000") == (EXIT_DONE, "")
+
+
+def test_costs_that_are_no_mapping():
+    for given, meant in ((4, "{'cpu': 4}"), (np.float32(0.5), "{'cpu': 0.5}"), ("gpu", "{'gpu': 1}")):
+        with pytest.raises(DAGError, match=r"mapping of names to amounts, not .*; did you mean") as caught:
+            one_function(cost=given).validate()
+        assert f"did you mean {meant}?" in str(caught.value)
+    for given in (True, [4], "many"):
+        with pytest.raises(DAGError, match=r"mapping of names to amounts, not [^;]*$"):
+            one_function(cost=given).validate()
+
+
+def test_pins_to_what_is_not_there(said):
+    assert "'fit' is pinned to rank 3, but only rank 0 computes" in said("node=3")[1]
+    assert "is pinned to host '0', and there is none; did you mean the rank, node=0?" in said("node='0'")[1]
+    assert "is pinned to host 'elsewhere'; there is " in said("node='elsewhere'")[1]
+
+
+def test_a_run_that_is_not_there(tmp_path):
+    handoff.execute_local(one_function(), run_dir=tmp_path / "first-run")
+    with pytest.raises(UsageError, match=r"first-rnu holds no run; did you mean first-run\?"):
+        handoff.load(tmp_path / "first-rnu")
 
 
 def test_resources_that_are_offered_under_another_name(said):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any, TypeAlias
 
 from handoff_mpi.dag import DAG
 from handoff_mpi.errors import UsageError
-from handoff_mpi.formatting import show
+from handoff_mpi.formatting import one_line, show
 from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch import script_end
 from handoff_mpi.launch.call_site import CallSite
@@ -111,7 +112,8 @@ class Cluster:
             millisecond or two.
 
     Raises:
-        UsageError: ``idle_limit`` or ``join_limit`` is not a positive number, or ``run_dir`` is no path.
+        UsageError: ``idle_limit`` or ``join_limit`` is not a positive number, ``run_dir`` is no path, or an option is
+            unknown.
     """
 
     def __init__(
@@ -122,7 +124,9 @@ class Cluster:
         join_limit: float | None = None,
         run_dir: Any = None,
         _site: CallSite | None = None,
+        **unknown: NoReturn,
     ) -> None:
+        _refuse_options(list(unknown))
         idle_limit = plain(idle_limit)
         if not isinstance(idle_limit, (int, float)) or isinstance(idle_limit, bool) or not idle_limit > 0:
             raise UsageError(f"idle_limit must be a positive number of seconds, not {show(idle_limit)}")
@@ -155,6 +159,15 @@ class Cluster:
         jobs.current = self._before
         if self:
             self.job.dismiss()
+
+
+def _refuse_options(unknown: list[str]) -> None:
+    """Refuse what is no option of a Cluster, though it may be one of its runs."""
+    if unknown:
+        of_runs = [field.name for field in fields(RunOptions) if field.name in unknown]
+        hint = did_you_mean(unknown[0], ("comm", "idle_limit", "join_limit", "run_dir"), shown=str)
+        remedy = f"; give {', '.join(of_runs)} to its execute" if of_runs else hint
+        raise UsageError(f"Cluster has no option {one_line(unknown[0], 80)}{remedy}")
 
 
 def _serve(job: Job) -> Any:

@@ -270,7 +270,7 @@ def options_of(given: Mapping[str, Any]) -> RunOptions:
         UsageError: an option is unknown or its value wrong.
     """
     names = [field.name for field in fields(RunOptions)]
-    known = KnownNames(names, SYNONYMS, str)
+    known = KnownNames([*names, "setup", "comm"], SYNONYMS, str)
     unknown = [name for name in given if name not in names]
     if unknown:
         raise UsageError(f"there is no option {known.listed(unknown)}; all: {', '.join(names)}")

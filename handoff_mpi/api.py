@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from handoff_mpi.dag import DAG
 from handoff_mpi.errors import UsageError

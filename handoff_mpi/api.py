@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, NoReturn, TypeAlias
@@ -190,6 +191,7 @@ def _job_for(comm: Any, join_limit: float, site: CallSite | None) -> Job:
 
 
 def _execute_on(job: Job, dag: DAG, options: RunOptions, setup: Setup | None) -> Results:
+    _refuse_in_import()
     before, jobs.current = jobs.current, job
     try:
         if setup is not None:
@@ -197,6 +199,24 @@ def _execute_on(job: Job, dag: DAG, options: RunOptions, setup: Setup | None) ->
         return job.execute(dag, options)
     finally:
         jobs.current = before
+
+
+def _refuse_in_import() -> None:
+    """Refuse to run a DAG where a process of a pool executes the file that it needs a function of: so would its pools.
+
+    Raises:
+        UsageError: so it is.
+    """
+    processes = sys.modules.get("multiprocessing.process")
+    if processes is None or processes.parent_process() is None:
+        return
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") != "__main__":
+            where = f"{frame.f_code.co_filename}, line {frame.f_lineno}"
+            remedy = "call it in build(args), or under `if __name__ == \"__main__\":`"
+            raise UsageError(f"{where}: a process that multiprocessing has started would run the DAG again; {remedy}")
+        frame = frame.f_back
 
 
 def discover_nodes() -> dict[int, dict[str, int | float]]:

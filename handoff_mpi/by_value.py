@@ -9,6 +9,7 @@ under its name (lambdas, what functions make) travels in its place, as cloudpick
 from __future__ import annotations
 
 import copyreg
+import enum
 import io
 import pickle
 import sys
@@ -39,9 +40,11 @@ from handoff_mpi.rebuilding import (
     BY_PARTS,
     OF_A_PROCESS,
     is_singledispatch,
+    members_of,
     qualname_of,
     reduce_code,
     reduce_singledispatch,
+    set_enum,
 )
 
 #: By type, what pickle is to make of an object: see ``object.__reduce__``.
@@ -50,6 +53,8 @@ Reducers: TypeAlias = "Mapping[type, Callable[[Any], tuple[Any, ...]]]"
 _NO_REDUCERS: Reducers = {}
 #: Attributes that count when a class is made.
 _AT_CREATION = ("__slots__", "__orig_bases__")
+#: Every module has these of its own.
+_OF_ANY_MODULE = frozenset({"__spec__", "__loader__", "__package__", "__builtins__", "__cached__"})
 _NOT_PLAIN = (FunctionType, type, ModuleType)
 _OF_DEFINITIONS: Reducers = {**OF_A_PROCESS, **BY_PARTS}
 
@@ -248,6 +253,11 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         if not carried_as(kind.__module__):
             return super().reducer_override(kind)
         make, args, (attributes, slots), *rest = internals._dynamic_class_reduce(kind)
+        if issubclass(kind, enum.Enum):
+            members = {name: member.value for name, member in kind.__members__.items()}  # aliases too
+            args = (*args[:3], members, *args[4:])
+            attributes = {name: each for name, each in attributes.items() if name not in members}
+            slots, rest = members_of(kind), [None, None, set_enum]
         module = carried_as(kind.__module__)[-1]
         contents = module.holder_of(kind, qualname)
         if contents is None:
@@ -307,7 +317,8 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
     def _reduce_in_place(self, function: FunctionType, module: CarriedModule, contents: dict[str, Any]) -> Any:
         code, _, _, _, closure = self._function_getnewargs(function)
         attributes, state = internals._function_getstate(function)
-        names = [*state["__globals__"], *names_in_annotations(function, contents)]
+        names = [name for name in state["__globals__"] if name not in _OF_ANY_MODULE]
+        names += names_in_annotations(function, contents)
         definitions = self._needed(module, contents, names)
         state["__globals__"] = {}
         args = (code, module.about, definitions, closure)

@@ -23,7 +23,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -66,6 +66,7 @@ class CarriedModule:
         about: what tells it from any other.
         original: the module itself, where it was executed in this process.
         definitions: of the globals that have come from other processes, by name.
+        bound: the globals that are taken in right now, by name.
     """
 
     def __init__(self, about: About, original: ModuleType | None) -> None:
@@ -75,7 +76,7 @@ class CarriedModule:
         self.copy = _CopyOfModule(about)
         self._pending: dict[str, Definition] = {}
         self._loading: dict[str, Definition] = {}
-        self._bound: set[str] = set()
+        self.bound: dict[str, Any] = {}
         self._executed: ModuleType | None = None
         self._sent: dict[str, tuple[int, int]] = {}
 
@@ -144,7 +145,7 @@ class CarriedModule:
             finally:
                 self._pending.clear()
                 self._loading.clear()
-                self._bound.clear()
+                self.bound.clear()
 
     def find(self, qualname: str) -> Any:
         """Return what ``qualname`` stands for in the copy.
@@ -155,19 +156,17 @@ class CarriedModule:
         name = qualname.partition(".")[0]
         if name in self._pending:
             self._load(self._pending.pop(name))
-        elif name in self._loading and name not in self._bound:
+        elif name in self._loading and name not in self.bound:
             self._load_again(name)
         found = look_up(vars(self.copy), qualname)
         if found is _MISSING:
             raise AttributeError(f"the module {self.name} has no {qualname} in this process")
         return found
 
-    def bind(self, name: str, thing: Any) -> Any:
-        """Make ``thing``, which may still be without its state, the global ``name``; return what is that now."""
-        if name not in self._bound:
-            self._bound.add(name)
-            vars(self.copy)[name] = thing
-        return vars(self.copy)[name]
+    def bind(self, name: str, thing: Any) -> None:
+        """Make ``thing``, which may still be without its state, the global ``name``, if nothing else is that by now."""
+        if name not in self.bound:
+            self.bound[name] = vars(self.copy)[name] = thing
 
     def give_missing(self, name: str) -> Any:
         """Return a global that has not travelled: of the original, or by executing the file once in this process.
@@ -358,8 +357,8 @@ def _register(module: CarriedModule) -> CarriedModule:
             sys.modules[name] = module.copy
         else:
             _entering[name] = module.copy
-            if _entered is not None:
-                _entered.setdefault(name, sys.modules[name])
+            if _calls:
+                _outside.setdefault(name, sys.modules[name])
                 sys.modules[name] = module.copy
     _make_findable(module)
     return module
@@ -411,15 +410,18 @@ def make_function(code: Any, about: About, definitions: tuple[Any, ...], closure
 
 def make_class(about: About, qualname: str, make: Callable[..., type], args: tuple[Any, ...]) -> type:
     """Return a class of a carried module, whose state follows in the pickle."""
+    module = carried(about)
+    known: type | None = module.bound.get(qualname)
+    if known is not None:
+        return known
     try:
         made = make(*args)
     except Exception:  # __init_subclass__, or a metaclass, wants what the class statement had
         made = make_bare_class(*args)
     made.__qualname__ = qualname
-    if "." in qualname:
-        return made
-    bound: type = carried(about).bind(qualname, made)  # now: what follows may refer to it
-    return bound
+    if "." not in qualname:
+        module.bind(qualname, made)  # now: what follows may refer to it
+    return made
 
 
 def make_local_class(
@@ -436,45 +438,42 @@ _NONE: list[CarriedModule] = []
 #: The copies of modules whose originals are in ``sys.modules`` between calls.
 _entering: dict[str, ModuleType] = {}
 
-#: During a call, what was in ``sys.modules`` before it.
-Entered: TypeAlias = "dict[str, ModuleType | None] | None"
-_entered: Entered = None
+#: How many calls go on, one within the other mostly; and what was in ``sys.modules`` before the outermost.
+_calls = 0
+_outside: dict[str, ModuleType | None] = {}
 
 
-def enter_copies() -> Entered:
-    """A call begins: its function finds the copies of modules in ``sys.modules``, where the originals are otherwise.
-
-    Returns:
-        What :func:`leave_copies` is to be given when the call has ended.
-    """
-    global _entered
-    before, _entered = _entered, {}
-    if _entering:
+def enter_copies() -> None:
+    """A call begins: its function finds the copies of modules in ``sys.modules``, where the originals are otherwise."""
+    global _calls
+    _calls += 1
+    if _calls == 1 and _entering:
         for name in _entering:
-            _entered[name] = sys.modules.get(name)
+            _outside[name] = sys.modules.get(name)
         sys.modules.update(_entering)
-    return before
 
 
-def leave_copies(before: Entered) -> None:
+def leave_copies() -> None:
     """A call has ended."""
-    global _entered
-    entered, _entered = _entered, before
-    if entered:
-        sys.modules.update(entered)  # type: ignore[arg-type]
-        if None in entered.values():
-            for name in [name for name, module in entered.items() if module is None]:
-                del sys.modules[name]
+    global _calls
+    _calls -= 1
+    if not _calls and _outside:
+        for name, module in _outside.items():
+            if module is None:
+                sys.modules.pop(name, None)
+            else:
+                sys.modules[name] = module
+        _outside.clear()
 
 
 @contextmanager
 def copies_entered() -> Iterator[None]:
     """Functions are called inside of this as within a call."""
-    before = enter_copies()
+    enter_copies()
     try:
         yield
     finally:
-        leave_copies(before)
+        leave_copies()
 
 
 @contextmanager
@@ -531,6 +530,22 @@ def _read(name: str, file: str) -> str | None:
 # -- for processes that begin anew ------------------------------------------------------------------
 
 
+#: The file that is found by the name of a module. This package itself may not be found in a fresh Python.
+_FINDER = """
+try:
+    from {room} import begin_anew
+    begin_anew(globals(), {file!r}, {text!r})
+except ImportError as error:
+    _why = "{{}} cannot be executed: {{}}".format({file!r}, error)
+    def __getattr__(name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        def fail(*args, **options):
+            raise ImportError(_why)
+        return fail
+"""
+
+
 def _make_findable(module: CarriedModule) -> None:
     """Have a fresh Python that multiprocessing starts find the module by its name, if it would not find the file."""
     name, file = module.about[:2]
@@ -541,14 +556,19 @@ def _make_findable(module: CarriedModule) -> None:
         return
     if any(isinstance(entry, str) and Path(entry, f"{name}.py").is_file() for entry in sys.path):
         return  # the rank of this child has done it
+    with suppress(OSError):  # pools cannot find it then; all else can
+        _write_finder(name, file)
+
+
+def _write_finder(name: str, file: str) -> None:
     import atexit  # which few processes need
     import tempfile
 
     directory = tempfile.mkdtemp(prefix="handoff-module-")
-    finder = f"from {__name__} import begin_anew\nbegin_anew(globals(), {file!r}, {sources.get(file)!r})\n"
-    Path(directory, f"{name}.py").write_text(finder, "utf-8", "backslashreplace")
-    add_private_directory(directory)
     atexit.register(_remove, directory, os.getpid())
+    text = _FINDER.format(room=__name__, file=file, text=sources.get(file))
+    Path(directory, f"{name}.py").write_text(text, "utf-8", "backslashreplace")
+    add_private_directory(directory)
 
 
 def _remove(directory: str, process: int) -> None:

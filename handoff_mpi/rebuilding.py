@@ -9,6 +9,7 @@ from __future__ import annotations
 import _thread
 import abc
 import contextvars
+import enum
 import functools
 import sys
 import threading
@@ -20,18 +21,20 @@ from contextlib import contextmanager
 from types import CodeType, FunctionType
 from typing import Any, TypeAlias
 
-from cloudpickle import cloudpickle
+from cloudpickle import cloudpickle as internals
 
 #: What pickle is to make of an object: a callable, its arguments, and a state perhaps.
 Reduced: TypeAlias = "tuple[Any, ...]"
 
+#: Attributes that Python gives each member of an enum.
+_OF_ANY_MEMBER = ("_value_", "_name_", "__objclass__", "_sort_order_")
 _NO_FILE = "<dynamic-code>"
 _SINGLEDISPATCH = functools.singledispatch(print).__code__  # type: ignore[attr-defined]
 
 
 def reduce_code(thing: CodeType) -> Reduced:
     """As cloudpickle, but code keeps the name of its file."""
-    make, args = cloudpickle._code_reduce(thing)
+    make, args = internals._code_reduce(thing)
     return make, tuple(thing.co_filename if each is _NO_FILE or each == _NO_FILE else each for each in args)
 
 
@@ -58,6 +61,22 @@ def _without_init_subclass(bases: Iterable[type]) -> Iterator[None]:
     finally:
         for owner, method in before.items():
             type.__setattr__(owner, "__init_subclass__", method)
+
+
+def members_of(kind: type[enum.Enum]) -> dict[str, dict[str, Any]]:
+    """Return the attributes of the members of an enum, which its own ``__init__`` or ``__new__`` may have set."""
+    return {
+        name: {key: each for key, each in vars(member).items() if key not in _OF_ANY_MEMBER}
+        for name, member in kind.__members__.items()
+    }
+
+
+def set_enum(kind: type[enum.Enum], state: tuple[dict[str, Any], dict[str, dict[str, Any]]]) -> None:
+    """Complete an enum that was made of the names and values of its members."""
+    attributes, members = state
+    internals._class_setstate(kind, (attributes, {}))
+    for name, member in members.items():
+        vars(kind[name]).update(member)
 
 
 def is_singledispatch(function: FunctionType) -> bool:
@@ -115,7 +134,7 @@ def _make_new_type(name: str, qualname: str, module: str, supertype: Any) -> Any
 
 
 def _type_var(thing: Any) -> Reduced:
-    name, bound, constraints, covariant, contravariant, _ = cloudpickle._decompose_typevar(thing)
+    name, bound, constraints, covariant, contravariant, _ = internals._decompose_typevar(thing)
     variance = {"covariant": covariant, "contravariant": contravariant}
     return _make_type_parameter, (typing.TypeVar, thing.__module__, (name, *constraints), {"bound": bound, **variance})
 
@@ -148,11 +167,16 @@ def _make_cached_property(kind: type, function: Callable[..., Any], name: str | 
     return made
 
 
-def _context_variable(thing: contextvars.ContextVar[Any]) -> Reduced:
+def default_of(variable: contextvars.ContextVar[Any]) -> tuple[Any, ...]:
+    """Return the default of a context variable; an empty tuple if it has none."""
     try:
-        return _make_context_variable, (thing.name, contextvars.Context().run(thing.get))
+        return (contextvars.Context().run(variable.get),)
     except LookupError:
-        return _make_context_variable, (thing.name,)
+        return ()
+
+
+def _context_variable(thing: contextvars.ContextVar[Any]) -> Reduced:
+    return _make_context_variable, (thing.name, *default_of(thing))
 
 
 def _make_context_variable(name: str, *default: Any) -> Any:

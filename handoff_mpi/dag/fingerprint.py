@@ -24,11 +24,12 @@ All of that holds for what travels by value: what the script (``__main__``, ``da
   referred to as a whole (``import package``) counts with all of its modules that are loaded.
 
 What does not go in: cost, retries, timeout, node, priority and type of the function; where the script lies and what it
-is called; what ``setup(rank)`` puts into the globals; data that a function reads from files; what loggers and weak
-dictionaries hold; whether equal objects are one object; imports and globals by a computed name; changes made to
-imported modules at run time, and to distributions that keep their version (install one's own as editable, or raise it).
+is called; what ``setup(rank)`` puts into the globals; data that a function reads from files; what loggers, weak
+dictionaries, locks and thread-local objects hold; whether equal objects are one object; imports and globals by a
+computed name; changes made to imported modules at run time, and to distributions that keep their version (install one's
+own as editable, or raise it).
 
-What has no such canonical form (an open file, a lock, an object that refuses to be pickled) has no fingerprint, nor
+What has no such canonical form (an open file, a socket, an object that refuses to be pickled) has no fingerprint, nor
 has anything that depends on it: :attr:`Fingerprints.notes` says why, and such functions run again.
 
 No code of users is run but what pickling an object runs. Nothing raises, whatever the objects do. The same script
@@ -38,6 +39,7 @@ gives the same fingerprints in any process, whatever its PYTHONHASHSEED, from an
 from __future__ import annotations
 
 import builtins
+import contextvars
 import copyreg
 import dis
 import functools
@@ -63,6 +65,7 @@ from handoff_mpi.dag.handle import Handle
 from handoff_mpi.dag.references import ReferenceFinder
 from handoff_mpi.dag.surroundings import written_surroundings
 from handoff_mpi.dag.task import Task
+from handoff_mpi.rebuilding import OF_A_PROCESS, default_of
 from handoff_mpi.version import VERSION
 
 NBYTES = 16
@@ -592,9 +595,11 @@ class _Anatomy:
             property: lambda thing: [b"property", part(thing.fget), part(thing.fset), part(thing.fdel)],
             classmethod: lambda thing: [b"classmethod", part(thing.__func__)],
             staticmethod: lambda thing: [b"staticmethod", part(thing.__func__)],
+            weakref.WeakSet: lambda thing: [b"weak"],
+            **dict.fromkeys(OF_A_PROCESS, lambda thing: [b"of a process", type(thing).__name__]),
+            contextvars.ContextVar: lambda thing: [b"context variable", part(thing.name), part(default_of(thing))],
             weakref.WeakKeyDictionary: lambda thing: [b"weak"],  # they are caches; singledispatch has one
             weakref.WeakValueDictionary: lambda thing: [b"weak"],
-            weakref.WeakSet: lambda thing: [b"weak"],
             _Scope: self._scope,
             _ModuleName: self._module_name,
             self._array_type: self._array,

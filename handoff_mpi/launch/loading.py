@@ -61,13 +61,13 @@ def load_dag_file(target: str, args: list[str]) -> DagFile:
     """
     name: str | None
     if isinstance(target, ModuleName):
-        module_name, _, name = target.partition(":")
+        module_name, _, name = str(target).partition(":")
         spec, path = _find_module(module_name)
     else:
         path, name = _split(target)
         spec = _spec_of_file(path)
     module = _import(spec, path)
-    setup = getattr(module, "setup", None)
+    setup = _held(module, "setup")
     if setup is not None and not callable(setup):
         raise UsageError(f"{path}: setup must be a function of the rank, not {show(setup)}")
     return DagFile(path, setup, lambda: _dag(module, path, name or None, args))
@@ -201,12 +201,20 @@ def _import(spec: ModuleSpec, path: Path) -> ModuleType:
     return module
 
 
+def _held(module: ModuleType, name: str) -> Any:
+    """Return what a module holds by a name; its ``__getattr__``, if it has one, may raise anything."""
+    try:
+        return getattr(module, name, None)
+    except Exception:
+        return None
+
+
 def _dag(module: ModuleType, path: Path, name: str | None, args: list[str]) -> DAG | None:
     asked_for = name
     if name is None:
-        may_build = bool(args) and callable(getattr(module, "build", None))
-        name = "dag" if isinstance(getattr(module, "dag", None), DAG) and not may_build else "build"
-    found = getattr(module, name, None)
+        may_build = bool(args) and callable(_held(module, "build"))
+        name = "dag" if isinstance(_held(module, "dag"), DAG) and not may_build else "build"
+    found = _held(module, name)
     if found is None:
         raise UsageError(describe_no_dag(module, path, asked_for))
     if isinstance(found, DAG):

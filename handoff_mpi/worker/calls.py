@@ -115,7 +115,7 @@ class Caller:
         Args:
             cores: of its claim; None leaves the limits of threads as they are.
         """
-        copies = enter_copies()
+        enter_copies()
         try:
             # libraries that are loaded now read them
             self._state.begin(cores is not None and self._limits.set(cores))
@@ -123,7 +123,7 @@ class Caller:
         except BaseException:
             pass
         finally:
-            leave_copies(copies)
+            leave_copies()
             self._state.end(float("inf"))
 
     def encode_for(self, payload: Payload, codec: Any, dest: int) -> Payload:
@@ -151,7 +151,7 @@ class Caller:
         """Call the function, and return how it ended."""
         context = TaskContext(spec.id, spec.attempt, self.rank, spec.cores, spec.gpus, self._run)
         started = time.perf_counter()
-        copies = enter_copies()
+        enter_copies()
         try:
             enter(context)
             self._state.begin(self._limits.set(spec.cores))
@@ -173,7 +173,7 @@ class Caller:
             release_frames(error)
             return Outcome(RAISED, None, described, duration)
         finally:
-            leave_copies(copies)
+            leave_copies()
             enter(None)
             self._state.end(duration)
             context.clear()

@@ -36,7 +36,7 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
 
-def main(descriptor: int, last_words: int, tokens: int, rank: int, seeds: int, run: str) -> None:
+def main(descriptor: int, last_words: int, tokens: int, rank: int, seeds: int, run: str, arguments: list[str]) -> None:
     """Serve calls that arrive on the socket ``descriptor`` until it is closed.
 
     Those sent ahead begin only with one of ``tokens``. A fatal signal leaves the stack in the file ``last_words``,
@@ -53,6 +53,7 @@ def main(descriptor: int, last_words: int, tokens: int, rank: int, seeds: int, r
     global _parent
     _parent = sock
     serve_as_child()
+    sys.argv[:] = arguments
     server = _Server(rank, run, bool(seeds), Tokens(tokens))
     try:
         while True:

@@ -48,7 +48,8 @@ CLOSE_TIMEOUT_S = 10.0
 _OWN_FRAME = f"{Path(__file__).parent.parent}/"
 _COMMAND = re.compile(r'"<string>", line \d+ in <module>$')
 _LAUNCHER_PREFIXES = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDI_", "HYDRA_", "MPIEXEC_", "MPIR_CVAR_", "PALS_")
-_IMPORTS, _CALL = "from handoff_mpi.worker.child import main", "main(*map(int, sys.argv[1:6]), sys.argv[6])"
+_IMPORTS = "from handoff_mpi.worker.child import main"
+_CALL = "main(*map(int, sys.argv[1:6]), sys.argv[6], sys.argv[7:])"
 
 
 def environment_of_child() -> dict[str, str]:
@@ -114,7 +115,7 @@ class Child:
         descriptors = [each.fileno() for each in (theirs, self._last_words, self._tokens)]
         try:
             return subprocess.Popen(
-                [*python_program(_IMPORTS, _CALL), *map(str, descriptors), *words],
+                [*python_program(_IMPORTS, _CALL), *map(str, descriptors), *words, *_arguments()],
                 pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 cwd=directory_between_calls(),
@@ -318,6 +319,11 @@ class Child:
 def _circumstances() -> tuple[Any, ...]:
     """Return what a child takes over from its rank when it starts."""
     return directory_between_calls(), list(sys.path), environment_of_child()
+
+
+def _arguments() -> list[str]:
+    """Return the arguments of this process, which those of a child are too."""
+    return [word for word in sys.argv if isinstance(word, str) and "\0" not in word]
 
 
 def _sent(id: Any) -> Any:

@@ -40,6 +40,7 @@ WEAK: weakref.WeakKeyDictionary[typing.Any, str] = weakref.WeakKeyDictionary()
 T = typing.TypeVar("T")
 UserId = typing.NewType("UserId", int)
 Point = collections.namedtuple("Point", "x y")
+UNUSED = [1]
 counter = 0
 
 
@@ -253,6 +254,114 @@ def _(shape):
     return shape.Side.length**2
 
 
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 2
+    DEFAULT = 1
+
+
+class Planet(enum.Enum):
+    EARTH = (1.0, 2.0)
+    MARS = (3.0, 4.0)
+
+    def __init__(self, mass, radius):
+        self.mass, self.radius = mass, radius
+
+    def holds(self):
+        return self is Planet.MARS and self.mass * self.radius == 12
+
+
+class Named(enum.Enum):
+    def __new__(cls, value, label):
+        made = object.__new__(cls)
+        made._value_, made.label = value, label
+        return made
+
+    ONE = 1, "one"
+    TWO = 2, "two"
+
+
+class Access(enum.IntFlag):
+    READ = enum.auto()
+    WRITE = enum.auto()
+    BOTH = READ | WRITE
+
+
+class Registry(type):
+    known: typing.ClassVar[dict[str, type]] = {}
+
+    def __new__(cls, name, bases, contents, **options):
+        return super().__new__(cls, name, bases, contents)
+
+    def __init__(cls, name, bases, contents, **options):
+        super().__init__(name, bases, contents)
+        Registry.known[name] = cls
+
+
+class First(metaclass=Registry, key=1):
+    other = None
+
+
+class Second(First, key=2):
+    base = First
+
+    def holds(self):
+        return Registry.known == {"First": First, "Second": Second} and First.other is Second is type(self)
+
+
+First.other = Second
+First.own = First()
+
+
+class Strict(abc.ABCMeta):
+    def __new__(cls, name, bases, contents, *, needed):
+        return super().__new__(cls, name, bases, {**contents, "needed": needed})
+
+
+class Checked(metaclass=Strict, needed=3):
+    @abc.abstractmethod
+    def value(self): ...
+
+
+class Whole(Checked, needed=4):
+    def value(self):
+        return self.needed
+
+    def holds(self):
+        return self.value() == 4 and isinstance(self, Checked) and isinstance(1, Checked)
+
+
+Checked.register(int)
+
+
+class Hidden:
+    __slots__ = ("__secret", "__weakref__")
+
+    def __init__(self):
+        self.__secret = 5
+
+    def holds(self):
+        return self.__secret == 5 and not hasattr(self, "__dict__") and weakref.ref(self)() is self
+
+
+class Guarded:
+    lock = threading.Lock()
+
+    def holds(self):
+        with self.lock:
+            return True
+
+
+GUARDED = Guarded()
+READY = threading.Event()
+CONDITION = threading.Condition()
+LOOP: dict[str, typing.Any] = {}
+LOOP["itself"] = LOOP
+BOUND = Square().holds
+PARTIAL = functools.partial(scaled, 4)
+THIS = sys.modules[__name__]
+
+
 def logged(function):
     @functools.wraps(function)
     def wrapper(*args):
@@ -310,6 +419,47 @@ def nested_classes():
 @feature
 def enums():
     return Colour.RED if survives(Colour) and survives(Colour.BLUE) and Colour(2) is Colour.BLUE else False
+
+
+@feature
+def enums_with_attributes():
+    is_good = survives(Planet.EARTH) and survives(Named.ONE) and (Named(2), Named.TWO.label) == (Named.TWO, "two")
+    return Planet.MARS if is_good else False
+
+
+@feature
+def enums_with_aliases():
+    return (Level.DEFAULT is Level.LOW, Access.BOTH == Access.READ | Access.WRITE, Level["DEFAULT"].name) == (
+        True,
+        True,
+        "LOW",
+    )
+
+
+@feature
+def classes_that_refer_to_each_other():
+    return Second() if survives(First) and First.own.__class__ is First and LOOP["itself"] is LOOP else False
+
+
+@feature
+def metaclasses_of_abstract_classes():
+    return Whole()
+
+
+@feature
+def slots():
+    return Hidden() if survives(Hidden) else False
+
+
+@feature
+def locks():
+    with CONDITION:
+        return Guarded() if GUARDED.holds() and not READY.is_set() else False
+
+
+@feature
+def callables():
+    return BOUND() and PARTIAL() == 12 and THIS is here() and THIS.scaled is scaled
 
 
 @feature
@@ -526,6 +676,12 @@ def debuggers():
     debugger.use_rawinput = False
     debugger.set_trace()
     return "debugger.set_trace()" in shown.getvalue() and __file__ in shown.getvalue()
+
+
+@feature
+def attributes_of_the_module():
+    """What no function refers to has not travelled, and is there for who asks the module."""
+    return here().computed == 5 and here().UNUSED == [1]
 
 
 # -- state -------------------------------------------------------------------------------------------------

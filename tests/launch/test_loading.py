@@ -254,7 +254,7 @@ def build(args):
 """
 
 
-@pytest.mark.parametrize("words", [(), ("-n", "3"), ("-n", "3", "--isolation", "process")], ids=" ".join)
+@pytest.mark.parametrize("words", [("-n", "3"), ("-n", "3", "--isolation", "process")], ids=" ".join)
 def test_ids_may_be_of_classes_of_dag_py(handoff, tmp_path, words):
     (tmp_path / "keys.py").write_text(KEYS)
     ended = handoff("run", *words, "--keep", "all", "--run-dir", "run", "keys.py:dag")

@@ -11,16 +11,19 @@ else goes by the C pickler. What comes from ``dag.py`` finds its globals in one 
 (:mod:`handoff_mpi.carried_modules`): what ``setup(rank)`` puts there, other functions see.
 
 Decoding makes a fresh object each time, so that no consumer sees what another did to its inputs; the memory of
-out-of-band arrays is shared instead, and read-only for that reason. Arrays of cupy travel through host memory, and are
-fresh copies on the consumer's device (:mod:`handoff_mpi.staging`).
+out-of-band arrays is shared instead, and read-only for that reason. Inputs of a call have small arrays read-only too,
+so that a function which writes to its input fails with a small one already. Arrays of cupy travel through host memory,
+and are fresh copies on the consumer's device (:mod:`handoff_mpi.staging`).
 """
 
 from __future__ import annotations
 
 import copyreg
+import functools
 import io
 import itertools
 import pickle
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from types import FunctionType, ModuleType
 from typing import Any, TypeAlias
@@ -39,6 +42,12 @@ Payload: TypeAlias = "tuple[Any, ...]"
 #: The payload of None, which most functions return that are called for their effects.
 NOTHING: Payload = (PLAIN, None)
 
+#: How the message of an :class:`EncodingError` begins, where whoever raises it does not know which value it is.
+UNDECODABLE = "a value cannot be decoded"
+#: The function of numpy that a pickle calls for an array whose memory it holds.
+_ARRAY = b"_frombuffer"
+#: Where a pickle has the beginning of the name of the module whose function makes the object; behind its frame's size.
+_FIRST_NAME = slice(13, 18)
 #: Buffers of at least this many bytes travel out of band.
 OUT_OF_BAND_NBYTES = 16 * 1024
 _LONGEST_PLAIN = 1024
@@ -178,22 +187,37 @@ def decode(payload: Payload) -> Any:
     """
     if payload[0] == PLAIN:
         return payload[1]
-    try:
-        return _loads(payload[1], [memoryview(part).toreadonly() for part in payload[2:]])
-    except Exception as error:
-        raise EncodingError(f"a value could not be unpickled: {_describe(error)}") from error
+    return _decode(payload[1], [memoryview(part).toreadonly() for part in payload[2:]])
 
 
 def decode_writable(payload: Payload) -> Any:
     """As :func:`decode`, but the caller owns the payload's memory, and arrays in it can be written to."""
     if payload[0] == PLAIN:
         return payload[1]
-    buffers = [part if not memoryview(part).readonly else bytearray(part) for part in payload[2:]]
-    try:
-        with reading_originals():
-            return _loads(payload[1], buffers)
-    except Exception as error:
-        raise EncodingError(f"a value could not be unpickled: {_describe(error)}") from error
+    with reading_originals():
+        return _decode(payload[1], [_writable(part) for part in payload[2:]], _WritableUnpickler)
+
+
+def decode_input(payload: Payload) -> Any:
+    """As :func:`decode`, but small arrays are read-only as well.
+
+    Raises:
+        EncodingError: the payload cannot be unpickled here.
+    """
+    if payload[0] == PLAIN:
+        return payload[1]
+    return _decode(payload[1], [memoryview(part).toreadonly() for part in payload[2:]], _ReadOnlyUnpickler)
+
+
+def decode_private(payload: Payload) -> Any:
+    """As :func:`decode`, but arrays are copies, whoever owns the payload's memory, and can be written to.
+
+    Raises:
+        EncodingError: the payload cannot be unpickled here.
+    """
+    if payload[0] == PLAIN:
+        return payload[1]
+    return _decode(payload[1], [bytearray(part) for part in payload[2:]], _WritableUnpickler)
 
 
 def nbytes_of(payload: Payload) -> int:
@@ -294,6 +318,53 @@ class _Pickler(ByValuePickler):
         if self._leaves_code_alone and isinstance(obj, (FunctionType, type)) and is_in_place(reduced):
             _dumps(obj, None)  # or it would share what stands for this value's objects with all that call it
         return reduced
+
+
+class _ReadOnlyUnpickler(pickle.Unpickler):
+    """Makes numpy's arrays read-only, those too whose memory lies in the pickle."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name)
+        return functools.partial(self.make_array, found) if name == "_frombuffer" else found
+
+    def make_array(self, make: Callable[..., Any], memory: Any, *rest: Any) -> Any:
+        return make(memoryview(memory).toreadonly(), *rest)
+
+    @staticmethod
+    def settle(array: Any) -> Any:
+        """Return an array that was unpickled by itself, as this class would have made it."""
+        array.setflags(write=False)
+        return array
+
+
+class _WritableUnpickler(_ReadOnlyUnpickler):
+    """Makes numpy's arrays such that they can be written to, those too that were read-only when they were pickled."""
+
+    def make_array(self, make: Callable[..., Any], memory: Any, *rest: Any) -> Any:
+        return make(_writable(memory), *rest)
+
+    @staticmethod
+    def settle(array: Any) -> Any:
+        return array if array.flags.writeable else array.copy(order="K")
+
+
+def _writable(memory: Any) -> Any:
+    """Return ``memory``, or a copy of it if it cannot be written to."""
+    return bytearray(memory) if memoryview(memory).readonly else memory
+
+
+def _decode(blob: bytes, buffers: Sequence[Any], unpickler: type[_ReadOnlyUnpickler] | None = None) -> Any:
+    """Unpickle; if there are arrays in it, as ``unpickler`` makes them."""
+    try:
+        if unpickler is None or _ARRAY not in blob:
+            return _loads(blob, buffers)
+        if blob[_FIRST_NAME] == b"numpy":
+            value = _loads(blob, buffers)
+            if type(value) is sys.modules["numpy"].ndarray:  # as most are; an unpickler of one's own is slow
+                return unpickler.settle(value)
+        return unpickler(io.BytesIO(blob), buffers=buffers).load()
+    except Exception as error:
+        raise EncodingError(f"{UNDECODABLE}: {_describe(error)}") from error
 
 
 def _loads(blob: bytes, buffers: Iterable[Any] = ()) -> Any:

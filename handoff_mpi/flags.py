@@ -6,6 +6,8 @@ Every subcommand takes its flags before and behind the file alike, and lists the
 from __future__ import annotations
 
 import argparse
+import builtins
+import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -155,6 +157,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--allocation-strategy", metavar="NAME", help="first_available, load_balanced, cost_optimized, ...")
     add("--max-retries", metavar="N", type=_whole, help="tries after an exception or a time-out")
+    add("--retry-on", metavar="ERROR", action="append", type=_exception, help="try again only after this exception")
+    add("--retry-delay", metavar="S", type=_real, help="seconds before the first retry; later ones wait longer")
     _add_choice(parser, "--on-failure", ON_FAILURE, "what to do once a function failed")
     add("--max-concurrency", metavar="N", type=_whole, help="most calls at once")
     _add_choice(parser, "--isolation", ISOLATIONS, "calls in the ranks or in child processes")
@@ -220,6 +224,20 @@ def _amount(text: str) -> tuple[str, float]:
         return name, parse_real(amount)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{show(text)} is not NAME=NUMBER") from None
+
+
+def _exception(name: str) -> Any:
+    """Return the exception class ``name``: a built-in one, or ``module.name``."""
+    module, _, own = name.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module or "builtins"), own)
+    except Exception:  # importing executes what it finds
+        kind = None
+    if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+        known = [each for each in dir(builtins) if isinstance(getattr(builtins, each), type)]
+        what = "name a built-in exception (OSError) or module.Class"
+        raise argparse.ArgumentTypeError(f"{show(name)} is no exception: {what}{did_you_mean(name, known, shown=str)}")
+    return kind
 
 
 def options_given(given: argparse.Namespace) -> dict[str, Any]:

@@ -7,7 +7,7 @@ Objects become tuples at the border, because a batch of tuples is pickled ten ti
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 # Rank 0 to a worker
 START = "start"  # (START, run, options): a run begins
@@ -53,8 +53,29 @@ RAISED = 1
 TIMED_OUT = 2
 DIED = 3
 
+
+class ErrorReport(NamedTuple):
+    """What a rank reports of an attempt that failed; plain text, so that rank 0 needs none of its classes.
+
+    Attributes:
+        kind: the name of the exception's class, or one of the kinds below.
+        message: in words.
+        traceback: as text; empty where there is none.
+        lineage: the names of the exception's class and of its bases; see :mod:`handoff_mpi.dag.retry_on`.
+        place: "file:line" of the innermost frame that is the user's; empty where there is none.
+        input: which of the call's inputs could not be had, as a position among its sources; -1 if all could.
+    """
+
+    kind: str
+    message: str
+    traceback: str = ""
+    lineage: tuple[str, ...] = ()
+    place: str = ""
+    input: int = -1
+
+
 #: One ended call: (task, attempt, status, value, nbytes, started, duration). ``value`` is a payload if it
-#: rides home, else None; for the other statuses it is (kind, message, traceback). ``started`` is in seconds
+#: rides home, else None; for the other statuses it is an :class:`ErrorReport`. ``started`` is in seconds
 #: since the epoch, ``duration`` in seconds. ``nbytes`` is negative if the value was persisted.
 Entry: TypeAlias = "tuple[int, int, int, Any, int, float, float]"
 

@@ -6,7 +6,7 @@ import copy
 import functools
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeAlias
 
 from handoff_mpi.dag.codec import Deserializer, Serializer
 from handoff_mpi.dag.handle import Handle, UnresolvedHandle
@@ -35,11 +35,17 @@ _OTHER_WORDS = {
     "node": "rank host pin where affinity",
     "priority": "prio weight",
     "cwd": "workdir working_directory directory chdir",
+    "retry_on": "retry_exceptions retry_for",
+    "retry_delay": "delay backoff retry_backoff retry_wait",
+    "writable": "writeable copy mutable",
     "env": "environment environ variables",
 }
 _SYNONYMS = {word: name for name, words in _OTHER_WORDS.items() for word in words.split()}
 _SYNONYMS |= {name: f"cost={{'{name}': ...}}" for name in STANDARD}
 _SYNONYMS |= {word: f"cost={{'{name}': ...}}" for word, name in RESOURCE_SYNONYMS.items()}
+
+#: Exceptions after which a function is tried again.
+RetryOn: TypeAlias = "type[BaseException] | Collection[type[BaseException]] | None"
 
 #: So many wrappers around a function are looked through for its name.
 _MAX_WRAPPED = 100
@@ -111,6 +117,10 @@ class Function:
             string with a unit, ``gpu`` in devices (whole, or a fraction below 1), any other name as you like.
         max_retries: how often it may be tried again after an exception or a time-out; None inherits the
             run's, 0 means never.
+        retry_on: the exception class, or a tuple of classes, after which it is tried again; None inherits the run's.
+        retry_delay: seconds before it is tried again the first time, longer each time; None inherits the run's.
+        writable: whether arrays among its arguments are copies of its own, which it may write to; else they are
+            read-only, as other functions see the same memory.
         timeout: seconds it may take from its start on the rank.
         node: a rank, a host name, or ``collocated("other id")``.
         priority: larger ones are dispatched first.
@@ -139,6 +149,9 @@ class Function:
     argument_inclusion: str = VARIADIC
     cwd: str | PathLike | None = None
     env: Mapping[str, str | None] | None = None
+    retry_on: RetryOn = None
+    retry_delay: float | None = None
+    writable: bool = False
 
     def __init__(
         self,
@@ -157,6 +170,9 @@ class Function:
         argument_inclusion: str = VARIADIC,
         cwd: str | PathLike | None = None,
         env: Mapping[str, str | None] | None = None,
+        retry_on: RetryOn = None,
+        retry_delay: float | None = None,
+        writable: bool = False,
         **unknown: NoReturn,  # that of a dataclass would leave the user alone with a TypeError
     ) -> None:
         self.id = id
@@ -174,6 +190,9 @@ class Function:
         self.argument_inclusion = argument_inclusion
         self.cwd = cwd
         self.env = env
+        self.retry_on = retry_on
+        self.retry_delay = retry_delay
+        self.writable = writable
         if unknown:
             known = {each.name for each in fields(self)}
             raise DAGError(f"Function({show(id)}) {describe_unknown(list(unknown), known)}")

@@ -20,6 +20,7 @@ from handoff_mpi.dag.handle import UnresolvedHandle
 from handoff_mpi.dag.ids import is_plain_id
 from handoff_mpi.dag.recipe import CONSTANT, INLINE, INPUT, LIST, TEMPLATE, VALUES, Placeholder, Recipe
 from handoff_mpi.dag.references import ReferenceFinder, describe_hidden, hidden_in_globals, inputs_of
+from handoff_mpi.dag.retry_on import Names, names_of
 from handoff_mpi.dag.surroundings import surroundings_of
 from handoff_mpi.encoding import (
     PLAIN,
@@ -61,6 +62,8 @@ class TaskSpec:
         keep: whether its value must outlast the run.
         code: number of its code; tasks of one code are taken to last alike.
         stays: its value must stay where it was made until asked for (a consumer encodes it there).
+        retry_on: the names of the exceptions after which it is tried again; None inherits the run's.
+        retry_delay_s: seconds before its first retry; None inherits the run's.
     """
 
     inputs: tuple[int, ...]
@@ -73,6 +76,8 @@ class TaskSpec:
     keep: bool = False
     code: int = 0
     stays: bool = False
+    retry_on: Names | None = None
+    retry_delay_s: float | None = None
 
 
 class Plan:
@@ -214,6 +219,8 @@ class Plan:
             keep,
             self.recipes[number][0][0],
             stays,
+            names_of(function.retry_on),
+            function.retry_delay,
         )
         if sources:
             inputs = (sources[0][0],) if len(sources) == 1 else tuple(dict.fromkeys([each for each, _ in sources]))

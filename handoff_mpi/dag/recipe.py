@@ -7,7 +7,7 @@ VALUES the inputs' values come first and ``extra`` behind them, in mode LIST as 
 constants are a plain payload of ``(inlines, call)``: pickles in which values are called up by :func:`resolve`, wherever
 pickle met what stands for them. ``call`` gives the whole argument list and the keyword arguments; ``inlines`` are the
 inline functions, each after those whose values it takes, as ``(number of its code, pickle of its arguments)``. A
-function with a working directory or variables of its own has these as a fifth part.
+function with a working directory, variables or copies of its inputs of its own has these as a fifth part.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 from handoff_mpi.dag.surroundings import Surroundings
-from handoff_mpi.encoding import PICKLED, EncodingError, Payload, decode
+from handoff_mpi.encoding import PICKLED, EncodingError, Payload, decode_input
 
 VALUES = 0
 LIST = 1
@@ -78,6 +78,7 @@ def build_call(
     load_code: Callable[[int], Callable[..., Any]],
     load_constant: Callable[[int], Any],
     load_inline: Callable[[int], Callable[..., Any]] | None = None,
+    load: Callable[[Payload], Any] = decode_input,
 ) -> tuple[Callable[..., Any], Sequence[Any], dict[str, Any]]:
     """Return ``(code, args, kwargs)`` of the call that ``recipe`` describes; evaluates inline functions.
 
@@ -87,6 +88,7 @@ def build_call(
         load_code: gives the callable with a number.
         load_constant: gives the large constant with a number.
         load_inline: as ``load_code``, for the inline functions, which are called here.
+        load: decodes what the recipe holds of arguments.
 
     Raises:
         EncodingError: the arguments cannot be put together.
@@ -95,27 +97,32 @@ def build_call(
     code = load_code(codes[0])
     if mode == TEMPLATE:
         assert constants is not None
-        return code, *_fill(constants[1], _Values(values, load_constant), load_inline or load_code)
-    extra, kwargs = ((), {}) if constants is None else decode(constants)
+        return code, *_fill(constants[1], _Values(values, load_constant), load_inline or load_code, load)
+    extra, kwargs = ((), {}) if constants is None else load(constants)
     if mode == VALUES:
         return code, (*values, *extra), kwargs
     return code, ([*values], *extra), kwargs
 
 
 def _fill(
-    template: tuple[Sequence[tuple[int, bytes]], bytes], values: _Values, load_code: Callable[[int], Callable[..., Any]]
+    template: tuple[Sequence[tuple[int, bytes]], bytes],
+    values: _Values,
+    load_code: Callable[[int], Callable[..., Any]],
+    load: Callable[[Payload], Any],
 ) -> tuple[Sequence[Any], dict[str, Any]]:
     inlines, call = template
     for number, arguments in inlines:
-        args, kwargs = _unpickled(arguments, values)
+        args, kwargs = _unpickled(arguments, values, load)
         values.inlines.append(load_code(number)(*args, **kwargs))
-    return _unpickled(call, values)
+    return _unpickled(call, values, load)
 
 
-def _unpickled(arguments: bytes, values: _Values) -> tuple[Sequence[Any], dict[str, Any]]:
+def _unpickled(
+    arguments: bytes, values: _Values, load: Callable[[Payload], Any]
+) -> tuple[Sequence[Any], dict[str, Any]]:
     token = _values.set(values)
     try:
-        return decode((PICKLED, arguments))  # type: ignore[no-any-return]
+        return load((PICKLED, arguments))  # type: ignore[no-any-return]
     except EncodingError as error:
         why = error.__cause__ or error
         raise EncodingError(f"its arguments cannot be put together: {type(why).__name__}: {why}") from why

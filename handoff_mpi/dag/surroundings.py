@@ -1,4 +1,4 @@
-"""The working directory and the environment variables that a function has of its own."""
+"""The working directory, the environment variables and the copies of its inputs that a function has of its own."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from handoff_mpi.dag.function import INLINE, Function
 from handoff_mpi.formatting import show
 from handoff_mpi.numerals import plain
 
-#: An absolute path, or None for the directory of the rank; and name to value, None for a variable that is removed.
-Surroundings: TypeAlias = "tuple[str | None, dict[str, str | None]]"
+#: An absolute path, or None for the directory of the rank; name to value, None for a variable that is removed; and
+#: whether arrays among its arguments are copies that it may write to.
+Surroundings: TypeAlias = "tuple[str | None, dict[str, str | None], bool]"
 
 
 def surroundings_of(function: Function, directory: str) -> Surroundings | None:
@@ -20,12 +21,12 @@ def surroundings_of(function: Function, directory: str) -> Surroundings | None:
     Args:
         directory: what a relative ``cwd`` starts from.
     """
-    if function.cwd is None and function.env is None:
+    if function.cwd is None and function.env is None and not function.writable:
         return None
     cwd: str | None = _path(function.cwd)
     if cwd is not None and not cwd.startswith("/"):
         cwd = f"{directory}/{cwd}"
-    return cwd, dict(function.env or {})
+    return cwd, dict(function.env or {}), function.writable
 
 
 def written_surroundings(function: Function) -> bytes:
@@ -36,11 +37,13 @@ def written_surroundings(function: Function) -> bytes:
 
 
 def find_wrong_surroundings(function: Function) -> Iterable[str]:
-    """Yield what is wrong with ``cwd`` and ``env``."""
+    """Yield what is wrong with ``cwd``, ``env`` and ``writable``."""
     cwd, env = function.cwd, function.env
     is_inline = isinstance(function.type, str) and function.type == INLINE
-    if is_inline and not (cwd is None and env is None):
-        yield "an inline function is called where its consumer is: give cwd and env to that"
+    if not isinstance(function.writable, bool):
+        yield f"writable must be True or False, not {show(function.writable)}"
+    if is_inline and not (cwd is None and env is None and not function.writable):
+        yield "an inline function is called where its consumer is: give cwd, env and writable to that"
     if cwd is not None:
         path = _path(cwd)
         if not isinstance(path, str) or not path or "\0" in path:

@@ -20,6 +20,7 @@ from handoff_mpi.dag.function import (
 from handoff_mpi.dag.handle import Handle
 from handoff_mpi.dag.ids import find_id_problem, is_plain_id
 from handoff_mpi.dag.references import ATOMS, ReferenceFinder, inputs_of
+from handoff_mpi.dag.retry_on import MAX_RETRY_DELAY_S, find_wrong_retry_on
 from handoff_mpi.dag.surroundings import find_wrong_surroundings
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show
@@ -45,6 +46,8 @@ _TYPES: dict[str, frozenset[type]] = {
     "argument_inclusion": frozenset({str}),
     "cwd": frozenset({type(None)}),
     "env": frozenset({type(None)}),
+    "writable": frozenset({bool}),
+    "retry_delay": frozenset({type(None), int, float}),
 }
 
 
@@ -94,6 +97,13 @@ def are_right_at_first_sight(functions: list[Function]) -> bool:
     if any(type(number) is int and number < 0 for name in ("node", "max_retries") for number in set(columns[name])):
         return False
     if not all(limit is None or 0 < limit <= sys.float_info.max for limit in set(columns["timeout"])):
+        return False
+    if not all(delay is None or 0 <= delay <= MAX_RETRY_DELAY_S for delay in set(columns["retry_delay"])):
+        return False
+    if True in columns["writable"] and INLINE in columns["type"]:
+        return False
+    retried = {id(function.retry_on): function.retry_on for function in functions}
+    if any(find_wrong_retry_on(retry_on) for retry_on in retried.values()):
         return False
     named: list[dict[str, Any]] = [kwargs for kwargs in columns["kwargs"] if kwargs]
     if not all(type(key) is str for kwargs in named for key in kwargs):
@@ -173,6 +183,8 @@ def _wrong_fields(function: Function) -> Iterable[str]:
         yield f"argument_inclusion is {show(VARIADIC)} or {show(AS_LIST)}, not {show(inclusion)}{hint}"
     yield from _wrong_numbers(function)
     yield from find_wrong_surroundings(function)
+    if wrong := find_wrong_retry_on(function.retry_on):
+        yield wrong
     if function.cost is not None:
         try:
             parse_cost(function.cost)
@@ -238,6 +250,9 @@ def _wrong_numbers(function: Function) -> Iterable[str]:
         yield f"max_retries must be a whole number from 0, or None, not {show(retries)}"
     if timeout is not None and not (is_number(timeout) and 0 < timeout <= sys.float_info.max):
         yield f"timeout must be a positive number of seconds, not {show(timeout)}"
+    delay = function.retry_delay
+    if delay is not None and not (is_number(delay) and 0 <= delay <= MAX_RETRY_DELAY_S):
+        yield f"retry_delay must be a number of seconds from 0 to {MAX_RETRY_DELAY_S:.0f}, not {show(delay)}"
     if not isinstance(function.priority, int) or isinstance(function.priority, bool):
         yield f"priority must be a whole number, not {show(function.priority)}"
     if not isinstance(function.version, str):
@@ -246,7 +261,7 @@ def _wrong_numbers(function: Function) -> Iterable[str]:
 
 def _make_numbers_plain(function: Function) -> None:
     """Put Python's own numbers into the place of numpy's: they go into messages, and are compared a million times."""
-    for name in ("max_retries", "timeout", "priority", "node"):
+    for name in ("max_retries", "timeout", "retry_delay", "priority", "node"):
         setattr(function, name, plain(getattr(function, name)))
 
 

@@ -40,7 +40,7 @@ from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.vigil import IDLE_LIMIT_S, Vigil
 from handoff_mpi.runtime.worker_loop import say_goodbye, serve_run
 from handoff_mpi.speech import say
-from handoff_mpi.worker.calls import describe
+from handoff_mpi.worker.error_report import describe
 from handoff_mpi.worker.process_state import directory_between_calls
 from handoff_mpi.worker.randomness import noting_seeds
 from handoff_mpi.worker.spares import Spares

@@ -24,7 +24,7 @@ from handoff_mpi.formatting import one_line, show
 from handoff_mpi.launch.dag_hints import describe_no_dag
 from handoff_mpi.python_path import ModuleName, add_directories
 from handoff_mpi.suggestions import did_you_mean
-from handoff_mpi.worker.calls import describe
+from handoff_mpi.worker.error_report import describe
 
 #: Begins the names of modules whose files have names that nothing can be imported by.
 PREFIX = "handoff_dag_"

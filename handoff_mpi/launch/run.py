@@ -14,6 +14,7 @@ from handoff_mpi.callbacks import CallbackFailed, call, shown
 from handoff_mpi.carried_modules import sources_here
 from handoff_mpi.dag import DAG, Plan
 from handoff_mpi.dag.fingerprint import Fingerprints, fingerprints
+from handoff_mpi.dag.retry_on import names_of
 from handoff_mpi.encoding import encode_in_band
 from handoff_mpi.errors import (
     EXIT_STOPPED,
@@ -40,9 +41,11 @@ from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results import Results
 from handoff_mpi.results.guarded import GuardedStore
 from handoff_mpi.results.history import History
+from handoff_mpi.results.origins import Origins, origins_here
 from handoff_mpi.results.results import FunctionError
 from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
 from handoff_mpi.runtime import garbage, prober, worker_loop
+from handoff_mpi.runtime.announcements import FailurePrinter
 from handoff_mpi.runtime.chronicle import Chronicle
 from handoff_mpi.runtime.inquiry import HostGuard
 from handoff_mpi.runtime.options import RunOptions
@@ -113,6 +116,8 @@ class Run:
             options.silence_limit,
         )
         policy.tracker_timeout_s = options.tracker_timeout
+        policy.retry_on, policy.retry_delay_s = names_of(options.retry_on), options.retry_delay
+        policy.seed = int.from_bytes(os.urandom(8), "big")
         policy.adds_slots = not self._job.is_local and options.slots is None
         if self._deadline is not None:
             policy.stop_at = self._deadline - options.drain
@@ -179,10 +184,12 @@ class Run:
         files.write_running(self._about)
         hosts = {each.rank: each.host for each in self._job.capabilities}
         slots = {rank: seat.slots for rank, seat in self._ledger.seats.items()}
+        origins = self._origins = Origins() if files.path is None else origins_here(self._about["host"])
         self._recorder = self._make_recorder(hosts, resumed)
         self._keys = resumed.keys
         self._chronicle = Chronicle(journal, plan, partial(_key, resumed.keys, self._run))
-        about = {**self._about, "hosts": hosts, "slots": slots}
+        imports = origins.directories, origins.modules
+        about = {**self._about, "hosts": hosts, "slots": slots, "imports": imports}
         self._chronicle.begin(about, marks.of, resumed.rest, marks.codes, acceptance.new)
         self._home = self._make_home(resumed)
         return resumed
@@ -205,6 +212,8 @@ class Run:
             with garbage.frozen(len(self._plan)):
                 loop.run([Submitted(self._specs, resumed.rest, resumed.suspects, resumed.deaths), Closed()])
             loop.confirm()
+            if self._recorder.announcer is not None:
+                self._recorder.announcer.close()
             results = self._results(loop.trouble, self._why_stopped(loop))
             return self._close(loop, results)
         except HandoffError as error:
@@ -237,7 +246,7 @@ class Run:
     def _make_recorder(self, hosts: dict[int, str], resumed: Resumed) -> Recorder:
         recorder = Recorder(self._plan, self._dag.id, hosts)
         recorder.grow()
-        recorder.on_failure = partial(_show_failure, self._plan, hosts)
+        recorder.announcer = FailurePrinter(self._plan, hosts, say)
         recorder.launch = self._about["launch"]
         for task, done in resumed.done.items():
             recorder.restored(task, done)
@@ -398,6 +407,7 @@ class Run:
             dict(self._recorder.probation),
         )
         results._records = self._recorder.table(scheduler)
+        results._origins = self._origins
         self._take_payloads(results)
         self._take_kept(results)
         return results
@@ -431,11 +441,12 @@ class Run:
         ids = self._plan.ids
         return {
             ids[task]: FunctionError(
-                f"{ids[task]!r}: {failure.kind}: {failure.message}",
+                f"{show(ids[task])}: {failure.kind}: {failure.message}",
                 failure.kind,
                 failure.traceback,
                 failure.attempts,
                 failure.ranks,
+                failure.place,
             )
             for task, failure in sorted(self._scheduler.failures.items())
         }
@@ -521,10 +532,3 @@ def _register_with_tracker(tracker: Any, capabilities: list[Capability]) -> None
             call(tracker.register, each.rank, each.offered())
         except CallbackFailed as error:
             raise UsageError(f"resource_tracker.register failed: {error}") from error
-
-
-def _show_failure(plan: Plan, hosts: dict[int, str], task: int, failure: Any) -> None:
-    where = f" on rank {failure.ranks[-1]} ({hosts.get(failure.ranks[-1], '?')})" if failure.ranks else ""
-    what = f"function {plan.ids[task]!r} failed{where}, attempt {failure.attempts}"
-    stack = "\n    " + failure.traceback.rstrip().replace("\n", "\n    ") if failure.traceback else ""
-    say(f"{what}: {failure.kind}: {failure.message}{stack}")

@@ -10,6 +10,7 @@ from typing import Any
 from handoff_mpi.errors import EXIT_STOPPED, JournalError, UntrustedFile, UsageError
 from handoff_mpi.formatting import one_line, show
 from handoff_mpi.results.history import Done, History, Launch, read_history
+from handoff_mpi.results.origins import Origins
 from handoff_mpi.results.records import RecordTable
 from handoff_mpi.results.results import FunctionError, Results
 from handoff_mpi.results.run_dir import read_status
@@ -23,7 +24,7 @@ _COPY = "copy it into a directory of your own, if you trust its owner, and load 
 def load(run_dir: str | Path) -> Results:
     """Return the results of the run in ``run_dir``, as its journal tells them: of a run that goes on, or died, too.
 
-    Values of classes of ``dag.py`` need that file to be importable.
+    Values of classes of other modules need these to be importable; asking for one says which directory that takes.
 
     Raises:
         UsageError: there is no run, or its files are somebody else's.
@@ -52,6 +53,7 @@ def load(run_dir: str | Path) -> Results:
         stopped_on_failure=status == "stopped" and launch.ended not in (None, ("stopped", EXIT_STOPPED)),
     )
     results._records = _table(launch, results.hosts)
+    results._origins = Origins(str(about.get("host", "")), *about.get("imports", ()))
     for task in range(len(launch.tasks)):
         _take(results, history, launch, task)
     return results

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, ValuesView
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from handoff_mpi.dag.function import input_id
-from handoff_mpi.encoding import Payload, decode_writable
+from handoff_mpi.encoding import EncodingError, Payload, decode_writable
 from handoff_mpi.errors import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -21,10 +21,15 @@ from handoff_mpi.errors import (
     ValueUnavailable,
 )
 from handoff_mpi.formatting import MAX_CHARS, one_line, show
+from handoff_mpi.results.failure_groups import FailureGroup, grouped
+from handoff_mpi.results.origins import Origins
 from handoff_mpi.results.records import RecordTable, TaskRecord
 from handoff_mpi.results.run_dir import VALUES
 from handoff_mpi.results.store import DirectoryStore, Key
 from handoff_mpi.suggestions import UnknownName
+
+#: So many groups of equal failures are named in the message of an exception, and in a summary.
+_MAX_IN_A_LINE, _MAX_IN_SUMMARY = 3, 10
 
 
 class FunctionError(TaskError):
@@ -33,20 +38,29 @@ class FunctionError(TaskError):
     Attributes:
         attempts: how often it was tried.
         ranks: where each attempt that failed ran.
+        place: "file:line" of the innermost line of the user's code; empty where that is not known.
     """
 
-    def __init__(self, message: str, kind: str, traceback: str, attempts: int, ranks: tuple[int, ...]) -> None:
+    def __init__(
+        self, message: str, kind: str, traceback: str, attempts: int, ranks: tuple[int, ...], place: str = ""
+    ) -> None:
         super().__init__(message, kind, traceback)
         self.attempts = attempts
         self.ranks = ranks
+        self.place = place
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.args[0], self.kind, self.traceback, self.attempts, self.ranks)
+        return type(self), (self.args[0], self.kind, self.traceback, self.attempts, self.ranks, self.place)
 
 
 @dataclass(slots=True)
-class Results:
+class Results(Mapping[Hashable, Any]):
     """The results of one run.
+
+    It is a mapping of id to value of the functions whose values are available, in the DAG's order: those of sinks,
+    those that ``keep`` names, and small ones that rank 0 has anyway. Functions that failed are in ``errors`` instead:
+    they are not iterated over, counted or contained, :meth:`get` gives the default for them, and ``results["fit"]``
+    raises their error. Results are true even if there is no value.
 
     ``results["fit"]`` gives a value. Small values are at hand; large ones that were kept lie in the run-dir
     and are loaded when asked for; others are gone, and asking for one says how to keep it.
@@ -85,6 +99,7 @@ class Results:
     _persisted: dict[Hashable, Key] = field(default_factory=dict, repr=False)
     _lost: dict[Hashable, str] = field(default_factory=dict, repr=False)
     _numbers: dict[Hashable, int] | None = field(default=None, repr=False)
+    _origins: Origins = field(default_factory=Origins, repr=False)
 
     def __getitem__(self, id: Hashable) -> Any:
         """Return the value of the function ``id``, or of the handle ``id``; arrays in it may be written to.
@@ -93,12 +108,13 @@ class Results:
             KeyError: there is no such function in the DAG.
             FunctionError: it failed.
             ValueUnavailable: it was skipped, did not run, or its value was not kept.
+            EncodingError: the value cannot be decoded in this process, which lacks a module, say.
         """
         id = input_id(id)
         if id in self._payloads:
-            return decode_writable(self._payloads[id])
+            return self._decoded(id, self._payloads[id])
         if id in self._persisted and self.run_dir is not None:
-            return decode_writable(self._read(id, self._persisted[id], self.run_dir))
+            return self._decoded(id, self._read(id, self._persisted[id], self.run_dir))
         if id in self._lost:
             raise ValueUnavailable(
                 f"the value of {show(id)} was lost by the custom result_store: {self._lost[id]}; run again without "
@@ -115,6 +131,13 @@ class Results:
             f"the value of {show(id)} ({record.nbytes} bytes) was needed only by other functions and was not kept; "
             f"run with keep=[{show(id)}] (--keep {one_line(str(id), MAX_CHARS)}) or keep='all' to have it afterwards"
         )
+
+    def _decoded(self, id: Hashable, payload: Payload) -> Any:
+        try:
+            return decode_writable(payload)
+        except EncodingError as error:
+            why = self._origins.why_undecodable(payload, error.__cause__) or str(error)
+            raise EncodingError(f"the value of {show(id)} cannot be decoded: {why}") from error.__cause__
 
     def _read(self, id: Hashable, key: Key, run_dir: Path) -> Payload:
         store = DirectoryStore(run_dir / VALUES)
@@ -136,10 +159,33 @@ class Results:
             raise UnknownName(f"no function {show(id)} in DAG {show(self.dag_id)}", id, self._numbers)
         return self._records[self._numbers[id]]
 
+    def _is_available(self, id: Any) -> bool:
+        return id in self._payloads or (id in self._persisted and self.run_dir is not None)
+
+    def __contains__(self, id: object) -> bool:
+        """Whether the value of the function ``id``, or of the handle ``id``, is available."""
+        try:
+            return self._is_available(input_id(id))
+        except TypeError:  # it cannot be hashed
+            return False
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return filter(self._is_available, self._records.ids)
+
+    def __len__(self) -> int:
+        return sum(map(self._is_available, self._records.ids))
+
+    def __bool__(self) -> bool:
+        return True
+
+    def get(self, id: Any, default: Any = None) -> Any:
+        """Return the value of ``id`` if it is available, else ``default``: also if the function failed."""
+        return self[id] if id in self else default  # noqa: SIM401 - it would call itself
+
     @property
-    def values(self) -> Mapping[Hashable, Any]:
-        """A mapping of id to value of all that is available, loaded when asked for."""
-        return _Values(self)
+    def values(self) -> Values:
+        """A mapping of id to value of all that is available, loaded when asked for; called, the view of the values."""
+        return Values(self)
 
     @property
     def allocations(self) -> dict[Hashable, int]:
@@ -173,10 +219,14 @@ class Results:
 
     def first_failures(self) -> str:
         """Return, in one line, the errors of the first functions that failed, and how many more there are."""
-        first = [str(error) for error in list(self.errors.values())[:3]]
-        more = len(self.errors) - len(first)
+        groups = self._failure_groups()
+        first = [_first_and_others(self.errors[group.ids[0]], group) for group in groups[:_MAX_IN_A_LINE]]
+        more = sum(group.count for group in groups[_MAX_IN_A_LINE:])
         skipped = self.counts()["skipped"]
         return "; ".join(first) + (f"; and {more} more" if more else "") + (f"; {skipped} skipped" if skipped else "")
+
+    def _failure_groups(self) -> list[FailureGroup]:
+        return grouped((id, error.kind, error.place, _message_of(error)) for id, error in self.errors.items())
 
     def summary(self) -> str:
         """Return the closing summary: a few plain lines."""
@@ -186,6 +236,11 @@ class Results:
         lines = [f"handoff: DAG {show(self.dag_id)} {head}"]
         if self.stopped_because and self.status == "stopped":
             lines.append(f"  stopped: {self.stopped_because}")
+        groups = self._failure_groups()
+        lines += [f"  failed: {group.line()}" for group in groups[:_MAX_IN_SUMMARY]]
+        if len(groups) > _MAX_IN_SUMMARY:
+            rest = sum(group.count for group in groups[_MAX_IN_SUMMARY:])
+            lines.append(f"  failed: {rest:,} more functions, in {len(groups) - _MAX_IN_SUMMARY:,} other ways")
         busy = self._records.busy()
         if busy:
             capacity = self.duration_s * max(1, sum(self.slots.values()))
@@ -209,20 +264,35 @@ class Results:
         return "\n".join(lines)
 
 
-class _Values(Mapping[Hashable, Any]):
-    """Id to value, loaded when asked for."""
+def _first_and_others(error: FunctionError, group: FailureGroup) -> str:
+    """Return the error of the first function of ``group``, and who else failed alike."""
+    return f"{error};{group.others()} failed alike" if group.count > 1 else str(error)
+
+
+def _message_of(error: FunctionError) -> str:
+    """Return what a function's error says, without its id and its kind."""
+    return str(error).partition(f": {error.kind}: ")[2] or str(error)
+
+
+class Values(Mapping[Hashable, Any]):
+    """Id to value, loaded when asked for: ``results.values`` is a mapping, and ``results.values()`` the view of it."""
 
     def __init__(self, results: Results) -> None:
         self._results = results
 
+    def __call__(self) -> ValuesView[Any]:
+        return ValuesView(self._results)
+
     def __getitem__(self, id: Hashable) -> Any:
-        if id not in self._results._payloads and id not in self._results._persisted:
+        if id not in self._results:
             raise KeyError(id)
         return self._results[id]
 
+    def __contains__(self, id: object) -> bool:
+        return id in self._results
+
     def __iter__(self) -> Iterator[Hashable]:
-        yield from self._results._payloads
-        yield from self._results._persisted
+        return iter(self._results)
 
     def __len__(self) -> int:
-        return len(self._results._payloads) + len(self._results._persisted)
+        return len(self._results)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from handoff_mpi.encoding import Payload
-from handoff_mpi.messages import DEATH, DIED, ISOLATE
+from handoff_mpi.messages import DEATH, DIED, ISOLATE, ErrorReport
 from handoff_mpi.runtime.neighbours import LOOK_S, Stops, look_at
 from handoff_mpi.runtime.pace import at, clock
 from handoff_mpi.runtime.run_setup import RunSetup
@@ -108,7 +108,7 @@ class Children:
             self._children[work.slot] = None
             self.sent[work.slot].lost()
             how = lost.how_it_died() if lost is not None else (f"no child process could be started: {error}", "")
-            self._ended(work, Outcome(DIED, None, (DEATH, *how), 0.0), clock())
+            self._ended(work, Outcome(DIED, None, ErrorReport(DEATH, *how), 0.0), clock())
 
     def _child(self, work: Work) -> Child:
         """Return the slot's child, started if there is none, told all it needs for ``work``."""
@@ -229,7 +229,7 @@ class Children:
         sent.lost()
         if work is not None:
             started = work.started or clock()  # the machine does not know yet that the call before has ended
-            self._ended(work, Outcome(DIED, None, (DEATH, *child.how_it_died()), clock() - started), started)
+            self._ended(work, Outcome(DIED, None, ErrorReport(DEATH, *child.how_it_died()), clock() - started), started)
 
     # -- calls come back ----------------------------------------------------------------------------
 

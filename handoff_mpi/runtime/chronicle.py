@@ -81,8 +81,7 @@ class Chronicle:
                 key = self._key_of(task) if nbytes < 0 else None
                 self._done.append((task, attempt, rank, started, duration, abs(nbytes), value, key))
             else:
-                kind, message, _ = value
-                self._failed.append((task, attempt, rank, status, kind, message))
+                self._failed.append((task, attempt, rank, status, value.kind, value.message))
 
     def persisted(self, task: int) -> None:
         """Note that the value of a task lies in a file by now."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handoff_mpi.encoding import Payload
-from handoff_mpi.messages import DEATH, DIED, TIMED_OUT, TIMEOUT
+from handoff_mpi.messages import DEATH, DIED, TIMED_OUT, TIMEOUT, ErrorReport
 from handoff_mpi.runtime.children import PREPARE_LIMIT_S, do_nothing, end_if_stuck
 from handoff_mpi.runtime.neighbours import LOOK_S, Stops
 from handoff_mpi.runtime.pace import clock
@@ -163,11 +163,11 @@ class Encoders:
 
     def _timed_out(self, command: Serve, elapsed_s: float) -> None:
         why = f"encoding one of its inputs {self._where} took longer than its timeout of {command.limit_s:g} s"
-        self._answer(command, Outcome(TIMED_OUT, None, (TIMEOUT, why, ""), elapsed_s))
+        self._answer(command, Outcome(TIMED_OUT, None, ErrorReport(TIMEOUT, why), elapsed_s))
 
     def _died(self, command: Serve, how: tuple[str, str], elapsed_s: float) -> None:
         why = f"while one of its inputs was encoded {self._where}: {how[0]}"
-        self._answer(command, Outcome(DIED, None, (DEATH, why, how[1]), elapsed_s))
+        self._answer(command, Outcome(DIED, None, ErrorReport(DEATH, why, how[1]), elapsed_s))
 
     def relieve_idle(self) -> None:
         """Memory is short: idle children give back what they keep."""

@@ -9,8 +9,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from handoff_mpi.callbacks import CallbackFailed, call
-from handoff_mpi.dag.function import input_id
+from handoff_mpi.dag.function import RetryOn, input_id
 from handoff_mpi.dag.ids import find_id_problem
+from handoff_mpi.dag.retry_on import MAX_RETRY_DELAY_S, find_wrong_retry_on
 from handoff_mpi.errors import DAGError, HandoffError, UsageError
 from handoff_mpi.formatting import show
 from handoff_mpi.numerals import plain
@@ -60,6 +61,9 @@ class RunOptions:
         allocation_strategy: a name ("first_available", "load_balanced", "cost_optimized", an entry point of
             ``handoff_mpi.strategies``, or "module:name") or an object with ``allocate(ready, view)``.
         max_retries: tries after an exception or a time-out, for functions that do not say.
+        retry_on: the exception class, or a tuple of classes, after which functions that do not say are tried again; by
+            default, all but those that another call would raise again. See ``manual/failures.md``.
+        retry_delay: seconds before the first retry of functions that do not say; later ones wait longer.
         on_failure: "continue" runs what does not depend on the failed function, "stop" dispatches nothing more.
         max_concurrency: most calls at once.
         isolation: "auto", "rank" (calls in the rank itself) or "process" (in child processes).
@@ -95,6 +99,8 @@ class RunOptions:
 
     allocation_strategy: Any = "first_available"
     max_retries: int = 3
+    retry_on: RetryOn = None
+    retry_delay: float = 0.0
     on_failure: str = "continue"
     max_concurrency: int | None = None
     isolation: str = "auto"
@@ -132,6 +138,7 @@ class RunOptions:
         problems = [*self._wrong_choices(), *self._wrong_numbers(), *self._wrong_mappings(), *self._wrong_sizes()]
         problems += [*self._wrong_ids(), *self._wrong_run_dir()]
         wrong_plugs = (
+            find_wrong_retry_on(self.retry_on),
             problem_of_strategy(self.allocation_strategy),
             problem_of_tracker(self.resource_tracker),
             problem_of_store(self.result_store),
@@ -208,7 +215,7 @@ class RunOptions:
             elif value > most:
                 problems.append(f"{name} must be at most {most}, not {show(value)}")
         positives = ("silence_limit", "join_limit", "tracker_timeout")
-        for name, positive in (*((name, True) for name in positives), ("drain", False)):
+        for name, positive in (*((name, True) for name in positives), ("drain", False), ("retry_delay", False)):
             value = getattr(self, name)
             if value is None and name == "tracker_timeout":
                 continue
@@ -216,8 +223,8 @@ class RunOptions:
             if not is_number or not (value > 0 if positive else value >= 0):
                 wanted = f"{'positive ' if positive else ''}number of seconds"
                 problems.append(f"{name} must be a {wanted}, not {show(value)}")
-            elif value > MAX_SECONDS:
-                problems.append(f"{name} must be at most {MAX_SECONDS} seconds, not {show(value)}")
+            elif value > (limit := MAX_RETRY_DELAY_S if name == "retry_delay" else MAX_SECONDS):
+                problems.append(f"{name} must be at most {limit:.0f} seconds, not {show(value)}")
         return problems
 
     def _wrong_mappings(self) -> list[str]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from handoff_mpi import telemetry
 from handoff_mpi.dag import Plan
 from handoff_mpi.formatting import show
-from handoff_mpi.messages import OK, Entry
+from handoff_mpi.messages import OK, Entry, ErrorReport
 from handoff_mpi.resources import Amounts
 from handoff_mpi.resources.amounts import plain_number
 from handoff_mpi.results.history import Done
 from handoff_mpi.results.records import RecordTable, Setback, note_probation
+from handoff_mpi.runtime.announcements import Announcer
 from handoff_mpi.runtime.chronicle import SETBACKS
 from handoff_mpi.runtime.pace import clock
-from handoff_mpi.scheduler import Cause, Scheduler, State
+from handoff_mpi.scheduler import Cause, Failure, Scheduler, State
 from handoff_mpi.speech import say
 from handoff_mpi.telemetry import handlers as events
 
@@ -63,7 +64,8 @@ class Recorder:
         self.launch = 1
         self.lost: dict[int, str] = {}
         self.probation: dict[str, str] = {}
-        self.on_failure: Callable[[int, Any], None] = lambda task, detail: None
+        self.announcer: Announcer | None = None
+        self._errors: dict[int, ErrorReport] = {}  # of failed attempts, until it is known what becomes of them
 
     def grow(self) -> None:
         """Make room for tasks that were submitted."""
@@ -87,12 +89,14 @@ class Recorder:
     def finished(self, rank: int, entries: Sequence[Entry]) -> None:
         """Note calls that ended on ``rank`` and still count."""
         ranks, starts, durations, sizes = self._ranks, self._started, self._durations, self._nbytes
-        for task, _, _, _, nbytes, started, duration in entries:
+        for task, _, status, value, nbytes, started, duration in entries:
             ranks[task] = rank
             starts[task] = started
             durations[task] = duration
             if nbytes:
                 sizes[task] = abs(nbytes)
+            if status:
+                self._errors[task] = value
         if telemetry.has_handlers(events.FUNCTION_START) or telemetry.has_handlers(events.FUNCTION_STOP) or (
             telemetry.has_handlers(events.FUNCTION_EXCEPTION)):  # fmt: skip
             for entry in entries:
@@ -122,8 +126,7 @@ class Recorder:
         if status == OK:
             telemetry.execute(events.FUNCTION_STOP, {"duration": duration}, {**about, "nbytes": abs(nbytes)})
         else:
-            kind, message, traceback = value
-            about.update(kind=kind, reason=message, traceback=traceback)
+            about.update(kind=value.kind, reason=value.message, traceback=value.traceback)
             telemetry.execute(events.FUNCTION_EXCEPTION, {"duration": duration}, about)
 
     def transitions(self, scheduler: Scheduler) -> None:
@@ -136,8 +139,13 @@ class Recorder:
                 self._rank_event(rank, *detail)
             elif cause == Cause.RETRY:
                 self._set_back(task, attempt, rank, *detail)
-                about = self._about(task, attempt, rank)
-                telemetry.execute(events.FUNCTION_RETRY, _now(), {**about, "kind": detail[0], "reason": detail[1]})
+                due = scheduler.ready.deferred.get(task)
+                delay_s = 0.0 if due is None else due - scheduler.now
+                about = {**self._about(task, attempt, rank), "kind": detail[0], "reason": detail[1], "delay": delay_s}
+                telemetry.execute(events.FUNCTION_RETRY, _now(), about)
+                self._announce(task, attempt, rank, delay_s)
+            elif cause == Cause.UNDECIDED:
+                self._announce(task, attempt, rank, None)
             elif cause in SETBACKS:
                 rank = rank if rank >= 0 else self._ranks[task]
                 self._set_back(task, attempt, rank, SETBACKS[cause], detail)
@@ -145,9 +153,22 @@ class Recorder:
                 telemetry.execute(event, _now(), {**self._about(task, attempt, rank), "reason": detail})
             elif cause == Cause.ERROR or cause == Cause.GIVEN_UP:
                 self._set_back(task, attempt, rank, *detail)
-                self.on_failure(task, scheduler.failures[task])
+                self._announce_end(task, scheduler.failures[task])
             elif cause == Cause.RETURNED:
                 self._tell_refused(scheduler, task, rank, detail[1])
+
+    def _announce(self, task: int, attempt: int, rank: int, delay_s: float | None) -> None:
+        """Announce an attempt that failed; one whose failure was undecided so far was announced then."""
+        error = self._errors.pop(task, None)
+        if error is not None and self.announcer is not None:
+            self.announcer.attempt_failed(task, attempt, rank, error, delay_s)
+
+    def _announce_end(self, task: int, failure: Failure) -> None:
+        self._errors.pop(task, None)
+        if self.announcer is not None:
+            rank = failure.ranks[-1] if failure.ranks else -1
+            error = ErrorReport(failure.kind, failure.message, failure.traceback, (), failure.place)
+            self.announcer.function_failed(task, failure.attempts, rank, error)
 
     def _tell_skipped(self, task: int) -> None:
         about = {"function_id": self._plan.ids[task], "dag_id": self._dag_id}

@@ -38,9 +38,12 @@ from handoff_mpi.messages import (
     UNFETCHED,
     UPDATE,
     VALUE,
+    Entry,
+    ErrorReport,
 )
 from handoff_mpi.resources import parse_resources
 from handoff_mpi.results.store import ResultStore
+from handoff_mpi.runtime.announcements import input_in_words
 from handoff_mpi.runtime.bringing import Bringing
 from handoff_mpi.runtime.chronicle import Chronicle
 from handoff_mpi.runtime.courier import Courier
@@ -159,6 +162,7 @@ class SchedulerLoop:
         self._next_confirm = 0.0
         self._next_greeting = 0.0
         self._home = home
+        self._plan = plan
         self.courier = Courier(transport, scheduler, plan, home, settings.run, settings.number)
         self._bringing = Bringing(self.courier, scheduler, plan, kept, settings.run, settings.number)
         self._bringing.on_persisted = self._note_persisted
@@ -452,7 +456,7 @@ class SchedulerLoop:
         """Take in a change of a rank's resources, at the next turn; from any thread of rank 0."""
         self._updates.append((rank, resources))
 
-    def _keep_values(self, entries: Sequence[Any]) -> list[Any]:
+    def _keep_values(self, entries: list[Any]) -> list[Any]:
         """Store what rode home, before anything acts on it; return the entries that still count."""
         scheduler, home, run = self.scheduler, self._home, self.settings.run
         state, attempts = scheduler.state, scheduler.attempts
@@ -466,7 +470,14 @@ class SchedulerLoop:
                     payload = entry[3]
                     if payload is not None:  # one None is kept for all
                         home.put((run, task), NOTHING if payload == NOTHING else payload)
+                elif entry[3].input >= 0:
+                    current[-1] = entries[entries.index(entry)] = self._with_input_named(entry)
         return current
+
+    def _with_input_named(self, entry: Entry) -> Entry:
+        """Return ``entry``, of a call that did not get one of its inputs, with a message that says which."""
+        error: ErrorReport = entry[3]
+        return (*entry[:3], error._replace(message=input_in_words(self._plan, entry[0], error), input=-1), *entry[4:])
 
     # -- what is sent -----------------------------------------------------------------------------------
 

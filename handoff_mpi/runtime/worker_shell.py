@@ -26,6 +26,7 @@ from handoff_mpi.messages import (
     STAYS,
     UPDATE,
     VALUE,
+    ErrorReport,
 )
 from handoff_mpi.resources.memory import Gauge
 from handoff_mpi.results.store import ResultStore
@@ -334,7 +335,7 @@ class WorkerShell:
                 problem = self._values.write(work.task, payload, nbytes)
                 is_persisted = not problem
                 if problem:
-                    outcome = Outcome(RAISED, None, ("OSError", f"its result {problem}", ""), outcome.duration)
+                    outcome = Outcome(RAISED, None, ErrorReport("OSError", f"its result {problem}"), outcome.duration)
             elif self._values.is_worth_writing(nbytes, outcome.duration):
                 is_persisted = self._values.checkpoint(work.task, payload, nbytes)
         status, error = outcome.status, outcome.error

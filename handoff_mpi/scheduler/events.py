@@ -224,6 +224,7 @@ class Failure:
     Attributes:
         kind: the exception's class name, or one of :mod:`handoff_mpi.messages`' kinds.
         ranks: where each attempt ran, in order.
+        place: "file:line" of the innermost frame that is the user's; empty where there is none.
     """
 
     kind: str
@@ -231,6 +232,7 @@ class Failure:
     traceback: str
     attempts: int
     ranks: tuple[int, ...]
+    place: str = ""
 
 
 #: One line of the transition log: (task, state, cause, attempt, rank or -1, detail); for what happened to a rank

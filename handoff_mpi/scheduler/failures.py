@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from handoff_mpi.allocation import Ledger
-from handoff_mpi.messages import DIED, Entry
+from handoff_mpi.messages import DIED, Entry, ErrorReport
 from handoff_mpi.scheduler.blame import Blame
 from handoff_mpi.scheduler.evidence import Evidence
 from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, READY, Cause
 from handoff_mpi.scheduler.policy import Policy
 from handoff_mpi.scheduler.probation import Probation, Term
 from handoff_mpi.scheduler.ready import ReadyTasks
+from handoff_mpi.scheduler.retries import Chance, chance_of, delay_before_retry
 from handoff_mpi.scheduler.slots import SlotTable
 from handoff_mpi.scheduler.tasks import TaskTable
 from handoff_mpi.scheduler.tries import Tries
@@ -82,21 +83,44 @@ class Failures:
 
     def failed(self, task: int, entry: Entry, rank: int, now: float) -> None:
         """An attempt of ``task`` has ended badly on ``rank``."""
-        kind, message, traceback = entry[3]
+        error = ErrorReport(*entry[3])
         has_died = entry[2] == DIED
-        self.note(task, rank, has_died, now)
+        chance = self._chance(task, entry[2], error)
+        self.note(task, rank, has_died, now, chance)
         if has_died and task in self._blame.deaths:
-            message = self._blame.tell(task, f"on rank {rank}: {message}")
-        may_retry = self._blame.may_retry(task) if has_died else self._may_retry(task)
+            error = error._replace(message=self._blame.tell(task, f"on rank {rank}: {error.message}"))
+        may_retry = self._blame.may_retry(task) if has_died else self._may_retry(task, chance)
         if may_retry:  # if the run is being stopped, in one that resumes it
-            self._retry(task, rank, kind, message)
+            self._retry(task, rank, error, now)
+        elif chance == Chance.NEVER:
+            self._fail_for_good(task, rank, error)
         else:
             until = now + min(MAX_HOLD_S, max(MIN_HOLD_S, entry[6]))
-            failure = self._undecided.failure(rank, (kind, message, traceback), until)
+            failure = self._undecided.failure(rank, error, chance, until)
             self._decide(task, failure, now)
         self._undecided.trials.pop(task, None)
 
-    def note(self, task: int, rank: int, has_died: bool, now: float) -> None:
+    def _chance(self, task: int, status: int, error: ErrorReport) -> Chance:
+        own = self._tasks.specs[task].retry_on
+        return chance_of(status, error, self._policy.retry_on if own is None else own)
+
+    def _delay_s(self, task: int) -> float:
+        """Return how long the next try of ``task`` must wait, whose failure was noted."""
+        own = self._tasks.specs[task].retry_delay_s
+        delay_s = self._policy.retry_delay_s if own is None else own
+        if not delay_s:
+            return 0.0
+        failures = max(1, self._tries.spent(task), self._blame.deaths.get(task, 0))
+        return delay_before_retry(delay_s, failures, task, self._policy.seed)
+
+    def defer(self, task: int, now: float) -> bool:
+        """Have a READY task that failed wait for its next try, if it must; return whether it does."""
+        delay_s = self._delay_s(task)
+        if delay_s:
+            self._ready.defer(task, now + delay_s)
+        return bool(delay_s)
+
+    def note(self, task: int, rank: int, has_died: bool, now: float, chance: Chance = Chance.ALWAYS) -> None:
         """An attempt of ``task`` failed on ``rank``: it spends a try, unless the rank is known to be bad."""
         self._tasks.ran_on.setdefault(task, []).append(rank)
         if task in self.probation.probes:
@@ -104,7 +128,9 @@ class Failures:
         if has_died:
             self._blame.died(task)
         self._ready.avoid.note(task, rank)
-        self._tries.spend(task, rank, has_died)
+        self._tries.spend(task, rank, has_died, chance)
+        if chance == Chance.NEVER:
+            return  # the function is to blame
         if rank not in self.probation.of_rank:
             self.evidence.of_rank(rank).fail()
         elif self._has_elsewhere(task, rank):
@@ -149,7 +175,7 @@ class Failures:
                 self._fail_for_good(task, failure.rank, failure.error)
             else:
                 self._ready.avoid.besides[task] = self._undecided.begin_trial(task, failure.rank)
-                self._retry(task, failure.rank, *failure.error[:2])
+                self._retry(task, failure.rank, failure.error)
 
     def stop(self) -> None:
         """The run is being stopped: what is undecided is final, and so are all later failures."""
@@ -167,16 +193,26 @@ class Failures:
         else:
             self._fail_for_good(task, failure.rank, failure.error)
 
-    def _may_retry(self, task: int) -> bool:
-        return self.tries_left(task) >= 0 and self._blame.may_retry(task)
+    def _may_retry(self, task: int, chance: Chance) -> bool:
+        has_tries = self.tries_left(task) >= 0 and self._blame.may_retry(task)
+        return has_tries and self._tries.has_chance(task, chance)
 
     def tries_left(self, task: int) -> int:
         """Return how often ``task`` may still be tried again after an exception; negative if it has failed for good."""
         limit = self._tasks.specs[task].max_retries
         return (self._policy.max_retries if limit is None else limit) - self._tries.used(task)
 
-    def _retry(self, task: int, rank: int, kind: str, message: str) -> None:
-        self._tasks.move(task, Cause.RETRY, rank, (kind, message))
+    def _retry(self, task: int, rank: int, error: ErrorReport, now: float | None = None) -> None:
+        """``task``, which failed ``now``, is tried again after its delay, and holds nothing until then.
+
+        It is tried again at once if ``now`` is None: it failed some time ago.
+        """
+        self._tasks.move(task, Cause.RETRY, rank, (error.kind, error.message))
+        if now is None or not self.defer(task, now):
+            self.offer(task)
+
+    def offer(self, task: int) -> None:
+        """Offer a READY task that failed, and whose time has come."""
         if self._is_first_of_group(task):
             self._ready.rebind(task)
         self._tasks.requeue(task)
@@ -188,13 +224,13 @@ class Failures:
             return False
         return all(state[each] not in (DISPATCHED, DONE) for each in self._ready.members[group] if each != task)
 
-    def _fail_for_good(self, task: int, rank: int, error: tuple[str, str, str]) -> None:
+    def _fail_for_good(self, task: int, rank: int, error: ErrorReport) -> None:
         self._ready.avoid.besides.pop(task, None)
         failed_on = self.failed_on.pop(task, [])
         if len({self._ledger.seats[each].host for each in failed_on}) > 1:
             self.evidence.confirm(failed_on)
         self._tries.forget(task)
-        self._fail(task, Cause.ERROR, rank, *error)
+        self._fail(task, Cause.ERROR, rank, error)
 
     def _may_run(self, task: int) -> bool:
         return self._tasks.state[task] in (READY, DISPATCHED)
@@ -241,6 +277,6 @@ class Failures:
                 self._blame.forgive(task, deaths)
                 self._log(ranks[0], "forgiven", (task, deaths))
             failure: Undecided | None = self._ready.undecided.get(task)
-            if failure is not None and self._may_retry(task):
+            if failure is not None and self._may_retry(task, failure.chance):
                 self._undecided.release(task)
-                self._retry(task, failure.rank, *failure.error[:2])
+                self._retry(task, failure.rank, failure.error)

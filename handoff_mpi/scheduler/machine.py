@@ -13,7 +13,7 @@ from typing import Any
 from handoff_mpi.allocation import AllocationStrategy, ClusterView, Ledger
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.errors import AllocationError
-from handoff_mpi.messages import DEATH, NO_ROOM, OK, REFUSED
+from handoff_mpi.messages import DEATH, NO_ROOM, OK, REFUSED, ErrorReport
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.resources.capability import MAX_SLOTS
 from handoff_mpi.scheduler.blame import Blame
@@ -97,6 +97,7 @@ class Scheduler:
         self._failures = Failures(*shared, self._fail, self._log_rank, self._recall_queued)
         # most turns find these empty, which must cost next to nothing
         self._undecided, self._failed_on = self.ready.undecided, self.ready.avoid.failed_on
+        self._deferred = self.ready.deferred
         self._probes, self._on_probation = self._failures.probation.probes, self._failures.probation.of_rank
         self._wins = self._failures.evidence.wins
         self._prober = Prober(ledger, self.ready, self.slots, self._placer, self._failures)
@@ -156,9 +157,9 @@ class Scheduler:
             self._handlers[type(event)](event)
         if now >= self._watch.next_check:
             self._look_for_silence()
-        for task in self.ready.due(now):
-            if self.state[task] == READY:
-                self.tasks.requeue(task)
+        if self._deferred:
+            for task in self.ready.due(now):
+                self._failures.offer(task)
         if self._held and not self.stopping:
             self._ask_tracker_again()
         if self._undecided:
@@ -169,7 +170,7 @@ class Scheduler:
             if self._on_probation:
                 self._prober.place(now)
             self._override_if_stuck(now)
-            if self._placer.holds_back and not self.slots.in_flight:
+            if not self.slots.in_flight and self._is_out_of_time():
                 self._stop("what is left would not finish in the time that is left")
             while self._is_stuck() and self._give_up_on_ready() and not self.stopping:
                 self._placer.allocate(now)
@@ -186,7 +187,7 @@ class Scheduler:
     def next_wakeup(self) -> float:
         """Return the time at which :meth:`handle` must be called again even if nothing happens."""
         wakeup = self._watch.next_check
-        due = self.ready.next_due
+        due = self.ready.next_due if self._deferred and not self.stopping else None
         if due is not None:
             wakeup = min(wakeup, due)
         if self._held and not self.stopping:
@@ -327,11 +328,11 @@ class Scheduler:
         if wins:
             self._wins[event.rank] += wins
 
-    def _fail(self, task: int, cause: Cause, rank: int, kind: str, message: str, traceback: str = "") -> None:
-        self.tasks.fail(task, cause, rank, kind, message, traceback)
+    def _fail(self, task: int, cause: Cause, rank: int, error: ErrorReport) -> None:
+        self.tasks.fail(task, cause, rank, error)
         if self.policy.stop_on_failure and not self.stopping:
             self.stopped_on_failure = True
-            self._stop(f"function failed: {message}")
+            self._stop(f"function failed: {error.message}")
 
     # -- absorb: what comes back ----------------------------------------------------------------------
 
@@ -345,7 +346,7 @@ class Scheduler:
     def _requeue_all(self, tasks: Sequence[int]) -> None:
         """Put READY tasks back at the heads of their queues, in the order they had."""
         for task in reversed(tasks):
-            if self.state[task] == READY:
+            if self.state[task] == READY and task not in self._deferred:
                 self.tasks.requeue(task)
 
     def _take_back(self, task: int, cause: Cause, detail: Any = None) -> Slot:
@@ -395,7 +396,7 @@ class Scheduler:
     def _ask_tracker_again(self) -> None:
         """Offer tasks that the tracker has refused, and fail those that have waited too long."""
         for task, why in self._refusals.expired(self.now):
-            self._fail(task, Cause.GIVEN_UP, -1, REFUSED, why)
+            self._fail(task, Cause.GIVEN_UP, -1, ErrorReport(REFUSED, why))
         for task, count, rank, reason in self._refusals.unreported(self.now):
             self._log_rank(rank, "refused for long", (task, count, reason))
         if not self.stopping:
@@ -481,8 +482,11 @@ class Scheduler:
         (task,) = orphans
         may_retry = self._blame.died(task)
         self._log_rank(rank, "blamed on", (task, self.attempts[task], reason))
-        if not may_retry:
-            self._fail(task, Cause.GIVEN_UP, rank, DEATH, self._blame.tell(task, f"with rank {rank}: {reason}"))
+        if may_retry:
+            self._failures.defer(task, self.now)
+        else:
+            how = self._blame.tell(task, f"with rank {rank}: {reason}")
+            self._fail(task, Cause.GIVEN_UP, rank, ErrorReport(DEATH, how))
 
     def _on_resources_updated(self, event: ResourcesUpdated) -> None:
         try:
@@ -531,9 +535,16 @@ class Scheduler:
 
     def _is_stuck(self) -> bool:
         """Whether tasks are ready, fit nothing that is left, and wait for nothing: that would be a hang."""
-        if self.slots.in_flight or self.stopping or self.ready.next_due is not None:
+        return not (self.slots.in_flight or self.stopping) and self.ready.is_queued()
+
+    def _is_out_of_time(self) -> bool:
+        """Whether nothing that is left would end in the time that is left; while nothing runs."""
+        due = self.ready.next_due if self._deferred else None
+        if due is None:
+            return self._placer.holds_back
+        if due < self.policy.stop_at:
             return False
-        return self.ready.is_queued()
+        return self._placer.holds_back or not (self._held or self._undecided or self.ready.is_queued())
 
     def _override_if_stuck(self, now: float) -> None:
         """Use withheld ranks if nothing runs otherwise, or nothing would end."""
@@ -555,7 +566,8 @@ class Scheduler:
             for task in list(queue.tasks):
                 if self.state[task] == READY:
                     self.ready.remove(task)
-                    self._fail(task, Cause.GIVEN_UP, -1, NO_ROOM, self._placer.why_no_room(queue.cost))
+                    why = self._placer.why_no_room(queue.cost)
+                    self._fail(task, Cause.GIVEN_UP, -1, ErrorReport(NO_ROOM, why))
         return bool(hopeless)
 
     def _awaits_suspects(self) -> bool:

@@ -22,6 +22,9 @@ class Policy:
         adds_slots: whether a rank that is given more cores in mid-run is given a slot for each.
         tracker_timeout_s: seconds that a task waits at most for the user's tracker to grant it; None sets no limit.
         stop_at: when the run will be stopped (seconds, the machine's clock): what cannot finish by then does not start.
+        retry_on: names of the exceptions after which a function that does not say is tried again; None for the default.
+        retry_delay_s: seconds before the first retry of functions that do not say; later ones wait longer.
+        seed: what the jitter of such waits depends on.
     """
 
     max_retries: int = 3
@@ -33,3 +36,6 @@ class Policy:
     adds_slots: bool = True
     tracker_timeout_s: float | None = None
     stop_at: float = float("inf")
+    retry_on: tuple[str, ...] | None = None
+    retry_delay_s: float = 0.0
+    seed: int = 0

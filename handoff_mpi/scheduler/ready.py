@@ -6,6 +6,7 @@ there: a task that waits for a busy rank keeps nobody waiting elsewhere, and a t
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
@@ -43,6 +44,7 @@ class ReadyTasks:
         has_several_queues: whether tasks of one queue may be skipped by those of another.
         members: collocated group to its tasks.
         held: tasks that wait for the tracker; see :mod:`handoff_mpi.scheduler.refusals`.
+        deferred: tasks that are not offered before a time, in seconds.
         undecided: tasks whose failure is not final yet; see :mod:`handoff_mpi.scheduler.undecided`.
         offered: tasks that are offered although what they ask for is held.
     """
@@ -75,7 +77,8 @@ class ReadyTasks:
         self._leader: dict[int, int] = {}
         self._outgrown: dict[int, None] = {}  # groups whose leader was queued before they grew
         self._parked: dict[int, list[int]] = {}
-        self._deferred: list[tuple[float, int]] = []
+        self.deferred: dict[int, float] = {}
+        self._due: list[tuple[float, int]] = []  # a heap of the deferred, and of some that were taken out
 
     # -- in and out ---------------------------------------------------------------------------------
 
@@ -145,7 +148,7 @@ class ReadyTasks:
                 parked.remove(task)
         self.offered.discard(task)
         self.undecided.pop(task, None)
-        self._deferred = [entry for entry in self._deferred if entry[1] != task]
+        self.deferred.pop(task, None)
         group = self._specs[task].group
         if group is not None and self._leader.get(group) == task:
             self._next_leader(group)
@@ -264,25 +267,34 @@ class ReadyTasks:
             yield from queue.tasks
         for parked in (*self._parked.values(), *self.held.values()):
             yield from parked
-        yield from (task for _, task in self._deferred)
+        yield from self.deferred
         yield from self.undecided
 
     # -- later --------------------------------------------------------------------------------------
 
     def defer(self, task: int, until: float) -> None:
         """Offer ``task`` again at ``until``, not before."""
-        self._deferred.append((until, task))
-        self._deferred.sort()
+        self.deferred[task] = until
+        heapq.heappush(self._due, (until, task))
 
     def due(self, now: float) -> Iterator[int]:
         """Take out and yield the deferred tasks whose time has come."""
-        while self._deferred and self._deferred[0][0] <= now:
-            yield self._deferred.pop(0)[1]
+        while self.deferred and self._due[0][0] <= now:
+            until, task = heapq.heappop(self._due)
+            if self.deferred.get(task) == until:  # else it was taken out before
+                del self.deferred[task]
+                yield task
+
+    def is_set_aside(self, task: int) -> bool:
+        """Whether a READY task is not offered yet: its failure is undecided, or its time has not come."""
+        return task in self.undecided or task in self.deferred
 
     @property
     def next_due(self) -> float | None:
         """When the next deferred task is due, None if there is none."""
-        return self._deferred[0][0] if self._deferred else None
+        while self._due and self.deferred.get(self._due[0][1]) != self._due[0][0]:
+            heapq.heappop(self._due)  # it was taken out before
+        return self._due[0][0] if self._due else None
 
     # -- held for the tracker -------------------------------------------------------------------------
 

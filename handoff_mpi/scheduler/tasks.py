@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from handoff_mpi.dag import TaskSpec
-from handoff_mpi.messages import Entry
+from handoff_mpi.messages import Entry, ErrorReport
 from handoff_mpi.scheduler.events import Failure, Rest, Transition
 from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, FAILED, READY, SKIPPED, TABLE, WAITING, Cause, State
 from handoff_mpi.scheduler.ready import ReadyTasks
+from handoff_mpi.scheduler.tracebacks import Tracebacks
 
 #: No more holders of a value are named to who wants it, but for the first; a thousand ranks may hold one.
 MOST_NAMED = 3
@@ -64,6 +65,7 @@ class TaskTable:
         self.open = 0
         self.log: list[Transition] = []
         self._ready = ready
+        self._tracebacks = Tracebacks()
 
     # -- what is known --------------------------------------------------------------------------------
 
@@ -226,11 +228,12 @@ class TaskTable:
             for holder in self._let_go(task):
                 self.forgettable.setdefault(holder, []).append(task)
 
-    def fail(self, task: int, cause: Cause, rank: int, kind: str, message: str, traceback: str = "") -> None:
+    def fail(self, task: int, cause: Cause, rank: int, error: ErrorReport) -> None:
         """A task has failed for good; so have all that depend on it."""
         ranks = tuple(self.ran_on.get(task, ()))
-        self.failures[task] = Failure(kind, message, traceback, self.attempts[task], ranks)
-        self.move(task, cause, rank, (kind, message))
+        traceback = self._tracebacks.kept(error)
+        self.failures[task] = Failure(error.kind, error.message, traceback, self.attempts[task], ranks, error.place)
+        self.move(task, cause, rank, (error.kind, error.message))
         self.open -= 1
         self._close_inputs(task)
         self.skip([child for child in self.children[task] if self.state[child] in (WAITING, READY)])
@@ -292,7 +295,7 @@ class TaskTable:
         self.lost_with[task] = tuple(ranks)
         if self.state[task] == DONE and (self.consumers_left[task] or self.specs[task].keep):
             for child in self.children[task]:
-                if self.state[child] == READY and child not in self._ready.undecided:
+                if self.state[child] == READY and not self._ready.is_set_aside(child):
                     self._ready.remove(child)
                     self.move(child, Cause.INPUT_LOST)
                 if self.state[child] == WAITING:

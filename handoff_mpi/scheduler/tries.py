@@ -3,31 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import NamedTuple
+
+from handoff_mpi.scheduler.retries import Chance
+
+
+class _Try(NamedTuple):
+    """An attempt that failed."""
+
+    rank: int
+    has_died: bool
+    chance: Chance
 
 
 class Tries:
     """The tries of functions that failed; those to which nothing happened are not in here."""
 
     def __init__(self) -> None:
-        self._spent: dict[int, list[tuple[int, bool]]] = {}
+        self._spent: dict[int, list[_Try]] = {}
 
-    def spend(self, task: int, rank: int, has_died: bool) -> None:
+    def spend(self, task: int, rank: int, has_died: bool, chance: Chance = Chance.ALWAYS) -> None:
         """An attempt of ``task`` failed on ``rank``; by the death of its process or otherwise."""
-        self._spent.setdefault(task, []).append((rank, has_died))
+        self._spent.setdefault(task, []).append(_Try(rank, has_died, chance))
 
     def used(self, task: int) -> int:
         """Return how many attempts count for ``max_retries``."""
-        return sum(not has_died for _, has_died in self._spent.get(task, ()))
+        return sum(not each.has_died for each in self._spent.get(task, ()))
+
+    def spent(self, task: int) -> int:
+        """Return how many attempts failed, whatever they count for."""
+        return len(self._spent.get(task, ()))
+
+    def has_chance(self, task: int, chance: Chance) -> bool:
+        """Whether a failure of ``task`` that deserves ``chance``, and was noted by now, may be tried again."""
+        if chance == Chance.ONCE:
+            return sum(each.chance == Chance.ONCE for each in self._spent.get(task, ())) <= 1
+        return chance == Chance.ALWAYS
 
     def counts(self, task: int, rank: int) -> bool:
         """Whether an attempt of ``task`` that failed on ``rank`` was not given back."""
-        return any(where == rank for where, _ in self._spent.get(task, ()))
+        return any(each.rank == rank for each in self._spent.get(task, ()))
 
     def clear_deaths(self, task: int) -> None:
         """``task`` has succeeded, so its deaths count no more, and cannot be given back."""
         spent = self._spent.get(task)
         if spent is not None:
-            spent[:] = [entry for entry in spent if not entry[1]]
+            spent[:] = [each for each in spent if not each.has_died]
 
     def forget(self, task: int) -> None:
         """``task`` has failed for good."""
@@ -37,8 +58,8 @@ class Tries:
         """Attempts on ``ranks`` count no more; return each task that had some, and how many of them were deaths."""
         given: dict[int, int] = {}
         for task, spent in self._spent.items():
-            there = [has_died for rank, has_died in spent if rank in ranks]
+            there = [each.has_died for each in spent if each.rank in ranks]
             if there:
                 given[task] = sum(there)
-                spent[:] = [entry for entry in spent if entry[0] not in ranks]
+                spent[:] = [each for each in spent if each.rank not in ranks]
         return given

@@ -14,6 +14,7 @@ from enum import Enum
 from itertools import islice
 
 from handoff_mpi.allocation import Seat
+from handoff_mpi.messages import ErrorReport
 from handoff_mpi.scheduler.evidence import (
     MAX_OTHERS,
     MAX_RANKS,
@@ -24,6 +25,7 @@ from handoff_mpi.scheduler.evidence import (
     Evidence,
     surprise,
 )
+from handoff_mpi.scheduler.retries import Chance
 
 #: A failure is held for as long as its call took, within these bounds.
 MIN_HOLD_S = 1.0
@@ -49,7 +51,8 @@ class Undecided:
 
     Attributes:
         rank: where the last attempt failed.
-        error: kind, message and traceback.
+        error: what the rank reported.
+        chance: how often that deserves another try.
         wins: how many calls had succeeded on the rank by then.
         all_wins: the same of all ranks.
         streak: how many calls had failed there since one succeeded, this one included.
@@ -57,7 +60,8 @@ class Undecided:
     """
 
     rank: int
-    error: tuple[str, str, str]
+    error: ErrorReport
+    chance: Chance
     wins: int
     all_wins: int
     streak: int
@@ -100,11 +104,11 @@ class UndecidedFailures:
         self._may_run = may_run
         self._of_rank: dict[int, dict[int, None]] = {}
 
-    def failure(self, rank: int, error: tuple[str, str, str], until: float) -> Undecided:
+    def failure(self, rank: int, error: ErrorReport, chance: Chance, until: float) -> Undecided:
         """Return a failure that was on ``rank``, and must be final at ``until`` unless the rank is suspect then."""
         evidence = self._evidence
         wins, streak = evidence.wins[rank], evidence.of_rank(rank).streak
-        return Undecided(rank, error, wins, sum(evidence.wins.values()), streak, until)
+        return Undecided(rank, error, chance, wins, sum(evidence.wins.values()), streak, until)
 
     def add(self, task: int, failure: Undecided, now: float) -> None:
         """The failure of ``task`` is held."""
@@ -228,7 +232,6 @@ class _Record:
         if self._are_hosts:
             return any(self._seats[ranks[0]].host not in hosts for ranks in self._better)
         return any(ranks[0] not in failed_on for ranks in self._better)
-
 
     def no_better(self) -> frozenset[str]:
         """Return the other hosts that are no better, as far as they were compared."""

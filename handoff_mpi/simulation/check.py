@@ -105,6 +105,8 @@ class Witness:
         self._short: set[int] = set()
         self._blame: list[tuple[float, int, int]] = []  # time, task, deaths that count more or less; 0: it was done
         self._undecided: set[tuple[int, int]] = set()  # task and attempt of deaths that are not final
+        self._held: set[int] = set()  # tasks whose failure is undecided
+        self._not_before: dict[int, float] = {}  # task to when it may run again
 
     def longest_s(self) -> float:
         """Return how long a run may take at most once nothing goes wrong any more."""
@@ -119,6 +121,8 @@ class Witness:
         self._spared = dict(spared)
         self._short.clear()
         self._undecided.clear()
+        self._held.clear()
+        self._not_before.clear()
         if legacy is not None:
             assert legacy.deaths == self._deaths(), f"{legacy.deaths} deaths survived, not {self._deaths()}"
             self._suspects = self._run_dir.in_flight()
@@ -152,14 +156,24 @@ class Witness:
                     self._blame.append((now, detail[1][0], -detail[1][1]))
                 continue
             if cause in DISPATCHES:
-                self._look_at_placement(task)
+                self._look_at_placement(now, task)
             elif cause == Cause.OK:
                 self._blame.append((now, task, 0))
                 self._suspects.discard(task)
-            elif cause in (Cause.RETRY, Cause.ERROR, Cause.UNDECIDED) and detail[0] == DEATH:
-                self._look_at_death(now, task, attempt, Cause(cause))
+                self._not_before.pop(task, None)
+            elif cause in (Cause.RETRY, Cause.ERROR, Cause.UNDECIDED):
+                self._look_at_end(now, task, attempt, Cause(cause), detail[0])
             if then == State.FAILED:
                 self._look_at_failure(launch.scheduler, task, *detail)
+
+    def _look_at_end(self, now: float, task: int, attempt: int, cause: Cause, kind: str) -> None:
+        """An attempt ended badly: another one follows if it deserves that, and after its delay."""
+        if kind == DEATH:
+            self._look_at_death(now, task, attempt, cause)
+        if cause == Cause.RETRY and task not in self._held:
+            assert kind != "TypeError", f"task {task} is tried again after a {kind}"
+            self._not_before[task] = now + (self._load.specs[task].retry_delay_s or 0.0)
+        (self._held.add if cause == Cause.UNDECIDED else self._held.discard)(task)
 
     def _look_at_death(self, now: float, task: int, attempt: int, cause: Cause) -> None:
         """The process of a call died, which counts once, whatever is decided later."""
@@ -197,7 +211,8 @@ class Witness:
         if len(suspects) == 1 and not reason.startswith("silent"):
             self._blame.append((now, suspects[0], 1))
 
-    def _look_at_placement(self, task: int) -> None:
+    def _look_at_placement(self, now: float, task: int) -> None:
+        assert now >= self._not_before.get(task, 0.0), f"task {task} is tried again too early"
         if task in self._spared:
             key = self._spared[task]
             is_readable = key is None or key in self._run_dir.files
@@ -219,8 +234,9 @@ class Witness:
             assert deaths >= policy.crash_limit, f"task {task} failed after {deaths} deaths"
             assert self.kills[task] + self.rank_deaths >= deaths
         else:
-            assert kind == "ValueError", kind
-            is_own = self._load.raises.get(task, 0) > policy.max_retries
+            own = self._load.errors.get(task, "ValueError")
+            assert kind in ("ValueError", own), kind
+            is_own = self._load.raises.get(task, 0) > self._load.max_retries(task, policy.max_retries)
             assert is_own or self.spoiled[task], f"task {task} failed too early"
 
     def at_call(self, scheduler: Scheduler, rank: int, work: Work) -> None:

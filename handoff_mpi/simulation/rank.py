@@ -23,6 +23,7 @@ from handoff_mpi.messages import (
     RECALL,
     STAYS,
     VALUE,
+    ErrorReport,
 )
 from handoff_mpi.results.store import Key
 from handoff_mpi.simulation.network import Clock, Message
@@ -287,8 +288,11 @@ class SimulatedRank:
         if how == "ok":
             self._end_well(work, inputs)
         else:
-            status, kind = (DIED, DEATH) if how == "killed" else (RAISED, "ValueError")
-            self._ended(work, worker.Ended(work, status, None, 0, (kind, how, ""), work.started, 0.0))
+            own = self._around.load.errors.get(work.task, "ValueError") if how == "raised" else "ValueError"
+            status, kind = (DIED, DEATH) if how == "killed" else (RAISED, own)
+            self._ended(
+                work, worker.Ended(work, status, None, 0, ErrorReport(kind, how, "", (kind,)), work.started, 0.0)
+            )
 
     def _kills(self, work: worker.Work) -> bool:
         """A call kills its process; return whether that is the rank's own."""

@@ -27,6 +27,7 @@ class Workload:
         kills: how many attempts of a task kill their process, in each launch.
         fells: tasks that kill the whole rank with their process, even from a child.
         constants: the numbers of the large constants a task takes.
+        errors: what the attempts of a task raise, where that is no ValueError.
     """
 
     specs: list[TaskSpec] = field(default_factory=list)
@@ -36,6 +37,7 @@ class Workload:
     kills: dict[int, int] = field(default_factory=dict)
     fells: set[int] = field(default_factory=set)
     constants: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    errors: dict[int, str] = field(default_factory=dict)
 
     def value(self, task: int, inputs: list[int]) -> int:
         """Return the value of ``task``, from its inputs' values."""
@@ -48,6 +50,10 @@ class Workload:
             values.append(self.value(task, [values[each] for each in spec.inputs]))
         return values
 
+    def max_retries(self, task: int, max_retries: int) -> int:
+        """Return how often ``task`` is tried again at most after it raised."""
+        return min(max_retries, {"TypeError": 0, "ImportError": 1}.get(self.errors.get(task, ""), max_retries))
+
     def longest_s(self, max_retries: int, crash_limit: int) -> float:
         """Return how long all of it takes at most, one call after the other, each value being lost once."""
         total = 0.0
@@ -56,7 +62,9 @@ class Workload:
             if spec.timeout_s is None:
                 total += tries * self.duration_s[task]
             else:  # a call may hang, and is ended then
-                total += (tries + max_retries) * max(spec.timeout_s, self.duration_s[task])
+                tries += max_retries
+                total += tries * max(spec.timeout_s, self.duration_s[task])
+            total += (spec.retry_delay_s or 0.0) * 2.0**tries  # as each wait is at most twice the one before
         return total
 
 
@@ -81,6 +89,7 @@ def random_workload(dice: random.Random, count: int, ranks: int, is_fine: bool =
         load.duration_s.append(20.0 if dice.random() < 0.02 else dice.choice(durations))
         load.nbytes.append(dice.choice(((8,), (8,), (LARGE_NBYTES,), (LARGE_NBYTES,), (8, LARGE_NBYTES))))
         _give_faults(dice, task, load)
+    _give_retries(dice, load)
     consumed = {each for spec in load.specs for each in spec.inputs}
     for task, spec in enumerate(load.specs):
         spec.keep |= task not in consumed
@@ -111,6 +120,17 @@ def _give_faults(dice: random.Random, task: int, load: Workload) -> None:
             load.fells.add(task)
     if dice.random() < 0.05:
         load.constants[task] = (dice.randrange(3),)
+
+
+def _give_retries(dice: random.Random, load: Workload) -> None:
+    """Give some tasks delays, and some that raise another exception; ``dice`` throws what it would have thrown."""
+    copy = random.Random()
+    copy.setstate(dice.getstate())
+    for task, spec in enumerate(load.specs):
+        if copy.random() < 0.2:
+            spec.retry_delay_s = copy.choice((0.01, 0.5, 2.0))
+        if task in load.raises and copy.random() < 0.3:
+            load.errors[task] = copy.choice(("TypeError", "ImportError"))
 
 
 def random_ledger(dice: random.Random, ranks: int) -> Ledger:

@@ -14,7 +14,7 @@ event (after ``"handoff"``)               measurements       metadata
 ``"execution", "function", "start"``      system_time        function_id, node, host, attempt, dag_id
 ``"execution", "function", "stop"``       duration           as start; nbytes (of the value)
 ``"execution", "function", "exception"``  duration           as start; kind, reason, traceback (text)
-``"execution", "function", "retry"``      system_time        as start, of the attempt that failed; kind, reason
+``"execution", "function", "retry"``      system_time        as start, of the attempt that failed; kind, reason, delay
 ``"execution", "function", "reassign"``   system_time        as start, of the attempt whose rank was lost; reason
 ``"execution", "function", "recompute"``  system_time        as start, of the attempt that made the lost value; reason
 ``"execution", "function", "skipped"``    system_time        function_id, dag_id, reason

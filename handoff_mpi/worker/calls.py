@@ -6,27 +6,30 @@ Whatever the user's function does (raise, call sys.exit, return what cannot be p
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import AsyncGeneratorType, GeneratorType
-from typing import Any, TypeAlias
+from typing import Any
 
 from handoff_mpi.callbacks import call_here
 from handoff_mpi.carried_modules import copies_entered, enter_copies, leave_copies
 from handoff_mpi.dag import build_call
-from handoff_mpi.encoding import EncodingError, Payload, decode, decode_code, encode
-from handoff_mpi.messages import OK, RAISED, UNPICKLABLE
-from handoff_mpi.worker.codecs import deserialize, serialize, with_culprit
+from handoff_mpi.dag.retry_on import lineage_of
+from handoff_mpi.encoding import EncodingError, Payload, decode_code, decode_input, decode_private, encode
+from handoff_mpi.messages import OK, RAISED, UNPICKLABLE, ErrorReport
+from handoff_mpi.worker.codecs import deserialize, serialize
 from handoff_mpi.worker.context import TaskContext, enter
 from handoff_mpi.worker.draws import Generators
+from handoff_mpi.worker.error_report import (
+    MAX_MESSAGE_CHARS,
+    describe,
+    is_about_read_only_memory,
+    release_frames,
+    shorten,
+)
 from handoff_mpi.worker.process_state import ProcessState
 from handoff_mpi.worker.randomness import GlobalGenerators
 from handoff_mpi.worker.thread_limits import ThreadLimits
-
-#: What is reported of an error is cut to these many characters: it travels, and is printed through a launcher.
-_MESSAGE_CHARS = 4_000
-_TRACEBACK_CHARS = 40_000
 
 #: By type, what to do about a result that cannot be pickled.
 _REMEDIES = {
@@ -34,8 +37,11 @@ _REMEDIES = {
     AsyncGeneratorType: "; return [item async for item in ...] of it",
 }
 
-#: (kind, message, traceback)
-Error: TypeAlias = "tuple[str, str, str]"
+#: What is added to the message of an error that comes from writing to an input.
+_READ_ONLY_REMEDY = (
+    "inputs are read-only, as other functions share them: copy before you write in place (x = x.copy()), or give this "
+    "function writable=True"
+)
 
 
 @dataclass(slots=True)
@@ -60,7 +66,7 @@ class Outcome:
 
     status: int
     payload: Payload | None
-    error: Error | None
+    error: ErrorReport | None
     duration: float
 
 
@@ -91,6 +97,8 @@ class Caller:
         self._generators = GlobalGenerators(True) if generators is None else generators
         self._draws: dict[tuple[int, ...], Generators] = {}
         self._draw_nothing: set[tuple[int, ...]] = set()
+        self._load: Callable[[Payload], Any] = decode_input
+        self._is_decoding = False
 
     def learn(self, codes: Sequence[tuple[int, bytes]], constant: tuple[int, Payload] | None) -> None:
         """Take in encoded callables, or a large constant, by number."""
@@ -150,26 +158,32 @@ class Caller:
     def call(self, spec: CallSpec) -> Outcome:
         """Call the function, and return how it ended."""
         context = TaskContext(spec.id, spec.attempt, self.rank, spec.cores, spec.gpus, self._run)
+        self._load, self._is_decoding = decode_input, False
+        values: list[Any] = []
         started = time.perf_counter()
         enter_copies()
         try:
             enter(context)
             self._state.begin(self._limits.set(spec.cores))
             if len(spec.recipe) > 4:
-                self._state.enter(*spec.recipe[4])
+                self._enter_surroundings(*spec.recipe[4])
             if spec.gpus:
                 _use_device(spec.gpus[0])
             if spec.recipe[0] not in self._draw_nothing:
                 self._seed(spec.recipe[0], context)
-            values = [self._value(*value) for value in spec.values] if spec.values else ()
-            code, args, kwargs = build_call(spec.recipe, values, self.code, self._constant, self._inline)
+            if spec.values:
+                self._is_decoding = True
+                for each in spec.values:
+                    values.append(self._value(*each))
+                self._is_decoding = False
+            code, args, kwargs = build_call(spec.recipe, values, self.code, self._constant, self._inline, self._load)
             value = call_here(code, args, kwargs)
             duration = time.perf_counter() - started
         except BaseException as error:
             duration = time.perf_counter() - started
             if self.lets_interrupt and isinstance(error, KeyboardInterrupt):
                 raise
-            described = describe(error)
+            described = self._report(error, spec, len(values))
             release_frames(error)
             return Outcome(RAISED, None, described, duration)
         finally:
@@ -180,8 +194,7 @@ class Caller:
         try:
             return Outcome(OK, encode(value), None, duration)
         except EncodingError as error:
-            message = f"its result {error}{_REMEDIES.get(type(value), '')}"
-            return Outcome(RAISED, None, (UNPICKLABLE, _shorten(message, _MESSAGE_CHARS), ""), duration)
+            return Outcome(RAISED, None, _report_of_result(value, error), duration)
         except BaseException as error:  # the value's own code may call sys.exit as well
             return Outcome(RAISED, None, describe(error), duration)
 
@@ -203,59 +216,44 @@ class Caller:
             self._draw_nothing.add(codes)
         return draws
 
+    def _enter_surroundings(self, cwd: str | None, env: dict[str, str | None], is_writable: bool) -> None:
+        if is_writable:
+            self._load = decode_private
+        self._state.enter(cwd, env)
+
+    def _report(self, error: BaseException, spec: CallSpec, decoded: int) -> ErrorReport:
+        """Return what is reported of a call that raised when ``decoded`` of its inputs were there."""
+        report = describe(error)
+        if self._is_decoding:
+            return report._replace(input=decoded)
+        shares = self._load is decode_input and (spec.values or spec.recipe[2] or spec.recipe[3])
+        if shares and is_about_read_only_memory(error):
+            return report._replace(message=f"{report.message}; {_READ_ONLY_REMEDY}")
+        return report
+
     def _inline(self, number: int) -> Callable[..., Any]:
         code = self.code(number)
         return lambda *args, **kwargs: call_here(code, args, kwargs)
 
     def _constant(self, number: int) -> Any:
-        return decode(self.constants[number])
+        return self._load(self.constants[number])
 
     def _value(self, payload: Payload, codec: Any, source: int) -> Any:
         if codec is None:
-            return decode(payload)
+            return self._load(payload)
         if source < 0:  # the value is here: both ends of the codec are this rank
             payload, source = self.encode_for(payload, codec, self.rank), self.rank
-        value = decode(payload)
+        value = self._load(payload)
         return value if codec[1] is None else deserialize(self.code, codec[1], value, source, self.rank)
 
 
-def describe(error: BaseException) -> Error:
-    """Return an exception as (kind, message, traceback), the traceback without the frames of this package."""
-    kind = type(error).__name__
-    try:
-        message = f"it called sys.exit({error.code!r})" if isinstance(error, SystemExit) else str(error)
-    except BaseException:  # it is the user's code that speaks here
-        message = "(its message cannot be shown)"
-    frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith("handoff_mpi."):
-        frames = frames.tb_next
-    try:
-        text = "".join(traceback.format_exception(type(error), error, frames))
-    except BaseException:
-        text = f"{kind}: {message}"
-    return kind, _shorten(with_culprit(error, message), _MESSAGE_CHARS), _shorten(text, _TRACEBACK_CHARS)
-
-
-def release_frames(error: BaseException) -> None:
-    """Forget the local variables of the functions that an exception has left, and those it was raised from.
-
-    A function that keeps its exception in a variable makes a reference cycle of the two, which would keep its inputs
-    in memory until a garbage collection.
-    """
-    waiting: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, BaseException) and id(each) not in seen:
-            seen.add(id(each))
-            traceback.clear_frames(each.__traceback__)
-            waiting += [each.__cause__, each.__context__]
-
-
-def _shorten(text: str, most: int) -> str:
-    if len(text) <= most:
-        return text
-    return f"{text[: most // 2]} [... {len(text) - most} characters left out ...] {text[len(text) - most // 2 :]}"
+def _report_of_result(value: Any, error: EncodingError) -> ErrorReport:
+    """Return what is reported of a result that cannot be pickled: by what is in it, or for lack of memory or room."""
+    lineage = lineage_of(error)
+    if not isinstance(error.__cause__, (MemoryError, OSError)):
+        lineage = (UNPICKLABLE, *lineage)
+    message = f"its result {error}{_REMEDIES.get(type(value), '')}"
+    return ErrorReport(UNPICKLABLE, shorten(message, MAX_MESSAGE_CHARS), "", lineage)
 
 
 def _use_device(index: int) -> None:

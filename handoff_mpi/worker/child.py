@@ -22,9 +22,10 @@ from handoff_mpi.callbacks import call_here
 from handoff_mpi.carried_modules import serve_as_child, take_sources
 from handoff_mpi.encoding import Payload, decode_code, nbytes_of
 from handoff_mpi.kernel import give_back_freed_memory, signal_at_parents_end
-from handoff_mpi.messages import HOME_NBYTES, RAISED
+from handoff_mpi.messages import HOME_NBYTES, RAISED, ErrorReport
 from handoff_mpi.process_exit import exit_process, flush_output
-from handoff_mpi.worker.calls import Caller, CallSpec, Error, Outcome, describe
+from handoff_mpi.worker.calls import Caller, CallSpec, Outcome
+from handoff_mpi.worker.error_report import describe
 from handoff_mpi.worker.frames import DescriptorsLost, Frame, FrameReader, join, send_frame, split
 from handoff_mpi.worker.randomness import GlobalGenerators, noting_seeds, seeded_by_setup
 from handoff_mpi.worker.tokens import Tokens
@@ -74,7 +75,7 @@ class _Server:
     def __init__(self, rank: int, run: str, seeds: bool, tokens: Tokens) -> None:
         self._rank = rank
         self._tokens = tokens
-        self._problem: Error | None = None
+        self._problem: ErrorReport | None = None
         self._begin_run(run, seeds)
 
     def _begin_run(self, run: str, seeds: bool) -> None:
@@ -148,15 +149,15 @@ class _Server:
         _answer(outcome, began)
 
 
-def _set_up(blob: bytes, rank: int) -> Error | None:
+def _set_up(blob: bytes, rank: int) -> ErrorReport | None:
     """Initialise this process as its rank was; what ``setup`` returns was registered there."""
     try:
         setup = decode_code(blob)
         with noting_seeds(setup):
             call_here(setup, (rank,), {})
     except BaseException as error:
-        kind, message, traceback = describe(error)
-        return kind, f"setup({rank}) failed in a child process: {message}", traceback
+        report = describe(error)
+        return report._replace(message=f"setup({rank}) failed in a child process: {report.message}")
     return None
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from handoff_mpi.encoding import Payload
+from handoff_mpi.messages import ErrorReport
 
 
 @dataclass(slots=True, eq=False)
@@ -66,7 +67,7 @@ class Ended:
         status: OK, RAISED or DIED.
         payload: the value, or None.
         nbytes: its size.
-        error: (kind, message, traceback) unless OK.
+        error: unless OK.
         is_persisted: whether the shell wrote the value where it outlasts the rank.
     """
 
@@ -74,7 +75,7 @@ class Ended:
     status: int
     payload: Payload | None
     nbytes: int
-    error: tuple[str, str, str] | None
+    error: ErrorReport | None
     started: float
     duration: float
     is_persisted: bool = False

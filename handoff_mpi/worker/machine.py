@@ -39,6 +39,7 @@ from handoff_mpi.messages import (
     UNFETCHED,
     VALUE,
     Entry,
+    ErrorReport,
 )
 from handoff_mpi.worker.budget import UNLIMITED_NBYTES, counted_nbytes
 from handoff_mpi.worker.events import (
@@ -378,13 +379,17 @@ class Worker:
             return
         for fetch in ended:
             for work in fetch.works:
-                self._fail(work, fetch.since, *reason)
+                status, error = reason
+                self._fail(work, fetch, status, ErrorReport(*error))
 
-    def _fail(self, work: Work, since: float, status: int, error: Any) -> None:
+    def _fail(self, work: Work, fetch: Fetch, status: int, error: ErrorReport) -> None:
         """An input of ``work`` could not be encoded, which is part of its call: so that call has ended."""
         if work in self.queues[work.slot]:
             self.queues[work.slot].remove(work)
             self._abandon(work)
+            sources = [(task, codec) for task, codec, *_ in work.sources]
+            error = error._replace(input=sources.index((fetch.task, fetch.codec)))
+            since = fetch.since
             self._outbox.note((work.task, work.attempt, status, error, 0, since, self._outbox.now - since))
             self._leave_followers(work.task)
 
@@ -472,7 +477,7 @@ class Worker:
         nbytes = event.nbytes
         if work.is_overdue and status == DIED:
             status = TIMED_OUT
-            value = (TIMEOUT, f"took longer than its timeout of {work.timeout_s:g} s", "")
+            value = ErrorReport(TIMEOUT, f"took longer than its timeout of {work.timeout_s:g} s")
         entry: Entry
         if status == OK:
             payload = event.payload

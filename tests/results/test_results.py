@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
+from handoff_mpi import Handle
+from handoff_mpi.encoding import encode
 from handoff_mpi.errors import DAGFailed
 from handoff_mpi.results import Results
+from handoff_mpi.results.records import RecordTable
 from handoff_mpi.results.results import FunctionError
 
 
@@ -30,3 +35,52 @@ def ended(status, kind="", stopped_on_failure=False):
 def test_a_run_that_was_asked_to_stop_is_to_be_resumed_whatever_has_failed(results, code):
     assert results.exit_code == code
     assert DAGFailed("why", results).exit_code == code
+
+
+def available():
+    results = ended("done")
+    results._records = RecordTable(ids=["c", "failed", "a", "gone"], states=["done", "failed", "done", "done"])
+    results._payloads = {"a": encode(1), "c": encode(3)}
+    results.errors["failed"] = FunctionError("'failed': ValueError: no", "ValueError", "", 1, (1,))
+    return results
+
+
+def test_results_are_a_mapping_of_what_is_available_in_the_order_of_the_dag():
+    results = available()
+    assert isinstance(results, Mapping)
+    assert list(results) == list(results.keys()) == ["c", "a"]
+    assert len(results) == 2 and dict(results) == {"c": 3, "a": 1}
+    assert list(results.items()) == [("c", 3), ("a", 1)]
+    assert list(results.values()) == [3, 1] and results.values["a"] == 1 and dict(results.values) == dict(results)
+    assert "a" in results and Handle("a") in results and "failed" not in results and [] not in results
+
+
+def test_functions_that_failed_are_no_part_of_the_mapping_and_raise_when_asked_for():
+    results = available()
+    with pytest.raises(FunctionError):
+        results["failed"]
+    assert results.get("failed") is None and results.get("failed", 7) == 7 and results.get("a") == 1
+    assert results.get("unknown", 5) == 5
+    with pytest.raises(KeyError):
+        results.values["failed"]
+    with pytest.raises(KeyError):
+        results["unknown"]
+
+
+def test_results_without_any_value_are_true():
+    assert ended("done") and len(ended("done")) == 0
+
+
+def test_equal_failures_are_told_together():
+    results = ended("failed")
+    results.errors.update(
+        {n: FunctionError(f"{n}: ValueError: bad {n}", "ValueError", "", 4, (1,), "dag.py:4") for n in range(5000)}
+    )
+    results.errors["x"] = FunctionError("'x': KeyError: 'y'", "KeyError", "", 1, (1,), "dag.py:9")
+    first = results.first_failures()
+    assert first == ("0: ValueError: bad 0; and 4,999 others (1, 2, 3, 4, …) failed alike; 'x': KeyError: 'y'")
+    lines = [line for line in results.summary().splitlines() if line.startswith("  failed: ")]
+    assert lines == [
+        "  failed: 0 and 4,999 others (1, 2, 3, 4, …): ValueError at dag.py:4: bad 0",
+        "  failed: 'x': KeyError at dag.py:9: 'y'",
+    ]

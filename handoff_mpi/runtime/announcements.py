@@ -1,0 +1,127 @@
+"""What people are told of failures while a run goes on: the first of each kind at once, the others as a count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from handoff_mpi.dag import Plan
+from handoff_mpi.dag.recipe import LIST, VALUES
+from handoff_mpi.encoding import UNDECODABLE
+from handoff_mpi.formatting import show
+from handoff_mpi.messages import ErrorReport
+from handoff_mpi.results.failure_groups import FailureGroup, group_key
+
+#: Groups of failures whose first traceback is shown, and those of which a line is.
+MAX_TRACEBACKS, MAX_LINES = 20, 100
+
+
+class Announcer(Protocol):
+    """Learns of failures as they happen, on rank 0."""
+
+    def attempt_failed(self, task: int, attempt: int, rank: int, error: ErrorReport, delay_s: float | None) -> None:
+        """An attempt failed; the next one follows in ``delay_s``, or it is not decided whether there is one if None."""
+
+    def function_failed(self, task: int, attempt: int, rank: int, error: ErrorReport) -> None:
+        """A function failed for good; the rank is -1 if no attempt had begun."""
+
+    def close(self) -> None:
+        """The run is over."""
+
+
+@dataclass(slots=True)
+class _Shown:
+    """What was said of a group.
+
+    Attributes:
+        group: the functions of it that failed for good.
+        is_shown: whether a failure of it was shown.
+        is_open: whether the function that was shown is tried again, so that nobody knows yet that one failed for good.
+    """
+
+    group: FailureGroup
+    is_shown: bool = False
+    is_open: bool = False
+
+
+@dataclass(slots=True)
+class FailurePrinter:
+    """Says the first failure of each group with its traceback, whether or not it is tried again, and counts the others.
+
+    Args:
+        plan: the run's tables.
+        hosts: rank to host name.
+        say: prints a line, or several.
+    """
+
+    plan: Plan
+    hosts: Mapping[int, str]
+    say: Callable[[str], None]
+    _groups: dict[tuple[str, str], _Shown] = field(default_factory=dict)
+
+    def attempt_failed(self, task: int, attempt: int, rank: int, error: ErrorReport, delay_s: float | None) -> None:
+        shown = self._group(error)
+        if shown.is_shown:
+            return
+        if delay_s is None:
+            self._show(shown, self._line(task, attempt, rank, error), error)
+            return
+        shown.is_open = True
+        when = f" in {delay_s:.1f} s" if delay_s else ""
+        who = f"function {show(self.plan.ids[task])} is tried again{when}"
+        self._show(
+            shown, f"{who}: attempt {attempt}{self._where(rank)} ended with {error.kind}: {error.message}", error
+        )
+
+    def function_failed(self, task: int, attempt: int, rank: int, error: ErrorReport) -> None:
+        shown = self._group(error)
+        shown.group.add(self.plan.ids[task])
+        if not shown.is_shown:
+            self._show(shown, self._line(task, attempt, rank, error), error)
+        elif shown.is_open and len(self._groups) <= MAX_LINES:
+            shown.is_open = False
+            self.say(f"{self._line(task, attempt, rank, error)}{' (shown above)' if error.traceback else ''}")
+
+    def close(self) -> None:
+        """Say how many functions failed as those did that were shown."""
+        groups = [shown.group for shown in self._groups.values()]
+        for group in groups[:MAX_LINES]:
+            if group.count > 1:
+                self.say(f"{group.what}: {show(group.ids[0])}{group.others()} failed")
+        rest = sum(group.count for group in groups[MAX_LINES:])
+        if rest:
+            self.say(f"{rest:,} more functions failed, in other ways than those shown")
+
+    def _group(self, error: ErrorReport) -> _Shown:
+        key = group_key(error.kind, error.place, error.message)
+        shown = self._groups.get(key)
+        if shown is None:
+            shown = self._groups[key] = _Shown(FailureGroup(error.kind, error.place, error.message))
+        return shown
+
+    def _show(self, shown: _Shown, line: str, error: ErrorReport) -> None:
+        shown.is_shown = True
+        if len(self._groups) > MAX_LINES:
+            return
+        if error.traceback and len(self._groups) <= MAX_TRACEBACKS:
+            line += "\n    " + error.traceback.rstrip().replace("\n", "\n    ")
+        self.say(line)
+
+    def _line(self, task: int, attempt: int, rank: int, error: ErrorReport) -> str:
+        who = f"function {show(self.plan.ids[task])} failed{self._where(rank)}"
+        return f"{who}, attempt {attempt}: {error.kind}: {error.message}"
+
+    def _where(self, rank: int) -> str:
+        return f" on rank {rank} ({self.hosts.get(rank, '?')})" if rank >= 0 else ""
+
+
+def input_in_words(plan: Plan, task: int, error: ErrorReport) -> str:
+    """Return the message of ``error``, of a call that did not get an input, with that input named."""
+    number, _ = plan.sources[task][error.input]
+    mode, position = plan.recipes[task][1], error.input + 1
+    role = {VALUES: f"its argument {position}", LIST: f"item {position} of its first argument"}.get(mode, "its input")
+    what = f"{role}, the value of {show(plan.ids[number])},"
+    if error.message.startswith(UNDECODABLE):
+        return f"{what} cannot be decoded{error.message[len(UNDECODABLE) :]}"
+    return f"{error.message}; the input is {what[:-1]}"

@@ -1,0 +1,132 @@
+"""What a rank reports of an exception: text for people, cut to what is theirs, and what rank 0 decides by.
+
+Frames of this package are left out, also those of exceptions that the error was raised from or that it groups. A deep
+stack, as that of a RecursionError, is cut in its middle.
+"""
+
+from __future__ import annotations
+
+import re
+import sysconfig
+import traceback
+from pathlib import Path
+from typing import Any
+
+from handoff_mpi.dag.retry_on import lineage_of
+from handoff_mpi.messages import ErrorReport
+from handoff_mpi.worker.codecs import with_culprit
+
+#: A report is cut to these many characters: it travels, and is printed through a launcher.
+MAX_MESSAGE_CHARS = 4_000
+MAX_TRACEBACK_CHARS = 40_000
+#: A stack is shown with at most this many entries: this share of them are the outermost.
+_MAX_ENTRIES, _OUTERMOST = 40, 10
+#: Of exceptions that were raised from this many others in turn, only the innermost frames are looked at.
+_LONG_CHAIN, _FRAMES_OF_LONG_CHAIN = 50, 20
+_OWN_DIRECTORY = f"{Path(__file__).parent.parent}/"
+#: Where Python's own files and what is installed lie, as far as they are known.
+_INSTALLED = (
+    "<frozen ",
+    *{f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib", "purelib", "platlib")},
+)
+#: What numpy, pandas, Cython, numba and Python say where memory may not be written to.
+_READ_ONLY = re.compile(r"read[- ]?only|not writ(e)?able|WRITEABLE", re.IGNORECASE)
+
+
+def describe(error: BaseException) -> ErrorReport:
+    """Return what is reported of an exception."""
+    kind = type(error).__name__
+    try:
+        message = f"it called sys.exit({error.code!r})" if isinstance(error, SystemExit) else str(error)
+    except BaseException:  # it is the user's code that speaks here
+        message = "(its message cannot be shown)"
+    try:
+        text, place = "".join(_tidied(error).format()), _place_of(error)
+    except BaseException:
+        text, place = f"{kind}: {message}", ""
+    return ErrorReport(
+        kind,
+        shorten(with_culprit(error, message), MAX_MESSAGE_CHARS),
+        shorten(text, MAX_TRACEBACK_CHARS),
+        lineage_of(error),
+        place,
+    )
+
+
+def is_about_read_only_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that something could not be written to."""
+    try:
+        return isinstance(error, (ValueError, TypeError, BufferError)) and bool(_READ_ONLY.search(str(error)))
+    except Exception:
+        return False
+
+
+def release_frames(error: BaseException) -> None:
+    """Forget the local variables of the functions that an exception has left, and those it was raised from.
+
+    A function that keeps its exception in a variable makes a reference cycle of the two, which would keep its inputs
+    in memory until a garbage collection.
+    """
+    for each in _connected(error):
+        traceback.clear_frames(each.__traceback__)
+
+
+def shorten(text: str, most: int) -> str:
+    """Return ``text`` without its middle if it has more than ``most`` characters."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]} [... {len(text) - most} characters left out ...] {text[len(text) - most // 2 :]}"
+
+
+def _connected(error: BaseException) -> list[BaseException]:
+    """Return ``error``, and those that it was raised from or groups, directly or not."""
+    waiting: list[Any] = [error]
+    found: dict[int, BaseException] = {}
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, BaseException) and id(each) not in found:
+            found[id(each)] = each
+            waiting += [each.__cause__, each.__context__, *_grouped(each)]
+    return list(found.values())
+
+
+def _grouped(error: BaseException) -> tuple[Any, ...]:
+    """Return the exceptions of an exception group; nothing for any other exception."""
+    grouped = getattr(error, "exceptions", ())
+    return grouped if isinstance(grouped, tuple) else ()
+
+
+class _ShortStack(traceback.StackSummary):
+    """A stack that is shown without its middle if it is deep."""
+
+    def format(self, **options: Any) -> list[str]:
+        """Return the entries as text; Python has put equal ones together."""
+        entries = super().format(**options)
+        if len(entries) <= _MAX_ENTRIES:
+            return entries
+        left_out = f"  [... {len(entries) - _MAX_ENTRIES} frames left out ...]\n"
+        return [*entries[:_OUTERMOST], left_out, *entries[_OUTERMOST - _MAX_ENTRIES :]]
+
+
+def _tidied(error: BaseException) -> traceback.TracebackException:
+    """Return the traceback of ``error`` without frames of this package."""
+    limit = -_FRAMES_OF_LONG_CHAIN if len(_connected(error)) > _LONG_CHAIN else None
+    told = traceback.TracebackException(type(error), error, error.__traceback__, limit=limit, lookup_lines=False)
+    waiting: list[traceback.TracebackException | None] = [told]
+    while waiting:
+        each = waiting.pop()
+        if each is None:
+            continue
+        each.stack = _ShortStack([entry for entry in each.stack if not entry.filename.startswith(_OWN_DIRECTORY)])
+        waiting += [each.__cause__, each.__context__, *(getattr(each, "exceptions", None) or ())]
+    return told
+
+
+def _place_of(error: BaseException) -> str:
+    """Return "file:line" of the innermost frame that is the user's, or else not of this package."""
+    place = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        name = frame.f_code.co_filename
+        if not name.startswith(_OWN_DIRECTORY) and not (place and name.startswith(_INSTALLED)):
+            place = f"{name}:{line}"
+    return place

@@ -327,7 +327,8 @@ class _ReadOnlyUnpickler(pickle.Unpickler):
         found = super().find_class(module, name)
         return functools.partial(self.make_array, found) if name == "_frombuffer" else found
 
-    def make_array(self, make: Callable[..., Any], memory: Any, *rest: Any) -> Any:
+    @staticmethod  # what pickle remembers would otherwise hold this object, which holds what pickle remembers
+    def make_array(make: Callable[..., Any], memory: Any, *rest: Any) -> Any:
         return make(memoryview(memory).toreadonly(), *rest)
 
     @staticmethod
@@ -340,7 +341,8 @@ class _ReadOnlyUnpickler(pickle.Unpickler):
 class _WritableUnpickler(_ReadOnlyUnpickler):
     """Makes numpy's arrays such that they can be written to, those too that were read-only when they were pickled."""
 
-    def make_array(self, make: Callable[..., Any], memory: Any, *rest: Any) -> Any:
+    @staticmethod
+    def make_array(make: Callable[..., Any], memory: Any, *rest: Any) -> Any:
         return make(_writable(memory), *rest)
 
     @staticmethod

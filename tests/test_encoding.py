@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
@@ -11,6 +14,8 @@ from handoff_mpi.encoding import (
     EncodingError,
     decode,
     decode_code,
+    decode_input,
+    decode_private,
     decode_writable,
     encode,
     encode_code,
@@ -65,3 +70,34 @@ def test_what_cannot_be_pickled_is_named():
 def test_what_cannot_be_loaded_is_an_error():
     with pytest.raises(EncodingError, match="could not be loaded"):
         decode_code(b"nonsense")
+
+
+@pytest.mark.parametrize("decoded", [decode_input, decode_private, decode_writable])
+def test_what_is_decoded_is_freed_without_a_garbage_collection(decoded):
+    gc.disable()
+    try:
+        value = decoded(encode([np.arange(10.0), np.arange(1e5)]))
+        gone = [weakref.ref(array) for array in value]
+        del value
+        assert [each() for each in gone] == [None, None]
+    finally:
+        gc.enable()
+
+
+ARRAYS = [np.arange(10.0), np.arange(1e5), np.empty(0), np.array(3.5), np.asfortranarray(np.ones((4, 5)))]
+
+
+@pytest.mark.parametrize("array", ARRAYS, ids=["small", "large", "empty", "no dimensions", "Fortran order"])
+def test_arrays_of_inputs_are_read_only_and_those_of_results_are_not(array):
+    for value in (array, {"a": array}, (array, array)):
+        first = decode_input(encode(value))
+        for shared in (first, decode_input(encode(first))):
+            assert not one_of(shared).flags.writeable and np.array_equal(one_of(shared), array)
+            for own in (decode_private(encode(shared)), decode_writable(encode(shared))):
+                assert one_of(own).flags.writeable and one_of(own).flags.f_contiguous == array.flags.f_contiguous
+                one_of(own)[...] = 7
+                assert np.array_equal(one_of(shared), array), "nobody else sees it"
+
+
+def one_of(value):
+    return value["a"] if isinstance(value, dict) else value[1] if isinstance(value, tuple) else value

@@ -54,7 +54,7 @@ class GuardedStore:
         self._untaken.put(key, payload)
 
     def _hand_over(self, key: Key, payload: Payload) -> _Mark:
-        given: Any = call(pickled, payload) if self._takes_pickles else _in_bytes(payload)
+        given: Any = call(pickled, payload) if self._takes_pickles else in_bytes(payload)
         mark = _mark_of((PICKLED, given) if self._takes_pickles else payload)
         call(self._store.put, key, given)
         return mark
@@ -131,7 +131,7 @@ def pickled(payload: Payload) -> bytes:
     return pickled(encode_in_band(decode(payload)))
 
 
-def _in_bytes(payload: Payload) -> Payload:
+def in_bytes(payload: Payload) -> Payload:
     """Return ``payload`` with memory that any store can keep: a view of an array's cannot be pickled, for one."""
     if payload[0] == PLAIN:
         return payload

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import random
+import re
+from pathlib import Path
 
 import pytest
 
+import handoff_mpi
 from handoff_mpi.allocation import CostOptimized, FirstAvailable, LoadBalanced
 from handoff_mpi.errors import HandoffError
 from handoff_mpi.results import DirectoryStore, MemoryStore
+from handoff_mpi.testing import settings_restored
 from handoff_mpi.testing.contracts import StoreContract, StrategyContract, TrackerContract
 
 # -- what is well --------------------------------------------------------------------------------------
@@ -138,6 +143,54 @@ class TestCostOptimized(StrategyContract):
         return CostOptimized({"cpu": 1.0, "gpu": 5.0})
 
 
+# -- what the manual shows ------------------------------------------------------------------------------
+
+
+def example(file, name):
+    """Return what an example of the manual's page about plugs defines."""
+    page = (Path(handoff_mpi.__file__).parent / "manual" / "extending.md").read_text()
+    text = re.search(rf"^```python\n# {file}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL).group(1)
+    namespace = {"__name__": file}
+    with settings_restored():
+        exec(text, namespace)
+    return namespace[name]
+
+
+class TestSQLiteStore(StoreContract):
+    @pytest.fixture(autouse=True)
+    def _in_a_directory(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+
+    def make_store(self, rank):
+        return example("in_sqlite.py", "SQLiteStore")(rank)
+
+
+class TestFileStore(StoreContract):
+    def make_store(self, rank):
+        return example("in_files.py", "FileStore")(rank)
+
+
+class TestSharedLicences(TrackerContract):
+    cost = {"cpu": 1, "licence": 1}
+
+    @pytest.fixture(autouse=True)
+    def _in_a_directory(self, tmp_path):
+        self.paths = (tmp_path / str(number) for number in itertools.count())
+
+    def make_tracker(self):
+        return example("licences.py", "SharedLicences")(next(self.paths), 2)
+
+
+class TestNearData(StrategyContract):
+    def make_strategy(self):
+        return example("near_data.py", "NearData")()
+
+
+class TestPacked(StrategyContract):
+    def make_strategy(self):
+        return example("packed.py", "Packed")()
+
+
 # -- what is broken ------------------------------------------------------------------------------------
 
 
@@ -149,11 +202,15 @@ def keeps(change):
 shared = MemoryStore()
 
 
-def joined(method):
-    def with_joined_key(self, key, *args):
-        return getattr(MemoryStore, method)(self, ("", f"{key[0]}{key[1]}"), *args)
+def shortened(method):
+    def with_shortened_key(self, key, *args):
+        return getattr(MemoryStore, method)(self, (key[0], key[1] % 10), *args)
 
-    return with_joined_key
+    return with_shortened_key
+
+
+def shares(*methods):
+    return keeps({method: lambda self, *args, _method=method: getattr(shared, _method)(*args) for method in methods})
 
 
 BROKEN_STORES = {
@@ -162,16 +219,16 @@ BROKEN_STORES = {
     "a_value_can_be_replaced": keeps(
         {"put": lambda self, key, payload: self.has(key) or MemoryStore.put(self, key, payload)}
     ),
-    "a_key_that_was_not_put_raises_key_error": keeps(
-        {"get": lambda self, key: MemoryStore.get(self, key) if self.has(key) else None}
+    "a_key_that_is_not_there_has_no_value": keeps(
+        {"get": lambda self, key: MemoryStore.get(self, key if self.has(key) else ("run", 1))}
     ),
     "what_was_deleted_is_gone_and_the_rest_stays": keeps({"delete": lambda self, key: None}),
-    "keys_do_not_collide": keeps({"put": joined("put"), "get": joined("get")}),
-    "ranks_have_stores_of_their_own": keeps(
+    "keys_do_not_collide": keeps({"put": shortened("put"), "get": shortened("get")}),
+    "ranks_have_stores_of_their_own": shares("put", "get", "delete"),
+    "each_run_has_stores_of_its_own": keeps(
         {
-            "put": lambda self, key, payload: shared.put(key, payload),
-            "get": lambda self, key: shared.get(key),
-            "delete": lambda self, key: shared.delete(key),
+            "put": lambda self, key, payload: shared.put(("of all runs", key[1]), payload),
+            "get": lambda self, key: shared.get(("of all runs", key[1])),
         }
     ),
     "many_values": keeps({"put": lambda self, key, payload: key[1] < 900 and MemoryStore.put(self, key, payload)}),

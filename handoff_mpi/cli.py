@@ -196,7 +196,7 @@ def _check(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
         file, dag = command.load(job, _target(given), args)
         if dag is not None:
             options = command.completed(chosen, file.path, dag)
-            print(describe_fit(job.ledger(options), dag, options), flush=True)
+            print(describe_fit(job.ledger(options), dag, options, job.setup), flush=True)
     except HandoffError as error:
         say(str(error))
         code = error.exit_code

@@ -97,6 +97,29 @@ def encode_in_band(value: Any) -> Payload:
     return (PLAIN, value) if is_plain(value) else (PICKLED, _dumps(value, None))
 
 
+def why_not_encodable(value: Any, reducers: Reducers = _NO_REDUCERS, is_code: bool = False) -> str:
+    """Return why ``value``, or a part of code, cannot be pickled, as ``reducers`` say; an empty string if it can."""
+    try:
+        _dumps(value, _Collector(), reducers, is_code)
+    except EncodingError as error:
+        return reason_of(error)
+    return ""
+
+
+def is_sent_by_name(value: Any) -> bool:
+    """Whether other processes import ``value``, a function or a class, so that nothing that it refers to is pickled."""
+    try:
+        head = pickle.dumps(value, protocol=5)
+    except Exception:
+        return False
+    return not holds_names(head)
+
+
+def reason_of(error: EncodingError) -> str:
+    """Return what went wrong, without the value that it went wrong with."""
+    return str(error) if error.__cause__ is None else _describe(error.__cause__)
+
+
 class CarriedId:
     """An id of a class of ``dag.py``, on its way to other processes: unpickled, it is the id itself.
 

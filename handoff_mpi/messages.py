@@ -21,6 +21,7 @@ LOOK = "look"  # (LOOK, run, rank): look at the process of a silent rank of your
 # ALIVE too, as (ALIVE, run): rank 0 greets the ranks of other hosts
 STOP = "stop"  # (STOP, run, results or None): the run is over
 SETUP = "setup"  # (SETUP, 0, encoded function, paths): call dag.py's ``setup(rank)``
+DECODE = "decode"  # (DECODE, 0, number, pieces, in a child, encoded setup, paths): try them before a run
 LEAVE = "leave"  # (LEAVE, 0): the job is over, the rank may go
 
 # A worker to rank 0
@@ -33,6 +34,7 @@ MEMORY = "memory"  # (MEMORY, run, is_short, words): the rank is too short of me
 ENCODING = "encoding"  # (ENCODING, run, [(task, attempt, input, rank, since)]): that rank has long been encoding it
 UPDATE = "update"  # (UPDATE, run, rank, resources)
 LOOKED = "looked"  # (LOOKED, run, rank, is_gone, reason): asked to, or when a neighbour was found to be gone
+DECODED = "decoded"  # (DECODED, 0, number, what came of it): answers DECODE
 BYE = "bye"  # (BYE, run): the rank has left the run
 ENDS = "ends"  # (ENDS, 0, status): the script of the rank has come to its end; from rank 0: the job ends
 

@@ -19,8 +19,8 @@ MAYBE_OF_STRATEGY = {"prepare": "view", "rate": "cost, bay"}
 #: The sides of a codec, and a telemetry handler, which are called themselves.
 CODEC = {"serialize": "value, source_rank, target_rank", "deserialize": "payload, source_rank, target_rank"}
 HANDLER = "event, measurements, metadata, config"
-#: Methods whose answer is iterated over.
-_GENERATORS = frozenset({"allocate"})
+#: Methods whose answer is iterated over, or is used where it is made.
+_GENERATORS = frozenset({"allocate", "deserialize"})
 
 
 def find_problem(plugged: Any, methods: Mapping[str, str], optional: Mapping[str, str] | None = None) -> str:
@@ -56,7 +56,7 @@ def find_problem_of_call(function: Any, name: str, parameters: str, more: int = 
     if trouble:
         return f"{name} cannot be called as {name}({parameters}): {trouble}"
     kind = _kind(function)
-    if kind == "async":
+    if kind == "async" and name not in CODEC:  # which is run as a function is
         return f"{name} is async, so that calling it would do nothing: write it with def alone"
     if kind == "generator" and name not in _GENERATORS:
         return f"{name} is a generator, so that calling it would do nothing: write it without yield"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
@@ -22,35 +23,35 @@ def find_call_problems(functions: Iterable[Function]) -> list[str]:
 
     Functions that call the same code in the same way are looked at once.
     """
-    calls: dict[tuple[Any, ...], list[Any]] = {}
-    codecs: list[tuple[Hashable, Argument]] = []
-    finder = ReferenceFinder()
-    for function in functions:
-        if Argument in map(type, function.args):
-            codecs += [(function.id, each) for each in function.args if type(each) is Argument]
-        if (function.extra_args or function.kwargs) and not _have_no_codecs(function):
-            constants = [*function.extra_args, *function.kwargs.values()]
-            codecs += [(function.id, each) for each in finder.find(constants) if type(each) is Argument]
-        key = (id(function.code), _count(function), function.type, *function.kwargs)
-        call = calls.get(key)
-        if call is None:
-            calls[key] = [function, 1]
-        else:
-            call[1] += 1
+    functions = list(functions)
+    keys = [_key(function) for function in functions]
     faults = Faults()
-    for function, count in calls.values():
-        for problem in _problems_of_call(function):
-            faults.add(function.id, problem, count)
-    for consumer, argument in codecs:
+    first = dict(zip(reversed(keys), reversed(functions), strict=True))
+    for key in dict.fromkeys(keys):
+        for problem in _problems_of_call(first[key]):
+            faults.add(first[key].id, problem, keys.count(key))
+    for consumer, argument in _codecs(functions):
         for problem in _problems_of_codec(argument):
             faults.add(consumer, problem)
     return faults.lines()
 
 
-def _have_no_codecs(function: Function) -> bool:
-    """Whether the constants of ``function`` are plain enough to hold no :class:`Argument`."""
-    is_plain = _WITHOUT_CODECS.issuperset(map(type, function.extra_args))
-    return is_plain and (not function.kwargs or _WITHOUT_CODECS.issuperset(map(type, function.kwargs.values())))
+def _key(function: Function) -> tuple[Any, ...]:
+    """Return what functions share that call the same code in the same way."""
+    return id(function.code), _count(function), function.type, *function.kwargs
+
+
+def _codecs(functions: list[Function]) -> Iterator[tuple[Hashable, Argument]]:
+    """Yield every :class:`Argument`, with the id of its consumer; most DAGs have none, which is seen at once."""
+    constants = [*[each.extra_args for each in functions], *[each.kwargs.values() for each in functions if each.kwargs]]
+    may_be_nested = not _WITHOUT_CODECS.issuperset(map(type, itertools.chain.from_iterable(constants)))
+    in_args = Argument in map(type, itertools.chain.from_iterable([each.args for each in functions]))
+    if not (may_be_nested or in_args):
+        return
+    finder = ReferenceFinder()
+    for each in functions:
+        nested = finder.find([*each.extra_args, *each.kwargs.values()]) if may_be_nested else ()
+        yield from ((each.id, reference) for reference in (*each.args, *nested) if type(reference) is Argument)
 
 
 def _count(function: Function) -> int:

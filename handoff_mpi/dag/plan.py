@@ -10,14 +10,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import GeneratorType
 from typing import Any, TypeAlias
 
 from handoff_mpi.by_value import one_state
+from handoff_mpi.dag.faults import Faults, without_addresses
 from handoff_mpi.dag.function import AS_LIST, REFERENCES, Argument, Collocated, Function, input_id
 from handoff_mpi.dag.function import INLINE as INLINE_TYPE
 from handoff_mpi.dag.handle import UnresolvedHandle
 from handoff_mpi.dag.ids import is_plain_id
+from handoff_mpi.dag.parts import find_innermost, roots_of_code, roots_of_values
 from handoff_mpi.dag.recipe import CONSTANT, INLINE, INPUT, LIST, TEMPLATE, VALUES, Placeholder, Recipe
 from handoff_mpi.dag.references import ReferenceFinder, describe_hidden, hidden_in_globals, inputs_of
 from handoff_mpi.dag.retry_on import Names, names_of
@@ -33,7 +36,9 @@ from handoff_mpi.encoding import (
     encode_in_band,
     is_plain,
     nbytes_of,
+    reason_of,
     sendable_id,
+    why_not_encodable,
 )
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show
@@ -42,6 +47,9 @@ from handoff_mpi.suggestions import KnownNames
 
 #: Constants of at least this many bytes are sent to a rank once, however many functions take them.
 LARGE_CONSTANT_NBYTES = 32 * 1024
+
+#: What is pickled of constants where it does not matter what values they get.
+_WITHOUT_REFERENCES: dict[type, Callable[[Any], Any]] = dict.fromkeys(REFERENCES, lambda reference: (int, ()))
 
 #: The numbers of the codes that encode and decode an :class:`Argument`.
 Codec: TypeAlias = "tuple[int | None, int | None]"
@@ -113,6 +121,7 @@ class Plan:
         self._keep = frozenset(() if isinstance(keep, str) else keep)
         self._inline: dict[Hashable, Function] = {}
         self._code_numbers: dict[int, int] = {}
+        self._unusable_codes: dict[int, EncodingError] = {}
         self._constant_numbers: dict[int, int | None] = {}
         self._anchors: list[Any] = []  # what is known by identity must stay alive
         self._costs: dict[Any, Amounts] = {}
@@ -155,16 +164,18 @@ class Plan:
 
     def _make_ids_sendable(self, first: int) -> Iterable[str]:
         """Prepare the ids of tasks from ``first`` on for other processes; yield what is wrong with them."""
+        faults = Faults("the id")
         for number, id in enumerate(self.ids[first:], first):
             if is_plain_id(id):
                 continue
             try:
                 sent = sendable_id(id)
             except EncodingError as error:
-                yield f"the id {error}; use a string or a tuple"
+                faults.add(id, f"cannot be sent: {reason_of(error)}; use a string or a tuple")
                 continue
             if sent is not id:
                 self._odd_ids[number] = sent
+        yield from faults.lines()
 
     def sent_id(self, number: int) -> Any:
         """Return what stands for the id of a task in messages and files."""
@@ -172,28 +183,43 @@ class Plan:
 
     def _freeze_all(self, functions: Iterable[Function]) -> Iterable[str]:
         """Freeze ``functions``; yield what is wrong with those that cannot be frozen."""
+        faults = Faults()
         for function in functions:
             try:
                 self._freeze(function)
             except EncodingError as error:
-                yield from (f"function {show(function.id)}: {problem}" for problem in self._why(function, error))
+                yield from self._describe(function, error, faults)
                 self._append_nothing()
             except RecursionError:
                 yield f"function {show(function.id)}: its inline functions or arguments are nested too deep"
                 self._append_nothing()
+        yield from faults.lines()
 
-    def _why(self, function: Function, error: EncodingError) -> list[str]:
-        """Return what is wrong with a function that cannot be frozen, a line each."""
+    def _describe(self, function: Function, error: EncodingError, faults: Faults) -> list[str]:
+        """Return what is wrong with handles of a function that cannot be frozen; what else is goes to ``faults``."""
         if not _is_about_handles(error):
-            constants = (*function.extra_args, *function.kwargs.values())
-            is_generator = any(type(each) is GeneratorType for each in constants)
-            return [f"{error}{'; pass a list of its items' if is_generator else ''}"]
-        inlines = [self._inline[id] for id in _inline_ids(function, self._inline)]
-        lines = [line for each in (function, *inlines) for line in _hidden_references(each)]
-        if not lines:
-            return [str(error)]
+            # Functions that are alike are looked into once: there may be thousands.
+            types = (*map(type, function.extra_args), *map(type, function.kwargs.values()))
+            key = id(function.code), without_addresses(reason_of(error)), types, tuple(function.kwargs)
+            faults.add_once(key, function.id, lambda: self._why_not_sent(function, error))
+            return []
         remedy = "handles get their values in arguments alone, not in code; pass it as an argument of its own"
-        return [f"{line}: {remedy}" for line in lines]
+        lines = [f"{line}: {remedy}" for each in self.with_inlines(function) for line in _hidden_references(each)]
+        return [f"function {show(function.id)}: {line}" for line in lines or [str(error)]]
+
+    def _why_not_sent(self, function: Function, error: EncodingError) -> str:
+        """Return why a function cannot be sent, and which part of it is the innermost that cannot."""
+        functions = self.with_inlines(function)
+        place = find_innermost(roots_of_code(functions), partial(why_not_encodable, is_code=True))
+        values = roots_of_values(functions)
+        place = place or find_innermost(values, partial(why_not_encodable, reducers=_WITHOUT_REFERENCES))
+        where = f", inside {place} of {show(function.id)}" if place else ""
+        is_generator = any(type(value) is GeneratorType for _, value in values)
+        return f"cannot be sent: {reason_of(error)}{where}{'; pass a list of its items' if is_generator else ''}"
+
+    def with_inlines(self, function: Function) -> list[Function]:
+        """Return ``function`` and the inline functions that are evaluated for it."""
+        return [function, *(self._inline[id] for id in _inline_ids(function, self._inline))]
 
     def _append_nothing(self) -> None:
         self.recipes.append(((0,), VALUES, None, ()))
@@ -317,7 +343,14 @@ class Plan:
         """Return the number of ``code`` in the code table, encoding it at first sight."""
         number = self._code_numbers.get(id(code))
         if number is None:
-            blob = encode_code(code)
+            if id(code) in self._unusable_codes:
+                raise self._unusable_codes[id(code)]
+            try:
+                blob = encode_code(code)
+            except EncodingError as error:  # all that have this code fail as fast as others freeze
+                self._unusable_codes[id(code)] = error
+                self._anchors.append(code)
+                raise
             hidden = hidden_in_globals(code)
             if hidden:
                 raise EncodingError(hidden[0]) from UnresolvedHandle(hidden[0])

@@ -199,7 +199,8 @@ def hidden_in_globals(code: Any) -> list[str]:
     held = [function.__globals__.get(name) for name in _all_names(function.__code__)]
     if not any(type(each) in _HOLDERS for each in held):
         return []
-    values = [(each, path) for each, path in _globals_of(function) if type(each) in _HOLDERS]
+    name = f"{function.__name__}()"
+    values = [(each, f"global {key!r} of {name}") for key, each in globals_of(function) if type(each) in _HOLDERS]
     return [line for each, path in values for line in describe_hidden(each, path)]
 
 
@@ -262,7 +263,7 @@ def _parts_of_function(function: FunctionType) -> Iterator[tuple[Any, str]]:
     for key, each in (function.__kwdefaults__ or {}).items():
         yield each, f"the default of {key!r} of {name}"
     yield from ((each, f"attribute {key!r} of {name}") for key, each in vars(function).items())
-    yield from _globals_of(function)
+    yield from ((each, f"global {key!r} of {name}") for key, each in globals_of(function))
 
 
 def _all_names(code: CodeType) -> Iterator[str]:
@@ -272,7 +273,8 @@ def _all_names(code: CodeType) -> Iterator[str]:
             yield from _all_names(each)
 
 
-def _globals_of(function: FunctionType) -> Iterator[tuple[Any, str]]:
+def globals_of(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    """Yield the globals that ``function`` reads, by name; those that can hold nothing are left out."""
     stack: list[CodeType] = [function.__code__]
     while stack:
         code = stack.pop()
@@ -281,7 +283,7 @@ def _globals_of(function: FunctionType) -> Iterator[tuple[Any, str]]:
         names = [name for name in code.co_names if type(function.__globals__.get(name)) not in ATOMS]
         names = [name for name in names if name in _names_of_globals(code)] if names else names
         for name in names:
-            yield function.__globals__[name], f"global {name!r} of {function.__name__}()"
+            yield name, function.__globals__[name]
 
 
 def _names_of_globals(code: CodeType) -> set[str]:

@@ -15,6 +15,7 @@ from handoff_mpi.encoding import EncodingError, encode_code
 from handoff_mpi.errors import DAGError, FitsNowhere, UsageError
 from handoff_mpi.formatting import one_line, show
 from handoff_mpi.launch.deadline import end_of_run
+from handoff_mpi.launch.dry_run import check_in_child
 from handoff_mpi.launch.later import LaterResources
 from handoff_mpi.launch.questions import find_questions
 from handoff_mpi.launch.resume import refuse_unknown
@@ -169,8 +170,14 @@ def _shortened(problems: list[str]) -> list[str]:
     return problems if more <= 0 else [*problems[:_MAX_PROBLEMS], f"and {more} more like these"]
 
 
-def describe_fit(ledger: Ledger, dag: DAG, options: RunOptions) -> str:
+def describe_fit(ledger: Ledger, dag: DAG, options: RunOptions, setup: bytes | None = None) -> str:
     """Return what ``check`` prints: each cost of the DAG, how many functions have it, and where it fits.
+
+    Args:
+        ledger: of the job.
+        dag: what is checked.
+        options: how it would be run.
+        setup: dag.py's ``setup(rank)``, encoded, or None.
 
     Raises:
         DAGError, UsageError, FitsNowhere: the DAG cannot be run on this job.
@@ -183,6 +190,7 @@ def describe_fit(ledger: Ledger, dag: DAG, options: RunOptions) -> str:
     refuse_unknown(options.rerun, plan)
     find_strategy(options.allocation_strategy, options.prices)
     encode_factory(options.result_store)
+    check_in_child(dag, plan, setup)  # first: what fits nowhere here, a login node, may fit where it will run
     for line in [*refuse_what_fits_nowhere(plan, ledger), *find_questions(dag, plan, ledger, options)]:
         say(line)
     counts: dict[int, int] = {}

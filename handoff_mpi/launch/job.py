@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -25,7 +25,7 @@ from handoff_mpi.launch.call_site import CallSite
 from handoff_mpi.launch.environment import size_by_launcher
 from handoff_mpi.launch.local_ranks import kill_stopped_ranks
 from handoff_mpi.launch.mpi_start import bounded_start, join_timeout_s
-from handoff_mpi.messages import ASKED, BYE, ENDS, LEAVE, SETUP, START
+from handoff_mpi.messages import ASKED, BYE, DECODE, DECODED, ENDS, LEAVE, SETUP, START
 from handoff_mpi.python_path import add_directories, shared_path
 from handoff_mpi.resources import Amounts, Capability, parse_resources
 from handoff_mpi.resources.amounts import UNIT
@@ -43,15 +43,20 @@ from handoff_mpi.speech import say
 from handoff_mpi.worker.error_report import describe
 from handoff_mpi.worker.process_state import directory_between_calls
 from handoff_mpi.worker.randomness import noting_seeds
+from handoff_mpi.worker.runners import no_launcher_in_environment
 from handoff_mpi.worker.spares import Spares
 
 if TYPE_CHECKING:  # of rank 0 alone
     from handoff_mpi.allocation import Ledger
     from handoff_mpi.dag import DAG
+    from handoff_mpi.dag.dry_run import Piece
     from handoff_mpi.results import Results
+    from handoff_mpi.worker.dry_run import Decoded
 
 #: ``setup(rank)`` of dag.py must return within this long.
 SETUP_S = 60.0
+#: A rank must have decoded what functions will be sent within this long, or the run begins without that.
+DECODE_S = 45.0
 #: Ranks that have all come get this much longer to exchange what they offer.
 JOINED_S = 10.0
 #: Ranks that have not answered to the end of the job after this long are left behind, or ended.
@@ -80,6 +85,8 @@ class Job:
     Attributes:
         is_loading: whether rank 0 runs code of dag.py to make the DAG, which a signal may break off.
         gone: the ranks that are known to have ended.
+        unanswered: the ranks that have not answered in time: to the end of a run, or what :meth:`decode_on` has asked.
+        known_codes: hashes of the encoded functions that a rank could decode.
         at_end: the ranks whose scripts have come to their end, and with which status.
         directory: where the job was started.
         leave: ends this process at once; None where that is not for this package to do (a user's script).
@@ -105,6 +112,9 @@ class Job:
         self.is_loading = False
         self._runs = 0
         self._is_running = False
+        self._asked = 0
+        self.unanswered: set[int] = set()
+        self.known_codes: set[int] = set()
         self.gone: set[int] = set()
         self.at_end: dict[int, int] = {}
         self.setup: bytes | None = None
@@ -164,6 +174,38 @@ class Job:
             if error is not None:
                 raise UsageError(f"setup({rank}) failed: {error}")
             self.capabilities[rank] = capability
+
+    def decode_on(self, rank: int, pieces: Sequence[Piece], in_child: bool) -> Decoded:
+        """Have ``rank`` decode what functions will be sent, or a child process of it; return what came of it."""
+        from handoff_mpi.worker.dry_run import Decoded, in_one_piece
+
+        self._asked += 1
+        self.transport.send(rank, (DECODE, 0, self._asked, in_one_piece(pieces), in_child, self.setup, shared_path()))
+        answer = self._await_decoded(rank, self._asked, clock() + DECODE_S)
+        if answer is not None:
+            return answer
+        self.unanswered.add(rank)
+        why = "it has ended" if rank in self.gone else f"it has not answered within {DECODE_S:g} s"
+        return Decoded(trouble=self.stop_reason or why)
+
+    def _await_decoded(self, rank: int, number: int, end: float) -> Decoded | None:
+        next_look, is_missed = clock() + LOOK_S, False
+        pace = Pace(self.transport.bell)
+        while clock() < end and rank not in self.gone and not self.stop_reason:
+            arrived = self.transport.poll()
+            for each in arrived:
+                if isinstance(each, RankGone):
+                    self.gone.add(each.rank)
+                elif each.message[0] == DECODED and each.message[2] == number:
+                    return each.message[3]  # type: ignore[no-any-return]
+            if clock() >= next_look:
+                next_look = clock() + LOOK_S
+                state, _ = self._neighbours.examine(rank, clock())
+                if state == STOPPED or (state == GONE and is_missed):
+                    self.gone.add(rank)
+                is_missed = state == GONE  # MPI reports most ends before the next look
+            pace.wait(bool(arrived), False, min(end, next_look))
+        return None
 
     def _look_at_those_in_setup(self, ranks: Iterable[int], missed: set[int]) -> set[int]:
         """Return the ranks whose processes are gone, of which ``missed`` were at the look before.
@@ -340,6 +382,8 @@ class Job:
                     add_directories(each.message[3])
                     answer = set_up(each.message[2], self.capabilities[self.rank])
                     self.transport.send(0, (REGISTERED, 0, *answer))
+                elif kind == DECODE:
+                    self._decode(each.message, spares)
                 elif kind == ASKED:
                     vigil.take(each.message[2], clock())
                 elif kind == LEAVE:
@@ -349,6 +393,15 @@ class Job:
                 raise ConnectionError("the launcher is gone")
             vigil.look(has_heard, clock())
             pace.wait(bool(arrived), self.transport.is_transferring, clock() + 1.0)
+
+    def _decode(self, message: tuple[Any, ...], spares: Spares) -> None:
+        from handoff_mpi.worker.dry_run import decode_here, decode_in_spare
+
+        _, _, number, pieces, in_child, setup, paths = message
+        add_directories(paths)
+        with no_launcher_in_environment():
+            decoded = decode_in_spare(spares, self.rank, setup, pieces) if in_child else decode_here(pieces)
+        self.transport.send(0, (DECODED, 0, number, decoded))
 
     def _serve_run(self, setup: RunSetup, pending: list[Envelope], spares: Spares) -> tuple[Any, list[Envelope]]:
         add_directories(setup.paths)

@@ -30,6 +30,7 @@ from handoff_mpi.formatting import show
 from handoff_mpi.launch.admission import encode_factory, find_strategy, is_builtin, refuse_what_fits_nowhere
 from handoff_mpi.launch.changes import Acceptance, explain_changes
 from handoff_mpi.launch.deadline import end_of_run
+from handoff_mpi.launch.dry_run import check_for_run
 from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.questions import find_questions
 from handoff_mpi.launch.resume import Resumed, ValueFiles, resume
@@ -68,6 +69,8 @@ _SHORT_GOODBYE_S = 2.0
 _LEAST_PATIENCE_S = 20.0
 
 
+#: So many codes are known to have been decoded in a job, about.
+_MAX_KNOWN_CODES = 10_000
 #: Of the functions that ran when a run was stopped, so many are named.
 _MAX_NAMED = 5
 
@@ -95,6 +98,7 @@ class Run:
         self._options = options
         self._plan = Plan(options.keep, job.directory)
         self._specs = self._plan.add(dag)
+        self._refuse_what_cannot_be_sent()
         self._ledger = job.ledger(options)
         self._strategy = find_strategy(options.allocation_strategy, options.prices)
         self._deadline = end_of_run(options.deadline, self._started)
@@ -105,6 +109,19 @@ class Run:
         self._store_factory = encode_factory(options.result_store)
         self._own_store = None if options.result_store is None else GuardedStore(options.result_store, 0)
         self._store: ResultStore = self._own_store or MemoryStore()
+
+    def _refuse_what_cannot_be_sent(self) -> None:
+        """Have a rank decode it, where some code is new to the job."""
+        job, plan = self._job, self._plan
+        new = {hash(blob) for blob in plan.codes} - job.known_codes
+        if not new:
+            return
+        slots = job.slots(self._options)
+        ranks = {job.capabilities[rank].host: rank for rank in reversed(slots) if rank and rank not in job.unanswered}
+        ranks = ranks if job.is_mpi and ranks else {"": 0}
+        places = [(rank, self._isolation(rank, slots.get(rank, 1)) == "process") for rank in sorted(ranks.values())]
+        check_for_run(job, self._dag, plan, places)
+        job.known_codes = new | (job.known_codes if len(job.known_codes) < _MAX_KNOWN_CODES else set())
 
     def _policy(self) -> Policy:
         options = self._options
@@ -497,6 +514,7 @@ class Run:
         self._files.write_verdict(status=results.status, exit_code=results.exit_code, **fields)
         silent = loop.say_goodbye(shared)
         self._files.clear_spilled()
+        self._job.unanswered.update(silent)
         if silent:
             _note(f"ranks {silent} have not answered at the end of the run")
         about = {"dag_id": results.dag_id, "functions": len(self._plan), "status": results.status}

@@ -13,7 +13,7 @@ from typing import Any
 from handoff_mpi.comm import Envelope, RankGone, Transport
 from handoff_mpi.encoding import decode_writable
 from handoff_mpi.errors import HandoffError
-from handoff_mpi.messages import BYE, LEAVE, SETUP, START
+from handoff_mpi.messages import BYE, DECODE, LEAVE, SETUP, START
 from handoff_mpi.runtime.attendant import Attendant
 from handoff_mpi.runtime.pace import Pace, clock
 from handoff_mpi.runtime.prober import LIVES, from_environment
@@ -27,7 +27,7 @@ from handoff_mpi.worker.spares import Spares
 #: Seconds between two looks at whether the launcher and rank 0 are still there.
 LOOK_AROUND_S = 0.02
 #: Messages that no run's machine handles.
-_BETWEEN_RUNS = frozenset({START, SETUP, LEAVE})
+_BETWEEN_RUNS = frozenset({START, SETUP, DECODE, LEAVE})
 
 
 def serve_run(

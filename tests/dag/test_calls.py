@@ -108,3 +108,21 @@ def test_an_inline_generator_function_is_used_where_it_is_called(monkeypatch, tm
     dag.add_function(Function("items", (), generate, [3], type="inline"))
     dag.add_function(Function("sum", ["items"], sum))
     assert execute_local(dag)["sum"] == 3
+
+
+async def serialize(value, source, target):
+    return value + 1
+
+
+def generate_parts(payload, source, target):
+    yield payload
+
+
+def test_a_codec_may_be_async_and_make_a_generator_but_not_send_one(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    dag = DAG("d")
+    dag.add_function(Function("a", (), int, [1]))
+    dag.add_function(Function("b", (), sum, [Argument("a", serialize, generate_parts)]))
+    assert execute_local(dag)["b"] == 2
+    (found,) = problems(Function("a", (), int), Function("b", [Argument("a", generate_parts)], one))
+    assert "serialize is a generator" in found

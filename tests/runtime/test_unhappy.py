@@ -47,7 +47,7 @@ BAD_INPUT = {
     "unpicklable constant": (
         PREAMBLE + "dag.add_function(Function('a', (), print, [sys._getframe()]))\n",
         2,
-        "cannot be pickled",
+        "cannot be sent",
     ),
     "setup fails": (PREAMBLE + "def setup(rank): 1 / 0\ndag.add_function(Function('a', (), print))\n", 2, "setup(0)"),
     "setup registers nonsense": (

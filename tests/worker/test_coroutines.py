@@ -126,8 +126,8 @@ def test_an_interrupt_cancels_it_and_is_raised(is_in_loop):
     ended = []
 
     async def slow():
-        threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGINT)).start()
         try:
+            threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGINT)).start()
             await asyncio.sleep(60)
         finally:
             ended.append(True)

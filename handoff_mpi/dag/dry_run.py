@@ -1,0 +1,268 @@
+"""What other processes will decode of a plan, each different piece once, so that it can be tried before the run.
+
+A piece is decoded as in a call, with one exception: a template, into which a call puts values that do not exist yet, is
+only looked through for what it imports. With anything else in the place of the values, code of the user might fail that
+works in the run.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from handoff_mpi.dag.faults import Faults
+from handoff_mpi.dag.function import REFERENCES
+from handoff_mpi.dag.graph import DAG
+from handoff_mpi.dag.ids import is_plain_id
+from handoff_mpi.dag.parts import Part, find_innermost, list_parts, roots_of_code, roots_of_values
+from handoff_mpi.dag.plan import Plan
+from handoff_mpi.dag.recipe import TEMPLATE, Recipe
+from handoff_mpi.encoding import PICKLED, EncodingError, UnreadableId, decode, decode_code, dumps, nbytes_of
+
+#: At most so much is decoded.
+MAX_PIECES = 10_000
+MAX_NBYTES = 64 * 1024 * 1024
+
+_PLAIN_IDS = frozenset({str, int})
+
+# What a piece is.
+CODE = 0  # of a function
+VALUE = 1  # a payload
+IMPORTS = 2  # a pickle, of which only the imports are tried
+ID = 3  # a plain pickle
+
+#: (one of the above, what is decoded, whether that happens before any function has been called); what is decoded later
+#: may need a file that a function writes.
+Piece: TypeAlias = "tuple[int, Any, bool]"
+
+
+def decode_piece(piece: Piece) -> None:
+    """Decode ``piece`` as a call would.
+
+    Raises:
+        Exception: whatever it raises here.
+    """
+    kind, encoded, is_first = piece
+    try:
+        _decode(kind, encoded)
+    except EncodingError as error:
+        if is_first or not isinstance(error.__cause__, OSError):
+            raise
+
+
+def _decode(kind: int, encoded: Any) -> None:
+    if kind == CODE:
+        decode_code(encoded)
+    elif kind == VALUE:
+        decode(encoded)
+    elif kind == ID:
+        if isinstance(pickle.loads(encoded), UnreadableId):
+            raise EncodingError("its class cannot be loaded")
+    else:
+        _try_imports(encoded)
+
+
+def _try_imports(pickled: bytes) -> None:
+    unpickler = _ImportingUnpickler(io.BytesIO(pickled))
+    try:
+        unpickler.load()
+    except Exception:
+        if unpickler.error is not None:
+            raise unpickler.error from None
+        # What is not built as a class would build it may fail here; that says nothing.
+
+
+class _ImportingUnpickler(pickle.Unpickler):
+    """Imports all that a pickle names, and builds nothing of it."""
+
+    error: Exception | None = None
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            super().find_class(module, name)
+        except Exception as error:
+            self.error = error
+            raise
+        return _Anything
+
+
+class _Anything:
+    """Can be built and filled as any object can."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _Anything:
+        return object.__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __call__(self, *args: Any, **kwargs: Any) -> _Anything:
+        return self
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    __setstate__ = append = extend = add = update = __call__
+
+
+@dataclass(slots=True)
+class Pieces:
+    """What is decoded, and for which functions.
+
+    Attributes:
+        pieces: what is decoded.
+        tasks: for each the number of the first function that needs it, and of how many do.
+        left_out: how many more there are.
+    """
+
+    pieces: list[Piece]
+    tasks: list[tuple[int, int]]
+    left_out: int = 0
+
+
+def collect_pieces(plan: Plan) -> Pieces:
+    """Return what other processes will decode of ``plan``: codes first, then ids, and the smallest constants first."""
+    by_codes: dict[tuple[int, ...], _Use] = {}
+    constants: dict[Any, tuple[int, Any, _Use]] = {}
+    for task, recipe in enumerate(plan.recipes):
+        is_first = not plan.sources[task]
+        use = by_codes.get(recipe[0])
+        if use is None:
+            use = by_codes[recipe[0]] = _Use(task)
+        use.count += 1
+        use.is_first |= is_first
+        if recipe[3] or (recipe[2] is not None and (recipe[1] == TEMPLATE or recipe[2][0] == PICKLED)):
+            for key, kind, encoded in _constants(plan, recipe):
+                constants.setdefault(key, (kind, encoded, _Use(task)))[2].add(1, is_first)
+    in_order = sorted(constants.values(), key=lambda each: _nbytes(*each[:2]))
+    return _bounded([*_codes(plan, by_codes), *_ids(plan), *in_order])
+
+
+@dataclass(slots=True)
+class _Use:
+    """The first function that needs a piece, how many do, and whether one takes no values, and may be called first."""
+
+    task: int
+    count: int = 0
+    is_first: bool = False
+
+    def add(self, count: int, is_first: bool) -> None:
+        self.count += count
+        self.is_first |= is_first
+
+
+def _constants(plan: Plan, recipe: Recipe) -> Iterator[tuple[Any, int, Any]]:
+    """Yield of what is pickled of the constants in ``recipe``: what tells it from others, its kind, itself."""
+    _, mode, constants, large, *_ = recipe
+    if mode == TEMPLATE and constants is not None:
+        inlines, call = constants[1]
+        yield from ((blob, IMPORTS, blob) for blob in (call, *(blob for _, blob in inlines)))
+    elif constants is not None and constants[0] == PICKLED:
+        yield constants[1], VALUE, constants
+    yield from ((number, VALUE, plan.constants[number]) for number in large)
+
+
+def _codes(plan: Plan, by_codes: Mapping[tuple[int, ...], _Use]) -> list[tuple[int, Any, _Use]]:
+    found: dict[int, tuple[int, Any, _Use]] = {}
+    for codes, use in by_codes.items():
+        for number in codes:
+            found.setdefault(number, (CODE, plan.codes[number], _Use(use.task)))[2].add(use.count, use.is_first)
+    return list(found.values())
+
+
+def _ids(plan: Plan) -> Iterator[tuple[int, Any, _Use]]:
+    """Those that are plain are not even pickled by themselves."""
+    for task, id in enumerate(plan.ids):
+        if type(id) not in _PLAIN_IDS and not is_plain_id(id):
+            yield ID, pickle.dumps(plan.sent_id(task), protocol=5), _Use(task, 1, is_first=True)
+
+
+def _bounded(found: Sequence[tuple[int, Any, _Use]]) -> Pieces:
+    pieces, nbytes = Pieces([], []), 0
+    for kind, encoded, use in found:
+        nbytes += _nbytes(kind, encoded)
+        if len(pieces.pieces) == MAX_PIECES or nbytes > MAX_NBYTES:
+            pieces.left_out = len(found) - len(pieces.pieces)
+            break
+        pieces.pieces.append((kind, encoded, use.is_first))
+        pieces.tasks.append((use.task, use.count))
+    return pieces
+
+
+def _nbytes(kind: int, encoded: Any) -> int:
+    return nbytes_of(encoded) if kind == VALUE else len(encoded)
+
+
+# -- what is at fault ---------------------------------------------------------------------------------
+
+#: So many faults are looked into.
+MAX_EXPLAINED = 20
+
+
+def explain(
+    dag: DAG,
+    plan: Plan,
+    pieces: Pieces,
+    errors: Mapping[int, str],
+    decode_elsewhere: Callable[[list[Piece]], Mapping[int, str]],
+) -> Faults:
+    """Return the faults that ``errors`` are, with the innermost parts that cause them.
+
+    Args:
+        errors: number of a piece to why it cannot be decoded.
+        decode_elsewhere: tries pieces where the first ones have failed.
+    """
+    groups: dict[Any, list[int]] = {}
+    for number, why in errors.items():
+        groups.setdefault((why, *_kind_of(dag, plan, pieces, number)), []).append(number)
+    firsts = [group[0] for group in groups.values()]
+    roots = {number: _roots(dag, plan, pieces, number) for number in firsts[:MAX_EXPLAINED]}
+    parts, tried = _list_pieces(pieces, roots)
+    wrong = decode_elsewhere(tried) if tried else {}
+    faults = Faults()
+    for number, group in zip(firsts, groups.values(), strict=True):
+        at_fault = {id(part) for (owner, position), part in parts.items() if owner == number and position in wrong}
+        place = find_innermost(roots.get(number, ()), lambda part, at_fault=at_fault: id(part) in at_fault)  # type: ignore[misc]
+        what = "its id cannot" if pieces.pieces[number][0] == ID else "cannot"
+        count = sum(pieces.tasks[each][1] for each in group)
+        faults.add(plan.ids[pieces.tasks[number][0]], f"{what} be sent: {errors[number]}", count, place)
+    return faults
+
+
+def _kind_of(dag: DAG, plan: Plan, pieces: Pieces, number: int) -> tuple[Any, ...]:
+    """Return what pieces share that are taken to be at fault in the same place."""
+    function = dag[plan.ids[pieces.tasks[number][0]]]
+    types = (*map(type, function.extra_args), *map(type, function.kwargs.values()))
+    return pieces.pieces[number][0], id(function.code), types, tuple(function.kwargs)
+
+
+def _list_pieces(pieces: Pieces, roots: Mapping[int, Sequence[Part]]) -> tuple[dict[tuple[int, int], Any], list[Piece]]:
+    """Return the parts of ``roots``, by whose they are and the place of the piece of each; and those pieces."""
+    parts: dict[tuple[int, int], Any] = {}
+    tried: list[Piece] = []
+    for number, its_roots in roots.items():
+        kind, _, is_first = pieces.pieces[number]
+        for part in list_parts(its_roots):
+            piece = _piece_of(kind, part, is_first)
+            if piece is not None:
+                parts[number, len(tried)] = part
+                tried.append(piece)
+    return parts, tried
+
+
+def _roots(dag: DAG, plan: Plan, pieces: Pieces, number: int) -> list[Part]:
+    kind, task = pieces.pieces[number][0], pieces.tasks[number][0]
+    if kind == ID:
+        return []
+    functions = plan.with_inlines(dag[plan.ids[task]])
+    return roots_of_code(functions) if kind == CODE else roots_of_values(functions)
+
+
+def _piece_of(kind: int, part: Any, is_first: bool) -> Piece | None:
+    try:
+        blob = dumps(part, dict.fromkeys(REFERENCES, lambda _: (int, ())))
+    except EncodingError:
+        return None
+    return (IMPORTS, blob, is_first) if kind == IMPORTS else (VALUE, (PICKLED, blob), is_first)

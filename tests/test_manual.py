@@ -46,9 +46,8 @@ def examples(tmp_path):
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-@pytest.mark.parametrize("words", [[], ["-n", "3"]], ids=["one process", "run -n 3"])
-def test_an_example_runs(words, name, handoff, examples):
-    ended = handoff("run", *words, name, env={**DEVELOPMENT, "TMPDIR": str(examples)})
+def test_an_example_runs_on_three_ranks(name, handoff, examples):
+    ended = handoff("run", "-n", "3", name, env={**DEVELOPMENT, "TMPDIR": str(examples)})
     assert ended.rc == 0, ended.err
     assert EXAMPLES[name] in ended.out
     assert "Warning" not in ended.err
@@ -68,10 +67,12 @@ for name in NAMES:
 """
 
 
-def test_all_examples_run_as_scripts_under_mpirun(mpirun, examples):
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_all_examples_run_as_scripts_in_one_process_and_under_mpirun(ranks, mpirun, examples):
     (examples / "all.py").write_text(ALL.replace("NAMES", repr(list(EXAMPLES))))
-    ended = mpirun(3, "all.py", env={"TMPDIR": str(examples)})
+    ended = mpirun(ranks, "all.py", env={**DEVELOPMENT, "TMPDIR": str(examples)})
     assert ended.rc == 0, ended.err
+    assert "Warning" not in ended.err
     for printed in EXAMPLES.values():
         assert printed in ended.out
     assert not list(examples.glob("values-*"))

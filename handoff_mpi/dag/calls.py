@@ -84,4 +84,5 @@ def _problems_of_codec(argument: Argument) -> Iterator[str]:
         code = getattr(argument, side)
         problem = "" if code is None else find_problem_of_call(code, side, parameters)
         if problem:
-            yield f"an Argument's {problem}"
+            hint = "; it is a class: give an object of it" if isinstance(code, type) else ""
+            yield f"an Argument's {problem}{hint}"

@@ -56,6 +56,8 @@ def _loaded(name: str) -> AllocationStrategy:
     """
     point = find_entry_point(name)
     which = f"the allocation strategy {show(name)}" + (f" ({point.value})" if point.value != name else "")
+    if not point.pattern.match(point.value):
+        raise UsageError(f"{which} cannot be loaded: an entry point is written as module:name")
     try:
         found = call(point.load)
     except CallbackFailed as error:

@@ -16,8 +16,8 @@ from handoff_mpi.results.secure_files import Directory, open_directory
 from handoff_mpi.results.uncached import UncachedWriter
 from handoff_mpi.results.value_file import DamagedValue, find_parts, read_value, write_value
 
-#: (run, function id): keyed by run, so that no run ever sees another's value.
-Key: TypeAlias = "tuple[str, Hashable]"
+#: (run, task): keyed by run, so that no run ever sees another's value; the task is its number.
+Key: TypeAlias = "tuple[str, int]"
 
 _SUFFIX = ".value"
 

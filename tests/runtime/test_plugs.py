@@ -231,6 +231,13 @@ def test_what_an_entry_point_or_module_names_must_be_a_strategy(name, tmp_path, 
         handoff.execute_local(a_dag(), allocation_strategy="theirs", run_dir=tmp_path / "run")
 
 
+def test_an_entry_point_that_is_not_written_as_one_is_named(tmp_path, monkeypatch):
+    point = metadata.EntryPoint("theirs", "what is this", "handoff_mpi.strategies")
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [point])
+    with pytest.raises(handoff.UsageError, match=r"\(what is this\) cannot be loaded: an entry point is written"):
+        handoff.execute_local(a_dag(), allocation_strategy="theirs", run_dir=tmp_path)
+
+
 class Rated(handoff.RatedStrategy):
     ratings = [1]
     inherits = False
@@ -303,7 +310,7 @@ CODECS = {
     "too few": (lambda value: value, r"serialize cannot be called as serialize\(value, source_rank, target_rank\)"),
     "keyword": (lambda value, source, *, target: value, "serialize cannot be called as"),
     "async": (make_some_time, "serialize cannot be called as"),
-    "a class": (Tracker, "serialize cannot be called as"),
+    "a class": (Tracker, "serialize cannot be called as.*it is a class: give an object of it"),
 }
 
 

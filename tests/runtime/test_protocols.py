@@ -83,15 +83,15 @@ class Tracker:
 
 class Store:
     def __init__(self, rank: int) -> None:
-        self.kept: dict[tuple[str, Any], tuple[Any, ...]] = {}
+        self.kept: dict[tuple[str, int], tuple[Any, ...]] = {}
 
-    def put(self, key: tuple[str, Any], payload: tuple[Any, ...]) -> None:
+    def put(self, key: tuple[str, int], payload: tuple[Any, ...]) -> None:
         self.kept[key] = payload
 
-    def get(self, key: tuple[str, Any]) -> tuple[Any, ...]:
+    def get(self, key: tuple[str, int]) -> tuple[Any, ...]:
         return self.kept[key]
 
-    def delete(self, key: tuple[str, Any]) -> None:
+    def delete(self, key: tuple[str, int]) -> None:
         del self.kept[key]
 
 
@@ -99,15 +99,15 @@ class Pickles:
     form = "pickle"
 
     def __init__(self, rank: int) -> None:
-        self.kept: dict[tuple[str, Any], bytes] = {}
+        self.kept: dict[tuple[str, int], bytes] = {}
 
-    def put(self, key: tuple[str, Any], pickled: bytes) -> None:
+    def put(self, key: tuple[str, int], pickled: bytes) -> None:
         self.kept[key] = pickled
 
-    def get(self, key: tuple[str, Any]) -> bytes:
+    def get(self, key: tuple[str, int]) -> bytes:
         return self.kept[key]
 
-    def delete(self, key: tuple[str, Any]) -> None:
+    def delete(self, key: tuple[str, int]) -> None:
         del self.kept[key]
 
 

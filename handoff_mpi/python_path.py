@@ -11,12 +11,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from importlib.machinery import PathFinder
 
 #: The path that this package itself was found on, before a file of the user was loaded.
 _first_path = [entry for entry in sys.path if isinstance(entry, str)]
 _STDLIB = os.path.dirname(os.__file__)  # noqa: PTH120
 
 
+#: In the path of a module that is installed.
+_INSTALLED = ("site-packages", "dist-packages", _STDLIB)
 #: Directories of this process alone: on another host, one of that name could be anybody's.
 _private: list[str] = []
 
@@ -88,3 +91,28 @@ def _behind_stdlib() -> int:
     places = enumerate(map(str, sys.path))
     positions = [place for place, entry in places if entry == _STDLIB or entry.endswith("lib-dynload")]
     return max(positions, default=-1) + 1
+
+
+def source_of(module: str) -> str | None:
+    """Return the file of a module that need not be loaded, without importing what it is in; None if there is none."""
+    places = None
+    origin = None
+    parts = module.split(".")
+    for count in range(1, len(parts) + 1):
+        spec = PathFinder.find_spec(".".join(parts[:count]), places)
+        if spec is None:
+            return None
+        places, origin = spec.submodule_search_locations, spec.origin
+    return origin
+
+
+def is_of_user(module: str) -> bool:
+    """Whether a module belongs neither to Python nor to what is installed."""
+    top = module.partition(".")[0]
+    if top in sys.stdlib_module_names or top == "handoff_mpi":
+        return False
+    try:
+        file = getattr(sys.modules.get(top), "__file__", None) or source_of(top)
+    except Exception:  # of a module that answers anything
+        return False
+    return isinstance(file, str) and not any(part in file for part in _INSTALLED)

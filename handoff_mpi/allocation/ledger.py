@@ -9,6 +9,7 @@ order as well: so a placement costs the same with one rank a host and with hundr
 from __future__ import annotations
 
 import bisect
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,7 @@ from handoff_mpi.allocation.reservations import Reservations
 from handoff_mpi.allocation.seating import Seating
 from handoff_mpi.errors import AllocationError
 from handoff_mpi.resources import Amounts, Capability
+from handoff_mpi.resources.amounts import UNIT, plain_number
 
 # Why a rank is offered nothing for now.
 SUSPECT = "suspect"
@@ -65,6 +67,15 @@ class Ledger:
         self.reservations = Reservations(seating, self.job, self.changes)
         self._ranking = Ranking(seating, self.changes)
         self._class_of: dict[Any, CostClass] = {}
+
+    def capacity(self) -> dict[str, int | float]:
+        """Return how much of each resource there is in all pools together, as users write it."""
+        pools = {id(pool): pool for bay in self.bays for pool in bay.pools.values()}
+        devices = {id(bay.devices): bay.devices for bay in self.bays if bay.devices is not None}
+        total = Counter({GPU: sum(len(each.free) for each in devices.values()) * UNIT})
+        for pool in (*pools.values(), *self.job.values()):
+            total[pool.name] += pool.capacity
+        return {name: plain_number(amount) for name, amount in total.items() if amount}
 
     def close(self) -> None:
         """Break the reference cycles; the ledger is of no use afterwards."""

@@ -119,8 +119,10 @@ def load(job: Job, target: str, args: list[str]) -> tuple[DagFile, DAG | None]:
             file = load_dag_file(target, args)
         if file.setup is not None:
             job.run_setup(file.setup)
-        with _loading(job):
-            return file, file.build()
+        with _loading(job), file.top_level.noting():
+            dag = file.build()
+        job.top_level = file.top_level
+        return file, dag
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from handoff_mpi.encoding import carry_by_value
 from handoff_mpi.errors import DAGError, HandoffError, Interrupted, UsageError
 from handoff_mpi.formatting import one_line, show
 from handoff_mpi.launch.dag_hints import describe_no_dag
+from handoff_mpi.launch.top_level import TopLevel
 from handoff_mpi.python_path import ModuleName, add_directories
 from handoff_mpi.suggestions import did_you_mean
 from handoff_mpi.worker.error_report import describe
@@ -41,11 +42,13 @@ class DagFile:
         path: its file.
         setup: its ``setup(rank)``, if it has one.
         build: gives its DAG; None where it was asked for help, and has given it.
+        top_level: what it has changed in this process while it was loaded.
     """
 
     path: Path
     setup: Callable[[int], Any] | None
     build: Callable[[], DAG | None]
+    top_level: TopLevel
 
 
 def load_dag_file(target: str, args: list[str]) -> DagFile:
@@ -66,11 +69,13 @@ def load_dag_file(target: str, args: list[str]) -> DagFile:
     else:
         path, name = _split(target)
         spec = _spec_of_file(path)
-    module = _import(spec, path)
+    top_level = TopLevel(path)
+    module = _import(spec, path, top_level)
     setup = _held(module, "setup")
     if setup is not None and not callable(setup):
         raise UsageError(f"{path}: setup must be a function of the rank, not {show(setup)}")
-    return DagFile(path, setup, lambda: _dag(module, path, name or None, args))
+    top_level.setup = setup
+    return DagFile(path, setup, lambda: _dag(module, path, name or None, args), top_level)
 
 
 def _split(target: str) -> tuple[Path, str | None]:
@@ -182,13 +187,14 @@ def _is_from(module: ModuleType, path: Path) -> bool:
     return getattr(module, "__file__", None) == str(path)
 
 
-def _import(spec: ModuleSpec, path: Path) -> ModuleType:
+def _import(spec: ModuleSpec, path: Path, top_level: TopLevel) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     carry_by_value(module)
     try:
-        call_here(spec.loader.exec_module, (module,), {})
+        with top_level.noting():
+            call_here(spec.loader.exec_module, (module,), {})
     except SyntaxError as error:
         place = f"{error.filename or path}, line {error.lineno}" if error.lineno else path
         raise UsageError(f"{place}: {error.msg}") from error

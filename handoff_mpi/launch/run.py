@@ -32,6 +32,7 @@ from handoff_mpi.launch.changes import Acceptance, explain_changes
 from handoff_mpi.launch.deadline import end_of_run
 from handoff_mpi.launch.dry_run import check_for_run
 from handoff_mpi.launch.job import Job
+from handoff_mpi.launch.notices import notices
 from handoff_mpi.launch.questions import find_questions
 from handoff_mpi.launch.resume import Resumed, ValueFiles, resume
 from handoff_mpi.launch.run_files import open_files
@@ -162,7 +163,19 @@ class Run:
                 _note(note)
             return self._execute(history)
 
+    def _tell_notices(self) -> None:
+        job, options = self._job, self._options
+        has_children = self._isolation(0, 1) == "process" or any(each.timeout is not None for each in self._dag)
+        where = "rank" if job.size > 1 else "child process" if has_children else ""
+        codes = [function.code for function in self._dag]
+        has_setup = job.setup is not None
+        for line in notices(codes, self._plan.codes, job.top_level, where, options.seed, has_setup):
+            if line not in job.has_said:
+                job.has_said.add(line)
+                say(line)
+
     def _execute(self, history: History) -> Results:
+        self._tell_notices()
         with garbage.paused():
             resumed = self._prepare(history)
         return self._carry_out(self._make_loop(), resumed)
@@ -206,7 +219,8 @@ class Run:
         self._keys = resumed.keys
         self._chronicle = Chronicle(journal, plan, partial(_key, resumed.keys, self._run))
         imports = origins.directories, origins.modules
-        about = {**self._about, "hosts": hosts, "slots": slots, "imports": imports}
+        self._capacity = self._ledger.capacity()
+        about = {**self._about, "hosts": hosts, "slots": slots, "capacity": self._capacity, "imports": imports}
         self._chronicle.begin(about, marks.of, resumed.rest, marks.codes, acceptance.new)
         self._home = self._make_home(resumed)
         return resumed
@@ -422,6 +436,7 @@ class Run:
             self._lost_ranks_before,
             scheduler.stopped_on_failure,
             dict(self._recorder.probation),
+            self._capacity,
         )
         results._records = self._recorder.table(scheduler)
         results._origins = self._origins

@@ -47,6 +47,7 @@ def load(run_dir: str | Path) -> Results:
         reason,
         dict(about.get("hosts", {})),
         dict(about.get("slots", {})),
+        capacity=dict(about.get("capacity", {})),
         lost_ranks=dict(launch.lost_ranks),
         probation=dict(launch.probation),
         lost_ranks_before=history.lost_ranks_before(launch.epoch),

@@ -135,8 +135,27 @@ class RecordTable:
                 busy[rank] = busy.get(rank, 0.0) + duration
         return busy
 
+    def called(self) -> list[int]:
+        """Return the tasks whose calls this launch made, and knows the times of."""
+        return [task for task, attempts in enumerate(self.attempts) if attempts and self.started[task] >= 0]
+
+    def stopped(self, task: int) -> float:
+        """Return when the last call of a task ended, in seconds since the epoch."""
+        return self.started[task] + self.durations[task]
+
+    def claimed(self) -> dict[str, float]:
+        """Return resource to what the calls of this launch claimed of it, times seconds."""
+        seconds: dict[int, float] = {}  # by the identity of the cost: functions share few
+        for cost, duration, attempts, rank in zip(self.costs, self.durations, self.attempts, self.ranks, strict=True):
+            if attempts and rank >= 0:
+                seconds[id(cost)] = seconds.get(id(cost), 0.0) + duration
+        claimed: dict[str, float] = {}
+        for cost in {id(cost): cost for cost in self.costs}.values():
+            for name, amount in cost.items():
+                claimed[name] = claimed.get(name, 0.0) + amount * seconds.get(id(cost), 0.0)
+        return claimed
+
     def slowest(self, count: int) -> list[tuple[float, Hashable]]:
         """Return seconds and id of the longest calls that this launch made, the longest first."""
-        own = [task for task, attempts in enumerate(self.attempts) if attempts and self.started[task] >= 0]
-        longest = heapq.nlargest(count, own, key=self.durations.__getitem__)
+        longest = heapq.nlargest(count, self.called(), key=self.durations.__getitem__)
         return [(self.durations[task], self.ids[task]) for task in longest]

@@ -22,6 +22,7 @@ from handoff_mpi.errors import (
 )
 from handoff_mpi.formatting import MAX_CHARS, one_line, show
 from handoff_mpi.results.failure_groups import FailureGroup, grouped
+from handoff_mpi.results.limits import describe_use
 from handoff_mpi.results.origins import Origins
 from handoff_mpi.results.records import RecordTable, TaskRecord
 from handoff_mpi.results.run_dir import VALUES
@@ -78,6 +79,7 @@ class Results(Mapping[Hashable, Any]):
         lost_ranks: ranks that were lost, with the reason.
         lost_ranks_before: the same of each earlier launch of the run that lost some, by its number.
         probation: hosts and ranks that failed functions which succeeded elsewhere, in words, and what was seen.
+        capacity: resource to how much of it the ranks had together: cores, MB, devices.
         stopped_on_failure: whether a stopped run was stopped by a function's failure (``on_failure="stop"``).
     """
 
@@ -94,6 +96,7 @@ class Results(Mapping[Hashable, Any]):
     lost_ranks_before: dict[int, dict[int, str]] = field(default_factory=dict)
     stopped_on_failure: bool = False
     probation: dict[str, str] = field(default_factory=dict)
+    capacity: dict[str, float] = field(default_factory=dict)
     _records: RecordTable = field(default_factory=RecordTable, repr=False)
     _payloads: dict[Hashable, Payload] = field(default_factory=dict, repr=False)
     _persisted: dict[Hashable, Key] = field(default_factory=dict, repr=False)
@@ -241,13 +244,7 @@ class Results(Mapping[Hashable, Any]):
         if len(groups) > _MAX_IN_SUMMARY:
             rest = sum(group.count for group in groups[_MAX_IN_SUMMARY:])
             lines.append(f"  failed: {rest:,} more functions, in {len(groups) - _MAX_IN_SUMMARY:,} other ways")
-        busy = self._records.busy()
-        if busy:
-            capacity = self.duration_s * max(1, sum(self.slots.values()))
-            total = sum(busy.values())
-            # It is not known of a run that died.
-            share = f", {100 * total / capacity:.0f} % of the slots' time" if capacity else ""
-            lines.append(f"  busy: {total:.2f} s in calls on {len(busy)} ranks{share}")
+        lines += describe_use(self._records, self.slots, self.capacity, self.duration_s)
         slowest = self._records.slowest(3)
         if slowest and slowest[0][0] >= 0.01:
             lines.append("  slowest: " + ", ".join(f"{show(id)} {duration:.2f} s" for duration, id in slowest))

@@ -18,7 +18,7 @@ from handoff_mpi.dag.retry_on import lineage_of
 from handoff_mpi.encoding import EncodingError, Payload, decode_code, decode_input, decode_private, encode
 from handoff_mpi.messages import OK, RAISED, UNPICKLABLE, ErrorReport
 from handoff_mpi.worker.codecs import deserialize, serialize
-from handoff_mpi.worker.context import TaskContext, enter
+from handoff_mpi.worker.context import TaskContext, enter, leave
 from handoff_mpi.worker.draws import Generators
 from handoff_mpi.worker.error_report import (
     MAX_MESSAGE_CHARS,
@@ -162,8 +162,8 @@ class Caller:
         values: list[Any] = []
         started = time.perf_counter()
         enter_copies()
+        token = enter(context)
         try:
-            enter(context)
             self._state.begin(self._limits.set(spec.cores))
             if len(spec.recipe) > 4:
                 self._enter_surroundings(*spec.recipe[4])
@@ -188,7 +188,7 @@ class Caller:
             return Outcome(RAISED, None, described, duration)
         finally:
             leave_copies()
-            enter(None)
+            leave(token)  # a function may run a DAG itself
             self._state.end(duration)
             context.clear()
         try:

@@ -76,9 +76,11 @@ class _Server:
         self._rank = rank
         self._tokens = tokens
         self._problem: ErrorReport | None = None
+        self._caller = Caller(rank, run)
         self._begin_run(run, seeds)
 
     def _begin_run(self, run: str, seeds: bool) -> None:
+        self._caller.close()
         self._seeds = seeds
         self._caller = Caller(self._rank, run, GlobalGenerators(seeds))
         self._is_void = False  # what is sent ahead, until a call comes that is not

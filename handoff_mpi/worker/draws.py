@@ -14,12 +14,17 @@ from __future__ import annotations
 import dis
 import enum
 import functools
+import re
 import sys
 import weakref
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
+
+from handoff_mpi.python_path import is_of_user, source_of
 
 
 class Generators(enum.IntFlag):
@@ -45,6 +50,8 @@ _ATTRIBUTE_OPS = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
 _FILLERS = frozenset({"CACHE", "PUSH_NULL", "PRECALL", "NOP", "EXTENDED_ARG"})
 _NOT_FOLLOWED = frozenset({*sys.stdlib_module_names, "cloudpickle", "handoff_mpi", "mpi4py", "numpy"})
 _IMPORT_NAME = dis.opmap["IMPORT_NAME"]
+_IMPORT_STATEMENT = re.compile(rb"^\s*(?:import|from)\s+([\w.]+)", re.MULTILINE | re.ASCII)
+_MAX_SOURCES = 100
 _MISSING = object()
 _GLOBAL_OPS = frozenset({"LOAD_GLOBAL", "LOAD_NAME"})
 _BOUND = frozenset({MethodType, BuiltinFunctionType})
@@ -79,17 +86,18 @@ class DrawFinder:
 def names_reached(code: Any) -> set[str]:
     """Return the names of globals and attributes in ``code`` and in what it calls of the user's own modules."""
     names: set[str] = set()
-    for each in _walk(code):
+    for each in islice(_walk(code), _MAX_FOLLOWED):
         if type(each) is FunctionType:
             names.update(all_names(each.__code__))
     return names
 
 
-def objects_reached(code: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the globals and closure variables that ``code`` refers to, by name, and those of what it calls."""
-    for each in _walk(code):
+def objects_reached(code: Any) -> Iterator[tuple[FunctionType, str, Any]]:
+    """Yield the variables outside of it that ``code`` refers to, and those of what it calls: function, name, value."""
+    for each in islice(_walk(code), _MAX_FOLLOWED):
         if type(each) is FunctionType:
-            yield from _named(each)
+            yield from ((each, *named) for named in _named(each))
+            yield from ((each, f"a default of {each.__name__}()", value) for value in each.__defaults__ or ())
 
 
 def all_names(code: CodeType) -> Iterator[str]:
@@ -145,9 +153,9 @@ def _reached(item: Any) -> Iterator[Any]:
     elif isinstance(item, property):
         yield from (item.fget, item.fset)
     elif kind in (list, tuple, set, frozenset):
-        yield from list(item)[:_MAX_CONTAINER]
+        yield from islice(item, _MAX_CONTAINER)
     elif kind is dict:
-        yield from list(item.values())[:_MAX_CONTAINER]
+        yield from islice(item.values(), _MAX_CONTAINER)
     elif issubclass(kind, type):
         if _is_followed(item.__module__):
             yield from (*vars(item).values(), *item.__bases__)
@@ -156,7 +164,7 @@ def _reached(item: Any) -> Iterator[Any]:
     else:
         yield kind
         if _is_followed(kind.__module__) and kind.__dictoffset__:
-            yield from list(object.__getattribute__(item, "__dict__").values())[:_MAX_CONTAINER]
+            yield from islice(object.__getattribute__(item, "__dict__").values(), _MAX_CONTAINER)
 
 
 def _of_function(function: FunctionType) -> Iterator[Any]:
@@ -229,7 +237,7 @@ def _generators_named(function: FunctionType) -> Iterator[Generators]:
     named = {"random", *(name for name, module in modules.items() if module in _MODULES)}
     parents = {"np", "numpy", *(name for name, module in modules.items() if module == "numpy")}
     loaded = imported.union(modules.values())
-    if any(name not in sys.modules and _is_followed(name) for name in imported):
+    if any(name not in sys.modules and _may_draw(name) for name in imported):
         yield RANDOM | UNKNOWN
     has_random, has_numpy = "random" in loaded, not loaded.isdisjoint(_MODULES[1:])
     has_numpy |= "numpy" in loaded and "random" in names
@@ -275,6 +283,32 @@ def _imported(code: CodeType) -> Iterator[str]:
     for each in code.co_consts:
         if type(each) is CodeType:
             yield from _imported(each)
+
+
+def _may_draw(module: str) -> bool:
+    """Whether a module that is not loaded may draw: one of the user only if its source, or that of what it imports,
+    names ``random``.
+    """
+    waiting = [module]
+    seen: set[str] = set()
+    while waiting and len(seen) < _MAX_SOURCES:
+        name = waiting.pop()
+        if name in seen or not _is_followed(name):
+            continue
+        seen.add(name)
+        file = source_of(name)
+        if file is None:
+            continue
+        if not is_of_user(name) or not file.endswith(".py"):
+            return True
+        try:
+            source = Path(file).read_bytes()
+        except OSError:
+            return True
+        if b"random" in source:
+            return True
+        waiting += (match.decode() for match in _IMPORT_STATEMENT.findall(source))
+    return bool(waiting)
 
 
 def _is_followed(module: Any) -> bool:

@@ -85,6 +85,7 @@ class ProcessState:
     def __init__(self) -> None:
         self._directory: str | None = None
         self._umask = -1
+        self._outer: ProcessState | None = None  # of the call that has made this one: it runs a DAG itself
         self._environ: Any = None
         self._data: Any = None
         self._variables: dict[Any, Any] = {}
@@ -103,7 +104,7 @@ class ProcessState:
             self._environ = os.environ
             self._data = _watch_environment()
             self._variables = dict(self._data)
-        _current = self
+        self._outer, _current = _current, self
 
     def enter(self, directory: str | None, variables: Mapping[str, str | None]) -> None:
         """Give the call a working directory and variables of its own.
@@ -125,7 +126,8 @@ class ProcessState:
     def end(self, duration_s: float) -> None:
         """The call has ended after ``duration_s`` seconds: restore what it has changed."""
         global _current, _may_have_changed
-        _current = None
+        if _current is self:
+            _current, self._outer = self._outer, None
         if self._umask < 0:
             return  # it did not come to begin
         os.umask(self._umask)

@@ -18,6 +18,8 @@ from handoff_mpi.worker.draws import NONE, NUMPY, RANDOM, UNKNOWN, DrawFinder, G
 _finder = DrawFinder()
 #: The generators that the ``setup(rank)`` called last in this process has seeded.
 _seeded_by_setup = NONE
+#: Those that have states to restore in this process, the latest last: a function may run a DAG itself.
+_to_restore: list[GlobalGenerators] = []
 
 
 class GlobalGenerators:
@@ -47,14 +49,38 @@ class GlobalGenerators:
             import random
 
             if RANDOM not in self._states:
-                self._states[RANDOM] = random.getstate()
+                self._keep(RANDOM, random.getstate())
             random.seed(seed)
         if which & (NUMPY | UNKNOWN) and not self._left_alone & NUMPY:
-            _seed_numpy(bool(which & NUMPY), seed, self._states)
+            self._seed_numpy(bool(which & NUMPY), seed)
+
+    def _seed_numpy(self, is_imported: bool, seed: int) -> None:
+        if is_imported:  # by the call, if it is not yet
+            importlib.import_module("numpy.random")
+        generator = getattr(sys.modules.get("numpy"), "random", None)
+        if generator is None:
+            return
+        if NUMPY not in self._states:
+            self._keep(NUMPY, generator.get_state(legacy=False))
+        try:
+            generator.seed([seed & 0xFFFFFFFF, seed >> 32])
+        except TypeError:
+            pass  # the user has replaced its bit generator by one that cannot be seeded again
+
+    def _keep(self, which: Generators, state: Any) -> None:
+        self._states[which] = state
+        if self not in _to_restore:
+            _to_restore.append(self)
 
     def restore(self) -> None:
         """Restore the generators as they were before the first call: this process may be a user's."""
         states, self._states = self._states, {}
+        if self in _to_restore:
+            position = _to_restore.index(self)
+            _to_restore.remove(self)
+            if position < len(_to_restore):  # another one began later, and ends later
+                _to_restore[position]._states.update(states)
+                return
         try:
             if RANDOM in states:
                 sys.modules["random"].setstate(states[RANDOM])
@@ -62,20 +88,6 @@ class GlobalGenerators:
                 sys.modules["numpy"].random.set_state(states[NUMPY])
         except Exception:
             pass  # a function has put something else there
-
-
-def _seed_numpy(is_imported: bool, seed: int, states: dict[Generators, Any]) -> None:
-    if is_imported:  # by the call, if it is not yet
-        importlib.import_module("numpy.random")
-    generator = getattr(sys.modules.get("numpy"), "random", None)
-    if generator is None:
-        return
-    if NUMPY not in states:
-        states[NUMPY] = generator.get_state(legacy=False)
-    try:
-        generator.seed([seed & 0xFFFFFFFF, seed >> 32])
-    except TypeError:
-        pass  # the user has replaced its bit generator by one that cannot be seeded again
 
 
 def drawn_by(code: Any) -> Generators:

@@ -15,7 +15,7 @@ from typing import Any
 from handoff_mpi.resources.detection import usable_cpus
 from handoff_mpi.worker.process_state import is_in_call
 
-_VARIABLES = (
+VARIABLES = (
     *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"),
     *("NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS", "POLARS_MAX_THREADS"),
     "LOKY_MAX_CPU_COUNT",  # joblib reads it at each n_jobs=-1
@@ -60,7 +60,7 @@ class ThreadLimits:
 def _limit_process(threads: int) -> None:
     global _threads
     _threads = threads
-    for name in _VARIABLES:
+    for name in VARIABLES:
         os.environ[name] = str(threads)
     _widen_affinity(threads)
 

@@ -160,13 +160,13 @@ def test_imports_within_functions_count():
 
         return json.dumps(numpy.zeros(1).tolist())
 
-    def unknown():
-        import a_module_that_is_not_loaded
+    def missing():
+        import a_module_that_is_not_there
 
-        return a_module_that_is_not_loaded
+        return a_module_that_is_not_there
 
-    found = [DrawFinder().find(each) for each in (local, from_numpy, some, none, of_numpy, harmless, unknown)]
-    assert found == [RANDOM, NUMPY, RANDOM, 0, NUMPY, 0, RANDOM | UNKNOWN]
+    found = [DrawFinder().find(each) for each in (local, from_numpy, some, none, of_numpy, harmless, missing)]
+    assert found == [RANDOM, NUMPY, RANDOM, 0, NUMPY, 0, 0]
 
 
 def test_modules_of_the_user_and_installed_ones_are_followed(tmp_path):
@@ -196,6 +196,21 @@ def test_modules_of_the_user_and_installed_ones_are_followed(tmp_path):
     shuffles, norm = found[7:]
     assert shuffles & (NUMPY | UNKNOWN)
     assert norm == 0
+
+
+def test_modules_that_are_not_loaded_are_looked_at_as_sources(tmp_path, monkeypatch):
+    files = {"not_loaded_plain": "import json, {0}behind", "not_loaded_behind": "def f(): pass"}
+    files |= {"not_loaded_drawing": "  from {0}deeper.inner import f", "not_loaded_deeper/__init__": "import abc"}
+    files["not_loaded_deeper/inner"] = "def f():\n    import random"
+    (tmp_path / "not_loaded_deeper").mkdir()
+    for name, text in files.items():
+        (tmp_path / f"{name}.py").write_text(text.format("not_loaded_"))
+    monkeypatch.syspath_prepend(tmp_path)
+    scope = {"__name__": "script"}
+    exec("def plain():\n import not_loaded_plain\ndef drawing():\n import not_loaded_drawing\n", scope)
+    assert DrawFinder().find(scope["plain"]) == 0
+    assert DrawFinder().find(scope["drawing"]) == RANDOM | UNKNOWN
+    assert not any(name.startswith("not_loaded") for name in sys.modules)
 
 
 class Hostile:

@@ -155,6 +155,28 @@ def test_a_generator_of_numpy_that_cannot_be_seeded_fails_no_call(run):
         np.random.set_bit_generator(before)
 
 
+def test_a_run_within_a_call_leaves_its_generators_alone(run):
+    def nested():
+        before = random.random()
+        dag = DAG("inner")
+        dag.add_function(Function("inner", (), draw_both))
+        execute_local(dag)
+        own = random.Random(current_task().seed)
+        return (before, random.random()) == (own.random(), own.random())
+
+    assert run(nested, ids=["outer"]) == [True]
+
+
+def test_runs_beside_one_another_restore_what_they_found():
+    state = random.getstate()
+    beside = [GlobalGenerators(True) for _ in range(3)]
+    for seed, generators in enumerate(beside):
+        generators.seed(RANDOM, seed)
+    for generators in beside:
+        generators.restore()
+    assert random.getstate() == state
+
+
 # -- what setup(rank) seeds ---------------------------------------------------------------------------
 
 

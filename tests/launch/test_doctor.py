@@ -598,7 +598,7 @@ def test_bad_usage(alone, monkeypatch, capsys):
 def test_a_launcher_that_does_not_get_through(alone, tmp_path, monkeypatch, capsys, ending):
     mark = f"HANDOFF_TEST_{uuid.uuid4().hex}"
     launcher = script(tmp_path / "mpirun", ending)
-    monkeypatch.setattr(visit, "launcher_command", lambda ranks: (launcher, {**os.environ, mark: "1"}))
+    monkeypatch.setattr(visit, "launcher_command", lambda *given: (launcher, {**os.environ, mark: "1"}))
     monkeypatch.setattr(visit, "LIMIT_S", 0.5)
     monkeypatch.setattr(visit, "_SPEECH_S", 0.0)
     assert alone("-n", "2") == 1

@@ -77,7 +77,8 @@ class Task:
             signature = str(inspect.signature(self.code))
         except Exception:  # of a builtin, or of code that answers what it likes
             signature = "(...)"
-        return f"<task {one_line(self._name() + signature, MAX_REPR_CHARS)}>"
+        name = self._name() if hasattr(self.code, "__name__") else Function(None, code=self.code).name
+        return f"<task {one_line(name + signature, MAX_REPR_CHARS)}>"
 
     def _note_call_outside(self) -> None:
         self._was_called_outside = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import pydoc
 import sys
@@ -135,6 +136,18 @@ def test_what_is_unknown_is_named_with_what_is_near(name, tmp_path, monkeypatch)
         do()
     assert line in str(caught.value) and "\n" not in str(caught.value)
     assert caught.value.exit_code == EXIT_USAGE
+
+
+def test_handles_in_keyword_arguments_and_codecs_are_looked_up_too():
+    for function in (
+        Function("b", (), abs, [], {"x": [handoff.Handle("fti")]}),
+        Function("b", [handoff.Argument("fti")], abs),
+        Function("b", (), abs, [{"deep": (handoff.Handle("fti"),)}]),
+    ):
+        dag = one_function()
+        dag.add_function(function)
+        with pytest.raises(DAGError, match=r"no function 'fti', which 'b' takes; did you mean 'fit'\?"):
+            dag.validate()
 
 
 def test_ids_that_are_not_there(tmp_path):
@@ -285,6 +298,13 @@ def test_so_it_does_of_odd_code():
     for code in (print, max, abs, np.add, lambda x: x):
         assert repr(task(code)).startswith("<task ")
         assert pydoc.render_doc(task(code))
+    assert repr(task(functools.partial(pow, 2))).startswith("<task pow(")
+    assert repr(task(Scale())) == "<task Scale(x)>"
+
+
+class Scale:
+    def __call__(self, x):
+        return x
 
 
 class Model:

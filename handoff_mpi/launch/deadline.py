@@ -9,6 +9,7 @@ import subprocess
 
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import show
+from handoff_mpi.numerals import parse_real
 
 #: A century: what is longer is a mistake, or no time that a clock can show.
 MAX_DEADLINE_S = 3.2e9
@@ -28,7 +29,7 @@ def end_of_run(deadline: float | str | None, started: float) -> float | None:
     if deadline is None:
         return _end_by_slurm()
     try:
-        seconds = math.nan if isinstance(deadline, bool) else float(deadline)
+        seconds = parse_real(deadline) if isinstance(deadline, str) else _number(deadline)
     except OverflowError:
         seconds = math.inf
     except (TypeError, ValueError):
@@ -36,6 +37,10 @@ def end_of_run(deadline: float | str | None, started: float) -> float | None:
     if not 0 < seconds <= MAX_DEADLINE_S:
         raise UsageError(f"deadline must be a positive number of seconds or an ISO time, not {show(deadline)}")
     return started + seconds
+
+
+def _number(deadline: float) -> float:
+    return math.nan if isinstance(deadline, bool) else float(deadline)
 
 
 def _iso(text: object) -> float:

@@ -81,6 +81,14 @@ def test_numbers_are_written_in_ascii_and_decimal(flag, monkeypatch):
                 options_given(parse(["run", "d.py"]))
 
 
+@pytest.mark.parametrize("text", ["٣", "1_0", "nan", "inf", "", "-5", "0"])
+def test_so_are_deadlines(text, in_process, tmp_path, capsys):
+    (tmp_path / "d.py").write_text(DAG_FILE.format(options=""))
+    assert cli.main(["check", "d.py", f"--deadline={text}"]) == EXIT_USAGE
+    assert "deadline must be" in capsys.readouterr().err
+    assert cli.main(["check", "d.py", "--deadline=3600.5"]) == EXIT_DONE
+
+
 FLAGS = ["--allocation-strategy", "--max-retries", "--isolation", "--prices", "--keep", "--rerun", "--deadline"]
 FLAGS += ["--run-dir", "--cache-size", "--resources", "--drain", "--bogus", "-n", "--hosts", "--checkpoint"]
 

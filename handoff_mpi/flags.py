@@ -320,4 +320,4 @@ def without_flags(words: Sequence[str], flags: Sequence[str]) -> list[str]:
 def _carries_value(word: str, flag: str) -> bool:
     if flag.startswith("--"):
         return word.startswith(f"{flag}=")
-    return word.startswith(flag) and word[len(flag) :].lstrip("=").isdigit()
+    return word.startswith(flag) and word[len(flag) :].lstrip("=+-").isdecimal()

@@ -142,7 +142,7 @@ def test_help_lists_the_flags_in_the_same_order(capsys):
 
 
 def test_flags_of_the_supervisor_are_not_passed_on():
-    words = ["-n", "3", "d.py", "--hosts=a", "--keep", "x", "-n4", "-n=5", "-n+6", "-n=+7", "--mpirun-args", "--verbose"]
+    words = ["-n", "3", "d.py", "--hosts=a", "--keep", "x", "-n4", "-n=5", "-n+6", "-n=+7", "--mpirun-args", "-v"]
     assert without_flags(words, ("-n", "--hosts", "--mpirun-args")) == ["d.py", "--keep", "x"]
 
 

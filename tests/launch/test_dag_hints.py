@@ -36,7 +36,7 @@ HINTS = {
     "a block without one": ("if __name__ == '__main__':\n    print(1)\n", "define `dag = DAG(...)` or"),
     "build without return": (f"def build(args):\n    {MAKES}", "returned None, not a DAG; end it with `return dag`"),
     "an unknown option": ("f = Function('a', cose=1)\n", "d.py, line 3: Function('a') got unknown option cose; "),
-    "one of a task": ("@task(timout=1)\ndef f(): pass\n", "d.py, line 3: task("),
+    "one of a task": ("task(timout=1)(\n    abs)\n", "d.py, line 3: task("),
     "one in build": ("def build(args):\n    task(abs).options(naem=1)\n", "d.py, line 4: task("),
     "no id": ("DAG('x').add_function(3)\n", "d.py, line 3: DAG 'x': add_function takes a Function, not 3"),
 }

@@ -286,8 +286,8 @@ def fit(power, *, k: int = 3) -> float:
 
 
 def test_help_shows_the_function():
-    text = pydoc.render_doc(fit, renderer=pydoc.plaintext)
-    assert "fit(power, *, k: " in text and "Fit a curve.\n    \n    To what was measured." in text
+    text = "\n".join(map(str.rstrip, pydoc.render_doc(fit, renderer=pydoc.plaintext).splitlines()))
+    assert "fit(power, *, k: " in text and "Fit a curve.\n\n    To what was measured." in text
     assert "add itself" not in text
     assert repr(fit).startswith("<task fit(power, *, k: ")
     assert inspect.signature(fit) == inspect.signature(fit.code)

@@ -153,7 +153,7 @@ def _as_mapping(given: object) -> str:
     if isinstance(given, str) and (given in STANDARD or given.casefold() in SYNONYMS):
         return f"; did you mean {{'{SYNONYMS.get(given.casefold(), given)}': 1}}?"
     is_number = isinstance(given, numbers.Real) and not isinstance(given, bool)
-    return f"; did you mean {{'cpu': {plain(given)}}}?" if is_number else ""
+    return f"; did you mean {{'cpu': {show(plain(given))}}}?" if is_number else ""
 
 
 def parse_cost(cost: Mapping[str, Any] | None) -> Amounts:

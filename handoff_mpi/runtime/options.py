@@ -33,7 +33,9 @@ MAX_COUNT = 2**63 - 1
 #: What other tools call these options.
 _OTHER_WORDS = {
     "allocation_strategy": "strategy scheduler policy allocation",
-    "max_retries": "retries retry tries attempts max_attempts reschedule",
+    "retry_on": "retry_exceptions retry_if exceptions",
+    "retry_delay": "delay backoff retry_after retry_wait",
+    "max_retries": "max_retry retries retry tries attempts max_attempts reschedule",
     "on_failure": "on_error fail_fast",
     "max_concurrency": "max_workers workers parallel parallelism jobs concurrency max_parallel",
     "isolation": "isolate",

@@ -261,7 +261,7 @@ def _wrong_numbers(function: Function) -> Iterable[str]:
 
 def _make_numbers_plain(function: Function) -> None:
     """Put Python's own numbers into the place of numpy's: they go into messages, and are compared a million times."""
-    for name in ("max_retries", "timeout", "retry_delay", "priority", "node"):
+    for name in ("max_retries", "timeout", "retry_delay", "priority", "node", "writable"):
         setattr(function, name, plain(getattr(function, name)))
 
 

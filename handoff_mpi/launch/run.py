@@ -447,7 +447,7 @@ class Run:
     def _why_stopped(self, loop: SchedulerLoop) -> str:
         scheduler, running = self._scheduler, loop.running_at_stop
         if scheduler.stopped_on_failure and scheduler.failures:
-            return f"function {self._plan.ids[next(iter(scheduler.failures))]!r} failed"
+            return f"function {show(self._plan.ids[next(iter(scheduler.failures))])} failed"
         if not (scheduler.stopping and running):
             return scheduler.stopping
         cut_off = [task for task in running if not State(scheduler.state[task]).is_final]
@@ -556,7 +556,7 @@ def _note(text: str) -> None:
 def _unknown(notes: dict[Hashable, str]) -> str:
     id, why = next(iter(notes.items()))
     more = f" and {len(notes) - 1} more" if len(notes) > 1 else ""
-    return f"what earlier launches computed cannot be told for function {id!r}{more} ({why}), so they run again"
+    return f"what earlier launches computed cannot be told for function {show(id)}{more} ({why}), so they run again"
 
 
 def _register_with_tracker(tracker: Any, capabilities: list[Capability]) -> None:

@@ -334,6 +334,7 @@ def test_the_constructor_of_functions_takes_every_field():
 def test_numbers_of_numpy_go_wherever_numbers_go(tmp_path):
     dag = DAG("d")
     options = {"max_retries": np.int64(3), "timeout": np.float32(9), "priority": np.int8(1), "node": np.int64(0)}
+    options |= {"retry_delay": np.float32(0.5), "writable": np.bool_(True)}
     cost = {"cpu": np.int32(1), "memory": np.float32(1.5), "tape": np.uint8(1)}
     dag.add_function(Function(np.int64(3), (), abs, [-3], cost=cost, **options))
     dag.add_function(Function("next", [3], abs, node=handoff.collocated(np.int64(3))))

@@ -111,7 +111,7 @@ def _run(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
         command.ignore_signals()
     if "run_dir" in chosen:
         note_arrived(chosen["run_dir"])
-    job = jobs.current = jobs.mpi_job(join_limit=RunOptions(**chosen).join_limit)
+    job = jobs.current = command.join(RunOptions(**chosen).join_limit)
     if job.rank == 0:
         command.end(job, command.tell_refusal(chosen, command.lead(job, _target(given), args, chosen)))
     command.serve(job)
@@ -185,7 +185,7 @@ def _check(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
         passed = [*without_flags(own, OF_THE_SUPERVISOR), "--", *args]
         return check_with_ranks(given.n, given.hosts, _words(given.mpirun_args), passed)
     _refuse_launching(own, "check")
-    job = jobs.local_job() if not is_under_launcher() else jobs.mpi_job()
+    job = jobs.local_job() if not is_under_launcher() else command.join(RunOptions(**chosen).join_limit)
     if job.rank:
         command.serve(job)
     from handoff_mpi.launch.admission import describe_fit

@@ -92,6 +92,10 @@ class JoinError(HandoffError):
     """Not all ranks of the job joined the run in time, or they run different versions."""
 
 
+class RanksMissing(JoinError):
+    """Not all ranks of the job joined the run in time; MPI would wait for them at the end of this one, too."""
+
+
 class JobLost(HandoffError):
     """The launcher of this job is gone, and with it the other ranks; the same command resumes the run."""
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,6 +87,47 @@ def _version(mpirun: str) -> str:
     return subprocess.run([mpirun, "--version"], capture_output=True, text=True, timeout=60).stdout
 
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
+#: Parts of the names of variables that pytest sets, and that a run in this process sets for all it starts.
+_PASSING_VARIABLES = ("PYTEST_", "_THREADS", "_CPU_COUNT", "KMP_", "HANDOFF_STARTED_BY")
+
+
+def _process_state() -> dict[str, Any]:
+    """Return what of this process one test could change for those that come after it."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    variables = [name for name in os.environ if not any(part in name for part in _PASSING_VARIABLES)]
+    state: dict[str, Any] = {f"${name}": os.environ[name] for name in variables}
+    state.update((number.name, signal.getsignal(number)) for number in _SIGNALS)
+    return {**state, "working directory": str(Path.cwd()), "umask": umask, "sys.path": tuple(sys.path)}
+
+
+@pytest.fixture(autouse=True)
+def leaves_no_trace():
+    """Fail a test that leaves this process in another state than it found it, and restore that state."""
+    before = _process_state()
+    yield
+    after = _process_state()
+    changed = {name for name, _ in before.items() ^ after.items()}
+    for name in changed:
+        _restore(name, before.get(name))
+    if changed:
+        pytest.fail("the test has changed " + "; ".join(f"{name} to {after.get(name)!r}" for name in sorted(changed)))
+
+
+def _restore(name: str, value: Any) -> None:
+    if name in ("working directory", "umask"):
+        os.umask(value) if name == "umask" else os.chdir(value)
+    elif name == "sys.path":
+        sys.path[:] = value
+    elif not name.startswith("$"):
+        signal.signal(signal.Signals[name], value)
+    elif value is None:
+        del os.environ[name[1:]]
+    else:
+        os.environ[name[1:]] = value
+
+
 @pytest.fixture
 def handoff(tmp_path):
     """Run ``python -m handoff_mpi`` in a directory of its own."""
@@ -100,6 +142,7 @@ def handoff(tmp_path):
 def in_process(monkeypatch, tmp_path):
     """The command line in this process, which it leaves as it was."""
     handlers = {number: signal.getsignal(number) for number in STOPPING}
+    monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(jobs, "current", None)
     monkeypatch.chdir(tmp_path)
     yield

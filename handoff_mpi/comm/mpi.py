@@ -24,7 +24,7 @@ import mpi4py
 from handoff_mpi.comm.bell import Bell
 from handoff_mpi.comm.collectives import COLLECTIVES, WHY_IN_VAIN
 from handoff_mpi.comm.port import Allocate, Envelope, RankGone, fresh_memory
-from handoff_mpi.errors import JoinError, TransportError
+from handoff_mpi.errors import RanksMissing, TransportError
 from handoff_mpi.process_exit import exit_process, exit_python
 
 if not os.environ.get("MPI4PY_RC_THREAD_LEVEL"):
@@ -181,7 +181,7 @@ def wait_for_all(comm: Any, timeout_s: float) -> None:
     """Return once every rank of ``comm`` has come here; no collective is begun before that.
 
     Raises:
-        JoinError: naming, on rank 0, the ranks that have not come in time.
+        RanksMissing: naming, on rank 0, the ranks that have not come in time.
     """
     rank, size = comm.Get_rank(), comm.Get_size()
     end = time.monotonic() + timeout_s
@@ -194,7 +194,7 @@ def wait_for_all(comm: Any, timeout_s: float) -> None:
                 missing.discard(status.Get_source())
             elif time.monotonic() > end:
                 names = ", ".join(map(str, sorted(missing)[:20]))
-                raise JoinError(f"{len(missing)} of {size} ranks have not joined within {timeout_s:.0f} s: {names}")
+                raise RanksMissing(f"{len(missing)} of {size} ranks have not joined within {timeout_s:.0f} s: {names}")
             else:
                 time.sleep(_FLUSH_TURN_S)
         for other in range(1, size):
@@ -203,7 +203,7 @@ def wait_for_all(comm: Any, timeout_s: float) -> None:
     request = comm.isend(None, 0, _JOIN_TAG)
     while not comm.Iprobe(0, _JOIN_TAG):
         if time.monotonic() > end + 5:
-            raise JoinError(f"rank 0 has not joined within {timeout_s:.0f} s")
+            raise RanksMissing(f"rank 0 has not joined within {timeout_s:.0f} s")
         time.sleep(_FLUSH_TURN_S)
     comm.recv(source=0, tag=_JOIN_TAG)
     request.wait()

@@ -22,9 +22,11 @@ from handoff_mpi.errors import (
     Interrupted,
     JobLost,
     RankLostInSetup,
+    RanksMissing,
     TransportError,
 )
 from handoff_mpi.launch import job as jobs
+from handoff_mpi.launch import script_end
 from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.signals import words_of_signal
 from handoff_mpi.process_exit import exit_process, flush_output
@@ -223,6 +225,20 @@ def ignore_signals() -> None:
     """The launcher passes them on to all ranks, and it is rank 0 that decides what they mean."""
     signals.ignore(signal.SIGINT)
     signals.ignore(signal.SIGUSR1)
+
+
+def join(join_limit: float) -> Job:
+    """Join the job of the world; a collective call. If ranks are missing, all ranks end.
+
+    Raises:
+        JoinError: ranks run another version, or MPI is not the launcher's own.
+    """
+    try:
+        return jobs.mpi_job(join_limit=join_limit)
+    except RanksMissing as error:
+        say(str(error))
+        script_end.end_unjoined(error.exit_code, is_started=True)  # in MPI_Finalize this one would wait for them
+        raise
 
 
 def serve(job: Job) -> None:

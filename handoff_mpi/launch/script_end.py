@@ -103,7 +103,7 @@ def finish(status: int, has_raised: bool) -> None:
         meet_at_end(FAILED_PATIENCE_S + LEAVE_S if status else MEETING_S)
     if not _jobs:
         if has_raised:
-            _end_unjoined(is_started)
+            end_unjoined(EXIT_RAISED, is_started)
         return
     from handoff_mpi.comm import mpi
 
@@ -147,15 +147,15 @@ def _end_jobs(status: int) -> None:
         _end_other_rank(served[-1], status)
 
 
-def _end_unjoined(is_started: bool) -> None:
+def end_unjoined(status: int, is_started: bool) -> None:
     """End all ranks, as one has failed that has not joined them: they wait for it, perhaps in MPI_Init."""
     if has_fault_tolerance():
         kill_other_ranks()
-        exit_process(EXIT_RAISED)
+        exit_process(status)
     if is_started:
         from handoff_mpi.comm import mpi
 
-        mpi.abort(EXIT_RAISED)
+        mpi.abort(status)
 
 
 # -- rank 0 -------------------------------------------------------------------------------------------

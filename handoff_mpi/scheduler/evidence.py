@@ -116,11 +116,13 @@ class Evidence:
 
     Attributes:
         wins: rank to how many calls of it succeeded; whoever reports the ends of calls adds to it.
+        losses: rank to how many calls of it failed.
         hosts: host to its ranks.
     """
 
     def __init__(self, seats: Mapping[int, Seat]) -> None:
         self.wins = dict.fromkeys(seats, 0)
+        self.losses = dict.fromkeys(seats, 0)
         self.hosts: dict[str, list[int]] = {}
         for rank, seat in seats.items():
             self.hosts.setdefault(seat.host, []).append(rank)
@@ -136,6 +138,11 @@ class Evidence:
         if new:
             account.succeed(new)
         return account
+
+    def fail(self, rank: int) -> None:
+        """A function failed on ``rank``."""
+        self.losses[rank] += 1
+        self.of_rank(rank).fail()
 
     def of_ranks(self, ranks: Iterable[int]) -> Account:
         """Return the record of ``ranks`` together."""

@@ -21,7 +21,7 @@ from handoff_mpi.scheduler.retries import Chance, chance_of, delay_before_retry
 from handoff_mpi.scheduler.slots import SlotTable
 from handoff_mpi.scheduler.tasks import TaskTable
 from handoff_mpi.scheduler.tries import Tries
-from handoff_mpi.scheduler.undecided import MAX_HOLD_S, MIN_HOLD_S, Undecided, UndecidedFailures, Verdict
+from handoff_mpi.scheduler.undecided import HOLD_CALLS, MAX_HOLD_S, MIN_HOLD_S, Undecided, UndecidedFailures, Verdict
 
 
 class Failures:
@@ -31,6 +31,7 @@ class Failures:
         ledger, tasks, ready, slots: the scheduler's tables.
         policy: the user's choices.
         blame: the deaths that tasks are blamed for.
+        expected_s: returns how long a task is expected to take.
         fail: called with a task, the cause, a rank and its error when it has failed for good.
         log: called with a rank and what happened to it, for the log.
         recall: called with a rank whose queued tasks should be given back.
@@ -48,6 +49,7 @@ class Failures:
         slots: SlotTable,
         policy: Policy,
         blame: Blame,
+        expected_s: Callable[[int], float],
         fail: Callable[..., None],
         log: Callable[[int, str, Any], None],
         recall: Callable[[int], None],
@@ -65,6 +67,7 @@ class Failures:
         self._slots = slots
         self._policy = policy
         self._blame = blame
+        self._expected_s = expected_s
         self._fail = fail
         self._log = log
         self._recall = recall
@@ -95,7 +98,7 @@ class Failures:
         elif chance == Chance.NEVER:
             self._fail_for_good(task, rank, error)
         else:
-            until = now + min(MAX_HOLD_S, max(MIN_HOLD_S, entry[6]))
+            until = now + min(MAX_HOLD_S, max(MIN_HOLD_S, HOLD_CALLS * max(entry[6], self._expected_s(task))))
             failure = self._undecided.failure(rank, error, chance, until)
             self._decide(task, failure, now)
         self._undecided.trials.pop(task, None)
@@ -125,6 +128,13 @@ class Failures:
         self._tasks.ran_on.setdefault(task, []).append(rank)
         if task in self.probation.probes:
             self.probation.came_back(task, now, has_failed=True)
+        self._spend(task, rank, has_died, chance)
+
+    def died_with_rank(self, task: int, rank: int) -> None:
+        """``rank`` died in a call of ``task``, as a child process might have, which may be the fault of its host."""
+        self._spend(task, rank, True, Chance.ALWAYS)
+
+    def _spend(self, task: int, rank: int, has_died: bool, chance: Chance) -> None:
         if has_died:
             self._blame.died(task)
         self._ready.avoid.note(task, rank)
@@ -132,7 +142,7 @@ class Failures:
         if chance == Chance.NEVER:
             return  # the function is to blame
         if rank not in self.probation.of_rank:
-            self.evidence.of_rank(rank).fail()
+            self.evidence.fail(rank)
         elif self._has_elsewhere(task, rank):
             self._give_back([rank])
 

@@ -94,7 +94,7 @@ class Scheduler:
         self._shortage = Shortage(ledger)
         self._blame = Blame(self.policy.crash_limit)
         shared = ledger, self.tasks, self.ready, self.slots, self.policy, self._blame
-        self._failures = Failures(*shared, self._fail, self._log_rank, self._recall_queued)
+        self._failures = Failures(*shared, self.expected_s, self._fail, self._log_rank, self._recall_queued)
         # most turns find these empty, which must cost next to nothing
         self._undecided, self._failed_on = self.ready.undecided, self.ready.avoid.failed_on
         self._deferred = self.ready.deferred
@@ -480,7 +480,8 @@ class Scheduler:
             self._blame.suspects.update(orphans)
             return
         (task,) = orphans
-        may_retry = self._blame.died(task)
+        self._failures.died_with_rank(task, rank)
+        may_retry = self._blame.may_retry(task)
         self._log_rank(rank, "blamed on", (task, self.attempts[task], reason))
         if may_retry:
             self._failures.defer(task, self.now)

@@ -72,6 +72,10 @@ class Probation:
         """Return the living ranks of ``host`` that are not on probation."""
         return [rank for rank in self._evidence.hosts[host] if self._is_trusted(rank)]
 
+    def _dead(self, host: str) -> list[int]:
+        """Return the ranks of ``host`` that have died: what they did speaks for the host, or against it, too."""
+        return [rank for rank in self._evidence.hosts[host] if not self._ledger.seats[rank].is_alive]
+
     def _is_trusted(self, rank: int) -> bool:
         seat = self._ledger.seats[rank]
         return seat.is_alive and seat.slots > 0 and rank not in self.of_rank
@@ -94,13 +98,16 @@ class Probation:
         return [term for term in found if term is not None]
 
     def _convict(self, rank: int, judge: int, now: float) -> Term | None:
-        if not (self._is_trusted(rank) and self._is_trusted(judge)):
+        is_alive = self._ledger.seats[rank].is_alive
+        if (is_alive and not self._is_trusted(rank)) or not self._is_trusted(judge):
             return None
         host, judges_host = self._ledger.seats[rank].host, self._ledger.seats[judge].host
         ranks = self.trusted(host)
-        if host != judges_host and self._evidence.is_bad_host(ranks, self.trusted(judges_host)):
-            return self._begin(host, ranks, now)
-        if not self._evidence.is_bad_rank(rank, judge):
+        if ranks and host != judges_host:
+            witnesses = [*ranks, *self._dead(host)]
+            if self._evidence.is_bad_host(witnesses, self.trusted(judges_host)):
+                return self._begin(host, witnesses, now)
+        if not is_alive or not self._evidence.is_bad_rank(rank, judge):
             return None
         is_last_of_host = ranks == [rank] and host != judges_host
         return self._begin(host if is_last_of_host else rank, [rank], now)

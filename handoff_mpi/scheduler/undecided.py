@@ -19,15 +19,18 @@ from handoff_mpi.scheduler.evidence import (
     MAX_OTHERS,
     MAX_RANKS,
     MIN_FUNCTIONS,
+    MIN_SHARE,
     SOUND,
     SUSPICION,
+    WINDOW,
     Account,
     Evidence,
     surprise,
 )
 from handoff_mpi.scheduler.retries import Chance
 
-#: A failure is held for as long as its call took, within these bounds.
+#: A failure is held for so many times as long as its call took, within these bounds.
+HOLD_CALLS = 4
 MIN_HOLD_S = 1.0
 MAX_HOLD_S = 60.0
 #: Seconds between two looks at what is held, and the most ranks looked at in one.
@@ -54,6 +57,7 @@ class Undecided:
         error: what the rank reported.
         chance: how often that deserves another try.
         wins: how many calls had succeeded on the rank by then.
+        host_wins, host_losses: how many calls had succeeded and failed on its host by then.
         all_wins: the same of all ranks.
         streak: how many calls had failed there since one succeeded, this one included.
         until: when it becomes final unless the rank is suspect.
@@ -63,6 +67,8 @@ class Undecided:
     error: ErrorReport
     chance: Chance
     wins: int
+    host_wins: int
+    host_losses: int
     all_wins: int
     streak: int
     until: float
@@ -108,7 +114,18 @@ class UndecidedFailures:
         """Return a failure that was on ``rank``, and must be final at ``until`` unless the rank is suspect then."""
         evidence = self._evidence
         wins, streak = evidence.wins[rank], evidence.of_rank(rank).streak
-        return Undecided(rank, error, chance, wins, sum(evidence.wins.values()), streak, until)
+        return Undecided(rank, error, chance, wins, *self._of_host(rank), sum(evidence.wins.values()), streak, until)
+
+    def _of_host(self, rank: int) -> tuple[int, int]:
+        """Return how many calls have succeeded and failed on the host of ``rank``; of a single host, on the rank."""
+        evidence = self._evidence
+        ranks = evidence.hosts[self._seats[rank].host] if len(evidence.hosts) > 1 else [rank]
+        return sum(evidence.wins[each] for each in ranks), sum(evidence.losses[each] for each in ranks)
+
+    def _since(self, failure: Undecided) -> Account:
+        """Return the record of the host of ``failure`` since then."""
+        wins, losses = self._of_host(failure.rank)
+        return Account(good=wins - failure.host_wins, failed=losses - failure.host_losses)
 
     def add(self, task: int, failure: Undecided, now: float) -> None:
         """The failure of ``task`` is held."""
@@ -168,7 +185,7 @@ class UndecidedFailures:
             if self._tried.get(task, 0) >= MAX_TRIALS or not record.untried(self._failed_on[task]):
                 return Verdict.FINAL
             return Verdict.TRY_ELSEWHERE if self._is_turn(failure.rank, record.is_host_suspect) else Verdict.HOLD
-        if self._evidence.wins[failure.rank] > failure.wins and record.is_sound:
+        if record.is_sound and self._has_worked_since(failure):
             return Verdict.FINAL
         if record.is_untold and is_busy(""):
             return Verdict.HOLD
@@ -189,6 +206,16 @@ class UndecidedFailures:
             return False
         return len(there) < MIN_FUNCTIONS
 
+    def _has_worked_since(self, failure: Undecided) -> bool:
+        """Whether the rank and its host have worked since ``failure``, for as long as a record is worth anything.
+
+        A host that was good and is half bad by now has a good record at first, and a success soon.
+        """
+        if self._evidence.wins[failure.rank] <= failure.wins:
+            return False
+        since = self._since(failure)
+        return since.good + since.failed >= WINDOW and since.failing < MIN_SHARE
+
     def _only_fails(self, failure: Undecided) -> bool:
         """Whether the rank of ``failure`` has failed again since and not succeeded, while other calls succeeded."""
         account = self._evidence.of_rank(failure.rank)
@@ -202,24 +229,39 @@ class UndecidedFailures:
         if not others:  # one host alone: its ranks are compared
             own = own[1:]
             others = [[other] for other in self._trusted(host)[:MAX_OTHERS] if other != rank]
-        return _Record(own, [(ranks, self._evidence.of_ranks(ranks)) for ranks in others], self._seats)
+        oldest = next((self._failures[task] for task in self._of_rank.get(rank, ()) if task in self._failures), None)
+        since = Account() if oldest is None else self._since(oldest)
+        return _Record(own, since, [(ranks, self._evidence.of_ranks(ranks)) for ranks in others], self._seats)
 
     def _other_hosts(self, host: str) -> Sequence[str]:
         return [*islice((other for other in self._evidence.hosts if other != host), MAX_OTHERS)]
 
 
 class _Record:
-    """How a rank and its host compare with others now."""
+    """How a rank and its host compare with others now.
+
+    Args:
+        own: the records of the host, if there are several, and of the rank.
+        since: of the host since its oldest failure that is held: a host that has become bad has a good record yet.
+        others: the records of others, with their ranks.
+        seats: rank to its place.
+    """
 
     def __init__(
-        self, own: Sequence[Account], others: Sequence[tuple[Sequence[int], Account]], seats: dict[int, Seat]
+        self,
+        own: Sequence[Account],
+        since: Account,
+        others: Sequence[tuple[Sequence[int], Account]],
+        seats: dict[int, Seat],
     ) -> None:
         self.is_sound = own[0].failing < SOUND
         works = [(ranks, other) for ranks, other in others if other.good and other.streak < MIN_FUNCTIONS]
-        self._better = [ranks for ranks, other in works if any(_is_worse(each, other) for each in own)]
+        has_become = [_has_become_worse(since, other) for _, other in works]
+        worse = [any(_is_worse(each, other) for each in own) for _, other in works]
+        self._better = [ranks for (ranks, _), *so in zip(works, worse, has_become, strict=True) if any(so)]
         self._others = [ranks for ranks, _ in others if ranks not in self._better]
         self.is_suspect = bool(self._better)
-        self.is_host_suspect = len(own) > 1 and any(_is_worse(own[0], other) for _, other in works)
+        self.is_host_suspect = len(own) > 1 and (any(has_become) or any(_is_worse(own[0], other) for _, other in works))
         is_silent = any(not (other.good or other.failed) for _, other in others)
         fails = any(each.streak >= MIN_FUNCTIONS for each in own)
         self.is_untold = fails and is_silent and not any(other.good for _, other in others)
@@ -244,3 +286,8 @@ def _is_worse(own: Account, other: Account) -> bool:
         return True
     is_many = own.failed > MIN_FUNCTIONS - 0.5 and own.failing >= SOUND
     return is_many and surprise(own.failed, own.good, other.failed, other.good) > SUSPICION
+
+
+def _has_become_worse(since: Account, other: Account) -> bool:
+    """Whether a host has failed, since a failure, what can hardly be chance where ``other`` does not."""
+    return since.failed >= MIN_FUNCTIONS and surprise(since.failed, since.good, other.failed, other.good) > SUSPICION

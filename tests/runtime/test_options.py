@@ -178,8 +178,7 @@ def test_a_flag_without_its_value_is_refused_in_a_line(flag, in_process, tmp_pat
     assert [each.name for each in tmp_path.iterdir()] == ["d.py"], "something has started"
 
 
-def test_so_is_a_short_flag_without_its_value(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_so_is_a_short_flag_without_its_value(in_process, capsys):
     assert cli.main(["run", "-n--", "d.py"]) == EXIT_USAGE
     assert capsys.readouterr().err.startswith("handoff: -n--: -- stands before the arguments")
 

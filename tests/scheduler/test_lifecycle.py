@@ -73,7 +73,7 @@ def undecided(run):
 
 def error_that_was_undecided(run):
     undecided(run)
-    run.tell(5.0)
+    run.tell(15.0)
 
 
 def retry_of_what_was_undecided(run):

@@ -6,9 +6,10 @@ from itertools import pairwise
 
 import pytest
 
-from handoff_mpi.scheduler import Closed, Heard, MemoryTold, RankLost, Returned, Submitted, Unfetched
+from handoff_mpi.scheduler import Closed, Heard, MemoryTold, RankLost, Returned, State, Submitted, Unfetched
 from handoff_mpi.scheduler.probation import PROBE_S
 from handoff_mpi.scheduler.probing import LOOK_S
+from handoff_mpi.scheduler.undecided import HOLD_CALLS
 from tests.scheduler.test_avoidance import hosts
 from tests.scheduler.transcript import LONG, Dialogue, cpus, died, done, made, raised, task, timed_out
 from tests.simulation.bad_hosts import CASES, STRATEGIES, Run
@@ -126,6 +127,7 @@ def test_nothing_fails_for_good_because_of_a_bad_host_and_the_run_takes_what_its
         "bad rank of two hosts, no retries",
         "half bad host",
         "goes bad, no retries, late",
+        "half bad host, no retries",
     ],
 )
 def test_several_bad_hosts_bad_ranks_and_hosts_that_go_bad(name):
@@ -285,14 +287,17 @@ def test_a_suspect_rank_is_given_nothing_whatever_else_it_is_withheld_for():
 # -- failures without tries left ------------------------------------------------------------------------
 
 
-def test_a_function_without_retries_fails_once_its_host_has_worked_again_and_is_not_tried_twice():
+def test_a_function_without_retries_fails_once_its_host_has_worked_for_a_while_and_is_not_tried_twice():
     run = Dialogue(hosts("aabb"))
-    run.submit(*[task(max_retries=0) for _ in range(12)])
+    run.submit(*[task(max_retries=0) for _ in range(60)])
     run.tell(1.0, done(1, 0), done(2, 1), done(3, 2), done(4, 3))
     run.tell(2.0, raised(1, _of(run, 1)), done(2, _of(run, 2)))
     assert "UNDECIDED" in run.log[0]
-    run.tell(2.1, done(1, _of(run, 1)))
-    assert "FAILED by ERROR" in "".join(run.log)
+    for call in range(1, 9):  # WINDOW calls on two ranks
+        assert "FAILED" not in run.states, call
+        run.tell(2.0 + call / 10, *(done(rank, _of(run, rank)) for rank in (1, 2)))
+    run.tell(3.0)
+    assert run.states.count("FAILED") == 1
     assert max(run.scheduler.attempts) == 1
 
 
@@ -303,13 +308,13 @@ def test_a_failure_is_final_at_once_if_nothing_more_could_tell():
     assert run.log == ["0#1 FAILED by ERROR on 1: ('ValueError', 'oops')"]
 
 
-def test_a_failure_is_undecided_for_as_long_as_its_call_took():
+def test_a_failure_is_undecided_for_some_times_as_long_as_its_call_took():
     run = Dialogue(hosts("aabb"), max_retries=0)
     run.submit(*[task() for _ in range(4)])
     run.tell(1.0, raised(1, 0))
-    run.tell(1.0 + LONG - 0.1)
+    run.tell(1.0 + HOLD_CALLS * LONG - 0.1)
     assert run.states.startswith("READY")
-    run.tell(1.0 + LONG)
+    run.tell(1.0 + HOLD_CALLS * LONG)
     assert run.states.startswith("FAILED")
 
 
@@ -348,6 +353,38 @@ def test_deaths_on_a_bad_host_are_forgiven_and_told_for_the_journal():
     assert set(run.scheduler.on_probation) == {1, 2}
     assert any("forgiven" in line for line in run.log)
     assert not run.scheduler.failures
+
+
+def test_ranks_that_die_of_functions_which_succeed_elsewhere_speak_against_their_host():
+    run = Dialogue(hosts("aaaaabb"))
+    run.submit(*[task() for _ in range(60)])
+    began = []
+    for rank in (1, 2, 3):
+        (task_there,) = running(run, rank)
+        run.tell(float(rank), RankLost(rank, "it died"))
+        assert f"rank {rank} blamed on: ({task_there}, 1, 'it died')" in run.log
+        now = float(rank)
+        while run.scheduler.state[task_there] != State.DONE:
+            assert not {*running(run, 4), *running(run, 5)} & {task_there}, "it runs on another host"
+            now += 0.1
+            run.tell(now, *(done(other, _of(run, other)) for other in (6, 7)))
+            began += on_probation(run)
+    assert began == ["rank 1 probation: ('a', (1, 2, 3, 4, 5), '3 functions that failed there succeeded elsewhere')"]
+    assert {4, 5} <= set(run.scheduler.on_probation)
+
+
+def test_a_function_that_kills_ranks_everywhere_excludes_no_host():
+    run = Dialogue(hosts("aaabbb"))
+    run.submit(task(), *[task() for _ in range(30)])
+    now = 1.0
+    while run.scheduler.state[0] != State.FAILED:
+        rank = next((each for each in range(1, 7) if 0 in running(run, each)), None)
+        others = [each for each in range(1, 7) if each != rank and run.scheduler.ledger.seats[each].is_alive]
+        run.tell(now, *(done(each, _of(run, each)) for each in others if running(run, each)))
+        now += 0.5
+        if rank is not None:
+            run.tell(now, RankLost(rank, "it died"))
+    assert not run.scheduler.on_probation
 
 
 def test_deaths_that_a_success_has_cleared_are_not_forgiven_later():

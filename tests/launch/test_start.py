@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 
@@ -56,3 +57,13 @@ def test_under_a_bare_mpirun_the_other_ranks_end_and_say_why(mpirun, dying):
     ended = mpirun(3, "script.py", ft=True, env=dying, timeout_s=60)
     assert ended.rc == 1, ended.err
     assert ended.err.count("MPI has not started within 2.06 s") >= 1, ended.err
+
+
+@pytest.mark.parametrize("has_fault_tolerance", [True, False])
+def test_a_rank_that_never_joins_ends_the_job(mpirun, tmp_path, has_fault_tolerance):
+    (tmp_path / "dag.py").write_text(DAG)
+    stranger = "from mpi4py import MPI; import time; time.sleep(100)"
+    words = ["-m", "handoff_mpi", "run", "--join-limit", "1", "dag.py", ":", "-n", "1", sys.executable, "-c", stranger]
+    ended = mpirun(2, *words, ft=has_fault_tolerance, timeout_s=40)
+    assert ended.rc == 2, ended.err
+    assert "handoff: 1 of 3 ranks have not joined within 2 s: 2" in ended.err

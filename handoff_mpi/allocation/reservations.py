@@ -185,7 +185,7 @@ class Reservations:
             self.drop(reservation)
 
     def drop_in(self, bay: Bay) -> None:
-        """Who sits in ``bay`` or what it offers has changed: what is kept there may not be the right thing any more."""
+        """Drop the reservations in ``bay``, whose ranks or amounts have changed, so that they may no longer fit."""
         for reservation in list(bay.reservations):
             self.drop(reservation)
 

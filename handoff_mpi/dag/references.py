@@ -159,7 +159,7 @@ def _pickled_references(item: Any) -> list[Reference]:
     try:
         dumps(item, dict.fromkeys(REFERENCES, note))
     except EncodingError:
-        pass  # whoever sends it says so
+        pass  # what sends the item later says why it cannot be pickled
     return list(found.values())
 
 

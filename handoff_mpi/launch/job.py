@@ -20,7 +20,7 @@ from handoff_mpi.encoding import decode_code, encode_code
 from handoff_mpi.errors import EXIT_STOPPED, DAGFailed, JoinError, RankLostInSetup, TransportError, UsageError
 from handoff_mpi.formatting import show
 from handoff_mpi.kernel import sharpen_timers
-from handoff_mpi.launch import call_site, script_end
+from handoff_mpi.launch import call_site, last_watch, script_end
 from handoff_mpi.launch.call_site import CallSite
 from handoff_mpi.launch.environment import size_by_launcher
 from handoff_mpi.launch.local_ranks import kill_stopped_ranks
@@ -31,6 +31,7 @@ from handoff_mpi.resources import Amounts, Capability, parse_resources
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.resources.capability import MAX_SLOTS
 from handoff_mpi.resources.detection import detect
+from handoff_mpi.results.run_dir import has_supervisor
 from handoff_mpi.runtime import garbage, presence
 from handoff_mpi.runtime.neighbours import GONE, LOOK_S, STOPPED, Neighbours
 from handoff_mpi.runtime.options import RunOptions
@@ -486,7 +487,10 @@ def _join(mpi: Any, comm: Any) -> Job:
     others = {each.rank: each.version for each in capabilities if each.version != mine}
     if others:
         raise JoinError(f"rank {transport.rank} runs handoff_mpi {mine}, but others do not: {others}")
-    return Job(transport, capabilities, True, mpi.survives_death(), mpi.is_threaded())
+    job = Job(transport, capabilities, True, mpi.survives_death(), mpi.is_threaded())
+    if job.rank == 0 and job.survives_death and not has_supervisor():
+        last_watch.start(pid for rank, pid in job.pids_of_host().items() if rank)
+    return job
 
 
 def _refuse_singletons(size: int) -> None:

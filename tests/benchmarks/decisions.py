@@ -9,16 +9,14 @@ A decision is the processor time of the machine's turns, by functions that start
 from __future__ import annotations
 
 import random
-import time
 
 from handoff_mpi.allocation import Ledger, LoadBalanced
 from handoff_mpi.dag import TaskSpec
-from handoff_mpi.messages import OK
 from handoff_mpi.resources import Capability
 from handoff_mpi.resources.amounts import UNIT
-from handoff_mpi.scheduler import Closed, Finished, Policy, Scheduler, Submitted
+from handoff_mpi.scheduler import Policy, Scheduler
 from tests.benchmarks.harness import Answer, Setting, arguments, in_turns
-from tests.benchmarks.ranks import CALL_S, CPU, _calls, _take
+from tests.benchmarks.ranks import CPU, turns_us
 
 RANKS = 128
 WAITING = 10_000
@@ -38,25 +36,12 @@ def specs_of(kind: str) -> list[TaskSpec]:
 
 def decision_us(kind: str, seed: int = 1) -> float:
     """Return microseconds of rank 0 for each function that starts."""
-    dice = random.Random(seed)
     amounts = {"cpu": RANKS * UNIT, "memory": 1_000_000 * UNIT}
     ledger = Ledger(
         [Capability(rank, "h", amounts) for rank in range(1, RANKS + 1)], dict.fromkeys(range(1, RANKS + 1), 1)
     )
     scheduler = Scheduler(ledger, LoadBalanced(), Policy(silence_limit_s=float("inf")))
-    flying = _calls(scheduler.handle([Submitted(specs_of(kind)), Closed()], 0.0))
-    took, placed, now = 0.0, 0, 0.0
-    while placed < DECISIONS:
-        now += CALL_S / len(flying)
-        rank, task, attempt = _take(flying, dice)
-        begun = time.process_time()
-        commands = scheduler.handle([Finished(rank, [(task, attempt, OK, (0, None), 8, now, CALL_S)])], now)
-        took += time.process_time() - begun
-        scheduler.take_log()
-        sent = _calls(commands)
-        placed += len(sent)
-        flying += sent
-    return took / placed * 1e6
+    return turns_us(scheduler, specs_of(kind), DECISIONS, random.Random(seed))
 
 
 def ask(setting: Setting) -> Answer:

@@ -56,19 +56,27 @@ def scheduling_us(ranks: int, costs: list[dict[str, int]], seed: int = 1) -> flo
     scheduler = Scheduler(full_ledger(ranks), LoadBalanced(), Policy(silence_limit_s=float("inf")))
     specs = dice.choices([TaskSpec((), cost) for cost in costs], k=8 * PLACEMENTS + 2 * WAITING * ranks)
     with garbage.frozen(len(specs)):  # as in a run
-        flying = _calls(scheduler.handle([Submitted(specs), Closed()], 0.0))
-        took, placed, now = 0.0, 0, 0.0
-        while placed < PLACEMENTS:
-            now += CALL_S / len(flying)
-            rank, task, attempt = _take(flying, dice)
-            ended = Finished(rank, [(task, attempt, OK, (0, None), 8, now, CALL_S)])
-            begun = time.process_time()
-            commands = scheduler.handle([ended], now)
-            took += time.process_time() - begun
-            scheduler.take_log()
-            sent = _calls(commands)
-            placed += len(sent)
-            flying += sent
+        return turns_us(scheduler, specs, PLACEMENTS, dice)
+
+
+def turns_us(scheduler: Scheduler, specs: list[TaskSpec], placements: int, dice: random.Random) -> float:
+    """Return microseconds of the machine's turns for each function that starts, until ``placements`` have.
+
+    Each turn is the end of one call; the calls that run end in random order.
+    """
+    flying = _calls(scheduler.handle([Submitted(specs), Closed()], 0.0))
+    took, placed, now = 0.0, 0, 0.0
+    while placed < placements:
+        now += CALL_S / len(flying)
+        rank, task, attempt = _take(flying, dice)
+        ended = Finished(rank, [(task, attempt, OK, (0, None), 8, now, CALL_S)])
+        begun = time.process_time()
+        commands = scheduler.handle([ended], now)
+        took += time.process_time() - begun
+        scheduler.take_log()
+        sent = _calls(commands)
+        placed += len(sent)
+        flying += sent
     return took / placed * 1e6
 
 

@@ -1,0 +1,64 @@
+"""A small process beside rank 0 that ends stopped ranks of its host once rank 0 is gone.
+
+Ranks look at one another, and a supervisor at all of them. Under a bare mpirun with two ranks, one of which is stopped,
+nobody is left to look when rank 0 is killed, and mpirun would wait for the stopped one. The process is a shell that
+waits for the end of a pipe, which rank 0 alone holds: it costs nothing until then.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable
+from contextlib import suppress
+
+from handoff_mpi.runtime.neighbours import look_at
+
+#: The shell looks at the ranks once a second, so often at most: those that run notice the end of rank 0 themselves.
+_LOOKS = 30
+_SCRIPT = """
+read -r line
+looks=0
+while [ $looks -lt "$0" ]; do
+    living=0
+    for rank do
+        pid=${rank%%:*}
+        read -r stat < /proc/$pid/stat || continue
+        set -f -- "$@"; fields=${stat##*) }
+        state=${fields%% *}
+        [ "$(echo $fields | cut -d " " -f 20)" = "${rank##*:}" ] || continue
+        case $state in
+            T) kill -KILL "$pid" ;;
+            Z|X) continue ;;
+        esac
+        living=1
+    done
+    [ $living = 0 ] && exit
+    looks=$((looks + 1))
+    sleep 1
+done
+"""
+
+
+#: The process, as long as this one lives.
+_watch: subprocess.Popen[bytes] | None = None
+
+
+def start(pids: Iterable[int]) -> None:
+    """Start the process, unless it has been; it ends with this one.
+
+    Args:
+        pids: the processes of the other ranks of this host.
+    """
+    global _watch
+    ranks = [f"{pid}:{born}" for pid in pids if (born := look_at(pid)[1]) is not None]
+    if _watch is not None or not ranks:
+        return
+    with suppress(OSError):  # where no process can be started, there are other worries
+        _watch = subprocess.Popen(
+            ["/bin/sh", "-c", _SCRIPT, str(_LOOKS), *ranks],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+        )

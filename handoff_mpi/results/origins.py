@@ -57,14 +57,22 @@ class Origins:
         return f"; {place}: add the directory that holds it, or a copy of it, to PYTHONPATH"
 
 
+def _attribute(module: Any, name: str) -> Any:
+    """Return an attribute of what a program has put among the modules, whatever its own code makes of the question."""
+    try:
+        return getattr(module, name, None)
+    except Exception:
+        return None
+
+
 def origins_here(host: str) -> Origins:
     """Return where this process finds modules."""
     modules = {}
     for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
+        file = _attribute(module, "__file__")
         if "." not in name and isinstance(file, str) and not file.startswith(_INSTALLED):
             place = Path(file).absolute().parent
-            modules[name] = str(place.parent if hasattr(module, "__path__") else place)
+            modules[name] = str(place if _attribute(module, "__path__") is None else place.parent)
     paths = [Path(entry).absolute() for entry in sys.path]
     own = [str(path) for path in paths if not f"{path}/".startswith(_INSTALLED) and path.is_dir()]
     return Origins(host, tuple(dict.fromkeys(own)), modules)

@@ -215,7 +215,7 @@ def test_what_is_defined_again_counts(tmp_path, ranks, isolation):
     assert (ended.rc, ended.out) == (0, "new\n"), ended.err
 
 
-def test_two_files_of_one_name_are_two_modules(tmp_path):
+def test_two_files_of_one_name_are_two_modules(in_process, tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         text = f"from handoff_mpi import DAG, task\nclass Model: kind = '{name}'\n@task\ndef f(): return Model()\n"

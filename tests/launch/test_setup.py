@@ -41,7 +41,8 @@ if results is not None:
 
 
 def prepared(monkeypatch):
-    monkeypatch.delenv("PREPARED_FOR", raising=False)
+    monkeypatch.setenv("PREPARED_FOR", "nobody")  # so that it is restored
+    monkeypatch.delenv("PREPARED_FOR")
 
     def setup(rank):
         os.environ["PREPARED_FOR"] = str(rank)

@@ -15,7 +15,15 @@ from handoff_mpi.callbacks import call_here
 from handoff_mpi.carried_modules import copies_entered, enter_copies, leave_copies
 from handoff_mpi.dag import build_call
 from handoff_mpi.dag.retry_on import lineage_of
-from handoff_mpi.encoding import EncodingError, Payload, decode_code, decode_input, decode_private, encode
+from handoff_mpi.encoding import (
+    EncodingError,
+    Payload,
+    decode_code,
+    decode_input,
+    decode_private,
+    encode,
+    why_not_encodable,
+)
 from handoff_mpi.messages import OK, RAISED, UNPICKLABLE, ErrorReport
 from handoff_mpi.worker.codecs import deserialize, serialize
 from handoff_mpi.worker.context import TaskContext, enter, leave
@@ -249,11 +257,22 @@ class Caller:
 
 def _report_of_result(value: Any, error: EncodingError) -> ErrorReport:
     """Return what is reported of a result that cannot be pickled: by what is in it, or for lack of memory or room."""
-    lineage = lineage_of(error)
+    lineage, place = lineage_of(error), ""
     if not isinstance(error.__cause__, (MemoryError, OSError)):
-        lineage = (UNPICKLABLE, *lineage)
-    message = f"its result {error}{_REMEDIES.get(type(value), '')}"
+        lineage, place = (UNPICKLABLE, *lineage), _place_in_result(value)
+    message = f"its result {error}{place}{_REMEDIES.get(type(value), '')}"
     return ErrorReport(UNPICKLABLE, shorten(message, MAX_MESSAGE_CHARS), "", lineage)
+
+
+def _place_in_result(value: Any) -> str:
+    """Return which part of a result is the innermost that cannot be pickled, in words that follow; "" if it is all."""
+    from handoff_mpi.dag.parts import find_innermost, parts_of
+
+    try:
+        place = find_innermost(parts_of(value), why_not_encodable)
+    except (Exception, SystemExit):  # the value's own code takes it apart
+        return ""
+    return f", inside {place}" if place else ""
 
 
 def _use_device(index: int) -> None:

@@ -272,3 +272,13 @@ def test_what_an_inline_function_takes_is_said_to_be_its_own():
         "function 'a': cannot be sent: TypeError: keys stay here, "
         "inside argument 1 of the inline function 'constant' of 'a'"
     )
+
+
+def make_pair():
+    return {"a": [1, (each for each in "ab")]}
+
+
+def test_the_part_of_a_result_that_cannot_be_sent_is_named(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    results = execute_local(dag_of(make_pair), max_retries=0, check=False)
+    assert str(results.errors["a"]).endswith("cannot pickle 'generator' object, inside item 1 of item 'a'")

@@ -24,7 +24,7 @@ import io
 import itertools
 import pickle
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from types import FunctionType, ModuleType
 from typing import Any, TypeAlias
 
@@ -153,7 +153,7 @@ class UnreadableId:
 def received_id(blob: bytes, text: str) -> Any:
     """Return an id that has come from another process. An id that cannot be read ends no rank."""
     try:
-        return _loads(blob)
+        return pickle.loads(blob)
     except Exception:
         return UnreadableId(text)
 
@@ -210,15 +210,10 @@ def decode(payload: Payload) -> Any:
     """
     if payload[0] == PLAIN:
         return payload[1]
-    return _decode(payload[1], [memoryview(part).toreadonly() for part in payload[2:]])
-
-
-def decode_writable(payload: Payload) -> Any:
-    """As :func:`decode`, but the caller owns the payload's memory, and arrays in it can be written to."""
-    if payload[0] == PLAIN:
-        return payload[1]
-    with reading_originals():
-        return _decode(payload[1], [_writable(part) for part in payload[2:]], _WritableUnpickler)
+    try:
+        return pickle.loads(payload[1], buffers=[memoryview(part).toreadonly() for part in payload[2:]])
+    except Exception as error:
+        raise _undecodable(error) from error
 
 
 def decode_input(payload: Payload) -> Any:
@@ -227,9 +222,26 @@ def decode_input(payload: Payload) -> Any:
     Raises:
         EncodingError: the payload cannot be unpickled here.
     """
+    if payload[0] == PLAIN or _ARRAY not in payload[1]:
+        return decode(payload)
+    if payload[1][_FIRST_NAME] == b"numpy":  # most arrays come alone, and an unpickler of one's own is slow
+        value = decode(payload)
+        if _is_array(value):
+            value.setflags(write=False)
+            return value
+    try:
+        buffers = [memoryview(part).toreadonly() for part in payload[2:]]
+        return _ReadOnlyUnpickler(io.BytesIO(payload[1]), buffers=buffers).load()
+    except Exception as error:
+        raise _undecodable(error) from error
+
+
+def decode_writable(payload: Payload) -> Any:
+    """As :func:`decode`, but the caller owns the payload's memory, and arrays in it can be written to."""
     if payload[0] == PLAIN:
         return payload[1]
-    return _decode(payload[1], [memoryview(part).toreadonly() for part in payload[2:]], _ReadOnlyUnpickler)
+    with reading_originals():
+        return _unpickled_writable(payload[1], [_writable(part) for part in payload[2:]])
 
 
 def decode_private(payload: Payload) -> Any:
@@ -240,7 +252,7 @@ def decode_private(payload: Payload) -> Any:
     """
     if payload[0] == PLAIN:
         return payload[1]
-    return _decode(payload[1], [bytearray(part) for part in payload[2:]], _WritableUnpickler)
+    return _unpickled_writable(payload[1], [bytearray(part) for part in payload[2:]])
 
 
 def nbytes_of(payload: Payload) -> int:
@@ -274,7 +286,7 @@ def decode_code(blob: bytes) -> Callable[..., Any]:
         EncodingError: it cannot be loaded here (a module it imports is missing, say).
     """
     try:
-        code = _loads(blob)
+        code = pickle.loads(blob)
     except Exception as error:
         raise EncodingError(f"the function could not be loaded on this rank: {_describe(error)}") from error
     if not callable(code):
@@ -354,12 +366,6 @@ class _ReadOnlyUnpickler(pickle.Unpickler):
     def make_array(make: Callable[..., Any], memory: Any, *rest: Any) -> Any:
         return make(memoryview(memory).toreadonly(), *rest)
 
-    @staticmethod
-    def settle(array: Any) -> Any:
-        """Return an array that was unpickled by itself, as this class would have made it."""
-        array.setflags(write=False)
-        return array
-
 
 class _WritableUnpickler(_ReadOnlyUnpickler):
     """Makes numpy's arrays such that they can be written to, those too that were read-only when they were pickled."""
@@ -368,32 +374,31 @@ class _WritableUnpickler(_ReadOnlyUnpickler):
     def make_array(make: Callable[..., Any], memory: Any, *rest: Any) -> Any:
         return make(_writable(memory), *rest)
 
-    @staticmethod
-    def settle(array: Any) -> Any:
-        return array if array.flags.writeable else array.copy(order="K")
-
 
 def _writable(memory: Any) -> Any:
     """Return ``memory``, or a copy of it if it cannot be written to."""
     return bytearray(memory) if memoryview(memory).readonly else memory
 
 
-def _decode(blob: bytes, buffers: Sequence[Any], unpickler: type[_ReadOnlyUnpickler] | None = None) -> Any:
-    """Unpickle; if there are arrays in it, as ``unpickler`` makes them."""
+def _unpickled_writable(blob: bytes, buffers: Sequence[Any]) -> Any:
+    """Unpickle; if there are arrays of numpy in it, such that they can be written to."""
     try:
-        if unpickler is None or _ARRAY not in blob:
-            return _loads(blob, buffers)
-        if blob[_FIRST_NAME] == b"numpy":
-            value = _loads(blob, buffers)
-            if type(value) is sys.modules["numpy"].ndarray:  # as most are; an unpickler of one's own is slow
-                return unpickler.settle(value)
-        return unpickler(io.BytesIO(blob), buffers=buffers).load()
+        if _ARRAY not in blob:
+            return pickle.loads(blob, buffers=buffers)
+        if blob[_FIRST_NAME] == b"numpy" and _is_array(value := pickle.loads(blob, buffers=buffers)):
+            return value if value.flags.writeable else value.copy(order="K")
+        return _WritableUnpickler(io.BytesIO(blob), buffers=buffers).load()
     except Exception as error:
-        raise EncodingError(f"{UNDECODABLE}: {_describe(error)}") from error
+        raise _undecodable(error) from error
 
 
-def _loads(blob: bytes, buffers: Iterable[Any] = ()) -> Any:
-    return pickle.loads(blob, buffers=buffers)
+def _is_array(value: Any) -> bool:
+    """Whether ``value``, which was unpickled with numpy, is a plain array."""
+    return type(value) is sys.modules["numpy"].ndarray
+
+
+def _undecodable(error: Exception) -> EncodingError:
+    return EncodingError(f"{UNDECODABLE}: {_describe(error)}")
 
 
 def _describe(error: BaseException) -> str:

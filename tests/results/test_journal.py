@@ -663,9 +663,10 @@ def test_dag_files_classes_come_back_once_it_is_loaded(tmp_path):
     (tmp_path / "dag.py").write_text("class Id(tuple):\n    pass\n")
     code = (
         "import sys; from pathlib import Path\n"
-        "from handoff_mpi.launch.loading import _import\n"
+        "from handoff_mpi.launch.loading import _import, _spec_of_file\n"
         "from handoff_mpi.results.journal import Journal, read_journal\n"
-        "dag = _import(Path('dag.py').absolute())\n"
+        "path = Path('dag.py').absolute()\n"
+        "dag = _import(_spec_of_file(path), path)\n"
         "print([record[1] == dag.Id((1,)) and type(record[1]) is dag.Id for _, record in read_journal(Path('run'))])\n"
         "Path('run').mkdir(exist_ok=True)\n"
         "with Journal(Path('run')) as journal: journal.append(('done', dag.Id((1,))))\n"

@@ -356,8 +356,11 @@ def _register(module: CarriedModule) -> CarriedModule:
         if name not in sys.modules or (_is_child and module.name == "__main__"):
             sys.modules[name] = module.copy
         else:
-            _entering[name] = module.copy
-            if _calls:
+            is_first = not entering
+            entering[name] = module.copy
+            if is_first and not _calls and _is_calling():
+                enter_copies()
+            elif _calls:
                 _outside.setdefault(name, sys.modules[name])
                 sys.modules[name] = module.copy
     _make_findable(module)
@@ -436,27 +439,39 @@ def make_local_class(
 
 _NONE: list[CarriedModule] = []
 #: The copies of modules whose originals are in ``sys.modules`` between calls.
-_entering: dict[str, ModuleType] = {}
+entering: dict[str, ModuleType] = {}
+#: Whether a call goes on that has not entered the copies, as there were none; see :func:`tell_calls_by`.
+_is_calling: Callable[[], bool] = bool
 
 #: How many calls go on, one within the other mostly; and what was in ``sys.modules`` before the outermost.
 _calls = 0
 _outside: dict[str, ModuleType | None] = {}
 
 
+def tell_calls_by(is_calling: Callable[[], bool]) -> None:
+    """Have ``is_calling`` tell whether this process calls a function.
+
+    Calls enter the copies only if there are some (:data:`entering`), for most processes have none. If the first one
+    comes with the code of a call, that call has entered it from then on.
+    """
+    global _is_calling
+    _is_calling = is_calling
+
+
 def enter_copies() -> None:
     """A call begins: its function finds the copies of modules in ``sys.modules``, where the originals are otherwise."""
     global _calls
     _calls += 1
-    if _calls == 1 and _entering:
-        for name in _entering:
+    if _calls == 1 and entering:
+        for name in entering:
             _outside[name] = sys.modules.get(name)
-        sys.modules.update(_entering)
+        sys.modules.update(entering)
 
 
 def leave_copies() -> None:
     """A call has ended."""
     global _calls
-    _calls -= 1
+    _calls = max(0, _calls - 1)
     if not _calls and _outside:
         for name, module in _outside.items():
             if module is None:

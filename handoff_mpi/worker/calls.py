@@ -12,7 +12,7 @@ from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
 from handoff_mpi.callbacks import call_here
-from handoff_mpi.carried_modules import copies_entered, enter_copies, leave_copies
+from handoff_mpi.carried_modules import copies_entered, enter_copies, entering, leave_copies, tell_calls_by
 from handoff_mpi.dag import build_call
 from handoff_mpi.dag.retry_on import lineage_of
 from handoff_mpi.encoding import (
@@ -26,7 +26,7 @@ from handoff_mpi.encoding import (
 )
 from handoff_mpi.messages import OK, RAISED, UNPICKLABLE, ErrorReport
 from handoff_mpi.worker.codecs import deserialize, serialize
-from handoff_mpi.worker.context import TaskContext, enter, leave
+from handoff_mpi.worker.context import TaskContext, enter, is_calling, leave
 from handoff_mpi.worker.draws import Generators
 from handoff_mpi.worker.error_report import (
     MAX_MESSAGE_CHARS,
@@ -76,6 +76,9 @@ class Outcome:
     payload: Payload | None
     error: ErrorReport | None
     duration: float
+
+
+tell_calls_by(is_calling)
 
 
 class Caller:
@@ -169,7 +172,8 @@ class Caller:
         self._load, self._is_decoding = decode_input, False
         values: list[Any] = []
         started = time.perf_counter()
-        enter_copies()
+        if entering:
+            enter_copies()
         token = enter(context)
         try:
             self._state.begin(self._limits.set(spec.cores))
@@ -195,7 +199,8 @@ class Caller:
             release_frames(error)
             return Outcome(RAISED, None, described, duration)
         finally:
-            leave_copies()
+            if entering:
+                leave_copies()
             leave(token)  # a function may run a DAG itself
             self._state.end(duration)
             context.clear()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from handoff_mpi.callbacks import CallbackFailed, call, in_words
@@ -52,7 +52,7 @@ def decode_here(pieces: Sequence[Piece]) -> Decoded:
 def decode_in_child(child: Child, pieces: Sequence[Piece]) -> Decoded:
     """Decode ``pieces`` in an idle child, which is killed if that takes longer than :data:`TIMEOUT_S`."""
     try:
-        child.learn([(0, encode_code(_decode_all))])
+        child.learn([(0, encode_code(_decode_and_tell))])
         child.call(CallSpec(_RUN, 1, ((0,), VALUES, None, ()), [(encode(in_one_piece(pieces)), None, 0)], 1.0, ()))
         return _await(child, time.monotonic() + TIMEOUT_S)
     except OSError:
@@ -105,11 +105,20 @@ def _died(child: Child, at: int | None) -> Decoded:
     return Decoded(unfinished=at, trouble=f"decoding it has ended a process: {child.how_it_died()[0]}")
 
 
-def _decode_all(pieces: Sequence[Piece]) -> dict[int, str]:
-    """Return number to why, for the pieces that cannot be decoded here."""
+def _decode_and_tell(pieces: Sequence[Piece]) -> dict[int, str]:
+    """As :func:`_decode_all`, in a child that tells its rank at which piece it is."""
+    return _decode_all(pieces, lambda number: child_process.tell_rank(("decoding", number)))
+
+
+def _decode_all(pieces: Sequence[Piece], begin: Callable[[int], object] = id) -> dict[int, str]:
+    """Return number to why, for the pieces that cannot be decoded here.
+
+    Args:
+        begin: is called with the number of each piece before it is decoded.
+    """
     errors: dict[int, str] = {}
     for number, piece in enumerate(pieces):
-        child_process.tell_rank(("decoding", number))
+        begin(number)
         try:
             call(decode_piece, piece)
         except CallbackFailed as failed:

@@ -384,3 +384,34 @@ def test_the_arguments_of_the_command_are_those_of_a_function_too(handoff, tmp_p
     (tmp_path / "words.py").write_text(text + "def build(args):\n    with DAG('d') as dag: show()\n    return dag\n")
     ended = handoff("run", *words, "words.py", "--", "--depth", "3 4")
     assert (ended.rc, ended.out) == (0, "3 4\n"), ended.err
+
+
+WITHIN = """
+import handoff_mpi, pickle, sys
+from handoff_mpi import DAG, Function
+class Model: made = 0
+def inner(x):
+    Model.made += 1
+    return pickle.loads(pickle.dumps(Model)) is Model and x
+def outer(n):
+    dag = DAG()
+    for i in range(n): dag.add_function(Function(i, (), inner, [i]))
+    results = handoff_mpi.execute_local(dag, keep="all", run_dir=False)
+    found = [results[i] for i in range(n)]
+    return found, pickle.loads(pickle.dumps(Model)) is Model, sys.modules[__name__].Model is Model
+dag = DAG("within")
+dag.add_function(Function("outer", (), outer, [3]))
+dag.add_function(Function("show", ["outer"], print))
+if __name__ == "__main__":
+    results = handoff_mpi.execute(dag, run_dir=False)
+    assert sys.modules[__name__].Model is Model and Model.made == 0
+"""
+
+
+@pytest.mark.parametrize("way", ["here", "ranks", "script"])
+def test_a_function_may_run_a_dag_itself(tmp_path, way):
+    (tmp_path / "within.py").write_text(WITHIN)
+    run = [sys.executable, "-m", "handoff_mpi", "run", "within.py"]
+    commands = {"here": run, "ranks": [*run, "-n", "2"], "script": [sys.executable, "within.py"]}
+    ended = run_process(commands[way], tmp_path)
+    assert (ended.rc, ended.out) == (0, "([False, 1, 2], True, True)\n".replace("False", "0")), ended.err

@@ -110,7 +110,8 @@ _ROOMS = {
     "allocation": "AllocationStrategy ClusterView RatedStrategy ReadyGroup",
     "api": "Cluster discover_nodes execute execute_distributed execute_local register_local_node start "
     "update_node_resources",
-    "dag": "DAG Argument Deserializer Function Handle Serializer collocated task",
+    "dag": "DAG Argument Deserializer Function Handle Serializer collocated",
+    "dag.task": "task",
     "errors": "AllocationError DAGError DAGFailed FitsNowhere HandoffError JoinError TaskError UsageError "
     "ValueUnavailable",
     "resources": "ResourceTracker",

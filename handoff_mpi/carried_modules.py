@@ -21,15 +21,12 @@ import pickle
 import sys
 import threading
 import time
-import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple, TypeAlias
 
-from handoff_mpi.python_path import add_private_directory
+from handoff_mpi.module_files import Loader, is_file, make_findable, pack, read_text
 from handoff_mpi.rebuilding import make_bare_class
 
 #: What tells a module from any other: its name, its file (or a name that no file has), its package, and the name that
@@ -38,8 +35,6 @@ About: TypeAlias = "tuple[str, str, str | None, str | None]"
 
 #: Longer ones are not kept for passing on, but pickled again.
 MAX_KEPT_NBYTES = 1 << 20
-#: Text that takes more than this, compressed, does not travel.
-MAX_SOURCE_NBYTES = 1 << 16
 _MISSING = object()
 
 
@@ -191,7 +186,7 @@ class CarriedModule:
 
     def _code(self) -> CodeType | None:
         file = self.about[1]
-        text = _read(self.name, file) if _is_file(file) else None
+        text = read_text(self.name, file)
         return None if text is None else compile(text, file, "exec", dont_inherit=True)
 
     def _execute(self) -> ModuleType:
@@ -234,14 +229,14 @@ class _CopyOfModule(ModuleType):
     def __init__(self, about: About) -> None:
         name, file, package, spec_name = about
         super().__init__(name)
-        loader = _Loader(name, file)
+        loader = Loader(name, file)
         contents = vars(self)
         contents.update(__package__=package, __loader__=loader, __builtins__=vars(builtins))
-        if _is_file(file):
+        if is_file(file):
             contents["__file__"] = file
         if spec_name is not None:
             spec = contents["__spec__"] = importlib.machinery.ModuleSpec(spec_name, loader, origin=file)
-            spec.has_location = _is_file(file)
+            spec.has_location = is_file(file)
 
     def __getattr__(self, name: str) -> Any:
         """Give what has not travelled, because no function refers to it, to who asks the module for it."""
@@ -254,21 +249,6 @@ class _CopyOfModule(ModuleType):
 class _Executed(ModuleType):
     """A module whose file was executed in a process that had got a part of it."""
 
-
-class _Loader(importlib.machinery.SourceFileLoader):
-    """Gives the text of a module on hosts that do not have its file too."""
-
-    def get_source(self, fullname: str) -> str | None:
-        try:
-            return super().get_source(fullname)
-        except (ImportError, OSError):
-            return sources.get(self.path)
-
-
-#: The text of the files of modules, as far as it has come from rank 0.
-sources: dict[str, str] = {}
-
-_missing: dict[str, bytes] = {}
 
 _by_name: dict[str, list[CarriedModule]] = {}
 _by_about: dict[About, CarriedModule] = {}
@@ -363,7 +343,7 @@ def _register(module: CarriedModule) -> CarriedModule:
             elif _calls:
                 _outside.setdefault(name, sys.modules[name])
                 sys.modules[name] = module.copy
-    _make_findable(module)
+    make_findable(*module.about[:2])
     return module
 
 
@@ -377,10 +357,6 @@ def _about(module: ModuleType) -> About:
     file, spec = contents.get("__file__"), contents.get("__spec__")
     name = contents["__name__"]
     return name, file if type(file) is str else _process_key, contents.get("__package__"), getattr(spec, "name", None)
-
-
-def _is_file(file: str) -> bool:
-    return not file.startswith("<")
 
 
 def _next_stamp() -> int:
@@ -510,110 +486,7 @@ def _reading_copies() -> Iterator[None]:
         _reading.wants_originals = before
 
 
-# -- the text of modules -------------------------------------------------------------------------------
-
-
 def sources_here() -> dict[str, bytes]:
-    """Return the text of the files of the modules that were executed here, compressed, if it is short enough."""
+    """Return the text of the files of the modules that were executed here; see :mod:`handoff_mpi.module_files`."""
     modules = [module for known in _by_name.values() for module in known]
-    files = {module.about[1]: module.name for module in modules if module.original is not None}
-    texts = {file: _read(name, file) for file, name in files.items() if _is_file(file)}
-    packed = {file: zlib.compress(text.encode("utf-8", "surrogatepass")) for file, text in texts.items() if text}
-    return {file: each for file, each in packed.items() if len(each) <= MAX_SOURCE_NBYTES}
-
-
-def take_sources(packed: Mapping[str, bytes]) -> None:
-    """Keep the text of files that this host does not have."""
-    for file, each in packed.items():
-        if not Path(file).is_file():
-            sources[file] = zlib.decompress(each).decode("utf-8", "surrogatepass")
-            _missing[file] = each
-
-
-def missing_sources() -> dict[str, bytes]:
-    """Return what :func:`take_sources` has kept."""
-    return dict(_missing)
-
-
-def _read(name: str, file: str) -> str | None:
-    try:
-        return _Loader(name, file).get_source(name)
-    except (SyntaxError, UnicodeDecodeError):
-        return None
-
-
-# -- for processes that begin anew ------------------------------------------------------------------
-
-
-#: The file that is found by the name of a module. This package itself may not be found in a fresh Python.
-_FINDER = """
-try:
-    from {room} import begin_anew
-    begin_anew(globals(), {file!r}, {text!r})
-except ImportError as error:
-    _why = "{{}} cannot be executed: {{}}".format({file!r}, error)
-    def __getattr__(name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        def fail(*args, **options):
-            raise ImportError(_why)
-        return fail
-"""
-
-
-def _make_findable(module: CarriedModule) -> None:
-    """Have a fresh Python that multiprocessing starts find the module by its name, if it would not find the file."""
-    name, file = module.about[:2]
-    if "." in name or name == "__main__" or not _is_file(file):
-        return
-    real = Path(os.path.realpath(file))
-    if real.stem == name and real.is_file():
-        return
-    if any(isinstance(entry, str) and Path(entry, f"{name}.py").is_file() for entry in sys.path):
-        return  # the rank of this child has done it
-    with suppress(OSError):  # pools cannot find it then; all else can
-        _write_finder(name, file)
-
-
-def _write_finder(name: str, file: str) -> None:
-    import atexit  # which few processes need
-    import tempfile
-
-    directory = tempfile.mkdtemp(prefix="handoff-module-")
-    atexit.register(_remove, directory, os.getpid())
-    text = _FINDER.format(room=__name__, file=file, text=sources.get(file))
-    Path(directory, f"{name}.py").write_text(text, "utf-8", "backslashreplace")
-    add_private_directory(directory)
-
-
-def _remove(directory: str, process: int) -> None:
-    import shutil
-
-    if os.getpid() == process:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def begin_anew(contents: dict[str, Any], file: str, text: str | None) -> None:
-    """Fill the module that a fresh Python has found. If that fails, calling anything of it does, and ends with why.
-
-    A pool replaces a process that raises while it unpickles what it is to do, and would do so for ever.
-    """
-    name = contents["__name__"]
-    if text is not None:
-        sources[file] = text
-    contents["__file__"] = file
-    contents["__loader__"] = loader = _Loader(name, file)
-    try:
-        exec(compile(loader.get_source(name) or "", file, "exec", dont_inherit=True), contents)
-    except Exception as error:
-        contents["__getattr__"] = partial(_give_failing, f"{file} cannot be executed: {type(error).__name__}: {error}")
-
-
-def _give_failing(why: str, name: str) -> Any:
-    if name.startswith("__"):
-        raise AttributeError(name)
-    return partial(_fail, f"{name} is not there: {why}")
-
-
-def _fail(why: str, *args: Any, **options: Any) -> Any:
-    raise ImportError(why)
+    return pack({module.about[1]: module.name for module in modules if module.original is not None})

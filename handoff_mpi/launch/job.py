@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from handoff_mpi.callbacks import call_here
-from handoff_mpi.carried_modules import copies_entered, take_sources
+from handoff_mpi.carried_modules import copies_entered
 from handoff_mpi.comm import Envelope, MemoryNetwork, RankGone
 from handoff_mpi.descendants import end_descendants, mark_descendants
 from handoff_mpi.encoding import decode_code, encode_code
@@ -26,6 +26,7 @@ from handoff_mpi.launch.environment import size_by_launcher
 from handoff_mpi.launch.local_ranks import kill_stopped_ranks
 from handoff_mpi.launch.mpi_start import bounded_start, join_timeout_s
 from handoff_mpi.messages import ASKED, BYE, DECODE, DECODED, ENDS, LEAVE, SETUP, START
+from handoff_mpi.module_files import take_sources
 from handoff_mpi.python_path import add_directories, shared_path
 from handoff_mpi.resources import Amounts, Capability, parse_resources
 from handoff_mpi.resources.amounts import UNIT

@@ -19,10 +19,11 @@ from typing import Any
 
 from handoff_mpi import signals
 from handoff_mpi.callbacks import call_here
-from handoff_mpi.carried_modules import serve_as_child, take_sources
+from handoff_mpi.carried_modules import serve_as_child
 from handoff_mpi.encoding import Payload, decode_code, nbytes_of
 from handoff_mpi.kernel import give_back_freed_memory, signal_at_parents_end
 from handoff_mpi.messages import HOME_NBYTES, RAISED, ErrorReport
+from handoff_mpi.module_files import take_sources
 from handoff_mpi.process_exit import exit_process, flush_output
 from handoff_mpi.worker.calls import Caller, CallSpec, Outcome
 from handoff_mpi.worker.error_report import describe

@@ -287,8 +287,9 @@ pickle.dump((sources_here(), encode_code(dag["pooled"].code)), open("sent", "wb"
 """
 RECEIVE = """
 import inspect, pickle
-from handoff_mpi.carried_modules import copies_entered, take_sources
+from handoff_mpi.carried_modules import copies_entered
 from handoff_mpi.encoding import decode_code
+from handoff_mpi.module_files import take_sources
 if __name__ == "__main__":
     sources, blob = pickle.load(open("sent", "rb"))
     take_sources(sources)

@@ -24,10 +24,10 @@ from cloudpickle import cloudpickle as internals
 
 from handoff_mpi.annotation_names import names_in_annotations
 from handoff_mpi.carried_modules import (
+    CARRIED_NAMES,
     CarriedModule,
     Definition,
     carried_as,
-    carried_names,
     look_up,
     make_class,
     make_function,
@@ -154,11 +154,12 @@ def one_state() -> Iterator[None]:
 
 def holds_names(blob: bytes) -> bool:
     """Whether a pickle may refer to a module that travels by value by its name."""
-    global _marked
-    if _marked != len(carried_names()):
-        _marked = len(carried_names())
-        _marks.update((name, _mark(name)) for name in (*_MAIN, *carried_names()))
-    return any(mark in blob for mark in _marks.values())
+    if len(_marks) != len(CARRIED_NAMES) + len(_MAIN):
+        _marks[:] = map(_mark, (*_MAIN, *CARRIED_NAMES))
+    for mark in _marks:  # noqa: SIM110 - a generator takes as long as all the rest
+        if mark in blob:
+            return True
+    return False
 
 
 def is_in_place(reduced: Any) -> bool:
@@ -173,9 +174,8 @@ def _mark(name: str) -> bytes:
 
 
 _MAIN = ("__main__", "__mp_main__")
-#: The names of modules as pickles have them, and how many carried modules are among them.
-_marks: dict[str, bytes] = {}
-_marked = -1
+#: The names of modules as pickles have them.
+_marks: list[bytes] = []
 
 
 class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]

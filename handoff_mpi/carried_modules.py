@@ -251,6 +251,8 @@ class _Executed(ModuleType):
 
 
 _by_name: dict[str, list[CarriedModule]] = {}
+#: The names of the modules of this process that travel by value.
+CARRIED_NAMES: Collection[str] = _by_name.keys()
 _by_about: dict[About, CarriedModule] = {}
 _taking = threading.RLock()
 _process_key = f"<{os.urandom(16).hex()}>"
@@ -322,11 +324,6 @@ def module_named(name: Any) -> ModuleType | None:
     """Return the module of ``sys.modules`` with this name, if it does not travel by value."""
     module = sys.modules.get(name) if type(name) is str and not carried_as(name) else None
     return module if isinstance(module, ModuleType) else None
-
-
-def carried_names() -> Collection[str]:
-    """Return the names of the modules of this process that travel by value."""
-    return _by_name.keys()
 
 
 def _register(module: CarriedModule) -> CarriedModule:

@@ -59,7 +59,7 @@ from typing import Any, TypeAlias
 
 import cloudpickle
 
-from handoff_mpi.carried_modules import carried_names
+from handoff_mpi.carried_modules import CARRIED_NAMES
 from handoff_mpi.dag.function import Argument, Function, input_id
 from handoff_mpi.dag.handle import Handle
 from handoff_mpi.dag.references import ReferenceFinder
@@ -899,7 +899,7 @@ class _Modules:
     """Where modules come from. None is imported to find out."""
 
     def __init__(self) -> None:
-        self._by_value = {*cloudpickle.list_registry_pickle_by_value(), *carried_names()}
+        self._by_value = {*cloudpickle.list_registry_pickle_by_value(), *CARRIED_NAMES}
         self._specs: dict[str, importlib.machinery.ModuleSpec | None] = {}
         self._distributions: dict[str, tuple[str, ...]] = {}
         self._scripts: dict[str, bool] = {}

@@ -662,11 +662,11 @@ def test_errors_survive_pickling():
 def test_dag_files_classes_come_back_once_it_is_loaded(tmp_path):
     (tmp_path / "dag.py").write_text("class Id(tuple):\n    pass\n")
     code = (
-        "import sys; from pathlib import Path\n"
-        "from handoff_mpi.launch.loading import _import, _spec_of_file\n"
+        "from pathlib import Path\n"
+        "from handoff_mpi.launch.loading import load_dag_file\n"
         "from handoff_mpi.results.journal import Journal, read_journal\n"
-        "path = Path('dag.py').absolute()\n"
-        "dag = _import(_spec_of_file(path), path)\n"
+        "load_dag_file('dag.py', [])\n"
+        "import dag\n"
         "print([record[1] == dag.Id((1,)) and type(record[1]) is dag.Id for _, record in read_journal(Path('run'))])\n"
         "Path('run').mkdir(exist_ok=True)\n"
         "with Journal(Path('run')) as journal: journal.append(('done', dag.Id((1,))))\n"

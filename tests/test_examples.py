@@ -184,4 +184,4 @@ def test_images_are_refused_where_no_host_has_two_cores(handoff):
     needs(sklearn="scikit-learn", PIL="pillow", scipy="scipy")
     ended = handoff("run", EXAMPLES / "images.py", env={"HANDOFF_CORES": "1"})
     assert ended.rc == 3
-    assert "'smooth' needs" in ended.err
+    assert "function 'smooth' and 17 more need cpu=2" in ended.err

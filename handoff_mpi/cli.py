@@ -124,12 +124,10 @@ def _target(given: argparse.Namespace) -> str:
 
 def _launch(given: argparse.Namespace, own: list[str], args: list[str], options: RunOptions) -> int:
     from handoff_mpi.launch.hosts import parse_hosts
+    from handoff_mpi.launch.own_ranks import refuse_to_launch
     from handoff_mpi.launch.supervisor import Order, supervise
 
-    if is_under_launcher():
-        raise UsageError("run -n launches mpirun itself; inside mpirun, mpiexec or srun leave -n out")
-    if given.n < 1:
-        raise UsageError(f"-n must be a whole number from 1, not {given.n}")
+    refuse_to_launch("run", given.n)
     extra, most = _words(given.mpirun_args), relaunches_given(given.max_relaunches)
     if given.hosts is not None:
         parse_hosts(given.hosts)  # refused before there is a run-dir

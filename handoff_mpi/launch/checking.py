@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-from handoff_mpi import signals
-from handoff_mpi.errors import EXIT_FAILED, UsageError
+from handoff_mpi.errors import EXIT_FAILED
 from handoff_mpi.kernel import signal_at_parents_end
 from handoff_mpi.launch.doctor.trial import started
-from handoff_mpi.launch.environment import is_under_launcher
-from handoff_mpi.launch.hosts import find_hosts, refuse_too_many
-from handoff_mpi.launch.mpirun import launcher_command
-from handoff_mpi.python_path import own_command
+from handoff_mpi.launch.own_ranks import command_on_ranks, exit_on_term, refuse_to_launch
 from handoff_mpi.speech import say
 
 
@@ -30,17 +25,11 @@ def check_with_ranks(ranks: int, hosts: str | None, extra: Sequence[str], words:
     Raises:
         UsageError: this is a launcher's job already, there is no launcher, or the hosts cannot be understood.
     """
-    if is_under_launcher():
-        raise UsageError("check -n launches mpirun itself; inside mpirun, mpiexec or srun leave -n out")
-    if ranks < 1:
-        raise UsageError(f"-n must be a whole number from 1, not {ranks}")
-    found = find_hosts(ranks, hosts, extra)
-    refuse_too_many(ranks, found, extra)
-    signals.handle(signal.SIGTERM, _on_term)
-    places = found.places()
-    command, environment = launcher_command(ranks if places is None else sum(places.values()), places, extra)
+    refuse_to_launch("check", ranks)
+    command, environment = command_on_ranks(ranks, hosts, extra, words)
+    exit_on_term()
     try:
-        with started([*command, *own_command(), *words], environment, preexec_fn=_end_with_parent) as process:
+        with started(command, environment, preexec_fn=_end_with_parent) as process:
             return _code_of(process)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -56,7 +45,3 @@ def _code_of(process: subprocess.Popen[Any]) -> int:
 def _end_with_parent() -> None:
     """Run in mpirun's process before it is mpirun: have it told to end if the check is killed."""
     signal_at_parents_end(signal.SIGTERM)
-
-
-def _on_term(number: int, frame: Any) -> NoReturn:
-    sys.exit(128 + number)  # so that what was started is ended

@@ -20,6 +20,7 @@ import pytest
 from handoff_mpi import cli
 from handoff_mpi.comm import MemoryNetwork, RankGone
 from handoff_mpi.errors import UsageError
+from handoff_mpi.launch import own_ranks
 from handoff_mpi.launch.doctor import findings, folder, importing, places, report, trial, visit
 from handoff_mpi.launch.doctor.folder import FolderFacts, FolderView
 from handoff_mpi.launch.doctor.importing import MODULES, Imports, file_system_of, measure_imports
@@ -589,7 +590,7 @@ def test_bad_usage(alone, monkeypatch, capsys):
     assert alone("-n", "0") == 2
     monkeypatch.setenv("HANDOFF_CORES", "some")
     assert alone() == 2
-    monkeypatch.setattr(visit, "is_under_launcher", lambda: True)
+    monkeypatch.setattr(own_ranks, "is_under_launcher", lambda: True)
     assert alone("-n", "2") == 2
     assert "leave -n out" in capsys.readouterr().err
 
@@ -598,7 +599,7 @@ def test_bad_usage(alone, monkeypatch, capsys):
 def test_a_launcher_that_does_not_get_through(alone, tmp_path, monkeypatch, capsys, ending):
     mark = f"HANDOFF_TEST_{uuid.uuid4().hex}"
     launcher = script(tmp_path / "mpirun", ending)
-    monkeypatch.setattr(visit, "launcher_command", lambda *given: (launcher, {**os.environ, mark: "1"}))
+    monkeypatch.setattr(own_ranks, "launcher_command", lambda *given: (launcher, {**os.environ, mark: "1"}))
     monkeypatch.setattr(visit, "LIMIT_S", 0.5)
     monkeypatch.setattr(visit, "_SPEECH_S", 0.0)
     assert alone("-n", "2") == 1

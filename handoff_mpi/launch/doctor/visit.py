@@ -5,14 +5,12 @@ from __future__ import annotations
 import faulthandler
 import os
 import select
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from handoff_mpi import signals
 from handoff_mpi.errors import EXIT_DONE, EXIT_FAILED, HandoffError, JoinError, UsageError
 from handoff_mpi.launch.doctor import findings, places
 from handoff_mpi.launch.doctor.folder import FolderView, look_at_folder, open_folder
@@ -21,9 +19,8 @@ from handoff_mpi.launch.doctor.probes import Handlers, Leader, serve
 from handoff_mpi.launch.doctor.report import BAD, NOTE, Finding, Report, read_line
 from handoff_mpi.launch.doctor.trial import Trial, started, try_deaths
 from handoff_mpi.launch.environment import is_under_launcher, rank_by_launcher, size_by_launcher
-from handoff_mpi.launch.hosts import find_hosts, refuse_too_many
-from handoff_mpi.launch.mpirun import conflict_of_wheels, launcher_command
-from handoff_mpi.python_path import own_command
+from handoff_mpi.launch.mpirun import conflict_of_wheels
+from handoff_mpi.launch.own_ranks import command_on_ranks, exit_on_term, refuse_to_launch
 
 DEFAULT_RUN_DIR = "handoff-runs"
 #: However MPI hangs, a doctor ends after this long.
@@ -54,7 +51,7 @@ def visit(run_dir: str | None, report: Report) -> int:
         UsageError: one of the HANDOFF variables makes no sense.
     """
     if rank_by_launcher() == 0:
-        signals.handle(signal.SIGTERM, _on_term)
+        exit_on_term()
     if not is_under_launcher():
         _visit_alone(run_dir, report)
         return report.close()
@@ -90,18 +87,12 @@ def visit_with_ranks(
     Raises:
         UsageError: this is a launcher's job already, there is no launcher, or the hosts cannot be understood.
     """
-    if is_under_launcher():
-        raise UsageError("doctor -n launches mpirun itself; inside mpirun, mpiexec or srun leave -n out")
-    if ranks < 1:
-        raise UsageError(f"-n must be a whole number from 1, not {ranks}")
-    found = find_hosts(ranks, hosts, extra)
-    refuse_too_many(ranks, found, extra)
-    signals.handle(signal.SIGTERM, _on_term)
-    places = found.places()
-    command, environment = launcher_command(ranks if places is None else sum(places.values()), places, extra)
+    refuse_to_launch("doctor", ranks)
     words = ["doctor", "--lines", *([] if run_dir is None else ["--run-dir", run_dir])]
+    command, environment = command_on_ranks(ranks, hosts, extra, words)
+    exit_on_term()
     streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
-    with started([*command, *own_command(), *words], environment, **streams) as process:
+    with started(command, environment, **streams) as process:
         is_complete = _relay(process, report)
         code = _wait(process, _LEAVE_S if is_complete else 1.0)
     if not is_complete:
@@ -109,7 +100,7 @@ def visit_with_ranks(
         remedy = (
             "see what it said above; try `mpirun -n 2 hostname`, and `mpirun -n 2 python -m mpi4py.bench helloworld`"
         )
-        report.add(Finding(BAD, "launch", f"`{' '.join(command)} ...` {ended} before all was examined", remedy))
+        report.add(Finding(BAD, "launch", f"`{command[0]} ...` {ended} before all was examined", remedy))
     elif code is None:
         what = f"the launcher had to be ended: it was still there {_LEAVE_S:.0f} s after its ranks"
         report.add(Finding(NOTE, "launch", what, "nothing: run -n ends such a launcher too"))
@@ -306,10 +297,6 @@ def _kill_neighbours(ranks: set[str]) -> None:
                 process.kill()
         except (psutil.Error, OSError):
             continue  # gone by now
-
-
-def _on_term(number: int, frame: Any) -> NoReturn:
-    sys.exit(128 + number)  # so that what was started is ended
 
 
 # -- the doctor that launches another ------------------------------------------------------------------

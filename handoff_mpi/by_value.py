@@ -39,6 +39,7 @@ from handoff_mpi.rebuilding import (
     BY_NAME,
     BY_PARTS,
     OF_A_PROCESS,
+    as_member,
     is_singledispatch,
     members_of,
     qualname_of,
@@ -52,7 +53,7 @@ Reducers: TypeAlias = "Mapping[type, Callable[[Any], tuple[Any, ...]]]"
 
 _NO_REDUCERS: Reducers = {}
 #: Attributes that count when a class is made.
-_AT_CREATION = ("__slots__", "__orig_bases__")
+_AT_CREATION = ("__slots__", "__orig_bases__", "__class__")
 #: Every module has these of its own.
 _OF_ANY_MODULE = frozenset({"__spec__", "__loader__", "__package__", "__builtins__", "__cached__"})
 _NOT_PLAIN = (FunctionType, type, ModuleType)
@@ -254,7 +255,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return super().reducer_override(kind)
         make, args, (attributes, slots), *rest = internals._dynamic_class_reduce(kind)
         if issubclass(kind, enum.Enum):
-            members = {name: member.value for name, member in kind.__members__.items()}  # aliases too
+            members = {name: as_member(member.value) for name, member in kind.__members__.items()}  # aliases too
             args = (*args[:3], members, *args[4:])
             attributes = {name: each for name, each in attributes.items() if name not in members}
             slots, rest = members_of(kind), [None, None, set_enum]

@@ -62,7 +62,7 @@ def call_here(code: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str
 
 def is_interrupt(error: BaseException) -> bool:
     """Whether ``error`` is an interrupt by the user at the terminal: where Python's own handler raises it."""
-    return isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return issubclass(type(error), KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def end_if_forked(process: int, error: BaseException | None = None) -> None:
@@ -90,16 +90,21 @@ def end_fork(error: BaseException | None) -> NoReturn:
 
 
 def in_words(error: BaseException) -> str:
-    """Return kind and message of ``error`` in one line; the message is the user's code too, and may raise."""
+    """Return kind and message of ``error`` in one line."""
     kind = type(error).__name__
-    try:
-        said = f"it called sys.exit({error.code!r})" if isinstance(error, SystemExit) else str(error)
-    except BaseException:
-        said = "(its message cannot be shown)"
-    said = " ".join(said.split())
+    said = " ".join(message_of(error).split())
     if len(said) > _MAX_MESSAGE_CHARS:
         said = said[:_MAX_MESSAGE_CHARS] + " [...]"
     return f"{kind}: {said}" if said else kind
+
+
+def message_of(error: BaseException) -> str:
+    """Return the message of ``error``, which is the user's code too: it may raise, or give a string of its own class."""
+    try:
+        said = f"it called sys.exit({error.code!r})" if isinstance(error, SystemExit) else str(error)
+        return str.__str__(said)
+    except BaseException:
+        return "(its message cannot be shown)"
 
 
 def shown(value: Any) -> str:

@@ -137,6 +137,9 @@ class CarriedModule:
             try:
                 while self._pending:
                     self._load(self._pending.pop(next(iter(self._pending))))
+            except BaseException:
+                self._forget_unfinished()
+                raise
             finally:
                 self._pending.clear()
                 self._loading.clear()
@@ -162,6 +165,12 @@ class CarriedModule:
         """Make ``thing``, which may still be without its state, the global ``name``, if nothing else is that by now."""
         if name not in self.bound:
             self.bound[name] = vars(self.copy)[name] = thing
+
+    def _forget_unfinished(self) -> None:
+        """Remove the globals that have been made without their state, so that no other call gets half of one."""
+        for name in self._loading:
+            if name in self.bound and name not in self.definitions:
+                vars(self.copy).pop(name, None)
 
     def give_missing(self, name: str) -> Any:
         """Return a global that has not travelled: of the original, or by executing the file once in this process.

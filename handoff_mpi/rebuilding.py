@@ -63,6 +63,13 @@ def _without_init_subclass(bases: Iterable[type]) -> Iterator[None]:
             type.__setattr__(owner, "__init_subclass__", method)
 
 
+def as_member(value: Any) -> Any:
+    """Return the value of a member of an enum for a class body, where functions and classes are not members."""
+    if callable(value) or hasattr(type(value), "__get__"):
+        return getattr(enum, "member", lambda each: each)(value)  # Python 3.10 has no such members
+    return value
+
+
 def members_of(kind: type[enum.Enum]) -> dict[str, dict[str, Any]]:
     """Return the attributes of the members of an enum, which its own ``__init__`` or ``__new__`` may have set."""
     return {

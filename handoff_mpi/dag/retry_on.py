@@ -37,7 +37,7 @@ def lineage_of(error: BaseException) -> Names:
     """
     try:
         kinds: list[Any] = [type(error)]
-        if isinstance(error, EncodingError) and error.__cause__ is not None:
+        if issubclass(type(error), EncodingError) and error.__cause__ is not None:
             kinds.append(type(error.__cause__))
         return tuple([name for kind in kinds for name in _names_of_bases(kind)])
     except Exception:  # a metaclass answers what it likes

@@ -106,7 +106,8 @@ def _near_file(path: str) -> str:
     except (OSError, ValueError):
         return ""
     files = {name.removesuffix(".py").casefold(): name for name in names if name.endswith(".py")}
-    return did_you_mean(Path(path).name, list(files.values()), files, one_line)
+    names = [name for name in files.values() if name != Path(path).name]
+    return did_you_mean(Path(path).name, names, files, one_line)
 
 
 def _find_module(name: str) -> tuple[ModuleSpec, Path]:

@@ -193,7 +193,7 @@ class Caller:
             duration = time.perf_counter() - started
         except BaseException as error:
             duration = time.perf_counter() - started
-            if self.lets_interrupt and isinstance(error, KeyboardInterrupt):
+            if self.lets_interrupt and issubclass(type(error), KeyboardInterrupt):
                 raise
             described = self._report(error, spec, len(values))
             release_frames(error)

@@ -12,6 +12,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from handoff_mpi.callbacks import message_of
 from handoff_mpi.dag.retry_on import lineage_of
 from handoff_mpi.messages import ErrorReport
 from handoff_mpi.worker.codecs import with_culprit
@@ -32,14 +33,15 @@ _INSTALLED = (
 #: What numpy, pandas, Cython, numba and Python say where memory may not be written to.
 _READ_ONLY = re.compile(r"read[- ]?only|not writ(e)?able|WRITEABLE", re.IGNORECASE)
 
+#: What Python itself knows of an exception: a class of the user's may answer otherwise, or raise.
+_CAUSE = BaseException.__dict__["__cause__"].__get__
+_CONTEXT = BaseException.__dict__["__context__"].__get__
+_TRACEBACK = BaseException.__dict__["__traceback__"].__get__
+
 
 def describe(error: BaseException) -> ErrorReport:
     """Return what is reported of an exception."""
-    kind = type(error).__name__
-    try:
-        message = f"it called sys.exit({error.code!r})" if isinstance(error, SystemExit) else str(error)
-    except BaseException:  # it is the user's code that speaks here
-        message = "(its message cannot be shown)"
+    kind, message = type(error).__name__, message_of(error)
     try:
         text, place = "".join(_tidied(error).format()), _place_of(error)
     except BaseException:
@@ -68,7 +70,7 @@ def release_frames(error: BaseException) -> None:
     in memory until a garbage collection.
     """
     for each in _connected(error):
-        traceback.clear_frames(each.__traceback__)
+        traceback.clear_frames(_TRACEBACK(each))
 
 
 def shorten(text: str, most: int) -> str:
@@ -86,14 +88,17 @@ def _connected(error: BaseException) -> list[BaseException]:
         each = waiting.pop()
         if isinstance(each, BaseException) and id(each) not in found:
             found[id(each)] = each
-            waiting += [each.__cause__, each.__context__, *_grouped(each)]
+            waiting += [_CAUSE(each), _CONTEXT(each), *_grouped(each)]
     return list(found.values())
 
 
 def _grouped(error: BaseException) -> tuple[Any, ...]:
     """Return the exceptions of an exception group; nothing for any other exception."""
-    grouped = getattr(error, "exceptions", ())
-    return grouped if isinstance(grouped, tuple) else ()
+    try:
+        grouped = getattr(error, "exceptions", ())
+        return grouped if isinstance(grouped, tuple) else ()
+    except BaseException:  # it is the user's code that answers here
+        return ()
 
 
 class _ShortStack(traceback.StackSummary):
@@ -111,7 +116,7 @@ class _ShortStack(traceback.StackSummary):
 def _tidied(error: BaseException) -> traceback.TracebackException:
     """Return the traceback of ``error`` without frames of this package."""
     limit = -_FRAMES_OF_LONG_CHAIN if len(_connected(error)) > _LONG_CHAIN else None
-    told = traceback.TracebackException(type(error), error, error.__traceback__, limit=limit, lookup_lines=False)
+    told = traceback.TracebackException(type(error), error, _TRACEBACK(error), limit=limit, lookup_lines=False)
     waiting: list[traceback.TracebackException | None] = [told]
     while waiting:
         each = waiting.pop()
@@ -125,7 +130,7 @@ def _tidied(error: BaseException) -> traceback.TracebackException:
 def _place_of(error: BaseException) -> str:
     """Return "file:line" of the innermost frame that is the user's, or else not of this package."""
     place = ""
-    for frame, line in traceback.walk_tb(error.__traceback__):
+    for frame, line in traceback.walk_tb(_TRACEBACK(error)):
         name = frame.f_code.co_filename
         if not name.startswith(_OWN_DIRECTORY) and not (place and name.startswith(_INSTALLED)):
             place = f"{name}:{line}"

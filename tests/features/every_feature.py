@@ -287,6 +287,24 @@ class Access(enum.IntFlag):
     BOTH = READ | WRITE
 
 
+class Operation(enum.Enum):
+    """Its values are functions, which a class body takes for methods unless it is told (from Python 3.11 on)."""
+
+    if sys.version_info >= (3, 11):
+        TRIPLE = enum.member(lambda x: scaled(x))
+        SQUARE = enum.member(Square)
+    HALF = 2
+
+    def holds(self):
+        return self is Operation.HALF and (sys.version_info < (3, 11) or Operation["TRIPLE"].value(1) == 3)
+
+
+class Proxy(Holding):
+    @property
+    def __class__(self):
+        return int
+
+
 class Registry(type):
     known: typing.ClassVar[dict[str, type]] = {}
 
@@ -434,6 +452,16 @@ def enums_with_aliases():
         True,
         "LOW",
     )
+
+
+@feature
+def enums_of_functions():
+    return Operation.HALF if survives(Operation) and Operation.HALF.holds() else False
+
+
+@feature
+def classes_that_claim_to_be_others():
+    return isinstance(Proxy(), int) and survives(Proxy) and type(Proxy()) is Proxy
 
 
 @feature

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from handoff_mpi.callbacks import call_here
-from handoff_mpi.worker.error_report import MAX_TRACEBACK_CHARS, describe, is_about_read_only_memory
+from handoff_mpi.worker.error_report import MAX_TRACEBACK_CHARS, describe, is_about_read_only_memory, release_frames
 
 
 def caught(code, *args):
@@ -128,6 +128,20 @@ class Mute(Exception):
         raise KeyboardInterrupt
 
 
+class Text(str):
+    def __len__(self):
+        raise RuntimeError
+
+
+def test_a_message_of_a_class_of_its_own_travels_as_plain_text():
+    def fail_so():
+        error = ValueError()
+        error.__class__ = type("Own", (ValueError,), {"__str__": lambda self: Text("oops")})
+        raise error
+
+    assert type(caught(fail_so).message) is str and caught(fail_so).message == "oops"
+
+
 def test_what_cannot_be_shown_is_reported_all_the_same():
     def mute():
         raise Mute
@@ -158,3 +172,28 @@ def test_other_errors_are_not_about_memory():
     assert not is_about_read_only_memory(OSError("Read-only file system"))
     assert not is_about_read_only_memory(ValueError("no"))
     assert not is_about_read_only_memory(Mute())
+
+
+class Evasive(ValueError):
+    def __getattribute__(self, name):
+        raise RuntimeError(name)
+
+
+class Lying(ValueError):
+    @property
+    def __cause__(self):
+        raise KeyboardInterrupt
+
+    __context__ = __traceback__ = exceptions = __cause__
+
+
+@pytest.mark.parametrize("kind", [Evasive, Lying])
+def test_an_exception_that_cannot_be_asked_is_reported_all_the_same(kind):
+    error = kind("x")
+    release_frames(error)
+    assert describe(error).kind == kind.__name__
+
+    def fail_so():
+        raise error
+
+    assert caught(fail_so).lineage[1] == "ValueError"

@@ -322,8 +322,13 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         names += names_in_annotations(function, contents)
         definitions = self._needed(module, contents, names)
         state["__globals__"] = {}
-        args = (code, module.about, definitions, closure)
+        args = (code, module.about, definitions, closure, *self._own_name(function))
         return make_function, args, (attributes, state), None, None, internals._function_setstate
+
+    def _own_name(self, function: FunctionType) -> tuple[str, ...]:
+        """Return the name of the global that this defines, if ``function`` is that global."""
+        place = self._place
+        return (place[2],) if place is not None and place[1].get(place[2]) is function else ()
 
 
 def _has_reduce_of_its_own(kind: Any) -> bool:

@@ -99,7 +99,7 @@ def in_words(error: BaseException) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """Return the message of ``error``, which is the user's code too: it may raise, or give a string of its own class."""
+    """Return the message of ``error``, which is the user's code too: it may raise, or give no plain string."""
     try:
         said = f"it called sys.exit({error.code!r})" if isinstance(error, SystemExit) else str(error)
         return str.__str__(said)

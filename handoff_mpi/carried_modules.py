@@ -386,11 +386,20 @@ def resolve(about: About, qualname: str, definitions: tuple[Any, ...]) -> Any:
     return module.find(qualname)
 
 
-def make_function(code: Any, about: About, definitions: tuple[Any, ...], closure: Any) -> FunctionType:
-    """Return a function of a carried module, whose state follows in the pickle."""
+def make_function(
+    code: Any, about: About, definitions: tuple[Any, ...], closure: Any, name: str | None = None
+) -> FunctionType:
+    """Return a function of a carried module, whose state follows in the pickle.
+
+    Args:
+        name: of the global that it is; None if it is none.
+    """
     module = carried(about)
     module.take(definitions)
-    return FunctionType(code, vars(module.copy), None, None, closure)
+    made = FunctionType(code, vars(module.copy), None, None, closure)
+    if name is not None:
+        module.bind(name, made)  # now: what it holds (a registry, a decorator's variable) may refer to it
+    return made
 
 
 def make_class(about: About, qualname: str, make: Callable[..., type], args: tuple[Any, ...]) -> type:

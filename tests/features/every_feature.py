@@ -395,6 +395,35 @@ def decorated(x):
     return x + SCALE
 
 
+class Application:
+    def __init__(self):
+        self.functions = {}
+
+    def register(self, function):
+        @functools.wraps(function)
+        def wrapper(*args):
+            return self.call(function, *args)
+
+        self.functions[function.__name__] = wrapper
+        return wrapper
+
+    def call(self, function, *args):
+        return function(*args), sorted(self.functions)
+
+
+APPLICATION = Application()
+
+
+@APPLICATION.register
+def registered(x):
+    return x + SCALE
+
+
+@APPLICATION.register
+def registered_too(x):
+    return registered(x)[0], APPLICATION.functions["registered"] is registered
+
+
 def make_adder(n, memo=STATE):
     def add(x):
         return x + n + SCALE
@@ -452,6 +481,11 @@ def enums_with_aliases():
         True,
         "LOW",
     )
+
+
+@feature
+def functions_that_an_object_registers():
+    return registered_too(1) == ((4, True), ["registered", "registered_too"]) and survives(registered)
 
 
 @feature

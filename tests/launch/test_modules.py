@@ -241,32 +241,6 @@ def test_a_value_is_of_the_class_of_the_file_as_it_is_now(handoff, tmp_path):
     assert (ended.rc, ended.out) == (0, "1 True 2\n"), ended.err
 
 
-HALF_MADE = """
-from handoff_mpi import DAG, task
-class Bomb:
-    def __reduce__(self): return explode, ()
-def explode(): raise ValueError("boom")
-class Model:
-    bomb = Bomb()
-    size = 2
-def g(m): return getattr(m, "size", "a half of a class")
-@task(max_retries=0)
-def first(): return g(Model)
-@task(max_retries=0)
-def second(): return g(Model())
-with DAG("d") as dag: first(); second()
-"""
-
-
-@pytest.mark.parametrize("words", RANKS)
-def test_no_call_gets_a_class_that_could_not_be_made_whole(handoff, tmp_path, words):
-    (tmp_path / "dag.py").write_text(HALF_MADE)
-    ended = handoff("run", *words, "--run-dir", "run", "dag.py")
-    assert ended.rc == 1 and "boom" in ended.err, ended.err
-    errors = handoff_mpi.load(tmp_path / "run").errors
-    assert len(errors) == 2 and all("boom" in str(each) for each in errors.values()), errors
-
-
 HOSTILE = {
     "deletes its own names": "del helper2\n",
     "has replaced itself in sys.modules": "import sys, types\nsys.modules[__name__] = types.SimpleNamespace(a=1)\n",

@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any, NoReturn, TypeAlias
 
 from handoff_mpi.dag import DAG
-from handoff_mpi.errors import UsageError
+from handoff_mpi.errors import RanksMissing, UsageError
 from handoff_mpi.formatting import one_line, show
 from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch import script_end
@@ -187,7 +187,12 @@ def _job_for(comm: Any, join_limit: float, site: CallSite | None) -> Job:
         return current  # fake ranks
     is_rank = current is not None and current.is_mpi  # then it is refused
     is_alone = comm is None and size_by_launcher() == 1 and not is_rank
-    return jobs.local_job() if is_alone else jobs.mpi_job(comm, join_limit, site)
+    if is_alone:
+        return jobs.local_job()
+    try:
+        return jobs.mpi_job(comm, join_limit, site)
+    except RanksMissing as error:
+        raise RanksMissing(f"{error}; call this on every rank of the communicator, not on rank 0 alone") from None
 
 
 def _execute_on(job: Job, dag: DAG, options: RunOptions, setup: Setup | None) -> Results:

@@ -58,8 +58,8 @@ class FailureGroup:
 
     def line(self) -> str:
         """Return who failed, how and where, with the message of the first."""
-        first_line = self.message.split("\n", 1)[0]
-        return f"{show(self.ids[0])}{self.others()}: {self.what}: {one_line(first_line, _SHOWN_CHARS)}"
+        first_line = one_line(self.message.split("\n", 1)[0], _SHOWN_CHARS)
+        return f"{show(self.ids[0])}{self.others()}: {self.what}{': ' if first_line else ''}{first_line}"
 
 
 def grouped(failures: Iterable[tuple[Hashable, str, str, str]]) -> list[FailureGroup]:

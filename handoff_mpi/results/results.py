@@ -268,7 +268,8 @@ def _first_and_others(error: FunctionError, group: FailureGroup) -> str:
 
 def _message_of(error: FunctionError) -> str:
     """Return what a function's error says, without its id and its kind."""
-    return str(error).partition(f": {error.kind}: ")[2] or str(error)
+    _, found, message = str(error).partition(f": {error.kind}: ")
+    return message if found else str(error)
 
 
 class Values(Mapping[Hashable, Any]):

@@ -70,9 +70,7 @@ class FailurePrinter:
         shown.is_open = True
         when = f" in {delay_s:.1f} s" if delay_s else ""
         who = f"function {show(self.plan.ids[task])} is tried again{when}"
-        self._show(
-            shown, f"{who}: attempt {attempt}{self._where(rank)} ended with {error.kind}: {error.message}", error
-        )
+        self._show(shown, f"{who}: attempt {attempt}{self._where(rank)} ended with {_what(error)}", error)
 
     def function_failed(self, task: int, attempt: int, rank: int, error: ErrorReport) -> None:
         shown = self._group(error)
@@ -110,10 +108,14 @@ class FailurePrinter:
 
     def _line(self, task: int, attempt: int, rank: int, error: ErrorReport) -> str:
         who = f"function {show(self.plan.ids[task])} failed{self._where(rank)}"
-        return f"{who}, attempt {attempt}: {error.kind}: {error.message}"
+        return f"{who}, attempt {attempt}: {_what(error)}"
 
     def _where(self, rank: int) -> str:
         return f" on rank {rank} ({self.hosts.get(rank, '?')})" if rank >= 0 else ""
+
+
+def _what(error: ErrorReport) -> str:
+    return f"{error.kind}: {error.message}" if error.message else error.kind
 
 
 def input_in_words(plan: Plan, task: int, error: ErrorReport) -> str:

@@ -79,7 +79,8 @@ def test_equal_failures_are_told_together():
     results.errors["x"] = FunctionError("'x': KeyError: 'y'", "KeyError", "", 1, (1,), "dag.py:9")
     results.errors["z"] = FunctionError("'z': ValueError: ", "ValueError", "", 1, (1,), "dag.py:12")
     first = results.first_failures()
-    assert first == ("0: ValueError: bad 0; and 4,999 others (1, 2, 3, 4, …) failed alike; 'x': KeyError: 'y'; 'z': ValueError: ")
+    alike = "0: ValueError: bad 0; and 4,999 others (1, 2, 3, 4, …) failed alike"
+    assert first == f"{alike}; 'x': KeyError: 'y'; 'z': ValueError: "
     lines = [line for line in results.summary().splitlines() if line.startswith("  failed: ")]
     assert lines == [
         "  failed: 0 and 4,999 others (1, 2, 3, 4, …): ValueError at dag.py:4: bad 0",

@@ -67,11 +67,12 @@ def current_task() -> TaskContext:
     """Return the context of the call that is running.
 
     Raises:
-        UsageError: no function of a run is being called here.
+        UsageError: no function of a run is being called here, in this thread.
     """
     context = _current.get()
     if context is None:
-        raise UsageError("current_task() can be asked only inside a function while a run calls it")
+        where = "inside a function while a run calls it, not in threads that the function starts"
+        raise UsageError(f"current_task() can be asked only {where}: ask before, and pass it to them")
     return context
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 import handoff_mpi as handoff
@@ -44,3 +46,14 @@ def test_contexts_nest_and_end_with_an_error():
         assert handoff.current_task().id == "outer"
     with pytest.raises(handoff.UsageError, match="current_task"):
         handoff.current_task()
+
+
+def test_a_thread_that_a_function_starts_is_told_to_get_its_task_from_it():
+    def ask_in_a_thread():
+        with ThreadPoolExecutor(1) as pool:
+            return str(pool.submit(handoff.current_task).exception())
+
+    dag = handoff.DAG("threads")
+    dag.add_function(handoff.Function("a", (), ask_in_a_thread))
+    results = handoff.execute_local(dag, run_dir=False)
+    assert "not in threads that the function starts: ask before, and pass it to them" in results["a"]

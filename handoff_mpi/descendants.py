@@ -35,6 +35,7 @@ _EXECUTION_TIMEOUT_S = 0.1
 # Of the programs that multiprocessing and loky start: python -c "from ...resource_tracker import main; main(fd)".
 _TRACKER = b"resource_tracker import main"
 _DEAD = frozenset("ZX")
+_spared: set[int] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,11 @@ def mark_descendants() -> None:
             os.memfd_create(f"handoff-{mark}")  # stays open until this process ends; programs do not inherit it
         except (OSError, AttributeError):
             pass  # another system: forked processes that leave the tree are not found
+
+
+def spare(pid: int) -> None:
+    """Have a child process of this one count as none of its descendants: it ends by itself."""
+    _spared.add(pid)
 
 
 def end_descendants(left: Callable[[], list[Process]] | None = None) -> int:
@@ -204,7 +210,7 @@ def descendants() -> list[Process]:
     A process whose parent has ended is found by what it inherited (see :func:`mark_descendants`), or by its process
     group where this process leads one, as the ranks of mpirun do.
     """
-    table = {process.pid: process for process in _processes()}
+    table = {process.pid: process for process in _processes() if process.pid not in _spared}
     own = table.pop(os.getpid(), None)
     if own is None:
         return []

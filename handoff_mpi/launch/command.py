@@ -252,6 +252,7 @@ def serve(job: Job) -> None:
         job.serve()
     except BaseException as error:
         jobs.end_rank(error)
+    job.see_off()
     flush_output()
     mpi.leave(EXIT_DONE)
 
@@ -266,5 +267,6 @@ def end(job: Job, code: int) -> NoReturn:
     from handoff_mpi.comm import mpi
 
     job.dismiss()
+    job.see_off()
     flush_output()
     mpi.leave(code)

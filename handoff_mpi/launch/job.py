@@ -305,6 +305,15 @@ class Job:
         here = self.capabilities[self.rank].host
         return {each.rank: each.pid for each in self.capabilities if each.host == here}
 
+    def pids_beside(self) -> list[int]:
+        """Return the process ids of the other ranks of this rank's host."""
+        return [pid for rank, pid in self.pids_of_host().items() if rank != self.rank]
+
+    def see_off(self) -> None:
+        """This rank is about to leave: ranks of its host that are stopped on their way out are ended, by the first."""
+        if self.is_mpi and not has_supervisor() and self.rank == min(self.pids_of_host()):
+            last_watch.look_now(self.pids_beside())
+
     def ended_here(self) -> set[int]:
         """Return the ranks of rank 0's host whose processes have ended; on rank 0."""
         return {rank for rank in self.pids_of_host() if self._neighbours.lives(rank) is False}
@@ -490,7 +499,7 @@ def _join(mpi: Any, comm: Any) -> Job:
         raise JoinError(f"rank {transport.rank} runs handoff_mpi {mine}, but others do not: {others}")
     job = Job(transport, capabilities, True, mpi.survives_death(), mpi.is_threaded())
     if job.rank == 0 and job.survives_death and not has_supervisor():
-        last_watch.start(pid for rank, pid in job.pids_of_host().items() if rank)
+        last_watch.start(job.pids_beside())
     return job
 
 

@@ -1,8 +1,9 @@
-"""A small process beside rank 0 that ends stopped ranks of its host once rank 0 is gone.
+"""A small process beside a rank that ends stopped ranks of its host once that rank is gone, or at its end.
 
 Ranks look at one another, and a supervisor at all of them. Under a bare mpirun with two ranks, one of which is stopped,
-nobody is left to look when rank 0 is killed, and mpirun would wait for the stopped one. The process is a shell that
-waits for the end of a pipe, which rank 0 alone holds: it costs nothing until then.
+nobody is left to look when rank 0 is killed, and mpirun would wait for the stopped one; and nobody looks any more when
+a rank is stopped on its way out. The process is a shell that waits for the end of a pipe, which one rank alone holds:
+it costs nothing until then.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import subprocess
 from collections.abc import Iterable
 from contextlib import suppress
 
+from handoff_mpi.descendants import spare
 from handoff_mpi.runtime.neighbours import look_at
 
 #: The shell looks at the ranks once a second, so often at most: those that run notice the end of rank 0 themselves.
@@ -62,3 +64,17 @@ def start(pids: Iterable[int]) -> None:
             cwd="/",
             start_new_session=True,
         )
+        _watch.returncode = 0  # it may outlive this process, which does not wait for it
+        spare(_watch.pid)
+
+
+def look_now(pids: Iterable[int]) -> None:
+    """Have the process look at once: this rank is about to leave.
+
+    Args:
+        pids: as for :func:`start`, if there is no process yet.
+    """
+    start(pids)
+    if _watch is not None and _watch.stdin is not None:
+        with suppress(OSError):
+            _watch.stdin.close()

@@ -171,6 +171,7 @@ def _end_rank_0(job: Job, status: int) -> None:
         tell_guards(other_ranks(), RELEASED)
     if not others.at_work:
         _dismiss(job)
+        job.see_off()
     elif not job.survives_death:
         mpi.abort(others.failure)
     elif others.failure:

@@ -148,6 +148,8 @@ def run(storm: Storm, directory: Path) -> Seen:
     for blow in storm.blows:
         if _await_phase(blow, launched, directory / "marks") and _strike(blow, launched):
             seen.struck.append(blow)
+    if storm.way in ("mpirun", "mpirun with ft", "script with ft"):
+        _continue_if_all_are_stopped(launched)
     _note_end(launched, seen)
     seen.seconds = launched.seconds
     seen.code = read_status(directory / "run").get("exit_code")
@@ -203,6 +205,16 @@ def _strike(blow: Blow, launched: Launched) -> bool:
             victim.send_signal(signal.SIGCONT)
         return True
     return False
+
+
+def _continue_if_all_are_stopped(launched: Launched) -> None:
+    """Of a bare mpirun whose ranks are all stopped nobody is left to look: as whoever suspends a job, let it go on."""
+    ranks = list(launched.ranks().values())
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if all(process.status() == psutil.STATUS_STOPPED for process in ranks):
+            time.sleep(PAUSE_S)
+            for process in ranks:
+                process.send_signal(signal.SIGCONT)
 
 
 def _find(victim: str, launched: Launched) -> list[psutil.Process]:

@@ -1,6 +1,8 @@
-"""A rank 0 that is killed beside ranks that cannot notice it, as they are stopped."""
+"""A rank 0 that is killed, or leaves, beside ranks that cannot notice it, as they are stopped."""
 
 from __future__ import annotations
+
+import pytest
 
 KILLING = """
 import json, os, signal
@@ -38,3 +40,25 @@ def test_a_stopped_rank_and_a_killed_rank_0_mean_another_launch(handoff, tmp_pat
     ended = handoff("run", "-n", "2", *words, timeout_s=60)
     assert ended.rc == 0, ended.err
     assert ended.err.count("launched again") == 1, ended.err
+
+
+STOPS_AT_END = """
+import atexit, os, signal
+from handoff_mpi import DAG, Function, current_task, execute
+
+def stop(): os.kill(os.getpid(), signal.SIGSTOP)
+def late():
+    atexit.register(stop)
+    return current_task().rank
+
+dag = DAG("late")
+dag.add_function(Function("late", (), late, node=1))
+if __name__ == "__main__":
+    execute(dag, isolation="rank", run_dir="run")
+"""
+
+
+@pytest.mark.parametrize("words", [("-m", "handoff_mpi", "run", "--isolation", "rank", "late.py"), ("late.py",)])
+def test_a_rank_that_is_stopped_on_its_way_out_holds_no_job(mpirun, tmp_path, words):
+    (tmp_path / "late.py").write_text(STOPS_AT_END)
+    assert mpirun(3, *words, ft=True, timeout_s=30).rc == 0

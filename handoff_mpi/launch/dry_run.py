@@ -80,7 +80,7 @@ def check_for_run(job: Job, dag: DAG, plan: Plan, places: Sequence[Place]) -> No
     faults = _explained(dag, plan, pieces, decoded, lambda parts: _decode_at(job, first, parts), name)
     if faults:
         raise DAGError(faults.lines())
-    if decoded.trouble:
+    if decoded.trouble and not job.stop_reason:
         task = None if decoded.unfinished is None else pieces.tasks[decoded.unfinished][0]
         at = "" if task is None else f"of function {show(plan.ids[task])}, "
         what = f"rank {first[0]} has not decoded all that functions will be sent ({at}{decoded.trouble})"

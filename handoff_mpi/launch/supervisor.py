@@ -330,6 +330,9 @@ class _Supervisor:
             return code if isinstance(code, int) else EXIT_STOPPED
         if isinstance(code, int):
             return code
+        if not self._run_dir.is_in_place:
+            say(f"the run-dir {self._run_dir.path} is no longer there; the same command starts over")
+            return EXIT_STOPPED
         launched = self._process.returncode
         if launched is None:  # it hangs
             return EXIT_STOPPED if self.has_begun else EXIT_FAILED
@@ -340,9 +343,6 @@ class _Supervisor:
             if launched not in _OF_RANKS:
                 say(f"mpirun ended with status {launched} before the run had begun")
             return launched
-        if not self._run_dir.is_in_place:
-            say(f"the run-dir {self._run_dir.path} is no longer there; the same command starts over")
-            return EXIT_STOPPED
         say(f"the run ended without a verdict in {self._run_dir.path}/status.json; the same command resumes")
         return EXIT_STOPPED if self.has_begun else EXIT_FAILED
 

@@ -65,6 +65,13 @@ def _attribute(module: Any, name: str) -> Any:
         return None
 
 
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # it may not be looked at
+        return False
+
+
 def origins_here(host: str) -> Origins:
     """Return where this process finds modules."""
     modules = {}
@@ -73,8 +80,8 @@ def origins_here(host: str) -> Origins:
         if "." not in name and isinstance(file, str) and not file.startswith(_INSTALLED):
             place = Path(file).absolute().parent
             modules[name] = str(place if _attribute(module, "__path__") is None else place.parent)
-    paths = [Path(entry).absolute() for entry in sys.path]
-    own = [str(path) for path in paths if not f"{path}/".startswith(_INSTALLED) and path.is_dir()]
+    paths = [Path(entry).absolute() for entry in sys.path if isinstance(entry, str)]
+    own = [str(path) for path in paths if not f"{path}/".startswith(_INSTALLED) and _is_directory(path)]
     return Origins(host, tuple(dict.fromkeys(own)), modules)
 
 

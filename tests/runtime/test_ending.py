@@ -31,6 +31,8 @@ def test_all_children_are_told_to_end_before_one_is_waited_for(tmp_path, monkeyp
         dag.add_function(Function(number, (), meet, [str(meeting), 3], max_retries=0))
     results = handoff.execute_local(dag, isolation="process", slots=3, run_dir=tmp_path / "run")
     assert results.status == "done"
+    first = told[0][1]
+    told[:] = [each for each in told if each[1] != first]  # that one decoded what the others would be sent
     assert [name for name, _ in told[:4]] == ["hang_up"] * 3 + ["close"]
     assert len({pid for _, pid in told[:3]}) == 3
 

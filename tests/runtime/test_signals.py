@@ -18,8 +18,11 @@ from tests.conftest import mpirun_command, run_process
 
 SLEEPER = """
 import time
+from pathlib import Path
 from handoff_mpi import DAG, Function
-def nap(): time.sleep(30)
+def nap():
+    Path("napping").touch()
+    time.sleep(30)
 def build(args):
     dag = DAG("sleeper")
     for number in range(8): dag.add_function(Function(number, (), nap))
@@ -54,7 +57,7 @@ def test_a_signal_leaves_nothing_behind(tmp_path, how, number):
     children = set()
     try:
         end = time.monotonic() + 30
-        while not children and time.monotonic() < end:
+        while not (children and (tmp_path / "napping").exists()) and time.monotonic() < end:
             time.sleep(0.2)
             for rank in marked(marker):
                 children |= {each for each in rank.children(recursive=True) if "child" in " ".join(each.cmdline())}

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -41,6 +42,7 @@ from handoff_mpi.results.run_dir import (
     write_status,
 )
 from handoff_mpi.runtime.options import RunOptions, defaults_set, options_of
+from handoff_mpi.runtime.pace import clock
 from handoff_mpi.speech import say, tell
 from handoff_mpi.worker.runners import no_launcher_in_environment
 
@@ -54,6 +56,10 @@ _BEFORE_LOADING = ("run_dir", "fresh", "rerun", "drain", "join_limit")
 SLOW_LOADING_S = 30.0
 #: Exit handlers get this long in a rank whose main thread is still in a call.
 SHORT_HANDLERS_S = 3.0
+#: With fault tolerance rank 0 waits so long for the ranks of its host to leave before it: a launcher may hang if a rank
+#: is killed when rank 0 has left.
+_LAST_S = 15.0
+_LAST_LOOK_S = 0.005
 
 
 def lead(job: Job, target: str, args: list[str], chosen: dict[str, Any]) -> int:
@@ -268,5 +274,9 @@ def end(job: Job, code: int) -> NoReturn:
 
     job.dismiss()
     job.see_off()
+    if job.survives_death:
+        end_s = clock() + _LAST_S
+        while job.lives_here() and clock() < end_s:
+            time.sleep(_LAST_LOOK_S)
     flush_output()
     mpi.leave(code)

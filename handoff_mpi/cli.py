@@ -1,4 +1,4 @@
-"""The command line: ``run``, ``check``, ``doctor`` and ``--version``."""
+"""The command line: ``run``, ``check``, ``doctor``, ``--version``, and what reads runs (:mod:`handoff_mpi.verbs`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,16 @@ from typing import Any, NoReturn
 import handoff_mpi
 from handoff_mpi.descendants import mark_descendants
 from handoff_mpi.errors import EXIT_DONE, EXIT_USAGE, HandoffError, UsageError
-from handoff_mpi.flags import OF_THE_SUPERVISOR, PREFIX, options_given, parse, relaunches_given, without_flags
+from handoff_mpi.flags import (
+    OF_THE_SUPERVISOR,
+    PREFIX,
+    READING_VERBS,
+    options_given,
+    parse,
+    reading_verb,
+    relaunches_given,
+    without_flags,
+)
 from handoff_mpi.formatting import show
 from handoff_mpi.launch import command
 from handoff_mpi.launch import job as jobs
@@ -69,11 +78,15 @@ def _dispatch(arguments: list[str]) -> int:
     except OSError as error:
         what = f"the directory this is called in cannot be used: {error.strerror}"
         raise UsageError(f"{what}; call it elsewhere") from error
+    if options.verb in READING_VERBS:
+        return reading_verb(options.verb).main(options)
     return _VERBS[options.verb](options, own, given)
 
 
 def _main_of_others(arguments: list[str]) -> int:
     """Rank 0 alone speaks of bad usage; others must not leave before it has, or the launcher would end it."""
+    if arguments and arguments[0] in READING_VERBS:
+        return EXIT_DONE  # rank 0 alone reads
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             parse(_split_at_dashes(arguments)[0])

@@ -11,7 +11,7 @@ import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol, cast
 
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import one_line, show
@@ -30,8 +30,25 @@ _MAX_CHARS = 300
 _RANKS_ELSEWHERE = ("np", "nprocs", "ntasks", "ranks", "num_procs", "n_ranks", "processes")
 _SYNONYMS = {word: f"--{name.replace('_', '-')}" for word, name in SYNONYMS.items()}
 _SYNONYMS |= dict.fromkeys(_RANKS_ELSEWHERE, "-n") | {"host": "--hosts", "nodelist": "--hosts", "resume": "--run-dir"}
-_VERBS = ("run", "check", "doctor")
+#: Subcommands that read what runs have left, and what each does; ``handoff_mpi.verbs`` has a module for each.
+READING_VERBS: dict[str, str] = {}
+_VERBS = ("run", "check", "doctor", *READING_VERBS)
 _OTHER_VERBS = {"start": "run", "execute": "run", "exec": "run", "validate": "check", "lint": "check", "info": "doctor"}
+
+
+class ReadingVerb(Protocol):
+    """What a module of ``handoff_mpi.verbs`` offers."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the arguments of the subcommand."""
+
+    def main(self, given: argparse.Namespace) -> int:
+        """Do what the arguments say; return the exit code.
+
+        Raises:
+            HandoffError: it cannot be done.
+        """
+        ...
 
 
 class _Parser(argparse.ArgumentParser):
@@ -43,6 +60,9 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         if "arguments are required" in message:
+            verb = self.prog.split()[-1]
+            if verb in READING_VERBS:
+                raise UsageError(f"a run-dir is missing; name one, as in `{self.prog} handoff-runs/20260131-120000`")
             raise UsageError(f"the file that holds the DAG is missing, as in `{self.prog} dag.py`")
         what = one_line(message.removeprefix("argument "), _MAX_CHARS)
         raise UsageError(f"{what}; `{self.prog} --help` lists all options")
@@ -59,7 +79,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     _refuse_other_verbs(words)
     if "-np" in words:  # which argparse takes for -n p
         raise UsageError("there is no option -np; did you mean -n?")
-    parser, verbs = _parsers()
+    parser, verbs = _parsers(words[0])
     given, rest = parser.parse_known_args(list(words))
     if rest:
         raise UsageError(_describe_rest(rest, verbs[given.verb]))
@@ -105,10 +125,11 @@ def _flags(parser: argparse.ArgumentParser) -> Iterator[str]:
         yield from action.option_strings
 
 
-def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
+def _parsers(chosen: str) -> tuple[_Parser, dict[str, _Parser]]:
+    """Return the parser, and those of the subcommands; of those that read runs, ``chosen`` alone gets its arguments."""
     parser = _Parser(prog="handoff-mpi", description="Run a DAG of Python functions as one MPI job.")
     parser.add_argument("--version", action="version", version=f"handoff_mpi {VERSION}")
-    subparsers = parser.add_subparsers(dest="verb", required=True, metavar="{run,check,doctor}")
+    subparsers = parser.add_subparsers(dest="verb", required=True, metavar=f"{{{','.join(_VERBS)}}}")
     verbs = {
         "run": subparsers.add_parser("run", help="run a DAG", description="Run the DAG of a Python file on all ranks."),
         "check": subparsers.add_parser(
@@ -127,7 +148,7 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
         verbs[verb].add_argument("target", metavar="dag.py[:name]", help=what)
         how = "name a module, package.module[:name], instead"
         verbs[verb].add_argument("-m", dest="is_module", action="store_true", help=how)
-    for verb in _VERBS:
+    for verb in ("run", "check", "doctor"):
         _add_launching(verbs[verb], verb)
     for verb in ("run", "check"):
         add_options(verbs[verb])
@@ -135,7 +156,16 @@ def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
     verbs["doctor"].add_argument("--run-dir", metavar="DIR", help=what)
     verbs["doctor"].add_argument("--json", action="store_true", help="print the findings as data")
     verbs["doctor"].add_argument("--lines", action="store_true", help=argparse.SUPPRESS)
+    for verb, about in READING_VERBS.items():
+        verbs[verb] = subparsers.add_parser(verb, help=about, description=f"{about[0].upper()}{about[1:]}.")
+        if verb == chosen:
+            reading_verb(verb).add_arguments(verbs[verb])
     return parser, verbs
+
+
+def reading_verb(verb: str) -> ReadingVerb:
+    """Return the module of a subcommand that reads runs; it is imported here because ``run`` starts sooner without."""
+    return cast(ReadingVerb, importlib.import_module(f"handoff_mpi.verbs.{verb}"))
 
 
 def _add_launching(parser: argparse.ArgumentParser, verb: str) -> None:

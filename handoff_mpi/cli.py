@@ -20,6 +20,7 @@ from handoff_mpi.flags import (
     OF_THE_SUPERVISOR,
     PREFIX,
     READING_VERBS,
+    RESUMED_BY,
     options_given,
     parse,
     reading_verb,
@@ -31,9 +32,11 @@ from handoff_mpi.launch import command
 from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch.environment import is_under_launcher, rank_by_launcher
 from handoff_mpi.launch.signals import stop_before_the_start
+from handoff_mpi.launch.start_line import ResumeCommand, shown_path
 from handoff_mpi.process_exit import exit_python
 from handoff_mpi.python_path import ModuleName
 from handoff_mpi.results.run_dir import lock_for_supervisor, note_arrived, take_mark, use_run_dir
+from handoff_mpi.resume_command import resume_command
 from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.speech import say
 
@@ -119,16 +122,24 @@ def _run(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
     _refuse_launching(own, "run")
     if not is_under_launcher():
         mark_descendants()
-        return command.tell_refusal(chosen, command.lead(jobs.local_job(), _target(given), args, chosen))
+        local = jobs.local_job()
+        local.resumed_by = resume_command(own, args)
+        return command.tell_refusal(chosen, command.lead(local, _target(given), args, chosen))
     if rank_by_launcher():
         command.ignore_signals()
     if "run_dir" in chosen:
         note_arrived(chosen["run_dir"])
     job = jobs.current = command.join(RunOptions(**chosen).join_limit)
     if job.rank == 0:
+        job.resumed_by = _given(given.resumed_by) or resume_command(own, args, is_launched=True)
         command.end(job, command.tell_refusal(chosen, command.lead(job, _target(given), args, chosen)))
     command.serve(job)
     return EXIT_DONE
+
+
+def _given(command: str | None) -> ResumeCommand | None:
+    """Return what gives the command that the supervisor has made."""
+    return None if command is None else lambda run_dir: command
 
 
 def _target(given: argparse.Namespace) -> str:
@@ -145,7 +156,8 @@ def _launch(given: argparse.Namespace, own: list[str], args: list[str], options:
     if given.hosts is not None:
         parse_hosts(given.hosts)  # refused before there is a run-dir
     with use_run_dir(options.run_dir) as run_dir, lock_for_supervisor(run_dir):
-        passed = [*without_flags(own, OF_THE_SUPERVISOR), "--run-dir", str(run_dir.path)]
+        resumed_by = resume_command(own, args)(shown_path(run_dir.path, str(Path.cwd())))
+        passed = [*without_flags(own, OF_THE_SUPERVISOR), "--run-dir", str(run_dir.path), RESUMED_BY, resumed_by]
         again = without_flags([word for word in passed if word != "--fresh"], ("--rerun",))
         order = Order(
             ranks=given.n,

@@ -16,7 +16,15 @@ from typing import Any, NoReturn, Protocol, cast
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import one_line, show
 from handoff_mpi.numerals import parse_real, parse_whole
-from handoff_mpi.runtime.options import CHECKPOINTS, ISOLATIONS, ON_FAILURE, RESULTS_ON, SYNONYMS, RunOptions
+from handoff_mpi.runtime.options import (
+    CHECKPOINTS,
+    ISOLATIONS,
+    ON_FAILURE,
+    PROGRESS,
+    RESULTS_ON,
+    SYNONYMS,
+    RunOptions,
+)
 from handoff_mpi.suggestions import KnownNames, did_you_mean
 from handoff_mpi.version import VERSION
 
@@ -24,6 +32,8 @@ PREFIX = "HANDOFF_"
 #: Flags that the ranks are not told.
 OF_THE_SUPERVISOR = ("-n", "--hosts", "--mpirun-args", "--max-relaunches")
 MAX_RELAUNCHES = 3
+#: The supervisor's word to rank 0: the command that resumes the run, for its start line.
+RESUMED_BY = "--resumed-by"
 #: What a variable says that stands for a flag without a value.
 _YES, _NO = ("1", "yes", "true", "on"), ("0", "no", "false", "off")
 _MAX_CHARS = 300
@@ -180,6 +190,7 @@ def _add_launching(parser: argparse.ArgumentParser, verb: str) -> None:
     if verb == "run":
         what = f"with -n: how often a job that died is launched again ({MAX_RELAUNCHES})"
         add("--max-relaunches", type=_whole, metavar="N", help=what)
+        add(RESUMED_BY, metavar="COMMAND", help=argparse.SUPPRESS)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -211,6 +222,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--no-seed", dest="seed", action="store_const", const=False, help="seed no global random generators for calls")
     add("--tracker-timeout", metavar="S", type=_real, help="seconds a function waits at most for the resource tracker")
     add("--cache-size", metavar="SIZE", help="memory on each rank for values that no function needs any more")
+    _add_choice(parser, "--progress", PROGRESS, "draw progress on the terminal, or print lines")
+    add("--quiet", action="store_const", const=True, help="print failures alone: no start line, progress or summary")
     usual = RunOptions()
     for action in parser._actions:
         value = getattr(usual, action.dest, None)

@@ -35,6 +35,21 @@ def without_controls(text: str) -> str:
     return "".join(each if each in "\n\t" else _escaped(each) for each in text)
 
 
+def duration_text(seconds: float) -> str:
+    """Return a duration in its two largest units: "0.4 s", "12 s", "3 min 20 s", "5 h 2 min", "3 d 4 h"."""
+    if seconds < 9.95:
+        return f"{max(0.0, seconds):.1f} s"
+    whole = int(seconds + 0.5)
+    if whole < 60:
+        return f"{whole} s"
+    large, small, units = next(
+        (whole // size, whole % size // part, units)
+        for size, part, units in ((86400, 3600, ("d", "h")), (3600, 60, ("h", "min")), (60, 1, ("min", "s")))
+        if whole >= size
+    )
+    return f"{large:,} {units[0]} {small} {units[1]}" if small else f"{large:,} {units[0]}"
+
+
 def type_name(thing: Any) -> str:
     """Return the name of the type of ``thing``, whatever its metaclass does."""
     return str(type.__dict__["__name__"].__get__(type(thing)))

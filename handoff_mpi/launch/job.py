@@ -52,6 +52,7 @@ if TYPE_CHECKING:  # of rank 0 alone
     from handoff_mpi.allocation import Ledger
     from handoff_mpi.dag import DAG
     from handoff_mpi.dag.dry_run import Piece
+    from handoff_mpi.launch.start_line import ResumeCommand
     from handoff_mpi.launch.top_level import TopLevel
     from handoff_mpi.results import Results
     from handoff_mpi.worker.dry_run import Decoded
@@ -94,6 +95,7 @@ class Job:
         directory: where the job was started.
         top_level: what loading dag.py has changed in this process; None if it was not loaded.
         has_said: notices of this job, which are not repeated for each run.
+        resumed_by: makes the command that resumes a run of this job, from its run-dir; None in a script.
         leave: ends this process at once; None where that is not for this package to do (a user's script).
         idle_limit_s: how long a worker waits for a run while rank 0 cannot be found alive; see
             :mod:`handoff_mpi.runtime.vigil`.
@@ -125,6 +127,7 @@ class Job:
         self.setup: bytes | None = None
         self.top_level: TopLevel | None = None
         self.has_said: set[str] = set()
+        self.resumed_by: ResumeCommand | None = None
         self.directory = directory_between_calls() or "."
         self.leave: Callable[[], object] | None = None
         self.idle_limit_s = IDLE_LIMIT_S

@@ -33,9 +33,11 @@ from handoff_mpi.launch.deadline import end_of_run
 from handoff_mpi.launch.dry_run import check_for_run
 from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.notices import notices
+from handoff_mpi.launch.progress_mode import shown_by_run
 from handoff_mpi.launch.questions import find_questions
 from handoff_mpi.launch.resume import Resumed, ValueFiles, resume
 from handoff_mpi.launch.run_files import open_files
+from handoff_mpi.launch.start_line import shown_path, start_lines
 from handoff_mpi.messages import START
 from handoff_mpi.python_path import shared_path
 from handoff_mpi.resources import Capability, parse_nbytes
@@ -45,6 +47,7 @@ from handoff_mpi.results.guarded import GuardedStore
 from handoff_mpi.results.history import History
 from handoff_mpi.results.origins import Origins, origins_here
 from handoff_mpi.results.results import FunctionError
+from handoff_mpi.results.run_dir import has_supervisor
 from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
 from handoff_mpi.runtime import garbage, prober, worker_loop
 from handoff_mpi.runtime.announcements import FailurePrinter
@@ -107,6 +110,7 @@ class Run:
         waiting = refuse_what_fits_nowhere(self._plan, self._ledger)
         for line in [*waiting, *find_questions(dag, self._plan, self._ledger, options)]:
             say_once(line)
+        self._shown = shown_by_run(options, job.is_local, has_supervisor())
         self._store_factory = encode_factory(options.result_store)
         self._own_store = None if options.result_store is None else GuardedStore(options.result_store, 0)
         self._store: ResultStore = self._own_store or MemoryStore()
@@ -410,11 +414,19 @@ class Run:
         return reason
 
     def _tell_start(self) -> None:
+        for line in self._start_lines() if self._shown.has_start_line else ():
+            say(line)
         measurements = {"system_time": self._started}
         telemetry.execute(events.DAG_START, measurements, {"dag_id": self._dag.id, "functions": len(self._plan)})
         for each in self._job.capabilities:
             about = {"node": each.rank, "host": each.host, "capabilities": each.offered()}
             telemetry.execute(events.RANK_JOINED, {"system_time": clock()}, about)
+
+    def _start_lines(self) -> list[str]:
+        job, path = self._job, self._files.path
+        where = None if path is None else shown_path(path, job.directory)
+        hosts = [each.host for each in job.capabilities]
+        return start_lines(len(self._plan), hosts, job.size, self._capacity, self._started, where, job.resumed_by)
 
     # -- what it gives back ---------------------------------------------------------------------------
 

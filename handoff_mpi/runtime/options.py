@@ -24,6 +24,7 @@ ISOLATIONS = ("auto", "rank", "process")
 ON_FAILURE = ("continue", "stop")
 RESULTS_ON = ("root", "all")
 CHECKPOINTS = ("auto", "all", "none")
+PROGRESS = ("auto", "live", "lines", "none")
 #: Of seconds, which clocks and locks can still wait for: 30 years.
 MAX_SECONDS = 10**9
 #: Of Linux: bytes in a path, and in each name of one.
@@ -51,6 +52,8 @@ _OTHER_WORDS = {
     "cache_size": "cache",
     "silence_limit": "heartbeat heartbeat_timeout",
     "drain": "grace grace_period",
+    "progress": "progress_bar show_progress verbose",
+    "quiet": "silent",
 }
 SYNONYMS = {word: name for name, words in _OTHER_WORDS.items() for word in words.split()}
 
@@ -97,6 +100,11 @@ class RunOptions:
         resource_tracker: a :class:`handoff_mpi.ResourceTracker`, an object with register, request and release.
         tracker_timeout: seconds that a function waits at most for the resource tracker; None sets no limit.
         cache_size: memory on each rank for values that no function needs any more, in MB or with a unit.
+        progress: "live" draws the progress of the run at the bottom of the terminal of stderr, "lines" prints lines at
+            growing intervals, "none" prints neither that nor start lines. "auto" means, on the command line, "live" at
+            a terminal and "lines" elsewhere; in :func:`execute`, "live" without start lines in one process at a
+            terminal, and "none" elsewhere. "live" means "lines" where there is no terminal. See ``manual/watching.md``.
+        quiet: print no start lines, no progress and, on the command line, no summary; failures are printed still.
     """
 
     allocation_strategy: Any = "first_available"
@@ -128,6 +136,8 @@ class RunOptions:
     resource_tracker: Any = None
     tracker_timeout: float | None = None
     cache_size: int | float | str = "256MB"
+    progress: str = "auto"
+    quiet: bool = False
 
     def validate(self) -> RunOptions:
         """Return these options if they make sense.
@@ -193,14 +203,14 @@ class RunOptions:
 
     def _wrong_choices(self) -> list[str]:
         choices = {"isolation": ISOLATIONS, "on_failure": ON_FAILURE, "results_on": RESULTS_ON}
-        choices["checkpoint"] = CHECKPOINTS
+        choices.update(checkpoint=CHECKPOINTS, progress=PROGRESS)
         problems = []
         for name, allowed in choices.items():
             value = getattr(self, name)
             if not isinstance(value, str) or value not in allowed:
                 hint = did_you_mean(value, allowed, shown=str)
                 problems.append(f"{name} must be one of {', '.join(allowed)}, not {show(value)}{hint}")
-        for name in ("rank0_computes", "fresh", "seed", "check"):
+        for name in ("rank0_computes", "fresh", "seed", "check", "quiet"):
             if not isinstance(getattr(self, name), bool):
                 problems.append(f"{name} must be True or False, not {show(getattr(self, name))}")
         return problems

@@ -1,0 +1,61 @@
+"""The lines that rank 0 prints as a run begins: what runs on what, where its files are, which command resumes it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+#: Makes the command that resumes a run, from the path of its run-dir.
+ResumeCommand = Callable[[str], str]
+_MB_OF_A_GB = 1000
+
+
+def start_lines(
+    functions: int,
+    hosts: Collection[str],
+    ranks: int,
+    capacity: Mapping[str, float],
+    started_s: float,
+    run_dir: str | None,
+    resumed_by: ResumeCommand | None,
+) -> list[str]:
+    """Return the start lines of a run.
+
+    Args:
+        functions: how many there are in the DAG.
+        hosts: the host of each rank.
+        ranks: how many there are.
+        capacity: resource to amount of all ranks: cores, MB, devices.
+        started_s: when the run began, in seconds since the epoch.
+        run_dir: as :func:`shown_path` shows it; None for a run without files.
+        resumed_by: makes the command that resumes; None in a script.
+    """
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(started_s))
+    where = f"{_counted(ranks, 'rank')} of {_counted(len(set(hosts)), 'host')}"
+    first = f"{when} {_counted(functions, 'function')} on {where}: {_resources(capacity)}"
+    if run_dir is None:
+        return [first, "files: none, so the run cannot be resumed"]
+    resume = f"execute(..., run_dir={run_dir!r})" if resumed_by is None else resumed_by(run_dir)
+    return [first, f"files: {run_dir}; to resume: {resume}"]
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _resources(capacity: Mapping[str, float]) -> str:
+    parts = [_counted(int(capacity.get("cpu", 0)), "core")]
+    if capacity.get("memory"):
+        parts.append(f"{capacity['memory'] / _MB_OF_A_GB:,.1f} GB of memory")
+    if capacity.get("gpu"):
+        parts.append(_counted(int(capacity["gpu"]), "GPU"))
+    return ", ".join(parts)
+
+
+def shown_path(path: Path, directory: str) -> str:
+    """Return ``path`` as a user in ``directory`` writes it: relative where it is below."""
+    try:
+        return str(path.relative_to(directory))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,37 @@
+"""The command that resumes a run of the command line, as its user would type it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+
+from handoff_mpi.flags import PREFIX, without_flags
+from handoff_mpi.launch.start_line import ResumeCommand
+
+
+def resume_command(own: Sequence[str], args: Sequence[str], is_launched: bool = False) -> ResumeCommand:
+    """Return what makes the command that resumes a run of the command line.
+
+    Args:
+        own: the words before ``--``, of which the first is the subcommand.
+        args: the words behind it.
+        is_launched: whether mpirun or srun started this process, whose own words are unknown.
+    """
+    has_run_dir = any(word.partition("=")[0] == "--run-dir" for word in own) or bool(os.environ.get(f"{PREFIX}RUN_DIR"))
+
+    def command(run_dir: str) -> str:
+        if is_launched:
+            return "the same command" if has_run_dir else f"the same command with --run-dir {shlex.quote(run_dir)}"
+        words = without_flags([word for word in own if word != "--fresh"], ("--rerun",))
+        named = [] if has_run_dir else ["--run-dir", run_dir]
+        return shlex.join([*_program(), *words[:1], *named, *words[1:], *(["--", *args] if args else [])])
+
+    return command
+
+
+def _program() -> list[str]:
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    is_module = spec is not None and spec.name == "handoff_mpi.__main__"
+    return ["python", "-m", "handoff_mpi"] if is_module else ["handoff-mpi"]

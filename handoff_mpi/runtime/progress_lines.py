@@ -1,0 +1,111 @@
+"""The lines that rank 0 prints of a run's progress where nobody draws it: in a batch log, say."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from handoff_mpi.formatting import duration_text, one_line
+
+#: Seconds from the start of a run to its first line.
+FIRST_INTERVAL_S = 10.0
+#: Each further interval is twice as long, up to this.
+MAX_INTERVAL_S = 300.0
+#: A call that has lasted this long is named: a reader may take its run for one that hangs.
+MIN_NAMED_CALL_S = 10.0
+MAX_NAMED_PLACES = 3
+_MAX_NAME_CHARS = 60
+
+
+class ProgressLines:
+    """Prints a line of progress at growing intervals.
+
+    Args:
+        say: prints a line.
+        started_s: when the run began, in seconds since the epoch.
+
+    Attributes:
+        due_s: when the next line is due.
+    """
+
+    def __init__(self, say: Callable[[str], object], started_s: float) -> None:
+        self._say = say
+        self._interval_s = FIRST_INTERVAL_S
+        self.due_s = started_s + FIRST_INTERVAL_S
+
+    def look(self, status: Mapping[str, Any], now: float) -> None:
+        """Print a line if one is due.
+
+        Args:
+            status: the fields of ``status.json``.
+            now: seconds since the epoch.
+        """
+        if now >= self.due_s:
+            self._interval_s = min(2 * self._interval_s, MAX_INTERVAL_S)
+            self.due_s = now + self._interval_s
+            self._say(progress_line(status, now))
+
+
+def progress_line(status: Mapping[str, Any], now: float) -> str:
+    """Return a run's progress in a line: time of day, counts, rate, time left, and what is in trouble.
+
+    Args:
+        status: the fields of ``status.json``.
+        now: seconds since the epoch.
+    """
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
+    parts = [f"{when} {_counts(status)}", _speed(status), *_longest(status, now), *_trouble(status)]
+    return "; ".join(part for part in parts if part)
+
+
+def _counts(status: Mapping[str, Any]) -> str:
+    counts = status.get("counts") or {}
+    waiting = counts.get("waiting", 0) + counts.get("ready", 0)
+    parts = [f"{counts.get('done', 0):,} of {status.get('functions', 0):,} functions done"]
+    others = {"running": counts.get("running", 0), "waiting": waiting}
+    others |= {name: counts.get(name, 0) for name in ("failed", "skipped")}
+    parts += [f"{count:,} {name}" for name, count in others.items() if count]
+    if counts.get("retries"):
+        parts.append(f"{counts['retries']:,} retried")
+    return ", ".join(parts)
+
+
+def _speed(status: Mapping[str, Any]) -> str:
+    """Return the rate and the time left."""
+    eta_s, rate = status.get("eta_s"), status.get("rate_per_s") or 0.0
+    left = "time left unknown" if eta_s is None else f"about {duration_text(eta_s)} left"
+    return f"{rate_text(rate)}, {left}" if rate else left
+
+
+def rate_text(per_s: float) -> str:
+    """Return a rate with the unit that gives a readable number: "83/s", "1.3/s", "12/min", "4/h"."""
+    if per_s >= 1.0:
+        return f"{per_s:,.0f}/s" if per_s >= 10.0 else f"{per_s:.1f}/s"
+    return f"{60 * per_s:.0f}/min" if per_s >= 1 / 12 else f"{3600 * per_s:.0f}/h"
+
+
+def _longest(status: Mapping[str, Any], now: float) -> list[str]:
+    """Return the call that has run longest, where it has run for long."""
+    first = next(iter(status.get("longest") or ()), None)
+    age_s = 0.0 if first is None else now - float(first.get("started_s", now))
+    if first is None or age_s < MIN_NAMED_CALL_S:
+        return []
+    where = f"rank {first.get('rank')} ({_short(first.get('host'))})"
+    return [f"longest call: {_short(first.get('id'))} on {where} for {duration_text(age_s)}"]
+
+
+def _trouble(status: Mapping[str, Any]) -> list[str]:
+    """Return which ranks are lost, and which ranks and hosts are on probation."""
+    lost, probation = status.get("lost_ranks") or {}, status.get("probation") or {}
+    parts = [f"{'rank' if len(lost) == 1 else 'ranks'} {_named(lost)} lost"] if lost else []
+    return [*parts, *([f"{_named(probation)} on probation"] if probation else [])]
+
+
+def _named(places: Mapping[str, Any]) -> str:
+    more = len(places) - MAX_NAMED_PLACES
+    return ", ".join(map(_short, list(places)[:MAX_NAMED_PLACES])) + (f" and {more} more" if more > 0 else "")
+
+
+def _short(text: object) -> str:
+    return one_line(str(text), _MAX_NAME_CHARS)

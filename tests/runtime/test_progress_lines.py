@@ -1,0 +1,63 @@
+"""Lines of progress: when they are printed, and what they say."""
+
+from __future__ import annotations
+
+import pytest
+
+from handoff_mpi.formatting import duration_text
+from handoff_mpi.runtime.progress_lines import ProgressLines, progress_line, rate_text
+
+COUNTS = {"waiting": 60, "ready": 8, "running": 3, "done": 28, "failed": 1, "skipped": 0, "retries": 4}
+STATUS = {"functions": 100, "counts": COUNTS, "rate_per_s": 2.5, "eta_s": 27.0, "longest": [], "lost_ranks": {}}
+NOW = 1_770_000_000.0
+
+
+def test_lines_come_after_10_s_and_then_at_growing_intervals():
+    said = []
+    lines = ProgressLines(said.append, NOW)
+    printed_at = []
+    for second in range(2000):
+        lines.look(STATUS, NOW + second)
+        if len(said) > len(printed_at):
+            printed_at.append(second)
+    assert printed_at == [10, 30, 70, 150, 310, 610, 910, 1210, 1510, 1810]
+
+
+def test_a_line_tells_counts_rate_and_time_left():
+    line = progress_line(STATUS, NOW).partition(" ")[2].partition(" ")[2]
+    what = "28 of 100 functions done, 3 running, 68 waiting, 1 failed, 4 retried; 2.5/s, about 27 s left"
+    assert line == what
+
+
+def test_a_time_left_that_nobody_knows_is_unknown():
+    assert progress_line({**STATUS, "eta_s": None, "rate_per_s": 0.0}, NOW).endswith("retried; time left unknown")
+
+
+def test_a_long_call_and_places_in_trouble_are_named():
+    call = {"id": "'fit'", "rank": 3, "host": "n1", "attempt": 1, "started_s": NOW - 751}
+    lost = {"2": "killed", "5": "killed", "7": "", "8": "", "9": ""}
+    line = progress_line({**STATUS, "longest": [call], "lost_ranks": lost, "probation": {"n\x1b3": "fails"}}, NOW)
+    assert "; longest call: 'fit' on rank 3 (n1) for 12 min 31 s; " in line
+    assert line.endswith("; ranks 2, 5, 7 and 2 more lost; n\\x1b3 on probation")
+    assert line.isprintable()
+    assert "longest" not in progress_line({**STATUS, "longest": [{**call, "started_s": NOW - 5}]}, NOW)
+
+
+def test_a_status_without_counts_makes_a_line_too():
+    assert "0 of 7 functions done; time left unknown" in progress_line({"functions": 7}, NOW)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        *[(0, "0.0 s"), (0.44, "0.4 s"), (9.94, "9.9 s"), (9.96, "10 s"), (59.4, "59 s"), (59.6, "1 min")],
+        *[(200, "3 min 20 s"), (3599.7, "1 h"), (18120, "5 h 2 min"), (86400 * 3 + 14400, "3 d 4 h"), (-1, "0.0 s")],
+    ],
+)
+def test_durations_are_shown_in_their_two_largest_units(seconds, text):
+    assert duration_text(seconds) == text
+
+
+@pytest.mark.parametrize(("per_s", "text"), [(1234, "1,234/s"), (2.5, "2.5/s"), (0.5, "30/min"), (0.01, "36/h")])
+def test_rates_have_the_unit_that_gives_a_readable_number(per_s, text):
+    assert rate_text(per_s) == text

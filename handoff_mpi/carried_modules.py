@@ -342,11 +342,8 @@ def _register(module: CarriedModule) -> CarriedModule:
         if name not in sys.modules or (_is_child and module.name == "__main__"):
             sys.modules[name] = module.copy
         else:
-            is_first = not entering
             entering[name] = module.copy
-            if is_first and not _calls and _is_calling():
-                enter_copies()
-            elif _calls:
+            if _calls:
                 _outside.setdefault(name, sys.modules[name])
                 sys.modules[name] = module.copy
     make_findable(*module.about[:2])
@@ -431,22 +428,10 @@ def make_local_class(
 _NONE: list[CarriedModule] = []
 #: The copies of modules whose originals are in ``sys.modules`` between calls.
 entering: dict[str, ModuleType] = {}
-#: Whether a call goes on that has not entered the copies, as there were none; see :func:`tell_calls_by`.
-_is_calling: Callable[[], bool] = bool
 
 #: How many calls go on, one within the other mostly; and what was in ``sys.modules`` before the outermost.
 _calls = 0
 _outside: dict[str, ModuleType | None] = {}
-
-
-def tell_calls_by(is_calling: Callable[[], bool]) -> None:
-    """Have ``is_calling`` tell whether this process calls a function.
-
-    Calls enter the copies only if there are some (:data:`entering`), for most processes have none. If the first one
-    comes with the code of a call, that call has entered it from then on.
-    """
-    global _is_calling
-    _is_calling = is_calling
 
 
 def enter_copies() -> None:

@@ -245,6 +245,17 @@ class WorkerShell:
             return True
         if not self._own_calls:
             return False
+        if self.setup.store_factory is not None:  # which is user code, and is called between two calls
+            self._run_burst()
+            return True
+        self.caller.begin()
+        try:
+            self._run_burst()
+        finally:
+            self.caller.finish()
+        return True
+
+    def _run_burst(self) -> None:
         end = clock() + _BURST_S
         while self._own_calls:
             work = self._own_calls.popleft()
@@ -257,7 +268,6 @@ class WorkerShell:
                 if outcome is not None:
                     self._end(work, outcome, started)
                 self._settle(self._take_events())
-        return True
 
     def _take_events(self) -> list[Event]:
         events, self._events = self._events, []

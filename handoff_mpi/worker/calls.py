@@ -5,14 +5,14 @@ Whatever the user's function does (raise, call sys.exit, return what cannot be p
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
 from handoff_mpi.callbacks import call_here
-from handoff_mpi.carried_modules import copies_entered, enter_copies, entering, leave_copies, tell_calls_by
+from handoff_mpi.carried_modules import copies_entered, enter_copies, leave_copies
 from handoff_mpi.dag import build_call
 from handoff_mpi.dag.retry_on import lineage_of
 from handoff_mpi.encoding import (
@@ -26,7 +26,7 @@ from handoff_mpi.encoding import (
 )
 from handoff_mpi.messages import OK, RAISED, UNPICKLABLE, ErrorReport
 from handoff_mpi.worker.codecs import deserialize, serialize
-from handoff_mpi.worker.context import TaskContext, enter, is_calling, leave
+from handoff_mpi.worker.context import TaskContext, enter, leave
 from handoff_mpi.worker.draws import Generators
 from handoff_mpi.worker.error_report import (
     MAX_MESSAGE_CHARS,
@@ -78,9 +78,6 @@ class Outcome:
     duration: float
 
 
-tell_calls_by(is_calling)
-
-
 class Caller:
     """Calls functions in this process, one at a time.
 
@@ -92,12 +89,14 @@ class Caller:
     Attributes:
         blobs: encoded callables, by number.
         constants: large constants, by number.
+        has_begun: whether calls follow one another, between :meth:`begin` and :meth:`finish`.
         lets_interrupt: whether a KeyboardInterrupt is that of a user at the terminal, who wants the run to end, and not
             the function's own.
     """
 
     def __init__(self, rank: int, run: str, generators: GlobalGenerators | None = None) -> None:
         self.rank = rank
+        self.has_begun = False
         self.lets_interrupt = False
         self._run = run
         self.blobs: dict[int, bytes] = {}
@@ -105,6 +104,7 @@ class Caller:
         self.constants: dict[int, Payload] = {}
         self._limits = ThreadLimits()
         self._state = ProcessState()
+        self._outer: Any = None
         self._generators = GlobalGenerators(True) if generators is None else generators
         self._draws: dict[tuple[int, ...], Generators] = {}
         self._draw_nothing: set[tuple[int, ...]] = set()
@@ -136,14 +136,16 @@ class Caller:
         """
         enter_copies()
         try:
-            # libraries that are loaded now read them
-            self._state.begin(cores is not None and self._limits.set(cores))
+            self._state.begin()
+            if cores is not None and self._limits.set(cores):  # libraries that are loaded now read them
+                self._state.keep_variables()
             self._find_draws(codes)
         except BaseException:
             pass
         finally:
+            self._state.restore(float("inf"))
+            self._state.finish()
             leave_copies()
-            self._state.end(float("inf"))
 
     def encode_for(self, payload: Payload, codec: Any, dest: int) -> Payload:
         """Return ``payload`` as the codec's serialize makes it for rank ``dest``."""
@@ -154,55 +156,76 @@ class Caller:
 
     def encode(self, payload: Payload, codec: Any, dest: int) -> Outcome:
         """Encode ``payload`` for rank ``dest``, and return how that ended."""
-        started = time.perf_counter()
+        started = perf_counter()
         encoded, error = None, None
+        self._state.begin()
         try:
-            self._state.begin(False)
             encoded = self.encode_for(payload, codec, dest)
         except BaseException as problem:
             error = describe(problem)
             release_frames(problem)
-        duration = time.perf_counter() - started
-        self._state.end(duration)
+        duration = perf_counter() - started
+        self._state.restore(duration)
+        self._state.finish()
         return Outcome(OK if error is None else RAISED, encoded, error, duration)
+
+    def begin(self) -> None:
+        """Calls follow one another until :meth:`finish`: what surrounds each of them is entered once."""
+        enter_copies()
+        self._outer = enter(None)  # a function may run a DAG itself
+        self._state.begin()
+        self.has_begun = True
+
+    def finish(self) -> None:
+        """Undo :meth:`begin`."""
+        self.has_begun = False
+        self._state.finish()
+        leave(self._outer)
+        leave_copies()
 
     def call(self, spec: CallSpec) -> Outcome:
         """Call the function, and return how it ended."""
+        if self.has_begun:
+            return self._call(spec)
+        self.begin()
+        try:
+            return self._call(spec)
+        finally:
+            self.finish()
+
+    def _call(self, spec: CallSpec) -> Outcome:
+        recipe = spec.recipe
         context = TaskContext(spec.id, spec.attempt, self.rank, spec.cores, spec.gpus, self._run)
         self._load, self._is_decoding = decode_input, False
         values: list[Any] = []
-        started = time.perf_counter()
-        if entering:
-            enter_copies()
-        token = enter(context)
+        started = perf_counter()
+        enter(context)
         try:
-            self._state.begin(self._limits.set(spec.cores))
-            if len(spec.recipe) > 4:
-                self._enter_surroundings(*spec.recipe[4])
+            if self._limits.set(spec.cores):
+                self._state.keep_variables()
+            if len(recipe) > 4:
+                self._enter_surroundings(*recipe[4])
             if spec.gpus:
                 _use_device(spec.gpus[0])
-            if spec.recipe[0] not in self._draw_nothing:
-                self._seed(spec.recipe[0], context)
+            if recipe[0] not in self._draw_nothing:
+                self._seed(recipe[0], context)
             if spec.values:
                 self._is_decoding = True
                 for each in spec.values:
                     values.append(self._value(*each))
                 self._is_decoding = False
-            code, args, kwargs = build_call(spec.recipe, values, self.code, self._constant, self._inline, self._load)
+            code, args, kwargs = build_call(recipe, values, self.code, self._constant, self._inline, self._load)
             value = call_here(code, args, kwargs)
-            duration = time.perf_counter() - started
+            duration = perf_counter() - started
         except BaseException as error:
-            duration = time.perf_counter() - started
+            duration = perf_counter() - started
             if self.lets_interrupt and issubclass(type(error), KeyboardInterrupt):
                 raise
             described = self._report(error, spec, len(values))
             release_frames(error)
             return Outcome(RAISED, None, described, duration)
         finally:
-            if entering:
-                leave_copies()
-            leave(token)  # a function may run a DAG itself
-            self._state.end(duration)
+            self._state.restore(duration)
             context.clear()
         try:
             return Outcome(OK, encode(value), None, duration)

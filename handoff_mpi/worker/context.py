@@ -76,11 +76,6 @@ def current_task() -> TaskContext:
     return context
 
 
-def is_calling() -> bool:
-    """Whether a function is being called here."""
-    return _current.get() is not None
-
-
 def enter(context: TaskContext | None) -> Token[TaskContext | None]:
     """Make ``context`` what :func:`current_task` returns; what this returns makes :func:`leave` undo it."""
     return _current.set(context)

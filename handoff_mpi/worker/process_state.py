@@ -90,21 +90,25 @@ class ProcessState:
         self._data: Any = None
         self._variables: dict[Any, Any] = {}
 
-    def begin(self, has_new_variables: bool) -> None:
-        """A call begins: what is found at the first one is what holds after each.
-
-        Args:
-            has_new_variables: whether this package has just changed the environment, which is to stay.
-        """
+    def begin(self) -> None:
+        """Calls begin: what is found at the first one is what holds after each."""
         global _current
         if self._umask < 0:
             self._directory, self._umask = _directory_now(), _read_umask()
-            has_new_variables = True
-        if has_new_variables:
-            self._environ = os.environ
-            self._data = _watch_environment()
-            self._variables = dict(self._data)
+            self.keep_variables()
         self._outer, _current = _current, self
+
+    def keep_variables(self) -> None:
+        """This package has just changed the environment: so it is to stay."""
+        self._environ = os.environ
+        self._data = _watch_environment()
+        self._variables = dict(self._data)
+
+    def finish(self) -> None:
+        """No more calls follow, or one that has made this one begin continues."""
+        global _current
+        if _current is self:
+            _current, self._outer = self._outer, None
 
     def enter(self, directory: str | None, variables: Mapping[str, str | None]) -> None:
         """Give the call a working directory and variables of its own.
@@ -123,13 +127,9 @@ class ProcessState:
             else:
                 os.environ.pop(name, None)
 
-    def end(self, duration_s: float) -> None:
-        """The call has ended after ``duration_s`` seconds: restore what it has changed."""
-        global _current, _may_have_changed
-        if _current is self:
-            _current, self._outer = self._outer, None
-        if self._umask < 0:
-            return  # it did not come to begin
+    def restore(self, duration_s: float) -> None:
+        """A call has ended after ``duration_s`` seconds: restore what it has changed."""
+        global _may_have_changed
         os.umask(self._umask)
         environ: Any = os.environ
         if (

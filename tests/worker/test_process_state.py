@@ -206,18 +206,18 @@ def test_short_calls_are_looked_at_where_something_was_called_that_changes_the_p
     looks = []
     monkeypatch.setattr(process_state, "_directory_now", lambda: looks.append(1) or str(tmp_path))
     state = process_state.ProcessState()
-    state.begin(False)
-    state.end(1.0)  # what was before counts no more
+    state.begin()
+    state.restore(1.0)  # what was before counts no more
     for change in (None, lambda: os.chdir(tmp_path), lambda: os.environ.pop("HANDOFF_TEST_NEW", None)):
         os.environ["HANDOFF_TEST_NEW"] = "new"
-        state.begin(True)
-        state.end(1.0)
+        state.keep_variables()
+        state.restore(1.0)
         looks.clear()
-        state.begin(False)
         if change is not None:
             change()
-        state.end(seconds)
+        state.restore(seconds)
         assert len(looks) == (seconds > 0 or change is not None)
+    state.finish()
     assert os.environ.pop("HANDOFF_TEST_NEW") == "new"
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Hashable, Iterable, Iterator
-from typing import Any
 
 from handoff_mpi.binding import find_binding_problem, find_called
 from handoff_mpi.dag.faults import Faults
 from handoff_mpi.dag.function import AS_LIST, INLINE, Argument, Function
 from handoff_mpi.dag.handle import Handle
+from handoff_mpi.dag.kinds import Kinds
 from handoff_mpi.dag.references import ATOMS, ReferenceFinder
 from handoff_mpi.signatures import CODEC, find_problem_of_call
 
@@ -18,13 +18,20 @@ from handoff_mpi.signatures import CODEC, find_problem_of_call
 _WITHOUT_CODECS = ATOMS | {Handle}
 
 
-def find_call_problems(functions: Iterable[Function]) -> list[str]:
+def find_call_problems(functions: Iterable[Function], kinds: Kinds | None = None) -> list[str]:
     """Return one line for each different problem, an empty list if none is certain.
 
-    Functions that call the same code in the same way are looked at once.
+    Functions of one kind that call the same code in the same way are looked at once.
+
+    Args:
+        kinds: of the functions.
     """
     functions = list(functions)
-    keys = [_key(function) for function in functions]
+    kinds = kinds or Kinds(functions)
+    keys = [
+        (kind, id(each.code), len(each.args), len(each.extra_args), *each.kwargs)
+        for each, kind in zip(functions, kinds.of, strict=True)
+    ]
     faults = Faults()
     first = dict(zip(reversed(keys), reversed(functions), strict=True))
     for key in dict.fromkeys(keys):
@@ -34,11 +41,6 @@ def find_call_problems(functions: Iterable[Function]) -> list[str]:
         for problem in _problems_of_codec(argument):
             faults.add(consumer, problem)
     return faults.lines()
-
-
-def _key(function: Function) -> tuple[Any, ...]:
-    """Return what functions share that call the same code in the same way."""
-    return id(function.code), _count(function), function.type, *function.kwargs
 
 
 def _codecs(functions: list[Function]) -> Iterator[tuple[Hashable, Argument]]:

@@ -62,6 +62,7 @@ import cloudpickle
 from handoff_mpi.carried_modules import CARRIED_NAMES
 from handoff_mpi.dag.function import Argument, Function, input_id
 from handoff_mpi.dag.handle import Handle
+from handoff_mpi.dag.kinds import Kinds
 from handoff_mpi.dag.references import ReferenceFinder
 from handoff_mpi.dag.surroundings import written_surroundings
 from handoff_mpi.dag.task import Task
@@ -138,18 +139,22 @@ class Fingerprints:
             return None
 
 
-def fingerprints(functions: Iterable[Function], settle: Settle | None = None) -> Fingerprints:
+def fingerprints(
+    functions: Iterable[Function], settle: Settle | None = None, kinds: Kinds | None = None
+) -> Fingerprints:
     """Return the fingerprints of ``functions``, which may come in any order.
 
     Time and memory are linear in the functions and what they refer to. Nothing is kept between calls.
 
     Args:
         settle: returns the fingerprint that a function goes by instead of its own, also where others take its value.
+        kinds: of the functions.
     """
+    functions = list(functions)
     reader = _Reader()
     readings: list[_Reading] = []
     number_of: dict[Hashable, int] = {}
-    for function in functions:
+    for function, kind in zip(functions, (kinds or Kinds(functions)).of, strict=True):
         try:
             number = number_of.setdefault(function.id, len(readings))
         except Exception:  # no one can ask for it
@@ -157,7 +162,7 @@ def fingerprints(functions: Iterable[Function], settle: Settle | None = None) ->
         if number < len(readings):
             readings[number] = _Reading(function.id, note="its id is used by several functions")
         else:
-            readings.append(reader.read(function))
+            readings.append(reader.read(function, kind))
     _link(readings, number_of)
     _combine(readings, settle)
     reader.graph.clear()
@@ -244,11 +249,12 @@ class _Reader:
     def __init__(self) -> None:
         self.graph = _Graph()
         self._heads: dict[tuple[int, str, str], tuple[Any, bytes]] = {}
+        self._shared: dict[tuple[int, int], tuple[bytes, bytes]] = {}
         self._names: dict[str, set[bytes]] = {}
         self._finder = ReferenceFinder()
 
-    def read(self, function: Function) -> _Reading:
-        """Return what ``function`` consists of, or why that cannot be told."""
+    def read(self, function: Function, kind: int) -> _Reading:
+        """Return what ``function``, of that kind, consists of, or why that cannot be told."""
         try:
             inputs = [input_id(reference) for reference in function.args] if function.args else []
             body = self._plain_body(function)
@@ -256,14 +262,18 @@ class _Reader:
                 body = b"other" + _hashed(b"".join(self._digests(function)))
                 references = self._finder.find([*function.extra_args, *function.kwargs.values()])
                 inputs += (reference.id for reference in references)
-            content = b"".join(
-                (self._head(function), len(body).to_bytes(8, "little"), body, written_surroundings(function))
-            )
+            head, end = self._shared.get((id(function.code), kind)) or self._share(function, kind)
+            content = b"".join((head, len(body).to_bytes(8, "little"), body, end))
             return _Reading(function.id, content, inputs)
         except _Unfit as unfit:
             return _Reading(function.id, note=str(unfit))
         except Exception as error:
             return _Reading(function.id, note=_describe(error))
+
+    def _share(self, function: Function, kind: int) -> tuple[bytes, bytes]:
+        """Return what functions of one code and kind share: what is put before the rest, and what behind it."""
+        shared = self._shared[id(function.code), kind] = self._head(function), written_surroundings(function)
+        return shared
 
     def _head(self, function: Function) -> bytes:
         """Functions of one code share it."""

@@ -11,6 +11,7 @@ from handoff_mpi.dag.calls import find_call_problems
 from handoff_mpi.dag.function import DECLARES, Function, input_id
 from handoff_mpi.dag.handle import Handle
 from handoff_mpi.dag.ids import find_id_problem
+from handoff_mpi.dag.kinds import Kinds
 from handoff_mpi.dag.validation import problems_of
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show
@@ -67,13 +68,23 @@ class DAG:
             DAGError: naming every culprit at once: missing ids, the full cycle, duplicate ids, bad costs,
                 unknown collocations, wrong fields; or else calls with arguments that their code does not take.
         """
+        self.find_kinds()
+        return self
+
+    def find_kinds(self) -> Kinds:
+        """Return the kinds of the functions, which are valid.
+
+        Raises:
+            DAGError: as of :meth:`validate`.
+        """
+        kinds = Kinds(self.functions)
         problem = find_id_problem(self.id)
         problems = [f"the DAG's id {problem}"] if problem else []
-        problems += problems_of(self.functions, self._by_id)
-        problems = problems or find_call_problems(self.functions)
+        problems += problems_of(self.functions, self._by_id, kinds)
+        problems = problems or find_call_problems(self.functions, kinds)
         if problems:
             raise DAGError(problems, where=self._name)
-        return self
+        return kinds
 
     @property
     def _name(self) -> str:

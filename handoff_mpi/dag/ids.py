@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from handoff_mpi.dag.function import DECLARES, REFERENCES
@@ -19,6 +20,12 @@ def is_plain_id(id: Any) -> bool:
     """Whether nothing can be wrong with ``id``, by its type."""
     kind = type(id)
     return kind in _PLAIN or (kind is tuple and _PLAIN_PARTS.issuperset(map(type, id)))
+
+
+def are_plain_ids(ids: Iterable[Any]) -> bool:
+    """Whether nothing can be wrong with any of ``ids``, by their types."""
+    ids = list(ids)
+    return _PLAIN.issuperset(map(type, ids)) or all(map(is_plain_id, ids))
 
 
 def find_id_problem(id: Any) -> str:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import compress
 from types import GeneratorType
 from typing import Any, TypeAlias
 
@@ -20,11 +21,12 @@ from handoff_mpi.dag.function import AS_LIST, REFERENCES, Argument, Collocated, 
 from handoff_mpi.dag.function import INLINE as INLINE_TYPE
 from handoff_mpi.dag.handle import UnresolvedHandle
 from handoff_mpi.dag.ids import is_plain_id
+from handoff_mpi.dag.kinds import Kinds
 from handoff_mpi.dag.parts import find_innermost, roots_of_code, roots_of_values
 from handoff_mpi.dag.recipe import CONSTANT, INLINE, INPUT, LIST, TEMPLATE, VALUES, Placeholder, Recipe
 from handoff_mpi.dag.references import ReferenceFinder, describe_hidden, hidden_in_globals, inputs_of
 from handoff_mpi.dag.retry_on import Names, names_of
-from handoff_mpi.dag.surroundings import surroundings_of
+from handoff_mpi.dag.surroundings import Surroundings, surroundings_of
 from handoff_mpi.encoding import (
     PLAIN,
     CarriedId,
@@ -88,6 +90,31 @@ class TaskSpec:
     retry_delay_s: float | None = None
 
 
+class _Settings:
+    """What the functions of one kind have in common.
+
+    Attributes:
+        shared_specs: those of tasks without inputs, by (group, keep, code, stays).
+    """
+
+    __slots__ = ("_before", "_behind", "is_inline", "shared_specs", "surroundings", "takes_list")
+
+    def __init__(self, plan: Plan, function: Function) -> None:
+        node = function.node
+        pin = None if isinstance(node, Collocated) else node
+        cost = plan.cost_of(function)
+        self._before = (cost, function.priority, function.max_retries, function.timeout, pin)
+        self._behind = (names_of(function.retry_on), function.retry_delay)
+        self.is_inline = function.type == INLINE_TYPE
+        self.takes_list = function.argument_inclusion == AS_LIST
+        self.surroundings = plan.surroundings_of(function)
+        self.shared_specs: dict[tuple[int | None, bool, int, bool], TaskSpec] = {}
+
+    def spec(self, inputs: tuple[int, ...], group: int | None, keep: bool, code: int, stays: bool) -> TaskSpec:
+        """Return the specification of a task of this kind."""
+        return TaskSpec(inputs, *self._before, group, keep, code, stays, *self._behind)
+
+
 class Plan:
     """The tables of one run, indexed by task number.
 
@@ -126,15 +153,17 @@ class Plan:
         self._anchors: list[Any] = []  # what is known by identity must stay alive
         self._costs: dict[Any, Amounts] = {}
         self._bare_recipes: dict[int, Recipe] = {}
-        self._shared_specs: dict[Any, TaskSpec] = {}
         self._bare_sources: list[tuple[int, None] | None] = []
         self.finder = ReferenceFinder()
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def add(self, functions: Iterable[Function]) -> list[TaskSpec]:
+    def add(self, functions: Iterable[Function], kinds: Kinds | None = None) -> list[TaskSpec]:
         """Freeze ``functions``, which may refer to earlier ones; return their specs in task order.
+
+        Args:
+            kinds: of the functions.
 
         Raises:
             DAGError: naming every function whose code or constants cannot be pickled, and every id of
@@ -142,15 +171,21 @@ class Plan:
         """
         functions = list(functions)
         first = len(self.ids)
-        regular = [function for function in functions if function.type != INLINE_TYPE]
-        self._inline.update((function.id, function) for function in functions if function.type == INLINE_TYPE)
+        found = kinds or Kinds(functions)
+        settings = [_Settings(self, each) for each in found.first]
+        regular, settings_of = functions, [settings[kind] for kind in found.of]
+        if any(each.is_inline for each in settings):
+            of_regular = [not each.is_inline for each in settings_of]
+            self._inline.update((function.id, function) for function in functions if function.type == INLINE_TYPE)
+            regular = [*compress(functions, of_regular)]
+            settings_of = [*compress(settings_of, of_regular)]
         for function in regular:
             self.number_of[function.id] = len(self.ids)
             self.ids.append(function.id)
         self._bare_sources += [None] * (len(self.ids) - first)
         problems = list(self._make_ids_sendable(first))
         with one_state():
-            problems += self._freeze_all(regular)
+            problems += self._freeze_all(regular, settings_of)
         unknown = self._keep - self.number_of.keys()
         known = KnownNames(self.number_of)
         problems += [f"keep names {show(id)}, which is no regular function{known.hint(id)}" for id in unknown]
@@ -158,8 +193,8 @@ class Plan:
             raise DAGError(problems)
         kept, staying = self._kept_and_staying(first)
         groups = self._groups(regular)
-        for number, function in enumerate(regular, first):
-            self.specs.append(self._spec(number, function, groups.get(number), number in kept, number in staying))
+        for number, its in enumerate(settings_of, first):
+            self.specs.append(self._spec(number, its, groups.get(number), number in kept, number in staying))
         return self.specs[first:]
 
     def _make_ids_sendable(self, first: int) -> Iterable[str]:
@@ -181,12 +216,12 @@ class Plan:
         """Return what stands for the id of a task in messages and files."""
         return self._odd_ids.get(number, self.ids[number]) if self._odd_ids else self.ids[number]
 
-    def _freeze_all(self, functions: Iterable[Function]) -> Iterable[str]:
+    def _freeze_all(self, functions: Iterable[Function], settings_of: Iterable[_Settings]) -> Iterable[str]:
         """Freeze ``functions``; yield what is wrong with those that cannot be frozen."""
         faults = Faults()
-        for function in functions:
+        for function, settings in zip(functions, settings_of, strict=True):
             try:
-                self._freeze(function)
+                self._freeze(function, settings)
             except EncodingError as error:
                 yield from self._describe(function, error, faults)
                 self._append_nothing()
@@ -225,36 +260,23 @@ class Plan:
         self.recipes.append(((0,), VALUES, None, ()))
         self.sources.append(())
 
-    def _freeze(self, function: Function) -> None:
-        recipe, sources = self._plain_recipe(function) or self._recipe(function)
-        surroundings = surroundings_of(function, self._directory)
-        if surroundings is not None:
-            recipe = (*recipe[:4], surroundings)
+    def _freeze(self, function: Function, settings: _Settings) -> None:
+        plain = None if settings.takes_list else self._plain_recipe(function)
+        recipe, sources = plain or self._recipe(function)
+        if settings.surroundings is not None:
+            recipe = (*recipe[:4], settings.surroundings)
         self.recipes.append(recipe)
         self.sources.append(sources)
 
-    def _spec(self, number: int, function: Function, group: int | None, keep: bool, stays: bool) -> TaskSpec:
-        sources, node = self.sources[number], function.node
-        rest = (
-            self._cost(function),
-            function.priority,
-            function.max_retries,
-            function.timeout,
-            None if isinstance(node, Collocated) else node,
-            group,
-            keep,
-            self.recipes[number][0][0],
-            stays,
-            names_of(function.retry_on),
-            function.retry_delay,
-        )
+    def _spec(self, number: int, settings: _Settings, group: int | None, keep: bool, stays: bool) -> TaskSpec:
+        sources, code = self.sources[number], self.recipes[number][0][0]
         if sources:
             inputs = (sources[0][0],) if len(sources) == 1 else tuple(dict.fromkeys([each for each, _ in sources]))
-            return TaskSpec(inputs, *rest)
-        key = (id(rest[0]), *rest[1:])  # equal costs share one mapping
-        spec = self._shared_specs.get(key)
+            return settings.spec(inputs, group, keep, code, stays)
+        key = (group, keep, code, stays)
+        spec = settings.shared_specs.get(key)
         if spec is None:
-            spec = self._shared_specs[key] = TaskSpec((), *rest)
+            spec = settings.shared_specs[key] = settings.spec((), *key)
         return spec
 
     def _recipe(self, function: Function) -> tuple[Recipe, tuple[tuple[int, Codec | None], ...]]:
@@ -264,9 +286,8 @@ class Plan:
 
     def _plain_recipe(self, function: Function) -> tuple[Recipe, tuple[tuple[int, Codec | None], ...]] | None:
         """Return what :meth:`_recipe` would, at once, for a function that is as plain as most are; else None."""
-        extra = tuple(function.extra_args)
-        kwargs = dict(function.kwargs)
-        if function.argument_inclusion == AS_LIST or not _are_plain(extra, kwargs):
+        extra, kwargs = tuple(function.extra_args), function.kwargs
+        if (extra and not is_plain(extra)) or (kwargs and not is_plain(tuple(kwargs.values()))):
             return None
         sources: list[tuple[int, None]] = []
         for reference in function.args:
@@ -279,11 +300,15 @@ class Plan:
         if len(sources) > 1 and len(set(sources)) < len(sources):
             return None
         assert function.code is not None
-        code = self.code_number(function.code)
-        bare = self._bare_recipe(code)
+        code = self._code_numbers.get(id(function.code))
+        if code is None:
+            code = self.code_number(function.code)
+        bare = self._bare_recipes.get(code)
+        if bare is None:
+            bare = self._bare_recipes[code] = ((code,), VALUES, None, ())
         if not extra and not kwargs:
             return bare, tuple(sources)
-        return (bare[0], VALUES, (PLAIN, (extra, kwargs or _NO_KWARGS)), ()), tuple(sources)
+        return (bare[0], VALUES, (PLAIN, (extra, dict(kwargs) if kwargs else _NO_KWARGS)), ()), tuple(sources)
 
     def _bare_source(self, number: int) -> tuple[int, None]:
         """All that take a value as it is share one entry."""
@@ -292,15 +317,8 @@ class Plan:
             source = self._bare_sources[number] = (number, None)
         return source
 
-    def _bare_recipe(self, code: int) -> Recipe:
-        """Functions of one code that take nothing but values share one recipe."""
-        recipe = self._bare_recipes.get(code)
-        if recipe is None:
-            recipe = self._bare_recipes[code] = ((code,), VALUES, None, ())
-        return recipe
-
-    def _cost(self, function: Function) -> Amounts:
-        """Equal costs share one mapping: a DAG has few, however many functions."""
+    def cost_of(self, function: Function) -> Amounts:
+        """Return its cost in fixed point; equal costs share one mapping: a DAG has few, however many functions."""
         cost = function.cost
         key = None if cost is None else tuple(cost.items())
         try:
@@ -309,6 +327,10 @@ class Plan:
             return self._costs[key]
         except TypeError:  # an amount that cannot be hashed
             return parse_cost(cost)
+
+    def surroundings_of(self, function: Function) -> Surroundings | None:
+        """Return what its calls have of their own, None if nothing."""
+        return surroundings_of(function, self._directory)
 
     def _kept_and_staying(self, first: int) -> tuple[Collection[int], set[int]]:
         """Sinks are kept, and what the user named; values with a codec stay at their producer."""

@@ -18,7 +18,8 @@ from handoff_mpi.dag.function import (
     input_id,
 )
 from handoff_mpi.dag.handle import Handle
-from handoff_mpi.dag.ids import find_id_problem, is_plain_id
+from handoff_mpi.dag.ids import are_plain_ids, find_id_problem
+from handoff_mpi.dag.kinds import Kinds
 from handoff_mpi.dag.references import ATOMS, ReferenceFinder, inputs_of
 from handoff_mpi.dag.retry_on import MAX_RETRY_DELAY_S, find_wrong_retry_on
 from handoff_mpi.dag.surroundings import find_wrong_surroundings
@@ -32,11 +33,9 @@ _MOST_NAMED = 20
 _INCLUSIONS = (VARIADIC, AS_LIST)
 #: Types of amounts of which equal ones are right or wrong alike.
 _AMOUNTS = frozenset({int, float, str})
-#: The types that a field of a plain function has, where that is all there is to it.
+_SEQUENCES = frozenset({list, tuple})
+#: The types that a setting of a plain function has, where that is all there is to it.
 _TYPES: dict[str, frozenset[type]] = {
-    "args": frozenset({list, tuple}),
-    "extra_args": frozenset({list, tuple}),
-    "kwargs": frozenset({dict}),
     "node": frozenset({type(None), int, str}),
     "max_retries": frozenset({type(None), int}),
     "timeout": frozenset({type(None), int, float}),
@@ -51,11 +50,17 @@ _TYPES: dict[str, frozenset[type]] = {
 }
 
 
-def problems_of(functions: Iterable[Function], by_id: Mapping[Hashable, Function]) -> list[str]:
-    """Return one line for each problem of the DAG, an empty list if it can be run."""
+def problems_of(
+    functions: Iterable[Function], by_id: Mapping[Hashable, Function], kinds: Kinds | None = None
+) -> list[str]:
+    """Return one line for each problem of the DAG, an empty list if it can be run.
+
+    Args:
+        kinds: of the functions.
+    """
     functions = list(functions)
     try:
-        is_right = are_right_at_first_sight(functions)
+        is_right = are_right_at_first_sight(functions, kinds)
     except TypeError:  # a class that cannot be hashed
         is_right = False
     return [] if is_right else all_problems_of(functions, by_id)
@@ -83,41 +88,50 @@ def all_problems_of(functions: list[Function], by_id: Mapping[Hashable, Function
     return _shortened(problems)
 
 
-def are_right_at_first_sight(functions: list[Function]) -> bool:
-    """Whether nothing is wrong with a DAG that is as plain as most are, seen field by field; False says nothing.
+def are_right_at_first_sight(functions: list[Function], kinds: Kinds | None = None) -> bool:
+    """Whether nothing is wrong with a DAG that is as plain as most are; False says nothing.
 
-    Of each field it looks at what is different among the functions, which is little however many they are; and none
-    may take a value of a function that was added after it.
+    It looks at the settings of each kind once, and at what is different among the arguments, which is little however
+    many functions there are; and none may take a value of a function that was added after it.
     """
-    columns = {name: [getattr(function, name) for function in functions] for name in _TYPES}
-    if not all(types.issuperset(map(type, columns[name])) for name, types in _TYPES.items()):
+    kinds = kinds or Kinds(functions)
+    if not all(map(_are_right_settings, kinds.first)):
         return False
-    if not (set(columns["type"]) <= {REGULAR, INLINE} and set(columns["argument_inclusion"]).issubset(_INCLUSIONS)):
+    args, extra_args = [function.args for function in functions], [function.extra_args for function in functions]
+    kwargs = [function.kwargs for function in functions]
+    if not (_SEQUENCES.issuperset(map(type, args)) and _SEQUENCES.issuperset(map(type, extra_args))):
         return False
-    if any(type(number) is int and number < 0 for name in ("node", "max_retries") for number in set(columns[name])):
+    if set(map(type, kwargs)) - {dict}:
         return False
-    if not all(limit is None or 0 < limit <= sys.float_info.max for limit in set(columns["timeout"])):
+    named: list[Mapping[str, Any]] = list(filter(None, kwargs))
+    if not all(type(key) is str for each in named for key in each):
         return False
-    if not all(delay is None or 0 <= delay <= MAX_RETRY_DELAY_S for delay in set(columns["retry_delay"])):
-        return False
-    if True in columns["writable"] and INLINE in columns["type"]:
-        return False
-    retried = {id(function.retry_on): function.retry_on for function in functions}
-    if any(find_wrong_retry_on(retry_on) for retry_on in retried.values()):
-        return False
-    named: list[dict[str, Any]] = [kwargs for kwargs in columns["kwargs"] if kwargs]
-    if not all(type(key) is str for kwargs in named for key in kwargs):
-        return False
-    constants = itertools.chain.from_iterable([*columns["extra_args"], *[kwargs.values() for kwargs in named]])
+    constants = itertools.chain.from_iterable([*extra_args, *[each.values() for each in named]])
     may_be_nested = not ATOMS.issuperset(map(type, constants))
     codes = {id(function.code): function.code for function in functions}
     return (
         all(map(_is_callable, codes.values()))
-        and all(is_plain_id(function.id) for function in functions)
-        and _are_right_costs([function.cost for function in functions])
-        and Argument not in map(type, itertools.chain.from_iterable(columns["args"]))
+        and are_plain_ids([function.id for function in functions])
+        and _are_right_costs([function.cost for function in kinds.first])
+        and Argument not in map(type, itertools.chain.from_iterable(args))
         and _are_in_order(functions, may_be_nested)
     )
+
+
+def _are_right_settings(function: Function) -> bool:
+    """Whether the settings of a function, all but its cost, are plain and right."""
+    if not all(type(getattr(function, name)) in types for name, types in _TYPES.items()):
+        return False
+    if function.type not in (REGULAR, INLINE) or function.argument_inclusion not in _INCLUSIONS:
+        return False
+    if any(type(number) is int and number < 0 for number in (function.node, function.max_retries)):
+        return False
+    timeout, delay = function.timeout, function.retry_delay
+    if not (timeout is None or 0 < timeout <= sys.float_info.max):
+        return False
+    if not (delay is None or 0 <= delay <= MAX_RETRY_DELAY_S):
+        return False
+    return not ((function.writable and function.type == INLINE) or find_wrong_retry_on(function.retry_on))
 
 
 def _are_right_costs(costs: list[Mapping[str, Any] | None]) -> bool:

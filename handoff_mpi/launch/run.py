@@ -96,12 +96,12 @@ class Run:
         if not isinstance(dag, DAG):
             raise UsageError(f"what is executed must be a DAG, not {show(dag)}")
         options.validate()
-        dag.validate()
+        self._kinds = dag.find_kinds()
         self._job = job
         self._dag = dag
         self._options = options
         self._plan = Plan(options.keep, job.directory)
-        self._specs = self._plan.add(dag)
+        self._specs = self._plan.add(dag, self._kinds)
         self._refuse_what_cannot_be_sent()
         self._ledger = job.ledger(options)
         self._strategy = find_strategy(options.allocation_strategy, options.prices)
@@ -190,7 +190,9 @@ class Run:
         files.prepare()
         self._number = self._job.next_run()
         acceptance = Acceptance(history, plan, self._options.accept_changes)
-        marks = Fingerprints({}, {}, 0) if files.path is None else fingerprints(self._dag, acceptance.settle)
+        marks = Fingerprints({}, {}, 0)
+        if files.path is not None:
+            marks = fingerprints(self._dag, acceptance.settle, self._kinds)
         resumed = self._resume(history, marks)
         journal = files.begin()
         self._lost_ranks_before = history.lost_ranks_before(journal.epoch)

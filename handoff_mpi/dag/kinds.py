@@ -1,0 +1,69 @@
+"""The kinds of a DAG's functions: those of one kind agree in all but their ids, codes and arguments.
+
+A DAG has few kinds, however many functions, and what depends on the kind alone is worked out once. Settings agree if
+they are the same objects, or equal ones of the same plain types; functions that agree may still be of two kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from operator import attrgetter, is_
+from typing import Any
+
+from handoff_mpi.dag.function import Function
+
+_settings_of = attrgetter(
+    *("max_retries", "timeout", "node", "priority", "version", "type", "argument_inclusion"),
+    *("cwd", "env", "retry_on", "retry_delay", "writable"),
+)
+#: Types of values of which equal ones mean the same.
+_PLAIN = frozenset({type(None), bool, int, float, str})
+#: Kinds are told apart by their settings up to this many; what is beyond has a new kind each time its settings change.
+_MAX_KNOWN = 10_000
+
+
+class Kinds:
+    """The kinds of some functions.
+
+    Args:
+        functions: in the order in which they are asked for; their settings must not change meanwhile.
+
+    Attributes:
+        of: the number of each function's kind, by its position.
+        first: the first function of each kind.
+    """
+
+    __slots__ = ("_known", "first", "of")
+
+    def __init__(self, functions: Iterable[Function]) -> None:
+        self.of: list[int] = []
+        self.first: list[Function] = []
+        self._known: dict[Any, int] = {}
+        kind, settings, cost = -1, (), None
+        for function in functions:
+            # Neighbours mostly agree, and what differs is mostly another object.
+            if not self.of or function.cost is not cost or not all(map(is_, _settings_of(function), settings)):
+                settings, cost = _settings_of(function), function.cost
+                kind = self._find(function, settings)
+            self.of.append(kind)
+        self._known.clear()
+
+    def _find(self, function: Function, settings: tuple[Any, ...]) -> int:
+        key = _key(settings, function.cost)
+        kind = None if key is None else self._known.get(key)
+        if kind is None:
+            kind = len(self.first)
+            self.first.append(function)
+            if key is not None and len(self._known) < _MAX_KNOWN:
+                self._known[key] = kind
+        return kind
+
+
+def _key(settings: tuple[Any, ...], cost: Any) -> tuple[Any, ...] | None:
+    """Return what tells settings apart, None if they are not plain: equality is then the user's own code."""
+    if cost is not None:
+        if type(cost) is not dict:
+            return None
+        settings = (*settings, *cost, *cost.values())
+    types = tuple(map(type, settings))
+    return (settings, types) if _PLAIN.issuperset(types) else None

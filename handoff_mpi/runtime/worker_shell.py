@@ -190,9 +190,9 @@ class WorkerShell:
         while True:
             for command in self.machine.handle(events, clock()):
                 _DO[type(command)](self, command)
-            events = self._take_events()
-            if not events:
+            if not self._events:
                 break
+            events = self._take_events()
         if any(self._sent):
             self._children.send_ahead()
 
@@ -267,14 +267,15 @@ class WorkerShell:
             with self.lock:
                 if outcome is not None:
                     self._end(work, outcome, started)
-                self._settle(self._take_events())
+                events, self._events = self._events, []
+                self._settle(events)
 
     def _take_events(self) -> list[Event]:
         events, self._events = self._events, []
         return events
 
     def _run_own_call(self, work: Work) -> Outcome | None:
-        """Run a call; None if an input was not to be had."""
+        """Run a call; None if an input is unavailable."""
         self.own_work = work
         self._begin_calling()
         try:
@@ -319,7 +320,15 @@ class WorkerShell:
             self._own_calls.append(work)
 
     def _spec(self, work: Work) -> CallSpec | None:
-        """Gather a call's inputs; if one is not to be had after all, hand the work back."""
+        """Return all that a call needs; None if an input is unavailable after all."""
+        values = self._inputs(work) if work.sources else ()
+        if values is None:
+            return None
+        cores, gpus = work.claim
+        return CallSpec(work.id, work.attempt, work.recipe, values, cores, gpus)
+
+    def _inputs(self, work: Work) -> list[tuple[Payload, Any, int]] | None:
+        """Gather a call's inputs; if one is unavailable after all, hand the work back, and return None."""
         values: list[tuple[Payload, Any, int]] = []
         for task, codec, payload, _ in work.sources:
             if payload is None and (task, codec) in work.fetched:
@@ -332,8 +341,7 @@ class WorkerShell:
                     self._events.append(InputMissing(work, task))
                     return None
             values.append((payload, codec, -1))
-        cores, gpus = work.claim
-        return CallSpec(work.id, work.attempt, work.recipe, values, cores, gpus)
+        return values
 
     def _end(self, work: Work, outcome: Outcome, started: float) -> None:
         payload = outcome.payload

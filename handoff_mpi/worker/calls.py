@@ -63,7 +63,7 @@ class CallSpec:
     id: Any
     attempt: int
     recipe: Any
-    values: list[tuple[Payload, Any, int]]
+    values: Sequence[tuple[Payload, Any, int]]
     cores: float
     gpus: tuple[int, ...]
 

@@ -18,8 +18,8 @@ class Work:
         sources: ``(task, codec, payload or None, holders)`` of each value it takes.
         claim: cores and device indices of the slot's claim.
         waiting: how many inputs are still on their way.
-        fetched: values that were encoded for this rank: (task, codec) to (payload, source rank).
-        wants: the held values it counts as wanted.
+        fetched: values that were encoded for this rank: (task, codec) to (payload, source rank); for work with sources.
+        wants: the held values it counts as wanted; for work with sources.
         is_here: whether it still waits or runs at this rank.
         started: when its call began, in seconds.
         is_reported: whether rank 0 was told that it runs.
@@ -37,8 +37,8 @@ class Work:
     slot: int
     claim: Any
     waiting: int = 0
-    fetched: dict[Any, tuple[Payload, int]] = field(default_factory=dict)
-    wants: list[int] = field(default_factory=list)
+    fetched: dict[Any, tuple[Payload, int]] = field(default=None)  # type: ignore[arg-type]
+    wants: list[int] = field(default=())  # type: ignore[arg-type]
     is_here: bool = True
     started: float = 0.0
     is_reported: bool = False

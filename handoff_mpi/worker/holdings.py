@@ -106,11 +106,12 @@ class Holdings:
 
     def unwant(self, work: Work) -> None:
         """``work`` needs none of its values any more; those that no call in the job needs may be dropped."""
-        for task in work.wants:
-            self._wanted[task] -= 1
-            if not self._wanted[task]:
-                del self._wanted[task]
-        work.wants.clear()
+        if work.wants:
+            for task in work.wants:
+                self._wanted[task] -= 1
+                if not self._wanted[task]:
+                    del self._wanted[task]
+            work.wants.clear()
         if self._dead_nbytes > self._cache_nbytes:
             self.make_room()
 

@@ -8,6 +8,7 @@ values are held is kept in :mod:`handoff_mpi.worker.holdings`, which are on thei
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -122,8 +123,7 @@ class Worker:
         self.held = holdings.held
         self.spilled = holdings.spilled
         self._fetches = Fetches(rank, run, outbox, holdings, takers, referred_nbytes, tells_transfers)
-        self._timed: int = 0
-        self._unreported: int = 0
+        self._next_look = math.inf  # no running call is to be reported or ended before this
         self._on = {
             DISPATCH: self._on_dispatch,
             CONSTANT: self._on_constant,
@@ -157,7 +157,7 @@ class Worker:
                 self._on_begun(event)  # type: ignore[arg-type]
             else:
                 self._on_input_missing(event)  # type: ignore[arg-type]
-        if self._timed or self._unreported:
+        if now >= self._next_look:
             self._look_at_clock()
         if self._fetches.doubts:
             self._fetches.look_at_referrals()
@@ -165,7 +165,7 @@ class Worker:
             self._fetches.report_encodings()
         if self._fetches.deferred:
             self._give_up(self._fetches.resume())
-        if outbox.done and (None in self.running or outbox.is_due):
+        if outbox.done and (outbox.is_due(now) or None in self.running):
             outbox.flush()
         if now - outbox.last_told >= self.heartbeat_s and not self.is_over:
             outbox.tell((ALIVE, self.run, []))
@@ -174,15 +174,10 @@ class Worker:
     def next_wakeup(self) -> float:
         """Return the time at which :meth:`handle` must be called again even if nothing happens."""
         wakeup = min(self._outbox.last_told + self.heartbeat_s, self._fetches.next_report)
+        if any(self.running):
+            wakeup = min(wakeup, self._next_look)
         if self._outbox.done:
             wakeup = min(wakeup, self._outbox.flush_by)
-        if self._timed or self._unreported:
-            for work in self.running:
-                if work is not None:
-                    if not work.is_reported:
-                        wakeup = min(wakeup, work.started + LONG_CALL_S)
-                    if work.timeout_s is not None and not work.is_overdue:
-                        wakeup = min(wakeup, work.started + work.timeout_s)
         if self._fetches.doubts:
             wakeup = min(wakeup, *self._fetches.doubts.values())
         return wakeup
@@ -221,6 +216,8 @@ class Worker:
                 work = Work(task, attempt, id, recipe, sources, timeout_s, flags, slot, self.claims[slot])
                 self._here[task] = work
                 queue.append(work)
+                if sources:
+                    work.fetched, work.wants = {}, []
                 if (sources or recipe[3]) and not self._want_held(work):
                     incomplete.append(work)
         # A value that is fetched takes room: by then all that is wanted of what is here must be known.
@@ -414,12 +411,14 @@ class Worker:
                 break
         else:
             return
-        work.started = self._outbox.now
+        now = work.started = self._outbox.now
         self.running[slot] = work
         if self.budget.largest_nbytes:
             self._reserve_for_call(work)
-        self._timed += work.timeout_s is not None
-        self._unreported += 1
+        timeout_s = work.timeout_s
+        due = now + (LONG_CALL_S if timeout_s is None or timeout_s > LONG_CALL_S else timeout_s)
+        if due < self._next_look:
+            self._next_look = due
         self._outbox.commands.append(Call(work))
 
     def _reserve_for_call(self, work: Work) -> None:
@@ -434,6 +433,7 @@ class Worker:
         """The timeout counts from here on, whatever came before."""
         event.work.started = self._outbox.now
         event.work.is_overdue = False
+        self._next_look = self._outbox.now
 
     def send_ahead(self, slot: int, room: int, suits: Callable[[Work, Work], bool]) -> list[Work]:
         """Return the calls that are to be sent ahead, behind all that were: they run in that order, when those before
@@ -509,9 +509,8 @@ class Worker:
         self.running[work.slot] = None
         if work.promised_nbytes:
             self.budget.end(work)
-        self._leave_here(work)
-        self._timed -= work.timeout_s is not None
-        self._unreported -= not work.is_reported
+        if self._here.get(work.task) is work:
+            del self._here[work.task]
         if work.sources:
             self._holdings.unwant(work)
 
@@ -536,18 +535,22 @@ class Worker:
             self._run_next(work.slot)
 
     def _look_at_clock(self) -> None:
-        started = []
+        """Report calls that last, end those that have used up their time, and note when to look again."""
+        started, now, self._next_look = [], self._outbox.now, math.inf
         for slot, work in enumerate(self.running):
             if work is None:
                 continue
-            elapsed = self._outbox.now - work.started
+            elapsed = now - work.started
             if not work.is_reported and elapsed >= LONG_CALL_S:
                 work.is_reported = True
-                self._unreported -= 1
                 started.append((work.task, work.attempt, work.started))
             if work.timeout_s is not None and elapsed >= work.timeout_s and not work.is_overdue:
                 work.is_overdue = True
                 self._outbox.commands.append(Kill(slot))
+            if not work.is_reported:
+                self._next_look = min(self._next_look, work.started + LONG_CALL_S)
+            if work.timeout_s is not None and not work.is_overdue:
+                self._next_look = min(self._next_look, work.started + work.timeout_s)
         if started:
             self._outbox.tell((ALIVE, self.run, started))
 

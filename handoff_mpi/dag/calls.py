@@ -28,26 +28,25 @@ def find_call_problems(functions: Iterable[Function], kinds: Kinds | None = None
     """
     functions = list(functions)
     kinds = kinds or Kinds(functions)
-    keys = [
-        (kind, id(each.code), len(each.args), len(each.extra_args), *each.kwargs)
-        for each, kind in zip(functions, kinds.of, strict=True)
-    ]
+    named = [tuple(each) for each in kinds.kwargs] if any(kinds.kwargs) else itertools.repeat(())
+    columns = kinds.of, map(id, kinds.codes), map(len, kinds.args), map(len, kinds.extra_args), named
+    keys = list(zip(*columns, strict=False))
     faults = Faults()
     first = dict(zip(reversed(keys), reversed(functions), strict=True))
     for key in dict.fromkeys(keys):
         for problem in _problems_of_call(first[key]):
             faults.add(first[key].id, problem, keys.count(key))
-    for consumer, argument in _codecs(functions):
+    for consumer, argument in _codecs(functions, kinds):
         for problem in _problems_of_codec(argument):
             faults.add(consumer, problem)
     return faults.lines()
 
 
-def _codecs(functions: list[Function]) -> Iterator[tuple[Hashable, Argument]]:
+def _codecs(functions: list[Function], kinds: Kinds) -> Iterator[tuple[Hashable, Argument]]:
     """Yield every :class:`Argument`, with the id of its consumer; most DAGs have none, which is seen at once."""
-    constants = [*[each.extra_args for each in functions], *[each.kwargs.values() for each in functions if each.kwargs]]
+    constants = [*kinds.extra_args, *[each.values() for each in kinds.kwargs if each]]
     may_be_nested = not _WITHOUT_CODECS.issuperset(map(type, itertools.chain.from_iterable(constants)))
-    in_args = Argument in map(type, itertools.chain.from_iterable([each.args for each in functions]))
+    in_args = Argument in map(type, itertools.chain.from_iterable(kinds.args))
     if not (may_be_nested or in_args):
         return
     finder = ReferenceFinder()

@@ -126,14 +126,15 @@ def collect_pieces(plan: Plan) -> Pieces:
     """Return what other processes will decode of ``plan``: codes first, then ids, and the smallest constants first."""
     by_codes: dict[tuple[int, ...], _Use] = {}
     constants: dict[Any, tuple[int, Any, _Use]] = {}
-    for task, recipe in enumerate(plan.recipes):
-        is_first = not plan.sources[task]
+    for task, (recipe, sources) in enumerate(zip(plan.recipes, plan.sources, strict=True)):
+        is_first = not sources
         use = by_codes.get(recipe[0])
         if use is None:
             use = by_codes[recipe[0]] = _Use(task)
         use.count += 1
         use.is_first |= is_first
-        if recipe[3] or (recipe[2] is not None and (recipe[1] == TEMPLATE or recipe[2][0] == PICKLED)):
+        constant = recipe[2]
+        if recipe[3] or (constant is not None and (recipe[1] == TEMPLATE or constant[0] == PICKLED)):
             for key, kind, encoded in _constants(plan, recipe):
                 constants.setdefault(key, (kind, encoded, _Use(task)))[2].add(1, is_first)
     in_order = sorted(constants.values(), key=lambda each: _nbytes(*each[:2]))

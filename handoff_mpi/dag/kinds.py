@@ -31,11 +31,17 @@ class Kinds:
     Attributes:
         of: the number of each function's kind, by its position.
         first: the first function of each kind.
+        codes, args, extra_args, kwargs: the columns of what differs within a kind.
     """
 
-    __slots__ = ("_known", "first", "of")
+    __slots__ = ("_known", "args", "codes", "extra_args", "first", "kwargs", "of")
 
     def __init__(self, functions: Iterable[Function]) -> None:
+        functions = list(functions)
+        self.codes = [function.code for function in functions]
+        self.args = [function.args for function in functions]
+        self.extra_args = [function.extra_args for function in functions]
+        self.kwargs = [function.kwargs for function in functions]
         self.of: list[int] = []
         self.first: list[Function] = []
         self._known: dict[Any, int] = {}

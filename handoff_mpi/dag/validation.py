@@ -97,8 +97,7 @@ def are_right_at_first_sight(functions: list[Function], kinds: Kinds | None = No
     kinds = kinds or Kinds(functions)
     if not all(map(_are_right_settings, kinds.first)):
         return False
-    args, extra_args = [function.args for function in functions], [function.extra_args for function in functions]
-    kwargs = [function.kwargs for function in functions]
+    args, extra_args, kwargs = kinds.args, kinds.extra_args, kinds.kwargs
     if not (_SEQUENCES.issuperset(map(type, args)) and _SEQUENCES.issuperset(map(type, extra_args))):
         return False
     if set(map(type, kwargs)) - {dict}:
@@ -108,7 +107,7 @@ def are_right_at_first_sight(functions: list[Function], kinds: Kinds | None = No
         return False
     constants = itertools.chain.from_iterable([*extra_args, *[each.values() for each in named]])
     may_be_nested = not ATOMS.issuperset(map(type, constants))
-    codes = {id(function.code): function.code for function in functions}
+    codes = dict(zip(map(id, kinds.codes), kinds.codes, strict=True))
     return (
         all(map(_is_callable, codes.values()))
         and are_plain_ids([function.id for function in functions])

@@ -104,9 +104,11 @@ class SlotTable:
 
     def _place_by_since(self, slot: Slot) -> None:
         """Keep :attr:`deep` in order: the time of ``slot`` is the latest now."""
-        self.deep.pop(slot, None)
-        if len(slot.tasks) > 1:
-            self.deep[slot] = None
+        deep = self.deep
+        if len(deep) != 1 or slot not in deep or len(slot.tasks) < 2:  # one alone is in order
+            deep.pop(slot, None)
+            if len(slot.tasks) > 1:
+                deep[slot] = None
 
     def long_since(self, moment: float) -> list[Slot]:
         """Take out and return the slots whose running task began at ``moment`` or before, with others behind it."""

@@ -107,13 +107,14 @@ class TaskTable:
         Raises:
             AssertionError: the table knows no such change; the message tells the task's story.
         """
-        then = TABLE[self.state[task]][cause]
+        state = self.state
+        then = TABLE[state[task]][cause]
         if then < 0:
             raise AssertionError(
-                f"task {task} cannot go on from {State(self.state[task]).name} by {cause.name}: "
+                f"task {task} cannot go on from {State(state[task]).name} by {cause.name}: "
                 f"attempt {self.attempts[task]}, rank {rank}, ran on {self.ran_on.get(task)}, {detail}"
             )
-        self.state[task] = then
+        state[task] = then
         self.log.append((task, then, cause, self.attempts[task], rank, detail))
 
     def add(self, specs: Sequence[TaskSpec], restored: Mapping[int, Rest] | None = None) -> None:
@@ -164,11 +165,10 @@ class TaskTable:
 
     def ready_or_waiting(self, task: int) -> None:
         """Count what a WAITING task waits for: it is ready if that is nothing, and skipped if it will not come."""
-        inputs = self.specs[task].inputs
-        self.missing[task] = len(self.lost_inputs(task)) if inputs else 0
+        missing = self.missing[task] = len(self.lost_inputs(task)) if self.specs[task].inputs else 0
         if self.state[task] != WAITING:
             return
-        if not self.missing[task]:
+        if not missing:
             self.move(task, Cause.INPUTS_DONE)
             self._ready.put(task)
         elif self._has_failed_input(task):
@@ -194,8 +194,9 @@ class TaskTable:
                 if not missing[child]:
                     self.move(child, Cause.INPUTS_DONE)
                     self._ready.put(child)
-        self._close_inputs(task, rank)
-        if not self.consumers_left[task] and self.children[task] and not self.at_home[task]:
+        if self.specs[task].inputs:
+            self._close_inputs(task, rank)
+        if not (self.at_home[task] or self.consumers_left[task]) and self.children[task]:
             self._forget(task)  # all that took it were sent ahead, and told of before
 
     def _hold(self, task: int, rank: int) -> None:

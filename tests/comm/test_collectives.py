@@ -157,6 +157,7 @@ def test_a_collective_operation_of_the_world_is_refused_at_once(handoff, tmp_pat
     assert load(tmp_path / "run")["other"] == (3, True)
 
 
+@pytest.mark.slow
 def test_a_function_that_waits_for_ranks_in_vain_is_named_once(mpirun, tmp_path):
     (tmp_path / "waits.py").write_text(SCRIPT)
     ended = mpirun(3, "waits.py", ft=True)

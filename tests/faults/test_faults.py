@@ -17,6 +17,7 @@ from tests.faults.launching import fresh, handoff_commands, launch, memory_cgrou
 RUN_N = [sys.executable, "-m", "handoff_mpi", "run", "-n", "4"]
 
 
+@pytest.mark.slow
 def test_workers_killed_one_after_the_other(tmp_path):
     ended = killing.run(tmp_path / "cell", ranks=5, functions=400, seconds=0.02, every=0.3)
     assert (ended.code, ended.is_right, ended.leftovers) == (0, True, [])
@@ -49,6 +50,7 @@ def test_a_rank_that_dies_in_a_call_where_mpi_does_not_survive_it(tmp_path, way,
     assert cell.problems == []
 
 
+@pytest.mark.slow
 def test_jobs_killed_at_random_moments(tmp_path):
     tally = moments.Tally()
     moments.carry_out(tmp_path / "cell", 100, 0.02, 4, random.Random(3), tally)
@@ -56,6 +58,7 @@ def test_jobs_killed_at_random_moments(tmp_path):
     assert tally.kills
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("naps", "seconds"), [(20, 0.5), (3, 5.0)], ids=["calls end in the drain", "they do not"])
 def test_usr1_ends_in_time(tmp_path, naps, seconds):
     ended = walltime.stop(RUN_N, tmp_path / "cell", naps, seconds, drain_s=2.0)

@@ -34,6 +34,7 @@ def test_under_a_bare_mpirun_a_stopped_rank_ends_after_a_killed_rank_0(mpirun, t
     assert ended.rc != 2, ended.err
 
 
+@pytest.mark.slow
 def test_a_stopped_rank_and_a_killed_rank_0_mean_another_launch(handoff, tmp_path):
     (tmp_path / "dag.py").write_text(KILLING)
     words = ["--isolation", "process", "dag.py", "--", "[[1, 19], [0, 9]]"]

@@ -144,7 +144,6 @@ def pytest_runtest_logreport(report):
 """
 
 
-@pytest.mark.slow
 def test_a_rank_that_fails_before_execute_serves_no_other_test(mpirun, tmp_path):
     (tmp_path / "conftest.py").write_text(REPORT)
     (tmp_path / "test_slips.py").write_text(SLIPS)

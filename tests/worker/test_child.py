@@ -527,6 +527,7 @@ def test_a_dying_child_leaves_its_stack_and_its_peak_of_memory(child):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_two_hundred_kills_leave_nothing_behind():
     dice = random.Random(2)
     before = open_files(), len(shared._mapped)

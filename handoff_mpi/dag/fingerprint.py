@@ -55,6 +55,7 @@ import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import compress
 from typing import Any, TypeAlias
 
 import cloudpickle
@@ -207,8 +208,8 @@ def _combine(readings: list[_Reading], settle: Settle | None) -> None:
     """Go through the DAG from its sources (Kahn 1962) and give each function its fingerprint or its note."""
     missing = [len(reading.inputs) for reading in readings]
     consumers: dict[int, list[int]] = {}
-    for number, reading in enumerate(readings):
-        for source in reading.inputs:
+    for number in compress(range(len(readings)), missing):
+        for source in readings[number].inputs:
             consumers.setdefault(source, []).append(number)
     ready = [number for number, count in enumerate(missing) if not count]
     roots: dict[int, str] = {}  # functions without a fingerprint: the one that it starts from
@@ -217,10 +218,11 @@ def _combine(readings: list[_Reading], settle: Settle | None) -> None:
         reading = readings[number]
         if settle is not None and reading.fingerprint is not None:
             reading.fingerprint = settle(reading.id, reading.fingerprint)
-        for consumer in consumers.get(number, ()):
-            missing[consumer] -= 1
-            if not missing[consumer]:
-                ready.append(consumer)
+        if number in consumers:
+            for consumer in consumers[number]:
+                missing[consumer] -= 1
+                if not missing[consumer]:
+                    ready.append(consumer)
     if len(ready) < len(readings):
         for reading, count in zip(readings, missing, strict=True):
             if count:

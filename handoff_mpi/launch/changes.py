@@ -39,6 +39,11 @@ class Acceptance:
         self._ids = _ids_meant(plan, accepted)
         self._done = history.fingerprints_done() if self._ids else {}
 
+    @property
+    def is_about_any(self) -> bool:
+        """Whether any change was accepted, now or before."""
+        return bool(self._before or self._ids)
+
     def settle(self, id: Hashable, fingerprint: bytes) -> bytes:
         """Return the fingerprint by which the function ``id`` goes, which has ``fingerprint`` by now."""
         known = self._before.get((id, fingerprint))

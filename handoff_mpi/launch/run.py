@@ -169,11 +169,10 @@ class Run:
 
     def _tell_notices(self) -> None:
         job, options = self._job, self._options
-        has_children = self._isolation(0, 1) == "process" or any(each.timeout is not None for each in self._dag)
+        has_children = self._isolation(0, 1) == "process" or any(each.timeout is not None for each in self._kinds.first)
         where = "rank" if job.size > 1 else "child process" if has_children else ""
-        codes = [function.code for function in self._dag]
         has_setup = job.setup is not None
-        for line in notices(codes, self._plan.codes, job.top_level, where, options.seed, has_setup):
+        for line in notices(self._kinds.codes, self._plan.codes, job.top_level, where, options.seed, has_setup):
             if line not in job.has_said:
                 job.has_said.add(line)
                 say(line)
@@ -192,7 +191,8 @@ class Run:
         acceptance = Acceptance(history, plan, self._options.accept_changes)
         marks = Fingerprints({}, {}, 0)
         if files.path is not None:
-            marks = fingerprints(self._dag, acceptance.settle, self._kinds)
+            settle = acceptance.settle if acceptance.is_about_any else None
+            marks = fingerprints(self._dag, settle, self._kinds)
         resumed = self._resume(history, marks)
         journal = files.begin()
         self._lost_ranks_before = history.lost_ranks_before(journal.epoch)

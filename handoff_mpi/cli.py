@@ -31,6 +31,7 @@ from handoff_mpi.formatting import show
 from handoff_mpi.launch import command
 from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch.environment import is_under_launcher, rank_by_launcher
+from handoff_mpi.launch.progress_mode import LIVE, mode_of_command, terminal_of_stderr
 from handoff_mpi.launch.signals import stop_before_the_start
 from handoff_mpi.launch.start_line import ResumeCommand, shown_path
 from handoff_mpi.process_exit import exit_python
@@ -150,6 +151,7 @@ def _launch(given: argparse.Namespace, own: list[str], args: list[str], options:
     from handoff_mpi.launch.hosts import parse_hosts
     from handoff_mpi.launch.own_ranks import refuse_to_launch
     from handoff_mpi.launch.supervisor import Order, supervise
+    from handoff_mpi.launch.viewer_process import drawn, end_viewer
 
     refuse_to_launch("run", given.n)
     extra, most = _words(given.mpirun_args), relaunches_given(given.max_relaunches)
@@ -157,7 +159,9 @@ def _launch(given: argparse.Namespace, own: list[str], args: list[str], options:
         parse_hosts(given.hosts)  # refused before there is a run-dir
     with use_run_dir(options.run_dir) as run_dir, lock_for_supervisor(run_dir):
         resumed_by = resume_command(own, args)(shown_path(run_dir.path, str(Path.cwd())))
-        passed = [*without_flags(own, OF_THE_SUPERVISOR), "--run-dir", str(run_dir.path), RESUMED_BY, resumed_by]
+        is_live = mode_of_command(options, owns_terminal=True) == LIVE
+        told = [*(["--progress", LIVE] if is_live else []), RESUMED_BY, resumed_by]
+        passed = [*without_flags(own, OF_THE_SUPERVISOR), "--run-dir", str(run_dir.path), *told]
         again = without_flags([word for word in passed if word != "--fresh"], ("--rerun",))
         order = Order(
             ranks=given.n,
@@ -171,7 +175,10 @@ def _launch(given: argparse.Namespace, own: list[str], args: list[str], options:
             hosts=given.hosts,
             extra=extra,
         )
-        return supervise(order)
+        with drawn(run_dir.path, terminal_of_stderr() if is_live else None):
+            code = supervise(order)
+        end_viewer()
+        return code
 
 
 def _refuse_launching(own: list[str], verb: str) -> None:

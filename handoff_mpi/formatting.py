@@ -50,6 +50,13 @@ def duration_text(seconds: float) -> str:
     return f"{large:,} {units[0]} {small} {units[1]}" if small else f"{large:,} {units[0]}"
 
 
+def rate_text(per_s: float) -> str:
+    """Return a rate with the unit that gives a readable number: "83/s", "1.3/s", "12/min", "4/h"."""
+    if per_s >= 1.0:
+        return f"{per_s:,.0f}/s" if per_s >= 10.0 else f"{per_s:.1f}/s"
+    return f"{60 * per_s:.0f}/min" if per_s >= 1 / 12 else f"{3600 * per_s:.0f}/h"
+
+
 def type_name(thing: Any) -> str:
     """Return the name of the type of ``thing``, whatever its metaclass does."""
     return str(type.__dict__["__name__"].__get__(type(thing)))

@@ -33,11 +33,12 @@ from handoff_mpi.launch.deadline import end_of_run
 from handoff_mpi.launch.dry_run import check_for_run
 from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.notices import notices
-from handoff_mpi.launch.progress_mode import shown_by_run
+from handoff_mpi.launch.progress_mode import shown_by_run, terminal_of_stderr
 from handoff_mpi.launch.questions import find_questions
 from handoff_mpi.launch.resume import Resumed, ValueFiles, resume
 from handoff_mpi.launch.run_files import open_files
 from handoff_mpi.launch.start_line import shown_path, start_lines
+from handoff_mpi.launch.viewer_process import drawn
 from handoff_mpi.messages import START
 from handoff_mpi.python_path import shared_path
 from handoff_mpi.resources import Capability, parse_nbytes
@@ -246,7 +247,8 @@ class Run:
         try:
             self._tell_start()
             worker_loop.set_active(loop)
-            with garbage.frozen(len(self._plan)):
+            terminal = terminal_of_stderr() if self._shown.draws else None
+            with garbage.frozen(len(self._plan)), drawn(self._files.path, terminal):
                 loop.run([Submitted(self._specs, resumed.rest, resumed.suspects, resumed.deaths), Closed()])
             loop.confirm()
             if self._recorder.announcer is not None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from handoff_mpi.formatting import duration_text, one_line
+from handoff_mpi.formatting import duration_text, one_line, rate_text
 
 #: Seconds from the start of a run to its first line.
 FIRST_INTERVAL_S = 10.0
@@ -76,13 +76,6 @@ def _speed(status: Mapping[str, Any]) -> str:
     eta_s, rate = status.get("eta_s"), status.get("rate_per_s") or 0.0
     left = "time left unknown" if eta_s is None else f"about {duration_text(eta_s)} left"
     return f"{rate_text(rate)}, {left}" if rate else left
-
-
-def rate_text(per_s: float) -> str:
-    """Return a rate with the unit that gives a readable number: "83/s", "1.3/s", "12/min", "4/h"."""
-    if per_s >= 1.0:
-        return f"{per_s:,.0f}/s" if per_s >= 10.0 else f"{per_s:.1f}/s"
-    return f"{60 * per_s:.0f}/min" if per_s >= 1 / 12 else f"{3600 * per_s:.0f}/h"
 
 
 def _longest(status: Mapping[str, Any], now: float) -> list[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from handoff_mpi.formatting import duration_text
-from handoff_mpi.runtime.progress_lines import ProgressLines, progress_line, rate_text
+from handoff_mpi.formatting import duration_text, rate_text
+from handoff_mpi.runtime.progress_lines import ProgressLines, progress_line
 
 COUNTS = {"waiting": 60, "ready": 8, "running": 3, "done": 28, "failed": 1, "skipped": 0, "retries": 4}
 STATUS = {"functions": 100, "counts": COUNTS, "rate_per_s": 2.5, "eta_s": 27.0, "longest": [], "lost_ranks": {}}

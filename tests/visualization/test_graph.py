@@ -243,9 +243,7 @@ def test_nodes_say_what_ran_where_and_when() -> None:
 
 def test_edges_carry_the_producers_bytes_and_whether_they_cross_ranks() -> None:
     data = execution_graph(spectra())
-    edges = {
-        (edge["source"], edge["target"]): (edge["nbytes"], edge["crosses_ranks"]) for edge in data["edges"]
-    }
+    edges = {(edge["source"], edge["target"]): (edge["nbytes"], edge["crosses_ranks"]) for edge in data["edges"]}
     assert edges == {
         ("load", "fit"): (8_000_000, False),
         ("load", "fft"): (8_000_000, True),
@@ -428,9 +426,7 @@ AWKWARD = [
 def awkward() -> Run:
     ids: list[Hashable] = [*AWKWARD, 1, "1", ("a", 1)]
     rows = [
-        record(
-            identity, rank=number % 3, host=f'h"{number % 3}\\', inputs=tuple(ids[max(0, number - 2) : number])
-        )
+        record(identity, rank=number % 3, host=f'h"{number % 3}\\', inputs=tuple(ids[max(0, number - 2) : number]))
         for number, identity in enumerate(ids)
     ]
     return Run(rows, dag_id='the "\\dag\n')
@@ -536,9 +532,7 @@ def test_mermaid_escapes_whatever_ids_and_hosts_hold() -> None:
     assert list(chart["groups"]) == [f'rank {rank} on h"{rank}\\' for rank in range(3)]
 
 
-@pytest.mark.parametrize(
-    "label", ["__init__", "_x_ y", "1. x", "- x", "+ x", "---", "==", "    x", "*s*", "`m`"]
-)
+@pytest.mark.parametrize("label", ["__init__", "_x_ y", "1. x", "- x", "+ x", "---", "==", "    x", "*s*", "`m`"])
 def test_mermaid_leaves_nothing_to_markdown(label: str) -> None:
     line = to_mermaid(execution_graph(Run([record(label)]))).splitlines()[2]
     text = re.fullmatch(r' *n0\["(.*)"\]:::done', line)

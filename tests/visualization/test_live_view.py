@@ -1,0 +1,103 @@
+"""What the live view draws, from a status alone."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from rich.cells import cell_len
+
+from handoff_mpi.visualization.live_view import MAX_ROWS, Painter, plain, rows_for
+from tests.visualization.fake_status import NOW, fake_status
+
+
+@pytest.fixture(autouse=True)
+def colours(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+
+def drawn(status, width=80, height=50, silent_s=0.0):
+    return plain(Painter().lines(status, NOW, width, rows_for(height), silent_s)).split("\n")
+
+
+@pytest.mark.parametrize("width", [20, 40, 50, 70, 80, 110, 200])
+@pytest.mark.parametrize("height", [8, 24, 50, 100])
+@pytest.mark.parametrize(
+    "status", [fake_status(30, hosts=1, gpus=0, names=3), fake_status(names=50, hosts=100, lost=9)]
+)
+def test_it_fits_terminals_of_any_size(width, height, status):
+    lines = drawn(status, width, height)
+    assert 3 <= len(lines) <= min(MAX_ROWS, height)
+    assert max(map(cell_len, lines)) <= width
+    assert "spectra" in lines[0]
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_it_shows_counts_names_hosts_calls_and_trouble(width):
+    text = "\n".join(drawn(fake_status(), width))
+    for part in (
+        *("12 min 31 s, about 7 min 13 s left", "50 %", "50,000 done", "64 running", "49,934 waiting", "2 failed"),
+        *("3 retried", "83/s", "'fit-3' and 1 more: ValueError: bad spectrum", "rank 2: its process was killed"),
+        *("8,333/16,666", "10 running", "15/16 busy", "97 % of 16 cores", "12/64 GB", "1/2 GPUs"),
+        *("'fit-0'  running for 11 min 40 s  on rank 0 (n1)", "1.7 s each"),
+    ):
+        assert part in text, f"{part} is missing:\n{text}"
+
+
+def test_tables_that_do_not_fit_say_how_many_are_not_shown():
+    text = "\n".join(drawn(fake_status(names=50, hosts=100), 200))
+    names, hosts = text.count(" each"), text.count(" busy")
+    assert names == hosts >= 3
+    assert f"and {50 - names} more " in text
+    assert f"and {100 - hosts} more " in text
+
+
+def test_calls_that_run_come_before_names_that_are_done():
+    lines = drawn(fake_status())
+    rows = [line.split()[0] for line in lines if " each" in line]
+    assert rows[0] == "fft"
+
+
+def test_a_time_left_that_is_unknown_and_a_silent_rank_0_are_told():
+    assert "time left unknown" in drawn({**fake_status(), "eta_s": None})[0]
+    assert "no news for 20 s" in drawn(fake_status(), silent_s=20.0)[0]
+
+
+def test_100_percent_means_that_nothing_is_left():
+    status = fake_status(1000, failed=0)
+    status["counts"].update(done=999)
+    assert " 99 %" in drawn(status)[1]
+    status["counts"].update(done=1000)
+    assert " 100 %" in drawn(status)[1]
+
+
+def test_control_characters_and_markup_stay_text():
+    status = fake_status()
+    status["dag_id"] = "a\x1b[31mb\n[red]c"
+    status["longest"][0]["id"] = "\x1b]0;title\x07"
+    lines = Painter().lines(status, NOW, 120, 16)
+    text = plain(lines)
+    assert "a\\x1b[31mb\\n[red]c" in text
+    assert "\\x1b]0;title\\x07" in text
+    assert "\x07" not in "".join(lines)
+
+
+def test_without_colours_and_on_a_terminal_without_unicode(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    coloured = [line for line in Painter().lines(fake_status(), NOW, 80, 16) if "\x1b[3" in line]
+    assert not coloured
+    "".join(Painter("latin-1").lines(fake_status(), NOW, 80, 16)).encode("latin-1")
+
+
+ODD = [None, "text", -1, float("nan"), [], {}, [1], {"a": 1}, {"a": {"total": "x"}}, [{"id": None}], True]
+
+
+@pytest.mark.parametrize("value", ODD, ids=repr)
+def test_a_status_of_another_version_is_drawn_as_far_as_it_is_understood(value):
+    usual = fake_status()
+    for name in usual:
+        assert drawn({**usual, name: value})
+    assert drawn({"counts": dict.fromkeys(usual["counts"], value)})
+    assert drawn({})
+    assert drawn(json.loads(json.dumps(usual)))

@@ -6,6 +6,7 @@ import os
 import sys
 from dataclasses import dataclass
 
+from handoff_mpi.launch.notebook_view import is_notebook
 from handoff_mpi.runtime.options import RunOptions
 
 LIVE, LINES, NONE = "live", "lines", "none"
@@ -22,7 +23,8 @@ def terminal_of_stderr() -> int | None:
     """
     try:
         fd = sys.stderr.fileno()
-        if not os.isatty(fd) or os.environ.get("TERM", "") in _DUMB:
+        # A notebook's stderr has a descriptor that may be a terminal, and is none itself.
+        if not (sys.stderr.isatty() and os.isatty(fd)) or os.environ.get("TERM", "") in _DUMB:
             return None
         size = os.get_terminal_size(fd)
     except (OSError, ValueError, AttributeError):  # stderr is closed, or an object of the user's
@@ -53,7 +55,7 @@ class Shown:
     Attributes:
         has_start_line: whether it prints the start lines.
         prints_lines: whether it prints lines.
-        draws: whether it has the live view drawn on its own terminal.
+        draws: whether it has the live view drawn, on its own terminal or in a notebook.
     """
 
     has_start_line: bool
@@ -71,7 +73,8 @@ def shown_by_run(options: RunOptions, owns_terminal: bool, is_supervised: bool) 
     """
     if options.quiet or options.progress == NONE:
         return Shown(False)
-    can_draw = owns_terminal and options.run_dir is not False and terminal_of_stderr() is not None
+    can_draw = owns_terminal and options.run_dir is not False
+    can_draw = can_draw and (terminal_of_stderr() is not None or (options.progress == LIVE and is_notebook()))
     if options.progress == "auto":
         return Shown(False, draws=can_draw)
     is_live = options.progress == LIVE and (can_draw or is_supervised)

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,7 @@ from handoff_mpi.launch.changes import Acceptance, explain_changes
 from handoff_mpi.launch.deadline import end_of_run
 from handoff_mpi.launch.dry_run import check_for_run
 from handoff_mpi.launch.job import Job
+from handoff_mpi.launch.notebook_view import drawn_in_notebook
 from handoff_mpi.launch.notices import notices
 from handoff_mpi.launch.progress_mode import shown_by_run, terminal_of_stderr
 from handoff_mpi.launch.questions import find_questions
@@ -247,14 +249,14 @@ class Run:
         try:
             self._tell_start()
             worker_loop.set_active(loop)
-            terminal = terminal_of_stderr() if self._shown.draws else None
-            with garbage.frozen(len(self._plan)), drawn(self._files.path, terminal):
-                loop.run([Submitted(self._specs, resumed.rest, resumed.suspects, resumed.deaths), Closed()])
-            loop.confirm()
-            if self._recorder.announcer is not None:
-                self._recorder.announcer.close()
-            results = self._results(loop.trouble, self._why_stopped(loop))
-            return self._close(loop, results)
+            with self._live_view():
+                with garbage.frozen(len(self._plan)):
+                    loop.run([Submitted(self._specs, resumed.rest, resumed.suspects, resumed.deaths), Closed()])
+                loop.confirm()
+                if self._recorder.announcer is not None:
+                    self._recorder.announcer.close()
+                results = self._results(loop.trouble, self._why_stopped(loop))
+                return self._close(loop, results)
         except HandoffError as error:
             code = error.exit_code
             is_lost = isinstance(error, (JobLost, TransportError))
@@ -425,6 +427,12 @@ class Run:
         for each in self._job.capabilities:
             about = {"node": each.rank, "host": each.host, "capabilities": each.offered()}
             telemetry.execute(events.RANK_JOINED, {"system_time": clock()}, about)
+
+    def _live_view(self) -> AbstractContextManager[None]:
+        path, terminal = self._files.path, terminal_of_stderr()
+        if path is None or not self._shown.draws:
+            return nullcontext()
+        return drawn_in_notebook(path) if terminal is None else drawn(path, terminal)
 
     def _start_lines(self) -> list[str]:
         job, path = self._job, self._files.path

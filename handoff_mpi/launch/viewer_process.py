@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import socket
 import subprocess
@@ -10,10 +11,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from handoff_mpi import descendants
 from handoff_mpi.python_path import python_program
-from handoff_mpi.visualization.bottom_rows import GIVE_BACK
+from handoff_mpi.visualization.bottom_rows import DELAY_S, GIVE_BACK
 
 #: The process sleeps this long before it imports what it draws with: most runs are over by then.
 _SLEEP_MS = 800
@@ -43,7 +45,7 @@ class ViewerProcess:
         self._sock, theirs = socket.socketpair()
         self._sock.settimeout(ANSWER_S)
         self._number = 0
-        self._started = time.monotonic()
+        self._shown_at = 0.0
         with theirs:
             program = python_program(_IMPORTS, "main()")
             self._process = subprocess.Popen(program, stdin=theirs.fileno(), stdout=terminal, stderr=subprocess.DEVNULL)
@@ -55,14 +57,18 @@ class ViewerProcess:
         return self._process.poll() is not None
 
     def show(self, run_dir: Path) -> None:
-        """Have it draw the run in ``run_dir``."""
-        self._ask(b"show " + os.fsencode(run_dir))
+        """Have it draw the run in ``run_dir``, once that has lasted for a second."""
+        self._shown_at = time.monotonic()
+        self._ask({"show": str(run_dir)})
 
     def hide(self) -> None:
         """Have it give the terminal back, and wait until it has."""
-        number = self._ask(b"hide")
-        may_have_drawn = time.monotonic() - self._started > _SLEEP_MS / 1000
-        if number and may_have_drawn and not self._is_answered(number):
+        if time.monotonic() - self._shown_at < DELAY_S:  # it has not drawn yet: a loop of small runs waits for nothing
+            self._ask({"hide": 0})
+            return
+        self._number += 1
+        self._ask({"hide": self._number})
+        if not self._is_answered(self._number):
             self._give_back_if_killed()
 
     def close(self) -> None:
@@ -81,13 +87,11 @@ class ViewerProcess:
         self._process.returncode = 0
         os.close(self._terminal)
 
-    def _ask(self, what: bytes) -> int:
-        self._number += 1
+    def _ask(self, what: dict[str, Any]) -> None:
         try:
-            self._sock.sendall(b"%d %s\n" % (self._number, what))
+            self._sock.sendall(json.dumps(what).encode() + b"\n")
         except OSError:
-            return 0  # it was killed
-        return self._number
+            pass  # it was killed, and the next run starts another
 
     def _is_answered(self, number: int) -> bool:
         answers = b""
@@ -117,13 +121,13 @@ _viewer: ViewerProcess | None = None
 
 
 @contextmanager
-def drawn(run_dir: Path | None, terminal: int | None) -> Iterator[None]:
-    """Have the run in ``run_dir`` drawn on a terminal within ``with``; nothing if either is None.
+def drawn(run_dir: Path, terminal: int | None) -> Iterator[None]:
+    """Have the run in ``run_dir`` drawn on a terminal within ``with``; nothing if there is none.
 
     A process is started once, and draws all runs of this one.
     """
     global _viewer
-    if run_dir is None or terminal is None:
+    if terminal is None:
         yield
         return
     if _viewer is None or _viewer.has_ended:

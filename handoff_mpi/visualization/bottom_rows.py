@@ -19,6 +19,8 @@ _CLEAR_LINE, _CLEAR_BELOW = f"{_ESC}[2K", f"{_ESC}[J"
 _PLAIN = f"{_ESC}[0m"
 #: The size of a terminal that does not tell its own.
 _USUAL_SIZE = os.terminal_size((80, 24))
+#: A run that is over sooner is not drawn.
+DELAY_S = 1.0
 #: Gives the terminal back where the process that drew was killed; what is drawn below the cursor is cleared.
 GIVE_BACK = f"{_SAVE}{_WHOLE_SCREEN}{_RESTORE}{_CLEAR_BELOW}"
 

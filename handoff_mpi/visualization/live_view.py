@@ -114,9 +114,11 @@ def _share(rows: int, wanted: Sequence[int]) -> list[int]:
 
 
 def _title(status: Status, now: float, width: int, silent_s: float) -> Text:
-    took = duration_text(max(0.0, now - _number(status.get("started_s", now))))
+    took = duration_text(_number(status.get("duration_s")) or max(0.0, now - _number(status.get("started_s", now))))
     eta_s = status.get("eta_s")
     left = "time left unknown" if eta_s is None else f"about {duration_text(_number(eta_s))} left"
+    if status.get("exit_code") is not None:
+        left = _short(status.get("status"))
     is_silent = silent_s >= SILENCE_S
     if is_silent:
         left = f"no news for {duration_text(silent_s)}"

@@ -1,9 +1,9 @@
 """The process that draws the live view of runs on a terminal.
 
 It reads ``status.json`` alone, so that drawing costs the scheduler nothing. Its standard input is a socket of the
-process that has started it; standard output is the terminal. Requests are lines: ``NUMBER show PATH`` has it draw the
-run in that directory, ``NUMBER hide`` has it give the terminal back, and each is answered by its number. It ends, and
-gives the terminal back, when the other end of the socket is closed, however that came about.
+process that has started it; standard output is the terminal. Requests are lines of JSON: ``{"show": PATH}`` has it draw
+the run in that directory; ``{"hide": NUMBER}`` has it give the terminal back and answer with the number, unless that is
+0. It ends, and gives the terminal back, when the other end of the socket is closed, however that came about.
 
 Another process group than the terminal's runs it, so that no key of the user's stops or ends it. It draws only while
 the process that has started it is in the foreground.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import select
 import signal
@@ -24,13 +25,13 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from handoff_mpi.results.run_dir import read_status
-from handoff_mpi.visualization.bottom_rows import BottomRows, terminal_size
+from handoff_mpi.visualization.bottom_rows import DELAY_S, BottomRows, terminal_size
 from handoff_mpi.visualization.live_view import Painter, rows_for
 
-#: A run that is over sooner is not drawn.
-DELAY_S = 1.0
 #: Seconds between two frames, and between two looks at the terminal's size and at who is in the foreground.
 FRAME_S, LOOK_S = 0.5, 0.1
+#: Seconds between two looks for the process that has started this one, while there is nothing to draw.
+IDLE_LOOK_S = 2.0
 #: Ranks that compute come first.
 _NICENESS = 5
 _REQUEST_NBYTES = 65536
@@ -70,15 +71,15 @@ def serve(sock: socket.socket, viewer: Viewer) -> None:
     is_waiting = select.poll()
     is_waiting.register(sock, select.POLLIN)
     while viewer.is_wanted:
-        if is_waiting.poll(1000 * LOOK_S):
+        if is_waiting.poll(1000 * (LOOK_S if viewer.is_drawing else IDLE_LOOK_S)):
             arrived = sock.recv(_REQUEST_NBYTES)
             if not arrived:
                 return
             *requests, pending = (pending + arrived).split(b"\n")
             for request in requests:
-                number, _, what = request.partition(b" ")
-                viewer.obey(what)
-                sock.sendall(number + b"\n")
+                number = viewer.obey(json.loads(request))
+                if number:
+                    sock.sendall(b"%d\n" % number)
         viewer.look(time.monotonic())
 
 
@@ -104,13 +105,19 @@ class Viewer:
         self._holds_terminal = False
         self.is_wanted = True
 
-    def obey(self, request: bytes) -> None:
-        """Obey ``show PATH`` or ``hide``."""
-        verb, _, path = request.partition(b" ")
-        self._run_dir = Path(os.fsdecode(path)) if verb == b"show" else None
+    @property
+    def is_drawing(self) -> bool:
+        """Whether a run is to be drawn."""
+        return self._run_dir is not None
+
+    def obey(self, request: dict[str, Any]) -> int:
+        """Obey a request; return the number to answer with, or 0."""
+        path = request.get("show")
+        self._run_dir = None if path is None else Path(path)
         self._wanted_at, self._beat = time.monotonic(), None
-        if self._run_dir is None:
+        if path is None:
             self._give_back()
+        return int(request.get("hide", 0))
 
     def look(self, now: float) -> None:
         """Draw a frame if one is due, and give the terminal back if nothing is to be drawn.

@@ -30,8 +30,9 @@ Setup: TypeAlias = "Callable[[int], Any]"
 def start(**defaults: Any) -> None:
     """Set defaults for the options of :func:`execute` in this process, as in the guide.
 
-    In ``dag.py``, those of the command line's run of it: its flags and the environment win. What must be known before
-    that file is loaded (``run_dir``, ``fresh``, ``rerun``, ``drain``) is theirs alone.
+    In ``dag.py``, those of the command line's run of it: its flags and the environment win, and they alone can set what
+    must be known before that file is loaded (``run_dir``, ``fresh``, ``rerun``, ``drain``, ``join_limit``, ``progress``
+    and ``quiet``).
 
     Raises:
         UsageError: an option is unknown or its value wrong.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable, Hashable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -58,6 +58,7 @@ from handoff_mpi.runtime.chronicle import Chronicle
 from handoff_mpi.runtime.inquiry import HostGuard
 from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.runtime.pace import clock
+from handoff_mpi.runtime.progress_lines import LinesThread, ProgressLines, counts_of
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.scheduler_loop import LoopSettings, SchedulerLoop
@@ -114,6 +115,7 @@ class Run:
         for line in [*waiting, *find_questions(dag, self._plan, self._ledger, options)]:
             say_once(line)
         self._shown = shown_by_run(options, job.is_local, has_supervisor())
+        self._lines: ProgressLines | None = None
         self._store_factory = encode_factory(options.result_store)
         self._own_store = None if options.result_store is None else GuardedStore(options.result_store, 0)
         self._store: ResultStore = self._own_store or MemoryStore()
@@ -249,7 +251,7 @@ class Run:
         try:
             self._tell_start()
             worker_loop.set_active(loop)
-            with self._live_view():
+            with self._telling():
                 with garbage.frozen(len(self._plan)):
                     loop.run([Submitted(self._specs, resumed.rest, resumed.suspects, resumed.deaths), Closed()])
                 loop.confirm()
@@ -326,6 +328,7 @@ class Run:
             self._files.confirm,
             not is_builtin(self._strategy),
             has_launcher=job.is_mpi,
+            report=self._report,
         )
         loop = SchedulerLoop(
             job.transport,
@@ -427,6 +430,32 @@ class Run:
         for each in self._job.capabilities:
             about = {"node": each.rank, "host": each.host, "capabilities": each.offered()}
             telemetry.execute(events.RANK_JOINED, {"system_time": clock()}, about)
+
+    def _report(self, now: float) -> None:
+        if self._lines is not None and not self._job.is_local:  # there a thread does it
+            self._lines.look(self._progress(), now)
+
+    def _progress(self) -> dict[str, Any]:
+        """Return what is known of the run now, as ``status.json`` holds it."""
+        recorder = self._recorder
+        trouble = {"lost_ranks": recorder.lost, "probation": recorder.probation}
+        return {**self._about, "counts": counts_of(self._scheduler), **trouble}
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Show progress within ``with``."""
+        thread = None
+        if self._shown.prints_lines:
+            self._lines = ProgressLines(say, self._started)
+            if self._job.is_local:
+                thread = LinesThread(self._lines, self._progress)
+                thread.start()
+        try:
+            with self._live_view():
+                yield
+        finally:
+            if thread is not None:
+                thread.close()
 
     def _live_view(self) -> AbstractContextManager[None]:
         path, terminal = self._files.path, terminal_of_stderr()

@@ -104,6 +104,7 @@ class LoopSettings:
         has_own_strategy: whether the user's own code allocates.
         has_launcher: whether the other ranks end with the process that has started this one.
         confirm: called once a second; it raises when the run is no longer this launch's.
+        report: called once a second with the time: it tells people how the run goes.
     """
 
     run: str
@@ -117,6 +118,7 @@ class LoopSettings:
     confirm: Callable[[], None] = lambda: None
     has_own_strategy: bool = False
     has_launcher: bool = True
+    report: Callable[[float], None] = lambda now: None
 
 
 class SchedulerLoop:
@@ -382,6 +384,7 @@ class SchedulerLoop:
         if now >= self._next_confirm:
             self._next_confirm = now + CONFIRM_S
             self.confirm()
+            self.settings.report(now)
             self._greet(now)
             self._guard_hosts(now, events)
 

@@ -145,6 +145,39 @@ def test_a_function_can_ask_and_be_debugged_in_one_process(run):
     assert shown.is_given_back
 
 
+SCRIPT = """
+import pathlib, time, handoff_mpi as handoff
+from handoff_mpi import DAG, Function
+
+def wait():
+    while not pathlib.Path("go on").exists():
+        time.sleep(0.02)
+
+dag = DAG("in a script")
+dag.add_function(Function("wait", (), wait))
+handoff.execute(dag, **OPTIONS)
+print("the script goes on")
+"""
+
+
+def test_a_script_has_its_run_drawn_without_start_lines(terminal, tmp_path):  # noqa: F811
+    shown = terminal("-c", SCRIPT.replace("OPTIONS", "{}"))
+    shown.until(lambda: "── in a script ─" in shown.text)
+    go_on(tmp_path)
+    assert shown.end() == 0
+    assert shown.text.strip() == "the script goes on"
+    assert shown.is_given_back
+
+
+@pytest.mark.parametrize("options", ["quiet=True", "progress='none'", "progress='lines', run_dir=False"])
+def test_a_script_can_have_it_otherwise(terminal, tmp_path, options):  # noqa: F811
+    go_on(tmp_path)
+    shown = terminal("-c", SCRIPT.replace("OPTIONS", f"dict({options})"))
+    assert shown.end() == 0
+    assert ("files: none" in shown.text) == ("lines" in options)
+    assert b"\x1b" not in shown.raw
+
+
 def test_a_terminal_that_obeys_nothing_gets_lines(run, tmp_path):
     go_on(tmp_path)
     shown = run("-n", "2", env={"TERM": "dumb"})

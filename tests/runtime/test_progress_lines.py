@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import pytest
 
+import handoff_mpi
+from handoff_mpi import DAG, Function
 from handoff_mpi.formatting import duration_text, rate_text
-from handoff_mpi.runtime.progress_lines import ProgressLines, progress_line
+from handoff_mpi.runtime import progress_lines
+from handoff_mpi.runtime.pace import clock
+from handoff_mpi.runtime.progress_lines import LinesThread, ProgressLines, progress_line
 
 COUNTS = {"waiting": 60, "ready": 8, "running": 3, "done": 28, "failed": 1, "skipped": 0, "retries": 4}
 STATUS = {"functions": 100, "counts": COUNTS, "rate_per_s": 2.5, "eta_s": 27.0, "longest": [], "lost_ranks": {}}
@@ -41,6 +48,51 @@ def test_a_long_call_and_places_in_trouble_are_named():
     assert line.endswith("; ranks 2, 5, 7 and 2 more lost; n\\x1b3 on probation")
     assert line.isprintable()
     assert "longest" not in progress_line({**STATUS, "longest": [{**call, "started_s": NOW - 5}]}, NOW)
+
+
+def wait_for(path):
+    end = time.monotonic() + 20
+    while not Path(path).exists() and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("run_dir", [False, "run"])
+def test_a_line_is_printed_while_a_function_runs_in_one_process(run_dir, monkeypatch, tmp_path):
+    said = []
+
+    def say(line):
+        said.append(line)
+        if "running" in line:
+            (tmp_path / "said").touch()
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(progress_lines, "FIRST_INTERVAL_S", 0.1)
+    monkeypatch.setattr("handoff_mpi.launch.run.say", say)
+    dag = DAG("long")
+    dag.add_function(Function("wait", (), wait_for, [str(tmp_path / "said")]))
+    handoff_mpi.execute_local(dag, progress="lines", run_dir=run_dir)
+    assert any("0 of 1 functions done, 1 running; time left unknown" in line for line in said)
+
+
+def test_a_table_that_changes_while_a_line_is_made_is_read_again(monkeypatch):
+    said, tables = [], iter([{**STATUS, "functions": 1}, RuntimeError("dictionary changed size during iteration")])
+
+    def status():
+        found = next(tables, STATUS)
+        if isinstance(found, RuntimeError):
+            raise found
+        return found
+
+    lines = ProgressLines(said.append, clock() - 11)
+    next(tables)
+    thread = LinesThread(lines, status)
+    thread.start()
+    end = time.monotonic() + 20
+    while not said and time.monotonic() < end:
+        time.sleep(0.01)
+    thread.close()
+    assert not thread.is_alive()
+    assert len(said) == 1
 
 
 def test_a_status_without_counts_makes_a_line_too():

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Sequence
 
-from handoff_mpi.flags import PREFIX, without_flags
+from handoff_mpi.flags import without_flags
 from handoff_mpi.launch.start_line import ResumeCommand
 
 
@@ -19,7 +18,8 @@ def resume_command(own: Sequence[str], args: Sequence[str], is_launched: bool = 
         args: the words behind it.
         is_launched: whether mpirun or srun started this process, whose own words are unknown.
     """
-    has_run_dir = any(word.partition("=")[0] == "--run-dir" for word in own) or bool(os.environ.get(f"{PREFIX}RUN_DIR"))
+    # A variable that names the run-dir may be a batch script's alone, so the command names it all the same.
+    has_run_dir = any(word.partition("=")[0] == "--run-dir" for word in own)
 
     def command(run_dir: str) -> str:
         if is_launched:

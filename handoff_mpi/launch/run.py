@@ -33,14 +33,12 @@ from handoff_mpi.launch.changes import Acceptance, explain_changes
 from handoff_mpi.launch.deadline import end_of_run
 from handoff_mpi.launch.dry_run import check_for_run
 from handoff_mpi.launch.job import Job
-from handoff_mpi.launch.notebook_view import drawn_in_notebook
 from handoff_mpi.launch.notices import notices
 from handoff_mpi.launch.progress_mode import shown_by_run, terminal_of_stderr
 from handoff_mpi.launch.questions import find_questions
 from handoff_mpi.launch.resume import Resumed, ValueFiles, resume
 from handoff_mpi.launch.run_files import open_files
 from handoff_mpi.launch.start_line import shown_path, start_lines
-from handoff_mpi.launch.viewer_process import drawn
 from handoff_mpi.messages import START
 from handoff_mpi.python_path import shared_path
 from handoff_mpi.resources import Capability, parse_nbytes
@@ -77,6 +75,8 @@ _SHORT_GOODBYE_S = 2.0
 _LEAST_PATIENCE_S = 20.0
 
 
+#: Of a run that is shorter nobody is told how far it has come.
+_SHORT_RUN_S = 0.5
 #: So many codes are known to have been decoded in a job, about.
 _MAX_KNOWN_CODES = 10_000
 #: Of the functions that ran when a run was stopped, so many are named.
@@ -432,14 +432,18 @@ class Run:
             telemetry.execute(events.RANK_JOINED, {"system_time": clock()}, about)
 
     def _report(self, now: float) -> None:
+        if now < self._started + _SHORT_RUN_S:
+            return  # a loop of small runs would write a file more for each
+        progress = self._progress()
+        self._files.renew_running(progress)
         if self._lines is not None and not self._job.is_local:  # there a thread does it
-            self._lines.look(self._progress(), now)
+            self._lines.look(progress, now)
 
     def _progress(self) -> dict[str, Any]:
         """Return what is known of the run now, as ``status.json`` holds it."""
         recorder = self._recorder
         trouble = {"lost_ranks": recorder.lost, "probation": recorder.probation}
-        return {**self._about, "counts": counts_of(self._scheduler), **trouble}
+        return {**self._about, "time_s": clock(), "counts": counts_of(self._scheduler), **trouble}
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
@@ -461,7 +465,13 @@ class Run:
         path, terminal = self._files.path, terminal_of_stderr()
         if path is None or not self._shown.draws:
             return nullcontext()
-        return drawn_in_notebook(path) if terminal is None else drawn(path, terminal)
+        if terminal is None:
+            from handoff_mpi.launch.notebook_view import drawn_in_notebook
+
+            return drawn_in_notebook(path)
+        from handoff_mpi.launch.viewer_process import drawn  # ranks do without what draws
+
+        return drawn(path, terminal)
 
     def _start_lines(self) -> list[str]:
         job, path = self._job, self._files.path

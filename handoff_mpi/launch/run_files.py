@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from handoff_mpi.errors import JournalError
 from handoff_mpi.results.history import History, read_history
 from handoff_mpi.results.journal import Journal, JournalPort, clear
 from handoff_mpi.results.run_dir import (
+    STATUS,
     VALUES,
     give_up_room,
     lock_run_dir_soon,
@@ -76,6 +78,10 @@ class RunFiles(Protocol):
         """
         ...
 
+    def renew_running(self, about: dict[str, Any]) -> None:
+        """Write how far a run has come, if that is possible; worth a call a second."""
+        ...
+
     def write_verdict(self, **fields: Any) -> None:
         """Write the status of a run that has ended; say so if that is not possible."""
         ...
@@ -139,6 +145,13 @@ class FilesOfRunDir:
     def write_running(self, about: dict[str, Any]) -> None:
         write_status(self._directory, status="running", exit_code=None, **about)
 
+    def renew_running(self, about: dict[str, Any]) -> None:
+        content = json.dumps({"status": "running", "exit_code": None, **about}, default=repr)
+        try:
+            self._directory.write(STATUS, content.encode())
+        except OSError:
+            pass  # the room that is kept on a full disk is for the verdict
+
     def write_verdict(self, **fields: Any) -> None:
         try:
             write_status(self._directory, **fields)
@@ -176,6 +189,9 @@ class NoFiles:
         pass
 
     def write_running(self, about: dict[str, Any]) -> None:
+        pass
+
+    def renew_running(self, about: dict[str, Any]) -> None:
         pass
 
     def write_verdict(self, **fields: Any) -> None:

@@ -68,7 +68,7 @@ def go_on(tmp_path):
 @pytest.mark.parametrize("columns", [80, 200])
 def test_a_launch_draws_at_the_bottom_and_output_scrolls_above(run, tmp_path, columns):
     shown = run("-n", "2", "--slots", "4", columns=columns)
-    shown.until(lambda: "── talking ─" in shown.text and "printed by 3" in shown.text)
+    shown.until(lambda: "0 done  4 running" in shown.text and "printed by 3" in shown.text)
     shown.resize(columns - 10, 40)
     shown.until(lambda: shown.lines[24:].count("") < 16 and any("── talking ─" in line for line in shown.lines[24:]))
     assert shown.text.count("── talking ─") == 1

@@ -1,4 +1,4 @@
-"""The lines that rank 0 prints as a run begins: what runs on what, where its files are, which command resumes it."""
+"""The lines that rank 0 prints as a run begins: what runs where, where its files are, which command resumes it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def start_lines(
     if run_dir is None:
         return [first, "files: none, so the run cannot be resumed"]
     resume = f"execute(..., run_dir={run_dir!r})" if resumed_by is None else resumed_by(run_dir)
-    return [first, f"files: {run_dir}; to resume: {resume}"]
+    return [first, f"files: {run_dir}", f"to resume: {resume}"]
 
 
 def _counted(count: int, noun: str) -> str:
@@ -47,7 +47,7 @@ def _counted(count: int, noun: str) -> str:
 def _resources(capacity: Mapping[str, float]) -> str:
     parts = [_counted(int(capacity.get("cpu", 0)), "core")]
     if capacity.get("memory"):
-        parts.append(f"{capacity['memory'] / _MB_OF_A_GB:,.1f} GB of memory")
+        parts.append(f"{capacity['memory'] / _MB_OF_A_GB:,.3g} GB")
     if capacity.get("gpu"):
         parts.append(_counted(int(capacity["gpu"]), "GPU"))
     return ", ".join(parts)

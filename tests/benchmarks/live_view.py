@@ -24,7 +24,7 @@ from tests.benchmarks.harness import LIMIT_S, Answer, Setting, arguments, in_tur
 from tests.faults.launching import fresh
 
 DAG = Path(__file__).with_name("journal_dag.py")
-WORKLOADS = {"10,000 functions of 1 ms": (10_000, 0.001), "100,000 no-ops": (100_000, 0.0)}
+WORKLOADS = {"10,000 functions of 1 ms": (10_000, 0.001), "500,000 no-ops": (500_000, 0.0)}
 MODES = ("none", "lines", "live")
 
 

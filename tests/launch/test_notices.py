@@ -48,7 +48,7 @@ def said(tmp_path, monkeypatch):
         assert ended.rc == 0, ended.err
         lines = [line.removeprefix("handoff: ") for line in ended.err.splitlines() if line.startswith("handoff: ")]
         assert len(set(lines)) == len(lines)
-        return [line for line in lines if not line.startswith(("DAG ", "this MPI", "20", "files: "))]
+        return [line for line in lines if not line.startswith(("DAG ", "this MPI", "20", "files: ", "to resume: "))]
 
     return run
 

@@ -271,7 +271,7 @@ def test_what_a_function_forks_does_not_go_on_as_its_process(handoff, tmp_path, 
     (tmp_path / "forking.py").write_text(FORKING)
     ended = handoff("run", *words, "forking.py")
     assert ended.rc == 0, ended.err
-    assert ended.err.count("handoff: ") == 3, "start lines and the summary: " + ended.err
+    assert ended.err.count("handoff: ") == 4, "start lines and the summary: " + ended.err
     assert sorted(ended.out.split()) == sorted([*"0369", *["called"] * 4, str(sum(range(12)))])
 
 

@@ -4,13 +4,15 @@ The records of a segment, beside the journal's own header; tasks go by their num
 
 - ``("run", about)``: what the run is, a dict;
 - ``("tasks", first, [(id, fingerprint or None, name, inputs, cost)])``: the table of tasks, from number ``first`` on;
-- ``("turn", sent, done, failed, setbacks)``: what one turn of the scheduler learnt. ``sent`` is (task, attempt, rank);
-  ``done`` (task, attempt, rank, started, duration, nbytes, payload or None, key of the value's file or None);
-  ``failed`` (task, attempt, rank, status, kind, message); ``setbacks`` (task, attempt, rank, kind, reason), which are
-  no failures;
+- ``("turn", sent, done, failed, setbacks, time_s)``: what one turn of the scheduler learnt, and when that was. ``sent``
+  is (task, attempt, rank); ``done`` (task, attempt, rank, started, duration, nbytes, payload or None, key of the
+  value's file or None); ``failed`` (task, attempt, rank, status, kind, message, started, duration, number of the
+  traceback or -1), without the last three where the scheduler itself fails the function; ``setbacks`` (task, attempt,
+  rank, kind, reason), which are no failures. Format 2 has neither ``time_s`` nor the last three of ``failed``;
+- ``("traceback", number, text)``: a traceback that failed attempts refer to;
 - ``("restored", [task])``: done by an earlier launch;
 - ``("persisted", task, key)``: the value of a task that was done lies in a file by now;
-- ``("rank", rank, what, reason)``: what became of a rank;
+- ``("rank", rank, what, reason, time_s)``: what became of a rank; format 2 has no ``time_s``;
 - ``("probation", begins, host or rank, ranks, reason)``: a host or rank is given only probes, or is trusted again;
 - ``("forgiven", task, deaths)``: so many deaths were the fault of a rank or host, not of the task;
 - ``("end", status, exit_code, is_cut_short)``: the launch ended in order, but perhaps left calls running that got no
@@ -99,7 +101,7 @@ class History:
     Attributes:
         launches: in order.
         done: what was done, by identity; the newest, but one with a value before one without.
-        failed: (attempt, rank, kind, message) of the last failure of each that has not been done since.
+        failed: (attempt, rank, kind, message, traceback) of the last failure of each that has not been done since.
         deaths: how often a function's process died, of those that have not ended.
         suspects: functions that were in flight when a launch was cut short: one of them may have done it.
         setbacks: why functions were called more than once, in order.
@@ -109,7 +111,7 @@ class History:
 
     launches: list[Launch] = field(default_factory=list)
     done: dict[Identity, Done] = field(default_factory=dict)
-    failed: dict[Identity, tuple[int, int, str, str]] = field(default_factory=dict)
+    failed: dict[Identity, tuple[int, int, str, str, str]] = field(default_factory=dict)
     deaths: dict[Identity, int] = field(default_factory=dict)
     suspects: set[Identity] = field(default_factory=set)
     setbacks: dict[Identity, list[Setback]] = field(default_factory=dict)
@@ -163,6 +165,7 @@ class _Reader:
         self._history = history
         self._in_flight: set[int] = set()
         self._failed: set[tuple[int, int]] = set()
+        self._tracebacks: dict[int, str] = {}
         self._is_cut_short = True  # until it says otherwise
 
     def take(self, record: Record) -> None:
@@ -183,16 +186,23 @@ class _Reader:
         for id, fingerprint, earlier in changes:
             self._history.accepted[id, fingerprint] = earlier
 
-    def _take_turn(self, sent: list[Any], done: list[Any], failed: list[Any], setbacks: list[Any]) -> None:
+    def _take_traceback(self, number: int, text: str) -> None:
+        self._tracebacks[number] = text
+
+    def _take_turn(
+        self, sent: list[Any], done: list[Any], failed: list[Any], setbacks: list[Any], time_s: float = 0.0
+    ) -> None:
         for task, attempt, rank, started, duration, nbytes, payload, key in done:
             self._in_flight.discard(task)
             self.launch.restored.discard(task)
             self._done(task, Done(attempt, rank, started, duration, nbytes, payload, key))
         for setback in setbacks:
             self._set_back(*setback)
-        for task, attempt, rank, status, kind, message in failed:
+        for task, attempt, rank, status, kind, message, *times in failed:
             identity = self.launch.identity(task)
-            self._history.failed[identity] = (attempt, rank, kind, message)
+            known = self._history.failed.get(identity)
+            traceback = self._tracebacks.get(times[2], "") if times else known[4] if known else ""
+            self._history.failed[identity] = (attempt, rank, kind, message, traceback)
             if (task, attempt) in self._failed:
                 continue  # its rank died as well: one attempt fails once
             self._failed.add((task, attempt))
@@ -223,7 +233,7 @@ class _Reader:
         if done is not None:
             done.key = key
 
-    def _take_rank(self, rank: int, what: str, reason: str) -> None:
+    def _take_rank(self, rank: int, what: str, reason: str, time_s: float = 0.0) -> None:
         if what == "lost":
             self.launch.lost_ranks[rank] = reason
         elif what == "returned":

@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeAlias
+from typing import Any, BinaryIO, Protocol, TypeAlias, cast
 
 from handoff_mpi.carried_modules import reading_originals
 from handoff_mpi.errors import EXIT_STOPPED, JournalError, UsageError
@@ -38,7 +38,9 @@ from handoff_mpi.results.run_dir import JOURNAL, VALUES
 from handoff_mpi.results.secure_files import Directory, opened
 from handoff_mpi.version import VERSION
 
-FORMAT = 2
+FORMAT = 3
+#: Formats that are read. Format 2 has no times of turns and of failed attempts, see :mod:`handoff_mpi.results.history`.
+READABLE = (2, FORMAT)
 HEADER = "header"
 
 #: (kind, ...): what it means is between who writes and who reads it.
@@ -350,18 +352,38 @@ def read_journal(run_dir: Path | Directory) -> JournalContents:
         JournalError: another version wrote a part of it, or it cannot be read.
     """
     contents = JournalContents()
+    for segment, records in stream_journal(run_dir, contents.notes):
+        contents.segments.append(segment)
+        segment.records += records
+    return contents
+
+
+def stream_journal(
+    run_dir: Path | Directory, notes: list[str], unpickle: Callable[[bytes], Any] = pickle.loads
+) -> Iterator[tuple[Segment, Iterator[Record]]]:
+    """Yield the segments of a run-dir and their records, which are read one by one: a journal may be large.
+
+    The records of a segment must be read before the next segment is asked for.
+
+    Args:
+        notes: takes what was passed over and why, one line each.
+        unpickle: makes a record of its pickle.
+
+    Raises:
+        UsageError, JournalError: as :func:`read_journal` does.
+    """
     path = (run_dir.path if isinstance(run_dir, Directory) else Path(run_dir)) / JOURNAL
     try:
         with _journal(run_dir) as directory:
             if directory is not None:
                 for epoch in sorted(_epochs(directory)):
-                    contents.segments.append(_read_segment(directory, epoch, contents.notes))
+                    segment = Segment(epoch)
+                    yield segment, _read_segment(directory, segment, notes, unpickle)
     except OSError as error:
         remedy = _AWAY if isinstance(error, NotADirectoryError) else _FRESH
         raise JournalError(
             f"the journal {error.filename or path} cannot be read: {error.strerror}; {remedy}"
         ) from error
-    return contents
 
 
 @contextmanager
@@ -422,14 +444,14 @@ def _epochs(directory: Directory) -> Iterator[int]:
             yield int(match[1])
 
 
-def _read_segment(directory: Directory, epoch: int, notes: list[str]) -> Segment:
-    segment = Segment(epoch)
-    path = directory.path / _name(epoch)
+def _read_segment(
+    directory: Directory, segment: Segment, notes: list[str], unpickle: Callable[[bytes], Any]
+) -> Iterator[Record]:
+    path = directory.path / _name(segment.epoch)
     with os.fdopen(directory.open(path.name), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if _read_line(path, file, size, notes):
-            _read_frames(path, file, size, segment, notes)
-    return segment
+            yield from _read_frames(path, file, size, segment, notes, unpickle)
 
 
 def _read_line(path: Path, file: BinaryIO, size: int, notes: list[str]) -> bool:
@@ -449,7 +471,7 @@ def _read_line(path: Path, file: BinaryIO, size: int, notes: list[str]) -> bool:
         if line:
             notes.append(f"{path}: its launch died before it had begun ({size} bytes are not used)")
         return False
-    if int(match[1]) != FORMAT:
+    if int(match[1]) not in READABLE:
         theirs = f"format {int(match[1])}, written by handoff_mpi {match[2].decode()}"
         ours = f"handoff_mpi {VERSION}, which reads format {FORMAT}"
         remedy = "run with --fresh, or with the version that wrote it"
@@ -473,13 +495,21 @@ def _is_torn(line: bytes, size: int) -> bool:
     return is_cut or not line.strip(b"\0")
 
 
-def _read_frames(path: Path, file: BinaryIO, size: int, segment: Segment, notes: list[str]) -> None:
+def _read_frames(
+    path: Path, file: BinaryIO, size: int, segment: Segment, notes: list[str], unpickle: Callable[[bytes], Any]
+) -> Iterator[Record]:
     end = file.tell()
     errors: list[str] = []
     while payload := _read_payload(file, size):
         end = file.tell()
         for blob in pickle.loads(payload):
-            _take(segment, blob, errors)
+            record = _unpickled(blob, errors, unpickle)
+            if record is None:
+                continue
+            if record[0] == HEADER and not segment.version:
+                _, segment.version, segment.python, _, segment.started_s = record
+            else:
+                yield record
     if end < size:
         why = "its launch died while it wrote, or it is damaged"
         notes.append(f"{path}: {why}: the last {size - end} of {size} bytes are not used")
@@ -499,14 +529,10 @@ def _read_payload(file: BinaryIO, size: int) -> bytes:
     return payload if len(payload) == length and zlib.crc32(payload, length) == crc else b""
 
 
-def _take(segment: Segment, blob: bytes, errors: list[str]) -> None:
+def _unpickled(blob: bytes, errors: list[str], unpickle: Callable[[bytes], Any]) -> Record | None:
     try:
         with reading_originals():  # ids are compared with those of the DAG
-            record = pickle.loads(blob)
+            return cast(Record, unpickle(blob))
     except (Exception, SystemExit) as error:  # it may import a module of the user's
         errors.append(f"{type(error).__name__}: {error}")
-        return
-    if record[0] == HEADER and not segment.version:
-        _, segment.version, segment.python, _, segment.started_s = record
-    else:
-        segment.records.append(record)
+        return None

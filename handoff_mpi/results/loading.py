@@ -135,11 +135,11 @@ def _take(results: Results, history: History, launch: Launch, task: int) -> None
     if done is not None:
         _take_done(results, task, done, task in launch.restored)
     elif failed is not None:
-        attempt, rank, kind, message = failed
+        attempt, rank, kind, message, traceback = failed
         id = table.ids[task]
         table.states[task], table.attempts[task], table.ranks[task] = "failed", attempt, rank
         table.errors[task] = message.split("\n")[0]
-        results.errors[id] = FunctionError(f"{show(id)}: {kind}: {message}", kind, "", attempt, (rank,))
+        results.errors[id] = FunctionError(f"{show(id)}: {kind}: {message}", kind, traceback, attempt, (rank,))
 
 
 def _take_done(results: Results, task: int, done: Done, was_restored: bool) -> None:

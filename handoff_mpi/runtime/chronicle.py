@@ -13,6 +13,8 @@ from handoff_mpi.results.store import Key
 from handoff_mpi.scheduler import DISPATCHES, Cause, Transition
 
 _TASKS_A_RECORD = 10_000
+#: Different tracebacks of a launch that are kept, and characters of each.
+_MAX_TRACEBACKS, _MAX_CHARS = 1000, 16_000
 _NO_CODES: Mapping[str, list[bytes]] = {}
 #: Causes of which a call is made again though the function did not fail.
 SETBACKS: dict[int, str] = {Cause.RANK_LOST: RANK_LOSS, Cause.VALUE_LOST: VALUE_LOSS}
@@ -34,6 +36,7 @@ class Chronicle:
         self._key_of = key_of
         self._done: list[Any] = []
         self._failed: list[Any] = []
+        self._tracebacks: dict[str, int] = {}
 
     def begin(
         self,
@@ -81,14 +84,27 @@ class Chronicle:
                 key = self._key_of(task) if nbytes < 0 else None
                 self._done.append((task, attempt, rank, started, duration, abs(nbytes), value, key))
             else:
-                self._failed.append((task, attempt, rank, status, value.kind, value.message))
+                number = self._number_of(value.traceback)
+                self._failed.append((task, attempt, rank, status, value.kind, value.message, started, duration, number))
+
+    def _number_of(self, traceback: str) -> int:
+        """Return the number of a traceback, which is written once; -1 if there is none, or too many."""
+        if not traceback:
+            return -1
+        number = self._tracebacks.get(traceback)
+        if number is None:
+            if len(self._tracebacks) >= _MAX_TRACEBACKS:
+                return -1
+            number = self._tracebacks[traceback] = len(self._tracebacks)
+            self._journal.append(("traceback", number, _shortened(traceback)))
+        return number
 
     def persisted(self, task: int) -> None:
         """Note that the value of a task lies in a file by now."""
         self._journal.append(("persisted", task, self._key_of(task)))
 
-    def turn(self, log: Iterable[Transition]) -> None:
-        """Write what this turn learnt and decided.
+    def turn(self, log: Iterable[Transition], now: float) -> None:
+        """Write what this turn, at the time ``now``, learnt and decided.
 
         Raises:
             JournalError: it cannot be written.
@@ -100,7 +116,7 @@ class Chronicle:
             elif detail is None:
                 continue
             elif task < 0 and detail[0] in _TOLD_OF_RANKS:
-                self._journal.append(("rank", rank, detail[0], str(detail[1] or "")))
+                self._journal.append(("rank", rank, detail[0], str(detail[1] or ""), now))
             elif task < 0 and detail[0] == "blamed on":
                 guilty, attempt, reason = detail[1]
                 self._failed.append((guilty, attempt, rank, DIED, DEATH, reason))
@@ -113,7 +129,7 @@ class Chronicle:
             elif (kind := SETBACKS.get(cause)) is not None:
                 setbacks.append((task, attempt, rank, kind, detail))
         if sent or self._done or self._failed or setbacks:
-            self._journal.append(("turn", sent, self._done, self._failed, setbacks))
+            self._journal.append(("turn", sent, self._done, self._failed, setbacks, now))
             self._done, self._failed = [], []
         for each in forgiven:
             self._journal.append(("forgiven", *each))
@@ -135,3 +151,11 @@ class Chronicle:
 def _shown(cost: Mapping[str, int]) -> dict[str, Any]:
     """Return a cost as users write it."""
     return {name: plain_number(amount) for name, amount in cost.items()}
+
+
+def _shortened(traceback: str) -> str:
+    """Return a traceback without its middle where it is long: its ends tell most."""
+    if len(traceback) <= _MAX_CHARS:
+        return traceback
+    half = _MAX_CHARS // 2
+    return f"{traceback[:half]}\n... {len(traceback) - 2 * half} characters left out ...\n{traceback[-half:]}"

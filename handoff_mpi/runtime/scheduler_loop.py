@@ -284,7 +284,7 @@ class SchedulerLoop:
         if self._chronicle is None:
             return
         try:
-            self._chronicle.turn(self.scheduler.log)
+            self._chronicle.turn(self.scheduler.log, self.scheduler.now)
         except JournalError as error:
             self._stop_writing(error)
 

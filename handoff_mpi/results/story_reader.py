@@ -1,0 +1,482 @@
+"""Reads what happened in a run, all launches of it, from its run-dir: of one that ended, was killed, or still runs.
+
+Values are passed over, and records are read one by one, so a million calls take about 250 MB and some seconds. Where a
+rank told neither start nor end of a call, because it died or the run was killed, both follow from other events: a rank
+works on what it was sent first, as many calls at a time as it has slots.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from array import array
+from collections.abc import Hashable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from handoff_mpi import messages
+from handoff_mpi.encoding import UnreadableId
+from handoff_mpi.errors import JournalError, UntrustedFile, UsageError
+from handoff_mpi.formatting import one_line
+from handoff_mpi.results.journal import Record, Segment, stream_journal
+from handoff_mpi.results.records import note_probation
+from handoff_mpi.results.run_dir import read_status
+from handoff_mpi.results.secure_files import open_directory
+from handoff_mpi.results.story import (
+    CUT_OFF,
+    DIED,
+    DONE,
+    DONE_STATE,
+    FAILED,
+    FAILED_STATE,
+    RANK_LOST,
+    RUNNING,
+    RUNNING_STATE,
+    SKIPPED_STATE,
+    TIMED_OUT,
+    WAITING_STATE,
+    Calls,
+    Failure,
+    LaunchStory,
+    RankEvent,
+    Story,
+    Tasks,
+)
+
+_OUTCOMES = {messages.RAISED: FAILED, messages.TIMED_OUT: TIMED_OUT, messages.DIED: DIED}
+#: Reasons of failures that are told apart; the others of a kind count as one.
+_MAX_FAILURES = 20_000
+_MAX_MESSAGE = 2_000
+_COPY = "copy it into a directory of your own, if you trust its owner, and read the copy"
+_NAN = float("nan")
+
+
+def read_story(run_dir: str | Path) -> Story:
+    """Return what happened in the run that has its files in ``run_dir``.
+
+    Raises:
+        UsageError: there is no run, or somebody else could have written its files.
+        JournalError: the journal cannot be read, or another version wrote it.
+    """
+    path = Path(os.path.abspath(run_dir))  # noqa: PTH100 (Path.absolute keeps ..)
+    try:
+        with open_directory(path) as directory:
+            status = read_status(directory)
+            reader = _Reader(status)
+            for segment, records in stream_journal(directory, reader.notes):
+                reader.read(segment, records)
+            return reader.story(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"{path} holds no run: {error.strerror}; name the run-dir of a run") from error
+    except UntrustedFile as error:
+        raise UntrustedFile(error.what, error.repair, _COPY) from error
+    except OSError as error:
+        raise JournalError(f"the run-dir {path} cannot be read: {error.strerror}; see that you may read it") from error
+
+
+def is_rank_0_alive(status: dict[str, Any]) -> bool:
+    """Whether the process that ``status.json`` names still runs; False where only another host can tell."""
+    pid, started_s = status.get("pid"), status.get("started_s")
+    if status.get("host") != socket.gethostname() or not isinstance(pid, int) or not isinstance(started_s, float):
+        return False
+    try:
+        return bool(psutil.Process(pid).create_time() <= started_s + 1.0)
+    except (psutil.Error, ValueError, OverflowError):
+        return False
+
+
+class _Columns:
+    """The columns of :class:`~handoff_mpi.results.story.Calls`, as they grow."""
+
+    def __init__(self) -> None:
+        self.task, self.launch, self.attempt, self.rank = array("i"), array("h"), array("i"), array("i")
+        self.started, self.duration, self.sent = array("d"), array("d"), array("d")
+        self.outcome, self.nbytes, self.failure, self.is_derived = array("b"), array("q"), array("i"), array("b")
+
+    def add(
+        self,
+        task: int,
+        launch: int,
+        attempt: int,
+        rank: int,
+        started: float,
+        duration: float,
+        sent: float,
+        outcome: int,
+        nbytes: int = 0,
+        failure: int = -1,
+        is_derived: bool = False,
+    ) -> None:
+        self.task.append(task)
+        self.launch.append(launch)
+        self.attempt.append(attempt)
+        self.rank.append(rank)
+        self.started.append(started)
+        self.duration.append(duration)
+        self.sent.append(sent)
+        self.outcome.append(outcome)
+        self.nbytes.append(nbytes)
+        self.failure.append(failure)
+        self.is_derived.append(is_derived)
+
+    def sorted(self) -> Calls:
+        """Return the calls, sorted by start."""
+        order = np.argsort(np.frombuffer(self.started, np.float64), kind="stable") if self.started else np.zeros(0, int)
+
+        def column(values: array[Any], kind: Any) -> Any:
+            return np.frombuffer(values, kind)[order] if values else np.zeros(0, kind)
+
+        return Calls(
+            task=column(self.task, np.int32),
+            launch=column(self.launch, np.int16),
+            attempt=column(self.attempt, np.int32),
+            rank=column(self.rank, np.int32),
+            started=column(self.started, np.float64),
+            duration=column(self.duration, np.float64),
+            sent=column(self.sent, np.float64),
+            outcome=column(self.outcome, np.int8),
+            nbytes=column(self.nbytes, np.int64),
+            failure=column(self.failure, np.int32),
+            is_derived=column(self.is_derived, np.bool_),
+        )
+
+
+class _TaskTable:
+    """The functions of all launches; a function is the same one where its id is."""
+
+    def __init__(self) -> None:
+        self.ids: list[Hashable] = []
+        self.state = array("b")
+        self.code, self.cost = array("i"), array("i")
+        self.names: dict[str, int] = {}
+        self.costs: dict[tuple[tuple[str, Any], ...], int] = {}
+        self._numbers: dict[Hashable, int] | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        """A launch begins, with a table of its own."""
+        # The number of each task of the launch in this table; a range while they are the same.
+        self.here: list[int] | range = range(0)
+        self._users, self._counts, self._inputs = array("i"), array("i"), array("i")
+
+    def take(self, rows: list[Any]) -> None:
+        """Take the next rows of the launch's table."""
+        first = len(self.here)
+        self._place([row[0] for row in rows])
+        numbers = self.here[first:]
+        for number, (_, _, name, inputs, cost) in zip(numbers, rows, strict=True):
+            self.code[number] = self.names.setdefault(name, len(self.names))
+            self.cost[number] = self.costs.setdefault(tuple(cost.items()), len(self.costs))
+            self.state[number] = WAITING_STATE
+            if inputs:
+                self._users.append(number)
+                self._counts.append(len(inputs))
+                self._inputs.extend(inputs)
+
+    def _place(self, ids: list[Hashable]) -> None:
+        first = len(self.here)
+        if isinstance(self.here, range):
+            known = self.ids[first : first + len(ids)]
+            if all(map(_is_same, known, ids)):
+                self._append(ids[len(known) :])
+                self.here = range(first + len(ids))
+                return
+            self.here = list(self.here)
+        if self._numbers is None:
+            self._numbers = {_key(id): number for number, id in enumerate(self.ids)}
+        for id in ids:
+            number = self._numbers.setdefault(_key(id), len(self.ids))
+            if number == len(self.ids):
+                self._append([id])
+            self.here.append(number)
+
+    def _append(self, ids: list[Hashable]) -> None:
+        if self._numbers is not None:
+            self._numbers.update((_key(id), number) for number, id in enumerate(ids, len(self.ids)))
+        self.ids += ids
+        for column in (self.state, self.code, self.cost):
+            column.extend([0] * len(ids))
+
+    def finish(self) -> Tasks:
+        """Return the table; inputs are those of the newest launch."""
+        counts = np.zeros(len(self.ids) + 1, np.int64)
+        users, lengths = _ints(self._users), _ints(self._counts)
+        counts[users + 1] = lengths
+        starts = np.cumsum(counts)
+        inputs = _ints(self._inputs)
+        if not isinstance(self.here, range):
+            numbers = np.array(self.here, np.int32)
+            order = np.argsort(users, kind="stable")  # rows may come in another order than tasks
+            offsets = np.concatenate(([0], np.cumsum(lengths)))
+            parts = [inputs[offsets[row] : offsets[row + 1]] for row in order.tolist()]
+            inputs = numbers[np.concatenate(parts)] if parts else inputs
+        return Tasks(
+            ids=self.ids,
+            names=list(self.names),
+            name=_ints(self.code),
+            costs=[dict(each) for each in self.costs],
+            cost=_ints(self.cost),
+            state=np.frombuffer(self.state, np.int8).copy() if self.state else np.zeros(0, np.int8),
+            starts=starts,
+            inputs=inputs,
+        )
+
+
+def _ints(values: array[int]) -> Any:
+    return np.frombuffer(values, np.int32).copy() if values else np.zeros(0, np.int32)
+
+
+def _key(id: Hashable) -> Hashable:
+    """Return what an id is looked up by: one whose class is unknown here is no other in another launch."""
+    return (UnreadableId, repr(id)) if type(id) is UnreadableId else id
+
+
+def _is_same(known: Hashable, id: Hashable) -> bool:
+    return bool(_key(known) == _key(id))
+
+
+class _Reader:
+    """Takes in one launch after the other."""
+
+    def __init__(self, status: dict[str, Any]) -> None:
+        self.notes: list[str] = []
+        self._status = status
+        self._columns = _Columns()
+        self._table = _TaskTable()
+        self._launches: list[LaunchStory] = []
+        self._failures: dict[Failure, int] = {}
+        self._failure_counts: list[int] = []
+        self._values_lost: list[tuple[int, int]] = []
+
+    def read(self, segment: Segment, records: Iterator[Record]) -> None:
+        """Read one launch to its end."""
+        self._table.begin()
+        launch = LaunchStory(segment.epoch)
+        self._launches.append(launch)
+        # By the number of the task in this launch, in the order in which they were sent.
+        self._in_flight: dict[int, tuple[int, int, float]] = {}
+        self._failed: set[tuple[int, int]] = set()
+        self._rows_lost: dict[tuple[int, int], int] = {}  # of attempts whose rank was lost
+        self._tracebacks: dict[int, str] = {}
+        self._now = segment.started_s
+        self._has_times = False
+        self._first_row = len(self._columns.task)
+        for record in records:
+            handler = getattr(self, f"_take_{record[0]}", None)
+            if handler is not None:
+                handler(*record[1:])
+        if not len(self._table.here):  # it died before it had begun, or was refused
+            self._launches.pop()
+            return
+        launch.version, launch.python = segment.version, segment.python
+        self._end_launch(launch, segment)
+
+    @property
+    def _launch(self) -> LaunchStory:
+        return self._launches[-1]
+
+    # -- records --------------------------------------------------------------------------------------
+
+    def _take_run(self, about: dict[str, Any]) -> None:
+        launch = self._launch
+        launch.about = about
+        launch.hosts, launch.slots = dict(about.get("hosts", {})), dict(about.get("slots", {}))
+        launch.capacity = dict(about.get("capacity", {}))
+
+    def _take_tasks(self, first: int, rows: list[Any]) -> None:
+        self._table.take(rows)
+
+    def _take_restored(self, tasks: list[int]) -> None:
+        self._launch.restored = len(tasks)
+        for task in tasks:
+            self._table.state[self._table.here[task]] = DONE_STATE
+
+    def _take_traceback(self, number: int, text: str) -> None:
+        self._tracebacks[number] = text
+
+    def _take_turn(
+        self, sent: list[Any], done: list[Any], failed: list[Any], setbacks: list[Any], time_s: float = _NAN
+    ) -> None:
+        in_flight, here, state = self._in_flight, self._table.here, self._table.state
+        launch, add = len(self._launches) - 1, self._columns.add
+        self._has_times = time_s == time_s
+        if self._has_times:
+            self._now = time_s
+        elif done:
+            self._now = max(self._now, done[-1][3] + done[-1][4])
+        for task, attempt, rank, started, duration, nbytes, *_ in done:
+            _, _, sent_s = in_flight.pop(task, (0, 0, _NAN))
+            number = here[task]
+            add(number, launch, attempt, rank, started, duration, sent_s, DONE, nbytes)
+            state[number] = DONE_STATE
+        if setbacks:
+            self._take_setbacks(setbacks)
+        for entry in failed:
+            self._take_failed(*entry)
+        for task, attempt, rank in sent:
+            in_flight[task] = (attempt, rank, time_s)
+
+    def _take_setbacks(self, setbacks: list[Any]) -> None:
+        lost: dict[int, list[int]] = {}
+        for task, _, _, kind, _ in setbacks:
+            if kind == messages.VALUE_LOSS:
+                self._values_lost.append((len(self._launches) - 1, self._table.here[task]))
+                self._table.state[self._table.here[task]] = WAITING_STATE
+            elif task in self._in_flight:
+                lost.setdefault(self._in_flight[task][1], []).append(task)
+        for rank, tasks in lost.items():
+            self._cut_off(rank, tasks, self._now, RANK_LOST)
+
+    def _take_failed(
+        self,
+        task: int,
+        attempt: int,
+        rank: int,
+        status: int,
+        kind: str,
+        message: str,
+        started: float | None = None,
+        duration: float = 0.0,
+        traceback: int = -1,
+    ) -> None:
+        is_known = (task, attempt) in self._failed
+        number = self._table.here[task]
+        # The scheduler itself fails a function without times: that is the end of it, or its process or rank died.
+        is_final = is_known or attempt == 0 or (started is None and self._has_times)
+        if status == messages.RAISED and is_final:
+            self._table.state[number] = FAILED_STATE
+        if is_known:
+            return
+        self._failed.add((task, attempt))
+        failure = self._number_of(kind, message, self._tracebacks.get(traceback, ""))
+        lost = self._rows_lost.get((task, attempt))
+        if lost is not None:
+            self._columns.outcome[lost], self._columns.failure[lost] = _OUTCOMES.get(status, FAILED), failure
+            return
+        if attempt == 0:
+            return  # it was never called
+        _, _, sent_s = self._in_flight.pop(task, (0, -1, _NAN))
+        is_derived = started is None
+        if started is None:
+            started = sent_s if sent_s == sent_s else self._now
+            duration = max(0.0, self._now - started)
+        launch, outcome = len(self._launches) - 1, _OUTCOMES.get(status, FAILED)
+        self._columns.add(number, launch, attempt, rank, started, duration, sent_s, outcome, 0, failure, is_derived)
+
+    def _number_of(self, kind: str, message: str, traceback: str) -> int:
+        failure = Failure(kind, message[:_MAX_MESSAGE], traceback)
+        if failure not in self._failures and len(self._failures) >= _MAX_FAILURES:
+            failure = Failure(kind, "(further messages are not told apart)", "")
+        number = self._failures.setdefault(failure, len(self._failures))
+        if number == len(self._failure_counts):
+            self._failure_counts.append(0)
+        self._failure_counts[number] += 1
+        return number
+
+    def _take_rank(self, rank: int, what: str, reason: str, time_s: float | None = None) -> None:
+        launch = self._launch
+        launch.rank_events.append(RankEvent(time_s, rank, what, reason))
+        if what == "lost":
+            launch.lost_ranks[rank] = reason
+        elif what == "returned":
+            launch.lost_ranks.pop(rank, None)
+
+    def _take_probation(self, begins: bool, place: int | str, ranks: tuple[int, ...], reason: str) -> None:
+        note_probation(self._launch.probation, begins, place, reason)
+
+    def _take_end(self, status: str, exit_code: int, is_cut_short: bool) -> None:
+        self._launch.ended = (status, exit_code)
+
+    # -- the end of a launch, and of all --------------------------------------------------------------
+
+    def _end_launch(self, launch: LaunchStory, segment: Segment) -> None:
+        columns, status = self._columns, self._status
+        launch.started_s = float(launch.about.get("started_s") or segment.started_s)
+        launch.functions = len(self._table.here)
+        stops = np.array(columns.started[self._first_row :]) + np.array(columns.duration[self._first_row :])
+        launch.stopped_s = max(launch.started_s, self._now, stops.max(initial=0.0))
+        if status.get("launch") == launch.epoch:
+            if launch.ended is None:
+                launch.is_running = status.get("status") == "running" and is_rank_0_alive(status)
+                launch.stopped_s = max(launch.stopped_s, _real(status.get("time_s")))
+            launch.stopped_s = max(launch.stopped_s, launch.started_s + _real(status.get("duration_s")))
+        by_rank: dict[int, list[int]] = {}
+        for task, (_, rank, _) in self._in_flight.items():
+            by_rank.setdefault(rank, []).append(task)
+        for rank, tasks in by_rank.items():
+            self._cut_off(rank, tasks, launch.stopped_s, RUNNING if launch.is_running else CUT_OFF)
+
+    def _cut_off(self, rank: int, tasks: list[int], time_s: float, outcome: int) -> None:
+        """Add the calls that ``rank`` was making at ``time_s``, of the tasks it was sent: as many as it has slots."""
+        columns, here = self._columns, self._table.here
+        flights = [(*self._in_flight.pop(task), task) for task in tasks]
+        flights.sort(key=lambda flight: flight[2] if flight[2] == flight[2] else 0.0)
+        free = self._ends_of_slots(rank, max(1, self._launch.slots.get(rank, 1)))
+        for (attempt, _, sent_s, task), free_s in zip(flights, free, strict=False):
+            started = min(time_s, max(free_s, sent_s if sent_s == sent_s else self._launch.started_s))
+            if outcome == RANK_LOST:
+                self._rows_lost[task, attempt] = len(columns.task)
+            elif outcome == RUNNING:
+                self._table.state[here[task]] = RUNNING_STATE
+            launch, duration = len(self._launches) - 1, time_s - started
+            columns.add(here[task], launch, attempt, rank, started, duration, sent_s, outcome, is_derived=True)
+
+    def _ends_of_slots(self, rank: int, slots: int) -> list[float]:
+        """Return when the last calls of a rank in this launch ended, one a slot, earliest first; 0 for none."""
+        columns = self._columns
+        ends = [0.0] * slots
+        for row in range(len(columns.rank) - 1, self._first_row - 1, -1):
+            if columns.rank[row] == rank:
+                slots -= 1
+                ends[slots] = columns.started[row] + columns.duration[row]
+                if not slots:
+                    break
+        return sorted(ends)
+
+    def story(self, run_dir: Path) -> Story:
+        """Return all launches together.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if not self._launches:
+            raise UsageError(f"{run_dir} holds no run; name the run-dir of one")
+        newest = self._launches[-1]
+        tasks = self._table.finish()
+        if (tasks.state == FAILED_STATE).any():
+            _mark_skipped(tasks)
+        calls = self._columns.sorted()
+        return Story(
+            run_dir,
+            newest.about.get("dag_id"),
+            self._launches,
+            tasks,
+            calls,
+            list(self._failures),
+            self._failure_counts,
+            self._values_lost,
+            self._status,
+            [one_line(note, 500) for note in self.notes],
+        )
+
+
+def _real(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) and value == value else 0.0
+
+
+def _mark_skipped(tasks: Tasks) -> None:
+    """Mark what depends on functions that failed."""
+    users = np.repeat(np.arange(len(tasks), dtype=np.int32), np.diff(tasks.starts))
+    order = np.argsort(tasks.inputs, kind="stable")
+    firsts = np.searchsorted(tasks.inputs[order], np.arange(len(tasks) + 1))
+    users = users[order]
+    front: list[int] = np.flatnonzero(tasks.state == FAILED_STATE).tolist()
+    while front:
+        task = front.pop()
+        for user in users[firsts[task] : firsts[task + 1]].tolist():
+            if tasks.state[user] == WAITING_STATE:
+                tasks.state[user] = SKIPPED_STATE
+                front.append(user)

@@ -1,6 +1,6 @@
 """The library called from your own script, on every rank.
 
-    mpirun -n 4 python examples/script.py        # python examples/script.py runs it in one process
+mpirun -n 4 python examples/script.py        # python examples/script.py runs it in one process
 """
 
 import operator

@@ -31,8 +31,8 @@ def start(**defaults: Any) -> None:
     """Set defaults for the options of :func:`execute` in this process, as in the guide.
 
     In ``dag.py``, those of the command line's run of it: its flags and the environment win, and they alone can set what
-    must be known before that file is loaded (``run_dir``, ``fresh``, ``rerun``, ``drain``, ``join_limit``, ``progress``
-    and ``quiet``).
+    must be known before that file is loaded (``run_dir``, ``fresh``, ``rerun``, ``drain``, ``join_limit``, ``output``,
+    ``progress`` and ``quiet``).
 
     Raises:
         UsageError: an option is unknown or its value wrong.
@@ -220,7 +220,7 @@ def _refuse_in_import() -> None:
     while frame.f_back is not None:
         if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") != "__main__":
             where = f"{frame.f_code.co_filename}, line {frame.f_lineno}"
-            remedy = "call it in build(args), or under `if __name__ == \"__main__\":`"
+            remedy = 'call it in build(args), or under `if __name__ == "__main__":`'
             raise UsageError(f"{where}: a process that multiprocessing has started would run the DAG again; {remedy}")
         frame = frame.f_back
 

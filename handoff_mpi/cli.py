@@ -31,6 +31,7 @@ from handoff_mpi.formatting import show
 from handoff_mpi.launch import command
 from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch.environment import is_under_launcher, rank_by_launcher
+from handoff_mpi.launch.output_mode import output_of_command
 from handoff_mpi.launch.progress_mode import LIVE, mode_of_command, terminal_of_stderr
 from handoff_mpi.launch.signals import stop_before_the_start
 from handoff_mpi.launch.start_line import ResumeCommand, shown_path
@@ -160,7 +161,8 @@ def _launch(given: argparse.Namespace, own: list[str], args: list[str], options:
     with use_run_dir(options.run_dir) as run_dir, lock_for_supervisor(run_dir):
         resumed_by = resume_command(own, args)(shown_path(run_dir.path, str(Path.cwd())))
         is_live = mode_of_command(options, owns_terminal=True) == LIVE
-        told = [*(["--progress", LIVE] if is_live else []), RESUMED_BY, resumed_by]
+        told = ["--output", output_of_command(options, owns_terminal=True), RESUMED_BY, resumed_by]
+        told += ["--progress", LIVE] if is_live else []
         passed = [*without_flags(own, OF_THE_SUPERVISOR), "--run-dir", str(run_dir.path), *told]
         again = without_flags([word for word in passed if word != "--fresh"], ("--rerun",))
         order = Order(

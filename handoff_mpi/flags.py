@@ -20,6 +20,7 @@ from handoff_mpi.runtime.options import (
     CHECKPOINTS,
     ISOLATIONS,
     ON_FAILURE,
+    OUTPUTS,
     PROGRESS,
     RESULTS_ON,
     SYNONYMS,
@@ -41,7 +42,7 @@ _RANKS_ELSEWHERE = ("np", "nprocs", "ntasks", "ranks", "num_procs", "n_ranks", "
 _SYNONYMS = {word: f"--{name.replace('_', '-')}" for word, name in SYNONYMS.items()}
 _SYNONYMS |= dict.fromkeys(_RANKS_ELSEWHERE, "-n") | {"host": "--hosts", "nodelist": "--hosts", "resume": "--run-dir"}
 #: Subcommands that read what runs have left, and what each does; ``handoff_mpi.verbs`` has a module for each.
-READING_VERBS: dict[str, str] = {}
+READING_VERBS: dict[str, str] = {"logs": "print what functions have printed"}
 _VERBS = ("run", "check", "doctor", *READING_VERBS)
 _OTHER_VERBS = {"start": "run", "execute": "run", "exec": "run", "validate": "check", "lint": "check", "info": "doctor"}
 
@@ -222,6 +223,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--no-seed", dest="seed", action="store_const", const=False, help="seed no global random generators for calls")
     add("--tracker-timeout", metavar="S", type=_real, help="seconds a function waits at most for the resource tracker")
     add("--cache-size", metavar="SIZE", help="memory on each rank for values that no function needs any more")
+    _add_choice(parser, "--output", OUTPUTS, "what becomes of what functions print")
     _add_choice(parser, "--progress", PROGRESS, "draw progress on the terminal, or print lines")
     add("--quiet", action="store_const", const=True, help="print failures alone: no start line, progress or summary")
     usual = RunOptions()

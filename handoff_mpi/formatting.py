@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 MAX_CHARS = 80
+#: Of an id that is written into a file.
+MAX_ID_CHARS = 1000
 
 
 def show(thing: Any, limit: int = MAX_CHARS) -> str:
@@ -26,6 +28,11 @@ def one_line(text: str, limit: int | None = None) -> str:
     if limit is not None and len(text) > limit:
         text = text[: limit - 3] + "..."
     return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def id_text(id: Any) -> str:
+    """Return an id as people write it and files hold it: a string as it is, of anything else the repr."""
+    return id[:MAX_ID_CHARS] if type(id) is str else show(id, MAX_ID_CHARS)
 
 
 def without_controls(text: str) -> str:

@@ -66,6 +66,7 @@ class ErrorReport(NamedTuple):
         lineage: the names of the exception's class and of its bases; see :mod:`handoff_mpi.dag.retry_on`.
         place: "file:line" of the innermost frame that is the user's; empty where there is none.
         input: which of the call's inputs could not be had, as a position among its sources; -1 if all could.
+        output: the last lines that the call has printed, where they are captured.
     """
 
     kind: str
@@ -74,6 +75,7 @@ class ErrorReport(NamedTuple):
     lineage: tuple[str, ...] = ()
     place: str = ""
     input: int = -1
+    output: str = ""
 
 
 #: One ended call: (task, attempt, status, value, nbytes, started, duration). ``value`` is a payload if it

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from handoff_mpi.formatting import without_controls
 
 _MAX_REMEMBERED = 1000
 _said: set[str] = set()
+#: Where messages go while ``sys.stderr`` takes what functions print; None means ``sys.stderr``.
+stream: Any = None
 
 
 def say_once(text: str) -> None:
@@ -25,6 +28,6 @@ def say(text: str) -> None:
 def tell(text: str) -> None:
     """Print ``text`` if anybody reads it; control characters, which names and messages may hold, are escaped."""
     try:
-        print(without_controls(text), file=sys.stderr, flush=True)
+        print(without_controls(text), file=stream or sys.stderr, flush=True)
     except (OSError, ValueError, AttributeError):
         pass  # nobody does, or a function has put something else there

@@ -90,4 +90,3 @@ def _described(error: BaseException) -> str:
         return one_line(f"{type(error).__name__}: {error}", 200)
     except BaseException:
         return type_name(error)
-

@@ -29,6 +29,7 @@ from handoff_mpi.errors import (
 from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch import script_end
 from handoff_mpi.launch.job import Job
+from handoff_mpi.launch.output_mode import output_of_command
 from handoff_mpi.launch.progress_mode import LIVE, mode_of_command
 from handoff_mpi.launch.signals import words_of_signal
 from handoff_mpi.process_exit import exit_process, flush_output
@@ -52,7 +53,7 @@ if TYPE_CHECKING:  # of rank 0 alone
     from handoff_mpi.launch.loading import DagFile
 
 #: Options that dag.py cannot set: the supervisor, or another launch of the same run, goes by them before it is loaded.
-_BEFORE_LOADING = ("run_dir", "fresh", "rerun", "drain", "join_limit", "progress", "quiet")
+_BEFORE_LOADING = ("run_dir", "fresh", "rerun", "drain", "join_limit", "output", "progress", "quiet")
 #: Loading dag.py may take this long before something is said.
 SLOW_LOADING_S = 30.0
 #: Exit handlers get this long in a rank whose main thread is still in a call.
@@ -77,6 +78,7 @@ def lead(job: Job, target: str, args: list[str], chosen: dict[str, Any]) -> int:
         options = completed(chosen, file.path, dag)
         is_quiet = options.quiet
         options.progress = _progress(job, options)
+        options.output = output_of_command(options, owns_terminal=not job.is_mpi)
         if job.is_mpi and job.size > 1 and not job.survives_death and not is_quiet:
             say(_what_this_mpi_costs(options))
         results = job.execute(dag, options)

@@ -45,7 +45,7 @@ def _number(deadline: float) -> float:
 
 def _iso(text: object) -> float:
     try:
-        return datetime.datetime.fromisoformat(text if isinstance(text, str) else '').timestamp()
+        return datetime.datetime.fromisoformat(text if isinstance(text, str) else "").timestamp()
     except (TypeError, ValueError, OverflowError, OSError):
         wanted = "seconds from the start or an ISO time (3600 or 2030-01-31T18:00)"
         raise UsageError(f"deadline must be {wanted}, not {show(text)}") from None

@@ -34,6 +34,7 @@ from handoff_mpi.launch.deadline import end_of_run
 from handoff_mpi.launch.dry_run import check_for_run
 from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.notices import notices
+from handoff_mpi.launch.output_mode import output_setup
 from handoff_mpi.launch.progress_mode import shown_by_run, terminal_of_stderr
 from handoff_mpi.launch.questions import find_questions
 from handoff_mpi.launch.resume import Resumed, ValueFiles, resume
@@ -213,6 +214,7 @@ class Run:
             "functions": len(plan),
             "ranks": self._job.size,
             "started_s": self._started,
+            "output": "off" if self._options.output == "auto" else self._options.output,
         }
         if resumed.rest:
             _note(f"launch {journal.epoch} of {files.path}: {len(resumed.rest)} of {len(plan)} functions are done")
@@ -352,6 +354,8 @@ class Run:
         tells_transfers = telemetry.has_handlers(events.TRANSFER_STOP)
         setups = {}
         sources, here = sources_here(), job.capabilities[0].host
+        processes = sum(max(1, seat.slots) for seat in self._ledger.seats.values())
+        output = output_setup(options.output, self._about["launch"], processes, job.is_local)
         for rank, seat in self._ledger.seats.items():
             setups[rank] = RunSetup(
                 run=self._run,
@@ -374,6 +378,7 @@ class Run:
                 memory_nbytes=_memory_nbytes(job.capabilities[rank]),
                 ranks_here=len(pids[seat.host]),
                 sources=sources if seat.host != here else {},
+                output=output,
             )
         return setups
 
@@ -503,6 +508,7 @@ class Run:
         )
         results._records = self._recorder.table(scheduler)
         results._origins = self._origins
+        results._output_mode = self._about["output"]
         self._take_payloads(results)
         self._take_kept(results)
         return results
@@ -542,6 +548,7 @@ class Run:
                 failure.attempts,
                 failure.ranks,
                 failure.place,
+                failure.output,
             )
             for task, failure in sorted(self._scheduler.failures.items())
         }
@@ -591,6 +598,7 @@ class Run:
         fields = {**self._about, **results.counts(), **figures}
         self._files.write_verdict(status=results.status, exit_code=results.exit_code, **fields)
         silent = loop.say_goodbye(shared)
+        results._has_output = self._about["output"] != "off" and self._files.has_output()
         self._files.clear_spilled()
         self._job.unanswered.update(silent)
         if silent:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from handoff_mpi.errors import JournalError
 from handoff_mpi.results.history import History, read_history
 from handoff_mpi.results.journal import Journal, JournalPort, clear
+from handoff_mpi.results.output_files import clear_output, has_output
 from handoff_mpi.results.run_dir import (
     STATUS,
     VALUES,
@@ -39,6 +40,7 @@ class RunFiles(Protocol):
 
     path: Path | None
     note: str
+
     @property
     def kept(self) -> ResultStore: ...
 
@@ -86,6 +88,10 @@ class RunFiles(Protocol):
         """Write the status of a run that has ended; say so if that is not possible."""
         ...
 
+    def has_output(self) -> bool:
+        """Return whether functions have printed what was kept."""
+        ...
+
     def clear_spilled(self) -> None:
         """Remove what ranks have moved out of their memory."""
         ...
@@ -108,6 +114,7 @@ def open_files(options: RunOptions) -> Iterator[RunFiles]:
     with use_run_dir(options.run_dir) as directory, lock_run_dir_soon(directory) as lock:
         if options.fresh:
             clear(directory)
+            clear_output(directory)
         yield FilesOfRunDir(directory, lock.note)
 
 
@@ -159,6 +166,9 @@ class FilesOfRunDir:
         except (JournalError, OSError) as error:
             say(str(error))
 
+    def has_output(self) -> bool:
+        return has_output(self._directory)
+
     def clear_spilled(self) -> None:
         clear_spilled(self._directory)
 
@@ -196,6 +206,9 @@ class NoFiles:
 
     def write_verdict(self, **fields: Any) -> None:
         pass
+
+    def has_output(self) -> bool:
+        return False
 
     def clear_spilled(self) -> None:
         pass

@@ -54,6 +54,7 @@ def load(run_dir: str | Path) -> Results:
         stopped_on_failure=status == "stopped" and launch.ended not in (None, ("stopped", EXIT_STOPPED)),
     )
     results._records = _table(launch, results.hosts)
+    results._output_mode = str(about.get("output", "off"))
     results._origins = Origins(str(about.get("host", "")), *about.get("imports", ()))
     for task in range(len(launch.tasks)):
         _take(results, history, launch, task)

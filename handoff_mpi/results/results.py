@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, ValuesView
 from copy import copy
@@ -20,10 +21,11 @@ from handoff_mpi.errors import (
     ValueDamaged,
     ValueUnavailable,
 )
-from handoff_mpi.formatting import MAX_CHARS, one_line, show
+from handoff_mpi.formatting import MAX_CHARS, id_text, one_line, show
 from handoff_mpi.results.failure_groups import FailureGroup, grouped
 from handoff_mpi.results.limits import describe_use
 from handoff_mpi.results.origins import Origins
+from handoff_mpi.results.output_files import OutputDirectory, Printed, text_of
 from handoff_mpi.results.records import RecordTable, TaskRecord
 from handoff_mpi.results.run_dir import VALUES
 from handoff_mpi.results.store import DirectoryStore, Key
@@ -40,18 +42,29 @@ class FunctionError(TaskError):
         attempts: how often it was tried.
         ranks: where each attempt that failed ran.
         place: "file:line" of the innermost line of the user's code; empty where that is not known.
+        output: the last lines that the last attempt printed, where output is captured and functions that failed are not
+            very many; :meth:`Results.output` has all of it.
     """
 
     def __init__(
-        self, message: str, kind: str, traceback: str, attempts: int, ranks: tuple[int, ...], place: str = ""
+        self,
+        message: str,
+        kind: str,
+        traceback: str,
+        attempts: int,
+        ranks: tuple[int, ...],
+        place: str = "",
+        output: str = "",
     ) -> None:
         super().__init__(message, kind, traceback)
         self.attempts = attempts
         self.ranks = ranks
         self.place = place
+        self.output = output
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.args[0], self.kind, self.traceback, self.attempts, self.ranks, self.place)
+        told = (self.args[0], self.kind, self.traceback, self.attempts, self.ranks, self.place, self.output)
+        return type(self), told
 
 
 @dataclass(slots=True)
@@ -103,6 +116,9 @@ class Results(Mapping[Hashable, Any]):
     _lost: dict[Hashable, str] = field(default_factory=dict, repr=False)
     _numbers: dict[Hashable, int] | None = field(default=None, repr=False)
     _origins: Origins = field(default_factory=Origins, repr=False)
+    _output_mode: str = field(default="off", repr=False)
+    _has_output: bool = field(default=False, repr=False)
+    _printed: dict[str, list[Printed]] | None = field(default=None, repr=False)
 
     def __getitem__(self, id: Hashable) -> Any:
         """Return the value of the function ``id``, or of the handle ``id``; arrays in it may be written to.
@@ -161,6 +177,47 @@ class Results(Mapping[Hashable, Any]):
         if id not in self._numbers:
             raise UnknownName(f"no function {show(id)} in DAG {show(self.dag_id)}", id, self._numbers)
         return self._records[self._numbers[id]]
+
+    def output(self, id: Hashable, attempt: int | None = None, launch: int | None = None) -> str:
+        """Return what the function ``id``, or that of the handle ``id``, has printed: to stdout and stderr, in order.
+
+        Of an attempt that printed more than a megabyte, the first and the last half of that are kept. Bytes that are no
+        UTF-8 are replaced.
+
+        Args:
+            id: the function's.
+            attempt: of which call; by default of all, the oldest first.
+            launch: of which launch of the run; by default of all, or with ``attempt`` of the last one that has it.
+
+        Raises:
+            KeyError: there is no such function in the DAG.
+            ValueUnavailable: the run has not captured output.
+        """
+        id = input_id(id)
+        self._record(id)
+        if self._printed is None:
+            self._printed = self._read_index(id)
+        printed = self._printed.get(id_text(id), [])
+        printed = [each for each in printed if launch in (None, each.launch) and attempt in (None, each.attempt)]
+        if attempt is not None and printed:
+            last = max(each.launch for each in printed)
+            printed = [each for each in printed if each.launch == last]
+        if not printed or self.run_dir is None:
+            return ""
+        with OutputDirectory(self.run_dir) as directory:
+            return text_of(directory, sorted(printed, key=lambda each: (each.launch, each.attempt)))
+
+    def _read_index(self, id: Hashable) -> dict[str, list[Printed]]:
+        if self.run_dir is None or self._output_mode == "off":
+            raise ValueUnavailable(f"the output of {show(id)} was not captured: run with output='capture'")
+        found: dict[str, list[Printed]] = {}
+        try:
+            with OutputDirectory(self.run_dir) as directory:
+                for each in directory.all_printed():
+                    found.setdefault(each.id, []).append(each)
+        except OSError:
+            pass  # no function has printed anything
+        return found
 
     def _is_available(self, id: Any) -> bool:
         return id in self._payloads or (id in self._persisted and self.run_dir is not None)
@@ -256,6 +313,8 @@ class Results(Mapping[Hashable, Any]):
         for rank, reason in self.lost_ranks.items():
             lines.append(f"  rank {rank} was lost: {reason}")
         lines += [f"  {place} was on probation: {reason}" for place, reason in self.probation.items()]
+        if self._has_output:
+            lines.append(f"  output of functions: handoff-mpi logs {shlex.quote(str(self.run_dir))}")
         if self.run_dir is not None:
             lines.append(f"  files: {self.run_dir}")
         return "\n".join(lines)

@@ -103,7 +103,9 @@ class FailurePrinter:
         if len(self._groups) > MAX_LINES:
             return
         if error.traceback and len(self._groups) <= MAX_TRACEBACKS:
-            line += "\n    " + error.traceback.rstrip().replace("\n", "\n    ")
+            line += _indented(error.traceback)
+        if error.output and len(self._groups) <= MAX_TRACEBACKS:
+            line += "\n    its last output:" + _indented(error.output, 8)
         self.say(line)
 
     def _line(self, task: int, attempt: int, rank: int, error: ErrorReport) -> str:
@@ -112,6 +114,11 @@ class FailurePrinter:
 
     def _where(self, rank: int) -> str:
         return f" on rank {rank} ({self.hosts.get(rank, '?')})" if rank >= 0 else ""
+
+
+def _indented(text: str, spaces: int = 4) -> str:
+    margin = "\n" + spaces * " "
+    return margin + text.rstrip().replace("\n", margin)
 
 
 def _what(error: ErrorReport) -> str:

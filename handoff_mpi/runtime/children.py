@@ -14,6 +14,7 @@ from typing import Any
 from handoff_mpi.encoding import Payload
 from handoff_mpi.messages import DEATH, DIED, ISOLATE, ErrorReport
 from handoff_mpi.runtime.neighbours import LOOK_S, Stops, look_at
+from handoff_mpi.runtime.output import RankOutput
 from handoff_mpi.runtime.pace import at, clock
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.worker.ahead import AHEAD_NBYTES, FEW_SENT, MOST_SENT, SentCalls
@@ -45,6 +46,7 @@ class Children:
         ended: takes a call, its outcome and when it began.
         begun: takes the event of a call that had to be prepared, and has begun.
         updated: takes a rank and the resources that a call in a child says it has.
+        output: where what calls print is captured; None leaves it alone.
 
     Attributes:
         sent: what each slot's child was sent and has not answered.
@@ -60,6 +62,7 @@ class Children:
         ended: Callable[[Work, Outcome, float], None],
         begun: Callable[[Begun], None],
         updated: Callable[[int, dict[str, Any]], None],
+        output: RankOutput | None = None,
     ) -> None:
         self._setup = setup
         self._machine = machine
@@ -69,6 +72,7 @@ class Children:
         self._ended = ended
         self._begun = begun
         self._updated = updated
+        self._output = output
         self._children: list[Child | None] = [None] * setup.slots
         self.sent = [SentCalls() for _ in range(setup.slots)]
         self._stops = Stops()
@@ -108,13 +112,17 @@ class Children:
             self._children[work.slot] = None
             self.sent[work.slot].lost()
             how = lost.how_it_died() if lost is not None else (f"no child process could be started: {error}", "")
-            self._ended(work, Outcome(DIED, None, ErrorReport(DEATH, *how), 0.0), clock())
+            self._ended(work, self._death(work, *how, 0.0), clock())
 
     def _child(self, work: Work) -> Child:
         """Return the slot's child, started if there is none, told all it needs for ``work``."""
         child = self._children[work.slot]
         if child is None:
             child = self._children[work.slot] = self.start()
+        if self._output is not None and not child.is_captured:
+            files = self._output.of_slot(work.slot)
+            if files is not None:
+                child.capture(files)
         wanted = [number for number in work.recipe[0] if number not in child.knows]
         if wanted:
             child.learn([(number, self._caller.blobs[number]) for number in wanted])
@@ -229,7 +237,12 @@ class Children:
         sent.lost()
         if work is not None:
             started = work.started or clock()  # the machine does not know yet that the call before has ended
-            self._ended(work, Outcome(DIED, None, ErrorReport(DEATH, *child.how_it_died()), clock() - started), started)
+            how = child.how_it_died()  # after which nothing prints there any more
+            self._ended(work, self._death(work, *how, clock() - started), started)
+
+    def _death(self, work: Work, how: str, last_words: str, duration: float) -> Outcome:
+        printed = "" if self._output is None else self._output.call_was_killed(work.slot, work.id, work.attempt)
+        return Outcome(DIED, None, ErrorReport(DEATH, how, last_words, output=printed), duration)
 
     # -- calls come back ----------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ ON_FAILURE = ("continue", "stop")
 RESULTS_ON = ("root", "all")
 CHECKPOINTS = ("auto", "all", "none")
 PROGRESS = ("auto", "live", "lines", "none")
+OUTPUTS = ("auto", "forward", "plain", "capture", "off")
 #: Of seconds, which clocks and locks can still wait for: 30 years.
 MAX_SECONDS = 10**9
 #: Of Linux: bytes in a path, and in each name of one.
@@ -52,6 +53,7 @@ _OTHER_WORDS = {
     "cache_size": "cache",
     "silence_limit": "heartbeat heartbeat_timeout",
     "drain": "grace grace_period",
+    "output": "stdout log_output logs print",
     "progress": "progress_bar show_progress verbose",
     "quiet": "silent",
 }
@@ -100,6 +102,10 @@ class RunOptions:
         resource_tracker: a :class:`handoff_mpi.ResourceTracker`, an object with register, request and release.
         tracker_timeout: seconds that a function waits at most for the resource tracker; None sets no limit.
         cache_size: memory on each rank for values that no function needs any more, in MB or with a unit.
+        output: what becomes of what functions print. "capture" keeps it in the run-dir, "forward" prints it as well,
+            each line with the function's id, "plain" prints it as well, as it is, "off" leaves it alone. "auto" means,
+            on the command line, "forward" at a terminal, "capture" in a batch job or under a bare mpirun, and "plain"
+            elsewhere; in :func:`execute`, "off". See ``manual/watching.md``.
         progress: "live" draws the progress of the run at the bottom of the terminal of stderr, "lines" prints lines at
             growing intervals, "none" prints neither that nor start lines. "auto" means, on the command line, "live" at
             a terminal and "lines" elsewhere; in :func:`execute`, "live" without start lines in one process at a
@@ -136,6 +142,7 @@ class RunOptions:
     resource_tracker: Any = None
     tracker_timeout: float | None = None
     cache_size: int | float | str = "256MB"
+    output: str = "auto"
     progress: str = "auto"
     quiet: bool = False
 
@@ -203,13 +210,15 @@ class RunOptions:
 
     def _wrong_choices(self) -> list[str]:
         choices = {"isolation": ISOLATIONS, "on_failure": ON_FAILURE, "results_on": RESULTS_ON}
-        choices.update(checkpoint=CHECKPOINTS, progress=PROGRESS)
+        choices.update(checkpoint=CHECKPOINTS, progress=PROGRESS, output=OUTPUTS)
         problems = []
         for name, allowed in choices.items():
             value = getattr(self, name)
             if not isinstance(value, str) or value not in allowed:
                 hint = did_you_mean(value, allowed, shown=str)
                 problems.append(f"{name} must be one of {', '.join(allowed)}, not {show(value)}{hint}")
+        if self.output == "capture" and self.run_dir is False:
+            problems.append("output='capture' keeps files, and run_dir=False keeps none; use output='forward' or 'off'")
         for name in ("rank0_computes", "fresh", "seed", "check", "quiet"):
             if not isinstance(getattr(self, name), bool):
                 problems.append(f"{name} must be True or False, not {show(getattr(self, name))}")

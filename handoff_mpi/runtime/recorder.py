@@ -167,7 +167,7 @@ class Recorder:
         self._errors.pop(task, None)
         if self.announcer is not None:
             rank = failure.ranks[-1] if failure.ranks else -1
-            error = ErrorReport(failure.kind, failure.message, failure.traceback, (), failure.place)
+            error = ErrorReport(failure.kind, failure.message, failure.traceback, (), failure.place, -1, failure.output)
             self.announcer.function_failed(task, failure.attempts, rank, error)
 
     def _tell_skipped(self, task: int) -> None:

@@ -8,6 +8,25 @@ from handoff_mpi.worker.budget import UNLIMITED_NBYTES
 
 
 @dataclass(slots=True)
+class OutputSetup:
+    """How the output of functions is captured.
+
+    Attributes:
+        launch: the number of the launch.
+        max_nbytes: size of a file from which on little is kept of each attempt.
+        forwards: whether what functions print is printed by their rank as well.
+        has_prefix: whether each line of that says which function printed it.
+        names_rank: whether it says on which rank, too.
+    """
+
+    launch: int
+    max_nbytes: int
+    forwards: bool = False
+    has_prefix: bool = True
+    names_rank: bool = True
+
+
+@dataclass(slots=True)
 class RunSetup:
     """What rank 0 tells every rank when a run starts.
 
@@ -33,6 +52,7 @@ class RunSetup:
         checkpoint: which large values are written to files at once: "all", "none", or "auto", those that took
             longer to compute than to write.
         seeds: whether calls that draw from global random generators are seeded.
+        output: how the output of functions is captured; None leaves it alone.
         sources: the text of files that the rank's host may lack, compressed, by path.
     """
 
@@ -56,3 +76,4 @@ class RunSetup:
     cache_nbytes: int = UNLIMITED_NBYTES
     seeds: bool = True
     sources: dict[str, bytes] = field(default_factory=dict)
+    output: OutputSetup | None = None

@@ -55,7 +55,7 @@ def serve_run(
     Raises:
         ConnectionError: rank 0 is gone, or this rank's host was cut off from it.
     """
-    shell = WorkerShell(transport, setup, spares)
+    shell = WorkerShell(transport, setup, spares, only_calls=True)
     set_active(shell)
     pace = Pace(transport.bell)
     mail = _Mail(shell, leave)

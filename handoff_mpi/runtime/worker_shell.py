@@ -12,6 +12,7 @@ from handoff_mpi.comm import Envelope, RankGone, Transport, fresh_memory
 from handoff_mpi.encoding import Payload, head_of, nbytes_of
 from handoff_mpi.messages import (
     ABSENT,
+    BYE,
     CRITICAL,
     FETCH,
     FILES,
@@ -34,6 +35,7 @@ from handoff_mpi.runtime.attendant import Attendant
 from handoff_mpi.runtime.children import Children
 from handoff_mpi.runtime.encoders import Encoders
 from handoff_mpi.runtime.neighbours import LIVES, UNSEEN, Neighbours
+from handoff_mpi.runtime.output import RankOutput
 from handoff_mpi.runtime.pace import clock
 from handoff_mpi.runtime.relief import Relief
 from handoff_mpi.runtime.run_setup import RunSetup
@@ -87,10 +89,16 @@ class WorkerShell:
     Args:
         spares: children of runs before, and for those after; None if the run's are all to end with it.
         store: see :class:`~handoff_mpi.runtime.values.RankValues`.
+        only_calls: whether nothing else that users wrote runs in this process while the run does.
     """
 
     def __init__(
-        self, transport: Transport, setup: RunSetup, spares: Spares | None = None, store: ResultStore | None = None
+        self,
+        transport: Transport,
+        setup: RunSetup,
+        spares: Spares | None = None,
+        store: ResultStore | None = None,
+        only_calls: bool = False,
     ) -> None:
         self.transport = transport
         self.setup = setup
@@ -107,6 +115,9 @@ class WorkerShell:
         )
         seeded = NONE if setup.setup is None else seeded_by_setup()
         self.caller = Caller(transport.rank, setup.run, GlobalGenerators(setup.seeds, seeded))
+        self._output = None if setup.output is None else RankOutput(transport.rank, setup)
+        if self._output is not None:
+            self.caller.output = self._output.of_rank(stays=only_calls)
         self.lock = threading.Lock()
         self.call_serial = 0
         self.is_calling = False
@@ -117,7 +128,15 @@ class WorkerShell:
         self._hasty_until = 0.0
         self._neighbours = Neighbours(transport.rank, setup.pids)
         self._children = Children(
-            setup, self.machine, self.caller, spares, self._spec, self._end, self._note, self.update_resources
+            setup,
+            self.machine,
+            self.caller,
+            spares,
+            self._spec,
+            self._end,
+            self._note,
+            self.update_resources,
+            self._output,
         )
         self._sent = self._children.sent
         self._encoders = Encoders(transport.rank, self._children.start, self._value, self._answer)
@@ -372,12 +391,19 @@ class WorkerShell:
         message = command.message
         if message[0] == FETCH:
             self._hasty_until = clock() + HASTE_S
+        elif message[0] == BYE:
+            self._end_output()
         if message[0] == FETCH and message[4] is not None:
             # The holder encodes for us, and may never have seen the code that does it.
             serialize = message[4][0]
             codes = [] if serialize is None else [(serialize, self.caller.blobs[serialize])]
             message = (*message[:5], codes, *message[6:])
         self.transport.send(command.dest, message, command.buffers)
+
+    def _end_output(self) -> None:
+        """Rank 0 prints its summary once all have said goodbye: what functions have printed comes before it."""
+        if self._output is not None and not self.is_calling:
+            self._output.close()
 
     def _value(self, task: int) -> Payload | None:
         """Return a value that is held here or lies in a file; None if it is not to be had."""
@@ -449,6 +475,8 @@ class WorkerShell:
         self.caller.close()
         self._children.close()
         self._encoders.close()
+        if self._output is not None:
+            self._output.close()
         self._values.close()
         self.machine.close()
 

@@ -225,6 +225,7 @@ class Failure:
         kind: the exception's class name, or one of :mod:`handoff_mpi.messages`' kinds.
         ranks: where each attempt ran, in order.
         place: "file:line" of the innermost frame that is the user's; empty where there is none.
+        output: the last lines that the last attempt printed, of the first failures.
     """
 
     kind: str
@@ -233,6 +234,7 @@ class Failure:
     attempts: int
     ranks: tuple[int, ...]
     place: str = ""
+    output: str = ""
 
 
 #: One line of the transition log: (task, state, cause, attempt, rank or -1, detail); for what happened to a rank

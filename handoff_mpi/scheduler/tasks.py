@@ -14,7 +14,7 @@ from handoff_mpi.messages import Entry, ErrorReport
 from handoff_mpi.scheduler.events import Failure, Rest, Transition
 from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, FAILED, READY, SKIPPED, TABLE, WAITING, Cause, State
 from handoff_mpi.scheduler.ready import ReadyTasks
-from handoff_mpi.scheduler.tracebacks import Tracebacks
+from handoff_mpi.scheduler.tracebacks import MAX_OUTPUTS, Tracebacks
 
 #: No more holders of a value are named to who wants it, but for the first; a thousand ranks may hold one.
 MOST_NAMED = 3
@@ -233,7 +233,9 @@ class TaskTable:
         """A task has failed for good; so have all that depend on it."""
         ranks = tuple(self.ran_on.get(task, ()))
         traceback = self._tracebacks.kept(error)
-        self.failures[task] = Failure(error.kind, error.message, traceback, self.attempts[task], ranks, error.place)
+        output = error.output if len(self.failures) < MAX_OUTPUTS else ""
+        tried = self.attempts[task], ranks
+        self.failures[task] = Failure(error.kind, error.message, traceback, *tried, error.place, output)
         self.move(task, cause, rank, (error.kind, error.message))
         self.open -= 1
         self._close_inputs(task)

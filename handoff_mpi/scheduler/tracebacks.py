@@ -6,6 +6,8 @@ from handoff_mpi.messages import ErrorReport
 
 #: So many failures of one kind and place keep a traceback of their own.
 MAX_OWN_TRACEBACKS = 100
+#: So many failures keep the last lines of their output.
+MAX_OUTPUTS = 1000
 
 
 class Tracebacks:

@@ -35,7 +35,8 @@ from handoff_mpi.worker.error_report import (
     release_frames,
     shorten,
 )
-from handoff_mpi.worker.process_state import ProcessState
+from handoff_mpi.worker.output import CallOutput
+from handoff_mpi.worker.process_state import SHORT_CALL_S, ProcessState
 from handoff_mpi.worker.randomness import GlobalGenerators
 from handoff_mpi.worker.thread_limits import ThreadLimits
 
@@ -92,12 +93,14 @@ class Caller:
         has_begun: whether calls follow one another, between :meth:`begin` and :meth:`finish`.
         lets_interrupt: whether a KeyboardInterrupt is that of a user at the terminal, who wants the run to end, and not
             the function's own.
+        output: captures what calls print; None leaves it alone.
     """
 
     def __init__(self, rank: int, run: str, generators: GlobalGenerators | None = None) -> None:
         self.rank = rank
         self.has_begun = False
         self.lets_interrupt = False
+        self.output: CallOutput | None = None
         self._run = run
         self.blobs: dict[int, bytes] = {}
         self._codes: dict[int, Callable[..., Any]] = {}
@@ -135,6 +138,8 @@ class Caller:
             cores: of its claim; None leaves the limits of threads as they are.
         """
         enter_copies()
+        if self.output is not None:
+            self.output.prepare()
         try:
             self._state.begin()
             if cores is not None and self._limits.set(cores):  # libraries that are loaded now read them
@@ -174,24 +179,40 @@ class Caller:
         enter_copies()
         self._outer = enter(None)  # a function may run a DAG itself
         self._state.begin()
+        if self.output is not None:
+            self.output.enter()
         self.has_begun = True
 
     def finish(self) -> None:
         """Undo :meth:`begin`."""
         self.has_begun = False
+        if self.output is not None:
+            self.output.leave()
         self._state.finish()
         leave(self._outer)
         leave_copies()
 
     def call(self, spec: CallSpec) -> Outcome:
         """Call the function, and return how it ended."""
-        if self.has_begun:
+        if not self.has_begun:
+            self.begin()
+            try:
+                return self.call(spec)
+            finally:
+                self.finish()
+        output = self.output
+        if output is None:
             return self._call(spec)
-        self.begin()
+        output.spec = spec
         try:
-            return self._call(spec)
-        finally:
-            self.finish()
+            outcome = self._call(spec)
+        except BaseException:
+            output.call_ended(spec, None)
+            raise
+        is_short = outcome.duration <= SHORT_CALL_S and not outcome.status
+        if not is_short or output.has_printed or spec.recipe[0] not in output.quiet:
+            output.call_ended(spec, outcome)
+        return outcome
 
     def _call(self, spec: CallSpec) -> Outcome:
         recipe = spec.recipe

@@ -25,9 +25,11 @@ from handoff_mpi.kernel import give_back_freed_memory, signal_at_parents_end
 from handoff_mpi.messages import HOME_NBYTES, RAISED, ErrorReport
 from handoff_mpi.module_files import take_sources
 from handoff_mpi.process_exit import exit_process, flush_output
+from handoff_mpi.speech import say
 from handoff_mpi.worker.calls import Caller, CallSpec, Outcome
 from handoff_mpi.worker.error_report import describe
 from handoff_mpi.worker.frames import DescriptorsLost, Frame, FrameReader, join, send_frame, split
+from handoff_mpi.worker.output import CallOutput, OutputFiles
 from handoff_mpi.worker.randomness import GlobalGenerators, noting_seeds, seeded_by_setup
 from handoff_mpi.worker.tokens import Tokens
 
@@ -56,12 +58,12 @@ def main(descriptor: int, last_words: int, tokens: int, rank: int, seeds: int, r
     _parent = sock
     serve_as_child()
     sys.argv[:] = arguments
-    server = _Server(rank, run, bool(seeds), Tokens(tokens))
+    server = _Server(rank, run, bool(seeds), Tokens(tokens), reader)
     try:
         while True:
             server.take(reader.read())
     except DescriptorsLost as error:
-        print(f"handoff: a child process of rank {rank} ends: {error}", file=sys.stderr, flush=True)
+        say(f"a child process of rank {rank} ends: {error}")
         exit_process(1, HANDLERS_TIMEOUT_S, THREADS_TIMEOUT_S)
     except (EOFError, ConnectionError):
         exit_process(0, HANDLERS_TIMEOUT_S, THREADS_TIMEOUT_S)  # the rank needs it no longer, or is gone
@@ -73,8 +75,10 @@ class _Server:
     What is sent ahead, and void, is told in :mod:`handoff_mpi.worker.ahead`.
     """
 
-    def __init__(self, rank: int, run: str, seeds: bool, tokens: Tokens) -> None:
+    def __init__(self, rank: int, run: str, seeds: bool, tokens: Tokens, reader: FrameReader) -> None:
         self._rank = rank
+        self._reader = reader
+        self._output: CallOutput | None = None
         self._tokens = tokens
         self._problem: ErrorReport | None = None
         self._caller = Caller(rank, run)
@@ -82,6 +86,9 @@ class _Server:
 
     def _begin_run(self, run: str, seeds: bool) -> None:
         self._caller.close()
+        if self._output is not None:
+            self._output.close()
+            self._output = None
         self._seeds = seeds
         self._caller = Caller(self._rank, run, GlobalGenerators(seeds))
         self._is_void = False  # what is sent ahead, until a call comes that is not
@@ -101,6 +108,9 @@ class _Server:
         elif message[0] == "setup":
             self._problem = _set_up(message[1], self._rank)
             self._caller = Caller(self._rank, message[2], GlobalGenerators(self._seeds, seeded_by_setup()))
+            self._caller.output = self._output
+        elif message[0] == "output":
+            self._capture(*message[1:])
         elif message[0] == "run":
             self._begin_run(*message[1:])
         elif message[0] == "trim":
@@ -115,6 +125,11 @@ class _Server:
             self._call_if_possible(message)
         elif message[0] == "encode":
             self._encode(message, buffers)
+
+    def _capture(self, launch: int, max_nbytes: int) -> None:
+        out, index = self._descriptors = self._reader.take_descriptors(2)
+        files = OutputFiles(out.number, index.number, launch, max_nbytes)
+        self._output = self._caller.output = CallOutput(lambda: files, stays=True)
 
     def _prepare(self, codes: tuple[int, ...], cores: float | None = None) -> None:
         """Starting, ``setup`` and imports may take longer than a call's timeout allows: that counts from here."""
@@ -136,9 +151,9 @@ class _Server:
             self._prepare(codec[:1])
         began = time.monotonic()
         if self._problem is not None:
-            _answer(self._set_up_failed(), began)
+            self._answer(self._set_up_failed(), began)
         else:
-            _answer(self._caller.encode(join(head, buffers), codec, dest), began)
+            self._answer(self._caller.encode(join(head, buffers), codec, dest), began)
 
     def _set_up_failed(self) -> Outcome:
         return Outcome(RAISED, None, self._problem, 0.0)
@@ -149,7 +164,14 @@ class _Server:
         payload = outcome.payload
         is_small = payload is not None and len(payload) == 2 and nbytes_of(payload) <= HOME_NBYTES
         self._latest = payload if is_small else None
-        _answer(outcome, began)
+        self._answer(outcome, began)
+
+    def _answer(self, outcome: Outcome, began: float) -> None:
+        if self._output is None:  # which flushes where it must
+            flush_output()
+        payload = outcome.payload
+        head, buffers = (None, ()) if payload is None else split(payload)
+        tell_rank(("ended", outcome.status, head, outcome.error, began, outcome.duration), buffers)
 
 
 def _set_up(blob: bytes, rank: int) -> ErrorReport | None:
@@ -177,13 +199,6 @@ def _spec(message: tuple[Any, ...], buffers: Sequence[Any], latest: Payload | No
         values.append((join(head, buffers[taken : taken + count]), codec, source))
         taken += count
     return CallSpec(id, attempt, recipe, values, cores, gpus)
-
-
-def _answer(outcome: Outcome, began: float) -> None:
-    flush_output()
-    payload = outcome.payload
-    head, buffers = (None, ()) if payload is None else split(payload)
-    tell_rank(("ended", outcome.status, head, outcome.error, began, outcome.duration), buffers)
 
 
 def tell_rank(message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> bool:

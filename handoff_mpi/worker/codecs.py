@@ -29,9 +29,7 @@ def serialize(load: Load, number: int, payload: Payload, source: int, target: in
 
 def deserialize(load: Load, number: int, value: Any, source: int, target: int) -> Any:
     """Return what the deserializer of this number makes of what was sent; what it raises is raised."""
-    return _named(
-        DESERIALIZE, load, number, source, target, lambda code: call_here(code, (value, source, target), {})
-    )
+    return _named(DESERIALIZE, load, number, source, target, lambda code: call_here(code, (value, source, target), {}))
 
 
 def _named(side: str, load: Load, number: int, source: int, target: int, run: Callable[[Any], Any]) -> Any:

@@ -7,6 +7,7 @@ that travel in the stream. The others lie in shared memory, whose descriptors ar
 from __future__ import annotations
 
 import errno
+import os
 import pickle
 import select
 import socket
@@ -71,6 +72,18 @@ def send_frame(
     _send(sock, _packed(message, sizes), (), limit_s)
     for view in views:
         _send(sock, view, (), limit_s)
+
+
+def send_descriptors(
+    sock: socket.socket, message: tuple[Any, ...], descriptors: Sequence[int], limit_s: float | None = None
+) -> None:
+    """Send a frame with copies of open descriptors, for :meth:`FrameReader.take_descriptors`.
+
+    Raises:
+        OSError: the other side is gone, or takes nothing; or there are too many descriptors.
+    """
+    copies = [Descriptor(os.dup(each)) for each in descriptors]
+    _send(sock, _packed(message), copies, limit_s)
 
 
 def packed_frame(message: tuple[Any, ...]) -> bytes:
@@ -156,6 +169,16 @@ class FrameReader:
             return next(self._frames)
         except StopIteration:
             raise EOFError("the connection was lost before") from None
+
+    def take_descriptors(self, count: int) -> list[Descriptor]:
+        """Return the descriptors that came with the frame that was read last, from :func:`send_descriptors`.
+
+        Raises:
+            DescriptorsLost: they are not there.
+        """
+        if len(self._descriptors) < count:
+            raise DescriptorsLost("descriptors could not be taken in: too many files are open")
+        return [self._descriptors.popleft() for _ in range(count)]
 
     def close(self) -> None:
         """Give up what has arrived of a frame."""

@@ -477,7 +477,8 @@ class Worker:
         nbytes = event.nbytes
         if work.is_overdue and status == DIED:
             status = TIMED_OUT
-            value = ErrorReport(TIMEOUT, f"took longer than its timeout of {work.timeout_s:g} s")
+            why = f"took longer than its timeout of {work.timeout_s:g} s"
+            value = ErrorReport(TIMEOUT, why, output="" if value is None else value.output)
         entry: Entry
         if status == OK:
             payload = event.payload

@@ -29,10 +29,12 @@ from handoff_mpi.worker.frames import (
     FrameReader,
     join,
     packed_frame,
+    send_descriptors,
     send_frame,
     send_packed,
     split,
 )
+from handoff_mpi.worker.output import OutputFiles, descriptors_between_calls
 from handoff_mpi.worker.process_state import directory_between_calls, variables_between_calls
 from handoff_mpi.worker.tokens import Tokens
 
@@ -78,6 +80,7 @@ class Child:
         seeds: whether calls that draw random numbers are seeded.
 
     Attributes:
+        is_captured: whether the output of its calls is captured, in this run.
         is_preparing: whether it starts, or loads code, and so has not begun the call that it was given.
 
     Raises:
@@ -91,6 +94,7 @@ class Child:
         self._trouble = ""
         self._is_dead = False
         self.is_preparing = True
+        self.is_captured = False
         self._circumstances = _circumstances()
         # What setup did was for that run, and a child ends with the thread that started it.
         self._outlasts_run = setup is None and threading.current_thread() is threading.main_thread()
@@ -113,11 +117,14 @@ class Child:
 
     def _start(self, theirs: socket.socket, words: Sequence[str]) -> subprocess.Popen[bytes]:
         descriptors = [each.fileno() for each in (theirs, self._last_words, self._tokens)]
+        stdout, stderr = descriptors_between_calls()
         try:
             return subprocess.Popen(
                 [*python_program(_IMPORTS, _CALL), *map(str, descriptors), *words, *_arguments()],
                 pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
                 cwd=directory_between_calls(),
                 env=environment_of_child(),
                 start_new_session=True,
@@ -143,12 +150,23 @@ class Child:
             self._send(("run", run, seeds))
         except OSError:
             return False
+        self.is_captured = False
         self.knows.clear()
         self.knows_constants.clear()
         return True
 
     def fileno(self) -> int:
         return self._sock.fileno()
+
+    def capture(self, files: OutputFiles) -> None:
+        """Have the output of its calls captured in ``files`` from now on, until another run begins.
+
+        Raises:
+            OSError: the child is gone, or too many files are open.
+        """
+        message = ("output", files.launch, files.max_nbytes)
+        send_descriptors(self._sock, message, [files.out, files.index], SEND_LIMIT_S)
+        self.is_captured = True
 
     def learn(self, codes: Sequence[tuple[int, bytes]]) -> None:
         """Send encoded callables.

@@ -100,7 +100,8 @@ def find(function) -> str:
 
 
 class Solver:
-    def __init__(self, comm): self.comm = comm
+    def __init__(self, comm):
+        self.comm = comm
 
     def step(self):
         return self.comm.allreduce(

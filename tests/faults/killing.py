@@ -1,6 +1,6 @@
 """A random worker killed every half second until two are left: is the result right, and what did it cost?
 
-    python -m tests.faults.killing [--ranks 8] [--functions 2000] [--seconds 0.02] [--every 0.5] [--seed 1]
+python -m tests.faults.killing [--ranks 8] [--functions 2000] [--seconds 0.02] [--every 0.5] [--seed 1]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Naps, and one call that holds the interpreter: its rank neither hears nor says anything meanwhile.
 
-    run tests/faults/naps.py -- NAPS SECONDS HELD_SECONDS
+run tests/faults/naps.py -- NAPS SECONDS HELD_SECONDS
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A run that is told to stop, and a rank that is deaf for a minute: the one ends in time, the other is left alone.
 
-    python -m tests.faults.walltime [--held 60]
+python -m tests.faults.walltime [--held 60]
 """
 
 from __future__ import annotations

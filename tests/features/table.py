@@ -13,6 +13,7 @@ FILE = Path(__file__).with_name("every_feature.py")
 _RUN = [sys.executable, "-m", "handoff_mpi", "run", "--keep", "all"]
 _RANKS = mpirun_command(3) if __name__ != "__main__" else []
 
+
 def commands(directory: Path) -> dict[str, list[str]]:
     """Return, by the place where functions run, the command that has them run there; its run-dir has the same name."""
     run = [sys.executable, "-m", "handoff_mpi", "run", "--keep", "all", str(FILE)]

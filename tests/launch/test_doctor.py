@@ -71,8 +71,10 @@ CASES = [
         "ranks differ: Python 3.12.1 on ranks 0-1, 3.11.2 on rank 2",
     ),
     (
-        findings.judge_versions, [[rank(0), rank(1, versions={"Python": "3.12.1"})]],
-        BAD, "mpi4py 4.1 on rank 0, none on",
+        findings.judge_versions,
+        [[rank(0), rank(1, versions={"Python": "3.12.1"})]],
+        BAD,
+        "mpi4py 4.1 on rank 0, none on",
     ),
     (findings.judge_versions, [[rank(0, versions={"mpi4py": "none"})]], BAD, "mpi4py is not installed"),
     # threads
@@ -120,8 +122,10 @@ CASES = [
     (places.judge_writes, [RUN_DIR], OK, "takes 1 ms"),
     (places.judge_writes, [run_dir(write_s=0.3)], NOTE, "takes 300 ms"),
     (
-        places.judge_locks, [RUN_DIR, {0: FolderView(True, "", True), 2: FolderView(True, "", True)}, HOSTS],
-        OK, "between",
+        places.judge_locks,
+        [RUN_DIR, {0: FolderView(True, "", True), 2: FolderView(True, "", True)}, HOSTS],
+        OK,
+        "between",
     ),
     (places.judge_locks, [RUN_DIR, {}, {}], OK, "flock works on the run-dir"),
     (places.judge_locks, [run_dir(lock_trouble="No locks available"), {}, {}], NOTE, "No locks available"),
@@ -148,8 +152,10 @@ CASES = [
     # hosts
     (places.judge_cores, [[rank(0), rank(1, host="h2")]], OK, "h1 has 8, h2 has 8; no rank is bound more tightly"),
     (
-        places.judge_cores, [[rank(0, bound_cores=1), rank(1, bound_cores=1)]],
-        NOTE, "ranks 0-1 are bound to 1 core each",
+        places.judge_cores,
+        [[rank(0, bound_cores=1), rank(1, bound_cores=1)]],
+        NOTE,
+        "ranks 0-1 are bound to 1 core each",
     ),
     (places.judge_crowding, [[rank(0), rank(1)]], OK, "a core for every rank"),
     (places.judge_crowding, [[rank(n, host_cores=2.0) for n in range(3)]], NOTE, "3 ranks share 2 cores on h1"),
@@ -159,14 +165,18 @@ CASES = [
     (places.judge_open_files, [[rank(0)], 2000], NOTE, "1024 files open on h1"),
     (places.judge_scratch, [[rank(0)]], OK, "10 GB free in /tmp on h1"),
     (
-        places.judge_scratch, [[rank(0), rank(1, host="h2", free_nbytes={"/tmp": 10**6})]],
-        NOTE, "1 MB free in /tmp on h2",
+        places.judge_scratch,
+        [[rank(0), rank(1, host="h2", free_nbytes={"/tmp": 10**6})]],
+        NOTE,
+        "1 MB free in /tmp on h2",
     ),
     (places.judge_scratch, [[rank(0, free_nbytes={"/dev/shm": 10**6})]], NOTE, "1 MB free in /dev/shm"),
     (places.judge_imports, [[rank(0)], False], OK, "take 300 ms: mpi4py.MPI 200 ms, numpy 100 ms; /env/lib is on ext4"),
     (
-        places.judge_imports, [[rank(0), rank(1, imports=imports(9.0, "nfs4"), host="h2")], False],
-        NOTE, "(least) to 9.2 s (most: rank 1 on h2): mpi4py.MPI 200 ms, numpy 9.0 s; /env/lib is on ext4, nfs4 (",
+        places.judge_imports,
+        [[rank(0), rank(1, imports=imports(9.0, "nfs4"), host="h2")], False],
+        NOTE,
+        "(least) to 9.2 s (most: rank 1 on h2): mpi4py.MPI 200 ms, numpy 9.0 s; /env/lib is on ext4, nfs4 (",
     ),
     (places.judge_imports, [[rank(0), rank(1, imports=imports("ImportError"))], False], BAD, "rank 1: ImportError"),
 ]

@@ -202,7 +202,9 @@ def test_a_rank_that_leaves_in_setup_is_told_of_at_once(handoff, tmp_path):
     assert "rank 1 ended before setup(1) had returned" in ended.err
 
 
-KILLED_ONCE = DAG + """
+KILLED_ONCE = (
+    DAG
+    + """
 from pathlib import Path
 def setup(rank):
     if rank == VICTIM and not Path("killed").exists():
@@ -210,6 +212,7 @@ def setup(rank):
         os.kill(os.getpid(), 9)
 dag.add_function(Function("call", (), Path("called").touch))
 """
+)
 
 
 @pytest.mark.parametrize("victim", [0, 1])

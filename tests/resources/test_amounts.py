@@ -313,9 +313,7 @@ GPUS = (Device(index=0, uuid="a"), Device(index=1, uuid="b"))
 
 
 def test_what_a_rank_offers_is_written_as_users_write_it() -> None:
-    capability = Capability(
-        rank=1, host="n1", host_amounts={"cpu": 75_000, "memory": 160_000_000}, devices=GPUS
-    )
+    capability = Capability(rank=1, host="n1", host_amounts={"cpu": 75_000, "memory": 160_000_000}, devices=GPUS)
     offered = capability.offered()
     assert offered == {"cpu": 7.5, "memory": 16_000, "gpu": 2}
     assert [type(amount) for amount in offered.values()] == [float, int, int]

@@ -88,12 +88,8 @@ def test_a_binding_of_this_process_makes_the_host_no_smaller(machine: Machine) -
     assert done.stdout.split() == [str(64 * CORE), "64"]
 
 
-@pytest.mark.parametrize(
-    "text", ["", "many", "0-", "0-1,3-2", "-1", "0-99999999999", "0,,1", "0x3", "\x00\xff"]
-)
-def test_a_damaged_list_of_cpus_is_passed_over(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, text: str
-) -> None:
+@pytest.mark.parametrize("text", ["", "many", "0-", "0-1,3-2", "-1", "0-99999999999", "0,,1", "0x3", "\x00\xff"])
+def test_a_damaged_list_of_cpus_is_passed_over(machine: Machine, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 5)
     assert cores(machine({ONLINE: text})) == 5 * CORE
 
@@ -463,9 +459,7 @@ def test_a_damaged_meminfo_is_passed_over(machine: Machine, monkeypatch: pytest.
     assert memory(machine({MEMINFO: text})) == 2 * MB
 
 
-def test_memory_that_nothing_tells_is_left_out_with_a_note(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_that_nothing_tells_is_left_out_with_a_note(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(name: str) -> int:
         raise ValueError("unrecognized configuration name")
 
@@ -486,9 +480,7 @@ def test_v2_memory_limit_of_every_ancestor_binds(machine: Machine, tight: str) -
 
 @pytest.mark.parametrize("tight", ["a/b", "a", "."])
 def test_v1_memory_limit_of_every_ancestor_binds(machine: Machine, tight: str) -> None:
-    unlimited = {
-        f"{V2}/memory/{where}/memory.limit_in_bytes": "9223372036854771712" for where in ("a/b", "a", ".")
-    }
+    unlimited = {f"{V2}/memory/{where}/memory.limit_in_bytes": "9223372036854771712" for where in ("a/b", "a", ".")}
     root = machine({SELF: "4:memory:/a/b", **unlimited})
     assert memory(root) == 1_024_000 * MB
     write(root, {f"{V2}/memory/{tight}/memory.limit_in_bytes": "3000000000\n"})
@@ -585,15 +577,11 @@ def devices(root: Path, notes: list[str] | None = None, **environ: str) -> tuple
     return detect(0, environ, root, notes).devices
 
 
-@pytest.mark.parametrize(
-    "sign", ["dev/nvidia0", "dev/nvidia11", "proc/driver/nvidia/gpus/0000:01:00.0/information"]
-)
+@pytest.mark.parametrize("sign", ["dev/nvidia0", "dev/nvidia11", "proc/driver/nvidia/gpus/0000:01:00.0/information"])
 def test_devices_as_cupy_sees_them(machine: Machine, with_cupy: Install, sign: str) -> None:
     with_cupy(FakeCuda(1))
     notes: list[str] = []
-    assert devices(machine({sign: ""}), notes) == (
-        Device(index=0, uuid=UUID_TEXT, memory_mb=80_000, name="Test GPU"),
-    )
+    assert devices(machine({sign: ""}), notes) == (Device(index=0, uuid=UUID_TEXT, memory_mb=80_000, name="Test GPU"),)
     assert notes == []
 
 
@@ -681,9 +669,7 @@ def test_a_device_without_cupy_is_noted(machine: Machine, monkeypatch: pytest.Mo
         AttributeError("partially initialized module"),
     ],
 )
-def test_a_broken_driver_means_no_devices_and_a_note(
-    machine: Machine, with_cupy: Install, error: Exception
-) -> None:
+def test_a_broken_driver_means_no_devices_and_a_note(machine: Machine, with_cupy: Install, error: Exception) -> None:
     with_cupy(FakeCuda(1, error=error))
     notes: list[str] = []
     assert devices(machine(GPU), notes) == ()
@@ -714,9 +700,7 @@ def test_declared_cores_override_all(machine: Machine, text: str, amount: int) -
     assert cores(root, HANDOFF_CORES=text, SLURM_CPUS_ON_NODE="2") == amount
 
 
-@pytest.mark.parametrize(
-    ("text", "amount"), [("16000", 16_000 * MB), ("2GB", 2_000 * MB), ("1 GiB", 2**30 // 100 + 1)]
-)
+@pytest.mark.parametrize(("text", "amount"), [("16000", 16_000 * MB), ("2GB", 2_000 * MB), ("1 GiB", 2**30 // 100 + 1)])
 def test_declared_memory_overrides_all(machine: Machine, text: str, amount: int) -> None:
     assert memory(machine(), HANDOFF_MEMORY=text, SLURM_MEM_PER_NODE="1") == amount
 
@@ -769,9 +753,7 @@ def test_rank_process_and_version(machine: Machine, monkeypatch: pytest.MonkeyPa
     assert (found.rank, found.pid, found.version) == (5, 4711, metadata.version("handoff_mpi"))
 
 
-def test_the_environment_of_the_process_is_the_default(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_of_the_process_is_the_default(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HANDOFF_CORES", "3")
     assert detect(0, root=machine()).host_amounts["cpu"] == 3 * CORE
     monkeypatch.setenv("SLURM_JOB_CPUS_PER_NODE", "2")

@@ -184,7 +184,9 @@ def test_n_inside_a_launcher_is_refused(mpirun, tmp_path):
     assert "leave -n out" in ended.err
 
 
-FAILING = PREAMBLE + """
+FAILING = (
+    PREAMBLE
+    + """
 def raises(): raise ValueError("no luck")
 def twice():
     if handoff_mpi.current_task().attempt < 3: raise RuntimeError("not yet")
@@ -205,6 +207,7 @@ def build(args):
     dag.add_function(Function("unharmed", (), abs, [-7]))
     return dag
 """
+)
 
 ENDS = {
     "raises": "ValueError: no luck",
@@ -221,7 +224,9 @@ def status_of(tmp_path):
     return json.loads(path.read_text())
 
 
-RUDE = PREAMBLE + """
+RUDE = (
+    PREAMBLE
+    + """
 class Mute(Exception):
     def __str__(self): raise KeyboardInterrupt
 class Nameless:
@@ -237,6 +242,7 @@ for code in (raises_what_interrupts, exits_with_what_cannot_be_shown, returns_wh
 for code in (closes_stdout, replaces_stderr):
     dag.add_function(Function(code.__name__, (), code, max_retries=0, priority=-1))
 """
+)
 
 
 @pytest.mark.parametrize("words", [["-n", "2"], ["--isolation", "process"]], ids=["rank", "child"])
@@ -250,7 +256,9 @@ def test_errors_and_values_that_misbehave_when_looked_at_end_no_process(handoff,
     assert ended.err.count("(its message cannot be shown)") == 4, "once as each fails, once in the summary"
 
 
-FORKING = PREAMBLE + """
+FORKING = (
+    PREAMBLE
+    + """
 def forks(number):
     print(f"called {number}\\n", end="", flush=True)  # in one write, buffered or not
     if not os.fork():
@@ -264,6 +272,7 @@ for number in range(12):
     dag.add_function(Function(number, (), naps if number % 3 else forks, [number], max_retries=0))
 dag.add_function(Function("all", list(range(12)), lambda *all: print(sum(all)) or time.sleep(0.5)))
 """
+)
 
 
 @pytest.mark.parametrize("words", [[], ["-n", "2"], ["--isolation", "process"]], ids=["here", "rank", "child"])
@@ -275,7 +284,9 @@ def test_what_a_function_forks_does_not_go_on_as_its_process(handoff, tmp_path, 
     assert sorted(ended.out.split()) == sorted([*"0369", *["called"] * 4, str(sum(range(12)))])
 
 
-ORPHANS = PREAMBLE + """
+ORPHANS = (
+    PREAMBLE
+    + """
 def dies():
     if not os.fork():
         os.setsid()
@@ -286,6 +297,7 @@ def dies():
     os.kill(os.getpid(), 9)
 dag.add_function(Function("dies", (), dies, max_retries=0))
 """
+)
 
 
 def test_a_childs_death_is_seen_though_what_it_forked_lives_on(handoff, tmp_path):
@@ -326,7 +338,9 @@ def test_on_failure_stop(handoff, tmp_path):
     assert status_of(tmp_path)["status"] == "stopped"
 
 
-ODD = PREAMBLE + """
+ODD = (
+    PREAMBLE
+    + """
 import signal, threading
 class Unpicklable(Exception):
     def __init__(self, first, second): super().__init__(first); self.lock = threading.Lock()
@@ -352,6 +366,7 @@ def build(args):
         dag.add_function(Function("after " + name, [name], abs, max_retries=0))
     return dag
 """
+)
 
 ODD_ENDS = {
     "carries_a_lock": "Unpicklable: with a lock",
@@ -399,10 +414,13 @@ def test_a_time_out_costs_a_child_and_not_a_rank(handoff, tmp_path):
     assert status["lost_ranks"] == {}
 
 
-KEEPING = PREAMBLE + """
+KEEPING = (
+    PREAMBLE
+    + """
 dag.add_function(Function("big", (), bytes, [1_000_000]))
 dag.add_function(Function("size", ["big"], len))
 """
+)
 
 
 @pytest.mark.parametrize("ranks", [1, 3])

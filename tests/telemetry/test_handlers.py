@@ -142,9 +142,7 @@ def test_has_handlers_follows_attach_and_detach() -> None:
 def test_list_handlers_by_prefix() -> None:
     telemetry.attach_many("a", [RANK_LOST, FUNCTION_STOP], ignore, 7)
     telemetry.attach("b", FUNCTION_STOP, fail)
-    listed = [
-        (entry.handler_id, entry.event, entry.handler, entry.config) for entry in telemetry.list_handlers()
-    ]
+    listed = [(entry.handler_id, entry.event, entry.handler, entry.config) for entry in telemetry.list_handlers()]
     assert listed == [
         ("a", FUNCTION_STOP, ignore, 7),
         ("b", FUNCTION_STOP, fail, None),

@@ -1,0 +1,290 @@
+"""``logs``: what functions have printed, of a run that goes on or has ended, whoever owns it; nothing is unpickled."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from handoff_mpi.errors import EXIT_DONE, UsageError
+from handoff_mpi.formatting import one_line, without_controls
+from handoff_mpi.results.output_files import OUTPUT, OutputDirectory, Printed
+from handoff_mpi.results.output_follow import Follower, LinePrefixer
+from handoff_mpi.results.run_dir import STATUS
+from handoff_mpi.suggestions import did_you_mean
+from handoff_mpi.verbs.run_dirs import find_run_dir
+
+#: So many attempts are listed.
+MAX_LISTED = 1000
+#: Seconds between two looks at a run that is followed.
+LOOK_S = 0.2
+#: A run whose status is not renewed for so long has died.
+SILENCE_S = 20.0
+_MAX_STATUS_NBYTES = 1 << 20
+_ID_CHARS = 60
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("run_dir", nargs="?", metavar="RUN-DIR", help="of the run (default: the newest one)")
+    parser.add_argument("id", nargs="?", metavar="ID", help="of the function; without it, all that printed are listed")
+    parser.add_argument("--attempt", type=int, metavar="N", help="of this attempt alone")
+    parser.add_argument("--rank", type=int, metavar="N", help="print all that was printed on this rank instead")
+    parser.add_argument("--follow", action="store_true", help="print what is printed from now on, until the run ends")
+    parser.add_argument("--raw", action="store_true", help="print the bytes as they are; a terminal obeys them")
+
+
+def main(given: argparse.Namespace) -> int:
+    """Print what the arguments ask for; return the exit code.
+
+    Raises:
+        UsageError: there is no such run, or no such output.
+    """
+    run_dir, id = _find(given)
+    try:
+        if given.follow:
+            _follow(run_dir, id, given)
+        else:
+            with _opened(run_dir) as directory:
+                _print(directory, run_dir, id, given)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `| head` has read enough
+    except KeyboardInterrupt:
+        pass
+    return EXIT_DONE
+
+
+def _find(given: argparse.Namespace) -> tuple[Path, str | None]:
+    """Return the run-dir and the id; a single word that is no path is the id of a function of the newest run."""
+    word = given.run_dir
+    if word is not None and given.id is None and os.sep not in word and not os.path.lexists(word):
+        try:
+            return find_run_dir(None), word
+        except UsageError:
+            pass  # what is missing is a run-dir
+    return find_run_dir(word), given.id
+
+
+def _opened(run_dir: Path) -> OutputDirectory:
+    try:
+        return OutputDirectory(run_dir)
+    except (FileNotFoundError, NotADirectoryError):
+        mode = _status(run_dir).get("output")
+        why = (
+            "the run has not captured output; run it with --output capture" if mode == "off" else "nothing was printed"
+        )
+        raise UsageError(f"{run_dir} holds no output of functions: {why}") from None
+    except OSError as error:
+        raise UsageError(
+            f"{run_dir / OUTPUT} cannot be read: {error.strerror}; check its mode and its owner"
+        ) from error
+
+
+def _print(directory: OutputDirectory, run_dir: Path, id: str | None, given: argparse.Namespace) -> None:
+    if given.rank is not None:
+        _print_rank(directory, run_dir, given)
+        return
+    all_printed = directory.all_printed()
+    if directory.unreadable:
+        print(f"{directory.unreadable} lines of the index cannot be read", file=sys.stderr)
+    if id is None:
+        _list(directory, [each for each in all_printed if given.attempt in (None, each.attempt)])
+        return
+    found = [each for each in all_printed if each.id == id]
+    if not found:
+        near = did_you_mean(id, {each.id: None for each in all_printed}, shown=one_line)
+        raise UsageError(
+            f"no output of {one_line(id, _ID_CHARS)} is in {run_dir}{near or '; it may have printed nothing'}"
+        )
+    wanted = [each for each in found if given.attempt in (None, each.attempt)]
+    if not wanted:
+        numbers = ", ".join(str(number) for number in sorted({each.attempt for each in found}))
+        raise UsageError(
+            f"attempt {given.attempt} of {one_line(id, _ID_CHARS)} has printed nothing; attempt {numbers} has"
+        )
+    wanted.sort(key=lambda each: (each.launch, each.attempt))
+    _print_attempts(directory, wanted, given.raw, len({(each.launch, each.attempt) for each in wanted}) > 1)
+
+
+def _print_attempts(directory: OutputDirectory, wanted: Iterable[Printed], raw: bool, has_heads: bool) -> None:
+    last = None
+    for each in wanted:
+        if has_heads and (each.launch, each.attempt) != last:
+            _print_line(_head(each))
+        last = each.launch, each.attempt
+        _copy(directory.read(each), raw)
+
+
+def _head(each: Printed) -> str:
+    launch = f", launch {each.launch}" if each.launch > 1 else ""
+    return f"=== {one_line(each.id)}, attempt {each.attempt}{launch}, rank {each.rank} ==="
+
+
+def _print_rank(directory: OutputDirectory, run_dir: Path, given: argparse.Namespace) -> None:
+    names = [
+        name for name in directory.names() if name == f"rank-{given.rank}" or name.startswith(f"rank-{given.rank}.")
+    ]
+    if not names:
+        raise UsageError(f"nothing that was printed on rank {given.rank} is in {run_dir}")
+    for name in names:
+        position, size = 0, directory.size(name)
+        for each in [*directory.printed(name), Printed("", 0, 0, given.rank, name, size, 0)]:
+            between = Printed("", 0, 0, given.rank, name, position, each.offset - position)
+            if between.nbytes > 0:
+                _print_line("=== between calls ===")
+                _copy(directory.read(between), given.raw)
+            if each.nbytes:
+                _print_line(_head(each))
+                _copy(directory.read(each), given.raw)
+            position = max(position, each.offset + each.nbytes)
+
+
+def _list(directory: OutputDirectory, printed: list[Printed]) -> None:
+    rows: dict[tuple[str, int, int], list[int]] = {}
+    for each in printed:
+        row = rows.setdefault((each.id, each.launch, each.attempt), [0, 0, each.rank])
+        row[0] += each.nbytes
+        row[1] += each.dropped
+    shown = list(rows.items())[:MAX_LISTED]
+    width = max([len(one_line(id, _ID_CHARS)) for (id, _, _), _ in shown] + [len("function")])
+    has_launches = any(launch > 1 for _, launch, _ in rows)
+    print(f"{'function':{width}}  {'launch  ' if has_launches else ''}attempt  rank        bytes")
+    for (id, launch, attempt), (nbytes, dropped, rank) in shown:
+        which = f"{launch:6}  " if has_launches else ""
+        more = f"  ({dropped:,} more were dropped)" if dropped else ""
+        print(f"{one_line(id, _ID_CHARS):{width}}  {which}{attempt:7}  {rank:4}  {nbytes:11,}{more}")
+    if len(rows) > len(shown):
+        print(f"... and {len(rows) - len(shown):,} more")
+    between = sum(map(directory.size, directory.names())) - sum(each.nbytes for each in directory.all_printed())
+    if between > 0:
+        print(f"{between:,} bytes were printed between calls; --rank N prints those of a rank")
+
+
+# -- following -------------------------------------------------------------------------------------------
+
+
+def _follow(run_dir: Path, id: str | None, given: argparse.Namespace) -> None:
+    """Print what is new until the run has ended."""
+    with ExitStack() as stack:
+        followed = _Followed(run_dir, stack)
+        is_over = _end_of_run(run_dir)
+        while True:
+            has_ended = is_over()
+            for rank, printed, part in followed.new(is_last=has_ended):
+                if id is not None and (printed is None or printed.id != id):
+                    continue
+                if given.attempt is not None and (printed is None or printed.attempt != given.attempt):
+                    continue
+                if given.rank is not None and given.rank != rank:
+                    continue
+                _show(followed.prefixer, rank, printed, part, given.raw)
+            sys.stdout.flush()
+            if has_ended:
+                return
+            time.sleep(LOOK_S)
+
+
+def _show(prefixer: LinePrefixer, rank: int, printed: Printed | None, part: bytes, raw: bool) -> None:
+    if raw:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(part)
+    else:
+        print(prefixer.lines(rank, printed, part), end="")
+
+
+class _Followed:
+    """The files of a run, those that are made later too."""
+
+    def __init__(self, run_dir: Path, stack: ExitStack) -> None:
+        self.prefixer = LinePrefixer(has_rank=True)
+        self._run_dir = run_dir
+        self._stack = stack
+        self._directory: OutputDirectory | None = None
+        self._followers: dict[str, tuple[int, Follower]] = {}
+
+    def new(self, is_last: bool) -> Iterable[tuple[int, Printed | None, bytes]]:
+        self._find()
+        for rank, follower in self._followers.values():
+            for printed, part in follower.look(is_last):
+                yield rank, printed, part
+
+    def _find(self) -> None:
+        try:
+            if self._directory is None:
+                self._directory = self._stack.enter_context(OutputDirectory(self._run_dir))
+            for name in self._directory.names():
+                if name not in self._followers:
+                    self._add(self._directory, name)
+        except OSError:
+            pass  # nothing was printed yet
+
+    def _add(self, directory: OutputDirectory, name: str) -> None:
+        out = self._stack.enter_context(directory.open(f"{name}.out"))
+        index = self._stack.enter_context(directory.open(f"{name}.index"))
+        rank = int(name.removeprefix("rank-").partition(".")[0])
+        self._followers[name] = rank, Follower(name, out.fileno(), index.fileno())
+
+
+def _end_of_run(run_dir: Path) -> Callable[[], bool]:
+    """Return what tells whether the run is over: it says so, or its status has not been renewed for long."""
+    seen: tuple[Any, ...] = ()
+    since = time.monotonic()
+
+    def is_over() -> bool:
+        nonlocal seen, since
+        try:
+            status = (run_dir / STATUS).stat()
+        except OSError:
+            return time.monotonic() - since >= SILENCE_S
+        now = (status.st_mtime_ns, status.st_ino)
+        if now != seen:
+            seen, since = now, time.monotonic()
+        said = _status(run_dir)
+        return said.get("exit_code") is not None or time.monotonic() - since >= SILENCE_S
+
+    return is_over
+
+
+def _status(run_dir: Path) -> dict[str, Any]:
+    try:
+        fd = os.open(run_dir / STATUS, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file:
+            said = json.loads(file.read(_MAX_STATUS_NBYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+# -- printing --------------------------------------------------------------------------------------------
+
+
+def _print_line(text: str) -> None:
+    print(text, flush=True)
+
+
+def _copy(parts: Iterable[bytes], raw: bool) -> None:
+    """Print what was printed; a terminal obeys nothing in it unless it is ``raw``."""
+    if raw:
+        sys.stdout.flush()
+        for part in parts:
+            sys.stdout.buffer.write(part)
+        sys.stdout.buffer.flush()
+        return
+    import codecs
+
+    decoder, last = codecs.getincrementaldecoder("utf-8")("replace"), "\n"
+    for part in parts:
+        text = without_controls(decoder.decode(part))
+        sys.stdout.write(text)
+        last = text[-1:] or last
+    rest = decoder.decode(b"", final=True)
+    sys.stdout.write(rest)
+    if (rest or last)[-1:] != "\n":
+        sys.stdout.write("\n")  # the next heading, or the prompt, begins a line

@@ -1,0 +1,579 @@
+"""What functions print in a process: captured in one file, and attributed to the call that was running.
+
+While calls run, descriptors 1 and 2 point at the file, so that native code, programs and forked processes write there
+too, and ``sys.stdout`` and ``sys.stderr`` are streams that note when they are written to. A pipe would need a thread
+that reads it, and native code that prints while it holds the interpreter would wait for that thread for ever.
+
+An index beside the file has lines of JSON, for attempts that printed something only:
+
+- ``{"id", "attempt", "launch", "offset"}``: the attempt has begun to print at that offset of the file;
+- the same with ``"nbytes"`` and ``"dropped"``: it has ended, after so many bytes that are kept and others that are not;
+- ``{"launch", "offset"}``: another launch begins to use the file.
+
+A short call takes two microseconds, and a look at the file would take a tenth of that. Calls of a function are looked
+at until some have printed nothing; from then on short ones are trusted to print by Python's streams, which note it, or
+not at all. The first time that one prints otherwise is found at the end of the burst of calls that it was in, and
+attributed to the last of them; from then on all calls are looked at.
+
+The file is in append mode, so that the position of the descriptor does not matter to who writes, and a write moves it.
+It is put to an odd place between calls: where it is found there, nobody has written, and descriptor 1 is still what it
+should be; the file system need not be asked.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
+
+from handoff_mpi import speech
+from handoff_mpi.formatting import id_text
+from handoff_mpi.speech import say
+
+if TYPE_CHECKING:
+    from handoff_mpi.worker.calls import CallSpec, Outcome
+
+#: Of the output of an attempt so many bytes are kept: the first half and the last half.
+MAX_ATTEMPT_NBYTES = 1 << 20
+#: Of an attempt whose file is full, so many.
+MAX_LATE_NBYTES = 4096
+#: An error carries the last lines of the output of its call: at most so many, and so many bytes.
+TAIL_LINES, TAIL_NBYTES = 20, 4096
+#: Calls of a function that have printed nothing before its short ones are trusted.
+MIN_QUIET_CALLS = 8
+#: Seconds between two looks at a file that does not grow; one that grows fast is looked at this often.
+LOOK_S, MIN_LOOK_S = 0.1, 0.002
+#: Output is given up where the file system has fewer bytes left: what prints must not fail for lack of room.
+MIN_FREE_NBYTES = 16 << 20
+_FREE_LOOK_S = 1.0
+_LINE_BUFFERED = 1  # C's _IOLBF
+_NEAR_NBYTES = 4096
+_STDOUT, _STDERR = 1, 2
+#: Where the position is put between calls: no file is so large, or all can be.
+_UNTOUCHED = 0x7FF0_0DD1
+#: After a call that took longer, descriptor 2 is looked at as well.
+_LONG_CALL_S = 1e-3
+
+
+@dataclass(slots=True)
+class OutputFiles:
+    """The open files that take the output of one process.
+
+    Attributes:
+        out, index: descriptors that append; who makes this object closes them.
+        launch: the number of the launch.
+        max_nbytes: size of the file from which on little is kept of each attempt.
+    """
+
+    out: int
+    index: int
+    launch: int
+    max_nbytes: int
+
+
+class _Stream(io.TextIOWrapper):
+    """Stands for ``sys.stdout`` or ``sys.stderr`` while calls run: it notes writes, and fails none for lack of room."""
+
+    def __init__(self, descriptor: int, output: CallOutput) -> None:
+        raw = io.FileIO(descriptor, "w", closefd=False)
+        super().__init__(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)
+        self._output = output
+
+    def write(self, text: str) -> int:
+        if not self._output.has_printed:
+            self._output.begin_to_print()
+        try:
+            return super().write(text)
+        except OSError as error:
+            self._give_up(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._output.give_up(str(error.strerror))
+        super().flush()  # what it holds goes nowhere, and would be tried again otherwise
+
+
+class CallOutput:
+    """Captures what calls in this process print, one call at a time.
+
+    Args:
+        open_files: opens the files, when the first call begins.
+        stays: whether descriptors stay as they are between calls, in a process that does nothing but calls; else what
+            runs between them prints where it always did.
+
+    Attributes:
+        spec: the call that runs, or ran last.
+        has_printed: whether Python's streams were written to since the last look.
+        quiet: codes of functions whose short calls are trusted.
+    """
+
+    def __init__(self, open_files: Callable[[], OutputFiles], stays: bool) -> None:
+        self.spec: CallSpec | None = None
+        self.has_printed = False
+        self.quiet: set[tuple[int, ...]] = set()
+        self._quiet_calls: dict[tuple[int, ...], int] = {}
+        self._trusts = True
+        self._open_files = open_files
+        self._stays = stays
+        self._is_closed = self._is_redirected = self._is_preparing = False
+        self._files: OutputFiles | None = None
+        self._pid = os.getpid()
+        self._lock = threading.Lock()  # between the thread that calls and the one that watches
+        self._end = 0
+        self._dropped = self._marker = 0
+        self._has_begun_to_print = False
+        self._saved: tuple[int, int] = (-1, -1)
+        self._outer: tuple[Any, ...] = (None, None, None)
+        self._streams: tuple[_Stream, ...] = ()
+        self._messages: TextIO | None = None
+        self._watch: _Watch | None = None
+
+    @property
+    def outer_descriptors(self) -> tuple[int, int]:
+        """Copies of the descriptors of stdout and stderr as they were before."""
+        return self._saved
+
+    # -- before and after calls -----------------------------------------------------------------------
+
+    def enter(self) -> None:
+        """Calls begin."""
+        if self._is_closed:
+            return
+        if self._files is None and not self._open():
+            return
+        if not self._is_redirected:
+            self._redirect()
+        elif (self.has_printed or _position() != _UNTOUCHED) and not self._is_preparing:
+            self._skip()
+        self._is_preparing = False
+
+    def leave(self) -> None:
+        """No call follows for now."""
+        if self._is_redirected:
+            if self.has_printed or _position() != _UNTOUCHED:
+                self._attribute_late()
+            self.spec = None
+            if not self._stays:
+                self._restore()
+
+    def prepare(self) -> None:
+        """Code of the next call is loaded now: what it prints as it is imported belongs to the call."""
+        self.enter()
+        self._is_preparing = True
+
+    def close(self) -> None:
+        """Print where it was printed before, from now on."""
+        self._is_closed = True
+        if self._watch is not None:
+            self._watch.close()
+        if self._is_redirected:
+            _flush_all()
+            self._restore()
+        for each in self._saved:
+            if each >= 0:
+                os.close(each)
+        self._saved = (-1, -1)
+        with self._lock:
+            self._files = None
+
+    def _open(self) -> bool:
+        """Open the files; return whether that was possible."""
+        try:
+            files = self._open_files()
+            self._saved = (duplicate(_STDOUT), duplicate(_STDERR))
+        except OSError as error:
+            self._is_closed = True
+            say(f"output of functions is not captured: {error.filename or 'its file'}: {error.strerror}")
+            return False
+        self._end = _size(files.out)
+        if self._end:
+            _append(files.index, json.dumps({"launch": files.launch, "offset": self._end}))
+        self._files = files
+        self._watch = _Watch(self)
+        self._watch.start()
+        return True
+
+    def _redirect(self) -> None:
+        assert self._files is not None
+        self._outer = sys.stdout, sys.stderr, speech.stream
+        _flush(sys.stdout, sys.stderr)
+        self._point_at_file()
+        if not self._streams:
+            self._streams = _Stream(_STDOUT, self), _Stream(_STDERR, self)
+            _buffer_lines()
+            self._messages = speech.stream or self._make_messages()
+            os.lseek(_STDOUT, _UNTOUCHED, os.SEEK_SET)
+        sys.stdout, sys.stderr = self._streams
+        self._is_redirected = True
+        _redirected.append(self)
+        speech.stream = self._messages
+
+    def _point_at_file(self) -> None:
+        assert self._files is not None
+        for descriptor in (_STDOUT, _STDERR):
+            os.dup2(self._files.out, descriptor)
+
+    def _make_messages(self) -> Any:
+        """Return the stream for messages of this package: the old stderr."""
+        try:
+            if self._outer[1].fileno() != _STDERR:
+                return self._outer[1]  # of a notebook, say
+        except (OSError, ValueError, AttributeError):
+            pass
+        raw = io.FileIO(self._saved[1], "w", closefd=False)
+        return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)
+
+    def _restore(self) -> None:
+        _flush(sys.stdout, sys.stderr)
+        for saved, descriptor in zip(self._saved, (_STDOUT, _STDERR), strict=True):
+            os.dup2(saved, descriptor)
+        sys.stdout, sys.stderr, speech.stream = self._outer
+        self._is_redirected = False
+        _redirected.remove(self)
+
+    def _skip(self) -> None:
+        """Something was printed between calls: it belongs to none."""
+        with self._lock:
+            if self._files is not None:
+                self._settle(_size(self._files.out))
+
+    def _settle(self, size: int) -> None:
+        """What is in the file so far has been dealt with."""
+        self._end = size
+        if self._files is not None:
+            os.lseek(self._files.out, _UNTOUCHED, os.SEEK_SET)
+        self._dropped = self._marker = 0
+        self._has_begun_to_print = self.has_printed = False
+
+    def _attribute_late(self) -> None:
+        """Attribute what was printed after the last look: by a thread of the last call, or a short one of the burst."""
+        if not self.has_printed:
+            self._trust_none()
+        if self.spec is not None:
+            self._note(self.spec)
+
+    def _trust_none(self) -> None:
+        """A function prints without Python's streams: look at all calls from now on."""
+        self._trusts = False
+        self.quiet.clear()
+
+    # -- a call ---------------------------------------------------------------------------------------
+
+    def begin_to_print(self) -> None:
+        """Python's streams are about to be written to: write into the index which call that is, as it may be killed."""
+        self.has_printed = True
+        if os.getpid() == self._pid:  # a forked process may have a lock that another thread holds for ever
+            with self._lock:
+                self._tell_begun()
+
+    def _tell_begun(self) -> None:
+        files, spec = self._files, self.spec
+        if files is not None and spec is not None and not self._has_begun_to_print:
+            self._has_begun_to_print = True
+            _append(files.index, _entry(spec, files.launch, self._end))
+
+    def call_ended(self, spec: CallSpec, outcome: Outcome | None) -> None:
+        """Look what a call has printed; an error takes the last lines with it."""
+        if self._files is None or os.getpid() != self._pid:
+            return
+        self._flush_call()
+        if self.has_printed or _position() != _UNTOUCHED:
+            if not self.has_printed:
+                self._trust_none()
+            if outcome is None or outcome.duration > _LONG_CALL_S:
+                self._repair_descriptors()
+            tail = self._note(spec, outcome is not None and outcome.error is not None)
+            if tail and outcome is not None and outcome.error is not None:
+                outcome.error = outcome.error._replace(output=tail)
+        else:
+            self._was_quiet(spec.recipe[0])
+            if outcome is None or outcome.duration > _LONG_CALL_S:
+                self._repair_descriptors()
+
+    def _was_quiet(self, codes: tuple[int, ...]) -> None:
+        calls = self._quiet_calls[codes] = self._quiet_calls.get(codes, 0) + 1
+        if calls >= MIN_QUIET_CALLS and self._trusts:
+            self.quiet.add(codes)
+
+    def _flush_call(self) -> None:
+        """Write out what the call has left in buffers, and repair what it has put in the place of the streams."""
+        out, err = self._streams
+        _flush_c()
+        if sys.stdout is not out or sys.stderr is not err or out.closed or err.closed:
+            _flush(sys.stdout, sys.stderr)
+            self._repair_streams()
+        for stream in self._streams:
+            stream.flush()
+
+    def _repair_streams(self) -> None:
+        self._streams = tuple(
+            _Stream(descriptor, self) if stream.closed else stream
+            for stream, descriptor in zip(self._streams, (_STDOUT, _STDERR), strict=True)
+        )
+        sys.stdout, sys.stderr = self._streams
+        self._trust_none()  # or a short call of a function that does this would hide what the next one prints
+
+    def _repair_descriptors(self) -> None:
+        assert self._files is not None
+        for descriptor in (_STDOUT, _STDERR):
+            if not _is_same(descriptor, self._files.out):
+                os.dup2(self._files.out, descriptor)
+                self._trust_none()
+
+    def _note(self, spec: CallSpec, wants_tail: bool = False) -> str:
+        """Write into the index what a call has printed; return the last lines if they are wanted."""
+        tail = ""
+        with self._lock:
+            files = self._files
+            if files is None:
+                return ""
+            size = _size(files.out)
+            if _position() not in (size, _UNTOUCHED):
+                self._repair_descriptors()
+            size = self._bounded(files, size)
+            nbytes = size - self._end
+            if nbytes or self._dropped or self._has_begun_to_print:
+                _append(files.index, _entry(spec, files.launch, self._end, nbytes, self._dropped))
+                tail = read_tail(files.out, self._end, nbytes) if wants_tail else ""
+            self._settle(size)
+        return tail
+
+    def _bounded(self, files: OutputFiles, size: int) -> int:
+        """Drop what the call has printed too much; return the size of the file then."""
+        self._end = min(self._end, size)  # a program may have emptied the file: `echo > /dev/stdout` does
+        return self._drop_middle(files, size) if size - self._end > self._most(files) else size
+
+    def _most(self, files: OutputFiles) -> int:
+        """Return how many bytes of the running call are kept."""
+        if self._end < files.max_nbytes:
+            return MAX_ATTEMPT_NBYTES
+        return MAX_LATE_NBYTES if self._end < 2 * files.max_nbytes else 0
+
+    def _drop_middle(self, files: OutputFiles, size: int) -> int:
+        """Drop the middle of what the running call has printed; return the size of the file then."""
+        half = self._most(files) // 2
+        head_end = self._end + _whole_lines(os.pread(files.out, half, self._end), half)
+        tail = os.pread(files.out, half, size - half) if half else b""
+        tail = tail[tail.find(b"\n", 0, _NEAR_NBYTES) + 1 :]
+        self._dropped += size - len(tail) - head_end - self._marker
+        os.ftruncate(files.out, head_end)
+        marker = f"[... {self._dropped:,} bytes dropped ...]\n".encode() if half else b""
+        self._marker = len(marker)
+        try:
+            os.write(files.out, marker + tail)
+        except OSError:
+            pass  # the disk is full: the first half is kept
+        return _size(files.out)
+
+    def give_up(self, why: str) -> None:
+        """There is no room for output: what is printed from now on goes nowhere."""
+        try:
+            nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            for descriptor in (_STDOUT, _STDERR) if self._is_redirected else ():
+                os.dup2(nowhere, descriptor)
+            os.close(nowhere)
+        except OSError:
+            return
+        self._files = None
+        say(f"output of functions is dropped from now on, by process {os.getpid()}: {why}; free space there")
+
+    # -- by the thread that watches -------------------------------------------------------------------
+
+    def look(self) -> int:
+        """Bound what the running call prints; return the size of the file."""
+        with self._lock:
+            files = self._files
+            if files is None or self._is_closed:
+                return 0
+            size = _size(files.out)
+            if size > self._end and self._is_redirected:
+                self._tell_begun()
+            if size - self._end > 2 * max(self._most(files), MAX_LATE_NBYTES):
+                size = self._drop_middle(files, size)
+            return size
+
+    def free_nbytes(self) -> int:
+        """Return how many bytes the file system has left."""
+        files = self._files
+        if files is None:
+            return MIN_FREE_NBYTES
+        about = os.fstatvfs(files.out)
+        return about.f_bavail * about.f_frsize
+
+
+class _Watch(threading.Thread):
+    """Bounds what a call prints while it runs."""
+
+    def __init__(self, output: CallOutput) -> None:
+        super().__init__(name="handoff-output", daemon=True)
+        self._output = output
+        self._is_over = threading.Event()
+
+    def run(self) -> None:
+        size, pause_s, until_free = 0, LOOK_S, 0.0
+        while not self._is_over.wait(pause_s):
+            before, size = size, self._output.look()
+            pause_s = _pause_s(size - before, pause_s)
+            until_free -= pause_s
+            if until_free <= 0:
+                until_free = _FREE_LOOK_S
+                self._look_at_room()
+
+    def _look_at_room(self) -> None:
+        try:
+            free = self._output.free_nbytes()
+        except OSError:
+            return
+        if free < MIN_FREE_NBYTES:
+            self._is_over.set()
+            self._output.give_up(f"the file system of the run-dir has {free >> 20} MB left")
+
+    def close(self) -> None:
+        self._is_over.set()
+
+
+def _pause_s(grown: int, pause_s: float) -> float:
+    """Return after how many seconds a file should be looked at that has grown so much in ``pause_s``."""
+    if grown <= 0:
+        return min(LOOK_S, 2 * pause_s)
+    return max(MIN_LOOK_S, min(LOOK_S, pause_s * MAX_ATTEMPT_NBYTES / grown))
+
+
+# -- the index -------------------------------------------------------------------------------------------
+
+
+def _entry(spec: CallSpec, launch: int, offset: int, nbytes: int = -1, dropped: int = 0) -> str:
+    # json takes three times as long for the whole
+    entry = f'{{"id": {json.dumps(id_text(spec.id))}, "attempt": {spec.attempt}, "launch": {launch}, "offset": {offset}'
+    return f'{entry}, "nbytes": {nbytes}, "dropped": {dropped}}}' if nbytes >= 0 else f"{entry}}}"
+
+
+def _append(index: int, entry: str) -> None:
+    try:
+        os.write(index, f"{entry}\n".encode())
+    except OSError:
+        pass  # the disk is full: the output is there, attributed to no call
+
+
+def end_of_killed(files: OutputFiles, id: Any, attempt: int) -> str:
+    """Write into the index what a call had printed whose process was killed; return the last lines."""
+    begin = 0
+    for line in os.pread(files.index, 1 << 16, max(0, _size(files.index) - (1 << 16))).splitlines():
+        try:
+            entry = json.loads(line)
+            begin = entry["offset"] + entry.get("nbytes", 0)
+        except (ValueError, KeyError, TypeError):
+            pass  # the first one may be cut
+    size, dropped = _size(files.out), 0
+    if size <= begin:
+        return ""
+    if size - begin > 2 * MAX_ATTEMPT_NBYTES:
+        dropped = size - begin - MAX_ATTEMPT_NBYTES
+        size = begin + MAX_ATTEMPT_NBYTES
+        os.ftruncate(files.out, size)
+    entry = {"id": id_text(id), "attempt": attempt, "launch": files.launch, "offset": begin}
+    _append(files.index, json.dumps({**entry, "nbytes": size - begin, "dropped": dropped}))
+    return read_tail(files.out, begin, size - begin)
+
+
+def read_tail(out: int, offset: int, nbytes: int) -> str:
+    """Return the last lines of so many bytes of a file."""
+    count = min(nbytes, TAIL_NBYTES)
+    text = os.pread(out, count, offset + nbytes - count).decode(errors="replace")
+    lines = text.splitlines()
+    return "\n".join(lines[1:] if nbytes > count and len(lines) > TAIL_LINES else lines[-TAIL_LINES:])
+
+
+# -- descriptors and streams -----------------------------------------------------------------------------
+
+
+def _position() -> int:
+    """Return where descriptor 1 stands: it moves with each write through it, or through what was made from it."""
+    try:
+        return os.lseek(_STDOUT, 0, os.SEEK_CUR)
+    except OSError:  # a function has closed it, or put a pipe there
+        return -1
+
+
+def _size(descriptor: int) -> int:
+    return os.fstat(descriptor).st_size
+
+
+def duplicate(descriptor: int) -> int:
+    """Return a copy that programs do not inherit; of one that is closed, a descriptor that leads nowhere."""
+    import fcntl
+
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    except OSError:
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+
+def _is_same(descriptor: int, other: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.fstat(other))
+    except OSError:
+        return False
+
+
+def _flush(*streams: Any) -> None:
+    for stream in streams:
+        try:
+            stream.flush()
+        except Exception:
+            pass  # closed, or an object of the user's
+
+
+def _flush_all() -> None:
+    _flush(sys.stdout, sys.stderr)
+    _flush_c()
+
+
+def _c_stdout() -> tuple[Any, Any]:
+    """Return the C library and its ``stdout``; None where they are unknown."""
+    try:
+        library = ctypes.CDLL(None)
+        return library, ctypes.c_void_p.in_dll(library, "stdout")
+    except (OSError, ValueError, AttributeError):
+        return None, None
+
+
+_C, _C_STDOUT = _c_stdout()
+
+
+def _buffer_lines() -> None:
+    """Have C code print line by line, as on a terminal: what is left in a buffer is lost with a process that dies."""
+    if _C is not None:
+        _C.setvbuf(_C_STDOUT, None, _LINE_BUFFERED, 0)
+
+
+def _flush_c() -> None:
+    if _C is not None:
+        _C.fflush(_C_STDOUT)
+
+
+def _whole_lines(text: bytes, most: int) -> int:
+    """Return where the last line of ``text`` ends near ``most``."""
+    at = text.rfind(b"\n", max(0, most - _NEAR_NBYTES), most)
+    return at + 1 if at >= 0 else most
+
+
+#: What captures calls in this process now, the innermost last.
+_redirected: list[CallOutput] = []
+
+
+def descriptors_between_calls() -> tuple[int, int]:
+    """Return the descriptors of stdout and stderr of this process, whatever is captured now."""
+    return _redirected[0].outer_descriptors if _redirected else (_STDOUT, _STDERR)

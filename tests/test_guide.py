@@ -50,7 +50,7 @@ def test_discover_all_nodes_of_the_job(mpirun, tmp_path):
             return dag
         """)
     )
-    ended = mpirun(3, "-m", "handoff_mpi", "run", "d.py")
+    ended = mpirun(3, "-m", "handoff_mpi", "run", "--output", "plain", "d.py")
     assert ended.rc == 0, ended.err
     nodes = json.loads((tmp_path / "nodes.json").read_text())
     assert [nodes[rank].get("tape") for rank in "012"] == [0, 1, 2]
@@ -129,7 +129,7 @@ def test_results_move_between_nodes(mpirun, tmp_path):
         dag.add_function(Function("out", ["b", "c"], lambda b, c: print("GOT", b, c, flush=True)))
         """)
     )
-    ended = mpirun(3, "-m", "handoff_mpi", "run", "d.py")
+    ended = mpirun(3, "-m", "handoff_mpi", "run", "--output", "plain", "d.py")
     assert ended.rc == 0, ended.err
     assert "GOT (np.int64(19999900000), False) [100000, 1, 2, 1, 2]" in ended.out, ended.out
 

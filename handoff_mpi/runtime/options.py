@@ -217,7 +217,7 @@ class RunOptions:
             if not isinstance(value, str) or value not in allowed:
                 hint = did_you_mean(value, allowed, shown=str)
                 problems.append(f"{name} must be one of {', '.join(allowed)}, not {show(value)}{hint}")
-        if self.output == "capture" and self.run_dir is False:
+        if self.run_dir is False and isinstance(self.output, str) and self.output == "capture":
             problems.append("output='capture' keeps files, and run_dir=False keeps none; use output='forward' or 'off'")
         for name in ("rank0_computes", "fresh", "seed", "check", "quiet"):
             if not isinstance(getattr(self, name), bool):

@@ -19,6 +19,10 @@ dag.add_function(Function("a", (), abs, [-1]))
 """
 
 
+#: Functions print to stdout under mpirun too.
+PRINTED = {"HANDOFF_OUTPUT": "plain"}
+
+
 @pytest.fixture(params=[1, 3], ids=["here", "mpirun"])
 def run(request, tmp_path):
     """Run ``python -m handoff_mpi run dag.py`` in one process, or on three ranks."""
@@ -26,7 +30,7 @@ def run(request, tmp_path):
     def launch(text, *words, program=("-m", "handoff_mpi", "run")):
         (tmp_path / "dag.py").write_text(DAG + text)
         launcher = mpirun_command(request.param) if request.param > 1 else []
-        return run_process([*launcher, sys.executable, *program, *words, "dag.py"], tmp_path, 60)
+        return run_process([*launcher, sys.executable, *program, *words, "dag.py"], tmp_path, 60, PRINTED)
 
     return launch
 

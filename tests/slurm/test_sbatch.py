@@ -100,7 +100,8 @@ def test_a_failed_function_fails_the_job(slurm, submit, tmp_path, flag):
 
 @pytest.mark.parametrize("python", [lambda: sys.executable, mpich_python], ids=["this MPI", "MPICH"])
 def test_the_batch_signal_drains_the_run(slurm, submit, tmp_path, python):
-    number = submit(write(tmp_path, "sleeping.py", SLEEPING), flags=TWO_BY_TWO, env={"PYTHON": python()})
+    env = {"PYTHON": python(), "HANDOFF_OUTPUT": "plain"}
+    number = submit(write(tmp_path, "sleeping.py", SLEEPING), flags=TWO_BY_TWO, env=env)
     slurm.wait_for(lambda: len(list(tmp_path.glob("began-*"))) >= 4, 60, tmp_path / f"{number}.out")
     slurm.command("scancel", "--batch", "--signal", "USR1", number)
     job = slurm.wait(number, tmp_path)

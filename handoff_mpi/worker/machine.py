@@ -478,7 +478,7 @@ class Worker:
         if work.is_overdue and status == DIED:
             status = TIMED_OUT
             why = f"took longer than its timeout of {work.timeout_s:g} s"
-            value = ErrorReport(TIMEOUT, why, output="" if value is None else value.output)
+            value = ErrorReport(TIMEOUT, why, output="" if value is None else ErrorReport(*value).output)
         entry: Entry
         if status == OK:
             payload = event.payload

@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import handoff_mpi
+from handoff_mpi import signals
 from handoff_mpi.descendants import mark_descendants
 from handoff_mpi.errors import EXIT_DONE, EXIT_USAGE, HandoffError, UsageError
 from handoff_mpi.flags import (
@@ -37,7 +39,8 @@ from handoff_mpi.launch.signals import stop_before_the_start
 from handoff_mpi.launch.start_line import ResumeCommand, shown_path
 from handoff_mpi.process_exit import exit_python
 from handoff_mpi.python_path import ModuleName
-from handoff_mpi.results.run_dir import lock_for_supervisor, note_arrived, take_mark, use_run_dir
+from handoff_mpi.results.run_dir import lock_for_supervisor, note_arrived, read_status, take_mark, use_run_dir
+from handoff_mpi.results.secure_files import Directory
 from handoff_mpi.resume_command import resume_command
 from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.speech import say
@@ -180,7 +183,23 @@ def _launch(given: argparse.Namespace, own: list[str], args: list[str], options:
         with drawn(run_dir.path, terminal_of_stderr() if is_live else None):
             code = supervise(order)
         end_viewer()
+        _report_at_end(run_dir, options.report)
         return code
+
+
+def _report_at_end(run_dir: Directory, choice: str) -> None:
+    """Make the report of a run that the supervisor has seen to its end, unless a signal says not to wait for it."""
+    from handoff_mpi.launch.end_report import is_wanted, make_report
+
+    told = read_status(run_dir)
+    functions, duration_s = told.get("functions"), told.get("duration_s")
+    if not (isinstance(functions, int) and isinstance(duration_s, float)):
+        return  # it never began, or was lost
+    if is_wanted(choice, str(told.get("status")), functions, duration_s):
+        arrived: list[int] = []
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signals.handle(number, lambda number, frame: arrived.append(number))
+        make_report(run_dir.path, functions, lambda: bool(arrived))
 
 
 def _refuse_launching(own: list[str], verb: str) -> None:

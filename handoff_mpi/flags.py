@@ -22,6 +22,7 @@ from handoff_mpi.runtime.options import (
     ON_FAILURE,
     OUTPUTS,
     PROGRESS,
+    REPORTS,
     RESULTS_ON,
     SYNONYMS,
     RunOptions,
@@ -42,7 +43,10 @@ _RANKS_ELSEWHERE = ("np", "nprocs", "ntasks", "ranks", "num_procs", "n_ranks", "
 _SYNONYMS = {word: f"--{name.replace('_', '-')}" for word, name in SYNONYMS.items()}
 _SYNONYMS |= dict.fromkeys(_RANKS_ELSEWHERE, "-n") | {"host": "--hosts", "nodelist": "--hosts", "resume": "--run-dir"}
 #: Subcommands that read what runs have left, and what each does; ``handoff_mpi.verbs`` has a module for each.
-READING_VERBS: dict[str, str] = {"logs": "print what functions have printed"}
+READING_VERBS: dict[str, str] = {
+    "logs": "print what functions have printed",
+    "report": "make report.html of a run: what ran where and when, what failed, and what it waited for",
+}
 _VERBS = ("run", "check", "doctor", *READING_VERBS)
 _OTHER_VERBS = {"start": "run", "execute": "run", "exec": "run", "validate": "check", "lint": "check", "info": "doctor"}
 
@@ -226,6 +230,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _add_choice(parser, "--output", OUTPUTS, "what becomes of what functions print")
     _add_choice(parser, "--progress", PROGRESS, "draw progress on the terminal, or print lines")
     add("--quiet", action="store_const", const=True, help="print failures alone: no start line, progress or summary")
+    _add_choice(parser, "--report", REPORTS, "make report.html at the end; auto: where that takes little time")
     usual = RunOptions()
     for action in parser._actions:
         value = getattr(usual, action.dest, None)

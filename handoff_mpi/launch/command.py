@@ -51,9 +51,10 @@ from handoff_mpi.worker.runners import no_launcher_in_environment
 if TYPE_CHECKING:  # of rank 0 alone
     from handoff_mpi.dag import DAG
     from handoff_mpi.launch.loading import DagFile
+    from handoff_mpi.results import Results
 
 #: Options that dag.py cannot set: the supervisor, or another launch of the same run, goes by them before it is loaded.
-_BEFORE_LOADING = ("run_dir", "fresh", "rerun", "drain", "join_limit", "output", "progress", "quiet")
+_BEFORE_LOADING = ("run_dir", "fresh", "rerun", "drain", "join_limit", "output", "progress", "quiet", "report")
 #: Loading dag.py may take this long before something is said.
 SLOW_LOADING_S = 30.0
 #: Exit handlers get this long in a rank whose main thread is still in a call.
@@ -77,6 +78,7 @@ def lead(job: Job, target: str, args: list[str], chosen: dict[str, Any]) -> int:
             return EXIT_DONE
         options = completed(chosen, file.path, dag)
         is_quiet = options.quiet
+        report, options.report = options.report, "none"  # it is made below, behind the summary
         options.progress = _progress(job, options)
         options.output = output_of_command(options, owns_terminal=not job.is_mpi)
         if job.is_mpi and job.size > 1 and not job.survives_death and not is_quiet:
@@ -102,7 +104,17 @@ def lead(job: Job, target: str, args: list[str], chosen: dict[str, Any]) -> int:
         return failed(error)
     if not is_quiet:
         tell(results.summary())
+    if not has_supervisor():
+        _report_at_end(job, results, report)
     return results.exit_code
+
+
+def _report_at_end(job: Job, results: Results, choice: str) -> None:
+    from handoff_mpi.launch.end_report import is_wanted, make_report
+
+    functions = sum(results.counts().values())
+    if results.run_dir is not None and is_wanted(choice, results.status, functions, results.duration_s):
+        make_report(results.run_dir, functions, lambda: bool(job.stop_reason))
 
 
 def _progress(job: Job, options: RunOptions) -> str:

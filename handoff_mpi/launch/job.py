@@ -35,7 +35,7 @@ from handoff_mpi.resources.detection import detect
 from handoff_mpi.results.run_dir import has_supervisor
 from handoff_mpi.runtime import garbage, presence
 from handoff_mpi.runtime.neighbours import GONE, LOOK_S, STOPPED, Neighbours
-from handoff_mpi.runtime.options import RunOptions
+from handoff_mpi.runtime.options import ALWAYS, RunOptions
 from handoff_mpi.runtime.pace import Pace, clock
 from handoff_mpi.runtime.prober import from_environment
 from handoff_mpi.runtime.run_setup import RunSetup
@@ -283,6 +283,10 @@ class Job:
             results = self._run(dag, options)
         finally:
             self._is_running = False
+        if options.report == ALWAYS and results.run_dir is not None:
+            from handoff_mpi.launch.end_report import make_report
+
+            make_report(results.run_dir, sum(results.counts().values()), lambda: bool(self.stop_reason))
         if options.check and results.errors:  # raised here: no frame of the traceback holds the run's tables
             raise DAGFailed(results.first_failures(), results)
         return results

@@ -31,7 +31,8 @@ WAITING_STATE, RUNNING_STATE, DONE_STATE, FAILED_STATE, SKIPPED_STATE = range(le
 
 #: Ranks of one host agree on the time to within this; calls that overlap by less do not overlap.
 _OVERLAP_S = 1e-5
-_MAX_LABEL = 120
+#: Characters of an id or a name as it is shown.
+MAX_LABEL = 120
 
 
 class Failure(NamedTuple):
@@ -48,7 +49,7 @@ class Tasks:
 
     Attributes:
         ids: the function's id.
-        names: the names of codes, and ``name``: the index of each task's there.
+        names: the names of codes, as they are printed, and ``name``: the index of each task's there.
         costs: the different costs, and ``cost``: the index of each task's there.
         state: an index of :data:`STATES`, after the newest launch.
         starts, inputs: task ``t`` takes the values of the tasks ``inputs[starts[t]:starts[t + 1]]``.
@@ -73,7 +74,7 @@ class Tasks:
     def label(self, task: int) -> str:
         """Return a task's id on one line of printable characters: strings as they are."""
         id = self.ids[task]
-        return one_line(str.__str__(id), _MAX_LABEL) if isinstance(id, str) else show(id, _MAX_LABEL)
+        return one_line(str.__str__(id), MAX_LABEL) if isinstance(id, str) else show(id, MAX_LABEL)
 
     def name_of(self, task: int) -> str:
         """Return the name of a task's code."""
@@ -213,7 +214,7 @@ class Story:
 
     def host(self, launch: int, rank: int) -> str:
         """Return the host of a rank in a launch; empty if it is not known."""
-        return self.launches[launch].hosts.get(rank, "")
+        return one_line(self.launches[launch].hosts.get(rank, ""), MAX_LABEL)
 
     @cached_property
     def lanes(self) -> NDArray[np.int16]:

@@ -32,6 +32,7 @@ from handoff_mpi.results.story import (
     DONE_STATE,
     FAILED,
     FAILED_STATE,
+    MAX_LABEL,
     RANK_LOST,
     RUNNING,
     RUNNING_STATE,
@@ -83,7 +84,8 @@ def is_rank_0_alive(status: dict[str, Any]) -> bool:
     if status.get("host") != socket.gethostname() or not isinstance(pid, int) or not isinstance(started_s, float):
         return False
     try:
-        return bool(psutil.Process(pid).create_time() <= started_s + 1.0)
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and bool(process.create_time() <= started_s + 1.0)
     except (psutil.Error, ValueError, OverflowError):
         return False
 
@@ -215,7 +217,7 @@ class _TaskTable:
             inputs = numbers[np.concatenate(parts)] if parts else inputs
         return Tasks(
             ids=self.ids,
-            names=list(self.names),
+            names=[one_line(name, MAX_LABEL) for name in self.names],
             name=_ints(self.code),
             costs=[dict(each) for each in self.costs],
             cost=_ints(self.cost),

@@ -26,6 +26,7 @@ RESULTS_ON = ("root", "all")
 CHECKPOINTS = ("auto", "all", "none")
 PROGRESS = ("auto", "live", "lines", "none")
 OUTPUTS = ("auto", "forward", "plain", "capture", "off")
+REPORTS = AUTO, ALWAYS, _ = ("auto", "always", "none")
 #: Of seconds, which clocks and locks can still wait for: 30 years.
 MAX_SECONDS = 10**9
 #: Of Linux: bytes in a path, and in each name of one.
@@ -56,6 +57,7 @@ _OTHER_WORDS = {
     "output": "stdout log_output logs print",
     "progress": "progress_bar show_progress verbose",
     "quiet": "silent",
+    "report": "html with_report",
 }
 SYNONYMS = {word: name for name, words in _OTHER_WORDS.items() for word in words.split()}
 
@@ -111,6 +113,9 @@ class RunOptions:
             a terminal and "lines" elsewhere; in :func:`execute`, "live" without start lines in one process at a
             terminal, and "none" elsewhere. "live" means "lines" where there is no terminal. See ``manual/watching.md``.
         quiet: print no start lines, no progress and, on the command line, no summary; failures are printed still.
+        report: "always" makes ``report.html`` in the run-dir at the end of a run, "none" does not. "auto" makes it for
+            a run of the command line that took at least twenty times as long as that will take, which is 20 s or more,
+            where plotly and jinja2 are installed (``pip install 'handoff_mpi[report]'``). See ``manual/watching.md``.
     """
 
     allocation_strategy: Any = "first_available"
@@ -145,6 +150,7 @@ class RunOptions:
     output: str = "auto"
     progress: str = "auto"
     quiet: bool = False
+    report: str = "auto"
 
     def validate(self) -> RunOptions:
         """Return these options if they make sense.
@@ -192,6 +198,8 @@ class RunOptions:
         if self.run_dir is None:
             return []
         if self.run_dir is False:
+            if self.report == ALWAYS:
+                return ["report='always' makes a file in the run-dir, and run_dir=False is a run without one"]
             return ["rerun is for a run that is resumed, and run_dir=False keeps nothing"] if self.rerun else []
         try:
             path = os.fspath(self.run_dir)
@@ -210,7 +218,7 @@ class RunOptions:
 
     def _wrong_choices(self) -> list[str]:
         choices = {"isolation": ISOLATIONS, "on_failure": ON_FAILURE, "results_on": RESULTS_ON}
-        choices.update(checkpoint=CHECKPOINTS, progress=PROGRESS, output=OUTPUTS)
+        choices.update(checkpoint=CHECKPOINTS, progress=PROGRESS, output=OUTPUTS, report=REPORTS)
         problems = []
         for name, allowed in choices.items():
             value = getattr(self, name)

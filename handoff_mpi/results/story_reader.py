@@ -447,6 +447,8 @@ class _Reader:
         if not self._launches:
             raise UsageError(f"{run_dir} holds no run; name the run-dir of one")
         newest = self._launches[-1]
+        if newest.is_running:  # what it is just writing is no damage
+            self.notes = [note for note in self.notes if f"{newest.epoch:06}.journal: its launch died" not in note]
         tasks = self._table.finish()
         if (tasks.state == FAILED_STATE).any():
             _mark_skipped(tasks)

@@ -229,6 +229,17 @@ def test_a_torn_journal_is_read_to_the_tear(tmp_path):
     assert "its launch died while it wrote" in story.notes[0]
 
 
+def test_what_a_run_that_goes_on_is_just_writing_is_no_damage(tmp_path):
+    write_launch(tmp_path, ("run", about()), ("tasks", 0, [row("a")]), turn(1, [(0, 1, 1)]))
+    with (tmp_path / "journal" / "000001.journal").open("ab") as file:
+        file.write(b"half a frame")
+    here = {"pid": os.getpid(), "host": os.uname().nodename, "launch": 1, "started_s": T0 * 2}
+    write_status(tmp_path, status="running", **here)
+    assert read_story(tmp_path).notes == []
+    write_status(tmp_path, status="running", **{**here, "pid": 2**30})
+    assert len(read_story(tmp_path).notes) == 1
+
+
 def test_many_calls_are_read_within_bounds(tmp_path):
     write_large(tmp_path, 20_000, 8)
     story = read_story(tmp_path)

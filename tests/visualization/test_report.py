@@ -8,13 +8,14 @@ import re
 import numpy as np
 import pytest
 
-from handoff_mpi import cli
+from handoff_mpi import DAG, Function, cli, execute_local
 from handoff_mpi.results.story_reader import read_story
 from handoff_mpi.verbs import report as verb
 from handoff_mpi.visualization.report import page as page_module
 from handoff_mpi.visualization.report.axis import time_line, tracks_of
 from handoff_mpi.visualization.report.calls_figure import MAX_BARS, cells_of, choose_bars, names_of
 from handoff_mpi.visualization.report.dag_figure import graph_of
+from handoff_mpi.visualization.report.output import add_output
 from handoff_mpi.visualization.report.page import make_page
 from handoff_mpi.visualization.report.tables import failure_rows, loss_rows, name_rows, transfers_of
 from handoff_mpi.visualization.report.use_figure import mean_sum, uses_of
@@ -157,6 +158,54 @@ def test_tables_tell_what_the_charts_show(small):
     assert (loss.rank, loss.at, loss.calls) == (2, 4, 1)
     transfers = transfers_of(story)
     assert (transfers.values, transfers.nbytes, transfers.pairs) == (1, 10**6, [(1, 2, 1, 10**6)])
+
+
+def prints_and_fails():
+    print("half way \x1b[31m</pre>")
+    raise RuntimeError("no")
+
+
+def test_failures_are_told_with_what_their_first_call_printed(tmp_path):
+    dag = DAG("printing")
+    dag.add_function(Function(id=("a", 1), code=prints_and_fails, max_retries=1))
+    execute_local(dag, run_dir=tmp_path / "run", output="capture", check=False)
+    story = read_story(tmp_path / "run")
+    rows = failure_rows(story)
+    assert [row.output for row in rows] == [""]
+    add_output(story, rows)
+    assert [row.output for row in rows] == ["half way \\x1b[31m</pre>\n"]
+    assert b"half way \\x1b[31m&lt;/pre&gt;" in make_page(story)
+
+
+def test_samples_of_hosts_are_drawn_and_damaged_lines_passed_over(small):
+    def usage(at, launch=1, **fields):
+        return json.dumps({"event": "host.usage", "time_s": T0 + at, "launch": launch, "host": "node0", **fields})
+
+    good = {"cpu_percent": 50, "cores": 8, "memory_used_mb": 700}
+    lines = [
+        usage(1, **good),
+        usage(2, cpu_percent=25, cores=8),
+        usage(3, cpu_percent="much", cores=[], memory_used_mb=float("nan")),
+        usage(9002, 2, **good),
+        '{"event": "host.usage"}',
+        '["host.usage"]',
+        '{"event": "host.usage", "time_s": "x", "launch": {}, "host": 1}',
+        '{"event": "rank.lost", "why": "\\"host.usage\\""}',
+        "[" * 50_000 + '"host.usage"',
+        usage(4, **good)[:-9],
+    ]
+    path = small / "events.jsonl"
+    path.write_text("\n".join(lines))
+    try:
+        story = read_story(small)
+        _, uses = uses_of(story, time_line(story))
+    finally:
+        path.unlink()
+    (times, cores) = uses[0].measured["node0"]
+    assert times == [1, 2, pytest.approx(time_line(story).begins[1] + 2)]
+    assert cores == [4, 2, 4]
+    assert uses[1].measured["node0"][1] == [700, 700]
+    assert uses[2].measured == {}
 
 
 # -- the page ----------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import hashlib
 import importlib.util
 import json
 import time
-from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,13 @@ from handoff_mpi.results.story import OUTCOMES, Story
 from handoff_mpi.version import VERSION
 from handoff_mpi.visualization.report import calls_figure, dag_figure, tables, use_figure
 from handoff_mpi.visualization.report.axis import TimeLine, time_line, tracks_of
+from handoff_mpi.visualization.report.output import add_output
 
 _ROOM = "handoff_mpi.visualization.report"
 #: What the browser may do for this page: run its own two scripts, and nothing else; no request leaves it.
 _POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data: blob:; style-src 'unsafe-inline'"
 #: As arrays of JavaScript.
 _ARRAYS = {"u1": "Uint8", "u2": "Uint16", "u4": "Uint32", "i4": "Int32", "f4": "Float32", "f8": "Float64"}
-
-#: Returns what the failed calls of a row printed, from the story and the row of the first such call.
-OutputOf = Callable[[Story, int], str]
 
 
 def missing_libraries() -> list[str]:
@@ -174,7 +171,7 @@ def _use_of(story: Story, line: TimeLine) -> dict[str, Any]:
                 "title": one_line(each.title, 60),
                 "claimed": packed(each.claimed.astype(np.float32)),
                 "capacity": each.capacity,
-                "measured": each.measured,
+                "measured": {one_line(host, 60): samples for host, samples in each.measured.items()},
             }
             for each in uses
         ],
@@ -207,6 +204,8 @@ def _dag_of(story: Story) -> dict[str, Any]:
 def _words_of(story: Story, line: TimeLine) -> dict[str, Any]:
     newest = story.launches[-1]
     name_rows = tables.name_rows(story)
+    failures = tables.failure_rows(story)[: tables.MAX_FAILURES]
+    add_output(story, failures)
     graph = dag_figure.graph_of(story)
     dag_id = story.dag_id
     return {
@@ -228,7 +227,7 @@ def _words_of(story: Story, line: TimeLine) -> dict[str, Any]:
         "waits": _waits_of(name_rows),
         "has_sent": story.waits.has_sent,
         "slowest": tables.slowest_calls(story),
-        "failures": tables.failure_rows(story)[: tables.MAX_FAILURES],
+        "failures": failures,
         "losses": tables.loss_rows(story),
         "probation": {
             f"launch {launch.epoch}, {one_line(place, 80)}": one_line(reason, 300)

@@ -129,7 +129,8 @@ class FailureRow:
         calls: how many calls failed so.
         functions: ids of the first functions, and ``more``: of how many others.
         names, ranks: of the calls.
-        output: what the first of them printed; empty if that is not known.
+        first: the row of the first call; -1 if a function failed without any.
+        output: what that call printed; empty if that is not known.
     """
 
     kind: str
@@ -141,6 +142,7 @@ class FailureRow:
     more: int = 0
     names: list[str] = field(default_factory=list)
     ranks: list[int] = field(default_factory=list)
+    first: int = -1
     output: str = ""
 
 
@@ -184,6 +186,7 @@ def _failure_row(story: Story, numbers: list[int], rows: NDArray[Any]) -> Failur
         max(0, len(who) - MAX_IDS),
         sorted({tasks.name_of(task) for task in who[:1000]}),
         sorted(set(calls.rank[rows].tolist())),
+        int(rows[0]) if len(rows) else -1,
     )
 
 

@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from handoff_mpi.results.story import Floats, Story
+from handoff_mpi.results.usage_samples import HostSamples, read_usage
 from handoff_mpi.visualization.report.axis import TimeLine
 
 _BINS = 600
 #: Resources that always have a chart where they are known, and how many others have one.
 _FIRST, _MAX_OTHERS = ("cpu", "memory", "gpu"), 4
+#: Hosts whose samples are drawn.
+_MAX_HOSTS = 20
 _TITLES = {"cpu": "cores", "memory": "memory (MB)", "gpu": "GPUs"}
 
 
@@ -39,11 +42,14 @@ def uses_of(story: Story, line: TimeLine) -> tuple[Floats, list[Use]]:
     offered = {name for launch in story.launches for name in launch.capacity}
     claimed = {name for cost in story.tasks.costs for name, amount in cost.items() if amount}
     others = sorted((offered | claimed) - {*_FIRST})[:_MAX_OTHERS]
-    wanted = [name for name in (*_FIRST, *others) if name == "cpu" or name in claimed]
-    return edges, [_use(story, line, edges, name) for name in wanted]
+    samples = read_usage(story.run_dir)
+    wanted = [name for name in (*_FIRST, *others) if name == "cpu" or name in claimed or _is_measured(name, samples)]
+    return edges, [_use(story, line, edges, name, samples) for name in wanted]
 
 
-def _use(story: Story, line: TimeLine, edges: Floats, resource: str) -> Use:
+def _use(
+    story: Story, line: TimeLine, edges: Floats, resource: str, samples: dict[tuple[int, str], HostSamples]
+) -> Use:
     calls, tasks = story.calls, story.tasks
     amounts = np.array([_real(cost.get(resource, 0)) for cost in tasks.costs] or [0.0])
     weights = amounts[tasks.cost[calls.task]] if len(calls) else np.zeros(0)
@@ -51,7 +57,33 @@ def _use(story: Story, line: TimeLine, edges: Floats, resource: str) -> Use:
     mean = mean_sum(edges, starts, starts + calls.duration, weights)
     spans = zip(line.begins, line.ends, story.launches, strict=True)
     capacity = [(begin, end, _real(launch.capacity.get(resource, 0))) for begin, end, launch in spans]
-    return Use(resource, _TITLES.get(resource, resource), mean, [each for each in capacity if each[2]])
+    offered = [each for each in capacity if each[2]]
+    return Use(resource, _TITLES.get(resource, resource), mean, offered, _measured(story, line, resource, samples))
+
+
+def _is_measured(resource: str, samples: dict[tuple[int, str], HostSamples]) -> bool:
+    if resource not in _FIRST:
+        return False
+    return any(amount > 0 for each in samples.values() for amount in getattr(each, resource))
+
+
+def _measured(
+    story: Story, line: TimeLine, resource: str, samples: dict[tuple[int, str], HostSamples]
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Return host to times and amounts, of the hosts that have measured the resource."""
+    measured: dict[str, tuple[list[float], list[float]]] = {}
+    if resource not in _FIRST:
+        return measured
+    for number, launch in enumerate(story.launches):
+        for (epoch, host), of_host in samples.items():
+            pairs = zip(of_host.times_s, getattr(of_host, resource), strict=True)
+            known = [(time_s - float(line.offsets[number]), amount) for time_s, amount in pairs if amount == amount]
+            known = [each for each in known if 0.0 <= each[0] <= line.length]
+            if epoch == launch.epoch and known and len(measured) < _MAX_HOSTS:
+                times, amounts = measured.setdefault(host, ([], []))
+                times += [each[0] for each in known]
+                amounts += [each[1] for each in known]
+    return measured
 
 
 def _real(amount: object) -> float:

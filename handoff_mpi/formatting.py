@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 MAX_CHARS = 80
+#: Of what a call that failed has printed.
+MAX_LAST_LINES, MAX_LAST_NBYTES = 20, 4096
 #: Of an id that is written into a file.
 MAX_ID_CHARS = 1000
 
@@ -33,6 +35,19 @@ def one_line(text: str, limit: int | None = None) -> str:
 def id_text(id: Any) -> str:
     """Return an id as people write it and files hold it: a string as it is, of anything else the repr."""
     return id[:MAX_ID_CHARS] if type(id) is str else show(id, MAX_ID_CHARS)
+
+
+def last_lines(text: bytes, is_whole: bool) -> str:
+    """Return the last lines of what was printed, at most ``MAX_LAST_LINES``.
+
+    Args:
+        text: at least the last ``MAX_LAST_NBYTES`` of it.
+        is_whole: whether that is all of it; else the first line may be cut.
+    """
+    lines = text[-MAX_LAST_NBYTES:].decode(errors="replace").splitlines()
+    if (not is_whole or len(text) > MAX_LAST_NBYTES) and len(lines) > 1:
+        del lines[0]
+    return "\n".join(lines[-MAX_LAST_LINES:])
 
 
 def without_controls(text: str) -> str:

@@ -58,6 +58,7 @@ def load(run_dir: str | Path) -> Results:
     results._origins = Origins(str(about.get("host", "")), *about.get("imports", ()))
     for task in range(len(launch.tasks)):
         _take(results, history, launch, task)
+    results._add_output_to_errors()
     return results
 
 

@@ -13,10 +13,11 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from handoff_mpi.formatting import MAX_LAST_NBYTES, last_lines
 from handoff_mpi.results.secure_files import Directory
 
 #: The directory below the run-dir.
@@ -137,6 +138,12 @@ class OutputDirectory:
         except OSError:
             return
 
+    def last_lines(self, printed: Printed) -> str:
+        """Return the last lines of what an attempt has printed."""
+        skipped = max(0, printed.nbytes - MAX_LAST_NBYTES)
+        rest = replace(printed, offset=printed.offset + skipped, nbytes=printed.nbytes - skipped)
+        return last_lines(b"".join(self.read(rest)), not skipped)
+
 
 class IndexReader:
     """Puts the lines of one index together.
@@ -214,9 +221,12 @@ def clear_output(run_dir: Directory) -> None:
 
 
 def has_output(run_dir: Directory) -> bool:
-    """Return whether functions have printed anything that was kept."""
+    """Return whether functions have printed anything that was kept; the directory is removed if it is empty."""
     try:
         with run_dir.child(OUTPUT) as directory:
-            return any(name.endswith(".index") for name in directory.names())
+            if any(name.endswith(".index") for name in directory.names()):
+                return True
+        os.rmdir(OUTPUT, dir_fd=run_dir.fd)
     except OSError:
-        return False
+        pass
+    return False

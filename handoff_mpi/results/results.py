@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, ValuesView
@@ -33,6 +34,8 @@ from handoff_mpi.suggestions import UnknownName
 
 #: So many groups of equal failures are named in the message of an exception, and in a summary.
 _MAX_IN_A_LINE, _MAX_IN_SUMMARY = 3, 10
+#: So many errors get the last lines of their output.
+MAX_OUTPUTS = 1000
 
 
 class FunctionError(TaskError):
@@ -206,6 +209,19 @@ class Results(Mapping[Hashable, Any]):
             return ""
         with OutputDirectory(self.run_dir) as directory:
             return text_of(directory, sorted(printed, key=lambda each: (each.launch, each.attempt)))
+
+    def _add_output_to_errors(self) -> None:
+        """Give errors that were read from the journal the last lines that their attempts printed."""
+        if not self.errors or self._output_mode == "off" or self.run_dir is None:
+            return
+        try:
+            with OutputDirectory(self.run_dir) as directory:
+                printed = {(each.id, each.attempt): each for each in directory.all_printed()}
+                for id, error in itertools.islice(self.errors.items(), MAX_OUTPUTS):
+                    if each := printed.get((id_text(id), error.attempts)):
+                        error.output = directory.last_lines(each)
+        except OSError:
+            pass  # no function has printed anything
 
     def _read_index(self, id: Hashable) -> dict[str, list[Printed]]:
         if self.run_dir is None or self._output_mode == "off":

@@ -283,6 +283,8 @@ class Children:
         if now < self._next_look:
             return
         self._next_look = now + LOOK_S
+        if self._output is not None:
+            self._output.look_at_slots()
         for child, sent in zip(self._children, self.sent, strict=True):
             if sent and child is not None:
                 self._look_at(child, sent, now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from handoff_mpi.results.secure_files import Directory, open_directory
 from handoff_mpi.runtime.forwarding import Forwarder
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.speech import say_once
-from handoff_mpi.worker.output import CallOutput, OutputFiles, end_of_killed
+from handoff_mpi.worker.output import CallOutput, OutputFiles, bound_from_outside, end_of_killed
 
 
 class RankOutput:
@@ -65,6 +66,13 @@ class RankOutput:
         except OSError:
             return ""
 
+    def look_at_slots(self) -> None:
+        """Bound what children print that hold their interpreters; worth a call a second."""
+        for slot, files in self._files.items():
+            if slot is not None and files is not None:
+                with suppress(OSError):
+                    bound_from_outside(files)
+
     def _open(self, slot: int | None) -> OutputFiles:
         name = file_name(self._rank, slot)
         out = self._open_file(f"{name}.out")
@@ -112,7 +120,5 @@ class RankOutput:
         os.close(files.index)
         if is_empty and self._directory is not None:
             for end in ("out", "index"):
-                try:
+                with suppress(OSError):
                     self._directory.remove(f"{name}.{end}")
-                except OSError:
-                    pass

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from handoff_mpi import speech
-from handoff_mpi.formatting import id_text
+from handoff_mpi.formatting import MAX_LAST_NBYTES, id_text, last_lines
 from handoff_mpi.speech import say
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 MAX_ATTEMPT_NBYTES = 1 << 20
 #: Of an attempt whose file is full, so many.
 MAX_LATE_NBYTES = 4096
-#: An error carries the last lines of the output of its call: at most so many, and so many bytes.
-TAIL_LINES, TAIL_NBYTES = 20, 4096
+#: Of a process that cannot bound itself so much, by its rank.
+MAX_UNBOUNDED_NBYTES = 256 << 20
 #: Calls of a function that have printed nothing before its short ones are trusted.
 MIN_QUIET_CALLS = 8
 #: Seconds between two looks at a file that does not grow; one that grows fast is looked at this often.
@@ -365,7 +365,10 @@ class CallOutput:
         """Drop the middle of what the running call has printed; return the size of the file then."""
         half = self._most(files) // 2
         head_end = self._end + _whole_lines(os.pread(files.out, half, self._end), half)
-        tail = os.pread(files.out, half, size - half) if half else b""
+        tail = os.pread(files.out, half, size - half)
+        while (grown := _size(files.out)) - size > _NEAR_NBYTES:  # meanwhile: what is not seen is not counted
+            tail += os.pread(files.out, grown - size, size)
+            tail, size = tail[len(tail) - half :], grown
         tail = tail[tail.find(b"\n", 0, _NEAR_NBYTES) + 1 :]
         self._dropped += size - len(tail) - head_end - self._marker
         os.ftruncate(files.out, head_end)
@@ -410,7 +413,7 @@ class CallOutput:
         if files is None:
             return MIN_FREE_NBYTES
         about = os.fstatvfs(files.out)
-        return about.f_bavail * about.f_frsize
+        return about.f_bavail * about.f_frsize if about.f_blocks else MIN_FREE_NBYTES  # which memory does not tell
 
 
 class _Watch(threading.Thread):
@@ -469,13 +472,7 @@ def _append(index: int, entry: str) -> None:
 
 def end_of_killed(files: OutputFiles, id: Any, attempt: int) -> str:
     """Write into the index what a call had printed whose process was killed; return the last lines."""
-    begin = 0
-    for line in os.pread(files.index, 1 << 16, max(0, _size(files.index) - (1 << 16))).splitlines():
-        try:
-            entry = json.loads(line)
-            begin = entry["offset"] + entry.get("nbytes", 0)
-        except (ValueError, KeyError, TypeError):
-            pass  # the first one may be cut
+    begin = _end_of_index(files.index)
     size, dropped = _size(files.out), 0
     if size <= begin:
         return ""
@@ -488,12 +485,32 @@ def end_of_killed(files: OutputFiles, id: Any, attempt: int) -> str:
     return read_tail(files.out, begin, size - begin)
 
 
+def bound_from_outside(files: OutputFiles) -> None:
+    """Bound what another process prints, which cannot do so itself: native code there holds the interpreter."""
+    size = _size(files.out)
+    if size <= MAX_UNBOUNDED_NBYTES or size - (begin := _end_of_index(files.index)) <= MAX_UNBOUNDED_NBYTES:
+        return
+    os.ftruncate(files.out, begin + MAX_ATTEMPT_NBYTES)
+    dropped = size - begin - MAX_ATTEMPT_NBYTES
+    os.write(files.out, f"\n[... {dropped:,} bytes dropped ...]\n".encode())
+
+
+def _end_of_index(index: int) -> int:
+    """Return where the call that runs, or the next one, has begun to print, as far as the index knows."""
+    begin = 0
+    for line in os.pread(index, 1 << 16, max(0, _size(index) - (1 << 16))).splitlines():
+        try:
+            entry = json.loads(line)
+            begin = entry["offset"] + entry.get("nbytes", 0)
+        except (ValueError, KeyError, TypeError):
+            pass  # the first one may be cut
+    return begin
+
+
 def read_tail(out: int, offset: int, nbytes: int) -> str:
     """Return the last lines of so many bytes of a file."""
-    count = min(nbytes, TAIL_NBYTES)
-    text = os.pread(out, count, offset + nbytes - count).decode(errors="replace")
-    lines = text.splitlines()
-    return "\n".join(lines[1:] if nbytes > count and len(lines) > TAIL_LINES else lines[-TAIL_LINES:])
+    count = min(nbytes, MAX_LAST_NBYTES)
+    return last_lines(os.pread(out, count, offset + nbytes - count), count == nbytes)
 
 
 # -- descriptors and streams -----------------------------------------------------------------------------

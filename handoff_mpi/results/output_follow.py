@@ -110,6 +110,8 @@ class LinePrefixer:
         prefix = self._prefix(rank, printed)
         before = "" if self._open in (None, prefix) else "\n"
         text = part.decode(errors="replace")
+        if printed is not None and printed.has_ended and not text.endswith("\n"):
+            text += "\n"  # a call has one part after its end
         first, *others = text.removesuffix("\n").split("\n")
         begin = "" if self._open == prefix else prefix
         self._open = None if text.endswith("\n") else prefix

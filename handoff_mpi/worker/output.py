@@ -135,6 +135,7 @@ class CallOutput:
         self._dropped = self._marker = 0
         self._has_begun_to_print = False
         self._saved: tuple[int, int] = (-1, -1)
+        self._nowhere = -1  # once output is dropped
         self._outer: tuple[Any, ...] = (None, None, None)
         self._streams: tuple[_Stream, ...] = ()
         self._messages: TextIO | None = None
@@ -151,7 +152,7 @@ class CallOutput:
         """Calls begin."""
         if self._is_closed:
             return
-        if self._files is None and not self._open():
+        if self._files is None and self._nowhere < 0 and not self._open():
             return
         if not self._is_redirected:
             self._redirect()
@@ -181,10 +182,10 @@ class CallOutput:
         if self._is_redirected:
             _flush_all()
             self._restore()
-        for each in self._saved:
+        for each in (*self._saved, self._nowhere):
             if each >= 0:
                 os.close(each)
-        self._saved = (-1, -1)
+        self._saved, self._nowhere = (-1, -1), -1
         with self._lock:
             self._files = None
 
@@ -206,7 +207,6 @@ class CallOutput:
         return True
 
     def _redirect(self) -> None:
-        assert self._files is not None
         self._outer = sys.stdout, sys.stderr, speech.stream
         _flush(sys.stdout, sys.stderr)
         self._point_at_file()
@@ -221,9 +221,9 @@ class CallOutput:
         speech.stream = self._messages
 
     def _point_at_file(self) -> None:
-        assert self._files is not None
+        target = self._nowhere if self._files is None else self._files.out
         for descriptor in (_STDOUT, _STDERR):
-            os.dup2(self._files.out, descriptor)
+            os.dup2(target, descriptor)
 
     def _make_messages(self) -> Any:
         """Return the stream for messages of this package: the old stderr."""
@@ -326,10 +326,12 @@ class CallOutput:
         self._trust_none()  # or a short call of a function that does this would hide what the next one prints
 
     def _repair_descriptors(self) -> None:
-        assert self._files is not None
+        files = self._files
+        if files is None:
+            return
         for descriptor in (_STDOUT, _STDERR):
-            if not _is_same(descriptor, self._files.out):
-                os.dup2(self._files.out, descriptor)
+            if not _is_same(descriptor, files.out):
+                os.dup2(files.out, descriptor)
                 self._trust_none()
 
     def _note(self, spec: CallSpec, wants_tail: bool = False) -> str:
@@ -382,14 +384,12 @@ class CallOutput:
 
     def give_up(self, why: str) -> None:
         """There is no room for output: what is printed from now on goes nowhere."""
-        try:
-            nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-            for descriptor in (_STDOUT, _STDERR) if self._is_redirected else ():
-                os.dup2(nowhere, descriptor)
-            os.close(nowhere)
-        except OSError:
+        if self._nowhere >= 0 or self._is_closed:
             return
+        self._nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         self._files = None
+        if self._is_redirected:
+            self._point_at_file()
         say(f"output of functions is dropped from now on, by process {os.getpid()}: {why}; free space there")
 
     # -- by the thread that watches -------------------------------------------------------------------

@@ -1,0 +1,226 @@
+"""``logs``: what functions have printed, from files that may be anybody's and hold anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from handoff_mpi import cli
+from handoff_mpi.errors import UsageError
+from handoff_mpi.verbs.run_dirs import find_run_dir
+from tests.terminal import terminal  # noqa: F401
+
+
+def write_run(run_dir, status="done", code=0, **files):
+    """Make a run-dir with some output: name of a file to what it holds and the lines of its index."""
+    (run_dir / "output").mkdir(parents=True)
+    (run_dir / "status.json").write_text(json.dumps({"status": status, "exit_code": code}))
+    for name, (text, lines) in files.items():
+        write(run_dir, name, text, lines)
+    return run_dir
+
+
+def write(run_dir, name, text, lines):
+    name = name.replace("_", "-").replace("-slot", ".slot")
+    (run_dir / "output" / f"{name}.out").write_bytes(text)
+    index = [line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines]
+    (run_dir / "output" / f"{name}.index").write_bytes(b"".join(line + b"\n" for line in index))
+
+
+def entry(id, offset, nbytes=None, attempt=1, launch=1, dropped=0):
+    begun = {"id": id, "attempt": attempt, "launch": launch, "offset": offset}
+    return begun if nbytes is None else {**begun, "nbytes": nbytes, "dropped": dropped}
+
+
+@pytest.fixture
+def logs(in_process, capsys):
+    def call(*words):
+        code = cli.main(["logs", *map(str, words)])
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return call
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    first = b"one\ntwo\n", [entry("fit", 0), entry("fit", 0, 4), entry("fit", 4, 4, attempt=2)]
+    second = b"gap\n\x1b[2Jthree", [entry("('fit', 3)", 4, 9, dropped=7)]
+    return write_run(tmp_path / "run", rank_1=first, rank_2_slot_0=second)
+
+
+def test_it_lists_who_printed_how_much(logs, run_dir):
+    code, out, err = logs(run_dir)
+    assert (code, err) == (0, "")
+    rows = [line.split() for line in out.splitlines()]
+    assert rows[:4] == [
+        ["function", "attempt", "rank", "bytes"],
+        ["fit", "1", "1", "4"],
+        ["fit", "2", "1", "4"],
+        ["('fit',", "3)", "1", "2", "9", "(7", "more", "were", "dropped)"],
+    ]
+    assert rows[4][:5] == ["4", "bytes", "were", "printed", "between"]
+
+
+def test_it_prints_what_a_function_printed(logs, run_dir):
+    heads = "=== fit, attempt {}, rank 1 ===\n"
+    assert logs(run_dir, "fit") == (0, f"{heads.format(1)}one\n{heads.format(2)}two\n", "")
+    assert logs(run_dir, "fit", "--attempt", "2") == (0, "two\n", "")
+    assert logs(run_dir, "('fit', 3)") == (0, "\\x1b[2Jthree\n", "")
+    text = "=== between calls ===\ngap\n=== ('fit', 3), attempt 1, rank 2 ===\n\\x1b[2Jthree\n"
+    assert logs(run_dir, "--rank", "2") == (0, text, "")
+
+
+def test_raw_bytes_are_as_they_were(run_dir):
+    command = [sys.executable, "-m", "handoff_mpi", "logs", run_dir, "('fit', 3)", "--raw"]
+    assert subprocess.run(command, capture_output=True, timeout=60, check=True).stdout == b"\x1b[2Jthree"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["fitt"], "no output of fitt is in .*; did you mean fit?"),
+        (["fit", "--attempt", "3"], "attempt 3 of fit has printed nothing; attempt 1, 2 has"),
+        (["--rank", "7"], "nothing that was printed on rank 7 is in "),
+    ],
+)
+def test_what_is_not_there_is_said_in_a_line(logs, run_dir, words, told):
+    code, out, err = logs(run_dir, *words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert told.partition(".*")[0] in err
+    assert told.rpartition(".*")[2] in err
+
+
+def test_without_a_run_dir_it_is_the_newest(logs, tmp_path):
+    code, _, err = logs("fit")
+    assert (code, "fit is not a run-dir: there is no such directory" in err) == (2, True)
+    for age, name in enumerate(["old", "new", "mid"]):
+        made = write_run(tmp_path / "handoff-runs" / name, rank_1=(name.encode(), [entry("fit", 0, 3)]))
+        os.utime(made, (0, [100, 300, 200][age]))
+    (tmp_path / "handoff-runs" / "none").mkdir()
+    assert logs("fit") == (0, "new\n", "")
+    assert logs("handoff-runs/old", "fit") == (0, "old\n", "")
+
+
+def test_run_dirs_that_are_none_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+    write_run(tmp_path / "real")
+    for given, why in {
+        "": "is not the path of a run-dir",
+        "a\0b": "is not the path of a run-dir",
+        "empty": "no run has begun there",
+        "file": "is not a directory",
+        "dangling": "a link that leads nowhere",
+        "loop": "is not a run-dir",
+        "reel": "there is no such directory; did you mean real?",
+        "x" * 5000: "cannot be read: File name too long",
+    }.items():
+        with pytest.raises(UsageError) as caught:
+            find_run_dir(given)
+        assert why in str(caught.value)
+    with pytest.raises(UsageError, match="there are no runs in handoff-runs"):
+        find_run_dir(None)
+
+
+HOSTILE = [
+    *[b"", b"{", b"[]", b"null", b"\xff\xfe", b'"x"', b"[" * 5000, b"9" * 10_000, b'{"offset": 1e999}'],
+    *[
+        {"id": "a", "attempt": 1, "launch": 1, "offset": offset, "nbytes": 3, "dropped": 0}
+        for offset in (-1, "0", None)
+    ],
+    entry("a", 0, -5),
+    entry("a", 1 << 70, 1),
+    {"id": ["list"], "attempt": True, "launch": 1, "offset": 0},
+    entry("beyond", 10**9, 10**9),
+    entry("whole", 0, 10**12),
+    entry("\x1b[31mred\n\0", 2, 2),
+]
+
+
+def test_an_index_may_hold_anything(logs, tmp_path):
+    run_dir = write_run(tmp_path / "run", rank_1=(b"text", HOSTILE))
+    code, out, err = logs(run_dir)
+    assert code == 0
+    assert "\\x1b[31mred\\n\\x00" in out
+    assert "whole" in out
+    assert "beyond" not in out
+    assert "lines of the index cannot be read" in err
+    assert logs(run_dir, "whole")[1] == "text\n"
+
+
+def test_files_that_are_none_are_passed_over(logs, tmp_path):
+    run_dir = write_run(tmp_path / "run", rank_1=(b"text", [entry("f", 0, 4)]))
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    os.mkfifo(run_dir / "output" / "rank-2.out")
+    (run_dir / "output" / "rank-2.index").write_text(json.dumps(entry("pipe", 0, 4)))
+    (run_dir / "output" / "rank-3.out").symlink_to(secret)
+    (run_dir / "output" / "rank-3.index").write_text(json.dumps(entry("link", 0, 6)))
+    (run_dir / "output" / "rank-4.out").mkdir()
+    (run_dir / "output" / "rank-5.index").mkdir()
+    (run_dir / "output" / "other").touch()
+    assert [line.split()[0] for line in logs(run_dir)[1].splitlines()[1:]] == ["f"]
+    (run_dir / "output").rename(tmp_path / "elsewhere")
+    assert "nothing was printed" in logs(run_dir)[2]
+    (run_dir / "output").symlink_to(tmp_path / "elsewhere")
+    assert logs(run_dir)[0] == 2
+
+
+def test_what_was_not_finished_ends_where_the_next_begins(logs, tmp_path):
+    lines = [entry("a", 0), {"launch": 2, "offset": 2}, entry("b", 3, launch=2)]
+    run_dir = write_run(tmp_path / "run", rank_1=(b"aaxbbb", lines))
+    assert logs(run_dir, "a")[1] == "aa\n"
+    assert logs(run_dir, "b")[1] == "bbb\n"
+
+
+def test_following_prints_what_comes_until_the_run_ends(run_dir, tmp_path):
+    (run_dir / "status.json").write_text(json.dumps({"status": "running", "exit_code": None}))
+    command = [sys.executable, "-m", "handoff_mpi", "logs", str(run_dir), "--follow"]
+    process = subprocess.Popen(command, stdout=-1, text=True)
+    assert [process.stdout.readline() for _ in range(4)] == [
+        "1: fit | one\n",
+        "1: fit #2 | two\n",
+        "2: | gap\n",
+        "2: ('fit', 3) | \\x1b[2Jthree\n",
+    ]
+    write(run_dir, "rank_3", b"more\nrest", [entry("later", 0)])
+    assert process.stdout.readline() == "3: later | more\n"
+    (run_dir / "status.json").write_text(json.dumps({"status": "done", "exit_code": 0}))
+    assert process.stdout.read() == "3: later | rest\n"
+    assert process.wait(30) == 0
+
+
+def test_who_reads_it_may_leave(run_dir):
+    write(run_dir, "rank_4", b"line\n" * 100_000, [entry("long", 0, 500_000)])
+    command = f"{sys.executable} -m handoff_mpi logs {run_dir} long | head -n 1"
+    ended = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (ended.stdout, ended.stderr) == ("line\n", "")
+
+
+RUNNING = """
+import os, time
+from handoff_mpi import DAG, Function
+def asks():
+    print("\\x1b[31mred\\x1b[0m \\x1b[2J 10 %\\r20 %")
+    while not os.path.exists("go on"): time.sleep(0.02)
+    print("no end of line", end="")
+dag = DAG("d")
+dag.add_function(Function("asks", (), asks))
+"""
+
+
+def test_at_a_terminal_each_line_says_whose_it_is(terminal, tmp_path):  # noqa: F811
+    (tmp_path / "dag.py").write_text(RUNNING)
+    shown = terminal("-m", "handoff_mpi", "run", "-n", "2", "--progress", "none", "dag.py", columns=160)
+    shown.until(lambda: "1: asks | 20 %" in shown.text)
+    (tmp_path / "go on").touch()
+    assert shown.end() == 0
+    assert "1: asks | no end of line\n" in shown.text + "\n"

@@ -18,6 +18,8 @@ from handoff_mpi.visualization.report.axis import TimeLine, Tracks, track_of_cal
 
 #: So many calls are drawn one by one, at most; and so many of those that failed or were tried again.
 MAX_BARS, MAX_ODD_BARS = 6_000, 2_000
+#: So many of the longest calls are always among them.
+_MIN_LONGEST = 100
 #: So many names have a colour of their own.
 MAX_NAMES = 10
 #: Stretches of time, and cells that hold anything.
@@ -72,14 +74,21 @@ class Cells:
     count: NDArray[np.uint32]
 
 
-def choose_bars(story: Story) -> NDArray[np.int64]:
-    """Return the rows of the calls that are drawn one by one, in order."""
+def choose_bars(story: Story, line: TimeLine) -> NDArray[np.int64]:
+    """Return the rows of the calls that are drawn one by one, in order.
+
+    Of many calls, those that are thinner than a pixel would hide how busy a slot is: each is drawn a pixel wide. So
+    only the longest of them are among these.
+    """
     calls = story.calls
     if len(calls) <= MAX_BARS:
         return np.arange(len(calls))
     is_odd = (calls.outcome != DONE) | (calls.attempt > 1)
     odd = _longest(np.flatnonzero(is_odd), calls.duration, MAX_ODD_BARS)
-    usual = _longest(np.flatnonzero(~is_odd), calls.duration, MAX_BARS - len(odd))
+    is_wide = ~is_odd & (calls.duration >= line.length / _MAX_BINS / 2)
+    usual = _longest(np.flatnonzero(is_wide), calls.duration, MAX_BARS - len(odd))
+    if len(usual) < _MIN_LONGEST:
+        usual = _longest(np.flatnonzero(~is_odd), calls.duration, _MIN_LONGEST)
     return np.sort(np.concatenate((odd, usual)))
 
 

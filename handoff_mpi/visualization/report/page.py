@@ -112,7 +112,7 @@ def _packed(columns: dict[str, Any]) -> dict[str, Any]:
 
 def _data_of(story: Story, line: TimeLine) -> dict[str, Any]:
     tracks, names = tracks_of(story), calls_figure.names_of(story)
-    bars = calls_figure.choose_bars(story)
+    bars = calls_figure.choose_bars(story, line)
     cells = calls_figure.cells_of(story, line, tracks, names, bars)
     rows = tables.name_rows(story)[: calls_figure.MAX_NAMES + 2]
     return {
@@ -242,7 +242,7 @@ def _words_of(story: Story, line: TimeLine) -> dict[str, Any]:
         "ranks": _rank_choices(story),
         "notes": story.notes[:50],
         "is_aggregated": len(story.calls) > calls_figure.MAX_BARS,
-        "bars": min(len(story.calls), calls_figure.MAX_BARS),
+        "bars": len(calls_figure.choose_bars(story, line)),
     }
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from handoff_mpi.formatting import duration_text, one_line, without_controls
 from handoff_mpi.messages import HOME_NBYTES
 from handoff_mpi.results.failure_groups import group_key
-from handoff_mpi.results.story import DONE, FAILED_STATE, OUTCOMES, STATES, Floats, Story, groups_of
+from handoff_mpi.results.story import DONE, OUTCOMES, RUNNING, STATES, Floats, Story, groups_of
 
 #: Rows of the tables, and names of functions in the table of failures.
 MAX_ROWS, MAX_FAILURES, MAX_IDS = 100, 50, 5
@@ -69,7 +69,7 @@ def name_rows(story: Story) -> list[NameRow]:
                 median,
                 p95,
                 float(durations.max()),
-                int((calls.outcome[group] != DONE).sum()),
+                int(((calls.outcome[group] != DONE) & (calls.outcome[group] != RUNNING)).sum()),
                 int((calls.attempt[group] > 1).sum()),
                 {cause: float(waited[group].sum()) for cause, waited in waits.items()},
             )
@@ -324,11 +324,6 @@ def state_counts(story: Story) -> dict[str, int]:
     return {state: count for state, count in zip(STATES, counts, strict=True) if count or state == "done"}
 
 
-def has_failed(story: Story) -> bool:
-    """Whether functions have failed for good."""
-    return bool((story.tasks.state == FAILED_STATE).any())
-
-
 def totals(story: Story) -> dict[str, Any]:
     """Return the figures of the summary, in seconds."""
     calls = story.calls
@@ -337,7 +332,8 @@ def totals(story: Story) -> dict[str, Any]:
     busy_s = float(calls.duration.sum())
     path = story.critical_path
     final: Floats = calls.duration[[row for row in story.final_call[path].tolist() if row >= 0]]
-    kinds = Counter(OUTCOMES[each] for each in calls.outcome[calls.outcome != DONE].tolist())
+    is_bad = (calls.outcome != DONE) & (calls.outcome != RUNNING)
+    kinds = Counter(OUTCOMES[each] for each in calls.outcome[is_bad].tolist())
     return {
         "ran_s": ran_s,
         "busy_s": busy_s,

@@ -185,6 +185,8 @@ def _follow(run_dir: Path, id: str | None, given: argparse.Namespace) -> None:
                 if given.rank is not None and given.rank != rank:
                     continue
                 _show(followed.prefixer, rank, printed, part, given.raw)
+            if has_ended:
+                print(end=followed.prefixer.end_line())
             sys.stdout.flush()
             if has_ended:
                 return

@@ -43,6 +43,7 @@ from handoff_mpi.runtime.vigil import IDLE_LIMIT_S, Vigil
 from handoff_mpi.runtime.worker_loop import say_goodbye, serve_run
 from handoff_mpi.speech import say
 from handoff_mpi.worker.error_report import describe
+from handoff_mpi.worker.output import restore_output
 from handoff_mpi.worker.process_state import directory_between_calls
 from handoff_mpi.worker.randomness import noting_seeds
 from handoff_mpi.worker.runners import no_launcher_in_environment
@@ -566,6 +567,7 @@ def end_rank(error: BaseException) -> NoReturn:
     """End a rank that cannot go on, so that the others notice, whatever its functions have done to Python."""
     try:
         _end_within(END_S)
+        restore_output()
         _explain(error)
         end_descendants()  # they would keep the pipes of this rank open, for which the launcher waits
         _leave_job(error)

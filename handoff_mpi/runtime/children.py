@@ -9,6 +9,7 @@ affair, when it ends is the machine's.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from handoff_mpi.encoding import Payload
@@ -122,7 +123,8 @@ class Children:
         if self._output is not None and not child.is_captured:
             files = self._output.of_slot(work.slot)
             if files is not None:
-                child.capture(files)
+                with suppress(OSError):  # too many files are open: then it prints as if nothing captured it
+                    child.capture(files)
         wanted = [number for number in work.recipe[0] if number not in child.knows]
         if wanted:
             child.learn([(number, self._caller.blobs[number]) for number in wanted])

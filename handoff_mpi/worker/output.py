@@ -189,6 +189,11 @@ class CallOutput:
         with self._lock:
             self._files = None
 
+    def leave_for_good(self) -> None:
+        """Print where it was printed before, from any thread, though a call may run."""
+        self._is_closed = True
+        self._restore()
+
     def _open(self) -> bool:
         """Open the files; return whether that was possible."""
         try:
@@ -589,6 +594,12 @@ def _whole_lines(text: bytes, most: int) -> int:
 
 #: What captures calls in this process now, the innermost last.
 _redirected: list[CallOutput] = []
+
+
+def restore_output() -> None:
+    """This process is about to end: what it says of that, and what MPI does, goes where it always did."""
+    for each in reversed([*_redirected]):
+        each.leave_for_good()
 
 
 def descriptors_between_calls() -> tuple[int, int]:

@@ -64,7 +64,13 @@ class Forwarder(threading.Thread):
     def _look(self, is_last: bool, until: float) -> None:
         for follower in self._followers if self._is_open else ():
             if self._target.may_write(until):
-                self._write(b"".join(self._shown(*each) for each in follower.look(is_last)), until)
+                self._write(self._new(follower, is_last), until)
+
+    def _new(self, follower: Follower, is_last: bool) -> bytes:
+        try:
+            return b"".join(self._shown(*each) for each in follower.look(is_last))
+        except OSError:
+            return b""  # a file system that does not answer
 
     def _shown(self, printed: Printed | None, part: bytes) -> bytes:
         return part if self._prefixer is None else self._prefixer.lines(self._rank, printed, part).encode()

@@ -115,7 +115,9 @@ class RankOutput:
             self._directory = None
 
     def _close(self, name: str, files: OutputFiles) -> None:
-        is_empty = not os.fstat(files.out).st_size and not os.fstat(files.index).st_size
+        is_empty = False
+        with suppress(OSError):
+            is_empty = not os.fstat(files.out).st_size and not os.fstat(files.index).st_size
         os.close(files.out)
         os.close(files.index)
         if is_empty and self._directory is not None:

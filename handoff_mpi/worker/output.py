@@ -54,6 +54,7 @@ MIN_FREE_NBYTES = 16 << 20
 _FREE_LOOK_S = 1.0
 _LINE_BUFFERED = 1  # C's _IOLBF
 _NEAR_NBYTES = 4096
+_MAX_REREADS = 2
 _STDOUT, _STDERR = 1, 2
 #: Where the position is put between calls: no file is so large, or all can be.
 _UNTOUCHED = 0x7FF0_0DD1
@@ -353,7 +354,7 @@ class CallOutput:
             nbytes = size - self._end
             if nbytes or self._dropped or self._has_begun_to_print:
                 _append(files.index, _entry(spec, files.launch, self._end, nbytes, self._dropped))
-                tail = read_tail(files.out, self._end, nbytes) if wants_tail else ""
+                tail = read_tail(files.out, self._end, nbytes) if wants_tail and nbytes else ""
             self._settle(size)
         return tail
 
@@ -370,22 +371,26 @@ class CallOutput:
 
     def _drop_middle(self, files: OutputFiles, size: int) -> int:
         """Drop the middle of what the running call has printed; return the size of the file then."""
+        try:
+            self._cut(files, size)
+        except OSError:
+            pass  # a full disk, or a file system that does not answer: what is there is kept
+        return _size(files.out)
+
+    def _cut(self, files: OutputFiles, size: int) -> None:
         half = self._most(files) // 2
         head_end = self._end + _whole_lines(os.pread(files.out, half, self._end), half)
         tail = os.pread(files.out, half, size - half)
-        while (grown := _size(files.out)) - size > _NEAR_NBYTES:  # meanwhile: what is not seen is not counted
-            tail += os.pread(files.out, grown - size, size)
-            tail, size = tail[len(tail) - half :], grown
+        for _ in range(_MAX_REREADS):  # what is written meanwhile, and not seen, is not counted
+            grown = _size(files.out)
+            tail += os.pread(files.out, half, max(size, grown - half))
+            tail, size = tail[max(0, len(tail) - half) :], grown
         tail = tail[tail.find(b"\n", 0, _NEAR_NBYTES) + 1 :]
         self._dropped += size - len(tail) - head_end - self._marker
         os.ftruncate(files.out, head_end)
         marker = f"[... {self._dropped:,} bytes dropped ...]\n".encode() if half else b""
         self._marker = len(marker)
-        try:
-            os.write(files.out, marker + tail)
-        except OSError:
-            pass  # the disk is full: the first half is kept
-        return _size(files.out)
+        os.write(files.out, marker + tail)
 
     def give_up(self, why: str) -> None:
         """There is no room for output: what is printed from now on goes nowhere."""
@@ -515,7 +520,10 @@ def _end_of_index(index: int) -> int:
 def read_tail(out: int, offset: int, nbytes: int) -> str:
     """Return the last lines of so many bytes of a file."""
     count = min(nbytes, MAX_LAST_NBYTES)
-    return last_lines(os.pread(out, count, offset + nbytes - count), count == nbytes)
+    try:
+        return last_lines(os.pread(out, count, offset + nbytes - count), count == nbytes)
+    except OSError:
+        return ""
 
 
 # -- descriptors and streams -----------------------------------------------------------------------------
@@ -530,7 +538,11 @@ def _position() -> int:
 
 
 def _size(descriptor: int) -> int:
-    return os.fstat(descriptor).st_size
+    """Return the size of a file; 0 where its file system does not know it any more, so that no call fails for that."""
+    try:
+        return os.fstat(descriptor).st_size
+    except OSError:
+        return 0
 
 
 def duplicate(descriptor: int) -> int:

@@ -292,7 +292,7 @@ def test_a_program_without_end_is_bounded_while_it_runs(tmp_path):
 
         program = subprocess.Popen(["yes"])
         sizes = []
-        end = time.monotonic() + 1.0
+        end = time.monotonic() + 0.5
         while time.monotonic() < end:
             sizes.append(os.fstat(1).st_size)
             time.sleep(0.001)
@@ -314,9 +314,8 @@ def fills():
     return "fine"
 
 
-@pytest.mark.parametrize("isolation", ["rank", "process"])
-def test_no_room_for_output_fails_no_function(tmp_path, capfd, isolation):
-    results = call(fills, run_dir=tmp_path / "run", output="capture", isolation=isolation)
+def test_no_room_for_output_fails_no_function(tmp_path, capfd):
+    results = call(fills, run_dir=tmp_path / "run", output="capture")
     assert results["f"] == "fine"
     assert results.output("f").startswith("line 0\nline 1\n")
     assert capfd.readouterr().err.count("output of functions is dropped from now on") == 1

@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from handoff_mpi.descendants import spare
 from handoff_mpi.runtime.neighbours import look_at
+from handoff_mpi.worker.runners import environment_of_child
 
 #: The shell looks at the ranks once a second, so often at most: those that run notice the end of rank 0 themselves.
 _LOOKS = 30
@@ -62,6 +63,7 @@ def start(pids: Iterable[int]) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd="/",
+            env=environment_of_child(),  # it must not be taken for a rank
             start_new_session=True,
         )
         _watch.returncode = 0  # it may outlive this process, which does not wait for it

@@ -142,7 +142,7 @@ def run(storm: Storm, directory: Path) -> Seen:
     fresh(directory)
     (directory / "marks").mkdir()
     command = command_of(storm)
-    environment = {"HANDOFF_STORM": str(directory / "marks"), "PYTHONPATH": str(DAG.parents[2])}
+    environment = {"STORM_MARKS": str(directory / "marks"), "PYTHONPATH": str(DAG.parents[2])}
     seen = Seen()
     launched = launch(command, directory, environment)
     for blow in storm.blows:

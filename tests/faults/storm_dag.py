@@ -3,7 +3,7 @@
     run tests/faults/storm_dag.py -- FUNCTIONS SECONDS
     mpirun -n N python -m tests.faults.storm_dag RUN_DIR ISOLATION FUNCTIONS SECONDS
 
-The second form runs the same DAG by ``execute`` from a script. Each process leaves a mark below ``$HANDOFF_STORM`` when
+The second form runs the same DAG by ``execute`` from a script. Each process leaves a mark below ``$STORM_MARKS`` when
 it reaches a phase (``setup``, ``calls``, ``goodbye``), so that a storm can strike in just that phase.
 """
 
@@ -23,7 +23,7 @@ SETUP_S = 0.3
 
 def mark(phase: str) -> None:
     """Leave the mark of a phase that begins."""
-    directory = os.environ.get("HANDOFF_STORM")
+    directory = os.environ.get("STORM_MARKS")
     if directory:
         Path(directory, phase).touch()
 

@@ -37,6 +37,11 @@ class Follower:
         self._shows_prompts = shows_prompts
         self._held = 0
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether a line that has not ended may be shown at the next look, though nothing is new."""
+        return self._held > 0
+
     def look(self, is_last: bool = False) -> Iterator[tuple[Printed | None, bytes]]:
         """Yield what is new, and whose; None stands for what was printed between calls.
 

@@ -7,11 +7,12 @@ import select
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from handoff_mpi.results.output_files import Printed
 from handoff_mpi.results.output_follow import Follower, LinePrefixer
-from handoff_mpi.worker.output import OutputFiles, duplicate
+from handoff_mpi.worker.output import CallOutput, OutputFiles, duplicate
 
 #: Seconds between two looks at the files.
 LOOK_S = 0.1
@@ -34,22 +35,36 @@ class Forwarder(threading.Thread):
         self._rank = rank
         self._has_rank = has_rank
         self._prefixer = LinePrefixer(has_rank) if has_prefix else None
-        self._followers: list[Follower] = []
+        self._followers: list[_Followed] = []
         self._is_over = threading.Event()
         self._lock = threading.Lock()
         self._target = _target()
         self._is_open = True
 
-    def add(self, name: str, files: OutputFiles) -> None:
-        """Follow a file from its end on."""
+    def add(self, name: str, files: OutputFiles, capture: CallOutput | None = None) -> None:
+        """Follow a file from its end on.
+
+        Args:
+            name: of the file, without ``.out``.
+            files: to be read.
+            capture: what writes it in this process, and calls :meth:`look` again and again; None if another process
+                writes it: a thread looks then.
+        """
         begin = os.fstat(files.out).st_size
+        follower = Follower(name, files.out, files.index, begin, shows_prompts=not self._has_rank)
         with self._lock:
-            self._followers.append(Follower(name, files.out, files.index, begin, shows_prompts=not self._has_rank))
+            self._followers.append(_Followed(follower, capture))
+        if capture is None and not self.is_alive():
+            self.start()
 
     def run(self) -> None:
         while not self._is_over.wait(LOOK_S):
-            with self._lock:
-                self._look(is_last=False, until=0.0)
+            self.look()
+
+    def look(self) -> None:
+        """Print what is new; worth a call ten times a second."""
+        with self._lock:
+            self._look(is_last=False, until=0.0)
 
     def close(self) -> None:
         """Print the rest."""
@@ -62,9 +77,10 @@ class Forwarder(threading.Thread):
             self._target.close()
 
     def _look(self, is_last: bool, until: float) -> None:
-        for follower in self._followers if self._is_open else ():
-            if self._target.may_write(until):
-                self._write(self._new(follower, is_last), until)
+        for each in self._followers if self._is_open else ():
+            if (is_last or each.has_news()) and self._target.may_write(until):
+                each.is_seen()
+                self._write(self._new(each.follower, is_last), until)
 
     def _new(self, follower: Follower, is_last: bool) -> bytes:
         try:
@@ -80,6 +96,25 @@ class Forwarder(threading.Thread):
             self._target.write(text, until)
         except (OSError, ValueError):
             self._is_open = False  # nobody reads it any more
+
+
+@dataclass(slots=True)
+class _Followed:
+    """A file, and what writes it if that is in this process."""
+
+    follower: Follower
+    capture: CallOutput | None
+    _seen: tuple[int, int] = (0, 0)
+    _now: tuple[int, int] = (0, 0)
+
+    def has_news(self) -> bool:
+        """Whether there may be something new; asks no file system where it is known."""
+        self._now = self._seen if self.capture is None else self.capture.news
+        return self.capture is None or self._now != self._seen or self.follower.holds_back
+
+    def is_seen(self) -> None:
+        """What was new is shown."""
+        self._seen = self._now
 
 
 class _Descriptor:

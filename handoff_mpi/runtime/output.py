@@ -38,12 +38,14 @@ class RankOutput:
 
     def of_rank(self, stays: bool) -> CallOutput:
         """Return what captures the calls in this process; see :class:`CallOutput`."""
-        capture = CallOutput(self._open_own, stays)
+        capture = CallOutput(lambda: self._open_own(capture), stays)
+        if self._forwarder is not None:
+            capture.after_look = self._forwarder.look
         self._captures.append(capture)
         return capture
 
-    def _open_own(self) -> OutputFiles:
-        files = self._files[None] = self._open(None)
+    def _open_own(self, capture: CallOutput) -> OutputFiles:
+        files = self._files[None] = self._open(None, capture)
         return files
 
     def of_slot(self, slot: int) -> OutputFiles | None:
@@ -73,7 +75,7 @@ class RankOutput:
                 with suppress(OSError):
                     bound_from_outside(files)
 
-    def _open(self, slot: int | None) -> OutputFiles:
+    def _open(self, slot: int | None, capture: CallOutput | None = None) -> OutputFiles:
         name = file_name(self._rank, slot)
         out = self._open_file(f"{name}.out")
         try:
@@ -83,9 +85,7 @@ class RankOutput:
             raise
         files = OutputFiles(out, index, self._plan.launch, self._plan.max_nbytes)
         if self._forwarder is not None:
-            self._forwarder.add(name, files)
-            if not self._forwarder.is_alive():
-                self._forwarder.start()
+            self._forwarder.add(name, files, capture)
         return files
 
     def _open_file(self, name: str) -> int:
@@ -103,6 +103,7 @@ class RankOutput:
         """The run is over: close the files, and remove those that are empty."""
         for capture in self._captures:
             capture.close()
+            capture.after_look = lambda: None  # a reference cycle
         if self._forwarder is not None:
             self._forwarder.close()
             self._forwarder = None

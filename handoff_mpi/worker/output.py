@@ -58,8 +58,6 @@ _MAX_REREADS = 2
 _STDOUT, _STDERR = 1, 2
 #: Where the position is put between calls: no file is so large, or all can be.
 _UNTOUCHED = 0x7FF0_0DD1
-#: After a call that took longer, descriptor 2 is looked at as well.
-_LONG_CALL_S = 1e-3
 
 
 @dataclass(slots=True)
@@ -113,20 +111,27 @@ class CallOutput:
         open_files: opens the files, when the first call begins.
         stays: whether descriptors stay as they are between calls, in a process that does nothing but calls; else what
             runs between them prints where it always did.
+        after_look: called by the thread that watches after each of its looks.
 
     Attributes:
         spec: the call that runs, or ran last.
         has_printed: whether Python's streams were written to since the last look.
         quiet: codes of functions whose short calls are trusted.
+        news: changes when something new is in the file.
     """
 
-    def __init__(self, open_files: Callable[[], OutputFiles], stays: bool) -> None:
+    def __init__(
+        self, open_files: Callable[[], OutputFiles], stays: bool, after_look: Callable[[], object] = lambda: None
+    ) -> None:
         self.spec: CallSpec | None = None
         self.has_printed = False
         self.quiet: set[tuple[int, ...]] = set()
         self._quiet_calls: dict[tuple[int, ...], int] = {}
         self._trusts = True
+        self.news = (0, 0)
+        self._looked_at = 0
         self._open_files = open_files
+        self.after_look = after_look
         self._stays = stays
         self._is_closed = self._is_redirected = self._is_preparing = False
         self._files: OutputFiles | None = None
@@ -288,6 +293,7 @@ class CallOutput:
         files, spec = self._files, self.spec
         if files is not None and spec is not None and not self._has_begun_to_print:
             self._has_begun_to_print = True
+            self.news = (self.news[0] + 1, 0)
             _append(files.index, _entry(spec, files.launch, self._end))
 
     def call_ended(self, spec: CallSpec, outcome: Outcome | None) -> None:
@@ -298,14 +304,12 @@ class CallOutput:
         if self.has_printed or _position() != _UNTOUCHED:
             if not self.has_printed:
                 self._trust_none()
-            if outcome is None or outcome.duration > _LONG_CALL_S:
-                self._repair_descriptors()
             tail = self._note(spec, outcome is not None and outcome.error is not None)
             if tail and outcome is not None and outcome.error is not None:
                 outcome.error = outcome.error._replace(output=tail)
         else:
             self._was_quiet(spec.recipe[0])
-            if outcome is None or outcome.duration > _LONG_CALL_S:
+            if _position(_STDERR) != _UNTOUCHED:
                 self._repair_descriptors()
 
     def _was_quiet(self, codes: tuple[int, ...]) -> None:
@@ -348,11 +352,12 @@ class CallOutput:
             if files is None:
                 return ""
             size = _size(files.out)
-            if _position() not in (size, _UNTOUCHED):
+            if not _position() == _position(_STDERR) == size:
                 self._repair_descriptors()
             size = self._bounded(files, size)
             nbytes = size - self._end
             if nbytes or self._dropped or self._has_begun_to_print:
+                self.news = (self.news[0] + 1, 0)
                 _append(files.index, _entry(spec, files.launch, self._end, nbytes, self._dropped))
                 tail = read_tail(files.out, self._end, nbytes) if wants_tail and nbytes else ""
             self._settle(size)
@@ -405,12 +410,20 @@ class CallOutput:
     # -- by the thread that watches -------------------------------------------------------------------
 
     def look(self) -> int:
-        """Bound what the running call prints; return the size of the file."""
+        """Bound what the running call prints, if that ran at the last look already; return the size of the file.
+
+        This thread and the one that calls have one interpreter between them, and each question to the file system makes
+        them take turns. Short calls bound themselves as they end.
+        """
+        running, self._looked_at = self._looked_at, id(self.spec)
+        if self.spec is None or self._looked_at != running:
+            return self.news[1]
         with self._lock:
             files = self._files
             if files is None or self._is_closed:
                 return 0
             size = _size(files.out)
+            self.news = (self.news[0], size)
             if size > self._end and self._is_redirected:
                 self._tell_begun()
             if size - self._end > 2 * max(self._most(files), MAX_LATE_NBYTES):
@@ -438,6 +451,7 @@ class _Watch(threading.Thread):
         size, pause_s, until_free = 0, LOOK_S, 0.0
         while not self._is_over.wait(pause_s):
             before, size = size, self._output.look()
+            self._output.after_look()
             pause_s = _pause_s(size - before, pause_s)
             until_free -= pause_s
             if until_free <= 0:
@@ -529,10 +543,10 @@ def read_tail(out: int, offset: int, nbytes: int) -> str:
 # -- descriptors and streams -----------------------------------------------------------------------------
 
 
-def _position() -> int:
-    """Return where descriptor 1 stands: it moves with each write through it, or through what was made from it."""
+def _position(descriptor: int = _STDOUT) -> int:
+    """Return where a descriptor stands: it moves with each write through it, or through what shares it."""
     try:
-        return os.lseek(_STDOUT, 0, os.SEEK_CUR)
+        return os.lseek(descriptor, 0, os.SEEK_CUR)
     except OSError:  # a function has closed it, or put a pipe there
         return -1
 

@@ -41,4 +41,5 @@ QUESTIONS = [
     Question("decisions"),
     Question("journal"),
     Question("value_files", least_ranks=1),
+    Question("live_view"),
 ]

@@ -30,6 +30,10 @@ _INSTALLED = (
     "<frozen ",
     *{f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib", "purelib", "platlib")},
 )
+#: Directories of installed packages are called so, wherever they lie: environments refer to those of others.
+_PACKAGES = re.compile(r"[/\\](site|dist)-packages[/\\]")
+#: Sources of compiled modules, which name them as they lay where the package was built.
+_COMPILED = (".pyx", ".pxd", ".pxi", ".c", ".cpp", ".cc", ".rs")
 #: What numpy, pandas, Cython, numba and Python say where memory may not be written to.
 _READ_ONLY = re.compile(r"read[- ]?only|not writ(e)?able|WRITEABLE", re.IGNORECASE)
 
@@ -132,6 +136,12 @@ def _place_of(error: BaseException) -> str:
     place = ""
     for frame, line in traceback.walk_tb(_TRACEBACK(error)):
         name = frame.f_code.co_filename
-        if not name.startswith(_OWN_DIRECTORY) and not (place and name.startswith(_INSTALLED)):
+        if not name.startswith(_OWN_DIRECTORY) and not (place and _is_installed(name)):
             place = f"{name}:{line}"
     return place
+
+
+def _is_installed(file: str) -> bool:
+    """Whether code is of Python or of an installed package, as far as the name of its file tells."""
+    is_built_elsewhere = file.endswith(_COMPILED) and not file.startswith("/")
+    return is_built_elsewhere or file.startswith(_INSTALLED) or bool(_PACKAGES.search(file))

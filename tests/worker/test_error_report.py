@@ -200,3 +200,22 @@ def test_an_exception_that_cannot_be_asked_is_reported_all_the_same(kind):
         raise error
 
     assert caught(fail_so).lineage[1] == "ValueError"
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "cupy/cuda/memory.pyx",
+        "/opt/other/lib/python3.12/site-packages/torch/nn/modules/module.py",
+        "/usr/lib/python3/dist-packages/scipy/_lib/_util.py",
+        "pandas/_libs/index.pyx",
+    ],
+)
+def test_the_place_is_not_in_what_is_installed_wherever_that_lies(file):
+    scope = {}
+    exec(compile("def fail():\n    raise ValueError('no')", file, "exec"), scope)
+
+    def code():
+        scope["fail"]()
+
+    assert caught(code).place == f"{__file__}:{code.__code__.co_firstlineno + 1}"

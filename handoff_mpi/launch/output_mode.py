@@ -26,9 +26,7 @@ def output_of_command(options: RunOptions, owns_terminal: bool) -> str:
     """
     if options.output != AUTO:
         return options.output
-    if not owns_terminal:
-        return CAPTURE
-    if _is_terminal(sys.stderr):
+    if owns_terminal and _is_terminal(sys.stderr):
         return FORWARD if _is_terminal(sys.stdout) else PLAIN
     return CAPTURE if is_batch_job() else PLAIN
 

@@ -382,10 +382,15 @@ def kill_all_of(process):
     process.wait()
 
 
-def test_under_a_bare_mpirun_output_is_captured_and_can_be_forwarded(tmp_path):
+def test_under_a_bare_mpirun_output_is_captured_in_a_batch_job_and_can_be_forwarded(tmp_path, monkeypatch):
     (tmp_path / "dag.py").write_text(ABUSE)
     command = [*mpirun_command(3), sys.executable, "-m", "handoff_mpi", "run", "--run-dir", "run", "dag.py"]
+    for name in ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    assert output_of_command(RunOptions(), owns_terminal=False) == "plain"
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert output_of_command(RunOptions(), owns_terminal=False) == "capture"
+    monkeypatch.delenv("SLURM_JOB_ID")
     ended = run_process([*command[:-1], "--output", "forward", "dag.py"], tmp_path)
     assert ended.rc == 0, ended.err
     assert outputs(tmp_path / "run") == {**{f"say-{k}": f"plain {k}\n" for k in range(16)}, **PRINTED}

@@ -79,12 +79,12 @@ def assert_quickstart_is_done(job, run_dir):
 
 
 def test_the_quickstart_on_two_nodes(slurm, submit, tmp_path):
-    job = slurm.wait(submit(*QUICKSTART, flags=TWO_BY_TWO), tmp_path)
+    job = slurm.wait(submit(*QUICKSTART, flags=TWO_BY_TWO, env={"HANDOFF_OUTPUT": "plain"}), tmp_path)
     assert_quickstart_is_done(job, tmp_path / "handoff-runs" / str(job.number))
 
 
 def test_the_quickstart_under_mpich(slurm, submit, tmp_path):
-    env = {"PYTHON": mpich_python(), "HANDOFF_RUN_DIR": "named"}
+    env = {"PYTHON": mpich_python(), "HANDOFF_RUN_DIR": "named", "HANDOFF_OUTPUT": "plain"}
     job = slurm.wait(submit(*QUICKSTART, flags=TWO_BY_TWO, env=env), tmp_path)
     assert_quickstart_is_done(job, tmp_path / "named")
 

@@ -57,7 +57,8 @@ from handoff_mpi.runtime.chronicle import Chronicle
 from handoff_mpi.runtime.inquiry import HostGuard
 from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.runtime.pace import clock
-from handoff_mpi.runtime.progress_lines import LinesThread, ProgressLines, counts_of
+from handoff_mpi.runtime.progress import Progress
+from handoff_mpi.runtime.progress_lines import ProgressLines, ProgressThread
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.scheduler_loop import LoopSettings, SchedulerLoop
@@ -117,6 +118,7 @@ class Run:
             say_once(line)
         self._shown = shown_by_run(options, job.is_local, has_supervisor())
         self._lines: ProgressLines | None = None
+        self._thread: ProgressThread | None = None
         self._store_factory = encode_factory(options.result_store)
         self._own_store = None if options.result_store is None else GuardedStore(options.result_store, 0)
         self._store: ResultStore = self._own_store or MemoryStore()
@@ -291,12 +293,16 @@ class Run:
     def _make_recorder(self, hosts: dict[int, str], resumed: Resumed) -> Recorder:
         recorder = Recorder(self._plan, self._dag.id, hosts)
         recorder.grow()
-        recorder.announcer = FailurePrinter(self._plan, hosts, say)
+        recorder.announcer = printer = FailurePrinter(self._plan, hosts, say)
         recorder.launch = self._about["launch"]
         for task, done in resumed.done.items():
             recorder.restored(task, done)
         for task, setbacks in resumed.setbacks.items():
             recorder.set_back_before(task, setbacks)
+        capabilities = self._job.capabilities
+        self._progress = Progress(
+            self._plan, self._scheduler, recorder, capabilities, printer.groups, resumed.rest
+        )
         return recorder
 
     def _make_home(self, resumed: Resumed) -> ResultStore:
@@ -314,6 +320,7 @@ class Run:
                 shell = WorkerShell(job.transport, setup, store=self._own_store)
                 has_own_handler = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
                 shell.caller.lets_interrupt = not (job.is_mpi or has_own_handler)
+                self._progress.own_calls = shell.own_calls
             else:
                 workers.append(rank)
                 job.transport.send(rank, (START, 0, setup))
@@ -330,7 +337,7 @@ class Run:
             self._files.confirm,
             not is_builtin(self._strategy),
             has_launcher=job.is_mpi,
-            report=self._report,
+            report=self._report_from_loop,
         )
         loop = SchedulerLoop(
             job.transport,
@@ -437,34 +444,32 @@ class Run:
             telemetry.execute(events.RANK_JOINED, {"system_time": clock()}, about)
 
     def _report(self, now: float) -> None:
+        """Renew ``status.json``, and print a line if one is due; worth a call a second."""
         if now < self._started + _SHORT_RUN_S:
             return  # a loop of small runs would write a file more for each
-        progress = self._progress()
-        self._files.renew_running(progress)
-        if self._lines is not None and not self._job.is_local:  # there a thread does it
-            self._lines.look(progress, now)
+        status = {**self._about, **self._progress.fields(now)}
+        self._files.renew_running(status)
+        if self._lines is not None:
+            self._lines.look(status, now)
 
-    def _progress(self) -> dict[str, Any]:
-        """Return what is known of the run now, as ``status.json`` holds it."""
-        recorder = self._recorder
-        trouble = {"lost_ranks": recorder.lost, "probation": recorder.probation}
-        return {**self._about, "time_s": clock(), "counts": counts_of(self._scheduler), **trouble}
+    def _report_from_loop(self, now: float) -> None:
+        if self._thread is None:
+            self._report(now)
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
         """Show progress within ``with``."""
-        thread = None
         if self._shown.prints_lines:
             self._lines = ProgressLines(say, self._started)
-            if self._job.is_local:
-                thread = LinesThread(self._lines, self._progress)
-                thread.start()
+        if self._job.is_local and (self._shown.prints_lines or self._shown.draws):
+            self._thread = ProgressThread(self._report)
+            self._thread.start()
         try:
             with self._live_view():
                 yield
         finally:
-            if thread is not None:
-                thread.close()
+            if self._thread is not None:
+                self._thread.close()
 
     def _live_view(self) -> AbstractContextManager[None]:
         path, terminal = self._files.path, terminal_of_stderr()

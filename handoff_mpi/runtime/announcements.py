@@ -81,9 +81,13 @@ class FailurePrinter:
             shown.is_open = False
             self.say(f"{self._line(task, attempt, rank, error)}{' (shown above)' if error.traceback else ''}")
 
+    def groups(self) -> list[FailureGroup]:
+        """Return the kinds of failures; those of attempts that may yet succeed have no functions."""
+        return [shown.group for shown in list(self._groups.values())]
+
     def close(self) -> None:
         """Say how many functions failed as those did that were shown."""
-        groups = [shown.group for shown in self._groups.values()]
+        groups = self.groups()
         for group in groups[:MAX_LINES]:
             if group.count > 1:
                 self.say(f"{group.what}: {show(group.ids[0])}{group.others()} failed")

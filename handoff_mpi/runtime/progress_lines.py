@@ -9,7 +9,6 @@ from typing import Any
 
 from handoff_mpi.formatting import duration_text, one_line, rate_text
 from handoff_mpi.runtime.pace import clock
-from handoff_mpi.scheduler import Scheduler, State
 
 #: Seconds from the start of a run to its first line.
 FIRST_INTERVAL_S = 10.0
@@ -19,7 +18,8 @@ MAX_INTERVAL_S = 300.0
 MIN_NAMED_CALL_S = 10.0
 MAX_NAMED_PLACES = 3
 _MAX_NAME_CHARS = 60
-_RETRY_S = 0.1
+#: Seconds between two reports of a thread.
+INTERVAL_S = 1.0
 _END_TIMEOUT_S = 1.0
 
 
@@ -52,39 +52,29 @@ class ProgressLines:
             self._say(progress_line(status, now))
 
 
-class LinesThread(threading.Thread):
-    """Prints lines of progress from a thread of its own: in one process the loop stands still while a function runs.
+class ProgressThread(threading.Thread):
+    """Reports progress once a second: in one process the loop stands still while a function runs.
 
     Args:
-        lines: prints them.
-        status: returns the fields of ``status.json`` as they are now.
+        report: called with the seconds since the epoch.
     """
 
-    def __init__(self, lines: ProgressLines, status: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(self, report: Callable[[float], object]) -> None:
         super().__init__(name="handoff-progress", daemon=True)
-        self._lines = lines
-        self._status = status
+        self._report = report
         self._is_over = threading.Event()
 
     def run(self) -> None:
-        while not self._is_over.wait(max(_RETRY_S, self._lines.due_s - clock())):
+        while not self._is_over.wait(INTERVAL_S):
             try:
-                self._lines.look(self._status(), clock())
+                self._report(clock())
             except RuntimeError:
-                pass  # the loop has changed what was being read; the line is still due
+                pass  # the loop has changed what was being read; the next report is soon
 
     def close(self) -> None:
-        """Print no more lines."""
+        """Report no more."""
         self._is_over.set()
         self.join(_END_TIMEOUT_S)
-
-
-def counts_of(scheduler: Scheduler) -> dict[str, int]:
-    """Return how many functions are in which state now; in time that hardly depends on how many there are."""
-    counts = {state.name.lower(): scheduler.state.count(state) for state in State}
-    dispatched = counts.pop("dispatched")
-    running = min(dispatched, len(scheduler.slots.running()))
-    return {**counts, "running": running, "ready": counts["ready"] + dispatched - running}
 
 
 def progress_line(status: Mapping[str, Any], now: float) -> str:

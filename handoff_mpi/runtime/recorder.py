@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 from array import array
+from collections import deque
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -47,6 +49,11 @@ class Recorder:
         plan: the run's tables.
         dag_id: the DAG's id.
         hosts: rank to host name.
+
+    Attributes:
+        ended: tasks whose calls have ended, for who counts them and takes them out; one may be there twice.
+        undone: the same of tasks that go back because a rank or a value was lost.
+        retries: how many attempts failed and were repeated.
     """
 
     def __init__(self, plan: Plan, dag_id: Hashable, hosts: dict[int, str]) -> None:
@@ -57,7 +64,10 @@ class Recorder:
         self._started = array("d")
         self._durations = array("d")
         self._nbytes = array("q")
-        self._announced: set[tuple[int, int]] = set()
+        self._long: dict[int, tuple[int, int, float]] = {}  # calls that still run: task to (attempt, rank, start)
+        self.ended: deque[int] = deque()
+        self.undone: deque[int] = deque()
+        self.retries = 0
         self._setbacks: dict[int, list[Setback]] = {}
         self._has_told_let_go = False
         self._told: set[str] = set()
@@ -89,7 +99,12 @@ class Recorder:
     def finished(self, rank: int, entries: Sequence[Entry]) -> None:
         """Note calls that ended on ``rank`` and still count."""
         ranks, starts, durations, sizes = self._ranks, self._started, self._durations, self._nbytes
+        ended, long = self.ended, self._long
+        announced: dict[int, tuple[int, int, float]] = {}
         for task, _, status, value, nbytes, started, duration in entries:
+            ended.append(task)
+            if long and task in long:
+                announced[task] = long.pop(task)
             ranks[task] = rank
             starts[task] = started
             durations[task] = duration
@@ -100,12 +115,25 @@ class Recorder:
         if telemetry.has_handlers(events.FUNCTION_START) or telemetry.has_handlers(events.FUNCTION_STOP) or (
             telemetry.has_handlers(events.FUNCTION_EXCEPTION)):  # fmt: skip
             for entry in entries:
-                self._tell(rank, entry)
+                self._tell(rank, entry, announced.get(entry[0], (0,))[0] == entry[1])
 
     def started(self, rank: int, task: int, attempt: int, started: float) -> None:
         """Note a long call that is still running."""
-        self._announced.add((task, attempt))
+        self._long[task] = (attempt, rank, started)
         telemetry.execute(events.FUNCTION_START, {"system_time": started}, self._about(task, attempt, rank))
+
+    def longest_calls(self, count: int) -> list[tuple[int, int, int, float]]:
+        """Return (task, attempt, rank, start) of the calls that have run longest, the longest first."""
+        calls = [(task, *about) for task, about in list(self._long.items())]
+        return heapq.nsmallest(count, calls, key=lambda call: call[3])
+
+    def duration(self, task: int) -> float:
+        """Return how long the last call of a task took, in seconds."""
+        return self._durations[task]
+
+    def host_of(self, rank: int) -> str:
+        """Return the host of a rank."""
+        return self._hosts.get(rank, "")
 
     def _about(self, task: int, attempt: int, rank: int) -> dict[str, Any]:
         return {
@@ -116,12 +144,10 @@ class Recorder:
             "dag_id": self._dag_id,
         }
 
-    def _tell(self, rank: int, entry: Entry) -> None:
+    def _tell(self, rank: int, entry: Entry, is_announced: bool) -> None:
         task, attempt, status, value, nbytes, started, duration = entry
         about = self._about(task, attempt, rank)
-        if (task, attempt) in self._announced:
-            self._announced.discard((task, attempt))
-        else:
+        if not is_announced:
             telemetry.execute(events.FUNCTION_START, {"system_time": started}, about)
         if status == OK:
             telemetry.execute(events.FUNCTION_STOP, {"duration": duration}, {**about, "nbytes": abs(nbytes)})
@@ -138,6 +164,7 @@ class Recorder:
             elif task < 0:
                 self._rank_event(rank, *detail)
             elif cause == Cause.RETRY:
+                self.retries += 1
                 self._set_back(task, attempt, rank, *detail)
                 due = scheduler.ready.deferred.get(task)
                 delay_s = 0.0 if due is None else due - scheduler.now
@@ -147,6 +174,8 @@ class Recorder:
             elif cause == Cause.UNDECIDED:
                 self._announce(task, attempt, rank, None)
             elif cause in SETBACKS:
+                self.undone.append(task)
+                self._long.pop(task, None)
                 rank = rank if rank >= 0 else self._ranks[task]
                 self._set_back(task, attempt, rank, SETBACKS[cause], detail)
                 event = events.FUNCTION_REASSIGN if cause == Cause.RANK_LOST else events.FUNCTION_RECOMPUTE

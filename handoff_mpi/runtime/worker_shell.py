@@ -310,6 +310,13 @@ class WorkerShell:
         if self.attendant is not None and self.attendant.is_parked:
             self.attendant.wake()
 
+    def own_calls(self) -> list[tuple[int, int, int, float]]:
+        """Return (task, attempt, rank, start) of the call that runs in this very process; from any thread."""
+        work = self.own_work
+        if work is None or not self.is_calling:
+            return []
+        return [(work.task, work.attempt, self.transport.rank, work.started)]
+
     @property
     def has_own_call(self) -> bool:
         return bool(self._own_calls or self._own_serves)

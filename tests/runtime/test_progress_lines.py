@@ -12,7 +12,7 @@ from handoff_mpi import DAG, Function
 from handoff_mpi.formatting import duration_text, rate_text
 from handoff_mpi.runtime import progress_lines
 from handoff_mpi.runtime.pace import clock
-from handoff_mpi.runtime.progress_lines import LinesThread, ProgressLines, progress_line
+from handoff_mpi.runtime.progress_lines import ProgressLines, ProgressThread, progress_line
 
 COUNTS = {"waiting": 60, "ready": 8, "running": 3, "done": 28, "failed": 1, "skipped": 0, "retries": 4}
 STATUS = {"functions": 100, "counts": COUNTS, "rate_per_s": 2.5, "eta_s": 27.0, "longest": [], "lost_ranks": {}}
@@ -67,6 +67,8 @@ def test_a_line_is_printed_while_a_function_runs_in_one_process(run_dir, monkeyp
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(progress_lines, "FIRST_INTERVAL_S", 0.1)
+    monkeypatch.setattr(progress_lines, "INTERVAL_S", 0.1)
+    monkeypatch.setattr("handoff_mpi.launch.run._SHORT_RUN_S", 0.05)
     monkeypatch.setattr("handoff_mpi.launch.run.say", say)
     dag = DAG("long")
     dag.add_function(Function("wait", (), wait_for, [str(tmp_path / "said")]))
@@ -85,7 +87,8 @@ def test_a_table_that_changes_while_a_line_is_made_is_read_again(monkeypatch):
 
     lines = ProgressLines(said.append, clock() - 11)
     next(tables)
-    thread = LinesThread(lines, status)
+    monkeypatch.setattr(progress_lines, "INTERVAL_S", 0.01)
+    thread = ProgressThread(lambda now: lines.look(status(), now))
     thread.start()
     end = time.monotonic() + 20
     while not said and time.monotonic() < end:

@@ -1,0 +1,315 @@
+"""How far a run has come: the fields that ``status.json`` has while the run is running.
+
+The fields are gathered once a second at most. What is counted by function name is kept up to date by the tasks that
+ended since the last time; nothing looks at all tasks again, except C code that counts states. Slots are looked at
+one by one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from handoff_mpi.dag import Plan
+from handoff_mpi.formatting import id_text, one_line
+from handoff_mpi.resources import Capability
+from handoff_mpi.resources.amounts import UNIT
+from handoff_mpi.results.failure_groups import FailureGroup
+from handoff_mpi.runtime.recorder import Recorder
+from handoff_mpi.scheduler import Scheduler, State
+
+#: Of the format, in ``status.json``.
+SCHEMA = 1
+#: So many names, hosts, running calls and kinds of failures are listed; the rest of names and hosts are summed up.
+MAX_NAMES, MAX_HOSTS, MAX_CALLS, MAX_FAILURES = 50, 100, 10, 20
+OTHERS = "(others)"
+#: The rate is that of the last seconds.
+RATE_WINDOW_S = 30.0
+#: The longest open path is estimated for DAGs up to this size, and again after this many seconds.
+MAX_PATH_TASKS, PATH_INTERVAL_S = 20_000, 10.0
+#: The time left is unknown while a larger share of the open functions is of names of which none has ended.
+MAX_UNKNOWN_SHARE = 0.05
+_MAX_ID_CHARS, _MAX_REASON_CHARS = 100, 200
+
+_DONE, _FAILED, _SKIPPED = int(State.DONE), int(State.FAILED), int(State.SKIPPED)
+
+
+@dataclass(slots=True)
+class _OfName:
+    """What is known of the functions of one name; ``calls`` and ``busy_s`` count attempts of this launch."""
+
+    total: int = 0
+    done: int = 0
+    failed: int = 0
+    calls: int = 0
+    busy_s: float = 0.0
+
+    @property
+    def open(self) -> int:
+        return self.total - self.done - self.failed
+
+    @property
+    def mean_s(self) -> float | None:
+        return self.busy_s / self.calls if self.calls else None
+
+
+class Progress:
+    """Gathers the fields.
+
+    Args:
+        plan: the run's tables.
+        scheduler: the machine.
+        recorder: knows which tasks have ended and which calls take long.
+        capabilities: of all ranks.
+        failures: returns the groups of functions that failed for good, each with (what failed, how many, the first id).
+        restored: the tasks that earlier launches did.
+
+    Attributes:
+        usage: host to what it measured last: ``cpu_percent``, ``memory_used_mb``, ``gpu_percent``.
+        own_calls: returns (task, attempt, rank, start) of calls in this process, which its loop does not report.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        scheduler: Scheduler,
+        recorder: Recorder,
+        capabilities: Sequence[Capability],
+        failures: Callable[[], Iterable[FailureGroup]] = tuple,
+        restored: Iterable[int] = (),
+    ) -> None:
+        self._plan = plan
+        self._scheduler = scheduler
+        self._recorder = recorder
+        self._failures = failures
+        self.usage: dict[str, dict[str, float]] = {}
+        self.own_calls: Callable[[], Iterable[tuple[int, int, int, float]]] = tuple
+        self._names: list[_OfName] = []
+        self._name_of: dict[str, int] = {}
+        self._name_of_code: list[int] = []
+        self._known_tasks = 0
+        self._known_failures = 0
+        self._is_counted = bytearray()
+        self._restored = list(restored)
+        self._ended: deque[tuple[float, int]] = deque()
+        self._lock = threading.Lock()  # in one process a thread asks too
+        self._beat = 0
+        self._path_s: float | None = None
+        self._next_path = 0.0
+        self._hosts: dict[str, list[Capability]] = {}
+        for each in capabilities:
+            self._hosts.setdefault(each.host, []).append(each)
+
+    def fields(self, now: float) -> dict[str, Any]:
+        """Return the fields.
+
+        Args:
+            now: seconds since the epoch.
+        """
+        with self._lock:
+            return self._fields(now)
+
+    def _fields(self, now: float) -> dict[str, Any]:
+        self._beat += 1
+        self._learn_tasks()
+        self._count_ended()
+        counts = self.counts()
+        running = self._scheduler.slots.running()
+        return {
+            "schema": SCHEMA,
+            "beat": self._beat,
+            "time_s": now,
+            "counts": counts,
+            "by_name": self._by_name(running),
+            "rate_per_s": self._rate(counts, now),
+            "eta_s": self._eta(counts, running, now),
+            "hosts": self._by_host(),
+            "longest": self._longest(),
+            "lost_ranks": dict(itertools.islice(self._recorder.lost.items(), MAX_HOSTS)),
+            "probation": dict(itertools.islice(self._recorder.probation.items(), MAX_HOSTS)),
+            "failures": self._failure_groups(),
+        }
+
+    # -- functions ------------------------------------------------------------------------------------
+
+    def counts(self) -> dict[str, int]:
+        """Return how many functions are in which state, and how many attempts were retried."""
+        scheduler = self._scheduler
+        counts = {state.name.lower(): scheduler.state.count(state) for state in State}
+        dispatched = counts.pop("dispatched")
+        running = min(dispatched, len(scheduler.slots.running()))
+        ready = counts["ready"] + dispatched - running
+        return {**counts, "running": running, "ready": ready, "retries": self._recorder.retries}
+
+    def _learn_tasks(self) -> None:
+        """Count tasks that were submitted since the last time."""
+        plan, specs = self._plan, self._scheduler.specs
+        for name in plan.code_names[len(self._name_of_code) :]:
+            number = self._name_of.setdefault(one_line(name, _MAX_ID_CHARS), len(self._name_of))
+            if number == len(self._names):
+                self._names.append(_OfName())
+            self._name_of_code.append(number)
+        new = specs[self._known_tasks :] if self._known_tasks else specs
+        for code, count in Counter([spec.code for spec in new]).items():
+            self._names[self._name_of_code[code]].total += count
+        self._is_counted.extend(bytes(len(new)))
+        self._known_tasks = len(specs)
+
+    def _count_ended(self) -> None:
+        """Count what has ended since the last time, and take back what was lost."""
+        recorder, state = self._recorder, self._scheduler.state
+        for task in _taken(recorder.ended):
+            of_name = self._of(task)
+            of_name.calls += 1
+            of_name.busy_s += recorder.duration(task)
+            self._count(task, state[task] == _DONE)
+        restored, self._restored = self._restored, []
+        for task in itertools.chain(restored, _taken(recorder.undone)):
+            self._count(task, state[task] == _DONE)
+        failures = self._scheduler.failures
+        for task in itertools.islice(failures, self._known_failures, None):
+            self._of(task).failed += 1
+        self._known_failures = len(failures)
+
+    def _count(self, task: int, is_done: bool) -> None:
+        if self._is_counted[task] != is_done:
+            self._is_counted[task] = is_done
+            self._of(task).done += 1 if is_done else -1
+
+    def _of(self, task: int) -> _OfName:
+        return self._names[self._name_of_code[self._scheduler.specs[task].code]]
+
+    def _by_name(self, running: Sequence[int]) -> dict[str, dict[str, Any]]:
+        specs, name_of_code = self._scheduler.specs, self._name_of_code
+        of_running = Counter([name_of_code[specs[task].code] for task in running])
+        rows = {
+            name: {
+                "total": each.total,
+                "running": of_running[number],
+                "done": each.done,
+                "failed": each.failed,
+                "mean_s": each.mean_s,
+                "busy_s": each.busy_s,
+            }
+            for name, number in self._name_of.items()
+            if (each := self._names[number]).total
+        }
+        return _with_rest(rows, MAX_NAMES, lambda row: (row["running"] > 0, row["done"] < row["total"], row["total"]))
+
+    # -- time -----------------------------------------------------------------------------------------
+
+    def _rate(self, counts: Mapping[str, int], now: float) -> float:
+        """Return how many functions ended a second lately."""
+        ended = counts["done"] + counts["failed"]
+        self._ended.append((now, ended))
+        while len(self._ended) > 2 and now - self._ended[0][0] > RATE_WINDOW_S:
+            self._ended.popleft()
+        then, before = self._ended[0]
+        return max(0.0, (ended - before) / (now - then)) if now > then else 0.0
+
+    def _eta(self, counts: Mapping[str, int], running: Sequence[int], now: float) -> float | None:
+        """Estimate the seconds that are left: what is open shared by the busy slots, or its longest path if that takes
+        longer; None while more than a few open functions are of names that have not been measured.
+        """
+        left = [each for each in self._names if each.open > 0]
+        unknown = sum(each.open for each in left if each.mean_s is None)
+        if unknown > MAX_UNKNOWN_SHARE * sum(each.open for each in left):
+            return None
+        usual_s = sum(each.busy_s for each in self._names) / max(1, sum(each.calls for each in self._names))
+        work_s = sum(each.open * (usual_s if each.mean_s is None else each.mean_s) for each in left)
+        if not running or not work_s:
+            return None if work_s else 0.0
+        share_s = work_s / len(running)
+        path_s = self._longest_path(now)
+        return share_s if path_s is None else max(share_s, path_s)
+
+    def _longest_path(self, now: float) -> float | None:
+        """Return how long the longest path of open functions takes by the means; None for large DAGs.
+
+        As for the b-level of list scheduling, in reverse order of the tasks, where inputs have smaller numbers.
+        """
+        if self._known_tasks > MAX_PATH_TASKS:
+            return None
+        if now >= self._next_path:
+            self._next_path = now + PATH_INTERVAL_S
+            specs, state = self._scheduler.specs, self._scheduler.state
+            below = [0.0] * len(specs)
+            longest = 0.0
+            for task in range(len(specs) - 1, -1, -1):
+                if state[task] in (_DONE, _FAILED, _SKIPPED):
+                    continue
+                level = below[task] + (self._of(task).mean_s or 0.0)
+                longest = max(longest, level)
+                for each in specs[task].inputs:
+                    below[each] = max(below[each], level)
+            self._path_s = longest
+        return self._path_s
+
+    # -- ranks ----------------------------------------------------------------------------------------
+
+    def _by_host(self) -> dict[str, dict[str, Any]]:
+        rows = {one_line(host, _MAX_ID_CHARS): self._host(host, ranks) for host, ranks in self._hosts.items()}
+        return _with_rest(rows, MAX_HOSTS, lambda row: (row["busy"] > 0, row["slots"]))
+
+    def _host(self, host: str, ranks: Sequence[Capability]) -> dict[str, Any]:
+        of_rank, lost = self._scheduler.slots.of_rank, self._recorder.lost
+        slots = [slot for each in ranks if each.rank not in lost for slot in of_rank.get(each.rank, ())]
+        claims = [slot.claim for slot in slots if slot.claim is not None]
+        offered = ranks[0].offered()
+        row = {
+            "ranks": sum(each.rank not in lost for each in ranks),
+            "slots": len(slots),
+            "busy": sum(1 for slot in slots if slot.tasks),
+            "cores": offered.get("cpu", 0),
+            "memory_mb": offered.get("memory", 0),
+            "gpus": max(each.offered().get("gpu", 0) for each in ranks),
+            "gpus_claimed": sum(claim.cost.cost.get("gpu", 0) for claim in claims) / UNIT,
+        }
+        return {**row, **self.usage.get(host, {})}
+
+    def _longest(self) -> list[dict[str, Any]]:
+        """Return the calls that have run longest, the longest first."""
+        ids, names, specs = self._plan.ids, self._plan.code_names, self._scheduler.specs
+        calls = []
+        known = {call[0]: call for call in (*self.own_calls(), *self._recorder.longest_calls(MAX_CALLS))}
+        for task, attempt, rank, started in sorted(known.values(), key=lambda call: call[3])[:MAX_CALLS]:
+            about: dict[str, Any] = {"id": one_line(id_text(ids[task]), _MAX_ID_CHARS), "name": names[specs[task].code]}
+            about |= {"rank": rank, "host": self._recorder.host_of(rank), "attempt": attempt, "started_s": started}
+            calls.append(about)
+        return calls
+
+    def _failure_groups(self) -> list[dict[str, Any]]:
+        groups = itertools.islice((group for group in self._failures() if group.count), MAX_FAILURES)
+        return [
+            {
+                "what": one_line(group.what, _MAX_REASON_CHARS),
+                "count": group.count,
+                "first": one_line(id_text(group.ids[0]), _MAX_ID_CHARS),
+            }
+            for group in groups
+        ]
+
+
+def _taken(tasks: deque[int]) -> Iterator[int]:
+    """Take out what is there now; another thread may be putting in more."""
+    for _ in range(len(tasks)):
+        yield tasks.popleft()
+
+
+def _with_rest(
+    rows: dict[str, dict[str, Any]], most: int, rank: Callable[[dict[str, Any]], Any]
+) -> dict[str, dict[str, Any]]:
+    """Return the ``most`` rows that matter most, and the sums of all others in one row."""
+    if len(rows) <= most:
+        return rows
+    order = sorted(rows, key=lambda name: rank(rows[name]), reverse=True)
+    rest: dict[str, Any] = {}
+    for name in order[most - 1 :]:
+        for field, value in rows[name].items():
+            if isinstance(value, (int, float)) and field not in ("mean_s", "cpu_percent", "gpu_percent"):
+                rest[field] = rest.get(field, 0) + value
+    return {**{name: rows[name] for name in order[: most - 1]}, OTHERS: rest}

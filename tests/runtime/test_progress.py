@@ -1,0 +1,209 @@
+"""What status.json tells of a run that is running."""
+
+from __future__ import annotations
+
+import json
+import random
+from types import SimpleNamespace
+
+import pytest
+
+import handoff_mpi
+from handoff_mpi import DAG, Function
+from handoff_mpi.dag.plan import TaskSpec
+from handoff_mpi.resources import Capability
+from handoff_mpi.resources.amounts import UNIT
+from handoff_mpi.results.failure_groups import FailureGroup
+from handoff_mpi.runtime import progress as module
+from handoff_mpi.runtime.progress import OTHERS, Progress
+from handoff_mpi.runtime.recorder import Recorder
+from handoff_mpi.scheduler import State
+
+NOW = 1_770_000_000.0
+
+
+class FakePlan(SimpleNamespace):
+    def __len__(self):
+        return len(self.ids)
+
+
+class Fixture:
+    """A scheduler of which a test moves the tasks by hand."""
+
+    def __init__(self, codes, inputs=None, names=("load", "fit"), hosts=1, restored=()):
+        count = len(codes)
+        specs = [TaskSpec((inputs or {}).get(task, ()), {"cpu": UNIT}, code=code) for task, code in enumerate(codes)]
+        plan = FakePlan(ids=list(range(count)), code_names=list(names), specs=specs)
+        self.of_rank = {rank: [SimpleNamespace(tasks=[], claim=None)] for rank in range(hosts)}
+        slots = SimpleNamespace(of_rank=self.of_rank, running=self.running)
+        self.scheduler = SimpleNamespace(specs=specs, state=bytearray(count), failures={}, slots=slots)
+        self.recorder = Recorder(plan, "dag", {rank: f"n{rank}" for rank in range(hosts)})
+        self.recorder.grow()
+        capabilities = [Capability(rank, f"n{rank}", {"cpu": 4 * UNIT, "memory": 8000 * UNIT}) for rank in range(hosts)]
+        self.groups = []
+        self.progress = Progress(plan, self.scheduler, self.recorder, capabilities, lambda: self.groups, restored)
+
+    def running(self):
+        return [slot.tasks[0] for slots in self.of_rank.values() for slot in slots if slot.tasks]
+
+    def run(self, task, rank=0):
+        self.scheduler.state[task] = State.DISPATCHED
+        self.of_rank[rank][0].tasks = [task]
+
+    def end(self, task, seconds=1.0, rank=0, state=State.DONE):
+        self.recorder.finished(rank, [(task, 1, 0 if state == State.DONE else 1, None, 0, NOW, seconds)])
+        self.scheduler.state[task] = state
+        if state == State.FAILED:
+            self.scheduler.failures[task] = None
+        self.of_rank[rank][0].tasks = []
+
+    def fields(self, now=NOW):
+        return self.progress.fields(now)
+
+
+def test_functions_are_counted_by_name_and_what_is_lost_is_taken_back():
+    run = Fixture([0, 0, 0, 1, 1])
+    run.end(0, 2.0)
+    run.end(1, 4.0)
+    run.end(3, 1.0, state=State.FAILED)
+    run.run(4)
+    told = run.fields()
+    assert told["by_name"] == {
+        "load": {"total": 3, "running": 0, "done": 2, "failed": 0, "mean_s": 3.0, "busy_s": 6.0},
+        "fit": {"total": 2, "running": 1, "done": 0, "failed": 1, "mean_s": 1.0, "busy_s": 1.0},
+    }
+    assert (told["counts"]["done"], told["counts"]["running"], told["counts"]["failed"]) == (2, 1, 1)
+    run.scheduler.state[0] = State.WAITING
+    run.recorder.undone.append(0)
+    assert run.fields()["by_name"]["load"]["done"] == 1
+    run.end(0, 6.0)
+    again = run.fields()["by_name"]["load"]
+    assert (again["done"], again["mean_s"]) == (2, 4.0)
+
+
+def test_counts_by_name_are_those_of_a_look_at_all_tasks():
+    dice = random.Random(5)
+    run = Fixture([dice.randrange(3) for _ in range(300)], names=("a", "b", "c"))
+    for _ in range(2000):
+        task, state = dice.randrange(300), run.scheduler.state
+        if state[task] in (State.FAILED, State.SKIPPED):
+            continue
+        if state[task] == State.DONE and dice.random() < 0.3:
+            state[task] = State.WAITING
+            run.recorder.undone.append(task)
+        elif state[task] != State.DONE:
+            run.end(task, state=dice.choice([State.DONE, State.DONE, State.READY, State.FAILED]))
+        if dice.random() < 0.05:
+            told = run.fields()["by_name"]
+            for code, name in enumerate("abc"):
+                own = [state[each] for each in range(300) if run.scheduler.specs[each].code == code]
+                assert told[name]["done"] == own.count(State.DONE)
+                assert told[name]["failed"] == own.count(State.FAILED)
+
+
+def test_what_earlier_launches_did_counts_as_done():
+    run = Fixture([0, 0, 1], restored=[0, 1])
+    run.scheduler.state[0] = run.scheduler.state[1] = State.DONE
+    told = run.fields()["by_name"]["load"]
+    assert told == {"total": 2, "running": 0, "done": 2, "failed": 0, "mean_s": None, "busy_s": 0.0}
+
+
+def test_the_time_left_is_unknown_until_almost_all_that_is_open_has_been_measured():
+    run = Fixture([0] * 50 + [1])
+    run.run(0)
+    assert run.fields()["eta_s"] is None
+    run.end(0, 2.0)
+    run.run(1)
+    assert run.fields()["eta_s"] == pytest.approx(50 * 2.0)  # one slot is busy; the last one is taken to last alike
+
+
+def test_the_time_left_is_no_less_than_the_longest_open_path():
+    chain = {task: (task - 1,) for task in range(1, 10)}
+    run = Fixture([0] * 10, chain, hosts=4)
+    run.end(0, 3.0)
+    for rank in range(4):
+        run.run(1 + rank, rank)
+    assert run.fields()["eta_s"] == pytest.approx(9 * 3.0)
+
+
+def test_the_rate_is_that_of_the_last_seconds():
+    run = Fixture([0] * 100)
+    assert run.fields(NOW)["rate_per_s"] == 0.0
+    for task in range(20):
+        run.end(task)
+    assert run.fields(NOW + 10)["rate_per_s"] == pytest.approx(2.0)
+    for second in range(11, 60):
+        told = run.fields(NOW + second)
+    assert told["rate_per_s"] == 0.0
+
+
+def test_names_and_hosts_beyond_the_limit_are_summed_up():
+    names = [f"f{number}" for number in range(60)]
+    run = Fixture(list(range(60)) * 2, names=names, hosts=150)
+    told = run.fields()
+    assert len(told["by_name"]) == module.MAX_NAMES
+    assert told["by_name"][OTHERS]["total"] == 22
+    assert len(told["hosts"]) == module.MAX_HOSTS
+    assert told["hosts"][OTHERS]["cores"] == 51 * 4
+    assert len(json.dumps(told)) < 50_000
+
+
+def test_the_longest_calls_come_first_until_they_end():
+    run = Fixture([0] * 5)
+    for task in range(3):
+        run.run(task)
+        run.recorder.started(0, task, 2, NOW - task)
+    assert [(call["id"], call["attempt"], call["host"]) for call in run.fields()["longest"]] == [
+        ("2", 2, "n0"),
+        ("1", 2, "n0"),
+        ("0", 2, "n0"),
+    ]
+    run.end(1)
+    assert [call["id"] for call in run.fields()["longest"]] == ["2", "0"]
+
+
+def test_kinds_of_failures_are_listed_once_a_function_has_failed_for_good():
+    run = Fixture([0] * 3)
+    undecided = FailureGroup("OSError", "", "it may yet succeed")
+    run.groups = [FailureGroup("ValueError", "dag.py:7", "no", 2, ["x\n", "y"]), undecided]
+    assert run.fields()["failures"] == [{"what": "ValueError at dag.py:7", "count": 2, "first": "x\\n"}]
+
+
+def test_each_look_has_a_number_of_its_own():
+    run = Fixture([0])
+    assert [run.fields()["beat"] for _ in range(3)] == [1, 2, 3]
+
+
+def test_a_look_visits_no_task_again(monkeypatch):
+    run = Fixture([0] * 100_000)
+    visits = []
+    monkeypatch.setattr(Progress, "_of", lambda self, task: visits.append(task) or self._names[0])
+    for task in range(30):
+        run.end(task)
+    run.fields()
+    first = len(visits)
+    run.fields()
+    assert len(visits) == first < 200
+
+
+def test_a_call_in_this_very_process_is_told_while_it_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr("handoff_mpi.runtime.progress_lines.INTERVAL_S", 0.05)
+    monkeypatch.setattr("handoff_mpi.launch.run._SHORT_RUN_S", 0.01)
+    dag = DAG("long")
+    dag.add_function(Function("look", (), look, [str(tmp_path / "run" / "status.json")]))
+    results = handoff_mpi.execute_local(dag, progress="lines", run_dir=tmp_path / "run")
+    assert results["look"] == ["look", 0, 1]
+
+
+def look(path):
+    import time
+    from pathlib import Path
+
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        status = json.loads(Path(path).read_text())
+        if status.get("longest"):
+            call = status["longest"][0]
+            return [call["id"], call["rank"], status["counts"]["running"]]
+        time.sleep(0.01)
+    return status

@@ -92,7 +92,10 @@ class Follower:
 
     def _whole_lines(self, part: bytes) -> bytes:
         whole = part[: part.rfind(b"\n") + 1]
-        self._held = 0 if whole or not part else self._held + 1
+        if len(part) == len(whole):
+            self._held = 0
+        else:
+            self._held = 1 if whole else self._held + 1
         if self._held > _MAX_HELD_LOOKS and self._shows_prompts:
             self._held = 0
             return part

@@ -44,6 +44,9 @@ _SYNONYMS = {word: f"--{name.replace('_', '-')}" for word, name in SYNONYMS.item
 _SYNONYMS |= dict.fromkeys(_RANKS_ELSEWHERE, "-n") | {"host": "--hosts", "nodelist": "--hosts", "resume": "--run-dir"}
 #: Subcommands that read what runs have left, and what each does; ``handoff_mpi.verbs`` has a module for each.
 READING_VERBS: dict[str, str] = {
+    "status": "tell how a run is doing, or how it has ended",
+    "runs": "list the runs below a directory: their state, size, and how to resume them",
+    "clean": "remove the files of runs that have ended",
     "logs": "print what functions have printed",
     "report": "make report.html of a run: what ran where and when, what failed, and what it waited for",
 }

@@ -39,7 +39,7 @@ from handoff_mpi.launch.progress_mode import shown_by_run, terminal_of_stderr
 from handoff_mpi.launch.questions import find_questions
 from handoff_mpi.launch.resume import Resumed, ValueFiles, resume
 from handoff_mpi.launch.run_files import open_files
-from handoff_mpi.launch.start_line import shown_path, start_lines
+from handoff_mpi.launch.start_line import resume_text, shown_path, start_lines
 from handoff_mpi.messages import START
 from handoff_mpi.python_path import shared_path
 from handoff_mpi.resources import Capability, parse_nbytes
@@ -217,7 +217,11 @@ class Run:
             "ranks": self._job.size,
             "started_s": self._started,
             "output": "off" if self._options.output == "auto" else self._options.output,
+            "directory": self._job.directory,
         }
+        if files.path is not None:
+            shown = shown_path(files.path, self._job.directory)
+            self._about["resume"] = resume_text(shown, self._job.resumed_by)
         if resumed.rest:
             _note(f"launch {journal.epoch} of {files.path}: {len(resumed.rest)} of {len(plan)} functions are done")
             if marks.notes:
@@ -452,6 +456,9 @@ class Run:
         if self._lines is not None:
             self._lines.look(status, now)
 
+    def _final_fields(self, duration_s: float) -> dict[str, Any]:
+        return {} if duration_s < _SHORT_RUN_S else self._progress.final_fields(clock())
+
     def _report_from_loop(self, now: float) -> None:
         if self._thread is None:
             self._report(now)
@@ -600,7 +607,7 @@ class Run:
             figures["probation"] = results.probation
         if results.stopped_because:
             figures["stopped_because"] = results.stopped_because
-        fields = {**self._about, **results.counts(), **figures}
+        fields = {**self._about, **self._final_fields(results.duration_s), **results.counts(), **figures}
         self._files.write_verdict(status=results.status, exit_code=results.exit_code, **fields)
         silent = loop.say_goodbye(shared)
         results._has_output = self._about["output"] != "off" and self._files.has_output()

@@ -36,8 +36,12 @@ def start_lines(
     first = f"{when} {_counted(functions, 'function')} on {where}: {_resources(capacity)}"
     if run_dir is None:
         return [first, "files: none, so the run cannot be resumed"]
-    resume = f"execute(..., run_dir={run_dir!r})" if resumed_by is None else resumed_by(run_dir)
-    return [first, f"files: {run_dir}", f"to resume: {resume}"]
+    return [first, f"files: {run_dir}", f"to resume: {resume_text(run_dir, resumed_by)}"]
+
+
+def resume_text(run_dir: str, resumed_by: ResumeCommand | None) -> str:
+    """Return what resumes the run with that run-dir, as a user writes it."""
+    return f"execute(..., run_dir={run_dir!r})" if resumed_by is None else resumed_by(run_dir)
 
 
 def _counted(count: int, noun: str) -> str:

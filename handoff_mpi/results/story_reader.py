@@ -8,14 +8,12 @@ works on what it was sent first, as many calls at a time as it has slots.
 from __future__ import annotations
 
 import os
-import socket
 from array import array
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from handoff_mpi import messages
 from handoff_mpi.encoding import UnreadableId
@@ -24,6 +22,8 @@ from handoff_mpi.formatting import one_line
 from handoff_mpi.results.journal import Record, Segment, stream_journal
 from handoff_mpi.results.records import note_probation
 from handoff_mpi.results.run_dir import read_status
+from handoff_mpi.results.run_status import RUNNING as RUNNING_RUN
+from handoff_mpi.results.run_status import find_states, is_ended
 from handoff_mpi.results.secure_files import open_directory
 from handoff_mpi.results.story import (
     CUT_OFF,
@@ -66,7 +66,8 @@ def read_story(run_dir: str | Path) -> Story:
     try:
         with open_directory(path) as directory:
             status = read_status(directory)
-            reader = _Reader(status)
+            is_running = not is_ended(status) and find_states([path])[path][0] == RUNNING_RUN
+            reader = _Reader(status, is_running)
             for segment, records in stream_journal(directory, reader.notes):
                 reader.read(segment, records)
             return reader.story(path)
@@ -76,18 +77,6 @@ def read_story(run_dir: str | Path) -> Story:
         raise UntrustedFile(error.what, error.repair, _COPY) from error
     except OSError as error:
         raise JournalError(f"the run-dir {path} cannot be read: {error.strerror}; see that you may read it") from error
-
-
-def is_rank_0_alive(status: dict[str, Any]) -> bool:
-    """Whether the process that ``status.json`` names still runs; False where only another host can tell."""
-    pid, started_s = status.get("pid"), status.get("started_s")
-    if status.get("host") != socket.gethostname() or not isinstance(pid, int) or not isinstance(started_s, float):
-        return False
-    try:
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and bool(process.create_time() <= started_s + 1.0)
-    except (psutil.Error, ValueError, OverflowError):
-        return False
 
 
 class _Columns:
@@ -243,9 +232,10 @@ def _is_same(known: Hashable, id: Hashable) -> bool:
 class _Reader:
     """Takes in one launch after the other."""
 
-    def __init__(self, status: dict[str, Any]) -> None:
+    def __init__(self, status: dict[str, Any], is_running: bool) -> None:
         self.notes: list[str] = []
         self._status = status
+        self._is_running = is_running
         self._columns = _Columns()
         self._table = _TaskTable()
         self._launches: list[LaunchStory] = []
@@ -402,7 +392,7 @@ class _Reader:
         launch.stopped_s = max(launch.started_s, self._now, stops.max(initial=0.0))
         if status.get("launch") == launch.epoch:
             if launch.ended is None:
-                launch.is_running = status.get("status") == "running" and is_rank_0_alive(status)
+                launch.is_running = status.get("status") == "running" and self._is_running
                 launch.stopped_s = max(launch.stopped_s, _real(status.get("time_s")))
             launch.stopped_s = max(launch.stopped_s, launch.started_s + _real(status.get("duration_s")))
         by_rank: dict[int, list[int]] = {}

@@ -111,24 +111,34 @@ class Progress:
             now: seconds since the epoch.
         """
         with self._lock:
-            return self._fields(now)
+            counts, running = self._look()
+            return {
+                **self._known(now, counts, running),
+                "rate_per_s": self._rate(counts, now),
+                "eta_s": self._eta(counts, running, now),
+                "longest": self._longest(),
+            }
 
-    def _fields(self, now: float) -> dict[str, Any]:
+    def final_fields(self, now: float) -> dict[str, Any]:
+        """Return the fields of a run that has ended, without those that are about calls that run and the time left."""
+        with self._lock:
+            return self._known(now, *self._look())
+
+    def _look(self) -> tuple[dict[str, int], list[int]]:
+        """Take in what is new; return the counts, and the tasks that run."""
         self._beat += 1
         self._learn_tasks()
         self._count_ended()
-        counts = self.counts()
-        running = self._scheduler.slots.running()
+        return self.counts(), self._scheduler.slots.running()
+
+    def _known(self, now: float, counts: dict[str, int], running: list[int]) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
             "beat": self._beat,
             "time_s": now,
             "counts": counts,
             "by_name": self._by_name(running),
-            "rate_per_s": self._rate(counts, now),
-            "eta_s": self._eta(counts, running, now),
             "hosts": self._by_host(),
-            "longest": self._longest(),
             "lost_ranks": dict(itertools.islice(self._recorder.lost.items(), MAX_HOSTS)),
             "probation": dict(itertools.islice(self._recorder.probation.items(), MAX_HOSTS)),
             "failures": self._failure_groups(),
@@ -162,23 +172,25 @@ class Progress:
     def _count_ended(self) -> None:
         """Count what has ended since the last time, and take back what was lost."""
         recorder, state = self._recorder, self._scheduler.state
+        specs, name_of_code, names = self._scheduler.specs, self._name_of_code, self._names
+        is_counted, durations = self._is_counted, recorder.durations
         for task in _taken(recorder.ended):
-            of_name = self._of(task)
+            of_name = names[name_of_code[specs[task].code]]
             of_name.calls += 1
-            of_name.busy_s += recorder.duration(task)
-            self._count(task, state[task] == _DONE)
+            of_name.busy_s += durations[task]
+            if state[task] == _DONE and not is_counted[task]:
+                is_counted[task] = 1
+                of_name.done += 1
         restored, self._restored = self._restored, []
         for task in itertools.chain(restored, _taken(recorder.undone)):
-            self._count(task, state[task] == _DONE)
+            is_done = state[task] == _DONE
+            if is_counted[task] != is_done:
+                is_counted[task] = is_done
+                self._of(task).done += 1 if is_done else -1
         failures = self._scheduler.failures
         for task in itertools.islice(failures, self._known_failures, None):
             self._of(task).failed += 1
         self._known_failures = len(failures)
-
-    def _count(self, task: int, is_done: bool) -> None:
-        if self._is_counted[task] != is_done:
-            self._is_counted[task] = is_done
-            self._of(task).done += 1 if is_done else -1
 
     def _of(self, task: int) -> _OfName:
         return self._names[self._name_of_code[self._scheduler.specs[task].code]]

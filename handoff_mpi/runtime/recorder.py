@@ -127,9 +127,10 @@ class Recorder:
         calls = [(task, *about) for task, about in list(self._long.items())]
         return heapq.nsmallest(count, calls, key=lambda call: call[3])
 
-    def duration(self, task: int) -> float:
-        """Return how long the last call of a task took, in seconds."""
-        return self._durations[task]
+    @property
+    def durations(self) -> Sequence[float]:
+        """How long the last call of each task took, in seconds."""
+        return self._durations
 
     def host_of(self, rank: int) -> str:
         """Return the host of a rank."""

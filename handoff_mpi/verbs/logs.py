@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -17,6 +16,7 @@ from handoff_mpi.formatting import one_line, without_controls
 from handoff_mpi.results.output_files import OUTPUT, OutputDirectory, Printed
 from handoff_mpi.results.output_follow import Follower, LinePrefixer
 from handoff_mpi.results.run_dir import STATUS
+from handoff_mpi.results.run_status import read_any_status
 from handoff_mpi.suggestions import did_you_mean
 from handoff_mpi.verbs.run_dirs import find_run_dir
 
@@ -26,7 +26,6 @@ MAX_LISTED = 1000
 LOOK_S = 0.2
 #: A run whose status is not renewed for so long has died.
 SILENCE_S = 20.0
-_MAX_STATUS_NBYTES = 1 << 20
 _ID_CHARS = 60
 
 
@@ -76,7 +75,7 @@ def _opened(run_dir: Path) -> OutputDirectory:
     try:
         return OutputDirectory(run_dir)
     except (FileNotFoundError, NotADirectoryError):
-        mode = _status(run_dir).get("output")
+        mode = read_any_status(run_dir).get("output")
         why = (
             "the run has not captured output; run it with --output capture" if mode == "off" else "nothing was printed"
         )
@@ -248,20 +247,10 @@ def _end_of_run(run_dir: Path) -> Callable[[], bool]:
         now = (status.st_mtime_ns, status.st_ino)
         if now != seen:
             seen, since = now, time.monotonic()
-        said = _status(run_dir)
+        said = read_any_status(run_dir)
         return said.get("exit_code") is not None or time.monotonic() - since >= SILENCE_S
 
     return is_over
-
-
-def _status(run_dir: Path) -> dict[str, Any]:
-    try:
-        fd = os.open(run_dir / STATUS, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb") as file:
-            said = json.loads(file.read(_MAX_STATUS_NBYTES))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return said if isinstance(said, dict) else {}
 
 
 # -- printing --------------------------------------------------------------------------------------------

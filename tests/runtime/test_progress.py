@@ -174,16 +174,24 @@ def test_each_look_has_a_number_of_its_own():
     assert [run.fields()["beat"] for _ in range(3)] == [1, 2, 3]
 
 
-def test_a_look_visits_no_task_again(monkeypatch):
+def test_a_look_visits_only_what_ended_since_the_last_one():
     run = Fixture([0] * 100_000)
-    visits = []
-    monkeypatch.setattr(Progress, "_of", lambda self, task: visits.append(task) or self._names[0])
+    run.fields()
+    run.scheduler.specs = Counting(run.scheduler.specs)
     for task in range(30):
         run.end(task)
     run.fields()
-    first = len(visits)
+    assert run.scheduler.specs.visits == 30
     run.fields()
-    assert len(visits) == first < 200
+    assert run.scheduler.specs.visits == 30
+
+
+class Counting(list):
+    visits = 0
+
+    def __getitem__(self, index):
+        self.visits += isinstance(index, int)
+        return super().__getitem__(index)
 
 
 def test_a_call_in_this_very_process_is_told_while_it_runs(tmp_path, monkeypatch):

@@ -1,0 +1,116 @@
+"""``clean``: remove the files of runs that have ended; never those of a run that is running, or of somebody else."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import sys
+import time
+
+from handoff_mpi.errors import EXIT_DONE, EXIT_FAILED, HandoffError, UsageError
+from handoff_mpi.formatting import one_line, show
+from handoff_mpi.resources.amounts import format_nbytes
+from handoff_mpi.results.run_dir import lock_run_dir
+from handoff_mpi.verbs.run_dirs import RUNS
+from handoff_mpi.verbs.runs import Run, find_runs
+
+_UNITS_S = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_AGE = re.compile(r"(\d{1,6})([mhdw])")
+#: What handoff_mpi writes into a run-dir; a directory that holds anything else is not removed.
+_OWN_FILES = re.compile(
+    r"journal|values|spilled|output|questions|answers|lock|launch\.lock|\.(joined|arrived|stop|reserve)|\.probe-\w+"
+    r"|(status|summary)\.json|events\.jsonl|report\.html|trace\.(json(\.gz)?|tsv)|[^/]*\.[0-9a-f]+\.partial"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    where = f"where the runs are (default: {RUNS})"
+    parser.add_argument("directory", nargs="?", metavar="DIR", default=RUNS, help=where)
+    parser.add_argument("--keep", type=_count, metavar="N", help="remove all but the newest N runs")
+    parser.add_argument("--older", type=_age, metavar="AGE", help="remove runs that began before: 12h, 30d, 8w")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise argparse.ArgumentTypeError(f"{show(text)} is not a whole number")
+    return int(text)
+
+
+def _age(text: str) -> float:
+    found = _AGE.fullmatch(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{show(text)} is not an age; write 12h, 30d or 8w")
+    return float(int(found[1]) * _UNITS_S[found[2]])
+
+
+def main(given: argparse.Namespace) -> int:
+    """Show which runs are removed, ask, and remove them; return the exit code.
+
+    Raises:
+        UsageError: it is not said which, or nobody can be asked.
+    """
+    if given.keep is None and given.older is None:
+        raise UsageError("which runs are to be removed is not said; use --keep 10 or --older 30d")
+    chosen = choose(find_runs(given.directory), given.keep, given.older, time.time())
+    if not chosen:
+        print("no run is to be removed")
+        return EXIT_DONE
+    for run in chosen:
+        size = format_nbytes(run.nbytes, " ")
+        print(f"{one_line(str(run.path))}  {run.state}, {run.done} functions done, {size}")
+    if not given.yes and not _agrees(len(chosen), sum(run.nbytes for run in chosen)):
+        print("nothing was removed")
+        return EXIT_DONE
+    problems = [problem for run in chosen if (problem := remove(run))]
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    print(f"{len(chosen) - len(problems)} of {len(chosen)} runs removed")
+    return EXIT_FAILED if problems else EXIT_DONE
+
+
+def choose(runs: list[Run], keep: int | None, older_s: float | None, now: float) -> list[Run]:
+    """Return which of ``runs``, the newest first, are to be removed: those that both conditions allow, of this user,
+    that have ended.
+    """
+    return [
+        run
+        for place, run in enumerate(runs)
+        if (keep is None or place >= keep)
+        and (older_s is None or now - run.began_s >= older_s)
+        and run.is_own
+        and not run.is_live
+        and run.state != "unreadable"
+    ]
+
+
+def _agrees(count: int, nbytes: int) -> bool:
+    if not sys.stdin.isatty():
+        raise UsageError("nobody can be asked whether to remove these, as stdin is not a terminal; use --yes")
+    try:
+        question = f"remove {count} runs, {format_nbytes(nbytes, ' ')}? [y/N] "
+        return input(question).strip().lower() in ("y", "yes")
+    except (EOFError, KeyboardInterrupt):
+        print()
+        return False
+
+
+def remove(run: Run) -> str:
+    """Remove a run, which nothing else uses meanwhile; return why it could not be removed, or nothing."""
+    path = run.path
+    try:
+        with lock_run_dir(path):
+            others = [name for name in sorted(os.listdir(path)) if not _OWN_FILES.fullmatch(name)]  # noqa: PTH208
+            if others:
+                more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+                named = ", ".join(map(one_line, others[:3])) + more
+                return f"{one_line(str(path))} is kept: it holds other files ({named}); move them elsewhere"
+            shutil.rmtree(path)
+    except HandoffError as error:
+        return f"{one_line(str(path))} is kept: {error}"
+    except OSError as error:
+        return f"{one_line(str(path))} could not be removed: {error.filename}: {error.strerror}"
+    return ""

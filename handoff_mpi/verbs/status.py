@@ -1,0 +1,148 @@
+"""``status``: how a run is doing or has ended, whoever owns it; nothing is unpickled."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from handoff_mpi.errors import EXIT_DONE, UsageError
+from handoff_mpi.formatting import one_line
+from handoff_mpi.results.run_dir import STATUS
+from handoff_mpi.results.run_status import DIED, RUNNING, find_states, is_ended, read_any_status
+from handoff_mpi.verbs.run_dirs import find_run_dir
+from handoff_mpi.visualization.live_view import view
+
+#: Seconds between two looks of --watch at a terminal, and elsewhere, where each is printed.
+LOOK_S, LINES_INTERVAL_S = 0.5, 10.0
+#: Whether a run that is watched is still running is looked at once its status has not been renewed for so long.
+_SILENCE_S = 15.0
+_ROWS = 200
+_MAX_LOST = 20
+_MAX_CHARS = 300
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("run_dir", nargs="?", metavar="RUN-DIR", help="of the run (default: the newest one)")
+    parser.add_argument("--watch", action="store_true", help="show it again and again until the run has ended")
+    parser.add_argument("--json", action="store_true", help="print it as data")
+
+
+def main(given: argparse.Namespace) -> int:
+    """Print how a run is doing; return the exit code.
+
+    Raises:
+        UsageError: there is no such run.
+    """
+    run_dir = find_run_dir(given.run_dir)
+    try:
+        if given.watch:
+            _watch(run_dir, given.json)
+        else:
+            _print(run_dir, *_look(run_dir), given.json)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        pass  # `| head` has read enough
+    except KeyboardInterrupt:
+        pass
+    return EXIT_DONE
+
+
+def _look(run_dir: Path) -> tuple[str, dict[str, Any]]:
+    """Return the state and the status of a run.
+
+    Raises:
+        UsageError: they cannot be read.
+    """
+    state, status = find_states([run_dir])[run_dir]
+    if not status:
+        raise UsageError(f"{run_dir / STATUS} tells nothing: {_why_nothing(run_dir)}")
+    return state, status
+
+
+def _why_nothing(run_dir: Path) -> str:
+    path = run_dir / STATUS
+    try:
+        with path.open("rb"):
+            return "it is damaged; `handoff-mpi report` reads the journal instead"
+    except FileNotFoundError:
+        return "the run has not begun, or its file was removed; `handoff-mpi report` reads the journal"
+    except OSError as error:
+        return f"{error.strerror}; see that you may read it"
+
+
+def _print(run_dir: Path, state: str, status: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"run_dir": str(run_dir), "state": state, **status}))
+        return
+    console = Console(highlight=False, markup=False)
+    for part in _parts(run_dir, state, status, console.width):
+        console.print(part, overflow="fold")
+
+
+def _parts(run_dir: Path, state: str, status: dict[str, Any], width: int) -> Iterator[Any]:
+    now = next((s for s in map(status.get, ("time_s", "started_s")) if isinstance(s, (int, float))), 0.0)
+    shown = dict(status)
+    if state == DIED:
+        shown.update(exit_code=-1, status="died")  # the title tells it instead of the time left
+    if "counts" not in shown:  # a verdict has them side by side
+        shown["counts"] = {name: shown.get(name, 0) for name in ("done", "failed", "skipped", "waiting")}
+    yield from view(shown, now, width, _ROWS)
+    for name, text in _lines(run_dir, state, status):
+        yield Text.assemble((f"{name:9}", "dim"), one_line(text, _MAX_CHARS))
+
+
+def _lines(run_dir: Path, state: str, status: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if state == DIED:
+        yield "state", f"rank 0 (process {status.get('pid')} on {status.get('host')}) has died without a verdict"
+    elif is_ended(status):
+        why = status.get("stopped_because")
+        yield "state", f"{state}, exit code {status.get('exit_code')}{f': {why}' if why else ''}"
+    else:
+        yield "state", f"running: rank 0 is process {status.get('pid')} on {status.get('host')}"
+    lost = status.get("lost_ranks")
+    for rank, reason in list(lost.items())[:_MAX_LOST] if isinstance(lost, dict) else ():
+        yield "lost", f"rank {rank}: {reason}"
+    yield "files", str(run_dir)
+    if state != "done" and state != RUNNING and status.get("resume"):
+        yield "resume", f"{status['resume']}   (in {status.get('directory')})"
+
+
+def _watch(run_dir: Path, as_json: bool) -> None:
+    """Show the run until it has ended."""
+    console = Console(highlight=False, markup=False)
+    if as_json or not console.is_terminal:
+        for state, status in _news(run_dir, LINES_INTERVAL_S):
+            _print(run_dir, state, status, as_json)
+            sys.stdout.flush()
+        return
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        for state, status in _news(run_dir, LOOK_S):
+            live.update(Group(*_parts(run_dir, state, status, console.width)), refresh=True)
+
+
+def _news(run_dir: Path, interval_s: float) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the state and the status of a run now, again and again, and at its end."""
+    state, status = _look(run_dir)
+    renewed = time.monotonic()
+    while state == RUNNING:
+        yield state, status
+        end = time.monotonic() + interval_s
+        while time.monotonic() < end and not is_ended(status):
+            time.sleep(min(LOOK_S, interval_s))
+            now = read_any_status(run_dir) or status
+            renewed = renewed if now.get("beat") == status.get("beat") else time.monotonic()
+            status = now
+        if is_ended(status) or time.monotonic() - renewed > _SILENCE_S:
+            state, status = _look(run_dir)
+            renewed = time.monotonic()
+    yield state, status

@@ -1,0 +1,217 @@
+"""``status``, ``runs`` and ``clean``: reading and removing what runs have left."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import handoff_mpi
+from handoff_mpi import DAG, Function
+from handoff_mpi.cli import main
+from handoff_mpi.results import run_status
+from handoff_mpi.results.run_status import find_states
+from handoff_mpi.verbs.clean import choose
+from handoff_mpi.verbs.runs import Run, find_runs
+
+LONG = """
+import pathlib, time
+from handoff_mpi import DAG, Function
+def wait():
+    while not pathlib.Path("go on").exists():
+        time.sleep(0.02)
+dag = DAG("long")
+dag.add_function(Function("wait", (), wait))
+dag.add_function(Function("done", (), abs, [-1]))
+"""
+
+
+def finished(run_dir, count=3, failing=False):
+    dag = DAG("short")
+    for number in range(count):
+        dag.add_function(Function(number, (), int, ["x" if failing and not number else "7"]))
+    handoff_mpi.execute_local(dag, run_dir=run_dir, check=False)
+    return run_dir
+
+
+def write(run_dir, **fields):
+    """Make a run-dir with a status of a run on another host."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    usual = {"status": "running", "exit_code": None, "host": "elsewhere", "pid": 1, "started_s": 1.0, "beat": 1}
+    (run_dir / "status.json").write_text(json.dumps({**usual, **fields}))
+    return run_dir
+
+
+@pytest.fixture
+def live(tmp_path):
+    """A run that is running, in one process."""
+    (tmp_path / "dag.py").write_text(LONG)
+    command = [sys.executable, "-m", "handoff_mpi", "run", "--run-dir", "live", "--progress", "lines", "dag.py"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 30
+    while "counts" not in run_status.read_any_status(tmp_path / "live") and time.monotonic() < end:
+        time.sleep(0.05)
+    yield tmp_path / "live", process
+    (tmp_path / "go on").touch()
+    process.kill()
+    process.wait()
+
+
+def test_a_run_that_is_running_one_that_died_and_one_that_ended(live, capsys):
+    run_dir, process = live
+    assert main(["status", str(run_dir)]) == 0
+    told = capsys.readouterr().out
+    assert "1 running" in told
+    assert f"running: rank 0 is process {process.pid}" in told
+    assert "'wait'" in told or "wait" in told
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert main(["status", str(run_dir)]) == 0
+    told = capsys.readouterr().out
+    assert f"rank 0 (process {process.pid} on {socket.gethostname()}) has died" in told
+    assert "--run-dir live" in told  # the command that resumes
+    (run_dir.parent / "go on").touch()
+    subprocess.run(
+        [sys.executable, "-m", "handoff_mpi", "run", "--run-dir", "live", "dag.py"], cwd=run_dir.parent, check=True
+    )
+    assert main(["status", "--json", str(run_dir)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["state"], told["exit_code"], told["done"]) == ("done", 0, 2)
+
+
+def test_watching_ends_with_the_run(live):
+    run_dir, _ = live
+    command = [sys.executable, "-m", "handoff_mpi", "status", "--watch", str(run_dir)]
+    watch = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert watch.poll() is None
+    (run_dir.parent / "go on").touch()
+    out, _ = watch.communicate(timeout=30)
+    assert watch.returncode == 0
+    assert "done, exit code 0" in out
+
+
+def test_of_another_host_a_run_lives_while_its_counter_goes_up(tmp_path):
+    run_dirs = [write(tmp_path / name, beat=5) for name in ("alive", "dead", "ends", "torn")]
+    looks = iter(range(1000))
+
+    def sleep(seconds):
+        look = next(looks)
+        if look == 2:
+            write(tmp_path / "alive", beat=6)
+            write(tmp_path / "ends", beat=6, status="failed", exit_code=1)
+            (tmp_path / "torn" / "status.json").write_text('{"sta')
+        time.sleep(0.001)
+
+    states = {path.name: state for path, (state, _) in find_states(run_dirs, 0.3, sleep).items()}
+    assert states == {"alive": "running", "dead": "died", "ends": "failed", "torn": "died"}
+
+
+DAMAGED = [
+    *("", "[1]", '{"status": 7', "null"),
+    '{"counts": [], "lost_ranks": 5, "by_name": "x", "hosts": {"h": 3}, "exit_code": 1}',
+    '{"exit_code": {}, "started_s": "soon", "longest": [[], {"id": 1, "started_s": "x"}], "functions": -1e999}',
+    '{"status": "\\u001b[31mred", "exit_code": 0, "dag_id": "\\u0000\\u202e", "resume": 7, "directory": []}',
+]
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_status_costs_a_line(tmp_path, capsys, text):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "status.json").write_text(text)
+    code = main(["status", str(tmp_path / "run")])
+    told = capsys.readouterr()
+    assert code in (0, 2)
+    assert "Traceback" not in told.err
+    assert "\x1b" not in told.out + told.err
+    assert main(["runs", str(tmp_path)]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_runs_are_listed_the_newest_first_with_what_resumes_them(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    finished(tmp_path / "handoff-runs" / "one")
+    finished(tmp_path / "handoff-runs" / "two", failing=True)
+    (tmp_path / "handoff-runs" / "other").mkdir()
+    (tmp_path / "handoff-runs" / "link").symlink_to(tmp_path / "handoff-runs" / "one")
+    assert main(["runs"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["run", "two", "to", "one"]
+    assert "failed" in lines[1]
+    assert "2/3" in lines[1]
+    assert "run_dir='handoff-runs/two'" in lines[2]
+    assert main(["runs", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [(run["state"], run["functions"]) for run in told] == [("failed", 3), ("done", 3)]
+
+
+def run(name, began_s, **about):
+    usual = {"state": "done", "status": {}, "nbytes": 1, "is_own": True}
+    return Run(Path(name), began_s=began_s, **{**usual, **about})
+
+
+def test_only_ended_runs_of_the_user_are_chosen():
+    runs = [
+        run("newest", 90.0),
+        run("live", 80.0, state="running"),
+        run("foreign", 70.0, is_own=False),
+        run("closed", 60.0, state="unreadable"),
+        run("died", 50.0, state="died"),
+        run("old", 10.0),
+    ]
+    assert [each.path.name for each in choose(runs, 0, None, 100.0)] == ["newest", "died", "old"]
+    assert [each.path.name for each in choose(runs, 1, None, 100.0)] == ["died", "old"]
+    assert [each.path.name for each in choose(runs, None, 50.0, 100.0)] == ["died", "old"]
+    assert [each.path.name for each in choose(runs, 5, 50.0, 100.0)] == ["old"]
+
+
+def test_what_is_removed_is_shown_first_and_needs_a_yes(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    above = tmp_path / "handoff-runs"
+    for name in ("one", "two", "three"):
+        finished(above / name)
+    monkeypatch.setattr(sys, "stdin", open(os.devnull))  # noqa: SIM115, PTH123
+    assert main(["clean", "--keep", "1"]) == 2
+    told = capsys.readouterr()
+    assert "one  done, 3/3 functions done" in told.out
+    assert "use --yes" in told.err
+    assert main(["clean", "--older", "1d", "--yes"]) == 0
+    assert "no run is to be removed" in capsys.readouterr().out
+    assert main(["clean", "--keep", "1", "--yes"]) == 0
+    assert [path.name for path in above.iterdir()] == ["three"]
+
+
+def test_other_files_and_links_are_left_alone(tmp_path, capsys):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").touch()
+    finished(tmp_path / "runs" / "mine")
+    (tmp_path / "runs" / "mine" / "thesis.tex").touch()
+    finished(tmp_path / "runs" / "linked")
+    (tmp_path / "runs" / "linked" / "values").rename(tmp_path / "values")
+    (tmp_path / "runs" / "linked" / "values").symlink_to(outside)
+    assert main(["clean", str(tmp_path / "runs"), "--keep", "0", "--yes"]) == 1
+    told = capsys.readouterr()
+    assert "mine is kept: it holds other files (thesis.tex)" in told.err
+    assert "1 of 2 runs removed" in told.out
+    assert (tmp_path / "runs" / "mine" / "journal").exists()
+    assert (outside / "precious").exists()
+
+
+def test_a_live_run_is_never_removed(live, capsys):
+    run_dir, _ = live
+    assert main(["clean", str(run_dir.parent), "--keep", "0", "--yes"]) == 0
+    assert "no run is to be removed" in capsys.readouterr().out
+    assert find_runs(str(run_dir.parent))[0].is_live
+
+
+@pytest.mark.parametrize("words", ["clean", "clean --older soon", "clean --keep -1", "runs nowhere"])
+def test_wrong_usage_is_told_in_a_line(words, capsys):
+    assert main(words.split()) == 2
+    assert capsys.readouterr().err.count("\n") == 1

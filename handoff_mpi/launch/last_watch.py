@@ -1,4 +1,4 @@
-"""A small process beside a rank that ends stopped ranks of its host once that rank is gone, or at its end.
+"""A small process beside a rank that ends stopped ranks of its host once that rank has died, or at its end.
 
 Ranks look at one another, and a supervisor at all of them. Under a bare mpirun with two ranks, one of which is stopped,
 nobody is left to look when rank 0 is killed, and mpirun would wait for the stopped one; and nobody looks any more when
@@ -8,6 +8,7 @@ it costs nothing until then.
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterable
 from contextlib import suppress
@@ -53,9 +54,11 @@ def start(pids: Iterable[int]) -> None:
         pids: the processes of the other ranks of this host.
     """
     global _watch
-    ranks = [f"{pid}:{born}" for pid in pids if (born := look_at(pid)[1]) is not None]
-    if _watch is not None or not ranks:
+    others = [pid for pid in pids if look_at(pid)[1] is not None]
+    if _watch is not None or not others:
         return
+    # This rank too: it may be stopped when it has told the process to look, while others wait for it in MPI.
+    ranks = [f"{pid}:{look_at(pid)[1]}" for pid in (*others, os.getpid())]
     with suppress(OSError):  # where no process can be started, there are other worries
         _watch = subprocess.Popen(
             ["/bin/sh", "-c", _SCRIPT, str(_LOOKS), *ranks],

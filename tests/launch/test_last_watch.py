@@ -36,11 +36,28 @@ def test_it_is_not_taken_for_a_rank(watch, monkeypatch):
     assert not [name for name in environment if name.startswith(("OMPI_", "PMIX_"))]
 
 
-def test_it_ends_a_stopped_rank_when_told_to_look_and_then_itself(watch):
+def test_it_ends_a_stopped_rank_when_told_to_look(watch):
     rank = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     os.kill(rank.pid, signal.SIGSTOP)
     process = watch(rank.pid)
     assert process.is_running()
     last_watch.look_now([rank.pid])
     assert rank.wait(10) == -signal.SIGKILL
-    assert os.waitpid(process.pid, 0)[1] == 0
+    assert process.is_running()  # as long as this process does
+
+
+LEAVING = """
+import os, time
+from handoff_mpi.launch import last_watch
+last_watch.look_now([os.getppid()])
+print("leaves", flush=True)
+time.sleep(60)
+"""
+
+
+def test_it_ends_its_own_rank_if_that_is_stopped_on_its_way_out():
+    rank = subprocess.Popen([sys.executable, "-c", LEAVING], stdout=subprocess.PIPE)
+    assert rank.stdout.readline() == b"leaves\n"
+    os.kill(rank.pid, signal.SIGSTOP)
+    assert rank.wait(10) == -signal.SIGKILL
+    rank.stdout.close()

@@ -153,6 +153,8 @@ class FilesOfRunDir:
         write_status(self._directory, status="running", exit_code=None, **about)
 
     def renew_running(self, about: dict[str, Any]) -> None:
+        if self._tenure is None or self._tenure.is_over:
+            return
         content = json.dumps({"status": "running", "exit_code": None, **about}, default=repr)
         try:
             self._directory.write(STATUS, content.encode())

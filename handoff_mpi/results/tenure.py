@@ -20,6 +20,11 @@ class Tenure:
         self._journal = journal
         self._values = self._make_values()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether a newer launch has taken the run over."""
+        return has_successor(self._run_dir, self._journal.epoch)
+
     def confirm(self) -> None:
         """Look for a newer launch, and show that this one lives; worth a call a second.
 
@@ -28,7 +33,7 @@ class Tenure:
             JournalError: the run-dir, or the journal or the values in it, are no longer there: what is written is lost.
         """
         path, epoch = self._run_dir.path, self._journal.epoch
-        if has_successor(self._run_dir, epoch):
+        if self.is_over:
             raise Superseded(f"launch {epoch} of {path} leaves: a newer launch has taken the run over meanwhile")
         is_whole = self._run_dir.is_in_place and self._journal.is_in_place
         if not (is_whole and (self._values is None or self._values.is_in_place)):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 import handoff_mpi as handoff
 from handoff_mpi import DAG, Function, UsageError, start
+from handoff_mpi.launch.run_files import open_files
+from handoff_mpi.results.journal import Journal
 from handoff_mpi.runtime import options
+from handoff_mpi.runtime.options import RunOptions
 from tests.conftest import ROOT
 
 
@@ -45,6 +50,20 @@ def test_values_are_there_without_a_file(isolation, nothing_is_written):
     assert set(results.values) == {"a", "c"}
     with pytest.raises(handoff.ValueUnavailable, match="not kept"):
         results["b"]
+
+
+def test_a_launch_that_was_superseded_does_not_renew_the_status(tmp_path):
+    options = RunOptions(run_dir=tmp_path / "run")
+    with open_files(options) as first:
+        first.begin()
+        first.write_running({"launch": 1})
+        first.renew_running({"launch": 1, "beat": 1})
+        status = json.loads((tmp_path / "run" / "status.json").read_text())
+        assert (status["launch"], status["beat"]) == (1, 1)
+        Journal(tmp_path / "run").close()
+        first.renew_running({"launch": 1, "beat": 2})
+        assert json.loads((tmp_path / "run" / "status.json").read_text()) == status
+        first.close()
 
 
 def test_a_run_without_files_fails_as_others_do(nothing_is_written):

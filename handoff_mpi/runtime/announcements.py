@@ -59,12 +59,14 @@ class FailurePrinter:
     hosts: Mapping[int, str]
     say: Callable[[str], None]
     _groups: dict[tuple[str, str], _Shown] = field(default_factory=dict)
+    _undecided: set[int] = field(default_factory=set)
 
     def attempt_failed(self, task: int, attempt: int, rank: int, error: ErrorReport, delay_s: float | None) -> None:
         shown = self._group(error)
         if shown.is_shown:
             return
         if delay_s is None:
+            self._undecided.add(task)  # one a group at most
             self._show(shown, self._line(task, attempt, rank, error), error)
             return
         shown.is_open = True
@@ -75,7 +77,9 @@ class FailurePrinter:
     def function_failed(self, task: int, attempt: int, rank: int, error: ErrorReport) -> None:
         shown = self._group(error)
         shown.group.add(self.plan.ids[task])
-        if not shown.is_shown:
+        if task in self._undecided:
+            shown.is_shown = True  # its last attempt, whose failure may have other words
+        elif not shown.is_shown:
             self._show(shown, self._line(task, attempt, rank, error), error)
         elif shown.is_open and len(self._groups) <= MAX_LINES:
             shown.is_open = False

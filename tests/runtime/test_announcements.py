@@ -67,6 +67,18 @@ def test_a_failure_that_may_be_its_hosts_fault_is_shown_once():
     assert len(said) == 1
 
 
+def test_a_failure_that_was_undecided_is_shown_once_even_if_it_ends_in_other_words():
+    shown, said = printer()
+    shown.attempt_failed(0, 3, 1, report("exit status 1; peak memory 35 MiB", "", "death"), None)
+    shown.function_failed(0, 3, 1, report("died 3 times, last on rank 1", "", "death"))
+    shown.function_failed(1, 3, 1, report("died 3 times, last on rank 1", "", "death"))
+    shown.close()
+    assert said == [
+        "function 'f-0' failed on rank 1 (h1), attempt 3: death: exit status 1; peak memory 35 MiB",
+        "death: 'f-0' and 1 other ('f-1') failed",
+    ]
+
+
 def test_the_log_is_bounded_whatever_fails():
     shown, said = printer()
     for task in range(10_000):

@@ -58,7 +58,7 @@ from handoff_mpi.runtime.inquiry import HostGuard
 from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.runtime.pace import clock
 from handoff_mpi.runtime.progress import Progress
-from handoff_mpi.runtime.progress_lines import ProgressLines, ProgressThread
+from handoff_mpi.runtime.progress_lines import ProgressLines, ProgressThread, report_safely
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.scheduler_loop import LoopSettings, SchedulerLoop
@@ -461,7 +461,7 @@ class Run:
 
     def _report_from_loop(self, now: float) -> None:
         if self._thread is None:
-            self._report(now)
+            report_safely(self._report, now)
 
     @contextmanager
     def _telling(self) -> Iterator[None]:

@@ -181,7 +181,9 @@ class Progress:
             if state[task] == _DONE and not is_counted[task]:
                 is_counted[task] = 1
                 of_name.done += 1
-        restored, self._restored = self._restored, []
+        restored: Sequence[int] = ()
+        if self._known_tasks:  # before, nobody knows their names
+            restored, self._restored = self._restored, []
         for task in itertools.chain(restored, _taken(recorder.undone)):
             is_done = state[task] == _DONE
             if is_counted[task] != is_done:

@@ -9,6 +9,7 @@ from typing import Any
 
 from handoff_mpi.formatting import duration_text, one_line, rate_text
 from handoff_mpi.runtime.pace import clock
+from handoff_mpi.speech import say_once
 
 #: Seconds from the start of a run to its first line.
 FIRST_INTERVAL_S = 10.0
@@ -66,15 +67,22 @@ class ProgressThread(threading.Thread):
 
     def run(self) -> None:
         while not self._is_over.wait(INTERVAL_S):
-            try:
-                self._report(clock())
-            except RuntimeError:
-                pass  # the loop has changed what was being read; the next report is soon
+            report_safely(self._report, clock())
 
     def close(self) -> None:
         """Report no more."""
         self._is_over.set()
         self.join(_END_TIMEOUT_S)
+
+
+def report_safely(report: Callable[[float], object], now: float) -> None:
+    """Call ``report``; a failure to count or to print must not fail the run."""
+    try:
+        report(now)
+    except RuntimeError:
+        pass  # the loop has changed what a thread was reading; the next report is soon
+    except Exception as error:
+        say_once(f"the progress of the run is not reported: {type(error).__name__}: {error}")
 
 
 def progress_line(status: Mapping[str, Any], now: float) -> str:

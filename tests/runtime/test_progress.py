@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -106,6 +107,28 @@ def test_what_earlier_launches_did_counts_as_done():
     run.scheduler.state[0] = run.scheduler.state[1] = State.DONE
     told = run.fields()["by_name"]["load"]
     assert told == {"total": 2, "running": 0, "done": 2, "failed": 0, "mean_s": None, "busy_s": 0.0}
+
+
+def test_fields_may_be_asked_for_before_tasks_are_submitted():
+    run = Fixture([0, 0, 1], restored=[0, 1])
+    specs, run.scheduler.specs[:] = list(run.scheduler.specs), []
+    assert run.fields()["by_name"] == {}
+    run.scheduler.specs[:] = specs
+    run.scheduler.state[0] = run.scheduler.state[1] = State.DONE
+    assert run.fields()["by_name"]["load"]["done"] == 2
+
+
+@pytest.mark.parametrize("isolation", ["rank", "process"])
+def test_progress_that_cannot_be_reported_fails_no_run(isolation, tmp_path, monkeypatch, capfd):
+    def fail(self, now):
+        raise KeyError(isolation)
+
+    monkeypatch.setattr(Progress, "fields", fail)
+    dag = DAG("naps")
+    dag.add_function(Function("nap", (), time.sleep, [2.5]))
+    results = handoff_mpi.execute_local(dag, run_dir=tmp_path / "run", isolation=isolation, progress="lines")
+    assert results.status == "done"
+    assert capfd.readouterr().err.count(f"the progress of the run is not reported: KeyError: '{isolation}'") == 1
 
 
 def test_the_time_left_is_unknown_until_almost_all_that_is_open_has_been_measured():

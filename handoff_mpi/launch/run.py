@@ -53,6 +53,7 @@ from handoff_mpi.results.run_dir import has_supervisor
 from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
 from handoff_mpi.runtime import garbage, prober, worker_loop
 from handoff_mpi.runtime.announcements import FailurePrinter
+from handoff_mpi.runtime.callback_watch import watched
 from handoff_mpi.runtime.chronicle import Chronicle
 from handoff_mpi.runtime.inquiry import HostGuard
 from handoff_mpi.runtime.options import RunOptions
@@ -304,9 +305,7 @@ class Run:
         for task, setbacks in resumed.setbacks.items():
             recorder.set_back_before(task, setbacks)
         capabilities = self._job.capabilities
-        self._progress = Progress(
-            self._plan, self._scheduler, recorder, capabilities, printer.groups, resumed.rest
-        )
+        self._progress = Progress(self._plan, self._scheduler, recorder, capabilities, printer.groups, resumed.rest)
         return recorder
 
     def _make_home(self, resumed: Resumed) -> ResultStore:
@@ -472,11 +471,19 @@ class Run:
             self._thread = ProgressThread(self._report)
             self._thread.start()
         try:
-            with self._live_view():
+            with self._live_view(), watched(self._has_callbacks(), "rank 0", "no function is dispatched meanwhile"):
                 yield
         finally:
             if self._thread is not None:
                 self._thread.close()
+
+    def _has_callbacks(self) -> bool:
+        """Whether rank 0 calls code of the user's between functions."""
+        options = self._options
+        plugs = (options.resource_tracker, options.result_store)
+        return (
+            not is_builtin(self._strategy) or any(each is not None for each in plugs) or bool(telemetry.list_handlers())
+        )
 
     def _live_view(self) -> AbstractContextManager[None]:
         path, terminal = self._files.path, terminal_of_stderr()

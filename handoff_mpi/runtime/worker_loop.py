@@ -15,6 +15,7 @@ from handoff_mpi.encoding import decode_writable
 from handoff_mpi.errors import HandoffError
 from handoff_mpi.messages import BYE, DECODE, LEAVE, SETUP, START
 from handoff_mpi.runtime.attendant import Attendant
+from handoff_mpi.runtime.callback_watch import watched
 from handoff_mpi.runtime.pace import Pace, clock
 from handoff_mpi.runtime.prober import LIVES, from_environment
 from handoff_mpi.runtime.run_setup import RunSetup
@@ -62,10 +63,11 @@ def serve_run(
     poll = mail.poll
     attendant = Attendant(shell, poll, end) if is_threaded else None
     shell.attendant = attendant
+    has_store = setup.store_factory is not None
     if attendant is not None:
         attendant.start()
     try:
-        with no_launcher_in_environment():
+        with no_launcher_in_environment(), watched(has_store, f"rank {transport.rank}", "no function runs there"):
             with shell.lock:
                 poll(pending)
             while not shell.has_left:

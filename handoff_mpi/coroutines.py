@@ -5,20 +5,15 @@ asyncio is imported with the first coroutine: few DAGs have one, and every rank 
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
-import functools
 import inspect
 import sys
-import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from types import CoroutineType, GeneratorType
 from typing import Any
 
 #: A coroutine is of one of these types; with ``types.coroutine`` it is a generator.
 COROUTINE_TYPES = frozenset({CoroutineType, GeneratorType})
-#: An interrupted coroutine in another thread gets this long to end.
-CANCEL_TIMEOUT_S = 5.0
 
 
 def is_coroutine(value: Any) -> bool:
@@ -31,15 +26,13 @@ def is_coroutine(value: Any) -> bool:
 def run_coroutine(coroutine: Awaitable[Any]) -> Any:
     """Run ``coroutine`` in an event loop of its own and return its result; what it raises is raised.
 
-    Where a loop runs in this thread already, as in a notebook, another thread runs it, with the same context variables.
-
     Raises:
         KeyboardInterrupt: the user has interrupted this process; the coroutine was cancelled.
+        RuntimeError: a loop runs in this thread already, and :func:`running_loop_hidden` does not hide it.
     """
     import asyncio
 
-    settled = _settle(coroutine)
-    value, error = _run_in_thread(settled) if _has_running_loop() else asyncio.run(settled)
+    value, error = asyncio.run(_settle(coroutine))
     if error is not None:
         raise error
     return value
@@ -53,72 +46,23 @@ async def _settle(coroutine: Awaitable[Any]) -> tuple[Any, Exception | None]:
         return None, error
 
 
-def _has_running_loop() -> bool:
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None:
-        return False
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+@contextmanager
+def running_loop_hidden() -> Iterator[None]:
+    """Let code within ``with`` use asyncio as in a thread without a loop, where one runs already, as in a notebook.
 
-
-def _run_in_thread(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    thread = _LoopThread(coroutine)
-    try:
-        thread.start()
-        thread.has_ended.wait()  # an interrupted join takes the thread to have ended (Python 3.11)
-    except BaseException:  # the user has interrupted the notebook
-        thread.cancel()
-        thread.has_ended.wait(CANCEL_TIMEOUT_S)
-        raise
-    if thread.error is not None:
-        raise thread.error
-    return thread.value
-
-
-class _LoopThread(threading.Thread):
-    """Runs a coroutine, with the context variables of the thread that has made it.
-
-    Attributes:
-        value, error: the result, or what was raised instead.
-        has_ended: set once there is one of them.
+    The loop stands still within ``with`` in any case: this thread is busy. asyncio documents these functions for loops
+    that are not its own ("Extending asyncio"); since Python 3.14 the current task belongs to the thread.
     """
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        super().__init__(daemon=True)
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self.has_ended = threading.Event()
-        self._coroutine = coroutine
-        self._context = contextvars.copy_context()
-        self._is_cancelled = False
-        self._cancel_task: Callable[[], Any] | None = None
-
-    def run(self) -> None:
-        import asyncio
-
-        try:
-            self.value = self._context.run(asyncio.run, self._run_until_cancelled())
-        except BaseException as error:
-            self.error = error
-        finally:
-            self.has_ended.set()
-
-    async def _run_until_cancelled(self) -> Any:
-        import asyncio
-
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-        self._cancel_task = functools.partial(loop.call_soon_threadsafe, task.cancel)
-        if self._is_cancelled:  # before there was a task
-            task.cancel()
-        return await self._coroutine
-
-    def cancel(self) -> None:
-        """Cancel the coroutine, from another thread."""
-        self._is_cancelled = True
-        if self._cancel_task is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended by itself
-                self._cancel_task()
+    asyncio = sys.modules.get("asyncio")
+    loop = None if asyncio is None else asyncio._get_running_loop()
+    if asyncio is None or loop is None:
+        yield
+        return
+    swap_task = getattr(asyncio.tasks, "_swap_current_task", lambda loop, task: None)  # since Python 3.12
+    task = swap_task(loop, None)
+    asyncio._set_running_loop(None)
+    try:
+        yield
+    finally:
+        asyncio._set_running_loop(loop)
+        swap_task(loop, task)

@@ -13,6 +13,7 @@ from typing import Any
 from handoff_mpi import telemetry
 from handoff_mpi.callbacks import CallbackFailed, call, shown
 from handoff_mpi.carried_modules import sources_here
+from handoff_mpi.coroutines import running_loop_hidden
 from handoff_mpi.dag import DAG, Plan
 from handoff_mpi.dag.fingerprint import Fingerprints, fingerprints
 from handoff_mpi.dag.retry_on import names_of
@@ -164,7 +165,8 @@ class Run:
             UsageError, JournalError: the run-dir cannot be used; nothing has started.
         """
         try:
-            return self._execute_on_files()
+            with running_loop_hidden():
+                return self._execute_on_files()
         finally:
             if self._own_store is not None:
                 self._own_store.close()

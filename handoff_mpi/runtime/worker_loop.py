@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from handoff_mpi.comm import Envelope, RankGone, Transport
+from handoff_mpi.coroutines import running_loop_hidden
 from handoff_mpi.encoding import decode_writable
 from handoff_mpi.errors import HandoffError
 from handoff_mpi.messages import BYE, DECODE, LEAVE, SETUP, START
@@ -67,7 +68,11 @@ def serve_run(
     if attendant is not None:
         attendant.start()
     try:
-        with no_launcher_in_environment(), watched(has_store, f"rank {transport.rank}", "no function runs there"):
+        with (
+            no_launcher_in_environment(),
+            running_loop_hidden(),
+            watched(has_store, f"rank {transport.rank}", "no function runs there"),
+        ):
             with shell.lock:
                 poll(pending)
             while not shell.has_left:

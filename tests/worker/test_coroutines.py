@@ -10,8 +10,9 @@ import time
 
 import pytest
 
-from handoff_mpi import DAG, Function, coroutines, current_task, execute_local
+from handoff_mpi import DAG, Function, current_task, execute_local
 from handoff_mpi.callbacks import call_here
+from handoff_mpi.coroutines import running_loop_hidden
 
 SCRIPT = """
 import asyncio, functools, types
@@ -93,14 +94,53 @@ async def where():
     return current_task().id, threading.current_thread() is threading.main_thread()
 
 
-def test_within_a_loop_a_function_runs_in_a_thread(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
+def run_a_loop(x):
+    async def add():
+        await asyncio.sleep(0.001)
+        return x + 1
 
+    return asyncio.run(add())
+
+
+async def run_a_dag():
+    return execute_local(dag_of(where), run_dir=False)["a"]
+
+
+def test_functions_do_not_see_the_loop_of_a_notebook():
     async def cell():
-        return execute_local(dag_of(where))["a"], asyncio.get_running_loop().is_running()
+        dag = dag_of(where)
+        dag.add_function(Function("b", (), run_a_loop, [1]))
+        dag.add_function(Function("c", (), run_a_dag))
+        results = execute_local(dag, run_dir=False)
+        await asyncio.sleep(0.001)
+        return results.values, asyncio.get_running_loop().is_running(), asyncio.current_task() is not None
 
-    assert execute_local(dag_of(where))["a"] == ("a", True)
-    assert asyncio.run(cell()) == (("a", False), True)
+    expected = {"a": ("a", True), "b": 2, "c": ("a", True)}
+    assert asyncio.run(cell()) == (expected, True, True)
+
+
+def test_functions_do_not_see_the_loop_of_a_script_on_any_rank(mpirun, tmp_path):
+    (tmp_path / "script.py").write_text(
+        """
+import asyncio, handoff_mpi
+from handoff_mpi import DAG, Function, current_task
+async def wait(x): await asyncio.sleep(0.001); return x
+def run(x): return asyncio.run(wait(x)), current_task().rank
+dag = DAG("d")
+for x in range(20):
+    dag.add_function(Function(x, (), run, [x]))
+async def main():
+    results = handoff_mpi.execute(dag, run_dir=False)
+    await asyncio.sleep(0.001)
+    if results is not None:
+        values = [results[x] for x in range(20)]
+        print([value for value, rank in values] == list(range(20)), {rank for _, rank in values} <= {1, 2})
+asyncio.run(main())
+"""
+    )
+    ended = mpirun(3, "script.py")
+    assert ended.rc == 0, ended.err
+    assert ended.out == "True True\n"
 
 
 async def fail():
@@ -115,7 +155,8 @@ async def leave():
 @pytest.mark.parametrize("code, kind", [(fail, LookupError), (leave, SystemExit)])
 def test_what_it_raises_is_raised(is_in_loop, code, kind):
     async def cell():
-        return call_here(code, (), {})
+        with running_loop_hidden():
+            return call_here(code, (), {})
 
     with pytest.raises(kind):
         asyncio.run(cell()) if is_in_loop else call_here(code, (), {})
@@ -135,7 +176,8 @@ def test_an_interrupt_cancels_it_and_is_raised(is_in_loop):
     async def cell():
         # That of asyncio.run would only cancel the cell; a notebook has Python's own.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        call_here(slow, (), {})
+        with running_loop_hidden():
+            call_here(slow, (), {})
 
     started = time.monotonic()
     try:
@@ -145,24 +187,3 @@ def test_an_interrupt_cancels_it_and_is_raised(is_in_loop):
         signal.signal(signal.SIGINT, signal.default_int_handler)
     assert ended == [True]
     assert time.monotonic() - started < 10
-
-
-def test_an_interrupt_may_come_before_the_loop_of_the_thread(monkeypatch):
-    begun = []
-
-    class Late(coroutines._LoopThread):
-        def start(self):
-            self.cancel()
-            super().start()
-
-    async def slow():
-        await asyncio.sleep(0)
-        begun.append(True)
-
-    async def cell():
-        return call_here(slow, (), {})
-
-    monkeypatch.setattr(coroutines, "_LoopThread", Late)
-    with pytest.raises(asyncio.CancelledError):
-        asyncio.run(cell())
-    assert not begun

@@ -1,5 +1,5 @@
 """``python -m handoff_mpi``."""
 
-from handoff_mpi.cli import program
+from handoff_mpi.program import program
 
 program()

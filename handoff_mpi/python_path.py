@@ -58,7 +58,7 @@ def own_command() -> list[str]:
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     if spec is not None and spec.name == "handoff_mpi.__main__":
         return [*python_command(), "-m", "handoff_mpi"]
-    return python_program("from handoff_mpi.cli import program", "program()")
+    return python_program("from handoff_mpi.program import program", "program()")
 
 
 def add_directories(directories: Iterable[str]) -> None:

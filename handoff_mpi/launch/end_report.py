@@ -66,7 +66,7 @@ def make_report(run_dir: Path, functions: int, is_stopped: Callable[[], bool] = 
 
 def _made(run_dir: Path, limit_s: float, is_stopped: Callable[[], bool]) -> str:
     """Run the process to its end; return what went wrong."""
-    program = [*python_program("from handoff_mpi.cli import program", "program()"), "report", str(run_dir)]
+    program = [*python_program("from handoff_mpi.program import program", "program()"), "report", str(run_dir)]
     with tempfile.TemporaryFile() as said, no_launcher_in_environment():
         process = subprocess.Popen(
             program, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True

@@ -9,9 +9,12 @@ it costs nothing until then.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import Any
 
 from handoff_mpi.descendants import spare
 from handoff_mpi.runtime.neighbours import look_at
@@ -20,6 +23,7 @@ from handoff_mpi.worker.runners import environment_of_child
 #: The shell looks at the ranks once a second, so often at most: those that run notice the end of rank 0 themselves.
 _LOOKS = 30
 _SCRIPT = """
+trap '' HUP
 read -r line
 looks=0
 while [ $looks -lt "$0" ]; do
@@ -42,6 +46,8 @@ while [ $looks -lt "$0" ]; do
 done
 """
 
+#: The kernel continues a stopped process of this session once its parent has died (and sends it SIGHUP first).
+_OWN_GROUP: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
 
 #: The process, as long as this one lives.
 _watch: subprocess.Popen[bytes] | None = None
@@ -67,7 +73,7 @@ def start(pids: Iterable[int]) -> None:
             stderr=subprocess.DEVNULL,
             cwd="/",
             env=environment_of_child(),  # it must not be taken for a rank
-            start_new_session=True,
+            **_OWN_GROUP,
         )
         _watch.returncode = 0  # it may outlive this process, which does not wait for it
         spare(_watch.pid)
@@ -83,3 +89,4 @@ def look_now(pids: Iterable[int]) -> None:
     if _watch is not None and _watch.stdin is not None:
         with suppress(OSError):
             _watch.stdin.close()
+            os.kill(_watch.pid, signal.SIGCONT)  # whatever stops all processes of a job has stopped this one too

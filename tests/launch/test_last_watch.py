@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -61,3 +63,44 @@ def test_it_ends_its_own_rank_if_that_is_stopped_on_its_way_out():
     os.kill(rank.pid, signal.SIGSTOP)
     assert rank.wait(10) == -signal.SIGKILL
     rank.stdout.close()
+
+
+STARTING = """
+import sys, time
+from handoff_mpi.launch import last_watch
+last_watch.start([int(sys.argv[1])])
+print(last_watch._watch.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def ignores_hangups(process):
+    (ignored,) = [line for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if "SigIgn" in line]
+    return int(ignored.split()[1], 16) & 1 << signal.SIGHUP - 1
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="subprocess cannot start a process group before Python 3.11")
+def test_one_that_was_stopped_looks_once_its_rank_has_died():
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    rank = subprocess.Popen([sys.executable, "-c", STARTING, str(other.pid)], stdout=subprocess.PIPE)
+    process = psutil.Process(int(rank.stdout.readline()))
+    while not ignores_hangups(process):
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGSTOP)
+    while process.status() != psutil.STATUS_STOPPED:
+        time.sleep(0.01)
+    os.kill(other.pid, signal.SIGSTOP)
+    rank.kill()
+    assert other.wait(10) == -signal.SIGKILL
+    rank.wait()
+    rank.stdout.close()
+    process.wait(10)
+
+
+def test_one_that_was_stopped_is_continued_when_told_to_look(watch):
+    rank = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    process = watch(rank.pid)
+    os.kill(rank.pid, signal.SIGSTOP)
+    os.kill(process.pid, signal.SIGSTOP)
+    last_watch.look_now([rank.pid])
+    assert rank.wait(10) == -signal.SIGKILL

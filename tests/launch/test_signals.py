@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+
+import pytest
 
 from tests.conftest import run_process
 
@@ -46,6 +49,32 @@ def test_a_signal_before_anything_is_launched_ends_the_command(tmp_path):
     for name, why in (("SIGUSR1", "stopped by SIGUSR1"), ("SIGINT", "interrupted"), ("SIGTERM", "stopped by SIGTERM")):
         ended = run_process([sys.executable, "-c", BEFORE, name], tmp_path, 50.0)
         assert (ended.rc, ended.err) == (75, f"handoff: {why} before the run had begun; the same command begins it\n")
+
+
+INTERRUPTED_IMPORT = """
+import builtins, os, runpy, signal, sys
+real = builtins.__import__
+def load(name, globals=None, locals=None, fromlist=(), level=0):
+    if name == "handoff_mpi.launch.job" or name == "handoff_mpi.launch" and "job" in (fromlist or ()):
+        os.kill(os.getpid(), signal.SIGINT)
+    return real(name, globals, locals, fromlist, level)
+builtins.__import__ = load
+sys.argv[1:] = ["run", "--run-dir", "run", "dag.py"]
+"""
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "runpy.run_module('handoff_mpi.__main__', run_name='__main__')",
+        "from handoff_mpi.program import program; program()",
+    ],
+)
+def test_an_interrupt_during_imports_ends_the_command_by_its_signal(way, tmp_path):
+    (tmp_path / "dag.py").write_text(ENDLESS)
+    for rank in ({}, {"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}):
+        ended = run_process([sys.executable, "-c", INTERRUPTED_IMPORT + way], tmp_path, 50.0, rank)
+        assert (ended.rc, ended.err) == (-signal.SIGINT, "")
 
 
 LATE = """

@@ -31,7 +31,7 @@ from typing import Any, TypeAlias
 from handoff_mpi.by_value import ByValuePickler, Reducers, holds_names, is_in_place
 from handoff_mpi.carried_modules import carry, reading_originals
 from handoff_mpi.errors import HandoffError
-from handoff_mpi.formatting import show
+from handoff_mpi.formatting import MAX_ID_CHARS, show
 from handoff_mpi.staging import reducers as reducers_of_devices
 
 PLAIN = 0
@@ -134,7 +134,7 @@ class CarriedId:
 
     def __init__(self, id: Any) -> None:
         self._blob = _dumps(id, None)
-        self._text = show(id)
+        self._text = show(id, MAX_ID_CHARS)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return received_id, (self._blob, self._text)

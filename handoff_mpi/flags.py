@@ -48,6 +48,7 @@ READING_VERBS: dict[str, str] = {
     "runs": "list the runs below a directory: their state, size, and how to resume them",
     "clean": "remove the files of runs that have ended",
     "logs": "print what functions have printed",
+    "explain": "tell why a function is not running, what happened to it, and why it ran where it ran",
     "report": "make report.html of a run: what ran where and when, what failed, and what it waited for",
 }
 _VERBS = ("run", "check", "doctor", *READING_VERBS)

@@ -10,6 +10,7 @@ from handoff_mpi.dag import Plan
 from handoff_mpi.dag.fingerprint import Fingerprints
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import show
+from handoff_mpi.launch.resume import Resumed
 from handoff_mpi.results.history import History
 from handoff_mpi.suggestions import did_you_mean
 
@@ -75,8 +76,7 @@ def explain_changes(history: History, plan: Plan, marks: Fingerprints, again: Co
         marks: the fingerprints of the functions as they are now.
         again: the numbers of the functions that run.
     """
-    done = history.fingerprints_done() if again else {}
-    changed = {task for task in again if (id := plan.ids[task]) in done and marks.of(id) not in (None, done[id])}
+    changed = _changed(history, plan, marks, again)
     if not changed:
         return []
     reasons: Counter[str] = Counter()
@@ -92,6 +92,54 @@ def explain_changes(history: History, plan: Plan, marks: Fingerprints, again: Co
     if behind:
         lines.append(f"{_functions(behind)} again behind them")
     return [*lines, "--accept-changes NAME keeps what a function gave before it changed"]
+
+
+def find_reasons(
+    history: History, plan: Plan, marks: Fingerprints, resumed: Resumed, rerun: Collection[Hashable]
+) -> dict[str, list[int]]:
+    """Return why functions run again that an earlier launch has done: reason to their numbers, for the journal.
+
+    Args:
+        marks: the fingerprints of the functions as they are now.
+        resumed: what is taken over from earlier launches.
+        rerun: the ids that the user wants to run again.
+    """
+    done_ids = {id for id, _ in history.done}
+    again = [task for task, id in enumerate(plan.ids) if task not in resumed.rest and id in done_ids]
+    changed = _changed(history, plan, marks, again)
+    named = {plan.number_of[id] for id in rerun}
+    reasons: dict[str, list[int]] = {}
+    for task in again:
+        if task in resumed.rerun:
+            reason = "--rerun names it" if task in named else "--rerun names a function that it depends on"
+        elif task in changed:
+            reason = _reason(history, plan, marks, task, changed) or _changed_input(plan, task, changed)
+        else:
+            reason = _why_unusable(history, plan.ids[task], marks)
+        reasons.setdefault(reason, []).append(task)
+    return reasons
+
+
+def _changed(history: History, plan: Plan, marks: Fingerprints, again: Collection[int]) -> set[int]:
+    """Return which of the functions ``again`` an earlier launch has done with another fingerprint."""
+    done = history.fingerprints_done() if again else {}
+    return {task for task in again if (id := plan.ids[task]) in done and marks.of(id) not in (None, done[id])}
+
+
+def _changed_input(plan: Plan, task: int, changed: Collection[int]) -> str:
+    inputs = [each for each in plan.specs[task].inputs if each in changed]
+    more = f", and so have {len(inputs) - 1} more of its inputs" if len(inputs) > 1 else ""
+    return f"its input {shown(plan.ids[inputs[0]])} has changed{more}"
+
+
+def _why_unusable(history: History, id: Hashable, marks: Fingerprints) -> str:
+    """Return why nothing is left of what an earlier launch has done, although the function has not changed."""
+    mark = marks.of(id)
+    if mark is None:
+        return f"it has no fingerprint ({marks.notes.get(id, 'the reason is unknown')})"
+    done = history.done.get((id, mark))
+    is_kept = done is not None and done.has_value
+    return "the file of its value is missing or damaged" if is_kept else "its value was not kept and is needed"
 
 
 def _reason(history: History, plan: Plan, marks: Fingerprints, task: int, changed: Collection[int]) -> str:

@@ -31,6 +31,7 @@ class Resumed:
         keys: of the files of the large ones.
         suspects, deaths: see :class:`~handoff_mpi.scheduler.Submitted`.
         setbacks: what befell tasks.
+        rerun: the tasks that ``rerun`` names, and all that depend on them.
     """
 
     rest: dict[int, Rest] = field(default_factory=dict)
@@ -40,6 +41,7 @@ class Resumed:
     suspects: set[int] = field(default_factory=set)
     deaths: dict[int, int] = field(default_factory=dict)
     setbacks: dict[int, list[Setback]] = field(default_factory=dict)
+    rerun: set[int] = field(default_factory=set)
 
 
 class ValueFiles:
@@ -93,7 +95,7 @@ def resume(
     resumed = Resumed()
     if not (history.done or history.suspects or history.setbacks):
         return resumed
-    fresh = _with_consumers(plan, {plan.number_of[id] for id in rerun})
+    resumed.rerun = fresh = _with_consumers(plan, {plan.number_of[id] for id in rerun})
     known: dict[int, Done] = {}
     for task, id in enumerate(plan.ids):
         mark = None if task in fresh else fingerprint(id)

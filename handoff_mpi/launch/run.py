@@ -30,7 +30,7 @@ from handoff_mpi.errors import (
 )
 from handoff_mpi.formatting import show
 from handoff_mpi.launch.admission import encode_factory, find_strategy, is_builtin, refuse_what_fits_nowhere
-from handoff_mpi.launch.changes import Acceptance, explain_changes
+from handoff_mpi.launch.changes import Acceptance, explain_changes, find_reasons
 from handoff_mpi.launch.deadline import end_of_run
 from handoff_mpi.launch.dry_run import check_for_run
 from handoff_mpi.launch.job import Job
@@ -243,7 +243,9 @@ class Run:
         imports = origins.directories, origins.modules
         self._capacity = self._ledger.capacity()
         about = {**self._about, "hosts": hosts, "slots": slots, "capacity": self._capacity, "imports": imports}
-        self._chronicle.begin(about, marks.of, resumed.rest, marks.codes, acceptance.new)
+        about |= {"strategy": type(self._strategy).__name__, "offers": _offers(self._job.capabilities, slots)}
+        why = find_reasons(history, plan, marks, resumed, self._options.rerun) if history.done else {}
+        self._chronicle.begin(about, marks.of, resumed.rest, marks.codes, acceptance.new, why)
         self._home = self._make_home(resumed)
         return resumed
 
@@ -627,6 +629,16 @@ class Run:
         about = {"dag_id": results.dag_id, "functions": len(self._plan), "status": results.status}
         telemetry.execute(events.DAG_STOP, {"duration": results.duration_s}, about)
         return results
+
+
+def _offers(capabilities: list[Capability], slots: Mapping[int, int]) -> list[tuple[dict[str, float], list[int]]]:
+    """Return what ranks that compute offer, and which of them offer the same."""
+    found: dict[str, tuple[dict[str, float], list[int]]] = {}
+    for each in capabilities:
+        if slots.get(each.rank):
+            offered = each.offered()
+            found.setdefault(repr(offered), (dict(offered), []))[1].append(each.rank)
+    return list(found.values())
 
 
 def _key(keys: Mapping[int, Key], run: str, task: int) -> Key:

@@ -11,6 +11,8 @@ The records of a segment, beside the journal's own header; tasks go by their num
   rank, kind, reason), which are no failures. Format 2 has neither ``time_s`` nor the last three of ``failed``;
 - ``("traceback", number, text)``: a traceback that failed attempts refer to;
 - ``("restored", [task])``: done by an earlier launch;
+- ``("again", {reason: [task]})``: why tasks run that an earlier launch had done;
+- ``("bound", {rank or host: [task]}, [[task]])``: which tasks are pinned where, and which are collocated;
 - ``("persisted", task, key)``: the value of a task that was done lies in a file by now;
 - ``("rank", rank, what, reason, time_s)``: what became of a rank; format 2 has no ``time_s``;
 - ``("probation", begins, host or rank, ranks, reason)``: a host or rank is given only probes, or is trusted again;

@@ -367,7 +367,7 @@ def stream_journal(
 
     Args:
         notes: takes what was passed over and why, one line each.
-        unpickle: makes a record of its pickle.
+        unpickle: makes a record, or the list of them that a commit holds, of its pickle.
 
     Raises:
         UsageError, JournalError: as :func:`read_journal` does.
@@ -502,7 +502,7 @@ def _read_frames(
     errors: list[str] = []
     while payload := _read_payload(file, size):
         end = file.tell()
-        for blob in pickle.loads(payload):
+        for blob in unpickle(payload):
             record = _unpickled(blob, errors, unpickle)
             if record is None:
                 continue

@@ -282,6 +282,46 @@ class Directory:
             pass
 
 
+class AnybodysDirectory(Directory):
+    """An open directory that may be anybody's: for what reads it and trusts nothing that it finds there.
+
+    Args:
+        fd: its descriptor; the object closes it.
+        path: where it was when it was opened.
+    """
+
+    def __init__(self, fd: int, path: Path) -> None:
+        self.fd = fd
+        self.path = path
+        self.was_open_to_group = False
+
+    def child(self, name: str, makes: bool = False, closes_to_group: bool = False) -> Directory:
+        with _naming(self.path / name):
+            return AnybodysDirectory(os.open(name, _TO_HOLD, dir_fd=self.fd), self.path / name)
+
+    def _open(self, name: str, flags: int) -> int:
+        path = self.path / name
+        self.refuse_irregular(name)
+        with _naming(path):
+            fd = os.open(name, _TO_READ, dir_fd=self.fd)
+        try:
+            refuse_irregular(path, os.fstat(fd))
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+
+def open_anybodys(path: Path) -> AnybodysDirectory:
+    """Open a directory for reading, whoever owns it.
+
+    Raises:
+        OSError: it is not there, is not a directory, or cannot be read.
+    """
+    with _naming(path):
+        return AnybodysDirectory(os.open(path, _TO_HOLD & ~os.O_NOFOLLOW), path)
+
+
 def open_directory(path: Path, makes: bool = False, closes_to_group: bool = False) -> Directory:
     """Open the directory ``path``, having looked at every directory and link on the way.
 

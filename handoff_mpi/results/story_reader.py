@@ -67,7 +67,7 @@ def read_story(run_dir: str | Path) -> Story:
         with open_directory(path) as directory:
             status = read_status(directory)
             is_running = not is_ended(status) and find_states([path])[path][0] == RUNNING_RUN
-            reader = _Reader(status, is_running)
+            reader = StoryReader(status, is_running)
             for segment, records in stream_journal(directory, reader.notes):
                 reader.read(segment, records)
             return reader.story(path)
@@ -229,8 +229,13 @@ def _is_same(known: Hashable, id: Hashable) -> bool:
     return bool(_key(known) == _key(id))
 
 
-class _Reader:
-    """Takes in one launch after the other."""
+class StoryReader:
+    """Takes in one launch after the other.
+
+    Args:
+        status: what ``status.json`` holds.
+        is_running: whether the run is still running.
+    """
 
     def __init__(self, status: dict[str, Any], is_running: bool) -> None:
         self.notes: list[str] = []

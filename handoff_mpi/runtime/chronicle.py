@@ -16,6 +16,7 @@ _TASKS_A_RECORD = 10_000
 #: Different tracebacks of a launch that are kept, and characters of each.
 _MAX_TRACEBACKS, _MAX_CHARS = 1000, 16_000
 _NO_CODES: Mapping[str, list[bytes]] = {}
+_NO_REASONS: Mapping[str, list[int]] = {}
 #: Causes of which a call is made again though the function did not fail.
 SETBACKS: dict[int, str] = {Cause.RANK_LOST: RANK_LOSS, Cause.VALUE_LOST: VALUE_LOSS}
 _TOLD_OF_RANKS = frozenset({"suspect", "returned", "lost"})
@@ -45,12 +46,14 @@ class Chronicle:
         restored: Iterable[int],
         codes: Mapping[str, list[bytes]] = _NO_CODES,
         accepted: Sequence[tuple[Hashable, bytes, bytes]] = (),
+        again: Mapping[str, list[int]] = _NO_REASONS,
     ) -> None:
         """Write what the run is and its table of tasks.
 
         Args:
             codes: the digests of the codes of each name.
             accepted: (id, fingerprint, the earlier one that it goes by) of changes that the user accepts.
+            again: why tasks run again that an earlier launch has done, and which ones.
 
         Raises:
             JournalError: it cannot be written.
@@ -72,10 +75,25 @@ class Chronicle:
             self._journal.append(("codes", dict(codes)))
         if accepted:
             self._journal.append(("accepted", list(accepted)))
+        if again:
+            self._journal.append(("again", dict(again)))
+        self._note_bound()
         tasks = list(restored)
         if tasks:
             self._journal.append(("restored", tasks))
         self._journal.commit()
+
+    def _note_bound(self) -> None:
+        """Note which tasks are pinned, and which are collocated."""
+        pins: dict[int | str, list[int]] = {}
+        groups: dict[int, list[int]] = {}
+        for task, spec in enumerate(self._plan.specs):
+            if spec.pin is not None:
+                pins.setdefault(spec.pin, []).append(task)
+            if spec.group is not None:
+                groups.setdefault(spec.group, []).append(task)
+        if pins or groups:
+            self._journal.append(("bound", pins, list(groups.values())))
 
     def finished(self, rank: int, entries: Sequence[Entry]) -> None:
         """Note calls that ended and still count."""

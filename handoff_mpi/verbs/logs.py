@@ -18,7 +18,7 @@ from handoff_mpi.results.output_follow import Follower, LinePrefixer
 from handoff_mpi.results.run_dir import STATUS
 from handoff_mpi.results.run_status import read_any_status
 from handoff_mpi.suggestions import did_you_mean
-from handoff_mpi.verbs.run_dirs import find_run_dir
+from handoff_mpi.verbs.run_dirs import find_run_dir_and_id
 
 #: So many attempts are listed.
 MAX_LISTED = 1000
@@ -45,7 +45,7 @@ def main(given: argparse.Namespace) -> int:
     Raises:
         UsageError: there is no such run, or no such output.
     """
-    run_dir, id = _find(given)
+    run_dir, id = find_run_dir_and_id(given.run_dir, given.id)
     try:
         if given.follow:
             _follow(run_dir, id, given)
@@ -58,17 +58,6 @@ def main(given: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         pass
     return EXIT_DONE
-
-
-def _find(given: argparse.Namespace) -> tuple[Path, str | None]:
-    """Return the run-dir and the id; a single word that is no path is the id of a function of the newest run."""
-    word = given.run_dir
-    if word is not None and given.id is None and os.sep not in word and not os.path.lexists(word):
-        try:
-            return find_run_dir(None), word
-        except UsageError:
-            pass  # what is missing is a run-dir
-    return find_run_dir(word), given.id
 
 
 def _opened(run_dir: Path) -> OutputDirectory:

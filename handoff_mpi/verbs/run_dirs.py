@@ -36,6 +36,20 @@ def find_run_dir(given: str | None) -> Path:
     return path
 
 
+def find_run_dir_and_id(word: str | None, id: str | None) -> tuple[Path, str | None]:
+    """Return the run-dir and the id; a single word that is no path is the id of a function of the newest run.
+
+    Raises:
+        UsageError: there is no such run-dir.
+    """
+    if word is not None and id is None and os.sep not in word and not os.path.lexists(word):
+        try:
+            return find_run_dir(None), word
+        except UsageError:
+            pass  # what is missing is a run-dir
+    return find_run_dir(word), id
+
+
 def newest_run_dir() -> Path:
     """Return the run-dir below ``handoff-runs`` that was begun last.
 

@@ -1,0 +1,249 @@
+"""What the journal tells of one function, over all launches of a run, whoever owns it; no name in it is looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from handoff_mpi import messages
+from handoff_mpi.errors import HandoffError, JournalError, UntrustedFile, UsageError
+from handoff_mpi.formatting import id_text, one_line
+from handoff_mpi.results.journal import Record, Segment, stream_journal
+from handoff_mpi.results.plain_pickles import loads_hostile, loads_plain
+from handoff_mpi.results.run_status import RUNNING, find_states
+from handoff_mpi.results.secure_files import open_anybodys, open_directory
+from handoff_mpi.results.store import Key
+from handoff_mpi.results.story import Story
+from handoff_mpi.results.story_reader import StoryReader
+from handoff_mpi.suggestions import did_you_mean
+
+IN_JOURNAL, IN_FILE, ON_RANK, LOST = "journal", "file", "rank", "lost"
+_MAX_SLOTS = 10_000
+_MAX_CHARS = 300
+_MAX_LISTED = 20
+
+
+@dataclass(slots=True)
+class KeptValue:
+    """Where the last value of the function was put.
+
+    Attributes:
+        where: one of :data:`IN_JOURNAL`, :data:`IN_FILE`, :data:`ON_RANK` and :data:`LOST`.
+        rank: that made it.
+        key: of its file, if it has one.
+    """
+
+    where: str
+    rank: int
+    nbytes: int
+    key: Key | None
+
+
+@dataclass(slots=True)
+class FunctionInLaunch:
+    """The function in one launch.
+
+    Attributes:
+        number: of the task in this launch; None if the launch did not hold the function.
+        fingerprint: None if the function had none.
+        codes: the digests of the codes of its name; None where the journal does not tell.
+        is_restored: whether the launch took over its value.
+        again: why it ran again although an earlier launch had done it; empty if that is not recorded.
+        pin: the rank or host that it was pinned to.
+        group: (number of the task, id) of some of those that it was collocated with, itself among them.
+        strategy: the name of the allocation strategy's class; empty if that is not recorded.
+        offers: (what a rank offered, which ranks did); empty if that is not recorded.
+        lost: why its value was lost in this launch, once for each time.
+    """
+
+    epoch: int
+    number: int | None = None
+    fingerprint: bytes | None = None
+    codes: list[bytes] | None = None
+    is_restored: bool = False
+    again: str = ""
+    pin: int | str | None = None
+    group: list[tuple[int, str]] = field(default_factory=list)
+    strategy: str = ""
+    offers: list[tuple[dict[str, float], list[int]]] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class LastFailure:
+    """The last failure of the function; rank and attempt are -1 and 0 if it was never called."""
+
+    launch: int
+    attempt: int
+    rank: int
+    kind: str
+    message: str
+    traceback: str
+
+
+@dataclass(slots=True)
+class FunctionStory:
+    """What happened to one function.
+
+    Attributes:
+        story: of the whole run; ids are texts there.
+        task: the function's row in the story's tables.
+        launches: as many as the story has.
+        value: its value, if it was done.
+        failure: its last failure, if it has failed since it was done.
+        namesakes: how many functions are written like it.
+        is_own: whether the run belongs to this user, and nobody else can write to it.
+    """
+
+    story: Story
+    task: int
+    launches: list[FunctionInLaunch]
+    value: KeptValue | None
+    failure: LastFailure | None
+    namesakes: int
+    is_own: bool
+
+
+def read_function(run_dir: Path, wanted: str) -> FunctionStory:
+    """Return what happened to the function whose id is written ``wanted``.
+
+    Raises:
+        UsageError: there is no run, or no such function; the nearest ones are named.
+        JournalError: the journal cannot be read, or another version wrote it.
+    """
+    state, status = find_states([run_dir])[run_dir]
+    try:
+        return _read(run_dir, _FunctionReader(status, state == RUNNING, wanted), is_own=True)
+    except UntrustedFile:
+        return _read(run_dir, _FunctionReader(status, state == RUNNING, wanted), is_own=False)
+
+
+def _read(run_dir: Path, reader: _FunctionReader, is_own: bool) -> FunctionStory:
+    try:
+        with open_directory(run_dir) if is_own else open_anybodys(run_dir) as directory:
+            for segment, records in stream_journal(directory, reader.notes, loads_plain if is_own else loads_hostile):
+                reader.read(segment, records)
+            return reader.function(run_dir, is_own)
+    except OSError as error:
+        what = f"the run-dir {run_dir} cannot be read: {error.strerror}"
+        raise JournalError(f"{what}; see that you may read it") from error
+
+
+@contextmanager
+def damage_reported(run_dir: Path) -> Iterator[None]:
+    """Report whatever fails within ``with`` as damage of the journal: its records may be of any shape.
+
+    Raises:
+        JournalError: something has failed.
+    """
+    try:
+        yield
+    except (HandoffError, OSError):
+        raise
+    except Exception as error:
+        what = one_line(f"{type(error).__name__}: {error}", _MAX_CHARS)
+        raise JournalError(f"the journal of {run_dir} is damaged ({what}); explain cannot read it") from error
+
+
+class _FunctionReader(StoryReader):
+    """Takes in a journal; ids become texts, and what it tells of one of them is kept."""
+
+    def __init__(self, status: dict[str, Any], is_running: bool, wanted: str) -> None:
+        super().__init__(status, is_running)
+        self._wanted = wanted
+        self._own_launches: list[FunctionInLaunch] = []
+        self._value: KeptValue | None = None
+        self._failure: LastFailure | None = None
+
+    def read(self, segment: Segment, records: Iterator[Record]) -> None:
+        self._own = FunctionInLaunch(segment.epoch)
+        known = len(self._launches)
+        super().read(segment, records)
+        if len(self._launches) > known:
+            self._own_launches.append(self._own)
+
+    # -- the head of a launch -------------------------------------------------------------------------
+
+    def _take_run(self, about: dict[str, Any]) -> None:
+        hosts = {int(rank): str(host) for rank, host in dict(about.get("hosts", {})).items()}
+        slots = {int(rank): min(max(1, int(count)), _MAX_SLOTS) for rank, count in dict(about.get("slots", {})).items()}
+        self._own.strategy = one_line(str(about.get("strategy", "")), _MAX_CHARS)
+        self._own.offers = [(dict(offered), [*ranks]) for offered, ranks in about.get("offers", ())]
+        super()._take_run({**about, "hosts": hosts, "slots": slots})
+
+    def _take_tasks(self, first: int, rows: list[Any]) -> None:
+        own = self._own
+        texts = [id_text(row[0]) for row in rows]
+        super()._take_tasks(first, [(text, None, str(row[2]), *row[3:]) for text, row in zip(texts, rows, strict=True)])
+        if own.number is None and self._wanted in texts:
+            place = texts.index(self._wanted)
+            own.number, own.fingerprint = first + place, rows[place][1]
+            self._name = str(rows[place][2])
+
+    def _take_codes(self, codes: dict[str, list[bytes]]) -> None:
+        if self._own.number is not None:
+            self._own.codes = codes.get(self._name)
+
+    def _take_again(self, reasons: dict[str, list[int]]) -> None:
+        found = (reason for reason, tasks in reasons.items() if self._own.number in tasks)
+        self._own.again = one_line(next(found, ""), _MAX_CHARS)
+
+    def _take_bound(self, pins: dict[int | str, list[int]], groups: list[list[int]]) -> None:
+        number = self._own.number
+        self._own.pin = next((pin for pin, tasks in pins.items() if number in tasks), None)
+        group = next((tasks for tasks in groups if number in tasks), [])
+        self._own.group = [(task, self._label(task)) for task in group[:_MAX_LISTED]]
+
+    def _label(self, task: int) -> str:
+        return str(self._table.ids[self._table.here[task]])
+
+    def _take_restored(self, tasks: list[int]) -> None:
+        super()._take_restored(tasks)
+        self._own.is_restored = self._own.number in tasks
+
+    # -- what happened --------------------------------------------------------------------------------
+
+    def _take_turn(
+        self, sent: list[Any], done: list[Any], failed: list[Any], setbacks: list[Any], time_s: float = float("nan")
+    ) -> None:
+        own = self._own
+        for task, _, rank, _, _, nbytes, payload, key in done:
+            if task == own.number:
+                where = IN_JOURNAL if payload is not None else ON_RANK if key is None else IN_FILE
+                self._value, self._failure = KeptValue(where, rank, nbytes, key), None
+        for task, attempt, rank, _, kind, message, *times in failed:
+            if task == own.number:
+                known = self._failure
+                is_same = known is not None and (known.launch, known.attempt) == (own.epoch, attempt)
+                traceback = known.traceback if known is not None and is_same else ""
+                traceback = self._tracebacks.get(times[2], "") if times else traceback
+                self._failure = LastFailure(own.epoch, attempt, rank, kind, message, traceback)
+        for task, _, _, kind, reason in setbacks:
+            if task == own.number and kind == messages.VALUE_LOSS:
+                own.lost.append(one_line(str(reason), _MAX_CHARS))
+                self._value = None
+        super()._take_turn(sent, done, failed, setbacks, time_s)
+
+    def _take_persisted(self, task: int, key: Key) -> None:
+        if task == self._own.number and self._value is not None:
+            self._value.where, self._value.key = IN_FILE, key
+
+    # -- the end --------------------------------------------------------------------------------------
+
+    def function(self, run_dir: Path, is_own: bool) -> FunctionStory:
+        """Return the story of the function.
+
+        Raises:
+            UsageError: there is no run, or no such function.
+        """
+        story = self.story(run_dir)
+        ids: list[Any] = story.tasks.ids
+        if self._wanted not in ids:
+            hint = did_you_mean(self._wanted, dict.fromkeys(ids), shown=one_line)
+            what = f"no function {one_line(self._wanted, _MAX_CHARS)} is in {run_dir}"
+            raise UsageError(f"{what}{hint or '; `handoff-mpi report` lists all functions'}")
+        task, namesakes = ids.index(self._wanted), ids.count(self._wanted)
+        return FunctionStory(story, task, self._own_launches, self._value, self._failure, namesakes, is_own)

@@ -1,0 +1,303 @@
+"""What ``explain`` tells of a function, as data: from its story in the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from handoff_mpi.dag.open_inputs import find_open_inputs
+from handoff_mpi.results.function_story import (
+    IN_FILE,
+    IN_JOURNAL,
+    LOST,
+    ON_RANK,
+    FunctionInLaunch,
+    FunctionStory,
+    KeptValue,
+)
+from handoff_mpi.results.output_files import OutputDirectory
+from handoff_mpi.results.run_dir import VALUES
+from handoff_mpi.results.store import DirectoryStore
+from handoff_mpi.results.story import DONE, DONE_STATE, FAILED_STATE, OUTCOMES, SKIPPED_STATE, STATES, WAITING_STATE
+
+#: Of the form of what ``explain --json`` prints.
+SCHEMA = 1
+MAX_LISTED = 20
+_MAX_ATTEMPTS = 200
+
+
+def explain_story(told: FunctionStory, run_dir: str) -> dict[str, Any]:
+    """Return what the journal tells of a function.
+
+    Args:
+        run_dir: as the user named it.
+    """
+    story, task = told.story, told.task
+    tasks, state = story.tasks, int(story.tasks.state[task])
+    newest = story.launches[-1]
+    inputs = tasks.inputs_of(task).tolist()
+    facts: dict[str, Any] = {
+        "schema": SCHEMA,
+        "run_dir": run_dir,
+        "id": tasks.ids[task],
+        "name": tasks.name_of(task),
+        "state": STATES[state],
+        "run": {"state": newest.verdict, "launch": newest.epoch, "stopped_because": _text(story.status, newest.epoch)},
+        "cost": tasks.costs[int(tasks.cost[task])],
+        "inputs": [_standing(told, each) for each in inputs[:MAX_LISTED]],
+        "input_count": len(inputs),
+        "attempts": (attempts := _attempts(told)),
+        "output": _output(told),
+        "value": _value(told, state),
+        "failure": _failure(told) if state == FAILED_STATE else None,
+        "again": _again(told),
+        "placement": [_placement(told, each) for each in attempts[-_MAX_ATTEMPTS:]],
+        "waits_for": None,
+        "namesakes": told.namesakes,
+        "notes": list(story.notes),
+    }
+    if state in (WAITING_STATE, SKIPPED_STATE):
+        facts["waits_for"] = _waits_for(told, state)
+    return facts
+
+
+def _text(status: Mapping[str, Any], epoch: int) -> str:
+    return str(status.get("stopped_because") or "") if status.get("launch") == epoch else ""
+
+
+# -- what it is, and what it did -----------------------------------------------------------------------
+
+
+def _standing(told: FunctionStory, task: int) -> dict[str, Any]:
+    """Return where a function stands; of one that runs, where and since when."""
+    story = told.story
+    standing: dict[str, Any] = {"id": story.tasks.ids[task], "state": STATES[int(story.tasks.state[task])]}
+    row = int(story.final_call[task])
+    if standing["state"] == "running" and row >= 0:
+        launch, rank = int(story.calls.launch[row]), int(story.calls.rank[row])
+        standing |= {"rank": rank, "host": story.host(launch, rank), "since_s": float(story.calls.started[row])}
+    return standing
+
+
+def _attempts(told: FunctionStory) -> list[dict[str, Any]]:
+    story, calls = told.story, told.story.calls
+    rows = (calls.task == told.task).nonzero()[0].tolist()
+    attempts = []
+    for row in rows:
+        launch, rank, failure = int(calls.launch[row]), int(calls.rank[row]), int(calls.failure[row])
+        why = None if failure < 0 else story.failures[failure]
+        attempts.append(
+            {
+                "launch": story.launches[launch].epoch,
+                "attempt": int(calls.attempt[row]),
+                "rank": rank,
+                "host": story.host(launch, rank),
+                "started_s": float(calls.started[row]),
+                "duration_s": float(calls.duration[row]),
+                "is_derived": bool(calls.is_derived[row]),
+                "outcome": OUTCOMES[int(calls.outcome[row])],
+                "reason": "" if why is None else f"{why.kind}: {why.message}",
+                "nbytes": int(calls.nbytes[row]),
+            }
+        )
+    attempts.sort(key=lambda each: (each["launch"], each["attempt"], each["started_s"]))
+    return attempts
+
+
+def _output(told: FunctionStory) -> dict[str, Any] | None:
+    """Return how much it has printed; None if that is nothing, or nobody may read it."""
+    try:
+        with OutputDirectory(told.story.run_dir) as directory:
+            id = told.story.tasks.ids[told.task]
+            printed = [each for each in directory.all_printed() if each.id == id and each.nbytes]
+    except OSError:
+        return None
+    if not printed:
+        return None
+    attempts = sorted({(each.launch, each.attempt) for each in printed})
+    return {"nbytes": sum(each.nbytes for each in printed), "attempts": attempts}
+
+
+def _value(told: FunctionStory, state: int) -> dict[str, Any] | None:
+    """Return where its value is; None while there is none."""
+    value = told.value
+    if state != DONE_STATE or value is None:
+        return None
+    facts: dict[str, Any] = {"where": value.where, "nbytes": value.nbytes}
+    if value.where == IN_FILE:
+        path = _path(told, value)
+        facts |= {"file": path, "is_there": bool(path) and Path(path).is_file()}
+    elif value.where == ON_RANK:
+        facts["rank"] = value.rank
+        if not told.story.launches[-1].is_running:
+            facts["where"] = LOST
+    assert facts["where"] in (IN_JOURNAL, IN_FILE, ON_RANK, LOST)
+    return facts
+
+
+def _path(told: FunctionStory, value: KeptValue) -> str:
+    try:
+        return str(DirectoryStore(told.story.run_dir / VALUES).path(value.key)) if value.key else ""
+    except Exception:  # a key of another shape, of somebody else's making
+        return ""
+
+
+def _failure(told: FunctionStory) -> dict[str, Any] | None:
+    failure = told.failure
+    if failure is None:
+        return None
+    launch = next((at for at, each in enumerate(told.launches) if each.epoch == failure.launch), -1)
+    return {
+        "launch": failure.launch,
+        "attempt": failure.attempt,
+        "rank": failure.rank if failure.attempt else None,
+        "host": told.story.host(launch, failure.rank) if failure.attempt else None,
+        "kind": failure.kind,
+        "message": failure.message,
+        "traceback": failure.traceback,
+    }
+
+
+# -- why it runs again ---------------------------------------------------------------------------------
+
+
+def _again(told: FunctionStory) -> list[dict[str, Any]]:
+    """Return what each launch but the first made of what those before it had done."""
+    calls = told.story.calls
+    found, done_in, before, ended = list[dict[str, Any]](), None, None, ""
+    for index, own in enumerate(told.launches):
+        outcomes = calls.outcome[(calls.task == told.task) & (calls.launch == index)].tolist()
+        if index and own.number is not None:
+            found.append({"launch": own.epoch, **_taken_over(own, before, done_in, ended, len(outcomes))})
+        found += [{"launch": own.epoch, "what": "value lost", "reason": reason} for reason in own.lost]
+        if DONE in outcomes:
+            done_in = own
+        if outcomes:
+            ended = f"launch {own.epoch}: {OUTCOMES[outcomes[-1]]}"
+        before = own if own.number is not None else before
+    return found
+
+
+def _taken_over(
+    own: FunctionInLaunch,
+    before: FunctionInLaunch | None,
+    done_in: FunctionInLaunch | None,
+    ended: str,
+    calls: int,
+) -> dict[str, Any]:
+    """Return what a launch made of what earlier ones had done.
+
+    Args:
+        before: the newest launch before it that held the function.
+        done_in: the newest launch before it that did the function.
+        ended: how the last call before it ended, in words.
+        calls: how often it called the function itself.
+    """
+    if own.is_restored:
+        from_launch = None if done_in is None else done_in.epoch
+        return {"what": "taken over", "from_launch": from_launch, "reason": "its value was lost" if calls else ""}
+    what = "ran again" if calls else "not begun"
+    if before is None:
+        reason = "no earlier launch had it"
+    elif done_in is None:
+        reason = f"it was not done yet (its last call, of {ended})" if ended else "no earlier launch had begun it"
+    else:
+        reason = own.again or _derived_reason(own, done_in)
+    return {"what": what, "reason": reason}
+
+
+def _derived_reason(own: FunctionInLaunch, done_in: FunctionInLaunch) -> str:
+    """Return why a function runs again, where an older version has not recorded it: as far as fingerprints tell."""
+    if own.fingerprint is None:
+        return "it has no fingerprint"
+    if own.fingerprint == done_in.fingerprint:
+        return "the reason is unknown: its value was lost, or --rerun named it"
+    if own.codes is not None and done_in.codes is not None and own.codes != done_in.codes:
+        return "its code changed"
+    return "its arguments, its inputs or its code changed"
+
+
+# -- why it ran there ----------------------------------------------------------------------------------
+
+
+def _placement(told: FunctionStory, attempt: dict[str, Any]) -> dict[str, Any]:
+    """Return what is known of why an attempt ran on its rank."""
+    index = next(at for at, each in enumerate(told.story.launches) if each.epoch == attempt["launch"])
+    own, rank = told.launches[index], attempt["rank"]
+    facts = {"launch": own.epoch, "attempt": attempt["attempt"], "rank": rank, "host": attempt["host"]}
+    facts |= _cause(told, own, attempt)
+    inputs = told.story.tasks.inputs_of(told.task).tolist()
+    made_by = [int(told.story.calls.rank[row]) for each in inputs if (row := told.story.final_call[each]) >= 0]
+    if made_by:
+        facts |= {"inputs_made_there": made_by.count(rank), "inputs_made": len(made_by)}
+    return facts
+
+
+def _cause(told: FunctionStory, own: FunctionInLaunch, attempt: dict[str, Any]) -> dict[str, Any]:
+    rank, host = attempt["rank"], attempt["host"]
+    if own.pin is not None and own.pin in (rank, host):
+        return {"cause": "pinned", "pin": own.pin}
+    if len(own.group) > 1:
+        return {"cause": "collocated", "with": [id for number, id in own.group if number != own.number]}
+    before = _failed_before(told, attempt)
+    if before is not None and before["rank"] != rank:
+        is_other_host = before["host"] != host
+        return {"cause": "tried elsewhere", "failed_on": {**before, "is_other_host": is_other_host}}
+    if not own.offers:
+        return {"cause": "unknown"}
+    cost = told.story.tasks.costs[int(told.story.tasks.cost[told.task])]
+    of_ranks = {name: amount for name, amount in cost.items() if any(name in offered for offered, _ in own.offers)}
+    fitting = [rank for offered, ranks in own.offers if _holds(offered, of_ranks) for rank in ranks]
+    if fitting == [rank]:
+        return {"cause": "only rank", "cost": cost}
+    return {"cause": "strategy", "strategy": own.strategy, "fitting": len(fitting)}
+
+
+def _holds(offered: Mapping[str, float], cost: Mapping[str, Any]) -> bool:
+    return all(offered.get(name, 0) >= amount for name, amount in cost.items())
+
+
+def _failed_before(told: FunctionStory, attempt: dict[str, Any]) -> dict[str, Any] | None:
+    """Return where the attempt before this one, of the same launch, failed; None if it did not."""
+    attempts = _attempts(told)
+    before = [each for each in attempts if each["launch"] == attempt["launch"] and each["attempt"] < attempt["attempt"]]
+    if not before or before[-1]["outcome"] not in ("failed", "timed out", "died"):
+        return None
+    return {name: before[-1][name] for name in ("attempt", "rank", "host")}
+
+
+# -- why it has not run --------------------------------------------------------------------------------
+
+
+def _waits_for(told: FunctionStory, state: int) -> dict[str, Any]:
+    """Return which of its inputs are missing, and what they wait for in turn."""
+    tasks = told.story.tasks
+    states = tasks.state
+    found = find_open_inputs(
+        told.task, lambda each: tasks.inputs_of(each).tolist(), lambda each: bool(states[each] != DONE_STATE)
+    )
+    missing = [each for each in tasks.inputs_of(told.task).tolist() if states[each] != DONE_STATE]
+    facts: dict[str, Any] = {
+        "inputs": [_standing(told, each) for each in missing[:MAX_LISTED]],
+        "input_count": len(missing),
+        "upstream": found.count,
+        "is_all": found.is_all,
+        "root_count": found.roots,
+        "chains": [[_standing(told, each) for each in chain] for chain in found.chains],
+    }
+    if state == SKIPPED_STATE:
+        facts["failed"] = _failed_roots(told, found.chains)
+    return facts
+
+
+def _failed_roots(told: FunctionStory, chains: list[list[int]]) -> list[dict[str, Any]]:
+    """Return the functions whose failures have kept it from running, with the reason of each."""
+    tasks = told.story.tasks
+    failed = dict.fromkeys(each for chain in chains for each in chain if tasks.state[each] == FAILED_STATE)
+    found = []
+    for each in failed:
+        row = int(told.story.final_call[each])
+        why = told.story.failures[int(told.story.calls.failure[row])] if row >= 0 else None
+        found.append({"id": tasks.ids[each], "reason": "" if why is None else f"{why.kind}: {why.message}"})
+    return found

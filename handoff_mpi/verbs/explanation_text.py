@@ -1,0 +1,276 @@
+"""The sentences of ``explain``, made of what :mod:`handoff_mpi.verbs.explanation` tells."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from handoff_mpi.formatting import duration_text, one_line, without_controls
+from handoff_mpi.results.function_story import IN_FILE, IN_JOURNAL, LOST
+
+Facts = Mapping[str, Any]
+_MAX_ATTEMPTS = 20
+_MAX_REASON, _MAX_ID = 300, 120
+_MAX_TRACEBACK_LINES = 60
+_OUTCOMES = {
+    "done": "it returned",
+    "failed": "it failed",
+    "timed out": "it exceeded its time limit",
+    "died": "its process died",
+    "rank lost": "its rank was lost",
+    "cut off": "it was cut off with the launch",
+    "running": "it is running",
+}
+
+
+def explanation_lines(facts: Facts) -> Iterator[str]:
+    """Yield what was found out about a function, in sentences."""
+    yield f"{_head(facts)}."
+    yield _about(facts)
+    if facts["namesakes"] > 1:
+        yield f"{facts['namesakes']} functions are written {_id(facts)}; this is the first of them."
+    yield from _waiting(facts)
+    yield from _attempts(facts)
+    yield from _output(facts)
+    yield from _value(facts)
+    yield from _again(facts["again"])
+    yield from _placement(facts["placement"])
+    yield from _failure(facts["failure"])
+    for note in facts["notes"]:
+        yield f"Note: {one_line(note, _MAX_REASON)}"
+
+
+def _id(facts: Facts) -> str:
+    return one_line(str(facts["id"]), _MAX_ID)
+
+
+def _named(each: Facts) -> str:
+    """Return the id of a function, and where it stands."""
+    where = f" on {_rank(each)}" if each.get("rank") is not None else ""
+    return f"{_id(each)} ({each['state']}{where})"
+
+
+def _rank(facts: Facts) -> str:
+    host = f" ({one_line(str(facts['host']), _MAX_ID)})" if facts.get("host") else ""
+    return f"rank {facts['rank']}{host}"
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _when(time_s: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_s))
+    except (OverflowError, ValueError, OSError):  # of somebody else's making
+        return "an unknown time"
+
+
+# -- what it is ----------------------------------------------------------------------------------------
+
+
+def _head(facts: Facts) -> str:
+    state, failure = facts["state"], facts["failure"]
+    if state == "failed":
+        why = "" if failure is None else f": {one_line(failure['kind'] + ': ' + failure['message'], _MAX_REASON)}"
+        return f"{_id(facts)} has failed{why.rstrip('.')}"
+    if state == "skipped":
+        return f"{_id(facts)} was skipped, because a function that it depends on has failed"
+    if state == "running":
+        return f"{_id(facts)} is running"
+    if state == "done":
+        return f"{_id(facts)} is done"
+    run = facts["run"]
+    if run["state"] == "running":
+        return f"{_id(facts)} has not started"
+    why = f" ({one_line(run['stopped_because'], _MAX_REASON)})" if run["stopped_because"] else ""
+    return f"{_id(facts)} has not run: launch {run['launch']} ended before it could ({one_line(run['state'], 80)}{why})"
+
+
+def _about(facts: Facts) -> str:
+    cost = ", ".join(f"{one_line(str(name), 80)}={amount}" for name, amount in facts["cost"].items()) or "nothing"
+    calls = f"It calls {one_line(str(facts['name']), _MAX_ID)} and costs {cost}"
+    if not facts["input_count"]:
+        return f"{calls}. It takes the values of no other function."
+    return f"{calls}. It takes the values of {_list(facts['inputs'], facts['input_count'])}."
+
+
+def _list(shown: Sequence[Facts], count: int) -> str:
+    more = f" and {count - len(shown):,} more" if count > len(shown) else ""
+    return f"{_plural(count, 'function')}: {', '.join(map(_named, shown))}{more}"
+
+
+# -- what it waits for ---------------------------------------------------------------------------------
+
+
+def _waiting(facts: Facts) -> Iterator[str]:
+    waits = facts["waits_for"]
+    if waits is None:
+        return
+    if facts["state"] == "skipped":
+        yield from _skipped(waits)
+    elif not waits["input_count"]:
+        yield "All its inputs are made."
+    else:
+        verb = "is" if waits["input_count"] == 1 else "are"
+        yield f"{_plural(waits['input_count'], 'input')} of it {verb} missing: {_rest(waits)}."
+        yield from _upstream(waits)
+
+
+def _skipped(waits: Facts) -> Iterator[str]:
+    for each in waits["failed"]:
+        yield f"{_id(each)} has failed: {one_line(each['reason'], _MAX_REASON) or 'the reason is not recorded'}."
+    for chain in waits["chains"]:
+        if len(chain) > 1:
+            yield f"  {' <- '.join(map(_named, chain))}"
+
+
+def _upstream(waits: Facts) -> Iterator[str]:
+    if waits["upstream"] <= waits["input_count"]:
+        return
+    least = "" if waits["is_all"] else "At least "
+    roots = f"{waits['root_count']:,} of them {'waits' if waits['root_count'] == 1 else 'wait'} for no input"
+    yield f"{least}{waits['upstream']:,} functions upstream are open; {roots}:"
+    for chain in waits["chains"]:
+        yield f"  {' <- '.join(map(_named, chain))}"
+
+
+def _rest(waits: Facts) -> str:
+    more = waits["input_count"] - len(waits["inputs"])
+    return ", ".join(map(_named, waits["inputs"])) + (f" and {more:,} more" if more > 0 else "")
+
+
+# -- what it did ---------------------------------------------------------------------------------------
+
+
+def _attempts(facts: Facts) -> Iterator[str]:
+    attempts = facts["attempts"]
+    if not attempts:
+        yield "It was never called."
+        return
+    yield f"It was called {'once' if len(attempts) == 1 else f'{len(attempts):,} times'}:"
+    left_out = len(attempts) - _MAX_ATTEMPTS
+    if left_out > 0:
+        yield f"  ({_plural(left_out, 'earlier call')} left out; --json tells them)"
+    for each in attempts[-_MAX_ATTEMPTS:]:
+        yield f"  {_attempt(each)}"
+
+
+def _attempt(each: Facts) -> str:
+    about = "from about" if each["is_derived"] else "from"
+    lasted = f"for {_lasted(each['duration_s'])}"
+    reason = f": {one_line(each['reason'], _MAX_REASON)}" if each["reason"] else ""
+    where = f"launch {each['launch']}, attempt {each['attempt']}, {_rank(each)}"
+    return f"{where}, {about} {_when(each['started_s'])} {lasted}: {_OUTCOMES[each['outcome']]}{reason}"
+
+
+def _lasted(seconds: float) -> str:
+    return duration_text(seconds) if seconds >= 1.0 else f"{1000 * max(0.0, seconds):.3g} ms"
+
+
+def _output(facts: Facts) -> Iterator[str]:
+    output = facts["output"]
+    if output is not None:
+        command = f"handoff-mpi logs {shlex.quote(facts['run_dir'])} {shlex.quote(facts['id'])}"
+        yield f"It has printed {_plural(output['nbytes'], 'byte')}: `{one_line(command)}` prints them."
+
+
+def _value(facts: Facts) -> Iterator[str]:
+    value = facts["value"]
+    if value is None:
+        return
+    size = _plural(value["nbytes"], "byte")
+    if value["where"] == IN_JOURNAL:
+        yield f"Its value ({size}) is in the journal."
+    elif value["where"] == IN_FILE:
+        missing = "" if value["is_there"] else ", which is missing"
+        yield f"Its value ({size}) is in the file {one_line(value['file']) or 'of an unknown name'}{missing}."
+    elif value["where"] == LOST:
+        yield f"Its value ({size}) was not kept: it was on a rank, and went with the end of the launch."
+    else:
+        yield f"Its value ({size}) is on rank {value['rank']} while functions need it."
+
+
+def _failure(failure: Facts | None) -> Iterator[str]:
+    if failure is None or not failure["traceback"]:
+        return
+    yield f"Traceback of attempt {failure['attempt']} on {_rank(failure)} in launch {failure['launch']}:"
+    lines = without_controls(failure["traceback"]).rstrip().split("\n")
+    half = _MAX_TRACEBACK_LINES // 2
+    if len(lines) > _MAX_TRACEBACK_LINES:
+        lines[half:-half] = [f"[... {len(lines) - 2 * half} lines left out ...]"]
+    yield from (f"  {line}" for line in lines)
+
+
+# -- why ------------------------------------------------------------------------------------------------
+
+
+def _again(launches: Sequence[Facts]) -> Iterator[str]:
+    for each in launches:
+        launch, reason = f"Launch {each['launch']}", one_line(each["reason"], _MAX_REASON)
+        if each["what"] == "taken over":
+            source = f" of launch {each['from_launch']}" if each["from_launch"] is not None else ""
+            yield f"{launch} took over its value{source}{f', and made it again: {reason}' if reason else ''}."
+        elif each["what"] == "value lost":
+            yield f"{launch} lost its value: {reason}."
+        elif each["what"] == "ran again":
+            yield f"{launch} ran it: {reason}."
+        elif each["what"] == "not begun":
+            yield f"{launch} would have run it ({reason}), and ended before."
+
+
+def _placement(placements: Sequence[Facts]) -> Iterator[str]:
+    several = len(placements) > 1
+    for each in placements[-_MAX_ATTEMPTS:]:
+        subject = f"Attempt {each['attempt']} of launch {each['launch']}" if several else "It"
+        yield f"{subject} {_CAUSES[each['cause']](each)}.{_made_there(each)}"
+
+
+def _made_there(each: Facts) -> str:
+    if not each.get("inputs_made_there"):
+        return ""
+    there, made = each["inputs_made_there"], each["inputs_made"]
+    which = "its input" if made == 1 else "all its inputs" if there == made else f"{there:,} of its {made:,} inputs"
+    return f" That rank had made {which}."
+
+
+def _pinned(each: Facts) -> str:
+    pin = each["pin"]
+    return f"ran on {_rank(each)} because it is pinned to {f'rank {pin}' if isinstance(pin, int) else 'that host'}"
+
+
+def _collocated(each: Facts) -> str:
+    others = ", ".join(one_line(str(id), _MAX_ID) for id in each["with"][:5])
+    more = ", ..." if len(each["with"]) > 5 else ""
+    return f"ran on {_rank(each)} because it is collocated with {others}{more}: the first of them chose the rank"
+
+
+def _tried_elsewhere(each: Facts) -> str:
+    before = each["failed_on"]
+    what = "another host" if before["is_other_host"] else "another rank"
+    return f"ran on {_rank(each)}: attempt {before['attempt']} failed on {_rank(before)}, so {what} came first"
+
+
+def _only_rank(each: Facts) -> str:
+    return f"ran on {_rank(each)} because no other rank offers what it costs"
+
+
+def _strategy(each: Facts) -> str:
+    ranks = f"{_plural(each['fitting'], 'rank')} could hold its cost"
+    return f"ran on {_rank(each)}: {ranks}, and the strategy {each['strategy'] or 'of the run'} chose this one"
+
+
+def _unknown(each: Facts) -> str:
+    return f"ran on {_rank(each)}; the journal does not tell why"
+
+
+_CAUSES: dict[str, Callable[[Facts], str]] = {
+    "pinned": _pinned,
+    "collocated": _collocated,
+    "tried elsewhere": _tried_elsewhere,
+    "only rank": _only_rank,
+    "strategy": _strategy,
+    "unknown": _unknown,
+}

@@ -1,0 +1,301 @@
+"""``explain`` afterwards: the story of a function from its journal, of own runs and of anybody's."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import handoff_mpi
+from handoff_mpi import DAG, Function, cli
+from handoff_mpi.results.journal import Journal
+from handoff_mpi.results.run_status import read_any_status
+from tests.conftest import run_process
+from tests.results.made_journal import T0, about, done, row, turn, write_launch, write_status
+from tests.strangers import COLLEAGUE, need_root
+
+FAILING = """
+import pathlib
+from handoff_mpi import DAG, Function
+def load(n):
+    print("loading", n)
+    return n
+def fit(n):
+    if n == 2 and not pathlib.Path("fixed").exists():
+        raise ValueError("loss is nan")
+    return FACTOR * n
+def total(*parts):
+    return sum(parts)
+FACTOR = 2
+dag = DAG("explained")
+loads = [dag.add_function(Function(f"load-{n}", (), load, [n])) for n in range(3)]
+fits = [dag.add_function(Function(("fit", n), (each,), fit, max_retries=1)) for n, each in enumerate(loads)]
+total = dag.add_function(Function("total", tuple(fits), total))
+dag.add_function(Function("behind", (total,), abs))
+"""
+
+
+@pytest.fixture
+def explain(in_process, capsys):
+    def call(*words):
+        code = cli.main(["explain", *map(str, words)])
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return call
+
+
+def facts(explain, *words):
+    code, out, err = explain(*words, "--json")
+    assert (code, err) == (0, "")
+    return json.loads(out)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The directory of a run of rank 0 and two ranks in which a function has failed twice."""
+    directory = tmp_path_factory.mktemp("failed")
+    (directory / "dag.py").write_text(FAILING)
+    options = ["--run-dir", "run", "--keep", "all", "--output", "capture", "dag.py"]
+    assert run_process([sys.executable, "-m", "handoff_mpi", "run", "-n", "3", *options], directory).rc == 1
+    return directory
+
+
+@pytest.fixture
+def failed(finished, tmp_path):
+    """That run, where the working directory is."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "run"
+
+
+def resume(directory, *words):
+    options = ["--run-dir", "run", "--keep", "all", *words, "dag.py"]
+    return run_process([sys.executable, "-m", "handoff_mpi", "run", *options], directory)
+
+
+def test_what_was_done_and_what_failed_and_what_was_skipped(explain, failed):
+    code, out, err = explain("run", "load-1")
+    assert (code, err) == (0, "")
+    assert out.startswith("load-1 is done.\nIt calls load and costs cpu=1. It takes the values of no other function.\n")
+    assert "It was called once:\n  launch 1, attempt 1, rank " in out
+    assert "It has printed 10 bytes: `handoff-mpi logs run load-1` prints them." in out
+    assert "Its value (8 bytes) is in the journal." in out
+    assert "2 ranks could hold its cost, and the strategy FirstAvailable chose this one." in out
+
+    told = explain("run", "('fit', 2)")[1]
+    assert told.startswith("('fit', 2) has failed: ValueError: loss is nan.\n")
+    assert told.count("it failed: ValueError: loss is nan") == 2
+    assert "so another rank came first" in told
+    assert told.endswith("  ValueError: loss is nan\n")
+    assert "in fit\n" in told
+
+    for id in ("total", "behind"):
+        told = explain("run", id)[1]
+        assert told.startswith(f"{id} was skipped, because a function that it depends on has failed.")
+        assert "('fit', 2) has failed: ValueError: loss is nan." in told
+        assert "It was never called." in told
+    assert "  total (skipped) <- ('fit', 2) (failed)" in told
+
+
+def test_why_a_resume_ran_it_again_or_not(explain, failed, tmp_path):
+    (tmp_path / "fixed").touch()
+    assert resume(tmp_path).rc == 0
+    assert "Launch 2 took over its value of launch 1." in explain("run", "('fit', 1)")[1]
+    why = "Launch 2 ran it: it was not done yet (its last call, of launch 1: failed)."
+    assert why in explain("run", "('fit', 2)")[1]
+    assert "Launch 2 ran it: no earlier launch had begun it." in explain("run", "total")[1]
+
+    (tmp_path / "dag.py").write_text(FAILING.replace("FACTOR * n", "FACTOR * n + 1"))
+    assert resume(tmp_path).rc == 0
+    assert "Launch 3 ran it: the code of 'fit' changed." in explain("run", "('fit', 1)")[1]
+    assert (
+        "Launch 3 ran it: its input ('fit', 0) has changed, and so have 2 more of its inputs."
+        in (explain("run", "total")[1])
+    )
+    assert resume(tmp_path, "--rerun", "load-0").rc == 0
+    reasons = {id: facts(explain, "run", id)["again"][-1]["reason"] for id in ("load-0", "('fit', 0)", "load-1")}
+    assert reasons == {
+        "load-0": "--rerun names it",
+        "('fit', 0)": "--rerun names a function that it depends on",
+        "load-1": "",
+    }
+
+
+def test_a_value_file_that_was_lost(explain, tmp_path):
+    dag = DAG("large")
+    dag.add_function(Function("large", (), bytes, [100_000]))
+    for _ in range(2):
+        handoff_mpi.execute_local(dag, run_dir=tmp_path / "run", keep="all")
+        value = facts(explain, "run", "large")["value"]
+        assert value["is_there"]
+        Path(value["file"]).unlink()
+    told = explain("run", "large")[1]
+    assert "Launch 2 ran it: the file of its value is missing or damaged." in told
+    assert "which is missing" in told
+
+
+def test_pins_and_groups_tell_why_it_ran_there(explain, tmp_path):
+    hosts, offers = about()["hosts"], [({"cpu": 1}, [1]), ({"cpu": 1, "gpu": 2}, [2])]
+    rows = [row("pinned"), row("a"), row("b"), row("gpu", cpu=1, gpu=1), row("host")]
+    write_launch(
+        tmp_path / "run",
+        ("run", about(strategy="LoadBalanced", offers=offers)),
+        ("tasks", 0, rows),
+        ("bound", {1: [0], hosts[2]: [4]}, [[1, 2]]),
+        turn(0.1, [(task, 1, 2 - (task == 0)) for task in range(5)]),
+        turn(1.0, (), [done(task, 2 - (task == 0), 0.2, 0.5) for task in range(5)]),
+        ("end", "done", 0, False),
+    )
+    write_status(tmp_path / "run", status="done", exit_code=0, launch=1)
+    told = {id: explain("run", id)[1].splitlines()[-1] for id in ("pinned", "a", "b", "gpu", "host")}
+    at = f"It ran on rank 2 ({hosts[2]})"
+    assert told == {
+        "pinned": f"It ran on rank 1 ({hosts[1]}) because it is pinned to rank 1.",
+        "a": f"{at} because it is collocated with b: the first of them chose the rank.",
+        "b": f"{at} because it is collocated with a: the first of them chose the rank.",
+        "gpu": f"{at} because no other rank offers what it costs.",
+        "host": f"{at} because it is pinned to that host.",
+    }
+
+
+def test_a_journal_of_an_older_version_leaves_it_unknown(explain, tmp_path):
+    for launch, fingerprint in enumerate((b"1", b"2"), 1):
+        write_launch(
+            tmp_path / "run",
+            ("run", about(launch=launch, started_s=T0 + launch)),
+            ("tasks", 0, [("f", fingerprint, "f", (), {"cpu": 1})]),
+            turn(launch + 0.1, [(0, 1, 1)]),
+            turn(launch + 0.5, (), [done(0, 1, launch + 0.2, 0.1)]),
+            ("end", "done", 0, False),
+        )
+    told = explain("run", "f")[1]
+    assert "Launch 2 ran it: its arguments, its inputs or its code changed." in told
+    assert "Attempt 1 of launch 2 ran on rank 1 (node1); the journal does not tell why." in told
+
+
+def test_unknown_and_missing_ids(explain, failed):
+    code, out, err = explain("run", "lod-1")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "did you mean load-" in err
+    assert "did you mean ('fit', 2)" in explain("run", "(fit, 2)")[2]
+    told = "handoff: the id of a function is missing, as in `handoff-mpi explain RUN-DIR fit-3`\n"
+    assert explain("run") == (2, "", told)
+    assert explain("rum", "total")[0] == 2
+    code, _, err = explain("run", "\x1b[31m\0")
+    assert (code, "\x1b" in err) == (2, False)
+
+
+KILLED = """
+import pathlib, time
+from handoff_mpi import DAG, Function
+def wait():
+    while not pathlib.Path("go on").exists():
+        time.sleep(0.02)
+dag = DAG("killed")
+first = dag.add_function(Function("wait", (), wait))
+dag.add_function(Function("behind", (first,), print))
+"""
+
+
+def test_a_run_that_was_killed(explain, tmp_path):
+    (tmp_path / "dag.py").write_text(KILLED)
+    command = [sys.executable, "-m", "handoff_mpi", "run", "--run-dir", "run", "--progress", "lines", "dag.py"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 30
+    while "counts" not in read_any_status(tmp_path / "run") and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert "it was cut off with the launch" in explain("run", "wait")[1]
+    told = explain("run", "behind")[1]
+    assert told.startswith("behind has not run: launch 1 ended before it could (died).\n")
+    assert "1 input of it is missing: wait (waiting)." in told
+
+
+def test_ids_of_own_classes_are_texts(explain, tmp_path):
+    (tmp_path / "dag.py").write_text(
+        "import dataclasses\nfrom handoff_mpi import DAG, Function\n"
+        "@dataclasses.dataclass(frozen=True)\nclass Part:\n    name: str\n"
+        "dag = DAG('own')\ndag.add_function(Function(Part('x'), (), abs, [1]))\n"
+    )
+    subprocess.run(
+        [sys.executable, "-m", "handoff_mpi", "run", "--run-dir", "run", "dag.py"], cwd=tmp_path, check=True, stderr=-1
+    )
+    assert explain("run", "Part(name='x')")[1].startswith("Part(name='x') is done.")
+
+
+# -- anybody's ---------------------------------------------------------------------------------------------
+
+
+def explain_here(run_dir, id):
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        code = cli.main(["explain", run_dir, id])
+    return code, printed.getvalue()
+
+
+def test_a_colleague_reads_the_story_too(failed):
+    need_root()
+    for each in (failed.parent, *failed.parents[1:4]):
+        each.chmod(0o755)
+    own = explain_here(str(failed), "('fit', 2)")  # imports what a colleague may not read
+    assert own[0] == 0
+    assert own[1].startswith("('fit', 2) has failed: ValueError: loss is nan.")
+    assert COLLEAGUE.does(explain_here, str(failed), "('fit', 2)") == own
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+HOSTILE = [
+    [("run", {"hosts": {1: "\x1b[31m"}, "slots": {1: 10**12}}), ("tasks", 0, [row("f")]), turn(0.1, [(0, 1, 1)])],
+    [("run", []), ("tasks", 0, [row("f")])],
+    [("run", about()), ("tasks", 0, [row("f", inputs=[7])])],
+    [("run", about()), ("tasks", 0, [row("f")]), ("turn", 1, 2, 3, 4)],
+    [("run", about()), ("tasks", 0, [row("f")]), turn(0.1, [(99, 1, 1)]), turn(1, (), [done(99, 1, 0, 1)])],
+    [("run", about()), ("tasks", 0, [("f", b"", ["no text"], (), {})]), ("end", "\x1b[2J", 0, False)],
+    [("run", about(started_s=1e300)), ("tasks", 0, [row("f")]), ("bound", [], 3), ("again", {1: 2})],
+    [("run", about(offers=[3], strategy=["\x1b"])), ("tasks", 0, [row("f")])],
+    [(), ("unknown",), ("run", about()), ("tasks", 0, [row("f")]), ("traceback", 0, 3)],
+]
+
+
+@pytest.mark.parametrize("records", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_hostile_journal_costs_a_line_at_most(explain, tmp_path, records):
+    write_launch(tmp_path / "run", *records)
+    write_status(tmp_path / "run", status="stopped", exit_code=75, launch=1)
+    (tmp_path / "run").chmod(0o777)  # so it may be anybody's
+    code, out, err = explain("run", "f")
+    assert code in (0, 1, 2)
+    assert err.count("\n") == (0 if code == 0 else 1)
+    assert "Traceback" not in out + err
+    assert "\x1b" not in out + err
+
+
+def test_nothing_in_a_journal_is_called(explain, tmp_path):
+    made = tmp_path / "made"
+    (tmp_path / "run").mkdir(mode=0o755)
+    with Journal(tmp_path / "run") as journal:
+        journal.append(("run", about()))
+        journal.append(("tasks", 0, [row("f"), row(("g", Bomb(str(made))))]))
+        journal.append(("bomb", pickle.dumps(1), Bomb(str(made))))
+        journal.commit()
+    for mode in (0o755, 0o777):
+        (tmp_path / "run").chmod(mode)
+        assert explain("run", "f")[0] == 0
+    assert not made.exists()

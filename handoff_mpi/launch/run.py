@@ -28,7 +28,7 @@ from handoff_mpi.errors import (
     UsageError,
     ValueUnavailable,
 )
-from handoff_mpi.formatting import show
+from handoff_mpi.formatting import show, type_name
 from handoff_mpi.launch.admission import encode_factory, find_strategy, is_builtin, refuse_what_fits_nowhere
 from handoff_mpi.launch.changes import Acceptance, explain_changes, find_reasons
 from handoff_mpi.launch.deadline import end_of_run
@@ -243,7 +243,7 @@ class Run:
         imports = origins.directories, origins.modules
         self._capacity = self._ledger.capacity()
         about = {**self._about, "hosts": hosts, "slots": slots, "capacity": self._capacity, "imports": imports}
-        about |= {"strategy": type(self._strategy).__name__, "offers": _offers(self._job.capabilities, slots)}
+        about |= {"strategy": type_name(self._strategy), "offers": _offers(self._job.capabilities, slots)}
         why = find_reasons(history, plan, marks, resumed, self._options.rerun) if history.done else {}
         self._chronicle.begin(about, marks.of, resumed.rest, marks.codes, acceptance.new, why)
         self._home = self._make_home(resumed)

@@ -20,6 +20,7 @@ from types import CodeType, FunctionType, MemberDescriptorType, ModuleType
 from typing import Any, TypeAlias
 
 import cloudpickle
+import xxhash
 from cloudpickle import cloudpickle as internals
 
 from handoff_mpi.annotation_names import names_in_annotations
@@ -47,6 +48,7 @@ from handoff_mpi.rebuilding import (
     reduce_singledispatch,
     set_enum,
 )
+from handoff_mpi.shared_globals import SharedGlobals
 
 #: By type, what pickle is to make of an object: see ``object.__reduce__``.
 Reducers: TypeAlias = "Mapping[type, Callable[[Any], tuple[Any, ...]]]"
@@ -65,7 +67,7 @@ class _Definitions:
 
     def __init__(self) -> None:
         self._made: dict[tuple[int, int, str], Definition | None] = {}
-        self._anchors: list[Any] = []
+        self._shared: dict[int, SharedGlobals] = {}
 
     def closure(
         self, module: CarriedModule, contents: dict[str, Any], names: Iterable[str], seen: set[tuple[int, str]]
@@ -81,13 +83,21 @@ class _Definitions:
             if (id(contents), name) in seen or name not in contents:
                 continue
             seen.add((id(contents), name))
-            definition = self._definition(module, contents, name)
+            definition = self.definition(module, contents, name)
             if definition is not None:
                 found.append(tuple(definition))
                 waiting += definition.needs
         return tuple(found)
 
-    def _definition(self, module: CarriedModule, contents: dict[str, Any], name: str) -> Definition | None:
+    def shared(self, contents: dict[str, Any]) -> SharedGlobals:
+        """Return which globals of a module may hold one another."""
+        found = self._shared.get(id(contents))
+        if found is None:
+            found = self._shared[id(contents)] = SharedGlobals(contents)
+        return found
+
+    def definition(self, module: CarriedModule, contents: dict[str, Any], name: str) -> Definition | None:
+        """Return the definition of the global ``name``; None while it is being made."""
         key = (id(module), id(contents), name)
         if key not in self._made:
             self._made[key] = None
@@ -110,7 +120,8 @@ class _Definer:
         """Return the pickle, and the names of the globals that it needs."""
         if type(thing) is ModuleType and thing.__name__ in sys.modules and not carried_as(thing.__name__):
             return pickle.dumps(_Import(thing.__name__), protocol=5), ()
-        if not isinstance(thing, _NOT_PLAIN):
+        _, contents, name = self._place
+        if not isinstance(thing, _NOT_PLAIN) and not self._definitions.shared(contents).is_needed(name):
             try:
                 blob = pickle.dumps(thing, protocol=5)
                 if not holds_names(blob):
@@ -118,7 +129,7 @@ class _Definer:
             except Exception:
                 pass  # the other pickler takes more, and says better what it does not take
         with io.BytesIO() as file:
-            pickler = ByValuePickler(file, definitions=self._definitions, place=self._place)
+            pickler = _DefinitionPickler(file, definitions=self._definitions, place=self._place)
             pickler.dump(thing)
             return file.getvalue(), tuple(pickler.needs)
 
@@ -154,9 +165,9 @@ def one_state() -> Iterator[None]:
 
 
 def holds_names(blob: bytes) -> bool:
-    """Whether a pickle may refer to a module that travels by value by its name."""
-    if len(_marks) != len(CARRIED_NAMES) + len(_MAIN):
-        _marks[:] = map(_mark, (*_MAIN, *CARRIED_NAMES))
+    """Whether a pickle may refer to a module that travels by value by its name, or hold a sentinel of such a module."""
+    if len(_marks) != len(CARRIED_NAMES) + len(_ALWAYS):
+        _marks[:] = map(_mark, (*_ALWAYS, *CARRIED_NAMES))
     for mark in _marks:  # noqa: SIM110 - a generator takes as long as all the rest
         if mark in blob:
             return True
@@ -174,7 +185,8 @@ def _mark(name: str) -> bytes:
     return b"\x8c" + bytes([len(text)]) + text if len(text) < 256 else text
 
 
-_MAIN = ("__main__", "__mp_main__")
+#: A bare ``object()`` is a sentinel, that of a carried module perhaps.
+_ALWAYS = ("__main__", "__mp_main__", "object")
 #: The names of modules as pickles have them.
 _marks: list[bytes] = []
 
@@ -225,6 +237,8 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self._reduce_class(obj)
         if kind in BY_NAME:
             return self._reduce_named(obj, BY_NAME[kind])
+        if kind is object:
+            return self._reduce_sentinel(obj)
         return self._reduce_object(obj, kind)
 
     def _reduce_object(self, obj: Any, kind: type) -> Any:
@@ -235,6 +249,16 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         if type(name) is not str:
             return name
         return self._reference(obj, name) or (copyreg.__newobj__, (kind,), getattr(obj, "__dict__", None))  # type: ignore[attr-defined]
+
+    def _reduce_sentinel(self, obj: object) -> Any:
+        for module in [module for name in list(CARRIED_NAMES) for module in carried_as(name)]:
+            for contents in module.contents():
+                name = self._definitions.shared(contents).name_of(obj)
+                if name is not None and (
+                    self._place is None or not (self._place[1] is contents and self._place[2] == name)
+                ):
+                    return resolve, (module.about, name, self._needed(module, contents, [name]))
+        return NotImplemented
 
     def _reduce_function(self, function: FunctionType) -> Any:
         reference = self._reference(function, function.__qualname__)
@@ -329,6 +353,30 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         """Return the name of the global that this defines, if ``function`` is that global."""
         place = self._place
         return (place[2],) if place is not None and place[1].get(place[2]) is function else ()
+
+
+class _DefinitionPickler(ByValuePickler):
+    """Pickles the object of a global, with the names of other globals in place of their objects.
+
+    A hash of the other one's pickle is beside its name, so that a definition changes when an object that it holds does.
+    """
+
+    def __init__(
+        self, file: io.BytesIO, definitions: _Definitions, place: tuple[CarriedModule, dict[str, Any], str]
+    ) -> None:
+        super().__init__(file, definitions=definitions, place=place)
+        self._shared = definitions.shared(place[1])
+
+    def persistent_id(self, obj: Any) -> tuple[str, int] | None:
+        """Called by pickle for each object."""
+        assert self._place is not None
+        module, contents, own_name = self._place
+        name = self._shared.name_in(own_name, obj)
+        definition = None if name is None else self._definitions.definition(module, contents, name)
+        if name is None or definition is None or definition.blob is None:
+            return None
+        self.needs[name] = None
+        return name, xxhash.xxh3_64_intdigest(definition.blob)
 
 
 def _has_reduce_of_its_own(kind: Any) -> bool:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import builtins
 import importlib.machinery
+import io
 import os
 import pickle
 import sys
@@ -219,7 +220,7 @@ class CarriedModule:
         assert definition.blob is not None
         self._loading[definition.name] = definition
         with _reading_copies():
-            self.bind(definition.name, pickle.loads(definition.blob))
+            self.bind(definition.name, _DefinitionUnpickler(definition.blob, self).load())
         is_large = len(definition.blob) > MAX_KEPT_NBYTES
         self.definitions[definition.name] = definition._replace(blob=None) if is_large else definition
 
@@ -230,6 +231,18 @@ class CarriedModule:
         """
         definition = self._loading.pop(name)
         self._load(definition)
+
+
+class _DefinitionUnpickler(pickle.Unpickler):
+    """Takes the objects of other globals from the module: see :mod:`handoff_mpi.shared_globals`."""
+
+    def __init__(self, blob: bytes, module: CarriedModule) -> None:
+        super().__init__(io.BytesIO(blob))
+        self._module = module
+
+    def persistent_load(self, pid: tuple[str, int]) -> Any:
+        """Called by pickle where the pickle has a name."""
+        return self._module.find(pid[0])
 
 
 class _CopyOfModule(ModuleType):

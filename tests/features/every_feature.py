@@ -799,6 +799,68 @@ def weak_references():
 # -- other processes ---------------------------------------------------------------------------------
 
 
+UNSET = object()
+NODE = Model()
+NODES, INDEX = [NODE], {"node": NODE}
+ALIAS = INDEX
+LOCKS = {"lock": LOCK}
+
+
+@feature
+def sentinel_default(x=UNSET):
+    return x is UNSET
+
+
+def is_unset(x):
+    return x is UNSET
+
+
+@feature
+def sentinel_in_a_closure():
+    return IS_UNSET()
+
+
+def _sentinel_closure(x):
+    return lambda: x is UNSET
+
+
+IS_UNSET = _sentinel_closure(UNSET)
+
+
+class WithDefault:
+    default = UNSET
+    other = NODES
+
+
+@feature
+def sentinel_in_a_class():
+    return WithDefault.default is UNSET and WithDefault().other is NODES
+
+
+@feature
+def object_in_globals():
+    NODES.append(1)
+    return NODES[0] is NODE and INDEX["node"] is NODE and ALIAS is INDEX and NODES.pop() == 1
+
+
+class Parcel(Holding):
+    def __init__(self, content):
+        self.content = content
+
+    def holds(self):
+        return self.content is UNSET
+
+
+@feature
+def sentinel_in_a_value():
+    return Parcel(UNSET)
+
+
+@feature
+def lock_in_globals():
+    return LOCKS["lock"] is LOCK
+
+
 @feature
 def fork_pool():
     return _in_pool("fork")
@@ -848,6 +910,9 @@ with DAG("features") as dag:
     for each in FEATURES:
         value = task(max_retries=0)(each)()
         task(id=f"{each.__name__} consumed", max_retries=0)(consumed)(value)
+    FEATURES.append(is_unset)
+    task(max_retries=0)(is_unset)(UNSET)
+    task(id="is_unset consumed", max_retries=0)(is_unset)(UNSET)
 
 if __name__ == "__main__":
     results = handoff_mpi.execute(

@@ -36,7 +36,7 @@ _READ = """
 import json, sys, handoff_mpi
 def why_not_run(results, record):
     error = results.errors.get(record.id)
-    return f"{error.kind}: {error.message}" if error else "" if record.state == "done" else record.state
+    return f"{error.kind}: {error}" if error else "" if record.state == "done" else record.state
 def why_not_loaded(results, record):
     if record.state != "done":
         return ""

@@ -1,9 +1,9 @@
 """Starts MPI in a rank, within bounds.
 
-With fault tolerance on, a rank that dies leaves the others in MPI_Init for good, holding the interpreter. What ends
-them is a thread of C, faulthandler's, which waits outside the interpreter; a shell that reads what it writes says why.
-Where a supervisor watches the launch it does that better, knowing all ranks. A script that has imported mpi4py.MPI
-before it calls this package has started MPI by itself, and cannot be guarded.
+With fault tolerance on, a rank that dies leaves the others in MPI_Init for good, holding the interpreter; with any MPI,
+a rank that is stopped does. What ends them is a thread of C, faulthandler's, which waits outside the interpreter; a
+shell that reads what it writes says why. Where a supervisor watches the launch it does that better, knowing all ranks.
+A script that has imported mpi4py.MPI before it calls this package has started MPI by itself, and cannot be guarded.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from handoff_mpi.launch.environment import has_fault_tolerance, rank_by_launcher, size_by_launcher
+from handoff_mpi.launch.environment import rank_by_launcher, size_by_launcher
 from handoff_mpi.results.run_dir import has_supervisor
 
 #: More than twice ``join_limit`` for each rank.
@@ -31,8 +31,8 @@ def join_timeout_s(join_limit: float) -> float:
 @contextmanager
 def bounded_start(join_limit: float) -> Iterator[None]:
     """End this process if what is done within, the start of MPI, takes too long."""
-    if not has_fault_tolerance() or size_by_launcher() == 1 or has_supervisor():
-        yield  # else the launcher, or the supervisor, ends all ranks
+    if size_by_launcher() == 1 or has_supervisor():
+        yield
         return
     timeout_s = join_timeout_s(join_limit)
     why = f"MPI has not started within {timeout_s:g} s: other ranks have died, or not come (--join-limit)"

@@ -60,6 +60,15 @@ def test_under_a_bare_mpirun_the_other_ranks_end_and_say_why(mpirun, dying):
 
 
 @pytest.mark.parametrize("has_fault_tolerance", [True, False])
+def test_under_a_bare_mpirun_a_stopped_rank_ends_the_job_while_mpi_starts(mpirun, dying, tmp_path, has_fault_tolerance):
+    site = tmp_path / "site" / "sitecustomize.py"
+    site.write_text(site.read_text().replace("os.getpid(), 9", "os.getpid(), 19"))
+    ended = mpirun(3, "script.py", ft=has_fault_tolerance, env=dying, timeout_s=60)
+    assert ended.rc != 0, ended.err
+    assert ended.err.count("MPI has not started within 2.06 s") >= 1, ended.err
+
+
+@pytest.mark.parametrize("has_fault_tolerance", [True, False])
 def test_a_rank_that_never_joins_ends_the_job(mpirun, tmp_path, has_fault_tolerance):
     (tmp_path / "dag.py").write_text(DAG)
     stranger = "from mpi4py import MPI; import time; time.sleep(100)"

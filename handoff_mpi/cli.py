@@ -87,6 +87,7 @@ def _dispatch(arguments: list[str]) -> int:
         what = f"the directory this is called in cannot be used: {error.strerror}"
         raise UsageError(f"{what}; call it elsewhere") from error
     if options.verb in READING_VERBS:
+        options.dag_args = given
         return reading_verb(options.verb).main(options)
     return _VERBS[options.verb](options, own, given)
 

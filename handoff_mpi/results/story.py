@@ -399,3 +399,14 @@ def topological_order(tasks: Tasks) -> list[int] | range:
             if not missing[user]:
                 order.append(user)
     return order
+
+
+def levels_of(tasks: Tasks) -> Ints:
+    """Return for each task the number of calls on the longest way to it."""
+    levels = [0] * len(tasks)
+    starts, inputs = tasks.starts.tolist(), tasks.inputs.tolist()
+    for task in topological_order(tasks):
+        first, after = starts[task], starts[task + 1]
+        if first != after:
+            levels[task] = 1 + max([levels[source] for source in inputs[first:after]])
+    return np.array(levels, np.int32)

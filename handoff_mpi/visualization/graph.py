@@ -6,13 +6,13 @@ their inputs; it never sees a live object of a run.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from numbers import Integral
 from typing import Any, Protocol, TypeAlias
 
 from handoff_mpi.results.records import TaskRecord
+from handoff_mpi.visualization.escaping import dot_string, mermaid_string, visible
 
 #: networkx node-link data, as :func:`execution_graph` returns it; it survives JSON unchanged.
 GraphData: TypeAlias = dict[str, Any]
@@ -124,25 +124,25 @@ def to_dot(graph_data: GraphData) -> str:
     Ranks are clusters, colours are states, dark edges cross ranks; in SVG a tooltip tells name, duration and
     error. Nodes are named by their ids; a number whose digits are another node's id has " #2" behind it.
     """
-    names = _texts(graph_data["nodes"], _visible, _Names())
+    names = _texts(graph_data["nodes"], visible, _Names())
     lines = [
-        f"digraph {_quoted(str(graph_data['graph']['dag_id']))} {{",
+        f"digraph {dot_string(str(graph_data['graph']['dag_id']))} {{",
         '  graph [rankdir=TB, fontname="Helvetica", fontsize=11, color="#c4ccd4", style="rounded"];',
         '  node [shape=box, style="rounded,filled", fontname="Helvetica", fontsize=11];',
         '  edge [color="#a9b4bf", arrowsize=0.7];',
     ]
     for number, (title, nodes) in enumerate(_by_rank(graph_data["nodes"])):
-        inside = [f"  {_quoted(names[node['id']])} [{_dot_attributes(node)}];" for node in nodes]
+        inside = [f"  {dot_string(names[node['id']])} [{_dot_attributes(node)}];" for node in nodes]
         if title:
             lines.append(f"  subgraph cluster_{number} {{")
-            lines.append(f"    label={_quoted(title)};")
+            lines.append(f"    label={dot_string(title)};")
             lines += ["  " + line for line in inside]
             lines.append("  }")
         else:
             lines += inside
     for edge in graph_data["edges"]:
         style = ' [color="#4a5866"]' if edge["crosses_ranks"] else ""
-        lines.append(f"  {_quoted(names[edge['source']])} -> {_quoted(names[edge['target']])}{style};")
+        lines.append(f"  {dot_string(names[edge['source']])} -> {dot_string(names[edge['target']])}{style};")
     return "\n".join([*lines, "}", ""])
 
 
@@ -158,7 +158,7 @@ def to_mermaid(graph_data: GraphData) -> str:
     for number, (title, nodes) in enumerate(_by_rank(graph_data["nodes"])):
         inside = [f"  {names[node['id']]}{_mermaid_box(node)}" for node in nodes]
         if title:
-            lines.append(f"  subgraph r{number}[{_mermaid_text(title)}]")
+            lines.append(f"  subgraph r{number}[{mermaid_string(title)}]")
             lines += ["  " + line for line in inside]
             lines.append("  end")
         else:
@@ -327,24 +327,9 @@ def _without(mapping: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in mapping.items() if name not in names}
 
 
-def _visible(text: str) -> str:
-    """Return ``text`` with what cannot be printed (control characters, lone surrogates) as Python escapes."""
-    if text.isprintable():
-        return text
-    shown = (c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode("ascii") for c in text)
-    return "".join(shown)
-
-
-def _quoted(text: str) -> str:
-    """Return a DOT string that Graphviz shows as ``text``."""
-    shown = _visible(text).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    # In labels Graphviz reads HTML's entities; a lone & is one to itself.
-    return '"' + re.sub(r"&(?=#?\w+;)", "&amp;", shown) + '"'
-
-
 def _dot_attributes(node: _Node) -> str:
     fill, border = _COLOURS.get(node["state"], _COLOURS["waiting"])
-    label, tooltip = _quoted(node["label"]), _quoted(_tooltip(node))
+    label, tooltip = dot_string(node["label"]), dot_string(_tooltip(node))
     return f'label={label}, tooltip={tooltip}, fillcolor="{fill}", color="{border}"'
 
 
@@ -355,18 +340,6 @@ def _tooltip(node: _Node) -> str:
     return "\n".join(line for line in lines if line)
 
 
-# What Mermaid's language, its HTML or its Markdown ("1. x", "__x__") may read as something else: anything but
-# letters, digits, commas, what joins two letters, and single spaces.
-_JOINS = "[-_./=+]"
-_MERMAID_SPECIAL = re.compile(rf"[^\w ,./=+-]|(?<![^\W_]){_JOINS}|{_JOINS}(?![^\W_])|^ | (?= )")
-
-
-def _mermaid_text(text: str) -> str:
-    """Return a quoted Mermaid label that shows as ``text``."""
-    lines = (_MERMAID_SPECIAL.sub(lambda m: f"#{ord(m[0])};", line) for line in _visible(text).split("\n"))
-    return '"' + ("<br/>".join(lines) or " ") + '"'
-
-
 def _mermaid_box(node: _Node) -> str:
     colour = f":::{node['state']}" if node["state"] in _COLOURS else ""
-    return f"[{_mermaid_text(node['label'])}]{colour}"
+    return f"[{mermaid_string(node['label'])}]{colour}"

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from handoff_mpi.results.story import FAILED_STATE, STATES, Floats, Ints, Story, topological_order
+from handoff_mpi.results.story import FAILED_STATE, STATES, Floats, Story, levels_of
 
 #: A DAG with more functions is drawn by the names of functions; so many names are drawn, at most.
 MAX_NODES, MAX_GROUPS = 200, 60
@@ -47,18 +47,6 @@ class Graph:
     left_out: int = 0
 
 
-def levels_of(story: Story) -> Ints:
-    """Return for each task the number of calls on the longest way to it."""
-    tasks = story.tasks
-    levels = [0] * len(tasks)
-    starts, inputs = tasks.starts.tolist(), tasks.inputs.tolist()
-    for task in topological_order(tasks):
-        first, after = starts[task], starts[task + 1]
-        if first != after:
-            levels[task] = 1 + max([levels[source] for source in inputs[first:after]])
-    return np.array(levels, np.int32)
-
-
 def graph_of(story: Story) -> Graph:
     """Return the DAG as it is drawn."""
     if not len(story.tasks):
@@ -71,7 +59,7 @@ def graph_of(story: Story) -> Graph:
 def _of_tasks(story: Story) -> Graph:
     tasks, final = story.tasks, story.final_call
     critical = story.critical_path
-    levels = levels_of(story)
+    levels = levels_of(tasks)
     graph = Graph()
     for task in range(len(tasks)):
         state = STATES[tasks.state[task]]
@@ -92,7 +80,7 @@ def _of_names(story: Story) -> Graph:
     shown = np.argsort(-count, kind="stable")[:MAX_GROUPS]
     place = np.full(kinds, -1)
     place[shown] = np.arange(len(shown))
-    depth = np.bincount(tasks.name, levels_of(story), kinds) / np.maximum(count, 1)
+    depth = np.bincount(tasks.name, levels_of(tasks), kinds) / np.maximum(count, 1)
     failed = np.bincount(tasks.name[tasks.state == FAILED_STATE], minlength=kinds)
     busy = np.bincount(tasks.name[story.calls.task], story.calls.duration, kinds)
     states = np.zeros((kinds, len(STATES)), np.int64)

@@ -1,0 +1,40 @@
+"""Graphviz's own program ``dot``, which makes pictures; it gets a bounded time."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+from handoff_mpi.errors import UsageError
+from handoff_mpi.formatting import one_line
+
+#: Laying out the largest drawing takes some seconds.
+TIMEOUT_S = 120.0
+_INSTALL = "install graphviz (apt install graphviz, dnf install graphviz, conda install graphviz)"
+
+
+def picture(dot_text: str, kind: str, timeout_s: float = TIMEOUT_S) -> bytes:
+    """Return a graph as a picture.
+
+    Args:
+        dot_text: the graph, in Graphviz's language.
+        kind: "svg" or "png".
+        timeout_s: how long ``dot`` may take, in seconds.
+
+    Raises:
+        UsageError: there is no ``dot``, it failed, or it took too long.
+    """
+    program = shutil.which("dot")
+    if program is None:
+        raise UsageError(f"the program dot, which draws {kind.upper()}, is missing: {_INSTALL}, or use --format text")
+    try:
+        ended = subprocess.run([program, f"-T{kind}"], input=dot_text.encode(), capture_output=True, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        why = f"dot took more than {timeout_s:g} s; give a smaller --max-functions"
+        raise UsageError(f"{why}, or use --format dot and another of Graphviz's programs") from None
+    except OSError as error:
+        raise UsageError(f"{program} cannot be run: {error.strerror}; {_INSTALL}") from error
+    if ended.returncode or not ended.stdout:
+        lines = ended.stderr.decode(errors="replace").strip().splitlines() or [f"it ended with {ended.returncode}"]
+        raise UsageError(f"{program} has failed: {one_line(lines[0], 200)}; {_INSTALL}, or use --format dot")
+    return ended.stdout

@@ -42,6 +42,7 @@ from handoff_mpi.scheduler.events import (
     Unfetched,
     ValueLost,
 )
+from handoff_mpi.scheduler.explanation import Explainer
 from handoff_mpi.scheduler.failures import Failures
 from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, READY, Cause
 from handoff_mpi.scheduler.overrides import Overrides
@@ -281,6 +282,15 @@ class Scheduler:
     def expected_s(self, task: int) -> float:
         """Return how long ``task`` is expected to take: as others of its code did, else one second."""
         return self._placer.mean_s.get(self.specs[task].code, 1.0)
+
+    def explain(self, task: int, label: Callable[[int], str] = str) -> dict[str, Any]:
+        """Return where ``task`` stands and why it does not run, as plain data; nothing changes.
+
+        Args:
+            label: returns how a task is called in the answer.
+        """
+        parts = self.tasks, self.ready, self.slots, self.policy, self._placer, self._refusals, self._failures.probation
+        return Explainer(self.ledger, *parts, self.stopping, self.now, label).explain(task)
 
     def inputs_elsewhere(self, task: int) -> Sequence[tuple[int, Sequence[int]]]:
         """Return ``(bytes, ranks that hold it)`` of each input of ``task`` that did not come home."""

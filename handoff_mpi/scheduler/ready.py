@@ -378,6 +378,13 @@ class ReadyTasks:
         self._next_leader(group)
         return True
 
+    def leader_before(self, task: int) -> int | None:
+        """Return the task of its collocated group whose placement ``task`` waits for; None if it waits for none."""
+        group = self._specs[task].group
+        if group is None or task not in self._parked.get(group, ()):
+            return None
+        return self._leader.get(group)
+
     @property
     def has_groups(self) -> bool:
         """Whether groups wait for their first placement."""

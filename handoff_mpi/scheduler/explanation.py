@@ -1,0 +1,343 @@
+"""Tells why a task is not running: a look at the scheduler's tables that changes nothing in them.
+
+The answer is plain data. In one process another thread may ask while the tables change: then a look may fail with a
+RuntimeError, or mix two moments, and is repeated by whoever asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from handoff_mpi.allocation import PROBATION, Bay, Claim, CostClass, Ledger
+from handoff_mpi.allocation.bays import SLOT
+from handoff_mpi.allocation.costs import GPU
+from handoff_mpi.allocation.pools import Pool
+from handoff_mpi.dag.open_inputs import find_open_inputs
+from handoff_mpi.resources.amounts import UNIT, format_amounts, plain_number
+from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, FAILED, READY, WAITING, State
+from handoff_mpi.scheduler.placing import Placer
+from handoff_mpi.scheduler.policy import Policy
+from handoff_mpi.scheduler.probation import Probation
+from handoff_mpi.scheduler.queues import ReadyQueue
+from handoff_mpi.scheduler.ready import ReadyTasks, hold_key
+from handoff_mpi.scheduler.refusals import Refusals
+from handoff_mpi.scheduler.slots import SlotTable
+from handoff_mpi.scheduler.tasks import TaskTable
+
+#: So many inputs, groups of ranks, and claims on a resource are named; all are counted.
+MAX_INPUTS, MAX_PLACES, MAX_CLAIMS = 20, 8, 3
+#: Why a group of ranks does not run a task, those first that say most.
+ROOM, RESERVED, BUSY, WITHHELD, AVOIDED, TOO_SMALL = "room", "reserved", "busy", "withheld", "avoided", "too small"
+_ORDER = (ROOM, RESERVED, BUSY, WITHHELD, AVOIDED, TOO_SMALL)
+
+Facts = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Explainer:
+    """Explains tasks of one scheduler.
+
+    Args:
+        ledger, tasks, ready, slots, policy, placer, refusals, probation: the scheduler's parts.
+        stopping: why the run is being stopped; empty if it is not.
+        now: the time of the last turn, in seconds.
+        label: returns how a task is called in the answer.
+    """
+
+    ledger: Ledger
+    tasks: TaskTable
+    ready: ReadyTasks
+    slots: SlotTable
+    policy: Policy
+    placer: Placer
+    refusals: Refusals
+    probation: Probation
+    stopping: str
+    now: float
+    label: Callable[[int], str]
+
+    def explain(self, task: int) -> Facts:
+        """Return where a task stands, and the reasons why it does not run, each with its cause."""
+        state = self.tasks.state[task]
+        facts: Facts = {**self.standing(task), "attempts": self.tasks.attempts[task], "now_s": self.now, "reasons": []}
+        if state == WAITING:
+            facts["reasons"] = [*self._stopping(), self._inputs(task)]
+        elif state == READY:
+            facts["reasons"] = self._why_ready(task)
+        elif state == DISPATCHED:
+            facts["reasons"] = self._why_at_rank(task)
+        elif state == DONE:
+            facts["value"] = self._value(task)
+        return facts
+
+    def standing(self, task: int) -> Facts:
+        """Return the state of a task; of one that is at a rank, where and since when."""
+        state = self.tasks.state[task]
+        facts: Facts = {"id": self.label(task), "state": State(state).name.lower()}
+        slot = self.slots.of_task.get(task)
+        if state == DISPATCHED and slot is not None:
+            facts |= {"rank": slot.rank, "host": self._host(slot.rank), "since_s": slot.since}
+            is_first = bool(slot.tasks) and slot.tasks[0] == task
+            facts["state"] = "running" if is_first and not self.tasks.lost_inputs(task) else "at rank"
+        elif state == FAILED:
+            failure = self.tasks.failures[task]
+            facts["error"] = f"{failure.kind}: {failure.message}"
+        return facts
+
+    def _host(self, rank: int) -> str:
+        seat = self.ledger.seats.get(rank)
+        return "" if seat is None else seat.host
+
+    def _value(self, task: int) -> Facts:
+        tasks = self.tasks
+        holders = list(tasks.holders.get(task, ()))
+        return {
+            "at_rank_0": bool(tasks.at_home[task]),
+            "in_file": task in tasks.persisted,
+            "ranks": holders[:MAX_INPUTS],
+        }
+
+    # -- inputs -----------------------------------------------------------------------------------------
+
+    def _stopping(self) -> list[Facts]:
+        return [{"cause": "stopping", "why": self.stopping}] if self.stopping else []
+
+    def _inputs(self, task: int) -> Facts:
+        """Return the inputs that are open, and the chains from them to tasks that wait for no input."""
+        tasks = self.tasks
+        found = find_open_inputs(task, lambda each: tasks.specs[each].inputs, lambda each: not tasks.is_available(each))
+        missing = tasks.lost_inputs(task)
+        return {
+            "cause": "inputs",
+            "inputs": [self.standing(each) for each in missing[:MAX_INPUTS]],
+            "input_count": len(missing),
+            "upstream": found.count,
+            "is_all": found.is_all,
+            "root_count": found.roots,
+            "chains": [[self.standing(each) for each in chain] for chain in found.chains],
+            "roots": [self._root(chain[-1]) for chain in found.chains],
+        }
+
+    def _root(self, task: int) -> Facts:
+        """Return where a task stands that waits for no input, and why it does not run."""
+        reasons = self._why_ready(task) if self.tasks.state[task] == READY else []
+        return {**self.standing(task), "reasons": reasons}
+
+    # -- at a rank --------------------------------------------------------------------------------------
+
+    def _why_at_rank(self, task: int) -> list[Facts]:
+        """Return what a task waits for at its rank; nothing if it runs."""
+        slot = self.slots.of_task.get(task)
+        if slot is None:
+            return []
+        reasons: list[Facts] = []
+        ahead = slot.tasks.index(task)
+        missing = self.tasks.lost_inputs(task)
+        if missing:
+            inputs = [self.standing(each) for each in missing[:MAX_INPUTS]]
+            reasons.append({"cause": "sent ahead", "inputs": inputs, "input_count": len(missing)})
+        if ahead:
+            reasons.append({"cause": "behind", "ahead": ahead, "first": self.standing(slot.tasks[0])})
+        return reasons
+
+    # -- ready ------------------------------------------------------------------------------------------
+
+    def _why_ready(self, task: int) -> list[Facts]:
+        set_aside = next((found for looks in _SET_ASIDE if (found := looks(self, task)) is not None), None)
+        if set_aside is not None:
+            return [*self._stopping(), set_aside]
+        queue = next((queue for queue in list(self.ready.every_queue()) if task in queue.tasks), None)
+        if queue is None:
+            return [*self._stopping(), {"cause": "unknown"}]
+        return [*self._stopping(), *self._limits(task), *self._room(queue), self._place_in_queue(queue, task)]
+
+    def _undecided(self, task: int) -> Facts | None:
+        failure = self.ready.undecided.get(task)
+        if failure is None:
+            return None
+        why = f"{failure.error.kind}: {failure.error.message}"
+        return {"cause": "undecided", "rank": failure.rank, "host": self._host(failure.rank), "error": why}
+
+    def _delay(self, task: int) -> Facts | None:
+        until_s = self.ready.deferred.get(task)
+        return None if until_s is None else {"cause": "delay", "until_s": until_s}
+
+    def _tracker(self, task: int) -> Facts | None:
+        key = hold_key(self.tasks.specs[task])
+        hold, waiting = self.refusals.holds.get(key), self.ready.held.get(key, ())
+        if hold is None or not (task in waiting or task in hold.offered):
+            return None
+        facts: Facts = {"cause": "tracker", "rank": hold.rank, "host": self._host(hold.rank), "reason": hold.reason}
+        return {**facts, "since_s": hold.since, "next_s": hold.until, "waiting": len(waiting) + len(hold.offered)}
+
+    def _group(self, task: int) -> Facts | None:
+        leader = self.ready.leader_before(task)
+        return None if leader is None else {"cause": "group", "leader": self.standing(leader)}
+
+    def _limits(self, task: int) -> Iterator[Facts]:
+        """Yield what the user's options forbid now."""
+        most, claimed = self.policy.max_concurrency, self.slots.claimed
+        if most is not None and claimed >= most:
+            yield {"cause": "max_concurrency", "limit": most, "claimed": claimed}
+        mean_s = self.placer.mean_s.get(self.tasks.specs[task].code)
+        if mean_s is not None and self.now + mean_s > self.policy.stop_at:
+            yield {"cause": "deadline", "mean_s": mean_s, "left_s": max(0.0, self.policy.stop_at - self.now)}
+
+    def _place_in_queue(self, queue: ReadyQueue, task: int) -> Facts:
+        """Return how many ready tasks come before this one, and how many of them need the same."""
+        ahead = own = tuple(queue.tasks).index(task)
+        for other in list(self.ready.every_queue()):
+            if other is queue or other.priority < queue.priority:
+                continue
+            is_more_urgent = other.priority > queue.priority
+            ahead += len(other.tasks) if is_more_urgent else sum(each < task for each in tuple(other.tasks))
+        facts = {"cause": "queue", "ahead": ahead, "ahead_alike": own, "priority": queue.priority}
+        return {**facts, "skips": queue.skips, "max_skips": queue.max_skips}
+
+    # -- room -------------------------------------------------------------------------------------------
+
+    def _room(self, queue: ReadyQueue) -> Iterator[Facts]:
+        """Yield what is missing on which ranks, and what is kept for whom."""
+        cost = queue.cost
+        if cost.rank is not None or cost.host is not None:
+            yield {"cause": "bound", "rank": cost.rank, "host": cost.host}
+        if cost.plain is not None:
+            yield {"cause": "avoids", "rank": cost.avoid, "hosts": sorted(cost.avoid_hosts)[:MAX_PLACES]}
+        if queue.reservation is not None:
+            bay = queue.reservation.bay
+            yield {"cause": "reservation", "host": None if bay is None else bay.host}
+        for pool, amount in cost.job:
+            if pool.free < amount:
+                claims = list(self._claims_on(pool, self.ledger.bays))
+                yield {"cause": "job resource", **self._missing(pool.name, amount, pool.free, pool.capacity, claims)}
+        if not self.ledger.has_job_room(cost) and all(pool.free >= amount for pool, amount in cost.job):
+            kept = [each for each in self.ledger.reservations.all if each.binds(cost)]
+            yield {"cause": "job resource kept", "kept_for": [self.label(each.order[1]) for each in kept[:MAX_CLAIMS]]}
+        yield self._places(cost)
+
+    def _places(self, cost: CostClass) -> Facts:
+        """Return why each group of ranks does not run a task of this class: all are counted, and a few described."""
+        counts = dict.fromkeys(_ORDER, 0)
+        described: dict[str, list[Facts]] = {why: [] for why in _ORDER}
+        for bay in list(self.ledger.bays):
+            if not bay.seats or not self._may_run(cost, bay):
+                continue
+            why = self._why_not(cost, bay)
+            counts[why] += 1
+            if len(described[why]) < MAX_PLACES:
+                described[why].append(self._describe(cost, bay, why))
+        places = [each for why in _ORDER for each in described[why]][:MAX_PLACES]
+        total = sum(counts.values())
+        return {
+            "cause": "places",
+            "needs": format_amounts(cost.cost),
+            "total": total,
+            "counts": counts,
+            "places": places,
+        }
+
+    def _may_run(self, cost: CostClass, bay: Bay) -> bool:
+        return cost.host in (None, bay.host) and (cost.rank is None or cost.rank in bay.seats)
+
+    def _why_not(self, cost: CostClass, bay: Bay) -> str:
+        seats = [seat for rank, seat in list(bay.seats.items()) if cost.rank in (None, rank) and seat.slots]
+        if not seats or not bay.offers(cost):
+            return TOO_SMALL
+        if all(seat.is_withheld for seat in seats):
+            return WITHHELD
+        if bay.host in cost.avoid_hosts or all(seat.rank == cost.avoid or seat.is_withheld for seat in seats):
+            return AVOIDED
+        if bay.lacks(cost):
+            return BUSY
+        if bay.fits(cost):
+            return ROOM
+        return RESERVED if any(each.binds(cost) for each in bay.reservations) else AVOIDED
+
+    def _describe(self, cost: CostClass, bay: Bay, why: str) -> Facts:
+        ranks = sorted(bay.seats) if cost.rank is None else [cost.rank]
+        facts: Facts = {"why": why, "host": bay.host, "ranks": ranks[:MAX_INPUTS], "rank_count": len(ranks)}
+        if why == TOO_SMALL:
+            facts["missing"] = [
+                {"name": name, "wanted": plain_number(amount), "total": self._offered(bay, name)}
+                for name, amount in cost.need.items()
+                if plain_number(amount) > self._offered(bay, name) and name not in cost.held_by_job
+            ]
+        elif why == BUSY:
+            facts["missing"] = [self._lack(cost, bay, name) for name in bay.lacks(cost)]
+        elif why == WITHHELD:
+            facts["withheld"] = self._withheld(ranks)
+        elif why == RESERVED:
+            kept = [each for each in bay.reservations if each.binds(cost)]
+            facts["kept_for"] = [self.label(each.order[1]) for each in kept[:MAX_CLAIMS]]
+        return facts
+
+    def _offered(self, bay: Bay, name: str) -> float:
+        return bay.offered_amounts().get(name, 0)
+
+    def _withheld(self, ranks: Iterable[int]) -> dict[str, str]:
+        """Return why ranks are offered nothing, each reason with what is known of it."""
+        reasons: dict[str, str] = {}
+        for rank in ranks:
+            for why in list(self.ledger.withheld.get(rank, ())):
+                reasons.setdefault(why, "")
+                term = self.probation.of_rank.get(rank)
+                if why == PROBATION and term is not None:
+                    reasons[why] = term.reason
+        return reasons
+
+    # -- who has claimed it -----------------------------------------------------------------------------
+
+    def _lack(self, cost: CostClass, bay: Bay, name: str) -> Facts:
+        """Return how much of a resource is missing in a group of ranks, and who has claimed it."""
+        bays = self.ledger.bays
+        if name == SLOT:
+            seats = [seat for rank, seat in list(bay.seats.items()) if cost.rank in (None, rank)]
+            claims = [(claim, UNIT) for seat in seats for claim in list(seat.claims) if claim is not None]
+            return self._missing("slot", UNIT, 0, UNIT * sum(seat.slots for seat in seats), claims)
+        if name == GPU:
+            assert bay.devices is not None
+            free, visible = bay.devices.free, set(bay.visible)
+            sharing = [bays[number] for number in bay.devices.bays]
+            claims = [
+                (claim, amount)
+                for claim in _claims(sharing)
+                if (amount := sum(part for uuid, part in claim.devices if uuid in visible))
+            ]
+            return self._missing(name, cost.gpu, sum(free[uuid] for uuid in visible), UNIT * len(visible), claims)
+        pool = bay.pools[name]
+        claims = list(self._claims_on(pool, [bays[number] for number in pool.bays]))
+        return self._missing(name, dict(cost.amounts)[name], pool.free, pool.capacity, claims)
+
+    def _claims_on(self, pool: Pool, bays: Iterable[Bay]) -> Iterator[tuple[Claim, int]]:
+        for claim in _claims(bays):
+            amount = sum(amount for drawn, amount in claim.bill if drawn is pool)
+            if amount:
+                yield claim, amount
+
+    def _missing(self, name: str, wanted: int, free: int, total: int, claims: list[tuple[Claim, int]]) -> Facts:
+        claims.sort(key=lambda each: (-each[1], each[0].rank, each[0].slot))
+        return {
+            "name": name,
+            "wanted": plain_number(wanted),
+            "free": plain_number(max(0, free)),
+            "total": plain_number(total),
+            "claim_count": len(claims),
+            "claims": [self._claim(claim, amount) for claim, amount in claims[:MAX_CLAIMS]],
+        }
+
+    def _claim(self, claim: Claim, amount: int) -> Facts:
+        slot = self.slots.of_rank[claim.rank][claim.slot]
+        holder = {"id": self.label(slot.tasks[0]), "since_s": slot.since} if slot.tasks else {"id": None}
+        return {**holder, "amount": plain_number(amount), "rank": claim.rank}
+
+
+def _claims(bays: Iterable[Bay]) -> Iterator[Claim]:
+    for bay in bays:
+        for seat in list(bay.seats.values()):
+            yield from filter(None, list(seat.claims))
+
+
+#: Tasks that are READY and in no queue: each look returns why, or None.
+_SET_ASIDE = (Explainer._undecided, Explainer._delay, Explainer._tracker, Explainer._group)

@@ -34,6 +34,7 @@ from handoff_mpi.launch.changes import Acceptance, explain_changes, find_reasons
 from handoff_mpi.launch.deadline import end_of_run
 from handoff_mpi.launch.dry_run import check_for_run
 from handoff_mpi.launch.job import Job
+from handoff_mpi.launch.live_answers import answer
 from handoff_mpi.launch.notices import notices
 from handoff_mpi.launch.output_mode import output_setup
 from handoff_mpi.launch.progress_mode import shown_by_run, terminal_of_stderr
@@ -456,8 +457,12 @@ class Run:
             return  # a loop of small runs would write a file more for each
         status = {**self._about, **self._progress.fields(now)}
         self._files.renew_running(status)
+        self._files.answer(self._explain, now)
         if self._lines is not None:
             self._lines.look(status, now)
+
+    def _explain(self, question: dict[str, Any]) -> dict[str, Any]:
+        return answer(question, self._about["launch"], self._plan, self._scheduler, clock())
 
     def _final_fields(self, duration_s: float) -> dict[str, Any]:
         return {} if duration_s < _SHORT_RUN_S else self._progress.final_fields(clock())

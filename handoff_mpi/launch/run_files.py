@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from handoff_mpi.errors import JournalError
 from handoff_mpi.results.history import History, read_history
 from handoff_mpi.results.journal import Journal, JournalPort, clear
+from handoff_mpi.results.live_questions import Answering, QuestionBox
 from handoff_mpi.results.output_files import clear_output, has_output
 from handoff_mpi.results.run_dir import (
     STATUS,
@@ -84,6 +85,10 @@ class RunFiles(Protocol):
         """Write how far a run has come, if that is possible; worth a call a second."""
         ...
 
+    def answer(self, answering: Answering, now: float) -> None:
+        """Answer what ``explain`` asks, if it asks; worth a call a second."""
+        ...
+
     def write_verdict(self, **fields: Any) -> None:
         """Write the status of a run that has ended; say so if that is not possible."""
         ...
@@ -131,6 +136,7 @@ class FilesOfRunDir:
         self.note = note
         self.kept = DirectoryStore(directory.path / VALUES, within=directory)
         self._directory = directory
+        self._questions = QuestionBox(directory)
         self._tenure: Tenure | None = None
 
     def read_history(self) -> History:
@@ -139,6 +145,7 @@ class FilesOfRunDir:
     def prepare(self) -> None:
         reserve_room(self._directory)
         clear_spilled(self._directory)
+        self._questions.clear()
 
     def begin(self) -> JournalPort:
         journal = Journal(self._directory)
@@ -161,6 +168,9 @@ class FilesOfRunDir:
         except OSError:
             pass  # the room that is kept on a full disk is for the verdict
 
+    def answer(self, answering: Answering, now: float) -> None:
+        self._questions.look(answering, now)
+
     def write_verdict(self, **fields: Any) -> None:
         try:
             write_status(self._directory, **fields)
@@ -175,6 +185,7 @@ class FilesOfRunDir:
         clear_spilled(self._directory)
 
     def close(self) -> None:
+        self._questions.clear()
         self.kept.close()
         if self._tenure is not None:
             self._tenure.close()
@@ -204,6 +215,9 @@ class NoFiles:
         pass
 
     def renew_running(self, about: dict[str, Any]) -> None:
+        pass
+
+    def answer(self, answering: Answering, now: float) -> None:
         pass
 
     def write_verdict(self, **fields: Any) -> None:

@@ -95,7 +95,7 @@ class FunctionStory:
         value: its value, if it was done.
         failure: its last failure, if it has failed since it was done.
         namesakes: how many functions are written like it.
-        is_own: whether the run belongs to this user, and nobody else can write to it.
+        is_own: whether nobody but this user and root could have written the journal.
     """
 
     story: Story

@@ -183,7 +183,7 @@ class Explainer:
             yield {"cause": "max_concurrency", "limit": most, "claimed": claimed}
         mean_s = self.placer.mean_s.get(self.tasks.specs[task].code)
         if mean_s is not None and self.now + mean_s > self.policy.stop_at:
-            yield {"cause": "deadline", "mean_s": mean_s, "left_s": max(0.0, self.policy.stop_at - self.now)}
+            yield {"cause": "deadline", "mean_s": mean_s, "stop_at_s": self.policy.stop_at}
 
     def _place_in_queue(self, queue: ReadyQueue, task: int) -> Facts:
         """Return how many ready tasks come before this one, and how many of them need the same."""

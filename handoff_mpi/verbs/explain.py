@@ -7,13 +7,20 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from handoff_mpi.errors import EXIT_DONE, UsageError
-from handoff_mpi.results.function_story import damage_reported, read_function
+from handoff_mpi.results.function_story import FunctionStory, damage_reported, read_function
+from handoff_mpi.results.live_questions import ANSWER_TIMEOUT_S, ask
+from handoff_mpi.results.story import STATES
 from handoff_mpi.verbs.explanation import explain_story
 from handoff_mpi.verbs.explanation_text import explanation_lines
+from handoff_mpi.verbs.reason_text import reason_lines
 from handoff_mpi.verbs.run_dirs import RUNS, find_run_dir_and_id
 
+_FINAL = ("done", "failed", "skipped")
+_JOURNAL = "this is what its journal tells"
+_ONLY_THE_OWNER = f"only the owner of the run can ask it; {_JOURNAL}"
 _EPILOG = """\
 While a run is running, explain asks it why the function does not run: which inputs are missing and what they wait for,
 which resource is claimed on which host and by whom, how many functions come first, and what else holds it back (a
@@ -45,7 +52,11 @@ def main(given: argparse.Namespace) -> int:
     if id is None:
         raise UsageError("the id of a function is missing, as in `handoff-mpi explain RUN-DIR fit-3`")
     with damage_reported(run_dir):
-        facts = explain_story(read_function(run_dir, id), _shown(run_dir, given))
+        told, live, note = _find_out(run_dir, id)
+        facts = explain_story(told, _shown(run_dir, given))
+        if live is not None:
+            facts |= {"state": live["state"], "live": live}
+        facts["notes"] += [note] if note else []
         lines = [json.dumps(facts)] if given.json else list(explanation_lines(facts))
     try:
         print("\n".join(lines))
@@ -55,6 +66,48 @@ def main(given: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         pass
     return EXIT_DONE
+
+
+def _find_out(run_dir: Path, id: str) -> tuple[FunctionStory, dict[str, Any] | None, str]:
+    """Return a function's story, what the run answers, and why it does not answer, if it should."""
+    told = read_function(run_dir, id)
+    if _is_settled(told):
+        return told, None, ""
+    live, note = _ask(run_dir, told)
+    if live is None or live["state"] in _FINAL:
+        told = read_function(run_dir, id)  # something has ended meanwhile
+        return told, None, "" if _is_settled(told) else note
+    return told, live, ""
+
+
+def _is_settled(told: FunctionStory) -> bool:
+    """Whether a run has ended, or a function, so that the journal tells all."""
+    state = STATES[int(told.story.tasks.state[told.task])]
+    return state in _FINAL or not told.story.launches[-1].is_running
+
+
+def _ask(run_dir: Path, told: FunctionStory) -> tuple[dict[str, Any] | None, str]:
+    if not told.is_own:
+        return None, _ONLY_THE_OWNER
+    own = told.launches[-1]
+    question = {"task": own.number, "id": told.story.tasks.ids[told.task], "launch": own.epoch}
+    try:
+        answer = ask(run_dir, question, ANSWER_TIMEOUT_S)
+    except PermissionError:
+        return None, _ONLY_THE_OWNER
+    except OSError as error:
+        return None, f"the run cannot be asked: {error.filename or run_dir}: {error.strerror}; {_JOURNAL}"
+    except UsageError as error:
+        return None, f"the run cannot be asked: {error}; {_JOURNAL}"
+    if answer is None:
+        return None, f"the run did not answer within {ANSWER_TIMEOUT_S:g} s; {_JOURNAL}"
+    if "error" in answer:
+        return None, f"the run cannot answer: {answer['error']}; {_JOURNAL}"
+    try:
+        list(reason_lines(answer))
+    except Exception:  # another version of handoff_mpi runs it
+        return None, f"the run has answered what cannot be read here; {_JOURNAL}"
+    return answer, ""
 
 
 def _shown(run_dir: Path, given: argparse.Namespace) -> str:

@@ -54,6 +54,7 @@ def explain_story(told: FunctionStory, run_dir: str) -> dict[str, Any]:
         "again": _again(told),
         "placement": [_placement(told, each) for each in attempts[-_MAX_ATTEMPTS:]],
         "waits_for": None,
+        "live": None,
         "namesakes": told.namesakes,
         "notes": list(story.notes),
     }

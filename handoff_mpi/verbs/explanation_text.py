@@ -9,11 +9,28 @@ from typing import Any
 
 from handoff_mpi.formatting import duration_text, one_line, without_controls
 from handoff_mpi.results.function_story import IN_FILE, IN_JOURNAL, LOST
+from handoff_mpi.verbs.reason_text import (
+    MAX_ID,
+    MAX_REASON,
+    listed,
+    missing_inputs,
+    plural,
+    reason_lines,
+    shown_id,
+    shown_rank,
+    standing,
+)
 
 Facts = Mapping[str, Any]
 _MAX_ATTEMPTS = 20
-_MAX_REASON, _MAX_ID = 300, 120
 _MAX_TRACEBACK_LINES = 60
+#: What is said of a function that has not ended, by its state.
+_LIVE = {
+    "waiting": "waits for its inputs",
+    "ready": "is ready, and waits for a rank",
+    "at rank": "has been sent to",
+    "running": "is running on",
+}
 _OUTCOMES = {
     "done": "it returned",
     "failed": "it failed",
@@ -27,11 +44,14 @@ _OUTCOMES = {
 
 def explanation_lines(facts: Facts) -> Iterator[str]:
     """Yield what was found out about a function, in sentences."""
-    yield f"{_head(facts)}."
+    yield f"{_live_head(facts) or _head(facts)}."
     yield _about(facts)
     if facts["namesakes"] > 1:
-        yield f"{facts['namesakes']} functions are written {_id(facts)}; this is the first of them."
-    yield from _waiting(facts)
+        yield f"{facts['namesakes']} functions are written {shown_id(facts)}; this is the first of them."
+    if facts["live"] is not None:
+        yield from reason_lines(facts["live"])
+    else:
+        yield from _waiting(facts)
     yield from _attempts(facts)
     yield from _output(facts)
     yield from _value(facts)
@@ -39,26 +59,7 @@ def explanation_lines(facts: Facts) -> Iterator[str]:
     yield from _placement(facts["placement"])
     yield from _failure(facts["failure"])
     for note in facts["notes"]:
-        yield f"Note: {one_line(note, _MAX_REASON)}"
-
-
-def _id(facts: Facts) -> str:
-    return one_line(str(facts["id"]), _MAX_ID)
-
-
-def _named(each: Facts) -> str:
-    """Return the id of a function, and where it stands."""
-    where = f" on {_rank(each)}" if each.get("rank") is not None else ""
-    return f"{_id(each)} ({each['state']}{where})"
-
-
-def _rank(facts: Facts) -> str:
-    host = f" ({one_line(str(facts['host']), _MAX_ID)})" if facts.get("host") else ""
-    return f"rank {facts['rank']}{host}"
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+        yield f"Note: {one_line(note, MAX_REASON)}"
 
 
 def _when(time_s: float) -> str:
@@ -74,32 +75,39 @@ def _when(time_s: float) -> str:
 def _head(facts: Facts) -> str:
     state, failure = facts["state"], facts["failure"]
     if state == "failed":
-        why = "" if failure is None else f": {one_line(failure['kind'] + ': ' + failure['message'], _MAX_REASON)}"
-        return f"{_id(facts)} has failed{why.rstrip('.')}"
+        why = "" if failure is None else f": {one_line(failure['kind'] + ': ' + failure['message'], MAX_REASON)}"
+        return f"{shown_id(facts)} has failed{why.rstrip('.')}"
     if state == "skipped":
-        return f"{_id(facts)} was skipped, because a function that it depends on has failed"
+        return f"{shown_id(facts)} was skipped, because a function that it depends on has failed"
     if state == "running":
-        return f"{_id(facts)} is running"
+        return f"{shown_id(facts)} is running"
     if state == "done":
-        return f"{_id(facts)} is done"
+        return f"{shown_id(facts)} is done"
     run = facts["run"]
     if run["state"] == "running":
-        return f"{_id(facts)} has not started"
-    why = f" ({one_line(run['stopped_because'], _MAX_REASON)})" if run["stopped_because"] else ""
-    return f"{_id(facts)} has not run: launch {run['launch']} ended before it could ({one_line(run['state'], 80)}{why})"
+        return f"{shown_id(facts)} has not started"
+    why = f" ({one_line(run['stopped_because'], MAX_REASON)})" if run["stopped_because"] else ""
+    ended = f"launch {run['launch']} ended before it could ({one_line(run['state'], MAX_ID)}{why})"
+    return f"{shown_id(facts)} has not run: {ended}"
+
+
+def _live_head(facts: Facts) -> str:
+    """Return where a function stands now, as rank 0 has answered; empty if it has not."""
+    live = facts["live"]
+    if live is None or live["state"] not in _LIVE:
+        return ""
+    since = f" for {duration_text(live['time_s'] - live['since_s'])}" if "since_s" in live else ""
+    where = f" {shown_rank(live)}" if live.get("rank") is not None else ""
+    return f"{shown_id(facts)} {_LIVE[live['state']]}{where}{since}"
 
 
 def _about(facts: Facts) -> str:
     cost = ", ".join(f"{one_line(str(name), 80)}={amount}" for name, amount in facts["cost"].items()) or "nothing"
-    calls = f"It calls {one_line(str(facts['name']), _MAX_ID)} and costs {cost}"
+    calls = f"It calls {one_line(str(facts['name']), MAX_ID)} and costs {cost}"
     if not facts["input_count"]:
         return f"{calls}. It takes the values of no other function."
-    return f"{calls}. It takes the values of {_list(facts['inputs'], facts['input_count'])}."
-
-
-def _list(shown: Sequence[Facts], count: int) -> str:
-    more = f" and {count - len(shown):,} more" if count > len(shown) else ""
-    return f"{_plural(count, 'function')}: {', '.join(map(_named, shown))}{more}"
+    inputs = listed(facts["inputs"], facts["input_count"])
+    return f"{calls}. It takes the values of {plural(facts['input_count'], 'function')}: {inputs}."
 
 
 # -- what it waits for ---------------------------------------------------------------------------------
@@ -114,32 +122,15 @@ def _waiting(facts: Facts) -> Iterator[str]:
     elif not waits["input_count"]:
         yield "All its inputs are made."
     else:
-        verb = "is" if waits["input_count"] == 1 else "are"
-        yield f"{_plural(waits['input_count'], 'input')} of it {verb} missing: {_rest(waits)}."
-        yield from _upstream(waits)
+        yield from missing_inputs(waits)
 
 
 def _skipped(waits: Facts) -> Iterator[str]:
     for each in waits["failed"]:
-        yield f"{_id(each)} has failed: {one_line(each['reason'], _MAX_REASON) or 'the reason is not recorded'}."
+        yield f"{shown_id(each)} has failed: {one_line(each['reason'], MAX_REASON) or 'the reason is not recorded'}."
     for chain in waits["chains"]:
         if len(chain) > 1:
-            yield f"  {' <- '.join(map(_named, chain))}"
-
-
-def _upstream(waits: Facts) -> Iterator[str]:
-    if waits["upstream"] <= waits["input_count"]:
-        return
-    least = "" if waits["is_all"] else "At least "
-    roots = f"{waits['root_count']:,} of them {'waits' if waits['root_count'] == 1 else 'wait'} for no input"
-    yield f"{least}{waits['upstream']:,} functions upstream are open; {roots}:"
-    for chain in waits["chains"]:
-        yield f"  {' <- '.join(map(_named, chain))}"
-
-
-def _rest(waits: Facts) -> str:
-    more = waits["input_count"] - len(waits["inputs"])
-    return ", ".join(map(_named, waits["inputs"])) + (f" and {more:,} more" if more > 0 else "")
+            yield f"  {' <- '.join(map(standing, chain))}"
 
 
 # -- what it did ---------------------------------------------------------------------------------------
@@ -153,17 +144,17 @@ def _attempts(facts: Facts) -> Iterator[str]:
     yield f"It was called {'once' if len(attempts) == 1 else f'{len(attempts):,} times'}:"
     left_out = len(attempts) - _MAX_ATTEMPTS
     if left_out > 0:
-        yield f"  ({_plural(left_out, 'earlier call')} left out; --json tells them)"
+        yield f"  ({plural(left_out, 'earlier call')} left out; --json tells them)"
     for each in attempts[-_MAX_ATTEMPTS:]:
         yield f"  {_attempt(each)}"
 
 
 def _attempt(each: Facts) -> str:
     about = "from about" if each["is_derived"] else "from"
-    lasted = f"for {_lasted(each['duration_s'])}"
-    reason = f": {one_line(each['reason'], _MAX_REASON)}" if each["reason"] else ""
-    where = f"launch {each['launch']}, attempt {each['attempt']}, {_rank(each)}"
-    return f"{where}, {about} {_when(each['started_s'])} {lasted}: {_OUTCOMES[each['outcome']]}{reason}"
+    lasted = "" if each["outcome"] == "running" else f" for {_lasted(each['duration_s'])}"
+    reason = f": {one_line(each['reason'], MAX_REASON)}" if each["reason"] else ""
+    where = f"launch {each['launch']}, attempt {each['attempt']}, {shown_rank(each)}"
+    return f"{where}, {about} {_when(each['started_s'])}{lasted}: {_OUTCOMES[each['outcome']]}{reason}"
 
 
 def _lasted(seconds: float) -> str:
@@ -174,14 +165,14 @@ def _output(facts: Facts) -> Iterator[str]:
     output = facts["output"]
     if output is not None:
         command = f"handoff-mpi logs {shlex.quote(facts['run_dir'])} {shlex.quote(facts['id'])}"
-        yield f"It has printed {_plural(output['nbytes'], 'byte')}: `{one_line(command)}` prints them."
+        yield f"It has printed {plural(output['nbytes'], 'byte')}: `{one_line(command)}` prints them."
 
 
 def _value(facts: Facts) -> Iterator[str]:
     value = facts["value"]
     if value is None:
         return
-    size = _plural(value["nbytes"], "byte")
+    size = plural(value["nbytes"], "byte")
     if value["where"] == IN_JOURNAL:
         yield f"Its value ({size}) is in the journal."
     elif value["where"] == IN_FILE:
@@ -196,7 +187,7 @@ def _value(facts: Facts) -> Iterator[str]:
 def _failure(failure: Facts | None) -> Iterator[str]:
     if failure is None or not failure["traceback"]:
         return
-    yield f"Traceback of attempt {failure['attempt']} on {_rank(failure)} in launch {failure['launch']}:"
+    yield f"Traceback of attempt {failure['attempt']} on {shown_rank(failure)} in launch {failure['launch']}:"
     lines = without_controls(failure["traceback"]).rstrip().split("\n")
     half = _MAX_TRACEBACK_LINES // 2
     if len(lines) > _MAX_TRACEBACK_LINES:
@@ -209,7 +200,7 @@ def _failure(failure: Facts | None) -> Iterator[str]:
 
 def _again(launches: Sequence[Facts]) -> Iterator[str]:
     for each in launches:
-        launch, reason = f"Launch {each['launch']}", one_line(each["reason"], _MAX_REASON)
+        launch, reason = f"Launch {each['launch']}", one_line(each["reason"], MAX_REASON)
         if each["what"] == "taken over":
             source = f" of launch {each['from_launch']}" if each["from_launch"] is not None else ""
             yield f"{launch} took over its value{source}{f', and made it again: {reason}' if reason else ''}."
@@ -238,32 +229,34 @@ def _made_there(each: Facts) -> str:
 
 def _pinned(each: Facts) -> str:
     pin = each["pin"]
-    return f"ran on {_rank(each)} because it is pinned to {f'rank {pin}' if isinstance(pin, int) else 'that host'}"
+    return f"ran on {shown_rank(each)} because it is pinned to {f'rank {pin}' if isinstance(pin, int) else 'that host'}"
 
 
 def _collocated(each: Facts) -> str:
-    others = ", ".join(one_line(str(id), _MAX_ID) for id in each["with"][:5])
+    others = ", ".join(one_line(str(id), MAX_ID) for id in each["with"][:5])
     more = ", ..." if len(each["with"]) > 5 else ""
-    return f"ran on {_rank(each)} because it is collocated with {others}{more}: the first of them chose the rank"
+    return f"ran on {shown_rank(each)} because it is collocated with {others}{more}: the first of them chose the rank"
 
 
 def _tried_elsewhere(each: Facts) -> str:
     before = each["failed_on"]
     what = "another host" if before["is_other_host"] else "another rank"
-    return f"ran on {_rank(each)}: attempt {before['attempt']} failed on {_rank(before)}, so {what} came first"
+    return (
+        f"ran on {shown_rank(each)}: attempt {before['attempt']} failed on {shown_rank(before)}, so {what} came first"
+    )
 
 
 def _only_rank(each: Facts) -> str:
-    return f"ran on {_rank(each)} because no other rank offers what it costs"
+    return f"ran on {shown_rank(each)} because no other rank offers what it costs"
 
 
 def _strategy(each: Facts) -> str:
-    ranks = f"{_plural(each['fitting'], 'rank')} could hold its cost"
-    return f"ran on {_rank(each)}: {ranks}, and the strategy {each['strategy'] or 'of the run'} chose this one"
+    ranks = f"{plural(each['fitting'], 'rank')} could hold its cost"
+    return f"ran on {shown_rank(each)}: {ranks}, and the strategy {each['strategy'] or 'of the run'} chose this one"
 
 
 def _unknown(each: Facts) -> str:
-    return f"ran on {_rank(each)}; the journal does not tell why"
+    return f"ran on {shown_rank(each)}; the journal does not tell why"
 
 
 _CAUSES: dict[str, Callable[[Facts], str]] = {

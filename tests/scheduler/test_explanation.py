@@ -90,7 +90,7 @@ def test_a_deadline_that_it_would_miss():
     talk = Dialogue(ranks(1, 1), stop_at=10.0)
     talk.submit(task(), task(cost=cpus(1), priority=-1), task(priority=-2))
     talk.tell(8.0, done(1, 0, lasted=LONG))
-    assert explain(talk, 2)[1]["deadline"] == {"cause": "deadline", "mean_s": 3.0, "left_s": 2.0}
+    assert explain(talk, 2)[1]["deadline"] == {"cause": "deadline", "mean_s": 3.0, "stop_at_s": 10.0}
 
 
 def test_a_retry_that_is_delayed():

@@ -88,6 +88,8 @@ def _attempts(told: FunctionStory) -> list[dict[str, Any]]:
     for row in rows:
         launch, rank, failure = int(calls.launch[row]), int(calls.rank[row]), int(calls.failure[row])
         why = None if failure < 0 else story.failures[failure]
+        outcome = OUTCOMES[int(calls.outcome[row])]
+        lost = story.launches[launch].lost_ranks.get(rank, "") if outcome == "rank lost" else ""
         attempts.append(
             {
                 "launch": story.launches[launch].epoch,
@@ -97,8 +99,8 @@ def _attempts(told: FunctionStory) -> list[dict[str, Any]]:
                 "started_s": float(calls.started[row]),
                 "duration_s": float(calls.duration[row]),
                 "is_derived": bool(calls.is_derived[row]),
-                "outcome": OUTCOMES[int(calls.outcome[row])],
-                "reason": "" if why is None else f"{why.kind}: {why.message}",
+                "outcome": outcome,
+                "reason": lost if why is None else f"{why.kind}: {why.message}",
                 "nbytes": int(calls.nbytes[row]),
             }
         )
@@ -242,6 +244,8 @@ def _cause(told: FunctionStory, own: FunctionInLaunch, attempt: dict[str, Any]) 
     if len(own.group) > 1:
         return {"cause": "collocated", "with": [id for number, id in own.group if number != own.number]}
     before = _failed_before(told, attempt)
+    if before is not None and before["outcome"] == "rank lost":
+        return {"cause": "rank lost", "lost": before}
     if before is not None and before["rank"] != rank:
         is_other_host = before["host"] != host
         return {"cause": "tried elsewhere", "failed_on": {**before, "is_other_host": is_other_host}}
@@ -260,12 +264,12 @@ def _holds(offered: Mapping[str, float], cost: Mapping[str, Any]) -> bool:
 
 
 def _failed_before(told: FunctionStory, attempt: dict[str, Any]) -> dict[str, Any] | None:
-    """Return where the attempt before this one, of the same launch, failed; None if it did not."""
+    """Return where the attempt before this one, of the same launch, failed or lost its rank; None if it did not."""
     attempts = _attempts(told)
     before = [each for each in attempts if each["launch"] == attempt["launch"] and each["attempt"] < attempt["attempt"]]
-    if not before or before[-1]["outcome"] not in ("failed", "timed out", "died"):
+    if not before or before[-1]["outcome"] not in ("failed", "timed out", "died", "rank lost"):
         return None
-    return {name: before[-1][name] for name in ("attempt", "rank", "host")}
+    return {name: before[-1][name] for name in ("attempt", "rank", "host", "outcome")}
 
 
 # -- why it has not run --------------------------------------------------------------------------------

@@ -106,8 +106,10 @@ def _about(facts: Facts) -> str:
     calls = f"It calls {one_line(str(facts['name']), MAX_ID)} and costs {cost}"
     if not facts["input_count"]:
         return f"{calls}. It takes the values of no other function."
-    inputs = listed(facts["inputs"], facts["input_count"])
-    return f"{calls}. It takes the values of {plural(facts['input_count'], 'function')}: {inputs}."
+    live = facts["live"]
+    tells_missing = facts["waits_for"] if live is None else any(each["cause"] == "inputs" for each in live["reasons"])
+    inputs = "" if tells_missing else f": {listed(facts['inputs'], facts['input_count'])}"
+    return f"{calls}. It takes the values of {plural(facts['input_count'], 'function')}{inputs}."
 
 
 # -- what it waits for ---------------------------------------------------------------------------------
@@ -246,6 +248,11 @@ def _tried_elsewhere(each: Facts) -> str:
     )
 
 
+def _rank_lost(each: Facts) -> str:
+    lost = each["lost"]
+    return f"ran on {shown_rank(each)}, since attempt {lost['attempt']} was on {shown_rank(lost)}, which was lost"
+
+
 def _only_rank(each: Facts) -> str:
     return f"ran on {shown_rank(each)} because no other rank offers what it costs"
 
@@ -263,6 +270,7 @@ _CAUSES: dict[str, Callable[[Facts], str]] = {
     "pinned": _pinned,
     "collocated": _collocated,
     "tried elsewhere": _tried_elsewhere,
+    "rank lost": _rank_lost,
     "only rank": _only_rank,
     "strategy": _strategy,
     "unknown": _unknown,

@@ -65,7 +65,7 @@ def missing_inputs(facts: Facts, now_s: float | None = None) -> Iterator[str]:
     """Yield which inputs are missing, and the chains from them to functions that wait for no input."""
     verb = "is" if facts["input_count"] == 1 else "are"
     shown = listed(facts["inputs"], facts["input_count"], now_s)
-    yield f"{plural(facts['input_count'], 'input')} of it {verb} missing: {shown}."
+    yield f"{facts['input_count']:,} of its inputs {verb} missing: {shown}."
     if facts["upstream"] > facts["input_count"]:
         least = "" if facts["is_all"] else "At least "
         roots = f"{facts['root_count']:,} of them {'waits' if facts['root_count'] == 1 else 'wait'} for no input"

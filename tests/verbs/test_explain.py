@@ -18,6 +18,7 @@ import pytest
 
 import handoff_mpi
 from handoff_mpi import DAG, Function, cli
+from handoff_mpi.messages import RANK_LOSS, VALUE_LOSS
 from handoff_mpi.results.journal import Journal
 from handoff_mpi.results.run_status import read_any_status
 from tests.conftest import run_process
@@ -183,6 +184,33 @@ def test_a_journal_of_an_older_version_leaves_it_unknown(explain, tmp_path):
     assert "Attempt 1 of launch 2 ran on rank 1 (node1); the journal does not tell why." in told
 
 
+def test_a_rank_that_was_lost_with_a_call_and_one_that_was_lost_with_the_value(explain, tmp_path):
+    write_launch(
+        tmp_path / "run",
+        ("run", about()),
+        ("tasks", 0, [row("f"), row("g", inputs=[0])]),
+        turn(0.1, [(0, 1, 1)]),
+        ("rank", 1, "lost", "it was killed by signal 9", T0 + 1),
+        turn(1.0, [(0, 2, 2)], (), (), [(0, 1, 1, RANK_LOSS, "it was killed by signal 9")]),
+        turn(2.0, (), [(0, 2, 2, T0 + 1, 0.5, 10**6, None, None)]),
+        ("rank", 2, "lost", "silent for 60 s", T0 + 3),
+        turn(3.0, [(0, 3, 0)], (), (), [(0, 2, -1, VALUE_LOSS, "its value is gone from rank 2")]),
+        turn(4.0, (), [done(0, 0, 3.5, 0.25, attempt=3)]),
+        ("end", "stopped", 75, False),
+    )
+    write_status(tmp_path / "run", status="stopped", exit_code=75, launch=1, stopped_because="its time is up")
+    lines = explain("run", "f")[1].splitlines()
+    assert "attempt 1, rank 1 (node1)" in lines[3]
+    assert lines[3].endswith("its rank was lost: it was killed by signal 9")
+    assert "Launch 1 lost its value: its value is gone from rank 2." in lines
+    assert (
+        "Attempt 2 of launch 1 ran on rank 2 (node2), since attempt 1 was on rank 1 (node1), which was lost." in lines
+    )
+    told = explain("run", "g")[1]
+    assert told.startswith("g has not run: launch 1 ended before it could (stopped (its time is up)).\n")
+    assert "All its inputs are made." in told
+
+
 def test_unknown_and_missing_ids(explain, failed):
     code, out, err = explain("run", "lod-1")
     assert (code, out, err.count("\n")) == (2, "", 1)
@@ -219,7 +247,7 @@ def test_a_run_that_was_killed(explain, tmp_path):
     assert "it was cut off with the launch" in explain("run", "wait")[1]
     told = explain("run", "behind")[1]
     assert told.startswith("behind has not run: launch 1 ended before it could (died).\n")
-    assert "1 input of it is missing: wait (waiting)." in told
+    assert "1 of its inputs is missing: wait (waiting)." in told
 
 
 def test_ids_of_own_classes_are_texts(explain, tmp_path):

@@ -115,7 +115,7 @@ def test_pins_and_groups():
 def test_inputs():
     talk = submitted(ranks(1), task(), task(), task(0, 1), task(2), task(3, 0))
     assert told(talk, 4) == [
-        "2 inputs of it are missing: t3 (waiting), t0 (running on rank 1 (h1) for 10 s).",
+        "2 of its inputs are missing: t3 (waiting), t0 (running on rank 1 (h1) for 10 s).",
         "4 functions upstream are open; 2 of them wait for no input:",
         "  t0 (running on rank 1 (h1) for 10 s)",
         "  t3 (waiting) <- t2 (waiting) <- t1 (ready)",

@@ -6,9 +6,10 @@ which shows itself as the id does. Records may be of any shape: whatever fails i
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +28,8 @@ _MAX_RANK = 2**31 - 1
 _MAX_CHARS = 300
 _MAX_WHOLE, _MAX_AMOUNT = 1 << 63, 1e15
 
+Reader = TypeVar("Reader", bound="AnybodysReader")
+
 
 def read_anybodys_story(run_dir: Path) -> Story:
     """Return what happened in the run that has its files in ``run_dir``.
@@ -35,12 +38,48 @@ def read_anybodys_story(run_dir: Path) -> Story:
         UsageError: there is no run.
         JournalError: the journal cannot be read, or another version wrote it, or it is damaged.
     """
+    return read_anybodys(run_dir, AnybodysReader)[1]
+
+
+def read_anybodys(run_dir: Path, make_reader: Callable[[dict[str, Any], bool], Reader]) -> tuple[Reader, Story, bool]:
+    """Return a reader that has read the run in ``run_dir``, its story, and whether the run is trusted.
+
+    A run is trusted if nobody but this user and root could have written it; all others are read more carefully, which
+    takes longer.
+
+    Args:
+        make_reader: makes a reader of what ``status.json`` holds and of whether the run is running.
+
+    Raises:
+        UsageError: there is no run.
+        JournalError: the journal cannot be read, or another version wrote it, or it is damaged.
+    """
     state, status = find_states([run_dir])[run_dir]
-    try:
+    with damage_reported(run_dir):
         try:
-            return _read(run_dir, status, state == RUNNING, is_own=True)
+            return *_read(run_dir, make_reader(status, state == RUNNING), is_own=True), True
         except UntrustedFile:
-            return _read(run_dir, status, state == RUNNING, is_own=False)
+            return *_read(run_dir, make_reader(status, state == RUNNING), is_own=False), False
+
+
+def _read(run_dir: Path, reader: Reader, is_own: bool) -> tuple[Reader, Story]:
+    with open_directory(run_dir) if is_own else open_anybodys(run_dir) as directory:
+        for segment, records in stream_journal(directory, reader.notes, loads_plain if is_own else loads_hostile):
+            reader.read(segment, records)
+        story = reader.story(run_dir)
+    _refuse_impossible(story)
+    return reader, story
+
+
+@contextmanager
+def damage_reported(run_dir: Path) -> Iterator[None]:
+    """Report whatever fails within ``with``, which reads a journal, in a line: its records may be of any shape.
+
+    Raises:
+        JournalError: something has failed.
+    """
+    try:
+        yield
     except HandoffError:
         raise
     except OSError as error:
@@ -49,16 +88,6 @@ def read_anybodys_story(run_dir: Path) -> Story:
     except Exception as error:  # of any kind: the records may hold anything
         what = one_line(f"{type(error).__name__}: {error}", _MAX_CHARS)
         raise JournalError(f"the journal of {run_dir} is damaged ({what}); copy it from where it is intact") from error
-
-
-def _read(run_dir: Path, status: dict[str, Any], is_running: bool, is_own: bool) -> Story:
-    reader = _PlainReader(status, is_running)
-    with open_directory(run_dir) if is_own else open_anybodys(run_dir) as directory:
-        for segment, records in stream_journal(directory, reader.notes, loads_plain if is_own else loads_hostile):
-            reader.read(segment, records)
-        story = reader.story(run_dir)
-    _refuse_impossible(story)
-    return story
 
 
 def _refuse_impossible(story: Story) -> None:
@@ -80,7 +109,7 @@ def _is_below(numbers: Ints, limit: int) -> bool:
     return not len(numbers) or 0 <= int(numbers.min()) <= int(numbers.max()) < limit
 
 
-class _PlainReader(StoryReader):
+class AnybodysReader(StoryReader):
     """Takes in a journal of anybody's."""
 
     def _take_run(self, about: dict[str, Any]) -> None:

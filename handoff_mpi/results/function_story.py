@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from handoff_mpi import messages
-from handoff_mpi.errors import HandoffError, JournalError, UntrustedFile, UsageError
+from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import id_text, one_line
-from handoff_mpi.results.journal import Record, Segment, stream_journal
-from handoff_mpi.results.plain_pickles import loads_hostile, loads_plain
-from handoff_mpi.results.run_status import RUNNING, find_states
-from handoff_mpi.results.secure_files import open_anybodys, open_directory
+from handoff_mpi.results.anybodys_story import AnybodysReader, read_anybodys
+from handoff_mpi.results.journal import Record, Segment
 from handoff_mpi.results.store import Key
 from handoff_mpi.results.story import Story
-from handoff_mpi.results.story_reader import StoryReader
 from handoff_mpi.suggestions import did_you_mean
 
 IN_JOURNAL, IN_FILE, ON_RANK, LOST = "journal", "file", "rank", "lost"
-_MAX_SLOTS = 10_000
 _MAX_CHARS = 300
 _MAX_LISTED = 20
 
@@ -114,41 +109,15 @@ def read_function(run_dir: Path, wanted: str) -> FunctionStory:
         UsageError: there is no run, or no such function; the nearest ones are named.
         JournalError: the journal cannot be read, or another version wrote it.
     """
-    state, status = find_states([run_dir])[run_dir]
-    try:
-        return _read(run_dir, _FunctionReader(status, state == RUNNING, wanted), is_own=True)
-    except UntrustedFile:
-        return _read(run_dir, _FunctionReader(status, state == RUNNING, wanted), is_own=False)
+
+    def make_reader(status: dict[str, Any], is_running: bool) -> _FunctionReader:
+        return _FunctionReader(status, is_running, wanted)
+
+    reader, story, is_own = read_anybodys(run_dir, make_reader)
+    return reader.function(story, is_own)
 
 
-def _read(run_dir: Path, reader: _FunctionReader, is_own: bool) -> FunctionStory:
-    try:
-        with open_directory(run_dir) if is_own else open_anybodys(run_dir) as directory:
-            for segment, records in stream_journal(directory, reader.notes, loads_plain if is_own else loads_hostile):
-                reader.read(segment, records)
-            return reader.function(run_dir, is_own)
-    except OSError as error:
-        what = f"the run-dir {run_dir} cannot be read: {error.strerror}"
-        raise JournalError(f"{what}; see that you may read it") from error
-
-
-@contextmanager
-def damage_reported(run_dir: Path) -> Iterator[None]:
-    """Report whatever fails within ``with`` as damage of the journal: its records may be of any shape.
-
-    Raises:
-        JournalError: something has failed.
-    """
-    try:
-        yield
-    except (HandoffError, OSError):
-        raise
-    except Exception as error:
-        what = one_line(f"{type(error).__name__}: {error}", _MAX_CHARS)
-        raise JournalError(f"the journal of {run_dir} is damaged ({what}); explain cannot read it") from error
-
-
-class _FunctionReader(StoryReader):
+class _FunctionReader(AnybodysReader):
     """Takes in a journal; ids become texts, and what it tells of one of them is kept."""
 
     def __init__(self, status: dict[str, Any], is_running: bool, wanted: str) -> None:
@@ -168,16 +137,14 @@ class _FunctionReader(StoryReader):
     # -- the head of a launch -------------------------------------------------------------------------
 
     def _take_run(self, about: dict[str, Any]) -> None:
-        hosts = {int(rank): str(host) for rank, host in dict(about.get("hosts", {})).items()}
-        slots = {int(rank): min(max(1, int(count)), _MAX_SLOTS) for rank, count in dict(about.get("slots", {})).items()}
         self._own.strategy = one_line(str(about.get("strategy", "")), _MAX_CHARS)
         self._own.offers = [(dict(offered), [*ranks]) for offered, ranks in about.get("offers", ())]
-        super()._take_run({**about, "hosts": hosts, "slots": slots})
+        super()._take_run(about)
 
     def _take_tasks(self, first: int, rows: list[Any]) -> None:
         own = self._own
         texts = [id_text(row[0]) for row in rows]
-        super()._take_tasks(first, [(text, None, str(row[2]), *row[3:]) for text, row in zip(texts, rows, strict=True)])
+        super()._take_tasks(first, [(text, *row[1:]) for text, row in zip(texts, rows, strict=True)])
         if own.number is None and self._wanted in texts:
             place = texts.index(self._wanted)
             own.number, own.fingerprint = first + place, rows[place][1]
@@ -233,17 +200,16 @@ class _FunctionReader(StoryReader):
 
     # -- the end --------------------------------------------------------------------------------------
 
-    def function(self, run_dir: Path, is_own: bool) -> FunctionStory:
+    def function(self, story: Story, is_own: bool) -> FunctionStory:
         """Return the story of the function.
 
         Raises:
-            UsageError: there is no run, or no such function.
+            UsageError: there is no such function.
         """
-        story = self.story(run_dir)
         ids: list[Any] = story.tasks.ids
         if self._wanted not in ids:
             hint = did_you_mean(self._wanted, dict.fromkeys(ids), shown=one_line)
-            what = f"no function {one_line(self._wanted, _MAX_CHARS)} is in {run_dir}"
+            what = f"no function {one_line(self._wanted, _MAX_CHARS)} is in {story.run_dir}"
             raise UsageError(f"{what}{hint or '; `handoff-mpi report` lists all functions'}")
         task, namesakes = ids.index(self._wanted), ids.count(self._wanted)
         return FunctionStory(story, task, self._own_launches, self._value, self._failure, namesakes, is_own)

@@ -440,7 +440,9 @@ class StoryReader:
             UsageError: there is none.
         """
         if not self._launches:
-            raise UsageError(f"{run_dir} holds no run; name the run-dir of one")
+            said = self._status.get("status")
+            why = f" that has begun (its status is {one_line(str(said), MAX_LABEL)})" if said else ""
+            raise UsageError(f"{run_dir} holds no run{why}; name the run-dir of one")
         newest = self._launches[-1]
         if newest.is_running:  # what it is just writing is no damage
             self.notes = [note for note in self.notes if f"{newest.epoch:06}.journal: its launch died" not in note]

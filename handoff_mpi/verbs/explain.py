@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from handoff_mpi.errors import EXIT_DONE, UsageError
-from handoff_mpi.results.function_story import FunctionStory, damage_reported, read_function
+from handoff_mpi.results.anybodys_story import damage_reported
+from handoff_mpi.results.function_story import FunctionStory, read_function
 from handoff_mpi.results.live_questions import ANSWER_TIMEOUT_S, ask
 from handoff_mpi.results.story import STATES
 from handoff_mpi.verbs.explanation import explain_story

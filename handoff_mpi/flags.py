@@ -236,6 +236,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _add_choice(parser, "--progress", PROGRESS, "draw progress on the terminal, or print lines")
     add("--quiet", action="store_const", const=True, help="print failures alone: no start line, progress or summary")
     _add_choice(parser, "--report", REPORTS, "make report.html at the end; auto: where that takes little time")
+    what = "renew this file every 15 s with Prometheus metrics, for node_exporter's textfile collector"
+    add("--metrics-file", metavar="FILE", help=what)
     usual = RunOptions()
     for action in parser._actions:
         value = getattr(usual, action.dest, None)
@@ -317,8 +319,9 @@ def options_given(given: argparse.Namespace) -> dict[str, Any]:
         chosen["keep"] = "all"
     chosen["check"] = False
     RunOptions(**chosen).validate()
-    if "run_dir" in chosen:
-        chosen["run_dir"] = Path(chosen["run_dir"]).absolute()  # dag.py may go elsewhere
+    for name in ("run_dir", "metrics_file"):
+        if name in chosen:
+            chosen[name] = Path(chosen[name]).absolute()  # dag.py may go elsewhere
     return chosen
 
 

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from handoff_mpi import telemetry
 from handoff_mpi.callbacks import CallbackFailed, call, shown
@@ -70,6 +70,9 @@ from handoff_mpi.scheduler import Closed, HostWatch, Policy, Scheduler, State, S
 from handoff_mpi.speech import say, say_once
 from handoff_mpi.telemetry import handlers as events
 
+if TYPE_CHECKING:
+    from handoff_mpi.launch.metrics_file import MetricsFile
+
 #: Values that no call on a rank needs are dropped once its store takes this share of its part of the host.
 _STORE_SHARE = 0.5
 #: A host is asked after so many heartbeats that none of its ranks sent.
@@ -122,6 +125,7 @@ class Run:
         self._shown = shown_by_run(options, job.is_local, has_supervisor())
         self._lines: ProgressLines | None = None
         self._thread: ProgressThread | None = None
+        self._metrics = _metrics_file(options.metrics_file)
         self._store_factory = encode_factory(options.result_store)
         self._own_store = None if options.result_store is None else GuardedStore(options.result_store, 0)
         self._store: ResultStore = self._own_store or MemoryStore()
@@ -235,6 +239,8 @@ class Run:
             for line in explain_changes(history, plan, marks, again):
                 _note(line)
         files.write_running(self._about)
+        if self._metrics is not None:
+            self._metrics.run = self._run if files.path is None else str(files.path)
         hosts = {each.rank: each.host for each in self._job.capabilities}
         slots = {rank: seat.slots for rank, seat in self._ledger.seats.items()}
         origins = self._origins = Origins() if files.path is None else origins_here(self._about["host"])
@@ -290,6 +296,7 @@ class Run:
                     loop.gone |= set(silent)  # who was launched with it may be gone since long
                 else:
                     self._files.write_verdict(status=status, exit_code=code, **self._about)
+                    self._finish_metrics(status)
             loop.close()
             self._files.close()
             self._scheduler.close()
@@ -458,6 +465,8 @@ class Run:
         status = {**self._about, **self._progress.fields(now)}
         self._files.renew_running(status)
         self._files.answer(self._explain, now)
+        if self._metrics is not None:
+            self._metrics.renew({**status, "lost_ranks": self._recorder.lost}, now)
         if self._lines is not None:
             self._lines.look(status, now)
 
@@ -466,6 +475,14 @@ class Run:
 
     def _final_fields(self, duration_s: float) -> dict[str, Any]:
         return {} if duration_s < _SHORT_RUN_S else self._progress.final_fields(clock())
+
+    def _finish_metrics(self, status: str) -> None:
+        def finish(now: float) -> None:
+            if self._metrics is not None:
+                fields = {**self._progress.final_fields(now), "lost_ranks": self._recorder.lost}
+                self._metrics.finish({**self._about, **fields, "status": status})
+
+        report_safely(finish, clock())
 
     def _report_from_loop(self, now: float) -> None:
         if self._thread is None:
@@ -476,7 +493,8 @@ class Run:
         """Show progress within ``with``."""
         if self._shown.prints_lines:
             self._lines = ProgressLines(say, self._started)
-        if self._job.is_local and (self._shown.prints_lines or self._shown.draws):
+        tells = self._shown.prints_lines or self._shown.draws or self._metrics is not None
+        if self._job.is_local and tells:
             self._thread = ProgressThread(self._report)
             self._thread.start()
         try:
@@ -625,6 +643,7 @@ class Run:
             figures["stopped_because"] = results.stopped_because
         fields = {**self._about, **self._final_fields(results.duration_s), **results.counts(), **figures}
         self._files.write_verdict(status=results.status, exit_code=results.exit_code, **fields)
+        self._finish_metrics(results.status)
         silent = loop.say_goodbye(shared)
         results._has_output = self._about["output"] != "off" and self._files.has_output()
         self._files.clear_spilled()
@@ -655,6 +674,14 @@ def _memory_nbytes(capability: Capability) -> int:
     """Return the memory of a rank's host as it is offered, 0 if that is not known."""
     amount = capability.host_registered.get("memory", capability.host_amounts.get("memory", 0))
     return amount * 10**6 // UNIT
+
+
+def _metrics_file(path: Any) -> MetricsFile | None:
+    if path is None:
+        return None
+    from handoff_mpi.launch.metrics_file import MetricsFile  # most runs do without
+
+    return MetricsFile(path, say)
 
 
 def _note(text: str) -> None:

@@ -58,6 +58,7 @@ _OTHER_WORDS = {
     "progress": "progress_bar show_progress verbose",
     "quiet": "silent",
     "report": "html with_report",
+    "metrics_file": "metrics prometheus prometheus_file textfile",
 }
 SYNONYMS = {word: name for name, words in _OTHER_WORDS.items() for word in words.split()}
 
@@ -116,6 +117,8 @@ class RunOptions:
         report: "always" makes ``report.html`` in the run-dir at the end of a run, "none" does not. "auto" makes it for
             a run of the command line that took at least twenty times as long as that will take, which is 20 s or more,
             where plotly and jinja2 are installed (``pip install 'handoff_mpi[report]'``). See ``manual/watching.md``.
+        metrics_file: a file that rank 0 renews every 15 s and at the end with Prometheus metrics of the run, as
+            node_exporter's textfile collector reads them. It takes ``pip install 'handoff_mpi[metrics]'``.
     """
 
     allocation_strategy: Any = "first_available"
@@ -151,6 +154,7 @@ class RunOptions:
     progress: str = "auto"
     quiet: bool = False
     report: str = "auto"
+    metrics_file: Any = None
 
     def validate(self) -> RunOptions:
         """Return these options if they make sense.
@@ -161,7 +165,7 @@ class RunOptions:
         for field in fields(self):  # of numpy, say
             setattr(self, field.name, plain(getattr(self, field.name)))
         problems = [*self._wrong_choices(), *self._wrong_numbers(), *self._wrong_mappings(), *self._wrong_sizes()]
-        problems += [*self._wrong_ids(), *self._wrong_run_dir()]
+        problems += [*self._wrong_ids(), *self._wrong_run_dir(), *self._wrong_metrics_file()]
         wrong_plugs = (
             find_wrong_retry_on(self.retry_on),
             problem_of_strategy(self.allocation_strategy),
@@ -201,20 +205,10 @@ class RunOptions:
             if self.report == ALWAYS:
                 return ["report='always' makes a file in the run-dir, and run_dir=False is a run without one"]
             return ["rerun is for a run that is resumed, and run_dir=False keeps nothing"] if self.rerun else []
-        try:
-            path = os.fspath(self.run_dir)
-            if not isinstance(path, str):
-                raise TypeError
-            os.fsencode(path)
-        except Exception:
-            return [f"run_dir is the path of a directory, not {show(self.run_dir)}"]
-        if not path:
-            return ["run_dir is empty, which would be the current directory; name one"]
-        if "\0" in path:
-            return [f"run_dir={show(path)} holds a null character; name another"]
-        names = os.fsencode(path).split(b"/")
-        is_long = len(os.fsencode(path)) > MAX_PATH or max(map(len, names)) > MAX_NAME
-        return [f"run_dir={show(path)} is longer than paths and names of files can be; name another"] if is_long else []
+        return _wrong_path("run_dir", self.run_dir, "the path of a directory", ", which would be the current directory")
+
+    def _wrong_metrics_file(self) -> list[str]:
+        return [] if self.metrics_file is None else _wrong_path("metrics_file", self.metrics_file, "the path of a file")
 
     def _wrong_choices(self) -> list[str]:
         choices = {"isolation": ISOLATIONS, "on_failure": ON_FAILURE, "results_on": RESULTS_ON}
@@ -272,6 +266,24 @@ class RunOptions:
         except DAGError:
             return [f"cache_size must be an amount of memory, like 256 (in MB) or '1GB', not {show(self.cache_size)}"]
         return []
+
+
+def _wrong_path(name: str, path: Any, what: str, why_not_empty: str = "") -> list[str]:
+    """Return what is wrong with the path that the option ``name`` gives."""
+    try:
+        text = os.fspath(path)
+        if not isinstance(text, str):
+            raise TypeError
+        os.fsencode(text)
+    except Exception:
+        return [f"{name} is {what}, not {show(path)}"]
+    if not text:
+        return [f"{name} is empty{why_not_empty}; name one"]
+    if "\0" in text:
+        return [f"{name}={show(text)} holds a null character; name another"]
+    names = os.fsencode(text).split(b"/")
+    is_long = len(os.fsencode(text)) > MAX_PATH or max(map(len, names)) > MAX_NAME
+    return [f"{name}={show(text)} is longer than paths and names of files can be; name another"] if is_long else []
 
 
 #: What ``handoff.start`` has set in this process.

@@ -9,6 +9,8 @@ The records of a segment, beside the journal's own header; tasks go by their num
   value's file or None); ``failed`` (task, attempt, rank, status, kind, message, started, duration, number of the
   traceback or -1), without the last three where the scheduler itself fails the function; ``setbacks`` (task, attempt,
   rank, kind, reason), which are no failures. Format 2 has neither ``time_s`` nor the last three of ``failed``;
+- ``("returned", [task])``: sent by an earlier turn, they came back without having been called (a resume does not count
+  on that: an input of theirs may have killed the rank that encoded it);
 - ``("traceback", number, text)``: a traceback that failed attempts refer to;
 - ``("restored", [task])``: done by an earlier launch;
 - ``("again", {reason: [task]})``: why tasks run that an earlier launch had done;

@@ -316,6 +316,10 @@ class StoryReader:
         for task, attempt, rank in sent:
             in_flight[task] = (attempt, rank, time_s)
 
+    def _take_returned(self, tasks: list[int]) -> None:
+        for task in tasks:
+            self._in_flight.pop(task, None)
+
     def _take_setbacks(self, setbacks: list[Any]) -> None:
         lost: dict[int, list[int]] = {}
         for task, _, _, kind, _ in setbacks:

@@ -19,6 +19,8 @@ _NO_CODES: Mapping[str, list[bytes]] = {}
 _NO_REASONS: Mapping[str, list[int]] = {}
 #: Causes of which a call is made again though the function did not fail.
 SETBACKS: dict[int, str] = {Cause.RANK_LOST: RANK_LOSS, Cause.VALUE_LOST: VALUE_LOSS}
+#: Causes of which a task comes back that was sent to a rank, but not called there; a tuple, see ``DISPATCHES``.
+_RETURNS = (Cause.RETURNED, Cause.INPUT_LOST)
 _TOLD_OF_RANKS = frozenset({"suspect", "returned", "lost"})
 
 
@@ -127,10 +129,12 @@ class Chronicle:
         Raises:
             JournalError: it cannot be written.
         """
-        sent, setbacks, forgiven = [], [], []
+        sent, setbacks, forgiven, returned = [], [], [], []
         for task, _, cause, attempt, rank, detail in log:
             if cause in DISPATCHES:
                 sent.append((task, attempt, rank))
+            elif cause in _RETURNS and rank >= 0:
+                returned.append(task)
             elif detail is None:
                 continue
             elif task < 0 and detail[0] in _TOLD_OF_RANKS:
@@ -146,6 +150,8 @@ class Chronicle:
                 self._failed.append((task, attempt, rank, RAISED, *detail))
             elif (kind := SETBACKS.get(cause)) is not None:
                 setbacks.append((task, attempt, rank, kind, detail))
+        if returned:
+            self._journal.append(("returned", returned))
         if sent or self._done or self._failed or setbacks:
             self._journal.append(("turn", sent, self._done, self._failed, setbacks, now))
             self._done, self._failed = [], []

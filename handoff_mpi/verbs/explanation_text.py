@@ -86,8 +86,8 @@ def _head(facts: Facts) -> str:
     run = facts["run"]
     if run["state"] == "running":
         return f"{shown_id(facts)} has not started"
-    why = f" ({one_line(run['stopped_because'], MAX_REASON)})" if run["stopped_because"] else ""
-    ended = f"launch {run['launch']} ended before it could ({one_line(run['state'], MAX_ID)}{why})"
+    why = f": {one_line(run['stopped_because'], MAX_REASON)}" if run["stopped_because"] else ""
+    ended = f"launch {run['launch']} ended ({one_line(run['state'], MAX_ID)}) before it could{why}"
     return f"{shown_id(facts)} has not run: {ended}"
 
 

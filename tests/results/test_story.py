@@ -177,6 +177,22 @@ def test_a_value_that_was_lost_is_made_again(tmp_path):
     assert outcomes(story) == ["done", "cut off"]
 
 
+def test_what_came_back_from_a_rank_was_not_called_there(tmp_path):
+    write_launch(
+        tmp_path,
+        ("run", about()),
+        ("tasks", 0, [row("a"), row("b")]),
+        turn(0.1, [(0, 1, 1), (1, 1, 2)]),
+        ("returned", [0, 1]),
+        turn(0.2, [(1, 2, 1)]),
+        turn(1.0, (), [done(1, 1, 0.3, 0.2, attempt=2)]),
+        ("end", "stopped", 75, False),
+    )
+    story = read_story(tmp_path)
+    assert [(int(task), int(rank)) for task, rank in zip(story.calls.task, story.calls.rank, strict=True)] == [(1, 1)]
+    assert states(story) == ["waiting", "done"]
+
+
 def test_the_format_before_has_neither_times_of_turns_nor_of_failures(tmp_path, monkeypatch):
     monkeypatch.setattr(journal_module, "FORMAT", 2)
     failed = (0, 1, 1, 1, "ValueError", "no")

@@ -190,6 +190,8 @@ def test_what_a_tracker_grants_of_a_batch_is_sent(tmp_path):
 
     run = Run(dag_of(*[(f"f{number}", (), None) for number in range(30)]), tmp_path, answer, Tracker())
     assert run.run() == "done"
+    refused = [task for record in run.records if record[0] == "returned" for task in record[1]]
+    assert len(refused) >= 10, "the journal tells which tasks came back"
 
 
 def test_whoever_asks_for_a_file_that_is_gone_is_told_so(tmp_path):

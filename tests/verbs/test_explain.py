@@ -207,7 +207,7 @@ def test_a_rank_that_was_lost_with_a_call_and_one_that_was_lost_with_the_value(e
         "Attempt 2 of launch 1 ran on rank 2 (node2), since attempt 1 was on rank 1 (node1), which was lost." in lines
     )
     told = explain("run", "g")[1]
-    assert told.startswith("g has not run: launch 1 ended before it could (stopped (its time is up)).\n")
+    assert told.startswith("g has not run: launch 1 ended (stopped) before it could: its time is up.\n")
     assert "All its inputs are made." in told
 
 
@@ -246,7 +246,7 @@ def test_a_run_that_was_killed(explain, tmp_path):
     process.wait()
     assert "it was cut off with the launch" in explain("run", "wait")[1]
     told = explain("run", "behind")[1]
-    assert told.startswith("behind has not run: launch 1 ended before it could (died).\n")
+    assert told.startswith("behind has not run: launch 1 ended (died) before it could.\n")
     assert "1 of its inputs is missing: wait (waiting)." in told
 
 

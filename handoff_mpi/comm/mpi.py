@@ -26,6 +26,7 @@ from handoff_mpi.comm.collectives import COLLECTIVES, WHY_IN_VAIN
 from handoff_mpi.comm.port import Allocate, Envelope, RankGone, fresh_memory
 from handoff_mpi.errors import RanksMissing, TransportError
 from handoff_mpi.process_exit import exit_process, exit_python
+from handoff_mpi.speech import say
 
 if not os.environ.get("MPI4PY_RC_THREAD_LEVEL"):
     # MULTIPLE doubles the round trip, and one thread at a time is what the loops keep to.
@@ -48,6 +49,9 @@ _WHOLE_NBYTES = 4000
 _AWAIT_S = 0.05
 _AWAIT_NBYTES_PER_S = 20e6
 _FLUSH_TURN_S = 0.0005
+#: A wait for ranks to join that lasts longer is reported, with the first of the ranks.
+MIN_REPORTED_WAIT_S = 10.0
+MAX_NAMED_RANKS = 20
 _FT_VARIABLE = "OMPI_MCA_mpi_ft_enable"  # set in every rank by mpirun --with-ft ulfm
 _DEATHS = frozenset(getattr(MPI, name, None) for name in ("ERR_PROC_FAILED", "ERR_PROC_FAILED_PENDING")) - {None}
 
@@ -180,11 +184,14 @@ def abort(code: int) -> None:
 def wait_for_all(comm: Any, timeout_s: float) -> None:
     """Return once every rank of ``comm`` has come here; no collective is begun before that.
 
+    A wait that is not short is reported by rank 0, once: a user may take it for a hang.
+
     Raises:
         RanksMissing: naming, on rank 0, the ranks that have not come in time.
     """
     rank, size = comm.Get_rank(), comm.Get_size()
-    end = time.monotonic() + timeout_s
+    now = time.monotonic()
+    end, report_at = now + timeout_s, now + MIN_REPORTED_WAIT_S
     if rank == 0:
         missing = set(range(1, size))
         while missing:
@@ -193,8 +200,13 @@ def wait_for_all(comm: Any, timeout_s: float) -> None:
                 comm.recv(source=status.Get_source(), tag=_JOIN_TAG)
                 missing.discard(status.Get_source())
             elif time.monotonic() > end:
-                names = ", ".join(map(str, sorted(missing)[:20]))
-                raise RanksMissing(f"{len(missing)} of {size} ranks have not joined within {timeout_s:.0f} s: {names}")
+                raise RanksMissing(
+                    f"{_named(missing, size)} have not joined within {timeout_s:.0f} s: {_listed(missing)}"
+                )
+            elif time.monotonic() > report_at:
+                report_at = float("inf")
+                waits = f"rank 0 waits up to {timeout_s:.0f} s for {_named(missing, size)} to join"
+                say(f"{waits}: {_listed(missing)}; every rank has to make the same call")
             else:
                 time.sleep(_FLUSH_TURN_S)
         for other in range(1, size):
@@ -207,6 +219,15 @@ def wait_for_all(comm: Any, timeout_s: float) -> None:
         time.sleep(_FLUSH_TURN_S)
     comm.recv(source=0, tag=_JOIN_TAG)
     request.wait()
+
+
+def _named(missing: set[int], size: int) -> str:
+    return f"{len(missing)} of {size} ranks"
+
+
+def _listed(ranks: set[int]) -> str:
+    names = ", ".join(map(str, sorted(ranks)[:MAX_NAMED_RANKS]))
+    return f"{names}, ..." if len(ranks) > MAX_NAMED_RANKS else names
 
 
 class MPITransport:

@@ -80,8 +80,10 @@ def test_a_rank_that_never_joins_ends_the_job(mpirun, tmp_path, has_fault_tolera
 
 def test_a_script_that_calls_execute_on_rank_0_alone_is_told(mpirun, tmp_path):
     script = "import handoff_mpi\nfrom mpi4py import MPI\ndag = handoff_mpi.DAG('d')\n"
-    script += "if MPI.COMM_WORLD.rank == 0: handoff_mpi.execute(dag, join_limit=0.5)\n"
+    script += "if MPI.COMM_WORLD.rank == 0: handoff_mpi.execute(dag, join_limit=5.5)\n"
     (tmp_path / "script.py").write_text(script)
     ended = mpirun(2, "script.py", timeout_s=40)
     assert ended.rc != 0, ended.err
-    assert "1 of 2 ranks have not joined within 1 s: 1; call this on every rank" in ended.err, ended.err
+    assert "1 of 2 ranks have not joined within 11 s: 1; call this on every rank" in ended.err, ended.err
+    waits = "handoff: rank 0 waits up to 11 s for 1 of 2 ranks to join: 1; every rank has to make the same call"
+    assert ended.err.count(waits) == 1, ended.err

@@ -122,6 +122,20 @@ def end_descendants(left: Callable[[], list[Process]] | None = None) -> int:
     return len(asked)
 
 
+def kill_left_by(pid: int, born: int) -> None:
+    """Kill what a process that has died has left running: its work is done elsewhere, and must not be disturbed.
+
+    Its children end with it, but for one that was stopped before it could ask for that.
+
+    Args:
+        pid, born: of a process that had called :func:`mark_descendants`.
+    """
+    mark = f"{pid}-{born}"
+    for process in _processes():
+        if process.born >= born and process.pid != os.getpid() and _carries(process, mark) and not process.is_tracker:
+            process.signal(signal.SIGKILL)
+
+
 def kill_group(group: int) -> None:
     """Kill the processes of a group, resource trackers left out: these end by themselves once the others have."""
     trackers = [process for process in members(group) if process.is_tracker]
@@ -239,6 +253,10 @@ def _has_left_tree(process: Process, parent: Process | None, own: Process, mark:
     is_of_group = is_orphan and own.pid == own.group == process.group
     if is_of_group or not mark:
         return is_of_group
+    return _carries(process, mark)
+
+
+def _carries(process: Process, mark: str) -> bool:
     return process.has_mark(f"{MARK}={mark}".encode()) or process.has_descriptor(_own_link(mark))
 
 

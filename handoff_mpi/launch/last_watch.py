@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from handoff_mpi.descendants import spare
+from handoff_mpi.descendants import MARK, spare
 from handoff_mpi.runtime.neighbours import look_at
 from handoff_mpi.worker.runners import environment_of_child
 
@@ -72,11 +72,16 @@ def start(pids: Iterable[int]) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd="/",
-            env=environment_of_child(),  # it must not be taken for a rank
+            env=_environment(),
             **_OWN_GROUP,
         )
         _watch.returncode = 0  # it may outlive this process, which does not wait for it
         spare(_watch.pid)
+
+
+def _environment() -> dict[str, str]:
+    """It must be taken neither for a rank nor for what this rank has left running."""
+    return {name: value for name, value in environment_of_child().items() if name != MARK}
 
 
 def look_now(pids: Iterable[int]) -> None:

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from handoff_mpi.descendants import kill_left_by
 from handoff_mpi.runtime import presence
 
 #: Seconds between two looks at the next rank of the ring.
@@ -21,6 +23,8 @@ LOOK_S = 1.0
 #: A rank found stopped at every look for this long is fenced. Whoever suspends a whole job suspends the looking too.
 STOPPED_S = 20.0
 
+#: A process that was killed has ended after this long, but for one that hangs in the kernel.
+_END_TIMEOUT_S = 0.05
 #: A process in this state was stopped by a signal. One that a debugger holds ("t") is the debugger's business.
 _IS_STOPPED = "T"
 
@@ -72,18 +76,25 @@ class Neighbours:
         self.next_look = 0.0
 
     def forget(self, rank: int) -> None:
-        """``rank`` is known to be gone."""
-        self._born.pop(rank, None)
+        """``rank`` is known to be gone; the rank before it in the ring ends what it has left running."""
+        is_next = rank == self._next()
+        born = self._born.pop(rank, None)
+        if born is not None and is_next and _has_died(self._pids[rank], born):
+            kill_left_by(self._pids[rank], int(born))
+
+    def _next(self) -> int | None:
+        """Return the next living rank of the ring."""
+        higher = [rank for rank in self._born if rank > self._rank]
+        return min(higher or self._born, default=None)
 
     def look_around(self, now: float) -> tuple[int, str] | None:
         """Look at the next rank of the ring if it is time to; return it and why it is lost, if it is."""
         if now < self.next_look:
             return None
         self.next_look = now + LOOK_S
-        higher = [rank for rank in self._born if rank > self._rank]
-        if not self._born:
+        rank = self._next()
+        if rank is None:
             return None
-        rank = min(higher or self._born)
         state, reason = self.examine(rank, now)
         if state not in (GONE, STOPPED):
             return None
@@ -139,6 +150,18 @@ class Neighbours:
         except OSError:
             return False
         return True
+
+
+def _has_died(pid: int, born: str) -> bool:
+    """Whether a process has ended, or ends in a moment, as one that was killed does."""
+    end = time.monotonic() + _END_TIMEOUT_S
+    while True:
+        state, since = look_at(pid)
+        if since != born or state in ("Z", "X"):
+            return True
+        if time.monotonic() >= end:
+            return False
+        time.sleep(_END_TIMEOUT_S / 10)
 
 
 def look_at(pid: int) -> tuple[str, str | None]:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -127,3 +128,44 @@ def test_a_rank_that_runs_another_program_or_has_closed_its_descriptors_is_ended
         assert neighbours.examine(2, 1.0)[0] == LIVES, "it may be about to end"
         assert neighbours.examine(2, 2.0)[0] == STOPPED
         assert rank.wait(10) == -signal.SIGKILL
+
+
+RANK = """
+import subprocess, sys
+from handoff_mpi.descendants import mark_descendants
+mark_descendants()
+left = subprocess.Popen(["sleep", "60"], start_new_session=True)
+print(left.pid, flush=True)
+left.wait()
+"""
+
+
+@pytest.mark.parametrize(("own", "is_ended"), [(1, True), (3, False)])
+def test_the_rank_before_a_dead_one_ends_what_that_has_left_running(own, is_ended):
+    rank = subprocess.Popen([sys.executable, "-c", RANK], stdout=subprocess.PIPE)
+    left = int(rank.stdout.readline())
+    born = look_at(left)[1]
+    os.kill(left, signal.SIGSTOP)
+    try:
+        neighbours = Neighbours(own, {own: os.getpid(), 0: os.getppid(), 2: rank.pid})
+        rank.kill()
+        neighbours.forget(2)
+        end = time.monotonic() + 5
+        while is_ended and look_at(left)[1] == born and look_at(left)[0] != "Z" and time.monotonic() < end:
+            time.sleep(0.01)
+        assert (look_at(left)[1] != born or look_at(left)[0] == "Z") == is_ended
+    finally:
+        rank.wait()
+        rank.stdout.close()
+        if not is_ended:
+            os.kill(left, signal.SIGKILL)
+
+
+def test_what_a_living_rank_has_started_is_left_alone():
+    rank = subprocess.Popen([sys.executable, "-c", RANK], stdout=subprocess.PIPE)
+    left = int(rank.stdout.readline())
+    Neighbours(1, {1: os.getpid(), 2: rank.pid}).forget(2)
+    assert look_at(left)[0] == "S"
+    os.kill(left, signal.SIGKILL)
+    rank.wait()
+    rank.stdout.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import os
 import shlex
 import signal
@@ -29,7 +30,7 @@ from handoff_mpi.flags import (
     relaunches_given,
     without_flags,
 )
-from handoff_mpi.formatting import show
+from handoff_mpi.formatting import id_text, show
 from handoff_mpi.launch import command
 from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch.environment import is_under_launcher, rank_by_launcher
@@ -42,11 +43,13 @@ from handoff_mpi.python_path import ModuleName
 from handoff_mpi.results.run_dir import lock_for_supervisor, note_arrived, read_status, take_mark, use_run_dir
 from handoff_mpi.results.secure_files import Directory
 from handoff_mpi.resume_command import resume_command
-from handoff_mpi.runtime.options import RunOptions
+from handoff_mpi.runtime.options import NO_RECORD, RunOptions
 from handoff_mpi.speech import say
 
 #: Rank 0 has this long to say what is wrong.
 _SPEECH_S = 3.0
+#: Of what ``check --json`` prints.
+_CHECK_SCHEMA = 1
 
 
 def program() -> NoReturn:
@@ -123,6 +126,8 @@ def _split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def _run(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
     chosen = options_given(given)
+    if given.json:
+        _leave_stdout_alone(chosen)
     if given.n is not None:
         return _launch(given, own, args, RunOptions(**chosen))
     _refuse_launching(own, "run")
@@ -130,7 +135,7 @@ def _run(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
         mark_descendants()
         local = jobs.local_job()
         local.resumed_by = resume_command(own, args)
-        return command.tell_refusal(chosen, command.lead(local, _target(given), args, chosen))
+        return command.tell_refusal(chosen, command.lead(local, _target(given), args, chosen, given.json))
     if rank_by_launcher():
         command.ignore_signals()
     if "run_dir" in chosen:
@@ -138,9 +143,21 @@ def _run(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
     job = jobs.current = command.join(RunOptions(**chosen).join_limit)
     if job.rank == 0:
         job.resumed_by = _given(given.resumed_by) or resume_command(own, args, is_launched=True)
-        command.end(job, command.tell_refusal(chosen, command.lead(job, _target(given), args, chosen)))
+        command.end(job, command.tell_refusal(chosen, command.lead(job, _target(given), args, chosen, given.json)))
     command.serve(job)
     return EXIT_DONE
+
+
+def _leave_stdout_alone(chosen: dict[str, Any]) -> None:
+    """Have what functions print captured: a program reads stdout.
+
+    Raises:
+        UsageError: there is to be no summary.
+    """
+    if chosen.get("record") == NO_RECORD:
+        raise UsageError(f"--json prints the summary, and --record {NO_RECORD} makes none; give one of the two")
+    if chosen.get("output", "auto") == "auto":
+        chosen["output"] = "capture"
 
 
 def _given(command: str | None) -> ResumeCommand | None:
@@ -240,23 +257,33 @@ def _check(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
     job = jobs.local_job() if not is_under_launcher() else command.join(RunOptions(**chosen).join_limit)
     if job.rank:
         command.serve(job)
-    from handoff_mpi.launch.admission import describe_fit
+    from handoff_mpi.launch.admission import describe_fit, find_fits
 
-    code = EXIT_DONE
+    code, told = EXIT_DONE, ""
     try:
         jobs.current = job
         file, dag = command.load(job, _target(given), args)
         if dag is not None:
             options = command.completed(chosen, file.path, dag)
-            print(describe_fit(job.ledger(options), dag, options, job.setup), flush=True)
+            fits = find_fits(job.ledger(options), dag, options, job.setup)
+            about = {"dag_id": id_text(dag.id), "ranks": job.size, "fits": [fit.to_json() for fit in fits]}
+            told = _checked(EXIT_DONE, **about) if given.json else describe_fit(dag, fits)
     except HandoffError as error:
         say(str(error))
         code = error.exit_code
+        told = _checked(code, problem=str(error)) if given.json else ""
     except BaseException as error:
         code = command.failed(error)
+    if told:
+        print(told, flush=True)
     if job.is_mpi:
         command.end(job, code)
     return code
+
+
+def _checked(code: int, **about: Any) -> str:
+    """Return what ``check --json`` prints."""
+    return json.dumps({"schema": _CHECK_SCHEMA, "exit_code": code, **about}, default=repr)
 
 
 _VERBS: dict[str, Callable[[argparse.Namespace, list[str], list[str]], int]] = {

@@ -22,6 +22,7 @@ from handoff_mpi.runtime.options import (
     ON_FAILURE,
     OUTPUTS,
     PROGRESS,
+    RECORDS,
     REPORTS,
     RESULTS_ON,
     SYNONYMS,
@@ -170,8 +171,10 @@ def _parsers(chosen: str) -> tuple[_Parser, dict[str, _Parser]]:
         verbs[verb].add_argument("-m", dest="is_module", action="store_true", help=how)
     for verb in ("run", "check", "doctor"):
         _add_launching(verbs[verb], verb)
-    for verb in ("run", "check"):
+    printed = {"run": "print the summary as data, and nothing else on stdout", "check": "print what fits where as data"}
+    for verb, about in printed.items():
         add_options(verbs[verb])
+        verbs[verb].add_argument("--json", action="store_true", help=about)
     what = "where runs will keep their files (default: handoff-runs/)"
     verbs["doctor"].add_argument("--run-dir", metavar="DIR", help=what)
     verbs["doctor"].add_argument("--json", action="store_true", help="print the findings as data")
@@ -234,6 +237,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--cache-size", metavar="SIZE", help="memory on each rank for values that no function needs any more")
     _add_choice(parser, "--output", OUTPUTS, "what becomes of what functions print")
     _add_choice(parser, "--progress", PROGRESS, "draw progress on the terminal, or print lines")
+    _add_choice(parser, "--record", RECORDS, "what the run records of itself: events, and use of hosts")
     add("--quiet", action="store_const", const=True, help="print failures alone: no start line, progress or summary")
     _add_choice(parser, "--report", REPORTS, "make report.html at the end; auto: where that takes little time")
     what = "renew this file every 15 s with Prometheus metrics, for node_exporter's textfile collector"

@@ -32,6 +32,7 @@ ALIVE = "alive"  # (ALIVE, run, [(task, attempt, started)]): heartbeat, with the
 TRANSFERRED = "transferred"  # (TRANSFERRED, run, [(task, source, nbytes, duration)]): inputs that were fetched
 MEMORY = "memory"  # (MEMORY, run, is_short, words): the rank is too short of memory for new tasks, or is not any more
 ENCODING = "encoding"  # (ENCODING, run, [(task, attempt, input, rank, since)]): that rank has long been encoding it
+USAGE = "usage"  # (USAGE, run, sample): of the use of the rank's host, see :mod:`handoff_mpi.runtime.host_usage`
 UPDATE = "update"  # (UPDATE, run, rank, resources)
 LOOKED = "looked"  # (LOOKED, run, rank, is_gone, reason): asked to, or when a neighbour was found to be gone
 DECODED = "decoded"  # (DECODED, 0, number, what came of it): answers DECODE

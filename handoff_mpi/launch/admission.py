@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from handoff_mpi import allocation
@@ -19,7 +20,7 @@ from handoff_mpi.launch.dry_run import check_in_child
 from handoff_mpi.launch.later import LaterResources
 from handoff_mpi.launch.questions import find_questions
 from handoff_mpi.launch.resume import refuse_unknown
-from handoff_mpi.resources.amounts import format_amounts
+from handoff_mpi.resources.amounts import format_amounts, plain_number
 from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.runtime.plugs import STRATEGIES, find_entry_point, problem_of_strategy
 from handoff_mpi.speech import say
@@ -172,8 +173,34 @@ def _shortened(problems: list[str]) -> list[str]:
     return problems if more <= 0 else [*problems[:_MAX_PROBLEMS], f"and {more} more like these"]
 
 
-def describe_fit(ledger: Ledger, dag: DAG, options: RunOptions, setup: bytes | None = None) -> str:
-    """Return what ``check`` prints: each cost of the DAG, how many functions have it, and where it fits.
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Functions of one cost, and where they fit.
+
+    Attributes:
+        count: how many functions have this cost.
+        cost: what each of them needs, resource to amount.
+        ranks: the ranks where one of them fits; none where all wait for ``update_node_resources``.
+    """
+
+    count: int
+    cost: Mapping[str, int]
+    ranks: list[int]
+
+    def line(self) -> str:
+        """Return it in words."""
+        shown = ", ".join(map(str, self.ranks[:_MAX_LISTED])) + (", ..." if len(self.ranks) > _MAX_LISTED else "")
+        where = f"fit on ranks {shown}" if self.ranks else "fit nowhere yet, and wait for update_node_resources"
+        return f"  {self.count} with {format_amounts(self.cost)}: {where}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as data, with amounts as users write them."""
+        cost = {name: plain_number(amount) for name, amount in self.cost.items()}
+        return {"count": self.count, "cost": cost, "ranks": self.ranks}
+
+
+def find_fits(ledger: Ledger, dag: DAG, options: RunOptions, setup: bytes | None = None) -> list[Fit]:
+    """Return, for each cost of a valid DAG, how many functions have it and where it fits.
 
     Args:
         ledger: of the job.
@@ -199,11 +226,15 @@ def describe_fit(ledger: Ledger, dag: DAG, options: RunOptions, setup: bytes | N
     for spec in plan.specs:
         number = ledger.cost_class(spec.cost).number
         counts[number] = counts.get(number, 0) + 1
-    lines = [f"DAG {show(dag.id)}: {len(plan)} functions are valid"]
+    fits = []
     for number, count in counts.items():
         cost = ledger.classes[number]
         ranks = [rank for rank, seat in sorted(ledger.seats.items()) if seat.could_hold(cost)]
-        shown = ", ".join(map(str, ranks[:16])) + (", ..." if len(ranks) > 16 else "")
-        where = f"fit on ranks {shown}" if ranks else "fit nowhere yet, and wait for update_node_resources"
-        lines.append(f"  {count} with {format_amounts(cost.cost)}: {where}")
-    return "\n".join(lines)
+        fits.append(Fit(count, cost.cost, ranks))
+    return fits
+
+
+def describe_fit(dag: DAG, fits: Sequence[Fit]) -> str:
+    """Return what ``check`` prints of a valid DAG."""
+    lines = [f"DAG {show(dag.id)}: {sum(fit.count for fit in fits)} functions are valid"]
+    return "\n".join([*lines, *(fit.line() for fit in fits)])

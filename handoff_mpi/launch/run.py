@@ -53,12 +53,14 @@ from handoff_mpi.results.origins import Origins, origins_here
 from handoff_mpi.results.results import FunctionError
 from handoff_mpi.results.run_dir import has_supervisor
 from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
+from handoff_mpi.results.summary import summarize
 from handoff_mpi.runtime import garbage, prober, worker_loop
 from handoff_mpi.runtime.announcements import FailurePrinter
 from handoff_mpi.runtime.callback_watch import watched
 from handoff_mpi.runtime.chronicle import Chronicle
+from handoff_mpi.runtime.host_usage import HostUsage, interval_s
 from handoff_mpi.runtime.inquiry import HostGuard
-from handoff_mpi.runtime.options import RunOptions
+from handoff_mpi.runtime.options import CALLS, NO_RECORD, RunOptions
 from handoff_mpi.runtime.pace import clock
 from handoff_mpi.runtime.progress import Progress
 from handoff_mpi.runtime.progress_lines import ProgressLines, ProgressThread, report_safely
@@ -85,6 +87,8 @@ _LEAST_PATIENCE_S = 20.0
 
 #: Of a run that is shorter nobody is told how far it has come.
 _SHORT_RUN_S = 0.5
+#: The use of cores is measured over some time, and shown soon.
+_FIRST_SAMPLE_S = 1.0
 #: So many codes are known to have been decoded in a job, about.
 _MAX_KNOWN_CODES = 10_000
 #: Of the functions that ran when a run was stopped, so many are named.
@@ -105,6 +109,8 @@ class Run:
 
     def __init__(self, job: Job, dag: DAG, options: RunOptions) -> None:
         self._started = clock()
+        self._usage: HostUsage | None = None
+        self._next_sample = self._started + _FIRST_SAMPLE_S
         if not isinstance(dag, DAG):
             raise UsageError(f"what is executed must be a DAG, not {show(dag)}")
         options.validate()
@@ -245,6 +251,8 @@ class Run:
         slots = {rank: seat.slots for rank, seat in self._ledger.seats.items()}
         origins = self._origins = Origins() if files.path is None else origins_here(self._about["host"])
         self._recorder = self._make_recorder(hosts, resumed)
+        if self._options.record != NO_RECORD:
+            self._recorder.events = files.begin_events(journal.epoch, self._options.record == CALLS)
         self._keys = resumed.keys
         self._chronicle = Chronicle(journal, plan, partial(_key, resumed.keys, self._run))
         imports = origins.directories, origins.modules
@@ -267,9 +275,9 @@ class Run:
 
     def _carry_out(self, loop: SchedulerLoop, resumed: Resumed) -> Results:
         results: Results | None = None
-        code, status, is_lost, is_superseded = 1, "broken", False, False
+        code, status, is_lost, is_superseded, why = 1, "broken", False, False, ""
         try:
-            self._tell_start()
+            self._tell_start(len(resumed.rest))
             worker_loop.set_active(loop)
             with self._telling():
                 with garbage.frozen(len(self._plan)):
@@ -283,6 +291,7 @@ class Run:
             code = error.exit_code
             is_lost = isinstance(error, (JobLost, TransportError))
             is_superseded = isinstance(error, Superseded)
+            why = str(error)
             raise
         except KeyboardInterrupt:
             code, status = EXIT_STOPPED, "stopped"
@@ -290,6 +299,9 @@ class Run:
             raise
         finally:
             worker_loop.set_active(None)
+            if results is None and not is_superseded:
+                self._recorder.events.add("run.stop", clock(), status=status, exit_code=code, reason=why)
+                self._recorder.events.close(clock())
             if results is None and not is_lost:  # a lost run has no verdict yet: it is launched again
                 silent = loop.say_goodbye(None, *([_SHORT_GOODBYE_S] if is_superseded else []))
                 if is_superseded:
@@ -377,6 +389,8 @@ class Run:
         setups = {}
         sources, here = sources_here(), job.capabilities[0].host
         processes = sum(max(1, seat.slots) for seat in self._ledger.seats.values())
+        samplers = {seat.host: rank for rank, seat in reversed(self._ledger.seats.items()) if seat.host != here}
+        usage_s = 0.0 if options.record == NO_RECORD else interval_s(len(pids))
         output = output_setup(options.output, self._about["launch"], processes, job.is_local)
         for rank, seat in self._ledger.seats.items():
             setups[rank] = RunSetup(
@@ -401,6 +415,7 @@ class Run:
                 ranks_here=len(pids[seat.host]),
                 sources=sources if seat.host != here else {},
                 output=output,
+                usage_s=usage_s if rank == samplers.get(seat.host) else 0.0,
             )
         return setups
 
@@ -449,7 +464,7 @@ class Run:
 
         return reason
 
-    def _tell_start(self) -> None:
+    def _tell_start(self, restored: int) -> None:
         for line in self._start_lines() if self._shown.has_start_line else ():
             say(line)
         measurements = {"system_time": self._started}
@@ -457,11 +472,35 @@ class Run:
         for each in self._job.capabilities:
             about = {"node": each.rank, "host": each.host, "capabilities": each.offered()}
             telemetry.execute(events.RANK_JOINED, {"system_time": clock()}, about)
+        self._note_start(restored)
+
+    def _note_start(self, restored: int) -> None:
+        log, capabilities = self._recorder.events, self._job.capabilities
+        names = ("run", "dag_id", "functions", "ranks", "host", "pid", "resume")
+        about = {name: self._about[name] for name in names if name in self._about}
+        hosts = len({each.host for each in capabilities})
+        log.add("run.start", self._started, restored=restored, hosts=hosts, **about)
+        for each in capabilities:
+            offered = each.offered()
+            log.add("rank.joined", clock(), repr(offered), rank=each.rank, host=each.host, capabilities=offered)
+
+    def _sample_usage(self, now: float) -> None:
+        """Note how much of this host is in use, if that is due; other hosts send their samples."""
+        if now < self._next_sample or self._options.record == NO_RECORD:
+            return
+        capabilities = self._job.capabilities
+        if self._usage is None:
+            self._usage = HostUsage(has_gpus=bool(capabilities[0].offered().get("gpu")))
+            self._next_sample = now + _FIRST_SAMPLE_S
+            return
+        self._next_sample = now + interval_s(len({each.host for each in capabilities}), now - self._started)
+        self._recorder.used(0, self._usage.sample(), now)
 
     def _report(self, now: float) -> None:
         """Renew ``status.json``, and print a line if one is due; worth a call a second."""
         if now < self._started + _SHORT_RUN_S:
             return  # a loop of small runs would write a file more for each
+        self._sample_usage(now)
         status = {**self._about, **self._progress.fields(now)}
         self._files.renew_running(status)
         self._files.answer(self._explain, now)
@@ -493,7 +532,8 @@ class Run:
         """Show progress within ``with``."""
         if self._shown.prints_lines:
             self._lines = ProgressLines(say, self._started)
-        tells = self._shown.prints_lines or self._shown.draws or self._metrics is not None
+        is_recorded = self._files.path is not None and self._options.record != NO_RECORD
+        tells = self._shown.prints_lines or self._shown.draws or self._metrics is not None or is_recorded
         if self._job.is_local and tells:
             self._thread = ProgressThread(self._report)
             self._thread.start()
@@ -644,6 +684,7 @@ class Run:
         fields = {**self._about, **self._final_fields(results.duration_s), **results.counts(), **figures}
         self._files.write_verdict(status=results.status, exit_code=results.exit_code, **fields)
         self._finish_metrics(results.status)
+        self._note_end(results)
         silent = loop.say_goodbye(shared)
         results._has_output = self._about["output"] != "off" and self._files.has_output()
         self._files.clear_spilled()
@@ -653,6 +694,17 @@ class Run:
         about = {"dag_id": results.dag_id, "functions": len(self._plan), "status": results.status}
         telemetry.execute(events.DAG_STOP, {"duration": results.duration_s}, about)
         return results
+
+    def _note_end(self, results: Results) -> None:
+        if self._options.record == NO_RECORD:
+            return
+        counts, retries = results.counts(), self._recorder.retries
+        about = {"status": results.status, "exit_code": results.exit_code, "duration_s": round(results.duration_s, 3)}
+        why = {"reason": results.stopped_because} if results.stopped_because else {}
+        self._recorder.events.add("run.stop", clock(), **about, **counts, retries=retries, **why)
+        self._recorder.events.close(clock())
+        results._summary = summarize(results, {**self._about, **self._progress.final_fields(clock())})
+        self._files.write_summary(results._summary)
 
 
 def _offers(capabilities: list[Capability], slots: Mapping[int, int]) -> list[tuple[dict[str, float], list[int]]]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from handoff_mpi.errors import JournalError
+from handoff_mpi.results.event_log import EventLog, EventPort, NoEvents, clear_events
 from handoff_mpi.results.history import History, read_history
 from handoff_mpi.results.journal import Journal, JournalPort, clear
 from handoff_mpi.results.live_questions import Answering, QuestionBox
@@ -25,6 +26,7 @@ from handoff_mpi.results.run_dir import (
 from handoff_mpi.results.secure_files import Directory
 from handoff_mpi.results.spilling import clear_spilled
 from handoff_mpi.results.store import DirectoryStore, MemoryStore, ResultStore
+from handoff_mpi.results.summary import SUMMARY
 from handoff_mpi.results.tenure import Tenure
 from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.speech import say
@@ -93,6 +95,18 @@ class RunFiles(Protocol):
         """Write the status of a run that has ended; say so if that is not possible."""
         ...
 
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write how the launch has ended, for programs; say so if that is not possible."""
+        ...
+
+    def begin_events(self, launch: int, has_functions: bool) -> EventPort:
+        """Return what takes in the events of this launch.
+
+        Args:
+            has_functions: whether those of single functions are recorded.
+        """
+        ...
+
     def has_output(self) -> bool:
         """Return whether functions have printed what was kept."""
         ...
@@ -120,6 +134,7 @@ def open_files(options: RunOptions) -> Iterator[RunFiles]:
         if options.fresh:
             clear(directory)
             clear_output(directory)
+            clear_events(directory)
         yield FilesOfRunDir(directory, lock.note)
 
 
@@ -149,6 +164,8 @@ class FilesOfRunDir:
 
     def begin(self) -> JournalPort:
         journal = Journal(self._directory)
+        with suppress(OSError):
+            self._directory.remove(SUMMARY)  # it is of an earlier launch
         self._tenure = Tenure(self._directory, journal)
         return journal
 
@@ -177,6 +194,16 @@ class FilesOfRunDir:
             give_up_room(self._directory)
         except (JournalError, OSError) as error:
             say(str(error))
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        content = json.dumps(summary, indent=1, default=repr) + "\n"
+        try:
+            self._directory.write(SUMMARY, content.encode())
+        except OSError as error:
+            say(f"{self._directory.path / SUMMARY} cannot be written: {error.strerror}")
+
+    def begin_events(self, launch: int, has_functions: bool) -> EventPort:
+        return EventLog(self._directory, launch, has_functions)
 
     def has_output(self) -> bool:
         return has_output(self._directory)
@@ -222,6 +249,12 @@ class NoFiles:
 
     def write_verdict(self, **fields: Any) -> None:
         pass
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        pass
+
+    def begin_events(self, launch: int, has_functions: bool) -> EventPort:
+        return NoEvents()
 
     def has_output(self) -> bool:
         return False

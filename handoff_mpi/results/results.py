@@ -121,6 +121,7 @@ class Results(Mapping[Hashable, Any]):
     _origins: Origins = field(default_factory=Origins, repr=False)
     _output_mode: str = field(default="off", repr=False)
     _has_output: bool = field(default=False, repr=False)
+    _summary: dict[str, Any] | None = field(default=None, repr=False)
     _printed: dict[str, list[Printed]] | None = field(default=None, repr=False)
 
     def __getitem__(self, id: Hashable) -> Any:

@@ -26,6 +26,8 @@ RESULTS_ON = ("root", "all")
 CHECKPOINTS = ("auto", "all", "none")
 PROGRESS = ("auto", "live", "lines", "none")
 OUTPUTS = ("auto", "forward", "plain", "capture", "off")
+#: What a run records of itself.
+RECORDS = CALLS, SUMMARY, NO_RECORD = ("calls", "summary", "none")
 REPORTS = AUTO, ALWAYS, _ = ("auto", "always", "none")
 #: Of seconds, which clocks and locks can still wait for: 30 years.
 MAX_SECONDS = 10**9
@@ -57,6 +59,7 @@ _OTHER_WORDS = {
     "output": "stdout log_output logs print",
     "progress": "progress_bar show_progress verbose",
     "quiet": "silent",
+    "record": "events event_log trace history",
     "report": "html with_report",
     "metrics_file": "metrics prometheus prometheus_file textfile",
 }
@@ -113,6 +116,9 @@ class RunOptions:
             growing intervals, "none" prints neither that nor start lines. "auto" means, on the command line, "live" at
             a terminal and "lines" elsewhere; in :func:`execute`, "live" without start lines in one process at a
             terminal, and "none" elsewhere. "live" means "lines" where there is no terminal. See ``manual/watching.md``.
+        record: what the run records of itself besides its journal: "calls" writes ``events.jsonl`` and
+            ``summary.json`` and samples the use of hosts, "summary" leaves lines about single functions out of
+            ``events.jsonl``, "none" writes and samples nothing. See ``manual/watching.md``.
         quiet: print no start lines, no progress and, on the command line, no summary; failures are printed still.
         report: "always" makes ``report.html`` in the run-dir at the end of a run, "none" does not. "auto" makes it for
             a run of the command line that took at least twenty times as long as that will take, which is 20 s or more,
@@ -152,6 +158,7 @@ class RunOptions:
     cache_size: int | float | str = "256MB"
     output: str = "auto"
     progress: str = "auto"
+    record: str = CALLS
     quiet: bool = False
     report: str = "auto"
     metrics_file: Any = None
@@ -212,7 +219,7 @@ class RunOptions:
 
     def _wrong_choices(self) -> list[str]:
         choices = {"isolation": ISOLATIONS, "on_failure": ON_FAILURE, "results_on": RESULTS_ON}
-        choices.update(checkpoint=CHECKPOINTS, progress=PROGRESS, output=OUTPUTS, report=REPORTS)
+        choices.update(checkpoint=CHECKPOINTS, progress=PROGRESS, output=OUTPUTS, record=RECORDS, report=REPORTS)
         problems = []
         for name, allowed in choices.items():
             value = getattr(self, name)

@@ -69,7 +69,6 @@ class Progress:
         restored: the tasks that earlier launches did.
 
     Attributes:
-        usage: host to what it measured last: ``cpu_percent``, ``memory_used_mb``, ``gpu_percent``.
         own_calls: returns (task, attempt, rank, start) of calls in this process, which its loop does not report.
     """
 
@@ -86,7 +85,6 @@ class Progress:
         self._scheduler = scheduler
         self._recorder = recorder
         self._failures = failures
-        self.usage: dict[str, dict[str, float]] = {}
         self.own_calls: Callable[[], Iterable[tuple[int, int, int, float]]] = tuple
         self._names: list[_OfName] = []
         self._name_of: dict[str, int] = {}
@@ -283,7 +281,7 @@ class Progress:
             "gpus": max(each.offered().get("gpu", 0) for each in ranks),
             "gpus_claimed": sum(claim.cost.cost.get("gpu", 0) for claim in claims) / UNIT,
         }
-        return {**row, **self.usage.get(host, {})}
+        return {**row, **self._recorder.usage.get(host, {})}
 
     def _longest(self) -> list[dict[str, Any]]:
         """Return the calls that have run longest, the longest first."""

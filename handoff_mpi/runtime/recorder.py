@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from array import array
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from handoff_mpi import telemetry
@@ -14,6 +14,8 @@ from handoff_mpi.formatting import show
 from handoff_mpi.messages import OK, Entry, ErrorReport
 from handoff_mpi.resources import Amounts
 from handoff_mpi.resources.amounts import plain_number
+from handoff_mpi.results.event_log import EventPort, NoEvents
+from handoff_mpi.results.failure_groups import group_key
 from handoff_mpi.results.history import Done
 from handoff_mpi.results.records import RecordTable, Setback, note_probation
 from handoff_mpi.runtime.announcements import Announcer
@@ -39,6 +41,10 @@ _PROBATION_EVENTS = {
     (True, True): events.HOST_PROBATION_START,
     (True, False): events.HOST_PROBATION_STOP,
 }
+#: Of functions that run again, so many are named.
+MAX_NAMED = 5
+#: Of a sample of a host's use, what ``status.json`` shows.
+SHOWN_OF_USAGE = ("cpu_percent", "memory_used_mb", "gpu_percent")
 _STATES = [_NAMES.get(state, "waiting") for state in State]
 
 
@@ -54,9 +60,14 @@ class Recorder:
         ended: tasks whose calls have ended, for who counts them and takes them out; one may be there twice.
         undone: the same of tasks that go back because a rank or a value was lost.
         retries: how many attempts failed and were repeated.
+        events: takes in what happens besides calls that end well.
+        usage: host to the last sample of its use, see :mod:`handoff_mpi.runtime.host_usage`.
     """
 
     def __init__(self, plan: Plan, dag_id: Hashable, hosts: dict[int, str]) -> None:
+        self._told_short: set[int] = set()
+        self.events: EventPort = NoEvents()
+        self.usage: dict[str, dict[str, float]] = {}
         self._plan = plan
         self._dag_id = dag_id
         self._hosts = hosts
@@ -158,6 +169,9 @@ class Recorder:
 
     def transitions(self, scheduler: Scheduler) -> None:
         """Take in the scheduler's log of this turn."""
+        lost = dict(self.lost)
+        reassigned: list[int] = []
+        recomputed: list[int] = []
         for task, _, cause, attempt, rank, detail in scheduler.take_log():
             if detail is None:  # as of most
                 if cause == Cause.INPUT_FAILED:
@@ -171,21 +185,64 @@ class Recorder:
                 delay_s = 0.0 if due is None else due - scheduler.now
                 about = {**self._about(task, attempt, rank), "kind": detail[0], "reason": detail[1], "delay": delay_s}
                 telemetry.execute(events.FUNCTION_RETRY, _now(), about)
+                self._note_retry(task, attempt, rank, detail[0], detail[1], delay_s)
                 self._announce(task, attempt, rank, delay_s)
             elif cause == Cause.UNDECIDED:
                 self._announce(task, attempt, rank, None)
             elif cause in SETBACKS:
                 self.undone.append(task)
+                (reassigned if cause == Cause.RANK_LOST else recomputed).append(task)
                 self._long.pop(task, None)
                 rank = rank if rank >= 0 else self._ranks[task]
                 self._set_back(task, attempt, rank, SETBACKS[cause], detail)
                 event = events.FUNCTION_REASSIGN if cause == Cause.RANK_LOST else events.FUNCTION_RECOMPUTE
                 telemetry.execute(event, _now(), {**self._about(task, attempt, rank), "reason": detail})
+                name = "function.reassigned" if cause == Cause.RANK_LOST else "function.recomputed"
+                self._note(name, detail, task=task, rank=rank, attempt=attempt, reason=detail)
             elif cause == Cause.ERROR or cause == Cause.GIVEN_UP:
                 self._set_back(task, attempt, rank, *detail)
                 self._announce_end(task, scheduler.failures[task])
             elif cause == Cause.RETURNED:
                 self._tell_refused(scheduler, task, rank, detail[1])
+        if len(self.lost) > len(lost):
+            self._tell_lost({rank: why for rank, why in self.lost.items() if rank not in lost}, reassigned, recomputed)
+        self.events.flush()
+
+    def _tell_lost(self, lost: Mapping[int, str], reassigned: Sequence[int], recomputed: Sequence[int]) -> None:
+        """Say which ranks were lost in this turn and why, a line for each host, and what runs again because of it."""
+        by_host: dict[str, list[int]] = {}
+        for rank in lost:
+            by_host.setdefault(self.host_of(rank), []).append(rank)
+        for host, ranks in by_host.items():
+            who = f"rank {ranks[0]} ({host}) is" if len(ranks) == 1 else f"{len(ranks)} ranks of {host} are"
+            say(f"{who} lost: {lost[ranks[0]]}")
+        again = [f"calls that ran there are repeated on other ranks: {self._named(reassigned)}"] if reassigned else []
+        again += [f"values that were there are computed again: {self._named(recomputed)}"] if recomputed else []
+        if again:
+            say("; ".join(again))
+
+    def _named(self, tasks: Sequence[int]) -> str:
+        names = ", ".join(show(self._plan.ids[task]) for task in tasks[:MAX_NAMED])
+        return f"{names} and {len(tasks) - MAX_NAMED} more" if len(tasks) > MAX_NAMED else names
+
+    def _note(self, event: str, like: Hashable = None, *, task: int = -1, rank: int = -1, **fields: Any) -> None:
+        """Have an event of a task, or of a rank, or of both recorded."""
+        about: dict[str, Any] = {} if task < 0 else {"id": self._plan.ids[task]}
+        if rank >= 0:
+            about |= {"rank": rank, "host": self.host_of(rank)}
+        self.events.add(event, clock(), like, **about, **fields)
+
+    def _note_retry(self, task: int, attempt: int, rank: int, kind: str, reason: str, delay_s: float) -> None:
+        error = self._errors.get(task)
+        place = "" if error is None else error.place
+        about: dict[str, Any] = {"kind": kind, "reason": reason, "place": place, "delay_s": round(delay_s, 3)}
+        self._note("function.retry", group_key(kind, place, reason), task=task, rank=rank, attempt=attempt, **about)
+
+    def used(self, rank: int, sample: Mapping[str, float], now: float) -> None:
+        """Note how much of the host of ``rank`` is in use."""
+        host = self.host_of(rank)
+        self.usage[host] = {name: sample[name] for name in SHOWN_OF_USAGE if name in sample}
+        self.events.add("host.usage", now, host=host, **sample)
 
     def _announce(self, task: int, attempt: int, rank: int, delay_s: float | None) -> None:
         """Announce an attempt that failed; one whose failure was undecided so far was announced then."""
@@ -195,6 +252,11 @@ class Recorder:
 
     def _announce_end(self, task: int, failure: Failure) -> None:
         self._errors.pop(task, None)
+        like = group_key(failure.kind, failure.place, failure.message)
+        about: dict[str, Any] = {"kind": failure.kind, "reason": failure.message, "place": failure.place}
+        about |= {"attempt": failure.attempts, "traceback": failure.traceback}
+        last = failure.ranks[-1] if failure.ranks else -1
+        self._note("function.failed", like, task=task, rank=last, **about)
         if self.announcer is not None:
             rank = failure.ranks[-1] if failure.ranks else -1
             error = ErrorReport(failure.kind, failure.message, failure.traceback, (), failure.place, -1, failure.output)
@@ -204,6 +266,7 @@ class Recorder:
         about = {"function_id": self._plan.ids[task], "dag_id": self._dag_id}
         about["reason"] = "a function it depends on failed"
         telemetry.execute(events.FUNCTION_SKIPPED, _now(), about)
+        self._note("function.skipped", about["reason"], task=task, reason=about["reason"])
 
     def _set_back(self, task: int, attempt: int, rank: int, kind: str, reason: str) -> None:
         self._setbacks.setdefault(task, []).append(Setback(self.launch, attempt, rank, kind, reason))
@@ -221,6 +284,7 @@ class Recorder:
     def _tell_refused(self, scheduler: Scheduler, task: int, rank: int, reason: str) -> None:
         about = self._about_claim(rank, scheduler.specs[task].cost, task)
         telemetry.execute(events.RESOURCE_REFUSED, _now(), {**about, "reason": reason})
+        self._note("resource.refused", (rank, reason), task=task, rank=rank, amounts=about["amounts"], reason=reason)
 
     def _about_claim(self, rank: int, cost: Amounts, task: int) -> dict[str, Any]:
         amounts = {name: plain_number(amount) for name, amount in cost.items()}
@@ -236,6 +300,7 @@ class Recorder:
         if what == "updated":
             amounts = {name: plain_number(amount) for name, amount in detail.items()}
             telemetry.execute(events.RESOURCE_UPDATED, _now(), {**about, "amounts": amounts})
+            self._note("resource.updated", rank, rank=rank, amounts=amounts)
             return
         if what == "not updated":
             self._tell_once(f"update_node_resources({rank}, ...) changes nothing: {detail}")
@@ -251,11 +316,15 @@ class Recorder:
             return
         if what == "lost":
             self.lost[rank] = str(detail)
-        elif what == "returned":
-            self.lost.pop(rank, None)
+        elif what == "returned" and self.lost.pop(rank, None) is not None:
+            say(f"rank {rank} ({self.host_of(rank)}) has returned")
+        elif what == "memory high":
+            self._tell_short(rank, str(detail))
         event = _RANK_EVENTS.get(what)
         if event is not None:
             telemetry.execute(event, _now(), {**about, "reason": str(detail or "")})
+            why: dict[str, Any] = {} if what == "returned" else {"reason": str(detail or "")}
+            self._note(f"rank.{what.replace(' ', '_')}", (what, rank), rank=rank, **why)
 
     def _tell_probation(self, begins: bool, place: int | str, ranks: Sequence[int], reason: str) -> None:
         known = len(self.probation)
@@ -266,6 +335,11 @@ class Recorder:
         if not isinstance(place, str):
             about = {"node": place, "host": self._hosts.get(place, "")}
         telemetry.execute(_PROBATION_EVENTS[isinstance(place, str), begins], _now(), {**about, "reason": reason})
+        change = "probation_start" if begins else "probation_stop"
+        if isinstance(place, str):
+            self._note(f"host.{change}", place, host=place, ranks=list(ranks), reason=reason)
+        else:
+            self._note(f"rank.{change}", place, rank=place, reason=reason)
 
     def _tell_let_go(self, why: str) -> None:
         if not self._has_told_let_go:
@@ -276,6 +350,11 @@ class Recorder:
         if text not in self._told:  # a function may say so each time it is called
             self._told.add(text)
             say(text)
+
+    def _tell_short(self, rank: int, reason: str) -> None:
+        if rank not in self._told_short:  # it may come and go; events.jsonl has each time
+            self._told_short.add(rank)
+            say(f"rank {rank} ({self.host_of(rank)}) is short of memory: {reason}; it gets no new functions meanwhile")
 
     def _tell_waiting(self, rank: int, task: int, count: int, reason: str) -> None:
         who = f"function {show(self._plan.ids[task])}" + (f" and {count - 1} more wait" if count > 1 else " waits")

@@ -54,6 +54,7 @@ class RunSetup:
         seeds: whether calls that draw from global random generators are seeded.
         output: how the output of functions is captured; None leaves it alone.
         sources: the text of files that the rank's host may lack, compressed, by path.
+        usage_s: seconds between two samples of the use of the host, which this rank sends to rank 0; 0 for none.
     """
 
     run: str
@@ -77,3 +78,4 @@ class RunSetup:
     seeds: bool = True
     sources: dict[str, bytes] = field(default_factory=dict)
     output: OutputSetup | None = None
+    usage_s: float = 0.0

@@ -37,6 +37,7 @@ from handoff_mpi.messages import (
     TRANSFERRED,
     UNFETCHED,
     UPDATE,
+    USAGE,
     VALUE,
     Entry,
     ErrorReport,
@@ -294,6 +295,7 @@ class SchedulerLoop:
         if not self.trouble:
             self.trouble = str(error)
             say(str(error))
+            self.recorder.events.add("run.not_written", clock(), reason=self.trouble)
 
     def confirm(self) -> None:
         """Look whether the run-dir is still this launch's, and still there.
@@ -316,6 +318,7 @@ class SchedulerLoop:
             self._stopped_at = clock()
             self.running_at_stop = [] if self.trouble else self.scheduler.slots.running()
             events.append(StopRequested(reason))
+            self.recorder.events.add("run.stopping", self._stopped_at, reason=reason)
 
     def _has_drained(self) -> bool:
         return self._stopped_at is not None and clock() - self._stopped_at >= self.settings.drain_s
@@ -437,6 +440,8 @@ class SchedulerLoop:
             events.append(MemoryTold(source, message[2], message[3]))
         elif kind == TRANSFERRED:
             self.recorder.transferred(source, message[2])
+        elif kind == USAGE:
+            self.recorder.used(source, message[2], clock())
         elif kind == LOOKED:
             events.append(Examined(message[2], False, message[4]))
         elif kind == ENCODING:

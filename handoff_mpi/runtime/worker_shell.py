@@ -26,6 +26,7 @@ from handoff_mpi.messages import (
     RECALL,
     STAYS,
     UPDATE,
+    USAGE,
     VALUE,
     ErrorReport,
 )
@@ -34,6 +35,7 @@ from handoff_mpi.results.store import ResultStore
 from handoff_mpi.runtime.attendant import Attendant
 from handoff_mpi.runtime.children import Children
 from handoff_mpi.runtime.encoders import Encoders
+from handoff_mpi.runtime.host_usage import HostUsage, interval_s
 from handoff_mpi.runtime.neighbours import LIVES, UNSEEN, Neighbours
 from handoff_mpi.runtime.output import RankOutput
 from handoff_mpi.runtime.pace import clock
@@ -141,6 +143,9 @@ class WorkerShell:
         self._sent = self._children.sent
         self._encoders = Encoders(transport.rank, self._children.start, self._value, self._answer)
         self._relief = self._make_relief()
+        self._usage = HostUsage(has_gpus=True) if setup.usage_s else None
+        self._began = clock()
+        self._next_sample = self._began + setup.usage_s
         self._make_memory = _memory_for_children if setup.isolation == "process" or setup.slots > 1 else fresh_memory
         transport.receive_into(self._allocate)
         self._own_calls: deque[Work] = deque()
@@ -226,6 +231,7 @@ class WorkerShell:
         if now >= self._relief.next_look:
             self._look_at_memory(now, events)
         if now >= self._neighbours.next_look and (reason := self._neighbours.is_lost(0, now)):
+            self._neighbours.forget(0)
             raise ConnectionError(f"rank 0 is lost: {reason}")  # every rank of its host sees that for itself
         lost = self._neighbours.look_around(now)
         if lost is not None:
@@ -235,6 +241,9 @@ class WorkerShell:
             self.transport.send(0, (LOOKED, self.setup.number, rank, True, reason))
 
     def _look_at_memory(self, now: float, events: list[Event]) -> None:
+        if self._usage is not None and now >= self._next_sample:
+            self._next_sample = now + max(self.setup.usage_s, interval_s(1, now - self._began))
+            self.transport.send(0, (USAGE, self.setup.number, self._usage.sample()))
         pressed = self._relief.look(now)
         self.machine.budget.measured(self._relief.room_nbytes, self._relief.can_spill)
         if pressed is not None:

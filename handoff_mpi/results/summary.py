@@ -1,0 +1,48 @@
+"""``summary.json``: how a launch of a run has ended, for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from handoff_mpi.formatting import id_text, one_line
+from handoff_mpi.version import VERSION
+
+if TYPE_CHECKING:
+    from handoff_mpi.results.results import Results
+
+SUMMARY = "summary.json"
+#: Of the format: it is raised when a field changes its meaning or goes; new fields may come.
+SCHEMA = 1
+MAX_SLOWEST = 10
+_MAX_CHARS = 100
+#: Fields of ``status.json`` that a summary has too.
+_OF_STATUS = (
+    *("dag_id", "run", "launch", "host", "ranks", "directory", "resume", "started_s", "counts"),
+    *("by_name", "hosts", "lost_ranks", "probation", "failures"),
+)
+
+
+def summarize(results: Results, status: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the summary of a run that has ended.
+
+    Args:
+        results: its results.
+        status: the fields of ``status.json``, those of its progress among them.
+    """
+    slowest = results._records.slowest(MAX_SLOWEST)
+    return {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "status": results.status,
+        "exit_code": results.exit_code,
+        "stopped_because": results.stopped_because or None,
+        "duration_s": results.duration_s,
+        "functions": sum(results.counts().values()),
+        **{name: status.get(name) for name in _OF_STATUS},
+        "dag_id": one_line(id_text(results.dag_id), _MAX_CHARS),
+        "lost_ranks": results.lost_ranks,
+        "failed_attempts": results.setbacks(),
+        "slowest": [{"id": one_line(id_text(id), _MAX_CHARS), "duration_s": duration} for duration, id in slowest],
+        "run_dir": None if results.run_dir is None else str(results.run_dir),
+    }

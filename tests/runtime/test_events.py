@@ -1,0 +1,160 @@
+"""What runs record of themselves: events.jsonl, summary.json, samples of hosts' use."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+import handoff_mpi
+from handoff_mpi import DAG, Function
+from handoff_mpi.results.event_log import EVENT_FIELDS
+from handoff_mpi.runtime.host_usage import INTERVAL_S, HostUsage, interval_s
+from tests.runtime.test_unhappy import PREAMBLE
+
+ALWAYS = {"event", "time_s", "launch"}
+
+FAILING = (
+    PREAMBLE
+    + """
+import os, time
+from handoff_mpi import DAG, Function
+TRIED = "tried"
+def nap(seconds=None): time.sleep(seconds or 0.0)
+def boom(): raise ValueError("no luck")
+def twice():
+    if not os.path.exists(TRIED):
+        open(TRIED, "w").close()
+        raise OSError("try again")
+dag = DAG("events")
+for n in range(4):
+    dag.add_function(Function(n, (), nap, [1.0]))
+dag.add_function(Function("boom", (), boom, max_retries=0))
+dag.add_function(Function("after", ["boom"], nap))
+dag.add_function(Function("twice", (), twice))
+"""
+)
+
+
+def events_in(directory):
+    return [json.loads(line) for line in (Path(directory) / "events.jsonl").read_text().splitlines()]
+
+
+def check_fields(told):
+    for each in told:
+        assert set(each) - ALWAYS <= set(EVENT_FIELDS[each["event"]]), each
+        assert set(each) >= ALWAYS
+
+
+@pytest.mark.parametrize("words", [[], ["-n", "3"]])
+def test_a_run_tells_what_happened_to_it(handoff, tmp_path, words):
+    (tmp_path / "dag.py").write_text(FAILING)
+    ended = handoff("run", *words, "--run-dir", "run", "dag.py")
+    assert ended.rc == 1, ended.err
+    told = events_in(tmp_path / "run")
+    check_fields(told)
+    names = [each["event"] for each in told]
+    assert names[0] == "run.start" and names[-1] == "run.stop"
+    assert names.count("rank.joined") == (3 if words else 1)
+    assert {"function.retry", "function.failed", "function.skipped"} <= set(names)
+    (failed,) = [each for each in told if each["event"] == "function.failed"]
+    assert failed["id"] == "boom" and failed["place"].endswith("dag.py:10") and "no luck" in failed["traceback"]
+    assert told[-1]["status"] == "failed" and told[-1]["failed"] == 1 and told[-1]["done"] == 5
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["schema"], summary["exit_code"], summary["counts"]["done"]) == (1, 1, 5)
+    assert summary["failures"][0]["first"] == "boom" and summary["failed_attempts"] == {"ValueError": 1, "OSError": 1}
+
+
+def test_the_use_of_the_host_is_sampled(tmp_path):
+    dag = DAG("naps")
+    dag.add_function(Function("nap", (), time.sleep, [4.5]))
+    handoff_mpi.execute_local(dag, run_dir=tmp_path / "run")
+    told = [each for each in events_in(tmp_path / "run") if each["event"] == "host.usage"]
+    assert told and 0 <= told[0]["cpu_percent"] <= 100 and told[0]["memory_used_mb"] > 0
+    check_fields(told)
+    (host,) = json.loads((tmp_path / "run" / "status.json").read_text())["hosts"].values()
+    assert host["memory_used_mb"] > 0
+
+
+@pytest.mark.parametrize(("record", "has_events"), [("summary", True), ("none", False)])
+def test_less_can_be_recorded(handoff, tmp_path, record, has_events):
+    (tmp_path / "dag.py").write_text(FAILING)
+    assert handoff("run", "--record", record, "--run-dir", "run", "dag.py").rc == 1
+    for name in ("events.jsonl", "summary.json"):
+        assert (tmp_path / "run" / name).exists() == has_events
+    if has_events:
+        assert not [each for each in events_in(tmp_path / "run") if each["event"].startswith("function.")]
+
+
+def test_both_launches_of_a_killed_run_tell_their_story(tmp_path, handoff):
+    (tmp_path / "dag.py").write_text(FAILING.replace("[1.0]", "[3.0]"))
+    command = [sys.executable, "-m", "handoff_mpi", "run", "--run-dir", "run", "dag.py"]
+    first = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 30
+    while not (tmp_path / "run" / "events.jsonl").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    time.sleep(1)
+    first.kill()
+    first.wait()
+    assert "rank.joined" in {each["event"] for each in events_in(tmp_path / "run")}
+    assert handoff("run", "--run-dir", "run", "dag.py").rc == 1
+    told = events_in(tmp_path / "run")
+    check_fields(told)
+    starts = [each["launch"] for each in told if each["event"] == "run.start"]
+    assert starts == [1, 2] and [each["launch"] for each in told if each["event"] == "run.stop"] == [2]
+
+
+def test_a_killed_rank_is_said_and_recorded_at_once(tmp_path):
+    (tmp_path / "dag.py").write_text(FAILING.replace("[1.0]", "[6.0]"))
+    command = [sys.executable, "-m", "handoff_mpi", "run", "-n", "3", "--run-dir", "run", "dag.py"]
+    with (tmp_path / "err").open("wb") as err:
+        run = subprocess.Popen(command, cwd=tmp_path, stderr=err)
+    status = tmp_path / "run" / "status.json"
+    end = time.monotonic() + 60
+    while time.monotonic() < end and not (status.exists() and json.loads(status.read_text()).get("longest")):
+        time.sleep(0.1)
+    ranks = {}
+    for each in psutil.Process(run.pid).children(recursive=True):
+        rank = each.environ().get("OMPI_COMM_WORLD_RANK")
+        if rank is not None and each.parent().environ().get("OMPI_COMM_WORLD_RANK") is None:
+            ranks[int(rank)] = each.pid
+    os.kill(ranks[1], signal.SIGKILL)
+    end = time.monotonic() + 20
+    while time.monotonic() < end and "rank 1 (" not in (tmp_path / "err").read_text():
+        time.sleep(0.05)
+    said = (tmp_path / "err").read_text()
+    assert "rank 1 (" in said and "is lost" in said, said
+    assert "rank.lost" in {each["event"] for each in events_in(tmp_path / "run")}
+    run.wait(60)
+
+
+def test_json_is_all_that_stdout_has(handoff, tmp_path):
+    (tmp_path / "dag.py").write_text(FAILING.replace('raise ValueError("no luck")', 'print("noise")'))
+    for words in ([], ["-n", "2"]):
+        ended = handoff("run", "--json", *words, "dag.py")
+        assert json.loads(ended.out)["exit_code"] == ended.rc == 0, ended.err
+    checked = handoff("check", "--json", "dag.py")
+    assert json.loads(checked.out)["fits"] == [{"count": 7, "cost": {"cpu": 1}, "ranks": [0]}]
+    (tmp_path / "bad.py").write_text(
+        "from handoff_mpi import DAG, Function\ndag = DAG()\ndag.add_function(Function(1, [2], len))\n"
+    )
+    checked = handoff("check", "--json", "bad.py")
+    told = json.loads(checked.out)
+    assert told["exit_code"] == checked.rc == 2 and "there is no function 2" in told["problem"]
+    ended = handoff("run", "--json", "--record", "none", "dag.py")
+    assert ended.rc == 2 and "--json prints the summary, and --record none makes none" in ended.err
+
+
+def test_samples_are_fewer_on_many_hosts_and_in_long_runs():
+    assert interval_s(1) == INTERVAL_S
+    assert interval_s(10_000) == 500.0
+    assert interval_s(1, 86_400.0) == 86.4
+    sample = HostUsage(has_gpus=True).sample()
+    assert set(sample) >= {"cores", "cpu_percent", "memory_used_mb"}

@@ -1,4 +1,4 @@
-"""What the journal tells of one function, over all launches of a run, whoever owns it; no name in it is looked up."""
+"""Reads what the journal of anybody's run tells of one function, over all launches; no name in it is looked up."""
 
 from __future__ import annotations
 

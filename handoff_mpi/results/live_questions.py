@@ -1,8 +1,8 @@
 """Questions to a run that is running, and its answers: small JSON files in ``questions/`` of the run-dir.
 
-Whoever asks writes ``<random>.question``, and rank 0, which looks once a second, writes ``<random>.answer``. The
-directory is private: only the owner of the run and root can ask. A look costs the run one system call while nobody has
-asked, and no file that lies there can do more harm than to be removed.
+The asking process writes ``<random>.question``; rank 0 looks once a second, and writes ``<random>.answer``. The
+directory is private: only the owner of the run and root can ask. Without a question a look costs the run one system
+call. Rank 0 reads few and small files, and removes what is no question.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from handoff_mpi.errors import UsageError
 from handoff_mpi.results.secure_files import PRIVATE_MODE, Directory, open_directory
 
 QUESTIONS = "questions"
-#: Seconds that who asks waits for an answer, and between two looks for it.
+#: Seconds that the asking process waits for an answer, and between two of its looks.
 ANSWER_TIMEOUT_S, LOOK_S = 5.0, 0.1
 #: So many names are looked at, and so many questions answered, in one look of rank 0.
 MAX_NAMES, MAX_ANSWERS = 100, 4
 MAX_QUESTION_NBYTES, MAX_ANSWER_NBYTES = 8_192, 1 << 20
-#: An answer that nobody has taken is removed after this many seconds, and the directory once it is empty.
+#: Rank 0 removes an answer that was not taken after this many seconds, and the directory once it is empty.
 ANSWER_LIFETIME_S = 30.0
 #: So often an answer is tried that fails because another thread changes what it reads.
 MAX_TRIES = 5
@@ -74,7 +74,7 @@ class QuestionBox:
             if not names:
                 os.rmdir(QUESTIONS, dir_fd=self._run_dir.fd)
         except (OSError, UsageError):
-            pass  # mostly: nobody has asked
+            pass  # mostly there is no question, and so no directory
 
     def _answer(self, box: Directory, name: str, answering: Answering) -> None:
         question = f"{name}.question"
@@ -197,9 +197,9 @@ def _error(why: str) -> bytes:
 
 
 def _see_anew(box: Directory) -> None:
-    """Have a network file system look again at a directory that another host may have changed.
+    """Make a network file system read a directory again, which another host may have changed.
 
-    Clients of NFS believe for up to a minute what they know of a directory, except of one that they change themselves.
+    An NFS client caches a directory for up to a minute, but reads it again after a change of its own.
     """
     try:
         os.utime(box.fd)

@@ -52,7 +52,7 @@ def loads_plain(pickled: bytes) -> Any:
 
 
 def loads_hostile(pickled: bytes) -> Any:
-    """As :func:`loads_plain`, of a pickle that anybody could have made; it takes some thirty times as long.
+    """As :func:`loads_plain`, of a pickle that anybody could have made; it takes a few times as long.
 
     Raises:
         Exception: of any kind, if the pickle is damaged.

@@ -1,7 +1,7 @@
 """Tells why a task is not running: a look at the scheduler's tables that changes nothing in them.
 
-The answer is plain data. In one process another thread may ask while the tables change: then a look may fail with a
-RuntimeError, or mix two moments, and is repeated by whoever asked.
+The answer is plain data. In one process another thread may ask while the tables change. Then a look may fail with a
+RuntimeError, and the caller repeats it; or it may mix two moments, which is good enough for people.
 """
 
 from __future__ import annotations

@@ -82,9 +82,9 @@ def _find_out(run_dir: Path, id: str) -> tuple[FunctionStory, dict[str, Any] | N
 
 
 def _is_settled(told: FunctionStory) -> bool:
-    """Whether a run has ended, or a function, so that the journal tells all."""
+    """Whether the run or the function has ended, or the newest launch does not hold it: the journal tells all."""
     state = STATES[int(told.story.tasks.state[told.task])]
-    return state in _FINAL or not told.story.launches[-1].is_running
+    return state in _FINAL or not told.story.launches[-1].is_running or told.launches[-1].number is None
 
 
 def _ask(run_dir: Path, told: FunctionStory) -> tuple[dict[str, Any] | None, str]:

@@ -109,7 +109,7 @@ def _attempts(told: FunctionStory) -> list[dict[str, Any]]:
 
 
 def _output(told: FunctionStory) -> dict[str, Any] | None:
-    """Return how much it has printed; None if that is nothing, or nobody may read it."""
+    """Return how much it has printed; None if that is nothing, or cannot be read."""
     try:
         with OutputDirectory(told.story.run_dir) as directory:
             id = told.story.tasks.ids[told.task]
@@ -173,6 +173,8 @@ def _again(told: FunctionStory) -> list[dict[str, Any]]:
         outcomes = calls.outcome[(calls.task == told.task) & (calls.launch == index)].tolist()
         if index and own.number is not None:
             found.append({"launch": own.epoch, **_taken_over(own, before, done_in, ended, len(outcomes))})
+        elif index and before is not None:
+            found.append({"launch": own.epoch, "what": "left out", "reason": "its DAG does not hold the function"})
         found += [{"launch": own.epoch, "what": "value lost", "reason": reason} for reason in own.lost]
         if DONE in outcomes:
             done_in = own

@@ -208,6 +208,8 @@ def _again(launches: Sequence[Facts]) -> Iterator[str]:
             yield f"{launch} took over its value{source}{f', and made it again: {reason}' if reason else ''}."
         elif each["what"] == "value lost":
             yield f"{launch} lost its value: {reason}."
+        elif each["what"] == "left out":
+            yield f"{launch} had nothing to do with it: {reason}."
         elif each["what"] == "ran again":
             yield f"{launch} ran it: {reason}."
         elif each["what"] == "not begun":

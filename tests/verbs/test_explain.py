@@ -179,7 +179,9 @@ def test_a_journal_of_an_older_version_leaves_it_unknown(explain, tmp_path):
             turn(launch + 0.5, (), [done(0, 1, launch + 0.2, 0.1)]),
             ("end", "done", 0, False),
         )
+    write_launch(tmp_path / "run", ("run", about()), ("tasks", 0, [row("other")]), ("end", "done", 0, False))
     told = explain("run", "f")[1]
+    assert "Launch 3 had nothing to do with it: its DAG does not hold the function." in told
     assert "Launch 2 ran it: its arguments, its inputs or its code changed." in told
     assert "Attempt 1 of launch 2 ran on rank 1 (node1); the journal does not tell why." in told
 

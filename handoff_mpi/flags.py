@@ -51,6 +51,7 @@ READING_VERBS: dict[str, str] = {
     "logs": "print what functions have printed",
     "explain": "tell why a function is not running, what happened to it, and why it ran where it ran",
     "graph": "draw what depends on what, in dag.py or in a run: as text, DOT, Mermaid, JSON, SVG or PNG",
+    "export": "write what happened in a run for archives (RO-Crate) and simulators (WfFormat)",
     "report": "make report.html of a run: what ran where and when, what failed, and what it waited for",
 }
 _VERBS = ("run", "check", "doctor", *READING_VERBS)

@@ -233,6 +233,8 @@ class Run:
             "output": "off" if self._options.output == "auto" else self._options.output,
             "directory": self._job.directory,
         }
+        if self._job.top_level is not None:
+            self._about["file"] = str(self._job.top_level.path)
         if files.path is not None:
             shown = shown_path(files.path, self._job.directory)
             self._about["resume"] = resume_text(shown, self._job.resumed_by)

@@ -161,6 +161,9 @@ _lock = threading.Lock()
 def attach(handler_id: str, event: Sequence[str], handler: TelemetryHandler, config: Any = None) -> None:
     """Have ``handler(event, measurements, metadata, config)`` called whenever ``event`` happens.
 
+    ``event`` is the whole name of an event, or the beginning of one: it stands for all events that begin so, as
+    ``("handoff", "rank")`` does for all that happens to ranks.
+
     A handler that raises anything is detached with a RuntimeWarning, and the run continues. A handler
     may attach and detach others and itself; that takes effect with the next event.
 
@@ -173,7 +176,7 @@ def attach(handler_id: str, event: Sequence[str], handler: TelemetryHandler, con
 def attach_many(
     handler_id: str, events: Iterable[Sequence[str]], handler: TelemetryHandler, config: Any = None
 ) -> None:
-    """Attach one handler to several events; all of them or, where this raises, none.
+    """Attach one handler to several events, named as for :func:`attach`; to all of them or, where this raises, to none.
 
     Raises:
         UsageError: as :func:`attach`; or there is no event in ``events``.
@@ -268,10 +271,13 @@ def _known_events(handler_id: str, events: Iterable[Sequence[str]]) -> list[Even
     names = [(event,) if isinstance(event, str) else tuple(event) for event in events]
     if not names:
         raise UsageError(f"telemetry handler {show(handler_id)} is attached to no event")
+    known: list[Event] = []
     for name in names:
-        if name not in _table:
+        found = [name] if name in _table else [event for event in EVENTS if name and event[: len(name)] == name]
+        if not found:
             raise UsageError(_unknown(name))
-    return list(dict.fromkeys(names))
+        known += found
+    return list(dict.fromkeys(known))
 
 
 def _unknown(event: Event) -> str:

@@ -42,4 +42,5 @@ QUESTIONS = [
     Question("journal"),
     Question("value_files", least_ranks=1),
     Question("live_view"),
+    Question("recording"),
 ]

@@ -493,3 +493,23 @@ def test_events_are_those_promised_and_each_is_documented() -> None:
     assert len(telemetry.EVENTS) == len(events)
     for event in telemetry.EVENTS:
         assert "``" + ", ".join(f'"{part}"' for part in event[1:]) + "``" in (handlers.__doc__ or "")
+
+
+def test_the_beginning_of_a_name_stands_for_all_events_that_begin_so() -> None:
+    told = []
+    telemetry.attach("ranks", ("handoff", "rank"), lambda event, *rest: told.append(event))
+    of_ranks = [event for event in telemetry.EVENTS if event[:2] == ("handoff", "rank")]
+    assert [each.event for each in telemetry.list_handlers()] == of_ranks
+    for event in telemetry.EVENTS:
+        telemetry.execute(event, {}, {})
+    assert told == of_ranks
+    telemetry.detach("ranks")
+    telemetry.attach_many("both", [("handoff", "rank"), ("handoff", "rank", "lost"), ("handoff", "transfer")], print)
+    assert [each.event for each in telemetry.list_handlers()] == [*of_ranks, telemetry.TRANSFER_STOP]
+    telemetry.detach("both")
+
+
+@pytest.mark.parametrize("name", [(), ("handoff", "ran"), ("rank",), ("handoff", "rank", "lost", "more")])
+def test_what_begins_no_event_is_refused(name) -> None:
+    with pytest.raises(UsageError, match="there is no telemetry event"):
+        telemetry.attach("none", name, print)

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.recording [--ranks 3] [--repeats 5] [--json FILE]
 
-The run time is the run's own, as ``status.json`` tells it; the CPU time is that of all its processes, with their starts.
-What nobody listens to: the cost of an event without handlers, in nanoseconds.
+The run time is the run's own, as ``status.json`` tells it; the CPU time is that of all its processes, their starts
+included. It prints what an event costs that nobody listens to, in nanoseconds, too.
 """
 
 from __future__ import annotations

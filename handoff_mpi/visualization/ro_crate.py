@@ -27,10 +27,12 @@ from handoff_mpi.visualization.wfformat import file_name, time_text, wfformat_pi
 METADATA, README, TABLE, WORKFLOW = "ro-crate-metadata.json", "README.md", "trace.tsv", "workflow.json"
 _OWN_NAMES = (METADATA, README, TABLE, WORKFLOW)
 _VERSION = "1.1"  # of RO-Crate, as profile 0.5 wants it
+_WORKFLOW_PROFILE = "https://w3id.org/workflowhub/workflow-ro-crate/1.0"
+_WORKFLOW_PROFILE = "https://w3id.org/workflowhub/workflow-ro-crate/1.0"
 _PROFILES = {
     "https://w3id.org/ro/wfrun/process/0.5": ("Process Run Crate", "0.5"),
     "https://w3id.org/ro/wfrun/workflow/0.5": ("Workflow Run Crate", "0.5"),
-    "https://w3id.org/workflowhub/workflow-ro-crate/1.0": ("Workflow RO-Crate", "1.0"),
+    _WORKFLOW_PROFILE: ("Workflow RO-Crate", "1.0"),
 }
 _LANGUAGES = {
     "Python": "https://www.python.org",
@@ -156,6 +158,7 @@ def _file(description: str, encoding: str) -> dict[str, Any]:
 
 
 def _add_workflow(crate: Any, story: Story, name: str, language: str, about: dict[str, Any]) -> Any:
+    from rocrate.model.computationalworkflow import ComputationalWorkflow
     from rocrate.model.computerlanguage import ComputerLanguage
 
     url = _LANGUAGES[language]
@@ -163,7 +166,12 @@ def _add_workflow(crate: Any, story: Story, name: str, language: str, about: dic
     launch = story.launches[-1]
     platform = f"handoff_mpi {launch.version or VERSION}" + (f", Python {launch.python}" if launch.python else "")
     properties = {"name": name, "runtimePlatform": one_line(platform, 100), **about}
-    return crate.add_workflow(dest_path=name, main=True, lang=spoken, properties=properties)
+    workflow = crate.add(ComputationalWorkflow(crate, dest_path=name, properties=properties))
+    workflow["programmingLanguage"] = spoken
+    crate.mainEntity = workflow
+    crate.metadata["conformsTo"] = [{"@id": f"https://w3id.org/ro/crate/{_VERSION}"}, {"@id": _WORKFLOW_PROFILE}]
+    crate.metadata["conformsTo"] = [{"@id": f"https://w3id.org/ro/crate/{_VERSION}"}, {"@id": _WORKFLOW_PROFILE}]
+    return workflow
 
 
 def _add_action(crate: Any, launch: LaunchStory, workflow: Any, author: Any, results: list[Any]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import threading
 import time
@@ -44,7 +45,7 @@ from handoff_mpi.results.run_dir import (
     read_stop,
     write_status,
 )
-from handoff_mpi.runtime.options import RunOptions, defaults_set, options_of
+from handoff_mpi.runtime.options import NO_REPORT, RunOptions, defaults_set, options_of
 from handoff_mpi.runtime.pace import clock
 from handoff_mpi.speech import say, tell
 from handoff_mpi.worker.runners import no_launcher_in_environment
@@ -79,7 +80,7 @@ def lead(job: Job, target: str, args: list[str], chosen: dict[str, Any], prints_
             return EXIT_DONE
         options = completed(chosen, file.path, dag)
         is_quiet = options.quiet
-        report, options.report = options.report, "none"  # it is made below, behind the summary
+        report, options.report = options.report, NO_REPORT  # it is made below, behind the summary
         options.progress = _progress(job, options)
         options.output = output_of_command(options, owns_terminal=not job.is_mpi)
         if job.is_mpi and job.size > 1 and not job.survives_death and not is_quiet:
@@ -105,6 +106,7 @@ def lead(job: Job, target: str, args: list[str], chosen: dict[str, Any], prints_
         return failed(error)
     if not is_quiet:
         tell(results.summary())
+        _tell_of_report(job, results, report)
     if prints_json:
         print(json.dumps(results._summary, default=repr), flush=True)
     if not has_supervisor():
@@ -112,12 +114,27 @@ def lead(job: Job, target: str, args: list[str], chosen: dict[str, Any], prints_
     return results.exit_code
 
 
-def _report_at_end(job: Job, results: Results, choice: str) -> None:
-    from handoff_mpi.launch.end_report import is_wanted, make_report
+def _tell_of_report(job: Job, results: Results, choice: str) -> None:
+    """Tell the command that makes the report, where none is made by itself."""
+    if results.run_dir is None or choice == NO_REPORT or _is_report_wanted(results, choice):
+        return
+    from handoff_mpi.launch.start_line import shown_path
 
-    functions = sum(results.counts().values())
-    if results.run_dir is not None and is_wanted(choice, results.status, functions, results.duration_s):
-        make_report(results.run_dir, functions, lambda: bool(job.stop_reason))
+    shown = shown_path(results.run_dir, job.directory)
+    tell(f"  report: handoff-mpi report {shlex.quote(shown)}")
+
+
+def _is_report_wanted(results: Results, choice: str) -> bool:
+    from handoff_mpi.launch.end_report import is_wanted
+
+    return is_wanted(choice, results.status, sum(results.counts().values()), results.duration_s)
+
+
+def _report_at_end(job: Job, results: Results, choice: str) -> None:
+    if results.run_dir is not None and _is_report_wanted(results, choice):
+        from handoff_mpi.launch.end_report import make_report
+
+        make_report(results.run_dir, sum(results.counts().values()), lambda: bool(job.stop_reason))
 
 
 def _progress(job: Job, options: RunOptions) -> str:

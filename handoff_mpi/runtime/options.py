@@ -28,7 +28,7 @@ PROGRESS = ("auto", "live", "lines", "none")
 OUTPUTS = ("auto", "forward", "plain", "capture", "off")
 #: What a run records of itself.
 RECORDS = CALLS, SUMMARY, NO_RECORD = ("calls", "summary", "none")
-REPORTS = AUTO, ALWAYS, _ = ("auto", "always", "none")
+REPORTS = AUTO, ALWAYS, NO_REPORT = ("auto", "always", "none")
 #: Of seconds, which clocks and locks can still wait for: 30 years.
 MAX_SECONDS = 10**9
 #: Of Linux: bytes in a path, and in each name of one.

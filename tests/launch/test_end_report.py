@@ -40,6 +40,19 @@ def test_it_is_made_at_the_end_of_a_run_behind_the_verdict(handoff, tmp_path, ra
     assert (tmp_path / "run" / "report.html").stat().st_size > 4e6
 
 
+@pytest.mark.parametrize("ranks", [[], ["-n", "2"]])
+def test_the_command_that_makes_it_is_told_where_it_is_not_made(handoff, tmp_path, ranks):
+    (tmp_path / "dag.py").write_text(DAG_FILE)
+    told = "  report: handoff-mpi report "
+    ended = handoff("run", *ranks, "--run-dir", "run of mine", "dag.py")
+    assert ended.rc == 0
+    assert ended.err.count(told) == 1
+    assert f"{told}'run of mine'\n" in ended.err
+    for words in (["--quiet"], ["--report", "none"], ["--report", "always"]):
+        ended = handoff("run", *ranks, "--run-dir", "run of mine", *words, "dag.py")
+        assert (ended.rc, told in ended.err) == (0, False)
+
+
 def test_it_is_made_for_a_script_that_asks_for_it(tmp_path, capfd):
     dag = DAG("scripted")
     dag.add_function(Function(id="a", code=len, extra_args=["abc"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import sys
@@ -82,6 +83,8 @@ def main(given: argparse.Namespace) -> int:
     if form == PNG and given.output is None and sys.stdout.isatty():
         raise UsageError("a terminal shows no PNG; name a file with -o FILE")
     source = _source(given.target, getattr(given, "dag_args", []))
+    if source is None:
+        return EXIT_DONE  # build(args) was asked for help, and has given it
     if form == TEXT and given.output is None:
         _print_text(source, given.max_functions)
         return EXIT_DONE
@@ -105,7 +108,7 @@ def _format_of(output: str | None) -> str:
 # -- what is drawn ---------------------------------------------------------------------------------------
 
 
-def _source(target: str | None, dag_args: list[str]) -> GraphSource:
+def _source(target: str | None, dag_args: list[str]) -> GraphSource | None:
     if target is None or _names_run(target):
         from handoff_mpi.results.anybodys_story import read_anybodys_story
 
@@ -125,7 +128,7 @@ def _names_run(target: str) -> bool:
         return False
 
 
-def _source_of_dag(target: str, dag_args: list[str]) -> GraphSource:
+def _source_of_dag(target: str, dag_args: list[str]) -> GraphSource | None:
     from handoff_mpi.dag import Plan
     from handoff_mpi.launch import command
     from handoff_mpi.launch import job as jobs
@@ -135,7 +138,7 @@ def _source_of_dag(target: str, dag_args: list[str]) -> GraphSource:
         jobs.current = job = jobs.local_job()
         _, dag = command.load(job, target, dag_args)
         if dag is None:
-            raise UsageError("build(args) was asked for help, so there is no DAG to draw; give it other arguments")
+            return None
         plan = Plan()
         plan.add(dag.validate())
     costs: dict[int, dict[str, int | float]] = {}
@@ -203,6 +206,8 @@ _DRAWERS: dict[str, Callable[[GraphSource, int], Iterator[bytes]]] = {
 
 
 def _print_text(source: GraphSource, max_functions: int) -> None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # where stdout is ASCII
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     with _readers_may_leave():
         for line in text_lines(drawing_of(source, max_functions)):

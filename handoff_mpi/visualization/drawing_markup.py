@@ -106,14 +106,21 @@ def mermaid_text(drawing: Drawing) -> str:
         lines.append(f"  b{number}[{mermaid_string(chr(10).join(_lines_of(drawing, box)))}]")
     for (source, target), count in drawing.arrows.items():
         lines.append(f"  b{source} -->{f'|{count}|' if drawing.is_grouped else ''} b{target}")
-    if drawing.legend:
+    legend = _mermaid_legend(drawing)
+    if legend:
         lines.append('  subgraph legend["legend"]')
-        lines += [f"    c{colour}[{mermaid_string(ranks)}]" for colour, ranks in drawing.legend]
+        lines += [f"    c{colour}[{mermaid_string(ranks)}]" for colour, ranks in legend.items()]
         lines.append("  end")
-    return "\n".join([*lines, *_mermaid_classes(drawing), ""])
+    return "\n".join([*lines, *_mermaid_classes(drawing, legend), ""])
 
 
-def _mermaid_classes(drawing: Drawing) -> Iterator[str]:
+def _mermaid_legend(drawing: Drawing) -> dict[int, str]:
+    """Return number of the colour to ranks, of colours that boxes have alone: Mermaid has no stripes."""
+    used = {box.stripes[0][0] for box in drawing.boxes if len(box.stripes) == 1}
+    return {colour: ranks for colour, ranks in drawing.legend if colour in used}
+
+
+def _mermaid_classes(drawing: Drawing, legend: dict[int, str]) -> Iterator[str]:
     """Yield the colours and lines; a box has one class for each."""
     members: dict[str, list[str]] = defaultdict(list)
     for number, box in enumerate(drawing.boxes):
@@ -121,7 +128,7 @@ def _mermaid_classes(drawing: Drawing) -> Iterator[str]:
         members["neutral" if colour is None else f"colour{colour}"].append(f"b{number}")
         if box.state in _MERMAID_LINES:
             members[box.state].append(f"b{number}")
-    for colour, _ in drawing.legend:
+    for colour in legend:
         members[f"colour{colour}"].append(f"c{colour}")
     fill = NEUTRAL if drawing.has_run else UNFILLED
     looks = {"neutral": f"fill:{fill},stroke:{LINE},color:#000", **_MERMAID_LINES}

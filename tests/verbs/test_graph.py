@@ -172,6 +172,26 @@ def test_a_dag_that_is_not_valid_is_told(graph, tmp_path):
     assert "'b'" in err
 
 
+def test_a_build_that_is_asked_for_help_gives_it(graph, tmp_path):
+    (tmp_path / "help.py").write_text(
+        "import argparse\ndef build(args):\n    argparse.ArgumentParser(prog='mine').parse_args(args)\n"
+    )
+    code, out, err = graph("help.py", "--", "--help")
+    assert (code, out) == (0, "")
+    assert err.startswith("usage: mine")
+
+
+def test_stdout_may_be_ascii(tmp_path):
+    (tmp_path / "dag.py").write_text(
+        "from handoff_mpi import DAG, Function\ndag = DAG('é')\ndag.add_function(Function('ü', (), abs, [1]))\n"
+    )
+    command = [sys.executable, "-m", "handoff_mpi", "graph", "dag.py"]
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert b"\\xfc  abs" in ended.stdout
+
+
 def test_a_reader_that_leaves_is_no_trouble(finished):
     command = f"{sys.executable} -m handoff_mpi graph run --format json | head -c 5"
     ended = subprocess.run(command, shell=True, cwd=finished, capture_output=True, timeout=60)

@@ -194,7 +194,8 @@ def test_ids_of_any_text_come_through_dot_and_mermaid(ids, name):
         )
 
 
-def test_mermaid_has_a_legend_and_a_class_for_each_look(mixed):
+def test_mermaid_has_a_legend_and_a_class_for_each_look(mixed, large):
+    assert "legend" not in mermaid_text(drawing_of(large)), "it has no stripes"
     text = mermaid_text(drawing_of(mixed))
     assert 'c0["rank 1 on node1"]' in text
     assert "class b2 failed" in text

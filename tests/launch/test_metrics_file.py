@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from handoff_mpi import DAG, Function, UsageError, execute_local
-from handoff_mpi.launch import metrics_file, run
+from handoff_mpi.launch import metrics_file
 from handoff_mpi.launch.metrics_file import INTERVAL_S, MetricsFile
 from handoff_mpi.visualization import metrics
 from handoff_mpi.visualization.metrics import HOST_METRICS, NAME_METRICS, RUN_METRICS, metrics_text
@@ -233,7 +233,7 @@ def test_a_run_whose_file_cannot_be_written_is_done(tmp_path, monkeypatch, capfd
     results = execute_local(small_dag(), run_dir=False, metrics_file=tmp_path / "run.prom")
     assert results.status == "done"
     assert capfd.readouterr().err.count("No space left on device") == 1
-    monkeypatch.setattr(run.Progress, "final_fields", lambda self, now: 1 / 0)
+    monkeypatch.setattr(MetricsFile, "finish", lambda self, status: 1 / 0)
     assert execute_local(small_dag(), run_dir=False, metrics_file=tmp_path / "run.prom").status == "done"
 
 

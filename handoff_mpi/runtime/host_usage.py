@@ -8,8 +8,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import psutil
-
 #: Seconds between two samples of a host; more for each host, as rank 0 takes in all samples.
 INTERVAL_S, HOST_INTERVAL_S = 5.0, 0.05
 #: A run has at most about this many samples of a host for each tenfold of its duration.
@@ -29,14 +27,16 @@ class HostUsage:
     """
 
     def __init__(self, has_gpus: bool) -> None:
+        self._psutil = importlib.import_module("psutil")  # one rank a host needs it
         self._gpus = _open_gpus() if has_gpus else []
-        psutil.cpu_percent()  # what it returns is the use since the call before
+        self._psutil.cpu_percent()  # what it returns is the use since the call before
 
     def sample(self) -> dict[str, float]:
         """Return ``cores``, ``cpu_percent`` of them all since the last sample, and ``memory_used_mb``.
 
         Where GPUs are asked for and can be: ``gpus``, and ``gpu_percent``, the mean of how busy each was lately.
         """
+        psutil = self._psutil
         memory = psutil.virtual_memory()
         found: dict[str, float] = {
             "cores": psutil.cpu_count() or os.cpu_count() or 1,

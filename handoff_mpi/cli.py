@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import handoff_mpi
 from handoff_mpi import signals
@@ -40,8 +40,16 @@ from handoff_mpi.launch.signals import stop_before_the_start
 from handoff_mpi.launch.start_line import ResumeCommand, shown_path
 from handoff_mpi.process_exit import exit_python
 from handoff_mpi.python_path import ModuleName
-from handoff_mpi.results.run_dir import lock_for_supervisor, note_arrived, read_status, take_mark, use_run_dir
+from handoff_mpi.results.run_dir import (
+    has_supervisor,
+    lock_for_supervisor,
+    note_arrived,
+    read_status,
+    take_mark,
+    use_run_dir,
+)
 from handoff_mpi.results.secure_files import Directory
+from handoff_mpi.results.summary import SCHEMA, read_summary
 from handoff_mpi.resume_command import resume_command
 from handoff_mpi.runtime.options import NO_RECORD, RunOptions
 from handoff_mpi.speech import say
@@ -127,15 +135,16 @@ def _split_at_dashes(arguments: list[str]) -> tuple[list[str], list[str]]:
 def _run(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
     chosen = options_given(given)
     if given.json:
-        _leave_stdout_alone(chosen)
+        _capture_output(chosen)
     if given.n is not None:
         return _launch(given, own, args, RunOptions(**chosen))
     _refuse_launching(own, "run")
+    stdout = _own_stdout() if given.json else None
     if not is_under_launcher():
         mark_descendants()
         local = jobs.local_job()
         local.resumed_by = resume_command(own, args)
-        return command.tell_refusal(chosen, command.lead(local, _target(given), args, chosen, given.json))
+        return _lead(local, given, args, chosen, stdout)
     if rank_by_launcher():
         command.ignore_signals()
     if "run_dir" in chosen:
@@ -143,13 +152,34 @@ def _run(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
     job = jobs.current = command.join(RunOptions(**chosen).join_limit)
     if job.rank == 0:
         job.resumed_by = _given(given.resumed_by) or resume_command(own, args, is_launched=True)
-        command.end(job, command.tell_refusal(chosen, command.lead(job, _target(given), args, chosen, given.json)))
+        command.end(job, _lead(job, given, args, chosen, None if has_supervisor() else stdout))
     command.serve(job)
     return EXIT_DONE
 
 
-def _leave_stdout_alone(chosen: dict[str, Any]) -> None:
-    """Have what functions print captured: a program reads stdout.
+def _lead(job: jobs.Job, given: argparse.Namespace, args: list[str], chosen: dict[str, Any], out: TextIO | None) -> int:
+    """Rank 0 runs the DAG; return the exit code, and print the summary as data to ``out`` if there is one."""
+    code = command.tell_refusal(chosen, command.lead(job, _target(given), args, chosen))
+    if out is not None:
+        _print_summary(job.summary, code, out)
+    return code
+
+
+def _print_summary(summary: dict[str, Any] | None, code: int, out: TextIO) -> None:
+    """Print one object in any case: of a run that was refused, or lost, there is no summary."""
+    told = summary or {"schema": SCHEMA, "status": "refused" if code == EXIT_USAGE else "lost", "exit_code": code}
+    print(json.dumps(told, default=repr), file=out, flush=True)
+
+
+def _own_stdout() -> TextIO:
+    """Return stdout for this module alone; what all others print goes to stderr: a program reads the former."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return out
+
+
+def _capture_output(chosen: dict[str, Any]) -> None:
+    """Have what functions print captured.
 
     Raises:
         UsageError: there is to be no summary.
@@ -201,6 +231,8 @@ def _launch(given: argparse.Namespace, own: list[str], args: list[str], options:
         with drawn(run_dir.path, terminal_of_stderr() if is_live else None):
             code = supervise(order)
         end_viewer()
+        if given.json:
+            _print_summary(read_summary(run_dir), code, sys.stdout)
         _report_at_end(run_dir, options.report)
         return code
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shlex
 import signal
@@ -67,7 +66,7 @@ _LAST_S = 15.0
 _LAST_LOOK_S = 0.005
 
 
-def lead(job: Job, target: str, args: list[str], chosen: dict[str, Any], prints_json: bool = False) -> int:
+def lead(job: Job, target: str, args: list[str], chosen: dict[str, Any]) -> int:
     """Rank 0: load the DAG, run it, tell how it went."""
     jobs.current = job
     _listen_to_signals(job, chosen.get("run_dir"))
@@ -107,8 +106,7 @@ def lead(job: Job, target: str, args: list[str], chosen: dict[str, Any], prints_
     if not is_quiet:
         tell(results.summary())
         _tell_of_report(job, results, report)
-    if prints_json:
-        print(json.dumps(results._summary, default=repr), flush=True)
+    job.summary = results._summary
     if not has_supervisor():
         _report_at_end(job, results, report)
     return results.exit_code

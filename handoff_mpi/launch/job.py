@@ -97,6 +97,7 @@ class Job:
         top_level: what loading dag.py has changed in this process; None if it was not loaded.
         has_said: notices of this job, which are not repeated for each run.
         resumed_by: makes the command that resumes a run of this job, from its run-dir; None in a script.
+        summary: of the run of a command line, as ``summary.json`` has it; None before its end.
         leave: ends this process at once; None where that is not for this package to do (a user's script).
         idle_limit_s: how long a worker waits for a run while rank 0 cannot be found alive; see
             :mod:`handoff_mpi.runtime.vigil`.
@@ -129,6 +130,7 @@ class Job:
         self.top_level: TopLevel | None = None
         self.has_said: set[str] = set()
         self.resumed_by: ResumeCommand | None = None
+        self.summary: dict[str, Any] | None = None
         self.directory = directory_between_calls() or "."
         self.leave: Callable[[], object] | None = None
         self.idle_limit_s = IDLE_LIMIT_S

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections import Counter
 from collections.abc import Hashable
 from typing import Any, Protocol
 
-from handoff_mpi.errors import UntrustedFile
+from handoff_mpi.errors import UntrustedFile, UsageError
 from handoff_mpi.formatting import id_text, one_line
 from handoff_mpi.results.secure_files import Directory
 from handoff_mpi.results.usage_samples import EVENTS_FILE
@@ -24,11 +25,11 @@ EVENT_FIELDS: dict[str, tuple[str, ...]] = {
     "run.stopping": ("reason",),
     "run.not_written": ("reason",),
     "run.stop": ("status", "exit_code", "duration_s", "done", "failed", "skipped", "waiting", "retries", "reason"),
-    "function.retry": ("id", "rank", "host", "attempt", "kind", "reason", "place", "delay_s"),
-    "function.failed": ("id", "rank", "host", "attempt", "kind", "reason", "place", "traceback"),
-    "function.skipped": ("id", "reason"),
-    "function.reassigned": ("id", "rank", "host", "attempt", "reason"),
-    "function.recomputed": ("id", "rank", "host", "attempt", "reason"),
+    "function.retry": ("id", "name", "rank", "host", "attempt", "kind", "reason", "place", "delay_s"),
+    "function.failed": ("id", "name", "rank", "host", "attempt", "kind", "reason", "place", "traceback"),
+    "function.skipped": ("id", "name", "reason"),
+    "function.reassigned": ("id", "name", "rank", "host", "attempt", "reason"),
+    "function.recomputed": ("id", "name", "rank", "host", "attempt", "reason"),
     "rank.joined": ("rank", "host", "capabilities"),
     "rank.suspect": ("rank", "host", "reason"),
     "rank.returned": ("rank", "host"),
@@ -40,7 +41,7 @@ EVENT_FIELDS: dict[str, tuple[str, ...]] = {
     "host.probation_start": ("host", "ranks", "reason"),
     "host.probation_stop": ("host", "ranks", "reason"),
     "host.usage": ("host", "cores", "cpu_percent", "memory_used_mb", "gpus", "gpu_percent"),
-    "resource.refused": ("id", "rank", "host", "amounts", "reason"),
+    "resource.refused": ("id", "name", "rank", "host", "amounts", "reason"),
     "resource.updated": ("rank", "host", "amounts"),
     "events.omitted": ("of", "like", "count"),
     "events.full": ("limit_nbytes",),
@@ -49,6 +50,8 @@ EVENT_FIELDS: dict[str, tuple[str, ...]] = {
 OF_FUNCTIONS = tuple(name for name in EVENT_FIELDS if name.startswith(("function.", "resource.refused")))
 #: The lines of a launch take this much at most; of it, samples of hosts' use may take a part.
 MAX_NBYTES, MAX_USAGE_NBYTES = 64_000_000, 48_000_000
+#: Lines that could not be written are kept until this much, and tried again with the next ones.
+MAX_UNWRITTEN_CHARS = 256_000
 #: Of equal events (of functions that failed alike, say) so many are written, and the count of the others.
 MAX_ALIKE = 20
 _MAX_KINDS = 10_000
@@ -100,6 +103,8 @@ class EventLog:
         self._launch = launch
         self._has_functions = has_functions
         self._lines: list[str] = []
+        self._unwritten = ""
+        self._lock = threading.Lock()  # a thread adds samples of the host's use
         self._alike: Counter[tuple[str, Hashable]] = Counter()
         self._nbytes = 0
         self._is_full = self._has_complained = False
@@ -107,6 +112,10 @@ class EventLog:
         self._run_dir = run_dir
 
     def add(self, event: str, time_s: float, like: Hashable = None, **fields: Any) -> None:
+        with self._lock:
+            self._add(event, time_s, like, fields)
+
+    def _add(self, event: str, time_s: float, like: Hashable, fields: dict[str, Any]) -> None:
         if self._is_full or (event in OF_FUNCTIONS and not self._has_functions):
             return
         if like is not None and self._is_one_of_many(event, like):
@@ -131,19 +140,25 @@ class EventLog:
     def flush(self) -> None:
         if not self._lines:
             return
-        text, self._lines = "".join(self._lines), []
+        with self._lock:
+            text, self._lines = self._unwritten + "".join(self._lines), []
+            self._unwritten = ""
+            self._write(text)
+
+    def _write(self, text: str) -> None:
         try:
             if self._fd < 0:
                 self._fd = _open(self._run_dir)
             _write(self._fd, text.encode())
         except (OSError, UntrustedFile) as error:
+            self._unwritten = text if len(text) <= MAX_UNWRITTEN_CHARS else ""
             self._complain(error)
 
     def _complain(self, error: Exception) -> None:
         if not self._has_complained:
             self._has_complained = True
             why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            say(f"{self._run_dir.path / EVENTS_FILE} cannot be written: {why}; the run continues without these lines")
+            say(f"{self._run_dir.path / EVENTS_FILE} cannot be written: {why}; the run continues")
 
     def close(self, time_s: float) -> None:
         for (event, like), count in self._alike.items():
@@ -163,9 +178,13 @@ def clear_events(run_dir: Directory) -> None:
     """Remove the events of earlier launches.
 
     Raises:
-        OSError: the file cannot be removed.
+        UsageError: the file cannot be removed.
     """
-    run_dir.remove(EVENTS_FILE)
+    try:
+        run_dir.remove(EVENTS_FILE)
+    except OSError as error:
+        path = run_dir.path / EVENTS_FILE
+        raise UsageError(f"cannot remove {path}: {error.strerror}; remove it, or use another --run-dir") from error
 
 
 def _open(run_dir: Directory) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from handoff_mpi.errors import UntrustedFile
 from handoff_mpi.formatting import id_text, one_line
+from handoff_mpi.results.secure_files import Directory
 from handoff_mpi.version import VERSION
 
 if TYPE_CHECKING:
@@ -21,6 +24,15 @@ _OF_STATUS = (
     *("dag_id", "run", "launch", "host", "ranks", "directory", "resume", "started_s", "counts"),
     *("by_name", "hosts", "lost_ranks", "probation", "failures"),
 )
+
+
+def read_summary(run_dir: Directory) -> dict[str, Any] | None:
+    """Return what ``summary.json`` holds; None where it is missing, or not whole."""
+    try:
+        told = json.loads(run_dir.read(SUMMARY))
+    except (OSError, UntrustedFile, ValueError):
+        return None
+    return told if isinstance(told, dict) else None
 
 
 def summarize(results: Results, status: Mapping[str, Any]) -> dict[str, Any]:

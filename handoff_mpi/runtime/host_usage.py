@@ -44,12 +44,13 @@ class HostUsage:
             "memory_used_mb": round((memory.total - memory.available) / 1e6, 1),
         }
         if self._gpus:
-            found["gpus"] = len(self._gpus)
-            found["gpu_percent"] = round(sum(busy() for busy in self._gpus) / len(self._gpus), 1)
+            busy = [percent for gpu in self._gpus if (percent := gpu()) is not None]
+            if busy:
+                found |= {"gpus": len(busy), "gpu_percent": round(sum(busy) / len(busy), 1)}
         return found
 
 
-def _open_gpus() -> list[Callable[[], float]]:
+def _open_gpus() -> list[Callable[[], float | None]]:
     """Return, for each GPU of this host, what tells how busy it is, in percent."""
     try:
         nvml = importlib.import_module("pynvml")  # of the extra `gpu`
@@ -60,8 +61,8 @@ def _open_gpus() -> list[Callable[[], float]]:
     return [partial(_busy_percent, nvml, device) for device in devices]
 
 
-def _busy_percent(nvml: Any, device: Any) -> float:
+def _busy_percent(nvml: Any, device: Any) -> float | None:
     try:
         return float(nvml.nvmlDeviceGetUtilizationRates(device).gpu)
     except nvml.NVMLError:
-        return 0.0
+        return None  # it has fallen off the bus, or belongs to another

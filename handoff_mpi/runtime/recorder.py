@@ -41,8 +41,8 @@ _PROBATION_EVENTS = {
     (True, True): events.HOST_PROBATION_START,
     (True, False): events.HOST_PROBATION_STOP,
 }
-#: Of functions that run again, so many are named.
-MAX_NAMED = 5
+#: Of functions that run again, and of ranks that are lost, so many are named; and so many lines tell of lost ranks.
+MAX_NAMED, MAX_LINES_OF_LOSSES = 5, 30
 #: Of a sample of a host's use, what ``status.json`` shows.
 SHOWN_OF_USAGE = ("cpu_percent", "memory_used_mb", "gpu_percent")
 _STATES = [_NAMES.get(state, "waiting") for state in State]
@@ -65,6 +65,7 @@ class Recorder:
     """
 
     def __init__(self, plan: Plan, dag_id: Hashable, hosts: dict[int, str]) -> None:
+        self._lines_of_losses = 0
         self._told_short: set[int] = set()
         self.events: EventPort = NoEvents()
         self.usage: dict[str, dict[str, float]] = {}
@@ -204,18 +205,23 @@ class Recorder:
                 self._announce_end(task, scheduler.failures[task])
             elif cause == Cause.RETURNED:
                 self._tell_refused(scheduler, task, rank, detail[1])
-        if len(self.lost) > len(lost):
+        if self.lost.keys() - lost.keys():
             self._tell_lost({rank: why for rank, why in self.lost.items() if rank not in lost}, reassigned, recomputed)
         self.events.flush()
 
     def _tell_lost(self, lost: Mapping[int, str], reassigned: Sequence[int], recomputed: Sequence[int]) -> None:
-        """Say which ranks were lost in this turn and why, a line for each host, and what runs again because of it."""
-        by_host: dict[str, list[int]] = {}
-        for rank in lost:
-            by_host.setdefault(self.host_of(rank), []).append(rank)
-        for host, ranks in by_host.items():
-            who = f"rank {ranks[0]} ({host}) is" if len(ranks) == 1 else f"{len(ranks)} ranks of {host} are"
-            say(f"{who} lost: {lost[ranks[0]]}")
+        """Say which ranks were lost in this turn and why, equal losses in a line, and what runs again because of it."""
+        alike: dict[tuple[str, str], list[int]] = {}
+        for rank, why in lost.items():
+            alike.setdefault((self.host_of(rank), why), []).append(rank)
+        for (host, why), ranks in alike.items():
+            self._lines_of_losses += 1
+            if self._lines_of_losses <= MAX_LINES_OF_LOSSES:
+                named = ", ".join(map(str, ranks[:MAX_NAMED])) + (", ..." if len(ranks) > MAX_NAMED else "")
+                who = f"rank {named} ({host}) is" if len(ranks) == 1 else f"{len(ranks)} ranks of {host} ({named}) are"
+                say(f"{who} lost: {why}")
+        if self._lines_of_losses > MAX_LINES_OF_LOSSES:
+            return
         again = [f"calls that ran there are repeated on other ranks: {self._named(reassigned)}"] if reassigned else []
         again += [f"values that were there are computed again: {self._named(recomputed)}"] if recomputed else []
         if again:
@@ -227,7 +233,9 @@ class Recorder:
 
     def _note(self, event: str, like: Hashable = None, *, task: int = -1, rank: int = -1, **fields: Any) -> None:
         """Have an event of a task, or of a rank, or of both recorded."""
-        about: dict[str, Any] = {} if task < 0 else {"id": self._plan.ids[task]}
+        about: dict[str, Any] = {}
+        if task >= 0:
+            about = {"id": self._plan.ids[task], "name": self._plan.code_names[self._plan.specs[task].code]}
         if rank >= 0:
             about |= {"rank": rank, "host": self.host_of(rank)}
         self.events.add(event, clock(), like, **about, **fields)

@@ -6,9 +6,11 @@ import errno
 import json
 import os
 import re
+import threading
 
 import pytest
 
+from handoff_mpi.errors import UsageError
 from handoff_mpi.results import event_log
 from handoff_mpi.results.event_log import EVENT_FIELDS, MAX_ALIKE, EventLog, clear_events
 from handoff_mpi.results.secure_files import open_directory
@@ -106,8 +108,30 @@ def test_a_full_disk_is_said_once_and_leaves_whole_lines(run_dir, monkeypatch, c
     monkeypatch.setattr(os, "write", real)
     log.add("rank.lost", NOW, rank=4)
     log.close(NOW)
-    assert [each["rank"] for each in lines(run_dir)] == [1, 4]
+    assert [each["rank"] for each in lines(run_dir)] == [1, 2, 3, 4]
     assert capsys.readouterr().err.count("events.jsonl cannot be written: No space left on device") == 1
+
+
+def test_what_cannot_be_removed_is_said(run_dir):
+    (run_dir.path / "events.jsonl").mkdir()
+    with pytest.raises(UsageError, match=r"cannot remove .*events\.jsonl: Is a directory; remove it"):
+        clear_events(run_dir)
+
+
+def test_no_line_is_lost_between_threads(run_dir):
+    log = EventLog(run_dir, 1)
+
+    def add():
+        for number in range(2000):
+            log.add("host.usage", NOW, cores=number)
+
+    threads = [threading.Thread(target=add) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        log.flush()
+    log.close(NOW)
+    assert len(lines(run_dir)) == 6000
 
 
 def test_a_link_in_its_place_is_not_followed(run_dir, tmp_path, capsys):

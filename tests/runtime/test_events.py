@@ -15,8 +15,11 @@ import pytest
 
 import handoff_mpi
 from handoff_mpi import DAG, Function
+from handoff_mpi.dag import Plan
 from handoff_mpi.results.event_log import EVENT_FIELDS
 from handoff_mpi.runtime.host_usage import INTERVAL_S, HostUsage, interval_s
+from handoff_mpi.runtime.recorder import MAX_LINES_OF_LOSSES, Recorder
+from handoff_mpi.scheduler import Cause
 from tests.runtime.test_unhappy import PREAMBLE
 
 ALWAYS = {"event", "time_s", "launch"}
@@ -140,6 +143,12 @@ def test_json_is_all_that_stdout_has(handoff, tmp_path):
     for words in ([], ["-n", "2"]):
         ended = handoff("run", "--json", *words, "dag.py")
         assert json.loads(ended.out)["exit_code"] == ended.rc == 0, ended.err
+    (tmp_path / "loud.py").write_text("print('loading')\n" + (tmp_path / "dag.py").read_text())
+    for words in ([], ["-n", "2"]):
+        ended = handoff("run", "--json", *words, "loud.py")
+        assert json.loads(ended.out)["exit_code"] == 0 and "loading" in ended.err
+        ended = handoff("run", "--json", *words, "missing.py")
+        assert json.loads(ended.out) == {"schema": 1, "status": "refused", "exit_code": 2}
     checked = handoff("check", "--json", "dag.py")
     assert json.loads(checked.out)["fits"] == [{"count": 7, "cost": {"cpu": 1}, "ranks": [0]}]
     (tmp_path / "bad.py").write_text(
@@ -158,3 +167,53 @@ def test_samples_are_fewer_on_many_hosts_and_in_long_runs():
     assert interval_s(1, 86_400.0) == 86.4
     sample = HostUsage(has_gpus=True).sample()
     assert set(sample) >= {"cores", "cpu_percent", "memory_used_mb"}
+
+
+class Log(list):
+    """Stands for a scheduler: a test writes its log."""
+
+    def take_log(self):
+        return list(self)
+
+
+@pytest.fixture
+def tell(capsys):
+    """Return what has a recorder take in changes of ranks, each (rank, what, detail); it returns what is said."""
+    dag = DAG("d")
+    dag.add_function(Function("fit", (), len))
+    plan = Plan()
+    plan.add(dag)
+    recorder = Recorder(plan, "d", {rank: f"n{rank // 4}" for rank in range(200)})
+    recorder.grow()
+
+    def say(*changes, tasks=()):
+        recorder.transitions(Log([*((-1, 0, 0, 0, rank, (what, detail)) for rank, what, detail in changes), *tasks]))
+        return capsys.readouterr().err.splitlines()
+
+    return say
+
+
+def test_lost_ranks_are_said_by_host_and_cause(tell):
+    again = (0, 0, Cause.RANK_LOST, 1, 1, "rank 1 is lost")
+    said = tell((1, "lost", "killed"), (2, "lost", "killed"), (3, "lost", "silent"), tasks=[again])
+    assert said == [
+        "handoff: 2 ranks of n0 (1, 2) are lost: killed",
+        "handoff: rank 3 (n0) is lost: silent",
+        "handoff: calls that ran there are repeated on other ranks: 'fit'",
+    ]
+    assert tell((1, "returned", None), (5, "lost", "killed")) == [
+        "handoff: rank 1 (n0) has returned",
+        "handoff: rank 5 (n1) is lost: killed",
+    ]
+
+
+def test_very_many_lost_ranks_are_few_lines(tell):
+    said = [line for rank in range(200) for line in tell((rank, "lost", "killed"))]
+    assert len(said) == MAX_LINES_OF_LOSSES
+
+
+def test_a_rank_short_of_memory_is_said_once(tell):
+    assert tell((1, "memory high", "91 % of 2 GB")) == [
+        "handoff: rank 1 (n0) is short of memory: 91 % of 2 GB; it gets no new functions meanwhile"
+    ]
+    assert tell((1, "memory normal", ""), (1, "memory high", "92 % of 2 GB")) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 MAX_CHARS = 80
@@ -9,6 +10,8 @@ MAX_CHARS = 80
 MAX_LAST_LINES, MAX_LAST_NBYTES = 20, 4096
 #: Of an id that is written into a file.
 MAX_ID_CHARS = 1000
+#: A run has less time left than this, or what says so is wrong.
+MAX_TIME_LEFT_S = 1e9
 
 
 def show(thing: Any, limit: int = MAX_CHARS) -> str:
@@ -70,6 +73,19 @@ def duration_text(seconds: float) -> str:
         if whole >= size
     )
     return f"{large:,} {units[0]} {small} {units[1]}" if small else f"{large:,} {units[0]}"
+
+
+def time_left_text(status: Mapping[str, Any]) -> str:
+    """Return in words how much time a run has left, as far as that is known.
+
+    Args:
+        status: the fields of ``status.json``.
+    """
+    for name, words in (("eta_s", "about"), ("eta_at_least_s", "at least")):
+        seconds = status.get(name)
+        if isinstance(seconds, (int, float)) and 0 <= seconds < MAX_TIME_LEFT_S:
+            return f"{words} {duration_text(seconds)} left"
+    return "time left unknown"
 
 
 def rate_text(per_s: float) -> str:

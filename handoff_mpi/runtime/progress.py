@@ -113,7 +113,7 @@ class Progress:
             return {
                 **self._known(now, counts, running),
                 "rate_per_s": self._rate(counts, now),
-                "eta_s": self._eta(counts, running, now),
+                **self._time_left(running, now),
                 "longest": self._longest(),
             }
 
@@ -223,14 +223,24 @@ class Progress:
         then, before = self._ended[0]
         return max(0.0, (ended - before) / (now - then)) if now > then else 0.0
 
-    def _eta(self, counts: Mapping[str, int], running: Sequence[int], now: float) -> float | None:
-        """Estimate the seconds that are left: what is open shared by the busy slots, or its longest path if that takes
-        longer; None while more than a few open functions are of names that have not been measured.
+    def _time_left(self, running: Sequence[int], now: float) -> dict[str, float | None]:
+        """Return the seconds that are left, and those that are left at least; None where they are unknown.
+
+        While more than a few open functions are of names that have not been measured only the latter are known: these
+        functions are taken to need no time.
         """
         left = [each for each in self._names if each.open > 0]
         unknown = sum(each.open for each in left if each.mean_s is None)
-        if unknown > MAX_UNKNOWN_SHARE * sum(each.open for each in left):
-            return None
+        if unknown <= MAX_UNKNOWN_SHARE * sum(each.open for each in left):
+            eta_s = self._eta(left, running, now)
+            return {"eta_s": eta_s, "eta_at_least_s": eta_s}
+        least_s = self._eta([each for each in left if each.mean_s is not None], running, now)
+        return {"eta_s": None, "eta_at_least_s": least_s or None}
+
+    def _eta(self, left: Sequence[_OfName], running: Sequence[int], now: float) -> float | None:
+        """Estimate how many seconds open functions of some names need: their work shared by the busy slots, or the
+        longest open path if that takes longer.
+        """
         usual_s = sum(each.busy_s for each in self._names) / max(1, sum(each.calls for each in self._names))
         work_s = sum(each.open * (usual_s if each.mean_s is None else each.mean_s) for each in left)
         if not running or not work_s:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from handoff_mpi.formatting import duration_text, one_line, rate_text
+from handoff_mpi.formatting import duration_text, one_line, rate_text, time_left_text
 from handoff_mpi.runtime.pace import clock
 from handoff_mpi.speech import say_once
 
@@ -111,8 +111,7 @@ def _counts(status: Mapping[str, Any]) -> str:
 
 def _speed(status: Mapping[str, Any]) -> str:
     """Return the rate and the time left."""
-    eta_s, rate = status.get("eta_s"), status.get("rate_per_s") or 0.0
-    left = "time left unknown" if eta_s is None else f"about {duration_text(eta_s)} left"
+    rate, left = status.get("rate_per_s") or 0.0, time_left_text(status)
     return f"{rate_text(rate)}, {left}" if rate else left
 
 

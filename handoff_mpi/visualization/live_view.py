@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from handoff_mpi.formatting import duration_text, one_line, rate_text
+from handoff_mpi.formatting import duration_text, one_line, rate_text, time_left_text
 
 #: Of the rows of a terminal the view takes this share, and never more than MAX_ROWS.
 _ROWS_SHARE = 0.4
@@ -115,8 +115,7 @@ def _share(rows: int, wanted: Sequence[int]) -> list[int]:
 
 def _title(status: Status, now: float, width: int, silent_s: float) -> Text:
     took = duration_text(_number(status.get("duration_s")) or max(0.0, now - _number(status.get("started_s", now))))
-    eta_s = status.get("eta_s")
-    left = "time left unknown" if eta_s is None else f"about {duration_text(_number(eta_s))} left"
+    left = time_left_text(status)
     if status.get("exit_code") is not None:
         left = _short(status.get("status"))
     is_silent = silent_s >= SILENCE_S

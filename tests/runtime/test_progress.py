@@ -140,6 +140,16 @@ def test_the_time_left_is_unknown_until_almost_all_that_is_open_has_been_measure
     assert run.fields()["eta_s"] == pytest.approx(50 * 2.0)  # one slot is busy; the last one is taken to last alike
 
 
+def test_while_more_is_unknown_the_time_left_is_known_at_least():
+    run = Fixture([0] * 10 + [1] * 10)
+    assert (run.fields()["eta_s"], run.fields()["eta_at_least_s"]) == (None, None)
+    run.run(0)
+    run.end(0, 2.0)
+    run.run(1)
+    told = run.fields()
+    assert told["eta_s"] is None and told["eta_at_least_s"] == pytest.approx(9 * 2.0)
+
+
 def test_the_time_left_is_no_less_than_the_longest_open_path():
     chain = {task: (task - 1,) for task in range(1, 10)}
     run = Fixture([0] * 10, chain, hosts=4)

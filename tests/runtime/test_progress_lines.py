@@ -38,6 +38,10 @@ def test_a_line_tells_counts_rate_and_time_left():
 
 def test_a_time_left_that_nobody_knows_is_unknown():
     assert progress_line({**STATUS, "eta_s": None, "rate_per_s": 0.0}, NOW).endswith("retried; time left unknown")
+    least = {"eta_s": None, "eta_at_least_s": 90.0, "rate_per_s": 0.0}
+    assert progress_line({**STATUS, **least}, NOW).endswith("; at least 1 min 30 s left")
+    for odd in (float("nan"), -1.0, 1e300, "soon", None):
+        assert progress_line({**STATUS, "eta_s": odd, "rate_per_s": 0.0}, NOW).endswith("time left unknown")
 
 
 def test_a_long_call_and_places_in_trouble_are_named():

@@ -6,6 +6,7 @@ Nothing here refers to a live object of the run, so that a record read from a fi
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import Counter
 from collections.abc import Hashable, Iterator, MutableSequence
 from dataclasses import dataclass, field
@@ -157,5 +158,9 @@ class RecordTable:
 
     def slowest(self, count: int) -> list[tuple[float, Hashable]]:
         """Return seconds and id of the longest calls that this launch made, the longest first."""
-        longest = heapq.nlargest(count, self.called(), key=self.durations.__getitem__)
-        return [(self.durations[task], self.ids[task]) for task in longest]
+        longest = heapq.nlargest(
+            count, zip(self.durations, itertools.count())
+        )  # those not called here have no duration
+        return [
+            (duration, self.ids[task]) for duration, task in longest if self.attempts[task] and self.started[task] >= 0
+        ]

@@ -50,7 +50,7 @@ def summarize(results: Results, status: Mapping[str, Any]) -> dict[str, Any]:
         "exit_code": results.exit_code,
         "stopped_because": results.stopped_because or None,
         "duration_s": results.duration_s,
-        "functions": sum(results.counts().values()),
+        "functions": len(results._records),
         **{name: status.get(name) for name in _OF_STATUS},
         "dag_id": one_line(id_text(results.dag_id), _MAX_CHARS),
         "lost_ranks": results.lost_ranks,

@@ -545,6 +545,7 @@ class Run:
         finally:
             if self._thread is not None:
                 self._thread.close()
+                self._thread = None  # it refers to this run, which nothing else should keep
 
     def _has_callbacks(self) -> bool:
         """Whether rank 0 calls code of the user's between functions."""

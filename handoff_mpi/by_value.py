@@ -166,8 +166,8 @@ def one_state() -> Iterator[None]:
 
 def holds_names(blob: bytes) -> bool:
     """Whether a pickle may refer to a module that travels by value by its name, or hold a sentinel of such a module."""
-    if len(_marks) != len(CARRIED_NAMES) + len(_ALWAYS):
-        _marks[:] = map(_mark, (*_ALWAYS, *CARRIED_NAMES))
+    if len(_marks) != len(CARRIED_NAMES) + len(_MAIN) + 1:
+        _marks[:] = [_SENTINEL, *map(_mark, (*_MAIN, *CARRIED_NAMES))]
     for mark in _marks:  # noqa: SIM110 - a generator takes as long as all the rest
         if mark in blob:
             return True
@@ -185,8 +185,9 @@ def _mark(name: str) -> bytes:
     return b"\x8c" + bytes([len(text)]) + text if len(text) < 256 else text
 
 
-#: A bare ``object()`` is a sentinel, that of a carried module perhaps.
-_ALWAYS = ("__main__", "__mp_main__", "object")
+_MAIN = ("__main__", "__mp_main__")
+#: The class of a bare ``object()``, a sentinel of a carried module perhaps: its name, looked up at once.
+_SENTINEL = b"\x8c\x06object" + pickle.MEMOIZE + pickle.STACK_GLOBAL
 #: The names of modules as pickles have them.
 _marks: list[bytes] = []
 

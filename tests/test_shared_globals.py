@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import sys
 import types
 
 import pytest
 
 from handoff_mpi import shared_globals
-from handoff_mpi.by_value import one_state
+from handoff_mpi.by_value import holds_names, one_state
 from handoff_mpi.carried_modules import CarriedModule, Definition, carry
-from handoff_mpi.encoding import encode_code
+from handoff_mpi.encoding import encode_code, sendable_id
 from handoff_mpi.shared_globals import SharedGlobals
 
 NAMES = itertools.count()
@@ -125,6 +126,13 @@ def test_a_definition_does_not_depend_on_what_was_pickled_before_it(module):
     names = ("first", "second", "third")
     orders = [{each.name: each.blob for each in sent(module, *order)} for order in itertools.permutations(names)]
     assert all(order == orders[0] for order in orders)
+
+
+def test_a_bare_object_is_told_from_its_name():
+    assert holds_names(pickle.dumps(object(), protocol=5))
+    assert holds_names(pickle.dumps([1.5, {"a": object()}], protocol=5))
+    assert not holds_names(pickle.dumps(["object", ("object", 3)], protocol=5))
+    assert sendable_id("object") == "object" and sendable_id(("object", 3)) == ("object", 3)
 
 
 def test_code_that_refers_to_them_is_pickled_the_same_way_each_time(module):

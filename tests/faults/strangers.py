@@ -61,13 +61,14 @@ def try_all(place: Path, flood_s: float) -> tuple[Counter[tuple[str, str]], int 
     """Run while a stranger tries; return how often it got what of which door, the run's exit code and what it said."""
     place.chmod(0o755)
     (place / "tried.py").write_text(DAG)
+    others = set(temporary_places())
     launched = launch([*WORDS, "tried.py"], place, {"PYTHONPATH": str(ROOT)})
     got: Counter[tuple[str, str]] = Counter()
     try:
         end = time.monotonic() + 60
         while not list(place.glob("run/values/*.value")) and time.monotonic() < end and launched.process.poll() is None:
             time.sleep(0.05)
-        doors = find_doors(launched, place)
+        doors = find_doors(launched, place, others)
         got = STRANGER.does(try_doors, doors, flood_s)
         (place / "tried").touch()
         code = launched.wait(90)
@@ -81,8 +82,18 @@ def try_all(place: Path, flood_s: float) -> tuple[Counter[tuple[str, str]], int 
 # -- what there is: found by root -------------------------------------------------------------------------
 
 
-def find_doors(launched: Launched, place: Path) -> dict[str, list[str]]:
-    """Return the doors of a run, by kind."""
+def temporary_places() -> list[Path]:
+    """Return files and directories that runs make for a time, whose ever they are."""
+    temporary = Path(tempfile.gettempdir())
+    return [path for name in _MADE for path in temporary.glob(name)] + list(Path("/dev/shm").glob("*"))
+
+
+def find_doors(launched: Launched, place: Path, others: set[Path]) -> dict[str, list[str]]:
+    """Return the doors of a run, by kind.
+
+    Args:
+        others: what there was before it.
+    """
     processes = launched.processes()
     pids = [str(each.pid) for each in processes]
     inodes = {inode for each in processes for inode in socket_inodes(each.pid)}
@@ -95,9 +106,7 @@ def find_doors(launched: Launched, place: Path) -> dict[str, list[str]]:
     for each in processes:
         with contextlib.suppress(psutil.Error):
             doors["port"] += [f"{c.laddr.port}" for c in each.net_connections("inet") if c.status == psutil.CONN_LISTEN]
-    temporary = Path(tempfile.gettempdir())
-    tops = [path for name in _MADE for path in temporary.glob(name)] + list(Path("/dev/shm").glob("*"))
-    for top in (place / "run", *tops):
+    for top in (place / "run", *(path for path in temporary_places() if path not in others)):
         doors["file"] += [str(top), *map(str, top.rglob("*"))]
     return doors
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -153,6 +154,8 @@ class FilesOfRunDir:
         self._directory = directory
         self._questions = QuestionBox(directory)
         self._tenure: Tenure | None = None
+        self._lock = threading.Lock()  # in one process a thread renews the status
+        self._has_ended = False
 
     def read_history(self) -> History:
         return read_history(self._directory)
@@ -180,20 +183,21 @@ class FilesOfRunDir:
         if self._tenure is None or self._tenure.is_over:
             return
         content = json.dumps({"status": "running", "exit_code": None, **about}, default=repr)
-        try:
-            self._directory.write(STATUS, content.encode())
-        except OSError:
-            pass  # the room that is kept on a full disk is for the verdict
+        with self._lock, suppress(OSError):  # the room that is kept on a full disk is for the verdict
+            if not self._has_ended:
+                self._directory.write(STATUS, content.encode())
 
     def answer(self, answering: Answering, now: float) -> None:
         self._questions.look(answering, now)
 
     def write_verdict(self, **fields: Any) -> None:
-        try:
-            write_status(self._directory, **fields)
-            give_up_room(self._directory)
-        except (JournalError, OSError) as error:
-            say(str(error))
+        with self._lock:
+            self._has_ended = True
+            try:
+                write_status(self._directory, **fields)
+                give_up_room(self._directory)
+            except (JournalError, OSError) as error:
+                say(str(error))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         content = json.dumps(summary, indent=1, default=repr) + "\n"

@@ -66,6 +66,16 @@ def test_a_launch_that_was_superseded_does_not_renew_the_status(tmp_path):
         first.close()
 
 
+def test_no_report_comes_behind_the_verdict(tmp_path):
+    with open_files(RunOptions(run_dir=tmp_path / "run")) as files:
+        files.begin()
+        files.renew_running({"beat": 1})
+        files.write_verdict(status="done", exit_code=0)
+        files.renew_running({"beat": 2})
+        assert json.loads((tmp_path / "run" / "status.json").read_text()) == {"status": "done", "exit_code": 0}
+        files.close()
+
+
 def test_a_run_without_files_fails_as_others_do(nothing_is_written):
     dag = diamond()
     dag.add_function(Function("f", (), fail, max_retries=0))

@@ -412,6 +412,8 @@ def test_a_sender_killed_at_any_moment_leaves_nothing_behind():
             end = time.monotonic() + 0.004 * dice.random()
             while time.monotonic() < end:
                 whole += _take_and_check(reader, buffers)
+            if sender >= 200:  # chance has cut none there: the stream is full in the middle of a frame before long
+                time.sleep(0.01)
         with pytest.raises(EOFError):
             while True:
                 whole += _take_and_check(reader, buffers)

@@ -35,7 +35,8 @@ MAX_PATH_TASKS, PATH_INTERVAL_S = 20_000, 10.0
 MAX_UNKNOWN_SHARE = 0.05
 _MAX_ID_CHARS, _MAX_REASON_CHARS = 100, 200
 
-_DONE, _FAILED, _SKIPPED = int(State.DONE), int(State.FAILED), int(State.SKIPPED)
+_DISPATCHED, _DONE = int(State.DISPATCHED), int(State.DONE)
+_FAILED, _SKIPPED = int(State.FAILED), int(State.SKIPPED)
 
 
 @dataclass(slots=True)
@@ -92,6 +93,7 @@ class Progress:
         self._known_tasks = 0
         self._known_failures = 0
         self._is_counted = bytearray()
+        self._undecided: list[int] = []  # their calls have ended, and the scheduler takes that in at its next turn
         self._restored = list(restored)
         self._ended: deque[tuple[float, int]] = deque()
         self._lock = threading.Lock()  # in one process a thread asks too
@@ -172,6 +174,7 @@ class Progress:
         recorder, state = self._recorder, self._scheduler.state
         specs, name_of_code, names = self._scheduler.specs, self._name_of_code, self._names
         is_counted, durations = self._is_counted, recorder.durations
+        undecided, self._undecided = self._undecided, []
         for task in _taken(recorder.ended):
             of_name = names[name_of_code[specs[task].code]]
             of_name.calls += 1
@@ -179,6 +182,14 @@ class Progress:
             if state[task] == _DONE and not is_counted[task]:
                 is_counted[task] = 1
                 of_name.done += 1
+            elif state[task] == _DISPATCHED:
+                self._undecided.append(task)
+        for task in undecided:
+            if state[task] == _DONE and not is_counted[task]:
+                is_counted[task] = 1
+                self._of(task).done += 1
+            elif state[task] == _DISPATCHED:
+                self._undecided.append(task)
         restored: Sequence[int] = ()
         if self._known_tasks:  # before, nobody knows their names
             restored, self._restored = self._restored, []

@@ -109,6 +109,16 @@ def test_what_earlier_launches_did_counts_as_done():
     assert told == {"total": 2, "running": 0, "done": 2, "failed": 0, "mean_s": None, "busy_s": 0.0}
 
 
+def test_a_call_is_counted_though_the_scheduler_takes_its_end_in_after_the_look():
+    run = Fixture([0, 0])
+    run.run(0)
+    run.recorder.finished(0, [(0, 1, 0, None, 0, NOW, 1.0)])
+    assert run.fields()["by_name"]["load"]["done"] == 0, "its state is still that of a call that runs"
+    run.scheduler.state[0] = State.DONE
+    assert run.fields()["by_name"]["load"]["done"] == 1
+    assert run.fields()["by_name"]["load"]["done"] == 1
+
+
 def test_fields_may_be_asked_for_before_tasks_are_submitted():
     run = Fixture([0, 0, 1], restored=[0, 1])
     specs, run.scheduler.specs[:] = list(run.scheduler.specs), []

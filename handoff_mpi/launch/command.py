@@ -106,7 +106,7 @@ def lead(job: Job, target: str, args: list[str], chosen: dict[str, Any]) -> int:
     if not is_quiet:
         tell(results.summary())
         _tell_of_report(job, results, report)
-    job.summary = results._summary
+    job.summary = job.latest_summary
     if not has_supervisor():
         _report_at_end(job, results, report)
     return results.exit_code

@@ -98,6 +98,7 @@ class Job:
         has_said: notices of this job, which are not repeated for each run.
         resumed_by: makes the command that resumes a run of this job, from its run-dir; None in a script.
         summary: of the run of a command line, as ``summary.json`` has it; None before its end.
+        latest_summary: of the run that ended last; ``dag.py`` may have made some while it was loaded.
         leave: ends this process at once; None where that is not for this package to do (a user's script).
         idle_limit_s: how long a worker waits for a run while rank 0 cannot be found alive; see
             :mod:`handoff_mpi.runtime.vigil`.
@@ -131,6 +132,7 @@ class Job:
         self.has_said: set[str] = set()
         self.resumed_by: ResumeCommand | None = None
         self.summary: dict[str, Any] | None = None
+        self.latest_summary: dict[str, Any] | None = None
         self.directory = directory_between_calls() or "."
         self.leave: Callable[[], object] | None = None
         self.idle_limit_s = IDLE_LIMIT_S
@@ -299,7 +301,9 @@ class Job:
 
         with garbage.paused():
             run = Run(self, dag, options)
-        return run.execute()
+        results = run.execute()
+        self.latest_summary = run.summary
+        return results
 
     def next_run(self) -> int:
         """Return the number of a run that begins; messages carry it."""

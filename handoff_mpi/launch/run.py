@@ -50,7 +50,7 @@ from handoff_mpi.results import Results
 from handoff_mpi.results.guarded import GuardedStore
 from handoff_mpi.results.history import History
 from handoff_mpi.results.origins import Origins, origins_here
-from handoff_mpi.results.results import FunctionError
+from handoff_mpi.results.results import FunctionError, PreparedResults
 from handoff_mpi.results.run_dir import has_supervisor
 from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
 from handoff_mpi.results.summary import summarize
@@ -103,11 +103,15 @@ class Run:
         dag: what it runs.
         options: how.
 
+    Attributes:
+        summary: what ``summary.json`` holds; None before the end of the run, and where none is recorded.
+
     Raises:
         DAGError, UsageError, FitsNowhere: it cannot be run; nothing has started.
     """
 
     def __init__(self, job: Job, dag: DAG, options: RunOptions) -> None:
+        self.summary: dict[str, Any] | None = None
         self._started = clock()
         self._usage: HostUsage | None = None
         self._next_sample = self._started + _FIRST_SAMPLE_S
@@ -579,28 +583,28 @@ class Run:
         """Return the results of the run, which is not done where ``trouble`` kept its journal from being written."""
         scheduler = self._scheduler
         status = "stopped" if trouble and scheduler.status == "done" else scheduler.status
-        results = Results(
-            self._dag.id,
-            self._run,
-            "stopped" if status == "running" else status,
-            self._errors(),
-            self._files.path,
-            clock() - self._started,
-            why_stopped or trouble,
-            {each.rank: each.host for each in self._job.capabilities},
-            {rank: len(slots) for rank, slots in scheduler.slots.of_rank.items()},
-            dict(self._recorder.lost),
-            self._lost_ranks_before,
-            scheduler.stopped_on_failure,
-            dict(self._recorder.probation),
-            self._capacity,
+        prepared = PreparedResults(
+            dag_id=self._dag.id,
+            run=self._run,
+            status="stopped" if status == "running" else status,
+            errors=self._errors(),
+            run_dir=self._files.path,
+            duration_s=clock() - self._started,
+            stopped_because=why_stopped or trouble,
+            hosts={each.rank: each.host for each in self._job.capabilities},
+            slots={rank: len(slots) for rank, slots in scheduler.slots.of_rank.items()},
+            lost_ranks=dict(self._recorder.lost),
+            lost_ranks_before=self._lost_ranks_before,
+            stopped_on_failure=scheduler.stopped_on_failure,
+            probation=dict(self._recorder.probation),
+            capacity=self._capacity,
+            records=self._recorder.table(scheduler),
+            origins=self._origins,
+            output_mode=self._about["output"],
         )
-        results._records = self._recorder.table(scheduler)
-        results._origins = self._origins
-        results._output_mode = self._about["output"]
-        self._take_payloads(results)
-        self._take_kept(results)
-        return results
+        self._take_payloads(prepared)
+        self._take_kept(prepared)
+        return Results(prepared)
 
     def _why_stopped(self, loop: SchedulerLoop) -> str:
         scheduler, running = self._scheduler, loop.running_at_stop
@@ -642,27 +646,27 @@ class Run:
             for task, failure in sorted(self._scheduler.failures.items())
         }
 
-    def _take_payloads(self, results: Results) -> None:
+    def _take_payloads(self, prepared: PreparedResults) -> None:
         at_home, ids = self._scheduler.tasks.at_home, self._plan.ids
         lost = []
         for task in range(len(ids)):
             if at_home[task]:
                 try:
-                    results._payloads[ids[task]] = self._home.get((self._run, task))
+                    prepared.payloads[ids[task]] = self._home.get((self._run, task))
                 except (KeyError, ValueUnavailable) as error:
-                    results._lost[ids[task]] = str(error)
+                    prepared.lost[ids[task]] = str(error)
                     lost.append(task)
         if lost:
             what = f"result_store has lost the values of {self._named(lost)} at the end of the run"
             _note(f"{what}; all others are there")
 
-    def _take_kept(self, results: Results) -> None:
+    def _take_kept(self, prepared: PreparedResults) -> None:
         for task in sorted(self._scheduler.tasks.persisted):
             id, key = self._plan.ids[task], self._key(task)
-            if results.run_dir is None:
-                results._payloads[id] = self._files.kept.get(key)
+            if prepared.run_dir is None:
+                prepared.payloads[id] = self._files.kept.get(key)
             else:
-                results._persisted[id] = key
+                prepared.persisted[id] = key
 
     def _end_chronicle(self, status: str, code: int, is_cut_short: bool = False) -> None:
         try:
@@ -689,7 +693,7 @@ class Run:
         self._finish_metrics(results.status)
         self._note_end(results)
         silent = loop.say_goodbye(shared)
-        results._has_output = self._about["output"] != "off" and self._files.has_output()
+        self._files.remove_empty_output()
         self._files.clear_spilled()
         self._job.unanswered.update(silent)
         if silent:
@@ -706,8 +710,8 @@ class Run:
         why = {"reason": results.stopped_because} if results.stopped_because else {}
         self._recorder.events.add("run.stop", clock(), **about, **counts, retries=retries, **why)
         self._recorder.events.close(clock())
-        results._summary = summarize(results, {**self._about, **self._progress.final_fields(clock())})
-        self._files.write_summary(results._summary)
+        self.summary = summarize(results, {**self._about, **self._progress.final_fields(clock())})
+        self._files.write_summary(self.summary)
 
 
 def _offers(capabilities: list[Capability], slots: Mapping[int, int]) -> list[tuple[dict[str, float], list[int]]]:

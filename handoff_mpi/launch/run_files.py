@@ -14,7 +14,7 @@ from handoff_mpi.results.event_log import EventLog, EventPort, NoEvents, clear_e
 from handoff_mpi.results.history import History, read_history
 from handoff_mpi.results.journal import Journal, JournalPort, clear
 from handoff_mpi.results.live_questions import Answering, QuestionBox
-from handoff_mpi.results.output_files import clear_output, has_output
+from handoff_mpi.results.output_files import clear_output, remove_empty_output
 from handoff_mpi.results.run_dir import (
     STATUS,
     VALUES,
@@ -108,9 +108,8 @@ class RunFiles(Protocol):
         """
         ...
 
-    def has_output(self) -> bool:
-        """Return whether functions have printed what was kept."""
-        ...
+    def remove_empty_output(self) -> None:
+        """Remove the directory of output if functions have not printed anything that was kept."""
 
     def clear_spilled(self) -> None:
         """Remove what ranks have moved out of their memory."""
@@ -209,8 +208,8 @@ class FilesOfRunDir:
     def begin_events(self, launch: int, has_functions: bool) -> EventPort:
         return EventLog(self._directory, launch, has_functions)
 
-    def has_output(self) -> bool:
-        return has_output(self._directory)
+    def remove_empty_output(self) -> None:
+        remove_empty_output(self._directory)
 
     def clear_spilled(self) -> None:
         clear_spilled(self._directory)
@@ -260,8 +259,8 @@ class NoFiles:
     def begin_events(self, launch: int, has_functions: bool) -> EventPort:
         return NoEvents()
 
-    def has_output(self) -> bool:
-        return False
+    def remove_empty_output(self) -> None:
+        pass
 
     def clear_spilled(self) -> None:
         pass

@@ -12,7 +12,7 @@ from handoff_mpi.formatting import one_line, show
 from handoff_mpi.results.history import Done, History, Launch, read_history
 from handoff_mpi.results.origins import Origins
 from handoff_mpi.results.records import RecordTable
-from handoff_mpi.results.results import FunctionError, Results
+from handoff_mpi.results.results import FunctionError, PreparedResults, Results
 from handoff_mpi.results.run_dir import read_status
 from handoff_mpi.results.secure_files import open_directory
 from handoff_mpi.suggestions import did_you_mean
@@ -37,29 +37,29 @@ def load(run_dir: str | Path) -> Results:
         raise UsageError(f"{run_dir} holds no run{_near_run(run_dir)}")
     about = launch.about
     status, reason = _status(launch)
-    results = Results(
-        about.get("dag_id"),
-        str(about.get("run", run_dir.name)),
-        status,
-        {},
-        run_dir,
-        float(told.get("duration_s") or 0.0),
-        reason,
-        dict(about.get("hosts", {})),
-        dict(about.get("slots", {})),
+    hosts = dict(about.get("hosts", {}))
+    prepared = PreparedResults(
+        dag_id=about.get("dag_id"),
+        run=str(about.get("run", run_dir.name)),
+        status=status,
+        run_dir=run_dir,
+        duration_s=float(told.get("duration_s") or 0.0),
+        stopped_because=reason,
+        hosts=hosts,
+        slots=dict(about.get("slots", {})),
         capacity=dict(about.get("capacity", {})),
         lost_ranks=dict(launch.lost_ranks),
         probation=dict(launch.probation),
         lost_ranks_before=history.lost_ranks_before(launch.epoch),
         stopped_on_failure=status == "stopped" and launch.ended not in (None, ("stopped", EXIT_STOPPED)),
+        records=_table(launch, hosts),
+        origins=Origins(str(about.get("host", "")), *about.get("imports", ())),
+        output_mode=str(about.get("output", "off")),
     )
-    results._records = _table(launch, results.hosts)
-    results._output_mode = str(about.get("output", "off"))
-    results._origins = Origins(str(about.get("host", "")), *about.get("imports", ()))
     for task in range(len(launch.tasks)):
-        _take(results, history, launch, task)
-    results._add_output_to_errors()
-    return results
+        _take(prepared, history, launch, task)
+    prepared.add_output_to_errors()
+    return Results(prepared)
 
 
 def _near_run(run_dir: Path) -> str:
@@ -128,29 +128,29 @@ def _status(launch: Launch) -> tuple[str, str]:
     return "stopped", "it goes on, or it died; the same command resumes it"
 
 
-def _take(results: Results, history: History, launch: Launch, task: int) -> None:
-    """Take what became of one function into ``results``."""
-    table, identity = results._records, launch.identity(task)
+def _take(prepared: PreparedResults, history: History, launch: Launch, task: int) -> None:
+    """Take what became of one function into ``prepared``."""
+    table, identity = prepared.records, launch.identity(task)
     done, failed = history.done.get(identity), history.failed.get(identity)
     if identity in history.setbacks:
         table.setbacks[task] = history.setbacks[identity]
     if done is not None:
-        _take_done(results, task, done, task in launch.restored)
+        _take_done(prepared, task, done, task in launch.restored)
     elif failed is not None:
         attempt, rank, kind, message, traceback = failed
         id = table.ids[task]
         table.states[task], table.attempts[task], table.ranks[task] = "failed", attempt, rank
         table.errors[task] = message.split("\n")[0]
-        results.errors[id] = FunctionError(f"{show(id)}: {kind}: {message}", kind, traceback, attempt, (rank,))
+        prepared.errors[id] = FunctionError(f"{show(id)}: {kind}: {message}", kind, traceback, attempt, (rank,))
 
 
-def _take_done(results: Results, task: int, done: Done, was_restored: bool) -> None:
-    table = results._records
+def _take_done(prepared: PreparedResults, task: int, done: Done, was_restored: bool) -> None:
+    table = prepared.records
     table.states[task], table.ranks[task] = "done", done.rank
     table.attempts[task] = 0 if was_restored else done.attempt
     table.started[task], table.durations[task] = done.started, done.duration
     table.nbytes[task] = done.nbytes
     if done.payload is not None:
-        results._payloads[table.ids[task]] = done.payload
+        prepared.payloads[table.ids[task]] = done.payload
     elif done.key is not None:
-        results._persisted[table.ids[task]] = done.key
+        prepared.persisted[table.ids[task]] = done.key

@@ -84,6 +84,10 @@ class OutputDirectory:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def has_output(self) -> bool:
+        """Return whether functions have printed anything that was kept."""
+        return any(name.endswith(".index") for name in os.listdir(self.fd))  # noqa: PTH208
+
     def names(self) -> list[str]:
         """Return the names of its files, without ``.out``, by rank and slot."""
         found = {match[0].rpartition(".")[0]: match for match in map(_NAME.fullmatch, os.listdir(self.fd)) if match}  # noqa: PTH208
@@ -220,13 +224,9 @@ def clear_output(run_dir: Directory) -> None:
     run_dir.remove_directory(OUTPUT)
 
 
-def has_output(run_dir: Directory) -> bool:
-    """Return whether functions have printed anything that was kept; the directory is removed if it is empty."""
+def remove_empty_output(run_dir: Directory) -> None:
+    """Remove the directory of output if functions have not printed anything that was kept."""
     try:
-        with run_dir.child(OUTPUT) as directory:
-            if any(name.endswith(".index") for name in directory.names()):
-                return True
         os.rmdir(OUTPUT, dir_fd=run_dir.fd)
     except OSError:
-        pass
-    return False
+        pass  # it is not empty, or does not exist

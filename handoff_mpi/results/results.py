@@ -7,7 +7,7 @@ import shlex
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, ValuesView
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +70,59 @@ class FunctionError(TaskError):
         return type(self), told
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
+class PreparedResults:
+    """What :class:`Results` are made of; a run, and :func:`~handoff_mpi.load`, fill it in and make them of it.
+
+    Attributes:
+        dag_id, run, status, errors, run_dir, duration_s, stopped_because, hosts, slots, lost_ranks, lost_ranks_before,
+            probation, capacity, stopped_on_failure: as in :class:`Results`.
+        records: what ran where and when.
+        payloads: id to encoded value, of values in memory.
+        persisted: id to the key of a value file in the run-dir.
+        lost: id to why the custom result_store has lost a value.
+        origins: where the run found modules that are not installed.
+        output_mode: what became of what functions printed; "off" where it was not kept.
+    """
+
+    dag_id: Hashable
+    run: str
+    status: str
+    run_dir: Path | None
+    duration_s: float = 0.0
+    errors: dict[Hashable, FunctionError] = field(default_factory=dict)
+    stopped_because: str = ""
+    hosts: dict[int, str] = field(default_factory=dict)
+    slots: dict[int, int] = field(default_factory=dict)
+    lost_ranks: dict[int, str] = field(default_factory=dict)
+    lost_ranks_before: dict[int, dict[int, str]] = field(default_factory=dict)
+    stopped_on_failure: bool = False
+    probation: dict[str, str] = field(default_factory=dict)
+    capacity: dict[str, float] = field(default_factory=dict)
+    records: RecordTable = field(default_factory=RecordTable)
+    payloads: dict[Hashable, Payload] = field(default_factory=dict)
+    persisted: dict[Hashable, Key] = field(default_factory=dict)
+    lost: dict[Hashable, str] = field(default_factory=dict)
+    origins: Origins = field(default_factory=Origins)
+    output_mode: str = "off"
+
+    def add_output_to_errors(self) -> None:
+        """Give errors that were read from the journal the last lines that their attempts printed."""
+        if not self.errors or self.output_mode == "off" or self.run_dir is None:
+            return
+        try:
+            with OutputDirectory(self.run_dir) as directory:
+                printed = {(each.id, each.attempt): each for each in directory.all_printed()}
+                for id, error in itertools.islice(self.errors.items(), MAX_OUTPUTS):
+                    if each := printed.get((id_text(id), error.attempts)):
+                        error.output = directory.last_lines(each)
+        except OSError:
+            pass  # no function has printed anything
+
+
+@dataclass(slots=True, init=False)
 class Results(Mapping[Hashable, Any]):
-    """The results of one run.
+    """The results of one run, as :func:`~handoff_mpi.execute` and :func:`~handoff_mpi.load` return them.
 
     It is a mapping of id to value of the functions whose values are available, in the DAG's order: those of sinks,
     those that ``keep`` names, and small ones that rank 0 has anyway. Functions that failed are in ``errors`` instead:
@@ -97,6 +147,9 @@ class Results(Mapping[Hashable, Any]):
         probation: hosts and ranks that failed functions which succeeded elsewhere, in words, and what was seen.
         capacity: resource to how much of it the ranks had together: cores, MB, devices.
         stopped_on_failure: whether a stopped run was stopped by a function's failure (``on_failure="stop"``).
+
+    Raises:
+        TypeError: it was constructed directly.
     """
 
     dag_id: Hashable
@@ -105,24 +158,30 @@ class Results(Mapping[Hashable, Any]):
     errors: dict[Hashable, FunctionError]
     run_dir: Path | None
     duration_s: float
-    stopped_because: str = ""
-    hosts: dict[int, str] = field(default_factory=dict)
-    slots: dict[int, int] = field(default_factory=dict)
-    lost_ranks: dict[int, str] = field(default_factory=dict)
-    lost_ranks_before: dict[int, dict[int, str]] = field(default_factory=dict)
-    stopped_on_failure: bool = False
-    probation: dict[str, str] = field(default_factory=dict)
-    capacity: dict[str, float] = field(default_factory=dict)
-    _records: RecordTable = field(default_factory=RecordTable, repr=False)
-    _payloads: dict[Hashable, Payload] = field(default_factory=dict, repr=False)
-    _persisted: dict[Hashable, Key] = field(default_factory=dict, repr=False)
-    _lost: dict[Hashable, str] = field(default_factory=dict, repr=False)
-    _numbers: dict[Hashable, int] | None = field(default=None, repr=False)
-    _origins: Origins = field(default_factory=Origins, repr=False)
-    _output_mode: str = field(default="off", repr=False)
-    _has_output: bool = field(default=False, repr=False)
-    _summary: dict[str, Any] | None = field(default=None, repr=False)
-    _printed: dict[str, list[Printed]] | None = field(default=None, repr=False)
+    stopped_because: str
+    hosts: dict[int, str]
+    slots: dict[int, int]
+    lost_ranks: dict[int, str]
+    lost_ranks_before: dict[int, dict[int, str]]
+    stopped_on_failure: bool
+    probation: dict[str, str]
+    capacity: dict[str, float]
+    _records: RecordTable = field(repr=False)
+    _payloads: dict[Hashable, Payload] = field(repr=False)
+    _persisted: dict[Hashable, Key] = field(repr=False)
+    _lost: dict[Hashable, str] = field(repr=False)
+    _origins: Origins = field(repr=False)
+    _output_mode: str = field(repr=False)
+    _numbers: dict[Hashable, int] | None = field(repr=False, compare=False)
+    _printed: dict[str, list[Printed]] | None = field(repr=False, compare=False)
+
+    def __init__(self, *prepared: Any, **unknown: Any) -> None:
+        if unknown or len(prepared) != 1 or type(prepared[0]) is not PreparedResults:
+            raise TypeError("Results cannot be constructed: execute(dag) and load(RUN_DIR) return them")
+        for each in fields(PreparedResults):  # those that are not attributes of results are private
+            name = each.name if each.name in _PUBLIC else f"_{each.name}"
+            setattr(self, name, getattr(prepared[0], each.name))
+        self._numbers = self._printed = None
 
     def __getitem__(self, id: Hashable) -> Any:
         """Return the value of the function ``id``, or of the handle ``id``; arrays in it may be written to.
@@ -211,19 +270,6 @@ class Results(Mapping[Hashable, Any]):
         with OutputDirectory(self.run_dir) as directory:
             return text_of(directory, sorted(printed, key=lambda each: (each.launch, each.attempt)))
 
-    def _add_output_to_errors(self) -> None:
-        """Give errors that were read from the journal the last lines that their attempts printed."""
-        if not self.errors or self._output_mode == "off" or self.run_dir is None:
-            return
-        try:
-            with OutputDirectory(self.run_dir) as directory:
-                printed = {(each.id, each.attempt): each for each in directory.all_printed()}
-                for id, error in itertools.islice(self.errors.items(), MAX_OUTPUTS):
-                    if each := printed.get((id_text(id), error.attempts)):
-                        error.output = directory.last_lines(each)
-        except OSError:
-            pass  # no function has printed anything
-
     def _read_index(self, id: Hashable) -> dict[str, list[Printed]]:
         if self.run_dir is None or self._output_mode == "off":
             raise ValueUnavailable(f"the output of {show(id)} was not captured: run with output='capture'")
@@ -235,6 +281,15 @@ class Results(Mapping[Hashable, Any]):
         except OSError:
             pass  # no function has printed anything
         return found
+
+    def _has_output(self) -> bool:
+        if self.run_dir is None or self._output_mode == "off":
+            return False
+        try:
+            with OutputDirectory(self.run_dir) as directory:
+                return directory.has_output()
+        except OSError:
+            return False  # no function has printed anything
 
     def _is_available(self, id: Any) -> bool:
         return id in self._payloads or (id in self._persisted and self.run_dir is not None)
@@ -330,11 +385,14 @@ class Results(Mapping[Hashable, Any]):
         for rank, reason in self.lost_ranks.items():
             lines.append(f"  rank {rank} was lost: {reason}")
         lines += [f"  {place} was on probation: {reason}" for place, reason in self.probation.items()]
-        if self._has_output:
+        if self._has_output():
             lines.append(f"  output of functions: handoff-mpi logs {shlex.quote(str(self.run_dir))}")
         if self.run_dir is not None:
             lines.append(f"  files: {self.run_dir}")
         return "\n".join(lines)
+
+
+_PUBLIC = frozenset(each.name for each in fields(Results))
 
 
 def _first_and_others(error: FunctionError, group: FailureGroup) -> str:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Mapping
 
 import pytest
 
 from handoff_mpi import Handle
 from handoff_mpi.encoding import encode
-from handoff_mpi.errors import DAGFailed
+from handoff_mpi.errors import DAGFailed, ValueUnavailable
 from handoff_mpi.results import Results
 from handoff_mpi.results.records import RecordTable
-from handoff_mpi.results.results import FunctionError
+from handoff_mpi.results.results import FunctionError, PreparedResults
 
 
-def ended(status, kind="", stopped_on_failure=False):
+def ended(status, kind="", **told):
     errors = {"f": FunctionError("'f'", kind, "", 1, (1,))} if kind else {}
-    return Results("dag", "run", status, errors, None, 1.0, stopped_on_failure=stopped_on_failure)
+    return Results(PreparedResults(dag_id="dag", run="run", status=status, errors=errors, run_dir=None, **told))
 
 
 @pytest.mark.parametrize(
@@ -38,9 +40,8 @@ def test_a_run_that_was_asked_to_stop_is_to_be_resumed_whatever_has_failed(resul
 
 
 def available():
-    results = ended("done")
-    results._records = RecordTable(ids=["c", "failed", "a", "gone"], states=["done", "failed", "done", "done"])
-    results._payloads = {"a": encode(1), "c": encode(3)}
+    records = RecordTable(ids=["c", "failed", "a", "gone"], states=["done", "failed", "done", "done"])
+    results = ended("done", records=records, payloads={"a": encode(1), "c": encode(3)})
     results.errors["failed"] = FunctionError("'failed': ValueError: no", "ValueError", "", 1, (1,))
     return results
 
@@ -65,6 +66,33 @@ def test_functions_that_failed_are_no_part_of_the_mapping_and_raise_when_asked_f
         results.values["failed"]
     with pytest.raises(KeyError):
         results["unknown"]
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda results: pickle.loads(pickle.dumps(results))])
+def test_results_can_be_copied_and_pickled(duplicate):
+    other = duplicate(available())
+    assert dict(other) == {"c": 3, "a": 1} and other.counts()["failed"] == 1
+    assert repr(other) == repr(available())
+    with pytest.raises(FunctionError):
+        other["failed"]
+
+
+@pytest.mark.parametrize("args", [(), ("dag", "run", "done", {}, None, 1.0), ({"a": 1},)])
+def test_results_are_made_by_runs_and_load_alone(args):
+    with pytest.raises(TypeError, match=r"cannot be constructed: execute\(dag\) and load\(RUN_DIR\) return them"):
+        Results(*args)
+    with pytest.raises(TypeError, match="cannot be constructed"):
+        Results(dag_id="dag")
+
+
+def test_ids_are_iterated_over_and_counted_without_loading_a_value(tmp_path):
+    records = RecordTable(ids=["a"], states=["done"])
+    results = ended("done", records=records, persisted={"a": ("run", 0)})
+    assert list(results) == [], "there is no run-dir to load it from"
+    results.run_dir = tmp_path  # which holds no value files
+    assert list(results) == list(results.values) == ["a"] and len(results) == 1 and "a" in results
+    with pytest.raises(ValueUnavailable, match="which is gone"):
+        results["a"]
 
 
 def test_results_without_any_value_are_true():

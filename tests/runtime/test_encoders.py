@@ -107,7 +107,9 @@ def test_a_stopped_run_says_which_rank_encodes_what_for_whom(dag, tmp_path):
         process.kill()
     assert process.returncode == 75, err
     ran = "('odd', )?'hangs'"  # rank 1 encodes in the thread that calls its functions, before or after it calls `odd`
-    assert re.search(f"while {ran} ran \\({ran} did not end; rank 1 has been encoding 'made' for 'hangs' for ", err), err
+    assert re.search(f"while {ran} ran \\({ran} did not end; rank 1 has been encoding 'made' for 'hangs' for ", err), (
+        err
+    )
 
 
 class Children:

@@ -9,7 +9,7 @@ from typing import Any
 
 from handoff_mpi.errors import EXIT_FAILED
 from handoff_mpi.kernel import signal_at_parents_end
-from handoff_mpi.launch.doctor.trial import started
+from handoff_mpi.launch.launcher_process import started
 from handoff_mpi.launch.own_ranks import command_on_ranks, exit_on_term, refuse_to_launch
 from handoff_mpi.speech import say
 

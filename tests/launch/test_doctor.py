@@ -27,7 +27,8 @@ from handoff_mpi.launch.doctor.importing import MODULES, Imports, file_system_of
 from handoff_mpi.launch.doctor.measuring import RankFacts
 from handoff_mpi.launch.doctor.probes import Leader, Ping, Ring, serve
 from handoff_mpi.launch.doctor.report import BAD, NOTE, OK, Finding, Report
-from handoff_mpi.launch.doctor.trial import Trial, child_environment, started, try_deaths
+from handoff_mpi.launch.doctor.trial import Trial, child_environment, try_deaths
+from handoff_mpi.launch.launcher_process import started
 from handoff_mpi.resources import Device
 from tests.conftest import DEVELOPMENT, missing, run_process
 

@@ -13,27 +13,25 @@ import signal
 import subprocess
 import tempfile
 import time
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from handoff_mpi.launch.environment import is_under_launcher
+from handoff_mpi.launch.launcher_process import started
 from handoff_mpi.launch.mpirun import launcher_command
 from handoff_mpi.python_path import python_program
-from handoff_mpi.worker.runners import KILL_LIMIT_S, environment_of_child
+from handoff_mpi.worker.runners import environment_of_child
 
 #: The whole trial, all its jobs together.
 TRIAL_S = 30.0
 RANKS = 3
 FT_FLAGS = ("--with-ft", "ulfm")
-_STAMP = "HANDOFF_DOCTOR_JOB_"
 _STARTED_S = 15.0
 _TOLD_S = 5.0
 _EXIT_TOLD_S = 1.5
-_TERMINATE_S = 2.0
 _SAID_NBYTES = 4000
 # What batch systems say of their allocation: the trial stays on this host, in nobody's way.
 _BATCH_PREFIXES = ("SLURM_", "PBS_", "LSB_", "LSF_", "FLUX_", "COBALT_", "PE_HOSTFILE")
@@ -136,53 +134,6 @@ def _trial_job(command: list[str], environment: Mapping[str, str]) -> Iterator[_
             streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": stderr}
             with started(words, environment, is_local=True, **streams) as process:
                 yield _TrialJob(process, command, told, said)
-
-
-@contextmanager
-def started(
-    command: Sequence[str], environment: Mapping[str, str], is_local: bool = False, **streams: Any
-) -> Iterator[subprocess.Popen[Any]]:
-    """Start a launcher; on the way out, end what is left of it and of all it started on this host.
-
-    One that may have started something on other hosts too is asked to end first, as nobody else reaches that. One
-    that ``is_local`` is not, where this process is itself being ended: then there is no time.
-    """
-    stamp = _STAMP + uuid.uuid4().hex  # a variable of its own: such jobs may start others
-    process = subprocess.Popen(command, env={**environment, stamp: "1"}, start_new_session=True, **streams)
-    patience_s = _TERMINATE_S
-    try:
-        yield process
-    except BaseException:
-        patience_s = 0.0 if is_local else _TERMINATE_S
-        raise
-    finally:
-        if process.poll() is None and patience_s:
-            _terminate(process, patience_s)
-        _kill_stamped(stamp)
-        with suppress(subprocess.TimeoutExpired):  # it hangs in the kernel: left behind
-            process.wait(KILL_LIMIT_S)
-        if process.stdout is not None:
-            process.stdout.close()
-
-
-def _terminate(process: subprocess.Popen[Any], patience_s: float) -> None:
-    process.terminate()
-    try:
-        process.wait(patience_s)
-    except subprocess.TimeoutExpired:
-        pass  # it is killed with the rest
-
-
-def _kill_stamped(stamp: str) -> None:
-    # Neither a session nor a process group holds all that a launcher starts, but all of it inherits variables.
-    import psutil
-
-    for process in psutil.process_iter():
-        try:
-            if stamp in process.environ():
-                process.kill()
-        except (psutil.Error, OSError):
-            continue  # another user's, or gone by now
 
 
 def _text(path: Path) -> str:

@@ -17,8 +17,9 @@ from handoff_mpi.launch.doctor.folder import FolderView, look_at_folder, open_fo
 from handoff_mpi.launch.doctor.measuring import RankFacts, measure_rank
 from handoff_mpi.launch.doctor.probes import Handlers, Leader, serve
 from handoff_mpi.launch.doctor.report import BAD, NOTE, Finding, Report, read_line
-from handoff_mpi.launch.doctor.trial import Trial, started, try_deaths
+from handoff_mpi.launch.doctor.trial import Trial, try_deaths
 from handoff_mpi.launch.environment import is_under_launcher, rank_by_launcher, size_by_launcher
+from handoff_mpi.launch.launcher_process import started
 from handoff_mpi.launch.mpirun import conflict_of_wheels
 from handoff_mpi.launch.own_ranks import command_on_ranks, exit_on_term, refuse_to_launch
 

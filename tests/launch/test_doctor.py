@@ -20,7 +20,7 @@ import pytest
 from handoff_mpi import cli
 from handoff_mpi.comm import MemoryNetwork, RankGone
 from handoff_mpi.errors import UsageError
-from handoff_mpi.launch import own_ranks
+from handoff_mpi.launch import launcher_process, own_ranks
 from handoff_mpi.launch.doctor import findings, folder, importing, places, report, trial, visit
 from handoff_mpi.launch.doctor.folder import FolderFacts, FolderView
 from handoff_mpi.launch.doctor.importing import MODULES, Imports, file_system_of, measure_imports
@@ -537,7 +537,7 @@ def script(path, text):
 def test_a_launcher_that_hangs_is_ended_with_all_it_started(tmp_path, monkeypatch):
     mark = f"HANDOFF_TEST_{uuid.uuid4().hex}"
     monkeypatch.setenv(mark, "1")
-    monkeypatch.setattr(trial, "_TERMINATE_S", 0.2)
+    monkeypatch.setattr(launcher_process, "_TERMINATE_S", 0.2)
     launcher = script(tmp_path / "mpirun", "trap '' TERM; setsid sleep 77 & echo words >&2; sleep 77")
     monkeypatch.setattr(trial, "launcher_command", lambda ranks: (launcher, {}))
     before = time.monotonic()

@@ -1,12 +1,51 @@
-"""handoff_mpi: an MPI-based HPC batch runner. See the README, and ``python -m handoff_mpi --help``.
+"""An MPI-based HPC batch runner: a DAG of Python functions as one ``mpirun`` or Slurm job.
 
-Importing this package never initialises MPI, and imports nothing else: a name is imported from its room when it is
-first asked for (PEP 562). Every rank and every child process imports the package, on a file system that thousands of
-them may share, and most need few of its rooms.
+Rank 0 gathers what every rank offers (cores, memory, GPUs), sends each function to a rank where its cost fits, retries
+what fails, and moves the work of ranks that die. Values go straight from rank to rank. A complete ``dag.py``::
 
-For the same reason modules of this package import some others inside functions: what is slow to import, or what many
-processes do without.
+    from handoff_mpi import DAG, task
+
+    @task
+    def load(start):
+        return list(range(start, start + 1000))
+
+    @task(cost={"cpu": 1, "memory": "100MB"}, max_retries=1, timeout=600)
+    def sum_of_squares(numbers):
+        return sum(number**2 for number in numbers)
+
+    @task
+    def report(sums):
+        print("sum of squares:", sum(sums))
+        return sum(sums)
+
+    with DAG("squares") as dag:  # a call adds a function to the DAG, and returns a handle of its value
+        report([sum_of_squares(load(start)) for start in range(0, 4000, 1000)])
+
+Run it on 4 ranks, or on all ranks of a batch job; the same command with ``--run-dir`` resumes a run::
+
+    handoff-mpi run -n 4 dag.py
+    mpirun -n 64 python -m handoff_mpi run dag.py
+
+A script calls ``execute(dag)`` on every rank instead. The names, by purpose:
+
+    Declare:    DAG, task, Function, Argument, Handle, collocated
+    Run:        execute, execute_distributed, execute_local, Cluster, start, RunOptions
+    Results:    Results, load
+    Resources:  discover_nodes, register_local_node, update_node_resources, current_task
+    Observe:    telemetry, visualization, TelemetryHandler
+    Extend:     AllocationStrategy, RatedStrategy, ReadyGroup, ClusterView, ResourceTracker, ResultStore, PickleStore,
+                StoreFactory, Serializer, Deserializer
+    Errors:     HandoffError, DAGError, UsageError, FitsNowhere, AllocationError, JoinError, DAGFailed, TaskError,
+                ValueUnavailable
+
+``help(handoff_mpi.execute)`` lists the options of a run, ``help(handoff_mpi.Function)`` those of a function.
+``handoff-mpi --help`` lists the commands, and the manual lies in ``handoff_mpi/manual``.
 """
+
+# Importing this package never initialises MPI, and imports nothing else: a name is imported from its room when it is
+# first asked for (PEP 562). Every rank and every child process imports the package, on a file system that thousands of
+# them may share, and most need few of its rooms. For the same reason modules of this package import some others inside
+# functions: those that are slow to import, or that many processes do without.
 
 import importlib
 import os
@@ -147,4 +186,4 @@ if not TYPE_CHECKING:  # type checkers would take any name for one of the packag
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__, "__version__"})
+        return sorted({*__all__, "__version__"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
 
 from handoff_mpi.dag import DAG
 from handoff_mpi.errors import RanksMissing, UsageError
@@ -23,11 +23,16 @@ from handoff_mpi.runtime.options import RunOptions, options_of, set_defaults
 from handoff_mpi.runtime.vigil import IDLE_LIMIT_S
 from handoff_mpi.suggestions import did_you_mean
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # which typing has from Python 3.11 on
+
+    from handoff_mpi.runtime.option_types import ExecuteOptions, FilePath
+
 #: ``setup(rank)``, as dag.py may define it.
 Setup: TypeAlias = "Callable[[int], Any]"
 
 
-def start(**defaults: Any) -> None:
+def start(**defaults: Unpack[ExecuteOptions]) -> None:
     """Set defaults for the options of :func:`execute` in this process, as in the guide.
 
     In ``dag.py``, those of the command line's run of it: its flags and the environment win, and they alone can set what
@@ -40,7 +45,9 @@ def start(**defaults: Any) -> None:
     set_defaults(defaults)
 
 
-def execute(dag: DAG, *, comm: Any = None, setup: Setup | None = None, **options: Any) -> Results | None:
+def execute(
+    dag: DAG, *, comm: Any = None, setup: Setup | None = None, **options: Unpack[ExecuteOptions]
+) -> Results | None:
     """Run ``dag`` on the ranks of this MPI job; called on every rank.
 
     Rank 0 schedules and returns the results; the other ranks serve, and return None once the run is over (or
@@ -77,7 +84,7 @@ def execute(dag: DAG, *, comm: Any = None, setup: Setup | None = None, **options
 execute_distributed = execute
 
 
-def execute_local(dag: DAG, *, setup: Setup | None = None, **options: Any) -> Results:
+def execute_local(dag: DAG, *, setup: Setup | None = None, **options: Unpack[ExecuteOptions]) -> Results:
     """Run ``dag`` in this process alone, without MPI.
 
     Args:
@@ -124,7 +131,7 @@ class Cluster:
         *,
         idle_limit: float = IDLE_LIMIT_S,
         join_limit: float | None = None,
-        run_dir: Any = None,
+        run_dir: FilePath | Literal[False] | None = None,
         _site: CallSite | None = None,
         **unknown: NoReturn,
     ) -> None:
@@ -151,7 +158,7 @@ class Cluster:
             _serve(self.job)
         return self
 
-    def execute(self, dag: DAG, *, setup: Setup | None = None, **options: Any) -> Results:
+    def execute(self, dag: DAG, *, setup: Setup | None = None, **options: Unpack[ExecuteOptions]) -> Results:
         """Run ``dag``; on rank 0. As :func:`execute`."""
         if not self:
             raise UsageError("Cluster.execute is for rank 0: write `if cluster: cluster.execute(dag)`")

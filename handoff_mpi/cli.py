@@ -35,7 +35,7 @@ from handoff_mpi.launch import command
 from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch.environment import is_under_launcher, rank_by_launcher
 from handoff_mpi.launch.output_mode import output_of_command
-from handoff_mpi.launch.progress_mode import LIVE, mode_of_command, terminal_of_stderr
+from handoff_mpi.launch.progress_mode import mode_of_command, terminal_of_stderr
 from handoff_mpi.launch.signals import stop_before_the_start
 from handoff_mpi.launch.start_line import ResumeCommand, shown_path
 from handoff_mpi.process_exit import exit_python
@@ -51,7 +51,8 @@ from handoff_mpi.results.run_dir import (
 from handoff_mpi.results.secure_files import Directory
 from handoff_mpi.results.summary import SCHEMA, read_summary
 from handoff_mpi.resume_command import resume_command
-from handoff_mpi.runtime.options import NO_RECORD, RunOptions
+from handoff_mpi.runtime.choices import LIVE, NONE
+from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.speech import say
 
 #: Rank 0 has this long to say what is wrong.
@@ -184,8 +185,8 @@ def _capture_output(chosen: dict[str, Any]) -> None:
     Raises:
         UsageError: there is to be no summary.
     """
-    if chosen.get("record") == NO_RECORD:
-        raise UsageError(f"--json prints the summary, and --record {NO_RECORD} makes none; give one of the two")
+    if chosen.get("record") == NONE:
+        raise UsageError(f"--json prints the summary, and --record {NONE} makes none; give one of the two")
     if chosen.get("output", "auto") == "auto":
         chosen["output"] = "capture"
 

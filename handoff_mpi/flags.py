@@ -16,7 +16,7 @@ from typing import Any, NoReturn, Protocol, cast
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import one_line, show
 from handoff_mpi.numerals import parse_real, parse_whole
-from handoff_mpi.runtime.options import (
+from handoff_mpi.runtime.choices import (
     CHECKPOINTS,
     ISOLATIONS,
     ON_FAILURE,
@@ -25,9 +25,8 @@ from handoff_mpi.runtime.options import (
     RECORDS,
     REPORTS,
     RESULTS_ON,
-    SYNONYMS,
-    RunOptions,
 )
+from handoff_mpi.runtime.options import SYNONYMS, RunOptions
 from handoff_mpi.suggestions import KnownNames, did_you_mean
 from handoff_mpi.version import VERSION
 

@@ -6,10 +6,10 @@ import copy
 import functools
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NoReturn, Protocol, TypeAlias
+from typing import Any, Final, Literal, NoReturn, Protocol, TypeAlias
 
 from handoff_mpi.dag.codec import Deserializer, Serializer
-from handoff_mpi.dag.handle import Handle, UnresolvedHandle
+from handoff_mpi.dag.handle import Handle, StandsForValue, UnresolvedHandle
 from handoff_mpi.encoding import dumps, loads
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show, type_name
@@ -17,10 +17,10 @@ from handoff_mpi.resources.amounts import STANDARD
 from handoff_mpi.resources.amounts import SYNONYMS as RESOURCE_SYNONYMS
 from handoff_mpi.suggestions import KnownNames
 
-REGULAR = "regular"
-INLINE = "inline"
-VARIADIC = "variadic"
-AS_LIST = "as_list"
+REGULAR: Final = "regular"
+INLINE: Final = "inline"
+VARIADIC: Final = "variadic"
+AS_LIST: Final = "as_list"
 
 #: What other tools call the fields of a function.
 _OTHER_WORDS = {
@@ -52,7 +52,7 @@ _MAX_WRAPPED = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Argument:
+class Argument(StandsForValue):  # type: ignore[misc]
     """The value of another function, encoded where it was made and decoded where it is used.
 
     Attributes:
@@ -64,7 +64,7 @@ class Argument:
     the part of a value that the consumer needs.
     """
 
-    id: Hashable
+    id: Any
     serialize: Serializer | None = None
     deserialize: Deserializer | None = None
 
@@ -91,7 +91,7 @@ class Collocated:
     id: Hashable
 
 
-def collocated(id: Hashable) -> Collocated:
+def collocated(id: Any) -> Collocated:
     """Return a pin for :class:`Function` that binds it to the rank of the function ``id`` (an id or a handle)."""
     return Collocated(input_id(id))
 
@@ -145,8 +145,8 @@ class Function:
     node: int | str | Collocated | None = None
     priority: int = 0
     version: str = ""
-    type: str = REGULAR
-    argument_inclusion: str = VARIADIC
+    type: Literal["regular", "inline"] = REGULAR
+    argument_inclusion: Literal["variadic", "as_list"] = VARIADIC
     cwd: str | PathLike | None = None
     env: Mapping[str, str | None] | None = None
     retry_on: RetryOn = None
@@ -166,8 +166,8 @@ class Function:
         node: int | str | Collocated | None = None,
         priority: int = 0,
         version: str = "",
-        type: str = REGULAR,
-        argument_inclusion: str = VARIADIC,
+        type: Literal["regular", "inline"] = REGULAR,
+        argument_inclusion: Literal["variadic", "as_list"] = VARIADIC,
         cwd: str | PathLike | None = None,
         env: Mapping[str, str | None] | None = None,
         retry_on: RetryOn = None,

@@ -90,7 +90,7 @@ class DAG:
     def _name(self) -> str:
         return f"DAG {show(self.id)}"
 
-    def __getitem__(self, id: Hashable) -> Function:
+    def __getitem__(self, id: Any) -> Function:
         """Return the function with this id, or of this handle.
 
         Raises:

@@ -7,7 +7,7 @@ without an error: ``if converged(x): break`` would always break. So whatever tak
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any, NoReturn, final
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, final
 
 from handoff_mpi.formatting import show
 
@@ -16,8 +16,15 @@ class UnresolvedHandle(TypeError):
     """A handle or :class:`Argument` was about to be pickled where no rank would put a value into its place."""
 
 
+if TYPE_CHECKING:
+    #: Type checkers take a handle for a value of any type, as typeshed has it for a Mock: it is given instead of one.
+    StandsForValue: TypeAlias = Any
+else:
+    StandsForValue = object
+
+
 @final
-class Handle:
+class Handle(StandsForValue):  # type: ignore[misc]
     """Stands for the value that the function ``id`` will return.
 
     Handles are compared and hashed by identity; compared with anything else they raise, as does whatever would need

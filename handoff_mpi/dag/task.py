@@ -6,9 +6,9 @@ import dataclasses
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import MethodType
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from handoff_mpi.binding import PASSES_ON
 from handoff_mpi.carried_modules import look_up
@@ -19,6 +19,17 @@ from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import one_line, show
 from handoff_mpi.rebuilding import BY_NAME
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # which typing has from Python 3.11 on
+
+    from handoff_mpi.dag.task_options import TaskOptions
+
+#: Parameters and result of a task's function; the object that a method is called of, and its other parameters.
+P = ParamSpec("P")
+R = TypeVar("R", covariant=True)
+S = TypeVar("S")
+Q = ParamSpec("Q")
+
 _OPTIONS = {field.name for field in dataclasses.fields(Function)} - {"args", "code", "extra_args", "kwargs"}
 
 
@@ -28,13 +39,14 @@ _MAX_NOTED = 20
 MAX_REPR_CHARS = 200
 
 
-class Task:
+class Task(Generic[P, R]):
     """A function that, called inside a ``with DAG()`` block, adds itself to the DAG and returns a handle.
 
-    Called anywhere else it is the plain function. :meth:`options` gives a copy with other options.
+    Called anywhere else it is the plain function. :meth:`options` gives a copy with other options. For type checkers a
+    call has the parameters and the type of the function in both cases: handles stand for values of any type.
     """
 
-    def __init__(self, code: Callable[..., Any], options: dict[str, Any]) -> None:
+    def __init__(self, code: Callable[P, R], options: dict[str, Any]) -> None:
         if not _OPTIONS.issuperset(options):
             unknown = [name for name in options if name not in _OPTIONS]
             raise DAGError(f"task({show(code)}) {describe_unknown(unknown, _OPTIONS)}")
@@ -44,7 +56,7 @@ class Task:
         self._was_called_outside = False
         self.__name__ = self._name()  # a partial has none, and help() wants one
 
-    def options(self, **options: Any) -> Task:
+    def options(self, **options: Unpack[TaskOptions]) -> Task[P, R]:
         """Return this task with ``options`` of :class:`Function` (id, cost, timeout, ...) replaced.
 
         Raises:
@@ -52,7 +64,7 @@ class Task:
         """
         return Task(self.code, {**self._options, **options})
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         dag = current_dag()
         if dag is None:
             if not self._was_called_outside:
@@ -66,8 +78,12 @@ class Task:
         while lead < len(args) and type(args[lead]) is Handle:
             lead += 1
         function = Function(id, args[:lead], self.code, args[lead:], kwargs, **options)
-        return dag.add_function(function)
+        return dag.add_function(function)  # which stands for a value of type R
 
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Task[P, R]: ...
+    @overload
+    def __get__(self: Task[Concatenate[S, Q], R], instance: S, owner: type | None = None) -> Callable[Q, R]: ...
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         """Bind to an object as functions do; by this method ``help`` knows a function from an object, too."""
         return self if instance is None else MethodType(self, instance)
@@ -116,10 +132,21 @@ def tasks_called_outside() -> list[str]:
     return list(called or ())
 
 
+class _MakesTasks(Protocol):
+    """What ``task(cost={"gpu": 1})`` returns."""
+
+    @overload
+    def __call__(self, code: Callable[P, Coroutine[Any, Any, Any]], /) -> Task[P, Any]: ...
+    @overload
+    def __call__(self, code: Callable[P, R], /) -> Task[P, R]: ...
+
+
+@overload  # in a DAG the value is what the coroutine returns, elsewhere the coroutine
+def task(code: Callable[P, Coroutine[Any, Any, Any]], /, **options: Unpack[TaskOptions]) -> Task[P, Any]: ...
 @overload
-def task(code: Callable[..., Any], /) -> Task: ...
+def task(code: Callable[P, R], /, **options: Unpack[TaskOptions]) -> Task[P, R]: ...
 @overload
-def task(**options: Any) -> Callable[[Callable[..., Any]], Task]: ...
+def task(**options: Unpack[TaskOptions]) -> _MakesTasks: ...
 def task(code: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a function a :class:`Task`, with any option of :class:`Function`: ``@task``, ``@task(cost={"gpu": 1})``.
 

@@ -31,7 +31,7 @@ from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch import script_end
 from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.output_mode import output_of_command
-from handoff_mpi.launch.progress_mode import LIVE, mode_of_command
+from handoff_mpi.launch.progress_mode import mode_of_command
 from handoff_mpi.launch.signals import words_of_signal
 from handoff_mpi.process_exit import exit_process, flush_output
 from handoff_mpi.results.run_dir import (
@@ -44,7 +44,8 @@ from handoff_mpi.results.run_dir import (
     read_stop,
     write_status,
 )
-from handoff_mpi.runtime.options import NO_REPORT, RunOptions, defaults_set, options_of
+from handoff_mpi.runtime.choices import LIVE, NONE, ProgressMode
+from handoff_mpi.runtime.options import RunOptions, defaults_set, options_of
 from handoff_mpi.runtime.pace import clock
 from handoff_mpi.speech import say, tell
 from handoff_mpi.worker.runners import no_launcher_in_environment
@@ -79,7 +80,7 @@ def lead(job: Job, target: str, args: list[str], chosen: dict[str, Any]) -> int:
             return EXIT_DONE
         options = completed(chosen, file.path, dag)
         is_quiet = options.quiet
-        report, options.report = options.report, NO_REPORT  # it is made below, behind the summary
+        report, options.report = options.report, NONE  # it is made below, behind the summary
         options.progress = _progress(job, options)
         options.output = output_of_command(options, owns_terminal=not job.is_mpi)
         if job.is_mpi and job.size > 1 and not job.survives_death and not is_quiet:
@@ -114,7 +115,7 @@ def lead(job: Job, target: str, args: list[str], chosen: dict[str, Any]) -> int:
 
 def _tell_of_report(job: Job, results: Results, choice: str) -> None:
     """Tell the command that makes the report, where none is made by itself."""
-    if results.run_dir is None or choice == NO_REPORT or _is_report_wanted(results, choice):
+    if results.run_dir is None or choice == NONE or _is_report_wanted(results, choice):
         return
     from handoff_mpi.launch.start_line import shown_path
 
@@ -135,7 +136,7 @@ def _report_at_end(job: Job, results: Results, choice: str) -> None:
         make_report(results.run_dir, sum(results.counts().values()), lambda: bool(job.stop_reason))
 
 
-def _progress(job: Job, options: RunOptions) -> str:
+def _progress(job: Job, options: RunOptions) -> ProgressMode:
     """Return how rank 0 shows progress; the supervisor draws the live view of the ranks that it launches."""
     if has_supervisor() and options.progress == LIVE and not options.quiet:
         return LIVE

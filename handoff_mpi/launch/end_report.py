@@ -14,7 +14,7 @@ from pathlib import Path
 
 from handoff_mpi.formatting import one_line
 from handoff_mpi.python_path import python_program
-from handoff_mpi.runtime.options import ALWAYS, AUTO
+from handoff_mpi.runtime.choices import ALWAYS, AUTO
 from handoff_mpi.speech import say
 from handoff_mpi.worker.runners import no_launcher_in_environment
 

@@ -34,8 +34,9 @@ from handoff_mpi.resources.capability import MAX_SLOTS
 from handoff_mpi.resources.detection import detect
 from handoff_mpi.results.run_dir import has_supervisor
 from handoff_mpi.runtime import garbage, presence
+from handoff_mpi.runtime.choices import ALWAYS
 from handoff_mpi.runtime.neighbours import GONE, LOOK_S, STOPPED, Neighbours
-from handoff_mpi.runtime.options import ALWAYS, RunOptions
+from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.runtime.pace import Pace, clock
 from handoff_mpi.runtime.prober import from_environment
 from handoff_mpi.runtime.run_setup import RunSetup

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
+from handoff_mpi.runtime.choices import AUTO, CAPTURE, FORWARD, OFF, PLAIN, OutputMode
 from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.runtime.run_setup import OutputSetup
 
-AUTO, FORWARD, PLAIN, CAPTURE, OFF = "auto", "forward", "plain", "capture", "off"
 #: All ranks of a run together keep about so much.
 MAX_RUN_NBYTES = 10 << 30
 #: Each of them keeps at least, and at most, so much.
@@ -17,7 +17,7 @@ _MIN_FILE_NBYTES, _MAX_FILE_NBYTES = 4 << 20, 1 << 30
 _BATCH = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "PJM_JOBID", "COBALT_JOBID", "FLUX_JOB_ID", "JOB_ID")
 
 
-def output_of_command(options: RunOptions, owns_terminal: bool) -> str:
+def output_of_command(options: RunOptions, owns_terminal: bool) -> OutputMode:
     """Return what the command line does with what functions print.
 
     Args:

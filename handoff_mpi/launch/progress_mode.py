@@ -7,9 +7,9 @@ import sys
 from dataclasses import dataclass
 
 from handoff_mpi.launch.notebook_view import is_notebook
+from handoff_mpi.runtime.choices import AUTO, LINES, LIVE, NONE, ProgressMode
 from handoff_mpi.runtime.options import RunOptions
 
-LIVE, LINES, NONE = "live", "lines", "none"
 #: A terminal needs this many columns and rows for a live view.
 MIN_COLUMNS, MIN_ROWS = 20, 8
 #: Terminals that obey no control sequences.
@@ -34,7 +34,7 @@ def terminal_of_stderr() -> int | None:
     return fd if is_large or 0 in size else None
 
 
-def mode_of_command(options: RunOptions, owns_terminal: bool) -> str:
+def mode_of_command(options: RunOptions, owns_terminal: bool) -> ProgressMode:
     """Return how the command line shows progress.
 
     Args:
@@ -75,7 +75,7 @@ def shown_by_run(options: RunOptions, owns_terminal: bool, is_supervised: bool) 
         return Shown(False)
     can_draw = owns_terminal and options.run_dir is not False
     can_draw = can_draw and (terminal_of_stderr() is not None or (options.progress == LIVE and is_notebook()))
-    if options.progress == "auto":
+    if options.progress == AUTO:
         return Shown(False, draws=can_draw)
     is_live = options.progress == LIVE and (can_draw or is_supervised)
     return Shown(True, prints_lines=not is_live, draws=is_live and can_draw)

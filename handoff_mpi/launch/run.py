@@ -57,10 +57,11 @@ from handoff_mpi.results.summary import summarize
 from handoff_mpi.runtime import garbage, prober, worker_loop
 from handoff_mpi.runtime.announcements import FailurePrinter
 from handoff_mpi.runtime.callback_watch import watched
+from handoff_mpi.runtime.choices import CALLS, NONE
 from handoff_mpi.runtime.chronicle import Chronicle
 from handoff_mpi.runtime.host_usage import HostUsage, interval_s
 from handoff_mpi.runtime.inquiry import HostGuard
-from handoff_mpi.runtime.options import CALLS, NO_RECORD, RunOptions
+from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.runtime.pace import clock
 from handoff_mpi.runtime.progress import Progress
 from handoff_mpi.runtime.progress_lines import ProgressLines, ProgressThread, report_safely
@@ -257,7 +258,7 @@ class Run:
         slots = {rank: seat.slots for rank, seat in self._ledger.seats.items()}
         origins = self._origins = Origins() if files.path is None else origins_here(self._about["host"])
         self._recorder = self._make_recorder(hosts, resumed)
-        if self._options.record != NO_RECORD:
+        if self._options.record != NONE:
             self._recorder.events = files.begin_events(journal.epoch, self._options.record == CALLS)
         self._keys = resumed.keys
         self._chronicle = Chronicle(journal, plan, partial(_key, resumed.keys, self._run))
@@ -396,7 +397,7 @@ class Run:
         sources, here = sources_here(), job.capabilities[0].host
         processes = sum(max(1, seat.slots) for seat in self._ledger.seats.values())
         samplers = {seat.host: rank for rank, seat in reversed(self._ledger.seats.items()) if seat.host != here}
-        usage_s = 0.0 if options.record == NO_RECORD else interval_s(len(pids))
+        usage_s = 0.0 if options.record == NONE else interval_s(len(pids))
         output = output_setup(options.output, self._about["launch"], processes, job.is_local)
         for rank, seat in self._ledger.seats.items():
             setups[rank] = RunSetup(
@@ -492,7 +493,7 @@ class Run:
 
     def _sample_usage(self, now: float) -> None:
         """Note how much of this host is in use, if that is due; other hosts send their samples."""
-        if now < self._next_sample or self._options.record == NO_RECORD:
+        if now < self._next_sample or self._options.record == NONE:
             return
         capabilities = self._job.capabilities
         if self._usage is None:
@@ -538,7 +539,7 @@ class Run:
         """Show progress within ``with``."""
         if self._shown.prints_lines:
             self._lines = ProgressLines(say, self._started)
-        is_recorded = self._files.path is not None and self._options.record != NO_RECORD
+        is_recorded = self._files.path is not None and self._options.record != NONE
         tells = self._shown.prints_lines or self._shown.draws or self._metrics is not None or is_recorded
         if self._job.is_local and tells:
             self._thread = ProgressThread(self._report)
@@ -703,7 +704,7 @@ class Run:
         return results
 
     def _note_end(self, results: Results) -> None:
-        if self._options.record == NO_RECORD:
+        if self._options.record == NONE:
             return
         counts, retries = results.counts(), self._recorder.retries
         about = {"status": results.status, "exit_code": results.exit_code, "duration_s": round(results.duration_s, 3)}

@@ -183,7 +183,7 @@ class Results(Mapping[Hashable, Any]):
             setattr(self, name, getattr(prepared[0], each.name))
         self._numbers = self._printed = None
 
-    def __getitem__(self, id: Hashable) -> Any:
+    def __getitem__(self, id: Any) -> Any:
         """Return the value of the function ``id``, or of the handle ``id``; arrays in it may be written to.
 
         Raises:
@@ -241,7 +241,7 @@ class Results(Mapping[Hashable, Any]):
             raise UnknownName(f"no function {show(id)} in DAG {show(self.dag_id)}", id, self._numbers)
         return self._records[self._numbers[id]]
 
-    def output(self, id: Hashable, attempt: int | None = None, launch: int | None = None) -> str:
+    def output(self, id: Any, attempt: int | None = None, launch: int | None = None) -> str:
         """Return what the function ``id``, or that of the handle ``id``, has printed: to stdout and stderr, in order.
 
         Of an attempt that printed more than a megabyte, the first and the last half of that are kept. Bytes that are no

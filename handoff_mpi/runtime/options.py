@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Hashable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from handoff_mpi.callbacks import CallbackFailed, call
 from handoff_mpi.dag.function import RetryOn, input_id
@@ -17,18 +17,35 @@ from handoff_mpi.formatting import show
 from handoff_mpi.numerals import plain
 from handoff_mpi.resources import parse_nbytes, parse_resources
 from handoff_mpi.resources.capability import MAX_SLOTS
+from handoff_mpi.runtime.choices import (
+    ALWAYS,
+    CALLS,
+    CAPTURE,
+    CHECKPOINTS,
+    ISOLATIONS,
+    ON_FAILURE,
+    OUTPUTS,
+    PROGRESS,
+    RECORDS,
+    REPORTS,
+    RESULTS_ON,
+    Checkpoint,
+    Isolation,
+    OnFailure,
+    OutputMode,
+    ProgressMode,
+    Record,
+    ReportMode,
+    ResultsOn,
+)
 from handoff_mpi.runtime.plugs import problem_of_store, problem_of_strategy, problem_of_tracker
 from handoff_mpi.suggestions import KnownNames, did_you_mean
 
-ISOLATIONS = ("auto", "rank", "process")
-ON_FAILURE = ("continue", "stop")
-RESULTS_ON = ("root", "all")
-CHECKPOINTS = ("auto", "all", "none")
-PROGRESS = ("auto", "live", "lines", "none")
-OUTPUTS = ("auto", "forward", "plain", "capture", "off")
-#: What a run records of itself.
-RECORDS = CALLS, SUMMARY, NO_RECORD = ("calls", "summary", "none")
-REPORTS = AUTO, ALWAYS, NO_REPORT = ("auto", "always", "none")
+if TYPE_CHECKING:
+    from handoff_mpi.resources.tracker import ResourceTracker
+    from handoff_mpi.results.store import StoreFactory
+    from handoff_mpi.runtime.option_types import FilePath, Ids, Strategy
+
 #: Of seconds, which clocks and locks can still wait for: 30 years.
 MAX_SECONDS = 10**9
 #: Of Linux: bytes in a path, and in each name of one.
@@ -127,41 +144,41 @@ class RunOptions:
             node_exporter's textfile collector reads them. It takes ``pip install 'handoff_mpi[metrics]'``.
     """
 
-    allocation_strategy: Any = "first_available"
+    allocation_strategy: Strategy = "first_available"
     max_retries: int = 3
     retry_on: RetryOn = None
     retry_delay: float = 0.0
-    on_failure: str = "continue"
+    on_failure: OnFailure = "continue"
     max_concurrency: int | None = None
-    isolation: str = "auto"
+    isolation: Isolation = "auto"
     slots: int | None = None
     rank0_computes: bool = False
     resources: Mapping[str, Any] | None = None
     prices: Mapping[str, float] | None = None
-    keep: str | Collection[Hashable] = ()
-    results_on: str = "root"
+    keep: Literal["all"] | Ids = ()
+    results_on: ResultsOn = "root"
     crash_limit: int = 3
     silence_limit: float = 300.0
     join_limit: float = 30.0
     drain: float = 10.0
     deadline: float | str | None = None
-    run_dir: Any = None
-    checkpoint: str = "auto"
+    run_dir: FilePath | Literal[False] | None = None
+    checkpoint: Checkpoint = "auto"
     fresh: bool = False
-    rerun: Collection[Hashable] = ()
-    accept_changes: Collection[Hashable] = ()
+    rerun: Ids = ()
+    accept_changes: Ids = ()
     seed: bool = True
     check: bool = True
-    result_store: Any = None
-    resource_tracker: Any = None
+    result_store: StoreFactory | None = None
+    resource_tracker: ResourceTracker | None = None
     tracker_timeout: float | None = None
-    cache_size: int | float | str = "256MB"
-    output: str = "auto"
-    progress: str = "auto"
-    record: str = CALLS
+    cache_size: float | str = "256MB"
+    output: OutputMode = "auto"
+    progress: ProgressMode = "auto"
+    record: Record = CALLS
     quiet: bool = False
-    report: str = "auto"
-    metrics_file: Any = None
+    report: ReportMode = "auto"
+    metrics_file: FilePath | None = None
 
     def validate(self) -> RunOptions:
         """Return these options if they make sense.
@@ -226,7 +243,7 @@ class RunOptions:
             if not isinstance(value, str) or value not in allowed:
                 hint = did_you_mean(value, allowed, shown=str)
                 problems.append(f"{name} must be one of {', '.join(allowed)}, not {show(value)}{hint}")
-        if self.run_dir is False and isinstance(self.output, str) and self.output == "capture":
+        if self.run_dir is False and isinstance(self.output, str) and self.output == CAPTURE:
             problems.append("output='capture' keeps files, and run_dir=False keeps none; use output='forward' or 'off'")
         for name in ("rank0_computes", "fresh", "seed", "check", "quiet"):
             if not isinstance(getattr(self, name), bool):

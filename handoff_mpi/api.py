@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
 
 from handoff_mpi.dag import DAG
@@ -19,7 +18,8 @@ from handoff_mpi.numerals import plain
 from handoff_mpi.resources import parse_resources
 from handoff_mpi.results import Results
 from handoff_mpi.runtime import worker_loop
-from handoff_mpi.runtime.options import RunOptions, options_of, set_defaults
+from handoff_mpi.runtime.option_text import lists_options
+from handoff_mpi.runtime.options import OPTIONS, RunOptions, options_of, set_defaults
 from handoff_mpi.runtime.vigil import IDLE_LIMIT_S
 from handoff_mpi.suggestions import did_you_mean
 
@@ -45,6 +45,7 @@ def start(**defaults: Unpack[ExecuteOptions]) -> None:
     set_defaults(defaults)
 
 
+@lists_options(OPTIONS.values())
 def execute(
     dag: DAG, *, comm: Any = None, setup: Setup | None = None, **options: Unpack[ExecuteOptions]
 ) -> Results | None:
@@ -59,7 +60,7 @@ def execute(
         comm: the communicator to use; the world by default.
         setup: ``setup(rank)``, called on every rank, rank 0 too, before the run, and in every child process. Only rank
             0's counts. What it returns is registered for that rank.
-        options: see :class:`handoff_mpi.RunOptions`, which names them all with their defaults.
+        options: of the run, listed below.
 
     Raises:
         DAGError, UsageError, FitsNowhere: on rank 0; what was asked cannot be run, and nothing has started.
@@ -173,7 +174,7 @@ class Cluster:
 def _refuse_options(unknown: list[str]) -> None:
     """Refuse what is no option of a Cluster, though it may be one of its runs."""
     if unknown:
-        of_runs = [field.name for field in fields(RunOptions) if field.name in unknown]
+        of_runs = [name for name in OPTIONS if name in unknown]
         hint = did_you_mean(unknown[0], ("comm", "idle_limit", "join_limit", "run_dir"), shown=str)
         remedy = f"; give {', '.join(of_runs)} to its execute" if of_runs else hint
         raise UsageError(f"Cluster has no option {one_line(unknown[0], 80)}{remedy}")

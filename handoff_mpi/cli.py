@@ -21,7 +21,6 @@ from handoff_mpi.descendants import mark_descendants
 from handoff_mpi.errors import EXIT_DONE, EXIT_USAGE, HandoffError, UsageError
 from handoff_mpi.flags import (
     OF_THE_SUPERVISOR,
-    PREFIX,
     READING_VERBS,
     RESUMED_BY,
     options_given,
@@ -52,6 +51,7 @@ from handoff_mpi.results.secure_files import Directory
 from handoff_mpi.results.summary import SCHEMA, read_summary
 from handoff_mpi.resume_command import resume_command
 from handoff_mpi.runtime.choices import LIVE, NONE
+from handoff_mpi.runtime.option_fields import PREFIX
 from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.speech import say
 

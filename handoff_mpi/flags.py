@@ -6,7 +6,6 @@ Every subcommand takes its flags before and behind the file alike, and lists the
 from __future__ import annotations
 
 import argparse
-import builtins
 import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -15,22 +14,13 @@ from typing import Any, NoReturn, Protocol, cast
 
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import one_line, show
-from handoff_mpi.numerals import parse_real, parse_whole
-from handoff_mpi.runtime.choices import (
-    CHECKPOINTS,
-    ISOLATIONS,
-    ON_FAILURE,
-    OUTPUTS,
-    PROGRESS,
-    RECORDS,
-    REPORTS,
-    RESULTS_ON,
-)
-from handoff_mpi.runtime.options import SYNONYMS, RunOptions
+from handoff_mpi.numerals import parse_whole
+from handoff_mpi.runtime.option_fields import PREFIX, Option
+from handoff_mpi.runtime.option_kinds import PathName, YesNo, parsed_whole
+from handoff_mpi.runtime.options import OPTIONS, SYNONYMS, RunOptions
 from handoff_mpi.suggestions import KnownNames, did_you_mean
 from handoff_mpi.version import VERSION
 
-PREFIX = "HANDOFF_"
 #: Flags that the ranks are not told.
 OF_THE_SUPERVISOR = ("-n", "--hosts", "--mpirun-args", "--max-relaunches")
 MAX_RELAUNCHES = 3
@@ -208,97 +198,38 @@ def _add_launching(parser: argparse.ArgumentParser, verb: str) -> None:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Every option of ``execute`` that can be written on a command line, under the same name."""
-    add = parser.add_argument
-    add("--allocation-strategy", metavar="NAME", help="first_available, load_balanced, cost_optimized, ...")
-    add("--max-retries", metavar="N", type=_whole, help="tries after an exception or a time-out")
-    add("--retry-on", metavar="ERROR", action="append", type=_exception, help="try again only after this exception")
-    add("--retry-delay", metavar="S", type=_real, help="seconds before the first retry; later ones wait longer")
-    _add_choice(parser, "--on-failure", ON_FAILURE, "what to do once a function failed")
-    add("--max-concurrency", metavar="N", type=_whole, help="most calls at once")
-    _add_choice(parser, "--isolation", ISOLATIONS, "calls in the ranks or in child processes")
-    add("--slots", metavar="N", type=_whole, help="calls at once on each rank")
-    add("--rank0-computes", action="store_const", const=True, help="rank 0 runs functions too")
-    add("--resources", metavar="NAME=AMOUNT", action="append", type=_amount, help="a pool of the whole job")
-    add("--prices", metavar="NAME=PRICE", action="append", type=_amount, help="for cost_optimized")
-    add("--keep", metavar="ID", action="append", help="keep this function's value, or 'all'")
-    _add_choice(parser, "--results-on", RESULTS_ON, "which ranks get the results")
-    add("--crash-limit", metavar="N", type=_whole, help="deaths of its process after which a function is failed")
-    add("--silence-limit", metavar="S", type=_real, help="seconds of silence after which a rank's work moves")
-    add("--join-limit", metavar="S", type=_real, help="seconds for all ranks to join, after the last that arrived")
-    add("--drain", metavar="S", type=_real, help="seconds running calls get once the run is stopped")
-    add("--deadline", metavar="S|TIME", help="when it must have ended: seconds from its start, or an ISO time")
-    add("--run-dir", metavar="DIR", help="where the run's files go (default: a new one under handoff-runs/)")
-    _add_choice(parser, "--checkpoint", CHECKPOINTS, "which large values are written down for a run that resumes")
-    add("--fresh", action="store_const", const=True, help="start over, whatever the run-dir holds")
-    add("--rerun", metavar="ID", action="append", help="run this function again, and all that depend on it")
-    add("--accept-changes", metavar="ID", action="append", help="keep what this function gave before it changed")
-    add("--no-seed", dest="seed", action="store_const", const=False, help="seed no global random generators for calls")
-    add("--tracker-timeout", metavar="S", type=_real, help="seconds a function waits at most for the resource tracker")
-    add("--cache-size", metavar="SIZE", help="memory on each rank for values that no function needs any more")
-    _add_choice(parser, "--output", OUTPUTS, "what becomes of what functions print")
-    _add_choice(parser, "--progress", PROGRESS, "draw progress on the terminal, or print lines")
-    _add_choice(parser, "--record", RECORDS, "what the run records of itself: events, and use of hosts")
-    add("--quiet", action="store_const", const=True, help="print failures alone: no start line, progress or summary")
-    _add_choice(parser, "--report", REPORTS, "make report.html at the end; auto: where that takes little time")
-    what = "renew this file every 15 s with Prometheus metrics, for node_exporter's textfile collector"
-    add("--metrics-file", metavar="FILE", help=what)
-    usual = RunOptions()
-    for action in parser._actions:
-        value = getattr(usual, action.dest, None)
-        if isinstance(value, (str, int, float)) and not isinstance(value, bool) and action.help:
-            action.help += f" ({value:g})" if isinstance(value, float) else f" ({value})"
+    for option in _with_flags():
+        _add_option(parser, option)
 
 
-def _add_choice(parser: argparse.ArgumentParser, flag: str, names: Sequence[str], about: str) -> None:
-    parser.add_argument(flag, metavar=f"{{{','.join(names)}}}", type=_one_of(names), help=about)
+def _with_flags() -> list[Option]:
+    return [each for each in OPTIONS.values() if each.flag]
 
 
-def _one_of(names: Sequence[str]) -> Callable[[str], str]:
-    def choose(text: str) -> str:
-        if text not in names:
-            hint = did_you_mean(text, names, shown=str)
-            raise argparse.ArgumentTypeError(f"{show(text)} is none of {', '.join(names)}{hint}")
-        return text
-
-    return choose
-
-
-def _whole(text: str) -> int:
-    try:
-        return parse_whole(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{show(text)} is not a whole number") from None
+def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
+    kind, about = option.kind, option.flag_help
+    if isinstance(kind, YesNo):
+        parser.add_argument(option.flag, dest=option.name, action="store_const", const=not option.default, help=about)
+        return
+    if isinstance(option.default, (str, int, float)):
+        about += f" ({option.default:g})" if isinstance(option.default, float) else f" ({option.default})"
+    action = "append" if kind.is_repeated else "store"
+    parser.add_argument(option.flag, metavar=kind.metavar, type=_reads(kind.parse), action=action, help=about)
 
 
-def _real(text: str) -> float:
-    try:
-        return parse_real(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{show(text)} is not a number") from None
+def _reads(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return ``parse`` as argparse wants it, which replaces the message of a ValueError."""
+
+    def read(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
 
 
-def _amount(text: str) -> tuple[str, float]:
-    name, equals, amount = text.partition("=")
-    try:
-        if not name or not equals:
-            raise ValueError
-        return name, parse_real(amount)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{show(text)} is not NAME=NUMBER") from None
-
-
-def _exception(name: str) -> Any:
-    """Return the exception class ``name``: a built-in one, or ``module.name``."""
-    module, _, own = name.rpartition(".")
-    try:
-        kind = getattr(importlib.import_module(module or "builtins"), own)
-    except Exception:  # importing executes what it finds
-        kind = None
-    if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-        known = [each for each in dir(builtins) if isinstance(getattr(builtins, each), type)]
-        what = "name a built-in exception (OSError) or module.Class"
-        raise argparse.ArgumentTypeError(f"{show(name)} is no exception: {what}{did_you_mean(name, known, shown=str)}")
-    return kind
+_whole = _reads(parsed_whole)
 
 
 def options_given(given: argparse.Namespace) -> dict[str, Any]:
@@ -308,44 +239,42 @@ def options_given(given: argparse.Namespace) -> dict[str, Any]:
         UsageError: a variable's or a flag's value is wrong.
     """
     chosen: dict[str, Any] = {}
-    parser = _Parser(prog="environment", exit_on_error=False, add_help=False)
-    add_options(parser)
-    for action in parser._actions:
-        value = getattr(given, action.dest, None)
+    for option in _with_flags():
+        value = getattr(given, option.name, None)
         if value is None:
-            value = _from_environment(parser, action)
+            value = _from_environment(option)
         if value is not None:
-            chosen[action.dest] = value
-    for name in ("resources", "prices"):
-        if name in chosen:
-            chosen[name] = dict(chosen[name])
-    if chosen.get("keep") == ["all"]:
-        chosen["keep"] = "all"
+            chosen[option.name] = option.kind.collected(value) if option.kind.is_repeated else value
     chosen["check"] = False
     RunOptions(**chosen).validate()
-    for name in ("run_dir", "metrics_file"):
-        if name in chosen:
-            chosen[name] = Path(chosen[name]).absolute()  # dag.py may go elsewhere
+    for name, value in chosen.items():
+        if isinstance(OPTIONS[name].kind, PathName):
+            chosen[name] = Path(value).absolute()  # dag.py may go elsewhere
     return chosen
 
 
-def _from_environment(parser: argparse.ArgumentParser, action: argparse.Action) -> Any:
-    variable = PREFIX + action.dest.upper()
-    text = os.environ.get(variable)
+def _from_environment(option: Option) -> Any:
+    """Return what the environment variable of an option says, as argparse reads it from a flag; None if it is not set.
+
+    Raises:
+        UsageError: its value is wrong.
+    """
+    text = os.environ.get(option.variable)
     if not text:
         return None
-    flag = action.option_strings[0]
-    if action.nargs == 0:
+    if isinstance(option.kind, YesNo):
         if text.lower() not in _YES + _NO:
-            raise UsageError(f"the environment variable {variable}={show(text)} is wrong: write yes or no")
+            raise UsageError(f"the environment variable {option.variable}={show(text)} is wrong: write yes or no")
         return text.lower() in _YES
-    words = [f"{flag}={part}" for part in (text.split(",") if isinstance(action, argparse._AppendAction) else [text])]
+    words = [f"{option.flag}={part}" for part in (text.split(",") if option.kind.is_repeated else [text])]
+    parser = _Parser(prog="environment", exit_on_error=False, add_help=False)
+    _add_option(parser, option)
     try:
         _refuse_dashes(words)
-        return getattr(parser.parse_args(words), action.dest)
+        return getattr(parser.parse_args(words), option.name)
     except (argparse.ArgumentError, UsageError) as error:
         why = one_line(str(error).removeprefix("argument "), _MAX_CHARS)
-        raise UsageError(f"the environment variable {variable}={show(text)} is wrong: {why}") from error
+        raise UsageError(f"the environment variable {option.variable}={show(text)} is wrong: {why}") from error
 
 
 def relaunches_given(given: int | None) -> int:

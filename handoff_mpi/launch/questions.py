@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import fields
 
 from handoff_mpi.allocation import Ledger
 from handoff_mpi.dag import DAG, Plan
@@ -13,16 +12,15 @@ from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import one_line, show
 from handoff_mpi.numerals import parse_real
 from handoff_mpi.resources.amounts import STANDARD, SYNONYMS, UNIT, format_nbytes, near_resource, parse_amount
+from handoff_mpi.runtime.option_fields import PREFIX
+from handoff_mpi.runtime.options import OPTIONS, RunOptions
 from handoff_mpi.runtime.options import SYNONYMS as OPTION_SYNONYMS
-from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.suggestions import KnownNames
 
-_PREFIX = "HANDOFF_"
 #: Variables that stand for no option of a run.
 _OTHER_VARIABLES = ("CORES", "MEMORY", "GPUS", "HOST", "HOSTS", "MAX_RELAUNCHES", "MPIRUN_ARGS")
 #: Variables of this package's own.
 _INTERNAL = ("LAUNCHED_BY", "PROBE", "STARTED_BY", "DOCTOR_JOB_")
-_NO_FLAGS = frozenset({"check", "result_store", "resource_tracker"})
 _VARIABLE_SYNONYMS = {"cpus": "CORES", "cpu": "CORES", "mem": "MEMORY", "ram": "MEMORY", "gpu": "GPUS"}
 _MAX_VARIABLES = 20
 #: A time-out from here on, in seconds (12 days), may have been meant in milliseconds; one from there on means none.
@@ -97,17 +95,17 @@ def _ask_about_resources(plan: Plan, ledger: Ledger, options: RunOptions) -> Ite
 
 
 def _ask_about_variables() -> Iterator[str]:
-    options = [field.name.upper() for field in fields(RunOptions) if field.name not in _NO_FLAGS]
+    options = [each.name.upper() for each in OPTIONS.values() if each.variable]
     names = [*options, *_OTHER_VARIABLES]
     synonyms = {word: name.upper() for word, name in OPTION_SYNONYMS.items()} | _VARIABLE_SYNONYMS
-    known = KnownNames(names, synonyms, lambda name: f"{_PREFIX}{name}")
-    set_here = [name for name in os.environ if name.startswith(_PREFIX)]
+    known = KnownNames(names, synonyms, lambda name: f"{PREFIX}{name}")
+    set_here = [name for name in os.environ if name.startswith(PREFIX)]
     for variable in set_here[:_MAX_VARIABLES]:
-        name = variable.removeprefix(_PREFIX)
+        name = variable.removeprefix(PREFIX)
         hint = "" if name in names or name.startswith(_INTERNAL) else known.hint(name)
         if hint:  # others may be the user's own
             yield f"the environment variable {_short(variable)} sets nothing{hint}"
-    yield from _ask_about_memory(os.environ.get(f"{_PREFIX}MEMORY", ""))
+    yield from _ask_about_memory(os.environ.get(f"{PREFIX}MEMORY", ""))
 
 
 def _ask_about_memory(text: str) -> Iterator[str]:
@@ -116,7 +114,7 @@ def _ask_about_memory(text: str) -> Iterator[str]:
     except DAGError:
         return  # it is not set
     if megabytes < _LITTLE_MB:
-        what = f"{_PREFIX}MEMORY={_short(text)} is {format_nbytes(int(megabytes * 10**6), ' ')} for the whole host"
+        what = f"{PREFIX}MEMORY={_short(text)} is {format_nbytes(int(megabytes * 10**6), ' ')} for the whole host"
         yield f"{what}; a number without a unit is in MB: write {_short(text.strip())}GB, say"
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from handoff_mpi.callbacks import CallbackFailed, call
-from handoff_mpi.dag.function import RetryOn, input_id
-from handoff_mpi.dag.ids import find_id_problem
-from handoff_mpi.dag.retry_on import MAX_RETRY_DELAY_S, find_wrong_retry_on
-from handoff_mpi.errors import DAGError, HandoffError, UsageError
+from handoff_mpi.dag.function import RetryOn
+from handoff_mpi.dag.retry_on import MAX_RETRY_DELAY_S
+from handoff_mpi.errors import HandoffError, UsageError
 from handoff_mpi.formatting import show
 from handoff_mpi.numerals import plain
-from handoff_mpi.resources import parse_nbytes, parse_resources
 from handoff_mpi.resources.capability import MAX_SLOTS
 from handoff_mpi.runtime.choices import (
     ALWAYS,
@@ -38,276 +35,322 @@ from handoff_mpi.runtime.choices import (
     ReportMode,
     ResultsOn,
 )
+from handoff_mpi.runtime.option_fields import option, options_by_name
+from handoff_mpi.runtime.option_kinds import (
+    Amounts,
+    Exceptions,
+    FunctionIds,
+    Memory,
+    OneOf,
+    PathName,
+    Plug,
+    Seconds,
+    Whole,
+    Word,
+    WrongValue,
+    YesNo,
+)
+from handoff_mpi.runtime.option_text import lists_options
 from handoff_mpi.runtime.plugs import problem_of_store, problem_of_strategy, problem_of_tracker
-from handoff_mpi.suggestions import KnownNames, did_you_mean
+from handoff_mpi.suggestions import KnownNames
 
 if TYPE_CHECKING:
     from handoff_mpi.resources.tracker import ResourceTracker
     from handoff_mpi.results.store import StoreFactory
     from handoff_mpi.runtime.option_types import FilePath, Ids, Strategy
 
-#: Of seconds, which clocks and locks can still wait for: 30 years.
-MAX_SECONDS = 10**9
-#: Of Linux: bytes in a path, and in each name of one.
-MAX_PATH, MAX_NAME = 4095, 255
-#: Of whole numbers.
-MAX_COUNT = 2**63 - 1
-#: What other tools call these options.
-_OTHER_WORDS = {
-    "allocation_strategy": "strategy scheduler policy allocation",
-    "retry_on": "retry_exceptions retry_if exceptions",
-    "retry_delay": "delay backoff retry_after retry_wait",
-    "max_retries": "max_retry retries retry tries attempts max_attempts reschedule",
-    "on_failure": "on_error fail_fast",
-    "max_concurrency": "max_workers workers parallel parallelism jobs concurrency max_parallel",
-    "isolation": "isolate",
-    "slots": "threads tasks_per_rank",
-    "resources": "pools",
-    "deadline": "walltime time_limit timeout time",
-    "run_dir": "directory outdir output_dir workdir rundir dir",
-    "fresh": "restart clean force",
-    "rerun": "again",
-    "keep": "outputs targets",
-    "result_store": "store",
-    "resource_tracker": "tracker",
-    "cache_size": "cache",
-    "silence_limit": "heartbeat heartbeat_timeout",
-    "drain": "grace grace_period",
-    "output": "stdout log_output logs print",
-    "progress": "progress_bar show_progress verbose",
-    "quiet": "silent",
-    "record": "events event_log trace history",
-    "report": "html with_report",
-    "metrics_file": "metrics prometheus prometheus_file textfile",
-}
-SYNONYMS = {word: name for name, words in _OTHER_WORDS.items() for word in words.split()}
+_RUN_DIR = PathName("the path of a directory", "DIR", ", which would be the current directory", takes_false=True)
 
 
 @dataclass(slots=True)
 class RunOptions:
-    """How a DAG is to be run.
+    """How a DAG is run: the options of :func:`~handoff_mpi.execute`.
 
-    Attributes:
-        allocation_strategy: a name ("first_available", "load_balanced", "cost_optimized", an entry point of
-            ``handoff_mpi.strategies``, or "module:name") or an object with ``allocate(ready, view)``.
-        max_retries: tries after an exception or a time-out, for functions that do not say.
-        retry_on: the exception class, or a tuple of classes, after which functions that do not say are tried again; by
-            default, all but those that another call would raise again. See ``manual/failures.md``.
-        retry_delay: seconds before the first retry of functions that do not say; later ones wait longer.
-        on_failure: "continue" runs what does not depend on the failed function, "stop" dispatches nothing more.
-        max_concurrency: most calls at once.
-        isolation: "auto", "rank" (calls in the rank itself) or "process" (in child processes).
-        slots: calls at once on each rank; by default the host's cores divided among its ranks.
-        rank0_computes: whether rank 0 has slots too, in child processes.
-        resources: pools of the whole job, such as {"license": 5}.
-        prices: resource to price of a unit for a second, for cost_optimized.
-        keep: "all", or ids whose values should outlast the run besides the sinks'.
-        results_on: "root" gives rank 0 the results, "all" every rank.
-        crash_limit: deaths of its process after which a function is failed.
-        silence_limit: seconds without a sign of life after which a rank's work is reassigned.
-        join_limit: seconds within which all ranks must have joined, after the last one that arrived; where nobody knows
-            when that was, without ``run -n``, twice as long. Raise it where imports are slow.
-        drain: seconds that running calls are given to end once the run is stopped.
-        deadline: when the run must have ended, in seconds from its start or as an ISO time; see ``drain``.
-        run_dir: where the run's files go, a new one under handoff-runs/ by default; one that is named again resumes.
-            False for none: nothing is written, all values stay in memory, and the run cannot be resumed.
-        checkpoint: which large values are written to files for a run that resumes: "all", "none", or "auto", those
-            that took longer to compute than to write. Small ones always are.
-        fresh: start over, whatever earlier launches left in the run-dir.
-        rerun: ids of functions that run again when a run is resumed, with all that depend on them.
-        accept_changes: ids of functions, or names of their codes, that keep what earlier launches gave though they have
-            changed since, as a function that was only tidied up; those behind them keep theirs too.
-        seed: whether calls that draw from the global generators of ``random`` or numpy are seeded, each from its id, so
-            that they draw the same numbers in each run, on any rank.
-        check: raise DAGFailed if functions failed.
-        result_store: makes the store of a rank, called with the rank: :class:`handoff_mpi.ResultStore` or
-            :class:`handoff_mpi.PickleStore`.
-        resource_tracker: a :class:`handoff_mpi.ResourceTracker`, an object with register, request and release.
-        tracker_timeout: seconds that a function waits at most for the resource tracker; None sets no limit.
-        cache_size: memory on each rank for values that no function needs any more, in MB or with a unit.
-        output: what becomes of what functions print. "capture" keeps it in the run-dir, "forward" prints it as well,
-            each line with the function's id, "plain" prints it as well, as it is, "off" leaves it alone. "auto" means,
-            on the command line, "forward" at a terminal, "capture" in a batch job or under a bare mpirun, and "plain"
-            elsewhere; in :func:`execute`, "off". See ``manual/watching.md``.
-        progress: "live" draws the progress of the run at the bottom of the terminal of stderr, "lines" prints lines at
-            growing intervals, "none" prints neither that nor start lines. "auto" means, on the command line, "live" at
-            a terminal and "lines" elsewhere; in :func:`execute`, "live" without start lines in one process at a
-            terminal, and "none" elsewhere. "live" means "lines" where there is no terminal. See ``manual/watching.md``.
-        record: what the run records of itself besides its journal: "calls" writes ``events.jsonl`` and
-            ``summary.json`` and samples the use of hosts, "summary" leaves lines about single functions out of
-            ``events.jsonl``, "none" writes and samples nothing. See ``manual/watching.md``.
-        quiet: print no start lines, no progress and, on the command line, no summary; failures are printed still.
-        report: "always" makes ``report.html`` in the run-dir at the end of a run, "none" does not. "auto" makes it for
-            a run of the command line that took at least twenty times as long as that will take, which is 20 s or more,
-            where plotly and jinja2 are installed (``pip install 'handoff_mpi[report]'``). See ``manual/watching.md``.
-        metrics_file: a file that rank 0 renews every 15 s and at the end with Prometheus metrics of the run, as
-            node_exporter's textfile collector reads them. It takes ``pip install 'handoff_mpi[metrics]'``.
+    Raises:
+        UsageError: from :meth:`validate`, which names each option that is wrong.
     """
 
-    allocation_strategy: Strategy = "first_available"
-    max_retries: int = 3
-    retry_on: RetryOn = None
-    retry_delay: float = 0.0
-    on_failure: OnFailure = "continue"
-    max_concurrency: int | None = None
-    isolation: Isolation = "auto"
-    slots: int | None = None
-    rank0_computes: bool = False
-    resources: Mapping[str, Any] | None = None
-    prices: Mapping[str, float] | None = None
-    keep: Literal["all"] | Ids = ()
-    results_on: ResultsOn = "root"
-    crash_limit: int = 3
-    silence_limit: float = 300.0
-    join_limit: float = 30.0
-    drain: float = 10.0
-    deadline: float | str | None = None
-    run_dir: FilePath | Literal[False] | None = None
-    checkpoint: Checkpoint = "auto"
-    fresh: bool = False
-    rerun: Ids = ()
-    accept_changes: Ids = ()
-    seed: bool = True
-    check: bool = True
-    result_store: StoreFactory | None = None
-    resource_tracker: ResourceTracker | None = None
-    tracker_timeout: float | None = None
-    cache_size: float | str = "256MB"
-    output: OutputMode = "auto"
-    progress: ProgressMode = "auto"
-    record: Record = CALLS
-    quiet: bool = False
-    report: ReportMode = "auto"
-    metrics_file: FilePath | None = None
+    allocation_strategy: Strategy = option(
+        "first_available",
+        Plug(problem_of_strategy, "NAME"),
+        "first_available, load_balanced, cost_optimized, ...",
+        'a name ("first_available", "load_balanced", "cost_optimized", an entry point of '
+        '``handoff_mpi.strategies``, or "module:name") or an object with ``allocate(ready, view)``.',
+        "strategy scheduler policy allocation",
+    )
+    max_retries: int = option(
+        3,
+        Whole(0),
+        "tries after an exception or a time-out",
+        "tries after an exception or a time-out, of functions that set none.",
+        "max_retry retries retry tries attempts max_attempts reschedule",
+    )
+    retry_on: RetryOn = option(
+        None,
+        Exceptions(),
+        "try again only after this exception",
+        "the exception class, or a tuple of classes, after which functions that do not say are tried again; by "
+        "default, all but those that another call would raise again. See ``manual/failures.md``.",
+        "retry_exceptions retry_if exceptions",
+    )
+    retry_delay: float = option(
+        0.0,
+        Seconds(is_positive=False, most=MAX_RETRY_DELAY_S),
+        "seconds before the first retry; later ones wait longer",
+        "seconds before the first retry of functions that set none; later retries wait longer.",
+        "delay backoff retry_after retry_wait",
+    )
+    on_failure: OnFailure = option(
+        "continue",
+        OneOf(ON_FAILURE),
+        "what to do once a function failed",
+        '"continue" runs what does not depend on the failed function, "stop" dispatches nothing more.',
+        "on_error fail_fast",
+    )
+    max_concurrency: int | None = option(
+        None,
+        Whole(1, is_optional=True),
+        "most calls at once",
+        "most calls at once; None sets no limit.",
+        "max_workers workers parallel parallelism jobs concurrency max_parallel",
+    )
+    isolation: Isolation = option(
+        "auto",
+        OneOf(ISOLATIONS),
+        "calls in the ranks or in child processes",
+        '"rank" (calls in the rank itself) or "process" (in child processes); "auto" lets the run choose.',
+        "isolate",
+    )
+    slots: int | None = option(
+        None,
+        Whole(1, MAX_SLOTS, is_optional=True),
+        "calls at once on each rank",
+        "calls at once on each rank; by default the host's cores divided among its ranks.",
+        "threads tasks_per_rank",
+    )
+    rank0_computes: bool = option(
+        False, YesNo(), "rank 0 runs functions too", "whether rank 0 has slots too, in child processes."
+    )
+    resources: Mapping[str, Any] | None = option(
+        None,
+        Amounts("NAME=AMOUNT"),
+        "a pool of the whole job",
+        'pools of the whole job, such as {"license": 5}.',
+        "pools",
+    )
+    prices: Mapping[str, float] | None = option(
+        None,
+        Amounts("NAME=PRICE"),
+        "for cost_optimized",
+        "resource to price of a unit for a second, for cost_optimized.",
+    )
+    keep: Literal["all"] | Ids = option(
+        (),
+        FunctionIds(takes_all=True),
+        "keep this function's value, or 'all'",
+        '"all", or ids of functions whose values outlast the run besides those of the sinks.',
+        "outputs targets",
+    )
+    results_on: ResultsOn = option(
+        "root", OneOf(RESULTS_ON), "which ranks get the results", '"root" gives rank 0 the results, "all" every rank.'
+    )
+    crash_limit: int = option(
+        3,
+        Whole(1),
+        "deaths of its process after which a function is failed",
+        "deaths of its process after which a function is failed.",
+    )
+    silence_limit: float = option(
+        300.0,
+        Seconds(),
+        "seconds of silence after which a rank's work moves",
+        "seconds without a sign of life after which a rank's work is reassigned.",
+        "heartbeat heartbeat_timeout",
+    )
+    join_limit: float = option(
+        30.0,
+        Seconds(),
+        "seconds for all ranks to join, after the last that arrived",
+        "seconds within which all ranks must have joined, after the last one that arrived; where nobody knows when "
+        "that was, without ``run -n``, twice as long. Raise it where imports are slow.",
+    )
+    drain: float = option(
+        10.0,
+        Seconds(is_positive=False),
+        "seconds running calls get once the run is stopped",
+        "seconds that running calls are given to end once the run is stopped.",
+        "grace grace_period",
+    )
+    deadline: float | str | None = option(
+        None,
+        Word("S|TIME"),
+        "when it must have ended: seconds from its start, or an ISO time",
+        "when the run must have ended, in seconds from its start or as an ISO time; see ``drain``.",
+        "walltime time_limit timeout time",
+    )
+    run_dir: FilePath | Literal[False] | None = option(
+        None,
+        _RUN_DIR,
+        "where the run's files go (default: a new one under handoff-runs/)",
+        "where the run's files go, a new one under handoff-runs/ by default; one that is named again resumes. "
+        "False for none: nothing is written, all values stay in memory, and the run cannot be resumed.",
+        "directory outdir output_dir workdir rundir dir",
+    )
+    checkpoint: Checkpoint = option(
+        "auto",
+        OneOf(CHECKPOINTS),
+        "which large values are written down for a run that resumes",
+        'which large values are written to files for a run that resumes: "all", "none", or "auto", those that took '
+        "longer to compute than to write. Small ones always are.",
+    )
+    fresh: bool = option(
+        False,
+        YesNo(),
+        "start over, whatever the run-dir holds",
+        "start over, whatever earlier launches left in the run-dir.",
+        "restart clean force",
+    )
+    rerun: Ids = option(
+        (),
+        FunctionIds(),
+        "run this function again, and all that depend on it",
+        "ids of functions that run again when a run is resumed, with all that depend on them.",
+        "again",
+    )
+    accept_changes: Ids = option(
+        (),
+        FunctionIds(),
+        "keep what this function gave before it changed",
+        "ids of functions, or names of their codes, that keep what earlier launches gave though they have changed "
+        "since, as a function that was only tidied up; those behind them keep theirs too.",
+    )
+    seed: bool = option(
+        True,
+        YesNo(),
+        "seed no global random generators for calls",
+        "whether calls that draw from the global generators of ``random`` or numpy are seeded, each from its id, "
+        "so that they draw the same numbers in each run, on any rank.",
+    )
+    check: bool = option(True, YesNo(), "", "raise DAGFailed if functions failed.")
+    result_store: StoreFactory | None = option(
+        None,
+        Plug(problem_of_store),
+        "",
+        "makes the store of a rank, called with the rank: :class:`handoff_mpi.ResultStore` or "
+        ":class:`handoff_mpi.PickleStore`.",
+        "store",
+    )
+    resource_tracker: ResourceTracker | None = option(
+        None,
+        Plug(problem_of_tracker),
+        "",
+        "a :class:`handoff_mpi.ResourceTracker`, an object with register, request and release.",
+        "tracker",
+    )
+    tracker_timeout: float | None = option(
+        None,
+        Seconds(is_optional=True),
+        "seconds a function waits at most for the resource tracker",
+        "seconds that a function waits at most for the resource tracker; None sets no limit.",
+    )
+    cache_size: float | str = option(
+        "256MB",
+        Memory(),
+        "memory on each rank for values that no function needs any more",
+        "memory on each rank for values that no function needs any more, in MB or with a unit.",
+        "cache",
+    )
+    output: OutputMode = option(
+        "auto",
+        OneOf(OUTPUTS),
+        "what becomes of what functions print",
+        'what becomes of what functions print. "capture" keeps it in the run-dir, "forward" prints it as well, '
+        'each line with the function\'s id, "plain" prints it as well, as it is, "off" leaves it alone. "auto" '
+        'means, on the command line, "forward" at a terminal, "capture" in a batch job or under a bare mpirun, and '
+        '"plain" elsewhere; in :func:`execute`, "off". See ``manual/watching.md``.',
+        "stdout log_output logs print",
+    )
+    progress: ProgressMode = option(
+        "auto",
+        OneOf(PROGRESS),
+        "draw progress on the terminal, or print lines",
+        '"live" draws the progress of the run at the bottom of the terminal of stderr, "lines" prints lines at '
+        'growing intervals, "none" prints neither that nor start lines. "auto" means, on the command line, "live" '
+        'at a terminal and "lines" elsewhere; in :func:`execute`, "live" without start lines in one process at a '
+        'terminal, and "none" elsewhere. "live" means "lines" where there is no terminal. See '
+        "``manual/watching.md``.",
+        "progress_bar show_progress verbose",
+    )
+    record: Record = option(
+        CALLS,
+        OneOf(RECORDS),
+        "what the run records of itself: events, and use of hosts",
+        'what the run records of itself besides its journal: "calls" writes ``events.jsonl`` and ``summary.json`` '
+        'and samples the use of hosts, "summary" leaves lines about single functions out of ``events.jsonl``, '
+        '"none" writes and samples nothing. See ``manual/watching.md``.',
+        "events event_log trace history",
+    )
+    quiet: bool = option(
+        False,
+        YesNo(),
+        "print failures alone: no start line, progress or summary",
+        "print no start lines, no progress and, on the command line, no summary; failures are printed still.",
+        "silent",
+    )
+    report: ReportMode = option(
+        "auto",
+        OneOf(REPORTS),
+        "make report.html at the end; auto: where that takes little time",
+        '"always" makes ``report.html`` in the run-dir at the end of a run, "none" does not. "auto" makes it for a '
+        "run of the command line that took at least twenty times as long as that will take, which is 20 s or more, "
+        "where plotly and jinja2 are installed (``pip install 'handoff_mpi[report]'``). See "
+        "``manual/watching.md``.",
+        "html with_report",
+    )
+    metrics_file: FilePath | None = option(
+        None,
+        PathName("the path of a file"),
+        "renew this file every 15 s with Prometheus metrics, for node_exporter's textfile collector",
+        "a file that rank 0 renews every 15 s and at the end with Prometheus metrics of the run, as "
+        "node_exporter's textfile collector reads them. It takes ``pip install 'handoff_mpi[metrics]'``.",
+        "metrics prometheus prometheus_file textfile",
+    )
 
     def validate(self) -> RunOptions:
-        """Return these options if they make sense.
+        """Return these options if they make sense; handles are replaced by their ids, numbers of numpy by plain ones.
 
         Raises:
             UsageError: naming each that does not.
         """
-        for field in fields(self):  # of numpy, say
-            setattr(self, field.name, plain(getattr(self, field.name)))
-        problems = [*self._wrong_choices(), *self._wrong_numbers(), *self._wrong_mappings(), *self._wrong_sizes()]
-        problems += [*self._wrong_ids(), *self._wrong_run_dir(), *self._wrong_metrics_file()]
-        wrong_plugs = (
-            find_wrong_retry_on(self.retry_on),
-            problem_of_strategy(self.allocation_strategy),
-            problem_of_tracker(self.resource_tracker),
-            problem_of_store(self.result_store),
-        )
-        problems += filter(None, wrong_plugs)
+        for name in OPTIONS:  # before any is looked at: some are refused because of others
+            setattr(self, name, plain(getattr(self, name)))
+        problems: list[str] = []
+        for name, each in OPTIONS.items():
+            try:
+                setattr(self, name, each.kind.checked(name, getattr(self, name)))
+            except WrongValue as wrong:
+                problems += wrong.problems
+        problems += self._conflicts()
         if problems:
             raise UsageError("; ".join(problems))
         return self
 
-    def _wrong_ids(self) -> list[str]:
-        """Return what is wrong with ids; those of handles are put into their place."""
-        problems = []
-        for name in ("keep", "rerun", "accept_changes"):
-            given = getattr(self, name)
-            if name == "keep" and isinstance(given, str) and given == "all":
-                continue
-            try:
-                if isinstance(given, (str, bytes)) or not isinstance(given, Collection):
-                    raise TypeError
-                ids = [input_id(each) for each in given]
-            except Exception:
-                what = "'all' or a collection of ids" if name == "keep" else "a collection of ids"
-                problems.append(f"{name} is {what}, not {show(given)}")
-                continue
-            wrong = [f"{name} holds {show(id)}, which {problem}" for id in ids if (problem := find_id_problem(id))]
-            problems += wrong
-            if not wrong:
-                setattr(self, name, tuple(ids))
-        return problems
-
-    def _wrong_run_dir(self) -> list[str]:
-        if self.run_dir is None:
-            return []
-        if self.run_dir is False:
-            if self.report == ALWAYS:
-                return ["report='always' makes a file in the run-dir, and run_dir=False is a run without one"]
-            return ["rerun is for a run that is resumed, and run_dir=False keeps nothing"] if self.rerun else []
-        return _wrong_path("run_dir", self.run_dir, "the path of a directory", ", which would be the current directory")
-
-    def _wrong_metrics_file(self) -> list[str]:
-        return [] if self.metrics_file is None else _wrong_path("metrics_file", self.metrics_file, "the path of a file")
-
-    def _wrong_choices(self) -> list[str]:
-        choices = {"isolation": ISOLATIONS, "on_failure": ON_FAILURE, "results_on": RESULTS_ON}
-        choices.update(checkpoint=CHECKPOINTS, progress=PROGRESS, output=OUTPUTS, record=RECORDS, report=REPORTS)
-        problems = []
-        for name, allowed in choices.items():
-            value = getattr(self, name)
-            if not isinstance(value, str) or value not in allowed:
-                hint = did_you_mean(value, allowed, shown=str)
-                problems.append(f"{name} must be one of {', '.join(allowed)}, not {show(value)}{hint}")
-        if self.run_dir is False and isinstance(self.output, str) and self.output == CAPTURE:
-            problems.append("output='capture' keeps files, and run_dir=False keeps none; use output='forward' or 'off'")
-        for name in ("rank0_computes", "fresh", "seed", "check", "quiet"):
-            if not isinstance(getattr(self, name), bool):
-                problems.append(f"{name} must be True or False, not {show(getattr(self, name))}")
-        return problems
-
-    def _wrong_numbers(self) -> list[str]:
-        problems = []
-        for name, least in (("max_retries", 0), ("max_concurrency", 1), ("slots", 1), ("crash_limit", 1)):
-            value = getattr(self, name)
-            if value is None and name in ("max_concurrency", "slots"):
-                continue
-            most = MAX_SLOTS if name == "slots" else MAX_COUNT
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                problems.append(f"{name} must be a whole number from {least}, not {show(value)}")
-            elif value > most:
-                problems.append(f"{name} must be at most {most}, not {show(value)}")
-        positives = ("silence_limit", "join_limit", "tracker_timeout")
-        for name, positive in (*((name, True) for name in positives), ("drain", False), ("retry_delay", False)):
-            value = getattr(self, name)
-            if value is None and name == "tracker_timeout":
-                continue
-            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not is_number or not (value > 0 if positive else value >= 0):
-                wanted = f"{'positive ' if positive else ''}number of seconds"
-                problems.append(f"{name} must be a {wanted}, not {show(value)}")
-            elif value > (limit := MAX_RETRY_DELAY_S if name == "retry_delay" else MAX_SECONDS):
-                problems.append(f"{name} must be at most {limit:.0f} seconds, not {show(value)}")
-        return problems
-
-    def _wrong_mappings(self) -> list[str]:
-        problems = []
-        for name in ("resources", "prices"):
-            try:
-                if getattr(self, name) is not None:
-                    parse_resources(getattr(self, name))
-            except DAGError as error:
-                problems += [f"{name}: {problem}" for problem in error.problems]
-        return problems
-
-    def _wrong_sizes(self) -> list[str]:
-        try:
-            parse_nbytes(self.cache_size)
-        except DAGError:
-            return [f"cache_size must be an amount of memory, like 256 (in MB) or '1GB', not {show(self.cache_size)}"]
-        return []
+    def _conflicts(self) -> Iterator[str]:
+        """Yield which options are refused because of others."""
+        if self.run_dir is not False:
+            return
+        if isinstance(self.output, str) and self.output == CAPTURE:
+            yield "output='capture' keeps files, and run_dir=False keeps none; use output='forward' or 'off'"
+        if self.report == ALWAYS:
+            yield "report='always' makes a file in the run-dir, and run_dir=False is a run without one"
+        elif self.rerun:
+            yield "rerun is for a run that is resumed, and run_dir=False keeps nothing"
 
 
-def _wrong_path(name: str, path: Any, what: str, why_not_empty: str = "") -> list[str]:
-    """Return what is wrong with the path that the option ``name`` gives."""
-    try:
-        text = os.fspath(path)
-        if not isinstance(text, str):
-            raise TypeError
-        os.fsencode(text)
-    except Exception:
-        return [f"{name} is {what}, not {show(path)}"]
-    if not text:
-        return [f"{name} is empty{why_not_empty}; name one"]
-    if "\0" in text:
-        return [f"{name}={show(text)} holds a null character; name another"]
-    names = os.fsencode(text).split(b"/")
-    is_long = len(os.fsencode(text)) > MAX_PATH or max(map(len, names)) > MAX_NAME
-    return [f"{name}={show(text)} is longer than paths and names of files can be; name another"] if is_long else []
+OPTIONS = options_by_name(fields(RunOptions))
+lists_options(OPTIONS.values())(RunOptions)
+#: What other tools call an option, and its name.
+SYNONYMS = {word: each.name for each in OPTIONS.values() for word in each.other_words}
 
 
 #: What ``handoff.start`` has set in this process.
@@ -341,11 +384,10 @@ def options_of(given: Mapping[str, Any]) -> RunOptions:
     Raises:
         UsageError: an option is unknown or its value wrong.
     """
-    names = [field.name for field in fields(RunOptions)]
-    known = KnownNames([*names, "setup", "comm"], SYNONYMS, str)
-    unknown = [name for name in given if name not in names]
+    known = KnownNames([*OPTIONS, "setup", "comm"], SYNONYMS, str)
+    unknown = [name for name in given if name not in OPTIONS]
     if unknown:
-        raise UsageError(f"there is no option {known.listed(unknown)}; all: {', '.join(names)}")
+        raise UsageError(f"there is no option {known.listed(unknown)}; all: {', '.join(OPTIONS)}")
     chosen = {name: plain(value) for name, value in {**_defaults, **given}.items()}
     try:
         return call(RunOptions(**chosen).validate)  # type: ignore[no-any-return]

@@ -35,9 +35,11 @@ Setup: TypeAlias = "Callable[[int], Any]"
 def start(**defaults: Unpack[ExecuteOptions]) -> None:
     """Set defaults for the options of :func:`execute` in this process, as in the guide.
 
-    In ``dag.py``, those of the command line's run of it: its flags and the environment win, and they alone can set what
-    must be known before that file is loaded (``run_dir``, ``fresh``, ``rerun``, ``drain``, ``join_limit``, ``output``,
-    ``progress`` and ``quiet``).
+    In ``dag.py``, those of the command line's run of it: its flags and the environment win, and they alone can set the
+    options that the run reads before it loads that file, as ``help(execute)`` says.
+
+    Args:
+        defaults: options of :func:`execute`.
 
     Raises:
         UsageError: an option is unknown or its value wrong.

@@ -45,7 +45,7 @@ from handoff_mpi.results.run_dir import (
     write_status,
 )
 from handoff_mpi.runtime.choices import LIVE, NONE, ProgressMode
-from handoff_mpi.runtime.options import RunOptions, defaults_set, options_of
+from handoff_mpi.runtime.options import READ_EARLY, RunOptions, defaults_set, options_of
 from handoff_mpi.runtime.pace import clock
 from handoff_mpi.speech import say, tell
 from handoff_mpi.worker.runners import no_launcher_in_environment
@@ -55,8 +55,6 @@ if TYPE_CHECKING:  # of rank 0 alone
     from handoff_mpi.launch.loading import DagFile
     from handoff_mpi.results import Results
 
-#: Options that dag.py cannot set: the supervisor, or another launch of the same run, goes by them before it is loaded.
-_BEFORE_LOADING = ("run_dir", "fresh", "rerun", "drain", "join_limit", "output", "progress", "quiet", "report")
 #: Loading dag.py may take this long before something is said.
 SLOW_LOADING_S = 30.0
 #: Exit handlers get this long in a rank whose main thread is still in a call.
@@ -212,12 +210,12 @@ def completed(chosen: dict[str, Any], path: Path, dag: DAG) -> RunOptions:
     for name in ("keep", "rerun", "accept_changes"):
         if isinstance(chosen.get(name), list):
             chosen[name] = [id for text in chosen[name] for id in _ids_written(text, dag)]
-    late = defaults_set(_BEFORE_LOADING)
+    late = defaults_set(READ_EARLY)
     if late:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in late)
         say(f"{path}: handoff.start cannot set {', '.join(late)} of a run of the command line; {flags} can")
     usual = RunOptions()
-    return options_of({**{name: getattr(usual, name) for name in _BEFORE_LOADING}, **chosen})
+    return options_of({**{name: getattr(usual, name) for name in READ_EARLY}, **chosen})
 
 
 def _ids_written(text: str, dag: DAG) -> list[Hashable]:

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterator, Mapping, ValuesView
 from copy import copy
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from handoff_mpi.dag.function import input_id
 from handoff_mpi.encoding import EncodingError, Payload, decode_writable
@@ -175,12 +175,12 @@ class Results(Mapping[Hashable, Any]):
     _numbers: dict[Hashable, int] | None = field(repr=False, compare=False)
     _printed: dict[str, list[Printed]] | None = field(repr=False, compare=False)
 
-    def __init__(self, *prepared: Any, **unknown: Any) -> None:
-        if unknown or len(prepared) != 1 or type(prepared[0]) is not PreparedResults:
+    def __init__(self, prepared: PreparedResults | None = None, /, *others: NoReturn, **unknown: NoReturn) -> None:
+        if type(prepared) is not PreparedResults or others or unknown:
             raise TypeError("Results cannot be constructed: execute(dag) and load(RUN_DIR) return them")
         for each in fields(PreparedResults):  # those that are not attributes of results are private
             name = each.name if each.name in _PUBLIC else f"_{each.name}"
-            setattr(self, name, getattr(prepared[0], each.name))
+            setattr(self, name, getattr(prepared, each.name))
         self._numbers = self._printed = None
 
     def __getitem__(self, id: Any) -> Any:

@@ -13,7 +13,9 @@ PREFIX = "HANDOFF_"
 T = TypeVar("T")
 
 
-def option(default: T, kind: Kind, flag_help: str, about: str, other_words: str = "") -> T:
+def option(
+    default: T, kind: Kind, flag_help: str, about: str, other_words: str = "", *, is_read_early: bool = False
+) -> T:
     """Declare an option as a field of a dataclass.
 
     Args:
@@ -22,9 +24,10 @@ def option(default: T, kind: Kind, flag_help: str, about: str, other_words: str 
         flag_help: the help of its flag, in a line; empty if it has none, and no environment variable.
         about: its meaning in whole sentences, for ``help()`` and the manual.
         other_words: names of it in other tools, for "did you mean".
+        is_read_early: whether the command line reads it before it loads ``dag.py``, which therefore cannot set it.
     """
-    told = {"kind": kind, "flag_help": flag_help, "about": about, "other_words": tuple(other_words.split())}
-    return field(default=default, metadata=told)
+    metadata = {"kind": kind, "flag_help": flag_help, "about": about, "other_words": tuple(other_words.split())}
+    return field(default=default, metadata={**metadata, "is_read_early": is_read_early})
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Option:
     flag_help: str
     about: str
     other_words: tuple[str, ...]
+    is_read_early: bool
 
     @property
     def flag(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -9,7 +10,7 @@ from typing import TypeVar
 from handoff_mpi.runtime.option_fields import Option
 from handoff_mpi.runtime.option_kinds import YesNo
 
-#: Of a docstring, which is indented by 4, and of the manual.
+#: Of a docstring, which help() indents by 4, and of the manual.
 MAX_WIDTH = 116
 _TITLE = """Options:
     Each is also a flag of the command line (max_retries: ``--max-retries 3``) and an environment variable
@@ -24,7 +25,7 @@ def lists_options(options: Iterable[Option]) -> Callable[[T], T]:
 
     def append(documented: T) -> T:
         if documented.__doc__ is not None:  # python -OO removes it
-            documented.__doc__ = f"{documented.__doc__.rstrip()}\n\n{_indented(_section(options))}\n    "
+            documented.__doc__ = f"{inspect.cleandoc(documented.__doc__)}\n\n{_section(options)}"
         return documented
 
     return append
@@ -33,8 +34,9 @@ def lists_options(options: Iterable[Option]) -> Callable[[T], T]:
 def _section(options: Iterable[Option]) -> str:
     lines = [_TITLE]
     for option in options:
-        end = f" Default: {option.default_text}.{'' if option.flag else ' Python only.'}"
-        lines += _wrapped(f"{option.name}: {option.about}{end}", 4, 8)
+        limits = "" if option.flag else " Python only."
+        limits += " dag.py cannot set it." if option.is_read_early else ""
+        lines += _wrapped(f"{option.name}: {option.about} Default: {option.default_text}.{limits}", 4, 8)
     return "\n".join(lines)
 
 
@@ -45,6 +47,7 @@ def options_page(options: Iterable[Option]) -> str:
 
 def _entry(option: Option) -> Iterator[str]:
     about = _ROLE.sub(r"`\2`", option.about).replace("``", "`")
+    about += " `dag.py` cannot set it." if option.is_read_early else ""
     yield f"- **`{option.name}`**: {_spellings(option)}. Default: `{option.default_text}`."
     yield from _wrapped(about[0].upper() + about[1:], 2, 2)
 
@@ -55,10 +58,6 @@ def _spellings(option: Option) -> str:
         return "in Python only"
     value = "" if isinstance(option.kind, YesNo) else f" {option.kind.metavar}"
     return f"`{option.flag}{value}`, `{option.variable}`"
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"    {line}" if line else "" for line in text.split("\n"))
 
 
 def _wrapped(text: str, first: int, indent: int) -> Iterator[str]:

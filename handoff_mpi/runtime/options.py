@@ -173,6 +173,7 @@ class RunOptions:
         "seconds for all ranks to join, after the last that arrived",
         "seconds within which all ranks must have joined, after the last one that arrived; where nobody knows when "
         "that was, without ``run -n``, twice as long. Raise it where imports are slow.",
+        is_read_early=True,
     )
     drain: float = option(
         10.0,
@@ -180,6 +181,7 @@ class RunOptions:
         "seconds running calls get once the run is stopped",
         "seconds that running calls are given to end once the run is stopped.",
         "grace grace_period",
+        is_read_early=True,
     )
     deadline: float | str | None = option(
         None,
@@ -195,6 +197,7 @@ class RunOptions:
         "where the run's files go, a new one under handoff-runs/ by default; one that is named again resumes. "
         "False for none: nothing is written, all values stay in memory, and the run cannot be resumed.",
         "directory outdir output_dir workdir rundir dir",
+        is_read_early=True,
     )
     checkpoint: Checkpoint = option(
         "auto",
@@ -209,6 +212,7 @@ class RunOptions:
         "start over, whatever the run-dir holds",
         "start over, whatever earlier launches left in the run-dir.",
         "restart clean force",
+        is_read_early=True,
     )
     rerun: Ids = option(
         (),
@@ -216,6 +220,7 @@ class RunOptions:
         "run this function again, and all that depend on it",
         "ids of functions that run again when a run is resumed, with all that depend on them.",
         "again",
+        is_read_early=True,
     )
     accept_changes: Ids = option(
         (),
@@ -269,6 +274,7 @@ class RunOptions:
         'means, on the command line, "forward" at a terminal, "capture" in a batch job or under a bare mpirun, and '
         '"plain" elsewhere; in :func:`execute`, "off". See ``manual/watching.md``.',
         "stdout log_output logs print",
+        is_read_early=True,
     )
     progress: ProgressMode = option(
         "auto",
@@ -280,6 +286,7 @@ class RunOptions:
         'terminal, and "none" elsewhere. "live" means "lines" where there is no terminal. See '
         "``manual/watching.md``.",
         "progress_bar show_progress verbose",
+        is_read_early=True,
     )
     record: Record = option(
         CALLS,
@@ -296,6 +303,7 @@ class RunOptions:
         "print failures alone: no start line, progress or summary",
         "print no start lines, no progress and, on the command line, no summary; failures are printed still.",
         "silent",
+        is_read_early=True,
     )
     report: ReportMode = option(
         "auto",
@@ -306,6 +314,7 @@ class RunOptions:
         "where plotly and jinja2 are installed (``pip install 'handoff_mpi[report]'``). See "
         "``manual/watching.md``.",
         "html with_report",
+        is_read_early=True,
     )
     metrics_file: FilePath | None = option(
         None,
@@ -349,6 +358,8 @@ class RunOptions:
 
 OPTIONS = options_by_name(fields(RunOptions))
 lists_options(OPTIONS.values())(RunOptions)
+#: Options that dag.py cannot set: the supervisor, or another launch of the same run, goes by them before it is loaded.
+READ_EARLY = tuple(name for name, each in OPTIONS.items() if each.is_read_early)
 #: What other tools call an option, and its name.
 SYNONYMS = {word: each.name for each in OPTIONS.values() for word in each.other_words}
 

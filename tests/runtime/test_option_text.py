@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import inspect
 import re
 
 import pytest
@@ -23,8 +24,8 @@ BEGIN, END = "<!-- options: begin -->\n", "<!-- options: end -->\n"
 
 @pytest.mark.parametrize("documented", [handoff_mpi.execute, RunOptions])
 def test_help_lists_every_option_with_its_unit_and_default(documented):
-    _, _, section = documented.__doc__.partition("Options:\n")
-    entries = dict(re.findall(r"^        (\w+): ((?:.|\n         )*)", section, re.MULTILINE))
+    _, _, section = inspect.getdoc(documented).partition("\nOptions:\n")
+    entries = dict(re.findall(r"^    (\w+): ((?:.|\n     )*)", section, re.MULTILINE))
     assert list(entries) == list(OPTIONS)
     texts = {name: " ".join(text.split()) for name, text in entries.items()}
     assert "Default: 300 s." in texts["silence_limit"] and "Default: 3." in texts["max_retries"]
@@ -32,6 +33,7 @@ def test_help_lists_every_option_with_its_unit_and_default(documented):
     assert [name for name, text in texts.items() if text.endswith("Python only.")] == [
         *("check", "result_store", "resource_tracker")
     ]
+    assert texts["run_dir"].endswith("dag.py cannot set it.") and "cannot set it" not in texts["keep"]
 
 
 def current_page():

@@ -98,6 +98,8 @@ with dag:
 # -- results --------------------------------------------------------------------------------------------
 
 results = handoff.load("handoff-runs/last")
+Results("dag")  # E: arg-type
+Results(dag_id="dag")  # E: arg-type
 results[model], results["fit"], results.get(data), results.output(model), dag[model]
 for id, value in results.items():
     print(id, value)

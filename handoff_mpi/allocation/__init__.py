@@ -1,8 +1,8 @@
 """Which task goes where: the ledger of claims, and strategies that know nothing of one another."""
 
-from handoff_mpi.allocation.bays import Bay, Claim, Seat
-from handoff_mpi.allocation.costs import CostClass
+from handoff_mpi.allocation.costs import RequestClass
 from handoff_mpi.allocation.ledger import MEMORY, PROBATION, Ledger
+from handoff_mpi.allocation.resource_groups import Claim, RankState, ResourceGroup
 from handoff_mpi.allocation.strategies import CostOptimized, FirstAvailable, LoadBalanced
 from handoff_mpi.allocation.strategy import (
     AllocationStrategy,
@@ -16,16 +16,16 @@ __all__ = [
     "MEMORY",
     "PROBATION",
     "AllocationStrategy",
-    "Bay",
     "Claim",
     "ClusterView",
-    "CostClass",
     "CostOptimized",
     "FirstAvailable",
     "Ledger",
     "LoadBalanced",
+    "RankState",
     "RatedStrategy",
     "ReadyGroup",
-    "Seat",
+    "RequestClass",
+    "ResourceGroup",
     "demand_and_supply",
 ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from handoff_mpi.allocation.costs import CostClass
-from handoff_mpi.allocation.reach import Reach
+from handoff_mpi.allocation.costs import RequestClass
+from handoff_mpi.allocation.feasibility import Feasibility
 from handoff_mpi.formatting import one_line
 from handoff_mpi.resources.amounts import CPU, GPU, MEMORY, UNIT, format_amount, format_nbytes, near_resource
 
@@ -15,23 +15,23 @@ _MAYBE_BYTES = 10**6 * UNIT
 _DECLARED_BY = {GPU: "HANDOFF_GPUS", MEMORY: "HANDOFF_MEMORY"}
 
 
-def find_missing(reach: Reach, cost: CostClass) -> list[str]:
+def find_missing(feasibility: Feasibility, cost: RequestClass) -> list[str]:
     """Return why no living rank could run tasks of this class, a clause for each resource that is missing.
 
     Empty where no such rank lives.
 
     ``gpu: 1 wanted, no rank offers any; HANDOFF_GPUS declares some``.
     """
-    offered = reach.offered(cost)
+    offered = feasibility.offered(cost)
     if offered is None:
         return []
     missing = [(name, amount) for name, amount in cost.need.items() if amount > offered.get(name, 0)]
     return [_describe(name, amount, offered, cost) for name, amount in missing] or [
-        f"no rank offers all of it together; the largest host offers {reach.largest()}"
+        f"no rank offers all of it together; the largest host offers {feasibility.largest()}"
     ]
 
 
-def _describe(name: str, amount: int, offered: Mapping[str, int], cost: CostClass) -> str:
+def _describe(name: str, amount: int, offered: Mapping[str, int], cost: RequestClass) -> str:
     wanted, most = f"{_shown(name)}: {format_amount(name, amount)} wanted", offered.get(name, 0)
     if most:
         what = f"{_who(cost, 'offers more than', 'offers')} {format_amount(name, most)}"
@@ -41,7 +41,7 @@ def _describe(name: str, amount: int, offered: Mapping[str, int], cost: CostClas
     return f"{wanted}, {_who(cost, 'offers any', 'offers none')}{remedy}"
 
 
-def _who(cost: CostClass, any_rank: str, one: str) -> str:
+def _who(cost: RequestClass, any_rank: str, one: str) -> str:
     if cost.rank is not None:
         return f"rank {cost.rank} {one}"
     return f"no rank {any_rank}" if cost.host is None else f"host {cost.host} {one}"

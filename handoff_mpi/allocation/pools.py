@@ -13,13 +13,13 @@ class Pool:
     """An amount of one resource that ranks share, in fixed point.
 
     Attributes:
-        bays: numbers of the bays that draw on it.
+        groups: numbers of the groups that draw on it.
     """
 
     name: str
     capacity: int
     free: int
-    bays: list[int] = field(default_factory=list)
+    groups: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -29,12 +29,12 @@ class DevicePool:
     Attributes:
         free: uuid to what is left of the device, in fixed point.
         owner: uuid to the rank that last used it: a context made there is dear, so it is offered there first.
-        bays: numbers of the bays that draw on it.
+        groups: numbers of the groups that draw on it.
     """
 
     free: dict[str, int]
     owner: dict[str, int] = field(default_factory=dict)
-    bays: list[int] = field(default_factory=list)
+    groups: list[int] = field(default_factory=list)
 
     def has(self, gpu: int, visible: Sequence[str], kept: Mapping[str, int] | None = None) -> bool:
         """Whether ``gpu``, in fixed point, is free among the visible devices: a share of one, or whole ones.

@@ -16,11 +16,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from handoff_mpi.allocation.bays import SLOT, Bay, Claim, kept_of
-from handoff_mpi.allocation.costs import GPU, CostClass
+from handoff_mpi.allocation.costs import GPU, RequestClass
+from handoff_mpi.allocation.placement_index import Changes
 from handoff_mpi.allocation.pools import Pool
-from handoff_mpi.allocation.ranking import Changes
-from handoff_mpi.allocation.seating import Seating
+from handoff_mpi.allocation.resource_groups import SLOT, Claim, ResourceGroup, kept_of
+from handoff_mpi.allocation.topology import Topology
 from handoff_mpi.resources.amounts import UNIT
 
 #: At most this many reservations at a time, so that a decision stays cheap; further waiters get theirs as these end.
@@ -59,22 +59,22 @@ class Reservation:
     Attributes:
         cost: the class, without a wish to avoid a rank or hosts.
         order: the place of the waiter in the order of service: those before it need not mind the reservation.
-        bay: the group of ranks where it will run; None if only pools of the job are kept.
+        group: the group of ranks where it will run; None if only pools of the job are kept.
         holds: what is kept of each pool, of each device (by uuid), and of the slots (by group).
-        bays: the groups of ranks that draw on what is kept, but for the job's own pools.
+        groups: the groups of ranks that draw on what is kept, but for the job's own pools.
         blockers: the claims that must end before the waiter can start.
         is_lifted: whether it binds nobody for now.
     """
 
-    cost: CostClass
+    cost: RequestClass
     order: tuple[int, int]
-    bay: Bay | None
+    group: ResourceGroup | None
     holds: dict[Any, Hold]
-    bays: list[Bay]
+    groups: list[ResourceGroup]
     blockers: dict[Claim, None] = field(default_factory=dict)
     is_lifted: bool = False
 
-    def binds(self, cost: CostClass) -> bool:
+    def binds(self, cost: RequestClass) -> bool:
         """Whether tasks of class ``cost`` must leave what is kept."""
         return not self.is_lifted and self.cost is not (cost.plain or cost)
 
@@ -105,7 +105,7 @@ class Reservations:
     """The reservations of a job.
 
     Args:
-        seating: who sits where.
+        topology: who sits where.
         job: resource name to pool of the whole job.
         changes: told of each group whose room has changed.
 
@@ -113,16 +113,16 @@ class Reservations:
         all: those there are, in the order in which they were made.
     """
 
-    def __init__(self, seating: Seating, job: Mapping[str, Pool], changes: Changes) -> None:
+    def __init__(self, topology: Topology, job: Mapping[str, Pool], changes: Changes) -> None:
         self.all: list[Reservation] = []
-        self._seating = seating
+        self._topology = topology
         self._job = job
         self._changes = changes
 
     # -- make and drop ----------------------------------------------------------------------------
 
     def make(
-        self, cost: CostClass, order: tuple[int, int], eaten: Collection[str], remaining: Remaining
+        self, cost: RequestClass, order: tuple[int, int], eaten: Collection[str], remaining: Remaining
     ) -> Reservation | None:
         """Keep what ``cost`` needs where it is expected to be free soonest; None if that would help nowhere.
 
@@ -136,18 +136,18 @@ class Reservations:
         is_short = [pool.name for pool, amount in cost.job if pool.free < amount]
         if any(name not in eaten for name in is_short):
             return None
-        bay = None
-        if not is_short or not any(bay.fits(cost) for bay in self.eligible(cost)):
-            bay = self._soonest(cost, order, eaten, remaining)
-            if bay is None:
+        group = None
+        if not is_short or not any(group.fits(cost) for group in self.eligible(cost)):
+            group = self._soonest(cost, order, eaten, remaining)
+            if group is None:
                 return None
         if not self._make_room(order):
             return None
-        holds = self._holds(cost, bay, remaining)
-        made = Reservation(cost.plain or cost, order, bay, holds, self._bays_of(bay, holds))
+        holds = self._holds(cost, group, remaining)
+        made = Reservation(cost.plain or cost, order, group, holds, self._groups_of(group, holds))
         for other in self._in_the_way(made):
             self.drop(other)
-        for claim in self._claims(None if cost.job else [each.number for each in made.bays]):
+        for claim in self._claims(None if cost.job else [each.number for each in made.groups]):
             made.count_on(claim)
         self.all.append(made)
         self._join(made)
@@ -175,36 +175,36 @@ class Reservations:
         """Keep nothing for it any more."""
         if reservation in self.all:
             self.all.remove(reservation)
-            for bay in reservation.bays:
-                bay.reservations.remove(reservation)
-                self._changes.note(bay)
+            for group in reservation.groups:
+                group.reservations.remove(reservation)
+                self._changes.note(group)
 
     def drop_all(self) -> None:
         """Groups of ranks are made anew: keep nothing."""
         for reservation in list(self.all):
             self.drop(reservation)
 
-    def drop_in(self, bay: Bay) -> None:
-        """Drop the reservations in ``bay``, whose ranks or amounts have changed, so that they may no longer fit."""
-        for reservation in list(bay.reservations):
+    def drop_in(self, group: ResourceGroup) -> None:
+        """Drop the reservations in ``group``, whose ranks or amounts have changed, so that they may no longer fit."""
+        for reservation in list(group.reservations):
             self.drop(reservation)
 
     def _join(self, reservation: Reservation) -> None:
-        for bay in reservation.bays:
-            bay.reservations.append(reservation)
-            self._changes.note(bay)
+        for group in reservation.groups:
+            group.reservations.append(reservation)
+            self._changes.note(group)
 
-    def _bays_of(self, bay: Bay | None, holds: Mapping[Any, Hold]) -> list[Bay]:
+    def _groups_of(self, group: ResourceGroup | None, holds: Mapping[Any, Hold]) -> list[ResourceGroup]:
         """Return the groups of ranks that draw on what is kept."""
-        if bay is None:
+        if group is None:
             return []
-        numbers = {bay.number: None}
+        numbers = {group.number: None}
         for key in holds:
             if isinstance(key, Pool):
-                numbers.update(dict.fromkeys(key.bays))
-        if bay.devices is not None:
-            numbers.update(dict.fromkeys(bay.devices.bays))
-        return [self._seating.bays[number] for number in numbers]
+                numbers.update(dict.fromkeys(key.groups))
+        if group.devices is not None:
+            numbers.update(dict.fromkeys(group.devices.groups))
+        return [self._topology.groups[number] for number in numbers]
 
     def after(self, order: tuple[int, int]) -> list[Reservation]:
         """Return the reservations that a task with this place in the order of service need not mind."""
@@ -215,109 +215,112 @@ class Reservations:
         for reservation in reservations:
             if reservation in self.all:
                 reservation.is_lifted = is_lifted
-                for bay in reservation.bays:
-                    self._changes.note(bay)
+                for group in reservation.groups:
+                    self._changes.note(group)
 
     # -- where ------------------------------------------------------------------------------------
 
-    def eligible(self, cost: CostClass) -> Iterator[Bay]:
+    def eligible(self, cost: RequestClass) -> Iterator[ResourceGroup]:
         """Yield the groups where the class may run and which could hold it."""
         if cost.rank is not None:
-            seat = self._seating.seats.get(cost.rank)
-            bays = [seat.bay] if seat is not None and seat.is_alive else []
+            rank_state = self._topology.rank_states.get(cost.rank)
+            groups = [rank_state.group] if rank_state is not None and rank_state.is_alive else []
         elif cost.host is not None:
-            bays = self._seating.bays_of_host.get(cost.host, [])
+            groups = self._topology.groups_of_host.get(cost.host, [])
         else:
-            bays = self._seating.bays
-        return (bay for bay in bays if bay.could_hold(cost))
+            groups = self._topology.groups
+        return (group for group in groups if group.could_hold(cost))
 
     def _soonest(
-        self, cost: CostClass, order: tuple[int, int], eaten: Collection[str], remaining: Remaining
-    ) -> Bay | None:
+        self, cost: RequestClass, order: tuple[int, int], eaten: Collection[str], remaining: Remaining
+    ) -> ResourceGroup | None:
         """Return the group of ranks that is expected to have room first, if younger claims kept off what it lacks."""
 
-        def rate(bay: Bay) -> tuple[float, float, int]:
-            lacking = bay.lacks(cost)
-            wait_s = max((self._wait_s(cost, bay, name, remaining) for name in lacking), default=0.0)
-            return (wait_s, sum(self._missing(cost, bay, name) for name in lacking), bay.number)
+        def score(group: ResourceGroup) -> tuple[float, float, int]:
+            lacking = group.lacks(cost)
+            wait_s = max((self._wait_s(cost, group, name, remaining) for name in lacking), default=0.0)
+            return (wait_s, sum(self._missing(cost, group, name) for name in lacking), group.number)
 
         helps = (
-            bay
-            for bay in self.eligible(cost)
-            if all(name in eaten or name == SLOT for name in bay.lacks(cost)) and not self._is_taken(cost, bay, order)
+            group
+            for group in self.eligible(cost)
+            if all(name in eaten or name == SLOT for name in group.lacks(cost))
+            and not self._is_taken(cost, group, order)
         )
-        return min(itertools.islice(helps, MAX_COMPARED), key=rate, default=None)
+        return min(itertools.islice(helps, MAX_COMPARED), key=score, default=None)
 
-    def _is_taken(self, cost: CostClass, bay: Bay, order: tuple[int, int]) -> bool:
+    def _is_taken(self, cost: RequestClass, group: ResourceGroup, order: tuple[int, int]) -> bool:
         """Whether an older reservation leaves no room for one more of this class."""
-        older = [each for each in bay.reservations if each.order < order]
+        older = [each for each in group.reservations if each.order < order]
         if not older:
             return False
-        for name, amount in cost.amounts:
-            pool = bay.pools[name]
+        for name, amount in cost.pool_amounts:
+            pool = group.pools[name]
             if amount + sum(each.holds[pool].need for each in older if pool in each.holds) > pool.capacity:
                 return True
-        return bool(cost.gpu) and not bay.has_devices(cost, older)
+        return bool(cost.gpu) and not group.has_devices(cost, older)
 
-    def _missing(self, cost: CostClass, bay: Bay, name: str) -> float:
+    def _missing(self, cost: RequestClass, group: ResourceGroup, name: str) -> float:
         """Return how much is missing of a resource, as a share of what the waiter needs."""
         if name in (SLOT, GPU):
             return 1.0
-        return 1.0 - bay.pools[name].free / dict(cost.amounts)[name]
+        return 1.0 - group.pools[name].free / dict(cost.pool_amounts)[name]
 
-    def _wait_s(self, cost: CostClass, bay: Bay, name: str, remaining: Remaining) -> float:
+    def _wait_s(self, cost: RequestClass, group: ResourceGroup, name: str, remaining: Remaining) -> float:
         """Return when enough of a resource is expected to be free if nobody else claims it."""
         if name == GPU:
-            return self._wait_for_devices_s(cost, bay, remaining)
-        pool = bay.pools.get(name)
-        need = 1 if pool is None else dict(cost.amounts)[name]
+            return self._wait_for_devices_s(cost, group, remaining)
+        pool = group.pools.get(name)
+        need = 1 if pool is None else dict(cost.pool_amounts)[name]
         found = [(0.0, 0 if pool is None else pool.free)]
-        for claim in self._claims([bay.number] if pool is None else pool.bays):
-            given_back = sum(amount for key, amount in claim.parts() if key is (pool or bay))
+        for claim in self._claims([group.number] if pool is None else pool.groups):
+            given_back = sum(amount for key, amount in claim.parts() if key is (pool or group))
             if given_back:
                 found.append((remaining(claim), given_back))
         return _time_until(need, found)
 
-    def _wait_for_devices_s(self, cost: CostClass, bay: Bay, remaining: Remaining) -> float:
-        return sorted(self._device_waits(cost, bay, remaining).values())[max(1, cost.gpu // UNIT) - 1]
+    def _wait_for_devices_s(self, cost: RequestClass, group: ResourceGroup, remaining: Remaining) -> float:
+        return sorted(self._device_waits(cost, group, remaining).values())[max(1, cost.gpu // UNIT) - 1]
 
-    def _device_waits(self, cost: CostClass, bay: Bay, remaining: Remaining) -> dict[str, float]:
+    def _device_waits(self, cost: RequestClass, group: ResourceGroup, remaining: Remaining) -> dict[str, float]:
         """Return when enough of each visible device is expected to be free."""
-        assert bay.devices is not None
-        part, free = min(cost.gpu, UNIT), bay.devices.free
-        given_back: dict[str, list[tuple[float, int]]] = {uuid: [(0.0, free[uuid])] for uuid in bay.visible}
-        for claim in self._claims(bay.devices.bays):
+        assert group.devices is not None
+        part, free = min(cost.gpu, UNIT), group.devices.free
+        given_back: dict[str, list[tuple[float, int]]] = {uuid: [(0.0, free[uuid])] for uuid in group.visible}
+        for claim in self._claims(group.devices.groups):
             for uuid, amount in claim.devices:
                 if uuid in given_back:
                     given_back[uuid].append((remaining(claim), amount))
         return {uuid: _time_until(part, parts) for uuid, parts in given_back.items()}
 
     def _claims(self, numbers: Iterable[int] | None = None) -> Iterator[Claim]:
-        bays = self._seating.bays if numbers is None else (self._seating.bays[number] for number in numbers)
-        for bay in bays:
-            for seat in bay.seats.values():
-                yield from filter(None, seat.claims)
+        groups = self._topology.groups if numbers is None else (self._topology.groups[number] for number in numbers)
+        for group in groups:
+            for rank_state in group.rank_states.values():
+                yield from filter(None, rank_state.claims)
 
-    def _holds(self, cost: CostClass, bay: Bay | None, remaining: Remaining) -> dict[Any, Hold]:
+    def _holds(self, cost: RequestClass, group: ResourceGroup | None, remaining: Remaining) -> dict[Any, Hold]:
         pools = [(pool, amount) for pool, amount in cost.job if amount]
         holds: dict[Any, Hold] = {}
-        if bay is not None:
-            pools += [(bay.pools[name], amount) for name, amount in cost.amounts if amount]
-            slots = sum(seat.slots for seat in bay.seats.values())
-            holds[bay] = Hold(1, slots - 1, bay.count_idle)
-            holds.update(self._device_holds(cost, bay, remaining))
+        if group is not None:
+            pools += [(group.pools[name], amount) for name, amount in cost.pool_amounts if amount]
+            slots = sum(rank_state.slots for rank_state in group.rank_states.values())
+            holds[group] = Hold(1, slots - 1, group.count_idle)
+            holds.update(self._device_holds(cost, group, remaining))
         for pool, amount in pools:
             holds[pool] = Hold(amount, pool.capacity - amount, _reader(pool))
         return holds
 
-    def _device_holds(self, cost: CostClass, bay: Bay, remaining: Remaining) -> dict[Any, Hold]:
+    def _device_holds(self, cost: RequestClass, group: ResourceGroup, remaining: Remaining) -> dict[Any, Hold]:
         """Keep the devices that are expected to be free first, each for one waiter."""
-        if not cost.gpu or bay.devices is None:
+        if not cost.gpu or group.devices is None:
             return {}
-        part, free = min(cost.gpu, UNIT), bay.devices.free
-        taken = {key for each in bay.reservations for key in each.holds}
-        waits = self._device_waits(cost, bay, remaining)
-        uuids = sorted((uuid for uuid in bay.visible if uuid not in taken), key=lambda uuid: (waits[uuid], -free[uuid]))
+        part, free = min(cost.gpu, UNIT), group.devices.free
+        taken = {key for each in group.reservations for key in each.holds}
+        waits = self._device_waits(cost, group, remaining)
+        uuids = sorted(
+            (uuid for uuid in group.visible if uuid not in taken), key=lambda uuid: (waits[uuid], -free[uuid])
+        )
         return {uuid: Hold(part, UNIT - part, _device_reader(free, uuid)) for uuid in uuids[: max(1, cost.gpu // UNIT)]}
 
     # -- what changes -----------------------------------------------------------------------------
@@ -334,7 +337,7 @@ class Reservations:
 
     # -- what others may do -----------------------------------------------------------------------
 
-    def has_job_room(self, cost: CostClass) -> bool:
+    def has_job_room(self, cost: RequestClass) -> bool:
         """Whether the job's pools have room for the class beside what is kept of them."""
         binding = [each for each in self.all if each.binds(cost)]
         return all(pool.free - kept_of(pool, binding) >= amount for pool, amount in cost.job)

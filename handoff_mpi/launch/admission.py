@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handoff_mpi import allocation
-from handoff_mpi.allocation import AllocationStrategy, CostClass, Ledger
+from handoff_mpi.allocation import AllocationStrategy, Ledger, RequestClass
 from handoff_mpi.allocation.missing import find_missing
 from handoff_mpi.callbacks import CallbackFailed, call
 from handoff_mpi.dag import DAG, Plan
@@ -108,23 +108,23 @@ def refuse_what_fits_nowhere(plan: Plan, ledger: Ledger) -> list[str]:
         DAGError: pins name what is not there.
         FitsNowhere: naming the functions, and what is missing.
     """
-    hosts = {seat.host for seat in ledger.seats.values()}
+    hosts = {rank_state.host for rank_state in ledger.rank_states.values()}
     known_hosts = KnownNames(hosts)
     pins: list[str] = []
-    classes: dict[Any, CostClass] = {}
+    classes: dict[Any, RequestClass] = {}
     later = LaterResources(plan, ledger)
     for task, spec in enumerate(plan.specs):
-        if spec.pin is not None and spec.pin not in hosts and spec.pin not in ledger.seats:
+        if spec.pin is not None and spec.pin not in hosts and spec.pin not in ledger.rank_states:
             pins.append(f"function {show(plan.ids[task])} is pinned to {_no_place(spec.pin, ledger, known_hosts)}")
             continue
         key = (id(spec.cost), spec.pin)
         if key not in classes:
             rank = spec.pin if isinstance(spec.pin, int) else None
             host = spec.pin if isinstance(spec.pin, str) else None
-            classes[key] = ledger.cost_class(spec.cost, rank, host)
+            classes[key] = ledger.request_class(spec.cost, rank, host)
     if pins:
         raise DAGError(_shortened(pins))
-    misfits = {key: cost for key, cost in classes.items() if not ledger.reach.could_fit(cost)}
+    misfits = {key: cost for key, cost in classes.items() if not ledger.feasibility.could_fit(cost)}
     waiting = {key: cost for key, cost in misfits.items() if later.may_hold(cost)}
     if len(waiting) < len(misfits):
         hopeless = {key: cost for key, cost in misfits.items() if key not in waiting}
@@ -132,9 +132,9 @@ def refuse_what_fits_nowhere(plan: Plan, ledger: Ledger) -> list[str]:
     return _describe_misfits(plan, waiting, ledger, "which waits for update_node_resources") if waiting else []
 
 
-def _describe_misfits(plan: Plan, misfits: Mapping[Any, CostClass], ledger: Ledger, verdict: str) -> list[str]:
+def _describe_misfits(plan: Plan, misfits: Mapping[Any, RequestClass], ledger: Ledger, verdict: str) -> list[str]:
     """Return a line for each cost that fits nowhere, and each resource that is missing."""
-    tasks_of: dict[CostClass, list[int]] = {}
+    tasks_of: dict[RequestClass, list[int]] = {}
     for task, spec in enumerate(plan.specs):
         cost = misfits.get((id(spec.cost), spec.pin))
         if cost is not None:
@@ -143,22 +143,23 @@ def _describe_misfits(plan: Plan, misfits: Mapping[Any, CostClass], ledger: Ledg
         [
             f"{_needs(plan, tasks, cost)}, {verdict}: {missing}"
             for cost, tasks in tasks_of.items()
-            for missing in find_missing(ledger.reach, cost) or ["no rank computes"]
+            for missing in find_missing(ledger.feasibility, cost) or ["no rank computes"]
         ]
     )
 
 
-def _needs(plan: Plan, tasks: list[int], cost: CostClass) -> str:
+def _needs(plan: Plan, tasks: list[int], cost: RequestClass) -> str:
     more = f" and {len(tasks) - 1} more need" if len(tasks) > 1 else " needs"
-    return f"function {show(plan.ids[tasks[0]])}{more} {one_line(format_amounts(cost.cost), _MAX_CHARS)}"
+    return f"function {show(plan.ids[tasks[0]])}{more} {one_line(format_amounts(cost.amounts), _MAX_CHARS)}"
 
 
 def _no_place(pin: int | str, ledger: Ledger, hosts: KnownNames) -> str:
     if isinstance(pin, int):
-        ranks = _listed(map(str, ledger.seats))
-        return f"rank {pin}, but only {f'ranks {ranks} compute' if len(ledger.seats) > 1 else f'rank {ranks} computes'}"
-    names = sorted({seat.host for seat in ledger.seats.values()})
-    if pin.isascii() and pin.isdigit() and int(pin[:9]) in ledger.seats:
+        ranks = _listed(map(str, ledger.rank_states))
+        computing = f"ranks {ranks} compute" if len(ledger.rank_states) > 1 else f"rank {ranks} computes"
+        return f"rank {pin}, but only {computing}"
+    names = sorted({rank_state.host for rank_state in ledger.rank_states.values()})
+    if pin.isascii() and pin.isdigit() and int(pin[:9]) in ledger.rank_states:
         return f"host {show(pin)}, and there is none; did you mean the rank, node={pin}?"
     return f"host {show(pin)}; there {'is' if len(names) == 1 else 'are'} {_listed(names)}{hosts.hint(pin)}"
 
@@ -224,13 +225,13 @@ def find_fits(ledger: Ledger, dag: DAG, options: RunOptions, setup: bytes | None
         say(line)
     counts: dict[int, int] = {}
     for spec in plan.specs:
-        number = ledger.cost_class(spec.cost).number
+        number = ledger.request_class(spec.cost).number
         counts[number] = counts.get(number, 0) + 1
     fits = []
     for number, count in counts.items():
         cost = ledger.classes[number]
-        ranks = [rank for rank, seat in sorted(ledger.seats.items()) if seat.could_hold(cost)]
-        fits.append(Fit(count, cost.cost, ranks))
+        ranks = [rank for rank, rank_state in sorted(ledger.rank_states.items()) if rank_state.could_hold(cost)]
+        fits.append(Fit(count, cost.amounts, ranks))
     return fits
 
 

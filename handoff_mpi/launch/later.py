@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from handoff_mpi.allocation import CostClass, Ledger
+from handoff_mpi.allocation import Ledger, RequestClass
 from handoff_mpi.dag import Plan
 
 #: What every host has or lacks from the start; nobody registers 0 of it in order to say that more will come.
@@ -24,7 +24,7 @@ class LaterResources:
         self._plan = plan
         self._ledger = ledger
 
-    def may_hold(self, cost: CostClass) -> bool:
+    def may_hold(self, cost: RequestClass) -> bool:
         """Whether functions of this class, which fit nowhere, may wait for an update.
 
         So it is if a function of the DAG calls ``update_node_resources``, or if ranks have registered 0 of all that is
@@ -37,14 +37,14 @@ class LaterResources:
         """Whether the code of a function names what updates resources, as far as it travels by value."""
         return any(_UPDATE in blob for blob in self._plan.codes)
 
-    def _is_declared(self, cost: CostClass) -> bool:
+    def _is_declared(self, cost: RequestClass) -> bool:
         missing = [name for name, amount in cost.need.items() if self._most(name) < amount]
-        declared = {name for bay in self._ledger.bays for name, pool in bay.pools.items() if not pool.capacity}
+        declared = {name for group in self._ledger.groups for name, pool in group.pools.items() if not pool.capacity}
         return bool(missing) and declared.difference(_DETECTED).issuperset(missing)
 
     def _most(self, name: str) -> int:
         """Return how much of a resource any rank or the job offers at most; devices count as detected."""
         if name == "gpu":
             return 0
-        pools = [bay.pools[name].capacity for bay in self._ledger.bays if name in bay.pools]
+        pools = [group.pools[name].capacity for group in self._ledger.groups if name in group.pools]
         return max([*pools, *([self._ledger.job[name].capacity] if name in self._ledger.job else [])], default=0)

@@ -82,7 +82,7 @@ def _seconds(text: str) -> float:
 
 
 def _ask_about_resources(plan: Plan, ledger: Ledger, options: RunOptions) -> Iterator[str]:
-    offered = {*ledger.job, *(name for bay in ledger.bays for name in bay.pools)}
+    offered = {*ledger.job, *(name for group in ledger.groups for name in group.pools)}
     misnamed = [name for name in sorted(offered) if name.casefold() in SYNONYMS]
     wanted = {name for spec in plan.specs for name in spec.cost} if misnamed else ()
     for name in misnamed:

@@ -255,7 +255,7 @@ class Run:
         if self._metrics is not None:
             self._metrics.run = self._run if files.path is None else str(files.path)
         hosts = {each.rank: each.host for each in self._job.capabilities}
-        slots = {rank: seat.slots for rank, seat in self._ledger.seats.items()}
+        slots = {rank: rank_state.slots for rank, rank_state in self._ledger.rank_states.items()}
         origins = self._origins = Origins() if files.path is None else origins_here(self._about["host"])
         self._recorder = self._make_recorder(hosts, resumed)
         if self._options.record != NONE:
@@ -395,18 +395,22 @@ class Run:
         tells_transfers = telemetry.has_handlers(events.TRANSFER_STOP)
         setups = {}
         sources, here = sources_here(), job.capabilities[0].host
-        processes = sum(max(1, seat.slots) for seat in self._ledger.seats.values())
-        samplers = {seat.host: rank for rank, seat in reversed(self._ledger.seats.items()) if seat.host != here}
+        processes = sum(max(1, rank_state.slots) for rank_state in self._ledger.rank_states.values())
+        samplers = {
+            rank_state.host: rank
+            for rank, rank_state in reversed(self._ledger.rank_states.items())
+            if rank_state.host != here
+        }
         usage_s = 0.0 if options.record == NONE else interval_s(len(pids))
         output = output_setup(options.output, self._about["launch"], processes, job.is_local)
-        for rank, seat in self._ledger.seats.items():
+        for rank, rank_state in self._ledger.rank_states.items():
             setups[rank] = RunSetup(
                 run=self._run,
                 number=self._number,
-                slots=seat.slots,
-                isolation=self._isolation(rank, seat.slots),
+                slots=rank_state.slots,
+                isolation=self._isolation(rank, rank_state.slots),
                 heartbeat_s=self._heartbeat_s(),
-                patience_s=0.0 if 0 in pids[seat.host] else max(_LEAST_PATIENCE_S, options.silence_limit),
+                patience_s=0.0 if 0 in pids[rank_state.host] else max(_LEAST_PATIENCE_S, options.silence_limit),
                 rank0=(job.capabilities[0].host, os.getpid()),
                 store_nbytes=self._store_nbytes(job.capabilities[rank], pids),
                 cache_nbytes=parse_nbytes(options.cache_size),
@@ -415,14 +419,14 @@ class Run:
                 paths=shared_path(),
                 setup=job.setup,
                 tells_transfers=tells_transfers,
-                pids=pids[seat.host] if rank else {},  # rank 0's loop does that itself
+                pids=pids[rank_state.host] if rank else {},  # rank 0's loop does that itself
                 checkpoint=options.checkpoint,
                 seeds=options.seed,
                 memory_nbytes=_memory_nbytes(job.capabilities[rank]),
-                ranks_here=len(pids[seat.host]),
-                sources=sources if seat.host != here else {},
+                ranks_here=len(pids[rank_state.host]),
+                sources=sources if rank_state.host != here else {},
                 output=output,
-                usage_s=usage_s if rank == samplers.get(seat.host) else 0.0,
+                usage_s=usage_s if rank == samplers.get(rank_state.host) else 0.0,
             )
         return setups
 

@@ -73,7 +73,7 @@ class Courier:
                 lost += [HomeValueLost(error.task), Unfetched(command.rank, task, attempt, ())]
         claim = None
         if command.claim is not None:
-            cores = command.claim.cost.cost.get("cpu", 0) / UNIT
+            cores = command.claim.cost.amounts.get("cpu", 0) / UNIT
             claim = (cores, self._scheduler.ledger.device_indices(command.claim))
         self._outbox.setdefault(command.rank, []).append((command.slot, claim, assignments))
         return lost

@@ -300,7 +300,7 @@ class Progress:
             "cores": offered.get("cpu", 0),
             "memory_mb": offered.get("memory", 0),
             "gpus": max(each.offered().get("gpu", 0) for each in ranks),
-            "gpus_claimed": sum(claim.cost.cost.get("gpu", 0) for claim in claims) / UNIT,
+            "gpus_claimed": sum(claim.cost.amounts.get("gpu", 0) for claim in claims) / UNIT,
         }
         return {**row, **self._recorder.usage.get(host, {})}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from handoff_mpi.allocation import Seat
+from handoff_mpi.allocation import RankState
 
 #: Each set of several hosts makes a cost class of its own; beyond this many sets, a task avoids the last host alone.
 MAX_HOST_SETS = 256
@@ -14,7 +14,7 @@ class Avoidance:
     """The ranks where tasks failed, and what that means for their next attempts.
 
     Args:
-        seats: rank to its place.
+        rank_states: rank to its place.
 
     Attributes:
         failed_on: task to the ranks of its failed attempts, in order.
@@ -23,12 +23,12 @@ class Avoidance:
         is_alone_to_blame: whether a rank is on probation while its host works, so that none need avoid the host.
     """
 
-    def __init__(self, seats: Mapping[int, Seat]) -> None:
+    def __init__(self, rank_states: Mapping[int, RankState]) -> None:
         self.failed_on: dict[int, list[int]] = {}
         self.besides: dict[int, frozenset[str]] = {}
         self.relented: set[int] = set()
         self.is_alone_to_blame: Callable[[int], bool] = lambda rank: False
-        self._seats = seats
+        self._rank_states = rank_states
         self._host_sets: set[frozenset[str]] = set()
 
     def __contains__(self, task: int) -> bool:
@@ -43,7 +43,7 @@ class Avoidance:
         ranks = [rank for rank in self.failed_on.get(task, ()) if not self.is_alone_to_blame(rank)]
         if ranks and task not in self.relented:
             hosts = self._hosts(ranks, self.besides.get(task, frozenset()))
-            last_host = frozenset({self._seats[ranks[-1]].host})
+            last_host = frozenset({self._rank_states[ranks[-1]].host})
             yield None, hosts
             if hosts != last_host:
                 yield None, last_host
@@ -51,9 +51,9 @@ class Avoidance:
         yield None, frozenset()
 
     def _hosts(self, ranks: Sequence[int], besides: frozenset[str]) -> frozenset[str]:
-        hosts = besides.union(self._seats[rank].host for rank in ranks)
+        hosts = besides.union(self._rank_states[rank].host for rank in ranks)
         if len(hosts) > 1 and hosts not in self._host_sets:
             if len(self._host_sets) >= MAX_HOST_SETS:
-                return frozenset({self._seats[ranks[-1]].host})
+                return frozenset({self._rank_states[ranks[-1]].host})
             self._host_sets.add(hosts)
         return hosts

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from math import log
 
-from handoff_mpi.allocation import Seat
+from handoff_mpi.allocation import RankState
 
 #: A rank's record is worth about this many calls: older ones fade, so that one that goes bad is noticed soon.
 WINDOW = 16
@@ -112,7 +112,7 @@ class Evidence:
     """The records of all ranks.
 
     Args:
-        seats: rank to its place.
+        rank_states: rank to its place.
 
     Attributes:
         wins: rank to how many calls of it succeeded; whoever reports the ends of calls adds to it.
@@ -120,13 +120,13 @@ class Evidence:
         hosts: host to its ranks.
     """
 
-    def __init__(self, seats: Mapping[int, Seat]) -> None:
-        self.wins = dict.fromkeys(seats, 0)
-        self.losses = dict.fromkeys(seats, 0)
+    def __init__(self, rank_states: Mapping[int, RankState]) -> None:
+        self.wins = dict.fromkeys(rank_states, 0)
+        self.losses = dict.fromkeys(rank_states, 0)
         self.hosts: dict[str, list[int]] = {}
-        for rank, seat in seats.items():
-            self.hosts.setdefault(seat.host, []).append(rank)
-        self._seats = seats
+        for rank, rank_state in rank_states.items():
+            self.hosts.setdefault(rank_state.host, []).append(rank)
+        self._rank_states = rank_states
         self._accounts: dict[int, Account] = {}
 
     def of_rank(self, rank: int) -> Account:
@@ -164,11 +164,11 @@ class Evidence:
 
     def refute(self, failed_on: Iterable[int], rank: int) -> list[int]:
         """A function that failed on some ranks succeeded on ``rank``: return those that this speaks against."""
-        host = self._seats[rank].host
-        last_of_host = {self._seats[each].host: each for each in failed_on}
+        host = self._rank_states[rank].host
+        last_of_host = {self._rank_states[each].host: each for each in failed_on}
         suspects = [each for each in dict.fromkeys(failed_on) if each != rank]
         for each in suspects:
-            there = self._seats[each].host
+            there = self._rank_states[each].host
             self.of_rank(each).refute(there != host and last_of_host[there] == each)
         return suspects
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from handoff_mpi.allocation import PROBATION, Bay, Claim, CostClass, Ledger
-from handoff_mpi.allocation.bays import SLOT
+from handoff_mpi.allocation import PROBATION, Claim, Ledger, RequestClass, ResourceGroup
 from handoff_mpi.allocation.costs import GPU
 from handoff_mpi.allocation.pools import Pool
+from handoff_mpi.allocation.resource_groups import SLOT
 from handoff_mpi.dag.open_inputs import find_open_inputs
 from handoff_mpi.resources.amounts import UNIT, format_amounts, plain_number
 from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, FAILED, READY, WAITING, State
@@ -29,7 +29,7 @@ from handoff_mpi.scheduler.tasks import TaskTable
 #: So many inputs, groups of ranks, and claims on a resource are named; all are counted.
 MAX_INPUTS, MAX_PLACES, MAX_CLAIMS = 20, 8, 3
 #: Why a group of ranks does not run a task, those first that say most.
-ROOM, RESERVED, BUSY, WITHHELD, AVOIDED, TOO_SMALL = "room", "reserved", "busy", "withheld", "avoided", "too small"
+ROOM, RESERVED, BUSY, WITHHELD, AVOIDED, TOO_SMALL = "room", "reserved", "busy", "cordoned", "avoided", "too small"
 _ORDER = (ROOM, RESERVED, BUSY, WITHHELD, AVOIDED, TOO_SMALL)
 
 Facts = dict[str, Any]
@@ -87,8 +87,8 @@ class Explainer:
         return facts
 
     def _host(self, rank: int) -> str:
-        seat = self.ledger.seats.get(rank)
-        return "" if seat is None else seat.host
+        rank_state = self.ledger.rank_states.get(rank)
+        return "" if rank_state is None else rank_state.host
 
     def _value(self, task: int) -> Facts:
         tasks = self.tasks
@@ -206,81 +206,87 @@ class Explainer:
         if cost.plain is not None:
             yield {"cause": "avoids", "rank": cost.avoid, "hosts": sorted(cost.avoid_hosts)[:MAX_PLACES]}
         if queue.reservation is not None:
-            bay = queue.reservation.bay
-            yield {"cause": "reservation", "host": None if bay is None else bay.host}
+            group = queue.reservation.group
+            yield {"cause": "reservation", "host": None if group is None else group.host}
         for pool, amount in cost.job:
             if pool.free < amount:
-                claims = list(self._claims_on(pool, self.ledger.bays))
+                claims = list(self._claims_on(pool, self.ledger.groups))
                 yield {"cause": "job resource", **self._missing(pool.name, amount, pool.free, pool.capacity, claims)}
         if not self.ledger.has_job_room(cost) and all(pool.free >= amount for pool, amount in cost.job):
             kept = [each for each in self.ledger.reservations.all if each.binds(cost)]
             yield {"cause": "job resource kept", "kept_for": [self.label(each.order[1]) for each in kept[:MAX_CLAIMS]]}
         yield self._places(cost)
 
-    def _places(self, cost: CostClass) -> Facts:
+    def _places(self, cost: RequestClass) -> Facts:
         """Return why each group of ranks does not run a task of this class: all are counted, and a few described."""
         counts = dict.fromkeys(_ORDER, 0)
         described: dict[str, list[Facts]] = {why: [] for why in _ORDER}
-        for bay in list(self.ledger.bays):
-            if not bay.seats or not self._may_run(cost, bay):
+        for group in list(self.ledger.groups):
+            if not group.rank_states or not self._may_run(cost, group):
                 continue
-            why = self._why_not(cost, bay)
+            why = self._why_not(cost, group)
             counts[why] += 1
             if len(described[why]) < MAX_PLACES:
-                described[why].append(self._describe(cost, bay, why))
+                described[why].append(self._describe(cost, group, why))
         places = [each for why in _ORDER for each in described[why]][:MAX_PLACES]
         total = sum(counts.values())
         return {
             "cause": "places",
-            "needs": format_amounts(cost.cost),
+            "needs": format_amounts(cost.amounts),
             "total": total,
             "counts": counts,
             "places": places,
         }
 
-    def _may_run(self, cost: CostClass, bay: Bay) -> bool:
-        return cost.host in (None, bay.host) and (cost.rank is None or cost.rank in bay.seats)
+    def _may_run(self, cost: RequestClass, group: ResourceGroup) -> bool:
+        return cost.host in (None, group.host) and (cost.rank is None or cost.rank in group.rank_states)
 
-    def _why_not(self, cost: CostClass, bay: Bay) -> str:
-        seats = [seat for rank, seat in list(bay.seats.items()) if cost.rank in (None, rank) and seat.slots]
-        if not seats or not bay.offers(cost):
+    def _why_not(self, cost: RequestClass, group: ResourceGroup) -> str:
+        rank_states = [
+            rank_state
+            for rank, rank_state in list(group.rank_states.items())
+            if cost.rank in (None, rank) and rank_state.slots
+        ]
+        if not rank_states or not group.offers(cost):
             return TOO_SMALL
-        if all(seat.is_withheld for seat in seats):
+        if all(rank_state.is_cordoned for rank_state in rank_states):
             return WITHHELD
-        if bay.host in cost.avoid_hosts or all(seat.rank == cost.avoid or seat.is_withheld for seat in seats):
+        if group.host in cost.avoid_hosts or all(
+            rank_state.rank == cost.avoid or rank_state.is_cordoned for rank_state in rank_states
+        ):
             return AVOIDED
-        if bay.lacks(cost):
+        if group.lacks(cost):
             return BUSY
-        if bay.fits(cost):
+        if group.fits(cost):
             return ROOM
-        return RESERVED if any(each.binds(cost) for each in bay.reservations) else AVOIDED
+        return RESERVED if any(each.binds(cost) for each in group.reservations) else AVOIDED
 
-    def _describe(self, cost: CostClass, bay: Bay, why: str) -> Facts:
-        ranks = sorted(bay.seats) if cost.rank is None else [cost.rank]
-        facts: Facts = {"why": why, "host": bay.host, "ranks": ranks[:MAX_INPUTS], "rank_count": len(ranks)}
+    def _describe(self, cost: RequestClass, group: ResourceGroup, why: str) -> Facts:
+        ranks = sorted(group.rank_states) if cost.rank is None else [cost.rank]
+        facts: Facts = {"why": why, "host": group.host, "ranks": ranks[:MAX_INPUTS], "rank_count": len(ranks)}
         if why == TOO_SMALL:
             facts["missing"] = [
-                {"name": name, "wanted": plain_number(amount), "total": self._offered(bay, name)}
+                {"name": name, "wanted": plain_number(amount), "total": self._offered(group, name)}
                 for name, amount in cost.need.items()
-                if plain_number(amount) > self._offered(bay, name) and name not in cost.held_by_job
+                if plain_number(amount) > self._offered(group, name) and name not in cost.held_by_job
             ]
         elif why == BUSY:
-            facts["missing"] = [self._lack(cost, bay, name) for name in bay.lacks(cost)]
+            facts["missing"] = [self._lack(cost, group, name) for name in group.lacks(cost)]
         elif why == WITHHELD:
-            facts["withheld"] = self._withheld(ranks)
+            facts["cordoned"] = self._cordoned(ranks)
         elif why == RESERVED:
-            kept = [each for each in bay.reservations if each.binds(cost)]
+            kept = [each for each in group.reservations if each.binds(cost)]
             facts["kept_for"] = [self.label(each.order[1]) for each in kept[:MAX_CLAIMS]]
         return facts
 
-    def _offered(self, bay: Bay, name: str) -> float:
-        return bay.offered_amounts().get(name, 0)
+    def _offered(self, group: ResourceGroup, name: str) -> float:
+        return group.offered_amounts().get(name, 0)
 
-    def _withheld(self, ranks: Iterable[int]) -> dict[str, str]:
+    def _cordoned(self, ranks: Iterable[int]) -> dict[str, str]:
         """Return why ranks are offered nothing, each reason with what is known of it."""
         reasons: dict[str, str] = {}
         for rank in ranks:
-            for why in list(self.ledger.withheld.get(rank, ())):
+            for why in list(self.ledger.cordoned.get(rank, ())):
                 reasons.setdefault(why, "")
                 term = self.probation.of_rank.get(rank)
                 if why == PROBATION and term is not None:
@@ -289,30 +295,34 @@ class Explainer:
 
     # -- who has claimed it -----------------------------------------------------------------------------
 
-    def _lack(self, cost: CostClass, bay: Bay, name: str) -> Facts:
+    def _lack(self, cost: RequestClass, group: ResourceGroup, name: str) -> Facts:
         """Return how much of a resource is missing in a group of ranks, and who has claimed it."""
-        bays = self.ledger.bays
+        groups = self.ledger.groups
         if name == SLOT:
-            seats = [seat for rank, seat in list(bay.seats.items()) if cost.rank in (None, rank)]
-            claims = [(claim, UNIT) for seat in seats for claim in list(seat.claims) if claim is not None]
-            return self._missing("slot", UNIT, 0, UNIT * sum(seat.slots for seat in seats), claims)
+            rank_states = [
+                rank_state for rank, rank_state in list(group.rank_states.items()) if cost.rank in (None, rank)
+            ]
+            claims = [
+                (claim, UNIT) for rank_state in rank_states for claim in list(rank_state.claims) if claim is not None
+            ]
+            return self._missing("slot", UNIT, 0, UNIT * sum(rank_state.slots for rank_state in rank_states), claims)
         if name == GPU:
-            assert bay.devices is not None
-            free, visible = bay.devices.free, set(bay.visible)
-            sharing = [bays[number] for number in bay.devices.bays]
+            assert group.devices is not None
+            free, visible = group.devices.free, set(group.visible)
+            sharing = [groups[number] for number in group.devices.groups]
             claims = [
                 (claim, amount)
                 for claim in _claims(sharing)
                 if (amount := sum(part for uuid, part in claim.devices if uuid in visible))
             ]
             return self._missing(name, cost.gpu, sum(free[uuid] for uuid in visible), UNIT * len(visible), claims)
-        pool = bay.pools[name]
-        claims = list(self._claims_on(pool, [bays[number] for number in pool.bays]))
-        return self._missing(name, dict(cost.amounts)[name], pool.free, pool.capacity, claims)
+        pool = group.pools[name]
+        claims = list(self._claims_on(pool, [groups[number] for number in pool.groups]))
+        return self._missing(name, dict(cost.pool_amounts)[name], pool.free, pool.capacity, claims)
 
-    def _claims_on(self, pool: Pool, bays: Iterable[Bay]) -> Iterator[tuple[Claim, int]]:
-        for claim in _claims(bays):
-            amount = sum(amount for drawn, amount in claim.bill if drawn is pool)
+    def _claims_on(self, pool: Pool, groups: Iterable[ResourceGroup]) -> Iterator[tuple[Claim, int]]:
+        for claim in _claims(groups):
+            amount = sum(amount for drawn, amount in claim.draws if drawn is pool)
             if amount:
                 yield claim, amount
 
@@ -333,10 +343,10 @@ class Explainer:
         return {**holder, "amount": plain_number(amount), "rank": claim.rank}
 
 
-def _claims(bays: Iterable[Bay]) -> Iterator[Claim]:
-    for bay in bays:
-        for seat in list(bay.seats.values()):
-            yield from filter(None, list(seat.claims))
+def _claims(groups: Iterable[ResourceGroup]) -> Iterator[Claim]:
+    for group in groups:
+        for rank_state in list(group.rank_states.values()):
+            yield from filter(None, list(rank_state.claims))
 
 
 #: Tasks that are READY and in no queue: each look returns why, or None.

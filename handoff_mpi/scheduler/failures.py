@@ -54,12 +54,12 @@ class Failures:
         log: Callable[[int, str, Any], None],
         recall: Callable[[int], None],
     ) -> None:
-        self.evidence = Evidence(ledger.seats)
+        self.evidence = Evidence(ledger.rank_states)
         self.probation = Probation(ledger, self.evidence)
         self.failed_on = ready.avoid.failed_on
         ready.avoid.is_alone_to_blame = self.probation.is_alone_to_blame
         known = self.evidence, self.probation.trusted, self.failed_on
-        self._undecided = UndecidedFailures(ledger.seats, *known, ready.undecided, self._may_run)
+        self._undecided = UndecidedFailures(ledger.rank_states, *known, ready.undecided, self._may_run)
         self._tries = Tries()
         self._ledger = ledger
         self._tasks = tasks
@@ -237,7 +237,7 @@ class Failures:
     def _fail_for_good(self, task: int, rank: int, error: ErrorReport) -> None:
         self._ready.avoid.besides.pop(task, None)
         failed_on = self.failed_on.pop(task, [])
-        if len({self._ledger.seats[each].host for each in failed_on}) > 1:
+        if len({self._ledger.rank_states[each].host for each in failed_on}) > 1:
             self.evidence.confirm(failed_on)
         self._tries.forget(task)
         self._fail(task, Cause.ERROR, rank, error)
@@ -251,7 +251,7 @@ class Failures:
         if isinstance(spec.pin, int) or spec.group is not None:
             return False
         if rank in self.probation.of_rank:
-            return self._ledger.reach.is_left(self._ledger.cost_class(spec.cost, None, spec.pin))
+            return self._ledger.feasibility.is_left(self._ledger.request_class(spec.cost, None, spec.pin))
         return self._ready.class_elsewhere(task, spec.pin).plain is not None
 
     def _is_busy(self, host: str) -> bool:

@@ -382,7 +382,7 @@ class Scheduler:
 
     def _has_lost(self, ranks: Sequence[int]) -> bool:
         """Whether one of ``ranks`` that computed is lost."""
-        return any(rank in self.ledger.seats and not self.ledger.seats[rank].is_alive for rank in ranks)
+        return any(rank in self.ledger.rank_states and not self.ledger.rank_states[rank].is_alive for rank in ranks)
 
     def _on_persisted(self, event: Persisted) -> None:
         if self.state[event.task] == DONE:
@@ -419,16 +419,16 @@ class Scheduler:
             if rank in self._watch.silent:
                 self._watch.silent.discard(rank)
                 self.ledger.restore(rank)
-            self.ledger.offer_again(rank)
+            self.ledger.uncordon(rank)
             self._log_rank(rank, "returned")
 
     def _look_for_silence(self) -> None:
-        alive = [rank for rank, seat in self.ledger.seats.items() if seat.is_alive]
+        alive = [rank for rank, rank_state in self.ledger.rank_states.items() if rank_state.is_alive]
         for rank, silence_s, is_beyond_limit in self._watch.look(alive, self.now):
             reason = f"silent for {silence_s:.0f} s"
             if rank not in self._watch.suspects:
                 self._watch.suspects.add(rank)
-                self.ledger.withhold(rank)
+                self.ledger.cordon(rank)
                 self._log_rank(rank, "suspect", reason)
                 self._take_back_queued(rank)
             if is_beyond_limit:
@@ -455,11 +455,11 @@ class Scheduler:
     def _on_rank_lost(self, event: RankLost) -> None:
         self._watch.forget(event.rank)
         self._shortage.end(event.rank)
-        if event.rank in self.ledger.seats:
+        if event.rank in self.ledger.rank_states:
             self._lose_rank(event.rank, event.reason, event.with_its_host)
 
     def _lose_rank(self, rank: int, reason: str, is_blameless: bool = False) -> None:
-        if not self.ledger.seats[rank].is_alive:
+        if not self.ledger.rank_states[rank].is_alive:
             return
         self._log_rank(rank, "lost", reason)
         self._commands.append(Announce(rank))
@@ -512,7 +512,7 @@ class Scheduler:
         self._log_rank(event.rank, "updated", event.amounts)
 
     def _on_memory_told(self, event: MemoryTold) -> None:
-        if event.rank not in self.ledger.seats:
+        if event.rank not in self.ledger.rank_states:
             return
         self._log_rank(event.rank, "memory high" if event.is_short else "memory normal", event.words)
         if event.is_short:
@@ -558,8 +558,8 @@ class Scheduler:
         return self._placer.holds_back or not (self._held or self._undecided or self.ready.is_queued())
 
     def _override_if_stuck(self, now: float) -> None:
-        """Use withheld ranks if nothing runs otherwise, or nothing would end."""
-        if self.ledger.withheld and self._is_stuck():
+        """Use cordoned ranks if nothing runs otherwise, or nothing would end."""
+        if self.ledger.cordoned and self._is_stuck():
             self._overrides.place(now)
 
     def _give_up_on_ready(self) -> bool:
@@ -568,7 +568,7 @@ class Scheduler:
         Suspects are offered nothing, but left.
         """
         queues = self.ready.all_queues()
-        hopeless = [queue for queue in queues if not self.ledger.reach.could_fit(queue.cost)]
+        hopeless = [queue for queue in queues if not self.ledger.feasibility.could_fit(queue.cost)]
         if not hopeless and not self._awaits_suspects():
             if self.ready.relent():
                 return True
@@ -583,4 +583,4 @@ class Scheduler:
 
     def _awaits_suspects(self) -> bool:
         """Whether ranks are suspect that are not lost: sooner or later they are heard of, or lost."""
-        return any(self.ledger.seats[rank].is_alive for rank in self._watch.suspects)
+        return any(self.ledger.rank_states[rank].is_alive for rank in self._watch.suspects)

@@ -1,7 +1,7 @@
-"""What is placed on withheld ranks while nothing runs and nothing else could.
+"""What is placed on cordoned ranks while nothing runs and nothing else could.
 
-A rank may be withheld for several reasons at once, and each has its owner: the failure detector lifts "suspect", the
-rank itself "memory", a probe "probation". While nothing runs, a task that fits a withheld rank is placed there all the
+A rank may be cordoned for several reasons at once, and each has its owner: the failure detector lifts "suspect", the
+rank itself "memory", a probe "probation". While nothing runs, a task that fits a cordoned rank is placed there all the
 same before it is given up: reasons that only say that another rank would be better are set aside, alone and then
 together. A suspect rank is never used, since it may be dead: it speaks sooner or later, or is lost.
 """
@@ -21,7 +21,7 @@ OVERRIDABLE = (frozenset({MEMORY}), frozenset({PROBATION}), frozenset({MEMORY, P
 
 
 class Overrides:
-    """Sets aside why ranks are withheld.
+    """Sets aside why ranks are cordoned.
 
     Args:
         ledger, slots: the scheduler's tables.
@@ -45,7 +45,7 @@ class Overrides:
         self._log = log
 
     def place(self, now: float) -> None:
-        """Place something on withheld ranks; nothing runs."""
+        """Place something on cordoned ranks; nothing runs."""
         for reasons in OVERRIDABLE:
             if MEMORY in reasons:
                 self._place_one(reasons, now)
@@ -57,7 +57,7 @@ class Overrides:
     def _place_one(self, reasons: frozenset[str], now: float) -> None:
         """Place one task on the first rank short of memory that fits any, beginning with the one whose turn it is."""
         for rank in self._shortage.turns():
-            if self._is_withheld_for(rank, reasons):
+            if self._is_cordoned_for(rank, reasons):
                 with self._ledger.lifted([rank], reasons):
                     self._placer.allocate(now, most=1)
             if self._slots.in_flight:
@@ -65,11 +65,11 @@ class Overrides:
                 return
 
     def _place_all(self, reasons: frozenset[str], now: float) -> None:
-        ranks = [rank for rank in self._ledger.withheld if self._is_withheld_for(rank, reasons)]
+        ranks = [rank for rank in self._ledger.cordoned if self._is_cordoned_for(rank, reasons)]
         if ranks:
             with self._ledger.lifted(ranks, reasons):
                 self._placer.allocate(now)
 
-    def _is_withheld_for(self, rank: int, reasons: frozenset[str]) -> bool:
-        """Whether a living rank is withheld for these reasons and no other."""
-        return self._ledger.seats[rank].is_alive and self._ledger.withheld[rank] == reasons
+    def _is_cordoned_for(self, rank: int, reasons: frozenset[str]) -> bool:
+        """Whether a living rank is cordoned for these reasons and no other."""
+        return self._ledger.rank_states[rank].is_alive and self._ledger.cordoned[rank] == reasons

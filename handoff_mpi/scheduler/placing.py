@@ -11,7 +11,14 @@ import bisect
 import operator
 from collections.abc import Callable, Iterator
 
-from handoff_mpi.allocation import AllocationStrategy, Claim, ClusterView, CostClass, RatedStrategy, demand_and_supply
+from handoff_mpi.allocation import (
+    AllocationStrategy,
+    Claim,
+    ClusterView,
+    RatedStrategy,
+    RequestClass,
+    demand_and_supply,
+)
 from handoff_mpi.allocation.missing import find_missing
 from handoff_mpi.callbacks import in_words, shown
 from handoff_mpi.errors import AllocationError
@@ -70,7 +77,7 @@ class Placer:
         self._view = view
         self._ledger = view.ledger
         self._strategy = strategy
-        self._inherits = bool(getattr(strategy, "inherits", False))
+        self._reuses_claims = bool(getattr(strategy, "reuses_claims", False))
         self._given_prices = dict(view.prices)
         self._tasks = tasks
         self._ready = ready
@@ -90,8 +97,8 @@ class Placer:
 
     def ranks_behind(self, task: int, rank: int) -> Iterator[int]:
         """Yield the ranks where ``task`` fits now, in rank order, beginning behind ``rank``."""
-        cost = self._ledger.cost_class(self._tasks.specs[task].cost)
-        ranks = sorted(self._ledger.seats)
+        cost = self._ledger.request_class(self._tasks.specs[task].cost)
+        ranks = sorted(self._ledger.rank_states)
         first = bisect.bisect(ranks, rank)
         for each in ranks[first:] + ranks[:first]:
             if self._view.fits(cost, each):
@@ -128,7 +135,7 @@ class Placer:
             queue = slot.queue
             if queue is None or slot.claim is None:
                 continue
-            if goes_on and queue.tasks and self._inherits:
+            if goes_on and queue.tasks and self._reuses_claims:
                 self._go_on(slot, queue, slot.claim)
             if slot.tasks:
                 self._fed[slot] = None
@@ -145,12 +152,12 @@ class Placer:
             head = queue.tasks[0]
             count = self._refill(slot, queue)
             if count and self._waiters.is_sample(count):
-                self._waiters.skipped(self._ready.older_than(queue, head, claim.bay.host), claim)
+                self._waiters.skipped(self._ready.older_than(queue, head, claim.group.host), claim)
 
     def _may_go_on(self, claim: Claim) -> bool:
         """Whether the claim's rank takes tasks, and still has what was claimed."""
         ledger = self._ledger
-        return claim.rank not in ledger.withheld and (not ledger.was_updated or ledger.covers(claim))
+        return claim.rank not in ledger.cordoned and (not ledger.was_updated or ledger.covers(claim))
 
     def _refill(self, slot: Slot, queue: ReadyQueue) -> int:
         """Send a slot further tasks of its class; return how many."""
@@ -226,7 +233,7 @@ class Placer:
             except AllocationError as error:
                 raise self._wrong(f"is wrong: {error}") from None
             if self._waiters.is_sample():
-                self._waiters.skipped(offers.older_than(queue, task, claim.bay.host), claim)
+                self._waiters.skipped(offers.older_than(queue, task, claim.group.host), claim)
             if queue.tasks:
                 offers.led_by[queue.tasks[0]] = queue
             if placed == most or not self._may_start_more():
@@ -328,7 +335,7 @@ class Placer:
         It takes that value where it is made, so that a chain of short calls travels in batches too.
         """
         fed, self._fed = self._fed, {}
-        if not fed or not self._inherits or self._ready.is_queued():
+        if not fed or not self._reuses_claims or self._ready.is_queued():
             return
         for slot in fed:
             if not slot.tasks or self._now - slot.since >= LONG_S:
@@ -361,7 +368,7 @@ class Placer:
     def _log_claim(self, slot: Slot, what: str) -> None:
         assert slot.claim is not None
         first = slot.tasks[0] if slot.tasks else -1
-        self._tasks.log.append((-1, -1, -1, 0, slot.rank, (what, (first, slot.claim.cost.cost))))
+        self._tasks.log.append((-1, -1, -1, 0, slot.rank, (what, (first, slot.claim.cost.amounts))))
 
     # -- recall ---------------------------------------------------------------------------------------
 
@@ -380,20 +387,20 @@ class Placer:
             asked.setdefault(slot.rank, []).extend((task, self._tasks.attempts[task]) for task in tasks)
         self._commands += [Recall(rank, tasks) for rank, tasks in sorted(asked.items()) if tasks]
 
-    def why_no_room(self, cost: CostClass) -> str:
+    def why_no_room(self, cost: RequestClass) -> str:
         """Say why tasks of this class can be placed nowhere although nothing runs."""
         needs = format_amounts(cost.need)
-        if self._ledger.reach.could_fit(cost):
+        if self._ledger.feasibility.could_fit(cost):
             return f"the strategy {type(self._strategy).__name__} places it nowhere, although it would fit ({needs})"
         return f"{self._where_no_room(cost)} ({needs}){self._what_is_missing(cost)}"
 
-    def _where_no_room(self, cost: CostClass) -> str:
+    def _where_no_room(self, cost: RequestClass) -> str:
         if cost.rank is not None:
             return f"it is bound to rank {cost.rank}, which is lost or cannot hold what it needs"
         if cost.host is not None:
             return f"it is bound to host {cost.host}, where no rank that is left can hold what it needs"
         return "no rank that is left can hold what it needs"
 
-    def _what_is_missing(self, cost: CostClass) -> str:
-        missing = find_missing(self._ledger.reach, cost)
+    def _what_is_missing(self, cost: RequestClass) -> str:
+        missing = find_missing(self._ledger.feasibility, cost)
         return f": {', and '.join(missing)}" if missing else ""

@@ -1,7 +1,7 @@
 """Ranks and hosts on probation: they fail functions that succeed elsewhere, and are given only a probe now and then.
 
 A place (a rank, or a host with all its ranks) goes on probation when the evidence convicts it, never the last one. Its
-ranks are withheld in the ledger: nothing is placed there but probes, and what can run nowhere else (pins win).
+ranks are cordoned in the ledger: nothing is placed there but probes, and what can run nowhere else (pins win).
 A probe that succeeds ends the probation; each that fails doubles the wait for the next one.
 """
 
@@ -74,23 +74,23 @@ class Probation:
 
     def _dead(self, host: str) -> list[int]:
         """Return the ranks of ``host`` that have died: what they did speaks for the host, or against it, too."""
-        return [rank for rank in self._evidence.hosts[host] if not self._ledger.seats[rank].is_alive]
+        return [rank for rank in self._evidence.hosts[host] if not self._ledger.rank_states[rank].is_alive]
 
     def _is_trusted(self, rank: int) -> bool:
-        seat = self._ledger.seats[rank]
-        return seat.is_alive and seat.slots > 0 and rank not in self.of_rank
+        rank_state = self._ledger.rank_states[rank]
+        return rank_state.is_alive and rank_state.slots > 0 and rank not in self.of_rank
 
     def is_alone_to_blame(self, rank: int) -> bool:
         """Whether ``rank`` is on probation while the other ranks of its host work."""
         term = self.of_rank.get(rank)
         if term is None or isinstance(term.place, str):
             return False
-        others = self._evidence.of_ranks(self.trusted(self._ledger.seats[rank].host))
+        others = self._evidence.of_ranks(self.trusted(self._ledger.rank_states[rank].host))
         return others.good > 0 and others.failing < SOUND
 
     def has_trusted(self, but: Sequence[int] = ()) -> bool:
         """Whether a living rank is left that is not on probation, besides ``but``."""
-        return any(self._is_trusted(rank) and rank not in but for rank in self._ledger.seats)
+        return any(self._is_trusted(rank) and rank not in but for rank in self._ledger.rank_states)
 
     def judge(self, failed_on: Sequence[int], rank: int, now: float) -> list[Term]:
         """A function that failed on some ranks succeeded on ``rank``; return the probations that begin with this."""
@@ -98,10 +98,10 @@ class Probation:
         return [term for term in found if term is not None]
 
     def _convict(self, rank: int, judge: int, now: float) -> Term | None:
-        is_alive = self._ledger.seats[rank].is_alive
+        is_alive = self._ledger.rank_states[rank].is_alive
         if (is_alive and not self._is_trusted(rank)) or not self._is_trusted(judge):
             return None
-        host, judges_host = self._ledger.seats[rank].host, self._ledger.seats[judge].host
+        host, judges_host = self._ledger.rank_states[rank].host, self._ledger.rank_states[judge].host
         ranks = self.trusted(host)
         if ranks and host != judges_host:
             witnesses = [*ranks, *self._dead(host)]
@@ -126,8 +126,8 @@ class Probation:
         term = self.terms[place] = Term(place, tuple(ranks), reason, wait_s, now + wait_s)
         for rank in ranks:
             self.of_rank[rank] = term
-            self._ledger.withhold(rank, PROBATION)
-        self._ledger.reach.set_shunned(self.of_rank)
+            self._ledger.cordon(rank, PROBATION)
+        self._ledger.feasibility.set_shunned(self.of_rank)
         return term
 
     def _first_wait(self, place: Place, now: float) -> float:
@@ -142,8 +142,8 @@ class Probation:
         self._drop(term)
         self._evidence.clear(term.ranks)
         for rank in term.ranks:
-            self._ledger.offer_again(rank, PROBATION)
-        self._ledger.reach.set_shunned(self.of_rank)
+            self._ledger.uncordon(rank, PROBATION)
+        self._ledger.feasibility.set_shunned(self.of_rank)
 
     def _drop(self, term: Term) -> None:
         del self.terms[term.place]
@@ -174,6 +174,6 @@ class Probation:
 
     def idle_ranks(self, terms: Iterable[Term]) -> list[int]:
         """Return the ranks of ``terms`` that have an idle slot, and are cordoned for nothing else."""
-        seats, withheld = self._ledger.seats, self._ledger.withheld
+        rank_states, cordoned = self._ledger.rank_states, self._ledger.cordoned
         ranks = (rank for term in terms for rank in term.ranks)
-        return [r for r in ranks if seats[r].is_alive and seats[r].idle and withheld.get(r) == {PROBATION}]
+        return [r for r in ranks if rank_states[r].is_alive and rank_states[r].idle and cordoned.get(r) == {PROBATION}]

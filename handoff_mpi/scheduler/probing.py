@@ -25,8 +25,8 @@ class Prober:
 
     def __init__(self, ledger: Ledger, ready: ReadyTasks, slots: SlotTable, placer: Placer, failures: Failures) -> None:
         self._ledger = ledger
-        self._reach = ledger.reach
-        self._seats = ledger.seats
+        self._feasibility = ledger.feasibility
+        self._rank_states = ledger.rank_states
         self._ready = ready
         self._slots = slots
         self._placer = placer
@@ -37,7 +37,7 @@ class Prober:
         """Place what ranks on probation may be given; once all others have been served."""
         if not self._ready.is_queued():
             return
-        bound = self._reach.bound(self._ledger.classes)
+        bound = self._feasibility.bound(self._ledger.classes)
         ranks = self._probation.idle_ranks(self._probation.terms.values()) if bound else []
         if ranks and self._ready.holds_any(bound):
             with self._ledger.lifted(ranks, [PROBATION]):
@@ -47,7 +47,7 @@ class Prober:
 
     def _is_bound(self, queue: ReadyQueue) -> bool:
         """Whether all ranks that could run the tasks of ``queue`` are on probation."""
-        return queue.cost.number in self._reach.bound(self._ledger.classes)
+        return queue.cost.number in self._feasibility.bound(self._ledger.classes)
 
     def _probe(self, term: Term, now: float) -> None:
         """Try one task on an idle rank of ``term``; what it fails there is tried elsewhere."""
@@ -69,12 +69,12 @@ class Prober:
 
     def _may_probe(self, queue: ReadyQueue, rank: int) -> bool:
         """Whether the next task of ``queue`` may be tried on ``rank``: never with its last try, nor a second time."""
-        cost, host = queue.cost, self._seats[rank].host
-        if not queue.tasks or cost.rank is not None or cost.need is not cost.cost or cost.host not in (None, host):
+        cost, host = queue.cost, self._rank_states[rank].host
+        if not queue.tasks or cost.rank is not None or cost.need is not cost.amounts or cost.host not in (None, host):
             return False
         task = queue.tasks[0]
         failed_on = self._failures.failed_on.get(task, ())
-        return self._failures.tries_left(task) > 0 and all(self._seats[each].host != host for each in failed_on)
+        return self._failures.tries_left(task) > 0 and all(self._rank_states[each].host != host for each in failed_on)
 
     def next_wakeup(self, now: float) -> float:
         """Return when the next probe is due, if anything waits."""

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
-from handoff_mpi.allocation import CostClass, Ledger
+from handoff_mpi.allocation import Ledger, RequestClass
 from handoff_mpi.allocation.costs import GPU
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class ReadyQueue:
         "tasks",
     )
 
-    def __init__(self, cost: CostClass, priority: int, host: str | None, ranks: int) -> None:
+    def __init__(self, cost: RequestClass, priority: int, host: str | None, ranks: int) -> None:
         self.cost = cost
         self.priority = priority
         self.host = host
@@ -191,9 +191,9 @@ class Kind:
 
     __slots__ = ("cost", "entered", "entry", "family", "is_sized", "queues", "size")
 
-    def __init__(self, cost: CostClass, family: Family) -> None:
+    def __init__(self, cost: RequestClass, family: Family) -> None:
         self.cost = cost
-        self.size = sum(cost.cost.values())
+        self.size = sum(cost.amounts.values())
         self.is_sized = False
         self.family = family
         self.queues: LazyHeap[ReadyQueue] = LazyHeap()
@@ -226,7 +226,7 @@ class Family:
 
     __slots__ = ("_by_size", "_kinds", "latest", "least", "members", "sole")
 
-    def __init__(self, cost: CostClass) -> None:
+    def __init__(self, cost: RequestClass) -> None:
         self.least = cost
         self.members = 0
         self.latest: ReadyQueue | None = None
@@ -254,7 +254,7 @@ class Family:
         """Pass over ``kind`` until it comes forward again."""
         self._kinds.leave(kind)
 
-    def kind_of(self, cost: CostClass) -> Kind | None:
+    def kind_of(self, cost: RequestClass) -> Kind | None:
         """Return the kind of class ``cost`` if it is passed over by nobody and holds tasks."""
         return next((kind for _, number, kind in self._by_size if number == cost.number and kind.entered), None)
 
@@ -303,7 +303,7 @@ class ServingOrder:
             sole, family.sole = family.sole, None
             sole.come_forward()
 
-    def _new_kind(self, cost: CostClass) -> Kind:
+    def _new_kind(self, cost: RequestClass) -> Kind:
         key = _family_key(cost)
         family = self._family_of.get(key)
         if family is None:
@@ -311,7 +311,7 @@ class ServingOrder:
             self.families.append(family)
         family.members += 1
         if family.members == 2:
-            family.least = self._ledger.cost_class(_floor(cost.cost), host=cost.host, need=_floor_of_need(cost))
+            family.least = self._ledger.request_class(_floor(cost.amounts), host=cost.host, need=_floor_of_need(cost))
         return Kind(cost, family)
 
     def firsts(self) -> list[ReadyQueue]:
@@ -348,14 +348,14 @@ class ServingOrder:
         return True
 
 
-def _family_key(cost: CostClass) -> Any:
+def _family_key(cost: RequestClass) -> Any:
     """Return what classes of one family have in common."""
     need = _floor_of_need(cost)
-    return (cost.host, *sorted(_floor(cost.cost).items()), None if need is None else tuple(sorted(need.items())))
+    return (cost.host, *sorted(_floor(cost.amounts).items()), None if need is None else tuple(sorted(need.items())))
 
 
-def _floor_of_need(cost: CostClass) -> dict[str, int] | None:
-    return None if cost.need is cost.cost else _floor(cost.need)
+def _floor_of_need(cost: RequestClass) -> dict[str, int] | None:
+    return None if cost.need is cost.amounts else _floor(cost.need)
 
 
 def _floor(amounts: Mapping[str, int]) -> dict[str, int]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, TypeAlias
 
-from handoff_mpi.allocation import CostClass, Ledger
+from handoff_mpi.allocation import Ledger, RequestClass
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.resources import Amounts
 from handoff_mpi.scheduler.avoidance import Avoidance
@@ -50,7 +50,7 @@ class ReadyTasks:
     """
 
     def __init__(self, ledger: Ledger, specs: list[TaskSpec]) -> None:
-        self.avoid = Avoidance(ledger.seats)
+        self.avoid = Avoidance(ledger.rank_states)
         self._failed_on = self.avoid.failed_on
         self.bound: dict[int, int] = {}
         self.members: dict[int, list[int]] = {}
@@ -91,7 +91,7 @@ class ReadyTasks:
             key = (id(spec.cost), spec.priority)
             queue = self._simple.get(key)
             if queue is None:
-                queue = self._simple[key] = self._queue(self._ledger.cost_class(spec.cost), spec.priority)
+                queue = self._simple[key] = self._queue(self._ledger.request_class(spec.cost), spec.priority)
         else:
             found = self._queue_of_bound(task, spec)
             if found is None:
@@ -164,10 +164,10 @@ class ReadyTasks:
         """Return all queues that hold tasks, in the order in which they should be served."""
         return sorted((queue for queue in self._queues.values() if queue.tasks), key=ReadyQueue.order_with_tasks)
 
-    def holds_any(self, classes: Mapping[int, CostClass]) -> bool:
+    def holds_any(self, classes: Mapping[int, RequestClass]) -> bool:
         """Whether a task of any of these classes, by their numbers, is in a queue; it sorts nothing."""
-        reach = self._ledger.reach
-        hosts = {reach.only_host(cost) for cost in classes.values()}
+        feasibility = self._ledger.feasibility
+        hosts = {feasibility.only_host(cost) for cost in classes.values()}
         local = (queue for host in hosts if host is not None for queue in self._local.get(host, ()))
         queues = chain(local, self._queues.values()) if None in hosts else local
         return any(queue.tasks and queue.cost.number in classes for queue in queues)
@@ -184,7 +184,7 @@ class ReadyTasks:
         """Yield the queues that are local to a host and have room there."""
         ledger = self._ledger
         self._seen, changed = ledger.changes.since(self._seen)
-        hosts = self._local if changed is None else (ledger.bays[number].host for number in changed)
+        hosts = self._local if changed is None else (ledger.groups[number].host for number in changed)
         self._awake.update((host, None) for host in hosts if host in self._local)
         for host in list(self._awake):
             queues = _with_tasks(self._local[host])
@@ -302,7 +302,7 @@ class ReadyTasks:
         """Hold all tasks of ``key``: those in queues, and those that become ready until :meth:`end_hold`."""
         held = self.held[key] = deque()
         for queue in self.all_queues():
-            if tuple(queue.cost.cost.items()) == key[0]:
+            if tuple(queue.cost.amounts.items()) == key[0]:
                 held.extend(task for task in queue.tasks if hold_key(self._specs[task]) == key)
                 kept = [task for task in queue.tasks if hold_key(self._specs[task]) != key]
                 queue.tasks.clear()
@@ -319,7 +319,7 @@ class ReadyTasks:
             self.put(task)
             return
         spec = self._specs[task]
-        queue = self._queue(self._ledger.cost_class(spec.cost, rank), spec.priority)
+        queue = self._queue(self._ledger.request_class(spec.cost, rank), spec.priority)
         queue.tasks.append(task)
         if len(queue.tasks) == 1:
             self._fill(queue)
@@ -353,8 +353,8 @@ class ReadyTasks:
             self._pinned.add(group)
         elif spec.pin is not None:
             self._host[group] = spec.pin
-            seat = self._ledger.seats.get(self.bound.get(group, -1))
-            if seat is not None and seat.host != spec.pin:
+            rank_state = self._ledger.rank_states.get(self.bound.get(group, -1))
+            if rank_state is not None and rank_state.host != spec.pin:
                 del self.bound[group]  # the pin wins: members that are queued stay where they are, later ones follow it
         if group in self._leader:
             self._outgrown[group] = None
@@ -434,11 +434,11 @@ class ReadyTasks:
         for task in self._parked.pop(group, []):
             self.put(task)
 
-    def _queue(self, cost: CostClass, priority: int) -> ReadyQueue:
+    def _queue(self, cost: RequestClass, priority: int) -> ReadyQueue:
         key = (cost.number, priority)
         if key not in self._queues:
-            host = self._ledger.reach.only_host(cost)
-            queue = self._queues[key] = ReadyQueue(cost, priority, host, self._ledger.reach.ranks_on(host))
+            host = self._ledger.feasibility.only_host(cost)
+            queue = self._queues[key] = ReadyQueue(cost, priority, host, self._ledger.feasibility.ranks_on(host))
             if self._priority is None:
                 self._priority = priority
             self._has_one_priority &= priority == self._priority
@@ -462,21 +462,21 @@ class ReadyTasks:
                     self._parked.setdefault(spec.group, []).append(task)
                     return None
         if rank is not None or task not in self._failed_on:
-            cost = self._ledger.cost_class(spec.cost, rank, host, need=need)
+            cost = self._ledger.request_class(spec.cost, rank, host, need=need)
         else:
             cost = self.class_elsewhere(task, host, need)
         return self._queue(cost, spec.priority)
 
-    def class_elsewhere(self, task: int, host: str | None = None, need: Amounts | None = None) -> CostClass:
+    def class_elsewhere(self, task: int, host: str | None = None, need: Amounts | None = None) -> RequestClass:
         """Return the class of a task that failed: its best wish that something left in the cluster could grant.
 
         What is on probation grants nothing, unless nothing else could run the task.
         """
         ledger, cost = self._ledger, self._specs[task].cost
-        reach, plain = ledger.reach, ledger.cost_class(cost, None, host, need=need)
-        grants = reach.is_left if reach.is_left(plain) else reach.could_fit
+        feasibility, plain = ledger.feasibility, ledger.request_class(cost, None, host, need=need)
+        grants = feasibility.is_left if feasibility.is_left(plain) else feasibility.could_fit
         wishes = self.avoid.wishes(task)
-        classes = (ledger.cost_class(cost, None, host, *wish, need=need) for wish in wishes)
+        classes = (ledger.request_class(cost, None, host, *wish, need=need) for wish in wishes)
         known = next((each for each in classes if each.plain is None or grants(each)), None)
         assert known is not None
         return known

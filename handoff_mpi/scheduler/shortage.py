@@ -11,7 +11,7 @@ class Shortage:
     """The ranks that are short of memory.
 
     Args:
-        ledger: withholds them; what a rank is withheld for besides is left alone.
+        ledger: cordons them; what a rank is cordoned for besides is left alone.
 
     Attributes:
         ranks: those that are short, the one whose turn comes next first.
@@ -24,12 +24,12 @@ class Shortage:
     def begin(self, rank: int) -> None:
         """``rank`` is short of memory from now on."""
         self.ranks.setdefault(rank)
-        self._ledger.withhold(rank, MEMORY)
+        self._ledger.cordon(rank, MEMORY)
 
     def end(self, rank: int) -> None:
         """``rank`` is short of memory no more."""
         self.ranks.pop(rank, None)
-        self._ledger.offer_again(rank, MEMORY)
+        self._ledger.uncordon(rank, MEMORY)
 
     def turns(self) -> Iterator[int]:
         """Yield the ranks, each being the last of all from then on: the load of going on is shared."""

@@ -41,7 +41,8 @@ class SlotTable:
 
     def __init__(self, ledger: Ledger) -> None:
         self.of_rank = {
-            rank: [Slot(rank, number) for number in range(seat.slots)] for rank, seat in ledger.seats.items()
+            rank: [Slot(rank, number) for number in range(rank_state.slots)]
+            for rank, rank_state in ledger.rank_states.items()
         }
         self.of_task: dict[int, Slot] = {}
         self.in_flight = 0
@@ -53,7 +54,7 @@ class SlotTable:
     def follow(self, rank: int) -> None:
         """Take in the slots that ``rank`` has been given since it joined."""
         slots = self.of_rank[rank]
-        slots += [Slot(rank, number) for number in range(len(slots), self._ledger.seats[rank].slots)]
+        slots += [Slot(rank, number) for number in range(len(slots), self._ledger.rank_states[rank].slots)]
 
     def claim(self, queue: ReadyQueue, rank: int) -> tuple[Slot, Claim]:
         """Claim what ``queue``'s tasks need on ``rank``; return the slot that holds it, and the claim.

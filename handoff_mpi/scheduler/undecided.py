@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
 
-from handoff_mpi.allocation import Seat
+from handoff_mpi.allocation import RankState
 from handoff_mpi.messages import ErrorReport
 from handoff_mpi.scheduler.evidence import (
     MAX_OTHERS,
@@ -82,7 +82,7 @@ class UndecidedFailures:
         trials: tasks that are tried elsewhere although they have no tries left, and the rank where each failed.
 
     Args:
-        seats: rank to its place.
+        rank_states: rank to its place.
         evidence: the records of ranks.
         trusted: returns the ranks of a host that are not on probation.
         failed_on: task to the ranks where it failed.
@@ -92,7 +92,7 @@ class UndecidedFailures:
 
     def __init__(
         self,
-        seats: dict[int, Seat],
+        rank_states: dict[int, RankState],
         evidence: Evidence,
         trusted: Callable[[str], list[int]],
         failed_on: dict[int, list[int]],
@@ -102,7 +102,7 @@ class UndecidedFailures:
         self.next_look = float("inf")
         self.trials: dict[int, int] = {}
         self._tried: dict[int, int] = {}
-        self._seats = seats
+        self._rank_states = rank_states
         self._evidence = evidence
         self._trusted = trusted
         self._failed_on = failed_on
@@ -119,7 +119,7 @@ class UndecidedFailures:
     def _of_host(self, rank: int) -> tuple[int, int]:
         """Return how many calls have succeeded and failed on the host of ``rank``; of a single host, on the rank."""
         evidence = self._evidence
-        ranks = evidence.hosts[self._seats[rank].host] if len(evidence.hosts) > 1 else [rank]
+        ranks = evidence.hosts[self._rank_states[rank].host] if len(evidence.hosts) > 1 else [rank]
         return sum(evidence.wins[each] for each in ranks), sum(evidence.losses[each] for each in ranks)
 
     def _since(self, failure: Undecided) -> Account:
@@ -180,7 +180,7 @@ class UndecidedFailures:
     def _judge(
         self, task: int, failure: Undecided, record: _Record, now: float, is_busy: Callable[[str], bool]
     ) -> Verdict:
-        host = self._seats[failure.rank].host
+        host = self._rank_states[failure.rank].host
         if record.is_suspect:
             if self._tried.get(task, 0) >= MAX_TRIALS or not record.untried(self._failed_on[task]):
                 return Verdict.FINAL
@@ -198,10 +198,10 @@ class UndecidedFailures:
 
         Several ranks must speak against a host, so each of its ranks has a turn.
         """
-        host = self._seats[rank].host
+        host = self._rank_states[rank].host
         # One that waits for an input that was lost may wait for the very failure that is looked at.
         tried = (each for task, each in self.trials.items() if self._may_run(task))
-        there = [each for each in tried if self._seats[each].host == host]
+        there = [each for each in tried if self._rank_states[each].host == host]
         if is_host_suspect and len(self._trusted(host)) > 1 and rank in there:
             return False
         return len(there) < MIN_FUNCTIONS
@@ -223,7 +223,7 @@ class UndecidedFailures:
         return has_failed_again and sum(self._evidence.wins.values()) > failure.all_wins
 
     def _record(self, rank: int) -> _Record:
-        host = self._seats[rank].host
+        host = self._rank_states[rank].host
         own = [self._evidence.of_ranks(islice(self._trusted(host), MAX_RANKS)), self._evidence.of_rank(rank)]
         others = [ranks for other in self._other_hosts(host) if (ranks := self._trusted(other)[:MAX_RANKS])]
         if not others:  # one host alone: its ranks are compared
@@ -231,7 +231,7 @@ class UndecidedFailures:
             others = [[other] for other in self._trusted(host)[:MAX_OTHERS] if other != rank]
         oldest = next((self._failures[task] for task in self._of_rank.get(rank, ()) if task in self._failures), None)
         since = Account() if oldest is None else self._since(oldest)
-        return _Record(own, since, [(ranks, self._evidence.of_ranks(ranks)) for ranks in others], self._seats)
+        return _Record(own, since, [(ranks, self._evidence.of_ranks(ranks)) for ranks in others], self._rank_states)
 
     def _other_hosts(self, host: str) -> Sequence[str]:
         return [*islice((other for other in self._evidence.hosts if other != host), MAX_OTHERS)]
@@ -244,7 +244,7 @@ class _Record:
         own: the records of the host, if there are several, and of the rank.
         since: of the host since its oldest failure that is held: a host that has become bad has a good record yet.
         others: the records of others, with their ranks.
-        seats: rank to its place.
+        rank_states: rank to its place.
     """
 
     def __init__(
@@ -252,7 +252,7 @@ class _Record:
         own: Sequence[Account],
         since: Account,
         others: Sequence[tuple[Sequence[int], Account]],
-        seats: dict[int, Seat],
+        rank_states: dict[int, RankState],
     ) -> None:
         self.is_sound = own[0].failing < SOUND
         works = [(ranks, other) for ranks, other in others if other.good and other.streak < MIN_FUNCTIONS]
@@ -265,19 +265,19 @@ class _Record:
         is_silent = any(not (other.good or other.failed) for _, other in others)
         fails = any(each.streak >= MIN_FUNCTIONS for each in own)
         self.is_untold = fails and is_silent and not any(other.good for _, other in others)
-        self._seats = seats
+        self._rank_states = rank_states
         self._are_hosts = len(own) > 1
 
     def untried(self, failed_on: Collection[int]) -> bool:
         """Whether a better host, or rank of a single host, is left where a function has not failed."""
-        hosts = {self._seats[rank].host for rank in failed_on}
+        hosts = {self._rank_states[rank].host for rank in failed_on}
         if self._are_hosts:
-            return any(self._seats[ranks[0]].host not in hosts for ranks in self._better)
+            return any(self._rank_states[ranks[0]].host not in hosts for ranks in self._better)
         return any(ranks[0] not in failed_on for ranks in self._better)
 
     def no_better(self) -> frozenset[str]:
         """Return the other hosts that are no better, as far as they were compared."""
-        return frozenset(self._seats[ranks[0]].host for ranks in self._others) if self._are_hosts else frozenset()
+        return frozenset(self._rank_states[ranks[0]].host for ranks in self._others) if self._are_hosts else frozenset()
 
 
 def _is_worse(own: Account, other: Account) -> bool:

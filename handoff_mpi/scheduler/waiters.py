@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from handoff_mpi.allocation import Bay, Claim, CostClass, Ledger
-from handoff_mpi.allocation.bays import SLOT
+from handoff_mpi.allocation import Claim, Ledger, RequestClass, ResourceGroup
 from handoff_mpi.allocation.costs import GPU
 from handoff_mpi.allocation.reservations import Remaining
+from handoff_mpi.allocation.resource_groups import SLOT
 from handoff_mpi.scheduler.queues import MIN_SKIPS, SKIPS_A_RANK, ReadyQueue
 from handoff_mpi.scheduler.ready import ReadyTasks
 
@@ -48,7 +48,7 @@ class Waiters:
         self._remaining = remaining
         self._owners: dict[ReadyQueue, None] = {}
         self._overdue: dict[ReadyQueue, None] = {}  # those that were skipped as often as they may be
-        self._sample_every = min(MAX_SAMPLE_EVERY, 1 + ledger.reach.ranks_on(None) // 2)
+        self._sample_every = min(MAX_SAMPLE_EVERY, 1 + ledger.feasibility.ranks_on(None) // 2)
         self._samples = 0
         self._starts = 0  # since the last sample
         self._next_sample = 1
@@ -114,36 +114,36 @@ class Waiters:
         count = waiter.skips - waiter.looked
         waiter.looked = waiter.skips
         if not waiter.look_every:
-            enough = MIN_SKIPS + SKIPS_A_RANK * self._ledger.reach.ranks_that_hold(waiter.cost)
+            enough = MIN_SKIPS + SKIPS_A_RANK * self._ledger.feasibility.ranks_that_hold(waiter.cost)
             waiter.look_every = min(MAX_LOOK_EVERY, enough // 16)
         names = self._taken(waiter.cost, claim)
-        bay = self._where(waiter.cost, claim) if names else None
-        if bay is None:
+        group = self._where(waiter.cost, claim) if names else None
+        if group is None:
             return
         for name in names:
             waiter.eaten[name] = waiter.eaten.get(name, 0) + count
-        if self._is_due(waiter, claim) and self._is_delayed(waiter, bay):
+        if self._is_due(waiter, claim) and self._is_delayed(waiter, group):
             self._reserve(waiter)
 
-    def _taken(self, cost: CostClass, claim: Claim) -> list[str]:
+    def _taken(self, cost: RequestClass, claim: Claim) -> list[str]:
         """Return the names of what ``claim`` holds and a task of class ``cost`` lacks there."""
-        needs = cost.cost
-        names = [pool.name for pool, amount in claim.bill if amount and pool.free < needs.get(pool.name, 0)]
-        if claim.devices and cost.gpu and not _has_devices(claim.bay, cost):
+        needs = cost.amounts
+        names = [pool.name for pool, amount in claim.draws if amount and pool.free < needs.get(pool.name, 0)]
+        if claim.devices and cost.gpu and not _has_devices(claim.group, cost):
             names.append(GPU)
-        if not claim.bay.idle:
+        if not claim.group.idle:
             names.append(SLOT)
         return names
 
-    def _where(self, cost: CostClass, claim: Claim) -> Bay | None:
+    def _where(self, cost: RequestClass, claim: Claim) -> ResourceGroup | None:
         """Return a group of ranks where the class could run and would miss what ``claim`` holds, if there is one."""
-        could_run = self._ledger.reach.could_run
-        if could_run(cost, claim.bay):
-            return claim.bay
-        if any(pool in dict(claim.bill) for pool, _ in cost.job):
+        could_run = self._ledger.feasibility.could_run
+        if could_run(cost, claim.group):
+            return claim.group
+        if any(pool in dict(claim.draws) for pool, _ in cost.job):
             return next(self._reservations.eligible(cost), None)
-        bays = (self._ledger.bays[number] for pool, _ in claim.bill for number in pool.bays)
-        return next((bay for bay in bays if could_run(cost, bay)), None)
+        groups = (self._ledger.groups[number] for pool, _ in claim.draws for number in pool.groups)
+        return next((group for group in groups if could_run(cost, group)), None)
 
     def _is_due(self, waiter: ReadyQueue, claim: Claim) -> bool:
         """Whether the waiter was skipped too often, by all younger tasks or by those that took what it lacks."""
@@ -156,17 +156,17 @@ class Waiters:
 
     def _eaters(self, waiter: ReadyQueue, claim: Claim) -> int:
         """Return how many younger tasks at most could take what the waiter lacks at the same time, about."""
-        ranks = self._ledger.reach.ranks_that_hold(waiter.cost)
+        ranks = self._ledger.feasibility.ranks_that_hold(waiter.cost)
         if not waiter.cost.job:
             return ranks
         scarce = [pool for pool, _ in waiter.cost.job if pool.name in waiter.eaten]
-        holders = [(pool.capacity - pool.free) // amount for pool, amount in claim.bill if pool in scarce and amount]
+        holders = [(pool.capacity - pool.free) // amount for pool, amount in claim.draws if pool in scarce and amount]
         return min([ranks, *holders])
 
-    def _is_delayed(self, waiter: ReadyQueue, bay: Bay) -> bool:
-        """Whether younger tasks took of everything that the waiter lacks in ``bay``, and it lacks more than a slot."""
+    def _is_delayed(self, waiter: ReadyQueue, group: ResourceGroup) -> bool:
+        """Whether younger tasks took of all that the waiter lacks in ``group``, and it lacks more than a slot."""
         cost, eaten = waiter.cost, waiter.eaten
-        lacking = bay.lacks(cost) + [pool.name for pool, amount in cost.job if pool.free < amount]
+        lacking = group.lacks(cost) + [pool.name for pool, amount in cost.job if pool.free < amount]
         return any(name != SLOT for name in lacking) and all(name == SLOT or name in eaten for name in lacking)
 
     def _reserve(self, waiter: ReadyQueue) -> None:
@@ -190,7 +190,7 @@ class Waiters:
             may_start_more: whether more slots may be claimed; while none may, each claim is what the others lack.
         """
         if not self._ready.is_age_all(queue):
-            older = self._ready.older_than(queue, queue.tasks[0], claim.bay.host)
+            older = self._ready.older_than(queue, queue.tasks[0], claim.group.host)
             if not self._may_go_before(older, queue, claim, not may_start_more()):
                 return False
         elif self._overdue:
@@ -214,28 +214,28 @@ class Waiters:
                     return False
         return True
 
-    def _would_help(self, cost: CostClass, claim: Claim) -> bool:
+    def _would_help(self, cost: RequestClass, claim: Claim) -> bool:
         """Whether there would be room for the class if ``claim`` were released."""
-        bay = claim.bay
+        group = claim.group
         if cost.rank not in (None, claim.rank) or cost.avoid == claim.rank:
             return False
-        back = dict(claim.bill)
+        back = dict(claim.draws)
         if any(pool.free + back.get(pool, 0) < amount for pool, amount in cost.job):
             return False
-        for name, amount in cost.amounts:
-            pool = bay.pools.get(name)
+        for name, amount in cost.pool_amounts:
+            pool = group.pools.get(name)
             if pool is None or pool.free + back.get(pool, 0) < amount:
                 return False
-        if cost.gpu and not _has_devices(bay, cost, claim):
+        if cost.gpu and not _has_devices(group, cost, claim):
             return False
-        return self._ledger.reach.could_run(cost, bay)
+        return self._ledger.feasibility.could_run(cost, group)
 
 
-def _has_devices(bay: Bay, cost: CostClass, released: Claim | None = None) -> bool:
-    """Whether the devices that the class needs are free in ``bay``, or would be if a claim were released."""
-    if bay.devices is None:
+def _has_devices(group: ResourceGroup, cost: RequestClass, released: Claim | None = None) -> bool:
+    """Whether the devices that the class needs are free in ``group``, or would be if a claim were released."""
+    if group.devices is None:
         return False
-    kept = dict.fromkeys(bay.visible, 0)
+    kept = dict.fromkeys(group.visible, 0)
     if released is not None:
         kept.update((uuid, -part) for uuid, part in released.devices if uuid in kept)
-    return bay.devices.has(cost.gpu, bay.visible, kept)
+    return group.devices.has(cost.gpu, group.visible, kept)

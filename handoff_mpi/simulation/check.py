@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from handoff_mpi.allocation import MEMORY, PROBATION
-from handoff_mpi.allocation.audit import audit
+from handoff_mpi.allocation.invariants import check_invariants
 from handoff_mpi.messages import DEATH, ISOLATE, NO_ROOM, TIMEOUT
 from handoff_mpi.results.store import Key
 from handoff_mpi.scheduler import DISPATCHES, Cause, Policy, Scheduler, State, Transition
@@ -26,13 +26,13 @@ def check(scheduler: Scheduler) -> None:
     Raises:
         AssertionError: they do not agree.
     """
-    audit(scheduler.ledger)
-    short = {rank for rank, reasons in scheduler.ledger.withheld.items() if MEMORY in reasons}
+    check_invariants(scheduler.ledger)
+    short = {rank for rank, reasons in scheduler.ledger.cordoned.items() if MEMORY in reasons}
     assert short == set(scheduler.short_of_memory)
-    shunned = {rank for rank, reasons in scheduler.ledger.withheld.items() if PROBATION in reasons}
+    shunned = {rank for rank, reasons in scheduler.ledger.cordoned.items() if PROBATION in reasons}
     assert shunned == set(scheduler.on_probation)
-    seats = scheduler.ledger.seats.values()
-    living = [seat.rank for seat in seats if seat.is_alive and seat.slots]
+    rank_states = scheduler.ledger.rank_states.values()
+    living = [rank_state.rank for rank_state in rank_states if rank_state.is_alive and rank_state.slots]
     assert not living or not shunned.issuperset(living), "the last rank is on probation"
     state, specs = scheduler.state, scheduler.specs
     flying = [task for slots in scheduler.slots.of_rank.values() for slot in slots for task in slot.tasks]
@@ -222,8 +222,12 @@ class Witness:
         """Nothing fails but for its own faults, except that nobody can tell a rank's death from a task's guilt."""
         policy, spec = self._policy, self._load.specs[task]
         if kind == NO_ROOM:
-            seats = scheduler.ledger.seats.values()
-            left = [seat.rank for seat in seats if seat.is_alive and spec.pin in (None, seat.rank)]
+            rank_states = scheduler.ledger.rank_states.values()
+            left = [
+                rank_state.rank
+                for rank_state in rank_states
+                if rank_state.is_alive and spec.pin in (None, rank_state.rank)
+            ]
             assert not left, f"task {task} would fit ranks {left}, and was given up: {message}"
         elif kind == TIMEOUT:
             assert spec.timeout_s is not None
@@ -272,10 +276,10 @@ class Witness:
 
     def _look_at_ranks(self, launch: Launch) -> None:
         """Whoever lives and could speak for a while is a rank like any other, whatever it was taken for."""
-        for rank, seat in launch.scheduler.ledger.seats.items():
+        for rank, rank_state in launch.scheduler.ledger.rank_states.items():
             if rank not in launch.zero.gone and launch.could_speak(rank, SPEAKS_S):
-                assert seat.is_alive, f"rank {rank} came back, and was not taken in again"
-                reasons = launch.scheduler.ledger.withheld.get(rank, set())
+                assert rank_state.is_alive, f"rank {rank} came back, and was not taken in again"
+                reasons = launch.scheduler.ledger.cordoned.get(rank, set())
                 assert reasons <= {MEMORY, PROBATION}, f"rank {rank} came back, and is offered nothing"
                 has_room = MEMORY in reasons and not launch.is_pressed(rank)
                 assert not has_room, f"rank {rank} has room again, and is offered nothing"

@@ -78,10 +78,10 @@ class _Planner:
     def __init__(self, dice: random.Random, ledger: Ledger, start: float, may_relaunch: bool) -> None:
         self.dice = dice
         self.start = start
-        self.workers = [rank for rank in sorted(ledger.seats) if rank]  # rank 0 dies in relaunches alone
+        self.workers = [rank for rank in sorted(ledger.rank_states) if rank]  # rank 0 dies in relaunches alone
         self.hosts: dict[str, list[int]] = defaultdict(list)
         for rank in self.workers:
-            self.hosts[ledger.seats[rank].host].append(rank)
+            self.hosts[ledger.rank_states[rank].host].append(rank)
         kinds = {kind for kind, likelihood in KINDS.items() if dice.random() < likelihood}
         if not may_relaunch:
             kinds -= {"relaunch", "torn journal"}
@@ -188,10 +188,10 @@ def plan_faults(
     pressure_dice = random.Random(f"pressure {dice.getstate()}")  # what else a seed draws does not hang on them
     faults = _Planner(dice, ledger, start, may_relaunch).plan()
     if may_press and pressure_dice.random() < PRESSURE:
-        _press(pressure_dice, sorted(ledger.seats), start, faults)
+        _press(pressure_dice, sorted(ledger.rank_states), start, faults)
     bad_dice = random.Random(f"bad {pressure_dice.getstate()}")
     if may_be_bad and bad_dice.random() < BAD_HOSTS:
-        _spoil(bad_dice, sorted({seat.host for seat in ledger.seats.values()}), start, faults)
+        _spoil(bad_dice, sorted({rank_state.host for rank_state in ledger.rank_states.values()}), start, faults)
     return faults
 
 

@@ -61,7 +61,7 @@ class Launch:
         self.happened: Counter[str] = Counter()
         self.calm_at = clock.now
         self._bad_dice = random.Random(number)
-        self._hosts = {rank: seat.host for rank, seat in scheduler.ledger.seats.items()}
+        self._hosts = {rank: rank_state.host for rank, rank_state in scheduler.ledger.rank_states.items()}
         repeats, is_slow = "repeats" in faults.kinds, "slow values" in faults.kinds
         self._network = Network(clock, dice, self._host, repeats, is_slow, faults.until, self._befall)
         self.ranks = self._make_ranks(scheduler, fan_out, cache_nbytes)
@@ -73,15 +73,18 @@ class Launch:
 
     def _make_ranks(self, scheduler: Scheduler, fan_out: int, cache_nbytes: int) -> dict[int, SimulatedRank]:
         dice = self.dice
-        seats = scheduler.ledger.seats
+        rank_states = scheduler.ledger.rank_states
         survives_death, all_see = bool(self.faults.kinds) and dice.random() < 0.7, dice.random() < 0.6
         checkpoints = dice.choice((0.0, 0.5, 1.0))
-        sees = {seat.host: all_see or seat.host == "h0" or dice.random() < 0.5 for seat in seats.values()}
+        sees = {
+            rank_state.host: all_see or rank_state.host == "h0" or dice.random() < 0.5
+            for rank_state in rank_states.values()
+        }
         ranks = {}
-        for rank, seat in seats.items():
-            calls_itself = survives_death and seat.slots == 1
-            traits = Traits(calls_itself, sees[seat.host], checkpoints, fan_out, cache_nbytes)
-            ranks[rank] = SimulatedRank(self, rank, seat.slots, traits)
+        for rank, rank_state in rank_states.items():
+            calls_itself = survives_death and rank_state.slots == 1
+            traits = Traits(calls_itself, sees[rank_state.host], checkpoints, fan_out, cache_nbytes)
+            ranks[rank] = SimulatedRank(self, rank, rank_state.slots, traits)
         return ranks
 
     def _host(self, rank: int) -> str:

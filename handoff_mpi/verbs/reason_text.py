@@ -24,7 +24,7 @@ _OTHERS = {
     "room": ("has room", "have room"),
     "reserved": ("keeps its room for others", "keep their room for others"),
     "busy": ("is busy", "are busy"),
-    "withheld": ("gets no new functions", "get no new functions"),
+    "cordoned": ("gets no new functions", "get no new functions"),
     "avoided": ("is avoided", "are avoided"),
     "too small": ("is too small", "are too small"),
 }
@@ -216,8 +216,8 @@ def _place(place: Facts) -> str:
         return f"{where} has no room: {'; '.join(map(_missing, place['missing']))}"
     if why == "too small":
         return f"{where} is too small: {'; '.join(map(_too_small, place['missing'])) or 'its ranks take no functions'}"
-    if why == "withheld":
-        return f"{where} gets no new functions: {_withheld(place['withheld'])}"
+    if why == "cordoned":
+        return f"{where} gets no new functions: {_cordoned(place['cordoned'])}"
     if why == "reserved":
         return f"{where} keeps its room for {_names(place['kept_for'])}, which was skipped too often"
     if why == "avoided":
@@ -230,7 +230,7 @@ def _too_small(each: Facts) -> str:
     return f"{one_line(str(each['name']), MAX_ID)}: {_amount(each, 'wanted')} wanted, {there}"
 
 
-def _withheld(reasons: Mapping[str, str]) -> str:
+def _cordoned(reasons: Mapping[str, str]) -> str:
     texts = [
         f"{_WITHHELD.get(why, one_line(why, MAX_ID))}{f' ({one_line(more, MAX_REASON)})' if more else ''}"
         for why, more in reasons.items()

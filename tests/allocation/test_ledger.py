@@ -7,7 +7,7 @@ import random
 import pytest
 
 from handoff_mpi.allocation import MEMORY, ClusterView, Ledger
-from handoff_mpi.allocation.audit import audit
+from handoff_mpi.allocation.invariants import check_invariants
 from handoff_mpi.errors import AllocationError
 from handoff_mpi.resources import Capability, Device
 from handoff_mpi.resources.amounts import UNIT, parse_cost
@@ -34,23 +34,23 @@ class Books:
         self.ledger = ledger_of(*capabilities, **options)
 
     def claim(self, on, **units):
-        claim = self.ledger.claim(self.ledger.cost_class(amounts(**units)), on)
-        audit(self.ledger)
+        claim = self.ledger.claim(self.ledger.request_class(amounts(**units)), on)
+        check_invariants(self.ledger)
         return claim
 
     def release(self, claim):
         self.ledger.release(claim)
-        audit(self.ledger)
+        check_invariants(self.ledger)
 
     def update(self, on, **units):
         self.ledger.update(on, amounts(**units))
-        audit(self.ledger)
+        check_invariants(self.ledger)
 
     def fits(self, on, **units):
-        return ClusterView(self.ledger).fits(self.ledger.cost_class(amounts(**units)), on)
+        return ClusterView(self.ledger).fits(self.ledger.request_class(amounts(**units)), on)
 
     def could_fit(self, **units):
-        return self.ledger.reach.could_fit(self.ledger.cost_class(amounts(**units)))
+        return self.ledger.feasibility.could_fit(self.ledger.request_class(amounts(**units)))
 
     def devices(self, claim):
         return self.ledger.device_indices(claim)
@@ -126,12 +126,12 @@ def test_what_nobody_offers_fits_nowhere():
 
 def test_supply_counts_each_pool_and_each_device_once():
     books = Books(rank(1, "a", devices="xy"), rank(2, "a", devices="y"), rank(3, "b"), job=amounts(license=5))
-    assert books.ledger.reach.supply() == amounts(cpu=8, gpu=2, license=5)
+    assert books.ledger.feasibility.supply() == amounts(cpu=8, gpu=2, license=5)
 
 
 def test_the_largest_host_is_named_with_what_it_offers():
     books = Books(rank(1, "a", cpu=64), rank(2, "b", cpu=4, devices="x"), job=amounts(license=5))
-    assert books.ledger.reach.largest() == "cpu=4, gpu=1, license=5 (b)"
+    assert books.ledger.feasibility.largest() == "cpu=4, gpu=1, license=5 (b)"
 
 
 # -- claims ---------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ def test_the_largest_host_is_named_with_what_it_offers():
 def test_sums_are_exact():
     books = Books(rank(1, cpu=1), slots=20)
     tenth = parse_cost({"cpu": 0.1})
-    cost = books.ledger.cost_class(tenth)
+    cost = books.ledger.request_class(tenth)
     claims = [books.ledger.claim(cost, 1) for _ in range(10)]
     assert not books.fits(1, cpu=0.0001)
     for claim in claims:
@@ -163,7 +163,7 @@ def test_a_claim_that_does_not_fit_is_refused_and_takes_nothing():
     for units in ({"cpu": 5}, {"license": 2}, {"gpu": 1}):
         with pytest.raises(AllocationError, match="no room"):
             books.claim(1, **units)
-    audit(books.ledger)
+    check_invariants(books.ledger)
     books.claim(1, cpu=4, license=1)
 
 
@@ -178,7 +178,7 @@ def test_no_rank_is_claimed_that_does_not_exist_or_is_lost():
 def test_a_class_may_need_more_than_it_takes():
     """The rank of a collocated group must be able to hold each of its members, one by one."""
     books = Books(rank(1, "a", cpu=2), rank(2, "b", cpu=8))
-    cost = books.ledger.cost_class(amounts(cpu=1), need=amounts(cpu=4))
+    cost = books.ledger.request_class(amounts(cpu=1), need=amounts(cpu=4))
     assert not ClusterView(books.ledger).fits(cost, 1)
     assert books.ledger.best(cost).pick(cost) == 2
     claims = [books.ledger.claim(cost, 2) for _ in range(4)]
@@ -246,7 +246,7 @@ def test_a_device_stays_with_the_rank_that_used_it_last():
 
 def test_a_rank_that_used_a_free_device_is_picked_for_it():
     books = Books(rank(1, devices="x"), rank(2, devices="x"))
-    cost = books.ledger.cost_class(amounts(gpu=1))
+    cost = books.ledger.request_class(amounts(gpu=1))
     books.release(books.claim(2, gpu=1))
     assert books.ledger.best(cost).pick(cost) == 2
 
@@ -316,7 +316,7 @@ def test_own_devices_that_are_in_use_stay_so_through_updates():
 
 def test_a_device_claimed_before_an_update_is_found_again_once_it_is_released():
     books = Books(rank(1, devices="x"), rank(2, devices="x"))
-    cost = books.ledger.cost_class(amounts(gpu=1))
+    cost = books.ledger.request_class(amounts(gpu=1))
     claim = books.claim(1, gpu=1)
     books.update(1, gpu=0)
     assert books.ledger.best(cost) is None
@@ -337,9 +337,9 @@ def test_a_lost_rank_offers_nothing_until_it_is_back():
     books.ledger.remove(2)
     books.ledger.remove(2)
     assert not books.could_fit(cpu=8)
-    assert books.ledger.reach.supply() == amounts(cpu=4)
+    assert books.ledger.feasibility.supply() == amounts(cpu=4)
     books.ledger.restore(2)
-    audit(books.ledger)
+    check_invariants(books.ledger)
     assert books.fits(2, cpu=8)
 
 
@@ -384,13 +384,13 @@ class Twin:
     def free(self, number, name):
         """Of a resource that is no device: what is left of the rank's own, or of its host's."""
         if name in self.job:
-            return self.job[name] - sum(claim.cost.cost.get(name, 0) for claim in self.claims)
+            return self.job[name] - sum(claim.cost.amounts.get(name, 0) for claim in self.claims)
         if name in self.registered[number]:
             sharers = {number}
         else:
             host = HOSTS[number][0]
             sharers = {each for each in HOSTS if HOSTS[each][0] == host and name not in self.registered[each]}
-        taken = sum(claim.cost.cost.get(name, 0) for claim in self.claims if claim.rank in sharers)
+        taken = sum(claim.cost.amounts.get(name, 0) for claim in self.claims if claim.rank in sharers)
         return self.capacity(number, name) - taken
 
     def visible(self, number):
@@ -456,7 +456,7 @@ class Pair:
     def claim(self, one, two):
         """Claim for some class wherever the ledger says, or on some rank that fits."""
         wish = CLASSES[one % len(CLASSES)]
-        cost = self.cost_class(wish)
+        cost = self.request_class(wish)
         fitting = [number for number in HOSTS if self.twin.has_room(number, wish)]
         if fitting:
             best = self.ledger.best(cost).pick(cost, spread=bool(two % 2))
@@ -495,19 +495,21 @@ class Pair:
         self.ledger.restore(1 + one % len(HOSTS))
         self.twin.alive.add(1 + one % len(HOSTS))
 
-    def cost_class(self, wish):
+    def request_class(self, wish):
         hosts = wish.get("avoid_hosts", frozenset())
         wishes = [wish.get(name) for name in ("amounts", "rank", "host", "avoid")]
-        return self.ledger.cost_class(*wishes, hosts, wish.get("need"))
+        return self.ledger.request_class(*wishes, hosts, wish.get("need"))
 
     def compare(self):
-        audit(self.ledger)
+        check_invariants(self.ledger)
         for wish in CLASSES:
-            cost = self.cost_class(wish)
+            cost = self.request_class(wish)
             fitting = [number for number in HOSTS if self.twin.has_room(number, wish)]
             assert [number for number in HOSTS if self.view.fits(cost, number)] == fitting, wish
             assert (self.ledger.best(cost) is not None) == bool(fitting), wish
-            assert self.ledger.reach.could_fit(cost) == any(self.twin.may_run(number, wish) for number in HOSTS), wish
+            assert self.ledger.feasibility.could_fit(cost) == any(
+                self.twin.may_run(number, wish) for number in HOSTS
+            ), wish
             if fitting and not cost.gpu:
                 assert self.ledger.best(cost).pick(cost) == fitting[0], wish
         assert self.ledger.idle_slots == sum(self.twin.idle(number) for number in self.twin.alive)
@@ -537,25 +539,25 @@ def test_the_ledger_agrees_with_its_dumb_twin_whatever_happens(updates):
 
 def test_a_rank_is_offered_again_once_no_reason_is_left_not_to():
     books = Books(rank(1), rank(2))
-    ledger, costs = books.ledger, books.ledger.cost_class(amounts(cpu=1))
-    ledger.withhold(1)
-    ledger.withhold(1, MEMORY)
-    for lift in (lambda: ledger.offer_again(1), lambda: ledger.withhold(1), lambda: ledger.offer_again(1, MEMORY)):
+    ledger, costs = books.ledger, books.ledger.request_class(amounts(cpu=1))
+    ledger.cordon(1)
+    ledger.cordon(1, MEMORY)
+    for lift in (lambda: ledger.uncordon(1), lambda: ledger.cordon(1), lambda: ledger.uncordon(1, MEMORY)):
         lift()
-        audit(ledger)
+        check_invariants(ledger)
         assert ledger.best(costs).pick(costs) == 2
-    ledger.offer_again(1)
-    audit(ledger)
-    assert ledger.withheld == {}
+    ledger.uncordon(1)
+    check_invariants(ledger)
+    assert ledger.cordoned == {}
     assert ledger.best(costs).pick(costs) == 1
 
 
-def test_what_would_fit_a_withheld_rank_alone_is_offered_nowhere():
+def test_what_would_fit_a_cordoned_rank_alone_is_offered_nowhere():
     ledger = ledger_of(rank(1, cpu=4), rank(2, host="i", cpu=8), rank(3, host="i", cpu=8))
-    pinned, large = ledger.cost_class(amounts(cpu=1), rank=1), ledger.cost_class(amounts(cpu=8))
-    ledger.withhold(1)
-    ledger.withhold(2)
-    assert [ledger.reach.is_offered(cost) for cost in (pinned, large)] == [False, True]
-    ledger.withhold(3)
-    assert [ledger.reach.is_offered(cost) for cost in (pinned, large)] == [False, False]
-    assert [ledger.reach.could_fit(cost) for cost in (pinned, large)] == [True, True]
+    pinned, large = ledger.request_class(amounts(cpu=1), rank=1), ledger.request_class(amounts(cpu=8))
+    ledger.cordon(1)
+    ledger.cordon(2)
+    assert [ledger.feasibility.is_offered(cost) for cost in (pinned, large)] == [False, True]
+    ledger.cordon(3)
+    assert [ledger.feasibility.is_offered(cost) for cost in (pinned, large)] == [False, False]
+    assert [ledger.feasibility.could_fit(cost) for cost in (pinned, large)] == [True, True]

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from handoff_mpi.allocation import Ledger
-from handoff_mpi.allocation.audit import audit
+from handoff_mpi.allocation.invariants import check_invariants
 from handoff_mpi.allocation.reservations import MAX_RESERVATIONS
 from handoff_mpi.errors import AllocationError
 from handoff_mpi.resources import Capability, Device
@@ -30,17 +30,17 @@ class Desk:
 
     def __init__(self, ledger, waiter):
         self.ledger = ledger
-        self.waiter = ledger.cost_class(amounts(**waiter))
+        self.waiter = ledger.request_class(amounts(**waiter))
 
     def cost(self, **units):
-        return self.ledger.cost_class(amounts(**units))
+        return self.ledger.request_class(amounts(**units))
 
     def claim(self, rank, **units):
         return self.ledger.claim(self.cost(**units), rank)
 
     def reserve(self, *eaten, order=(0, 0), remaining=lambda claim: 1.0):
         made = self.ledger.reservations.make(self.waiter, order, set(eaten), remaining)
-        audit(self.ledger)
+        check_invariants(self.ledger)
         return made
 
     def fits(self, **units):
@@ -57,7 +57,7 @@ def test_a_core_that_falls_free_is_kept_for_a_waiter_that_needs_them_all():
         desk.claim(1, cpu=1)
     desk.ledger.release(claims[1])
     assert desk.fits(cpu=2)
-    audit(desk.ledger)
+    check_invariants(desk.ledger)
 
 
 def test_what_a_blocking_claim_will_give_back_is_not_kept_before_it_does():
@@ -86,7 +86,7 @@ def test_the_group_that_will_have_room_first_is_kept_and_no_other():
     claims = [desk.claim(rank, cpu=1) for rank in range(1, 7)]
     until = {1: 9.0, 2: 1.0, 3: 2.0, 4: 2.0, 5: 1.0, 6: 3.0}
     made = desk.reserve("cpu", remaining=lambda claim: until[claim.rank])
-    assert sorted(made.bay.seats) == [3, 4]
+    assert sorted(made.group.rank_states) == [3, 4]
     desk.ledger.release(claims[4])
     assert desk.fits(cpu=1)
 
@@ -94,7 +94,7 @@ def test_the_group_that_will_have_room_first_is_kept_and_no_other():
 def test_of_a_pool_of_the_job_only_the_amount_is_kept():
     desk = Desk(ledger_of(*[amounts(cpu=2)] * 2, job=amounts(license=2)), {"license": 2})
     claim = desk.claim(1, license=1)
-    assert desk.reserve("license").bay is None
+    assert desk.reserve("license").group is None
     desk.ledger.release(claim)
     assert not desk.fits(license=1)
     assert desk.fits(cpu=1)
@@ -111,7 +111,7 @@ def test_a_device_is_kept_free_for_a_waiter_that_needs_more_of_it(wide, narrow):
     desk.ledger.release(claims[0])
     while not desk.fits(gpu=wide):
         desk.ledger.release(claims.pop())
-        audit(desk.ledger)
+        check_invariants(desk.ledger)
         while desk.fits(gpu=narrow):
             desk.claim(8, gpu=narrow)
         assert claims, "younger ones took what was kept"
@@ -131,14 +131,14 @@ def test_a_slot_may_not_go_on_under_its_claim_if_that_is_what_is_kept():
 def test_at_most_so_many_are_kept_and_the_oldest_are():
     ledger = ledger_of(*[amounts(cpu=2)] * (MAX_RESERVATIONS + 1), ranks_a_host=2)
     for rank in range(1, 2 * MAX_RESERVATIONS + 3):
-        ledger.claim(ledger.cost_class(amounts(cpu=1)), rank)
+        ledger.claim(ledger.request_class(amounts(cpu=1)), rank)
     made = []
     for age in range(MAX_RESERVATIONS + 1):
-        cost = ledger.cost_class(amounts(cpu=2), host=f"h{age}")
+        cost = ledger.request_class(amounts(cpu=2), host=f"h{age}")
         made.append(ledger.reservations.make(cost, (0, 100 - age), {"cpu"}, lambda claim: 1.0))
     assert None not in made
     assert ledger.reservations.all == made[1:]
-    assert ledger.reservations.make(ledger.cost_class(amounts(cpu=2)), (0, 200), {"cpu"}, lambda claim: 1.0) is None
+    assert ledger.reservations.make(ledger.request_class(amounts(cpu=2)), (0, 200), {"cpu"}, lambda claim: 1.0) is None
 
 
 class Kept:
@@ -147,13 +147,15 @@ class Kept:
     def __init__(self, ledger):
         self.ledger = ledger
 
-    def leaves(self, bay, cost, name):
-        pool, amount = bay.pools[name], dict(cost.amounts).get(name, 0)
-        claims = [claim for seat in self.ledger.seats.values() for claim in seat.claims if claim is not None]
+    def leaves(self, group, cost, name):
+        pool, amount = group.pools[name], dict(cost.pool_amounts).get(name, 0)
+        claims = [
+            claim for rank_state in self.ledger.rank_states.values() for claim in rank_state.claims if claim is not None
+        ]
         kept = 0
-        for reservation in bay.reservations:
-            needs = dict(reservation.cost.amounts)
-            if reservation.cost is not cost and name in needs and reservation.bay.pools.get(name) is pool:
+        for reservation in group.reservations:
+            needs = dict(reservation.cost.pool_amounts)
+            if reservation.cost is not cost and name in needs and reservation.group.pools.get(name) is pool:
                 kept += max(
                     0,
                     needs[name]
@@ -162,15 +164,15 @@ class Kept:
         return not amount or pool.free - kept >= amount
 
     def held(self, claim, pool):
-        return sum(amount for each, amount in claim.bill if each is pool)
+        return sum(amount for each, amount in claim.draws if each is pool)
 
     def is_awaited(self, claim, reservation):
         """Whether the waiter does not fit beside the claim on an otherwise idle group."""
-        bay = reservation.bay
-        slots = sum(seat.slots for seat in bay.seats.values())
-        return (claim.bay is bay and slots == 1) or any(
-            bay.pools[name].capacity - self.held(claim, bay.pools[name]) < amount
-            for name, amount in reservation.cost.amounts
+        group = reservation.group
+        slots = sum(rank_state.slots for rank_state in group.rank_states.values())
+        return (claim.group is group and slots == 1) or any(
+            group.pools[name].capacity - self.held(claim, group.pools[name]) < amount
+            for name, amount in reservation.cost.pool_amounts
         )
 
 
@@ -180,7 +182,7 @@ def test_what_is_kept_agrees_with_its_dumb_twin(seed):
     ledger = ledger_of(*[amounts(cpu=4, memory=100)] * 3, ranks_a_host=3, slots=2)
     ledger.update(2, amounts(cpu=2))
     sizes = [amounts(cpu=cpu, memory=memory) for cpu in (0, 1, 2, 4) for memory in (0, 10, 40, 70)]
-    classes = [ledger.cost_class(size) for size in sizes]
+    classes = [ledger.request_class(size) for size in sizes]
     claims, twin = [], Kept(ledger)
     for step in range(200):
         cost, what = dice.choice(classes), dice.random()
@@ -193,9 +195,9 @@ def test_what_is_kept_agrees_with_its_dumb_twin(seed):
             ledger.reservations.make(cost, (0, step), {"cpu", "memory"}, lambda claim: float(claim.rank))
         elif ledger.reservations.all:
             ledger.reservations.drop(dice.choice(ledger.reservations.all))
-        audit(ledger)
-        for bay in ledger.bays:
-            if bay.seats and bay.idle and bay.count_idle() > len(bay.reservations):
+        check_invariants(ledger)
+        for group in ledger.groups:
+            if group.rank_states and group.idle and group.count_idle() > len(group.reservations):
                 for each in classes:
-                    if all(bay.pools[name].free >= amount for name, amount in each.amounts):
-                        assert bay.fits(each) == all(twin.leaves(bay, each, name) for name in ("cpu", "memory"))
+                    if all(group.pools[name].free >= amount for name, amount in each.pool_amounts):
+                        assert group.fits(each) == all(twin.leaves(group, each, name) for name in ("cpu", "memory"))

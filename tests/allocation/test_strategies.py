@@ -7,7 +7,7 @@ import random
 import pytest
 
 from handoff_mpi.allocation import ClusterView, CostOptimized, FirstAvailable, Ledger, LoadBalanced
-from handoff_mpi.allocation.audit import audit
+from handoff_mpi.allocation.invariants import check_invariants
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.errors import AllocationError
 from handoff_mpi.resources import Capability, Device
@@ -55,9 +55,9 @@ def test_cost_optimized_strands_no_device_that_is_in_demand():
 def test_a_rank_that_is_offered_nothing_has_no_room_though_its_slots_are_idle():
     ledger = hosts()
     view = ClusterView(ledger, {}, lambda task: 1.0)
-    cost = ledger.cost_class(CPU.cost)
+    cost = ledger.request_class(CPU.cost)
     assert view.fits(cost, 2)
-    ledger.withhold(2)
+    ledger.cordon(2)
     assert not view.fits(cost, 2)
 
 
@@ -103,20 +103,20 @@ class Claims:
 
     def step(self, cost, best, spread):
         what = self.dice.random()
-        rank = self.dice.choice([*self.ledger.seats])
+        rank = self.dice.choice([*self.ledger.rank_states])
         if what < 0.5 and best is not None:
             self.claims.append(self.ledger.claim(cost, best.pick(cost, spread)))
         elif what < 0.9 and self.claims:
             self.ledger.release(self.claims.pop(self.dice.randrange(len(self.claims))))
         elif what < 0.93:
-            self.ledger.withhold(rank, self.dice.random() < 0.5)
+            self.ledger.cordon(rank, self.dice.random() < 0.5)
         elif what < 0.96:
             self.lose_or_restore(rank)
-        elif what < 0.97 and self.ledger.seats[rank].is_alive:
+        elif what < 0.97 and self.ledger.rank_states[rank].is_alive:
             self.ledger.update(rank, {"cpu": self.dice.randrange(6) * UNIT})
 
     def lose_or_restore(self, rank):
-        if not self.ledger.seats[rank].is_alive:
+        if not self.ledger.rank_states[rank].is_alive:
             self.ledger.restore(rank)
             return
         for claim in [claim for claim in self.claims if claim.rank == rank]:
@@ -125,32 +125,32 @@ class Claims:
         self.ledger.remove(rank)
 
 
-def calmest(cost, bay):
-    """The dumb twin of what the bay keeps in order."""
-    ranks = [cost.rank] if cost.rank is not None else [rank for rank in bay.idle if rank != cost.avoid]
-    return min((bay.seats[rank].busy_fraction, rank) for rank in ranks)
+def calmest(cost, group):
+    """The dumb twin of what the group keeps in order."""
+    ranks = [cost.rank] if cost.rank is not None else [rank for rank in group.idle if rank != cost.avoid]
+    return min((group.rank_states[rank].busy_fraction, rank) for rank in ranks)
 
 
 @pytest.mark.parametrize("strategy", [FirstAvailable, LoadBalanced, CostOptimized])
-def test_the_index_agrees_with_looking_at_every_bay(strategy):
+def test_the_index_agrees_with_looking_at_every_group(strategy):
     """What is kept in order against its dumb twin, whatever happens and for every kind of wish."""
     for seed in range(4):
         ledger, strategy_ = varied_hosts(), strategy()
         strategy_.prepare(ClusterView(ledger, {"cpu": 1.0, "gpu": 10.0, "memory": 0.001}))
         claims = Claims(seed, ledger)
-        classes = [ledger.cost_class(cost, **wish) for cost in COSTS for wish in WISHES]
+        classes = [ledger.request_class(cost, **wish) for cost in COSTS for wish in WISHES]
         for _ in range(1500):
             cost = claims.dice.choice(classes)
             has_job_room = all(pool.free >= amount for pool, amount in cost.job)
-            fitting = [bay for bay in ledger.bays if has_job_room and bay.fits(cost)]
+            fitting = [group for group in ledger.groups if has_job_room and group.fits(cost)]
             best = ledger.best(cost)
             assert (best is None) == (not fitting)
             if best is not None:
-                assert strategy_.rate(cost, best) == min(strategy_.rate(cost, bay) for bay in fitting)
-                rank = best.calmest_idle(cost)
-                assert (best.seats[rank].busy_fraction, rank) == calmest(cost, best)
+                assert strategy_.score(cost, best) == min(strategy_.score(cost, group) for group in fitting)
+                rank = best.least_loaded(cost)
+                assert (best.rank_states[rank].busy_fraction, rank) == calmest(cost, best)
             claims.step(cost, best, strategy_.spread)
-            audit(ledger)
+            check_invariants(ledger)
 
 
 class Wild:

@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import TypeVar
 
-from handoff_mpi.allocation import Claim, ClusterView, CostClass, Ledger, LoadBalanced
+from handoff_mpi.allocation import Claim, ClusterView, Ledger, LoadBalanced, RequestClass
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.messages import OK
 from handoff_mpi.resources import Capability, Device
@@ -95,7 +95,7 @@ def _calls(commands: list[Command]) -> list[tuple[int, int, int]]:
 class Endless:
     """Ready tasks of one cost class, of which there are always more."""
 
-    cost: CostClass
+    cost: RequestClass
 
     def __len__(self) -> int:
         return 1
@@ -110,7 +110,7 @@ def placement_us(ranks: int, costs: list[dict[str, int]], seed: int = 1) -> floa
     ledger = full_ledger(ranks)
     view, strategy = ClusterView(ledger), LoadBalanced()
     strategy.prepare(view)
-    groups = [Endless(ledger.cost_class(cost)) for cost in costs]
+    groups = [Endless(ledger.request_class(cost)) for cost in costs]
     held: list[Claim] = []
 
     def place(order: list[Endless]) -> None:

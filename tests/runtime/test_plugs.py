@@ -131,7 +131,7 @@ RUBBISH = [
     ("allocation_strategy", NarrowStrategy, r"the class NarrowStrategy, whose allocate cannot be called as allocate\("),
     ("allocation_strategy", OddPreparation, r"whose prepare cannot be called as prepare\(view\)"),
     ("allocation_strategy", NeedsArguments, r"NeedsArguments, which needs arguments: give an object, NeedsArguments\("),
-    ("allocation_strategy", NarrowRate(), r"whose rate cannot be called as rate\(cost, bay\)"),
+    ("allocation_strategy", NarrowRate(), r"whose rate cannot be called as rate\(cost, group\)"),
     ("allocation_strategy", "module:", "there is no allocation strategy 'module:'"),
     ("result_store", make_some_time, "which is async"),
     ("resource_tracker", Hostile(), "an object of Hostile, which has no methods"),
@@ -183,7 +183,7 @@ import handoff_mpi as handoff
 NAME = "first_available"
 made = []
 class Good(handoff.RatedStrategy):
-    def rate(self, cost, bay): return (bay.load(), len(made))
+    def rate(self, cost, group): return (group.load(), len(made))
     def __init__(self): made.append(self)
 good = Good()
 class Picky:
@@ -242,7 +242,7 @@ class Rated(handoff.RatedStrategy):
     ratings = [1]
     inherits = False
 
-    def rate(self, cost, bay):
+    def rate(self, cost, group):
         rating = self.ratings.pop(0) if len(self.ratings) > 1 else self.ratings[0]
         return rating() if callable(rating) else rating
 
@@ -272,7 +272,7 @@ def test_ratings_that_cannot_be_used_name_their_strategy(case, tmp_path):
 
 
 def test_a_rated_strategy_that_rates_nothing_says_what_to_define(tmp_path):
-    with pytest.raises(handoff.AllocationError, match=r"define rate\(cost, bay\)"):
+    with pytest.raises(handoff.AllocationError, match=r"define rate\(cost, group\)"):
         handoff.execute_local(a_dag(), allocation_strategy=handoff.RatedStrategy, run_dir=tmp_path)
 
 

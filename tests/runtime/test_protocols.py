@@ -69,8 +69,8 @@ class Strategy:
 
 
 class Rated(handoff.RatedStrategy):
-    def rate(self, cost: Any, bay: Any) -> float:
-        return float(bay.load())
+    def rate(self, cost: Any, group: Any) -> float:
+        return float(group.load())
 
 
 class Tracker:

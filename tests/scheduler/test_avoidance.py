@@ -69,7 +69,7 @@ def test_a_failed_function_stays_on_its_host_once_no_other_is_left():
 
 def test_the_sets_of_hosts_to_avoid_are_bounded(monkeypatch):
     monkeypatch.setattr(avoidance, "MAX_HOST_SETS", 1)
-    avoid = avoidance.Avoidance(hosts("abc").seats)
+    avoid = avoidance.Avoidance(hosts("abc").rank_states)
     for rank in (1, 2):
         avoid.note(0, rank)
     for rank in (1, 3):

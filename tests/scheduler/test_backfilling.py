@@ -294,7 +294,7 @@ FIRST = [task for number in range(8) for task in tasks(1, 1.0 + 0.01 * number)]
 def test_what_is_kept_is_given_up_when_its_group_changes_and_kept_elsewhere(event):
     timeline = reserved(FIRST, tasks(1, 5.0, amounts(cpu=4), LARGE), tasks(2000, 1.0))
     (reservation,) = timeline.scheduler.ledger.reservations.all
-    rank = min(reservation.bay.seats)
+    rank = min(reservation.group.rank_states)
     timeline.tell(event(rank))
     assert reservation not in timeline.scheduler.ledger.reservations.all
     timeline.run()
@@ -307,7 +307,7 @@ def test_what_is_kept_is_given_up_when_its_function_fails():
     (reservation,) = scheduler.ledger.reservations.all
     scheduler.ready.remove(8)
     scheduler.ready.put(8)  # the books stay right: it only waits at the end of its queue
-    assert reservation.bay.reservations == [reservation]
+    assert reservation.group.reservations == [reservation]
     timeline.run()
     assert scheduler.ledger.reservations.all == []
 

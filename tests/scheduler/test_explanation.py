@@ -60,7 +60,7 @@ def test_devices_that_another_has_claimed_and_hosts_that_have_none():
         "room": 0,
         "reserved": 0,
         "busy": 1,
-        "withheld": 0,
+        "cordoned": 0,
         "avoided": 0,
         "too small": 1,
     }
@@ -134,7 +134,7 @@ def test_a_rank_short_of_memory_and_one_that_is_silent():
     talk.tell(5.9, Heard((1,)))
     talk.tell(6.1, done(1, 0))
     _, reasons = explain(talk, 2)
-    why = {each["host"]: each["withheld"] for each in reasons["places"]["places"]}
+    why = {each["host"]: each["cordoned"] for each in reasons["places"]["places"]}
     assert why == {"h1": {"memory": ""}, "h2": {"suspect": ""}}
 
 
@@ -144,7 +144,7 @@ def test_a_host_on_probation():
     waiting = run.scheduler.ready.all_queues()[-1].tasks[-1]
     places = explain(run, waiting)[1]["places"]["places"]
     on_probation = next(each for each in places if each["host"] == "a")
-    assert on_probation["withheld"] == {"probation": "3 functions that failed there succeeded elsewhere"}
+    assert on_probation["cordoned"] == {"probation": "3 functions that failed there succeeded elsewhere"}
 
 
 def test_a_failure_that_is_not_final_yet():

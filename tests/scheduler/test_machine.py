@@ -277,7 +277,7 @@ def test_a_retry_goes_back_when_no_other_rank_is_left_for_it(event):
 @pytest.mark.parametrize(
     ("own", "policy", "tries"), [(None, 0, 1), (None, 2, 3), (0, 3, 1), (1, 3, 2), (2, 0, 3)]
 )  # fmt: skip
-def test_max_retries_of_a_function_goes_before_that_of_the_run_and_none_inherits(own, policy, tries):
+def test_max_retries_of_a_function_goes_before_that_of_the_run_and_none_reuses_claims(own, policy, tries):
     run = Dialogue(ranks(1), max_retries=policy)
     run.submit(task(max_retries=own))
     for attempt in range(1, tries + 1):

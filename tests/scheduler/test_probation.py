@@ -274,7 +274,7 @@ def test_a_rank_on_probation_that_is_not_short_of_memory_is_used_before_one_that
     assert run.tell(now, short(1), Submitted([task(pin="a")])) == ["2.0 claims for 40#1"]
 
 
-def test_a_suspect_rank_is_given_nothing_whatever_else_it_is_withheld_for():
+def test_a_suspect_rank_is_given_nothing_whatever_else_it_is_cordoned_for():
     run = Dialogue(hosts(BAD), silence_limit_s=80.0)
     now = drain(run, convict(run))
     run.tell(now, Heard([1, 2, 3, 4]), short(1))
@@ -379,7 +379,7 @@ def test_a_function_that_kills_ranks_everywhere_excludes_no_host():
     now = 1.0
     while run.scheduler.state[0] != State.FAILED:
         rank = next((each for each in range(1, 7) if 0 in running(run, each)), None)
-        others = [each for each in range(1, 7) if each != rank and run.scheduler.ledger.seats[each].is_alive]
+        others = [each for each in range(1, 7) if each != rank and run.scheduler.ledger.rank_states[each].is_alive]
         run.tell(now, *(done(each, _of(run, each)) for each in others if running(run, each)))
         now += 0.5
         if rank is not None:

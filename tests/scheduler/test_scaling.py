@@ -105,7 +105,7 @@ class Cluster:
 
 def asked(strategy):
     """The strategy, asked for every placement: no slot goes on by itself."""
-    strategy.inherits = False
+    strategy.reuses_claims = False
     return strategy
 
 

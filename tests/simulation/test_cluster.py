@@ -143,7 +143,7 @@ def test_without_faults_no_report_is_stale():
 
 
 def test_visits_per_placement_do_not_grow_with_the_ranks():
-    """A uniform batch on 100 and on 10,000 one-rank hosts: how often the strategy rates a bay, per placement."""
+    """A uniform batch on 100 and on 10,000 one-rank hosts: how often the strategy rates a group, per placement."""
     ratings = {}
     for hosts in (100, 10_000):
         capabilities = [Capability(rank, f"h{rank}", {"cpu": 2 * UNIT}) for rank in range(1, hosts + 1)]
@@ -171,6 +171,6 @@ class Counting(LoadBalanced):
     def __init__(self):
         self.count = 0
 
-    def rate(self, cost, bay):
+    def rate(self, cost, group):
         self.count += 1
-        return super().rate(cost, bay)
+        return super().rate(cost, group)

@@ -1,4 +1,4 @@
-"""Bays and seats: ranks of one host that draw on the same pools, and what each of them has claimed."""
+"""Resource groups (ranks of one host that draw on the same pools) and the state of each rank: what it has claimed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from handoff_mpi.allocation.costs import GPU, CostClass
+from handoff_mpi.allocation.costs import GPU, RequestClass
 from handoff_mpi.allocation.pools import DevicePool, Pool
 from handoff_mpi.resources import Amounts
 from handoff_mpi.resources.amounts import UNIT, plain_number
@@ -25,23 +25,23 @@ SLOT = "(a slot)"
 class Claim:
     """What one slot holds: taken from pools, and which devices."""
 
-    cost: CostClass
+    cost: RequestClass
     rank: int
     slot: int
-    bill: list[tuple[Pool, int]]
+    draws: list[tuple[Pool, int]]
     devices: tuple[tuple[str, int], ...]
     device_pool: DevicePool | None
-    bay: Bay
+    group: ResourceGroup
 
     def parts(self) -> Iterator[tuple[Any, int]]:
         """Yield what it takes: amounts of pools, of devices by uuid, and one slot of its group of ranks."""
-        yield from self.bill
+        yield from self.draws
         yield from self.devices
-        yield self.bay, 1
+        yield self.group, 1
 
 
 @dataclass(slots=True, eq=False)
-class Seat:
+class RankState:
     """One rank's place in the ledger.
 
     Attributes:
@@ -50,7 +50,7 @@ class Seat:
         claims: what each slot holds, or None.
         devices: uuid to the device's index in this rank.
         is_alive: False once the rank is lost.
-        is_withheld: whether it is offered nothing for now.
+        is_cordoned: whether it is offered nothing for now.
     """
 
     rank: int
@@ -60,34 +60,34 @@ class Seat:
     devices: dict[str, int]
     registered: Amounts
     claims: list[Claim | None]
-    bay: Bay = field(init=False)
+    group: ResourceGroup = field(init=False)
     is_alive: bool = True
-    is_withheld: bool = False
+    is_cordoned: bool = False
 
     @property
     def offered(self) -> list[int]:
         """The idle slots that may be claimed."""
-        return self.idle if self.is_alive and not self.is_withheld else []
+        return self.idle if self.is_alive and not self.is_cordoned else []
 
     @property
     def busy_fraction(self) -> float:
         return 1 - len(self.idle) / self.slots if self.slots else 1.0
 
-    def could_hold(self, cost: CostClass) -> bool:
+    def could_hold(self, cost: RequestClass) -> bool:
         """Whether this rank alone could hold the whole need of the class."""
-        return bool(self.slots) and self.bay.offers(cost)
+        return bool(self.slots) and self.group.offers(cost)
 
 
 @dataclass(slots=True, eq=False)
-class Bay:
+class ResourceGroup:
     """Ranks of one host that draw on the same pools.
 
     Attributes:
         pools: resource name to the pool it is drawn from.
         devices: the device pool, if any rank here sees a device.
-        visible: uuids the ranks of this bay see.
-        equipment: a number that bays have in common which offer the same.
-        seats: its living ranks by number.
+        visible: uuids the ranks of this group see.
+        equipment: a number that groups have in common which offer the same.
+        rank_states: its living ranks by number.
         idle: ranks of it with an idle slot, ascending.
         reservations: those that keep some of what it draws on.
     """
@@ -98,7 +98,7 @@ class Bay:
     devices: DevicePool | None
     visible: tuple[str, ...]
     equipment: int
-    seats: dict[int, Seat] = field(default_factory=dict)
+    rank_states: dict[int, RankState] = field(default_factory=dict)
     idle: list[int] = field(default_factory=list)
     #: A heap of (busy fraction, rank), made when it is first asked for; its entries are checked when met.
     calm: list[tuple[float, int]] | None = None
@@ -106,36 +106,36 @@ class Bay:
 
     # -- who sits here ----------------------------------------------------------------------------
 
-    def enter(self, seat: Seat) -> None:
-        """``seat`` belongs here from now on."""
-        seat.bay = self
-        self.seats[seat.rank] = seat
-        self.offer(seat)
+    def enter(self, rank_state: RankState) -> None:
+        """``rank_state`` belongs here from now on."""
+        rank_state.group = self
+        self.rank_states[rank_state.rank] = rank_state
+        self.offer(rank_state)
 
-    def leave(self, seat: Seat) -> None:
-        """``seat`` belongs here no more."""
-        self.seats.pop(seat.rank, None)
-        self.withdraw(seat)
+    def leave(self, rank_state: RankState) -> None:
+        """``rank_state`` belongs here no more."""
+        self.rank_states.pop(rank_state.rank, None)
+        self.withdraw(rank_state)
 
-    def offer(self, seat: Seat) -> None:
-        """A seat that was offered nothing may have slots to offer now."""
-        if seat.offered:
-            bisect.insort(self.idle, seat.rank)
-            self.note_busy(seat)
+    def offer(self, rank_state: RankState) -> None:
+        """A rank that was offered nothing may have slots to offer now."""
+        if rank_state.offered:
+            bisect.insort(self.idle, rank_state.rank)
+            self.note_busy(rank_state)
 
-    def withdraw(self, seat: Seat) -> None:
-        """None of the seat's slots may be claimed any more."""
-        if seat.rank in self.idle:
-            self.idle.remove(seat.rank)
+    def withdraw(self, rank_state: RankState) -> None:
+        """None of the rank's slots may be claimed any more."""
+        if rank_state.rank in self.idle:
+            self.idle.remove(rank_state.rank)
 
     # -- whether there is room --------------------------------------------------------------------
 
-    def fits(self, cost: CostClass) -> bool:
+    def fits(self, cost: RequestClass) -> bool:
         """Whether there is room for one more claim of this class, and an idle slot on a fitting rank."""
         if not self.idle:
             return False
         pools = self.pools
-        for name, amount in cost.amounts:
+        for name, amount in cost.pool_amounts:
             pool = pools.get(name)
             if pool is None or pool.free < amount:
                 return False
@@ -145,12 +145,12 @@ class Bay:
             return False
         return not self.reservations or self._leaves_reserved(cost)
 
-    def _leaves_reserved(self, cost: CostClass) -> bool:
+    def _leaves_reserved(self, cost: RequestClass) -> bool:
         """Whether one more claim of this class would leave what is kept for others."""
         binding = [each for each in self.reservations if each.binds(cost)]
         if not binding:
             return True
-        for name, amount in cost.amounts:
+        for name, amount in cost.pool_amounts:
             pool = self.pools[name]
             if amount and pool.free - kept_of(pool, binding) < amount:
                 return False
@@ -158,26 +158,26 @@ class Bay:
             return False
         return not cost.gpu or self.has_devices(cost, binding)
 
-    def has_devices(self, cost: CostClass, reservations: Iterable[Reservation]) -> bool:
+    def has_devices(self, cost: RequestClass, reservations: Iterable[Reservation]) -> bool:
         """Whether the devices that the class needs are free beside what ``reservations`` keep."""
         return self.devices is not None and self.devices.has(
             cost.gpu, self.visible, {uuid: kept_of(uuid, reservations) for uuid in self.visible}
         )
 
-    def kept_devices(self, cost: CostClass) -> dict[str, int]:
+    def kept_devices(self, cost: RequestClass) -> dict[str, int]:
         """Return how much of each visible device is kept from tasks of this class."""
         binding = [each for each in self.reservations if each.binds(cost)]
         return {uuid: kept_of(uuid, binding) for uuid in self.visible} if binding else {}
 
     def count_idle(self) -> int:
         """Return how many slots may be claimed."""
-        return sum(len(self.seats[rank].idle) for rank in self.idle)
+        return sum(len(self.rank_states[rank].idle) for rank in self.idle)
 
-    def could_hold(self, cost: CostClass) -> bool:
-        """Whether a rank of it that is not withheld could hold the whole need of the class."""
+    def could_hold(self, cost: RequestClass) -> bool:
+        """Whether a rank of it that is not cordoned could hold the whole need of the class."""
         return self.admits(cost) and self.offers(cost)
 
-    def offers(self, cost: CostClass) -> bool:
+    def offers(self, cost: RequestClass) -> bool:
         """Whether it could hold the whole need of the class if nothing else ran."""
         for name, amount in cost.need.items():
             if name == GPU:
@@ -190,72 +190,76 @@ class Bay:
                 return False
         return True
 
-    def admits(self, cost: CostClass) -> bool:
-        """Whether the class may run on a rank of it that has slots and is not withheld."""
+    def admits(self, cost: RequestClass) -> bool:
+        """Whether the class may run on a rank of it that has slots and is not cordoned."""
         if self.host in cost.avoid_hosts:
             return False
         if cost.rank is not None:
-            seat = self.seats.get(cost.rank)
-            return seat is not None and not seat.is_withheld and bool(seat.slots)
-        for rank, seat in self.seats.items():
-            if not seat.is_withheld and rank != cost.avoid:
-                return bool(seat.slots)
+            rank_state = self.rank_states.get(cost.rank)
+            return rank_state is not None and not rank_state.is_cordoned and bool(rank_state.slots)
+        for rank, rank_state in self.rank_states.items():
+            if not rank_state.is_cordoned and rank != cost.avoid:
+                return bool(rank_state.slots)
         return False
 
-    def lacks(self, cost: CostClass) -> list[str]:
-        """Return the names of what is missing here for one more claim of the class; the bay could hold it."""
-        missing = [name for name, amount in cost.amounts if self.pools[name].free < amount]
+    def lacks(self, cost: RequestClass) -> list[str]:
+        """Return the names of what is missing here for one more claim of the class; the group could hold it."""
+        missing = [name for name, amount in cost.pool_amounts if self.pools[name].free < amount]
         if cost.gpu and self.devices is not None and not self.devices.has(cost.gpu, self.visible):
             missing.append(GPU)
-        if not (self.idle if cost.rank is None else self.seats[cost.rank].offered):
+        if not (self.idle if cost.rank is None else self.rank_states[cost.rank].offered):
             missing.append(SLOT)
         return missing
 
-    def _grants_wishes(self, cost: CostClass) -> bool:
+    def _grants_wishes(self, cost: RequestClass) -> bool:
         if cost.host is not None and cost.host != self.host:
             return False
         if self.host in cost.avoid_hosts or (cost.avoid is not None and self.idle == [cost.avoid]):
             return False
-        if cost.rank is not None and not (cost.rank in self.seats and self.seats[cost.rank].offered):
+        if cost.rank is not None and not (cost.rank in self.rank_states and self.rank_states[cost.rank].offered):
             return False
-        return cost.need is cost.cost or next(iter(self.seats.values())).could_hold(cost)
+        return cost.need is cost.amounts or next(iter(self.rank_states.values())).could_hold(cost)
 
     # -- which rank -------------------------------------------------------------------------------
 
-    def pick(self, cost: CostClass, spread: bool = False) -> int:
-        """Return the rank to run on: the first with an idle slot, or the least busy one; the bay must fit the class."""
+    def pick(self, cost: RequestClass, spread: bool = False) -> int:
+        """Return the rank to run on: the first with an idle slot, or the least busy one; the class must fit."""
         if cost.gpu and cost.rank is None and self.devices is not None:
             ranks = self._idle_owners(cost, self.devices)
             if ranks:
-                return min(ranks, key=lambda rank: (self.seats[rank].busy_fraction if spread else 0.0, rank))
-        return self.calmest_idle(cost) if spread else self.first_idle(cost)
+                return min(ranks, key=lambda rank: (self.rank_states[rank].busy_fraction if spread else 0.0, rank))
+        return self.least_loaded(cost) if spread else self.first_idle(cost)
 
-    def _idle_owners(self, cost: CostClass, devices: DevicePool) -> list[int]:
-        """Return the ranks with an idle slot that used devices of this bay last which have room for the class."""
+    def _idle_owners(self, cost: RequestClass, devices: DevicePool) -> list[int]:
+        """Return the ranks with an idle slot that used devices of this group last which have room for the class."""
         least = min(cost.gpu, UNIT)
         owner, free = devices.owner, devices.free
         owners = {owner[uuid] for uuid in self.visible if uuid in owner and free[uuid] >= least}
-        return [rank for rank in owners if rank != cost.avoid and rank in self.seats and self.seats[rank].offered]
+        return [
+            rank
+            for rank in owners
+            if rank != cost.avoid and rank in self.rank_states and self.rank_states[rank].offered
+        ]
 
-    def first_idle(self, cost: CostClass) -> int:
+    def first_idle(self, cost: RequestClass) -> int:
         """Return the lowest rank with an idle slot that the class may run on."""
         if cost.rank is not None:
             return cost.rank
         return self.idle[0] if self.idle[0] != cost.avoid else self.idle[1]
 
-    def calmest_idle(self, cost: CostClass) -> int:
+    def least_loaded(self, cost: RequestClass) -> int:
         """Return the least busy rank with an idle slot that the class may run on; of equally busy ones the lowest."""
         if cost.rank is not None or len(self.idle) == 1:
             return self.first_idle(cost)
         heap = self.calm
-        if heap is None or len(heap) > 4 * len(self.seats) + 64:
-            heap = self.calm = [(self.seats[rank].busy_fraction, rank) for rank in self.idle]
+        if heap is None or len(heap) > 4 * len(self.rank_states) + 64:
+            heap = self.calm = [(self.rank_states[rank].busy_fraction, rank) for rank in self.idle]
             heapq.heapify(heap)
         avoided = []
         while True:
             busy, rank = heap[0]
-            seat = self.seats.get(rank)
-            if seat is None or not seat.offered or seat.busy_fraction != busy:
+            rank_state = self.rank_states.get(rank)
+            if rank_state is None or not rank_state.offered or rank_state.busy_fraction != busy:
                 heapq.heappop(heap)
             elif rank == cost.avoid:
                 avoided.append(heapq.heappop(heap))
@@ -265,10 +269,10 @@ class Bay:
             heapq.heappush(heap, entry)
         return rank
 
-    def note_busy(self, seat: Seat) -> None:
-        """A slot of ``seat`` was claimed, released or offered."""
-        if self.calm is not None and seat.idle:
-            heapq.heappush(self.calm, (seat.busy_fraction, seat.rank))
+    def note_busy(self, rank_state: RankState) -> None:
+        """A slot of ``rank_state`` was claimed, released or offered."""
+        if self.calm is not None and rank_state.idle:
+            heapq.heappush(self.calm, (rank_state.busy_fraction, rank_state.rank))
 
     def offered_amounts(self) -> dict[str, int | float]:
         """Return how much there is of each resource that it draws on, as users write it."""
@@ -285,7 +289,7 @@ class Bay:
         return free
 
     def load(self) -> float:
-        """Return the largest claimed fraction of any resource of this bay, from 0 to 1."""
+        """Return the largest claimed fraction of any resource of this group, from 0 to 1."""
         largest = 0.0
         for pool in self.pools.values():
             if pool.capacity > 0:

@@ -4,33 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from handoff_mpi.allocation.bays import Bay, Seat
-from handoff_mpi.allocation.costs import GPU, CostClass
+from handoff_mpi.allocation.costs import GPU, RequestClass
 from handoff_mpi.allocation.pools import Pool
-from handoff_mpi.allocation.seating import Seating
+from handoff_mpi.allocation.resource_groups import RankState, ResourceGroup
+from handoff_mpi.allocation.topology import Topology
 from handoff_mpi.resources.amounts import UNIT, format_amounts
 
 
-class Reach:
+class Feasibility:
     """What is within reach of the ranks of a job, however much of it is claimed now.
 
     Args:
-        seating: who sits where.
+        topology: who sits where.
         job: resource name to pool of the whole job.
-        withheld: the ranks that are offered nothing for now.
+        cordoned: the ranks that are offered nothing for now.
 
     Attributes:
         shunned: the ranks on probation.
     """
 
-    def __init__(self, seating: Seating, job: Mapping[str, Pool], withheld: Collection[int]) -> None:
-        self._seating = seating
+    def __init__(self, topology: Topology, job: Mapping[str, Pool], cordoned: Collection[int]) -> None:
+        self._topology = topology
         self._job = job
-        self._withheld = withheld
-        self._holders: dict[int, Seat | None] = {}
+        self._cordoned = cordoned
+        self._holders: dict[int, RankState | None] = {}
         self.shunned: Collection[int] = frozenset()
         self._is_left: dict[int, bool] = {}
-        self._bound: dict[int, CostClass] = {}
+        self._bound: dict[int, RequestClass] = {}
         self._looked_at = 0  # so many classes, for ``_bound``
         self._ranks: dict[int, int] = {}
         self._sufficient: dict[int, tuple[int, set[int]]] = {}
@@ -51,21 +51,21 @@ class Reach:
         self._bound.clear()
         self._looked_at = 0
 
-    def only_host(self, cost: CostClass) -> str | None:
+    def only_host(self, cost: RequestClass) -> str | None:
         """Return the only host where tasks of this class may run, if there is only one."""
         if cost.rank is None:
             return cost.host
-        return self._seating.seats[cost.rank].host if cost.rank in self._seating.seats else None
+        return self._topology.rank_states[cost.rank].host if cost.rank in self._topology.rank_states else None
 
     def ranks_on(self, host: str | None) -> int:
         """Return how many ranks of the job are on ``host``; None means any host."""
-        return len(self._seating.seats) if host is None else self._seating.ranks_of_host[host]
+        return len(self._topology.rank_states) if host is None else self._topology.ranks_of_host[host]
 
-    def could_run(self, cost: CostClass, bay: Bay) -> bool:
-        """Whether a task of the class could run in ``bay`` if nothing else ran."""
-        return cost.host in (None, bay.host) and bay.equipment in self._that_suffices(cost) and bay.admits(cost)
+    def could_run(self, cost: RequestClass, group: ResourceGroup) -> bool:
+        """Whether a task of the class could run in ``group`` if nothing else ran."""
+        return cost.host in (None, group.host) and group.equipment in self._that_suffices(cost) and group.admits(cost)
 
-    def ranks_that_hold(self, cost: CostClass) -> int:
+    def ranks_that_hold(self, cost: RequestClass) -> int:
         """Return how many living ranks could run a task of this class if nothing else ran, avoided ones too."""
         plain = cost.plain or cost
         known = self._ranks.get(plain.number)
@@ -73,38 +73,38 @@ class Reach:
             known = self._ranks[plain.number] = self._count_ranks(plain)
         return known
 
-    def _count_ranks(self, cost: CostClass) -> int:
+    def _count_ranks(self, cost: RequestClass) -> int:
         if cost.rank is not None:
             return len(list(self._eligible(cost)))
-        bays = self._seating.bays if cost.host is None else self._seating.bays_of_host.get(cost.host, [])
+        groups = self._topology.groups if cost.host is None else self._topology.groups_of_host.get(cost.host, [])
         sufficient = self._that_suffices(cost)
-        return sum([len(bay.seats) for bay in bays if bay.equipment in sufficient])
+        return sum([len(group.rank_states) for group in groups if group.equipment in sufficient])
 
-    def _that_suffices(self, cost: CostClass) -> set[int]:
+    def _that_suffices(self, cost: RequestClass) -> set[int]:
         """Return the equipment that could hold the need of the class."""
-        kinds = self._seating.equipment
+        kinds = self._topology.equipment
         checked, sufficient = self._sufficient.get(cost.number, (0, None))
         if sufficient is None or checked < len(kinds):
-            sufficient = {number for number, bay in enumerate(kinds.values()) if bay.offers(cost)}
+            sufficient = {number for number, group in enumerate(kinds.values()) if group.offers(cost)}
             self._sufficient[cost.number] = len(kinds), sufficient
         return sufficient
 
-    def could_fit(self, cost: CostClass) -> bool:
+    def could_fit(self, cost: RequestClass) -> bool:
         """Whether some living rank could run a task of this class if nothing else ran."""
         if cost.plain is not None:
             holder = self._holder(cost.plain)
-            if holder is None or not (cost.avoid in holder.bay.seats or holder.host in cost.avoid_hosts):
+            if holder is None or not (cost.avoid in holder.group.rank_states or holder.host in cost.avoid_hosts):
                 return holder is not None
         return self._holder(cost) is not None
 
-    def _holder(self, cost: CostClass) -> Seat | None:
+    def _holder(self, cost: RequestClass) -> RankState | None:
         """Return a living rank that could run a task of this class if nothing else ran; looked for once a change."""
         if cost.number not in self._holders:
-            eligible = (seat for seat in self._eligible(cost) if seat.could_hold(cost))
+            eligible = (rank_state for rank_state in self._eligible(cost) if rank_state.could_hold(cost))
             self._holders[cost.number] = next(iter(eligible), None)
         return self._holders[cost.number]
 
-    def is_left(self, cost: CostClass) -> bool:
+    def is_left(self, cost: RequestClass) -> bool:
         """Whether some living rank that is not on probation could run a task of this class if nothing else ran."""
         if not self.shunned:
             return self.could_fit(cost)
@@ -113,7 +113,7 @@ class Reach:
             known = self._is_left[cost.number] = self._can_hold(cost, self.shunned)
         return known
 
-    def bound(self, classes: Sequence[CostClass]) -> Mapping[int, CostClass]:
+    def bound(self, classes: Sequence[RequestClass]) -> Mapping[int, RequestClass]:
         """Return by their numbers the classes that only ranks on probation could run; each is looked at once a change.
 
         Args:
@@ -125,60 +125,75 @@ class Reach:
         self._looked_at = len(classes)
         return self._bound
 
-    def is_offered(self, cost: CostClass) -> bool:
-        """Whether some rank that is not withheld could run a task of this class if nothing else ran."""
-        if not self._withheld:
+    def is_offered(self, cost: RequestClass) -> bool:
+        """Whether some rank that is not cordoned could run a task of this class if nothing else ran."""
+        if not self._cordoned:
             return self.could_fit(cost)
-        return self._can_hold(cost, self._withheld)
+        return self._can_hold(cost, self._cordoned)
 
-    def _can_hold(self, cost: CostClass, withheld: Collection[int]) -> bool:
-        return any(seat.could_hold(cost) for seat in self._eligible(cost, withheld))
+    def _can_hold(self, cost: RequestClass, cordoned: Collection[int]) -> bool:
+        return any(rank_state.could_hold(cost) for rank_state in self._eligible(cost, cordoned))
 
-    def _eligible(self, cost: CostClass, withheld: Collection[int] = ()) -> Iterable[Seat]:
+    def _eligible(self, cost: RequestClass, cordoned: Collection[int] = ()) -> Iterable[RankState]:
         if cost.rank is not None:
-            seat = self._seating.seats.get(cost.rank)
-            return [seat] if seat is not None and seat.is_alive and seat.rank not in withheld else []
-        out = {cost.avoid, *withheld}
-        bays = self._seating.bays if cost.host is None else self._seating.bays_of_host.get(cost.host, [])
-        seats = (next((seat for seat in bay.seats.values() if seat.rank not in out), None) for bay in bays)
-        return (seat for seat in seats if seat is not None and seat.host not in cost.avoid_hosts)
+            rank_state = self._topology.rank_states.get(cost.rank)
+            return (
+                [rank_state]
+                if rank_state is not None and rank_state.is_alive and rank_state.rank not in cordoned
+                else []
+            )
+        out = {cost.avoid, *cordoned}
+        groups = self._topology.groups if cost.host is None else self._topology.groups_of_host.get(cost.host, [])
+        rank_states = (
+            next((rank_state for rank_state in group.rank_states.values() if rank_state.rank not in out), None)
+            for group in groups
+        )
+        return (
+            rank_state
+            for rank_state in rank_states
+            if rank_state is not None and rank_state.host not in cost.avoid_hosts
+        )
 
-    def offered(self, cost: CostClass) -> dict[str, int] | None:
+    def offered(self, cost: RequestClass) -> dict[str, int] | None:
         """Return the most of each resource that any rank offers where tasks of this class may run, in fixed point.
 
         None if no such rank lives.
         """
-        bays = {seat.bay.number: seat.bay for seat in self._eligible(cost)}
-        if not bays:
+        groups = {rank_state.group.number: rank_state.group for rank_state in self._eligible(cost)}
+        if not groups:
             return None
         offered = {name: pool.capacity for name, pool in self._job.items()}
-        for bay in bays.values():
-            for name, pool in bay.pools.items():
+        for group in groups.values():
+            for name, pool in group.pools.items():
                 offered[name] = max(offered.get(name, 0), pool.capacity)
-            offered[GPU] = max(offered.get(GPU, 0), UNIT * len(bay.visible))
+            offered[GPU] = max(offered.get(GPU, 0), UNIT * len(group.visible))
         return offered
 
     def largest(self) -> str:
         """Return what the host with the most cores and memory offers, in words."""
 
-        def size(bay: Bay) -> tuple[int, ...]:
-            capacity = (bay.pools[name].capacity if name in bay.pools else 0 for name in ("cpu", "memory"))
-            return (len(bay.visible), *capacity)
+        def size(group: ResourceGroup) -> tuple[int, ...]:
+            capacity = (group.pools[name].capacity if name in group.pools else 0 for name in ("cpu", "memory"))
+            return (len(group.visible), *capacity)
 
-        bay = max((bay for bay in self._seating.bays if bay.seats), key=size, default=None)
-        if bay is None:
+        group = max((group for group in self._topology.groups if group.rank_states), key=size, default=None)
+        if group is None:
             return "nothing: no rank computes"
-        offered = {name: pool.capacity for name, pool in bay.pools.items()}
-        if bay.visible:
-            offered[GPU] = UNIT * len(bay.visible)
+        offered = {name: pool.capacity for name, pool in group.pools.items()}
+        if group.visible:
+            offered[GPU] = UNIT * len(group.visible)
         offered.update({name: pool.capacity for name, pool in self._job.items()})
-        return f"{format_amounts(offered)} ({bay.host})"
+        return f"{format_amounts(offered)} ({group.host})"
 
     def supply(self) -> dict[str, int]:
         """Return the capacity of the whole job by resource, in fixed point."""
-        pools = {id(pool): pool for bay in self._seating.bays if bay.seats for pool in bay.pools.values()}
+        pools = {
+            id(pool): pool for group in self._topology.groups if group.rank_states for pool in group.pools.values()
+        }
         total = {name: pool.capacity for name, pool in self._job.items()}
         for pool in pools.values():
             total[pool.name] = total.get(pool.name, 0) + pool.capacity
-        devices = {(id(bay.devices), uuid) for bay in self._seating.bays if bay.seats for uuid in bay.visible}
+        devices = {
+            (id(group.devices), uuid) for group in self._topology.groups if group.rank_states for uuid in group.visible
+        }
         return {**total, GPU: len(devices) * UNIT} if devices else total

@@ -10,7 +10,7 @@ from handoff_mpi.allocation.reservations import MAX_RESERVATIONS
 from handoff_mpi.resources.amounts import UNIT
 
 
-def audit(ledger: Ledger) -> None:
+def check_invariants(ledger: Ledger) -> None:
     """Derive everything from the claims alone and compare.
 
     Raises:
@@ -19,30 +19,30 @@ def audit(ledger: Ledger) -> None:
     taken: dict[int, int] = {}
     pools: dict[int, Pool] = {}
     used: dict[tuple[int, str], int] = {}
-    for seat in ledger.seats.values():
-        for claim in filter(None, seat.claims):
-            for pool, amount in claim.bill:
+    for rank_state in ledger.rank_states.values():
+        for claim in filter(None, rank_state.claims):
+            for pool, amount in claim.draws:
                 taken[id(pool)] = taken.get(id(pool), 0) + amount
             for uuid, amount in claim.devices:
                 used[id(claim.device_pool), uuid] = used.get((id(claim.device_pool), uuid), 0) + amount
-    for bay in ledger.bays:
-        pools.update((id(pool), pool) for pool in bay.pools.values())
-        assert bay.idle == sorted(rank for rank, seat in bay.seats.items() if seat.offered), bay
+    for group in ledger.groups:
+        pools.update((id(pool), pool) for pool in group.pools.values())
+        assert group.idle == sorted(rank for rank, rank_state in group.rank_states.items() if rank_state.offered), group
     offers: dict[int, Any] = {}
-    for bay in ledger.bays:
-        offer = len(bay.visible), {name: pool.capacity for name, pool in bay.pools.items()}
-        assert offers.setdefault(bay.equipment, offer) == offer, bay
+    for group in ledger.groups:
+        offer = len(group.visible), {name: pool.capacity for name, pool in group.pools.items()}
+        assert offers.setdefault(group.equipment, offer) == offer, group
     pools.update((id(pool), pool) for pool in ledger.job.values())
     for key, pool in pools.items():
         assert pool.free == pool.capacity - taken.get(key, 0), pool.name
-    for bay in ledger.bays:
-        if bay.devices is not None and bay.seats:
-            for uuid in bay.visible:
-                assert bay.devices.free[uuid] == UNIT - used.get((id(bay.devices), uuid), 0) >= 0, uuid
-    for rank, seat in ledger.seats.items():
-        assert sorted(seat.idle) == [slot for slot, claim in enumerate(seat.claims) if claim is None], rank
-        assert seat.is_withheld == bool(ledger.withheld.get(rank)), rank
-    assert ledger.idle_slots == sum(len(seat.offered) for seat in ledger.seats.values())
+    for group in ledger.groups:
+        if group.devices is not None and group.rank_states:
+            for uuid in group.visible:
+                assert group.devices.free[uuid] == UNIT - used.get((id(group.devices), uuid), 0) >= 0, uuid
+    for rank, rank_state in ledger.rank_states.items():
+        assert sorted(rank_state.idle) == [slot for slot, claim in enumerate(rank_state.claims) if claim is None], rank
+        assert rank_state.is_cordoned == bool(ledger.cordoned.get(rank)), rank
+    assert ledger.idle_slots == sum(len(rank_state.offered) for rank_state in ledger.rank_states.values())
     _audit_reservations(ledger)
 
 
@@ -50,17 +50,17 @@ def _audit_reservations(ledger: Ledger) -> None:
     """What is kept is what each waiter needs less what its blockers will give back, in a group that could hold it."""
     all_ = ledger.reservations.all
     assert len(all_) <= MAX_RESERVATIONS
-    claims = [claim for seat in ledger.seats.values() for claim in seat.claims if claim is not None]
+    claims = [claim for rank_state in ledger.rank_states.values() for claim in rank_state.claims if claim is not None]
     for reservation in all_:
         assert not reservation.is_lifted
         assert set(reservation.blockers) == {claim for claim in claims if reservation.blocks(claim)}
         for key, hold in reservation.holds.items():
             coming = sum(amount for claim in reservation.blockers for each, amount in claim.parts() if each == key)
             assert hold.coming == coming, key
-        if reservation.bay is not None:
-            assert reservation in reservation.bay.reservations
-            assert reservation.bay.could_hold(reservation.cost), reservation
-    for bay in ledger.bays:
-        assert all(reservation in all_ for reservation in bay.reservations), bay
+        if reservation.group is not None:
+            assert reservation in reservation.group.reservations
+            assert reservation.group.could_hold(reservation.cost), reservation
+    for group in ledger.groups:
+        assert all(reservation in all_ for reservation in group.reservations), group
     for claim in claims:
-        assert claim.bay is ledger.seats[claim.rank].bay
+        assert claim.group is ledger.rank_states[claim.rank].group

@@ -21,9 +21,9 @@ from typing import Any, NoReturn
 
 import mpi4py
 
-from handoff_mpi.comm.bell import Bell
 from handoff_mpi.comm.collectives import COLLECTIVES, WHY_IN_VAIN
-from handoff_mpi.comm.port import Allocate, Envelope, RankGone, fresh_memory
+from handoff_mpi.comm.doorbell import Doorbell
+from handoff_mpi.comm.transport import Allocate, Envelope, RankFailed, fresh_memory
 from handoff_mpi.errors import RanksMissing, TransportError
 from handoff_mpi.process_exit import exit_process, exit_python
 from handoff_mpi.speech import say
@@ -105,7 +105,7 @@ def is_threaded() -> bool:
     return bool(MPI.Query_thread() >= MPI.THREAD_SERIALIZED)
 
 
-def survives_death() -> bool:
+def has_fault_tolerance() -> bool:
     """Whether this MPI reports a rank's death and lets the others go on (ULFM, switched on at launch)."""
     return os.environ.get(_FT_VARIABLE) in ("1", "true") and hasattr(MPI.Comm, "Get_failed")
 
@@ -121,7 +121,7 @@ def leave(code: int) -> NoReturn:
     With fault tolerance on, MPI_Finalize may wait for the dead, so it is left out. Without it, the process ends
     as any other: mpi4py finalises, and MPICH's launcher takes what ends sooner for a crash.
     """
-    if survives_death():
+    if has_fault_tolerance():
         exit_process(code)
     exit_python(code, finalise)
 
@@ -252,25 +252,25 @@ class MPITransport:
         self._incoming: list[_Incoming] = []  # with buffers
         self._awaited_until = 0.0
         self._held: dict[int, deque[_Incoming]] = {}  # by source: in the order in which they are to arrive
-        self._arrived: list[Envelope | RankGone] = []
+        self._arrived: list[Envelope | RankFailed] = []
         self._allocate: Allocate = fresh_memory
         self._transfers = 0
         self._dead: set[int] = set()
         self._abandoned: list[_Incoming | _Outgoing] = []  # MPI may still look at their memory
-        self.bell = self._hang_up_bell()
+        self.doorbell = self._hang_up_doorbell()
 
-    def _hang_up_bell(self) -> Bell | None:
-        """Return this rank's bell, which knows those of its host."""
+    def _hang_up_doorbell(self) -> Doorbell | None:
+        """Return this rank's doorbell, which knows those of its host."""
         try:
-            bell = Bell()
+            doorbell = Doorbell()
         except OSError:
-            bell = None
+            doorbell = None
         here = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
-        known = dict(here.allgather((self.rank, None if bell is None else bell.address)))
+        known = dict(here.allgather((self.rank, None if doorbell is None else doorbell.address)))
         here.Free()
-        if bell is not None:
-            bell.can_ring({rank: address for rank, address in known.items() if address and rank != self.rank})
-        return bell
+        if doorbell is not None:
+            doorbell.can_ring({rank: address for rank, address in known.items() if address and rank != self.rank})
+        return doorbell
 
     # -- collectives, used before a run's messages flow ----------------------------------------------
 
@@ -295,12 +295,12 @@ class MPITransport:
                 request = self._comm.Isend([blob, MPI.BYTE], dest, _MESSAGE)
                 if not request.Test():
                     self._outgoing.append(_Outgoing(dest, [request], (blob,)))
-            if self.bell is not None:
-                self.bell.ring(dest)
+            if self.doorbell is not None:
+                self.doorbell.ring(dest)
         except MPI.Exception as error:
             self._look_at(error, f"sending to rank {dest}")
 
-    def receive_into(self, allocate: Allocate) -> None:
+    def set_receive_allocator(self, allocate: Allocate) -> None:
         self._allocate = allocate
 
     def drop(self, rank: int) -> None:
@@ -320,7 +320,7 @@ class MPITransport:
 
     # -- receiving ----------------------------------------------------------------------------------
 
-    def poll(self) -> list[Envelope | RankGone]:
+    def poll(self) -> list[Envelope | RankFailed]:
         arrived, self._arrived = self._arrived, []
         while self._own:
             arrived.append(self._own.popleft())
@@ -350,10 +350,10 @@ class MPITransport:
             self._arrived = []
         return arrived
 
-    def _receive(self, message: Any, status: Any, arrived: list[Envelope | RankGone]) -> None:
+    def _receive(self, message: Any, status: Any, arrived: list[Envelope | RankFailed]) -> None:
         source, tag, nbytes = status.Get_source(), status.Get_tag(), status.Get_count(MPI.BYTE)
-        if self.bell is not None:
-            self.bell.hear_from(source)
+        if self.doorbell is not None:
+            self.doorbell.hear_from(source)
         blob = bytearray(nbytes)
         if tag == _HEADER:
             message.Recv([blob, MPI.BYTE])
@@ -386,7 +386,7 @@ class MPITransport:
         ]
         self._incoming.append(_Incoming(Envelope(source, header, [kept for _, kept in memories]), requests, blob))
 
-    def _finish_incoming(self, arrived: list[Envelope | RankGone]) -> None:
+    def _finish_incoming(self, arrived: list[Envelope | RankFailed]) -> None:
         waiting = []
         for incoming in self._incoming:
             is_done = self._are_done(incoming.requests, "receiving from", incoming.envelope.source)
@@ -400,7 +400,7 @@ class MPITransport:
                 waiting.append(incoming)
         self._incoming = waiting
 
-    def _finish_held(self, arrived: list[Envelope | RankGone]) -> None:
+    def _finish_held(self, arrived: list[Envelope | RankFailed]) -> None:
         for source, held in list(self._held.items()):
             is_done: bool | None = True
             while held and (is_done := self._are_done(held[0].requests, "receiving from", source)):
@@ -461,14 +461,14 @@ class MPITransport:
         for rank in ranks:
             if rank not in self._dead:
                 self._dead.add(rank)
-                self._arrived.append(RankGone(rank, "MPI reports that its process died"))
+                self._arrived.append(RankFailed(rank, "MPI reports that its process died"))
 
     def close(self) -> None:
         """Free the communicator; only when every rank does so, and none has died."""
-        if self.bell is not None:
-            self.bell.close()
-            self.bell = None
-        if not self._dead and not survives_death():
+        if self.doorbell is not None:
+            self.doorbell.close()
+            self.doorbell = None
+        if not self._dead and not has_fault_tolerance():
             self._comm.Free()
 
 

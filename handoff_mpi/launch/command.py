@@ -81,7 +81,7 @@ def lead(job: Job, target: str, args: list[str], chosen: dict[str, Any]) -> int:
         report, options.report = options.report, NONE  # it is made below, behind the summary
         options.progress = _progress(job, options)
         options.output = output_of_command(options, owns_terminal=not job.is_mpi)
-        if job.is_mpi and job.size > 1 and not job.survives_death and not is_quiet:
+        if job.is_mpi and job.size > 1 and not job.has_fault_tolerance and not is_quiet:
             say(_what_this_mpi_costs(options))
         results = job.execute(dag, options)
     except DAGFailed as error:
@@ -294,7 +294,7 @@ def serve(job: Job) -> None:
     from handoff_mpi.comm import mpi
 
     ignore_signals()
-    if job.survives_death:
+    if job.has_fault_tolerance:
         job.leave = _leave_at_once  # else the launcher ends what still runs when rank 0 leaves
     try:
         job.serve()
@@ -316,7 +316,7 @@ def end(job: Job, code: int) -> NoReturn:
 
     job.dismiss()
     job.see_off()
-    if job.survives_death:
+    if job.has_fault_tolerance:
         end_s = clock() + _LAST_S
         while job.lives_here() and clock() < end_s:
             time.sleep(_LAST_LOOK_S)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from handoff_mpi.callbacks import call_here
 from handoff_mpi.carried_modules import copies_entered
-from handoff_mpi.comm import Envelope, MemoryNetwork, RankGone
+from handoff_mpi.comm import Envelope, MemoryNetwork, RankFailed
 from handoff_mpi.descendants import end_descendants, mark_descendants
 from handoff_mpi.encoding import decode_code, encode_code
 from handoff_mpi.errors import EXIT_STOPPED, DAGFailed, JoinError, RankLostInSetup, TransportError, UsageError
@@ -85,7 +85,7 @@ class Job:
         transport: this rank's end.
         capabilities: what every rank offers.
         is_mpi: whether MPI carries the messages.
-        survives_death: whether the MPI reports a rank's death and goes on.
+        has_fault_tolerance: whether the MPI reports a rank's death and goes on.
         is_threaded: whether a second thread may use the communicator.
 
     Attributes:
@@ -110,13 +110,13 @@ class Job:
         transport: Any,
         capabilities: list[Capability],
         is_mpi: bool,
-        survives_death: bool = False,
+        has_fault_tolerance: bool = False,
         is_threaded: bool = False,
     ) -> None:
         self.transport = transport
         self.capabilities = capabilities
         self.is_mpi = is_mpi
-        self.survives_death = survives_death
+        self.has_fault_tolerance = has_fault_tolerance
         self.is_threaded = is_threaded
         self.stop_reason = ""
         self.drain_s: float | None = None
@@ -171,11 +171,11 @@ class Job:
         answers = {0: set_up(blob, self.capabilities[0])}
         end, next_look = clock() + SETUP_S, clock() + LOOK_S
         missed: set[int] = set()
-        pace = Pace(self.transport.bell)
+        pace = Pace(self.transport.doorbell)
         while len(answers) <= len(others) and clock() < end:
             arrived = self.transport.poll()
             for each in arrived:
-                if isinstance(each, RankGone):
+                if isinstance(each, RankFailed):
                     self._leave_without(each.rank, each.reason)
                 elif each.message[0] == REGISTERED:
                     answers[each.source] = each.message[2:]
@@ -206,11 +206,11 @@ class Job:
 
     def _await_decoded(self, rank: int, number: int, end: float) -> Decoded | None:
         next_look, is_missed = clock() + LOOK_S, False
-        pace = Pace(self.transport.bell)
+        pace = Pace(self.transport.doorbell)
         while clock() < end and rank not in self.gone and not self.stop_reason:
             arrived = self.transport.poll()
             for each in arrived:
-                if isinstance(each, RankGone):
+                if isinstance(each, RankFailed):
                     self.gone.add(each.rank)
                 elif each.message[0] == DECODED and each.message[2] == number:
                     return each.message[3]  # type: ignore[no-any-return]
@@ -347,11 +347,11 @@ class Job:
         for rank in waiting:
             self.transport.send(rank, (LEAVE, 0))
         end = clock() + DISMISS_S
-        pace = Pace(self.transport.bell)
+        pace = Pace(self.transport.doorbell)
         while waiting and clock() < end:
             arrived = self.transport.poll()
             for each in arrived:
-                if isinstance(each, RankGone):
+                if isinstance(each, RankFailed):
                     waiting.discard(each.rank)
                 elif each.message[0] == BYE and each.message[1] == 0:
                     waiting.discard(each.source)
@@ -362,13 +362,13 @@ class Job:
         if ended:
             say(f"ranks {ended} were deaf at the end of the job, and were ended")
         self.transport.flush(5.0)
-        self._take_down_bell()
+        self._take_down_doorbell()
 
-    def _take_down_bell(self) -> None:
+    def _take_down_doorbell(self) -> None:
         """Nobody sends anything here any more; a script may have many jobs, one after the other."""
-        bell, self.transport.bell = self.transport.bell, None
-        if bell is not None:
-            bell.close()
+        doorbell, self.transport.doorbell = self.transport.doorbell, None
+        if doorbell is not None:
+            doorbell.close()
 
     # -- the other ranks ------------------------------------------------------------------------------
 
@@ -385,10 +385,10 @@ class Job:
         finally:
             vigil.end()
             spares.close()
-            self._take_down_bell()
+            self._take_down_doorbell()
 
     def _serve(self, spares: Spares, vigil: Vigil) -> Any:
-        pace = Pace(self.transport.bell)
+        pace = Pace(self.transport.doorbell)
         parent = os.getppid()
         shared = None
         pending: list[Envelope] = []
@@ -397,7 +397,7 @@ class Job:
             pending = []
             has_heard = False
             for position, each in enumerate(arrived):
-                if isinstance(each, RankGone):
+                if isinstance(each, RankFailed):
                     if each.rank == 0:
                         raise ConnectionError(f"rank 0 is gone: {each.reason}")
                     continue
@@ -512,8 +512,8 @@ def _join(mpi: Any, comm: Any) -> Job:
     others = {each.rank: each.version for each in capabilities if each.version != mine}
     if others:
         raise JoinError(f"rank {transport.rank} runs handoff_mpi {mine}, but others do not: {others}")
-    job = Job(transport, capabilities, True, mpi.survives_death(), mpi.is_threaded())
-    if job.rank == 0 and job.survives_death and not has_supervisor():
+    job = Job(transport, capabilities, True, mpi.has_fault_tolerance(), mpi.is_threaded())
+    if job.rank == 0 and job.has_fault_tolerance and not has_supervisor():
         last_watch.start(job.pids_beside())
     return job
 
@@ -600,7 +600,7 @@ def _leave_job(error: BaseException) -> None:
     """End this process where another way than SIGKILL tells the launcher more; else return."""
     from handoff_mpi.comm import mpi
 
-    is_fault_tolerant = mpi.survives_death()
+    is_fault_tolerant = mpi.has_fault_tolerance()
     if isinstance(error, ConnectionError):
         kill_stopped_ranks()  # nobody else would: the launcher waits for them
         if is_fault_tolerant:

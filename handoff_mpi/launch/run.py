@@ -453,7 +453,7 @@ class Run:
             return "process" if self._options.isolation == "process" else "inline"
         if self._options.isolation != "auto":
             return self._options.isolation
-        safe = self._job.survives_death or not self._job.is_mpi
+        safe = self._job.has_fault_tolerance or not self._job.is_mpi
         return "rank" if safe and slots == 1 else "process"
 
     def _pids(self) -> dict[str, dict[int, int]]:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from handoff_mpi.comm import Envelope, RankGone
+from handoff_mpi.comm import Envelope, RankFailed
 from handoff_mpi.exit_status import EXIT_RAISED
 from handoff_mpi.launch import call_site
 from handoff_mpi.launch.environment import has_fault_tolerance
@@ -55,7 +55,7 @@ def joined(job: Job) -> None:
     members = tuple((each.host, each.pid) for each in job.capabilities)
     _jobs.pop(members, None)
     _jobs[members] = job
-    if not job.survives_death:
+    if not job.has_fault_tolerance:
         return  # the launcher ends all ranks when one dies
     if job.rank:
         _watch_rank_0(job.pids_of_host().get(0))
@@ -110,7 +110,7 @@ def finish(status: int, has_raised: bool) -> None:
     if not mpi.is_active():
         return
     _end_jobs(status)
-    if mpi.survives_death():
+    if mpi.has_fault_tolerance():
         exit_process(status)
 
 
@@ -167,12 +167,12 @@ def _end_rank_0(job: Job, status: int) -> None:
     others = _Others(job)
     others.failure = status
     _await(others.are_done, float("inf"))
-    if not status and job.survives_death:
+    if not status and job.has_fault_tolerance:
         tell_guards(other_ranks(), RELEASED)
     if not others.at_work:
         _dismiss(job)
         job.see_off()
-    elif not job.survives_death:
+    elif not job.has_fault_tolerance:
         mpi.abort(others.failure)
     elif others.failure:
         _end_others(job)
@@ -180,7 +180,7 @@ def _end_rank_0(job: Job, status: int) -> None:
         say(f"rank 0 has ended; ranks {sorted(others.at_work)} are still in the script, and go on by themselves")
         _dismiss(job)
         return
-    if job.survives_death:
+    if job.has_fault_tolerance:
         _await(lambda: not job.lives_here(), LEAVE_S)
 
 
@@ -201,7 +201,7 @@ class _Others:
     def are_done(self) -> bool:
         """Look; return whether all have come, or no more time is left to them."""
         for each in self._job.transport.poll():
-            if isinstance(each, RankGone):
+            if isinstance(each, RankFailed):
                 self.at_work.discard(each.rank)
             elif each.message[0] == ENDS:
                 self.at_work.discard(each.source)
@@ -214,7 +214,7 @@ class _Others:
     def _patience_s(self) -> float:
         if self.failure:
             return FAILED_PATIENCE_S
-        return PATIENCE_S if self._job.survives_death else float("inf")  # MPI_Finalize would wait for ever, too
+        return PATIENCE_S if self._job.has_fault_tolerance else float("inf")  # MPI_Finalize would wait for ever, too
 
 
 def _dismiss(job: Job) -> None:
@@ -242,11 +242,11 @@ def _end_others(job: Job) -> None:
 def _end_other_rank(job: Job, status: int) -> None:
     from handoff_mpi.comm import mpi
 
-    if not job.survives_death and not status:
+    if not job.has_fault_tolerance and not status:
         return  # MPI_Finalize waits for the others
     if _await(lambda: _is_dismissed(job), FAILED_PATIENCE_S + LEAVE_S if status else float("inf")):
         return
-    if not job.survives_death:
+    if not job.has_fault_tolerance:
         mpi.abort(status)
     say(f"rank {job.rank} has failed, and rank 0 has not ended: all ranks are ended")
     kill_other_ranks()
@@ -254,10 +254,12 @@ def _end_other_rank(job: Job, status: int) -> None:
 
 def _is_dismissed(job: Job) -> bool:
     """Whether rank 0 has ended the job; where it has died this process ends here."""
-    arrived = [each for each in job.transport.poll() if (each.rank if isinstance(each, RankGone) else each.source) == 0]
+    arrived = [
+        each for each in job.transport.poll() if (each.rank if isinstance(each, RankFailed) else each.source) == 0
+    ]
     if any(isinstance(each, Envelope) and each.message[0] == ENDS for each in arrived):
         return True
-    is_gone = any(isinstance(each, RankGone) for each in arrived)
+    is_gone = any(isinstance(each, RankFailed) for each in arrived)
     if is_gone:
         leave_after_rank_0()
     return is_gone

@@ -71,9 +71,9 @@ class Attendant(threading.Thread):
             say(f"{what} waits on rank {self._shell.transport.rank} in {where}: {WHY_IN_VAIN}")
 
     def _attend(self) -> None:
-        bell = self._shell.transport.bell
-        if bell is not None and self._is_rung:
-            bell.clear()
+        doorbell = self._shell.transport.doorbell
+        if doorbell is not None and self._is_rung:
+            doorbell.clear()
         try:
             self._busy = self._poll()
         except BaseException as error:
@@ -83,11 +83,11 @@ class Attendant(threading.Thread):
                 self._end(error)
 
     def _pause(self, seconds: float) -> None:
-        bell = self._shell.transport.bell
-        if bell is None:
+        doorbell = self._shell.transport.doorbell
+        if doorbell is None:
             time.sleep(seconds)
         else:
-            self._is_rung = bool(wait_for([bell], seconds))
+            self._is_rung = bool(wait_for([doorbell], seconds))
 
     def _park(self) -> None:
         self._wake.clear()

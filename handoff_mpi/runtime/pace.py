@@ -1,6 +1,6 @@
 """How a loop waits: it spins a little, then sleeps in growing steps, and never on a large transfer.
 
-A rank of the same host that sends something rings a bell, which ends a sleep at once; the steps are for all others.
+A rank of the same host that sends something rings a doorbell, which ends a sleep at once; the steps are for all others.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from handoff_mpi.comm.bell import AWAKE_S, Bell
+from handoff_mpi.comm.doorbell import AWAKE_S, Doorbell
 
 #: Shorter spins would meet the sleep on every link of a chain.
 SPIN_S = 0.0003
@@ -45,11 +45,11 @@ class Pace:
     need the core: then it sleeps at once.
 
     Args:
-        bell: what is rung when something was sent here; None if nobody rings.
+        doorbell: what is rung when something was sent here; None if nobody rings.
     """
 
-    def __init__(self, bell: Bell | None = None) -> None:
-        self._bell = bell
+    def __init__(self, doorbell: Doorbell | None = None) -> None:
+        self._doorbell = doorbell
         self._alert_until = 0.0
         self._idle_since = 0.0
         self._idle_until = 0.0
@@ -73,10 +73,10 @@ class Pace:
             return
         sleep_s = min(max(_SHORTEST_SLEEP_S, idle_s * _SLEEP_SHARE), LONGEST_SLEEP_S)
         seconds = max(0.0, min(sleep_s, until - now))
-        bell = self._bell
-        if bell is not None:
-            if bell in wait_for([*wake, bell], seconds):
-                bell.clear()
+        doorbell = self._doorbell
+        if doorbell is not None:
+            if doorbell in wait_for([*wake, doorbell], seconds):
+                doorbell.clear()
                 self._alert_until = clock() + AWAKE_S
         elif wake:
             wait_for(wake, seconds)

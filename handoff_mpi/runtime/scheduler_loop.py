@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handoff_mpi.callbacks import end_if_forked, in_words, is_interrupt
-from handoff_mpi.comm import Envelope, RankGone, Transport
+from handoff_mpi.comm import Envelope, RankFailed, Transport
 from handoff_mpi.dag import Plan
 from handoff_mpi.encoding import NOTHING, Payload
 from handoff_mpi.errors import AllocationError, DAGError, JobLost, JournalError
@@ -191,7 +191,7 @@ class SchedulerLoop:
             JobLost: the launcher is gone.
             Superseded: a newer launch has taken over.
         """
-        pace = Pace(self.transport.bell)
+        pace = Pace(self.transport.doorbell)
         events: list[Event] = [*first]
         wakeup = 0.0
         sockets: list[Any]
@@ -325,14 +325,14 @@ class SchedulerLoop:
 
     # -- what arrives -----------------------------------------------------------------------------------
 
-    def _absorb(self, arrived: Sequence[Envelope | RankGone], events: list[Event]) -> list[Envelope]:
+    def _absorb(self, arrived: Sequence[Envelope | RankFailed], events: list[Event]) -> list[Envelope]:
         """Turn what arrived into the scheduler's events; return what is for rank 0's own worker."""
         mine: list[Envelope] = []
         lost: list[Event] = []  # comes last: what a rank said before it died counts
         heard: dict[int, None] = {}
         gone = frozenset(self.gone)  # before; whoever is lost by this very mail is listened to
         for each in arrived:
-            if isinstance(each, RankGone):
+            if isinstance(each, RankFailed):
                 self._lose(each.rank, each.reason, lost)
                 continue
             message = each.message
@@ -510,7 +510,7 @@ class SchedulerLoop:
             self.courier.send(rank, (STOP, self.settings.number, shared))
         self.gone |= self.scheduler.silent  # whoever was cut off is told, but not waited for
         waiting = {rank for rank in self._everyone() if rank not in self.gone}
-        pace = Pace(self.transport.bell)
+        pace = Pace(self.transport.doorbell)
         end = clock() + wait_s
         while waiting - self._said_goodbye - self.gone and clock() < end:
             arrived = self.transport.poll()

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from handoff_mpi.comm import Envelope, RankGone, Transport
+from handoff_mpi.comm import Envelope, RankFailed, Transport
 from handoff_mpi.coroutines import running_loop_hidden
 from handoff_mpi.encoding import decode_writable
 from handoff_mpi.errors import HandoffError
@@ -59,7 +59,7 @@ def serve_run(
     """
     shell = WorkerShell(transport, setup, spares, only_calls=True)
     set_active(shell)
-    pace = Pace(transport.bell)
+    pace = Pace(transport.doorbell)
     mail = _Mail(shell, leave)
     poll = mail.poll
     attendant = Attendant(shell, poll, end) if is_threaded else None
@@ -119,7 +119,7 @@ class _Mail:
         shell = self._shell
         of_run = []
         for each in (*first, *shell.transport.poll()):
-            if isinstance(each, RankGone):
+            if isinstance(each, RankFailed):
                 if each.rank == 0:
                     raise ConnectionError(f"rank 0 is gone: {each.reason}")
                 continue

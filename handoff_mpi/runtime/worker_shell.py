@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from handoff_mpi.comm import Envelope, RankGone, Transport, fresh_memory
+from handoff_mpi.comm import Envelope, RankFailed, Transport, fresh_memory
 from handoff_mpi.encoding import Payload, head_of, nbytes_of
 from handoff_mpi.messages import (
     ABSENT,
@@ -147,7 +147,7 @@ class WorkerShell:
         self._began = clock()
         self._next_sample = self._began + setup.usage_s
         self._make_memory = _memory_for_children if setup.isolation == "process" or setup.slots > 1 else fresh_memory
-        transport.receive_into(self._allocate)
+        transport.set_receive_allocator(self._allocate)
         self._own_calls: deque[Work] = deque()
         self._own_serves: deque[Serve] = deque()
         self._events: list[Event] = []
@@ -171,7 +171,7 @@ class WorkerShell:
 
     # -- a turn -------------------------------------------------------------------------------------
 
-    def turn(self, arrived: Sequence[Envelope | RankGone] = ()) -> bool:
+    def turn(self, arrived: Sequence[Envelope | RankFailed] = ()) -> bool:
         """Take in what arrived and what children say, and do what the machine wants; whether anything was done.
 
         The caller holds ``lock`` if an attendant may be about.
@@ -487,7 +487,7 @@ class WorkerShell:
 
         Running children are killed: their results are not wanted any more.
         """
-        self.transport.receive_into(fresh_memory)
+        self.transport.set_receive_allocator(fresh_memory)
         self.caller.close()
         self._children.close()
         self._encoders.close()

@@ -74,7 +74,7 @@ class Launch:
     def _make_ranks(self, scheduler: Scheduler, fan_out: int, cache_nbytes: int) -> dict[int, SimulatedRank]:
         dice = self.dice
         rank_states = scheduler.ledger.rank_states
-        survives_death, all_see = bool(self.faults.kinds) and dice.random() < 0.7, dice.random() < 0.6
+        has_fault_tolerance, all_see = bool(self.faults.kinds) and dice.random() < 0.7, dice.random() < 0.6
         checkpoints = dice.choice((0.0, 0.5, 1.0))
         sees = {
             rank_state.host: all_see or rank_state.host == "h0" or dice.random() < 0.5
@@ -82,7 +82,7 @@ class Launch:
         }
         ranks = {}
         for rank, rank_state in rank_states.items():
-            calls_itself = survives_death and rank_state.slots == 1
+            calls_itself = has_fault_tolerance and rank_state.slots == 1
             traits = Traits(calls_itself, sees[rank_state.host], checkpoints, fan_out, cache_nbytes)
             ranks[rank] = SimulatedRank(self, rank, rank_state.slots, traits)
         return ranks

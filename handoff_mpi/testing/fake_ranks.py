@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, SupportsIndex
 
-from handoff_mpi.comm import Envelope, MemoryNetwork, RankGone
-from handoff_mpi.comm.memory import MemoryTransport
+from handoff_mpi.comm import Envelope, MemoryNetwork, RankFailed
+from handoff_mpi.comm.in_memory import MemoryTransport
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import show
 from handoff_mpi.launch import job as jobs
@@ -133,7 +133,7 @@ class _LeadingTransport(MemoryTransport):
         super().__init__(network, 0)
         self._fakes = fakes
 
-    def poll(self) -> list[Envelope | RankGone]:
+    def poll(self) -> list[Envelope | RankFailed]:
         for fake in self._fakes:
             fake.turn()
         return super().poll()
@@ -149,9 +149,9 @@ class _FakeRank:
 
     def turn(self) -> None:
         """Take in what has arrived, and run the calls that can run."""
-        of_run: list[Envelope | RankGone] = []
+        of_run: list[Envelope | RankFailed] = []
         for each in self._transport.poll():
-            if isinstance(each, RankGone) or not self._is_between_runs(each):
+            if isinstance(each, RankFailed) or not self._is_between_runs(each):
                 of_run.append(each)
         shell = self._shell
         if shell is None:

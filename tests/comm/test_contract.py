@@ -61,7 +61,7 @@ if __name__ == "__main__":
     end = mpi.MPITransport()
     if sys.argv[1:] == ["chunks"]:
         mpi.CHUNK_NBYTES = 65_537
-        end.receive_into(lambda nbytes: allocate(nbytes) if nbytes else fresh_memory(nbytes))
+        end.set_receive_allocator(lambda nbytes: allocate(nbytes) if nbytes else fresh_memory(nbytes))
     got = check_pair({end.rank: end})
     if sys.argv[1:] == ["chunks"]:
         received = [part for each in got[end.rank] if each.source != end.rank for part in each.buffers if len(part)]

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from handoff_mpi.comm import RankGone
+from handoff_mpi.comm import RankFailed
 
 LARGE = 1_000_000
 # As between hosts: the sender must take part in handing a large message over.
@@ -120,7 +120,7 @@ def lose(transport, heard):
     wait_until(lambda: arrived.extend(transport.poll()) or (arrived and not transport._held))
     for _ in range(100):
         arrived += transport.poll()
-    assert all(isinstance(each, RankGone) for each in arrived), arrived
+    assert all(isinstance(each, RankFailed) for each in arrived), arrived
     print("gone", [each.rank for each in arrived], flush=True)
 
 

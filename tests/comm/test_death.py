@@ -6,7 +6,7 @@ import os
 import signal
 import time
 
-from handoff_mpi.comm import Envelope, RankGone
+from handoff_mpi.comm import Envelope, RankFailed
 
 LARGE = 10_000_000
 
@@ -38,7 +38,7 @@ def lead(transport):
     assert transport.flush(10)
     transport.send(2, ("large",), [bytes(LARGE)])
     (answer,) = poll_until(transport, bool)
-    print("gone", [each.rank for each in gone if isinstance(each, RankGone)], *answer.message, flush=True)
+    print("gone", [each.rank for each in gone if isinstance(each, RankFailed)], *answer.message, flush=True)
 
 
 def meet_the_death_in_transfers(transport):

@@ -155,8 +155,8 @@ def try_doors(doors: dict[str, list[str]], flood_s: float) -> Counter[tuple[str,
             attempt("connect to an abstract socket", lambda name=name: connect_unix("\0" + name[1:]))
     for port in doors["port"]:
         attempt("talk to a port of the launcher", lambda port=port: talk(int(port)))
-    bells = [line.split(" ", 1)[1] for line in doors["abstract"] if line.startswith("datagram")]
-    ring(bells, flood_s, attempt)
+    doorbells = [line.split(" ", 1)[1] for line in doors["abstract"] if line.startswith("datagram")]
+    ring(doorbells, flood_s, attempt)
     return got
 
 
@@ -207,18 +207,20 @@ def talk(port: int) -> str:
         return f"connected, {'closed' if not answer else 'answered'}"
 
 
-def ring(bells: list[str], flood_s: float, attempt) -> None:
+def ring(doorbells: list[str], flood_s: float, attempt) -> None:
     """Ring each doorbell, with nothing and with rubbish, as fast as it goes."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock:
         end = time.monotonic() + flood_s
         while time.monotonic() < end:
-            for bell in bells:
+            for doorbell in doorbells:
                 for content in (b"", b"\x80\x05garbage" * 99):
-                    attempt("ring a doorbell", lambda bell=bell, content=content: ring_one(sock, bell, content))
+                    attempt(
+                        "ring a doorbell", lambda doorbell=doorbell, content=content: ring_one(sock, doorbell, content)
+                    )
 
 
-def ring_one(sock: socket.socket, bell: str, content: bytes) -> None:
-    sock.sendto(content, "\0" + bell[1:])
+def ring_one(sock: socket.socket, doorbell: str, content: bytes) -> None:
+    sock.sendto(content, "\0" + doorbell[1:])
 
 
 if __name__ == "__main__":

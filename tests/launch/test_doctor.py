@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from handoff_mpi import cli
-from handoff_mpi.comm import MemoryNetwork, RankGone
+from handoff_mpi.comm import MemoryNetwork, RankFailed
 from handoff_mpi.errors import UsageError
 from handoff_mpi.launch import launcher_process, own_ranks
 from handoff_mpi.launch.doctor import findings, folder, importing, places, report, trial, visit
@@ -315,7 +315,7 @@ def test_a_rank_whose_end_is_told_before_its_last_word_has_left(monkeypatch):
     def poll_early():
         arrived = poll()
         if arrived and not gone:
-            gone.append(RankGone(arrived[0].source, "its process died"))
+            gone.append(RankFailed(arrived[0].source, "its process died"))
             return [*gone, *arrived[1:]]
         return arrived
 

@@ -18,7 +18,7 @@ from handoff_mpi.comm import mpi
 from handoff_mpi.launch import job
 
 job.END_S = 1
-mpi.survives_death = lambda: False
+mpi.has_fault_tolerance = lambda: False
 
 def fill():
     os.set_blocking(2, False)

@@ -10,7 +10,7 @@ import pytest
 
 from handoff_mpi import DAG, Function
 from handoff_mpi.allocation import FirstAvailable, Ledger
-from handoff_mpi.comm import Envelope, RankGone
+from handoff_mpi.comm import Envelope, RankFailed
 from handoff_mpi.dag import Plan
 from handoff_mpi.encoding import PLAIN
 from handoff_mpi.errors import JournalError
@@ -42,7 +42,7 @@ RANKS = (1, 2, 3)
 class Transport:
     """Its ranks say what ``answer(dest, message)`` returns, at the next poll."""
 
-    rank, size, is_transferring, bell = 0, 4, False, None
+    rank, size, is_transferring, doorbell = 0, 4, False, None
 
     def __init__(self, effects, answer):
         self._effects, self._answer, self._arriving = effects, answer, []
@@ -50,7 +50,7 @@ class Transport:
     def send(self, dest, message, buffers=()):
         self._effects.append(("send", dest, message))
         answers = self._answer(dest, message) or ()
-        self._arriving += [each if isinstance(each, RankGone) else Envelope(*each) for each in answers]
+        self._arriving += [each if isinstance(each, RankFailed) else Envelope(*each) for each in answers]
 
     def poll(self):
         arriving, self._arriving = self._arriving, []
@@ -232,7 +232,7 @@ def test_a_dispatch_is_in_the_journal_before_it_is_sent():
 def test_the_last_words_of_a_rank_are_handled_before_its_loss():
     def answer(dest, message):
         if message[0] == DISPATCH:
-            return [RankGone(dest, "it died"), *finish_all(dest, message)]
+            return [RankFailed(dest, "it died"), *finish_all(dest, message)]
         return None
 
     run = Run(dag_of(("only", (), 1)), answer)
@@ -247,7 +247,7 @@ def test_the_last_words_of_a_rank_are_handled_before_its_loss():
 def test_the_loss_of_a_rank_is_in_the_journal_before_others_hear_of_it():
     def answer(dest, message):
         if message[0] == DISPATCH:
-            return [RankGone(1, "it died")] if dest == 1 else finish_all(dest, message)
+            return [RankFailed(1, "it died")] if dest == 1 else finish_all(dest, message)
         return None
 
     run = Run(dag_of(("first", (), None), ("second", (), None)), answer)
@@ -266,7 +266,7 @@ def test_nothing_is_sent_to_a_rank_that_is_lost():
 
     def answer(dest, message):
         if message[0] == DISPATCH and dest == 1:
-            return [RankGone(1, "it died"), finished(1, 0, 1, LARGE)]
+            return [RankFailed(1, "it died"), finished(1, 0, 1, LARGE)]
         return finish_all(dest, message) if message[0] == DISPATCH else None
 
     run = Run(dag_of(("only", (), None)), answer, keep=["only"])

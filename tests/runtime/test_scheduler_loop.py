@@ -8,7 +8,7 @@ import pytest
 
 from handoff_mpi import DAG, Function, execute_local
 from handoff_mpi.allocation import FirstAvailable, Ledger
-from handoff_mpi.comm import Envelope, RankGone
+from handoff_mpi.comm import Envelope, RankFailed
 from handoff_mpi.dag import Plan
 from handoff_mpi.encoding import PLAIN, decode
 from handoff_mpi.messages import (
@@ -40,7 +40,7 @@ LARGE = 10**6
 class Script:
     """A transport whose ranks say what ``answer(dest, message)`` returns, at the next poll."""
 
-    rank, size, is_transferring, bell = 0, 9, False, None
+    rank, size, is_transferring, doorbell = 0, 9, False, None
 
     def __init__(self, answer):
         self.answer = answer
@@ -53,7 +53,7 @@ class Script:
 
     @staticmethod
     def envelope(each):
-        return each if isinstance(each, RankGone) else Envelope(*each)
+        return each if isinstance(each, RankFailed) else Envelope(*each)
 
     def poll(self):
         arriving, self._arriving = self._arriving, []
@@ -138,7 +138,7 @@ def test_a_kept_value_that_cannot_be_brought_from_its_rank_is_brought_from_a_cop
         elif message[0] == DISPATCH and dest == 1:
             return [finished(1, 0, 1, LARGE)]
         elif message[0] == DISPATCH:
-            fails = RankGone(1, "it died") if what_happens == "its rank dies" else (1, (ABSENT, 1, asked[0], None))
+            fails = RankFailed(1, "it died") if what_happens == "its rank dies" else (1, (ABSENT, 1, asked[0], None))
             return [finished(2, 1, 1), fails]
         return None
 
@@ -235,7 +235,7 @@ def test_what_a_rank_said_before_it_died_counts(tmp_path):
     def answer(dest, message):
         if message[0] == DISPATCH:
             ((task, attempt),) = assigned(message)
-            return [RankGone(dest, "it died"), finished(dest, task, attempt)]
+            return [RankFailed(dest, "it died"), finished(dest, task, attempt)]
         return None
 
     run = Run(dag_of(("only", (), None)), tmp_path, answer)
@@ -247,7 +247,7 @@ def test_the_death_of_a_rank_that_ran_one_function_alone_is_journalled_as_its_de
     def answer(dest, message):
         if message[0] == DISPATCH:
             ((task, attempt),) = assigned(message)
-            return [RankGone(1, "it died")] if attempt == 1 else [finished(dest, task, attempt)]
+            return [RankFailed(1, "it died")] if attempt == 1 else [finished(dest, task, attempt)]
         return None
 
     run = Run(dag_of(("only", (), None)), tmp_path, answer)

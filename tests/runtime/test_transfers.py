@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from handoff_mpi.comm import MemoryNetwork
-from handoff_mpi.comm.bell import Bell
+from handoff_mpi.comm.doorbell import Doorbell
 from handoff_mpi.encoding import decode, encode_code
 from handoff_mpi.messages import ABSENT, DISPATCH, FETCH, HOME_NBYTES, UNFETCHED
 from handoff_mpi.runtime import pace, worker_shell
@@ -173,11 +173,11 @@ def test_a_loop_that_awaits_a_transfer_never_sleeps(monkeypatch):
         waiting.wait(False, True, 1e9)
 
 
-def test_a_loop_that_sleeps_is_woken_by_the_bell(monkeypatch):
-    """With sleeps this long whoever does not hear the bell does not end in time."""
+def test_a_loop_that_sleeps_is_woken_by_the_doorbell(monkeypatch):
+    """With sleeps this long whoever does not hear the doorbell does not end in time."""
     monkeypatch.setattr(pace, "LONGEST_SLEEP_S", 60.0)
     monkeypatch.setattr(pace, "_SLEEP_SHARE", 1e9)
-    one, other = Bell(), Bell()
+    one, other = Doorbell(), Doorbell()
     one.can_ring({1: other.address})
     waiting = pace.Pace(other)
     threading.Timer(0.05, one.ring, [1]).start()
@@ -189,7 +189,7 @@ def test_a_loop_that_sleeps_is_woken_by_the_bell(monkeypatch):
 
 def test_descriptors_of_any_number_can_be_waited_for():
     """select() knows none from 1024 on."""
-    one, other = Bell(), Bell()
+    one, other = Doorbell(), Doorbell()
     one.can_ring({1: other.address})
     one.ring(1)
     high = fcntl.fcntl(other, fcntl.F_DUPFD, pace._FD_SETSIZE)

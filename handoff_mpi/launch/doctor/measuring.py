@@ -84,11 +84,11 @@ def measure_rank(rank: int, is_mpi: bool) -> RankFacts:
 
 
 def _ask_mpi(facts: RankFacts) -> None:
-    from handoff_mpi.comm import probes
+    from handoff_mpi.comm import mpi_info
 
-    facts.versions["MPI"] = probes.library()
-    facts.thread_level = probes.thread_level()
-    facts.is_cuda_aware = probes.is_cuda_aware()
+    facts.versions["MPI"] = mpi_info.library()
+    facts.thread_level = mpi_info.thread_level()
+    facts.is_cuda_aware = mpi_info.is_cuda_aware()
 
 
 def _mpi4py() -> dict[str, str]:

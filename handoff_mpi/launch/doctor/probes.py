@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from handoff_mpi.comm import Envelope, RankGone
+from handoff_mpi.comm import Envelope, RankFailed
 from handoff_mpi.runtime.pace import Pace
 
 _ASK = "ask"  # (ASK, serial, verb, arguments)
@@ -85,7 +85,7 @@ class Leader:
         self._handlers = handlers
         self._serial = 0
         self._arrived: deque[Envelope] = deque()
-        self._pace = Pace(transport.bell)
+        self._pace = Pace(transport.doorbell)
         self.silent: dict[int, str] = {}
         self.troubles: dict[int, str] = {}
 
@@ -222,7 +222,7 @@ class Leader:
         while not self._arrived and not is_lost and time.monotonic() < end:
             arrived = self._transport.poll()
             for each in arrived:
-                if isinstance(each, RankGone):
+                if isinstance(each, RankFailed):
                     self.silent.setdefault(each.rank, each.reason)
                     is_lost = True
                 else:
@@ -238,12 +238,12 @@ def serve(transport: Any, handlers: Handlers, patience_s: float) -> None:
         ConnectionError: rank 0 or the launcher is gone, or rank 0 was silent for ``patience_s``.
     """
     parent = os.getppid()
-    pace = Pace(transport.bell)
+    pace = Pace(transport.doorbell)
     heard = time.monotonic()
     while True:
         arrived = transport.poll()
         for each in arrived:
-            if isinstance(each, RankGone):
+            if isinstance(each, RankFailed):
                 if each.rank == 0:
                     raise ConnectionError(f"rank 0 is gone: {each.reason}")
                 continue

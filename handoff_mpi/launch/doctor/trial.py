@@ -149,11 +149,11 @@ def _text(path: Path) -> str:
 def main(path: str) -> NoReturn:
     """One rank of the trial; rank 0 writes to ``path``."""
     signal.alarm(round(TRIAL_S))  # ends this process if the doctor is gone, whatever MPI is doing
-    from handoff_mpi.comm import mpi, probes
+    from handoff_mpi.comm import mpi, mpi_info
 
     comm = mpi.world()
     if comm.Get_rank() == 0:
-        _write(path, library=probes.library(), thread_level=probes.thread_level(), size=comm.Get_size())
+        _write(path, library=mpi_info.library(), thread_level=mpi_info.thread_level(), size=comm.Get_size())
     if comm.Get_size() == RANKS:
         mpi.wait_for_all(comm, _STARTED_S)
         transport = mpi.MPITransport(comm)

@@ -182,7 +182,7 @@ def _visit_ranks(leader: Leader, told: int, size: int, run_dir: str | None, repo
             _judge_network(leader, by_rank, hosts, report)
         _judge_folder(leader, run_dir, hosts, report)
         _judge_hosts(facts, size, report)
-    _judge_deaths(mpi.survives_death(), report)
+    _judge_deaths(mpi.has_fault_tolerance(), report)
 
 
 def _ranks_on(hosts: dict[int, str]) -> dict[str, list[int]]:
@@ -282,7 +282,7 @@ def _leave(code: int, leader: Leader) -> NoReturn:
     sys.stderr.flush()
     if not leader.silent:
         mpi.leave(code)
-    if mpi.survives_death():
+    if mpi.has_fault_tolerance():
         _kill_neighbours(set(map(str, leader.silent)))  # else the launcher does, as soon as this one has left
     os._exit(code)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from handoff_mpi.comm.bell import Bell
+from handoff_mpi.comm.doorbell import Doorbell
 
 
 @dataclass(slots=True)
@@ -16,7 +16,7 @@ class Envelope:
     Attributes:
         source: the rank that sent it.
         message: the tuple it sent.
-        buffers: what travelled beside it, in memory of our own; see :meth:`Transport.receive_into`.
+        buffers: what travelled beside it, in memory of our own; see :meth:`Transport.set_receive_allocator`.
     """
 
     source: int
@@ -25,7 +25,7 @@ class Envelope:
 
 
 @dataclass(slots=True)
-class RankGone:
+class RankFailed:
     """The transport found that a rank is dead."""
 
     rank: int
@@ -54,7 +54,7 @@ class Transport(Protocol):
     rank: int
     size: int
     #: Rung by ranks of this host when they have sent something; None where nobody rings.
-    bell: Bell | None
+    doorbell: Doorbell | None
 
     def send(self, dest: int, message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> None:
         """Send a picklable tuple and any number of bytes-like objects to ``dest``, oneself included.
@@ -64,7 +64,7 @@ class Transport(Protocol):
         """
         ...
 
-    def receive_into(self, allocate: Allocate) -> None:
+    def set_receive_allocator(self, allocate: Allocate) -> None:
         """Receive buffers from now on into memory that ``allocate`` makes; at first it is :func:`fresh_memory`."""
         ...
 
@@ -72,7 +72,7 @@ class Transport(Protocol):
         """Give up what is on its way to or from ``rank``, and send it nothing more: it is gone."""
         ...
 
-    def poll(self) -> list[Envelope | RankGone]:
+    def poll(self) -> list[Envelope | RankFailed]:
         """Return at once with what has arrived."""
         ...
 

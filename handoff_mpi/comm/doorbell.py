@@ -1,8 +1,8 @@
-"""A bell for each rank of a host: who sends a message rings it, so that a rank that sleeps wakes at once.
+"""A doorbell for each rank of a host: who sends a message rings it, so that a rank that sleeps wakes at once.
 
 MPI offers nothing that a sleeper could wait for. Between hosts ranks find their messages when they next look, some
-milliseconds later at the worst; within a host they need not. A bell carries nothing: what is heard twice, late or not
-at all costs time and no more, so whoever else rings it on that host does no harm either.
+milliseconds later at the worst; within a host they need not. A doorbell carries no data: a ring that is heard twice,
+late or not at all costs time and no more, so other users of that host who ring it do no harm either.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ ANY = ""
 _GULP = 64
 
 
-class Bell:
-    """One rank's bell, and those it can ring.
+class Doorbell:
+    """One rank's doorbell, and those it can ring.
 
     Attributes:
         address: where it is rung; an abstract Unix address, which goes with the process.
     """
 
     def __init__(self) -> None:
-        """Hang up a bell.
+        """Hang up a doorbell.
 
         Raises:
             OSError: there are no abstract addresses here.
@@ -68,7 +68,7 @@ class Bell:
             self._awake_until[rank] = time.monotonic() + AWAKE_S
 
     def fileno(self) -> int:
-        """Return a descriptor that is readable once the bell was rung."""
+        """Return a descriptor that is readable once the doorbell was rung."""
         return self._socket.fileno()
 
     def clear(self) -> None:

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from handoff_mpi.comm import bell
-from handoff_mpi.comm.bell import Bell
+from handoff_mpi.comm import doorbell
+from handoff_mpi.comm.doorbell import Doorbell
 
 
 @pytest.fixture
-def bells(monkeypatch):
-    """Two ranks' bells, and the time."""
+def doorbells(monkeypatch):
+    """Two ranks' doorbells, and the time."""
     now = [1.0]
-    monkeypatch.setattr(bell.time, "monotonic", lambda: now[0])
-    both = [Bell(), Bell()]
+    monkeypatch.setattr(doorbell.time, "monotonic", lambda: now[0])
+    both = [Doorbell(), Doorbell()]
     for each in both:
         each.can_ring({rank: other.address for rank, other in enumerate(both)})
     yield *both, now
@@ -30,8 +30,8 @@ def is_rung(each):
     return bool(select.select([each], [], [], 0)[0])
 
 
-def test_a_bell_is_heard_until_it_is_cleared(bells):
-    one, other, _ = bells
+def test_a_doorbell_is_heard_until_it_is_cleared(doorbells):
+    one, other, _ = doorbells
     one.ring(1)
     assert is_rung(other)
     other.clear()
@@ -40,40 +40,40 @@ def test_a_bell_is_heard_until_it_is_cleared(bells):
     assert not is_rung(one)
 
 
-def test_who_is_awake_is_not_rung(bells):
-    one, other, now = bells
+def test_who_is_awake_is_not_rung(doorbells):
+    one, other, now = doorbells
     one.ring(1)
     other.clear()
     one.ring(1)
     assert not is_rung(other), "it was rung just now"
-    now[0] += bell.AWAKE_S
+    now[0] += doorbell.AWAKE_S
     one.hear_from(1)
     one.ring(1)
     assert not is_rung(other), "it has sent something just now"
-    now[0] += bell.AWAKE_S
+    now[0] += doorbell.AWAKE_S
     one.ring(1)
     assert is_rung(other)
 
 
-def test_a_bell_that_nobody_hears_stops_nobody(bells):
-    one, other, now = bells
+def test_a_doorbell_that_nobody_hears_stops_nobody(doorbells):
+    one, other, now = doorbells
     for _ in range(1_000):  # far more than the system keeps
-        now[0] += bell.AWAKE_S
+        now[0] += doorbell.AWAKE_S
         one.ring(1)
     for _ in range(100):
         other.clear()
     assert not is_rung(other)
     other.close()
-    now[0] += bell.AWAKE_S
+    now[0] += doorbell.AWAKE_S
     one.ring(1)
     one.ring(5)  # of another host
 
 
-def test_where_there_are_no_such_addresses_there_is_no_bell(monkeypatch):
+def test_where_there_are_no_such_addresses_there_is_no_doorbell(monkeypatch):
     open_files = len([*Path("/proc/self/fd").iterdir()])
-    monkeypatch.setattr(bell, "ANY", "/no/such/place")
+    monkeypatch.setattr(doorbell, "ANY", "/no/such/place")
     with pytest.raises(OSError):
-        Bell()
+        Doorbell()
     assert len([*Path("/proc/self/fd").iterdir()]) == open_files
 
 
@@ -100,13 +100,13 @@ def main(place):
     for turn in range(5):
         sent, seen = place / f"sent{turn}", place / f"seen{turn}"
         if end.rank == 0:
-            time.sleep(bell.AWAKE_S)
+            time.sleep(doorbell.AWAKE_S)
             end.send(1, ("message", turn))
             sent.touch()
             wait_for(seen)
         else:
             wait_for(sent)
-            assert is_rung(end.bell)
+            assert is_rung(end.doorbell)
             assert [each.message for each in end.poll()] == [("message", turn)]
             print("found", flush=True)
             seen.touch()

@@ -7,15 +7,15 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from handoff_mpi.comm.bell import Bell
-from handoff_mpi.comm.port import Allocate, Envelope, RankGone
+from handoff_mpi.comm.doorbell import Doorbell
+from handoff_mpi.comm.transport import Allocate, Envelope, RankFailed
 
 
 class MemoryNetwork:
     """``size`` ranks that can reach each other."""
 
     def __init__(self, size: int) -> None:
-        self.inboxes: list[deque[Envelope | RankGone]] = [deque() for _ in range(size)]
+        self.inboxes: list[deque[Envelope | RankFailed]] = [deque() for _ in range(size)]
         self.dead: set[int] = set()
 
     def transport(self, rank: int) -> MemoryTransport:
@@ -28,13 +28,13 @@ class MemoryNetwork:
         self.inboxes[rank].clear()
         for other, inbox in enumerate(self.inboxes):
             if other not in self.dead:
-                inbox.append(RankGone(rank, "it was ended"))
+                inbox.append(RankFailed(rank, "it was ended"))
 
 
 class MemoryTransport:
     """One rank's end. Messages are copied as a wire would, so that ranks share nothing."""
 
-    bell: Bell | None = None
+    doorbell: Doorbell | None = None
     is_transferring = False
 
     def __init__(self, network: MemoryNetwork, rank: int) -> None:
@@ -49,13 +49,13 @@ class MemoryTransport:
         # Nothing is left to a later turn: in memory a message has arrived when it was sent.
         self._network.inboxes[dest].append(Envelope(self.rank, copy, [bytearray(part) for part in buffers]))
 
-    def receive_into(self, allocate: Allocate) -> None:
+    def set_receive_allocator(self, allocate: Allocate) -> None:
         """Nothing is received: who sends makes the copies."""
 
     def drop(self, rank: int) -> None:
         self._network.dead.add(rank)
 
-    def poll(self) -> list[Envelope | RankGone]:
+    def poll(self) -> list[Envelope | RankFailed]:
         inbox = self._network.inboxes[self.rank]
         return [inbox.popleft() for _ in range(len(inbox))]
 

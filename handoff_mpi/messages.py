@@ -84,7 +84,7 @@ class ErrorReport(NamedTuple):
 #: since the epoch, ``duration`` in seconds. ``nbytes`` is negative if the value was persisted.
 Entry: TypeAlias = "tuple[int, int, int, Any, int, float, float]"
 
-#: (task, attempt, id, recipe, sources, timeout_s, flags); a source is (task, codec, payload or None, holders).
+#: (task, attempt, id, call template, sources, timeout_s, flags); a source is (task, codec, payload or None, holders).
 #: Without payload and holders the value lies in a file.
 Assignment: TypeAlias = "tuple[int, int, Any, Any, tuple[Any, ...], float | None, int]"
 

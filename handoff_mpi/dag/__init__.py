@@ -1,11 +1,11 @@
 """What users mean: functions, their inputs, costs and wishes, gathered in a DAG."""
 
+from handoff_mpi.dag.call_template import build_call
 from handoff_mpi.dag.codec import Deserializer, Serializer
 from handoff_mpi.dag.function import Argument, Collocated, Function, collocated
 from handoff_mpi.dag.graph import DAG
 from handoff_mpi.dag.handle import Handle
 from handoff_mpi.dag.plan import Plan, TaskSpec
-from handoff_mpi.dag.recipe import build_call
 from handoff_mpi.dag.task import Task, task
 
 __all__ = [

@@ -34,10 +34,10 @@ def find_call_problems(functions: Iterable[Function], kinds: Kinds | None = None
     faults = Faults()
     first = dict(zip(reversed(keys), reversed(functions), strict=True))
     for key in dict.fromkeys(keys):
-        for problem in _problems_of_call(first[key]):
+        for problem in _find_problems_call(first[key]):
             faults.add(first[key].id, problem, keys.count(key))
     for consumer, argument in _codecs(functions, kinds):
-        for problem in _problems_of_codec(argument):
+        for problem in _find_problems_codec(argument):
             faults.add(consumer, problem)
     return faults.lines()
 
@@ -60,7 +60,7 @@ def _count(function: Function) -> int:
     return count + len(function.extra_args)
 
 
-def _problems_of_call(function: Function) -> Iterator[str]:
+def _find_problems_call(function: Function) -> Iterator[str]:
     problem = find_binding_problem(function.code, _count(function), function.kwargs)
     if problem:
         yield problem
@@ -80,7 +80,7 @@ def _why_not_sendable(function: Function) -> Iterator[str]:
         yield f"{name} is a generator function, and a generator cannot be sent; return list(...) of its items"
 
 
-def _problems_of_codec(argument: Argument) -> Iterator[str]:
+def _find_problems_codec(argument: Argument) -> Iterator[str]:
     for side, parameters in CODEC.items():
         code = getattr(argument, side)
         problem = "" if code is None else find_problem_of_call(code, side, parameters)

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from handoff_mpi.dag.call_template import TEMPLATE, CallTemplate
 from handoff_mpi.dag.faults import Faults
 from handoff_mpi.dag.function import REFERENCES
 from handoff_mpi.dag.graph import DAG
 from handoff_mpi.dag.ids import is_plain_id
 from handoff_mpi.dag.parts import Part, find_innermost, list_parts, roots_of_code, roots_of_values
 from handoff_mpi.dag.plan import Plan
-from handoff_mpi.dag.recipe import TEMPLATE, Recipe
 from handoff_mpi.encoding import PICKLED, EncodingError, UnreadableId, decode, decode_code, dumps, nbytes_of
 
 #: At most so much is decoded.
@@ -126,16 +126,16 @@ def collect_pieces(plan: Plan) -> Pieces:
     """Return what other processes will decode of ``plan``: codes first, then ids, and the smallest constants first."""
     by_codes: dict[tuple[int, ...], _Use] = {}
     constants: dict[Any, tuple[int, Any, _Use]] = {}
-    for task, (recipe, sources) in enumerate(zip(plan.recipes, plan.sources, strict=True)):
+    for task, (call_template, sources) in enumerate(zip(plan.call_templates, plan.sources, strict=True)):
         is_first = not sources
-        use = by_codes.get(recipe[0])
+        use = by_codes.get(call_template[0])
         if use is None:
-            use = by_codes[recipe[0]] = _Use(task)
+            use = by_codes[call_template[0]] = _Use(task)
         use.count += 1
         use.is_first |= is_first
-        constant = recipe[2]
-        if recipe[3] or (constant is not None and (recipe[1] == TEMPLATE or constant[0] == PICKLED)):
-            for key, kind, encoded in _constants(plan, recipe):
+        constant = call_template[2]
+        if call_template[3] or (constant is not None and (call_template[1] == TEMPLATE or constant[0] == PICKLED)):
+            for key, kind, encoded in _constants(plan, call_template):
                 constants.setdefault(key, (kind, encoded, _Use(task)))[2].add(1, is_first)
     in_order = sorted(constants.values(), key=lambda each: _nbytes(*each[:2]))
     return _bounded([*_codes(plan, by_codes), *_ids(plan), *in_order])
@@ -154,9 +154,9 @@ class _Use:
         self.is_first |= is_first
 
 
-def _constants(plan: Plan, recipe: Recipe) -> Iterator[tuple[Any, int, Any]]:
-    """Yield of what is pickled of the constants in ``recipe``: what tells it from others, its kind, itself."""
-    _, mode, constants, large, *_ = recipe
+def _constants(plan: Plan, call_template: CallTemplate) -> Iterator[tuple[Any, int, Any]]:
+    """Yield of what is pickled of the constants in ``call_template``: what tells it from others, its kind, itself."""
+    _, mode, constants, large, *_ = call_template
     if mode == TEMPLATE and constants is not None:
         inlines, call = constants[1]
         yield from ((blob, IMPORTS, blob) for blob in (call, *(blob for _, blob in inlines)))

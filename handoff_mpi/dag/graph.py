@@ -12,7 +12,7 @@ from handoff_mpi.dag.function import DECLARES, Function, input_id
 from handoff_mpi.dag.handle import Handle
 from handoff_mpi.dag.ids import find_id_problem
 from handoff_mpi.dag.kinds import Kinds
-from handoff_mpi.dag.validation import problems_of
+from handoff_mpi.dag.validation import find_problems
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show
 from handoff_mpi.suggestions import UnknownName
@@ -53,7 +53,7 @@ class DAG:
         self.functions.append(function)
         return Handle(function.id)
 
-    def fresh_id(self, name: str) -> str:
+    def unique_id(self, name: str) -> str:
         """Return an id that is still free: ``name``, then ``name-2``, ``name-3``, ..."""
         while True:
             count = self._names[name] = self._names.get(name, 0) + 1
@@ -80,7 +80,7 @@ class DAG:
         kinds = Kinds(self.functions)
         problem = find_id_problem(self.id)
         problems = [f"the DAG's id {problem}"] if problem else []
-        problems += problems_of(self.functions, self._by_id, kinds)
+        problems += find_problems(self.functions, self._by_id, kinds)
         problems = problems or find_call_problems(self.functions, kinds)
         if problems:
             raise DAGError(problems, where=self._name)

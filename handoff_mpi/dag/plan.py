@@ -16,6 +16,7 @@ from types import GeneratorType
 from typing import Any, TypeAlias
 
 from handoff_mpi.by_value import one_state
+from handoff_mpi.dag.call_template import CONSTANT, INLINE, INPUT, LIST, TEMPLATE, VALUES, CallTemplate, Placeholder
 from handoff_mpi.dag.faults import Faults, without_addresses
 from handoff_mpi.dag.function import AS_LIST, REFERENCES, Argument, Collocated, Function, input_id
 from handoff_mpi.dag.function import INLINE as INLINE_TYPE
@@ -23,7 +24,6 @@ from handoff_mpi.dag.handle import UnresolvedHandle
 from handoff_mpi.dag.ids import is_plain_id
 from handoff_mpi.dag.kinds import Kinds
 from handoff_mpi.dag.parts import find_innermost, roots_of_code, roots_of_values
-from handoff_mpi.dag.recipe import CONSTANT, INLINE, INPUT, LIST, TEMPLATE, VALUES, Placeholder, Recipe
 from handoff_mpi.dag.references import ReferenceFinder, describe_hidden, hidden_in_globals, inputs_of
 from handoff_mpi.dag.retry_on import Names, names_of
 from handoff_mpi.dag.surroundings import Surroundings, surroundings_of
@@ -120,7 +120,7 @@ class Plan:
 
     Attributes:
         ids: the functions' ids.
-        recipes: how to call them.
+        call_templates: how to call them.
         sources: for each task its inputs ``(task number, codec or None)`` in the order of the call's values.
         codes: the encoded callables.
         code_names: their names, for people.
@@ -137,7 +137,7 @@ class Plan:
         self._directory = directory
         self.ids: list[Hashable] = []
         self._odd_ids: dict[int, CarriedId] = {}
-        self.recipes: list[Recipe] = []
+        self.call_templates: list[CallTemplate] = []
         self.sources: list[tuple[tuple[int, Codec | None], ...]] = []
         self.specs: list[TaskSpec] = []
         self.codes: list[bytes] = []
@@ -152,7 +152,7 @@ class Plan:
         self._constant_numbers: dict[int, int | None] = {}
         self._anchors: list[Any] = []  # what is known by identity must stay alive
         self._costs: dict[Any, Amounts] = {}
-        self._bare_recipes: dict[int, Recipe] = {}
+        self._bare_call_templates: dict[int, CallTemplate] = {}
         self._bare_sources: list[tuple[int, None] | None] = []
         self.finder = ReferenceFinder()
 
@@ -257,19 +257,19 @@ class Plan:
         return [function, *(self._inline[id] for id in _inline_ids(function, self._inline))]
 
     def _append_nothing(self) -> None:
-        self.recipes.append(((0,), VALUES, None, ()))
+        self.call_templates.append(((0,), VALUES, None, ()))
         self.sources.append(())
 
     def _freeze(self, function: Function, settings: _Settings) -> None:
-        plain = None if settings.takes_list else self._plain_recipe(function)
-        recipe, sources = plain or self._recipe(function)
+        plain = None if settings.takes_list else self._plain_call_template(function)
+        call_template, sources = plain or self._call_template(function)
         if settings.surroundings is not None:
-            recipe = (*recipe[:4], settings.surroundings)
-        self.recipes.append(recipe)
+            call_template = (*call_template[:4], settings.surroundings)
+        self.call_templates.append(call_template)
         self.sources.append(sources)
 
     def _spec(self, number: int, settings: _Settings, group: int | None, keep: bool, stays: bool) -> TaskSpec:
-        sources, code = self.sources[number], self.recipes[number][0][0]
+        sources, code = self.sources[number], self.call_templates[number][0][0]
         if sources:
             inputs = (sources[0][0],) if len(sources) == 1 else tuple(dict.fromkeys([each for each, _ in sources]))
             return settings.spec(inputs, group, keep, code, stays)
@@ -279,13 +279,15 @@ class Plan:
             spec = settings.shared_specs[key] = settings.spec((), *key)
         return spec
 
-    def _recipe(self, function: Function) -> tuple[Recipe, tuple[tuple[int, Codec | None], ...]]:
+    def _call_template(self, function: Function) -> tuple[CallTemplate, tuple[tuple[int, Codec | None], ...]]:
         builder = _RecipeBuilder(self)
-        recipe = builder.recipe(function)
-        return recipe, tuple(builder.sources)
+        call_template = builder.call_template(function)
+        return call_template, tuple(builder.sources)
 
-    def _plain_recipe(self, function: Function) -> tuple[Recipe, tuple[tuple[int, Codec | None], ...]] | None:
-        """Return what :meth:`_recipe` would, at once, for a function that is as plain as most are; else None."""
+    def _plain_call_template(
+        self, function: Function
+    ) -> tuple[CallTemplate, tuple[tuple[int, Codec | None], ...]] | None:
+        """Return what :meth:`_call_template` would, at once, for a function that is as plain as most are; else None."""
         extra, kwargs = tuple(function.extra_args), function.kwargs
         if (extra and not is_plain(extra)) or (kwargs and not is_plain(tuple(kwargs.values()))):
             return None
@@ -303,9 +305,9 @@ class Plan:
         code = self._code_numbers.get(id(function.code))
         if code is None:
             code = self.code_number(function.code)
-        bare = self._bare_recipes.get(code)
+        bare = self._bare_call_templates.get(code)
         if bare is None:
-            bare = self._bare_recipes[code] = ((code,), VALUES, None, ())
+            bare = self._bare_call_templates[code] = ((code,), VALUES, None, ())
         if not extra and not kwargs:
             return bare, tuple(sources)
         return (bare[0], VALUES, (PLAIN, (extra, dict(kwargs) if kwargs else _NO_KWARGS)), ()), tuple(sources)
@@ -437,7 +439,7 @@ def _are_plain(extra: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 
 class _RecipeBuilder:
-    """Makes the recipe of one function, gathering its inputs on the way."""
+    """Makes the call template of one function, gathering its inputs on the way."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -456,7 +458,7 @@ class _RecipeBuilder:
     def sources(self) -> Iterable[tuple[int, Codec | None]]:
         return self._index
 
-    def recipe(self, function: Function) -> Recipe:
+    def call_template(self, function: Function) -> CallTemplate:
         assert function.code is not None
         self._codes.append(self._plan.code_number(function.code))
         args: list[Any] = [self._reference(reference) for reference in function.args]

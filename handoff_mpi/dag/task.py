@@ -72,7 +72,7 @@ class Task(Generic[P, R]):
             return self.code(*args, **kwargs)
         options = dict(self._options)
         id = options.pop("id", None)
-        id = dag.fresh_id(self._name()) if id is None else id
+        id = dag.unique_id(self._name()) if id is None else id
         # Leading handles are plain inputs; from the first constant on, order is kept by extra_args.
         lead = 0
         while lead < len(args) and type(args[lead]) is Handle:

@@ -50,7 +50,7 @@ _TYPES: dict[str, frozenset[type]] = {
 }
 
 
-def problems_of(
+def find_problems(
     functions: Iterable[Function], by_id: Mapping[Hashable, Function], kinds: Kinds | None = None
 ) -> list[str]:
     """Return one line for each problem of the DAG, an empty list if it can be run.
@@ -63,11 +63,11 @@ def problems_of(
         is_right = are_right_at_first_sight(functions, kinds)
     except TypeError:  # a class that cannot be hashed
         is_right = False
-    return [] if is_right else all_problems_of(functions, by_id)
+    return [] if is_right else find_all_problems(functions, by_id)
 
 
-def all_problems_of(functions: list[Function], by_id: Mapping[Hashable, Function]) -> list[str]:
-    """As :func:`problems_of`, function by function."""
+def find_all_problems(functions: list[Function], by_id: Mapping[Hashable, Function]) -> list[str]:
+    """As :func:`find_problems`, function by function."""
     unusable = [problem for problem in map(_problem_of_id, functions) if problem]
     if unusable:  # nothing can be looked up by them
         return _shortened(unusable)

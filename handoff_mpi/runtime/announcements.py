@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from handoff_mpi.dag import Plan
-from handoff_mpi.dag.recipe import LIST, VALUES
+from handoff_mpi.dag.call_template import LIST, VALUES
 from handoff_mpi.encoding import UNDECODABLE
 from handoff_mpi.formatting import show
 from handoff_mpi.messages import ErrorReport
@@ -136,7 +136,7 @@ def _what(error: ErrorReport) -> str:
 def input_in_words(plan: Plan, task: int, error: ErrorReport) -> str:
     """Return the message of ``error``, of a call that did not get an input, with that input named."""
     number, _ = plan.sources[task][error.input]
-    mode, position = plan.recipes[task][1], error.input + 1
+    mode, position = plan.call_templates[task][1], error.input + 1
     role = {VALUES: f"its argument {position}", LIST: f"item {position} of its first argument"}.get(mode, "its input")
     what = f"{role}, the value of {show(plan.ids[number])},"
     if error.message.startswith(UNDECODABLE):

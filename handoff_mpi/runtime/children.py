@@ -125,10 +125,10 @@ class Children:
             if files is not None:
                 with suppress(OSError):  # too many files are open: then it prints as if nothing captured it
                     child.capture(files)
-        wanted = [number for number in work.recipe[0] if number not in child.knows]
+        wanted = [number for number in work.call_template[0] if number not in child.knows]
         if wanted:
             child.learn([(number, self._caller.blobs[number]) for number in wanted])
-        for number in work.recipe[3]:
+        for number in work.call_template[3]:
             if number not in child.knows_constants:
                 child.learn_constant(number, self._shared_constant(number))
         return child
@@ -180,7 +180,7 @@ class Children:
     def _frame_ahead(self, work: Work, before: Work) -> bytes | None:
         """Return a call as it is sent behind ``before``; None if it must be sent in its turn."""
         child = self._children[work.slot]
-        codes, constants = work.recipe[0], work.recipe[3]
+        codes, constants = work.call_template[0], work.call_template[3]
         if child is None or not self.is_for_child(work):
             return None
         if not (child.knows.issuperset(codes) and child.knows_constants.issuperset(constants)):
@@ -194,7 +194,7 @@ class Children:
                 return None
             values.append((payload, None, -1))
         cores, gpus = work.claim
-        frame = frame_ahead(CallSpec(work.id, work.attempt, work.recipe, values, cores, gpus))
+        frame = frame_ahead(CallSpec(work.id, work.attempt, work.call_template, values, cores, gpus))
         return frame if len(frame) <= AHEAD_NBYTES else None
 
     # -- what they say ------------------------------------------------------------------------------

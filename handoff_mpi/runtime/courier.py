@@ -87,7 +87,7 @@ class Courier:
         sources = plan.sources[task]
         if sources:
             sources = tuple([self._source(rank, number, codec) for number, codec in sources])
-        return (task, attempt, plan.sent_id(task), plan.recipes[task], sources, spec.timeout_s, flags)
+        return (task, attempt, plan.sent_id(task), plan.call_templates[task], sources, spec.timeout_s, flags)
 
     def _source(self, rank: int, number: int, codec: Any) -> Any:
         scheduler = self._scheduler
@@ -124,12 +124,12 @@ class Courier:
         codes, constants = [], []
         for _, _, assignments in groups:
             for assignment in assignments:
-                recipe = assignment[3]
-                for number in recipe[0]:
+                call_template = assignment[3]
+                for number in call_template[0]:
                     if number not in codes_at:
                         codes_at.add(number)
                         codes.append((number, self._plan.codes[number]))
-                constants += recipe[3]
+                constants += call_template[3]
         for number in constants:
             self._send_constant(rank, number)
         self.send(rank, (DISPATCH, self._number, codes, groups))

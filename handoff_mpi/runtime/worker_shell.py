@@ -360,7 +360,7 @@ class WorkerShell:
         if values is None:
             return None
         cores, gpus = work.claim
-        return CallSpec(work.id, work.attempt, work.recipe, values, cores, gpus)
+        return CallSpec(work.id, work.attempt, work.call_template, values, cores, gpus)
 
     def _inputs(self, work: Work) -> list[tuple[Payload, Any, int]] | None:
         """Gather a call's inputs; if one is unavailable after all, hand the work back, and return None."""

@@ -250,7 +250,7 @@ class SimulatedRank:
     def _call(self, work: worker.Work) -> list[worker.Event]:
         load, dice = self._around.load, self._around.dice
         self._has_begun(work)
-        assert self._constants.issuperset(work.recipe[3]), f"task {work.task} runs without its constants"
+        assert self._constants.issuperset(work.call_template[3]), f"task {work.task} runs without its constants"
         inputs = []
         for task, _, payload, _ in work.sources:
             if payload is None and (task, None) in work.fetched:

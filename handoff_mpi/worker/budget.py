@@ -76,7 +76,7 @@ class Budget:
 
     def begin(self, work: Work, copied_nbytes: int) -> None:
         """A call begins: its result will come into memory, and so will copies of its inputs."""
-        work.promised_nbytes = self._expected.get(work.recipe[0], 0) + copied_nbytes
+        work.promised_nbytes = self._expected.get(work.call_template[0], 0) + copied_nbytes
         self._promised_nbytes += work.promised_nbytes
 
     def end(self, work: Work) -> None:
@@ -86,5 +86,5 @@ class Budget:
 
     def learn(self, work: Work, nbytes: int) -> None:
         """The result of a call took ``nbytes``."""
-        codes = work.recipe[0]
+        codes = work.call_template[0]
         self._expected[codes] = max(self._expected.get(codes, 0), nbytes)

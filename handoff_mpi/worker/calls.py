@@ -63,7 +63,7 @@ class CallSpec:
 
     id: Any
     attempt: int
-    recipe: Any
+    call_template: Any
     values: Sequence[tuple[Payload, Any, int]]
     cores: float
     gpus: tuple[int, ...]
@@ -210,12 +210,12 @@ class Caller:
             output.call_ended(spec, None)
             raise
         is_short = outcome.duration <= SHORT_CALL_S and not outcome.status
-        if not is_short or output.has_printed or spec.recipe[0] not in output.quiet:
+        if not is_short or output.has_printed or spec.call_template[0] not in output.quiet:
             output.call_ended(spec, outcome)
         return outcome
 
     def _call(self, spec: CallSpec) -> Outcome:
-        recipe = spec.recipe
+        call_template = spec.call_template
         context = TaskContext(spec.id, spec.attempt, self.rank, spec.cores, spec.gpus, self._run)
         self._load, self._is_decoding = decode_input, False
         values: list[Any] = []
@@ -224,18 +224,18 @@ class Caller:
         try:
             if self._limits.set(spec.cores):
                 self._state.keep_variables()
-            if len(recipe) > 4:
-                self._enter_surroundings(*recipe[4])
+            if len(call_template) > 4:
+                self._enter_surroundings(*call_template[4])
             if spec.gpus:
                 _use_device(spec.gpus[0])
-            if recipe[0] not in self._draw_nothing:
-                self._seed(recipe[0], context)
+            if call_template[0] not in self._draw_nothing:
+                self._seed(call_template[0], context)
             if spec.values:
                 self._is_decoding = True
                 for each in spec.values:
                     values.append(self._value(*each))
                 self._is_decoding = False
-            code, args, kwargs = build_call(recipe, values, self.code, self._constant, self._inline, self._load)
+            code, args, kwargs = build_call(call_template, values, self.code, self._constant, self._inline, self._load)
             value = call_here(code, args, kwargs)
             duration = perf_counter() - started
         except BaseException as error:
@@ -283,7 +283,7 @@ class Caller:
         report = describe(error)
         if self._is_decoding:
             return report._replace(input=decoded)
-        shares = self._load is decode_input and (spec.values or spec.recipe[2] or spec.recipe[3])
+        shares = self._load is decode_input and (spec.values or spec.call_template[2] or spec.call_template[3])
         if shares and is_about_read_only_memory(error):
             return report._replace(message=f"{report.message}; {_READ_ONLY_REMEDY}")
         return report

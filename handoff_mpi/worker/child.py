@@ -119,7 +119,7 @@ class _Server:
             self._is_void = False
             spec = _spec(message, buffers, None)
             if self._has_news:
-                self._prepare(spec.recipe[0], spec.cores)
+                self._prepare(spec.call_template[0], spec.cores)
             self._call(spec)
         elif message[0] == "ahead":
             self._call_if_possible(message)
@@ -187,7 +187,7 @@ def _set_up(blob: bytes, rank: int) -> ErrorReport | None:
 
 
 def _spec(message: tuple[Any, ...], buffers: Sequence[Any], latest: Payload | None) -> CallSpec:
-    _, id, attempt, recipe, heads, cores, gpus = message
+    _, id, attempt, call_template, heads, cores, gpus = message
     values: list[tuple[Payload, Any, int]] = []
     taken = 0
     for each in heads:
@@ -198,7 +198,7 @@ def _spec(message: tuple[Any, ...], buffers: Sequence[Any], latest: Payload | No
         head, count, codec, source = each
         values.append((join(head, buffers[taken : taken + count]), codec, source))
         taken += count
-    return CallSpec(id, attempt, recipe, values, cores, gpus)
+    return CallSpec(id, attempt, call_template, values, cores, gpus)
 
 
 def tell_rank(message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> bool:

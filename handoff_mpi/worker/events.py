@@ -30,7 +30,7 @@ class Work:
     task: int
     attempt: int
     id: Any
-    recipe: Any
+    call_template: Any
     sources: tuple[Any, ...]
     timeout_s: float | None
     flags: int

@@ -209,16 +209,16 @@ class Worker:
             if claim is not None:
                 self.claims[slot] = claim
             queue = self.queues[slot]
-            for task, attempt, id, recipe, sources, timeout_s, flags in assignments:
+            for task, attempt, id, call_template, sources, timeout_s, flags in assignments:
                 here = self._here.get(task)
                 if here is not None and here.attempt >= attempt:
                     continue  # a duplicate
-                work = Work(task, attempt, id, recipe, sources, timeout_s, flags, slot, self.claims[slot])
+                work = Work(task, attempt, id, call_template, sources, timeout_s, flags, slot, self.claims[slot])
                 self._here[task] = work
                 queue.append(work)
                 if sources:
                     work.fetched, work.wants = {}, []
-                if (sources or recipe[3]) and not self._want_held(work):
+                if (sources or call_template[3]) and not self._want_held(work):
                     incomplete.append(work)
         # A value that is fetched takes room: by then all that is wanted of what is here must be known.
         for work in incomplete:
@@ -273,7 +273,7 @@ class Worker:
 
     def _want_held(self, work: Work) -> bool:
         """Want the constants of ``work`` and its inputs that are held; return whether those are all its inputs."""
-        for number in work.recipe[3]:
+        for number in work.call_template[3]:
             if number not in self._constants:
                 work.waiting += 1
                 self._waiting_for_constant.setdefault(number, []).append(work)

@@ -308,7 +308,7 @@ class CallOutput:
             if tail and outcome is not None and outcome.error is not None:
                 outcome.error = outcome.error._replace(output=tail)
         else:
-            self._was_quiet(spec.recipe[0])
+            self._was_quiet(spec.call_template[0])
             if _position(_STDERR) != _UNTOUCHED:
                 self._repair_descriptors()
 

@@ -202,7 +202,7 @@ class Child:
             head, parts = split(payload)
             heads.append((head, len(parts), codec, source))
             buffers += parts
-        self._send(("call", _sent(spec.id), spec.attempt, spec.recipe, heads, spec.cores, spec.gpus), buffers)
+        self._send(("call", _sent(spec.id), spec.attempt, spec.call_template, heads, spec.cores, spec.gpus), buffers)
 
     def encode(self, codec: Any, dest: int, payload: Payload) -> None:
         """Have an idle child encode a value for rank ``dest``; it answers as for a call.
@@ -357,7 +357,7 @@ def frame_ahead(spec: CallSpec) -> bytes:
     A value of None is that of the call before.
     """
     heads = [None if payload is None else (payload, 0, codec, source) for payload, codec, source in spec.values]
-    return packed_frame(("ahead", _sent(spec.id), spec.attempt, spec.recipe, heads, spec.cores, spec.gpus))
+    return packed_frame(("ahead", _sent(spec.id), spec.attempt, spec.call_template, heads, spec.cores, spec.gpus))
 
 
 def _in_words(code: int) -> str:

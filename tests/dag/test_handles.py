@@ -175,7 +175,7 @@ def test_large_arrays_beside_handles_are_sent_once_and_others_travel_in_the_mess
     plan = Plan()
     plan.add(dag)
     assert len(plan.constants) == 1
-    assert all(pickle.dumps(recipe) for recipe in plan.recipes)
+    assert all(pickle.dumps(call_template) for call_template in plan.call_templates)
     (pair, other), _ = evaluate(dag)[0]
     assert pair[1].sum() == 10_000 and other.sum() == 3_000
 

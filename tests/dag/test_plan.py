@@ -13,12 +13,12 @@ import pytest
 
 from handoff_mpi import DAG, Argument, DAGError, Function, Handle, collocated, task
 from handoff_mpi.dag import Plan, build_call
-from handoff_mpi.dag.validation import all_problems_of, are_right_at_first_sight
+from handoff_mpi.dag.validation import are_right_at_first_sight, find_all_problems
 from handoff_mpi.encoding import PICKLED, PLAIN, decode, decode_code
 
 
 def evaluate(dag, **values):
-    """Run a DAG serially through its recipes; return id to value."""
+    """Run a DAG serially through its call templates; return id to value."""
     plan = Plan()
     plan.add(dag.validate())
     codes = [decode_code(blob) for blob in plan.codes]
@@ -32,7 +32,7 @@ def evaluate(dag, **values):
             continue
         inputs = [done[plan.ids[each]] for each, _ in sources]
         code, args, kwargs = build_call(
-            plan.recipes[number], inputs, codes.__getitem__, lambda k: decode(plan.constants[k])
+            plan.call_templates[number], inputs, codes.__getitem__, lambda k: decode(plan.constants[k])
         )
         done[plan.ids[number]] = code(*args, **kwargs)
     return done
@@ -123,7 +123,7 @@ def test_what_is_right_at_first_sight_is_right():
             by_id.setdefault(function.id, function)
         if are_right_at_first_sight(functions):
             quick += 1
-            assert all_problems_of(functions, by_id) == [], functions
+            assert find_all_problems(functions, by_id) == [], functions
     assert 500 < quick < 2_500
 
 
@@ -207,9 +207,13 @@ def test_small_constants_are_carried_as_they_are():
     plan = Plan()
     plan.add(dag)
     kwargs["a"] = 7
-    assert [recipe[2] and recipe[2][0] for recipe in plan.recipes] == [PLAIN, PLAIN, PICKLED]
+    assert [call_template[2] and call_template[2][0] for call_template in plan.call_templates] == [
+        PLAIN,
+        PLAIN,
+        PICKLED,
+    ]
     for _ in range(2):  # no call sees what another did to its arguments
-        code, args, named = build_call(plan.recipes[0], [], {0: greedy}.get, None)
+        code, args, named = build_call(plan.call_templates[0], [], {0: greedy}.get, None)
         assert code(*args, **named) == (1, 5)
 
 
@@ -221,7 +225,7 @@ def test_a_large_constant_is_encoded_once():
     plan = Plan()
     plan.add(dag)
     assert len(plan.constants) == 1
-    assert all(recipe[3] == (0,) for recipe in plan.recipes)
+    assert all(call_template[3] == (0,) for call_template in plan.call_templates)
     assert evaluate(dag)[3] == 100_000
 
 

@@ -238,7 +238,7 @@ def test_so_much_is_tried(monkeypatch, capfd, tmp_path):
     assert execute_local(dag)[4] == "[4]"
 
 
-def problems_of(*functions):
+def find_problems(*functions):
     dag = DAG("d")
     for function in functions:
         dag.add_function(function)
@@ -259,7 +259,7 @@ class Key:
 
 
 def test_ids_that_cannot_be_sent_are_one_fault():
-    found = problems_of(*[Function(Key(i), (), str) for i in range(50)])
+    found = find_problems(*[Function(Key(i), (), str) for i in range(50)])
     assert found == [
         "the id Key(0): cannot be sent: TypeError: keys stay here; use a string or a tuple (and 49 others)",
     ]
@@ -267,7 +267,7 @@ def test_ids_that_cannot_be_sent_are_one_fault():
 
 def test_what_an_inline_function_takes_is_said_to_be_its_own():
     inline = Function("constant", (), str, [Key(1)], type="inline")
-    (found,) = problems_of(inline, Function("a", ["constant"], str))
+    (found,) = find_problems(inline, Function("a", ["constant"], str))
     assert found == (
         "function 'a': cannot be sent: TypeError: keys stay here, "
         "inside argument 1 of the inline function 'constant' of 'a'"

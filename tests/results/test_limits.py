@@ -103,7 +103,7 @@ def test_runs_tell_it(tmp_path, monkeypatch, load):
     monkeypatch.setenv("HANDOFF_CORES", "3")
     dag = DAG("limited")
     for _ in range(2):
-        dag.add_function(Function(dag.fresh_id("f"), (), time.sleep, [0.2], cost={"cpu": 3}))
+        dag.add_function(Function(dag.unique_id("f"), (), time.sleep, [0.2], cost={"cpu": 3}))
     results = execute_local(dag, run_dir=tmp_path / "run", slots=5, isolation="process")
     assert results.capacity["cpu"] == 3
     summary = (handoff.load(tmp_path / "run") if load else results).summary()

@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 import pytest
 
-from handoff_mpi.dag.recipe import CONSTANT, TEMPLATE, Placeholder
+from handoff_mpi.dag.call_template import CONSTANT, TEMPLATE, Placeholder
 from handoff_mpi.encoding import PLAIN, decode, decode_input, encode, encode_code
 from handoff_mpi.messages import OK
 from handoff_mpi.worker import runners, shared
@@ -116,8 +116,8 @@ def written(monkeypatch):
 
 
 def begin(child, name, *payloads) -> None:
-    recipe = ((NAMES.index(name),), 0, None, ())
-    child.call(CallSpec(name, 1, recipe, [(payload, None, 3) for payload in payloads], 1.0, ()))
+    call_template = ((NAMES.index(name),), 0, None, ())
+    child.call(CallSpec(name, 1, call_template, [(payload, None, 3) for payload in payloads], 1.0, ()))
 
 
 def end(child):
@@ -265,8 +265,8 @@ def test_a_constant_is_mapped_once_for_all_children(child, other, written):
     for each in child, other:
         each.learn_constant(0, payload)
         call = pickle.dumps(([Placeholder(CONSTANT, 0)], {}))
-        recipe = ((NAMES.index("total"),), TEMPLATE, (PLAIN, ((), call)), (0,))
-        each.call(CallSpec("total", 1, recipe, [], 1.0, ()))
+        call_template = ((NAMES.index("total"),), TEMPLATE, (PLAIN, ((), call)), (0,))
+        each.call(CallSpec("total", 1, call_template, [], 1.0, ()))
         assert decode(end(each)) == float(LARGE)
     assert written == [8 * LARGE]
 

@@ -1,6 +1,6 @@
 """How the arguments of a call are put together on the rank that runs it.
 
-A recipe is what rank 0 makes of a function once: ``(codes, mode, constants, large)``. ``codes`` are numbers in
+A call template is what rank 0 makes of a function once: ``(codes, mode, constants, large)``. ``codes`` are numbers in
 the code table, the function's own first; ``constants`` is the payload of ``(extra, kwargs)`` or None; ``large``
 are the numbers of the large constants it takes, which a rank is sent once. In mode
 VALUES the inputs' values come first and ``extra`` behind them, in mode LIST as one list. In mode TEMPLATE the
@@ -24,7 +24,7 @@ LIST = 1
 TEMPLATE = 2
 
 _Bare: TypeAlias = "tuple[tuple[int, ...], int, Payload | None, tuple[int, ...]]"
-Recipe: TypeAlias = "_Bare | tuple[tuple[int, ...], int, Payload | None, tuple[int, ...], Surroundings]"
+CallTemplate: TypeAlias = "_Bare | tuple[tuple[int, ...], int, Payload | None, tuple[int, ...], Surroundings]"
 
 #: What :func:`resolve` gives the value of: an input, a large constant, an inline function.
 INPUT = 0
@@ -73,27 +73,27 @@ def resolve(kind: int, number: int) -> Any:
 
 
 def build_call(
-    recipe: Recipe,
+    call_template: CallTemplate,
     values: Sequence[Any],
     load_code: Callable[[int], Callable[..., Any]],
     load_constant: Callable[[int], Any],
     load_inline: Callable[[int], Callable[..., Any]] | None = None,
     load: Callable[[Payload], Any] = decode_input,
 ) -> tuple[Callable[..., Any], Sequence[Any], dict[str, Any]]:
-    """Return ``(code, args, kwargs)`` of the call that ``recipe`` describes; evaluates inline functions.
+    """Return ``(code, args, kwargs)`` of the call that ``call_template`` describes; evaluates inline functions.
 
     Args:
-        recipe: the task's recipe.
+        call_template: the task's call template.
         values: its inputs' values, in the order of its inputs.
         load_code: gives the callable with a number.
         load_constant: gives the large constant with a number.
         load_inline: as ``load_code``, for the inline functions, which are called here.
-        load: decodes what the recipe holds of arguments.
+        load: decodes what the call template holds of arguments.
 
     Raises:
         EncodingError: the arguments cannot be put together.
     """
-    codes, mode, constants = recipe[:3]
+    codes, mode, constants = call_template[:3]
     code = load_code(codes[0])
     if mode == TEMPLATE:
         assert constants is not None

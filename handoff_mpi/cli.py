@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TextIO
 
 import handoff_mpi
 from handoff_mpi import signals
+from handoff_mpi.console import print_message
 from handoff_mpi.descendants import mark_descendants
 from handoff_mpi.errors import EXIT_DONE, EXIT_USAGE, HandoffError, UsageError
 from handoff_mpi.flags import (
@@ -53,7 +54,6 @@ from handoff_mpi.resume_command import resume_command
 from handoff_mpi.runtime.choices import LIVE, NONE
 from handoff_mpi.runtime.option_fields import PREFIX
 from handoff_mpi.runtime.options import RunOptions
-from handoff_mpi.speech import say
 
 #: Rank 0 has this long to say what is wrong.
 _SPEECH_S = 3.0
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments)
     except HandoffError as error:
-        say(str(error))
+        print_message(str(error))
         return error.exit_code
 
 
@@ -302,7 +302,7 @@ def _check(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
             about = {"dag_id": id_text(dag.id), "ranks": job.size, "fits": [fit.to_json() for fit in fits]}
             told = _checked(EXIT_DONE, **about) if given.json else describe_fit(dag, fits)
     except HandoffError as error:
-        say(str(error))
+        print_message(str(error))
         code = error.exit_code
         told = _checked(code, problem=str(error)) if given.json else ""
     except BaseException as error:

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from handoff_mpi import signals
+from handoff_mpi.console import print_message
 from handoff_mpi.descendants import KILL_TIMEOUT_S, TERMINATE_TIMEOUT_S, TRACKER_TIMEOUT_S, end_descendants
-from handoff_mpi.speech import say
 
 #: Exit handlers get this long.
 HANDLERS_TIMEOUT_S = 8.0
@@ -66,7 +66,9 @@ def exit_python(code: int, finalise: Callable[[], object], threads_timeout_s: fl
     left = [thread.name for thread in _threads()]
     if left:  # Python would wait for them
         names = ", ".join(left)
-        say(f"threads that were left running ({names}) have not ended within {threads_timeout_s:g} s; they are ended")
+        print_message(
+            f"threads that were left running ({names}) have not ended within {threads_timeout_s:g} s; they are ended"
+        )
         give_up()
     signals.ignore_to_the_end()
     sys.exit(code)
@@ -89,7 +91,7 @@ def finish(
 
     def watch() -> None:
         if not has_ended.wait(handlers_s):
-            say(f"exit handlers have not ended within {handlers_s:g} s; the process ends without them")
+            print_message(f"exit handlers have not ended within {handlers_s:g} s; the process ends without them")
             end_descendants()
             give_up()
 

@@ -12,7 +12,7 @@ import pytest
 from handoff_mpi import shared_globals
 from handoff_mpi.by_value import holds_names, one_state
 from handoff_mpi.carried_modules import CarriedModule, Definition, carry
-from handoff_mpi.encoding import encode_code, sendable_id
+from handoff_mpi.serialization import encode_code, sendable_id
 from handoff_mpi.shared_globals import SharedGlobals
 
 NAMES = itertools.count()

@@ -24,9 +24,9 @@ import mpi4py
 from handoff_mpi.comm.collectives import COLLECTIVES, WHY_IN_VAIN
 from handoff_mpi.comm.doorbell import Doorbell
 from handoff_mpi.comm.transport import Allocate, Envelope, RankFailed, fresh_memory
+from handoff_mpi.console import print_message
 from handoff_mpi.errors import RanksMissing, TransportError
 from handoff_mpi.process_exit import exit_process, exit_python
-from handoff_mpi.speech import say
 
 if not os.environ.get("MPI4PY_RC_THREAD_LEVEL"):
     # MULTIPLE doubles the round trip, and one thread at a time is what the loops keep to.
@@ -206,7 +206,7 @@ def wait_for_all(comm: Any, timeout_s: float) -> None:
             elif time.monotonic() > report_at:
                 report_at = float("inf")
                 waits = f"rank 0 waits up to {timeout_s:.0f} s for {_named(missing, size)} to join"
-                say(f"{waits}: {_listed(missing)}; every rank has to make the same call")
+                print_message(f"{waits}: {_listed(missing)}; every rank has to make the same call")
             else:
                 time.sleep(_FLUSH_TURN_S)
         for other in range(1, size):

@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 from handoff_mpi.dag.surroundings import Surroundings
-from handoff_mpi.encoding import PICKLED, EncodingError, Payload, decode_input
+from handoff_mpi.serialization import PICKLED, EncodingError, Payload, decode_input
 
 VALUES = 0
 LIST = 1

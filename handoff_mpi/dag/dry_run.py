@@ -20,7 +20,7 @@ from handoff_mpi.dag.graph import DAG
 from handoff_mpi.dag.ids import is_plain_id
 from handoff_mpi.dag.parts import Part, find_innermost, list_parts, roots_of_code, roots_of_values
 from handoff_mpi.dag.plan import Plan
-from handoff_mpi.encoding import PICKLED, EncodingError, UnreadableId, decode, decode_code, dumps, nbytes_of
+from handoff_mpi.serialization import PICKLED, EncodingError, UnreadableId, decode, decode_code, dumps, nbytes_of
 
 #: At most so much is decoded.
 MAX_PIECES = 10_000

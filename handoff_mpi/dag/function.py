@@ -10,11 +10,11 @@ from typing import Any, Final, Literal, NoReturn, Protocol, TypeAlias
 
 from handoff_mpi.dag.codec import Deserializer, Serializer
 from handoff_mpi.dag.handle import Handle, StandsForValue, UnresolvedHandle
-from handoff_mpi.encoding import dumps, loads
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show, type_name
 from handoff_mpi.resources.amounts import STANDARD
 from handoff_mpi.resources.amounts import SYNONYMS as RESOURCE_SYNONYMS
+from handoff_mpi.serialization import dumps, loads
 from handoff_mpi.suggestions import KnownNames
 
 REGULAR: Final = "regular"

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 
 from handoff_mpi.dag.function import AS_LIST, REFERENCES, Argument, Function
 from handoff_mpi.dag.references import ATOMS, globals_of
-from handoff_mpi.encoding import is_sent_by_name
 from handoff_mpi.formatting import show
+from handoff_mpi.serialization import is_sent_by_name
 
 #: A part of a value, and what it is there: "attribute x", "item 3".
 Part: TypeAlias = "tuple[str, Any]"

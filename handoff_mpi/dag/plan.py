@@ -27,7 +27,10 @@ from handoff_mpi.dag.parts import find_innermost, roots_of_code, roots_of_values
 from handoff_mpi.dag.references import ReferenceFinder, describe_hidden, hidden_in_globals, inputs_of
 from handoff_mpi.dag.retry_on import Names, names_of
 from handoff_mpi.dag.surroundings import Surroundings, surroundings_of
-from handoff_mpi.encoding import (
+from handoff_mpi.errors import DAGError
+from handoff_mpi.formatting import show
+from handoff_mpi.resources import Amounts, parse_cost
+from handoff_mpi.serialization import (
     PLAIN,
     CarriedId,
     EncodingError,
@@ -42,9 +45,6 @@ from handoff_mpi.encoding import (
     sendable_id,
     why_not_encodable,
 )
-from handoff_mpi.errors import DAGError
-from handoff_mpi.formatting import show
-from handoff_mpi.resources import Amounts, parse_cost
 from handoff_mpi.suggestions import KnownNames
 
 #: Constants of at least this many bytes are sent to a rank once, however many functions take them.

@@ -17,8 +17,8 @@ from typing import Any, TypeAlias
 
 from handoff_mpi.dag.function import DECLARES, REFERENCES, Argument, Function, input_id
 from handoff_mpi.dag.handle import Handle
-from handoff_mpi.encoding import EncodingError, dumps
 from handoff_mpi.formatting import show
+from handoff_mpi.serialization import EncodingError, dumps
 
 Reference: TypeAlias = "Handle | Argument"
 

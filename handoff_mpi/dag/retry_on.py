@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from handoff_mpi.encoding import EncodingError
 from handoff_mpi.formatting import show
+from handoff_mpi.serialization import EncodingError
 
 #: The longest ``retry_delay`` that users may give: a day.
 MAX_RETRY_DELAY_S = 86_400.0

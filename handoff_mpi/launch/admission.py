@@ -11,8 +11,8 @@ from handoff_mpi import allocation
 from handoff_mpi.allocation import AllocationStrategy, Ledger, RequestClass
 from handoff_mpi.allocation.missing import find_missing
 from handoff_mpi.callbacks import CallbackFailed, call
+from handoff_mpi.console import print_message
 from handoff_mpi.dag import DAG, Plan
-from handoff_mpi.encoding import EncodingError, encode_code
 from handoff_mpi.errors import DAGError, FitsNowhere, UsageError
 from handoff_mpi.formatting import one_line, show
 from handoff_mpi.launch.deadline import end_of_run
@@ -23,7 +23,7 @@ from handoff_mpi.launch.resume import refuse_unknown
 from handoff_mpi.resources.amounts import format_amounts, plain_number
 from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.runtime.plugs import STRATEGIES, find_entry_point, problem_of_strategy
-from handoff_mpi.speech import say
+from handoff_mpi.serialization import EncodingError, encode_code
 from handoff_mpi.suggestions import KnownNames
 
 #: So many lines of one kind are said, so many names in one of them, and so many characters of a cost.
@@ -222,7 +222,7 @@ def find_fits(ledger: Ledger, dag: DAG, options: RunOptions, setup: bytes | None
     encode_factory(options.result_store)
     check_in_child(dag, plan, setup)  # first: what fits nowhere here, a login node, may fit where it will run
     for line in [*refuse_what_fits_nowhere(plan, ledger), *find_questions(dag, plan, ledger, options)]:
-        say(line)
+        print_message(line)
     counts: dict[int, int] = {}
     for spec in plan.specs:
         number = ledger.request_class(spec.cost).number

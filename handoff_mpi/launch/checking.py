@@ -7,11 +7,11 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
+from handoff_mpi.console import print_message
 from handoff_mpi.errors import EXIT_FAILED
-from handoff_mpi.kernel import signal_at_parents_end
 from handoff_mpi.launch.launcher_process import started
 from handoff_mpi.launch.own_ranks import command_on_ranks, exit_on_term, refuse_to_launch
-from handoff_mpi.speech import say
+from handoff_mpi.linux import signal_at_parents_end
 
 
 def check_with_ranks(ranks: int, hosts: str | None, extra: Sequence[str], words: Sequence[str]) -> int:
@@ -38,7 +38,7 @@ def check_with_ranks(ranks: int, hosts: str | None, extra: Sequence[str], words:
 def _code_of(process: subprocess.Popen[Any]) -> int:
     code = process.wait()
     if code < 0:
-        say(f"mpirun was ended by signal {-code} before the check was done; the same command checks again")
+        print_message(f"mpirun was ended by signal {-code} before the check was done; the same command checks again")
     return EXIT_FAILED if code < 0 else code
 
 

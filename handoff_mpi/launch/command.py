@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from handoff_mpi import signals
+from handoff_mpi.console import print_message, print_stderr
 from handoff_mpi.errors import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -47,7 +48,6 @@ from handoff_mpi.results.run_dir import (
 from handoff_mpi.runtime.choices import LIVE, NONE, ProgressMode
 from handoff_mpi.runtime.options import READ_EARLY, RunOptions, defaults_set, options_of
 from handoff_mpi.runtime.pace import clock
-from handoff_mpi.speech import say, tell
 from handoff_mpi.worker.runners import no_launcher_in_environment
 
 if TYPE_CHECKING:  # of rank 0 alone
@@ -82,28 +82,28 @@ def lead(job: Job, target: str, args: list[str], chosen: dict[str, Any]) -> int:
         options.progress = _progress(job, options)
         options.output = output_of_command(options, owns_terminal=not job.is_mpi)
         if job.is_mpi and job.size > 1 and not job.has_fault_tolerance and not is_quiet:
-            say(_what_this_mpi_costs(options))
+            print_message(_what_this_mpi_costs(options))
         results = job.execute(dag, options)
     except DAGFailed as error:
         results = error.results
     except JobLost as error:
-        say(str(error))
+        print_message(str(error))
         os._exit(error.exit_code)  # there is nobody to take leave of
     except RankLostInSetup as error:
-        say(str(error))
+        print_message(str(error))
         end(job, error.exit_code)  # without a verdict: the supervisor, if there is one, launches it again
     except TransportError as error:
         jobs.end_rank(error)  # as a rank that dies: the others end too, and the run is launched again
     except HandoffError as error:
-        say(str(error))
+        print_message(str(error))
         return error.exit_code
     except KeyboardInterrupt:  # dag.py has put Python's own handler back
-        say("interrupted; the same command resumes, if the run had begun")
+        print_message("interrupted; the same command resumes, if the run had begun")
         return EXIT_STOPPED
     except BaseException as error:
         return failed(error)
     if not is_quiet:
-        tell(results.summary())
+        print_stderr(results.summary())
         _tell_of_report(job, results, report)
     job.summary = job.latest_summary
     if not has_supervisor():
@@ -118,7 +118,7 @@ def _tell_of_report(job: Job, results: Results, choice: str) -> None:
     from handoff_mpi.launch.start_line import shown_path
 
     shown = shown_path(results.run_dir, job.directory)
-    tell(f"  report: handoff-mpi report {shlex.quote(shown)}")
+    print_stderr(f"  report: handoff-mpi report {shlex.quote(shown)}")
 
 
 def _is_report_wanted(results: Results, choice: str) -> bool:
@@ -192,7 +192,7 @@ def _loading(job: Job) -> Iterator[None]:
 def _explained(job: Job) -> Iterator[None]:
     """Say what may be the matter if loading dag.py takes long where other ranks wait for it."""
     said = "dag.py is still being loaded: on rank 0 alone, so a collective call of MPI in it would wait for ever"
-    timer = threading.Timer(SLOW_LOADING_S, say, [said])
+    timer = threading.Timer(SLOW_LOADING_S, print_message, [said])
     timer.daemon = True
     if job.size > 1:
         timer.start()
@@ -213,7 +213,7 @@ def completed(chosen: dict[str, Any], path: Path, dag: DAG) -> RunOptions:
     late = defaults_set(READ_EARLY)
     if late:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in late)
-        say(f"{path}: handoff.start cannot set {', '.join(late)} of a run of the command line; {flags} can")
+        print_message(f"{path}: handoff.start cannot set {', '.join(late)} of a run of the command line; {flags} can")
     usual = RunOptions()
     return options_of({**{name: getattr(usual, name) for name in READ_EARLY}, **chosen})
 
@@ -284,7 +284,7 @@ def join(join_limit: float) -> Job:
     try:
         return jobs.mpi_job(join_limit=join_limit)
     except RanksMissing as error:
-        say(str(error))
+        print_message(str(error))
         script_end.end_unjoined(error.exit_code, is_started=True)  # in MPI_Finalize this one would wait for them
         raise
 

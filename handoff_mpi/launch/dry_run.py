@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, TypeAlias
 
+from handoff_mpi.console import print_message
 from handoff_mpi.dag import DAG, Plan
 from handoff_mpi.dag.dry_run import MAX_NBYTES, MAX_PIECES, Piece, Pieces, collect_pieces, explain
 from handoff_mpi.dag.faults import Faults
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show
-from handoff_mpi.speech import say
 from handoff_mpi.worker.dry_run import Decoded, decode_here, decode_in_spare
 from handoff_mpi.worker.spares import Spares
 
@@ -55,7 +55,9 @@ def check_in_child(dag: DAG, plan: Plan, setup: bytes | None) -> None:
         raise DAGError(faults.lines())
     if pieces.left_out:
         most = f"{MAX_PIECES} pieces, {MAX_NBYTES >> 20} MiB"
-        say(f"{pieces.left_out} constants were not decoded in another process, as there are too many ({most})")
+        print_message(
+            f"{pieces.left_out} constants were not decoded in another process, as there are too many ({most})"
+        )
 
 
 def check_for_run(job: Job, dag: DAG, plan: Plan, places: Sequence[Place]) -> None:
@@ -84,7 +86,7 @@ def check_for_run(job: Job, dag: DAG, plan: Plan, places: Sequence[Place]) -> No
         task = None if decoded.unfinished is None else pieces.tasks[decoded.unfinished][0]
         at = "" if task is None else f"of function {show(plan.ids[task])}, "
         what = f"rank {first[0]} has not decoded all that functions will be sent ({at}{decoded.trouble})"
-        say(f"{what}; the run begins without that")
+        print_message(f"{what}; the run begins without that")
 
 
 def _errors_there_too(job: Job, place: Place, pieces: Pieces, errors: Mapping[int, str]) -> dict[int, str]:

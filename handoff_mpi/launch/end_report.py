@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from handoff_mpi.console import print_message
 from handoff_mpi.formatting import one_line
 from handoff_mpi.python_path import python_program
 from handoff_mpi.runtime.choices import ALWAYS, AUTO
-from handoff_mpi.speech import say
 from handoff_mpi.worker.runners import no_launcher_in_environment
 
 #: What making a report takes, in seconds, and of those for each function; measured, and rounded up.
@@ -59,9 +59,9 @@ def make_report(run_dir: Path, functions: int, is_stopped: Callable[[], bool] = 
     except OSError as error:
         problem = error.strerror or type(error).__name__
     if problem:
-        say(f"the report was not made: {problem}; `handoff-mpi report {one_line(str(run_dir))}` makes it")
+        print_message(f"the report was not made: {problem}; `handoff-mpi report {one_line(str(run_dir))}` makes it")
     else:
-        say(f"report: {one_line(str(run_dir / 'report.html'))}")
+        print_message(f"report: {one_line(str(run_dir / 'report.html'))}")
 
 
 def _made(run_dir: Path, limit_s: float, is_stopped: Callable[[], bool]) -> str:

@@ -16,10 +16,10 @@ import time
 from collections.abc import Iterable
 from typing import NoReturn
 
+from handoff_mpi.console import print_message
 from handoff_mpi.launch.local_ranks import kill_stopped_ranks
 from handoff_mpi.process_exit import exit_process, flush_output
 from handoff_mpi.runtime.neighbours import GONE, STOPPED, Neighbours
-from handoff_mpi.speech import say
 
 #: What rank 0 tells a guard before it ends: that the job has ended well, or that it leaves with a status of its own.
 RELEASED = b"released"
@@ -59,7 +59,7 @@ class Guard(threading.Thread):
         while self.told() != RELEASED:
             state, reason = self._neighbours.examine(0, time.monotonic())
             if state in (GONE, STOPPED) and self.told() != RELEASED:
-                say(f"a rank (process {os.getpid()}) ends, since rank 0 has ended: {reason}")
+                print_message(f"a rank (process {os.getpid()}) ends, since rank 0 has ended: {reason}")
                 self.leave()
 
     def leave(self) -> NoReturn:

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from handoff_mpi.callbacks import call_here
 from handoff_mpi.carried_modules import copies_entered
 from handoff_mpi.comm import Envelope, MemoryNetwork, RankFailed
+from handoff_mpi.console import print_message
 from handoff_mpi.descendants import end_descendants, mark_descendants
-from handoff_mpi.encoding import decode_code, encode_code
 from handoff_mpi.errors import EXIT_STOPPED, DAGFailed, JoinError, RankLostInSetup, TransportError, UsageError
 from handoff_mpi.formatting import show
-from handoff_mpi.kernel import sharpen_timers
 from handoff_mpi.launch import call_site, last_watch, script_end
 from handoff_mpi.launch.call_site import CallSite
 from handoff_mpi.launch.environment import size_by_launcher
 from handoff_mpi.launch.local_ranks import kill_stopped_ranks
 from handoff_mpi.launch.mpi_start import bounded_start, join_timeout_s
+from handoff_mpi.linux import sharpen_timers
 from handoff_mpi.messages import ASKED, BYE, DECODE, DECODED, ENDS, LEAVE, SETUP, START
 from handoff_mpi.module_files import take_sources
 from handoff_mpi.python_path import add_directories, shared_path
@@ -42,7 +42,7 @@ from handoff_mpi.runtime.prober import from_environment
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.vigil import IDLE_LIMIT_S, Vigil
 from handoff_mpi.runtime.worker_loop import say_goodbye, serve_run
-from handoff_mpi.speech import say
+from handoff_mpi.serialization import decode_code, encode_code
 from handoff_mpi.worker.error_report import describe
 from handoff_mpi.worker.output import restore_output
 from handoff_mpi.worker.process_state import directory_between_calls
@@ -360,7 +360,7 @@ class Job:
             pace.wait(bool(arrived), False, end)
         ended = [rank for rank in sorted(waiting) if self._neighbours.fence(rank)]
         if ended:
-            say(f"ranks {ended} were deaf at the end of the job, and were ended")
+            print_message(f"ranks {ended} were deaf at the end of the job, and were ended")
         self.transport.flush(5.0)
         self._take_down_doorbell()
 
@@ -588,7 +588,7 @@ def _explain(error: BaseException) -> None:
     try:
         if isinstance(error, (ConnectionError, TransportError, UsageError)):
             who = f"process {os.getpid()} on {socket.gethostname()}"
-            say(f"a rank ({who}) ends: {error}")
+            print_message(f"a rank ({who}) ends: {error}")
         else:
             traceback.print_exception(error)
             sys.stderr.flush()

@@ -18,12 +18,12 @@ from typing import Any
 
 from handoff_mpi.callbacks import call_here
 from handoff_mpi.dag import DAG
-from handoff_mpi.encoding import carry_by_value
 from handoff_mpi.errors import DAGError, HandoffError, Interrupted, UsageError
 from handoff_mpi.formatting import one_line, show
 from handoff_mpi.launch.dag_hints import describe_no_dag
 from handoff_mpi.launch.top_level import TopLevel
 from handoff_mpi.python_path import ModuleName, add_directories
+from handoff_mpi.serialization import carry_by_value
 from handoff_mpi.suggestions import did_you_mean
 from handoff_mpi.worker.error_report import describe
 

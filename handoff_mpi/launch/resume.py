@@ -10,13 +10,13 @@ from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, field
 
 from handoff_mpi.dag import Plan
-from handoff_mpi.encoding import Payload
 from handoff_mpi.errors import UsageError, ValueDamaged
 from handoff_mpi.formatting import show
 from handoff_mpi.results.history import Done, History
 from handoff_mpi.results.records import Setback
 from handoff_mpi.results.store import DirectoryStore, Key
 from handoff_mpi.scheduler import Rest, restore
+from handoff_mpi.serialization import Payload
 from handoff_mpi.suggestions import did_you_mean
 
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from handoff_mpi import telemetry
 from handoff_mpi.callbacks import CallbackFailed, call, shown
 from handoff_mpi.carried_modules import sources_here
+from handoff_mpi.console import print_message, print_message_once
 from handoff_mpi.coroutines import running_loop_hidden
 from handoff_mpi.dag import DAG, Plan
 from handoff_mpi.dag.fingerprint import Fingerprints, fingerprints
 from handoff_mpi.dag.retry_on import names_of
-from handoff_mpi.encoding import encode_in_band
 from handoff_mpi.errors import (
     EXIT_STOPPED,
     HandoffError,
@@ -70,7 +70,7 @@ from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.scheduler_loop import LoopSettings, SchedulerLoop
 from handoff_mpi.runtime.worker_shell import WorkerShell
 from handoff_mpi.scheduler import Closed, HostWatch, Policy, Scheduler, State, Submitted
-from handoff_mpi.speech import say, say_once
+from handoff_mpi.serialization import encode_in_band
 from handoff_mpi.telemetry import handlers as events
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Run:
         self._scheduler = Scheduler(self._ledger, self._strategy, self._policy(), dict(options.prices or {}))
         waiting = refuse_what_fits_nowhere(self._plan, self._ledger)
         for line in [*waiting, *find_questions(dag, self._plan, self._ledger, options)]:
-            say_once(line)
+            print_message_once(line)
         self._shown = shown_by_run(options, job.is_local, has_supervisor())
         self._lines: ProgressLines | None = None
         self._thread: ProgressThread | None = None
@@ -202,7 +202,7 @@ class Run:
         for line in notices(self._kinds.codes, self._plan.codes, job.top_level, where, options.seed, has_setup):
             if line not in job.has_said:
                 job.has_said.add(line)
-                say(line)
+                print_message(line)
 
     def _execute(self, history: History) -> Results:
         self._tell_notices()
@@ -329,7 +329,7 @@ class Run:
     def _make_recorder(self, hosts: dict[int, str], resumed: Resumed) -> Recorder:
         recorder = Recorder(self._plan, self._dag.id, hosts)
         recorder.grow()
-        recorder.announcer = printer = FailurePrinter(self._plan, hosts, say)
+        recorder.announcer = printer = FailurePrinter(self._plan, hosts, print_message)
         recorder.launch = self._about["launch"]
         for task, done in resumed.done.items():
             recorder.restored(task, done)
@@ -477,7 +477,7 @@ class Run:
 
     def _tell_start(self, restored: int) -> None:
         for line in self._start_lines() if self._shown.has_start_line else ():
-            say(line)
+            print_message(line)
         measurements = {"system_time": self._started}
         telemetry.execute(events.DAG_START, measurements, {"dag_id": self._dag.id, "functions": len(self._plan)})
         for each in self._job.capabilities:
@@ -542,7 +542,7 @@ class Run:
     def _telling(self) -> Iterator[None]:
         """Show progress within ``with``."""
         if self._shown.prints_lines:
-            self._lines = ProgressLines(say, self._started)
+            self._lines = ProgressLines(print_message, self._started)
         is_recorded = self._files.path is not None and self._options.record != NONE
         tells = self._shown.prints_lines or self._shown.draws or self._metrics is not None or is_recorded
         if self._job.is_local and tells:
@@ -745,12 +745,12 @@ def _metrics_file(path: Any) -> MetricsFile | None:
         return None
     from handoff_mpi.launch.metrics_file import MetricsFile  # most runs do without
 
-    return MetricsFile(path, say)
+    return MetricsFile(path, print_message)
 
 
 def _note(text: str) -> None:
     if text:
-        say(text)
+        print_message(text)
 
 
 def _unknown(notes: dict[Hashable, str]) -> str:

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from handoff_mpi.console import print_message
 from handoff_mpi.errors import JournalError
 from handoff_mpi.results.event_log import EventLog, EventPort, NoEvents, clear_events
 from handoff_mpi.results.history import History, read_history
@@ -30,7 +31,6 @@ from handoff_mpi.results.store import DirectoryStore, MemoryStore, ResultStore
 from handoff_mpi.results.summary import SUMMARY
 from handoff_mpi.results.tenure import Tenure
 from handoff_mpi.runtime.options import RunOptions
-from handoff_mpi.speech import say
 
 
 class RunFiles(Protocol):
@@ -196,14 +196,14 @@ class FilesOfRunDir:
                 write_status(self._directory, **fields)
                 give_up_room(self._directory)
             except (JournalError, OSError) as error:
-                say(str(error))
+                print_message(str(error))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         content = json.dumps(summary, indent=1, default=repr) + "\n"
         try:
             self._directory.write(SUMMARY, content.encode())
         except OSError as error:
-            say(f"{self._directory.path / SUMMARY} cannot be written: {error.strerror}")
+            print_message(f"{self._directory.path / SUMMARY} cannot be written: {error.strerror}")
 
     def begin_events(self, launch: int, has_functions: bool) -> EventPort:
         return EventLog(self._directory, launch, has_functions)

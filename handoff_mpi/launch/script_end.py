@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from handoff_mpi.comm import Envelope, RankFailed
+from handoff_mpi.console import print_message
 from handoff_mpi.exit_status import EXIT_RAISED
 from handoff_mpi.launch import call_site
 from handoff_mpi.launch.environment import has_fault_tolerance
@@ -28,7 +29,6 @@ from handoff_mpi.launch.guard import LEAVES, RELEASED, Guard, tell_guards
 from handoff_mpi.launch.local_ranks import kill_other_ranks, other_ranks
 from handoff_mpi.messages import ENDS
 from handoff_mpi.process_exit import exit_process, flush_output
-from handoff_mpi.speech import say
 
 if TYPE_CHECKING:
     from handoff_mpi.launch.job import Job
@@ -177,7 +177,9 @@ def _end_rank_0(job: Job, status: int) -> None:
     elif others.failure:
         _end_others(job)
     else:
-        say(f"rank 0 has ended; ranks {sorted(others.at_work)} are still in the script, and go on by themselves")
+        print_message(
+            f"rank 0 has ended; ranks {sorted(others.at_work)} are still in the script, and go on by themselves"
+        )
         _dismiss(job)
         return
     if job.has_fault_tolerance:
@@ -248,7 +250,7 @@ def _end_other_rank(job: Job, status: int) -> None:
         return
     if not job.has_fault_tolerance:
         mpi.abort(status)
-    say(f"rank {job.rank} has failed, and rank 0 has not ended: all ranks are ended")
+    print_message(f"rank {job.rank} has failed, and rank 0 has not ended: all ranks are ended")
     kill_other_ranks()
 
 

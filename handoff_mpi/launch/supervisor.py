@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from handoff_mpi import signals
+from handoff_mpi.console import print_message
 from handoff_mpi.errors import (
     EXIT_FAILED,
     EXIT_FITS_NO_MORE,
@@ -24,11 +25,11 @@ from handoff_mpi.errors import (
     HandoffError,
     UsageError,
 )
-from handoff_mpi.kernel import signal_at_parents_end
 from handoff_mpi.launch.hosts import Hosts, find_hosts, refuse_too_many
 from handoff_mpi.launch.mpirun import launcher_command
 from handoff_mpi.launch.signals import words_of_signal
 from handoff_mpi.launch.start_watch import JOIN_RANK_S, Rank0Watch, StartWatch
+from handoff_mpi.linux import signal_at_parents_end
 from handoff_mpi.python_path import own_command
 from handoff_mpi.results.loading import load
 from handoff_mpi.results.run_dir import (
@@ -43,7 +44,6 @@ from handoff_mpi.results.run_dir import (
 )
 from handoff_mpi.results.secure_files import Directory
 from handoff_mpi.runtime.prober import PROBE
-from handoff_mpi.speech import say
 from handoff_mpi.worker.runners import KILL_LIMIT_S
 
 #: An mpirun that has not ended this long after the run has, is ended.
@@ -112,9 +112,9 @@ def supervise(order: Order) -> int:
         if not (lost or supervisor.may_resume):
             break
         if len(lost) == len(hosts) > 0:
-            say("none of its hosts answers any more")
+            print_message("none of its hosts answers any more")
             break
-        say(_again(lost, relaunch, order.most, supervisor.has_begun, supervisor.has_verdict))
+        print_message(_again(lost, relaunch, order.most, supervisor.has_begun, supervisor.has_verdict))
         supervisor.relaunch()
     supervisor.remove_marks()
     # Who reminds of a signal until this process is gone must not kill it as Python takes its handlers down.
@@ -239,7 +239,9 @@ class _Supervisor:
             if status.get("exit_code") is not None:
                 self._deadline = time.monotonic() + (GRACE_AFTER_LOSS_S if status.get("lost_ranks") else GRACE_S)
             elif self._pulse.has_stopped() and self._is_rank_0_gone(status):
-                say(f"rank 0 on {status.get('host')} is gone, and its launcher does not notice; that is ended")
+                print_message(
+                    f"rank 0 on {status.get('host')} is gone, and its launcher does not notice; that is ended"
+                )
                 self._deadline = 0.0
         if not self._signals or self._is_passed_on:
             return
@@ -257,7 +259,7 @@ class _Supervisor:
         self._has_failed_to_start |= bool(why)
         why = why or self._rank_0.problem(status or read_joined(self._run_dir))
         if why:
-            say(f"{why if self._has_failed_to_start else f'rank 0: {why}'}; the launch is ended")
+            print_message(f"{why if self._has_failed_to_start else f'rank 0: {why}'}; the launch is ended")
         return bool(why)
 
     def _is_rank_0_gone(self, status: dict[str, Any]) -> bool:
@@ -270,7 +272,7 @@ class _Supervisor:
         """End mpirun and all it started: first politely, then not; not politely where it waits for a lost host."""
         started = _descendants(process.pid)
         if read_status(self._run_dir).get("lost_ranks"):
-            say("mpirun still waits for the ranks that were lost; it is ended")
+            print_message("mpirun still waits for the ranks that were lost; it is ended")
         else:
             process.terminate()
             try:
@@ -289,7 +291,7 @@ class _Supervisor:
         try:
             process.wait(KILL_LIMIT_S)
         except subprocess.TimeoutExpired:
-            say(f"mpirun (process {process.pid}) hangs in the kernel, and is left behind")
+            print_message(f"mpirun (process {process.pid}) hangs in the kernel, and is left behind")
 
     @property
     def has_verdict(self) -> bool:
@@ -326,24 +328,26 @@ class _Supervisor:
         has_ended = status.get("status") in ("done", "failed") and isinstance(code, int)
         if not has_ended and (self._signals or status.get("status") == "stopped"):
             done = self._what_was_done(status)  # without a signal rank 0 has said why
-            say(f"{status.get('stopped_because') or self._why or 'stopped'}; {done}" if self._signals else done)
+            print_message(
+                f"{status.get('stopped_because') or self._why or 'stopped'}; {done}" if self._signals else done
+            )
             return code if isinstance(code, int) else EXIT_STOPPED
         if isinstance(code, int):
             return code
         if not self._run_dir.is_in_place:
-            say(f"the run-dir {self._run_dir.path} is no longer there; the same command starts over")
+            print_message(f"the run-dir {self._run_dir.path} is no longer there; the same command starts over")
             return EXIT_STOPPED
         launched = self._process.returncode
         if launched is None:  # it hangs
             return EXIT_STOPPED if self.has_begun else EXIT_FAILED
         if launched < 0 and not self.has_begun:
-            say(f"mpirun was killed by signal {-launched} before the run had begun")
+            print_message(f"mpirun was killed by signal {-launched} before the run had begun")
             return EXIT_FAILED
         if launched and not self.has_begun:
             if launched not in _OF_RANKS:
-                say(f"mpirun ended with status {launched} before the run had begun")
+                print_message(f"mpirun ended with status {launched} before the run had begun")
             return launched
-        say(f"the run ended without a verdict in {self._run_dir.path}/status.json; the same command resumes")
+        print_message(f"the run ended without a verdict in {self._run_dir.path}/status.json; the same command resumes")
         return EXIT_STOPPED if self.has_begun else EXIT_FAILED
 
     def _what_was_done(self, status: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Reads what happened in a run, whoever owns it: no name in its journal is looked up, and nothing in it is called.
 
-Ids that are strings or whole numbers come as they are, all others as an :class:`~handoff_mpi.encoding.UnreadableId`,
+Ids that are strings or integers come as they are, all others as an :class:`~handoff_mpi.serialization.UnreadableId`,
 which shows itself as the id does. Records may be of any shape: whatever fails is reported as damage.
 """
 
@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from handoff_mpi.encoding import UnreadableId
 from handoff_mpi.errors import HandoffError, JournalError, UntrustedFile
 from handoff_mpi.formatting import MAX_ID_CHARS, one_line, show
 from handoff_mpi.results.journal import stream_journal
@@ -22,6 +21,7 @@ from handoff_mpi.results.run_status import RUNNING, find_states
 from handoff_mpi.results.secure_files import open_anybodys, open_directory
 from handoff_mpi.results.story import Ints, Story
 from handoff_mpi.results.story_reader import StoryReader
+from handoff_mpi.serialization import UnreadableId
 
 _MAX_SLOTS = 10_000
 _MAX_RANK = 2**31 - 1

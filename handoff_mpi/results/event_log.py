@@ -13,11 +13,11 @@ from collections import Counter
 from collections.abc import Hashable
 from typing import Any, Protocol
 
+from handoff_mpi.console import print_message
 from handoff_mpi.errors import UntrustedFile, UsageError
 from handoff_mpi.formatting import id_text, one_line
 from handoff_mpi.results.secure_files import Directory
 from handoff_mpi.results.usage_samples import EVENTS_FILE
-from handoff_mpi.speech import say
 
 #: Every event that the file may have, and its fields besides ``event``, ``time_s`` and ``launch``.
 EVENT_FIELDS: dict[str, tuple[str, ...]] = {
@@ -158,7 +158,7 @@ class EventLog:
         if not self._has_complained:
             self._has_complained = True
             why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            say(f"{self._run_dir.path / EVENTS_FILE} cannot be written: {why}; the run continues")
+            print_message(f"{self._run_dir.path / EVENTS_FILE} cannot be written: {why}; the run continues")
 
     def close(self, time_s: float) -> None:
         for (event, like), count in self._alike.items():

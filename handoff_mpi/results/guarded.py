@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from handoff_mpi.callbacks import CallbackFailed, call, shown
-from handoff_mpi.encoding import PICKLED, PLAIN, EncodingError, Payload, decode, encode_in_band, is_plain
+from handoff_mpi.console import print_message
 from handoff_mpi.errors import UsageError, ValueUnavailable
 from handoff_mpi.results.store import Key, MemoryStore, StoreFactory
+from handoff_mpi.serialization import PICKLED, PLAIN, EncodingError, Payload, decode, encode_in_band, is_plain
 from handoff_mpi.signatures import MAYBE_OF_STORE, STORE, find_problem
-from handoff_mpi.speech import say
 
 #: What tells a payload from another: bytes that it holds, and a checksum of them.
 _Mark = tuple[int, int]
@@ -115,7 +115,7 @@ class GuardedStore:
     def _tell(self, verb: str, trouble: str, then: str) -> None:
         if verb not in self._told:  # once: there may be very many
             self._told.add(verb)
-            say(f"result_store.{verb} {trouble}; {then}")
+            print_message(f"result_store.{verb} {trouble}; {then}")
 
 
 def pickled(payload: Payload) -> bytes:

@@ -30,12 +30,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from handoff_mpi.encoding import Payload
 from handoff_mpi.messages import DIED
 from handoff_mpi.results.journal import Record, Segment, read_journal
 from handoff_mpi.results.records import Setback, note_probation
 from handoff_mpi.results.secure_files import Directory
 from handoff_mpi.results.store import Key
+from handoff_mpi.serialization import Payload
 
 #: What makes a function the same one in another launch: its id and its fingerprint. One that has no fingerprint is
 #: the same in no other launch, so the epoch and its number stand for it.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from handoff_mpi.encoding import PICKLED, Payload
+from handoff_mpi.serialization import PICKLED, Payload
 
 #: So many directories are named where it is not known in which one a module lay.
 _MAX_DIRECTORIES = 5

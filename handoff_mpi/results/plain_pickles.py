@@ -10,8 +10,8 @@ import io
 import pickle
 from typing import Any
 
-from handoff_mpi.encoding import UnreadableId, received_id
 from handoff_mpi.formatting import MAX_ID_CHARS
+from handoff_mpi.serialization import UnreadableId, received_id
 
 
 class Unknown:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from handoff_mpi.dag.function import input_id
-from handoff_mpi.encoding import EncodingError, Payload, decode_writable
 from handoff_mpi.errors import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -30,6 +29,7 @@ from handoff_mpi.results.output_files import OutputDirectory, Printed, text_of
 from handoff_mpi.results.records import RecordTable, TaskRecord
 from handoff_mpi.results.run_dir import VALUES
 from handoff_mpi.results.store import DirectoryStore, Key
+from handoff_mpi.serialization import EncodingError, Payload, decode_writable
 from handoff_mpi.suggestions import UnknownName
 
 #: So many groups of equal failures are named in the message of an exception, and in a summary.

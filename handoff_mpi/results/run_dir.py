@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from handoff_mpi.console import print_message
 from handoff_mpi.errors import EXIT_STOPPED, JournalError, RunDirBusy, UntrustedFile, UsageError
 from handoff_mpi.results.secure_files import PRIVATE_MODE, Directory, open_directory, open_new_directory, opened
-from handoff_mpi.speech import say
 
 STATUS = "status.json"
 #: Locked by the process that runs the DAG: rank 0.
@@ -122,7 +122,7 @@ def _close_to_group(directory: Directory) -> None:
                 closed += [child.path] if child.was_open_to_group else []
     if closed:
         where = ", ".join(map(str, closed))
-        say(f"group write permission was removed from {where}: a run executes what it reads there")
+        print_message(f"group write permission was removed from {where}: a run executes what it reads there")
 
 
 def _refuse_what_is_in_the_way(directory: Directory) -> None:

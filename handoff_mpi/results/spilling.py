@@ -12,11 +12,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from handoff_mpi.encoding import Payload
 from handoff_mpi.errors import UntrustedFile
 from handoff_mpi.results.run_dir import SPILLED
 from handoff_mpi.results.secure_files import Directory, hold_directory, open_directory, opened
 from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
+from handoff_mpi.serialization import Payload
 
 #: This share of a disk is left to others: the run's journal may be on it.
 SPARED_SHARE = 0.05

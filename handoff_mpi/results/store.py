@@ -10,11 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
-from handoff_mpi.encoding import Payload
 from handoff_mpi.errors import UntrustedFile, ValueDamaged
 from handoff_mpi.results.secure_files import Directory, open_directory
 from handoff_mpi.results.uncached import UncachedWriter
 from handoff_mpi.results.value_file import DamagedValue, find_parts, read_value, write_value
+from handoff_mpi.serialization import Payload
 
 #: (run, task): keyed by run, so that no run ever sees another's value; the task is its number.
 Key: TypeAlias = "tuple[str, int]"
@@ -24,7 +24,7 @@ _SUFFIX = ".value"
 
 @runtime_checkable
 class ResultStore(Protocol):
-    """Keeps payloads (tuples, see :mod:`handoff_mpi.encoding`) by key. One per rank and run, never shared.
+    """Keeps payloads (tuples, see :mod:`handoff_mpi.serialization`) by key. One per rank and run, never shared.
 
     It may have a method ``close()`` too, which is called once the run is over: no value is asked for after that.
     """

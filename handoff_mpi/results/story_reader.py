@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from handoff_mpi import messages
-from handoff_mpi.encoding import UnreadableId
 from handoff_mpi.errors import JournalError, UntrustedFile, UsageError
 from handoff_mpi.formatting import one_line
 from handoff_mpi.results.journal import Record, Segment, stream_journal
@@ -46,6 +45,7 @@ from handoff_mpi.results.story import (
     Story,
     Tasks,
 )
+from handoff_mpi.serialization import UnreadableId
 
 _OUTCOMES = {messages.RAISED: FAILED, messages.TIMED_OUT: TIMED_OUT, messages.DIED: DIED}
 #: Reasons of failures that are told apart; the others of a kind count as one.

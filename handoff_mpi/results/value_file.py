@@ -19,8 +19,8 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
-from handoff_mpi.encoding import PICKLED, PLAIN, Payload
 from handoff_mpi.errors import HandoffError, ValueDamaged
+from handoff_mpi.serialization import PICKLED, PLAIN, Payload
 
 _MAGIC = b"HMPV2\n"
 _OLD_MAGIC = b"HMPV1\n"

@@ -8,10 +8,10 @@ from typing import Protocol
 
 from handoff_mpi.dag import Plan
 from handoff_mpi.dag.call_template import LIST, VALUES
-from handoff_mpi.encoding import UNDECODABLE
 from handoff_mpi.formatting import show
 from handoff_mpi.messages import ErrorReport
 from handoff_mpi.results.failure_groups import FailureGroup, group_key
+from handoff_mpi.serialization import UNDECODABLE
 
 #: Groups of failures whose first traceback is shown, and those of which a line is.
 MAX_TRACEBACKS, MAX_LINES = 20, 100

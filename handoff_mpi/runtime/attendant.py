@@ -9,8 +9,8 @@ from typing import Any
 
 from handoff_mpi.callbacks import shown
 from handoff_mpi.comm.collectives import WHY_IN_VAIN, find_collective
+from handoff_mpi.console import print_message
 from handoff_mpi.runtime.pace import LONGEST_SLEEP_S, wait_for
-from handoff_mpi.speech import say
 
 #: The attendant looks after a call that lasts longer than this.
 ATTEND_S = 0.005
@@ -68,7 +68,7 @@ class Attendant(threading.Thread):
             self._next_look = float("inf")
             work = self._shell.own_work
             what = "a serialize" if work is None else f"function {shown(work.id)}"
-            say(f"{what} waits on rank {self._shell.transport.rank} in {where}: {WHY_IN_VAIN}")
+            print_message(f"{what} waits on rank {self._shell.transport.rank} in {where}: {WHY_IN_VAIN}")
 
     def _attend(self) -> None:
         doorbell = self._shell.transport.doorbell

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from handoff_mpi.comm import Envelope
+from handoff_mpi.console import print_message
 from handoff_mpi.dag import Plan
-from handoff_mpi.encoding import head_of
 from handoff_mpi.errors import ValueUnavailable
 from handoff_mpi.formatting import show
 from handoff_mpi.messages import ABSENT, FETCH, INSIST, OK, VALUE, Entry
 from handoff_mpi.results.store import ResultStore
 from handoff_mpi.runtime.courier import Courier
 from handoff_mpi.scheduler import Event, Persisted, Scheduler, ValueLost
-from handoff_mpi.speech import say
+from handoff_mpi.serialization import head_of
 
 
 class Bringing:
@@ -101,7 +101,7 @@ class Bringing:
             self._kept.put((self._run, task), payload)
         except OSError as error:
             what = f"the value of {show(self._plan.ids[task])} could not be written to {self._kept}"
-            say(f"{what}: {error}")
+            print_message(f"{what}: {error}")
         else:
             events.append(Persisted(task))
             self.on_persisted(task)

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 from handoff_mpi.callbacks import call, call_here
+from handoff_mpi.console import print_message
 from handoff_mpi.formatting import duration_text
-from handoff_mpi.speech import say
 
 #: A callback that has not returned after this long is reported, and again each time that it has lasted twice as long.
 FIRST_REPORT_S = 10.0
@@ -40,7 +40,7 @@ class CallbackWatch(threading.Thread):
         self,
         who: str,
         meanwhile: str,
-        say: Callable[[str], object] = say,
+        say: Callable[[str], object] = print_message,
         interval_s: float = INTERVAL_S,
         first_report_s: float = FIRST_REPORT_S,
     ) -> None:

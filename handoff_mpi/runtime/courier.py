@@ -7,12 +7,12 @@ from typing import Any
 
 from handoff_mpi.comm import Transport
 from handoff_mpi.dag import Plan
-from handoff_mpi.encoding import Payload, head_of
 from handoff_mpi.errors import ValueUnavailable
 from handoff_mpi.messages import CONSTANT, DISPATCH, FILES, ISOLATE, KEEP, STAYS
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results.store import Key, ResultStore
 from handoff_mpi.scheduler import Dispatch, Event, HomeValueLost, Scheduler, Unfetched
+from handoff_mpi.serialization import Payload, head_of
 
 
 class _ValueLost(Exception):

@@ -8,11 +8,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from handoff_mpi.console import print_message_once
 from handoff_mpi.results.output_files import OUTPUT, file_name
 from handoff_mpi.results.secure_files import Directory, open_directory
 from handoff_mpi.runtime.forwarding import Forwarder
 from handoff_mpi.runtime.run_setup import RunSetup
-from handoff_mpi.speech import say_once
 from handoff_mpi.worker.output import CallOutput, OutputFiles, bound_from_outside, end_of_killed
 
 
@@ -55,7 +55,9 @@ class RankOutput:
                 self._files[slot] = self._open(slot)
             except OSError as error:
                 self._files[slot] = None
-                say_once(f"output of functions is not captured: {error.filename or 'a file'}: {error.strerror}")
+                print_message_once(
+                    f"output of functions is not captured: {error.filename or 'a file'}: {error.strerror}"
+                )
         return self._files[slot]
 
     def call_was_killed(self, slot: int, id: Any, attempt: int) -> str:

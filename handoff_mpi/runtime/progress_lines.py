@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from handoff_mpi.console import print_message_once
 from handoff_mpi.formatting import duration_text, one_line, rate_text, time_left_text
 from handoff_mpi.runtime.pace import clock
-from handoff_mpi.speech import say_once
 
 #: Seconds from the start of a run to its first line.
 FIRST_INTERVAL_S = 10.0
@@ -82,7 +82,7 @@ def report_safely(report: Callable[[float], object], now: float) -> None:
     except RuntimeError:
         pass  # the loop has changed what a thread was reading; the next report is soon
     except Exception as error:
-        say_once(f"the progress of the run is not reported: {type(error).__name__}: {error}")
+        print_message_once(f"the progress of the run is not reported: {type(error).__name__}: {error}")
 
 
 def progress_line(status: Mapping[str, Any], now: float) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from handoff_mpi import telemetry
+from handoff_mpi.console import print_message
 from handoff_mpi.dag import Plan
 from handoff_mpi.formatting import show
 from handoff_mpi.messages import OK, Entry, ErrorReport
@@ -22,7 +23,6 @@ from handoff_mpi.runtime.announcements import Announcer
 from handoff_mpi.runtime.chronicle import SETBACKS
 from handoff_mpi.runtime.pace import clock
 from handoff_mpi.scheduler import Cause, Failure, Scheduler, State
-from handoff_mpi.speech import say
 from handoff_mpi.telemetry import handlers as events
 
 _NAMES = {State.DONE: "done", State.FAILED: "failed", State.SKIPPED: "skipped"}
@@ -219,13 +219,13 @@ class Recorder:
             if self._lines_of_losses <= MAX_LINES_OF_LOSSES:
                 named = ", ".join(map(str, ranks[:MAX_NAMED])) + (", ..." if len(ranks) > MAX_NAMED else "")
                 who = f"rank {named} ({host}) is" if len(ranks) == 1 else f"{len(ranks)} ranks of {host} ({named}) are"
-                say(f"{who} lost: {why}")
+                print_message(f"{who} lost: {why}")
         if self._lines_of_losses > MAX_LINES_OF_LOSSES:
             return
         again = [f"calls that ran there are repeated on other ranks: {self._named(reassigned)}"] if reassigned else []
         again += [f"values that were there are computed again: {self._named(recomputed)}"] if recomputed else []
         if again:
-            say("; ".join(again))
+            print_message("; ".join(again))
 
     def _named(self, tasks: Sequence[int]) -> str:
         names = ", ".join(show(self._plan.ids[task]) for task in tasks[:MAX_NAMED])
@@ -325,7 +325,7 @@ class Recorder:
         if what == "lost":
             self.lost[rank] = str(detail)
         elif what == "returned" and self.lost.pop(rank, None) is not None:
-            say(f"rank {rank} ({self.host_of(rank)}) has returned")
+            print_message(f"rank {rank} ({self.host_of(rank)}) has returned")
         elif what == "memory high":
             self._tell_short(rank, str(detail))
         event = _RANK_EVENTS.get(what)
@@ -338,7 +338,7 @@ class Recorder:
         known = len(self.probation)
         name = note_probation(self.probation, begins, place, reason)
         if len(self.probation) > known:
-            say(f"{name} is on probation: {reason}")
+            print_message(f"{name} is on probation: {reason}")
         about: dict[str, Any] = {"host": place, "nodes": ranks}
         if not isinstance(place, str):
             about = {"node": place, "host": self._hosts.get(place, "")}
@@ -352,21 +352,23 @@ class Recorder:
     def _tell_let_go(self, why: str) -> None:
         if not self._has_told_let_go:
             self._has_told_let_go = True
-            say(f"{why}: one call at a time goes on")
+            print_message(f"{why}: one call at a time goes on")
 
     def _tell_once(self, text: str) -> None:
         if text not in self._told:  # a function may say so each time it is called
             self._told.add(text)
-            say(text)
+            print_message(text)
 
     def _tell_short(self, rank: int, reason: str) -> None:
         if rank not in self._told_short:  # it may come and go; events.jsonl has each time
             self._told_short.add(rank)
-            say(f"rank {rank} ({self.host_of(rank)}) is short of memory: {reason}; it gets no new functions meanwhile")
+            print_message(
+                f"rank {rank} ({self.host_of(rank)}) is short of memory: {reason}; it gets no new functions meanwhile"
+            )
 
     def _tell_waiting(self, rank: int, task: int, count: int, reason: str) -> None:
         who = f"function {show(self._plan.ids[task])}" + (f" and {count - 1} more wait" if count > 1 else " waits")
-        say(f"{who} for the resource tracker, which refuses what is needed (last on rank {rank}: {reason})")
+        print_message(f"{who} for the resource tracker, which refuses what is needed (last on rank {rank}: {reason})")
 
     def table(self, scheduler: Scheduler) -> RecordTable:
         """Return the records of all tasks."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from handoff_mpi.kernel import give_back_freed_memory
+from handoff_mpi.console import print_message
+from handoff_mpi.linux import give_back_freed_memory
 from handoff_mpi.messages import CRITICAL, HIGH, NORMAL
 from handoff_mpi.resources.memory import Gauge, Usage
-from handoff_mpi.speech import say
 from handoff_mpi.worker.budget import UNLIMITED_NBYTES
 from handoff_mpi.worker.events import Pressed
 
@@ -112,7 +112,7 @@ class Relief:
         """No more values are moved out: it cannot be done, and is tried once."""
         if self.can_spill:
             self.can_spill = False
-            say(f"memory is short, and values cannot be moved out of it: {error}")
+            print_message(f"memory is short, and values cannot be moved out of it: {error}")
 
 
 def next_level(level: int, share: float) -> int:

@@ -10,8 +10,8 @@ from typing import Any
 
 from handoff_mpi.callbacks import end_if_forked, in_words, is_interrupt
 from handoff_mpi.comm import Envelope, RankFailed, Transport
+from handoff_mpi.console import print_message
 from handoff_mpi.dag import Plan
-from handoff_mpi.encoding import NOTHING, Payload
 from handoff_mpi.errors import AllocationError, DAGError, JobLost, JournalError
 from handoff_mpi.formatting import show
 from handoff_mpi.messages import (
@@ -74,7 +74,7 @@ from handoff_mpi.scheduler import (
     StopRequested,
     Unfetched,
 )
-from handoff_mpi.speech import say
+from handoff_mpi.serialization import NOTHING, Payload
 
 _FOR_WORKERS = frozenset({DISPATCH, CONSTANT, FILES, RECALL, FORGET, LOST, LOOK, STOP, FETCH, VALUE, ABSENT, REFER})
 #: Workers that have not said goodbye after this long are left behind.
@@ -294,7 +294,7 @@ class SchedulerLoop:
         self._chronicle = None
         if not self.trouble:
             self.trouble = str(error)
-            say(str(error))
+            print_message(str(error))
             self.recorder.events.add("run.not_written", clock(), reason=self.trouble)
 
     def confirm(self) -> None:
@@ -458,7 +458,7 @@ class SchedulerLoop:
         try:
             events.append(ResourcesUpdated(rank, parse_resources(resources)))
         except DAGError as error:
-            say(f"update_node_resources({rank}, {show(resources)}): {error}")
+            print_message(f"update_node_resources({rank}, {show(resources)}): {error}")
 
     def update_resources(self, rank: int, resources: dict[str, Any]) -> None:
         """Take in a change of a rank's resources, at the next turn; from any thread of rank 0."""

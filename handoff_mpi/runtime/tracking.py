@@ -7,12 +7,12 @@ from types import MappingProxyType
 from typing import Any
 
 from handoff_mpi.callbacks import CallbackFailed, call, shown
+from handoff_mpi.console import print_message
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.resources import PlainAmounts, ResourceTracker
 from handoff_mpi.resources.amounts import plain_number
 from handoff_mpi.runtime.pace import clock
 from handoff_mpi.scheduler import DISPATCHES, Dispatch, Event, Refused, Transition
-from handoff_mpi.speech import say
 
 _SAID_NO = "it said no"
 
@@ -90,7 +90,7 @@ class Tracking:
     def _tell(self, trouble: str) -> None:
         if trouble not in self._told and len(self._told) < 10:  # once each: there may be very many
             self._told.add(trouble)
-            say(trouble)
+            print_message(trouble)
 
 
 def is_true(answer: Any) -> bool:

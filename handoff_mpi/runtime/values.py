@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from handoff_mpi.encoding import EncodingError, Payload, decode_code
+from handoff_mpi.console import print_message
 from handoff_mpi.errors import UntrustedFile, UsageError, ValueDamaged, ValueUnavailable
 from handoff_mpi.results.run_dir import SPILLED, VALUES, read_status
 from handoff_mpi.results.secure_files import Directory, open_directory
@@ -13,7 +13,7 @@ from handoff_mpi.results.spilling import SpillingStore
 from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
 from handoff_mpi.runtime.pace import clock
 from handoff_mpi.runtime.run_setup import RunSetup
-from handoff_mpi.speech import say
+from handoff_mpi.serialization import EncodingError, Payload, decode_code
 
 #: How long writing a byte is taken to last before the first was measured.
 _SECONDS_PER_BYTE = 1 / 200e6
@@ -61,7 +61,7 @@ class RankValues:
                 return self._store.get(self._key(task))
             return None if self._kept is None else self._kept.get(self._file_keys.get(task, self._key(task)))
         except ValueDamaged as error:
-            say(f"a value is lost, and will be made again if it is needed: {error}")
+            print_message(f"a value is lost, and will be made again if it is needed: {error}")
             return None
         except (KeyError, ValueUnavailable):
             return None
@@ -110,7 +110,9 @@ class RankValues:
         problem = self.write(task, payload, nbytes)
         if problem and not self._has_said_unwritten:
             self._has_said_unwritten = True
-            say(f"a result {problem}; this run continues, but a run that resumes it computes such results again")
+            print_message(
+                f"a result {problem}; this run continues, but a run that resumes it computes such results again"
+            )
         return not problem
 
     def close(self) -> None:
@@ -137,7 +139,7 @@ def _find_run_dir(setup: RunSetup) -> Directory | None:
     try:
         directory = open_directory(Path(setup.run_dir))
     except UntrustedFile as error:
-        say(f"values are sent to rank 0, which writes them: {error}")
+        print_message(f"values are sent to rank 0, which writes them: {error}")
         return None
     except OSError:
         return None
@@ -156,5 +158,5 @@ def _make_store(rank: int, setup: RunSetup, kept: DirectoryStore | None, run_dir
     try:
         return GuardedStore(decode_code(setup.store_factory), rank)
     except (UsageError, EncodingError) as error:
-        say(f"{error}; the values of rank {rank} stay in memory")
+        print_message(f"{error}; the values of rank {rank} stay in memory")
         return MemoryStore(rank)

@@ -12,7 +12,6 @@ from typing import Any
 
 from handoff_mpi.comm import Envelope, RankFailed, Transport
 from handoff_mpi.coroutines import running_loop_hidden
-from handoff_mpi.encoding import decode_writable
 from handoff_mpi.errors import HandoffError
 from handoff_mpi.messages import BYE, DECODE, LEAVE, SETUP, START
 from handoff_mpi.runtime.attendant import Attendant
@@ -21,6 +20,7 @@ from handoff_mpi.runtime.pace import Pace, clock
 from handoff_mpi.runtime.prober import LIVES, from_environment
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.worker_shell import WorkerShell
+from handoff_mpi.serialization import decode_writable
 from handoff_mpi.worker import child as child_process
 from handoff_mpi.worker.patience import Patience
 from handoff_mpi.worker.runners import no_launcher_in_environment

@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import Any
 
 from handoff_mpi.comm import Envelope, RankFailed, Transport, fresh_memory
-from handoff_mpi.encoding import Payload, head_of, nbytes_of
 from handoff_mpi.messages import (
     ABSENT,
     BYE,
@@ -42,6 +41,7 @@ from handoff_mpi.runtime.pace import clock
 from handoff_mpi.runtime.relief import Relief
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.values import RankValues
+from handoff_mpi.serialization import Payload, head_of, nbytes_of
 from handoff_mpi.worker.calls import Caller, CallSpec, Outcome
 from handoff_mpi.worker.draws import NONE
 from handoff_mpi.worker.events import (

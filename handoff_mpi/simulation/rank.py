@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from handoff_mpi.encoding import PLAIN
 from handoff_mpi.messages import (
     ABSENT,
     DEATH,
@@ -26,6 +25,7 @@ from handoff_mpi.messages import (
     ErrorReport,
 )
 from handoff_mpi.results.store import Key
+from handoff_mpi.serialization import PLAIN
 from handoff_mpi.simulation.network import Clock, Message
 from handoff_mpi.simulation.run_dir import SimulatedRunDir
 from handoff_mpi.simulation.workload import Workload

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from handoff_mpi.encoding import PLAIN
 from handoff_mpi.messages import (
     ABSENT,
     ALIVE,
@@ -57,6 +56,7 @@ from handoff_mpi.scheduler import (
     Unfetched,
     ValueLost,
 )
+from handoff_mpi.serialization import PLAIN
 from handoff_mpi.simulation.check import check
 from handoff_mpi.simulation.network import Message
 from handoff_mpi.simulation.run_dir import Legacy

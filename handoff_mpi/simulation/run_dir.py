@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handoff_mpi.dag import TaskSpec
-from handoff_mpi.encoding import PLAIN
 from handoff_mpi.results.history import Done, History, history_of
 from handoff_mpi.results.journal import Segment
 from handoff_mpi.results.store import Key
 from handoff_mpi.scheduler import Rest, restore
+from handoff_mpi.serialization import PLAIN
 
 #: A host that dies takes with it what was written this long before and is not on disk yet.
 UNSYNCED_S = 1.0

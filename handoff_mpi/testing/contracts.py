@@ -16,13 +16,13 @@ from typing import Any, ClassVar
 from handoff_mpi.allocation import AllocationStrategy, ClusterView, Ledger
 from handoff_mpi.api import execute
 from handoff_mpi.dag import DAG, Function, Plan, collocated
-from handoff_mpi.encoding import NOTHING, Payload, decode, encode
 from handoff_mpi.messages import OK, Entry
 from handoff_mpi.resources import ResourceTracker
 from handoff_mpi.results.guarded import in_bytes, pickled
 from handoff_mpi.runtime.options import options_of
 from handoff_mpi.runtime.tracking import is_true
 from handoff_mpi.scheduler import Closed, Dispatch, Event, Finished, RankLost, Scheduler, Submitted
+from handoff_mpi.serialization import NOTHING, Payload, decode, encode
 from handoff_mpi.testing.fake_ranks import capabilities_of, fake_ranks
 
 #: Bytes of a value that does not travel with the messages.

@@ -15,7 +15,8 @@ from handoff_mpi.callbacks import call_here
 from handoff_mpi.carried_modules import copies_entered, enter_copies, leave_copies
 from handoff_mpi.dag import build_call
 from handoff_mpi.dag.retry_on import lineage_of
-from handoff_mpi.encoding import (
+from handoff_mpi.messages import OK, RAISED, UNPICKLABLE, ErrorReport
+from handoff_mpi.serialization import (
     EncodingError,
     Payload,
     decode_code,
@@ -24,7 +25,6 @@ from handoff_mpi.encoding import (
     encode,
     why_not_encodable,
 )
-from handoff_mpi.messages import OK, RAISED, UNPICKLABLE, ErrorReport
 from handoff_mpi.worker.codecs import deserialize, serialize
 from handoff_mpi.worker.context import TaskContext, enter, leave
 from handoff_mpi.worker.draws import Generators

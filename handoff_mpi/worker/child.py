@@ -20,12 +20,12 @@ from typing import Any
 from handoff_mpi import signals
 from handoff_mpi.callbacks import call_here
 from handoff_mpi.carried_modules import serve_as_child
-from handoff_mpi.encoding import Payload, decode_code, nbytes_of
-from handoff_mpi.kernel import give_back_freed_memory, signal_at_parents_end
+from handoff_mpi.console import print_message
+from handoff_mpi.linux import give_back_freed_memory, signal_at_parents_end
 from handoff_mpi.messages import HOME_NBYTES, RAISED, ErrorReport
 from handoff_mpi.module_files import take_sources
 from handoff_mpi.process_exit import exit_process, flush_output
-from handoff_mpi.speech import say
+from handoff_mpi.serialization import Payload, decode_code, nbytes_of
 from handoff_mpi.worker.calls import Caller, CallSpec, Outcome
 from handoff_mpi.worker.error_report import describe
 from handoff_mpi.worker.frames import DescriptorsLost, Frame, FrameReader, join, send_frame, split
@@ -63,7 +63,7 @@ def main(descriptor: int, last_words: int, tokens: int, rank: int, seeds: int, r
         while True:
             server.take(reader.read())
     except DescriptorsLost as error:
-        say(f"a child process of rank {rank} ends: {error}")
+        print_message(f"a child process of rank {rank} ends: {error}")
         exit_process(1, HANDLERS_TIMEOUT_S, THREADS_TIMEOUT_S)
     except (EOFError, ConnectionError):
         exit_process(0, HANDLERS_TIMEOUT_S, THREADS_TIMEOUT_S)  # the rank needs it no longer, or is gone

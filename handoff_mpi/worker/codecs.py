@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from handoff_mpi.callbacks import call_here
-from handoff_mpi.encoding import Payload, decode, encode
 from handoff_mpi.formatting import show
+from handoff_mpi.serialization import Payload, decode, encode
 
 SERIALIZE = "serialize"
 DESERIALIZE = "deserialize"

@@ -14,8 +14,8 @@ from handoff_mpi.callbacks import CallbackFailed, call, in_words
 from handoff_mpi.carried_modules import copies_entered
 from handoff_mpi.dag.call_template import VALUES
 from handoff_mpi.dag.dry_run import VALUE, Piece, decode_piece
-from handoff_mpi.encoding import EncodingError, Payload, decode, encode, encode_code
 from handoff_mpi.messages import OK
+from handoff_mpi.serialization import EncodingError, Payload, decode, encode, encode_code
 from handoff_mpi.worker import child as child_process
 from handoff_mpi.worker.calls import CallSpec
 from handoff_mpi.worker.runners import Child

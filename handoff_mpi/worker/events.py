@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from handoff_mpi.encoding import Payload
 from handoff_mpi.messages import ErrorReport
+from handoff_mpi.serialization import Payload
 
 
 @dataclass(slots=True, eq=False)

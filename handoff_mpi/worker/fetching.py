@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from handoff_mpi.encoding import nbytes_of
 from handoff_mpi.messages import ABSENT, DIRECT, ENCODING, FETCH, HOME_NBYTES, INSIST, ISOLATE, REFER, TRANSFERRED
+from handoff_mpi.serialization import nbytes_of
 from handoff_mpi.worker.events import Serve, Work
 from handoff_mpi.worker.holdings import Holdings
 from handoff_mpi.worker.outbox import Outbox

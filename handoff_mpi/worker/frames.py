@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from typing import Any, TypeAlias
 
-from handoff_mpi.encoding import PICKLED, Payload
+from handoff_mpi.serialization import PICKLED, Payload
 from handoff_mpi.worker.shared import SHARED_NBYTES, Descriptor, Loan, Place, read
 
 #: A message, and the buffers beside it.

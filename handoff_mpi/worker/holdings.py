@@ -9,7 +9,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
-from handoff_mpi.encoding import Payload
+from handoff_mpi.serialization import Payload
 from handoff_mpi.worker.budget import UNLIMITED_NBYTES, Budget
 from handoff_mpi.worker.events import Drop, Put, Spill, Work
 from handoff_mpi.worker.outbox import Outbox

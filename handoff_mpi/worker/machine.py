@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from handoff_mpi.encoding import Payload, nbytes_of
 from handoff_mpi.messages import (
     ABSENT,
     ALIVE,
@@ -42,6 +41,7 @@ from handoff_mpi.messages import (
     Entry,
     ErrorReport,
 )
+from handoff_mpi.serialization import Payload, nbytes_of
 from handoff_mpi.worker.budget import UNLIMITED_NBYTES, counted_nbytes
 from handoff_mpi.worker.events import (
     Begun,

@@ -32,9 +32,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
-from handoff_mpi import speech
+from handoff_mpi import console
+from handoff_mpi.console import print_message
 from handoff_mpi.formatting import MAX_LAST_NBYTES, id_text, last_lines
-from handoff_mpi.speech import say
 
 if TYPE_CHECKING:
     from handoff_mpi.worker.calls import CallSpec, Outcome
@@ -207,7 +207,7 @@ class CallOutput:
             self._saved = (duplicate(_STDOUT), duplicate(_STDERR))
         except OSError as error:
             self._is_closed = True
-            say(f"output of functions is not captured: {error.filename or 'its file'}: {error.strerror}")
+            print_message(f"output of functions is not captured: {error.filename or 'its file'}: {error.strerror}")
             return False
         self._end = _size(files.out)
         if self._end:
@@ -218,18 +218,18 @@ class CallOutput:
         return True
 
     def _redirect(self) -> None:
-        self._outer = sys.stdout, sys.stderr, speech.stream
+        self._outer = sys.stdout, sys.stderr, console.stream
         _flush(sys.stdout, sys.stderr)
         self._point_at_file()
         if not self._streams:
             self._streams = _Stream(_STDOUT, self), _Stream(_STDERR, self)
             _buffer_lines()
-            self._messages = speech.stream or self._make_messages()
+            self._messages = console.stream or self._make_messages()
             os.lseek(_STDOUT, _UNTOUCHED, os.SEEK_SET)
         sys.stdout, sys.stderr = self._streams
         self._is_redirected = True
         _redirected.append(self)
-        speech.stream = self._messages
+        console.stream = self._messages
 
     def _point_at_file(self) -> None:
         target = self._nowhere if self._files is None else self._files.out
@@ -250,7 +250,7 @@ class CallOutput:
         _flush(sys.stdout, sys.stderr)
         for saved, descriptor in zip(self._saved, (_STDOUT, _STDERR), strict=True):
             os.dup2(saved, descriptor)
-        sys.stdout, sys.stderr, speech.stream = self._outer
+        sys.stdout, sys.stderr, console.stream = self._outer
         self._is_redirected = False
         _redirected.remove(self)
 
@@ -405,7 +405,7 @@ class CallOutput:
         self._files = None
         if self._is_redirected:
             self._point_at_file()
-        say(f"output of functions is dropped from now on, by process {os.getpid()}: {why}; free space there")
+        print_message(f"output of functions is dropped from now on, by process {os.getpid()}: {why}; free space there")
 
     # -- by the thread that watches -------------------------------------------------------------------
 

@@ -18,10 +18,10 @@ from typing import Any
 
 from handoff_mpi.dag.ids import is_plain_id
 from handoff_mpi.descendants import kill_group
-from handoff_mpi.encoding import EncodingError, Payload, UnreadableId, sendable_id
 from handoff_mpi.formatting import show
 from handoff_mpi.module_files import missing_sources
 from handoff_mpi.python_path import python_program
+from handoff_mpi.serialization import EncodingError, Payload, UnreadableId, sendable_id
 from handoff_mpi.worker.calls import CallSpec
 from handoff_mpi.worker.frames import (
     DescriptorsLost,

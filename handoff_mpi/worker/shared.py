@@ -20,7 +20,7 @@ import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
-from handoff_mpi.encoding import Payload
+from handoff_mpi.serialization import Payload
 
 #: Smaller buffers are copied through the socket sooner than their pages are made, mapped and freed.
 SHARED_NBYTES = 1024 * 1024

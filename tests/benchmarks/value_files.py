@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from handoff_mpi.encoding import decode, encode
 from handoff_mpi.results import DirectoryStore
+from handoff_mpi.serialization import decode, encode
 from tests.benchmarks.harness import Answer, Setting, arguments, in_turns
 
 WITHOUT = "without a checksum"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from handoff_mpi.dag.parts import find_innermost, list_parts
-from handoff_mpi.encoding import why_not_encodable
+from handoff_mpi.serialization import why_not_encodable
 
 LOCK = threading.Lock()
 

@@ -14,7 +14,7 @@ import pytest
 from handoff_mpi import DAG, Argument, DAGError, Function, Handle, collocated, task
 from handoff_mpi.dag import Plan, build_call
 from handoff_mpi.dag.validation import are_right_at_first_sight, find_all_problems
-from handoff_mpi.encoding import PICKLED, PLAIN, decode, decode_code
+from handoff_mpi.serialization import PICKLED, PLAIN, decode, decode_code
 
 
 def evaluate(dag, **values):

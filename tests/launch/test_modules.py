@@ -280,7 +280,7 @@ def test_so_it_is_on_ranks_with_a_file_that(handoff, tmp_path, what):
 SEND = """
 import pickle, sys
 from handoff_mpi.carried_modules import sources_here
-from handoff_mpi.encoding import encode_code
+from handoff_mpi.serialization import encode_code
 from handoff_mpi.launch.loading import load_dag_file
 dag = load_dag_file(sys.argv[1], []).build()
 pickle.dump((sources_here(), encode_code(dag["pooled"].code)), open("sent", "wb"))
@@ -288,7 +288,7 @@ pickle.dump((sources_here(), encode_code(dag["pooled"].code)), open("sent", "wb"
 RECEIVE = """
 import inspect, pickle
 from handoff_mpi.carried_modules import copies_entered
-from handoff_mpi.encoding import decode_code
+from handoff_mpi.serialization import decode_code
 from handoff_mpi.module_files import take_sources
 if __name__ == "__main__":
     sources, blob = pickle.load(open("sent", "rb"))

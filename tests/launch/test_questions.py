@@ -28,7 +28,7 @@ with DAG("d") as dag:
 @pytest.fixture
 def said(in_process, tmp_path, capsys, monkeypatch):
     """Check and run a DAG; return the exit code and what is said, which must be the same."""
-    monkeypatch.setattr("handoff_mpi.speech._said", set())
+    monkeypatch.setattr("handoff_mpi.console._said", set())
     tasks = sys.modules[handoff.task.__module__]
     monkeypatch.setattr(tasks, "_called_outside", {})
 

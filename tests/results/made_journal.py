@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from handoff_mpi.encoding import NOTHING
 from handoff_mpi.results.journal import Journal
+from handoff_mpi.serialization import NOTHING
 
 T0 = 1_800_000_000.0
 TRACEBACK = 'Traceback (most recent call last):\n  File "dag.py", line 7, in fit\nValueError: no\n'

@@ -9,10 +9,10 @@ import sys
 import numpy as np
 import pytest
 
-from handoff_mpi.encoding import decode, encode
 from handoff_mpi.errors import UsageError, ValueDamaged, ValueUnavailable
 from handoff_mpi.results import MemoryStore, ResultStore, read_payload, write_payload
 from handoff_mpi.results.guarded import GuardedStore
+from handoff_mpi.serialization import decode, encode
 
 KEY = ("run", 1)
 

@@ -8,9 +8,9 @@ import pickle
 
 import pytest
 
-from handoff_mpi.encoding import CarriedId
 from handoff_mpi.formatting import id_text
 from handoff_mpi.results.plain_pickles import Unknown, loads_hostile, loads_plain
+from handoff_mpi.serialization import CarriedId
 
 PLAIN = ("turn", [(1, 2, -3)], {"a": 1.5, b"b": None}, frozenset({(1, "x")}), True, 10**30)
 

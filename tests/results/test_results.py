@@ -9,11 +9,11 @@ from collections.abc import Mapping
 import pytest
 
 from handoff_mpi import Handle
-from handoff_mpi.encoding import encode
 from handoff_mpi.errors import DAGFailed, ValueUnavailable
 from handoff_mpi.results import Results
 from handoff_mpi.results.records import RecordTable
 from handoff_mpi.results.results import FunctionError, PreparedResults
+from handoff_mpi.serialization import encode
 
 
 def ended(status, kind="", **told):

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from handoff_mpi.encoding import decode, encode
 from handoff_mpi.results.spilling import SPILLED, SpillingStore, clear_spilled
 from handoff_mpi.results.store import DirectoryStore, MemoryStore
+from handoff_mpi.serialization import decode, encode
 
 KEY = ("run", 1)
 OTHER = ("run", 2)

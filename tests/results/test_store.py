@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from handoff_mpi.encoding import decode, encode
 from handoff_mpi.errors import ValueUnavailable
 from handoff_mpi.results import DirectoryStore, MemoryStore, ResultStore
+from handoff_mpi.serialization import decode, encode
 
 
 @pytest.fixture(params=["memory", "directory"])

@@ -436,8 +436,8 @@ def test_root_does_not_run_what_users_own(project):
 
 
 def test_moved_out_values_are_refused_if_others_could_write_them(project, monkeypatch):
-    from handoff_mpi.encoding import encode
     from handoff_mpi.results.spilling import SpillingStore
+    from handoff_mpi.serialization import encode
 
     mark = project / "exploded"
     store = SpillingStore(1, project / "spilled")

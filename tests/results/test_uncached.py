@@ -7,9 +7,9 @@ import os
 import numpy as np
 import pytest
 
-from handoff_mpi.encoding import decode, encode
 from handoff_mpi.results import DirectoryStore
 from handoff_mpi.results.uncached import MAX_DIRTY_NBYTES
+from handoff_mpi.serialization import decode, encode
 
 
 class Watched:

@@ -9,10 +9,10 @@ import shutil
 import numpy as np
 import pytest
 
-from handoff_mpi.encoding import decode, encode
 from handoff_mpi.errors import ValueDamaged
 from handoff_mpi.results import DirectoryStore
 from handoff_mpi.results.value_file import DamagedValue, find_parts, read_value, write_value
+from handoff_mpi.serialization import decode, encode
 
 KEY = b"('run', 7)"
 VALUES = {

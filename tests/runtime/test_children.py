@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from handoff_mpi.comm import MemoryNetwork
-from handoff_mpi.encoding import PLAIN, decode, encode_code
 from handoff_mpi.messages import DIED, DISPATCH, FINISHED, HOME_NBYTES, OK, RAISED, RECALL, RETURNED, STOP, TIMED_OUT
 from handoff_mpi.runtime import children, worker_shell
 from handoff_mpi.runtime.worker_shell import RunSetup, WorkerShell
+from handoff_mpi.serialization import PLAIN, decode, encode_code
 from handoff_mpi.worker.ahead import MOST_SENT
 from handoff_mpi.worker.runners import Child
 from tests.worker.transcript import sent, value

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from handoff_mpi.encoding import PLAIN
 from handoff_mpi.runtime import encoders as encoding_children
 from handoff_mpi.runtime.encoders import MAX_CHILDREN, Encoders
+from handoff_mpi.serialization import PLAIN
 from handoff_mpi.worker.events import Serve
 from handoff_mpi.worker.fetching import LONG_ENCODING_S
 from tests.faults.namespaces import wait_for

@@ -11,10 +11,10 @@ import pytest
 
 import handoff_mpi as handoff
 from handoff_mpi import DAG, DAGError, Function, Handle, HandoffError, cli
+from handoff_mpi.console import print_stderr
 from handoff_mpi.errors import EXIT_USAGE, UsageError
 from handoff_mpi.launch.deadline import end_of_run
 from handoff_mpi.runtime.options import RunOptions, options_of
-from handoff_mpi.speech import tell
 
 
 class Shy:
@@ -158,7 +158,7 @@ def test_deadlines_that_are_none(deadline):
 
 
 def test_a_terminal_obeys_no_name(capsys):
-    tell("a\x1b[31mb\rc\x9b\td\ne")
+    print_stderr("a\x1b[31mb\rc\x9b\td\ne")
     assert capsys.readouterr().err == "a\\x1b[31mb\\rc\\x9b\td\ne\n"
 
 

@@ -12,7 +12,6 @@ from handoff_mpi import DAG, Function
 from handoff_mpi.allocation import FirstAvailable, Ledger
 from handoff_mpi.comm import Envelope, RankFailed
 from handoff_mpi.dag import Plan
-from handoff_mpi.encoding import PLAIN
 from handoff_mpi.errors import JournalError
 from handoff_mpi.messages import (
     CONSTANT,
@@ -34,6 +33,7 @@ from handoff_mpi.runtime.chronicle import Chronicle
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.runtime.scheduler_loop import LoopSettings, SchedulerLoop
 from handoff_mpi.scheduler import Closed, Finished, RankLost, Recall, Rest, Scheduler, StopRequested, Submitted
+from handoff_mpi.serialization import PLAIN
 
 LARGE = 10**6
 RANKS = (1, 2, 3)

@@ -73,7 +73,7 @@ def test_a_line_is_printed_while_a_function_runs_in_one_process(run_dir, monkeyp
     monkeypatch.setattr(progress_lines, "FIRST_INTERVAL_S", 0.1)
     monkeypatch.setattr(progress_lines, "INTERVAL_S", 0.1)
     monkeypatch.setattr("handoff_mpi.launch.run._SHORT_RUN_S", 0.05)
-    monkeypatch.setattr("handoff_mpi.launch.run.say", say)
+    monkeypatch.setattr("handoff_mpi.launch.run.print_message", say)
     dag = DAG("long")
     dag.add_function(Function("wait", (), wait_for, [str(tmp_path / "said")]))
     handoff_mpi.execute_local(dag, progress="lines", run_dir=run_dir)

@@ -10,7 +10,6 @@ from handoff_mpi import DAG, Function, execute_local
 from handoff_mpi.allocation import FirstAvailable, Ledger
 from handoff_mpi.comm import Envelope, RankFailed
 from handoff_mpi.dag import Plan
-from handoff_mpi.encoding import PLAIN, decode
 from handoff_mpi.messages import (
     ABSENT,
     DEATH,
@@ -33,6 +32,7 @@ from handoff_mpi.runtime.pace import Pace
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.runtime.scheduler_loop import LoopSettings, SchedulerLoop
 from handoff_mpi.scheduler import Closed, Rest, Scheduler, Submitted
+from handoff_mpi.serialization import PLAIN, decode
 
 LARGE = 10**6
 

@@ -14,11 +14,11 @@ import pytest
 
 from handoff_mpi.comm import MemoryNetwork
 from handoff_mpi.comm.doorbell import Doorbell
-from handoff_mpi.encoding import decode, encode_code
 from handoff_mpi.messages import ABSENT, DISPATCH, FETCH, HOME_NBYTES, UNFETCHED
 from handoff_mpi.runtime import pace, worker_shell
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.worker_shell import HASTE_S, WorkerShell
+from handoff_mpi.serialization import decode, encode_code
 from handoff_mpi.worker import shared
 from handoff_mpi.worker.events import Spill
 from handoff_mpi.worker.takers import FAN_OUT

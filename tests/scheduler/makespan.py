@@ -8,11 +8,11 @@ from __future__ import annotations
 import heapq
 
 from handoff_mpi.allocation import FirstAvailable, Ledger
-from handoff_mpi.encoding import PLAIN
 from handoff_mpi.messages import OK
 from handoff_mpi.resources import Capability, Device
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.scheduler import Closed, Dispatch, Finished, Policy, RankLost, Recall, Returned, Scheduler, Submitted
+from handoff_mpi.serialization import PLAIN
 from handoff_mpi.simulation import check
 
 

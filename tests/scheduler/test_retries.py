@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from handoff_mpi.dag.retry_on import class_name, lineage_of, names_of
-from handoff_mpi.encoding import EncodingError
 from handoff_mpi.messages import RAISED, TIMED_OUT, TIMEOUT, UNPICKLABLE, ErrorReport
 from handoff_mpi.scheduler import Finished, RankLost, StopRequested, ValueLost
 from handoff_mpi.scheduler.retries import MAX_WAIT_S, Chance, chance_of, delay_before_retry
 from handoff_mpi.scheduler.tracebacks import MAX_OWN_TRACEBACKS, Tracebacks
+from handoff_mpi.serialization import EncodingError
 from tests.scheduler.transcript import Dialogue, died, done, made, raised, ranks, task, timed_out
 
 

@@ -13,11 +13,11 @@ import pytest
 
 from handoff_mpi.allocation import CostOptimized, FirstAvailable, Ledger, LoadBalanced
 from handoff_mpi.dag import TaskSpec
-from handoff_mpi.encoding import PLAIN
 from handoff_mpi.messages import OK, RAISED
 from handoff_mpi.resources import Capability, Device
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.scheduler import Closed, Dispatch, Finished, Policy, RankLost, Recall, Scheduler, Submitted
+from handoff_mpi.serialization import PLAIN
 
 CPU = {"cpu": UNIT}
 MIXED = [CPU, {"cpu": 2 * UNIT}, {"cpu": UNIT, "gpu": UNIT}, {"gpu": UNIT // 2}, {}]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from handoff_mpi.allocation import FirstAvailable, Ledger
 from handoff_mpi.dag import TaskSpec
-from handoff_mpi.encoding import PLAIN
 from handoff_mpi.messages import DEATH, DIED, OK, RAISED, TIMED_OUT, TIMEOUT
 from handoff_mpi.resources import Capability, Device
 from handoff_mpi.resources.amounts import UNIT
@@ -27,6 +26,7 @@ from handoff_mpi.scheduler import (
     State,
     Submitted,
 )
+from handoff_mpi.serialization import PLAIN
 from handoff_mpi.simulation import check
 
 CPU = {"cpu": UNIT}

@@ -15,11 +15,11 @@ from itertools import count
 
 from handoff_mpi.allocation import CostOptimized, FirstAvailable, Ledger, LoadBalanced
 from handoff_mpi.dag import TaskSpec
-from handoff_mpi.encoding import PLAIN
 from handoff_mpi.messages import DEATH, DIED, OK, RAISED, TIMED_OUT, TIMEOUT
 from handoff_mpi.resources import Capability
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.scheduler import Closed, Dispatch, Finished, Heard, Policy, Recall, Returned, Scheduler, Submitted
+from handoff_mpi.serialization import PLAIN
 from handoff_mpi.simulation import check
 
 STRATEGIES = {each.__name__: each for each in (FirstAvailable, LoadBalanced, CostOptimized)}

@@ -20,8 +20,8 @@ import psutil
 import pytest
 
 from handoff_mpi.dag.call_template import CONSTANT, TEMPLATE, Placeholder
-from handoff_mpi.encoding import PLAIN, decode, decode_input, encode, encode_code
 from handoff_mpi.messages import OK
+from handoff_mpi.serialization import PLAIN, decode, decode_input, encode, encode_code
 from handoff_mpi.worker import runners, shared
 from handoff_mpi.worker.calls import CallSpec
 from handoff_mpi.worker.runners import Child

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from handoff_mpi.encoding import decode, encode
+from handoff_mpi.serialization import decode, encode
 from handoff_mpi.worker import frames, shared
 from handoff_mpi.worker.frames import DescriptorsLost, FrameReader, join, send_frame, split
 from handoff_mpi.worker.shared import SHARED_NBYTES

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from handoff_mpi.encoding import PICKLED, PLAIN
 from handoff_mpi.messages import (
     CRITICAL,
     DIED,
@@ -21,6 +20,7 @@ from handoff_mpi.messages import (
     TIMEOUT,
     VALUE,
 )
+from handoff_mpi.serialization import PICKLED, PLAIN
 from handoff_mpi.worker.events import Drop, Spill
 from handoff_mpi.worker.fetching import MOST_HOPS
 from handoff_mpi.worker.spilling import PORTION_COUNT, PORTION_NBYTES

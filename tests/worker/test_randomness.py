@@ -115,7 +115,7 @@ def spec(code, caller, id="f"):
 
 
 def test_calls_that_draw_nothing_are_not_looked_at_again(monkeypatch):
-    from handoff_mpi.encoding import encode_code
+    from handoff_mpi.serialization import encode_code
 
     looked = []
     find = randomness._finder.find

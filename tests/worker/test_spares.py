@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from handoff_mpi.encoding import decode, encode_code
+from handoff_mpi.serialization import decode, encode_code
 from handoff_mpi.worker.calls import CallSpec
 from handoff_mpi.worker.runners import Child, frame_ahead
 from handoff_mpi.worker.spares import Spares

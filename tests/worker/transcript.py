@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from handoff_mpi.encoding import PICKLED, PLAIN
 from handoff_mpi.messages import (
     ABSENT,
     ALIVE,
@@ -29,6 +28,7 @@ from handoff_mpi.messages import (
     UNFETCHED,
     VALUE,
 )
+from handoff_mpi.serialization import PICKLED, PLAIN
 from handoff_mpi.worker.events import (
     Begun,
     Call,

@@ -9,10 +9,10 @@ import types
 import numpy as np
 import pytest
 
-from handoff_mpi import staging
-from handoff_mpi.encoding import decode, encode, encode_code
+from handoff_mpi import gpu_staging
+from handoff_mpi.gpu_staging import CHUNK_NBYTES, STAGED_NBYTES
 from handoff_mpi.messages import OK
-from handoff_mpi.staging import CHUNK_NBYTES, STAGED_NBYTES
+from handoff_mpi.serialization import decode, encode, encode_code
 from handoff_mpi.worker.calls import Caller, CallSpec
 
 
@@ -125,7 +125,7 @@ def cupy(monkeypatch):
     module.empty = lambda shape, dtype: Array(np.full(shape, 0x55, dtype))
     monkeypatch.setattr(array, "__module__", "cupy")
     monkeypatch.setitem(sys.modules, "cupy", module)
-    monkeypatch.setattr(staging, "_halves", [])
+    monkeypatch.setattr(gpu_staging, "_halves", [])
     monkeypatch.setattr(Device, "current", 0)
     return module
 
@@ -196,7 +196,7 @@ def test_an_input_arrives_on_the_device_of_the_claim_and_a_result_leaves_any(cup
 
 def test_cupy_is_not_looked_for_unless_somebody_has_imported_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
-    assert staging.reducers() == {}
+    assert gpu_staging.reducers() == {}
     monkeypatch.delitem(sys.modules, "cupy")
     assert decode(encode([np.ones(100_000)]))[0].sum() == 100_000
     assert "cupy" not in sys.modules

@@ -13,7 +13,7 @@ else goes by the C pickler. What comes from ``dag.py`` finds its globals in one 
 Decoding makes a fresh object each time, so that no consumer sees what another did to its inputs; the memory of
 out-of-band arrays is shared instead, and read-only for that reason. Inputs of a call have small arrays read-only too,
 so that a function which writes to its input fails with a small one already. Arrays of cupy travel through host memory,
-and are fresh copies on the consumer's device (:mod:`handoff_mpi.staging`).
+and are fresh copies on the consumer's device (:mod:`handoff_mpi.gpu_staging`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from handoff_mpi.by_value import ByValuePickler, Reducers, holds_names, is_in_pl
 from handoff_mpi.carried_modules import carry, reading_originals
 from handoff_mpi.errors import HandoffError
 from handoff_mpi.formatting import MAX_ID_CHARS, show
-from handoff_mpi.staging import reducers as reducers_of_devices
+from handoff_mpi.gpu_staging import reducers as reducers_of_devices
 
 PLAIN = 0
 PICKLED = 1

@@ -8,7 +8,7 @@ import weakref
 import numpy as np
 import pytest
 
-from handoff_mpi.encoding import (
+from handoff_mpi.serialization import (
     PICKLED,
     PLAIN,
     EncodingError,

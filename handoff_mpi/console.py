@@ -13,19 +13,19 @@ _said: set[str] = set()
 stream: Any = None
 
 
-def say_once(text: str) -> None:
+def print_message_once(text: str) -> None:
     """Say a line, unless this process has said it before: a script may have a thousand runs."""
     if text not in _said and len(_said) < _MAX_REMEMBERED:
         _said.add(text)
-        say(text)
+        print_message(text)
 
 
-def say(text: str) -> None:
+def print_message(text: str) -> None:
     """Say a line, if anybody listens."""
-    tell(f"handoff: {text}")
+    print_stderr(f"handoff: {text}")
 
 
-def tell(text: str) -> None:
+def print_stderr(text: str) -> None:
     """Print ``text`` if anybody reads it; control characters, which names and messages may hold, are escaped."""
     try:
         print(without_controls(text), file=stream or sys.stderr, flush=True)

@@ -35,7 +35,7 @@ A script calls ``execute(dag)`` on every rank instead. The names, by purpose:
     Observe:    telemetry, visualization, TelemetryHandler
     Extend:     AllocationStrategy, RatedStrategy, ReadyGroup, ClusterView, ResourceTracker, ResultStore, PickleStore,
                 StoreFactory, Serializer, Deserializer
-    Errors:     HandoffError, DAGError, UsageError, FitsNowhere, AllocationError, JoinError, DAGFailed, TaskError,
+    Errors:     HandoffError, DAGError, UsageError, Unsatisfiable, AllocationError, StartupError, DAGFailed, TaskError,
                 ValueUnavailable
 
 ``help(handoff_mpi.execute)`` lists the options of a run, ``help(handoff_mpi.Function)`` those of a function.
@@ -70,10 +70,10 @@ if TYPE_CHECKING:
         AllocationError,
         DAGError,
         DAGFailed,
-        FitsNowhere,
         HandoffError,
-        JoinError,
+        StartupError,
         TaskError,
+        Unsatisfiable,
         UsageError,
         ValueUnavailable,
     )
@@ -110,11 +110,9 @@ __all__ = [
     "DAGError",
     "DAGFailed",
     "Deserializer",
-    "FitsNowhere",
     "Function",
     "Handle",
     "HandoffError",
-    "JoinError",
     "PickleStore",
     "RatedStrategy",
     "ReadyGroup",
@@ -123,9 +121,11 @@ __all__ = [
     "Results",
     "RunOptions",
     "Serializer",
+    "StartupError",
     "StoreFactory",
     "TaskError",
     "TelemetryHandler",
+    "Unsatisfiable",
     "UsageError",
     "ValueUnavailable",
     "collocated",
@@ -151,7 +151,7 @@ _ROOMS = {
     "update_node_resources",
     "dag": "DAG Argument Deserializer Function Handle Serializer collocated",
     "dag.task": "task",
-    "errors": "AllocationError DAGError DAGFailed FitsNowhere HandoffError JoinError TaskError UsageError "
+    "errors": "AllocationError DAGError DAGFailed Unsatisfiable HandoffError StartupError TaskError UsageError "
     "ValueUnavailable",
     "resources": "ResourceTracker",
     "results": "PickleStore ResultStore Results StoreFactory",

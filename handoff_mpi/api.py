@@ -65,11 +65,11 @@ def execute(
         options: of the run, listed below.
 
     Raises:
-        DAGError, UsageError, FitsNowhere: on rank 0; what was asked cannot be run, and nothing has started.
+        DAGError, UsageError, Unsatisfiable: on rank 0; what was asked cannot be run, and nothing has started.
         DAGFailed: on rank 0; functions failed. It carries the results; ``check=False`` returns them instead. What rank
             0 does not catch ends all ranks.
         KeyboardInterrupt: in one process; a call with the same ``run_dir`` resumes.
-        JoinError: ranks are missing after a minute, run another version, or are at another call of ``execute``.
+        StartupError: ranks are missing after a minute, run another version, or are at another call of ``execute``.
     """
     if comm is None and jobs.current is not None and jobs.leads_ranks():
         return _execute_on(jobs.current, dag, options_of(options), setup)

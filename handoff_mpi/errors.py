@@ -70,7 +70,7 @@ class UntrustedFile(UsageError):
         self.repair = repair
 
 
-class FitsNowhere(HandoffError):
+class Unsatisfiable(HandoffError):
     """A function's cost exceeds every host of the job even when that host is empty.
 
     Attributes:
@@ -88,15 +88,15 @@ class AllocationError(HandoffError):
     """A strategy placed a task where it does not fit, or on a rank that does not exist."""
 
 
-class JoinError(HandoffError):
+class StartupError(HandoffError):
     """Not all ranks of the job joined the run in time, or they run different versions."""
 
 
-class RanksMissing(JoinError):
+class RanksMissing(StartupError):
     """Not all ranks of the job joined the run in time; MPI would wait for them at the end of this one, too."""
 
 
-class JobLost(HandoffError):
+class LauncherLost(HandoffError):
     """The launcher of this job is gone, and with it the other ranks; the same command resumes the run."""
 
     exit_code = EXIT_STOPPED

@@ -13,7 +13,7 @@ from handoff_mpi.allocation.missing import find_missing
 from handoff_mpi.callbacks import CallbackFailed, call
 from handoff_mpi.console import print_message
 from handoff_mpi.dag import DAG, Plan
-from handoff_mpi.errors import DAGError, FitsNowhere, UsageError
+from handoff_mpi.errors import DAGError, Unsatisfiable, UsageError
 from handoff_mpi.formatting import one_line, show
 from handoff_mpi.launch.deadline import end_of_run
 from handoff_mpi.launch.dry_run import check_in_child
@@ -106,7 +106,7 @@ def refuse_what_fits_nowhere(plan: Plan, ledger: Ledger) -> list[str]:
 
     Raises:
         DAGError: pins name what is not there.
-        FitsNowhere: naming the functions, and what is missing.
+        Unsatisfiable: naming the functions, and what is missing.
     """
     hosts = {rank_state.host for rank_state in ledger.rank_states.values()}
     known_hosts = KnownNames(hosts)
@@ -128,7 +128,7 @@ def refuse_what_fits_nowhere(plan: Plan, ledger: Ledger) -> list[str]:
     waiting = {key: cost for key, cost in misfits.items() if later.may_hold(cost)}
     if len(waiting) < len(misfits):
         hopeless = {key: cost for key, cost in misfits.items() if key not in waiting}
-        raise FitsNowhere(_describe_misfits(plan, hopeless, ledger, "which fits no host even alone"))
+        raise Unsatisfiable(_describe_misfits(plan, hopeless, ledger, "which fits no host even alone"))
     return _describe_misfits(plan, waiting, ledger, "which waits for update_node_resources") if waiting else []
 
 
@@ -210,7 +210,7 @@ def find_fits(ledger: Ledger, dag: DAG, options: RunOptions, setup: bytes | None
         setup: dag.py's ``setup(rank)``, encoded, or None.
 
     Raises:
-        DAGError, UsageError, FitsNowhere: the DAG cannot be run on this job.
+        DAGError, UsageError, Unsatisfiable: the DAG cannot be run on this job.
     """
     dag.validate()
     if options.deadline is not None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from handoff_mpi.errors import JoinError
+from handoff_mpi.errors import StartupError
 
 #: Set by pytest: the test that runs, and its phase in parentheses.
 _TEST = "PYTEST_CURRENT_TEST"
@@ -139,7 +139,7 @@ def meet(site: CallSite, allgather: Callable[[Any], list[Any]]) -> bool:
         allgather: returns the value of every rank, by rank.
 
     Raises:
-        JoinError: other ranks are at other calls.
+        StartupError: other ranks are at other calls.
     """
     if len(set(allgather(site.digest))) == 1:
         return True
@@ -150,7 +150,7 @@ def meet(site: CallSite, allgather: Callable[[Any], list[Any]]) -> bool:
     have_differed = True
     latest = max(each.order for each in sites)
     if site.order < latest or all(each.order == latest for each in sites):
-        raise JoinError(_explain(sites))
+        raise StartupError(_explain(sites))
     return False
 
 

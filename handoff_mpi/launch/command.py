@@ -23,7 +23,7 @@ from handoff_mpi.errors import (
     DAGFailed,
     HandoffError,
     Interrupted,
-    JobLost,
+    LauncherLost,
     RankLostInSetup,
     RanksMissing,
     TransportError,
@@ -86,7 +86,7 @@ def lead(job: Job, target: str, args: list[str], chosen: dict[str, Any]) -> int:
         results = job.execute(dag, options)
     except DAGFailed as error:
         results = error.results
-    except JobLost as error:
+    except LauncherLost as error:
         print_message(str(error))
         os._exit(error.exit_code)  # there is nobody to take leave of
     except RankLostInSetup as error:
@@ -279,7 +279,7 @@ def join(join_limit: float) -> Job:
     """Join the job of the world; a collective call. If ranks are missing, all ranks end.
 
     Raises:
-        JoinError: ranks run another version, or MPI is not the launcher's own.
+        StartupError: ranks run another version, or MPI is not the launcher's own.
     """
     try:
         return jobs.mpi_job(join_limit=join_limit)

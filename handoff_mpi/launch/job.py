@@ -17,7 +17,7 @@ from handoff_mpi.carried_modules import copies_entered
 from handoff_mpi.comm import Envelope, MemoryNetwork, RankFailed
 from handoff_mpi.console import print_message
 from handoff_mpi.descendants import end_descendants, mark_descendants
-from handoff_mpi.errors import EXIT_STOPPED, DAGFailed, JoinError, RankLostInSetup, TransportError, UsageError
+from handoff_mpi.errors import EXIT_STOPPED, DAGFailed, RankLostInSetup, StartupError, TransportError, UsageError
 from handoff_mpi.formatting import show
 from handoff_mpi.launch import call_site, last_watch, script_end
 from handoff_mpi.launch.call_site import CallSite
@@ -279,7 +279,7 @@ class Job:
         """Run ``dag``; on rank 0.
 
         Raises:
-            DAGError, UsageError, FitsNowhere: before anything starts.
+            DAGError, UsageError, Unsatisfiable: before anything starts.
             DAGFailed: functions failed, unless ``options.check`` is False.
         """
         if not self.is_local and self._is_running:
@@ -464,7 +464,7 @@ def mpi_job(comm: Any = None, join_limit: float | None = None, site: CallSite | 
 
     Raises:
         UsageError: this rank serves in a job of the world already, or leads it: the other ranks would not come.
-        JoinError: ranks are missing after ``join_limit``, run another version, or are at another call.
+        StartupError: ranks are missing after ``join_limit``, run another version, or are at another call.
     """
     if comm is None and current is not None and current.is_mpi:
         raise UsageError("this process is a rank of a job already; handoff.execute(dag) on its rank 0 uses that")
@@ -511,7 +511,7 @@ def _join(mpi: Any, comm: Any) -> Job:
     mine = capabilities[transport.rank].version
     others = {each.rank: each.version for each in capabilities if each.version != mine}
     if others:
-        raise JoinError(f"rank {transport.rank} runs handoff_mpi {mine}, but others do not: {others}")
+        raise StartupError(f"rank {transport.rank} runs handoff_mpi {mine}, but others do not: {others}")
     job = Job(transport, capabilities, True, mpi.has_fault_tolerance(), mpi.is_threaded())
     if job.rank == 0 and job.has_fault_tolerance and not has_supervisor():
         last_watch.start(job.pids_beside())
@@ -522,11 +522,11 @@ def _refuse_singletons(size: int) -> None:
     """Ranks whose MPI does not understand their launcher are worlds of one each, and would all run everything.
 
     Raises:
-        JoinError: so it is.
+        StartupError: so it is.
     """
     expected = size_by_launcher()
     if size < expected:
-        raise JoinError(
+        raise StartupError(
             f"the launcher started {expected} ranks, but this MPI sees {size}: it is not the launcher's own. Use the "
             "mpirun of the MPI that mpi4py was built with (with Slurm: mpirun, or srun --mpi=pmix for Open MPI, "
             "--mpi=pmi2 for MPICH)"

@@ -21,8 +21,8 @@ from handoff_mpi.dag.retry_on import names_of
 from handoff_mpi.errors import (
     EXIT_STOPPED,
     HandoffError,
-    JobLost,
     JournalError,
+    LauncherLost,
     Superseded,
     TransportError,
     UsageError,
@@ -108,7 +108,7 @@ class Run:
         summary: what ``summary.json`` holds; None before the end of the run, and where none is recorded.
 
     Raises:
-        DAGError, UsageError, FitsNowhere: it cannot be run; nothing has started.
+        DAGError, UsageError, Unsatisfiable: it cannot be run; nothing has started.
     """
 
     def __init__(self, job: Job, dag: DAG, options: RunOptions) -> None:
@@ -296,7 +296,7 @@ class Run:
                 return self._close(loop, results)
         except HandoffError as error:
             code = error.exit_code
-            is_lost = isinstance(error, (JobLost, TransportError))
+            is_lost = isinstance(error, (LauncherLost, TransportError))
             is_superseded = isinstance(error, Superseded)
             why = str(error)
             raise

@@ -12,7 +12,7 @@ from handoff_mpi.callbacks import end_if_forked, in_words, is_interrupt
 from handoff_mpi.comm import Envelope, RankFailed, Transport
 from handoff_mpi.console import print_message
 from handoff_mpi.dag import Plan
-from handoff_mpi.errors import AllocationError, DAGError, JobLost, JournalError
+from handoff_mpi.errors import AllocationError, DAGError, JournalError, LauncherLost
 from handoff_mpi.formatting import show
 from handoff_mpi.messages import (
     ABSENT,
@@ -188,7 +188,7 @@ class SchedulerLoop:
         """Run until the scheduler is done, or was stopped and what ran has ended or used up its drain.
 
         Raises:
-            JobLost: the launcher is gone.
+            LauncherLost: the launcher is gone.
             Superseded: a newer launch has taken over.
         """
         pace = Pace(self.transport.doorbell)
@@ -224,7 +224,7 @@ class SchedulerLoop:
 
     def _leave_lost_job(self) -> None:
         if self.settings.workers and self.settings.has_launcher:
-            raise JobLost("the launcher is gone; what was done is in the journal, and the same command resumes")
+            raise LauncherLost("the launcher is gone; what was done is in the journal, and the same command resumes")
 
     def _turn(self, events: list[Event]) -> None:
         """Let the machine handle ``events``; a tracker's refusals are events too."""

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from handoff_mpi.errors import JoinError
+from handoff_mpi.errors import StartupError
 from handoff_mpi.launch import call_site
 from handoff_mpi.launch.call_site import CallSite, Frame, are_different, meet
 
@@ -150,7 +150,7 @@ def outcomes(sites):
 
         try:
             answers.append(meet(site, allgather))
-        except JoinError as error:
+        except StartupError as error:
             answers.append(str(error))
     return answers
 
@@ -204,7 +204,7 @@ attempt(second)
     lines = ended.out.splitlines()
     assert "1 first: AssertionError: my own" in lines
     assert not [line for line in lines if re.fullmatch(r"1 \w+: 9", line)], ended.out  # the value of the others' run
-    errors = sorted(line for line in lines if "JoinError: the ranks are not at the same call" in line)
+    errors = sorted(line for line in lines if "StartupError: the ranks are not at the same call" in line)
     assert [line[:8] for line in errors] == ["0 first:", "0 second", "1 second", "2 first:", "2 second"], ended.out
     first = next(number for number, line in enumerate(script.splitlines(), 1) if line == "attempt(first)")
     for line in errors[0], errors[2], errors[3]:

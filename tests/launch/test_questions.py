@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import handoff_mpi as handoff
-from handoff_mpi import DAG, DAGError, FitsNowhere, Function, UsageError, cli, task
+from handoff_mpi import DAG, DAGError, Function, Unsatisfiable, UsageError, cli, task
 from handoff_mpi.errors import EXIT_DONE, EXIT_FITS_NOWHERE, EXIT_USAGE
 from handoff_mpi.resources.amounts import format_nbytes
 
@@ -85,7 +85,7 @@ def test_functions_that_lack_the_same_are_counted():
     for number in range(10_000):
         dag.add_function(Function(number, (), abs, [-1], cost={"cpus": 4}))
     dag.add_function(Function("both", (), abs, [-1], cost={"mem": 4, "gpu": 1}))
-    with pytest.raises(FitsNowhere) as caught:
+    with pytest.raises(Unsatisfiable) as caught:
         handoff.execute_local(dag)
     assert caught.value.problems[0].startswith("function 0 and 9999 more need cpu=1, cpus=4, which fits no host")
     assert len(caught.value.problems) == 3

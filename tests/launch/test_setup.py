@@ -58,7 +58,7 @@ def test_execute_local_honours_it(monkeypatch, tmp_path, isolation):
     setup, dag = prepared(monkeypatch)
     results = handoff.execute_local(dag, setup=setup, isolation=isolation, run_dir=tmp_path / "run")
     assert results["env"] == "0"
-    with pytest.raises(handoff.FitsNowhere):
+    with pytest.raises(handoff.Unsatisfiable):
         handoff.execute_local(dag, run_dir=tmp_path / "without")
 
 

@@ -107,7 +107,7 @@ def test_of_a_resource_that_a_handler_brings_0_is_registered_before(tmp_path):
         if metadata["function_id"] == "first":
             handoff.update_node_resources(0, {"licence": 1})
 
-    with pytest.raises(handoff.FitsNowhere):
+    with pytest.raises(handoff.Unsatisfiable):
         handoff.execute_local(dag_that_needs(licence=1), run_dir=tmp_path / "a")
     handoff.register_local_node({"licence": 0})
     handoff.telemetry.attach("bring", ("handoff", "execution", "function", "stop"), bring)
@@ -124,7 +124,7 @@ def test_what_never_comes_fails_what_waits_for_it_once_nothing_runs(tmp_path):
     assert results.exit_code == 4
     assert results["first"] == 1
     for cost in ({"gpu": 1}, {"cpu": 10_000}, {"licence": 1, "tape": 1}):
-        with pytest.raises(handoff.FitsNowhere):
+        with pytest.raises(handoff.Unsatisfiable):
             handoff.execute_local(dag_that_needs(**cost), run_dir=tmp_path / "b")
 
 

@@ -73,8 +73,8 @@ def test_pins_costs_and_hosts_decide(tmp_path):
     [
         ({"node": 7}, handoff.DAGError, "pinned to rank 7"),
         ({"node": "host9"}, handoff.DAGError, "host9"),
-        ({"cost": {"gpu": 3}}, handoff.FitsNowhere, "gpu"),
-        ({"cost": {"tape": 1}}, handoff.FitsNowhere, "tape"),
+        ({"cost": {"gpu": 3}}, handoff.Unsatisfiable, "gpu"),
+        ({"cost": {"tape": 1}}, handoff.Unsatisfiable, "tape"),
     ],
 )
 def test_what_a_real_job_refuses_is_refused(tmp_path, declared, error, words):

@@ -153,9 +153,9 @@ def test_a_rank_that_fails_before_execute_serves_no_other_test(mpirun, tmp_path)
         found = outcomes(ended.err, rank)
         assert len(found) == 8, ended.err + ended.out
         assert {name for name, outcome in found.items() if outcome == "failed"} == fails, ended.err
-    errors = [line for line in ended.err.splitlines() if line.startswith("ERROR") and "JoinError" in line]
+    errors = [line for line in ended.err.splitlines() if line.startswith("ERROR") and "StartupError" in line]
     assert len(errors) == 2 + 2 + 3 + 2
-    between = [line for line in errors if "test_slips[2]" in line.partition("JoinError")[0]]
+    between = [line for line in errors if "test_slips[2]" in line.partition("StartupError")[0]]
     assert len(between) == 2
     assert all(
         "in test_slips.py::test_slips[2]" in line and "in test_slips.py::test_slips[3]" in line for line in between

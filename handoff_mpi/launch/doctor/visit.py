@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from handoff_mpi.errors import EXIT_DONE, EXIT_FAILED, HandoffError, JoinError, UsageError
+from handoff_mpi.errors import EXIT_DONE, EXIT_FAILED, HandoffError, StartupError, UsageError
 from handoff_mpi.launch.doctor import findings, places
 from handoff_mpi.launch.doctor.folder import FolderView, look_at_folder, open_folder
 from handoff_mpi.launch.doctor.measuring import RankFacts, measure_rank
@@ -252,7 +252,7 @@ def _join(comm: Any, report: Report) -> None:
 
     try:
         mpi.wait_for_all(comm, _JOIN_S)
-    except JoinError as error:
+    except StartupError as error:
         if comm.Get_rank():
             time.sleep(_SPEECH_S)  # rank 0 alone speaks, and the launcher ends all once a rank has left
         else:

@@ -14,37 +14,41 @@ START = "start"  # (START, run, options): a run begins
 DISPATCH = "dispatch"  # (DISPATCH, run, codes, groups): groups of (slot, claim or None, assignments)
 CONSTANT = "constant"  # (CONSTANT, run, number, head) + buffers
 FILES = "files"  # (FILES, run, [(task, key)]): under which keys an earlier launch wrote values
-RECALL = "recall"  # (RECALL, run, [(task, attempt)])
-FORGET = "forget"  # (FORGET, run, [task])
+RETRACT = "retract"  # (RETRACT, run, [(task, attempt)])
+FREE_VALUES = "free_values"  # (FREE_VALUES, run, [task])
 LOST = "lost"  # (LOST, run, rank)
-LOOK = "look"  # (LOOK, run, rank): look at the process of a silent rank of your host
-# ALIVE too, as (ALIVE, run): rank 0 greets the ranks of other hosts
+CHECK_PROCESS = "check_process"  # (CHECK_PROCESS, run, rank): look at the process of a silent rank of your host
+# HEARTBEAT too, as (HEARTBEAT, run): rank 0 greets the ranks of other hosts
 STOP = "stop"  # (STOP, run, results or None): the run is over
 SETUP = "setup"  # (SETUP, 0, encoded function, paths): call dag.py's ``setup(rank)``
 DECODE = "decode"  # (DECODE, 0, number, pieces, in a child, encoded setup, paths): try them before a run
-LEAVE = "leave"  # (LEAVE, 0): the job is over, the rank may go
+SHUTDOWN = "shutdown"  # (SHUTDOWN, 0): the job is over, the rank may go
 
 # A worker to rank 0
 FINISHED = "finished"  # (FINISHED, run, [entry])
-RETURNED = "returned"  # (RETURNED, run, [(task, attempt)])
-UNFETCHED = "unfetched"  # (UNFETCHED, run, task, attempt, [(input, ranks asked)])
-ALIVE = "alive"  # (ALIVE, run, [(task, attempt, started)]): heartbeat, with the calls that run longest
+RETRACTED = "retracted"  # (RETRACTED, run, [(task, attempt)])
+INPUT_UNAVAILABLE = "input_unavailable"  # (INPUT_UNAVAILABLE, run, task, attempt, [(input, ranks asked)])
+HEARTBEAT = "heartbeat"  # (HEARTBEAT, run, [(task, attempt, started)]): heartbeat, with the calls that run longest
 TRANSFERRED = "transferred"  # (TRANSFERRED, run, [(task, source, nbytes, duration)]): inputs that were fetched
 MEMORY = "memory"  # (MEMORY, run, is_short, words): the rank is too short of memory for new tasks, or is not any more
 ENCODING = "encoding"  # (ENCODING, run, [(task, attempt, input, rank, since)]): that rank has long been encoding it
 USAGE = "usage"  # (USAGE, run, sample): of the use of the rank's host, see :mod:`handoff_mpi.runtime.host_usage`
 UPDATE = "update"  # (UPDATE, run, rank, resources)
-LOOKED = "looked"  # (LOOKED, run, rank, is_gone, reason): asked to, or when a neighbour was found to be gone
+PROCESS_STATUS = (
+    "process_status"  # (PROCESS_STATUS, run, rank, is_gone, reason): asked to, or when a neighbour was found to be gone
+)
 DECODED = "decoded"  # (DECODED, 0, number, what came of it): answers DECODE
 BYE = "bye"  # (BYE, run): the rank has left the run
 ENDS = "ends"  # (ENDS, 0, status): the script of the rank has come to its end; from rank 0: the job ends
 
 # A rank to a rank
 ASKED = "asked"  # (ASKED, 0, answer): what rank 0's host has answered, between two runs, to a rank of this one
-FETCH = "fetch"  # (FETCH, run, ticket, task, codec, encoded callables the codec needs, via, limit_s)
-VALUE = "value"  # (VALUE, run, ticket, head) + buffers; head is (PLAIN, value) or (PICKLED, bytes)
-ABSENT = "absent"  # (ABSENT, run, ticket, reason); None, or (status, error) of encoding it for the rank that asks
-REFER = "refer"  # (REFER, run, ticket, rank, nbytes or 0 if not known): ask that rank, which has it or is getting it
+FETCH = "fetch"  # (FETCH, run, request id, task, codec, encoded callables the codec needs, via, limit_s)
+VALUE = "value"  # (VALUE, run, request id, head) + buffers; head is (PLAIN, value) or (PICKLED, bytes)
+NOT_FOUND = (
+    "not_found"  # (NOT_FOUND, run, request id, reason); None, or (status, error) of encoding it for the rank that asks
+)
+REDIRECT = "redirect"  # (REDIRECT, run, request id, rank, nbytes or 0): ask that rank, which has the value or is getting it
 
 #: ``via`` of a fetch: the rank that referred to the one that is asked, or one of these.
 DIRECT = -1  # rank 0 named it
@@ -91,7 +95,7 @@ Assignment: TypeAlias = "tuple[int, int, Any, Any, tuple[Any, ...], float | None
 #: Flags of an assignment.
 ISOLATE = 1  # run it in a child process
 KEEP = 2  # its value must outlast the run
-STAYS = 4  # its value stays on the rank whatever its size
+KEEP_REMOTE = 4  # its value stays on the rank whatever its size
 
 #: How short of memory a rank is: a high one moves values out, a critical one is given no new tasks.
 NORMAL = 0
@@ -99,7 +103,7 @@ HIGH = 1
 CRITICAL = 2
 
 #: Values of at most this many bytes ride home with the completion.
-HOME_NBYTES = 8 * 1024
+INLINE_RESULT_NBYTES = 8 * 1024
 
 # Kinds of failures that are not an exception's class
 TIMEOUT = "timeout"

@@ -25,7 +25,7 @@ from handoff_mpi.launch.environment import size_by_launcher
 from handoff_mpi.launch.local_ranks import kill_stopped_ranks
 from handoff_mpi.launch.mpi_start import bounded_start, join_timeout_s
 from handoff_mpi.linux import sharpen_timers
-from handoff_mpi.messages import ASKED, BYE, DECODE, DECODED, ENDS, LEAVE, SETUP, START
+from handoff_mpi.messages import ASKED, BYE, DECODE, DECODED, ENDS, SETUP, SHUTDOWN, START
 from handoff_mpi.module_files import take_sources
 from handoff_mpi.python_path import add_directories, shared_path
 from handoff_mpi.resources import Amounts, Capability, parse_resources
@@ -345,7 +345,7 @@ class Job:
         """
         waiting = {rank for rank in range(1, self.size) if rank not in self.gone}
         for rank in waiting:
-            self.transport.send(rank, (LEAVE, 0))
+            self.transport.send(rank, (SHUTDOWN, 0))
         end = clock() + DISMISS_S
         pace = Pace(self.transport.doorbell)
         while waiting and clock() < end:
@@ -417,7 +417,7 @@ class Job:
                     self._decode(each.message, spares)
                 elif kind == ASKED:
                     vigil.take(each.message[2], clock())
-                elif kind == LEAVE:
+                elif kind == SHUTDOWN:
                     say_goodbye(self.transport)
                     return shared
             if os.getppid() != parent:

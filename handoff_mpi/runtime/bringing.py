@@ -9,7 +9,7 @@ from handoff_mpi.console import print_message
 from handoff_mpi.dag import Plan
 from handoff_mpi.errors import ValueUnavailable
 from handoff_mpi.formatting import show
-from handoff_mpi.messages import ABSENT, FETCH, INSIST, OK, VALUE, Entry
+from handoff_mpi.messages import FETCH, INSIST, NOT_FOUND, OK, VALUE, Entry
 from handoff_mpi.results.store import ResultStore
 from handoff_mpi.runtime.courier import Courier
 from handoff_mpi.scheduler import Event, Persisted, Scheduler, ValueLost
@@ -37,9 +37,9 @@ class Bringing:
         self._kept = kept
         self._run = run
         self._number = number
-        self._bringing: dict[int, tuple[int, int]] = {}  # ticket: (task, rank that holds its value)
+        self._bringing: dict[int, tuple[int, int]] = {}  # request id: (task, rank that holds its value)
         self._to_bring: dict[int, None] = {}
-        self._next_ticket = -1  # negative, so that no ticket of rank 0's own worker is the same
+        self._next_request_id = -1  # negative, so that no request id of rank 0's own worker is the same
 
     @property
     def is_going_on(self) -> bool:
@@ -47,12 +47,12 @@ class Bringing:
 
     def awaits(self, message: tuple[object, ...]) -> bool:
         """Whether ``message`` answers a fetch of this room's."""
-        return message[0] in (VALUE, ABSENT) and message[2] in self._bringing
+        return message[0] in (VALUE, NOT_FOUND) and message[2] in self._bringing
 
     def lose(self, rank: int) -> None:
         """``rank`` is lost: what it was to send is brought from another, if there is one."""
-        for ticket in [ticket for ticket, (_, holder) in self._bringing.items() if holder == rank]:
-            self._to_bring[self._bringing.pop(ticket)[0]] = None
+        for request_id in [request_id for request_id, (_, holder) in self._bringing.items() if holder == rank]:
+            self._to_bring[self._bringing.pop(request_id)[0]] = None
 
     def finished(self, source: int, entries: Sequence[Entry]) -> None:
         """Calls ended on ``source``: fetch what must outlast the run, and lies there only."""
@@ -61,9 +61,9 @@ class Bringing:
                 self._bring(task, source)
 
     def _bring(self, task: int, holder: int) -> None:
-        self._bringing[self._next_ticket] = (task, holder)
-        self._courier.send(holder, (FETCH, self._number, self._next_ticket, task, None, (), INSIST, None))
-        self._next_ticket -= 1
+        self._bringing[self._next_request_id] = (task, holder)
+        self._courier.send(holder, (FETCH, self._number, self._next_request_id, task, None, (), INSIST, None))
+        self._next_request_id -= 1
 
     def rewrite(self, missing: Sequence[tuple[int, Sequence[int]]]) -> None:
         """A kept value whose file cannot be read is brought from a rank that holds it still, if there is one."""
@@ -82,17 +82,17 @@ class Bringing:
 
     def serve_file(self, each: Envelope) -> None:
         """Send a value that lies in a file to a rank that does not see it."""
-        run, ticket, task = each.message[1:4]
+        run, request_id, task = each.message[1:4]
         try:
             head, buffers = head_of(self._kept.get(self._courier.file_key(task)))
-            self._courier.send(each.source, (VALUE, run, ticket, head), buffers)
+            self._courier.send(each.source, (VALUE, run, request_id, head), buffers)
         except (KeyError, ValueUnavailable):
-            self._courier.send(each.source, (ABSENT, run, ticket, None))
+            self._courier.send(each.source, (NOT_FOUND, run, request_id, None))
 
     def absorb(self, each: Envelope, events: list[Event]) -> None:
         """Take in the answer to a fetch."""
         task, source = self._bringing.pop(each.message[2])
-        if each.message[0] == ABSENT:
+        if each.message[0] == NOT_FOUND:
             events.append(ValueLost(task, (source,)))
             self._to_bring[task] = None
             return

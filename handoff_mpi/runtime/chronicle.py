@@ -20,7 +20,7 @@ _NO_REASONS: Mapping[str, list[int]] = {}
 #: Causes of which a call is made again though the function did not fail.
 SETBACKS: dict[int, str] = {Cause.RANK_LOST: RANK_LOSS, Cause.VALUE_LOST: VALUE_LOSS}
 #: Causes of which a task comes back that was sent to a rank, but not called there; a tuple, see ``DISPATCHES``.
-_RETURNS = (Cause.RETURNED, Cause.INPUT_LOST)
+_RETURNS = (Cause.RETRACTED, Cause.INPUT_LOST)
 _TOLD_OF_RANKS = frozenset({"suspect", "returned", "lost"})
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from handoff_mpi.comm import Transport
 from handoff_mpi.dag import Plan
 from handoff_mpi.errors import ValueUnavailable
-from handoff_mpi.messages import CONSTANT, DISPATCH, FILES, ISOLATE, KEEP, STAYS
+from handoff_mpi.messages import CONSTANT, DISPATCH, FILES, ISOLATE, KEEP, KEEP_REMOTE
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results.store import Key, ResultStore
 from handoff_mpi.scheduler import Dispatch, Event, HomeValueLost, Scheduler, Unfetched
@@ -81,7 +81,7 @@ class Courier:
     def _assignment(self, rank: int, task: int, attempt: int) -> Any:
         plan, scheduler = self._plan, self._scheduler
         spec = scheduler.specs[task]
-        flags = (KEEP if spec.keep else 0) | (STAYS if spec.stays else 0)
+        flags = (KEEP if spec.keep else 0) | (KEEP_REMOTE if spec.stays else 0)
         if scheduler.is_isolated(task):
             flags |= ISOLATE
         sources = plan.sources[task]

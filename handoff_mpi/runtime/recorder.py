@@ -203,7 +203,7 @@ class Recorder:
             elif cause == Cause.ERROR or cause == Cause.GIVEN_UP:
                 self._set_back(task, attempt, rank, *detail)
                 self._announce_end(task, scheduler.failures[task])
-            elif cause == Cause.RETURNED:
+            elif cause == Cause.RETRACTED:
                 self._tell_refused(scheduler, task, rank, detail[1])
         if self.lost.keys() - lost.keys():
             self._tell_lost({rank: why for rank, why in self.lost.items() if rank not in lost}, reassigned, recomputed)

@@ -15,27 +15,27 @@ from handoff_mpi.dag import Plan
 from handoff_mpi.errors import AllocationError, DAGError, JournalError, LauncherLost
 from handoff_mpi.formatting import show
 from handoff_mpi.messages import (
-    ABSENT,
-    ALIVE,
     BYE,
+    CHECK_PROCESS,
     CONSTANT,
     DISPATCH,
     ENCODING,
     FETCH,
     FILES,
     FINISHED,
-    FORGET,
-    LOOK,
-    LOOKED,
+    FREE_VALUES,
+    HEARTBEAT,
+    INPUT_UNAVAILABLE,
     LOST,
     MEMORY,
+    NOT_FOUND,
     OK,
-    RECALL,
-    REFER,
-    RETURNED,
+    PROCESS_STATUS,
+    REDIRECT,
+    RETRACT,
+    RETRACTED,
     STOP,
     TRANSFERRED,
-    UNFETCHED,
     UPDATE,
     USAGE,
     VALUE,
@@ -76,7 +76,9 @@ from handoff_mpi.scheduler import (
 )
 from handoff_mpi.serialization import NOTHING, Payload
 
-_FOR_WORKERS = frozenset({DISPATCH, CONSTANT, FILES, RECALL, FORGET, LOST, LOOK, STOP, FETCH, VALUE, ABSENT, REFER})
+_FOR_WORKERS = frozenset(
+    {DISPATCH, CONSTANT, FILES, RETRACT, FREE_VALUES, LOST, CHECK_PROCESS, STOP, FETCH, VALUE, NOT_FOUND, REDIRECT}
+)
 #: Workers that have not said goodbye after this long are left behind.
 GOODBYE_S = 10.0
 #: Seconds between two looks at the run-dir.
@@ -245,9 +247,9 @@ class SchedulerLoop:
                         events += self.courier.pack(command)
                 elif isinstance(command, Recall):
                     self.courier.flush_to(command.rank)
-                    self.courier.send(command.rank, (RECALL, self.settings.number, command.tasks))
+                    self.courier.send(command.rank, (RETRACT, self.settings.number, command.tasks))
                 elif isinstance(command, Forget):
-                    self.courier.send(command.rank, (FORGET, self.settings.number, command.tasks))
+                    self.courier.send(command.rank, (FREE_VALUES, self.settings.number, command.tasks))
                 elif isinstance(command, Announce):
                     self._announce(command.rank)
                 elif isinstance(command, Examine):
@@ -345,7 +347,7 @@ class SchedulerLoop:
                 self._bringing.serve_file(each)
             elif message[0] in _FOR_WORKERS:
                 mine.append(each)
-            elif message[0] == LOOKED and message[3]:
+            elif message[0] == PROCESS_STATUS and message[3]:
                 self._lose(message[2], message[4], lost)
             else:
                 self._absorb_one(each.source, message, events)
@@ -402,7 +404,7 @@ class SchedulerLoop:
         if self.settings.heartbeat_s and now >= self._next_greeting:
             self._next_greeting = now + self.settings.heartbeat_s
             for rank in self._far:
-                self.courier.send(rank, (ALIVE, self.settings.number))
+                self.courier.send(rank, (HEARTBEAT, self.settings.number))
 
     def _examine(self, rank: int, events: list[Event]) -> None:
         """Look at a silent rank's process, or have ranks of its host do it."""
@@ -414,7 +416,7 @@ class SchedulerLoop:
         else:
             here = next((ranks for ranks in self.settings.pids.values() if rank in ranks), {})
             for other in [other for other in here if other not in (0, rank) and other not in self.gone][:_MOST_ASKED]:
-                self.courier.send(other, (LOOK, self.settings.number, rank))
+                self.courier.send(other, (CHECK_PROCESS, self.settings.number, rank))
 
     def _absorb_one(self, source: int, message: tuple[Any, ...], events: list[Event]) -> None:
         kind = message[0]
@@ -425,13 +427,13 @@ class SchedulerLoop:
                 self._chronicle.finished(source, entries)
             events.append(Finished(source, message[2]))
             self._bringing.finished(source, entries)
-        elif kind == ALIVE:
+        elif kind == HEARTBEAT:
             for task, attempt, started in message[2]:
                 if self.scheduler.is_current(task, attempt):
                     self.recorder.started(source, task, attempt, started)
-        elif kind == RETURNED:
+        elif kind == RETRACTED:
             events.append(Returned(source, message[2]))
-        elif kind == UNFETCHED:
+        elif kind == INPUT_UNAVAILABLE:
             events.append(Unfetched(source, message[2], message[3], message[4]))
             self._bringing.rewrite(message[4])
         elif kind == UPDATE:
@@ -442,7 +444,7 @@ class SchedulerLoop:
             self.recorder.transferred(source, message[2])
         elif kind == USAGE:
             self.recorder.used(source, message[2], clock())
-        elif kind == LOOKED:
+        elif kind == PROCESS_STATUS:
             events.append(Examined(message[2], False, message[4]))
         elif kind == ENCODING:
             self._note_encodings(message[2])

@@ -13,7 +13,7 @@ from typing import Any
 from handoff_mpi.comm import Envelope, RankFailed, Transport
 from handoff_mpi.coroutines import running_loop_hidden
 from handoff_mpi.errors import HandoffError
-from handoff_mpi.messages import BYE, DECODE, LEAVE, SETUP, START
+from handoff_mpi.messages import BYE, DECODE, SETUP, SHUTDOWN, START
 from handoff_mpi.runtime.attendant import Attendant
 from handoff_mpi.runtime.callback_watch import watched
 from handoff_mpi.runtime.pace import Pace, clock
@@ -29,7 +29,7 @@ from handoff_mpi.worker.spares import Spares
 #: Seconds between two looks at whether the launcher and rank 0 are still there.
 LOOK_AROUND_S = 0.02
 #: Messages that no run's machine handles.
-_BETWEEN_RUNS = frozenset({START, SETUP, DECODE, LEAVE})
+_BETWEEN_RUNS = frozenset({START, SETUP, DECODE, SHUTDOWN})
 
 
 def serve_run(
@@ -145,7 +145,7 @@ class _Mail:
 
     def _keep_for_later(self, each: Envelope) -> None:
         self.later.append(each)
-        if each.message[0] == LEAVE and self._leave is not None:
+        if each.message[0] == SHUTDOWN and self._leave is not None:
             say_goodbye(self._shell.transport)
             self._leave()
 

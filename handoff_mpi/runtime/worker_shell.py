@@ -10,20 +10,20 @@ from typing import Any
 
 from handoff_mpi.comm import Envelope, RankFailed, Transport, fresh_memory
 from handoff_mpi.messages import (
-    ABSENT,
     BYE,
+    CHECK_PROCESS,
     CRITICAL,
     FETCH,
     FILES,
-    HOME_NBYTES,
+    INLINE_RESULT_NBYTES,
     KEEP,
-    LOOK,
-    LOOKED,
+    KEEP_REMOTE,
     LOST,
+    NOT_FOUND,
     OK,
+    PROCESS_STATUS,
     RAISED,
-    RECALL,
-    STAYS,
+    RETRACT,
     UPDATE,
     USAGE,
     VALUE,
@@ -180,7 +180,7 @@ class WorkerShell:
             return False
         if any(self._sent):
             self._children.look()
-            if any(isinstance(each, Envelope) and each.message[0] == RECALL for each in arrived):
+            if any(isinstance(each, Envelope) and each.message[0] == RETRACT for each in arrived):
                 self._children.take_back()
             self._children.listen()
         if self._encoders:
@@ -188,7 +188,7 @@ class WorkerShell:
         events = self._take_events()
         for each in arrived:
             if isinstance(each, Envelope):
-                if each.message[0] in (LOOK, LOST):
+                if each.message[0] in (CHECK_PROCESS, LOST):
                     self._hear_of_neighbour(each.message)
                 elif each.message[0] == FILES and each.message[1] == self.setup.number:
                     self._values.are_filed(each.message[2])
@@ -238,7 +238,7 @@ class WorkerShell:
             rank, reason = lost
             if rank == 0:
                 raise ConnectionError(f"rank 0 is lost: {reason}")
-            self.transport.send(0, (LOOKED, self.setup.number, rank, True, reason))
+            self.transport.send(0, (PROCESS_STATUS, self.setup.number, rank, True, reason))
 
     def _look_at_memory(self, now: float, events: list[Event]) -> None:
         if self._usage is not None and now >= self._next_sample:
@@ -261,7 +261,7 @@ class WorkerShell:
             return
         state, reason = self._neighbours.examine(rank, clock())
         if state != UNSEEN:
-            self.transport.send(0, (LOOKED, run, rank, state != LIVES, reason))
+            self.transport.send(0, (PROCESS_STATUS, run, rank, state != LIVES, reason))
 
     def run_own_calls(self) -> bool:
         """Run calls in this very thread, if any wait; whether there were any. Not under ``lock``.
@@ -382,7 +382,7 @@ class WorkerShell:
         payload = outcome.payload
         nbytes = 0 if payload is None else nbytes_of(payload)
         is_persisted = False
-        goes_home = nbytes <= HOME_NBYTES and not work.flags & STAYS
+        goes_home = nbytes <= INLINE_RESULT_NBYTES and not work.flags & KEEP_REMOTE
         if payload is not None and not goes_home and self._values.sees_files:
             if work.flags & KEEP:
                 problem = self._values.write(work.task, payload, nbytes)
@@ -458,10 +458,10 @@ class WorkerShell:
         number = self.setup.number
         if outcome is None or outcome.payload is None:
             reason = None if outcome is None else (outcome.status, outcome.error)
-            self.transport.send(command.dest, (ABSENT, number, command.ticket, reason))
+            self.transport.send(command.dest, (NOT_FOUND, number, command.request_id, reason))
         else:
             head, buffers = head_of(outcome.payload)
-            self.transport.send(command.dest, (VALUE, number, command.ticket, head), buffers)
+            self.transport.send(command.dest, (VALUE, number, command.request_id, head), buffers)
 
     def _serve_encoded(self, command: Serve) -> None:
         with self.lock:

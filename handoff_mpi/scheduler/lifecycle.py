@@ -32,7 +32,7 @@ class Cause(IntEnum):
     OK = 2
     RETRY = 3
     RANK_LOST = 4
-    RETURNED = 5
+    RETRACTED = 5
     INPUT_LOST = 6
     ERROR = 7
     VALUE_LOST = 8
@@ -58,7 +58,7 @@ TRANSITIONS: dict[tuple[State, Cause], State] = {
     (DISPATCHED, Cause.UNDECIDED): READY,
     (READY, Cause.RETRY): READY,
     (DISPATCHED, Cause.RANK_LOST): READY,
-    (DISPATCHED, Cause.RETURNED): READY,
+    (DISPATCHED, Cause.RETRACTED): READY,
     (DISPATCHED, Cause.INPUT_LOST): WAITING,
     (READY, Cause.INPUT_LOST): WAITING,
     (DISPATCHED, Cause.ERROR): FAILED,

@@ -350,7 +350,7 @@ class Scheduler:
         returned = [task for task, attempt in event.entries if self.is_current(task, attempt)]
         self.stale += len(event.entries) - len(returned)
         for task in returned:
-            self._take_back(task, Cause.RETURNED)
+            self._take_back(task, Cause.RETRACTED)
         self._requeue_all(returned)
 
     def _requeue_all(self, tasks: Sequence[int]) -> None:
@@ -397,7 +397,7 @@ class Scheduler:
     def _on_refused(self, event: Refused) -> None:
         if not self.is_current(event.task, event.attempt):
             return
-        slot = self._take_back(event.task, Cause.RETURNED, ("refused", event.reason))
+        slot = self._take_back(event.task, Cause.RETRACTED, ("refused", event.reason))
         self.attempts[event.task] -= 1  # it was no attempt: nothing was sent
         if not slot.tasks:
             self.slots.release(slot)  # the claim went with the dispatch that was not sent

@@ -6,14 +6,14 @@ import random
 from collections import Counter
 from typing import Any
 
-from handoff_mpi.messages import REFER
+from handoff_mpi.messages import REDIRECT
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.scheduler import ResourcesUpdated, Scheduler, StopRequested
 from handoff_mpi.simulation.check import SPEAKS_S, Witness
 from handoff_mpi.simulation.faults import Faults
 from handoff_mpi.simulation.network import Clock, Message, Network
 from handoff_mpi.simulation.rank import SimulatedRank, Traits
-from handoff_mpi.simulation.rank_zero import LOOKED, RankZero
+from handoff_mpi.simulation.rank_zero import PROCESS_STATUS, RankZero
 from handoff_mpi.simulation.run_dir import UNSYNCED_S, SimulatedRunDir
 from handoff_mpi.simulation.workload import Workload
 from handoff_mpi.worker.events import Work
@@ -137,7 +137,7 @@ class Launch:
     def send(self, source: int, dest: int, message: Message, is_large: bool = False) -> None:
         """Send a message, unless who sends it is dead."""
         if source not in self.ranks or not self.ranks[source].is_dead:
-            self.happened["referral"] += message[0] == REFER
+            self.happened["referral"] += message[0] == REDIRECT
             self._network.send(source, dest, message, is_large)
 
     def _message(self, source: int, dest: int, message: Message) -> None:
@@ -186,7 +186,7 @@ class Launch:
             self.clock.at(self.clock.now + 2 * self.dice.random(), "noticed", rank)
 
     def _noticed(self, rank: int) -> None:
-        self.zero.arrived(-1, (LOOKED, rank, True))
+        self.zero.arrived(-1, (PROCESS_STATUS, rank, True))
 
     def _fault_stopped(self, rank: int, seconds: float) -> None:
         self._silence("stopped", rank, seconds)
@@ -306,4 +306,4 @@ class Launch:
             self.happened["fenced"] += 1
             self.witness.rank_deaths += 1
             state.is_dead = True
-        self._network.send(looker, 0, (LOOKED, rank, state.is_dead), False)
+        self._network.send(looker, 0, (PROCESS_STATUS, rank, state.is_dead), False)

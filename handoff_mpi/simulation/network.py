@@ -11,13 +11,24 @@ import random
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from handoff_mpi.messages import ALIVE, CONSTANT, DISPATCH, FINISHED, FORGET, LOST, RECALL, RETURNED, UNFETCHED, VALUE
+from handoff_mpi.messages import (
+    CONSTANT,
+    DISPATCH,
+    FINISHED,
+    FREE_VALUES,
+    HEARTBEAT,
+    INPUT_UNAVAILABLE,
+    LOST,
+    RETRACT,
+    RETRACTED,
+    VALUE,
+)
 
 Message: TypeAlias = "tuple[Any, ...]"
 
 #: MPI repeats nothing, but these must not harm if they come again: twice at once, or much later.
 _TWICE = frozenset({DISPATCH, FINISHED})
-_AGAIN = frozenset({FINISHED, RETURNED, UNFETCHED, RECALL, FORGET, LOST, ALIVE})
+_AGAIN = frozenset({FINISHED, RETRACTED, INPUT_UNAVAILABLE, RETRACT, FREE_VALUES, LOST, HEARTBEAT})
 
 
 class Clock:

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from handoff_mpi.messages import (
-    ABSENT,
     DEATH,
     DIED,
     FILES,
-    HOME_NBYTES,
+    INLINE_RESULT_NBYTES,
     ISOLATE,
     KEEP,
+    KEEP_REMOTE,
     NORMAL,
+    NOT_FOUND,
     OK,
     RAISED,
-    RECALL,
-    STAYS,
+    RETRACT,
     VALUE,
     ErrorReport,
 )
@@ -102,11 +102,11 @@ class SimulatedRank:
             1,
             slots,
             heartbeat_s=2.0,
-            store_nbytes=20 * HOME_NBYTES,
+            store_nbytes=20 * INLINE_RESULT_NBYTES,
             cache_nbytes=traits.cache_nbytes,
             reads_files=traits.sees_files,
             fan_out=traits.fan_out,
-            referred_nbytes=HOME_NBYTES,
+            referred_nbytes=INLINE_RESULT_NBYTES,
         )
         self.rank = rank
         self.traits = traits
@@ -145,7 +145,7 @@ class SimulatedRank:
         self.stopped_since = None
         events, self._backlog = self._backlog, []
         self._is_one = len(events) == 1
-        if any(isinstance(event, worker.Received) and event.message[0] == RECALL for event in events):
+        if any(isinstance(event, worker.Received) and event.message[0] == RETRACT for event in events):
             self._take_back(*self._ahead)
         while True:
             commands = self.machine.handle(events, self._clock.now)
@@ -170,8 +170,8 @@ class SimulatedRank:
         self.pressed_until = max(self.pressed_until, until)
         is_short = self._clock.now < until
         level = self._around.dice.choice(levels) if is_short else NORMAL
-        excess = self._around.dice.choice((0, 1, 5 * HOME_NBYTES, 100 * HOME_NBYTES))
-        room = 5 * HOME_NBYTES - excess if is_short else UNLIMITED_NBYTES
+        excess = self._around.dice.choice((0, 1, 5 * INLINE_RESULT_NBYTES, 100 * INLINE_RESULT_NBYTES))
+        room = 5 * INLINE_RESULT_NBYTES - excess if is_short else UNLIMITED_NBYTES
         self.machine.budget.measured(room, can_spill)
         self._backlog.append(worker.Pressed(level, excess, can_spill, "the dice say so"))
         self.wake()
@@ -209,9 +209,9 @@ class SimulatedRank:
     def _serve(self, command: worker.Serve) -> None:
         value = self._held(command.task)
         if value is None:
-            self._around.send(self.rank, command.dest, (ABSENT, 1, command.ticket, None))
+            self._around.send(self.rank, command.dest, (NOT_FOUND, 1, command.request_id, None))
         else:
-            self._around.send(self.rank, command.dest, (VALUE, 1, command.ticket, (PLAIN, value)), is_large=True)
+            self._around.send(self.rank, command.dest, (VALUE, 1, command.request_id, (PLAIN, value)), is_large=True)
 
     def _held(self, task: int) -> int | None:
         if task in self.machine.held:
@@ -305,7 +305,7 @@ class SimulatedRank:
     def _end_well(self, work: worker.Work, inputs: list[int]) -> None:
         around = self._around
         value, nbytes = around.load.value(work.task, inputs), around.dice.choice(around.load.nbytes[work.task])
-        goes_home = nbytes <= HOME_NBYTES and not work.flags & STAYS
+        goes_home = nbytes <= INLINE_RESULT_NBYTES and not work.flags & KEEP_REMOTE
         must = bool(work.flags & KEEP)
         writes = self.traits.sees_files and not goes_home and (must or around.dice.random() < self.traits.checkpoints)
         if writes:

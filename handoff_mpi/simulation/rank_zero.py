@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from handoff_mpi.messages import (
-    ABSENT,
-    ALIVE,
     BYE,
     CONSTANT,
     DEATH,
@@ -19,18 +17,20 @@ from handoff_mpi.messages import (
     FETCH,
     FILES,
     FINISHED,
-    FORGET,
+    FREE_VALUES,
+    HEARTBEAT,
+    INPUT_UNAVAILABLE,
     INSIST,
     ISOLATE,
     KEEP,
+    KEEP_REMOTE,
     LOST,
     MEMORY,
+    NOT_FOUND,
     OK,
-    RECALL,
-    REFER,
-    RETURNED,
-    STAYS,
-    UNFETCHED,
+    REDIRECT,
+    RETRACT,
+    RETRACTED,
     VALUE,
 )
 from handoff_mpi.results.store import Key
@@ -64,9 +64,9 @@ from handoff_mpi.simulation.run_dir import Legacy
 if TYPE_CHECKING:
     from handoff_mpi.simulation.launch import Launch
 
-_FOR_WORKERS = frozenset({DISPATCH, CONSTANT, FILES, RECALL, FORGET, LOST, FETCH, VALUE, ABSENT, REFER})
-#: What the shell itself is told: (LOOKED, rank, whether it is gone); by MPI, or by who looked at its process.
-LOOKED = "looked"
+_FOR_WORKERS = frozenset({DISPATCH, CONSTANT, FILES, RETRACT, FREE_VALUES, LOST, FETCH, VALUE, NOT_FOUND, REDIRECT})
+#: What the shell itself is told: (PROCESS_STATUS, rank, whether it is gone); by MPI, or by who looked at its process.
+PROCESS_STATUS = "looked"
 
 
 class RankZero:
@@ -75,7 +75,7 @@ class RankZero:
     Attributes:
         home: the values that rest here.
         gone: ranks to which nothing is sent any more.
-        bringing: kept values on their way to a file: ticket to (task, rank that holds it).
+        bringing: kept values on their way to a file: request id to (task, rank that holds it).
     """
 
     def __init__(self, launch: Launch, scheduler: Scheduler) -> None:
@@ -84,7 +84,7 @@ class RankZero:
         self.gone: set[int] = set()
         self.bringing: dict[int, tuple[int, int]] = {}
         self._to_bring: dict[int, None] = {}
-        self._next_ticket = -1
+        self._next_request_id = -1
         self._launch = launch
         self._lags = "slow rank 0" in launch.faults.kinds
         self._inbox: list[tuple[int, Message]] = []
@@ -146,7 +146,7 @@ class RankZero:
         for source, message in inbox:
             if source >= 0:
                 heard[source] = None
-            if message[0] == LOOKED and message[2]:
+            if message[0] == PROCESS_STATUS and message[2]:
                 self.gone.add(message[1])
                 lost.append(RankLost(message[1], "its process is gone"))
             else:
@@ -155,9 +155,9 @@ class RankZero:
 
     def _absorb_one(self, source: int, message: Message, events: list[Event]) -> None:
         kind = message[0]
-        if kind == LOOKED:
+        if kind == PROCESS_STATUS:
             events.append(Examined(message[1], False, "it is alive"))
-        elif kind in (VALUE, ABSENT) and message[2] in self.bringing:
+        elif kind in (VALUE, NOT_FOUND) and message[2] in self.bringing:
             self._absorb_kept(message, events)
         elif kind == FETCH and self._is_for_a_file(message):
             self._serve_file(source, message)
@@ -167,15 +167,15 @@ class RankZero:
         elif kind == FINISHED:
             self._absorb_finished(source, message[2])
             events.append(Finished(source, message[2]))
-        elif kind == RETURNED:
+        elif kind == RETRACTED:
             events.append(Returned(source, message[2]))
-        elif kind == UNFETCHED:
+        elif kind == INPUT_UNAVAILABLE:
             events.append(Unfetched(source, message[2], message[3], message[4]))
             self._rewrite(message[4])
         elif kind == MEMORY:
             events.append(MemoryTold(source, message[2], message[3]))
         else:
-            assert kind in (ALIVE, BYE), kind
+            assert kind in (HEARTBEAT, BYE), kind
 
     def _is_for_a_file(self, message: Message) -> bool:
         """As in the real loop."""
@@ -199,7 +199,7 @@ class RankZero:
 
     def _absorb_kept(self, message: Message, events: list[Event]) -> None:
         task, source = self.bringing.pop(message[2])
-        if message[0] == ABSENT:
+        if message[0] == NOT_FOUND:
             events.append(ValueLost(task, (source,)))
             self._to_bring[task] = None
             return
@@ -208,9 +208,9 @@ class RankZero:
         self._launch.run_dir.write(self._launch.clock.now, ("persisted", task, self.key_of(task)))
 
     def _bring(self, task: int, holder: int) -> None:
-        self.bringing[self._next_ticket] = (task, holder)
-        self._send(holder, (FETCH, 1, self._next_ticket, task, None, (), INSIST, None))
-        self._next_ticket -= 1
+        self.bringing[self._next_request_id] = (task, holder)
+        self._send(holder, (FETCH, 1, self._next_request_id, task, None, (), INSIST, None))
+        self._next_request_id -= 1
 
     def _rewrite(self, missing: Sequence[tuple[int, Sequence[int]]]) -> None:
         """A kept value whose file cannot be read is brought from a rank that holds it still, if there is one."""
@@ -228,12 +228,12 @@ class RankZero:
                 self._bring(task, holders[0])
 
     def _serve_file(self, source: int, message: Message) -> None:
-        run, ticket, task = message[1:4]
+        run, request_id, task = message[1:4]
         value = self._launch.run_dir.files.get(self.key_of(task))
         if value is None:
-            self._send(source, (ABSENT, run, ticket, None))
+            self._send(source, (NOT_FOUND, run, request_id, None))
         else:
-            self._send(source, (VALUE, run, ticket, (PLAIN, value)), is_large=True)
+            self._send(source, (VALUE, run, request_id, (PLAIN, value)), is_large=True)
 
     def key_of(self, task: int) -> Key:
         """Return the key of the file of a task's value."""
@@ -281,9 +281,9 @@ class RankZero:
         if isinstance(command, Dispatch):
             return self._dispatch(command)
         if isinstance(command, Recall):
-            self._send(command.rank, (RECALL, 1, command.tasks))
+            self._send(command.rank, (RETRACT, 1, command.tasks))
         elif isinstance(command, Forget):
-            self._send(command.rank, (FORGET, 1, command.tasks))
+            self._send(command.rank, (FREE_VALUES, 1, command.tasks))
         elif isinstance(command, Announce):
             self._announce(command.rank)
         elif isinstance(command, Examine):
@@ -291,8 +291,8 @@ class RankZero:
         return []
 
     def _announce(self, lost: int) -> None:
-        for ticket in [ticket for ticket, (_, rank) in self.bringing.items() if rank == lost]:
-            self._to_bring[self.bringing.pop(ticket)[0]] = None
+        for request_id in [request_id for request_id, (_, rank) in self.bringing.items() if rank == lost]:
+            self._to_bring[self.bringing.pop(request_id)[0]] = None
         for rank in self._launch.ranks:
             if rank != lost:
                 self._send(rank, (LOST, 1, lost))
@@ -320,7 +320,7 @@ class RankZero:
 
     def _assignment(self, rank: int, task: int, attempt: int) -> Any:
         scheduler, spec = self.scheduler, self.scheduler.specs[task]
-        flags = (KEEP if spec.keep else 0) | (STAYS if spec.stays else 0)
+        flags = (KEEP if spec.keep else 0) | (KEEP_REMOTE if spec.stays else 0)
         flags |= ISOLATE if scheduler.is_isolated(task) else 0
         sources = tuple(self._source(rank, each) for each in spec.inputs)
         constants = self._launch.load.constants.get(task, ())

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from handoff_mpi.allocation import Ledger
 from handoff_mpi.dag import TaskSpec
-from handoff_mpi.messages import HOME_NBYTES
+from handoff_mpi.messages import INLINE_RESULT_NBYTES
 from handoff_mpi.resources import Capability, Device
 from handoff_mpi.resources.amounts import UNIT
 
 #: The size of a large value, which does not ride home.
-LARGE_NBYTES = 10 * HOME_NBYTES
+LARGE_NBYTES = 10 * INLINE_RESULT_NBYTES
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import show
 from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch.job import Job
-from handoff_mpi.messages import LEAVE, SETUP, START
+from handoff_mpi.messages import SETUP, SHUTDOWN, START
 from handoff_mpi.resources import Capability, parse_resources
 from handoff_mpi.runtime.worker_loop import say_goodbye
 from handoff_mpi.runtime.worker_shell import WorkerShell
@@ -170,7 +170,7 @@ class _FakeRank:
             self._shell.caller.lets_interrupt = signal.getsignal(signal.SIGINT) is signal.default_int_handler
         elif message[0] == SETUP:
             self._transport.send(0, (jobs.REGISTERED, 0, *jobs.set_up(message[2], self._capability)))
-        elif message[0] == LEAVE:
+        elif message[0] == SHUTDOWN:
             say_goodbye(self._transport)
         else:
             return False

@@ -22,7 +22,7 @@ from handoff_mpi.callbacks import call_here
 from handoff_mpi.carried_modules import serve_as_child
 from handoff_mpi.console import print_message
 from handoff_mpi.linux import give_back_freed_memory, signal_at_parents_end
-from handoff_mpi.messages import HOME_NBYTES, RAISED, ErrorReport
+from handoff_mpi.messages import INLINE_RESULT_NBYTES, RAISED, ErrorReport
 from handoff_mpi.module_files import take_sources
 from handoff_mpi.process_exit import exit_process, flush_output
 from handoff_mpi.serialization import Payload, decode_code, nbytes_of
@@ -162,7 +162,7 @@ class _Server:
         began = time.monotonic()
         outcome = self._set_up_failed() if self._problem is not None else self._caller.call(spec)
         payload = outcome.payload
-        is_small = payload is not None and len(payload) == 2 and nbytes_of(payload) <= HOME_NBYTES
+        is_small = payload is not None and len(payload) == 2 and nbytes_of(payload) <= INLINE_RESULT_NBYTES
         self._latest = payload if is_small else None
         self._answer(outcome, began)
 

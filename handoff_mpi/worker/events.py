@@ -151,7 +151,7 @@ class Serve:
     """
 
     dest: int
-    ticket: int
+    request_id: int
     task: int
     codec: Any
     codes: Any

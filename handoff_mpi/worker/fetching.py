@@ -12,7 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from handoff_mpi.messages import ABSENT, DIRECT, ENCODING, FETCH, HOME_NBYTES, INSIST, ISOLATE, REFER, TRANSFERRED
+from handoff_mpi.messages import (
+    DIRECT,
+    ENCODING,
+    FETCH,
+    INLINE_RESULT_NBYTES,
+    INSIST,
+    ISOLATE,
+    NOT_FOUND,
+    REDIRECT,
+    TRANSFERRED,
+)
 from handoff_mpi.serialization import nbytes_of
 from handoff_mpi.worker.events import Serve, Work
 from handoff_mpi.worker.holdings import Holdings
@@ -43,14 +53,14 @@ class Fetch:
         asked: which of those that rank 0 named were.
         works: wait for it.
         limit_s: how long the holder may encode it, in a child process; None where the holder may do so itself.
-        ticket: of the last request; ``tickets`` are all that may be answered.
+        request_id: of the last request; ``request_ids`` are all that may be answered.
         source: who was asked last, or NOBODY.
         since: when, in seconds.
         is_referred: whether another rank referred to the source.
         hops: how often it was referred on since a named holder was asked.
         misled: how often a referral came to nothing.
         nbytes: how large the value is, if that was told.
-        askers: ranks that wait until the value is here, with their tickets.
+        askers: ranks that wait until the value is here, with their request ids.
         is_reported: whether rank 0 knows that its encoding takes long.
     """
 
@@ -60,8 +70,8 @@ class Fetch:
     asked: list[int]
     works: list[Work]
     limit_s: float | None = None
-    ticket: int = -1
-    tickets: list[int] = field(default_factory=list)
+    request_id: int = -1
+    request_ids: list[int] = field(default_factory=list)
     source: int = NOBODY
     since: float = 0.0
     is_referred: bool = False
@@ -92,7 +102,7 @@ class Fetches:
         tells_transfers: whether rank 0 is told of each value that was fetched.
 
     Attributes:
-        doubts: ticket of a referred request to when to ask elsewhere as well, in seconds.
+        doubts: request id of a referred request to when to ask elsewhere as well, in seconds.
         deferred: fetches that wait for memory, in order: no holder was asked yet.
         next_report: when to look for encodings that take long, in seconds.
     """
@@ -118,8 +128,8 @@ class Fetches:
         self._referred_nbytes = referred_nbytes
         self._tells_transfers = tells_transfers
         self._fetches: dict[tuple[int, Any, float | None], Fetch] = {}
-        self._tickets: dict[int, Fetch] = {}
-        self._next_ticket = 0
+        self._request_ids: dict[int, Fetch] = {}
+        self._next_request_id = 0
         self._lost: set[int] = set()
 
     # -- whom to ask --------------------------------------------------------------------------------
@@ -173,7 +183,7 @@ class Fetches:
 
         Who was asked does not have the value, so neither will those who wait for it here.
         """
-        self._close_tickets(fetch)
+        self._close_request_ids(fetch)
         self._turn_away(fetch)
         if fetch.holders:
             self._ask_holder(fetch)
@@ -192,19 +202,19 @@ class Fetches:
     def _ask(self, fetch: Fetch, rank: int, via: int) -> None:
         fetch.source = rank
         fetch.since = self._outbox.now
-        fetch.ticket = self._next_ticket
-        fetch.tickets.append(fetch.ticket)
-        self._next_ticket += 1
-        self._tickets[fetch.ticket] = fetch
+        fetch.request_id = self._next_request_id
+        fetch.request_ids.append(fetch.request_id)
+        self._next_request_id += 1
+        self._request_ids[fetch.request_id] = fetch
         if fetch.codec is not None:
             self.next_report = min(self.next_report, self._outbox.now + LONG_ENCODING_S)
-        self._outbox.send(rank, (FETCH, self._run, fetch.ticket, fetch.task, fetch.codec, (), via, fetch.limit_s))
+        self._outbox.send(rank, (FETCH, self._run, fetch.request_id, fetch.task, fetch.codec, (), via, fetch.limit_s))
 
-    def _close_tickets(self, fetch: Fetch) -> None:
-        for ticket in fetch.tickets:
-            self._tickets.pop(ticket, None)
-            self.doubts.pop(ticket, None)
-        fetch.tickets.clear()
+    def _close_request_ids(self, fetch: Fetch) -> None:
+        for request_id in fetch.request_ids:
+            self._request_ids.pop(request_id, None)
+            self.doubts.pop(request_id, None)
+        fetch.request_ids.clear()
 
     def _turn_away(self, fetch: Fetch) -> None:
         """Let those who wait here look elsewhere.
@@ -214,15 +224,15 @@ class Fetches:
         """
         if fetch.askers:
             self._takers.forget(fetch.task)
-        for rank, ticket in fetch.askers:
-            self._outbox.send(rank, (ABSENT, self._run, ticket, None))
+        for rank, request_id in fetch.askers:
+            self._outbox.send(rank, (NOT_FOUND, self._run, request_id, None))
         fetch.askers.clear()
 
     # -- what they answer ---------------------------------------------------------------------------
 
     def on_value(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> Fetch | None:
         """A value has come: ranks that wait for it are served; return its fetch, unless that has ended before."""
-        fetch = self._tickets.get(message[2])
+        fetch = self._request_ids.get(message[2])
         if fetch is None:
             return None
         self._end(fetch)
@@ -231,11 +241,11 @@ class Fetches:
             transfer = (fetch.task, source, nbytes_of(payload), self._outbox.now - fetch.since)
             self._outbox.tell((TRANSFERRED, self._run, [transfer]))
         if fetch.codec is None:
-            self._holdings.put_copy(fetch.task, payload, max(nbytes_of(payload), HOME_NBYTES))
+            self._holdings.put_copy(fetch.task, payload, max(nbytes_of(payload), INLINE_RESULT_NBYTES))
         else:
             self._holdings.budget.take(nbytes_of(payload))
-        for rank, ticket in fetch.askers:
-            self._outbox.commands.append(Serve(rank, ticket, fetch.task, None, ()))
+        for rank, request_id in fetch.askers:
+            self._outbox.commands.append(Serve(rank, request_id, fetch.task, None, ()))
         for work in fetch.works:
             if fetch.codec is None:
                 self._holdings.want(work, fetch.task)
@@ -243,7 +253,7 @@ class Fetches:
                 work.fetched[fetch.task, fetch.codec] = (payload, source)
         return fetch
 
-    def on_absent(self, message: tuple[Any, ...]) -> list[Fetch]:
+    def on_not_found(self, message: tuple[Any, ...]) -> list[Fetch]:
         """Who was asked has no value to give; return the fetch if that ends it.
 
         With a reason the value is there, but cannot be encoded: others would fare no better.
@@ -256,10 +266,10 @@ class Fetches:
         self._end(fetch)
         return [fetch]
 
-    def on_refer(self, source: int, message: tuple[Any, ...]) -> list[Fetch]:
+    def on_redirect(self, source: int, message: tuple[Any, ...]) -> list[Fetch]:
         """Who was asked refers to another rank; return the fetch if that ends it."""
-        _, _, ticket, rank, nbytes = message
-        fetch = self._asked_with(ticket)
+        _, _, request_id, rank, nbytes = message
+        fetch = self._asked_with(request_id)
         if fetch is None:
             return []
         if not fetch.is_referred:
@@ -269,16 +279,16 @@ class Fetches:
         fetch.nbytes = max(fetch.nbytes, nbytes)
         if rank in self._lost or rank == self._rank or fetch.hops > MOST_HOPS:
             return self._seek_elsewhere(fetch)
-        self._close_tickets(fetch)
+        self._close_request_ids(fetch)
         self._ask(fetch, rank, source)
-        self.doubts[fetch.ticket] = self._outbox.now + REFERRAL_S + fetch.nbytes / REFERRAL_NBYTES_PER_S
+        self.doubts[fetch.request_id] = self._outbox.now + REFERRAL_S + fetch.nbytes / REFERRAL_NBYTES_PER_S
         return []
 
     def look_at_referrals(self) -> None:
         """Who was referred to a rank that does not answer for long asks who referred to it as well."""
-        for ticket in [ticket for ticket, until in self.doubts.items() if until <= self._outbox.now]:
-            del self.doubts[ticket]
-            fetch = self._tickets[ticket]
+        for request_id in [request_id for request_id, until in self.doubts.items() if until <= self._outbox.now]:
+            del self.doubts[request_id]
+            fetch = self._request_ids[request_id]
             if fetch.holders:
                 fetch.misled = MOST_MISLED
                 self._ask_holder(fetch)
@@ -310,37 +320,37 @@ class Fetches:
                 ended += self._seek_elsewhere(fetch)
         return ended
 
-    def _asked_with(self, ticket: int) -> Fetch | None:
+    def _asked_with(self, request_id: int) -> Fetch | None:
         """Return the fetch whose last request this was; None if somebody else was asked meanwhile."""
-        fetch = self._tickets.get(ticket)
-        return fetch if fetch is not None and fetch.ticket == ticket else None
+        fetch = self._request_ids.get(request_id)
+        return fetch if fetch is not None and fetch.request_id == request_id else None
 
     def _seek_elsewhere(self, fetch: Fetch) -> list[Fetch]:
         fetch.misled += fetch.is_referred
         return self._ask_next(fetch)
 
     def _end(self, fetch: Fetch) -> None:
-        self._close_tickets(fetch)
+        self._close_request_ids(fetch)
         del self._fetches[fetch.key]
 
     # -- who asks here ------------------------------------------------------------------------------
 
     def on_fetch(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
         """``source`` asks for a value: it is served, referred, has to wait until the value is here, or is sent away."""
-        _, _, ticket, task, codec, codes, via, limit_s = message
+        _, _, request_id, task, codec, codes, via, limit_s = message
         self._lost.discard(source)
         if task in self._holdings.held:
-            if not self._refers(source, ticket, task, codec, via):
+            if not self._refers(source, request_id, task, codec, via):
                 self._holdings.read((task,))
-                self._outbox.commands.append(Serve(source, ticket, task, codec, codes, limit_s))
+                self._outbox.commands.append(Serve(source, request_id, task, codec, codes, limit_s))
             return
         fetch = self._fetches.get((task, codec, None))
         if fetch is None or fetch.source != via:
-            self._outbox.send(source, (ABSENT, self._run, ticket, None))
-        elif not self._refers(source, ticket, task, codec, via):
-            fetch.askers.append((source, ticket))
+            self._outbox.send(source, (NOT_FOUND, self._run, request_id, None))
+        elif not self._refers(source, request_id, task, codec, via):
+            fetch.askers.append((source, request_id))
 
-    def _refers(self, source: int, ticket: int, task: int, codec: Any, via: int) -> bool:
+    def _refers(self, source: int, request_id: int, task: int, codec: Any, via: int) -> bool:
         """Refer who asks for a value to another that took it from here; whether that was done."""
         nbytes = self._holdings.held.get(task, 0)
         if codec is not None or 0 < nbytes < self._referred_nbytes:
@@ -349,7 +359,7 @@ class Fetches:
         if instead is None:
             self._takers.note(task, source)
             return False
-        self._outbox.send(source, (REFER, self._run, ticket, instead, nbytes))
+        self._outbox.send(source, (REDIRECT, self._run, request_id, instead, nbytes))
         return True
 
 

@@ -14,29 +14,29 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from handoff_mpi.messages import (
-    ABSENT,
-    ALIVE,
     BYE,
     CONSTANT,
     CRITICAL,
     DIED,
     DISPATCH,
     FETCH,
-    FORGET,
-    HOME_NBYTES,
+    FREE_VALUES,
+    HEARTBEAT,
+    INLINE_RESULT_NBYTES,
+    INPUT_UNAVAILABLE,
     ISOLATE,
+    KEEP_REMOTE,
     LOST,
     MEMORY,
     NORMAL,
+    NOT_FOUND,
     OK,
-    RECALL,
-    REFER,
-    RETURNED,
-    STAYS,
+    REDIRECT,
+    RETRACT,
+    RETRACTED,
     STOP,
     TIMED_OUT,
     TIMEOUT,
-    UNFETCHED,
     VALUE,
     Entry,
     ErrorReport,
@@ -127,14 +127,14 @@ class Worker:
         self._on = {
             DISPATCH: self._on_dispatch,
             CONSTANT: self._on_constant,
-            RECALL: self._on_recall,
-            FORGET: self._on_forget,
+            RETRACT: self._on_recall,
+            FREE_VALUES: self._on_forget,
             LOST: self._on_lost,
             STOP: self._on_stop,
             FETCH: self._fetches.on_fetch,
             VALUE: self._on_value,
-            ABSENT: self._on_absent,
-            REFER: self._on_refer,
+            NOT_FOUND: self._on_not_found,
+            REDIRECT: self._on_redirect,
         }
 
     def close(self) -> None:
@@ -168,7 +168,7 @@ class Worker:
         if outbox.done and (outbox.is_due(now) or None in self.running):
             outbox.flush()
         if now - outbox.last_told >= self.heartbeat_s and not self.is_over:
-            outbox.tell((ALIVE, self.run, []))
+            outbox.tell((HEARTBEAT, self.run, []))
         return outbox.take()
 
     def next_wakeup(self) -> float:
@@ -259,7 +259,7 @@ class Worker:
                 returned.append((work.task, work.attempt))
                 works += self._followers.pop(work.task, ())
         if returned:
-            self._outbox.tell((RETURNED, self.run, returned))
+            self._outbox.tell((RETRACTED, self.run, returned))
 
     def _on_forget(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
         self._holdings.forget(message[2])
@@ -348,7 +348,7 @@ class Worker:
         if work in self.queues[work.slot]:
             self.queues[work.slot].remove(work)
             self._abandon(work)
-            self._outbox.tell((UNFETCHED, self.run, work.task, work.attempt, [(task, list(asked))]))
+            self._outbox.tell((INPUT_UNAVAILABLE, self.run, work.task, work.attempt, [(task, list(asked))]))
             self._leave_followers(work.task)
 
     def _abandon(self, work: Work) -> None:
@@ -369,8 +369,8 @@ class Worker:
             self._holdings.make_room()
             self._holdings.reserve()
 
-    def _on_absent(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
-        ended, reason = self._fetches.on_absent(message), message[3]
+    def _on_not_found(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
+        ended, reason = self._fetches.on_not_found(message), message[3]
         if reason is None:
             self._give_up(ended)
             return
@@ -390,8 +390,8 @@ class Worker:
             self._outbox.note((work.task, work.attempt, status, error, 0, since, self._outbox.now - since))
             self._leave_followers(work.task)
 
-    def _on_refer(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
-        self._give_up(self._fetches.on_refer(source, message))
+    def _on_redirect(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
+        self._give_up(self._fetches.on_redirect(source, message))
 
     def _on_lost(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
         self._give_up(self._fetches.lose(message[2]))
@@ -465,7 +465,7 @@ class Worker:
         return chosen
 
     def _waits_only_for(self, work: Work, maker: Work) -> bool:
-        return work.waiting == 1 and not maker.flags & STAYS and work in self._followers.get(maker.task, ())
+        return work.waiting == 1 and not maker.flags & KEEP_REMOTE and work in self._followers.get(maker.task, ())
 
     def _on_ended(self, event: Ended) -> None:
         work = event.work
@@ -483,11 +483,11 @@ class Worker:
         if status == OK:
             payload = event.payload
             assert payload is not None
-            if nbytes <= HOME_NBYTES and not work.flags & STAYS:
+            if nbytes <= INLINE_RESULT_NBYTES and not work.flags & KEEP_REMOTE:
                 entry = (work.task, work.attempt, OK, payload, nbytes, event.started, event.duration)
                 self._latest[slot] = (work.task, payload)
             else:
-                if nbytes > HOME_NBYTES:
+                if nbytes > INLINE_RESULT_NBYTES:
                     self.budget.learn(work, nbytes)
                 self._holdings.put(work.task, payload, nbytes)
                 signed = -nbytes if event.is_persisted else nbytes
@@ -531,7 +531,7 @@ class Worker:
             )
             self._holdings.drop(event.task)
             asked = [self.rank] if is_copy else []  # none asked: the file itself cannot be read
-            self._outbox.tell((UNFETCHED, self.run, work.task, work.attempt, [(event.task, asked)]))
+            self._outbox.tell((INPUT_UNAVAILABLE, self.run, work.task, work.attempt, [(event.task, asked)]))
             self._leave_followers(work.task)
             self._run_next(work.slot)
 
@@ -553,7 +553,7 @@ class Worker:
             if work.timeout_s is not None and not work.is_overdue:
                 self._next_look = min(self._next_look, work.started + work.timeout_s)
         if started:
-            self._outbox.tell((ALIVE, self.run, started))
+            self._outbox.tell((HEARTBEAT, self.run, started))
 
     # -- memory -------------------------------------------------------------------------------------
 

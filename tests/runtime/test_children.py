@@ -12,7 +12,18 @@ from pathlib import Path
 import pytest
 
 from handoff_mpi.comm import MemoryNetwork
-from handoff_mpi.messages import DIED, DISPATCH, FINISHED, HOME_NBYTES, OK, RAISED, RECALL, RETURNED, STOP, TIMED_OUT
+from handoff_mpi.messages import (
+    DIED,
+    DISPATCH,
+    FINISHED,
+    INLINE_RESULT_NBYTES,
+    OK,
+    RAISED,
+    RETRACT,
+    RETRACTED,
+    STOP,
+    TIMED_OUT,
+)
 from handoff_mpi.runtime import children, worker_shell
 from handoff_mpi.runtime.worker_shell import RunSetup, WorkerShell
 from handoff_mpi.serialization import PLAIN, decode, encode_code
@@ -80,7 +91,7 @@ class Rank:
         self.receive(DISPATCH, codes, [(0, (1.0, ()), list(tasks))])
 
     def recall(self, *tasks):
-        self.receive(RECALL, [(task, 1) for task in tasks])
+        self.receive(RETRACT, [(task, 1) for task in tasks])
         self.hear()
 
     def hear(self):
@@ -90,7 +101,7 @@ class Rank:
                 for task, _, status, payload, *_ in each.message[2]:
                     assert task not in self.finished, "each call ends once"
                     self.finished[task] = (status, payload)
-            elif each.message[0] == RETURNED:
+            elif each.message[0] == RETRACTED:
                 self.returned += [task for task, _ in each.message[2]]
 
     def run_until(self, is_enough):
@@ -175,7 +186,9 @@ def test_the_values_of_a_chain_stay_in_the_child(rank, messages):
 
 def test_a_value_too_large_to_stay_goes_through_the_rank(rank):
     rank.dispatch(
-        rank.task(0, "text", sent(HOME_NBYTES + 1)), rank.task(1, "nothing", value(0, 1)), rank.task(2, "begin")
+        rank.task(0, "text", sent(INLINE_RESULT_NBYTES + 1)),
+        rank.task(1, "nothing", value(0, 1)),
+        rank.task(2, "begin"),
     )
     rank.run(0, 1, 2)
     assert rank.statuses() == {0: OK, 1: OK, 2: OK}

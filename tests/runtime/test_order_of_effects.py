@@ -19,11 +19,11 @@ from handoff_mpi.messages import (
     FETCH,
     FILES,
     FINISHED,
+    INPUT_UNAVAILABLE,
     LOST,
     OK,
-    RECALL,
-    RETURNED,
-    UNFETCHED,
+    RETRACT,
+    RETRACTED,
     VALUE,
 )
 from handoff_mpi.resources import Capability
@@ -279,14 +279,14 @@ def test_what_was_packed_for_a_rank_is_sent_before_it_is_asked_for_it_again():
     """A rank that hears of the recall first would have nothing to give back, and would run the call all the same."""
 
     def answer(dest, message):
-        if message[0] == RECALL:
-            return [(dest, (RETURNED, 1, message[2]))]
+        if message[0] == RETRACT:
+            return [(dest, (RETRACTED, 1, message[2]))]
         return finish_all(dest, message) if message[0] == DISPATCH and (0, 1) not in assigned(message) else None
 
     run = Run(dag_of(("only", (), 1)), answer)
     run.more_commands = [Recall(1, [(0, 1)])]
     assert run.run() == "done"
-    assert run.sends(DISPATCH, brings(0, 1)) < run.sends(RECALL)
+    assert run.sends(DISPATCH, brings(0, 1)) < run.sends(RETRACT)
 
 
 def test_a_rank_gets_one_message_a_turn_with_each_code_once():
@@ -316,7 +316,7 @@ def test_ranks_hear_that_an_old_file_counts_no_more_before_the_new_value_is_stor
 
     def answer(dest, message):
         if message[0] == DISPATCH and (1, 1) in assigned(message):
-            return [(dest, (UNFETCHED, 1, 1, 1, [(0, [])]))]
+            return [(dest, (INPUT_UNAVAILABLE, 1, 1, 1, [(0, [])]))]
         return finish_all(dest, message) if message[0] == DISPATCH else None
 
     run = Run(dag_of(*CHAIN), answer, keep=["use"])

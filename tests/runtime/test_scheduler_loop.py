@@ -11,7 +11,6 @@ from handoff_mpi.allocation import FirstAvailable, Ledger
 from handoff_mpi.comm import Envelope, RankFailed
 from handoff_mpi.dag import Plan
 from handoff_mpi.messages import (
-    ABSENT,
     DEATH,
     DIED,
     DIRECT,
@@ -19,8 +18,9 @@ from handoff_mpi.messages import (
     FETCH,
     FILES,
     FINISHED,
+    INPUT_UNAVAILABLE,
+    NOT_FOUND,
     OK,
-    UNFETCHED,
     VALUE,
 )
 from handoff_mpi.resources import Capability
@@ -138,7 +138,7 @@ def test_a_kept_value_that_cannot_be_brought_from_its_rank_is_brought_from_a_cop
         elif message[0] == DISPATCH and dest == 1:
             return [finished(1, 0, 1, LARGE)]
         elif message[0] == DISPATCH:
-            fails = RankFailed(1, "it died") if what_happens == "its rank dies" else (1, (ABSENT, 1, asked[0], None))
+            fails = RankFailed(1, "it died") if what_happens == "its rank dies" else (1, (NOT_FOUND, 1, asked[0], None))
             return [finished(2, 1, 1), fails]
         return None
 
@@ -152,7 +152,7 @@ def made_into_a_file_that_cannot_be_read(dest, message):
     """Task 0 writes its value to a file; the first attempt of task 1 does not find it there."""
     ((task, attempt),) = assigned(message)
     if (task, attempt) == (1, 1):
-        return [(dest, (UNFETCHED, 1, 1, 1, [(0, [])]))]
+        return [(dest, (INPUT_UNAVAILABLE, 1, 1, 1, [(0, [])]))]
     return [finished(dest, task, attempt, -LARGE if task == 0 else 8)]
 
 
@@ -201,18 +201,18 @@ def test_whoever_asks_for_a_file_that_is_gone_is_told_so(tmp_path):
         if message[0] == DISPATCH:
             ((task, attempt),) = assigned(message)
             if (task, attempt) == (1, 1):
-                return [(3, (UNFETCHED, 1, 1, 0, [(0, [])]))]  # another has found that the file is damaged
+                return [(3, (INPUT_UNAVAILABLE, 1, 1, 0, [(0, [])]))]  # another has found that the file is damaged
             late = (
                 [(2, (FETCH, 1, 7, 0, None, (), DIRECT, None))] if task == 0 else []
             )  # rank 2 does not see it, and asks
             return [*late, finished(dest, task, attempt)]
-        if message[0] == ABSENT:
-            return [(dest, (UNFETCHED, 1, 1, 1, [(0, [0])]))]
+        if message[0] == NOT_FOUND:
+            return [(dest, (INPUT_UNAVAILABLE, 1, 1, 1, [(0, [0])]))]
         return None
 
     run = Run(dag_of(("make", (), 1), ("use", ("make",), 2)), tmp_path, answer, keep=["use"])
     assert run.run(restored={0: Rest.FILE}) == "done"
-    assert run.sent(ABSENT) == [(2, (ABSENT, 1, 7, None))]
+    assert run.sent(NOT_FOUND) == [(2, (NOT_FOUND, 1, 7, None))]
 
 
 def test_a_value_that_was_made_again_is_not_looked_for_in_the_file_of_an_earlier_launch(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 
 from handoff_mpi.comm import MemoryNetwork
 from handoff_mpi.comm.doorbell import Doorbell
-from handoff_mpi.messages import ABSENT, DISPATCH, FETCH, HOME_NBYTES, UNFETCHED
+from handoff_mpi.messages import DISPATCH, FETCH, INLINE_RESULT_NBYTES, INPUT_UNAVAILABLE, NOT_FOUND
 from handoff_mpi.runtime import pace, worker_shell
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.worker_shell import HASTE_S, WorkerShell
@@ -148,13 +148,13 @@ def test_whoever_waits_for_a_value_does_not_sleep_for_a_moment(time):
     assert shell.is_hasty
     time[0] += HASTE_S
     assert not shell.is_hasty, "the value may take hours"
-    receive(shell, network, 2, ABSENT, 1, 0, None)
+    receive(shell, network, 2, NOT_FOUND, 1, 0, None)
     assert not shell.is_hasty
 
 
 def test_whoever_made_a_large_value_expects_to_be_asked_for_it_at_once(time):
     shell, network = shell_of_rank_1()
-    groups = [(0, (1.0, ()), [task(5, sent(HOME_NBYTES + 1))])]
+    groups = [(0, (1.0, ()), [task(5, sent(INLINE_RESULT_NBYTES + 1))])]
     receive(shell, network, 0, DISPATCH, 1, [(0, encode_code(bytes))], groups)
     assert shell.run_own_calls()
     assert 5 in shell.machine.held
@@ -216,28 +216,28 @@ def test_a_value_that_was_moved_out_and_is_gone_is_lost_as_any_other_and_the_nex
 ):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     shell, network = shell_of_rank_1()
-    made = [task(number, sent(HOME_NBYTES + number)) for number in range(3)]
+    made = [task(number, sent(INLINE_RESULT_NBYTES + number)) for number in range(3)]
     receive(shell, network, 0, DISPATCH, 1, [(0, encode_code(bytes))], [(0, (1.0, ()), made)])
     while shell.run_own_calls():
         pass
     for number in (0, 1):
-        shell._spill(Spill(number, HOME_NBYTES))
+        shell._spill(Spill(number, INLINE_RESULT_NBYTES))
     (spilled,) = tmp_path.iterdir()
     shutil.rmtree(spilled)
     network.transport(0).poll()
 
     receive(shell, network, 2, FETCH, 1, 7, 0, None, (), -1, None)
-    assert [each.message for each in network.transport(2).poll()] == [(ABSENT, 1, 7, None)]
+    assert [each.message for each in network.transport(2).poll()] == [(NOT_FOUND, 1, 7, None)]
     receive(shell, network, 0, DISPATCH, 1, [], [(0, (1.0, ()), [task(5, value(1, 1))])])
     shell.run_own_calls()
     told = [each.message for each in network.transport(0).poll()]
-    assert (UNFETCHED, 1, 5, 1, [(1, [1])]) in told
+    assert (INPUT_UNAVAILABLE, 1, 5, 1, [(1, [1])]) in told
     assert 1 not in shell.machine.held
 
-    shell._spill(Spill(2, HOME_NBYTES))
+    shell._spill(Spill(2, INLINE_RESULT_NBYTES))
     assert shell._relief.can_spill
     assert len([*tmp_path.glob("*/*.value")]) == 1
-    assert decode(shell._value(2)) == bytes(HOME_NBYTES + 2)
+    assert decode(shell._value(2)) == bytes(INLINE_RESULT_NBYTES + 2)
     shell.close()
     assert not [*tmp_path.iterdir()]
 

@@ -14,7 +14,7 @@ import pytest
 from handoff_mpi import Cluster, UsageError
 from handoff_mpi.comm import MemoryNetwork
 from handoff_mpi.launch.job import Job
-from handoff_mpi.messages import ASKED, BYE, LEAVE
+from handoff_mpi.messages import ASKED, BYE, SHUTDOWN
 from handoff_mpi.resources import Capability
 from handoff_mpi.runtime import vigil as between_runs
 from handoff_mpi.runtime.prober import GONE, LIVES, PROBE, SILENT, Prober
@@ -267,7 +267,7 @@ def test_a_rank_whose_rank_0_lives_leaves_when_it_is_told(monkeypatch):
     thread, outcome = serving(job_of(network, "here", os.getpid()))
     thread.join(0.1)
     assert not outcome
-    network.transport(0).send(1, (LEAVE, 0))
+    network.transport(0).send(1, (SHUTDOWN, 0))
     thread.join(30)
     assert outcome == [None]
     assert [each.message for each in network.transport(0).poll()] == [(BYE, 0)]

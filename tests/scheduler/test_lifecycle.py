@@ -124,7 +124,7 @@ STORIES = {
     (DISPATCHED, Cause.UNDECIDED): undecided,
     (READY, Cause.RETRY): retry_of_what_was_undecided,
     (DISPATCHED, Cause.RANK_LOST): rank_lost,
-    (DISPATCHED, Cause.RETURNED): returned,
+    (DISPATCHED, Cause.RETRACTED): returned,
     (DISPATCHED, Cause.INPUT_LOST): input_lost_while_dispatched,
     (READY, Cause.INPUT_LOST): input_lost_while_ready,
     (DISPATCHED, Cause.ERROR): error,

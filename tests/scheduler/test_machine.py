@@ -378,7 +378,7 @@ def test_a_returned_task_is_the_next_and_no_try_of_its_is_used_up():
     run.submit(*[task() for _ in range(4)])
     assert run.tell(1.0, done(1, 0, lasted=SHORT)) == ["1.0 goes on with 1#1 2#1"]
     assert run.tell(2.0, Returned(1, [(2, 1)]), done(1, 1)) == ["1.0 goes on with 2#2"]
-    assert run.log == ["2#1 READY by RETURNED on 1", "1#1 DONE by OK on 1", "2#2 DISPATCHED by PLACED on 1"]
+    assert run.log == ["2#1 READY by RETRACTED on 1", "1#1 DONE by OK on 1", "2#2 DISPATCHED by PLACED on 1"]
     assert run.tell(3.0, done(1, (2, 2))) == ["1.0 goes on with 3#1"]
     assert run.scheduler.attempts == [1, 1, 2, 1]
 

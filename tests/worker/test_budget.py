@@ -147,11 +147,14 @@ def test_values_are_asked_for_while_there_is_room_and_one_at_a_time_always():
     rank = holding(0, room=250 * KB, can_spill=False)
     sources = [value(number, 2) for number in range(10, 14)]
     asked = rank.tell(1.0, dispatch(task(5, *sources)))
-    assert [line for line in asked if "fetch" in line] == ["to 2: fetch 10 on ticket 0", "to 2: fetch 11 on ticket 1"]
+    assert [line for line in asked if "fetch" in line] == [
+        "to 2: fetch 10 on request_id 0",
+        "to 2: fetch 11 on request_id 1",
+    ]
     rank.worker.budget.measured(-KB, False)
     assert rank.tell(1.0, arrives(2, 0, nbytes=100 * KB)) == ["put 10"], "one is on its way"
-    assert rank.tell(1.0, arrives(2, 1, nbytes=100 * KB)) == ["put 11", "to 2: fetch 12 on ticket 2"]
-    assert "to 2: fetch 13 on ticket 3" in rank.tell(1.0, arrives(2, 2, nbytes=100 * KB))
+    assert rank.tell(1.0, arrives(2, 1, nbytes=100 * KB)) == ["put 11", "to 2: fetch 12 on request_id 2"]
+    assert "to 2: fetch 13 on request_id 3" in rank.tell(1.0, arrives(2, 2, nbytes=100 * KB))
     assert "call 5#1 on slot 0" in rank.tell(1.0, arrives(2, 3, nbytes=100 * KB))
 
 
@@ -159,7 +162,7 @@ def test_values_are_not_asked_for_at_the_cost_of_those_that_calls_here_need():
     rank = holding(0, 1, room=50 * KB)
     rank.tell(1.0, dispatch(task(4), task(5, value(0, 1)), task(6, value(8, 2), value(9, 2))))
     assert rank.worker.spilled == {1}
-    assert "to 2: fetch 9 on ticket 1" not in rank.tell(1.0)
+    assert "to 2: fetch 9 on request_id 1" not in rank.tell(1.0)
 
 
 @pytest.mark.parametrize("can_spill", [True, False])
@@ -172,7 +175,7 @@ def test_values_are_not_asked_for_at_the_cost_of_those_that_come_later_in_the_me
     inputs = value(8, 2), value(9, 2), value(7, 2), value(0, 1)
     lines = rank.tell(2.0, dispatch(task(5, *inputs[:2]), task(6, *inputs), slot=1))
     assert not [line for line in moves(lines) if line != "spill 4"]
-    assert "to 2: fetch 8 on ticket 1" in lines
+    assert "to 2: fetch 8 on request_id 1" in lines
 
 
 def test_a_fetch_that_waits_for_memory_ends_with_the_call_that_needs_it():
@@ -195,7 +198,7 @@ def test_a_fetch_that_waits_for_memory_ends_if_its_holder_is_lost():
 def test_a_rank_that_asks_for_a_value_that_waits_for_memory_here_is_sent_elsewhere():
     rank = holding(0, room=0, can_spill=False)
     rank.tell(1.0, dispatch(task(4), task(5, value(8, 2)), task(6, value(9, 2))))
-    assert rank.tell(1.0, fetch(3, 7, 9)) == ["to 3: absent on ticket 7"]
+    assert rank.tell(1.0, fetch(3, 7, 9)) == ["to 3: absent on request_id 7"]
 
 
 def test_values_leave_memory_before_one_is_read_from_its_file_to_be_sent():
@@ -204,4 +207,4 @@ def test_values_leave_memory_before_one_is_read_from_its_file_to_be_sent():
     rank.tell(1.0, dispatch(task(1)))
     rank.tell(1.0, rank.ended(nbytes=100 * KB))
     rank.worker.budget.measured(50 * KB, True)
-    assert rank.tell(1.0, fetch(2, 5, 0)) == ["spill 1", "serve 0 to 2 on ticket 5"]
+    assert rank.tell(1.0, fetch(2, 5, 0)) == ["spill 1", "serve 0 to 2 on request_id 5"]

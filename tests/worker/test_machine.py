@@ -8,13 +8,13 @@ from handoff_mpi.messages import (
     CRITICAL,
     DIED,
     HIGH,
-    HOME_NBYTES,
+    INLINE_RESULT_NBYTES,
     INSIST,
     ISOLATE,
+    KEEP_REMOTE,
     NORMAL,
     RAISED,
-    RECALL,
-    STAYS,
+    RETRACT,
     STOP,
     TIMED_OUT,
     TIMEOUT,
@@ -45,7 +45,7 @@ from tests.worker.transcript import (
     value,
 )
 
-LARGE = HOME_NBYTES + 1
+LARGE = INLINE_RESULT_NBYTES + 1
 
 
 # -- calls ----------------------------------------------------------------------------------------------
@@ -55,7 +55,7 @@ def test_what_is_dispatched_is_called_and_a_small_value_rides_home():
     rank = Dialogue()
     assert rank.tell(0.0, dispatch(task(0))) == ["call 0#1 on slot 0"]
     assert not rank.worker.is_idle
-    assert rank.tell(1.0, rank.ended(nbytes=HOME_NBYTES)) == ["to 0: finished 0#1 ok with its value"]
+    assert rank.tell(1.0, rank.ended(nbytes=INLINE_RESULT_NBYTES)) == ["to 0: finished 0#1 ok with its value"]
     assert rank.worker.is_idle
     assert rank.worker.held == {}
 
@@ -69,7 +69,7 @@ def test_a_large_value_stays_where_it_was_made():
 
 def test_a_small_value_that_is_to_be_encoded_where_it_was_made_stays_too():
     rank = Dialogue()
-    rank.tell(0.0, dispatch(task(0, flags=STAYS)))
+    rank.tell(0.0, dispatch(task(0, flags=KEEP_REMOTE)))
     assert rank.tell(1.0, rank.ended(nbytes=8)) == ["put 0", "to 0: finished 0#1 ok holding 8"]
 
 
@@ -179,14 +179,14 @@ def test_inputs_that_come_along_or_are_held_already_are_not_fetched():
 
 def test_an_input_is_fetched_from_a_rank_that_holds_it_before_the_call():
     rank = Dialogue()
-    assert rank.tell(0.0, dispatch(task(1, value(0, 2, 3)))) == ["to 2: fetch 0 on ticket 0"]
+    assert rank.tell(0.0, dispatch(task(1, value(0, 2, 3)))) == ["to 2: fetch 0 on request_id 0"]
     assert rank.tell(1.0, arrives(2, 0)) == ["put 0", "call 1#1 on slot 0"]
 
 
 def test_inputs_of_queued_tasks_are_fetched_while_a_call_runs():
     rank = Dialogue()
     rank.tell(0.0, dispatch(task(7)))
-    asked = ["to 2: fetch 0 on ticket 0", "to 3: fetch 5 on ticket 1"]
+    asked = ["to 2: fetch 0 on request_id 0", "to 3: fetch 5 on request_id 1"]
     assert rank.tell(0.01, dispatch(task(1, value(0, 2)), task(2, value(5, 3)))) == asked
     assert rank.tell(0.02, arrives(3, 1), arrives(2, 0)) == ["put 5", "put 0"]
     assert rank.tell(0.03, rank.ended()) == ["call 1#1 on slot 0"]
@@ -195,15 +195,15 @@ def test_inputs_of_queued_tasks_are_fetched_while_a_call_runs():
 
 def test_holders_are_asked_in_turn_and_rank_0_is_told_when_none_has_it():
     rank = Dialogue()
-    assert rank.tell(0.0, dispatch(task(1, value(0, 2, 1, 3)))) == ["to 2: fetch 0 on ticket 0"]
-    assert rank.tell(1.0, absent(2, 0)) == ["to 3: fetch 0 on ticket 1"]
+    assert rank.tell(0.0, dispatch(task(1, value(0, 2, 1, 3)))) == ["to 2: fetch 0 on request_id 0"]
+    assert rank.tell(1.0, absent(2, 0)) == ["to 3: fetch 0 on request_id 1"]
     assert rank.tell(2.0, absent(3, 1)) == ["to 0: unfetched for 1#1: 0 asked of [2, 3]"]
     assert rank.worker.is_idle
 
 
 def test_tasks_that_want_the_same_value_share_one_fetch_of_it():
     rank = Dialogue(slots=2)
-    assert rank.tell(0.0, dispatch(task(1, value(0, 2)), task(2, value(0, 2)))) == ["to 2: fetch 0 on ticket 0"]
+    assert rank.tell(0.0, dispatch(task(1, value(0, 2)), task(2, value(0, 2)))) == ["to 2: fetch 0 on request_id 0"]
     assert rank.tell(0.5, dispatch(task(3, value(0, 2)), slot=1)) == []
     assert rank.tell(1.0, arrives(2, 0)) == ["put 0", "call 1#1 on slot 0", "call 3#1 on slot 1"]
 
@@ -220,8 +220,8 @@ def test_all_who_share_a_fetch_are_handed_back_if_it_fails():
 def test_a_value_encoded_for_this_rank_is_fetched_for_itself_and_not_held():
     rank = Dialogue()
     assert rank.tell(0.0, dispatch(task(1, value(0, 2, codec="c"), value(0, 2)))) == [
-        "to 2: fetch 0 on ticket 0 by c",
-        "to 2: fetch 0 on ticket 1",
+        "to 2: fetch 0 on request_id 0 by c",
+        "to 2: fetch 0 on request_id 1",
     ]
     assert rank.tell(1.0, arrives(2, 0)) == []
     assert rank.worker.held == {}
@@ -241,8 +241,8 @@ def test_an_encoding_has_the_timeout_of_the_call_that_it_is_for_and_ends_no_othe
     assert rank.tell(
         0.0, dispatch(*(task(n, value(0, 2, codec="c"), timeout_s=t) for n, t in ((1, 2.0), (2, None))))
     ) == [
-        "to 2: fetch 0 on ticket 0 by c within 2 s",
-        "to 2: fetch 0 on ticket 1 by c",
+        "to 2: fetch 0 on request_id 0 by c within 2 s",
+        "to 2: fetch 0 on request_id 1 by c",
     ]
     error = ("timeout", "encoding took longer", "")
     assert rank.tell(0.5, absent(2, 0, (TIMED_OUT, error))) == ["to 0: finished 1#1 timed out (timeout)"]
@@ -252,7 +252,7 @@ def test_an_encoding_has_the_timeout_of_the_call_that_it_is_for_and_ends_no_othe
 def test_an_isolated_call_has_its_inputs_encoded_in_a_child_process():
     rank = Dialogue()
     commands = rank.tell(0.0, dispatch(task(1, value(0, 2, codec="c"), flags=ISOLATE)))
-    assert commands == ["to 2: fetch 0 on ticket 0 by c within inf s"]
+    assert commands == ["to 2: fetch 0 on request_id 0 by c within inf s"]
 
 
 def test_rank_0_receives_once_which_call_waits_for_an_encoding_that_takes_long():
@@ -274,7 +274,7 @@ def test_an_encoding_that_ends_soon_is_not_reported():
 def test_a_task_that_has_its_inputs_overtakes_one_that_waits_for_them():
     rank = Dialogue()
     commands = rank.tell(0.0, dispatch(task(1, value(0, 2)), task(2)))
-    assert commands == ["to 2: fetch 0 on ticket 0", "call 2#1 on slot 0"]
+    assert commands == ["to 2: fetch 0 on request_id 0", "call 2#1 on slot 0"]
     assert rank.tell(0.01, arrives(2, 0)) == ["put 0"]
     assert rank.tell(0.02, rank.ended()) == ["call 1#1 on slot 0"]
 
@@ -303,7 +303,7 @@ def test_an_input_the_shell_cannot_find_hands_the_task_back_and_the_slot_goes_on
 
 def test_a_lost_copy_of_a_file_says_nothing_of_the_file():
     rank = Dialogue(reads_files=False)
-    assert rank.tell(0.0, dispatch(task(1, value(0)))) == ["to 0: fetch 0 on ticket 0"]
+    assert rank.tell(0.0, dispatch(task(1, value(0)))) == ["to 0: fetch 0 on request_id 0"]
     rank.tell(1.0, arrives(0, 0))
     assert rank.tell(2.0, rank.missing(0)) == ["drop 0", "to 0: unfetched for 1#1: 0 asked of [1]"]
 
@@ -329,7 +329,7 @@ def test_an_input_only_this_rank_was_thought_to_hold_is_told_as_asked_of_itself(
 
 def test_rank_0_is_asked_for_a_file_by_a_rank_that_cannot_see_it():
     rank = Dialogue(reads_files=False)
-    assert rank.tell(0.0, dispatch(task(1, value(0)))) == ["to 0: fetch 0 on ticket 0"]
+    assert rank.tell(0.0, dispatch(task(1, value(0)))) == ["to 0: fetch 0 on request_id 0"]
     assert rank.tell(1.0, arrives(0, 0)) == ["put 0", "call 1#1 on slot 0"]
 
 
@@ -347,9 +347,9 @@ def test_what_is_held_is_served_and_what_is_not_is_said_to_be_absent():
     rank = Dialogue()
     rank.tell(0.0, dispatch(task(0)))
     rank.tell(1.0, rank.ended(nbytes=LARGE))
-    assert rank.tell(2.0, fetch(3, 9, 0)) == ["serve 0 to 3 on ticket 9"]
-    assert rank.tell(2.0, fetch(3, 9, 0, codec="c")) == ["serve 0 to 3 on ticket 9 by c"]
-    assert rank.tell(2.0, fetch(3, 10, 5)) == ["to 3: absent on ticket 10"]
+    assert rank.tell(2.0, fetch(3, 9, 0)) == ["serve 0 to 3 on request_id 9"]
+    assert rank.tell(2.0, fetch(3, 9, 0, codec="c")) == ["serve 0 to 3 on request_id 9 by c"]
+    assert rank.tell(2.0, fetch(3, 10, 5)) == ["to 3: absent on request_id 10"]
 
 
 # -- trees of those who take one value -----------------------------------------------------------------------
@@ -368,17 +368,24 @@ def made(number, nbytes=MIB, **options):
 
 def test_beyond_a_few_who_asks_is_referred_to_those_who_were_served_in_turn():
     rank = made(0, fan_out=2)
-    assert rank.tell(1.0, fetch(2, 0, 0), fetch(3, 0, 0)) == ["serve 0 to 2 on ticket 0", "serve 0 to 3 on ticket 0"]
+    assert rank.tell(1.0, fetch(2, 0, 0), fetch(3, 0, 0)) == [
+        "serve 0 to 2 on request_id 0",
+        "serve 0 to 3 on request_id 0",
+    ]
     asked = [fetch(number, 5, 0) for number in (4, 5, 6)]
-    assert rank.tell(2.0, *asked) == ["to 4: ask 2 on ticket 5", "to 5: ask 3 on ticket 5", "to 6: ask 2 on ticket 5"]
+    assert rank.tell(2.0, *asked) == [
+        "to 4: ask 2 on request_id 5",
+        "to 5: ask 3 on request_id 5",
+        "to 6: ask 2 on request_id 5",
+    ]
 
 
 def test_small_and_encoded_values_are_sent_to_whoever_asks():
     rank = made(0, nbytes=REFERRED_NBYTES - 1, fan_out=1)
     other = made(0, fan_out=1)
     for number in (2, 3, 4):
-        assert rank.tell(1.0, fetch(number, 0, 0)) == [f"serve 0 to {number} on ticket 0"]
-        assert other.tell(1.0, fetch(number, 0, 0, codec="c")) == [f"serve 0 to {number} on ticket 0 by c"]
+        assert rank.tell(1.0, fetch(number, 0, 0)) == [f"serve 0 to {number} on request_id 0"]
+        assert other.tell(1.0, fetch(number, 0, 0, codec="c")) == [f"serve 0 to {number} on request_id 0 by c"]
 
 
 def test_copies_are_as_large_as_what_they_are_copies_of_whatever_they_are_made_of():
@@ -386,42 +393,42 @@ def test_copies_are_as_large_as_what_they_are_copies_of_whatever_they_are_made_o
     rank.tell(0.0, dispatch(task(1, value(0, 9))))
     rank.tell(1.0, received(9, VALUE, 0, (PICKLED, bytes(MIB))))
     assert rank.worker.held == {0: MIB}
-    assert rank.tell(1.0, fetch(2, 0, 0), fetch(3, 0, 0))[1] == "to 3: ask 2 on ticket 0"
+    assert rank.tell(1.0, fetch(2, 0, 0), fetch(3, 0, 0))[1] == "to 3: ask 2 on request_id 0"
 
 
 def test_who_lost_what_it_took_is_served_again_and_so_is_who_insists():
     rank = made(0, fan_out=1)
     rank.tell(1.0, fetch(2, 0, 0))
-    assert rank.tell(2.0, fetch(2, 1, 0)) == ["serve 0 to 2 on ticket 1"]
-    assert rank.tell(3.0, fetch(3, 7, 0, via=INSIST)) == ["serve 0 to 3 on ticket 7"]
-    assert rank.tell(4.0, fetch(4, 0, 0)) == ["to 4: ask 3 on ticket 0"], "who came last may have it still"
+    assert rank.tell(2.0, fetch(2, 1, 0)) == ["serve 0 to 2 on request_id 1"]
+    assert rank.tell(3.0, fetch(3, 7, 0, via=INSIST)) == ["serve 0 to 3 on request_id 7"]
+    assert rank.tell(4.0, fetch(4, 0, 0)) == ["to 4: ask 3 on request_id 0"], "who came last may have it still"
 
 
 def test_nobody_is_referred_to_a_lost_rank():
     rank = made(0, fan_out=1)
     rank.tell(1.0, fetch(2, 0, 0))
-    assert rank.tell(2.0, lost(2), fetch(3, 0, 0)) == ["serve 0 to 3 on ticket 0"]
+    assert rank.tell(2.0, lost(2), fetch(3, 0, 0)) == ["serve 0 to 3 on request_id 0"]
 
 
 def test_a_rank_that_waits_itself_notes_who_was_referred_to_it_and_serves_them_when_it_can():
     rank = Dialogue(fan_out=2)
     rank.tell(0.0, dispatch(task(1, value(0, 9))))
     asked = [fetch(number, 3, 0, via=9) for number in (2, 3, 4)]
-    assert rank.tell(1.0, *asked) == ["to 4: ask 2 on ticket 3"]
+    assert rank.tell(1.0, *asked) == ["to 4: ask 2 on request_id 3"]
     assert rank.tell(2.0, arrives(9, 0, nbytes=MIB)) == [
         "put 0",
-        "serve 0 to 2 on ticket 3",
-        "serve 0 to 3 on ticket 3",
+        "serve 0 to 2 on request_id 3",
+        "serve 0 to 3 on request_id 3",
         "call 1#1 on slot 0",
     ]
-    assert rank.tell(2.01, fetch(5, 3, 0)) == ["to 5: ask 3 on ticket 3"]
+    assert rank.tell(2.01, fetch(5, 3, 0)) == ["to 5: ask 3 on request_id 3"]
 
 
 def test_a_rank_that_waits_itself_turns_away_whom_its_own_source_did_not_refer_to_it():
     rank = Dialogue()
     rank.tell(0.0, dispatch(task(1, value(0, 9))))
     asked = [fetch(2, 3, 0), fetch(3, 3, 0, via=8), fetch(4, 3, 0, via=INSIST)]
-    assert rank.tell(1.0, *asked) == [f"to {number}: absent on ticket 3" for number in (2, 3, 4)]
+    assert rank.tell(1.0, *asked) == [f"to {number}: absent on request_id 3" for number in (2, 3, 4)]
 
 
 @pytest.mark.parametrize("why", [absent(9, 0), lost(9)])
@@ -429,36 +436,38 @@ def test_who_waits_looks_elsewhere_when_the_source_of_what_it_waits_for_fails(wh
     rank = Dialogue()
     rank.tell(0.0, dispatch(task(1, value(0, 9, 8))))
     rank.tell(1.0, fetch(2, 3, 0, via=9))
-    assert rank.tell(2.0, why) == ["to 2: absent on ticket 3", "to 8: fetch 0 on ticket 1"]
+    assert rank.tell(2.0, why) == ["to 2: absent on request_id 3", "to 8: fetch 0 on request_id 1"]
     assert rank.tell(3.0, arrives(8, 1)) == ["put 0", "call 1#1 on slot 0"]
 
 
 def test_a_referral_is_followed_and_who_gave_it_is_asked_again_if_it_comes_to_nothing():
     rank = Dialogue()
     rank.tell(0.0, dispatch(task(1, value(0, 9, 8))))
-    assert rank.tell(1.0, refer(9, 0, 5)) == ["to 5: fetch 0 on ticket 1, referred by 9"]
-    assert rank.tell(1.0, refer(5, 1, 6)) == ["to 6: fetch 0 on ticket 2, referred by 5"]
-    assert rank.tell(2.0, absent(6, 2)) == ["to 9: fetch 0 on ticket 3"]
-    assert rank.tell(2.0, refer(9, 3, 7)) == ["to 7: fetch 0 on ticket 4, referred by 9"]
-    assert rank.tell(3.0, lost(7)) == ["to 9: fetch 0 on ticket 5, insisting"]
-    assert rank.tell(4.0, absent(9, 5)) == ["to 8: fetch 0 on ticket 6, insisting"]
+    assert rank.tell(1.0, refer(9, 0, 5)) == ["to 5: fetch 0 on request_id 1, referred by 9"]
+    assert rank.tell(1.0, refer(5, 1, 6)) == ["to 6: fetch 0 on request_id 2, referred by 5"]
+    assert rank.tell(2.0, absent(6, 2)) == ["to 9: fetch 0 on request_id 3"]
+    assert rank.tell(2.0, refer(9, 3, 7)) == ["to 7: fetch 0 on request_id 4, referred by 9"]
+    assert rank.tell(3.0, lost(7)) == ["to 9: fetch 0 on request_id 5, insisting"]
+    assert rank.tell(4.0, absent(9, 5)) == ["to 8: fetch 0 on request_id 6, insisting"]
     assert rank.tell(5.0, absent(8, 6)) == ["to 0: unfetched for 1#1: 0 asked of [9, 8]"]
 
 
 def test_a_rank_known_to_be_lost_is_not_asked_though_another_refers_to_it():
     rank = Dialogue()
     rank.tell(0.0, dispatch(task(1, value(0, 9))), lost(5))
-    assert rank.tell(1.0, refer(9, 0, 5)) == ["to 9: fetch 0 on ticket 1"]
+    assert rank.tell(1.0, refer(9, 0, 5)) == ["to 9: fetch 0 on request_id 1"]
     rank.tell(2.0, fetch(5, 3, 77))
-    assert rank.tell(3.0, refer(9, 1, 5)) == ["to 5: fetch 0 on ticket 2, referred by 9"], "it is back"
+    assert rank.tell(3.0, refer(9, 1, 5)) == ["to 5: fetch 0 on request_id 2, referred by 9"], "it is back"
 
 
 def test_referrals_have_an_end():
     rank = Dialogue()
     rank.tell(0.0, dispatch(task(1, value(0, 9))))
-    for ticket in range(MOST_HOPS):
-        assert rank.tell(1.0, refer(9 + ticket, ticket, 10 + ticket))[0].startswith(f"to {10 + ticket}: fetch 0")
-    assert rank.tell(1.0, refer(9 + MOST_HOPS, MOST_HOPS, 7)) == [f"to 9: fetch 0 on ticket {MOST_HOPS + 1}"]
+    for request_id in range(MOST_HOPS):
+        assert rank.tell(1.0, refer(9 + request_id, request_id, 10 + request_id))[0].startswith(
+            f"to {10 + request_id}: fetch 0"
+        )
+    assert rank.tell(1.0, refer(9 + MOST_HOPS, MOST_HOPS, 7)) == [f"to 9: fetch 0 on request_id {MOST_HOPS + 1}"]
 
 
 def test_a_rank_referred_to_that_does_not_answer_is_passed_over_and_whatever_comes_first_counts():
@@ -468,7 +477,7 @@ def test_a_rank_referred_to_that_does_not_answer_is_passed_over_and_whatever_com
         rank.tell(0.0, refer(9, 0, 5, nbytes=20 * MIB))
         assert 2.0 < rank.worker.next_wakeup() < 2.1
         assert rank.tell(2.0) == []
-        assert rank.tell(2.1) == ["to 9: fetch 0 on ticket 2, insisting"]
+        assert rank.tell(2.1) == ["to 9: fetch 0 on request_id 2, insisting"]
         assert rank.tell(3.0, arrives(*first)) == ["put 0", "call 1#1 on slot 0"]
         assert rank.tell(3.01, arrives(*second), refer(*second, 6), absent(*second)) == []
 
@@ -480,7 +489,7 @@ def test_what_a_lost_rank_was_asked_for_is_asked_of_the_next_holder():
     rank = Dialogue()
     rank.tell(0.0, dispatch(task(1, value(0, 2, 3, 4))))
     assert rank.tell(1.0, lost(3)) == []
-    assert rank.tell(2.0, lost(2)) == ["to 4: fetch 0 on ticket 1"]
+    assert rank.tell(2.0, lost(2)) == ["to 4: fetch 0 on request_id 1"]
     assert rank.tell(3.0, arrives(2, 0)) == [], "an answer the lost rank sent before it was lost"
     assert rank.tell(4.0, arrives(4, 1)) == ["put 0", "call 1#1 on slot 0"]
 
@@ -573,7 +582,7 @@ def test_a_sign_of_life_goes_out_when_nothing_else_did_for_a_heartbeat():
 
 def test_what_is_sent_to_other_ranks_is_no_sign_of_life():
     rank = Dialogue(heartbeat_s=15.0)
-    assert rank.tell(14.0, fetch(3, 1, 5)) == ["to 3: absent on ticket 1"]
+    assert rank.tell(14.0, fetch(3, 1, 5)) == ["to 3: absent on request_id 1"]
     assert rank.tell(15.0) == ["to 0: alive"]
 
 
@@ -721,7 +730,7 @@ def test_where_memory_is_short_what_nobody_needs_is_dropped_and_then_the_largest
 def test_a_value_that_was_moved_out_is_served_and_used_as_before():
     rank = holding(0, slots=2)
     rank.tell(1.0, pressed(HIGH, 1))
-    assert rank.tell(2.0, fetch(2, 5, 0)) == ["serve 0 to 2 on ticket 5"]
+    assert rank.tell(2.0, fetch(2, 5, 0)) == ["serve 0 to 2 on request_id 5"]
     assert rank.tell(3.0, dispatch(task(7, value(0, 1)))) == ["call 7#1 on slot 0"]
     assert rank.tell(3.01, rank.missing(0))[0] == "drop 0", "its file was gone"
 
@@ -805,7 +814,7 @@ def test_a_stop_is_acknowledged_and_nothing_is_done_after_it():
 def test_messages_of_another_run_are_dropped():
     rank = Dialogue()
     rank.tell(0.0, dispatch(task(0), task(1)))
-    assert rank.tell(0.01, received(0, RECALL, [(1, 1)], run=6), received(0, STOP, None, run=8)) == []
+    assert rank.tell(0.01, received(0, RETRACT, [(1, 1)], run=6), received(0, STOP, None, run=8)) == []
     assert not rank.worker.is_over
 
 
@@ -904,7 +913,7 @@ def test_what_waits_for_the_value_of_the_call_before_it_alone_may_be_sent_ahead(
     assert ahead(rank) == [3], "the value that it waited for is there"
 
 
-@pytest.mark.parametrize("flags", [STAYS, 0])
+@pytest.mark.parametrize("flags", [KEEP_REMOTE, 0])
 def test_a_value_that_must_stay_is_waited_for(flags):
     rank = Dialogue()
     rank.tell(0.0, dispatch(task(0, flags=flags), task(1, value(0, 1))))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from handoff_mpi.messages import (
-    ABSENT,
-    ALIVE,
     CONSTANT,
     DIED,
     DIRECT,
@@ -12,20 +10,22 @@ from handoff_mpi.messages import (
     ENCODING,
     FETCH,
     FINISHED,
-    FORGET,
+    FREE_VALUES,
+    HEARTBEAT,
+    INPUT_UNAVAILABLE,
     INSIST,
     LOST,
     MEMORY,
     NORMAL,
+    NOT_FOUND,
     OK,
     RAISED,
-    RECALL,
-    REFER,
-    RETURNED,
+    REDIRECT,
+    RETRACT,
+    RETRACTED,
     STOP,
     TIMED_OUT,
     TRANSFERRED,
-    UNFETCHED,
     VALUE,
 )
 from handoff_mpi.serialization import PICKLED, PLAIN
@@ -76,11 +76,11 @@ def constant(number):
 
 
 def recall(*tasks):
-    return received(0, RECALL, list(tasks))
+    return received(0, RETRACT, list(tasks))
 
 
 def forget(*tasks):
-    return received(0, FORGET, list(tasks))
+    return received(0, FREE_VALUES, list(tasks))
 
 
 def lost(rank):
@@ -94,20 +94,20 @@ def stop(results=None):
 # -- what ranks send one another ------------------------------------------------------------------------
 
 
-def fetch(source, ticket, number, codec=None, via=DIRECT, limit_s=None):
-    return received(source, FETCH, ticket, number, codec, [], via, limit_s)
+def fetch(source, request_id, number, codec=None, via=DIRECT, limit_s=None):
+    return received(source, FETCH, request_id, number, codec, [], via, limit_s)
 
 
-def refer(source, ticket, rank, nbytes=0):
-    return received(source, REFER, ticket, rank, nbytes)
+def refer(source, request_id, rank, nbytes=0):
+    return received(source, REDIRECT, request_id, rank, nbytes)
 
 
-def arrives(source, ticket, nbytes=0):
-    return received(source, VALUE, ticket, (PICKLED, b""), buffers=[bytes(nbytes)])
+def arrives(source, request_id, nbytes=0):
+    return received(source, VALUE, request_id, (PICKLED, b""), buffers=[bytes(nbytes)])
 
 
-def absent(source, ticket, error=None):
-    return received(source, ABSENT, ticket, error)
+def absent(source, request_id, error=None):
+    return received(source, NOT_FOUND, request_id, error)
 
 
 def pressed(level, excess_nbytes=0, can_spill=True):
@@ -161,7 +161,7 @@ def _line(command):
     if kind is Kill:
         return f"kill slot {command.slot}"
     if kind is Serve:
-        line = f"serve {command.task} to {command.dest} on ticket {command.ticket}" + _codec(command.codec)
+        line = f"serve {command.task} to {command.dest} on request_id {command.request_id}" + _codec(command.codec)
         return line + _limit(command.limit_s)
     if kind is Learn:
         return "learn " + (f"codes {command.codes}" if command.codes else f"constant {command.constant[0]}")
@@ -175,22 +175,22 @@ def _message(message):
     assert run == RUN
     if kind == FINISHED:
         return f"finished {', '.join(map(_entry, rest[0]))}"
-    if kind == RETURNED:
+    if kind == RETRACTED:
         return f"returned {_pairs(rest[0])}"
-    if kind == UNFETCHED:
+    if kind == INPUT_UNAVAILABLE:
         task, attempt, missing = rest
         inputs = ", ".join(f"{number} asked of {asked}" for number, asked in missing)
         return f"unfetched for {task}#{attempt}: {inputs}"
-    if kind == ALIVE:
+    if kind == HEARTBEAT:
         return "alive" + "".join(f", {task}#{attempt} runs since {since:g}" for task, attempt, since in rest[0])
     if kind == MEMORY:
         return f"{'short of memory' if rest[0] else 'not short of memory'}: {rest[1]}"
     if kind == FETCH:
-        return f"fetch {rest[1]} on ticket {rest[0]}" + _codec(rest[2]) + _via(rest[4]) + _limit(rest[5])
-    if kind == REFER:
-        return f"ask {rest[1]} on ticket {rest[0]}"
-    if kind == ABSENT:
-        return f"absent on ticket {rest[0]}"
+        return f"fetch {rest[1]} on request_id {rest[0]}" + _codec(rest[2]) + _via(rest[4]) + _limit(rest[5])
+    if kind == REDIRECT:
+        return f"ask {rest[1]} on request_id {rest[0]}"
+    if kind == NOT_FOUND:
+        return f"absent on request_id {rest[0]}"
     if kind == ENCODING:
         lines = [f"{value} for {task}#{n} at {rank} since {since:g}" for task, n, value, rank, since in rest[0]]
         return "encoding " + ", ".join(lines)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handoff_mpi.formatting import duration_text, one_line, without_controls
-from handoff_mpi.messages import HOME_NBYTES
+from handoff_mpi.messages import INLINE_RESULT_NBYTES
 from handoff_mpi.results.failure_groups import group_key
 from handoff_mpi.results.story import DONE, OUTCOMES, RUNNING, STATES, Floats, Story, groups_of
 
@@ -315,7 +315,7 @@ def transfers_of(story: Story) -> Transfers:
         (int(found[each] // span), int(found[each] % span), int(counts[each]), int(sizes[each]))
         for each in order.tolist()
     ]
-    return Transfers(len(makes), int(nbytes.sum()), int((nbytes <= HOME_NBYTES).sum()), pairs)
+    return Transfers(len(makes), int(nbytes.sum()), int((nbytes <= INLINE_RESULT_NBYTES).sum()), pairs)
 
 
 def state_counts(story: Story) -> dict[str, int]:

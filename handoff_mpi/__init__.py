@@ -79,7 +79,7 @@ if TYPE_CHECKING:
     )
     from handoff_mpi.resources import ResourceTracker
     from handoff_mpi.results import PickleStore, Results, ResultStore, StoreFactory
-    from handoff_mpi.results.loading import load
+    from handoff_mpi.results.reader import load
     from handoff_mpi.runtime.options import RunOptions
     from handoff_mpi.telemetry import TelemetryHandler
     from handoff_mpi.worker.context import current_task
@@ -155,7 +155,7 @@ _ROOMS = {
     "ValueUnavailable",
     "resources": "ResourceTracker",
     "results": "PickleStore ResultStore Results StoreFactory",
-    "results.loading": "load",
+    "results.reader": "load",
     "runtime.options": "RunOptions",
     "telemetry": "TelemetryHandler",
     "worker.context": "current_task",

@@ -40,15 +40,15 @@ def id_text(id: Any) -> str:
     return id[:MAX_ID_CHARS] if type(id) is str else show(id, MAX_ID_CHARS)
 
 
-def last_lines(text: bytes, is_whole: bool) -> str:
+def last_lines(text: bytes, is_intact: bool) -> str:
     """Return the last lines of what was printed, at most ``MAX_LAST_LINES``.
 
     Args:
         text: at least the last ``MAX_LAST_NBYTES`` of it.
-        is_whole: whether that is all of it; else the first line may be cut.
+        is_intact: whether that is all of it; else the first line may be cut.
     """
     lines = text[-MAX_LAST_NBYTES:].decode(errors="replace").splitlines()
-    if (not is_whole or len(text) > MAX_LAST_NBYTES) and len(lines) > 1:
+    if (not is_intact or len(text) > MAX_LAST_NBYTES) and len(lines) > 1:
         del lines[0]
     return "\n".join(lines[-MAX_LAST_LINES:])
 

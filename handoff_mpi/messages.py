@@ -48,7 +48,9 @@ VALUE = "value"  # (VALUE, run, request id, head) + buffers; head is (PLAIN, val
 NOT_FOUND = (
     "not_found"  # (NOT_FOUND, run, request id, reason); None, or (status, error) of encoding it for the rank that asks
 )
-REDIRECT = "redirect"  # (REDIRECT, run, request id, rank, nbytes or 0): ask that rank, which has the value or is getting it
+REDIRECT = (
+    "redirect"  # (REDIRECT, run, request id, rank, nbytes or 0): ask that rank, which has the value or is getting it
+)
 
 #: ``via`` of a fetch: the rank that referred to the one that is asked, or one of these.
 DIRECT = -1  # rank 0 named it
@@ -111,6 +113,6 @@ DEATH = "death"
 NO_ROOM = "no-room"
 REFUSED = "refused"
 UNPICKLABLE = "unpicklable"
-# Kinds of setbacks that are no failures of the function
+# Kinds of incidents that are no failures of the function
 RANK_LOSS = "rank-lost"
 VALUE_LOSS = "value-lost"

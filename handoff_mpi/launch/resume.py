@@ -13,7 +13,7 @@ from handoff_mpi.dag import Plan
 from handoff_mpi.errors import UsageError, ValueDamaged
 from handoff_mpi.formatting import show
 from handoff_mpi.results.history import Done, History
-from handoff_mpi.results.records import Setback
+from handoff_mpi.results.records import Incident
 from handoff_mpi.results.store import DirectoryStore, Key
 from handoff_mpi.scheduler import Rest, restore
 from handoff_mpi.serialization import Payload
@@ -30,7 +30,7 @@ class Resumed:
         payloads: the small values.
         keys: of the files of the large ones.
         suspects, deaths: see :class:`~handoff_mpi.scheduler.Submitted`.
-        setbacks: what befell tasks.
+        incidents: what befell tasks.
         rerun: the tasks that ``rerun`` names, and all that depend on them.
     """
 
@@ -40,7 +40,7 @@ class Resumed:
     keys: dict[int, Key] = field(default_factory=dict)
     suspects: set[int] = field(default_factory=set)
     deaths: dict[int, int] = field(default_factory=dict)
-    setbacks: dict[int, list[Setback]] = field(default_factory=dict)
+    incidents: dict[int, list[Incident]] = field(default_factory=dict)
     rerun: set[int] = field(default_factory=set)
 
 
@@ -55,7 +55,7 @@ class ValueFiles:
         self._kept = kept
         self._damaged: list[str] = []
 
-    def is_whole(self, key: Key) -> bool:
+    def is_intact(self, key: Key) -> bool:
         """Whether there is a file with that key, and it is not damaged. Its checksum waits until it is read."""
         try:
             self._kept.check(key)
@@ -78,14 +78,14 @@ def resume(
     history: History,
     plan: Plan,
     fingerprint: Callable[[Hashable], bytes | None],
-    is_whole: Callable[[Key], bool],
+    is_intact: Callable[[Key], bool],
     rerun: Collection[Hashable] = (),
 ) -> Resumed:
     """Return what ``plan`` takes over from ``history``.
 
     Args:
         fingerprint: of a function, by id; None if it must run again.
-        is_whole: whether the value file with that key is there, and not cut short.
+        is_intact: whether the value file with that key is there, and not cut short.
         rerun: ids of functions that must run again, and all that depend on them.
 
     Raises:
@@ -93,7 +93,7 @@ def resume(
     """
     refuse_unknown(rerun, plan)
     resumed = Resumed()
-    if not (history.done or history.suspects or history.setbacks):
+    if not (history.done or history.suspects or history.incidents):
         return resumed
     resumed.rerun = fresh = _with_consumers(plan, {plan.number_of[id] for id in rerun})
     known: dict[int, Done] = {}
@@ -108,9 +108,9 @@ def resume(
             resumed.suspects.add(task)
         if identity in history.deaths:
             resumed.deaths[task] = history.deaths[identity]
-        if identity in history.setbacks:
-            resumed.setbacks[task] = history.setbacks[identity]
-    _take_over(plan, known, is_whole, resumed)
+        if identity in history.incidents:
+            resumed.incidents[task] = history.incidents[identity]
+    _take_over(plan, known, is_intact, resumed)
     return resumed
 
 
@@ -142,7 +142,7 @@ def _with_consumers(plan: Plan, tasks: set[int]) -> set[int]:
     return tasks
 
 
-def _take_over(plan: Plan, known: dict[int, Done], is_whole: Callable[[Key], bool], resumed: Resumed) -> None:
+def _take_over(plan: Plan, known: dict[int, Done], is_intact: Callable[[Key], bool], resumed: Resumed) -> None:
     def left(task: int) -> Rest:
         done = known.get(task)
         if done is None or not done.has_value:
@@ -151,7 +151,7 @@ def _take_over(plan: Plan, known: dict[int, Done], is_whole: Callable[[Key], boo
 
     def has_whole_file(task: int) -> bool:
         key = known[task].key
-        return key is not None and is_whole(key)
+        return key is not None and is_intact(key)
 
     resumed.rest = restore(plan.specs, left, has_whole_file)
     for task, rest in resumed.rest.items():

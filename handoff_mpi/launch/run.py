@@ -47,7 +47,7 @@ from handoff_mpi.python_path import shared_path
 from handoff_mpi.resources import Capability, parse_nbytes
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results import Results
-from handoff_mpi.results.guarded import GuardedStore
+from handoff_mpi.results.fallback_store import FallbackStore
 from handoff_mpi.results.history import History
 from handoff_mpi.results.origins import Origins, origins_here
 from handoff_mpi.results.results import FunctionError, PreparedResults
@@ -138,7 +138,7 @@ class Run:
         self._thread: ProgressThread | None = None
         self._metrics = _metrics_file(options.metrics_file)
         self._store_factory = encode_factory(options.result_store)
-        self._own_store = None if options.result_store is None else GuardedStore(options.result_store, 0)
+        self._own_store = None if options.result_store is None else FallbackStore(options.result_store, 0)
         self._store: ResultStore = self._own_store or MemoryStore()
 
     def _refuse_what_cannot_be_sent(self) -> None:
@@ -276,7 +276,7 @@ class Run:
         if not isinstance(kept, DirectoryStore):
             return Resumed()
         values = ValueFiles(kept)
-        resumed = resume(history, self._plan, marks.of, values.is_whole, self._options.rerun)
+        resumed = resume(history, self._plan, marks.of, values.is_intact, self._options.rerun)
         _note(values.note)
         return resumed
 
@@ -333,8 +333,8 @@ class Run:
         recorder.launch = self._about["launch"]
         for task, done in resumed.done.items():
             recorder.restored(task, done)
-        for task, setbacks in resumed.setbacks.items():
-            recorder.set_back_before(task, setbacks)
+        for task, incidents in resumed.incidents.items():
+            recorder.set_back_before(task, incidents)
         capabilities = self._job.capabilities
         self._progress = Progress(self._plan, self._scheduler, recorder, capabilities, printer.groups, resumed.rest)
         return recorder
@@ -688,7 +688,7 @@ class Run:
         shared = encode_in_band(results) if options.results_on == "all" else None
         self._end_chronicle(results.status, results.exit_code, self._is_cut_short())
         figures: dict[str, Any] = {"duration_s": results.duration_s, "lost_ranks": results.lost_ranks}
-        figures["setbacks"] = results.setbacks()
+        figures["incidents"] = results.incidents()
         if results.probation:
             figures["probation"] = results.probation
         if results.stopped_because:

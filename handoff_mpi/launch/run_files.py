@@ -14,14 +14,15 @@ from handoff_mpi.errors import JournalError
 from handoff_mpi.results.event_log import EventLog, EventPort, NoEvents, clear_events
 from handoff_mpi.results.history import History, read_history
 from handoff_mpi.results.journal import Journal, JournalPort, clear
+from handoff_mpi.results.lease import Lease
 from handoff_mpi.results.live_questions import Answering, QuestionBox
 from handoff_mpi.results.output_files import clear_output, remove_empty_output
 from handoff_mpi.results.run_dir import (
     STATUS,
     VALUES,
-    give_up_room,
     lock_run_dir_soon,
-    reserve_room,
+    release_space,
+    reserve_space,
     use_run_dir,
     write_status,
 )
@@ -29,7 +30,6 @@ from handoff_mpi.results.secure_files import Directory
 from handoff_mpi.results.spilling import clear_spilled
 from handoff_mpi.results.store import DirectoryStore, MemoryStore, ResultStore
 from handoff_mpi.results.summary import SUMMARY
-from handoff_mpi.results.tenure import Tenure
 from handoff_mpi.runtime.options import RunOptions
 
 
@@ -72,7 +72,7 @@ class RunFiles(Protocol):
         """Look whether the run is still this launch's; worth a call a second.
 
         Raises:
-            Superseded, JournalError: see :meth:`handoff_mpi.results.tenure.Tenure.confirm`.
+            Superseded, JournalError: see :meth:`handoff_mpi.results.lease.Lease.confirm`.
         """
         ...
 
@@ -152,7 +152,7 @@ class FilesOfRunDir:
         self.kept = DirectoryStore(directory.path / VALUES, within=directory)
         self._directory = directory
         self._questions = QuestionBox(directory)
-        self._tenure: Tenure | None = None
+        self._lease: Lease | None = None
         self._lock = threading.Lock()  # in one process a thread renews the status
         self._has_ended = False
 
@@ -160,7 +160,7 @@ class FilesOfRunDir:
         return read_history(self._directory)
 
     def prepare(self) -> None:
-        reserve_room(self._directory)
+        reserve_space(self._directory)
         clear_spilled(self._directory)
         self._questions.clear()
 
@@ -168,18 +168,18 @@ class FilesOfRunDir:
         journal = Journal(self._directory)
         with suppress(OSError):
             self._directory.remove(SUMMARY)  # it is of an earlier launch
-        self._tenure = Tenure(self._directory, journal)
+        self._lease = Lease(self._directory, journal)
         return journal
 
     def confirm(self) -> None:
-        if self._tenure is not None:
-            self._tenure.confirm()
+        if self._lease is not None:
+            self._lease.confirm()
 
     def write_running(self, about: dict[str, Any]) -> None:
         write_status(self._directory, status="running", exit_code=None, **about)
 
     def renew_running(self, about: dict[str, Any]) -> None:
-        if self._tenure is None or self._tenure.is_over:
+        if self._lease is None or self._lease.is_over:
             return
         content = json.dumps({"status": "running", "exit_code": None, **about}, default=repr)
         with self._lock, suppress(OSError):  # the room that is kept on a full disk is for the verdict
@@ -194,7 +194,7 @@ class FilesOfRunDir:
             self._has_ended = True
             try:
                 write_status(self._directory, **fields)
-                give_up_room(self._directory)
+                release_space(self._directory)
             except (JournalError, OSError) as error:
                 print_message(str(error))
 
@@ -217,8 +217,8 @@ class FilesOfRunDir:
     def close(self) -> None:
         self._questions.clear()
         self.kept.close()
-        if self._tenure is not None:
-            self._tenure.close()
+        if self._lease is not None:
+            self._lease.close()
 
 
 class NoFiles:

@@ -31,7 +31,7 @@ from handoff_mpi.launch.signals import words_of_signal
 from handoff_mpi.launch.start_watch import JOIN_RANK_S, Rank0Watch, StartWatch
 from handoff_mpi.linux import signal_at_parents_end
 from handoff_mpi.python_path import own_command
-from handoff_mpi.results.loading import load
+from handoff_mpi.results.reader import load
 from handoff_mpi.results.run_dir import (
     ARRIVED,
     JOINED,

@@ -174,7 +174,7 @@ class _FunctionReader(AnybodysReader):
     # -- what happened --------------------------------------------------------------------------------
 
     def _take_turn(
-        self, sent: list[Any], done: list[Any], failed: list[Any], setbacks: list[Any], time_s: float = float("nan")
+        self, sent: list[Any], done: list[Any], failed: list[Any], incidents: list[Any], time_s: float = float("nan")
     ) -> None:
         own = self._own
         for task, _, rank, _, _, nbytes, payload, key in done:
@@ -188,11 +188,11 @@ class _FunctionReader(AnybodysReader):
                 traceback = known.traceback if known is not None and is_same else ""
                 traceback = self._tracebacks.get(times[2], "") if times else traceback
                 self._failure = LastFailure(own.epoch, attempt, rank, kind, message, traceback)
-        for task, _, _, kind, reason in setbacks:
+        for task, _, _, kind, reason in incidents:
             if task == own.number and kind == messages.VALUE_LOSS:
                 own.lost.append(one_line(str(reason), _MAX_CHARS))
                 self._value = None
-        super()._take_turn(sent, done, failed, setbacks, time_s)
+        super()._take_turn(sent, done, failed, incidents, time_s)
 
     def _take_persisted(self, task: int, key: Key) -> None:
         if task == self._own.number and self._value is not None:

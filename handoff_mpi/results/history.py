@@ -4,10 +4,10 @@ The records of a segment, beside the journal's own header; tasks go by their num
 
 - ``("run", about)``: what the run is, a dict;
 - ``("tasks", first, [(id, fingerprint or None, name, inputs, cost)])``: the table of tasks, from number ``first`` on;
-- ``("turn", sent, done, failed, setbacks, time_s)``: what one turn of the scheduler learnt, and when that was. ``sent``
+- ``("turn", sent, done, failed, incidents, time_s)``: what one turn of the scheduler learnt, and its time. ``sent``
   is (task, attempt, rank); ``done`` (task, attempt, rank, started, duration, nbytes, payload or None, key of the
   value's file or None); ``failed`` (task, attempt, rank, status, kind, message, started, duration, number of the
-  traceback or -1), without the last three where the scheduler itself fails the function; ``setbacks`` (task, attempt,
+  traceback or -1), without the last three where the scheduler itself fails the function; ``incidents`` (task, attempt,
   rank, kind, reason), which are no failures. Format 2 has neither ``time_s`` nor the last three of ``failed``;
 - ``("returned", [task])``: sent by an earlier turn, they came back without having been called (a resume does not count
   on that: an input of theirs may have killed the rank that encoded it);
@@ -32,7 +32,7 @@ from typing import Any, TypeAlias
 
 from handoff_mpi.messages import DIED
 from handoff_mpi.results.journal import Record, Segment, read_journal
-from handoff_mpi.results.records import Setback, note_probation
+from handoff_mpi.results.records import Incident, note_probation
 from handoff_mpi.results.secure_files import Directory
 from handoff_mpi.results.store import Key
 from handoff_mpi.serialization import Payload
@@ -108,7 +108,7 @@ class History:
         failed: (attempt, rank, kind, message, traceback) of the last failure of each that has not been done since.
         deaths: how often a function's process died, of those that have not ended.
         suspects: functions that were in flight when a launch was cut short: one of them may have done it.
-        setbacks: why functions were called more than once, in order.
+        incidents: why functions were called more than once, in order.
         accepted: by id and fingerprint, the earlier fingerprint that the function goes by: its change was accepted.
         notes: what could not be read, one line each.
     """
@@ -118,7 +118,7 @@ class History:
     failed: dict[Identity, tuple[int, int, str, str, str]] = field(default_factory=dict)
     deaths: dict[Identity, int] = field(default_factory=dict)
     suspects: set[Identity] = field(default_factory=set)
-    setbacks: dict[Identity, list[Setback]] = field(default_factory=dict)
+    incidents: dict[Identity, list[Incident]] = field(default_factory=dict)
     accepted: dict[tuple[Hashable, bytes], bytes] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -194,14 +194,14 @@ class _Reader:
         self._tracebacks[number] = text
 
     def _take_turn(
-        self, sent: list[Any], done: list[Any], failed: list[Any], setbacks: list[Any], time_s: float = 0.0
+        self, sent: list[Any], done: list[Any], failed: list[Any], incidents: list[Any], time_s: float = 0.0
     ) -> None:
         for task, attempt, rank, started, duration, nbytes, payload, key in done:
             self._in_flight.discard(task)
             self.launch.restored.discard(task)
             self._done(task, Done(attempt, rank, started, duration, nbytes, payload, key))
-        for setback in setbacks:
-            self._set_back(*setback)
+        for incident in incidents:
+            self._set_back(*incident)
         for task, attempt, rank, status, kind, message, *times in failed:
             identity = self.launch.identity(task)
             known = self._history.failed.get(identity)
@@ -217,9 +217,9 @@ class _Reader:
         self._in_flight.update(task for task, _, _ in sent)
 
     def _set_back(self, task: int, attempt: int, rank: int, kind: str, reason: str) -> None:
-        told = self._history.setbacks.setdefault(self.launch.identity(task), [])
+        told = self._history.incidents.setdefault(self.launch.identity(task), [])
         if not told or (told[-1].launch, told[-1].attempt) != (self.launch.epoch, attempt):
-            told.append(Setback(self.launch.epoch, attempt, rank, kind, reason))
+            told.append(Incident(self.launch.epoch, attempt, rank, kind, reason))
 
     def _done(self, task: int, done: Done) -> None:
         identity = self.launch.identity(task)

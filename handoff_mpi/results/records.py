@@ -20,7 +20,7 @@ def note_probation(told: dict[str, str], begins: bool, place: int | str, reason:
 
 
 @dataclass(frozen=True, slots=True)
-class Setback:
+class Incident:
     """Why a function had to be called again, or failed.
 
     Attributes:
@@ -56,7 +56,7 @@ class TaskRecord:
         cost: what a call claims, as users write it: cores, MB, devices, ``{"cpu": 4, "memory": 2000}``.
         nbytes: the size of its value in bytes; 0 while there is none.
         error: one line on why it failed or was skipped; empty if it was not.
-        setbacks: why it was called more than once, or failed; those of earlier launches too.
+        incidents: why it was called more than once, or failed; those of earlier launches too.
     """
 
     id: Hashable
@@ -71,7 +71,7 @@ class TaskRecord:
     cost: dict[str, int | float]
     nbytes: int
     error: str
-    setbacks: tuple[Setback, ...] = ()
+    incidents: tuple[Incident, ...] = ()
 
 
 @dataclass(slots=True)
@@ -82,7 +82,7 @@ class RecordTable:
         ids, names, inputs, costs, states, attempts: as in :class:`TaskRecord`, inputs by their numbers.
         ranks, started, durations: -1 where there was no call.
         nbytes: 0 where there is no value.
-        errors, setbacks: of those tasks that have any.
+        errors, incidents: of those tasks that have any.
         hosts: rank to host name.
     """
 
@@ -97,7 +97,7 @@ class RecordTable:
     durations: MutableSequence[float] = field(default_factory=list)
     nbytes: MutableSequence[int] = field(default_factory=list)
     errors: dict[int, str] = field(default_factory=dict)
-    setbacks: dict[int, list[Setback]] = field(default_factory=dict)
+    incidents: dict[int, list[Incident]] = field(default_factory=dict)
     hosts: dict[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -118,7 +118,7 @@ class RecordTable:
             cost=self.costs[task],
             nbytes=self.nbytes[task],
             error=self.errors.get(task, ""),
-            setbacks=tuple(self.setbacks.get(task, ())),
+            incidents=tuple(self.incidents.get(task, ())),
         )
 
     def __iter__(self) -> Iterator[TaskRecord]:

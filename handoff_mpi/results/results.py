@@ -345,9 +345,9 @@ class Results(Mapping[Hashable, Any]):
         """Return how many functions are in each state."""
         return self._records.counts()
 
-    def setbacks(self) -> dict[str, int]:
-        """Return how often functions had to be called again, or failed, by kind; see :class:`Setback`."""
-        return dict(Counter(setback.kind for setbacks in self._records.setbacks.values() for setback in setbacks))
+    def incidents(self) -> dict[str, int]:
+        """Return how often functions had to be called again, or failed, by kind; see :class:`Incident`."""
+        return dict(Counter(incident.kind for incidents in self._records.incidents.values() for incident in incidents))
 
     def first_failures(self) -> str:
         """Return, in one line, the errors of the first functions that failed, and how many more there are."""
@@ -377,9 +377,9 @@ class Results(Mapping[Hashable, Any]):
         slowest = self._records.slowest(3)
         if slowest and slowest[0][0] >= 0.01:
             lines.append("  slowest: " + ", ".join(f"{show(id)} {duration:.2f} s" for duration, id in slowest))
-        setbacks = self.setbacks()
-        if setbacks:
-            lines.append("  setbacks: " + ", ".join(f"{count} {kind}" for kind, count in setbacks.items()))
+        incidents = self.incidents()
+        if incidents:
+            lines.append("  incidents: " + ", ".join(f"{count} {kind}" for kind, count in incidents.items()))
         for launch, lost in self.lost_ranks_before.items():
             lines += [f"  rank {rank} was lost in launch {launch}: {reason}" for rank, reason in lost.items()]
         for rank, reason in self.lost_ranks.items():

@@ -366,7 +366,7 @@ def _who(fd: int) -> str:
 # -- its status ----------------------------------------------------------------------------------------
 
 
-def reserve_room(run_dir: Path | Directory) -> None:
+def reserve_space(run_dir: Path | Directory) -> None:
     """Take some room on the disk that :func:`write_status` gives up for a verdict once the disk is full.
 
     Raises:
@@ -380,8 +380,8 @@ def reserve_room(run_dir: Path | Directory) -> None:
         raise UsageError(f"nothing can be written to the run-dir {path}: {error.strerror}; {_ANOTHER}") from error
 
 
-def give_up_room(run_dir: Path | Directory) -> None:
-    """Give back what :func:`reserve_room` took."""
+def release_space(run_dir: Path | Directory) -> None:
+    """Give back what :func:`reserve_space` took."""
     with opened(run_dir) as directory:
         directory.remove(_RESERVE)
 
@@ -400,7 +400,7 @@ def write_status(run_dir: Path | Directory, **fields: Any) -> None:
             except OSError as error:
                 if error.errno not in _NO_ROOM:
                     raise
-                give_up_room(directory)
+                release_space(directory)
                 directory.write(STATUS, content)
     except OSError as error:
         path = run_dir.path if isinstance(run_dir, Directory) else run_dir

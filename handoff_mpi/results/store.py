@@ -176,7 +176,7 @@ class DirectoryStore:
         except DamagedValue as error:
             raise ValueDamaged(f"{self.path(key)} {error}") from error
 
-    def is_whole(self, key: Key) -> bool:
+    def is_intact(self, key: Key) -> bool:
         """Whether the value is there, and its file neither cut short nor another's."""
         try:
             self.check(key)

@@ -295,7 +295,7 @@ class StoryReader:
         self._tracebacks[number] = text
 
     def _take_turn(
-        self, sent: list[Any], done: list[Any], failed: list[Any], setbacks: list[Any], time_s: float = _NAN
+        self, sent: list[Any], done: list[Any], failed: list[Any], incidents: list[Any], time_s: float = _NAN
     ) -> None:
         in_flight, here, state = self._in_flight, self._table.here, self._table.state
         launch, add = len(self._launches) - 1, self._columns.add
@@ -309,8 +309,8 @@ class StoryReader:
             number = here[task]
             add(number, launch, attempt, rank, started, duration, sent_s, DONE, nbytes)
             state[number] = DONE_STATE
-        if setbacks:
-            self._take_setbacks(setbacks)
+        if incidents:
+            self._take_incidents(incidents)
         for entry in failed:
             self._take_failed(*entry)
         for task, attempt, rank in sent:
@@ -320,9 +320,9 @@ class StoryReader:
         for task in tasks:
             self._in_flight.pop(task, None)
 
-    def _take_setbacks(self, setbacks: list[Any]) -> None:
+    def _take_incidents(self, incidents: list[Any]) -> None:
         lost: dict[int, list[int]] = {}
-        for task, _, _, kind, _ in setbacks:
+        for task, _, _, kind, _ in incidents:
             if kind == messages.VALUE_LOSS:
                 self._values_lost.append((len(self._launches) - 1, self._table.here[task]))
                 self._table.state[self._table.here[task]] = WAITING_STATE

@@ -54,7 +54,7 @@ def summarize(results: Results, status: Mapping[str, Any]) -> dict[str, Any]:
         **{name: status.get(name) for name in _OF_STATUS},
         "dag_id": one_line(id_text(results.dag_id), _MAX_CHARS),
         "lost_ranks": results.lost_ranks,
-        "failed_attempts": results.setbacks(),
+        "failed_attempts": results.incidents(),
         "slowest": [{"id": one_line(id_text(id), _MAX_CHARS), "duration_s": duration} for duration, id in slowest],
         "run_dir": None if results.run_dir is None else str(results.run_dir),
     }

@@ -129,7 +129,7 @@ class Chronicle:
         Raises:
             JournalError: it cannot be written.
         """
-        sent, setbacks, forgiven, returned = [], [], [], []
+        sent, incidents, forgiven, returned = [], [], [], []
         for task, _, cause, attempt, rank, detail in log:
             if cause in DISPATCHES:
                 sent.append((task, attempt, rank))
@@ -149,11 +149,11 @@ class Chronicle:
             elif cause in (Cause.GIVEN_UP, Cause.ERROR):  # what is told of it in the end
                 self._failed.append((task, attempt, rank, RAISED, *detail))
             elif (kind := SETBACKS.get(cause)) is not None:
-                setbacks.append((task, attempt, rank, kind, detail))
+                incidents.append((task, attempt, rank, kind, detail))
         if returned:
             self._journal.append(("returned", returned))
-        if sent or self._done or self._failed or setbacks:
-            self._journal.append(("turn", sent, self._done, self._failed, setbacks, now))
+        if sent or self._done or self._failed or incidents:
+            self._journal.append(("turn", sent, self._done, self._failed, incidents, now))
             self._done, self._failed = [], []
         for each in forgiven:
             self._journal.append(("forgiven", *each))

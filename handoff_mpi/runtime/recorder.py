@@ -18,7 +18,7 @@ from handoff_mpi.resources.amounts import plain_number
 from handoff_mpi.results.event_log import EventPort, NoEvents
 from handoff_mpi.results.failure_groups import group_key
 from handoff_mpi.results.history import Done
-from handoff_mpi.results.records import RecordTable, Setback, note_probation
+from handoff_mpi.results.records import Incident, RecordTable, note_probation
 from handoff_mpi.runtime.announcements import Announcer
 from handoff_mpi.runtime.chronicle import SETBACKS
 from handoff_mpi.runtime.pace import clock
@@ -80,7 +80,7 @@ class Recorder:
         self.ended: deque[int] = deque()
         self.undone: deque[int] = deque()
         self.retries = 0
-        self._setbacks: dict[int, list[Setback]] = {}
+        self._incidents: dict[int, list[Incident]] = {}
         self._has_told_let_go = False
         self._told: set[str] = set()
         self.launch = 1
@@ -104,9 +104,9 @@ class Recorder:
         self._durations[task] = done.duration
         self._nbytes[task] = done.nbytes
 
-    def set_back_before(self, task: int, setbacks: Sequence[Setback]) -> None:
+    def set_back_before(self, task: int, incidents: Sequence[Incident]) -> None:
         """Note what befell a task in earlier launches."""
-        self._setbacks[task] = [*setbacks]
+        self._incidents[task] = [*incidents]
 
     def finished(self, rank: int, entries: Sequence[Entry]) -> None:
         """Note calls that ended on ``rank`` and still count."""
@@ -277,7 +277,7 @@ class Recorder:
         self._note("function.skipped", about["reason"], task=task, reason=about["reason"])
 
     def _set_back(self, task: int, attempt: int, rank: int, kind: str, reason: str) -> None:
-        self._setbacks.setdefault(task, []).append(Setback(self.launch, attempt, rank, kind, reason))
+        self._incidents.setdefault(task, []).append(Incident(self.launch, attempt, rank, kind, reason))
 
     def wants_claims(self) -> bool:
         """Whether anyone wants to hear of claims."""
@@ -389,7 +389,7 @@ class Recorder:
             durations=self._durations,
             nbytes=self._nbytes,
             errors={task: failure.message.split("\n")[0] for task, failure in scheduler.failures.items()},
-            setbacks=self._setbacks,
+            incidents=self._incidents,
             hosts=self._hosts,
         )
 

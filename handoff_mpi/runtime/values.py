@@ -153,10 +153,10 @@ def _make_store(rank: int, setup: RunSetup, kept: DirectoryStore | None, run_dir
     if setup.store_factory is None:
         directory = None if run_dir is None else run_dir.path / SPILLED / f"{setup.run}-{rank}"
         return SpillingStore(rank, directory, kept, run_dir)
-    from handoff_mpi.results.guarded import GuardedStore
+    from handoff_mpi.results.fallback_store import FallbackStore
 
     try:
-        return GuardedStore(decode_code(setup.store_factory), rank)
+        return FallbackStore(decode_code(setup.store_factory), rank)
     except (UsageError, EncodingError) as error:
         print_message(f"{error}; the values of rank {rank} stay in memory")
         return MemoryStore(rank)

@@ -8,7 +8,9 @@ from handoff_mpi.dag import TaskSpec
 from handoff_mpi.scheduler.events import Rest
 
 
-def restore(specs: Sequence[TaskSpec], left: Callable[[int], Rest], is_whole: Callable[[int], bool]) -> dict[int, Rest]:
+def restore(
+    specs: Sequence[TaskSpec], left: Callable[[int], Rest], is_intact: Callable[[int], bool]
+) -> dict[int, Rest]:
     """Return where the values of the tasks rest that need not run.
 
     It works backwards from what is to be kept: a kept task with a valid value is restored with it; one without runs,
@@ -17,7 +19,7 @@ def restore(specs: Sequence[TaskSpec], left: Callable[[int], Rest], is_whole: Ca
 
     Args:
         left: where the value of a task lies as far as is known, NOWHERE if nothing is left of it.
-        is_whole: whether the file of a task's value is there, and undamaged.
+        is_intact: whether the file of a task's value is there, and undamaged.
     """
     rest: dict[int, Rest] = {}
     met = bytearray(len(specs))
@@ -27,7 +29,7 @@ def restore(specs: Sequence[TaskSpec], left: Callable[[int], Rest], is_whole: Ca
     while stack:
         task = stack.pop()
         found = left(task)
-        if found == Rest.HOME or (found == Rest.FILE and is_whole(task)):
+        if found == Rest.HOME or (found == Rest.FILE and is_intact(task)):
             rest[task] = found
             continue
         for each in specs[task].inputs:

@@ -92,7 +92,7 @@ class SimulatedRunDir:
         known: dict[Any, Done] = {task: done for (task, _), done in history.done.items()}
         suspects: set[Any] = {task for task, _ in history.suspects}
         deaths: dict[Any, int] = {task: count for (task, _), count in history.deaths.items()}
-        rest = restore(self._specs, lambda task: rest_of(known.get(task)), lambda task: self._is_whole(known[task]))
+        rest = restore(self._specs, lambda task: rest_of(known.get(task)), lambda task: self._is_intact(known[task]))
         legacy = Legacy(rest, suspects, deaths)
         for task, where in rest.items():
             done = known.get(task)
@@ -106,7 +106,7 @@ class SimulatedRunDir:
                 legacy.keys[task] = done.key
         return legacy
 
-    def _is_whole(self, done: Done) -> bool:
+    def _is_intact(self, done: Done) -> bool:
         return done.key in self.files
 
     def spared(self) -> dict[int, Key | None]:

@@ -18,7 +18,7 @@ from handoff_mpi.api import execute
 from handoff_mpi.dag import DAG, Function, Plan, collocated
 from handoff_mpi.messages import OK, Entry
 from handoff_mpi.resources import ResourceTracker
-from handoff_mpi.results.guarded import in_bytes, pickled
+from handoff_mpi.results.fallback_store import in_bytes, pickled
 from handoff_mpi.runtime.options import options_of
 from handoff_mpi.runtime.tracking import is_true
 from handoff_mpi.scheduler import Closed, Dispatch, Event, Finished, RankLost, Scheduler, Submitted
@@ -136,7 +136,7 @@ class StoreContract:
             results = execute(dag, result_store=self.make_store, run_dir=run_dir)
             assert results is not None
             assert results["both"] == 3 + _LARGE_NBYTES
-            assert not results.setbacks(), f"values were lost: {results.setbacks()}"
+            assert not results.incidents(), f"values were lost: {results.incidents()}"
 
 
 class TrackerContract:

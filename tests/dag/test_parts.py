@@ -114,7 +114,7 @@ def test_the_place_in_code_is_named():
     assert of(has_a_default) == "a default of the code"
 
 
-def test_what_is_whole_has_no_place_and_cycles_have_an_end():
+def test_what_is_intact_has_no_place_and_cycles_have_an_end():
     value = Model(x=1)
     value.itself = [value]
     assert find_innermost([("argument 1", value)], why_not_encodable) == ""

@@ -105,7 +105,7 @@ def values_kept(run_dir: Path) -> set[str]:
     return {
         f"{id[0]} {id[1]}"
         for (id, _), each in done.items()
-        if id != "sum" and (each.payload is not None or (each.key is not None and store.is_whole(each.key)))
+        if id != "sum" and (each.payload is not None or (each.key is not None and store.is_intact(each.key)))
     }
 
 

@@ -24,10 +24,10 @@ def test_workers_killed_one_after_the_other(tmp_path):
     assert len(ended.killed) == 2
     assert (ended.launches, ended.lost) == (1, ended.killed)
     results = handoff_mpi.load(tmp_path / "cell" / "run")
-    told = [setback for record in results.records() for setback in record.setbacks]
+    told = [incident for record in results.records() for incident in record.incidents]
     assert {(each.launch, each.rank) for each in told if each.kind == "rank-lost"} <= set(ended.killed)
     assert any(each.kind == "rank-lost" for each in told), "each of them was in a call"
-    assert sum(results.setbacks().values()) == len(told)
+    assert sum(results.incidents().values()) == len(told)
 
 
 @pytest.mark.parametrize("times", [1, 99], ids=["once", "always"])

@@ -16,9 +16,9 @@ from handoff_mpi import UsageError
 from handoff_mpi.errors import Superseded
 from handoff_mpi.results import run_dir
 from handoff_mpi.results.journal import Journal, has_successor
+from handoff_mpi.results.lease import Lease
 from handoff_mpi.results.run_dir import LAUNCHED_BY, lock_run_dir, lock_run_dir_soon, write_status
 from handoff_mpi.results.secure_files import open_directory
-from handoff_mpi.results.tenure import Tenure
 
 NAPS = """
 import pathlib, time
@@ -33,18 +33,18 @@ dag.add_function(Function("sum", list(range(12)), lambda *parts: sum(parts)))
 """
 
 
-def test_a_tenure_ends_with_the_next_launch(tmp_path):
+def test_a_lease_ends_with_the_next_launch(tmp_path):
     with open_directory(tmp_path) as directory, Journal(directory) as first:
-        tenure = Tenure(directory, first)
+        lease = Lease(directory, first)
         write_status(tmp_path, status="running")
         os.utime(tmp_path / "status.json", (0, 0))
-        tenure.confirm()
+        lease.confirm()
         assert (tmp_path / "status.json").stat().st_mtime > 0, "it shows that it lives"
         with Journal(tmp_path) as second:
             assert has_successor(tmp_path, first.epoch)
             with pytest.raises(Superseded, match="a newer launch"):
-                tenure.confirm()
-            Tenure(directory, second).confirm()
+                lease.confirm()
+            Lease(directory, second).confirm()
 
 
 def test_only_the_same_supervisor_takes_a_lock_away(tmp_path, monkeypatch):

@@ -33,9 +33,9 @@ def done(task: int, rank: int, started: float, duration: float, attempt: int = 1
     return (task, attempt, rank, T0 + started, duration, nbytes, NOTHING, None)
 
 
-def turn(at: float, sent: Any = (), done: Any = (), failed: Any = (), setbacks: Any = ()) -> tuple[Any, ...]:
+def turn(at: float, sent: Any = (), done: Any = (), failed: Any = (), incidents: Any = ()) -> tuple[Any, ...]:
     """Return what a turn of the scheduler learnt, ``at`` seconds after T0."""
-    return ("turn", list(sent), list(done), list(failed), list(setbacks), T0 + at)
+    return ("turn", list(sent), list(done), list(failed), list(incidents), T0 + at)
 
 
 def write_launch(run_dir: Path, *records: tuple[Any, ...]) -> None:

@@ -10,8 +10,8 @@ TASKS = ("tasks", 0, [("f", b"", "f", (), {})])
 F = ("f", b"")
 
 
-def turn(sent=(), done=(), failed=(), setbacks=()):
-    return ("turn", list(sent), list(done), list(failed), list(setbacks))
+def turn(sent=(), done=(), failed=(), incidents=()):
+    return ("turn", list(sent), list(done), list(failed), list(incidents))
 
 
 def sent(attempt):
@@ -63,11 +63,11 @@ def test_every_launch_has_the_ranks_that_it_lost():
     assert three.lost_ranks_before(1) == {}
 
 
-def test_setbacks_are_told_once_an_attempt_over_all_launches():
+def test_incidents_are_told_once_an_attempt_over_all_launches():
     lost = [(0, 1, 2, "rank-lost", "killed")]
     both = history(
-        [turn([sent(1)]), turn(failed=[failed(1)], setbacks=lost, sent=[sent(2)]), turn(failed=[failed(2)])],
-        [turn([sent(1)]), turn(setbacks=lost)],
+        [turn([sent(1)]), turn(failed=[failed(1)], incidents=lost, sent=[sent(2)]), turn(failed=[failed(2)])],
+        [turn([sent(1)]), turn(incidents=lost)],
     )
-    told = [(each.launch, each.attempt, each.kind) for each in both.setbacks[F]]
+    told = [(each.launch, each.attempt, each.kind) for each in both.incidents[F]]
     assert told == [(1, 1, "rank-lost"), (1, 2, DEATH), (2, 1, "rank-lost")]

@@ -106,8 +106,8 @@ def test_files_that_have_changed_places_are_refused(store):
     shutil.copy(store.path(("run", 2)), store.path(("run", 1)))
     with pytest.raises(ValueDamaged, match="does not carry the key of this one"):
         store.get(("run", 1))
-    assert not store.is_whole(("run", 1))
-    assert store.is_whole(("run", 2))
+    assert not store.is_intact(("run", 1))
+    assert store.is_intact(("run", 2))
 
 
 def test_the_head_is_checked_without_reading_the_rest(store):
@@ -115,7 +115,7 @@ def test_the_head_is_checked_without_reading_the_rest(store):
     data = bytearray(path.read_bytes())
     data[-1000] ^= 4
     path.write_bytes(data)
-    assert store.is_whole(("run", 1)), "its checksum is for who reads it"
+    assert store.is_intact(("run", 1)), "its checksum is for who reads it"
     with pytest.raises(ValueDamaged, match="checksum"):
         store.get(("run", 1))
 
@@ -135,7 +135,7 @@ def test_what_is_no_value_is_refused_and_nothing_hangs(store, tmp_path, kind):
     makes[kind]()
     with pytest.raises(ValueDamaged, match=str(path)):
         store.get(("run", 1))
-    assert not store.is_whole(("run", 1))
+    assert not store.is_intact(("run", 1))
 
 
 def test_a_file_that_the_group_may_write_to_counts_as_damaged(store):

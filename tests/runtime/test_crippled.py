@@ -61,7 +61,7 @@ def test_a_child_that_executes_another_program_has_died(tmp_path):
     dag.add_function(Function("x", (), execute_another_program, [str(tmp_path / "once")]))
     results = handoff.execute_local(dag, isolation="process", run_dir=tmp_path / "run")
     assert results["x"] == "alive"
-    assert results.setbacks() == {"death": 1}
+    assert results.incidents() == {"death": 1}
 
 
 class HangsWhenUnpickled:

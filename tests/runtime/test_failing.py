@@ -173,7 +173,7 @@ def test_a_retry_waits_and_the_run_with_it(handoff, tmp_path, words):
     )
     about = json.loads((tmp_path / "r/status.json").read_text())
     assert 0.5 <= about["duration_s"] < 10.0
-    assert about["setbacks"] == {"OSError": 4}
+    assert about["incidents"] == {"OSError": 4}
 
 
 def test_the_delay_of_a_run_and_its_exceptions_can_be_written_on_the_command_line(handoff, tmp_path):

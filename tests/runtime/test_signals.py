@@ -241,7 +241,7 @@ def test_an_interrupt_in_one_process_ends_the_run_and_is_no_failure_of_its_funct
     assert again.out == "{'quick': 1, 'nap': 2}\n"
     records = {record.id: record for record in load(tmp_path / "run").records()}
     assert (records["quick"].attempts, records["nap"].attempts) == (0, 1), "quick was done before"
-    assert not records["nap"].setbacks
+    assert not records["nap"].incidents
 
 
 def test_a_signal_that_comes_right_after_a_fork_ends_the_forked_process(tmp_path):

@@ -252,7 +252,7 @@ def test_errors_and_values_that_misbehave_when_looked_at_end_no_process(handoff,
     assert ended.rc == 1, ended.err
     status = status_of(tmp_path)
     assert (status["done"], status["failed"]) == (2, 3)
-    assert status["setbacks"] == {"Mute": 1, "SystemExit": 1, "KeyboardInterrupt": 1}
+    assert status["incidents"] == {"Mute": 1, "SystemExit": 1, "KeyboardInterrupt": 1}
     assert ended.err.count("(its message cannot be shown)") == 4, "once as each fails, once in the summary"
 
 

@@ -20,7 +20,7 @@ _Mark = tuple[int, int]
 FORMS = ("payload", "pickle")
 
 
-class GuardedStore:
+class FallbackStore:
     """A store of the user's. What it does not take stays in memory; what it cannot give back counts as gone.
 
     Whatever the store returns is compared with what was put: None, another value and a damaged one count as gone too.

@@ -11,7 +11,7 @@ import pytest
 
 from handoff_mpi.errors import UsageError, ValueDamaged, ValueUnavailable
 from handoff_mpi.results import MemoryStore, ResultStore, read_payload, write_payload
-from handoff_mpi.results.guarded import GuardedStore
+from handoff_mpi.results.fallback_store import FallbackStore
 from handoff_mpi.serialization import decode, encode
 
 KEY = ("run", 1)
@@ -40,7 +40,7 @@ class Away(MemoryStore):
 
 
 def guarded(*verbs):
-    return GuardedStore(type("Store", (Away,), {"verbs": verbs}), 3)
+    return FallbackStore(type("Store", (Away,), {"verbs": verbs}), 3)
 
 
 def test_it_is_a_store_itself():
@@ -82,9 +82,9 @@ def test_what_it_cannot_delete_is_left_there(capsys):
 
 def test_what_is_no_store_is_refused():
     with pytest.raises(UsageError, match=r"result_store\(3\) made .* which has no methods put\(key, payload\), get"):
-        GuardedStore(lambda rank: object(), 3)
+        FallbackStore(lambda rank: object(), 3)
     with pytest.raises(UsageError, match=r"result_store\(3\) failed: ZeroDivisionError"):
-        GuardedStore(lambda rank: 1 // 0, 3)
+        FallbackStore(lambda rank: 1 // 0, 3)
 
 
 class Rubbish(MemoryStore):
@@ -99,7 +99,7 @@ RUBBISH = [None, "x", 7, (), (0,), (0, 1, 2), (0, object()), (1, "text"), (1, b"
 
 @pytest.mark.parametrize("answer", RUBBISH, ids=repr)
 def test_what_is_no_payload_counts_as_lost_once(answer, capsys):
-    store = GuardedStore(type("Store", (Rubbish,), {"answer": answer}), 3)
+    store = FallbackStore(type("Store", (Rubbish,), {"answer": answer}), 3)
     store.put(KEY, encode("x"))
     with pytest.raises(ValueUnavailable, match="which is not the payload that was put"):
         store.get(KEY)
@@ -120,7 +120,7 @@ OTHERS = {
 @pytest.mark.parametrize("case", OTHERS)
 def test_another_value_than_was_put_counts_as_lost(case):
     value, answer = OTHERS[case]
-    store = GuardedStore(type("Store", (Rubbish,), {"answer": answer}), 3)
+    store = FallbackStore(type("Store", (Rubbish,), {"answer": answer}), 3)
     store.put(KEY, encode(value))
     with pytest.raises(ValueUnavailable, match="another payload than was put"):
         store.get(KEY)
@@ -132,7 +132,7 @@ def test_an_answer_that_raises_as_it_is_looked_at_is_never_wrong(method):
         raise SystemExit("no")
 
     odd = type("Odd", (tuple,), {method: fail})
-    store = GuardedStore(type("Store", (MemoryStore,), {"get": lambda self, key: odd(MemoryStore.get(self, key))}), 3)
+    store = FallbackStore(type("Store", (MemoryStore,), {"get": lambda self, key: odd(MemoryStore.get(self, key))}), 3)
     store.put(KEY, encode(b"x" * 9000))
     try:
         assert decode(store.get(KEY)) == b"x" * 9000
@@ -142,7 +142,7 @@ def test_an_answer_that_raises_as_it_is_looked_at_is_never_wrong(method):
 
 def test_a_list_of_the_same_parts_will_do():
     payload = encode(bytearray(50_000))
-    store = GuardedStore(type("Store", (Rubbish,), {"answer": list(payload)}), 3)
+    store = FallbackStore(type("Store", (Rubbish,), {"answer": list(payload)}), 3)
     store.put(KEY, payload)
     assert decode(store.get(KEY)) == bytearray(50_000)
 
@@ -157,7 +157,7 @@ class Leaving(MemoryStore):
 
 def test_a_store_that_would_leave_stays(capsys, monkeypatch):
     monkeypatch.setattr("signal.getsignal", lambda number: None)  # as in a rank: no interrupt comes from the terminal
-    store = GuardedStore(lambda rank: Leaving(), 3)
+    store = FallbackStore(lambda rank: Leaving(), 3)
     store.put(KEY, encode("x"))
     assert decode(store.get(KEY)) == "x"
     store.delete(KEY)
@@ -172,7 +172,7 @@ class WrongSignature(MemoryStore):
 
 def test_methods_that_cannot_be_called_as_they_will_be_are_refused():
     with pytest.raises(UsageError, match=r"whose get cannot be called as get\(key\)"):
-        GuardedStore(WrongSignature, 3)
+        FallbackStore(WrongSignature, 3)
 
 
 class Dumping(MemoryStore):
@@ -203,7 +203,7 @@ def same(value, other):
 
 @pytest.mark.parametrize("case", VALUES)
 def test_a_payload_can_be_pickled(case):
-    store = GuardedStore(Dumping, 3)
+    store = FallbackStore(Dumping, 3)
     store.put(KEY, encode(VALUES[case]))
     assert same(decode(store.get(KEY)), VALUES[case])
 
@@ -230,7 +230,7 @@ class Pickles:
 @pytest.mark.parametrize("case", VALUES)
 def test_a_store_may_keep_plain_pickles(case):
     made = []
-    store = GuardedStore(lambda rank: made.append(Pickles(rank)) or made[0], 3)
+    store = FallbackStore(lambda rank: made.append(Pickles(rank)) or made[0], 3)
     store.put(KEY, encode(VALUES[case]))
     assert same(pickle.loads(made[0].kept[KEY]), VALUES[case])
     assert same(decode(store.get(KEY)), VALUES[case])
@@ -242,7 +242,7 @@ def test_a_store_may_keep_plain_pickles(case):
 
 @pytest.mark.parametrize("answer", [None, "x", 7, (1, b"x"), b"", pickle.dumps("other")], ids=repr)
 def test_what_is_not_the_pickle_counts_as_lost_once(answer):
-    store = GuardedStore(type("Store", (Pickles,), {"get": lambda self, key: answer}), 3)
+    store = FallbackStore(type("Store", (Pickles,), {"get": lambda self, key: answer}), 3)
     store.put(KEY, encode([1]))
     with pytest.raises(ValueUnavailable, match="pickle"):
         store.get(KEY)
@@ -252,7 +252,7 @@ def test_what_is_not_the_pickle_counts_as_lost_once(answer):
 
 def test_a_form_that_there_is_not_is_refused():
     with pytest.raises(UsageError, match="whose form is 'json': it can be 'payload' or 'pickle'"):
-        GuardedStore(type("Store", (Pickles,), {"form": "json"}), 3)
+        FallbackStore(type("Store", (Pickles,), {"form": "json"}), 3)
 
 
 class Closing(MemoryStore):
@@ -264,7 +264,7 @@ class Closing(MemoryStore):
 
 def test_a_store_that_can_be_closed_is_closed_once():
     kind = type("Store", (Closing,), {})
-    store = GuardedStore(kind, 3)
+    store = FallbackStore(kind, 3)
     store.put(KEY, encode("x"))
     store.close()
     store.close()
@@ -273,7 +273,7 @@ def test_a_store_that_can_be_closed_is_closed_once():
 
 @pytest.mark.parametrize("close", [lambda self: 1 // 0, lambda self: sys.exit(3)])
 def test_a_store_that_cannot_be_closed_is_told_of(close, capsys):
-    GuardedStore(type("Store", (MemoryStore,), {"close": close}), 3).close()
+    FallbackStore(type("Store", (MemoryStore,), {"close": close}), 3).close()
     assert "result_store.close failed: " in capsys.readouterr().err
 
 
@@ -291,7 +291,7 @@ WRONG = [(ClosingWithArguments, r"whose close cannot be called as close\(\)"), (
 @pytest.mark.parametrize(("kind", "says"), WRONG)
 def test_what_would_go_wrong_later_is_refused_at_once(kind, says):
     with pytest.raises(UsageError, match=says):
-        GuardedStore(kind, 3)
+        FallbackStore(kind, 3)
 
 
 @pytest.mark.parametrize("case", VALUES)

@@ -132,8 +132,8 @@ def _take(prepared: PreparedResults, history: History, launch: Launch, task: int
     """Take what became of one function into ``prepared``."""
     table, identity = prepared.records, launch.identity(task)
     done, failed = history.done.get(identity), history.failed.get(identity)
-    if identity in history.setbacks:
-        table.setbacks[task] = history.setbacks[identity]
+    if identity in history.incidents:
+        table.incidents[task] = history.incidents[identity]
     if done is not None:
         _take_done(prepared, task, done, task in launch.restored)
     elif failed is not None:

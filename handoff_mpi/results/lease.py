@@ -8,7 +8,7 @@ from handoff_mpi.results.run_dir import VALUES, touch_status
 from handoff_mpi.results.secure_files import Directory
 
 
-class Tenure:
+class Lease:
     """The hold of the launch that writes ``journal`` on ``run_dir``.
 
     A rank 0 that was suspended, or cut off, while its run was launched again elsewhere finds the other's journal
@@ -35,9 +35,9 @@ class Tenure:
         path, epoch = self._run_dir.path, self._journal.epoch
         if self.is_over:
             raise Superseded(f"launch {epoch} of {path} leaves: a newer launch has taken the run over meanwhile")
-        is_whole = self._run_dir.is_in_place and self._journal.is_in_place
-        if not (is_whole and (self._values is None or self._values.is_in_place)):
-            lost = path / VALUES if is_whole else f"the run-dir {path}"
+        is_intact = self._run_dir.is_in_place and self._journal.is_in_place
+        if not (is_intact and (self._values is None or self._values.is_in_place)):
+            lost = path / VALUES if is_intact else f"the run-dir {path}"
             what = f"{lost} was removed, renamed or replaced while its run was going on"
             raise JournalError(f"{what}: what it does cannot be kept; give the same command again", EXIT_STOPPED)
         touch_status(self._run_dir)

@@ -20,7 +20,7 @@ from handoff_mpi.results import Results
 from handoff_mpi.runtime import worker_loop
 from handoff_mpi.runtime.option_text import lists_options
 from handoff_mpi.runtime.options import OPTIONS, RunOptions, options_of, set_defaults
-from handoff_mpi.runtime.vigil import IDLE_LIMIT_S
+from handoff_mpi.runtime.rank0_monitor import IDLE_LIMIT_S
 from handoff_mpi.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Cluster:
     Args:
         comm: the communicator to use; the world by default.
         idle_limit: how long, in seconds, a rank waits between two runs for a rank 0 of another host that nobody can be
-            asked about: see :mod:`handoff_mpi.runtime.vigil`. A week by default; ``float("inf")`` sets none.
+            asked about: see :mod:`handoff_mpi.runtime.rank0_monitor`. A week by default; ``float("inf")`` sets none.
         join_limit: see :class:`handoff_mpi.RunOptions`.
         run_dir: of the runs that name none themselves; False for runs without files, of which a small one takes a
             millisecond or two.

@@ -45,9 +45,9 @@ from handoff_mpi.results.run_dir import (
     read_stop,
     write_status,
 )
+from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.runtime.choices import LIVE, NONE, ProgressMode
 from handoff_mpi.runtime.options import READ_EARLY, RunOptions, defaults_set, options_of
-from handoff_mpi.runtime.pace import clock
 from handoff_mpi.worker.runners import no_launcher_in_environment
 
 if TYPE_CHECKING:  # of rank 0 alone

@@ -19,7 +19,7 @@ from typing import NoReturn
 from handoff_mpi.console import print_message
 from handoff_mpi.launch.local_ranks import kill_stopped_ranks
 from handoff_mpi.process_exit import exit_process, flush_output
-from handoff_mpi.runtime.neighbours import GONE, STOPPED, Neighbours
+from handoff_mpi.runtime.process_monitor import GONE, STOPPED, ProcessMonitor
 
 #: What rank 0 tells a guard before it ends: that the job has ended well, or that it leaves with a status of its own.
 RELEASED = b"released"
@@ -53,11 +53,11 @@ class Guard(threading.Thread):
 
     def watch(self, pid: int) -> None:
         """Watch the process ``pid``, rank 0 of the present job, from now on."""
-        self._neighbours = Neighbours(-1, {0: pid})
+        self._process_monitor = ProcessMonitor(-1, {0: pid})
 
     def run(self) -> None:
         while self.told() != RELEASED:
-            state, reason = self._neighbours.examine(0, time.monotonic())
+            state, reason = self._process_monitor.examine(0, time.monotonic())
             if state in (GONE, STOPPED) and self.told() != RELEASED:
                 print_message(f"a rank (process {os.getpid()}) ends, since rank 0 has ended: {reason}")
                 self.leave()

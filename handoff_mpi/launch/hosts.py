@@ -16,7 +16,7 @@ import psutil
 
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import show
-from handoff_mpi.runtime.prober import LIVES, PROBE_S, Prober
+from handoff_mpi.runtime.host_probe import LIVES, PROBE_S, HostProbe
 
 _AT_ONCE = 64
 #: Hosts get this long where asking turns out to be slow, or not to work on this host itself.
@@ -53,7 +53,7 @@ class Hosts:
         self._room = _room(ranks, slots)
         self._is_even = all(count is None for count in slots.values())
         self._is_given = is_given
-        self.prober = Prober(reach, self.names)
+        self.host_probe = HostProbe(reach, self.names)
         self.lost: list[str] = []
 
     def __len__(self) -> int:
@@ -84,7 +84,7 @@ class Hosts:
         """Whether ``host`` answers within bounds, and has a process ``pid`` if one is named."""
         if _is_here(host):
             return pid is None or Path(f"/proc/{pid}").exists()
-        return self.prober.ask(host, pid, within_s) == LIVES
+        return self.host_probe.ask(host, pid, within_s) == LIVES
 
     def _silent(self, pool: ThreadPoolExecutor, hosts: list[str], within_s: float) -> list[str]:
         answers = pool.map(lambda host: self.answers(host, within_s=within_s), hosts)
@@ -94,7 +94,7 @@ class Hosts:
         """Ask this very host the way the others are: a slow Slurm, say, must not look like hosts that are gone."""
         begun = time.monotonic()
         here = next(filter(_is_here, self.names), socket.gethostname())
-        return self.prober.ask(here) == LIVES and time.monotonic() - begun < PROBE_S / 2
+        return self.host_probe.ask(here) == LIVES and time.monotonic() - begun < PROBE_S / 2
 
 
 def find_hosts(ranks: int, given: str | None, extra: Sequence[str] = ()) -> Hosts:

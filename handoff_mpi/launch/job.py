@@ -33,15 +33,15 @@ from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.resources.capability import MAX_SLOTS
 from handoff_mpi.resources.detection import detect
 from handoff_mpi.results.run_dir import has_supervisor
-from handoff_mpi.runtime import garbage, presence
+from handoff_mpi.runtime import gc_control, presence
+from handoff_mpi.runtime.backoff import Backoff, clock
 from handoff_mpi.runtime.choices import ALWAYS
-from handoff_mpi.runtime.neighbours import GONE, LOOK_S, STOPPED, Neighbours
+from handoff_mpi.runtime.host_probe import from_environment
 from handoff_mpi.runtime.options import RunOptions
-from handoff_mpi.runtime.pace import Pace, clock
-from handoff_mpi.runtime.prober import from_environment
+from handoff_mpi.runtime.process_monitor import GONE, LOOK_S, STOPPED, ProcessMonitor
+from handoff_mpi.runtime.rank0_monitor import IDLE_LIMIT_S, Rank0Monitor
 from handoff_mpi.runtime.run_setup import RunSetup
-from handoff_mpi.runtime.vigil import IDLE_LIMIT_S, Vigil
-from handoff_mpi.runtime.worker_loop import say_goodbye, serve_run
+from handoff_mpi.runtime.worker_loop import serve_run, shut_down_workers
 from handoff_mpi.serialization import decode_code, encode_code
 from handoff_mpi.worker.error_report import describe
 from handoff_mpi.worker.output import restore_output
@@ -102,7 +102,7 @@ class Job:
         latest_summary: of the run that ended last; ``dag.py`` may have made some while it was loaded.
         leave: ends this process at once; None where that is not for this package to do (a user's script).
         idle_limit_s: how long a worker waits for a run while rank 0 cannot be found alive; see
-            :mod:`handoff_mpi.runtime.vigil`.
+            :mod:`handoff_mpi.runtime.rank0_monitor`.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Job:
         self.leave: Callable[[], object] | None = None
         self.idle_limit_s = IDLE_LIMIT_S
         # Looked at now: by the end of the job a process number may be another's.
-        self._neighbours = Neighbours(self.rank, {} if self.rank else self.pids_of_host())
+        self._process_monitor = ProcessMonitor(self.rank, {} if self.rank else self.pids_of_host())
 
     @property
     def rank(self) -> int:
@@ -171,7 +171,7 @@ class Job:
         answers = {0: set_up(blob, self.capabilities[0])}
         end, next_look = clock() + SETUP_S, clock() + LOOK_S
         missed: set[int] = set()
-        pace = Pace(self.transport.doorbell)
+        backoff = Backoff(self.transport.doorbell)
         while len(answers) <= len(others) and clock() < end:
             arrived = self.transport.poll()
             for each in arrived:
@@ -182,7 +182,7 @@ class Job:
             if clock() >= next_look:
                 next_look = clock() + LOOK_S
                 missed = self._look_at_those_in_setup(set(others) - set(answers), missed)
-            pace.wait(bool(arrived), False, min(end, next_look))
+            backoff.wait(bool(arrived), False, min(end, next_look))
         silent = sorted(set(others) - set(answers))
         if silent:
             raise UsageError(f"setup(rank) has not returned on ranks {silent} within {SETUP_S:.0f} s")
@@ -206,7 +206,7 @@ class Job:
 
     def _await_decoded(self, rank: int, number: int, end: float) -> Decoded | None:
         next_look, is_missed = clock() + LOOK_S, False
-        pace = Pace(self.transport.doorbell)
+        backoff = Backoff(self.transport.doorbell)
         while clock() < end and rank not in self.gone and not self.stop_reason:
             arrived = self.transport.poll()
             for each in arrived:
@@ -216,11 +216,11 @@ class Job:
                     return each.message[3]  # type: ignore[no-any-return]
             if clock() >= next_look:
                 next_look = clock() + LOOK_S
-                state, _ = self._neighbours.examine(rank, clock())
+                state, _ = self._process_monitor.examine(rank, clock())
                 if state == STOPPED or (state == GONE and is_missed):
                     self.gone.add(rank)
                 is_missed = state == GONE  # MPI reports most ends before the next look
-            pace.wait(bool(arrived), False, min(end, next_look))
+            backoff.wait(bool(arrived), False, min(end, next_look))
         return None
 
     def _look_at_those_in_setup(self, ranks: Iterable[int], missed: set[int]) -> set[int]:
@@ -231,7 +231,7 @@ class Job:
         """
         gone = set()
         for rank in sorted(ranks):
-            state, reason = self._neighbours.examine(rank, clock())
+            state, reason = self._process_monitor.examine(rank, clock())
             if state == STOPPED:
                 self._leave_without(rank, reason)
             if state == GONE and rank in missed:
@@ -300,7 +300,7 @@ class Job:
     def _run(self, dag: DAG, options: RunOptions) -> Results:
         from handoff_mpi.launch.run import Run
 
-        with garbage.paused():
+        with gc_control.paused():
             run = Run(self, dag, options)
         results = run.execute()
         self.latest_summary = run.summary
@@ -331,11 +331,11 @@ class Job:
 
     def ended_here(self) -> set[int]:
         """Return the ranks of rank 0's host whose processes have ended; on rank 0."""
-        return {rank for rank in self.pids_of_host() if self._neighbours.lives(rank) is False}
+        return {rank for rank in self.pids_of_host() if self._process_monitor.lives(rank) is False}
 
     def lives_here(self) -> bool:
         """Whether a process of another rank of rank 0's host lives; on rank 0."""
-        return any(self._neighbours.lives(rank) for rank in self.pids_of_host())
+        return any(self._process_monitor.lives(rank) for rank in self.pids_of_host())
 
     def dismiss(self) -> None:
         """Tell the other ranks that the job is over, and wait, within bounds, until they have answered.
@@ -347,7 +347,7 @@ class Job:
         for rank in waiting:
             self.transport.send(rank, (SHUTDOWN, 0))
         end = clock() + DISMISS_S
-        pace = Pace(self.transport.doorbell)
+        backoff = Backoff(self.transport.doorbell)
         while waiting and clock() < end:
             arrived = self.transport.poll()
             for each in arrived:
@@ -357,8 +357,8 @@ class Job:
                     waiting.discard(each.source)
                 elif each.message[0] == ENDS:
                     self.at_end[each.source] = each.message[2]
-            pace.wait(bool(arrived), False, end)
-        ended = [rank for rank in sorted(waiting) if self._neighbours.fence(rank)]
+            backoff.wait(bool(arrived), False, end)
+        ended = [rank for rank in sorted(waiting) if self._process_monitor.fence(rank)]
         if ended:
             print_message(f"ranks {ended} were deaf at the end of the job, and were ended")
         self.transport.flush(5.0)
@@ -379,16 +379,16 @@ class Job:
             ConnectionError: rank 0, or the launcher, is gone, or this rank's host was cut off.
         """
         spares = Spares()
-        vigil = Vigil(self.transport, self.capabilities, from_environment(), self.idle_limit_s, clock())
+        rank0_monitor = Rank0Monitor(self.transport, self.capabilities, from_environment(), self.idle_limit_s, clock())
         try:
-            return self._serve(spares, vigil)
+            return self._serve(spares, rank0_monitor)
         finally:
-            vigil.end()
+            rank0_monitor.end()
             spares.close()
             self._take_down_doorbell()
 
-    def _serve(self, spares: Spares, vigil: Vigil) -> Any:
-        pace = Pace(self.transport.doorbell)
+    def _serve(self, spares: Spares, rank0_monitor: Rank0Monitor) -> Any:
+        backoff = Backoff(self.transport.doorbell)
         parent = os.getppid()
         shared = None
         pending: list[Envelope] = []
@@ -405,9 +405,9 @@ class Job:
                 kind = each.message[0]
                 if kind == START:
                     rest = [after for after in arrived[position + 1 :] if isinstance(after, Envelope)]
-                    vigil.end()
+                    rank0_monitor.end()
                     shared, pending = self._serve_run(each.message[2], rest, spares)
-                    vigil.begin(clock())
+                    rank0_monitor.begin(clock())
                     break
                 if kind == SETUP:
                     add_directories(each.message[3])
@@ -416,14 +416,14 @@ class Job:
                 elif kind == DECODE:
                     self._decode(each.message, spares)
                 elif kind == ASKED:
-                    vigil.take(each.message[2], clock())
+                    rank0_monitor.take(each.message[2], clock())
                 elif kind == SHUTDOWN:
-                    say_goodbye(self.transport)
+                    shut_down_workers(self.transport)
                     return shared
             if os.getppid() != parent:
                 raise ConnectionError("the launcher is gone")
-            vigil.look(has_heard, clock())
-            pace.wait(bool(arrived), self.transport.is_transferring, clock() + 1.0)
+            rank0_monitor.look(has_heard, clock())
+            backoff.wait(bool(arrived), self.transport.is_transferring, clock() + 1.0)
 
     def _decode(self, message: tuple[Any, ...], spares: Spares) -> None:
         from handoff_mpi.worker.dry_run import decode_here, decode_in_spare

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Iterable
 from pathlib import Path
 
-from handoff_mpi.runtime.neighbours import look_at
+from handoff_mpi.runtime.process_monitor import look_at
 
 _JOB = ("PMIX_NAMESPACE", "PMI_JOBID", "PMI_KVSNAME")
 _RANK = ("PMIX_RANK", "PMI_RANK")

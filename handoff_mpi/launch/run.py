@@ -54,21 +54,21 @@ from handoff_mpi.results.results import FunctionError, PreparedResults
 from handoff_mpi.results.run_dir import has_supervisor
 from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
 from handoff_mpi.results.summary import summarize
-from handoff_mpi.runtime import garbage, prober, worker_loop
+from handoff_mpi.runtime import gc_control, host_probe, worker_loop
 from handoff_mpi.runtime.announcements import FailurePrinter
+from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.runtime.callback_watch import watched
 from handoff_mpi.runtime.choices import CALLS, NONE
-from handoff_mpi.runtime.chronicle import Chronicle
+from handoff_mpi.runtime.host_monitor import HostGuard
 from handoff_mpi.runtime.host_usage import HostUsage, interval_s
-from handoff_mpi.runtime.inquiry import HostGuard
+from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.options import RunOptions
-from handoff_mpi.runtime.pace import clock
 from handoff_mpi.runtime.progress import Progress
 from handoff_mpi.runtime.progress_lines import ProgressLines, ProgressThread, report_safely
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.scheduler_loop import LoopSettings, SchedulerLoop
-from handoff_mpi.runtime.worker_shell import WorkerShell
+from handoff_mpi.runtime.worker_driver import WorkerDriver
 from handoff_mpi.scheduler import Closed, HostWatch, Policy, Scheduler, State, Submitted
 from handoff_mpi.serialization import encode_in_band
 from handoff_mpi.telemetry import handlers as events
@@ -206,7 +206,7 @@ class Run:
 
     def _execute(self, history: History) -> Results:
         self._tell_notices()
-        with garbage.paused():
+        with gc_control.paused():
             resumed = self._prepare(history)
         return self._carry_out(self._make_loop(), resumed)
 
@@ -261,13 +261,13 @@ class Run:
         if self._options.record != NONE:
             self._recorder.events = files.begin_events(journal.epoch, self._options.record == CALLS)
         self._keys = resumed.keys
-        self._chronicle = Chronicle(journal, plan, partial(_key, resumed.keys, self._run))
+        self._journal_writer = JournalWriter(journal, plan, partial(_key, resumed.keys, self._run))
         imports = origins.directories, origins.modules
         self._capacity = self._ledger.capacity()
         about = {**self._about, "hosts": hosts, "slots": slots, "capacity": self._capacity, "imports": imports}
         about |= {"strategy": type_name(self._strategy), "offers": _offers(self._job.capabilities, slots)}
         why = find_reasons(history, plan, marks, resumed, self._options.rerun) if history.done else {}
-        self._chronicle.begin(about, marks.of, resumed.rest, marks.codes, acceptance.new, why)
+        self._journal_writer.begin(about, marks.of, resumed.rest, marks.codes, acceptance.new, why)
         self._home = self._make_home(resumed)
         return resumed
 
@@ -287,7 +287,7 @@ class Run:
             self._tell_start(len(resumed.rest))
             worker_loop.set_active(loop)
             with self._telling():
-                with garbage.frozen(len(self._plan)):
+                with gc_control.frozen(len(self._plan)):
                     loop.run([Submitted(self._specs, resumed.rest, resumed.suspects, resumed.deaths), Closed()])
                 loop.confirm()
                 if self._recorder.announcer is not None:
@@ -302,7 +302,7 @@ class Run:
             raise
         except KeyboardInterrupt:
             code, status = EXIT_STOPPED, "stopped"
-            self._end_chronicle(status, code)  # what was running is under no suspicion
+            self._end_journal_writer(status, code)  # what was running is under no suspicion
             raise
         finally:
             worker_loop.set_active(None)
@@ -310,7 +310,7 @@ class Run:
                 self._recorder.events.add("run.stop", clock(), status=status, exit_code=code, reason=why)
                 self._recorder.events.close(clock())
             if results is None and not is_lost:  # a lost run has no verdict yet: it is launched again
-                silent = loop.say_goodbye(None, *([_SHORT_GOODBYE_S] if is_superseded else []))
+                silent = loop.shut_down_workers(None, *([_SHORT_GOODBYE_S] if is_superseded else []))
                 if is_superseded:
                     loop.gone |= set(silent)  # who was launched with it may be gone since long
                 else:
@@ -351,7 +351,7 @@ class Run:
         workers = []
         for rank, setup in self._setups().items():
             if rank == 0:
-                shell = WorkerShell(job.transport, setup, store=self._own_store)
+                shell = WorkerDriver(job.transport, setup, store=self._own_store)
                 has_own_handler = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
                 shell.caller.lets_interrupt = not (job.is_mpi or has_own_handler)
                 self._progress.own_calls = shell.own_calls
@@ -380,11 +380,11 @@ class Run:
             self._recorder,
             self._home,
             self._files.kept,
-            self._chronicle,
+            self._journal_writer,
             settings,
             shell,
         )
-        loop.courier.file_keys = self._keys
+        loop.dispatcher.file_keys = self._keys
         loop.stop_reason = self._make_stop_reason(settings)
         return loop
 
@@ -438,7 +438,7 @@ class Run:
         return min(usual, max(1.0, self._job.size / 1000))
 
     def _guard(self) -> HostGuard | None:
-        asks, hosts = prober.from_environment(), self._pids()
+        asks, hosts = host_probe.from_environment(), self._pids()
         if asks is None or len(hosts) == 1:
             return None
         return HostGuard(HostWatch(hosts, _SILENT_BEATS * self._heartbeat_s()), asks)
@@ -673,9 +673,9 @@ class Run:
             else:
                 prepared.persisted[id] = key
 
-    def _end_chronicle(self, status: str, code: int, is_cut_short: bool = False) -> None:
+    def _end_journal_writer(self, status: str, code: int, is_cut_short: bool = False) -> None:
         try:
-            self._chronicle.end(status, code, is_cut_short)
+            self._journal_writer.end(status, code, is_cut_short)
         except JournalError as error:
             _note(str(error))
 
@@ -686,7 +686,7 @@ class Run:
     def _close(self, loop: SchedulerLoop, results: Results) -> Results:
         options = self._options
         shared = encode_in_band(results) if options.results_on == "all" else None
-        self._end_chronicle(results.status, results.exit_code, self._is_cut_short())
+        self._end_journal_writer(results.status, results.exit_code, self._is_cut_short())
         figures: dict[str, Any] = {"duration_s": results.duration_s, "lost_ranks": results.lost_ranks}
         figures["incidents"] = results.incidents()
         if results.probation:
@@ -697,7 +697,7 @@ class Run:
         self._files.write_verdict(status=results.status, exit_code=results.exit_code, **fields)
         self._finish_metrics(results.status)
         self._note_end(results)
-        silent = loop.say_goodbye(shared)
+        silent = loop.shut_down_workers(shared)
         self._files.remove_empty_output()
         self._files.clear_spilled()
         self._job.unanswered.update(silent)

@@ -14,7 +14,7 @@ import psutil
 
 from handoff_mpi.results.run_dir import ARRIVED, JOINED
 from handoff_mpi.results.secure_files import Directory
-from handoff_mpi.runtime.neighbours import GONE, STOPPED, Neighbours, look_at
+from handoff_mpi.runtime.process_monitor import GONE, STOPPED, ProcessMonitor, look_at
 
 #: Before the first rank has arrived at MPI the launcher and Python start, on a file system that may be slow.
 FIRST_ARRIVAL_S = 90.0
@@ -88,7 +88,7 @@ class Rank0Watch:
 
     def __init__(self) -> None:
         self._pid: int | None = None
-        self._neighbours = Neighbours(-1, {})
+        self._process_monitor = ProcessMonitor(-1, {})
         self._gone_since: float | None = None
         self._next_look = 0.0
 
@@ -102,8 +102,8 @@ class Rank0Watch:
             return ""
         self._next_look = now + _LOOK_S
         if pid != self._pid:
-            self._pid, self._neighbours, self._gone_since = pid, Neighbours(-1, {0: pid}), None
-        state, reason = self._neighbours.examine(0, now)
+            self._pid, self._process_monitor, self._gone_since = pid, ProcessMonitor(-1, {0: pid}), None
+        state, reason = self._process_monitor.examine(0, now)
         if state == STOPPED:
             return reason
         if state != GONE:

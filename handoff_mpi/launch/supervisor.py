@@ -43,7 +43,7 @@ from handoff_mpi.results.run_dir import (
     read_status,
 )
 from handoff_mpi.results.secure_files import Directory
-from handoff_mpi.runtime.prober import PROBE
+from handoff_mpi.runtime.host_probe import PROBE
 from handoff_mpi.worker.runners import KILL_LIMIT_S
 
 #: An mpirun that has not ended this long after the run has, is ended.
@@ -227,7 +227,7 @@ class _Supervisor:
         os.environ.update(more)
         os.environ[LAUNCHED_BY] = self._mark
         if len(self._hosts) > 1:
-            os.environ[PROBE] = self._hosts.prober.to_environment()
+            os.environ[PROBE] = self._hosts.host_probe.to_environment()
         return launcher_command(ranks, places, order.extra)
 
     def _look(self, process: subprocess.Popen[bytes]) -> None:
@@ -264,7 +264,7 @@ class _Supervisor:
 
     def _is_rank_0_gone(self, status: dict[str, Any]) -> bool:
         """Look at the process of a rank 0 that is silent; one that lives is left alone, whatever it does."""
-        host = self._hosts.prober.name_of(str(status.get("host")))
+        host = self._hosts.host_probe.name_of(str(status.get("host")))
         self._pulse.reset()
         return host is not None and not self._hosts.answers(host, status.get("pid"))
 

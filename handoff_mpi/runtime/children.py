@@ -13,9 +13,9 @@ from contextlib import suppress
 from typing import Any
 
 from handoff_mpi.messages import DEATH, DIED, ISOLATE, ErrorReport
-from handoff_mpi.runtime.neighbours import LOOK_S, Stops, look_at
+from handoff_mpi.runtime.backoff import at, clock
 from handoff_mpi.runtime.output import RankOutput
-from handoff_mpi.runtime.pace import at, clock
+from handoff_mpi.runtime.process_monitor import LOOK_S, Stops, look_at
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.serialization import Payload
 from handoff_mpi.worker.ahead import AHEAD_NBYTES, FEW_SENT, MOST_SENT, SentCalls

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from handoff_mpi.messages import DEATH, DIED, TIMED_OUT, TIMEOUT, ErrorReport
+from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.runtime.children import PREPARE_LIMIT_S, do_nothing, end_if_stuck
-from handoff_mpi.runtime.neighbours import LOOK_S, Stops
-from handoff_mpi.runtime.pace import clock
+from handoff_mpi.runtime.process_monitor import LOOK_S, Stops
 from handoff_mpi.serialization import Payload
 from handoff_mpi.worker.calls import Outcome
 from handoff_mpi.worker.events import Serve

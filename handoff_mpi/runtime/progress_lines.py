@@ -9,7 +9,7 @@ from typing import Any
 
 from handoff_mpi.console import print_message_once
 from handoff_mpi.formatting import duration_text, one_line, rate_text, time_left_text
-from handoff_mpi.runtime.pace import clock
+from handoff_mpi.runtime.backoff import clock
 
 #: Seconds from the start of a run to its first line.
 FIRST_INTERVAL_S = 10.0

@@ -20,8 +20,8 @@ from handoff_mpi.results.failure_groups import group_key
 from handoff_mpi.results.history import Done
 from handoff_mpi.results.records import Incident, RecordTable, note_probation
 from handoff_mpi.runtime.announcements import Announcer
-from handoff_mpi.runtime.chronicle import SETBACKS
-from handoff_mpi.runtime.pace import clock
+from handoff_mpi.runtime.backoff import clock
+from handoff_mpi.runtime.journal_writer import SETBACKS
 from handoff_mpi.scheduler import Cause, Failure, Scheduler, State
 from handoff_mpi.telemetry import handlers as events
 

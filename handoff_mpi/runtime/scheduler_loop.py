@@ -45,15 +45,15 @@ from handoff_mpi.messages import (
 from handoff_mpi.resources import parse_resources
 from handoff_mpi.results.store import ResultStore
 from handoff_mpi.runtime.announcements import input_in_words
-from handoff_mpi.runtime.bringing import Bringing
-from handoff_mpi.runtime.chronicle import Chronicle
-from handoff_mpi.runtime.courier import Courier
-from handoff_mpi.runtime.inquiry import HostGuard
-from handoff_mpi.runtime.neighbours import GONE, LIVES, STOPPED, Neighbours
-from handoff_mpi.runtime.pace import Pace, clock
+from handoff_mpi.runtime.backoff import Backoff, clock
+from handoff_mpi.runtime.dispatcher import Dispatcher
+from handoff_mpi.runtime.host_monitor import HostGuard
+from handoff_mpi.runtime.journal_writer import JournalWriter
+from handoff_mpi.runtime.kept_values import KeptValues
+from handoff_mpi.runtime.process_monitor import GONE, LIVES, STOPPED, ProcessMonitor
 from handoff_mpi.runtime.recorder import Recorder
-from handoff_mpi.runtime.tracking import Tracking
-from handoff_mpi.runtime.worker_shell import WorkerShell
+from handoff_mpi.runtime.tracker_adapter import TrackerAdapter
+from handoff_mpi.runtime.worker_driver import WorkerDriver
 from handoff_mpi.scheduler import (
     Announce,
     Command,
@@ -80,7 +80,7 @@ _FOR_WORKERS = frozenset(
     {DISPATCH, CONSTANT, FILES, RETRACT, FREE_VALUES, LOST, CHECK_PROCESS, STOP, FETCH, VALUE, NOT_FOUND, REDIRECT}
 )
 #: Workers that have not said goodbye after this long are left behind.
-GOODBYE_S = 10.0
+SHUTDOWN_TIMEOUT_S = 10.0
 #: Seconds between two looks at the run-dir.
 CONFIRM_S = 1.0
 #: How long a launcher that dies takes to be gone.
@@ -134,7 +134,7 @@ class SchedulerLoop:
         recorder: what ran where and when.
         home: where values rest that came home.
         kept: where values are written that must outlast the run.
-        chronicle: writes the journal.
+        journal_writer: writes the journal.
         settings: see there.
         shell: rank 0's own worker, if it computes.
 
@@ -151,9 +151,9 @@ class SchedulerLoop:
         recorder: Recorder,
         home: ResultStore,
         kept: ResultStore,
-        chronicle: Chronicle | None,
+        journal_writer: JournalWriter | None,
         settings: LoopSettings,
-        shell: WorkerShell | None,
+        shell: WorkerDriver | None,
     ) -> None:
         self.transport = transport
         self.scheduler = scheduler
@@ -161,17 +161,17 @@ class SchedulerLoop:
         self.recorder = recorder
         self.stop_reason: Callable[[], str] = lambda: ""
         here = next(iter(settings.pids.values()), {})
-        self._neighbours = Neighbours(0, here)
+        self._process_monitor = ProcessMonitor(0, here)
         self._far = [rank for rank in settings.workers if rank not in here]
         self._next_look = 0.0
         self._next_confirm = 0.0
         self._next_greeting = 0.0
         self._home = home
         self._plan = plan
-        self.courier = Courier(transport, scheduler, plan, home, settings.run, settings.number)
-        self._bringing = Bringing(self.courier, scheduler, plan, kept, settings.run, settings.number)
-        self._bringing.on_persisted = self._note_persisted
-        self._chronicle = chronicle
+        self.dispatcher = Dispatcher(transport, scheduler, plan, home, settings.run, settings.number)
+        self._kept_values = KeptValues(self.dispatcher, scheduler, plan, kept, settings.run, settings.number)
+        self._kept_values.on_persisted = self._note_persisted
+        self._journal_writer = journal_writer
         self.trouble = ""
         self._shell = shell
         self._launcher = os.getppid()
@@ -179,10 +179,12 @@ class SchedulerLoop:
         self._stopped_at: float | None = None
         self.running_at_stop: list[int] = []
         self.encodings: dict[int, tuple[int, int, int, float]] = {}
-        self._said_goodbye: set[int] = set()
-        self.gone = self.courier.gone
+        self._shut_down: set[int] = set()
+        self.gone = self.dispatcher.gone
         self._updates: list[tuple[int, dict[str, Any]]] = []
-        self._tracking = None if settings.tracker is None else Tracking(settings.tracker, scheduler.ledger.offered_by)
+        self._tracker_adapter = (
+            None if settings.tracker is None else TrackerAdapter(settings.tracker, scheduler.ledger.offered_by)
+        )
 
     # -- the run --------------------------------------------------------------------------------------
 
@@ -193,7 +195,7 @@ class SchedulerLoop:
             LauncherLost: the launcher is gone.
             Superseded: a newer launch has taken over.
         """
-        pace = Pace(self.transport.doorbell)
+        backoff = Backoff(self.transport.doorbell)
         events: list[Event] = [*first]
         wakeup = 0.0
         sockets: list[Any]
@@ -215,14 +217,14 @@ class SchedulerLoop:
             if self._shell is not None:
                 was_busy |= self._shell.turn(mine)
                 was_busy |= self._shell.run_own_calls()
-            if (self.scheduler.is_over and not self._bringing.is_going_on) or self._has_drained():
+            if (self.scheduler.is_over and not self._kept_values.is_going_on) or self._has_drained():
                 return
             until, sockets, is_awaiting = wakeup, [], self.transport.is_transferring
             if self._shell is not None:
                 is_awaiting |= self._shell.is_hasty
                 until = min(until, self._shell.machine.next_wakeup())
                 sockets = self._shell.sockets()
-            pace.wait(was_busy, is_awaiting, until, sockets)
+            backoff.wait(was_busy, is_awaiting, until, sockets)
 
     def _leave_lost_job(self) -> None:
         if self.settings.workers and self.settings.has_launcher:
@@ -235,27 +237,27 @@ class SchedulerLoop:
             commands = self._handle(events, clock())
             events = []
             self._write_down()
-            if self._tracking is not None:
-                self._tracking.settle(self.scheduler.log)
+            if self._tracker_adapter is not None:
+                self._tracker_adapter.settle(self.scheduler.log)
             self.recorder.transitions(self.scheduler)
             for command in commands:
                 if isinstance(command, Dispatch):
-                    if self._tracking is not None:
-                        events += self._tracking.request(command, self.scheduler.specs)
+                    if self._tracker_adapter is not None:
+                        events += self._tracker_adapter.request(command, self.scheduler.specs)
                     # Even if all of it was refused: what was sent ahead behind it runs under its claim.
                     if command.tasks or command.claim is not None:
-                        events += self.courier.pack(command)
+                        events += self.dispatcher.pack(command)
                 elif isinstance(command, Recall):
-                    self.courier.flush_to(command.rank)
-                    self.courier.send(command.rank, (RETRACT, self.settings.number, command.tasks))
+                    self.dispatcher.flush_to(command.rank)
+                    self.dispatcher.send(command.rank, (RETRACT, self.settings.number, command.tasks))
                 elif isinstance(command, Forget):
-                    self.courier.send(command.rank, (FREE_VALUES, self.settings.number, command.tasks))
+                    self.dispatcher.send(command.rank, (FREE_VALUES, self.settings.number, command.tasks))
                 elif isinstance(command, Announce):
                     self._announce(command.rank)
                 elif isinstance(command, Examine):
                     self._examine(command.rank, events)
-            self.courier.flush()
-            self._bringing.go_on()
+            self.dispatcher.flush()
+            self._kept_values.go_on()
             if not events:
                 return
 
@@ -277,23 +279,23 @@ class SchedulerLoop:
         return commands
 
     def _announce(self, lost: int) -> None:
-        self._bringing.lose(lost)
+        self._kept_values.lose(lost)
         for rank in self._everyone():
             if rank != lost:
-                self.courier.send(rank, (LOST, self.settings.number, lost))
+                self.dispatcher.send(rank, (LOST, self.settings.number, lost))
 
     def _write_down(self) -> None:
         """Write this turn into the journal, before anything acts on it."""
-        if self._chronicle is None:
+        if self._journal_writer is None:
             return
         try:
-            self._chronicle.turn(self.scheduler.log, self.scheduler.now)
+            self._journal_writer.turn(self.scheduler.log, self.scheduler.now)
         except JournalError as error:
             self._stop_writing(error)
 
     def _stop_writing(self, error: JournalError) -> None:
         """What goes on is not lost, only not remembered: it may run again when the run is resumed."""
-        self._chronicle = None
+        self._journal_writer = None
         if not self.trouble:
             self.trouble = str(error)
             print_message(str(error))
@@ -311,8 +313,8 @@ class SchedulerLoop:
             self._stop_writing(error)
 
     def _note_persisted(self, task: int) -> None:
-        if self._chronicle is not None:
-            self._chronicle.persisted(task)
+        if self._journal_writer is not None:
+            self._journal_writer.persisted(task)
 
     def _look_at_stop(self, events: list[Event]) -> None:
         reason = self.trouble or self.stop_reason()
@@ -341,10 +343,10 @@ class SchedulerLoop:
             if message[1] != self.settings.number or each.source in gone:
                 continue  # what comes late of a lost rank: its host was cut off, say, and is back
             heard[each.source] = None
-            if self._bringing.awaits(message):
-                self._bringing.absorb(each, events)
+            if self._kept_values.awaits(message):
+                self._kept_values.absorb(each, events)
             elif message[0] == FETCH and self._is_for_a_file(message):
-                self._bringing.serve_file(each)
+                self._kept_values.serve_file(each)
             elif message[0] in _FOR_WORKERS:
                 mine.append(each)
             elif message[0] == PROCESS_STATUS and message[3]:
@@ -365,7 +367,7 @@ class SchedulerLoop:
 
     def _lose(self, rank: int, reason: str, events: list[Event], with_its_host: bool = False) -> None:
         self.gone.add(rank)
-        self._neighbours.forget(rank)
+        self._process_monitor.forget(rank)
         self.transport.drop(rank)
         events.append(RankLost(rank, reason, with_its_host))
         if self.gone.issuperset(self.settings.workers):
@@ -383,7 +385,7 @@ class SchedulerLoop:
         self._next_look = now + LOOK_AROUND_S
         if os.getppid() != self._launcher:
             self._leave_lost_job()
-        lost = self._neighbours.look_around(now)
+        lost = self._process_monitor.look_around(now)
         if lost is not None:
             self._lose(*lost, events)
         if now >= self._next_confirm:
@@ -404,11 +406,11 @@ class SchedulerLoop:
         if self.settings.heartbeat_s and now >= self._next_greeting:
             self._next_greeting = now + self.settings.heartbeat_s
             for rank in self._far:
-                self.courier.send(rank, (HEARTBEAT, self.settings.number))
+                self.dispatcher.send(rank, (HEARTBEAT, self.settings.number))
 
     def _examine(self, rank: int, events: list[Event]) -> None:
         """Look at a silent rank's process, or have ranks of its host do it."""
-        state, reason = self._neighbours.examine(rank, clock())
+        state, reason = self._process_monitor.examine(rank, clock())
         if state in (GONE, STOPPED):
             self._lose(rank, reason, events)
         elif state == LIVES:
@@ -416,17 +418,17 @@ class SchedulerLoop:
         else:
             here = next((ranks for ranks in self.settings.pids.values() if rank in ranks), {})
             for other in [other for other in here if other not in (0, rank) and other not in self.gone][:_MOST_ASKED]:
-                self.courier.send(other, (CHECK_PROCESS, self.settings.number, rank))
+                self.dispatcher.send(other, (CHECK_PROCESS, self.settings.number, rank))
 
     def _absorb_one(self, source: int, message: tuple[Any, ...], events: list[Event]) -> None:
         kind = message[0]
         if kind == FINISHED:
             entries = self._keep_values(message[2])
             self.recorder.finished(source, entries)
-            if self._chronicle is not None:
-                self._chronicle.finished(source, entries)
+            if self._journal_writer is not None:
+                self._journal_writer.finished(source, entries)
             events.append(Finished(source, message[2]))
-            self._bringing.finished(source, entries)
+            self._kept_values.finished(source, entries)
         elif kind == HEARTBEAT:
             for task, attempt, started in message[2]:
                 if self.scheduler.is_current(task, attempt):
@@ -435,7 +437,7 @@ class SchedulerLoop:
             events.append(Returned(source, message[2]))
         elif kind == INPUT_UNAVAILABLE:
             events.append(Unfetched(source, message[2], message[3], message[4]))
-            self._bringing.rewrite(message[4])
+            self._kept_values.rewrite(message[4])
         elif kind == UPDATE:
             self._absorb_update(message[2], message[3], events)
         elif kind == MEMORY:
@@ -449,7 +451,7 @@ class SchedulerLoop:
         elif kind == ENCODING:
             self._note_encodings(message[2])
         elif kind == BYE:
-            self._said_goodbye.add(source)
+            self._shut_down.add(source)
 
     def _note_encodings(self, reports: Sequence[tuple[int, int, int, int, float]]) -> None:
         for task, attempt, value, rank, since in reports:
@@ -476,7 +478,7 @@ class SchedulerLoop:
             if state[task] == State.DISPATCHED and attempts[task] == entry[1]:
                 current.append(entry)
                 if entry[2] == OK:
-                    self.courier.forget_old_file(task)
+                    self.dispatcher.forget_old_file(task)
                     payload = entry[3]
                     if payload is not None:  # one None is kept for all
                         home.put((run, task), NOTHING if payload == NOTHING else payload)
@@ -496,9 +498,9 @@ class SchedulerLoop:
 
     def close(self) -> None:
         """End rank 0's own child processes, and break the reference cycles."""
-        self._bringing.on_persisted = lambda task: None
-        if self._tracking is not None:
-            self._tracking.close()
+        self._kept_values.on_persisted = lambda task: None
+        if self._tracker_adapter is not None:
+            self._tracker_adapter.close()
         if self.settings.guard is not None:
             self.settings.guard.close()
         if self._shell is not None:
@@ -506,18 +508,18 @@ class SchedulerLoop:
 
     # -- the end ------------------------------------------------------------------------------------------
 
-    def say_goodbye(self, shared: Payload | None, wait_s: float = GOODBYE_S) -> list[int]:
+    def shut_down_workers(self, shared: Payload | None, wait_s: float = SHUTDOWN_TIMEOUT_S) -> list[int]:
         """Tell all ranks that the run is over and wait, within bounds; return who did not answer."""
         for rank in self._everyone():
-            self.courier.send(rank, (STOP, self.settings.number, shared))
+            self.dispatcher.send(rank, (STOP, self.settings.number, shared))
         self.gone |= self.scheduler.silent  # whoever was cut off is told, but not waited for
         waiting = {rank for rank in self._everyone() if rank not in self.gone}
-        pace = Pace(self.transport.doorbell)
+        backoff = Backoff(self.transport.doorbell)
         end = clock() + wait_s
-        while waiting - self._said_goodbye - self.gone and clock() < end:
+        while waiting - self._shut_down - self.gone and clock() < end:
             arrived = self.transport.poll()
             mine = self._absorb(arrived, [])
             if self._shell is not None:
                 self._shell.turn(mine)
-            pace.wait(bool(arrived), self.transport.is_transferring, end)
-        return sorted(waiting - self._said_goodbye - self.gone)
+            backoff.wait(bool(arrived), self.transport.is_transferring, end)
+        return sorted(waiting - self._shut_down - self.gone)

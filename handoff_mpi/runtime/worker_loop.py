@@ -1,6 +1,6 @@
 """What a computing rank does: poll, let its machine handle what came, run a call; until the run is over.
 
-The thread that polls runs the short calls itself. While one lasts, a second thread (the attendant) takes over
+The thread that polls runs the short calls itself. While one lasts, a second thread (the progress thread) takes over
 the communicator after some milliseconds, so that a long call does not make its rank deaf.
 """
 
@@ -14,12 +14,12 @@ from handoff_mpi.comm import Envelope, RankFailed, Transport
 from handoff_mpi.coroutines import running_loop_hidden
 from handoff_mpi.errors import HandoffError
 from handoff_mpi.messages import BYE, DECODE, SETUP, SHUTDOWN, START
-from handoff_mpi.runtime.attendant import Attendant
+from handoff_mpi.runtime.backoff import Backoff, clock
 from handoff_mpi.runtime.callback_watch import watched
-from handoff_mpi.runtime.pace import Pace, clock
-from handoff_mpi.runtime.prober import LIVES, from_environment
+from handoff_mpi.runtime.host_probe import LIVES, from_environment
+from handoff_mpi.runtime.progress_thread import ProgressThread
 from handoff_mpi.runtime.run_setup import RunSetup
-from handoff_mpi.runtime.worker_shell import WorkerShell
+from handoff_mpi.runtime.worker_driver import WorkerDriver
 from handoff_mpi.serialization import decode_writable
 from handoff_mpi.worker import child as child_process
 from handoff_mpi.worker.patience import Patience
@@ -48,7 +48,7 @@ def serve_run(
         is_threaded: whether a second thread may use the communicator.
         leave: ends this process, at once, when the job is over while a call runs whose outcome nobody wants.
         end: the same when this rank cannot go on, which is otherwise raised once the call has ended.
-        spares: see :class:`~handoff_mpi.runtime.worker_shell.WorkerShell`.
+        spares: see :class:`~handoff_mpi.runtime.worker_driver.WorkerDriver`.
 
     Returns:
         What rank 0 shares with all ranks, and messages that are not of this run: a call that outlasted its run
@@ -57,16 +57,16 @@ def serve_run(
     Raises:
         ConnectionError: rank 0 is gone, or this rank's host was cut off from it.
     """
-    shell = WorkerShell(transport, setup, spares, only_calls=True)
+    shell = WorkerDriver(transport, setup, spares, only_calls=True)
     set_active(shell)
-    pace = Pace(transport.doorbell)
+    backoff = Backoff(transport.doorbell)
     mail = _Mail(shell, leave)
     poll = mail.poll
-    attendant = Attendant(shell, poll, end) if is_threaded else None
-    shell.attendant = attendant
+    progress_thread = ProgressThread(shell, poll, end) if is_threaded else None
+    shell.progress_thread = progress_thread
     has_store = setup.store_factory is not None
-    if attendant is not None:
-        attendant.start()
+    if progress_thread is not None:
+        progress_thread.start()
     try:
         with (
             no_launcher_in_environment(),
@@ -78,18 +78,18 @@ def serve_run(
             while not shell.has_left:
                 with shell.lock:
                     was_busy = poll()
-                if attendant is not None and attendant.error is not None:
-                    raise attendant.error
+                if progress_thread is not None and progress_thread.error is not None:
+                    raise progress_thread.error
                 if shell.has_own_call:
                     shell.run_own_calls()
-                    pace.was_busy()
+                    backoff.was_busy()
                     continue
                 is_awaiting = transport.is_transferring or shell.is_hasty
-                pace.wait(was_busy, is_awaiting, shell.machine.next_wakeup(), shell.sockets())
+                backoff.wait(was_busy, is_awaiting, shell.machine.next_wakeup(), shell.sockets())
     finally:
         set_active(None)
-        if attendant is not None:
-            attendant.close()
+        if progress_thread is not None:
+            progress_thread.close()
         shell.close()
     return None if shell.results is None else decode_writable(shell.results), mail.later
 
@@ -101,7 +101,7 @@ class _Mail:
         later: messages that are not of the run.
     """
 
-    def __init__(self, shell: WorkerShell, leave: Callable[[], object] | None) -> None:
+    def __init__(self, shell: WorkerDriver, leave: Callable[[], object] | None) -> None:
         self.later: list[Envelope] = []
         self._shell = shell
         self._leave = leave
@@ -146,11 +146,11 @@ class _Mail:
     def _keep_for_later(self, each: Envelope) -> None:
         self.later.append(each)
         if each.message[0] == SHUTDOWN and self._leave is not None:
-            say_goodbye(self._shell.transport)
+            shut_down_workers(self._shell.transport)
             self._leave()
 
 
-def say_goodbye(transport: Transport) -> None:
+def shut_down_workers(transport: Transport) -> None:
     """Tell rank 0 that this rank leaves the job."""
     transport.send(0, (BYE, 0))
     transport.flush(5.0)
@@ -162,10 +162,10 @@ def _look_at_rank_0(setup: RunSetup, patience: Patience) -> None:
     Raises:
         ConnectionError: it is to end.
     """
-    prober = from_environment()
-    host = None if prober is None else prober.name_of(setup.rank0[0])
-    if prober is not None and host is not None:
-        answer = prober.ask(host, setup.rank0[1])
+    host_probe = from_environment()
+    host = None if host_probe is None else host_probe.name_of(setup.rank0[0])
+    if host_probe is not None and host is not None:
+        answer = host_probe.ask(host, setup.rank0[1])
         if answer == LIVES:
             patience.begin_anew()
             return

@@ -48,7 +48,7 @@ from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, READY, Cause
 from handoff_mpi.scheduler.overrides import Overrides
 from handoff_mpi.scheduler.placing import Placer
 from handoff_mpi.scheduler.policy import Policy
-from handoff_mpi.scheduler.probing import Prober
+from handoff_mpi.scheduler.probing import HostProbe
 from handoff_mpi.scheduler.ready import ReadyTasks
 from handoff_mpi.scheduler.refusals import Refusals
 from handoff_mpi.scheduler.shortage import Shortage
@@ -101,7 +101,7 @@ class Scheduler:
         self._deferred = self.ready.deferred
         self._probes, self._on_probation = self._failures.probation.probes, self._failures.probation.of_rank
         self._wins = self._failures.evidence.wins
-        self._prober = Prober(ledger, self.ready, self.slots, self._placer, self._failures)
+        self._host_probe = HostProbe(ledger, self.ready, self.slots, self._placer, self._failures)
         self._overrides = Overrides(ledger, self.slots, self._placer, self._shortage, self._log_rank)
         self._refusals = Refusals(
             self.ready,
@@ -169,7 +169,7 @@ class Scheduler:
         if not self.stopping:
             self._placer.allocate(now)
             if self._on_probation:
-                self._prober.place(now)
+                self._host_probe.place(now)
             self._override_if_stuck(now)
             if not self.slots.in_flight and self._is_out_of_time():
                 self._stop("what is left would not finish in the time that is left")
@@ -194,7 +194,7 @@ class Scheduler:
         if self._held and not self.stopping:
             wakeup = min(wakeup, self._refusals.next_due)
         if self._on_probation and not self.stopping:
-            wakeup = min(wakeup, self._prober.next_wakeup(self.now))
+            wakeup = min(wakeup, self._host_probe.next_wakeup(self.now))
         if self._undecided:
             wakeup = min(wakeup, self._failures.next_wakeup)
         return min(wakeup, self._placer.next_wakeup(self.now))

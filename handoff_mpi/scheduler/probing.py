@@ -14,7 +14,7 @@ from handoff_mpi.scheduler.slots import SlotTable
 LOOK_S = 0.5
 
 
-class Prober:
+class HostProbe:
     """Lifts the cordon of ranks on probation for a moment, for some tasks alone.
 
     Args:

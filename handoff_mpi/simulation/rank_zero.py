@@ -1,6 +1,6 @@
 """The shell around rank 0's machine in a simulated launch: what arrives, what is written down, what is sent.
 
-It does what :mod:`handoff_mpi.runtime.scheduler_loop` and :mod:`handoff_mpi.runtime.chronicle` do, in their order.
+It does what :mod:`handoff_mpi.runtime.scheduler_loop` and :mod:`handoff_mpi.runtime.journal_writer` do, in their order.
 """
 
 from __future__ import annotations
@@ -75,14 +75,14 @@ class RankZero:
     Attributes:
         home: the values that rest here.
         gone: ranks to which nothing is sent any more.
-        bringing: kept values on their way to a file: request id to (task, rank that holds it).
+        kept_values: kept values on their way to a file: request id to (task, rank that holds it).
     """
 
     def __init__(self, launch: Launch, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
         self.home: dict[int, int] = {}
         self.gone: set[int] = set()
-        self.bringing: dict[int, tuple[int, int]] = {}
+        self.kept_values: dict[int, tuple[int, int]] = {}
         self._to_bring: dict[int, None] = {}
         self._next_request_id = -1
         self._launch = launch
@@ -98,7 +98,7 @@ class RankZero:
 
     @property
     def is_over(self) -> bool:
-        return self.scheduler.is_over and not self.bringing
+        return self.scheduler.is_over and not self.kept_values
 
     def _send(self, rank: int, message: Message, is_large: bool = False) -> None:
         if rank not in self.gone:
@@ -157,7 +157,7 @@ class RankZero:
         kind = message[0]
         if kind == PROCESS_STATUS:
             events.append(Examined(message[1], False, "it is alive"))
-        elif kind in (VALUE, NOT_FOUND) and message[2] in self.bringing:
+        elif kind in (VALUE, NOT_FOUND) and message[2] in self.kept_values:
             self._absorb_kept(message, events)
         elif kind == FETCH and self._is_for_a_file(message):
             self._serve_file(source, message)
@@ -198,7 +198,7 @@ class RankZero:
                 self._bring(task, source)
 
     def _absorb_kept(self, message: Message, events: list[Event]) -> None:
-        task, source = self.bringing.pop(message[2])
+        task, source = self.kept_values.pop(message[2])
         if message[0] == NOT_FOUND:
             events.append(ValueLost(task, (source,)))
             self._to_bring[task] = None
@@ -208,7 +208,7 @@ class RankZero:
         self._launch.run_dir.write(self._launch.clock.now, ("persisted", task, self.key_of(task)))
 
     def _bring(self, task: int, holder: int) -> None:
-        self.bringing[self._next_request_id] = (task, holder)
+        self.kept_values[self._next_request_id] = (task, holder)
         self._send(holder, (FETCH, 1, self._next_request_id, task, None, (), INSIST, None))
         self._next_request_id -= 1
 
@@ -291,8 +291,8 @@ class RankZero:
         return []
 
     def _announce(self, lost: int) -> None:
-        for request_id in [request_id for request_id, (_, rank) in self.bringing.items() if rank == lost]:
-            self._to_bring[self.bringing.pop(request_id)[0]] = None
+        for request_id in [request_id for request_id, (_, rank) in self.kept_values.items() if rank == lost]:
+            self._to_bring[self.kept_values.pop(request_id)[0]] = None
         for rank in self._launch.ranks:
             if rank != lost:
                 self._send(rank, (LOST, 1, lost))

@@ -20,7 +20,7 @@ from handoff_mpi.messages import OK, Entry
 from handoff_mpi.resources import ResourceTracker
 from handoff_mpi.results.fallback_store import in_bytes, pickled
 from handoff_mpi.runtime.options import options_of
-from handoff_mpi.runtime.tracking import is_true
+from handoff_mpi.runtime.tracker_adapter import is_true
 from handoff_mpi.scheduler import Closed, Dispatch, Event, Finished, RankLost, Scheduler, Submitted
 from handoff_mpi.serialization import NOTHING, Payload, decode, encode
 from handoff_mpi.testing.fake_ranks import capabilities_of, fake_ranks

@@ -21,8 +21,8 @@ from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch.job import Job
 from handoff_mpi.messages import SETUP, SHUTDOWN, START
 from handoff_mpi.resources import Capability, parse_resources
-from handoff_mpi.runtime.worker_loop import say_goodbye
-from handoff_mpi.runtime.worker_shell import WorkerShell
+from handoff_mpi.runtime.worker_driver import WorkerDriver
+from handoff_mpi.runtime.worker_loop import shut_down_workers
 from handoff_mpi.version import VERSION
 
 #: What a fake rank has of memory, where the test does not say.
@@ -145,7 +145,7 @@ class _FakeRank:
     def __init__(self, transport: MemoryTransport, capability: Capability) -> None:
         self._transport = transport
         self._capability = capability
-        self._shell: WorkerShell | None = None
+        self._shell: WorkerDriver | None = None
 
     def turn(self) -> None:
         """Take in what has arrived, and run the calls that can run."""
@@ -166,12 +166,12 @@ class _FakeRank:
         message = envelope.message
         if message[0] == START:
             self.leave_run()
-            self._shell = WorkerShell(self._transport, message[2])
+            self._shell = WorkerDriver(self._transport, message[2])
             self._shell.caller.lets_interrupt = signal.getsignal(signal.SIGINT) is signal.default_int_handler
         elif message[0] == SETUP:
             self._transport.send(0, (jobs.REGISTERED, 0, *jobs.set_up(message[2], self._capability)))
         elif message[0] == SHUTDOWN:
-            say_goodbye(self._transport)
+            shut_down_workers(self._transport)
         else:
             return False
         return True

@@ -22,7 +22,7 @@ from handoff_mpi.dag import TaskSpec
 from handoff_mpi.messages import OK
 from handoff_mpi.resources import Capability, Device
 from handoff_mpi.resources.amounts import UNIT
-from handoff_mpi.runtime import garbage
+from handoff_mpi.runtime import gc_control
 from handoff_mpi.scheduler import Closed, Command, Dispatch, Finished, Policy, Scheduler, Submitted
 from tests.benchmarks.harness import Answer, Setting, arguments, in_turns
 
@@ -55,7 +55,7 @@ def scheduling_us(ranks: int, costs: list[dict[str, int]], seed: int = 1) -> flo
     dice = random.Random(seed)
     scheduler = Scheduler(full_ledger(ranks), LoadBalanced(), Policy(silence_limit_s=float("inf")))
     specs = dice.choices([TaskSpec((), cost) for cost in costs], k=8 * PLACEMENTS + 2 * WAITING * ranks)
-    with garbage.frozen(len(specs)):  # as in a run
+    with gc_control.frozen(len(specs)):  # as in a run
         return turns_us(scheduler, specs, PLACEMENTS, dice)
 
 

@@ -49,7 +49,7 @@ def main(values: int, megabytes: int) -> None:
             stores.append(self)
             super().close()
 
-    from handoff_mpi.runtime import values as room
+    from handoff_mpi.runtime import value_store as room
 
     room.SpillingStore = Counted  # type: ignore[misc]
     results = handoff_mpi.execute(build(values, megabytes * 10**6), run_dir="run", isolation="rank", checkpoint="none")

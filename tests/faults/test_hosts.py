@@ -98,15 +98,15 @@ def test_a_short_cut_costs_nothing(three_hosts, tmp_path):
 # Started with every Python of the job: nobody waits half an hour for a test.
 IMPATIENT = """
 import socket
-from handoff_mpi.runtime import vigil
+from handoff_mpi.runtime import rank0_monitor
 
 def note(self, answer, now):
     with open("answers", "a") as file:
         print(socket.gethostname(), answer, file=file)
     take(self, answer, now)
 
-take, vigil.Vigil.take = vigil.Vigil.take, note
-vigil.FIRST_S = vigil.AGAIN_S = vigil.LONGEST_S = 1.0
+take, monitor of rank 0.Rank0Monitor.take = monitor of rank 0.Rank0Monitor.take, note
+monitor of rank 0.FIRST_S = monitor of rank 0.AGAIN_S = monitor of rank 0.LONGEST_S = 1.0
 """
 LONG_BUILD = """
 import time

@@ -99,7 +99,7 @@ def test_slurms_nodes_are_left_to_mpirun_until_one_is_lost(monkeypatch):
     monkeypatch.setenv("SLURM_TASKS_PER_NODE", "2(x3)")
     hosts = find_hosts(6, None)
     assert (hosts.names, hosts.places()) == (["n1", "n2", "n3"], None)
-    assert "srun" in hosts.prober.command
+    assert "srun" in hosts.host_probe.command
     hosts.lost = ["n2"]
     assert hosts.places() == {"n1": 2, "n3": 2}
 
@@ -114,10 +114,10 @@ def test_the_hosts_of_mpiruns_own_file(monkeypatch, tmp_path):
 
 
 def test_hosts_are_asked_as_they_are_launched(monkeypatch):
-    assert find_hosts(2, "h1,h2").prober.command[0] == "ssh"
+    assert find_hosts(2, "h1,h2").host_probe.command[0] == "ssh"
     monkeypatch.setenv("PRTE_MCA_plm_ssh_agent", "/opt/agent -q : rsh")
-    assert find_hosts(2, "h1,h2").prober.command == ["/opt/agent", "-q", "{host}"]
-    assert find_hosts(2, "h1,h2", ["--prtemca", "plm_ssh_agent", "/my/agent"]).prober.command[0] == "/my/agent"
+    assert find_hosts(2, "h1,h2").host_probe.command == ["/opt/agent", "-q", "{host}"]
+    assert find_hosts(2, "h1,h2", ["--prtemca", "plm_ssh_agent", "/my/agent"]).host_probe.command[0] == "/my/agent"
 
 
 def test_who_answers(tmp_path):

@@ -16,7 +16,7 @@ from handoff_mpi.results.results import FunctionError
 from tests.conftest import run_process
 
 #: Objects of a run that its end must free.
-OF_A_RUN = {"Run", "Scheduler", "Ledger", "SchedulerLoop", "Worker", "WorkerShell", "Children", "Plan", "Recorder"}
+OF_A_RUN = {"Run", "Scheduler", "Ledger", "SchedulerLoop", "Worker", "WorkerDriver", "Children", "Plan", "Recorder"}
 
 
 def fail(value):

@@ -24,8 +24,8 @@ from handoff_mpi.messages import (
     STOP,
     TIMED_OUT,
 )
-from handoff_mpi.runtime import children, worker_shell
-from handoff_mpi.runtime.worker_shell import RunSetup, WorkerShell
+from handoff_mpi.runtime import children, worker_driver
+from handoff_mpi.runtime.worker_driver import RunSetup, WorkerDriver
 from handoff_mpi.serialization import PLAIN, decode, encode_code
 from handoff_mpi.worker.ahead import MOST_SENT
 from handoff_mpi.worker.runners import Child
@@ -69,7 +69,7 @@ class Rank:
     def __init__(self, place, setup=None):
         self.place = str(place)
         self.network = MemoryNetwork(2)
-        self.shell = WorkerShell(
+        self.shell = WorkerDriver(
             self.network.transport(1), RunSetup("now", 1, 1, "process", 60.0, 1 << 40, None, None, [], setup)
         )
         self.finished = {}
@@ -333,7 +333,7 @@ def test_a_timeout_ends_the_call_that_took_too_long_and_no_other(rank):
 def test_a_call_that_has_begun_meanwhile_is_not_ended_for_the_one_before(rank, monkeypatch):
     """The time is up just when the call ends: what its child does by then is the next call."""
     now = [1000.0]
-    monkeypatch.setattr(worker_shell, "clock", lambda: now[0])
+    monkeypatch.setattr(worker_driver, "clock", lambda: now[0])
     monkeypatch.setattr(children, "clock", lambda: now[0])
     rank.dispatch(rank.task(0, "begin", timeout_s=5.0), rank.task(1, "hold"), rank.task(2, "begin"))
     end = time.monotonic() + 30

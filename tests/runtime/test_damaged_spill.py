@@ -8,7 +8,7 @@ import pytest
 import handoff_mpi as handoff
 from handoff_mpi import DAG, Function
 from handoff_mpi.results.spilling import SpillingStore
-from handoff_mpi.runtime import values
+from handoff_mpi.runtime import value_store
 
 
 class Moving(SpillingStore):
@@ -30,7 +30,7 @@ class Moving(SpillingStore):
 
 @pytest.mark.parametrize("isolation", ["rank", "process"])
 def test_a_damaged_file_of_a_moved_value_costs_a_call(tmp_path, monkeypatch, isolation, capfd):
-    monkeypatch.setattr(values, "SpillingStore", Moving)
+    monkeypatch.setattr(value_store, "SpillingStore", Moving)
     Moving.damages = 1
     calls = tmp_path / "calls"
 

@@ -29,7 +29,7 @@ from handoff_mpi.messages import (
 from handoff_mpi.resources import Capability
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results.store import MemoryStore
-from handoff_mpi.runtime.chronicle import Chronicle
+from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.runtime.scheduler_loop import LoopSettings, SchedulerLoop
 from handoff_mpi.scheduler import Closed, Finished, RankLost, Recall, Rest, Scheduler, StopRequested, Submitted
@@ -129,7 +129,7 @@ class Run:
             recorder,
             Store(self.effects, "home"),
             Store(self.effects, "kept"),
-            Chronicle(self.journal, self.plan, lambda task: self.loop.courier.file_key(task)),
+            JournalWriter(self.journal, self.plan, lambda task: self.loop.dispatcher.file_key(task)),
             LoopSettings("now", 1, RANKS, 1.0, tracker),
             None,
         )
@@ -320,7 +320,7 @@ def test_ranks_hear_that_an_old_file_counts_no_more_before_the_new_value_is_stor
         return finish_all(dest, message) if message[0] == DISPATCH else None
 
     run = Run(dag_of(*CHAIN), answer, keep=["use"])
-    run.loop.courier.file_keys = {0: ("before", 0)}
+    run.loop.dispatcher.file_keys = {0: ("before", 0)}
     assert run.run(restored={0: Rest.FILE}) == "done"
     renamed = run.sends(FILES, lambda dest, message: message[2] == [(0, ("now", 0))])
     assert renamed < run.where("put home", lambda key: key == ("now", 0))
@@ -337,7 +337,7 @@ def test_a_kept_value_is_in_its_file_before_the_journal_says_so(is_written):
 
     run = Run(dag_of(*CHAIN), answer, keep=["make"])
     if not is_written:
-        run.loop._bringing._kept.put = _fail
+        run.loop._kept_values._kept.put = _fail
     assert run.run() == "done"
     said = [position for position, effect in enumerate(run.effects) if effect[0] == "append" and _is_persisted(effect)]
     if not is_written:

@@ -11,7 +11,7 @@ import handoff_mpi
 from handoff_mpi import DAG, Function
 from handoff_mpi.formatting import duration_text, rate_text
 from handoff_mpi.runtime import progress_lines
-from handoff_mpi.runtime.pace import clock
+from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.runtime.progress_lines import ProgressLines, ProgressThread, progress_line
 
 COUNTS = {"waiting": 60, "ready": 8, "running": 3, "done": 28, "failed": 1, "skipped": 0, "retries": 4}

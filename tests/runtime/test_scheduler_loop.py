@@ -27,8 +27,8 @@ from handoff_mpi.resources import Capability
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results.store import DirectoryStore, MemoryStore
 from handoff_mpi.runtime import scheduler_loop
-from handoff_mpi.runtime.chronicle import Chronicle
-from handoff_mpi.runtime.pace import Pace
+from handoff_mpi.runtime.backoff import Backoff
+from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.runtime.scheduler_loop import LoopSettings, SchedulerLoop
 from handoff_mpi.scheduler import Closed, Rest, Scheduler, Submitted
@@ -86,7 +86,7 @@ class Run:
         recorder.grow()
         self.records = Records()
         settings = LoopSettings("now", 1, (1, 2, 3), 1.0, tracker)
-        chronicle = Chronicle(self.records, self.plan, lambda task: self.loop.courier.file_key(task))
+        journal_writer = JournalWriter(self.records, self.plan, lambda task: self.loop.dispatcher.file_key(task))
         self.loop = SchedulerLoop(
             self.transport,
             Scheduler(ledger, FirstAvailable()),
@@ -94,7 +94,7 @@ class Run:
             recorder,
             MemoryStore(),
             self.kept,
-            chronicle,
+            journal_writer,
             settings,
             None,
         )
@@ -222,7 +222,7 @@ def test_a_value_that_was_made_again_is_not_looked_for_in_the_file_of_an_earlier
         return None
 
     run = Run(dag_of(("make", (), 1), ("use", ("make",), 2)), tmp_path, answer, keep=["use"])
-    run.loop.courier.file_keys = {0: ("before", 0)}
+    run.loop.dispatcher.file_keys = {0: ("before", 0)}
     assert run.run(restored={0: Rest.FILE}) == "done"
     assert [message[2] for _, message in run.sent(FILES)] == [[(0, ("before", 0))], [(0, ("now", 0))]]
     turns = [record for record in run.records if record[0] == "turn"]
@@ -273,12 +273,12 @@ def test_updates_without_end_do_not_keep_rank_0_from_its_work(tmp_path, monkeypa
 def test_rank_0_rests_while_a_child_of_its_own_works(tmp_path, monkeypatch):
     waits = []
 
-    class Counted(Pace):
+    class Counted(Backoff):
         def wait(self, was_busy, *rest):
             waits.append(was_busy)
             super().wait(was_busy, *rest)
 
-    monkeypatch.setattr(scheduler_loop, "Pace", Counted)
+    monkeypatch.setattr(scheduler_loop, "Backoff", Counted)
     dag = DAG("nap")
     dag.add_function(Function("nap", (), lambda: time.sleep(0.5)))
     execute_local(dag, run_dir=tmp_path / "run", isolation="process")

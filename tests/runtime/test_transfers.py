@@ -15,9 +15,9 @@ import pytest
 from handoff_mpi.comm import MemoryNetwork
 from handoff_mpi.comm.doorbell import Doorbell
 from handoff_mpi.messages import DISPATCH, FETCH, INLINE_RESULT_NBYTES, INPUT_UNAVAILABLE, NOT_FOUND
-from handoff_mpi.runtime import pace, worker_shell
+from handoff_mpi.runtime import backoff, worker_driver
 from handoff_mpi.runtime.run_setup import RunSetup
-from handoff_mpi.runtime.worker_shell import HASTE_S, WorkerShell
+from handoff_mpi.runtime.worker_driver import HASTE_S, WorkerDriver
 from handoff_mpi.serialization import decode, encode_code
 from handoff_mpi.worker import shared
 from handoff_mpi.worker.events import Spill
@@ -124,14 +124,14 @@ def test_beyond_a_few_ranks_have_a_value_from_those_that_got_it(mpirun, tmp_path
 def time(monkeypatch):
     """A clock that stands still, for the shells: [now]."""
     now = [1000.0]
-    monkeypatch.setattr(worker_shell, "clock", lambda: now[0])
+    monkeypatch.setattr(worker_driver, "clock", lambda: now[0])
     return now
 
 
 def shell_of_rank_1():
     network = MemoryNetwork(3)
     setup = RunSetup("now", 1, 1, "rank", 60.0, 1 << 40, None, None, [])
-    return WorkerShell(network.transport(1), setup), network
+    return WorkerDriver(network.transport(1), setup), network
 
 
 def receive(shell, network, source, *message):
@@ -164,10 +164,10 @@ def test_whoever_made_a_large_value_expects_to_be_asked_for_it_at_once(time):
 
 
 def test_a_loop_that_awaits_a_transfer_never_sleeps(monkeypatch):
-    monkeypatch.setattr(pace.time, "sleep", lambda seconds: pytest.fail("it slept"))
+    monkeypatch.setattr(backoff.time, "sleep", lambda seconds: pytest.fail("it slept"))
     now = [0.0]
-    monkeypatch.setattr(pace, "clock", lambda: now[0])
-    waiting = pace.Pace()
+    monkeypatch.setattr(backoff, "clock", lambda: now[0])
+    waiting = backoff.Backoff()
     for _ in range(100):
         now[0] += 1.0
         waiting.wait(False, True, 1e9)
@@ -175,14 +175,14 @@ def test_a_loop_that_awaits_a_transfer_never_sleeps(monkeypatch):
 
 def test_a_loop_that_sleeps_is_woken_by_the_doorbell(monkeypatch):
     """With sleeps this long whoever does not hear the doorbell does not end in time."""
-    monkeypatch.setattr(pace, "LONGEST_SLEEP_S", 60.0)
-    monkeypatch.setattr(pace, "_SLEEP_SHARE", 1e9)
+    monkeypatch.setattr(backoff, "LONGEST_SLEEP_S", 60.0)
+    monkeypatch.setattr(backoff, "_SLEEP_SHARE", 1e9)
     one, other = Doorbell(), Doorbell()
     one.can_ring({1: other.address})
-    waiting = pace.Pace(other)
+    waiting = backoff.Backoff(other)
     threading.Timer(0.05, one.ring, [1]).start()
     waiting.wait(False, False, 1e18)
-    assert not pace.wait_for([other], 0.0), "it was heard"
+    assert not backoff.wait_for([other], 0.0), "it was heard"
     for each in (one, other):
         each.close()
 
@@ -192,9 +192,9 @@ def test_descriptors_of_any_number_can_be_waited_for():
     one, other = Doorbell(), Doorbell()
     one.can_ring({1: other.address})
     one.ring(1)
-    high = fcntl.fcntl(other, fcntl.F_DUPFD, pace._FD_SETSIZE)
+    high = fcntl.fcntl(other, fcntl.F_DUPFD, backoff._FD_SETSIZE)
     thing = SimpleNamespace(fileno=lambda: high)
-    assert pace.wait_for([thing], 60.0) == [thing]
+    assert backoff.wait_for([thing], 60.0) == [thing]
     os.close(high)
     for each in (one, other):
         each.close()
@@ -206,7 +206,7 @@ def test_without_memory_to_share_values_are_received_as_ever(monkeypatch):
 
     open_files = len([*Path("/proc/self/fd").iterdir()])
     monkeypatch.setattr(shared.os, "posix_fallocate", fail)
-    target, kept = worker_shell._memory_for_children(shared.SHARED_NBYTES)
+    target, kept = worker_driver._memory_for_children(shared.SHARED_NBYTES)
     assert target is kept
     assert len([*Path("/proc/self/fd").iterdir()]) == open_files
 
@@ -235,7 +235,7 @@ def test_a_value_that_was_moved_out_and_is_gone_is_lost_as_any_other_and_the_nex
     assert 1 not in shell.machine.held
 
     shell._spill(Spill(2, INLINE_RESULT_NBYTES))
-    assert shell._relief.can_spill
+    assert shell._memory_monitor.can_spill
     assert len([*tmp_path.glob("*/*.value")]) == 1
     assert decode(shell._value(2)) == bytes(INLINE_RESULT_NBYTES + 2)
     shell.close()

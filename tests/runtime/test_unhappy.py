@@ -493,10 +493,10 @@ BROKEN_RANK = """
 import os
 import handoff_mpi as handoff
 from handoff_mpi import DAG, Function
-from handoff_mpi.runtime.worker_shell import WorkerShell
+from handoff_mpi.runtime.worker_driver import WorkerDriver
 
 if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
-    WorkerShell.turn = lambda *_: 1 / 0
+    WorkerDriver.turn = lambda *_: 1 / 0
 dag = DAG("broken")
 dag.add_function(Function("a", (), abs, [-7]))
 handoff.execute(dag)

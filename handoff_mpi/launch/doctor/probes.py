@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handoff_mpi.comm import Envelope, RankFailed
-from handoff_mpi.runtime.pace import Pace
+from handoff_mpi.runtime.backoff import Backoff
 
 _ASK = "ask"  # (ASK, serial, verb, arguments)
 _ANSWER = "answer"  # (ANSWER, serial, value, error or None)
@@ -85,7 +85,7 @@ class Leader:
         self._handlers = handlers
         self._serial = 0
         self._arrived: deque[Envelope] = deque()
-        self._pace = Pace(transport.doorbell)
+        self._pace = Backoff(transport.doorbell)
         self.silent: dict[int, str] = {}
         self.troubles: dict[int, str] = {}
 
@@ -238,7 +238,7 @@ def serve(transport: Any, handlers: Handlers, patience_s: float) -> None:
         ConnectionError: rank 0 or the launcher is gone, or rank 0 was silent for ``patience_s``.
     """
     parent = os.getppid()
-    pace = Pace(transport.doorbell)
+    backoff = Backoff(transport.doorbell)
     heard = time.monotonic()
     while True:
         arrived = transport.poll()
@@ -256,7 +256,7 @@ def serve(transport: Any, handlers: Handlers, patience_s: float) -> None:
             raise ConnectionError("the launcher is gone")
         if time.monotonic() - heard > patience_s:
             raise ConnectionError(f"rank 0 has been silent for {patience_s:.0f} s")
-        pace.wait(bool(arrived), transport.is_transferring, math.inf)
+        backoff.wait(bool(arrived), transport.is_transferring, math.inf)
 
 
 def _react(transport: Any, handlers: Handlers, envelope: Envelope) -> None:

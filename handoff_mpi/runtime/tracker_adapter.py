@@ -11,13 +11,13 @@ from handoff_mpi.console import print_message
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.resources import PlainAmounts, ResourceTracker
 from handoff_mpi.resources.amounts import plain_number
-from handoff_mpi.runtime.pace import clock
+from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.scheduler import DISPATCHES, Dispatch, Event, Refused, Transition
 
 _SAID_NO = "it said no"
 
 
-class Tracking:
+class TrackerAdapter:
     """What the tracker has granted.
 
     Args:

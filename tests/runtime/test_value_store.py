@@ -12,7 +12,7 @@ import numpy
 import handoff_mpi as handoff
 from handoff_mpi import DAG, Function
 from handoff_mpi.comm.mpi import world
-from handoff_mpi.runtime import values
+from handoff_mpi.runtime import value_store
 
 if "blind" in sys.argv and world().Get_rank():
     values.read_status = lambda run_dir: {}  # as on a host that does not see rank 0's run-dir

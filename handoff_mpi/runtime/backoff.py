@@ -38,7 +38,7 @@ def at(monotonic_s: float) -> float:
     return monotonic_s + _offset
 
 
-class Pace:
+class Backoff:
     """Decides between spinning and sleeping.
 
     It spins if what it waited for last came while it did. Where waits outlast the spin, whoever is waited for may

@@ -11,16 +11,16 @@ from handoff_mpi.errors import ValueUnavailable
 from handoff_mpi.formatting import show
 from handoff_mpi.messages import FETCH, INSIST, NOT_FOUND, OK, VALUE, Entry
 from handoff_mpi.results.store import ResultStore
-from handoff_mpi.runtime.courier import Courier
+from handoff_mpi.runtime.dispatcher import Dispatcher
 from handoff_mpi.scheduler import Event, Persisted, Scheduler, ValueLost
 from handoff_mpi.serialization import head_of
 
 
-class Bringing:
+class KeptValues:
     """Fetches kept values and writes them to files; serves files to ranks that do not see them.
 
     Args:
-        courier: sends.
+        dispatcher: sends.
         scheduler: knows who holds what.
         plan: the run's tables.
         kept: where they are written.
@@ -28,31 +28,31 @@ class Bringing:
     """
 
     def __init__(
-        self, courier: Courier, scheduler: Scheduler, plan: Plan, kept: ResultStore, run: str, number: int
+        self, dispatcher: Dispatcher, scheduler: Scheduler, plan: Plan, kept: ResultStore, run: str, number: int
     ) -> None:
         self.on_persisted: Callable[[int], None] = lambda task: None
-        self._courier = courier
+        self._dispatcher = dispatcher
         self._scheduler = scheduler
         self._plan = plan
         self._kept = kept
         self._run = run
         self._number = number
-        self._bringing: dict[int, tuple[int, int]] = {}  # request id: (task, rank that holds its value)
+        self._kept_values: dict[int, tuple[int, int]] = {}  # request id: (task, rank that holds its value)
         self._to_bring: dict[int, None] = {}
         self._next_request_id = -1  # negative, so that no request id of rank 0's own worker is the same
 
     @property
     def is_going_on(self) -> bool:
-        return bool(self._bringing)
+        return bool(self._kept_values)
 
     def awaits(self, message: tuple[object, ...]) -> bool:
         """Whether ``message`` answers a fetch of this room's."""
-        return message[0] in (VALUE, NOT_FOUND) and message[2] in self._bringing
+        return message[0] in (VALUE, NOT_FOUND) and message[2] in self._kept_values
 
     def lose(self, rank: int) -> None:
         """``rank`` is lost: what it was to send is brought from another, if there is one."""
-        for request_id in [request_id for request_id, (_, holder) in self._bringing.items() if holder == rank]:
-            self._to_bring[self._bringing.pop(request_id)[0]] = None
+        for request_id in [request_id for request_id, (_, holder) in self._kept_values.items() if holder == rank]:
+            self._to_bring[self._kept_values.pop(request_id)[0]] = None
 
     def finished(self, source: int, entries: Sequence[Entry]) -> None:
         """Calls ended on ``source``: fetch what must outlast the run, and lies there only."""
@@ -61,8 +61,8 @@ class Bringing:
                 self._bring(task, source)
 
     def _bring(self, task: int, holder: int) -> None:
-        self._bringing[self._next_request_id] = (task, holder)
-        self._courier.send(holder, (FETCH, self._number, self._next_request_id, task, None, (), INSIST, None))
+        self._kept_values[self._next_request_id] = (task, holder)
+        self._dispatcher.send(holder, (FETCH, self._number, self._next_request_id, task, None, (), INSIST, None))
         self._next_request_id -= 1
 
     def rewrite(self, missing: Sequence[tuple[int, Sequence[int]]]) -> None:
@@ -84,14 +84,14 @@ class Bringing:
         """Send a value that lies in a file to a rank that does not see it."""
         run, request_id, task = each.message[1:4]
         try:
-            head, buffers = head_of(self._kept.get(self._courier.file_key(task)))
-            self._courier.send(each.source, (VALUE, run, request_id, head), buffers)
+            head, buffers = head_of(self._kept.get(self._dispatcher.file_key(task)))
+            self._dispatcher.send(each.source, (VALUE, run, request_id, head), buffers)
         except (KeyError, ValueUnavailable):
-            self._courier.send(each.source, (NOT_FOUND, run, request_id, None))
+            self._dispatcher.send(each.source, (NOT_FOUND, run, request_id, None))
 
     def absorb(self, each: Envelope, events: list[Event]) -> None:
         """Take in the answer to a fetch."""
-        task, source = self._bringing.pop(each.message[2])
+        task, source = self._kept_values.pop(each.message[2])
         if each.message[0] == NOT_FOUND:
             events.append(ValueLost(task, (source,)))
             self._to_bring[task] = None

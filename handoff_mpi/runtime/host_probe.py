@@ -27,7 +27,7 @@ _HOST = "{host}"
 
 
 @dataclass(frozen=True)
-class Prober:
+class HostProbe:
     """How hosts are reached.
 
     Attributes:
@@ -80,16 +80,16 @@ class Question:
     """A question that is asked beside whatever else is done.
 
     Args:
-        prober: how hosts are reached.
+        host_probe: how hosts are reached.
         host: as the launcher calls it, None if it is none of the launcher's.
         pid: a process there, None if only the host is asked about.
         now: the time, in seconds.
     """
 
-    def __init__(self, prober: Prober, host: str | None, pid: int | None, now: float) -> None:
+    def __init__(self, host_probe: HostProbe, host: str | None, pid: int | None, now: float) -> None:
         self._until = now + PROBE_S
         try:
-            self._process = None if host is None else prober.start(host, pid)
+            self._process = None if host is None else host_probe.start(host, pid)
         except OSError:
             self._process = None
 
@@ -128,10 +128,10 @@ def end(process: subprocess.Popen[bytes]) -> None:
         pass  # it hangs in the kernel, in a file system that went with the network: left to end when it can
 
 
-def from_environment() -> Prober | None:
+def from_environment() -> HostProbe | None:
     """Return what the supervisor said, None if there is none."""
     try:
         told = json.loads(os.environ.get(PROBE, ""))
-        return Prober(told["command"], told["names"])
+        return HostProbe(told["command"], told["names"])
     except (ValueError, KeyError, TypeError):
         return None

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from handoff_mpi.runtime import garbage
+from handoff_mpi.runtime import gc_control
 
 
 class Cyclic:
@@ -20,8 +20,8 @@ class Cyclic:
 @pytest.fixture(autouse=True)
 def collector(monkeypatch):
     """A collector as Python starts it, and small DAGs that count as large."""
-    monkeypatch.setattr(garbage, "FREEZE_FROM_FUNCTIONS", 10)
-    monkeypatch.setattr(garbage, "_skipped", garbage._Skipped())
+    monkeypatch.setattr(gc_control, "FREEZE_FROM_FUNCTIONS", 10)
+    monkeypatch.setattr(gc_control, "_skipped", gc_control._Skipped())
     before = gc.get_threshold()
     yield
     gc.unfreeze()
@@ -33,7 +33,7 @@ def collector(monkeypatch):
 def test_what_the_user_has_set_is_set_again_even_after_an_error(was_enabled):
     (gc.enable if was_enabled else gc.disable)()
     gc.set_threshold(500, 5, 5)
-    with pytest.raises(ValueError), garbage.paused(), garbage.frozen(10):
+    with pytest.raises(ValueError), gc_control.paused(), gc_control.frozen(10):
         assert not gc.isenabled()
         assert gc.get_freeze_count()
         raise ValueError
@@ -43,13 +43,13 @@ def test_what_the_user_has_set_is_set_again_even_after_an_error(was_enabled):
 def test_what_the_program_has_frozen_stays_frozen():
     gc.freeze()
     count = gc.get_freeze_count()
-    with garbage.frozen(10):
+    with gc_control.frozen(10):
         assert gc.get_freeze_count() == count
     assert gc.get_freeze_count() >= count - 10
 
 
 def test_what_a_function_freezes_stays_frozen():
-    with garbage.frozen(10):
+    with gc_control.frozen(10):
         more = [Cyclic() for _ in range(1000)]
         gc.freeze()
     assert gc.get_freeze_count() >= len(more)
@@ -57,7 +57,7 @@ def test_what_a_function_freezes_stays_frozen():
 
 def test_a_small_run_does_not_touch_the_collector():
     before = gc.get_count()[1:]
-    with garbage.frozen(9):
+    with gc_control.frozen(9):
         assert not gc.get_freeze_count()
     assert gc.get_count()[1:] >= before
 
@@ -69,7 +69,7 @@ def collected_after(runs, between=lambda: None):
     del lost
     for _ in range(runs):
         between()
-        with garbage.frozen(10):
+        with gc_control.frozen(10):
             garbage_of_the_run = [[] for _ in range(5 * gc.get_threshold()[0])]
             del garbage_of_the_run
         if is_freed() is None:

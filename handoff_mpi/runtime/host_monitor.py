@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from handoff_mpi.runtime.prober import SILENT, Prober, Question
+from handoff_mpi.runtime.host_probe import SILENT, HostProbe, Question
 from handoff_mpi.scheduler import HostWatch
 
 #: So many hosts are asked at once.
@@ -14,16 +14,16 @@ _MOST_OPEN = 64
 class HostGuard:
     """Looks after the other hosts: asks those that have gone silent, and tells which ranks were lost with theirs."""
 
-    def __init__(self, watch: HostWatch, prober: Prober) -> None:
+    def __init__(self, watch: HostWatch, host_probe: HostProbe) -> None:
         self._watch = watch
-        self._prober = prober
-        self._open: dict[str, Inquiry] = {}
+        self._host_probe = host_probe
+        self._open: dict[str, HostInquiry] = {}
 
     def look(self, heard: Mapping[int, float], gone: Collection[int], now: float) -> list[tuple[int, str]]:
         """Ask what is to be asked, see what was answered; return ranks that are lost, and why."""
         for host, control in self._watch.look(heard, gone, now, _MOST_OPEN - len(self._open)):
-            if host not in self._open and self._prober.name_of(host) is not None:
-                self._open[host] = Inquiry(self._prober, host, control, now)
+            if host not in self._open and self._host_probe.name_of(host) is not None:
+                self._open[host] = HostInquiry(self._host_probe, host, control, now)
         lost = []
         for host, inquiry in list(self._open.items()):
             verdict = inquiry.verdict(now)
@@ -40,17 +40,17 @@ class HostGuard:
             inquiry.close()
 
 
-class Inquiry:
+class HostInquiry:
     """Is a host lost? Two questions at once: to the host, and to another one as a control.
 
     Args:
-        prober: how hosts are reached.
+        host_probe: how hosts are reached.
         host, control: as this package calls them.
         now: the time, in seconds.
     """
 
-    def __init__(self, prober: Prober, host: str, control: str, now: float) -> None:
-        self._questions = [Question(prober, prober.name_of(name), None, now) for name in (host, control)]
+    def __init__(self, host_probe: HostProbe, host: str, control: str, now: float) -> None:
+        self._questions = [Question(host_probe, host_probe.name_of(name), None, now) for name in (host, control)]
 
     def verdict(self, now: float) -> bool | None:
         """Return whether the host is lost; None while that is open."""

@@ -31,7 +31,7 @@ HIGH_UNTIL = 0.65
 CRITICAL_UNTIL = 0.80
 
 
-class Relief:
+class MemoryMonitor:
     """Measures a rank's memory, and says how short it is.
 
     Args:

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from handoff_mpi.comm import Transport
 from handoff_mpi.messages import ASKED
 from handoff_mpi.resources import Capability
-from handoff_mpi.runtime.neighbours import GONE, LIVES, STOPPED, Neighbours
-from handoff_mpi.runtime.prober import Prober, Question
+from handoff_mpi.runtime.host_probe import HostProbe, Question
+from handoff_mpi.runtime.process_monitor import GONE, LIVES, STOPPED, ProcessMonitor
 from handoff_mpi.worker.patience import Patience
 
 #: A rank that nobody can be asked about is waited for this long: a week.
@@ -39,13 +39,13 @@ UNANSWERED = 5
 HOST_S = 0.2
 
 
-class Vigil:
+class Rank0Monitor:
     """Looks after rank 0 while this rank waits for the next run.
 
     Args:
         transport: this rank's end.
         capabilities: of all ranks.
-        prober: how hosts are reached, None if nobody can be asked.
+        host_probe: how hosts are reached, None if nobody can be asked.
         limit_s: how long rank 0 is waited for where it cannot be found alive, in seconds.
         now: the time, in seconds.
     """
@@ -54,7 +54,7 @@ class Vigil:
         self,
         transport: Transport,
         capabilities: Sequence[Capability],
-        prober: Prober | None,
+        host_probe: HostProbe | None,
         limit_s: float,
         now: float,
     ) -> None:
@@ -62,9 +62,9 @@ class Vigil:
         is_here = mine.host == rank_0.host
         self._transport = transport
         self._pid = rank_0.pid
-        self._neighbours = Neighbours(transport.rank, {0: rank_0.pid} if is_here else {})
-        self._prober = prober
-        self._name = None if prober is None or is_here else prober.name_of(rank_0.host)
+        self._process_monitor = ProcessMonitor(transport.rank, {0: rank_0.pid} if is_here else {})
+        self._host_probe = host_probe
+        self._name = None if host_probe is None or is_here else host_probe.name_of(rank_0.host)
         here = [each.rank for each in capabilities if each.host == mine.host]
         self._mates = [rank for rank in here if rank != transport.rank]
         hosts = list(dict.fromkeys(each.host for each in capabilities))
@@ -110,18 +110,18 @@ class Vigil:
             )
 
     def _look_at_process(self, now: float) -> None:
-        state, reason = self._neighbours.examine(0, now)
+        state, reason = self._process_monitor.examine(0, now)
         if state in (GONE, STOPPED):
             raise ConnectionError(f"rank 0 is lost: {reason}")
         if state == LIVES:
             self._patience.begin_anew()
 
     def _ask(self, now: float) -> None:
-        if self._prober is None or self._name is None:
+        if self._host_probe is None or self._name is None:
             return
         if self._question is None:
             if now >= self._next_question:
-                self._question = Question(self._prober, self._name, self._pid, now)
+                self._question = Question(self._host_probe, self._name, self._pid, now)
             return
         answer = self._question.answer(now)
         if answer is not None:

@@ -24,7 +24,7 @@ _RETURNS = (Cause.RETRACTED, Cause.INPUT_LOST)
 _TOLD_OF_RANKS = frozenset({"suspect", "returned", "lost"})
 
 
-class Chronicle:
+class JournalWriter:
     """Gathers what a turn learns, and writes it before anything acts on it.
 
     Args:

@@ -16,9 +16,9 @@ from handoff_mpi.comm import MemoryNetwork
 from handoff_mpi.launch.job import Job
 from handoff_mpi.messages import ASKED, BYE, SHUTDOWN
 from handoff_mpi.resources import Capability
-from handoff_mpi.runtime import vigil as between_runs
-from handoff_mpi.runtime.prober import GONE, LIVES, PROBE, SILENT, Prober
-from handoff_mpi.runtime.vigil import AGAIN_S, FIRST_S, HOST_S, LONGEST_S, UNANSWERED, Vigil
+from handoff_mpi.runtime import rank0_monitor as between_runs
+from handoff_mpi.runtime.host_probe import GONE, LIVES, PROBE, SILENT, HostProbe
+from handoff_mpi.runtime.rank0_monitor import AGAIN_S, FIRST_S, HOST_S, LONGEST_S, UNANSWERED, Rank0Monitor
 
 # Notes each question, and answers as long as its host is not cut off.
 AGENT = """#!/bin/sh
@@ -40,11 +40,11 @@ class Host:
         self.pid = os.getpid()
         self.network = MemoryNetwork(4)
 
-    def vigil(self, rank=1, prober=True, limit_s=1e9):
+    def rank0_monitor(self, rank=1, host_probe=True, limit_s=1e9):
         places = zip(range(4), ("first", "second", "second", "third"), strict=True)
         capabilities = [Capability(rank, host, {}, pid=self.pid) for rank, host in places]
-        asks = Prober([str(self.agent), "{host}"], ["first", "second", "third"]) if prober else None
-        return Vigil(self.network.transport(rank), capabilities, asks, limit_s, 0.0)
+        asks = HostProbe([str(self.agent), "{host}"], ["first", "second", "third"]) if host_probe else None
+        return Rank0Monitor(self.network.transport(rank), capabilities, asks, limit_s, 0.0)
 
     def cut(self):
         Path(f"{self.agent}.cut").touch()
@@ -63,76 +63,76 @@ def host(tmp_path):
     return Host(tmp_path)
 
 
-def wait(vigil, since, until, has_heard=False):
+def wait(rank0_monitor, since, until, has_heard=False):
     """Let time pass, by seconds; what is asked is answered before it goes on."""
     for now in range(int(since), int(until)):
-        vigil.look(has_heard, float(now))
+        rank0_monitor.look(has_heard, float(now))
         end = time.monotonic() + 30
-        while vigil._question is not None:
+        while rank0_monitor._question is not None:
             assert time.monotonic() < end
-            vigil.look(has_heard, float(now) + 0.5)
-            vigil._next_look = 0.0
+            rank0_monitor.look(has_heard, float(now) + 0.5)
+            rank0_monitor._next_look = 0.0
             time.sleep(0.001)
 
 
 def test_a_rank_0_that_lives_is_waited_for_and_asked_ever_more_rarely(host):
-    wait(host.vigil(), 0, 20_000)
+    wait(host.rank0_monitor(), 0, 20_000)
     assert host.questions[0] == "first"
     assert 20_000 / LONGEST_S < len(host.questions) < 20_000 / LONGEST_S + 6
 
 
 def test_a_host_that_was_cut_off_ends_its_ranks(host):
-    vigil = host.vigil()
-    wait(vigil, 0, 2 * FIRST_S)
+    rank0_monitor = host.rank0_monitor()
+    wait(rank0_monitor, 0, 2 * FIRST_S)
     assert len(host.questions) == 1
     host.cut()
     with pytest.raises(ConnectionError, match=f"has not answered {UNANSWERED} questions in succession"):
-        wait(vigil, 2 * FIRST_S, 10_000)
+        wait(rank0_monitor, 2 * FIRST_S, 10_000)
     assert len(host.questions) == 1 + UNANSWERED
 
 
 def test_a_cut_that_was_mended_costs_nothing(host):
-    vigil = host.vigil()
-    wait(vigil, 0, 2 * FIRST_S)
+    rank0_monitor = host.rank0_monitor()
+    wait(rank0_monitor, 0, 2 * FIRST_S)
     now = 2 * FIRST_S
     for _ in range(4):
         host.cut()
         before = len(host.questions)
         while len(host.questions) < before + UNANSWERED - 1:
-            wait(vigil, now, now + 1)
+            wait(rank0_monitor, now, now + 1)
             now += 1
         host.mend()
         while len(host.questions) < before + UNANSWERED:
-            wait(vigil, now, now + 1)
+            wait(rank0_monitor, now, now + 1)
             now += 1
 
 
 def test_no_answer_proves_nothing_where_there_never_was_one(host):
     host.cut()
-    vigil = host.vigil()
-    wait(vigil, 0, 30 * AGAIN_S)
+    rank0_monitor = host.rank0_monitor()
+    wait(rank0_monitor, 0, 30 * AGAIN_S)
     assert len(host.questions) > 2 * UNANSWERED
 
 
 def test_a_rank_0_whose_process_is_gone_ends_its_ranks(host):
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     host.pid = child.pid
-    vigil = host.vigil()
-    wait(vigil, 0, 2 * FIRST_S)
+    rank0_monitor = host.rank0_monitor()
+    wait(rank0_monitor, 0, 2 * FIRST_S)
     child.communicate(b"\n")
     with pytest.raises(ConnectionError, match="rank 0 is gone"):
-        wait(vigil, 2 * FIRST_S, 10_000)
+        wait(rank0_monitor, 2 * FIRST_S, 10_000)
 
 
 def test_a_process_that_cannot_be_seen_there_proves_nothing(host):
     """Rank 0 may be in a container, whose processes have numbers of their own."""
     host.pid = NOBODY
-    wait(host.vigil(), 0, 30 * AGAIN_S)
+    wait(host.rank0_monitor(), 0, 30 * AGAIN_S)
     assert host.questions
 
 
 def test_one_rank_of_a_host_asks_and_tells_the_others(host):
-    first, second = host.vigil(1), host.vigil(2)
+    first, second = host.rank0_monitor(1), host.rank0_monitor(2)
     now = 0
 
     def pass_time(until):
@@ -157,56 +157,56 @@ def test_one_rank_of_a_host_asks_and_tells_the_others(host):
 
 
 def test_the_next_rank_of_a_host_asks_where_the_first_does_not(host):
-    vigil = host.vigil(2)
-    wait(vigil, 0, FIRST_S + AGAIN_S)
+    rank0_monitor = host.rank0_monitor(2)
+    wait(rank0_monitor, 0, FIRST_S + AGAIN_S)
     assert not host.questions
-    wait(vigil, FIRST_S + AGAIN_S, FIRST_S + AGAIN_S + 2)
+    wait(rank0_monitor, FIRST_S + AGAIN_S, FIRST_S + AGAIN_S + 2)
     assert len(host.questions) == 1
 
 
 def test_hosts_ask_one_after_the_other(host):
-    second, third = host.vigil(1), host.vigil(3)
+    second, third = host.rank0_monitor(1), host.rank0_monitor(3)
     assert third._next_question - second._next_question == pytest.approx(HOST_S)
 
 
 def test_where_nobody_can_be_asked_there_is_a_generous_limit(host):
-    vigil = host.vigil(prober=False, limit_s=5000.0)
-    wait(vigil, 0, 4999)
-    wait(vigil, 4999, 5000, has_heard=True)
-    wait(vigil, 5000, 9999)
+    rank0_monitor = host.rank0_monitor(host_probe=False, limit_s=5000.0)
+    wait(rank0_monitor, 0, 4999)
+    wait(rank0_monitor, 4999, 5000, has_heard=True)
+    wait(rank0_monitor, 5000, 9999)
     with pytest.raises(ConnectionError, match=r"silent for 500\d s between two runs, and could not be asked"):
-        wait(vigil, 9999, 10_010)
+        wait(rank0_monitor, 9999, 10_010)
     assert not host.questions
 
 
 def test_who_can_be_asked_has_no_limit(host):
-    wait(host.vigil(limit_s=2 * LONGEST_S), 0, 10 * LONGEST_S)
+    wait(host.rank0_monitor(limit_s=2 * LONGEST_S), 0, 10 * LONGEST_S)
 
 
 def test_a_run_between_ends_the_counting(host):
-    vigil = host.vigil(prober=False, limit_s=100.0)
-    wait(vigil, 0, 90)
-    vigil.begin(90.0)
-    wait(vigil, 90, 180)
+    rank0_monitor = host.rank0_monitor(host_probe=False, limit_s=100.0)
+    wait(rank0_monitor, 0, 90)
+    rank0_monitor.begin(90.0)
+    wait(rank0_monitor, 90, 180)
 
 
 def test_a_question_is_given_up_when_a_run_begins(host):
     host.agent.write_text("#!/bin/sh\nexec sleep 60\n")
-    vigil = host.vigil()
-    vigil.look(False, FIRST_S + 1)
-    process = vigil._question._process
-    vigil.end()
+    rank0_monitor = host.rank0_monitor()
+    rank0_monitor.look(False, FIRST_S + 1)
+    process = rank0_monitor._question._process
+    rank0_monitor.end()
     assert process.returncode == -9
 
 
 @pytest.mark.parametrize("answer", [SILENT, GONE])
 def test_an_answer_to_another_rank_counts_as_ones_own(host, answer):
-    vigil = host.vigil()
-    vigil.take(answer, 1.0)
-    vigil.take(LIVES, 2.0)
+    rank0_monitor = host.rank0_monitor()
+    rank0_monitor.take(answer, 1.0)
+    rank0_monitor.take(LIVES, 2.0)
     with pytest.raises(ConnectionError):
         for now in range(UNANSWERED):
-            vigil.take(answer, 3.0 + now)
+            rank0_monitor.take(answer, 3.0 + now)
 
 
 # -- a rank that waits --------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ def test_rank_0s_process_is_looked_at_on_its_own_host(monkeypatch):
 def test_a_rank_that_waits_for_a_run_asks_rank_0s_host(monkeypatch, host):
     for name, seconds in {"LOOK_S": 0.0, "FIRST_S": 0.0, "AGAIN_S": 0.0, "LONGEST_S": 0.02, "HOST_S": 0.0}.items():
         monkeypatch.setattr(between_runs, name, seconds)
-    monkeypatch.setenv(PROBE, Prober([str(host.agent), "{host}"], ["there"]).to_environment())
+    monkeypatch.setenv(PROBE, HostProbe([str(host.agent), "{host}"], ["there"]).to_environment())
     network = MemoryNetwork(2)
     thread, outcome = serving(job_of(network, "there", os.getpid()))
     end = time.monotonic() + 30

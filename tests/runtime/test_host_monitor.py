@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import pytest
 
 from handoff_mpi.comm import MemoryNetwork
-from handoff_mpi.runtime import prober as probing
+from handoff_mpi.runtime import host_probe as probing
 from handoff_mpi.runtime import worker_loop
-from handoff_mpi.runtime.inquiry import HostGuard
-from handoff_mpi.runtime.prober import GONE, LIVES, PROBE, SILENT, Prober
+from handoff_mpi.runtime.host_monitor import HostGuard
+from handoff_mpi.runtime.host_probe import GONE, LIVES, PROBE, SILENT, HostProbe
 from handoff_mpi.scheduler import HostWatch
 from handoff_mpi.worker.patience import Patience
 
@@ -40,17 +40,21 @@ def agent(tmp_path):
 
 def test_what_hosts_answer(agent, monkeypatch):
     monkeypatch.setattr(probing, "PROBE_S", 0.5)
-    prober = Prober(agent, ["up.site.org", "down", "deaf"])
-    assert prober.ask("up.site.org") == LIVES
-    assert prober.ask("up.site.org", os.getpid()) == LIVES
-    assert prober.ask("up.site.org", 2**22 + 1) == GONE
-    assert prober.ask("down") == prober.ask("deaf") == SILENT
-    assert Prober(["/no/such/agent"], []).ask("up") == SILENT
+    host_probe = HostProbe(agent, ["up.site.org", "down", "deaf"])
+    assert host_probe.ask("up.site.org") == LIVES
+    assert host_probe.ask("up.site.org", os.getpid()) == LIVES
+    assert host_probe.ask("up.site.org", 2**22 + 1) == GONE
+    assert host_probe.ask("down") == host_probe.ask("deaf") == SILENT
+    assert HostProbe(["/no/such/agent"], []).ask("up") == SILENT
 
 
 def test_hosts_go_by_the_launchers_names():
-    prober = Prober([], ["up.site.org", "n2"])
-    assert (prober.name_of("up"), prober.name_of("n2.site.org"), prober.name_of("n3")) == ("up.site.org", "n2", None)
+    host_probe = HostProbe([], ["up.site.org", "n2"])
+    assert (host_probe.name_of("up"), host_probe.name_of("n2.site.org"), host_probe.name_of("n3")) == (
+        "up.site.org",
+        "n2",
+        None,
+    )
 
 
 def test_ranks_are_told_how_to_ask(monkeypatch):
@@ -58,14 +62,14 @@ def test_ranks_are_told_how_to_ask(monkeypatch):
     assert probing.from_environment() is None
     monkeypatch.setenv(PROBE, "{nonsense")
     assert probing.from_environment() is None
-    monkeypatch.setenv(PROBE, Prober(["ssh", "{host}"], ["a", "b"]).to_environment())
-    assert probing.from_environment() == Prober(["ssh", "{host}"], ["a", "b"])
+    monkeypatch.setenv(PROBE, HostProbe(["ssh", "{host}"], ["a", "b"]).to_environment())
+    assert probing.from_environment() == HostProbe(["ssh", "{host}"], ["a", "b"])
 
 
 def test_a_question_that_was_given_up_is_not_waited_for_without_end(agent, monkeypatch):
     """It may hang in the kernel, in a file system that went with the network."""
-    prober = Prober(agent, [])
-    process = prober.start("deaf")
+    host_probe = HostProbe(agent, [])
+    process = host_probe.start("deaf")
     waits = []
 
     def hang(timeout=None):
@@ -81,7 +85,7 @@ def test_a_question_that_was_given_up_is_not_waited_for_without_end(agent, monke
 
 def losses(agent, hosts, heard, seconds=3.0):
     """Return what a guard finds while nothing more is heard of the silent ranks."""
-    guard = HostGuard(HostWatch(hosts, 1.0), Prober(agent, list(hosts)))
+    guard = HostGuard(HostWatch(hosts, 1.0), HostProbe(agent, list(hosts)))
     lost = []
     end = time.monotonic() + seconds
     now = 10.0
@@ -109,7 +113,7 @@ def test_no_answer_proves_nothing_where_asking_does_not_work(agent):
 
 
 def test_a_host_heard_of_while_it_is_asked_is_not_lost(agent):
-    guard = HostGuard(HostWatch({"own": [0], "slow": [1]}, 1.0), Prober(agent, ["own", "slow"]))
+    guard = HostGuard(HostWatch({"own": [0], "slow": [1]}, 1.0), HostProbe(agent, ["own", "slow"]))
     assert guard.look({1: 0.0}, (), 5.0) == []
     Path(f"{agent[0]}.end").touch()
     for question in guard._open["slow"]._questions:
@@ -120,7 +124,7 @@ def test_a_host_heard_of_while_it_is_asked_is_not_lost(agent):
 
 
 def test_a_host_the_launcher_does_not_know_is_left_to_the_silence_limit(agent):
-    guard = HostGuard(HostWatch({"own": [0], "elsewhere": [1]}, 1.0), Prober(agent, ["own"]))
+    guard = HostGuard(HostWatch({"own": [0], "elsewhere": [1]}, 1.0), HostProbe(agent, ["own"]))
     assert guard.look({1: 0.0}, (), 5.0) == guard.look({1: 0.0}, (), 15.0) == []
 
 
@@ -132,20 +136,20 @@ def impatient():
     return patience
 
 
-def look(monkeypatch, prober, patience, host="up", pid=None):
-    monkeypatch.setattr(worker_loop, "from_environment", lambda: prober)
+def look(monkeypatch, host_probe, patience, host="up", pid=None):
+    monkeypatch.setattr(worker_loop, "from_environment", lambda: host_probe)
     worker_loop._look_at_rank_0(SimpleNamespace(rank0=(host, pid or os.getpid()), patience_s=5.0), patience)
 
 
 def test_a_rank_0_that_is_busy_is_waited_for(monkeypatch, agent, impatient):
-    look(monkeypatch, Prober(agent, ["up"]), impatient)
+    look(monkeypatch, HostProbe(agent, ["up"]), impatient)
     assert impatient.silence_s == 0.0
 
 
 @pytest.mark.parametrize(("host", "pid"), [("down", 1), ("up", 2**22 + 1)])
 def test_a_rank_0_that_does_not_live_or_answer_ends_its_workers(monkeypatch, agent, impatient, host, pid):
     with pytest.raises(ConnectionError, match="silent for 6 s"):
-        look(monkeypatch, Prober(agent, ["up", "down"]), impatient, host, pid)
+        look(monkeypatch, HostProbe(agent, ["up", "down"]), impatient, host, pid)
 
 
 def test_where_nobody_can_be_asked_rank_0_gets_twice_as_long(monkeypatch, impatient):

@@ -12,9 +12,9 @@ import pytest
 
 from handoff_mpi.comm import MemoryNetwork
 from handoff_mpi.runtime import presence
-from handoff_mpi.runtime.neighbours import GONE, LIVES, STOPPED, UNSEEN, Neighbours, Stops, look_at
+from handoff_mpi.runtime.process_monitor import GONE, LIVES, STOPPED, UNSEEN, ProcessMonitor, Stops, look_at
 from handoff_mpi.runtime.run_setup import RunSetup
-from handoff_mpi.runtime.worker_shell import WorkerShell
+from handoff_mpi.runtime.worker_driver import WorkerDriver
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def process():
 
 
 def test_a_process_is_lost_once_it_was_found_stopped_at_every_look_for_long(process):
-    neighbours = Neighbours(1, {1: os.getpid(), 2: process.pid}, stopped_s=3.0)
+    neighbours = ProcessMonitor(1, {1: os.getpid(), 2: process.pid}, stopped_s=3.0)
     assert neighbours.examine(2, 0.0)[0] == LIVES
     os.kill(process.pid, signal.SIGSTOP)
     os.waitpid(process.pid, os.WUNTRACED)
@@ -57,7 +57,7 @@ def test_a_process_in_a_debugger_is_not_stopped():
 
 
 def test_a_process_number_that_came_again_is_somebody_else(process):
-    neighbours = Neighbours(1, {2: process.pid})
+    neighbours = ProcessMonitor(1, {2: process.pid})
     neighbours._born[2] = "another time"
     assert neighbours.examine(2, 0.0)[0] == GONE
     assert not neighbours.fence(2)
@@ -66,7 +66,7 @@ def test_a_process_number_that_came_again_is_somebody_else(process):
 
 def test_a_rank_that_was_found_gone_is_passed_over(process):
     """Rank 0, who would say that the rank is lost, may be the next one."""
-    neighbours = Neighbours(1, {0: os.getpid(), 1: 4_000_000, 2: process.pid})
+    neighbours = ProcessMonitor(1, {0: os.getpid(), 1: 4_000_000, 2: process.pid})
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     assert neighbours.look_around(1.0) == (2, "its process is gone")
@@ -75,11 +75,11 @@ def test_a_rank_that_was_found_gone_is_passed_over(process):
 
 
 def test_what_cannot_be_seen_is_not_judged():
-    assert Neighbours(1, {2: 4_000_000}).examine(2, 0.0)[0] == UNSEEN
+    assert ProcessMonitor(1, {2: 4_000_000}).examine(2, 0.0)[0] == UNSEEN
 
 
 def test_a_process_that_is_looked_at_lives_until_it_is_gone(process):
-    neighbours = Neighbours(1, {0: process.pid, 1: os.getpid()}, stopped_s=0.0)
+    neighbours = ProcessMonitor(1, {0: process.pid, 1: os.getpid()}, stopped_s=0.0)
     os.kill(process.pid, signal.SIGSTOP)
     os.waitpid(process.pid, os.WUNTRACED)
     assert neighbours.lives(0), "nobody is fenced for being looked at"
@@ -94,11 +94,11 @@ def test_every_rank_of_its_host_sees_that_rank_0_is_gone(process):
     """In the ring the last rank alone looks at it, and there may be nobody who would pass that on."""
     pids = {0: process.pid, 1: os.getpid(), 2: os.getpid()}
     setup = RunSetup("now", 1, 1, "rank", 60.0, 1 << 40, None, None, [], pids=pids)
-    shell = WorkerShell(MemoryNetwork(3).transport(1), setup)
+    shell = WorkerDriver(MemoryNetwork(3).transport(1), setup)
     shell.turn()
     process.kill()
     process.wait()
-    shell._neighbours.next_look = 0.0
+    shell._process_monitor.next_look = 0.0
     with pytest.raises(ConnectionError, match="rank 0 is lost: its process is gone"):
         shell.turn()
     shell.close()
@@ -119,7 +119,7 @@ def test_a_rank_that_runs_another_program_or_has_closed_its_descriptors_is_ended
     words = [sys.executable, "-c", EXECUTING.format(ending=ending)]
     with subprocess.Popen(words, stdin=-1, stdout=-1) as rank:
         rank.stdout.readline()
-        neighbours = Neighbours(1, {2: rank.pid})
+        neighbours = ProcessMonitor(1, {2: rank.pid})
         assert neighbours.examine(2, 0.0)[0] == LIVES
         rank.stdin.write(b"\n")
         rank.stdin.flush()
@@ -147,7 +147,7 @@ def test_the_rank_before_a_dead_one_ends_what_that_has_left_running(own, is_ende
     born = look_at(left)[1]
     os.kill(left, signal.SIGSTOP)
     try:
-        neighbours = Neighbours(own, {own: os.getpid(), 0: os.getppid(), 2: rank.pid})
+        neighbours = ProcessMonitor(own, {own: os.getpid(), 0: os.getppid(), 2: rank.pid})
         rank.kill()
         neighbours.forget(2)
         end = time.monotonic() + 5
@@ -164,7 +164,7 @@ def test_the_rank_before_a_dead_one_ends_what_that_has_left_running(own, is_ende
 def test_what_a_living_rank_has_started_is_left_alone():
     rank = subprocess.Popen([sys.executable, "-c", RANK], stdout=subprocess.PIPE)
     left = int(rank.stdout.readline())
-    Neighbours(1, {1: os.getpid(), 2: rank.pid}).forget(2)
+    ProcessMonitor(1, {1: os.getpid(), 2: rank.pid}).forget(2)
     assert look_at(left)[0] == "S"
     os.kill(left, signal.SIGKILL)
     rank.wait()

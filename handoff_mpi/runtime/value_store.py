@@ -11,7 +11,7 @@ from handoff_mpi.results.run_dir import SPILLED, VALUES, read_status
 from handoff_mpi.results.secure_files import Directory, open_directory
 from handoff_mpi.results.spilling import SpillingStore
 from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
-from handoff_mpi.runtime.pace import clock
+from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.serialization import EncodingError, Payload, decode_code
 

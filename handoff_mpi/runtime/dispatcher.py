@@ -23,7 +23,7 @@ class _ValueLost(Exception):
         self.task = task
 
 
-class Courier:
+class Dispatcher:
     """Carries messages to the ranks, and makes dispatches of the scheduler's placements.
 
     Args:

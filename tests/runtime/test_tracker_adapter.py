@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from handoff_mpi.dag import TaskSpec
-from handoff_mpi.runtime.tracking import Tracking
+from handoff_mpi.runtime.tracker_adapter import TrackerAdapter
 from handoff_mpi.scheduler import Dispatch
 
 
@@ -22,20 +22,20 @@ class Tracker:
     release = request
 
 
-def ask(tracking):
+def ask(tracker_adapter):
     command = Dispatch(1, 0, None, [(0, 1)])
-    refused = tracking.request(command, [TaskSpec((), {"cpu": 10_000})])
+    refused = tracker_adapter.request(command, [TaskSpec((), {"cpu": 10_000})])
     return bool(command.tasks), refused
 
 
 @pytest.mark.parametrize("answer", [True, np.True_, np.bool_(1)])
 def test_true_grants(answer):
-    assert ask(Tracking(Tracker(answer))) == (True, [])
+    assert ask(TrackerAdapter(Tracker(answer))) == (True, [])
 
 
 @pytest.mark.parametrize("answer", [False, None, 0, np.False_, "", [], 0.0])
 def test_what_is_false_refuses(answer, capsys):
-    is_granted, (refused,) = ask(Tracking(Tracker(answer)))
+    is_granted, (refused,) = ask(TrackerAdapter(Tracker(answer)))
     assert not is_granted
     assert not refused.is_error
     assert capsys.readouterr().err == ""
@@ -65,9 +65,9 @@ RUBBISH = {
 @pytest.mark.parametrize("case", RUBBISH)
 def test_any_other_answer_is_an_error_and_told_once(case, capsys):
     answer, says = RUBBISH[case]
-    tracking = Tracking(Tracker(answer))
+    tracker_adapter = TrackerAdapter(Tracker(answer))
     for _ in range(3):
-        is_granted, (refused,) = ask(tracking)
+        is_granted, (refused,) = ask(tracker_adapter)
         assert not is_granted
         assert refused.is_error
         assert says in refused.reason
@@ -76,8 +76,8 @@ def test_any_other_answer_is_an_error_and_told_once(case, capsys):
 
 def test_a_process_that_a_tracker_forks_ends_where_it_returns():
     forked = []
-    tracking = Tracking(Tracker(lambda: bool(forked.append(os.fork())) or True))
-    assert ask(tracking) == (True, []), "only one process comes here"
+    tracker_adapter = TrackerAdapter(Tracker(lambda: bool(forked.append(os.fork())) or True))
+    assert ask(tracker_adapter) == (True, []), "only one process comes here"
     assert os.waitpid(forked[0], 0)[1] == 0
 
 
@@ -126,10 +126,10 @@ def test_what_is_still_granted_at_the_end_is_released_once():
         def release(self, rank, cost):
             released.append((rank, cost))
 
-    tracking = Tracking(Noting(True))
-    ask(tracking)
-    tracking.close()
-    tracking.close()
+    tracker_adapter = TrackerAdapter(Noting(True))
+    ask(tracker_adapter)
+    tracker_adapter.close()
+    tracker_adapter.close()
     assert released == [(1, {"cpu": 1})]
 
 

@@ -31,16 +31,16 @@ from handoff_mpi.messages import (
 )
 from handoff_mpi.resources.memory import Gauge
 from handoff_mpi.results.store import ResultStore
-from handoff_mpi.runtime.attendant import Attendant
+from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.runtime.children import Children
 from handoff_mpi.runtime.encoders import Encoders
 from handoff_mpi.runtime.host_usage import HostUsage, interval_s
-from handoff_mpi.runtime.neighbours import LIVES, UNSEEN, Neighbours
+from handoff_mpi.runtime.memory_monitor import MemoryMonitor
 from handoff_mpi.runtime.output import RankOutput
-from handoff_mpi.runtime.pace import clock
-from handoff_mpi.runtime.relief import Relief
+from handoff_mpi.runtime.process_monitor import LIVES, UNSEEN, ProcessMonitor
+from handoff_mpi.runtime.progress_thread import ProgressThread
 from handoff_mpi.runtime.run_setup import RunSetup
-from handoff_mpi.runtime.values import RankValues
+from handoff_mpi.runtime.value_store import RankValues
 from handoff_mpi.serialization import Payload, head_of, nbytes_of
 from handoff_mpi.worker.calls import Caller, CallSpec, Outcome
 from handoff_mpi.worker.draws import NONE
@@ -85,12 +85,12 @@ def _memory_for_children(nbytes: int) -> tuple[Any, Any]:
     return fresh_memory(nbytes)
 
 
-class WorkerShell:
+class WorkerDriver:
     """The shell around one rank's worker machine for one run.
 
     Args:
         spares: children of runs before, and for those after; None if the run's are all to end with it.
-        store: see :class:`~handoff_mpi.runtime.values.RankValues`.
+        store: see :class:`~handoff_mpi.runtime.value_store.RankValues`.
         only_calls: whether nothing else that users wrote runs in this process while the run does.
     """
 
@@ -124,11 +124,11 @@ class WorkerShell:
         self.call_serial = 0
         self.is_calling = False
         self.own_work: Work | None = None
-        self.attendant: Attendant | None = None
+        self.progress_thread: ProgressThread | None = None
         self.results: Any = None
         self.has_left = False
         self._hasty_until = 0.0
-        self._neighbours = Neighbours(transport.rank, setup.pids)
+        self._process_monitor = ProcessMonitor(transport.rank, setup.pids)
         self._children = Children(
             setup,
             self.machine,
@@ -142,7 +142,7 @@ class WorkerShell:
         )
         self._sent = self._children.sent
         self._encoders = Encoders(transport.rank, self._children.start, self._value, self._answer)
-        self._relief = self._make_relief()
+        self._memory_monitor = self._make_memory_monitor()
         self._usage = HostUsage(has_gpus=True) if setup.usage_s else None
         self._began = clock()
         self._next_sample = self._began + setup.usage_s
@@ -153,20 +153,20 @@ class WorkerShell:
         self._events: list[Event] = []
         self._updates: deque[tuple[int, dict[str, Any]]] = deque()
 
-    def _make_relief(self) -> Relief:
+    def _make_memory_monitor(self) -> MemoryMonitor:
         gauge = _gauge(self.setup.memory_nbytes, self.setup.ranks_here)
         children, encoders = self._children, self._encoders
 
         def pids() -> list[int]:
             return [*children.pids(), *encoders.pids()]
 
-        return Relief(gauge, self.setup.ranks_here, pids, mapped_nbytes, self._values.can_spill)
+        return MemoryMonitor(gauge, self.setup.ranks_here, pids, mapped_nbytes, self._values.can_spill)
 
     def _allocate(self, nbytes: int) -> tuple[Any, Any]:
         """Return memory for a buffer that is about to come; values leave memory first if there is no room for it."""
         for command in self.machine.expect(nbytes):
             _DO[type(command)](self, command)
-        self._relief.came_in(nbytes)
+        self._memory_monitor.came_in(nbytes)
         return self._make_memory(nbytes)
 
     # -- a turn -------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ class WorkerShell:
     def turn(self, arrived: Sequence[Envelope | RankFailed] = ()) -> bool:
         """Take in what arrived and what children say, and do what the machine wants; whether anything was done.
 
-        The caller holds ``lock`` if an attendant may be about.
+        The caller holds ``lock`` if the progress thread may run.
         """
         if not arrived and self._has_nothing_to_do():
             return False
@@ -203,7 +203,7 @@ class WorkerShell:
         if self._events or self._updates or self._encoders or any(self._sent):
             return False
         now = clock()
-        if now >= self._neighbours.next_look or now >= self._relief.next_look:
+        if now >= self._process_monitor.next_look or now >= self._memory_monitor.next_look:
             return False
         return now < self.machine.next_wakeup()
 
@@ -228,12 +228,12 @@ class WorkerShell:
 
     def _look_around(self, events: list[Event]) -> None:
         now = clock()
-        if now >= self._relief.next_look:
+        if now >= self._memory_monitor.next_look:
             self._look_at_memory(now, events)
-        if now >= self._neighbours.next_look and (reason := self._neighbours.is_lost(0, now)):
-            self._neighbours.forget(0)
+        if now >= self._process_monitor.next_look and (reason := self._process_monitor.is_lost(0, now)):
+            self._process_monitor.forget(0)
             raise ConnectionError(f"rank 0 is lost: {reason}")  # every rank of its host sees that for itself
-        lost = self._neighbours.look_around(now)
+        lost = self._process_monitor.look_around(now)
         if lost is not None:
             rank, reason = lost
             if rank == 0:
@@ -244,8 +244,8 @@ class WorkerShell:
         if self._usage is not None and now >= self._next_sample:
             self._next_sample = now + max(self.setup.usage_s, interval_s(1, now - self._began))
             self.transport.send(0, (USAGE, self.setup.number, self._usage.sample()))
-        pressed = self._relief.look(now)
-        self.machine.budget.measured(self._relief.room_nbytes, self._relief.can_spill)
+        pressed = self._memory_monitor.look(now)
+        self.machine.budget.measured(self._memory_monitor.room_nbytes, self._memory_monitor.can_spill)
         if pressed is not None:
             events.append(pressed)
             if pressed.level == CRITICAL:
@@ -257,9 +257,9 @@ class WorkerShell:
         if run != self.setup.number:
             return
         if kind == LOST:
-            self._neighbours.forget(rank)
+            self._process_monitor.forget(rank)
             return
-        state, reason = self._neighbours.examine(rank, clock())
+        state, reason = self._process_monitor.examine(rank, clock())
         if state != UNSEEN:
             self.transport.send(0, (PROCESS_STATUS, run, rank, state != LIVES, reason))
 
@@ -313,11 +313,11 @@ class WorkerShell:
             self.is_calling = False
 
     def _begin_calling(self) -> None:
-        """Code of the user's runs in this thread from now on, for however long: an attendant looks after messages."""
+        """Code of the user runs in this thread from now on, for any time: a progress thread looks after messages."""
         self.call_serial += 1
         self.is_calling = True
-        if self.attendant is not None and self.attendant.is_parked:
-            self.attendant.wake()
+        if self.progress_thread is not None and self.progress_thread.is_parked:
+            self.progress_thread.wake()
 
     def own_calls(self) -> list[tuple[int, int, int, float]]:
         """Return (task, attempt, rank, start) of the call that runs in this very process; from any thread."""
@@ -428,18 +428,18 @@ class WorkerShell:
     def _put(self, command: Put) -> None:
         self._hasty_until = clock() + HASTE_S
         self._values.put(command.task, command.payload)
-        self._relief.came_in(nbytes_of(command.payload))
+        self._memory_monitor.came_in(nbytes_of(command.payload))
 
     def _drop(self, command: Drop) -> None:
         self._values.drop(command.task)
 
     def _spill(self, command: Spill) -> None:
-        if self._relief.can_spill:  # the one before may have failed
+        if self._memory_monitor.can_spill:  # the one before may have failed
             try:
                 self._values.spill(command.task, command.nbytes)
-                self._relief.spilled()
+                self._memory_monitor.spilled()
             except OSError as error:
-                self._relief.give_up_spilling(error)
+                self._memory_monitor.give_up_spilling(error)
 
     def _learn(self, command: Learn) -> None:
         self.caller.learn(command.codes, command.constant)
@@ -498,14 +498,14 @@ class WorkerShell:
 
 
 #: A table of the class, not of each object: bound methods would be reference cycles.
-_DO: dict[type, Callable[[WorkerShell, Any], None]] = {
-    Send: WorkerShell._send,
-    Call: WorkerShell._call,
-    Kill: WorkerShell._kill,
-    Serve: WorkerShell._serve,
-    Put: WorkerShell._put,
-    Drop: WorkerShell._drop,
-    Spill: WorkerShell._spill,
-    Learn: WorkerShell._learn,
-    Leave: WorkerShell._leave,
+_DO: dict[type, Callable[[WorkerDriver, Any], None]] = {
+    Send: WorkerDriver._send,
+    Call: WorkerDriver._call,
+    Kill: WorkerDriver._kill,
+    Serve: WorkerDriver._serve,
+    Put: WorkerDriver._put,
+    Drop: WorkerDriver._drop,
+    Spill: WorkerDriver._spill,
+    Learn: WorkerDriver._learn,
+    Leave: WorkerDriver._leave,
 }

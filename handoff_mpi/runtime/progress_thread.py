@@ -10,9 +10,9 @@ from typing import Any
 from handoff_mpi.callbacks import shown
 from handoff_mpi.comm.collectives import WHY_IN_VAIN, find_collective
 from handoff_mpi.console import print_message
-from handoff_mpi.runtime.pace import LONGEST_SLEEP_S, wait_for
+from handoff_mpi.runtime.backoff import LONGEST_SLEEP_S, wait_for
 
-#: The attendant looks after a call that lasts longer than this.
+#: The progress thread looks after a call that lasts longer than this.
 ATTEND_S = 0.005
 #: It looks this soon again after something came, and while large buffers are on their way.
 _BUSY_S = 0.001
@@ -20,7 +20,7 @@ _BUSY_S = 0.001
 _COLLECTIVE_S = 5.0
 
 
-class Attendant(threading.Thread):
+class ProgressThread(threading.Thread):
     """Looks after the communicator while the main thread is in a long call.
 
     Args:
@@ -29,7 +29,7 @@ class Attendant(threading.Thread):
     """
 
     def __init__(self, shell: Any, poll: Any, end: Callable[[BaseException], object] | None = None) -> None:
-        super().__init__(name="handoff-attendant", daemon=True)
+        super().__init__(name="handoff-progress_thread", daemon=True)
         self._shell = shell
         self._poll = poll
         self._end = end

@@ -53,7 +53,7 @@ class Stops:
         return now - since
 
 
-class Neighbours:
+class ProcessMonitor:
     """The other ranks of this host.
 
     Args:

@@ -6,7 +6,7 @@ import pytest
 
 from handoff_mpi.messages import CRITICAL, HIGH, NORMAL
 from handoff_mpi.resources.memory import Usage
-from handoff_mpi.runtime.relief import LOOK_S, SCALE_NBYTES, Relief, next_level
+from handoff_mpi.runtime.memory_monitor import LOOK_S, SCALE_NBYTES, MemoryMonitor, next_level
 from handoff_mpi.worker.budget import UNLIMITED_NBYTES
 
 LIMIT = 1000
@@ -26,7 +26,7 @@ class Scripted:
 
 def relief_of(*used, limit=LIMIT, ranks=1, can_spill=True):
     gauge = Scripted(*(Usage(each, limit, "it") for each in used))
-    return Relief(gauge, ranks, tuple, int, can_spill), gauge
+    return MemoryMonitor(gauge, ranks, tuple, int, can_spill), gauge
 
 
 @pytest.mark.parametrize(
@@ -49,18 +49,18 @@ def test_a_level_ends_well_below_where_it_begins(level, share, then):
 
 
 def test_the_machine_is_told_while_memory_is_short_and_once_when_it_is_not_any_more():
-    relief, gauge = relief_of(700)
+    memory_monitor, gauge = relief_of(700)
     levels = []
     for now, used in enumerate((700, 760, 700, 640, 640)):
         gauge.usages = [Usage(used, LIMIT, "it")]
-        pressed = relief.look(float(now))
+        pressed = memory_monitor.look(float(now))
         levels.append(None if pressed is None else pressed.level)
     assert levels == [None, HIGH, HIGH, NORMAL, None]
 
 
 def test_the_worst_limit_tells_how_short_memory_is_and_how_much_is_too_much():
-    relief, _ = relief_of(640, 920, 760)
-    pressed = relief.look(0.0)
+    memory_monitor, _ = relief_of(640, 920, 760)
+    pressed = memory_monitor.look(0.0)
     assert (pressed.level, pressed.excess_nbytes, pressed.can_spill) == (CRITICAL, 270, True)
     assert pressed.words == "0 of 0 MB of it are in use"
 
@@ -74,31 +74,31 @@ def test_of_a_large_machine_no_large_share_must_be_left():
 
 
 def test_memory_is_looked_at_some_times_a_second_whatever_is_done():
-    relief, gauge = relief_of(100)
+    memory_monitor, gauge = relief_of(100)
     for tick in range(10_000):
-        relief.look(100.0 + tick * 1e-4)
-        relief.came_in(0)
+        memory_monitor.look(100.0 + tick * 1e-4)
+        memory_monitor.came_in(0)
     assert gauge.count == 1 / LOOK_S
 
 
 def test_memory_is_looked_at_sooner_where_much_has_come_in():
-    relief, gauge = relief_of(600, ranks=2)
-    relief.look(0.0)
-    relief.came_in(50)
-    relief.look(0.01)
+    memory_monitor, gauge = relief_of(600, ranks=2)
+    memory_monitor.look(0.0)
+    memory_monitor.came_in(50)
+    memory_monitor.look(0.01)
     assert gauge.count == 1
-    relief.came_in(1)
-    relief.look(0.01)
+    memory_monitor.came_in(1)
+    memory_monitor.look(0.01)
     assert gauge.count == 2
-    relief.spilled()
-    relief.look(0.01)
+    memory_monitor.spilled()
+    memory_monitor.look(0.01)
     assert gauge.count == 3
 
 
 def room_of(*used, **options):
-    relief, _ = relief_of(*used, **options)
-    relief.look(0.0)
-    return relief.room_nbytes
+    memory_monitor, _ = relief_of(*used, **options)
+    memory_monitor.look(0.0)
+    return memory_monitor.room_nbytes
 
 
 def test_room_is_what_is_left_until_values_must_leave_and_the_least_counts():
@@ -109,10 +109,10 @@ def test_room_is_what_is_left_until_values_must_leave_and_the_least_counts():
 
 def test_ranks_share_the_room_of_a_small_limit_but_not_that_of_their_own_part():
     assert room_of(350, ranks=4) == pytest.approx(100, abs=1)
-    relief, gauge = relief_of(ranks=4)
+    memory_monitor, gauge = relief_of(ranks=4)
     gauge.usages = [Usage(350, LIMIT, "the rank's part", is_own=True)]
-    relief.look(0.0)
-    assert relief.room_nbytes == pytest.approx(400, abs=1)
+    memory_monitor.look(0.0)
+    assert memory_monitor.room_nbytes == pytest.approx(400, abs=1)
 
 
 def test_a_rank_of_a_large_host_may_take_more_than_its_part_of_the_room():
@@ -121,16 +121,16 @@ def test_a_rank_of_a_large_host_may_take_more_than_its_part_of_the_room():
 
 
 def test_where_nothing_can_be_measured_nothing_is_short():
-    relief, _ = relief_of()
-    assert relief.look(0.0) is None
-    assert relief.room_nbytes == UNLIMITED_NBYTES
+    memory_monitor, _ = relief_of()
+    assert memory_monitor.look(0.0) is None
+    assert memory_monitor.room_nbytes == UNLIMITED_NBYTES
 
 
 def test_what_keeps_values_from_being_moved_out_is_said_once(capsys):
-    relief, _ = relief_of(760)
+    memory_monitor, _ = relief_of(760)
     for _ in range(2):
-        relief.give_up_spilling(OSError(28, "No space left on device"))
+        memory_monitor.give_up_spilling(OSError(28, "No space left on device"))
     assert capsys.readouterr().err == (
         "handoff: memory is short, and values cannot be moved out of it: [Errno 28] No space left on device\n"
     )
-    assert not relief.look(0.0).can_spill
+    assert not memory_monitor.look(0.0).can_spill

@@ -15,7 +15,7 @@ from handoff_mpi.formatting import show
 from handoff_mpi.results.history import Done, History
 from handoff_mpi.results.records import Incident
 from handoff_mpi.results.store import DirectoryStore, Key
-from handoff_mpi.scheduler import Rest, restore
+from handoff_mpi.scheduler import ValueLocation, restore
 from handoff_mpi.serialization import Payload
 from handoff_mpi.suggestions import did_you_mean
 
@@ -34,7 +34,7 @@ class Resumed:
         rerun: the tasks that ``rerun`` names, and all that depend on them.
     """
 
-    rest: dict[int, Rest] = field(default_factory=dict)
+    rest: dict[int, ValueLocation] = field(default_factory=dict)
     done: dict[int, Done] = field(default_factory=dict)
     payloads: dict[int, Payload] = field(default_factory=dict)
     keys: dict[int, Key] = field(default_factory=dict)
@@ -143,11 +143,11 @@ def _with_consumers(plan: Plan, tasks: set[int]) -> set[int]:
 
 
 def _take_over(plan: Plan, known: dict[int, Done], is_intact: Callable[[Key], bool], resumed: Resumed) -> None:
-    def left(task: int) -> Rest:
+    def left(task: int) -> ValueLocation:
         done = known.get(task)
         if done is None or not done.has_value:
-            return Rest.NOWHERE
-        return Rest.HOME if done.payload is not None else Rest.FILE
+            return ValueLocation.NOWHERE
+        return ValueLocation.HOME if done.payload is not None else ValueLocation.FILE
 
     def has_whole_file(task: int) -> bool:
         key = known[task].key
@@ -159,7 +159,7 @@ def _take_over(plan: Plan, known: dict[int, Done], is_intact: Callable[[Key], bo
         if done is None:
             continue
         resumed.done[task] = done
-        if rest == Rest.HOME and done.payload is not None:
+        if rest == ValueLocation.HOME and done.payload is not None:
             resumed.payloads[task] = done.payload
-        elif rest == Rest.FILE and done.key is not None:
+        elif rest == ValueLocation.FILE and done.key is not None:
             resumed.keys[task] = done.key

@@ -69,7 +69,7 @@ from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.scheduler_loop import LoopSettings, SchedulerLoop
 from handoff_mpi.runtime.worker_driver import WorkerDriver
-from handoff_mpi.scheduler import Closed, HostWatch, Policy, Scheduler, State, Submitted
+from handoff_mpi.scheduler import Closed, HostFailureDetector, Policy, Scheduler, State, Submitted
 from handoff_mpi.serialization import encode_in_band
 from handoff_mpi.telemetry import handlers as events
 
@@ -441,7 +441,7 @@ class Run:
         asks, hosts = host_probe.from_environment(), self._pids()
         if asks is None or len(hosts) == 1:
             return None
-        return HostGuard(HostWatch(hosts, _SILENT_BEATS * self._heartbeat_s()), asks)
+        return HostGuard(HostFailureDetector(hosts, _SILENT_BEATS * self._heartbeat_s()), asks)
 
     def _store_nbytes(self, capability: Capability, pids: dict[str, dict[int, int]]) -> int:
         return int(_STORE_SHARE * _memory_nbytes(capability) / len(pids[capability.host])) or 1 << 40
@@ -652,10 +652,10 @@ class Run:
         }
 
     def _take_payloads(self, prepared: PreparedResults) -> None:
-        at_home, ids = self._scheduler.tasks.at_home, self._plan.ids
+        at_rank0, ids = self._scheduler.tasks.at_rank0, self._plan.ids
         lost = []
         for task in range(len(ids)):
-            if at_home[task]:
+            if at_rank0[task]:
                 try:
                     prepared.payloads[ids[task]] = self._home.get((self._run, task))
                 except (KeyError, ValueUnavailable) as error:

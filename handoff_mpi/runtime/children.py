@@ -153,13 +153,13 @@ class Children:
         self._caller.learn((), (number, constant))
         return constant
 
-    def send_ahead(self) -> None:
+    def prefill(self) -> None:
         """Send children the calls that come next, so that they need not wait for them."""
         for slot, sent in enumerate(self.sent):
             if sent and len(sent) <= FEW_SENT and not sent.has_void:
-                self._send_ahead(slot, sent)
+                self._prefill(slot, sent)
 
-    def _send_ahead(self, slot: int, sent: SentCalls) -> None:
+    def _prefill(self, slot: int, sent: SentCalls) -> None:
         frames: list[bytes] = []
 
         def suits(work: Work, before: Work) -> bool:
@@ -168,7 +168,7 @@ class Children:
                 frames.append(frame)
             return frame is not None
 
-        works = self._machine.send_ahead(slot, MOST_SENT - len(sent), suits)
+        works = self._machine.prefill(slot, MOST_SENT - len(sent), suits)
         child = self._children[slot]
         if works and child is not None:
             sent.sent(works)

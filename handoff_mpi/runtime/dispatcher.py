@@ -91,7 +91,7 @@ class Dispatcher:
 
     def _source(self, rank: int, number: int, codec: Any) -> Any:
         scheduler = self._scheduler
-        if scheduler.tasks.at_home[number]:
+        if scheduler.tasks.at_rank0[number]:
             try:
                 payload: Payload = self._home.get((self._run, number))
             except (KeyError, ValueUnavailable):

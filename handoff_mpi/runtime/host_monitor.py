@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from handoff_mpi.runtime.host_probe import SILENT, HostProbe, Question
-from handoff_mpi.scheduler import HostWatch
+from handoff_mpi.scheduler import HostFailureDetector
 
 #: So many hosts are asked at once.
 _MOST_OPEN = 64
@@ -14,7 +14,7 @@ _MOST_OPEN = 64
 class HostGuard:
     """Looks after the other hosts: asks those that have gone silent, and tells which ranks were lost with theirs."""
 
-    def __init__(self, watch: HostWatch, host_probe: HostProbe) -> None:
+    def __init__(self, watch: HostFailureDetector, host_probe: HostProbe) -> None:
         self._watch = watch
         self._host_probe = host_probe
         self._open: dict[str, HostInquiry] = {}

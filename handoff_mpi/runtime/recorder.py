@@ -253,7 +253,7 @@ class Recorder:
         self.events.add("host.usage", now, host=host, **sample)
 
     def _announce(self, task: int, attempt: int, rank: int, delay_s: float | None) -> None:
-        """Announce an attempt that failed; one whose failure was undecided so far was announced then."""
+        """BroadcastLoss an attempt that failed; one whose failure was undecided so far was announced then."""
         error = self._errors.pop(task, None)
         if error is not None and self.announcer is not None:
             self.announcer.attempt_failed(task, attempt, rank, error, delay_s)

@@ -55,20 +55,20 @@ from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.runtime.tracker_adapter import TrackerAdapter
 from handoff_mpi.runtime.worker_driver import WorkerDriver
 from handoff_mpi.scheduler import (
-    Announce,
+    BroadcastLoss,
+    CheckProcess,
     Command,
     Dispatch,
     Event,
-    Examine,
-    Examined,
     Finished,
     Forget,
-    Heard,
+    HeartbeatReceived,
     MemoryTold,
+    ProcessChecked,
     RankLost,
-    Recall,
     ResourcesUpdated,
-    Returned,
+    Retract,
+    Retracted,
     Scheduler,
     State,
     StopRequested,
@@ -210,7 +210,7 @@ class SchedulerLoop:
             was_busy = bool(events)
             if was_busy or now >= wakeup:
                 if self._shell is not None:
-                    events.append(Heard((0,)))
+                    events.append(HeartbeatReceived((0,)))
                 self._turn(events)
                 wakeup = self.scheduler.next_wakeup()
                 events = []
@@ -247,14 +247,14 @@ class SchedulerLoop:
                     # Even if all of it was refused: what was sent ahead behind it runs under its claim.
                     if command.tasks or command.claim is not None:
                         events += self.dispatcher.pack(command)
-                elif isinstance(command, Recall):
+                elif isinstance(command, Retract):
                     self.dispatcher.flush_to(command.rank)
                     self.dispatcher.send(command.rank, (RETRACT, self.settings.number, command.tasks))
                 elif isinstance(command, Forget):
                     self.dispatcher.send(command.rank, (FREE_VALUES, self.settings.number, command.tasks))
-                elif isinstance(command, Announce):
+                elif isinstance(command, BroadcastLoss):
                     self._announce(command.rank)
-                elif isinstance(command, Examine):
+                elif isinstance(command, CheckProcess):
                     self._examine(command.rank, events)
             self.dispatcher.flush()
             self._kept_values.go_on()
@@ -356,7 +356,7 @@ class SchedulerLoop:
         for _ in range(len(self._updates)):  # more may come meanwhile, without end
             self._absorb_update(*self._updates.pop(0), events)
         if heard:
-            events.append(Heard(tuple(heard)))
+            events.append(HeartbeatReceived(tuple(heard)))
         events += lost
         return mine
 
@@ -414,7 +414,7 @@ class SchedulerLoop:
         if state in (GONE, STOPPED):
             self._lose(rank, reason, events)
         elif state == LIVES:
-            events.append(Examined(rank, False, reason))
+            events.append(ProcessChecked(rank, False, reason))
         else:
             here = next((ranks for ranks in self.settings.pids.values() if rank in ranks), {})
             for other in [other for other in here if other not in (0, rank) and other not in self.gone][:_MOST_ASKED]:
@@ -434,7 +434,7 @@ class SchedulerLoop:
                 if self.scheduler.is_current(task, attempt):
                     self.recorder.started(source, task, attempt, started)
         elif kind == RETRACTED:
-            events.append(Returned(source, message[2]))
+            events.append(Retracted(source, message[2]))
         elif kind == INPUT_UNAVAILABLE:
             events.append(Unfetched(source, message[2], message[3], message[4]))
             self._kept_values.rewrite(message[4])
@@ -447,7 +447,7 @@ class SchedulerLoop:
         elif kind == USAGE:
             self.recorder.used(source, message[2], clock())
         elif kind == PROCESS_STATUS:
-            events.append(Examined(message[2], False, message[4]))
+            events.append(ProcessChecked(message[2], False, message[4]))
         elif kind == ENCODING:
             self._note_encodings(message[2])
         elif kind == BYE:

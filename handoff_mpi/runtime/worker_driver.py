@@ -218,7 +218,7 @@ class WorkerDriver:
                 break
             events = self._take_events()
         if any(self._sent):
-            self._children.send_ahead()
+            self._children.prefill()
 
     def _send_updates(self) -> None:
         """Tell rank 0 of changed resources, before it hears that the call has ended which changed them."""

@@ -13,7 +13,7 @@ from handoff_mpi.messages import Entry
 from handoff_mpi.resources import Amounts
 
 
-class Rest(IntEnum):
+class ValueLocation(IntEnum):
     """Where the value of a task that an earlier launch did rests."""
 
     NOWHERE = 0  # nobody needs it any more
@@ -32,7 +32,7 @@ class Submitted:
     """
 
     specs: Sequence[TaskSpec]
-    restored: Mapping[int, Rest] = field(default_factory=dict)
+    restored: Mapping[int, ValueLocation] = field(default_factory=dict)
     suspects: Collection[int] = ()
     deaths: Mapping[int, int] = field(default_factory=dict)
 
@@ -51,7 +51,7 @@ class Finished:
 
 
 @dataclass(slots=True)
-class Returned:
+class Retracted:
     """A rank gives back tasks it had not started."""
 
     rank: int
@@ -91,7 +91,7 @@ class HomeValueLost:
 
 
 @dataclass(slots=True)
-class Heard:
+class HeartbeatReceived:
     """These ranks gave a sign of life."""
 
     ranks: Sequence[int]
@@ -107,7 +107,7 @@ class RankLost:
 
 
 @dataclass(slots=True)
-class Examined:
+class ProcessChecked:
     """Someone looked at the process of a silent rank: it is gone, or it lives and is merely busy."""
 
     rank: int
@@ -159,14 +159,14 @@ Event: TypeAlias = (
     Submitted
     | Closed
     | Finished
-    | Returned
+    | Retracted
     | Unfetched
     | Persisted
     | ValueLost
     | HomeValueLost
-    | Heard
+    | HeartbeatReceived
     | RankLost
-    | Examined
+    | ProcessChecked
     | ResourcesUpdated
     | MemoryTold
     | Refused
@@ -185,7 +185,7 @@ class Dispatch:
 
 
 @dataclass(slots=True)
-class Recall:
+class Retract:
     """Ask a rank for tasks back that it has not started."""
 
     rank: int
@@ -201,20 +201,20 @@ class Forget:
 
 
 @dataclass(slots=True)
-class Announce:
+class BroadcastLoss:
     """Tell all ranks that one is lost: what they wait for from it will not come."""
 
     rank: int
 
 
 @dataclass(slots=True)
-class Examine:
+class CheckProcess:
     """Have someone look at the process of a silent rank, from outside its interpreter."""
 
     rank: int
 
 
-Command: TypeAlias = Dispatch | Recall | Forget | Announce | Examine
+Command: TypeAlias = Dispatch | Retract | Forget | BroadcastLoss | CheckProcess
 
 
 @dataclass(slots=True)

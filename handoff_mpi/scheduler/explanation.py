@@ -17,7 +17,7 @@ from handoff_mpi.allocation.resource_groups import SLOT
 from handoff_mpi.dag.open_inputs import find_open_inputs
 from handoff_mpi.resources.amounts import UNIT, format_amounts, plain_number
 from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, FAILED, READY, WAITING, State
-from handoff_mpi.scheduler.placing import Placer
+from handoff_mpi.scheduler.placement import Placer
 from handoff_mpi.scheduler.policy import Policy
 from handoff_mpi.scheduler.probation import Probation
 from handoff_mpi.scheduler.queues import ReadyQueue
@@ -94,7 +94,7 @@ class Explainer:
         tasks = self.tasks
         holders = list(tasks.holders.get(task, ()))
         return {
-            "at_rank_0": bool(tasks.at_home[task]),
+            "at_rank_0": bool(tasks.at_rank0[task]),
             "in_file": task in tasks.persisted,
             "ranks": holders[:MAX_INPUTS],
         }

@@ -11,7 +11,7 @@ from typing import Any
 
 from handoff_mpi.allocation import Ledger
 from handoff_mpi.messages import DIED, Entry, ErrorReport
-from handoff_mpi.scheduler.blame import Blame
+from handoff_mpi.scheduler.crash_tracker import CrashTracker
 from handoff_mpi.scheduler.evidence import Evidence
 from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, READY, Cause
 from handoff_mpi.scheduler.policy import Policy
@@ -30,7 +30,7 @@ class Failures:
     Args:
         ledger, tasks, ready, slots: the scheduler's tables.
         policy: the user's choices.
-        blame: the deaths that tasks are blamed for.
+        crash_tracker: the deaths that tasks are blamed for.
         expected_s: returns how long a task is expected to take.
         fail: called with a task, the cause, a rank and its error when it has failed for good.
         log: called with a rank and what happened to it, for the log.
@@ -48,7 +48,7 @@ class Failures:
         ready: ReadyTasks,
         slots: SlotTable,
         policy: Policy,
-        blame: Blame,
+        crash_tracker: CrashTracker,
         expected_s: Callable[[int], float],
         fail: Callable[..., None],
         log: Callable[[int, str, Any], None],
@@ -66,7 +66,7 @@ class Failures:
         self._ready = ready
         self._slots = slots
         self._policy = policy
-        self._blame = blame
+        self._crash_tracker = crash_tracker
         self._expected_s = expected_s
         self._fail = fail
         self._log = log
@@ -90,9 +90,9 @@ class Failures:
         has_died = entry[2] == DIED
         chance = self._chance(task, entry[2], error)
         self.note(task, rank, has_died, now, chance)
-        if has_died and task in self._blame.deaths:
-            error = error._replace(message=self._blame.tell(task, f"on rank {rank}: {error.message}"))
-        may_retry = self._blame.may_retry(task) if has_died else self._may_retry(task, chance)
+        if has_died and task in self._crash_tracker.deaths:
+            error = error._replace(message=self._crash_tracker.tell(task, f"on rank {rank}: {error.message}"))
+        may_retry = self._crash_tracker.may_retry(task) if has_died else self._may_retry(task, chance)
         if may_retry:  # if the run is being stopped, in one that resumes it
             self._retry(task, rank, error, now)
         elif chance == Chance.NEVER:
@@ -113,7 +113,7 @@ class Failures:
         delay_s = self._policy.retry_delay_s if own is None else own
         if not delay_s:
             return 0.0
-        failures = max(1, self._tries.spent(task), self._blame.deaths.get(task, 0))
+        failures = max(1, self._tries.spent(task), self._crash_tracker.deaths.get(task, 0))
         return delay_before_retry(delay_s, failures, task, self._policy.seed)
 
     def defer(self, task: int, now: float) -> bool:
@@ -136,7 +136,7 @@ class Failures:
 
     def _spend(self, task: int, rank: int, has_died: bool, chance: Chance) -> None:
         if has_died:
-            self._blame.died(task)
+            self._crash_tracker.died(task)
         self._ready.avoid.note(task, rank)
         self._tries.spend(task, rank, has_died, chance)
         if chance == Chance.NEVER:
@@ -148,7 +148,7 @@ class Failures:
 
     def succeeded(self, task: int, rank: int, now: float) -> None:
         """A task succeeded on ``rank``; called only while some task has failed before, or is a probe."""
-        self._blame.deaths.pop(task, None)  # it is no poison, should it have to run once more
+        self._crash_tracker.deaths.pop(task, None)  # it is no poison, should it have to run once more
         if task not in self.failed_on and task not in self.probation.probes:
             return
         term = self.probation.probes.get(task)
@@ -204,7 +204,7 @@ class Failures:
             self._fail_for_good(task, failure.rank, failure.error)
 
     def _may_retry(self, task: int, chance: Chance) -> bool:
-        has_tries = self.tries_left(task) >= 0 and self._blame.may_retry(task)
+        has_tries = self.tries_left(task) >= 0 and self._crash_tracker.may_retry(task)
         return has_tries and self._tries.has_chance(task, chance)
 
     def tries_left(self, task: int) -> int:
@@ -284,7 +284,7 @@ class Failures:
         """Attempts that failed on ``ranks`` do not count: what is undecided because of them is tried elsewhere."""
         for task, deaths in self._tries.give_back(ranks).items():
             if deaths:
-                self._blame.forgive(task, deaths)
+                self._crash_tracker.forgive(task, deaths)
                 self._log(ranks[0], "forgiven", (task, deaths))
             failure: Undecided | None = self._ready.undecided.get(task)
             if failure is not None and self._may_retry(task, failure.chance):

@@ -2,7 +2,7 @@
 
 It never touches MPI, a clock, a file, a thread or dice; the loop does (:mod:`handoff_mpi.runtime`), and so
 does the simulated cluster. Each turn has four verbs in order: absorb (here), release, allocate and dispatch
-(:mod:`handoff_mpi.scheduler.placing`).
+(:mod:`handoff_mpi.scheduler.placement`).
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from handoff_mpi.errors import AllocationError
 from handoff_mpi.messages import DEATH, NO_ROOM, OK, REFUSED, ErrorReport
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.resources.capability import MAX_SLOTS
-from handoff_mpi.scheduler.blame import Blame
+from handoff_mpi.scheduler.crash_tracker import CrashTracker
 from handoff_mpi.scheduler.events import (
-    Announce,
+    BroadcastLoss,
+    CheckProcess,
     Closed,
     Command,
     Event,
-    Examine,
-    Examined,
     Failure,
     Finished,
     Forget,
-    Heard,
+    HeartbeatReceived,
     HomeValueLost,
     MemoryTold,
     Persisted,
+    ProcessChecked,
     RankLost,
-    Recall,
     Refused,
     ResourcesUpdated,
-    Returned,
+    Retract,
+    Retracted,
     StopRequested,
     Submitted,
     Transition,
@@ -43,18 +43,18 @@ from handoff_mpi.scheduler.events import (
     ValueLost,
 )
 from handoff_mpi.scheduler.explanation import Explainer
+from handoff_mpi.scheduler.failure_detector import FailureDetector
 from handoff_mpi.scheduler.failures import Failures
 from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, READY, Cause
+from handoff_mpi.scheduler.memory_pressure import MemoryPressure
 from handoff_mpi.scheduler.overrides import Overrides
-from handoff_mpi.scheduler.placing import Placer
+from handoff_mpi.scheduler.placement import Placer
 from handoff_mpi.scheduler.policy import Policy
 from handoff_mpi.scheduler.probing import HostProbe
 from handoff_mpi.scheduler.ready import ReadyTasks
 from handoff_mpi.scheduler.refusals import Refusals
-from handoff_mpi.scheduler.shortage import Shortage
 from handoff_mpi.scheduler.slots import Slot, SlotTable
 from handoff_mpi.scheduler.tasks import TaskTable
-from handoff_mpi.scheduler.watch import Watch
 
 
 class Scheduler:
@@ -91,10 +91,10 @@ class Scheduler:
         self.slots = SlotTable(ledger)
         view = ClusterView(ledger, dict(prices or {}), self.expected_s, self.inputs_elsewhere)
         self._placer = Placer(view, strategy, self.tasks, self.ready, self.slots, self.policy)
-        self._watch = Watch(self.policy.silence_limit_s)
-        self._shortage = Shortage(ledger)
-        self._blame = Blame(self.policy.crash_limit)
-        shared = ledger, self.tasks, self.ready, self.slots, self.policy, self._blame
+        self._failure_detector = FailureDetector(self.policy.silence_limit_s)
+        self._memory_pressure = MemoryPressure(ledger)
+        self._crash_tracker = CrashTracker(self.policy.crash_limit)
+        shared = ledger, self.tasks, self.ready, self.slots, self.policy, self._crash_tracker
         self._failures = Failures(*shared, self.expected_s, self._fail, self._log_rank, self._recall_queued)
         # most turns find these empty, which must cost next to nothing
         self._undecided, self._failed_on = self.ready.undecided, self.ready.avoid.failed_on
@@ -102,7 +102,7 @@ class Scheduler:
         self._probes, self._on_probation = self._failures.probation.probes, self._failures.probation.of_rank
         self._wins = self._failures.evidence.wins
         self._host_probe = HostProbe(ledger, self.ready, self.slots, self._placer, self._failures)
-        self._overrides = Overrides(ledger, self.slots, self._placer, self._shortage, self._log_rank)
+        self._overrides = Overrides(ledger, self.slots, self._placer, self._memory_pressure, self._log_rank)
         self._refusals = Refusals(
             self.ready,
             self.specs,
@@ -121,14 +121,14 @@ class Scheduler:
             Submitted: self._on_submitted,
             Closed: self._on_closed,
             Finished: self._on_finished,
-            Returned: self._on_returned,
+            Retracted: self._on_returned,
             Unfetched: self._on_unfetched,
             Persisted: self._on_persisted,
             ValueLost: self._on_value_lost,
             HomeValueLost: self._on_home_value_lost,
-            Heard: self._on_heard,
+            HeartbeatReceived: self._on_heard,
             RankLost: self._on_rank_lost,
-            Examined: self._on_examined,
+            ProcessChecked: self._on_examined,
             ResourcesUpdated: self._on_resources_updated,
             MemoryTold: self._on_memory_told,
             Refused: self._on_refused,
@@ -156,7 +156,7 @@ class Scheduler:
         self.now = now
         for event in events:
             self._handlers[type(event)](event)
-        if now >= self._watch.next_check:
+        if now >= self._failure_detector.next_check:
             self._look_for_silence()
         if self._deferred:
             for task in self.ready.due(now):
@@ -176,18 +176,18 @@ class Scheduler:
             while self._is_stuck() and self._give_up_on_ready() and not self.stopping:
                 self._placer.allocate(now)
                 self._override_if_stuck(now)
-            self._placer.send_ahead()
+            self._placer.prefill()
             self._placer.recall_for_idle(now)
         self._commands += self._placer.take_commands()
-        for rank, tasks in self.tasks.forgettable.items():
+        for rank, tasks in self.tasks.releasable.items():
             self._commands.append(Forget(rank, tasks))
-        self.tasks.forgettable = {}
+        self.tasks.releasable = {}
         commands, self._commands = self._commands, []
         return commands
 
     def next_wakeup(self) -> float:
         """Return the time at which :meth:`handle` must be called again even if nothing happens."""
-        wakeup = self._watch.next_check
+        wakeup = self._failure_detector.next_check
         due = self.ready.next_due if self._deferred and not self.stopping else None
         if due is not None:
             wakeup = min(wakeup, due)
@@ -242,12 +242,12 @@ class Scheduler:
     @property
     def silent(self) -> set[int]:
         """Ranks that were lost because nothing was heard of them."""
-        return self._watch.silent
+        return self._failure_detector.silent
 
     @property
     def short_of_memory(self) -> Collection[int]:
         """Ranks that are given no new tasks because they are short of memory."""
-        return self._shortage.ranks
+        return self._memory_pressure.ranks
 
     @property
     def on_probation(self) -> Collection[int]:
@@ -257,7 +257,7 @@ class Scheduler:
     @property
     def heard(self) -> dict[int, float]:
         """Rank to when it was last heard of."""
-        return self._watch.heard
+        return self._failure_detector.heard
 
     @property
     def in_flight(self) -> int:
@@ -277,7 +277,7 @@ class Scheduler:
 
     def is_isolated(self, task: int) -> bool:
         """Whether the next attempt must run in a child process: it has a time limit, or is suspected of a death."""
-        return self.specs[task].timeout_s is not None or task in self._blame.suspects
+        return self.specs[task].timeout_s is not None or task in self._crash_tracker.suspects
 
     def expected_s(self, task: int) -> float:
         """Return how long ``task`` is expected to take: as others of its code did, else one second."""
@@ -302,7 +302,7 @@ class Scheduler:
     # -- absorb: submissions ------------------------------------------------------------------------
 
     def _on_submitted(self, event: Submitted) -> None:
-        self._blame.inherit(event.suspects, event.deaths)
+        self._crash_tracker.inherit(event.suspects, event.deaths)
         self.tasks.add(event.specs, event.restored)
 
     def _on_closed(self, event: Closed) -> None:
@@ -313,7 +313,7 @@ class Scheduler:
     def _on_finished(self, event: Finished) -> None:
         tasks, land, now = self.tasks, self.slots.land, self.now
         state, attempts, recalled = tasks.state, tasks.attempts, self._placer.recalled
-        has_trouble = bool(self._failed_on or self._probes or self._blame.deaths)
+        has_trouble = bool(self._failed_on or self._probes or self._crash_tracker.deaths)
         others = 0  # entries that are no successes, or were counted
         for entry in event.entries:
             task = entry[0]
@@ -346,7 +346,7 @@ class Scheduler:
 
     # -- absorb: what comes back ----------------------------------------------------------------------
 
-    def _on_returned(self, event: Returned) -> None:
+    def _on_returned(self, event: Retracted) -> None:
         returned = [task for task, attempt in event.entries if self.is_current(task, attempt)]
         self.stale += len(event.entries) - len(returned)
         for task in returned:
@@ -376,7 +376,7 @@ class Scheduler:
             return
         self._take_back(event.task, Cause.INPUT_LOST)
         if any(self.specs[each].stays and self._has_lost(asked) for each, asked in event.missing):
-            self._blame.suspects.add(event.task)  # a rank may have died of encoding that input for it
+            self._crash_tracker.suspects.add(event.task)  # a rank may have died of encoding that input for it
         self.tasks.ready_or_waiting(event.task)
         self.tasks.recompute(self.tasks.lost_inputs(event.task))
 
@@ -414,28 +414,28 @@ class Scheduler:
 
     # -- absorb: ranks --------------------------------------------------------------------------------
 
-    def _on_heard(self, event: Heard) -> None:
-        for rank in self._watch.hear(event.ranks, self.now):
-            if rank in self._watch.silent:
-                self._watch.silent.discard(rank)
+    def _on_heard(self, event: HeartbeatReceived) -> None:
+        for rank in self._failure_detector.hear(event.ranks, self.now):
+            if rank in self._failure_detector.silent:
+                self._failure_detector.silent.discard(rank)
                 self.ledger.restore(rank)
             self.ledger.uncordon(rank)
             self._log_rank(rank, "returned")
 
     def _look_for_silence(self) -> None:
         alive = [rank for rank, rank_state in self.ledger.rank_states.items() if rank_state.is_alive]
-        for rank, silence_s, is_beyond_limit in self._watch.look(alive, self.now):
+        for rank, silence_s, is_beyond_limit in self._failure_detector.look(alive, self.now):
             reason = f"silent for {silence_s:.0f} s"
-            if rank not in self._watch.suspects:
-                self._watch.suspects.add(rank)
+            if rank not in self._failure_detector.suspects:
+                self._failure_detector.suspects.add(rank)
                 self.ledger.cordon(rank)
                 self._log_rank(rank, "suspect", reason)
                 self._take_back_queued(rank)
             if is_beyond_limit:
-                self._watch.silent.add(rank)
+                self._failure_detector.silent.add(rank)
                 self._lose_rank(rank, reason)
             else:
-                self._commands.append(Examine(rank))
+                self._commands.append(CheckProcess(rank))
 
     def _take_back_queued(self, rank: int) -> None:
         """A suspect's queued tasks go elsewhere; the running ones may well be finished."""
@@ -444,17 +444,17 @@ class Scheduler:
             self._take_back(task, Cause.RANK_LOST)
         self._requeue_all([task for task, _ in tasks])
         if tasks:
-            self._commands.append(Recall(rank, tasks))
+            self._commands.append(Retract(rank, tasks))
 
-    def _on_examined(self, event: Examined) -> None:
+    def _on_examined(self, event: ProcessChecked) -> None:
         if event.is_gone:
             self._on_rank_lost(RankLost(event.rank, event.reason))
-        elif event.rank in self._watch.suspects:
-            self._watch.excuse(event.rank, self.now)
+        elif event.rank in self._failure_detector.suspects:
+            self._failure_detector.excuse(event.rank, self.now)
 
     def _on_rank_lost(self, event: RankLost) -> None:
-        self._watch.forget(event.rank)
-        self._shortage.end(event.rank)
+        self._failure_detector.forget(event.rank)
+        self._memory_pressure.end(event.rank)
         if event.rank in self.ledger.rank_states:
             self._lose_rank(event.rank, event.reason, event.with_its_host)
 
@@ -462,8 +462,8 @@ class Scheduler:
         if not self.ledger.rank_states[rank].is_alive:
             return
         self._log_rank(rank, "lost", reason)
-        self._commands.append(Announce(rank))
-        is_silent = rank in self._watch.silent
+        self._commands.append(BroadcastLoss(rank))
+        is_silent = rank in self._failure_detector.silent
         orphans = [task for slot in self.slots.of_rank[rank] for task in slot.tasks]
         recalled = [(task, self.attempts[task]) for task in orphans]
         for task in orphans:
@@ -482,21 +482,21 @@ class Scheduler:
         for task in [*self.tasks.held.get(rank, ())]:
             self.tasks.lose_value(task, [rank])
         if is_silent and recalled:
-            self._commands.append(Recall(rank, recalled))
+            self._commands.append(Retract(rank, recalled))
 
     def _suspect(self, orphans: list[int], rank: int, reason: str) -> None:
         """Suspects of a rank's death run in a child next time, each alone; only a sole one is guilty for certain."""
         if len(orphans) != 1:
-            self._blame.suspects.update(orphans)
+            self._crash_tracker.suspects.update(orphans)
             return
         (task,) = orphans
         self._failures.died_with_rank(task, rank)
-        may_retry = self._blame.may_retry(task)
+        may_retry = self._crash_tracker.may_retry(task)
         self._log_rank(rank, "blamed on", (task, self.attempts[task], reason))
         if may_retry:
             self._failures.defer(task, self.now)
         else:
-            how = self._blame.tell(task, f"with rank {rank}: {reason}")
+            how = self._crash_tracker.tell(task, f"with rank {rank}: {reason}")
             self._fail(task, Cause.GIVEN_UP, rank, ErrorReport(DEATH, how))
 
     def _on_resources_updated(self, event: ResourcesUpdated) -> None:
@@ -516,10 +516,10 @@ class Scheduler:
             return
         self._log_rank(event.rank, "memory high" if event.is_short else "memory normal", event.words)
         if event.is_short:
-            self._shortage.begin(event.rank)
+            self._memory_pressure.begin(event.rank)
             self._recall_queued(event.rank)
         else:
-            self._shortage.end(event.rank)
+            self._memory_pressure.end(event.rank)
 
     def _log_rank(self, rank: int, what: str, detail: Any = None) -> None:
         self.tasks.log.append((-1, -1, -1, 0, rank, (what, detail)))
@@ -542,7 +542,7 @@ class Scheduler:
         tasks = [task for task in self.slots.waiting_behind(rank) if task not in self._placer.recalled]
         if tasks:
             self._placer.recalled.update(tasks)
-            self._commands.append(Recall(rank, [(task, self.attempts[task]) for task in tasks]))
+            self._commands.append(Retract(rank, [(task, self.attempts[task]) for task in tasks]))
 
     def _is_stuck(self) -> bool:
         """Whether tasks are ready, fit nothing that is left, and wait for nothing: that would be a hang."""
@@ -583,4 +583,4 @@ class Scheduler:
 
     def _awaits_suspects(self) -> bool:
         """Whether ranks are suspect that are not lost: sooner or later they are heard of, or lost."""
-        return any(self.ledger.rank_states[rank].is_alive for rank in self._watch.suspects)
+        return any(self.ledger.rank_states[rank].is_alive for rank in self._failure_detector.suspects)

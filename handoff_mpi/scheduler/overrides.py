@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 from handoff_mpi.allocation import MEMORY, PROBATION, Ledger
-from handoff_mpi.scheduler.placing import Placer
-from handoff_mpi.scheduler.shortage import Shortage
+from handoff_mpi.scheduler.memory_pressure import MemoryPressure
+from handoff_mpi.scheduler.placement import Placer
 from handoff_mpi.scheduler.slots import SlotTable
 
 #: The reasons that may be set aside, in the order in which they are.
@@ -35,13 +35,13 @@ class Overrides:
         ledger: Ledger,
         slots: SlotTable,
         placer: Placer,
-        shortage: Shortage,
+        shortage: MemoryPressure,
         log: Callable[[int, str, Any], None],
     ) -> None:
         self._ledger = ledger
         self._slots = slots
         self._placer = placer
-        self._shortage = shortage
+        self._memory_pressure = shortage
         self._log = log
 
     def place(self, now: float) -> None:
@@ -56,7 +56,7 @@ class Overrides:
 
     def _place_one(self, reasons: frozenset[str], now: float) -> None:
         """Place one task on the first rank short of memory that fits any, beginning with the one whose turn it is."""
-        for rank in self._shortage.turns():
+        for rank in self._memory_pressure.turns():
             if self._is_cordoned_for(rank, reasons):
                 with self._ledger.lifted([rank], reasons):
                     self._placer.allocate(now, most=1)

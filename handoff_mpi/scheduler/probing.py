@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from handoff_mpi.allocation import PROBATION, Ledger
 from handoff_mpi.scheduler.failures import Failures
-from handoff_mpi.scheduler.placing import Placer
+from handoff_mpi.scheduler.placement import Placer
 from handoff_mpi.scheduler.probation import Term
 from handoff_mpi.scheduler.queues import ReadyQueue
 from handoff_mpi.scheduler.ready import ReadyTasks

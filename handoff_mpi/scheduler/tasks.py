@@ -11,7 +11,7 @@ from typing import Any
 
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.messages import Entry, ErrorReport
-from handoff_mpi.scheduler.events import Failure, Rest, Transition
+from handoff_mpi.scheduler.events import Failure, Transition, ValueLocation
 from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, FAILED, READY, SKIPPED, TABLE, WAITING, Cause, State
 from handoff_mpi.scheduler.ready import ReadyTasks
 from handoff_mpi.scheduler.tracebacks import MAX_OUTPUTS, Tracebacks
@@ -33,7 +33,7 @@ class TaskTable:
         missing: how many inputs each still waits for; of one that was sent ahead, waited for when it was.
         children: who takes its value; an empty tuple, shared, where nobody does.
         consumers_left: how many of those have not ended yet.
-        at_home: whether the value rests at rank 0.
+        at_rank0: whether the value rests at rank 0.
         holders: ranks that hold a value that did not come home.
         held: rank to those values, the other way round.
         nbytes: the size of such a value.
@@ -41,7 +41,7 @@ class TaskTable:
         lost_with: the ranks that held a value last that nobody holds any more.
         failures: why tasks failed for good.
         ran_on: the ranks of a task's attempts that failed, in order.
-        forgettable: rank to values there that nobody needs any more; whoever tells the ranks empties it.
+        releasable: rank to values there that nobody needs any more; whoever tells the ranks empties it.
         open: how many have not ended.
         log: the transitions since it was last emptied.
     """
@@ -53,7 +53,7 @@ class TaskTable:
         self.missing: list[int] = []
         self.children: list[list[int] | tuple[()]] = []
         self.consumers_left: list[int] = []
-        self.at_home = bytearray()
+        self.at_rank0 = bytearray()
         self.holders: dict[int, list[int]] = {}
         self.held: dict[int, dict[int, None]] = {}
         self.nbytes: dict[int, int] = {}
@@ -61,7 +61,7 @@ class TaskTable:
         self.lost_with: dict[int, tuple[int, ...]] = {}
         self.failures: dict[int, Failure] = {}
         self.ran_on: dict[int, list[int]] = {}
-        self.forgettable: dict[int, list[int]] = {}
+        self.releasable: dict[int, list[int]] = {}
         self.open = 0
         self.log: list[Transition] = []
         self._ready = ready
@@ -71,7 +71,9 @@ class TaskTable:
 
     def is_available(self, task: int) -> bool:
         """Whether the value of ``task`` can be had: it is done, and someone holds it."""
-        return self.state[task] == DONE and bool(self.at_home[task] or self.holders.get(task) or task in self.persisted)
+        return self.state[task] == DONE and bool(
+            self.at_rank0[task] or self.holders.get(task) or task in self.persisted
+        )
 
     def is_current(self, task: int, attempt: int) -> bool:
         """Whether a report of this attempt still counts."""
@@ -117,12 +119,12 @@ class TaskTable:
         state[task] = then
         self.log.append((task, then, cause, self.attempts[task], rank, detail))
 
-    def add(self, specs: Sequence[TaskSpec], restored: Mapping[int, Rest] | None = None) -> None:
+    def add(self, specs: Sequence[TaskSpec], restored: Mapping[int, ValueLocation] | None = None) -> None:
         """Take in tasks; their numbers follow those there already. ``restored`` were done by an earlier launch."""
         first, count = len(self.specs), len(specs)
         self.specs += specs
         self.state.extend(bytes(count))
-        self.at_home.extend(bytes(count))
+        self.at_rank0.extend(bytes(count))
         self.attempts += [0] * count
         self.consumers_left += [0] * count
         self.children += [()] * count
@@ -154,11 +156,11 @@ class TaskTable:
             wanted = dict.fromkeys(each for spec in specs for each in spec.inputs if each < first)
             self.recompute([each for each in wanted if self.state[each] == DONE and not self.is_available(each)])
 
-    def _restore(self, task: int, rest: Rest) -> None:
+    def _restore(self, task: int, rest: ValueLocation) -> None:
         self.move(task, Cause.RESTORED)
         self.open -= 1
-        self.at_home[task] = rest == Rest.HOME
-        if rest == Rest.FILE:
+        self.at_rank0[task] = rest == ValueLocation.HOME
+        if rest == ValueLocation.FILE:
             self.persisted.add(task)
         for each in self.specs[task].inputs:
             self.consumers_left[each] -= 1
@@ -179,7 +181,7 @@ class TaskTable:
         self.move(task, Cause.OK, rank)
         self.open -= 1
         if entry[3] is not None:
-            self.at_home[task] = 1
+            self.at_rank0[task] = 1
         else:
             self._let_go(task)
             self.holders[task] = []
@@ -196,7 +198,7 @@ class TaskTable:
                     self._ready.put(child)
         if self.specs[task].inputs:
             self._close_inputs(task, rank)
-        if not (self.at_home[task] or self.consumers_left[task]) and self.children[task]:
+        if not (self.at_rank0[task] or self.consumers_left[task]) and self.children[task]:
             self._forget(task)  # all that took it were sent ahead, and told of before
 
     def _hold(self, task: int, rank: int) -> None:
@@ -214,7 +216,7 @@ class TaskTable:
         """``task`` needs its inputs no more; ``rank`` has copies of those it fetched."""
         for each in self.specs[task].inputs:
             self.consumers_left[each] -= 1
-            if self.at_home[each]:
+            if self.at_rank0[each]:
                 continue
             if each not in self.holders:
                 continue
@@ -227,7 +229,7 @@ class TaskTable:
         """Nobody needs the value of ``task`` any more: its holders may drop it, unless it was to be kept."""
         if not self.specs[task].keep:
             for holder in self._let_go(task):
-                self.forgettable.setdefault(holder, []).append(task)
+                self.releasable.setdefault(holder, []).append(task)
 
     def fail(self, task: int, cause: Cause, rank: int, error: ErrorReport) -> None:
         """A task has failed for good; so have all that depend on it."""
@@ -273,7 +275,7 @@ class TaskTable:
 
     def lose_value(self, task: int, ranks: Sequence[int]) -> None:
         """``ranks`` do not hold the value of ``task`` any more; if nobody does and it is wanted, it is made again."""
-        if self.at_home[task]:
+        if self.at_rank0[task]:
             return
         holders = self.holders.get(task, [])
         for rank in ranks:
@@ -289,8 +291,8 @@ class TaskTable:
 
     def lose_home_value(self, task: int) -> None:
         """The value of ``task`` is not at rank 0 any more; if it is wanted, it is made again."""
-        if self.at_home[task]:
-            self.at_home[task] = 0
+        if self.at_rank0[task]:
+            self.at_rank0[task] = 0
             self._make_again(task, (0,))
 
     def _make_again(self, task: int, ranks: Sequence[int]) -> None:

@@ -146,7 +146,7 @@ class Witness:
     def at_turn(self, launch: Launch, log: list[Transition]) -> None:
         """Look at what a turn did."""
         now = launch.clock.now
-        self._look_at_shortage(launch, log)
+        self._look_at_memory_pressure(launch, log)
         for position, (task, then, cause, attempt, rank, detail) in enumerate(log):
             if task < 0:
                 if detail[0] == "lost":
@@ -182,7 +182,7 @@ class Witness:
         if cause == Cause.UNDECIDED:
             self._undecided.add((task, attempt))
 
-    def _look_at_shortage(self, launch: Launch, log: Iterable[Transition]) -> None:
+    def _look_at_memory_pressure(self, launch: Launch, log: Iterable[Transition]) -> None:
         """A rank that is short of memory is given a task only if nothing else runs anywhere."""
         for task, _, cause, _, rank, detail in log:
             if task < 0 and detail[0].startswith("memory"):
@@ -286,7 +286,7 @@ class Witness:
 
     def _look_at_value(self, launch: Launch, task: int) -> None:
         tasks, expected = launch.scheduler.tasks, self._serial[task]
-        if tasks.at_home[task]:
+        if tasks.at_rank0[task]:
             assert launch.zero.home[task] == expected, f"task {task} has a wrong value"
         elif task in tasks.persisted:
             key = launch.zero.key_of(task)

@@ -154,7 +154,7 @@ class SimulatedRank:
                 events += self._obey(command)
             if not events:
                 break
-        self._send_ahead()
+        self._prefill()
         wakeup = self.machine.next_wakeup()
         self._clock.at(max(self._clock.now + 1e-6, wakeup), "tick", self.rank, wakeup)
 
@@ -222,12 +222,12 @@ class SimulatedRank:
 
     # -- calls ----------------------------------------------------------------------------------------
 
-    def _send_ahead(self) -> None:
+    def _prefill(self) -> None:
         """Send each child that runs a call those that come next."""
         for slot, ahead in self._ahead.items():
             running = self.machine.running[slot]
             if running is not None and not self._is_own(running):
-                ahead += self.machine.send_ahead(slot, _AHEAD - len(ahead), lambda work, _: not self._is_own(work))
+                ahead += self.machine.prefill(slot, _AHEAD - len(ahead), lambda work, _: not self._is_own(work))
 
     def _take_back(self, *slots: int) -> None:
         for slot in slots:

@@ -36,21 +36,21 @@ from handoff_mpi.messages import (
 from handoff_mpi.results.store import Key
 from handoff_mpi.scheduler import (
     DISPATCHES,
-    Announce,
+    BroadcastLoss,
+    CheckProcess,
     Closed,
     Dispatch,
     Event,
-    Examine,
-    Examined,
     Finished,
     Forget,
-    Heard,
+    HeartbeatReceived,
     MemoryTold,
     Persisted,
+    ProcessChecked,
     RankLost,
-    Recall,
     Refused,
-    Returned,
+    Retract,
+    Retracted,
     Scheduler,
     Submitted,
     Unfetched,
@@ -151,12 +151,12 @@ class RankZero:
                 lost.append(RankLost(message[1], "its process is gone"))
             else:
                 self._absorb_one(source, message, events)
-        self.turn([*events, Heard(tuple(heard)), *lost])
+        self.turn([*events, HeartbeatReceived(tuple(heard)), *lost])
 
     def _absorb_one(self, source: int, message: Message, events: list[Event]) -> None:
         kind = message[0]
         if kind == PROCESS_STATUS:
-            events.append(Examined(message[1], False, "it is alive"))
+            events.append(ProcessChecked(message[1], False, "it is alive"))
         elif kind in (VALUE, NOT_FOUND) and message[2] in self.kept_values:
             self._absorb_kept(message, events)
         elif kind == FETCH and self._is_for_a_file(message):
@@ -168,7 +168,7 @@ class RankZero:
             self._absorb_finished(source, message[2])
             events.append(Finished(source, message[2]))
         elif kind == RETRACTED:
-            events.append(Returned(source, message[2]))
+            events.append(Retracted(source, message[2]))
         elif kind == INPUT_UNAVAILABLE:
             events.append(Unfetched(source, message[2], message[3], message[4]))
             self._rewrite(message[4])
@@ -280,13 +280,13 @@ class RankZero:
     def _obey(self, command: Any) -> list[Event]:
         if isinstance(command, Dispatch):
             return self._dispatch(command)
-        if isinstance(command, Recall):
+        if isinstance(command, Retract):
             self._send(command.rank, (RETRACT, 1, command.tasks))
         elif isinstance(command, Forget):
             self._send(command.rank, (FREE_VALUES, 1, command.tasks))
-        elif isinstance(command, Announce):
+        elif isinstance(command, BroadcastLoss):
             self._announce(command.rank)
-        elif isinstance(command, Examine):
+        elif isinstance(command, CheckProcess):
             self._launch.examine(command.rank)
         return []
 
@@ -330,7 +330,7 @@ class RankZero:
 
     def _source(self, rank: int, task: int) -> Any:
         tasks = self.scheduler.tasks
-        if tasks.at_home[task]:
+        if tasks.at_rank0[task]:
             return (task, None, (PLAIN, self.home[task]), ())
         if not tasks.is_available(task):
             return (task, None, None, (rank,))

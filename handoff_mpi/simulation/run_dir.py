@@ -12,7 +12,7 @@ from handoff_mpi.dag import TaskSpec
 from handoff_mpi.results.history import Done, History, history_of
 from handoff_mpi.results.journal import Segment
 from handoff_mpi.results.store import Key
-from handoff_mpi.scheduler import Rest, restore
+from handoff_mpi.scheduler import ValueLocation, restore
 from handoff_mpi.serialization import PLAIN
 
 #: A host that dies takes with it what was written this long before and is not on disk yet.
@@ -29,7 +29,7 @@ class Legacy:
         keys: of the files of large ones.
     """
 
-    rest: dict[int, Rest] = field(default_factory=dict)
+    rest: dict[int, ValueLocation] = field(default_factory=dict)
     suspects: set[int] = field(default_factory=set)
     deaths: dict[int, int] = field(default_factory=dict)
     home: dict[int, int] = field(default_factory=dict)
@@ -96,11 +96,11 @@ class SimulatedRunDir:
         legacy = Legacy(rest, suspects, deaths)
         for task, where in rest.items():
             done = known.get(task)
-            if where == Rest.HOME:
+            if where == ValueLocation.HOME:
                 assert done is not None
                 assert done.payload is not None
                 legacy.home[task] = done.payload[1]
-            elif where == Rest.FILE:
+            elif where == ValueLocation.FILE:
                 assert done is not None
                 assert done.key is not None
                 legacy.keys[task] = done.key
@@ -140,8 +140,8 @@ class SimulatedRunDir:
         return suspects - done
 
 
-def rest_of(done: Done | None) -> Rest:
+def rest_of(done: Done | None) -> ValueLocation:
     """Return where the value of a task that was done lies."""
     if done is None or not done.has_value:
-        return Rest.NOWHERE
-    return Rest.HOME if done.payload is not None else Rest.FILE
+        return ValueLocation.NOWHERE
+    return ValueLocation.HOME if done.payload is not None else ValueLocation.FILE

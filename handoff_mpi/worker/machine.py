@@ -435,7 +435,7 @@ class Worker:
         event.work.is_overdue = False
         self._next_look = self._outbox.now
 
-    def send_ahead(self, slot: int, room: int, suits: Callable[[Work, Work], bool]) -> list[Work]:
+    def prefill(self, slot: int, room: int, suits: Callable[[Work, Work], bool]) -> list[Work]:
         """Return the calls that are to be sent ahead, behind all that were: they run in that order, when those before
         have, and are not given back. Each has its inputs, or will have them by the value of the one before it.
 

@@ -15,7 +15,7 @@ from handoff_mpi.runtime import host_probe as probing
 from handoff_mpi.runtime import worker_loop
 from handoff_mpi.runtime.host_monitor import HostGuard
 from handoff_mpi.runtime.host_probe import GONE, LIVES, PROBE, SILENT, HostProbe
-from handoff_mpi.scheduler import HostWatch
+from handoff_mpi.scheduler import HostFailureDetector
 from handoff_mpi.worker.patience import Patience
 
 # Who is "down" refuses, "slow" refuses in the end, "deaf" never answers; all others run what they are told.
@@ -85,7 +85,7 @@ def test_a_question_that_was_given_up_is_not_waited_for_without_end(agent, monke
 
 def losses(agent, hosts, heard, seconds=3.0):
     """Return what a guard finds while nothing more is heard of the silent ranks."""
-    guard = HostGuard(HostWatch(hosts, 1.0), HostProbe(agent, list(hosts)))
+    guard = HostGuard(HostFailureDetector(hosts, 1.0), HostProbe(agent, list(hosts)))
     lost = []
     end = time.monotonic() + seconds
     now = 10.0
@@ -113,7 +113,7 @@ def test_no_answer_proves_nothing_where_asking_does_not_work(agent):
 
 
 def test_a_host_heard_of_while_it_is_asked_is_not_lost(agent):
-    guard = HostGuard(HostWatch({"own": [0], "slow": [1]}, 1.0), HostProbe(agent, ["own", "slow"]))
+    guard = HostGuard(HostFailureDetector({"own": [0], "slow": [1]}, 1.0), HostProbe(agent, ["own", "slow"]))
     assert guard.look({1: 0.0}, (), 5.0) == []
     Path(f"{agent[0]}.end").touch()
     for question in guard._open["slow"]._questions:
@@ -124,7 +124,7 @@ def test_a_host_heard_of_while_it_is_asked_is_not_lost(agent):
 
 
 def test_a_host_the_launcher_does_not_know_is_left_to_the_silence_limit(agent):
-    guard = HostGuard(HostWatch({"own": [0], "elsewhere": [1]}, 1.0), HostProbe(agent, ["own"]))
+    guard = HostGuard(HostFailureDetector({"own": [0], "elsewhere": [1]}, 1.0), HostProbe(agent, ["own"]))
     assert guard.look({1: 0.0}, (), 5.0) == guard.look({1: 0.0}, (), 15.0) == []
 
 

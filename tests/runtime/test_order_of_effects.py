@@ -32,7 +32,16 @@ from handoff_mpi.results.store import MemoryStore
 from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.runtime.scheduler_loop import LoopSettings, SchedulerLoop
-from handoff_mpi.scheduler import Closed, Finished, RankLost, Recall, Rest, Scheduler, StopRequested, Submitted
+from handoff_mpi.scheduler import (
+    Closed,
+    Finished,
+    RankLost,
+    Retract,
+    Scheduler,
+    StopRequested,
+    Submitted,
+    ValueLocation,
+)
 from handoff_mpi.serialization import PLAIN
 
 LARGE = 10**6
@@ -284,7 +293,7 @@ def test_what_was_packed_for_a_rank_is_sent_before_it_is_asked_for_it_again():
         return finish_all(dest, message) if message[0] == DISPATCH and (0, 1) not in assigned(message) else None
 
     run = Run(dag_of(("only", (), 1)), answer)
-    run.more_commands = [Recall(1, [(0, 1)])]
+    run.more_commands = [Retract(1, [(0, 1)])]
     assert run.run() == "done"
     assert run.sends(DISPATCH, brings(0, 1)) < run.sends(RETRACT)
 
@@ -321,7 +330,7 @@ def test_ranks_hear_that_an_old_file_counts_no_more_before_the_new_value_is_stor
 
     run = Run(dag_of(*CHAIN), answer, keep=["use"])
     run.loop.dispatcher.file_keys = {0: ("before", 0)}
-    assert run.run(restored={0: Rest.FILE}) == "done"
+    assert run.run(restored={0: ValueLocation.FILE}) == "done"
     renamed = run.sends(FILES, lambda dest, message: message[2] == [(0, ("now", 0))])
     assert renamed < run.where("put home", lambda key: key == ("now", 0))
 

@@ -31,7 +31,7 @@ from handoff_mpi.runtime.backoff import Backoff
 from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.runtime.scheduler_loop import LoopSettings, SchedulerLoop
-from handoff_mpi.scheduler import Closed, Rest, Scheduler, Submitted
+from handoff_mpi.scheduler import Closed, Scheduler, Submitted, ValueLocation
 from handoff_mpi.serialization import PLAIN, decode
 
 LARGE = 10**6
@@ -211,7 +211,7 @@ def test_whoever_asks_for_a_file_that_is_gone_is_told_so(tmp_path):
         return None
 
     run = Run(dag_of(("make", (), 1), ("use", ("make",), 2)), tmp_path, answer, keep=["use"])
-    assert run.run(restored={0: Rest.FILE}) == "done"
+    assert run.run(restored={0: ValueLocation.FILE}) == "done"
     assert run.sent(NOT_FOUND) == [(2, (NOT_FOUND, 1, 7, None))]
 
 
@@ -223,7 +223,7 @@ def test_a_value_that_was_made_again_is_not_looked_for_in_the_file_of_an_earlier
 
     run = Run(dag_of(("make", (), 1), ("use", ("make",), 2)), tmp_path, answer, keep=["use"])
     run.loop.dispatcher.file_keys = {0: ("before", 0)}
-    assert run.run(restored={0: Rest.FILE}) == "done"
+    assert run.run(restored={0: ValueLocation.FILE}) == "done"
     assert [message[2] for _, message in run.sent(FILES)] == [[(0, ("before", 0))], [(0, ("now", 0))]]
     turns = [record for record in run.records if record[0] == "turn"]
     assert [entry[-1] for turn in turns for entry in turn[2] if entry[0] == 0] == [("now", 0)]

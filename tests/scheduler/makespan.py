@@ -11,7 +11,7 @@ from handoff_mpi.allocation import FirstAvailable, Ledger
 from handoff_mpi.messages import OK
 from handoff_mpi.resources import Capability, Device
 from handoff_mpi.resources.amounts import UNIT
-from handoff_mpi.scheduler import Closed, Dispatch, Finished, Policy, RankLost, Recall, Returned, Scheduler, Submitted
+from handoff_mpi.scheduler import Closed, Dispatch, Finished, Policy, RankLost, Retract, Retracted, Scheduler, Submitted
 from handoff_mpi.serialization import PLAIN
 from handoff_mpi.simulation import check
 
@@ -114,7 +114,7 @@ class Timeline:
                 if place[0] == rank and tuple(task) in queue[1:]:
                     queue.remove(tuple(task))
                     back.append(tuple(task))
-        return [Returned(rank, back)] if back else []
+        return [Retracted(rank, back)] if back else []
 
     def _begin(self, place):
         task, attempt = self._queued[place][0]
@@ -134,7 +134,7 @@ class Timeline:
                 queue += command.tasks
                 if was_empty:
                     self._begin((command.rank, command.slot))
-            elif isinstance(command, Recall):
+            elif isinstance(command, Retract):
                 self._at(self.now, "give_back", command.rank, command.tasks)
         wakeup = self.scheduler.next_wakeup()
         if wakeup < float("inf") and self.scheduler.in_flight:

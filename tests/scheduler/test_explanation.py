@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from handoff_mpi.resources.amounts import UNIT
-from handoff_mpi.scheduler import Heard, MemoryTold, RankLost, Refused, StopRequested
+from handoff_mpi.scheduler import HeartbeatReceived, MemoryTold, RankLost, Refused, StopRequested
 from tests.scheduler.test_avoidance import hosts
 from tests.scheduler.test_probation import BAD, convict
 from tests.scheduler.transcript import CPU, GPU, LONG, Dialogue, cpus, died, done, raised, ranks, task
@@ -130,8 +130,8 @@ def test_pins_and_groups():
 def test_a_rank_short_of_memory_and_one_that_is_silent():
     talk = Dialogue(ranks(1, 1), silence_limit_s=8.0)
     talk.submit(task(), task(), task())
-    talk.tell(1.0, MemoryTold(1, True, "97 % used"), Heard((1, 2)))
-    talk.tell(5.9, Heard((1,)))
+    talk.tell(1.0, MemoryTold(1, True, "97 % used"), HeartbeatReceived((1, 2)))
+    talk.tell(5.9, HeartbeatReceived((1,)))
     talk.tell(6.1, done(1, 0))
     _, reasons = explain(talk, 2)
     why = {each["host"]: each["cordoned"] for each in reasons["places"]["places"]}

@@ -9,11 +9,11 @@ from handoff_mpi.scheduler import (
     Cause,
     RankLost,
     Refused,
-    Rest,
-    Returned,
+    Retracted,
     State,
     Submitted,
     Unfetched,
+    ValueLocation,
 )
 from tests.scheduler.transcript import GPU, SHORT, Dialogue, done, made, raised, ranks, task
 
@@ -46,7 +46,7 @@ def rank_lost(run):
 
 def returned(run):
     run.submit(task())
-    run.tell(1.0, Returned(1, [(0, 1)]))
+    run.tell(1.0, Retracted(1, [(0, 1)]))
 
 
 def input_lost_while_dispatched(run):
@@ -107,7 +107,7 @@ def input_failed_while_ready(run):
 
 
 def restored(run):
-    run.tell(0.0, Submitted([task(), task(0)], {0: Rest.HOME}))
+    run.tell(0.0, Submitted([task(), task(0)], {0: ValueLocation.HOME}))
 
 
 def sent_ahead(run):

@@ -13,15 +13,15 @@ from handoff_mpi.resources import Capability
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.scheduler import (
     Closed,
-    Examined,
     Failure,
-    Heard,
+    HeartbeatReceived,
     MemoryTold,
     Persisted,
+    ProcessChecked,
     RankLost,
     Refused,
     ResourcesUpdated,
-    Returned,
+    Retracted,
     StopRequested,
     Submitted,
     Unfetched,
@@ -327,7 +327,7 @@ def test_with_on_failure_stop_nothing_more_is_sent_and_what_runs_may_end():
 def test_with_on_failure_stop_queued_tasks_are_recalled():
     run = queued(ranks(1, 1), task(pin=2, max_retries=0), stop_on_failure=True)
     assert run.tell(0.01, raised(2, 3)) == ["recall from 1: 2#1"]
-    assert run.tell(0.02, Returned(1, [(2, 1)]), done(1, 1)) == []
+    assert run.tell(0.02, Retracted(1, [(2, 1)]), done(1, 1)) == []
     assert run.states == "DONE DONE READY FAILED"
     assert run.status == "stopped"
 
@@ -355,7 +355,7 @@ def test_an_answer_of_an_old_attempt_is_dropped_whatever_it_says():
     run = Dialogue(ranks(1))
     run.submit(task())
     run.tell(1.0, raised(1, 0))
-    late = [done(1, 0), raised(1, 0), Returned(1, [(0, 1)]), Unfetched(1, 0, 1, [])]
+    late = [done(1, 0), raised(1, 0), Retracted(1, [(0, 1)]), Unfetched(1, 0, 1, [])]
     assert run.tell(2.0, *late) == []
     assert run.log == []
     assert run.scheduler.stale == len(late)
@@ -377,7 +377,7 @@ def test_a_returned_task_is_the_next_and_no_try_of_its_is_used_up():
     run = Dialogue(ranks(1), window=2, max_retries=0)
     run.submit(*[task() for _ in range(4)])
     assert run.tell(1.0, done(1, 0, lasted=SHORT)) == ["1.0 goes on with 1#1 2#1"]
-    assert run.tell(2.0, Returned(1, [(2, 1)]), done(1, 1)) == ["1.0 goes on with 2#2"]
+    assert run.tell(2.0, Retracted(1, [(2, 1)]), done(1, 1)) == ["1.0 goes on with 2#2"]
     assert run.log == ["2#1 READY by RETRACTED on 1", "1#1 DONE by OK on 1", "2#2 DISPATCHED by PLACED on 1"]
     assert run.tell(3.0, done(1, (2, 2))) == ["1.0 goes on with 3#1"]
     assert run.scheduler.attempts == [1, 1, 2, 1]
@@ -387,7 +387,7 @@ def test_tasks_that_come_back_together_keep_their_order():
     run = Dialogue(ranks(1))
     run.submit(*[task() for _ in range(4)])
     assert run.tell(1.0, done(1, 0, lasted=SHORT)) == ["1.0 goes on with 1#1 2#1 3#1"]
-    assert run.tell(2.0, Returned(1, [(2, 1), (3, 1)]), done(1, 1)) == ["1.0 goes on with 2#2"]
+    assert run.tell(2.0, Retracted(1, [(2, 1), (3, 1)]), done(1, 1)) == ["1.0 goes on with 2#2"]
 
 
 def test_what_waits_behind_a_long_call_is_recalled_once_for_an_idle_slot():
@@ -401,7 +401,7 @@ def test_what_waits_behind_a_long_call_is_recalled_once_for_an_idle_slot():
 def test_what_was_recalled_goes_to_the_idle_slot():
     run = queued(ranks(1, 1))
     run.tell(0.02)
-    assert run.tell(0.03, Returned(1, [(2, 1)])) == ["2.0 claims for 2#2"]
+    assert run.tell(0.03, Retracted(1, [(2, 1)])) == ["2.0 claims for 2#2"]
 
 
 def test_how_long_a_call_lasts_counts_from_the_end_of_the_one_before_it():
@@ -664,17 +664,17 @@ def test_a_value_of_which_a_consumer_has_a_copy_survives_its_rank():
 def test_a_silent_rank_is_suspect_at_half_the_limit_lost_at_the_limit_and_may_come_back():
     run = queued(ranks(1, 1), silence_limit_s=80.0)
     assert run.tell(0.0, Submitted([task(pin=2, priority=1), task(pin=2, priority=1)])) == ["2.0 claims for 3#1"]
-    assert run.tell(40.0, Heard([2])) == []
-    assert run.tell(50.0, Heard([2])) == ["recall from 1: 2#1", "examine 1"]
+    assert run.tell(40.0, HeartbeatReceived([2])) == []
+    assert run.tell(50.0, HeartbeatReceived([2])) == ["recall from 1: 2#1", "examine 1"]
     assert run.log == ["rank 1 suspect: silent for 50 s", "2#1 READY by RANK_LOST on 1"]
     assert run.tell(51.0, done(2, 3)) == ["2.0 goes on with 4#1"]
     assert run.tell(52.0, done(2, 4)) == ["2.0 claims for 2#2"]
-    assert run.tell(80.0, Heard([2])) == ["examine 1"]
-    assert run.tell(90.0, Heard([2])) == ["announce the loss of 1", "recall from 1: 1#1"]
+    assert run.tell(80.0, HeartbeatReceived([2])) == ["examine 1"]
+    assert run.tell(90.0, HeartbeatReceived([2])) == ["announce the loss of 1", "recall from 1: 1#1"]
     assert run.log == ["rank 1 lost: silent for 90 s", "1#1 READY by RANK_LOST on 1: silent for 90 s"]
-    assert run.tell(100.0, Heard([1, 2])) == ["1.0 claims for 1#2"]
+    assert run.tell(100.0, HeartbeatReceived([1, 2])) == ["1.0 claims for 1#2"]
     assert run.log == ["rank 1 returned", "1#2 DISPATCHED by PLACED on 1"]
-    assert run.tell(101.0, done(1, 1), Returned(1, [(2, 1)])) == []
+    assert run.tell(101.0, done(1, 1), Retracted(1, [(2, 1)])) == []
     assert run.scheduler.stale == 2
 
 
@@ -683,7 +683,7 @@ def test_a_suspect_that_speaks_in_time_keeps_what_runs_there():
     run.submit(task())
     run.tell(50.0)
     assert run.log == ["rank 1 suspect: silent for 50 s"]
-    assert run.tell(60.0, Heard([1])) == []
+    assert run.tell(60.0, HeartbeatReceived([1])) == []
     assert run.log == ["rank 1 returned"]
     assert run.tell(100.0, done(1, 0)) == []
     assert run.status == "done"
@@ -692,20 +692,24 @@ def test_a_suspect_that_speaks_in_time_keeps_what_runs_there():
 def test_a_suspect_that_is_found_alive_is_busy_and_its_silence_counts_anew():
     run = Dialogue(ranks(1, 1), silence_limit_s=80.0)
     run.submit(task())
-    assert run.tell(50.0, Heard([2])) == ["examine 1"]
-    assert run.tell(51.0, Examined(1, False, "")) == []
-    assert run.tell(91.0, Heard([2])) == []
-    assert run.tell(110.0, Heard([2])) == ["examine 1"]
-    assert run.tell(135.0, Heard([2])) == ["announce the loss of 1", "recall from 1: 0#1", "2.0 claims for 0#2"]
+    assert run.tell(50.0, HeartbeatReceived([2])) == ["examine 1"]
+    assert run.tell(51.0, ProcessChecked(1, False, "")) == []
+    assert run.tell(91.0, HeartbeatReceived([2])) == []
+    assert run.tell(110.0, HeartbeatReceived([2])) == ["examine 1"]
+    assert run.tell(135.0, HeartbeatReceived([2])) == [
+        "announce the loss of 1",
+        "recall from 1: 0#1",
+        "2.0 claims for 0#2",
+    ]
 
 
 def test_a_suspect_whose_process_is_gone_is_lost_at_once_and_for_good():
     run = Dialogue(ranks(1, 1), silence_limit_s=80.0)
     run.submit(task())
-    run.tell(50.0, Heard([2]))
-    assert run.tell(51.0, Examined(1, True, "killed")) == ["announce the loss of 1", "2.0 claims for 0#2"]
+    run.tell(50.0, HeartbeatReceived([2]))
+    assert run.tell(51.0, ProcessChecked(1, True, "killed")) == ["announce the loss of 1", "2.0 claims for 0#2"]
     assert run.log[:2] == ["rank 1 lost: killed", "0#1 READY by RANK_LOST on 1: killed"]
-    assert run.tell(52.0, Heard([1]), Submitted([task()])) == []
+    assert run.tell(52.0, HeartbeatReceived([1]), Submitted([task()])) == []
     assert run.states == "DISPATCHED READY"
 
 
@@ -713,25 +717,29 @@ def test_what_fits_only_a_suspect_waits_until_it_speaks_or_is_lost():
     """Nothing runs, and the only rank that fits is offered nothing: that is no reason to give up."""
     run = Dialogue(ranks(1, 1), silence_limit_s=80.0)
     run.submit(task(pin=2), task(0, pin=1))
-    assert run.tell(50.0, Heard([2])) == ["examine 1"]
+    assert run.tell(50.0, HeartbeatReceived([2])) == ["examine 1"]
     assert run.tell(51.0, done(2, 0)) == []
     assert run.states == "DONE READY"
-    assert run.tell(52.0, Heard([1])) == ["1.0 claims for 1#1"]
+    assert run.tell(52.0, HeartbeatReceived([1])) == ["1.0 claims for 1#1"]
 
 
 def test_what_fits_only_a_suspect_fails_once_that_is_lost():
     run = Dialogue(ranks(1, 1), silence_limit_s=80.0)
     run.submit(task(pin=2), task(0, pin=1))
-    run.tell(50.0, Heard([2]))
+    run.tell(50.0, HeartbeatReceived([2]))
     run.tell(51.0, done(2, 0))
-    assert run.tell(52.0, Examined(1, True, "its process is gone")) == ["announce the loss of 1"]
+    assert run.tell(52.0, ProcessChecked(1, True, "its process is gone")) == ["announce the loss of 1"]
     assert run.why(1)[0] == NO_ROOM
 
 
 def test_silence_is_nobodys_fault():
     run = Dialogue(ranks(1, 1), silence_limit_s=80.0, crash_limit=1)
     run.submit(task())
-    assert run.tell(90.0, Heard([2])) == ["announce the loss of 1", "recall from 1: 0#1", "2.0 claims for 0#2"]
+    assert run.tell(90.0, HeartbeatReceived([2])) == [
+        "announce the loss of 1",
+        "recall from 1: 0#1",
+        "2.0 claims for 0#2",
+    ]
     assert not run.scheduler.is_isolated(0)
 
 
@@ -741,14 +749,14 @@ def test_what_runs_on_a_host_that_is_lost_is_not_blamed_for_it():
     lost = RankLost(1, "its host no longer answers", with_its_host=True)
     assert run.tell(1.0, lost) == ["announce the loss of 1", "2.0 claims for 0#2"]
     assert not run.scheduler.is_isolated(0)
-    assert run.tell(2.0, Heard([1])) == [], "it is lost for good"
+    assert run.tell(2.0, HeartbeatReceived([1])) == [], "it is lost for good"
 
 
 def test_values_at_a_silent_rank_are_made_again():
     run = Dialogue(ranks(1, 1), silence_limit_s=80.0)
     run.submit(task(), task(0, pin=2), task(pin=1))
     assert run.tell(1.0, made(1, 0)) == ["2.0 claims for 1#1", "1.0 claims for 2#1"]
-    assert run.tell(90.0, Heard([2])) == ["announce the loss of 1", "recall from 1: 2#1"]
+    assert run.tell(90.0, HeartbeatReceived([2])) == ["announce the loss of 1", "recall from 1: 2#1"]
     assert run.log == [
         "rank 1 suspect: silent for 90 s",
         "rank 1 lost: silent for 90 s",
@@ -761,24 +769,24 @@ def test_values_at_a_silent_rank_are_made_again():
 def test_a_silent_rank_that_turns_out_to_be_dead_is_announced_once():
     run = Dialogue(ranks(1, 1), silence_limit_s=80.0)
     run.submit(task())
-    run.tell(90.0, Heard([2]))
+    run.tell(90.0, HeartbeatReceived([2]))
     assert run.tell(91.0, RankLost(1, "it died")) == []
-    assert run.tell(92.0, Heard([1])) == []
+    assert run.tell(92.0, HeartbeatReceived([1])) == []
     assert run.log == []
 
 
 def test_what_is_taken_from_a_suspect_is_not_sent_back_to_it():
     run = queued(ranks(1, 1), task(pin=2), silence_limit_s=80.0)
-    assert placed(run.tell(50.0, Heard([2]))) == set()
+    assert placed(run.tell(50.0, HeartbeatReceived([2]))) == set()
     assert run.states == "DONE DISPATCHED READY DISPATCHED"
 
 
 def test_a_suspect_is_sent_nothing_new_while_another_rank_is_idle():
     run = Dialogue(ranks(1, 1), silence_limit_s=80.0)
     run.submit(closed=False)
-    run.tell(50.0, Heard([2]))
+    run.tell(50.0, HeartbeatReceived([2]))
     assert run.log == ["rank 1 suspect: silent for 50 s"]
-    assert run.tell(51.0, Heard([2]), Submitted([task()])) == ["2.0 claims for 0#1"]
+    assert run.tell(51.0, HeartbeatReceived([2]), Submitted([task()])) == ["2.0 claims for 0#1"]
 
 
 # -- short of memory ------------------------------------------------------------------------------------
@@ -796,7 +804,7 @@ def test_a_rank_that_is_short_of_memory_ends_what_runs_and_is_given_nothing_unti
     run = queued(ranks(1, 1), task(pin=2))
     assert run.tell(0.1, done(2, 3), short(1)) == ["recall from 1: 2#1"]
     assert run.log == ["3#1 DONE by OK on 2", "rank 1 memory high: 90 of 100 MB"]
-    assert run.tell(0.2, Returned(1, [(2, 1)])) == ["2.0 claims for 2#2"]
+    assert run.tell(0.2, Retracted(1, [(2, 1)])) == ["2.0 claims for 2#2"]
     assert run.tell(0.3, done(1, 1), Submitted([task(), task()])) == []
     assert run.tell(0.4, relieved(1)) == ["1.0 claims for 4#1"]
     assert run.log == ["rank 1 memory normal: 10 of 100 MB", "4#1 DISPATCHED by PLACED on 1"]
@@ -812,10 +820,10 @@ def test_a_rank_that_is_short_of_memory_is_not_refilled_when_a_call_ends():
 def test_a_suspect_that_is_short_of_memory_is_given_nothing_when_it_is_heard_of():
     run = Dialogue(ranks(1, 1), silence_limit_s=80.0)
     run.submit(closed=False)
-    run.tell(10.0, Heard([1, 2]), short(1))
-    run.tell(60.0, Heard([2]))
+    run.tell(10.0, HeartbeatReceived([1, 2]), short(1))
+    run.tell(60.0, HeartbeatReceived([2]))
     assert run.log == ["rank 1 suspect: silent for 50 s"]
-    assert run.tell(61.0, Heard([1, 2]), Submitted([task(), task()])) == ["2.0 claims for 0#1"]
+    assert run.tell(61.0, HeartbeatReceived([1, 2]), Submitted([task(), task()])) == ["2.0 claims for 0#1"]
     assert run.tell(62.0, relieved(1)) == ["1.0 claims for 1#1"]
 
 
@@ -1136,7 +1144,7 @@ def test_it_wakes_up_to_listen_for_silence():
     run = Dialogue(ranks(1), silence_limit_s=80.0)
     run.submit(task(), now=5.0)
     assert run.scheduler.next_wakeup() == 15.0
-    run.tell(12.0, Heard([1]))
+    run.tell(12.0, HeartbeatReceived([1]))
     assert run.scheduler.next_wakeup() == 15.0
     run.tell(16.0)
     assert run.scheduler.next_wakeup() == 26.0
@@ -1163,7 +1171,7 @@ def test_ranks_that_want_a_value_are_spread_over_those_that_hold_it():
 def test_a_stop_sends_nothing_more_recalls_what_is_queued_and_lets_calls_end():
     run = queued(ranks(1), task(1))
     assert run.tell(1.0, StopRequested("walltime")) == ["recall from 1: 2#1"]
-    assert run.tell(1.1, Returned(1, [(2, 1)]), StopRequested("again")) == []
+    assert run.tell(1.1, Retracted(1, [(2, 1)]), StopRequested("again")) == []
     assert run.status == "running"
     assert run.tell(2.0, done(1, 1)) == []
     assert run.states == "DONE DONE READY READY"
@@ -1274,9 +1282,9 @@ def test_what_followed_a_failed_task_waits_for_its_retry_or_is_skipped():
     run = Dialogue(ranks(1), max_retries=1)
     chain(run, 4)
     assert run.tell(1.0, raised(1, 1)) == ["1.0 goes on with 1#2"]
-    assert run.tell(1.1, Returned(1, [(2, 1), (3, 1)])) == ["1.0 goes on with 2#2 3#2"]
+    assert run.tell(1.1, Retracted(1, [(2, 1), (3, 1)])) == ["1.0 goes on with 2#2 3#2"]
     run.tell(2.0, raised(1, (1, 2)))
-    run.tell(2.1, Returned(1, [(2, 2), (3, 2)]))
+    run.tell(2.1, Retracted(1, [(2, 2), (3, 2)]))
     assert (run.states, run.status) == ("DONE FAILED SKIPPED SKIPPED", "failed")
 
 
@@ -1301,5 +1309,5 @@ def test_what_waits_for_a_long_call_is_not_asked_for_again_when_a_slot_is_idle()
     run = Dialogue(ranks(1, 1))
     chain(run, 3)
     assert run.tell(1.0) == []
-    run.tell(1.1, Returned(1, [(2, 1)]), done(1, 1, lasted=SHORT))
+    run.tell(1.1, Retracted(1, [(2, 1)]), done(1, 1, lasted=SHORT))
     assert run.states == "DONE DONE DISPATCHED"

@@ -6,7 +6,16 @@ from itertools import pairwise
 
 import pytest
 
-from handoff_mpi.scheduler import Closed, Heard, MemoryTold, RankLost, Returned, State, Submitted, Unfetched
+from handoff_mpi.scheduler import (
+    Closed,
+    HeartbeatReceived,
+    MemoryTold,
+    RankLost,
+    Retracted,
+    State,
+    Submitted,
+    Unfetched,
+)
 from handoff_mpi.scheduler.probation import PROBE_S
 from handoff_mpi.scheduler.probing import LOOK_S
 from handoff_mpi.scheduler.undecided import HOLD_CALLS
@@ -226,7 +235,7 @@ def test_a_probe_that_comes_back_without_a_result_is_followed_by_another():
     run, now = idle_on_probation()
     run.tell(now + PROBE_S)
     (rank,) = [rank for rank in (1, 2) if running(run, rank)]
-    run.tell(now + PROBE_S + 1, Returned(rank, [_of(run, rank)]))
+    run.tell(now + PROBE_S + 1, Retracted(rank, [_of(run, rank)]))
     assert set(run.scheduler.on_probation) == {1, 2}
     run.tell(now + 2 * PROBE_S + 1)
     assert len(running(run, 1)) + len(running(run, 2)) == 1
@@ -277,11 +286,11 @@ def test_a_rank_on_probation_that_is_not_short_of_memory_is_used_before_one_that
 def test_a_suspect_rank_is_given_nothing_whatever_else_it_is_cordoned_for():
     run = Dialogue(hosts(BAD), silence_limit_s=80.0)
     now = drain(run, convict(run))
-    run.tell(now, Heard([1, 2, 3, 4]), short(1))
-    run.tell(now + 50, Heard([2, 3, 4]))
+    run.tell(now, HeartbeatReceived([1, 2, 3, 4]), short(1))
+    run.tell(now + 50, HeartbeatReceived([2, 3, 4]))
     assert run.log == ["rank 1 suspect: silent for 50 s"]
     assert run.tell(now + 51, Submitted([task(pin=1)])) == []
-    assert run.tell(now + 52, Heard([1])) == ["1.0 claims for 40#1"]
+    assert run.tell(now + 52, HeartbeatReceived([1])) == ["1.0 claims for 40#1"]
 
 
 # -- failures without tries left ------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from handoff_mpi.dag import TaskSpec
 from handoff_mpi.messages import OK, RAISED
 from handoff_mpi.resources import Capability, Device
 from handoff_mpi.resources.amounts import UNIT
-from handoff_mpi.scheduler import Closed, Dispatch, Finished, Policy, RankLost, Recall, Scheduler, Submitted
+from handoff_mpi.scheduler import Closed, Dispatch, Finished, Policy, RankLost, Retract, Scheduler, Submitted
 from handoff_mpi.serialization import PLAIN
 
 CPU = {"cpu": UNIT}
@@ -233,7 +233,7 @@ def last_calls(ranks):
         cluster.end_calls(cluster.flying[:1])
     cluster.end_calls([call for call in cluster.flying if call[0] == 1])
     cluster.now += 1.0
-    asked = [command.rank for command in cluster.tell() if isinstance(command, Recall)]
+    asked = [command.rank for command in cluster.tell() if isinstance(command, Retract)]
     assert len(asked) >= ranks / 4
     with Counter() as counter:
         cluster.tell()

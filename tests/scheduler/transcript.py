@@ -13,15 +13,15 @@ from handoff_mpi.resources import Capability, Device
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.scheduler import (
     TRANSITIONS,
-    Announce,
+    BroadcastLoss,
     Cause,
+    CheckProcess,
     Closed,
     Dispatch,
-    Examine,
     Finished,
     Forget,
     Policy,
-    Recall,
+    Retract,
     Scheduler,
     State,
     Submitted,
@@ -151,13 +151,13 @@ def _command(command):
     if isinstance(command, Dispatch):
         what = "goes on with" if command.claim is None else "claims for"
         return f"{command.rank}.{command.slot} {what} {_pairs(command.tasks)}"
-    if isinstance(command, Recall):
+    if isinstance(command, Retract):
         return f"recall from {command.rank}: {_pairs(command.tasks)}"
     if isinstance(command, Forget):
         return f"forget at {command.rank}: {' '.join(map(str, command.tasks))}"
-    if isinstance(command, Examine):
+    if isinstance(command, CheckProcess):
         return f"examine {command.rank}"
-    assert isinstance(command, Announce)
+    assert isinstance(command, BroadcastLoss)
     return f"announce the loss of {command.rank}"
 
 

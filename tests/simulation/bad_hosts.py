@@ -18,7 +18,17 @@ from handoff_mpi.dag import TaskSpec
 from handoff_mpi.messages import DEATH, DIED, OK, RAISED, TIMED_OUT, TIMEOUT
 from handoff_mpi.resources import Capability
 from handoff_mpi.resources.amounts import UNIT
-from handoff_mpi.scheduler import Closed, Dispatch, Finished, Heard, Policy, Recall, Returned, Scheduler, Submitted
+from handoff_mpi.scheduler import (
+    Closed,
+    Dispatch,
+    Finished,
+    HeartbeatReceived,
+    Policy,
+    Retract,
+    Retracted,
+    Scheduler,
+    Submitted,
+)
 from handoff_mpi.serialization import PLAIN
 from handoff_mpi.simulation import check
 
@@ -105,15 +115,15 @@ class Run:
             self._turn()
 
     def _turn(self, *events) -> None:
-        heard = Heard(tuple(self._queues))
+        heard = HeartbeatReceived(tuple(self._queues))
         for command in self.scheduler.handle([*events, heard], self.now):
             if isinstance(command, Dispatch):
                 self._queues[command.rank] += command.tasks
                 self._start(command.rank)
-            elif isinstance(command, Recall):
+            elif isinstance(command, Retract):
                 back = [each for each in command.tasks if each in self._queues[command.rank]]
                 self._queues[command.rank] = [each for each in self._queues[command.rank] if each not in back]
-                self._turn(Returned(command.rank, back))
+                self._turn(Retracted(command.rank, back))
         check(self.scheduler)
         for task, _, _, _, rank, detail in self.scheduler.take_log():
             if task < 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from handoff_mpi.resources.amounts import UNIT
-from handoff_mpi.scheduler import Heard, MemoryTold, Refused, StopRequested
+from handoff_mpi.scheduler import HeartbeatReceived, MemoryTold, Refused, StopRequested
 from handoff_mpi.verbs.reason_text import reason_lines
 from tests.scheduler.test_avoidance import hosts
 from tests.scheduler.test_probation import BAD, convict
@@ -80,8 +80,8 @@ def test_failures():
 
 def test_ranks_that_get_nothing():
     talk = submitted(ranks(1, 1), task(), task(), task(), silence_limit_s=8.0)
-    talk.tell(1.0, MemoryTold(1, True, "97 % used"), Heard((1, 2)))
-    talk.tell(5.9, Heard((1,)))
+    talk.tell(1.0, MemoryTold(1, True, "97 % used"), HeartbeatReceived((1, 2)))
+    talk.tell(5.9, HeartbeatReceived((1,)))
     talk.tell(6.1, done(1, 0))
     assert told(talk, 2)[:2] == [
         "Host h1 (rank 1) gets no new functions: it is short of memory.",

@@ -891,7 +891,7 @@ def test_the_second_attempt_of_what_is_here_is_what_followers_wait_for():
 
 def ahead(rank, room=9, suits=lambda work, before: True):
     """Send ahead all that may be; return which."""
-    return [work.task for work in rank.worker.send_ahead(0, room, suits)]
+    return [work.task for work in rank.worker.prefill(0, room, suits)]
 
 
 def test_what_has_its_inputs_may_be_sent_ahead_and_runs_first():

@@ -41,7 +41,7 @@ _SPEECH_S = 3.0
 
 
 def visit(run_dir: str | None, report: Report) -> int:
-    """Examine all ranks under a launcher, this process alone without one; return the exit code.
+    """CheckProcess all ranks under a launcher, this process alone without one; return the exit code.
 
     Under a launcher the other ranks serve rank 0, and end here.
 

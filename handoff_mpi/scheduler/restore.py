@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from handoff_mpi.dag import TaskSpec
-from handoff_mpi.scheduler.events import Rest
+from handoff_mpi.scheduler.events import ValueLocation
 
 
 def restore(
-    specs: Sequence[TaskSpec], left: Callable[[int], Rest], is_intact: Callable[[int], bool]
-) -> dict[int, Rest]:
+    specs: Sequence[TaskSpec], left: Callable[[int], ValueLocation], is_intact: Callable[[int], bool]
+) -> dict[int, ValueLocation]:
     """Return where the values of the tasks rest that need not run.
 
     It works backwards from what is to be kept: a kept task with a valid value is restored with it; one without runs,
@@ -21,7 +21,7 @@ def restore(
         left: where the value of a task lies as far as is known, NOWHERE if nothing is left of it.
         is_intact: whether the file of a task's value is there, and undamaged.
     """
-    rest: dict[int, Rest] = {}
+    rest: dict[int, ValueLocation] = {}
     met = bytearray(len(specs))
     stack = [task for task, spec in enumerate(specs) if spec.keep]
     for task in stack:
@@ -29,7 +29,7 @@ def restore(
     while stack:
         task = stack.pop()
         found = left(task)
-        if found == Rest.HOME or (found == Rest.FILE and is_intact(task)):
+        if found == ValueLocation.HOME or (found == ValueLocation.FILE and is_intact(task)):
             rest[task] = found
             continue
         for each in specs[task].inputs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 
-class Blame:
+class CrashTracker:
     """The deaths that tasks are blamed for.
 
     Only tasks to which something happened are in here.

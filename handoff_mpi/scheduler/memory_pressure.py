@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from handoff_mpi.allocation import MEMORY, Ledger
 
 
-class Shortage:
+class MemoryPressure:
     """The ranks that are short of memory.
 
     Args:

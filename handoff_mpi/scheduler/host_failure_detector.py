@@ -14,7 +14,7 @@ from itertools import islice
 _RAREST_S = 60.0
 
 
-class HostWatch:
+class HostFailureDetector:
     """Watches the hosts of a run, but for rank 0's own.
 
     Args:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from handoff_mpi.scheduler import Rest, restore
+from handoff_mpi.scheduler import ValueLocation, restore
 from tests.scheduler.transcript import task
 
-NOWHERE, HOME, FILE = Rest
+NOWHERE, HOME, FILE = ValueLocation
 
 
 def rests(specs, left, damaged=()):

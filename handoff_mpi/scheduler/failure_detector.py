@@ -1,4 +1,4 @@
-"""Who was heard of when, and who has been silent for too long. Silence is not death: see :class:`Watch`."""
+"""Who was heard of when, and who has been silent for too long. Silence is not death: see :class:`FailureDetector`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class Watch:
+class FailureDetector:
     """Tells silent ranks from others.
 
     A rank that has been silent for half the limit is *suspect*, and its process is looked at. Found alive it is

@@ -23,7 +23,7 @@ from handoff_mpi.allocation.missing import find_missing
 from handoff_mpi.callbacks import in_words, shown
 from handoff_mpi.errors import AllocationError
 from handoff_mpi.resources.amounts import format_amounts
-from handoff_mpi.scheduler.events import Command, Dispatch, Recall
+from handoff_mpi.scheduler.events import Command, Dispatch, Retract
 from handoff_mpi.scheduler.lifecycle import WAITING, Cause
 from handoff_mpi.scheduler.offers import Offers
 from handoff_mpi.scheduler.policy import Policy
@@ -329,7 +329,7 @@ class Placer:
 
     # -- ahead ----------------------------------------------------------------------------------------
 
-    def send_ahead(self) -> None:
+    def prefill(self) -> None:
         """Where nothing is ready, send slots what will be: the first task that waits for nothing but their last one.
 
         It takes that value where it is made, so that a chain of short calls travels in batches too.
@@ -385,7 +385,7 @@ class Placer:
             tasks = [task for task in slot.tasks[1:] if not missing[task] and task not in self.recalled]
             self.recalled.update(tasks)
             asked.setdefault(slot.rank, []).extend((task, self._tasks.attempts[task]) for task in tasks)
-        self._commands += [Recall(rank, tasks) for rank, tasks in sorted(asked.items()) if tasks]
+        self._commands += [Retract(rank, tasks) for rank, tasks in sorted(asked.items()) if tasks]
 
     def why_no_room(self, cost: RequestClass) -> str:
         """Say why tasks of this class can be placed nowhere although nothing runs."""

@@ -13,7 +13,7 @@ from handoff_mpi import gpu_staging
 from handoff_mpi.gpu_staging import CHUNK_NBYTES, STAGED_NBYTES
 from handoff_mpi.messages import OK
 from handoff_mpi.serialization import decode, encode, encode_code
-from handoff_mpi.worker.calls import Caller, CallSpec
+from handoff_mpi.worker.calls import CallRunner, CallSpec
 
 
 class Stream:
@@ -184,7 +184,7 @@ def test_an_array_in_what_travels_by_value_is_staged_too(cupy):
 
 def test_an_input_arrives_on_the_device_of_the_claim_and_a_result_leaves_any(cupy):
     payload = encode(Array(numbers(CHUNK_NBYTES)))
-    caller = Caller(1, "run")
+    caller = CallRunner(1, "run")
     caller.learn([(0, encode_code(lambda x: (x.device.number, Device.current)))], None)
     outcome = caller.call(CallSpec("f", 1, ((0,), 0, None, ()), [(payload, None, -1)], 1.0, (3, 5)))
     assert outcome.status == OK, outcome.error

@@ -48,7 +48,7 @@ from handoff_mpi.results.run_dir import (
 from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.runtime.choices import LIVE, NONE, ProgressMode
 from handoff_mpi.runtime.options import READ_EARLY, RunOptions, defaults_set, options_of
-from handoff_mpi.worker.runners import no_launcher_in_environment
+from handoff_mpi.worker.child_process import no_launcher_in_environment
 
 if TYPE_CHECKING:  # of rank 0 alone
     from handoff_mpi.dag import DAG

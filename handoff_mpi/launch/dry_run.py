@@ -17,8 +17,8 @@ from handoff_mpi.dag.dry_run import MAX_NBYTES, MAX_PIECES, Piece, Pieces, colle
 from handoff_mpi.dag.faults import Faults
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show
+from handoff_mpi.worker.child_pool import ChildPool
 from handoff_mpi.worker.dry_run import Decoded, decode_here, decode_in_spare
-from handoff_mpi.worker.spares import Spares
 
 if TYPE_CHECKING:
     from handoff_mpi.launch.job import Job
@@ -103,8 +103,8 @@ def _decode_at(job: Job, place: Place, pieces: list[Piece]) -> Decoded:
 
 
 def _decode_in_child(pieces: list[Piece], setup: bytes | None) -> Decoded:
-    with closing(Spares()) as spares:
-        return decode_in_spare(spares, 0, setup, pieces)
+    with closing(ChildPool()) as child_pool:
+        return decode_in_spare(child_pool, 0, setup, pieces)
 
 
 def _explained(

@@ -16,7 +16,7 @@ from handoff_mpi.console import print_message
 from handoff_mpi.formatting import one_line
 from handoff_mpi.python_path import python_program
 from handoff_mpi.runtime.choices import ALWAYS, AUTO
-from handoff_mpi.worker.runners import no_launcher_in_environment
+from handoff_mpi.worker.child_process import no_launcher_in_environment
 
 #: What making a report takes, in seconds, and of those for each function; measured, and rounded up.
 _MAKING_S, _MAKING_FUNCTION_S = 1.0, 15e-6

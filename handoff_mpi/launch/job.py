@@ -43,12 +43,12 @@ from handoff_mpi.runtime.rank0_monitor import IDLE_LIMIT_S, Rank0Monitor
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.worker_loop import serve_run, shut_down_workers
 from handoff_mpi.serialization import decode_code, encode_code
+from handoff_mpi.worker.child_pool import ChildPool
+from handoff_mpi.worker.child_process import no_launcher_in_environment
 from handoff_mpi.worker.error_report import describe
 from handoff_mpi.worker.output import restore_output
 from handoff_mpi.worker.process_state import directory_between_calls
 from handoff_mpi.worker.randomness import noting_seeds
-from handoff_mpi.worker.runners import no_launcher_in_environment
-from handoff_mpi.worker.spares import Spares
 
 if TYPE_CHECKING:  # of rank 0 alone
     from handoff_mpi.allocation import Ledger
@@ -378,16 +378,16 @@ class Job:
         Raises:
             ConnectionError: rank 0, or the launcher, is gone, or this rank's host was cut off.
         """
-        spares = Spares()
+        child_pool = ChildPool()
         rank0_monitor = Rank0Monitor(self.transport, self.capabilities, from_environment(), self.idle_limit_s, clock())
         try:
-            return self._serve(spares, rank0_monitor)
+            return self._serve(child_pool, rank0_monitor)
         finally:
             rank0_monitor.end()
-            spares.close()
+            child_pool.close()
             self._take_down_doorbell()
 
-    def _serve(self, spares: Spares, rank0_monitor: Rank0Monitor) -> Any:
+    def _serve(self, child_pool: ChildPool, rank0_monitor: Rank0Monitor) -> Any:
         backoff = Backoff(self.transport.doorbell)
         parent = os.getppid()
         shared = None
@@ -406,7 +406,7 @@ class Job:
                 if kind == START:
                     rest = [after for after in arrived[position + 1 :] if isinstance(after, Envelope)]
                     rank0_monitor.end()
-                    shared, pending = self._serve_run(each.message[2], rest, spares)
+                    shared, pending = self._serve_run(each.message[2], rest, child_pool)
                     rank0_monitor.begin(clock())
                     break
                 if kind == SETUP:
@@ -414,7 +414,7 @@ class Job:
                     answer = set_up(each.message[2], self.capabilities[self.rank])
                     self.transport.send(0, (REGISTERED, 0, *answer))
                 elif kind == DECODE:
-                    self._decode(each.message, spares)
+                    self._decode(each.message, child_pool)
                 elif kind == ASKED:
                     rank0_monitor.take(each.message[2], clock())
                 elif kind == SHUTDOWN:
@@ -425,24 +425,24 @@ class Job:
             rank0_monitor.look(has_heard, clock())
             backoff.wait(bool(arrived), self.transport.is_transferring, clock() + 1.0)
 
-    def _decode(self, message: tuple[Any, ...], spares: Spares) -> None:
+    def _decode(self, message: tuple[Any, ...], child_pool: ChildPool) -> None:
         from handoff_mpi.worker.dry_run import decode_here, decode_in_spare
 
         _, _, number, pieces, in_child, setup, paths = message
         add_directories(paths)
         with no_launcher_in_environment():
-            decoded = decode_in_spare(spares, self.rank, setup, pieces) if in_child else decode_here(pieces)
+            decoded = decode_in_spare(child_pool, self.rank, setup, pieces) if in_child else decode_here(pieces)
         self.transport.send(0, (DECODED, 0, number, decoded))
 
-    def _serve_run(self, setup: RunSetup, pending: list[Envelope], spares: Spares) -> tuple[Any, list[Envelope]]:
+    def _serve_run(self, setup: RunSetup, pending: list[Envelope], child_pool: ChildPool) -> tuple[Any, list[Envelope]]:
         add_directories(setup.paths)
         take_sources(setup.sources)
         if not self.is_mpi:
-            return serve_run(self.transport, setup, pending, self.is_threaded, self.leave, None, spares)
+            return serve_run(self.transport, setup, pending, self.is_threaded, self.leave, None, child_pool)
         from handoff_mpi.comm import mpi
 
         with mpi.all_ranks_refused():
-            return serve_run(self.transport, setup, pending, self.is_threaded, self.leave, end_rank, spares)
+            return serve_run(self.transport, setup, pending, self.is_threaded, self.leave, end_rank, child_pool)
 
 
 def local_job() -> Job:

@@ -18,7 +18,7 @@ from typing import Any
 
 from handoff_mpi.descendants import MARK, spare
 from handoff_mpi.runtime.process_monitor import look_at
-from handoff_mpi.worker.runners import environment_of_child
+from handoff_mpi.worker.child_process import environment_of_child
 
 #: The shell looks at the ranks once a second, so often at most: those that run notice the end of rank 0 themselves.
 _LOOKS = 30

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from handoff_mpi.worker.runners import KILL_LIMIT_S
+from handoff_mpi.worker.child_process import KILL_LIMIT_S
 
 _STAMP = "HANDOFF_DOCTOR_JOB_"
 _TERMINATE_S = 2.0

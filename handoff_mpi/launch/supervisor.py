@@ -44,7 +44,7 @@ from handoff_mpi.results.run_dir import (
 )
 from handoff_mpi.results.secure_files import Directory
 from handoff_mpi.runtime.host_probe import PROBE
-from handoff_mpi.worker.runners import KILL_LIMIT_S
+from handoff_mpi.worker.child_process import KILL_LIMIT_S
 
 #: An mpirun that has not ended this long after the run has, is ended.
 GRACE_S = 15.0

@@ -1,7 +1,7 @@
 """The child processes of a rank in one run: which serves a slot, what it was sent, and what has become of that.
 
 A child is started for the first call that needs one. Calls are sent to it ahead of their turn, and taken back before
-they begin where they are recalled; see :mod:`handoff_mpi.worker.ahead`. One that dies costs the call that ran, one that
+they begin where they are recalled; see :mod:`handoff_mpi.worker.call_pipeline`. One that dies costs its call, one that
 was stopped or never comes to begin its call is ended. What a call needs and what its outcome means is the shell's
 affair, when it ends is the machine's.
 """
@@ -18,13 +18,13 @@ from handoff_mpi.runtime.output import RankOutput
 from handoff_mpi.runtime.process_monitor import LOOK_S, Stops, look_at
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.serialization import Payload
-from handoff_mpi.worker.ahead import AHEAD_NBYTES, FEW_SENT, MOST_SENT, SentCalls
-from handoff_mpi.worker.calls import Caller, CallSpec, Outcome
-from handoff_mpi.worker.events import Begun, Work
+from handoff_mpi.worker.call_pipeline import AHEAD_NBYTES, FEW_SENT, MOST_SENT, SentCalls
+from handoff_mpi.worker.calls import CallRunner, CallSpec, Outcome
+from handoff_mpi.worker.child_pool import ChildPool, close_all
+from handoff_mpi.worker.child_process import ChildProcess, frame_ahead
+from handoff_mpi.worker.events import Begun, QueuedCall
 from handoff_mpi.worker.machine import Worker
-from handoff_mpi.worker.runners import Child, frame_ahead
-from handoff_mpi.worker.shared import share
-from handoff_mpi.worker.spares import Spares, close_all
+from handoff_mpi.worker.shared_memory import share
 
 # States of a process that has ended, and was not reaped yet.
 _DEAD = frozenset({"Z", "X"})
@@ -42,7 +42,7 @@ class Children:
         setup: of the run.
         machine: knows which calls are to run.
         caller: knows code and constants.
-        spares: children of runs before, and for those after; None if the run's are all to end with it.
+        child_pool: children of runs before, and for those after; None if the run's are all to end with it.
         gather: returns all that a call needs; None if an input is not to be had, which is told then.
         ended: takes a call, its outcome and when it began.
         begun: takes the event of a call that had to be prepared, and has begun.
@@ -57,10 +57,10 @@ class Children:
         self,
         setup: RunSetup,
         machine: Worker,
-        caller: Caller,
-        spares: Spares | None,
-        gather: Callable[[Work], CallSpec | None],
-        ended: Callable[[Work, Outcome, float], None],
+        caller: CallRunner,
+        child_pool: ChildPool | None,
+        gather: Callable[[QueuedCall], CallSpec | None],
+        ended: Callable[[QueuedCall, Outcome, float], None],
         begun: Callable[[Begun], None],
         updated: Callable[[int, dict[str, Any]], None],
         output: RankOutput | None = None,
@@ -68,35 +68,35 @@ class Children:
         self._setup = setup
         self._machine = machine
         self._caller = caller
-        self._spares = spares
+        self._child_pool = child_pool
         self._gather = gather
         self._ended = ended
         self._begun = begun
         self._updated = updated
         self._output = output
-        self._children: list[Child | None] = [None] * setup.slots
+        self._children: list[ChildProcess | None] = [None] * setup.slots
         self.sent = [SentCalls() for _ in range(setup.slots)]
         self._stops = Stops()
         self._next_look = 0.0
 
-    def is_for_child(self, work: Work) -> bool:
+    def is_for_child(self, work: QueuedCall) -> bool:
         """Whether a call runs in a child, not in the rank itself."""
         isolation = self._setup.isolation
         in_rank = (isolation == "rank" and work.slot == 0) or isolation == "inline"
         return not in_rank or bool(work.flags & ISOLATE)
 
-    def sockets(self) -> list[Child]:
+    def sockets(self) -> list[ChildProcess]:
         """Return what becomes readable when a child speaks."""
         return [child for child, sent in zip(self._children, self.sent, strict=True) if sent and child is not None]
 
     def pids(self) -> list[int]:
         """Return the processes of all children, spare ones too."""
-        spares = [] if self._spares is None else self._spares.pids()
-        return [*(child.pid for child in self._children if child is not None), *spares]
+        child_pool = [] if self._child_pool is None else self._child_pool.pids()
+        return [*(child.pid for child in self._children if child is not None), *child_pool]
 
     # -- calls go out -------------------------------------------------------------------------------
 
-    def call(self, work: Work) -> None:
+    def call(self, work: QueuedCall) -> None:
         """Start a call in its slot's child."""
         spec = self._gather(work)
         if spec is None:
@@ -115,7 +115,7 @@ class Children:
             how = lost.how_it_died() if lost is not None else (f"no child process could be started: {error}", "")
             self._ended(work, self._death(work, *how, 0.0), clock())
 
-    def _child(self, work: Work) -> Child:
+    def _child(self, work: QueuedCall) -> ChildProcess:
         """Return the slot's child, started if there is none, told all it needs for ``work``."""
         child = self._children[work.slot]
         if child is None:
@@ -133,19 +133,19 @@ class Children:
                 child.learn_constant(number, self._shared_constant(number))
         return child
 
-    def start(self) -> Child:
+    def start(self) -> ChildProcess:
         """Return an idle child, a spare one if there is one.
 
         Raises:
             OSError: none could be started.
         """
         setup = self._setup
-        return self._spare() or Child(self._caller.rank, setup.run, setup.setup, setup.seeds)
+        return self._spare() or ChildProcess(self._caller.rank, setup.run, setup.setup, setup.seeds)
 
-    def _spare(self) -> Child | None:
-        if self._spares is None or self._setup.setup is not None:
+    def _spare(self) -> ChildProcess | None:
+        if self._child_pool is None or self._setup.setup is not None:
             return None
-        return self._spares.take(self._setup.run, self._setup.seeds)
+        return self._child_pool.take(self._setup.run, self._setup.seeds)
 
     def _shared_constant(self, number: int) -> Payload:
         """Return a constant in memory that all children can map."""
@@ -162,7 +162,7 @@ class Children:
     def _prefill(self, slot: int, sent: SentCalls) -> None:
         frames: list[bytes] = []
 
-        def suits(work: Work, before: Work) -> bool:
+        def suits(work: QueuedCall, before: QueuedCall) -> bool:
             frame = self._frame_ahead(work, before)
             if frame is not None:
                 frames.append(frame)
@@ -177,7 +177,7 @@ class Children:
             except OSError:
                 pass  # it is gone, which is noticed when it is listened to
 
-    def _frame_ahead(self, work: Work, before: Work) -> bytes | None:
+    def _frame_ahead(self, work: QueuedCall, before: QueuedCall) -> bytes | None:
         """Return a call as it is sent behind ``before``; None if it must be sent in its turn."""
         child = self._children[work.slot]
         codes, constants = work.call_template[0], work.call_template[3]
@@ -224,7 +224,7 @@ class Children:
         except EOFError:
             self._child_died(slot)
 
-    def _call_ended(self, work: Work | None, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
+    def _call_ended(self, work: QueuedCall | None, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
         assert work is not None, "what is void does not run"
         _, status, head, error, began, duration = message
         payload = None if head is None else (*head, *buffers)
@@ -242,7 +242,7 @@ class Children:
             how = child.how_it_died()  # after which nothing prints there any more
             self._ended(work, self._death(work, *how, clock() - started), started)
 
-    def _death(self, work: Work, how: str, last_words: str, duration: float) -> Outcome:
+    def _death(self, work: QueuedCall, how: str, last_words: str, duration: float) -> Outcome:
         printed = "" if self._output is None else self._output.call_was_killed(work.slot, work.id, work.attempt)
         return Outcome(DIED, None, ErrorReport(DEATH, how, last_words, output=printed), duration)
 
@@ -260,7 +260,7 @@ class Children:
         if child is not None and len(sent) > 1 and not sent.has_void:
             self._send_again(slot, sent.taken_back(child.take_back()))
 
-    def _send_again(self, slot: int, void: Sequence[Work]) -> None:
+    def _send_again(self, slot: int, void: Sequence[QueuedCall]) -> None:
         """The child will not run these: if it is one's turn it is sent anew; so are the others when it is theirs."""
         running = self._machine.running[slot]
         if running is not None and running in void:
@@ -291,7 +291,7 @@ class Children:
             if sent and child is not None:
                 self._look_at(child, sent, now)
 
-    def _look_at(self, child: Child, sent: SentCalls, now: float) -> None:
+    def _look_at(self, child: ChildProcess, sent: SentCalls, now: float) -> None:
         if sent.running is not None and _is_given_up(sent.running, now):
             child.kill()
         end_if_stuck(child, self._stops, now)
@@ -301,8 +301,8 @@ class Children:
         for child, sent in zip(self._children, self.sent, strict=True):
             if child is not None and not sent:
                 child.give_back_freed_memory()
-        if self._spares is not None:
-            self._spares.let_all_end()
+        if self._child_pool is not None:
+            self._child_pool.let_all_end()
 
     def close(self) -> None:
         """End them; running ones are killed, their results are not wanted any more."""
@@ -310,8 +310,8 @@ class Children:
             child.kill()
         busy = self.sockets()
         idle = [child for child, sent in zip(self._children, self.sent, strict=True) if child is not None and not sent]
-        if self._spares is not None:
-            self._spares.keep(idle)
+        if self._child_pool is not None:
+            self._child_pool.keep(idle)
             idle = []
         close_all([*busy, *idle])
         self._children = [None] * len(self._children)
@@ -320,7 +320,7 @@ class Children:
         self._gather = self._ended = self._begun = self._updated = do_nothing
 
 
-def end_if_stuck(child: Child, stops: Stops, now: float) -> None:
+def end_if_stuck(child: ChildProcess, stops: Stops, now: float) -> None:
     """End a busy child that is dead, or that has been stopped for long."""
     state = look_at(child.pid)[0]
     if state in _DEAD:
@@ -334,6 +334,6 @@ def do_nothing(*args: Any) -> Any:
     """The run is over."""
 
 
-def _is_given_up(work: Work, now: float) -> bool:
+def _is_given_up(work: QueuedCall, now: float) -> bool:
     """Whether a child has had so long to begin a call that it never will."""
     return work.is_overdue and now - work.started >= (work.timeout_s or 0.0) + PREPARE_LIMIT_S

@@ -17,9 +17,9 @@ from handoff_mpi.runtime.children import PREPARE_LIMIT_S, do_nothing, end_if_stu
 from handoff_mpi.runtime.process_monitor import LOOK_S, Stops
 from handoff_mpi.serialization import Payload
 from handoff_mpi.worker.calls import Outcome
+from handoff_mpi.worker.child_pool import close_all
+from handoff_mpi.worker.child_process import ChildProcess
 from handoff_mpi.worker.events import Serve
-from handoff_mpi.worker.runners import Child
-from handoff_mpi.worker.spares import close_all
 
 #: An encoding that has waited for others this long gets a child of its own: those before it may never return.
 _MAX_WAIT_S = 1.0
@@ -37,7 +37,7 @@ class _Encoding:
         is_overdue: whether the child was ended because of that.
     """
 
-    child: Child
+    child: ChildProcess
     command: Serve
     since: float
     is_overdue: bool = False
@@ -61,7 +61,7 @@ class Encoders:
     def __init__(
         self,
         rank: int,
-        start: Callable[[], Child],
+        start: Callable[[], ChildProcess],
         gather: Callable[[int], Payload | None],
         answer: Callable[[Serve, Outcome | None], None],
     ) -> None:
@@ -71,7 +71,7 @@ class Encoders:
         self._answer = answer
         self._waiting: list[tuple[Serve, float]] = []
         self._running: list[_Encoding] = []
-        self._idle: list[Child] = []
+        self._idle: list[ChildProcess] = []
         self._stops = Stops()
         self._next_look = 0.0
 
@@ -79,7 +79,7 @@ class Encoders:
         """Whether anything is encoded, or waits for that."""
         return bool(self._running or self._waiting)
 
-    def sockets(self) -> list[Child]:
+    def sockets(self) -> list[ChildProcess]:
         """Return what becomes readable when a child speaks."""
         return [each.child for each in self._running]
 

@@ -20,7 +20,7 @@ from handoff_mpi.messages import ASKED
 from handoff_mpi.resources import Capability
 from handoff_mpi.runtime.host_probe import HostProbe, Question
 from handoff_mpi.runtime.process_monitor import GONE, LIVES, STOPPED, ProcessMonitor
-from handoff_mpi.worker.patience import Patience
+from handoff_mpi.worker.silence_timer import Patience
 
 #: A rank that nobody can be asked about is waited for this long: a week.
 IDLE_LIMIT_S = 7 * 86_400.0

@@ -42,7 +42,8 @@ from handoff_mpi.runtime.progress_thread import ProgressThread
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.value_store import RankValues
 from handoff_mpi.serialization import Payload, head_of, nbytes_of
-from handoff_mpi.worker.calls import Caller, CallSpec, Outcome
+from handoff_mpi.worker.calls import CallRunner, CallSpec, Outcome
+from handoff_mpi.worker.child_pool import ChildPool
 from handoff_mpi.worker.draws import NONE
 from handoff_mpi.worker.events import (
     Call,
@@ -54,16 +55,15 @@ from handoff_mpi.worker.events import (
     Learn,
     Leave,
     Put,
+    QueuedCall,
     Received,
     Send,
     Serve,
     Spill,
-    Work,
 )
 from handoff_mpi.worker.machine import Worker
 from handoff_mpi.worker.randomness import GlobalGenerators, seeded_by_setup
-from handoff_mpi.worker.shared import SHARED_NBYTES, allocate, mapped_nbytes
-from handoff_mpi.worker.spares import Spares
+from handoff_mpi.worker.shared_memory import SHARED_NBYTES, allocate, mapped_nbytes
 
 #: Calls follow one another for this long before messages are looked for.
 _BURST_S = 0.0005
@@ -89,7 +89,7 @@ class WorkerDriver:
     """The shell around one rank's worker machine for one run.
 
     Args:
-        spares: children of runs before, and for those after; None if the run's are all to end with it.
+        child_pool: children of runs before, and for those after; None if the run's are all to end with it.
         store: see :class:`~handoff_mpi.runtime.value_store.RankValues`.
         only_calls: whether nothing else that users wrote runs in this process while the run does.
     """
@@ -98,7 +98,7 @@ class WorkerDriver:
         self,
         transport: Transport,
         setup: RunSetup,
-        spares: Spares | None = None,
+        child_pool: ChildPool | None = None,
         store: ResultStore | None = None,
         only_calls: bool = False,
     ) -> None:
@@ -116,14 +116,14 @@ class WorkerDriver:
             reads_files=self._values.sees_files,
         )
         seeded = NONE if setup.setup is None else seeded_by_setup()
-        self.caller = Caller(transport.rank, setup.run, GlobalGenerators(setup.seeds, seeded))
+        self.caller = CallRunner(transport.rank, setup.run, GlobalGenerators(setup.seeds, seeded))
         self._output = None if setup.output is None else RankOutput(transport.rank, setup)
         if self._output is not None:
             self.caller.output = self._output.of_rank(stays=only_calls)
         self.lock = threading.Lock()
         self.call_serial = 0
         self.is_calling = False
-        self.own_work: Work | None = None
+        self.own_work: QueuedCall | None = None
         self.progress_thread: ProgressThread | None = None
         self.results: Any = None
         self.has_left = False
@@ -133,7 +133,7 @@ class WorkerDriver:
             setup,
             self.machine,
             self.caller,
-            spares,
+            child_pool,
             self._spec,
             self._end,
             self._note,
@@ -148,7 +148,7 @@ class WorkerDriver:
         self._next_sample = self._began + setup.usage_s
         self._make_memory = _memory_for_children if setup.isolation == "process" or setup.slots > 1 else fresh_memory
         transport.set_receive_allocator(self._allocate)
-        self._own_calls: deque[Work] = deque()
+        self._own_calls: deque[QueuedCall] = deque()
         self._own_serves: deque[Serve] = deque()
         self._events: list[Event] = []
         self._updates: deque[tuple[int, dict[str, Any]]] = deque()
@@ -302,7 +302,7 @@ class WorkerDriver:
         events, self._events = self._events, []
         return events
 
-    def _run_own_call(self, work: Work) -> Outcome | None:
+    def _run_own_call(self, work: QueuedCall) -> Outcome | None:
         """Run a call; None if an input is unavailable."""
         self.own_work = work
         self._begin_calling()
@@ -354,7 +354,7 @@ class WorkerDriver:
         else:
             self._own_calls.append(work)
 
-    def _spec(self, work: Work) -> CallSpec | None:
+    def _spec(self, work: QueuedCall) -> CallSpec | None:
         """Return all that a call needs; None if an input is unavailable after all."""
         values = self._inputs(work) if work.sources else ()
         if values is None:
@@ -362,7 +362,7 @@ class WorkerDriver:
         cores, gpus = work.claim
         return CallSpec(work.id, work.attempt, work.call_template, values, cores, gpus)
 
-    def _inputs(self, work: Work) -> list[tuple[Payload, Any, int]] | None:
+    def _inputs(self, work: QueuedCall) -> list[tuple[Payload, Any, int]] | None:
         """Gather a call's inputs; if one is unavailable after all, hand the work back, and return None."""
         values: list[tuple[Payload, Any, int]] = []
         for task, codec, payload, _ in work.sources:
@@ -378,7 +378,7 @@ class WorkerDriver:
             values.append((payload, codec, -1))
         return values
 
-    def _end(self, work: Work, outcome: Outcome, started: float) -> None:
+    def _end(self, work: QueuedCall, outcome: Outcome, started: float) -> None:
         payload = outcome.payload
         nbytes = 0 if payload is None else nbytes_of(payload)
         is_persisted = False

@@ -21,10 +21,10 @@ from handoff_mpi.runtime.progress_thread import ProgressThread
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.worker_driver import WorkerDriver
 from handoff_mpi.serialization import decode_writable
-from handoff_mpi.worker import child as child_process
-from handoff_mpi.worker.patience import Patience
-from handoff_mpi.worker.runners import no_launcher_in_environment
-from handoff_mpi.worker.spares import Spares
+from handoff_mpi.worker import child_main as child_process
+from handoff_mpi.worker.child_pool import ChildPool
+from handoff_mpi.worker.child_process import no_launcher_in_environment
+from handoff_mpi.worker.silence_timer import Patience
 
 #: Seconds between two looks at whether the launcher and rank 0 are still there.
 LOOK_AROUND_S = 0.02
@@ -39,7 +39,7 @@ def serve_run(
     is_threaded: bool,
     leave: Callable[[], object] | None = None,
     end: Callable[[BaseException], object] | None = None,
-    spares: Spares | None = None,
+    child_pool: ChildPool | None = None,
 ) -> tuple[Any, list[Envelope]]:
     """Take part in one run as a worker until rank 0 ends it.
 
@@ -48,7 +48,7 @@ def serve_run(
         is_threaded: whether a second thread may use the communicator.
         leave: ends this process, at once, when the job is over while a call runs whose outcome nobody wants.
         end: the same when this rank cannot go on, which is otherwise raised once the call has ended.
-        spares: see :class:`~handoff_mpi.runtime.worker_driver.WorkerDriver`.
+        child_pool: see :class:`~handoff_mpi.runtime.worker_driver.WorkerDriver`.
 
     Returns:
         What rank 0 shares with all ranks, and messages that are not of this run: a call that outlasted its run
@@ -57,7 +57,7 @@ def serve_run(
     Raises:
         ConnectionError: rank 0 is gone, or this rank's host was cut off from it.
     """
-    shell = WorkerDriver(transport, setup, spares, only_calls=True)
+    shell = WorkerDriver(transport, setup, child_pool, only_calls=True)
     set_active(shell)
     backoff = Backoff(transport.doorbell)
     mail = _Mail(shell, leave)

@@ -14,7 +14,7 @@ from handoff_mpi.scheduler import DISPATCHES, Cause, Policy, Scheduler, State, T
 from handoff_mpi.scheduler.queues import ReadyQueue
 from handoff_mpi.simulation.run_dir import Legacy, SimulatedRunDir
 from handoff_mpi.simulation.workload import Workload
-from handoff_mpi.worker.events import Work
+from handoff_mpi.worker.events import QueuedCall
 
 if TYPE_CHECKING:
     from handoff_mpi.simulation.launch import Launch
@@ -243,7 +243,7 @@ class Witness:
             is_own = self._load.raises.get(task, 0) > self._load.max_retries(task, policy.max_retries)
             assert is_own or self.spoiled[task], f"task {task} failed too early"
 
-    def at_call(self, scheduler: Scheduler, rank: int, work: Work) -> None:
+    def at_call(self, scheduler: Scheduler, rank: int, work: QueuedCall) -> None:
         """A call begins: under the claim that rank 0 holds for it, and in a child if its process has died."""
         if not scheduler.is_current(work.task, work.attempt):
             return

@@ -17,8 +17,8 @@ from handoff_mpi.simulation.launch import Launch
 from handoff_mpi.simulation.network import Clock
 from handoff_mpi.simulation.run_dir import SimulatedRunDir
 from handoff_mpi.simulation.workload import LARGE_NBYTES, Workload, random_ledger, random_workload
+from handoff_mpi.worker.broadcast_tree import FAN_OUT
 from handoff_mpi.worker.budget import UNLIMITED_NBYTES
-from handoff_mpi.worker.takers import FAN_OUT
 
 #: How often a run is launched again at most, and how long that takes.
 MOST_RELAUNCHES = 3

@@ -16,7 +16,7 @@ from handoff_mpi.simulation.rank import SimulatedRank, Traits
 from handoff_mpi.simulation.rank_zero import PROCESS_STATUS, RankZero
 from handoff_mpi.simulation.run_dir import UNSYNCED_S, SimulatedRunDir
 from handoff_mpi.simulation.workload import Workload
-from handoff_mpi.worker.events import Work
+from handoff_mpi.worker.events import QueuedCall
 
 #: A process found stopped after this long is ended by its neighbour.
 _FENCED_S = 20.0
@@ -161,7 +161,7 @@ class Launch:
     def _submit(self, count: int) -> None:
         self.zero.submit(count)
 
-    def _end(self, rank: int, work: Work, how: str) -> None:
+    def _end(self, rank: int, work: QueuedCall, how: str) -> None:
         self.ranks[rank].end(work, how)
 
     # -- faults ---------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ class Launch:
         """A call of ``task`` has killed its process."""
         self.witness.kills[task] += 1
 
-    def note_call(self, rank: int, work: Work) -> None:
+    def note_call(self, rank: int, work: QueuedCall) -> None:
         """A call begins on ``rank``."""
         self.witness.at_call(self.scheduler, rank, work)
 

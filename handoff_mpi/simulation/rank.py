@@ -58,7 +58,7 @@ class Around(Protocol):
     def note_kill(self, task: int) -> None:
         """``task`` has killed the process that ran it."""
 
-    def note_call(self, rank: int, work: worker.Work) -> None:
+    def note_call(self, rank: int, work: worker.QueuedCall) -> None:
         """A call begins on ``rank``."""
 
     def die(self, rank: int) -> None:
@@ -119,8 +119,8 @@ class SimulatedRank:
         self._around = around
         self._clock = around.clock
         self._backlog: list[worker.Event] = []
-        self._calls: dict[int, tuple[worker.Work, list[int]]] = {}  # by slot, with the inputs as handed over
-        self._ahead: dict[int, list[worker.Work]] = defaultdict(list)  # by slot; there may be more later
+        self._calls: dict[int, tuple[worker.QueuedCall, list[int]]] = {}  # by slot, with the inputs as handed over
+        self._ahead: dict[int, list[worker.QueuedCall]] = defaultdict(list)  # by slot; there may be more later
         self._is_one = False  # whether one event alone is being handled
         self._constants: set[int] = set()
         self._file_keys: dict[int, Key] = {}
@@ -235,7 +235,7 @@ class SimulatedRank:
                 work.is_ahead = False
             self._ahead[slot].clear()
 
-    def _has_begun(self, work: worker.Work) -> None:
+    def _has_begun(self, work: worker.QueuedCall) -> None:
         """A call begins: what was sent ahead does so in that order, but for what came to nothing."""
         ahead = self._ahead[work.slot]
         if any(not other.is_here for other in ahead):
@@ -243,11 +243,11 @@ class SimulatedRank:
         elif ahead:
             assert ahead.pop(0) is work, f"task {work.task} overtakes what its child was sent"
 
-    def _is_own(self, work: worker.Work) -> bool:
+    def _is_own(self, work: worker.QueuedCall) -> bool:
         """Whether a call runs in the rank itself."""
         return self.traits.calls_itself and work.slot == 0 and not work.flags & ISOLATE
 
-    def _call(self, work: worker.Work) -> list[worker.Event]:
+    def _call(self, work: worker.QueuedCall) -> list[worker.Event]:
         load, dice = self._around.load, self._around.dice
         self._has_begun(work)
         assert self._constants.issuperset(work.call_template[3]), f"task {work.task} runs without its constants"
@@ -275,7 +275,7 @@ class SimulatedRank:
             self._clock.at(self._clock.now + duration, "end", self.rank, work, how)
         return []
 
-    def end(self, work: worker.Work, how: str) -> None:
+    def end(self, work: worker.QueuedCall, how: str) -> None:
         """A call ends: "ok", "raised" or "killed"."""
         running, inputs = self._calls.get(work.slot, (None, []))
         if self.is_dead or running is not work:
@@ -294,7 +294,7 @@ class SimulatedRank:
                 work, worker.Ended(work, status, None, 0, ErrorReport(kind, how, "", (kind,)), work.started, 0.0)
             )
 
-    def _kills(self, work: worker.Work) -> bool:
+    def _kills(self, work: worker.QueuedCall) -> bool:
         """A call kills its process; return whether that is the rank's own."""
         self._around.note_kill(work.task)
         if not self.rank or not (self._is_own(work) or work.task in self._around.load.fells):
@@ -302,7 +302,7 @@ class SimulatedRank:
         self._around.die(self.rank)
         return True
 
-    def _end_well(self, work: worker.Work, inputs: list[int]) -> None:
+    def _end_well(self, work: worker.QueuedCall, inputs: list[int]) -> None:
         around = self._around
         value, nbytes = around.load.value(work.task, inputs), around.dice.choice(around.load.nbytes[work.task])
         goes_home = nbytes <= INLINE_RESULT_NBYTES and not work.flags & KEEP_REMOTE
@@ -312,7 +312,7 @@ class SimulatedRank:
             around.run_dir.put((str(around.number), work.task), value)
         self._ended(work, worker.Ended(work, OK, (PLAIN, value), nbytes, None, work.started, 0.0, writes))
 
-    def _ended(self, work: worker.Work, event: worker.Ended) -> None:
+    def _ended(self, work: worker.QueuedCall, event: worker.Ended) -> None:
         event.duration = self._clock.now - work.started
         self._backlog.append(event)
         self.wake()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from handoff_mpi.worker.events import Work
+from handoff_mpi.worker.events import QueuedCall
 
 #: A limit that nothing exceeds.
 UNLIMITED_NBYTES = 1 << 62
@@ -74,17 +74,17 @@ class Budget:
 
     # -- promised -------------------------------------------------------------------------------------
 
-    def begin(self, work: Work, copied_nbytes: int) -> None:
+    def begin(self, work: QueuedCall, copied_nbytes: int) -> None:
         """A call begins: its result will come into memory, and so will copies of its inputs."""
         work.promised_nbytes = self._expected.get(work.call_template[0], 0) + copied_nbytes
         self._promised_nbytes += work.promised_nbytes
 
-    def end(self, work: Work) -> None:
+    def end(self, work: QueuedCall) -> None:
         """A call has ended, well or not, or does not begin after all."""
         self._promised_nbytes -= work.promised_nbytes
         work.promised_nbytes = 0
 
-    def learn(self, work: Work, nbytes: int) -> None:
+    def learn(self, work: QueuedCall, nbytes: int) -> None:
         """The result of a call took ``nbytes``."""
         codes = work.call_template[0]
         self._expected[codes] = max(self._expected.get(codes, 0), nbytes)

@@ -79,7 +79,7 @@ class Outcome:
     duration: float
 
 
-class Caller:
+class CallRunner:
     """Calls functions in this process, one at a time.
 
     Args:

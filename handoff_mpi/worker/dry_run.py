@@ -16,10 +16,10 @@ from handoff_mpi.dag.call_template import VALUES
 from handoff_mpi.dag.dry_run import VALUE, Piece, decode_piece
 from handoff_mpi.messages import OK
 from handoff_mpi.serialization import EncodingError, Payload, decode, encode, encode_code
-from handoff_mpi.worker import child as child_process
+from handoff_mpi.worker import child_main as child_process
 from handoff_mpi.worker.calls import CallSpec
-from handoff_mpi.worker.runners import Child
-from handoff_mpi.worker.spares import Spares
+from handoff_mpi.worker.child_pool import ChildPool
+from handoff_mpi.worker.child_process import ChildProcess
 
 #: A child must have decoded everything within this long.
 TIMEOUT_S = 30.0
@@ -49,7 +49,7 @@ def decode_here(pieces: Sequence[Piece]) -> Decoded:
         return Decoded(_decode_all(pieces))
 
 
-def decode_in_child(child: Child, pieces: Sequence[Piece]) -> Decoded:
+def decode_in_child(child: ChildProcess, pieces: Sequence[Piece]) -> Decoded:
     """Decode ``pieces`` in an idle child, which is killed if that takes longer than :data:`TIMEOUT_S`."""
     try:
         child.learn([(0, encode_code(_decode_and_tell))])
@@ -59,18 +59,18 @@ def decode_in_child(child: Child, pieces: Sequence[Piece]) -> Decoded:
         return _died(child, None)
 
 
-def decode_in_spare(spares: Spares, rank: int, setup: bytes | None, pieces: Sequence[Piece]) -> Decoded:
+def decode_in_spare(child_pool: ChildPool, rank: int, setup: bytes | None, pieces: Sequence[Piece]) -> Decoded:
     """Decode ``pieces`` in a child of ``rank`` that serves the run afterwards, if it can.
 
     Args:
         setup: dag.py's ``setup(rank)``, encoded, which the child has to call first; or None.
     """
     try:
-        child = (spares.take(_RUN) if setup is None else None) or Child(rank, _RUN, setup)
+        child = (child_pool.take(_RUN) if setup is None else None) or ChildProcess(rank, _RUN, setup)
     except OSError as error:
         return Decoded(trouble=f"a child process cannot be started: {error}")
     decoded = decode_in_child(child, pieces)
-    spares.keep([child])
+    child_pool.keep([child])
     return decoded
 
 
@@ -83,7 +83,7 @@ def _flat(payload: Payload) -> Payload:
     return (*payload[:2], *map(bytes, payload[2:]))
 
 
-def _await(child: Child, end: float) -> Decoded:
+def _await(child: ChildProcess, end: float) -> Decoded:
     at: int | None = None
     while time.monotonic() < end:
         try:
@@ -101,7 +101,7 @@ def _await(child: Child, end: float) -> Decoded:
     return Decoded(unfinished=at, trouble=f"decoding it has not ended within {TIMEOUT_S:g} s")
 
 
-def _died(child: Child, at: int | None) -> Decoded:
+def _died(child: ChildProcess, at: int | None) -> Decoded:
     return Decoded(unfinished=at, trouble=f"decoding it has ended a process: {child.how_it_died()[0]}")
 
 

@@ -11,7 +11,7 @@ from handoff_mpi.serialization import Payload
 
 
 @dataclass(slots=True, eq=False)
-class Work:
+class QueuedCall:
     """One attempt of a task at this rank.
 
     Attributes:
@@ -71,7 +71,7 @@ class Ended:
         is_persisted: whether the shell wrote the value where it outlasts the rank.
     """
 
-    work: Work
+    work: QueuedCall
     status: int
     payload: Payload | None
     nbytes: int
@@ -85,14 +85,14 @@ class Ended:
 class Begun:
     """A call begins only now: its child process had to start, or to load the function, first."""
 
-    work: Work
+    work: QueuedCall
 
 
 @dataclass(slots=True)
 class InputMissing:
     """The shell found that an input cannot be had after all, before the call began."""
 
-    work: Work
+    work: QueuedCall
     task: int
 
 
@@ -132,7 +132,7 @@ class Send:
 class Call:
     """Run a call on a slot."""
 
-    work: Work
+    work: QueuedCall
 
 
 @dataclass(slots=True)

@@ -1,7 +1,7 @@
 """Values that a rank needs from others: whom it asks, who refers it on, and who waits for them here. Pure.
 
 A rank asks one that rank 0 named for a value, then the next, until one has it. One that is asked by many refers most
-of them to those it has served (:mod:`handoff_mpi.worker.takers`), which may be waiting for the value themselves: then
+of them to those it has served (:mod:`handoff_mpi.worker.broadcast_tree`), which may wait for the value themselves: then
 whoever asks waits there, and is served once it has come.
 """
 
@@ -24,10 +24,10 @@ from handoff_mpi.messages import (
     TRANSFERRED,
 )
 from handoff_mpi.serialization import nbytes_of
-from handoff_mpi.worker.events import Serve, Work
-from handoff_mpi.worker.holdings import Holdings
+from handoff_mpi.worker.broadcast_tree import BroadcastTree
+from handoff_mpi.worker.events import QueuedCall, Serve
+from handoff_mpi.worker.held_values import HeldValues
 from handoff_mpi.worker.outbox import Outbox
-from handoff_mpi.worker.takers import Takers
 
 #: ``source`` of a fetch before any holder was asked.
 NOBODY = -3
@@ -68,7 +68,7 @@ class Fetch:
     codec: Any
     holders: list[int]
     asked: list[int]
-    works: list[Work]
+    works: list[QueuedCall]
     limit_s: float | None = None
     request_id: int = -1
     request_ids: list[int] = field(default_factory=list)
@@ -96,8 +96,8 @@ class Fetches:
         rank: its own.
         run: number of the run, part of every message.
         outbox: takes the commands.
-        holdings: what the rank holds; values that came as they were made are held from then on.
-        takers: who took values from here.
+        held_values: what the rank holds; values that came as they were made are held from then on.
+        broadcast_tree: who took values from here.
         referred_nbytes: smaller values are sent to whoever asks.
         tells_transfers: whether rank 0 is told of each value that was fetched.
 
@@ -112,8 +112,8 @@ class Fetches:
         rank: int,
         run: int,
         outbox: Outbox,
-        holdings: Holdings,
-        takers: Takers,
+        held_values: HeldValues,
+        broadcast_tree: BroadcastTree,
         referred_nbytes: int,
         tells_transfers: bool,
     ) -> None:
@@ -123,8 +123,8 @@ class Fetches:
         self._rank = rank
         self._run = run
         self._outbox = outbox
-        self._holdings = holdings
-        self._takers = takers
+        self._held_values = held_values
+        self._broadcast_tree = broadcast_tree
         self._referred_nbytes = referred_nbytes
         self._tells_transfers = tells_transfers
         self._fetches: dict[tuple[int, Any, float | None], Fetch] = {}
@@ -134,7 +134,7 @@ class Fetches:
 
     # -- whom to ask --------------------------------------------------------------------------------
 
-    def join(self, work: Work, task: int, codec: Any, holders: Sequence[int]) -> list[Fetch]:
+    def join(self, work: QueuedCall, task: int, codec: Any, holders: Sequence[int]) -> list[Fetch]:
         """Have ``work`` wait for a value; return the fetch if it has come to nothing at once."""
         limit_s = None if codec is None else _encoding_limit_s(work)
         fetch = self._fetches.get((task, codec, limit_s))
@@ -167,12 +167,12 @@ class Fetches:
         Its size is not known yet: the rank expects it to be as large as the largest value so far.
         """
         asked = len(self._fetches) - len(self.deferred)
-        budget = self._holdings.budget
-        return not asked or self._holdings.reserve(
-            (asked + 1) * budget.largest_nbytes - budget.arriving_nbytes, spares_wanted=True
+        budget = self._held_values.budget
+        return not asked or self._held_values.reserve(
+            (asked + 1) * budget.largest_nbytes - budget.arriving_nbytes, child_pool_wanted=True
         )
 
-    def leave(self, work: Work) -> None:
+    def leave(self, work: QueuedCall) -> None:
         """``work`` waits for nothing any more."""
         for fetch in self._fetches.values():
             if work in fetch.works:
@@ -223,7 +223,7 @@ class Fetches:
         rank waits only for one that has the value, or that waits for the very rank that referred to it.
         """
         if fetch.askers:
-            self._takers.forget(fetch.task)
+            self._broadcast_tree.forget(fetch.task)
         for rank, request_id in fetch.askers:
             self._outbox.send(rank, (NOT_FOUND, self._run, request_id, None))
         fetch.askers.clear()
@@ -241,14 +241,14 @@ class Fetches:
             transfer = (fetch.task, source, nbytes_of(payload), self._outbox.now - fetch.since)
             self._outbox.tell((TRANSFERRED, self._run, [transfer]))
         if fetch.codec is None:
-            self._holdings.put_copy(fetch.task, payload, max(nbytes_of(payload), INLINE_RESULT_NBYTES))
+            self._held_values.put_copy(fetch.task, payload, max(nbytes_of(payload), INLINE_RESULT_NBYTES))
         else:
-            self._holdings.budget.take(nbytes_of(payload))
+            self._held_values.budget.take(nbytes_of(payload))
         for rank, request_id in fetch.askers:
             self._outbox.commands.append(Serve(rank, request_id, fetch.task, None, ()))
         for work in fetch.works:
             if fetch.codec is None:
-                self._holdings.want(work, fetch.task)
+                self._held_values.want(work, fetch.task)
             else:
                 work.fetched[fetch.task, fetch.codec] = (payload, source)
         return fetch
@@ -311,7 +311,7 @@ class Fetches:
     def lose(self, rank: int) -> list[Fetch]:
         """``rank`` is lost; return the fetches that end with it."""
         self._lost.add(rank)
-        self._takers.lose(rank)
+        self._broadcast_tree.lose(rank)
         ended = []
         for fetch in list(self._fetches.values()):
             fetch.holders = [holder for holder in fetch.holders if holder != rank]
@@ -339,9 +339,9 @@ class Fetches:
         """``source`` asks for a value: it is served, referred, has to wait until the value is here, or is sent away."""
         _, _, request_id, task, codec, codes, via, limit_s = message
         self._lost.discard(source)
-        if task in self._holdings.held:
+        if task in self._held_values.held:
             if not self._refers(source, request_id, task, codec, via):
-                self._holdings.read((task,))
+                self._held_values.read((task,))
                 self._outbox.commands.append(Serve(source, request_id, task, codec, codes, limit_s))
             return
         fetch = self._fetches.get((task, codec, None))
@@ -352,18 +352,18 @@ class Fetches:
 
     def _refers(self, source: int, request_id: int, task: int, codec: Any, via: int) -> bool:
         """Refer who asks for a value to another that took it from here; whether that was done."""
-        nbytes = self._holdings.held.get(task, 0)
+        nbytes = self._held_values.held.get(task, 0)
         if codec is not None or 0 < nbytes < self._referred_nbytes:
             return False
-        instead = None if via == INSIST else self._takers.instead(task, source)
+        instead = None if via == INSIST else self._broadcast_tree.instead(task, source)
         if instead is None:
-            self._takers.note(task, source)
+            self._broadcast_tree.note(task, source)
             return False
         self._outbox.send(source, (REDIRECT, self._run, request_id, instead, nbytes))
         return True
 
 
-def _encoding_limit_s(work: Work) -> float | None:
+def _encoding_limit_s(work: QueuedCall) -> float | None:
     """Return how long a holder may encode an input of ``work``; None if that need not be in a child process.
 
     An encoding is part of the call that it is for: it has the timeout of that call, and kills no rank where that call

@@ -2,7 +2,7 @@
 
 Pure, like the scheduler: it knows which values the rank holds, never the values; the shell
 (:mod:`handoff_mpi.runtime.worker_loop`) carries out its commands over MPI, the simulated cluster over deques. Which
-values are held is kept in :mod:`handoff_mpi.worker.holdings`, which are on their way here in
+values are held is kept in :mod:`handoff_mpi.worker.held_values`, which are on their way here in
 :mod:`handoff_mpi.worker.fetching`; here are the calls, and what waits for one.
 """
 
@@ -42,6 +42,7 @@ from handoff_mpi.messages import (
     ErrorReport,
 )
 from handoff_mpi.serialization import Payload, nbytes_of
+from handoff_mpi.worker.broadcast_tree import FAN_OUT, REFERRED_NBYTES, BroadcastTree
 from handoff_mpi.worker.budget import UNLIMITED_NBYTES, counted_nbytes
 from handoff_mpi.worker.events import (
     Begun,
@@ -54,14 +55,13 @@ from handoff_mpi.worker.events import (
     Learn,
     Leave,
     Pressed,
+    QueuedCall,
     Received,
-    Work,
 )
 from handoff_mpi.worker.fetching import Fetch, Fetches
-from handoff_mpi.worker.holdings import Holdings
+from handoff_mpi.worker.held_values import HeldValues
 from handoff_mpi.worker.outbox import Outbox
 from handoff_mpi.worker.spilling import PORTION_COUNT, PORTION_NBYTES
-from handoff_mpi.worker.takers import FAN_OUT, REFERRED_NBYTES, Takers
 
 #: Calls that run longer than this are reported while they run.
 LONG_CALL_S = 0.1
@@ -79,7 +79,7 @@ class Worker:
         cache_nbytes: values that no call in the job needs are dropped once they take more than this.
         tells_transfers: whether rank 0 is told of each value that was fetched.
         reads_files: whether the rank sees the files where values were written; else rank 0 is asked for those.
-        fan_out: see :class:`~handoff_mpi.worker.takers.Takers`.
+        fan_out: see :class:`~handoff_mpi.worker.broadcast_tree.BroadcastTree`.
         referred_nbytes: smaller values are sent to whoever asks.
 
     Attributes:
@@ -106,23 +106,25 @@ class Worker:
         self.run = run
         self.heartbeat_s = heartbeat_s
         self.reads_files = reads_files
-        self.running: list[Work | None] = [None] * slots
-        self.queues: list[deque[Work]] = [deque() for _ in range(slots)]
+        self.running: list[QueuedCall | None] = [None] * slots
+        self.queues: list[deque[QueuedCall]] = [deque() for _ in range(slots)]
         self.claims: list[Any] = [None] * slots
-        self._here: dict[int, Work] = {}  # what waits or runs, by task: the latest attempt
-        self._followers: dict[int, list[Work]] = {}  # what waits for the value of a task that is here
+        self._here: dict[int, QueuedCall] = {}  # what waits or runs, by task: the latest attempt
+        self._followers: dict[int, list[QueuedCall]] = {}  # what waits for the value of a task that is here
         self._latest: list[tuple[int, Payload] | None] = [None] * slots  # the value that each slot sent home last
         self.is_short = False
         self.is_over = False
         self._constants: set[int] = set()
-        self._waiting_for_constant: dict[int, list[Work]] = {}
+        self._waiting_for_constant: dict[int, list[QueuedCall]] = {}
         self._outbox = outbox = Outbox(run)
-        takers = Takers(fan_out)
-        self._holdings = holdings = Holdings(outbox, takers, store_nbytes, cache_nbytes, self.running, self.queues)
-        self.budget = holdings.budget
-        self.held = holdings.held
-        self.spilled = holdings.spilled
-        self._fetches = Fetches(rank, run, outbox, holdings, takers, referred_nbytes, tells_transfers)
+        broadcast_tree = BroadcastTree(fan_out)
+        self._held_values = held_values = HeldValues(
+            outbox, broadcast_tree, store_nbytes, cache_nbytes, self.running, self.queues
+        )
+        self.budget = held_values.budget
+        self.held = held_values.held
+        self.spilled = held_values.spilled
+        self._fetches = Fetches(rank, run, outbox, held_values, broadcast_tree, referred_nbytes, tells_transfers)
         self._next_look = math.inf  # no running call is to be reported or ended before this
         self._on = {
             DISPATCH: self._on_dispatch,
@@ -213,7 +215,7 @@ class Worker:
                 here = self._here.get(task)
                 if here is not None and here.attempt >= attempt:
                     continue  # a duplicate
-                work = Work(task, attempt, id, call_template, sources, timeout_s, flags, slot, self.claims[slot])
+                work = QueuedCall(task, attempt, id, call_template, sources, timeout_s, flags, slot, self.claims[slot])
                 self._here[task] = work
                 queue.append(work)
                 if sources:
@@ -249,7 +251,7 @@ class Worker:
         waiting = [work for queue in self.queues for work in queue if not work.is_ahead]  # else it may have begun
         self._return([work for work in waiting if (work.task, work.attempt) in wanted])
 
-    def _return(self, works: list[Work]) -> None:
+    def _return(self, works: list[QueuedCall]) -> None:
         """Give back what waits, and what waits for its values."""
         returned = []
         for work in works:
@@ -262,7 +264,7 @@ class Worker:
             self._outbox.tell((RETRACTED, self.run, returned))
 
     def _on_forget(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
-        self._holdings.forget(message[2])
+        self._held_values.forget(message[2])
 
     def _on_stop(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
         self.is_over = True
@@ -271,7 +273,7 @@ class Worker:
 
     # -- inputs -------------------------------------------------------------------------------------
 
-    def _want_held(self, work: Work) -> bool:
+    def _want_held(self, work: QueuedCall) -> bool:
         """Want the constants of ``work`` and its inputs that are held; return whether those are all its inputs."""
         for number in work.call_template[3]:
             if number not in self._constants:
@@ -282,12 +284,12 @@ class Worker:
             if payload is not None:
                 continue
             if task in self.held:
-                self._holdings.want(work, task)
+                self._held_values.want(work, task)
             else:
                 is_complete = False
         return is_complete
 
-    def _want_missing(self, work: Work) -> None:
+    def _want_missing(self, work: QueuedCall) -> None:
         """Ask for the inputs of ``work`` that are not held, or wait for those that are made here."""
         for task, codec, payload, holders in work.sources:
             if payload is not None or task in self.held:
@@ -301,11 +303,11 @@ class Worker:
             elif not self.reads_files:
                 self._fetch(work, task, None, (0,))
 
-    def _fetch(self, work: Work, task: int, codec: Any, holders: Sequence[int]) -> None:
+    def _fetch(self, work: QueuedCall, task: int, codec: Any, holders: Sequence[int]) -> None:
         work.waiting += 1
         self._give_up(self._fetches.join(work, task, codec, holders))
 
-    def _follow(self, work: Work, task: int, codec: Any) -> None:
+    def _follow(self, work: QueuedCall, task: int, codec: Any) -> None:
         """``work`` takes a value that is made here: it may wait for it, or come too late for it."""
         latest = self._latest[work.slot]
         if task in self._here:
@@ -318,14 +320,14 @@ class Worker:
         else:
             self._hand_back(work, task, (self.rank,))
 
-    def _supply(self, maker: Work, payload: Payload) -> None:
+    def _supply(self, maker: QueuedCall, payload: Payload) -> None:
         """``maker`` has ended well: what waits for its value may run."""
         for work in self._followers.pop(maker.task):
             if not work.is_here:
                 continue
             for task, codec, _, _ in work.sources:
                 if task == maker.task and task in self.held:
-                    self._holdings.want(work, task)
+                    self._held_values.want(work, task)
                 elif task == maker.task:
                     work.fetched[task, codec] = (payload, -1)
             self._arrived(work)
@@ -344,14 +346,14 @@ class Worker:
             for work in fetch.works:
                 self._hand_back(work, fetch.task, fetch.asked or [self.rank])
 
-    def _hand_back(self, work: Work, task: int, asked: Sequence[int]) -> None:
+    def _hand_back(self, work: QueuedCall, task: int, asked: Sequence[int]) -> None:
         if work in self.queues[work.slot]:
             self.queues[work.slot].remove(work)
             self._abandon(work)
             self._outbox.tell((INPUT_UNAVAILABLE, self.run, work.task, work.attempt, [(task, list(asked))]))
             self._leave_followers(work.task)
 
-    def _abandon(self, work: Work) -> None:
+    def _abandon(self, work: QueuedCall) -> None:
         """``work`` leaves its queue without having run: nothing is wanted for it any more."""
         work.is_here = False
         self._leave_here(work)
@@ -359,15 +361,15 @@ class Worker:
         for works in self._waiting_for_constant.values():
             if work in works:
                 works.remove(work)
-        self._holdings.unwant(work)
+        self._held_values.unwant(work)
 
     def _on_value(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
         fetch = self._fetches.on_value(source, message, buffers)
         if fetch is not None:
             for work in fetch.works:
                 self._arrived(work)
-            self._holdings.make_room()
-            self._holdings.reserve()
+            self._held_values.make_room()
+            self._held_values.reserve()
 
     def _on_not_found(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
         ended, reason = self._fetches.on_not_found(message), message[3]
@@ -379,7 +381,7 @@ class Worker:
                 status, error = reason
                 self._fail(work, fetch, status, ErrorReport(*error))
 
-    def _fail(self, work: Work, fetch: Fetch, status: int, error: ErrorReport) -> None:
+    def _fail(self, work: QueuedCall, fetch: Fetch, status: int, error: ErrorReport) -> None:
         """An input of ``work`` could not be encoded, which is part of its call: so that call has ended."""
         if work in self.queues[work.slot]:
             self.queues[work.slot].remove(work)
@@ -396,7 +398,7 @@ class Worker:
     def _on_lost(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
         self._give_up(self._fetches.lose(message[2]))
 
-    def _arrived(self, work: Work) -> None:
+    def _arrived(self, work: QueuedCall) -> None:
         work.waiting -= 1
         if not work.waiting and self.running[work.slot] is None:
             self._run_next(work.slot)
@@ -421,13 +423,13 @@ class Worker:
             self._next_look = due
         self._outbox.commands.append(Call(work))
 
-    def _reserve_for_call(self, work: Work) -> None:
+    def _reserve_for_call(self, work: QueuedCall) -> None:
         """Have room, before a call begins, for its result, and for inputs that are read from files or copied."""
         is_copied = bool(work.flags & ISOLATE)
         held, spilled = self.held, self.spilled
         copied = sum(held.get(task, 0) for task in work.wants if is_copied or task in spilled)
         self.budget.begin(work, copied)
-        self._holdings.reserve()
+        self._held_values.reserve()
 
     def _on_begun(self, event: Begun) -> None:
         """The timeout counts from here on, whatever came before."""
@@ -435,7 +437,7 @@ class Worker:
         event.work.is_overdue = False
         self._next_look = self._outbox.now
 
-    def prefill(self, slot: int, room: int, suits: Callable[[Work, Work], bool]) -> list[Work]:
+    def prefill(self, slot: int, room: int, suits: Callable[[QueuedCall, QueuedCall], bool]) -> list[QueuedCall]:
         """Return the calls that are to be sent ahead, behind all that were: they run in that order, when those before
         have, and are not given back. Each has its inputs, or will have them by the value of the one before it.
 
@@ -445,7 +447,7 @@ class Worker:
         """
         before = self.running[slot]
         queue = self.queues[slot]
-        chosen: list[Work] = []
+        chosen: list[QueuedCall] = []
         place = 0
         for work in tuple(queue):
             if before is None or len(chosen) == room:
@@ -464,7 +466,7 @@ class Worker:
             place += 1
         return chosen
 
-    def _waits_only_for(self, work: Work, maker: Work) -> bool:
+    def _waits_only_for(self, work: QueuedCall, maker: QueuedCall) -> bool:
         return work.waiting == 1 and not maker.flags & KEEP_REMOTE and work in self._followers.get(maker.task, ())
 
     def _on_ended(self, event: Ended) -> None:
@@ -489,7 +491,7 @@ class Worker:
             else:
                 if nbytes > INLINE_RESULT_NBYTES:
                     self.budget.learn(work, nbytes)
-                self._holdings.put(work.task, payload, nbytes)
+                self._held_values.put(work.task, payload, nbytes)
                 signed = -nbytes if event.is_persisted else nbytes
                 entry = (work.task, work.attempt, OK, None, signed, event.started, event.duration)
         else:
@@ -502,20 +504,20 @@ class Worker:
             else:
                 self._leave_followers(work.task)
         if entry[3] is None:  # the value stays here
-            self._holdings.reserve()
+            self._held_values.reserve()
         if self.running[slot] is None:
             self._run_next(slot)
 
-    def _stop_running(self, work: Work) -> None:
+    def _stop_running(self, work: QueuedCall) -> None:
         self.running[work.slot] = None
         if work.promised_nbytes:
             self.budget.end(work)
         if self._here.get(work.task) is work:
             del self._here[work.task]
         if work.sources:
-            self._holdings.unwant(work)
+            self._held_values.unwant(work)
 
-    def _leave_here(self, work: Work) -> None:
+    def _leave_here(self, work: QueuedCall) -> None:
         if self._here.get(work.task) is work:
             del self._here[work.task]
 
@@ -529,7 +531,7 @@ class Worker:
                 or event.task in self.held
                 or any(holders for task, _, _, holders in work.sources if task == event.task)
             )
-            self._holdings.drop(event.task)
+            self._held_values.drop(event.task)
             asked = [self.rank] if is_copy else []  # none asked: the file itself cannot be read
             self._outbox.tell((INPUT_UNAVAILABLE, self.run, work.task, work.attempt, [(event.task, asked)]))
             self._leave_followers(work.task)
@@ -566,14 +568,14 @@ class Worker:
             self._outbox.tell((MEMORY, self.run, self.is_short, event.words))
         if event.level == NORMAL:
             return
-        excess = event.excess_nbytes - self._holdings.drop_unneeded()
+        excess = event.excess_nbytes - self._held_values.drop_unneeded()
         if event.can_spill and excess > 0:
-            self._holdings.spill(min(excess, PORTION_NBYTES), PORTION_COUNT)
+            self._held_values.spill(min(excess, PORTION_NBYTES), PORTION_COUNT)
 
     def expect(self, nbytes: int) -> list[Command]:
         """A buffer of ``nbytes`` is about to come: return what to do before memory is set aside for it."""
         nbytes = counted_nbytes(nbytes)
         if nbytes and not self.is_over:
-            self._holdings.reserve(nbytes)
+            self._held_values.reserve(nbytes)
             self.budget.expect(nbytes)
         return self._outbox.take()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from handoff_mpi.worker.events import Work
+from handoff_mpi.worker.events import QueuedCall
 
 #: As much is moved out at once, about a second of writing: then memory is measured anew, and messages are looked at.
 PORTION_NBYTES = 256 * 1024 * 1024
@@ -14,8 +14,8 @@ _NEVER = 1 << 62
 
 def choose_spilled(
     in_memory: Mapping[int, int],
-    running: Sequence[Work | None],
-    queues: Iterable[Iterable[Work]],
+    running: Sequence[QueuedCall | None],
+    queues: Iterable[Iterable[QueuedCall]],
     excess_nbytes: int,
     max_count: int,
 ) -> list[int]:
@@ -41,7 +41,7 @@ def choose_spilled(
     return chosen
 
 
-def _places(running: Sequence[Work | None], queues: Iterable[Iterable[Work]]) -> dict[int, int]:
+def _places(running: Sequence[QueuedCall | None], queues: Iterable[Iterable[QueuedCall]]) -> dict[int, int]:
     """Return task to how many calls come before the first that wants its value."""
     place = {task: 0 for work in running if work is not None for task in work.wants}
     for queue in queues:

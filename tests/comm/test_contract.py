@@ -56,7 +56,7 @@ def test_over_mpi_in_many_chunks_and_into_memory_of_the_receivers_choice(mpirun)
 
 if __name__ == "__main__":
     from handoff_mpi.comm import mpi
-    from handoff_mpi.worker.shared import Memory, allocate
+    from handoff_mpi.worker.shared_memory import Memory, allocate
 
     end = mpi.MPITransport()
     if sys.argv[1:] == ["chunks"]:

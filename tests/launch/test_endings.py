@@ -38,7 +38,7 @@ def build(args):
 """
 PROGRAM = """
 from handoff_mpi import process_exit
-from handoff_mpi.worker import child
+from handoff_mpi.worker import child_main
 process_exit.HANDLERS_TIMEOUT_S = 0.5
 from handoff_mpi import cli
 cli.program()

@@ -91,9 +91,11 @@ def test_ranks_and_children_import_what_they_need(mpirun, tmp_path, isolation):
 
 
 def test_a_child_imports_less_than_its_rank(tmp_path):
-    said = run_process([sys.executable, "-c", "import handoff_mpi.worker.child, sys; print(*sys.modules)"], tmp_path)
+    said = run_process(
+        [sys.executable, "-c", "import handoff_mpi.worker.child_main, sys; print(*sys.modules)"], tmp_path
+    )
     imported = set(said.out.split())
-    assert "handoff_mpi.worker.child" in imported
+    assert "handoff_mpi.worker.child_main" in imported
     of_ranks = {f"handoff_mpi.{room}" for room in ("cli", "comm", "launch", "results", "runtime", "worker.machine")}
     assert imported & (_OF_NO_RANK | _OF_RANK_0 | of_ranks | {"mpi4py", "subprocess", "tempfile"}) == set()
 

@@ -27,8 +27,8 @@ from handoff_mpi.messages import (
 from handoff_mpi.runtime import children, worker_driver
 from handoff_mpi.runtime.worker_driver import RunSetup, WorkerDriver
 from handoff_mpi.serialization import PLAIN, decode, encode_code
-from handoff_mpi.worker.ahead import MOST_SENT
-from handoff_mpi.worker.runners import Child
+from handoff_mpi.worker.call_pipeline import MOST_SENT
+from handoff_mpi.worker.child_process import ChildProcess
 from tests.worker.transcript import sent, value
 
 SOURCE = """
@@ -51,9 +51,9 @@ def crash(place, task):
 def fail(place, task): raise ValueError(task)
 def text(nbytes): return "x" * nbytes
 def take_slowly(rank):
-    from handoff_mpi.worker.tokens import Tokens
-    take = Tokens.take
-    Tokens.take = lambda tokens: time.sleep(0.05) or take(tokens)
+    from handoff_mpi.worker.shared_semaphore import SharedSemaphore
+    take = SharedSemaphore.take
+    SharedSemaphore.take = lambda tokens: time.sleep(0.05) or take(tokens)
 def linger(place, task, seconds):
     note(place, f"begun {task}")
     time.sleep(seconds)
@@ -140,7 +140,7 @@ def rank(tmp_path):
 def messages(monkeypatch):
     """How many calls each message to a child held: [1] for one in its turn."""
     sizes = []
-    call, call_ahead = Child.call, Child.call_ahead
+    call, call_ahead = ChildProcess.call, ChildProcess.call_ahead
 
     def counted(self, spec):
         sizes.append(1)
@@ -150,8 +150,8 @@ def messages(monkeypatch):
         sizes.append(len(frames))
         call_ahead(self, frames)
 
-    monkeypatch.setattr(Child, "call", counted)
-    monkeypatch.setattr(Child, "call_ahead", counted_ahead)
+    monkeypatch.setattr(ChildProcess, "call", counted)
+    monkeypatch.setattr(ChildProcess, "call_ahead", counted_ahead)
     return sizes
 
 

@@ -120,10 +120,10 @@ class Children:
         self.answers = {}
 
     def start(self):
-        return Child(self)
+        return ChildProcess(self)
 
 
-class Child:
+class ChildProcess:
     is_preparing = False
     pid = 2**22 + 1
 

@@ -6,20 +6,20 @@ from pathlib import Path
 
 import handoff_mpi as handoff
 from handoff_mpi import DAG, Function
-from handoff_mpi.worker.runners import Child
+from handoff_mpi.worker.child_process import ChildProcess
 
 
 def test_all_children_are_told_to_end_before_one_is_waited_for(tmp_path, monkeypatch):
     told = []
 
     def note(name):
-        does = getattr(Child, name)
+        does = getattr(ChildProcess, name)
 
         def noted(self):
             told.append((name, self.pid))
             does(self)
 
-        monkeypatch.setattr(Child, name, noted)
+        monkeypatch.setattr(ChildProcess, name, noted)
 
     note("hang_up")
     note("close")

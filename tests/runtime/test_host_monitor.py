@@ -16,7 +16,7 @@ from handoff_mpi.runtime import worker_loop
 from handoff_mpi.runtime.host_monitor import HostGuard
 from handoff_mpi.runtime.host_probe import GONE, LIVES, PROBE, SILENT, HostProbe
 from handoff_mpi.scheduler import HostFailureDetector
-from handoff_mpi.worker.patience import Patience
+from handoff_mpi.worker.silence_timer import Patience
 
 # Who is "down" refuses, "slow" refuses in the end, "deaf" never answers; all others run what they are told.
 AGENT = """#!/bin/sh

@@ -19,9 +19,9 @@ from handoff_mpi.runtime import backoff, worker_driver
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.worker_driver import HASTE_S, WorkerDriver
 from handoff_mpi.serialization import decode, encode_code
-from handoff_mpi.worker import shared
+from handoff_mpi.worker import shared_memory
+from handoff_mpi.worker.broadcast_tree import FAN_OUT
 from handoff_mpi.worker.events import Spill
-from handoff_mpi.worker.takers import FAN_OUT
 from tests.worker.transcript import sent, task, value
 
 SCRIPT = """
@@ -64,15 +64,15 @@ import numpy
 import handoff_mpi as handoff
 from handoff_mpi import DAG, Function
 from handoff_mpi.comm.mpi import world
-from handoff_mpi.worker import shared
+from handoff_mpi.worker import shared_memory
 from handoff_mpi.worker.events import Spill
 
 written = []
-write_at = shared._write_at
+write_at = shared_memory._write_at
 def watch(descriptor, view, offset):
     written.append(view.nbytes)
     write_at(descriptor, view, offset)
-shared._write_at = watch
+shared_memory._write_at = watch
 
 dag = DAG("children")
 dag.add_function(Function("make", (), numpy.arange, [1_000_000], node=1))
@@ -205,8 +205,8 @@ def test_without_memory_to_share_values_are_received_as_ever(monkeypatch):
         raise OSError("there is no space")
 
     open_files = len([*Path("/proc/self/fd").iterdir()])
-    monkeypatch.setattr(shared.os, "posix_fallocate", fail)
-    target, kept = worker_driver._memory_for_children(shared.SHARED_NBYTES)
+    monkeypatch.setattr(shared_memory.os, "posix_fallocate", fail)
+    target, kept = worker_driver._memory_for_children(shared_memory.SHARED_NBYTES)
     assert target is kept
     assert len([*Path("/proc/self/fd").iterdir()]) == open_files
 

@@ -15,7 +15,7 @@ from handoff_mpi.simulation.network import Network
 from handoff_mpi.simulation.rank_zero import RankZero
 from handoff_mpi.simulation.workload import LARGE_NBYTES, Workload
 from handoff_mpi.worker import fetching
-from handoff_mpi.worker.takers import FAN_OUT
+from handoff_mpi.worker.broadcast_tree import FAN_OUT
 
 
 def add(load: Workload, nbytes: int, *inputs: int, **wishes) -> int:

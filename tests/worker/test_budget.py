@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from handoff_mpi.messages import DIED, HIGH, ISOLATE, RAISED, TIMED_OUT
-from handoff_mpi.worker import holdings
+from handoff_mpi.worker import held_values
 from handoff_mpi.worker.spilling import PORTION_COUNT, choose_spilled
 from tests.worker.transcript import (
     Dialogue,
@@ -104,7 +104,7 @@ def test_one_choice_frees_as_much_as_is_missing(monkeypatch):
         choices.append(args)
         return choose_spilled(*args)
 
-    monkeypatch.setattr(holdings, "choose_spilled", count)
+    monkeypatch.setattr(held_values, "choose_spilled", count)
     rank = holding(*range(10 * PORTION_COUNT), room=-900 * PORTION_COUNT * KB)
     lines = rank.tell(1.0, dispatch(task(10**6)))
     assert (len(moves(lines)), len(choices)) == (9 * PORTION_COUNT + 1, 1), "the result of the call is expected, too"

@@ -21,10 +21,10 @@ from handoff_mpi.messages import (
     VALUE,
 )
 from handoff_mpi.serialization import PICKLED, PLAIN
+from handoff_mpi.worker.broadcast_tree import REFERRED_NBYTES
 from handoff_mpi.worker.events import Drop, Spill
 from handoff_mpi.worker.fetching import MOST_HOPS
 from handoff_mpi.worker.spilling import PORTION_COUNT, PORTION_NBYTES
-from handoff_mpi.worker.takers import REFERRED_NBYTES
 from tests.worker.transcript import (
     CLAIM,
     Dialogue,

@@ -11,7 +11,7 @@ import pytest
 
 from handoff_mpi import DAG, Argument, Function, current_task, execute_local
 from handoff_mpi.worker import randomness
-from handoff_mpi.worker.calls import Caller, CallSpec
+from handoff_mpi.worker.calls import CallRunner, CallSpec
 from handoff_mpi.worker.draws import NONE, NUMPY, RANDOM, UNKNOWN
 from handoff_mpi.worker.randomness import GlobalGenerators, noting_seeds, seeded_by_setup
 
@@ -121,7 +121,7 @@ def test_calls_that_draw_nothing_are_not_looked_at_again(monkeypatch):
     find = randomness._finder.find
     monkeypatch.setattr(randomness._finder, "find", lambda code: looked.append(code) or find(code))
     monkeypatch.setattr(random, "seed", lambda seed: pytest.fail("it was seeded"))
-    caller = Caller(0, "run")
+    caller = CallRunner(0, "run")
     call = spec(encode_code(lambda: 1), caller)
     for _ in range(3):
         assert caller.call(call).status == 0

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from handoff_mpi.python_path import python_program
-from handoff_mpi.worker.runners import environment_of_child
+from handoff_mpi.worker.child_process import environment_of_child
 
 #: What every rank imports; mpi4py without starting MPI, and numpy for nearly all functions.
 MODULES = ("handoff_mpi", "mpi4py.MPI", "numpy")

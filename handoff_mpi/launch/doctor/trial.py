@@ -23,7 +23,7 @@ from handoff_mpi.launch.environment import is_under_launcher
 from handoff_mpi.launch.launcher_process import started
 from handoff_mpi.launch.mpirun import launcher_command
 from handoff_mpi.python_path import python_program
-from handoff_mpi.worker.runners import environment_of_child
+from handoff_mpi.worker.child_process import environment_of_child
 
 #: The whole trial, all its jobs together.
 TRIAL_S = 30.0

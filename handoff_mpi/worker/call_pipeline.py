@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from handoff_mpi.worker.events import Work
+from handoff_mpi.worker.events import QueuedCall
 
 #: The most calls that a child has been sent and not answered.
 MOST_SENT = 64
@@ -26,7 +26,7 @@ class SentCalls:
     """What one child was sent and has not answered. What is void is None: only its answer is still to come."""
 
     def __init__(self) -> None:
-        self._works: deque[Work | None] = deque()
+        self._works: deque[QueuedCall | None] = deque()
 
     def __bool__(self) -> bool:
         return bool(self._works)
@@ -35,7 +35,7 @@ class SentCalls:
         return len(self._works)
 
     @property
-    def running(self) -> Work | None:
+    def running(self) -> QueuedCall | None:
         """The call that runs, or is the next to: all before it have been answered or are void."""
         return next((work for work in self._works if work is not None), None)
 
@@ -44,34 +44,34 @@ class SentCalls:
         """Whether nothing may be sent ahead: it could take the token of what is void."""
         return None in self._works
 
-    def sent(self, works: Iterable[Work]) -> None:
+    def sent(self, works: Iterable[QueuedCall]) -> None:
         """The child was sent ``works``, which it answers in this order."""
         self._works += works
 
-    def ended(self) -> Work | None:
+    def ended(self) -> QueuedCall | None:
         """The child has answered that a call ended; return which."""
         return self._works.popleft()
 
-    def voided(self) -> list[Work]:
+    def voided(self) -> list[QueuedCall]:
         """The child has answered that a call is void; return all that are, and were not known to be."""
         is_news = self._works[0] is not None
         void = self._forget(len(self._works)) if is_news else []
         self._works.popleft()
         return void
 
-    def taken_back(self, count: int) -> list[Work]:
+    def taken_back(self, count: int) -> list[QueuedCall]:
         """The tokens of ``count`` calls were taken back; return these calls."""
         return self._forget(count)
 
-    def lost(self) -> list[Work]:
+    def lost(self) -> list[QueuedCall]:
         """The child is gone; return what it had."""
         void = self._forget(len(self._works))
         self._works.clear()
         return void
 
-    def _forget(self, count: int) -> list[Work]:
+    def _forget(self, count: int) -> list[QueuedCall]:
         """Make the last ``count`` calls void."""
-        void: list[Work] = []
+        void: list[QueuedCall] = []
         for number in range(len(self._works) - count, len(self._works)):
             work = self._works[number]
             if work is not None:

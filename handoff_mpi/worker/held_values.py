@@ -10,22 +10,22 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 
 from handoff_mpi.serialization import Payload
+from handoff_mpi.worker.broadcast_tree import BroadcastTree
 from handoff_mpi.worker.budget import UNLIMITED_NBYTES, Budget
-from handoff_mpi.worker.events import Drop, Put, Spill, Work
+from handoff_mpi.worker.events import Drop, Put, QueuedCall, Spill
 from handoff_mpi.worker.outbox import Outbox
 from handoff_mpi.worker.spilling import PORTION_NBYTES, choose_spilled
-from handoff_mpi.worker.takers import Takers
 
 #: At least this share of the values in memory leaves it at once.
 _LEAST_SHARE = 1 / 16
 
 
-class Holdings:
+class HeldValues:
     """The values that one rank holds.
 
     Args:
         outbox: takes the commands.
-        takers: who took values from here: a value that is dropped has none.
+        broadcast_tree: who took values from here: a value that is dropped has none.
         store_nbytes: values that no call here needs are dropped once the store holds more than this.
         cache_nbytes: values that no call in the job needs are dropped once they take more than this.
         running, queues: the calls of each slot, in their order.
@@ -39,17 +39,17 @@ class Holdings:
     def __init__(
         self,
         outbox: Outbox,
-        takers: Takers,
+        broadcast_tree: BroadcastTree,
         store_nbytes: int,
         cache_nbytes: int,
-        running: Sequence[Work | None] = (),
-        queues: Sequence[deque[Work]] = (),
+        running: Sequence[QueuedCall | None] = (),
+        queues: Sequence[deque[QueuedCall]] = (),
     ) -> None:
         self.held: dict[int, int] = {}
         self.spilled: set[int] = set()
         self.budget = Budget()
         self._outbox = outbox
-        self._takers = takers
+        self._broadcast_tree = broadcast_tree
         self._store_nbytes = store_nbytes
         self._cache_nbytes = cache_nbytes
         self._running = running
@@ -87,7 +87,7 @@ class Holdings:
         self.spilled.discard(task)
         self._copies.pop(task, None)
         self._dead.pop(task, None)
-        self._takers.forget(task)
+        self._broadcast_tree.forget(task)
         self._outbox.commands.append(Drop(task))
 
     def _leave_memory(self, task: int) -> None:
@@ -99,12 +99,12 @@ class Holdings:
 
     # -- what is needed -------------------------------------------------------------------------------
 
-    def want(self, work: Work, task: int) -> None:
+    def want(self, work: QueuedCall, task: int) -> None:
         """``work`` needs a held value: it stays until :meth:`unwant`."""
         work.wants.append(task)
         self._wanted[task] = self._wanted.get(task, 0) + 1
 
-    def unwant(self, work: Work) -> None:
+    def unwant(self, work: QueuedCall) -> None:
         """``work`` needs none of its values any more; those that no call in the job needs may be dropped."""
         if work.wants:
             for task in work.wants:
@@ -159,7 +159,7 @@ class Holdings:
         for task in chosen:
             self.drop(task)
 
-    def spill(self, excess_nbytes: int, max_count: int, spares_wanted: bool = False) -> int:
+    def spill(self, excess_nbytes: int, max_count: int, child_pool_wanted: bool = False) -> int:
         """Move values out of memory that calls need later; return how many bytes that frees.
 
         See :func:`~handoff_mpi.worker.spilling.choose_spilled`.
@@ -167,10 +167,10 @@ class Holdings:
         Args:
             excess_nbytes: how much less should be in use.
             max_count: how many values to move out at most.
-            spares_wanted: whether all values stay that calls here need.
+            child_pool_wanted: whether all values stay that calls here need.
         """
         choice = self._in_memory
-        if spares_wanted:
+        if child_pool_wanted:
             choice = {task: nbytes for task, nbytes in choice.items() if task not in self._wanted}
         before = self._in_memory_nbytes
         for task in choose_spilled(choice, self._running, self._queues, excess_nbytes, max_count):
@@ -181,12 +181,12 @@ class Holdings:
 
     # -- what may come --------------------------------------------------------------------------------
 
-    def reserve(self, nbytes: int = 0, spares_wanted: bool = False) -> bool:
+    def reserve(self, nbytes: int = 0, child_pool_wanted: bool = False) -> bool:
         """Have values leave memory until as much more may come, beside what calls promise; whether it may then.
 
         Args:
             nbytes: how much is about to come.
-            spares_wanted: whether all values stay that calls here need.
+            child_pool_wanted: whether all values stay that calls here need.
         """
         missing_nbytes = self.budget.missing(nbytes)
         if missing_nbytes > 0:
@@ -194,7 +194,7 @@ class Holdings:
         if missing_nbytes > 0 and self.budget.can_spill:
             # A choice looks at all values in memory: a good part of them leaves at once, so that there are few choices.
             least_nbytes = min(int(_LEAST_SHARE * self._in_memory_nbytes), PORTION_NBYTES)
-            missing_nbytes -= self.spill(max(missing_nbytes, least_nbytes), len(self._in_memory), spares_wanted)
+            missing_nbytes -= self.spill(max(missing_nbytes, least_nbytes), len(self._in_memory), child_pool_wanted)
         return missing_nbytes <= 0
 
     def read(self, tasks: Iterable[int]) -> None:

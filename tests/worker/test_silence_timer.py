@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from handoff_mpi.worker.patience import Patience
+from handoff_mpi.worker.silence_timer import Patience
 
 
 def test_silence_counts_from_the_last_sign_of_life():

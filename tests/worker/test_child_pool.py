@@ -9,16 +9,16 @@ import pytest
 
 from handoff_mpi.serialization import decode, encode_code
 from handoff_mpi.worker.calls import CallSpec
-from handoff_mpi.worker.runners import Child, frame_ahead
-from handoff_mpi.worker.spares import Spares
-from tests.worker.test_child import end
+from handoff_mpi.worker.child_pool import ChildPool
+from handoff_mpi.worker.child_process import ChildProcess, frame_ahead
+from tests.worker.test_child_process import end
 
 
 @pytest.fixture
-def spares():
-    spares = Spares()
-    yield spares
-    spares.close()
+def child_pool():
+    child_pool = ChildPool()
+    yield child_pool
+    child_pool.close()
 
 
 def run_of_a_call(child):
@@ -50,25 +50,25 @@ def lives(pid):
     return True
 
 
-def test_a_child_serves_the_next_run_as_a_new_one_would(spares):
-    child = Child(3, "first")
+def test_a_child_serves_the_next_run_as_a_new_one_would(child_pool):
+    child = ChildProcess(3, "first")
     child.learn([(0, encode_code(_other))])
     child.call(CallSpec("id", 1, ((0,), 0, None, ()), [], 1.0, ()))
     assert decode(end(child)) == "other"
-    spares.keep([child])
-    assert spares.pids() == [child.pid]
-    assert spares.take("second") is child
+    child_pool.keep([child])
+    assert child_pool.pids() == [child.pid]
+    assert child_pool.take("second") is child
     assert child.knows == set()
     assert run_of_a_call(child) == "second"
-    assert spares.take("second") is None
+    assert child_pool.take("second") is None
     child.close()
 
 
-def test_a_value_of_the_run_before_is_not_there_to_be_taken(spares):
-    child = Child(3, "first")
+def test_a_value_of_the_run_before_is_not_there_to_be_taken(child_pool):
+    child = ChildProcess(3, "first")
     run_of_a_call(child)
-    spares.keep([child])
-    assert spares.take("second") is child
+    child_pool.keep([child])
+    assert child_pool.take("second") is child
     child.learn([(0, encode_code(_other))])
     child.call_ahead([frame_ahead(CallSpec("id", 1, ((0,), 0, None, ()), [(None, None, -1)], 1.0, ()))])
     frame = None
@@ -89,37 +89,37 @@ def _change_environment(child):
 
 @pytest.mark.parametrize("happens", [_end, _change_environment])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_one_that_a_new_one_would_differ_from_is_not_used(spares, monkeypatch, happens, when):
+def test_one_that_a_new_one_would_differ_from_is_not_used(child_pool, monkeypatch, happens, when):
     monkeypatch.setenv("HANDOFF_SOMETHING", "old")
-    child = Child(3, "first")
+    child = ChildProcess(3, "first")
     if when == "before":
         happens(child)
-        spares.keep([child])
-        assert spares.pids() == []
+        child_pool.keep([child])
+        assert child_pool.pids() == []
     else:
-        spares.keep([child])
-        assert spares.pids() == [child.pid]
+        child_pool.keep([child])
+        assert child_pool.pids() == [child.pid]
         happens(child)
-        assert spares.take("second") is None
-    spares.close()
+        assert child_pool.take("second") is None
+    child_pool.close()
     assert not lives(child.pid)
 
 
-def test_one_that_was_set_up_for_its_run_is_not_kept(spares):
-    child = Child(3, "first", encode_code(_prepare))
-    spares.keep([child])
-    assert spares.pids() == []
-    spares.close()
+def test_one_that_was_set_up_for_its_run_is_not_kept(child_pool):
+    child = ChildProcess(3, "first", encode_code(_prepare))
+    child_pool.keep([child])
+    assert child_pool.pids() == []
+    child_pool.close()
     assert not lives(child.pid)
 
 
-def test_one_that_ends_with_another_thread_is_not_kept(spares):
+def test_one_that_ends_with_another_thread_is_not_kept(child_pool):
     """The kernel ends a child with the thread that has started it."""
     started = []
     done = threading.Event()
 
     def start():
-        started.append(Child(3, "first"))
+        started.append(ChildProcess(3, "first"))
         done.wait(30)
 
     thread = threading.Thread(target=start)
@@ -127,17 +127,17 @@ def test_one_that_ends_with_another_thread_is_not_kept(spares):
     try:
         while not started:
             done.wait(0.01)
-        spares.keep(started)
-        assert spares.pids() == []
+        child_pool.keep(started)
+        assert child_pool.pids() == []
     finally:
         done.set()
         thread.join()
         started[0].close()
 
 
-def test_none_outlives_the_spares(spares):
-    children = [Child(3, "first") for _ in range(2)]
-    spares.keep(children)
-    spares.close()
-    assert spares.pids() == []
+def test_none_outlives_the_child_pool(child_pool):
+    children = [ChildProcess(3, "first") for _ in range(2)]
+    child_pool.keep(children)
+    child_pool.close()
+    assert child_pool.pids() == []
     assert not any(lives(child.pid) for child in children)

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from handoff_mpi.serialization import decode, encode
-from handoff_mpi.worker import frames, shared
-from handoff_mpi.worker.frames import DescriptorsLost, FrameReader, join, send_frame, split
-from handoff_mpi.worker.shared import SHARED_NBYTES
+from handoff_mpi.worker import child_protocol, shared_memory
+from handoff_mpi.worker.child_protocol import DescriptorsLost, FrameReader, join, send_frame, split
+from handoff_mpi.worker.shared_memory import SHARED_NBYTES
 
 LARGE = SHARED_NBYTES
 
@@ -35,22 +35,22 @@ def pair():
 def written(monkeypatch):
     """Sizes of all buffers that are copied into shared memory."""
     sizes = []
-    write = shared.write
+    write = shared_memory.write
 
     def counted(views):
         views = list(views)
         sizes.extend(view.nbytes for view in views)
         return write(views)
 
-    monkeypatch.setattr(shared, "write", counted)
+    monkeypatch.setattr(shared_memory, "write", counted)
     return sizes
 
 
 @pytest.fixture
 def small_pages(monkeypatch):
     """Buffers of a page are shared already, so that tests with many of them need little memory."""
-    monkeypatch.setattr(shared, "SHARED_NBYTES", 4096)
-    monkeypatch.setattr(frames, "SHARED_NBYTES", 4096)
+    monkeypatch.setattr(shared_memory, "SHARED_NBYTES", 4096)
+    monkeypatch.setattr(child_protocol, "SHARED_NBYTES", 4096)
 
 
 def open_files() -> int:
@@ -93,7 +93,7 @@ def exchange(pair, message, buffers=(), is_kept=False):
     """Send a frame and read it at the other end; by another process, should it block."""
     ours, theirs = pair
     reader = FrameReader(theirs, is_kept)
-    if sum(len(part) for part in buffers if len(part) < shared.SHARED_NBYTES) > 50_000:
+    if sum(len(part) for part in buffers if len(part) < shared_memory.SHARED_NBYTES) > 50_000:
         with forked(lambda: send_frame(ours, message, buffers), theirs):
             return read_all(reader)
     send_frame(ours, message, buffers)
@@ -104,7 +104,7 @@ SIZES = [
     [],
     [0],
     [1, 0, 7],
-    [frames._AHEAD_NBYTES - 1, frames._AHEAD_NBYTES, frames._AHEAD_NBYTES + 1],
+    [child_protocol._AHEAD_NBYTES - 1, child_protocol._AHEAD_NBYTES, child_protocol._AHEAD_NBYTES + 1],
     [LARGE - 1],
     [LARGE],
     [LARGE + 1, 3, LARGE - 1, 4096, 5 * LARGE + 4095],
@@ -166,9 +166,9 @@ def test_a_reader_holds_nothing_of_what_it_gave_away(pair):
     reader = FrameReader(theirs)
     send_frame(ours, ("frame",), [bytes(LARGE)])
     _, (part,) = read_all(reader)
-    memories = len(shared._mapped)
+    memories = len(shared_memory._mapped)
     del part
-    assert len(shared._mapped) == memories - 1
+    assert len(shared_memory._mapped) == memories - 1
     assert reader.read() is None
 
 
@@ -218,18 +218,20 @@ def test_what_cannot_be_handed_on_is_copied_once_more(pair, written):
 
 
 def test_memory_and_descriptors_go_with_the_last_view(pair):
-    before = open_files(), len(shared._mapped)
+    before = open_files(), len(shared_memory._mapped)
     _, parts = exchange(pair, ("frame",), [noise(LARGE), noise(LARGE)], is_kept=True)
-    assert (open_files(), len(shared._mapped)) == (before[0] + 1, before[1] + 1), "one file for both, mapped once"
+    assert (open_files(), len(shared_memory._mapped)) == (before[0] + 1, before[1] + 1), (
+        "one file for both, mapped once"
+    )
     array = np.frombuffer(parts[1], np.uint8)[100:200]
     del parts
     assert bytes(array) == noise(LARGE)[100:200]
     del array
-    assert (open_files(), len(shared._mapped)) == before
+    assert (open_files(), len(shared_memory._mapped)) == before
 
 
 def test_descriptors_longest_unused_are_closed_first(pair, written, small_pages, monkeypatch):
-    monkeypatch.setattr(shared, "MOST_KEPT", 4)
+    monkeypatch.setattr(shared_memory, "MOST_KEPT", 4)
     before = open_files()
     values = [exchange(pair, ("frame",), [noise(5000, seed)], is_kept=True)[1] for seed in range(4)]
     exchange(pair, ("frame",), values[0])
@@ -245,7 +247,7 @@ def test_descriptors_longest_unused_are_closed_first(pair, written, small_pages,
 
 
 def test_more_memories_than_a_frame_may_bring(pair, written, small_pages, monkeypatch):
-    monkeypatch.setattr(shared, "MOST_KEPT", 400)
+    monkeypatch.setattr(shared_memory, "MOST_KEPT", 400)
     sizes = [4096 + seed for seed in range(300)]
     values = [exchange(pair, ("frame",), [noise(n, n)], is_kept=True)[1][0] for n in sizes]
     del written[:]
@@ -253,11 +255,11 @@ def test_more_memories_than_a_frame_may_bring(pair, written, small_pages, monkey
     _, parts = exchange(pair, ("frame",), values)
     assert [bytes(part) for part in parts] == [noise(n, n) for n in sizes]
     assert open_files() == before
-    assert written == sizes[: 300 - (shared._limit(shared.MOST_IN_FRAME) - 1)], "the largest are lent"
+    assert written == sizes[: 300 - (shared_memory._limit(shared_memory.MOST_IN_FRAME) - 1)], "the largest are lent"
 
 
 def test_more_mappings_than_there_may_be(pair, small_pages, monkeypatch):
-    monkeypatch.setattr(shared, "MOST_MAPPED", len(shared._mapped) + 2)
+    monkeypatch.setattr(shared_memory, "MOST_MAPPED", len(shared_memory._mapped) + 2)
     before = open_files()
     values = [exchange(pair, ("frame",), [noise(5000, k), noise(6000, k)], is_kept=True)[1] for k in range(4)]
     assert [[bytes(part) for part in parts] for parts in values] == [[noise(5000, k), noise(6000, k)] for k in range(4)]
@@ -265,23 +267,23 @@ def test_more_mappings_than_there_may_be(pair, small_pages, monkeypatch):
 
 
 def test_a_kernel_that_maps_no_more(pair, monkeypatch):
-    monkeypatch.setattr(shared, "_mmap", lambda *_: shared._MAP_FAILED)
-    before = open_files(), len(shared._mapped)
+    monkeypatch.setattr(shared_memory, "_mmap", lambda *_: shared_memory._MAP_FAILED)
+    before = open_files(), len(shared_memory._mapped)
     _, parts = exchange(pair, ("frame",), [noise(LARGE), noise(10), noise(LARGE + 1)], is_kept=True)
     assert [bytes(part) for part in parts] == [noise(LARGE), noise(10), noise(LARGE + 1)]
-    assert (open_files(), len(shared._mapped)) == before
+    assert (open_files(), len(shared_memory._mapped)) == before
 
 
 def test_sharing_a_payload_once(pair, written):
     payload = encode([np.arange(LARGE), np.arange(10_000), np.ones(LARGE)])
-    moved = shared.share(payload)
-    assert shared.share(moved) == moved
+    moved = shared_memory.share(payload)
+    assert shared_memory.share(moved) == moved
     assert written == [8 * LARGE, 8 * LARGE]
     for _ in range(3):
         _, parts = exchange(pair, ("frame",), moved[2:])
         assert all(map(np.array_equal, decode((*moved[:2], *parts)), decode(payload)))
     assert written == [8 * LARGE, 8 * LARGE]
-    assert shared.share(encode(5)) == encode(5)
+    assert shared_memory.share(encode(5)) == encode(5)
 
 
 FAILURES = {
@@ -306,14 +308,14 @@ def test_without_shared_memory_all_goes_through_the_stream(pair, monkeypatch, ca
     assert (message, [bytes(part) for part in parts]) == (("frame",), [noise(2 * LARGE), noise(5)])
     assert [type(part) for part in parts] == [bytearray, bytearray]
     payload = encode(np.arange(LARGE))
-    assert shared.share(payload) is payload
+    assert shared_memory.share(payload) is payload
     assert open_files() == before
 
 
 def test_a_system_without_anonymous_files(monkeypatch):
     monkeypatch.delattr(os, "memfd_create")
     with pytest.raises(OSError, match="no anonymous files"):
-        shared.write([memoryview(b"x")])
+        shared_memory.write([memoryview(b"x")])
 
 
 def test_a_kernel_that_carries_no_more_descriptors(pair):
@@ -398,7 +400,7 @@ def test_a_side_that_takes_little_by_little_is_not(pair):
 def test_a_sender_killed_at_any_moment_leaves_nothing_behind():
     """Senders die while they make memory, pass descriptors and fill the stream, until one was cut behind the second."""
     dice = random.Random(1)
-    before = open_files(), len(shared._mapped)
+    before = open_files(), len(shared_memory._mapped)
     buffers = [noise(LARGE), noise(50_000, 1), noise(LARGE + 1, 2)]
     whole = cut = 0
     for sender in range(2_000):
@@ -420,7 +422,7 @@ def test_a_sender_killed_at_any_moment_leaves_nothing_behind():
         cut += bool(reader._descriptors)
         reader.close()
         ours.close()
-    assert (open_files(), len(shared._mapped)) == before
+    assert (open_files(), len(shared_memory._mapped)) == before
     assert whole
     assert cut, "some frame was cut behind its descriptors"
 

@@ -22,10 +22,10 @@ import pytest
 from handoff_mpi.dag.call_template import CONSTANT, TEMPLATE, Placeholder
 from handoff_mpi.messages import OK
 from handoff_mpi.serialization import PLAIN, decode, decode_input, encode, encode_code
-from handoff_mpi.worker import runners, shared
+from handoff_mpi.worker import child_process, shared_memory
 from handoff_mpi.worker.calls import CallSpec
-from handoff_mpi.worker.runners import Child
-from handoff_mpi.worker.shared import SHARED_NBYTES
+from handoff_mpi.worker.child_process import ChildProcess
+from handoff_mpi.worker.shared_memory import SHARED_NBYTES
 
 LARGE = SHARED_NBYTES
 
@@ -61,7 +61,7 @@ def crash(nbytes):
     time.sleep(60)
 def stop(): os.kill(os.getpid(), signal.SIGSTOP)
 def tells():
-    from handoff_mpi.worker.child import tell_rank
+    from handoff_mpi.worker.child_main import tell_rank
     def tell():
         for k in range(200): tell_rank(("update", k, "x" * 3000))
     thread = threading.Thread(target=tell)
@@ -78,8 +78,8 @@ class Failed(Exception):
     """A call that did not end well."""
 
 
-def start(setup=None) -> Child:
-    child = Child(3, "run", None if setup is None else encode_code(setup))
+def start(setup=None) -> ChildProcess:
+    child = ChildProcess(3, "run", None if setup is None else encode_code(setup))
     child.learn([(number, encode_code(FUNCTIONS[name])) for number, name in enumerate(NAMES)])
     return child
 
@@ -104,14 +104,14 @@ def other():
 def written(monkeypatch):
     """Sizes of all buffers that this process copies into shared memory."""
     sizes = []
-    write = shared.write
+    write = shared_memory.write
 
     def counted(views):
         views = list(views)
         sizes.extend(view.nbytes for view in views)
         return write(views)
 
-    monkeypatch.setattr(shared, "write", counted)
+    monkeypatch.setattr(shared_memory, "write", counted)
     return sizes
 
 
@@ -261,7 +261,7 @@ def test_large_frames_both_ways_at_once(lasting):
 
 
 def test_a_constant_is_mapped_once_for_all_children(child, other, written):
-    payload = shared.share(encode(np.ones(LARGE)))
+    payload = shared_memory.share(encode(np.ones(LARGE)))
     for each in child, other:
         each.learn_constant(0, payload)
         call = pickle.dumps(([Placeholder(CONSTANT, 0)], {}))
@@ -314,7 +314,7 @@ def frames_until_it_ends(child):
 def test_a_value_goes_through_two_children_in_one_memory(child, other, written):
     """One copy where it is made; then the rank and both children have the same pages."""
     made = call(child, "make", encode(5 * LARGE))
-    memory, _ = shared.locate(memoryview(made[2]))
+    memory, _ = shared_memory.locate(memoryview(made[2]))
     inode = os.fstat(memory.descriptor.number).st_ino
     assert decode(call(other, "memory_of", made)) == inode
     assert decode(call(child, "memory_of", made)) == inode
@@ -335,12 +335,12 @@ def test_an_idle_child_gives_back_what_its_calls_have_freed(child):
 
 
 def test_memory_goes_with_its_last_holder(child):
-    before = open_files(), len(shared._mapped)
+    before = open_files(), len(shared_memory._mapped)
     made = call(child, "make", encode(LARGE))
-    assert (open_files(), len(shared._mapped)) == (before[0] + 1, before[1] + 1)
+    assert (open_files(), len(shared_memory._mapped)) == (before[0] + 1, before[1] + 1)
     call(child, "keep", made)
     del made
-    assert (open_files(), len(shared._mapped)) == before
+    assert (open_files(), len(shared_memory._mapped)) == before
     assert shared_memory_of(child) == (0, 1), "what a function keeps stays mapped, and needs no descriptor"
     for _ in range(5):
         call(child, "nothing", encode(np.zeros(LARGE)))
@@ -368,17 +368,17 @@ def test_without_shared_memory_calls_still_work(monkeypatch, name, who):
     try:
         if who == "rank":
             monkeypatch.setattr(os, name, lambda *_: _no_memory())
-        before = len(shared._mapped)
+        before = len(shared_memory._mapped)
         made = call(child, "new", encode(np.arange(LARGE)))
         assert np.array_equal(decode(made), np.arange(LARGE) + 1)
-        assert len(shared._mapped) - before == (who == "rank"), "the other side shares still"
+        assert len(shared_memory._mapped) - before == (who == "rank"), "the other side shares still"
     finally:
         child.close()
 
 
 def test_a_rank_that_can_map_nothing_copies(child, monkeypatch):
     before = open_files()
-    monkeypatch.setattr(shared, "MOST_MAPPED", 0)
+    monkeypatch.setattr(shared_memory, "MOST_MAPPED", 0)
     made = call(child, "make", encode(LARGE))
     assert type(made[2]) is bytearray
     assert np.array_equal(decode(made), np.arange(LARGE, dtype=np.uint8))
@@ -398,7 +398,7 @@ def test_a_child_with_too_many_files_open(monkeypatch):
     )
     child = start(scope["setup"])
     call(child, "nothing")  # what arrives with setup is taken in before that has run
-    payloads = [shared.share(encode(np.ones(LARGE, np.uint8))) for _ in range(20)]
+    payloads = [shared_memory.share(encode(np.ones(LARGE, np.uint8))) for _ in range(20)]
     begin(child, "total", *payloads)
     with pytest.raises(EOFError):
         end(child)
@@ -439,7 +439,7 @@ def wait_until_asleep(pid):
 
 def test_killed_while_sending(child):
     """What has arrived of a frame, its memory too, is given up."""
-    before = open_files(), len(shared._mapped)
+    before = open_files(), len(shared_memory._mapped)
     begin(child, "blocks")
     assert select.select([child], (), (), 30)[0]
     wait_until_asleep(child.pid)  # it waits for the rank to read on
@@ -448,7 +448,7 @@ def test_killed_while_sending(child):
         end(child)
     assert child._reader._descriptors, "the descriptors came first"
     assert "SIGKILL" in child.how_it_died()[0]
-    assert (open_files(), len(shared._mapped)) == (before[0] - 3, before[1])
+    assert (open_files(), len(shared_memory._mapped)) == (before[0] - 3, before[1])
 
 
 def test_killed_while_the_rank_sends(child):
@@ -461,7 +461,7 @@ def test_killed_while_the_rank_sends(child):
 
 
 def test_a_child_that_takes_nothing_is_given_up(child, monkeypatch):
-    monkeypatch.setattr(runners, "SEND_LIMIT_S", 0.2)
+    monkeypatch.setattr(child_process, "SEND_LIMIT_S", 0.2)
     assert value_of(child, "total", np.ones(3)) == 3.0
     os.kill(child._process.pid, signal.SIGSTOP)
     began = time.monotonic()
@@ -476,8 +476,8 @@ def immortal(child, monkeypatch):
     """A child that no signal ends, as if it hung in the kernel."""
     os.kill(child.pid, signal.SIGSTOP)
     with monkeypatch.context() as patch:
-        patch.setattr(runners, "KILL_LIMIT_S", 0.1)
-        patch.setattr(runners, "CLOSE_TIMEOUT_S", 0.1)
+        patch.setattr(child_process, "KILL_LIMIT_S", 0.1)
+        patch.setattr(child_process, "CLOSE_TIMEOUT_S", 0.1)
         patch.setattr(os, "killpg", lambda *_: None)
         yield child
     child.kill()
@@ -495,11 +495,11 @@ def test_how_a_child_died_that_cannot_be_ended(immortal):
 
 
 def test_shared_memory_that_was_cut_short_ends_no_copying(monkeypatch):
-    monkeypatch.setattr(shared, "MOST_MAPPED", 0)
+    monkeypatch.setattr(shared_memory, "MOST_MAPPED", 0)
     before = open_files()
-    descriptor, _ = shared.write([memoryview(bytes(100))])
+    descriptor, _ = shared_memory.write([memoryview(bytes(100))])
     with pytest.raises(EOFError, match="shorter"):
-        shared.read(descriptor, [(0, 100), (4096, 100)], False)
+        shared_memory.read(descriptor, [(0, 100), (4096, 100)], False)
     assert open_files() == before
 
 
@@ -530,8 +530,8 @@ def test_a_dying_child_leaves_its_stack_and_its_peak_of_memory(child):
 @pytest.mark.slow
 def test_two_hundred_kills_leave_nothing_behind():
     dice = random.Random(2)
-    before = open_files(), len(shared._mapped)
-    given = shared.share(encode(np.ones(LARGE)))
+    before = open_files(), len(shared_memory._mapped)
+    given = shared_memory.share(encode(np.ones(LARGE)))
     ends = {"ended": 0, "died": 0}
     ahead = deque(start() for _ in range(3))  # most of what this takes is Python's start
     for number in range(200):
@@ -551,5 +551,5 @@ def test_two_hundred_kills_leave_nothing_behind():
             ends["died"] += 1
         child.how_it_died()
     del given
-    assert (open_files(), len(shared._mapped)) == before
+    assert (open_files(), len(shared_memory._mapped)) == before
     assert min(ends.values()) > 50, ends

@@ -1,11 +1,11 @@
-"""Tokens that a rank gives and its child takes, each by whoever comes first: a semaphore of the kernel's."""
+"""SharedSemaphore that a rank gives and its child takes, each by whoever comes first: a semaphore of the kernel's."""
 
 from __future__ import annotations
 
 import os
 
 
-class Tokens:
+class SharedSemaphore:
     """A number of tokens that two processes share; none waits for one.
 
     Args:

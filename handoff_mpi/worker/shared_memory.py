@@ -264,7 +264,7 @@ def share(payload: Payload) -> Payload:
     return tuple(parts)
 
 
-class Loan:
+class SharedBlock:
     """How the buffers of one frame travel: in the stream, or in memory shared with the receiver.
 
     Args:

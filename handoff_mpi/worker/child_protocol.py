@@ -18,7 +18,7 @@ from collections.abc import Generator, Sequence
 from typing import Any, TypeAlias
 
 from handoff_mpi.serialization import PICKLED, Payload
-from handoff_mpi.worker.shared import SHARED_NBYTES, Descriptor, Loan, Place, read
+from handoff_mpi.worker.shared_memory import SHARED_NBYTES, Descriptor, Place, SharedBlock, read
 
 #: A message, and the buffers beside it.
 Frame: TypeAlias = "tuple[tuple[Any, ...], list[Any]]"
@@ -103,7 +103,7 @@ def send_packed(sock: socket.socket, frames: Sequence[bytes], limit_s: float | N
 def _send_shared(
     sock: socket.socket, message: tuple[Any, ...], views: Sequence[memoryview], limit_s: float | None
 ) -> None:
-    loan = Loan(views)
+    loan = SharedBlock(views)
     try:
         _send(sock, _packed(message, loan.places, len(loan.descriptors)), loan.descriptors, limit_s)
     finally:

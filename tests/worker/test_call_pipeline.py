@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from handoff_mpi.worker.ahead import SentCalls
-from handoff_mpi.worker.events import Work
-from handoff_mpi.worker.tokens import Tokens
+from handoff_mpi.worker.call_pipeline import SentCalls
+from handoff_mpi.worker.events import QueuedCall
+from handoff_mpi.worker.shared_semaphore import SharedSemaphore
 
 
 def calls(count):
     """A child's calls, the first in its turn and the others ahead."""
-    works = [Work(task, 1, task, (), (), None, 0, 0, (1.0, ()), is_ahead=task > 0) for task in range(count)]
+    works = [QueuedCall(task, 1, task, (), (), None, 0, 0, (1.0, ()), is_ahead=task > 0) for task in range(count)]
     sent = SentCalls()
     sent.sent(works)
     return sent, works
@@ -57,8 +57,8 @@ def test_with_its_child_all_is_lost():
 
 
 def test_a_token_is_taken_once():
-    tokens = Tokens()
-    other = Tokens(tokens.fileno())
+    tokens = SharedSemaphore()
+    other = SharedSemaphore(tokens.fileno())
     tokens.give(3)
     assert other.take()
     assert tokens.take_all() == 2

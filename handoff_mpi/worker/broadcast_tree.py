@@ -16,7 +16,7 @@ FAN_OUT = 4
 REFERRED_NBYTES = 256 * 1024
 
 
-class Takers:
+class BroadcastTree:
     """The ranks that took each value from here last, or are to.
 
     Args:

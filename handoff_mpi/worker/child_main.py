@@ -26,12 +26,12 @@ from handoff_mpi.messages import INLINE_RESULT_NBYTES, RAISED, ErrorReport
 from handoff_mpi.module_files import take_sources
 from handoff_mpi.process_exit import exit_process, flush_output
 from handoff_mpi.serialization import Payload, decode_code, nbytes_of
-from handoff_mpi.worker.calls import Caller, CallSpec, Outcome
+from handoff_mpi.worker.calls import CallRunner, CallSpec, Outcome
+from handoff_mpi.worker.child_protocol import DescriptorsLost, Frame, FrameReader, join, send_frame, split
 from handoff_mpi.worker.error_report import describe
-from handoff_mpi.worker.frames import DescriptorsLost, Frame, FrameReader, join, send_frame, split
 from handoff_mpi.worker.output import CallOutput, OutputFiles
 from handoff_mpi.worker.randomness import GlobalGenerators, noting_seeds, seeded_by_setup
-from handoff_mpi.worker.tokens import Tokens
+from handoff_mpi.worker.shared_semaphore import SharedSemaphore
 
 #: Exit handlers of a child get this long, and threads that were left running this long before that.
 HANDLERS_TIMEOUT_S = 4.0
@@ -58,7 +58,7 @@ def main(descriptor: int, last_words: int, tokens: int, rank: int, seeds: int, r
     _parent = sock
     serve_as_child()
     sys.argv[:] = arguments
-    server = _Server(rank, run, bool(seeds), Tokens(tokens), reader)
+    server = _Server(rank, run, bool(seeds), SharedSemaphore(tokens), reader)
     try:
         while True:
             server.take(reader.read())
@@ -72,16 +72,16 @@ def main(descriptor: int, last_words: int, tokens: int, rank: int, seeds: int, r
 class _Server:
     """Does what its rank says. Of a call that has ended it holds nothing but a small value: inputs may be large.
 
-    What is sent ahead, and void, is told in :mod:`handoff_mpi.worker.ahead`.
+    What is sent ahead, and void, is told in :mod:`handoff_mpi.worker.call_pipeline`.
     """
 
-    def __init__(self, rank: int, run: str, seeds: bool, tokens: Tokens, reader: FrameReader) -> None:
+    def __init__(self, rank: int, run: str, seeds: bool, tokens: SharedSemaphore, reader: FrameReader) -> None:
         self._rank = rank
         self._reader = reader
         self._output: CallOutput | None = None
-        self._tokens = tokens
+        self._semaphore = tokens
         self._problem: ErrorReport | None = None
-        self._caller = Caller(rank, run)
+        self._caller = CallRunner(rank, run)
         self._begin_run(run, seeds)
 
     def _begin_run(self, run: str, seeds: bool) -> None:
@@ -90,7 +90,7 @@ class _Server:
             self._output.close()
             self._output = None
         self._seeds = seeds
-        self._caller = Caller(self._rank, run, GlobalGenerators(seeds))
+        self._caller = CallRunner(self._rank, run, GlobalGenerators(seeds))
         self._is_void = False  # what is sent ahead, until a call comes that is not
         self._latest: Payload | None = None
         self._has_news = False
@@ -107,7 +107,7 @@ class _Server:
             take_sources(message[1])
         elif message[0] == "setup":
             self._problem = _set_up(message[1], self._rank)
-            self._caller = Caller(self._rank, message[2], GlobalGenerators(self._seeds, seeded_by_setup()))
+            self._caller = CallRunner(self._rank, message[2], GlobalGenerators(self._seeds, seeded_by_setup()))
             self._caller.output = self._output
         elif message[0] == "output":
             self._capture(*message[1:])
@@ -138,7 +138,7 @@ class _Server:
         tell_rank(("begun",))
 
     def _call_if_possible(self, message: tuple[Any, ...]) -> None:
-        has_token = self._tokens.take()  # its own, even if it is void
+        has_token = self._semaphore.take()  # its own, even if it is void
         if not has_token or self._is_void or (self._latest is None and None in message[4]):
             self._is_void = True
             tell_rank(("void",))

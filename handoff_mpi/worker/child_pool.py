@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from handoff_mpi.worker.runners import Child
+from handoff_mpi.worker.child_process import ChildProcess
 
 
-class Spares:
+class ChildPool:
     """A rank's idle children between the runs of one job, and those that end meanwhile. Whoever makes it closes it."""
 
     def __init__(self) -> None:
-        self._children: list[Child] = []
-        self._ending: list[Child] = []
+        self._children: list[ChildProcess] = []
+        self._ending: list[ChildProcess] = []
 
-    def take(self, run: str, seeds: bool = True) -> Child | None:
+    def take(self, run: str, seeds: bool = True) -> ChildProcess | None:
         """Return a child that serves ``run`` from now on, as a new one would; None if there is none."""
         while self._children:
             child = self._children.pop()
@@ -23,7 +23,7 @@ class Spares:
             self._let_end(child)
         return None
 
-    def keep(self, children: Iterable[Child]) -> None:
+    def keep(self, children: Iterable[ChildProcess]) -> None:
         """Keep idle children for another run; those that cannot serve one end by themselves."""
         for child in children:
             if child.is_reusable:
@@ -37,7 +37,7 @@ class Spares:
         while self._children:
             self._let_end(self._children.pop())
 
-    def _let_end(self, child: Child) -> None:
+    def _let_end(self, child: ChildProcess) -> None:
         """Have a child end, and do not wait: that may take seconds, and the rank has messages to answer."""
         child.hang_up()
         self._ending = [each for each in self._ending if not each.has_ended()] + [child]
@@ -52,7 +52,7 @@ class Spares:
         self._children.clear()
 
 
-def close_all(children: Iterable[Child]) -> None:
+def close_all(children: Iterable[ChildProcess]) -> None:
     """End idle children; all are told before one is waited for: each takes some hundredths of a second to end."""
     children = list(children)
     for child in children:

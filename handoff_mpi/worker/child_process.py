@@ -23,7 +23,7 @@ from handoff_mpi.module_files import missing_sources
 from handoff_mpi.python_path import python_program
 from handoff_mpi.serialization import EncodingError, Payload, UnreadableId, sendable_id
 from handoff_mpi.worker.calls import CallSpec
-from handoff_mpi.worker.frames import (
+from handoff_mpi.worker.child_protocol import (
     DescriptorsLost,
     Frame,
     FrameReader,
@@ -36,7 +36,7 @@ from handoff_mpi.worker.frames import (
 )
 from handoff_mpi.worker.output import OutputFiles, descriptors_between_calls
 from handoff_mpi.worker.process_state import directory_between_calls, variables_between_calls
-from handoff_mpi.worker.tokens import Tokens
+from handoff_mpi.worker.shared_semaphore import SharedSemaphore
 
 #: A child that takes nothing from its socket for this long is given up.
 SEND_LIMIT_S = 60.0
@@ -50,7 +50,7 @@ CLOSE_TIMEOUT_S = 10.0
 _OWN_FRAME = f"{Path(__file__).parent.parent}/"
 _COMMAND = re.compile(r'"<string>", line \d+ in <module>$')
 _LAUNCHER_PREFIXES = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDI_", "HYDRA_", "MPIEXEC_", "MPIR_CVAR_", "PALS_")
-_IMPORTS = "from handoff_mpi.worker.child import main"
+_IMPORTS = "from handoff_mpi.worker.child_main import main"
 _CALL = "main(*map(int, sys.argv[1:6]), sys.argv[6], sys.argv[7:])"
 
 
@@ -70,7 +70,7 @@ def no_launcher_in_environment() -> Iterator[None]:
         os.environ.update(hidden)
 
 
-class Child:
+class ChildProcess:
     """One child process; started at its first call, replaced by making another.
 
     Args:
@@ -101,7 +101,7 @@ class Child:
         self.knows: set[int] = set()
         self.knows_constants: set[int] = set()
         self._last_words = os.fdopen(os.memfd_create("last-words"), "rb")
-        self._tokens = Tokens()
+        self._semaphore = SharedSemaphore()
         # Linux counts what the starting process had in memory as the started one's, so only a higher peak is its own.
         self._inherited_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with theirs:
@@ -116,7 +116,7 @@ class Child:
             raise
 
     def _start(self, theirs: socket.socket, words: Sequence[str]) -> subprocess.Popen[bytes]:
-        descriptors = [each.fileno() for each in (theirs, self._last_words, self._tokens)]
+        descriptors = [each.fileno() for each in (theirs, self._last_words, self._semaphore)]
         stdout, stderr = descriptors_between_calls()
         try:
             return subprocess.Popen(
@@ -219,12 +219,12 @@ class Child:
         Raises:
             OSError: the child is gone.
         """
-        self._tokens.give(len(frames))  # first: the child that finds none does not run the call
+        self._semaphore.give(len(frames))  # first: the child that finds none does not run the call
         send_packed(self._sock, frames, SEND_LIMIT_S)
 
     def take_back(self) -> int:
         """Keep from beginning what was sent ahead and has not begun; return how many calls that are, the last ones."""
-        return self._tokens.take_all()
+        return self._semaphore.take_all()
 
     def give_back_freed_memory(self) -> None:
         """Have an idle child return to the system what its calls have freed, which it keeps for the next otherwise."""
@@ -245,7 +245,7 @@ class Child:
 
         ``("begun",)`` comes before a call that had to be prepared.
         What has ended is ``("ended", status, head, error, began, duration)`` with the rest of the payload beside it,
-        and what was sent ahead and came to nothing ``("void",)``: see :mod:`handoff_mpi.worker.ahead`.
+        and what was sent ahead and came to nothing ``("void",)``: see :mod:`handoff_mpi.worker.call_pipeline`.
 
         Raises:
             EOFError: the child is gone, or what it says cannot be taken in.
@@ -295,7 +295,7 @@ class Child:
         self._sock.close()
         self._reader.close()
         self._last_words.close()
-        self._tokens.close()
+        self._semaphore.close()
 
     def how_it_died(self) -> tuple[str, str]:
         """Reap a dead child; return how it died, in words, and the stack it left, if a fatal signal came."""

@@ -45,7 +45,7 @@ def delay_before_retry(delay_s: float, failures: int, task: int, seed: int) -> f
 
     Exponential backoff with "equal jitter" (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog,
     2015): ``limit = min(cap, delay * 2 ** failures)``, and the wait is ``limit / 2`` plus a random share of the other
-    half. So the first wait lasts at least ``delay_s``. The share comes from a hash, as a machine throws no dice.
+    half. So the first wait lasts at least ``delay_s``. The share comes from a hash, as a machine throws no rng.
 
     Args:
         delay_s: as the user gave it, in seconds.

@@ -12,7 +12,7 @@ from handoff_mpi.messages import DEATH, ISOLATE, NO_ROOM, TIMEOUT
 from handoff_mpi.results.store import Key
 from handoff_mpi.scheduler import DISPATCHES, Cause, Policy, Scheduler, State, Transition
 from handoff_mpi.scheduler.queues import ReadyQueue
-from handoff_mpi.simulation.run_dir import Legacy, SimulatedRunDir
+from handoff_mpi.simulation.run_dir import PreviousLaunch, SimulatedRunDir
 from handoff_mpi.simulation.workload import Workload
 from handoff_mpi.worker.events import QueuedCall
 
@@ -81,7 +81,7 @@ def check_order(scheduler: Scheduler) -> None:
 SPEAKS_S = 4.0
 
 
-class Witness:
+class Oracle:
     """Sees a run from outside, all its launches, and says what must not be.
 
     Attributes:
@@ -116,17 +116,17 @@ class Witness:
 
     # -- launches -------------------------------------------------------------------------------------
 
-    def at_start(self, spared: Mapping[int, Key | None], legacy: Legacy | None) -> None:
+    def at_start(self, spared: Mapping[int, Key | None], previous: PreviousLaunch | None) -> None:
         """A launch begins: what it takes over is what was written, and what need not run again does not."""
         self._spared = dict(spared)
         self._short.clear()
         self._undecided.clear()
         self._held.clear()
         self._not_before.clear()
-        if legacy is not None:
-            assert legacy.deaths == self._deaths(), f"{legacy.deaths} deaths survived, not {self._deaths()}"
+        if previous is not None:
+            assert previous.deaths == self._deaths(), f"{previous.deaths} deaths survived, not {self._deaths()}"
             self._suspects = self._run_dir.in_flight()
-            assert legacy.suspects == self._suspects, f"suspects are {legacy.suspects}, not {self._suspects}"
+            assert previous.suspects == self._suspects, f"suspects are {previous.suspects}, not {self._suspects}"
 
     def _deaths(self) -> dict[int, int]:
         deaths: dict[int, int] = {}
@@ -190,7 +190,7 @@ class Witness:
                 if detail[0] == "memory high":
                     self._short.add(rank)
             elif task < 0 and detail[0] == "let go":
-                launch.happened["let go"] += 1
+                launch.fault_counts["let go"] += 1
             elif task >= 0 and cause in DISPATCHES and rank in self._short:
                 alone = launch.scheduler.in_flight == 1
                 assert alone, f"task {task} was given to rank {rank}, which is short of memory"

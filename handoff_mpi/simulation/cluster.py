@@ -11,7 +11,7 @@ from collections import Counter
 
 from handoff_mpi.allocation import CostOptimized, FirstAvailable, LoadBalanced
 from handoff_mpi.scheduler import Policy, Scheduler
-from handoff_mpi.simulation.check import Witness
+from handoff_mpi.simulation.check import Oracle
 from handoff_mpi.simulation.faults import Faults, plan_faults
 from handoff_mpi.simulation.launch import Launch
 from handoff_mpi.simulation.network import Clock
@@ -61,26 +61,26 @@ class SimulatedCluster:
         bad_hosts: bool = True,
         cache_nbytes: int | None = None,
     ) -> None:
-        self.dice = random.Random(seed)
+        self.rng = random.Random(seed)
         self.launches = 0
         self.steps = 0
-        self.happened: Counter[str] = Counter()
+        self.fault_counts: Counter[str] = Counter()
         self._faults = faults
         self._may_press, self._may_be_bad = pressure, bad_hosts
-        self._sizes = [ranks, *(self.dice.randint(2, 2 * ranks) for _ in range(MOST_RELAUNCHES))]
+        self._sizes = [ranks, *(self.rng.randint(2, 2 * ranks) for _ in range(MOST_RELAUNCHES))]
         self._fan_out = fan_out
         self._cache_nbytes = CACHES_NBYTES[seed % len(CACHES_NBYTES)] if cache_nbytes is None else cache_nbytes
-        self.load = random_workload(self.dice, tasks, min(self._sizes), is_fine) if load is None else load
+        self.load = random_workload(self.rng, tasks, min(self._sizes), is_fine) if load is None else load
         self.policy = Policy(
-            max_retries=self.dice.choice((0, 2, 3)),
-            stop_on_failure=self.dice.random() < 0.1,
-            max_concurrency=self.dice.choice((None, None, 1, 3)),
+            max_retries=self.rng.choice((0, 2, 3)),
+            stop_on_failure=self.rng.random() < 0.1,
+            max_concurrency=self.rng.choice((None, None, 1, 3)),
             silence_limit_s=30.0,
         )
-        self._strategy = self.dice.choice((FirstAvailable, LoadBalanced, CostOptimized))
+        self._strategy = self.rng.choice((FirstAvailable, LoadBalanced, CostOptimized))
         self._clock = Clock()
         self._run_dir = SimulatedRunDir(self.load.specs)
-        self._witness = Witness(self.load, self.policy, self._run_dir)
+        self._oracle = Oracle(self.load, self.policy, self._run_dir)
 
     @property
     def scheduler(self) -> Scheduler:
@@ -97,20 +97,20 @@ class SimulatedCluster:
             self._launch = launch = self._next_launch()
             ends = launch.run()
             self.steps += launch.steps
-            self.happened += launch.happened
+            self.fault_counts += launch.fault_counts
             if ends:
                 return
 
     def _next_launch(self) -> Launch:
-        ledger = random_ledger(self.dice, self._sizes[self.launches])
+        ledger = random_ledger(self.rng, self._sizes[self.launches])
         start = self._clock.now + (RELAUNCH_S if self.launches else 0.0)
         self.launches += 1
         faults = Faults()
         if self._faults:
             may_relaunch = self.launches <= MOST_RELAUNCHES
-            faults = plan_faults(self.dice, ledger, start, may_relaunch, self._may_press, self._may_be_bad)
+            faults = plan_faults(self.rng, ledger, start, may_relaunch, self._may_press, self._may_be_bad)
         self._clock = Clock()
         self._clock.now = start
         scheduler = Scheduler(ledger, self._strategy(), self.policy)
-        of_run = self.dice, self._clock, self.load, scheduler, self._run_dir, faults, self._witness
+        of_run = self.rng, self._clock, self.load, scheduler, self._run_dir, faults, self._oracle
         return Launch(*of_run, self.launches, self._fan_out, self._cache_nbytes)

@@ -75,14 +75,14 @@ class Faults:
 class _Planner:
     """Draws the faults of a launch that starts at ``start``."""
 
-    def __init__(self, dice: random.Random, ledger: Ledger, start: float, may_relaunch: bool) -> None:
-        self.dice = dice
+    def __init__(self, rng: random.Random, ledger: Ledger, start: float, may_relaunch: bool) -> None:
+        self.rng = rng
         self.start = start
         self.workers = [rank for rank in sorted(ledger.rank_states) if rank]  # rank 0 dies in relaunches alone
         self.hosts: dict[str, list[int]] = defaultdict(list)
         for rank in self.workers:
             self.hosts[ledger.rank_states[rank].host].append(rank)
-        kinds = {kind for kind, likelihood in KINDS.items() if dice.random() < likelihood}
+        kinds = {kind for kind, likelihood in KINDS.items() if rng.random() < likelihood}
         if not may_relaunch:
             kinds -= {"relaunch", "torn journal"}
         self.faults = Faults(kinds, until=start + UNTIL_S)
@@ -94,13 +94,13 @@ class _Planner:
         return self.faults
 
     def time(self) -> float:
-        return self.start + self.dice.expovariate(0.5)
+        return self.start + self.rng.expovariate(0.5)
 
     def add(self, name: str, *arguments: Any, at: float | None = None) -> None:
         self.faults.entries.append((self.time() if at is None else at, name, arguments))
 
     def some(self) -> list[int]:
-        return self.dice.sample(self.workers, self.dice.randint(1, max(1, len(self.workers) // 2)))
+        return self.rng.sample(self.workers, self.rng.randint(1, max(1, len(self.workers) // 2)))
 
     def kill(self, ranks: list[int], at: float | None = None) -> None:
         self.faults.harmed.update(ranks)
@@ -114,31 +114,31 @@ class _Planner:
         self.kill(self.some(), self.time())
 
     def host_dies(self) -> None:
-        self.kill(self.hosts[self.dice.choice(list(self.hosts))], self.time())
+        self.kill(self.hosts[self.rng.choice(list(self.hosts))], self.time())
 
     def one_survives(self) -> None:
-        self.kill(self.dice.sample(self.workers, len(self.workers) - 1), self.dice.choice((None, self.time())))
+        self.kill(self.rng.sample(self.workers, len(self.workers) - 1), self.rng.choice((None, self.time())))
 
     def none_survives(self) -> None:
-        self.kill(self.workers, self.dice.choice((None, self.time())))
+        self.kill(self.workers, self.rng.choice((None, self.time())))
 
     def stopped(self) -> None:
         ranks = self.some()
         self.faults.harmed.update(ranks)
         for rank in ranks:
-            self.add("stopped", rank, self.dice.choice(_SILENCES_S))
+            self.add("stopped", rank, self.rng.choice(_SILENCES_S))
 
     def grow_deaf(self) -> None:
         ranks = self.some()
         self.faults.deaf.update(ranks)
         for rank in ranks:
-            self.add("deaf", rank, self.dice.choice(_SILENCES_S))
+            self.add("deaf", rank, self.rng.choice(_SILENCES_S))
 
     def cut_off(self) -> None:
-        host = self.dice.choice(list(self.hosts))
+        host = self.rng.choice(list(self.hosts))
         if host != "h0":  # rank 0 lives there
             self.faults.harmed.update(self.hosts[host])
-            self.add("cut_off", host, self.dice.choice(_SILENCES_S))
+            self.add("cut_off", host, self.rng.choice(_SILENCES_S))
 
     def resources(self) -> None:
         for rank in self.some():
@@ -177,7 +177,7 @@ _PLANS: dict[str, Callable[[_Planner], None]] = {
 
 
 def plan_faults(
-    dice: random.Random,
+    rng: random.Random,
     ledger: Ledger,
     start: float,
     may_relaunch: bool,
@@ -185,29 +185,29 @@ def plan_faults(
     may_be_bad: bool = True,
 ) -> Faults:
     """Return the random faults of a launch on the ranks of ``ledger``."""
-    pressure_dice = random.Random(f"pressure {dice.getstate()}")  # what else a seed draws does not hang on them
-    faults = _Planner(dice, ledger, start, may_relaunch).plan()
-    if may_press and pressure_dice.random() < PRESSURE:
-        _press(pressure_dice, sorted(ledger.rank_states), start, faults)
-    bad_dice = random.Random(f"bad {pressure_dice.getstate()}")
-    if may_be_bad and bad_dice.random() < BAD_HOSTS:
-        _spoil(bad_dice, sorted({rank_state.host for rank_state in ledger.rank_states.values()}), start, faults)
+    pressure_rng = random.Random(f"pressure {rng.getstate()}")  # what else a seed draws does not hang on them
+    faults = _Planner(rng, ledger, start, may_relaunch).plan()
+    if may_press and pressure_rng.random() < PRESSURE:
+        _press(pressure_rng, sorted(ledger.rank_states), start, faults)
+    bad_rng = random.Random(f"bad {pressure_rng.getstate()}")
+    if may_be_bad and bad_rng.random() < BAD_HOSTS:
+        _spoil(bad_rng, sorted({rank_state.host for rank_state in ledger.rank_states.values()}), start, faults)
     return faults
 
 
-def _spoil(dice: random.Random, hosts: list[str], start: float, faults: Faults) -> None:
+def _spoil(rng: random.Random, hosts: list[str], start: float, faults: Faults) -> None:
     faults.kinds.add("bad host")
-    count = dice.choice((1, 1, max(1, len(hosts) - 1)))
-    since = start + dice.choice((0.0, 0.0, dice.expovariate(0.5)))
-    for host in dice.sample(hosts, count):
-        until = since + dice.choice(_BAD_S)
-        faults.bad[host] = (since, until, dice.choice((1.0, 1.0, 0.5)), dice.choice(_BAD_ENDS))
+    count = rng.choice((1, 1, max(1, len(hosts) - 1)))
+    since = start + rng.choice((0.0, 0.0, rng.expovariate(0.5)))
+    for host in rng.sample(hosts, count):
+        until = since + rng.choice(_BAD_S)
+        faults.bad[host] = (since, until, rng.choice((1.0, 1.0, 0.5)), rng.choice(_BAD_ENDS))
 
 
-def _press(dice: random.Random, ranks: list[int], start: float, faults: Faults) -> None:
+def _press(rng: random.Random, ranks: list[int], start: float, faults: Faults) -> None:
     faults.kinds.add("pressure")
-    levels = dice.choice(_PRESSURES)
-    seconds, can_spill = dice.choice(_PRESSURES_S), dice.random() < 0.8
-    for rank in dice.choice((ranks, dice.sample(ranks, dice.randint(1, len(ranks))))):
-        time = start + dice.choice((0.0, dice.expovariate(0.5)))
+    levels = rng.choice(_PRESSURES)
+    seconds, can_spill = rng.choice(_PRESSURES_S), rng.random() < 0.8
+    for rank in rng.choice((ranks, rng.sample(ranks, rng.randint(1, len(ranks))))):
+        time = start + rng.choice((0.0, rng.expovariate(0.5)))
         faults.entries.append((time, "pressure", (rank, seconds, levels, can_spill)))

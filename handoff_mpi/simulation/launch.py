@@ -9,7 +9,7 @@ from typing import Any
 from handoff_mpi.messages import REDIRECT
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.scheduler import ResourcesUpdated, Scheduler, StopRequested
-from handoff_mpi.simulation.check import SPEAKS_S, Witness
+from handoff_mpi.simulation.check import SPEAKS_S, Oracle
 from handoff_mpi.simulation.faults import Faults
 from handoff_mpi.simulation.network import Clock, Message, Network
 from handoff_mpi.simulation.rank import SimulatedRank, Traits
@@ -28,7 +28,7 @@ class Launch:
     """One launch of a run.
 
     Args:
-        dice, clock, load, run_dir, witness: of the run.
+        rng, clock, load, run_dir, oracle: of the run.
         scheduler: fresh.
         faults: what will go wrong.
         number: of the launch, from 1.
@@ -44,26 +44,26 @@ class Launch:
 
     def __init__(
         self,
-        dice: random.Random,
+        rng: random.Random,
         clock: Clock,
         load: Workload,
         scheduler: Scheduler,
         run_dir: SimulatedRunDir,
         faults: Faults,
-        witness: Witness,
+        oracle: Oracle,
         number: int,
         fan_out: int,
         cache_nbytes: int,
     ) -> None:
-        self.dice, self.clock, self.load, self.run_dir = dice, clock, load, run_dir
-        self.faults, self.witness, self.number = faults, witness, number
+        self.rng, self.clock, self.load, self.run_dir = rng, clock, load, run_dir
+        self.faults, self.oracle, self.number = faults, oracle, number
         self.steps = 0
-        self.happened: Counter[str] = Counter()
+        self.fault_counts: Counter[str] = Counter()
         self.calm_at = clock.now
-        self._bad_dice = random.Random(number)
+        self._bad_rng = random.Random(number)
         self._hosts = {rank: rank_state.host for rank, rank_state in scheduler.ledger.rank_states.items()}
         repeats, is_slow = "repeats" in faults.kinds, "slow values" in faults.kinds
-        self._network = Network(clock, dice, self._host, repeats, is_slow, faults.until, self._befall)
+        self._network = Network(clock, rng, self._host, repeats, is_slow, faults.until, self._befall)
         self.ranks = self._make_ranks(scheduler, fan_out, cache_nbytes)
         self.zero = RankZero(self, scheduler)
 
@@ -72,12 +72,12 @@ class Launch:
         return self.zero.scheduler
 
     def _make_ranks(self, scheduler: Scheduler, fan_out: int, cache_nbytes: int) -> dict[int, SimulatedRank]:
-        dice = self.dice
+        rng = self.rng
         rank_states = scheduler.ledger.rank_states
-        has_fault_tolerance, all_see = bool(self.faults.kinds) and dice.random() < 0.7, dice.random() < 0.6
-        checkpoints = dice.choice((0.0, 0.5, 1.0))
+        has_fault_tolerance, all_see = bool(self.faults.kinds) and rng.random() < 0.7, rng.random() < 0.6
+        checkpoints = rng.choice((0.0, 0.5, 1.0))
         sees = {
-            rank_state.host: all_see or rank_state.host == "h0" or dice.random() < 0.5
+            rank_state.host: all_see or rank_state.host == "h0" or rng.random() < 0.5
             for rank_state in rank_states.values()
         }
         ranks = {}
@@ -99,7 +99,7 @@ class Launch:
             AssertionError: the machines broke an invariant, hang, or computed a wrong value.
         """
         self._start()
-        bound = self.witness.longest_s()
+        bound = self.oracle.longest_s()
         while not self.zero.is_over:
             what = self.clock.advance()
             assert self.clock.now <= self.calm_at + bound, (
@@ -110,19 +110,19 @@ class Launch:
                 return False
             self.steps += 1
             getattr(self, f"_{what[0]}")(*what[1:])
-        self.witness.at_end(self)
+        self.oracle.at_end(self)
         return True
 
     def _start(self) -> None:
-        legacy = self.run_dir.resume() if self.number > 1 else None
-        self.witness.at_start(self.run_dir.spared() if legacy else {}, legacy)
+        previous = self.run_dir.resume() if self.number > 1 else None
+        self.oracle.at_start(self.run_dir.spared() if previous else {}, previous)
         self.run_dir.begin(self.clock.now)
         for time, name, arguments in self.faults.entries:
             self.clock.at(time, "fault", name, arguments)
-        if legacy is None:
-            self.zero.submit(self.dice.randrange(1, len(self.load.specs) + 1))
+        if previous is None:
+            self.zero.submit(self.rng.randrange(1, len(self.load.specs) + 1))
         else:
-            self.zero.resume(legacy)
+            self.zero.resume(previous)
         for rank in self.ranks:
             self.clock.at(self.clock.now, "wake", rank)
 
@@ -131,13 +131,13 @@ class Launch:
         self.calm_at = max(self.calm_at, until)
 
     def _befall(self, kind: str, until: float) -> None:
-        self.happened[kind] += 1
+        self.fault_counts[kind] += 1
         self.trouble(until)
 
     def send(self, source: int, dest: int, message: Message, is_large: bool = False) -> None:
         """Send a message, unless who sends it is dead."""
         if source not in self.ranks or not self.ranks[source].is_dead:
-            self.happened["referral"] += message[0] == REDIRECT
+            self.fault_counts["referral"] += message[0] == REDIRECT
             self._network.send(source, dest, message, is_large)
 
     def _message(self, source: int, dest: int, message: Message) -> None:
@@ -172,18 +172,18 @@ class Launch:
 
     def _fault_death(self, rank: int) -> None:
         if not self.ranks[rank].is_dead:
-            self.happened["death"] += 1
+            self.fault_counts["death"] += 1
             self.die(rank)
 
     def die(self, rank: int) -> None:
         """``rank`` dies. MPI does not report every death; a neighbour may, or the silence tells."""
         self.trouble(self.clock.now)
         self.ranks[rank].is_dead = True
-        self.witness.rank_deaths += 1
-        if self.dice.random() < 0.7:
-            self.clock.at(self.clock.now + self.dice.expovariate(10), "noticed", rank)
+        self.oracle.rank_deaths += 1
+        if self.rng.random() < 0.7:
+            self.clock.at(self.clock.now + self.rng.expovariate(10), "noticed", rank)
         elif self.who_looks_at(rank) is not None:
-            self.clock.at(self.clock.now + 2 * self.dice.random(), "noticed", rank)
+            self.clock.at(self.clock.now + 2 * self.rng.random(), "noticed", rank)
 
     def _noticed(self, rank: int) -> None:
         self.zero.arrived(-1, (PROCESS_STATUS, rank, True))
@@ -198,32 +198,32 @@ class Launch:
     def _silence(self, kind: str, rank: int, seconds: float) -> None:
         state = self.ranks[rank]
         if not state.is_dead:
-            self.happened[kind] += 1
+            self.fault_counts[kind] += 1
             state.silent_until = max(state.silent_until, self.clock.now + seconds)
             self.trouble(state.silent_until)
             self.clock.at(state.silent_until, "wake", rank)
 
     def _fault_cut_off(self, host: str, seconds: float) -> None:
-        self.happened["cut off"] += 1
+        self.fault_counts["cut off"] += 1
         self._network.cut_off(host, self.clock.now + seconds)
         self.trouble(self.clock.now + seconds)
 
     def _fault_resources(self, rank: int) -> None:
-        self.happened["resources"] += 1
-        self.zero.turn([ResourcesUpdated(rank, {"cpu": self.dice.choice((2, 3, 8)) * UNIT})])
+        self.fault_counts["resources"] += 1
+        self.zero.turn([ResourcesUpdated(rank, {"cpu": self.rng.choice((2, 3, 8)) * UNIT})])
 
     def _fault_lost_value(self, rank: int) -> None:
         state = self.ranks[rank]
         held = sorted({**state.values, **state.spilled})
         if held:
-            self.happened["lost value"] += 1
-            task = self.dice.choice(held)
+            self.fault_counts["lost value"] += 1
+            task = self.rng.choice(held)
             state.values.pop(task, None)
             state.spilled.pop(task, None)
 
     def _fault_pressure(self, rank: int, seconds: float, levels: tuple[int, ...], can_spill: bool) -> None:
         """Memory is short on a rank; if for good, that is no trouble that excuses a run from coming to its end."""
-        self.happened["pressure"] += 1
+        self.fault_counts["pressure"] += 1
         until = self.clock.now + seconds
         if seconds < float("inf"):
             self.trouble(until)
@@ -235,44 +235,44 @@ class Launch:
 
     def _fault_damaged_file(self) -> None:
         if self.run_dir.files:
-            self.happened["damaged file"] += 1
-            self.run_dir.damage(self.dice.choice(sorted(self.run_dir.files)))
+            self.fault_counts["damaged file"] += 1
+            self.run_dir.damage(self.rng.choice(sorted(self.run_dir.files)))
 
     def _fault_stop(self) -> None:
-        self.happened["stop"] += 1
+        self.fault_counts["stop"] += 1
         self.zero.turn([StopRequested("asked to")])
 
     def _die_all(self, is_torn: bool) -> None:
-        self.happened["torn journal" if is_torn else "relaunch"] += 1
+        self.fault_counts["torn journal" if is_torn else "relaunch"] += 1
         if is_torn:
             self.run_dir.tear(self.clock.now)
-            self.witness.tear(self.clock.now - UNSYNCED_S)
+            self.oracle.tear(self.clock.now - UNSYNCED_S)
 
     # -- what is seen ---------------------------------------------------------------------------------
 
     def spoils(self, rank: int, task: int) -> str:
         """How a call on ``rank`` fails because its host is bad; empty if it does not."""
         since, until, likelihood, how = self.faults.bad.get(self._host(rank), (0.0, 0.0, 0.0, ""))
-        if not since <= self.clock.now < until or self._bad_dice.random() >= likelihood:
+        if not since <= self.clock.now < until or self._bad_rng.random() >= likelihood:
             return ""
-        self.happened["bad host"] += 1
+        self.fault_counts["bad host"] += 1
         self.trouble(self.clock.now)
-        self.witness.spoiled[task] += 1
+        self.oracle.spoiled[task] += 1
         return how
 
     def note_kill(self, task: int) -> None:
         """A call of ``task`` has killed its process."""
-        self.witness.kills[task] += 1
+        self.oracle.kills[task] += 1
 
     def note_call(self, rank: int, work: QueuedCall) -> None:
         """A call begins on ``rank``."""
-        self.witness.at_call(self.scheduler, rank, work)
+        self.oracle.at_call(self.scheduler, rank, work)
 
     def examine(self, rank: int) -> None:
         """A rank of the same host that can speak looks at the process of ``rank``; if there is none, nobody does."""
         looker = self.who_looks_at(rank)
         if looker is not None:
-            self.clock.at(self.clock.now + self.dice.expovariate(100), "look", looker, rank)
+            self.clock.at(self.clock.now + self.rng.expovariate(100), "look", looker, rank)
 
     def who_looks_at(self, rank: int) -> int | None:
         """Return a rank of the same host that can speak, if there is one: rank 0 asks it about ``rank``."""
@@ -303,7 +303,7 @@ class Launch:
         state = self.ranks[rank]
         since = state.stopped_since
         if since is not None and self.clock.now - since >= _FENCED_S and not state.is_dead:
-            self.happened["fenced"] += 1
-            self.witness.rank_deaths += 1
+            self.fault_counts["fenced"] += 1
+            self.oracle.rank_deaths += 1
             state.is_dead = True
         self._network.send(looker, 0, (PROCESS_STATUS, rank, state.is_dead), False)

@@ -64,7 +64,7 @@ class Network:
     def __init__(
         self,
         clock: Clock,
-        dice: random.Random,
+        rng: random.Random,
         host_of: Callable[[int], str],
         repeats: bool,
         is_slow: bool,
@@ -72,7 +72,7 @@ class Network:
         on_trouble: Callable[[str, float], None],
     ) -> None:
         self._clock = clock
-        self._dice = dice
+        self._rng = rng
         self._host_of = host_of
         self._repeats = repeats
         self._is_slow = is_slow
@@ -91,8 +91,8 @@ class Network:
 
     def send(self, source: int, dest: int, message: Message, is_large: bool) -> None:
         """Let ``message`` arrive, now or then."""
-        clock, dice, pair = self._clock, self._dice, (source, dest)
-        arrival = max(clock.now + dice.expovariate(1000), self._arrival.get(pair, 0.0), self._end_of_cut(*pair))
+        clock, rng, pair = self._clock, self._rng, (source, dest)
+        arrival = max(clock.now + rng.expovariate(1000), self._arrival.get(pair, 0.0), self._end_of_cut(*pair))
         self._arrival[pair] = arrival
         if is_large:
             assert message[0] in (VALUE, CONSTANT), "only these have buffers"
@@ -109,17 +109,17 @@ class Network:
 
     def _transfer_s(self) -> float:
         if not self._is_slow or self._clock.now >= self._until:
-            return self._dice.expovariate(100)
-        seconds = self._dice.choice((0.01, 0.5, 5.0)) * self._dice.random()
+            return self._rng.expovariate(100)
+        seconds = self._rng.choice((0.01, 0.5, 5.0)) * self._rng.random()
         self._on_trouble("slow value", self._clock.now + seconds)
         return seconds
 
     def _repeat(self, arrival: float, source: int, dest: int, message: Message) -> None:
-        kind, dice = message[0], self._dice
-        if kind in _TWICE and dice.random() < 0.03:
+        kind, rng = message[0], self._rng
+        if kind in _TWICE and rng.random() < 0.03:
             self._on_trouble("repeat", arrival)
             self._clock.at(arrival, "message", source, dest, message)
-        elif kind in _AGAIN and dice.random() < 0.05:
-            later = arrival + dice.choice((0.01, 1.0, 40.0)) * dice.random()
+        elif kind in _AGAIN and rng.random() < 0.05:
+            later = arrival + rng.choice((0.01, 1.0, 40.0)) * rng.random()
             self._on_trouble("repeat", later)
             self._clock.at(later, "message", source, dest, message)

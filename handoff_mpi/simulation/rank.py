@@ -39,14 +39,14 @@ _AHEAD = 3
 _NEVER = 1e9
 
 
-class Around(Protocol):
+class SimulationContext(Protocol):
     """What a rank sees of its cluster."""
 
     clock: Clock
-    dice: random.Random
+    rng: random.Random
     load: Workload
     run_dir: SimulatedRunDir
-    happened: Counter[str]
+    fault_counts: Counter[str]
     number: int
 
     def send(self, source: int, dest: int, message: Message, is_large: bool = False) -> None:
@@ -96,7 +96,7 @@ class SimulatedRank:
         stopped_since: since when its process has been stopped, None if it is not.
     """
 
-    def __init__(self, around: Around, rank: int, slots: int, traits: Traits) -> None:
+    def __init__(self, around: SimulationContext, rank: int, slots: int, traits: Traits) -> None:
         self.machine = Worker(
             rank,
             1,
@@ -169,11 +169,11 @@ class SimulatedRank:
             return False
         self.pressed_until = max(self.pressed_until, until)
         is_short = self._clock.now < until
-        level = self._around.dice.choice(levels) if is_short else NORMAL
-        excess = self._around.dice.choice((0, 1, 5 * INLINE_RESULT_NBYTES, 100 * INLINE_RESULT_NBYTES))
+        level = self._around.rng.choice(levels) if is_short else NORMAL
+        excess = self._around.rng.choice((0, 1, 5 * INLINE_RESULT_NBYTES, 100 * INLINE_RESULT_NBYTES))
         room = 5 * INLINE_RESULT_NBYTES - excess if is_short else UNLIMITED_NBYTES
         self.machine.budget.measured(room, can_spill)
-        self._backlog.append(worker.Pressed(level, excess, can_spill, "the dice say so"))
+        self._backlog.append(worker.Pressed(level, excess, can_spill, "the rng say so"))
         self.wake()
         return is_short
 
@@ -183,7 +183,7 @@ class SimulatedRank:
         is_wanted = any(task in work.wants for work in soon) and self._is_one  # or it may have come to be since
         assert not is_wanted, f"task {task} is wanted, and moved out of memory"
         if task in self.values:
-            self._around.happened["spill"] += 1
+            self._around.fault_counts["spill"] += 1
             self.spilled[task] = self.values.pop(task)
 
     def _obey(self, command: worker.Command) -> list[worker.Event]:
@@ -248,7 +248,7 @@ class SimulatedRank:
         return self.traits.calls_itself and work.slot == 0 and not work.flags & ISOLATE
 
     def _call(self, work: worker.QueuedCall) -> list[worker.Event]:
-        load, dice = self._around.load, self._around.dice
+        load, rng = self._around.load, self._around.rng
         self._has_begun(work)
         assert self._constants.issuperset(work.call_template[3]), f"task {work.task} runs without its constants"
         inputs = []
@@ -268,7 +268,7 @@ class SimulatedRank:
         if how == "ok":
             how = self._around.spoils(self.rank, work.task) or how
         duration = load.duration_s[work.task]
-        if work.timeout_s is not None and dice.random() < 0.1:
+        if work.timeout_s is not None and rng.random() < 0.1:
             duration = _NEVER
         self._calls[work.slot] = (work, inputs)
         if duration < _NEVER:
@@ -304,10 +304,10 @@ class SimulatedRank:
 
     def _end_well(self, work: worker.QueuedCall, inputs: list[int]) -> None:
         around = self._around
-        value, nbytes = around.load.value(work.task, inputs), around.dice.choice(around.load.nbytes[work.task])
+        value, nbytes = around.load.value(work.task, inputs), around.rng.choice(around.load.nbytes[work.task])
         goes_home = nbytes <= INLINE_RESULT_NBYTES and not work.flags & KEEP_REMOTE
         must = bool(work.flags & KEEP)
-        writes = self.traits.sees_files and not goes_home and (must or around.dice.random() < self.traits.checkpoints)
+        writes = self.traits.sees_files and not goes_home and (must or around.rng.random() < self.traits.checkpoints)
         if writes:
             around.run_dir.put((str(around.number), work.task), value)
         self._ended(work, worker.Ended(work, OK, (PLAIN, value), nbytes, None, work.started, 0.0, writes))

@@ -59,7 +59,7 @@ from handoff_mpi.scheduler import (
 from handoff_mpi.serialization import PLAIN
 from handoff_mpi.simulation.check import check
 from handoff_mpi.simulation.network import Message
-from handoff_mpi.simulation.run_dir import Legacy
+from handoff_mpi.simulation.run_dir import PreviousLaunch
 
 if TYPE_CHECKING:
     from handoff_mpi.simulation.launch import Launch
@@ -106,11 +106,11 @@ class RankZero:
 
     # -- what is submitted ----------------------------------------------------------------------------
 
-    def resume(self, legacy: Legacy) -> None:
+    def resume(self, previous: PreviousLaunch) -> None:
         """Submit all tasks of a run that was launched before."""
         specs = self._launch.load.specs
-        self.home, self._file_keys, self._submitted = legacy.home, legacy.keys, len(specs)
-        self.turn([Submitted(specs, legacy.rest, legacy.suspects, legacy.deaths), Closed()])
+        self.home, self._file_keys, self._submitted = previous.home, previous.keys, len(specs)
+        self.turn([Submitted(specs, previous.rest, previous.suspects, previous.deaths), Closed()])
 
     def submit(self, count: int) -> None:
         """Submit some tasks now, and the rest (whose inputs come earlier) later in the run."""
@@ -120,8 +120,8 @@ class RankZero:
         if self._submitted == len(self._launch.load.specs):
             events.append(Closed())
         else:
-            longest = self._launch.dice.choice((1.0, 1.0, 1.0, 60.0))
-            later = self._launch.clock.now + longest * self._launch.dice.random()
+            longest = self._launch.rng.choice((1.0, 1.0, 1.0, 60.0))
+            later = self._launch.clock.now + longest * self._launch.rng.random()
             self._launch.trouble(later)
             self._launch.clock.at(later, "submit", len(self._launch.load.specs))
         self.turn(events)
@@ -134,8 +134,8 @@ class RankZero:
         if not self._lags or self._launch.clock.now >= self._launch.faults.until:
             self.absorb()
         elif len(self._inbox) == 1:
-            self._launch.happened["slow rank 0"] += 1
-            self._launch.clock.at(self._launch.clock.now + self._launch.dice.expovariate(20), "absorb")
+            self._launch.fault_counts["slow rank 0"] += 1
+            self._launch.clock.at(self._launch.clock.now + self._launch.rng.expovariate(20), "absorb")
 
     def absorb(self) -> None:
         """Take in all that has arrived, and let the machine handle it in one turn, as the loop does."""
@@ -264,7 +264,7 @@ class RankZero:
 
     def _write_down(self) -> None:
         log = self.scheduler.take_log()
-        self._launch.witness.at_turn(self._launch, log)
+        self._launch.oracle.at_turn(self._launch, log)
         sent = [(task, attempt, rank) for task, _, cause, attempt, rank, _ in log if cause in DISPATCHES]
         for task, _, _, _, rank, detail in log:
             if task < 0 and detail[0] == "blamed on":
@@ -311,10 +311,10 @@ class RankZero:
             return {}
         refused: dict[int, Event] = {}
         for task, attempt in command.tasks:
-            if self._launch.dice.random() < 0.2:
+            if self._launch.rng.random() < 0.2:
                 refused[task] = Refused(task, attempt, "it said no")
-                self._launch.happened["refusal"] += 1
-                self._launch.witness.refusals[task] += 1
+                self._launch.fault_counts["refusal"] += 1
+                self._launch.oracle.refusals[task] += 1
                 self._launch.trouble(self._launch.clock.now + 10.0)  # it is offered again later
         return refused
 

@@ -20,7 +20,7 @@ UNSYNCED_S = 1.0
 
 
 @dataclass(slots=True)
-class Legacy:
+class PreviousLaunch:
     """What a launch takes over from earlier ones.
 
     Attributes:
@@ -86,25 +86,25 @@ class SimulatedRunDir:
             Segment(epoch, [record for _, record in rows]) for epoch, rows in enumerate(self._segments, 1)
         )
 
-    def resume(self) -> Legacy:
+    def resume(self) -> PreviousLaunch:
         """Return what the next launch takes over."""
         history = self.history()
         known: dict[Any, Done] = {task: done for (task, _), done in history.done.items()}
         suspects: set[Any] = {task for task, _ in history.suspects}
         deaths: dict[Any, int] = {task: count for (task, _), count in history.deaths.items()}
         rest = restore(self._specs, lambda task: rest_of(known.get(task)), lambda task: self._is_intact(known[task]))
-        legacy = Legacy(rest, suspects, deaths)
+        previous = PreviousLaunch(rest, suspects, deaths)
         for task, where in rest.items():
             done = known.get(task)
             if where == ValueLocation.HOME:
                 assert done is not None
                 assert done.payload is not None
-                legacy.home[task] = done.payload[1]
+                previous.home[task] = done.payload[1]
             elif where == ValueLocation.FILE:
                 assert done is not None
                 assert done.key is not None
-                legacy.keys[task] = done.key
-        return legacy
+                previous.keys[task] = done.key
+        return previous
 
     def _is_intact(self, done: Done) -> bool:
         return done.key in self.files

@@ -68,7 +68,7 @@ class Workload:
         return total
 
 
-def random_workload(dice: random.Random, count: int, ranks: int, is_fine: bool = False) -> Workload:
+def random_workload(rng: random.Random, count: int, ranks: int, is_fine: bool = False) -> Workload:
     """Return ``count`` random tasks that fit the random hosts of :func:`random_ledger` with ``ranks`` or more.
 
     Args:
@@ -79,53 +79,53 @@ def random_workload(dice: random.Random, count: int, ranks: int, is_fine: bool =
     costs += [{"cpu": UNIT, "gpu": UNIT // 2}, {"cpu": UNIT, "license": UNIT}]
     for task in range(count):
         within = range(max(0, task - 3) if is_fine else 0, task)
-        count_of_inputs = dice.choice((0, 1, 1, 1, 1, 2) if is_fine else (0, 0, 1, 1, 2, 3))
-        inputs = tuple(sorted(dice.sample(within, min(len(within), count_of_inputs))))
-        cost, priority = dice.choice(costs[:2] if is_fine else costs), dice.choice((0, 0, 0, 1))
-        spec = TaskSpec(inputs, cost, priority, code=dice.randrange(4))
-        _give_wishes(dice, task, spec, load.specs, ranks)
+        count_of_inputs = rng.choice((0, 1, 1, 1, 1, 2) if is_fine else (0, 0, 1, 1, 2, 3))
+        inputs = tuple(sorted(rng.sample(within, min(len(within), count_of_inputs))))
+        cost, priority = rng.choice(costs[:2] if is_fine else costs), rng.choice((0, 0, 0, 1))
+        spec = TaskSpec(inputs, cost, priority, code=rng.randrange(4))
+        _give_wishes(rng, task, spec, load.specs, ranks)
         load.specs.append(spec)
         durations = (0.0, 0.0001, 0.002, 0.02) if is_fine else (0.0, 0.0001, 0.01, 0.3, 2.0)
-        load.duration_s.append(20.0 if dice.random() < 0.02 else dice.choice(durations))
-        load.nbytes.append(dice.choice(((8,), (8,), (LARGE_NBYTES,), (LARGE_NBYTES,), (8, LARGE_NBYTES))))
-        _give_faults(dice, task, load)
-    _give_retries(dice, load)
+        load.duration_s.append(20.0 if rng.random() < 0.02 else rng.choice(durations))
+        load.nbytes.append(rng.choice(((8,), (8,), (LARGE_NBYTES,), (LARGE_NBYTES,), (8, LARGE_NBYTES))))
+        _give_faults(rng, task, load)
+    _give_retries(rng, load)
     consumed = {each for spec in load.specs for each in spec.inputs}
     for task, spec in enumerate(load.specs):
         spec.keep |= task not in consumed
     return load
 
 
-def _give_wishes(dice: random.Random, task: int, spec: TaskSpec, earlier: list[TaskSpec], ranks: int) -> None:
-    if dice.random() < 0.05:
-        spec.pin = dice.randrange(1, ranks)
+def _give_wishes(rng: random.Random, task: int, spec: TaskSpec, earlier: list[TaskSpec], ranks: int) -> None:
+    if rng.random() < 0.05:
+        spec.pin = rng.randrange(1, ranks)
         spec.cost = {"cpu": UNIT}
-    elif task and dice.random() < 0.05:
-        other = dice.randrange(task)
+    elif task and rng.random() < 0.05:
+        other = rng.randrange(task)
         if earlier[other].pin is None and "gpu" not in {**earlier[other].cost, **spec.cost}:
             group = earlier[other].group
             spec.group = earlier[other].group = other if group is None else group
-    if dice.random() < 0.1:
+    if rng.random() < 0.1:
         spec.timeout_s = 5.0
-    spec.keep = dice.random() < 0.1
-    spec.stays = dice.random() < 0.05
+    spec.keep = rng.random() < 0.1
+    spec.stays = rng.random() < 0.05
 
 
-def _give_faults(dice: random.Random, task: int, load: Workload) -> None:
-    if dice.random() < 0.08:
-        load.raises[task] = dice.choice((1, 2, 9))
-    if dice.random() < 0.04:
-        load.kills[task] = dice.choice((1, 2, 9))
-        if dice.random() < 0.3:
+def _give_faults(rng: random.Random, task: int, load: Workload) -> None:
+    if rng.random() < 0.08:
+        load.raises[task] = rng.choice((1, 2, 9))
+    if rng.random() < 0.04:
+        load.kills[task] = rng.choice((1, 2, 9))
+        if rng.random() < 0.3:
             load.fells.add(task)
-    if dice.random() < 0.05:
-        load.constants[task] = (dice.randrange(3),)
+    if rng.random() < 0.05:
+        load.constants[task] = (rng.randrange(3),)
 
 
-def _give_retries(dice: random.Random, load: Workload) -> None:
-    """Give some tasks delays, and some that raise another exception; ``dice`` throws what it would have thrown."""
+def _give_retries(rng: random.Random, load: Workload) -> None:
+    """Give some tasks delays, and some that raise another exception; ``rng`` throws what it would have thrown."""
     copy = random.Random()
-    copy.setstate(dice.getstate())
+    copy.setstate(rng.getstate())
     for task, spec in enumerate(load.specs):
         if copy.random() < 0.2:
             spec.retry_delay_s = copy.choice((0.01, 0.5, 2.0))
@@ -133,16 +133,16 @@ def _give_retries(dice: random.Random, load: Workload) -> None:
             load.errors[task] = copy.choice(("TypeError", "ImportError"))
 
 
-def random_ledger(dice: random.Random, ranks: int) -> Ledger:
+def random_ledger(rng: random.Random, ranks: int) -> Ledger:
     """Return the ledger of ``ranks`` ranks on random hosts, each able to hold any random cost; rank 0 may compute."""
     capabilities, slots = [], {}
-    for rank in range(0 if dice.random() < 0.3 else 1, ranks):
-        host = f"h{dice.randrange(max(1, ranks // 2))}" if rank else "h0"
+    for rank in range(0 if rng.random() < 0.3 else 1, ranks):
+        host = f"h{rng.randrange(max(1, ranks // 2))}" if rank else "h0"
         devices = (Device(0, f"{host}-a"), Device(1, f"{host}-b"))
         amounts = {"cpu": 4 * UNIT, "memory": 2000 * UNIT}
         capability = Capability(rank, host, amounts, devices)
-        if dice.random() < 0.2:
+        if rng.random() < 0.2:
             capability.registered = {"cpu": 2 * UNIT}
         capabilities.append(capability)
-        slots[rank] = dice.choice((1, 1, 2, 3))
+        slots[rank] = rng.choice((1, 1, 2, 3))
     return Ledger(capabilities, slots, {"license": 2 * UNIT})

@@ -524,9 +524,9 @@ class Pair:
 )
 def test_the_ledger_agrees_with_its_dumb_twin_whatever_happens(updates):
     for seed in range(60):
-        dice, pair, steps = random.Random(seed), Pair(updates), []
+        rng, pair, steps = random.Random(seed), Pair(updates), []
         for _ in range(60):
-            steps.append((dice.choice(KINDS), dice.randrange(60), dice.randrange(60)))
+            steps.append((rng.choice(KINDS), rng.randrange(60), rng.randrange(60)))
             getattr(pair, steps[-1][0])(*steps[-1][1:])
             try:
                 pair.compare()

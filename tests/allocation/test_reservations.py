@@ -178,23 +178,23 @@ class Kept:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_what_is_kept_agrees_with_its_dumb_twin(seed):
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     ledger = ledger_of(*[amounts(cpu=4, memory=100)] * 3, ranks_a_host=3, slots=2)
     ledger.update(2, amounts(cpu=2))
     sizes = [amounts(cpu=cpu, memory=memory) for cpu in (0, 1, 2, 4) for memory in (0, 10, 40, 70)]
     classes = [ledger.request_class(size) for size in sizes]
     claims, twin = [], Kept(ledger)
     for step in range(200):
-        cost, what = dice.choice(classes), dice.random()
+        cost, what = rng.choice(classes), rng.random()
         best = ledger.best(cost)
         if what < 0.55 and best is not None:
             claims.append(ledger.claim(cost, best.pick(cost)))
         elif what < 0.9 and claims:
-            ledger.release(claims.pop(dice.randrange(len(claims))))
+            ledger.release(claims.pop(rng.randrange(len(claims))))
         elif what < 0.97 and best is None:
             ledger.reservations.make(cost, (0, step), {"cpu", "memory"}, lambda claim: float(claim.rank))
         elif ledger.reservations.all:
-            ledger.reservations.drop(dice.choice(ledger.reservations.all))
+            ledger.reservations.drop(rng.choice(ledger.reservations.all))
         check_invariants(ledger)
         for group in ledger.groups:
             if group.rank_states and group.idle and group.count_idle() > len(group.reservations):

@@ -97,23 +97,23 @@ class Claims:
     """Random claims, releases, losses and returns, updates."""
 
     def __init__(self, seed, ledger):
-        self.dice = random.Random(seed)
+        self.rng = random.Random(seed)
         self.ledger = ledger
         self.claims = []
 
     def step(self, cost, best, spread):
-        what = self.dice.random()
-        rank = self.dice.choice([*self.ledger.rank_states])
+        what = self.rng.random()
+        rank = self.rng.choice([*self.ledger.rank_states])
         if what < 0.5 and best is not None:
             self.claims.append(self.ledger.claim(cost, best.pick(cost, spread)))
         elif what < 0.9 and self.claims:
-            self.ledger.release(self.claims.pop(self.dice.randrange(len(self.claims))))
+            self.ledger.release(self.claims.pop(self.rng.randrange(len(self.claims))))
         elif what < 0.93:
-            self.ledger.cordon(rank, self.dice.random() < 0.5)
+            self.ledger.cordon(rank, self.rng.random() < 0.5)
         elif what < 0.96:
             self.lose_or_restore(rank)
         elif what < 0.97 and self.ledger.rank_states[rank].is_alive:
-            self.ledger.update(rank, {"cpu": self.dice.randrange(6) * UNIT})
+            self.ledger.update(rank, {"cpu": self.rng.randrange(6) * UNIT})
 
     def lose_or_restore(self, rank):
         if not self.ledger.rank_states[rank].is_alive:
@@ -140,7 +140,7 @@ def test_the_index_agrees_with_looking_at_every_group(strategy):
         claims = Claims(seed, ledger)
         classes = [ledger.request_class(cost, **wish) for cost in COSTS for wish in WISHES]
         for _ in range(1500):
-            cost = claims.dice.choice(classes)
+            cost = claims.rng.choice(classes)
             has_job_room = all(pool.free >= amount for pool, amount in cost.job)
             fitting = [group for group in ledger.groups if has_job_room and group.fits(cost)]
             best = ledger.best(cost)

@@ -52,14 +52,14 @@ def full_ledger(ranks: int) -> Ledger:
 
 def scheduling_us(ranks: int, costs: list[dict[str, int]], seed: int = 1) -> float:
     """Return microseconds a function of scheduling, on a cluster that is kept full; a turn is the end of one call."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     scheduler = Scheduler(full_ledger(ranks), LoadBalanced(), Policy(silence_limit_s=float("inf")))
-    specs = dice.choices([TaskSpec((), cost) for cost in costs], k=8 * PLACEMENTS + 2 * WAITING * ranks)
+    specs = rng.choices([TaskSpec((), cost) for cost in costs], k=8 * PLACEMENTS + 2 * WAITING * ranks)
     with gc_control.frozen(len(specs)):  # as in a run
-        return turns_us(scheduler, specs, PLACEMENTS, dice)
+        return turns_us(scheduler, specs, PLACEMENTS, rng)
 
 
-def turns_us(scheduler: Scheduler, specs: list[TaskSpec], placements: int, dice: random.Random) -> float:
+def turns_us(scheduler: Scheduler, specs: list[TaskSpec], placements: int, rng: random.Random) -> float:
     """Return microseconds of the machine's turns for each function that starts, until ``placements`` have.
 
     Each turn is the end of one call; the calls that run end in random order.
@@ -68,7 +68,7 @@ def turns_us(scheduler: Scheduler, specs: list[TaskSpec], placements: int, dice:
     took, placed, now = 0.0, 0, 0.0
     while placed < placements:
         now += CALL_S / len(flying)
-        rank, task, attempt = _take(flying, dice)
+        rank, task, attempt = _take(flying, rng)
         ended = Finished(rank, [(task, attempt, OK, (0, None), 8, now, CALL_S)])
         begun = time.process_time()
         commands = scheduler.handle([ended], now)
@@ -80,9 +80,9 @@ def turns_us(scheduler: Scheduler, specs: list[TaskSpec], placements: int, dice:
     return took / placed * 1e6
 
 
-def _take(items: list[Item], dice: random.Random) -> Item:
+def _take(items: list[Item], rng: random.Random) -> Item:
     """Take out one at random, touching no other: a look at all of them would empty the processor's caches."""
-    at = dice.randrange(len(items))
+    at = rng.randrange(len(items))
     items[at], items[-1] = items[-1], items[at]
     return items.pop()
 
@@ -106,7 +106,7 @@ class Endless:
 
 def placement_us(ranks: int, costs: list[dict[str, int]], seed: int = 1) -> float:
     """Return microseconds a placement, on a cluster that is kept full."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     ledger = full_ledger(ranks)
     view, strategy = ClusterView(ledger), LoadBalanced()
     strategy.prepare(view)
@@ -122,8 +122,8 @@ def placement_us(ranks: int, costs: list[dict[str, int]], seed: int = 1) -> floa
     place(groups)
     took, placed = 0.0, 0
     while placed < PLACEMENTS:
-        ended = [_take(held, dice) for _ in range(min(BATCH, len(held)))]
-        before, order = len(held), dice.sample(groups, len(groups))  # in random order no cost starves
+        ended = [_take(held, rng) for _ in range(min(BATCH, len(held)))]
+        before, order = len(held), rng.sample(groups, len(groups))  # in random order no cost starves
         begun = time.process_time()
         for claim in ended:
             ledger.release(claim)

@@ -111,13 +111,13 @@ ODDITIES = {
 
 def test_what_is_right_at_first_sight_is_right():
     """Compared with the way that looks at one function after the other, over DAGs with some oddities or none."""
-    dice = random.Random(1)
+    rng = random.Random(1)
     quick = 0
     for _ in range(3_000):
         functions = [Function(number, [number - 1] if number else [], max, [number]) for number in range(5)]
-        for _ in range(dice.randrange(4)):
-            name = dice.choice(list(ODDITIES))
-            setattr(dice.choice(functions), name, dice.choice(ODDITIES[name]))
+        for _ in range(rng.randrange(4)):
+            name = rng.choice(list(ODDITIES))
+            setattr(rng.choice(functions), name, rng.choice(ODDITIES[name]))
         by_id = {}
         for function in functions:
             by_id.setdefault(function.id, function)

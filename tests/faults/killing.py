@@ -76,7 +76,7 @@ def run(directory: Path, ranks: int, functions: int, seconds: float, every: floa
     )
 
 
-def _kill_workers(launched: Launched, directory: Path, every: float, dice: random.Random) -> list[tuple[int, int]]:
+def _kill_workers(launched: Launched, directory: Path, every: float, rng: random.Random) -> list[tuple[int, int]]:
     """Kill one worker after the other once the run has begun; return in which launch, and which rank."""
     while (status := read_status(directory / "run")).get("status") != "running" and launched.process.poll() is None:
         time.sleep(0.05)
@@ -86,7 +86,7 @@ def _kill_workers(launched: Launched, directory: Path, every: float, dice: rando
         time.sleep(every)
         if read_status(directory / "run").get("status") != "running":  # it is over, or launched again
             break
-        rank = dice.choice(sorted(workers))
+        rank = rng.choice(sorted(workers))
         try:
             workers.pop(rank).kill()
             killed.append((status["launch"], rank))

@@ -51,7 +51,7 @@ class Tally:
 
 
 def carry_out(
-    directory: Path, functions: int, seconds: float, most_kills: int, dice: random.Random, tally: Tally
+    directory: Path, functions: int, seconds: float, most_kills: int, rng: random.Random, tally: Tally
 ) -> None:
     """Carry one run to its end, killing it ``most_kills`` times at most."""
     fresh(directory)
@@ -60,12 +60,12 @@ def carry_out(
     span = 2.0 + functions * seconds / 2
     for attempt in range(most_kills + 1):
         if attempt % 2:
-            ranks = dice.choice([each for each in RANKS if each != ranks])
+            ranks = rng.choice([each for each in RANKS if each != ranks])
             tally.other_ranks += 1
         words = ["-m", "handoff_mpi", "run", "-n", str(ranks), "--run-dir", str(run_dir), str(DAG)]
         launched = launch([sys.executable, *words, "--", str(functions), str(seconds), str(log)], directory)
         if attempt < most_kills:
-            _let_live(launched.process, dice.uniform(0.0, span))
+            _let_live(launched.process, rng.uniform(0.0, span))
         else:
             launched.wait(LIMIT_S)
         is_killed = launched.process.poll() is None
@@ -117,11 +117,11 @@ def main(words: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=0.02)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args(words)
-    tally, dice = Tally(), random.Random(given.seed)
+    tally, rng = Tally(), random.Random(given.seed)
     with tempfile.TemporaryDirectory(prefix="handoff-faults-") as place:
         while tally.kills < given.kills and not tally.problems:
             left = given.kills - tally.kills
-            carry_out(Path(place, "cell"), given.functions, given.seconds, min(left, dice.randint(1, 8)), dice, tally)
+            carry_out(Path(place, "cell"), given.functions, given.seconds, min(left, rng.randint(1, 8)), rng, tally)
     print(
         f"{tally.kills} kills ({tally.early} before a first call had ended), {tally.other_ranks} resumes with another "
         f"number of ranks, {tally.runs} runs to their end"

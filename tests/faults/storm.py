@@ -124,17 +124,17 @@ def command_of(storm: Storm) -> list[str]:
 
 def draw(seed: int) -> Storm:
     """Return the storm of ``seed``; half of all use ``run -n``, which is what users are advised to use."""
-    dice = random.Random(seed)
-    way = dice.choice(WAYS)
+    rng = random.Random(seed)
+    way = rng.choice(WAYS)
     victims = [name for name in _VICTIMS if name != "supervisor" or way in ("run -n", "MPICH")]
     blows = []
-    for _ in range(dice.choice((1, 1, 2, 3))):
-        victim = dice.choice(["worker", *victims])
-        phase = dice.choice(PHASES)
-        delay_s = dice.uniform(0, _PHASE_S[phase])
-        blows.append(Blow(phase, victim, dice.choice(_VICTIMS[victim]), delay_s, dice.random()))
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        victim = rng.choice(["worker", *victims])
+        phase = rng.choice(PHASES)
+        delay_s = rng.uniform(0, _PHASE_S[phase])
+        blows.append(Blow(phase, victim, rng.choice(_VICTIMS[victim]), delay_s, rng.random()))
     blows.sort(key=lambda blow: PHASES.index(blow.phase))
-    return Storm(seed, way, dice.choice(ISOLATIONS), dice.randint(2, 6), tuple(blows))
+    return Storm(seed, way, rng.choice(ISOLATIONS), rng.randint(2, 6), tuple(blows))
 
 
 def run(storm: Storm, directory: Path) -> Seen:

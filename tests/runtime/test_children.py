@@ -301,19 +301,19 @@ def test_what_has_begun_is_not_given_back(rank):
 
 
 def test_recalls_at_any_moment_lose_nothing_and_run_nothing_twice(rank):
-    dice = random.Random(5)
+    rng = random.Random(5)
     count = 400
     for first in range(0, count, 40):
         rank.dispatch(
             *[
-                rank.task(k, "linger", sent_text(rank.place), sent(k), sent(dice.choice((0, 0, 1e-4, 1e-3))))
+                rank.task(k, "linger", sent_text(rank.place), sent(k), sent(rng.choice((0, 0, 1e-4, 1e-3))))
                 for k in range(first, first + 40)
             ]
         )
-        for _ in range(dice.randrange(20)):
-            time.sleep(dice.random() * 1e-3)
+        for _ in range(rng.randrange(20)):
+            time.sleep(rng.random() * 1e-3)
             rank.shell.turn()
-        rank.recall(*dice.sample(range(first, first + 40), 20))
+        rank.recall(*rng.sample(range(first, first + 40), 20))
     rank.run_until(lambda: len(rank.finished) + len(rank.returned) == count)
     assert set(rank.finished) | set(rank.returned) == set(range(count))
     assert set(rank.statuses().values()) == {OK}, "a call that runs twice fails"

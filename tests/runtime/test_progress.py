@@ -83,18 +83,18 @@ def test_functions_are_counted_by_name_and_what_is_lost_is_taken_back():
 
 
 def test_counts_by_name_are_those_of_a_look_at_all_tasks():
-    dice = random.Random(5)
-    run = Fixture([dice.randrange(3) for _ in range(300)], names=("a", "b", "c"))
+    rng = random.Random(5)
+    run = Fixture([rng.randrange(3) for _ in range(300)], names=("a", "b", "c"))
     for _ in range(2000):
-        task, state = dice.randrange(300), run.scheduler.state
+        task, state = rng.randrange(300), run.scheduler.state
         if state[task] in (State.FAILED, State.SKIPPED):
             continue
-        if state[task] == State.DONE and dice.random() < 0.3:
+        if state[task] == State.DONE and rng.random() < 0.3:
             state[task] = State.WAITING
             run.recorder.undone.append(task)
         elif state[task] != State.DONE:
-            run.end(task, state=dice.choice([State.DONE, State.DONE, State.READY, State.FAILED]))
-        if dice.random() < 0.05:
+            run.end(task, state=rng.choice([State.DONE, State.DONE, State.READY, State.FAILED]))
+        if rng.random() < 0.05:
             told = run.fields()["by_name"]
             for code, name in enumerate("abc"):
                 own = [state[each] for each in range(300) if run.scheduler.specs[each].code == code]

@@ -126,8 +126,8 @@ def test_a_cost_each_keeps_all_ranks_busy(ranks_a_host):
 @pytest.mark.parametrize("seed", range(3))
 def test_a_cost_each_fills_what_is_scarce(seed):
     """Random amounts of memory, which are what there is too little of: packed as well as cores would be."""
-    dice = random.Random(seed)
-    sizes = [dice.randint(1, 500) for _ in range(600)]
+    rng = random.Random(seed)
+    sizes = [rng.randint(1, 500) for _ in range(600)]
     ledger = hosts(amounts(cpu=64, memory=2000), ranks_a_host=64)
     one_each = [task for size in sizes for task in tasks(1, 1.0, amounts(memory=size))]
     assert run(ledger, one_each)[0][1] <= 1.15 * sum(sizes) / 2000 + 1

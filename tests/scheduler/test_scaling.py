@@ -56,7 +56,7 @@ class Cluster:
         hosts = [self._capability(rank, ranks_a_host, slots) for rank in range(1, ranks + 1)]
         ledger = Ledger(hosts, dict.fromkeys(range(1, ranks + 1), slots))
         self.scheduler = Scheduler(ledger, strategy or FirstAvailable(), Policy(silence_limit_s=float("inf")))
-        self.dice = random.Random(1)
+        self.rng = random.Random(1)
         self.now = 0.0
         self.flying = []
         self.placed = 0
@@ -82,7 +82,7 @@ class Cluster:
 
     def end(self, status=OK, value=(PLAIN, None)):
         """End a random call."""
-        at = self.dice.randrange(len(self.flying))
+        at = self.rng.randrange(len(self.flying))
         self.flying[at], self.flying[-1] = self.flying[-1], self.flying[at]
         rank, task, attempt = self.flying.pop()
         self.tell(Finished(rank, [(task, attempt, status, value, 8, self.now, 1.0)]))
@@ -111,8 +111,8 @@ def asked(strategy):
 
 def steps_a_placement(strategy, costs, ranks, ranks_a_host=1):
     cluster = Cluster(ranks, ranks_a_host, strategy, slots=1)
-    dice = random.Random(2)
-    cluster.submit(*[TaskSpec((), dice.choice(costs)) for _ in range(2 * ranks + 300)])
+    rng = random.Random(2)
+    cluster.submit(*[TaskSpec((), rng.choice(costs)) for _ in range(2 * ranks + 300)])
     for _ in range(20):
         cluster.end()
     steps = cluster.steps(100)

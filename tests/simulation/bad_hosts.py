@@ -87,7 +87,7 @@ class Run:
         policy = Policy(max_retries=case.max_retries, **case.options)
         self.scheduler = Scheduler(Ledger(capabilities, dict.fromkeys(ranks, 1)), STRATEGIES[strategy](), policy)
         self.case, self.now, self.calls, self.log = case, 0.0, Counter(), []
-        self._dice = random.Random(seed)
+        self._rng = random.Random(seed)
         self._queues = {rank: [] for rank in ranks}
         self._running = dict.fromkeys(ranks)
         self._events, self._serial = [], count()
@@ -137,7 +137,7 @@ class Run:
         self.calls[rank] += 1
         host = self.case.hosts[rank - 1]
         is_bug = task in self.case.bugs
-        if self.case.bad(rank, host, self.now, self._dice.random()) or is_bug:
+        if self.case.bad(rank, host, self.now, self._rng.random()) or is_bug:
             end, entry = self.case.fails_after_s, (self.case.status, ENDS[self.case.status], 0, self.now)
         else:
             end, entry = 1.0, (OK, (PLAIN, None), 8, self.now)
@@ -147,10 +147,10 @@ class Run:
 
 def host(*bad: str) -> Callable[..., bool]:
     """All calls fail on these hosts."""
-    return lambda rank, where, now, dice: where in bad
+    return lambda rank, where, now, rng: where in bad
 
 
-def goes_bad(rank: int, where: str, now: float, dice: float) -> bool:
+def goes_bad(rank: int, where: str, now: float, rng: float) -> bool:
     """Host a fails all calls from some moment on."""
     return where == "a" and now > 10
 
@@ -174,22 +174,22 @@ CASES = {
     "three bad hosts, no retries": Case("aaccddbb", host("a", "c", "d"), max_retries=0, ideal="b"),
     "five bad hosts of one rank": Case("acdefb", host("a", "c", "d", "e", "f"), ideal="b"),
     "five bad hosts of one rank, no retries": Case("acdefb", host(*"acdef"), max_retries=0, ideal="b"),
-    "bad rank of one host": Case("aaa", lambda rank, host, now, dice: rank == 1, good=2),
+    "bad rank of one host": Case("aaa", lambda rank, host, now, rng: rank == 1, good=2),
     "bad rank of one host, no retries": Case("aaa", lambda rank, *_: rank == 1, max_retries=0, good=2),
     "bad rank of two hosts": Case("aaabbb", lambda rank, *_: rank == 1, good=5),
     "bad rank of two hosts, no retries": Case("aaabbb", lambda rank, *_: rank == 1, max_retries=0, good=5),
-    "half bad host": Case("aaaabb", lambda rank, host, now, dice: host == "a" and dice < 0.5, ideal="b"),
-    "half bad host, late": Case("aaaabb", lambda rank, host, now, dice: host == "a" and dice < 0.5, 1.0, ideal="b"),
+    "half bad host": Case("aaaabb", lambda rank, host, now, rng: host == "a" and rng < 0.5, ideal="b"),
+    "half bad host, late": Case("aaaabb", lambda rank, host, now, rng: host == "a" and rng < 0.5, 1.0, ideal="b"),
     "half bad host, no retries": Case(
-        "aaaabb", lambda rank, host, now, dice: host == "a" and dice < 0.5, max_retries=0, ideal="b"
+        "aaaabb", lambda rank, host, now, rng: host == "a" and rng < 0.5, max_retries=0, ideal="b"
     ),
     "goes bad": Case("aaaabb", goes_bad, ideal="b"),
     "goes bad, no retries": Case("aaaabb", goes_bad, 0.01, max_retries=0, ideal="b"),
     "goes bad, no retries, late": Case("aaaabb", goes_bad, 1.0, max_retries=0, ideal="b"),
-    "becomes good": Case("aaaabb", lambda rank, host, now, dice: host == "a" and now < 10, ideal="b"),
-    "flaky functions": Case("aaaabb", lambda rank, host, now, dice: dice < 0.1, 1.0, ideal="ab"),
-    "very flaky functions": Case("aabbccdd", lambda r, h, now, dice: dice < 0.4, 1.0, max_retries=9, ideal="abcd"),
-    "flaky, no retries": Case("aaaabb", lambda rank, host, now, dice: dice < 0.1, 1.0, max_retries=0, ideal="ab"),
+    "becomes good": Case("aaaabb", lambda rank, host, now, rng: host == "a" and now < 10, ideal="b"),
+    "flaky functions": Case("aaaabb", lambda rank, host, now, rng: rng < 0.1, 1.0, ideal="ab"),
+    "very flaky functions": Case("aabbccdd", lambda r, h, now, rng: rng < 0.4, 1.0, max_retries=9, ideal="abcd"),
+    "flaky, no retries": Case("aaaabb", lambda rank, host, now, rng: rng < 0.1, 1.0, max_retries=0, ideal="ab"),
     "bugs in a row, no retries": Case("abcdef", host(), 1.0, max_retries=0, bugs=range(60, 90), ideal="abcdef"),
     "bugs on a bad host, no retries": Case("aaaabb", host("a"), max_retries=0, bugs=range(0, 200, 10), ideal="b"),
     "all fail": Case("aaaabb", lambda *_: True, 1.0, functions=40, ideal="ab"),

@@ -110,15 +110,15 @@ def test_seeds_that_failed_once_after_few_skips(monkeypatch, seed, what):
 
 @pytest.mark.parametrize("block", range(10))
 def test_a_thousand_seeds(block):
-    statuses, happened, launches = Counter(), Counter(), Counter()
+    statuses, fault_counts, launches = Counter(), Counter(), Counter()
     for seed in range(100 * block, 100 * block + 100):
         cluster = run(seed)
         statuses[cluster.scheduler.status] += 1
         launches[cluster.launches] += 1
-        happened += cluster.happened
+        fault_counts += cluster.fault_counts
     assert {"done", "failed", "stopped"} <= set(statuses), "the workloads no longer differ"
     assert {1, 2} <= set(launches), "nothing is launched again"
-    missing = FAULTS - set(happened)
+    missing = FAULTS - set(fault_counts)
     assert not missing, f"these no longer happen: {missing}"
 
 

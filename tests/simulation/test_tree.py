@@ -35,13 +35,13 @@ def one_for_all(ranks: int) -> Workload:
     return load
 
 
-def in_waves(dice: random.Random) -> Workload:
+def in_waves(rng: random.Random) -> Workload:
     """A few values that many tasks take, again and again."""
     load = Workload()
     made = [add(load, LARGE_NBYTES) for _ in range(3)]
     for wave in range(3):
         for _ in range(20):
-            add(load, 8, *sorted(dice.sample(made, dice.choice((1, 1, 2)))))
+            add(load, 8, *sorted(rng.sample(made, rng.choice((1, 1, 2)))))
         made[wave] = add(load, LARGE_NBYTES, made[wave])
     for _ in range(5):
         add(load, 8, *made)
@@ -102,15 +102,15 @@ ONCE_HUNG = [
 def test_swarms_of_faults_in_trees(monkeypatch):
     """Nobody hangs for want of asking elsewhere: that is for ranks that are slow to answer, and so is not done here."""
     monkeypatch.setattr(fetching, "REFERRAL_S", 1e9)
-    statuses, happened = Counter(), Counter()
+    statuses, fault_counts = Counter(), Counter()
     for seed in (*range(100), *(seed for seed, _ in ONCE_HUNG)):
         cluster = run(seed)
         statuses[cluster.scheduler.status] += 1
-        happened += cluster.happened
+        fault_counts += cluster.fault_counts
     assert statuses["done"] > 50
-    missing = {"cut off", "deaf", "death", "lost value", "slow value", "stopped"} - set(happened)
+    missing = {"cut off", "deaf", "death", "lost value", "slow value", "stopped"} - set(fault_counts)
     assert not missing, f"these no longer happen: {missing}"
-    assert happened["referral"] > 1000
+    assert fault_counts["referral"] > 1000
 
 
 def test_swarms_of_faults_in_trees_where_slow_ranks_are_passed_over():

@@ -163,10 +163,10 @@ def shared_memory_of(child) -> tuple[int, int]:
 
 
 def _arrays():
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for nbytes in (0, 1, 8, 16_383, 16_384, 65_536, LARGE - 1, LARGE, LARGE + 1, 3 * LARGE + 4095):
-        yield f"{nbytes} bytes", dice.integers(0, 256, nbytes, np.uint8)
-    square = dice.random((600, 600))
+        yield f"{nbytes} bytes", rng.integers(0, 256, nbytes, np.uint8)
+    square = rng.random((600, 600))
     yield "Fortran order", np.asfortranarray(square)
     yield "columns", square[:, ::2]
     yield "backwards", square[::-1]
@@ -529,7 +529,7 @@ def test_a_dying_child_leaves_its_stack_and_its_peak_of_memory(child):
 @pytest.mark.slow
 @pytest.mark.slow
 def test_two_hundred_kills_leave_nothing_behind():
-    dice = random.Random(2)
+    rng = random.Random(2)
     before = open_files(), len(shared_memory._mapped)
     given = shared_memory.share(encode(np.ones(LARGE)))
     ends = {"ended": 0, "died": 0}
@@ -543,7 +543,7 @@ def test_two_hundred_kills_leave_nothing_behind():
                 inputs = {"make": [encode(LARGE)], "keep": [given]}.get(name, [])
                 begin(child, name, *inputs)
                 if name != "make":
-                    time.sleep(0.01 * dice.random())
+                    time.sleep(0.01 * rng.random())
                     child.kill()
                 end(child)
                 ends["ended"] += 1

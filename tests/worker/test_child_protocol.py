@@ -399,7 +399,7 @@ def test_a_side_that_takes_little_by_little_is_not(pair):
 
 def test_a_sender_killed_at_any_moment_leaves_nothing_behind():
     """Senders die while they make memory, pass descriptors and fill the stream, until one was cut behind the second."""
-    dice = random.Random(1)
+    rng = random.Random(1)
     before = open_files(), len(shared_memory._mapped)
     buffers = [noise(LARGE), noise(50_000, 1), noise(LARGE + 1, 2)]
     whole = cut = 0
@@ -411,7 +411,7 @@ def test_a_sender_killed_at_any_moment_leaves_nothing_behind():
         reader = FrameReader(ours, is_kept=True)
         with forked(lambda sock=theirs: _send_for_ever(sock, buffers), ours):
             theirs.close()
-            end = time.monotonic() + 0.004 * dice.random()
+            end = time.monotonic() + 0.004 * rng.random()
             while time.monotonic() < end:
                 whole += _take_and_check(reader, buffers)
             if sender >= 200:  # chance has cut none there: the stream is full in the middle of a frame before long

@@ -31,8 +31,8 @@ from handoff_mpi.flags import (
     without_flags,
 )
 from handoff_mpi.formatting import id_text, show
-from handoff_mpi.launch import command
 from handoff_mpi.launch import job as jobs
+from handoff_mpi.launch import rank_main
 from handoff_mpi.launch.environment import is_under_launcher, rank_by_launcher
 from handoff_mpi.launch.output_mode import output_of_command
 from handoff_mpi.launch.progress_mode import mode_of_command, terminal_of_stderr
@@ -147,20 +147,20 @@ def _run(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
         local.resumed_by = resume_command(own, args)
         return _lead(local, given, args, chosen, stdout)
     if rank_by_launcher():
-        command.ignore_signals()
+        rank_main.ignore_signals()
     if "run_dir" in chosen:
         note_arrived(chosen["run_dir"])
-    job = jobs.current = command.join(RunOptions(**chosen).join_limit)
+    job = jobs.current = rank_main.join(RunOptions(**chosen).join_limit)
     if job.rank == 0:
         job.resumed_by = _given(given.resumed_by) or resume_command(own, args, is_launched=True)
-        command.end(job, _lead(job, given, args, chosen, None if has_supervisor() else stdout))
-    command.serve(job)
+        rank_main.end(job, _lead(job, given, args, chosen, None if has_supervisor() else stdout))
+    rank_main.run_worker(job)
     return EXIT_DONE
 
 
 def _lead(job: jobs.Job, given: argparse.Namespace, args: list[str], chosen: dict[str, Any], out: TextIO | None) -> int:
     """Rank 0 runs the DAG; return the exit code, and print the summary as data to ``out`` if there is one."""
-    code = command.tell_refusal(chosen, command.lead(job, _target(given), args, chosen))
+    code = rank_main.tell_refusal(chosen, rank_main.run_rank0(job, _target(given), args, chosen))
     if out is not None:
         _print_summary(job.summary, code, out)
     return code
@@ -203,7 +203,7 @@ def _target(given: argparse.Namespace) -> str:
 def _launch(given: argparse.Namespace, own: list[str], args: list[str], options: RunOptions) -> int:
     from handoff_mpi.launch.hosts import parse_hosts
     from handoff_mpi.launch.own_ranks import refuse_to_launch
-    from handoff_mpi.launch.supervisor import Order, supervise
+    from handoff_mpi.launch.supervisor import LaunchSpec, supervise
     from handoff_mpi.launch.viewer_process import drawn, end_viewer
 
     refuse_to_launch("run", given.n)
@@ -217,7 +217,7 @@ def _launch(given: argparse.Namespace, own: list[str], args: list[str], options:
         told += ["--progress", LIVE] if is_live else []
         passed = [*without_flags(own, OF_THE_SUPERVISOR), "--run-dir", str(run_dir.path), *told]
         again = without_flags([word for word in passed if word != "--fresh"], ("--rerun",))
-        order = Order(
+        order = LaunchSpec(
             ranks=given.n,
             arguments=[*passed, "--", *args],
             again=[*again, "--", *args],
@@ -287,17 +287,17 @@ def _check(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
         passed = [*without_flags(own, OF_THE_SUPERVISOR), "--", *args]
         return check_with_ranks(given.n, given.hosts, _words(given.mpirun_args), passed)
     _refuse_launching(own, "check")
-    job = jobs.local_job() if not is_under_launcher() else command.join(RunOptions(**chosen).join_limit)
+    job = jobs.local_job() if not is_under_launcher() else rank_main.join(RunOptions(**chosen).join_limit)
     if job.rank:
-        command.serve(job)
+        rank_main.run_worker(job)
     from handoff_mpi.launch.admission import describe_fit, find_fits
 
     code, told = EXIT_DONE, ""
     try:
         jobs.current = job
-        file, dag = command.load(job, _target(given), args)
+        file, dag = rank_main.load(job, _target(given), args)
         if dag is not None:
-            options = command.completed(chosen, file.path, dag)
+            options = rank_main.completed(chosen, file.path, dag)
             fits = find_fits(job.ledger(options), dag, options, job.setup)
             about = {"dag_id": id_text(dag.id), "ranks": job.size, "fits": [fit.to_json() for fit in fits]}
             told = _checked(EXIT_DONE, **about) if given.json else describe_fit(dag, fits)
@@ -306,11 +306,11 @@ def _check(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
         code = error.exit_code
         told = _checked(code, problem=str(error)) if given.json else ""
     except BaseException as error:
-        code = command.failed(error)
+        code = rank_main.failed(error)
     if told:
         print(told, flush=True)
     if job.is_mpi:
-        command.end(job, code)
+        rank_main.end(job, code)
     return code
 
 

@@ -15,7 +15,7 @@ from handoff_mpi.console import print_message
 from handoff_mpi.dag import DAG, Plan
 from handoff_mpi.errors import DAGError, Unsatisfiable, UsageError
 from handoff_mpi.formatting import one_line, show
-from handoff_mpi.launch.deadline import end_of_run
+from handoff_mpi.launch.deadline import resolve_deadline
 from handoff_mpi.launch.dry_run import check_in_child
 from handoff_mpi.launch.later import LaterResources
 from handoff_mpi.launch.questions import find_questions
@@ -98,7 +98,7 @@ def encode_factory(factory: Any) -> bytes | None:
         raise UsageError(f"{what}: {error}; open files and connections inside the function") from error
 
 
-def refuse_what_fits_nowhere(plan: Plan, ledger: Ledger) -> list[str]:
+def check_feasible(plan: Plan, ledger: Ledger) -> list[str]:
     """Refuse pins to ranks and hosts that are not there, and functions that fit nowhere even alone.
 
     Returns:
@@ -214,14 +214,14 @@ def find_fits(ledger: Ledger, dag: DAG, options: RunOptions, setup: bytes | None
     """
     dag.validate()
     if options.deadline is not None:
-        end_of_run(options.deadline, 0.0)
+        resolve_deadline(options.deadline, 0.0)
     plan = Plan(options.keep)
     plan.add(dag)
     refuse_unknown(options.rerun, plan)
     find_strategy(options.allocation_strategy, options.prices)
     encode_factory(options.result_store)
     check_in_child(dag, plan, setup)  # first: what fits nowhere here, a login node, may fit where it will run
-    for line in [*refuse_what_fits_nowhere(plan, ledger), *find_questions(dag, plan, ledger, options)]:
+    for line in [*check_feasible(plan, ledger), *find_questions(dag, plan, ledger, options)]:
         print_message(line)
     counts: dict[int, int] = {}
     for spec in plan.specs:

@@ -15,7 +15,7 @@ from handoff_mpi.numerals import parse_real
 MAX_DEADLINE_S = 3.2e9
 
 
-def end_of_run(deadline: float | str | None, started: float) -> float | None:
+def resolve_deadline(deadline: float | str | None, started: float) -> float | None:
     """Return when the run must have ended, in seconds since the epoch; None if nothing tells.
 
     Args:

@@ -29,9 +29,9 @@ from handoff_mpi.errors import (
     ValueUnavailable,
 )
 from handoff_mpi.formatting import show, type_name
-from handoff_mpi.launch.admission import encode_factory, find_strategy, is_builtin, refuse_what_fits_nowhere
+from handoff_mpi.launch.admission import check_feasible, encode_factory, find_strategy, is_builtin
 from handoff_mpi.launch.changes import Acceptance, explain_changes, find_reasons
-from handoff_mpi.launch.deadline import end_of_run
+from handoff_mpi.launch.deadline import resolve_deadline
 from handoff_mpi.launch.dry_run import check_for_run
 from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.live_answers import answer
@@ -128,9 +128,9 @@ class Run:
         self._refuse_what_cannot_be_sent()
         self._ledger = job.ledger(options)
         self._strategy = find_strategy(options.allocation_strategy, options.prices)
-        self._deadline = end_of_run(options.deadline, self._started)
+        self._deadline = resolve_deadline(options.deadline, self._started)
         self._scheduler = Scheduler(self._ledger, self._strategy, self._policy(), dict(options.prices or {}))
-        waiting = refuse_what_fits_nowhere(self._plan, self._ledger)
+        waiting = check_feasible(self._plan, self._ledger)
         for line in [*waiting, *find_questions(dag, self._plan, self._ledger, options)]:
             print_message_once(line)
         self._shown = shown_by_run(options, job.is_local, has_supervisor())

@@ -62,7 +62,7 @@ _OF_RANKS = _REFUSED | {EXIT_STOPPED}
 
 
 @dataclass
-class Order:
+class LaunchSpec:
     """What is to be launched.
 
     Attributes:
@@ -90,7 +90,7 @@ class Order:
     join_limit_s: float = 30.0
 
 
-def supervise(order: Order) -> int:
+def supervise(order: LaunchSpec) -> int:
     """Run ``python -m handoff_mpi`` under mpirun; return the run's exit code.
 
     A launcher's own status proves nothing, so ``status.json`` is looked at. A run that had begun and left no verdict
@@ -138,7 +138,7 @@ class _Supervisor:
         has_begun: whether one of them has begun the run.
     """
 
-    def __init__(self, order: Order, hosts: Hosts) -> None:
+    def __init__(self, order: LaunchSpec, hosts: Hosts) -> None:
         self._order = order
         self._hosts = hosts
         self._run_dir = order.run_dir

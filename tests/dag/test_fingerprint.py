@@ -1024,7 +1024,7 @@ print(json.dumps([[prints.of(each.id).hex() for each in dag], prints.notes]))
 
 LOAD = """
 import sys
-from handoff_mpi.launch.loading import load_dag_file
+from handoff_mpi.launch.dag_file import load_dag_file
 dag = load_dag_file(sys.argv[1], []).build()
 """
 

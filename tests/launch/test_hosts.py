@@ -10,7 +10,7 @@ import pytest
 
 from handoff_mpi.errors import UsageError
 from handoff_mpi.launch import mpirun
-from handoff_mpi.launch.deadline import end_of_run
+from handoff_mpi.launch.deadline import resolve_deadline
 from handoff_mpi.launch.environment import size_by_launcher
 from handoff_mpi.launch.hosts import Hosts, find_hosts, parse_hosts, slurm_hosts, spread
 from handoff_mpi.launch.mpirun import launcher_command
@@ -203,4 +203,4 @@ def test_numbers_in_the_launchers_variables_are_numbers(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "1")
     monkeypatch.setenv("SLURM_JOB_END_TIME", "²")
     monkeypatch.setenv("PATH", "")
-    assert end_of_run(None, 0.0) is None
+    assert resolve_deadline(None, 0.0) is None

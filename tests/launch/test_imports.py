@@ -19,7 +19,7 @@ _OF_NO_RANK = {f"handoff_mpi.{room}" for room in ("api", "launch.doctor", "launc
     *("networkx", "numpy", "psutil", "rich", "threadpoolctl"),
 }
 #: What it needs on rank 0 alone.
-_OF_RANK_0 = {f"handoff_mpi.{room}" for room in ("allocation", "dag.fingerprint", "launch.loading", "launch.run")} | {
+_OF_RANK_0 = {f"handoff_mpi.{room}" for room in ("allocation", "dag.fingerprint", "launch.dag_file", "launch.run")} | {
     *(f"handoff_mpi.{room}" for room in ("results.journal", "runtime.scheduler_loop", "scheduler", "telemetry")),
     "hashlib",
 }

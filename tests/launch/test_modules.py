@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import handoff_mpi
-from handoff_mpi.launch.loading import load_dag_file
+from handoff_mpi.launch.dag_file import load_dag_file
 from handoff_mpi.python_path import ModuleName
 from tests.conftest import mpirun_command, run_process
 
@@ -281,7 +281,7 @@ SEND = """
 import pickle, sys
 from handoff_mpi.carried_modules import sources_here
 from handoff_mpi.serialization import encode_code
-from handoff_mpi.launch.loading import load_dag_file
+from handoff_mpi.launch.dag_file import load_dag_file
 dag = load_dag_file(sys.argv[1], []).build()
 pickle.dump((sources_here(), encode_code(dag["pooled"].code)), open("sent", "wb"))
 """

@@ -663,7 +663,7 @@ def test_dag_files_classes_come_back_once_it_is_loaded(tmp_path):
     (tmp_path / "dag.py").write_text("class Id(tuple):\n    pass\n")
     code = (
         "from pathlib import Path\n"
-        "from handoff_mpi.launch.loading import load_dag_file\n"
+        "from handoff_mpi.launch.dag_file import load_dag_file\n"
         "from handoff_mpi.results.journal import Journal, read_journal\n"
         "load_dag_file('dag.py', [])\n"
         "import dag\n"

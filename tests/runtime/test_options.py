@@ -13,7 +13,7 @@ import handoff_mpi as handoff
 from handoff_mpi import DAG, DAGError, Function, Handle, HandoffError, cli
 from handoff_mpi.console import print_stderr
 from handoff_mpi.errors import EXIT_USAGE, UsageError
-from handoff_mpi.launch.deadline import end_of_run
+from handoff_mpi.launch.deadline import resolve_deadline
 from handoff_mpi.runtime.options import RunOptions, options_of
 
 
@@ -50,7 +50,7 @@ def test_odd_values_are_refused_in_a_line_each(name):
     for value in ODD:
         try:
             options = RunOptions(**{name: value}).validate()
-            end_of_run(options.deadline, 0.0)
+            resolve_deadline(options.deadline, 0.0)
         except UsageError as error:
             assert "\n" not in str(error) and len(str(error)) < 400
             assert name in str(error)
@@ -87,7 +87,7 @@ def test_values_that_raise_as_they_are_looked_at_are_refused_in_a_line_or_used(n
     for value in RAISING[name]:
         try:
             options = options_of({name: value})
-            end_of_run(options.deadline, 0.0)
+            resolve_deadline(options.deadline, 0.0)
         except UsageError as error:
             assert "\n" not in str(error) and len(str(error)) < 400
             assert name in str(error)
@@ -153,7 +153,7 @@ def test_a_dag_whose_id_cannot_be_shown_is_refused():
 @pytest.mark.parametrize("deadline", [True, 10**400, "1e400", "nan", -1, [], "x\x1b[31m", Shy(), object()])
 def test_deadlines_that_are_none(deadline):
     with pytest.raises(UsageError, match="deadline must be") as caught:
-        end_of_run(deadline, 0.0)
+        resolve_deadline(deadline, 0.0)
     assert str(caught.value).isprintable()
 
 

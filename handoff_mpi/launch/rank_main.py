@@ -52,7 +52,7 @@ from handoff_mpi.worker.child_process import no_launcher_in_environment
 
 if TYPE_CHECKING:  # of rank 0 alone
     from handoff_mpi.dag import DAG
-    from handoff_mpi.launch.loading import DagFile
+    from handoff_mpi.launch.dag_file import DagFile
     from handoff_mpi.results import Results
 
 #: Loading dag.py may take this long before something is said.
@@ -65,7 +65,7 @@ _LAST_S = 15.0
 _LAST_LOOK_S = 0.005
 
 
-def lead(job: Job, target: str, args: list[str], chosen: dict[str, Any]) -> int:
+def run_rank0(job: Job, target: str, args: list[str], chosen: dict[str, Any]) -> int:
     """Rank 0: load the DAG, run it, tell how it went."""
     jobs.current = job
     _listen_to_signals(job, chosen.get("run_dir"))
@@ -162,7 +162,7 @@ def load(job: Job, target: str, args: list[str]) -> tuple[DagFile, DAG | None]:
     Raises:
         UsageError, DAGError: something of it failed.
     """
-    from handoff_mpi.launch.loading import load_dag_file
+    from handoff_mpi.launch.dag_file import load_dag_file
 
     with _explained(job):
         with _loading(job):
@@ -289,7 +289,7 @@ def join(join_limit: float) -> Job:
         raise
 
 
-def serve(job: Job) -> None:
+def run_worker(job: Job) -> None:
     """Another rank: serve until rank 0 ends the job."""
     from handoff_mpi.comm import mpi
 

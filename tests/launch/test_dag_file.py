@@ -125,7 +125,7 @@ def test_a_named_run_dir_means_the_same_wherever_the_file_goes(handoff, tmp_path
 IMPATIENT = """
 from handoff_mpi import cli
 from handoff_mpi import process_exit
-from handoff_mpi.launch import command
+from handoff_mpi.launch import rank_main
 process_exit.THREADS_TIMEOUT_S, command.SLOW_LOADING_S = 1.0, 0.5
 cli.program()
 """

@@ -24,7 +24,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import promises
+from tests.benchmarks import targets
 from tests.benchmarks.granularity import cores
 from tests.benchmarks.harness import Answer, Setting, leave_nothing_behind
 from tests.benchmarks.questions import QUESTIONS, Question
@@ -139,12 +139,12 @@ def machine(environment: dict[str, Any]) -> str:
     return f"{environment['date']}, {environment['cores']} cores, {mpi}, Python {python}"
 
 
-def tell(answers: promises.Answers, environment: dict[str, Any], as_markdown: bool) -> None:
+def tell(answers: targets.Answers, environment: dict[str, Any], as_markdown: bool) -> None:
     """Print what is promised, what was measured (median, least to most), and whether that keeps it."""
     if as_markdown:
-        print(f"{machine(environment)}:\n\n{promises.markdown(answers)}")
+        print(f"{machine(environment)}:\n\n{targets.markdown(answers)}")
         return
-    head, rows = promises.table(answers)
+    head, rows = targets.table(answers)
     table = Table(*head, title=f"promised speed, {machine(environment)}")
     for row in rows:
         table.add_row(*row)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.__main__ import OUT, machine, read
-from tests.benchmarks.contend import CONTENDERS
+from tests.benchmarks.contender import CONTENDERS
 from tests.benchmarks.harness import Answer
-from tests.benchmarks.promises import PROMISES, Answers, Promise
+from tests.benchmarks.targets import PROMISES, Answers, Promise
 
 CHART = Path(__file__).with_name("chart.svg")
 INK = "#7d8590"  # stands out from white and from black alike

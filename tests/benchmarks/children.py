@@ -12,7 +12,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks.contend import CHILDREN, CONTENDERS
+from tests.benchmarks.contender import CHILDREN, CONTENDERS
 from tests.benchmarks.harness import Answer, Setting, alone, arguments, in_turns, run
 
 PIPE = "bare pipe worker"

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks.contend import WARM_UP, timed
+from tests.benchmarks.contender import WARM_UP, timed
 from tests.benchmarks.harness import Answer, Setting, arguments, in_turns, report, run, under_mpi
 from tests.benchmarks.ours import in_ranks
 from tests.benchmarks.workloads import independent

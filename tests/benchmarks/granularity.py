@@ -16,7 +16,7 @@ from pathlib import Path
 
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.resources.detection import detect
-from tests.benchmarks.contend import BARE, CHILDREN, Contender, installed
+from tests.benchmarks.contender import BARE, CHILDREN, Contender, installed
 from tests.benchmarks.harness import Answer, Setting, alone, arguments, in_turns, run
 
 SHAPES = ("independent", "stencil")

@@ -13,7 +13,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks.contend import ALL, BOUND, CHILDREN
+from tests.benchmarks.contender import ALL, BOUND, CHILDREN
 from tests.benchmarks.harness import Answer, Setting, arguments, in_turns, run, under_mpi
 
 ROUND_TRIP = "raw round trip"

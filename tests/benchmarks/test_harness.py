@@ -12,10 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.benchmarks import contend, harness, promises
+from tests.benchmarks import contender, harness, targets
 from tests.benchmarks.harness import Answer, in_turns
-from tests.benchmarks.promises import PROMISES, Promise
 from tests.benchmarks.questions import QUESTIONS
+from tests.benchmarks.targets import PROMISES, Promise
 from tests.benchmarks.workloads import SHAPES, count_of
 from tests.conftest import ROOT
 
@@ -114,13 +114,13 @@ def test_granularity_is_found_where_efficiency_crosses_a_half(overhead_s):
         asked.append(duration_s)
         return duration_s + overhead_s, duration_s / (duration_s + overhead_s)
 
-    assert contend.least_efficient(point) == pytest.approx(2 * overhead_s, rel=0.03)
+    assert contender.least_efficient(point) == pytest.approx(2 * overhead_s, rel=0.03)
     assert len(asked) <= 5
 
 
 def test_granularity_that_is_never_efficient_is_no_figure():
     with pytest.raises(RuntimeError, match="do not reach"):
-        contend.least_efficient(lambda duration_s: (1.0, 0.1))
+        contender.least_efficient(lambda duration_s: (1.0, 0.1))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -142,8 +142,8 @@ def test_a_stencil_takes_the_values_of_its_neighbours():
 
 
 def test_promises_are_judged_by_the_median():
-    least = Promise("", 0.9, True, "", promises.ratio("row", "ours"))
-    most = Promise("", 8.0, False, "", promises.ratio("row", "ours"))
+    least = Promise("", 0.9, True, "", targets.ratio("row", "ours"))
+    most = Promise("", 8.0, False, "", targets.ratio("row", "ours"))
     assert least.verdict(answer(base=[1.0] * 3, ours=[0.1, 0.9, 1.0])) == "0.9 (0.1 to 1) met"
     assert most.verdict(answer(base=[1.0] * 3, ours=[1.0, 8.1, 9.0])) == "8.1 (1 to 9) missed"
     assert least.verdict(answer(base=[1.0])) == ""
@@ -152,19 +152,19 @@ def test_promises_are_judged_by_the_median():
 
 def test_promises_in_plain_units_are_told_as_shares_of_them():
     told = answer(base=[1.0, 2.0], ours=[1.5, 3.0])
-    assert promises.share("row", "ours", 2.0)(told) == [0.75, 1.5]
-    assert promises.excess("row", "ours", 0.5)(told) == [1.0, 2.0]
-    assert promises.excess("row", "nobody", 0.5)(told) == promises.share("row", "nobody", 0.5)(told) == []
+    assert targets.share("row", "ours", 2.0)(told) == [0.75, 1.5]
+    assert targets.excess("row", "ours", 0.5)(told) == [1.0, 2.0]
+    assert targets.excess("row", "nobody", 0.5)(told) == targets.share("row", "nobody", 0.5)(told) == []
 
 
 def test_the_table_has_a_line_for_every_promise():
-    throughput = Answer("", contend.BARE, {"independent": {contend.BARE: [2.0], "handoff_mpi": [3.0]}}, "", 3)
-    head, rows = promises.table({"throughput": [throughput]})
+    throughput = Answer("", contender.BARE, {"independent": {contender.BARE: [2.0], "handoff_mpi": [3.0]}}, "", 3)
+    head, rows = targets.table({"throughput": [throughput]})
     assert head == ["", "promised", "3 ranks"]
     assert rows == [[PROMISES[0].line, "at least 1", "1.5 (1.5 to 1.5) met"]], "of questions that were asked"
     all_asked = {promise.question: [throughput] for promise in PROMISES}
-    assert [row[0] for row in promises.table(all_asked)[1]] == [promise.line for promise in PROMISES]
-    assert promises.markdown(all_asked).count("\n") == len(PROMISES) + 1
+    assert [row[0] for row in targets.table(all_asked)[1]] == [promise.line for promise in PROMISES]
+    assert targets.markdown(all_asked).count("\n") == len(PROMISES) + 1
 
 
 def test_the_list_of_questions_is_complete():

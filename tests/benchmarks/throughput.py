@@ -12,7 +12,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks.contend import BARE, Contender, installed
+from tests.benchmarks.contender import BARE, Contender, installed
 from tests.benchmarks.harness import Answer, Setting, arguments, in_turns, run
 
 #: Shape: functions for those who get all of them.

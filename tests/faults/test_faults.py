@@ -11,7 +11,7 @@ import pytest
 import handoff_mpi
 from handoff_mpi.results.run_dir import read_status
 from tests.conftest import missing
-from tests.faults import killing, layers, matrix, moments, walltime
+from tests.faults import kill_job, kill_workers, layers, matrix, walltime
 from tests.faults.launching import fresh, handoff_commands, launch, memory_cgroup
 
 RUN_N = [sys.executable, "-m", "handoff_mpi", "run", "-n", "4"]
@@ -19,7 +19,7 @@ RUN_N = [sys.executable, "-m", "handoff_mpi", "run", "-n", "4"]
 
 @pytest.mark.slow
 def test_workers_killed_one_after_the_other(tmp_path):
-    ended = killing.run(tmp_path / "cell", ranks=5, functions=400, seconds=0.02, every=0.3)
+    ended = kill_workers.run(tmp_path / "cell", ranks=5, functions=400, seconds=0.02, every=0.3)
     assert (ended.code, ended.is_right, ended.leftovers) == (0, True, [])
     assert len(ended.killed) == 2
     assert (ended.launches, ended.lost) == (1, ended.killed)
@@ -52,8 +52,8 @@ def test_a_rank_that_dies_in_a_call_where_mpi_does_not_survive_it(tmp_path, way,
 
 @pytest.mark.slow
 def test_jobs_killed_at_random_moments(tmp_path):
-    tally = moments.Tally()
-    moments.carry_out(tmp_path / "cell", 100, 0.02, 4, random.Random(3), tally)
+    tally = kill_job.Tally()
+    kill_job.carry_out(tmp_path / "cell", 100, 0.02, 4, random.Random(3), tally)
     assert tally.problems == []
     assert tally.kills
 

@@ -1,6 +1,6 @@
 """The whole job killed at random moments, supervisor and all; does the same command resume, and run nothing twice?
 
-    python -m tests.faults.moments [--kills 50] [--functions 500] [--seconds 0.02] [--seed 1]
+    python -m tests.faults.kill_job [--kills 50] [--functions 500] [--seconds 0.02] [--seed 1]
 
 A run of functions is started, killed by SIGKILL at a random moment, started again with the same command (every other
 time with another number of ranks), and so on until it ends; then the next run, until there were enough kills.
@@ -111,7 +111,7 @@ def values_kept(run_dir: Path) -> set[str]:
 
 def main(words: list[str]) -> int:
     """Print what was seen; return 1 if something was not as promised."""
-    parser = argparse.ArgumentParser(prog="python -m tests.faults.moments", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.kill_job", description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--functions", type=int, default=500)
     parser.add_argument("--seconds", type=float, default=0.02)

@@ -1,6 +1,6 @@
 """A DAG with one culprit: a function that ends its process, in one of the ways there are, the first N times.
 
-    run tests/faults/deaths.py -- KIND N DIRECTORY
+    run tests/faults/crash_kinds.py -- KIND N DIRECTORY
 
 In DIRECTORY every try of the culprit leaves a file. The hog is starved in the control group HANDOFF_FAULTS_CGROUP.
 """

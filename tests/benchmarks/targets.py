@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.benchmarks import bandwidth, children, functions, idle, latency, ranks, startup
-from tests.benchmarks.contend import BARE, BOUND, CHILDREN
+from tests.benchmarks.contender import BARE, BOUND, CHILDREN
 from tests.benchmarks.harness import Answer, spread
 
 #: The answers of all questions that were asked, by name: one for each number of ranks.

@@ -1,6 +1,6 @@
 """A random worker killed every half second until two are left: is the result right, and what did it cost?
 
-python -m tests.faults.killing [--ranks 8] [--functions 2000] [--seconds 0.02] [--every 0.5] [--seed 1]
+python -m tests.faults.kill_workers [--ranks 8] [--functions 2000] [--seconds 0.02] [--every 0.5] [--seed 1]
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _kill_workers(launched: Launched, directory: Path, every: float, rng: random
 
 def main(words: list[str]) -> int:
     """Print a table; return 1 if something was not as promised."""
-    parser = argparse.ArgumentParser(prog="python -m tests.faults.killing", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.kill_workers", description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", type=int, default=8)
     parser.add_argument("--functions", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=0.02)

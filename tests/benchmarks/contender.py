@@ -1,7 +1,7 @@
 """One contender, asked one thing, its pool warm.
 
-    python -m tests.benchmarks.contend NAME WORKERS rates '{"independent": 50000, "chain": 5000}'
-    python -m tests.benchmarks.contend NAME WORKERS granularity '{"shapes": ["chain"], "units": 2, "loops_per_s": 5e7}'
+    python -m tests.benchmarks.contender NAME WORKERS rates '{"independent": 50000, "chain": 5000}'
+    python -m tests.benchmarks.contender NAME WORKERS granularity '{"shapes": ["chain"], "units": 2}'
 
 Starting the pool is not in any time, and neither are two runs of some no-ops that warm it.
 """

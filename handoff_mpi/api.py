@@ -20,7 +20,7 @@ from handoff_mpi.results import Results
 from handoff_mpi.runtime import worker_loop
 from handoff_mpi.runtime.option_text import lists_options
 from handoff_mpi.runtime.options import OPTIONS, RunOptions, options_of, set_defaults
-from handoff_mpi.runtime.rank0_monitor import IDLE_LIMIT_S
+from handoff_mpi.runtime.rank0_monitor import IDLE_TIMEOUT_S
 from handoff_mpi.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Cluster:
         self,
         comm: Any = None,
         *,
-        idle_limit: float = IDLE_LIMIT_S,
+        idle_limit: float = IDLE_TIMEOUT_S,
         join_limit: float | None = None,
         run_dir: FilePath | Literal[False] | None = None,
         _site: CallSite | None = None,

@@ -56,7 +56,7 @@ from handoff_mpi.runtime.option_fields import PREFIX
 from handoff_mpi.runtime.options import RunOptions
 
 #: Rank 0 has this long to say what is wrong.
-_SPEECH_S = 3.0
+_FLUSH_TIMEOUT_S = 3.0
 #: Of what ``check --json`` prints.
 _CHECK_SCHEMA = 1
 
@@ -122,7 +122,7 @@ def _main_of_others(arguments: list[str]) -> int:
 
 
 def _let_rank_0_speak(code: Any) -> int:
-    time.sleep(_SPEECH_S)
+    time.sleep(_FLUSH_TIMEOUT_S)
     return code if isinstance(code, int) else EXIT_USAGE
 
 

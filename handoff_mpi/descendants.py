@@ -30,7 +30,7 @@ TRACKER_TIMEOUT_S = 2.0
 MARK = "HANDOFF_STARTED_BY"
 
 _PROC = Path("/proc")
-_LOOK_S = 0.01
+_DESCENDANTS_POLL_INTERVAL_S = 0.01
 _EXECUTION_TIMEOUT_S = 0.1
 # Of the programs that multiprocessing and loky start: python -c "from ...resource_tracker import main; main(fd)".
 _TRACKER = b"resource_tracker import main"
@@ -212,7 +212,7 @@ def _links(pid: int) -> Iterator[tuple[int, str]]:
 def _until(timeout_s: float, is_over: Callable[[], bool]) -> None:
     end = time.monotonic() + timeout_s
     while not is_over() and time.monotonic() < end:
-        time.sleep(_LOOK_S)
+        time.sleep(_DESCENDANTS_POLL_INTERVAL_S)
 
 
 # -- looking -------------------------------------------------------------------------------------------

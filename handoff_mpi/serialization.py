@@ -50,7 +50,7 @@ _ARRAY = b"_frombuffer"
 _FIRST_NAME = slice(13, 18)
 #: Buffers of at least this many bytes travel out of band.
 OUT_OF_BAND_NBYTES = 16 * 1024
-_LONGEST_PLAIN = 1024
+_MAX_PLAIN_LENGTH = 1024
 _DEEPEST_PLAIN = 3
 _NUMBERS = frozenset({type(None), bool, float, complex})
 _SIZED = frozenset({str, bytes})
@@ -197,7 +197,7 @@ def is_plain(value: Any, depth: int = _DEEPEST_PLAIN) -> bool:
     if kind is int:
         return bool(-(1 << 63) <= value < 1 << 63)
     if kind in _SIZED:
-        return len(value) <= _LONGEST_PLAIN
+        return len(value) <= _MAX_PLAIN_LENGTH
     # Tuples of tuples that are shared have few objects, but may have more places than can ever be looked at.
     return kind is tuple and len(value) <= 16 and depth > 0 and all(map(is_plain, value, itertools.repeat(depth - 1)))
 

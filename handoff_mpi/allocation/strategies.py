@@ -13,7 +13,7 @@ from handoff_mpi.resources.amounts import UNIT
 #: Bytes per second assumed between ranks when a transfer is priced; networks differ, orders matter little.
 BANDWIDTH = 1e9
 #: A value that more ranks hold than these is near everybody: to weigh each of them would cost more than it saves.
-MOST_HOLDERS = 64
+MAX_HOLDERS = 64
 
 
 class FirstAvailable(RatedStrategy):
@@ -89,7 +89,7 @@ class CostOptimized(RatedStrategy):
                 if group is None:
                     break
                 rank = group.pick(cost)
-                inputs = [each for each in view.inputs(queue[0]) if len(each[1]) <= MOST_HOLDERS]
+                inputs = [each for each in view.inputs(queue[0]) if len(each[1]) <= MAX_HOLDERS]
                 yield queue[0], self._nearest(queue[0], cost, rank, inputs, view) if inputs else rank
 
     def _nearest(

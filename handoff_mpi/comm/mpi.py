@@ -42,7 +42,7 @@ _DATA_TAGS = 16_384
 #: No single MPI message is larger: counts stay far below 2^31, and progress is even.
 CHUNK_NBYTES = 128 * 1024 * 1024
 #: So many messages are taken in before anybody looks at them: those who send may be faster than one who receives.
-_MOST_AT_ONCE = 1000
+_MAX_AT_ONCE = 1000
 #: A message this small has arrived once it can be seen: no MPI announces so few bytes first.
 _WHOLE_NBYTES = 4000
 #: Who awaits a larger one does not sleep for so long, and a second longer for so many bytes: its sender may be deaf.
@@ -329,7 +329,7 @@ class MPITransport:
             # What arrived since the last look is taken in by one that finds nothing, and found by the next: Open MPI
             # looks first, and makes progress then.
             has_missed = False
-            for _ in range(_MOST_AT_ONCE):
+            for _ in range(_MAX_AT_ONCE):
                 message = self._comm.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, status)
                 if message is not None:
                     self._receive(message, status, arrived)

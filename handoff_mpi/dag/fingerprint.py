@@ -74,10 +74,10 @@ NBYTES = 16
 
 #: Changed whenever the rules change, so that older fingerprints match nothing.
 _RULES = 1
-_LONGEST_LEAF = 1024
-_LONGEST_TUPLE = 16
+_MAX_LEAF_LENGTH = 1024
+_MAX_TUPLE_LENGTH = 16
 _DEEPEST = 20_000
-_MOST_REFINEMENTS = 500_000
+_MAX_REFINEMENTS = 500_000
 _MISSING = object()
 
 #: Id and fingerprint of a function to the fingerprint that it goes by.
@@ -411,7 +411,7 @@ class _Graph:
         """Return what stands for ``thing`` among the parts of another object."""
         if _is_leaf(thing):
             return marshal.dumps(thing, 2)
-        for _ in range(_LONGEST_TUPLE):
+        for _ in range(_MAX_TUPLE_LENGTH):
             if type(thing) is not Task:  # outside a ``with DAG()`` it is its code
                 break
             thing = thing.code
@@ -497,7 +497,7 @@ def _refine(members: list[_Node]) -> None:
     while len({member.digest for member in members}) > count:
         count = len({member.digest for member in members})
         rounds += 1
-        if rounds * len(members) > _MOST_REFINEMENTS:
+        if rounds * len(members) > _MAX_REFINEMENTS:
             for member in members:
                 member.digest = b""
             raise _Unfit("too many objects refer to each other")
@@ -1062,10 +1062,10 @@ def _is_leaf(thing: Any) -> bool:
     if kind in _NUMBERS:
         return True
     if kind is tuple:
-        if len(thing) > _LONGEST_TUPLE or not _SCALARS.issuperset(map(type, thing)):
+        if len(thing) > _MAX_TUPLE_LENGTH or not _SCALARS.issuperset(map(type, thing)):
             return False
         return _NUMBERS.issuperset(map(type, thing)) or all(map(_is_leaf, thing))
-    return kind in _SIZED and len(thing) <= _LONGEST_LEAF
+    return kind in _SIZED and len(thing) <= _MAX_LEAF_LENGTH
 
 
 def _cleaned(state: Any) -> Any:

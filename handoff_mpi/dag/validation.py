@@ -29,7 +29,7 @@ from handoff_mpi.numerals import plain
 from handoff_mpi.resources import parse_cost
 from handoff_mpi.suggestions import KnownNames, did_you_mean
 
-_MOST_NAMED = 20
+_MAX_NAMED = 20
 _INCLUSIONS = (VARIADIC, AS_LIST)
 #: Types of amounts of which equal ones are right or wrong alike.
 _AMOUNTS = frozenset({int, float, str})
@@ -166,9 +166,9 @@ def _are_in_order(functions: list[Function], may_be_nested: bool) -> bool:
 
 
 def _shortened(problems: list[str]) -> list[str]:
-    if len(problems) <= _MOST_NAMED * 5:
+    if len(problems) <= _MAX_NAMED * 5:
         return problems
-    return problems[: _MOST_NAMED * 5] + [f"and {len(problems) - _MOST_NAMED * 5} more like these"]
+    return problems[: _MAX_NAMED * 5] + [f"and {len(problems) - _MAX_NAMED * 5} more like these"]
 
 
 def _duplicates(functions: list[Function]) -> list[str]:
@@ -293,7 +293,7 @@ def _missing(inputs: Mapping[Hashable, list[Hashable]], by_id: Mapping[Hashable,
     return [
         f"there is no function {show(id)}, which {', '.join(map(show, users[:3]))}"
         f"{f' and {len(users) - 3} more take' if len(users) > 3 else ' take' if len(users) > 1 else ' takes'}"
-        f"{known.hint(id) if number < _MOST_NAMED else ''}"
+        f"{known.hint(id) if number < _MAX_NAMED else ''}"
         for number, (id, users) in enumerate(wanted.items())
     ]
 

@@ -24,7 +24,7 @@ _MAKING_S, _MAKING_FUNCTION_S = 1.0, 15e-6
 _MAX_PART = 0.05
 #: It may take so many times as long as expected, and this long at the least, and at the most.
 _PATIENCE, _MIN_LIMIT_S, _MAX_LIMIT_S = 5, 20.0, 300.0
-_LOOK_S = 0.05
+_END_POLL_INTERVAL_S = 0.05
 
 
 def is_wanted(choice: str, status: str, functions: int, duration_s: float) -> bool:
@@ -75,7 +75,7 @@ def _made(run_dir: Path, limit_s: float, is_stopped: Callable[[], bool]) -> str:
         try:
             while True:
                 try:
-                    code = process.wait(_LOOK_S)
+                    code = process.wait(_END_POLL_INTERVAL_S)
                     break
                 except subprocess.TimeoutExpired:
                     pass

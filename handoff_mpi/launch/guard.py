@@ -25,7 +25,7 @@ from handoff_mpi.runtime.process_monitor import GONE, STOPPED, ProcessMonitor
 RELEASED = b"released"
 LEAVES = b"leaves"
 #: Seconds between two looks at rank 0.
-LOOK_S = 0.5
+GUARD_INTERVAL_S = 0.5
 #: Status of a rank that ends because rank 0 was killed: the one of a shell for a process that was killed.
 EXIT_LOST = 128 + signal.SIGKILL
 
@@ -47,7 +47,7 @@ class Guard(threading.Thread):
         self._told = b""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self._socket.settimeout(LOOK_S)
+        self._socket.settimeout(GUARD_INTERVAL_S)
         self._socket.bind(_address(os.getpid()))
         self.watch(pid)
 

@@ -16,7 +16,7 @@ import psutil
 
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import show
-from handoff_mpi.runtime.host_probe import LIVES, PROBE_S, HostProbe
+from handoff_mpi.runtime.host_probe import HOST_PROBE_TIMEOUT_S, LIVES, HostProbe
 
 _AT_ONCE = 64
 #: Hosts get this long where asking turns out to be slow, or not to work on this host itself.
@@ -24,7 +24,7 @@ _PATIENT_PROBE_S = 20.0
 #: A rank that does nothing takes more memory than this.
 _RANK_NBYTES = 16 * 1024**2
 #: More than Slurm itself can hold.
-_MOST_NODES = 100_000
+_MAX_NODES = 100_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _COUNT = re.compile(r"0*[1-9][0-9]{0,8}")
 _SLURM_PART = re.compile(r"([^,\[]*)(?:\[([^\]]*)\])?([^,\[]*)(?:,|$)")
@@ -75,12 +75,12 @@ class Hosts:
         if len(self._room) > 1:
             with ThreadPoolExecutor(_AT_ONCE) as pool:
                 control = pool.submit(self._is_asking_quick)
-                self.lost = self._silent(pool, self.names, PROBE_S)
+                self.lost = self._silent(pool, self.names, HOST_PROBE_TIMEOUT_S)
                 if self.lost and not control.result():
                     self.lost = self._silent(pool, self.lost, _PATIENT_PROBE_S)
         return self.lost
 
-    def answers(self, host: str, pid: int | None = None, within_s: float = PROBE_S) -> bool:
+    def answers(self, host: str, pid: int | None = None, within_s: float = HOST_PROBE_TIMEOUT_S) -> bool:
         """Whether ``host`` answers within bounds, and has a process ``pid`` if one is named."""
         if _is_here(host):
             return pid is None or Path(f"/proc/{pid}").exists()
@@ -94,7 +94,7 @@ class Hosts:
         """Ask this very host the way the others are: a slow Slurm, say, must not look like hosts that are gone."""
         begun = time.monotonic()
         here = next(filter(_is_here, self.names), socket.gethostname())
-        return self.host_probe.ask(here) == LIVES and time.monotonic() - begun < PROBE_S / 2
+        return self.host_probe.ask(here) == LIVES and time.monotonic() - begun < HOST_PROBE_TIMEOUT_S / 2
 
 
 def find_hosts(ranks: int, given: str | None, extra: Sequence[str] = ()) -> Hosts:
@@ -159,7 +159,7 @@ def slurm_hosts(nodes: str, tasks: str) -> dict[str, int | None]:
             names += [f"{before}{number}{after}" for number in _numbers(ranges)]
     counts: list[int] = []
     for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", tasks):
-        counts += [int(count)] * min(int(times or 1), _MOST_NODES)
+        counts += [int(count)] * min(int(times or 1), _MAX_NODES)
     if len(counts) != len(names):
         return dict.fromkeys(names)
     return dict(zip(names, counts, strict=True))
@@ -170,7 +170,7 @@ def _numbers(ranges: str) -> list[str]:
     for part in ranges.split(","):
         first, _, last = part.partition("-")
         if last:
-            end = min(int(last), int(first) + _MOST_NODES)
+            end = min(int(last), int(first) + _MAX_NODES)
             numbers += [f"{number:0{len(first)}}" for number in range(int(first), end + 1)]
         else:
             numbers.append(first)

@@ -38,8 +38,8 @@ from handoff_mpi.runtime.backoff import Backoff, clock
 from handoff_mpi.runtime.choices import ALWAYS
 from handoff_mpi.runtime.host_probe import from_environment
 from handoff_mpi.runtime.options import RunOptions
-from handoff_mpi.runtime.process_monitor import GONE, LOOK_S, STOPPED, ProcessMonitor
-from handoff_mpi.runtime.rank0_monitor import IDLE_LIMIT_S, Rank0Monitor
+from handoff_mpi.runtime.process_monitor import GONE, PROCESS_CHECK_INTERVAL_S, STOPPED, ProcessMonitor
+from handoff_mpi.runtime.rank0_monitor import IDLE_TIMEOUT_S, Rank0Monitor
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.worker_loop import serve_run, shut_down_workers
 from handoff_mpi.serialization import decode_code, encode_code
@@ -68,7 +68,7 @@ JOINED_S = 10.0
 #: Ranks that have not answered to the end of the job after this long are left behind, or ended.
 DISMISS_S = 5.0
 #: A rank that cannot go on has ended after this long, whatever its MPI makes of it.
-END_S = 10
+JOB_END_TIMEOUT_S = 10
 REGISTERED = "registered"  # (REGISTERED, 0, capability, error or None)
 
 registered: Amounts = {}
@@ -136,7 +136,7 @@ class Job:
         self.latest_summary: dict[str, Any] | None = None
         self.directory = directory_between_calls() or "."
         self.leave: Callable[[], object] | None = None
-        self.idle_limit_s = IDLE_LIMIT_S
+        self.idle_limit_s = IDLE_TIMEOUT_S
         # Looked at now: by the end of the job a process number may be another's.
         self._process_monitor = ProcessMonitor(self.rank, {} if self.rank else self.pids_of_host())
 
@@ -169,7 +169,7 @@ class Job:
         for rank in others:
             self.transport.send(rank, (SETUP, 0, blob, shared_path()))
         answers = {0: set_up(blob, self.capabilities[0])}
-        end, next_look = clock() + SETUP_S, clock() + LOOK_S
+        end, next_look = clock() + SETUP_S, clock() + PROCESS_CHECK_INTERVAL_S
         missed: set[int] = set()
         backoff = Backoff(self.transport.doorbell)
         while len(answers) <= len(others) and clock() < end:
@@ -180,7 +180,7 @@ class Job:
                 elif each.message[0] == REGISTERED:
                     answers[each.source] = each.message[2:]
             if clock() >= next_look:
-                next_look = clock() + LOOK_S
+                next_look = clock() + PROCESS_CHECK_INTERVAL_S
                 missed = self._look_at_those_in_setup(set(others) - set(answers), missed)
             backoff.wait(bool(arrived), False, min(end, next_look))
         silent = sorted(set(others) - set(answers))
@@ -205,7 +205,7 @@ class Job:
         return Decoded(trouble=self.stop_reason or why)
 
     def _await_decoded(self, rank: int, number: int, end: float) -> Decoded | None:
-        next_look, is_missed = clock() + LOOK_S, False
+        next_look, is_missed = clock() + PROCESS_CHECK_INTERVAL_S, False
         backoff = Backoff(self.transport.doorbell)
         while clock() < end and rank not in self.gone and not self.stop_reason:
             arrived = self.transport.poll()
@@ -215,7 +215,7 @@ class Job:
                 elif each.message[0] == DECODED and each.message[2] == number:
                     return each.message[3]  # type: ignore[no-any-return]
             if clock() >= next_look:
-                next_look = clock() + LOOK_S
+                next_look = clock() + PROCESS_CHECK_INTERVAL_S
                 state, _ = self._process_monitor.examine(rank, clock())
                 if state == STOPPED or (state == GONE and is_missed):
                     self.gone.add(rank)
@@ -573,7 +573,7 @@ def set_up(blob: bytes, capability: Capability) -> tuple[Capability, str | None]
 def end_rank(error: BaseException) -> NoReturn:
     """End a rank that cannot go on, so that the others notice, whatever its functions have done to Python."""
     try:
-        _end_within(END_S)
+        _end_within(JOB_END_TIMEOUT_S)
         restore_output()
         _explain(error)
         end_descendants()  # they would keep the pipes of this rank open, for which the launcher waits

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from handoff_mpi.worker.child_process import KILL_LIMIT_S
+from handoff_mpi.worker.child_process import KILL_WAIT_TIMEOUT_S
 
 _STAMP = "HANDOFF_DOCTOR_JOB_"
 _TERMINATE_S = 2.0
@@ -36,7 +36,7 @@ def started(
             _terminate(process, patience_s)
         _kill_stamped(stamp)
         with suppress(subprocess.TimeoutExpired):  # it hangs in the kernel: left behind
-            process.wait(KILL_LIMIT_S)
+            process.wait(KILL_WAIT_TIMEOUT_S)
         if process.stdout is not None:
             process.stdout.close()
 

@@ -16,9 +16,9 @@ from handoff_mpi.formatting import one_line
 from handoff_mpi.results.whole_files import refuse_special, write_whole
 from handoff_mpi.visualization.metrics import metrics_text, refuse_without_library
 
-INTERVAL_S = 15.0
+METRICS_INTERVAL_S = 15.0
 #: The end of a run waits so long for the file at most.
-_END_TIMEOUT_S = 5.0
+_METRICS_END_TIMEOUT_S = 5.0
 _MAX_CHARS = 300
 
 
@@ -66,7 +66,7 @@ class MetricsFile:
         """
         is_writing = self._writer is not None and self._writer.is_alive()
         if now >= self._due_s and not is_writing:
-            self._due_s = now + INTERVAL_S
+            self._due_s = now + METRICS_INTERVAL_S
             self._start({**status, "status": "running"})
 
     def finish(self, status: Mapping[str, Any]) -> None:
@@ -79,7 +79,7 @@ class MetricsFile:
             if begins:
                 self._start(status)
             if self._writer is not None:
-                self._writer.join(_END_TIMEOUT_S)
+                self._writer.join(_METRICS_END_TIMEOUT_S)
                 if self._writer.is_alive():
                     self._say_once("its file system does not answer")
                     return

@@ -13,7 +13,7 @@ from typing import Any
 from handoff_mpi.results.run_dir import read_status
 
 #: Seconds between two frames.
-FRAME_S = 1.0
+NOTEBOOK_FRAME_S = 1.0
 #: What rich takes for the width of a cell.
 _COLUMNS, _ROWS = 115, 16
 _STOP_TIMEOUT_S = 5.0
@@ -46,7 +46,7 @@ def drawn_in_notebook(run_dir: Path) -> Iterator[None]:
 
 
 def _draw(run_dir: Path, handle: Any, stop: threading.Event) -> None:
-    while not stop.wait(FRAME_S):
+    while not stop.wait(NOTEBOOK_FRAME_S):
         handle.update(frame(run_dir))
 
 

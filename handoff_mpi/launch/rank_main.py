@@ -62,7 +62,7 @@ SHORT_HANDLERS_S = 3.0
 #: With fault tolerance rank 0 waits so long for the ranks of its host to leave before it: a launcher may hang if a rank
 #: is killed when rank 0 has left.
 _LAST_S = 15.0
-_LAST_LOOK_S = 0.005
+_EXIT_POLL_INTERVAL_S = 0.005
 
 
 def run_rank0(job: Job, target: str, args: list[str], chosen: dict[str, Any]) -> int:
@@ -319,6 +319,6 @@ def end(job: Job, code: int) -> NoReturn:
     if job.has_fault_tolerance:
         end_s = clock() + _LAST_S
         while job.lives_here() and clock() < end_s:
-            time.sleep(_LAST_LOOK_S)
+            time.sleep(_EXIT_POLL_INTERVAL_S)
     flush_output()
     mpi.leave(code)

@@ -83,11 +83,11 @@ _SILENT_BEATS = 3
 #: Ranks of a launch that was superseded get this long to say goodbye.
 _SHORT_GOODBYE_S = 2.0
 #: Rank 0 may write to a slow file system, or be busy with a turn, for at least this long.
-_LEAST_PATIENCE_S = 20.0
+_MIN_SILENCE_S = 20.0
 
 
 #: Of a run that is shorter nobody is told how far it has come.
-_SHORT_RUN_S = 0.5
+_MIN_REPORTED_RUN_S = 0.5
 #: The use of cores is measured over some time, and shown soon.
 _FIRST_SAMPLE_S = 1.0
 #: So many codes are known to have been decoded in a job, about.
@@ -410,7 +410,7 @@ class Run:
                 slots=rank_state.slots,
                 isolation=self._isolation(rank, rank_state.slots),
                 heartbeat_s=self._heartbeat_s(),
-                patience_s=0.0 if 0 in pids[rank_state.host] else max(_LEAST_PATIENCE_S, options.silence_limit),
+                patience_s=0.0 if 0 in pids[rank_state.host] else max(_MIN_SILENCE_S, options.silence_limit),
                 rank0=(job.capabilities[0].host, os.getpid()),
                 store_nbytes=self._store_nbytes(job.capabilities[rank], pids),
                 cache_nbytes=parse_nbytes(options.cache_size),
@@ -509,7 +509,7 @@ class Run:
 
     def _report(self, now: float) -> None:
         """Renew ``status.json``, and print a line if one is due; worth a call a second."""
-        if now < self._started + _SHORT_RUN_S:
+        if now < self._started + _MIN_REPORTED_RUN_S:
             return  # a loop of small runs would write a file more for each
         self._sample_usage(now)
         status = {**self._about, **self._progress.fields(now)}
@@ -524,7 +524,7 @@ class Run:
         return answer(question, self._about["launch"], self._plan, self._scheduler, clock())
 
     def _final_fields(self, duration_s: float) -> dict[str, Any]:
-        return {} if duration_s < _SHORT_RUN_S else self._progress.final_fields(clock())
+        return {} if duration_s < _MIN_REPORTED_RUN_S else self._progress.final_fields(clock())
 
     def _finish_metrics(self, status: str) -> None:
         def finish(now: float) -> None:

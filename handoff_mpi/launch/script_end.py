@@ -34,15 +34,15 @@ if TYPE_CHECKING:
     from handoff_mpi.launch.job import Job
 
 #: With fault tolerance, a rank 0 that has ended well waits so long for the others before it leaves.
-PATIENCE_S = 5.0
+SCRIPT_SILENCE_TIMEOUT_S = 5.0
 #: After a failure the others get so long to come to their end, and so long to leave.
-FAILED_PATIENCE_S = 3.0
-LEAVE_S = 5.0
+FAILED_SCRIPT_TIMEOUT_S = 3.0
+SCRIPT_END_TIMEOUT_S = 5.0
 #: Where ranks have been at different calls, each waits so long at its end for the others to come to theirs.
 MEETING_S = 60.0
-_FLUSH_S = 2.0
-_LOOK_S = 0.005
-_LONGEST_LOOK_S = 0.1
+_OUTPUT_FLUSH_TIMEOUT_S = 2.0
+_MIN_POLL_INTERVAL_S = 0.005
+_MAX_POLL_INTERVAL_S = 0.1
 
 #: The latest job of each set of ranks that this one belongs to; most scripts have one set.
 _jobs: dict[tuple[tuple[str, int], ...], Job] = {}
@@ -100,7 +100,7 @@ def finish(status: int, has_raised: bool) -> None:
     is_started = "mpi4py.MPI" in sys.modules
     flush_output()
     if call_site.have_differed:
-        meet_at_end(FAILED_PATIENCE_S + LEAVE_S if status else MEETING_S)
+        meet_at_end(FAILED_SCRIPT_TIMEOUT_S + SCRIPT_END_TIMEOUT_S if status else MEETING_S)
     if not _jobs:
         if has_raised:
             end_unjoined(EXIT_RAISED, is_started)
@@ -183,7 +183,7 @@ def _end_rank_0(job: Job, status: int) -> None:
         _dismiss(job)
         return
     if job.has_fault_tolerance:
-        _await(lambda: not job.lives_here(), LEAVE_S)
+        _await(lambda: not job.lives_here(), SCRIPT_END_TIMEOUT_S)
 
 
 class _Others:
@@ -215,8 +215,10 @@ class _Others:
     @property
     def _patience_s(self) -> float:
         if self.failure:
-            return FAILED_PATIENCE_S
-        return PATIENCE_S if self._job.has_fault_tolerance else float("inf")  # MPI_Finalize would wait for ever, too
+            return FAILED_SCRIPT_TIMEOUT_S
+        return (
+            SCRIPT_SILENCE_TIMEOUT_S if self._job.has_fault_tolerance else float("inf")
+        )  # MPI_Finalize would wait for ever, too
 
 
 def _dismiss(job: Job) -> None:
@@ -224,7 +226,7 @@ def _dismiss(job: Job) -> None:
     for rank in range(1, job.size):
         if rank not in job.gone:
             job.transport.send(rank, (ENDS, 0, 0))
-    job.transport.flush(_FLUSH_S)
+    job.transport.flush(_OUTPUT_FLUSH_TIMEOUT_S)
 
 
 def _end_others(job: Job) -> None:
@@ -232,7 +234,7 @@ def _end_others(job: Job) -> None:
     from handoff_mpi.comm import mpi
 
     _dismiss(job)
-    _await(lambda: not job.lives_here(), _LONGEST_LOOK_S)
+    _await(lambda: not job.lives_here(), _MAX_POLL_INTERVAL_S)
     if len(job.pids_of_host()) < job.size:
         mpi.revoke()
     kill_other_ranks()
@@ -246,7 +248,7 @@ def _end_other_rank(job: Job, status: int) -> None:
 
     if not job.has_fault_tolerance and not status:
         return  # MPI_Finalize waits for the others
-    if _await(lambda: _is_dismissed(job), FAILED_PATIENCE_S + LEAVE_S if status else float("inf")):
+    if _await(lambda: _is_dismissed(job), FAILED_SCRIPT_TIMEOUT_S + SCRIPT_END_TIMEOUT_S if status else float("inf")):
         return
     if not job.has_fault_tolerance:
         mpi.abort(status)
@@ -269,10 +271,10 @@ def _is_dismissed(job: Job) -> bool:
 
 def _await(is_over: Callable[[], bool], seconds: float) -> bool:
     """Wait until something is over, or ``seconds`` are; return whether it is."""
-    end, pause_s = time.monotonic() + seconds, _LOOK_S
+    end, pause_s = time.monotonic() + seconds, _MIN_POLL_INTERVAL_S
     while not is_over():
         if time.monotonic() >= end:
             return False
         time.sleep(pause_s)
-        pause_s = min(1.2 * pause_s, _LONGEST_LOOK_S)
+        pause_s = min(1.2 * pause_s, _MAX_POLL_INTERVAL_S)
     return True

@@ -8,7 +8,7 @@ from pathlib import Path
 
 #: Makes the command that resumes a run, from the path of its run-dir.
 ResumeCommand = Callable[[str], str]
-_MB_OF_A_GB = 1000
+_MB_PER_GB = 1000
 
 
 def start_lines(
@@ -51,7 +51,7 @@ def _counted(count: int, noun: str) -> str:
 def _resources(capacity: Mapping[str, float]) -> str:
     parts = [_counted(int(capacity.get("cpu", 0)), "core")]
     if capacity.get("memory"):
-        parts.append(f"{capacity['memory'] / _MB_OF_A_GB:,.3g} GB")
+        parts.append(f"{capacity['memory'] / _MB_PER_GB:,.3g} GB")
     if capacity.get("gpu"):
         parts.append(_counted(int(capacity["gpu"]), "GPU"))
     return ", ".join(parts)

@@ -22,7 +22,7 @@ FIRST_ARRIVAL_S = 90.0
 JOIN_RANK_S = 0.02
 #: Ranks that refuse a launch end one after the other: others have this long to end, too.
 END_TOGETHER_S = 4.0
-_LOOK_S = 0.5
+_ARRIVAL_POLL_INTERVAL_S = 0.5
 #: A rank must be seen alive once to be missed, and it may die half a second after its start. Where a look takes long
 #: (many processes), looks take a tenth of the time at most.
 _START_LOOK_S = 0.1
@@ -100,7 +100,7 @@ class Rank0Watch:
         now, pid = time.monotonic(), status.get("pid")
         if now < self._next_look or not isinstance(pid, int) or status.get("host") != socket.gethostname():
             return ""
-        self._next_look = now + _LOOK_S
+        self._next_look = now + _ARRIVAL_POLL_INTERVAL_S
         if pid != self._pid:
             self._pid, self._process_monitor, self._gone_since = pid, ProcessMonitor(-1, {0: pid}), None
         state, reason = self._process_monitor.examine(0, now)

@@ -44,7 +44,7 @@ from handoff_mpi.results.run_dir import (
 )
 from handoff_mpi.results.secure_files import Directory
 from handoff_mpi.runtime.host_probe import PROBE
-from handoff_mpi.worker.child_process import KILL_LIMIT_S
+from handoff_mpi.worker.child_process import KILL_WAIT_TIMEOUT_S
 
 #: An mpirun that has not ended this long after the run has, is ended.
 GRACE_S = 15.0
@@ -52,7 +52,7 @@ GRACE_S = 15.0
 GRACE_AFTER_LOSS_S = 4.0
 #: A run that is asked to stop before it has begun gets this long to begin.
 START_S = 60.0
-_LOOK_S = 0.1
+_LAUNCHER_POLL_INTERVAL_S = 0.1
 #: Status of an Open MPI mpirun that stumbles over the session directory of a killed one with the same process id. It
 #: removes that directory as it ends, so the next one starts.
 _MET_REMAINS = 213
@@ -186,7 +186,7 @@ class _Supervisor:
                 break
             self._look(self._process)
             try:
-                self._process.wait(_LOOK_S)
+                self._process.wait(_LAUNCHER_POLL_INTERVAL_S)
             except subprocess.TimeoutExpired:
                 pass
         self.has_begun |= bool(read_status(self._run_dir))  # it may have begun and died between two looks
@@ -289,7 +289,7 @@ class _Supervisor:
             except psutil.Error:
                 pass
         try:
-            process.wait(KILL_LIMIT_S)
+            process.wait(KILL_WAIT_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             print_message(f"mpirun (process {process.pid}) hangs in the kernel, and is left behind")
 

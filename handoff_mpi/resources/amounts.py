@@ -36,7 +36,7 @@ _OTHER_WORDS = {
 }
 #: What other tools call them.
 SYNONYMS = {word: name for name, words in _OTHER_WORDS.items() for word in words.split()}
-_LARGEST = Decimal(10) ** 18
+_MAX_AMOUNT = Decimal(10) ** 18
 
 # Bare numbers of memory are MB = 10^6 bytes, as the guide counts them.
 _BYTES = {
@@ -62,7 +62,7 @@ def parse_amount(name: str, amount: object) -> int:
         scaled = _number(name, amount) * UNIT
     except ArithmeticError:  # beyond what decimal can hold
         raise DAGError(f"{name}={show(amount)} is not a usable number") from None
-    if scaled > _LARGEST:
+    if scaled > _MAX_AMOUNT:
         raise DAGError(f"{name}={show(amount)} is more than any machine has")
     fixed = int(scaled.to_integral_value())
     if name == "memory":

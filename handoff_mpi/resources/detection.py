@@ -35,8 +35,8 @@ _Cgroups: TypeAlias = dict[str, list[Path]]
 
 _MIB = 2**20
 # More than any system has: a larger number is damage, and must not become a set of that size.
-_MOST_IDS = 2**16
-_MOST_GPUS = 1024
+_MAX_IDS = 2**16
+_MAX_GPUS = 1024
 #: In fixed point, a thousand TB: more than any host has.
 _MAX_MEMORY = 10**9 * UNIT
 # Cgroup v1 says "unlimited" with a number near 2^63.
@@ -366,9 +366,9 @@ def _devices(environ: Mapping[str, str], root: Path, notes: list[str]) -> tuple[
 
 def _declared_devices(text: str) -> tuple[Device, ...]:
     count = _whole(text)
-    if count is None or count > _MOST_GPUS:
+    if count is None or count > _MAX_GPUS:
         raise UsageError(
-            f"HANDOFF_GPUS={show(text)} is not a number of devices; write a whole one from 0 to {_MOST_GPUS}, or unset "
+            f"HANDOFF_GPUS={show(text)} is not a number of devices; write a whole one from 0 to {_MAX_GPUS}, or unset "
             "HANDOFF_GPUS (CUDA_VISIBLE_DEVICES picks devices)"
         )
     return tuple(Device(index=index, uuid=f"declared-{index}") for index in range(count))
@@ -457,7 +457,7 @@ def _spans(text: str) -> list[tuple[str, int, int]]:
         if match is None:
             raise ValueError(part)
         spans.append((match[1], int(match[1]), int(match[2] or match[1])))
-    if any(high < low for _, low, high in spans) or sum(high - low + 1 for _, low, high in spans) > _MOST_IDS:
+    if any(high < low for _, low, high in spans) or sum(high - low + 1 for _, low, high in spans) > _MAX_IDS:
         raise ValueError(text)
     return spans
 
@@ -493,7 +493,7 @@ def _expand(item: str) -> list[str]:
         raise ValueError(item)
     tails = _expand(tail) if tail else [""]
     spans = _spans(inner)
-    if len(tails) * sum(high - low + 1 for _, low, high in spans) > _MOST_IDS:
+    if len(tails) * sum(high - low + 1 for _, low, high in spans) > _MAX_IDS:
         raise ValueError(item)
     # The written width is kept: [08-10] means 08, 09, 10. The last bracket turns fastest.
     numbers = (str(n).zfill(len(written)) for written, low, high in spans for n in range(low, high + 1))

@@ -48,11 +48,11 @@ Record: TypeAlias = "tuple[Any, ...]"
 
 _MAGIC = b"HMPJ "
 _LINE = re.compile(rb"HMPJ (\d+) ([ -~]*)\n")
-_LONGEST_LINE = 100
+_MAX_LINE_LENGTH = 100
 _NAME = re.compile(r"(\d{6,})\.journal")
 _VALUE = re.compile(r"[0-9a-f]{40}(\.value|\.[0-9a-f]+\.partial)")
 _HEAD = struct.Struct("<II")
-_LONGEST_PAYLOAD = (1 << 32) - 1
+_MAX_PAYLOAD_NBYTES = (1 << 32) - 1
 
 # What file systems answer that cannot fsync (or not a directory); the others' answers are failures.
 _NO_FSYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
@@ -143,7 +143,7 @@ class Journal:
             return epoch, fd
 
     def _begin(self, above: Directory) -> None:
-        version = VERSION.encode("ascii", "replace")[: _LONGEST_LINE // 2]
+        version = VERSION.encode("ascii", "replace")[: _MAX_LINE_LENGTH // 2]
         line = b"%s%d %s\n" % (_MAGIC, FORMAT, version)
         header = (HEADER, VERSION, platform.python_version(), self.epoch, time.time())
         self._write(line + _frame([_dumps(header)]))
@@ -274,7 +274,7 @@ def _dumps(record: Record) -> bytes:
 def _frame(blobs: list[bytes]) -> bytes:
     payload = pickle.dumps(blobs, 5)
     size = len(payload)
-    if size > _LONGEST_PAYLOAD:
+    if size > _MAX_PAYLOAD_NBYTES:
         raise JournalError(f"a commit of {size} bytes is longer than the journal's format can hold (4 GiB)")
     # Seeded with the length, so that a damaged length cannot find a payload that fits.
     return _HEAD.pack(size, zlib.crc32(payload, size)) + payload
@@ -460,7 +460,7 @@ def _read_line(path: Path, file: BinaryIO, size: int, notes: list[str]) -> bool:
     Raises:
         JournalError: it is not of this format.
     """
-    line = file.readline(_LONGEST_LINE)
+    line = file.readline(_MAX_LINE_LENGTH)
     match = _LINE.fullmatch(line)
     if match is None:
         if _find_frames(file, size):
@@ -481,7 +481,7 @@ def _read_line(path: Path, file: BinaryIO, size: int, notes: list[str]) -> bool:
 
 def _find_frames(file: BinaryIO, size: int) -> bool:
     """Go to the first whole commit that follows a damaged line, if there is one: its checksum tells."""
-    for start in range(1, _LONGEST_LINE):
+    for start in range(1, _MAX_LINE_LENGTH):
         file.seek(start)
         if _read_payload(file, size):
             file.seek(start)

@@ -11,9 +11,9 @@ from handoff_mpi.results.records import RecordTable
 #: A resource that was claimed for this share of the time limits the run itself.
 _FULL = 0.8
 #: What takes this share of a run's time limits it.
-_MOST = 0.5
+_MAX_PROBLEMS = 0.5
 #: What limits a run that is shorter is of no interest.
-_SHORT_RUN_S = 0.1
+_MIN_PLAUSIBLE_RUN_S = 0.1
 
 
 @dataclass(slots=True)
@@ -90,21 +90,21 @@ def most_used(table: RecordTable, slots: int, busy_s: float, capacity: Mapping[s
 
 def find_limit(table: RecordTable, usage: Usage, busy_s: float, duration_s: float) -> str:
     """Return what limited a run in words; empty if the most used resource did, or nothing can be told."""
-    if usage.share >= _FULL or duration_s < _SHORT_RUN_S:
+    if usage.share >= _FULL or duration_s < _MIN_PLAUSIBLE_RUN_S:
         return ""
     called = table.called()
     chain = find_chain(table, called)
-    if chain.call_s >= _MOST * duration_s:
+    if chain.call_s >= _MAX_PROBLEMS * duration_s:
         return _chain_in_words(chain)
     span_s = max(map(table.stopped, called)) - min(map(table.started.__getitem__, called))
     around_s = duration_s - span_s
-    if around_s >= _MOST * duration_s:
+    if around_s >= _MAX_PROBLEMS * duration_s:
         return f"what comes before the first call and after the last: {around_s:.2f} s"
     call_s, beside_s = busy_s / len(called), (usage.amount * span_s - busy_s) / len(called)
     if usage.name in ("slot", "core") and call_s < beside_s < 0.005:
         beside = f"what is done beside each {1e6 * beside_s:.0f} µs"
         return f"short calls: they take {1e6 * call_s:.0f} µs each, and {beside}"
-    if chain.length > 1 and chain.wait_s >= _MOST * duration_s:
+    if chain.length > 1 and chain.wait_s >= _MAX_PROBLEMS * duration_s:
         waits = f"{chain.wait_s:.2f} s of waits between the {chain.length} functions"
         return f"{waits} that led to {show(chain.last)}: for values to arrive, or for a free slot"
     return ""

@@ -22,7 +22,7 @@ from handoff_mpi.results.secure_files import PRIVATE_MODE, Directory, open_direc
 
 QUESTIONS = "questions"
 #: Seconds that the asking process waits for an answer, and between two of its looks.
-ANSWER_TIMEOUT_S, LOOK_S = 5.0, 0.1
+ANSWER_TIMEOUT_S, QUESTION_POLL_INTERVAL_S = 5.0, 0.1
 #: So many names are looked at, and so many questions answered, in one look of rank 0.
 MAX_NAMES, MAX_ANSWERS = 100, 4
 MAX_QUESTION_NBYTES, MAX_ANSWER_NBYTES = 8_192, 1 << 20
@@ -165,7 +165,7 @@ def _await(box: Directory, name: str, timeout_s: float) -> dict[str, Any] | None
                 return None
         except (ValueError, RecursionError):
             return None
-        time.sleep(LOOK_S)
+        time.sleep(QUESTION_POLL_INTERVAL_S)
 
 
 def _read(box: Directory, name: str, most: int) -> dict[str, Any]:

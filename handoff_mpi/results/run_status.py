@@ -21,7 +21,7 @@ from handoff_mpi.results.run_dir import STATUS
 
 #: Seconds within which a run that is running renews its status, also through the cache of a network file system.
 RENEWAL_TIMEOUT_S = 6.0
-_LOOK_S = 0.2
+_STATUS_POLL_INTERVAL_S = 0.2
 _MAX_NBYTES = 1 << 20
 
 RUNNING, DIED = "running", "died"
@@ -78,7 +78,7 @@ def find_states(
                 open_runs[run_dir] = status.get("beat")
     end = time.monotonic() + timeout_s
     while open_runs and time.monotonic() < end:
-        sleep(_LOOK_S)
+        sleep(_STATUS_POLL_INTERVAL_S)
         for run_dir, beat in list(open_runs.items()):
             status = read_any_status(run_dir)
             if is_ended(status) or (status and status.get("beat") != beat):

@@ -17,9 +17,9 @@ from handoff_mpi.comm.doorbell import AWAKE_S, Doorbell
 SPIN_S = 0.0003
 #: A wait this short would have ended in the spin, had the other side spun too: sleeps on both sides lengthen it.
 _SHORT_WAIT_S = 0.0008
-_SHORTEST_SLEEP_S = 0.00005
+_MIN_SLEEP_S = 0.00005
 #: Each look costs some 100 µs of a core, sleeping included: so few a second keep idle ranks well under 2 % of it.
-LONGEST_SLEEP_S = 0.012
+MAX_SLEEP_S = 0.012
 #: A sleep is at most this share of the time nothing has happened. Two loops that wait for each other then wake ever
 #: sooner, down to the spin; with sleeps that merely grow, each would keep the other asleep for ever.
 _SLEEP_SHARE = 1 / 8
@@ -71,7 +71,7 @@ class Backoff:
         if is_transferring or now < self._alert_until or (self._spins and idle_s < SPIN_S):
             os.sched_yield()
             return
-        sleep_s = min(max(_SHORTEST_SLEEP_S, idle_s * _SLEEP_SHARE), LONGEST_SLEEP_S)
+        sleep_s = min(max(_MIN_SLEEP_S, idle_s * _SLEEP_SHARE), MAX_SLEEP_S)
         seconds = max(0.0, min(sleep_s, until - now))
         doorbell = self._doorbell
         if doorbell is not None:

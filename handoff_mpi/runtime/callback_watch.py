@@ -14,8 +14,8 @@ from handoff_mpi.formatting import duration_text
 
 #: A callback that has not returned after this long is reported, and again each time that it has lasted twice as long.
 FIRST_REPORT_S = 10.0
-INTERVAL_S = 2.0
-_END_TIMEOUT_S = 1.0
+WATCH_INTERVAL_S = 2.0
+_WATCH_END_TIMEOUT_S = 1.0
 #: ``call_here`` runs the functions of a DAG, which have timeouts and reports of their own; ``call`` runs callbacks.
 _CALL_HERE, _CALL = call_here.__code__, call.__code__
 #: A strategy is called by the scheduler and by the base classes of strategies, without ``call``.
@@ -41,7 +41,7 @@ class CallbackWatch(threading.Thread):
         who: str,
         meanwhile: str,
         say: Callable[[str], object] = print_message,
-        interval_s: float = INTERVAL_S,
+        interval_s: float = WATCH_INTERVAL_S,
         first_report_s: float = FIRST_REPORT_S,
     ) -> None:
         super().__init__(name="handoff-callback-watch", daemon=True)
@@ -62,7 +62,7 @@ class CallbackWatch(threading.Thread):
     def close(self) -> None:
         """Look no more."""
         self._is_over.set()
-        self.join(_END_TIMEOUT_S)
+        self.join(_WATCH_END_TIMEOUT_S)
 
     def _look(self) -> None:
         found = find_callback(sys._current_frames().get(threading.main_thread().ident or 0))

@@ -15,10 +15,10 @@ from typing import Any
 from handoff_mpi.messages import DEATH, DIED, ISOLATE, ErrorReport
 from handoff_mpi.runtime.backoff import at, clock
 from handoff_mpi.runtime.output import RankOutput
-from handoff_mpi.runtime.process_monitor import LOOK_S, Stops, look_at
+from handoff_mpi.runtime.process_monitor import PROCESS_CHECK_INTERVAL_S, Stops, look_at
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.serialization import Payload
-from handoff_mpi.worker.call_pipeline import AHEAD_NBYTES, FEW_SENT, MOST_SENT, SentCalls
+from handoff_mpi.worker.call_pipeline import AHEAD_NBYTES, FEW_SENT, MAX_SENT, SentCalls
 from handoff_mpi.worker.calls import CallRunner, CallSpec, Outcome
 from handoff_mpi.worker.child_pool import ChildPool, close_all
 from handoff_mpi.worker.child_process import ChildProcess, frame_ahead
@@ -30,9 +30,9 @@ from handoff_mpi.worker.shared_memory import share
 _DEAD = frozenset({"Z", "X"})
 
 #: So much of what one child says is taken in before the others are listened to: it may never stop.
-_MOST_HEARD = 4 * MOST_SENT
+_MAX_FRAMES_PER_TURN = 4 * MAX_SENT
 #: A child that has not begun a call with a timeout this long after that is given up.
-PREPARE_LIMIT_S = 300.0
+PREPARE_TIMEOUT_S = 300.0
 
 
 class Children:
@@ -168,7 +168,7 @@ class Children:
                 frames.append(frame)
             return frame is not None
 
-        works = self._machine.prefill(slot, MOST_SENT - len(sent), suits)
+        works = self._machine.prefill(slot, MAX_SENT - len(sent), suits)
         child = self._children[slot]
         if works and child is not None:
             sent.sent(works)
@@ -208,7 +208,7 @@ class Children:
     def _listen_to(self, slot: int) -> None:
         child, sent = self._children[slot], self.sent[slot]
         try:
-            for _ in range(_MOST_HEARD):
+            for _ in range(_MAX_FRAMES_PER_TURN):
                 if child is None or not sent or (frame := child.poll()) is None:
                     break
                 kind = frame[0][0]
@@ -284,7 +284,7 @@ class Children:
         now = clock()
         if now < self._next_look:
             return
-        self._next_look = now + LOOK_S
+        self._next_look = now + PROCESS_CHECK_INTERVAL_S
         if self._output is not None:
             self._output.look_at_slots()
         for child, sent in zip(self._children, self.sent, strict=True):
@@ -336,4 +336,4 @@ def do_nothing(*args: Any) -> Any:
 
 def _is_given_up(work: QueuedCall, now: float) -> bool:
     """Whether a child has had so long to begin a call that it never will."""
-    return work.is_overdue and now - work.started >= (work.timeout_s or 0.0) + PREPARE_LIMIT_S
+    return work.is_overdue and now - work.started >= (work.timeout_s or 0.0) + PREPARE_TIMEOUT_S

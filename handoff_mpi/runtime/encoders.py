@@ -13,8 +13,8 @@ from typing import Any
 
 from handoff_mpi.messages import DEATH, DIED, TIMED_OUT, TIMEOUT, ErrorReport
 from handoff_mpi.runtime.backoff import clock
-from handoff_mpi.runtime.children import PREPARE_LIMIT_S, do_nothing, end_if_stuck
-from handoff_mpi.runtime.process_monitor import LOOK_S, Stops
+from handoff_mpi.runtime.children import PREPARE_TIMEOUT_S, do_nothing, end_if_stuck
+from handoff_mpi.runtime.process_monitor import PROCESS_CHECK_INTERVAL_S, Stops
 from handoff_mpi.serialization import Payload
 from handoff_mpi.worker.calls import Outcome
 from handoff_mpi.worker.child_pool import close_all
@@ -22,7 +22,7 @@ from handoff_mpi.worker.child_process import ChildProcess
 from handoff_mpi.worker.events import Serve
 
 #: An encoding that has waited for others this long gets a child of its own: those before it may never return.
-_MAX_WAIT_S = 1.0
+_MAX_ENCODER_WAIT_S = 1.0
 #: Encodings without a limit have at most so many children.
 MAX_CHILDREN = 8
 _NEVER = float("inf")
@@ -44,7 +44,7 @@ class _Encoding:
 
     def has_taken_too_long(self, now: float) -> bool:
         """Whether its limit has passed; loading the code is given longer, as it is before a call."""
-        limit_s = _limit_s(self.command) + (PREPARE_LIMIT_S if self.child.is_preparing else 0.0)
+        limit_s = _limit_s(self.command) + (PREPARE_TIMEOUT_S if self.child.is_preparing else 0.0)
         return not self.is_overdue and now - self.since >= limit_s
 
 
@@ -106,7 +106,7 @@ class Encoders:
         if self._idle or not self._running:
             return True
         has_room = len(self._running) < MAX_CHILDREN or _limit_s(command) < _NEVER
-        return has_room and clock() - since >= _MAX_WAIT_S
+        return has_room and clock() - since >= _MAX_ENCODER_WAIT_S
 
     def _begin(self, command: Serve, payload: Payload) -> None:
         child = None
@@ -132,7 +132,7 @@ class Encoders:
                 each.is_overdue = True
                 each.child.kill()
         if now >= self._next_look:
-            self._next_look = now + LOOK_S
+            self._next_look = now + PROCESS_CHECK_INTERVAL_S
             for each in self._running:
                 end_if_stuck(each.child, self._stops, now)
         self._begin_next()

@@ -15,9 +15,9 @@ from handoff_mpi.results.output_follow import Follower, LinePrefixer
 from handoff_mpi.worker.output import CallOutput, OutputFiles, duplicate
 
 #: Seconds between two looks at the files.
-LOOK_S = 0.1
+FORWARD_INTERVAL_S = 0.1
 #: At the end of a run somebody who reads slowly is given this long.
-LAST_LOOK_S = 2.0
+LAST_READ_TIMEOUT_S = 2.0
 _PART_NBYTES = select.PIPE_BUF
 
 
@@ -58,7 +58,7 @@ class Forwarder(threading.Thread):
             self.start()
 
     def run(self) -> None:
-        while not self._is_over.wait(LOOK_S):
+        while not self._is_over.wait(FORWARD_INTERVAL_S):
             self.look()
 
     def look(self) -> None:
@@ -70,9 +70,9 @@ class Forwarder(threading.Thread):
         """Print the rest."""
         self._is_over.set()
         with self._lock:
-            self._look(is_last=True, until=time.monotonic() + LAST_LOOK_S)
+            self._look(is_last=True, until=time.monotonic() + LAST_READ_TIMEOUT_S)
             if self._prefixer is not None:
-                self._write(self._prefixer.end_line().encode(), time.monotonic() + LAST_LOOK_S)
+                self._write(self._prefixer.end_line().encode(), time.monotonic() + LAST_READ_TIMEOUT_S)
             self._is_open = False
             self._target.close()
 

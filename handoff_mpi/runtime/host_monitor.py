@@ -8,7 +8,7 @@ from handoff_mpi.runtime.host_probe import SILENT, HostProbe, Question
 from handoff_mpi.scheduler import HostFailureDetector
 
 #: So many hosts are asked at once.
-_MOST_OPEN = 64
+_MAX_OPEN = 64
 
 
 class HostGuard:
@@ -21,7 +21,7 @@ class HostGuard:
 
     def look(self, heard: Mapping[int, float], gone: Collection[int], now: float) -> list[tuple[int, str]]:
         """Ask what is to be asked, see what was answered; return ranks that are lost, and why."""
-        for host, control in self._watch.look(heard, gone, now, _MOST_OPEN - len(self._open)):
+        for host, control in self._watch.look(heard, gone, now, _MAX_OPEN - len(self._open)):
             if host not in self._open and self._host_probe.name_of(host) is not None:
                 self._open[host] = HostInquiry(self._host_probe, host, control, now)
         lost = []

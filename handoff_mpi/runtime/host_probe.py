@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 PROBE = "HANDOFF_PROBE"
 #: A host that has not answered by then does not answer.
-PROBE_S = 5.0
+HOST_PROBE_TIMEOUT_S = 5.0
 #: How long a question that was killed may take to be gone.
-END_S = 1.0
+PROBE_END_TIMEOUT_S = 1.0
 
 LIVES = "lives"
 GONE = "gone"
@@ -70,7 +70,7 @@ class HostProbe:
         except OSError:
             return SILENT
         try:
-            return meaning(process.wait(PROBE_S if within_s is None else within_s))
+            return meaning(process.wait(HOST_PROBE_TIMEOUT_S if within_s is None else within_s))
         except subprocess.TimeoutExpired:
             end(process)
             return SILENT
@@ -87,7 +87,7 @@ class Question:
     """
 
     def __init__(self, host_probe: HostProbe, host: str | None, pid: int | None, now: float) -> None:
-        self._until = now + PROBE_S
+        self._until = now + HOST_PROBE_TIMEOUT_S
         try:
             self._process = None if host is None else host_probe.start(host, pid)
         except OSError:
@@ -123,7 +123,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
     except ProcessLookupError:
         pass
     try:
-        process.wait(END_S)
+        process.wait(PROBE_END_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         pass  # it hangs in the kernel, in a file system that went with the network: left to end when it can
 

@@ -9,14 +9,14 @@ from functools import partial
 from typing import Any
 
 #: Seconds between two samples of a host; more for each host, as rank 0 takes in all samples.
-INTERVAL_S, HOST_INTERVAL_S = 5.0, 0.05
+USAGE_INTERVAL_S, HOST_INTERVAL_S = 5.0, 0.05
 #: A run has at most about this many samples of a host for each tenfold of its duration.
 _SAMPLES = 1000
 
 
 def interval_s(hosts: int, elapsed_s: float = 0.0) -> float:
     """Return the seconds between two samples of a host; they grow with the number of hosts and with the run."""
-    return max(INTERVAL_S, hosts * HOST_INTERVAL_S, elapsed_s / _SAMPLES)
+    return max(USAGE_INTERVAL_S, hosts * HOST_INTERVAL_S, elapsed_s / _SAMPLES)
 
 
 class HostUsage:

@@ -12,7 +12,7 @@ from handoff_mpi.results.journal import JournalPort
 from handoff_mpi.results.store import Key
 from handoff_mpi.scheduler import DISPATCHES, Cause, Transition
 
-_TASKS_A_RECORD = 10_000
+_TASKS_PER_RECORD = 10_000
 #: Different tracebacks of a launch that are kept, and characters of each.
 _MAX_TRACEBACKS, _MAX_CHARS = 1000, 16_000
 _NO_CODES: Mapping[str, list[bytes]] = {}
@@ -63,9 +63,9 @@ class JournalWriter:
         self._journal.append(("run", dict(about)))
         plan = self._plan
         costs: dict[int, dict[str, Any]] = {}
-        for first in range(0, len(plan), _TASKS_A_RECORD):
+        for first in range(0, len(plan), _TASKS_PER_RECORD):
             rows = []
-            for task in range(first, min(len(plan), first + _TASKS_A_RECORD)):
+            for task in range(first, min(len(plan), first + _TASKS_PER_RECORD)):
                 spec, name = plan.specs[task], plan.ids[task]
                 # Equal costs share one mapping in a plan: its identity tells them apart.
                 cost = costs.get(id(spec.cost))

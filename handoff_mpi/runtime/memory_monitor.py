@@ -12,7 +12,7 @@ from handoff_mpi.worker.budget import UNLIMITED_NBYTES
 from handoff_mpi.worker.events import Pressed
 
 #: Seconds between two looks. Each takes a tenth of a millisecond.
-LOOK_S = 0.25
+MEMORY_CHECK_INTERVAL_S = 0.25
 #: A look comes sooner once this share of what was left at the last has come in.
 _SOONER_SHARE = 0.25
 
@@ -76,7 +76,7 @@ class MemoryMonitor:
         """Measure, if it is time to; return what the machine must know, if anything."""
         if now < self.next_look:
             return None
-        self.next_look = now + LOOK_S
+        self.next_look = now + MEMORY_CHECK_INTERVAL_S
         if self.level != NORMAL:
             give_back_freed_memory()
         usages = self._gauge.measure(self._children(), self._shared_nbytes())

@@ -19,12 +19,12 @@ from handoff_mpi.descendants import kill_left_by
 from handoff_mpi.runtime import presence
 
 #: Seconds between two looks at the next rank of the ring.
-LOOK_S = 1.0
+PROCESS_CHECK_INTERVAL_S = 1.0
 #: A rank found stopped at every look for this long is fenced. Whoever suspends a whole job suspends the looking too.
 STOPPED_S = 20.0
 
 #: A process that was killed has ended after this long, but for one that hangs in the kernel.
-_END_TIMEOUT_S = 0.05
+_PROCESS_END_TIMEOUT_S = 0.05
 #: A process in this state was stopped by a signal. One that a debugger holds ("t") is the debugger's business.
 _IS_STOPPED = "T"
 
@@ -48,7 +48,7 @@ class Stops:
             return None
         since, looked_at = self._spans.get(pid, (now, now))
         # Looks that are far apart tell that this process was suspended as well: then counting starts anew.
-        since = now if now - looked_at > 5 * LOOK_S else since
+        since = now if now - looked_at > 5 * PROCESS_CHECK_INTERVAL_S else since
         self._spans[pid] = (since, now)
         return now - since
 
@@ -91,7 +91,7 @@ class ProcessMonitor:
         """Look at the next rank of the ring if it is time to; return it and why it is lost, if it is."""
         if now < self.next_look:
             return None
-        self.next_look = now + LOOK_S
+        self.next_look = now + PROCESS_CHECK_INTERVAL_S
         rank = self._next()
         if rank is None:
             return None
@@ -130,7 +130,7 @@ class ProcessMonitor:
         if rank not in self._shown or presence.is_shown(self._pids[rank]):
             self._hidden_since.pop(rank, None)
             return False
-        return now - self._hidden_since.setdefault(rank, now) >= LOOK_S / 2
+        return now - self._hidden_since.setdefault(rank, now) >= PROCESS_CHECK_INTERVAL_S / 2
 
     def lives(self, rank: int) -> bool | None:
         """Whether the process of ``rank`` is there, stopped or not; None if it cannot be seen from here."""
@@ -154,14 +154,14 @@ class ProcessMonitor:
 
 def _has_died(pid: int, born: str) -> bool:
     """Whether a process has ended, or ends in a moment, as one that was killed does."""
-    end = time.monotonic() + _END_TIMEOUT_S
+    end = time.monotonic() + _PROCESS_END_TIMEOUT_S
     while True:
         state, since = look_at(pid)
         if since != born or state in ("Z", "X"):
             return True
         if time.monotonic() >= end:
             return False
-        time.sleep(_END_TIMEOUT_S / 10)
+        time.sleep(_PROCESS_END_TIMEOUT_S / 10)
 
 
 def look_at(pid: int) -> tuple[str, str | None]:

@@ -20,8 +20,8 @@ MIN_NAMED_CALL_S = 10.0
 MAX_NAMED_PLACES = 3
 _MAX_NAME_CHARS = 60
 #: Seconds between two reports of a thread.
-INTERVAL_S = 1.0
-_END_TIMEOUT_S = 1.0
+PROGRESS_CHECK_INTERVAL_S = 1.0
+_LINES_END_TIMEOUT_S = 1.0
 
 
 class ProgressLines:
@@ -66,13 +66,13 @@ class ProgressThread(threading.Thread):
         self._is_over = threading.Event()
 
     def run(self) -> None:
-        while not self._is_over.wait(INTERVAL_S):
+        while not self._is_over.wait(PROGRESS_CHECK_INTERVAL_S):
             report_safely(self._report, clock())
 
     def close(self) -> None:
         """Report no more."""
         self._is_over.set()
-        self.join(_END_TIMEOUT_S)
+        self.join(_LINES_END_TIMEOUT_S)
 
 
 def report_safely(report: Callable[[float], object], now: float) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from handoff_mpi.callbacks import shown
 from handoff_mpi.comm.collectives import WHY_IN_VAIN, find_collective
 from handoff_mpi.console import print_message
-from handoff_mpi.runtime.backoff import LONGEST_SLEEP_S, wait_for
+from handoff_mpi.runtime.backoff import MAX_SLEEP_S, wait_for
 
 #: The progress thread looks after a call that lasts longer than this.
 ATTEND_S = 0.005
@@ -53,7 +53,7 @@ class ProgressThread(threading.Thread):
                     if shell.is_calling:
                         self._attend()
                         self._look_at_call()
-                self._pause(_BUSY_S if self._busy or shell.transport.is_transferring else LONGEST_SLEEP_S)
+                self._pause(_BUSY_S if self._busy or shell.transport.is_transferring else MAX_SLEEP_S)
 
     _busy = _is_rung = False
 

@@ -23,20 +23,20 @@ from handoff_mpi.runtime.process_monitor import GONE, LIVES, STOPPED, ProcessMon
 from handoff_mpi.worker.silence_timer import Patience
 
 #: A rank that nobody can be asked about is waited for this long: a week.
-IDLE_LIMIT_S = 7 * 86_400.0
+IDLE_TIMEOUT_S = 7 * 86_400.0
 #: Seconds between two looks.
-LOOK_S = 1.0
+RANK0_CHECK_INTERVAL_S = 1.0
 #: The first question comes after this long, and each after twice as long as the one before: a question may be a step
 #: of Slurm's, which counts them.
-FIRST_S = 60.0
-LONGEST_S = 1800.0
+FIRST_QUESTION_S = 60.0
+MAX_QUESTION_INTERVAL_S = 1800.0
 #: After a question that was not answered the next comes this soon; as long, the next rank of a host waits for the
 #: answer to another's.
-AGAIN_S = 60.0
+REPEAT_QUESTION_S = 60.0
 #: So many questions in succession that were not answered mean a host that was cut off, if there was an answer before.
 UNANSWERED = 5
 #: Hosts ask this long after one another: a daemon that is called by very many at once turns some away.
-HOST_S = 0.2
+HOST_QUESTION_INTERVAL_S = 0.2
 
 
 class Rank0Monitor:
@@ -68,8 +68,8 @@ class Rank0Monitor:
         here = [each.rank for each in capabilities if each.host == mine.host]
         self._mates = [rank for rank in here if rank != transport.rank]
         hosts = list(dict.fromkeys(each.host for each in capabilities))
-        self._host_s = HOST_S * hosts.index(mine.host)
-        self._turn_s = AGAIN_S * here.index(transport.rank)
+        self._host_s = HOST_QUESTION_INTERVAL_S * hosts.index(mine.host)
+        self._turn_s = REPEAT_QUESTION_S * here.index(transport.rank)
         self._has_answered = False
         self._question: Question | None = None
         self._patience = Patience(limit_s, now)
@@ -80,9 +80,9 @@ class Rank0Monitor:
         self.end()
         self._patience.begin_anew()
         self._unanswered = 0
-        self._pause_s = FIRST_S
+        self._pause_s = FIRST_QUESTION_S
         self._next_look = now
-        self._next_question = now + FIRST_S + self._host_s + self._turn_s
+        self._next_question = now + FIRST_QUESTION_S + self._host_s + self._turn_s
 
     def end(self) -> None:
         """The wait is over: what was asked is not wanted any more."""
@@ -100,7 +100,7 @@ class Rank0Monitor:
             self._patience.begin_anew()
         if now < self._next_look:
             return
-        self._next_look = now + LOOK_S
+        self._next_look = now + RANK0_CHECK_INTERVAL_S
         self._look_at_process(now)
         self._ask(now)
         if self._patience.has_ended(False, now):
@@ -139,10 +139,10 @@ class Rank0Monitor:
         if answer == LIVES:
             self._has_answered, self._unanswered = True, 0
             self._patience.begin_anew()
-            self._pause_s = min(2 * self._pause_s, LONGEST_S)
+            self._pause_s = min(2 * self._pause_s, MAX_QUESTION_INTERVAL_S)
         else:
             self._unanswered += 1
-            self._pause_s = AGAIN_S
+            self._pause_s = REPEAT_QUESTION_S
         self._next_question = now + self._pause_s + self._turn_s
         if not self._has_answered:
             return

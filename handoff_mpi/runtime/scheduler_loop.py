@@ -86,9 +86,9 @@ CONFIRM_S = 1.0
 #: How long a launcher that dies takes to be gone.
 LAUNCHER_S = 1.0
 #: Seconds between two looks at what is not told by messages: the launcher, neighbours, the run-dir, other hosts.
-LOOK_AROUND_S = 0.02
+CHECK_INTERVAL_S = 0.02
 #: How many ranks of a host are asked to look at a silent one: they may be deaf themselves.
-_MOST_ASKED = 4
+_MAX_ASKED_RANKS = 4
 
 
 @dataclass(slots=True)
@@ -382,7 +382,7 @@ class SchedulerLoop:
             time.sleep(0.01)
 
     def _look_around(self, now: float, events: list[Event]) -> None:
-        self._next_look = now + LOOK_AROUND_S
+        self._next_look = now + CHECK_INTERVAL_S
         if os.getppid() != self._launcher:
             self._leave_lost_job()
         lost = self._process_monitor.look_around(now)
@@ -417,7 +417,9 @@ class SchedulerLoop:
             events.append(ProcessChecked(rank, False, reason))
         else:
             here = next((ranks for ranks in self.settings.pids.values() if rank in ranks), {})
-            for other in [other for other in here if other not in (0, rank) and other not in self.gone][:_MOST_ASKED]:
+            for other in [other for other in here if other not in (0, rank) and other not in self.gone][
+                :_MAX_ASKED_RANKS
+            ]:
                 self.dispatcher.send(other, (CHECK_PROCESS, self.settings.number, rank))
 
     def _absorb_one(self, source: int, message: tuple[Any, ...], events: list[Event]) -> None:

@@ -27,7 +27,7 @@ from handoff_mpi.worker.child_process import no_launcher_in_environment
 from handoff_mpi.worker.silence_timer import Patience
 
 #: Seconds between two looks at whether the launcher and rank 0 are still there.
-LOOK_AROUND_S = 0.02
+WORKER_CHECK_INTERVAL_S = 0.02
 #: Messages that no run's machine handles.
 _BETWEEN_RUNS = frozenset({START, SETUP, DECODE, SHUTDOWN})
 
@@ -134,7 +134,7 @@ class _Mail:
         return shell.turn(of_run)
 
     def _look_around(self, now: float) -> None:
-        self._next_look = now + LOOK_AROUND_S
+        self._next_look = now + WORKER_CHECK_INTERVAL_S
         if os.getppid() != self._launcher:
             raise ConnectionError("the launcher is gone")
         has_heard, self._has_heard = self._has_heard, False

@@ -40,7 +40,7 @@ QUEUED_S = 0.25
 #: Large inputs are fetched while their call waits: those at a slot should take no more memory than this.
 AHEAD_NBYTES = 64 * 1024 * 1024
 #: A task that has waited behind a running one for this long is asked for again when another slot is idle.
-LONG_S = 0.02
+LONG_TASK_S = 0.02
 
 _NEVER = float("inf")
 
@@ -122,7 +122,7 @@ class Placer:
     def next_wakeup(self, now: float) -> float:
         """Return when tasks that wait behind a long one should be asked for again."""
         if self._ledger.idle_slots and self._slots.in_flight > self._slots.claimed:
-            return now + LONG_S
+            return now + LONG_TASK_S
         return float("inf")
 
     # -- release --------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ class Placer:
 
     def _refill(self, slot: Slot, queue: ReadyQueue) -> int:
         """Send a slot further tasks of its class; return how many."""
-        if slot.tasks and self._now - slot.since >= LONG_S:
+        if slot.tasks and self._now - slot.since >= LONG_TASK_S:
             return 0  # what runs there is longer than was thought
         room = self._depth(queue.tasks[0]) - len(slot.tasks)
         if room < len(slot.tasks):
@@ -338,7 +338,7 @@ class Placer:
         if not fed or not self._reuses_claims or self._ready.is_queued():
             return
         for slot in fed:
-            if not slot.tasks or self._now - slot.since >= LONG_S:
+            if not slot.tasks or self._now - slot.since >= LONG_TASK_S:
                 continue
             assert slot.claim is not None
             assert slot.queue is not None
@@ -378,7 +378,7 @@ class Placer:
             return
         missing = self._tasks.missing
         asked: dict[int, list[tuple[int, int]]] = {}
-        for slot in self._slots.long_since(now - LONG_S):
+        for slot in self._slots.long_since(now - LONG_TASK_S):
             assert slot.queue is not None
             if self._ledger.best(slot.queue.cost) is None:
                 continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 #: Most tasks in flight at a slot.
-LARGEST_BATCH = 256
+MAX_BATCH = 256
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class Policy:
     stop_on_failure: bool = False
     max_concurrency: int | None = None
     silence_limit_s: float = 300.0
-    window: int = LARGEST_BATCH
+    window: int = MAX_BATCH
     adds_slots: bool = True
     tracker_timeout_s: float | None = None
     stop_at: float = float("inf")

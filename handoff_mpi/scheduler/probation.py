@@ -18,7 +18,7 @@ from handoff_mpi.scheduler.evidence import SOUND, Evidence
 Place: TypeAlias = "int | str"
 
 #: A place is first probed after this many seconds, then ever less often.
-PROBE_S = 2.0
+PROBATION_PROBE_S = 2.0
 MAX_PROBE_S = 300.0
 #: A place that worked for so many times its last wait begins with the first wait again.
 _FORGOTTEN_AFTER = 8
@@ -133,7 +133,7 @@ class Probation:
     def _first_wait(self, place: Place, now: float) -> float:
         wait_s, ended = self._waits.get(place, (0.0, now))
         if now - ended > _FORGOTTEN_AFTER * wait_s or not wait_s:
-            return PROBE_S
+            return PROBATION_PROBE_S
         return min(2 * wait_s, MAX_PROBE_S)
 
     def end(self, term: Term, now: float) -> None:

@@ -11,7 +11,7 @@ from handoff_mpi.scheduler.ready import ReadyTasks
 from handoff_mpi.scheduler.slots import SlotTable
 
 #: Seconds until a probe is tried again for which no task was found: a search looks at all queues.
-LOOK_S = 0.5
+HOST_PROBE_INTERVAL_S = 0.5
 
 
 class HostProbe:
@@ -55,7 +55,7 @@ class HostProbe:
         if rank is None:
             return
         if not any(queue.tasks and self._may_probe(queue, rank) for queue in self._ready.every_queue()):
-            term.next_probe = now + LOOK_S
+            term.next_probe = now + HOST_PROBE_INTERVAL_S
             return
         before = {task for slot in self._slots.of_rank[rank] for task in slot.tasks}
         with self._ledger.lifted([rank], [PROBATION]):
@@ -65,7 +65,7 @@ class HostProbe:
                 if task not in before:
                     self._probation.sent(term, rank, task)
         if term.probe is None:
-            term.next_probe = now + LOOK_S
+            term.next_probe = now + HOST_PROBE_INTERVAL_S
 
     def _may_probe(self, queue: ReadyQueue, rank: int) -> bool:
         """Whether the next task of ``queue`` may be tried on ``rank``: never with its last try, nor a second time."""

@@ -24,7 +24,7 @@ Order: TypeAlias = "tuple[int, int]"
 #: A queue may be skipped this often, and this often for each rank of the job (of its host, if it is bound to one); or
 #: by as many tasks that took what it lacks, and as many for each rank where it could run.
 MIN_SKIPS = 16
-SKIPS_A_RANK = 3
+SKIPS_PER_RANK = 3
 
 
 class Ordered(Protocol):
@@ -134,7 +134,7 @@ class ReadyQueue:
         self.kind: Kind | None = None
         self.tasks: deque[int] = deque()
         self.slots = 0
-        self.max_skips = MIN_SKIPS + SKIPS_A_RANK * ranks
+        self.max_skips = MIN_SKIPS + SKIPS_PER_RANK * ranks
         self.skips = 0
         self.looked = 0
         self.look_every = 0

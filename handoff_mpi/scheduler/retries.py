@@ -8,7 +8,7 @@ from hashlib import blake2b
 from handoff_mpi.messages import RAISED, UNPICKLABLE, ErrorReport
 
 #: The wait between two tries grows to at most this many seconds, or to twice the user's delay if that is more.
-MAX_WAIT_S = 600.0
+MAX_RETRY_WAIT_S = 600.0
 #: The delay doubles at most this often: later tries wait as long.
 _MAX_DOUBLINGS = 32
 #: Another call raises these again: the function, its arguments or its result are wrong.
@@ -52,6 +52,6 @@ def delay_before_retry(delay_s: float, failures: int, task: int, seed: int) -> f
         failures: how many tries have failed, from 1.
         task, seed: what the hash is taken of, beside ``failures``; the seed differs from run to run.
     """
-    limit = min(max(MAX_WAIT_S, 2 * delay_s), delay_s * 2.0 ** min(failures, _MAX_DOUBLINGS))
+    limit = min(max(MAX_RETRY_WAIT_S, 2 * delay_s), delay_s * 2.0 ** min(failures, _MAX_DOUBLINGS))
     digest = blake2b(f"{seed} {task} {failures}".encode(), digest_size=8).digest()
     return limit / 2 * (1 + int.from_bytes(digest, "big") / 2**64)

@@ -17,7 +17,7 @@ from handoff_mpi.scheduler.ready import ReadyTasks
 from handoff_mpi.scheduler.tracebacks import MAX_OUTPUTS, Tracebacks
 
 #: No more holders of a value are named to who wants it, but for the first; a thousand ranks may hold one.
-MOST_NAMED = 3
+MAX_NAMED = 3
 
 
 class TaskTable:
@@ -88,7 +88,7 @@ class TaskTable:
         count = len(holders)
         if count <= 1:
             return tuple(holders)
-        named = [holders[(rank + step) % count] for step in range(min(count, MOST_NAMED))]
+        named = [holders[(rank + step) % count] for step in range(min(count, MAX_NAMED))]
         if holders[0] not in named:
             named.append(holders[0])
         return tuple(named)

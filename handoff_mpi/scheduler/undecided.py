@@ -34,7 +34,7 @@ HOLD_CALLS = 4
 MIN_HOLD_S = 1.0
 MAX_HOLD_S = 60.0
 #: Seconds between two looks at what is held, and the most ranks looked at in one.
-LOOK_S = 0.05
+UNDECIDED_INTERVAL_S = 0.05
 #: A function without tries left is tried elsewhere so often at most.
 MAX_TRIALS = 2
 MAX_LOOKS = 32
@@ -131,7 +131,7 @@ class UndecidedFailures:
         """The failure of ``task`` is held."""
         self._failures[task] = failure
         self._of_rank.setdefault(failure.rank, {})[task] = None
-        self.next_look = min(self.next_look, now + LOOK_S)
+        self.next_look = min(self.next_look, now + UNDECIDED_INTERVAL_S)
 
     def begin_trial(self, task: int, rank: int) -> frozenset[str]:
         """``task``, which failed on ``rank``, is tried elsewhere; return the hosts that are no better."""
@@ -168,7 +168,7 @@ class UndecidedFailures:
                     break  # the others' turn comes later
             if not tasks:
                 del self._of_rank[rank]
-        self.next_look = now + LOOK_S if self._of_rank else float("inf")
+        self.next_look = now + UNDECIDED_INTERVAL_S if self._of_rank else float("inf")
 
     def verdict(self, task: int, failure: Undecided, now: float, is_busy: Callable[[str], bool]) -> Verdict:
         """Return what becomes of a failure of ``task`` that is not held yet."""

@@ -18,7 +18,7 @@ from handoff_mpi.allocation import Claim, Ledger, RequestClass, ResourceGroup
 from handoff_mpi.allocation.costs import GPU
 from handoff_mpi.allocation.reservations import Remaining
 from handoff_mpi.allocation.resource_groups import SLOT
-from handoff_mpi.scheduler.queues import MIN_SKIPS, SKIPS_A_RANK, ReadyQueue
+from handoff_mpi.scheduler.queues import MIN_SKIPS, SKIPS_PER_RANK, ReadyQueue
 from handoff_mpi.scheduler.ready import ReadyTasks
 
 #: One start in this many is in the sample, on average; more are on few ranks, where few skips are allowed.
@@ -114,7 +114,7 @@ class Waiters:
         count = waiter.skips - waiter.looked
         waiter.looked = waiter.skips
         if not waiter.look_every:
-            enough = MIN_SKIPS + SKIPS_A_RANK * self._ledger.feasibility.ranks_that_hold(waiter.cost)
+            enough = MIN_SKIPS + SKIPS_PER_RANK * self._ledger.feasibility.ranks_that_hold(waiter.cost)
             waiter.look_every = min(MAX_LOOK_EVERY, enough // 16)
         names = self._taken(waiter.cost, claim)
         group = self._where(waiter.cost, claim) if names else None
@@ -151,7 +151,7 @@ class Waiters:
             return False
         if waiter.skips >= waiter.max_skips:
             return True
-        allowed = (max(waiter.eaten.values()) - MIN_SKIPS) // SKIPS_A_RANK
+        allowed = (max(waiter.eaten.values()) - MIN_SKIPS) // SKIPS_PER_RANK
         return allowed > 0 and allowed >= self._eaters(waiter, claim)
 
     def _eaters(self, waiter: ReadyQueue, claim: Claim) -> int:

@@ -21,7 +21,7 @@ from handoff_mpi.worker.broadcast_tree import FAN_OUT
 from handoff_mpi.worker.budget import UNLIMITED_NBYTES
 
 #: How often a run is launched again at most, and how long that takes.
-MOST_RELAUNCHES = 3
+MAX_RELAUNCHES = 3
 RELAUNCH_S = 5.0
 #: A seed chooses one of these limits of what ranks keep of values that no call needs: nothing, a little, everything.
 CACHES_NBYTES = (0, 2 * LARGE_NBYTES, UNLIMITED_NBYTES)
@@ -67,7 +67,7 @@ class SimulatedCluster:
         self.fault_counts: Counter[str] = Counter()
         self._faults = faults
         self._may_press, self._may_be_bad = pressure, bad_hosts
-        self._sizes = [ranks, *(self.rng.randint(2, 2 * ranks) for _ in range(MOST_RELAUNCHES))]
+        self._sizes = [ranks, *(self.rng.randint(2, 2 * ranks) for _ in range(MAX_RELAUNCHES))]
         self._fan_out = fan_out
         self._cache_nbytes = CACHES_NBYTES[seed % len(CACHES_NBYTES)] if cache_nbytes is None else cache_nbytes
         self.load = random_workload(self.rng, tasks, min(self._sizes), is_fine) if load is None else load
@@ -107,7 +107,7 @@ class SimulatedCluster:
         self.launches += 1
         faults = Faults()
         if self._faults:
-            may_relaunch = self.launches <= MOST_RELAUNCHES
+            may_relaunch = self.launches <= MAX_RELAUNCHES
             faults = plan_faults(self.rng, ledger, start, may_relaunch, self._may_press, self._may_be_bad)
         self._clock = Clock()
         self._clock.now = start

@@ -21,7 +21,7 @@ from handoff_mpi.worker.events import QueuedCall
 #: A process found stopped after this long is ended by its neighbour.
 _FENCED_S = 20.0
 #: How often a rank looks at its memory.
-_LOOK_S = 0.25
+_EXAMINE_INTERVAL_S = 0.25
 
 
 class Launch:
@@ -231,7 +231,7 @@ class Launch:
 
     def _pressed(self, rank: int, until: float, levels: tuple[int, ...], can_spill: bool) -> None:
         if self.ranks[rank].press(until, levels, can_spill):
-            self.clock.at(min(until, self.clock.now + _LOOK_S), "pressed", rank, until, levels, can_spill)
+            self.clock.at(min(until, self.clock.now + _EXAMINE_INTERVAL_S), "pressed", rank, until, levels, can_spill)
 
     def _fault_damaged_file(self) -> None:
         if self.run_dir.files:

@@ -28,7 +28,7 @@ if _CONTRACTS not in sys.modules:  # its assertions are explained as those of te
     pytest.register_assert_rewrite(_CONTRACTS)
 
 #: How long a rank that has run all its tests waits for the others.
-_END_S = 60.0
+_PLUGIN_END_TIMEOUT_S = 60.0
 
 
 @pytest.fixture(autouse=True)
@@ -63,4 +63,4 @@ def pytest_runtest_protocol(item: Any) -> None:
 def pytest_sessionfinish() -> None:
     """Let ranks that wait in ``execute`` for this one report that, before all of them end."""
     if size_by_launcher() > 1 and "mpi4py.MPI" in sys.modules:
-        script_end.meet_at_end(_END_S)
+        script_end.meet_at_end(_PLUGIN_END_TIMEOUT_S)

@@ -23,9 +23,9 @@ from handoff_mpi.verbs.run_dirs import find_run_dir_and_id
 #: So many attempts are listed.
 MAX_LISTED = 1000
 #: Seconds between two looks at a run that is followed.
-LOOK_S = 0.2
+FOLLOW_INTERVAL_S = 0.2
 #: A run whose status is not renewed for so long has died.
-SILENCE_S = 20.0
+FOLLOW_SILENCE_S = 20.0
 _ID_CHARS = 60
 
 
@@ -178,7 +178,7 @@ def _follow(run_dir: Path, id: str | None, given: argparse.Namespace) -> None:
             sys.stdout.flush()
             if has_ended:
                 return
-            time.sleep(LOOK_S)
+            time.sleep(FOLLOW_INTERVAL_S)
 
 
 def _show(prefixer: LinePrefixer, rank: int, printed: Printed | None, part: bytes, raw: bool) -> None:
@@ -232,12 +232,12 @@ def _end_of_run(run_dir: Path) -> Callable[[], bool]:
         try:
             status = (run_dir / STATUS).stat()
         except OSError:
-            return time.monotonic() - since >= SILENCE_S
+            return time.monotonic() - since >= FOLLOW_SILENCE_S
         now = (status.st_mtime_ns, status.st_ino)
         if now != seen:
             seen, since = now, time.monotonic()
         said = read_any_status(run_dir)
-        return said.get("exit_code") is not None or time.monotonic() - since >= SILENCE_S
+        return said.get("exit_code") is not None or time.monotonic() - since >= FOLLOW_SILENCE_S
 
     return is_over
 

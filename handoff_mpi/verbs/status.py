@@ -22,9 +22,9 @@ from handoff_mpi.verbs.run_dirs import find_run_dir
 from handoff_mpi.visualization.live_view import view
 
 #: Seconds between two looks of --watch at a terminal, and elsewhere, where each is printed.
-LOOK_S, LINES_INTERVAL_S = 0.5, 10.0
+STATUS_INTERVAL_S, LINES_INTERVAL_S = 0.5, 10.0
 #: Whether a run that is watched is still running is looked at once its status has not been renewed for so long.
-_SILENCE_S = 15.0
+_STATUS_SILENCE_S = 15.0
 _ROWS = 200
 _MAX_LOST = 20
 _MAX_CHARS = 300
@@ -126,7 +126,7 @@ def _watch(run_dir: Path, as_json: bool) -> None:
             sys.stdout.flush()
         return
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
-        for state, status in _news(run_dir, LOOK_S):
+        for state, status in _news(run_dir, STATUS_INTERVAL_S):
             live.update(Group(*_parts(run_dir, state, status, console.width)), refresh=True)
 
 
@@ -138,11 +138,11 @@ def _news(run_dir: Path, interval_s: float) -> Iterator[tuple[str, dict[str, Any
         yield state, status
         end = time.monotonic() + interval_s
         while time.monotonic() < end and not is_ended(status):
-            time.sleep(min(LOOK_S, interval_s))
+            time.sleep(min(STATUS_INTERVAL_S, interval_s))
             now = read_any_status(run_dir) or status
             renewed = renewed if now.get("beat") == status.get("beat") else time.monotonic()
             status = now
-        if is_ended(status) or time.monotonic() - renewed > _SILENCE_S:
+        if is_ended(status) or time.monotonic() - renewed > _STATUS_SILENCE_S:
             state, status = _look(run_dir)
             renewed = time.monotonic()
     yield state, status

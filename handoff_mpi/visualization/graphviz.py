@@ -9,11 +9,11 @@ from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import one_line
 
 #: Laying out the largest drawing takes some seconds.
-TIMEOUT_S = 120.0
+DOT_TIMEOUT_S = 120.0
 _INSTALL = "install graphviz (apt install graphviz, dnf install graphviz, conda install graphviz)"
 
 
-def picture(dot_text: str, kind: str, timeout_s: float = TIMEOUT_S) -> bytes:
+def picture(dot_text: str, kind: str, timeout_s: float = DOT_TIMEOUT_S) -> bytes:
     """Return a graph as a picture.
 
     Args:

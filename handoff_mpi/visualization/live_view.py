@@ -25,11 +25,11 @@ _MAX_CHARS = 200
 _MIN_NAME = 8
 #: From so many columns on a table has all its columns; a narrower one drops what matters least, in these steps.
 _ALL_COLUMNS, _MOST_COLUMNS = 70, 50
-_MB_OF_A_GB = 1000
+_MB_PER_GB = 1000
 #: A table of fewer rows spends none on how many are not shown.
 _MIN_CUT = 3
 #: Rank 0 renews the status every second; a longer silence is shown.
-SILENCE_S = 15.0
+VIEW_SILENCE_S = 15.0
 
 _IN_ASCII = str.maketrans("─…", "-.")
 
@@ -118,7 +118,7 @@ def _title(status: Status, now: float, width: int, silent_s: float) -> Text:
     left = time_left_text(status)
     if status.get("exit_code") is not None:
         left = _short(status.get("status"))
-    is_silent = silent_s >= SILENCE_S
+    is_silent = silent_s >= VIEW_SILENCE_S
     if is_silent:
         left = f"no news for {duration_text(silent_s)}"
     told = next((text for text in (f"{took}, {left}", left, took) if len(text) + _MIN_NAME + 8 <= width), "")
@@ -260,8 +260,8 @@ def _cores(each: Status, width: int) -> str:
 
 
 def _memory(each: Status) -> str:
-    used, whole = each.get("memory_used_mb"), f"{_number(each.get('memory_mb')) / _MB_OF_A_GB:,.0f} GB"
-    return whole if used is None else f"{_number(used) / _MB_OF_A_GB:,.0f}/{whole}"
+    used, whole = each.get("memory_used_mb"), f"{_number(each.get('memory_mb')) / _MB_PER_GB:,.0f} GB"
+    return whole if used is None else f"{_number(used) / _MB_PER_GB:,.0f}/{whole}"
 
 
 def _gpus(each: Status) -> str:

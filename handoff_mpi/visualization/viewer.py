@@ -29,7 +29,7 @@ from handoff_mpi.visualization.bottom_rows import DELAY_S, BottomRows, terminal_
 from handoff_mpi.visualization.live_view import Painter, rows_for
 
 #: Seconds between two frames, and between two looks at the terminal's size and at who is in the foreground.
-FRAME_S, LOOK_S = 0.5, 0.1
+VIEW_FRAME_S, VIEWER_POLL_INTERVAL_S = 0.5, 0.1
 #: Seconds between two looks for the process that has started this one, while there is nothing to draw.
 IDLE_LOOK_S = 2.0
 #: Ranks that compute come first.
@@ -71,7 +71,7 @@ def serve(sock: socket.socket, viewer: Viewer) -> None:
     is_waiting = select.poll()
     is_waiting.register(sock, select.POLLIN)
     while viewer.is_wanted:
-        if is_waiting.poll(1000 * (LOOK_S if viewer.is_drawing else IDLE_LOOK_S)):
+        if is_waiting.poll(1000 * (VIEWER_POLL_INTERVAL_S if viewer.is_drawing else IDLE_LOOK_S)):
             arrived = sock.recv(_REQUEST_NBYTES)
             if not arrived:
                 return
@@ -133,7 +133,7 @@ class Viewer:
             if not self._may_draw():
                 self._give_back()
             elif now >= self._next_frame or size != self._size:
-                self._next_frame, self._size = now + FRAME_S, size
+                self._next_frame, self._size = now + VIEW_FRAME_S, size
                 self._draw(size, now)
         except OSError:
             self.is_wanted = False  # somebody has closed the terminal

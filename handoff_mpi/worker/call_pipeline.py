@@ -15,9 +15,9 @@ from collections.abc import Iterable
 from handoff_mpi.worker.events import QueuedCall
 
 #: The most calls that a child has been sent and not answered.
-MOST_SENT = 64
+MAX_SENT = 64
 #: Further ones are sent once it has no more than this many.
-FEW_SENT = MOST_SENT // 2
+FEW_SENT = MAX_SENT // 2
 #: Larger calls are sent in their turn: what is ahead must find room in the socket while the child does not read.
 AHEAD_NBYTES = 1024
 

@@ -34,8 +34,8 @@ from handoff_mpi.worker.randomness import GlobalGenerators, noting_seeds, seeded
 from handoff_mpi.worker.shared_semaphore import SharedSemaphore
 
 #: Exit handlers of a child get this long, and threads that were left running this long before that.
-HANDLERS_TIMEOUT_S = 4.0
-THREADS_TIMEOUT_S = 1.0
+CHILD_HANDLERS_TIMEOUT_S = 4.0
+CHILD_THREADS_TIMEOUT_S = 1.0
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
@@ -64,9 +64,9 @@ def main(descriptor: int, last_words: int, tokens: int, rank: int, seeds: int, r
             server.take(reader.read())
     except DescriptorsLost as error:
         print_message(f"a child process of rank {rank} ends: {error}")
-        exit_process(1, HANDLERS_TIMEOUT_S, THREADS_TIMEOUT_S)
+        exit_process(1, CHILD_HANDLERS_TIMEOUT_S, CHILD_THREADS_TIMEOUT_S)
     except (EOFError, ConnectionError):
-        exit_process(0, HANDLERS_TIMEOUT_S, THREADS_TIMEOUT_S)  # the rank needs it no longer, or is gone
+        exit_process(0, CHILD_HANDLERS_TIMEOUT_S, CHILD_THREADS_TIMEOUT_S)  # the rank needs it no longer, or is gone
 
 
 class _Server:

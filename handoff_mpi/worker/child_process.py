@@ -39,12 +39,12 @@ from handoff_mpi.worker.process_state import directory_between_calls, variables_
 from handoff_mpi.worker.shared_semaphore import SharedSemaphore
 
 #: A child that takes nothing from its socket for this long is given up.
-SEND_LIMIT_S = 60.0
+SEND_TIMEOUT_S = 60.0
 #: A child that was killed and is not gone after this long hangs in the kernel (in a file system that does not answer,
 #: say): it is left to end when it can.
-KILL_LIMIT_S = 5.0
+KILL_WAIT_TIMEOUT_S = 5.0
 #: Of the stack that a dying child leaves, this much is told.
-_MOST_WORDS = 4000
+_MAX_WORDS = 4000
 #: An idle child runs its exit handlers and ends what it has started; one that has not ended by then is killed.
 CLOSE_TIMEOUT_S = 10.0
 _OWN_FRAME = f"{Path(__file__).parent.parent}/"
@@ -165,7 +165,7 @@ class ChildProcess:
             OSError: the child is gone, or too many files are open.
         """
         message = ("output", files.launch, files.max_nbytes)
-        send_descriptors(self._sock, message, [files.out, files.index], SEND_LIMIT_S)
+        send_descriptors(self._sock, message, [files.out, files.index], SEND_TIMEOUT_S)
         self.is_captured = True
 
     def learn(self, codes: Sequence[tuple[int, bytes]]) -> None:
@@ -220,7 +220,7 @@ class ChildProcess:
             OSError: the child is gone.
         """
         self._semaphore.give(len(frames))  # first: the child that finds none does not run the call
-        send_packed(self._sock, frames, SEND_LIMIT_S)
+        send_packed(self._sock, frames, SEND_TIMEOUT_S)
 
     def take_back(self) -> int:
         """Keep from beginning what was sent ahead and has not begun; return how many calls that are, the last ones."""
@@ -235,7 +235,7 @@ class ChildProcess:
 
     def _send(self, message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> None:
         try:
-            send_frame(self._sock, message, buffers, SEND_LIMIT_S)
+            send_frame(self._sock, message, buffers, SEND_TIMEOUT_S)
         except TimeoutError as error:
             self._trouble = str(error)
             raise
@@ -284,7 +284,7 @@ class ChildProcess:
         except subprocess.TimeoutExpired:
             self.kill()
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(KILL_LIMIT_S)
+                self._process.wait(KILL_WAIT_TIMEOUT_S)
 
     def has_ended(self) -> bool:
         """Return whether the process of the child has ended."""
@@ -312,7 +312,7 @@ class ChildProcess:
     def _read_last_words(self) -> str:
         """Return the stack that Python wrote when a fatal signal came, without this package's own frames."""
         self._last_words.seek(0)
-        lines = self._last_words.read(_MOST_WORDS).decode(errors="replace").splitlines()
+        lines = self._last_words.read(_MAX_WORDS).decode(errors="replace").splitlines()
         return "\n".join([line for line in lines if _OWN_FRAME not in line and not _COMMAND.search(line)]).strip()
 
     def _reap(self) -> tuple[int | None, int]:
@@ -329,7 +329,7 @@ class ChildProcess:
                 return self._process.returncode, usage.ru_maxrss
             if time.monotonic() >= end:  # it hung up and lives on
                 self.kill()
-            if time.monotonic() >= end + KILL_LIMIT_S:
+            if time.monotonic() >= end + KILL_WAIT_TIMEOUT_S:
                 return None, 0
             time.sleep(0.001)
 

@@ -22,8 +22,8 @@ from handoff_mpi.worker.child_pool import ChildPool
 from handoff_mpi.worker.child_process import ChildProcess
 
 #: A child must have decoded everything within this long.
-TIMEOUT_S = 30.0
-_LOOK_S = 0.05
+DECODE_TIMEOUT_S = 30.0
+_DECODE_POLL_INTERVAL_S = 0.05
 #: The name of the run of a child that decodes.
 _RUN = "dry run"
 
@@ -50,11 +50,11 @@ def decode_here(pieces: Sequence[Piece]) -> Decoded:
 
 
 def decode_in_child(child: ChildProcess, pieces: Sequence[Piece]) -> Decoded:
-    """Decode ``pieces`` in an idle child, which is killed if that takes longer than :data:`TIMEOUT_S`."""
+    """Decode ``pieces`` in an idle child, which is killed if that takes longer than :data:`DECODE_TIMEOUT_S`."""
     try:
         child.learn([(0, encode_code(_decode_and_tell))])
         child.call(CallSpec(_RUN, 1, ((0,), VALUES, None, ()), [(encode(in_one_piece(pieces)), None, 0)], 1.0, ()))
-        return _await(child, time.monotonic() + TIMEOUT_S)
+        return _await(child, time.monotonic() + DECODE_TIMEOUT_S)
     except OSError:
         return _died(child, None)
 
@@ -91,14 +91,14 @@ def _await(child: ChildProcess, end: float) -> Decoded:
         except EOFError:
             return _died(child, at)
         if frame is None:
-            select.select([child], [], [], _LOOK_S)
+            select.select([child], [], [], _DECODE_POLL_INTERVAL_S)
         elif frame[0][0] == "decoding":
             at = frame[0][1]
         elif frame[0][0] == "ended":
             _, status, head, error, *_ = frame[0]
             return Decoded(decode((*head, *frame[1]))) if status == OK else Decoded(trouble=error[1])
     child.kill()
-    return Decoded(unfinished=at, trouble=f"decoding it has not ended within {TIMEOUT_S:g} s")
+    return Decoded(unfinished=at, trouble=f"decoding it has not ended within {DECODE_TIMEOUT_S:g} s")
 
 
 def _died(child: ChildProcess, at: int | None) -> Decoded:

@@ -32,9 +32,9 @@ from handoff_mpi.worker.outbox import Outbox
 #: ``source`` of a fetch before any holder was asked.
 NOBODY = -3
 #: Once referrals have come to nothing this often, a holder must serve itself.
-MOST_MISLED = 2
+MAX_MISLED = 2
 #: More referrals in a row than any tree is deep.
-MOST_HOPS = 32
+MAX_HOPS = 32
 #: A rank that one was referred to has so long to answer, and this many bytes a second longer: it may wait itself, or
 #: be in a call that lets nothing else run. Then who referred to it is asked as well.
 REFERRAL_S = 1.0
@@ -197,7 +197,7 @@ class Fetches:
             fetch.asked.append(holder)
         fetch.is_referred = False
         fetch.hops = 0
-        self._ask(fetch, holder, INSIST if fetch.misled >= MOST_MISLED else DIRECT)
+        self._ask(fetch, holder, INSIST if fetch.misled >= MAX_MISLED else DIRECT)
 
     def _ask(self, fetch: Fetch, rank: int, via: int) -> None:
         fetch.source = rank
@@ -277,7 +277,7 @@ class Fetches:
         fetch.is_referred = True
         fetch.hops += 1
         fetch.nbytes = max(fetch.nbytes, nbytes)
-        if rank in self._lost or rank == self._rank or fetch.hops > MOST_HOPS:
+        if rank in self._lost or rank == self._rank or fetch.hops > MAX_HOPS:
             return self._seek_elsewhere(fetch)
         self._close_request_ids(fetch)
         self._ask(fetch, rank, source)
@@ -290,7 +290,7 @@ class Fetches:
             del self.doubts[request_id]
             fetch = self._request_ids[request_id]
             if fetch.holders:
-                fetch.misled = MOST_MISLED
+                fetch.misled = MAX_MISLED
                 self._ask_holder(fetch)
 
     def report_encodings(self) -> None:

@@ -17,7 +17,7 @@ from handoff_mpi.worker.outbox import Outbox
 from handoff_mpi.worker.spilling import PORTION_NBYTES, choose_spilled
 
 #: At least this share of the values in memory leaves it at once.
-_LEAST_SHARE = 1 / 16
+_MIN_SHARE = 1 / 16
 
 
 class HeldValues:
@@ -193,7 +193,7 @@ class HeldValues:
             missing_nbytes -= self.drop_unneeded(missing_nbytes)
         if missing_nbytes > 0 and self.budget.can_spill:
             # A choice looks at all values in memory: a good part of them leaves at once, so that there are few choices.
-            least_nbytes = min(int(_LEAST_SHARE * self._in_memory_nbytes), PORTION_NBYTES)
+            least_nbytes = min(int(_MIN_SHARE * self._in_memory_nbytes), PORTION_NBYTES)
             missing_nbytes -= self.spill(max(missing_nbytes, least_nbytes), len(self._in_memory), child_pool_wanted)
         return missing_nbytes <= 0
 

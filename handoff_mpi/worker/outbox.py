@@ -8,7 +8,7 @@ from handoff_mpi.messages import FINISHED, Entry
 from handoff_mpi.worker.events import Command, Send
 
 #: Completions gather for at most this long while there is more to run.
-FLUSH_S = 0.001
+REPORT_DELAY_S = 0.001
 FLUSH_COUNT = 32
 
 
@@ -50,12 +50,12 @@ class Outbox:
 
     def is_due(self, now: float) -> bool:
         """Whether the completions at hand must go home, though there is more to run."""
-        return now - self._done_since >= FLUSH_S or len(self.done) >= FLUSH_COUNT
+        return now - self._done_since >= REPORT_DELAY_S or len(self.done) >= FLUSH_COUNT
 
     @property
     def flush_by(self) -> float:
         """When the completions at hand must go home at the latest, in seconds."""
-        return self._done_since + FLUSH_S
+        return self._done_since + REPORT_DELAY_S
 
     def flush(self) -> None:
         """Tell rank 0 of all completions at hand."""

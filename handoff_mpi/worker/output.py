@@ -48,7 +48,7 @@ MAX_UNBOUNDED_NBYTES = 256 << 20
 #: Calls of a function that have printed nothing before its short ones are trusted.
 MIN_QUIET_CALLS = 8
 #: Seconds between two looks at a file that does not grow; one that grows fast is looked at this often.
-LOOK_S, MIN_LOOK_S = 0.1, 0.002
+OUTPUT_CHECK_INTERVAL_S, MIN_LOOK_S = 0.1, 0.002
 #: Output is given up where the file system has fewer bytes left: what prints must not fail for lack of room.
 MIN_FREE_NBYTES = 16 << 20
 _FREE_LOOK_S = 1.0
@@ -448,7 +448,7 @@ class _Watch(threading.Thread):
         self._is_over = threading.Event()
 
     def run(self) -> None:
-        size, pause_s, until_free = 0, LOOK_S, 0.0
+        size, pause_s, until_free = 0, OUTPUT_CHECK_INTERVAL_S, 0.0
         while not self._is_over.wait(pause_s):
             before, size = size, self._output.look()
             self._output.after_look()
@@ -474,8 +474,8 @@ class _Watch(threading.Thread):
 def _pause_s(grown: int, pause_s: float) -> float:
     """Return after how many seconds a file should be looked at that has grown so much in ``pause_s``."""
     if grown <= 0:
-        return min(LOOK_S, 2 * pause_s)
-    return max(MIN_LOOK_S, min(LOOK_S, pause_s * MAX_ATTEMPT_NBYTES / grown))
+        return min(OUTPUT_CHECK_INTERVAL_S, 2 * pause_s)
+    return max(MIN_LOOK_S, min(OUTPUT_CHECK_INTERVAL_S, pause_s * MAX_ATTEMPT_NBYTES / grown))
 
 
 # -- the index -------------------------------------------------------------------------------------------

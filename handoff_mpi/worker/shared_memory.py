@@ -25,11 +25,11 @@ from handoff_mpi.serialization import Payload
 #: Smaller buffers are copied through the socket sooner than their pages are made, mapped and freed.
 SHARED_NBYTES = 1024 * 1024
 #: A frame brings at most this many descriptors; the kernel takes 253.
-MOST_IN_FRAME = 250
+MAX_IN_FRAME = 250
 #: Descriptors kept open so that values can be handed on; select() and the user's own files need theirs.
-MOST_KEPT = 256
+MAX_KEPT = 256
 #: Beyond this many mappings values are copied: the kernel gives a process some 65,000, for everything.
-MOST_MAPPED = 16_384
+MAX_MAPPED = 16_384
 
 #: Where a frame's buffer is: in the stream (its size), or shared (number of the descriptor, offset, size).
 Place: TypeAlias = "int | tuple[int, int, int]"
@@ -104,7 +104,7 @@ def map_memory(descriptor: Descriptor, nbytes: int, is_writable: bool) -> Memory
     Raises:
         OSError: there is no room for a mapping.
     """
-    if len(_mapped) >= MOST_MAPPED:
+    if len(_mapped) >= MAX_MAPPED:
         raise OSError(errno.ENOMEM, "too many mappings")
     # mmap.mmap() would keep a second descriptor open as long as it maps one, so it gets none: it owns empty
     # pages, which ours replace.
@@ -128,7 +128,7 @@ def mapped_nbytes() -> int:
 def _keep(descriptor: Descriptor) -> None:
     """Leave ``descriptor`` open for handing on; beyond a limit, close what was longest not handed on."""
     _touch(descriptor)
-    while len(_kept) > _limit(MOST_KEPT):
+    while len(_kept) > _limit(MAX_KEPT):
         _, oldest = next(iter(_kept.items()))
         _kept.pop(id(oldest), None)
         oldest.close()
@@ -290,7 +290,7 @@ class SharedBlock:
         for number, memory, _ in found:
             sizes[memory] = sizes.get(memory, 0) + views[number].nbytes
         # One descriptor is left for the copies of all the others, so the largest are lent.
-        lent = sorted(sizes, key=sizes.__getitem__, reverse=True)[: _limit(MOST_IN_FRAME) - 1]
+        lent = sorted(sizes, key=sizes.__getitem__, reverse=True)[: _limit(MAX_IN_FRAME) - 1]
         indices = {memory: index for index, memory in enumerate(lent)}
         for number, memory, offset in found:
             if memory in indices:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 #: Silence is counted while this rank looks at least this often: one that was suspended, or deaf, has not listened.
-LONGEST_LOOK_S = 1.0
+MAX_SILENCE_STEP_S = 1.0
 
 
 class Patience:
@@ -24,7 +24,7 @@ class Patience:
 
     def has_ended(self, has_heard: bool, now: float) -> bool:
         """Take in whether rank 0 was heard at this look; return whether it has been silent for too long."""
-        self.silence_s += min(now - self._looked_at, LONGEST_LOOK_S)
+        self.silence_s += min(now - self._looked_at, MAX_SILENCE_STEP_S)
         self._looked_at = now
         if has_heard:
             self.silence_s = 0.0

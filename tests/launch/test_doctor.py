@@ -480,7 +480,7 @@ def test_an_import_that_fails_says_why(tmp_path, monkeypatch):
 def test_imports_that_hang_or_kill_are_given_up(tmp_path, monkeypatch, line, why):
     (tmp_path / "numpy.py").write_text(line)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(importing, "LIMIT_S", 1.0)
+    monkeypatch.setattr(importing, "IMPORT_TIMEOUT_S", 1.0)
     assert all(told.startswith(why) for told in measure_imports().seconds.values())
 
 
@@ -611,8 +611,8 @@ def test_a_launcher_that_does_not_get_through(alone, tmp_path, monkeypatch, caps
     mark = f"HANDOFF_TEST_{uuid.uuid4().hex}"
     launcher = script(tmp_path / "mpirun", ending)
     monkeypatch.setattr(own_ranks, "launcher_command", lambda *given: (launcher, {**os.environ, mark: "1"}))
-    monkeypatch.setattr(visit, "LIMIT_S", 0.5)
-    monkeypatch.setattr(visit, "_SPEECH_S", 0.0)
+    monkeypatch.setattr(visit, "DOCTOR_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(visit, "_DOCTOR_FLUSH_TIMEOUT_S", 0.0)
     assert alone("-n", "2") == 1
     told = capsys.readouterr()
     assert "bad   launch: " in told.out and "before all was examined" in told.out

@@ -133,7 +133,7 @@ def test_check_names_faults_of_what_fits_nowhere_here(start):
 
 @pytest.mark.parametrize("how", ["os._exit, (7,)", "time.sleep, (1000,)"])
 def test_check_names_what_ends_or_hangs_the_process(start, how, tmp_path):
-    limit = "from handoff_mpi.worker import dry_run\nif len(sys.argv) > 1: dry_run.TIMEOUT_S = 1.0\n"
+    limit = "from handoff_mpi.worker import dry_run\nif len(sys.argv) > 1: dry_run.DECODE_TIMEOUT_S = 1.0\n"
     bad = f"class Bad:\n    def __reduce__(self): return {how}\n"
     ended = start("check", limit + bad + "for i in range(9): add(i)\nadd('bad', (), free, [Bad()])\n")
     assert ended.rc == 2, ended.err

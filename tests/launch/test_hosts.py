@@ -136,7 +136,7 @@ def test_a_slow_answer_is_waited_for_where_asking_is_slow(tmp_path, monkeypatch)
     agent = tmp_path / "agent"
     agent.write_text('#!/bin/sh\nsleep 1\nshift\nexec sh -c "$*"\n')
     agent.chmod(0o755)
-    monkeypatch.setattr("handoff_mpi.launch.hosts.PROBE_S", 0.3)
+    monkeypatch.setattr("handoff_mpi.launch.hosts.HOST_PROBE_TIMEOUT_S", 0.3)
     hosts = find_hosts(2, f"{socket.gethostname()},slow", ["--prtemca", "plm_ssh_agent", str(agent)])
     assert not hosts.answers("slow", within_s=0.3)
     assert hosts.look() == []

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from handoff_mpi import DAG, Function, UsageError, execute_local
 from handoff_mpi.launch import metrics_file
-from handoff_mpi.launch.metrics_file import INTERVAL_S, MetricsFile
+from handoff_mpi.launch.metrics_file import METRICS_INTERVAL_S, MetricsFile
 from handoff_mpi.visualization import metrics
 from handoff_mpi.visualization.metrics import HOST_METRICS, NAME_METRICS, RUN_METRICS, metrics_text
 from tests.conftest import ROOT
@@ -218,7 +218,7 @@ def test_a_file_that_cannot_be_written_any_more_is_said_once(tmp_path):
     file = MetricsFile(tmp_path / "there" / "run.prom", said.append)
     (tmp_path / "there").rmdir()
     for number in range(3):
-        file.renew(STATUS, number * INTERVAL_S)
+        file.renew(STATUS, number * METRICS_INTERVAL_S)
         file._writer.join()
     file.finish(STATUS)
     assert len(said) == 1

@@ -46,7 +46,7 @@ def frames(monkeypatch):
 
 
 def test_a_run_is_drawn_below_the_cell(frames, tmp_path, monkeypatch):
-    monkeypatch.setattr(notebook_view, "FRAME_S", 0.2)
+    monkeypatch.setattr(notebook_view, "NOTEBOOK_FRAME_S", 0.2)
     assert notebook_view.is_notebook()
     dag = DAG("cells")
     for number in range(3):

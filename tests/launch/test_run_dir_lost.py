@@ -122,7 +122,7 @@ def test_a_run_whose_run_dir_goes_away_says_so_and_is_not_done(tmp_path, capfd, 
     dag.add_function(Function("losing", ["before"], lambda _: losing(run_dir, how)))
     if moment == "in the middle":
         monkeypatch.setattr("handoff_mpi.runtime.scheduler_loop.CONFIRM_S", 0.0)
-        monkeypatch.setattr("handoff_mpi.runtime.scheduler_loop.LOOK_AROUND_S", 0.0)
+        monkeypatch.setattr("handoff_mpi.runtime.scheduler_loop.CHECK_INTERVAL_S", 0.0)
         dag.add_function(Function("after", ["losing"], lambda _: 2))
     results = handoff.execute_local(dag, run_dir=run_dir, check=False, keep="all")
     assert (results.status, results.exit_code) == ("stopped", 75)
@@ -137,7 +137,7 @@ def test_a_run_whose_run_dir_goes_away_says_so_and_is_not_done(tmp_path, capfd, 
 @pytest.mark.parametrize("how", ["removed", "renamed", "replaced"])
 def test_a_run_whose_values_go_away_says_so_and_is_not_done(tmp_path, capfd, monkeypatch, how):
     monkeypatch.setattr("handoff_mpi.runtime.scheduler_loop.CONFIRM_S", 0.0)
-    monkeypatch.setattr("handoff_mpi.runtime.scheduler_loop.LOOK_AROUND_S", 0.0)
+    monkeypatch.setattr("handoff_mpi.runtime.scheduler_loop.CHECK_INTERVAL_S", 0.0)
     run_dir = tmp_path / "run"
 
     def keeping(loses):

@@ -27,7 +27,7 @@ from handoff_mpi.messages import (
 from handoff_mpi.runtime import children, worker_driver
 from handoff_mpi.runtime.worker_driver import RunSetup, WorkerDriver
 from handoff_mpi.serialization import PLAIN, decode, encode_code
-from handoff_mpi.worker.call_pipeline import MOST_SENT
+from handoff_mpi.worker.call_pipeline import MAX_SENT
 from handoff_mpi.worker.child_process import ChildProcess
 from tests.worker.transcript import sent, value
 
@@ -159,20 +159,20 @@ def messages(monkeypatch):
 
 
 def test_short_calls_go_to_a_child_in_few_messages(rank, messages):
-    rank.dispatch(*[rank.task(k, "nothing") for k in range(MOST_SENT)])
-    assert messages == [1, MOST_SENT - 1]
-    rank.run(*range(MOST_SENT))
-    assert messages == [1, MOST_SENT - 1]
+    rank.dispatch(*[rank.task(k, "nothing") for k in range(MAX_SENT)])
+    assert messages == [1, MAX_SENT - 1]
+    rank.run(*range(MAX_SENT))
+    assert messages == [1, MAX_SENT - 1]
     assert set(rank.statuses().values()) == {OK}
 
 
 def test_a_child_is_sent_a_bounded_number_of_calls(rank, messages):
-    rank.dispatch(rank.task(0, "hold"), *[rank.task(k, "nothing") for k in range(1, 10 * MOST_SENT)])
+    rank.dispatch(rank.task(0, "hold"), *[rank.task(k, "nothing") for k in range(1, 10 * MAX_SENT)])
     rank.run_until(lambda: rank.is_begun(0))
-    assert sum(messages) == MOST_SENT
+    assert sum(messages) == MAX_SENT
     rank.end(0)
-    rank.run(*range(10 * MOST_SENT))
-    assert sum(messages) == 10 * MOST_SENT
+    rank.run(*range(10 * MAX_SENT))
+    assert sum(messages) == 10 * MAX_SENT
 
 
 def test_the_values_of_a_chain_stay_in_the_child(rank, messages):

@@ -17,7 +17,7 @@ import handoff_mpi
 from handoff_mpi import DAG, Function
 from handoff_mpi.dag import Plan
 from handoff_mpi.results.event_log import EVENT_FIELDS
-from handoff_mpi.runtime.host_usage import INTERVAL_S, HostUsage, interval_s
+from handoff_mpi.runtime.host_usage import USAGE_INTERVAL_S, HostUsage, interval_s
 from handoff_mpi.runtime.recorder import MAX_LINES_OF_LOSSES, Recorder
 from handoff_mpi.scheduler import Cause
 from tests.runtime.test_unhappy import PREAMBLE
@@ -162,7 +162,7 @@ def test_json_is_all_that_stdout_has(handoff, tmp_path):
 
 
 def test_samples_are_fewer_on_many_hosts_and_in_long_runs():
-    assert interval_s(1) == INTERVAL_S
+    assert interval_s(1) == USAGE_INTERVAL_S
     assert interval_s(10_000) == 500.0
     assert interval_s(1, 86_400.0) == 86.4
     sample = HostUsage(has_gpus=True).sample()

@@ -39,7 +39,7 @@ def agent(tmp_path):
 
 
 def test_what_hosts_answer(agent, monkeypatch):
-    monkeypatch.setattr(probing, "PROBE_S", 0.5)
+    monkeypatch.setattr(probing, "HOST_PROBE_TIMEOUT_S", 0.5)
     host_probe = HostProbe(agent, ["up.site.org", "down", "deaf"])
     assert host_probe.ask("up.site.org") == LIVES
     assert host_probe.ask("up.site.org", os.getpid()) == LIVES
@@ -79,7 +79,7 @@ def test_a_question_that_was_given_up_is_not_waited_for_without_end(agent, monke
     with monkeypatch.context() as patch:
         patch.setattr(process, "wait", hang)
         probing.end(process)
-    assert waits == [probing.END_S]
+    assert waits == [probing.PROBE_END_TIMEOUT_S]
     assert process.wait(10) == -9
 
 

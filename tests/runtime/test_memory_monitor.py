@@ -6,7 +6,7 @@ import pytest
 
 from handoff_mpi.messages import CRITICAL, HIGH, NORMAL
 from handoff_mpi.resources.memory import Usage
-from handoff_mpi.runtime.memory_monitor import LOOK_S, SCALE_NBYTES, MemoryMonitor, next_level
+from handoff_mpi.runtime.memory_monitor import MEMORY_CHECK_INTERVAL_S, SCALE_NBYTES, MemoryMonitor, next_level
 from handoff_mpi.worker.budget import UNLIMITED_NBYTES
 
 LIMIT = 1000
@@ -78,7 +78,7 @@ def test_memory_is_looked_at_some_times_a_second_whatever_is_done():
     for tick in range(10_000):
         memory_monitor.look(100.0 + tick * 1e-4)
         memory_monitor.came_in(0)
-    assert gauge.count == 1 / LOOK_S
+    assert gauge.count == 1 / MEMORY_CHECK_INTERVAL_S
 
 
 def test_memory_is_looked_at_sooner_where_much_has_come_in():

@@ -71,8 +71,8 @@ def test_a_line_is_printed_while_a_function_runs_in_one_process(run_dir, monkeyp
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(progress_lines, "FIRST_INTERVAL_S", 0.1)
-    monkeypatch.setattr(progress_lines, "INTERVAL_S", 0.1)
-    monkeypatch.setattr("handoff_mpi.launch.run._SHORT_RUN_S", 0.05)
+    monkeypatch.setattr(progress_lines, "PROGRESS_CHECK_INTERVAL_S", 0.1)
+    monkeypatch.setattr("handoff_mpi.launch.run._MIN_REPORTED_RUN_S", 0.05)
     monkeypatch.setattr("handoff_mpi.launch.run.print_message", say)
     dag = DAG("long")
     dag.add_function(Function("wait", (), wait_for, [str(tmp_path / "said")]))
@@ -91,7 +91,7 @@ def test_a_table_that_changes_while_a_line_is_made_is_read_again(monkeypatch):
 
     lines = ProgressLines(said.append, clock() - 11)
     next(tables)
-    monkeypatch.setattr(progress_lines, "INTERVAL_S", 0.01)
+    monkeypatch.setattr(progress_lines, "PROGRESS_CHECK_INTERVAL_S", 0.01)
     thread = ProgressThread(lambda now: lines.look(status(), now))
     thread.start()
     end = time.monotonic() + 20

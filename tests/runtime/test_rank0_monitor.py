@@ -18,7 +18,14 @@ from handoff_mpi.messages import ASKED, BYE, SHUTDOWN
 from handoff_mpi.resources import Capability
 from handoff_mpi.runtime import rank0_monitor as between_runs
 from handoff_mpi.runtime.host_probe import GONE, LIVES, PROBE, SILENT, HostProbe
-from handoff_mpi.runtime.rank0_monitor import AGAIN_S, FIRST_S, HOST_S, LONGEST_S, UNANSWERED, Rank0Monitor
+from handoff_mpi.runtime.rank0_monitor import (
+    FIRST_QUESTION_S,
+    HOST_QUESTION_INTERVAL_S,
+    MAX_QUESTION_INTERVAL_S,
+    REPEAT_QUESTION_S,
+    UNANSWERED,
+    Rank0Monitor,
+)
 
 # Notes each question, and answers as long as its host is not cut off.
 AGENT = """#!/bin/sh
@@ -78,23 +85,23 @@ def wait(rank0_monitor, since, until, has_heard=False):
 def test_a_rank_0_that_lives_is_waited_for_and_asked_ever_more_rarely(host):
     wait(host.rank0_monitor(), 0, 20_000)
     assert host.questions[0] == "first"
-    assert 20_000 / LONGEST_S < len(host.questions) < 20_000 / LONGEST_S + 6
+    assert 20_000 / MAX_QUESTION_INTERVAL_S < len(host.questions) < 20_000 / MAX_QUESTION_INTERVAL_S + 6
 
 
 def test_a_host_that_was_cut_off_ends_its_ranks(host):
     rank0_monitor = host.rank0_monitor()
-    wait(rank0_monitor, 0, 2 * FIRST_S)
+    wait(rank0_monitor, 0, 2 * FIRST_QUESTION_S)
     assert len(host.questions) == 1
     host.cut()
     with pytest.raises(ConnectionError, match=f"has not answered {UNANSWERED} questions in succession"):
-        wait(rank0_monitor, 2 * FIRST_S, 10_000)
+        wait(rank0_monitor, 2 * FIRST_QUESTION_S, 10_000)
     assert len(host.questions) == 1 + UNANSWERED
 
 
 def test_a_cut_that_was_mended_costs_nothing(host):
     rank0_monitor = host.rank0_monitor()
-    wait(rank0_monitor, 0, 2 * FIRST_S)
-    now = 2 * FIRST_S
+    wait(rank0_monitor, 0, 2 * FIRST_QUESTION_S)
+    now = 2 * FIRST_QUESTION_S
     for _ in range(4):
         host.cut()
         before = len(host.questions)
@@ -110,7 +117,7 @@ def test_a_cut_that_was_mended_costs_nothing(host):
 def test_no_answer_proves_nothing_where_there_never_was_one(host):
     host.cut()
     rank0_monitor = host.rank0_monitor()
-    wait(rank0_monitor, 0, 30 * AGAIN_S)
+    wait(rank0_monitor, 0, 30 * REPEAT_QUESTION_S)
     assert len(host.questions) > 2 * UNANSWERED
 
 
@@ -118,16 +125,16 @@ def test_a_rank_0_whose_process_is_gone_ends_its_ranks(host):
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     host.pid = child.pid
     rank0_monitor = host.rank0_monitor()
-    wait(rank0_monitor, 0, 2 * FIRST_S)
+    wait(rank0_monitor, 0, 2 * FIRST_QUESTION_S)
     child.communicate(b"\n")
     with pytest.raises(ConnectionError, match="rank 0 is gone"):
-        wait(rank0_monitor, 2 * FIRST_S, 10_000)
+        wait(rank0_monitor, 2 * FIRST_QUESTION_S, 10_000)
 
 
 def test_a_process_that_cannot_be_seen_there_proves_nothing(host):
     """Rank 0 may be in a container, whose processes have numbers of their own."""
     host.pid = NOBODY
-    wait(host.rank0_monitor(), 0, 30 * AGAIN_S)
+    wait(host.rank0_monitor(), 0, 30 * REPEAT_QUESTION_S)
     assert host.questions
 
 
@@ -146,7 +153,7 @@ def test_one_rank_of_a_host_asks_and_tells_the_others(host):
             now += 1
 
     pass_time(10_000)
-    assert len(host.questions) < 10_000 / LONGEST_S + 6
+    assert len(host.questions) < 10_000 / MAX_QUESTION_INTERVAL_S + 6
     host.cut()
     with pytest.raises(ConnectionError, match="has not answered"):
         pass_time(20_000)
@@ -158,15 +165,15 @@ def test_one_rank_of_a_host_asks_and_tells_the_others(host):
 
 def test_the_next_rank_of_a_host_asks_where_the_first_does_not(host):
     rank0_monitor = host.rank0_monitor(2)
-    wait(rank0_monitor, 0, FIRST_S + AGAIN_S)
+    wait(rank0_monitor, 0, FIRST_QUESTION_S + REPEAT_QUESTION_S)
     assert not host.questions
-    wait(rank0_monitor, FIRST_S + AGAIN_S, FIRST_S + AGAIN_S + 2)
+    wait(rank0_monitor, FIRST_QUESTION_S + REPEAT_QUESTION_S, FIRST_QUESTION_S + REPEAT_QUESTION_S + 2)
     assert len(host.questions) == 1
 
 
 def test_hosts_ask_one_after_the_other(host):
     second, third = host.rank0_monitor(1), host.rank0_monitor(3)
-    assert third._next_question - second._next_question == pytest.approx(HOST_S)
+    assert third._next_question - second._next_question == pytest.approx(HOST_QUESTION_INTERVAL_S)
 
 
 def test_where_nobody_can_be_asked_there_is_a_generous_limit(host):
@@ -180,7 +187,7 @@ def test_where_nobody_can_be_asked_there_is_a_generous_limit(host):
 
 
 def test_who_can_be_asked_has_no_limit(host):
-    wait(host.rank0_monitor(limit_s=2 * LONGEST_S), 0, 10 * LONGEST_S)
+    wait(host.rank0_monitor(limit_s=2 * MAX_QUESTION_INTERVAL_S), 0, 10 * MAX_QUESTION_INTERVAL_S)
 
 
 def test_a_run_between_ends_the_counting(host):
@@ -193,7 +200,7 @@ def test_a_run_between_ends_the_counting(host):
 def test_a_question_is_given_up_when_a_run_begins(host):
     host.agent.write_text("#!/bin/sh\nexec sleep 60\n")
     rank0_monitor = host.rank0_monitor()
-    rank0_monitor.look(False, FIRST_S + 1)
+    rank0_monitor.look(False, FIRST_QUESTION_S + 1)
     process = rank0_monitor._question._process
     rank0_monitor.end()
     assert process.returncode == -9
@@ -233,7 +240,7 @@ def job_of(network, host, pid):
 
 
 def test_rank_0s_process_is_looked_at_on_its_own_host(monkeypatch):
-    monkeypatch.setattr(between_runs, "LOOK_S", 0.01)
+    monkeypatch.setattr(between_runs, "RANK0_CHECK_INTERVAL_S", 0.01)
     child = subprocess.Popen([sys.executable, "-c", "print(flush=True); input()"], stdin=-1, stdout=-1)
     child.stdout.readline()
     thread, outcome = serving(job_of(MemoryNetwork(2), "here", child.pid))
@@ -245,7 +252,13 @@ def test_rank_0s_process_is_looked_at_on_its_own_host(monkeypatch):
 
 
 def test_a_rank_that_waits_for_a_run_asks_rank_0s_host(monkeypatch, host):
-    for name, seconds in {"LOOK_S": 0.0, "FIRST_S": 0.0, "AGAIN_S": 0.0, "LONGEST_S": 0.02, "HOST_S": 0.0}.items():
+    for name, seconds in {
+        "RANK0_CHECK_INTERVAL_S": 0.0,
+        "FIRST_QUESTION_S": 0.0,
+        "REPEAT_QUESTION_S": 0.0,
+        "MAX_QUESTION_INTERVAL_S": 0.02,
+        "HOST_QUESTION_INTERVAL_S": 0.0,
+    }.items():
         monkeypatch.setattr(between_runs, name, seconds)
     monkeypatch.setenv(PROBE, HostProbe([str(host.agent), "{host}"], ["there"]).to_environment())
     network = MemoryNetwork(2)
@@ -262,7 +275,7 @@ def test_a_rank_that_waits_for_a_run_asks_rank_0s_host(monkeypatch, host):
 
 
 def test_a_rank_whose_rank_0_lives_leaves_when_it_is_told(monkeypatch):
-    monkeypatch.setattr(between_runs, "LOOK_S", 0.0)
+    monkeypatch.setattr(between_runs, "RANK0_CHECK_INTERVAL_S", 0.0)
     network = MemoryNetwork(2)
     thread, outcome = serving(job_of(network, "here", os.getpid()))
     thread.join(0.1)

@@ -175,7 +175,7 @@ def test_a_loop_that_awaits_a_transfer_never_sleeps(monkeypatch):
 
 def test_a_loop_that_sleeps_is_woken_by_the_doorbell(monkeypatch):
     """With sleeps this long whoever does not hear the doorbell does not end in time."""
-    monkeypatch.setattr(backoff, "LONGEST_SLEEP_S", 60.0)
+    monkeypatch.setattr(backoff, "MAX_SLEEP_S", 60.0)
     monkeypatch.setattr(backoff, "_SLEEP_SHARE", 1e9)
     one, other = Doorbell(), Doorbell()
     one.can_ring({1: other.address})

@@ -27,7 +27,7 @@ from handoff_mpi.scheduler import (
     Unfetched,
     ValueLost,
 )
-from handoff_mpi.scheduler.tasks import MOST_NAMED
+from handoff_mpi.scheduler.tasks import MAX_NAMED
 from tests.scheduler.transcript import (
     CPU,
     GPU,
@@ -1160,7 +1160,7 @@ def test_ranks_that_want_a_value_are_spread_over_those_that_hold_it():
     assert tasks.whom_to_ask(0, 5) == (7,)
     tasks.holders[0] = list(range(100, 150))
     asked = [tasks.whom_to_ask(0, rank) for rank in range(1000)]
-    assert {len(named) for named in asked} <= {MOST_NAMED, MOST_NAMED + 1}
+    assert {len(named) for named in asked} <= {MAX_NAMED, MAX_NAMED + 1}
     assert all(100 in named and len(set(named)) == len(named) for named in asked)
     assert set(Counter(named[0] for named in asked).values()) == {1000 // 50}
 

@@ -16,8 +16,8 @@ from handoff_mpi.scheduler import (
     Submitted,
     Unfetched,
 )
-from handoff_mpi.scheduler.probation import PROBE_S
-from handoff_mpi.scheduler.probing import LOOK_S
+from handoff_mpi.scheduler.probation import PROBATION_PROBE_S
+from handoff_mpi.scheduler.probing import HOST_PROBE_INTERVAL_S
 from handoff_mpi.scheduler.undecided import HOLD_CALLS
 from tests.scheduler.test_avoidance import hosts
 from tests.scheduler.transcript import LONG, Dialogue, cpus, died, done, made, raised, task, timed_out
@@ -111,8 +111,8 @@ def test_a_probe_for_which_no_function_is_found_is_not_tried_again_at_once():
     (term,) = run.scheduler._failures.probation.terms.values()
     run.tell(now + 3.0)
     assert term.probe is None
-    assert term.next_probe == now + 3.0 + LOOK_S
-    run.tell(now + 3.0 + LOOK_S, Submitted([task()]))
+    assert term.next_probe == now + 3.0 + HOST_PROBE_INTERVAL_S
+    run.tell(now + 3.0 + HOST_PROBE_INTERVAL_S, Submitted([task()]))
     assert term.probe is not None
 
 
@@ -198,12 +198,12 @@ def idle_on_probation(**options):
 
 def test_a_host_on_probation_is_probed_with_one_call_and_trusted_again_when_it_succeeds():
     run, now = idle_on_probation()
-    run.tell(now + PROBE_S / 2)
+    run.tell(now + PROBATION_PROBE_S / 2)
     assert (running(run, 1), running(run, 2)) == ([], [])
-    run.tell(now + PROBE_S)
+    run.tell(now + PROBATION_PROBE_S)
     assert len(running(run, 1)) + len(running(run, 2)) == 1
     (rank,) = [rank for rank in (1, 2) if running(run, rank)]
-    run.tell(now + PROBE_S + 1, done(rank, _of(run, rank)))
+    run.tell(now + PROBATION_PROBE_S + 1, done(rank, _of(run, rank)))
     assert not run.scheduler.on_probation
     assert on_probation(run) == ["rank 2 trusted: ('a', (1, 2), 'a probe succeeded there')"]
     assert running(run, 1)
@@ -221,23 +221,27 @@ def test_each_probe_that_fails_doubles_the_wait_for_the_next_and_goes_to_another
                 times.append(now)
                 ranks.append(rank)
                 run.tell(now, raised(rank, _of(run, rank)))
-    assert [later - time for time, later in pairwise(times)] == [2 * PROBE_S, 4 * PROBE_S, 8 * PROBE_S]
+    assert [later - time for time, later in pairwise(times)] == [
+        2 * PROBATION_PROBE_S,
+        4 * PROBATION_PROBE_S,
+        8 * PROBATION_PROBE_S,
+    ]
     assert ranks == [1, 2, 1, 2]
 
 
 def test_the_last_try_of_a_function_is_never_a_probe():
     run, now = idle_on_probation(max_retries=0)
-    run.tell(now + 10 * PROBE_S)
+    run.tell(now + 10 * PROBATION_PROBE_S)
     assert (running(run, 1), running(run, 2)) == ([], [])
 
 
 def test_a_probe_that_comes_back_without_a_result_is_followed_by_another():
     run, now = idle_on_probation()
-    run.tell(now + PROBE_S)
+    run.tell(now + PROBATION_PROBE_S)
     (rank,) = [rank for rank in (1, 2) if running(run, rank)]
-    run.tell(now + PROBE_S + 1, Retracted(rank, [_of(run, rank)]))
+    run.tell(now + PROBATION_PROBE_S + 1, Retracted(rank, [_of(run, rank)]))
     assert set(run.scheduler.on_probation) == {1, 2}
-    run.tell(now + 2 * PROBE_S + 1)
+    run.tell(now + 2 * PROBATION_PROBE_S + 1)
     assert len(running(run, 1)) + len(running(run, 2)) == 1
 
 

@@ -7,7 +7,7 @@ import pytest
 from handoff_mpi.dag.retry_on import class_name, lineage_of, names_of
 from handoff_mpi.messages import RAISED, TIMED_OUT, TIMEOUT, UNPICKLABLE, ErrorReport
 from handoff_mpi.scheduler import Finished, RankLost, StopRequested, ValueLost
-from handoff_mpi.scheduler.retries import MAX_WAIT_S, Chance, chance_of, delay_before_retry
+from handoff_mpi.scheduler.retries import MAX_RETRY_WAIT_S, Chance, chance_of, delay_before_retry
 from handoff_mpi.scheduler.tracebacks import MAX_OWN_TRACEBACKS, Tracebacks
 from handoff_mpi.serialization import EncodingError
 from tests.scheduler.transcript import Dialogue, died, done, made, raised, ranks, task, timed_out
@@ -134,7 +134,7 @@ def test_time_outs_and_deaths_are_tried_again_whatever_is_named():
 def test_waits_double_lie_in_their_half_and_are_bounded():
     for failures in range(1, 80):
         waits = [delay_before_retry(2.0, failures, task, 7) for task in range(200)]
-        limit = min(MAX_WAIT_S, 2.0 * 2**failures)
+        limit = min(MAX_RETRY_WAIT_S, 2.0 * 2**failures)
         assert limit / 2 <= min(waits) <= max(waits) <= limit
         assert max(waits) - min(waits) > limit / 3, "they are spread"
     assert delay_before_retry(4000.0, 1, 0, 0) >= 4000.0, "the first wait is at least what the user gave"

@@ -104,7 +104,7 @@ def test_seeds_that_failed_once(seed, options, what):
 def test_seeds_that_failed_once_after_few_skips(monkeypatch, seed, what):
     for module in (queues, waiters):
         monkeypatch.setattr(module, "MIN_SKIPS", 2)
-        monkeypatch.setattr(module, "SKIPS_A_RANK", 0)
+        monkeypatch.setattr(module, "SKIPS_PER_RANK", 0)
     run(seed, tasks=100)
 
 

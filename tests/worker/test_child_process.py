@@ -378,7 +378,7 @@ def test_without_shared_memory_calls_still_work(monkeypatch, name, who):
 
 def test_a_rank_that_can_map_nothing_copies(child, monkeypatch):
     before = open_files()
-    monkeypatch.setattr(shared_memory, "MOST_MAPPED", 0)
+    monkeypatch.setattr(shared_memory, "MAX_MAPPED", 0)
     made = call(child, "make", encode(LARGE))
     assert type(made[2]) is bytearray
     assert np.array_equal(decode(made), np.arange(LARGE, dtype=np.uint8))
@@ -461,7 +461,7 @@ def test_killed_while_the_rank_sends(child):
 
 
 def test_a_child_that_takes_nothing_is_given_up(child, monkeypatch):
-    monkeypatch.setattr(child_process, "SEND_LIMIT_S", 0.2)
+    monkeypatch.setattr(child_process, "SEND_TIMEOUT_S", 0.2)
     assert value_of(child, "total", np.ones(3)) == 3.0
     os.kill(child._process.pid, signal.SIGSTOP)
     began = time.monotonic()
@@ -476,7 +476,7 @@ def immortal(child, monkeypatch):
     """A child that no signal ends, as if it hung in the kernel."""
     os.kill(child.pid, signal.SIGSTOP)
     with monkeypatch.context() as patch:
-        patch.setattr(child_process, "KILL_LIMIT_S", 0.1)
+        patch.setattr(child_process, "KILL_WAIT_TIMEOUT_S", 0.1)
         patch.setattr(child_process, "CLOSE_TIMEOUT_S", 0.1)
         patch.setattr(os, "killpg", lambda *_: None)
         yield child
@@ -495,7 +495,7 @@ def test_how_a_child_died_that_cannot_be_ended(immortal):
 
 
 def test_shared_memory_that_was_cut_short_ends_no_copying(monkeypatch):
-    monkeypatch.setattr(shared_memory, "MOST_MAPPED", 0)
+    monkeypatch.setattr(shared_memory, "MAX_MAPPED", 0)
     before = open_files()
     descriptor, _ = shared_memory.write([memoryview(bytes(100))])
     with pytest.raises(EOFError, match="shorter"):

@@ -231,7 +231,7 @@ def test_memory_and_descriptors_go_with_the_last_view(pair):
 
 
 def test_descriptors_longest_unused_are_closed_first(pair, written, small_pages, monkeypatch):
-    monkeypatch.setattr(shared_memory, "MOST_KEPT", 4)
+    monkeypatch.setattr(shared_memory, "MAX_KEPT", 4)
     before = open_files()
     values = [exchange(pair, ("frame",), [noise(5000, seed)], is_kept=True)[1] for seed in range(4)]
     exchange(pair, ("frame",), values[0])
@@ -247,7 +247,7 @@ def test_descriptors_longest_unused_are_closed_first(pair, written, small_pages,
 
 
 def test_more_memories_than_a_frame_may_bring(pair, written, small_pages, monkeypatch):
-    monkeypatch.setattr(shared_memory, "MOST_KEPT", 400)
+    monkeypatch.setattr(shared_memory, "MAX_KEPT", 400)
     sizes = [4096 + seed for seed in range(300)]
     values = [exchange(pair, ("frame",), [noise(n, n)], is_kept=True)[1][0] for n in sizes]
     del written[:]
@@ -255,11 +255,11 @@ def test_more_memories_than_a_frame_may_bring(pair, written, small_pages, monkey
     _, parts = exchange(pair, ("frame",), values)
     assert [bytes(part) for part in parts] == [noise(n, n) for n in sizes]
     assert open_files() == before
-    assert written == sizes[: 300 - (shared_memory._limit(shared_memory.MOST_IN_FRAME) - 1)], "the largest are lent"
+    assert written == sizes[: 300 - (shared_memory._limit(shared_memory.MAX_IN_FRAME) - 1)], "the largest are lent"
 
 
 def test_more_mappings_than_there_may_be(pair, small_pages, monkeypatch):
-    monkeypatch.setattr(shared_memory, "MOST_MAPPED", len(shared_memory._mapped) + 2)
+    monkeypatch.setattr(shared_memory, "MAX_MAPPED", len(shared_memory._mapped) + 2)
     before = open_files()
     values = [exchange(pair, ("frame",), [noise(5000, k), noise(6000, k)], is_kept=True)[1] for k in range(4)]
     assert [[bytes(part) for part in parts] for parts in values] == [[noise(5000, k), noise(6000, k)] for k in range(4)]

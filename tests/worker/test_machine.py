@@ -23,7 +23,7 @@ from handoff_mpi.messages import (
 from handoff_mpi.serialization import PICKLED, PLAIN
 from handoff_mpi.worker.broadcast_tree import REFERRED_NBYTES
 from handoff_mpi.worker.events import Drop, Spill
-from handoff_mpi.worker.fetching import MOST_HOPS
+from handoff_mpi.worker.fetching import MAX_HOPS
 from handoff_mpi.worker.spilling import PORTION_COUNT, PORTION_NBYTES
 from tests.worker.transcript import (
     CLAIM,
@@ -463,11 +463,11 @@ def test_a_rank_known_to_be_lost_is_not_asked_though_another_refers_to_it():
 def test_referrals_have_an_end():
     rank = Dialogue()
     rank.tell(0.0, dispatch(task(1, value(0, 9))))
-    for request_id in range(MOST_HOPS):
+    for request_id in range(MAX_HOPS):
         assert rank.tell(1.0, refer(9 + request_id, request_id, 10 + request_id))[0].startswith(
             f"to {10 + request_id}: fetch 0"
         )
-    assert rank.tell(1.0, refer(9 + MOST_HOPS, MOST_HOPS, 7)) == [f"to 9: fetch 0 on request_id {MOST_HOPS + 1}"]
+    assert rank.tell(1.0, refer(9 + MAX_HOPS, MAX_HOPS, 7)) == [f"to 9: fetch 0 on request_id {MAX_HOPS + 1}"]
 
 
 def test_a_rank_referred_to_that_does_not_answer_is_passed_over_and_whatever_comes_first_counts():

@@ -20,7 +20,7 @@ from handoff_mpi.worker.child_process import environment_of_child
 #: What every rank imports; mpi4py without starting MPI, and numpy for nearly all functions.
 MODULES = ("handoff_mpi", "mpi4py.MPI", "numpy")
 #: Imports that take longer are given up: rank 0 would not wait for such a rank either.
-LIMIT_S = 60.0
+IMPORT_TIMEOUT_S = 60.0
 _NETWORK = {
     "9p", "afs", "beegfs", "ceph", "cifs", "cvmfs2", "dvs", "fhgfs", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs",
     "nfs", "nfs4", "ocfs2", "orangefs", "panfs", "pvfs2", "smb3", "smbfs", "virtiofs", "wekafs",
@@ -72,9 +72,9 @@ class Imports:
 
 
 def measure_imports() -> Imports:
-    """Import what every rank does in a fresh Python; takes ``LIMIT_S`` seconds at most."""
+    """Import what every rank does in a fresh Python; takes ``IMPORT_TIMEOUT_S`` seconds at most."""
     path = os.path.realpath(sysconfig.get_path("platlib"))
-    return Imports(_in_fresh_process(LIMIT_S), path, file_system_of(path), _is_compiled())
+    return Imports(_in_fresh_process(IMPORT_TIMEOUT_S), path, file_system_of(path), _is_compiled())
 
 
 def _in_fresh_process(limit_s: float) -> dict[str, float | str]:

@@ -19,7 +19,7 @@ NO_SPACE_NBYTES = 50 * 10**6
 LITTLE_SCRATCH_NBYTES = 500 * 10**6
 LITTLE_SHARED_NBYTES = 60 * 10**6
 FEW_FILES = 1000
-FILES_OF_A_RANK = 256
+FILES_PER_RANK = 256
 
 _OTHER_DIR = "name another directory with --run-dir"
 
@@ -141,7 +141,7 @@ def judge_open_files(facts: Sequence[RankFacts], size: int) -> Finding:
     """Whether a process may open enough files; MPI may need one for each rank."""
     least = min(each.open_files for each in facts)
     what = "a process may have " + (f"{least} files open" if least < 2**62 else "any number of files open")
-    needed = size + FILES_OF_A_RANK
+    needed = size + FILES_PER_RANK
     if least >= needed:
         return Finding(OK, "open files", what)
     few = name_list(each.host for each in facts if each.open_files == least)

@@ -33,7 +33,7 @@ _LEAVE = "leave"
 
 _PINGS = 40
 _WARM_UP = 5
-_MOST_BREAKS = 4
+_MAX_BREAKS = 4
 
 Handlers = Mapping[str, Callable[..., Any]]
 
@@ -119,7 +119,7 @@ class Leader:
         ring = Ring(self._transport.size)
         started = time.monotonic()
         to_pass = [*self.others, 0]
-        while to_pass not in ([], [0]) and len(ring.broken) + len(ring.silent) < _MOST_BREAKS:
+        while to_pass not in ([], [0]) and len(ring.broken) + len(ring.silent) < _MAX_BREAKS:
             reached = self._pass_on(to_pass, timeout_s)
             to_pass = to_pass[len(reached) :]
             if reached and to_pass:

@@ -25,19 +25,19 @@ from handoff_mpi.launch.own_ranks import command_on_ranks, exit_on_term, refuse_
 
 DEFAULT_RUN_DIR = "handoff-runs"
 #: However MPI hangs, a doctor ends after this long.
-LIMIT_S = 300.0
+DOCTOR_TIMEOUT_S = 300.0
 _JOIN_S = 60.0
 _MEASURE_S = 90.0
 _FOLDER_S = 30.0
 _RING_S = 10.0
 _PING_S = 30.0
 _STREAM_S = 30.0
-_LEAVE_S = 10.0
-_PATIENCE_S = 120.0
+_DOCTOR_END_TIMEOUT_S = 10.0
+_RANK_ANSWER_TIMEOUT_S = 120.0
 _BLOCK_NBYTES = 64 << 20
-_LEAST_BLOCK_NBYTES = 1 << 20
+_MIN_BLOCK_NBYTES = 1 << 20
 _SHARE_OF_MEMORY = 16
-_SPEECH_S = 3.0
+_DOCTOR_FLUSH_TIMEOUT_S = 3.0
 
 
 def visit(run_dir: str | None, report: Report) -> int:
@@ -57,7 +57,7 @@ def visit(run_dir: str | None, report: Report) -> int:
         _visit_alone(run_dir, report)
         return report.close()
     # From C: MPI may hang without letting Python run.
-    faulthandler.dump_traceback_later(LIMIT_S, exit=True)
+    faulthandler.dump_traceback_later(DOCTOR_TIMEOUT_S, exit=True)
     told = size_by_launcher()
     try:
         from handoff_mpi.comm import mpi
@@ -95,15 +95,19 @@ def visit_with_ranks(
     streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
     with started(command, environment, **streams) as process:
         is_complete = _relay(process, report)
-        code = _wait(process, _LEAVE_S if is_complete else 1.0)
+        code = _wait(process, _DOCTOR_END_TIMEOUT_S if is_complete else 1.0)
     if not is_complete:
-        ended = f"ended with status {code}" if code is not None else f"had not come to its end after {LIMIT_S:.0f} s"
+        ended = (
+            f"ended with status {code}"
+            if code is not None
+            else f"had not come to its end after {DOCTOR_TIMEOUT_S:.0f} s"
+        )
         remedy = (
             "see what it said above; try `mpirun -n 2 hostname`, and `mpirun -n 2 python -m mpi4py.bench helloworld`"
         )
         report.add(Finding(BAD, "launch", f"`{command[0]} ...` {ended} before all was examined", remedy))
     elif code is None:
-        what = f"the launcher had to be ended: it was still there {_LEAVE_S:.0f} s after its ranks"
+        what = f"the launcher had to be ended: it was still there {_DOCTOR_END_TIMEOUT_S:.0f} s after its ranks"
         report.add(Finding(NOTE, "launch", what, "nothing: run -n ends such a launcher too"))
     if not report.findings[:-1] and not is_complete:
         _visit_alone(run_dir, report)
@@ -156,7 +160,7 @@ def _lead(leader: Leader, told: int, size: int, run_dir: str | None, report: Rep
     """Rank 0: examine all, let the others go, and leave."""
     try:
         _visit_ranks(leader, told, size, run_dir, report)
-        leader.dismiss(_LEAVE_S)
+        leader.dismiss(_DOCTOR_END_TIMEOUT_S)
     except SystemExit as error:  # by a signal: nobody else would come to MPI_Finalize
         os._exit(int(error.code or EXIT_FAILED))
     except HandoffError as error:  # of the transport
@@ -205,7 +209,7 @@ def _judge_network(leader: Leader, facts: dict[int, RankFacts], hosts: dict[int,
         return
     dest = next((rank for rank in reached if hosts[rank] != hosts[0]), reached[0])
     room = min(facts[rank].free_memory_nbytes for rank in (0, dest)) // _SHARE_OF_MEMORY
-    nbytes = max(_LEAST_BLOCK_NBYTES, min(_BLOCK_NBYTES, room))
+    nbytes = max(_MIN_BLOCK_NBYTES, min(_BLOCK_NBYTES, room))
     seconds = leader.stream(dest, nbytes, 3, _STREAM_S)
     report.add(findings.judge_bandwidth(nbytes, seconds, dest, hosts[dest] != hosts[0]))
 
@@ -254,7 +258,7 @@ def _join(comm: Any, report: Report) -> None:
         mpi.wait_for_all(comm, _JOIN_S)
     except StartupError as error:
         if comm.Get_rank():
-            time.sleep(_SPEECH_S)  # rank 0 alone speaks, and the launcher ends all once a rank has left
+            time.sleep(_DOCTOR_FLUSH_TIMEOUT_S)  # rank 0 alone speaks, and the launcher ends all once a rank has left
         else:
             report.add(Finding(BAD, "ranks", str(error), "look at their hosts; try fewer ranks, or one host"))
             report.close()
@@ -265,7 +269,7 @@ def _serve(transport: Any) -> NoReturn:
     from handoff_mpi.comm import mpi
 
     try:
-        serve(transport, _handlers(transport.rank), _PATIENCE_S)
+        serve(transport, _handlers(transport.rank), _RANK_ANSWER_TIMEOUT_S)
     except (ConnectionError, HandoffError) as error:
         print(f"handoff: rank {transport.rank} ends: {error}", file=sys.stderr, flush=True)
         os._exit(EXIT_FAILED)
@@ -307,7 +311,7 @@ def _relay(process: subprocess.Popen[Any], report: Report) -> bool:
     """Take in what the launched doctor finds, other words to stderr; return whether it came to its end."""
     assert process.stdout is not None
     fd = process.stdout.fileno()
-    end = time.monotonic() + LIMIT_S + _SPEECH_S
+    end = time.monotonic() + DOCTOR_TIMEOUT_S + _DOCTOR_FLUSH_TIMEOUT_S
     buffer = b""
     while (left_s := end - time.monotonic()) > 0:
         if not select.select([fd], [], [], left_s)[0]:

@@ -267,15 +267,15 @@ def _words(text: str) -> list[str]:
 
 def _doctor(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
     """Look at the machine and its MPI."""
-    from handoff_mpi.launch.doctor.report import Report
-    from handoff_mpi.launch.doctor.visit import visit, visit_with_ranks
+    from handoff_mpi.doctor.report import Report
+    from handoff_mpi.doctor.runner import run_checks, run_checks_with_ranks
 
     run_dir = given.run_dir or os.environ.get(f"{PREFIX}RUN_DIR") or None
     report = Report(given.json, given.lines)
     if given.n is not None:
-        return visit_with_ranks(given.n, run_dir, report, given.hosts, _words(given.mpirun_args))
+        return run_checks_with_ranks(given.n, run_dir, report, given.hosts, _words(given.mpirun_args))
     _refuse_launching(own, "doctor")
-    return visit(run_dir, report)
+    return run_checks(run_dir, report)
 
 
 def _check(given: argparse.Namespace, own: list[str], args: list[str]) -> int:

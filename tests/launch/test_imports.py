@@ -13,7 +13,7 @@ from handoff_mpi.version import VERSION
 from tests.conftest import run_process
 
 #: What a run of plain functions needs on no rank; ours, and others'.
-_OF_NO_RANK = {f"handoff_mpi.{room}" for room in ("api", "launch.doctor", "launch.supervisor", "simulation")} | {
+_OF_NO_RANK = {f"handoff_mpi.{room}" for room in ("api", "doctor", "launch.supervisor", "simulation")} | {
     "handoff_mpi.visualization",
     *("asyncio", "concurrent.futures", "email", "importlib.metadata", "multiprocessing", "zipfile"),
     *("networkx", "numpy", "psutil", "rich", "threadpoolctl"),

@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from handoff_mpi.launch.doctor.importing import Imports, measure_imports
+from handoff_mpi.doctor.importing import Imports, measure_imports
 from handoff_mpi.resources import Device
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.resources.detection import detect

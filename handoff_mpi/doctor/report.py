@@ -11,11 +11,11 @@ from typing import Any
 from handoff_mpi.errors import EXIT_DONE, EXIT_FAILED
 from handoff_mpi.launch.environment import is_under_launcher
 
-OK, NOTE, BAD = "ok", "note", "bad"
+OK, WARNING, ERROR = "ok", "warning", "error"
 
 _MARK = "handoff-doctor: "  # at the head of a line that is for another doctor
 _END = {"end": True}
-_STYLES = {OK: "green", NOTE: "yellow", BAD: "bold red"}
+_STYLES = {OK: "green", WARNING: "yellow", ERROR: "bold red"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Finding:
     """One thing that was found out.
 
     Attributes:
-        level: OK, NOTE (works, but should be known) or BAD (runs will fail).
+        level: OK, WARNING (works, but should be known) or ERROR (runs will fail).
         about: what it is about, in a word or two.
         what: what was found, on one line.
         remedy: what to do about it; empty if it is OK.
@@ -55,7 +55,7 @@ class Report:
 
     def close(self) -> int:
         """End the report; return the exit code: 1 if anything is bad."""
-        code = EXIT_FAILED if any(finding.level == BAD for finding in self.findings) else EXIT_DONE
+        code = EXIT_FAILED if any(finding.level == ERROR for finding in self.findings) else EXIT_DONE
         if self._as_json:
             document = {"exit_code": code, "findings": [asdict(finding) for finding in self.findings]}
             print(json.dumps(document, indent=1, ensure_ascii=False), flush=True)
@@ -87,7 +87,7 @@ def _printer() -> Callable[[Finding], None]:
 
 
 def _print_plainly(finding: Finding) -> None:
-    print(f"{finding.level:<5} {finding.about}: {finding.what}", flush=True)
+    print(f"{finding.level:<7} {finding.about}: {finding.what}", flush=True)
     if finding.remedy:
         print(f"      -> {finding.remedy}", flush=True)
 
@@ -97,7 +97,7 @@ def _print_in_colour(finding: Finding) -> None:
     from rich.text import Text
 
     console = Console(highlight=False)
-    head = Text(f"{finding.level:<5} ", _STYLES[finding.level])
+    head = Text(f"{finding.level:<7} ", _STYLES[finding.level])
     console.print(head + Text(f"{finding.about}: ", "bold") + Text(finding.what), soft_wrap=True)
     if finding.remedy:
         console.print(Text(f"      -> {finding.remedy}", "dim"), soft_wrap=True)

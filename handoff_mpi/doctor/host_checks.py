@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from handoff_mpi.launch.doctor.folder import FolderFacts, FolderView
-from handoff_mpi.launch.doctor.measuring import RankFacts
-from handoff_mpi.launch.doctor.report import BAD, NOTE, OK, Finding
-from handoff_mpi.launch.doctor.words import counted, duration, name_list, plain, rank_list, space
+from handoff_mpi.doctor.filesystem import FolderFacts, FolderView
+from handoff_mpi.doctor.formatting import counted, duration, name_list, plain, rank_list, space
+from handoff_mpi.doctor.measuring import RankFacts
+from handoff_mpi.doctor.report import ERROR, OK, WARNING, Finding
 
 #: From here on a measurement is worth a note.
 SLOW_WRITE_S = 0.02
@@ -29,9 +29,9 @@ _OTHER_DIR = "name another directory with --run-dir"
 def judge_folder(facts: FolderFacts) -> Finding:
     """Whether runs can use it at all."""
     if facts.trouble:
-        return Finding(BAD, "run-dir", f"{facts.path} cannot be used: {facts.trouble}", _OTHER_DIR)
+        return Finding(ERROR, "run-dir", f"{facts.path} cannot be used: {facts.trouble}", _OTHER_DIR)
     if facts.refusal:
-        return Finding(BAD, "run-dir", f"runs will refuse it: {facts.refusal}", f"change that, or {_OTHER_DIR}")
+        return Finding(ERROR, "run-dir", f"runs will refuse it: {facts.refusal}", f"change that, or {_OTHER_DIR}")
     return Finding(OK, "run-dir", f"{facts.path} can be written to, and by nobody else")
 
 
@@ -41,11 +41,11 @@ def judge_sharing(views: Mapping[int, FolderView], hosts: Mapping[int, str]) -> 
     if blind:
         what = f"{rank_list(blind)} (on {name_list(hosts[rank] for rank in blind)}) cannot see the run-dir of rank 0"
         remedy = "name one on a shared file system with --run-dir; else all kept values travel to rank 0"
-        return Finding(NOTE, "sharing", what, remedy)
+        return Finding(WARNING, "sharing", what, remedy)
     barred = {rank: view.trouble for rank, view in views.items() if view.trouble}
     if barred:
         what = f"{rank_list(barred)} cannot write to the run-dir: {next(iter(barred.values()))}"
-        return Finding(BAD, "sharing", what, f"let them, or {_OTHER_DIR}")
+        return Finding(ERROR, "sharing", what, f"let them, or {_OTHER_DIR}")
     return Finding(OK, "sharing", f"the run-dir is seen on {name_list(hosts.values())}, and written to from there")
 
 
@@ -54,21 +54,21 @@ def judge_writes(facts: FolderFacts) -> Finding:
     what = f"to create, fsync and rename a file takes {duration(facts.write_s)}"
     if facts.write_s <= SLOW_WRITE_S:
         return Finding(OK, "writes", what)
-    return Finding(NOTE, "writes", what, "each kept value costs that: put the run-dir on a faster file system")
+    return Finding(WARNING, "writes", what, "each kept value costs that: put the run-dir on a faster file system")
 
 
 def judge_locks(facts: FolderFacts, views: Mapping[int, FolderView], hosts: Mapping[int, str]) -> Finding:
     """Whether a lock keeps others out, on all hosts."""
     remedy = f"never start two runs on one run-dir there, or {_OTHER_DIR}"
     if facts.lock_trouble:
-        return Finding(NOTE, "locks", f"flock does not work on the run-dir: {facts.lock_trouble}", remedy)
+        return Finding(WARNING, "locks", f"flock does not work on the run-dir: {facts.lock_trouble}", remedy)
     let_in = [rank for rank, view in views.items() if view.is_seen and view.is_locked_out is False]
     if let_in:
         what = f"a lock of rank 0 on the run-dir keeps nobody out on {name_list(hosts[rank] for rank in let_in)}"
-        return Finding(NOTE, "locks", what, remedy)
+        return Finding(WARNING, "locks", what, remedy)
     untried = [rank for rank, view in views.items() if view.is_seen and not view.trouble and view.is_locked_out is None]
     if untried:
-        return Finding(NOTE, "locks", f"flock does not work on {name_list(hosts[rank] for rank in untried)}", remedy)
+        return Finding(WARNING, "locks", f"flock does not work on {name_list(hosts[rank] for rank in untried)}", remedy)
     kept_out = {hosts[rank] for rank, view in views.items() if view.is_locked_out}
     return Finding(OK, "locks", "flock works on the run-dir" + (", between hosts too" if len(kept_out) > 1 else ""))
 
@@ -79,9 +79,9 @@ def judge_space(facts: FolderFacts) -> Finding:
     what = f"the run-dir has room for {space(facts.free_nbytes)}{files}"
     has_no_files = facts.free_files is not None and facts.free_files < FEW_FILES
     if facts.free_nbytes < NO_SPACE_NBYTES or facts.free_files == 0:
-        return Finding(BAD, "space", what, f"make room, or {_OTHER_DIR}")
+        return Finding(ERROR, "space", what, f"make room, or {_OTHER_DIR}")
     if facts.free_nbytes < LITTLE_SPACE_NBYTES or has_no_files:
-        return Finding(NOTE, "space", what, f"large kept values go there: make room, or {_OTHER_DIR}")
+        return Finding(WARNING, "space", what, f"large kept values go there: make room, or {_OTHER_DIR}")
     return Finding(OK, "space", what)
 
 
@@ -92,14 +92,14 @@ def judge_gpus(facts: Sequence[RankFacts]) -> Finding:
     """Which CUDA devices there are, and who sees them."""
     trouble = list(dict.fromkeys(note for each in facts for note in each.device_notes))
     if trouble:
-        return Finding(NOTE, "GPUs", trouble[0], "see to cupy and the driver there; without, functions get no GPU")
+        return Finding(WARNING, "GPUs", trouble[0], "see to cupy and the driver there; without, functions get no GPU")
     seeing = [each for each in facts if each.devices]
     if not seeing:
         return Finding(OK, "GPUs", f"none; cupy is {'' if _all_have_cupy(facts) else 'not '}installed")
     shown = "; ".join(_devices_of_host(host, ranks) for host, ranks in _by_host(seeing).items())
     if not _all_have_cupy(seeing):
         lacking = rank_list(each.rank for each in seeing if not each.has_cupy)
-        return Finding(NOTE, "GPUs", f"{shown}; no cupy on {lacking}", "pip install 'handoff_mpi[gpu]' there")
+        return Finding(WARNING, "GPUs", f"{shown}; no cupy on {lacking}", "pip install 'handoff_mpi[gpu]' there")
     alone = [host for host, ranks in _by_host(seeing).items() if _all_see_one(ranks)]
     if alone:
         what = f"{shown}; all ranks of {name_list(alone)} see the same single one"
@@ -107,7 +107,7 @@ def judge_gpus(facts: Sequence[RankFacts]) -> Finding:
             "if there are more, let every rank see them (unset CUDA_VISIBLE_DEVICES; Slurm: --gpus-per-node rather "
             "than --gpus-per-task): each call is given its own"
         )
-        return Finding(NOTE, "GPUs", what, remedy)
+        return Finding(WARNING, "GPUs", what, remedy)
     aware = {None: "", True: "; MPI takes device memory", False: "; MPI takes no device memory (none is needed)"}
     return Finding(OK, "GPUs", shown + aware[seeing[0].is_cuda_aware])
 
@@ -120,7 +120,7 @@ def judge_cores(facts: Sequence[RankFacts]) -> Finding:
         most = max(each.bound_cores for each in tight)
         what = f"{rank_list(each.rank for each in tight)} are bound to {counted(most, 'core')} each at most; {hosts}"
         remedy = "nothing: a call gets the cores it claims anyway; --bind-to none (srun: --cpu-bind=none) loosens ranks"
-        return Finding(NOTE, "cores", what, remedy)
+        return Finding(WARNING, "cores", what, remedy)
     return Finding(OK, "cores", f"{hosts}; no rank is bound more tightly" if len(facts) > 1 else hosts)
 
 
@@ -133,7 +133,7 @@ def judge_crowding(facts: Sequence[RankFacts]) -> Finding:
     ]
     if crowded:
         remedy = "start fewer ranks: one for each core is the most that helps"
-        return Finding(NOTE, "crowding", "; ".join(crowded[:8]), remedy)
+        return Finding(WARNING, "crowding", "; ".join(crowded[:8]), remedy)
     return Finding(OK, "crowding", "there is a core for every rank")
 
 
@@ -145,7 +145,7 @@ def judge_open_files(facts: Sequence[RankFacts], size: int) -> Finding:
     if least >= needed:
         return Finding(OK, "open files", what)
     few = name_list(each.host for each in facts if each.open_files == least)
-    return Finding(NOTE, "open files", f"{what} on {few}", f"ulimit -n {needed} before the launch (or more)")
+    return Finding(WARNING, "open files", f"{what} on {few}", f"ulimit -n {needed} before the launch (or more)")
 
 
 def judge_scratch(facts: Sequence[RankFacts]) -> Finding:
@@ -158,10 +158,10 @@ def judge_scratch(facts: Sequence[RankFacts]) -> Finding:
     for folder, (free, host) in least.items():
         if folder == "/dev/shm" and free < LITTLE_SHARED_NBYTES:
             remedy = f"make /dev/shm larger on {host} (a container: --shm-size): MPI shares memory through it"
-            return Finding(NOTE, "scratch", what, remedy)
+            return Finding(WARNING, "scratch", what, remedy)
         if folder != "/dev/shm" and free < LITTLE_SCRATCH_NBYTES:
             remedy = f"make room in {folder} on {host}, or set TMPDIR: MPI and functions write there"
-            return Finding(NOTE, "scratch", what, remedy)
+            return Finding(WARNING, "scratch", what, remedy)
     return Finding(OK, "scratch", what)
 
 
@@ -170,7 +170,7 @@ def judge_imports(facts: Sequence[RankFacts], is_in_slurm: bool) -> Finding:
     failed = {each.rank: value for each in facts for value in each.imports.seconds.values() if isinstance(value, str)}
     if failed:
         what = f"imports fail on {rank_list(failed)}: {next(iter(failed.values()))}"
-        return Finding(BAD, "imports", what, "install handoff_mpi with all it needs, where these ranks find it")
+        return Finding(ERROR, "imports", what, "install handoff_mpi with all it needs, where these ranks find it")
     least, most = (pick(facts, key=lambda each: each.imports.total_s) for pick in (min, max))
     took = duration(most.imports.total_s)
     if len(facts) > 1:
@@ -181,7 +181,7 @@ def judge_imports(facts: Sequence[RankFacts], is_in_slurm: bool) -> Finding:
     what = f"imports in a fresh process take {took}: {parts}; {most.imports.path} is on {where}"
     if most.imports.total_s <= SLOW_IMPORT_S:
         return Finding(OK, "imports", what)
-    return Finding(NOTE, "imports", what, _remedy_of_imports(facts, is_in_slurm))
+    return Finding(WARNING, "imports", what, _remedy_of_imports(facts, is_in_slurm))
 
 
 def _remedy_of_imports(facts: Sequence[RankFacts], is_in_slurm: bool) -> str:

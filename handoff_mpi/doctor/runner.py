@@ -11,13 +11,13 @@ import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from handoff_mpi.doctor import host_checks, mpi_checks
+from handoff_mpi.doctor.fault_tolerance import Trial, try_deaths
+from handoff_mpi.doctor.filesystem import FolderView, look_at_folder, open_folder
+from handoff_mpi.doctor.measuring import RankFacts, measure_rank
+from handoff_mpi.doctor.network import Handlers, Leader, serve
+from handoff_mpi.doctor.report import ERROR, WARNING, Finding, Report, read_line
 from handoff_mpi.errors import EXIT_DONE, EXIT_FAILED, HandoffError, StartupError, UsageError
-from handoff_mpi.launch.doctor import findings, places
-from handoff_mpi.launch.doctor.folder import FolderView, look_at_folder, open_folder
-from handoff_mpi.launch.doctor.measuring import RankFacts, measure_rank
-from handoff_mpi.launch.doctor.probes import Handlers, Leader, serve
-from handoff_mpi.launch.doctor.report import BAD, NOTE, Finding, Report, read_line
-from handoff_mpi.launch.doctor.trial import Trial, try_deaths
 from handoff_mpi.launch.environment import is_under_launcher, rank_by_launcher, size_by_launcher
 from handoff_mpi.launch.launcher_process import started
 from handoff_mpi.launch.mpirun import conflict_of_wheels
@@ -40,7 +40,7 @@ _SHARE_OF_MEMORY = 16
 _DOCTOR_FLUSH_TIMEOUT_S = 3.0
 
 
-def visit(run_dir: str | None, report: Report) -> int:
+def run_checks(run_dir: str | None, report: Report) -> int:
     """CheckProcess all ranks under a launcher, this process alone without one; return the exit code.
 
     Under a launcher the other ranks serve rank 0, and end here.
@@ -65,10 +65,10 @@ def visit(run_dir: str | None, report: Report) -> int:
         comm = mpi.world()
     except (ImportError, RuntimeError) as error:
         remedy = "install mpi4py where this Python finds it, with the MPI of the launcher (or: module load)"
-        trouble = Finding(BAD, "MPI", f"mpi4py cannot be used: {' '.join(str(error).split())}", remedy)
+        trouble = Finding(ERROR, "MPI", f"mpi4py cannot be used: {' '.join(str(error).split())}", remedy)
         return _visit_instead(trouble, run_dir, report)
     if comm.Get_size() < told:
-        return _visit_instead(findings.judge_ranks(told, comm.Get_size(), {}), run_dir, report)
+        return _visit_instead(mpi_checks.judge_ranks(told, comm.Get_size(), {}), run_dir, report)
     _join(comm, report)
     transport = mpi.MPITransport(comm)
     if transport.rank:
@@ -76,7 +76,7 @@ def visit(run_dir: str | None, report: Report) -> int:
     return _lead(Leader(transport, _handlers(0)), told, transport.size, run_dir, report)
 
 
-def visit_with_ranks(
+def run_checks_with_ranks(
     ranks: int, run_dir: str | None, report: Report, hosts: str | None = None, extra: Sequence[str] = ()
 ) -> int:
     """Launch ``ranks`` ranks that are examined, as ``run -n`` would; return the exit code.
@@ -105,10 +105,10 @@ def visit_with_ranks(
         remedy = (
             "see what it said above; try `mpirun -n 2 hostname`, and `mpirun -n 2 python -m mpi4py.bench helloworld`"
         )
-        report.add(Finding(BAD, "launch", f"`{command[0]} ...` {ended} before all was examined", remedy))
+        report.add(Finding(ERROR, "launch", f"`{command[0]} ...` {ended} before all was examined", remedy))
     elif code is None:
         what = f"the launcher had to be ended: it was still there {_DOCTOR_END_TIMEOUT_S:.0f} s after its ranks"
-        report.add(Finding(NOTE, "launch", what, "nothing: run -n ends such a launcher too"))
+        report.add(Finding(WARNING, "launch", what, "nothing: run -n ends such a launcher too"))
     if not report.findings[:-1] and not is_complete:
         _visit_alone(run_dir, report)
     return report.close()
@@ -128,20 +128,20 @@ def _visit_instead(trouble: Finding, run_dir: str | None, report: Report) -> int
 
 def _visit_alone(run_dir: str | None, report: Report) -> None:
     facts = [measure_rank(0, is_mpi=False)]
-    report.add(findings.judge_versions(facts))
+    report.add(mpi_checks.judge_versions(facts))
     what, remedy = conflict_of_wheels()
     if what:
-        report.add(Finding(BAD, "wheels", what, remedy))
+        report.add(Finding(ERROR, "wheels", what, remedy))
     with open_folder(run_dir or DEFAULT_RUN_DIR, run_dir is not None) as folder:
-        report.add(places.judge_folder(folder.facts))
+        report.add(host_checks.judge_folder(folder.facts))
         if not folder.facts.trouble:
-            report.add(places.judge_writes(folder.facts))
-            report.add(places.judge_locks(folder.facts, {}, {}))
-            report.add(places.judge_space(folder.facts))
+            report.add(host_checks.judge_writes(folder.facts))
+            report.add(host_checks.judge_locks(folder.facts, {}, {}))
+            report.add(host_checks.judge_space(folder.facts))
     _judge_hosts(facts, 1, report)
     for trial in _judge_deaths(None, report):
         if trial.library:
-            report.add(findings.judge_threads(trial.library, {0: trial.thread_level}))
+            report.add(mpi_checks.judge_threads(trial.library, {0: trial.thread_level}))
             break
 
 
@@ -165,8 +165,8 @@ def _lead(leader: Leader, told: int, size: int, run_dir: str | None, report: Rep
         os._exit(int(error.code or EXIT_FAILED))
     except HandoffError as error:  # of the transport
         remedy = "see what was written above; try fewer ranks, one host, another network"
-        report.add(Finding(BAD, "MPI", f"it failed: {error}", remedy))
-    report.add(findings.judge_answers(size, leader.silent, leader.troubles))
+        report.add(Finding(ERROR, "MPI", f"it failed: {error}", remedy))
+    report.add(mpi_checks.judge_answers(size, leader.silent, leader.troubles))
     _leave(report.close(), leader)
 
 
@@ -178,10 +178,10 @@ def _visit_ranks(leader: Leader, told: int, size: int, run_dir: str | None, repo
     facts = list(by_rank.values())
     if facts:
         hosts = {rank: each.host for rank, each in by_rank.items()}
-        report.add(findings.judge_versions(facts))
+        report.add(mpi_checks.judge_versions(facts))
         levels = {rank: each.thread_level for rank, each in by_rank.items()}
-        report.add(findings.judge_threads(facts[0].versions["MPI"], levels))
-        report.add(findings.judge_ranks(told, size, _ranks_on(hosts)))
+        report.add(mpi_checks.judge_threads(facts[0].versions["MPI"], levels))
+        report.add(mpi_checks.judge_ranks(told, size, _ranks_on(hosts)))
         if leader.others:
             _judge_network(leader, by_rank, hosts, report)
         _judge_folder(leader, run_dir, hosts, report)
@@ -197,13 +197,13 @@ def _ranks_on(hosts: dict[int, str]) -> dict[str, list[int]]:
 
 
 def _judge_network(leader: Leader, facts: dict[int, RankFacts], hosts: dict[int, str], report: Report) -> None:
-    report.add(findings.judge_ring(leader.ring(_RING_S)))
+    report.add(mpi_checks.judge_ring(leader.ring(_RING_S)))
     pings = leader.ping(_PING_S)
     if pings:
-        report.add(findings.judge_ping(pings, hosts))
+        report.add(mpi_checks.judge_ping(pings, hosts))
         ahead_s = {hosts[rank]: ping.clock_s for rank, ping in pings.items() if hosts.get(rank, "") != hosts.get(0)}
         if ahead_s:
-            report.add(findings.judge_clocks(ahead_s))
+            report.add(mpi_checks.judge_clocks(ahead_s))
     reached = [rank for rank in leader.others if rank in facts]
     if not reached or 0 not in facts:
         return
@@ -211,39 +211,39 @@ def _judge_network(leader: Leader, facts: dict[int, RankFacts], hosts: dict[int,
     room = min(facts[rank].free_memory_nbytes for rank in (0, dest)) // _SHARE_OF_MEMORY
     nbytes = max(_MIN_BLOCK_NBYTES, min(_BLOCK_NBYTES, room))
     seconds = leader.stream(dest, nbytes, 3, _STREAM_S)
-    report.add(findings.judge_bandwidth(nbytes, seconds, dest, hosts[dest] != hosts[0]))
+    report.add(mpi_checks.judge_bandwidth(nbytes, seconds, dest, hosts[dest] != hosts[0]))
 
 
 def _judge_folder(leader: Leader, run_dir: str | None, hosts: dict[int, str], report: Report) -> None:
     with open_folder(run_dir or DEFAULT_RUN_DIR, run_dir is not None) as folder:
-        report.add(places.judge_folder(folder.facts))
+        report.add(host_checks.judge_folder(folder.facts))
         if folder.facts.trouble:
             return
         asked = leader.ask("run-dir", str(folder.probe), folder.token, timeout_s=_FOLDER_S)
         views: dict[int, FolderView] = {rank: view for rank, view in asked.items() if rank in hosts}
-        report.add(places.judge_sharing(views, hosts))
-        report.add(places.judge_writes(folder.facts))
-        report.add(places.judge_locks(folder.facts, views, hosts))
-        report.add(places.judge_space(folder.facts))
+        report.add(host_checks.judge_sharing(views, hosts))
+        report.add(host_checks.judge_writes(folder.facts))
+        report.add(host_checks.judge_locks(folder.facts, views, hosts))
+        report.add(host_checks.judge_space(folder.facts))
 
 
 def _judge_hosts(facts: Sequence[RankFacts], size: int, report: Report) -> None:
-    report.add(places.judge_gpus(facts))
-    report.add(places.judge_cores(facts))
+    report.add(host_checks.judge_gpus(facts))
+    report.add(host_checks.judge_cores(facts))
     if size > 1:
-        report.add(places.judge_crowding(facts))
-    report.add(places.judge_open_files(facts, size))
-    report.add(places.judge_scratch(facts))
-    report.add(places.judge_imports(facts, "SLURM_JOB_ID" in os.environ))
+        report.add(host_checks.judge_crowding(facts))
+    report.add(host_checks.judge_open_files(facts, size))
+    report.add(host_checks.judge_scratch(facts))
+    report.add(host_checks.judge_imports(facts, "SLURM_JOB_ID" in os.environ))
 
 
 def _judge_deaths(is_on: bool | None, report: Report) -> list[Trial]:
     try:
         trials = try_deaths()
     except (UsageError, OSError, subprocess.SubprocessError) as error:
-        report.add(findings.judge_no_launcher(str(error)))
+        report.add(mpi_checks.judge_no_launcher(str(error)))
         return []
-    report.add(findings.judge_deaths(trials, is_on))
+    report.add(mpi_checks.judge_deaths(trials, is_on))
     return trials
 
 
@@ -260,7 +260,7 @@ def _join(comm: Any, report: Report) -> None:
         if comm.Get_rank():
             time.sleep(_DOCTOR_FLUSH_TIMEOUT_S)  # rank 0 alone speaks, and the launcher ends all once a rank has left
         else:
-            report.add(Finding(BAD, "ranks", str(error), "look at their hosts; try fewer ranks, or one host"))
+            report.add(Finding(ERROR, "ranks", str(error), "look at their hosts; try fewer ranks, or one host"))
             report.close()
         os._exit(EXIT_FAILED)
 

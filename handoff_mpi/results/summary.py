@@ -17,12 +17,11 @@ if TYPE_CHECKING:
 SUMMARY = "summary.json"
 #: Of the format: it is raised when a field changes its meaning or goes; new fields may come.
 SCHEMA = 1
-MAX_SLOWEST = 10
 _MAX_CHARS = 100
 #: Fields of ``status.json`` that a summary has too.
 _OF_STATUS = (
     *("dag_id", "run", "launch", "host", "ranks", "directory", "resume", "started_s", "counts"),
-    *("by_name", "hosts", "lost_ranks", "probation", "failures"),
+    *("by_name", "hosts", "lost_ranks", "losses", "probation", "failures", "slowest"),
 )
 
 
@@ -42,7 +41,6 @@ def summarize(results: Results, status: Mapping[str, Any]) -> dict[str, Any]:
         results: its results.
         status: the fields of ``status.json``, those of its progress among them.
     """
-    slowest = results._records.slowest(MAX_SLOWEST)
     return {
         "schema": SCHEMA,
         "version": VERSION,
@@ -55,6 +53,5 @@ def summarize(results: Results, status: Mapping[str, Any]) -> dict[str, Any]:
         "dag_id": one_line(id_text(results.dag_id), _MAX_CHARS),
         "lost_ranks": results.lost_ranks,
         "failed_attempts": results.incidents(),
-        "slowest": [{"id": one_line(id_text(id), _MAX_CHARS), "duration_s": duration} for duration, id in slowest],
         "run_dir": None if results.run_dir is None else str(results.run_dir),
     }

@@ -19,13 +19,15 @@ from handoff_mpi.formatting import id_text, one_line
 from handoff_mpi.resources import Capability
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results.failure_groups import FailureGroup
-from handoff_mpi.runtime.recorder import Recorder
+from handoff_mpi.runtime.recorder import SHOWN_OF_USAGE, Recorder
+from handoff_mpi.runtime.slowest import Slowest
 from handoff_mpi.scheduler import Scheduler, State
 
 #: Of the format, in ``status.json``.
 SCHEMA = 1
-#: So many names, hosts, running calls and kinds of failures are listed; the rest of names and hosts are summed up.
-MAX_NAMES, MAX_HOSTS, MAX_CALLS, MAX_FAILURES = 50, 100, 10, 20
+#: So many names, hosts, running calls, slowest calls and kinds of failures are listed; the rest of names and hosts are
+#: summed up.
+MAX_NAMES, MAX_HOSTS, MAX_CALLS, MAX_SLOWEST, MAX_FAILURES = 50, 100, 10, 10, 20
 OTHERS = "(others)"
 #: The rate is that of the last seconds.
 RATE_WINDOW_S = 30.0
@@ -46,12 +48,13 @@ class _OfName:
     total: int = 0
     done: int = 0
     failed: int = 0
+    skipped: int = 0
     calls: int = 0
     busy_s: float = 0.0
 
     @property
     def open(self) -> int:
-        return self.total - self.done - self.failed
+        return self.total - self.done - self.failed - self.skipped
 
     @property
     def mean_s(self) -> float | None:
@@ -95,6 +98,7 @@ class Progress:
         self._is_counted = bytearray()
         self._undecided: list[int] = []  # their calls have ended, and the scheduler takes that in at its next turn
         self._restored = list(restored)
+        self._slowest = Slowest(MAX_SLOWEST)
         self._ended: deque[tuple[float, int]] = deque()
         self._lock = threading.Lock()  # in one process a thread asks too
         self._beat = 0
@@ -120,9 +124,15 @@ class Progress:
             }
 
     def final_fields(self, now: float) -> dict[str, Any]:
-        """Return the fields of a run that has ended, without those that are about calls that run and the time left."""
+        """Return the fields of a run that has ended, without those that hold at a moment: running calls, the time left,
+        the use of hosts.
+        """
         with self._lock:
-            return self._known(now, *self._look())
+            known = self._known(now, *self._look())
+        for row in known["hosts"].values():
+            for name in SHOWN_OF_USAGE:
+                row.pop(name, None)
+        return known
 
     def _look(self) -> tuple[dict[str, int], list[int]]:
         """Take in what is new; return the counts, and the tasks that run."""
@@ -142,18 +152,21 @@ class Progress:
             "lost_ranks": dict(itertools.islice(self._recorder.lost.items(), MAX_HOSTS)),
             "probation": dict(itertools.islice(self._recorder.probation.items(), MAX_HOSTS)),
             "failures": self._failure_groups(),
+            "losses": self._losses(),
+            "slowest": self._slowest_calls(),
         }
 
     # -- functions ------------------------------------------------------------------------------------
 
     def counts(self) -> dict[str, int]:
-        """Return how many functions are in which state, and how many attempts were retried."""
-        scheduler = self._scheduler
+        """Return how many functions are in which state, and how many calls were repeated, by cause."""
+        scheduler, losses = self._scheduler, self._recorder.losses
         counts = {state.name.lower(): scheduler.state.count(state) for state in State}
         dispatched = counts.pop("dispatched")
         running = min(dispatched, len(scheduler.slots.running()))
         ready = counts["ready"] + dispatched - running
-        return {**counts, "running": running, "ready": ready, "retries": self._recorder.retries}
+        repeated = {"retries": self._recorder.retries, "reassigned": losses.reassigned, "recomputed": losses.recomputed}
+        return {**counts, "running": running, "ready": ready, **repeated}
 
     def _learn_tasks(self) -> None:
         """Count tasks that were submitted since the last time."""
@@ -173,12 +186,13 @@ class Progress:
         """Count what has ended since the last time, and take back what was lost."""
         recorder, state = self._recorder, self._scheduler.state
         specs, name_of_code, names = self._scheduler.specs, self._name_of_code, self._names
-        is_counted, durations = self._is_counted, recorder.durations
+        is_counted, durations, ranks = self._is_counted, recorder.durations, recorder.ranks
         undecided, self._undecided = self._undecided, []
         for task in _taken(recorder.ended):
             of_name = names[name_of_code[specs[task].code]]
             of_name.calls += 1
             of_name.busy_s += durations[task]
+            self._slowest.add(task, durations[task], ranks[task])
             if state[task] == _DONE and not is_counted[task]:
                 is_counted[task] = 1
                 of_name.done += 1
@@ -202,6 +216,8 @@ class Progress:
         for task in itertools.islice(failures, self._known_failures, None):
             self._of(task).failed += 1
         self._known_failures = len(failures)
+        for task in _taken(recorder.skipped):
+            self._of(task).skipped += 1
 
     def _of(self, task: int) -> _OfName:
         return self._names[self._name_of_code[self._scheduler.specs[task].code]]
@@ -215,6 +231,7 @@ class Progress:
                 "running": of_running[number],
                 "done": each.done,
                 "failed": each.failed,
+                "skipped": each.skipped,
                 "mean_s": each.mean_s,
                 "busy_s": each.busy_s,
             }
@@ -306,14 +323,26 @@ class Progress:
 
     def _longest(self) -> list[dict[str, Any]]:
         """Return the calls that have run longest, the longest first."""
-        ids, names, specs = self._plan.ids, self._plan.code_names, self._scheduler.specs
         calls = []
         known = {call[0]: call for call in (*self.own_calls(), *self._recorder.longest_calls(MAX_CALLS))}
         for task, attempt, rank, started in sorted(known.values(), key=lambda call: call[3])[:MAX_CALLS]:
-            about: dict[str, Any] = {"id": one_line(id_text(ids[task]), _MAX_ID_CHARS), "name": names[specs[task].code]}
-            about |= {"rank": rank, "host": self._recorder.host_of(rank), "attempt": attempt, "started_s": started}
-            calls.append(about)
+            calls.append({**self._about(task, rank), "attempt": attempt, "started_s": started})
         return calls
+
+    def _slowest_calls(self) -> list[dict[str, Any]]:
+        """Return the calls of this launch that have ended and took longest, the longest first."""
+        return [{**self._about(task, rank), "duration_s": seconds} for seconds, task, rank in self._slowest.calls()]
+
+    def _about(self, task: int, rank: int) -> dict[str, Any]:
+        name = self._plan.code_names[self._scheduler.specs[task].code]
+        return {"id": self._label(task), "name": name, "rank": rank, "host": self._recorder.host_of(rank)}
+
+    def _label(self, task: int) -> str:
+        return one_line(id_text(self._plan.ids[task]), _MAX_ID_CHARS)
+
+    def _losses(self) -> list[dict[str, Any]]:
+        host_of = self._recorder.host_of
+        return [loss.to_json(host_of(loss.rank), self._label) for loss in list(self._recorder.losses.newest)]
 
     def _failure_groups(self) -> list[dict[str, Any]]:
         groups = itertools.islice((group for group in self._failures() if group.count), MAX_FAILURES)

@@ -22,6 +22,7 @@ from handoff_mpi.results.records import Incident, RecordTable, note_probation
 from handoff_mpi.runtime.announcements import Announcer
 from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.runtime.journal_writer import SETBACKS
+from handoff_mpi.runtime.losses import Losses
 from handoff_mpi.scheduler import Cause, Failure, Scheduler, State
 from handoff_mpi.telemetry import handlers as events
 
@@ -59,7 +60,9 @@ class Recorder:
     Attributes:
         ended: tasks whose calls have ended, for who counts them and takes them out; one may be there twice.
         undone: the same of tasks that go back because a rank or a value was lost.
+        skipped: the same of tasks that cannot run, because another failed.
         retries: how many attempts failed and were repeated.
+        losses: the ranks that were lost, and what runs again because of it.
         events: takes in what happens besides calls that end well.
         usage: host to the last sample of its use, see :mod:`handoff_mpi.runtime.host_usage`.
     """
@@ -79,7 +82,9 @@ class Recorder:
         self._long: dict[int, tuple[int, int, float]] = {}  # calls that still run: task to (attempt, rank, start)
         self.ended: deque[int] = deque()
         self.undone: deque[int] = deque()
+        self.skipped: deque[int] = deque()
         self.retries = 0
+        self.losses = Losses()
         self._incidents: dict[int, list[Incident]] = {}
         self._has_told_let_go = False
         self._told: set[str] = set()
@@ -144,6 +149,11 @@ class Recorder:
         """How long the last call of each task took, in seconds."""
         return self._durations
 
+    @property
+    def ranks(self) -> Sequence[int]:
+        """Where the last call of each task ran."""
+        return self._ranks
+
     def host_of(self, rank: int) -> str:
         """Return the host of a rank."""
         return self._hosts.get(rank, "")
@@ -176,6 +186,7 @@ class Recorder:
         for task, _, cause, attempt, rank, detail in scheduler.take_log():
             if detail is None:  # as of most
                 if cause == Cause.INPUT_FAILED:
+                    self.skipped.append(task)
                     self._tell_skipped(task)
             elif task < 0:
                 self._rank_event(rank, *detail)
@@ -195,6 +206,7 @@ class Recorder:
                 (reassigned if cause == Cause.RANK_LOST else recomputed).append(task)
                 self._long.pop(task, None)
                 rank = rank if rank >= 0 else self._ranks[task]
+                (self.losses.reassign if cause == Cause.RANK_LOST else self.losses.recompute)(task, rank)
                 self._set_back(task, attempt, rank, SETBACKS[cause], detail)
                 event = events.FUNCTION_REASSIGN if cause == Cause.RANK_LOST else events.FUNCTION_RECOMPUTE
                 telemetry.execute(event, _now(), {**self._about(task, attempt, rank), "reason": detail})
@@ -207,6 +219,7 @@ class Recorder:
                 self._tell_refused(scheduler, task, rank, detail[1])
         if self.lost.keys() - lost.keys():
             self._tell_lost({rank: why for rank, why in self.lost.items() if rank not in lost}, reassigned, recomputed)
+        self.losses.end_turn()
         self.events.flush()
 
     def _tell_lost(self, lost: Mapping[int, str], reassigned: Sequence[int], recomputed: Sequence[int]) -> None:
@@ -324,7 +337,9 @@ class Recorder:
             return
         if what == "lost":
             self.lost[rank] = str(detail)
+            self.losses.lost(rank, str(detail), clock())
         elif what == "returned" and self.lost.pop(rank, None) is not None:
+            self.losses.returned(rank, clock())
             print_message(f"rank {rank} ({self.host_of(rank)}) has returned")
         elif what == "memory high":
             self._tell_short(rank, str(detail))

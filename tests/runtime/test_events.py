@@ -83,7 +83,7 @@ def test_the_use_of_the_host_is_sampled(tmp_path):
     assert told and 0 <= told[0]["cpu_percent"] <= 100 and told[0]["memory_used_mb"] > 0
     check_fields(told)
     (host,) = json.loads((tmp_path / "run" / "status.json").read_text())["hosts"].values()
-    assert host["memory_used_mb"] > 0
+    assert host["memory_mb"] > 0 and "memory_used_mb" not in host, "the use at its end is not that of a run"
 
 
 @pytest.mark.parametrize(("record", "has_events"), [("summary", True), ("none", False)])

@@ -18,7 +18,7 @@ from handoff_mpi.results.failure_groups import FailureGroup
 from handoff_mpi.runtime import progress as module
 from handoff_mpi.runtime.progress import OTHERS, Progress
 from handoff_mpi.runtime.recorder import Recorder
-from handoff_mpi.scheduler import State
+from handoff_mpi.scheduler import Cause, State
 
 NOW = 1_770_000_000.0
 
@@ -70,8 +70,8 @@ def test_functions_are_counted_by_name_and_what_is_lost_is_taken_back():
     run.run(4)
     told = run.fields()
     assert told["by_name"] == {
-        "load": {"total": 3, "running": 0, "done": 2, "failed": 0, "mean_s": 3.0, "busy_s": 6.0},
-        "fit": {"total": 2, "running": 1, "done": 0, "failed": 1, "mean_s": 1.0, "busy_s": 1.0},
+        "load": {"total": 3, "running": 0, "done": 2, "failed": 0, "skipped": 0, "mean_s": 3.0, "busy_s": 6.0},
+        "fit": {"total": 2, "running": 1, "done": 0, "failed": 1, "skipped": 0, "mean_s": 1.0, "busy_s": 1.0},
     }
     assert (told["counts"]["done"], told["counts"]["running"], told["counts"]["failed"]) == (2, 1, 1)
     run.scheduler.state[0] = State.WAITING
@@ -106,7 +106,7 @@ def test_what_earlier_launches_did_counts_as_done():
     run = Fixture([0, 0, 1], restored=[0, 1])
     run.scheduler.state[0] = run.scheduler.state[1] = State.DONE
     told = run.fields()["by_name"]["load"]
-    assert told == {"total": 2, "running": 0, "done": 2, "failed": 0, "mean_s": None, "busy_s": 0.0}
+    assert told == {"total": 2, "running": 0, "done": 2, "failed": 0, "skipped": 0, "mean_s": None, "busy_s": 0.0}
 
 
 def test_a_call_is_counted_though_the_scheduler_takes_its_end_in_after_the_look():
@@ -205,6 +205,85 @@ def test_the_longest_calls_come_first_until_they_end():
     assert [call["id"] for call in run.fields()["longest"]] == ["2", "0"]
 
 
+def test_the_slowest_calls_that_have_ended_come_first_with_their_ranks():
+    rng = random.Random(7)
+    run = Fixture([0] * 200, hosts=3)
+    took = {task: 1.0 + rng.random() for task in range(200)}
+    for task, seconds in took.items():
+        run.end(task, seconds, task % 3)
+        if task % 30 == 0:
+            run.fields()
+    told = run.fields()["slowest"]
+    longest = sorted(took, key=took.get, reverse=True)[: module.MAX_SLOWEST]
+    assert [int(call["id"]) for call in told] == longest
+    first = {"id": str(longest[0]), "name": "load", "rank": longest[0] % 3, "host": f"n{longest[0] % 3}"}
+    assert told[0] == {**first, "duration_s": took[longest[0]]}
+    run.end(longest[3], 0.5)
+    assert [int(call["id"]) for call in run.fields()["slowest"]] == longest, "its longest attempt counts"
+    assert run.progress.final_fields(NOW)["slowest"] == told
+
+
+def test_skipped_functions_are_counted_by_name_and_no_time_is_expected_for_them():
+    run = Fixture([0, 0, 1, 1])
+    run.end(0, 2.0, state=State.FAILED)
+    for task in (2, 3):
+        run.scheduler.state[task] = State.SKIPPED
+        run.recorder.skipped.append(task)
+    run.run(1)
+    told = run.fields()
+    assert (told["by_name"]["fit"]["skipped"], told["by_name"]["load"]["skipped"]) == (2, 0)
+    assert told["eta_s"] == pytest.approx(2.0)
+
+
+def test_the_use_of_hosts_is_that_of_a_moment_and_not_of_a_run_that_has_ended():
+    run = Fixture([0])
+    run.recorder.used(0, {"cpu_percent": 71.0, "memory_used_mb": 900.0}, NOW)
+    assert run.fields()["hosts"]["n0"]["cpu_percent"] == 71.0
+    assert not {"cpu_percent", "memory_used_mb"} & run.progress.final_fields(NOW)["hosts"]["n0"].keys()
+
+
+def test_a_lost_rank_has_its_time_and_what_runs_again():
+    run = Fixture([0] * 9, hosts=3)
+    for task in range(8):
+        run.end(task, rank=1)
+    log = [
+        *((task, 0, Cause.VALUE_LOST, 1, 1, "rank 1 is lost") for task in range(7)),
+        (8, 0, Cause.RANK_LOST, 1, 1, "rank 1 is lost"),
+        (7, 0, Cause.VALUE_LOST, 1, 2, "its file is damaged"),
+        (-1, 0, 0, 0, 1, ("lost", "killed")),
+    ]
+    run.scheduler.take_log = lambda: log
+    before = time.time()
+    run.recorder.transitions(run.scheduler)
+    (loss,) = run.fields()["losses"]
+    assert before <= loss.pop("time_s") <= time.time()
+    assert loss == {
+        "rank": 1,
+        "host": "n1",
+        "reason": "killed",
+        "returned_s": None,
+        "reassigned": 1,
+        "recomputed": 7,
+        "first_reassigned": ["8"],
+        "first_recomputed": ["0", "1", "2", "3", "4"],
+    }
+    counts = run.fields()["counts"]
+    assert (counts["retries"], counts["reassigned"], counts["recomputed"]) == (0, 1, 8)
+
+    log[:] = [(-1, 0, 0, 0, 1, ("returned", None))]
+    run.recorder.transitions(run.scheduler)
+    log[:] = [(-1, 0, 0, 0, 2, ("lost", "killed")), (-1, 0, 0, 0, 1, ("lost", "again"))]
+    run.recorder.transitions(run.scheduler)
+    told = run.fields()["losses"]
+    assert [(each["rank"], each["reason"], each["returned_s"] is None) for each in told] == [
+        (1, "killed", False),
+        (2, "killed", True),
+        (1, "again", True),
+    ]
+    assert [each["recomputed"] for each in told] == [7, 0, 0], "what was repeated without a loss belongs to none"
+    json.dumps(told)
+
+
 def test_kinds_of_failures_are_listed_once_a_function_has_failed_for_good():
     run = Fixture([0] * 3)
     undecided = FailureGroup("OSError", "", "it may yet succeed")
@@ -224,9 +303,9 @@ def test_a_look_visits_only_what_ended_since_the_last_one():
     for task in range(30):
         run.end(task)
     run.fields()
-    assert run.scheduler.specs.visits == 30
+    assert run.scheduler.specs.visits == 30 + module.MAX_SLOWEST
     run.fields()
-    assert run.scheduler.specs.visits == 30
+    assert run.scheduler.specs.visits == 30 + 2 * module.MAX_SLOWEST, "those that are listed are visited"
 
 
 class Counting(list):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,12 @@ MAX_LAST_LINES, MAX_LAST_NBYTES = 20, 4096
 MAX_ID_CHARS = 1000
 #: A run has less time left than this, or what says so is wrong.
 MAX_TIME_LEFT_S = 1e9
+#: Counts of calls that were repeated, and the words for one and for several: only the first is of calls that failed.
+_REPEATED = {
+    "retries": ("failure retried", "failures retried"),
+    "reassigned": ("reassigned", "reassigned"),
+    "recomputed": ("recomputed", "recomputed"),
+}
 
 
 def show(thing: Any, limit: int = MAX_CHARS) -> str:
@@ -81,11 +88,45 @@ def time_left_text(status: Mapping[str, Any]) -> str:
     Args:
         status: the fields of ``status.json``.
     """
+    words, seconds = time_left(status)
+    return "time left unknown" if seconds is None else f"{words} {duration_text(seconds)} left"
+
+
+def time_left(status: Mapping[str, Any]) -> tuple[str, float | None]:
+    """Return "about" or "at least", and how many seconds a run has left; None if that is unknown.
+
+    Args:
+        status: the fields of ``status.json``.
+    """
     for name, words in (("eta_s", "about"), ("eta_at_least_s", "at least")):
         seconds = status.get(name)
         if isinstance(seconds, (int, float)) and 0 <= seconds < MAX_TIME_LEFT_S:
-            return f"{words} {duration_text(seconds)} left"
-    return "time left unknown"
+            return words, float(seconds)
+    return "", None
+
+
+def moment_text(time_s: object) -> str:
+    """Return a moment, in seconds since the epoch, as date and time of day here."""
+    if not isinstance(time_s, (int, float)):
+        return "an unknown time"
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_s))
+    except (OverflowError, ValueError, OSError):  # of somebody else's making
+        return "an unknown time"
+
+
+def repeated_texts(counts: Mapping[str, Any]) -> list[str]:
+    """Return how many calls were repeated, by cause: "3 failures retried", "1 reassigned".
+
+    Args:
+        counts: those of ``status.json``.
+    """
+    numbers = {field: counts.get(field) for field in _REPEATED}
+    return [
+        f"{number:,.0f} {_REPEATED[field][number != 1]}"
+        for field, number in numbers.items()
+        if isinstance(number, (int, float)) and number > 0
+    ]
 
 
 def rate_text(per_s: float) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from handoff_mpi.console import print_message_once
-from handoff_mpi.formatting import duration_text, one_line, rate_text, time_left_text
+from handoff_mpi.formatting import duration_text, one_line, rate_text, repeated_texts, time_left_text
 from handoff_mpi.runtime.backoff import clock
 
 #: Seconds from the start of a run to its first line.
@@ -104,9 +104,7 @@ def _counts(status: Mapping[str, Any]) -> str:
     others = {"running": counts.get("running", 0), "waiting": waiting}
     others |= {name: counts.get(name, 0) for name in ("failed", "skipped")}
     parts += [f"{count:,} {name}" for name, count in others.items() if count]
-    if counts.get("retries"):
-        parts.append(f"{counts['retries']:,} retried")
-    return ", ".join(parts)
+    return ", ".join([*parts, *repeated_texts(counts)])
 
 
 def _speed(status: Mapping[str, Any]) -> str:

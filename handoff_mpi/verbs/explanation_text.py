@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import shlex
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from handoff_mpi.formatting import duration_text, one_line, without_controls
+from handoff_mpi.formatting import duration_text, moment_text, one_line, without_controls
 from handoff_mpi.results.function_story import IN_FILE, IN_JOURNAL, LOST
 from handoff_mpi.verbs.reason_text import (
     MAX_ID,
@@ -60,13 +59,6 @@ def explanation_lines(facts: Facts) -> Iterator[str]:
     yield from _failure(facts["failure"])
     for note in facts["notes"]:
         yield f"Note: {one_line(note, MAX_REASON)}"
-
-
-def _when(time_s: float) -> str:
-    try:
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_s))
-    except (OverflowError, ValueError, OSError):  # of somebody else's making
-        return "an unknown time"
 
 
 # -- what it is ----------------------------------------------------------------------------------------
@@ -156,7 +148,7 @@ def _attempt(each: Facts) -> str:
     lasted = "" if each["outcome"] == "running" else f" for {_lasted(each['duration_s'])}"
     reason = f": {one_line(each['reason'], MAX_REASON)}" if each["reason"] else ""
     where = f"launch {each['launch']}, attempt {each['attempt']}, {shown_rank(each)}"
-    return f"{where}, {about} {_when(each['started_s'])}{lasted}: {_OUTCOMES[each['outcome']]}{reason}"
+    return f"{where}, {about} {moment_text(each['started_s'])}{lasted}: {_OUTCOMES[each['outcome']]}{reason}"
 
 
 def _lasted(seconds: float) -> str:

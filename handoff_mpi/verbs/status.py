@@ -12,13 +12,14 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 from handoff_mpi.errors import EXIT_DONE, UsageError
-from handoff_mpi.formatting import one_line
 from handoff_mpi.results.run_dir import STATUS
 from handoff_mpi.results.run_status import DIED, RUNNING, find_states, is_ended, read_any_status
 from handoff_mpi.verbs.run_dirs import find_run_dir
+from handoff_mpi.verbs.status_lines import status_lines
 from handoff_mpi.visualization.live_view import view
 
 #: Seconds between two looks of --watch at a terminal, and elsewhere, where each is printed.
@@ -26,8 +27,9 @@ STATUS_INTERVAL_S, LINES_INTERVAL_S = 0.5, 10.0
 #: Whether a run that is watched is still running is looked at once its status has not been renewed for so long.
 _STATUS_SILENCE_S = 15.0
 _ROWS = 200
-_MAX_LOST = 20
-_MAX_CHARS = 300
+_NAME_COLUMNS = 9
+#: Fields that lines below the view show in full.
+_OF_LINES = ("failures", "lost_ranks", "probation")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,25 +98,22 @@ def _parts(run_dir: Path, state: str, status: dict[str, Any], width: int) -> Ite
         shown.update(exit_code=-1, status="died")  # the title tells it instead of the time left
     if "counts" not in shown:  # a verdict has them side by side
         shown["counts"] = {name: shown.get(name, 0) for name in ("done", "failed", "skipped", "waiting")}
+    for told in _OF_LINES:
+        shown.pop(told, None)
     yield from view(shown, now, width, _ROWS)
-    for name, text in _lines(run_dir, state, status):
-        yield Text.assemble((f"{name:9}", "dim"), one_line(text, _MAX_CHARS))
+    last = ""
+    for name, text in status_lines(run_dir, state, status):
+        yield _hanging(name if name != last else "", text)
+        last = name
 
 
-def _lines(run_dir: Path, state: str, status: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    if state == DIED:
-        yield "state", f"rank 0 (process {status.get('pid')} on {status.get('host')}) has died without a verdict"
-    elif is_ended(status):
-        why = status.get("stopped_because")
-        yield "state", f"{state}, exit code {status.get('exit_code')}{f': {why}' if why else ''}"
-    else:
-        yield "state", f"running: rank 0 is process {status.get('pid')} on {status.get('host')}"
-    lost = status.get("lost_ranks")
-    for rank, reason in list(lost.items())[:_MAX_LOST] if isinstance(lost, dict) else ():
-        yield "lost", f"rank {rank}: {reason}"
-    yield "files", str(run_dir)
-    if state != "done" and state != RUNNING and status.get("resume"):
-        yield "resume", f"{status['resume']}   (in {status.get('directory')})"
+def _hanging(name: str, text: str) -> Table:
+    """Return a word, and a text of which all lines stand beside it."""
+    table = Table.grid(padding=(0, 1))
+    table.add_column(width=_NAME_COLUMNS, no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row(Text(name, "dim"), text)
+    return table
 
 
 def _watch(run_dir: Path, as_json: bool) -> None:

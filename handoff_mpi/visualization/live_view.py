@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from handoff_mpi.formatting import duration_text, one_line, rate_text, time_left_text
+from handoff_mpi.formatting import duration_text, one_line, rate_text, repeated_texts, time_left_text
 
 #: Of the rows of a terminal the view takes this share, and never more than MAX_ROWS.
 _ROWS_SHARE = 0.4
@@ -26,6 +26,12 @@ _MIN_NAME = 8
 #: From so many columns on a table has all its columns; a narrower one drops what matters least, in these steps.
 _ALL_COLUMNS, _MOST_COLUMNS = 70, 50
 _MB_PER_GB = 1000
+#: States that functions of a name are counted in besides "done", with their styles. A table has a column for each state
+#: that occurs; beyond the usual number of them its bars make room, so many columns of the terminal for each.
+_STATES_OF_A_NAME = {"running": "cyan", "failed": "red", "skipped": "red", "waiting": "dim"}
+_USUAL_STATES, _STATE_COLUMNS = 2, 11
+#: Of a host's fields, those that hold at a moment: nothing of the kind is shown of a run that has ended.
+_OF_A_MOMENT = ("busy", "gpus_claimed", "cpu_percent", "memory_used_mb", "gpu_percent")
 #: A table of fewer rows spends none on how many are not shown.
 _MIN_CUT = 3
 #: Rank 0 renews the status every second; a longer silence is shown.
@@ -90,12 +96,12 @@ def view(status: Status, now: float, width: int, rows: int, silent_s: float = 0.
     if width >= _WIDE:
         beside, below = _share(left, (max(len(names), len(hosts)), len(calls)))
         half = width // 2
-        body = _side_by_side(_name_table(names, beside, half), _host_table(hosts, beside, half))
-        tables = [(body, beside), (_call_table(calls, now, below, width), below)]
+        body = _side_by_side(_name_table(names, beside, half), _host_table(status, hosts, beside, half))
+        tables = [(body, beside), (_call_table(status, calls, now, below, width), below)]
         return [*head, *(table for table, count in tables if count)]
     of_names, of_hosts, of_calls = _share(left, (len(names), len(hosts), len(calls)))
-    tables = [(_name_table(names, of_names, width), of_names), (_host_table(hosts, of_hosts, width), of_hosts)]
-    tables.append((_call_table(calls, now, of_calls, width), of_calls))
+    tables = [(_name_table(names, of_names, width), of_names), (_host_table(status, hosts, of_hosts, width), of_hosts)]
+    tables.append((_call_table(status, calls, now, of_calls, width), of_calls))
     return [*head, *(table for table, count in tables if count)]
 
 
@@ -116,7 +122,7 @@ def _share(rows: int, wanted: Sequence[int]) -> list[int]:
 def _title(status: Status, now: float, width: int, silent_s: float) -> Text:
     took = duration_text(_number(status.get("duration_s")) or max(0.0, now - _number(status.get("started_s", now))))
     left = time_left_text(status)
-    if status.get("exit_code") is not None:
+    if _has_ended(status):
         left = _short(status.get("status"))
     is_silent = silent_s >= VIEW_SILENCE_S
     if is_silent:
@@ -131,21 +137,20 @@ def _title(status: Status, now: float, width: int, silent_s: float) -> Text:
 def _bar(status: Status) -> Table:
     counts, total = _mapping(status, "counts"), _number(status.get("functions"))
     done, failed, skipped = (_number(counts.get(name)) for name in ("done", "failed", "skipped"))
-    ended = done + failed + skipped
-    share = ended / total if total else 0.0
+    share = done / total if total else 0.0
     table = Table.grid(padding=(0, 1), expand=True)
     table.add_column(ratio=1)
     table.add_column(justify="right", no_wrap=True)
-    # 100 % means that nothing is left.
-    shown = 100 if ended >= total else min(99, int(100 * share))
-    table.add_row(_progress(done, failed + skipped, total), f"{shown} %")
+    # 100 % means that all functions are done: what failed or was skipped is missing from it.
+    shown = 100 if done >= total else min(99, int(100 * share))
+    table.add_row(_progress(done, failed + skipped, total), f"{shown} % done")
     return table
 
 
 def _progress(done: float, failed: float, total: float) -> ProgressBar:
-    """Return a bar of what has ended; it is red where more has failed than is done."""
+    """Return a bar of what is done; it is red where more has failed."""
     style = "red" if failed > done else "green"
-    return ProgressBar(total=max(1.0, total), completed=done + failed, complete_style=style, finished_style=style)
+    return ProgressBar(total=max(1.0, total), completed=done, complete_style=style, finished_style=style)
 
 
 def _counts(status: Status) -> Text:
@@ -157,11 +162,12 @@ def _counts(status: Status) -> Text:
         ("waiting", waiting, ""),
         ("failed", _number(counts.get("failed")), "bold red"),
         ("skipped", _number(counts.get("skipped")), "red"),
-        ("retried", _number(counts.get("retries")), "yellow"),
     ]
     rate = _number(status.get("rate_per_s"))
     parts = [Text(f"{count:,.0f} {name}", style) for name, count, style in shown if count or name == "done"]
-    return Text("  ").join([*parts, *([Text(rate_text(rate), "dim")] if rate else [])])
+    parts += [Text(rate_text(rate), "dim")] if rate else []
+    parts += [Text(each, "yellow") for each in repeated_texts(counts)]
+    return Text("  ").join(parts)
 
 
 def _trouble(status: Status) -> list[Text]:
@@ -205,26 +211,30 @@ def _names(status: Status) -> list[tuple[str, Status]]:
     """Return the functions by name: first those of which calls run, then those that are not done."""
     names = [(name, each) for name, each in _mapping(status, "by_name").items() if isinstance(each, Mapping)]
     names.sort(key=lambda item: (not _number(item[1].get("running")), _left(item[1]) <= 0))
+    if _has_ended(status):
+        return [(name, {**each, "waiting": _left(each) - _number(each.get("running"))}) for name, each in names]
     return names
 
 
 def _left(each: Status) -> float:
-    return _number(each.get("total")) - _number(each.get("done")) - _number(each.get("failed"))
+    return _number(each.get("total")) - sum(_number(each.get(name)) for name in ("done", "failed", "skipped"))
 
 
 def _name_table(names: Sequence[tuple[str, Status]], rows: int, width: int) -> Table:
     shown, more = _cut(names, rows)
-    has_bar, has_mean = width >= _MOST_COLUMNS, width >= _ALL_COLUMNS
-    has_failed = any(_number(each.get("failed")) for _, each in shown)
+    states = [state for state in _STATES_OF_A_NAME if any(_number(each.get(state)) for _, each in shown)]
+    has_bar = width >= _MOST_COLUMNS + _STATE_COLUMNS * max(0, len(states) - _USUAL_STATES)
+    has_mean = width >= _ALL_COLUMNS
     table = _grid(("left", None if has_bar else 1), ("right", None), *([("left", 1)] if has_bar else []))
-    for _ in range(1 + has_failed + has_mean):
+    for _ in range(len(states) + has_mean):
         table.add_column(justify="right", no_wrap=True)
     for name, each in shown:
-        total, done, failed, running, mean_s = (_number(each.get(key)) for key in _OF_A_NAME)
-        cells: list[RenderableType] = [_short(name, max(8, width // 4)), f"{done:,.0f}/{total:,.0f}"]
-        cells += [_progress(done, failed, total)] if has_bar else []
-        cells.append(Text(f"{running:,.0f} running" if running else "", "cyan"))
-        cells += [Text(f"{failed:,.0f} failed" if failed else "", "red")] if has_failed else []
+        total, done, mean_s = (_number(each.get(key)) for key in ("total", "done", "mean_s"))
+        missed = _number(each.get("failed")) + _number(each.get("skipped"))
+        cells: list[RenderableType] = [_short(name, max(8, width // 4)), f"{done:,.0f}/{total:,.0f} done"]
+        cells += [_progress(done, missed, total)] if has_bar else []
+        counts = [(_number(each.get(state)), state) for state in states]
+        cells += [Text(f"{count:,.0f} {state}" if count else "", _STATES_OF_A_NAME[state]) for count, state in counts]
         cells += [Text(f"{_short_time(mean_s)} each" if mean_s else "", "dim")] if has_mean else []
         table.add_row(*cells)
     if more:
@@ -232,24 +242,28 @@ def _name_table(names: Sequence[tuple[str, Status]], rows: int, width: int) -> T
     return table
 
 
-_OF_A_NAME = ("total", "done", "failed", "running", "mean_s")
-
-
 def _hosts(status: Status) -> list[tuple[str, Status]]:
     return [(host, each) for host, each in _mapping(status, "hosts").items() if isinstance(each, Mapping)]
 
 
-def _host_table(hosts: Sequence[tuple[str, Status]], rows: int, width: int) -> Table:
-    has_gpus = any(_number(each.get("gpus")) for _, each in hosts)
+def _host_table(status: Status, hosts: Sequence[tuple[str, Status]], rows: int, width: int) -> Table:
+    has_gpus, has_ended = any(_number(each.get("gpus")) for _, each in hosts), _has_ended(status)
     table = _grid(("left", None), *[("right", None)] * (3 + has_gpus), ("left", 1))
     shown, more = _cut(hosts, rows)
     for host, each in shown:
-        busy = f"{_number(each.get('busy')):,.0f}/{_number(each.get('slots')):,.0f}"
-        cells = [busy if width < _MOST_COLUMNS else f"{busy} busy", _cores(each, width), _memory(each)]
+        each = {name: each[name] for name in each if name not in _OF_A_MOMENT} if has_ended else each
+        cells = [_busy(each, width), _cores(each, width), _memory(each)]
         table.add_row(_short(host, max(8, width // 4)), *cells, *([_gpus(each)] if has_gpus else []))
     if more:
         table.add_row(Text(f"and {more:,} more", "dim"))
     return table
+
+
+def _busy(each: Status, width: int) -> str:
+    busy, slots = each.get("busy"), f"{_number(each.get('slots')):,.0f}"
+    if busy is None:
+        return f"{slots} slots"
+    return f"{_number(busy):,.0f}/{slots}{' busy' if width >= _MOST_COLUMNS else ''}"
 
 
 def _cores(each: Status, width: int) -> str:
@@ -269,10 +283,12 @@ def _gpus(each: Status) -> str:
     if not gpus:
         return ""
     used = "" if percent is None else f" {_number(percent):.0f} %"
-    return f"{_number(each.get('gpus_claimed')):,.3g}/{gpus:,.0f} GPUs{used}"
+    claimed = "" if each.get("gpus_claimed") is None else f"{_number(each.get('gpus_claimed')):,.3g}/"
+    return f"{claimed}{gpus:,.0f} GPUs{used}"
 
 
-def _call_table(calls: Sequence[Any], now: float, rows: int, width: int) -> Table:
+def _call_table(status: Status, calls: Sequence[Any], now: float, rows: int, width: int) -> Table:
+    verb = "was running" if _has_ended(status) else "running"
     table = _grid(("left", None), ("right", None), ("left", 1))
     for call in calls[:rows]:
         call = call if isinstance(call, Mapping) else {}
@@ -281,7 +297,7 @@ def _call_table(calls: Sequence[Any], now: float, rows: int, width: int) -> Tabl
         again = f", attempt {attempt:.0f}" if attempt > 1 else ""
         where = f"on rank {_short(call.get('rank'), 12)} ({_short(call.get('host'))}){again}"
         name = _short(call.get("id"), max(8, width // 2))
-        table.add_row(name, f"running for {duration_text(age_s)}", Text(where, "dim"))
+        table.add_row(name, f"{verb} for {duration_text(age_s)}", Text(where, "dim"))
     return table
 
 
@@ -293,6 +309,10 @@ def _cut(items: Sequence[tuple[str, Status]], rows: int) -> tuple[Sequence[tuple
 
 
 # -- what a status holds, which another version may have written --------------------------------------
+
+
+def _has_ended(status: Status) -> bool:
+    return status.get("exit_code") is not None
 
 
 def _mapping(status: Status, name: str) -> Mapping[str, Any]:

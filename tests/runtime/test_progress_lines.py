@@ -32,7 +32,7 @@ def test_lines_come_after_10_s_and_then_at_growing_intervals():
 
 def test_a_line_tells_counts_rate_and_time_left():
     line = progress_line(STATUS, NOW).partition(" ")[2].partition(" ")[2]
-    what = "28 of 100 functions done, 3 running, 68 waiting, 1 failed, 4 retried; 2.5/s, about 27 s left"
+    what = "28 of 100 functions done, 3 running, 68 waiting, 1 failed, 4 failures retried; 2.5/s, about 27 s left"
     assert line == what
 
 

@@ -16,10 +16,12 @@ import pytest
 import handoff_mpi
 from handoff_mpi import DAG, Function
 from handoff_mpi.cli import main
+from handoff_mpi.formatting import moment_text
 from handoff_mpi.results import run_status
 from handoff_mpi.results.run_status import find_states
 from handoff_mpi.verbs.clean import choose
 from handoff_mpi.verbs.runs import Run, find_runs
+from handoff_mpi.verbs.status_lines import status_lines
 
 LONG = """
 import pathlib, time
@@ -84,6 +86,95 @@ def test_a_run_that_is_running_one_that_died_and_one_that_ended(live, capsys):
     assert main(["status", "--json", str(run_dir)]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["state"], told["exit_code"], told["done"]) == ("done", 0, 2)
+
+
+NOW = 1_770_000_100.0
+LOSS = {"rank": 2, "host": "n1", "time_s": NOW - 29, "reason": "killed by SIGKILL", "returned_s": None}
+LOSS |= {"reassigned": 2, "recomputed": 1, "first_reassigned": ["a", "b"], "first_recomputed": ["c"]}
+TROUBLED = {
+    "host": "elsewhere",
+    "pid": 7,
+    "functions": 9,
+    "started_s": NOW - 100,
+    "time_s": NOW,
+    "eta_s": 80.0,
+    "counts": {"done": 6, "running": 1, "waiting": 2, "retries": 1, "reassigned": 2, "recomputed": 1},
+    "by_name": {"fit": {"total": 9, "done": 6, "running": 1, "failed": 0, "skipped": 0, "mean_s": 5.0}},
+    "failures": [{"what": f"Error{n}: no", "count": n, "first": f"f{n}"} for n in (1, 3)],
+    "lost_ranks": {"2": "killed by SIGKILL"},
+    "losses": [LOSS],
+    "probation": {"host n3": "calls fail there"},
+    "slowest": [{"id": "a", "name": "fit", "rank": 1, "host": "n1", "duration_s": 42.0}],
+}
+
+
+def lines_of(state, **fields):
+    return list(status_lines(Path("run"), state, {**TROUBLED, **fields}))
+
+
+def test_each_question_has_a_line():
+    when = moment_text
+    assert lines_of("running") == [
+        ("state", "running: rank 0 is process 7 on elsewhere"),
+        ("end", f"in about 1 min 20 s, at {when(NOW + 80)}"),
+        ("failed", "f1: Error1: no"),
+        ("failed", "f3 and 2 more: Error3: no"),
+        (
+            "lost",
+            f"rank 2 (n1) at {when(NOW - 29)}, 1 min 11 s after the start: killed by SIGKILL; "
+            "2 calls reassigned to other ranks (a, b); 1 value computed again (c)",
+        ),
+        ("probation", "host n3: calls fail there"),
+        ("slowest", "a took 42 s on rank 1 (n1)"),
+        ("files", "run"),
+    ]
+    told = dict(lines_of("died", resume="again", directory="/home"))
+    assert (
+        told["state"]
+        == f"rank 0 (process 7 on elsewhere) has died without a verdict; its last report is of {when(NOW)}"
+    )
+    assert "end" not in told and told["resume"] == "again   (in /home)"
+
+
+def test_a_loss_by_which_nothing_runs_again_and_a_rank_that_returned():
+    quiet = {**LOSS, "reassigned": 0, "recomputed": 0, "returned_s": NOW}
+    told = dict(lines_of("running", losses=[quiet]))["lost"]
+    assert told.endswith(f"killed by SIGKILL; nothing runs again; it returned at {moment_text(NOW)}")
+    assert dict(lines_of("running", losses=None))["lost"] == "rank 2: killed by SIGKILL", "as older versions tell it"
+
+
+def test_an_end_that_is_unknown_says_what_is_not_measured():
+    rows = {f"f{n}": {"total": 2, "done": 0, "mean_s": None} for n in range(5)}
+    told = dict(lines_of("running", eta_s=None, by_name=rows))["end"]
+    assert told == "unknown, since no call of f0, f1, f2 and 2 more has ended yet"
+    told = dict(lines_of("running", eta_s=None, eta_at_least_s=5.0, by_name={"f0": rows["f0"]}))["end"]
+    assert told == f"in at least 5.0 s, at {moment_text(NOW + 5)} or later; no call of f0 has ended yet"
+    assert dict(lines_of("running", eta_s=None, by_name={}))["end"] == "unknown yet"
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_a_loss_is_shown_once_and_lines_fit_the_terminal(tmp_path, capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    run_dir = write(tmp_path / "run", **TROUBLED, status="failed", exit_code=1)
+    assert main(["status", str(run_dir)]) == 0
+    told = capsys.readouterr().out
+    assert max(map(len, told.splitlines())) <= columns
+    assert " ".join(told.split()).count("killed by SIGKILL") == 1
+    assert "busy" not in told
+
+
+ODD = [None, "text", -1, float("nan"), float("inf"), 1e300, [], {}, [1], {"a": 1}, {"a": {"total": "x"}}, [{}], True]
+
+
+@pytest.mark.parametrize("value", ODD, ids=repr)
+def test_lines_of_a_status_that_holds_anything(value):
+    for name in (*TROUBLED, "stopped_because", "exit_code"):
+        for state in ("running", "died", "failed"):
+            assert all("\n" not in text for _, text in lines_of(state, **{name: value}))
+    for name in LOSS:
+        assert dict(lines_of("running", losses=[{**LOSS, name: value}]))["lost"]
+    for name in ("id", "rank", "host", "duration_s"):
+        assert dict(lines_of("done", slowest=[{name: value}]))["slowest"]
 
 
 def test_watching_ends_with_the_run(live):

@@ -38,7 +38,7 @@ def test_it_shows_counts_names_hosts_calls_and_trouble(width):
     text = "\n".join(drawn(fake_status(), width))
     for part in (
         *("12 min 31 s, about 7 min 13 s left", "50 %", "50,000 done", "64 running", "49,934 waiting", "2 failed"),
-        *("3 retried", "83/s", "'fit-3' and 1 more: ValueError: bad spectrum", "rank 2: its process was killed"),
+        *("3 failures retried", "83/s", "'fit-3' and 1 more: ValueError: bad spectrum", "rank 2: its process was"),
         *("8,333/16,666", "10 running", "15/16 busy", "97 % of 16 cores", "12/64 GB", "1/2 GPUs"),
         *("'fit-0'  running for 11 min 40 s  on rank 0 (n1)", "1.7 s each"),
     ):
@@ -70,6 +70,36 @@ def test_100_percent_means_that_nothing_is_left():
     assert " 99 %" in drawn(status)[1]
     status["counts"].update(done=1000)
     assert " 100 %" in drawn(status)[1]
+
+
+def ended(**counts):
+    """Return the status of a run that has failed, with two names."""
+    status = {**fake_status(8, hosts=1, names=2, failed=1, lost=0), "status": "failed", "exit_code": 1}
+    status["counts"] = {"waiting": 1, "running": 0, "done": 5, "failed": 1, "skipped": 1, "retries": 1, **counts}
+    status["by_name"] = {
+        "load": {"total": 4, "running": 0, "done": 4, "failed": 0, "skipped": 0, "mean_s": 1.0},
+        "catalogue": {"total": 4, "running": 0, "done": 1, "failed": 1, "skipped": 1, "mean_s": 1.0},
+    }
+    return status
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_a_run_that_has_failed_says_for_each_name_what_is_missing_and_shows_no_load(width):
+    text = "\n".join(drawn(ended(), width))
+    assert " 62 % done" in text, text
+    (row,) = [line for line in text.split("\n") if line.startswith("catalogue")]
+    for part in ("1/4 done", "1 failed", "1 skipped", "1 waiting"):
+        assert part in row
+    for part in ("busy", "97 %", "12/64"):
+        assert part not in text, f"{part} is of a moment:\n{text}"
+    for part in ("16 slots", "16 cores", "64 GB", "2 GPUs", "was running for"):
+        assert part in text, f"{part} is missing:\n{text}"
+
+
+def test_what_was_repeated_is_named_by_its_cause():
+    status = fake_status()
+    status["counts"].update(retries=3, reassigned=2, recomputed=1)
+    assert "3 failures retried  2 reassigned  1 recomputed" in drawn(status, 200)[2]
 
 
 def test_control_characters_and_markup_stay_text():

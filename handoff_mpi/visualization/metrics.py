@@ -35,7 +35,7 @@ RUN_METRICS = {
 }
 NAME_METRICS = {
     "handoff_name_functions": "How many functions have this name.",
-    "handoff_name_functions_in_state": "How many functions of this name are running, done, or failed.",
+    "handoff_name_functions_in_state": "How many functions of this name are running, done, failed or skipped.",
     "handoff_name_busy_seconds_total": "Seconds that calls of this name took in this launch.",
     "handoff_name_mean_seconds": "Mean duration of a call of this name in this launch.",
 }
@@ -134,7 +134,7 @@ class _Collector:
         by_state = [
             ((_label(name), state), row[state])
             for name, row in rows.items()
-            for state in ("running", "done", "failed")
+            for state in ("running", "done", "failed", "skipped")
             if row.get(state) is not None
         ]
         yield self._metric("handoff_name_functions_in_state", ("name", "state"), by_state)

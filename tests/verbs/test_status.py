@@ -129,10 +129,8 @@ def test_each_question_has_a_line():
         ("files", "run"),
     ]
     told = dict(lines_of("died", resume="again", directory="/home"))
-    assert (
-        told["state"]
-        == f"rank 0 (process 7 on elsewhere) has died without a verdict; its last report is of {when(NOW)}"
-    )
+    died = "rank 0 (process 7 on elsewhere) has died without a verdict"
+    assert told["state"] == f"{died}; its last report is of {when(NOW)}"
     assert "end" not in told and told["resume"] == "again   (in /home)"
 
 

@@ -34,14 +34,14 @@ _SYNONYMS = {word: f"--{name.replace('_', '-')}" for word, name in SYNONYMS.item
 _SYNONYMS |= dict.fromkeys(_RANKS_ELSEWHERE, "-n") | {"host": "--hosts", "nodelist": "--hosts", "resume": "--run-dir"}
 #: Subcommands that read what runs have left, and what each does; ``handoff_mpi.verbs`` has a module for each.
 READING_VERBS: dict[str, str] = {
-    "status": "tell how a run is doing, or how it has ended",
-    "runs": "list the runs below a directory: their state, size, and how to resume them",
+    "status": "how far is a run, when will it end, what was lost, and what is slowest?",
+    "runs": "which runs are there, how did they end, and what resumes them?",
     "clean": "remove the files of runs that have ended",
-    "logs": "print what functions have printed",
-    "explain": "tell why a function is not running, what happened to it, and why it ran where it ran",
-    "graph": "draw what depends on what, in dag.py or in a run: as text, DOT, Mermaid, JSON, SVG or PNG",
+    "logs": "what did a function print?",
+    "explain": "why is a function not running, what happened to it, and why did it run there?",
+    "graph": "what depends on what, in dag.py or in a run? drawn as text, DOT, Mermaid, JSON, SVG or PNG",
     "export": "write what happened in a run for archives (RO-Crate) and simulators (WfFormat)",
-    "report": "make report.html of a run: what ran where and when, what failed, and what it waited for",
+    "report": "what ran where and when, what failed, and what waited for what? drawn in report.html",
 }
 _VERBS = ("run", "check", "doctor", *READING_VERBS)
 _OTHER_VERBS = {"start": "run", "execute": "run", "exec": "run", "validate": "check", "lint": "check", "info": "doctor"}
@@ -170,10 +170,14 @@ def _parsers(chosen: str) -> tuple[_Parser, dict[str, _Parser]]:
     verbs["doctor"].add_argument("--json", action="store_true", help="print the findings as data")
     verbs["doctor"].add_argument("--lines", action="store_true", help=argparse.SUPPRESS)
     for verb, about in READING_VERBS.items():
-        verbs[verb] = subparsers.add_parser(verb, help=about, description=f"{about[0].upper()}{about[1:]}.")
+        verbs[verb] = subparsers.add_parser(verb, help=about, description=_sentence(about))
         if verb == chosen:
             reading_verb(verb).add_arguments(verbs[verb])
     return parser, verbs
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}{'' if text.endswith('?') else '.'}"
 
 
 def reading_verb(verb: str) -> ReadingVerb:

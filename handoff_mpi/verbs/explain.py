@@ -17,7 +17,7 @@ from handoff_mpi.results.story import STATES
 from handoff_mpi.verbs.explanation import explain_story
 from handoff_mpi.verbs.explanation_text import explanation_lines
 from handoff_mpi.verbs.reason_text import reason_lines
-from handoff_mpi.verbs.run_dirs import RUNS, find_run_dir_and_id
+from handoff_mpi.verbs.run_dirs import OF_THE_RUN, find_run_dir_and_id, shown_run_dir
 
 _FINAL = ("done", "failed", "skipped")
 _JOURNAL = "this is what its journal tells"
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
-    parser.add_argument("run_dir", nargs="?", metavar="RUN-DIR", help="of the run (default: the newest one)")
+    parser.add_argument("run_dir", nargs="?", metavar="RUN-DIR", help=OF_THE_RUN)
     parser.add_argument("id", nargs="?", metavar="ID", help="of the function")
     parser.add_argument("--json", action="store_true", help="print it as data")
 
@@ -113,4 +113,4 @@ def _ask(run_dir: Path, told: FunctionStory) -> tuple[dict[str, Any] | None, str
 
 def _shown(run_dir: Path, given: argparse.Namespace) -> str:
     """Return the run-dir as the user would name it."""
-    return str(given.run_dir) if given.id is not None else f"{RUNS}/{run_dir.name}"
+    return str(given.run_dir) if given.id is not None else shown_run_dir(run_dir)

@@ -16,7 +16,7 @@ from handoff_mpi.formatting import one_line
 from handoff_mpi.results.anybodys_story import AnybodysReader, read_anybodys
 from handoff_mpi.results.story import Story
 from handoff_mpi.results.whole_files import write_whole
-from handoff_mpi.verbs.run_dirs import find_run_dir
+from handoff_mpi.verbs.run_dirs import OF_THE_RUN, find_run_dir
 from handoff_mpi.visualization.ro_crate import CrateAbout, crate_files, refuse_without_library
 from handoff_mpi.visualization.wfformat import wfformat_pieces
 
@@ -27,7 +27,7 @@ _MAX_CHARS = 300
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add = parser.add_argument
-    add("run_dir", nargs="?", metavar="RUN-DIR", help="of the run (default: the newest one)")
+    add("run_dir", nargs="?", metavar="RUN-DIR", help=OF_THE_RUN)
     add("--rocrate", metavar="DIR", help="make this directory: a Workflow Run RO-Crate, for repositories")
     add("--wfformat", metavar="FILE", help="write this file: the run in WfFormat 1.5, for WfCommons and simulators")
     what = "with --rocrate: the file that made the DAG (default: the one that your own run names, if it is there)"

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     add = parser.add_argument
-    what = "the file that holds a DAG, or the files of a run (default: the newest run)"
+    what = "the file that holds a DAG, or the files of a run (default: the newest run in handoff-runs or here)"
     add("target", nargs="?", metavar="dag.py[:name] | RUN-DIR", help=what)
     what = f"one of {', '.join(FORMATS)} (default: what the name of FILE says, or text); json holds every function"
     add("--format", metavar="FORMAT", type=_format, help=what)

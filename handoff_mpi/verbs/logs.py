@@ -18,7 +18,7 @@ from handoff_mpi.results.output_follow import Follower, LinePrefixer
 from handoff_mpi.results.run_dir import STATUS
 from handoff_mpi.results.run_status import read_any_status
 from handoff_mpi.suggestions import did_you_mean
-from handoff_mpi.verbs.run_dirs import find_run_dir_and_id
+from handoff_mpi.verbs.run_dirs import OF_THE_RUN, find_run_dir_and_id
 
 #: So many attempts are listed.
 MAX_LISTED = 1000
@@ -27,11 +27,12 @@ FOLLOW_INTERVAL_S = 0.2
 #: A run whose status is not renewed for so long has died.
 FOLLOW_SILENCE_S = 20.0
 _ID_CHARS = 60
+_MAX_RANKS = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("run_dir", nargs="?", metavar="RUN-DIR", help="of the run (default: the newest one)")
+    parser.add_argument("run_dir", nargs="?", metavar="RUN-DIR", help=OF_THE_RUN)
     parser.add_argument("id", nargs="?", metavar="ID", help="of the function; without it, all that printed are listed")
     parser.add_argument("--attempt", type=int, metavar="N", help="of this attempt alone")
     parser.add_argument("--rank", type=int, metavar="N", help="print all that was printed on this rank instead")
@@ -120,7 +121,7 @@ def _print_rank(directory: OutputDirectory, run_dir: Path, given: argparse.Names
         name for name in directory.names() if name == f"rank-{given.rank}" or name.startswith(f"rank-{given.rank}.")
     ]
     if not names:
-        raise UsageError(f"nothing that was printed on rank {given.rank} is in {run_dir}")
+        raise UsageError(f"rank {given.rank} has printed nothing in {run_dir}; {_ranks_that_printed(directory)}")
     for name in names:
         position, size = 0, directory.size(name)
         for each in [*directory.printed(name), Printed("", 0, 0, given.rank, name, size, 0)]:
@@ -132,6 +133,20 @@ def _print_rank(directory: OutputDirectory, run_dir: Path, given: argparse.Names
                 _print_line(_head(each))
                 _copy(directory.read(each), given.raw)
             position = max(position, each.offset + each.nbytes)
+
+
+def _ranks_that_printed(directory: OutputDirectory) -> str:
+    ranks = sorted({_rank_of(name) for name in directory.names()})
+    if not ranks:
+        return "no other rank has either"
+    more = ", ..." if len(ranks) > _MAX_RANKS else ""
+    listed = f"{', '.join(map(str, ranks[:_MAX_RANKS]))}{more}"
+    return f"rank {listed} has" if len(ranks) == 1 else f"ranks {listed} have"
+
+
+def _rank_of(name: str) -> int:
+    """Return the rank of a file of output, which is called ``rank-2`` or ``rank-2.slot-1``."""
+    return int(name.removeprefix("rank-").partition(".")[0])
 
 
 def _list(directory: OutputDirectory, printed: list[Printed]) -> None:
@@ -218,8 +233,7 @@ class _Followed:
     def _add(self, directory: OutputDirectory, name: str) -> None:
         out = self._stack.enter_context(directory.open(f"{name}.out"))
         index = self._stack.enter_context(directory.open(f"{name}.index"))
-        rank = int(name.removeprefix("rank-").partition(".")[0])
-        self._followers[name] = rank, Follower(name, out.fileno(), index.fileno())
+        self._followers[name] = _rank_of(name), Follower(name, out.fileno(), index.fileno())
 
 
 def _end_of_run(run_dir: Path) -> Callable[[], bool]:

@@ -13,7 +13,7 @@ from typing import IO
 from handoff_mpi.errors import EXIT_DONE, UsageError
 from handoff_mpi.formatting import one_line
 from handoff_mpi.results.secure_files import open_directory
-from handoff_mpi.verbs.run_dirs import find_run_dir
+from handoff_mpi.verbs.run_dirs import OF_THE_RUN, find_run_dir
 
 REPORT, TRACE, TABLE = "report.html", "trace.json", "trace.tsv"
 #: A trace of more calls is compressed, and is made only where it is asked for.
@@ -23,7 +23,7 @@ _CHUNK = 1 << 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``report``."""
-    parser.add_argument("run_dir", nargs="?", metavar="RUN-DIR", help="of the run (default: the newest one)")
+    parser.add_argument("run_dir", nargs="?", metavar="RUN-DIR", help=OF_THE_RUN)
     parser.add_argument("--output", metavar="FILE", help=f"where the page goes (default: {REPORT} in the run-dir)")
     what = f"make {TRACE} for Perfetto too; compressed, as {TRACE}.gz, beyond {MAX_CALLS:,} calls"
     parser.add_argument("--trace", action="store_true", help=what)

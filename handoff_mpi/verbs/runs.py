@@ -16,10 +16,10 @@ from handoff_mpi.errors import EXIT_DONE, UsageError
 from handoff_mpi.formatting import duration_text, one_line
 from handoff_mpi.resources.amounts import format_nbytes
 from handoff_mpi.results.run_status import RUNNING, find_states, is_ended
-from handoff_mpi.verbs.run_dirs import RUNS, is_run_dir
+from handoff_mpi.verbs.run_dirs import RUNS, default_run_dirs, is_run_dir, run_dirs_below, shown_run_dir
 
-#: So many directories are looked at, and so many files of each are counted.
-MAX_RUNS, MAX_FILES = 10_000, 1_000_000
+#: So many files of a run are counted.
+MAX_FILES = 1_000_000
 _MAX_CHARS = 500
 _HEADING = ("run", "state", "began", "age", "done", "size")
 _LEFT = ("run", "state", "began")
@@ -60,7 +60,7 @@ class Run:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("directory", nargs="?", metavar="DIR", default=RUNS, help=f"where to look (default: {RUNS})")
+    parser.add_argument("directory", nargs="?", metavar="DIR", help=f"where to look (default: {RUNS} and here)")
     parser.add_argument("--json", action="store_true", help="print them as data")
 
 
@@ -77,38 +77,36 @@ def main(given: argparse.Namespace) -> int:
         elif runs:
             print("\n".join(_lines(runs)))
         else:
-            print(f"there are no runs in {one_line(given.directory)}")
+            where = f"{RUNS} and in the current directory" if given.directory is None else one_line(given.directory)
+            print(f"there are no runs in {where}; `handoff-mpi runs DIR` looks elsewhere")
         sys.stdout.flush()
     except BrokenPipeError:
         pass  # `| head` has read enough
     return EXIT_DONE
 
 
-def find_runs(directory: str) -> list[Run]:
+def find_runs(directory: str | None) -> list[Run]:
     """Return the runs below ``directory``, or that itself if it is a run-dir; the newest first.
+
+    Args:
+        directory: None for those that :func:`handoff_mpi.verbs.run_dirs.default_run_dirs` yields.
 
     Raises:
         UsageError: it cannot be read.
     """
-    above = Path(directory).absolute()
-    try:
-        if is_run_dir(above):
-            paths = [above]
-        else:
-            entries = [entry for entry in os.scandir(above) if entry.is_dir(follow_symlinks=False)][:MAX_RUNS]
-            paths = [path for path in map(Path, entries) if _is_run_dir(path)]
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(f"{one_line(directory)} cannot be read: {why}; name the directory that holds runs") from error
+    paths = list(default_run_dirs()) if directory is None else _run_dirs_in(directory)
     states = find_states(paths)
     return sorted((_run(path, *states[path]) for path in paths), key=lambda run: (run.began_s, run.path), reverse=True)
 
 
-def _is_run_dir(path: Path) -> bool:
+def _run_dirs_in(directory: str) -> list[Path]:
+    above = Path(directory).absolute()
     try:
-        return is_run_dir(path)
-    except OSError:
-        return False
+        os.scandir(above).close()
+        return [above] if is_run_dir(above) else list(run_dirs_below(above))
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"{one_line(directory)} cannot be read: {why}; name the directory that holds runs") from error
 
 
 def _run(path: Path, state: str, status: dict[str, Any]) -> Run:
@@ -155,7 +153,7 @@ def _row(run: Run) -> tuple[str, ...]:
     began = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.began_s)) if 0 <= run.began_s < _YEAR_5000_S else "?"
     age = duration_text(max(0.0, time.time() - run.began_s))
     state = one_line(run.state if run.is_own else f"{run.state} (not yours)")
-    return one_line(run.path.name, _MAX_CHARS), state, began, age, run.done, format_nbytes(run.nbytes, " ")
+    return one_line(shown_run_dir(run.path), _MAX_CHARS), state, began, age, run.done, format_nbytes(run.nbytes, " ")
 
 
 def _resume(run: Run) -> str:

@@ -18,7 +18,7 @@ from rich.text import Text
 from handoff_mpi.errors import EXIT_DONE, UsageError
 from handoff_mpi.results.run_dir import STATUS
 from handoff_mpi.results.run_status import DIED, RUNNING, find_states, is_ended, read_any_status
-from handoff_mpi.verbs.run_dirs import find_run_dir
+from handoff_mpi.verbs.run_dirs import OF_THE_RUN, find_run_dir
 from handoff_mpi.verbs.status_lines import status_lines
 from handoff_mpi.visualization.live_view import view
 
@@ -34,7 +34,7 @@ _OF_LINES = ("failures", "lost_ranks", "probation")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("run_dir", nargs="?", metavar="RUN-DIR", help="of the run (default: the newest one)")
+    parser.add_argument("run_dir", nargs="?", metavar="RUN-DIR", help=OF_THE_RUN)
     parser.add_argument("--watch", action="store_true", help="show it again and again until the run has ended")
     parser.add_argument("--json", action="store_true", help="print it as data")
 

@@ -11,6 +11,7 @@ import pytest
 
 from handoff_mpi import cli
 from handoff_mpi.errors import UsageError
+from handoff_mpi.verbs import run_dirs
 from handoff_mpi.verbs.run_dirs import find_run_dir
 from tests.terminal import terminal  # noqa: F401
 
@@ -85,7 +86,7 @@ def test_raw_bytes_are_as_they_were(run_dir):
     [
         (["fitt"], "no output of fitt is in .*; did you mean fit?"),
         (["fit", "--attempt", "3"], "attempt 3 of fit has printed nothing; attempt 1, 2 has"),
-        (["--rank", "7"], "nothing that was printed on rank 7 is in "),
+        (["--rank", "7"], "rank 7 has printed nothing in .*; ranks 1, 2 have"),
     ],
 )
 def test_what_is_not_there_is_said_in_a_line(logs, run_dir, words, told):
@@ -97,13 +98,44 @@ def test_what_is_not_there_is_said_in_a_line(logs, run_dir, words, told):
 
 def test_without_a_run_dir_it_is_the_newest(logs, tmp_path):
     code, _, err = logs("fit")
-    assert (code, "fit is not a run-dir: there is no such directory" in err) == (2, True)
+    assert code == 2
+    assert (
+        "fit is neither a run-dir nor the id of a function: there are no runs in handoff-runs and in the current" in err
+    )
+    assert "`handoff-mpi runs DIR`" in err
     for age, name in enumerate(["old", "new", "mid"]):
         made = write_run(tmp_path / "handoff-runs" / name, rank_1=(name.encode(), [entry("fit", 0, 3)]))
         os.utime(made, (0, [100, 300, 200][age]))
     (tmp_path / "handoff-runs" / "none").mkdir()
     assert logs("fit") == (0, "new\n", "")
     assert logs("handoff-runs/old", "fit") == (0, "old\n", "")
+
+
+def test_the_newest_run_is_looked_for_below_handoff_runs_and_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for age, name in ((300, "here"), (200, "handoff-runs/a"), (100, "old")):
+        os.utime(write_run(tmp_path / name), (0, age))
+    (tmp_path / "link").symlink_to(write_run(tmp_path / "else" / "where"))
+    assert find_run_dir(None) == tmp_path / "here"
+    os.utime(tmp_path / "handoff-runs" / "a", (0, 400))
+    assert find_run_dir(None) == tmp_path / "handoff-runs" / "a"
+    monkeypatch.chdir(tmp_path / "old")
+    assert find_run_dir(None) == tmp_path / "old"
+
+
+def test_run_dirs_of_third_persons_here_are_not_taken_for_the_newest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "hers"):
+        write_run(tmp_path / name)
+    monkeypatch.setattr(run_dirs, "_owner", lambda path: 12345 if path.name == "hers" else os.geteuid())
+    assert list(run_dirs.default_run_dirs()) == [tmp_path / "mine"]
+
+
+def test_few_entries_of_a_large_directory_are_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_dirs, "MAX_ENTRIES", 3)
+    for number in range(5):
+        write_run(tmp_path / str(number))
+    assert len(list(run_dirs.run_dirs_below(tmp_path))) == 3
 
 
 def test_run_dirs_that_are_none_are_refused(tmp_path, monkeypatch):
@@ -113,6 +145,7 @@ def test_run_dirs_that_are_none_are_refused(tmp_path, monkeypatch):
     (tmp_path / "dangling").symlink_to("nowhere")
     (tmp_path / "loop").symlink_to("loop")
     write_run(tmp_path / "real")
+    write_run(tmp_path / "above" / "one")
     for given, why in {
         "": "is not the path of a run-dir",
         "a\0b": "is not the path of a run-dir",
@@ -121,12 +154,16 @@ def test_run_dirs_that_are_none_are_refused(tmp_path, monkeypatch):
         "dangling": "a link that leads nowhere",
         "loop": "is not a run-dir",
         "reel": "there is no such directory; did you mean real?",
+        "far away": "there is no such directory; `handoff-mpi runs .` lists the runs here",
+        "above": "no run has begun there; it holds runs: the newest is above/one",
         "x" * 5000: "cannot be read: File name too long",
     }.items():
         with pytest.raises(UsageError) as caught:
             find_run_dir(given)
         assert why in str(caught.value)
-    with pytest.raises(UsageError, match="there are no runs in handoff-runs"):
+    (tmp_path / "empty" / "handoff-runs").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(UsageError, match="there are no runs in handoff-runs and in the current directory"):
         find_run_dir(None)
 
 

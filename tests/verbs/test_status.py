@@ -231,13 +231,20 @@ def test_runs_are_listed_the_newest_first_with_what_resumes_them(tmp_path, capsy
     (tmp_path / "handoff-runs" / "link").symlink_to(tmp_path / "handoff-runs" / "one")
     assert main(["runs"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["run", "two", "to", "one"]
+    assert [line.split()[0] for line in lines] == ["run", "handoff-runs/two", "to", "handoff-runs/one"]
     assert "failed" in lines[1]
     assert "2/3" in lines[1]
     assert "run_dir='handoff-runs/two'" in lines[2]
     assert main(["runs", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [(run["state"], run["functions"]) for run in told] == [("failed", 3), ("done", 3)]
+    finished(tmp_path / "three")
+    assert main(["runs"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[:2]] == ["run", "three"]
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert main(["runs"]) == 0
+    assert capsys.readouterr().out.startswith("there are no runs in handoff-runs and in the current directory; ")
 
 
 def run(name, began_s, **about):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from handoff_mpi.suggestions import did_you_mean
 
 IN_JOURNAL, IN_FILE, ON_RANK, LOST = "journal", "file", "rank", "lost"
 _MAX_CHARS = 300
-_MAX_LISTED = 20
+_MAX_LISTED, _MAX_NEAR = 20, 3
 
 
 @dataclass(slots=True)
@@ -117,6 +119,17 @@ def read_function(run_dir: Path, wanted: str) -> FunctionStory:
     return reader.function(story, is_own)
 
 
+def _near_ids(wanted: str, ids: list[str], run_dir: Path) -> str:
+    """Return which ids may have been meant, or else those that contain what was written, and what lists all ids."""
+    hint = did_you_mean(wanted, dict.fromkeys(ids), shown=one_line)
+    if hint:
+        return hint
+    holding = islice((id for id in ids if wanted in id), _MAX_NEAR)
+    shown = ", ".join(one_line(id, _MAX_CHARS) for id in holding)
+    lists = f"; `handoff-mpi graph {shlex.quote(str(run_dir))} --format json` lists all ids"
+    return f"{f'; ids that contain it: {shown}' if shown else ''}{one_line(lists)}"
+
+
 class _FunctionReader(AnybodysReader):
     """Takes in a journal; ids become texts, and what it tells of one of them is kept."""
 
@@ -208,8 +221,7 @@ class _FunctionReader(AnybodysReader):
         """
         ids: list[Any] = story.tasks.ids
         if self._wanted not in ids:
-            hint = did_you_mean(self._wanted, dict.fromkeys(ids), shown=one_line)
             what = f"no function {one_line(self._wanted, _MAX_CHARS)} is in {story.run_dir}"
-            raise UsageError(f"{what}{hint or '; `handoff-mpi report` lists all functions'}")
+            raise UsageError(f"{what}{_near_ids(self._wanted, ids, story.run_dir)}")
         task, namesakes = ids.index(self._wanted), ids.count(self._wanted)
         return FunctionStory(story, task, self._own_launches, self._value, self._failure, namesakes, is_own)

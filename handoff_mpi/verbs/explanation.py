@@ -47,6 +47,7 @@ def explain_story(told: FunctionStory, run_dir: str) -> dict[str, Any]:
         "cost": tasks.costs[int(tasks.cost[task])],
         "inputs": [_standing(told, each) for each in inputs[:MAX_LISTED]],
         "input_count": len(inputs),
+        **_inputs_done(told, inputs),
         "attempts": (attempts := _attempts(told)),
         "output": _output(told),
         "value": _value(told, state),
@@ -71,14 +72,20 @@ def _text(status: Mapping[str, Any], epoch: int) -> str:
 
 
 def _standing(told: FunctionStory, task: int) -> dict[str, Any]:
-    """Return where a function stands; of one that runs, where and since when."""
+    """Return where a function stands; of one that is done, where it ran; of one that runs, since when, too."""
     story = told.story
     standing: dict[str, Any] = {"id": story.tasks.ids[task], "state": STATES[int(story.tasks.state[task])]}
     row = int(story.final_call[task])
-    if standing["state"] == "running" and row >= 0:
+    if standing["state"] in ("running", "done") and row >= 0:
         launch, rank = int(story.calls.launch[row]), int(story.calls.rank[row])
-        standing |= {"rank": rank, "host": story.host(launch, rank), "since_s": float(story.calls.started[row])}
+        standing |= {"rank": rank, "host": story.host(launch, rank)}
+        standing |= {"since_s": float(story.calls.started[row])} if standing["state"] == "running" else {}
     return standing
+
+
+def _inputs_done(told: FunctionStory, inputs: list[int]) -> dict[str, Any]:
+    done = [each for each in inputs if told.story.tasks.state[each] == DONE_STATE]
+    return {"inputs_done": [_standing(told, each) for each in done[:MAX_LISTED]], "inputs_done_count": len(done)}
 
 
 def _attempts(told: FunctionStory) -> list[dict[str, Any]]:
@@ -96,6 +103,7 @@ def _attempts(told: FunctionStory) -> list[dict[str, Any]]:
                 "attempt": int(calls.attempt[row]),
                 "rank": rank,
                 "host": story.host(launch, rank),
+                "sent_s": None if calls.sent[row] != calls.sent[row] else float(calls.sent[row]),
                 "started_s": float(calls.started[row]),
                 "duration_s": float(calls.duration[row]),
                 "is_derived": bool(calls.is_derived[row]),
@@ -255,10 +263,23 @@ def _cause(told: FunctionStory, own: FunctionInLaunch, attempt: dict[str, Any]) 
         return {"cause": "unknown"}
     cost = told.story.tasks.costs[int(told.story.tasks.cost[told.task])]
     of_ranks = {name: amount for name, amount in cost.items() if any(name in offered for offered, _ in own.offers)}
-    fitting = [rank for offered, ranks in own.offers if _holds(offered, of_ranks) for rank in ranks]
+    offering = [rank for offered, ranks in own.offers if _holds(offered, of_ranks) for rank in ranks]
+    gone = _lost_before(told, attempt)
+    fitting, lost = [each for each in offering if each not in gone], [each for each in offering if each in gone]
     if fitting == [rank]:
-        return {"cause": "only rank", "cost": cost}
-    return {"cause": "strategy", "strategy": own.strategy, "fitting": len(fitting)}
+        return {"cause": "only rank", "cost": cost, "lost": len(lost)}
+    return {"cause": "strategy", "strategy": own.strategy, "fitting": len(fitting), "lost": len(lost)}
+
+
+def _lost_before(told: FunctionStory, attempt: Mapping[str, Any]) -> set[int]:
+    """Return the ranks that were lost when an attempt was sent, as far as the journal has the times."""
+    launch = next(each for each in told.story.launches if each.epoch == attempt["launch"])
+    sent_s = attempt["started_s"] if attempt["sent_s"] is None else attempt["sent_s"]
+    lost: set[int] = set()
+    for event in launch.rank_events:
+        if event.time_s is not None and event.time_s <= sent_s and event.what in ("lost", "returned"):
+            (lost.add if event.what == "lost" else lost.discard)(event.rank)
+    return lost
 
 
 def _holds(offered: Mapping[str, float], cost: Mapping[str, Any]) -> bool:

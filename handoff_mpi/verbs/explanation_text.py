@@ -21,7 +21,7 @@ from handoff_mpi.verbs.reason_text import (
 )
 
 Facts = Mapping[str, Any]
-_MAX_ATTEMPTS = 20
+_MAX_ATTEMPTS, _MAX_INPUTS = 20, 5
 _MAX_TRACEBACK_LINES = 60
 #: What is said of a function that has not ended, by its state.
 _LIVE = {
@@ -100,8 +100,14 @@ def _about(facts: Facts) -> str:
         return f"{calls}. It takes the values of no other function."
     live = facts["live"]
     tells_missing = facts["waits_for"] if live is None else any(each["cause"] == "inputs" for each in live["reasons"])
-    inputs = "" if tells_missing else f": {listed(facts['inputs'], facts['input_count'])}"
-    return f"{calls}. It takes the values of {plural(facts['input_count'], 'function')}{inputs}."
+    takes = f"{calls}. It takes the values of {plural(facts['input_count'], 'function')}"
+    done = facts["inputs_done_count"]
+    if not tells_missing:
+        return f"{takes}: {listed(facts['inputs'][:_MAX_INPUTS], facts['input_count'])}."
+    if not done:
+        return f"{takes}."
+    shown = listed(facts["inputs_done"][:_MAX_INPUTS], done)
+    return f"{takes}; {done:,} of them {'is' if done == 1 else 'are'} done: {shown}."
 
 
 # -- what it waits for ---------------------------------------------------------------------------------
@@ -248,12 +254,24 @@ def _rank_lost(each: Facts) -> str:
 
 
 def _only_rank(each: Facts) -> str:
-    return f"ran on {shown_rank(each)} because no other rank offers what it costs"
+    lost = f"; {plural(each['lost'], 'rank')} that did had been lost" if each["lost"] else ""
+    return f"ran on {shown_rank(each)} because no other rank offers what it costs{lost}"
 
 
 def _strategy(each: Facts) -> str:
-    ranks = f"{plural(each['fitting'], 'rank')} could hold its cost"
-    return f"ran on {shown_rank(each)}: {ranks}, and the strategy {each['strategy'] or 'of the run'} chose this one"
+    lost = f" ({each['lost']:,} more had been lost)" if each["lost"] else ""
+    ranks = f"{plural(each['fitting'], 'rank')} could hold its cost{lost}"
+    how = _HOW_STRATEGIES_CHOOSE.get(each["strategy"])
+    chose = f"the strategy {each['strategy'] or 'of the run'} chose this one{f': it takes {how}' if how else ''}"
+    return f"ran on {shown_rank(each)}: {ranks}, and {chose}"
+
+
+#: What the strategies of this package choose; see :mod:`handoff_mpi.allocation.strategies`.
+_HOW_STRATEGIES_CHOOSE = {
+    "FirstAvailable": "the first rank, in rank order, that has room",
+    "LoadBalanced": "the rank on which the most claimed of its resources is claimed least",
+    "CostOptimized": "the rank where the claim, what the claim strands, and the transfer of inputs cost least",
+}
 
 
 def _unknown(each: Facts) -> str:

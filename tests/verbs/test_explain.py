@@ -91,7 +91,8 @@ def test_what_was_done_and_what_failed_and_what_was_skipped(explain, failed):
     assert "It was called once:\n  launch 1, attempt 1, rank " in out
     assert "It has printed 10 bytes: `handoff-mpi logs run load-1` prints them." in out
     assert "Its value (8 bytes) is in the journal." in out
-    assert "2 ranks could hold its cost, and the strategy FirstAvailable chose this one." in out
+    why = "2 ranks could hold its cost, and the strategy FirstAvailable chose this one"
+    assert f"{why}: it takes the first rank, in rank order, that has room." in out
 
     told = explain("run", "('fit', 2)")[1]
     assert told.startswith("('fit', 2) has failed: ValueError: loss is nan.\n")
@@ -169,6 +170,45 @@ def test_pins_and_groups_tell_why_it_ran_there(explain, tmp_path):
     }
 
 
+def test_ranks_that_had_been_lost_could_hold_nothing(explain, tmp_path):
+    write_launch(
+        tmp_path / "run",
+        ("run", about(ranks=3, strategy="FirstAvailable", offers=[({"cpu": 1}, [1, 2, 3])])),
+        ("tasks", 0, [row("before"), row("after"), row("last")]),
+        turn(0.1, [(0, 1, 1)]),
+        turn(0.5, (), [done(0, 1, 0.2, 0.1)]),
+        ("rank", 1, "lost", "killed", T0 + 1),
+        turn(2.0, [(1, 1, 2)]),
+        turn(2.5, (), [done(1, 2, 2.1, 0.1)]),
+        ("rank", 3, "lost", "killed", T0 + 3),
+        turn(4.0, [(2, 1, 2)]),
+        turn(4.5, (), [done(2, 2, 4.1, 0.1)]),
+        ("end", "done", 0, False),
+    )
+    write_status(tmp_path / "run", status="done", exit_code=0, launch=1)
+    told = {id: explain("run", id)[1].splitlines()[-1] for id in ("before", "after", "last")}
+    assert ": 3 ranks could hold its cost, and the strategy FirstAvailable chose this one: it" in told["before"]
+    assert ": 2 ranks could hold its cost (1 more had been lost), and the strategy FirstAvailable" in told["after"]
+    assert told["last"].endswith("no other rank offers what it costs; 2 ranks that did had been lost.")
+
+
+def test_inputs_are_named_with_where_they_are_done(explain, tmp_path):
+    rows = [*(row(f"in-{number}") for number in range(9)), row("sum", inputs=range(9))]
+    write_launch(
+        tmp_path / "run",
+        ("run", about()),
+        ("tasks", 0, rows),
+        turn(0.1, [(task, 1, 1) for task in range(7)]),
+        turn(1.0, (), [done(task, 1, 0.2, 0.5) for task in range(7)]),
+        ("end", "stopped", 75, False),
+    )
+    write_status(tmp_path / "run", status="stopped", exit_code=75, launch=1)
+    told = explain("run", "sum")[1]
+    shown = ", ".join(f"in-{number} (done on rank 1 (node1))" for number in range(5))
+    assert f"It takes the values of 9 functions; 7 of them are done: {shown} and 2 more.\n" in told
+    assert "2 of its inputs are missing: in-7 (waiting), in-8 (waiting).\n" in told
+
+
 def test_a_journal_of_an_older_version_leaves_it_unknown(explain, tmp_path):
     for launch, fingerprint in enumerate((b"1", b"2"), 1):
         write_launch(
@@ -218,6 +258,14 @@ def test_unknown_and_missing_ids(explain, failed):
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "did you mean load-" in err
     assert "did you mean ('fit', 2)" in explain("run", "(fit, 2)")[2]
+    err = explain("run", "2")[2]
+    assert "; ids that contain it: load-2, ('fit', 2); `handoff-mpi graph " in err
+    assert err.endswith("/run --format json` lists all ids\n")
+    assert subprocess.run(
+        [sys.executable, "-m", "handoff_mpi", "graph", "run", "--format", "json"],
+        capture_output=True,
+        cwd=failed.parent,
+    ).stdout.count(b'"load-2"')
     told = "handoff: the id of a function is missing, as in `handoff-mpi explain RUN-DIR fit-3`\n"
     assert explain("run") == (2, "", told)
     assert explain("rum", "total")[0] == 2

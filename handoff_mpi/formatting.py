@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -45,6 +46,12 @@ def one_line(text: str, limit: int | None = None) -> str:
 def id_text(id: Any) -> str:
     """Return an id as people write it and files hold it: a string as it is, of anything else the repr."""
     return id[:MAX_ID_CHARS] if type(id) is str else show(id, MAX_ID_CHARS)
+
+
+def shell_word(text: str) -> str:
+    """Return ``text`` as one word for a shell, as people would quote it: double quotes where it holds single ones."""
+    has_single_alone = "'" in text and not any(each in text for each in '"$`\\!')
+    return f'"{text}"' if has_single_alone else shlex.quote(text)
 
 
 def last_lines(text: bytes, is_intact: bool) -> str:

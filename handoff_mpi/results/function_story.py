@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -11,7 +10,7 @@ from typing import Any
 
 from handoff_mpi import messages
 from handoff_mpi.errors import UsageError
-from handoff_mpi.formatting import id_text, one_line
+from handoff_mpi.formatting import id_text, one_line, shell_word
 from handoff_mpi.results.anybodys_story import AnybodysReader, read_anybodys
 from handoff_mpi.results.journal import Record, Segment
 from handoff_mpi.results.store import Key
@@ -126,7 +125,7 @@ def _near_ids(wanted: str, ids: list[str], run_dir: Path) -> str:
         return hint
     holding = islice((id for id in ids if wanted in id), _MAX_NEAR)
     shown = ", ".join(one_line(id, _MAX_CHARS) for id in holding)
-    lists = f"; `handoff-mpi graph {shlex.quote(str(run_dir))} --format json` lists all ids"
+    lists = f"; `handoff-mpi graph {shell_word(str(run_dir))} --format json` lists all ids"
     return f"{f'; ids that contain it: {shown}' if shown else ''}{one_line(lists)}"
 
 

@@ -349,6 +349,7 @@ class Progress:
         return [
             {
                 "what": one_line(group.what, _MAX_REASON_CHARS),
+                "message": one_line(group.message, _MAX_REASON_CHARS),
                 "count": group.count,
                 "first": one_line(id_text(group.ids[0]), _MAX_ID_CHARS),
             }

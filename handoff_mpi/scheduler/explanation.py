@@ -277,7 +277,15 @@ class Explainer:
         elif why == RESERVED:
             kept = [each for each in group.reservations if each.binds(cost)]
             facts["kept_for"] = [self.label(each.order[1]) for each in kept[:MAX_CLAIMS]]
+        elif cost.avoid in group.rank_states and group.host not in cost.avoid_hosts:
+            facts["avoided_rank"] = cost.avoid
+            facts["others_run"] = self._run_beside(group, cost.avoid)
         return facts
+
+    def _run_beside(self, group: ResourceGroup, avoided: int) -> list[str]:
+        """Return which tasks the ranks of a group run, but for the one that is avoided."""
+        slots = [slot for rank in group.rank_states if rank != avoided for slot in self.slots.of_rank.get(rank, ())]
+        return [self.label(slot.tasks[0]) for slot in slots if slot.tasks][:MAX_CLAIMS]
 
     def _offered(self, group: ResourceGroup, name: str) -> float:
         return group.offered_amounts().get(name, 0)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from handoff_mpi.dag.open_inputs import find_open_inputs
+from handoff_mpi.messages import DEATH
 from handoff_mpi.results.function_story import (
     IN_FILE,
     IN_JOURNAL,
@@ -108,7 +109,7 @@ def _attempts(told: FunctionStory) -> list[dict[str, Any]]:
                 "duration_s": float(calls.duration[row]),
                 "is_derived": bool(calls.is_derived[row]),
                 "outcome": outcome,
-                "reason": lost if why is None else f"{why.kind}: {why.message}",
+                "reason": lost if why is None else why.message if why.kind == DEATH else f"{why.kind}: {why.message}",
                 "nbytes": int(calls.nbytes[row]),
             }
         )
@@ -254,7 +255,7 @@ def _cause(told: FunctionStory, own: FunctionInLaunch, attempt: dict[str, Any]) 
     if len(own.group) > 1:
         return {"cause": "collocated", "with": [id for number, id in own.group if number != own.number]}
     before = _failed_before(told, attempt)
-    if before is not None and before["outcome"] == "rank lost":
+    if before is not None and (before["outcome"] == "rank lost" or before["rank"] in _lost_before(told, attempt)):
         return {"cause": "rank lost", "lost": before}
     if before is not None and before["rank"] != rank:
         is_other_host = before["host"] != host

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from handoff_mpi.formatting import duration_text, moment_text, one_line, without_controls
+from handoff_mpi.formatting import duration_text, moment_text, one_line, shell_word, without_controls
 from handoff_mpi.results.function_story import IN_FILE, IN_JOURNAL, LOST
 from handoff_mpi.verbs.reason_text import (
     MAX_ID,
@@ -164,7 +163,7 @@ def _lasted(seconds: float) -> str:
 def _output(facts: Facts) -> Iterator[str]:
     output = facts["output"]
     if output is not None:
-        command = f"handoff-mpi logs {shlex.quote(facts['run_dir'])} {shlex.quote(facts['id'])}"
+        command = f"handoff-mpi logs {shell_word(facts['run_dir'])} {shell_word(facts['id'])}"
         yield f"It has printed {plural(output['nbytes'], 'byte')}: `{one_line(command)}` prints them."
 
 

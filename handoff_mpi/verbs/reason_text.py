@@ -220,6 +220,10 @@ def _place(place: Facts) -> str:
         return f"{where} gets no new functions: {_cordoned(place['cordoned'])}"
     if why == "reserved":
         return f"{where} keeps its room for {_names(place['kept_for'])}, which was skipped too often"
+    if why == "avoided" and place.get("others_run"):
+        others = "the other rank is" if place["rank_count"] == 2 else "the other ranks are"
+        avoided = f"rank {place['avoided_rank']} is avoided, because the function failed there"
+        return f"{where} has no room: {avoided}, and {others} busy with {_names(place['others_run'])}"
     if why == "avoided":
         return f"{where} is avoided, because the function failed there"
     return f"{where} has room for it"

@@ -70,7 +70,8 @@ def _failures(status: Status) -> Iterator[str]:
     for group in _rows(status, "failures"):
         count = int(_number(group.get("count")))
         others = f" and {count - 1:,} more" if count > 1 else ""
-        yield f"{_short(group.get('first'))}{others}: {group.get('what')}"
+        message = f": {_short(group['message'], 200)}" if group.get("message") else ""
+        yield f"{_short(group.get('first'))}{others}: {_short(group.get('what'), 120)}{message}"
 
 
 def _losses(status: Status) -> Iterator[str]:

@@ -208,10 +208,13 @@ def _side_by_side(left: RenderableType, right: RenderableType) -> Table:
 
 
 def _names(status: Status) -> list[tuple[str, Status]]:
-    """Return the functions by name: first those of which calls run, then those that are not done."""
+    """Return the functions by name: first those of which calls run, then those that are open; at the end of a run first
+    those that are not all done.
+    """
     names = [(name, each) for name, each in _mapping(status, "by_name").items() if isinstance(each, Mapping)]
     names.sort(key=lambda item: (not _number(item[1].get("running")), _left(item[1]) <= 0))
     if _has_ended(status):
+        names.sort(key=lambda item: _number(item[1].get("done")) >= _number(item[1].get("total")))
         return [(name, {**each, "waiting": _left(each) - _number(each.get("running"))}) for name, each in names]
     return names
 

@@ -288,7 +288,8 @@ def test_kinds_of_failures_are_listed_once_a_function_has_failed_for_good():
     run = Fixture([0] * 3)
     undecided = FailureGroup("OSError", "", "it may yet succeed")
     run.groups = [FailureGroup("ValueError", "dag.py:7", "no", 2, ["x\n", "y"]), undecided]
-    assert run.fields()["failures"] == [{"what": "ValueError at dag.py:7", "count": 2, "first": "x\\n"}]
+    told = {"what": "ValueError at dag.py:7", "message": "no", "count": 2, "first": "x\\n"}
+    assert run.fields()["failures"] == [told]
 
 
 def test_each_look_has_a_number_of_its_own():

@@ -18,7 +18,7 @@ import pytest
 
 import handoff_mpi
 from handoff_mpi import DAG, Function, cli
-from handoff_mpi.messages import RANK_LOSS, VALUE_LOSS
+from handoff_mpi.messages import DEATH, DIED, RANK_LOSS, VALUE_LOSS
 from handoff_mpi.results.journal import Journal
 from handoff_mpi.results.run_status import read_any_status
 from tests.conftest import run_process
@@ -170,6 +170,25 @@ def test_pins_and_groups_tell_why_it_ran_there(explain, tmp_path):
     }
 
 
+def test_a_rank_whose_process_died_was_lost_and_did_not_only_fail(explain, tmp_path):
+    why = "MPI reports that its process died"
+    write_launch(
+        tmp_path / "run",
+        ("run", about()),
+        ("tasks", 0, [row("f")]),
+        turn(0.1, [(0, 1, 1)]),
+        ("rank", 1, "lost", why, T0 + 1),
+        turn(1.0, (), (), [(0, 1, 1, DIED, DEATH, why)]),
+        turn(1.1, [(0, 2, 2)]),
+        turn(2.0, (), [done(0, 2, 1.2, 0.5, attempt=2)]),
+        ("end", "done", 0, False),
+    )
+    write_status(tmp_path / "run", status="done", exit_code=0, launch=1)
+    told = explain("run", "f")[1]
+    assert f": its process died: {why}\n" in told
+    assert "Attempt 2 of launch 1 ran on rank 2 (node2), since attempt 1 was on rank 1 (node1), which was lost." in told
+
+
 def test_ranks_that_had_been_lost_could_hold_nothing(explain, tmp_path):
     write_launch(
         tmp_path / "run",
@@ -248,6 +267,7 @@ def test_a_rank_that_was_lost_with_a_call_and_one_that_was_lost_with_the_value(e
     assert (
         "Attempt 2 of launch 1 ran on rank 2 (node2), since attempt 1 was on rank 1 (node1), which was lost." in lines
     )
+    assert "`handoff-mpi logs" not in explain("run", "f")[1]
     told = explain("run", "g")[1]
     assert told.startswith("g has not run: launch 1 ended (stopped) before it could: its time is up.\n")
     assert "All its inputs are made." in told

@@ -69,6 +69,14 @@ def test_failures():
         " claimed by t1.",
         "Host h1 (rank 1) is avoided, because the function failed there.",
     ]
+    talk = Dialogue(hosts("aa"), max_retries=3)
+    talk.submit(task(), task())
+    talk.tell(1.0, raised(1, 0))
+    assert told(talk, 0)[:2] == [
+        "It has failed on rank 1, so it is tried elsewhere.",
+        "Host a (rank 1 and 1 more) has no room: rank 1 is avoided, because the function failed there, and the other"
+        " rank is busy with t1.",
+    ]
     talk = Dialogue(hosts(BAD), max_retries=0)
     talk.submit(*[task() for _ in range(8)])
     talk.tell(1.0, raised(1, 0), done(3, 2))

@@ -100,7 +100,7 @@ TROUBLED = {
     "eta_s": 80.0,
     "counts": {"done": 6, "running": 1, "waiting": 2, "retries": 1, "reassigned": 2, "recomputed": 1},
     "by_name": {"fit": {"total": 9, "done": 6, "running": 1, "failed": 0, "skipped": 0, "mean_s": 5.0}},
-    "failures": [{"what": f"Error{n}: no", "count": n, "first": f"f{n}"} for n in (1, 3)],
+    "failures": [{"what": f"Error{n}", "message": "no", "count": n, "first": f"f{n}"} for n in (1, 3)],
     "lost_ranks": {"2": "killed by SIGKILL"},
     "losses": [LOSS],
     "probation": {"host n3": "calls fail there"},

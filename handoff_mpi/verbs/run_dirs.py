@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from handoff_mpi.errors import UsageError
@@ -136,13 +136,13 @@ def _why_not(path: Path) -> str:
 
 def _below(path: Path) -> str:
     """Return which run-dir in ``path`` may have been meant."""
-    newest = max(run_dirs_below(path), key=_changed, default=None)
+    newest = max(chain(run_dirs_below(path), run_dirs_below(path / RUNS)), key=_changed, default=None)
     if newest is None:
         return ""
-    return f"; it holds runs: the newest is {one_line(shown_run_dir(newest))}"
+    return f"; it holds runs: the newest is {one_line(shown_run_dir(newest.resolve()))}"
 
 
 def _near(path: Path) -> str:
     """Return which run-dir beside ``path`` may have been meant, or else what lists run-dirs."""
     names = sorted(each.name for each in run_dirs_below(path.parent) if each != path)
-    return did_you_mean(path.name, names, shown=one_line) or "; `handoff-mpi runs .` lists the runs here"
+    return did_you_mean(path.name, names, shown=one_line) or "; `handoff-mpi runs` lists the runs here"

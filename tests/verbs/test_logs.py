@@ -146,6 +146,7 @@ def test_run_dirs_that_are_none_are_refused(tmp_path, monkeypatch):
     (tmp_path / "loop").symlink_to("loop")
     write_run(tmp_path / "real")
     write_run(tmp_path / "above" / "one")
+    write_run(tmp_path / "project" / "handoff-runs" / "two")
     for given, why in {
         "": "is not the path of a run-dir",
         "a\0b": "is not the path of a run-dir",
@@ -154,8 +155,9 @@ def test_run_dirs_that_are_none_are_refused(tmp_path, monkeypatch):
         "dangling": "a link that leads nowhere",
         "loop": "is not a run-dir",
         "reel": "there is no such directory; did you mean real?",
-        "far away": "there is no such directory; `handoff-mpi runs .` lists the runs here",
+        "far away": "there is no such directory; `handoff-mpi runs` lists the runs here",
         "above": "no run has begun there; it holds runs: the newest is above/one",
+        "project": "no run has begun there; it holds runs: the newest is project/handoff-runs/two",
         "x" * 5000: "cannot be read: File name too long",
     }.items():
         with pytest.raises(UsageError) as caught:

@@ -182,3 +182,13 @@ class DAGFailed(HandoffError):
         super().__init__(message)
         self.results = results
         self.exit_code = results.exit_code
+
+
+#: Old names, which :func:`__getattr__` serves for one more release: scripts catch them, and pickles name them.
+OLD_NAMES = {"FitsNowhere": "Unsatisfiable", "JoinError": "StartupError", "JobLost": "LauncherLost"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in OLD_NAMES:
+        return globals()[OLD_NAMES[name]]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -269,6 +269,8 @@ class ResourceGroup:
             heapq.heappush(heap, entry)
         return rank
 
+    calmest_idle = least_loaded  # its old name, for one more release
+
     def note_busy(self, rank_state: RankState) -> None:
         """A slot of ``rank_state`` was claimed, released or offered."""
         if self.calm is not None and rank_state.idle:

@@ -90,6 +90,10 @@ class AllocationStrategy(Protocol):
         ...
 
 
+#: Old names in strategies of users, for one more release.
+_OLD_NAMES = {"rate": "score", "inherits": "reuses_claims"}
+
+
 class RatedStrategy:
     """A strategy that is a rating of groups, least first: subclass it and say :meth:`score`.
 
@@ -103,6 +107,12 @@ class RatedStrategy:
 
     spread = False
     reuses_claims = True
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        for old, new in _OLD_NAMES.items():
+            if old in cls.__dict__ and new not in cls.__dict__:
+                setattr(cls, new, cls.__dict__[old])
 
     def score(self, cost: RequestClass, group: ResourceGroup) -> Any:
         """Return the rating of ``group`` for a task of class ``cost``; it fits there.

@@ -61,6 +61,8 @@ class DAG:
             if id not in self._by_id:
                 return id
 
+    fresh_id = unique_id  # its old name, for one more release
+
     def validate(self) -> DAG:
         """Check the DAG in linear time and return it.
 

@@ -349,6 +349,8 @@ class Results(Mapping[Hashable, Any]):
         """Return how often functions had to be called again, or failed, by kind; see :class:`Incident`."""
         return dict(Counter(incident.kind for incidents in self._records.incidents.values() for incident in incidents))
 
+    setbacks = incidents  # its old name, for one more release
+
     def first_failures(self) -> str:
         """Return, in one line, the errors of the first functions that failed, and how many more there are."""
         groups = self._failure_groups()

@@ -133,7 +133,8 @@ def _describe_rest(rest: Sequence[str], parser: argparse.ArgumentParser) -> str:
 
 def _flags(parser: argparse.ArgumentParser) -> Iterator[str]:
     for action in parser._actions:
-        yield from action.option_strings
+        if action.help is not argparse.SUPPRESS:
+            yield from action.option_strings
 
 
 def _parsers(chosen: str) -> tuple[_Parser, dict[str, _Parser]]:
@@ -218,7 +219,10 @@ def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
     if isinstance(option.default, (str, int, float)):
         about += f" ({option.default:g})" if isinstance(option.default, float) else f" ({option.default})"
     action = "append" if kind.is_repeated else "store"
-    parser.add_argument(option.flag, metavar=kind.metavar, type=_reads(kind.parse), action=action, help=about)
+    parse = _reads(kind.parse)
+    parser.add_argument(option.flag, metavar=kind.metavar, type=parse, action=action, help=about)
+    if option.old_flag:
+        parser.add_argument(option.old_flag, dest=option.name, type=parse, action=action, help=argparse.SUPPRESS)
 
 
 def _reads(parse: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -263,12 +267,12 @@ def _from_environment(option: Option) -> Any:
     Raises:
         UsageError: its value is wrong.
     """
-    text = os.environ.get(option.variable)
+    variable, text = next(((each, os.environ[each]) for each in option.variables if os.environ.get(each)), ("", ""))
     if not text:
         return None
     if isinstance(option.kind, YesNo):
         if text.lower() not in _YES + _NO:
-            raise UsageError(f"the environment variable {option.variable}={show(text)} is wrong: write yes or no")
+            raise UsageError(f"the environment variable {variable}={show(text)} is wrong: write yes or no")
         return text.lower() in _YES
     words = [f"{option.flag}={part}" for part in (text.split(",") if option.kind.is_repeated else [text])]
     parser = _Parser(prog="environment", exit_on_error=False, add_help=False)
@@ -278,7 +282,7 @@ def _from_environment(option: Option) -> Any:
         return getattr(parser.parse_args(words), option.name)
     except (argparse.ArgumentError, UsageError) as error:
         why = one_line(str(error).removeprefix("argument "), _MAX_CHARS)
-        raise UsageError(f"the environment variable {option.variable}={show(text)} is wrong: {why}") from error
+        raise UsageError(f"the environment variable {variable}={show(text)} is wrong: {why}") from error
 
 
 def relaunches_given(given: int | None) -> int:

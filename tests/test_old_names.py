@@ -7,6 +7,8 @@ import pytest
 import handoff_mpi as handoff
 from handoff_mpi import errors
 from handoff_mpi.allocation.resource_groups import ResourceGroup
+from handoff_mpi.flags import options_given, parse
+from handoff_mpi.runtime.options import options_of
 
 
 @pytest.mark.parametrize(("old", "new"), errors.OLD_NAMES.items())
@@ -46,3 +48,17 @@ def test_methods_have_their_old_names():
     assert ResourceGroup.calmest_idle is ResourceGroup.least_loaded
     assert handoff.DAG.fresh_id is handoff.DAG.unique_id
     assert handoff.Results.setbacks is handoff.Results.incidents
+
+
+@pytest.mark.parametrize(("old", "new"), [("silence_limit", "heartbeat_timeout"), ("drain", "grace_period")])
+def test_options_are_taken_by_their_old_names(old, new, capsys, monkeypatch):
+    assert getattr(options_of({old: 7}), new) == 7
+    flag = f"--{old.replace('_', '-')}"
+    assert options_given(parse(["run", flag, "8", "dag.py"]))[new] == 8
+    monkeypatch.setenv(f"HANDOFF_{old.upper()}", "9")
+    assert options_given(parse(["run", "dag.py"]))[new] == 9
+    monkeypatch.setenv(f"HANDOFF_{new.upper()}", "10")
+    assert options_given(parse(["run", "dag.py"]))[new] == 10
+    with pytest.raises(SystemExit):
+        parse(["run", "--help"])
+    assert flag not in capsys.readouterr().out

@@ -119,7 +119,7 @@ class Job:
         self.has_fault_tolerance = has_fault_tolerance
         self.is_threaded = is_threaded
         self.stop_reason = ""
-        self.drain_s: float | None = None
+        self.grace_period_s: float | None = None
         self.is_loading = False
         self._runs = 0
         self._is_running = False

@@ -62,7 +62,7 @@ def _ask_about_times(plan: Plan) -> Iterator[str]:
 
 
 def _ask_about_limits(options: RunOptions) -> Iterator[str]:
-    for name in ("deadline", "drain", "silence_limit", "join_limit", "tracker_timeout"):
+    for name in ("deadline", "grace_period", "heartbeat_timeout", "join_limit", "tracker_timeout"):
         seconds = getattr(options, name)
         if isinstance(seconds, str):  # of the command line
             seconds = _seconds(seconds)
@@ -95,7 +95,7 @@ def _ask_about_resources(plan: Plan, ledger: Ledger, options: RunOptions) -> Ite
 
 
 def _ask_about_variables() -> Iterator[str]:
-    options = [each.name.upper() for each in OPTIONS.values() if each.variable]
+    options = [name.removeprefix(PREFIX) for each in OPTIONS.values() for name in each.variables]
     names = [*options, *_OTHER_VARIABLES]
     synonyms = {word: name.upper() for word, name in OPTION_SYNONYMS.items()} | _VARIABLE_SYNONYMS
     known = KnownNames(names, synonyms, lambda name: f"{PREFIX}{name}")

@@ -252,7 +252,7 @@ def _write_verdict(chosen: dict[str, Any], status: str, code: int) -> None:
 
 
 def _listen_to_signals(job: Job, run_dir: Path | None) -> None:
-    """USR1 asks to stop and drain; TERM and INT leave no time for it. A second one ends this rank at once."""
+    """Let USR1 stop the run with its grace period, TERM and INT without; a second signal ends this rank at once."""
 
     def stop(number: int, frame: Any) -> None:
         if job.stop_reason:
@@ -261,7 +261,7 @@ def _listen_to_signals(job: Job, run_dir: Path | None) -> None:
         why = read_stop(run_dir) if run_dir is not None and number == signal.SIGUSR1 else ""
         job.stop_reason = why or words_of_signal(number)
         if number != signal.SIGUSR1 and job.is_mpi:
-            job.drain_s = 0.0
+            job.grace_period_s = 0.0
         if job.is_loading:
             raise Interrupted(f"{job.stop_reason} before the run had begun; the same command begins it")
 

@@ -161,14 +161,14 @@ class Run:
             options.crash_limit,
             options.on_failure == "stop",
             options.max_concurrency,
-            options.silence_limit,
+            options.heartbeat_timeout,
         )
         policy.tracker_timeout_s = options.tracker_timeout
         policy.retry_on, policy.retry_delay_s = names_of(options.retry_on), options.retry_delay
         policy.seed = int.from_bytes(os.urandom(8), "big")
         policy.adds_slots = not self._job.is_local and options.slots is None
         if self._deadline is not None:
-            policy.stop_at = self._deadline - options.drain
+            policy.stop_at = self._deadline - options.grace_period
         if options.resource_tracker is not None:
             policy.window = 1  # the tracker counts calls one by one
             _register_with_tracker(options.resource_tracker, self._job.capabilities)
@@ -358,12 +358,12 @@ class Run:
             else:
                 workers.append(rank)
                 job.transport.send(rank, (START, 0, setup))
-        drain = options.drain if job.drain_s is None else job.drain_s
+        grace_period_s = options.grace_period if job.grace_period_s is None else job.grace_period_s
         settings = LoopSettings(
             self._run,
             self._number,
             workers,
-            drain,
+            grace_period_s,
             options.resource_tracker,
             self._pids(),
             self._heartbeat_s(),
@@ -410,7 +410,7 @@ class Run:
                 slots=rank_state.slots,
                 isolation=self._isolation(rank, rank_state.slots),
                 heartbeat_s=self._heartbeat_s(),
-                patience_s=0.0 if 0 in pids[rank_state.host] else max(_MIN_SILENCE_S, options.silence_limit),
+                patience_s=0.0 if 0 in pids[rank_state.host] else max(_MIN_SILENCE_S, options.heartbeat_timeout),
                 rank0=(job.capabilities[0].host, os.getpid()),
                 store_nbytes=self._store_nbytes(job.capabilities[rank], pids),
                 cache_nbytes=parse_nbytes(options.cache_size),
@@ -431,7 +431,7 @@ class Run:
         return setups
 
     def _heartbeat_s(self) -> float:
-        usual = max(0.5, min(15.0, self._options.silence_limit / 20))
+        usual = max(0.5, min(15.0, self._options.heartbeat_timeout / 20))
         if len(self._pids()) == 1:
             return usual
         # A host that was cut off is to be noticed soon; of very many ranks, rank 0 hears a thousand a second.
@@ -467,10 +467,10 @@ class Run:
         job, stop_at = self._job, self._scheduler.policy.stop_at
 
         def reason() -> str:
-            if job.drain_s is not None:
-                settings.drain_s = job.drain_s
+            if job.grace_period_s is not None:
+                settings.grace_period_s = job.grace_period_s
             if not job.stop_reason and clock() >= stop_at:
-                return f"its time is nearly up: what runs has {settings.drain_s:g} s to end in"
+                return f"its time is nearly up: what runs has {settings.grace_period_s:g} s to end in"
             return job.stop_reason
 
         return reason
@@ -681,7 +681,7 @@ class Run:
 
     def _is_cut_short(self) -> bool:
         """Whether calls were left running without time to end, as when an MPI ends all ranks because one died."""
-        return bool(self._scheduler.in_flight) and self._job.drain_s == 0.0
+        return bool(self._scheduler.in_flight) and self._job.grace_period_s == 0.0
 
     def _close(self, loop: SchedulerLoop, results: Results) -> Results:
         options = self._options

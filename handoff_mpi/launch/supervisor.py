@@ -70,8 +70,8 @@ class LaunchSpec:
         arguments: of ``python -m handoff_mpi``.
         again: the same for a launch that resumes.
         run_dir: of the run, open, and locked for the supervisor.
-        drain_s: how long running calls may go on once the run is stopped.
-        silence_limit_s: after which silence of rank 0 its process is looked at.
+        grace_period_s: how long running calls may go on once the run is stopped.
+        heartbeat_timeout_s: after which silence of rank 0 its process is looked at.
         most: how often the run is launched again.
         join_limit_s: how long after the last rank that arrived all must have joined; twice that at each new launch.
         hosts: the user's list of hosts, or None.
@@ -82,8 +82,8 @@ class LaunchSpec:
     arguments: list[str]
     again: list[str]
     run_dir: Directory
-    drain_s: float
-    silence_limit_s: float
+    grace_period_s: float
+    heartbeat_timeout_s: float
     most: int
     hosts: str | None = None
     extra: Sequence[str] = ()
@@ -96,7 +96,7 @@ def supervise(order: LaunchSpec) -> int:
     A launcher's own status proves nothing, so ``status.json`` is looked at. A run that had begun and left no verdict
     there has died: it is launched again on the hosts that still answer, and resumes.
 
-    INT and TERM ask the run to stop (what runs may end within the drain); a second one ends it at once.
+    INT and TERM ask the run to stop (what runs may end within the grace period); a second one ends it at once.
 
     Raises:
         UsageError: there is no mpirun, the hosts cannot be understood, or this one could not hold so many ranks.
@@ -151,7 +151,7 @@ class _Supervisor:
         self.has_begun = False
         self._has_joined = False
         self._has_failed_to_start = False
-        self._pulse = _Pulse(order.run_dir, order.silence_limit_s)
+        self._pulse = _Pulse(order.run_dir, order.heartbeat_timeout_s)
         self._mark = secrets.token_hex(8)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
             signals.handle(number, self._on_signal)
@@ -250,7 +250,7 @@ class _Supervisor:
         if self._is_passed_on:
             note_stop(self._run_dir, self._mark, self._why)
             process.send_signal(signal.SIGUSR1)
-        wait_s = self._order.drain_s + GRACE_S + (0 if self._is_passed_on else START_S)
+        wait_s = self._order.grace_period_s + GRACE_S + (0 if self._is_passed_on else START_S)
         self._deadline = min(self._deadline, time.monotonic() + wait_s)
 
     def _is_lost(self, status: dict[str, Any]) -> bool:

@@ -14,7 +14,14 @@ T = TypeVar("T")
 
 
 def option(
-    default: T, kind: Kind, flag_help: str, about: str, other_words: str = "", *, is_read_early: bool = False
+    default: T,
+    kind: Kind,
+    flag_help: str,
+    about: str,
+    other_words: str = "",
+    *,
+    is_read_early: bool = False,
+    old_name: str = "",
 ) -> T:
     """Declare an option as a field of a dataclass.
 
@@ -25,9 +32,10 @@ def option(
         about: its meaning in whole sentences, for ``help()`` and the manual.
         other_words: names of it in other tools, for "did you mean".
         is_read_early: whether the command line reads it before it loads ``dag.py``, which therefore cannot set it.
+        old_name: a name that it had; flag, variable and keyword of that name work for one more release, unlisted.
     """
     metadata = {"kind": kind, "flag_help": flag_help, "about": about, "other_words": tuple(other_words.split())}
-    return field(default=default, metadata={**metadata, "is_read_early": is_read_early})
+    return field(default=default, metadata={**metadata, "is_read_early": is_read_early, "old_name": old_name})
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,7 @@ class Option:
     about: str
     other_words: tuple[str, ...]
     is_read_early: bool
+    old_name: str
 
     @property
     def flag(self) -> str:
@@ -57,6 +66,16 @@ class Option:
     def variable(self) -> str:
         """The environment variable; empty if there is none."""
         return PREFIX + self.name.upper() if self.flag_help else ""
+
+    @property
+    def old_flag(self) -> str:
+        """The flag of the old name; empty if there is none."""
+        return f"--{self.old_name.replace('_', '-')}" if self.old_name else ""
+
+    @property
+    def variables(self) -> list[str]:
+        """The environment variables, that of the old name last."""
+        return [PREFIX + name.upper() for name in (self.name, self.old_name) if name] if self.flag_help else []
 
     @property
     def default_text(self) -> str:

@@ -46,9 +46,9 @@ class ExecuteOptions(TypedDict, total=False):
     keep: Literal["all"] | Ids
     results_on: ResultsOn
     crash_limit: int
-    silence_limit: float
+    heartbeat_timeout: float
     join_limit: float
-    drain: float
+    grace_period: float
     deadline: float | str | None
     run_dir: FilePath | Literal[False] | None
     checkpoint: Checkpoint

@@ -160,12 +160,13 @@ class RunOptions:
         "deaths of its process after which a function is failed",
         "deaths of its process after which a function is failed.",
     )
-    silence_limit: float = option(
+    heartbeat_timeout: float = option(
         300.0,
         Seconds(),
         "seconds of silence after which a rank's work moves",
         "seconds without a sign of life after which a rank's work is reassigned.",
-        "heartbeat heartbeat_timeout",
+        "heartbeat silence",
+        old_name="silence_limit",
     )
     join_limit: float = option(
         30.0,
@@ -175,19 +176,20 @@ class RunOptions:
         "that was, without ``run -n``, twice as long. Raise it where imports are slow.",
         is_read_early=True,
     )
-    drain: float = option(
+    grace_period: float = option(
         10.0,
         Seconds(is_positive=False),
         "seconds running calls get once the run is stopped",
         "seconds that running calls are given to end once the run is stopped.",
-        "grace grace_period",
+        "grace drain",
         is_read_early=True,
+        old_name="drain",
     )
     deadline: float | str | None = option(
         None,
         Word("S|TIME"),
         "when it must have ended: seconds from its start, or an ISO time",
-        "when the run must have ended, in seconds from its start or as an ISO time; see ``drain``.",
+        "when the run must have ended, in seconds from its start or as an ISO time; see ``grace_period``.",
         "walltime time_limit timeout time",
     )
     run_dir: FilePath | Literal[False] | None = option(
@@ -362,6 +364,7 @@ lists_options(OPTIONS.values())(RunOptions)
 READ_EARLY = tuple(name for name, each in OPTIONS.items() if each.is_read_early)
 #: What other tools call an option, and its name.
 SYNONYMS = {word: each.name for each in OPTIONS.values() for word in each.other_words}
+_NEW_NAMES = {each.old_name: each.name for each in OPTIONS.values() if each.old_name}
 
 
 #: What ``handoff.start`` has set in this process.
@@ -375,7 +378,7 @@ def set_defaults(given: Mapping[str, Any]) -> None:
         UsageError: an option is unknown or its value wrong.
     """
     options_of(given)
-    _defaults.update(given)
+    _defaults.update(_with_new_names(given))
 
 
 @contextmanager
@@ -395,6 +398,7 @@ def options_of(given: Mapping[str, Any]) -> RunOptions:
     Raises:
         UsageError: an option is unknown or its value wrong.
     """
+    given = _with_new_names(given)
     known = KnownNames([*OPTIONS, "setup", "comm"], SYNONYMS, str)
     unknown = [name for name in given if name not in OPTIONS]
     if unknown:
@@ -406,6 +410,10 @@ def options_of(given: Mapping[str, Any]) -> RunOptions:
         if isinstance(failed.__cause__, HandoffError):
             raise failed.__cause__ from None
         raise UsageError("; ".join(_unusable(chosen)) or f"the options are unusable: {failed}") from failed
+
+
+def _with_new_names(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {_NEW_NAMES.get(name, name): value for name, value in given.items()}
 
 
 def _unusable(chosen: Mapping[str, Any]) -> list[str]:

@@ -99,7 +99,7 @@ class LoopSettings:
         run: the run's name.
         number: the run's number, part of every message.
         workers: the ranks that take part besides rank 0.
-        drain_s: seconds that running calls are given once the run is stopped.
+        grace_period_s: seconds that running calls are given once the run is stopped.
         tracker: the user's resource tracker, or None.
         pids: host to its ranks' process ids, by rank; rank 0's own host comes first.
         heartbeat_s: ranks of other hosts get a sign of life this often; 0 sends none.
@@ -113,7 +113,7 @@ class LoopSettings:
     run: str
     number: int
     workers: Sequence[int]
-    drain_s: float
+    grace_period_s: float
     tracker: Any = None
     pids: dict[str, dict[int, int]] = field(default_factory=dict)
     heartbeat_s: float = 0.0
@@ -189,7 +189,7 @@ class SchedulerLoop:
     # -- the run --------------------------------------------------------------------------------------
 
     def run(self, first: Iterable[Event]) -> None:
-        """Run until the scheduler is done, or was stopped and what ran has ended or used up its drain.
+        """Run until the scheduler is done, or was stopped and what ran has ended or used up its grace period.
 
         Raises:
             LauncherLost: the launcher is gone.
@@ -217,7 +217,7 @@ class SchedulerLoop:
             if self._shell is not None:
                 was_busy |= self._shell.turn(mine)
                 was_busy |= self._shell.run_own_calls()
-            if (self.scheduler.is_over and not self._kept_values.is_going_on) or self._has_drained():
+            if (self.scheduler.is_over and not self._kept_values.is_going_on) or self._is_grace_period_over():
                 return
             until, sockets, is_awaiting = wakeup, [], self.transport.is_transferring
             if self._shell is not None:
@@ -324,8 +324,8 @@ class SchedulerLoop:
             events.append(StopRequested(reason))
             self.recorder.events.add("run.stopping", self._stopped_at, reason=reason)
 
-    def _has_drained(self) -> bool:
-        return self._stopped_at is not None and clock() - self._stopped_at >= self.settings.drain_s
+    def _is_grace_period_over(self) -> bool:
+        return self._stopped_at is not None and clock() - self._stopped_at >= self.settings.grace_period_s
 
     # -- what arrives -----------------------------------------------------------------------------------
 

@@ -91,7 +91,7 @@ class Scheduler:
         self.slots = SlotTable(ledger)
         view = ClusterView(ledger, dict(prices or {}), self.expected_s, self.inputs_elsewhere)
         self._placer = Placer(view, strategy, self.tasks, self.ready, self.slots, self.policy)
-        self._failure_detector = FailureDetector(self.policy.silence_limit_s)
+        self._failure_detector = FailureDetector(self.policy.heartbeat_timeout_s)
         self._memory_pressure = MemoryPressure(ledger)
         self._crash_tracker = CrashTracker(self.policy.crash_limit)
         shared = ledger, self.tasks, self.ready, self.slots, self.policy, self._crash_tracker

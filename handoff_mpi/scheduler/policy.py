@@ -17,7 +17,7 @@ class Policy:
         crash_limit: deaths of its process after which a function is failed.
         stop_on_failure: dispatch nothing more once a function failed.
         max_concurrency: most calls at once, or None.
-        silence_limit_s: seconds without a sign of life after which a rank's work is reassigned.
+        heartbeat_timeout_s: seconds without a sign of life after which a rank's work is reassigned.
         window: most tasks in flight at a slot.
         adds_slots: whether a rank that is given more cores in mid-run is given a slot for each.
         tracker_timeout_s: seconds that a task waits at most for the user's tracker to grant it; None sets no limit.
@@ -31,7 +31,7 @@ class Policy:
     crash_limit: int = 3
     stop_on_failure: bool = False
     max_concurrency: int | None = None
-    silence_limit_s: float = 300.0
+    heartbeat_timeout_s: float = 300.0
     window: int = MAX_BATCH
     adds_slots: bool = True
     tracker_timeout_s: float | None = None

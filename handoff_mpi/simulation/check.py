@@ -112,7 +112,7 @@ class Oracle:
         """Return how long a run may take at most once nothing goes wrong any more."""
         policy = self._policy
         # A rank that died unseen is lost at the limit, and looked for every eighth of it; then one more may be.
-        return self._load.longest_s(policy.max_retries, policy.crash_limit) + 1.5 * policy.silence_limit_s + 5.0
+        return self._load.longest_s(policy.max_retries, policy.crash_limit) + 1.5 * policy.heartbeat_timeout_s + 5.0
 
     # -- launches -------------------------------------------------------------------------------------
 

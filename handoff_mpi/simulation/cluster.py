@@ -75,7 +75,7 @@ class SimulatedCluster:
             max_retries=self.rng.choice((0, 2, 3)),
             stop_on_failure=self.rng.random() < 0.1,
             max_concurrency=self.rng.choice((None, None, 1, 3)),
-            silence_limit_s=30.0,
+            heartbeat_timeout_s=30.0,
         )
         self._strategy = self.rng.choice((FirstAvailable, LoadBalanced, CostOptimized))
         self._clock = Clock()

@@ -40,7 +40,7 @@ def decision_us(kind: str, seed: int = 1) -> float:
     ledger = Ledger(
         [Capability(rank, "h", amounts) for rank in range(1, RANKS + 1)], dict.fromkeys(range(1, RANKS + 1), 1)
     )
-    scheduler = Scheduler(ledger, LoadBalanced(), Policy(silence_limit_s=float("inf")))
+    scheduler = Scheduler(ledger, LoadBalanced(), Policy(heartbeat_timeout_s=float("inf")))
     return turns_us(scheduler, specs_of(kind), DECISIONS, random.Random(seed))
 
 

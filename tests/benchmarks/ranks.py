@@ -53,7 +53,7 @@ def full_ledger(ranks: int) -> Ledger:
 def scheduling_us(ranks: int, costs: list[dict[str, int]], seed: int = 1) -> float:
     """Return microseconds a function of scheduling, on a cluster that is kept full; a turn is the end of one call."""
     rng = random.Random(seed)
-    scheduler = Scheduler(full_ledger(ranks), LoadBalanced(), Policy(silence_limit_s=float("inf")))
+    scheduler = Scheduler(full_ledger(ranks), LoadBalanced(), Policy(heartbeat_timeout_s=float("inf")))
     specs = rng.choices([TaskSpec((), cost) for cost in costs], k=8 * PLACEMENTS + 2 * WAITING * ranks)
     with gc_control.frozen(len(specs)):  # as in a run
         return turns_us(scheduler, specs, PLACEMENTS, rng)

@@ -47,7 +47,7 @@ def alone():
 
 dag = DAG("waits")
 dag.add_function(Function("alone", (), alone))
-handoff.execute(dag, deadline=9, drain=1, run_dir=False, isolation="rank", check=False)
+handoff.execute(dag, deadline=9, grace_period=1, run_dir=False, isolation="rank", check=False)
 """
 
 

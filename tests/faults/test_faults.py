@@ -59,15 +59,17 @@ def test_jobs_killed_at_random_moments(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("naps", "seconds"), [(20, 0.5), (3, 5.0)], ids=["calls end in the drain", "they do not"])
+@pytest.mark.parametrize(
+    ("naps", "seconds"), [(20, 0.5), (3, 5.0)], ids=["calls end in the grace period", "they do not"]
+)
 def test_usr1_ends_in_time(tmp_path, naps, seconds):
-    ended = walltime.stop(RUN_N, tmp_path / "cell", naps, seconds, drain_s=2.0)
+    ended = walltime.stop(RUN_N, tmp_path / "cell", naps, seconds, grace_period_s=2.0)
     assert (ended.code, ended.again, ended.is_right) == (75, 0, True)
     assert ended.seconds < 2.0 + walltime.MARGIN_S
 
 
-def test_a_rank_that_is_deaf_beyond_the_silence_limit_is_left_alone(tmp_path):
-    code, is_right, lost = walltime.hold(RUN_N, tmp_path / "cell", held=5.0, silence_limit=1.5)
+def test_a_rank_that_is_deaf_beyond_the_heartbeat_timeout_is_left_alone(tmp_path):
+    code, is_right, lost = walltime.hold(RUN_N, tmp_path / "cell", held=5.0, heartbeat_timeout=1.5)
     assert (code, is_right, lost) == (0, True, "{}")
 
 

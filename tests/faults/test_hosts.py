@@ -51,7 +51,7 @@ def test_nothing_of_the_hosts_is_left(three_hosts):
 
 @pytest.mark.slow
 def test_a_host_is_cut_off_and_its_ranks_end_themselves(three_hosts, tmp_path):
-    words = ["-n", "6", "--hosts", "h1:2,h2:2,h3:2", "--silence-limit", "10"]
+    words = ["-n", "6", "--hosts", "h1:2,h2:2,h3:2", "--heartbeat-timeout", "10"]
     run = Run(three_hosts, tmp_path, words=words).start()
     run.fail(CUT)
     ending = run.end()
@@ -152,7 +152,7 @@ def test_a_host_is_cut_off_while_rank_0_does_something_else(three_hosts, tmp_pat
 
 @pytest.mark.slow
 def test_a_host_comes_back_after_it_was_given_up(three_hosts, tmp_path):
-    words = ["-n", "6", "--hosts", "h1:2,h2:2,h3:2", "--silence-limit", "10"]
+    words = ["-n", "6", "--hosts", "h1:2,h2:2,h3:2", "--heartbeat-timeout", "10"]
     run = Run(three_hosts, tmp_path, pairs=200, words=words).start()
     run.fail((0.1, "cut", "h2"))
     assert wait_for(lambda: (tmp_path / "losses").exists(), 60), run.said
@@ -166,7 +166,7 @@ def test_a_host_comes_back_after_it_was_given_up(three_hosts, tmp_path):
 @pytest.mark.slow
 def test_rank_0_is_suspended_on_a_host_that_was_cut_off(three_hosts, tmp_path):
     """As if its file system were gone too: it shows no sign of life, and comes back when its run is over elsewhere."""
-    words = ["-n", "4", "--hosts", "h2:2,h3:2", "--silence-limit", "5"]
+    words = ["-n", "4", "--hosts", "h2:2,h3:2", "--heartbeat-timeout", "5"]
     run = Run(three_hosts, tmp_path, words=words).start()
     run.fail((0.2, "cut", "h2"))
     status = run.status()

@@ -25,7 +25,7 @@ from tests.faults.launching import Launched, fresh, launch
 
 DAG = Path(__file__).with_name("naps.py")
 RUN = ["-m", "handoff_mpi", "run"]
-#: From the end of the drain to the end of the launcher: writing down, taking leave.
+#: From the end of the grace period to the end of the launcher: writing down, taking leave.
 MARGIN_S = 5.0
 
 
@@ -48,16 +48,27 @@ class Stopped:
     is_right: bool
 
 
-def stop(command: list[str], directory: Path, count: int, seconds: float, drain_s: float) -> Stopped:
+def stop(command: list[str], directory: Path, count: int, seconds: float, grace_period_s: float) -> Stopped:
     """Start ``count`` naps of ``seconds``, send USR1 when a second of the run has passed, then resume."""
     fresh(directory)
-    command = [*command, "--drain", str(drain_s), "--run-dir", "run", str(DAG), "--", str(count), str(seconds), "0"]
+    command = [
+        *command,
+        "--grace-period",
+        str(grace_period_s),
+        "--run-dir",
+        "run",
+        str(DAG),
+        "--",
+        str(count),
+        str(seconds),
+        "0",
+    ]
     launched = launch(command, directory)
     _await_start(launched, directory / "run")
     time.sleep(1.0)
     begun = time.monotonic()
     launched.process.send_signal(signal.SIGUSR1)
-    code = launched.wait(drain_s + 60)
+    code = launched.wait(grace_period_s + 60)
     taken = time.monotonic() - begun
     done = int(read_status(directory / "run").get("done") or 0)
     resumed = launch(command, directory)
@@ -71,10 +82,10 @@ def _await_start(launched: Launched, run_dir: Path) -> None:
         time.sleep(0.05)
 
 
-def hold(command: list[str], directory: Path, held: float, silence_limit: float) -> tuple[int | None, bool, str]:
+def hold(command: list[str], directory: Path, held: float, heartbeat_timeout: float) -> tuple[int | None, bool, str]:
     """Have one rank deaf for ``held`` seconds; return the exit code, whether all is right, and what was lost."""
     fresh(directory)
-    words = ["--isolation", "rank", "--silence-limit", str(silence_limit), "--run-dir", "run", str(DAG)]
+    words = ["--isolation", "rank", "--heartbeat-timeout", str(heartbeat_timeout), "--run-dir", "run", str(DAG)]
     launched = launch([*command, *words, "--", "40", "0.1", str(held)], directory)
     code = launched.wait(held + 60)
     lost = json.dumps(read_status(directory / "run").get("lost_ranks"))
@@ -95,15 +106,15 @@ def main(words: list[str]) -> int:
         "mpirun --with-ft ulfm": [*mpirun_command(4, ft=True), sys.executable, *RUN],
     }
     good = True
-    table = Table("launched by", "a nap", "drain", "exit code", "ended after", "done then", "resumed", "value")
+    table = Table("launched by", "a nap", "grace_period", "exit code", "ended after", "done then", "resumed", "value")
     with tempfile.TemporaryDirectory(prefix="handoff-faults-") as place:
         for way, command in ways.items():
-            # Naps that end within the drain, and naps that do not.
-            for count, seconds, drain_s in ((100, 0.5, 5.0), (12, 20.0, 2.0)):
-                ended = stop(command, Path(place, "cell"), count, seconds, drain_s)
-                good &= ended.code == 75 and ended.is_right and ended.seconds <= drain_s + MARGIN_S
+            # Naps that end within the grace period, and naps that do not.
+            for count, seconds, grace_period_s in ((100, 0.5, 5.0), (12, 20.0, 2.0)):
+                ended = stop(command, Path(place, "cell"), count, seconds, grace_period_s)
+                good &= ended.code == 75 and ended.is_right and ended.seconds <= grace_period_s + MARGIN_S
                 outcome = (f"{ended.seconds:.1f} s", ended.done, ended.again, "right" if ended.is_right else "WRONG")
-                table.add_row(way, f"{seconds} s", f"{drain_s} s", str(ended.code), *map(str, outcome))
+                table.add_row(way, f"{seconds} s", f"{grace_period_s} s", str(ended.code), *map(str, outcome))
         Console(width=None if sys.stdout.isatty() else 120).print(table)
         code, is_right, lost = hold(ways["run -n"], Path(place, "cell"), given.held, given.held / 6)
     good &= is_right

@@ -65,8 +65,8 @@ def test_what_is_wrong_is_said_in_a_line(line, in_process, tmp_path, capsys):
     assert [each.name for each in tmp_path.iterdir()] == ["d.py"], "something has started"
 
 
-NUMBERS = ["--max-retries", "--slots", "--max-concurrency", "--crash-limit", "--silence-limit", "--join-limit"]
-NUMBERS += ["--drain", "--tracker-timeout", "--resources", "--prices", "-n", "--max-relaunches"]
+NUMBERS = ["--max-retries", "--slots", "--max-concurrency", "--crash-limit", "--heartbeat-timeout", "--join-limit"]
+NUMBERS += ["--grace-period", "--tracker-timeout", "--resources", "--prices", "-n", "--max-relaunches"]
 
 
 @pytest.mark.parametrize("flag", NUMBERS)
@@ -90,7 +90,7 @@ def test_so_are_deadlines(text, in_process, tmp_path, capsys):
 
 
 FLAGS = ["--allocation-strategy", "--max-retries", "--isolation", "--prices", "--keep", "--rerun", "--deadline"]
-FLAGS += ["--run-dir", "--cache-size", "--resources", "--drain", "--bogus", "-n", "--hosts", "--checkpoint"]
+FLAGS += ["--run-dir", "--cache-size", "--resources", "--grace-period", "--bogus", "-n", "--hosts", "--checkpoint"]
 
 
 @pytest.mark.parametrize("flag", FLAGS)

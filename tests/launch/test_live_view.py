@@ -89,7 +89,7 @@ def test_a_launch_draws_at_the_bottom_and_output_scrolls_above(run, tmp_path, co
 
 
 def test_a_run_that_is_stopped_gives_the_terminal_back(run):
-    shown = run("-n", "2", "--slots", "4", "--drain", "0", columns=200)
+    shown = run("-n", "2", "--slots", "4", "--grace-period", "0", columns=200)
     shown.until(lambda: "── talking ─" in shown.text)
     shown.send("\x03")
     assert shown.end() == 75

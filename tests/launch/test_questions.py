@@ -199,7 +199,7 @@ def test_a_time_out_in_milliseconds(said):
     assert said("timeout=3_600") == said("timeout=1e9") == (EXIT_DONE, "")
 
 
-@pytest.mark.parametrize("name", ["deadline", "silence-limit", "drain", "join-limit", "tracker-timeout"])
+@pytest.mark.parametrize("name", ["deadline", "heartbeat-timeout", "grace-period", "join-limit", "tracker-timeout"])
 def test_limits_in_milliseconds(name, said):
     line = f"{name.replace('-', '_')}=3600000, which is 42 days; it is in seconds"
     assert said("", "", "", f"--{name}=3600000") == (EXIT_DONE, f"handoff: {line}\n")
@@ -338,9 +338,14 @@ def test_numbers_of_numpy_go_wherever_numbers_go(tmp_path):
     cost = {"cpu": np.int32(1), "memory": np.float32(1.5), "tape": np.uint8(1)}
     dag.add_function(Function(np.int64(3), (), abs, [-3], cost=cost, **options))
     dag.add_function(Function("next", [3], abs, node=handoff.collocated(np.int64(3))))
-    run = {"max_retries": np.int64(3), "slots": np.int16(1), "drain": np.float32(1), "max_concurrency": np.uint8(1)}
+    run = {
+        "max_retries": np.int64(3),
+        "slots": np.int16(1),
+        "grace_period": np.float32(1),
+        "max_concurrency": np.uint8(1),
+    }
     run |= {"cache_size": np.int64(10), "resources": {"tape": np.int8(2)}, "prices": {"cpu": np.float32(1)}}
-    run |= {"silence_limit": np.float64(30), "rerun": [np.int64(3)], "keep": [np.int64(3)], "check": np.bool_(True)}
+    run |= {"heartbeat_timeout": np.float64(30), "rerun": [np.int64(3)], "keep": [np.int64(3)], "check": np.bool_(True)}
     results = handoff.execute_local(dag, deadline=np.int64(3600), run_dir=tmp_path / "r", **run)
     assert results[np.int64(3)] == results[3] == results["next"] == 3
     assert handoff.load(tmp_path / "r")[3] == 3
@@ -354,6 +359,6 @@ def test_truth_values_are_no_numbers(value):
     for name in ("cpu", "memory", "gpu", "license"):
         with pytest.raises(DAGError, match=f"{name}=.*True.* is not a number"):
             one_function(cost={name: value}).validate()
-    for name in ("max_retries", "slots", "drain", "silence_limit"):
+    for name in ("max_retries", "slots", "grace_period", "heartbeat_timeout"):
         with pytest.raises(UsageError, match=name):
             handoff.start(**{name: value})

@@ -94,7 +94,7 @@ def test_one_rank_at_most_dies_of_an_encoding(handoff, dag):
 
 def test_a_stopped_run_says_which_rank_encodes_what_for_whom(dag, tmp_path):
     dag('def hangs(*_):\n    open("begun", "w").close()\n    time.sleep(1000)\n', 'take("hangs", hangs)\n')
-    command = [sys.executable, "-m", "handoff_mpi", "run", "-n", "3", "--isolation", "rank", "--drain", "1"]
+    command = [sys.executable, "-m", "handoff_mpi", "run", "-n", "3", "--isolation", "rank", "--grace-period", "1"]
     process = subprocess.Popen(
         [*command, "--run-dir", "run", "dag.py"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )

@@ -123,7 +123,7 @@ def test_a_host_heard_of_while_it_is_asked_is_not_lost(agent):
     guard.close()
 
 
-def test_a_host_the_launcher_does_not_know_is_left_to_the_silence_limit(agent):
+def test_a_host_the_launcher_does_not_know_is_left_to_the_heartbeat_timeout(agent):
     guard = HostGuard(HostFailureDetector({"own": [0], "elsewhere": [1]}, 1.0), HostProbe(agent, ["own"]))
     assert guard.look({1: 0.0}, (), 5.0) == guard.look({1: 0.0}, (), 15.0) == []
 

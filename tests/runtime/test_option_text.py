@@ -28,7 +28,7 @@ def test_help_lists_every_option_with_its_unit_and_default(documented):
     entries = dict(re.findall(r"^    (\w+): ((?:.|\n     )*)", section, re.MULTILINE))
     assert list(entries) == list(OPTIONS)
     texts = {name: " ".join(text.split()) for name, text in entries.items()}
-    assert "Default: 300 s." in texts["silence_limit"] and "Default: 3." in texts["max_retries"]
+    assert "Default: 300 s." in texts["heartbeat_timeout"] and "Default: 3." in texts["max_retries"]
     assert "in MB" in texts["cache_size"] and "Default: '256MB'." in texts["cache_size"]
     assert [name for name, text in texts.items() if text.endswith("Python only.")] == [
         *("check", "result_store", "resource_tracker")
@@ -50,8 +50,9 @@ def test_the_page_of_the_manual_lists_the_options():
 def test_flags_and_variables_are_those_of_the_options():
     parser = argparse.ArgumentParser(add_help=False)
     add_options(parser)
-    assert [action.dest for action in parser._actions] == [name for name, each in OPTIONS.items() if each.flag]
-    for action in parser._actions:
+    actions = [action for action in parser._actions if action.help is not argparse.SUPPRESS]
+    assert [action.dest for action in actions] == [name for name, each in OPTIONS.items() if each.flag]
+    for action in actions:
         option = OPTIONS[action.dest]
         assert action.option_strings == [option.flag] and option.variable == PREFIX + option.name.upper()
     assert OPTIONS["seed"].flag == "--no-seed" and OPTIONS["fresh"].flag == "--fresh"
@@ -80,7 +81,7 @@ def test_the_scheduler_has_the_same_defaults():
     policy, options = Policy(), RunOptions()
     names = {field.name: field.name.removesuffix("_s") for field in dataclasses.fields(Policy)}
     shared = {name: option for name, option in names.items() if option in OPTIONS and name != "seed"}
-    assert {"max_retries", "crash_limit", "silence_limit_s", "retry_on"} <= shared.keys()
+    assert {"max_retries", "crash_limit", "heartbeat_timeout_s", "retry_on"} <= shared.keys()
     for name, option in shared.items():
         assert getattr(policy, name) == getattr(options, option), name
 

@@ -71,7 +71,7 @@ ORDER = ("__lt__", "__le__", "__gt__", "__ge__", "__eq__")
 NUMBERS = [raising(int, *ORDER)(3), raising(float, *ORDER)(3.0)]
 RAISING = {
     "max_retries": NUMBERS,
-    "drain": NUMBERS,
+    "grace_period": NUMBERS,
     "deadline": [raising(float, "__float__", *ORDER)(3.0), mock.Mock(spec=str)],
     "isolation": [raising(str, "__eq__", "__hash__")("auto"), mock.Mock(spec=str)],
     "slots": [mock.Mock(spec=int), raising(int, *ORDER)(1)],
@@ -187,7 +187,9 @@ VALUES = ["-1", "nan", "-inf", "1e400", "x\x1b[31m", "x\ny", "a=nan", "a=-1", "=
 
 
 @pytest.mark.parametrize("value", VALUES)
-@pytest.mark.parametrize("flag", ["max-retries", "slots", "silence-limit", "drain", "deadline", "prices", "resources"])
+@pytest.mark.parametrize(
+    "flag", ["max-retries", "slots", "heartbeat-timeout", "grace_period", "deadline", "prices", "resources"]
+)
 def test_odd_values_of_flags_are_refused_without_a_traceback(flag, value, in_process, tmp_path, capsys):
     (tmp_path / "d.py").write_text("from handoff_mpi import DAG\ndag = DAG()\n")
     try:

@@ -423,7 +423,18 @@ def test_an_interrupt_loses_nothing(tmp_path):
     text = "import time\nfrom handoff_mpi import DAG, Function\n"
     text += "def f():\n    print('begun', end='', flush=True)\n    open('began', 'w')\n    time.sleep(60)\n"
     (tmp_path / "dag.py").write_text(text + "dag = DAG('d')\ndag.add_function(Function('f', (), f))\n")
-    program = [sys.executable, "-m", "handoff_mpi", "run", "--output", "plain", "--run-dir", "run", "--drain", "0"]
+    program = [
+        sys.executable,
+        "-m",
+        "handoff_mpi",
+        "run",
+        "--output",
+        "plain",
+        "--run-dir",
+        "run",
+        "--grace-period",
+        "0",
+    ]
     process = subprocess.Popen([*program, "dag.py"], cwd=tmp_path, stdout=-1, stderr=-1, text=True)
     end = time.monotonic() + 30
     while not (tmp_path / "began").exists():

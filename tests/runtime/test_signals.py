@@ -49,7 +49,7 @@ def test_a_signal_leaves_nothing_behind(tmp_path, how, number):
     if how == "mpirun":
         command = [*mpirun_command(3), *python, "--isolation", "process", str(tmp_path / marker)]
     else:
-        command = [*python, "-n", "3", "--drain", "1", "--isolation", "process", str(tmp_path / marker)]
+        command = [*python, "-n", "3", "--grace-period", "1", "--isolation", "process", str(tmp_path / marker)]
     environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True

@@ -135,7 +135,7 @@ def test_nonsense_in_the_environment(handoff, tmp_path):
 ENVIRONMENT = {
     "HANDOFF_ALLOCATION_STRATEGY": "best",
     "HANDOFF_CRASH_LIMIT": "0",
-    "HANDOFF_DRAIN": "-1",
+    "HANDOFF_GRACE_PERIOD": "-1",
     "HANDOFF_FRESH": "perhaps",
     "HANDOFF_ISOLATION": "prison",
     "HANDOFF_MAX_CONCURRENCY": "0",
@@ -143,7 +143,7 @@ ENVIRONMENT = {
     "HANDOFF_PRICES": "cpu=dear",
     "HANDOFF_RESOURCES": "license",
     "HANDOFF_RUN_DIR": "/dev/null/run",
-    "HANDOFF_SILENCE_LIMIT": "never",
+    "HANDOFF_HEARTBEAT_TIMEOUT": "never",
     "HANDOFF_SLOTS": "2.5",
 }
 

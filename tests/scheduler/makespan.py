@@ -48,7 +48,7 @@ class Timeline:
     """
 
     def __init__(self, ledger, strategy=None, checked=False, **policy):
-        policy.setdefault("silence_limit_s", float("inf"))
+        policy.setdefault("heartbeat_timeout_s", float("inf"))
         self.scheduler = Scheduler(ledger, strategy or FirstAvailable(), Policy(**policy))
         self.seconds = []
         self.began = {}

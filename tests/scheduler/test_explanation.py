@@ -128,7 +128,7 @@ def test_pins_and_groups():
 
 
 def test_a_rank_short_of_memory_and_one_that_is_silent():
-    talk = Dialogue(ranks(1, 1), silence_limit_s=8.0)
+    talk = Dialogue(ranks(1, 1), heartbeat_timeout_s=8.0)
     talk.submit(task(), task(), task())
     talk.tell(1.0, MemoryTold(1, True, "97 % used"), HeartbeatReceived((1, 2)))
     talk.tell(5.9, HeartbeatReceived((1,)))

@@ -662,7 +662,7 @@ def test_a_value_of_which_a_consumer_has_a_copy_survives_its_rank():
 
 
 def test_a_silent_rank_is_suspect_at_half_the_limit_lost_at_the_limit_and_may_come_back():
-    run = queued(ranks(1, 1), silence_limit_s=80.0)
+    run = queued(ranks(1, 1), heartbeat_timeout_s=80.0)
     assert run.tell(0.0, Submitted([task(pin=2, priority=1), task(pin=2, priority=1)])) == ["2.0 claims for 3#1"]
     assert run.tell(40.0, HeartbeatReceived([2])) == []
     assert run.tell(50.0, HeartbeatReceived([2])) == ["recall from 1: 2#1", "examine 1"]
@@ -679,7 +679,7 @@ def test_a_silent_rank_is_suspect_at_half_the_limit_lost_at_the_limit_and_may_co
 
 
 def test_a_suspect_that_speaks_in_time_keeps_what_runs_there():
-    run = Dialogue(ranks(1), silence_limit_s=80.0)
+    run = Dialogue(ranks(1), heartbeat_timeout_s=80.0)
     run.submit(task())
     run.tell(50.0)
     assert run.log == ["rank 1 suspect: silent for 50 s"]
@@ -690,7 +690,7 @@ def test_a_suspect_that_speaks_in_time_keeps_what_runs_there():
 
 
 def test_a_suspect_that_is_found_alive_is_busy_and_its_silence_counts_anew():
-    run = Dialogue(ranks(1, 1), silence_limit_s=80.0)
+    run = Dialogue(ranks(1, 1), heartbeat_timeout_s=80.0)
     run.submit(task())
     assert run.tell(50.0, HeartbeatReceived([2])) == ["examine 1"]
     assert run.tell(51.0, ProcessChecked(1, False, "")) == []
@@ -704,7 +704,7 @@ def test_a_suspect_that_is_found_alive_is_busy_and_its_silence_counts_anew():
 
 
 def test_a_suspect_whose_process_is_gone_is_lost_at_once_and_for_good():
-    run = Dialogue(ranks(1, 1), silence_limit_s=80.0)
+    run = Dialogue(ranks(1, 1), heartbeat_timeout_s=80.0)
     run.submit(task())
     run.tell(50.0, HeartbeatReceived([2]))
     assert run.tell(51.0, ProcessChecked(1, True, "killed")) == ["announce the loss of 1", "2.0 claims for 0#2"]
@@ -715,7 +715,7 @@ def test_a_suspect_whose_process_is_gone_is_lost_at_once_and_for_good():
 
 def test_what_fits_only_a_suspect_waits_until_it_speaks_or_is_lost():
     """Nothing runs, and the only rank that fits is offered nothing: that is no reason to give up."""
-    run = Dialogue(ranks(1, 1), silence_limit_s=80.0)
+    run = Dialogue(ranks(1, 1), heartbeat_timeout_s=80.0)
     run.submit(task(pin=2), task(0, pin=1))
     assert run.tell(50.0, HeartbeatReceived([2])) == ["examine 1"]
     assert run.tell(51.0, done(2, 0)) == []
@@ -724,7 +724,7 @@ def test_what_fits_only_a_suspect_waits_until_it_speaks_or_is_lost():
 
 
 def test_what_fits_only_a_suspect_fails_once_that_is_lost():
-    run = Dialogue(ranks(1, 1), silence_limit_s=80.0)
+    run = Dialogue(ranks(1, 1), heartbeat_timeout_s=80.0)
     run.submit(task(pin=2), task(0, pin=1))
     run.tell(50.0, HeartbeatReceived([2]))
     run.tell(51.0, done(2, 0))
@@ -733,7 +733,7 @@ def test_what_fits_only_a_suspect_fails_once_that_is_lost():
 
 
 def test_silence_is_nobodys_fault():
-    run = Dialogue(ranks(1, 1), silence_limit_s=80.0, crash_limit=1)
+    run = Dialogue(ranks(1, 1), heartbeat_timeout_s=80.0, crash_limit=1)
     run.submit(task())
     assert run.tell(90.0, HeartbeatReceived([2])) == [
         "announce the loss of 1",
@@ -753,7 +753,7 @@ def test_what_runs_on_a_host_that_is_lost_is_not_blamed_for_it():
 
 
 def test_values_at_a_silent_rank_are_made_again():
-    run = Dialogue(ranks(1, 1), silence_limit_s=80.0)
+    run = Dialogue(ranks(1, 1), heartbeat_timeout_s=80.0)
     run.submit(task(), task(0, pin=2), task(pin=1))
     assert run.tell(1.0, made(1, 0)) == ["2.0 claims for 1#1", "1.0 claims for 2#1"]
     assert run.tell(90.0, HeartbeatReceived([2])) == ["announce the loss of 1", "recall from 1: 2#1"]
@@ -767,7 +767,7 @@ def test_values_at_a_silent_rank_are_made_again():
 
 
 def test_a_silent_rank_that_turns_out_to_be_dead_is_announced_once():
-    run = Dialogue(ranks(1, 1), silence_limit_s=80.0)
+    run = Dialogue(ranks(1, 1), heartbeat_timeout_s=80.0)
     run.submit(task())
     run.tell(90.0, HeartbeatReceived([2]))
     assert run.tell(91.0, RankLost(1, "it died")) == []
@@ -776,13 +776,13 @@ def test_a_silent_rank_that_turns_out_to_be_dead_is_announced_once():
 
 
 def test_what_is_taken_from_a_suspect_is_not_sent_back_to_it():
-    run = queued(ranks(1, 1), task(pin=2), silence_limit_s=80.0)
+    run = queued(ranks(1, 1), task(pin=2), heartbeat_timeout_s=80.0)
     assert placed(run.tell(50.0, HeartbeatReceived([2]))) == set()
     assert run.states == "DONE DISPATCHED READY DISPATCHED"
 
 
 def test_a_suspect_is_sent_nothing_new_while_another_rank_is_idle():
-    run = Dialogue(ranks(1, 1), silence_limit_s=80.0)
+    run = Dialogue(ranks(1, 1), heartbeat_timeout_s=80.0)
     run.submit(closed=False)
     run.tell(50.0, HeartbeatReceived([2]))
     assert run.log == ["rank 1 suspect: silent for 50 s"]
@@ -818,7 +818,7 @@ def test_a_rank_that_is_short_of_memory_is_not_refilled_when_a_call_ends():
 
 
 def test_a_suspect_that_is_short_of_memory_is_given_nothing_when_it_is_heard_of():
-    run = Dialogue(ranks(1, 1), silence_limit_s=80.0)
+    run = Dialogue(ranks(1, 1), heartbeat_timeout_s=80.0)
     run.submit(closed=False)
     run.tell(10.0, HeartbeatReceived([1, 2]), short(1))
     run.tell(60.0, HeartbeatReceived([2]))
@@ -1141,7 +1141,7 @@ def test_a_value_that_stays_where_it_was_made_has_no_copies():
 
 
 def test_it_wakes_up_to_listen_for_silence():
-    run = Dialogue(ranks(1), silence_limit_s=80.0)
+    run = Dialogue(ranks(1), heartbeat_timeout_s=80.0)
     run.submit(task(), now=5.0)
     assert run.scheduler.next_wakeup() == 15.0
     run.tell(12.0, HeartbeatReceived([1]))

@@ -288,7 +288,7 @@ def test_a_rank_on_probation_that_is_not_short_of_memory_is_used_before_one_that
 
 
 def test_a_suspect_rank_is_given_nothing_whatever_else_it_is_cordoned_for():
-    run = Dialogue(hosts(BAD), silence_limit_s=80.0)
+    run = Dialogue(hosts(BAD), heartbeat_timeout_s=80.0)
     now = drain(run, convict(run))
     run.tell(now, HeartbeatReceived([1, 2, 3, 4]), short(1))
     run.tell(now + 50, HeartbeatReceived([2, 3, 4]))

@@ -65,7 +65,7 @@ class Tracked:
 
 
 def test_a_refused_function_waits_for_as_long_as_it_takes_and_others_run_meanwhile():
-    run = Tracked(ranks(1), lambda rank: False, [task()], silence_limit_s=1e9)
+    run = Tracked(ranks(1), lambda rank: False, [task()], heartbeat_timeout_s=1e9)
     run.go_on(36_000.0)
     assert run.scheduler.status == "running"
     assert run.scheduler.in_flight == 0
@@ -79,7 +79,7 @@ def test_a_refused_function_waits_for_as_long_as_it_takes_and_others_run_meanwhi
 
 
 def test_of_many_that_ask_for_the_same_a_few_are_asked_for_each_time():
-    run = Tracked(ranks(4), lambda rank: False, [task()] * 1000 + [task(cost=cpus(2))] * 1000, silence_limit_s=1e9)
+    run = Tracked(ranks(4), lambda rank: False, [task()] * 1000 + [task(cost=cpus(2))] * 1000, heartbeat_timeout_s=1e9)
     begun = len(run.asked)
     assert begun <= 2 * (4 + MAX_ASKED)
     run.go_on(100 * MAX_POLL_S)
@@ -94,7 +94,7 @@ def test_of_many_that_ask_for_the_same_a_few_are_asked_for_each_time():
 
 
 def test_one_licence_is_used_all_the_time():
-    run = Tracked(ranks(4), lambda rank: False, [task()] * 50, silence_limit_s=1e9)
+    run = Tracked(ranks(4), lambda rank: False, [task()] * 50, heartbeat_timeout_s=1e9)
     run.grants = lambda rank: not run.running
     while not run.scheduler.is_over:
         run.go_on(run.now + 2 * MAX_POLL_S)
@@ -106,7 +106,7 @@ def test_one_licence_is_used_all_the_time():
 
 @pytest.mark.parametrize("granting", [1, 3, 20])
 def test_a_rank_that_is_granted_is_found(granting):
-    run = Tracked(ranks(*[1] * 20), lambda rank: rank == granting, [task()] * 3, silence_limit_s=1e9)
+    run = Tracked(ranks(*[1] * 20), lambda rank: rank == granting, [task()] * 3, heartbeat_timeout_s=1e9)
     for _ in range(3):
         run.go_on(run.now + 4 * MAX_POLL_S)
         assert [rank for rank, _, _ in run.running] == [granting]
@@ -135,7 +135,9 @@ def test_a_slot_whose_dispatch_was_refused_is_sent_its_claim_with_the_next():
 
 
 def test_a_limit_fails_what_has_waited_for_longer():
-    run = Tracked(ranks(1), lambda rank: False, [task(), task(0), task()], tracker_timeout_s=60.0, silence_limit_s=1e9)
+    run = Tracked(
+        ranks(1), lambda rank: False, [task(), task(0), task()], tracker_timeout_s=60.0, heartbeat_timeout_s=1e9
+    )
     run.go_on(59.0)
     assert run.why == {}
     run.go_on(70.0)
@@ -156,7 +158,7 @@ def test_a_tracker_that_fails_instead_of_answering_is_asked_a_few_times():
 
 def test_a_tracker_that_fails_now_and_then_fails_nothing():
     answers = iter(["broken", "broken", False] * 50 + [True] * 50)
-    run = Tracked(ranks(1), lambda rank: next(answers), [task()], silence_limit_s=1e9)
+    run = Tracked(ranks(1), lambda rank: next(answers), [task()], heartbeat_timeout_s=1e9)
     run.go_on(1000.0)
     run.end()
     assert run.scheduler.status == "done"
@@ -190,7 +192,7 @@ class Stubborn:
 
 def test_a_strategy_that_has_its_own_will_keeps_it():
     answers = iter([False] * 5 + [True] * 5)
-    run = Tracked(ranks(1, 1), lambda rank: next(answers), [task()] * 2, Stubborn(), silence_limit_s=1e9)
+    run = Tracked(ranks(1, 1), lambda rank: next(answers), [task()] * 2, Stubborn(), heartbeat_timeout_s=1e9)
     for _ in range(2):
         run.go_on(run.now + 20.0)
         assert [rank for rank, _, _ in run.running] == [2]

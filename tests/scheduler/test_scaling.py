@@ -55,7 +55,7 @@ class Cluster:
     def __init__(self, ranks, ranks_a_host=1, strategy=None, slots=2):
         hosts = [self._capability(rank, ranks_a_host, slots) for rank in range(1, ranks + 1)]
         ledger = Ledger(hosts, dict.fromkeys(range(1, ranks + 1), slots))
-        self.scheduler = Scheduler(ledger, strategy or FirstAvailable(), Policy(silence_limit_s=float("inf")))
+        self.scheduler = Scheduler(ledger, strategy or FirstAvailable(), Policy(heartbeat_timeout_s=float("inf")))
         self.rng = random.Random(1)
         self.now = 0.0
         self.flying = []

@@ -22,9 +22,9 @@ handoff.execute_local(dag, max_retries="1")  # E: arg-type
 handoff.execute_local(dag, on_failure="halt")  # E: arg-type
 handoff.execute_local(dag, run_dir=7)  # E: arg-type
 handoff.execute_local(dag, resource_tracker=object())  # E: arg-type
-handoff.execute(dag, silence_limit=None)  # E: arg-type
+handoff.execute(dag, heartbeat_timeout=None)  # E: arg-type
 handoff.execute("dag.py")  # E: arg-type
-handoff.start(progress="none", drain=5)
+handoff.start(progress="none", grace_period=5)
 handoff.start(progres="none")  # E: call-arg
 RunOptions(isolation="process", slots=2)
 RunOptions(isolation="proces")  # E: arg-type

@@ -87,7 +87,7 @@ def test_failures():
 
 
 def test_ranks_that_get_nothing():
-    talk = submitted(ranks(1, 1), task(), task(), task(), silence_limit_s=8.0)
+    talk = submitted(ranks(1, 1), task(), task(), task(), heartbeat_timeout_s=8.0)
     talk.tell(1.0, MemoryTold(1, True, "97 % used"), HeartbeatReceived((1, 2)))
     talk.tell(5.9, HeartbeatReceived((1,)))
     talk.tell(6.1, done(1, 0))

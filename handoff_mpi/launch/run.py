@@ -292,7 +292,7 @@ class Run:
                 loop.confirm()
                 if self._recorder.announcer is not None:
                     self._recorder.announcer.close()
-                results = self._results(loop.trouble, self._why_stopped(loop))
+                results = self._results(loop.coordinator.trouble, self._why_stopped(loop))
                 return self._close(loop, results)
         except HandoffError as error:
             code = error.exit_code
@@ -384,7 +384,7 @@ class Run:
             settings,
             shell,
         )
-        loop.dispatcher.file_keys = self._keys
+        loop.coordinator.dispatcher.file_keys = self._keys
         loop.stop_reason = self._make_stop_reason(settings)
         return loop
 
@@ -612,7 +612,7 @@ class Run:
         return Results(prepared)
 
     def _why_stopped(self, loop: SchedulerLoop) -> str:
-        scheduler, running = self._scheduler, loop.running_at_stop
+        scheduler, running = self._scheduler, loop.coordinator.running_at_stop
         if scheduler.stopped_on_failure and scheduler.failures:
             return f"function {show(self._plan.ids[next(iter(scheduler.failures))])} failed"
         if not (scheduler.stopping and running):
@@ -624,8 +624,8 @@ class Run:
     def _encodings(self, loop: SchedulerLoop, tasks: list[int]) -> str:
         """Return in words which ranks encode inputs of ``tasks``, which takes long."""
         ids, told = self._plan.ids, ""
-        for task in [task for task in tasks[:_MAX_NAMED] if task in loop.encodings]:
-            attempt, value, rank, since = loop.encodings[task]
+        for task in [task for task in tasks[:_MAX_NAMED] if task in loop.coordinator.encodings]:
+            attempt, value, rank, since = loop.coordinator.encodings[task]
             if self._scheduler.attempts[task] == attempt:
                 told += f"; rank {rank} has been encoding {shown(ids[value])} for {shown(ids[task])}"
                 told += f" for {clock() - since:.0f} s"

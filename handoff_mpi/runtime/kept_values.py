@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from handoff_mpi.comm import Envelope
 from handoff_mpi.console import print_message
@@ -30,7 +30,6 @@ class KeptValues:
     def __init__(
         self, dispatcher: Dispatcher, scheduler: Scheduler, plan: Plan, kept: ResultStore, run: str, number: int
     ) -> None:
-        self.on_persisted: Callable[[int], None] = lambda task: None
         self._dispatcher = dispatcher
         self._scheduler = scheduler
         self._plan = plan
@@ -89,19 +88,18 @@ class KeptValues:
         except (KeyError, ValueUnavailable):
             self._dispatcher.send(each.source, (NOT_FOUND, run, request_id, None))
 
-    def absorb(self, each: Envelope, events: list[Event]) -> None:
-        """Take in the answer to a fetch."""
+    def absorb(self, each: Envelope, events: list[Event]) -> int | None:
+        """Take in the answer to a fetch; return the task whose value lies in a file now, None if none does."""
         task, source = self._kept_values.pop(each.message[2])
         if each.message[0] == NOT_FOUND:
             events.append(ValueLost(task, (source,)))
             self._to_bring[task] = None
-            return
-        payload = (*each.message[3], *each.buffers)
+            return None
         try:
-            self._kept.put((self._run, task), payload)
+            self._kept.put((self._run, task), (*each.message[3], *each.buffers))
         except OSError as error:
             what = f"the value of {show(self._plan.ids[task])} could not be written to {self._kept}"
             print_message(f"{what}: {error}")
-        else:
-            events.append(Persisted(task))
-            self.on_persisted(task)
+            return None
+        events.append(Persisted(task))
+        return task

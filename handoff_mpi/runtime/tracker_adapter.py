@@ -23,13 +23,18 @@ class TrackerAdapter:
     Args:
         tracker: the user's.
         offered: returns what a rank offers now.
+        clock: returns the time in seconds, to measure how long a request took.
     """
 
     def __init__(
-        self, tracker: ResourceTracker, offered: Callable[[int], PlainAmounts] = lambda rank: MappingProxyType({})
+        self,
+        tracker: ResourceTracker,
+        offered: Callable[[int], PlainAmounts] = lambda rank: MappingProxyType({}),
+        clock: Callable[[], float] = clock,
     ) -> None:
         self._tracker = tracker
         self._offered = offered
+        self._clock = clock
         self._granted: dict[int, tuple[int, dict[str, int | float]]] = {}
         self._told: set[str] = set()
 
@@ -39,13 +44,13 @@ class TrackerAdapter:
         granted: list[tuple[int, int]] = []
         for task, attempt in command.tasks:
             cost = {name: plain_number(amount) for name, amount in specs[task].cost.items()}
-            begun = clock()
+            begun = self._clock()
             is_granted, trouble = self._ask(command.rank, cost)
             if is_granted:
                 self._granted[task] = (command.rank, cost)
                 granted.append((task, attempt))
             else:
-                refused.append(Refused(task, attempt, trouble or _SAID_NO, bool(trouble), clock() - begun))
+                refused.append(Refused(task, attempt, trouble or _SAID_NO, bool(trouble), self._clock() - begun))
         command.tasks = granted
         return refused
 

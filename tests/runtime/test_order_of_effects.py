@@ -138,7 +138,7 @@ class Run:
             recorder,
             Store(self.effects, "home"),
             Store(self.effects, "kept"),
-            JournalWriter(self.journal, self.plan, lambda task: self.loop.dispatcher.file_key(task)),
+            JournalWriter(self.journal, self.plan, lambda task: self.loop.coordinator.dispatcher.file_key(task)),
             LoopSettings("now", 1, RANKS, 1.0, tracker),
             None,
         )
@@ -329,7 +329,7 @@ def test_ranks_hear_that_an_old_file_counts_no_more_before_the_new_value_is_stor
         return finish_all(dest, message) if message[0] == DISPATCH else None
 
     run = Run(dag_of(*CHAIN), answer, keep=["use"])
-    run.loop.dispatcher.file_keys = {0: ("before", 0)}
+    run.loop.coordinator.dispatcher.file_keys = {0: ("before", 0)}
     assert run.run(restored={0: ValueLocation.FILE}) == "done"
     renamed = run.sends(FILES, lambda dest, message: message[2] == [(0, ("now", 0))])
     assert renamed < run.where("put home", lambda key: key == ("now", 0))
@@ -346,7 +346,7 @@ def test_a_kept_value_is_in_its_file_before_the_journal_says_so(is_written):
 
     run = Run(dag_of(*CHAIN), answer, keep=["make"])
     if not is_written:
-        run.loop._kept_values._kept.put = _fail
+        run.loop.coordinator._kept_values._kept.put = _fail
     assert run.run() == "done"
     said = [position for position, effect in enumerate(run.effects) if effect[0] == "append" and _is_persisted(effect)]
     if not is_written:
@@ -384,5 +384,5 @@ def test_a_journal_that_fails_stops_the_run_but_not_the_turn():
     run.journal.fails_at = 1
     assert run.run() == "stopped"
     assert run.sends(DISPATCH, brings(0)) < run.handles(StopRequested)
-    assert run.loop.trouble.startswith("the journal cannot be written")
-    assert run.loop.running_at_stop == []
+    assert run.loop.coordinator.trouble.startswith("the journal cannot be written")
+    assert run.loop.coordinator.running_at_stop == []

@@ -86,7 +86,9 @@ class Run:
         recorder.grow()
         self.records = Records()
         settings = LoopSettings("now", 1, (1, 2, 3), 1.0, tracker)
-        journal_writer = JournalWriter(self.records, self.plan, lambda task: self.loop.dispatcher.file_key(task))
+        journal_writer = JournalWriter(
+            self.records, self.plan, lambda task: self.loop.coordinator.dispatcher.file_key(task)
+        )
         self.loop = SchedulerLoop(
             self.transport,
             Scheduler(ledger, FirstAvailable()),
@@ -222,7 +224,7 @@ def test_a_value_that_was_made_again_is_not_looked_for_in_the_file_of_an_earlier
         return None
 
     run = Run(dag_of(("make", (), 1), ("use", ("make",), 2)), tmp_path, answer, keep=["use"])
-    run.loop.dispatcher.file_keys = {0: ("before", 0)}
+    run.loop.coordinator.dispatcher.file_keys = {0: ("before", 0)}
     assert run.run(restored={0: ValueLocation.FILE}) == "done"
     assert [message[2] for _, message in run.sent(FILES)] == [[(0, ("before", 0))], [(0, ("now", 0))]]
     turns = [record for record in run.records if record[0] == "turn"]
@@ -263,9 +265,11 @@ def test_updates_without_end_do_not_keep_rank_0_from_its_work(tmp_path, monkeypa
         return [finished(dest, *each) for each in assigned(message)] if message[0] == DISPATCH else None
 
     run = Run(dag_of(("only", (), None)), tmp_path, answer)
-    absorb = run.loop._absorb_update
+    absorb = run.loop.coordinator._absorb_update
     update = run.loop.update_resources
-    monkeypatch.setattr(run.loop, "_absorb_update", lambda *about: (update(1, {"license": 1}), absorb(*about)))
+    monkeypatch.setattr(
+        run.loop.coordinator, "_absorb_update", lambda *about: (update(1, {"license": 1}), absorb(*about))
+    )
     update(1, {"license": 1})
     assert run.run() == "done"
 

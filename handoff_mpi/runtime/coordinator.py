@@ -1,0 +1,528 @@
+"""What rank 0 does between its transport, its machine, its journal and its stores, in one order of effects.
+
+As in etcd's raft, a turn has two halves: :meth:`Coordinator.step` takes in what has happened, and
+:meth:`Coordinator.ready` lets the machine decide, and carries out what it wants. The order is:
+
+1. Values that arrived inline are stored, and ranks that know an old file of a value hear that it counts no more.
+2. The machine handles what has happened: what a rank said before its loss.
+3. The journal gets the record of the turn.
+4. The tracker, the records and the ranks hear of it: messages to a rank are batched, and a rank gets all that was
+   packed for it before it is asked to return some.
+
+A process that dies between two of these has written nothing that is untrue, and has done nothing that the next launch
+does not know of. The coordinator reads no clock and looks at no process or socket. Two callers do that for it: the loop
+in :mod:`handoff_mpi.runtime.scheduler_loop`, and the simulated cluster in :mod:`handoff_mpi.simulation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from handoff_mpi.comm import Envelope, RankFailed, Transport
+from handoff_mpi.console import print_message
+from handoff_mpi.dag import Plan
+from handoff_mpi.errors import DAGError, JournalError
+from handoff_mpi.formatting import show
+from handoff_mpi.messages import (
+    BYE,
+    CHECK_PROCESS,
+    CONSTANT,
+    DISPATCH,
+    ENCODING,
+    FETCH,
+    FILES,
+    FINISHED,
+    FREE_VALUES,
+    HEARTBEAT,
+    INPUT_UNAVAILABLE,
+    LOST,
+    MEMORY,
+    NOT_FOUND,
+    OK,
+    PROCESS_STATUS,
+    REDIRECT,
+    RETRACT,
+    RETRACTED,
+    STOP,
+    TRANSFERRED,
+    UPDATE,
+    USAGE,
+    VALUE,
+    Entry,
+    ErrorReport,
+)
+from handoff_mpi.resources import parse_resources
+from handoff_mpi.results.event_log import EventPort
+from handoff_mpi.results.store import Key, ResultStore
+from handoff_mpi.runtime.announcements import input_in_words
+from handoff_mpi.runtime.dispatcher import Dispatcher
+from handoff_mpi.runtime.journal_writer import JournalWriter
+from handoff_mpi.runtime.kept_values import KeptValues
+from handoff_mpi.runtime.tracker_adapter import TrackerAdapter
+from handoff_mpi.scheduler import (
+    BroadcastLoss,
+    CheckProcess,
+    Command,
+    Dispatch,
+    Event,
+    Finished,
+    Forget,
+    HeartbeatReceived,
+    MemoryTold,
+    ProcessChecked,
+    RankLost,
+    ResourcesUpdated,
+    Retract,
+    Retracted,
+    Scheduler,
+    State,
+    StopRequested,
+    Unfetched,
+)
+from handoff_mpi.serialization import NOTHING, Payload
+
+#: Kinds of messages that are for the worker of rank 0, if it has one.
+_FOR_WORKERS = frozenset(
+    {DISPATCH, CONSTANT, FILES, RETRACT, FREE_VALUES, LOST, CHECK_PROCESS, STOP, FETCH, VALUE, NOT_FOUND, REDIRECT}
+)
+#: How many ranks of a host are asked to look at a silent one: they may be deaf themselves.
+_MAX_ASKED_RANKS = 4
+_NEVER = float("inf")
+
+#: Hands events to the machine at a time, and returns its commands.
+Decide: TypeAlias = "Callable[[list[Event], float], list[Command]]"
+
+
+class RecorderPort(Protocol):
+    """What keeps records of a run for people and for telemetry; see :class:`~handoff_mpi.runtime.recorder.Recorder`."""
+
+    events: EventPort
+
+    def wants_claims(self) -> bool:
+        """Whether claims and their release are to be in the log."""
+        ...
+
+    def finished(self, rank: int, entries: Sequence[Entry], /) -> None:
+        """Note calls that ended on ``rank`` and still count."""
+        ...
+
+    def started(self, rank: int, task: int, attempt: int, started: float, /) -> None:
+        """Note a long call that is still running."""
+        ...
+
+    def transferred(self, target: int, transfers: Sequence[tuple[int, int, int, float]], /) -> None:
+        """Note values that went to rank ``target``."""
+        ...
+
+    def used(self, rank: int, sample: Mapping[str, float], now: float, /) -> None:
+        """Note how much of the host of ``rank`` is in use."""
+        ...
+
+    def transitions(self, scheduler: Scheduler, /) -> None:
+        """Take the log of a turn out of ``scheduler``."""
+        ...
+
+
+class Loss(NamedTuple):
+    """A rank that was found to be lost, and why.
+
+    Attributes:
+        with_its_host: whether its whole host was lost, which is no function's fault.
+    """
+
+    rank: int
+    reason: str
+    with_its_host: bool = False
+
+
+@dataclass(slots=True)
+class Facts:
+    """What rank 0 has found out by other means than messages, for one turn.
+
+    Attributes:
+        events: what the machine is to handle first: tasks that were submitted, processes that were found alive.
+        updates: (rank, resources as the user gave them), of ranks whose resources are other ones from now on.
+        stop_reason: why the run is to stop; empty if it is not, or if the coordinator knows.
+        lost: ranks whose processes or hosts no longer exist.
+        unseen: silent ranks whose processes cannot be seen from here.
+    """
+
+    events: list[Event] = field(default_factory=list)
+    updates: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    stop_reason: str = ""
+    lost: list[Loss] = field(default_factory=list)
+    unseen: list[int] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.events or self.updates or self.stop_reason or self.lost or self.unseen)
+
+
+class Taken(NamedTuple):
+    """What a step leaves to its caller.
+
+    Attributes:
+        for_worker: messages for the worker of rank 0.
+        lost: ranks that the step has found to be lost; the machine does not know of it before the turn is made ready.
+    """
+
+    for_worker: list[Envelope]
+    lost: list[int]
+
+
+@dataclass(slots=True)
+class CoordinatorSettings:
+    """What the coordinator needs to know of a run.
+
+    Attributes:
+        run: the run's name.
+        number: the run's number, part of every message.
+        workers: the ranks that take part besides rank 0.
+        has_own_worker: whether rank 0 computes as well.
+        hosts: host to its ranks; rank 0's own host comes first.
+        heartbeat_s: ranks of other hosts get a sign of life this often; 0 sends none.
+    """
+
+    run: str
+    number: int
+    workers: Sequence[int]
+    has_own_worker: bool = False
+    hosts: Mapping[str, Iterable[int]] = field(default_factory=dict)
+    heartbeat_s: float = 0.0
+
+
+class Coordinator:
+    """Carries what has happened into the scheduler, and its commands out through ports.
+
+    Args:
+        transport: sends messages, and drops what is under way to a rank that is lost.
+        scheduler: the machine.
+        decide: hands events to the machine; :meth:`Scheduler.handle` itself, or what guards it.
+        plan: the run's tables.
+        recorder: keeps records.
+        home: where values rest that arrived inline.
+        kept: where values are written that must outlast the run.
+        journal_writer: writes the journal; None if there is none.
+        tracker_adapter: asks the user's resource tracker; None if there is none.
+        settings: see there.
+
+    Attributes:
+        gone: ranks that are sent nothing any more, and not listened to.
+        has_left: ranks that have said goodbye.
+        trouble: why the journal is not written any further; empty if it is.
+        stopped_at: when the run was asked to stop; None if it was not.
+        running_at_stop: the tasks that ran then.
+        encodings: task to (attempt, input, rank, since) of the last input that took that rank long to encode.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        scheduler: Scheduler,
+        decide: Decide,
+        plan: Plan,
+        recorder: RecorderPort,
+        home: ResultStore,
+        kept: ResultStore,
+        journal_writer: JournalWriter | None,
+        tracker_adapter: TrackerAdapter | None,
+        settings: CoordinatorSettings,
+    ) -> None:
+        self.scheduler = scheduler
+        self.settings = settings
+        self.dispatcher = Dispatcher(transport, scheduler, plan, home, settings.run, settings.number)
+        self.gone = self.dispatcher.gone
+        self.has_left: set[int] = set()
+        self.trouble = ""
+        self.stopped_at: float | None = None
+        self.running_at_stop: list[int] = []
+        self.encodings: dict[int, tuple[int, int, int, float]] = {}
+        self._transport = transport
+        self._decide = decide
+        self._plan = plan
+        self._recorder = recorder
+        self._home = home
+        self._kept_values = KeptValues(self.dispatcher, scheduler, plan, kept, settings.run, settings.number)
+        self._journal_writer = journal_writer
+        self._tracker_adapter = tracker_adapter
+        here = next(iter(settings.hosts.values()), ())
+        self._far = frozenset(settings.workers).difference(here)
+        self._next_greeting = 0.0 if settings.heartbeat_s else _NEVER
+        self._events: list[Event] = []
+        self._lost: list[int] = []
+        self._now = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all tasks have ended, and what must outlast the run is written."""
+        return self.scheduler.is_over and not self._kept_values.is_going_on
+
+    @property
+    def has_more(self) -> bool:
+        """Whether something came of the last turn that the machine must handle at once."""
+        return bool(self._events)
+
+    @property
+    def has_lost_all(self) -> bool:
+        """Whether none of the other ranks is left."""
+        return self.gone.issuperset(self.settings.workers)
+
+    def next_wakeup(self) -> float:
+        """Return the time at which the next turn is due even if nothing happens."""
+        return min(self.scheduler.next_wakeup(), self._next_greeting)
+
+    # -- the first half of a turn: what has happened ---------------------------------------------------
+
+    def step(self, arrived: Sequence[Envelope | RankFailed], facts: Facts, now: float) -> Taken:
+        """Take in what arrived and what was found out by ``now``; store values that arrived inline.
+
+        What arrived is handled before any loss: what a rank said before it died counts.
+        """
+        self._now = now
+        events, mine, self._lost = self._events, [], []
+        events += facts.events
+        if arrived:
+            mine = self._absorb(arrived, events)
+        for rank, resources in facts.updates:
+            self._absorb_update(rank, resources, events)
+        if self.settings.has_own_worker:
+            events.append(HeartbeatReceived((0,)))
+        if facts.stop_reason and self.stopped_at is None:
+            self._stop(facts.stop_reason)
+        for loss in facts.lost:
+            self._lose(loss, events)
+        for rank in facts.unseen:
+            self._ask_about(rank)
+        return Taken(mine, self._lost)
+
+    def _absorb(self, arrived: Sequence[Envelope | RankFailed], events: list[Event]) -> list[Envelope]:
+        """Turn what arrived into the machine's events; return what is for rank 0's own worker."""
+        mine: list[Envelope] = []
+        lost: list[Event] = []  # comes last: what a rank said before it died counts
+        heard: dict[int, None] = {}
+        gone = frozenset(self.gone)  # before: a rank that is lost by this very mail is listened to
+        for each in arrived:
+            if isinstance(each, RankFailed):
+                self._lose(Loss(each.rank, each.reason), lost)
+                continue
+            message = each.message
+            if message[1] != self.settings.number or each.source in gone:
+                continue  # what comes late of a lost rank: its host was cut off, say, and is back
+            heard[each.source] = None
+            if self._kept_values.awaits(message):
+                self._absorb_kept(each, events)
+            elif message[0] == FETCH and self._is_for_a_file(message):
+                self._kept_values.serve_file(each)
+            elif message[0] in _FOR_WORKERS:
+                mine.append(each)
+            elif message[0] == PROCESS_STATUS and message[3]:
+                self._lose(Loss(message[2], message[4]), lost)
+            else:
+                self._absorb_one(each.source, message, events)
+        if heard:
+            events.append(HeartbeatReceived(tuple(heard)))
+        events += lost
+        return mine
+
+    def _is_for_a_file(self, message: tuple[Any, ...]) -> bool:
+        """Whether a value is asked for as it lies in a file; with a codec it is for rank 0's worker, to encode it."""
+        _, _, _, task, codec, *_ = message
+        return not self.settings.has_own_worker or (codec is None and task in self.scheduler.tasks.persisted)
+
+    def _absorb_one(self, source: int, message: tuple[Any, ...], events: list[Event]) -> None:
+        kind = message[0]
+        if kind == FINISHED:
+            self._absorb_finished(source, message[2], events)
+        elif kind == HEARTBEAT:
+            for task, attempt, started in message[2]:
+                if self.scheduler.is_current(task, attempt):
+                    self._recorder.started(source, task, attempt, started)
+        elif kind == RETRACTED:
+            events.append(Retracted(source, message[2]))
+        elif kind == INPUT_UNAVAILABLE:
+            events.append(Unfetched(source, message[2], message[3], message[4]))
+            self._kept_values.rewrite(message[4])
+        elif kind == UPDATE:
+            self._absorb_update(message[2], message[3], events)
+        elif kind == MEMORY:
+            events.append(MemoryTold(source, message[2], message[3]))
+        elif kind == TRANSFERRED:
+            self._recorder.transferred(source, message[2])
+        elif kind == USAGE:
+            self._recorder.used(source, message[2], self._now)
+        elif kind == PROCESS_STATUS:
+            events.append(ProcessChecked(message[2], False, message[4]))
+        elif kind == ENCODING:
+            self._note_encodings(message[2])
+        elif kind == BYE:
+            self.has_left.add(source)
+
+    def _absorb_finished(self, source: int, reported: list[Entry], events: list[Event]) -> None:
+        entries = self._keep_values(reported)
+        self._recorder.finished(source, entries)
+        if self._journal_writer is not None:
+            self._journal_writer.finished(source, entries)
+        events.append(Finished(source, reported))
+        self._kept_values.finished(source, entries)
+
+    def _keep_values(self, entries: list[Entry]) -> list[Entry]:
+        """Store what arrived inline, before anything acts on it; return the entries that still count."""
+        scheduler, home, run = self.scheduler, self._home, self.settings.run
+        state, attempts = scheduler.state, scheduler.attempts
+        current = []
+        for entry in entries:
+            task = entry[0]
+            if state[task] == State.DISPATCHED and attempts[task] == entry[1]:
+                current.append(entry)
+                if entry[2] == OK:
+                    self.dispatcher.forget_old_file(task)
+                    payload = entry[3]
+                    if payload is not None:  # one None is kept for all
+                        home.put((run, task), NOTHING if payload == NOTHING else payload)
+                elif entry[3].input >= 0:
+                    current[-1] = entries[entries.index(entry)] = self._with_input_named(entry)
+        return current
+
+    def _with_input_named(self, entry: Entry) -> Entry:
+        """Return ``entry``, of a call that did not get one of its inputs, with a message that says which."""
+        error: ErrorReport = entry[3]
+        return (*entry[:3], error._replace(message=input_in_words(self._plan, entry[0], error), input=-1), *entry[4:])
+
+    def _absorb_kept(self, each: Envelope, events: list[Event]) -> None:
+        task = self._kept_values.absorb(each, events)
+        if task is not None and self._journal_writer is not None:
+            self._journal_writer.persisted(task)
+
+    def _absorb_update(self, rank: int, resources: dict[str, Any], events: list[Event]) -> None:
+        try:
+            events.append(ResourcesUpdated(rank, parse_resources(resources)))
+        except DAGError as error:
+            print_message(f"update_node_resources({rank}, {show(resources)}): {error}")
+
+    def _note_encodings(self, reports: Sequence[tuple[int, int, int, int, float]]) -> None:
+        for task, attempt, value, rank, since in reports:
+            if self.scheduler.is_current(task, attempt):
+                self.encodings[task] = (attempt, value, rank, since)
+
+    def _stop(self, reason: str) -> None:
+        self.stopped_at = self._now
+        self.running_at_stop = [] if self.trouble else self.scheduler.slots.running()
+        self._events.append(StopRequested(reason))
+        self._recorder.events.add("run.stopping", self._now, reason=reason)
+
+    def _lose(self, loss: Loss, events: list[Event]) -> None:
+        self.gone.add(loss.rank)
+        self._lost.append(loss.rank)
+        self._transport.drop(loss.rank)
+        events.append(RankLost(*loss))
+
+    def _ask_about(self, rank: int) -> None:
+        """Have ranks of its host look at the process of a silent rank."""
+        here = next((ranks for ranks in self.settings.hosts.values() if rank in ranks), ())
+        for other in [other for other in here if other not in (0, rank) and other not in self.gone][:_MAX_ASKED_RANKS]:
+            self.dispatcher.send(other, (CHECK_PROCESS, self.settings.number, rank))
+
+    def _greet(self) -> None:
+        """Show ranks of other hosts that rank 0 lives; those of this host can look at its process."""
+        self._next_greeting = self._now + self.settings.heartbeat_s
+        for rank in self._far:
+            self.dispatcher.send(rank, (HEARTBEAT, self.settings.number))
+
+    # -- the second half of a turn: what to do ---------------------------------------------------------
+
+    def ready(self, now: float) -> list[int]:
+        """Let the machine decide at time ``now``, write that down, and then do it.
+
+        Returns:
+            Silent ranks whose processes are to be looked at.
+
+        Raises:
+            AllocationError: the strategy failed.
+        """
+        self._now = now
+        scheduler = self.scheduler
+        scheduler.logs_claims = self._recorder.wants_claims()
+        events, self._events = self._events, []
+        commands = self._decide(events, now)
+        self._write_down()
+        if self._tracker_adapter is not None:
+            self._tracker_adapter.settle(scheduler.log)
+        self._recorder.transitions(scheduler)
+        silent: list[int] = []
+        for command in commands:
+            if isinstance(command, CheckProcess):
+                silent.append(command.rank)
+            else:
+                self._obey(command)
+        self.dispatcher.flush()
+        self._kept_values.go_on()
+        if now >= self._next_greeting:
+            self._greet()
+        return silent
+
+    def _obey(self, command: Command) -> None:
+        if isinstance(command, Dispatch):
+            self._dispatch(command)
+        elif isinstance(command, Retract):
+            self.dispatcher.flush_to(command.rank)
+            self.dispatcher.send(command.rank, (RETRACT, self.settings.number, command.tasks))
+        elif isinstance(command, Forget):
+            self.dispatcher.send(command.rank, (FREE_VALUES, self.settings.number, command.tasks))
+        elif isinstance(command, BroadcastLoss):
+            self._announce(command.rank)
+
+    def _dispatch(self, command: Dispatch) -> None:
+        if self._tracker_adapter is not None:
+            self._events += self._tracker_adapter.request(command, self.scheduler.specs)
+        # Even if all of it was refused: what was sent ahead behind it runs under its claim.
+        if command.tasks or command.claim is not None:
+            self._events += self.dispatcher.pack(command)
+
+    def _announce(self, lost: int) -> None:
+        self._kept_values.lose(lost)
+        for rank in self._everyone():
+            if rank != lost:
+                self.dispatcher.send(rank, (LOST, self.settings.number, lost))
+
+    def _everyone(self) -> list[int]:
+        return [*self.settings.workers, *([0] if self.settings.has_own_worker else [])]
+
+    def _write_down(self) -> None:
+        """Write this turn into the journal, before anything acts on it."""
+        if self._journal_writer is None:
+            return
+        try:
+            self._journal_writer.turn(self.scheduler.log, self.scheduler.now)
+        except JournalError as error:
+            self.stop_writing(error, self._now)
+
+    def stop_writing(self, error: JournalError, now: float) -> None:
+        """Write no more into the journal; what is done from now on is not lost, but runs again in a resumed run."""
+        self._journal_writer = None
+        if not self.trouble:
+            self.trouble = str(error)
+            print_message(self.trouble)
+            self._recorder.events.add("run.not_written", now, reason=self.trouble)
+
+    # -- the end ---------------------------------------------------------------------------------------
+
+    def stop_workers(self, shared: Payload | None) -> set[int]:
+        """Tell all ranks that the run is over; return those that will say goodbye, as far as is known.
+
+        Args:
+            shared: the encoded results, if every rank gets them.
+        """
+        for rank in self._everyone():
+            self.dispatcher.send(rank, (STOP, self.settings.number, shared))
+        self.gone |= self.scheduler.silent  # a rank that was cut off is told, but not waited for
+        return {rank for rank in self._everyone() if rank not in self.gone}
+
+    def close(self) -> None:
+        """Give back what the user's tracker has granted."""
+        if self._tracker_adapter is not None:
+            self._tracker_adapter.close()
+
+    def file_key(self, task: int) -> Key:
+        """Return the key under which the value of ``task`` is written, or was."""
+        return self.dispatcher.file_key(task)

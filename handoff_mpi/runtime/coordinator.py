@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from handoff_mpi.comm import Envelope, RankFailed, Transport
+from handoff_mpi.comm import Envelope, RankFailed
 from handoff_mpi.console import print_message
 from handoff_mpi.dag import Plan
 from handoff_mpi.errors import DAGError, JournalError
@@ -57,7 +57,7 @@ from handoff_mpi.resources import parse_resources
 from handoff_mpi.results.event_log import EventPort
 from handoff_mpi.results.store import Key, ResultStore
 from handoff_mpi.runtime.announcements import input_in_words
-from handoff_mpi.runtime.dispatcher import Dispatcher
+from handoff_mpi.runtime.dispatcher import Dispatcher, SenderPort
 from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.kept_values import KeptValues
 from handoff_mpi.runtime.tracker_adapter import TrackerAdapter
@@ -218,7 +218,7 @@ class Coordinator:
 
     def __init__(
         self,
-        transport: Transport,
+        transport: SenderPort,
         scheduler: Scheduler,
         decide: Decide,
         plan: Plan,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from handoff_mpi.allocation import MEMORY, PROBATION
 from handoff_mpi.allocation.invariants import check_invariants
 from handoff_mpi.messages import DEATH, ISOLATE, NO_ROOM, TIMEOUT
+from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results.store import Key
 from handoff_mpi.scheduler import DISPATCHES, Cause, Policy, Scheduler, State, Transition
 from handoff_mpi.scheduler.queues import ReadyQueue
@@ -86,14 +87,12 @@ class Oracle:
 
     Attributes:
         kills: how often a task has killed its process.
-        refusals: how often a task was refused by the tracker.
         rank_deaths: how many ranks died.
         spoiled: how often a call of a task failed because its host was bad.
     """
 
     def __init__(self, load: Workload, policy: Policy, run_dir: SimulatedRunDir) -> None:
         self.kills: Counter[int] = Counter()
-        self.refusals: Counter[int] = Counter()
         self.rank_deaths = 0
         self.spoiled: Counter[int] = Counter()
         self._load = load
@@ -250,7 +249,8 @@ class Oracle:
         slot = scheduler.slots.of_task[work.task]
         assert (slot.rank, slot.number) == (rank, work.slot)
         assert slot.claim is not None
-        assert work.claim == (1, scheduler.ledger.device_indices(slot.claim)), "a call runs under another's claim"
+        cores = slot.claim.cost.amounts.get("cpu", 0) / UNIT
+        assert work.claim == (cores, scheduler.ledger.device_indices(slot.claim)), "a call runs under another's claim"
         is_suspect = work.task in self._suspects or work.task in self._deaths()
         assert work.flags & ISOLATE or not is_suspect, f"task {work.task} is not run in a child"
 
@@ -277,7 +277,7 @@ class Oracle:
     def _look_at_ranks(self, launch: Launch) -> None:
         """Whoever lives and could speak for a while is a rank like any other, whatever it was taken for."""
         for rank, rank_state in launch.scheduler.ledger.rank_states.items():
-            if rank not in launch.zero.gone and launch.could_speak(rank, SPEAKS_S):
+            if rank not in launch.rank0.coordinator.gone and launch.could_speak(rank, SPEAKS_S):
                 assert rank_state.is_alive, f"rank {rank} came back, and was not taken in again"
                 reasons = launch.scheduler.ledger.cordoned.get(rank, set())
                 assert reasons <= {MEMORY, PROBATION}, f"rank {rank} came back, and is offered nothing"
@@ -287,9 +287,9 @@ class Oracle:
     def _look_at_value(self, launch: Launch, task: int) -> None:
         tasks, expected = launch.scheduler.tasks, self._serial[task]
         if tasks.at_rank0[task]:
-            assert launch.zero.home[task] == expected, f"task {task} has a wrong value"
+            assert launch.rank0.value_at_rank0(task) == expected, f"task {task} has a wrong value"
         elif task in tasks.persisted:
-            key = launch.zero.key_of(task)
+            key = launch.rank0.coordinator.file_key(task)
             found: Any = self._run_dir.files.get(key)
             assert key in self._run_dir.damaged or found == expected, f"task {task}: its file holds {found}"
         else:

@@ -6,14 +6,13 @@ import random
 from collections import Counter
 from typing import Any
 
-from handoff_mpi.messages import REDIRECT
-from handoff_mpi.resources.amounts import UNIT
-from handoff_mpi.scheduler import ResourcesUpdated, Scheduler, StopRequested
+from handoff_mpi.comm import Envelope, RankFailed
+from handoff_mpi.scheduler import Scheduler
 from handoff_mpi.simulation.check import SPEAKS_S, Oracle
 from handoff_mpi.simulation.faults import Faults
 from handoff_mpi.simulation.network import Clock, Message, Network
 from handoff_mpi.simulation.rank import SimulatedRank, Traits
-from handoff_mpi.simulation.rank_zero import PROCESS_STATUS, RankZero
+from handoff_mpi.simulation.rank0_driver import Rank0Driver
 from handoff_mpi.simulation.run_dir import UNSYNCED_S, SimulatedRunDir
 from handoff_mpi.simulation.workload import Workload
 from handoff_mpi.worker.events import QueuedCall
@@ -36,7 +35,8 @@ class Launch:
 
     Attributes:
         ranks: those that compute; rank 0 may be one of them.
-        zero: the shell around the scheduler.
+        rank0: drives the coordinator.
+        scheduler: the coordinator's.
         steps: how many events there were.
         happened: how often each kind of fault befell it.
         calm_at: when the last fault was over, as far as is known.
@@ -63,13 +63,10 @@ class Launch:
         self._bad_rng = random.Random(number)
         self._hosts = {rank: rank_state.host for rank, rank_state in scheduler.ledger.rank_states.items()}
         repeats, is_slow = "repeats" in faults.kinds, "slow values" in faults.kinds
-        self._network = Network(clock, rng, self._host, repeats, is_slow, faults.until, self._befall)
+        self._network = Network(clock, rng, self.host, repeats, is_slow, faults.until, self._befall)
         self.ranks = self._make_ranks(scheduler, fan_out, cache_nbytes)
-        self.zero = RankZero(self, scheduler)
-
-    @property
-    def scheduler(self) -> Scheduler:
-        return self.zero.scheduler
+        self.scheduler = scheduler
+        self.rank0: Rank0Driver
 
     def _make_ranks(self, scheduler: Scheduler, fan_out: int, cache_nbytes: int) -> dict[int, SimulatedRank]:
         rng = self.rng
@@ -87,8 +84,16 @@ class Launch:
             ranks[rank] = SimulatedRank(self, rank, rank_state.slots, traits)
         return ranks
 
-    def _host(self, rank: int) -> str:
-        return self._hosts.get(rank, "h0")  # rank 0 lives there, even if it takes no part
+    def host(self, rank: int) -> str:
+        """Return the host of ``rank``; rank 0 lives on the first one, even if it takes no part."""
+        return self._hosts.get(rank, "h0")
+
+    def hosts(self) -> dict[str, list[int]]:
+        """Return host to its ranks; rank 0's own host comes first."""
+        hosts: dict[str, list[int]] = {"h0": []}
+        for rank, host in self._hosts.items():
+            hosts.setdefault(host, []).append(rank)
+        return hosts
 
     # -- the run --------------------------------------------------------------------------------------
 
@@ -100,7 +105,7 @@ class Launch:
         """
         self._start()
         bound = self.oracle.longest_s()
-        while not self.zero.is_over:
+        while not self.rank0.coordinator.is_over:
             what = self.clock.advance()
             assert self.clock.now <= self.calm_at + bound, (
                 f"nothing has gone wrong since {self.calm_at:.1f} s, and it is {self.clock.now:.1f} s: the run hangs"
@@ -110,19 +115,17 @@ class Launch:
                 return False
             self.steps += 1
             getattr(self, f"_{what[0]}")(*what[1:])
+        self.rank0.close()
         self.oracle.at_end(self)
         return True
 
     def _start(self) -> None:
         previous = self.run_dir.resume() if self.number > 1 else None
         self.oracle.at_start(self.run_dir.spared() if previous else {}, previous)
-        self.run_dir.begin(self.clock.now)
+        self.rank0 = Rank0Driver(self, self.scheduler, previous)
         for time, name, arguments in self.faults.entries:
             self.clock.at(time, "fault", name, arguments)
-        if previous is None:
-            self.zero.submit(self.rng.randrange(1, len(self.load.specs) + 1))
-        else:
-            self.zero.resume(previous)
+        self.rank0.submit(self.rng.randrange(1, len(self.load.specs) + 1))
         for rank in self.ranks:
             self.clock.at(self.clock.now, "wake", rank)
 
@@ -134,15 +137,14 @@ class Launch:
         self.fault_counts[kind] += 1
         self.trouble(until)
 
-    def send(self, source: int, dest: int, message: Message, is_large: bool = False) -> None:
+    def send(self, source: int, dest: int, message: Message) -> None:
         """Send a message, unless who sends it is dead."""
         if source not in self.ranks or not self.ranks[source].is_dead:
-            self.fault_counts["referral"] += message[0] == REDIRECT
-            self._network.send(source, dest, message, is_large)
+            self._network.send(source, dest, message)
 
     def _message(self, source: int, dest: int, message: Message) -> None:
         if dest == 0:
-            self.zero.arrived(source, message)
+            self.rank0.arrived(Envelope(source, message))
         else:
             self.ranks[dest].receive(source, message)
 
@@ -152,14 +154,14 @@ class Launch:
     def _tick(self, rank: int, wakeup: float) -> None:
         self.ranks[rank].tick(wakeup)
 
-    def _absorb(self) -> None:
-        self.zero.absorb()
+    def _poll(self) -> None:
+        self.rank0.turn()
 
     def _turn_at(self, wakeup: float) -> None:
-        self.zero.turn_at(wakeup)
+        self.rank0.turn_at(wakeup)
 
     def _submit(self, count: int) -> None:
-        self.zero.submit(count)
+        self.rank0.submit(count)
 
     def _end(self, rank: int, work: QueuedCall, how: str) -> None:
         self.ranks[rank].end(work, how)
@@ -181,12 +183,19 @@ class Launch:
         self.ranks[rank].is_dead = True
         self.oracle.rank_deaths += 1
         if self.rng.random() < 0.7:
-            self.clock.at(self.clock.now + self.rng.expovariate(10), "noticed", rank)
-        elif self.who_looks_at(rank) is not None:
+            self.clock.at(self.clock.now + self.rng.expovariate(10), "reported", rank)
+        else:
             self.clock.at(self.clock.now + 2 * self.rng.random(), "noticed", rank)
 
+    def _reported(self, rank: int) -> None:
+        self.rank0.arrived(RankFailed(rank, "its process is gone"))
+
     def _noticed(self, rank: int) -> None:
-        self.zero.arrived(-1, (PROCESS_STATUS, rank, True))
+        looker = self.who_looks_at(rank)
+        if looker == 0:
+            self.rank0.lose(rank, "its process is gone")
+        elif looker is not None:
+            self.ranks[looker].look_at(rank)
 
     def _fault_stopped(self, rank: int, seconds: float) -> None:
         self._silence("stopped", rank, seconds)
@@ -210,7 +219,7 @@ class Launch:
 
     def _fault_resources(self, rank: int) -> None:
         self.fault_counts["resources"] += 1
-        self.zero.turn([ResourcesUpdated(rank, {"cpu": self.rng.choice((2, 3, 8)) * UNIT})])
+        self.rank0.update(rank, {"cpu": self.rng.choice((2, 3, 8))})
 
     def _fault_lost_value(self, rank: int) -> None:
         state = self.ranks[rank]
@@ -240,7 +249,7 @@ class Launch:
 
     def _fault_stop(self) -> None:
         self.fault_counts["stop"] += 1
-        self.zero.turn([StopRequested("asked to")])
+        self.rank0.stop("asked to")
 
     def _die_all(self, is_torn: bool) -> None:
         self.fault_counts["torn journal" if is_torn else "relaunch"] += 1
@@ -252,7 +261,7 @@ class Launch:
 
     def spoils(self, rank: int, task: int) -> str:
         """How a call on ``rank`` fails because its host is bad; empty if it does not."""
-        since, until, likelihood, how = self.faults.bad.get(self._host(rank), (0.0, 0.0, 0.0, ""))
+        since, until, likelihood, how = self.faults.bad.get(self.host(rank), (0.0, 0.0, 0.0, ""))
         if not since <= self.clock.now < until or self._bad_rng.random() >= likelihood:
             return ""
         self.fault_counts["bad host"] += 1
@@ -268,27 +277,21 @@ class Launch:
         """A call begins on ``rank``."""
         self.oracle.at_call(self.scheduler, rank, work)
 
-    def examine(self, rank: int) -> None:
-        """A rank of the same host that can speak looks at the process of ``rank``; if there is none, nobody does."""
-        looker = self.who_looks_at(rank)
-        if looker is not None:
-            self.clock.at(self.clock.now + self.rng.expovariate(100), "look", looker, rank)
-
     def who_looks_at(self, rank: int) -> int | None:
-        """Return a rank of the same host that can speak, if there is one: rank 0 asks it about ``rank``."""
-        host = self._host(rank)
+        """Return a rank of the same host that can speak, if there is one: it looks at the process of ``rank``."""
+        host = self.host(rank)
         if host == "h0":
             return 0
         for other, state in self.ranks.items():
-            if other != rank and self._host(other) == host and not state.is_dead and not state.is_silent():
+            if other != rank and self.host(other) == host and not state.is_dead and not state.is_silent():
                 return other
         return None
 
     def has_neighbour(self, rank: int) -> bool:
         """Whether someone could look at the process of ``rank`` all the time."""
         spared = [other for other in self.ranks if other not in self.faults.deaf | self.faults.harmed | {rank}]
-        host = self._host(rank)
-        return host == "h0" or any(self._host(other) == host and not self.ranks[other].is_dead for other in spared)
+        host = self.host(rank)
+        return host == "h0" or any(self.host(other) == host and not self.ranks[other].is_dead for other in spared)
 
     def is_pressed(self, rank: int) -> bool:
         """Whether memory is short on ``rank``, or was a moment ago."""
@@ -297,13 +300,14 @@ class Launch:
     def could_speak(self, rank: int, seconds: float) -> bool:
         """Whether ``rank`` lives, and has been neither silent nor cut off for so long."""
         state, since = self.ranks[rank], self.clock.now - seconds
-        return not state.is_dead and since > max(state.silent_until, self._network.cut_until(self._host(rank)))
+        return not state.is_dead and since > max(state.silent_until, self._network.cut_until(self.host(rank)))
 
-    def _look(self, looker: int, rank: int) -> None:
+    def looks_dead(self, rank: int) -> bool:
+        """Whether the process of ``rank`` no longer exists, or was stopped for so long that who looks ends it."""
         state = self.ranks[rank]
         since = state.stopped_since
         if since is not None and self.clock.now - since >= _FENCED_S and not state.is_dead:
             self.fault_counts["fenced"] += 1
             self.oracle.rank_deaths += 1
             state.is_dead = True
-        self._network.send(looker, 0, (PROCESS_STATUS, rank, state.is_dead), False)
+        return state.is_dead

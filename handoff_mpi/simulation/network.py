@@ -26,6 +26,8 @@ from handoff_mpi.messages import (
 
 Message: TypeAlias = "tuple[Any, ...]"
 
+#: Only these have buffers that travel beside the message.
+_LARGE = frozenset({VALUE, CONSTANT})
 #: MPI repeats nothing, but these must not harm if they come again: twice at once, or much later.
 _TWICE = frozenset({DISPATCH, FINISHED})
 _AGAIN = frozenset({FINISHED, RETRACTED, INPUT_UNAVAILABLE, RETRACT, FREE_VALUES, LOST, HEARTBEAT})
@@ -89,13 +91,12 @@ class Network:
         """Return until when ``host`` is, or was, cut off."""
         return self._cut_until.get(host, -1.0)
 
-    def send(self, source: int, dest: int, message: Message, is_large: bool) -> None:
+    def send(self, source: int, dest: int, message: Message) -> None:
         """Let ``message`` arrive, now or then."""
         clock, rng, pair = self._clock, self._rng, (source, dest)
         arrival = max(clock.now + rng.expovariate(1000), self._arrival.get(pair, 0.0), self._end_of_cut(*pair))
         self._arrival[pair] = arrival
-        if is_large:
-            assert message[0] in (VALUE, CONSTANT), "only these have buffers"
+        if message[0] in _LARGE:
             arrival += self._transfer_s()
         clock.at(arrival, "message", source, dest, message)
         if self._repeats and clock.now < self._until:

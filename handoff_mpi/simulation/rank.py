@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from handoff_mpi.messages import (
+    CHECK_PROCESS,
     DEATH,
     DIED,
     FILES,
@@ -19,7 +20,9 @@ from handoff_mpi.messages import (
     NORMAL,
     NOT_FOUND,
     OK,
+    PROCESS_STATUS,
     RAISED,
+    REDIRECT,
     RETRACT,
     VALUE,
     ErrorReport,
@@ -49,7 +52,7 @@ class SimulationContext(Protocol):
     fault_counts: Counter[str]
     number: int
 
-    def send(self, source: int, dest: int, message: Message, is_large: bool = False) -> None:
+    def send(self, source: int, dest: int, message: Message) -> None:
         """Send ``message`` to rank ``dest``."""
 
     def spoils(self, rank: int, task: int) -> str:
@@ -63,6 +66,9 @@ class SimulationContext(Protocol):
 
     def die(self, rank: int) -> None:
         """``rank`` dies."""
+
+    def looks_dead(self, rank: int) -> bool:
+        """Whether the process of ``rank`` no longer exists, or was stopped for so long that it is ended now."""
 
 
 @dataclass(slots=True)
@@ -123,6 +129,7 @@ class SimulatedRank:
         self._ahead: dict[int, list[worker.QueuedCall]] = defaultdict(list)  # by slot; there may be more later
         self._is_one = False  # whether one event alone is being handled
         self._constants: set[int] = set()
+        self._codes: set[int] = set()
         self._file_keys: dict[int, Key] = {}
 
     def is_silent(self) -> bool:
@@ -145,8 +152,12 @@ class SimulatedRank:
         self.stopped_since = None
         events, self._backlog = self._backlog, []
         self._is_one = len(events) == 1
-        if any(isinstance(event, worker.Received) and event.message[0] == RETRACT for event in events):
+        messages = [event.message for event in events if isinstance(event, worker.Received)]
+        if any(message[0] == RETRACT for message in messages):
             self._take_back(*self._ahead)
+        for message in messages:
+            if message[0] == CHECK_PROCESS:
+                self.look_at(message[2])
         while True:
             commands = self.machine.handle(events, self._clock.now)
             events = []
@@ -157,6 +168,12 @@ class SimulatedRank:
         self._prefill()
         wakeup = self.machine.next_wakeup()
         self._clock.at(max(self._clock.now + 1e-6, wakeup), "tick", self.rank, wakeup)
+
+    def look_at(self, rank: int) -> None:
+        """Look at the process of a rank of the same host, and tell rank 0 what is found."""
+        is_gone = self._around.looks_dead(rank)
+        reason = "its process is gone" if is_gone else "it is alive"
+        self._around.send(self.rank, 0, (PROCESS_STATUS, 1, rank, is_gone, reason))
 
     def tick(self, wakeup: float) -> None:
         """A planned wake-up; one that was overtaken by events does nothing, or they would multiply."""
@@ -188,6 +205,7 @@ class SimulatedRank:
 
     def _obey(self, command: worker.Command) -> list[worker.Event]:
         if isinstance(command, worker.Send):
+            self._around.fault_counts["referral"] += command.message[0] == REDIRECT
             self._around.send(self.rank, command.dest, command.message)
         elif isinstance(command, worker.Put):
             self.values[command.task] = command.payload[1]
@@ -200,18 +218,23 @@ class SimulatedRank:
             self._serve(command)
         elif isinstance(command, worker.Learn):
             self._constants.update(() if command.constant is None else command.constant[:1])
+            self._learn(command.codes)
         elif isinstance(command, worker.Kill):
             self._clock.at(self._clock.now, "end", self.rank, self._calls[command.slot][0], "killed")
         elif isinstance(command, worker.Call):
             return self._call(command.work)
         return []
 
+    def _learn(self, codes: Sequence[tuple[int, bytes]]) -> None:
+        """Take in codes; each is sent once, but for messages that come twice."""
+        self._codes.update(number for number, _ in codes)
+
     def _serve(self, command: worker.Serve) -> None:
         value = self._held(command.task)
         if value is None:
             self._around.send(self.rank, command.dest, (NOT_FOUND, 1, command.request_id, None))
         else:
-            self._around.send(self.rank, command.dest, (VALUE, 1, command.request_id, (PLAIN, value)), is_large=True)
+            self._around.send(self.rank, command.dest, (VALUE, 1, command.request_id, (PLAIN, value)))
 
     def _held(self, task: int) -> int | None:
         if task in self.machine.held:
@@ -251,6 +274,7 @@ class SimulatedRank:
         load, rng = self._around.load, self._around.rng
         self._has_begun(work)
         assert self._constants.issuperset(work.call_template[3]), f"task {work.task} runs without its constants"
+        assert self._codes.issuperset(work.call_template[0]), f"task {work.task} runs without its code"
         inputs = []
         for task, _, payload, _ in work.sources:
             if payload is None and (task, None) in work.fetched:
@@ -309,7 +333,7 @@ class SimulatedRank:
         must = bool(work.flags & KEEP)
         writes = self.traits.sees_files and not goes_home and (must or around.rng.random() < self.traits.checkpoints)
         if writes:
-            around.run_dir.put((str(around.number), work.task), value)
+            around.run_dir.put((str(around.number), work.task), (PLAIN, value))
         self._ended(work, worker.Ended(work, OK, (PLAIN, value), nbytes, None, work.started, 0.0, writes))
 
     def _ended(self, work: worker.QueuedCall, event: worker.Ended) -> None:

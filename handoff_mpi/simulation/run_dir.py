@@ -1,6 +1,6 @@
 """The simulated run-dir: what outlasts a launch. The real reader of histories reads its journal.
 
-Only the writing is done anew here, in the real order: what a turn learnt is in the journal before anything acts on it.
+The real coordinator writes it through the ports of a journal and of a store.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from handoff_mpi.results.history import Done, History, history_of
 from handoff_mpi.results.journal import Segment
 from handoff_mpi.results.store import Key
 from handoff_mpi.scheduler import ValueLocation, restore
-from handoff_mpi.serialization import PLAIN
+from handoff_mpi.serialization import PLAIN, Payload
+from handoff_mpi.simulation.network import Clock
 
 #: A host that dies takes with it what was written this long before and is not on disk yet.
 UNSYNCED_S = 1.0
@@ -36,8 +37,48 @@ class PreviousLaunch:
     keys: dict[int, Key] = field(default_factory=dict)
 
 
+class SimulatedJournal:
+    """The segment of one launch: what is committed outlasts the launch.
+
+    Args:
+        clock: tells when a record is committed.
+        epoch: the number of the launch.
+
+    Attributes:
+        records: those that are committed, and when.
+    """
+
+    def __init__(self, clock: Clock, epoch: int) -> None:
+        self.epoch = epoch
+        self.records: list[tuple[float, tuple[Any, ...]]] = []
+        self._clock = clock
+        self._pending: list[tuple[Any, ...]] = []
+        self._count_of_first = 0
+
+    def append(self, record: tuple[Any, ...]) -> bool:
+        """Take in a record, which is nowhere before it is committed."""
+        self._pending.append(record)
+        return True
+
+    def commit(self) -> None:
+        """Write what was appended; the first commit is there whatever happens."""
+        now = self._clock.now
+        self.records += [(now, record) for record in self._pending]
+        self._pending.clear()
+        self._count_of_first = self._count_of_first or len(self.records)
+
+    def close(self) -> None:
+        """Write what was appended."""
+        self.commit()
+
+    def tear(self, since: float) -> None:
+        """Lose what was committed after ``since``."""
+        while len(self.records) > self._count_of_first and self.records[-1][0] > since:
+            self.records.pop()
+
+
 class SimulatedRunDir:
-    """The journal and the value files of one run.
+    """The journal and the value files of one run; it is the store of values that must outlast the run.
 
     Attributes:
         files: key to value, of files that can be read.
@@ -48,30 +89,35 @@ class SimulatedRunDir:
         self.files: dict[Key, int] = {}
         self.damaged: set[Key] = set()
         self._specs = specs
-        self._segments: list[list[tuple[float, tuple[Any, ...]]]] = []
+        self._segments: list[SimulatedJournal] = []
 
     # -- writing --------------------------------------------------------------------------------------
 
-    def begin(self, now: float) -> None:
+    def begin(self, clock: Clock) -> SimulatedJournal:
         """Start the segment of a new launch."""
-        rows: list[Any] = [(task, b"", "", spec.inputs, {}) for task, spec in enumerate(self._specs)]
-        self._segments.append([])
-        self.write(now, ("run", {}))
-        self.write(now, ("tasks", 0, rows))
-
-    def write(self, now: float, record: tuple[Any, ...]) -> None:
-        self._segments[-1].append((now, record))
+        self._segments.append(SimulatedJournal(clock, len(self._segments) + 1))
+        return self._segments[-1]
 
     def tear(self, now: float) -> None:
         """Lose what is not on disk yet: the host of rank 0 died."""
-        segment = self._segments[-1]
-        while len(segment) > 2 and segment[-1][0] > now - UNSYNCED_S:
-            segment.pop()
+        self._segments[-1].tear(now - UNSYNCED_S)
 
-    def put(self, key: Key, value: int) -> None:
+    def put(self, key: Key, payload: Payload) -> None:
         """Write a value's file."""
-        self.files[key] = value
+        self.files[key] = payload[1]
         self.damaged.discard(key)
+
+    def get(self, key: Key) -> Payload:
+        """Read a value's file.
+
+        Raises:
+            KeyError: it cannot be read.
+        """
+        return (PLAIN, self.files[key])
+
+    def delete(self, key: Key) -> None:
+        """Remove a value's file."""
+        self.files.pop(key, None)
 
     def damage(self, key: Key) -> None:
         """From now on the file can be read by nobody."""
@@ -82,9 +128,7 @@ class SimulatedRunDir:
 
     def history(self) -> History:
         """Return what the journal tells."""
-        return history_of(
-            Segment(epoch, [record for _, record in rows]) for epoch, rows in enumerate(self._segments, 1)
-        )
+        return history_of(Segment(each.epoch, [record for _, record in each.records]) for each in self._segments)
 
     def resume(self) -> PreviousLaunch:
         """Return what the next launch takes over."""
@@ -112,8 +156,8 @@ class SimulatedRunDir:
     def spared(self) -> dict[int, Key | None]:
         """Return the tasks that a later launch must not run, and the keys of the files that let it: a dumb twin."""
         spared: dict[int, Key | None] = {}
-        for rows in self._segments:
-            for _, record in rows:
+        for segment in self._segments:
+            for _, record in segment.records:
                 if record[0] == "turn":
                     for task, *_, payload, key in record[2]:
                         if payload is not None:
@@ -129,9 +173,9 @@ class SimulatedRunDir:
         """Return the tasks that were in flight when a launch ended, and were never done: another twin."""
         suspects: set[int] = set()
         done: set[int] = set()
-        for rows in self._segments:
+        for segment in self._segments:
             flying: set[int] = set()
-            for _, (kind, *fields) in rows:
+            for _, (kind, *fields) in segment.records:
                 if kind == "turn":
                     sent, ended, failed = ({entry[0] for entry in entries} for entries in fields[:3])
                     flying = (flying - ended - failed) | sent

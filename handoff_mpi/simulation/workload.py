@@ -6,13 +6,16 @@ import random
 from dataclasses import dataclass, field
 
 from handoff_mpi.allocation import Ledger
-from handoff_mpi.dag import TaskSpec
+from handoff_mpi.dag import Plan, TaskSpec
 from handoff_mpi.messages import INLINE_RESULT_NBYTES
 from handoff_mpi.resources import Capability, Device
 from handoff_mpi.resources.amounts import UNIT
+from handoff_mpi.serialization import PLAIN
 
 #: The size of a large value, which does not ride home.
 LARGE_NBYTES = 10 * INLINE_RESULT_NBYTES
+#: So many different codes and large constants there are.
+CODES, CONSTANTS = 4, 3
 
 
 @dataclass(slots=True)
@@ -38,6 +41,18 @@ class Workload:
     fells: set[int] = field(default_factory=set)
     constants: dict[int, tuple[int, ...]] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
+
+    def plan(self) -> Plan:
+        """Return the tables of a run of these tasks: their ids are their numbers."""
+        plan = Plan()
+        plan.ids, plan.specs = [*range(len(self.specs))], self.specs
+        plan.codes, plan.code_names = [b"code"] * CODES, [f"code {number}" for number in range(CODES)]
+        plan.constants = [(PLAIN, number) for number in range(CONSTANTS)]
+        plan.call_templates = [
+            ((spec.code,), 0, None, self.constants.get(task, ())) for task, spec in enumerate(self.specs)
+        ]
+        plan.sources = [tuple((each, None) for each in spec.inputs) for spec in self.specs]
+        return plan
 
     def value(self, task: int, inputs: list[int]) -> int:
         """Return the value of ``task``, from its inputs' values."""
@@ -82,7 +97,7 @@ def random_workload(rng: random.Random, count: int, ranks: int, is_fine: bool = 
         count_of_inputs = rng.choice((0, 1, 1, 1, 1, 2) if is_fine else (0, 0, 1, 1, 2, 3))
         inputs = tuple(sorted(rng.sample(within, min(len(within), count_of_inputs))))
         cost, priority = rng.choice(costs[:2] if is_fine else costs), rng.choice((0, 0, 0, 1))
-        spec = TaskSpec(inputs, cost, priority, code=rng.randrange(4))
+        spec = TaskSpec(inputs, cost, priority, code=rng.randrange(CODES))
         _give_wishes(rng, task, spec, load.specs, ranks)
         load.specs.append(spec)
         durations = (0.0, 0.0001, 0.002, 0.02) if is_fine else (0.0, 0.0001, 0.01, 0.3, 2.0)
@@ -119,7 +134,7 @@ def _give_faults(rng: random.Random, task: int, load: Workload) -> None:
         if rng.random() < 0.3:
             load.fells.add(task)
     if rng.random() < 0.05:
-        load.constants[task] = (rng.randrange(3),)
+        load.constants[task] = (rng.randrange(CONSTANTS),)
 
 
 def _give_retries(rng: random.Random, load: Workload) -> None:

@@ -12,7 +12,7 @@ from handoff_mpi.messages import VALUE
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.simulation import SimulatedCluster
 from handoff_mpi.simulation.network import Network
-from handoff_mpi.simulation.rank_zero import RankZero
+from handoff_mpi.simulation.rank0_driver import Rank0Driver
 from handoff_mpi.simulation.workload import LARGE_NBYTES, Workload
 from handoff_mpi.worker import fetching
 from handoff_mpi.worker.broadcast_tree import FAN_OUT
@@ -59,15 +59,15 @@ def depths(sent: list[tuple[int, int]], root: int) -> dict[int, int]:
 @pytest.mark.parametrize(("ranks", "deepest"), [(10, 2), (1000, 7)])
 def test_a_value_that_all_ranks_want_spreads_as_a_tree(monkeypatch, ranks, deepest):
     sent = []
-    send, submit = Network.send, RankZero.submit
+    send, submit = Network.send, Rank0Driver.submit
 
-    def watch(network, source, dest, message, is_large):
+    def watch(network, source, dest, message):
         if message[0] == VALUE:
             sent.append((source, dest))
-        send(network, source, dest, message, is_large)
+        send(network, source, dest, message)
 
     monkeypatch.setattr(Network, "send", watch)
-    monkeypatch.setattr(RankZero, "submit", lambda zero, count: submit(zero, ranks))  # all at once
+    monkeypatch.setattr(Rank0Driver, "submit", lambda driver, count: submit(driver, ranks))  # all at once
     cluster = SimulatedCluster(1, ranks=ranks, load=one_for_all(ranks), faults=False)
     cluster.policy.max_concurrency = None
     cluster.run()

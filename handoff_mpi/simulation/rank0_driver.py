@@ -1,0 +1,262 @@
+"""Rank 0 of a simulated launch: it runs the coordinator of real runs, over ports that the simulation supplies.
+
+It does what :mod:`handoff_mpi.runtime.scheduler_loop` does in a real run: it gathers facts, calls the coordinator when
+something has happened or is due, and looks at processes. All that rank 0 stores, writes and sends is the coordinator's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from handoff_mpi.comm import Envelope, RankFailed
+from handoff_mpi.messages import Entry
+from handoff_mpi.resources import PlainAmounts
+from handoff_mpi.results.event_log import EventPort, NoEvents
+from handoff_mpi.results.store import MemoryStore
+from handoff_mpi.runtime.coordinator import Coordinator, CoordinatorSettings, Facts, Loss
+from handoff_mpi.runtime.journal_writer import JournalWriter
+from handoff_mpi.runtime.tracker_adapter import TrackerAdapter
+from handoff_mpi.scheduler import Closed, Event, ProcessChecked, Scheduler, Submitted
+from handoff_mpi.serialization import PLAIN
+from handoff_mpi.simulation.check import check
+from handoff_mpi.simulation.network import Message
+from handoff_mpi.simulation.run_dir import PreviousLaunch
+
+if TYPE_CHECKING:
+    from handoff_mpi.simulation.launch import Launch
+
+#: How likely the tracker refuses, and for how long it may be before it grants.
+_REFUSES, _REFUSES_S = 0.2, 10.0
+#: The number of the run, part of every message.
+RUN = 1
+
+
+class Rank0Driver:
+    """Gathers facts for the coordinator of a launch, and calls it.
+
+    Args:
+        launch: the launch; what happens to rank 0 is planned on its clock.
+        scheduler: fresh.
+        previous: what the launch takes over from earlier ones; None if it is the first.
+
+    Attributes:
+        coordinator: that of real runs.
+    """
+
+    def __init__(self, launch: Launch, scheduler: Scheduler, previous: PreviousLaunch | None) -> None:
+        self.coordinator: Coordinator
+        self._launch = launch
+        self._previous = previous
+        self._lags = "slow rank 0" in launch.faults.kinds
+        self._inbox: list[Envelope | RankFailed] = []
+        self._facts = Facts()
+        self._next_turn = -1.0
+        self._submitted = 0
+        self._home = MemoryStore()
+        self._tracker = SimulatedTracker(launch) if "refusals" in launch.faults.kinds else None
+        self._start(scheduler, previous or PreviousLaunch())
+
+    def _start(self, scheduler: Scheduler, previous: PreviousLaunch) -> None:
+        """Make the coordinator, and begin the journal."""
+        launch, plan = self._launch, self._launch.load.plan()
+        run, workers = str(launch.number), [rank for rank in launch.ranks if rank]
+        journal_writer = JournalWriter(
+            launch.run_dir.begin(launch.clock), plan, lambda task: self.coordinator.file_key(task)
+        )
+        self.coordinator = Coordinator(
+            SimulatedTransport(launch),
+            scheduler,
+            scheduler.handle,
+            plan,
+            Observer(launch),
+            self._home,
+            launch.run_dir,
+            journal_writer,
+            None if self._tracker is None else TrackerAdapter(self._tracker, clock=lambda: launch.clock.now),
+            CoordinatorSettings(run, RUN, workers, 0 in launch.ranks, launch.hosts()),
+        )
+        self.coordinator.dispatcher.file_keys = previous.keys
+        for task, value in previous.home.items():
+            self._home.put((run, task), (PLAIN, value))
+        journal_writer.begin({}, lambda id: b"", previous.rest)
+
+    def value_at_rank0(self, task: int) -> Any:
+        """Return the value of ``task``, which is here."""
+        return self._home.get((str(self._launch.number), task))[1]
+
+    # -- what happens ---------------------------------------------------------------------------------
+
+    def submit(self, count: int) -> None:
+        """Submit some tasks now, and the rest (whose inputs come earlier) later in the run; all when it is resumed."""
+        previous, specs = self._previous, self._launch.load.specs
+        if previous is not None:
+            self._submitted = len(specs)
+            self.turn(Submitted(specs, previous.rest, previous.suspects, previous.deaths), Closed())
+            return
+        new = specs[self._submitted : self._submitted + count]
+        self._submitted += len(new)
+        events: list[Event] = [Submitted(new)] if new else []
+        if self._submitted == len(specs):
+            events.append(Closed())
+        else:
+            self._submit_later()
+        self.turn(*events)
+
+    def _submit_later(self) -> None:
+        launch = self._launch
+        longest = launch.rng.choice((1.0, 1.0, 1.0, 60.0))
+        later = launch.clock.now + longest * launch.rng.random()
+        launch.trouble(later)
+        launch.clock.at(later, "submit", len(launch.load.specs))
+
+    def arrived(self, each: Envelope | RankFailed) -> None:
+        """Something has arrived; it may have to wait until rank 0 polls."""
+        launch = self._launch
+        self._inbox.append(each)
+        if not self._lags or launch.clock.now >= launch.faults.until:
+            self.turn()
+        elif len(self._inbox) == 1:
+            launch.fault_counts["slow rank 0"] += 1
+            launch.clock.at(launch.clock.now + launch.rng.expovariate(20), "poll")
+
+    def lose(self, rank: int, reason: str) -> None:
+        """Rank 0 finds that the process of a rank of its host no longer exists."""
+        self._facts.lost.append(Loss(rank, reason))
+        self.turn()
+
+    def update(self, rank: int, resources: dict[str, Any]) -> None:
+        """The user changes the resources of a rank."""
+        self._facts.updates.append((rank, resources))
+        self.turn()
+
+    def stop(self, reason: str) -> None:
+        """Somebody wants the run to stop."""
+        self._facts.stop_reason = reason
+        self.turn()
+
+    def turn_at(self, wakeup: float) -> None:
+        """A planned wake-up; one that was overtaken by events does nothing."""
+        if wakeup == self._next_turn:
+            self.turn()
+
+    # -- the turn -------------------------------------------------------------------------------------
+
+    def turn(self, *events: Event) -> None:
+        """Let the coordinator handle all that is known, until nothing comes of it; check the machine's books."""
+        launch, coordinator = self._launch, self.coordinator
+        self._facts.events += events
+        arrived, self._inbox = self._inbox, []
+        mine: list[Envelope] = []
+        while True:
+            facts, self._facts = self._facts, Facts()
+            mine += coordinator.step(arrived, facts, launch.clock.now).for_worker
+            for rank in coordinator.ready(launch.clock.now):
+                self._examine(rank)
+            check(coordinator.scheduler)
+            if not (coordinator.has_more or self._facts):
+                break
+            arrived = []
+        for each in mine:
+            launch.ranks[0].receive(each.source, each.message)
+        self._next_turn = max(launch.clock.now + 1e-6, coordinator.next_wakeup())
+        launch.clock.at(self._next_turn, "turn_at", self._next_turn)
+
+    def _examine(self, rank: int) -> None:
+        """Look at the process of a silent rank, if it is of rank 0's host."""
+        if self._launch.host(rank) != self._launch.host(0):
+            self._facts.unseen.append(rank)
+        elif self._launch.looks_dead(rank):
+            self._facts.lost.append(Loss(rank, "its process is gone"))
+        else:
+            self._facts.events.append(ProcessChecked(rank, False, "it is alive"))
+
+    def close(self) -> None:
+        """End the launch in order.
+
+        Raises:
+            AssertionError: the tracker was not given back what it has granted.
+        """
+        self.coordinator.close()
+        if self._tracker is not None:
+            self._tracker.check()
+
+
+class SimulatedTransport:
+    """The transport of rank 0: it sends into the simulated network."""
+
+    def __init__(self, launch: Launch) -> None:
+        self._launch = launch
+
+    def send(self, dest: int, message: Message, buffers: Sequence[Any] = ()) -> None:
+        """Send a message; the network knows which ones are large."""
+        self._launch.send(0, dest, message)
+
+    def drop(self, rank: int) -> None:
+        """Give up what is under way to a rank that is dead, which hears nothing anyhow."""
+
+
+class SimulatedTracker:
+    """A resource tracker of the user's that refuses now and then, and keeps books of what it has granted."""
+
+    def __init__(self, launch: Launch) -> None:
+        self._launch = launch
+        self._granted: Counter[int] = Counter()
+
+    def register(self, rank: int, amounts: PlainAmounts) -> None:
+        """Take in what a rank offers."""
+
+    def available(self, rank: int) -> PlainAmounts:
+        """Return nothing: nobody asks."""
+        return {}
+
+    def request(self, rank: int, amounts: PlainAmounts) -> bool:
+        """Grant a call on ``rank`` its cost, or refuse; what is refused is asked for again later."""
+        launch = self._launch
+        if launch.clock.now < launch.faults.until and launch.rng.random() < _REFUSES:
+            launch.fault_counts["refusal"] += 1
+            launch.trouble(launch.clock.now + _REFUSES_S)
+            return False
+        self._granted[rank] += 1
+        return True
+
+    def release(self, rank: int, amounts: PlainAmounts) -> None:
+        """Take back what was granted to a call on ``rank``."""
+        self._granted[rank] -= 1
+        assert self._granted[rank] >= 0, f"what rank {rank} was granted is released twice"
+
+    def check(self) -> None:
+        """Look whether all is released.
+
+        Raises:
+            AssertionError: something is not.
+        """
+        assert not any(self._granted.values()), f"not released: {self._granted}"
+
+
+class Observer:
+    """Stands in for the recorder, and shows the oracle the log of each turn."""
+
+    def __init__(self, launch: Launch) -> None:
+        self.events: EventPort = NoEvents()
+        self._launch = launch
+
+    def wants_claims(self) -> bool:
+        return False
+
+    def finished(self, rank: int, entries: Sequence[Entry]) -> None:
+        pass
+
+    def started(self, rank: int, task: int, attempt: int, started: float) -> None:
+        pass
+
+    def transferred(self, target: int, transfers: Sequence[tuple[int, int, int, float]]) -> None:
+        pass
+
+    def used(self, rank: int, sample: Mapping[str, float], now: float) -> None:
+        pass
+
+    def transitions(self, scheduler: Scheduler) -> None:
+        """Show the oracle what the turn did."""
+        self._launch.oracle.at_turn(self._launch, scheduler.take_log())

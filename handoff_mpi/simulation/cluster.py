@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Collection
 
 from handoff_mpi.allocation import CostOptimized, FirstAvailable, LoadBalanced
 from handoff_mpi.scheduler import Policy, Scheduler
@@ -41,6 +42,7 @@ class SimulatedCluster:
         pressure: whether memory may be short, too.
         bad_hosts: whether all calls may fail on some host, too.
         cache_nbytes: how much memory each rank gives to values that no call needs; the seed chooses if None.
+        always: kinds of faults that befall every launch.
 
     Attributes:
         launches: how many there were.
@@ -60,12 +62,14 @@ class SimulatedCluster:
         pressure: bool = True,
         bad_hosts: bool = True,
         cache_nbytes: int | None = None,
+        always: Collection[str] = (),
     ) -> None:
         self.rng = random.Random(seed)
         self.launches = 0
         self.steps = 0
         self.fault_counts: Counter[str] = Counter()
         self._faults = faults
+        self._always = always
         self._may_press, self._may_be_bad = pressure, bad_hosts
         self._sizes = [ranks, *(self.rng.randint(2, 2 * ranks) for _ in range(MAX_RELAUNCHES))]
         self._fan_out = fan_out
@@ -108,7 +112,8 @@ class SimulatedCluster:
         faults = Faults()
         if self._faults:
             may_relaunch = self.launches <= MAX_RELAUNCHES
-            faults = plan_faults(self.rng, ledger, start, may_relaunch, self._may_press, self._may_be_bad)
+            may_be = may_relaunch, self._may_press, self._may_be_bad
+            faults = plan_faults(self.rng, ledger, start, *may_be, self._always)
         self._clock = Clock()
         self._clock.now = start
         scheduler = Scheduler(ledger, self._strategy(), self.policy)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,14 +75,16 @@ class Faults:
 class _Planner:
     """Draws the faults of a launch that starts at ``start``."""
 
-    def __init__(self, rng: random.Random, ledger: Ledger, start: float, may_relaunch: bool) -> None:
+    def __init__(
+        self, rng: random.Random, ledger: Ledger, start: float, may_relaunch: bool, always: Collection[str]
+    ) -> None:
         self.rng = rng
         self.start = start
         self.workers = [rank for rank in sorted(ledger.rank_states) if rank]  # rank 0 dies in relaunches alone
         self.hosts: dict[str, list[int]] = defaultdict(list)
         for rank in self.workers:
             self.hosts[ledger.rank_states[rank].host].append(rank)
-        kinds = {kind for kind, likelihood in KINDS.items() if rng.random() < likelihood}
+        kinds = {kind for kind, likelihood in KINDS.items() if rng.random() < likelihood or kind in always}
         if not may_relaunch:
             kinds -= {"relaunch", "torn journal"}
         self.faults = Faults(kinds, until=start + UNTIL_S)
@@ -183,14 +185,15 @@ def plan_faults(
     may_relaunch: bool,
     may_press: bool = True,
     may_be_bad: bool = True,
+    always: Collection[str] = (),
 ) -> Faults:
-    """Return the random faults of a launch on the ranks of ``ledger``."""
+    """Return the random faults of a launch on the ranks of ``ledger``, those of the kinds ``always`` among them."""
     pressure_rng = random.Random(f"pressure {rng.getstate()}")  # what else a seed draws does not hang on them
-    faults = _Planner(rng, ledger, start, may_relaunch).plan()
-    if may_press and pressure_rng.random() < PRESSURE:
+    faults = _Planner(rng, ledger, start, may_relaunch, always).plan()
+    if may_press and (pressure_rng.random() < PRESSURE or "pressure" in always):
         _press(pressure_rng, sorted(ledger.rank_states), start, faults)
     bad_rng = random.Random(f"bad {pressure_rng.getstate()}")
-    if may_be_bad and bad_rng.random() < BAD_HOSTS:
+    if may_be_bad and (bad_rng.random() < BAD_HOSTS or "bad host" in always):
         _spoil(bad_rng, sorted({rank_state.host for rank_state in ledger.rank_states.values()}), start, faults)
     return faults
 

@@ -158,7 +158,7 @@ class Rank0Driver:
             if not (coordinator.has_more or self._facts):
                 break
             arrived = []
-        for each in mine:
+        for each in mine if 0 in launch.ranks else ():
             launch.ranks[0].receive(each.source, each.message)
         self._next_turn = max(launch.clock.now + 1e-6, coordinator.next_wakeup())
         launch.clock.at(self._next_turn, "turn_at", self._next_turn)

@@ -1,0 +1,403 @@
+"""Mistakes that were made once, and the seeds of the simulation that catch each if it is made again.
+
+Each mistake is a change of one or a few places of the product's source. A test makes it on purpose: then the run of
+its seed must fail, and pass without it. What a seed draws changes with the simulation: if a seed does not catch its
+mistake any more, ``python -m tests.simulation.mistakes WORDS`` finds another for the mistakes whose names hold WORDS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import itertools
+import signal
+import sys
+import textwrap
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from handoff_mpi.scheduler import queues, waiters
+from handoff_mpi.simulation import SimulatedCluster
+from handoff_mpi.worker import fetching
+from tests.simulation import test_tree
+
+_MAX_RUN_S = 20
+_ANNOTATIONS = "from __future__ import annotations"
+_FINE = {"is_fine": True, "tasks": 60}
+
+
+@dataclass
+class Mistake:
+    """A mistake, and how it is caught.
+
+    Attributes:
+        what: what goes wrong, in words.
+        changes: (function, right, wrong): in the source of each function, ``right`` occurs once, and is replaced.
+        seed: of a run that fails with the mistake, and passes without.
+        options: of the simulated cluster.
+        reserves_soon: whether functions get a reservation after few skips.
+        tree: whether the run is one of :mod:`tests.simulation.test_tree`; "patient" where no rank asks elsewhere.
+    """
+
+    what: str
+    changes: list[tuple[str, str, str]]
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+    reserves_soon: bool = False
+    tree: str = ""
+
+    def run(self, seed: int | None = None) -> None:
+        """Run the seed."""
+        seed = self.seed if seed is None else seed
+        with pytest.MonkeyPatch.context() as patch:
+            if self.reserves_soon:
+                for module in (queues, waiters):
+                    patch.setattr(module, "MIN_SKIPS", 2)
+                    patch.setattr(module, "SKIPS_PER_RANK", 0)
+            if self.tree == "patient":
+                patch.setattr(fetching, "REFERRAL_S", 1e9)
+            if self.tree:
+                test_tree.run(seed)
+            else:
+                SimulatedCluster(seed, **self.options).run()
+
+    @contextlib.contextmanager
+    def made(self) -> Iterator[None]:
+        """Make the mistake within ``with``."""
+        with pytest.MonkeyPatch.context() as patch:
+            for where, changes in itertools.groupby(self.changes, key=lambda each: each[0]):
+                change(patch, where, [each[1:] for each in changes])
+            yield
+
+
+def change(patch: pytest.MonkeyPatch, where: str, changes: Iterable[tuple[str, str]]) -> None:
+    """Replace pieces of the source of a function, which is named "module:Class.function" within the package."""
+    module, _, path = where.partition(":")
+    owner: Any = importlib.import_module(f"handoff_mpi.{module}")
+    *outer, name = path.split(".")
+    for each in outer:
+        owner = getattr(owner, each)
+    function = getattr(owner, name)
+    source = textwrap.dedent(inspect.getsource(function))
+    for right, wrong in changes:
+        assert source.count(right) == 1, f"{where} has {source.count(right)} times {right!r}: change it elsewhere"
+        source = source.replace(right, wrong)
+    made: dict[str, Any] = {}
+    exec(f"{_ANNOTATIONS}\n{source}", function.__globals__, made)
+    patch.setattr(owner, name, made[name])
+    for user in list(sys.modules.values()):  # a function that is imported by its name
+        if not outer and getattr(user, name, None) is function:
+            patch.setattr(user, name, made[name])
+
+
+MISTAKES = [
+    # -- rank 0: the coordinator and its journal --
+    Mistake(
+        "what a tracker granted of a batch is not sent, because it refused the rest",
+        [
+            (
+                "runtime.coordinator:Coordinator._dispatch",
+                "        self._events += self._tracking.request(command, self.scheduler.specs)\n",
+                "        refused = self._tracking.request(command, self.scheduler.specs)\n"
+                "        self._events += refused\n        if refused:\n            return\n",
+            )
+        ],
+        options={"ranks": 11, "tasks": 71},
+    ),
+    Mistake(
+        "a claim is not sent, its first task being refused",
+        [
+            (
+                "runtime.coordinator:Coordinator._dispatch",
+                "if command.tasks or command.claim is not None:",
+                "if command.tasks:",
+            )
+        ],
+        options=_FINE,
+    ),
+    Mistake(
+        "a rank that asks rank 0 for a file that is gone waits for ever",
+        [("runtime.coordinator:Coordinator._is_for_a_file", "not self.settings.has_own_worker or ", "")],
+    ),
+    Mistake(
+        "a code is not sent to each rank that runs it",
+        [
+            (
+                "runtime.dispatcher:Dispatcher.flush_to",
+                "self._codes_at.setdefault(rank, set())",
+                "self._codes_at.setdefault(0, set())",
+            )
+        ],
+    ),
+    Mistake(
+        "a large constant is not sent to each rank that takes it",
+        [("runtime.dispatcher:Dispatcher._send_constant", "setdefault(rank, set())", "setdefault(0, set())")],
+    ),
+    Mistake(
+        "a death blamed on a task is not in the journal when the run is launched again",
+        [
+            (
+                "runtime.journal_writer:JournalWriter.turn",
+                "self._failed.append((guilty, attempt, rank, DIED, DEATH, reason))",
+                "pass",
+            )
+        ],
+    ),
+    Mistake(
+        "deaths that were forgiven are not in the journal when the run is launched again",
+        [("runtime.journal_writer:JournalWriter.turn", "forgiven.append(detail[1])", "pass")],
+    ),
+    Mistake(
+        "a kept value is not brought from a copy when its rank is lost",
+        [("runtime.kept_values:KeptValues.lose", "for request_id in [", "for request_id in () and [")],
+    ),
+    Mistake(
+        "an attempt whose process and rank both died counts as two deaths",
+        [("results.history:_Reader._take_turn", "if (task, attempt) in self._failed:", "if False:")],
+    ),
+    Mistake(
+        "a value nobody seemed to need is made again although the journal holds it",
+        [("scheduler.restore:restore", "rest[task] = left(task)", "rest[task] = ValueLocation.NOWHERE")],
+        options={"ranks": 4, "tasks": 58},
+    ),
+    # -- rank 0: values and groups --
+    Mistake(
+        "a value is lost that was evicted before its consumer was submitted",
+        [("scheduler.tasks:TaskTable.add", "    if first:", "    if False:")],
+    ),
+    Mistake(
+        "a task runs that came back from a rank after its input was lost",
+        [("scheduler.tasks:TaskTable.requeue", "if not lost:", "if True:")],
+        options={"ranks": 11, "tasks": 37},
+    ),
+    Mistake(
+        "a rank has lost its copy of a value, and so the file is taken for damaged",
+        [("scheduler.machine:Scheduler._on_unfetched", "if not asked or 0 in asked:", "if True:")],
+    ),
+    Mistake(
+        "two calls have missed the same copy of a file, and so it is taken for damaged",
+        [
+            (
+                "scheduler.tasks:TaskTable.lose_value",
+                "    for rank in ranks:",
+                "    was_held = bool(holders)\n    for rank in ranks:",
+            ),
+            (
+                "scheduler.tasks:TaskTable.lose_value",
+                "if task in self.persisted:\n",
+                "if not was_held:\n        self.persisted.discard(task)\n    if task in self.persisted:\n",
+            ),
+        ],
+        tree="impatient",
+    ),
+    Mistake(
+        "a member of a collocated group is offered behind a leader that is held",
+        [("scheduler.ready:ReadyTasks._put_held", "    self._stop_leading(task)\n", "")],
+    ),
+    Mistake(
+        "a collocated group is bound by its first placement, but not by a refill",
+        [
+            (
+                "scheduler.placement:Placer._send",
+                "if self._ready.has_groups:",
+                "if self._ready.has_groups and claim is not None:",
+            )
+        ],
+    ),
+    Mistake(
+        "queues grow while a lost rank's groups are unbound",
+        [
+            (
+                "scheduler.ready:ReadyTasks.unbind",
+                "[queue for queue in self.all_queues() if queue.cost.rank == rank]",
+                "(queue for queue in self._queues.values() if queue.tasks and queue.cost.rank == rank)",
+            )
+        ],
+        options={"ranks": 5, "tasks": 80},
+    ),
+    Mistake(
+        "a collocated group grows, and its class keeps what is derived from the need it had before",
+        [
+            (
+                "scheduler.ready:ReadyTasks.widen_group",
+                "need = self._need.get(group, {})",
+                "need = self._need.setdefault(group, {})",
+            ),
+            (
+                "scheduler.ready:ReadyTasks.widen_group",
+                "self._need[group] = need | {name",
+                "need |= {name",
+            ),
+        ],
+    ),
+    # -- rank 0: suspect ranks, ranks short of memory, ranks on probation --
+    Mistake(
+        "a task is given up because the only rank that fits is suspect",
+        [
+            (
+                "scheduler.machine:Scheduler._awaits_suspects",
+                "return any(self.ledger.rank_states[rank].is_alive for rank in self._watch.suspects)",
+                "return False",
+            )
+        ],
+        options={"ranks": 6, "tasks": 65},
+    ),
+    Mistake(
+        "a suspect rank is chosen because it holds the inputs",
+        [
+            (
+                "allocation.strategies:CostOptimized._nearest",
+                "if view.fits(cost, holder)",
+                "if view.ledger.rank_states[holder].is_alive and view.ledger.rank_states[holder].idle",
+            )
+        ],
+        options={"ranks": 11, "tasks": 38},
+    ),
+    Mistake(
+        "all ranks are short of memory, and what is left is given up",
+        [("scheduler.overrides:Overrides.place", "self._place_one(reasons, now)", "continue")],
+    ),
+    Mistake(
+        "a rank short of memory is refilled as its call ends",
+        [("scheduler.placement:Placer._may_go_on", "claim.rank not in ledger.cordoned and ", "")],
+    ),
+    Mistake(
+        "a rank short of memory is sent what will be ready",
+        [("scheduler.placement:Placer.prefill", "if tasks and self._may_go_on(slot.claim):", "if tasks:")],
+        options=_FINE,
+    ),
+    Mistake(
+        "a rank is let go though it is short of memory, and is given a task for each slot",
+        [
+            (
+                "scheduler.overrides:Overrides._place_one",
+                "self._placer.allocate(now, most=1)",
+                "self._placer.allocate(now)",
+            )
+        ],
+    ),
+    Mistake(
+        "a task is given up because the only rank that fits is on probation and short of memory",
+        [("scheduler.overrides:Overrides.place", "for reasons in OVERRIDABLE:", "for reasons in OVERRIDABLE[:2]:")],
+        options={"tasks": 100},
+    ),
+    # -- rank 0: failures --
+    Mistake(
+        "a death where no try is left fails for good",
+        [
+            (
+                "scheduler.failures:Failures.failed",
+                "self._blame.may_retry(task) if has_died",
+                "self._blame.may_retry(task) and self.tries_left(task) > 0 if has_died",
+            )
+        ],
+    ),
+    Mistake(
+        "a death that a success has cleared is forgiven once more when its rank goes on probation",
+        [("scheduler.failures:Failures.succeeded", "self._tries.clear_deaths(task)", "pass")],
+        options=_FINE,
+    ),
+    Mistake(
+        "the same, where functions get a reservation after few skips",
+        [("scheduler.failures:Failures.succeeded", "self._tries.clear_deaths(task)", "pass")],
+        options={"tasks": 100},
+        reserves_soon=True,
+    ),
+    Mistake(
+        "failures are never decided, since one is skipped while it is tried elsewhere",
+        [("scheduler.failures:Failures._may_run", "(READY, DISPATCHED)", "(READY, DISPATCHED, 5)")],
+        options={"tasks": 100},
+    ),
+    Mistake(
+        "a failure is never decided: its taker is tried elsewhere, and waits for it",
+        [("scheduler.failures:Failures._may_run", "(READY, DISPATCHED)", "(READY, DISPATCHED, 0)")],
+        options={"tasks": 100},
+    ),
+    # -- workers --
+    Mistake(
+        "an input is moved out of memory by the fetch of another input of its call",
+        [
+            (
+                "worker.machine:Worker._want_held",
+                "            self._held_values.want(work, task)\n",
+                "            pass\n",
+            ),
+            (
+                "worker.machine:Worker._want_missing",
+                "        if payload is not None or task in self.held:\n            continue\n",
+                "        if payload is not None:\n            continue\n"
+                "        if task in self.held:\n            self._held_values.want(work, task)\n            continue\n",
+            ),
+            ("worker.machine:Worker._on_dispatch", "not self._want_held(work):", "(self._want_held(work) or True):"),
+        ],
+        options={"tasks": 100},
+        reserves_soon=True,
+    ),
+    Mistake(
+        "a rank waits for one that asks somebody else meanwhile",
+        [("worker.fetching:Fetches.on_fetch", "if fetch is None or fetch.source != via:", "if fetch is None:")],
+        tree="patient",
+    ),
+    Mistake(
+        "a rank asks one that is lost, because it is referred to it",
+        [("worker.fetching:Fetches.on_redirect", "if rank in self._lost or ", "if ")],
+        tree="patient",
+    ),
+    Mistake(
+        "a rank continues to wait for one whose own source does not have the value",
+        [("worker.fetching:Fetches._ask_next", "    self._turn_away(fetch)\n", "")],
+        tree="patient",
+    ),
+]
+
+
+# -- to find seeds -----------------------------------------------------------------------------------------
+
+
+def fails(mistake: Mistake, seed: int) -> str:
+    """Return how the run of ``seed`` fails; empty if it does not."""
+
+    def give_up(number: int, frame: object) -> None:
+        raise TimeoutError(f"it takes longer than {_MAX_RUN_S} s")
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(_MAX_RUN_S)
+    try:
+        mistake.run(seed)
+    except Exception as error:
+        return repr(error)
+    finally:
+        signal.alarm(0)
+    return ""
+
+
+def find_seed(mistake: Mistake, within_s: float, first: int = 0) -> tuple[int, str] | None:
+    """Return a seed that catches ``mistake``, and how; None if none was found in time."""
+    end = time.monotonic() + within_s
+    for seed in itertools.count(first):
+        with mistake.made():
+            how = fails(mistake, seed)
+        if how and not fails(mistake, seed):
+            return seed, how
+        if time.monotonic() >= end:
+            print(f"{mistake.what}: none of {seed - first + 1} seeds", flush=True)
+            return None
+    return None
+
+
+def main() -> None:
+    words, seconds = sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 60.0
+    for mistake in MISTAKES:
+        if words in mistake.what:
+            found = find_seed(mistake, seconds)
+            if found:
+                print(f"{mistake.what}: seed {found[0]}: {found[1][:150]}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -143,20 +143,18 @@ class Facts:
 
     Attributes:
         events: what the machine is to handle first: tasks that were submitted, processes that were found alive.
-        updates: (rank, resources as the user gave them), of ranks whose resources are other ones from now on.
         stop_reason: why the run is to stop; empty if it is not, or if the coordinator knows.
         lost: ranks whose processes or hosts no longer exist.
         unseen: silent ranks whose processes cannot be seen from here.
     """
 
     events: list[Event] = field(default_factory=list)
-    updates: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     stop_reason: str = ""
     lost: list[Loss] = field(default_factory=list)
     unseen: list[int] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.events or self.updates or self.stop_reason or self.lost or self.unseen)
+        return bool(self.events or self.stop_reason or self.lost or self.unseen)
 
 
 class Taken(NamedTuple):
@@ -210,6 +208,8 @@ class Coordinator:
     Attributes:
         gone: ranks that are sent nothing any more, and not listened to.
         has_left: ranks that have said goodbye.
+        updates: (rank, resources as the user gave them), which any thread may add: of ranks whose resources are other
+            ones from now on. A handler that hears of the end of a call brings one in time for what the call lets run.
         trouble: why the journal is not written any further; empty if it is.
         stopped_at: when the run was asked to stop; None if it was not.
         running_at_stop: the tasks that ran then.
@@ -234,6 +234,7 @@ class Coordinator:
         self.dispatcher = Dispatcher(transport, scheduler, plan, home, settings.run, settings.number)
         self.gone = self.dispatcher.gone
         self.has_left: set[int] = set()
+        self.updates: list[tuple[int, dict[str, Any]]] = []
         self.trouble = ""
         self.stopped_at: float | None = None
         self.running_at_stop: list[int] = []
@@ -284,8 +285,8 @@ class Coordinator:
         events += facts.events
         if arrived:
             mine = self._absorb(arrived, events)
-        for rank, resources in facts.updates:
-            self._absorb_update(rank, resources, events)
+        for _ in range(len(self.updates)):  # more may come meanwhile, without end
+            self._absorb_update(*self.updates.pop(0), events)
         if self.settings.has_own_worker:
             events.append(HeartbeatReceived((0,)))
         if facts.stop_reason and self.stopped_at is None:

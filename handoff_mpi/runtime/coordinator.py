@@ -1,15 +1,16 @@
-"""What rank 0 does between its transport, its machine, its journal and its stores, in one order of effects.
+"""The coordinator of rank 0: it stores values, lets the machine decide, writes the journal, and then acts.
 
-As in etcd's raft, a turn has two halves: :meth:`Coordinator.step` takes in what has happened, and
-:meth:`Coordinator.ready` lets the machine decide, and carries out what it wants. The order is:
+As in etcd's raft, a turn has two halves: :meth:`Coordinator.step` takes in events, and :meth:`Coordinator.ready` lets
+the machine decide and carries out its commands. The order of effects is part of the design:
 
-1. Values that arrived inline are stored, and ranks that know an old file of a value hear that it counts no more.
-2. The machine handles what has happened: what a rank said before its loss.
-3. The journal gets the record of the turn.
-4. The tracker, the records and the ranks hear of it: messages to a rank are batched, and a rank gets all that was
-   packed for it before it is asked to return some.
+1. The coordinator stores values that arrived inline. Ranks that know an old file of such a value hear before that the
+   file counts no more.
+2. The machine handles the events. The last messages of a rank come before its loss.
+3. The coordinator writes the record of the turn into the journal.
+4. The tracker, the recorder and the ranks get the commands. Dispatches to a rank are batched into one message, and that
+   message is sent before the rank is asked to return a task of it.
 
-A process that dies between two of these has written nothing that is untrue, and has done nothing that the next launch
+A process that dies between two of these steps has written nothing untrue, and has done nothing that the next launch
 does not know of. The coordinator reads no clock and looks at no process or socket. Two callers do that for it: the loop
 in :mod:`handoff_mpi.runtime.scheduler_loop`, and the simulated cluster in :mod:`handoff_mpi.simulation`.
 """
@@ -96,7 +97,7 @@ Decide: TypeAlias = "Callable[[list[Event], float], list[Command]]"
 
 
 class RecorderPort(Protocol):
-    """What keeps records of a run for people and for telemetry; see :class:`~handoff_mpi.runtime.recorder.Recorder`."""
+    """Keeps records of a run for people and for telemetry; see :class:`~handoff_mpi.runtime.recorder.Recorder`."""
 
     events: EventPort
 
@@ -139,11 +140,11 @@ class Loss(NamedTuple):
 
 @dataclass(slots=True)
 class Facts:
-    """What rank 0 has found out by other means than messages, for one turn.
+    """Facts that rank 0 has found out by other means than messages, for one turn.
 
     Attributes:
-        events: what the machine is to handle first: tasks that were submitted, processes that were found alive.
-        stop_reason: why the run is to stop; empty if it is not, or if the coordinator knows.
+        events: events that the machine handles first: tasks were submitted, or a process was found alive.
+        stop_reason: why the run must stop; empty if it need not, or if the coordinator was told before.
         lost: ranks whose processes or hosts no longer exist.
         unseen: silent ranks whose processes cannot be seen from here.
     """
@@ -158,11 +159,11 @@ class Facts:
 
 
 class Taken(NamedTuple):
-    """What a step leaves to its caller.
+    """The results of a step that its caller sees to.
 
     Attributes:
         for_worker: messages for the worker of rank 0.
-        lost: ranks that the step has found to be lost; the machine does not know of it before the turn is made ready.
+        lost: ranks that are lost; the machine handles that in the second half of the turn.
     """
 
     for_worker: list[Envelope]
@@ -171,7 +172,7 @@ class Taken(NamedTuple):
 
 @dataclass(slots=True)
 class CoordinatorSettings:
-    """What the coordinator needs to know of a run.
+    """The facts of a run that do not change.
 
     Attributes:
         run: the run's name.
@@ -191,25 +192,25 @@ class CoordinatorSettings:
 
 
 class Coordinator:
-    """Carries what has happened into the scheduler, and its commands out through ports.
+    """Carries events into the scheduler, and its commands out through ports.
 
     Args:
         transport: sends messages, and drops what is under way to a rank that is lost.
         scheduler: the machine.
-        decide: hands events to the machine; :meth:`Scheduler.handle` itself, or what guards it.
+        decide: hands events to the machine: :meth:`Scheduler.handle`, or a function that guards it.
         plan: the run's tables.
         recorder: keeps records.
-        home: where values rest that arrived inline.
-        kept: where values are written that must outlast the run.
+        home: the store of values that arrived inline.
+        kept: the store of values that must outlast the run.
         journal_writer: writes the journal; None if there is none.
         tracker_adapter: asks the user's resource tracker; None if there is none.
         settings: see there.
 
     Attributes:
-        gone: ranks that are sent nothing any more, and not listened to.
-        has_left: ranks that have said goodbye.
-        updates: (rank, resources as the user gave them), which any thread may add: of ranks whose resources are other
-            ones from now on. A handler that hears of the end of a call brings one in time for what the call lets run.
+        gone: lost ranks: they get no messages, and theirs are dropped.
+        has_left: ranks that have left the run in order.
+        updates: (rank, its resources from now on, as the user gave them); any thread may append one. A step takes them
+            in after its messages, so that an update by a telemetry handler comes before the tasks that wait for it.
         trouble: why the journal is not written any further; empty if it is.
         stopped_at: when the run was asked to stop; None if it was not.
         running_at_stop: the tasks that ran then.
@@ -248,7 +249,7 @@ class Coordinator:
         self._journal_writer = journal_writer
         self._tracker_adapter = tracker_adapter
         here = next(iter(settings.hosts.values()), ())
-        self._far = frozenset(settings.workers).difference(here)
+        self._far = [rank for rank in settings.workers if rank not in here]
         self._next_greeting = 0.0 if settings.heartbeat_s else _NEVER
         self._events: list[Event] = []
         self._lost: list[int] = []
@@ -261,7 +262,7 @@ class Coordinator:
 
     @property
     def has_more(self) -> bool:
-        """Whether something came of the last turn that the machine must handle at once."""
+        """Whether the last turn has left events that the machine must handle at once."""
         return bool(self._events)
 
     @property
@@ -273,12 +274,12 @@ class Coordinator:
         """Return the time at which the next turn is due even if nothing happens."""
         return min(self.scheduler.next_wakeup(), self._next_greeting)
 
-    # -- the first half of a turn: what has happened ---------------------------------------------------
+    # -- the first half of a turn: events -------------------------------------------------------------
 
     def step(self, arrived: Sequence[Envelope | RankFailed], facts: Facts, now: float) -> Taken:
-        """Take in what arrived and what was found out by ``now``; store values that arrived inline.
+        """Take in messages and facts at the time ``now``, and store values that arrived inline.
 
-        What arrived is handled before any loss: what a rank said before it died counts.
+        Messages come before losses: what a rank has reported before it died counts.
         """
         self._now = now
         events, mine, self._lost = self._events, [], []
@@ -430,13 +431,13 @@ class Coordinator:
         for rank in self._far:
             self.dispatcher.send(rank, (HEARTBEAT, self.settings.number))
 
-    # -- the second half of a turn: what to do ---------------------------------------------------------
+    # -- the second half of a turn: effects ------------------------------------------------------------
 
     def ready(self, now: float) -> list[int]:
-        """Let the machine decide at time ``now``, write that down, and then do it.
+        """Let the machine decide at the time ``now``, write its decisions into the journal, and carry them out.
 
         Returns:
-            Silent ranks whose processes are to be looked at.
+            Silent ranks whose processes the caller must look at.
 
         Raises:
             AllocationError: the strategy failed.

@@ -68,7 +68,7 @@ class LoopSettings:
 
 
 class GuardedMachine:
-    """Hands events to the machine, and guards rank 0 against what the user's strategy does, whom the machine calls.
+    """Hands events to the machine, and guards rank 0 against the user's strategy, which the machine calls.
 
     Args:
         scheduler: the machine.
@@ -192,7 +192,7 @@ class SchedulerLoop:
             backoff.wait(was_busy, is_awaiting, until, sockets)
 
     def _turn(self, arrived: Sequence[Envelope | RankFailed]) -> list[Envelope]:
-        """Let the coordinator act until nothing comes of it; return the messages for rank 0's own worker."""
+        """Let the coordinator act until no event is left; return the messages for rank 0's own worker."""
         mine: list[Envelope] = []
         while True:
             facts, self._facts = self._facts, Facts()
@@ -204,7 +204,7 @@ class SchedulerLoop:
             arrived = ()
 
     def _step(self, arrived: Sequence[Envelope | RankFailed], facts: Facts) -> list[Envelope]:
-        """Let the coordinator take in what has happened, and see to the ranks that are lost before it acts on that."""
+        """Let the coordinator take in messages and facts, and see to the processes of lost ranks before it acts."""
         mine, lost = self.coordinator.step(arrived, facts, clock())
         for rank in lost:
             self._process_monitor.forget(rank)
@@ -219,7 +219,7 @@ class SchedulerLoop:
     # -- facts ----------------------------------------------------------------------------------------
 
     def _gather(self, now: float) -> None:
-        """Gather what the coordinator must know and cannot see."""
+        """Gather the facts that the coordinator cannot see itself."""
         reason = self.coordinator.trouble or self.stop_reason()
         if reason and self.coordinator.stopped_at is None:
             self._facts.stop_reason = reason
@@ -298,7 +298,7 @@ class SchedulerLoop:
         return sorted(waiting - self.coordinator.has_left - self.gone)
 
     def close(self) -> None:
-        """End rank 0's own child processes, and let go of what the run has asked for."""
+        """End rank 0's own child processes, and release what the tracker has granted."""
         self.coordinator.close()
         if self.settings.guard is not None:
             self.settings.guard.close()

@@ -50,6 +50,7 @@ def check(scheduler: Scheduler) -> None:
     check_order(scheduler)
     final = (State.DONE, State.FAILED, State.SKIPPED)
     assert scheduler.tasks.open == sum(each not in final for each in state)
+    has_refusals = bool(scheduler.ready.held or scheduler.ready.offered)  # a task that was sent ahead may be refused
     left = [0] * len(specs)
     for task, spec in enumerate(specs):
         for each in spec.inputs:
@@ -57,6 +58,8 @@ def check(scheduler: Scheduler) -> None:
         if state[task] == State.WAITING:
             missing = sum(not scheduler.tasks.is_available(each) for each in spec.inputs)
             assert scheduler.tasks.missing[task] == missing > 0, f"task {task} waits for {missing} inputs"
+        elif state[task] == State.READY and not (scheduler.ready.is_set_aside(task) or has_refusals):
+            assert not scheduler.tasks.lost_inputs(task), f"task {task} is offered without all its inputs"
     assert left == scheduler.tasks.consumers_left
     holds = {(task, rank) for task, ranks in scheduler.tasks.holders.items() for rank in ranks}
     assert holds == {(task, rank) for rank, tasks in scheduler.tasks.held.items() for task in tasks}

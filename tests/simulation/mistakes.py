@@ -102,8 +102,8 @@ MISTAKES = [
         [
             (
                 "runtime.coordinator:Coordinator._dispatch",
-                "        self._events += self._tracking.request(command, self.scheduler.specs)\n",
-                "        refused = self._tracking.request(command, self.scheduler.specs)\n"
+                "        self._events += self._tracker_adapter.request(command, self.scheduler.specs)\n",
+                "        refused = self._tracker_adapter.request(command, self.scheduler.specs)\n"
                 "        self._events += refused\n        if refused:\n            return\n",
             )
         ],
@@ -214,7 +214,7 @@ MISTAKES = [
         [
             (
                 "scheduler.machine:Scheduler._awaits_suspects",
-                "return any(self.ledger.rank_states[rank].is_alive for rank in self._watch.suspects)",
+                "return any(self.ledger.rank_states[rank].is_alive for rank in self._failure_detector.suspects)",
                 "return False",
             )
         ],
@@ -275,8 +275,8 @@ MISTAKES = [
         [
             (
                 "scheduler.failures:Failures.failed",
-                "self._blame.may_retry(task) if has_died",
-                "self._blame.may_retry(task) and self.tries_left(task) > 0 if has_died",
+                "self._crash_tracker.may_retry(task) if has_died",
+                "self._crash_tracker.may_retry(task) and self.tries_left(task) > 0 if has_died",
             )
         ],
         seed=0,

@@ -98,7 +98,8 @@ def _about(facts: Facts) -> str:
     if not facts["input_count"]:
         return f"{calls}. It takes the values of no other function."
     live = facts["live"]
-    tells_missing = facts["waits_for"] if live is None else any(each["cause"] == "inputs" for each in live["reasons"])
+    missing = (facts["waits_for"] or {}).get("input_count")
+    tells_missing = missing if live is None else any(each["cause"] == "inputs" for each in live["reasons"])
     takes = f"{calls}. It takes the values of {plural(facts['input_count'], 'function')}"
     done = facts["inputs_done_count"]
     if not tells_missing:

@@ -6,11 +6,11 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -20,7 +20,7 @@ from handoff_mpi.results.run_dir import STATUS
 from handoff_mpi.results.run_status import DIED, RUNNING, find_states, is_ended, read_any_status
 from handoff_mpi.verbs.run_dirs import OF_THE_RUN, find_run_dir
 from handoff_mpi.verbs.status_lines import status_lines
-from handoff_mpi.visualization.live_view import view
+from handoff_mpi.visualization.live_view import MIN_ROWS, view
 
 #: Seconds between two looks of --watch at a terminal, and elsewhere, where each is printed.
 STATUS_INTERVAL_S, LINES_INTERVAL_S = 0.5, 10.0
@@ -87,11 +87,11 @@ def _print(run_dir: Path, state: str, status: dict[str, Any], as_json: bool) -> 
         print(json.dumps({"run_dir": str(run_dir), "state": state, **status}))
         return
     console = Console(highlight=False, markup=False)
-    for part in _parts(run_dir, state, status, console.width):
+    for part in [*_view(state, status, console.width, _ROWS), *_lines(run_dir, state, status)]:
         console.print(part, overflow="fold")
 
 
-def _parts(run_dir: Path, state: str, status: dict[str, Any], width: int) -> Iterator[Any]:
+def _view(state: str, status: dict[str, Any], width: int, rows: int) -> list[RenderableType]:
     now = next((s for s in map(status.get, ("time_s", "started_s")) if isinstance(s, (int, float))), 0.0)
     shown = dict(status)
     if state == DIED:
@@ -100,7 +100,10 @@ def _parts(run_dir: Path, state: str, status: dict[str, Any], width: int) -> Ite
         shown["counts"] = {name: shown.get(name, 0) for name in ("done", "failed", "skipped", "waiting")}
     for told in _OF_LINES:
         shown.pop(told, None)
-    yield from view(shown, now, width, _ROWS)
+    return view(shown, now, width, rows)
+
+
+def _lines(run_dir: Path, state: str, status: dict[str, Any]) -> Iterator[Table]:
     last = ""
     for name, text in status_lines(run_dir, state, status):
         yield _hanging(name if name != last else "", text)
@@ -126,7 +129,22 @@ def _watch(run_dir: Path, as_json: bool) -> None:
         return
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         for state, status in _news(run_dir, STATUS_INTERVAL_S):
-            live.update(Group(*_parts(run_dir, state, status, console.width)), refresh=True)
+            live.update(_fitting(console, run_dir, state, status), refresh=True)
+
+
+def _fitting(console: Console, run_dir: Path, state: str, status: dict[str, Any]) -> Group:
+    """Return what fits the terminal: tables get the rows that the lines below them leave."""
+    lines = list(_lines(run_dir, state, status))
+    rows = console.height - _height(console, lines)
+    above = _view(state, status, console.width, max(MIN_ROWS, rows))
+    too_many = _height(console, above) - rows
+    if too_many > 0:  # counts take two rows of a narrow terminal
+        above = _view(state, status, console.width, max(MIN_ROWS, rows - too_many))
+    return Group(*above, *lines)
+
+
+def _height(console: Console, parts: Sequence[RenderableType]) -> int:
+    return sum(len(console.render_lines(each, pad=False)) for each in parts)
 
 
 def _news(run_dir: Path, interval_s: float) -> Iterator[tuple[str, dict[str, Any]]]:

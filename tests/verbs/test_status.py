@@ -22,6 +22,7 @@ from handoff_mpi.results.run_status import find_states
 from handoff_mpi.verbs.clean import choose
 from handoff_mpi.verbs.runs import Run, find_runs
 from handoff_mpi.verbs.status_lines import status_lines
+from tests.terminal import terminal  # noqa: F401
 
 LONG = """
 import pathlib, time
@@ -159,6 +160,21 @@ def test_a_loss_is_shown_once_and_lines_fit_the_terminal(tmp_path, capsys, monke
     assert max(map(len, told.splitlines())) <= columns
     assert " ".join(told.split()).count("killed by SIGKILL") == 1
     assert "busy" not in told
+
+
+def test_watching_shows_all_answers_on_a_small_terminal(terminal, tmp_path):  # noqa: F811
+    rows = {f"f{number}": {"total": 2, "done": 1, "running": 1, "mean_s": 1.0} for number in range(40)}
+    counts = {**TROUBLED["counts"], "failed": 1, "skipped": 1}  # so many that they take two rows
+    host = {"host": socket.gethostname(), "pid": os.getpid(), "started_s": time.time()}
+    write(tmp_path / "run", **{**TROUBLED, **host, "by_name": rows, "counts": counts})
+    shown = terminal("-m", "handoff_mpi", "status", "--watch", "run", columns=80, lines=24)
+    shown.until(lambda: "files" in shown.text)
+    lines = shown.text.split("\n")
+    words = {line.split(" ")[0] for line in lines}
+    assert words >= {"end", "lost", "slowest", "files", "6"}, shown.text
+    assert any(each.startswith("and ") and each.endswith("more") for each in map(str.rstrip, lines))
+    write(tmp_path / "run", **TROUBLED, status="done", exit_code=0)
+    assert shown.end() == 0
 
 
 ODD = [None, "text", -1, float("nan"), float("inf"), 1e300, [], {}, [1], {"a": 1}, {"a": {"total": "x"}}, [{}], True]

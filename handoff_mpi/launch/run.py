@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from handoff_mpi import telemetry
@@ -63,7 +64,7 @@ from handoff_mpi.runtime.host_monitor import HostGuard
 from handoff_mpi.runtime.host_usage import HostUsage, interval_s
 from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.options import RunOptions
-from handoff_mpi.runtime.progress import Progress
+from handoff_mpi.runtime.progress import MAX_HOSTS, Progress
 from handoff_mpi.runtime.progress_lines import ProgressLines, ProgressThread, report_safely
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.runtime.run_setup import RunSetup
@@ -94,6 +95,8 @@ _FIRST_SAMPLE_S = 1.0
 _MAX_KNOWN_CODES = 10_000
 #: Of the functions that ran when a run was stopped, so many are named.
 _MAX_NAMED = 5
+#: Of so many earlier launches lost ranks are told, the newest ones.
+_MAX_LAUNCHES_TOLD = 5
 
 
 class Run:
@@ -238,6 +241,7 @@ class Run:
             "output": "off" if self._options.output == "auto" else self._options.output,
             "directory": self._job.directory,
         }
+        self._about["lost_ranks_before"] = _newest(self._lost_ranks_before)
         if self._job.top_level is not None:
             self._about["file"] = str(self._job.top_level.path)
         if files.path is not None:
@@ -717,6 +721,11 @@ class Run:
         self._recorder.events.close(clock())
         self.summary = summarize(results, {**self._about, **self._progress.final_fields(clock())})
         self._files.write_summary(self.summary)
+
+
+def _newest(lost: Mapping[int, Mapping[int, str]]) -> dict[int, dict[int, str]]:
+    """Return the ranks that the newest of earlier launches lost, a bounded number of each."""
+    return {launch: dict(islice(lost[launch].items(), MAX_HOSTS)) for launch in sorted(lost)[-_MAX_LAUNCHES_TOLD:]}
 
 
 def _offers(capabilities: list[Capability], slots: Mapping[int, int]) -> list[tuple[dict[str, float], list[int]]]:

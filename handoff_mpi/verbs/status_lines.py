@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,14 @@ def _losses(status: Status) -> Iterator[str]:
     told = {str(loss.get("rank")) for loss in losses}
     others = [(rank, why) for rank, why in _mapping(status, "lost_ranks").items() if str(rank) not in told]
     yield from (f"rank {_short(rank)}: {why}" for rank, why in others[: _MAX_LISTED - len(losses)])
+    yield from islice(_losses_before(status), _MAX_LISTED)
+
+
+def _losses_before(status: Status) -> Iterator[str]:
+    before = _mapping(status, "lost_ranks_before")
+    for launch in before:
+        for rank, why in _mapping(before, launch).items():
+            yield f"rank {_short(rank)} in launch {_short(launch)}: {why}"
 
 
 def _loss(loss: Status, status: Status) -> str:

@@ -239,6 +239,8 @@ def test_a_later_launch_tells_which_ranks_an_earlier_one_lost(calls, tmp_path):
     for results in run(chain(calls), tmp_path), handoff.load(tmp_path / "run"):
         assert (results.lost_ranks_before, results.lost_ranks) == ({2: {3: "killed"}}, {})
         assert "rank 3 was lost in launch 2: killed" in results.summary()
+    for name in ("status.json", "summary.json"):
+        assert json.loads((tmp_path / "run" / name).read_text())["lost_ranks_before"] == {"2": {"3": "killed"}}
 
 
 def test_fresh_starts_over(calls, tmp_path):

@@ -142,6 +142,14 @@ def test_a_loss_by_which_nothing_runs_again_and_a_rank_that_returned():
     assert dict(lines_of("running", losses=None))["lost"] == "rank 2: killed by SIGKILL", "as older versions tell it"
 
 
+def test_what_earlier_launches_lost_follows():
+    told = [text for name, text in lines_of("done", lost_ranks_before={"1": {"3": "killed"}}) if name == "lost"]
+    assert told[1:] == ["rank 3 in launch 1: killed"]
+    for value in ODD:
+        assert lines_of("done", lost_ranks_before=value)
+        assert lines_of("done", lost_ranks_before={"1": value})
+
+
 def test_an_end_that_is_unknown_says_what_is_not_measured():
     rows = {f"f{n}": {"total": 2, "done": 0, "mean_s": None} for n in range(5)}
     told = dict(lines_of("running", eta_s=None, by_name=rows))["end"]

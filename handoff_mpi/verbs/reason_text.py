@@ -174,8 +174,9 @@ def _job_resource_kept(reason: Facts, now_s: float) -> str:
 
 
 def _queue(reason: Facts, now_s: float) -> str:
+    how_often = "once" if reason["skips"] == 1 else f"{reason['skips']:,} times"
     skips = (
-        f" Younger functions have skipped it {reason['skips']:,} times"
+        f" Younger functions have skipped it {how_often}"
         if reason["skips"] and not reason["ahead_alike"]
         else ""
     )

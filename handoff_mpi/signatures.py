@@ -15,7 +15,7 @@ TRACKER = {"register": "rank, capabilities", "request": "rank, cost", "release":
 STRATEGY = {"allocate": "ready, view"}
 #: What they may have.
 MAYBE_OF_STORE = {"close": ""}
-MAYBE_OF_STRATEGY = {"prepare": "view", "rate": "cost, group"}
+MAYBE_OF_STRATEGY = {"prepare": "view", "score": "cost, group"}
 #: The sides of a codec, and a telemetry handler, which are called themselves.
 CODEC = {"serialize": "value, source_rank, target_rank", "deserialize": "payload, source_rank, target_rank"}
 HANDLER = "event, measurements, metadata, config"

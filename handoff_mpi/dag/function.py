@@ -6,7 +6,7 @@ import copy
 import functools
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final, Literal, NoReturn, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Protocol, TypeAlias
 
 from handoff_mpi.dag.codec import Deserializer, Serializer
 from handoff_mpi.dag.handle import Handle, StandsForValue, UnresolvedHandle
@@ -67,6 +67,12 @@ class Argument(StandsForValue):  # type: ignore[misc]
     id: Any
     serialize: Serializer | None = None
     deserialize: Deserializer | None = None
+
+    if TYPE_CHECKING:  # they do not see the one that dataclass makes where a base class is any type
+
+        def __init__(
+            self, id: Any, serialize: Serializer | None = None, deserialize: Deserializer | None = None
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "id", input_id(self.id))

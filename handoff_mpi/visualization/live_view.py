@@ -24,7 +24,7 @@ _MAX_CHARS = 200
 #: Columns that the name of the DAG gets at least.
 _MIN_NAME = 8
 #: From so many columns on a table has all its columns; a narrower one drops what matters least, in these steps.
-_ALL_COLUMNS, _MOST_COLUMNS = 70, 50
+_ALL_COLUMNS, _MAX_COLUMNS = 70, 50
 _MB_PER_GB = 1000
 #: States that functions of a name are counted in besides "done", with their styles. A table has a column for each state
 #: that occurs; beyond the usual number of them its bars make room, so many columns of the terminal for each.
@@ -226,7 +226,7 @@ def _left(each: Status) -> float:
 def _name_table(names: Sequence[tuple[str, Status]], rows: int, width: int) -> Table:
     shown, more = _cut(names, rows)
     states = [state for state in _STATES_OF_A_NAME if any(_number(each.get(state)) for _, each in shown)]
-    has_bar = width >= _MOST_COLUMNS + _STATE_COLUMNS * max(0, len(states) - _USUAL_STATES)
+    has_bar = width >= _MAX_COLUMNS + _STATE_COLUMNS * max(0, len(states) - _USUAL_STATES)
     has_mean = width >= _ALL_COLUMNS
     table = _grid(("left", None if has_bar else 1), ("right", None), *([("left", 1)] if has_bar else []))
     for _ in range(len(states) + has_mean):
@@ -266,7 +266,7 @@ def _busy(each: Status, width: int) -> str:
     busy, slots = each.get("busy"), f"{_number(each.get('slots')):,.0f}"
     if busy is None:
         return f"{slots} slots"
-    return f"{_number(busy):,.0f}/{slots}{' busy' if width >= _MOST_COLUMNS else ''}"
+    return f"{_number(busy):,.0f}/{slots}{' busy' if width >= _MAX_COLUMNS else ''}"
 
 
 def _cores(each: Status, width: int) -> str:

@@ -258,4 +258,4 @@ for number in range(3):
     assert sorted(line for line in lines if "Error" not in line) == sorted(expected)
     errors = sorted(line for line in lines if "Error" in line)
     kinds = [line.partition("Error")[0] for line in errors]
-    assert kinds == ["0 looped: Join"] * 2 + ["1 looped: Join"] * 2 + ["2 looped: Join", "2 looped: Usage"]
+    assert kinds == ["0 looped: Startup"] * 2 + ["1 looped: Startup"] * 2 + ["2 looped: Startup", "2 looped: Usage"]

@@ -126,7 +126,7 @@ IMPATIENT = """
 from handoff_mpi import cli
 from handoff_mpi import process_exit
 from handoff_mpi.launch import rank_main
-process_exit.THREADS_TIMEOUT_S, command.SLOW_LOADING_S = 1.0, 0.5
+process_exit.THREADS_TIMEOUT_S, rank_main.SLOW_LOADING_S = 1.0, 0.5
 cli.program()
 """
 

@@ -255,7 +255,7 @@ def test_it_is_renewed_every_15_seconds_unless_it_is_being_written(tmp_path, mon
     may_end.clear()
     file.renew(STATUS, 200.0)
     file.renew(STATUS, 300.0)
-    monkeypatch.setattr(metrics_file, "_END_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(metrics_file, "_METRICS_END_TIMEOUT_S", 0.05)
     file.finish(STATUS)
     may_end.set()
     file._writer.join()

@@ -64,8 +64,8 @@ class NeedsArguments(Strategy):
     def __init__(self, size): ...
 
 
-class NarrowRate(handoff.RatedStrategy):
-    def rate(self, cost): ...
+class NarrowScore(handoff.RatedStrategy):
+    def score(self, cost): ...
 
 
 async def make_some_time(rank): ...
@@ -131,7 +131,7 @@ RUBBISH = [
     ("allocation_strategy", NarrowStrategy, r"the class NarrowStrategy, whose allocate cannot be called as allocate\("),
     ("allocation_strategy", OddPreparation, r"whose prepare cannot be called as prepare\(view\)"),
     ("allocation_strategy", NeedsArguments, r"NeedsArguments, which needs arguments: give an object, NeedsArguments\("),
-    ("allocation_strategy", NarrowRate(), r"whose rate cannot be called as rate\(cost, group\)"),
+    ("allocation_strategy", NarrowScore(), r"whose score cannot be called as score\(cost, group\)"),
     ("allocation_strategy", "module:", "there is no allocation strategy 'module:'"),
     ("result_store", make_some_time, "which is async"),
     ("resource_tracker", Hostile(), "an object of Hostile, which has no methods"),
@@ -183,7 +183,7 @@ import handoff_mpi as handoff
 NAME = "first_available"
 made = []
 class Good(handoff.RatedStrategy):
-    def rate(self, cost, group): return (group.load(), len(made))
+    def score(self, cost, group): return (group.load(), len(made))
     def __init__(self): made.append(self)
 good = Good()
 class Picky:
@@ -242,7 +242,7 @@ class Rated(handoff.RatedStrategy):
     ratings = [1]
     inherits = False
 
-    def rate(self, cost, group):
+    def score(self, cost, group):
         rating = self.ratings.pop(0) if len(self.ratings) > 1 else self.ratings[0]
         return rating() if callable(rating) else rating
 
@@ -252,12 +252,12 @@ def leave():
 
 
 RATINGS = {
-    "none": ([None], "rate returned None, which cannot be put in order"),
-    "nan": ([float("nan")], "rate returned nan, which cannot be put in order"),
-    "complex": ([1j], "failed in rate: TypeError"),
-    "mixed": ([1, "x"], "failed in rate: TypeError"),
-    "an array": ([np.zeros(2)], "failed in rate: ValueError"),
-    "raises": ([lambda: 1 // 0], "failed in rate: ZeroDivisionError"),
+    "none": ([None], "score returned None, which cannot be put in order"),
+    "nan": ([float("nan")], "score returned nan, which cannot be put in order"),
+    "complex": ([1j], "failed in score: TypeError"),
+    "mixed": ([1, "x"], "failed in score: TypeError"),
+    "an array": ([np.zeros(2)], "failed in score: ValueError"),
+    "raises": ([lambda: 1 // 0], "failed in score: ZeroDivisionError"),
     "leaves": ([leave], "failed: SystemExit"),
 }
 
@@ -272,7 +272,7 @@ def test_ratings_that_cannot_be_used_name_their_strategy(case, tmp_path):
 
 
 def test_a_rated_strategy_that_rates_nothing_says_what_to_define(tmp_path):
-    with pytest.raises(handoff.AllocationError, match=r"define rate\(cost, group\)"):
+    with pytest.raises(handoff.AllocationError, match=r"define score\(cost, group\)"):
         handoff.execute_local(a_dag(), allocation_strategy=handoff.RatedStrategy, run_dir=tmp_path)
 
 

@@ -69,7 +69,7 @@ class Strategy:
 
 
 class Rated(handoff.RatedStrategy):
-    def rate(self, cost: Any, group: Any) -> float:
+    def score(self, cost: Any, group: Any) -> float:
         return float(group.load())
 
 

@@ -15,7 +15,7 @@ from handoff_mpi.comm.mpi import world
 from handoff_mpi.runtime import value_store
 
 if "blind" in sys.argv and world().Get_rank():
-    values.read_status = lambda run_dir: {}  # as on a host that does not see rank 0's run-dir
+    value_store.read_status = lambda run_dir: {}  # as on a host that does not see rank 0's run-dir
 
 told = []
 def tell(event, measurements, metadata, config): told.append([event[1:], measurements, metadata])

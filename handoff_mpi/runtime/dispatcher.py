@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from handoff_mpi.dag import Plan
 from handoff_mpi.errors import ValueUnavailable
 from handoff_mpi.messages import CONSTANT, DISPATCH, FILES, ISOLATE, KEEP, KEEP_REMOTE
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results.store import Key, ResultStore
+from handoff_mpi.runtime.coordinator_ports import SenderPort
 from handoff_mpi.scheduler import Dispatch, Event, HomeValueLost, Scheduler, Unfetched
 from handoff_mpi.serialization import Payload, head_of
-
-
-class SenderPort(Protocol):
-    """The part of a :class:`~handoff_mpi.comm.Transport` that rank 0 acts through."""
-
-    def send(self, dest: int, message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> None:
-        """Send a message, and ``buffers`` beside it, to ``dest``."""
-        ...
-
-    def drop(self, rank: int) -> None:
-        """Give up what is under way to or from ``rank``, which is lost."""
-        ...
 
 
 class _ValueLost(Exception):

@@ -14,7 +14,8 @@ from handoff_mpi.dag import Plan
 from handoff_mpi.errors import AllocationError, JournalError, LauncherLost
 from handoff_mpi.results.store import ResultStore
 from handoff_mpi.runtime.backoff import Backoff, clock
-from handoff_mpi.runtime.coordinator import Coordinator, CoordinatorSettings, Facts, Loss
+from handoff_mpi.runtime.coordinator import Coordinator
+from handoff_mpi.runtime.coordinator_ports import CoordinatorSettings, Facts, Loss
 from handoff_mpi.runtime.host_monitor import HostGuard
 from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.process_monitor import GONE, LIVES, STOPPED, ProcessMonitor

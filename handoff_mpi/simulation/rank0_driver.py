@@ -1,7 +1,7 @@
 """Rank 0 of a simulated launch: it runs the coordinator of real runs, over ports that the simulation supplies.
 
-It does what :mod:`handoff_mpi.runtime.scheduler_loop` does in a real run: it gathers facts, calls the coordinator when
-something has happened or is due, and looks at processes. All that rank 0 stores, writes and sends is the coordinator's.
+The driver stands where :mod:`handoff_mpi.runtime.scheduler_loop` stands in a real run: it gathers facts, calls the
+coordinator when an event has come or a turn is due, and looks at processes. The coordinator stores, writes and sends.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from handoff_mpi.messages import Entry
 from handoff_mpi.resources import PlainAmounts
 from handoff_mpi.results.event_log import EventPort, NoEvents
 from handoff_mpi.results.store import MemoryStore
-from handoff_mpi.runtime.coordinator import Coordinator, CoordinatorSettings, Facts, Loss
+from handoff_mpi.runtime.coordinator import Coordinator
+from handoff_mpi.runtime.coordinator_ports import CoordinatorSettings, Facts, Loss
 from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.tracker_adapter import TrackerAdapter
 from handoff_mpi.scheduler import Closed, Event, ProcessChecked, Scheduler, Submitted
@@ -27,8 +28,8 @@ from handoff_mpi.simulation.run_dir import PreviousLaunch
 if TYPE_CHECKING:
     from handoff_mpi.simulation.launch import Launch
 
-#: How likely the tracker refuses, and for how long it may be before it grants.
-_REFUSES, _REFUSES_S = 0.2, 10.0
+#: How likely the tracker refuses a request, and for how long a refused task may wait after that.
+_REFUSAL_LIKELIHOOD, _MAX_REFUSED_S = 0.2, 10.0
 #: The number of the run, part of every message.
 RUN = 1
 
@@ -214,9 +215,9 @@ class SimulatedTracker:
     def request(self, rank: int, amounts: PlainAmounts) -> bool:
         """Grant a call on ``rank`` its cost, or refuse; what is refused is asked for again later."""
         launch = self._launch
-        if launch.clock.now < launch.faults.until and launch.rng.random() < _REFUSES:
+        if launch.clock.now < launch.faults.until and launch.rng.random() < _REFUSAL_LIKELIHOOD:
             launch.fault_counts["refusal"] += 1
-            launch.trouble(launch.clock.now + _REFUSES_S)
+            launch.trouble(launch.clock.now + _MAX_REFUSED_S)
             return False
         self._granted[rank] += 1
         return True

@@ -320,6 +320,49 @@ MISTAKES = [
         seed=252,
         tree="patient",
     ),
+    Mistake(
+        "a collocated group grows, and its class keeps what is derived from the need it had before",
+        [
+            ("scheduler.ready:ReadyTasks.widen_group", "self._need.get(group, {})", "self._need.setdefault(group, {})"),
+            ("scheduler.ready:ReadyTasks.widen_group", "self._need[group] = need | {name", "need |= {name"),
+            ("allocation.ledger:Ledger.request_class", "else tuple(need.items()))", "else id(need))"),
+            ("allocation.ledger:Ledger.request_class", "dict(need) if need else cost", "need or cost"),
+        ],
+        seed=1346,
+    ),
+    Mistake(
+        "a rank that asks rank 0 for a file that is gone waits for ever",
+        [("runtime.coordinator:Coordinator._is_for_a_file", "not self.settings.has_own_worker or ", "")],
+        seed=503,
+        options={"ranks": 12, "tasks": 59, "always": ("damaged files", "relaunch", "cut off")},
+    ),
+    Mistake(
+        "a task is offered that came back from a rank after its input was lost",
+        [("scheduler.tasks:TaskTable.requeue", "if not lost:", "if True:")],
+        seed=1134,
+        options={**_FINE, "always": ("lost values", "pressure", "deaths")},
+    ),
+    Mistake(
+        "an input is moved out of memory by the fetch of another input of its call",
+        [
+            (
+                "worker.machine:Worker._want_held",
+                "            self._held_values.want(work, task)\n",
+                "            pass\n",
+            ),
+            (
+                "worker.machine:Worker._want_missing",
+                "        if payload is not None or task in self.held:\n            continue\n",
+                "        if payload is not None:\n            continue\n"
+                "        if task in self.held:\n            self._held_values.want(work, task)\n            continue\n",
+            ),
+            ("worker.machine:Worker._on_dispatch", "not self._want_held(work):", "(self._want_held(work) or True):"),
+            ("worker.machine:Worker._on_dispatch", "incomplete.append(work)", "self._want_missing(work)"),
+        ],
+        seed=1062,
+        options={"tasks": 100, "always": ("pressure",)},
+        reserves_soon=True,
+    ),
 ]
 
 

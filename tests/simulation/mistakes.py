@@ -288,6 +288,13 @@ MISTAKES = [
         seed=146,
         options={**_FINE, "always": ("bad host",)},
     ),
+    Mistake(
+        "failures are never decided, since one is skipped while it is tried elsewhere",
+        [("scheduler.undecided:UndecidedFailures._is_turn", " if self._may_run(task)", "")],
+        seed=856,
+        options={"always": ("bad host", "lost values", "deaths")},
+        tree="impatient",
+    ),
     # -- workers --
     Mistake(
         "a rank has lost its copy of a value, and so the file is taken for damaged",

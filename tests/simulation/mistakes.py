@@ -289,8 +289,8 @@ MISTAKES = [
         options={**_FINE, "always": ("bad host",)},
     ),
     Mistake(
-        "failures are never decided, since one is skipped while it is tried elsewhere",
-        [("scheduler.undecided:UndecidedFailures._is_turn", " if self._may_run(task)", "")],
+        "a failure is never decided: its taker is tried elsewhere, and waits for it",
+        [("scheduler.failures:Failures._may_run", "(READY, DISPATCHED)", "(READY, DISPATCHED, 0)")],
         seed=856,
         options={"always": ("bad host", "lost values", "deaths")},
         tree="impatient",

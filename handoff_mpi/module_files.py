@@ -75,8 +75,8 @@ def missing_sources() -> dict[str, bytes]:
 #: The file that is found by the name of a module. This package itself may not be found in a fresh Python.
 _FINDER = """
 try:
-    from {room} import begin_anew
-    begin_anew(globals(), {file!r}, {text!r})
+    from {room} import restart
+    restart(globals(), {file!r}, {text!r})
 except ImportError as error:
     _why = "{{}} cannot be executed: {{}}".format({file!r}, error)
     def __getattr__(name):
@@ -119,7 +119,7 @@ def _remove(directory: str, process: int) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def begin_anew(contents: dict[str, Any], file: str, text: str | None) -> None:
+def restart(contents: dict[str, Any], file: str, text: str | None) -> None:
     """Fill the module that a fresh Python has found. If that fails, calling anything of it does, and ends with why.
 
     A pool replaces a process that raises while it unpickles what it is to do, and would do so for ever.

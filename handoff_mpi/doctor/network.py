@@ -231,11 +231,11 @@ class Leader:
         return self._arrived.popleft() if self._arrived else None
 
 
-def serve(transport: Any, handlers: Handlers, patience_s: float) -> None:
+def serve(transport: Any, handlers: Handlers, silence_timeout_s: float) -> None:
     """Another rank: answer until rank 0 says to leave.
 
     Raises:
-        ConnectionError: rank 0 or the launcher is gone, or rank 0 was silent for ``patience_s``.
+        ConnectionError: rank 0 or the launcher has ended, or rank 0 was silent for ``silence_timeout_s``.
     """
     parent = os.getppid()
     backoff = Backoff(transport.doorbell)
@@ -245,7 +245,7 @@ def serve(transport: Any, handlers: Handlers, patience_s: float) -> None:
         for each in arrived:
             if isinstance(each, RankFailed):
                 if each.rank == 0:
-                    raise ConnectionError(f"rank 0 is gone: {each.reason}")
+                    raise ConnectionError(f"rank 0 was lost: {each.reason}")
                 continue
             heard = time.monotonic()
             _react(transport, handlers, each)
@@ -253,9 +253,9 @@ def serve(transport: Any, handlers: Handlers, patience_s: float) -> None:
                 transport.flush(5.0)
                 return
         if os.getppid() != parent:
-            raise ConnectionError("the launcher is gone")
-        if time.monotonic() - heard > patience_s:
-            raise ConnectionError(f"rank 0 has been silent for {patience_s:.0f} s")
+            raise ConnectionError("the launcher has ended")
+        if time.monotonic() - heard > silence_timeout_s:
+            raise ConnectionError(f"rank 0 has been silent for {silence_timeout_s:.0f} s")
         backoff.wait(bool(arrived), transport.is_transferring, math.inf)
 
 

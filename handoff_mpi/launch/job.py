@@ -399,7 +399,7 @@ class Job:
             for position, each in enumerate(arrived):
                 if isinstance(each, RankFailed):
                     if each.rank == 0:
-                        raise ConnectionError(f"rank 0 is gone: {each.reason}")
+                        raise ConnectionError(f"rank 0 was lost: {each.reason}")
                     continue
                 has_heard |= each.source == 0
                 kind = each.message[0]
@@ -421,7 +421,7 @@ class Job:
                     shut_down_workers(self.transport)
                     return shared
             if os.getppid() != parent:
-                raise ConnectionError("the launcher is gone")
+                raise ConnectionError("the launcher has ended")
             rank0_monitor.look(has_heard, clock())
             backoff.wait(bool(arrived), self.transport.is_transferring, clock() + 1.0)
 

@@ -25,15 +25,15 @@ def started(
     """
     stamp = _STAMP + uuid.uuid4().hex  # a variable of its own: such jobs may start others
     process = subprocess.Popen(command, env={**environment, stamp: "1"}, start_new_session=True, **streams)
-    patience_s = _TERMINATE_S
+    silence_timeout_s = _TERMINATE_S
     try:
         yield process
     except BaseException:
-        patience_s = 0.0 if is_local else _TERMINATE_S
+        silence_timeout_s = 0.0 if is_local else _TERMINATE_S
         raise
     finally:
-        if process.poll() is None and patience_s:
-            _terminate(process, patience_s)
+        if process.poll() is None and silence_timeout_s:
+            _terminate(process, silence_timeout_s)
         _kill_stamped(stamp)
         with suppress(subprocess.TimeoutExpired):  # it hangs in the kernel: left behind
             process.wait(KILL_WAIT_TIMEOUT_S)
@@ -41,10 +41,10 @@ def started(
             process.stdout.close()
 
 
-def _terminate(process: subprocess.Popen[Any], patience_s: float) -> None:
+def _terminate(process: subprocess.Popen[Any], silence_timeout_s: float) -> None:
     process.terminate()
     try:
-        process.wait(patience_s)
+        process.wait(silence_timeout_s)
     except subprocess.TimeoutExpired:
         pass  # it is killed with the rest
 

@@ -414,7 +414,7 @@ class Run:
                 slots=rank_state.slots,
                 isolation=self._isolation(rank, rank_state.slots),
                 heartbeat_s=self._heartbeat_s(),
-                patience_s=0.0 if 0 in pids[rank_state.host] else max(_MIN_SILENCE_S, options.heartbeat_timeout),
+                silence_timeout_s=0.0 if 0 in pids[rank_state.host] else max(_MIN_SILENCE_S, options.heartbeat_timeout),
                 rank0=(job.capabilities[0].host, os.getpid()),
                 store_nbytes=self._store_nbytes(job.capabilities[rank], pids),
                 cache_nbytes=parse_nbytes(options.cache_size),

@@ -201,7 +201,7 @@ class _Reader:
             self.launch.restored.discard(task)
             self._done(task, Done(attempt, rank, started, duration, nbytes, payload, key))
         for incident in incidents:
-            self._set_back(*incident)
+            self._note_incident(*incident)
         for task, attempt, rank, status, kind, message, *times in failed:
             identity = self.launch.identity(task)
             known = self._history.failed.get(identity)
@@ -211,12 +211,12 @@ class _Reader:
                 continue  # its rank died as well: one attempt fails once
             self._failed.add((task, attempt))
             self._in_flight.discard(task)
-            self._set_back(task, attempt, rank, kind, message)
+            self._note_incident(task, attempt, rank, kind, message)
             if status == DIED:
                 self._history.deaths[identity] = self._history.deaths.get(identity, 0) + 1
         self._in_flight.update(task for task, _, _ in sent)
 
-    def _set_back(self, task: int, attempt: int, rank: int, kind: str, reason: str) -> None:
+    def _note_incident(self, task: int, attempt: int, rank: int, kind: str, reason: str) -> None:
         told = self._history.incidents.setdefault(self.launch.identity(task), [])
         if not told or (told[-1].launch, told[-1].attempt) != (self.launch.epoch, attempt):
             told.append(Incident(self.launch.epoch, attempt, rank, kind, reason))

@@ -1,4 +1,4 @@
-"""What people are told of failures while a run goes on: the first of each kind at once, the others as a count."""
+"""Lines about failures while a run continues: the first of each kind at once, the others as a count."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Announcer(Protocol):
 
 @dataclass(slots=True)
 class _Shown:
-    """What was said of a group.
+    """The lines printed so far about one group of failures.
 
     Attributes:
         group: the functions of it that failed for good.

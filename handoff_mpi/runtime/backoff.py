@@ -41,8 +41,8 @@ def at(monotonic_s: float) -> float:
 class Backoff:
     """Decides between spinning and sleeping.
 
-    It spins if what it waited for last came while it did. Where waits outlast the spin, whoever is waited for may
-    need the core: then it sleeps at once.
+    It spins if what it waited for last came while it did. Where waits outlast the spin, the other process may need
+    the core: then it sleeps at once.
 
     Args:
         doorbell: what is rung when something was sent here; None if nobody rings.

@@ -43,7 +43,7 @@ class Children:
         machine: knows which calls are to run.
         caller: knows code and constants.
         child_pool: children of runs before, and for those after; None if the run's are all to end with it.
-        gather: returns all that a call needs; None if an input is not to be had, which is told then.
+        gather: returns all that a call needs; None if an input is unavailable, which it reports then.
         ended: takes a call, its outcome and when it began.
         begun: takes the event of a call that had to be prepared, and has begun.
         updated: takes a rank and the resources that a call in a child says it has.
@@ -175,7 +175,7 @@ class Children:
             try:
                 child.call_ahead(frames)
             except OSError:
-                pass  # it is gone, which is noticed when it is listened to
+                pass  # it has ended, which the next read of its socket notices
 
     def _frame_ahead(self, work: QueuedCall, before: QueuedCall) -> bytes | None:
         """Return a call as it is sent behind ``before``; None if it must be sent in its turn."""
@@ -231,7 +231,7 @@ class Children:
         self._ended(work, Outcome(status, payload, error, duration), at(began))
 
     def _child_died(self, slot: int) -> None:
-        """The call that ran has come to nothing; those sent ahead are sent to another child."""
+        """The call that ran has failed with its process; those sent ahead go to another child."""
         child, sent = self._children[slot], self.sent[slot]
         assert child is not None
         self._children[slot] = None
@@ -261,7 +261,7 @@ class Children:
             self._send_again(slot, sent.taken_back(child.take_back()))
 
     def _send_again(self, slot: int, void: Sequence[QueuedCall]) -> None:
-        """The child will not run these: if it is one's turn it is sent anew; so are the others when it is theirs."""
+        """The child will not run these calls; each is sent again when its turn comes."""
         running = self._machine.running[slot]
         if running is not None and running in void:
             self.call(running)

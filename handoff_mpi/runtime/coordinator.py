@@ -95,7 +95,7 @@ from handoff_mpi.serialization import NOTHING, Payload
 _FOR_WORKERS = frozenset(
     {DISPATCH, CONSTANT, FILES, RETRACT, FREE_VALUES, LOST, CHECK_PROCESS, STOP, FETCH, VALUE, NOT_FOUND, REDIRECT}
 )
-#: How many ranks of a host are asked to look at a silent one: they may be deaf themselves.
+#: How many ranks of a host are asked to look at a silent one: some may not receive messages either.
 _MAX_ASKED_RANKS = 4
 _NEVER = float("inf")
 
@@ -426,7 +426,7 @@ class Coordinator:
         """
         for rank in self._everyone():
             self.dispatcher.send(rank, (STOP, self.settings.number, shared))
-        self.gone |= self.scheduler.silent  # a rank that was cut off is told, but not waited for
+        self.gone |= self.scheduler.silent  # a rank that was cut off gets the message, but nobody waits for its answer
         return {rank for rank in self._everyone() if rank not in self.gone}
 
     def close(self) -> None:

@@ -75,7 +75,7 @@ class Facts:
 
     Attributes:
         events: events that the machine handles first: tasks were submitted, or a process was found alive.
-        stop_reason: why the run must stop; empty if it need not, or if the coordinator was told before.
+        stop_reason: why the run must stop; empty if it need not, or if the coordinator knows already.
         lost: ranks whose processes or hosts no longer exist.
         unseen: silent ranks whose processes cannot be seen from here.
     """

@@ -1,4 +1,4 @@
-"""What rank 0 sends: each rank gets a code, a large constant and the name of an old file once."""
+"""Messages of rank 0 to ranks: each rank gets a code, a large constant and the name of an old file once."""
 
 from __future__ import annotations
 

@@ -113,12 +113,12 @@ class _Followed:
         return self.capture is None or self._now != self._seen or self.follower.holds_back
 
     def is_seen(self) -> None:
-        """What was new is shown."""
+        """The new text was shown."""
         self._seen = self._now
 
 
 class _Descriptor:
-    """Stdout, by a copy of its descriptor; whoever reads it may be slow, and must not hold this rank for ever."""
+    """Stdout, by a copy of its descriptor; its reader may be slow, and must not hold this rank for ever."""
 
     def __init__(self) -> None:
         self._fd = duplicate(1)

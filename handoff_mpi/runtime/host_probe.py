@@ -15,7 +15,7 @@ from dataclasses import dataclass
 PROBE = "HANDOFF_PROBE"
 #: A host that has not answered by then does not answer.
 HOST_PROBE_TIMEOUT_S = 5.0
-#: How long a question that was killed may take to be gone.
+#: How long the process of a killed question may take to end.
 PROBE_END_TIMEOUT_S = 1.0
 
 LIVES = "lives"
@@ -77,7 +77,7 @@ class HostProbe:
 
 
 class Question:
-    """A question that is asked beside whatever else is done.
+    """A question that is asked beside all other work.
 
     Args:
         host_probe: how hosts are reached.

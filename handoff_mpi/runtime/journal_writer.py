@@ -1,4 +1,4 @@
-"""What the scheduler's loop writes into the journal, one record a turn; see :mod:`handoff_mpi.results.history`."""
+"""Writes the records of the coordinator into the journal, one a turn; see :mod:`handoff_mpi.results.history`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_TRACEBACKS, _MAX_CHARS = 1000, 16_000
 _NO_CODES: Mapping[str, list[bytes]] = {}
 _NO_REASONS: Mapping[str, list[int]] = {}
 #: Causes of which a call is made again though the function did not fail.
-SETBACKS: dict[int, str] = {Cause.RANK_LOST: RANK_LOSS, Cause.VALUE_LOST: VALUE_LOSS}
+INCIDENTS: dict[int, str] = {Cause.RANK_LOST: RANK_LOSS, Cause.VALUE_LOST: VALUE_LOSS}
 #: Causes of which a task comes back that was sent to a rank, but not called there; a tuple, see ``DISPATCHES``.
 _RETURNS = (Cause.RETRACTED, Cause.INPUT_LOST)
 _TOLD_OF_RANKS = frozenset({"suspect", "returned", "lost"})
@@ -146,9 +146,9 @@ class JournalWriter:
                 self._journal.append(("probation", detail[0] == "probation", *detail[1]))
             elif task < 0 and detail[0] == "forgiven":
                 forgiven.append(detail[1])
-            elif cause in (Cause.GIVEN_UP, Cause.ERROR):  # what is told of it in the end
+            elif cause in (Cause.GIVEN_UP, Cause.ERROR):  # the failure that the run reports in the end
                 self._failed.append((task, attempt, rank, RAISED, *detail))
-            elif (kind := SETBACKS.get(cause)) is not None:
+            elif (kind := INCIDENTS.get(cause)) is not None:
                 incidents.append((task, attempt, rank, kind, detail))
         if returned:
             self._journal.append(("returned", returned))

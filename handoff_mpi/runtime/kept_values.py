@@ -71,7 +71,7 @@ class KeptValues:
                 self._to_bring[task] = None
 
     def go_on(self) -> None:
-        """What could not be had from one rank or file may be brought from a rank, or is made again."""
+        """A value that one rank or file could not give may be brought from another rank, or is made again."""
         tasks = self._scheduler.tasks
         to_bring, self._to_bring = self._to_bring, {}
         for task in to_bring:

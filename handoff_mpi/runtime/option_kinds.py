@@ -39,7 +39,7 @@ class WrongValue(Exception):
 
 
 class Kind:
-    """What an option takes; this one takes anything.
+    """The values that an option takes; this kind takes any.
 
     Attributes:
         metavar: stands for the value in help texts; empty for options that no flag gives a value to.

@@ -211,8 +211,8 @@ class RunOptions:
     fresh: bool = option(
         False,
         YesNo(),
-        "start over, whatever the run-dir holds",
-        "start over, whatever earlier launches left in the run-dir.",
+        "start over, and ignore what the run-dir holds",
+        "start over, and ignore what earlier launches left in the run-dir.",
         "restart clean force",
         is_read_early=True,
     )
@@ -372,7 +372,7 @@ _defaults: dict[str, Any] = {}
 
 
 def set_defaults(given: Mapping[str, Any]) -> None:
-    """Have :func:`options_of` take ``given`` where it is told nothing else.
+    """Make :func:`options_of` use ``given`` where its caller gives no value.
 
     Raises:
         UsageError: an option is unknown or its value wrong.

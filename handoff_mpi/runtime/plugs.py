@@ -1,4 +1,4 @@
-"""What is wrong with the strategy, the tracker or the store that a user has given, as far as it can be told at once."""
+"""Finds faults of a strategy, a tracker or a store that a user has given, as far as they show before the run."""
 
 from __future__ import annotations
 

@@ -2,9 +2,9 @@
 
 MPI does not report every death (a rank that leaves with ``exit(1)`` is never mentioned), and nobody reports a
 rank that was stopped. Each rank therefore looks now and then at the next living rank of its host, in a ring, and
-at any rank that rank 0 asks about. One that is gone is reported; one that was stopped for long is *fenced*, that
-is killed, so that it can never come back and disturb what others have taken over; one that lives is left alone,
-whatever it does.
+at any rank that rank 0 asks about. It reports a rank that no longer exists. It *fences* one that was stopped for
+long, that is, it kills it, so that it can never come back and disturb what others have taken over. One that lives is
+left alone, without an exception.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from handoff_mpi.runtime import presence
 
 #: Seconds between two looks at the next rank of the ring.
 PROCESS_CHECK_INTERVAL_S = 1.0
-#: A rank found stopped at every look for this long is fenced. Whoever suspends a whole job suspends the looking too.
+#: A rank found stopped at every look for this long is fenced. A signal that suspends a whole job suspends these looks too.
 STOPPED_S = 20.0
 
 #: A process that was killed has ended after this long, but for one that hangs in the kernel.
@@ -47,7 +47,7 @@ class Stops:
             self._spans.pop(pid, None)
             return None
         since, looked_at = self._spans.get(pid, (now, now))
-        # Looks that are far apart tell that this process was suspended as well: then counting starts anew.
+        # Looks that are far apart tell that this process was suspended as well: then it counts from zero again.
         since = now if now - looked_at > 5 * PROCESS_CHECK_INTERVAL_S else since
         self._spans[pid] = (since, now)
         return now - since
@@ -76,7 +76,7 @@ class ProcessMonitor:
         self.next_look = 0.0
 
     def forget(self, rank: int) -> None:
-        """``rank`` is known to be gone; the rank before it in the ring ends what it has left running."""
+        """``rank`` is lost; the rank before it in the ring ends what it has left running."""
         is_next = rank == self._next()
         born = self._born.pop(rank, None)
         if born is not None and is_next and _has_died(self._pids[rank], born):
@@ -113,7 +113,7 @@ class ProcessMonitor:
             return UNSEEN, "its process cannot be seen from here"
         state, since = look_at(self._pids[rank])
         if since != born or state in ("Z", "X"):
-            return GONE, "its process is gone"
+            return GONE, "its process no longer exists"
         stopped_s = self._stops.look(self._pids[rank], state, now)
         if stopped_s is None:
             if self._has_hidden(rank, now):

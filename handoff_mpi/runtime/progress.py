@@ -43,7 +43,7 @@ _FAILED, _SKIPPED = int(State.FAILED), int(State.SKIPPED)
 
 @dataclass(slots=True)
 class _OfName:
-    """What is known of the functions of one name; ``calls`` and ``busy_s`` count attempts of this launch."""
+    """Counts and times of the functions of one name; ``calls`` and ``busy_s`` count attempts of this launch."""
 
     total: int = 0
     done: int = 0

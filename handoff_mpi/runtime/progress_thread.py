@@ -24,7 +24,7 @@ class ProgressThread(threading.Thread):
     """Looks after the communicator while the main thread is in a long call.
 
     Args:
-        end: ends this process, from this thread: when rank 0 is gone nobody wants the outcome of the call, which may
+        end: ends this process, from this thread: when rank 0 was lost nobody wants the outcome of the call, which may
             last for hours. Where it is None, ``error`` is there for the main thread once the call has ended.
     """
 

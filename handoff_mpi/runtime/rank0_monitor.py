@@ -20,7 +20,7 @@ from handoff_mpi.messages import ASKED
 from handoff_mpi.resources import Capability
 from handoff_mpi.runtime.host_probe import HostProbe, Question
 from handoff_mpi.runtime.process_monitor import GONE, LIVES, STOPPED, ProcessMonitor
-from handoff_mpi.worker.silence_timer import Patience
+from handoff_mpi.worker.silence_timer import SilenceTimer
 
 #: A rank that nobody can be asked about is waited for this long: a week.
 IDLE_TIMEOUT_S = 7 * 86_400.0
@@ -72,13 +72,13 @@ class Rank0Monitor:
         self._turn_s = REPEAT_QUESTION_S * here.index(transport.rank)
         self._has_answered = False
         self._question: Question | None = None
-        self._patience = Patience(limit_s, now)
+        self._silence_timer = SilenceTimer(limit_s, now)
         self.begin(now)
 
     def begin(self, now: float) -> None:
         """The wait for a run begins."""
         self.end()
-        self._patience.begin_anew()
+        self._silence_timer.restart()
         self._unanswered = 0
         self._pause_s = FIRST_QUESTION_S
         self._next_look = now
@@ -94,17 +94,17 @@ class Rank0Monitor:
         """Look and ask, if it is time to; ``has_heard`` tells whether rank 0 has said anything.
 
         Raises:
-            ConnectionError: rank 0 is gone, or this host was cut off from it.
+            ConnectionError: rank 0 was lost, or this host was cut off from it.
         """
         if has_heard:
-            self._patience.begin_anew()
+            self._silence_timer.restart()
         if now < self._next_look:
             return
         self._next_look = now + RANK0_CHECK_INTERVAL_S
         self._look_at_process(now)
         self._ask(now)
-        if self._patience.has_ended(False, now):
-            silent_s = self._patience.silence_s
+        if self._silence_timer.has_ended(False, now):
+            silent_s = self._silence_timer.silence_s
             raise ConnectionError(
                 f"rank 0 has been silent for {silent_s:.0f} s between two runs, and could not be asked (idle_limit)"
             )
@@ -114,7 +114,7 @@ class Rank0Monitor:
         if state in (GONE, STOPPED):
             raise ConnectionError(f"rank 0 is lost: {reason}")
         if state == LIVES:
-            self._patience.begin_anew()
+            self._silence_timer.restart()
 
     def _ask(self, now: float) -> None:
         if self._host_probe is None or self._name is None:
@@ -134,11 +134,11 @@ class Rank0Monitor:
         """Take in an answer, to this rank or to another of its host.
 
         Raises:
-            ConnectionError: rank 0 is gone, or this host was cut off from it.
+            ConnectionError: rank 0 was lost, or this host was cut off from it.
         """
         if answer == LIVES:
             self._has_answered, self._unanswered = True, 0
-            self._patience.begin_anew()
+            self._silence_timer.restart()
             self._pause_s = min(2 * self._pause_s, MAX_QUESTION_INTERVAL_S)
         else:
             self._unanswered += 1
@@ -147,6 +147,6 @@ class Rank0Monitor:
         if not self._has_answered:
             return
         if answer == GONE:
-            raise ConnectionError("rank 0 is gone: its process is")
+            raise ConnectionError("the process of rank 0 no longer exists")
         if self._unanswered >= UNANSWERED:
             raise ConnectionError(f"the host of rank 0 has not answered {self._unanswered} questions in succession")

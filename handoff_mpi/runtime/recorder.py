@@ -1,4 +1,4 @@
-"""What ran where and when, kept in columns while a run goes on; and the telemetry drawn from it."""
+"""Keeps in columns where and when each call ran, while a run continues; and emits the telemetry of it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from handoff_mpi.results.history import Done
 from handoff_mpi.results.records import Incident, RecordTable, note_probation
 from handoff_mpi.runtime.announcements import Announcer
 from handoff_mpi.runtime.backoff import clock
-from handoff_mpi.runtime.journal_writer import SETBACKS
+from handoff_mpi.runtime.journal_writer import INCIDENTS
 from handoff_mpi.runtime.losses import Losses
 from handoff_mpi.scheduler import Cause, Failure, Scheduler, State
 from handoff_mpi.telemetry import handlers as events
@@ -192,7 +192,7 @@ class Recorder:
                 self._rank_event(rank, *detail)
             elif cause == Cause.RETRY:
                 self.retries += 1
-                self._set_back(task, attempt, rank, *detail)
+                self._note_incident(task, attempt, rank, *detail)
                 due = scheduler.ready.deferred.get(task)
                 delay_s = 0.0 if due is None else due - scheduler.now
                 about = {**self._about(task, attempt, rank), "kind": detail[0], "reason": detail[1], "delay": delay_s}
@@ -201,19 +201,19 @@ class Recorder:
                 self._announce(task, attempt, rank, delay_s)
             elif cause == Cause.UNDECIDED:
                 self._announce(task, attempt, rank, None)
-            elif cause in SETBACKS:
+            elif cause in INCIDENTS:
                 self.undone.append(task)
                 (reassigned if cause == Cause.RANK_LOST else recomputed).append(task)
                 self._long.pop(task, None)
                 rank = rank if rank >= 0 else self._ranks[task]
                 (self.losses.reassign if cause == Cause.RANK_LOST else self.losses.recompute)(task, rank)
-                self._set_back(task, attempt, rank, SETBACKS[cause], detail)
+                self._note_incident(task, attempt, rank, INCIDENTS[cause], detail)
                 event = events.FUNCTION_REASSIGN if cause == Cause.RANK_LOST else events.FUNCTION_RECOMPUTE
                 telemetry.execute(event, _now(), {**self._about(task, attempt, rank), "reason": detail})
                 name = "function.reassigned" if cause == Cause.RANK_LOST else "function.recomputed"
                 self._note(name, detail, task=task, rank=rank, attempt=attempt, reason=detail)
             elif cause == Cause.ERROR or cause == Cause.GIVEN_UP:
-                self._set_back(task, attempt, rank, *detail)
+                self._note_incident(task, attempt, rank, *detail)
                 self._announce_end(task, scheduler.failures[task])
             elif cause == Cause.RETRACTED:
                 self._tell_refused(scheduler, task, rank, detail[1])
@@ -289,7 +289,7 @@ class Recorder:
         telemetry.execute(events.FUNCTION_SKIPPED, _now(), about)
         self._note("function.skipped", about["reason"], task=task, reason=about["reason"])
 
-    def _set_back(self, task: int, attempt: int, rank: int, kind: str, reason: str) -> None:
+    def _note_incident(self, task: int, attempt: int, rank: int, kind: str, reason: str) -> None:
         self._incidents.setdefault(task, []).append(Incident(self.launch, attempt, rank, kind, reason))
 
     def wants_claims(self) -> bool:
@@ -367,7 +367,7 @@ class Recorder:
     def _tell_let_go(self, why: str) -> None:
         if not self._has_told_let_go:
             self._has_told_let_go = True
-            print_message(f"{why}: one call at a time goes on")
+            print_message(f"{why}: it continues with one call at a time")
 
     def _tell_once(self, text: str) -> None:
         if text not in self._told:  # a function may say so each time it is called

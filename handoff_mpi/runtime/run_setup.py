@@ -1,4 +1,4 @@
-"""What a rank must know of a run to take part in it."""
+"""Facts that a rank must know of a run to take part in it."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class OutputSetup:
 
 @dataclass(slots=True)
 class RunSetup:
-    """What rank 0 tells every rank when a run starts.
+    """The message of rank 0 to every rank when a run starts.
 
     Attributes:
         run: the run's name, unique in the job.
         number: the run's number, part of every message.
-        slots: of the rank that is told.
+        slots: of the rank that receives this.
         isolation: "rank" (slot 0 in the rank itself, further ones in children), "process", or "inline" (the calls of
             all slots in the rank itself, one after the other).
         heartbeat_s: most seconds between signs of life.
@@ -44,8 +44,8 @@ class RunSetup:
         setup: dag.py's ``setup(rank)``, encoded, for child processes; or None.
         tells_transfers: whether rank 0 wants to know of transfers between ranks.
         pids: rank to process id, of the ranks of this host.
-        patience_s: a rank 0 that shows no sign of life for this long is asked about, and is given up after twice as
-            long if nobody can be asked; 0 never ends.
+        silence_timeout_s: after this long without a sign of life of rank 0, ranks ask about it, and give it up after twice
+            as long if nobody can be asked; 0 never ends.
         rank0: rank 0's host and process id.
         memory_nbytes: the host's memory as it is offered, 0 if that is not known.
         ranks_here: how many ranks of the host share it.
@@ -69,7 +69,7 @@ class RunSetup:
     setup: bytes | None = None
     tells_transfers: bool = False
     pids: dict[int, int] = field(default_factory=dict)
-    patience_s: float = 0.0
+    silence_timeout_s: float = 0.0
     rank0: tuple[str, int] = ("", 0)
     checkpoint: str = "none"
     memory_nbytes: int = 0

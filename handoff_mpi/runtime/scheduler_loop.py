@@ -1,4 +1,4 @@
-"""What rank 0 does: poll, gather facts, let the coordinator act, wait; turn after turn until the run is over."""
+"""The loop of rank 0: poll, gather facts, let the coordinator act, wait; turn after turn until the run is over."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from handoff_mpi.serialization import Payload
 SHUTDOWN_TIMEOUT_S = 10.0
 #: Seconds between two looks at the run-dir.
 CONFIRM_S = 1.0
-#: How long a launcher that dies takes to be gone.
+#: How long a launcher that dies takes to end.
 LAUNCHER_S = 1.0
 #: Seconds between two looks at what is not told by messages: the launcher, neighbours, the run-dir, other hosts.
 CHECK_INTERVAL_S = 0.02
@@ -37,7 +37,7 @@ CHECK_INTERVAL_S = 0.02
 
 @dataclass(slots=True)
 class LoopSettings:
-    """What the loop needs to know of a run.
+    """Facts of a run that the loop needs.
 
     Attributes:
         run: the run's name.
@@ -162,7 +162,7 @@ class SchedulerLoop:
         """Run until the scheduler is done, or was stopped and what ran has ended or used up its grace period.
 
         Raises:
-            LauncherLost: the launcher is gone.
+            LauncherLost: the launcher has ended.
             Superseded: a newer launch has taken over.
         """
         backoff = Backoff(self.transport.doorbell)
@@ -272,7 +272,7 @@ class SchedulerLoop:
         self.coordinator.updates.append((rank, resources))
 
     def _await_end_of_launcher(self) -> None:
-        """All ranks gone at once mean a launcher that dies: they lose it a moment before its children are told."""
+        """The loss of all ranks at once means a launcher that dies: MPI reports it a moment before the kernel does."""
         end = clock() + LAUNCHER_S
         while clock() < end:
             if os.getppid() != self._launcher:
@@ -281,7 +281,7 @@ class SchedulerLoop:
 
     def _leave_lost_job(self) -> None:
         if self.settings.workers and self.settings.has_launcher:
-            raise LauncherLost("the launcher is gone; what was done is in the journal, and the same command resumes")
+            raise LauncherLost("the launcher has ended; what was done is in the journal, and the same command resumes")
 
     # -- the end --------------------------------------------------------------------------------------
 

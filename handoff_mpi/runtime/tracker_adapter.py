@@ -18,7 +18,7 @@ _SAID_NO = "it said no"
 
 
 class TrackerAdapter:
-    """What the tracker has granted.
+    """Grants of the tracker.
 
     Args:
         tracker: the user's.
@@ -86,7 +86,7 @@ class TrackerAdapter:
         self._call("register", rank, dict(self._offered(rank)))
 
     def _call(self, name: str, rank: int, amounts: PlainAmounts) -> None:
-        """Call a method whose answer does not count; what it raises is told."""
+        """Call a method whose answer does not count; an exception is printed."""
         try:
             call(getattr(self._tracker, name), rank, amounts)
         except CallbackFailed as error:

@@ -55,7 +55,7 @@ class RankValues:
         self._file_keys.update(keys)
 
     def get(self, task: int, is_held: bool) -> Payload | None:
-        """Return a value, from the store if it ``is_held`` there, else from its file; None if it is not to be had."""
+        """Return a value, from the store if it ``is_held`` there, else from its file; None if it is unavailable."""
         try:
             if is_held:
                 return self._store.get(self._key(task))

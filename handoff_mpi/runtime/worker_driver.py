@@ -67,7 +67,7 @@ from handoff_mpi.worker.shared_memory import SHARED_NBYTES, allocate, mapped_nby
 
 #: Calls follow one another for this long before messages are looked for.
 _BURST_S = 0.0005
-#: Whoever has asked for a value, or made one that stays, expects the answer, or to be asked, this soon.
+#: A rank that has asked for a value, or made one that stays, expects the answer, or a request, this soon.
 HASTE_S = 0.003
 
 
@@ -199,7 +199,7 @@ class WorkerDriver:
         return was_busy
 
     def _has_nothing_to_do(self) -> bool:
-        """Whether a turn would come to nothing, as most do."""
+        """Whether a turn would do nothing, as most do."""
         if self._events or self._updates or self._encoders or any(self._sent):
             return False
         now = clock()
@@ -422,7 +422,7 @@ class WorkerDriver:
             self._output.close()
 
     def _value(self, task: int) -> Payload | None:
-        """Return a value that is held here or lies in a file; None if it is not to be had."""
+        """Return a value that is held here or lies in a file; None if it is unavailable."""
         return self._values.get(task, task in self.machine.held)
 
     def _put(self, command: Put) -> None:

@@ -1,7 +1,7 @@
-"""What a computing rank does: poll, let its machine handle what came, run a call; until the run is over.
+"""The loop of a computing rank: poll, let its machine handle the messages, run a call; until the run is over.
 
 The thread that polls runs the short calls itself. While one lasts, a second thread (the progress thread) takes over
-the communicator after some milliseconds, so that a long call does not make its rank deaf.
+the communicator after some milliseconds, so that its rank receives messages during a long call.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from handoff_mpi.serialization import decode_writable
 from handoff_mpi.worker import child_main as child_process
 from handoff_mpi.worker.child_pool import ChildPool
 from handoff_mpi.worker.child_process import no_launcher_in_environment
-from handoff_mpi.worker.silence_timer import Patience
+from handoff_mpi.worker.silence_timer import SilenceTimer
 
 #: Seconds between two looks at whether the launcher and rank 0 are still there.
 WORKER_CHECK_INTERVAL_S = 0.02
@@ -47,15 +47,15 @@ def serve_run(
         pending: what arrived with the start of the run.
         is_threaded: whether a second thread may use the communicator.
         leave: ends this process, at once, when the job is over while a call runs whose outcome nobody wants.
-        end: the same when this rank cannot go on, which is otherwise raised once the call has ended.
+        end: the same when this rank cannot continue, which is otherwise raised once the call has ended.
         child_pool: see :class:`~handoff_mpi.runtime.worker_driver.WorkerDriver`.
 
     Returns:
         What rank 0 shares with all ranks, and messages that are not of this run: a call that outlasted its run
-        was left to end, and rank 0 went on meanwhile.
+        was left to end, and rank 0 continued meanwhile.
 
     Raises:
-        ConnectionError: rank 0 is gone, or this rank's host was cut off from it.
+        ConnectionError: rank 0 was lost, or this rank's host was cut off from it.
     """
     shell = WorkerDriver(transport, setup, child_pool, only_calls=True)
     set_active(shell)
@@ -95,7 +95,7 @@ def serve_run(
 
 
 class _Mail:
-    """What arrives at a worker: for its run, or for later; and signs that it cannot go on.
+    """Messages that arrive at a worker, for its run or for later; and signs that it cannot continue.
 
     Attributes:
         later: messages that are not of the run.
@@ -108,20 +108,20 @@ class _Mail:
         self._launcher = os.getppid()
         self._next_look = 0.0
         self._has_heard = False
-        self._patience = Patience(shell.setup.patience_s, clock())
+        self._silence_timer = SilenceTimer(shell.setup.silence_timeout_s, clock())
 
     def poll(self, first: Sequence[Envelope] = ()) -> bool:
         """Take in what has arrived; return whether anything was done.
 
         Raises:
-            ConnectionError: rank 0 or the launcher is gone.
+            ConnectionError: rank 0 or the launcher has ended.
         """
         shell = self._shell
         of_run = []
         for each in (*first, *shell.transport.poll()):
             if isinstance(each, RankFailed):
                 if each.rank == 0:
-                    raise ConnectionError(f"rank 0 is gone: {each.reason}")
+                    raise ConnectionError(f"rank 0 was lost: {each.reason}")
                 continue
             self._has_heard |= each.source == 0
             if each.message[0] in _BETWEEN_RUNS:
@@ -136,12 +136,12 @@ class _Mail:
     def _look_around(self, now: float) -> None:
         self._next_look = now + WORKER_CHECK_INTERVAL_S
         if os.getppid() != self._launcher:
-            raise ConnectionError("the launcher is gone")
+            raise ConnectionError("the launcher has ended")
         has_heard, self._has_heard = self._has_heard, False
-        patience_s = self._shell.setup.patience_s
-        # Once the run is over rank 0 may be silent for good reason, while a call of it goes on here.
-        if patience_s and not self._shell.has_left and self._patience.has_ended(has_heard, now):
-            _look_at_rank_0(self._shell.setup, self._patience)
+        silence_timeout_s = self._shell.setup.silence_timeout_s
+        # Once the run is over rank 0 may be silent for good reason, while a call of it still runs here.
+        if silence_timeout_s and not self._shell.has_left and self._silence_timer.has_ended(has_heard, now):
+            _look_at_rank_0(self._shell.setup, self._silence_timer)
 
     def _keep_for_later(self, each: Envelope) -> None:
         self.later.append(each)
@@ -156,7 +156,7 @@ def shut_down_workers(transport: Transport) -> None:
     transport.flush(5.0)
 
 
-def _look_at_rank_0(setup: RunSetup, patience: Patience) -> None:
+def _look_at_rank_0(setup: RunSetup, silence_timer: SilenceTimer) -> None:
     """Rank 0 is silent: if it lives it is busy, and waited for; if not, or its host does not answer, this rank ends.
 
     Raises:
@@ -167,11 +167,11 @@ def _look_at_rank_0(setup: RunSetup, patience: Patience) -> None:
     if host_probe is not None and host is not None:
         answer = host_probe.ask(host, setup.rank0[1])
         if answer == LIVES:
-            patience.begin_anew()
+            silence_timer.restart()
             return
-    elif patience.silence_s < 2 * setup.patience_s:
+    elif silence_timer.silence_s < 2 * setup.silence_timeout_s:
         return
-    raise ConnectionError(f"rank 0 has been silent for {patience.silence_s:.0f} s, and does not live or answer")
+    raise ConnectionError(f"rank 0 has been silent for {silence_timer.silence_s:.0f} s, and does not live or answer")
 
 
 _active: Any = None
@@ -187,9 +187,11 @@ def update_resources(rank: int, amounts: dict[str, Any]) -> None:
     """Carry ``update_node_resources`` from any thread, function or handler to rank 0.
 
     Raises:
-        HandoffError: no run is going on here.
+        HandoffError: this process executes no run.
     """
     if _active is not None:
         _active.update_resources(rank, amounts)
     elif not child_process.tell_rank(("update", rank, amounts)):
-        raise HandoffError("update_node_resources acts on a run, and none is going on in this process")
+        raise HandoffError(
+            "update_node_resources acts on a run, and this process executes none; call it while execute runs"
+        )

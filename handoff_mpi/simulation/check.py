@@ -1,4 +1,4 @@
-"""What must be true: of a scheduler's books after every turn, and of a simulated run at its end."""
+"""Checks a scheduler's books after every turn, and a simulated run at its end."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class Oracle:
         return {task: count for task, count in deaths.items() if count > 0}
 
     def tear(self, since: float) -> None:
-        """What was written after ``since`` is lost."""
+        """Lose the records that were written after ``since``."""
         self._blame = [entry for entry in self._blame if entry[0] <= since]
 
     # -- turns ----------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ class Oracle:
         (self._held.add if cause == Cause.UNDECIDED else self._held.discard)(task)
 
     def _look_at_death(self, now: float, task: int, attempt: int, cause: Cause) -> None:
-        """The process of a call died, which counts once, whatever is decided later."""
+        """The process of a call died, which counts once, also where the scheduler decides otherwise later."""
         if (task, attempt) not in self._undecided:
             self._blame.append((now, task, 1))
         if cause == Cause.UNDECIDED:
@@ -200,7 +200,7 @@ class Oracle:
     def _look_at_loss(self, launch: Launch, rank: int, reason: str) -> None:
         """A rank that lives is never lost, unless it cannot speak and nobody can look at it, or is fenced."""
         faults, is_alive = launch.faults, not launch.ranks[rank].is_dead
-        is_seen = rank not in faults.deaf or launch.has_neighbour(rank)
+        is_seen = rank not in faults.unresponsive or launch.has_neighbour(rank)
         assert not (is_alive and is_seen and rank not in faults.harmed), f"rank {rank} lives, and was lost: {reason}"
 
     def _look_for_blame(self, now: float, rank: int, reason: str, log: Iterable[Transition]) -> None:
@@ -278,7 +278,7 @@ class Oracle:
                 assert value == self._serial[task], f"rank {rank.rank} holds a wrong value of task {task}"
 
     def _look_at_ranks(self, launch: Launch) -> None:
-        """Whoever lives and could speak for a while is a rank like any other, whatever it was taken for."""
+        """A rank that lives and could send messages for a while takes part again, also after it was taken for lost."""
         for rank, rank_state in launch.scheduler.ledger.rank_states.items():
             if rank not in launch.rank0.coordinator.gone and launch.could_speak(rank, SPEAKS_S):
                 assert rank_state.is_alive, f"rank {rank} came back, and was not taken in again"

@@ -1,4 +1,4 @@
-"""The simulated cluster: the real machines under a fake clock, with whatever can go wrong, launched again if need be.
+"""The simulated cluster: the real machines under a fake clock, with all kinds of faults, launched again if need be.
 
 Everything random comes from one seed, so that a failing run is replayed by its seed. What a launch does is in
 :mod:`handoff_mpi.simulation.launch`, what is asserted of it in :mod:`handoff_mpi.simulation.check`.

@@ -1,4 +1,4 @@
-"""What goes wrong in a simulated launch: each seed draws a few kinds of faults, so that all combinations come up.
+"""Plans the faults of a simulated launch: each seed draws a few kinds of faults, so that all combinations come up.
 
 A fault is an entry ``(time, name, arguments)``; the cluster has a method ``fault_<name>`` for each. Faults that go
 with messages (they come twice, or late) have a probability instead, and cease at :attr:`Faults.until`.
@@ -23,7 +23,7 @@ KINDS = {
     "one survives": 0.05,
     "none survives": 0.03,
     "stopped": 0.2,  # a process is stopped: it neither speaks nor listens, and a neighbour may end it
-    "deaf": 0.25,  # a process is busy with a call that lets nothing else run, but lives
+    "unresponsive": 0.25,  # a process is busy with a call that lets nothing else run, but lives
     "cut off": 0.15,  # a host cannot be reached for a while; its ranks live and talk to each other
     "resources": 0.15,  # a rank offers more or less from now on
     "repeats": 0.3,  # messages come twice, some much later
@@ -44,7 +44,7 @@ _BAD_S = (3.0, 20.0, float("inf"))
 _BAD_ENDS = ("raised", "raised", "killed")
 #: Faults that have a probability cease after this many seconds.
 UNTIL_S = 30.0
-#: A rank is deaf, stopped or cut off for so long.
+#: How long a rank does not respond, is stopped or is cut off.
 _SILENCES_S = (1.0, 20.0, 36.0, 100.0)
 #: Memory is short for so long.
 _PRESSURES_S = (1.0, 10.0, 60.0, float("inf"))
@@ -59,8 +59,8 @@ class Faults:
         kinds: those that were drawn.
         entries: (time, name, arguments).
         until: when those cease that have a probability.
-        harmed: ranks to which more is done from outside than being deaf.
-        deaf: ranks that will be deaf.
+        harmed: ranks to which more happens than that they do not respond.
+        unresponsive: ranks that will not respond for a while.
         bad: host to (since when, until when, how likely, how) calls fail there.
     """
 
@@ -68,7 +68,7 @@ class Faults:
     entries: list[tuple[float, str, tuple[Any, ...]]] = field(default_factory=list)
     until: float = 0.0
     harmed: set[int] = field(default_factory=set)
-    deaf: set[int] = field(default_factory=set)
+    unresponsive: set[int] = field(default_factory=set)
     bad: dict[str, tuple[float, float, float, str]] = field(default_factory=dict)
 
 
@@ -130,11 +130,11 @@ class _Planner:
         for rank in ranks:
             self.add("stopped", rank, self.rng.choice(_SILENCES_S))
 
-    def grow_deaf(self) -> None:
+    def grow_unresponsive(self) -> None:
         ranks = self.some()
-        self.faults.deaf.update(ranks)
+        self.faults.unresponsive.update(ranks)
         for rank in ranks:
-            self.add("deaf", rank, self.rng.choice(_SILENCES_S))
+            self.add("unresponsive", rank, self.rng.choice(_SILENCES_S))
 
     def cut_off(self) -> None:
         host = self.rng.choice(list(self.hosts))
@@ -168,7 +168,7 @@ _PLANS: dict[str, Callable[[_Planner], None]] = {
     "one survives": _Planner.one_survives,
     "none survives": _Planner.none_survives,
     "stopped": _Planner.stopped,
-    "deaf": _Planner.grow_deaf,
+    "unresponsive": _Planner.grow_unresponsive,
     "cut off": _Planner.cut_off,
     "resources": _Planner.resources,
     "lost values": _Planner.lose_values,

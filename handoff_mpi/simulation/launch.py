@@ -188,12 +188,12 @@ class Launch:
             self.clock.at(self.clock.now + 2 * self.rng.random(), "noticed", rank)
 
     def _reported(self, rank: int) -> None:
-        self.rank0.arrived(RankFailed(rank, "its process is gone"))
+        self.rank0.arrived(RankFailed(rank, "its process no longer exists"))
 
     def _noticed(self, rank: int) -> None:
         looker = self.who_looks_at(rank)
         if looker == 0:
-            self.rank0.lose(rank, "its process is gone")
+            self.rank0.lose(rank, "its process no longer exists")
         elif looker is not None:
             self.ranks[looker].look_at(rank)
 
@@ -201,8 +201,8 @@ class Launch:
         self._silence("stopped", rank, seconds)
         self.ranks[rank].stopped_since = self.clock.now
 
-    def _fault_deaf(self, rank: int, seconds: float) -> None:
-        self._silence("deaf", rank, seconds)
+    def _fault_unresponsive(self, rank: int, seconds: float) -> None:
+        self._silence("unresponsive", rank, seconds)
 
     def _silence(self, kind: str, rank: int, seconds: float) -> None:
         state = self.ranks[rank]
@@ -289,7 +289,7 @@ class Launch:
 
     def has_neighbour(self, rank: int) -> bool:
         """Whether someone could look at the process of ``rank`` all the time."""
-        spared = [other for other in self.ranks if other not in self.faults.deaf | self.faults.harmed | {rank}]
+        spared = [other for other in self.ranks if other not in self.faults.unresponsive | self.faults.harmed | {rank}]
         host = self.host(rank)
         return host == "h0" or any(self.host(other) == host and not self.ranks[other].is_dead for other in spared)
 

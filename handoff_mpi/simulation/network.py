@@ -34,7 +34,7 @@ _AGAIN = frozenset({FINISHED, RETRACTED, INPUT_UNAVAILABLE, RETRACT, FREE_VALUES
 
 
 class Clock:
-    """What happens when: a heap of (time, serial number, what)."""
+    """The clock and its events: a heap of (time, serial number, event)."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -47,7 +47,7 @@ class Clock:
         heapq.heappush(self._heap, (time, self._serial, what))
 
     def advance(self) -> tuple[Any, ...]:
-        """Go on to what happens next, and return it."""
+        """Advance to the next event, and return it."""
         assert self._heap, "nothing will happen any more, and the run is not over"
         self.now, _, what = heapq.heappop(self._heap)
         return what
@@ -84,7 +84,7 @@ class Network:
         self._cut_until: dict[str, float] = {}
 
     def cut_off(self, host: str, until: float) -> None:
-        """What goes between ``host`` and others from now on arrives after ``until``."""
+        """Delay all messages between ``host`` and others until ``until``."""
         self._cut_until[host] = max(until, self._cut_until.get(host, 0.0))
 
     def cut_until(self, host: str) -> float:

@@ -43,7 +43,7 @@ _NEVER = 1e9
 
 
 class SimulationContext(Protocol):
-    """What a rank sees of its cluster."""
+    """The cluster as a rank sees it."""
 
     clock: Clock
     rng: random.Random
@@ -73,7 +73,7 @@ class SimulationContext(Protocol):
 
 @dataclass(slots=True)
 class Traits:
-    """What kind of rank it is.
+    """The kind of a rank.
 
     Attributes:
         calls_itself: whether its first slot is the rank itself, so that a call can take the rank down with it.
@@ -172,7 +172,7 @@ class SimulatedRank:
     def look_at(self, rank: int) -> None:
         """Look at the process of a rank of the same host, and tell rank 0 what is found."""
         is_gone = self._around.looks_dead(rank)
-        reason = "its process is gone" if is_gone else "it is alive"
+        reason = "its process no longer exists" if is_gone else "it is alive"
         self._around.send(self.rank, 0, (PROCESS_STATUS, 1, rank, is_gone, reason))
 
     def tick(self, wakeup: float) -> None:
@@ -259,7 +259,7 @@ class SimulatedRank:
             self._ahead[slot].clear()
 
     def _has_begun(self, work: worker.QueuedCall) -> None:
-        """A call begins: what was sent ahead does so in that order, but for what came to nothing."""
+        """A call begins; calls that were sent ahead begin in their order, except those that failed."""
         ahead = self._ahead[work.slot]
         if any(not other.is_here for other in ahead):
             self._take_back(work.slot)

@@ -169,7 +169,7 @@ class Rank0Driver:
         if self._launch.host(rank) != self._launch.host(0):
             self._facts.unseen.append(rank)
         elif self._launch.looks_dead(rank):
-            self._facts.lost.append(Loss(rank, "its process is gone"))
+            self._facts.lost.append(Loss(rank, "its process no longer exists"))
         else:
             self._facts.events.append(ProcessChecked(rank, False, "it is alive"))
 

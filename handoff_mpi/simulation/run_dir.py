@@ -22,7 +22,7 @@ UNSYNCED_S = 1.0
 
 @dataclass(slots=True)
 class PreviousLaunch:
-    """What a launch takes over from earlier ones.
+    """The state that a launch takes over from earlier ones.
 
     Attributes:
         rest, suspects, deaths: for :class:`~handoff_mpi.scheduler.Submitted`.
@@ -61,7 +61,7 @@ class SimulatedJournal:
         return True
 
     def commit(self) -> None:
-        """Write what was appended; the first commit is there whatever happens."""
+        """Write what was appended; the first commit survives every fault."""
         now = self._clock.now
         self.records += [(now, record) for record in self._pending]
         self._pending.clear()

@@ -12,7 +12,7 @@ from handoff_mpi.resources import Capability, Device
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.serialization import PLAIN
 
-#: The size of a large value, which does not ride home.
+#: The size of a large value, which is not sent inline to rank 0.
 LARGE_NBYTES = 10 * INLINE_RESULT_NBYTES
 #: So many different codes and large constants there are.
 CODES, CONSTANTS = 4, 3
@@ -25,7 +25,7 @@ class Workload:
     Attributes:
         specs: the tasks.
         duration_s: of each task's call.
-        nbytes: of each task's value: one of these, at every attempt anew.
+        nbytes: of each task's value: one of these, at every attempt again.
         raises: how many attempts of a task raise before one succeeds, in each launch.
         kills: how many attempts of a task kill their process, in each launch.
         fells: tasks that kill the whole rank with their process, even from a child.

@@ -175,11 +175,7 @@ def _job_resource_kept(reason: Facts, now_s: float) -> str:
 
 def _queue(reason: Facts, now_s: float) -> str:
     how_often = "once" if reason["skips"] == 1 else f"{reason['skips']:,} times"
-    skips = (
-        f" Younger functions have skipped it {how_often}"
-        if reason["skips"] and not reason["ahead_alike"]
-        else ""
-    )
+    skips = f" Younger functions have skipped it {how_often}" if reason["skips"] and not reason["ahead_alike"] else ""
     skips += f"; from {reason['max_skips']:,} on room is reserved for it." if skips else ""
     ahead, alike = reason["ahead"], reason["ahead_alike"]
     if not ahead:

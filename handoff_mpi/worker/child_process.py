@@ -257,7 +257,7 @@ class ChildProcess:
             self.kill()
             raise
         if frame is None and self._is_dead:
-            raise EOFError("its process is gone")
+            raise EOFError("its process no longer exists")
         if frame is not None and frame[0][0] == "begun":
             self.is_preparing = False
         if frame is None or frame[0][0] != "ended" or frame[0][2] is None or not frame[1]:

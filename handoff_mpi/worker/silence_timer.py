@@ -6,7 +6,7 @@ from __future__ import annotations
 MAX_SILENCE_STEP_S = 1.0
 
 
-class Patience:
+class SilenceTimer:
     """Counts the silence of rank 0.
 
     Where MPI does not tell, a rank whose host was cut off can notice it in no other way. Rank 0 greets the ranks of
@@ -30,6 +30,6 @@ class Patience:
             self.silence_s = 0.0
         return 0.0 < self._limit_s < self.silence_s
 
-    def begin_anew(self) -> None:
+    def restart(self) -> None:
         """Rank 0 was found alive."""
         self.silence_s = 0.0

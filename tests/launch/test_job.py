@@ -32,7 +32,7 @@ def fill():
 def end():
     if "nobody reads" in sys.argv:
         fill()
-        job.end_rank(ConnectionError("rank 0 is gone"))
+        job.end_rank(ConnectionError("rank 0 was lost"))
     mpi.abort = lambda code: time.sleep(600)
     job.end_rank(RuntimeError("a bug"))
 

@@ -16,7 +16,7 @@ from handoff_mpi.runtime import worker_loop
 from handoff_mpi.runtime.host_monitor import HostGuard
 from handoff_mpi.runtime.host_probe import GONE, LIVES, PROBE, SILENT, HostProbe
 from handoff_mpi.scheduler import HostFailureDetector
-from handoff_mpi.worker.silence_timer import Patience
+from handoff_mpi.worker.silence_timer import SilenceTimer
 
 # Who is "down" refuses, "slow" refuses in the end, "deaf" never answers; all others run what they are told.
 AGENT = """#!/bin/sh
@@ -131,14 +131,14 @@ def test_a_host_the_launcher_does_not_know_is_left_to_the_heartbeat_timeout(agen
 @pytest.fixture
 def impatient():
     """Whose rank 0 has been silent for six seconds of five."""
-    patience = Patience(5.0, 0.0)
-    patience.silence_s = 6.0
-    return patience
+    silence_timer = SilenceTimer(5.0, 0.0)
+    silence_timer.silence_s = 6.0
+    return silence_timer
 
 
-def look(monkeypatch, host_probe, patience, host="up", pid=None):
+def look(monkeypatch, host_probe, silence_timer, host="up", pid=None):
     monkeypatch.setattr(worker_loop, "from_environment", lambda: host_probe)
-    worker_loop._look_at_rank_0(SimpleNamespace(rank0=(host, pid or os.getpid()), patience_s=5.0), patience)
+    worker_loop._look_at_rank_0(SimpleNamespace(rank0=(host, pid or os.getpid()), silence_timeout_s=5.0), silence_timer)
 
 
 def test_a_rank_0_that_is_busy_is_waited_for(monkeypatch, agent, impatient):
@@ -163,7 +163,7 @@ class Silent:
     """A run in which rank 0 of another host says nothing."""
 
     def __init__(self, has_left):
-        self.setup = SimpleNamespace(rank0=("up", os.getpid()), patience_s=5.0)
+        self.setup = SimpleNamespace(rank0=("up", os.getpid()), silence_timeout_s=5.0)
         self.transport = MemoryNetwork(2).transport(1)
         self.has_left = has_left
 

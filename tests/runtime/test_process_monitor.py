@@ -69,7 +69,7 @@ def test_a_rank_that_was_found_gone_is_passed_over(process):
     neighbours = ProcessMonitor(1, {0: os.getpid(), 1: 4_000_000, 2: process.pid})
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert neighbours.look_around(1.0) == (2, "its process is gone")
+    assert neighbours.look_around(1.0) == (2, "its process no longer exists")
     assert neighbours.look_around(3.0) is None
     assert neighbours._born.keys() == {0}
 
@@ -99,7 +99,7 @@ def test_every_rank_of_its_host_sees_that_rank_0_is_gone(process):
     process.kill()
     process.wait()
     shell._process_monitor.next_look = 0.0
-    with pytest.raises(ConnectionError, match="rank 0 is lost: its process is gone"):
+    with pytest.raises(ConnectionError, match="rank 0 is lost: its process no longer exists"):
         shell.turn()
     shell.close()
 

@@ -728,7 +728,7 @@ def test_what_fits_only_a_suspect_fails_once_that_is_lost():
     run.submit(task(pin=2), task(0, pin=1))
     run.tell(50.0, HeartbeatReceived([2]))
     run.tell(51.0, done(2, 0))
-    assert run.tell(52.0, ProcessChecked(1, True, "its process is gone")) == ["announce the loss of 1"]
+    assert run.tell(52.0, ProcessChecked(1, True, "its process no longer exists")) == ["announce the loss of 1"]
     assert run.why(1)[0] == NO_ROOM
 
 

@@ -219,7 +219,7 @@ MISTAKES = [
             )
         ],
         seed=30,
-        options={"ranks": 6, "tasks": 65, "always": ("deaf",)},
+        options={"ranks": 6, "tasks": 65, "always": ("unresponsive",)},
     ),
     Mistake(
         "a suspect rank is chosen because it holds the inputs",
@@ -231,7 +231,7 @@ MISTAKES = [
             )
         ],
         seed=5,
-        options={"ranks": 11, "tasks": 38, "always": ("deaf",)},
+        options={"ranks": 11, "tasks": 38, "always": ("unresponsive",)},
     ),
     Mistake(
         "all ranks are short of memory, and what is left is given up",

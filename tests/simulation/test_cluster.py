@@ -19,7 +19,7 @@ FAULTS = {
     "bad host",
     "cut off",
     "damaged file",
-    "deaf",
+    "unresponsive",
     "death",
     "let go",
     "lost value",
@@ -108,6 +108,6 @@ class Counting(LoadBalanced):
     def __init__(self):
         self.count = 0
 
-    def rate(self, cost, group):
+    def score(self, cost, group):
         self.count += 1
-        return super().rate(cost, group)
+        return super().score(cost, group)

@@ -96,7 +96,7 @@ def test_swarms_of_faults_in_trees(monkeypatch):
         statuses[cluster.scheduler.status] += 1
         fault_counts += cluster.fault_counts
     assert statuses["done"] > 50
-    missing = {"cut off", "deaf", "death", "lost value", "slow value", "stopped"} - set(fault_counts)
+    missing = {"cut off", "unresponsive", "death", "lost value", "slow value", "stopped"} - set(fault_counts)
     assert not missing, f"these no longer happen: {missing}"
     assert fault_counts["referral"] > 1000
 

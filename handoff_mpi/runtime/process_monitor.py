@@ -20,7 +20,7 @@ from handoff_mpi.runtime import presence
 
 #: Seconds between two looks at the next rank of the ring.
 PROCESS_CHECK_INTERVAL_S = 1.0
-#: A rank found stopped at every look for this long is fenced. A signal that suspends a whole job suspends these looks too.
+#: A rank found stopped at every look for this long is fenced. A signal that suspends a whole job suspends these looks.
 STOPPED_S = 20.0
 
 #: A process that was killed has ended after this long, but for one that hangs in the kernel.

@@ -44,8 +44,8 @@ class RunSetup:
         setup: dag.py's ``setup(rank)``, encoded, for child processes; or None.
         tells_transfers: whether rank 0 wants to know of transfers between ranks.
         pids: rank to process id, of the ranks of this host.
-        silence_timeout_s: after this long without a sign of life of rank 0, ranks ask about it, and give it up after twice
-            as long if nobody can be asked; 0 never ends.
+        silence_timeout_s: after this long without a sign of life of rank 0 ranks ask about it, and after twice as long
+            they give it up if nobody can be asked; 0 never ends.
         rank0: rank 0's host and process id.
         memory_nbytes: the host's memory as it is offered, 0 if that is not known.
         ranks_here: how many ranks of the host share it.

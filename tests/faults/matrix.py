@@ -27,7 +27,7 @@ from handoff_mpi.results.run_dir import read_status
 from tests.faults.crash_kinds import HONEST, KINDS, WORTH
 from tests.faults.launching import fresh, handoff_commands, launch, memory_cgroup
 
-DAG = Path(__file__).with_name("deaths.py")
+DAG = Path(__file__).with_name("crash_kinds.py")
 ISOLATIONS = ("auto", "rank")
 #: A culprit that takes its job along does so crash_limit times, and then once more in a child process of its own.
 MOST_STARTS = 6

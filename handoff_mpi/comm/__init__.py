@@ -1,4 +1,4 @@
-"""How messages travel: a small port, and its adapters (memory here, MPI in :mod:`handoff_mpi.comm.mpi`)."""
+"""Carries messages between ranks: the transport protocol, and its implementations in memory and over MPI."""
 
 from handoff_mpi.comm.in_memory import MemoryNetwork, MemoryTransport
 from handoff_mpi.comm.transport import Allocate, Envelope, RankFailed, Transport, fresh_memory

@@ -1,4 +1,4 @@
-"""Collective operations of MPI that functions call: they wait for ranks that do something else."""
+"""Detects functions that call MPI's collective operations, which block because other ranks do not join them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BLOCKING = (
     "allgather allgatherv allreduce alltoall alltoallv alltoallw barrier bcast create dup exscan gather "
     "gatherv reduce reduce_scatter reduce_scatter_block scan scatter scatterv split split_type"
 )
-#: The methods of a communicator for which all its ranks must come; mpi4py writes those of buffers with a capital.
+#: Methods that all ranks of the communicator must call; mpi4py capitalises the variants for buffers.
 COLLECTIVES = frozenset(form for name in _BLOCKING.split() for form in (name, name.capitalize()))
 WHY_IN_VAIN = (
     "a collective operation needs all ranks of its communicator, and a function is called on one; let it return its "
@@ -21,7 +21,7 @@ WHY_IN_VAIN = (
 
 
 def find_collective(thread: int | None = None) -> str:
-    """Return which collective operation a thread waits in, and where; an empty string if it does not.
+    """Return the collective operation in which a thread waits, and its place in the source; "" if there is none.
 
     Args:
         thread: the identity of the thread; the main thread by default.
@@ -35,9 +35,10 @@ def find_collective(thread: int | None = None) -> str:
 
 
 def _collective_of(frame: FrameType, communicator: type) -> str:
-    """Return the method of a communicator that this frame is calling, if it is a collective one.
+    """Return the name of the collective method that this frame is calling; "" if it calls another function.
 
-    What is called was loaded before: a name, and attributes of it. The call's expression begins where that does.
+    The bytecode loads the callee (a name, then its attributes) before the call, and the callee's expression begins at
+    the same position as the call's. So a matching position tells this callee from those of the arguments.
     """
     *before, call = _instructions_up_to_call(frame)
     found: Any = None
@@ -55,7 +56,7 @@ def _collective_of(frame: FrameType, communicator: type) -> str:
 
 
 def _instructions_up_to_call(frame: FrameType) -> list[dis.Instruction]:
-    """Return the instructions of a function up to the one that ``frame`` is at; before 3.11, those of its line."""
+    """Return a function's instructions up to the current one of ``frame``; before 3.11, those of its current line."""
     found = [each for each in dis.get_instructions(frame.f_code) if each.offset <= frame.f_lasti]
     if sys.version_info < (3, 11):
         starts = [place for place, each in enumerate(found) if each.starts_line is not None]
@@ -64,7 +65,7 @@ def _instructions_up_to_call(frame: FrameType) -> list[dis.Instruction]:
 
 
 def _place(instruction: dis.Instruction) -> tuple[int | None, int | None]:
-    """Return where in the source the expression of an instruction begins; before 3.11 nobody knows."""
+    """Return the line and column at which the expression of an instruction begins; before 3.11 Python has neither."""
     positions = getattr(instruction, "positions", None)
     return (None, None) if positions is None else (positions.lineno, positions.col_offset)
 
@@ -77,6 +78,6 @@ def _look_up(frame: FrameType, name: str) -> Any:
 
 
 def _attribute(owner: Any, name: str) -> Any:
-    """Return an attribute that is stored as such: to compute one would run code of the user in another thread."""
+    """Return an attribute from ``__dict__`` only: a computed one would run code of the user in another thread."""
     names = getattr(owner, "__dict__", None)
     return names.get(name) if isinstance(names, dict) else None

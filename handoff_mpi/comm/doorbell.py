@@ -1,8 +1,8 @@
-"""A doorbell for each rank of a host: who sends a message rings it, so that a rank that sleeps wakes at once.
+"""Wakes a sleeping rank of the same host: each rank has a doorbell, and a sender rings it after it sends a message.
 
-MPI offers nothing that a sleeper could wait for. Between hosts ranks find their messages when they next look, some
-milliseconds later at the worst; within a host they need not. A doorbell carries no data: a ring that is heard twice,
-late or not at all costs time and no more, so other users of that host who ring it do no harm either.
+MPI offers no descriptor on which a sleeping rank could wait. A rank finds messages from other hosts when it polls next,
+at most some milliseconds later; messages from its own host wake it at once. A doorbell carries no data: a ring that
+arrives twice, late or never costs only time, so other users of the host who ring it do no harm either.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 
-#: Who has done something, or was rung, looks again and again for so long before it sleeps for more than a moment.
+#: A rank that has just worked, sent or been rung polls for this long before it sleeps.
 AWAKE_S = 0.0002
 #: Linux chooses an abstract address that is free (unix(7), autobind).
 ANY = ""
@@ -20,24 +20,24 @@ _GULP = 64
 
 
 class Doorbell:
-    """One rank's doorbell, and those it can ring.
+    """One rank's doorbell, with the addresses of those that it can ring.
 
     Attributes:
-        address: where it is rung; an abstract Unix address, which goes with the process.
+        address: the abstract Unix address of this doorbell, which the kernel frees when the process ends.
     """
 
     def __init__(self) -> None:
-        """Hang up a doorbell.
+        """Create a doorbell.
 
         Raises:
-            OSError: there are no abstract addresses here.
+            OSError: this system has no abstract Unix addresses.
         """
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
             self._socket.bind(ANY)
             address = self._socket.getsockname()
             if not (isinstance(address, bytes) and address.startswith(b"\0")):
-                raise OSError("abstract addresses are Linux's own")
+                raise OSError("this system has no abstract Unix addresses")
         except OSError:
             self._socket.close()
             raise
@@ -46,11 +46,11 @@ class Doorbell:
         self._awake_until: dict[int, float] = {}
 
     def can_ring(self, addresses: Mapping[int, bytes]) -> None:
-        """Take in rank to address of those of this host."""
+        """Add doorbells of this host: rank to address."""
         self._others.update(addresses)
 
     def ring(self, rank: int) -> None:
-        """Wake ``rank``, if it is of this host and may sleep."""
+        """Wake ``rank`` if it is on this host and may be asleep."""
         address = self._others.get(rank)
         if address is None:
             return
@@ -58,25 +58,25 @@ class Doorbell:
         if now < self._awake_until.get(rank, 0.0):
             return
         self._awake_until[rank] = now + AWAKE_S
-        # It is gone; or has been rung a few times already, and will hear that.
+        # The process has ended, or the socket's queue is full of earlier rings, which will wake the rank as well.
         with suppress(OSError):
             self._socket.sendto(b"", address)
 
     def hear_from(self, rank: int) -> None:
-        """Note that ``rank`` has sent something just now: it is awake."""
+        """Note that ``rank`` has just sent a message, so it is awake and need not be rung."""
         if rank in self._others:
             self._awake_until[rank] = time.monotonic() + AWAKE_S
 
     def fileno(self) -> int:
-        """Return a descriptor that is readable once the doorbell was rung."""
+        """Return a descriptor that becomes readable when a rank rings the doorbell."""
         return self._socket.fileno()
 
     def clear(self) -> None:
-        """Forget that it was rung: what was sent is found by the next look."""
+        """Discard the rings received so far: the next poll finds the messages."""
         with suppress(BlockingIOError):
             for _ in range(_GULP):
                 self._socket.recv(1)
 
     def close(self) -> None:
-        """Take it down."""
+        """Close the socket; later rings fail without effect."""
         self._socket.close()

@@ -1,4 +1,4 @@
-"""The port in memory: for runs without MPI, and for tests. Ranks are threads, or all in one."""
+"""Implements the transport in memory, for runs without MPI and for tests. Ranks are threads, or share one thread."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from handoff_mpi.comm.transport import Allocate, Envelope, RankFailed
 
 
 class MemoryNetwork:
-    """``size`` ranks that can reach each other."""
+    """Connects ``size`` ranks of one process."""
 
     def __init__(self, size: int) -> None:
         self.inboxes: list[deque[Envelope | RankFailed]] = [deque() for _ in range(size)]
         self.dead: set[int] = set()
 
     def transport(self, rank: int) -> MemoryTransport:
-        """Return the end of the network that ``rank`` holds."""
+        """Return the transport of ``rank``."""
         return MemoryTransport(self, rank)
 
     def kill(self, rank: int) -> None:
-        """Make ``rank`` dead: the others are told, what is sent to it is dropped."""
+        """Mark ``rank`` as dead: the other ranks receive :class:`RankFailed`, messages to it are dropped."""
         self.dead.add(rank)
         self.inboxes[rank].clear()
         for other, inbox in enumerate(self.inboxes):
             if other not in self.dead:
-                inbox.append(RankFailed(rank, "it was ended"))
+                inbox.append(RankFailed(rank, "it was killed"))
 
 
 class MemoryTransport:
-    """One rank's end. Messages are copied as a wire would, so that ranks share nothing."""
+    """One rank's transport. It copies each message, as a network would, so that ranks share no objects."""
 
     doorbell: Doorbell | None = None
     is_transferring = False
@@ -46,11 +46,11 @@ class MemoryTransport:
         if dest in self._network.dead or self.rank in self._network.dead:
             return
         copy = pickle.loads(pickle.dumps(message, protocol=5))
-        # Nothing is left to a later turn: in memory a message has arrived when it was sent.
+        # Delivery is immediate, so flush has nothing to wait for.
         self._network.inboxes[dest].append(Envelope(self.rank, copy, [bytearray(part) for part in buffers]))
 
     def set_receive_allocator(self, allocate: Allocate) -> None:
-        """Nothing is received: who sends makes the copies."""
+        """Ignore ``allocate``: the sender makes the copies."""
 
     def drop(self, rank: int) -> None:
         self._network.dead.add(rank)

@@ -1,11 +1,12 @@
-"""The port over MPI: the only one that carries messages by mpi4py.
+"""Implements the transport over MPI. No other module of the package sends messages by mpi4py.
 
-A message is one pickled tuple. Buffers follow their header in chunks, on a tag of their own, and are received
-straight into their final memory. Everything is non-blocking and matched (``Improbe``), so that one thread at
-a time may use the communicator, whichever it is; MPI_THREAD_SERIALIZED is all that is asked for.
+A message is one pickled tuple. Its buffers follow the header in chunks, on a separate tag for each transfer, and MPI
+receives them directly into their final memory. All operations are non-blocking and use matched probes (``Improbe``), so
+any thread may use the communicator, one at a time; MPI_THREAD_SERIALIZED suffices.
 
-A large message may have been announced only: the rest comes when its sender next looks after MPI, which may be after a
-long call, or never, if its host was cut off. So nobody waits for it; what that rank sent later is held back meanwhile.
+MPI sends a large message by rendezvous: the receiver first sees its envelope, and the data follow when the sender next
+makes MPI progress. That may be after a long call, or never, if the sender's host has lost its network. So a receive
+never waits for the data; it holds back later messages of that sender instead, to keep their order.
 """
 
 from __future__ import annotations
@@ -29,40 +30,41 @@ from handoff_mpi.errors import RanksMissing, TransportError
 from handoff_mpi.process_exit import exit_process, exit_python
 
 if not os.environ.get("MPI4PY_RC_THREAD_LEVEL"):
-    # MULTIPLE doubles the round trip, and one thread at a time is what the loops keep to.
+    # MULTIPLE doubles the round-trip time, and only one thread at a time uses MPI here.
     mpi4py.rc.thread_level = "serialized"
 
 from mpi4py import MPI
 
 _MESSAGE = 1  # tag: a message alone
 _HEADER = 2  # tag: a message with buffers
-_JOIN_TAG = 3  # tag: ranks that come together
-_FIRST_DATA = 16  # tags of transfers
+_JOIN_TAG = 3  # tag: a rank joins
+_FIRST_DATA = 16  # the first tag of transfers
 _DATA_TAGS = 16_384
-#: No single MPI message is larger: counts stay far below 2^31, and progress is even.
+#: The largest MPI message: counts stay far below 2^31, and concurrent transfers progress evenly.
 CHUNK_NBYTES = 128 * 1024 * 1024
-#: So many messages are taken in before anybody looks at them: those who send may be faster than one who receives.
+#: One poll returns about this many messages at most: senders may be faster than the receiver.
 _MAX_AT_ONCE = 1000
-#: A message this small has arrived once it can be seen: no MPI announces so few bytes first.
+#: A message of this size is complete when a probe finds it: MPI libraries send it eagerly, without rendezvous.
 _WHOLE_NBYTES = 4000
-#: Who awaits a larger one does not sleep for so long, and a second longer for so many bytes: its sender may be deaf.
+#: A rank that expects a larger message does not sleep for this long, plus the transfer time at this rate. The time is
+#: bounded because the sender may not make progress.
 _AWAIT_S = 0.05
 _AWAIT_NBYTES_PER_S = 20e6
 _FLUSH_TURN_S = 0.0005
-#: A wait for ranks to join that lasts longer is reported, with the first of the ranks.
+#: Rank 0 reports a longer wait for ranks to join, and names the first missing ranks.
 MIN_REPORTED_WAIT_S = 10.0
 MAX_NAMED_RANKS = 20
-_FT_VARIABLE = "OMPI_MCA_mpi_ft_enable"  # set in every rank by mpirun --with-ft ulfm
+_FT_VARIABLE = "OMPI_MCA_mpi_ft_enable"  # mpirun --with-ft ulfm sets it in every rank
 _DEATHS = frozenset(getattr(MPI, name, None) for name in ("ERR_PROC_FAILED", "ERR_PROC_FAILED_PENDING")) - {None}
 
 
 @dataclass(slots=True)
 class _Incoming:
-    """A message that is still on its way, with the buffers beside it.
+    """A message that has not arrived completely, with its buffers.
 
     Attributes:
-        requests: of what is to come; none if it waits only for messages before it.
-        blob: the message as it is sent, if that is among it.
+        requests: the pending receives; empty if it waits only for earlier messages.
+        blob: the memory that receives the pickled message, if that is received separately.
     """
 
     envelope: Envelope
@@ -70,7 +72,7 @@ class _Incoming:
     blob: bytearray | None = None
 
     def whole(self) -> Envelope:
-        """Return the message, which has come."""
+        """Return the message after its receives have completed."""
         if self.blob is not None:
             self.envelope.message = _read(self.blob, self.envelope.source)
         return self.envelope
@@ -78,7 +80,7 @@ class _Incoming:
 
 @dataclass(slots=True)
 class _Outgoing:
-    """What is being sent, kept alive until it has left."""
+    """A message that is being sent, whose buffers must stay alive until its sends have completed."""
 
     dest: int
     requests: list[Any]
@@ -106,7 +108,7 @@ def is_threaded() -> bool:
 
 
 def has_fault_tolerance() -> bool:
-    """Whether this MPI reports a rank's death and lets the others go on (ULFM, switched on at launch)."""
+    """Whether this MPI reports a rank's death and lets the other ranks continue (ULFM, switched on at launch)."""
     return os.environ.get(_FT_VARIABLE) in ("1", "true") and hasattr(MPI.Comm, "Get_failed")
 
 
@@ -116,10 +118,10 @@ def library() -> str:
 
 
 def leave(code: int) -> NoReturn:
-    """End this rank's process in the way that hangs nowhere, its exit handlers and what it has started included.
+    """Run the exit handlers, end the processes that this rank has started, and end the rank without a hang.
 
-    With fault tolerance on, MPI_Finalize may wait for the dead, so it is left out. Without it, the process ends
-    as any other: mpi4py finalises, and MPICH's launcher takes what ends sooner for a crash.
+    With fault tolerance on, MPI_Finalize may wait for dead ranks, so the process ends without it. Without fault
+    tolerance mpi4py must finalise MPI: MPICH's launcher takes a rank that ends before that for a crash.
     """
     if has_fault_tolerance():
         exit_process(code)
@@ -127,16 +129,16 @@ def leave(code: int) -> NoReturn:
 
 
 def finalise() -> None:
-    """Do what mpi4py does at the end of Python, in a process that will not come to that."""
+    """Finalise MPI as mpi4py does at the end of Python, in a process that ends before it gets there."""
     if not MPI.Is_finalized():
         MPI.Finalize()
 
 
 @contextmanager
 def all_ranks_refused() -> Iterator[None]:
-    """Have raise what needs all ranks: in a function, which runs while other ranks work, it would hang its rank.
+    """Make operations that need all ranks raise: a function that calls one would block its rank for ever.
 
-    That is ``MPI.Finalize`` and the collective operations of ``MPI.COMM_WORLD``.
+    These are ``MPI.Finalize`` and the collective operations of ``MPI.COMM_WORLD``.
     """
     usual, world = MPI.Finalize, MPI.COMM_WORLD
     vars(MPI).update(Finalize=_refuse_to_finalise, COMM_WORLD=_WorldOfFunctions(world))
@@ -147,7 +149,7 @@ def all_ranks_refused() -> Iterator[None]:
 
 
 class _WorldOfFunctions(MPI.Intracomm):
-    """The world communicator as functions see it: rank 0 schedules, and never comes to a collective operation."""
+    """The world communicator as functions see it: rank 0 schedules and never joins a collective operation."""
 
 
 def _refused(name: str) -> Callable[..., NoReturn]:
@@ -163,7 +165,7 @@ for _name in COLLECTIVES:
 
 
 def _refuse_to_finalise() -> NoReturn:
-    raise RuntimeError("MPI_Finalize is refused while this rank serves a run: the rank needs MPI itself")
+    raise RuntimeError("MPI_Finalize is refused: this rank needs MPI for its messages; remove the call")
 
 
 def is_active() -> bool:
@@ -172,7 +174,7 @@ def is_active() -> bool:
 
 
 def revoke() -> None:
-    """Have all ranks that wait in the world communicator, or come to do so, get an error there (ULFM)."""
+    """Make all present and later operations in the world communicator fail, on every rank (ULFM)."""
     MPI.COMM_WORLD.Revoke()
 
 
@@ -182,12 +184,12 @@ def abort(code: int) -> None:
 
 
 def wait_for_all(comm: Any, timeout_s: float) -> None:
-    """Return once every rank of ``comm`` has come here; no collective is begun before that.
+    """Return once every rank of ``comm`` has called this function; a collective operation could not time out.
 
-    A wait that is not short is reported by rank 0, once: a user may take it for a hang.
+    Rank 0 reports a long wait once, because a user may take it for a hang.
 
     Raises:
-        RanksMissing: naming, on rank 0, the ranks that have not come in time.
+        RanksMissing: ranks have not joined in time; on rank 0 the message names them.
     """
     rank, size = comm.Get_rank(), comm.Get_size()
     now = time.monotonic()
@@ -234,33 +236,33 @@ class MPITransport:
     """One rank's end of a duplicated communicator.
 
     Raises:
-        TransportError: the communicator is no intracommunicator.
+        TransportError: the communicator is an intercommunicator.
     """
 
     def __init__(self, comm: Any = None) -> None:
         comm = MPI.COMM_WORLD if comm is None else comm
         if comm.Is_inter():
-            raise TransportError("handoff_mpi needs an intracommunicator")
+            raise TransportError("cannot use this communicator: it is an intercommunicator; pass an intracommunicator")
         self._comm = comm.Dup()
         self._comm.Set_errhandler(MPI.ERRORS_RETURN)
         self.rank: int = self._comm.Get_rank()
         self.size: int = self._comm.Get_size()
         self._status = MPI.Status()
-        self._statuses: list[Any] = []  # of the requests tested last; MPI's binding lengthens it
+        self._statuses: list[Any] = []  # of the requests tested last; mpi4py lengthens it
         self._own: deque[Envelope] = deque()
         self._outgoing: deque[_Outgoing] = deque()
         self._incoming: list[_Incoming] = []  # with buffers
         self._awaited_until = 0.0
-        self._held: dict[int, deque[_Incoming]] = {}  # by source: in the order in which they are to arrive
+        self._held: dict[int, deque[_Incoming]] = {}  # by source, in the order of sending
         self._arrived: list[Envelope | RankFailed] = []
         self._allocate: Allocate = fresh_memory
         self._transfers = 0
         self._dead: set[int] = set()
-        self._abandoned: list[_Incoming | _Outgoing] = []  # MPI may still look at their memory
-        self.doorbell = self._hang_up_doorbell()
+        self._abandoned: list[_Incoming | _Outgoing] = []  # kept alive: MPI may still access their memory
+        self.doorbell = self._create_doorbell()
 
-    def _hang_up_doorbell(self) -> Doorbell | None:
-        """Return this rank's doorbell, which knows those of its host."""
+    def _create_doorbell(self) -> Doorbell | None:
+        """Return this rank's doorbell, which can ring those of the other ranks of its host."""
         try:
             doorbell = Doorbell()
         except OSError:
@@ -272,7 +274,7 @@ class MPITransport:
             doorbell.can_ring({rank: address for rank, address in known.items() if address and rank != self.rank})
         return doorbell
 
-    # -- collectives, used before a run's messages flow ----------------------------------------------
+    # -- collective operations, for use before a run sends messages -----------------------------------
 
     def allgather(self, value: Any) -> list[Any]:
         """Return every rank's ``value``, in rank order."""
@@ -311,7 +313,7 @@ class MPITransport:
         tag = _FIRST_DATA + self._transfers % _DATA_TAGS
         sizes = [view.nbytes for view in views]
         blob = pickle.dumps((message, tag, sizes), protocol=5)
-        if len(blob) > _WHOLE_NBYTES:  # a header must be there when it is seen, so what it says goes beside it too
+        if len(blob) > _WHOLE_NBYTES:  # a header must be sent eagerly, so a large message is sent as a buffer
             views = [memoryview(pickle.dumps(message, protocol=5)), *views]
             blob = pickle.dumps((None, tag, [view.nbytes for view in views]), protocol=5)
         requests = [self._comm.Isend([blob, MPI.BYTE], dest, _HEADER)]
@@ -326,8 +328,8 @@ class MPITransport:
             arrived.append(self._own.popleft())
         status = self._status
         try:
-            # What arrived since the last look is taken in by one that finds nothing, and found by the next: Open MPI
-            # looks first, and makes progress then.
+            # Open MPI's Improbe looks for a message before it makes progress. So a probe that finds nothing may take in
+            # new messages, and only two misses in a row mean that there are none.
             has_missed = False
             for _ in range(_MAX_AT_ONCE):
                 message = self._comm.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, status)
@@ -371,11 +373,11 @@ class MPITransport:
         self._awaited_until = max(self._awaited_until, time.monotonic() + _AWAIT_S + nbytes / _AWAIT_NBYTES_PER_S)
 
     def _hold(self, incoming: _Incoming) -> None:
-        """Have a message arrive when it is there, and all before it are."""
+        """Deliver a message only after it is complete and all earlier messages of its sender are delivered."""
         self._held.setdefault(incoming.envelope.source, deque()).append(incoming)
 
     def _receive_buffers(self, source: int, header: Any, tag: int, sizes: list[int]) -> None:
-        # Posted before the next probe, so that no probe meets this transfer's chunks.
+        # The receives are posted before the next probe, so that no probe matches this transfer's chunks.
         blob = bytearray(sizes.pop(0)) if header is None else None
         memories = [self._allocate(nbytes) for nbytes in sizes]
         targets = [target for target, _ in memories] if blob is None else [blob, *(target for target, _ in memories)]
@@ -440,14 +442,14 @@ class MPITransport:
     def flush(self, timeout_s: float) -> bool:
         end = time.monotonic() + timeout_s
         while self._outgoing and time.monotonic() < end:
-            self._arrived = self.poll()  # progress needs the receiving side too; nothing may get lost
+            self._arrived = self.poll()  # sends make progress only if this rank receives too; keep what it receives
             time.sleep(_FLUSH_TURN_S)
         return not self._outgoing
 
-    # -- the dead -----------------------------------------------------------------------------------
+    # -- dead ranks ---------------------------------------------------------------------------------
 
     def _look_at(self, error: Any, doing: str, statuses: Sequence[Any] = ()) -> None:
-        """Find out who died; anything else is ours to raise.
+        """Find the ranks that died, if ``error`` reports a death.
 
         Raises:
             TransportError: MPI failed for another reason.
@@ -456,15 +458,15 @@ class MPITransport:
             raise TransportError(f"MPI failed while {doing}: {error}") from error
         self._comm.Ack_failed(self.size)
         group = self._comm.Get_group()
-        gone = self._comm.Get_failed()
-        ranks = gone.Translate_ranks(None, group) if gone.Get_size() else []
+        failed = self._comm.Get_failed()
+        ranks = failed.Translate_ranks(None, group) if failed.Get_size() else []
         for rank in ranks:
             if rank not in self._dead:
                 self._dead.add(rank)
                 self._arrived.append(RankFailed(rank, "MPI reports that its process died"))
 
     def close(self) -> None:
-        """Free the communicator; only when every rank does so, and none has died."""
+        """Free the communicator unless a rank has died; every rank must call this."""
         if self.doorbell is not None:
             self.doorbell.close()
             self.doorbell = None
@@ -473,12 +475,12 @@ class MPITransport:
 
 
 def _error_classes(error: Any, statuses: Sequence[Any]) -> set[int]:
-    """Return what went wrong; of requests that were tested together each has its own answer."""
+    """Return the MPI error classes of ``error``; requests that were tested together have one status each."""
     kind = error.Get_error_class()
     if kind != MPI.ERR_IN_STATUS:
         return {kind}
-    told = {MPI.Get_error_class(status.Get_error()) for status in statuses}
-    return told - {MPI.SUCCESS, MPI.ERR_PENDING} or {kind}
+    reported = {MPI.Get_error_class(status.Get_error()) for status in statuses}
+    return reported - {MPI.SUCCESS, MPI.ERR_PENDING} or {kind}
 
 
 def _chunks(view: memoryview) -> list[memoryview]:
@@ -486,12 +488,12 @@ def _chunks(view: memoryview) -> list[memoryview]:
 
 
 def _read(blob: bytearray, source: int) -> Any:
-    """Return what ``blob`` says.
+    """Return the object that is pickled in ``blob``.
 
     Raises:
-        TransportError: it is no message of ours.
+        TransportError: ``blob`` cannot be unpickled.
     """
     try:
         return pickle.loads(blob)
     except Exception as error:
-        raise TransportError(f"a message of rank {source} cannot be read: {error}") from error
+        raise TransportError(f"cannot read a message from rank {source}: {error}") from error

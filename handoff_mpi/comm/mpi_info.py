@@ -1,4 +1,4 @@
-"""What MPI tells of itself, for ``doctor``; nothing here sends a message."""
+"""Reads the MPI library's version, thread level and CUDA support, for ``doctor``, without sending messages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def mpi4py_version() -> str:
 
 def thread_level() -> str:
     """Return the thread level that MPI granted: SINGLE, FUNNELED, SERIALIZED or MULTIPLE."""
-    # Imported here because the module above asks for a thread level, which must come before MPI starts.
+    # Importing mpi4py.MPI initialises MPI; comm.mpi, imported above, must set the thread level before that.
     from mpi4py import MPI
 
     granted = MPI.Query_thread()
@@ -33,17 +33,17 @@ def thread_level() -> str:
 
 
 def is_cuda_aware() -> bool | None:
-    """Whether MPI takes pointers to device memory, as far as it tells; None if it does not. MPI must be running."""
+    """Whether MPI accepts pointers to device memory; None if the library cannot tell. MPI must be initialised."""
     for path in _loaded_libraries():
         try:
             return bool(ctypes.CDLL(path).MPIX_Query_cuda_support())
         except (OSError, AttributeError):
-            continue  # this one has no such question
+            continue  # not every library called libmpi* has this function
     return None
 
 
 def _loaded_libraries() -> list[str]:
-    """Return the MPI libraries in this process: opening what is loaded already costs nothing."""
+    """Return the paths of the MPI libraries that this process has loaded: opening them again costs nothing."""
     try:
         lines = _MAPS.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The port: what a transport does, whatever carries the messages."""
+"""Defines the transport protocol, which its implementations in memory and over MPI follow."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from handoff_mpi.comm.doorbell import Doorbell
 
 @dataclass(slots=True)
 class Envelope:
-    """A message that arrived.
+    """A received message.
 
     Attributes:
         source: the rank that sent it.
         message: the tuple it sent.
-        buffers: what travelled beside it, in memory of our own; see :meth:`Transport.set_receive_allocator`.
+        buffers: the buffers sent with it, in the receiver's memory; see :meth:`Transport.set_receive_allocator`.
     """
 
     source: int
@@ -26,18 +26,18 @@ class Envelope:
 
 @dataclass(slots=True)
 class RankFailed:
-    """The transport found that a rank is dead."""
+    """The transport reports that a rank is dead."""
 
     rank: int
     reason: str
 
 
-#: Makes memory of so many bytes: a writable buffer to receive into, and what the receiver gets of it.
+#: Allocates a number of bytes: returns the writable buffer to receive into, and the object that the receiver gets.
 Allocate: TypeAlias = "Callable[[int], tuple[Any, Any]]"
 
 
 def fresh_memory(nbytes: int) -> tuple[Any, Any]:
-    """Return memory that is not zeroed first, as bytearray's is, and that the receiver may write to."""
+    """Return writable memory that is not zeroed first; a bytearray's would be."""
     import numpy
 
     memory = numpy.empty(nbytes, numpy.uint8)
@@ -47,40 +47,40 @@ def fresh_memory(nbytes: int) -> tuple[Any, Any]:
 class Transport(Protocol):
     """Carries messages between ranks.
 
-    Messages from one rank to another arrive in the order they were sent; one with buffers may be overtaken
-    by later ones, since it arrives when the last of its buffers has. Sending never waits for the receiver.
+    Messages from one rank to another arrive in the order they were sent, except that later messages may overtake one
+    with buffers: it arrives with the last of its buffers. Sending never waits for the receiver.
     """
 
     rank: int
     size: int
-    #: Rung by ranks of this host when they have sent something; None where nobody rings.
+    #: Ranks of this host ring it after sending a message; None where there are no doorbells.
     doorbell: Doorbell | None
 
     def send(self, dest: int, message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> None:
-        """Send a picklable tuple and any number of bytes-like objects to ``dest``, oneself included.
+        """Send a picklable tuple and any number of bytes-like objects to ``dest``, which may be this rank itself.
 
-        The buffers must not change until they were sent; the transport keeps them alive until then. What is
-        sent to a dead rank is dropped.
+        The buffers must not change until they have been sent; the transport keeps them alive until then. Messages to
+        a dead rank are dropped.
         """
         ...
 
     def set_receive_allocator(self, allocate: Allocate) -> None:
-        """Receive buffers from now on into memory that ``allocate`` makes; at first it is :func:`fresh_memory`."""
+        """Receive later buffers into memory from ``allocate``; the default is :func:`fresh_memory`."""
         ...
 
     def drop(self, rank: int) -> None:
-        """Give up what is on its way to or from ``rank``, and send it nothing more: it is gone."""
+        """Treat ``rank`` as dead: abandon the messages in transit to or from it, and send it nothing further."""
         ...
 
     def poll(self) -> list[Envelope | RankFailed]:
-        """Return at once with what has arrived."""
+        """Return the messages and failures that have arrived, without waiting."""
         ...
 
     @property
     def is_transferring(self) -> bool:
-        """Whether large buffers are on their way, in or out: then nobody should sleep."""
+        """Whether large buffers are in transit, in or out: then the rank should keep polling instead of sleeping."""
         ...
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until everything sent has left; return whether it has."""
+        """Wait until all messages have been sent; return False if ``timeout_s`` seconds were not enough."""
         ...

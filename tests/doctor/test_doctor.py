@@ -384,7 +384,7 @@ def test_the_dead_are_not_waited_for():
     ranks = Ranks(3, silent=[2])
     ranks.network.kill(2)
     assert sorted(ranks.leader.ask("name", timeout_s=30.0)) == [0, 1]
-    assert ranks.leader.silent == {2: "it was ended"}
+    assert ranks.leader.silent == {2: "it was killed"}
     ranks.close()
 
 

@@ -1,4 +1,4 @@
-"""Which globals annotations name that are strings: no code refers to them, but dataclasses and typing look for them."""
+"""Finds globals that only string annotations name: no code refers to them, but dataclasses and typing look them up."""
 
 from __future__ import annotations
 import __future__

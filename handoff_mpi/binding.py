@@ -1,9 +1,9 @@
-"""Whether Python would take the arguments of a call, told without the call, and only where that is certain.
+"""Checks whether Python would accept the arguments of a call, without the call, and only where that is certain.
 
 ``inspect.signature`` cannot tell: it believes ``__wrapped__`` and ``__signature__``, which decorators copy from what
 they wrap. This module looks at what Python itself binds: the code object of a plain function. It makes a function with
-the same parameters and nothing to do, and calls that; so Python decides, and Python words what is wrong. Whatever is
-not a plain function in the end (built in, compiled, a mock) takes any arguments here.
+the same parameters and an empty body, and calls that; so Python decides, and Python words the error. A callable that
+does not lead to a plain function (built in, compiled, a mock) counts as one that takes any arguments.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
-#: So many callables are looked through that call one another.
+#: The longest chain of callables that call one another.
 _MAX_DEPTH = 20
-#: By class, what its objects call with all that they are called with.
+#: By class: the callable to which its objects pass all their arguments.
 PASSES_ON: dict[type, Callable[[Any], Any]] = {
     staticmethod: lambda code: code.__func__,
     type(functools.lru_cache(abs)): lambda code: vars(code).get("__wrapped__"),
@@ -27,7 +27,7 @@ PASSES_ON: dict[type, Callable[[Any], Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Called:
-    """What a call of some callable comes down to.
+    """The function that a call of some callable executes in the end.
 
     Attributes:
         function: the plain function whose code Python executes; None where a class without parameters is called.
@@ -56,7 +56,7 @@ def find_binding_problem(code: Any, count: int, keywords: Iterable[str] = ()) ->
 
 
 def find_called(code: Any, depth: int = _MAX_DEPTH) -> Called | None:
-    """Return what a call of ``code`` comes down to, None where that is not certain. No code of the user runs."""
+    """Return the function that a call of ``code`` executes; None where that is not certain. No code of the user runs."""
     kind = type(code)
     if not depth:
         return None

@@ -1,7 +1,7 @@
 """Calls code of the user: functions of a DAG, and strategies, trackers, stores, telemetry handlers.
 
-Such code may raise anything, call ``sys.exit``, or fork. Whatever it raises becomes one exception here, and a process
-that it forked ends where the code returns: it would continue as a second copy of this rank.
+Such code may raise anything, call ``sys.exit``, or fork. :func:`call` turns all its exceptions into one, and ends a
+process that the code has forked when the code returns: it would continue as a second copy of this rank.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _MAX_MESSAGE_CHARS = 500
 
 
 class CallbackFailed(Exception):
-    """Code of the user raised; the message says what, in one line. ``__cause__`` is the exception itself."""
+    """Code of the user raised; the message shows the exception in one line, ``__cause__`` is the exception itself."""
 
 
 def call(function: Callable[..., Any], *args: Any) -> Any:
     """Call ``function`` and return its answer.
 
     Raises:
-        CallbackFailed: it raised, be it SystemExit.
+        CallbackFailed: it raised any exception, SystemExit included.
         KeyboardInterrupt: the user at the terminal has interrupted this process.
     """
     process = os.getpid()
@@ -42,7 +42,7 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def call_here(code: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Call a function of the user's DAG; what it raises is raised. A coroutine that it returns is run to its end.
+    """Call a function of the user's DAG; its exceptions propagate. A coroutine that it returns is run to its end.
 
     A process that it forked ends here: it would otherwise continue as this one does, at the same work.
     """
@@ -66,13 +66,13 @@ def is_interrupt(error: BaseException) -> bool:
 
 
 def end_if_forked(process: int, error: BaseException | None = None) -> None:
-    """End this process, as a program of its own would, if it is not ``process`` but was forked from it."""
+    """End this process, as a separate program would end, if it was forked from ``process``."""
     if os.getpid() != process:
         end_fork(error)
 
 
 def end_fork(error: BaseException | None) -> NoReturn:
-    """End a forked process as a program of its own would: with the status that goes with ``error``."""
+    """End a forked process as a separate program would end: with the exit status of ``error``."""
     status = 0
     if isinstance(error, SystemExit):
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -81,10 +81,10 @@ def end_fork(error: BaseException | None) -> NoReturn:
         try:
             frames = error.__traceback__
             while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith("handoff_mpi."):
-                frames = frames.tb_next  # the process is the user's, and so is what went wrong
+                frames = frames.tb_next  # the fork and the error are the user's: omit this package's frames
             traceback.print_exception(type(error), error, frames)
         except BaseException:
-            pass  # its own code is asked for the message
+            pass  # the exception's own code makes its message, and may raise
     flush_output()
     os._exit(status & 0xFF)
 

@@ -1,4 +1,4 @@
-"""What is said to people, on stderr. Whoever reads it may have left (``| head``): that must end no run."""
+"""Prints messages to stderr. Its reader may have closed the pipe (``| head``), which must not end a run."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ stream: Any = None
 
 
 def print_message_once(text: str) -> None:
-    """Say a line, unless this process has said it before: a script may have a thousand runs."""
+    """Print a message, unless this process has printed it before: a script may start a thousand runs."""
     if text not in _said and len(_said) < _MAX_REMEMBERED:
         _said.add(text)
         print_message(text)
 
 
 def print_message(text: str) -> None:
-    """Say a line, if anybody listens."""
+    """Print a message with the prefix ``handoff:``."""
     print_stderr(f"handoff: {text}")
 
 
 def print_stderr(text: str) -> None:
-    """Print ``text`` if anybody reads it; control characters, which names and messages may hold, are escaped."""
+    """Print ``text`` if stderr is open; escape control characters, which names and messages may contain."""
     try:
         print(without_controls(text), file=stream or sys.stderr, flush=True)
     except (OSError, ValueError, AttributeError):
-        pass  # nobody does, or a function has put something else there
+        pass  # the reader has closed the pipe, or a function has replaced sys.stderr

@@ -24,7 +24,7 @@ def is_coroutine(value: Any) -> bool:
 
 
 def run_coroutine(coroutine: Awaitable[Any]) -> Any:
-    """Run ``coroutine`` in an event loop of its own and return its result; what it raises is raised.
+    """Run ``coroutine`` in its own event loop and return its result; its exceptions propagate.
 
     Raises:
         KeyboardInterrupt: the user has interrupted this process; the coroutine was cancelled.
@@ -50,8 +50,8 @@ async def _settle(coroutine: Awaitable[Any]) -> tuple[Any, Exception | None]:
 def running_loop_hidden() -> Iterator[None]:
     """Let code within ``with`` use asyncio as in a thread without a loop, where one runs already, as in a notebook.
 
-    The loop stands still within ``with`` in any case: this thread is busy. asyncio documents these functions for loops
-    that are not its own ("Extending asyncio"); since Python 3.14 the current task belongs to the thread.
+    The hidden loop cannot run meanwhile in any case, because this thread is busy. asyncio documents these functions for
+    other event loops ("Extending asyncio"); since Python 3.14 the current task belongs to the thread.
     """
     asyncio = sys.modules.get("asyncio")
     loop = None if asyncio is None else asyncio._get_running_loop()

@@ -1,4 +1,4 @@
-"""Finds out, while Python ends, with which status: a rank decides by it whether the whole job has failed.
+"""Determines the exit status while Python ends: a rank decides by it whether the whole job has failed.
 
 Python shows an exception that nobody catches (``sys.last_value``), but not a SystemExit: it reads the exception's
 ``code`` and calls exit handlers, which receive nothing. So the reading is observed, through the type's own descriptor.
@@ -74,7 +74,7 @@ class ExitStatus:
 
     @property
     def has_raised(self) -> bool:
-        """Whether an exception has ended the program that is no SystemExit."""
+        """Whether an exception other than SystemExit has ended the program."""
         error = getattr(sys, "last_value", None)
         return error is not None and error is not self._error_before and not self._has_returned()
 
@@ -120,7 +120,7 @@ class _ObservedCode:
 
 
 def _observe_codes() -> None:
-    """Put the observed attribute into the type, which Python lets nobody do; where that fails nothing is observed."""
+    """Replace the attribute ``code`` of SystemExit, which Python does not support; do nothing outside CPython."""
     global _codes
     if _codes is not None or sys.implementation.name != "cpython":
         return

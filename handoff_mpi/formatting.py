@@ -1,4 +1,4 @@
-"""Text for people, made of what users hand in: it never raises, and it stays on one line."""
+"""Formats values from users as text for people; it never raises, and the text stays on one line."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 MAX_CHARS = 80
-#: Of what a call that failed has printed.
+#: Limits of the output that is shown of a failed call.
 MAX_LAST_LINES, MAX_LAST_NBYTES = 20, 4096
-#: Of an id that is written into a file.
+#: The longest id that is written into a file.
 MAX_ID_CHARS = 1000
-#: A run has less time left than this, or what says so is wrong.
+#: A longer time left is an error of the file that states it.
 MAX_TIME_LEFT_S = 1e9
-#: Counts of calls that were repeated, and the words for one and for several: only the first is of calls that failed.
+#: Counts of repeated calls, with the words for one and for several; only the first counts failed calls.
 _REPEATED = {
     "retries": ("failure retried", "failures retried"),
     "reassigned": ("reassigned", "reassigned"),
@@ -31,7 +31,7 @@ def show(thing: Any, limit: int = MAX_CHARS) -> str:
         text = repr(thing)
     except KeyboardInterrupt:
         raise
-    except BaseException:  # it is the user's code that speaks here, and it may call sys.exit
+    except BaseException:  # repr is the user's code, and may call sys.exit
         text = f"<{type_name(thing)}>"
     return one_line(text, limit)
 
@@ -44,7 +44,7 @@ def one_line(text: str, limit: int | None = None) -> str:
 
 
 def id_text(id: Any) -> str:
-    """Return an id as people write it and files hold it: a string as it is, of anything else the repr."""
+    """Return an id as text for people and files: a string unchanged, the repr of any other object."""
     return id[:MAX_ID_CHARS] if type(id) is str else show(id, MAX_ID_CHARS)
 
 
@@ -68,7 +68,7 @@ def last_lines(text: bytes, is_intact: bool) -> str:
 
 
 def without_controls(text: str) -> str:
-    """Return ``text`` with all control characters escaped but tabs and line ends: a terminal obeys the others."""
+    """Return ``text`` with control characters escaped, except tabs and line ends: a terminal obeys the others."""
     if text.isprintable():
         return text
     return "".join(each if each in "\n\t" else _escaped(each) for each in text)
@@ -118,7 +118,7 @@ def moment_text(time_s: object) -> str:
         return "an unknown time"
     try:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_s))
-    except (OverflowError, ValueError, OSError):  # of somebody else's making
+    except (OverflowError, ValueError, OSError):  # the file may be another user's
         return "an unknown time"
 
 

@@ -1,9 +1,9 @@
-"""Arrays of cupy on their way to host memory and back, through a little pinned memory.
+"""Copies cupy arrays to host memory and back, through a small pinned buffer.
 
-cupy pickles an array by one copy into memory that is not pinned; the driver then stages it piece by piece, and nothing
-else goes on meanwhile. Here the device copies into one half of a pinned buffer while the other half is copied into the
-memory the value rests in; and the other way about. So a process pins the same few megabytes however large its values
-are and however many it holds.
+cupy pickles an array by one copy into memory that is not pinned; the driver then stages it piece by piece, without any
+overlap. Here the device copies into one half of a pinned buffer while the host copies the other half into the value's
+memory, and in the reverse direction likewise. So a process pins the same few megabytes for any number and size of
+values.
 
 An array arrives on the device that is current where it is decoded: the first one of the call's claim.
 
@@ -22,9 +22,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-#: How much goes through each half at once: at 10 GB/s, half a millisecond.
+#: The size of each half: at 10 GB/s it fills in half a millisecond.
 CHUNK_NBYTES = 4 * 1024 * 1024
-#: Smaller arrays go as cupy has it.
+#: Smaller arrays are pickled by cupy.
 STAGED_NBYTES = 256 * 1024
 
 _lock = threading.Lock()
@@ -43,7 +43,7 @@ class _Half:
 
 
 def reducers() -> dict[type, Callable[[Any], Any]]:
-    """Return how arrays on devices are pickled, by their type; nothing as long as nobody has imported cupy."""
+    """Return the reducers of device arrays, by type; an empty mapping while cupy is not imported."""
     kind = getattr(sys.modules.get("cupy"), "ndarray", None)
     return {} if kind is None else {kind: _reduce}
 
@@ -78,7 +78,7 @@ def to_device(host: Any) -> Any:
 
 
 def _has_halves(cupy: Any) -> bool:
-    """Whether there is pinned memory; it is asked for once more each time that there is none."""
+    """Whether this process has its pinned memory; allocation is retried at each call after a failure."""
     try:
         while len(_halves) < 2:
             _halves.append(_Half(cupy))

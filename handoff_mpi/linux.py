@@ -1,4 +1,4 @@
-"""What Linux does for a process that asks; elsewhere nothing happens, and what asks can do without."""
+"""Calls optional features of Linux; on other systems these functions do nothing, and their callers do not need them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ _PR_SET_TIMERSLACK = 29
 
 
 def signal_at_parents_end(number: int) -> bool:
-    """Have this process sent a signal when its parent is gone; return whether that can be had."""
+    """Ask Linux to signal this process when its parent has ended; return whether that is available."""
     return _prctl(_PR_SET_PDEATHSIG, number)
 
 
 def sharpen_timers() -> bool:
-    """Have this thread's short sleeps end when they should: they last 50 microseconds longer otherwise."""
+    """Reduce this thread's timer slack: its short sleeps last 50 microseconds too long by default."""
     return _prctl(_PR_SET_TIMERSLACK, 1000)
 
 
 def give_back_freed_memory() -> None:
-    """Have the C library return to the system what was freed: it keeps it for later, and it counts as in use."""
+    """Make the C library return freed memory to the system: memory that it keeps counts as used by this process."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError):
-        pass  # another C library
+        pass  # not glibc
 
 
 def _prctl(option: int, value: int) -> bool:

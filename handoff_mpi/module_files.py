@@ -1,7 +1,8 @@
-"""The files of carried modules: their text on hosts that do not have them, and how a fresh Python finds them.
+"""Provides the source files of carried modules: as text on hosts that lack them, and as imports for a fresh Python.
 
-A process that multiprocessing starts anew (``spawn``, ``forkserver``) imports a module by its name, and executes its
-file. Where no import would find that file under this name, a file that does is made in a directory of the process.
+A fresh process that multiprocessing starts (``spawn``, ``forkserver``) imports a module by its name, and executes its
+file. Where no import would find that file under this name, this module writes a file that executes it into a directory
+of the process.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from typing import Any
 
 from handoff_mpi.python_path import add_private_directory
 
-#: Text that takes more than this, compressed, does not travel.
+#: The largest text, compressed, that is sent to other ranks.
 MAX_SOURCE_NBYTES = 1 << 16
-#: The text of files that this host lacks, as it has come from rank 0: as it is, and compressed.
+#: The text from rank 0 of files that this host lacks: plain, and compressed.
 _texts: dict[str, str] = {}
 _packed: dict[str, bytes] = {}
 
 
 class Loader(importlib.machinery.SourceFileLoader):
-    """Gives the text of a module on hosts that do not have its file too."""
+    """Returns the source of a module, also on hosts that do not have its file."""
 
     def get_source(self, fullname: str) -> str | None:
         try:
@@ -68,7 +69,7 @@ def take_sources(packed: Mapping[str, bytes]) -> None:
 
 
 def missing_sources() -> dict[str, bytes]:
-    """Return what :func:`take_sources` has kept."""
+    """Return the compressed text of the files that this host does not have."""
     return dict(_packed)
 
 
@@ -96,8 +97,8 @@ def make_findable(name: str, file: str) -> None:
     if real.stem == name and real.is_file():
         return
     if any(isinstance(entry, str) and Path(entry, f"{name}.py").is_file() for entry in sys.path):
-        return  # the rank of this child has done it
-    with suppress(OSError):  # pools cannot find it then; all else can
+        return  # the rank that started this child has written the file
+    with suppress(OSError):  # then only pools of multiprocessing cannot find the module
         _write_finder(name, file)
 
 
@@ -120,9 +121,9 @@ def _remove(directory: str, process: int) -> None:
 
 
 def restart(contents: dict[str, Any], file: str, text: str | None) -> None:
-    """Fill the module that a fresh Python has found. If that fails, calling anything of it does, and ends with why.
+    """Fill the module that a fresh Python has found. If that fails, each of its functions raises with the reason.
 
-    A pool replaces a process that raises while it unpickles what it is to do, and would do so for ever.
+    The error is raised so late because a pool replaces a process that fails while it unpickles its task, for ever.
     """
     name = contents["__name__"]
     if text is not None:

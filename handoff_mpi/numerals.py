@@ -1,6 +1,6 @@
-"""Numbers as people write them, on a command line or in a variable, and numbers of other libraries.
+"""Parses numbers from command lines and variables, and converts numbers of other libraries to Python's own.
 
-Python's own ``int`` and ``float`` read more than people mean: ``1_0``, digits of any script, ``nan``.
+Python's ``int`` and ``float`` accept more than people mean: ``1_0``, digits of any script, ``nan``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def parse_real(text: str) -> float:
 def plain(value: Any) -> Any:
     """Return a number, a truth value or a text as one of Python's own class, anything else as it is.
 
-    Numbers of numpy are meant, and classes derived from Python's own, which may raise where they are compared.
+    This concerns numbers of numpy, and classes derived from Python's own, whose comparisons may raise.
     """
     kind = type(value)
     if kind is bool:

@@ -1,4 +1,4 @@
-"""Ends a process as Python would, within bounds: its exit handlers, what its functions have left running, itself.
+"""Ends a process as Python would, but with time limits: exit handlers, leftover threads and processes, then itself.
 
 With fault tolerance on, a rank leaves MPI_Finalize out and so ends by ``os._exit``, which skips exit handlers; a child
 process that has a handler, or a thread, that never ends would hold its rank. Here each step has a limit.
@@ -45,7 +45,7 @@ def exit_process(
 
 
 def exit_python(code: int, finalise: Callable[[], object], threads_timeout_s: float | None = None) -> NoReturn:
-    """End this process as any Python program ends, with status ``code``: what C libraries do then, they do.
+    """End this process as any Python program ends, with status ``code``, so that C libraries run their exit code.
 
     Runs the exit handlers and ends the processes that were left running before. Called by the main thread.
 
@@ -127,7 +127,7 @@ def _threads() -> list[threading.Thread]:
 
 
 def flush_output() -> None:
-    """Write out what was printed. A function may have closed the streams, or put anything into their place."""
+    """Flush stdout and stderr. A function may have closed the streams, or replaced them."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -143,7 +143,7 @@ def _leave(code: int) -> NoReturn:
 def _attempt(handler: Callable[[], object]) -> None:
     try:
         handler()
-    except BaseException:  # Python goes on with the next one too
+    except BaseException:  # Python continues with the next handler too
         try:
             traceback.print_exc()
         except Exception:
@@ -151,9 +151,9 @@ def _attempt(handler: Callable[[], object]) -> None:
 
 
 def _end_by_alarm(seconds: float) -> None:
-    """Have the kernel end this process after ``seconds``: a handler may hold the interpreter. 0 takes that back."""
+    """Make the kernel end this process after ``seconds``: a handler may hold the interpreter. 0 cancels that."""
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
     except ValueError:
-        pass  # only the main thread may do that; few programs have a handler of their own
+        pass  # only the main thread may set handlers; few programs have one for SIGALRM
     signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -1,4 +1,4 @@
-"""From where Python imports: in this process, and in the Python processes that it starts.
+"""Sets the directories from which Python imports, in this process and in the Python processes that it starts.
 
 A process that this package starts imports what this process would: its flags (``-I``, ``-P``, ``-E``, ``-W`` ...) are
 the same, and so is ``sys.path``. The current directory is on it only if Python itself has put it there for the command
@@ -35,9 +35,9 @@ def python_command() -> list[str]:
     import subprocess
 
     words: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    told = {word.partition("=")[0] for word in words}
-    for name, value in sys._xoptions.items():  # that function knows some of them
-        if name not in told:
+    known = {word.partition("=")[0] for word in words}
+    for name, value in sys._xoptions.items():  # subprocess returns only some of them
+        if name not in known:
             words += ["-X", name if value is True else f"{name}={value}"]
     return [sys.executable, *words]
 
@@ -62,7 +62,7 @@ def own_command() -> list[str]:
 
 
 def add_directories(directories: Iterable[str]) -> None:
-    """Have this process import from further directories too.
+    """Add directories from which this process imports.
 
     They come behind the standard library, which a file beside ``dag.py`` cannot replace, and before what is installed,
     as the directory of a script does; under ``-P`` or ``-I`` behind all, as Python would not add them.
@@ -75,13 +75,13 @@ def add_directories(directories: Iterable[str]) -> None:
 
 
 def add_private_directory(directory: str) -> None:
-    """Have this process, and the children that it starts, import from a directory that is theirs alone."""
+    """Make this process, and the children that it starts, import from a directory that other ranks do not use."""
     _private.append(directory)
     sys.path.append(directory)
 
 
 def shared_path() -> list[str]:
-    """Return what other ranks are to have on ``sys.path``."""
+    """Return the entries of ``sys.path`` that other ranks use as well."""
     return [entry for entry in sys.path if isinstance(entry, str) and entry not in _private]
 
 
@@ -107,12 +107,12 @@ def source_of(module: str) -> str | None:
 
 
 def is_of_user(module: str) -> bool:
-    """Whether a module belongs neither to Python nor to what is installed."""
+    """Whether a module is the user's own: neither part of Python nor installed."""
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names or top == "handoff_mpi":
         return False
     try:
         file = getattr(sys.modules.get(top), "__file__", None) or source_of(top)
-    except Exception:  # of a module that answers anything
+    except Exception:  # attributes of the user's module may raise
         return False
     return isinstance(file, str) and not any(part in file for part in _INSTALLED)

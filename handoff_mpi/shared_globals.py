@@ -1,8 +1,8 @@
-"""Objects that several globals of a carried module share: a sentinel that is a default, an object in a registry.
+"""Finds objects that several globals of a carried module share: a sentinel used as a default, an object in a registry.
 
-Each global travels as a definition of its own. An object that was pickled into each of them would be several objects in
-the process that unpickles them, and ``x is MISSING`` false there. So a definition holds the names of other globals in
-place of their objects.
+Each global is sent as a separate definition. An object that was pickled into each of them would become several objects
+in the process that unpickles them, and ``x is MISSING`` would be false there. So a definition holds the names of other
+globals in place of their objects.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from collections.abc import Mapping
 from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-#: Of these nobody minds how many there are, or they travel by name anyway.
+#: Types whose objects may be duplicated without harm, or are pickled by name anyway.
 _NOT_SHARED = (
     *(type(None), bool, int, float, complex, str, bytes, tuple, frozenset, type(...), type(NotImplemented), range),
     *(type, FunctionType, BuiltinFunctionType, MethodType, ModuleType, CodeType, FrameType),
 )
-#: What a walk does not go into: functions and classes refer to globals by name.
+#: Types whose objects a walk does not enter: functions and classes refer to globals by name.
 _CLOSED = (type, FunctionType, BuiltinFunctionType, ModuleType, CodeType, FrameType)
 #: An object from which a walk reaches more objects than this is pickled into each definition.
 MAX_OBJECTS = 20_000
-#: Names that an interactive Python gives to what was printed or typed.
+#: Names that an interactive Python gives to its inputs and outputs.
 _OF_A_PROMPT = re.compile(r"_+|_i*\d+|_i+|_[iod]h|In|Out|__\w+__")
 
 

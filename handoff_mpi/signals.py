@@ -1,5 +1,5 @@
-"""Handlers of signals that hold in this process alone: neither a process that it forks nor a program that it starts
-gets them.
+"""Installs signal handlers for this process alone: neither its forked processes nor the programs that it starts
+inherit them.
 
 A forked process would otherwise take a signal that is to end it (``multiprocessing`` sends TERM) for one that is to end
 the run; a program would ignore what the rank that started it ignores, since ignored signals stay so through exec.
@@ -18,7 +18,7 @@ _forking = threading.local()
 
 
 def handle(number: int, handler: Callable[[int, Any], Any]) -> None:
-    """Have ``handler(number, frame)`` called at a signal in this process; in the main thread.
+    """Call ``handler(number, frame)`` at a signal in this process; only in the main thread.
 
     Raises:
         ValueError: this is another thread.
@@ -38,7 +38,7 @@ def ignore(number: int) -> None:
 
 
 def ignore_to_the_end() -> None:
-    """Ignore what is ignored while Python ends, too: it takes its handlers down before C libraries end."""
+    """Keep ignoring the ignored signals while Python ends: it removes its handlers before C libraries end."""
     for number, handler in _handlers.items():
         if handler is _do_nothing and signal.getsignal(number) is handler:
             signal.signal(number, signal.SIG_IGN)

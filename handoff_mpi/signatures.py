@@ -1,4 +1,4 @@
-"""Whether what the user plugs in has the methods it needs, and can be called as it will be."""
+"""Checks that the user's store, tracker, strategy, codec and handler have their methods and accept their arguments."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from handoff_mpi.binding import find_binding_problem, find_called
 from handoff_mpi.callbacks import CallbackFailed, call
 
-#: What a store, a tracker and a strategy must have: method to the parameters it is called with.
+#: The required methods of a store, a tracker and a strategy: name to parameters.
 STORE = {"put": "key, payload", "get": "key", "delete": "key"}
 TRACKER = {"register": "rank, capabilities", "request": "rank, cost", "release": "rank, cost"}
 STRATEGY = {"allocate": "ready, view"}
-#: What they may have.
+#: Their optional methods.
 MAYBE_OF_STORE = {"close": ""}
 MAYBE_OF_STRATEGY = {"prepare": "view", "score": "cost, group"}
-#: The sides of a codec, and a telemetry handler, which are called themselves.
+#: The two functions of a codec, and a telemetry handler: these are called directly.
 CODEC = {"serialize": "value, source_rank, target_rank", "deserialize": "payload, source_rank, target_rank"}
 HANDLER = "event, measurements, metadata, config"
 #: Methods whose answer is iterated over, or is used where it is made.
@@ -24,11 +24,11 @@ _GENERATORS = frozenset({"allocate", "deserialize"})
 
 
 def find_problem(plugged: Any, methods: Mapping[str, str], optional: Mapping[str, str] | None = None) -> str:
-    """Return what ``plugged`` has not that it needs, in words that follow its name; an empty string if nothing.
+    """Return the problem with the methods of ``plugged``, in words that follow its name; "" if there is none.
 
     Args:
         methods: name to the parameters it is called with, as they are shown.
-        optional: the same of methods that it may lack.
+        optional: the same for methods that it may lack.
     """
     found = {name: _attribute(plugged, name) for name in methods}
     missing = [f"{name}({methods[name]})" for name, method in found.items() if not callable(method)]
@@ -56,7 +56,7 @@ def find_problem_of_call(function: Any, name: str, parameters: str, more: int = 
     if trouble:
         return f"{name} cannot be called as {name}({parameters}): {trouble}"
     kind = _kind(function)
-    if kind == "async" and name not in CODEC:  # which is run as a function is
+    if kind == "async" and name not in CODEC:  # a codec's coroutine is run like a function's
         return f"{name} is async, so that calling it would do nothing: write it with def alone"
     if kind == "generator" and name not in _GENERATORS:
         return f"{name} is a generator, so that calling it would do nothing: write it without yield"

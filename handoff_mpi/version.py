@@ -1,6 +1,6 @@
-"""The version of this package, kept here alone.
+"""Holds the version of this package.
 
-Every rank says it as it joins, and reading it from the metadata of installed packages imports forty modules.
+Every rank sends it when it joins, and reading it from the metadata of installed packages would import forty modules.
 """
 
 VERSION = "0.1.0"

@@ -56,7 +56,7 @@ def find_binding_problem(code: Any, count: int, keywords: Iterable[str] = ()) ->
 
 
 def find_called(code: Any, depth: int = _MAX_DEPTH) -> Called | None:
-    """Return the function that a call of ``code`` executes; None where that is not certain. No code of the user runs."""
+    """Return the function that a call of ``code`` executes; None where that is uncertain. No code of the user runs."""
     kind = type(code)
     if not depth:
         return None

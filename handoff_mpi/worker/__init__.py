@@ -1,1 +1,1 @@
-"""The brain of the other ranks (:mod:`handoff_mpi.worker.machine`), and its hands: calls in the rank or in children."""
+"""Runs the calls of a worker rank: its state machine (:mod:`handoff_mpi.worker.machine`), call runners and children."""

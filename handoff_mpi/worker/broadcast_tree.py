@@ -1,4 +1,4 @@
-"""Who took a value from this rank: beyond a few, ranks that want it are sent to those, and so form a tree.
+"""Remembers the ranks that took a value from this rank, and redirects later ranks to them, so that they form a tree.
 
 N ranks that want one value at once would all have it from the rank that made it. So a rank serves a few of them, and
 refers whoever comes later to one of those few, in turn. That one has the value, or waits for it: then it notes who
@@ -17,7 +17,7 @@ REFERRED_NBYTES = 256 * 1024
 
 
 class BroadcastTree:
-    """The ranks that took each value from here last, or are to.
+    """The ranks that last took each value from this rank, or will take it.
 
     Args:
         fan_out: how many of them are known for each value; beyond these, ranks are referred.

@@ -1,4 +1,4 @@
-"""How many bytes may still come into a rank's memory: counted before they come, not measured once they are there. Pure.
+"""Counts the bytes that may still enter a rank's memory, before they arrive instead of measuring them afterwards. Pure.
 
 The shell measures the memory in use, but only a few times a second, and a few calls can fill the rest in between. So
 the machine counts what is about to come: the buffers of a value that is on its way here, and the result of a call,
@@ -13,7 +13,7 @@ from handoff_mpi.worker.events import QueuedCall
 
 #: A limit that nothing exceeds.
 UNLIMITED_NBYTES = 1 << 62
-#: Smaller buffers are not counted on their way.
+#: Smaller buffers are not counted while they are in transit.
 _MIN_COUNTED_NBYTES = 64 * 1024
 
 

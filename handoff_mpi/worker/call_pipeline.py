@@ -18,12 +18,12 @@ from handoff_mpi.worker.events import QueuedCall
 MAX_SENT = 64
 #: Further ones are sent once it has no more than this many.
 FEW_SENT = MAX_SENT // 2
-#: Larger calls are sent in their turn: what is ahead must find room in the socket while the child does not read.
+#: Larger calls are not sent ahead: the socket must hold the calls sent ahead while the child does not read.
 AHEAD_NBYTES = 1024
 
 
 class SentCalls:
-    """What one child was sent and has not answered. What is void is None: only its answer is still to come."""
+    """The calls that one child was sent and has not answered; None stands for a void one, whose answer is ignored."""
 
     def __init__(self) -> None:
         self._works: deque[QueuedCall | None] = deque()

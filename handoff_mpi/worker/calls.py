@@ -40,13 +40,13 @@ from handoff_mpi.worker.process_state import SHORT_CALL_S, ProcessState
 from handoff_mpi.worker.randomness import GlobalGenerators
 from handoff_mpi.worker.thread_limits import ThreadLimits
 
-#: By type, what to do about a result that cannot be pickled.
+#: By type, the remedy for a result that cannot be pickled.
 _REMEDIES = {
     GeneratorType: "; return list(...) of it",
     AsyncGeneratorType: "; return [item async for item in ...] of it",
 }
 
-#: What is added to the message of an error that comes from writing to an input.
+#: The text added to the message of an error that was caused by writing to an input.
 _READ_ONLY_REMEDY = (
     "inputs are read-only, as other functions share them: copy before you write in place (x = x.copy()), or give this "
     "function writable=True"

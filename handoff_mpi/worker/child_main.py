@@ -1,4 +1,4 @@
-"""The child process: calls functions for a rank, so that whatever kills it kills no rank.
+"""Runs in a child process and calls functions for a rank, so that a crash of a function does not kill the rank.
 
 Started by exec, never by forking a process that has initialised MPI. It ends with its rank.
 """

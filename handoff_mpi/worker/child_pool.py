@@ -8,7 +8,7 @@ from handoff_mpi.worker.child_process import ChildProcess
 
 
 class ChildPool:
-    """A rank's idle children between the runs of one job, and those that end meanwhile. Whoever makes it closes it."""
+    """A rank's idle children between the runs of one job, and those that end meanwhile. Its creator must close it."""
 
     def __init__(self) -> None:
         self._children: list[ChildProcess] = []

@@ -38,12 +38,12 @@ from handoff_mpi.worker.output import OutputFiles, descriptors_between_calls
 from handoff_mpi.worker.process_state import directory_between_calls, variables_between_calls
 from handoff_mpi.worker.shared_semaphore import SharedSemaphore
 
-#: A child that takes nothing from its socket for this long is given up.
+#: A rank kills a child that reads nothing from its socket for this long.
 SEND_TIMEOUT_S = 60.0
-#: A child that was killed and is not gone after this long hangs in the kernel (in a file system that does not answer,
-#: say): it is left to end when it can.
+#: A killed child that has not ended after this long hangs in the kernel (in a file system that does not answer, say):
+#: the rank stops waiting for it.
 KILL_WAIT_TIMEOUT_S = 5.0
-#: Of the stack that a dying child leaves, this much is told.
+#: The longest part of a crashed child's stack that the rank reports.
 _MAX_WORDS = 4000
 #: An idle child runs its exit handlers and ends what it has started; one that has not ended by then is killed.
 CLOSE_TIMEOUT_S = 10.0

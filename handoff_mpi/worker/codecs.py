@@ -11,7 +11,7 @@ from handoff_mpi.serialization import Payload, decode, encode
 
 SERIALIZE = "serialize"
 DESERIALIZE = "deserialize"
-#: The attribute of an exception that says who raised it, where that is not the function itself.
+#: The attribute of an exception that names the code that raised it, if that is not the function itself.
 _CULPRIT = "__handoff_culprit__"
 
 #: Returns a callable by its number; it may have to be loaded first, which may fail.

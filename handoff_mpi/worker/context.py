@@ -1,4 +1,4 @@
-"""What a call can learn about itself: :func:`current_task`.
+"""Tells a running call its id, rank, attempt and claim: :func:`current_task`.
 
 Every rank and child imports this room, and few calls ask for a seed or a scratch directory: what these need is imported
 then.

@@ -38,15 +38,15 @@ class Generators(enum.IntFlag):
 
 NONE, RANDOM, NUMPY, UNKNOWN = Generators.NONE, Generators.RANDOM, Generators.NUMPY, Generators.UNKNOWN
 
-#: So many functions and classes are followed from one that a function refers to; beyond that it is unknown.
+#: The most functions and classes that are followed from one reference of a function; beyond that it is unknown.
 _MAX_FOLLOWED = 400
 _MAX_CONTAINER = 100
-#: What makes generators of one's own.
+#: Constructors of generators that are not global.
 _MAKERS = frozenset({"Random", "SystemRandom", "default_rng", "Generator", "RandomState", "SeedSequence", "SFC64"})
 _MAKERS |= {"PCG64", "PCG64DXSM", "MT19937", "Philox"}
 _MODULES = ("random", "numpy.random", "numpy.random.mtrand")
 _ATTRIBUTE_OPS = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
-#: Instructions that stand between a name and what is read of it.
+#: Instructions that may stand between a name and the attribute that is read of it.
 _FILLERS = frozenset({"CACHE", "PUSH_NULL", "PRECALL", "NOP", "EXTENDED_ARG"})
 _NOT_FOLLOWED = frozenset({*sys.stdlib_module_names, "cloudpickle", "handoff_mpi", "mpi4py", "numpy"})
 _IMPORT_NAME = dis.opmap["IMPORT_NAME"]

@@ -30,7 +30,7 @@ _RUN = "dry run"
 
 @dataclass(slots=True)
 class Decoded:
-    """What came of decoding some pieces.
+    """The outcome of decoding some payloads.
 
     Attributes:
         errors: number of a piece to why it cannot be decoded.

@@ -1,4 +1,4 @@
-"""What a rank reports of an exception: text for people, cut to what is theirs, and what rank 0 decides by.
+"""Reports an exception to rank 0: text for people, without frames of this package, and the facts rank 0 decides by.
 
 Frames of this package are left out, also those of exceptions that the error was raised from or that it groups. A deep
 stack, as that of a RecursionError, is cut in its middle.
@@ -34,10 +34,10 @@ _INSTALLED = (
 _PACKAGES = re.compile(r"[/\\](site|dist)-packages[/\\]")
 #: Sources of compiled modules, which name them as they lay where the package was built.
 _COMPILED = (".pyx", ".pxd", ".pxi", ".c", ".cpp", ".cc", ".rs")
-#: What numpy, pandas, Cython, numba and Python say where memory may not be written to.
+#: The messages of numpy, pandas, Cython, numba and Python for a write to read-only memory.
 _READ_ONLY = re.compile(r"read[- ]?only|not writ(e)?able|WRITEABLE", re.IGNORECASE)
 
-#: What Python itself knows of an exception: a class of the user's may answer otherwise, or raise.
+#: Python's own accessors of an exception: a class of the user may override them with code that raises.
 _CAUSE = BaseException.__dict__["__cause__"].__get__
 _CONTEXT = BaseException.__dict__["__context__"].__get__
 _TRACEBACK = BaseException.__dict__["__traceback__"].__get__

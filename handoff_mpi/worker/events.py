@@ -1,4 +1,4 @@
-"""What happens to a worker rank, and what it wants done: plain records, carried by its shell."""
+"""Defines the events that a worker rank receives and the commands that it returns, as plain records."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Begun:
 
 @dataclass(slots=True)
 class InputMissing:
-    """The shell found that an input cannot be had after all, before the call began."""
+    """The driver found that an input is unavailable, before the call began."""
 
     work: QueuedCall
     task: int
@@ -98,7 +98,7 @@ class InputMissing:
 
 @dataclass(slots=True)
 class Pressed:
-    """The rank's memory was measured, and is short or has ceased to be.
+    """The rank's memory was measured, and memory pressure has begun or ended.
 
     Attributes:
         level: NORMAL, HIGH or CRITICAL.
@@ -191,7 +191,7 @@ class Learn:
 
 @dataclass(slots=True)
 class Leave:
-    """The run is over for this rank; ``results`` is what rank 0 shares with all, if anything."""
+    """The run is over for this rank; ``results`` are those that rank 0 sends to all ranks, if any."""
 
     results: Any
 

@@ -31,12 +31,12 @@ from handoff_mpi.worker.outbox import Outbox
 
 #: ``source`` of a fetch before any holder was asked.
 NOBODY = -3
-#: Once referrals have come to nothing this often, a holder must serve itself.
+#: After this many failed redirects, a holder must send the value itself.
 MAX_MISLED = 2
-#: More referrals in a row than any tree is deep.
+#: A limit of consecutive redirects that exceeds the depth of any broadcast tree.
 MAX_HOPS = 32
-#: A rank that one was referred to has so long to answer, and this many bytes a second longer: it may wait itself, or
-#: be in a call that lets nothing else run. Then who referred to it is asked as well.
+#: The time that the target of a redirect has to answer, plus the transfer time at this rate: it may wait for the value
+#: itself, or be in a call that blocks its rank. After that the rank that sent the redirect is asked as well.
 REFERRAL_S = 1.0
 REFERRAL_NBYTES_PER_S = 20e6
 #: Rank 0 receives a report of an encoding that takes longer than this: the user's code may never return.
@@ -46,7 +46,7 @@ _NEVER = float("inf")
 
 @dataclass(slots=True, eq=False)
 class Fetch:
-    """A value on its way.
+    """A value in transit.
 
     Attributes:
         holders: who may be asked yet.
@@ -88,7 +88,7 @@ class Fetch:
 
 
 class Fetches:
-    """The values on their way to one rank, and who asks it for one.
+    """The values in transit to one rank, and the ranks that ask it for one.
 
     What becomes of the work that waits is not decided here: fetches that have ended are returned.
 

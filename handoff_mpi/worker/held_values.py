@@ -1,4 +1,4 @@
-"""The values that a rank holds, which of them are in memory, and which may go. Pure.
+"""Keeps account of the values that a rank holds: those in memory, and those that may be evicted. Pure.
 
 The values themselves are in the shell's store: here are their numbers and sizes.
 """
@@ -16,7 +16,7 @@ from handoff_mpi.worker.events import Drop, Put, QueuedCall, Spill
 from handoff_mpi.worker.outbox import Outbox
 from handoff_mpi.worker.spilling import PORTION_NBYTES, choose_spilled
 
-#: At least this share of the values in memory leaves it at once.
+#: One eviction removes at least this share of the values in memory.
 _MIN_SHARE = 1 / 16
 
 

@@ -1,4 +1,4 @@
-"""The brain of a worker rank: told what arrived and what ended, it answers what to send and what to run.
+"""The state machine of a worker rank: it receives events, and returns the commands for its driver to execute.
 
 Pure, like the scheduler: it knows which values the rank holds, never the values; the shell
 (:mod:`handoff_mpi.runtime.worker_loop`) carries out its commands over MPI, the simulated cluster over deques. Which
@@ -68,7 +68,7 @@ LONG_CALL_S = 0.1
 
 
 class Worker:
-    """What one rank does in one run.
+    """The state of one rank in one run.
 
     Args:
         rank: its own.

@@ -1,4 +1,4 @@
-"""What a rank wants done this turn, and what it has to tell rank 0. Pure."""
+"""Collects a rank's commands of one turn, and the completions that it reports to rank 0. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What functions print in a process: captured in one file, and attributed to the call that was running.
+"""Captures the output of functions in a process in one file, and attributes it to the call that was running.
 
 While calls run, descriptors 1 and 2 point at the file, so that native code, programs and forked processes write there
 too, and ``sys.stdout`` and ``sys.stderr`` are streams that note when they are written to. A pipe would need a thread
@@ -39,24 +39,24 @@ from handoff_mpi.formatting import MAX_LAST_NBYTES, id_text, last_lines
 if TYPE_CHECKING:
     from handoff_mpi.worker.calls import CallSpec, Outcome
 
-#: Of the output of an attempt so many bytes are kept: the first half and the last half.
+#: The bytes kept of one attempt's output: the first half and the last half.
 MAX_ATTEMPT_NBYTES = 1 << 20
-#: Of an attempt whose file is full, so many.
+#: The bytes kept of an attempt whose file is full.
 MAX_LATE_NBYTES = 4096
-#: Of a process that cannot bound itself so much, by its rank.
+#: The size at which the rank truncates the output of a process that cannot do so itself.
 MAX_UNBOUNDED_NBYTES = 256 << 20
 #: Calls of a function that have printed nothing before its short ones are trusted.
 MIN_QUIET_CALLS = 8
-#: Seconds between two looks at a file that does not grow; one that grows fast is looked at this often.
+#: Seconds between two checks of a file that does not grow, and of one that grows fast.
 OUTPUT_CHECK_INTERVAL_S, MIN_LOOK_S = 0.1, 0.002
-#: Output is given up where the file system has fewer bytes left: what prints must not fail for lack of room.
+#: Capture stops where the file system has fewer free bytes: printing must not fail for lack of space.
 MIN_FREE_NBYTES = 16 << 20
 _FREE_LOOK_S = 1.0
 _LINE_BUFFERED = 1  # C's _IOLBF
 _NEAR_NBYTES = 4096
 _MAX_REREADS = 2
 _STDOUT, _STDERR = 1, 2
-#: Where the position is put between calls: no file is so large, or all can be.
+#: The file position between calls: a size that no output file reaches, so a changed position shows a write.
 _UNTOUCHED = 0x7FF0_0DD1
 
 
@@ -618,7 +618,7 @@ def _whole_lines(text: bytes, most: int) -> int:
     return at + 1 if at >= 0 else most
 
 
-#: What captures calls in this process now, the innermost last.
+#: The active captures of this process, the innermost last.
 _redirected: list[CallOutput] = []
 
 

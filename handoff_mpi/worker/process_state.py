@@ -1,4 +1,4 @@
-"""What belongs to the whole process and a call may change: working directory, environment, umask. Restored after each.
+"""Restores process-wide state that a call may change (working directory, environment, umask) after each call.
 
 A short call takes little more than a microsecond, and so would a look at all three. The umask is set after each,
 whether or not it has changed. This module looks at the directory and the environment where a function of :mod:`os`
@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-#: After a call that took longer all is looked at.
+#: After a longer call all of the state is checked.
 SHORT_CALL_S = 20e-6
 
 _CHANGING = ("chdir", "fchdir", "putenv", "unsetenv")  # os.environ calls the last two

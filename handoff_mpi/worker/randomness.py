@@ -1,4 +1,4 @@
-"""The global generators of ``random`` and numpy: seeded for each call that draws from them, from the call's id.
+"""Seeds the global generators of ``random`` and numpy for each call that draws from them, from the call's id.
 
 So a call draws the same numbers in each run, on any rank and at each attempt, and calls of other ids draw others. Most
 calls draw from none, and seeding takes longer than they do: a static look, once for each code, tells

@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 
 from handoff_mpi.serialization import Payload
 
-#: Smaller buffers are copied through the socket sooner than their pages are made, mapped and freed.
+#: Copying a smaller buffer through the socket is faster than creating, mapping and freeing its pages.
 SHARED_NBYTES = 1024 * 1024
 #: A frame brings at most this many descriptors; the kernel takes 253.
 MAX_IN_FRAME = 250
@@ -265,7 +265,7 @@ def share(payload: Payload) -> Payload:
 
 
 class SharedBlock:
-    """How the buffers of one frame travel: in the stream, or in memory shared with the receiver.
+    """The placement of one frame's buffers: in the stream, or in memory shared with the receiver.
 
     Args:
         views: the buffers, as bytes.

@@ -1,8 +1,8 @@
-"""How long a worker waits for a rank 0 that shows no sign of life. Pure, like the machine."""
+"""Measures how long rank 0 has been silent, for a worker's heartbeat timeout. Pure, like the machine."""
 
 from __future__ import annotations
 
-#: Silence is counted while this rank looks at least this often: one that was suspended, or deaf, has not listened.
+#: Silence counts only while this rank polls at least this often: a suspended or blocked rank could not receive.
 MAX_SILENCE_STEP_S = 1.0
 
 

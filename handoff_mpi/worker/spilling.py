@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from handoff_mpi.worker.events import QueuedCall
 
-#: As much is moved out at once, about a second of writing: then memory is measured anew, and messages are looked at.
+#: The bytes spilled at once, about a second of writing; then the rank measures its memory again and polls for messages.
 PORTION_NBYTES = 256 * 1024 * 1024
 PORTION_COUNT = 64
 _NEVER = 1 << 62

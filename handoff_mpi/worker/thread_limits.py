@@ -22,7 +22,7 @@ VARIABLES = (
     "PYTHON_CPU_COUNT",  # Python reads it when it starts, from 3.13 on
 )
 _NUMBA_VARIABLE = "NUMBA_NUM_THREADS"
-#: Where threadpoolctl finds BLAS or OpenMP.
+#: Modules in which threadpoolctl finds BLAS or OpenMP.
 _USES_BLAS = ("numpy", "scipy", "sklearn", "torch")
 #: Modules with thread pools of their own, and the function that takes the number of threads.
 _SETTERS = (
@@ -31,7 +31,7 @@ _SETTERS = (
     ("numexpr", "set_num_threads"),
     ("cv2", "setNumThreads"),
 )
-#: Of the claim that counts in this process, 0 before the first.
+#: The thread count of the claim in effect in this process; 0 before the first.
 _threads = 0
 
 

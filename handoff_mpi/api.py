@@ -1,4 +1,4 @@
-"""What users call from their own scripts."""
+"""The functions that users call from their own scripts."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Cluster:
                 for dag in dags:
                     results = cluster.execute(dag)
 
-    It is true on rank 0. The other ranks serve inside ``with`` until rank 0 leaves it, and go on behind it. Like them,
+    It is true on rank 0. The other ranks serve inside ``with`` until rank 0 leaves it, and then continue. Like them,
     their child processes serve one run after the other; only those that ``setup`` has prepared end with their run.
     With one rank, or without a launcher, it is one process, as with :func:`execute`.
 
@@ -183,7 +183,7 @@ def _refuse_options(unknown: list[str]) -> None:
 
 
 def _serve(job: Job) -> Any:
-    """Serve; a rank that cannot go on ends as one of the command line does: raising, it would wait in MPI for ever."""
+    """Serve; a rank that cannot continue ends as on the command line: an exception would wait in MPI for ever."""
     try:
         return job.serve()
     except Exception as error:
@@ -273,16 +273,16 @@ def register_local_node(resources: Mapping[str, Any], scope: str = "rank") -> No
 
 
 def update_node_resources(rank: int, resources: Mapping[str, Any]) -> None:
-    """Change what ``rank`` offers while a run goes on; from any thread, function or handler.
+    """Change what ``rank`` offers during a run; from any thread, function or handler.
 
-    A rank that is given more cores is given a slot for each, unless the run was told how many slots there are; one that
+    A rank that is given more cores is given a slot for each, unless the run has a number of slots; one that
     is given fewer finishes what it runs.
 
     Raises:
         DAGError: an amount is wrong.
         UsageError: there is no such rank in this job. Where that is not known (in a child process), or the rank is lost
             or runs no functions, rank 0 says so in a line instead.
-        HandoffError: no run is going on.
+        HandoffError: this process executes no run.
     """
     parse_resources(resources)
     rank = plain(rank)

@@ -28,7 +28,7 @@ class HandoffError(Exception):
 
 
 class DAGError(HandoffError):
-    """What a user declared cannot be run as it stands.
+    """The declarations of a user cannot be run as they stand.
 
     Attributes:
         problems: one line for each culprit; the message shows them all.
@@ -97,7 +97,7 @@ class RanksMissing(StartupError):
 
 
 class LauncherLost(HandoffError):
-    """The launcher of this job is gone, and with it the other ranks; the same command resumes the run."""
+    """The launcher of this job has ended, and with it the other ranks; the same command resumes the run."""
 
     exit_code = EXIT_STOPPED
 
@@ -130,7 +130,7 @@ class JournalError(HandoffError):
     """The journal of a run cannot be written any further, or was not written by this version.
 
     Args:
-        exit_code: :data:`EXIT_STOPPED` where the same command resumes once the cause is gone.
+        exit_code: :data:`EXIT_STOPPED` where the same command resumes once the cause is removed.
     """
 
     def __init__(self, message: str, exit_code: int = EXIT_USAGE) -> None:

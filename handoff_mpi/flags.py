@@ -48,7 +48,7 @@ _OTHER_VERBS = {"start": "run", "execute": "run", "exec": "run", "validate": "ch
 
 
 class ReadingVerb(Protocol):
-    """What a module of ``handoff_mpi.verbs`` offers."""
+    """The interface of a module of ``handoff_mpi.verbs``."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the arguments of the subcommand."""
@@ -187,7 +187,7 @@ def reading_verb(verb: str) -> ReadingVerb:
 
 
 def _add_launching(parser: argparse.ArgumentParser, verb: str) -> None:
-    """What says how mpirun is launched."""
+    """The flags that say how mpirun is launched."""
     why = {"run": "", "check": ", and check what fits on them", "doctor": ", and look at them all"}[verb]
     add = parser.add_argument
     add("-n", type=_whole, metavar="N", help=f"launch N ranks under mpirun (outside a launcher){why}")

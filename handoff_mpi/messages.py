@@ -1,4 +1,4 @@
-"""What ranks say to each other: tuples that start with a kind and the number of the run.
+"""Messages between ranks: tuples that start with a kind and the number of the run.
 
 Objects become tuples at the border, because a batch of tuples is pickled ten times as fast. Every message is
 ``(kind, run, ...)``; a rank drops what belongs to another run. Large buffers travel beside a message, see
@@ -35,7 +35,7 @@ ENCODING = "encoding"  # (ENCODING, run, [(task, attempt, input, rank, since)]):
 USAGE = "usage"  # (USAGE, run, sample): of the use of the rank's host, see :mod:`handoff_mpi.runtime.host_usage`
 UPDATE = "update"  # (UPDATE, run, rank, resources)
 PROCESS_STATUS = (
-    "process_status"  # (PROCESS_STATUS, run, rank, is_gone, reason): asked to, or when a neighbour was found to be gone
+    "process_status"  # (PROCESS_STATUS, run, rank, is_gone, reason): asked to, or when it found a neighbour lost
 )
 DECODED = "decoded"  # (DECODED, 0, number, what came of it): answers DECODE
 BYE = "bye"  # (BYE, run): the rank has left the run
@@ -54,7 +54,7 @@ REDIRECT = (
 
 #: ``via`` of a fetch: the rank that referred to the one that is asked, or one of these.
 DIRECT = -1  # rank 0 named it
-INSIST = -2  # it must serve, or have nothing: referrals came to nothing
+INSIST = -2  # it must serve, or have nothing: redirects failed
 
 #: Status of an entry.
 OK = 0
@@ -64,7 +64,7 @@ DIED = 3
 
 
 class ErrorReport(NamedTuple):
-    """What a rank reports of an attempt that failed; plain text, so that rank 0 needs none of its classes.
+    """The report of a rank on an attempt that failed; plain text, so that rank 0 needs none of its classes.
 
     Attributes:
         kind: the name of the exception's class, or one of the kinds below.
@@ -86,7 +86,7 @@ class ErrorReport(NamedTuple):
 
 
 #: One ended call: (task, attempt, status, value, nbytes, started, duration). ``value`` is a payload if it
-#: rides home, else None; for the other statuses it is an :class:`ErrorReport`. ``started`` is in seconds
+#: is sent inline to rank 0, else None; for the other statuses it is an :class:`ErrorReport`. ``started`` is in seconds
 #: since the epoch, ``duration`` in seconds. ``nbytes`` is negative if the value was persisted.
 Entry: TypeAlias = "tuple[int, int, int, Any, int, float, float]"
 
@@ -97,14 +97,14 @@ Assignment: TypeAlias = "tuple[int, int, Any, Any, tuple[Any, ...], float | None
 #: Flags of an assignment.
 ISOLATE = 1  # run it in a child process
 KEEP = 2  # its value must outlast the run
-KEEP_REMOTE = 4  # its value stays on the rank whatever its size
+KEEP_REMOTE = 4  # its value stays on the rank at any size
 
 #: How short of memory a rank is: a high one moves values out, a critical one is given no new tasks.
 NORMAL = 0
 HIGH = 1
 CRITICAL = 2
 
-#: Values of at most this many bytes ride home with the completion.
+#: Values of at most this many bytes are sent inline to rank 0, with the completion.
 INLINE_RESULT_NBYTES = 8 * 1024
 
 # Kinds of failures that are not an exception's class

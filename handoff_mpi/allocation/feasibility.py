@@ -1,4 +1,4 @@
-"""What ranks could run if nothing else ran, and what the job offers at all."""
+"""Knows which requests ranks could run if nothing else ran, and the total offer of the job."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from handoff_mpi.resources.amounts import UNIT, format_amounts
 
 
 class Feasibility:
-    """What is within reach of the ranks of a job, however much of it is claimed now.
+    """The requests that the ranks of a job could hold, regardless of present claims.
 
     Args:
         topology: who sits where.
@@ -35,8 +35,8 @@ class Feasibility:
         self._ranks: dict[int, int] = {}
         self._sufficient: dict[int, tuple[int, set[int]]] = {}
 
-    def look_anew(self) -> None:
-        """Who sits where or what they draw on has changed."""
+    def invalidate(self) -> None:
+        """Note that ranks or their pools have changed."""
         self._holders.clear()
         self._ranks.clear()
         self._forget_left()

@@ -47,7 +47,7 @@ def check_invariants(ledger: Ledger) -> None:
 
 
 def _audit_reservations(ledger: Ledger) -> None:
-    """What is kept is what each waiter needs less what its blockers will give back, in a group that could hold it."""
+    """Check that each reservation keeps its waiter's need less the claims that its blockers will release."""
     all_ = ledger.reservations.all
     assert len(all_) <= MAX_RESERVATIONS
     claims = [claim for rank_state in ledger.rank_states.values() for claim in rank_state.claims if claim is not None]

@@ -1,4 +1,4 @@
-"""Who holds what: the claims taken from the pools of a job, and given back.
+"""The ledger of claims on the pools of a job.
 
 Ranks of one host that draw on exactly the same pools form a *resource group* (:mod:`handoff_mpi.allocation.topology`).
 A host without registered resources is one group, however many ranks share it; a rank with its own resources is a group
@@ -192,9 +192,9 @@ class Ledger:
         self._touch(rank_state.group)
 
     def _touch(self, group: ResourceGroup) -> None:
-        """What ``group`` has or who sits there has changed."""
+        """Note that the pools or the ranks of ``group`` have changed."""
         self.changes.note(group)
-        self.feasibility.look_anew()
+        self.feasibility.invalidate()
         self.reservations.drop_in(group)
 
     # -- cost classes -----------------------------------------------------------------------------

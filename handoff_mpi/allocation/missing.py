@@ -1,4 +1,4 @@
-"""What a cost asks for and no rank offers, in words."""
+"""Says in words which part of a cost no rank offers."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Changes:
         self._dropped = 0
 
     def note(self, group: ResourceGroup) -> None:
-        """What ``group`` has or who sits there has changed."""
+        """Note that the pools or the ranks of ``group`` have changed."""
         self._numbers.append(group.number)
 
     def note_shared(self, group: ResourceGroup, draws: Iterable[tuple[Pool, int]], devices: DevicePool | None) -> None:

@@ -28,7 +28,7 @@ class DevicePool:
 
     Attributes:
         free: uuid to what is left of the device, in fixed point.
-        owner: uuid to the rank that last used it: a context made there is dear, so it is offered there first.
+        owner: uuid to the rank that last used it: a context is expensive, so that rank gets it first.
         groups: numbers of the groups that draw on it.
     """
 

@@ -1,4 +1,4 @@
-"""What is kept for functions that were skipped too often: amounts and one slot in one group of ranks.
+"""Reservations for functions that the scheduler skipped too often: amounts and one slot in one resource group.
 
 This is the backfilling of batch schedulers (EASY: Lifka, "The ANL/IBM SP Scheduling System", 1995; Mu'alem and
 Feitelson, IEEE TPDS 12(6), 2001): the waiter at the head gets a reservation, and younger ones use what that leaves.
@@ -33,7 +33,7 @@ Remaining: TypeAlias = Callable[[Claim], float]
 
 @dataclass(slots=True)
 class Hold:
-    """What is kept of one pool, of one device, or of the slots of a group.
+    """The part of one pool, of one device, or of the slots of a group that is kept.
 
     Attributes:
         need: the waiter's amount.
@@ -54,7 +54,7 @@ class Hold:
 
 @dataclass(slots=True, eq=False)
 class Reservation:
-    """What is kept for the tasks of one class.
+    """The reservation for the tasks of one class.
 
     Attributes:
         cost: the class, without a wish to avoid a rank or hosts.
@@ -180,7 +180,7 @@ class Reservations:
                 self._changes.note(group)
 
     def drop_all(self) -> None:
-        """Groups of ranks are made anew: keep nothing."""
+        """Resource groups are formed again: drop all reservations."""
         for reservation in list(self.all):
             self.drop(reservation)
 
@@ -343,7 +343,7 @@ class Reservations:
         return all(pool.free - kept_of(pool, binding) >= amount for pool, amount in cost.job)
 
     def may_stay(self, claim: Claim, order: tuple[int, int]) -> bool:
-        """Whether a slot whose calls have ended may go on under its claim: as if that were released and claimed.
+        """Whether a slot whose calls have ended may keep its claim: as if that were released and claimed.
 
         The same amounts would be free, but more may be kept of them: a waiter could count on the claim until then.
 

@@ -23,7 +23,7 @@ SLOT = "(a slot)"
 
 @dataclass(slots=True, eq=False)
 class Claim:
-    """What one slot holds: taken from pools, and which devices."""
+    """The claim of one slot: amounts drawn from pools, and devices."""
 
     cost: RequestClass
     rank: int

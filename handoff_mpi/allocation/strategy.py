@@ -1,4 +1,4 @@
-"""What a strategy is: pure, told what is ready and what is free, it says which task goes where."""
+"""The interface of strategies: pure functions from ready tasks and free resources to placements."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ReadyGroup(Protocol):
 
 @dataclass(slots=True)
 class ClusterView:
-    """What a strategy sees of the job; kept up to date, never rebuilt.
+    """The job as a strategy sees it; kept up to date, never rebuilt.
 
     Attributes:
         ledger: what is free, by group (ranks that draw on the same pools), indexed by cost class; not for strategies of
@@ -102,7 +102,7 @@ class RatedStrategy:
 
     Attributes:
         spread: whether calls go to the least busy rank of the chosen group, or to its first idle one.
-        reuses_claims: whether a slot may go on with the next task of its class without being asked again.
+        reuses_claims: whether a slot may run the next task of its class without asking the strategy again.
     """
 
     spread = False
@@ -117,7 +117,7 @@ class RatedStrategy:
     def score(self, cost: RequestClass, group: ResourceGroup) -> Any:
         """Return the rating of ``group`` for a task of class ``cost``; it fits there.
 
-        Ratings are numbers, or tuples of numbers: whatever can be put in order.
+        Ratings are numbers, or tuples of numbers: they must be comparable.
         """
         raise NotImplementedError("subclass RatedStrategy and define score(cost, group)")
 

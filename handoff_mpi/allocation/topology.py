@@ -1,4 +1,4 @@
-"""Who sits where: ranks, in groups of those that draw on exactly the same pools."""
+"""The topology of a job: ranks, in groups of those that draw on exactly the same pools."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Topology:
             self._add_rank(capability, slots[capability.rank])
 
     def _pool_host(self, capability: Capability) -> None:
-        """What is detected belongs to the host, and is counted once however many ranks detected it."""
+        """Count detected resources once for the host, regardless of how many ranks detected them."""
         pools = self._hosts.setdefault(capability.host, {})
         for name, amount in capability.host_amounts.items():
             pool = pools.setdefault(name, Pool(name, 0, 0))
@@ -58,7 +58,7 @@ class Topology:
             devices.free.setdefault(device.uuid, UNIT)
 
     def _pool_registered(self, capability: Capability) -> None:
-        """What is registered for a host goes before what any of its ranks detected."""
+        """Let resources registered for a host replace those that its ranks detected."""
         for name, amount in capability.host_registered.items():
             self._hosts[capability.host][name] = Pool(name, amount, amount)
 

@@ -1,4 +1,4 @@
-"""What users mean: functions, their inputs, costs and wishes, gathered in a DAG."""
+"""Declarations of users: functions, their inputs, costs and constraints, gathered in a DAG."""
 
 from handoff_mpi.dag.call_template import build_call
 from handoff_mpi.dag.codec import Deserializer, Serializer

@@ -1,4 +1,4 @@
-"""What the two sides of a codec are: functions that an :class:`~handoff_mpi.dag.function.Argument` may name."""
+"""The two sides of a codec: functions that an :class:`~handoff_mpi.dag.function.Argument` may name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other processes will decode of a plan, each different piece once, so that it can be tried before the run.
+"""Collects the pieces of a plan that other processes will decode, each once, for a trial before the run.
 
 A piece is decoded as in a call, with one exception: a template, into which a call puts values that do not exist yet, is
 only looked through for what it imports. With anything else in the place of the values, code of the user might fail that
@@ -43,7 +43,7 @@ def decode_piece(piece: Piece) -> None:
     """Decode ``piece`` as a call would.
 
     Raises:
-        Exception: whatever it raises here.
+        Exception: any that it raises here.
     """
     kind, encoded, is_first = piece
     try:
@@ -109,7 +109,7 @@ class _Anything:
 
 @dataclass(slots=True)
 class Pieces:
-    """What is decoded, and for which functions.
+    """A piece to decode, and the functions that need it.
 
     Attributes:
         pieces: what is decoded.

@@ -1,4 +1,4 @@
-"""What is wrong with functions of a DAG, each fault once, however many functions have it."""
+"""Collects faults of functions of a DAG, each fault once, with the count of its functions."""
 
 from __future__ import annotations
 

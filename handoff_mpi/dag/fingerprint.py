@@ -32,8 +32,8 @@ own as editable, or raise it).
 What has no such canonical form (an open file, a socket, an object that refuses to be pickled) has no fingerprint, nor
 has anything that depends on it: :attr:`Fingerprints.notes` says why, and such functions run again.
 
-No code of users is run but what pickling an object runs. Nothing raises, whatever the objects do. The same script
-gives the same fingerprints in any process, whatever its PYTHONHASHSEED, from any directory and under any name.
+No code of users is run but what pickling an object runs. Exceptions of objects do not escape. The same script
+gives the same fingerprints in any process, with any PYTHONHASHSEED, from any directory and under any name.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def fingerprints(
 
 @dataclass(slots=True)
 class _Reading:
-    """What one function consists of, its inputs not yet counted in.
+    """The content of one function, without its inputs.
 
     Attributes:
         content: everything but its inputs' fingerprints.
@@ -256,7 +256,7 @@ class _Reader:
         self._finder = ReferenceFinder()
 
     def read(self, function: Function, kind: int) -> _Reading:
-        """Return what ``function``, of that kind, consists of, or why that cannot be told."""
+        """Return what ``function``, of that kind, consists of, or why that is unknown."""
         try:
             inputs = [input_id(reference) for reference in function.args] if function.args else []
             body = self._plain_body(function)
@@ -432,7 +432,7 @@ class _Graph:
                 if not child:
                     self._leave(path, opened)
         except _Unfit as unfit:
-            # Whatever is open reaches a node of the path, and so the culprit.
+            # Every open node reaches a node of the path, and so the culprit.
             for node in opened:
                 node.unfit, node.parts = str(unfit), []
             raise
@@ -552,7 +552,7 @@ def _owner_name(thing: Any) -> str:
 
 @dataclass(slots=True)
 class _Scope:
-    """What code finds in the globals of its module."""
+    """The globals of its module that code uses."""
 
     code: types.CodeType
     globals: dict[str, Any]
@@ -822,7 +822,7 @@ class _Anatomy:
 
 @dataclass(slots=True)
 class _Facts:
-    """What matters of one code object, without the code objects inside it.
+    """The content of one code object, without the code objects inside it.
 
     Attributes:
         signature: its arguments, variables and flags.
@@ -919,7 +919,7 @@ class _Modules:
         self._stdlib = tuple(f"{path}/" for path in paths if path)
 
     def is_script(self, name: str) -> bool:
-        """Whether what the module ``name`` defines travels by value."""
+        """Whether definitions of the module ``name`` are pickled by value."""
         known = self._scripts.get(name)
         if known is None:
             known = name in ("__main__", "__mp_main__") or name.startswith("handoff_dag_") or name in self._by_value
@@ -977,7 +977,7 @@ class _Modules:
         return next((spec for spec in found if spec is not None), None)
 
     def belongs(self, name: str) -> tuple[str, ...] | None:
-        """Return what a module's version is told by, or None if only its file tells."""
+        """Return the source of a module's version, or None if only its file shows a change."""
         top = name.partition(".")[0]
         if top == "handoff_mpi":
             return (f"{top} {VERSION}",)
@@ -1091,7 +1091,7 @@ def _hashed(content: Any) -> bytes:
 
 
 def _kind(thing: Any) -> str:
-    """Name the type of ``thing``, whatever its metaclass does."""
+    """Name the type of ``thing``, also if its metaclass raises."""
     return f"a {type.__dict__['__name__'].__get__(type(thing))!r}"
 
 

@@ -60,7 +60,7 @@ class Argument(StandsForValue):  # type: ignore[misc]
         serialize: ``(value, source_rank, target_rank) -> payload``, called on the rank that holds the value.
         deserialize: ``(payload, source_rank, target_rank) -> value``, called on the consumer's rank.
 
-    Both are told the two ranks, so that they can skip the work where these are the same, or send only
+    Both receive the two ranks, so that they can skip the work where these are the same, or send only
     the part of a value that the consumer needs.
     """
 
@@ -103,7 +103,7 @@ def collocated(id: Any) -> Collocated:
 
 
 class PathLike(Protocol):
-    """What stands for a path: a ``pathlib.Path``, for one."""
+    """An object that stands for a path, such as a ``pathlib.Path``."""
 
     def __fspath__(self) -> str: ...
 

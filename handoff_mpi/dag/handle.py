@@ -1,7 +1,7 @@
 """Handles: they stand for values that do not exist until the run.
 
 What a script does with a handle while it builds a DAG would be done to the handle, not to the value, and quite often
-without an error: ``if converged(x): break`` would always break. So whatever takes a handle for a value raises.
+without an error: ``if converged(x): break`` would always break. So each use of a handle as a value raises.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ else:
 class Handle(StandsForValue):  # type: ignore[misc]
     """Stands for the value that the function ``id`` will return.
 
-    Handles are compared and hashed by identity; compared with anything else they raise, as does whatever would need
+    Handles are compared and hashed by identity; compared with anything else they raise, as do operations that need
     the value.
 
     Raises:

@@ -18,7 +18,7 @@ _settings_of = attrgetter(
 )
 #: Types of values of which equal ones mean the same.
 _PLAIN = frozenset({type(None), bool, int, float, str})
-#: Kinds are told apart by their settings up to this many; what is beyond has a new kind each time its settings change.
+#: The settings of at most this many kinds are compared; a function beyond has a new kind each time its settings change.
 _MAX_KNOWN = 10_000
 
 

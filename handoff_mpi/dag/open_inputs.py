@@ -1,4 +1,4 @@
-"""What a function waits for: the chains of its open inputs, followed to those that wait for no input themselves."""
+"""Follows the chains of a function's open inputs to those that wait for no input themselves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_VISITED, MAX_CHAINS = 100_000, 5
 
 @dataclass(slots=True)
 class OpenInputs:
-    """What is open among all that a function depends on.
+    """The open functions among all that a function depends on.
 
     Attributes:
         count: how many functions that are, as far as they were looked at.

@@ -2,7 +2,7 @@
 
 ``Plan.add`` freezes functions: it looks through inline ones, encodes code and constants once, and gives the
 scheduler what it needs to know of each task (:class:`TaskSpec`), and the ranks what they need to call it
-(:class:`Plan`'s tables). More functions can be added while a run goes on.
+(:class:`Plan`'s tables). More functions can be added during a run.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ Codec: TypeAlias = "tuple[int | None, int | None]"
 
 @dataclass(slots=True)
 class TaskSpec:
-    """What the scheduler knows of a task. Tasks that differ in nothing and take no values share one.
+    """The facts that the scheduler has of a task. Equal tasks without inputs share one.
 
     Attributes:
         inputs: the numbers of the tasks whose values it takes, each once.
@@ -91,7 +91,7 @@ class TaskSpec:
 
 
 class _Settings:
-    """What the functions of one kind have in common.
+    """The common settings of functions of one kind.
 
     Attributes:
         shared_specs: those of tasks without inputs, by (group, keep, code, stays).

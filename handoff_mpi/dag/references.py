@@ -1,6 +1,6 @@
 """Where handles and :class:`Argument` objects stand among the constants of functions.
 
-Ranks put a value into the place of each reference that pickle meets in a constant, so whatever can be pickled may hold
+Ranks put a value in place of each reference that pickle meets in a constant, so an object that can be pickled may hold
 some: containers of any class, dataclasses, arrays of objects. Code is the exception: what a function or a class refers
 to (closure, globals, defaults, attributes) is shared by all of its calls, so references in there are refused.
 """
@@ -133,7 +133,7 @@ def _is_leaf(kind: type) -> bool:
 
 
 def _module_of(kind: type) -> str:
-    """Return the name of the module of a class, whatever the class or its metaclass has put there."""
+    """Return the name of the module of a class, also where the class or its metaclass has put something else there."""
     try:
         module = type.__dict__["__module__"].__get__(kind)
     except AttributeError:

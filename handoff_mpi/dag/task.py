@@ -133,7 +133,7 @@ def tasks_called_outside() -> list[str]:
 
 
 class _MakesTasks(Protocol):
-    """What ``task(cost={"gpu": 1})`` returns."""
+    """The decorator that ``task(cost={"gpu": 1})`` returns."""
 
     @overload
     def __call__(self, code: Callable[P, Coroutine[Any, Any, Any]], /) -> Task[P, Any]: ...

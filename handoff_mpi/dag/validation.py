@@ -72,7 +72,7 @@ def find_all_problems(functions: list[Function], by_id: Mapping[Hashable, Functi
     if unusable:  # nothing can be looked up by them
         return _shortened(unusable)
     problems = _duplicates(functions)
-    unreadable = set()  # of these it cannot be told what they take
+    unreadable = set()  # their parameters are unknown
     wrong_in: dict[str, list[Function]] = {}
     for function in functions:
         _make_numbers_plain(function)

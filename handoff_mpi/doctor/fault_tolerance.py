@@ -1,7 +1,7 @@
 """A small job in which ranks die, to see what this MPI makes of it: started, watched, and ended.
 
 :func:`try_deaths` is called by the doctor; :func:`main` is what the ranks of that job run. Rank 1 kills itself,
-rank 2 leaves with ``exit(1)`` later, and rank 0 writes down what it is told, until it is ended itself.
+rank 2 leaves with ``exit(1)`` later, and rank 0 writes down what MPI reports, until it is ended itself.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class Trial:
         thread_level: what MPI granted.
         size: how many ranks rank 0 saw.
         is_started: whether all ranks were together.
-        told_s: seconds until rank 0 was told of a killed rank, None if it was not.
+        told_s: seconds until MPI reported a killed rank to rank 0, None if it did not.
         goes_on: whether the ranks left could still talk.
-        is_exit_told: whether rank 0 was told of a rank that left with ``exit(1)``; None if it did not come to that.
+        is_exit_told: whether MPI reported a rank that left with ``exit(1)`` to rank 0; None if it did not come to that.
         code: the launcher's exit status, None if it had to be ended.
         said: the end of what the job wrote to stderr.
     """
@@ -148,7 +148,7 @@ def _text(path: Path) -> str:
 
 def main(path: str) -> NoReturn:
     """One rank of the trial; rank 0 writes to ``path``."""
-    signal.alarm(round(TRIAL_S))  # ends this process if the doctor is gone, whatever MPI is doing
+    signal.alarm(round(TRIAL_S))  # ends this process if the doctor has ended, also inside a call of MPI
     from handoff_mpi.comm import mpi, mpi_info
 
     comm = mpi.world()
@@ -177,7 +177,7 @@ def _obey(transport: Any) -> NoReturn:
 
 
 def _observe(transport: Any, path: str) -> None:
-    """Rank 0: have rank 1 killed, see whether rank 2 and this one go on, then have rank 2 leave."""
+    """Rank 0: have rank 1 killed, see whether rank 2 and this one continue, then let rank 2 leave."""
     _write(path, is_started=True)
     transport.send(1, (_DIE,))
     told_s = _wait(transport, lambda each: getattr(each, "rank", None) == 1, _TOLD_S)

@@ -1,4 +1,4 @@
-"""What the run-dir's file system can do: who sees it, how fast it keeps things, whether its locks lock."""
+"""Examines the run-dir's file system: which ranks see it, how fast it writes, whether its locks lock."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def _lock(path: Path) -> tuple[int, str]:
 
 
 def _is_locked_out(path: Path) -> bool | None:
-    """Whether the lock on ``path``, held elsewhere, keeps out whoever opens it anew."""
+    """Whether the lock on ``path``, held elsewhere, keeps out a process that opens it again."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError:

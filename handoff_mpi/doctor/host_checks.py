@@ -1,4 +1,4 @@
-"""What measurements of the run-dir and of the hosts mean. Pure: nothing is measured here."""
+"""Judges measurements of the run-dir and of the hosts. Pure: it measures nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a rank spends on imports before it can join: how long they take in a fresh Python, and where they are read from.
+"""Measures the imports of a rank before it can join: how long they take in a fresh Python, and where they lie.
 
 All ranks measure at once, as they import at once when a job starts: a file system that serves one of them well may
 keep thousands waiting.
@@ -46,7 +46,7 @@ print(json.dumps({name: take(name) for name in sys.argv[1:]}), flush=True)
 
 @dataclass(slots=True)
 class Imports:
-    """What one rank's imports cost.
+    """The cost of one rank's imports.
 
     Attributes:
         seconds: module to the seconds its import took, or to why it failed.

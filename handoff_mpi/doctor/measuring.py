@@ -1,4 +1,4 @@
-"""What one rank finds out about itself and its host, without talking to anybody."""
+"""Measures one rank and its host, without messages to others."""
 
 from __future__ import annotations
 

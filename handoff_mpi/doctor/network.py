@@ -199,7 +199,7 @@ class Leader:
             if envelope is not None and envelope.message[0] == _LEAVE:
                 waiting.discard(envelope.source)
         for rank in told & self.silent.keys():
-            del self.silent[rank]  # its end may be told before its last word: it has left, as it should
+            del self.silent[rank]  # MPI may report its end before its last message: it has left, as it should
         for rank in waiting:
             self.silent[rank] = f"it has not left within {timeout_s:.0f} s"
         self._transport.flush(1.0)

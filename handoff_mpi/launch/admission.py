@@ -1,4 +1,4 @@
-"""What is refused before anything starts: unknown strategies, pins to what is not there, costs that fit nowhere."""
+"""Refuses before the start: unknown strategies, pins to hosts or ranks that do not exist, costs that fit nowhere."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Where a script calls what all its ranks call together, and whether the ranks are at the same call.
 
-A rank that has failed before ``execute``, and whose script goes on (a test under pytest, an ``except``), reaches the
+A rank that has failed before ``execute``, and whose script continues (a test under pytest, an ``except``), reaches the
 *next* ``execute`` while the others wait in this one. Without a look at the callers it would serve a run that it was not
 meant for, and every later call would be one off. So the ranks compare where they were called from before a run begins.
 
@@ -63,7 +63,7 @@ class Frame:
 
     @property
     def key(self) -> tuple[str, int, str]:
-        """What is the same on all ranks, though hosts may see the file in different directories."""
+        """Return the part that is the same on all ranks, though hosts may see the file in different directories."""
         return self.path.rpartition(os.sep)[2], self.line, self.function
 
     def __str__(self) -> str:
@@ -283,7 +283,7 @@ def _blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
 
 
 def _ends_block(statement: ast.stmt) -> bool:
-    """Whether what follows the block of ``statement`` is not reached from it."""
+    """Whether the code behind the block of ``statement`` is not reached from it."""
     if isinstance(statement, (ast.Return, ast.Raise, ast.Continue, ast.Break)):
         return True
     if not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)):

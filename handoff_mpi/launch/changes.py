@@ -1,4 +1,4 @@
-"""What has changed since an earlier launch: why functions run again that were done, and which changes are accepted."""
+"""Finds changes since an earlier launch: why functions run again that were done, and which changes are accepted."""
 
 from __future__ import annotations
 

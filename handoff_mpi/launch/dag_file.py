@@ -36,7 +36,7 @@ _MAX_CHARS, _MAX_FILES = 200, 10_000
 
 @dataclass(slots=True)
 class DagFile:
-    """What ``dag.py`` holds.
+    """The contents of ``dag.py``.
 
     Attributes:
         path: its file.

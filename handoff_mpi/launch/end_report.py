@@ -1,4 +1,4 @@
-"""Has ``report.html`` made at the end of a run, by a process of its own: whatever becomes of that, the run has ended.
+"""Makes ``report.html`` at the end of a run, in a separate process: if that fails, the run has ended all the same.
 
 The verdict is written before. The process gets a bounded time, and nothing waits for it once the run was asked to stop.
 """

@@ -1,4 +1,4 @@
-"""What the launcher's variables tell of this process, without initialising MPI."""
+"""Reads the launcher's variables about this process, without initialising MPI."""
 
 from __future__ import annotations
 

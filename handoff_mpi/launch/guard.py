@@ -1,8 +1,8 @@
-"""A thread of a rank of a script that ends the rank when rank 0 has died, whatever the script does in it.
+"""A thread of a rank of a script that ends the rank when rank 0 has died, also while the script computes.
 
 While a rank serves, its loop notices that. In the user's own code, behind ``execute``, nothing would: a rank that
 sleeps, computes or waits in MPI outlives a rank 0 that was killed or has left by ``os._exit``. The thread looks at the
-process of rank 0, on rank 0's host; on another host the rank goes on until its next call of MPI with rank 0.
+process of rank 0, on rank 0's host; on another host the rank continues until its next call of MPI with rank 0.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Guard(threading.Thread):
         pid: the process of rank 0.
 
     Raises:
-        OSError: nothing can be told to it here, so that it cannot tell a good end from another.
+        OSError: it can receive no message here, so that it cannot tell a good end from another.
     """
 
     def __init__(self, pid: int) -> None:

@@ -91,7 +91,7 @@ class Hosts:
         return [host for host, answer in zip(hosts, answers, strict=True) if not answer]
 
     def _is_asking_quick(self) -> bool:
-        """Ask this very host the way the others are: a slow Slurm, say, must not look like hosts that are gone."""
+        """Ask this very host like the others: a slow Slurm, for example, must not look like lost hosts."""
         begun = time.monotonic()
         here = next(filter(_is_here, self.names), socket.gethostname())
         return self.host_probe.ask(here) == LIVES and time.monotonic() - begun < HOST_PROBE_TIMEOUT_S / 2
@@ -214,7 +214,7 @@ def _room(ranks: int, slots: Mapping[str, int | None]) -> dict[str, int]:
 
 
 def _agent(extra: Sequence[str]) -> list[str]:
-    """Return the command that reaches another host, as the launcher was told: ssh unless something else was."""
+    """Return the command that reaches another host, as the launcher is configured: ssh unless the user set another."""
     told = [os.environ[name] for name in _AGENTS if os.environ.get(name)]
     for name, value in itertools.pairwise(extra):
         if name in ("plm_ssh_agent", "plm_rsh_agent", "-launcher-exec"):

@@ -67,14 +67,14 @@ DECODE_S = 45.0
 JOINED_S = 10.0
 #: Ranks that have not answered to the end of the job after this long are left behind, or ended.
 DISMISS_S = 5.0
-#: A rank that cannot go on has ended after this long, whatever its MPI makes of it.
+#: A rank that cannot continue has ended after this long, also where its MPI hangs.
 JOB_END_TIMEOUT_S = 10
 REGISTERED = "registered"  # (REGISTERED, 0, capability, error or None)
 
 registered: Amounts = {}
 host_registered: Amounts = {}
 current: Job | None = None
-#: What the ranks of the world offered in the last job of theirs, or in the one that goes on.
+#: What the ranks of the world offered in their last job, or in the present one.
 latest: list[Capability] = []
 
 
@@ -85,7 +85,7 @@ class Job:
         transport: this rank's end.
         capabilities: what every rank offers.
         is_mpi: whether MPI carries the messages.
-        has_fault_tolerance: whether the MPI reports a rank's death and goes on.
+        has_fault_tolerance: whether the MPI reports a rank's death and continues.
         is_threaded: whether a second thread may use the communicator.
 
     Attributes:
@@ -224,7 +224,7 @@ class Job:
         return None
 
     def _look_at_those_in_setup(self, ranks: Iterable[int], missed: set[int]) -> set[int]:
-        """Return the ranks whose processes are gone, of which ``missed`` were at the look before.
+        """Return the ranks whose processes no longer exist, of which ``missed`` were at the look before.
 
         MPI reports a process that was killed, mostly before the next look, and is silent about one that has ended by
         itself.
@@ -283,7 +283,7 @@ class Job:
             DAGFailed: functions failed, unless ``options.check`` is False.
         """
         if not self.is_local and self._is_running:
-            raise UsageError("a run is going on in this job; another one can begin once it has ended")
+            raise UsageError("this job executes a run; start another one once it has ended")
         self._is_running = True
         try:
             results = self._run(dag, options)
@@ -312,7 +312,7 @@ class Job:
         return self._runs
 
     def living(self) -> list[Capability]:
-        """Return the capabilities of the ranks that are not known to be gone."""
+        """Return the capabilities of the ranks that are not known to be lost."""
         return [each for each in self.capabilities if each.rank not in self.gone]
 
     def pids_of_host(self) -> dict[int, int]:
@@ -340,7 +340,7 @@ class Job:
     def dismiss(self) -> None:
         """Tell the other ranks that the job is over, and wait, within bounds, until they have answered.
 
-        A rank of this host that does not answer, deaf in a call whose outcome nobody wants any more, is ended: the
+        A rank of this host that does not answer, busy with a call whose outcome nobody wants any longer, is ended: the
         launcher would wait for it.
         """
         waiting = {rank for rank in range(1, self.size) if rank not in self.gone}
@@ -360,7 +360,7 @@ class Job:
             backoff.wait(bool(arrived), False, end)
         ended = [rank for rank in sorted(waiting) if self._process_monitor.fence(rank)]
         if ended:
-            print_message(f"ranks {ended} were deaf at the end of the job, and were ended")
+            print_message(f"ranks {ended} did not answer at the end of the job, and were ended")
         self.transport.flush(5.0)
         self._take_down_doorbell()
 
@@ -376,7 +376,7 @@ class Job:
         """Serve runs until rank 0 ends the job; return what the last run shared with all ranks.
 
         Raises:
-            ConnectionError: rank 0, or the launcher, is gone, or this rank's host was cut off.
+            ConnectionError: rank 0, or the launcher, was lost, or this rank's host was cut off.
         """
         child_pool = ChildPool()
         rank0_monitor = Rank0Monitor(self.transport, self.capabilities, from_environment(), self.idle_limit_s, clock())
@@ -571,7 +571,7 @@ def set_up(blob: bytes, capability: Capability) -> tuple[Capability, str | None]
 
 
 def end_rank(error: BaseException) -> NoReturn:
-    """End a rank that cannot go on, so that the others notice, whatever its functions have done to Python."""
+    """End a rank that cannot continue, so that the others notice, also where its functions have broken Python."""
     try:
         _end_within(JOB_END_TIMEOUT_S)
         restore_output()
@@ -581,7 +581,7 @@ def end_rank(error: BaseException) -> NoReturn:
     except BaseException:
         pass  # a function has replaced what this needs, ``len`` perhaps
     while True:
-        os.kill(os.getpid(), signal.SIGKILL)  # what MPI reports at once, whatever this process was doing
+        os.kill(os.getpid(), signal.SIGKILL)  # MPI reports this at once, also inside a call
 
 
 def _explain(error: BaseException) -> None:
@@ -593,7 +593,7 @@ def _explain(error: BaseException) -> None:
             traceback.print_exception(error)
             sys.stderr.flush()
     except Exception:
-        pass  # whoever read it is gone with the launcher, or a function has put something else there
+        pass  # its reader has ended with the launcher, or a function has put something else there
 
 
 def _leave_job(error: BaseException) -> None:
@@ -613,7 +613,7 @@ def _leave_job(error: BaseException) -> None:
 
 
 def _end_within(seconds: int) -> None:
-    """Have the kernel end this process: MPI may hang, and so may whoever reads what is said."""
+    """Have the kernel end this process: MPI may hang, and so may the reader of stderr."""
     with suppress(ValueError):  # not in the main thread; few programs have a handler of their own
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(seconds)

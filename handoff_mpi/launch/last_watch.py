@@ -94,4 +94,4 @@ def look_now(pids: Iterable[int]) -> None:
     if _watch is not None and _watch.stdin is not None:
         with suppress(OSError):
             _watch.stdin.close()
-            os.kill(_watch.pid, signal.SIGCONT)  # whatever stops all processes of a job has stopped this one too
+            os.kill(_watch.pid, signal.SIGCONT)  # a signal that stops all processes of a job has stopped this one too

@@ -1,4 +1,4 @@
-"""What no host offers yet may come during the run: ``update_node_resources`` registers it then."""
+"""Resources that no host offers yet may come during the run: ``update_node_resources`` registers them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The launcher's command line: which mpirun, and how it is told what this package needs."""
+"""The launcher's command line: which mpirun, and which flags and variables this package needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rank 0 says, as a run begins, of what holds in one process and not on all ranks or in children; a line each."""
+"""Notices as a run begins, a line each, on things that hold in one process and not on all ranks or in children."""
 
 from __future__ import annotations
 

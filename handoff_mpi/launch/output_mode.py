@@ -44,7 +44,7 @@ def _is_terminal(stream: object) -> bool:
 
 
 def output_setup(mode: str, launch: int, processes: int, is_local: bool) -> OutputSetup | None:
-    """Return what ranks are told; None if they leave output alone, as in a script that does not ask for more.
+    """Return the mode that ranks get; None if they leave output alone, as in a script that does not ask for more.
 
     Args:
         mode: as the options say.

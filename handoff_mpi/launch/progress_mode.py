@@ -50,7 +50,7 @@ def mode_of_command(options: RunOptions, owns_terminal: bool) -> ProgressMode:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What rank 0 shows of a run.
+    """The ways in which rank 0 shows a run.
 
     Attributes:
         has_start_line: whether it prints the start lines.

@@ -1,4 +1,4 @@
-"""What is allowed and still likely to be a mistake: a line each, and the run continues."""
+"""Asks about things that are allowed and still likely mistakes: a line each, and the run continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each rank does for a run, or a check, of the command line: rank 0 leads, the others serve; and how they end."""
+"""Runs each rank of a run, or a check, of the command line: rank 0 leads, the others serve; and ends them."""
 
 from __future__ import annotations
 

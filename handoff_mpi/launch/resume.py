@@ -22,7 +22,7 @@ from handoff_mpi.suggestions import did_you_mean
 
 @dataclass(slots=True)
 class Resumed:
-    """What a launch takes over from earlier ones, by task number.
+    """The state that a launch takes over from earlier ones, by task number.
 
     Attributes:
         rest: where the values of restored tasks are.

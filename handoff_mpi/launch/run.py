@@ -87,7 +87,7 @@ _SHORT_GOODBYE_S = 2.0
 _MIN_SILENCE_S = 20.0
 
 
-#: Of a run that is shorter nobody is told how far it has come.
+#: A shorter run reports no progress.
 _MIN_REPORTED_RUN_S = 0.5
 #: The use of cores is measured over some time, and shown soon.
 _FIRST_SAMPLE_S = 1.0
@@ -95,7 +95,7 @@ _FIRST_SAMPLE_S = 1.0
 _MAX_KNOWN_CODES = 10_000
 #: Of the functions that ran when a run was stopped, so many are named.
 _MAX_NAMED = 5
-#: Of so many earlier launches lost ranks are told, the newest ones.
+#: Lost ranks of this many earlier launches are reported, the newest ones.
 _MAX_LAUNCHES_TOLD = 5
 
 
@@ -316,7 +316,7 @@ class Run:
             if results is None and not is_lost:  # a lost run has no verdict yet: it is launched again
                 silent = loop.shut_down_workers(None, *([_SHORT_GOODBYE_S] if is_superseded else []))
                 if is_superseded:
-                    loop.gone |= set(silent)  # who was launched with it may be gone since long
+                    loop.gone |= set(silent)  # the processes launched with it may have ended long ago
                 else:
                     self._files.write_verdict(status=status, exit_code=code, **self._about)
                     self._finish_metrics(status)
@@ -393,7 +393,7 @@ class Run:
         return loop
 
     def _setups(self) -> dict[int, RunSetup]:
-        """Return what each computing rank is told."""
+        """Return the setup that each computing rank receives."""
         job, options = self._job, self._options
         pids = self._pids()
         tells_transfers = telemetry.has_handlers(events.TRANSFER_STOP)
@@ -765,7 +765,7 @@ def _note(text: str) -> None:
 def _unknown(notes: dict[Hashable, str]) -> str:
     id, why = next(iter(notes.items()))
     more = f" and {len(notes) - 1} more" if len(notes) > 1 else ""
-    return f"what earlier launches computed cannot be told for function {show(id)}{more} ({why}), so they run again"
+    return f"the results of earlier launches are unusable for function {show(id)}{more} ({why}), so they run again"
 
 
 def _register_with_tracker(tracker: Any, capabilities: list[Capability]) -> None:

@@ -34,7 +34,7 @@ from handoff_mpi.runtime.options import RunOptions
 
 
 class RunFiles(Protocol):
-    """What a run has of files.
+    """The files of a run.
 
     Attributes:
         path: the run-dir; None if there is none.
@@ -222,7 +222,7 @@ class FilesOfRunDir:
 
 
 class NoFiles:
-    """What a run has that keeps its values in memory and cannot be resumed, see :class:`RunFiles`."""
+    """Stands for the files of a run that keeps its values in memory and cannot be resumed, see :class:`RunFiles`."""
 
     def __init__(self) -> None:
         self.path: Path | None = None

@@ -178,7 +178,7 @@ def _end_rank_0(job: Job, status: int) -> None:
         _end_others(job)
     else:
         print_message(
-            f"rank 0 has ended; ranks {sorted(others.at_work)} are still in the script, and go on by themselves"
+            f"rank 0 has ended; ranks {sorted(others.at_work)} are still in the script, and continue by themselves"
         )
         _dismiss(job)
         return

@@ -1,4 +1,4 @@
-"""What a signal to a run means, in words; and signals that come before anything has begun."""
+"""The meaning of a signal to a run, in words; and signals that come before the run has begun."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class StartWatch:
         self._is_over = False
 
     def problem(self) -> str:
-        """Look; return why the launch will come to nothing, an empty text while it may succeed."""
+        """Look; return why the launch will fail, an empty text while it may succeed."""
         now = time.monotonic()
         if self._is_over or now < self._next_look:
             return ""

@@ -63,14 +63,14 @@ _OF_RANKS = _REFUSED | {EXIT_STOPPED}
 
 @dataclass
 class LaunchSpec:
-    """What is to be launched.
+    """The launch that a command line asks for.
 
     Attributes:
         ranks: how many.
         arguments: of ``python -m handoff_mpi``.
         again: the same for a launch that resumes.
         run_dir: of the run, open, and locked for the supervisor.
-        grace_period_s: how long running calls may go on once the run is stopped.
+        grace_period_s: how long running calls may continue once the run is stopped.
         heartbeat_timeout_s: after which silence of rank 0 its process is looked at.
         most: how often the run is launched again.
         join_limit_s: how long after the last rank that arrived all must have joined; twice that at each new launch.
@@ -117,7 +117,7 @@ def supervise(order: LaunchSpec) -> int:
         print_message(_again(lost, relaunch, order.most, supervisor.has_begun, supervisor.has_verdict))
         supervisor.relaunch()
     supervisor.remove_marks()
-    # Who reminds of a signal until this process is gone must not kill it as Python takes its handlers down.
+    # A sender that repeats a signal until this process has ended must not kill it as Python takes its handlers down.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     return supervisor.verdict()
 
@@ -240,7 +240,7 @@ class _Supervisor:
                 self._deadline = time.monotonic() + (GRACE_AFTER_LOSS_S if status.get("lost_ranks") else GRACE_S)
             elif self._pulse.has_stopped() and self._is_rank_0_gone(status):
                 print_message(
-                    f"rank 0 on {status.get('host')} is gone, and its launcher does not notice; that is ended"
+                    f"rank 0 on {status.get('host')} was lost, and its launcher does not notice; the launcher is ended"
                 )
                 self._deadline = 0.0
         if not self._signals or self._is_passed_on:
@@ -263,7 +263,7 @@ class _Supervisor:
         return bool(why)
 
     def _is_rank_0_gone(self, status: dict[str, Any]) -> bool:
-        """Look at the process of a rank 0 that is silent; one that lives is left alone, whatever it does."""
+        """Look at the process of a rank 0 that is silent; one that lives is left alone."""
         host = self._hosts.host_probe.name_of(str(status.get("host")))
         self._pulse.reset()
         return host is not None and not self._hosts.answers(host, status.get("pid"))
@@ -283,7 +283,7 @@ class _Supervisor:
             os.killpg(process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-        for each in started:  # launch agents that wait for a host that is gone
+        for each in started:  # launch agents that wait for a lost host
             try:
                 each.kill()
             except psutil.Error:
@@ -357,7 +357,7 @@ class _Supervisor:
             return f"the run had not begun; {again} begins it"
         try:
             counts = {**load(self._run_dir.path).counts(), "functions": status.get("functions"), **status}
-        except (HandoffError, OSError):  # its files are gone, or damaged
+        except (HandoffError, OSError):  # its files were removed, or are damaged
             return f"see {self._run_dir.path}; {again} resumes"
         failed = f", {counts['failed']} failed" if counts.get("failed") else ""
         return f"{counts['done']} of {counts['functions']} functions were done{failed}; {again} resumes"
@@ -372,7 +372,7 @@ class _Pulse:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Begin again."""
         self._seen = 0.0
         self._silence_s = 0.0
         self._looked_at = time.monotonic()

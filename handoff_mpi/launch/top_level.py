@@ -1,4 +1,4 @@
-"""What loading ``dag.py`` changes in the process of rank 0, which alone loads it.
+"""Finds the changes that loading ``dag.py`` makes in the process of rank 0, which alone loads it.
 
 What the import of a library changes does not count: a rank that imports the same library changes it as well. So this
 module compares the state before and after each stretch of code between two imports.
@@ -120,7 +120,7 @@ def _read() -> State:
 
 
 class Changes:
-    """What the code of one module has changed.
+    """The changes made by the code of one module.
 
     Attributes:
         settings: what, in words.

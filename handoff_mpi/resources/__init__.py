@@ -1,4 +1,4 @@
-"""What functions need and what ranks offer: exact arithmetic on amounts, and their detection."""
+"""Resources that functions need and ranks offer: exact arithmetic on amounts, and their detection."""
 
 from handoff_mpi.resources.amounts import (
     Amounts,

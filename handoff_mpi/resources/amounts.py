@@ -149,7 +149,7 @@ def parse_resources(resources: object) -> Amounts:
 
 
 def _as_mapping(given: object) -> str:
-    """Return which mapping was meant, where that can be told."""
+    """Return the mapping that was meant, where that is clear."""
     if isinstance(given, str) and (given in STANDARD or given.casefold() in SYNONYMS):
         return f"; did you mean {{'{SYNONYMS.get(given.casefold(), given)}': 1}}?"
     is_number = isinstance(given, numbers.Real) and not isinstance(given, bool)

@@ -1,4 +1,4 @@
-"""What one rank offers: the amounts of its host, its own registered ones, and the devices it sees."""
+"""The capability of one rank: the amounts of its host, its own registered ones, and the devices it sees."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Device:
 
 @dataclass(slots=True)
 class Capability:
-    """What one rank offers; gathered from every rank with a collective.
+    """The capability of one rank; gathered from every rank with a collective.
 
     Attributes:
         rank: the rank in the run's communicator.

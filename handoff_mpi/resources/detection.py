@@ -1,4 +1,4 @@
-"""What the host of this process offers: cores, memory and CUDA devices.
+"""Detects the cores, memory and CUDA devices of the host of this process.
 
 This room reads the system's files, cgroups, Slurm's variables and, where there is a device, cupy. It
 never asks for the process's own affinity (a launcher binds its ranks tightly, which makes the host no

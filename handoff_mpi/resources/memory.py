@@ -44,7 +44,7 @@ class Usage:
 class Gauge:
     """Measures the use of memory.
 
-    The limits of cgroups and of the machine are measured as they are, whoever uses what is within them. A declared
+    The limits of cgroups and of the machine are measured as they are, for all users within them. A declared
     limit (HANDOFF_MEMORY, or Slurm's without cgroups) is measured by nobody else: each rank of the host gets an equal
     part of it.
 

@@ -1,4 +1,4 @@
-"""What a resource tracker of the user's is."""
+"""The interface of a user's resource tracker."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Reads what happened in a run, whoever owns it: no name in its journal is looked up, and nothing in it is called.
+"""Reads the story of any user's run: it looks up no name in the journal, and calls nothing in it.
 
 Ids that are strings or integers come as they are, all others as an :class:`~handoff_mpi.serialization.UnreadableId`,
-which shows itself as the id does. Records may be of any shape: whatever fails is reported as damage.
+which shows itself as the id does. Records may be of any shape: every failure is reported as damage.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _read(run_dir: Path, reader: Reader, is_own: bool) -> tuple[Reader, Story]:
 
 @contextmanager
 def damage_reported(run_dir: Path) -> Iterator[None]:
-    """Report whatever fails within ``with``, which reads a journal, in a line: its records may be of any shape.
+    """Report any failure within ``with``, which reads a journal, in a line: its records may be of any shape.
 
     Raises:
         JournalError: something has failed.

@@ -46,7 +46,7 @@ class FailureGroup:
 
     @property
     def what(self) -> str:
-        """What happened, and where."""
+        """The kind of a failure, and its place."""
         return f"{self.kind} at {self.place}" if self.place else self.kind
 
     def others(self) -> str:

@@ -23,7 +23,7 @@ FORMS = ("payload", "pickle")
 class FallbackStore:
     """A store of the user's. What it does not take stays in memory; what it cannot give back counts as gone.
 
-    Whatever the store returns is compared with what was put: None, another value and a damaged one count as gone too.
+    It compares each value from the store with the value put: None, another value and a damaged one count as lost.
     Once it has lost a value it receives no more, or what is computed again might be lost again, for ever.
 
     Args:

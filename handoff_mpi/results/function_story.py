@@ -82,7 +82,7 @@ class LastFailure:
 
 @dataclass(slots=True)
 class FunctionStory:
-    """What happened to one function.
+    """The story of one function.
 
     Attributes:
         story: of the whole run; ids are texts there.

@@ -1,4 +1,4 @@
-"""What earlier launches of a run did, as their journal tells: for resume, and for reading a run's values later.
+"""The history of earlier launches in their journal: for resume, and for reading a run's values later.
 
 The records of a segment, beside the journal's own header; tasks go by their number in that launch:
 

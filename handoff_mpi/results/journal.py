@@ -3,16 +3,16 @@
 Each launch appends to a segment of its own, ``journal/NNNNNN.journal``; the number is the launch's epoch, one more
 than the highest that is there. A segment is a line and then frames:
 
-- ``HMPJ <format> <version of handoff_mpi>``, readable whatever the format;
+- ``HMPJ <format> <version of handoff_mpi>``, readable in every format;
 - for each commit one frame: the payload's length (u32, little-endian), its CRC-32 seeded with that length (u32), and
   the payload: a pickle of a list of pickles, one for each record. The first frame holds the header, a record
   ``("header", version of handoff_mpi, of Python, epoch, seconds since 1970)``.
 
 A commit is whole or not there: a torn one ends what is read of its segment. Records are pickled one by one, because
-an id that cannot be pickled, or a class that is gone, must cost no more than its own record.
+an id that cannot be pickled, or a class that no longer exists, must cost no more than its own record.
 
 Records are tuples of built-ins and of the users' ids. Ids can be of any class, so what may be unpickled cannot be
-told by its class: it is told by its owner instead (see :mod:`handoff_mpi.results.trust`). Classes go by name, so
+judged by its class: it is judged by its owner instead (see :mod:`handoff_mpi.results.trust`). Classes go by name, so
 the module that defines them (``dag.py``) must have been loaded before its records are read.
 """
 
@@ -67,7 +67,7 @@ _REMEDIES = {
 
 
 class JournalPort(Protocol):
-    """What takes records, see :class:`Journal`."""
+    """A port that takes records, see :class:`Journal`."""
 
     epoch: int
 
@@ -206,7 +206,7 @@ class Journal:
 
     @property
     def is_in_place(self) -> bool:
-        """Whether the next launch will find the segment where it was made; True where that cannot be told."""
+        """Whether the next launch will find the segment where it was made; True where that is unknown."""
         try:
             found = self._directory.status(self.path.name)
             return found is not None and os.path.samestat(found, os.fstat(self._fd))
@@ -240,7 +240,7 @@ class Journal:
         try:
             os.ftruncate(self._fd, self._size)
         except OSError:
-            pass  # whoever reads it passes over a torn commit
+            pass  # readers skip a torn commit
 
     def _sync(self) -> None:
         try:
@@ -289,7 +289,7 @@ def _name(epoch: int) -> str:
 
 @dataclass(slots=True)
 class Segment:
-    """What one launch left.
+    """The records of one launch.
 
     Attributes:
         epoch: its number.
@@ -308,7 +308,7 @@ class Segment:
 
 @dataclass(slots=True)
 class JournalContents:
-    """What all launches of a run-dir left; iterating gives (epoch, record), oldest first.
+    """The records of all launches of a run-dir; iterating gives (epoch, record), oldest first.
 
     Attributes:
         segments: in the order of their epochs.
@@ -411,7 +411,7 @@ _AWAY = f"move it away, or {_ANOTHER}"
 def clear(run_dir: Path | Directory) -> None:
     """Forget all that earlier launches left: their values, and what their segments hold.
 
-    The emptied segments stay, so that epochs go on: a launch that still lives somewhere must find a higher one.
+    The emptied segments stay, so that epochs increase: a launch that still lives somewhere must find a higher one.
 
     Raises:
         UsageError: something there has the name of a segment or of a value, but no run has made it; all is left.

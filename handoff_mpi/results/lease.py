@@ -38,7 +38,7 @@ class Lease:
         is_intact = self._run_dir.is_in_place and self._journal.is_in_place
         if not (is_intact and (self._values is None or self._values.is_in_place)):
             lost = path / VALUES if is_intact else f"the run-dir {path}"
-            what = f"{lost} was removed, renamed or replaced while its run was going on"
+            what = f"{lost} was removed, renamed or replaced during its run"
             raise JournalError(f"{what}: what it does cannot be kept; give the same command again", EXIT_STOPPED)
         touch_status(self._run_dir)
 
@@ -56,4 +56,4 @@ class Lease:
         try:
             return self._run_dir.child(VALUES, makes=True)
         except (OSError, UntrustedFile):
-            return None  # whoever writes a value there says why
+            return None  # writing a value there says why

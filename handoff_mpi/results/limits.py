@@ -89,7 +89,7 @@ def most_used(table: RecordTable, slots: int, busy_s: float, capacity: Mapping[s
 
 
 def find_limit(table: RecordTable, usage: Usage, busy_s: float, duration_s: float) -> str:
-    """Return what limited a run in words; empty if the most used resource did, or nothing can be told."""
+    """Return what limited a run in words; empty if the most used resource did, or nothing is known."""
     if usage.share >= _FULL or duration_s < _MIN_PLAUSIBLE_RUN_S:
         return ""
     called = table.called()

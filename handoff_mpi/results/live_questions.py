@@ -48,7 +48,7 @@ class QuestionBox:
 
     def __init__(self, run_dir: Directory) -> None:
         self._run_dir = run_dir
-        self._seen: dict[str, float] = {}  # names of files, until they are gone, and when they were first seen
+        self._seen: dict[str, float] = {}  # names of files that exist, and when they were first seen
         self._tries: dict[str, int] = {}
         self._stuck: set[str] = set()  # what cannot be removed, a directory say
 
@@ -64,7 +64,7 @@ class QuestionBox:
         """
         try:
             with self._run_dir.child(QUESTIONS) as box:
-                _see_anew(box)
+                _see_again(box)
                 with os.scandir(box.fd) as entries:
                     names = [entry.name for entry in islice(entries, MAX_NAMES)]
                 found = [match for name in names if (match := _QUESTION.fullmatch(name)) and name not in self._stuck]
@@ -157,7 +157,7 @@ def _write(box: Directory, name: str, content: bytes) -> None:
 def _await(box: Directory, name: str, timeout_s: float) -> dict[str, Any] | None:
     end = time.monotonic() + timeout_s
     while True:
-        _see_anew(box)
+        _see_again(box)
         try:
             return _read(box, name, MAX_ANSWER_NBYTES)
         except FileNotFoundError:
@@ -196,7 +196,7 @@ def _error(why: str) -> bytes:
     return json.dumps({"error": why[:_MAX_CHARS]}).encode()
 
 
-def _see_anew(box: Directory) -> None:
+def _see_again(box: Directory) -> None:
     """Make a network file system read a directory again, which another host may have changed.
 
     An NFS client caches a directory for up to a minute, but reads it again after a change of its own.

@@ -1,4 +1,4 @@
-"""Where the modules of a run lay, so that whoever loads its results elsewhere is told which directory they need."""
+"""Remembers where the modules of a run lay, so that a load elsewhere can name the directory that it needs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Origins:
 
 
 def _attribute(module: Any, name: str) -> Any:
-    """Return an attribute of what a program has put among the modules, whatever its own code makes of the question."""
+    """Return an attribute of what a program has put among the modules, also where its own code raises."""
     try:
         return getattr(module, name, None)
     except Exception:

@@ -58,7 +58,7 @@ class Printed:
 
 
 class OutputDirectory:
-    """The ``output`` directory of a run-dir, whoever owns it, opened for reading.
+    """The ``output`` directory of any user's run-dir, opened for reading.
 
     Args:
         run_dir: the path of the run-dir.
@@ -164,7 +164,7 @@ class IndexReader:
         self.unreadable = 0
 
     def take(self, line: bytes) -> None:
-        """Take in a line, whatever is in it."""
+        """Take in a line of any content."""
         try:
             entry = json.loads(line)
             offset = _whole(entry["offset"])
@@ -186,7 +186,7 @@ class IndexReader:
             self.entries.append(printed)
 
     def _end_before(self, offset: int) -> None:
-        """What has not said how much it printed has ended where the next one begins."""
+        """An attempt without a recorded length ends where the next one begins."""
         if self.entries and self.entries[-1].nbytes < 0 and offset > self.entries[-1].offset:
             self.entries[-1].nbytes = offset - self.entries[-1].offset
 

@@ -48,7 +48,7 @@ class Follower:
         Args:
             is_last: whether what belongs to nobody yet, and lines that have not ended, are yielded too.
         """
-        size = os.fstat(self._out).st_size  # before the index: what it tells of has been told
+        size = os.fstat(self._out).st_size  # before the index: the output it describes is in the file then
         self._read_index()
         self._position = min(self._position, size)  # the middle of what a call printed may have been dropped
         while (entry := self._entry()) is not None:

@@ -15,7 +15,7 @@ from handoff_mpi.serialization import UnreadableId, received_id
 
 
 class Unknown:
-    """Stands for what a pickle names. It takes whatever a pickle does to an object, and keeps nothing of it."""
+    """Stands for an object that a pickle names. It accepts every operation of a pickle on it, and keeps nothing."""
 
     def __new__(cls, *args: object, **options: object) -> Unknown:
         return super().__new__(cls)

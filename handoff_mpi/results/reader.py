@@ -22,7 +22,7 @@ _COPY = "copy it into a directory of your own, if you trust its owner, and load 
 
 
 def load(run_dir: str | Path) -> Results:
-    """Return the results of the run in ``run_dir``, as its journal tells them: of a run that goes on, or died, too.
+    """Return the results of the run in ``run_dir``, from its journal: also of a run that is running, or that died.
 
     Values of classes of other modules need these to be importable; asking for one says which directory that takes.
 
@@ -125,7 +125,7 @@ def _table(launch: Launch, hosts: dict[int, str]) -> RecordTable:
 def _status(launch: Launch) -> tuple[str, str]:
     if launch.ended is not None:
         return launch.ended[0], "its summary told why" if launch.ended[0] == "stopped" else ""
-    return "stopped", "it goes on, or it died; the same command resumes it"
+    return "stopped", "it is running, or it died; the same command resumes it"
 
 
 def _take(prepared: PreparedResults, history: History, launch: Launch, task: int) -> None:

@@ -1,4 +1,4 @@
-"""What ran where and when: one plain record a function, for everything that is drawn or told after a run.
+"""Records where and when functions ran: one plain record a function, for all pictures and reports after a run.
 
 Nothing here refers to a live object of the run, so that a record read from a file is as good as a new one.
 """
@@ -41,7 +41,7 @@ class Incident:
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
-    """What became of one function in one run.
+    """The outcome of one function in one run.
 
     Attributes:
         id: the function's id.

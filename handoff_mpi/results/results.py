@@ -1,4 +1,4 @@
-"""What a run gives back: values, where each function ran, what failed and why."""
+"""The results of a run: values, where each function ran, its failures and their causes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class FunctionError(TaskError):
 
 @dataclass(slots=True, kw_only=True)
 class PreparedResults:
-    """What :class:`Results` are made of; a run, and :func:`~handoff_mpi.load`, fill it in and make them of it.
+    """The parts of :class:`Results`; a run, and :func:`~handoff_mpi.load`, fill them in.
 
     Attributes:
         dag_id, run, status, errors, run_dir, duration_s, stopped_because, hosts, slots, lost_ranks, lost_ranks_before,
@@ -130,7 +130,7 @@ class Results(Mapping[Hashable, Any]):
     raises their error. Results are true even if there is no value.
 
     ``results["fit"]`` gives a value. Small values are at hand; large ones that were kept lie in the run-dir
-    and are loaded when asked for; others are gone, and asking for one says how to keep it.
+    and are loaded when asked for; others were dropped, and the error for one says how to keep it.
 
     Attributes:
         dag_id: the DAG's id.
@@ -230,7 +230,9 @@ class Results(Mapping[Hashable, Any]):
             raise ValueDamaged(f"the value of {show(id)} is lost: {error}; remove the file, then {again}") from error
         except KeyError:
             path = store.path(key)
-            raise ValueUnavailable(f"the value of {show(id)} was written to {path}, which is gone; {again}") from None
+            raise ValueUnavailable(
+                f"the value of {show(id)} was written to {path}, which no longer exists; {again}"
+            ) from None
         finally:
             store.close()
 
@@ -330,10 +332,10 @@ class Results(Mapping[Hashable, Any]):
 
     @property
     def exit_code(self) -> int:
-        """What the command line exits with after this run.
+        """The exit code of the command line after this run.
 
-        One that was asked to stop, by a signal or its deadline, with work left, is to be resumed whatever has failed
-        by then: who requeues it gets the rest done, and its failed functions tried again.
+        One that was asked to stop, by a signal or its deadline, with work left, is to be resumed, also if functions
+        failed by then: a requeue does the rest, and tries the failed functions again.
         """
         if self.status == "stopped" and not self.stopped_on_failure:
             return EXIT_STOPPED

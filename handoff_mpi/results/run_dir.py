@@ -1,7 +1,7 @@
 """A run's directory: making it, its locks, and its ``status.json``.
 
-Who may write to it, and to the directories above it, is told in :mod:`~handoff_mpi.results.trust`; all files are opened
-by :mod:`~handoff_mpi.results.secure_files`.
+:mod:`~handoff_mpi.results.trust` says which users may write to it, and to the directories above it;
+:mod:`~handoff_mpi.results.secure_files` opens all files.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SPILLED = "spilled"
 #: Names, by the supervisor's mark, whose launch this is: the next one of the same supervisor may take the lock away.
 LAUNCHED_BY = "HANDOFF_LAUNCHED_BY"
 
-#: A rank 0 that was killed, or whose launcher was, is gone by then.
+#: A rank 0 that was killed, or whose launcher was, has ended by then.
 LOCK_WAIT_S = 5.0
 _ANOTHER = "name another with --run-dir"
 # What file systems answer that know no locks.
@@ -306,7 +306,7 @@ def _lock(directory: Directory, name: str) -> tuple[int, str]:
     """
     fd = directory.open_or_create(name, PRIVATE_MODE)
     try:
-        os.fchmod(fd, PRIVATE_MODE)  # whoever may open it could lock it; older versions let everybody read it
+        os.fchmod(fd, PRIVATE_MODE)  # a user who may open it could lock it; older versions let everybody read it
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         return _unlocked(directory.path, fd, error)

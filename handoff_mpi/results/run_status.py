@@ -1,6 +1,6 @@
-"""What ``status.json`` tells to anybody who may read it: of a run that is running, has ended, or has died.
+"""Reads ``status.json``, as any user who may read it: of a run that is running, has ended, or has died.
 
-Nothing is unpickled, so the file may be a colleague's. Whether a run that left no verdict is running is told by the
+Nothing is unpickled, so the file may be a colleague's. A run that left no verdict is running or not according to the
 counter ``beat``, which rank 0 increases every second, read twice: clocks of hosts differ, and network file systems
 cache times.
 """

@@ -2,7 +2,7 @@
 
 Every read and write of a run-dir goes through this module. It trusts no name, only what it has opened:
 
-- A directory is opened once, checked, and held. Names in it are resolved from its descriptor, so whoever renames the
+- A directory is opened once, checked, and held. Names in it are resolved from its descriptor, so a user who renames the
   directory, or puts another in its place, changes nothing for the process that holds it.
 - A file is checked after it was opened: it is a regular file that :mod:`~handoff_mpi.results.trust` accepts.
 - Files are made with ``O_EXCL``, and never through a link. Neither files nor directories are made writable by the group
@@ -97,7 +97,7 @@ class Directory:
 
     @property
     def is_in_place(self) -> bool:
-        """Whether its path still leads to it; True where that cannot be told."""
+        """Whether its path still leads to it; True where that is unknown."""
         if self.is_removed:
             return False
         try:
@@ -118,7 +118,7 @@ class Directory:
         """Return the status of ``name`` itself, be it a link; None if there is no such name.
 
         Raises:
-            OSError: it cannot be told.
+            OSError: it is unknown.
         """
         try:
             with _naming(self.path / name):
@@ -313,7 +313,7 @@ class AnybodysDirectory(Directory):
 
 
 def open_anybodys(path: Path) -> AnybodysDirectory:
-    """Open a directory for reading, whoever owns it.
+    """Open a directory of any owner for reading.
 
     Raises:
         OSError: it is not there, is not a directory, or cannot be read.
@@ -425,7 +425,7 @@ class _Way:
         return Path("/" + "/".join(name for _, name in self._passed[1:]))
 
     def go_to_parent_of(self, path: Path) -> None:
-        """Go on to the directory that holds ``path``, and judge it as the nearest.
+        """Continue to the directory that holds ``path``, and judge it as the nearest.
 
         Raises:
             OSError, UntrustedFile: as :meth:`go` does.
@@ -434,7 +434,7 @@ class _Way:
         refuse_parent(self.here, os.fstat(self.fd), is_nearest=True)
 
     def go(self, path: Path, ends_nearest: bool = True) -> None:
-        """Go on to ``path``; if ``ends_nearest``, ``path`` is the run-dir, and what holds it is the nearest.
+        """Continue to ``path``; if ``ends_nearest``, ``path`` is the run-dir, and what holds it is the nearest.
 
         Raises:
             OSError: there is no way.

@@ -88,7 +88,7 @@ class MemoryStore:
         self._runs.get(run, {}).pop(name, None)
 
     def clear(self) -> None:
-        """Forget all values, whoever still refers to this store."""
+        """Forget all values, also where others still refer to this store."""
         self._runs.clear()
 
     def __str__(self) -> str:

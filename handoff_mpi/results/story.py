@@ -122,7 +122,7 @@ class Calls:
 
 @dataclass(slots=True)
 class RankEvent:
-    """What became of a rank: ``what`` is "lost", "suspect" or "returned"; ``time_s`` is None where nothing tells it."""
+    """A change of a rank: ``what`` is "lost", "suspect" or "returned"; ``time_s`` is None where it is unknown."""
 
     time_s: float | None
     rank: int
@@ -139,7 +139,7 @@ class LaunchStory:
         about: what it said of the run, as the journal holds it.
         started_s, stopped_s: in seconds since the epoch; of a launch that died, when it last gave a sign of life.
         ended: (status, exit code); None if it died, or still runs.
-        is_running: whether it still runs, as far as can be told.
+        is_running: whether it still runs, as far as is known.
         functions: how many there were.
         restored: how many of them an earlier launch had done.
         hosts, slots: rank to host, rank to its slots.
@@ -177,7 +177,7 @@ class LaunchStory:
 
 @dataclass
 class Story:
-    """What happened in a run, from its first launch on.
+    """The story of a run, from its first launch on.
 
     Attributes:
         run_dir: where it was read.

@@ -48,7 +48,7 @@ from handoff_mpi.results.story import (
 from handoff_mpi.serialization import UnreadableId
 
 _OUTCOMES = {messages.RAISED: FAILED, messages.TIMED_OUT: TIMED_OUT, messages.DIED: DIED}
-#: Reasons of failures that are told apart; the others of a kind count as one.
+#: Reasons of failures that are counted apart; the others of a kind count as one.
 _MAX_FAILURES = 20_000
 _MAX_MESSAGE = 2_000
 _COPY = "copy it into a directory of your own, if you trust its owner, and read the copy"

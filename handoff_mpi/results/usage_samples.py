@@ -1,4 +1,4 @@
-"""What hosts have measured of their use while a run went on: the ``host.usage`` lines of ``events.jsonl``.
+"""Reads the use of hosts during a run: the ``host.usage`` lines of ``events.jsonl``.
 
 Nothing is unpickled, and lines that are torn, of another kind, or wrong are passed over: the file may be anything.
 """
@@ -21,7 +21,7 @@ _MAX_HOSTS = 1_000
 
 @dataclass(slots=True)
 class HostSamples:
-    """What one host measured in one launch: columns of equal length, NaN where a sample lacks something.
+    """The samples of one host in one launch: columns of equal length, NaN where a sample lacks something.
 
     Attributes:
         times_s: in seconds since the epoch.

@@ -1,4 +1,4 @@
-"""What happens to the scheduler, and what it wants done: plain records, carried by the loop."""
+"""Events for the scheduler, and its commands: plain records, carried by the coordinator."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class HeartbeatReceived:
 
 @dataclass(slots=True)
 class RankLost:
-    """A rank is gone for good; with its whole host, it was no function's fault."""
+    """A rank is lost for good; if its whole host was lost, no function is at fault."""
 
     rank: int
     reason: str
@@ -108,7 +108,7 @@ class RankLost:
 
 @dataclass(slots=True)
 class ProcessChecked:
-    """Someone looked at the process of a silent rank: it is gone, or it lives and is merely busy."""
+    """The process of a silent rank was checked: it no longer exists, or it lives and is merely busy."""
 
     rank: int
     is_gone: bool

@@ -1,4 +1,4 @@
-"""What the ends of calls say of ranks and hosts: whether one fails functions that succeed elsewhere.
+"""Judges ranks and hosts by the ends of calls: whether one fails functions that succeed elsewhere.
 
 A failure says nothing by itself: the function may be wrong. It counts against a rank once the same function has
 succeeded on another one, and against a host once it has succeeded on another host (the failure is *refuted*). Whether
@@ -42,7 +42,7 @@ class Account:
 
     Attributes:
         good: calls that succeeded, or failed on other hosts or ranks as well.
-        failed: functions that failed, whatever became of them.
+        failed: functions that failed, also if a retry succeeded.
         refuted: those of them that succeeded on another rank.
         abroad: those of them that succeeded on another host.
         streak: functions that failed since the last success; of ranks together, 0 if any of them works.
@@ -94,7 +94,7 @@ class Account:
 
     @property
     def failing(self) -> float:
-        """The share of the calls that failed, whatever became of their functions."""
+        """The share of the calls that failed, also if retries succeeded."""
         return self.failed / (self.failed + self.good) if self.failed else 0.0
 
 
@@ -115,7 +115,7 @@ class Evidence:
         rank_states: rank to its place.
 
     Attributes:
-        wins: rank to how many calls of it succeeded; whoever reports the ends of calls adds to it.
+        wins: rank to how many calls of it succeeded; the reporter of ended calls adds to it.
         losses: rank to how many calls of it failed.
         hosts: host to its ranks.
     """

@@ -1,4 +1,4 @@
-"""Who was heard of when, and who has been silent for too long. Silence is not death: see :class:`FailureDetector`."""
+"""Knows which ranks have been silent for too long. Silence is not death: see :class:`FailureDetector`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class FailureDetector:
         self._excused[rank] = now
 
     def forget(self, rank: int) -> None:
-        """``rank`` is gone for good."""
+        """``rank`` is lost for good."""
         self.suspects.discard(rank)
         self.silent.discard(rank)
 

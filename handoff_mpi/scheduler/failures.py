@@ -1,4 +1,4 @@
-"""What becomes of attempts that failed: another try elsewhere, a verdict later, or a failure for good.
+"""Decides about attempts that failed: another try elsewhere, a verdict later, or a failure for good.
 
 An attempt spends a try of its function. One that failed on a rank or host which is put on probation because of it is
 given back; see :mod:`handoff_mpi.scheduler.probation` and :mod:`handoff_mpi.scheduler.undecided`.
@@ -37,7 +37,7 @@ class Failures:
         recall: called with a rank whose queued tasks should be given back.
 
     Attributes:
-        evidence: the records of ranks; whoever reports calls that succeeded adds to its wins.
+        evidence: the records of ranks; the reporter of calls that succeeded adds to its wins.
         probation: the ranks and hosts on probation.
     """
 

@@ -35,7 +35,7 @@ class HostFailureDetector:
 
         Args:
             heard: rank to when it was last heard of.
-            gone: ranks that are known to be gone.
+            gone: ranks that are known to be lost.
             now: the time, in seconds.
             most: how many hosts can be asked now; the others' turn comes later.
         """
@@ -51,7 +51,7 @@ class HostFailureDetector:
         return {host: when for host, when in heard_of.items() if when is not None}
 
     def _heard_of(self, host: str, heard: Mapping[int, float], gone: Collection[int], now: float) -> float | None:
-        """Return when ``host`` was last heard of; None if all its ranks are gone."""
+        """Return when ``host`` was last heard of; None if all its ranks are lost."""
         return max((heard.get(rank, now) for rank in self.ranks(host, gone)), default=None)
 
     def is_silent(self, host: str, heard: Mapping[int, float], gone: Collection[int], now: float) -> bool:
@@ -60,7 +60,7 @@ class HostFailureDetector:
         return host != self._own and when is not None and now - when > self.limit_s
 
     def ranks(self, host: str, gone: Collection[int]) -> Sequence[int]:
-        """Return the ranks of ``host`` that are not known to be gone."""
+        """Return the ranks of ``host`` that are not known to be lost."""
         return [rank for rank in self._hosts[host] if rank not in gone]
 
     def _is_due(self, host: str, heard: float, now: float) -> bool:

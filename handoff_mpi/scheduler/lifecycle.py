@@ -25,7 +25,7 @@ class State(IntEnum):
 
 
 class Cause(IntEnum):
-    """What moved it."""
+    """The cause of a transition."""
 
     INPUTS_DONE = 0
     PLACED = 1

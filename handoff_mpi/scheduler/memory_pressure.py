@@ -32,7 +32,7 @@ class MemoryPressure:
         self._ledger.uncordon(rank, MEMORY)
 
     def turns(self) -> Iterator[int]:
-        """Yield the ranks, each being the last of all from then on: the load of going on is shared."""
+        """Yield the ranks, each being the last of all from then on: the load is shared."""
         for rank in list(self.ranks):
             del self.ranks[rank]
             self.ranks[rank] = None

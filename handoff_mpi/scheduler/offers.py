@@ -1,4 +1,4 @@
-"""What a strategy is offered in a turn: the ready queues in order, each one found when it is asked for."""
+"""The offer to a strategy in a turn: the ready queues in order, each one found when it is asked for."""
 
 from __future__ import annotations
 

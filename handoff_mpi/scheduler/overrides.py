@@ -1,4 +1,4 @@
-"""What is placed on cordoned ranks while nothing runs and nothing else could.
+"""Places tasks on cordoned ranks while nothing runs and nothing else could.
 
 A rank may be cordoned for several reasons at once, and each has its owner: the failure detector lifts "suspect", the
 rank itself "memory", a probe "probation". While nothing runs, a task that fits a cordoned rank is placed there all the
@@ -61,7 +61,7 @@ class Overrides:
                 with self._ledger.lifted([rank], reasons):
                     self._placer.allocate(now, most=1)
             if self._slots.in_flight:
-                self._log(rank, "let go", "all ranks that could go on are short of memory")
+                self._log(rank, "let go", "all ranks that could continue are short of memory")
                 return
 
     def _place_all(self, reasons: frozenset[str], now: float) -> None:

@@ -128,7 +128,7 @@ class Placer:
     # -- release --------------------------------------------------------------------------------------
 
     def release(self, now: float, goes_on: bool) -> None:
-        """Slots whose calls ended go on with the next tasks of their class, or give their claim back."""
+        """Give slots whose calls ended the next tasks of their class, or release their claims."""
         self._now = now
         touched = self._slots.touched()
         for slot in touched:
@@ -259,7 +259,7 @@ class Placer:
         return mean - elapsed if mean > elapsed else elapsed
 
     def _placements(self, ready: Offers) -> Iterator[tuple[int, int]]:
-        """Ask the strategy; whatever it raises, or answers that is no placement, is reported as its own."""
+        """Ask the strategy; report each exception, and each answer that is not a placement, as its fault."""
         try:
             answers = self._strategy.allocate(ready, self._view)
             for answer in () if answers is None else answers:

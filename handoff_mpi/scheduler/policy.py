@@ -1,4 +1,4 @@
-"""What the user chose for a run, as far as the scheduler must know it."""
+"""The user's choices for a run that the scheduler must know."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_BATCH = 256
 
 @dataclass(slots=True)
 class Policy:
-    """What the user chose for a run.
+    """The user's choices for a run.
 
     Attributes:
         max_retries: tries after an exception or a time-out, for functions that do not say.

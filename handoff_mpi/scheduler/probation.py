@@ -1,6 +1,6 @@
 """Ranks and hosts on probation: they fail functions that succeed elsewhere, and are given only a probe now and then.
 
-A place (a rank, or a host with all its ranks) goes on probation when the evidence convicts it, never the last one. Its
+A place (a rank, or a host with all its ranks) is put on probation when evidence convicts it, never the last one. Its
 ranks are cordoned in the ledger: nothing is placed there but probes, and what can run nowhere else (pins win).
 A probe that succeeds ends the probation; each that fails doubles the wait for the next one.
 """
@@ -66,7 +66,7 @@ class Probation:
         self._evidence = evidence
         self._waits: dict[Place, tuple[float, float]] = {}  # the last wait of a place, and when its probation ended
 
-    # -- who goes on probation ------------------------------------------------------------------------
+    # -- beginning of probation ------------------------------------------------------------------------
 
     def trusted(self, host: str) -> list[int]:
         """Return the living ranks of ``host`` that are not on probation."""

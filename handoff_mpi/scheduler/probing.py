@@ -1,4 +1,4 @@
-"""What is placed on ranks on probation: a probe now and then, and functions that can run nowhere else."""
+"""Places on ranks on probation a probe now and then, and functions that can run nowhere else."""
 
 from __future__ import annotations
 

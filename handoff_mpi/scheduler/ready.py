@@ -35,7 +35,7 @@ class ReadyTasks:
 
     Args:
         ledger: makes the cost classes.
-        specs: the table of tasks, which grows while a run goes on.
+        specs: the table of tasks, which grows during a run.
 
     Attributes:
         avoid: where tasks failed: each is offered other hosts first.
@@ -391,16 +391,16 @@ class ReadyTasks:
         return bool(self._leader)
 
     def unbind(self, rank: int) -> None:
-        """Groups bound to a lost rank may be bound anew; their ready tasks queue up again."""
+        """Let groups bound to a lost rank be bound again; queue their ready tasks again."""
         for group in [group for group, bound in self.bound.items() if bound == rank]:
             del self.bound[group]
-        self._put_anew([queue for queue in self.all_queues() if queue.cost.rank == rank])
+        self._requeue_all([queue for queue in self.all_queues() if queue.cost.rank == rank])
 
     def leave(self, rank: int) -> None:
         """Groups bound to a rank on probation, but not pinned to it, may be bound to another one."""
         for group in [group for group, bound in self.bound.items() if bound == rank and group not in self._pinned]:
             del self.bound[group]
-        self._put_anew([queue for queue in self.all_queues() if queue.cost.rank == rank])
+        self._requeue_all([queue for queue in self.all_queues() if queue.cost.rank == rank])
 
     def rebind(self, task: int) -> None:
         """``task`` failed, and no other member of its group has run: the rank where it runs next is the group's."""
@@ -409,20 +409,20 @@ class ReadyTasks:
             return
         rank = self.bound.pop(group)
         self._leader[group] = task  # the others wait for it
-        self._put_anew([queue for queue in self.all_queues() if queue.cost.rank == rank])
+        self._requeue_all([queue for queue in self.all_queues() if queue.cost.rank == rank])
 
     def relent(self) -> bool:
         """Let tasks run where they failed after all, as they are placed nowhere else; return whether any may."""
         queues = [queue for queue in self.all_queues() if queue.cost.plain is not None]
         self.avoid.relented.update(task for queue in queues for task in queue.tasks)
-        self._put_anew(queues)
+        self._requeue_all(queues)
         return bool(queues)
 
     def reconsider(self) -> None:
         """The cluster has changed: tasks that avoid a rank or hosts may have nothing else left, or something again."""
-        self._put_anew([queue for queue in self.all_queues() if queue.cost.plain is not None])
+        self._requeue_all([queue for queue in self.all_queues() if queue.cost.plain is not None])
 
-    def _put_anew(self, queues: list[ReadyQueue]) -> None:
+    def _requeue_all(self, queues: list[ReadyQueue]) -> None:
         for queue in queues:
             tasks = list(queue.tasks)
             queue.tasks.clear()

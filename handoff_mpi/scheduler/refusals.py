@@ -42,7 +42,7 @@ RanksBehind: TypeAlias = Callable[[int, int], Iterator[int]]
 
 @dataclass(slots=True)
 class Hold:
-    """What is known of a cost that the tracker refused.
+    """The state of a cost that the tracker refused.
 
     Attributes:
         since: when it was refused first.
@@ -154,7 +154,7 @@ class Refusals:
             self._since.clear()
 
     def _note_granted(self, hold: Hold) -> None:
-        """What was offered and is not READY any more was granted, or needs the tracker no more."""
+        """A task that was offered and is no longer READY was granted, or no longer needs the tracker."""
         for task in [task for task in hold.offered if self._state[task] != READY]:
             hold.offered.discard(task)
             self._ready.offered.discard(task)

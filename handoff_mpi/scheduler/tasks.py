@@ -21,7 +21,7 @@ MAX_NAMED = 3
 
 
 class TaskTable:
-    """What is known of each task, by number.
+    """The state of each task, by number.
 
     Args:
         ready: where tasks go that have become ready.
@@ -41,7 +41,7 @@ class TaskTable:
         lost_with: the ranks that held a value last that nobody holds any more.
         failures: why tasks failed for good.
         ran_on: the ranks of a task's attempts that failed, in order.
-        releasable: rank to values there that nobody needs any more; whoever tells the ranks empties it.
+        releasable: rank to values there that nobody needs any longer; their sender empties it.
         open: how many have not ended.
         log: the transitions since it was last emptied.
     """
@@ -82,7 +82,7 @@ class TaskTable:
     def whom_to_ask(self, task: int, rank: int) -> tuple[int, ...]:
         """Return ranks that hold the value of ``task``, in the order in which ``rank`` should ask them.
 
-        A few are enough, others first for other ranks; whoever has held it longest is among them.
+        A few are enough, others first for other ranks; the oldest holder is among them.
         """
         holders = self.holders.get(task, [])
         count = len(holders)
@@ -94,7 +94,7 @@ class TaskTable:
         return tuple(named)
 
     def lost_inputs(self, task: int) -> list[int]:
-        """Return the inputs of ``task`` that are not to be had (any more, or yet)."""
+        """Return the inputs of ``task`` that are unavailable (no longer, or not yet)."""
         return [each for each in self.specs[task].inputs if not self.is_available(each)]
 
     def nbytes_to_fetch(self, task: int) -> int:
@@ -113,7 +113,7 @@ class TaskTable:
         then = TABLE[state[task]][cause]
         if then < 0:
             raise AssertionError(
-                f"task {task} cannot go on from {State(state[task]).name} by {cause.name}: "
+                f"task {task} cannot continue from {State(state[task]).name} by {cause.name}: "
                 f"attempt {self.attempts[task]}, rank {rank}, ran on {self.ran_on.get(task)}, {detail}"
             )
         state[task] = then
@@ -308,7 +308,7 @@ class TaskTable:
             self.recompute([task])
 
     def recompute(self, tasks: list[int]) -> None:
-        """Make ``tasks``' lost values again, and what they need for it that is gone as well."""
+        """Make ``tasks``' lost values again, and those of their inputs that are lost as well."""
         for task in tasks:
             if self.state[task] != DONE or self.is_available(task):
                 continue
@@ -327,5 +327,5 @@ class TaskTable:
         if ranks is None:
             return "its value was not kept, and is needed again"
         if not ranks:
-            return "the file of its value is gone or damaged"
-        return f"its value is gone from rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"
+            return "the file of its value is missing or damaged"
+        return f"its value was lost on rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))}"

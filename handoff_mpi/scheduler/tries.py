@@ -31,7 +31,7 @@ class Tries:
         return sum(not each.has_died for each in self._spent.get(task, ()))
 
     def spent(self, task: int) -> int:
-        """Return how many attempts failed, whatever they count for."""
+        """Return how many attempts failed, also those that count for nothing."""
         return len(self._spent.get(task, ()))
 
     def has_chance(self, task: int, chance: Chance) -> bool:

@@ -41,7 +41,7 @@ MAX_LOOKS = 32
 
 
 class Verdict(Enum):
-    """What is to become of a failure that was held."""
+    """The verdict on a failure that was held."""
 
     HOLD = 0
     TRY_ELSEWHERE = 1
@@ -75,7 +75,7 @@ class Undecided:
 
 
 class UndecidedFailures:
-    """What is held, by rank.
+    """The held failures, by rank.
 
     Attributes:
         next_look: when :meth:`look` should be called again.

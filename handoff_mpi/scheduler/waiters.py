@@ -170,7 +170,7 @@ class Waiters:
         return any(name != SLOT for name in lacking) and all(name == SLOT or name in eaten for name in lacking)
 
     def _reserve(self, waiter: ReadyQueue) -> None:
-        """Reserve for the waiter; anew if it was skipped as often again, since another group may have room sooner."""
+        """Reserve for the waiter; once more if it was skipped as often again, another group may have room sooner."""
         if waiter.reservation is not None:
             self._reservations.drop(waiter.reservation)
         order = waiter.order_with_tasks()
@@ -181,10 +181,10 @@ class Waiters:
         else:
             self._owners[waiter] = None
 
-    # -- slots that go on ---------------------------------------------------------------------------
+    # -- slots that keep their claims ---------------------------------------------------------------------------
 
     def may_go_on(self, queue: ReadyQueue, claim: Claim, may_start_more: Callable[[], bool]) -> bool:
-        """Whether the slot of ``claim`` may go on with ``queue`` although older queues may wait.
+        """Whether the slot of ``claim`` may continue with ``queue`` although older queues may wait.
 
         Args:
             may_start_more: whether more slots may be claimed; while none may, each claim is what the others lack.

@@ -1,4 +1,4 @@
-"""What a run tells about itself while it goes on: events, and the handlers attached to them."""
+"""Events that a run emits, and the handlers attached to them."""
 
 from handoff_mpi.telemetry.handlers import (
     DAG_START,

@@ -1,8 +1,8 @@
-"""Who is told what happens in a run: handlers attached to named events, after Erlang's ``:telemetry``.
+"""Attaches handlers to named events of a run, after Erlang's ``:telemetry``.
 
 This room holds the table of handlers of one process and calls them; it measures nothing itself and knows
 no scheduler. Handlers run in the thread that emits, between two turns of its work, so they had better be
-quick. The events of a run are emitted where it is scheduled, on rank 0, whatever rank they speak of.
+quick. The events of a run are emitted where it is scheduled, on rank 0, also those about other ranks.
 
 ``system_time`` is in seconds since the epoch, ``duration`` in seconds, ``nbytes`` in bytes; ``node`` is a
 rank, ``host`` the name of its machine, ``amounts`` and ``capabilities`` are as users write them
@@ -61,7 +61,7 @@ Event: TypeAlias = tuple[str, ...]
 
 @runtime_checkable
 class TelemetryHandler(Protocol):
-    """Is told of events, on rank 0, in the thread that schedules."""
+    """Receives events, on rank 0, in the thread that schedules."""
 
     def __call__(self, event: Event, measurements: dict[str, Any], metadata: dict[str, Any], config: Any, /) -> object:
         """Take in one event; both dicts are the handler's own copies, and what it returns is ignored."""
@@ -202,7 +202,7 @@ def attach_many(
 def detach(handler_id: str) -> None:
     """Take a handler off all its events.
 
-    A call that another thread has begun goes on to its end.
+    A call that another thread has begun continues to its end.
 
     Raises:
         UsageError: no handler is attached by that name.
@@ -304,7 +304,7 @@ def _drop(entry: Attached, error: BaseException) -> None:
     """Detach the handler that raised, and say so."""
     with _lock:
         entries = _ids.get(entry.handler_id, ())
-        # It may be gone, or its name given to another: by itself, or by a thread that saw it raise too.
+        # It may be detached, or its name given to another: by itself, or by a thread that saw it raise too.
         if any(other is entry for other in entries):
             _remove(entries)
     filename, line = _place_of(error)

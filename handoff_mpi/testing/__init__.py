@@ -1,4 +1,4 @@
-"""What helps to test one's own DAGs, strategies, trackers and stores; the manual's page ``testing.md`` shows how.
+"""Helps users test their own DAGs, strategies, trackers and stores; the manual's page ``testing.md`` shows how.
 
 It needs nothing but this package. The plugin for pytest, :mod:`handoff_mpi.testing.plugin`, is loaded by name alone.
 """

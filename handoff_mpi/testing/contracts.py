@@ -1,4 +1,4 @@
-"""What stores, trackers and strategies must do: classes of tests to be subclassed in a test file of one's own.
+"""Contracts of stores, trackers and strategies: classes of tests, to be subclassed in a user's test file.
 
 Each says in one method how to make what is tested; pytest finds its tests in the subclass, whose name begins with
 ``Test``. They are plain methods with assertions, so that any test runner can call them.
@@ -98,7 +98,7 @@ class StoreContract:
             assert _value(store, ("run", 1)) == "again"
 
     def test_keys_do_not_collide(self) -> None:
-        """A key is the name of the run and a number from 0; a store serves one run, whatever its name."""
+        """A key is the name of the run and a number from 0; a store serves one run of any name."""
         for run in ("run-1-f00", "two words", "läufe.1", "RUN", "..", "a:b'c"):
             with self._stores() as (store,):
                 tasks = [0, 1, 10, 11, 111, 2**31]

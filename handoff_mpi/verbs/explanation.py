@@ -1,4 +1,4 @@
-"""What ``explain`` tells of a function, as data: from its story in the journal."""
+"""Makes the answer of ``explain`` about a function, as data, from its story in the journal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``logs``: what functions have printed, of a run that goes on or has ended, whoever owns it; nothing is unpickled."""
+"""``logs``: the output of functions of any user's run, running or ended; nothing is unpickled."""
 
 from __future__ import annotations
 

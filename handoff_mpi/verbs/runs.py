@@ -1,4 +1,4 @@
-"""``runs``: the runs below a directory, whoever owns them; nothing is unpickled."""
+"""``runs``: the runs of all users below a directory; nothing is unpickled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``status``: how a run is doing or has ended, whoever owns it; nothing is unpickled."""
+"""``status``: the state of any user's run; nothing is unpickled."""
 
 from __future__ import annotations
 

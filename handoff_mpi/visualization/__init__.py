@@ -1,4 +1,4 @@
-"""What a run looked like: drawn from its records, for networkx, Graphviz, Mermaid and Cytoscape."""
+"""Draws a run from its records, for networkx, Graphviz, Mermaid and Cytoscape."""
 
 from handoff_mpi.visualization.graph import (
     GraphData,

@@ -2,7 +2,7 @@
 
 A small graph is drawn function by function. A large one is drawn name by name: a box stands for all functions of one
 name, and an arrow says how many values go that way. So the size of a drawing, and the time that a program takes to lay
-it out, are bounded whatever the graph is.
+it out, are bounded for every graph.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Box:
 
 @dataclass(slots=True)
 class Drawing:
-    """What is drawn.
+    """The parts of a drawing.
 
     Attributes:
         title: the id of the DAG.

@@ -36,7 +36,7 @@ _COLOURS = {
 
 
 class RunRecords(Protocol):
-    """What is drawn: any object with the records of one run."""
+    """The object that is drawn: any with the records of one run."""
 
     @property
     def dag_id(self) -> Hashable: ...

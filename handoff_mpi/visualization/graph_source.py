@@ -1,4 +1,4 @@
-"""What a drawing of a graph is made of: the functions of a DAG that has not run, or those of a run, in columns."""
+"""The source of a drawing of a graph: the functions of a DAG that has not run, or those of a run, in columns."""
 
 from __future__ import annotations
 

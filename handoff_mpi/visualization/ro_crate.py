@@ -46,7 +46,7 @@ _NO_LICENSE = "not stated; ask the owner of the run"
 
 @dataclass(frozen=True, slots=True)
 class CrateAbout:
-    """What a crate says that a run does not know.
+    """The statements of a crate that a run does not know.
 
     Attributes:
         workflow: the file that made the DAG, and ``content``; None where it is not known: the graph stands for it.

@@ -82,7 +82,12 @@ CASES = [
     (of_mpi.judge_versions, [[rank(0, versions={"mpi4py": "none"})]], ERROR, "mpi4py is not installed"),
     # threads
     (of_mpi.judge_threads, ["Open MPI", {0: "SERIALIZED", 1: "SERIALIZED"}], OK, "thread level SERIALIZED"),
-    (of_mpi.judge_threads, ["Open MPI", {0: "SERIALIZED", 1: "SINGLE"}], WARNING, "a rank is deaf while a long call"),
+    (
+        of_mpi.judge_threads,
+        ["Open MPI", {0: "SERIALIZED", 1: "SINGLE"}],
+        WARNING,
+        "a rank receives no messages while a long call",
+    ),
     (of_mpi.judge_threads, ["Open MPI", {0: "MULTIPLE"}], WARNING, "doubles every round trip"),
     # ranks
     (of_mpi.judge_ranks, [4, 4, {"h1": [0, 1], "h2": [2, 3]}], OK, "4 ranks on 2 hosts: h1 (ranks 0-1), h2"),
@@ -109,8 +114,8 @@ CASES = [
     (of_mpi.judge_deaths, [[TOLD, LOST], None], OK, "a rank's death costs that rank's running calls"),
     (of_mpi.judge_deaths, [[TOLD, LOST], False], WARNING, "is not told to here"),
     (of_mpi.judge_deaths, [[LOST], False], WARNING, "this MPI ends the job when a rank dies"),
-    (of_mpi.judge_deaths, [[Trial("m", is_started=True, goes_on=True)], None], WARNING, "but were not told"),
-    (of_mpi.judge_deaths, [[Trial("m", is_started=True, size=3)], None], WARNING, "neither went on nor ended"),
+    (of_mpi.judge_deaths, [[Trial("m", is_started=True, goes_on=True)], None], WARNING, "but MPI did not report it"),
+    (of_mpi.judge_deaths, [[Trial("m", is_started=True, size=3)], None], WARNING, "neither continued nor ended"),
     (of_mpi.judge_deaths, [[Trial("m", library="x", size=1, code=0)], None], ERROR, "but this MPI sees 1"),
     (of_mpi.judge_deaths, [[Trial("m", code=1, said="a\nno libmpi\n---\n")], None], ERROR, "it said: no libmpi"),
     (of_mpi.judge_deaths, [[Trial("m")], None], ERROR, "had not got all ranks together after 30 s"),

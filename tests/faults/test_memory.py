@@ -62,5 +62,5 @@ def test_a_run_whose_ranks_are_always_short_and_cannot_help_it_comes_to_its_end(
     assert right == "9 {}"
     assert set(counts.values()) == {0}
     text = launched.text()
-    assert text.count("all ranks that could go on are short of memory: one call at a time goes on") == 1
+    assert text.count("all ranks that could continue are short of memory: it continues with one call at a time") == 1
     assert text.count("values cannot be moved out of it: [Errno 19] what is written there stays in memory") in (1, 2)

@@ -91,7 +91,7 @@ def test_ids_are_iterated_over_and_counted_without_loading_a_value(tmp_path):
     assert list(results) == [], "there is no run-dir to load it from"
     results.run_dir = tmp_path  # which holds no value files
     assert list(results) == list(results.values) == ["a"] and len(results) == 1 and "a" in results
-    with pytest.raises(ValueUnavailable, match="which is gone"):
+    with pytest.raises(ValueUnavailable, match="which no longer exists"):
         results["a"]
 
 

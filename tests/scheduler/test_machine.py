@@ -445,7 +445,7 @@ def test_an_input_that_is_gone_is_made_again_and_no_try_is_used_up():
     assert run.tell(1.0, made(1, 0)) == ["2.0 claims for 1#1"]
     assert run.tell(2.0, Unfetched(2, 1, 1, [(0, [1])])) == ["1.0 claims for 0#2"]
     assert run.log == [
-        "0#1 WAITING by VALUE_LOST: its value is gone from rank 1",
+        "0#1 WAITING by VALUE_LOST: its value was lost on rank 1",
         "0#1 READY by INPUTS_DONE",
         "1#1 WAITING by INPUT_LOST on 2",
         "0#2 DISPATCHED by PLACED on 1",
@@ -501,7 +501,7 @@ def test_inputs_are_made_again_as_deep_as_needed():
         "2#1 READY by RANK_LOST on 1: it died",
         "rank 1 blamed on: (2, 1, 'it died')",
         "2#1 WAITING by INPUT_LOST",
-        "1#1 WAITING by VALUE_LOST: its value is gone from rank 1",
+        "1#1 WAITING by VALUE_LOST: its value was lost on rank 1",
         AGAIN.format(0),
         "0#1 READY by INPUTS_DONE",
         "0#2 DISPATCHED by PLACED on 2",
@@ -761,7 +761,7 @@ def test_values_at_a_silent_rank_are_made_again():
         "rank 1 suspect: silent for 90 s",
         "rank 1 lost: silent for 90 s",
         "2#1 READY by RANK_LOST on 1: silent for 90 s",
-        "0#1 WAITING by VALUE_LOST: its value is gone from rank 1",
+        "0#1 WAITING by VALUE_LOST: its value was lost on rank 1",
         "0#1 READY by INPUTS_DONE",
     ]
 
@@ -831,7 +831,7 @@ def test_where_all_ranks_are_short_of_memory_one_call_at_a_time_goes_on_and_they
     run = Dialogue(ranks(2, 2))
     run.submit(closed=False)
     assert run.tell(0.0, short(1), short(2), Submitted([task() for _ in range(4)])) == ["1.0 claims for 0#1"]
-    assert run.log[-1] == "rank 1 let go: all ranks that could go on are short of memory"
+    assert run.log[-1] == "rank 1 let go: all ranks that could continue are short of memory"
     assert run.tell(1.0, done(1, 0)) == ["2.0 claims for 1#1"]
     assert run.tell(2.0, done(2, 1)) == ["1.0 claims for 2#1"]
     assert run.tell(2.5, relieved(2)) == ["2.0 claims for 3#1"]

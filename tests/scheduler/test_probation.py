@@ -276,7 +276,7 @@ def test_a_rank_on_probation_that_is_short_of_memory_runs_what_is_bound_to_it_on
     now = drain(run, convict(run))
     assert run.tell(now, short(1), Submitted([task(pin=3), task(pin=1), task(pin=1)])) == ["3.0 claims for 40#1"]
     assert run.tell(now + 1, done(3, 40)) == ["1.0 claims for 41#1"]
-    assert "rank 1 let go: all ranks that could go on are short of memory" in run.log
+    assert "rank 1 let go: all ranks that could continue are short of memory" in run.log
     assert run.tell(now + 2, done(1, 41)) == ["1.0 claims for 42#1"]
 
 

@@ -206,7 +206,7 @@ def test_an_interrupt_ends_the_run(tmp_path):
 def test_a_run_within_a_function_is_refused(tmp_path):
     dag = DAG()
     dag.add_function(Function("a", (), lambda: handoff.execute(many(1)), max_retries=0))
-    with fake_ranks(2), pytest.raises(handoff.DAGFailed, match="a run is going on"):
+    with fake_ranks(2), pytest.raises(handoff.DAGFailed, match="this job executes a run"):
         handoff.execute(dag, run_dir=tmp_path / "run")
 
 

@@ -255,7 +255,7 @@ def test_a_rank_that_was_lost_with_a_call_and_one_that_was_lost_with_the_value(e
         turn(1.0, [(0, 2, 2)], (), (), [(0, 1, 1, RANK_LOSS, "it was killed by signal 9")]),
         turn(2.0, (), [(0, 2, 2, T0 + 1, 0.5, 10**6, None, None)]),
         ("rank", 2, "lost", "silent for 60 s", T0 + 3),
-        turn(3.0, [(0, 3, 0)], (), (), [(0, 2, -1, VALUE_LOSS, "its value is gone from rank 2")]),
+        turn(3.0, [(0, 3, 0)], (), (), [(0, 2, -1, VALUE_LOSS, "its value was lost on rank 2")]),
         turn(4.0, (), [done(0, 0, 3.5, 0.25, attempt=3)]),
         ("end", "stopped", 75, False),
     )
@@ -263,7 +263,7 @@ def test_a_rank_that_was_lost_with_a_call_and_one_that_was_lost_with_the_value(e
     lines = explain("run", "f")[1].splitlines()
     assert "attempt 1, rank 1 (node1)" in lines[3]
     assert lines[3].endswith("its rank was lost: it was killed by signal 9")
-    assert "Launch 1 lost its value: its value is gone from rank 2." in lines
+    assert "Launch 1 lost its value: its value was lost on rank 2." in lines
     assert (
         "Attempt 2 of launch 1 ran on rank 2 (node2), since attempt 1 was on rank 1 (node1), which was lost." in lines
     )

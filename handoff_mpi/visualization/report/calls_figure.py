@@ -124,7 +124,7 @@ def _add_up(story: Story, line: TimeLine, tracks: Tracks, names: Names, rest: ND
     several = len(names.shown) + 1
     keys, parts, counts = [(base + at) * several + name], [np.minimum(end, at + 1) - begin], [np.ones(len(rest))]
     left = np.flatnonzero(end > at + 1)
-    while len(left):  # what goes on in the next stretch
+    while len(left):  # the calls that continue in the next stretch
         at[left] += 1
         keys.append((base[left] + at[left]) * several + name[left])
         parts.append(np.minimum(end[left], at[left] + 1) - at[left])

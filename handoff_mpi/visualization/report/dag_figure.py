@@ -32,7 +32,7 @@ class Node:
 
 @dataclass(slots=True)
 class Graph:
-    """What is drawn.
+    """The parts of the figure.
 
     Attributes:
         nodes: by number.

@@ -1,4 +1,4 @@
-"""What calls that failed have printed, for the table of failures; from the files that keep the output of functions."""
+"""Reads the output of failed calls, for the table of failures, from the files that keep the output of functions."""
 
 from __future__ import annotations
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import re
 import shutil
 import sys
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,3 +48,90 @@ def test_the_readme_draws_the_lifecycle_from_the_table():
 def test_the_package_is_typed():
     origin = importlib.util.find_spec("handoff_mpi").origin
     assert (Path(origin).parent / "py.typed").exists()
+
+
+# -- the glossary ------------------------------------------------------------------------------------------
+
+#: Private jargon, and the standard term that stands for it; in names (as parts of them), sentences, messages and pages.
+JARGON = {
+    "bays?": "resource group",
+    "seats?": "rank state",
+    "seating": "topology",
+    "couriers?": "dispatcher",
+    "chronicles?": "journal writer",
+    "attendants?": "progress thread",
+    "vigils?": "monitor of rank 0",
+    "bells?": "doorbell",
+    "recipes?": "call template",
+    "setbacks?": "incidents, retries",
+    "tickets?": "request id",
+    "tenure": "lease",
+    "dice": "random numbers, rng",
+    "whoever|whomever|whatever|whichever": "name the actor, or any",
+    "rides? home|rode home": "is sent inline to rank 0",
+    "not to be had": "unavailable",
+    "(is|are|was|were|be|been|being) told": "receives, reports",
+    "(go|goes|went|going) on": "continue",
+    "(is|are|was|were|be|been) gone": "no longer exists, has ended",
+    "(come|comes|came|coming) to nothing": "fails",
+    "anew": "again",
+    "deaf": "cannot receive messages",
+    "dear|dearer|dearest": "expensive",
+}
+#: An old name that the package still serves is written with these words, in these places.
+SERVED = {
+    "handoff_mpi/results/results.py": {"setbacks"},
+}
+_PARTS = re.compile("|".join(rf"(?<![A-Za-z])(?:{words})(?![A-Za-z])" for words in JARGON), re.IGNORECASE)
+#: Sentences begin with their subject.
+_HEADLESS = re.compile(r"^(What|Who|Whoever|Whether what) (?!if\b).*[^?]$")
+PAGES = [
+    *sorted((ROOT / "handoff_mpi").rglob("*.py")),
+    *sorted((ROOT / "handoff_mpi/manual").glob("*.md")),
+    ROOT / "README.md",
+]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_words_are_those_of_the_glossary(path):
+    served = SERVED.get(str(path.relative_to(ROOT)), set())
+    found = {
+        f"{number}: {match.group()}"
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        for match in _PARTS.finditer(line)
+        if match.group() not in served
+    }
+    assert not found, f"words that the glossary replaces: {sorted(found)}"
+
+
+@pytest.mark.parametrize(
+    "path", [each for each in PAGES if each.suffix == ".py"], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_docstrings_begin_with_their_subject(path):
+    tree = ast.parse(path.read_text())
+    kinds = ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef
+    docs = [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
+    headless = [line for line in (doc.partition("\n")[0] for doc in docs) if _HEADLESS.match(line)]
+    assert not headless, headless
+
+
+def constants() -> Iterator[tuple[str, Path]]:
+    """Yield the name and the file of each constant of the package."""
+    for path in sorted((ROOT / "handoff_mpi").rglob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            names = [each for target in targets for each in getattr(target, "elts", [target])]
+            yield from ((name.id, path) for name in names if isinstance(name, ast.Name) and name.id.isupper())
+
+
+def test_limits_are_named_max_and_min():
+    others = re.compile(r"(^|_)(MOST|LEAST|LONGEST|SHORTEST|LARGEST|SMALLEST|FEWEST)(_|$)")
+    assert not [(name, str(path)) for name, path in constants() if others.search(name)]
+
+
+def test_each_time_constant_is_defined_once():
+    places = defaultdict(set)
+    for name, path in constants():
+        if name.endswith("_S"):
+            places[name.lstrip("_")].add(str(path.relative_to(ROOT)))
+    assert not {name: where for name, where in places.items() if len(where) > 1}

@@ -19,7 +19,7 @@ from handoff_mpi.visualization.report.axis import TimeLine, Tracks, track_of_cal
 #: So many calls are drawn one by one, at most; and so many of those that failed or were tried again.
 MAX_BARS, MAX_ODD_BARS = 6_000, 2_000
 #: So many of the longest calls are always among them.
-_MIN_LONGEST_CALLS = 100
+_MIN_SHOWN_CALLS = 100
 #: So many names have a colour of their own.
 MAX_NAMES = 10
 #: Stretches of time, and cells that hold anything.
@@ -87,8 +87,8 @@ def choose_bars(story: Story, line: TimeLine) -> NDArray[np.int64]:
     odd = _longest(np.flatnonzero(is_odd), calls.duration, MAX_ODD_BARS)
     is_wide = ~is_odd & (calls.duration >= line.length / _MAX_BINS / 2)
     usual = _longest(np.flatnonzero(is_wide), calls.duration, MAX_BARS - len(odd))
-    if len(usual) < _MIN_LONGEST_CALLS:
-        usual = _longest(np.flatnonzero(~is_odd), calls.duration, _MIN_LONGEST_CALLS)
+    if len(usual) < _MIN_SHOWN_CALLS:
+        usual = _longest(np.flatnonzero(~is_odd), calls.duration, _MIN_SHOWN_CALLS)
     return np.sort(np.concatenate((odd, usual)))
 
 

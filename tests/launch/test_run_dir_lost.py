@@ -96,7 +96,7 @@ def wait_until(is_so, limit_s=100.0):
 
 # -- one that goes away -----------------------------------------------------------------------------------
 
-WHY = "was removed, renamed or replaced while its run was going on"
+WHY = "was removed, renamed or replaced during its run"
 
 
 def losing(run_dir, how):

@@ -415,7 +415,7 @@ def test_a_run_dir_that_was_swapped_in_mid_run_gets_no_verdict(project, instead)
     status, code, why = OWNER.does(swapped)
     swapping.join()
     assert (status, code) == ("stopped", 75)
-    assert why.startswith(f"the run-dir {run_dir} was removed, renamed or replaced while its run was going on")
+    assert why.startswith(f"the run-dir {run_dir} was removed, renamed or replaced during its run")
     assert precious.read_text() == "mine"
     if instead == "another run of mine":
         assert (run_dir / "status.json").read_text() == before

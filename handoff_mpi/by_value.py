@@ -1,7 +1,7 @@
 """Pickling by value: functions and classes of carried modules as their definitions, see :mod:`carried_modules`.
 
 A function or class that is found in its module under its own name travels as this name, and its definition beside it:
-whoever unpickles it gets the one object that the name stands for there. Definitions are pickled one by one, each with
+a process that unpickles it gets the object of that name there. Definitions are pickled one by one, each with
 the names of the globals that it needs, and come with the first reference of a pickle to one of them. What is not found
 under its name (lambdas, what functions make) travels in its place, as cloudpickle makes it.
 """
@@ -175,7 +175,7 @@ def holds_names(blob: bytes) -> bool:
 
 
 def is_in_place(reduced: Any) -> bool:
-    """Whether what stands for a function or class in a pickle is all of it, and not its name."""
+    """Whether a pickle holds the whole of a function or class, and not its name."""
     return reduced is not NotImplemented and reduced[0] is not resolve
 
 
@@ -225,7 +225,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.needs: dict[str, None] = {}
 
     def reducer_override(self, obj: Any) -> Any:
-        """Called by pickle for whatever it knows no form of its own for."""
+        """Called by pickle for each object that it has no form for."""
         kind = type(obj)
         reduce = self._reducers.get(kind)
         if reduce is not None:

@@ -4,7 +4,7 @@ Such a module is executed in one process, rank 0, and no other process can be ex
 use of it travels: each global by that name, with the globals that it needs in turn. In each process these globals are
 put into a *copy* of the module. The functions run in that copy, those that rank 0 calls itself too, so that what
 ``setup(rank)`` and functions change is neither sent to other ranks nor part of a fingerprint. During a call the copy is
-in ``sys.modules``, so whatever Python finds by name (pickle, inspect, typing, multiprocessing) is there, and identical.
+in ``sys.modules``, so all that Python finds by name (pickle, inspect, typing, multiprocessing) is there, and identical.
 
 A global that travels is a :class:`Definition`. Rank 0 stamps it with the time when it first saw this state of it: a
 process takes a newer one (a class that a notebook has defined again), and keeps what it has otherwise, with all that
@@ -442,7 +442,7 @@ _NONE: list[CarriedModule] = []
 #: The copies of modules whose originals are in ``sys.modules`` between calls.
 entering: dict[str, ModuleType] = {}
 
-#: How many calls go on, one within the other mostly; and what was in ``sys.modules`` before the outermost.
+#: How many calls run, mostly one within the other; and what was in ``sys.modules`` before the outermost.
 _calls = 0
 _outside: dict[str, ModuleType | None] = {}
 
@@ -482,7 +482,7 @@ def copies_entered() -> Iterator[None]:
 
 @contextmanager
 def reading_originals() -> Iterator[None]:
-    """What is unpickled inside of this is for the program: it gets its own classes where it has them."""
+    """Unpickle for the program inside of this: it gets its own classes where it has them."""
     before, _reading.wants_originals = _reading.wants_originals, True
     try:
         yield

@@ -144,7 +144,7 @@ def rate_text(per_s: float) -> str:
 
 
 def type_name(thing: Any) -> str:
-    """Return the name of the type of ``thing``, whatever its metaclass does."""
+    """Return the name of the type of ``thing``, also if its metaclass raises."""
     return str(type.__dict__["__name__"].__get__(type(thing)))
 
 

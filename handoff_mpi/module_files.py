@@ -1,6 +1,6 @@
 """Provides the source files of carried modules: as text on hosts that lack them, and as imports for a fresh Python.
 
-A fresh process that multiprocessing starts (``spawn``, ``forkserver``) imports a module by its name, and executes its
+A fresh process that multiprocessing starts (``spawn``, ``forkserver``) imports a module by name, and executes its
 file. Where no import would find that file under this name, this module writes a file that executes it into a directory
 of the process.
 """

@@ -51,7 +51,7 @@ def make_bare_class(
 
 @contextmanager
 def _without_init_subclass(bases: Iterable[type]) -> Iterator[None]:
-    """``type.__new__`` calls ``__init_subclass__`` of a base, and cannot be told not to."""
+    """``type.__new__`` calls ``__init_subclass__`` of a base, and offers no way to avoid that."""
     owners = [next(each for each in base.__mro__ if "__init_subclass__" in vars(each)) for base in bases]
     before = {owner: vars(owner)["__init_subclass__"] for owner in owners if owner is not object}
     try:

@@ -42,7 +42,7 @@ Payload: TypeAlias = "tuple[Any, ...]"
 #: The payload of None, which most functions return that are called for their effects.
 NOTHING: Payload = (PLAIN, None)
 
-#: How the message of an :class:`EncodingError` begins, where whoever raises it does not know which value it is.
+#: How the message of an :class:`EncodingError` begins, where the code that raises it does not know which value it is.
 UNDECODABLE = "a value cannot be decoded"
 #: The function of numpy that a pickle calls for an array whose memory it holds.
 _ARRAY = b"_frombuffer"
@@ -245,7 +245,7 @@ def decode_writable(payload: Payload) -> Any:
 
 
 def decode_private(payload: Payload) -> Any:
-    """As :func:`decode`, but arrays are copies, whoever owns the payload's memory, and can be written to.
+    """As :func:`decode`, but arrays are copies, also where the payload's memory is shared, and can be written to.
 
     Raises:
         EncodingError: the payload cannot be unpickled here.
@@ -348,7 +348,7 @@ class _Pickler(ByValuePickler):
         self._leaves_code_alone = bool(reducers)
 
     def reducer_override(self, obj: Any) -> Any:
-        """Called by pickle for whatever it knows no form of its own for."""
+        """Called by pickle for each object that it has no form for."""
         reduced = super().reducer_override(obj)
         if self._leaves_code_alone and isinstance(obj, (FunctionType, type)) and is_in_place(reduced):
             _dumps(obj, None)  # or it would share what stands for this value's objects with all that call it

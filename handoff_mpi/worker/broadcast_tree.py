@@ -1,7 +1,7 @@
 """Remembers the ranks that took a value from this rank, and redirects later ranks to them, so that they form a tree.
 
 N ranks that want one value at once would all have it from the rank that made it. So a rank serves a few of them, and
-refers whoever comes later to one of those few, in turn. That one has the value, or waits for it: then it notes who
+refers later ranks to one of those few, in turn. That one has the value, or waits for it: then it notes who
 asked and serves once it has it, again a few. Nobody gives a value to more than ``FAN_OUT`` others (but after mishaps),
 and the depth grows with the logarithm of N.
 """
@@ -36,7 +36,7 @@ class BroadcastTree:
     def instead(self, task: int, rank: int) -> int | None:
         """Return whom ``rank`` should ask for the value of ``task`` instead; None if it is to be served from here."""
         takers = self._of.get(task)
-        if takers is None or len(takers) < self._fan_out or rank in takers:  # whoever asks again has lost it
+        if takers is None or len(takers) < self._fan_out or rank in takers:  # a rank that asks again has lost it
             return None
         takers.rotate(-1)
         return takers[-1]

@@ -23,7 +23,7 @@ def counted_nbytes(nbytes: int) -> int:
 
 
 class Budget:
-    """What a rank may still take into memory.
+    """The memory that a rank may still fill.
 
     Attributes:
         room_nbytes: how many bytes, by the last measurement and what came and left since. What is on its way here is

@@ -64,7 +64,7 @@ class SentCalls:
         return self._forget(count)
 
     def lost(self) -> list[QueuedCall]:
-        """The child is gone; return what it had."""
+        """The child has ended; return its calls."""
         void = self._forget(len(self._works))
         self._works.clear()
         return void

@@ -1,6 +1,6 @@
 """One call, from payloads to an outcome: the same in a rank and in a child process.
 
-Whatever the user's function does (raise, call sys.exit, return what cannot be pickled) becomes a value here.
+Every outcome of the user's function (an exception, sys.exit, a result that cannot be pickled) becomes a value here.
 """
 
 from __future__ import annotations
@@ -330,4 +330,4 @@ def _use_device(index: int) -> None:
 
         cupy.cuda.Device(index).use()
     except Exception:
-        pass  # a device that was declared, not detected: the function is told its index all the same
+        pass  # a device that was declared, not detected: the function gets its index all the same

@@ -66,13 +66,13 @@ def main(descriptor: int, last_words: int, tokens: int, rank: int, seeds: int, r
         print_message(f"a child process of rank {rank} ends: {error}")
         exit_process(1, CHILD_HANDLERS_TIMEOUT_S, CHILD_THREADS_TIMEOUT_S)
     except (EOFError, ConnectionError):
-        exit_process(0, CHILD_HANDLERS_TIMEOUT_S, CHILD_THREADS_TIMEOUT_S)  # the rank needs it no longer, or is gone
+        exit_process(0, CHILD_HANDLERS_TIMEOUT_S, CHILD_THREADS_TIMEOUT_S)  # the rank no longer needs it, or has ended
 
 
 class _Server:
     """Does what its rank says. Of a call that has ended it holds nothing but a small value: inputs may be large.
 
-    What is sent ahead, and void, is told in :mod:`handoff_mpi.worker.call_pipeline`.
+    See :mod:`handoff_mpi.worker.call_pipeline` for calls that are sent ahead, and void ones.
     """
 
     def __init__(self, rank: int, run: str, seeds: bool, tokens: SharedSemaphore, reader: FrameReader) -> None:
@@ -226,7 +226,7 @@ def _die_with_parent(sock: socket.socket) -> None:
 def _keep_freed_memory() -> None:
     """Have malloc keep what one call frees for the next, as it would by itself once it has seen large blocks.
 
-    Between calls nothing large is held, so that otherwise the heap shrinks after each and its pages are made anew.
+    Between calls nothing large is held, so otherwise the heap shrinks after each and its pages are allocated again.
     """
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return  # the user knows better

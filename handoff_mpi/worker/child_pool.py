@@ -46,14 +46,14 @@ class ChildPool:
         return [child.pid for child in self._children]
 
     def close(self) -> None:
-        """End them; all are told before one is waited for."""
+        """End them: send the request to all before waiting for one."""
         close_all([*self._ending, *self._children])
         self._ending.clear()
         self._children.clear()
 
 
 def close_all(children: Iterable[ChildProcess]) -> None:
-    """End idle children; all are told before one is waited for: each takes some hundredths of a second to end."""
+    """End idle children; all get the request before one is waited for, as each takes some hundredths of a second."""
     children = list(children)
     for child in children:
         child.hang_up()

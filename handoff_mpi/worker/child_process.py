@@ -162,7 +162,7 @@ class ChildProcess:
         """Have the output of its calls captured in ``files`` from now on, until another run begins.
 
         Raises:
-            OSError: the child is gone, or too many files are open.
+            OSError: the child has ended, or too many files are open.
         """
         message = ("output", files.launch, files.max_nbytes)
         send_descriptors(self._sock, message, [files.out, files.index], SEND_TIMEOUT_S)
@@ -172,7 +172,7 @@ class ChildProcess:
         """Send encoded callables.
 
         Raises:
-            OSError: the child is gone.
+            OSError: the child has ended.
         """
         self._send(("learn", codes, None))
         self.is_preparing = True
@@ -182,7 +182,7 @@ class ChildProcess:
         """Send a large constant.
 
         Raises:
-            OSError: the child is gone.
+            OSError: the child has ended.
         """
         head, buffers = split(payload)
         self._send(("learn", (), (number, head)), buffers)
@@ -194,7 +194,7 @@ class ChildProcess:
         An idle child reads, so that neither side ever waits for the other to read while it sends itself.
 
         Raises:
-            OSError: the child is gone.
+            OSError: the child has ended.
         """
         heads: list[Any] = []
         buffers: list[Any] = []
@@ -208,7 +208,7 @@ class ChildProcess:
         """Have an idle child encode a value for rank ``dest``; it answers as for a call.
 
         Raises:
-            OSError: the child is gone.
+            OSError: the child has ended.
         """
         head, buffers = split(payload)
         self._send(("encode", codec, dest, head), buffers)
@@ -217,7 +217,7 @@ class ChildProcess:
         """Have calls, from :func:`frame_ahead`, begin one after the other when those sent before have ended.
 
         Raises:
-            OSError: the child is gone.
+            OSError: the child has ended.
         """
         self._semaphore.give(len(frames))  # first: the child that finds none does not run the call
         send_packed(self._sock, frames, SEND_TIMEOUT_S)
@@ -231,7 +231,7 @@ class ChildProcess:
         try:
             self._send(("trim",))
         except OSError:
-            pass  # it is gone, which is noticed when it is called
+            pass  # it has ended, which its next call notices
 
     def _send(self, message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> None:
         try:
@@ -245,10 +245,10 @@ class ChildProcess:
 
         ``("begun",)`` comes before a call that had to be prepared.
         What has ended is ``("ended", status, head, error, began, duration)`` with the rest of the payload beside it,
-        and what was sent ahead and came to nothing ``("void",)``: see :mod:`handoff_mpi.worker.call_pipeline`.
+        and calls sent ahead that became void ``("void",)``: see :mod:`handoff_mpi.worker.call_pipeline`.
 
         Raises:
-            EOFError: the child is gone, or what it says cannot be taken in.
+            EOFError: the child has ended, or its frame cannot be read.
         """
         try:
             frame = self._reader.read()
@@ -267,7 +267,7 @@ class ChildProcess:
         return (kind, status, payload[:2], *rest), list(payload[2:])
 
     def kill(self, reason: str = "") -> None:
-        """End the child and what it started; ``reason`` is told as how it died."""
+        """End the child and what it started; ``reason`` is reported as the cause of its death."""
         self._trouble = self._trouble or reason
         kill_group(self._process.pid)
 
@@ -302,7 +302,7 @@ class ChildProcess:
         last_words = self._read_last_words()
         self.hang_up()
         code, peak_kb = self._reap()
-        self.kill()  # whatever it left behind
+        self.kill()  # and the processes it left behind
         how = self._trouble or ("its process cannot be ended" if code is None else _in_words(code))
         if peak_kb:
             known = "peak memory" if peak_kb > self._inherited_kb else "peak memory at most"

@@ -58,7 +58,7 @@ def send_frame(
         limit_s: the longest that a non-blocking socket may take nothing.
 
     Raises:
-        OSError: the other side is gone, or takes nothing.
+        OSError: the other side has ended, or reads nothing.
     """
     views = [memoryview(part).cast("B") for part in buffers]
     sizes = [view.nbytes for view in views]
@@ -80,7 +80,7 @@ def send_descriptors(
     """Send a frame with copies of open descriptors, for :meth:`FrameReader.take_descriptors`.
 
     Raises:
-        OSError: the other side is gone, or takes nothing; or there are too many descriptors.
+        OSError: the other side has ended, or reads nothing; or there are too many descriptors.
     """
     copies = [Descriptor(os.dup(each)) for each in descriptors]
     _send(sock, _packed(message), copies, limit_s)
@@ -95,7 +95,7 @@ def send_packed(sock: socket.socket, frames: Sequence[bytes], limit_s: float | N
     """Send frames at once; see :func:`send_frame`.
 
     Raises:
-        OSError: the other side is gone, or takes nothing.
+        OSError: the other side has ended, or reads nothing.
     """
     _send(sock, b"".join(frames), (), limit_s)
 
@@ -163,7 +163,7 @@ class FrameReader:
         """Return the next whole frame, or None if a non-blocking socket does not have it yet.
 
         Raises:
-            EOFError: the other side is gone, or its descriptors could not be taken in.
+            EOFError: the other side has ended, or its descriptors could not be received.
         """
         try:
             return next(self._frames)

@@ -22,7 +22,7 @@ class QueuedCall:
         wants: the held values it counts as wanted; for work with sources.
         is_here: whether it still waits or runs at this rank.
         started: when its call began, in seconds.
-        is_reported: whether rank 0 was told that it runs.
+        is_reported: whether rank 0 knows that it runs.
         is_ahead: whether the child that is to run it was sent it, ahead of its turn.
         promised_nbytes: how much memory its result and copies of its inputs are expected to take, while it runs.
     """

@@ -2,7 +2,7 @@
 
 A rank asks one that rank 0 named for a value, then the next, until one has it. One that is asked by many refers most
 of them to those it has served (:mod:`handoff_mpi.worker.broadcast_tree`), which may wait for the value themselves: then
-whoever asks waits there, and is served once it has come.
+a rank that asks waits there, and is served once the value has come.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Fetch:
         since: when, in seconds.
         is_referred: whether another rank referred to the source.
         hops: how often it was referred on since a named holder was asked.
-        misled: how often a referral came to nothing.
-        nbytes: how large the value is, if that was told.
+        misled: how often a redirect failed.
+        nbytes: how large the value is, if that is known.
         askers: ranks that wait until the value is here, with their request ids.
         is_reported: whether rank 0 knows that its encoding takes long.
     """
@@ -83,7 +83,7 @@ class Fetch:
 
     @property
     def key(self) -> tuple[int, Any, float | None]:
-        """What tells it from other fetches: a limit that ends one must not end the others."""
+        """The key of a fetch: a limit that ends one must not end the others."""
         return self.task, self.codec, self.limit_s
 
 
@@ -98,8 +98,8 @@ class Fetches:
         outbox: takes the commands.
         held_values: what the rank holds; values that came as they were made are held from then on.
         broadcast_tree: who took values from here.
-        referred_nbytes: smaller values are sent to whoever asks.
-        tells_transfers: whether rank 0 is told of each value that was fetched.
+        referred_nbytes: smaller values are sent to each rank that asks.
+        tells_transfers: whether rank 0 receives a report of each fetched value.
 
     Attributes:
         doubts: request id of a referred request to when to ask elsewhere as well, in seconds.
@@ -135,7 +135,7 @@ class Fetches:
     # -- whom to ask --------------------------------------------------------------------------------
 
     def join(self, work: QueuedCall, task: int, codec: Any, holders: Sequence[int]) -> list[Fetch]:
-        """Have ``work`` wait for a value; return the fetch if it has come to nothing at once."""
+        """Let ``work`` wait for a value; return the fetch if it has failed at once."""
         limit_s = None if codec is None else _encoding_limit_s(work)
         fetch = self._fetches.get((task, codec, limit_s))
         if fetch is not None:
@@ -219,7 +219,7 @@ class Fetches:
     def _turn_away(self, fetch: Fetch) -> None:
         """Let those who wait here look elsewhere.
 
-        They must not go on waiting once somebody else is asked: it might come to wait for one of them. As it is, a
+        They must not wait any longer once another rank is asked: it might wait for one of them. As it is, a
         rank waits only for one that has the value, or that waits for the very rank that referred to it.
         """
         if fetch.askers:
@@ -254,7 +254,7 @@ class Fetches:
         return fetch
 
     def on_not_found(self, message: tuple[Any, ...]) -> list[Fetch]:
-        """Who was asked has no value to give; return the fetch if that ends it.
+        """A rank that was asked does not have the value; return the fetch if that ends it.
 
         With a reason the value is there, but cannot be encoded: others would fare no better.
         """
@@ -267,13 +267,13 @@ class Fetches:
         return [fetch]
 
     def on_redirect(self, source: int, message: tuple[Any, ...]) -> list[Fetch]:
-        """Who was asked refers to another rank; return the fetch if that ends it."""
+        """A rank that was asked refers to another rank; return the fetch if that ends it."""
         _, _, request_id, rank, nbytes = message
         fetch = self._asked_with(request_id)
         if fetch is None:
             return []
         if not fetch.is_referred:
-            fetch.holders.insert(0, source)  # it has the value, and is asked again if this comes to nothing
+            fetch.holders.insert(0, source)  # it has the value, and is asked again if this fails
         fetch.is_referred = True
         fetch.hops += 1
         fetch.nbytes = max(fetch.nbytes, nbytes)
@@ -285,7 +285,7 @@ class Fetches:
         return []
 
     def look_at_referrals(self) -> None:
-        """Who was referred to a rank that does not answer for long asks who referred to it as well."""
+        """After a long wait for a rank it was referred to, this rank asks the referring rank again."""
         for request_id in [request_id for request_id, until in self.doubts.items() if until <= self._outbox.now]:
             del self.doubts[request_id]
             fetch = self._request_ids[request_id]

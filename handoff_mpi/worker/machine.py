@@ -77,15 +77,15 @@ class Worker:
         heartbeat_s: a sign of life goes out at least this often.
         store_nbytes: values that no call here needs are dropped once the store holds more than this.
         cache_nbytes: values that no call in the job needs are dropped once they take more than this.
-        tells_transfers: whether rank 0 is told of each value that was fetched.
+        tells_transfers: whether rank 0 receives a report of each fetched value.
         reads_files: whether the rank sees the files where values were written; else rank 0 is asked for those.
         fan_out: see :class:`~handoff_mpi.worker.broadcast_tree.BroadcastTree`.
-        referred_nbytes: smaller values are sent to whoever asks.
+        referred_nbytes: smaller values are sent to each rank that asks.
 
     Attributes:
         held: the values it holds, and their sizes in bytes.
         spilled: those of them that are not in memory.
-        is_short: whether it is too short of memory for new tasks, as rank 0 was told.
+        is_short: whether it is too short of memory for new tasks, as it reported to rank 0.
         budget: how many bytes may still come into memory; the shell tells it what it has measured.
     """
 
@@ -333,7 +333,7 @@ class Worker:
             self._arrived(work)
 
     def _leave_followers(self, task: int) -> None:
-        """``task`` has come to nothing here: what waits for its value goes back, once rank 0 knows why."""
+        """``task`` has failed here: calls that wait for its value go back, once rank 0 knows why."""
         followers = self._followers.pop(task, None)
         if followers:
             if self._outbox.done:
@@ -341,7 +341,7 @@ class Worker:
             self._return(followers)
 
     def _give_up(self, fetches: Iterable[Fetch]) -> None:
-        """These have come to nothing: hand back what waits for them."""
+        """These have failed: hand back the calls that wait for them."""
         for fetch in fetches:
             for work in fetch.works:
                 self._hand_back(work, fetch.task, fetch.asked or [self.rank])
@@ -432,7 +432,7 @@ class Worker:
         self._held_values.reserve()
 
     def _on_begun(self, event: Begun) -> None:
-        """The timeout counts from here on, whatever came before."""
+        """The timeout counts from here on, without earlier waits."""
         event.work.started = self._outbox.now
         event.work.is_overdue = False
         self._next_look = self._outbox.now
@@ -525,7 +525,7 @@ class Worker:
         work = event.work
         if self.running[work.slot] is work:
             self._stop_running(work)
-            # Where files cannot be seen it was a copy, though another call may have found before that it is gone.
+            # Where files cannot be seen it was a copy, though another call may have found before that it is lost.
             is_copy = (
                 not self.reads_files
                 or event.task in self.held

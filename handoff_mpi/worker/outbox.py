@@ -22,7 +22,7 @@ class Outbox:
         now: the time of the turn, in seconds.
         commands: what is to be done.
         done: calls that have ended, of which rank 0 was not told yet.
-        last_told: when rank 0 was told anything last.
+        last_told: the time of the last message to rank 0.
     """
 
     def __init__(self, run: int) -> None:
@@ -43,7 +43,7 @@ class Outbox:
         self.commands.append(Send(0, message))
 
     def note(self, entry: Entry) -> None:
-        """A call has ended: rank 0 is told with the next flush."""
+        """A call has ended: the next flush reports it to rank 0."""
         if not self.done:
             self._done_since = self.now
         self.done.append(entry)

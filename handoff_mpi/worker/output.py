@@ -261,7 +261,7 @@ class CallOutput:
                 self._settle(_size(self._files.out))
 
     def _settle(self, size: int) -> None:
-        """What is in the file so far has been dealt with."""
+        """The content of the file so far has been handled."""
         self._end = size
         if self._files is not None:
             os.lseek(self._files.out, _UNTOUCHED, os.SEEK_SET)
@@ -629,5 +629,5 @@ def restore_output() -> None:
 
 
 def descriptors_between_calls() -> tuple[int, int]:
-    """Return the descriptors of stdout and stderr of this process, whatever is captured now."""
+    """Return the descriptors of stdout and stderr of this process, also during a capture."""
     return _redirected[0].outer_descriptors if _redirected else (_STDOUT, _STDERR)

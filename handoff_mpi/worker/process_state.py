@@ -177,12 +177,12 @@ class ProcessState:
 
 
 def directory_between_calls() -> str | None:
-    """Return the working directory of this process, whatever a running call has made of it; None if it was deleted."""
+    """Return the working directory of this process outside of the running call; None if it was deleted."""
     return _directory_now() if _current is None else _current.directory
 
 
 def variables_between_calls() -> dict[str, str]:
-    """Return the environment of this process, whatever a running call has made of it."""
+    """Return the environment of this process outside of the running call."""
     return dict(os.environ) if _current is None else _current.variables()
 
 

@@ -1,6 +1,6 @@
 """Memory that a rank and its children share: anonymous files whose descriptors pass between them.
 
-A large buffer is written once into such a file, and whoever receives the descriptor maps it. Nothing has a name:
+A large buffer is written once into such a file, and the receiver of the descriptor maps it. Nothing has a name:
 the kernel frees the memory with the last descriptor and the last mapping, however their processes end.
 
 Ranks of one host do not hand values to each other this way: the segment costs a write into fresh pages before anyone
@@ -113,7 +113,7 @@ def map_memory(descriptor: Descriptor, nbytes: int, is_writable: bool) -> Memory
     protection = mmap.PROT_READ | (mmap.PROT_WRITE if is_writable else 0)
     where = _mmap(memory.address, nbytes, protection, mmap.MAP_SHARED | _MAP_FIXED, descriptor.number, 0)
     if where == _MAP_FAILED:
-        _ruined.append(memory)  # its pages may be gone, and be another's by the time it would free them
+        _ruined.append(memory)  # its pages may be freed, and belong to another by the time it would free them
         raise OSError(ctypes.get_errno(), "shared memory cannot be mapped")
     memory.descriptor = descriptor
     _mapped.add(memory)
@@ -162,7 +162,7 @@ def write(views: Iterable[memoryview]) -> tuple[Descriptor, list[int]]:
             _write_at(descriptor, view, end)
             end += -(-view.nbytes // _PAGE) * _PAGE
     except BaseException:
-        descriptor.close()  # at once, whoever keeps the error
+        descriptor.close()  # at once, as others may keep the error
         raise
     return descriptor, offsets
 

@@ -1,4 +1,4 @@
-"""SharedSemaphore that a rank gives and its child takes, each by whoever comes first: a semaphore of the kernel's."""
+"""A counter that a rank raises and its child, or the rank, lowers: a semaphore of the kernel."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ class SilenceTimer:
     """Counts the silence of rank 0.
 
     Where MPI does not tell, a rank whose host was cut off can notice it in no other way. Rank 0 greets the ranks of
-    other hosts many times within the limit, whatever it has to say otherwise.
+    other hosts many times within the limit, also without other messages.
 
     Args:
         limit_s: seconds of silence that are too many; 0 never ends.

@@ -1,4 +1,4 @@
-"""Keeps libraries, and whatever counts cores, to the cores that the running call has claimed.
+"""Keeps libraries, and other code that counts cores, to the cores that the running call has claimed.
 
 Libraries that are loaded already have functions for it. Those that are loaded later, and programs that the call starts,
 read environment variables. What asks :mod:`os` for the number of cores during a call, ``multiprocessing.Pool()`` for

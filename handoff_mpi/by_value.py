@@ -1,9 +1,9 @@
-"""Pickling by value: functions and classes of carried modules as their definitions, see :mod:`carried_modules`.
+"""Pickles functions and classes of carried modules by value, as their definitions; see :mod:`carried_modules`.
 
-A function or class that is found in its module under its own name travels as this name, and its definition beside it:
-a process that unpickles it gets the object of that name there. Definitions are pickled one by one, each with
-the names of the globals that it needs, and come with the first reference of a pickle to one of them. What is not found
-under its name (lambdas, what functions make) travels in its place, as cloudpickle makes it.
+A function or class that its module holds under its own name is pickled as this name, together with its definition; the
+receiver gets the one object with that name in its copy of the module. Definitions are pickled one by one, each with
+the names of the globals that it needs, and the first reference in a pickle carries them. Functions and classes without
+such a name (lambdas, those that functions create) are pickled in place, as by cloudpickle.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from handoff_mpi.rebuilding import (
 )
 from handoff_mpi.shared_globals import SharedGlobals
 
-#: By type, what pickle is to make of an object: see ``object.__reduce__``.
+#: By type, the reduce function of an object: see ``object.__reduce__``.
 Reducers: TypeAlias = "Mapping[type, Callable[[Any], tuple[Any, ...]]]"
 
 _NO_REDUCERS: Reducers = {}
@@ -72,9 +72,9 @@ class _Definitions:
     def closure(
         self, module: CarriedModule, contents: dict[str, Any], names: Iterable[str], seen: set[tuple[int, str]]
     ) -> tuple[tuple[Any, ...], ...]:
-        """Return the definitions of ``names`` and of all that these need, but for those in ``seen``, to which it adds.
+        """Return the definitions of ``names`` and of all that these need, except those in ``seen``; add them to it.
 
-        Those that are being made in this very moment are left out: who makes them sends them.
+        Definitions in progress are left out: an outer call is making them, and sends them.
         """
         found: list[tuple[Any, ...]] = []
         waiting = list(names)
@@ -127,7 +127,7 @@ class _Definer:
                 if not holds_names(blob):
                     return blob, ()
             except Exception:
-                pass  # the other pickler takes more, and says better what it does not take
+                pass  # the other pickler accepts more objects, and gives better errors
         with io.BytesIO() as file:
             pickler = _DefinitionPickler(file, definitions=self._definitions, place=self._place)
             pickler.dump(thing)
@@ -193,18 +193,18 @@ _marks: list[bytes] = []
 
 
 class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Cloudpickle, but what carried modules hold travels as definitions.
+    """Pickles like cloudpickle, except that contents of carried modules are pickled as definitions.
 
     Args:
-        file: gets the pickle.
+        file: receives the pickle.
         buffer_callback: see :class:`pickle.Pickler`.
-        reducers: what is to be made of objects of some types; those inside code are left to themselves.
-        takes_process_objects: whether locks and their like are replaced by new ones: see ``OF_A_PROCESS``.
-        definitions: of the state that is pickled.
-        place: of the global whose definition this is: its module, its holder, and its name.
+        reducers: reduce functions for objects of some types; they do not apply inside code.
+        takes_process_objects: whether locks and similar objects are replaced by new ones: see ``OF_A_PROCESS``.
+        definitions: those of the state that is pickled.
+        place: the global that is being defined: its module, the globals that hold it, and its name.
 
     Attributes:
-        needs: the names of globals that what is pickled needs beside it; of a definition alone.
+        needs: the names of the globals that the pickle needs; only for a definition.
     """
 
     def __init__(
@@ -225,7 +225,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.needs: dict[str, None] = {}
 
     def reducer_override(self, obj: Any) -> Any:
-        """Called by pickle for each object that it has no form for."""
+        """Reduce an object for which pickle has no built-in form; pickle calls this."""
         kind = type(obj)
         reduce = self._reducers.get(kind)
         if reduce is not None:
@@ -243,7 +243,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         return self._reduce_object(obj, kind)
 
     def _reduce_object(self, obj: Any, kind: type) -> Any:
-        """An object whose class gives pickle a name, as a sentinel's does, is that of the module."""
+        """Reduce an object; one whose class returns a name for pickle, as a sentinel's does, refers to the module."""
         if not carried_as(getattr(kind, "__module__", None)) or not _has_reduce_of_its_own(kind):
             return super().reducer_override(obj)
         name = obj.__reduce_ex__(5)
@@ -296,7 +296,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             attributes = {name: each for name, each in attributes.items() if type(each) is not MemberDescriptorType}
             args = (args[0], args[1], kind.__bases__, {**args[3], **created}, None, None)
         else:
-            args = (*args[:-2], None, args[-1])  # it is found by its name, not by a number of its own
+            args = (*args[:-2], None, args[-1])  # the receiver finds it by name, not by cloudpickle's class id
         return make_class, (module.about, qualname, make, args), (attributes, slots), *rest
 
     def _reduce_named(self, thing: Any, rebuild: Callable[[Any], tuple[Any, ...]]) -> Any:

@@ -1,15 +1,15 @@
-"""Modules that travel by value: ``dag.py``, or a script, in every process that calls its functions.
+"""Carries a module by value (``dag.py``, or a script) to every process that calls its functions.
 
-Such a module is executed in one process, rank 0, and no other process can be expected to import it. What its functions
-use of it travels: each global by that name, with the globals that it needs in turn. In each process these globals are
-put into a *copy* of the module. The functions run in that copy, those that rank 0 calls itself too, so that what
-``setup(rank)`` and functions change is neither sent to other ranks nor part of a fingerprint. During a call the copy is
-in ``sys.modules``, so all that Python finds by name (pickle, inspect, typing, multiprocessing) is there, and identical.
+Only rank 0 executes such a module; other processes may be unable to import it. Rank 0 sends the globals that its
+functions use: each by name, with the globals that it needs in turn. Each process puts these globals into a *copy* of
+the module. All functions run in that copy, also those that rank 0 calls itself, so that changes by ``setup(rank)`` and
+by functions are neither sent to other ranks nor part of a fingerprint. During a call the copy is in ``sys.modules``, so
+that lookups by name (pickle, inspect, typing, multiprocessing) find the identical objects.
 
-A global that travels is a :class:`Definition`. Rank 0 stamps it with the time when it first saw this state of it: a
-process takes a newer one (a class that a notebook has defined again), and keeps what it has otherwise, with all that
-its functions have changed in it. Ranks pass definitions on as these came, so a payload can be read by a process that
-knows nothing of the module.
+Each of these globals is sent as a :class:`Definition`. Rank 0 stamps it with the time when it first saw this state of
+it: a process accepts a newer one (a class that a notebook has redefined), and otherwise keeps its own object, with all
+changes that its functions have made. Ranks forward definitions unchanged, so a process that has not seen the module
+before can read a payload.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from typing import Any, NamedTuple, TypeAlias
 from handoff_mpi.module_files import Loader, is_file, make_findable, pack, read_text
 from handoff_mpi.rebuilding import make_bare_class
 
-#: What tells a module from any other: its name, its file (or a name that no file has), its package, and the name that
-#: Python itself finds it by, if it does.
+#: Identifies a module: its name, its file (or a name that no file has), its package, and its import name, if it has
+#: one.
 About: TypeAlias = "tuple[str, str, str | None, str | None]"
 
-#: Longer ones are not kept for passing on, but pickled again.
+#: The longest definition that is kept for forwarding; longer ones are pickled again.
 MAX_KEPT_NBYTES = 1 << 20
 _MISSING = object()
 
 
 class Definition(NamedTuple):
-    """A global as it travels.
+    """A global, pickled for other processes.
 
     Attributes:
         name: of the global.
-        stamp: when rank 0 first saw it like this, in nanoseconds; 0 if another process made it.
+        stamp: the time when rank 0 first saw this state of it, in nanoseconds; 0 if another process made it.
         needs: the names of the globals that it uses.
         blob: its pickle; None if that is not kept.
     """
@@ -56,13 +56,13 @@ class Definition(NamedTuple):
 
 
 class CarriedModule:
-    """One module that travels by value, in this process.
+    """One module that is carried by value, in this process.
 
     Attributes:
-        about: what tells it from any other.
-        original: the module itself, where it was executed in this process.
-        definitions: of the globals that have come from other processes, by name.
-        bound: the globals that are taken in right now, by name.
+        about: identifies the module.
+        original: the module itself, if this process has executed it.
+        definitions: those of the globals received from other processes, by name.
+        bound: the globals that are being unpickled now, by name.
     """
 
     def __init__(self, about: About, original: ModuleType | None) -> None:
@@ -101,7 +101,7 @@ class CarriedModule:
         """Return the definition of the global ``name`` of ``contents``.
 
         Args:
-            dump: pickles an object, and returns with that which globals it needs.
+            dump: pickles an object, and returns the pickle with the names of the globals that it needs.
         """
         is_copy = contents is vars(self.copy)
         known = self.definitions.get(name) if is_copy else None
@@ -122,7 +122,7 @@ class CarriedModule:
     # -- at the receiver -------------------------------------------------------------------------------
 
     def take(self, definitions: Iterable[Definition]) -> None:
-        """Take in what has come with a pickle, as far as it is news."""
+        """Unpickle those definitions received with a pickle that are new."""
         known = self.definitions
         news = [each for each in definitions if each[0] not in known or each[1] > known[each[0]].stamp]
         if not news:
@@ -174,7 +174,7 @@ class CarriedModule:
                 vars(self.copy).pop(name, None)
 
     def give_missing(self, name: str) -> Any:
-        """Return a global that has not travelled: of the original, or by executing the file once in this process.
+        """Return a global that was not sent: from the original, or by executing the file once in this process.
 
         Raises:
             AttributeError: there is none.
@@ -190,7 +190,7 @@ class CarriedModule:
         return vars(self.copy).setdefault(name, found)
 
     def _may_define(self, name: str) -> bool:
-        """Whether executing the file is worthwhile: who looks for a name in all modules must not have it executed."""
+        """Whether the file may define ``name``: code that searches all modules for a name must not execute the file."""
         code = self._code()
         return code is not None and (name in code.co_names or "__getattr__" in code.co_names)
 
@@ -261,7 +261,7 @@ class _CopyOfModule(ModuleType):
             spec.has_location = is_file(file)
 
     def __getattr__(self, name: str) -> Any:
-        """Give what has not travelled, because no function refers to it, to who asks the module for it."""
+        """Return a global that was not sent because no function refers to it."""
         for module in _by_name.get(self.__name__, ()):
             if module.copy is self and not name.startswith("__"):
                 return module.give_missing(name)
@@ -269,7 +269,7 @@ class _CopyOfModule(ModuleType):
 
 
 class _Executed(ModuleType):
-    """A module whose file was executed in a process that had got a part of it."""
+    """A module whose file was executed in a process that had received some of its globals."""
 
 
 _by_name: dict[str, list[CarriedModule]] = {}
@@ -305,7 +305,7 @@ def look_up(contents: dict[str, Any], qualname: str) -> Any:
 
 
 def carry(module: ModuleType) -> CarriedModule:
-    """Have what ``module`` defines travel by value from now on."""
+    """Send the definitions of ``module`` by value from now on."""
     about = _about(module)
     known = _by_about.get(about)
     if known is None:
@@ -315,7 +315,7 @@ def carry(module: ModuleType) -> CarriedModule:
 
 
 def serve_as_child() -> None:
-    """This process calls functions, and does nothing else: a script's copy is its ``__main__``."""
+    """Declare that this process only calls functions, so that a script's copy is its ``__main__``."""
     global _is_child
     _is_child = True
 
@@ -332,7 +332,7 @@ def carried_as(name: Any) -> list[CarriedModule]:
 
 
 def carried(about: About) -> CarriedModule:
-    """Return the module that another process told of."""
+    """Return the carried module that ``about`` identifies; register it if this process does not know it."""
     known = _by_about.get(about)
     if known is None:
         name, file = about[:2]
@@ -420,7 +420,7 @@ def make_class(about: About, qualname: str, make: Callable[..., type], args: tup
         return known
     try:
         made = make(*args)
-    except Exception:  # __init_subclass__, or a metaclass, wants what the class statement had
+    except Exception:  # __init_subclass__, or a metaclass, needs arguments of the class statement
         made = make_bare_class(*args)
     made.__qualname__ = qualname
     if "." not in qualname:
@@ -442,13 +442,13 @@ _NONE: list[CarriedModule] = []
 #: The copies of modules whose originals are in ``sys.modules`` between calls.
 entering: dict[str, ModuleType] = {}
 
-#: How many calls run, mostly one within the other; and what was in ``sys.modules`` before the outermost.
+#: The number of running calls, mostly nested; and the entries of ``sys.modules`` before the outermost.
 _calls = 0
 _outside: dict[str, ModuleType | None] = {}
 
 
 def enter_copies() -> None:
-    """A call begins: its function finds the copies of modules in ``sys.modules``, where the originals are otherwise."""
+    """Put the copies of modules into ``sys.modules`` in place of the originals, as a call begins."""
     global _calls
     _calls += 1
     if _calls == 1 and entering:
@@ -458,7 +458,7 @@ def enter_copies() -> None:
 
 
 def leave_copies() -> None:
-    """A call has ended."""
+    """Put the originals back into ``sys.modules`` when the outermost call has ended."""
     global _calls
     _calls = max(0, _calls - 1)
     if not _calls and _outside:
@@ -472,7 +472,7 @@ def leave_copies() -> None:
 
 @contextmanager
 def copies_entered() -> Iterator[None]:
-    """Functions are called inside of this as within a call."""
+    """Run a ``with`` block with the copies in ``sys.modules``, as within a call."""
     enter_copies()
     try:
         yield
@@ -482,7 +482,7 @@ def copies_entered() -> Iterator[None]:
 
 @contextmanager
 def reading_originals() -> Iterator[None]:
-    """Unpickle for the program inside of this: it gets its own classes where it has them."""
+    """Unpickle inside a ``with`` block for the program: objects get its original classes where it has them."""
     before, _reading.wants_originals = _reading.wants_originals, True
     try:
         yield

@@ -3,9 +3,9 @@
 A process that was left running keeps the pipes of the rank open, and a launcher waits until they are closed. Each is
 asked to end (TERM) before it is killed. A resource tracker (of :mod:`multiprocessing` or of joblib's loky) removes the
 shared memory, semaphores and folders of its processes once these have ended: it is neither asked nor killed, it gets
-time for that.
+the time to do so.
 
-Where there is no ``/proc`` nothing is found.
+Without ``/proc`` this module finds no processes.
 
 A process that has left the tree (it was forked twice, say, and began a session) is found by what it inherited: a
 program by a variable, a forked process that has executed no program by an open descriptor, since the kernel shows the
@@ -75,7 +75,7 @@ class Process:
         return found is not None and found.born == self.born and found.state not in _DEAD
 
     def signal(self, number: int) -> None:
-        """Send it a signal, unless it has ended."""
+        """Send this process a signal, unless it has ended."""
         found = _process(self.pid)
         if found is None or found.born != self.born:
             return
@@ -86,7 +86,7 @@ class Process:
 
 
 def mark_descendants() -> None:
-    """Mark this process, so that what it starts or forks is found though it has left the process tree."""
+    """Mark this process, so that processes it starts or forks are found even after they leave the process tree."""
     own = _process(os.getpid())
     if own is None:
         return
@@ -100,7 +100,7 @@ def mark_descendants() -> None:
 
 
 def spare(pid: int) -> None:
-    """Have a child process of this one count as none of its descendants: it ends by itself."""
+    """Exclude a child process from the descendants of this process: it ends by itself."""
     _spared.add(pid)
 
 
@@ -123,9 +123,9 @@ def end_descendants(left: Callable[[], list[Process]] | None = None) -> int:
 
 
 def kill_left_by(pid: int, born: int) -> None:
-    """Kill what a process that has died has left running: its work is done elsewhere, and must not be disturbed.
+    """Kill the processes that a dead process left running: other ranks repeat its work, and must not be disturbed.
 
-    Its children end with it, but for one that was stopped before it could ask for that.
+    Its children end with it, except one that was stopped before it could ask for that.
 
     Args:
         pid, born: of a process that had called :func:`mark_descendants`.
@@ -153,7 +153,7 @@ def kill_group(group: int) -> None:
 
 
 def _signal(processes: Iterable[Process], number: int, told: set[Process]) -> bool:
-    """Send each process the signal once; return whether one lives that is no resource tracker."""
+    """Send each process the signal once; return whether one is alive that is not a resource tracker."""
     lives = False
     for process in processes:
         if process in told or not process.is_tracker:
@@ -191,7 +191,7 @@ def _pipes(pid: int) -> Iterator[tuple[int, str]]:
 
 
 def _own_link(mark: str) -> str:
-    """Return what the descriptor of the process with ``mark`` shows as."""
+    """Return the link target of the descriptor that marks a process with ``mark``."""
     return f"/memfd:handoff-{mark} (deleted)"
 
 

@@ -1,7 +1,7 @@
-"""How objects are made again in other processes that pickle knows by their names alone, or not at all.
+"""Rebuilds objects in other processes that pickle knows only by name, or not at all.
 
-In a process that cannot import the module of such an object it is made of its parts. Each process then has one of its
-own: a cache, a lock, a context variable.
+A process that cannot import the module of such an object makes it from its parts. Each process then has its own object:
+a cache, a lock, a context variable.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 
 from cloudpickle import cloudpickle as internals
 
-#: What pickle is to make of an object: a callable, its arguments, and a state perhaps.
+#: The result of a reduce function: a callable, its arguments, and optionally a state.
 Reduced: TypeAlias = "tuple[Any, ...]"
 
 #: Attributes that Python gives each member of an enum.
@@ -33,7 +33,7 @@ _SINGLEDISPATCH = functools.singledispatch(print).__code__  # type: ignore[attr-
 
 
 def reduce_code(thing: CodeType) -> Reduced:
-    """As cloudpickle, but code keeps the name of its file."""
+    """Reduce code as cloudpickle does, but keep its file name."""
     make, args = internals._code_reduce(thing)
     return make, tuple(thing.co_filename if each is _NO_FILE or each == _NO_FILE else each for each in args)
 
@@ -41,7 +41,7 @@ def reduce_code(thing: CodeType) -> Reduced:
 def make_bare_class(
     metaclass: type, name: str, bases: tuple[Any, ...], contents: Mapping[str, Any], *unused: Any
 ) -> type:
-    """Return a class without calling what its bases and its metaclass do when a class statement is executed."""
+    """Return a class without calling the hooks of its bases and metaclass that a class statement calls."""
     resolved = types.resolve_bases(bases)
     namespace = {**contents, **({} if resolved is bases else {"__orig_bases__": bases})}
     make = abc.ABCMeta.__new__ if issubclass(metaclass, abc.ABCMeta) else type.__new__
@@ -51,7 +51,7 @@ def make_bare_class(
 
 @contextmanager
 def _without_init_subclass(bases: Iterable[type]) -> Iterator[None]:
-    """``type.__new__`` calls ``__init_subclass__`` of a base, and offers no way to avoid that."""
+    """Disable ``__init_subclass__`` of the bases, which ``type.__new__`` would call."""
     owners = [next(each for each in base.__mro__ if "__init_subclass__" in vars(each)) for base in bases]
     before = {owner: vars(owner)["__init_subclass__"] for owner in owners if owner is not object}
     try:
@@ -213,7 +213,7 @@ BY_PARTS: dict[type, Callable[[Any], Reduced]] = {
 if sys.version_info >= (3, 12):
     del BY_PARTS[functools.cached_property]  # pickle knows it
 
-#: What functions and classes of a module use, and each process has of its own; not what a value may hold.
+#: Objects that functions and classes of a module use, one in each process; a value must not contain them.
 OF_A_PROCESS: dict[type, Callable[[Any], Reduced]] = {
     _thread.LockType: lambda thing: (threading.Lock, ()),
     _thread.RLock: lambda thing: (threading.RLock, ()),

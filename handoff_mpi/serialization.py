@@ -1,8 +1,8 @@
-"""Values as they travel and rest: one payload form for messages, stores and files.
+"""Encodes values into one payload format for messages, stores and files.
 
-A payload is a tuple whose first item says what follows:
+A payload is a tuple whose first item states its kind:
 
-- ``(PLAIN, value)``: a small immutable built-in, carried as it is;
+- ``(PLAIN, value)``: a small immutable built-in, unchanged;
 - ``(PICKLED, head, *buffers)``: pickle protocol 5, ``head`` with the objects, ``buffers`` with the memory of
   large arrays out of band, so that it is neither copied here nor limited to 2 GiB.
 
@@ -42,7 +42,7 @@ Payload: TypeAlias = "tuple[Any, ...]"
 #: The payload of None, which most functions return that are called for their effects.
 NOTHING: Payload = (PLAIN, None)
 
-#: How the message of an :class:`EncodingError` begins, where the code that raises it does not know which value it is.
+#: The beginning of an :class:`EncodingError` message where the code that raises it does not know the value's id.
 UNDECODABLE = "a value cannot be decoded"
 #: The function of numpy that a pickle calls for an array whose memory it holds.
 _ARRAY = b"_frombuffer"
@@ -116,7 +116,7 @@ def is_sent_by_name(value: Any) -> bool:
 
 
 def reason_of(error: EncodingError) -> str:
-    """Return what went wrong, without the value that it went wrong with."""
+    """Return the reason of ``error``, without the value that caused it."""
     return str(error) if error.__cause__ is None else _describe(error.__cause__)
 
 
@@ -159,7 +159,7 @@ def received_id(blob: bytes, text: str) -> Any:
 
 
 def sendable_id(id: Any) -> Any:
-    """Return what stands for ``id`` in messages and files: the id itself, if any process can unpickle it.
+    """Return the form of ``id`` for messages and files: the id itself, if any process can unpickle it.
 
     Raises:
         EncodingError: none can.
@@ -181,7 +181,7 @@ def dumps(value: Any, reducers: Reducers) -> bytes:
 
 
 def loads(blob: bytes) -> Any:
-    """Return what :func:`dumps` made ``blob`` of.
+    """Return the value that :func:`dumps` pickled into ``blob``.
 
     Raises:
         EncodingError: it cannot be unpickled here.
@@ -264,7 +264,7 @@ def nbytes_of(payload: Payload) -> int:
 
 
 def head_of(payload: Payload) -> tuple[Payload, Sequence[Any]]:
-    """Split a payload into what travels in the message and what travels beside it."""
+    """Split a payload into the part for the message and the buffers that are sent with it."""
     if payload[0] == PLAIN:
         return payload, ()
     return (PICKLED, payload[1]), payload[2:]
@@ -318,7 +318,7 @@ def _dumps(value: Any, collector: _Collector | None, reducers: Reducers = _NO_RE
         if not holds_names(head):
             return head
     except Exception:
-        pass  # the other pickler takes more, and says better what it does not take
+        pass  # the other pickler accepts more objects, and gives better errors
     if collector is not None:
         collector.buffers.clear()
     try:
@@ -348,10 +348,10 @@ class _Pickler(ByValuePickler):
         self._leaves_code_alone = bool(reducers)
 
     def reducer_override(self, obj: Any) -> Any:
-        """Called by pickle for each object that it has no form for."""
+        """Reduce an object for which pickle has no built-in form; pickle calls this."""
         reduced = super().reducer_override(obj)
         if self._leaves_code_alone and isinstance(obj, (FunctionType, type)) and is_in_place(reduced):
-            _dumps(obj, None)  # or it would share what stands for this value's objects with all that call it
+            _dumps(obj, None)  # else it would share the replacements of this value's objects with all its callers
         return reduced
 
 
@@ -362,7 +362,7 @@ class _ReadOnlyUnpickler(pickle.Unpickler):
         found = super().find_class(module, name)
         return functools.partial(self.make_array, found) if name == "_frombuffer" else found
 
-    @staticmethod  # what pickle remembers would otherwise hold this object, which holds what pickle remembers
+    @staticmethod  # a bound method in pickle's memo would form a reference cycle with this unpickler
     def make_array(make: Callable[..., Any], memory: Any, *rest: Any) -> Any:
         return make(memoryview(memory).toreadonly(), *rest)
 

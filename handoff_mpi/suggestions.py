@@ -1,6 +1,6 @@
-"""The known names nearest to an unknown one, for messages that end in ``did you mean 'fit'?``.
+"""Finds the known names nearest to an unknown one, for messages that end in ``did you mean 'fit'?``.
 
-Names may be of any class (ids are), and a million of them may be known: the work is bounded by counts.
+Names may have any class (ids do), and there may be a million of them: counts bound the work.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Any
 
 from handoff_mpi.formatting import one_line, show
 
-#: At most so many of the known names are compared with unknown ones, letter by letter.
+#: The most known names that are compared with one unknown name, letter by letter.
 MAX_COMPARED = 2_000
 #: The same for all unknown names of one table together.
 MAX_COMPARED_IN_ALL = 10_000
 MAX_SUGGESTED = 3
 MAX_LISTED = 10
-#: Where so few are known, the words that they consist of are compared, too.
+#: Up to this many known names, the words that they consist of are compared, too.
 MAX_SPLIT = 50
 #: Names are compared up to this length.
 MAX_COMPARED_CHARS = 80
@@ -80,7 +80,7 @@ class KnownNames:
         return [self._shown(name) for name in dict.fromkeys(found)][:MAX_SUGGESTED]
 
     def _written_alike(self, wanted: object) -> list[Hashable]:
-        """Return names that are written as ``wanted`` is but for their class, or one letter; by looking them up."""
+        """Look up names that differ from ``wanted`` only in their class, or in one letter."""
         if not isinstance(self._names, (Mapping, set, frozenset)):
             return []
         same = [each for each in _of_another_class(wanted) if each in self._names]
@@ -111,7 +111,7 @@ class KnownNames:
 
 
 class UnknownName(KeyError):
-    """There is nothing of that name. What is near is looked for when the message is: many catch a KeyError unread."""
+    """The name is unknown. The message finds near names only when it is read: most KeyErrors are caught unread."""
 
     def __init__(self, message: str, wanted: Any = None, known: Collection[Hashable] = ()) -> None:
         super().__init__(wanted)

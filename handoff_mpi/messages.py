@@ -17,12 +17,12 @@ FILES = "files"  # (FILES, run, [(task, key)]): under which keys an earlier laun
 RETRACT = "retract"  # (RETRACT, run, [(task, attempt)])
 FREE_VALUES = "free_values"  # (FREE_VALUES, run, [task])
 LOST = "lost"  # (LOST, run, rank)
-CHECK_PROCESS = "check_process"  # (CHECK_PROCESS, run, rank): look at the process of a silent rank of your host
+CHECK_PROCESS = "check_process"  # (CHECK_PROCESS, run, rank): check a silent rank's process on your host
 # HEARTBEAT too, as (HEARTBEAT, run): rank 0 greets the ranks of other hosts
 STOP = "stop"  # (STOP, run, results or None): the run is over
 SETUP = "setup"  # (SETUP, 0, encoded function, paths): call dag.py's ``setup(rank)``
 DECODE = "decode"  # (DECODE, 0, number, pieces, in a child, encoded setup, paths): try them before a run
-SHUTDOWN = "shutdown"  # (SHUTDOWN, 0): the job is over, the rank may go
+SHUTDOWN = "shutdown"  # (SHUTDOWN, 0): the job is over, the rank may exit
 
 # A worker to rank 0
 FINISHED = "finished"  # (FINISHED, run, [entry])
@@ -30,16 +30,16 @@ RETRACTED = "retracted"  # (RETRACTED, run, [(task, attempt)])
 INPUT_UNAVAILABLE = "input_unavailable"  # (INPUT_UNAVAILABLE, run, task, attempt, [(input, ranks asked)])
 HEARTBEAT = "heartbeat"  # (HEARTBEAT, run, [(task, attempt, started)]): heartbeat, with the calls that run longest
 TRANSFERRED = "transferred"  # (TRANSFERRED, run, [(task, source, nbytes, duration)]): inputs that were fetched
-MEMORY = "memory"  # (MEMORY, run, is_short, words): the rank is too short of memory for new tasks, or is not any more
+MEMORY = "memory"  # (MEMORY, run, is_short, words): the rank is too short of memory for new tasks, or no longer is
 ENCODING = "encoding"  # (ENCODING, run, [(task, attempt, input, rank, since)]): that rank has long been encoding it
 USAGE = "usage"  # (USAGE, run, sample): of the use of the rank's host, see :mod:`handoff_mpi.runtime.host_usage`
 UPDATE = "update"  # (UPDATE, run, rank, resources)
 PROCESS_STATUS = (
     "process_status"  # (PROCESS_STATUS, run, rank, is_gone, reason): asked to, or when it found a neighbour lost
 )
-DECODED = "decoded"  # (DECODED, 0, number, what came of it): answers DECODE
+DECODED = "decoded"  # (DECODED, 0, number, outcome): answers DECODE
 BYE = "bye"  # (BYE, run): the rank has left the run
-ENDS = "ends"  # (ENDS, 0, status): the script of the rank has come to its end; from rank 0: the job ends
+ENDS = "ends"  # (ENDS, 0, status): the script of the rank has ended; from rank 0: the job ends
 
 # A rank to a rank
 ASKED = "asked"  # (ASKED, 0, answer): what rank 0's host has answered, between two runs, to a rank of this one
@@ -52,7 +52,7 @@ REDIRECT = (
     "redirect"  # (REDIRECT, run, request id, rank, nbytes or 0): ask that rank, which has the value or is getting it
 )
 
-#: ``via`` of a fetch: the rank that referred to the one that is asked, or one of these.
+#: ``via`` of a fetch: the rank that redirected to the one that is asked, or one of these.
 DIRECT = -1  # rank 0 named it
 INSIST = -2  # it must serve, or have nothing: redirects failed
 
@@ -72,7 +72,7 @@ class ErrorReport(NamedTuple):
         traceback: as text; empty where there is none.
         lineage: the names of the exception's class and of its bases; see :mod:`handoff_mpi.dag.retry_on`.
         place: "file:line" of the innermost frame that is the user's; empty where there is none.
-        input: which of the call's inputs could not be had, as a position among its sources; -1 if all could.
+        input: which of the call's inputs was unavailable, as a position among its sources; -1 if none was.
         output: the last lines that the call has printed, where they are captured.
     """
 
@@ -113,6 +113,6 @@ DEATH = "death"
 NO_ROOM = "no-room"
 REFUSED = "refused"
 UNPICKLABLE = "unpicklable"
-# Kinds of incidents that are no failures of the function
+# Kinds of incidents that are not failures of the function
 RANK_LOSS = "rank-lost"
 VALUE_LOSS = "value-lost"

@@ -1,4 +1,4 @@
-"""Which task goes where: the ledger of claims, and strategies that know nothing of one another."""
+"""Assigns tasks to ranks: the ledger of claims, and strategies that are independent of each other."""
 
 from handoff_mpi.allocation.costs import RequestClass
 from handoff_mpi.allocation.ledger import MEMORY, PROBATION, Ledger

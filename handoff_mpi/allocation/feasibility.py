@@ -31,7 +31,7 @@ class Feasibility:
         self.shunned: Collection[int] = frozenset()
         self._is_left: dict[int, bool] = {}
         self._bound: dict[int, RequestClass] = {}
-        self._looked_at = 0  # so many classes, for ``_bound``
+        self._looked_at = 0  # number of classes examined, for ``_bound``
         self._ranks: dict[int, int] = {}
         self._sufficient: dict[int, tuple[int, set[int]]] = {}
 

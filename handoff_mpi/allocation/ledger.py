@@ -161,7 +161,7 @@ class Ledger:
         self._set_cordoned(rank, True)
 
     def uncordon(self, rank: int, why: str = SUSPECT) -> None:
-        """Withhold ``rank`` for this reason no more; any other reason holds on."""
+        """Lift the cordon of ``rank`` for this reason; other reasons still apply."""
         reasons = self.cordoned.get(rank, set())
         reasons.discard(why)
         if not reasons:

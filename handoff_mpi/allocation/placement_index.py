@@ -1,8 +1,8 @@
-"""Which group comes first: for each cost class groups are kept in the order of the strategy's rating.
+"""Keeps the groups of each request class in the order of the strategy's score.
 
 A claim or a release touches one group; an index looks only at groups that changed since it was last asked, so that a
 placement costs the same with ten hosts and with ten thousand. Classes that differ in a wish alone (not that rank, only
-that host) need no index of their own: there are as many of them as ranks.
+that host) need no separate index: there are as many of them as ranks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Score: TypeAlias = "Callable[[RequestClass, ResourceGroup], Any]"
 
 
 class Changes:
-    """Which groups have changed, in order: for those who keep something about them.
+    """The groups that have changed, in order, for objects that cache facts about them.
 
     Args:
         groups: all there are; more may come.

@@ -61,7 +61,7 @@ class Reservation:
         order: the place of the waiter in the order of service: those before it need not mind the reservation.
         group: the group of ranks where it will run; None if only pools of the job are kept.
         holds: what is kept of each pool, of each device (by uuid), and of the slots (by group).
-        groups: the groups of ranks that draw on what is kept, but for the job's own pools.
+        groups: the groups of ranks that draw on the reserved pools, except the pools of the whole job.
         blockers: the claims that must end before the waiter can start.
         is_lifted: whether it binds nobody for now.
     """
@@ -172,7 +172,7 @@ class Reservations:
         return [each for each in self.all if each.order > made.order and clash(each)]
 
     def drop(self, reservation: Reservation) -> None:
-        """Keep nothing for it any more."""
+        """Drop this reservation."""
         if reservation in self.all:
             self.all.remove(reservation)
             for group in reservation.groups:

@@ -113,7 +113,7 @@ class ResourceGroup:
         self.offer(rank_state)
 
     def leave(self, rank_state: RankState) -> None:
-        """``rank_state`` belongs here no more."""
+        """Remove ``rank_state`` from the group."""
         self.rank_states.pop(rank_state.rank, None)
         self.withdraw(rank_state)
 
@@ -124,7 +124,7 @@ class ResourceGroup:
             self.note_busy(rank_state)
 
     def withdraw(self, rank_state: RankState) -> None:
-        """None of the rank's slots may be claimed any more."""
+        """Exclude the rank's slots from further claims."""
         if rank_state.rank in self.idle:
             self.idle.remove(rank_state.rank)
 
@@ -146,7 +146,7 @@ class ResourceGroup:
         return not self.reservations or self._leaves_reserved(cost)
 
     def _leaves_reserved(self, cost: RequestClass) -> bool:
-        """Whether one more claim of this class would leave what is kept for others."""
+        """Whether one more claim of this class would leave the amounts reserved for other classes."""
         binding = [each for each in self.reservations if each.binds(cost)]
         if not binding:
             return True

@@ -28,7 +28,7 @@ MAX_NBYTES = 64 * 1024 * 1024
 
 _PLAIN_IDS = frozenset({str, int})
 
-# What a piece is.
+# Kinds of pieces.
 CODE = 0  # of a function
 VALUE = 1  # a payload
 IMPORTS = 2  # a pickle, of which only the imports are tried
@@ -114,7 +114,7 @@ class Pieces:
     Attributes:
         pieces: what is decoded.
         tasks: for each the number of the first function that needs it, and of how many do.
-        left_out: how many more there are.
+        left_out: the number of further ones.
     """
 
     pieces: list[Piece]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-#: So many functions are looked at, and so many chains are kept.
+#: The largest numbers of functions examined and of chains kept.
 MAX_VISITED, MAX_CHAINS = 100_000, 5
 
 
@@ -34,7 +34,7 @@ def find_open_inputs(
     Args:
         inputs_of: returns the functions whose values a function takes.
         is_open: whether the value of a function is still to be made.
-        most: so many functions are looked at.
+        most: the largest number of functions examined.
     """
     via: dict[int, int] = {task: -1}
     found = OpenInputs(0, True, 0, [])

@@ -1,4 +1,4 @@
-"""Where handles and :class:`Argument` objects stand among the constants of functions.
+"""Finds handles and :class:`Argument` objects among the constants of functions.
 
 Ranks put a value in place of each reference that pickle meets in a constant, so an object that can be pickled may hold
 some: containers of any class, dataclasses, arrays of objects. Code is the exception: what a function or a class refers

@@ -1,4 +1,4 @@
-"""The working directory, the environment variables and the copies of its inputs that a function has of its own."""
+"""The working directory, the environment variables and the copies of inputs that belong to one function."""
 
 from __future__ import annotations
 

@@ -251,7 +251,7 @@ def _quotas(cgroups: _Cgroups) -> Iterator[int]:
 
 
 def _quota(quota: str, period: str) -> Iterator[int]:
-    # "max" (v2) and -1 (v1) mean no quota, and are no whole numbers.
+    # "max" (v2) and -1 (v1) mean no quota, and are not whole numbers.
     quota_us, period_us = _whole(quota), _whole(period)
     if quota_us and period_us:
         yield max(1, quota_us * UNIT // period_us)
@@ -281,7 +281,7 @@ def _slurm_cpus(environ: Mapping[str, str]) -> int | None:
             if position < hosts:
                 return cpus
             position -= hosts
-    # The step's, which may be less than the job's: a launcher's daemons run in a step of their own.
+    # The step's, which may be less than the job's: a launcher's daemons run in their own step.
     return _whole(environ.get("SLURM_CPUS_ON_NODE", "")) or None
 
 

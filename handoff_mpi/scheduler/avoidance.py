@@ -1,4 +1,4 @@
-"""Where a task that failed should not run again: another host first, else another rank, else anywhere."""
+"""Decides where a task that failed should run next: on another host first, else another rank, else anywhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from handoff_mpi.allocation import RankState
 
-#: Each set of several hosts makes a cost class of its own; beyond this many sets, a task avoids the last host alone.
+#: Each set of several hosts makes its own request class; beyond this many sets, a task avoids the last host alone.
 MAX_HOST_SETS = 256
 
 
@@ -19,7 +19,7 @@ class Avoidance:
     Attributes:
         failed_on: task to the ranks of its failed attempts, in order.
         besides: task to hosts that it should avoid besides: they fail most calls, too.
-        relented: tasks that avoid nothing any more, since the strategy places them nowhere else.
+        relented: tasks that no longer avoid anything, since the strategy places them nowhere else.
         is_alone_to_blame: whether a rank is on probation while its host works, so that none need avoid the host.
     """
 

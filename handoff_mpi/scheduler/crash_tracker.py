@@ -1,4 +1,4 @@
-"""Which tasks are blamed for deaths of processes, and which of them may be tried once more."""
+"""Tracks the tasks that are blamed for deaths of processes, and decides which of them may be tried again."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@ from handoff_mpi.resources import Amounts
 
 
 class ValueLocation(IntEnum):
-    """Where the value of a task that an earlier launch did rests."""
+    """The location of the value of a task that an earlier launch finished."""
 
-    NOWHERE = 0  # nobody needs it any more
+    NOWHERE = 0  # nobody needs it
     HOME = 1
     FILE = 2
 
@@ -77,7 +77,7 @@ class Persisted:
 
 @dataclass(slots=True)
 class ValueLost:
-    """These ranks do not hold the value of a task any more."""
+    """These ranks no longer hold the value of a task."""
 
     task: int
     ranks: Sequence[int]
@@ -125,7 +125,7 @@ class ResourcesUpdated:
 
 @dataclass(slots=True)
 class MemoryTold:
-    """A rank is too short of memory for new tasks, or is not any more; and by what measure, in words."""
+    """A rank is too short of memory for new tasks, or no longer is; and by what measure, in words."""
 
     rank: int
     is_short: bool
@@ -194,7 +194,7 @@ class Retract:
 
 @dataclass(slots=True)
 class Forget:
-    """Tell a rank that nobody needs these values any more."""
+    """Tell a rank that these values are no longer needed."""
 
     rank: int
     tasks: list[int]

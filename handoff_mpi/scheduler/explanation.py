@@ -283,7 +283,7 @@ class Explainer:
         return facts
 
     def _run_beside(self, group: ResourceGroup, avoided: int) -> list[str]:
-        """Return which tasks the ranks of a group run, but for the one that is avoided."""
+        """Return which tasks the ranks of a group run, except the one that is avoided."""
         slots = [slot for rank in group.rank_states if rank != avoided for slot in self.slots.of_rank.get(rank, ())]
         return [self.label(slot.tasks[0]) for slot in slots if slot.tasks][:MAX_CLAIMS]
 

@@ -74,7 +74,7 @@ class Failures:
         self._may_hold = not policy.stop_on_failure  # whose first failure stops the run at once
 
     def close(self) -> None:
-        """Break the reference cycles; failures are not decided any more."""
+        """Break the reference cycles; failures are no longer decided."""
         del self._undecided
 
     @property
@@ -154,7 +154,7 @@ class Failures:
         term = self.probation.probes.get(task)
         if term is not None:
             self._end(term, "a probe succeeded there", now)
-        # What was given back has spoken against its rank already.
+        # An attempt that was given back has spoken against its rank already.
         self._ready.avoid.besides.pop(task, None)
         failed_on = [each for each in self.failed_on.pop(task, ()) if self._tries.counts(task, each)]
         self._tries.clear_deaths(task)

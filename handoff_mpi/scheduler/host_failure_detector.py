@@ -15,7 +15,7 @@ _RAREST_S = 60.0
 
 
 class HostFailureDetector:
-    """Watches the hosts of a run, but for rank 0's own.
+    """Watches the hosts of a run, except the host of rank 0.
 
     Args:
         hosts: host to its ranks; rank 0's own host comes first.

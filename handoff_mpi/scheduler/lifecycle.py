@@ -10,7 +10,7 @@ from enum import IntEnum
 
 
 class State(IntEnum):
-    """Where a task stands."""
+    """The state of a task."""
 
     WAITING = 0
     READY = 1

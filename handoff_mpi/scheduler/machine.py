@@ -136,7 +136,7 @@ class Scheduler:
         }
 
     def close(self) -> None:
-        """Break the reference cycles, so that the run's tables are freed at once; the machine has no use any more."""
+        """Break the reference cycles, so that the run's tables are freed at once; the machine is then unusable."""
         self._placer.close()
         self._failures.close()
         self.ready.free.close()
@@ -314,7 +314,7 @@ class Scheduler:
         tasks, land, now = self.tasks, self.slots.land, self.now
         state, attempts, recalled = tasks.state, tasks.attempts, self._placer.recalled
         has_trouble = bool(self._failed_on or self._probes or self._crash_tracker.deaths)
-        others = 0  # entries that are no successes, or were counted
+        others = 0  # entries that are not successes, or were counted
         for entry in event.entries:
             task = entry[0]
             if state[task] != DISPATCHED or attempts[task] != entry[1]:

@@ -1,4 +1,4 @@
-"""Which ranks are short of memory, and so are given no new tasks; and whose turn it is if all are."""
+"""Tracks the ranks that are short of memory and so receive no new tasks; picks one of them if all are short."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class MemoryPressure:
         self._ledger.cordon(rank, MEMORY)
 
     def end(self, rank: int) -> None:
-        """``rank`` is short of memory no more."""
+        """``rank`` is no longer short of memory."""
         self.ranks.pop(rank, None)
         self._ledger.uncordon(rank, MEMORY)
 

@@ -33,7 +33,7 @@ class Offers(Sequence[ReadyQueue]):
         only: whether a queue may be offered; all may if None.
 
     Attributes:
-        seen: the queues that were offered; some may hold no task any more.
+        seen: the queues that were offered; some may no longer hold a task.
         led_by: the head of each of them to its queue.
         holds_back: whether a queue was left out because its next task would not end in time.
     """

@@ -191,7 +191,7 @@ class Placer:
 
         Args:
             now: the time.
-            most: so many tasks at most.
+            most: the largest number of tasks.
             only: whether tasks of a queue may be placed; all may if None.
 
         Raises:
@@ -330,7 +330,7 @@ class Placer:
     # -- ahead ----------------------------------------------------------------------------------------
 
     def prefill(self) -> None:
-        """Where nothing is ready, send slots what will be: the first task that waits for nothing but their last one.
+        """If nothing is ready, send slots what will be: the first task that waits for nothing but their last one.
 
         It takes that value where it is made, so that a chain of short calls travels in batches too.
         """

@@ -220,8 +220,8 @@ class Family:
     Attributes:
         least: a class of the least amounts that a member may need.
         members: how many kinds it has.
-        latest: the queue that was first when this was last asked; it may hold no tasks any more.
-        sole: its only queue, as long as it has no other: there is nothing to put in order then.
+        latest: the queue that was first when this was last asked; it may no longer hold tasks.
+        sole: its only queue, while it has no other: there is nothing to put in order then.
     """
 
     __slots__ = ("_by_size", "_kinds", "latest", "least", "members", "sole")

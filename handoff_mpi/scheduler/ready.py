@@ -64,7 +64,7 @@ class ReadyTasks:
         self._queues: dict[Any, ReadyQueue] = {}
         self.has_several_queues = False
         self._simple: dict[tuple[int, int], ReadyQueue] = {}
-        # host to the queues for it alone that hold tasks, and some that hold none any more
+        # host to the queues for it alone that hold tasks, and some that no longer hold any
         self._local: dict[str, dict[ReadyQueue, None]] = {}
         self._of_job: dict[ReadyQueue, None] = {}  # those of them that need a resource of the whole job
         self._retries: dict[ReadyQueue, None] = {}  # those for tasks that failed somewhere
@@ -119,7 +119,7 @@ class ReadyTasks:
         return True
 
     def _stop_leading(self, task: int) -> None:
-        """A held task leads its group no more: another member that is offered does."""
+        """A held task no longer leads its group: another member that is offered does."""
         group = self._specs[task].group
         if group is not None and self._leader.get(group) == task:
             self._next_leader(group)
@@ -201,7 +201,7 @@ class ReadyTasks:
                 del self._awake[host]
 
     def has_room(self, queue: ReadyQueue) -> bool:
-        """Whether there is room for the queue's next task, but for what is kept for younger ones."""
+        """Whether there is room for the queue's next task if the amounts reserved for younger ones are ignored."""
         ledger = self._ledger
         if ledger.best(queue.cost) is not None:
             return True
@@ -313,7 +313,7 @@ class ReadyTasks:
             self._stop_leading(task)
 
     def offer(self, task: int, rank: int | None) -> None:
-        """Offer a task that was held, and is not any more: on ``rank`` alone, if one is named."""
+        """Offer a task that is no longer held: on ``rank`` alone, if one is named."""
         self.offered.add(task)
         if rank is None:
             self.put(task)
@@ -330,7 +330,7 @@ class ReadyTasks:
         self._put_held(task, True)
 
     def end_hold(self, key: HoldKey) -> None:
-        """Nothing of ``key`` is held any more."""
+        """Nothing of ``key`` is held now."""
         for task in self.held.pop(key):
             self.put(task)
 
@@ -483,7 +483,7 @@ class ReadyTasks:
 
 
 def _with_tasks(queues: dict[ReadyQueue, None]) -> list[ReadyQueue]:
-    """Drop the queues that hold no tasks any more, and return the others."""
+    """Drop the queues that no longer hold tasks, and return the others."""
     for queue in [queue for queue in queues if not queue.tasks]:
         del queues[queue]
     return [*queues]

@@ -140,7 +140,7 @@ class Refusals:
             hold.until = max(now, min(hold.until, min(self._since.values()) + self._timeout_s))
 
     def offer_due(self, now: float) -> None:
-        """Offer what is due, and end the holds for which nothing waits any more."""
+        """Offer what is due, and end the holds for which nothing waits now."""
         for key, hold in list(self.holds.items()):
             self._note_granted(hold)
             if hold.offered:

@@ -1,4 +1,4 @@
-"""Which tasks need not run, because an earlier launch of the run left what is needed of them."""
+"""Finds the tasks that need not run, because an earlier launch of the run left the values that are needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which failures deserve another try, and how long the next try waits."""
+"""Decides which failures deserve another try, and how long the next try waits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def chance_of(status: int, error: ErrorReport, retry_on: tuple[str, ...] | None)
     Args:
         retry_on: the names of the exceptions that the user named; None for the default.
     """
-    if status != RAISED:  # time-outs and deaths have limits of their own
+    if status != RAISED:  # time-outs and deaths have separate limits
         return Chance.ALWAYS
     if retry_on is not None:
         return Chance.NEVER if set(retry_on).isdisjoint(error.lineage) else Chance.ALWAYS

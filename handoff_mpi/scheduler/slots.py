@@ -89,7 +89,7 @@ class SlotTable:
             self._place_by_since(slot)
 
     def land(self, task: int, now: float) -> Slot:
-        """``task`` is in flight no more; its slot will be looked at in this turn."""
+        """``task`` is no longer in flight; the scheduler will look at its slot in this turn."""
         slot = self.of_task.pop(task)
         tasks = slot.tasks
         if tasks[0] == task:

@@ -38,7 +38,7 @@ class TaskTable:
         held: rank to those values, the other way round.
         nbytes: the size of such a value.
         persisted: tasks whose value lies in a file.
-        lost_with: the ranks that held a value last that nobody holds any more.
+        lost_with: the ranks that held a value last that nobody holds now.
         failures: why tasks failed for good.
         ran_on: the ranks of a task's attempts that failed, in order.
         releasable: rank to values there that nobody needs any longer; their sender empties it.
@@ -152,7 +152,7 @@ class TaskTable:
                 self.missing[task] = len(inputs)
             else:
                 self.ready_or_waiting(task)
-        if first:  # what nobody needed any more may be needed again
+        if first:  # a value that nobody needed may be needed again
             wanted = dict.fromkeys(each for spec in specs for each in spec.inputs if each < first)
             self.recompute([each for each in wanted if self.state[each] == DONE and not self.is_available(each)])
 
@@ -213,7 +213,7 @@ class TaskTable:
         return ranks
 
     def _close_inputs(self, task: int, rank: int = -1) -> None:
-        """``task`` needs its inputs no more; ``rank`` has copies of those it fetched."""
+        """``task`` no longer needs its inputs; ``rank`` has copies of those it fetched."""
         for each in self.specs[task].inputs:
             self.consumers_left[each] -= 1
             if self.at_rank0[each]:
@@ -274,7 +274,7 @@ class TaskTable:
     # -- lost values ----------------------------------------------------------------------------------
 
     def lose_value(self, task: int, ranks: Sequence[int]) -> None:
-        """``ranks`` do not hold the value of ``task`` any more; if nobody does and it is wanted, it is made again."""
+        """``ranks`` no longer hold the value of ``task``; if nobody does and it is wanted, it is made again."""
         if self.at_rank0[task]:
             return
         holders = self.holders.get(task, [])
@@ -290,7 +290,7 @@ class TaskTable:
         self._make_again(task, ranks)
 
     def lose_home_value(self, task: int) -> None:
-        """The value of ``task`` is not at rank 0 any more; if it is wanted, it is made again."""
+        """The value of ``task`` is no longer at rank 0; if it is wanted, it is made again."""
         if self.at_rank0[task]:
             self.at_rank0[task] = 0
             self._make_again(task, (0,))

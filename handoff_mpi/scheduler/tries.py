@@ -45,7 +45,7 @@ class Tries:
         return any(each.rank == rank for each in self._spent.get(task, ()))
 
     def clear_deaths(self, task: int) -> None:
-        """``task`` has succeeded, so its deaths count no more, and cannot be given back."""
+        """``task`` has succeeded, so its deaths no longer count, and cannot be given back."""
         spent = self._spent.get(task)
         if spent is not None:
             spent[:] = [each for each in spent if not each.has_died]
@@ -55,7 +55,7 @@ class Tries:
         self._spent.pop(task, None)
 
     def give_back(self, ranks: Collection[int]) -> dict[int, int]:
-        """Attempts on ``ranks`` count no more; return each task that had some, and how many of them were deaths."""
+        """Attempts on ``ranks`` no longer count; return each task that had some, and how many of them were deaths."""
         given: dict[int, int] = {}
         for task, spent in self._spent.items():
             there = [each.has_died for each in spent if each.rank in ranks]

@@ -140,7 +140,7 @@ class UndecidedFailures:
         return self._record(rank).no_better()
 
     def release(self, task: int) -> Undecided:
-        """The failure of ``task`` is held no more."""
+        """The failure of ``task`` is no longer held."""
         failure = self._failures.pop(task)
         self._of_rank[failure.rank].pop(task, None)
         return failure

@@ -56,7 +56,7 @@ class Waiters:
     # -- what happens -------------------------------------------------------------------------------
 
     def review(self) -> None:
-        """Drop the reservations of queues that wait no more, and forget those that the ledger has dropped."""
+        """Drop the reservations of queues that no longer wait, and forget those that the ledger has dropped."""
         for queue in [*self._owners]:
             if queue.reservation not in self._reservations.all:
                 self._forget(queue)

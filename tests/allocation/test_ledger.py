@@ -369,7 +369,7 @@ KINDS = ["claim"] * 5 + ["release"] * 4 + ["update"] * 2 + ["remove", "restore"]
 
 
 class Twin:
-    """What the ledger must say, derived from scratch each time: from capabilities, registrations and claims."""
+    """The answers that the ledger must give, each derived from scratch from capabilities, registrations and claims."""
 
     def __init__(self):
         self.host = amounts(cpu=4, memory=100)

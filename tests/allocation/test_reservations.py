@@ -1,4 +1,4 @@
-"""What is kept for a waiter: of each pool its amount less what claims that it must await anyway will give back."""
+"""A reservation keeps of each pool the waiter's amount less the amounts that its blockers will give back."""
 
 from __future__ import annotations
 

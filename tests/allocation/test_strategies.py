@@ -1,4 +1,4 @@
-"""Where the three strategies place the same tasks, and why."""
+"""Tests on which ranks the three strategies place the same tasks, and why."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def calmest(cost, group):
 
 @pytest.mark.parametrize("strategy", [FirstAvailable, LoadBalanced, CostOptimized])
 def test_the_index_agrees_with_looking_at_every_group(strategy):
-    """What is kept in order against its dumb twin, whatever happens and for every kind of wish."""
+    """Compare the placement index with a naive model after any event and for every request class."""
     for seed in range(4):
         ledger, strategy_ = varied_hosts(), strategy()
         strategy_.prepare(ClusterView(ledger, {"cpu": 1.0, "gpu": 10.0, "memory": 0.001}))

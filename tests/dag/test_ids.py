@@ -1,4 +1,4 @@
-"""What cannot be looked up, compared or shown is no id, and is refused by name before it can do harm."""
+"""An object that cannot be looked up, compared or shown is not an id, and is refused by name before it can do harm."""
 
 from __future__ import annotations
 

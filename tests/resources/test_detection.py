@@ -534,7 +534,7 @@ UUID_TEXT = "GPU-01020304-0506-0708-090a-0b0c0d0e0f10"
 
 
 class FakeCuda:
-    """What detection asks of cupy, for ``count`` devices whose properties are ``properties``."""
+    """The part of cupy that detection calls, for ``count`` devices whose properties are ``properties``."""
 
     def __init__(self, count: int, error: Exception | None = None, **properties: Any) -> None:
         self.count = count

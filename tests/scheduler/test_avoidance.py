@@ -1,4 +1,4 @@
-"""Where a failed function runs next: on another host where there is one, else on another rank, else where it was."""
+"""A failed function runs next on another host where there is one, else on another rank, else where it was."""
 
 from __future__ import annotations
 

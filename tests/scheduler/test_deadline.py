@@ -1,4 +1,4 @@
-"""What cannot finish before the run will be stopped does not start."""
+"""The scheduler does not start tasks that cannot finish before the deadline of the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the scheduler promises, as dialogues: events with their times, and the exact answers."""
+"""The promises of the scheduler, as dialogues: events with their times, and the exact answers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def queued(ledger, *others, **policy):
 
 
 def placed(commands):
-    """Which attempts were sent anywhere."""
+    """Return the attempts that were sent to any rank."""
     return {name for line in commands if "#" in line and "recall" not in line for name in line.split() if "#" in name}
 
 

@@ -1,4 +1,4 @@
-"""What an earlier launch left decides what need not run."""
+"""The values that an earlier launch left decide which tasks need not run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which failures are tried again, how long the next try waits, and what waits meanwhile."""
+"""Tests which failures are tried again, how long the next try waits, and what waits meanwhile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a turn costs does not grow with the number of ranks, of hosts' ranks, or of values: counted, not timed.
+"""The cost of a turn does not grow with the number of ranks, of hosts' ranks, or of values: counted, not timed.
 
 The measure is how many instructions the interpreter carries out: whoever makes anything linear again, in whatever way,
 multiplies them. Loops that are C's own (sorting a few queues, taking a number out of a short list) are not seen.

@@ -49,9 +49,9 @@ class Fetch:
     """A value in transit.
 
     Attributes:
-        holders: who may be asked yet.
-        asked: which of those that rank 0 named were.
-        works: wait for it.
+        holders: ranks that may still be asked.
+        asked: those of the holders named by rank 0 that were asked.
+        works: the queued calls that wait for it.
         limit_s: how long the holder may encode it, in a child process; None where the holder may do so itself.
         request_id: of the last request; ``request_ids`` are all that may be answered.
         source: who was asked last, or NOBODY.
@@ -169,7 +169,7 @@ class Fetches:
         asked = len(self._fetches) - len(self.deferred)
         budget = self._held_values.budget
         return not asked or self._held_values.reserve(
-            (asked + 1) * budget.largest_nbytes - budget.arriving_nbytes, child_pool_wanted=True
+            (asked + 1) * budget.largest_nbytes - budget.arriving_nbytes, keeps_wanted=True
         )
 
     def leave(self, work: QueuedCall) -> None:

@@ -159,7 +159,7 @@ class HeldValues:
         for task in chosen:
             self.drop(task)
 
-    def spill(self, excess_nbytes: int, max_count: int, child_pool_wanted: bool = False) -> int:
+    def spill(self, excess_nbytes: int, max_count: int, keeps_wanted: bool = False) -> int:
         """Move values out of memory that calls need later; return how many bytes that frees.
 
         See :func:`~handoff_mpi.worker.spilling.choose_spilled`.
@@ -167,10 +167,10 @@ class HeldValues:
         Args:
             excess_nbytes: how much less should be in use.
             max_count: how many values to move out at most.
-            child_pool_wanted: whether all values stay that calls here need.
+            keeps_wanted: whether to keep all values that calls on this rank need.
         """
         choice = self._in_memory
-        if child_pool_wanted:
+        if keeps_wanted:
             choice = {task: nbytes for task, nbytes in choice.items() if task not in self._wanted}
         before = self._in_memory_nbytes
         for task in choose_spilled(choice, self._running, self._queues, excess_nbytes, max_count):
@@ -181,12 +181,12 @@ class HeldValues:
 
     # -- what may come --------------------------------------------------------------------------------
 
-    def reserve(self, nbytes: int = 0, child_pool_wanted: bool = False) -> bool:
+    def reserve(self, nbytes: int = 0, keeps_wanted: bool = False) -> bool:
         """Have values leave memory until as much more may come, beside what calls promise; whether it may then.
 
         Args:
             nbytes: how much is about to come.
-            child_pool_wanted: whether all values stay that calls here need.
+            keeps_wanted: whether to keep all values that calls on this rank need.
         """
         missing_nbytes = self.budget.missing(nbytes)
         if missing_nbytes > 0:
@@ -194,7 +194,7 @@ class HeldValues:
         if missing_nbytes > 0 and self.budget.can_spill:
             # A choice looks at all values in memory: a good part of them leaves at once, so that there are few choices.
             least_nbytes = min(int(_MIN_SHARE * self._in_memory_nbytes), PORTION_NBYTES)
-            missing_nbytes -= self.spill(max(missing_nbytes, least_nbytes), len(self._in_memory), child_pool_wanted)
+            missing_nbytes -= self.spill(max(missing_nbytes, least_nbytes), len(self._in_memory), keeps_wanted)
         return missing_nbytes <= 0
 
     def read(self, tasks: Iterable[int]) -> None:

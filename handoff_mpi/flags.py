@@ -42,8 +42,9 @@ READING_VERBS: dict[str, str] = {
     "graph": "what depends on what, in dag.py or in a run? drawn as text, DOT, Mermaid, JSON, SVG or PNG",
     "export": "write what happened in a run for archives (RO-Crate) and simulators (WfFormat)",
     "report": "what ran where and when, what failed, and what waited for what? drawn in report.html",
+    "help": "how do I ...? the pages of the manual",
 }
-_VERBS = ("run", "check", "doctor", *READING_VERBS)
+VERBS = ("run", "check", "doctor", *READING_VERBS)
 _OTHER_VERBS = {"start": "run", "execute": "run", "exec": "run", "validate": "check", "lint": "check", "info": "doctor"}
 
 
@@ -111,16 +112,16 @@ def _refuse_dashes(words: Sequence[str]) -> None:
 
 def _refuse_other_verbs(words: Sequence[str]) -> None:
     first = words[0] if words else ""
-    if first in (*_VERBS, "-h", "--help", "--version"):
+    if first in (*VERBS, "-h", "--help", "--version"):
         return
     if not first:
-        raise UsageError(f"a command is missing: {', '.join(_VERBS)}, as in `run dag.py`")
+        raise UsageError(f"a command is missing: {', '.join(VERBS)}, as in `run dag.py`")
     if first.startswith("-"):
         raise UsageError(f"{show(first)} stands before the command; options follow it, as in `run -n 4 dag.py`")
-    hint = did_you_mean(first, _VERBS, _OTHER_VERBS, str)
+    hint = did_you_mean(first, VERBS, _OTHER_VERBS, str)
     if first.partition(":")[0].endswith(".py"):
         hint = f"; did you mean `run {one_line(first, 80)}`?"
-    raise UsageError(f"{show(first)} is no command{hint}; there are {', '.join(_VERBS)}")
+    raise UsageError(f"{show(first)} is no command{hint}; there are {', '.join(VERBS)}")
 
 
 def _describe_rest(rest: Sequence[str], parser: argparse.ArgumentParser) -> str:
@@ -141,7 +142,7 @@ def _parsers(chosen: str) -> tuple[_Parser, dict[str, _Parser]]:
     """Return the parser, and those of the subcommands; of those that read runs, ``chosen`` alone gets its arguments."""
     parser = _Parser(prog="handoff-mpi", description="Run a DAG of Python functions as one MPI job.")
     parser.add_argument("--version", action="version", version=f"handoff_mpi {VERSION}")
-    subparsers = parser.add_subparsers(dest="verb", required=True, metavar=f"{{{','.join(_VERBS)}}}")
+    subparsers = parser.add_subparsers(dest="verb", required=True, metavar=f"{{{','.join(VERBS)}}}")
     verbs = {
         "run": subparsers.add_parser("run", help="run a DAG", description="Run the DAG of a Python file on all ranks."),
         "check": subparsers.add_parser(

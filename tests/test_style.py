@@ -39,10 +39,10 @@ def test_importing_the_package_does_not_start_mpi(tmp_path):
     assert ended.out.strip() == "[]", ended.err
 
 
-def test_the_readme_draws_the_lifecycle_from_the_table():
+def test_the_manual_draws_the_lifecycle_from_the_table():
     from handoff_mpi.scheduler.lifecycle import mermaid
 
-    assert mermaid() in (ROOT / "README.md").read_text()
+    assert mermaid() in (ROOT / "handoff_mpi" / "manual" / "design.md").read_text()
 
 
 def test_the_package_is_typed():

@@ -90,7 +90,7 @@ class RunOptions:
         Exceptions(),
         "try again only after this exception",
         "the exception class, or a tuple of classes, after which functions that do not say are tried again; by "
-        "default, all but those that another call would raise again. See ``manual/failures.md``.",
+        "default, all but those that another call would raise again. See ``manual/fault-tolerance.md``.",
         "retry_exceptions retry_if exceptions",
     )
     retry_delay: float = option(

@@ -1,6 +1,6 @@
 """The life of a task, as a table: what may happen in which state, and what becomes of the task.
 
-This table is the whole truth: the scheduler moves tasks by it alone, and the drawing in the README is made
+This table is the whole truth: the scheduler moves tasks by it alone, and the drawing in the manual (design.md) is made
 from it.
 """
 

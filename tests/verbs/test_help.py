@@ -1,0 +1,56 @@
+"""``handoff-mpi help``: the pages of the manual at the terminal."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from tests.conftest import run_process
+from tests.terminal import Terminal
+
+HELP = [sys.executable, "-m", "handoff_mpi", "help"]
+
+
+def test_the_topics_are_listed_with_their_titles(tmp_path):
+    ended = run_process(HELP, tmp_path)
+    assert ended.rc == 0, ended.err
+    lines = [line.split(maxsplit=1) for line in ended.out.splitlines()[2:]]
+    assert lines[0] == ["getting-started", "Getting started"]
+    assert {"options", "fault-tolerance", "mpi-and-clusters", "performance", "design"} <= {line[0] for line in lines}
+
+
+@pytest.mark.parametrize("topic", ["security", "Security", "security.md", "mpi_and_clusters"])
+def test_a_page_is_printed_as_it_is_where_there_is_no_terminal(topic, tmp_path):
+    ended = run_process([*HELP, topic], tmp_path)
+    assert ended.rc == 0, ended.err
+    assert ended.out.startswith("# ") and "\x1b" not in ended.out
+
+
+def test_a_page_is_drawn_at_a_terminal(tmp_path):
+    terminal = Terminal([*HELP, "security"], tmp_path, env={"PAGER": "cat"})
+    code = terminal.end()
+    terminal.close()
+    assert code == 0
+    assert b"Security" in terminal.raw and b"# Security" not in terminal.raw
+    assert b"\x1b[" in terminal.raw
+
+
+def test_a_command_shows_its_options(tmp_path):
+    ended = run_process([*HELP, "status"], tmp_path)
+    assert ended.rc == 0, ended.err
+    assert ended.out.startswith("usage: handoff-mpi status")
+
+
+@pytest.mark.parametrize(("topic", "meant"), [("optoins", "options"), ("statsu", "status"), ("\x1b[2J", "")])
+def test_an_unknown_topic_is_refused_with_the_nearest(topic, meant, tmp_path):
+    ended = run_process([*HELP, topic], tmp_path)
+    assert ended.rc == 2
+    assert ended.err.count("\n") == 1 and "\x1b" not in ended.err
+    assert "the manual has no page" in ended.err and f"did you mean {meant}" * bool(meant) in ended.err
+
+
+def test_mpi_is_never_imported(tmp_path):
+    code = "import sys\nfrom handoff_mpi import cli\ncli.main(['help', 'design'])\nassert 'mpi4py' not in sys.modules"
+    ended = run_process([sys.executable, "-c", code], tmp_path)
+    assert ended.rc == 0, ended.err

@@ -97,7 +97,7 @@ def _dispatch(arguments: list[str]) -> int:
         Path.cwd()
     except OSError as error:
         what = f"the directory this is called in cannot be used: {error.strerror}"
-        raise UsageError(f"{what}; call it elsewhere") from error
+        raise UsageError(f"{what}; run it from another directory") from error
     if options.verb in READING_VERBS:
         options.dag_args = given
         return reading_verb(options.verb).main(options)

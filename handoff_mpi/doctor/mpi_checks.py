@@ -129,7 +129,7 @@ def judge_clocks(ahead_s: Mapping[str, float]) -> Finding:
         return Finding(OK, "clocks", what)
     wrong = [f"{each} by {seconds:+.1f} s" for each, seconds in ahead_s.items() if abs(seconds) > CLOCK_S]
     what = f"clocks differ from rank 0's: {', '.join(wrong)}"
-    return Finding(WARNING, "clocks", what, "have them set (NTP): times of calls and files are wrong there")
+    return Finding(WARNING, "clocks", what, "synchronise the clocks (NTP): times of calls and files are wrong there")
 
 
 # -- a rank's death ------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ class Resumed:
         payloads: the small values.
         keys: of the files of the large ones.
         suspects, deaths: see :class:`~handoff_mpi.scheduler.Submitted`.
-        incidents: what befell tasks.
+        incidents: the incidents of tasks.
         rerun: the tasks that ``rerun`` names, and all that depend on them.
     """
 

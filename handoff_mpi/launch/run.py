@@ -338,7 +338,7 @@ class Run:
         for task, done in resumed.done.items():
             recorder.restored(task, done)
         for task, incidents in resumed.incidents.items():
-            recorder.set_back_before(task, incidents)
+            recorder.note_earlier_incidents(task, incidents)
         capabilities = self._job.capabilities
         self._progress = Progress(self._plan, self._scheduler, recorder, capabilities, printer.groups, resumed.rest)
         return recorder

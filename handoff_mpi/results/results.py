@@ -383,7 +383,8 @@ class Results(Mapping[Hashable, Any]):
             lines.append("  slowest: " + ", ".join(f"{show(id)} {duration:.2f} s" for duration, id in slowest))
         incidents = self.incidents()
         if incidents:
-            lines.append("  incidents: " + ", ".join(f"{count} {kind}" for kind, count in incidents.items()))
+            kinds = ", ".join(f"{count} {kind}" for kind, count in incidents.items())
+            lines.append(f"  failed attempts: {sum(incidents.values())} ({kinds})")
         for launch, lost in self.lost_ranks_before.items():
             lines += [f"  rank {rank} was lost in launch {launch}: {reason}" for rank, reason in lost.items()]
         for rank, reason in self.lost_ranks.items():

@@ -109,7 +109,7 @@ class Recorder:
         self._durations[task] = done.duration
         self._nbytes[task] = done.nbytes
 
-    def set_back_before(self, task: int, incidents: Sequence[Incident]) -> None:
+    def note_earlier_incidents(self, task: int, incidents: Sequence[Incident]) -> None:
         """Note what befell a task in earlier launches."""
         self._incidents[task] = [*incidents]
 

@@ -108,7 +108,7 @@ def test_so_is_one_it_is_called_in(tmp_path, words):
     command = " ".join([sys.executable, "-m", "handoff_mpi", *words])
     ended = run_process(["sh", "-c", f"rmdir ../gone; exec {command}"], tmp_path / "gone")
     assert (ended.rc, len(ended.err.splitlines())) == (2, 1), ended.err
-    assert "call it elsewhere" in ended.err
+    assert "run it from another directory" in ended.err
 
 
 def test_a_named_run_dir_means_the_same_wherever_the_file_goes(handoff, tmp_path):

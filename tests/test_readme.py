@@ -67,3 +67,11 @@ def test_flags_of_commands_exist(page, handoff):
             after = line.split(f"handoff_mpi {verb}", 1)[1:] or [""]
             for flag in re.findall(r"(?<!\S)--?[a-z][a-z-]*", after[0].partition("#")[0].partition(" -- ")[0]):
                 assert flag in known, (line, flag)
+
+
+def test_the_messages_of_the_troubleshooting_page_are_messages_of_ours():
+    package = (ROOT / "handoff_mpi").rglob("*.py")
+    source = re.sub(r'"\s*\n\s*f?"', "", "\n".join(path.read_text() for path in package))
+    rows = re.findall(r"^\| `([^`]+)` \|", (ROOT / "handoff_mpi/manual/troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(rows) > 25
+    assert not [row for row in rows if row not in source]

@@ -1,0 +1,242 @@
+"""Takes the fingerprints of the functions of a DAG: reads each, and combines it with those of its inputs."""
+
+from __future__ import annotations
+
+import marshal
+import sys
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import compress
+from typing import Any, TypeAlias
+
+from handoff_mpi.dag.fingerprint.graph import Graph
+from handoff_mpi.dag.fingerprint.nodes import Unfit
+from handoff_mpi.dag.fingerprint.values import describe_error, hashed, is_leaf, shown_value
+from handoff_mpi.dag.function import Argument, Function, input_id
+from handoff_mpi.dag.kinds import Kinds
+from handoff_mpi.dag.references import ReferenceFinder
+from handoff_mpi.dag.surroundings import written_surroundings
+
+#: Changed whenever the rules change, so that older fingerprints match nothing.
+_RULES = 1
+#: Id and fingerprint of a function to the fingerprint that it goes by.
+Settle: TypeAlias = "Callable[[Hashable, bytes], bytes]"
+
+
+class Fingerprints:
+    """The fingerprints of the functions of a DAG.
+
+    Attributes:
+        notes: why a function has none, by id.
+        visited: how many objects, code objects and modules were looked at, each once.
+        codes: the digests of the codes of each name, in order.
+        python: Python's major and minor version.
+    """
+
+    __slots__ = ("_of", "codes", "notes", "python", "visited")
+
+    def __init__(
+        self,
+        of: dict[Hashable, bytes],
+        notes: dict[Hashable, str],
+        visited: int,
+        codes: dict[str, list[bytes]] | None = None,
+    ) -> None:
+        self._of = of
+        self.notes = notes
+        self.visited = visited
+        self.codes = {} if codes is None else codes
+        self.python = ".".join(map(str, sys.version_info[:2]))
+
+    def of(self, id: Hashable) -> bytes | None:
+        """Return the fingerprint of the function ``id``, 16 bytes, or None if it has none."""
+        try:
+            return self._of.get(id)
+        except Exception:  # an id that cannot be hashed or compared names no function
+            return None
+
+
+def fingerprints(
+    functions: Iterable[Function], settle: Settle | None = None, kinds: Kinds | None = None
+) -> Fingerprints:
+    """Return the fingerprints of ``functions``, which may come in any order.
+
+    Time and memory are linear in the functions and what they refer to. Nothing is kept between calls.
+
+    Args:
+        settle: returns the fingerprint that a function goes by instead of its own, also where others take its value.
+        kinds: of the functions.
+    """
+    functions = list(functions)
+    reader = _Reader()
+    readings: list[_Reading] = []
+    number_of: dict[Hashable, int] = {}
+    for function, kind in zip(functions, (kinds or Kinds(functions)).of, strict=True):
+        try:
+            number = number_of.setdefault(function.id, len(readings))
+        except Exception:  # no one can ask for it
+            continue
+        if number < len(readings):
+            readings[number] = _Reading(function.id, note="its id is used by several functions")
+        else:
+            readings.append(reader.read(function, kind))
+    _link(readings, number_of)
+    _combine(readings, settle)
+    reader.graph.clear()
+    of = {reading.id: reading.fingerprint for reading in readings if reading.fingerprint is not None}
+    notes = {reading.id: reading.note for reading in readings if reading.note}
+    return Fingerprints(of, notes, reader.graph.visited, reader.codes())
+
+
+@dataclass(slots=True)
+class _Reading:
+    """The content of one function, without its inputs.
+
+    Attributes:
+        content: everything but its inputs' fingerprints.
+        inputs: whose values it takes: ids, then (by :func:`_link`) positions in the list of readings.
+    """
+
+    id: Hashable
+    content: bytes = b""
+    inputs: Sequence[Any] = ()
+    note: str = ""
+    fingerprint: bytes | None = None
+
+
+def _link(readings: list[_Reading], number_of: dict[Hashable, int]) -> None:
+    for reading in readings:
+        if not reading.inputs:
+            continue
+        ids, reading.inputs = reading.inputs, ()
+        try:
+            numbers = [number_of.get(id, -1) for id in ids]
+        except Exception as error:
+            reading.note = f"an id that it takes cannot be looked up: {describe_error(error)}"
+            continue
+        if -1 in numbers:
+            reading.note = f"there is no function {shown_value(ids[numbers.index(-1)])}, which it takes"
+        else:
+            reading.inputs = numbers
+
+
+def _combine(readings: list[_Reading], settle: Settle | None) -> None:
+    """Go through the DAG from its sources (Kahn 1962) and give each function its fingerprint or its note."""
+    missing = [len(reading.inputs) for reading in readings]
+    consumers: dict[int, list[int]] = {}
+    for number in compress(range(len(readings)), missing):
+        for source in readings[number].inputs:
+            consumers.setdefault(source, []).append(number)
+    ready = [number for number, count in enumerate(missing) if not count]
+    roots: dict[int, str] = {}  # functions without a fingerprint: the one that it starts from
+    for number in ready:
+        _finish(readings, number, roots)
+        reading = readings[number]
+        if settle is not None and reading.fingerprint is not None:
+            reading.fingerprint = settle(reading.id, reading.fingerprint)
+        if number in consumers:
+            for consumer in consumers[number]:
+                missing[consumer] -= 1
+                if not missing[consumer]:
+                    ready.append(consumer)
+    if len(ready) < len(readings):
+        for reading, count in zip(readings, missing, strict=True):
+            if count:
+                reading.note = reading.note or "it is in a cycle, or behind one"
+
+
+def _finish(readings: list[_Reading], number: int, roots: dict[int, str]) -> None:
+    reading = readings[number]
+    if reading.note:
+        roots[number] = shown_value(reading.id)
+        return
+    if not reading.inputs:
+        reading.fingerprint = hashed(reading.content)
+        return
+    sources = [readings[source].fingerprint for source in reading.inputs]
+    if None in sources:
+        root = roots[number] = roots[reading.inputs[sources.index(None)]]
+        reading.note = f"it depends on {root}, which has no fingerprint"
+        return
+    reading.fingerprint = hashed(b"".join((reading.content, *sources)))
+
+
+class _Reader:
+    """Reads functions, one by one."""
+
+    def __init__(self) -> None:
+        self.graph = Graph()
+        self._heads: dict[tuple[int, str, str], tuple[Any, bytes]] = {}
+        self._shared: dict[tuple[int, int], tuple[bytes, bytes]] = {}
+        self._names: dict[str, set[bytes]] = {}
+        self._finder = ReferenceFinder()
+
+    def read(self, function: Function, kind: int) -> _Reading:
+        """Return what ``function``, of that kind, consists of, or why that is unknown."""
+        try:
+            inputs = [input_id(reference) for reference in function.args] if function.args else []
+            body = self._plain_body(function)
+            if body is None:
+                body = b"other" + hashed(b"".join(self._digests(function)))
+                references = self._finder.find([*function.extra_args, *function.kwargs.values()])
+                inputs += (reference.id for reference in references)
+            head, end = self._shared.get((id(function.code), kind)) or self._share(function, kind)
+            content = b"".join((head, len(body).to_bytes(8, "little"), body, end))
+            return _Reading(function.id, content, inputs)
+        except Unfit as unfit:
+            return _Reading(function.id, note=str(unfit))
+        except Exception as error:
+            return _Reading(function.id, note=describe_error(error))
+
+    def _share(self, function: Function, kind: int) -> tuple[bytes, bytes]:
+        """Return what functions of one code and kind share: what is put before the rest, and what behind it."""
+        shared = self._shared[id(function.code), kind] = self._head(function), written_surroundings(function)
+        return shared
+
+    def _head(self, function: Function) -> bytes:
+        """Functions of one code share it."""
+        code, version, inclusion = function.code, function.version, function.argument_inclusion
+        if not (callable(code) and type(version) is str and type(inclusion) is str):
+            raise Unfit("its code, version or argument_inclusion is of a wrong type")
+        key = (id(code), version, inclusion)
+        known = self._heads.get(key)
+        if known is None:
+            rules = marshal.dumps((_RULES, sys.implementation.name, *sys.version_info[:2], version, inclusion), 2)
+            known = self._heads[key] = code, hashed(self.graph.digest(code) + rules)
+            self._names.setdefault(function.name, set()).add(known[1])
+        return known[1]
+
+    def codes(self) -> dict[str, list[bytes]]:
+        """Return the digests of the codes of each name."""
+        return {name: sorted(digests) for name, digests in self._names.items()}
+
+    def _plain_body(self, function: Function) -> bytes | None:
+        """Id and constants at once, if they are as plain as they mostly are."""
+        extra: Any = tuple(function.extra_args)
+        named: Any = (*function.kwargs, *function.kwargs.values()) if function.kwargs else ()
+        if not (is_leaf(function.id) and (not extra or is_leaf(extra)) and (not named or is_leaf(named))):
+            return None
+        for reference in function.args:
+            if isinstance(reference, Argument):
+                return None
+        plain: Any = (function.id, len(function.args), extra, named)
+        return b"plain" + marshal.dumps(plain, 2)
+
+    def _digests(self, function: Function) -> Iterator[bytes]:
+        yield marshal.dumps((len(function.args), len(function.extra_args), list(function.kwargs)), 2)
+        yield self._digest("its id", function.id)
+        for position, reference in enumerate(function.args):
+            if isinstance(reference, Argument):
+                yield position.to_bytes(8, "little")
+                yield self._digest(f"serialize of args[{position}]", reference.serialize)
+                yield self._digest(f"deserialize of args[{position}]", reference.deserialize)
+        for position, value in enumerate(function.extra_args):
+            yield self._digest(f"extra_args[{position}]", value)
+        for key, value in function.kwargs.items():
+            yield self._digest(f"kwargs[{key!r}]", value)
+
+    def _digest(self, what: str, value: Any) -> bytes:
+        try:
+            return self.graph.digest(value)
+        except Unfit as unfit:
+            raise Unfit(f"{what}: {unfit}") from None

@@ -17,6 +17,7 @@ import textwrap
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -91,7 +92,7 @@ def change(patch: pytest.MonkeyPatch, where: str, changes: Iterable[tuple[str, s
     exec(f"{_ANNOTATIONS}\n{source}", function.__globals__, made)
     patch.setattr(owner, name, made[name])
     for user in list(sys.modules.values()):  # a function that is imported by its name
-        if not outer and getattr(user, name, None) is function:
+        if not outer and isinstance(user, ModuleType) and user.__dict__.get(name) is function:
             patch.setattr(user, name, made[name])
 
 

@@ -1,6 +1,6 @@
 """The brain of rank 0: told what happened and what time it is, it answers what to do.
 
-It never touches MPI, a clock, a file, a thread or rng; the loop does (:mod:`handoff_mpi.runtime`), and so
+It never touches MPI, a clock, a file, a thread or random numbers; the loop does (:mod:`handoff_mpi.runtime`), and so
 does the simulated cluster. Each turn has four verbs in order: absorb (here), release, allocate and dispatch
 (:mod:`handoff_mpi.scheduler.placement`).
 """

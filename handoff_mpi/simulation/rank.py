@@ -190,7 +190,7 @@ class SimulatedRank:
         excess = self._around.rng.choice((0, 1, 5 * INLINE_RESULT_NBYTES, 100 * INLINE_RESULT_NBYTES))
         room = 5 * INLINE_RESULT_NBYTES - excess if is_short else UNLIMITED_NBYTES
         self.machine.budget.measured(room, can_spill)
-        self._backlog.append(worker.Pressed(level, excess, can_spill, "the rng say so"))
+        self._backlog.append(worker.Pressed(level, excess, can_spill, "drawn at random"))
         self.wake()
         return is_short
 

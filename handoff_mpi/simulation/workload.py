@@ -138,7 +138,7 @@ def _give_faults(rng: random.Random, task: int, load: Workload) -> None:
 
 
 def _give_retries(rng: random.Random, load: Workload) -> None:
-    """Give some tasks delays, and some that raise another exception; ``rng`` throws what it would have thrown."""
+    """Give some tasks delays, and some that raise another exception; ``rng`` draws as many numbers as without."""
     copy = random.Random()
     copy.setstate(rng.getstate())
     for task, spec in enumerate(load.specs):

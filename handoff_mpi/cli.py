@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import io
 import json
 import os
@@ -57,6 +58,8 @@ from handoff_mpi.runtime.options import RunOptions
 
 #: Rank 0 has this long to say what is wrong.
 _FLUSH_TIMEOUT_S = 3.0
+#: Errors of a disk that takes no more.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 #: Of what ``check --json`` prints.
 _CHECK_SCHEMA = 1
 
@@ -100,8 +103,43 @@ def _dispatch(arguments: list[str]) -> int:
         raise UsageError(f"{what}; run it from another directory") from error
     if options.verb in READING_VERBS:
         options.dag_args = given
-        return reading_verb(options.verb).main(options)
+        return _print_of_runs(options)
     return _VERBS[options.verb](options, own, given)
+
+
+def _print_of_runs(options: argparse.Namespace) -> int:
+    """Run a command that reads runs and prints; return the exit code.
+
+    The reader of stdout may leave (``| head``), the encoding of stdout may be ASCII, and its disk may be full.
+
+    Raises:
+        HandoffError: the command cannot do it, or its output cannot be written.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        code = reading_verb(options.verb).main(options)
+        sys.stdout.flush()
+        return code
+    except (BrokenPipeError, SystemExit) as error:
+        if isinstance(error, SystemExit) and not isinstance(
+            error.__context__, BrokenPipeError
+        ):  # which rich turns into it
+            raise
+        _drop_stdout()
+        return EXIT_DONE
+    except OSError as error:
+        if error.errno not in _FULL or error.filename is not None:
+            raise
+        _drop_stdout()
+        what = f"cannot write the output of {options.verb}: {error.strerror}"
+        raise UsageError(f"{what}; free space, or write it elsewhere") from error
+
+
+def _drop_stdout() -> None:
+    """Let the end of Python flush the rest of stdout into nothing."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _main_of_others(arguments: list[str]) -> int:

@@ -12,7 +12,23 @@ from handoff_mpi.formatting import show
 from handoff_mpi.suggestions import KnownNames
 
 #: Pages in the order in which a newcomer reads them; others follow.
-_FIRST = ("getting-started", "dag-files", "functions", "options", "resources-and-strategies", "results-and-resume")
+_ORDER = (
+    *("getting-started", "dag-files", "functions", "options", "resources-and-strategies", "results-and-resume"),
+    *("fault-tolerance", "memory", "watching", "mpi-and-clusters", "troubleshooting", "extending", "testing"),
+    *("performance", "security", "design", "contributing"),
+)
+#: Words that users may look for, by the page that has them.
+_OTHER_WORDS = {
+    "dag-files": "dag dags handles task",
+    "resources-and-strategies": "cost costs resources strategies strategy scheduling gpu gpus",
+    "results-and-resume": "results resume resuming journal checkpoint",
+    "fault-tolerance": "failures failure retries retry deaths crash",
+    "watching": "progress metrics output events",
+    "mpi-and-clusters": "mpi slurm hosts cluster clusters openmpi mpich",
+    "troubleshooting": "errors messages hang",
+    "extending": "telemetry plugins stores trackers handlers",
+}
+_SYNONYMS = {word: topic for topic, words in _OTHER_WORDS.items() for word in words.split()}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +50,7 @@ def main(given: argparse.Namespace) -> int:
         flags.parse([given.topic, "--help"])
     topic = given.topic.lower().removesuffix(".md").replace("_", "-")
     if topic not in pages:
-        hint = KnownNames([*pages, *flags.VERBS], shown=str).hint(topic)
+        hint = KnownNames([*pages, *flags.VERBS], _SYNONYMS, str).hint(topic)
         raise UsageError(f"the manual has no page {show(given.topic)}{hint}; `handoff-mpi help` lists the pages")
     _print_page(pages[topic])
     return EXIT_DONE
@@ -46,7 +62,7 @@ def read_pages() -> dict[str, str]:
     pages = {
         each.name.removesuffix(".md"): each.read_text(encoding="utf-8") for each in files if each.name[-3:] == ".md"
     }
-    return {topic: pages[topic] for topic in (*_FIRST, *sorted(pages.keys() - {*_FIRST}))}
+    return {topic: pages[topic] for topic in (*_ORDER, *sorted(pages.keys() - {*_ORDER}))}
 
 
 def contents(pages: dict[str, str]) -> str:

@@ -42,7 +42,9 @@ def test_a_command_shows_its_options(tmp_path):
     assert ended.out.startswith("usage: handoff-mpi status")
 
 
-@pytest.mark.parametrize(("topic", "meant"), [("optoins", "options"), ("statsu", "status"), ("\x1b[2J", "")])
+@pytest.mark.parametrize(
+    ("topic", "meant"), [("optoins", "options"), ("statsu", "status"), ("failures", "fault-tolerance"), ("\x1b[2J", "")]
+)
 def test_an_unknown_topic_is_refused_with_the_nearest(topic, meant, tmp_path):
     ended = run_process([*HELP, topic], tmp_path)
     assert ended.rc == 2

@@ -58,8 +58,8 @@ class Contender:
         """Return the command that asks it, with as many workers as there are ranks besides rank 0."""
         words = (name, ranks - 1, *words)
         if self.is_mpi:
-            return under_mpi(ranks, "contend", *words, before=self.before)
-        return alone("contend", *words)
+            return under_mpi(ranks, "contender", *words, before=self.before)
+        return alone("contender", *words)
 
 
 BARE = "bare mpi4py loop"

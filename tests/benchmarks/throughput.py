@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.throughput [--ranks 3] [--repeats 5] [--json FILE]
 
-The loop keeps one no-op in flight at each worker and knows no DAG. Slower contenders get fewer functions to run; what
-is compared is functions a second. What is in the time, and what is not, stands in ``contender``, ``ours`` and ``peers``.
+The loop keeps one no-op in flight at each worker and knows no DAG. Slower contenders get fewer functions to run;
+the figure is functions a second. ``contender``, ``ours`` and ``peers`` say what is in the time, and what is not.
 """
 
 from __future__ import annotations

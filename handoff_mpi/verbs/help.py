@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from importlib import resources
 
@@ -86,6 +87,7 @@ def _print_page(page: str) -> None:
     from rich.console import Console
     from rich.markdown import Markdown
 
+    os.environ.setdefault("LESS", "FRX")  # or it would show colours as escape sequences
     console = Console()
     with console.pager(styles=True):
         console.print(Markdown(page))

@@ -28,12 +28,12 @@ def test_a_page_is_printed_as_it_is_where_there_is_no_terminal(topic, tmp_path):
 
 
 def test_a_page_is_drawn_at_a_terminal(tmp_path):
-    terminal = Terminal([*HELP, "security"], tmp_path, env={"PAGER": "cat"})
+    terminal = Terminal([*HELP, "security"], tmp_path, env={"PAGER": "printenv LESS; cat"})
     code = terminal.end()
     terminal.close()
     assert code == 0
     assert b"Security" in terminal.raw and b"# Security" not in terminal.raw
-    assert b"\x1b[" in terminal.raw
+    assert b"\x1b[" in terminal.raw and b"FRX" in terminal.raw  # less passes colours on then
 
 
 def test_a_command_shows_its_options(tmp_path):

@@ -95,7 +95,7 @@ def _why_no_file(path: str) -> str:
             return ""
         if Path(path).is_dir():
             return "is a directory"
-        return "is no regular file" if os.path.lexists(path) else "does not exist"
+        return "is not a regular file" if os.path.lexists(path) else "does not exist"
     except (OSError, ValueError) as error:
         return f"cannot be read ({error.strerror if isinstance(error, OSError) else error})"
 
@@ -130,7 +130,7 @@ def _spec_of_file(path: Path) -> ModuleSpec:
     name = f"{package}.{real.stem}" if package else _name_of(real, path)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise UsageError(f"{path} is no Python file (its name must end in .py)")
+        raise UsageError(f"{path} is not a Python file (its name must end in .py)")
     if package:
         try:
             call_here(importlib.import_module, (package,), {})

@@ -467,7 +467,7 @@ def _read_line(path: Path, file: BinaryIO, size: int, notes: list[str]) -> bool:
             notes.append(f"{path}: its first line is damaged; the rest is used")
             return True
         if line and not _is_torn(line, size):
-            raise JournalError(f"{path} is no journal of handoff_mpi; move it away, or {_FRESH}")
+            raise JournalError(f"{path} is not a journal of handoff_mpi; move it away, or {_FRESH}")
         if line:
             notes.append(f"{path}: its launch died before it had begun ({size} bytes are not used)")
         return False

@@ -623,7 +623,7 @@ def test_another_format_is_refused_by_name_and_versions(tmp_path):
 def test_what_is_no_journal_is_refused(tmp_path, content):
     path = written(tmp_path)
     path.write_bytes(content)
-    with pytest.raises(JournalError, match=r"000001\.journal is no journal of handoff_mpi; move it away, or run with"):
+    with pytest.raises(JournalError, match=r"000001\.journal is not a journal of handoff_mpi; move it away, or run"):
         read_journal(tmp_path)
 
 

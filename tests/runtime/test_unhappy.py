@@ -95,7 +95,7 @@ FLAGS = {
     "missing file": (["run", "nothing.py"], "does not exist"),
     "directory": (["run", "."], "is a directory"),
     "no name": (["run", ""], "'' is a directory"),
-    "device": (["run", "/dev/null"], "is no regular file"),
+    "device": (["run", "/dev/null"], "is not a regular file"),
     "name too long": (["run", "x" * 5000], "cannot be read"),
     "two lines": (["run", "x\ny.py"], "'x\\ny.py' does not exist"),
     "unknown strategy": (["run", "ok.py", "--allocation-strategy", "best"], "no allocation strategy 'best'"),

@@ -1,7 +1,7 @@
 """Assigns tasks to ranks: the ledger of claims, and strategies that are independent of each other."""
 
 from handoff_mpi.allocation.costs import RequestClass
-from handoff_mpi.allocation.ledger import MEMORY, PROBATION, Ledger
+from handoff_mpi.allocation.ledger import MEMORY, PROBATION, SUSPECT, Ledger
 from handoff_mpi.allocation.resource_groups import Claim, RankState, ResourceGroup
 from handoff_mpi.allocation.strategies import CostOptimized, FirstAvailable, LoadBalanced
 from handoff_mpi.allocation.strategy import (
@@ -15,6 +15,7 @@ from handoff_mpi.allocation.strategy import (
 __all__ = [
     "MEMORY",
     "PROBATION",
+    "SUSPECT",
     "AllocationStrategy",
     "Claim",
     "ClusterView",

@@ -316,14 +316,15 @@ class Run:
             if results is None and not is_lost:  # a lost run has no verdict yet: it is launched again
                 silent = loop.shut_down_workers(None, *([_SHORT_GOODBYE_S] if is_superseded else []))
                 if is_superseded:
-                    loop.gone |= set(silent)  # the processes launched with it may have ended long ago
+                    for rank in silent:
+                        loop.membership.lose(rank, "it has not answered")  # its process may have ended long ago
                 else:
                     self._files.write_verdict(status=status, exit_code=code, **self._about)
                     self._finish_metrics(status)
             loop.close()
             self._files.close()
             self._scheduler.close()
-            self._job.gone |= loop.gone
+            self._job.gone |= loop.membership.lost
 
     # -- what a run needs -----------------------------------------------------------------------------
 

@@ -71,16 +71,13 @@ from handoff_mpi.runtime.kept_values import KeptValues
 from handoff_mpi.runtime.tracker_adapter import TrackerAdapter
 from handoff_mpi.scheduler import (
     BroadcastLoss,
-    CheckProcess,
     Command,
     Dispatch,
     Event,
     Finished,
     Forget,
-    HeartbeatReceived,
+    Membership,
     MemoryTold,
-    ProcessChecked,
-    RankLost,
     ResourcesUpdated,
     Retract,
     Retracted,
@@ -116,8 +113,7 @@ class Coordinator:
         settings: see there.
 
     Attributes:
-        gone: lost ranks: they get no messages, and theirs are dropped.
-        has_left: ranks that have left the run in order.
+        membership: the table of ranks, which the coordinator alone changes.
         updates: (rank, its resources from now on, as the user gave them); any thread may append one. A step takes them
             in after its messages, so that an update by a telemetry handler comes before the tasks that wait for it.
         trouble: why the journal is not written any further; empty if it is.
@@ -141,9 +137,9 @@ class Coordinator:
     ) -> None:
         self.scheduler = scheduler
         self.settings = settings
-        self.dispatcher = Dispatcher(transport, scheduler, plan, home, settings.run, settings.number)
-        self.gone = self.dispatcher.gone
-        self.has_left: set[int] = set()
+        self.membership = Membership(scheduler.ledger.rank_states, scheduler.policy.heartbeat_timeout_s)
+        lost = self.membership.lost
+        self.dispatcher = Dispatcher(transport, scheduler, plan, home, settings.run, settings.number, lost)
         self.updates: list[tuple[int, dict[str, Any]]] = []
         self.trouble = ""
         self.stopped_at: float | None = None
@@ -177,11 +173,11 @@ class Coordinator:
     @property
     def has_lost_all(self) -> bool:
         """Whether none of the other ranks is left."""
-        return self.gone.issuperset(self.settings.workers)
+        return self.membership.lost.issuperset(self.settings.workers)
 
     def next_wakeup(self) -> float:
         """Return the time at which the next turn is due even if nothing happens."""
-        return min(self.scheduler.next_wakeup(), self._next_greeting)
+        return min(self.scheduler.next_wakeup(), self.membership.next_check, self._next_greeting)
 
     # -- the first half of a turn: events -------------------------------------------------------------
 
@@ -198,11 +194,13 @@ class Coordinator:
         for _ in range(len(self.updates)):  # more may come meanwhile, without end
             self._absorb_update(*self.updates.pop(0), events)
         if self.settings.has_own_worker:
-            events.append(HeartbeatReceived((0,)))
+            events += self.membership.hear((0,), now)
         if facts.stop_reason and self.stopped_at is None:
             self._stop(facts.stop_reason)
         for loss in facts.lost:
             self._lose(loss, events)
+        for rank in facts.alive:
+            self.membership.find_alive(rank, now)
         for rank in facts.unseen:
             self._ask_about(rank)
         return Taken(mine, self._lost)
@@ -211,16 +209,20 @@ class Coordinator:
         """Turn what arrived into the machine's events; return what is for rank 0's own worker."""
         mine: list[Envelope] = []
         lost: list[Event] = []  # comes last: what a rank said before it died counts
-        heard: dict[int, None] = {}
-        gone = frozenset(self.gone)  # before: a rank that is lost by this very mail is listened to
+        number, gone = self.settings.number, self.membership.lost
+        # A message of a lost rank may come late: its host was cut off, say, and is back.
+        arrived = [
+            each
+            for each in arrived
+            if isinstance(each, RankFailed) or (each.message[1] == number and each.source not in gone)
+        ]
+        heard = {each.source for each in arrived if isinstance(each, Envelope)}
+        returned = self.membership.hear(heard, self._now)  # before losses that arrived with these messages
         for each in arrived:
             if isinstance(each, RankFailed):
                 self._lose(Loss(each.rank, each.reason), lost)
                 continue
             message = each.message
-            if message[1] != self.settings.number or each.source in gone:
-                continue  # what comes late of a lost rank: its host was cut off, say, and is back
-            heard[each.source] = None
             if self._kept_values.awaits(message):
                 self._absorb_kept(each, events)
             elif message[0] == FETCH and self._is_for_a_file(message):
@@ -231,8 +233,7 @@ class Coordinator:
                 self._lose(Loss(message[2], message[4]), lost)
             else:
                 self._absorb_one(each.source, message, events)
-        if heard:
-            events.append(HeartbeatReceived(tuple(heard)))
+        events += returned
         events += lost
         return mine
 
@@ -263,11 +264,11 @@ class Coordinator:
         elif kind == USAGE:
             self._recorder.used(source, message[2], self._now)
         elif kind == PROCESS_STATUS:
-            events.append(ProcessChecked(message[2], False, message[4]))
+            self.membership.find_alive(message[2], self._now)
         elif kind == ENCODING:
             self._note_encodings(message[2])
         elif kind == BYE:
-            self.has_left.add(source)
+            self.membership.leave(source)
 
     def _absorb_finished(self, source: int, reported: list[Entry], events: list[Event]) -> None:
         entries = self._keep_values(reported)
@@ -323,15 +324,17 @@ class Coordinator:
         self._recorder.events.add("run.stopping", self._now, reason=reason)
 
     def _lose(self, loss: Loss, events: list[Event]) -> None:
-        self.gone.add(loss.rank)
-        self._lost.append(loss.rank)
-        self._transport.drop(loss.rank)
-        events.append(RankLost(*loss))
+        news = self.membership.lose(*loss)
+        if news:
+            self._lost.append(loss.rank)
+            self._transport.drop(loss.rank)
+            events += news
 
     def _ask_about(self, rank: int) -> None:
         """Have ranks of its host look at the process of a silent rank."""
         here = next((ranks for ranks in self.settings.hosts.values() if rank in ranks), ())
-        for other in [other for other in here if other not in (0, rank) and other not in self.gone][:_MAX_ASKED_RANKS]:
+        others = [other for other in here if other not in (0, rank) and other not in self.membership.lost]
+        for other in others[:_MAX_ASKED_RANKS]:
             self.dispatcher.send(other, (CHECK_PROCESS, self.settings.number, rank))
 
     def _greet(self) -> None:
@@ -355,22 +358,22 @@ class Coordinator:
         scheduler = self.scheduler
         scheduler.logs_claims = self._recorder.wants_claims()
         events, self._events = self._events, []
+        unclear: list[int] = []
+        if now >= self.membership.next_check:
+            silent, unclear = self.membership.look(now)
+            events += silent
         commands = self._decide(events, now)
         self._write_down()
         if self._tracker_adapter is not None:
             self._tracker_adapter.settle(scheduler.log)
         self._recorder.transitions(scheduler)
-        silent: list[int] = []
         for command in commands:
-            if isinstance(command, CheckProcess):
-                silent.append(command.rank)
-            else:
-                self._obey(command)
+            self._obey(command)
         self.dispatcher.flush()
         self._kept_values.go_on()
         if now >= self._next_greeting:
             self._greet()
-        return silent
+        return unclear
 
     def _obey(self, command: Command) -> None:
         if isinstance(command, Dispatch):
@@ -426,8 +429,8 @@ class Coordinator:
         """
         for rank in self._everyone():
             self.dispatcher.send(rank, (STOP, self.settings.number, shared))
-        self.gone |= self.scheduler.silent  # a rank that was cut off gets the message, but nobody waits for its answer
-        return {rank for rank in self._everyone() if rank not in self.gone}
+        self.membership.end_run()  # a rank that was cut off gets the message, but nobody waits for its answer
+        return self.membership.awaited(self._everyone())
 
     def close(self) -> None:
         """Give back what the user's tracker has granted."""

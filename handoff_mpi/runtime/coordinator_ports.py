@@ -74,19 +74,21 @@ class Facts:
     """Facts that rank 0 has found out by other means than messages, for one turn.
 
     Attributes:
-        events: events that the machine handles first: tasks were submitted, or a process was found alive.
+        events: events that the machine handles first: tasks were submitted.
         stop_reason: why the run must stop; empty if it need not, or if the coordinator knows already.
         lost: ranks whose processes or hosts no longer exist.
+        alive: silent ranks whose processes were found alive.
         unseen: silent ranks whose processes cannot be seen from here.
     """
 
     events: list[Event] = field(default_factory=list)
     stop_reason: str = ""
     lost: list[Loss] = field(default_factory=list)
+    alive: list[int] = field(default_factory=list)
     unseen: list[int] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.events or self.stop_reason or self.lost or self.unseen)
+        return bool(self.events or self.stop_reason or self.lost or self.alive or self.unseen)
 
 
 class Taken(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from handoff_mpi.dag import Plan
@@ -32,16 +32,22 @@ class Dispatcher:
         plan: the run's tables.
         home: where values rest that came home.
         run, number: the run's name and number.
+        lost: ranks that get no messages; see :class:`~handoff_mpi.scheduler.Membership`.
 
     Attributes:
-        gone: ranks that are sent nothing any more.
         file_keys: of values that an earlier launch wrote.
     """
 
     def __init__(
-        self, transport: SenderPort, scheduler: Scheduler, plan: Plan, home: ResultStore, run: str, number: int
+        self,
+        transport: SenderPort,
+        scheduler: Scheduler,
+        plan: Plan,
+        home: ResultStore,
+        run: str,
+        number: int,
+        lost: Collection[int],
     ) -> None:
-        self.gone: set[int] = set()
         self.file_keys: dict[int, Key] = {}
         self._transport = transport
         self._scheduler = scheduler
@@ -49,14 +55,15 @@ class Dispatcher:
         self._home = home
         self._run = run
         self._number = number
+        self._lost = lost
         self._outbox: dict[int, list[Any]] = {}
         self._codes_at: dict[int, set[int]] = {}
         self._constants_at: dict[int, set[int]] = {}
         self._files_at: dict[int, set[int]] = {}
 
     def send(self, rank: int, message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> None:
-        """Send a message, if ``rank`` is not gone."""
-        if rank not in self.gone:
+        """Send a message, unless ``rank`` is lost."""
+        if rank not in self._lost:
             self._transport.send(rank, message, buffers)
 
     def pack(self, command: Dispatch) -> list[Event]:

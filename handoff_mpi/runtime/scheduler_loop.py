@@ -22,7 +22,7 @@ from handoff_mpi.runtime.process_monitor import GONE, LIVES, STOPPED, ProcessMon
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.runtime.tracker_adapter import TrackerAdapter
 from handoff_mpi.runtime.worker_driver import WorkerDriver
-from handoff_mpi.scheduler import Command, Event, ProcessChecked, Scheduler
+from handoff_mpi.scheduler import Command, Event, Membership, Scheduler
 from handoff_mpi.serialization import Payload
 
 #: Workers that have not said goodbye after this long are left behind.
@@ -115,7 +115,7 @@ class SchedulerLoop:
 
     Attributes:
         coordinator: decides, stores, writes and sends.
-        gone: ranks that are sent nothing any more.
+        membership: the table of ranks.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class SchedulerLoop:
                 settings.run, settings.number, settings.workers, shell is not None, settings.pids, settings.heartbeat_s
             ),
         )
-        self.gone = self.coordinator.gone
+        self.membership: Membership = self.coordinator.membership
 
     # -- the run --------------------------------------------------------------------------------------
 
@@ -241,10 +241,9 @@ class SchedulerLoop:
             self._guard_hosts(now)
 
     def _guard_hosts(self, now: float) -> None:
-        guard = self.settings.guard
-        for rank, reason in () if guard is None else guard.look(self.scheduler.heard, self.gone, now):
-            if rank not in self.gone:
-                self._facts.lost.append(Loss(rank, reason, with_its_host=True))
+        guard, table = self.settings.guard, self.membership
+        for rank, reason in () if guard is None else guard.look(table.heard, table.lost, now):
+            self._facts.lost.append(Loss(rank, reason, with_its_host=True))
 
     def _examine(self, rank: int) -> None:
         """Look at a silent rank's process; the coordinator has ranks of its host do it where that is not possible."""
@@ -252,7 +251,7 @@ class SchedulerLoop:
         if state in (GONE, STOPPED):
             self._facts.lost.append(Loss(rank, reason))
         elif state == LIVES:
-            self._facts.events.append(ProcessChecked(rank, False, reason))
+            self._facts.alive.append(rank)
         else:
             self._facts.unseen.append(rank)
 
@@ -290,13 +289,13 @@ class SchedulerLoop:
         waiting = self.coordinator.stop_workers(shared)
         backoff = Backoff(self.transport.doorbell)
         end = clock() + wait_s
-        while waiting - self.coordinator.has_left - self.gone and clock() < end:
+        while self.membership.awaited(waiting) and clock() < end:
             arrived = self.transport.poll()
             mine = self._step(arrived, Facts())
             if self._shell is not None:
                 self._shell.turn(mine)
             backoff.wait(bool(arrived), self.transport.is_transferring, end)
-        return sorted(waiting - self.coordinator.has_left - self.gone)
+        return sorted(self.membership.awaited(waiting))
 
     def close(self) -> None:
         """End rank 0's own child processes, and release what the tracker has granted."""

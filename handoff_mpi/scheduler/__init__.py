@@ -2,7 +2,6 @@
 
 from handoff_mpi.scheduler.events import (
     BroadcastLoss,
-    CheckProcess,
     Closed,
     Command,
     Dispatch,
@@ -10,12 +9,13 @@ from handoff_mpi.scheduler.events import (
     Failure,
     Finished,
     Forget,
-    HeartbeatReceived,
     HomeValueLost,
     MemoryTold,
     Persisted,
-    ProcessChecked,
     RankLost,
+    RankReturned,
+    RankSuspected,
+    RankUnreachable,
     Refused,
     ResourcesUpdated,
     Retract,
@@ -30,6 +30,7 @@ from handoff_mpi.scheduler.events import (
 from handoff_mpi.scheduler.host_failure_detector import HostFailureDetector
 from handoff_mpi.scheduler.lifecycle import DISPATCHES, TRANSITIONS, Cause, State
 from handoff_mpi.scheduler.machine import Scheduler
+from handoff_mpi.scheduler.membership import Membership, MemberState
 from handoff_mpi.scheduler.policy import Policy
 from handoff_mpi.scheduler.restore import restore
 
@@ -38,7 +39,6 @@ __all__ = [
     "TRANSITIONS",
     "BroadcastLoss",
     "Cause",
-    "CheckProcess",
     "Closed",
     "Command",
     "Dispatch",
@@ -46,14 +46,17 @@ __all__ = [
     "Failure",
     "Finished",
     "Forget",
-    "HeartbeatReceived",
     "HomeValueLost",
     "HostFailureDetector",
+    "MemberState",
+    "Membership",
     "MemoryTold",
     "Persisted",
     "Policy",
-    "ProcessChecked",
     "RankLost",
+    "RankReturned",
+    "RankSuspected",
+    "RankUnreachable",
     "Refused",
     "ResourcesUpdated",
     "Retract",

@@ -91,10 +91,26 @@ class HomeValueLost:
 
 
 @dataclass(slots=True)
-class HeartbeatReceived:
-    """These ranks gave a sign of life."""
+class RankSuspected:
+    """A rank is silent: it gets no tasks until it returns, but what runs there may well be finished."""
 
-    ranks: Sequence[int]
+    rank: int
+    reason: str
+
+
+@dataclass(slots=True)
+class RankUnreachable:
+    """A suspect rank stays silent: its work is done elsewhere until it returns, and no function is at fault."""
+
+    rank: int
+    reason: str
+
+
+@dataclass(slots=True)
+class RankReturned:
+    """A rank that was suspect or unreachable is heard of again."""
+
+    rank: int
 
 
 @dataclass(slots=True)
@@ -104,15 +120,6 @@ class RankLost:
     rank: int
     reason: str
     with_its_host: bool = False
-
-
-@dataclass(slots=True)
-class ProcessChecked:
-    """The process of a silent rank was checked: it no longer exists, or it lives and is merely busy."""
-
-    rank: int
-    is_gone: bool
-    reason: str
 
 
 @dataclass(slots=True)
@@ -164,9 +171,10 @@ Event: TypeAlias = (
     | Persisted
     | ValueLost
     | HomeValueLost
-    | HeartbeatReceived
+    | RankSuspected
+    | RankUnreachable
+    | RankReturned
     | RankLost
-    | ProcessChecked
     | ResourcesUpdated
     | MemoryTold
     | Refused
@@ -207,14 +215,7 @@ class BroadcastLoss:
     rank: int
 
 
-@dataclass(slots=True)
-class CheckProcess:
-    """Have someone look at the process of a silent rank, from outside its interpreter."""
-
-    rank: int
-
-
-Command: TypeAlias = Dispatch | Retract | Forget | BroadcastLoss | CheckProcess
+Command: TypeAlias = Dispatch | Retract | Forget | BroadcastLoss
 
 
 @dataclass(slots=True)

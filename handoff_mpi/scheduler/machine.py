@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
-from handoff_mpi.allocation import AllocationStrategy, ClusterView, Ledger
+from handoff_mpi.allocation import SUSPECT, AllocationStrategy, ClusterView, Ledger
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.errors import AllocationError
 from handoff_mpi.messages import DEATH, NO_ROOM, OK, REFUSED, ErrorReport
@@ -19,19 +19,19 @@ from handoff_mpi.resources.capability import MAX_SLOTS
 from handoff_mpi.scheduler.crash_tracker import CrashTracker
 from handoff_mpi.scheduler.events import (
     BroadcastLoss,
-    CheckProcess,
     Closed,
     Command,
     Event,
     Failure,
     Finished,
     Forget,
-    HeartbeatReceived,
     HomeValueLost,
     MemoryTold,
     Persisted,
-    ProcessChecked,
     RankLost,
+    RankReturned,
+    RankSuspected,
+    RankUnreachable,
     Refused,
     ResourcesUpdated,
     Retract,
@@ -43,7 +43,6 @@ from handoff_mpi.scheduler.events import (
     ValueLost,
 )
 from handoff_mpi.scheduler.explanation import Explainer
-from handoff_mpi.scheduler.failure_detector import FailureDetector
 from handoff_mpi.scheduler.failures import Failures
 from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, READY, Cause
 from handoff_mpi.scheduler.memory_pressure import MemoryPressure
@@ -91,7 +90,6 @@ class Scheduler:
         self.slots = SlotTable(ledger)
         view = ClusterView(ledger, dict(prices or {}), self.expected_s, self.inputs_elsewhere)
         self._placer = Placer(view, strategy, self.tasks, self.ready, self.slots, self.policy)
-        self._failure_detector = FailureDetector(self.policy.heartbeat_timeout_s)
         self._memory_pressure = MemoryPressure(ledger)
         self._crash_tracker = CrashTracker(self.policy.crash_limit)
         shared = ledger, self.tasks, self.ready, self.slots, self.policy, self._crash_tracker
@@ -126,9 +124,10 @@ class Scheduler:
             Persisted: self._on_persisted,
             ValueLost: self._on_value_lost,
             HomeValueLost: self._on_home_value_lost,
-            HeartbeatReceived: self._on_heard,
+            RankSuspected: self._on_rank_suspected,
+            RankUnreachable: self._on_rank_unreachable,
+            RankReturned: self._on_rank_returned,
             RankLost: self._on_rank_lost,
-            ProcessChecked: self._on_examined,
             ResourcesUpdated: self._on_resources_updated,
             MemoryTold: self._on_memory_told,
             Refused: self._on_refused,
@@ -156,8 +155,6 @@ class Scheduler:
         self.now = now
         for event in events:
             self._handlers[type(event)](event)
-        if now >= self._failure_detector.next_check:
-            self._look_for_silence()
         if self._deferred:
             for task in self.ready.due(now):
                 self._failures.offer(task)
@@ -187,10 +184,9 @@ class Scheduler:
 
     def next_wakeup(self) -> float:
         """Return the time at which :meth:`handle` must be called again even if nothing happens."""
-        wakeup = self._failure_detector.next_check
-        due = self.ready.next_due if self._deferred and not self.stopping else None
-        if due is not None:
-            wakeup = min(wakeup, due)
+        wakeup = float("inf")
+        if self._deferred and not self.stopping and (due := self.ready.next_due) is not None:
+            wakeup = due
         if self._held and not self.stopping:
             wakeup = min(wakeup, self._refusals.next_due)
         if self._on_probation and not self.stopping:
@@ -240,11 +236,6 @@ class Scheduler:
         return log
 
     @property
-    def silent(self) -> set[int]:
-        """Ranks that were lost because nothing was heard of them."""
-        return self._failure_detector.silent
-
-    @property
     def short_of_memory(self) -> Collection[int]:
         """Ranks that are given no new tasks because they are short of memory."""
         return self._memory_pressure.ranks
@@ -253,11 +244,6 @@ class Scheduler:
     def on_probation(self) -> Collection[int]:
         """Ranks that are given only probes: they, or their hosts, fail functions that succeed elsewhere."""
         return self._on_probation
-
-    @property
-    def heard(self) -> dict[int, float]:
-        """Rank to when it was last heard of."""
-        return self._failure_detector.heard
 
     @property
     def in_flight(self) -> int:
@@ -414,28 +400,18 @@ class Scheduler:
 
     # -- absorb: ranks --------------------------------------------------------------------------------
 
-    def _on_heard(self, event: HeartbeatReceived) -> None:
-        for rank in self._failure_detector.hear(event.ranks, self.now):
-            if rank in self._failure_detector.silent:
-                self._failure_detector.silent.discard(rank)
-                self.ledger.restore(rank)
-            self.ledger.uncordon(rank)
-            self._log_rank(rank, "returned")
+    def _on_rank_suspected(self, event: RankSuspected) -> None:
+        self.ledger.cordon(event.rank)
+        self._log_rank(event.rank, "suspect", event.reason)
+        self._take_back_queued(event.rank)
 
-    def _look_for_silence(self) -> None:
-        alive = [rank for rank, rank_state in self.ledger.rank_states.items() if rank_state.is_alive]
-        for rank, silence_s, is_beyond_limit in self._failure_detector.look(alive, self.now):
-            reason = f"silent for {silence_s:.0f} s"
-            if rank not in self._failure_detector.suspects:
-                self._failure_detector.suspects.add(rank)
-                self.ledger.cordon(rank)
-                self._log_rank(rank, "suspect", reason)
-                self._take_back_queued(rank)
-            if is_beyond_limit:
-                self._failure_detector.silent.add(rank)
-                self._lose_rank(rank, reason)
-            else:
-                self._commands.append(CheckProcess(rank))
+    def _on_rank_unreachable(self, event: RankUnreachable) -> None:
+        self._lose_rank(event.rank, event.reason, may_return=True)
+
+    def _on_rank_returned(self, event: RankReturned) -> None:
+        self.ledger.restore(event.rank)
+        self.ledger.uncordon(event.rank)
+        self._log_rank(event.rank, "returned")
 
     def _take_back_queued(self, rank: int) -> None:
         """A suspect's queued tasks go elsewhere; the running ones may well be finished."""
@@ -446,30 +422,22 @@ class Scheduler:
         if tasks:
             self._commands.append(Retract(rank, tasks))
 
-    def _on_examined(self, event: ProcessChecked) -> None:
-        if event.is_gone:
-            self._on_rank_lost(RankLost(event.rank, event.reason))
-        elif event.rank in self._failure_detector.suspects:
-            self._failure_detector.excuse(event.rank, self.now)
-
     def _on_rank_lost(self, event: RankLost) -> None:
-        self._failure_detector.forget(event.rank)
         self._memory_pressure.end(event.rank)
         if event.rank in self.ledger.rank_states:
             self._lose_rank(event.rank, event.reason, event.with_its_host)
 
-    def _lose_rank(self, rank: int, reason: str, is_blameless: bool = False) -> None:
+    def _lose_rank(self, rank: int, reason: str, is_blameless: bool = False, may_return: bool = False) -> None:
         if not self.ledger.rank_states[rank].is_alive:
             return
         self._log_rank(rank, "lost", reason)
         self._commands.append(BroadcastLoss(rank))
-        is_silent = rank in self._failure_detector.silent
         orphans = [task for slot in self.slots.of_rank[rank] for task in slot.tasks]
         recalled = [(task, self.attempts[task]) for task in orphans]
         for task in orphans:
             self._take_back(task, Cause.RANK_LOST, reason)
             self.tasks.ran_on.setdefault(task, []).append(rank)
-        if not (is_silent or is_blameless):
+        if not (may_return or is_blameless):
             self._suspect(orphans, rank, reason)
         for slot in self.slots.of_rank[rank]:
             if slot.claim is not None:
@@ -481,7 +449,7 @@ class Scheduler:
         self._requeue_all(orphans)
         for task in [*self.tasks.held.get(rank, ())]:
             self.tasks.lose_value(task, [rank])
-        if is_silent and recalled:
+        if may_return and recalled:
             self._commands.append(Retract(rank, recalled))
 
     def _suspect(self, orphans: list[int], rank: int, reason: str) -> None:
@@ -583,4 +551,5 @@ class Scheduler:
 
     def _awaits_suspects(self) -> bool:
         """Whether ranks are suspect that are not lost: sooner or later they are heard of, or lost."""
-        return any(self.ledger.rank_states[rank].is_alive for rank in self._failure_detector.suspects)
+        rank_states, cordoned = self.ledger.rank_states, self.ledger.cordoned
+        return any(SUSPECT in reasons and rank_states[rank].is_alive for rank, reasons in cordoned.items())

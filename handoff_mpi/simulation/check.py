@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from handoff_mpi.allocation import MEMORY, PROBATION
+from handoff_mpi.allocation import MEMORY, PROBATION, SUSPECT, Ledger
 from handoff_mpi.allocation.invariants import check_invariants
 from handoff_mpi.messages import DEATH, ISOLATE, NO_ROOM, TIMEOUT
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results.store import Key
-from handoff_mpi.scheduler import DISPATCHES, Cause, Policy, Scheduler, State, Transition
+from handoff_mpi.scheduler import DISPATCHES, Cause, Membership, MemberState, Policy, Scheduler, State, Transition
 from handoff_mpi.scheduler.queues import ReadyQueue
 from handoff_mpi.simulation.run_dir import PreviousLaunch, SimulatedRunDir
 from handoff_mpi.simulation.workload import Workload
@@ -63,6 +63,20 @@ def check(scheduler: Scheduler) -> None:
     assert left == scheduler.tasks.consumers_left
     holds = {(task, rank) for task, ranks in scheduler.tasks.holders.items() for rank in ranks}
     assert holds == {(task, rank) for rank, tasks in scheduler.tasks.held.items() for task in tasks}
+
+
+def check_membership(membership: Membership, ledger: Ledger) -> None:
+    """What the scheduler has made of its events agrees with the table of ranks.
+
+    Raises:
+        AssertionError: it does not.
+    """
+    for rank, rank_state in ledger.rank_states.items():
+        state = membership.state(rank)
+        takes_part = state not in (MemberState.UNREACHABLE, MemberState.LOST)
+        assert rank_state.is_alive == takes_part, f"rank {rank} is {state.value}"
+        is_cordoned = SUSPECT in ledger.cordoned.get(rank, ())
+        assert is_cordoned == (state == MemberState.SUSPECT) or not takes_part, f"rank {rank} is {state.value}"
 
 
 def check_order(scheduler: Scheduler) -> None:
@@ -280,7 +294,7 @@ class Oracle:
     def _look_at_ranks(self, launch: Launch) -> None:
         """A rank that lives and could send messages for a while takes part again, also after it was taken for lost."""
         for rank, rank_state in launch.scheduler.ledger.rank_states.items():
-            if rank not in launch.rank0.coordinator.gone and launch.could_speak(rank, SPEAKS_S):
+            if rank not in launch.rank0.coordinator.membership.lost and launch.could_speak(rank, SPEAKS_S):
                 assert rank_state.is_alive, f"rank {rank} came back, and was not taken in again"
                 reasons = launch.scheduler.ledger.cordoned.get(rank, set())
                 assert reasons <= {MEMORY, PROBATION}, f"rank {rank} came back, and is offered nothing"

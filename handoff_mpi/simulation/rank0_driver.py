@@ -19,9 +19,9 @@ from handoff_mpi.runtime.coordinator import Coordinator
 from handoff_mpi.runtime.coordinator_ports import CoordinatorSettings, Facts, Loss
 from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.tracker_adapter import TrackerAdapter
-from handoff_mpi.scheduler import Closed, Event, ProcessChecked, Scheduler, Submitted
+from handoff_mpi.scheduler import Closed, Event, Scheduler, Submitted
 from handoff_mpi.serialization import PLAIN
-from handoff_mpi.simulation.check import check
+from handoff_mpi.simulation.check import check, check_membership
 from handoff_mpi.simulation.network import Message
 from handoff_mpi.simulation.run_dir import PreviousLaunch
 
@@ -156,6 +156,7 @@ class Rank0Driver:
             for rank in coordinator.ready(launch.clock.now):
                 self._examine(rank)
             check(coordinator.scheduler)
+            check_membership(coordinator.membership, coordinator.scheduler.ledger)
             if not (coordinator.has_more or self._facts):
                 break
             arrived = []
@@ -171,7 +172,7 @@ class Rank0Driver:
         elif self._launch.looks_dead(rank):
             self._facts.lost.append(Loss(rank, "its process no longer exists"))
         else:
-            self._facts.events.append(ProcessChecked(rank, False, "it is alive"))
+            self._facts.alive.append(rank)
 
     def close(self) -> None:
         """End the launch in order.

@@ -5,10 +5,22 @@ from __future__ import annotations
 import json
 
 from handoff_mpi.resources.amounts import UNIT
-from handoff_mpi.scheduler import HeartbeatReceived, MemoryTold, RankLost, Refused, StopRequested
+from handoff_mpi.scheduler import MemoryTold, RankLost, Refused, StopRequested
 from tests.scheduler.test_avoidance import hosts
 from tests.scheduler.test_probation import BAD, convict
-from tests.scheduler.transcript import CPU, GPU, LONG, Dialogue, cpus, died, done, raised, ranks, task
+from tests.scheduler.transcript import (
+    CPU,
+    GPU,
+    LONG,
+    Dialogue,
+    HeartbeatReceived,
+    cpus,
+    died,
+    done,
+    raised,
+    ranks,
+    task,
+)
 
 ONE = {**CPU, **GPU}
 

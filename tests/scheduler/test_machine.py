@@ -14,10 +14,8 @@ from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.scheduler import (
     Closed,
     Failure,
-    HeartbeatReceived,
     MemoryTold,
     Persisted,
-    ProcessChecked,
     RankLost,
     Refused,
     ResourcesUpdated,
@@ -33,6 +31,8 @@ from tests.scheduler.transcript import (
     GPU,
     SHORT,
     Dialogue,
+    HeartbeatReceived,
+    ProcessFoundAlive,
     cpus,
     died,
     done,
@@ -665,11 +665,11 @@ def test_a_silent_rank_is_suspect_at_half_the_limit_lost_at_the_limit_and_may_co
     run = queued(ranks(1, 1), heartbeat_timeout_s=80.0)
     assert run.tell(0.0, Submitted([task(pin=2, priority=1), task(pin=2, priority=1)])) == ["2.0 claims for 3#1"]
     assert run.tell(40.0, HeartbeatReceived([2])) == []
-    assert run.tell(50.0, HeartbeatReceived([2])) == ["recall from 1: 2#1", "examine 1"]
+    assert run.tell(50.0, HeartbeatReceived([2])) == ["recall from 1: 2#1", "check the process of 1"]
     assert run.log == ["rank 1 suspect: silent for 50 s", "2#1 READY by RANK_LOST on 1"]
     assert run.tell(51.0, done(2, 3)) == ["2.0 goes on with 4#1"]
     assert run.tell(52.0, done(2, 4)) == ["2.0 claims for 2#2"]
-    assert run.tell(80.0, HeartbeatReceived([2])) == ["examine 1"]
+    assert run.tell(80.0, HeartbeatReceived([2])) == ["check the process of 1"]
     assert run.tell(90.0, HeartbeatReceived([2])) == ["announce the loss of 1", "recall from 1: 1#1"]
     assert run.log == ["rank 1 lost: silent for 90 s", "1#1 READY by RANK_LOST on 1: silent for 90 s"]
     assert run.tell(100.0, HeartbeatReceived([1, 2])) == ["1.0 claims for 1#2"]
@@ -692,10 +692,10 @@ def test_a_suspect_that_speaks_in_time_keeps_what_runs_there():
 def test_a_suspect_that_is_found_alive_is_busy_and_its_silence_counts_anew():
     run = Dialogue(ranks(1, 1), heartbeat_timeout_s=80.0)
     run.submit(task())
-    assert run.tell(50.0, HeartbeatReceived([2])) == ["examine 1"]
-    assert run.tell(51.0, ProcessChecked(1, False, "")) == []
+    assert run.tell(50.0, HeartbeatReceived([2])) == ["check the process of 1"]
+    assert run.tell(51.0, ProcessFoundAlive(1)) == []
     assert run.tell(91.0, HeartbeatReceived([2])) == []
-    assert run.tell(110.0, HeartbeatReceived([2])) == ["examine 1"]
+    assert run.tell(110.0, HeartbeatReceived([2])) == ["check the process of 1"]
     assert run.tell(135.0, HeartbeatReceived([2])) == [
         "announce the loss of 1",
         "recall from 1: 0#1",
@@ -707,7 +707,7 @@ def test_a_suspect_whose_process_is_gone_is_lost_at_once_and_for_good():
     run = Dialogue(ranks(1, 1), heartbeat_timeout_s=80.0)
     run.submit(task())
     run.tell(50.0, HeartbeatReceived([2]))
-    assert run.tell(51.0, ProcessChecked(1, True, "killed")) == ["announce the loss of 1", "2.0 claims for 0#2"]
+    assert run.tell(51.0, RankLost(1, "killed")) == ["announce the loss of 1", "2.0 claims for 0#2"]
     assert run.log[:2] == ["rank 1 lost: killed", "0#1 READY by RANK_LOST on 1: killed"]
     assert run.tell(52.0, HeartbeatReceived([1]), Submitted([task()])) == []
     assert run.states == "DISPATCHED READY"
@@ -717,7 +717,7 @@ def test_what_fits_only_a_suspect_waits_until_it_speaks_or_is_lost():
     """Nothing runs, and the only rank that fits is offered nothing: that is no reason to give up."""
     run = Dialogue(ranks(1, 1), heartbeat_timeout_s=80.0)
     run.submit(task(pin=2), task(0, pin=1))
-    assert run.tell(50.0, HeartbeatReceived([2])) == ["examine 1"]
+    assert run.tell(50.0, HeartbeatReceived([2])) == ["check the process of 1"]
     assert run.tell(51.0, done(2, 0)) == []
     assert run.states == "DONE READY"
     assert run.tell(52.0, HeartbeatReceived([1])) == ["1.0 claims for 1#1"]
@@ -728,7 +728,7 @@ def test_what_fits_only_a_suspect_fails_once_that_is_lost():
     run.submit(task(pin=2), task(0, pin=1))
     run.tell(50.0, HeartbeatReceived([2]))
     run.tell(51.0, done(2, 0))
-    assert run.tell(52.0, ProcessChecked(1, True, "its process no longer exists")) == ["announce the loss of 1"]
+    assert run.tell(52.0, RankLost(1, "its process no longer exists")) == ["announce the loss of 1"]
     assert run.why(1)[0] == NO_ROOM
 
 
@@ -1135,19 +1135,6 @@ def test_a_value_that_stays_where_it_was_made_has_no_copies():
     run.submit(task(stays=True), task(0, pin=2))
     run.tell(1.0, made(1, 0))
     assert run.tell(2.0, done(2, 1)) == ["forget at 1: 0"]
-
-
-# -- waking up ------------------------------------------------------------------------------------------
-
-
-def test_it_wakes_up_to_listen_for_silence():
-    run = Dialogue(ranks(1), heartbeat_timeout_s=80.0)
-    run.submit(task(), now=5.0)
-    assert run.scheduler.next_wakeup() == 15.0
-    run.tell(12.0, HeartbeatReceived([1]))
-    assert run.scheduler.next_wakeup() == 15.0
-    run.tell(16.0)
-    assert run.scheduler.next_wakeup() == 26.0
 
 
 # -- whom to ask for a value --------------------------------------------------------------------------------

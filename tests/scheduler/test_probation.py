@@ -8,7 +8,6 @@ import pytest
 
 from handoff_mpi.scheduler import (
     Closed,
-    HeartbeatReceived,
     MemoryTold,
     RankLost,
     Retracted,
@@ -20,7 +19,18 @@ from handoff_mpi.scheduler.probation import PROBATION_PROBE_S
 from handoff_mpi.scheduler.probing import HOST_PROBE_INTERVAL_S
 from handoff_mpi.scheduler.undecided import HOLD_CALLS
 from tests.scheduler.test_avoidance import hosts
-from tests.scheduler.transcript import LONG, Dialogue, cpus, died, done, made, raised, task, timed_out
+from tests.scheduler.transcript import (
+    LONG,
+    Dialogue,
+    HeartbeatReceived,
+    cpus,
+    died,
+    done,
+    made,
+    raised,
+    task,
+    timed_out,
+)
 from tests.simulation.bad_hosts import CASES, STRATEGIES, Run
 
 #: Every call fails on host a, with ranks 1 and 2; host b is good.

@@ -6,6 +6,9 @@ lead from the states of the last turn to those of this one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from handoff_mpi.allocation import FirstAvailable, Ledger
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.messages import DEATH, DIED, OK, RAISED, TIMED_OUT, TIMEOUT
@@ -15,12 +18,13 @@ from handoff_mpi.scheduler import (
     TRANSITIONS,
     BroadcastLoss,
     Cause,
-    CheckProcess,
     Closed,
     Dispatch,
     Finished,
     Forget,
+    Membership,
     Policy,
+    RankLost,
     Retract,
     Scheduler,
     State,
@@ -88,19 +92,35 @@ def _ended_badly(rank, tasks, status, error):
     return Finished(rank, [(*each, status, error, 0, 0.0, LONG) for each in _named(tasks)])
 
 
+@dataclass
+class HeartbeatReceived:
+    """Messages came from these ranks."""
+
+    ranks: Sequence[int]
+
+
+@dataclass
+class ProcessFoundAlive:
+    """The process of a silent rank was checked, and lives."""
+
+    rank: int
+
+
 # -- the dialogue ---------------------------------------------------------------------------------------
 
 
 class Dialogue:
-    """One scheduler, and what was said.
+    """One scheduler with the table of its ranks, and what was said.
 
     Attributes:
+        membership: stands before the scheduler as in the coordinator.
         log: the lines of the last turn's log.
         moves: every transition so far, as (state before, cause, state after).
     """
 
     def __init__(self, ledger, strategy=None, **policy):
         self.scheduler = Scheduler(ledger, strategy or FirstAvailable(), Policy(**policy))
+        self.membership = Membership(ledger.rank_states, self.scheduler.policy.heartbeat_timeout_s)
         self.log = []
         self.moves = []
         self._states = []
@@ -110,14 +130,30 @@ class Dialogue:
         return self.tell(now, Submitted(specs), *([Closed()] if closed else []))
 
     def tell(self, now, *events):
-        """Let the scheduler handle ``events`` at time ``now``; return its commands, a line each."""
-        commands = self.scheduler.handle(events, now)
+        """Let table and scheduler handle ``events`` at time ``now``; return what is to be done, a line each."""
+        for_scheduler = [each for event in events for each in self._note(event, now)]
+        unclear = []
+        if now >= self.membership.next_check:
+            silent, unclear = self.membership.look(now)
+            for_scheduler += silent
+        commands = self.scheduler.handle(for_scheduler, now)
         check(self.scheduler)
         rows = [*self.scheduler.log]
         self.scheduler.log.clear()
         self._replay(rows)
         self.log = [_row(row) for row in rows]
-        return [_command(command) for command in commands]
+        return [*(_command(command) for command in commands), *(f"check the process of {rank}" for rank in unclear)]
+
+    def _note(self, event, now):
+        """Take in what is known of a rank; return the scheduler's events."""
+        if isinstance(event, HeartbeatReceived):
+            return self.membership.hear([rank for rank in event.ranks if rank not in self.membership.lost], now)
+        if isinstance(event, ProcessFoundAlive):
+            self.membership.find_alive(event.rank, now)
+            return []
+        if isinstance(event, RankLost):
+            return self.membership.lose(event.rank, event.reason, event.with_its_host)
+        return [event]
 
     def _replay(self, rows):
         self._states += [State.WAITING] * (len(self.scheduler.state) - len(self._states))
@@ -155,8 +191,6 @@ def _command(command):
         return f"recall from {command.rank}: {_pairs(command.tasks)}"
     if isinstance(command, Forget):
         return f"forget at {command.rank}: {' '.join(map(str, command.tasks))}"
-    if isinstance(command, CheckProcess):
-        return f"examine {command.rank}"
     assert isinstance(command, BroadcastLoss)
     return f"announce the loss of {command.rank}"
 

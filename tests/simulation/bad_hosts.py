@@ -22,7 +22,6 @@ from handoff_mpi.scheduler import (
     Closed,
     Dispatch,
     Finished,
-    HeartbeatReceived,
     Policy,
     Retract,
     Retracted,
@@ -115,8 +114,7 @@ class Run:
             self._turn()
 
     def _turn(self, *events) -> None:
-        heard = HeartbeatReceived(tuple(self._queues))
-        for command in self.scheduler.handle([*events, heard], self.now):
+        for command in self.scheduler.handle(events, self.now):
             if isinstance(command, Dispatch):
                 self._queues[command.rank] += command.tasks
                 self._start(command.rank)

@@ -215,8 +215,8 @@ MISTAKES = [
         [
             (
                 "scheduler.machine:Scheduler._awaits_suspects",
-                "return any(self.ledger.rank_states[rank].is_alive for rank in self._failure_detector.suspects)",
-                "return False",
+                "any(SUSPECT in reasons and rank_states[rank].is_alive for rank, reasons in cordoned.items())",
+                "False",
             )
         ],
         seed=30,

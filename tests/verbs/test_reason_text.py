@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from handoff_mpi.resources.amounts import UNIT
-from handoff_mpi.scheduler import HeartbeatReceived, MemoryTold, Refused, StopRequested
+from handoff_mpi.scheduler import MemoryTold, Refused, StopRequested
 from handoff_mpi.verbs.reason_text import reason_lines
 from tests.scheduler.test_avoidance import hosts
 from tests.scheduler.test_probation import BAD, convict
-from tests.scheduler.transcript import CPU, GPU, Dialogue, cpus, done, raised, ranks, task
+from tests.scheduler.transcript import CPU, GPU, Dialogue, HeartbeatReceived, cpus, done, raised, ranks, task
 
 ONE_GPU = {**CPU, **GPU}
 

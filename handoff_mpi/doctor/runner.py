@@ -41,7 +41,7 @@ _DOCTOR_FLUSH_TIMEOUT_S = 3.0
 
 
 def run_checks(run_dir: str | None, report: Report) -> int:
-    """CheckProcess all ranks under a launcher, this process alone without one; return the exit code.
+    """Examine all ranks under a launcher, this process alone without one; return the exit code.
 
     Under a launcher the other ranks serve rank 0, and end here.
 

@@ -618,11 +618,11 @@ class Run:
 
     def _why_stopped(self, loop: SchedulerLoop) -> str:
         scheduler, running = self._scheduler, loop.coordinator.running_at_stop
-        if scheduler.stopped_on_failure and scheduler.failures:
-            return f"function {show(self._plan.ids[next(iter(scheduler.failures))])} failed"
+        if scheduler.stopped_on_failure and scheduler.tasks.failures:
+            return f"function {show(self._plan.ids[next(iter(scheduler.tasks.failures))])} failed"
         if not (scheduler.stopping and running):
             return scheduler.stopping
-        cut_off = [task for task in running if not State(scheduler.state[task]).is_final]
+        cut_off = [task for task in running if not State(scheduler.tasks.state[task]).is_final]
         left = f" ({self._named(cut_off)} did not end{self._encodings(loop, cut_off)})" if cut_off else ""
         return f"{scheduler.stopping} while {self._named(running)} ran{left}"
 
@@ -631,7 +631,7 @@ class Run:
         ids, told = self._plan.ids, ""
         for task in [task for task in tasks[:_MAX_NAMED] if task in loop.coordinator.encodings]:
             attempt, value, rank, since = loop.coordinator.encodings[task]
-            if self._scheduler.attempts[task] == attempt:
+            if self._scheduler.tasks.attempts[task] == attempt:
                 told += f"; rank {rank} has been encoding {shown(ids[value])} for {shown(ids[task])}"
                 told += f" for {clock() - since:.0f} s"
         return told
@@ -653,7 +653,7 @@ class Run:
                 failure.place,
                 failure.output,
             )
-            for task, failure in sorted(self._scheduler.failures.items())
+            for task, failure in sorted(self._scheduler.tasks.failures.items())
         }
 
     def _take_payloads(self, prepared: PreparedResults) -> None:
@@ -686,7 +686,7 @@ class Run:
 
     def _is_cut_short(self) -> bool:
         """Whether calls were left running without time to end, as when an MPI ends all ranks because one died."""
-        return bool(self._scheduler.in_flight) and self._job.grace_period_s == 0.0
+        return bool(self._scheduler.slots.in_flight) and self._job.grace_period_s == 0.0
 
     def _close(self, loop: SchedulerLoop, results: Results) -> Results:
         options = self._options

@@ -248,7 +248,7 @@ class Coordinator:
             self._absorb_finished(source, message[2], events)
         elif kind == HEARTBEAT:
             for task, attempt, started in message[2]:
-                if self.scheduler.is_current(task, attempt):
+                if self.scheduler.tasks.is_current(task, attempt):
                     self._recorder.started(source, task, attempt, started)
         elif kind == RETRACTED:
             events.append(Retracted(source, message[2]))
@@ -281,7 +281,7 @@ class Coordinator:
     def _keep_values(self, entries: list[Entry]) -> list[Entry]:
         """Store what arrived inline, before anything acts on it; return the entries that still count."""
         scheduler, home, run = self.scheduler, self._home, self.settings.run
-        state, attempts = scheduler.state, scheduler.attempts
+        state, attempts = scheduler.tasks.state, scheduler.tasks.attempts
         current = []
         for entry in entries:
             task = entry[0]
@@ -314,7 +314,7 @@ class Coordinator:
 
     def _note_encodings(self, reports: Sequence[tuple[int, int, int, int, float]]) -> None:
         for task, attempt, value, rank, since in reports:
-            if self.scheduler.is_current(task, attempt):
+            if self.scheduler.tasks.is_current(task, attempt):
                 self.encodings[task] = (attempt, value, rank, since)
 
     def _stop(self, reason: str) -> None:
@@ -356,7 +356,7 @@ class Coordinator:
         """
         self._now = now
         scheduler = self.scheduler
-        scheduler.logs_claims = self._recorder.wants_claims()
+        scheduler.dispatches.logs_claims = self._recorder.wants_claims()
         events, self._events = self._events, []
         unclear: list[int] = []
         if now >= self.membership.next_check:
@@ -365,7 +365,7 @@ class Coordinator:
         commands = self._decide(events, now)
         self._write_down()
         if self._tracker_adapter is not None:
-            self._tracker_adapter.settle(scheduler.log)
+            self._tracker_adapter.settle(scheduler.tasks.log)
         self._recorder.transitions(scheduler)
         for command in commands:
             self._obey(command)
@@ -407,7 +407,7 @@ class Coordinator:
         if self._journal_writer is None:
             return
         try:
-            self._journal_writer.turn(self.scheduler.log, self.scheduler.now)
+            self._journal_writer.turn(self.scheduler.tasks.log, self.scheduler.now)
         except JournalError as error:
             self.stop_writing(error, self._now)
 

@@ -161,7 +161,7 @@ class Progress:
     def counts(self) -> dict[str, int]:
         """Return how many functions are in which state, and how many calls were repeated, by cause."""
         scheduler, losses = self._scheduler, self._recorder.losses
-        counts = {state.name.lower(): scheduler.state.count(state) for state in State}
+        counts = {state.name.lower(): scheduler.tasks.state.count(state) for state in State}
         dispatched = counts.pop("dispatched")
         running = min(dispatched, len(scheduler.slots.running()))
         ready = counts["ready"] + dispatched - running
@@ -184,7 +184,7 @@ class Progress:
 
     def _count_ended(self) -> None:
         """Count what has ended since the last time, and take back what was lost."""
-        recorder, state = self._recorder, self._scheduler.state
+        recorder, state = self._recorder, self._scheduler.tasks.state
         specs, name_of_code, names = self._scheduler.specs, self._name_of_code, self._names
         is_counted, durations, ranks = self._is_counted, recorder.durations, recorder.ranks
         undecided, self._undecided = self._undecided, []
@@ -212,7 +212,7 @@ class Progress:
             if is_counted[task] != is_done:
                 is_counted[task] = is_done
                 self._of(task).done += 1 if is_done else -1
-        failures = self._scheduler.failures
+        failures = self._scheduler.tasks.failures
         for task in itertools.islice(failures, self._known_failures, None):
             self._of(task).failed += 1
         self._known_failures = len(failures)
@@ -286,7 +286,7 @@ class Progress:
             return None
         if now >= self._next_path:
             self._next_path = now + PATH_INTERVAL_S
-            specs, state = self._scheduler.specs, self._scheduler.state
+            specs, state = self._scheduler.specs, self._scheduler.tasks.state
             below = [0.0] * len(specs)
             longest = 0.0
             for task in range(len(specs) - 1, -1, -1):

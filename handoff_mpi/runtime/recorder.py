@@ -183,7 +183,7 @@ class Recorder:
         lost = dict(self.lost)
         reassigned: list[int] = []
         recomputed: list[int] = []
-        for task, _, cause, attempt, rank, detail in scheduler.take_log():
+        for task, _, cause, attempt, rank, detail in scheduler.tasks.take_log():
             if detail is None:  # as of most
                 if cause == Cause.INPUT_FAILED:
                     self.skipped.append(task)
@@ -214,7 +214,7 @@ class Recorder:
                 self._note(name, detail, task=task, rank=rank, attempt=attempt, reason=detail)
             elif cause == Cause.ERROR or cause == Cause.GIVEN_UP:
                 self._note_incident(task, attempt, rank, *detail)
-                self._announce_end(task, scheduler.failures[task])
+                self._announce_end(task, scheduler.tasks.failures[task])
             elif cause == Cause.RETRACTED:
                 self._tell_refused(scheduler, task, rank, detail[1])
         if self.lost.keys() - lost.keys():
@@ -266,7 +266,7 @@ class Recorder:
         self.events.add("host.usage", now, host=host, **sample)
 
     def _announce(self, task: int, attempt: int, rank: int, delay_s: float | None) -> None:
-        """BroadcastLoss an attempt that failed; one whose failure was undecided so far was announced then."""
+        """Announce an attempt that failed; one whose failure was undecided so far was announced then."""
         error = self._errors.pop(task, None)
         if error is not None and self.announcer is not None:
             self.announcer.attempt_failed(task, attempt, rank, error, delay_s)
@@ -397,13 +397,13 @@ class Recorder:
             names=[plan.code_names[spec.code] for spec in specs],
             inputs=[spec.inputs for spec in specs],
             costs=[shown[id(spec.cost)] for spec in specs],
-            states=[_STATES[state] for state in scheduler.state],
-            attempts=list(scheduler.attempts),
+            states=[_STATES[state] for state in scheduler.tasks.state],
+            attempts=list(scheduler.tasks.attempts),
             ranks=self._ranks,
             started=self._started,
             durations=self._durations,
             nbytes=self._nbytes,
-            errors={task: failure.message.split("\n")[0] for task, failure in scheduler.failures.items()},
+            errors={task: failure.message.split("\n")[0] for task, failure in scheduler.tasks.failures.items()},
             incidents=self._incidents,
             hosts=self._hosts,
         )

@@ -16,8 +16,8 @@ from handoff_mpi.allocation.pools import Pool
 from handoff_mpi.allocation.resource_groups import SLOT
 from handoff_mpi.dag.open_inputs import find_open_inputs
 from handoff_mpi.resources.amounts import UNIT, format_amounts, plain_number
+from handoff_mpi.scheduler.durations import Durations
 from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, FAILED, READY, WAITING, State
-from handoff_mpi.scheduler.placement import Placer
 from handoff_mpi.scheduler.policy import Policy
 from handoff_mpi.scheduler.probation import Probation
 from handoff_mpi.scheduler.queues import ReadyQueue
@@ -40,7 +40,7 @@ class Explainer:
     """Explains tasks of one scheduler.
 
     Args:
-        ledger, tasks, ready, slots, policy, placer, refusals, probation: the scheduler's parts.
+        ledger, tasks, ready, slots, policy, durations, refusals, probation: the scheduler's parts.
         stopping: why the run is being stopped; empty if it is not.
         now: the time of the last turn, in seconds.
         label: returns how a task is called in the answer.
@@ -51,7 +51,7 @@ class Explainer:
     ready: ReadyTasks
     slots: SlotTable
     policy: Policy
-    placer: Placer
+    durations: Durations
     refusals: Refusals
     probation: Probation
     stopping: str
@@ -173,7 +173,7 @@ class Explainer:
         return {**facts, "since_s": hold.since, "next_s": hold.until, "waiting": len(waiting) + len(hold.offered)}
 
     def _group(self, task: int) -> Facts | None:
-        leader = self.ready.leader_before(task)
+        leader = self.ready.groups.leader_before(task)
         return None if leader is None else {"cause": "group", "leader": self.standing(leader)}
 
     def _limits(self, task: int) -> Iterator[Facts]:
@@ -181,7 +181,7 @@ class Explainer:
         most, claimed = self.policy.max_concurrency, self.slots.claimed
         if most is not None and claimed >= most:
             yield {"cause": "max_concurrency", "limit": most, "claimed": claimed}
-        mean_s = self.placer.mean_s.get(self.tasks.specs[task].code)
+        mean_s = self.durations.known_s(task)
         if mean_s is not None and self.now + mean_s > self.policy.stop_at:
             yield {"cause": "deadline", "mean_s": mean_s, "stop_at_s": self.policy.stop_at}
 

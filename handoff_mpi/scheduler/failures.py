@@ -34,7 +34,7 @@ class Failures:
         expected_s: returns how long a task is expected to take.
         fail: called with a task, the cause, a rank and its error when it has failed for good.
         log: called with a rank and what happened to it, for the log.
-        recall: called with a rank whose queued tasks should be given back.
+        retract: called with a rank whose queued tasks should be given back.
 
     Attributes:
         evidence: the records of ranks; the reporter of calls that succeeded adds to its wins.
@@ -52,7 +52,7 @@ class Failures:
         expected_s: Callable[[int], float],
         fail: Callable[..., None],
         log: Callable[[int, str, Any], None],
-        recall: Callable[[int], None],
+        retract: Callable[[int], None],
     ) -> None:
         self.evidence = Evidence(ledger.rank_states)
         self.probation = Probation(ledger, self.evidence)
@@ -70,7 +70,7 @@ class Failures:
         self._expected_s = expected_s
         self._fail = fail
         self._log = log
-        self._recall = recall
+        self._retract = retract
         self._may_hold = not policy.stop_on_failure  # whose first failure stops the run at once
 
     def close(self) -> None:
@@ -162,11 +162,6 @@ class Failures:
         for begun in self.probation.judge(failed_on, rank, now):
             self._begin(begun)
 
-    def came_back(self, task: int, now: float) -> None:
-        """A task came back from its rank without a result."""
-        if task in self.probation.probes:
-            self.probation.came_back(task, now, has_failed=False)
-
     def rank_lost(self, now: float) -> None:
         """A rank was lost: if only ranks on probation are left, they are as good as any."""
         if self.probation.terms and not self.probation.has_trusted():
@@ -232,7 +227,7 @@ class Failures:
         group, state = self._tasks.specs[task].group, self._tasks.state
         if group is None:
             return False
-        return all(state[each] not in (DISPATCHED, DONE) for each in self._ready.members[group] if each != task)
+        return all(state[each] not in (DISPATCHED, DONE) for each in self._ready.groups.members[group] if each != task)
 
     def _fail_for_good(self, task: int, rank: int, error: ErrorReport) -> None:
         self._ready.avoid.besides.pop(task, None)
@@ -268,7 +263,7 @@ class Failures:
         self._say(term, "probation", term.reason)
         self._give_back(term.ranks)
         for rank in term.ranks:
-            self._recall(rank)
+            self._retract(rank)
             self._ready.leave(rank)
         self._ready.reconsider()
 

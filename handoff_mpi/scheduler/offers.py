@@ -29,7 +29,7 @@ class Offers(Sequence[ReadyQueue]):
     Args:
         ready: the queues.
         ledger: says what has room.
-        can_finish: whether the next task of a queue would end in the time that is left.
+        can_finish: whether a task would end in the time that is left.
         only: whether a queue may be offered; all may if None.
 
     Attributes:
@@ -42,7 +42,7 @@ class Offers(Sequence[ReadyQueue]):
         self,
         ready: ReadyTasks,
         ledger: Ledger,
-        can_finish: Callable[[ReadyQueue], bool],
+        can_finish: Callable[[int], bool],
         only: Callable[[ReadyQueue], bool] | None = None,
     ) -> None:
         self.seen: list[ReadyQueue] = []
@@ -94,7 +94,7 @@ class Offers(Sequence[ReadyQueue]):
                 self._first = None
             queues = [queue for queue in self._ready.all_queues() if self._only is None or self._only(queue)]
             self._unbind(queues[:MAX_UNBOUND])
-            self._listed = [queue for queue in queues if self._can_finish(queue)]
+            self._listed = [queue for queue in queues if self._can_finish(queue.tasks[0])]
             self.holds_back |= len(self._listed) < len(queues)
             self.seen = self._listed[:MAX_SEEN]
             self.led_by = {queue.tasks[0]: queue for queue in self._listed}
@@ -144,7 +144,7 @@ class Offers(Sequence[ReadyQueue]):
         while heap and ledger.idle_slots:
             queue: ReadyQueue | None = heapq.heappop(heap)[2]
             assert queue is not None
-            if self._can_finish(queue):
+            if self._can_finish(queue.tasks[0]):
                 self.seen.append(queue)
                 self.led_by[queue.tasks[0]] = queue
                 if reservations.all:

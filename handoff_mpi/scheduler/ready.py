@@ -16,6 +16,7 @@ from handoff_mpi.allocation import Ledger, RequestClass
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.resources import Amounts
 from handoff_mpi.scheduler.avoidance import Avoidance
+from handoff_mpi.scheduler.groups import CollocatedGroups
 from handoff_mpi.scheduler.queues import ReadyQueue, ServingOrder
 
 #: Tasks of one cost, bound to the same place: what the user's tracker is taken to answer alike.
@@ -39,10 +40,9 @@ class ReadyTasks:
 
     Attributes:
         avoid: where tasks failed: each is offered other hosts first.
-        bound: collocated group to the rank it is bound to.
+        groups: the collocated groups.
         free: the queues whose tasks may run on any host.
         has_several_queues: whether tasks of one queue may be skipped by those of another.
-        members: collocated group to its tasks.
         held: tasks that wait for the tracker; see :mod:`handoff_mpi.scheduler.refusals`.
         deferred: tasks that are not offered before a time, in seconds.
         undecided: tasks whose failure is not final yet; see :mod:`handoff_mpi.scheduler.undecided`.
@@ -52,9 +52,7 @@ class ReadyTasks:
     def __init__(self, ledger: Ledger, specs: list[TaskSpec]) -> None:
         self.avoid = Avoidance(ledger.rank_states)
         self._failed_on = self.avoid.failed_on
-        self.bound: dict[int, int] = {}
-        self.members: dict[int, list[int]] = {}
-        self._pinned: set[int] = set()
+        self.groups = CollocatedGroups(ledger.rank_states, specs)
         self.held: dict[HoldKey, deque[int]] = {}
         self.undecided: dict[int, Any] = {}
         self.offered: set[int] = set()
@@ -72,11 +70,6 @@ class ReadyTasks:
         self._has_one_priority = True
         self._awake: dict[str, None] = {}  # hosts where there may be room for what is local there
         self._seen = -1
-        self._need: dict[int, Amounts] = {}
-        self._host: dict[int, str] = {}
-        self._leader: dict[int, int] = {}
-        self._outgrown: dict[int, None] = {}  # groups whose leader was queued before they grew
-        self._parked: dict[int, list[int]] = {}
         self.deferred: dict[int, float] = {}
         self._due: list[tuple[float, int]] = []  # a heap of the deferred, and of some that were taken out
 
@@ -119,10 +112,8 @@ class ReadyTasks:
         return True
 
     def _stop_leading(self, task: int) -> None:
-        """A held task no longer leads its group: another member that is offered does."""
-        group = self._specs[task].group
-        if group is not None and self._leader.get(group) == task:
-            self._next_leader(group)
+        """``task`` no longer leads its group, if it did: another member that is offered does."""
+        self._put_all(self.groups.release_from(task))
 
     def is_like(self, task: int, queue: ReadyQueue) -> bool:
         """Whether ``task`` would be put into ``queue``; False if it has wishes as to where it runs."""
@@ -143,15 +134,13 @@ class ReadyTasks:
     def remove(self, task: int) -> None:
         """Take a task out of wherever it waits; rare, so it may search."""
         self._dequeue(task)
-        for parked in (*self._parked.values(), *self.held.values()):
+        for parked in (*self.groups.parked.values(), *self.held.values()):
             if task in parked:
                 parked.remove(task)
         self.offered.discard(task)
         self.undecided.pop(task, None)
         self.deferred.pop(task, None)
-        group = self._specs[task].group
-        if group is not None and self._leader.get(group) == task:
-            self._next_leader(group)
+        self._stop_leading(task)
 
     def _dequeue(self, task: int) -> None:
         queue = next((queue for queue in self.all_queues() if task in queue.tasks), None)
@@ -265,7 +254,7 @@ class ReadyTasks:
         """Yield all ready tasks, wherever they wait; for tests."""
         for queue in self._queues.values():
             yield from queue.tasks
-        for parked in (*self._parked.values(), *self.held.values()):
+        for parked in (*self.groups.parked.values(), *self.held.values()):
             yield from parked
         yield from self.deferred
         yield from self.undecided
@@ -336,80 +325,40 @@ class ReadyTasks:
 
     # -- collocated groups ----------------------------------------------------------------------------
 
-    def widen_group(self, task: int) -> None:
-        """Take in ``task`` as a member of its collocated group; :meth:`requeue_outgrown` must follow.
-
-        The rank the group will be bound to must fit each of its members, one by one. Cost classes refer to the mapping
-        of that need, so a need that grows is a new mapping, and so a new class: never a change of the old one.
-        """
-        spec = self._specs[task]
-        assert spec.group is not None
-        group = spec.group
-        self.members.setdefault(group, []).append(task)
-        need = self._need.get(group, {})
-        self._need[group] = need | {name: amount for name, amount in spec.cost.items() if amount > need.get(name, -1)}
-        if isinstance(spec.pin, int):
-            self.bound[group] = spec.pin
-            self._pinned.add(group)
-        elif spec.pin is not None:
-            self._host[group] = spec.pin
-            rank_state = self._ledger.rank_states.get(self.bound.get(group, -1))
-            if rank_state is not None and rank_state.host != spec.pin:
-                del self.bound[group]  # the pin wins: members that are queued stay where they are, later ones follow it
-        if group in self._leader:
-            self._outgrown[group] = None
-
     def requeue_outgrown(self) -> None:
         """Put the leaders of groups that have grown where the groups' needs and pins of today say."""
-        outgrown, self._outgrown = self._outgrown, {}
-        for group in outgrown:
-            leader = self._leader[group]
+        for group in self.groups.take_outgrown():
+            leader = self.groups.leaders[group]
             self._dequeue(leader)
             self.put(leader, first=True)
-            if group in self.bound:
-                self._next_leader(group)
+            if group in self.groups.bound:
+                self._put_all(self.groups.release(group))
 
     def bind(self, task: int, rank: int) -> bool:
         """The first task of a collocated group to be placed binds the others to its rank; return whether it does."""
-        group = self._specs[task].group
-        if group is None or group in self.bound:
+        waiting = self.groups.bind(task, rank)
+        if waiting is None:
             return False
-        self.bound[group] = rank
-        self._next_leader(group)
+        self._put_all(waiting)
         return True
-
-    def leader_before(self, task: int) -> int | None:
-        """Return the task of its collocated group whose placement ``task`` waits for; None if it waits for none."""
-        group = self._specs[task].group
-        if group is None or task not in self._parked.get(group, ()):
-            return None
-        return self._leader.get(group)
-
-    @property
-    def has_groups(self) -> bool:
-        """Whether groups wait for their first placement."""
-        return bool(self._leader)
 
     def unbind(self, rank: int) -> None:
         """Let groups bound to a lost rank be bound again; queue their ready tasks again."""
-        for group in [group for group, bound in self.bound.items() if bound == rank]:
-            del self.bound[group]
+        self.groups.unbind(rank)
         self._requeue_all([queue for queue in self.all_queues() if queue.cost.rank == rank])
 
     def leave(self, rank: int) -> None:
         """Groups bound to a rank on probation, but not pinned to it, may be bound to another one."""
-        for group in [group for group, bound in self.bound.items() if bound == rank and group not in self._pinned]:
-            del self.bound[group]
+        self.groups.leave(rank)
         self._requeue_all([queue for queue in self.all_queues() if queue.cost.rank == rank])
 
     def rebind(self, task: int) -> None:
         """``task`` failed, and no other member of its group has run: the rank where it runs next is the group's."""
-        group = self._specs[task].group
-        if group is None or group not in self.bound or group in self._pinned:
-            return
-        rank = self.bound.pop(group)
-        self._leader[group] = task  # the others wait for it
-        self._requeue_all([queue for queue in self.all_queues() if queue.cost.rank == rank])
+        rank = self.groups.rebind(task)
+        if rank is not None:
+            self._requeue_all([queue for queue in self.all_queues() if queue.cost.rank == rank])
+
+    # -- once more ------------------------------------------------------------------------------------
 
     def relent(self) -> bool:
         """Let tasks run where they failed after all, as they are placed nowhere else; return whether any may."""
@@ -429,9 +378,8 @@ class ReadyTasks:
             for task in tasks:
                 self.put(task)
 
-    def _next_leader(self, group: int) -> None:
-        self._leader.pop(group, None)
-        for task in self._parked.pop(group, []):
+    def _put_all(self, tasks: list[int]) -> None:
+        for task in tasks:
             self.put(task)
 
     def _queue(self, cost: RequestClass, priority: int) -> ReadyQueue:
@@ -453,14 +401,12 @@ class ReadyTasks:
         host = spec.pin if isinstance(spec.pin, str) else None
         need = None
         if spec.group is not None:
-            rank = self.bound.get(spec.group) if rank is None else rank
+            groups = self.groups
+            rank = groups.bound.get(spec.group) if rank is None else rank
             if rank is None:
-                host = self._host.get(spec.group, host)
-                need = self._need[spec.group]
-                leader = self._leader.setdefault(spec.group, task)
-                if leader != task:
-                    self._parked.setdefault(spec.group, []).append(task)
+                if groups.must_wait(task, spec.group):
                     return None
+                host, need = groups.hosts.get(spec.group, host), groups.need[spec.group]
         if rank is not None or task not in self._failed_on:
             cost = self._ledger.request_class(spec.cost, rank, host, need=need)
         else:

@@ -30,6 +30,7 @@ class SlotTable:
 
     Args:
         ledger: where claims are taken and given back.
+        max_claimed: how many slots may hold a claim at once; None sets no limit.
 
     Attributes:
         of_rank: rank to its slots.
@@ -39,7 +40,7 @@ class SlotTable:
         deep: slots where tasks wait behind a running one that were not asked for again, by their ``since``.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, max_claimed: int | None = None) -> None:
         self.of_rank = {
             rank: [Slot(rank, number) for number in range(rank_state.slots)]
             for rank, rank_state in ledger.rank_states.items()
@@ -49,12 +50,17 @@ class SlotTable:
         self.claimed = 0
         self.deep: dict[Slot, None] = {}
         self._ledger = ledger
+        self._max_claimed = max_claimed
         self._touched: dict[Slot, None] = {}
 
     def follow(self, rank: int) -> None:
         """Take in the slots that ``rank`` has been given since it joined."""
         slots = self.of_rank[rank]
         slots += [Slot(rank, number) for number in range(len(slots), self._ledger.rank_states[rank].slots)]
+
+    def may_claim_more(self) -> bool:
+        """Whether one more slot may hold a claim."""
+        return self._max_claimed is None or self.claimed < self._max_claimed
 
     def claim(self, queue: ReadyQueue, rank: int) -> tuple[Slot, Claim]:
         """Claim what ``queue``'s tasks need on ``rank``; return the slot that holds it, and the claim.

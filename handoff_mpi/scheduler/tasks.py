@@ -93,6 +93,13 @@ class TaskTable:
             named.append(holders[0])
         return tuple(named)
 
+    def inputs_elsewhere(self, task: int) -> Sequence[tuple[int, Sequence[int]]]:
+        """Return ``(bytes, ranks that hold it)`` of each input of ``task`` that did not come home."""
+        holders = self.holders
+        if not holders:
+            return ()
+        return [(self.nbytes[each], holders[each]) for each in self.specs[task].inputs if each in holders]
+
     def lost_inputs(self, task: int) -> list[int]:
         """Return the inputs of ``task`` that are unavailable (no longer, or not yet)."""
         return [each for each in self.specs[task].inputs if not self.is_available(each)]
@@ -119,6 +126,15 @@ class TaskTable:
         state[task] = then
         self.log.append((task, then, cause, self.attempts[task], rank, detail))
 
+    def log_rank(self, rank: int, what: str, detail: Any = None) -> None:
+        """Log what happened to a rank, or to a claim there."""
+        self.log.append((-1, -1, -1, 0, rank, (what, detail)))
+
+    def take_log(self) -> list[Transition]:
+        """Return the log and empty it."""
+        log, self.log = self.log, []
+        return log
+
     def add(self, specs: Sequence[TaskSpec], restored: Mapping[int, ValueLocation] | None = None) -> None:
         """Take in tasks; their numbers follow those there already. ``restored`` were done by an earlier launch."""
         first, count = len(self.specs), len(specs)
@@ -134,7 +150,7 @@ class TaskTable:
         for task in new:
             spec = self.specs[task]
             if spec.group is not None:
-                self._ready.widen_group(task)
+                self._ready.groups.widen(task)
             for each in spec.inputs:
                 children = self.children[each]
                 if children:

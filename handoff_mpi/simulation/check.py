@@ -29,15 +29,15 @@ def check(scheduler: Scheduler) -> None:
     """
     check_invariants(scheduler.ledger)
     short = {rank for rank, reasons in scheduler.ledger.cordoned.items() if MEMORY in reasons}
-    assert short == set(scheduler.short_of_memory)
+    assert short == set(scheduler.memory_pressure.ranks)
     shunned = {rank for rank, reasons in scheduler.ledger.cordoned.items() if PROBATION in reasons}
-    assert shunned == set(scheduler.on_probation)
+    assert shunned == set(scheduler.probation.of_rank)
     rank_states = scheduler.ledger.rank_states.values()
     living = [rank_state.rank for rank_state in rank_states if rank_state.is_alive and rank_state.slots]
     assert not living or not shunned.issuperset(living), "the last rank is on probation"
-    state, specs = scheduler.state, scheduler.specs
+    state, specs = scheduler.tasks.state, scheduler.specs
     flying = [task for slots in scheduler.slots.of_rank.values() for slot in slots for task in slot.tasks]
-    assert len(flying) == len(set(flying)) == scheduler.in_flight
+    assert len(flying) == len(set(flying)) == scheduler.slots.in_flight
     assert set(flying) == {task for task in range(len(specs)) if state[task] == State.DISPATCHED}
     claimed = sum(slot.claim is not None for slots in scheduler.slots.of_rank.values() for slot in slots)
     assert claimed == scheduler.slots.claimed
@@ -66,7 +66,7 @@ def check(scheduler: Scheduler) -> None:
 
 
 def check_membership(membership: Membership, ledger: Ledger) -> None:
-    """What the scheduler has made of its events agrees with the table of ranks.
+    """Compare the table of ranks with what the scheduler has made of its events.
 
     Raises:
         AssertionError: it does not.
@@ -208,7 +208,7 @@ class Oracle:
             elif task < 0 and detail[0] == "let go":
                 launch.fault_counts["let go"] += 1
             elif task >= 0 and cause in DISPATCHES and rank in self._short:
-                alone = launch.scheduler.in_flight == 1
+                alone = launch.scheduler.slots.in_flight == 1
                 assert alone, f"task {task} was given to rank {rank}, which is short of memory"
 
     def _look_at_loss(self, launch: Launch, rank: int, reason: str) -> None:
@@ -261,7 +261,7 @@ class Oracle:
 
     def at_call(self, scheduler: Scheduler, rank: int, work: QueuedCall) -> None:
         """A call begins: under the claim that rank 0 holds for it, and in a child if its process has died."""
-        if not scheduler.is_current(work.task, work.attempt):
+        if not scheduler.tasks.is_current(work.task, work.attempt):
             return
         slot = scheduler.slots.of_task[work.task]
         assert (slot.rank, slot.number) == (rank, work.slot)
@@ -276,14 +276,14 @@ class Oracle:
     def at_end(self, launch: Launch) -> None:
         """The run is over: all that could be computed was, and what was to be kept is there and right."""
         scheduler = launch.scheduler
-        for task, state in enumerate(scheduler.state):
+        for task, state in enumerate(scheduler.tasks.state):
             if state == State.DONE:
                 self._look_at_value(launch, task)
             elif state == State.SKIPPED:
-                states = [scheduler.state[each] for each in scheduler.specs[task].inputs]
+                states = [scheduler.tasks.state[each] for each in scheduler.specs[task].inputs]
                 assert State.FAILED in states or State.SKIPPED in states, f"task {task} was skipped for nothing"
             elif state == State.FAILED:
-                assert task in scheduler.failures, task
+                assert task in scheduler.tasks.failures, task
             else:
                 assert scheduler.stopping, f"task {task} was left {State(state).name}"
         self._look_at_ranks(launch)

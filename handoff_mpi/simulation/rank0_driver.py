@@ -261,4 +261,4 @@ class Observer:
 
     def transitions(self, scheduler: Scheduler) -> None:
         """Show the oracle what the turn did."""
-        self._launch.oracle.at_turn(self._launch, scheduler.take_log())
+        self._launch.oracle.at_turn(self._launch, scheduler.tasks.take_log())

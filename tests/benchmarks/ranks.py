@@ -73,7 +73,7 @@ def turns_us(scheduler: Scheduler, specs: list[TaskSpec], placements: int, rng: 
         begun = time.process_time()
         commands = scheduler.handle([ended], now)
         took += time.process_time() - begun
-        scheduler.take_log()
+        scheduler.tasks.take_log()
         sent = _calls(commands)
         placed += len(sent)
         flying += sent

@@ -37,7 +37,8 @@ class Fixture:
         plan = FakePlan(ids=list(range(count)), code_names=list(names), specs=specs)
         self.of_rank = {rank: [SimpleNamespace(tasks=[], claim=None)] for rank in range(hosts)}
         slots = SimpleNamespace(of_rank=self.of_rank, running=self.running)
-        self.scheduler = SimpleNamespace(specs=specs, state=bytearray(count), failures={}, slots=slots)
+        tasks = SimpleNamespace(state=bytearray(count), failures={})
+        self.scheduler = SimpleNamespace(specs=specs, tasks=tasks, slots=slots)
         self.recorder = Recorder(plan, "dag", {rank: f"n{rank}" for rank in range(hosts)})
         self.recorder.grow()
         capabilities = [Capability(rank, f"n{rank}", {"cpu": 4 * UNIT, "memory": 8000 * UNIT}) for rank in range(hosts)]
@@ -48,14 +49,14 @@ class Fixture:
         return [slot.tasks[0] for slots in self.of_rank.values() for slot in slots if slot.tasks]
 
     def run(self, task, rank=0):
-        self.scheduler.state[task] = State.DISPATCHED
+        self.scheduler.tasks.state[task] = State.DISPATCHED
         self.of_rank[rank][0].tasks = [task]
 
     def end(self, task, seconds=1.0, rank=0, state=State.DONE):
         self.recorder.finished(rank, [(task, 1, 0 if state == State.DONE else 1, None, 0, NOW, seconds)])
-        self.scheduler.state[task] = state
+        self.scheduler.tasks.state[task] = state
         if state == State.FAILED:
-            self.scheduler.failures[task] = None
+            self.scheduler.tasks.failures[task] = None
         self.of_rank[rank][0].tasks = []
 
     def fields(self, now=NOW):
@@ -74,7 +75,7 @@ def test_functions_are_counted_by_name_and_what_is_lost_is_taken_back():
         "fit": {"total": 2, "running": 1, "done": 0, "failed": 1, "skipped": 0, "mean_s": 1.0, "busy_s": 1.0},
     }
     assert (told["counts"]["done"], told["counts"]["running"], told["counts"]["failed"]) == (2, 1, 1)
-    run.scheduler.state[0] = State.WAITING
+    run.scheduler.tasks.state[0] = State.WAITING
     run.recorder.undone.append(0)
     assert run.fields()["by_name"]["load"]["done"] == 1
     run.end(0, 6.0)
@@ -86,7 +87,7 @@ def test_counts_by_name_are_those_of_a_look_at_all_tasks():
     rng = random.Random(5)
     run = Fixture([rng.randrange(3) for _ in range(300)], names=("a", "b", "c"))
     for _ in range(2000):
-        task, state = rng.randrange(300), run.scheduler.state
+        task, state = rng.randrange(300), run.scheduler.tasks.state
         if state[task] in (State.FAILED, State.SKIPPED):
             continue
         if state[task] == State.DONE and rng.random() < 0.3:
@@ -104,7 +105,7 @@ def test_counts_by_name_are_those_of_a_look_at_all_tasks():
 
 def test_what_earlier_launches_did_counts_as_done():
     run = Fixture([0, 0, 1], restored=[0, 1])
-    run.scheduler.state[0] = run.scheduler.state[1] = State.DONE
+    run.scheduler.tasks.state[0] = run.scheduler.tasks.state[1] = State.DONE
     told = run.fields()["by_name"]["load"]
     assert told == {"total": 2, "running": 0, "done": 2, "failed": 0, "skipped": 0, "mean_s": None, "busy_s": 0.0}
 
@@ -114,7 +115,7 @@ def test_a_call_is_counted_though_the_scheduler_takes_its_end_in_after_the_look(
     run.run(0)
     run.recorder.finished(0, [(0, 1, 0, None, 0, NOW, 1.0)])
     assert run.fields()["by_name"]["load"]["done"] == 0, "its state is still that of a call that runs"
-    run.scheduler.state[0] = State.DONE
+    run.scheduler.tasks.state[0] = State.DONE
     assert run.fields()["by_name"]["load"]["done"] == 1
     assert run.fields()["by_name"]["load"]["done"] == 1
 
@@ -124,7 +125,7 @@ def test_fields_may_be_asked_for_before_tasks_are_submitted():
     specs, run.scheduler.specs[:] = list(run.scheduler.specs), []
     assert run.fields()["by_name"] == {}
     run.scheduler.specs[:] = specs
-    run.scheduler.state[0] = run.scheduler.state[1] = State.DONE
+    run.scheduler.tasks.state[0] = run.scheduler.tasks.state[1] = State.DONE
     assert run.fields()["by_name"]["load"]["done"] == 2
 
 
@@ -227,7 +228,7 @@ def test_skipped_functions_are_counted_by_name_and_no_time_is_expected_for_them(
     run = Fixture([0, 0, 1, 1])
     run.end(0, 2.0, state=State.FAILED)
     for task in (2, 3):
-        run.scheduler.state[task] = State.SKIPPED
+        run.scheduler.tasks.state[task] = State.SKIPPED
         run.recorder.skipped.append(task)
     run.run(1)
     told = run.fields()
@@ -252,7 +253,7 @@ def test_a_lost_rank_has_its_time_and_what_runs_again():
         (7, 0, Cause.VALUE_LOST, 1, 2, "its file is damaged"),
         (-1, 0, 0, 0, 1, ("lost", "killed")),
     ]
-    run.scheduler.take_log = lambda: log
+    run.scheduler.tasks.take_log = lambda: log
     before = time.time()
     run.recorder.transitions(run.scheduler)
     (loss,) = run.fields()["losses"]

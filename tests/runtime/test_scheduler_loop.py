@@ -242,7 +242,7 @@ def test_what_a_rank_said_before_it_died_counts(tmp_path):
 
     run = Run(dag_of(("only", (), None)), tmp_path, answer)
     assert run.run() == "done"
-    assert run.loop.scheduler.attempts == [1]
+    assert run.loop.scheduler.tasks.attempts == [1]
 
 
 def test_the_death_of_a_rank_that_ran_one_function_alone_is_journalled_as_its_death(tmp_path):

@@ -75,7 +75,7 @@ class Timeline:
                 _, _, what, *arguments = heapq.heappop(self._events)
                 events += getattr(self, f"_{what}")(*arguments)
             self._turn(events)
-        assert self._events or self.scheduler.in_flight == 0
+        assert self._events or self.scheduler.slots.in_flight == 0
         return max(self.ended.values(), default=0.0)
 
     def tell(self, *events):
@@ -124,7 +124,7 @@ class Timeline:
     def _turn(self, events):
         self.turns += 1
         commands = self.scheduler.handle(events, self.now)
-        self.scheduler.take_log()
+        self.scheduler.tasks.take_log()
         if self._checked:
             check(self.scheduler)
         for command in commands:
@@ -137,5 +137,5 @@ class Timeline:
             elif isinstance(command, Retract):
                 self._at(self.now, "give_back", command.rank, command.tasks)
         wakeup = self.scheduler.next_wakeup()
-        if wakeup < float("inf") and self.scheduler.in_flight:
+        if wakeup < float("inf") and self.scheduler.slots.in_flight:
             self._at(max(wakeup, self.now), "wake")

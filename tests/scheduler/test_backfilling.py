@@ -261,7 +261,7 @@ def test_starts_before_a_function_was_ready_are_no_skips():
     timeline.submit(*[task for number in range(400) for task in tasks(1, 1.0 + 0.001 * number)])
     timeline.run(until=lambda: timeline.now > 40.0)
     timeline.submit(*tasks(1, 5.0, amounts(cpu=4), LARGE, priority=0), *tasks(200, 1.0), at=timeline.now)
-    timeline.run(until=lambda: timeline.scheduler.attempts[-201:].count(1) > 0)
+    timeline.run(until=lambda: timeline.scheduler.tasks.attempts[-201:].count(1) > 0)
     assert not timeline.scheduler.ledger.reservations.all
 
 

@@ -27,10 +27,10 @@ ONE = {**CPU, **GPU}
 
 def explain(dialogue, number):
     """Return what is told of a task, and its reasons by cause; it is plain data, and changes nothing."""
-    before = repr(dialogue.scheduler.ready.all_queues()), bytes(dialogue.scheduler.state)
+    before = repr(dialogue.scheduler.ready.all_queues()), bytes(dialogue.scheduler.tasks.state)
     told = dialogue.scheduler.explain(number, "t{}".format)
     json.dumps(told)
-    assert (repr(dialogue.scheduler.ready.all_queues()), bytes(dialogue.scheduler.state)) == before
+    assert (repr(dialogue.scheduler.ready.all_queues()), bytes(dialogue.scheduler.tasks.state)) == before
     return told, {each["cause"]: each for each in told["reasons"]}
 
 
@@ -219,7 +219,7 @@ def test_a_reservation_for_it_and_against_others():
     _, reasons = explain(talk, 4)
     assert reasons["reservation"]["host"] == "h1"
     talk.tell(now, done(1, running[0]))
-    last = len(talk.scheduler.state) - 1
+    last = len(talk.scheduler.tasks.state) - 1
     assert place(explain(talk, last)[1])["kept_for"] == ["t4"]
 
 

@@ -172,7 +172,7 @@ def test_the_impossible_raises_and_tells_the_tasks_story(state):
     run = Dialogue(ranks(1, 1))
     run.submit(task(), task())
     run.tell(1.0, raised(1, 0))
-    run.scheduler.state[0] = state  # behind the scheduler's back: it waits to be placed on rank 2
+    run.scheduler.tasks.state[0] = state  # behind the scheduler's back: it waits to be placed on rank 2
     story = rf"task 0 cannot continue from {state.name} by PLACED: attempt 2, rank 2, ran on \[1\]"
     with pytest.raises(AssertionError, match=story):
         run.scheduler.handle([done(2, 1)], 2.0)

@@ -292,7 +292,7 @@ def test_a_failure_says_what_was_raised_after_how_many_attempts_and_where():
     for attempt, rank in enumerate((1, 2, 1), 1):
         run.tell(float(attempt), raised(rank, (0, attempt)))
     assert run.log == ["0#3 FAILED by ERROR on 1: ('ValueError', 'oops')"]
-    assert run.scheduler.failures == {0: Failure("ValueError", "oops", "Traceback: oops", 3, (1, 2, 1))}
+    assert run.scheduler.tasks.failures == {0: Failure("ValueError", "oops", "Traceback: oops", 3, (1, 2, 1))}
 
 
 # -- failures -------------------------------------------------------------------------------------------
@@ -380,7 +380,7 @@ def test_a_returned_task_is_the_next_and_no_try_of_its_is_used_up():
     assert run.tell(2.0, Retracted(1, [(2, 1)]), done(1, 1)) == ["1.0 goes on with 2#2"]
     assert run.log == ["2#1 READY by RETRACTED on 1", "1#1 DONE by OK on 1", "2#2 DISPATCHED by PLACED on 1"]
     assert run.tell(3.0, done(1, (2, 2))) == ["1.0 goes on with 3#1"]
-    assert run.scheduler.attempts == [1, 1, 2, 1]
+    assert run.scheduler.tasks.attempts == [1, 1, 2, 1]
 
 
 def test_tasks_that_come_back_together_keep_their_order():
@@ -591,7 +591,7 @@ def test_a_function_whose_ranks_die_is_failed_at_the_crash_limit():
     assert run.tell(1.0, RankLost(1, "node down")) == ["announce the loss of 1", "2.0 claims for 0#2"]
     assert run.tell(2.0, RankLost(2, "node down")) == ["announce the loss of 2"]
     message = "its process died 2 times (crash_limit is 2), last with rank 2: node down"
-    assert run.scheduler.failures == {0: Failure(DEATH, message, "", 2, (1, 2))}
+    assert run.scheduler.tasks.failures == {0: Failure(DEATH, message, "", 2, (1, 2))}
 
 
 def test_deaths_of_children_count_for_the_crash_limit_and_not_as_retries():
@@ -846,7 +846,7 @@ def test_what_fits_only_a_rank_that_is_short_of_memory_goes_there_once_nothing_e
     assert run.tell(2.0, done(1, 0)) == ["2.0 claims for 1#1"]
     assert run.tell(3.0, RankLost(2, "it died")) == ["announce the loss of 2"]
     assert run.why(1)[0] == NO_ROOM
-    assert run.scheduler.short_of_memory == {}
+    assert run.scheduler.memory_pressure.ranks == {}
 
 
 def test_what_waits_for_a_rank_that_is_short_of_memory_holds_up_nobody():

@@ -42,7 +42,7 @@ def in_state(state):
 # -- the table of transitions -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("state", "change"), itertools.product(MemberState, Change))
+@pytest.mark.parametrize(("state", "change"), [*itertools.product(MemberState, Change)])
 def test_a_change_is_made_as_the_table_says_or_refused(state, change):
     membership = in_state(state)
     then = TRANSITIONS.get((state, change))

@@ -47,7 +47,7 @@ def convict(run, failed=raised, count=40, **options):
     for second in range(1, 10):
         ended = [(failed if rank < 3 else done)(rank, _of(run, rank)) for rank in (1, 2, 3, 4) if running(run, rank)]
         run.tell(float(second), *ended)
-        if run.scheduler.on_probation:
+        if run.scheduler.probation.of_rank:
             return float(second)
     raise AssertionError("host a is not convicted")
 
@@ -55,7 +55,7 @@ def convict(run, failed=raised, count=40, **options):
 def _of(run, rank):
     """The running task of a rank, with its attempt."""
     (slot,) = run.scheduler.slots.of_rank[rank]
-    return slot.tasks[0], run.scheduler.attempts[slot.tasks[0]]
+    return slot.tasks[0], run.scheduler.tasks.attempts[slot.tasks[0]]
 
 
 def running(run, rank):
@@ -81,7 +81,7 @@ def drain(run, now):
 def test_a_host_whose_failed_functions_succeed_elsewhere_goes_on_probation(failed):
     run = Dialogue(hosts(BAD))
     convict(run, failed)
-    assert set(run.scheduler.on_probation) == {1, 2}
+    assert set(run.scheduler.probation.of_rank) == {1, 2}
     assert on_probation(run) == ["rank 1 probation: ('a', (1, 2), '3 functions that failed there succeeded elsewhere')"]
 
 
@@ -159,7 +159,7 @@ def test_several_bad_hosts_bad_ranks_and_hosts_that_go_bad(name):
 def test_functions_with_bugs_fail_and_no_others_and_are_hardly_tried_again(name):
     run = Run(CASES[name])
     outcome = run.run()
-    assert set(run.scheduler.failures) == {*CASES[name].bugs}
+    assert set(run.scheduler.tasks.failures) == {*CASES[name].bugs}
     assert max(outcome.attempts) <= 2
 
 
@@ -187,9 +187,9 @@ def test_the_last_host_is_never_excluded():
     run = Dialogue(hosts(BAD))
     now = convict(run)
     run.tell(now + 0.1, RankLost(3, "it died"))
-    assert set(run.scheduler.on_probation) == {1, 2}
+    assert set(run.scheduler.probation.of_rank) == {1, 2}
     run.tell(now + 0.2, RankLost(4, "it died"))
-    assert not run.scheduler.on_probation
+    assert not run.scheduler.probation.of_rank
     assert "rank 1 trusted: ('a', (1, 2), 'no other rank is left')" in run.log
 
 
@@ -214,7 +214,7 @@ def test_a_host_on_probation_is_probed_with_one_call_and_trusted_again_when_it_s
     assert len(running(run, 1)) + len(running(run, 2)) == 1
     (rank,) = [rank for rank in (1, 2) if running(run, rank)]
     run.tell(now + PROBATION_PROBE_S + 1, done(rank, _of(run, rank)))
-    assert not run.scheduler.on_probation
+    assert not run.scheduler.probation.of_rank
     assert on_probation(run) == ["rank 2 trusted: ('a', (1, 2), 'a probe succeeded there')"]
     assert running(run, 1)
     assert running(run, 2)
@@ -250,7 +250,7 @@ def test_a_probe_that_comes_back_without_a_result_is_followed_by_another():
     run.tell(now + PROBATION_PROBE_S)
     (rank,) = [rank for rank in (1, 2) if running(run, rank)]
     run.tell(now + PROBATION_PROBE_S + 1, Retracted(rank, [_of(run, rank)]))
-    assert set(run.scheduler.on_probation) == {1, 2}
+    assert set(run.scheduler.probation.of_rank) == {1, 2}
     run.tell(now + 2 * PROBATION_PROBE_S + 1)
     assert len(running(run, 1)) + len(running(run, 2)) == 1
 
@@ -264,10 +264,10 @@ def test_what_is_pinned_to_a_bad_host_runs_there_and_fails_there(pin):
     now = convict(run)
     run.tell(now, *[raised(rank, _of(run, rank)) for rank in (1, 2) if running(run, rank)])
     run = _submit_more(run, now, task(pin=pin, max_retries=1))
-    last = len(run.scheduler.state) - 1
+    last = len(run.scheduler.tasks.state) - 1
     for attempt in (1, 2):
         (rank,) = [rank for rank in (1, 2) if last in running(run, rank)]
-        assert set(run.scheduler.on_probation) == {1, 2}
+        assert set(run.scheduler.probation.of_rank) == {1, 2}
         run.tell(now + attempt, raised(rank, (last, attempt)))
     assert run.states.split()[last] == "FAILED"
 
@@ -293,7 +293,7 @@ def test_a_rank_on_probation_that_is_short_of_memory_runs_what_is_bound_to_it_on
 def test_a_rank_on_probation_that_is_not_short_of_memory_is_used_before_one_that_is():
     run = Dialogue(hosts(BAD))
     now = drain(run, convict(run))
-    assert set(run.scheduler.on_probation) == {1, 2}
+    assert set(run.scheduler.probation.of_rank) == {1, 2}
     assert run.tell(now, short(1), Submitted([task(pin="a")])) == ["2.0 claims for 40#1"]
 
 
@@ -321,7 +321,7 @@ def test_a_function_without_retries_fails_once_its_host_has_worked_for_a_while_a
         run.tell(2.0 + call / 10, *(done(rank, _of(run, rank)) for rank in (1, 2)))
     run.tell(3.0)
     assert run.states.count("FAILED") == 1
-    assert max(run.scheduler.attempts) == 1
+    assert max(run.scheduler.tasks.attempts) == 1
 
 
 def test_a_failure_is_final_at_once_if_nothing_more_could_tell():
@@ -373,9 +373,9 @@ def test_with_on_failure_stop_the_first_failure_stops_the_run():
 def test_deaths_on_a_bad_host_are_forgiven_and_told_for_the_journal():
     run = Dialogue(hosts(BAD), crash_limit=1)
     convict(run, died)
-    assert set(run.scheduler.on_probation) == {1, 2}
+    assert set(run.scheduler.probation.of_rank) == {1, 2}
     assert any("forgiven" in line for line in run.log)
-    assert not run.scheduler.failures
+    assert not run.scheduler.tasks.failures
 
 
 def test_ranks_that_die_of_functions_which_succeed_elsewhere_speak_against_their_host():
@@ -387,27 +387,27 @@ def test_ranks_that_die_of_functions_which_succeed_elsewhere_speak_against_their
         run.tell(float(rank), RankLost(rank, "it died"))
         assert f"rank {rank} blamed on: ({task_there}, 1, 'it died')" in run.log
         now = float(rank)
-        while run.scheduler.state[task_there] != State.DONE:
+        while run.scheduler.tasks.state[task_there] != State.DONE:
             assert not {*running(run, 4), *running(run, 5)} & {task_there}, "it runs on another host"
             now += 0.1
             run.tell(now, *(done(other, _of(run, other)) for other in (6, 7)))
             began += on_probation(run)
     assert began == ["rank 1 probation: ('a', (1, 2, 3, 4, 5), '3 functions that failed there succeeded elsewhere')"]
-    assert {4, 5} <= set(run.scheduler.on_probation)
+    assert {4, 5} <= set(run.scheduler.probation.of_rank)
 
 
 def test_a_function_that_kills_ranks_everywhere_excludes_no_host():
     run = Dialogue(hosts("aaabbb"))
     run.submit(task(), *[task() for _ in range(30)])
     now = 1.0
-    while run.scheduler.state[0] != State.FAILED:
+    while run.scheduler.tasks.state[0] != State.FAILED:
         rank = next((each for each in range(1, 7) if 0 in running(run, each)), None)
         others = [each for each in range(1, 7) if each != rank and run.scheduler.ledger.rank_states[each].is_alive]
         run.tell(now, *(done(each, _of(run, each)) for each in others if running(run, each)))
         now += 0.5
         if rank is not None:
             run.tell(now, RankLost(rank, "it died"))
-    assert not run.scheduler.on_probation
+    assert not run.scheduler.probation.of_rank
 
 
 def test_deaths_that_a_success_has_cleared_are_not_forgiven_later():
@@ -451,9 +451,9 @@ def test_a_collocated_group_leaves_a_rank_that_goes_on_probation():
     run = Dialogue(hosts(BAD))
     run.submit(task(group=0), closed=False)
     run.tell(0.5, done(1, 0))
-    assert run.scheduler.ready.bound == {0: 1}
+    assert run.scheduler.ready.groups.bound == {0: 1}
     convict(run)
-    assert run.scheduler.ready.bound == {}
+    assert run.scheduler.ready.groups.bound == {}
 
 
 def test_a_function_that_is_tried_elsewhere_without_tries_left_and_dies_there_has_its_deaths_left():
@@ -464,7 +464,7 @@ def test_a_function_that_is_tried_elsewhere_without_tries_left_and_dies_there_ha
     run.tell(1.1, raised(1, 0), raised(2, 1))
     run.tell(1.2, raised(1, _of(run, 1)), raised(2, _of(run, 2)))
     (first, second) = [
-        number for number, state in enumerate(run.scheduler.attempts) if number in run.scheduler.ready.avoid
+        number for number, state in enumerate(run.scheduler.tasks.attempts) if number in run.scheduler.ready.avoid
     ][:2]
     run.tell(2.0, done(3, _of(run, 3)), done(4, _of(run, 4)), done(5, _of(run, 5)))
     (rank, tried) = next((rank, _of(run, rank)) for rank in (3, 4, 5) if _of(run, rank)[0] in (first, second))

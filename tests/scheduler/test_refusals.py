@@ -33,7 +33,7 @@ class Tracked:
         while True:
             commands = self.scheduler.handle(events, self.now)
             check(self.scheduler)
-            self.scheduler.take_log()
+            self.scheduler.tasks.take_log()
             events = [event for each in commands if isinstance(each, Dispatch) for event in self._ask(each)]
             if not events:
                 return
@@ -61,14 +61,14 @@ class Tracked:
 
     @property
     def why(self):
-        return {number: failure.message for number, failure in self.scheduler.failures.items()}
+        return {number: failure.message for number, failure in self.scheduler.tasks.failures.items()}
 
 
 def test_a_refused_function_waits_for_as_long_as_it_takes_and_others_run_meanwhile():
     run = Tracked(ranks(1), lambda rank: False, [task()], heartbeat_timeout_s=1e9)
     run.go_on(36_000.0)
     assert run.scheduler.status == "running"
-    assert run.scheduler.in_flight == 0
+    assert run.scheduler.slots.in_flight == 0
     assert len(run.asked) <= 36_000 / MAX_POLL_S + 10, "it is asked at a bounded interval"
     assert len(run.asked) >= 36_000 / MAX_POLL_S - 10
     run.grants = lambda rank: True
@@ -143,7 +143,7 @@ def test_a_limit_fails_what_has_waited_for_longer():
     run.go_on(70.0)
     assert set(run.why) == {0, 2}
     assert run.why[0] == "the resource tracker has refused it for 60.0 s (tracker_timeout), last on rank 1: no licence"
-    assert run.scheduler.failures[0].kind == REFUSED
+    assert run.scheduler.tasks.failures[0].kind == REFUSED
     assert run.scheduler.status == "failed"
 
 

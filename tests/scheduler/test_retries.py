@@ -87,7 +87,7 @@ def test_a_hopeless_function_fails_at_its_first_attempt_whatever_its_tries():
     run.submit(task(max_retries=5), task())
     run.tell(0.0, raised_by(TypeError("f() takes 1 argument"), 1, (0, 1)))
     assert run.states == "FAILED DISPATCHED"
-    assert run.scheduler.failures[0].attempts == 1
+    assert run.scheduler.tasks.failures[0].attempts == 1
 
 
 def test_what_another_host_may_have_is_tried_once_more_and_there():
@@ -247,7 +247,7 @@ def test_many_waits_end_in_order():
         run.tell(float(number) / 1000, raised(1, number))
     assert len(run.scheduler.ready.deferred) == 50
     begun = []
-    while run.scheduler.ready.deferred or run.scheduler.in_flight:
+    while run.scheduler.ready.deferred or run.scheduler.slots.in_flight:
         commands = run.tell(run.scheduler.next_wakeup() if run.scheduler.ready.deferred else 10.0)
         for _ in commands:
             (number,) = run.scheduler.slots.running()

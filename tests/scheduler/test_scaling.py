@@ -70,7 +70,7 @@ class Cluster:
     def tell(self, *events):
         self.now += 1e-6
         commands = self.scheduler.handle(events, self.now)
-        self.scheduler.take_log()
+        self.scheduler.tasks.take_log()
         for command in commands:
             if isinstance(command, Dispatch):
                 self.placed += len(command.tasks)

@@ -138,8 +138,8 @@ class Dialogue:
             for_scheduler += silent
         commands = self.scheduler.handle(for_scheduler, now)
         check(self.scheduler)
-        rows = [*self.scheduler.log]
-        self.scheduler.log.clear()
+        rows = [*self.scheduler.tasks.log]
+        self.scheduler.tasks.log.clear()
         self._replay(rows)
         self.log = [_row(row) for row in rows]
         return [*(_command(command) for command in commands), *(f"check the process of {rank}" for rank in unclear)]
@@ -156,18 +156,18 @@ class Dialogue:
         return [event]
 
     def _replay(self, rows):
-        self._states += [State.WAITING] * (len(self.scheduler.state) - len(self._states))
+        self._states += [State.WAITING] * (len(self.scheduler.tasks.state) - len(self._states))
         for number, then, cause, _, _, _ in rows:
             if number >= 0:
                 before = self._states[number]
                 assert TRANSITIONS[before, Cause(cause)] == then, f"{before!r} by {Cause(cause)!r} gave {State(then)!r}"
                 self._states[number] = State(then)
                 self.moves.append((before, Cause(cause), State(then)))
-        assert self._states == list(self.scheduler.state), "the log does not tell how the states came to be"
+        assert self._states == list(self.scheduler.tasks.state), "the log does not tell how the states came to be"
 
     @property
     def states(self):
-        return " ".join(State(state).name for state in self.scheduler.state)
+        return " ".join(State(state).name for state in self.scheduler.tasks.state)
 
     @property
     def status(self):
@@ -175,7 +175,7 @@ class Dialogue:
 
     def why(self, number):
         """Kind and message of a failure."""
-        failure = self.scheduler.failures[number]
+        failure = self.scheduler.tasks.failures[number]
         return failure.kind, failure.message
 
 

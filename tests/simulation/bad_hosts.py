@@ -100,8 +100,8 @@ class Run:
             assert self.now < 3600, "the run hangs"
         good = self.case.good or sum(host in self.case.ideal for host in self.case.hosts)
         ideal = -(-self.case.functions // good)
-        failed = len(self.scheduler.failures)
-        return Outcome(self.now / ideal, failed, self.calls, list(self.scheduler.attempts), self.log)
+        failed = len(self.scheduler.tasks.failures)
+        return Outcome(self.now / ideal, failed, self.calls, list(self.scheduler.tasks.attempts), self.log)
 
     def _step(self) -> None:
         if self._events and self._events[0][0] <= self._wakeup:
@@ -123,7 +123,7 @@ class Run:
                 self._queues[command.rank] = [each for each in self._queues[command.rank] if each not in back]
                 self._turn(Retracted(command.rank, back))
         check(self.scheduler)
-        for task, _, _, _, rank, detail in self.scheduler.take_log():
+        for task, _, _, _, rank, detail in self.scheduler.tasks.take_log():
             if task < 0:
                 self.log.append(f"{self.now:.2f} rank {rank} {detail[0]}: {detail[1]}")
         self._wakeup = self.scheduler.next_wakeup()

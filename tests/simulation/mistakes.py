@@ -15,7 +15,7 @@ import signal
 import sys
 import textwrap
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -43,6 +43,7 @@ class Mistake:
         options: of the simulated cluster.
         reserves_soon: whether functions get a reservation after few skips.
         tree: whether the run is one of :mod:`tests.simulation.test_tree`; "patient" where no rank asks elsewhere.
+        dialogue: stands for a run where none catches the mistake: it talks to the scheduler alone.
     """
 
     what: str
@@ -51,6 +52,7 @@ class Mistake:
     options: dict[str, Any] = field(default_factory=dict)
     reserves_soon: bool = False
     tree: str = ""
+    dialogue: Callable[[], None] | None = None
 
     def run(self, seed: int | None = None) -> None:
         """Run the seed."""
@@ -62,7 +64,9 @@ class Mistake:
                     patch.setattr(module, "SKIPS_PER_RANK", 0)
             if self.tree == "patient":
                 patch.setattr(fetching, "REFERRAL_S", 1e9)
-            if self.tree:
+            if self.dialogue is not None:
+                self.dialogue()
+            elif self.tree:
                 test_tree.run(seed, **self.options)
             else:
                 SimulatedCluster(seed, **self.options).run()
@@ -190,9 +194,9 @@ MISTAKES = [
         "a collocated group is bound by its first placement, but not by a refill",
         [
             (
-                "scheduler.placement:Placer._send",
-                "if self._ready.has_groups:",
-                "if self._ready.has_groups and claim is not None:",
+                "scheduler.dispatches:Dispatches.send",
+                "if self._leaders:",
+                "if self._leaders and claim is not None:",
             )
         ],
         seed=400,
@@ -214,7 +218,7 @@ MISTAKES = [
         "a task is given up because the only rank that fits is suspect",
         [
             (
-                "scheduler.machine:Scheduler._awaits_suspects",
+                "scheduler.dead_ends:DeadEnds._awaits_suspects",
                 "any(SUSPECT in reasons and rank_states[rank].is_alive for rank, reasons in cordoned.items())",
                 "False",
             )
@@ -242,13 +246,13 @@ MISTAKES = [
     ),
     Mistake(
         "a rank short of memory is refilled as its call ends",
-        [("scheduler.placement:Placer._may_go_on", "claim.rank not in ledger.cordoned and ", "")],
+        [("scheduler.pipelining:Pipeline._may_keep", "claim.rank not in ledger.cordoned and ", "")],
         seed=5,
         options={"always": ("pressure",)},
     ),
     Mistake(
         "a rank short of memory is sent what will be ready",
-        [("scheduler.placement:Placer.prefill", "if tasks and self._may_go_on(slot.claim):", "if tasks:")],
+        [("scheduler.pipelining:Pipeline.prefill", "if tasks and self._may_keep(slot.claim):", "if tasks:")],
         seed=101,
         options={**_FINE, "always": ("pressure",)},
     ),
@@ -331,8 +335,8 @@ MISTAKES = [
     Mistake(
         "a collocated group grows, and its class keeps what is derived from the need it had before",
         [
-            ("scheduler.ready:ReadyTasks.widen_group", "self._need.get(group, {})", "self._need.setdefault(group, {})"),
-            ("scheduler.ready:ReadyTasks.widen_group", "self._need[group] = need | {name", "need |= {name"),
+            ("scheduler.groups:CollocatedGroups.widen", "self.need.get(group, {})", "self.need.setdefault(group, {})"),
+            ("scheduler.groups:CollocatedGroups.widen", "self.need[group] = need | {name", "need |= {name"),
             ("allocation.ledger:Ledger.request_class", "else tuple(need.items()))", "else id(need))"),
             ("allocation.ledger:Ledger.request_class", "dict(need) if need else cost", "need or cost"),
         ],

@@ -153,5 +153,5 @@ def test_reservations():
         "Room on host h1 is reserved for it, because younger functions have skipped it too often."
     )
     talk.tell(now, done(1, running[0]))
-    last = len(talk.scheduler.state) - 1
+    last = len(talk.scheduler.tasks.state) - 1
     assert told(talk, last)[0] == "Host h1 (rank 1) keeps its room for t4, which was skipped too often."

@@ -1,0 +1,58 @@
+"""Sends tasks to slots: the books change at once, and the coordinator gets a command for each batch."""
+
+from __future__ import annotations
+
+from handoff_mpi.allocation import Claim
+from handoff_mpi.scheduler.events import Dispatch
+from handoff_mpi.scheduler.lifecycle import Cause
+from handoff_mpi.scheduler.ready import ReadyTasks
+from handoff_mpi.scheduler.slots import Slot, SlotTable
+from handoff_mpi.scheduler.tasks import TaskTable
+
+
+class Dispatches:
+    """The dispatches of a turn.
+
+    Args:
+        tasks, ready, slots: the scheduler's tables.
+
+    Attributes:
+        fed: the slots that got tasks in this turn, or lost one and still have others.
+        has_bound: whether a collocated group was bound to a rank, so that its other members may be placed.
+        logs_claims: whether claims and their release go into the log.
+    """
+
+    def __init__(self, tasks: TaskTable, ready: ReadyTasks, slots: SlotTable) -> None:
+        self.fed: dict[Slot, None] = {}
+        self.has_bound = False
+        self.logs_claims = False
+        self._tasks = tasks
+        self._ready = ready
+        self._leaders = ready.groups.leaders
+        self._slots = slots
+        self._commands: list[Dispatch] = []
+
+    def send(self, slot: Slot, tasks: list[int], claim: Claim | None, now: float, cause: Cause = Cause.PLACED) -> None:
+        """Send ``tasks`` to ``slot``; ``claim`` is given when the slot starts on a new one."""
+        attempts, move, rank = self._tasks.attempts, self._tasks.move, slot.rank
+        self._slots.send_off(slot, tasks, now)
+        sent = []
+        for task in tasks:
+            attempts[task] += 1
+            move(task, cause, rank)
+            sent.append((task, attempts[task]))
+        self._commands.append(Dispatch(rank, slot.number, claim, sent))
+        if self._leaders:
+            for task in tasks:
+                self.has_bound |= self._ready.bind(task, rank)
+
+    def log_claim(self, slot: Slot, what: str) -> None:
+        """Log that the claim of ``slot`` was taken or released."""
+        assert slot.claim is not None
+        first = slot.tasks[0] if slot.tasks else -1
+        self._tasks.log_rank(slot.rank, what, (first, slot.claim.cost.amounts))
+
+    def take_commands(self) -> list[Dispatch]:
+        """Return the commands of this turn."""
+        commands, self._commands = self._commands, []
+        return commands

@@ -1,0 +1,52 @@
+"""Takes back tasks that were at a rank and have no outcome: retracted, refused, without an input, or lost with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from handoff_mpi.scheduler.lifecycle import READY, Cause
+from handoff_mpi.scheduler.probation import Probation
+from handoff_mpi.scheduler.ready import ReadyTasks
+from handoff_mpi.scheduler.retractions import Retractions
+from handoff_mpi.scheduler.slots import Slot, SlotTable
+from handoff_mpi.scheduler.tasks import TaskTable
+
+
+class Returns:
+    """Tasks that come back from ranks.
+
+    Args:
+        tasks, ready, slots: the scheduler's tables.
+        retractions: what ranks were asked to give back.
+        probation: a probe that comes back without an outcome says nothing about its rank.
+    """
+
+    def __init__(
+        self,
+        tasks: TaskTable,
+        ready: ReadyTasks,
+        slots: SlotTable,
+        retractions: Retractions,
+        probation: Probation,
+    ) -> None:
+        self._tasks = tasks
+        self._deferred = ready.deferred
+        self._slots = slots
+        self._retractions = retractions
+        self._probation = probation
+
+    def take_back(self, task: int, cause: Cause, now: float, detail: Any = None) -> Slot:
+        """Take ``task`` back from its rank, for this cause; return the slot where it was."""
+        slot = self._slots.land(task, now)
+        self._retractions.asked.discard(task)
+        if task in self._probation.probes:
+            self._probation.came_back(task, now, has_failed=False)
+        self._tasks.move(task, cause, slot.rank, detail)
+        return slot
+
+    def requeue(self, tasks: Sequence[int]) -> None:
+        """Put READY tasks back at the heads of their queues, in the order they had; not those that must wait."""
+        for task in reversed(tasks):
+            if self._tasks.state[task] == READY and task not in self._deferred:
+                self._tasks.requeue(task)

@@ -1,8 +1,9 @@
 """Mistakes that were made once, and the seeds of the simulation that catch each if it is made again.
 
 Each mistake is a change of one or a few places of the product's source. A test makes it on purpose: then the run of
-its seed must fail, and pass without it. What a seed draws changes with the simulation: if a seed does not catch its
-mistake any more, ``python -m tests.simulation.mistakes WORDS`` finds another for the mistakes whose names hold WORDS.
+its seed must fail, and pass without it. Where no seed is known, a dialogue with the scheduler stands for the run. What
+a seed draws changes with the simulation: if a seed does not catch its mistake any more,
+``python -m tests.simulation.mistakes WORDS`` finds another for the mistakes whose names hold WORDS.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import pytest
 from handoff_mpi.scheduler import queues, waiters
 from handoff_mpi.simulation import SimulatedCluster
 from handoff_mpi.worker import fetching
+from tests.scheduler.test_undecided import trials_that_are_skipped
 from tests.simulation import test_tree
 
 _MAX_RUN_S = 20
@@ -43,7 +45,7 @@ class Mistake:
         options: of the simulated cluster.
         reserves_soon: whether functions get a reservation after few skips.
         tree: whether the run is one of :mod:`tests.simulation.test_tree`; "patient" where no rank asks elsewhere.
-        dialogue: stands for a run where none catches the mistake: it talks to the scheduler alone.
+        dialogue: a talk with the scheduler alone, in place of a run where no seed is known.
     """
 
     what: str
@@ -300,6 +302,13 @@ MISTAKES = [
         options={"always": ("bad host", "lost values", "deaths")},
         tree="impatient",
     ),
+    # A seed would need three functions of a suspect host that are tried elsewhere at the same time and all skipped, and
+    # a fourth that fails there later. Of 8,227 runs with bad hosts and lost values, three had a skipped trial at all.
+    Mistake(
+        "a failure is never decided: functions that were tried elsewhere, and skipped, have their turn for ever",
+        [("scheduler.failures:Failures._may_run", "(READY, DISPATCHED)", "(READY, DISPATCHED, 5)")],  # 5 is SKIPPED
+        dialogue=trials_that_are_skipped,
+    ),
     # -- workers --
     Mistake(
         "a rank has lost its copy of a value, and so the file is taken for damaged",
@@ -416,7 +425,7 @@ def main() -> None:
     """Find seeds for the mistakes whose names hold the first argument, for so many seconds each, from one seed on."""
     words, within_s, first = (*sys.argv[1:], "60", "0")[:3]
     for mistake in MISTAKES:
-        if words in mistake.what:
+        if words in mistake.what and mistake.dialogue is None:
             print(f"{mistake.what}: {find_seed(mistake, float(within_s), int(first))}", flush=True)
 
 

@@ -12,10 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from handoff_mpi.resources.detection import memory_cgroups
+from handoff_mpi.resources.cgroups import UNLIMITED, memory_cgroups
 
-# Cgroup v1 says "unlimited" with a number near 2^63.
-_UNLIMITED = 2**60
 #: What was declared is rounded: it is a limit of its own only where it is clearly less than what the machine has.
 _CLEARLY_LESS = 0.99
 _PAGE_NBYTES = os.sysconf("SC_PAGE_SIZE")
@@ -102,7 +100,7 @@ class Gauge:
 
 
 def _of_cgroup(folder: Path, limit: int, current: int | None, prefix: str) -> Iterator[Usage]:
-    if limit and limit < _UNLIMITED and current is not None:
+    if limit and limit < UNLIMITED and current is not None:
         cache = re.findall(rf"^{prefix}(?:in)?active_file (\d+)$", _text(folder / "memory.stat"), re.M)
         yield Usage(max(0, current - sum(map(int, cache))), limit, "the control group's memory")
 

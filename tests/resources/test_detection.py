@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handoff_mpi.errors import UsageError
-from handoff_mpi.resources import detection
+from handoff_mpi.resources import detection, slurm
 from handoff_mpi.resources.capability import Capability, Device
 from handoff_mpi.resources.detection import detect, usable_cpus
 
@@ -389,7 +389,7 @@ def test_a_damaged_grant_is_passed_over(machine: Machine, text: str) -> None:
     ],
 )
 def test_host_lists(text: str, names: list[str]) -> None:
-    assert detection._host_list(text) == names
+    assert slurm.parse_host_list(text) == names
 
 
 @given(st.lists(st.tuples(st.integers(1, 200), st.integers(1, 5)), min_size=1, max_size=6), st.data())
@@ -400,7 +400,7 @@ def test_a_position_in_a_grant_is_the_position_in_the_list_written_out(
     position = data.draw(st.integers(0, len(written_out) - 1))
     text = ",".join(f"{cpus}(x{hosts})" if hosts > 1 else str(cpus) for cpus, hosts in runs)
     environ = {"SLURM_JOB_CPUS_PER_NODE": text, "SLURM_NODEID": str(position)}
-    assert detection._slurm_cpus(environ) == written_out[position]
+    assert slurm.granted_cpus(environ, "here") == written_out[position]
 
 
 # ---- the ids of the usable CPUs ----------------------------------------------------------------------

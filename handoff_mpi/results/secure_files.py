@@ -7,7 +7,7 @@ Every read and write of a run-dir goes through this module. It trusts no name, o
 - A file is checked after it was opened: it is a regular file that :mod:`~handoff_mpi.results.trust` accepts.
 - Files are made with ``O_EXCL``, and never through a link. Neither files nor directories are made writable by the group
   or by others, and the umask may close them further.
-- All directories above are looked at, up to ``/``, as sshd does with ``StrictModes``.
+- All directories above are checked, up to ``/``: see :mod:`~handoff_mpi.results.path_walk`.
 """
 
 from __future__ import annotations
@@ -20,22 +20,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from handoff_mpi.errors import UntrustedFile
+from handoff_mpi.results.path_walk import DIRECTORY_MODE, PathWalk, make_directory, naming
 from handoff_mpi.results.trust import (
     is_open_to_group,
     refuse_if_others_write,
     refuse_irregular,
-    refuse_link,
-    refuse_parent,
 )
 
-#: A umask made for sharing must not open what a run makes to others; a stricter one closes it further.
-DIRECTORY_MODE = 0o755
+#: As :data:`~handoff_mpi.results.path_walk.DIRECTORY_MODE`, of files.
 FILE_MODE = 0o644
 #: For what others must not even open: a lock can be taken through a descriptor that may only read.
 PRIVATE_MODE = 0o600
 
-_MAX_LINKS = 40  # as the kernel has it
-_TO_PASS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _TO_HOLD = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Opening a FIFO must not wait for its other end: one may come into a file's place between look and opening.
 _TO_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -65,7 +61,7 @@ class Directory:
             status = os.fstat(fd)
             self.was_open_to_group = closes_to_group and is_open_to_group(status)
             if self.was_open_to_group:
-                with _naming(path):
+                with naming(path):
                     os.fchmod(fd, stat.S_IMODE(status.st_mode) & ~stat.S_IWGRP)
                 status = os.fstat(fd)
             refuse_if_others_write(path, status)
@@ -111,7 +107,7 @@ class Directory:
         Raises:
             OSError: they cannot be read.
         """
-        with _naming(self.path):
+        with naming(self.path):
             return os.listdir(self.fd)  # noqa: PTH208 (a path would be another way to it)
 
     def status(self, name: str) -> os.stat_result | None:
@@ -121,7 +117,7 @@ class Directory:
             OSError: it is unknown.
         """
         try:
-            with _naming(self.path / name):
+            with naming(self.path / name):
                 return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         except FileNotFoundError:
             return None
@@ -154,13 +150,13 @@ class Directory:
             UntrustedFile: it is something else.
         """
         path = self.path / name
-        with _naming(path):
+        with naming(path):
             refuse_irregular(path, os.stat(name, dir_fd=self.fd, follow_symlinks=False))
 
     def _open(self, name: str, flags: int) -> int:
         path = self.path / name
         self.refuse_irregular(name)  # before it is opened, too: opening a device may have effects
-        with _naming(path):
+        with naming(path):
             fd = os.open(name, flags, dir_fd=self.fd)
         try:
             status = os.fstat(fd)
@@ -180,7 +176,7 @@ class Directory:
             FileExistsError: there is something of that name, be it a link.
             OSError: it cannot be made.
         """
-        with _naming(self.path / name):
+        with naming(self.path / name):
             return os.open(name, _TO_CREATE, mode, dir_fd=self.fd)
 
     def open_or_create(self, name: str, mode: int = FILE_MODE) -> int:
@@ -210,7 +206,7 @@ class Directory:
         Raises:
             OSError: it cannot be renamed.
         """
-        with _naming(self.path / name):
+        with naming(self.path / name):
             os.replace(partial, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
 
     def write(self, name: str, content: bytes) -> None:
@@ -221,7 +217,7 @@ class Directory:
         """
         fd, partial = self.create_partial(name)
         try:
-            with _naming(self.path / name), os.fdopen(fd, "wb") as file:
+            with naming(self.path / name), os.fdopen(fd, "wb") as file:
                 file.write(content)
             self.replace(partial, name)
         except BaseException:
@@ -243,7 +239,7 @@ class Directory:
             OSError: it cannot be removed.
         """
         try:
-            with _naming(self.path / name):
+            with naming(self.path / name):
                 os.unlink(name, dir_fd=self.fd)
         except FileNotFoundError:
             pass
@@ -258,9 +254,9 @@ class Directory:
             UntrustedFile: others may write to it.
         """
         path = self.path / name
-        with _naming(path):
+        with naming(path):
             if makes:
-                _make(name, self.fd)
+                make_directory(name, self.fd)
             return Directory(os.open(name, _TO_HOLD, dir_fd=self.fd), path, closes_to_group)
 
     def clear(self) -> None:
@@ -296,13 +292,13 @@ class AnybodysDirectory(Directory):
         self.was_open_to_group = False
 
     def child(self, name: str, makes: bool = False, closes_to_group: bool = False) -> Directory:
-        with _naming(self.path / name):
+        with naming(self.path / name):
             return AnybodysDirectory(os.open(name, _TO_HOLD, dir_fd=self.fd), self.path / name)
 
     def _open(self, name: str, flags: int) -> int:
         path = self.path / name
         self.refuse_irregular(name)
-        with _naming(path):
+        with naming(path):
             fd = os.open(name, _TO_READ, dir_fd=self.fd)
         try:
             refuse_irregular(path, os.fstat(fd))
@@ -318,7 +314,7 @@ def open_anybodys(path: Path) -> AnybodysDirectory:
     Raises:
         OSError: it is not there, is not a directory, or cannot be read.
     """
-    with _naming(path):
+    with naming(path):
         return AnybodysDirectory(os.open(path, _TO_HOLD & ~os.O_NOFOLLOW), path)
 
 
@@ -334,9 +330,9 @@ def open_directory(path: Path, makes: bool = False, closes_to_group: bool = Fals
         OSError: it is not there, or is not a directory.
         UntrustedFile: others may write to it, or could put another into its place.
     """
-    with _Way(makes) as way:
+    with PathWalk(makes) as way:
         way.go(path)
-        with _naming(way.here):
+        with naming(way.here):
             fd = os.open(".", _TO_HOLD & ~os.O_NOFOLLOW, dir_fd=way.fd)
     return Directory(fd, path, closes_to_group)
 
@@ -348,7 +344,7 @@ def hold_directory(path: Path) -> Directory:
         OSError: it is not there.
         UntrustedFile: it is somebody else's by now.
     """
-    with _naming(path):
+    with naming(path):
         fd = os.open(path, _TO_HOLD)
     return Directory(fd, path)
 
@@ -360,9 +356,9 @@ def open_new_directory(path: Path) -> Directory | None:
         OSError: it cannot be made.
         UntrustedFile: somebody else could put another into its place.
     """
-    with _Way(makes=True) as way:
+    with PathWalk(makes=True) as way:
         way.go_to_parent_of(path)
-        with _naming(path):
+        with naming(path):
             try:
                 os.mkdir(path.name, DIRECTORY_MODE, dir_fd=way.fd)
             except FileExistsError:
@@ -378,7 +374,7 @@ def refuse_unsafe_way(path: Path) -> None:
         OSError: there is no way.
         UntrustedFile: somebody else could put another into its place.
     """
-    with _Way(makes=False) as way:
+    with PathWalk(makes=False) as way:
         way.go_to_parent_of(path)
 
 
@@ -396,116 +392,8 @@ def opened(where: Directory | Path) -> Iterator[Directory]:
             yield directory
 
 
-class _Way:
-    """Goes from ``/`` to a directory, name by name as the kernel does, and looks at all that is passed.
-
-    Attributes:
-        fd: of the directory it has come to.
-    """
-
-    def __init__(self, makes: bool) -> None:
-        self._makes = makes
-        self._links = 0
-        self._passed: list[tuple[int, str]] = [(os.open("/", _TO_PASS), "")]
-
-    def __enter__(self) -> _Way:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        while self._passed:
-            os.close(self._passed.pop()[0])
-
-    @property
-    def fd(self) -> int:
-        return self._passed[-1][0]
-
-    @property
-    def here(self) -> Path:
-        """Where it has come to, links resolved."""
-        return Path("/" + "/".join(name for _, name in self._passed[1:]))
-
-    def go_to_parent_of(self, path: Path) -> None:
-        """Continue to the directory that holds ``path``, and judge it as the nearest.
-
-        Raises:
-            OSError, UntrustedFile: as :meth:`go` does.
-        """
-        self.go(path.parent, ends_nearest=False)
-        refuse_parent(self.here, os.fstat(self.fd), is_nearest=True)
-
-    def go(self, path: Path, ends_nearest: bool = True) -> None:
-        """Continue to ``path``; if ``ends_nearest``, ``path`` is the run-dir, and what holds it is the nearest.
-
-        Raises:
-            OSError: there is no way.
-            UntrustedFile: somebody else could change where it leads.
-        """
-        rest = _names(path)
-        while rest:
-            name = rest.pop()
-            if name == "..":
-                self._go_up()
-                continue
-            # At the end of a link's target it is judged as the nearest again.
-            refuse_parent(self.here, os.fstat(self.fd), is_nearest=ends_nearest and not rest)
-            rest += self._enter(name)
-
-    def _go_up(self) -> None:
-        if len(self._passed) > 1:
-            os.close(self._passed.pop()[0])
-
-    def _enter(self, name: str) -> list[str]:
-        """Enter a directory, made if need be; return the names that a link stands for, the last first."""
-        path = self.here / name
-        with _naming(path):
-            try:
-                status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
-            except FileNotFoundError:
-                if not self._makes:
-                    raise
-                _make(name, self.fd)
-                status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
-            if stat.S_ISLNK(status.st_mode):
-                return self._follow(path, name, status)
-            self._passed.append((os.open(name, _TO_PASS, dir_fd=self.fd), name))
-        return []
-
-    def _follow(self, path: Path, name: str, status: os.stat_result) -> list[str]:
-        refuse_link(path, status)
-        self._links += 1
-        if self._links > _MAX_LINKS:
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-        target = Path(os.readlink(name, dir_fd=self.fd))
-        while target.is_absolute() and len(self._passed) > 1:
-            self._go_up()
-        return _names(target)
-
-
-def _names(path: Path) -> list[str]:
-    """Return the names on the way to ``path``, the last first."""
-    return [name for name in reversed(path.parts) if name != path.anchor]
-
-
-def _make(name: str, fd: int) -> None:
-    """Make a directory, if there is nothing of that name."""
-    try:
-        os.mkdir(name, DIRECTORY_MODE, dir_fd=fd)
-    except FileExistsError:
-        pass
-
-
 def _try(does: Callable[..., object], name: str, fd: int) -> None:
     try:
         does(name, dir_fd=fd)
     except OSError:
         pass
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Let errors name the whole path: the kernel knows the name alone."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = str(path)
-        raise

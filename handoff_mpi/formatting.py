@@ -14,6 +14,8 @@ MAX_LAST_LINES, MAX_LAST_NBYTES = 20, 4096
 MAX_ID_CHARS = 1000
 #: A longer time left is an error of the file that states it.
 MAX_TIME_LEFT_S = 1e9
+#: The time left that is known counts calls of functions that take as long as others of their name did, and no others.
+LOWER_BOUND = "at least"
 #: Counts of repeated calls, with the words for one and for several; only the first counts failed calls.
 _REPEATED = {
     "retries": ("failure retried", "failures retried"),
@@ -96,7 +98,29 @@ def time_left_text(status: Mapping[str, Any]) -> str:
         status: the fields of ``status.json``.
     """
     words, seconds = time_left(status)
-    return "time left unknown" if seconds is None else f"{words} {duration_text(seconds)} left"
+    if seconds is None:
+        return "time left unknown"
+    count = sum(unmeasured(status).values()) if words == LOWER_BOUND else 0
+    besides = f", and {count:,} function{'s' * (count > 1)} of unknown duration" if count else ""
+    return f"{words} {duration_text(seconds)} left{besides}"
+
+
+def unmeasured(status: Mapping[str, Any]) -> dict[str, int]:
+    """Return how many functions are open of each name of which no call has ended.
+
+    Args:
+        status: the fields of ``status.json``, which anybody may have written.
+    """
+    by_name = status.get("by_name")
+    rows = by_name.items() if isinstance(by_name, Mapping) else ()
+    without_mean = {name: row for name, row in rows if isinstance(row, Mapping) and row.get("mean_s") is None}
+    return {str(name): count for name, row in without_mean.items() if (count := _open_count(row)) > 0}
+
+
+def _open_count(row: Mapping[str, Any]) -> int:
+    total, *ended = (row.get(name) for name in ("total", "done", "failed", "skipped"))
+    numbers = [each if isinstance(each, int) and abs(each) < MAX_TIME_LEFT_S else 0 for each in (total, *ended)]
+    return numbers[0] - sum(numbers[1:])
 
 
 def time_left(status: Mapping[str, Any]) -> tuple[str, float | None]:
@@ -105,7 +129,7 @@ def time_left(status: Mapping[str, Any]) -> tuple[str, float | None]:
     Args:
         status: the fields of ``status.json``.
     """
-    for name, words in (("eta_s", "about"), ("eta_at_least_s", "at least")):
+    for name, words in (("eta_s", "about"), ("eta_at_least_s", LOWER_BOUND)):
         seconds = status.get(name)
         if isinstance(seconds, (int, float)) and 0 <= seconds < MAX_TIME_LEFT_S:
             return words, float(seconds)

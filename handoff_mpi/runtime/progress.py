@@ -28,9 +28,13 @@ SCHEMA = 1
 #: So many names, hosts, running calls, slowest calls and kinds of failures are listed; the rest of names and hosts are
 #: summed up.
 MAX_NAMES, MAX_HOSTS, MAX_CALLS, MAX_SLOWEST, MAX_FAILURES = 50, 100, 10, 10, 20
+#: Of the functions that were skipped, the first ones and the last one are listed.
+MAX_SKIPPED = 10
 OTHERS = "(others)"
-#: The rate is that of the last seconds.
-RATE_WINDOW_S = 30.0
+#: The rate is that of the last seconds; while longer calls run, that of the time that so many of them usually take.
+RATE_WINDOW_S, MAX_RATE_WINDOW_S, RATE_WINDOW_CALLS = 30.0, 3600.0, 3
+#: The time that so many running calls have taken counts for the time left.
+MAX_TIMED_CALLS = 1000
 #: The longest open path is estimated for DAGs up to this size, and again after this many seconds.
 MAX_PATH_TASKS, PATH_INTERVAL_S = 20_000, 10.0
 #: The time left is unknown while a larger share of the open functions is of names of which none has ended.
@@ -99,6 +103,7 @@ class Progress:
         self._undecided: list[int] = []  # their calls have ended, and the scheduler takes that in at its next turn
         self._restored = list(restored)
         self._slowest = Slowest(MAX_SLOWEST)
+        self._skipped: list[int] = []
         self._ended: deque[tuple[float, int]] = deque()
         self._lock = threading.Lock()  # in one process a thread asks too
         self._beat = 0
@@ -118,7 +123,7 @@ class Progress:
             counts, running = self._look()
             return {
                 **self._known(now, counts, running),
-                "rate_per_s": self._rate(counts, now),
+                "rate_per_s": self._rate(counts, running, now),
                 **self._time_left(running, now),
                 "longest": self._longest(),
             }
@@ -152,6 +157,7 @@ class Progress:
             "lost_ranks": dict(itertools.islice(self._recorder.lost.items(), MAX_HOSTS)),
             "probation": dict(itertools.islice(self._recorder.probation.items(), MAX_HOSTS)),
             "failures": self._failure_groups(),
+            "skipped": [self._label(task) for task in self._skipped],
             "losses": self._losses(),
             "slowest": self._slowest_calls(),
         }
@@ -218,6 +224,9 @@ class Progress:
         self._known_failures = len(failures)
         for task in _taken(recorder.skipped):
             self._of(task).skipped += 1
+            if len(self._skipped) == MAX_SKIPPED:
+                self._skipped.pop()  # the last one may be what the run is for
+            self._skipped.append(task)
 
     def _of(self, task: int) -> _OfName:
         return self._names[self._name_of_code[self._scheduler.specs[task].code]]
@@ -242,11 +251,13 @@ class Progress:
 
     # -- time -----------------------------------------------------------------------------------------
 
-    def _rate(self, counts: Mapping[str, int], now: float) -> float:
+    def _rate(self, counts: Mapping[str, int], running: Sequence[int], now: float) -> float:
         """Return how many functions ended a second lately."""
         ended = counts["done"] + counts["failed"]
         self._ended.append((now, ended))
-        while len(self._ended) > 2 and now - self._ended[0][0] > RATE_WINDOW_S:
+        usual_s = max((self._of(task).mean_s or 0.0 for task in running), default=0.0)
+        window_s = min(MAX_RATE_WINDOW_S, max(RATE_WINDOW_S, RATE_WINDOW_CALLS * usual_s))
+        while len(self._ended) > 2 and now - self._ended[0][0] > window_s:
             self._ended.popleft()
         then, before = self._ended[0]
         return max(0.0, (ended - before) / (now - then)) if now > then else 0.0
@@ -273,9 +284,19 @@ class Progress:
         work_s = sum(each.open * (usual_s if each.mean_s is None else each.mean_s) for each in left)
         if not running or not work_s:
             return None if work_s else 0.0
-        share_s = work_s / len(running)
+        share_s = max(0.0, work_s - self._spent_s(left, now)) / len(running)
         path_s = self._longest_path(now)
         return share_s if path_s is None else max(share_s, path_s)
+
+    def _spent_s(self, left: Sequence[_OfName], now: float) -> float:
+        """Return how many seconds running calls of some names have taken already, each at most the mean of its name."""
+        names = {id(each) for each in left}
+        spent_s = 0.0
+        for task, _, _, started in self._running_calls():
+            of_name = self._of(task)
+            if id(of_name) in names and of_name.mean_s is not None:
+                spent_s += min(max(0.0, now - started), of_name.mean_s)
+        return spent_s
 
     def _longest_path(self, now: float) -> float | None:
         """Return how long the longest path of open functions takes by the means; None for large DAGs.
@@ -287,17 +308,19 @@ class Progress:
         if now >= self._next_path:
             self._next_path = now + PATH_INTERVAL_S
             specs, state = self._scheduler.specs, self._scheduler.tasks.state
+            started = {task: since for task, _, _, since in self._running_calls()}
             below = [0.0] * len(specs)
             longest = 0.0
             for task in range(len(specs) - 1, -1, -1):
                 if state[task] in (_DONE, _FAILED, _SKIPPED):
                     continue
                 level = below[task] + (self._of(task).mean_s or 0.0)
-                longest = max(longest, level)
+                longest = max(longest, level - (now - started[task] if task in started else 0.0))
                 for each in specs[task].inputs:
                     below[each] = max(below[each], level)
             self._path_s = longest
-        return self._path_s
+        age_s = now - (self._next_path - PATH_INTERVAL_S)
+        return None if self._path_s is None else max(0.0, self._path_s - age_s)
 
     # -- ranks ----------------------------------------------------------------------------------------
 
@@ -323,11 +346,16 @@ class Progress:
 
     def _longest(self) -> list[dict[str, Any]]:
         """Return the calls that have run longest, the longest first."""
-        calls = []
-        known = {call[0]: call for call in (*self.own_calls(), *self._recorder.longest_calls(MAX_CALLS))}
-        for task, attempt, rank, started in sorted(known.values(), key=lambda call: call[3])[:MAX_CALLS]:
-            calls.append({**self._about(task, rank), "attempt": attempt, "started_s": started})
-        return calls
+        longest = sorted(self._running_calls(), key=lambda call: call[3])[:MAX_CALLS]
+        return [
+            {**self._about(task, rank), "attempt": attempt, "started_s": started}
+            for task, attempt, rank, started in longest
+        ]
+
+    def _running_calls(self) -> Iterable[tuple[int, int, int, float]]:
+        """Return (task, attempt, rank, start) of the calls that have run for a moment, the longest ones at least."""
+        calls = (*self.own_calls(), *self._recorder.longest_calls(MAX_TIMED_CALLS))
+        return {call[0]: call for call in calls}.values()
 
     def _slowest_calls(self) -> list[dict[str, Any]]:
         """Return the calls of this launch that have ended and took longest, the longest first."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from handoff_mpi.errors import EXIT_DONE, UsageError
-from handoff_mpi.results.anybodys_story import damage_reported
+from handoff_mpi.results.anybodys_story import damage_reported, read_anybodys_story
 from handoff_mpi.results.function_story import FunctionStory, read_function
 from handoff_mpi.results.live_questions import ANSWER_TIMEOUT_S, ask
 from handoff_mpi.results.story import STATES
@@ -18,6 +18,7 @@ from handoff_mpi.verbs.explanation import explain_story
 from handoff_mpi.verbs.explanation_text import explanation_lines
 from handoff_mpi.verbs.reason_text import reason_lines
 from handoff_mpi.verbs.run_dirs import OF_THE_RUN, find_run_dir_and_id, shown_run_dir
+from handoff_mpi.verbs.run_explanation import explain_run, run_explanation_lines
 
 _FINAL = ("done", "failed", "skipped")
 _JOURNAL = "this is what its journal tells"
@@ -26,8 +27,10 @@ _EPILOG = """\
 While a run is running, explain asks it why the function does not run: which inputs are missing and what they wait for,
 which resource is claimed on which host and by whom, how many functions come first, and what else holds it back (a
 retry delay, a rank on probation or short of memory, the resource tracker, --max-concurrency). Only the owner of the run
-can ask; all others read what the journal tells. An id is written as `handoff-mpi logs RUN-DIR` writes it.
+can ask; all others read what the journal tells. An id is written as `handoff-mpi logs RUN-DIR` writes it. Without an
+id, explain lists what has failed, what was skipped because of it, and which ranks were lost.
 
+  handoff-mpi explain handoff-runs/20260131-120000
   handoff-mpi explain handoff-runs/20260131-120000 fit-3
   handoff-mpi explain handoff-runs/20260131-120000 "('fit', 3)" --json
 """
@@ -38,27 +41,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument("run_dir", nargs="?", metavar="RUN-DIR", help=OF_THE_RUN)
-    parser.add_argument("id", nargs="?", metavar="ID", help="of the function")
+    parser.add_argument("id", nargs="?", metavar="ID", help="of the function (default: explain what went wrong)")
     parser.add_argument("--json", action="store_true", help="print it as data")
 
 
 def main(given: argparse.Namespace) -> int:
-    """Print what is known of a function; return the exit code.
+    """Print what is known of a function, or of what went wrong in the run; return the exit code.
 
     Raises:
         UsageError: there is no such run, or no such function.
         JournalError: the journal cannot be read.
     """
     run_dir, id = find_run_dir_and_id(given.run_dir, given.id)
-    if id is None:
-        raise UsageError("the id of a function is missing, as in `handoff-mpi explain RUN-DIR fit-3`")
     with damage_reported(run_dir):
-        told, live, note = _find_out(run_dir, id)
-        facts = explain_story(told, _shown(run_dir, given))
-        if live is not None:
-            facts |= {"state": live["state"], "live": live}
-        facts["notes"] += [note] if note else []
-        lines = [json.dumps(facts)] if given.json else list(explanation_lines(facts))
+        if id is None:
+            facts = explain_run(read_anybodys_story(run_dir), shown_run_dir(run_dir))
+            lines = list(run_explanation_lines(facts))
+        else:
+            facts = _explain_function(run_dir, id, given)
+            lines = list(explanation_lines(facts))
+    if given.json:
+        lines = [json.dumps(facts)]
     try:
         print("\n".join(lines))
         sys.stdout.flush()
@@ -67,6 +70,15 @@ def main(given: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         pass
     return EXIT_DONE
+
+
+def _explain_function(run_dir: Path, id: str, given: argparse.Namespace) -> dict[str, Any]:
+    told, live, note = _find_out(run_dir, id)
+    facts = explain_story(told, _shown(run_dir, given))
+    if live is not None:
+        facts |= {"state": live["state"], "live": live}
+    facts["notes"] += [note] if note else []
+    return facts
 
 
 def _find_out(run_dir: Path, id: str) -> tuple[FunctionStory, dict[str, Any] | None, str]:

@@ -300,13 +300,15 @@ def _failed_before(told: FunctionStory, attempt: dict[str, Any]) -> dict[str, An
 
 
 def _waits_for(told: FunctionStory, state: int) -> dict[str, Any]:
-    """Return which of its inputs are missing, and what they wait for in turn."""
-    tasks = told.story.tasks
-    states = tasks.state
-    found = find_open_inputs(
-        told.task, lambda each: tasks.inputs_of(each).tolist(), lambda each: bool(states[each] != DONE_STATE)
-    )
-    missing = [each for each in tasks.inputs_of(told.task).tolist() if states[each] != DONE_STATE]
+    """Return which of its inputs are missing, and what they wait for in turn; of a skipped one, which have failed."""
+    tasks, has_failed = told.story.tasks, state == SKIPPED_STATE
+
+    def is_missing(task: int) -> bool:
+        its_state = int(tasks.state[task])
+        return its_state in (FAILED_STATE, SKIPPED_STATE) if has_failed else its_state != DONE_STATE
+
+    found = find_open_inputs(told.task, lambda each: tasks.inputs_of(each).tolist(), is_missing)
+    missing = [each for each in tasks.inputs_of(told.task).tolist() if is_missing(each)]
     facts: dict[str, Any] = {
         "inputs": [_standing(told, each) for each in missing[:MAX_LISTED]],
         "input_count": len(missing),
@@ -315,7 +317,7 @@ def _waits_for(told: FunctionStory, state: int) -> dict[str, Any]:
         "root_count": found.roots,
         "chains": [[_standing(told, each) for each in chain] for chain in found.chains],
     }
-    if state == SKIPPED_STATE:
+    if has_failed:
         facts["failed"] = _failed_roots(told, found.chains)
     return facts
 

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from handoff_mpi.errors import EXIT_DONE, UsageError
+from handoff_mpi.errors import EXIT_DONE, JournalError, UsageError
 from handoff_mpi.formatting import one_line, without_controls
+from handoff_mpi.results.function_story import read_function
 from handoff_mpi.results.output_files import OUTPUT, OutputDirectory, Printed
 from handoff_mpi.results.output_follow import Follower, LinePrefixer
-from handoff_mpi.results.run_dir import STATUS
+from handoff_mpi.results.run_dir import JOURNAL, STATUS
 from handoff_mpi.results.run_status import read_any_status
+from handoff_mpi.results.story import STATES
 from handoff_mpi.suggestions import did_you_mean
 from handoff_mpi.verbs.run_dirs import OF_THE_RUN, find_run_dir_and_id
 
@@ -27,6 +30,7 @@ FOLLOW_INTERVAL_S = 0.2
 #: A run whose status is not renewed for so long has died.
 FOLLOW_SILENCE_S = 20.0
 _ID_CHARS = 60
+_STATES = {"skipped": "was skipped", "failed": "has failed"}
 _MAX_RANKS = 20
 
 
@@ -88,10 +92,8 @@ def _print(directory: OutputDirectory, run_dir: Path, id: str | None, given: arg
         return
     found = [each for each in all_printed if each.id == id]
     if not found:
-        near = did_you_mean(id, {each.id: None for each in all_printed}, shown=one_line)
-        raise UsageError(
-            f"no output of {one_line(id, _ID_CHARS)} is in {run_dir}{near or '; it may have printed nothing'}"
-        )
+        why = _why_nothing(run_dir, id, {each.id: None for each in all_printed})
+        raise UsageError(f"{one_line(id, _ID_CHARS)} has printed nothing in {run_dir}{why}")
     wanted = [each for each in found if given.attempt in (None, each.attempt)]
     if not wanted:
         numbers = ", ".join(str(number) for number in sorted({each.attempt for each in found}))
@@ -100,6 +102,28 @@ def _print(directory: OutputDirectory, run_dir: Path, id: str | None, given: arg
         )
     wanted.sort(key=lambda each: (each.launch, each.attempt))
     _print_attempts(directory, wanted, given.raw, len({(each.launch, each.attempt) for each in wanted}) > 1)
+
+
+def _why_nothing(run_dir: Path, id: str, printed: Mapping[str, None]) -> str:
+    """Return why there is no output of a function of the run, in words that follow.
+
+    Args:
+        printed: the ids of the functions that have printed.
+
+    Raises:
+        UsageError: there is no such function; the nearest ones are named.
+    """
+    if not os.path.lexists(run_dir / JOURNAL):
+        return did_you_mean(id, printed, shown=one_line)
+    try:
+        told = read_function(run_dir, id)
+    except JournalError as error:
+        return f"; {error}{did_you_mean(id, printed, shown=one_line)}"
+    state = STATES[int(told.story.tasks.state[told.task])]
+    calls = int((told.story.calls.task == told.task).sum())
+    if state == "waiting":
+        return f": it has {'not ended' if calls else 'not been called'} yet"
+    return f": it {_STATES.get(state, f'is {state}')}"
 
 
 def _print_attempts(directory: OutputDirectory, wanted: Iterable[Printed], raw: bool, has_heads: bool) -> None:
@@ -151,14 +175,17 @@ def _rank_of(name: str) -> int:
 
 def _list(directory: OutputDirectory, printed: list[Printed]) -> None:
     rows: dict[tuple[str, int, int], list[int]] = {}
-    for each in printed:
+    for each in sorted(printed, key=lambda each: (_by_numbers(each.id), each.launch, each.attempt)):
         row = rows.setdefault((each.id, each.launch, each.attempt), [0, 0, each.rank])
         row[0] += each.nbytes
         row[1] += each.dropped
+    if not rows:
+        print("no function has printed anything")
     shown = list(rows.items())[:MAX_LISTED]
     width = max([len(one_line(id, _ID_CHARS)) for (id, _, _), _ in shown] + [len("function")])
     has_launches = any(launch > 1 for _, launch, _ in rows)
-    print(f"{'function':{width}}  {'launch  ' if has_launches else ''}attempt  rank        bytes")
+    if rows:
+        print(f"{'function':{width}}  {'launch  ' if has_launches else ''}attempt  rank        bytes")
     for (id, launch, attempt), (nbytes, dropped, rank) in shown:
         which = f"{launch:6}  " if has_launches else ""
         more = f"  ({dropped:,} more were dropped)" if dropped else ""
@@ -168,6 +195,12 @@ def _list(directory: OutputDirectory, printed: list[Printed]) -> None:
     between = sum(map(directory.size, directory.names())) - sum(each.nbytes for each in directory.all_printed())
     if between > 0:
         print(f"{between:,} bytes were printed between calls; --rank N prints those of a rank")
+
+
+def _by_numbers(id: str) -> list[tuple[bool, int, str]]:
+    """Return what sorts ids as people do: fit-2 before fit-10."""
+    parts = re.split(r"([0-9]{1,18})", id)
+    return [(False, int(part), "") if number % 2 else (True, 0, part) for number, part in enumerate(parts)]
 
 
 # -- following -------------------------------------------------------------------------------------------

@@ -7,11 +7,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from handoff_mpi.formatting import MAX_TIME_LEFT_S, duration_text, moment_text, one_line, time_left
+from handoff_mpi.formatting import (
+    LOWER_BOUND,
+    MAX_TIME_LEFT_S,
+    duration_text,
+    moment_text,
+    one_line,
+    time_left,
+    unmeasured,
+)
 from handoff_mpi.results.run_status import DIED, RUNNING, is_ended
 
 Status = Mapping[str, Any]
-_MAX_LISTED, _MAX_SLOWEST, _MAX_NAMES = 20, 5, 3
+_MAX_LISTED, _MAX_SLOWEST, _MAX_NAMES, _MAX_SKIPPED = 20, 5, 3, 5
 _MAX_CHARS, _MAX_ID_CHARS = 300, 60
 
 
@@ -25,7 +33,7 @@ def status_lines(run_dir: Path, state: str, status: Status) -> Iterator[tuple[st
     yield "state", _state(state, status)
     if state == RUNNING:
         yield "end", _end(status)
-    for name, lines in (("failed", _failures), ("lost", _losses), ("probation", _probation), ("slowest", _slowest)):
+    for name, lines in _FACTS.items():
         for line in lines(status):
             yield name, one_line(line, _MAX_CHARS)
     yield "files", one_line(str(run_dir))
@@ -46,25 +54,19 @@ def _state(state: str, status: Status) -> str:
 
 def _end(status: Status) -> str:
     words, left_s = time_left(status)
-    names = _unmeasured(status)
+    names = _unmeasured_names(status)
     if left_s is None:
         return f"unknown{f', since no call of {names} has ended yet' if names else ' yet'}"
     at_s = _number(status.get("time_s")) + left_s
-    least = f"; no call of {names} has ended yet" if words == "at least" and names else ""
+    least = f"; no call of {names} has ended yet" if words == LOWER_BOUND and names else ""
     return f"in {words} {duration_text(left_s)}, at {moment_text(at_s)}{' or later' if least else ''}{least}"
 
 
-def _unmeasured(status: Status) -> str:
+def _unmeasured_names(status: Status) -> str:
     """Return the names of functions that are to run and of which no call has ended."""
-    names = [name for name, row in _mapping(status, "by_name").items() if _is_unmeasured(row)]
+    names = list(unmeasured(status))
     more = len(names) - _MAX_NAMES
     return ", ".join(map(_short, names[:_MAX_NAMES])) + (f" and {more:,} more" if more > 0 else "")
-
-
-def _is_unmeasured(row: Any) -> bool:
-    if not isinstance(row, Mapping) or row.get("mean_s") is not None:
-        return False
-    return _number(row.get("total")) > sum(_number(row.get(name)) for name in ("done", "failed", "skipped"))
 
 
 def _failures(status: Status) -> Iterator[str]:
@@ -73,6 +75,17 @@ def _failures(status: Status) -> Iterator[str]:
         others = f" and {count - 1:,} more" if count > 1 else ""
         message = f": {_short(group['message'], 200)}" if group.get("message") else ""
         yield f"{_short(group.get('first'))}{others}: {_short(group.get('what'), 120)}{message}"
+
+
+def _skipped(status: Status) -> Iterator[str]:
+    """Yield the names of the functions that were skipped: the first ones, and the last one."""
+    names, count = status.get("skipped"), int(_number(_mapping(status, "counts").get("skipped")))
+    if not isinstance(names, list) or not names or not count:
+        return
+    shown = [_short(name) for name in names[:_MAX_SKIPPED]]
+    if count > len(shown):
+        shown[-1] = f"... and {_short(names[-1])}"
+    yield f"{', '.join(shown)}: {'it depends' if count == 1 else 'they depend'} on functions that have failed"
 
 
 def _losses(status: Status) -> Iterator[str]:
@@ -129,6 +142,9 @@ def _slowest(status: Status) -> Iterator[str]:
     for call in _rows(status, "slowest")[:_MAX_SLOWEST]:
         where = f"rank {_short(call.get('rank'))} ({_short(call.get('host'))})"
         yield f"{_short(call.get('id'))} took {duration_text(_number(call.get('duration_s')))} on {where}"
+
+
+_FACTS = {"failed": _failures, "skipped": _skipped, "lost": _losses, "probation": _probation, "slowest": _slowest}
 
 
 # -- what a status holds -------------------------------------------------------------------------------

@@ -17,14 +17,16 @@ from handoff_mpi.formatting import duration_text, one_line, rate_text, repeated_
 _ROWS_SHARE = 0.4
 MAX_ROWS = 16
 MIN_ROWS = 3
-#: From so many columns on, hosts stand beside the names of functions.
-_WIDE = 110
 _MAX_TROUBLE = 3
 _MAX_CHARS = 200
 #: Columns that the name of the DAG gets at least.
 _MIN_NAME = 8
 #: From so many columns on a table has all its columns; a narrower one drops what matters least, in these steps.
 _ALL_COLUMNS, _MAX_COLUMNS = 70, 50
+#: The column of durations takes so many more with the sum of a name's calls.
+_SUM_COLUMNS = 20
+#: From so many columns on, hosts stand beside the names of functions, and neither table drops any of its columns.
+_WIDE = 2 * _ALL_COLUMNS + 3
 _MB_PER_GB = 1000
 #: States that functions of a name are counted in besides "done", with their styles. A table has a column for each state
 #: that occurs; beyond the usual number of them its bars make room, so many columns of the terminal for each.
@@ -227,7 +229,7 @@ def _name_table(names: Sequence[tuple[str, Status]], rows: int, width: int) -> T
     shown, more = _cut(names, rows)
     states = [state for state in _STATES_OF_A_NAME if any(_number(each.get(state)) for _, each in shown)]
     has_bar = width >= _MAX_COLUMNS + _STATE_COLUMNS * max(0, len(states) - _USUAL_STATES)
-    has_mean = width >= _ALL_COLUMNS
+    has_mean, has_sum = width >= _ALL_COLUMNS, width >= _ALL_COLUMNS + _SUM_COLUMNS
     table = _grid(("left", None if has_bar else 1), ("right", None), *([("left", 1)] if has_bar else []))
     for _ in range(len(states) + has_mean):
         table.add_column(justify="right", no_wrap=True)
@@ -238,7 +240,8 @@ def _name_table(names: Sequence[tuple[str, Status]], rows: int, width: int) -> T
         cells += [_progress(done, missed, total)] if has_bar else []
         counts = [(_number(each.get(state)), state) for state in states]
         cells += [Text(f"{count:,.0f} {state}" if count else "", _STATES_OF_A_NAME[state]) for count, state in counts]
-        cells += [Text(f"{_short_time(mean_s)} each" if mean_s else "", "dim")] if has_mean else []
+        in_all = f", {duration_text(_number(each.get('busy_s')))} in all" if has_sum else ""
+        cells += [Text(f"{_short_time(mean_s)} each{in_all}" if mean_s else "", "dim")] if has_mean else []
         table.add_row(*cells)
     if more:
         table.add_row(Text(f"and {more:,} more", "dim"))

@@ -170,6 +170,43 @@ def test_the_time_left_is_no_less_than_the_longest_open_path():
     assert run.fields()["eta_s"] == pytest.approx(9 * 3.0)
 
 
+def test_the_time_left_falls_while_a_call_runs():
+    run = Fixture([0] * 4)
+    run.run(0)
+    run.end(0, 60.0)
+    run.run(1)
+    run.recorder.started(0, 1, 1, NOW)
+    assert run.fields(NOW)["eta_s"] == pytest.approx(180.0)
+    assert run.fields(NOW + 40)["eta_s"] == pytest.approx(140.0)
+    assert run.fields(NOW + 90)["eta_s"] == pytest.approx(120.0)  # it takes longer than the one before
+
+
+def test_the_longest_open_path_falls_while_its_first_call_runs():
+    run = Fixture([0] * 4, {task: (task - 1,) for task in range(1, 4)}, hosts=4)
+    run.run(0)
+    run.end(0, 60.0)
+    run.run(1)
+    run.recorder.started(0, 1, 1, NOW)
+    assert [run.fields(NOW + after)["eta_s"] for after in (0, 5, 40)] == pytest.approx([180.0, 175.0, 140.0])
+
+
+def test_the_rate_of_long_calls_is_that_of_a_longer_time():
+    run = Fixture([0] * 100)
+    for minute in range(5):
+        run.run(minute)
+        for second in range(0, 60, 5):
+            told = run.fields(NOW + 60 * minute + second)
+        run.end(minute, 60.0)
+    assert told["rate_per_s"] == pytest.approx(1 / 60, rel=0.3)
+
+
+def test_the_first_functions_that_were_skipped_and_the_last_are_named():
+    run = Fixture([0] * 30)
+    run.recorder.skipped.extend(range(5, 25))
+    assert run.fields()["skipped"] == ["5", "6", "7", "8", "9", "10", "11", "12", "13", "24"]
+    assert json.dumps(run.fields()["skipped"]) == json.dumps(run.progress.final_fields(NOW)["skipped"])
+
+
 def test_the_rate_is_that_of_the_last_seconds():
     run = Fixture([0] * 100)
     assert run.fields(NOW)["rate_per_s"] == 0.0

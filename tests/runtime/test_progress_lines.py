@@ -40,6 +40,14 @@ def test_a_time_left_that_nobody_knows_is_unknown():
     assert progress_line({**STATUS, "eta_s": None, "rate_per_s": 0.0}, NOW).endswith("retried; time left unknown")
     least = {"eta_s": None, "eta_at_least_s": 90.0, "rate_per_s": 0.0}
     assert progress_line({**STATUS, **least}, NOW).endswith("; at least 1 min 30 s left")
+    rows = {
+        "load": {"total": 9, "done": 8, "mean_s": 90.0},
+        "fit": {"total": 9, "done": 0, "skipped": 1, "mean_s": None},
+        "odd": "?",
+        "odder": {"total": "x", "mean_s": None},
+    }
+    told = progress_line({**STATUS, **least, "by_name": rows}, NOW)
+    assert told.endswith("; at least 1 min 30 s left, and 8 functions of unknown duration")
     for odd in (float("nan"), -1.0, 1e300, "soon", None):
         assert progress_line({**STATUS, "eta_s": odd, "rate_per_s": 0.0}, NOW).endswith("time left unknown")
 

@@ -18,7 +18,7 @@ import pytest
 
 import handoff_mpi
 from handoff_mpi import DAG, Function, cli
-from handoff_mpi.messages import DEATH, DIED, RANK_LOSS, VALUE_LOSS
+from handoff_mpi.messages import DEATH, DIED, RAISED, RANK_LOSS, VALUE_LOSS
 from handoff_mpi.results.journal import Journal
 from handoff_mpi.results.run_status import read_any_status
 from tests.conftest import run_process
@@ -286,11 +286,66 @@ def test_unknown_and_missing_ids(explain, failed):
         capture_output=True,
         cwd=failed.parent,
     ).stdout.count(b'"load-2"')
-    told = "handoff: the id of a function is missing, as in `handoff-mpi explain RUN-DIR fit-3`\n"
-    assert explain("run") == (2, "", told)
     assert explain("rum", "total")[0] == 2
     code, _, err = explain("run", "\x1b[31m\0")
     assert (code, "\x1b" in err) == (2, False)
+
+
+def test_without_an_id_it_tells_what_went_wrong(explain, failed):
+    code, out, err = explain("run")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "The run has failed: 5 of 8 functions are done, 1 failed, 2 skipped.",
+        "('fit', 2) has failed in 2 calls: ValueError: loss is nan.",
+        "  Skipped because of it: total, behind.",
+        "`handoff-mpi explain run ID` explains one function.",
+    ]
+    told = facts(explain, "run")
+    assert (told["state"], told["counts"]["skipped"], told["lost"]) == ("failed", 2, [])
+    assert told["failed"] == [
+        {
+            "reason": "ValueError: loss is nan",
+            "count": 1,
+            "ids": ["('fit', 2)"],
+            "calls": 2,
+            "skipped_count": 2,
+            "skipped": ["total", "behind"],
+        }
+    ]
+    (failed.parent / "fixed").touch()
+    assert resume(failed.parent).rc == 0
+    assert explain("run")[1].splitlines()[1] == "No function has failed for good, and no rank was lost."
+
+
+def write_many_failures(run_dir):
+    """Write a run of nine functions, of which all but the last have failed, and one that takes all their values."""
+    failures = [(number, 1, 1, RAISED, "ValueError", "odd", T0 + number, 0.5, -1) for number in range(8)]
+    write_launch(
+        run_dir,
+        ("run", about()),
+        ("tasks", 0, [*(row(f"f{number}") for number in range(9)), row("all", inputs=range(9))]),
+        turn(0.1, [(number, 1, 1) for number in range(8)]),
+        turn(9.0, (), (), failures),
+        turn(9.1, (), (), [each[:6] for each in failures]),
+        ("rank", 2, "lost", "it was killed", T0 + 9.2),
+        ("end", "stopped", 75, False),
+    )
+    write_status(run_dir, status="stopped", exit_code=75, launch=1)
+
+
+def test_without_an_id_equal_failures_are_one_and_losses_are_told(explain, tmp_path):
+    write_many_failures(tmp_path / "run")
+    out = explain("run")[1].splitlines()
+    assert out[1] == "f0, f1, f2, f3, f4 and 3 more have failed in 8 calls: ValueError: odd."
+    assert out[2] == "  Skipped because of it: all."
+    assert out[3].startswith("Rank 2 (node2) was lost at ") and out[3].endswith(": it was killed.")
+
+
+def test_a_skipped_function_names_what_has_failed_and_not_what_is_still_open(explain, tmp_path):
+    write_many_failures(tmp_path / "run")
+    out = explain("run", "all")[1]
+    assert "f0 has failed: ValueError: odd." in out
+    assert "f8" not in out
 
 
 KILLED = """

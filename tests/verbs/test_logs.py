@@ -11,8 +11,10 @@ import pytest
 
 from handoff_mpi import cli
 from handoff_mpi.errors import UsageError
+from handoff_mpi.messages import RAISED
 from handoff_mpi.verbs import run_dirs
 from handoff_mpi.verbs.run_dirs import find_run_dir
+from tests.results.made_journal import T0, about, done, row, turn, write_launch
 from tests.terminal import terminal  # noqa: F401
 
 
@@ -60,9 +62,9 @@ def test_it_lists_who_printed_how_much(logs, run_dir):
     rows = [line.split() for line in out.splitlines()]
     assert rows[:4] == [
         ["function", "attempt", "rank", "bytes"],
+        ["('fit',", "3)", "1", "2", "9", "(7", "more", "were", "dropped)"],
         ["fit", "1", "1", "4"],
         ["fit", "2", "1", "4"],
-        ["('fit',", "3)", "1", "2", "9", "(7", "more", "were", "dropped)"],
     ]
     assert rows[4][:5] == ["4", "bytes", "were", "printed", "between"]
 
@@ -84,7 +86,7 @@ def test_raw_bytes_are_as_they_were(run_dir):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["fitt"], "no output of fitt is in .*; did you mean fit?"),
+        (["fitt"], "fitt has printed nothing in .*; did you mean fit?"),
         (["fit", "--attempt", "3"], "attempt 3 of fit has printed nothing; attempt 1, 2 has"),
         (["--rank", "7"], "rank 7 has printed nothing in .*; ranks 1, 2 have"),
     ],
@@ -94,6 +96,32 @@ def test_what_is_not_there_is_said_in_a_line(logs, run_dir, words, told):
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert told.partition(".*")[0] in err
     assert told.rpartition(".*")[2] in err
+
+
+def test_it_tells_why_a_function_has_printed_nothing(logs, run_dir):
+    failure = (2, 1, 1, RAISED, "ValueError", "no", T0, 0.5, -1)
+    (run_dir / "journal").unlink(missing_ok=True)
+    write_launch(
+        run_dir,
+        ("run", about()),
+        ("tasks", 0, [row("f-1"), row("f-2"), row("g"), row("h", inputs=[2])]),
+        turn(0.1, [(0, 1, 1), (2, 1, 1)]),
+        turn(1.0, (), [done(0, 1, 0.2, 0.1)], [failure]),
+        turn(1.1, (), (), [failure[:6]]),
+    )
+    where = f"has printed nothing in {run_dir}"
+    for id, why in {"f-1": "is done", "f-2": "has not been called yet", "g": "has failed", "h": "was skipped"}.items():
+        assert logs(run_dir, id) == (2, "", f"handoff: {id} {where}: it {why}\n")
+    code, _, err = logs(run_dir, "f-3")
+    assert code == 2
+    assert err.startswith(f"handoff: no function f-3 is in {run_dir}; did you mean f-")
+
+
+def test_ids_are_listed_as_people_sort_them(logs, tmp_path):
+    ids = ["fit-10", "fit-9", "eval", "fit-100"]
+    write_run(tmp_path / "run", rank_1=(b"0123", [entry(id, at, 1) for at, id in enumerate(ids)]))
+    out = logs(tmp_path / "run")[1]
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ["eval", "fit-9", "fit-10", "fit-100"]
 
 
 def test_without_a_run_dir_it_is_the_newest(logs, tmp_path):

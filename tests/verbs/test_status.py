@@ -113,6 +113,22 @@ def lines_of(state, **fields):
     return list(status_lines(Path("run"), state, {**TROUBLED, **fields}))
 
 
+@pytest.mark.parametrize(
+    ("names", "count", "told"),
+    [
+        (["c"], 1, "c: it depends on functions that have failed"),
+        (["c", "d"], 2, "c, d: they depend on functions that have failed"),
+        ([*"abcdefgh", "z"], 40, "a, b, c, d, ... and z: they depend on functions that have failed"),
+        ([], 3, None),
+        ("x", 3, None),
+        (["x"], 0, None),
+    ],
+)
+def test_what_was_skipped_is_named(names, count, told):
+    lines = [text for name, text in lines_of("failed", skipped=names, counts={"skipped": count}) if name == "skipped"]
+    assert lines == ([] if told is None else [told])
+
+
 def test_each_question_has_a_line():
     when = moment_text
     assert lines_of("running") == [

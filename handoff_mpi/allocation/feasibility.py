@@ -139,7 +139,7 @@ class Feasibility:
             rank_state = self._topology.rank_states.get(cost.rank)
             return (
                 [rank_state]
-                if rank_state is not None and rank_state.is_alive and rank_state.rank not in cordoned
+                if rank_state is not None and rank_state.is_present and rank_state.rank not in cordoned
                 else []
             )
         out = {cost.avoid, *cordoned}

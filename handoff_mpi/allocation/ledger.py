@@ -92,7 +92,7 @@ class Ledger:
             AllocationError: there is no such living rank, or a pool of the whole job has that name.
         """
         rank_state = self.rank_states.get(rank)
-        if rank_state is None or not rank_state.is_alive:
+        if rank_state is None or not rank_state.is_present:
             raise AllocationError(f"rank {rank} takes no part in this run, so its resources cannot be updated")
         shared = [name for name in amounts if name in self.job]
         if shared:
@@ -140,17 +140,17 @@ class Ledger:
     def remove(self, rank: int) -> None:
         """Take ``rank`` out: it is lost. Its claims must have been released."""
         rank_state = self.rank_states[rank]
-        if rank_state.is_alive:
+        if rank_state.is_present:
             self.idle_slots -= len(rank_state.offered)
-            rank_state.is_alive = False
+            rank_state.is_present = False
             rank_state.group.leave(rank_state)
             self._touch(rank_state.group)
 
     def restore(self, rank: int) -> None:
         """Take ``rank`` in again: it was silent, and is back."""
         rank_state = self.rank_states[rank]
-        if not rank_state.is_alive:
-            rank_state.is_alive = True
+        if not rank_state.is_present:
+            rank_state.is_present = True
             self.idle_slots += len(rank_state.offered)
             self._topology.enter(rank_state)
             self._touch(rank_state.group)
@@ -259,7 +259,7 @@ class Ledger:
             AllocationError: it does not fit there now, or there is no such rank.
         """
         rank_state = self.rank_states.get(rank)
-        if rank_state is None or not rank_state.is_alive:
+        if rank_state is None or not rank_state.is_present:
             raise AllocationError(f"there is no rank {rank} to place a task on")
         group = rank_state.group
         if not cost.is_plain and (cost.rank not in (None, rank) or rank == cost.avoid):

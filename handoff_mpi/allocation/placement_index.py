@@ -90,7 +90,7 @@ class PlacementIndex:
             rank_state = self._topology.rank_states.get(cost.rank)
             return (
                 rank_state.group
-                if rank_state is not None and rank_state.is_alive and rank_state.group.fits(cost)
+                if rank_state is not None and rank_state.is_present and rank_state.group.fits(cost)
                 else None
             )
         if cost.host is not None:

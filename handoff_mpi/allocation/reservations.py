@@ -224,7 +224,7 @@ class Reservations:
         """Yield the groups where the class may run and which could hold it."""
         if cost.rank is not None:
             rank_state = self._topology.rank_states.get(cost.rank)
-            groups = [rank_state.group] if rank_state is not None and rank_state.is_alive else []
+            groups = [rank_state.group] if rank_state is not None and rank_state.is_present else []
         elif cost.host is not None:
             groups = self._topology.groups_of_host.get(cost.host, [])
         else:

@@ -49,7 +49,7 @@ class RankState:
         idle: slots without a claim, smallest last.
         claims: what each slot holds, or None.
         devices: uuid to the device's index in this rank.
-        is_alive: False once the rank is lost.
+        is_present: whether the job has its resources: False while it is removed (:meth:`Ledger.remove`).
         is_cordoned: whether it is offered nothing for now.
     """
 
@@ -61,13 +61,13 @@ class RankState:
     registered: Amounts
     claims: list[Claim | None]
     group: ResourceGroup = field(init=False)
-    is_alive: bool = True
+    is_present: bool = True
     is_cordoned: bool = False
 
     @property
     def offered(self) -> list[int]:
         """The idle slots that may be claimed."""
-        return self.idle if self.is_alive and not self.is_cordoned else []
+        return self.idle if self.is_present and not self.is_cordoned else []
 
     @property
     def busy_fraction(self) -> float:

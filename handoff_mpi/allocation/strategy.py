@@ -57,7 +57,7 @@ class ClusterView:
 
     def ranks(self) -> Iterator[int]:
         """Yield the living ranks in order: for strategies that look at each (slow with many ranks)."""
-        return (rank for rank, rank_state in sorted(self.ledger.rank_states.items()) if rank_state.is_alive)
+        return (rank for rank, rank_state in sorted(self.ledger.rank_states.items()) if rank_state.is_present)
 
     def load(self, rank: int) -> float:
         """Return the largest claimed fraction of any resource that ``rank`` draws on."""

@@ -79,7 +79,7 @@ class DeadEnds:
     def _awaits_suspects(self) -> bool:
         """Whether ranks are suspect that are not lost: sooner or later they are heard of, or lost."""
         rank_states, cordoned = self._ledger.rank_states, self._ledger.cordoned
-        return any(SUSPECT in reasons and rank_states[rank].is_alive for rank, reasons in cordoned.items())
+        return any(SUSPECT in reasons and rank_states[rank].is_present for rank, reasons in cordoned.items())
 
     # -- in words ---------------------------------------------------------------------------------------
 

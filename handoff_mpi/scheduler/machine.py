@@ -331,7 +331,7 @@ class Scheduler:
 
     def _has_lost(self, ranks: Sequence[int]) -> bool:
         """Whether one of ``ranks`` that computed is lost."""
-        return any(rank in self.ledger.rank_states and not self.ledger.rank_states[rank].is_alive for rank in ranks)
+        return any(rank in self.ledger.rank_states and not self.ledger.rank_states[rank].is_present for rank in ranks)
 
     def _on_persisted(self, event: Persisted, now: float) -> None:
         if self.tasks.state[event.task] == DONE:

@@ -72,4 +72,4 @@ class Overrides:
 
     def _is_cordoned_for(self, rank: int, reasons: frozenset[str]) -> bool:
         """Whether a living rank is cordoned for these reasons and no other."""
-        return self._ledger.rank_states[rank].is_alive and self._ledger.cordoned[rank] == reasons
+        return self._ledger.rank_states[rank].is_present and self._ledger.cordoned[rank] == reasons

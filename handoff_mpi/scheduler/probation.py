@@ -74,11 +74,11 @@ class Probation:
 
     def _dead(self, host: str) -> list[int]:
         """Return the ranks of ``host`` that have died: what they did speaks for the host, or against it, too."""
-        return [rank for rank in self._evidence.hosts[host] if not self._ledger.rank_states[rank].is_alive]
+        return [rank for rank in self._evidence.hosts[host] if not self._ledger.rank_states[rank].is_present]
 
     def _is_trusted(self, rank: int) -> bool:
         rank_state = self._ledger.rank_states[rank]
-        return rank_state.is_alive and rank_state.slots > 0 and rank not in self.of_rank
+        return rank_state.is_present and rank_state.slots > 0 and rank not in self.of_rank
 
     def is_alone_to_blame(self, rank: int) -> bool:
         """Whether ``rank`` is on probation while the other ranks of its host work."""
@@ -98,8 +98,8 @@ class Probation:
         return [term for term in found if term is not None]
 
     def _convict(self, rank: int, judge: int, now: float) -> Term | None:
-        is_alive = self._ledger.rank_states[rank].is_alive
-        if (is_alive and not self._is_trusted(rank)) or not self._is_trusted(judge):
+        is_present = self._ledger.rank_states[rank].is_present
+        if (is_present and not self._is_trusted(rank)) or not self._is_trusted(judge):
             return None
         host, judges_host = self._ledger.rank_states[rank].host, self._ledger.rank_states[judge].host
         ranks = self.trusted(host)
@@ -107,7 +107,7 @@ class Probation:
             witnesses = [*ranks, *self._dead(host)]
             if self._evidence.is_bad_host(witnesses, self.trusted(judges_host)):
                 return self._begin(host, witnesses, now)
-        if not is_alive or not self._evidence.is_bad_rank(rank, judge):
+        if not is_present or not self._evidence.is_bad_rank(rank, judge):
             return None
         is_last_of_host = ranks == [rank] and host != judges_host
         return self._begin(host if is_last_of_host else rank, [rank], now)
@@ -176,4 +176,6 @@ class Probation:
         """Return the ranks of ``terms`` that have an idle slot, and are cordoned for nothing else."""
         rank_states, cordoned = self._ledger.rank_states, self._ledger.cordoned
         ranks = (rank for term in terms for rank in term.ranks)
-        return [r for r in ranks if rank_states[r].is_alive and rank_states[r].idle and cordoned.get(r) == {PROBATION}]
+        return [
+            r for r in ranks if rank_states[r].is_present and rank_states[r].idle and cordoned.get(r) == {PROBATION}
+        ]

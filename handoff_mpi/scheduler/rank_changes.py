@@ -108,7 +108,7 @@ class RankChanges:
         """The rank is lost for good; it may have been unreachable before, and what it had is elsewhere by now."""
         self._memory_pressure.end(event.rank)
         rank_state = self._ledger.rank_states.get(event.rank)
-        if rank_state is not None and rank_state.is_alive:
+        if rank_state is not None and rank_state.is_present:
             self._lose(event.rank, event.reason, now, event.with_its_host)
 
     def _lose(self, rank: int, reason: str, now: float, is_blameless: bool) -> list[tuple[int, int]]:

@@ -33,7 +33,7 @@ def check(scheduler: Scheduler) -> None:
     shunned = {rank for rank, reasons in scheduler.ledger.cordoned.items() if PROBATION in reasons}
     assert shunned == set(scheduler.probation.of_rank)
     rank_states = scheduler.ledger.rank_states.values()
-    living = [rank_state.rank for rank_state in rank_states if rank_state.is_alive and rank_state.slots]
+    living = [rank_state.rank for rank_state in rank_states if rank_state.is_present and rank_state.slots]
     assert not living or not shunned.issuperset(living), "the last rank is on probation"
     state, specs = scheduler.tasks.state, scheduler.specs
     flying = [task for slots in scheduler.slots.of_rank.values() for slot in slots for task in slot.tasks]
@@ -74,7 +74,7 @@ def check_membership(membership: Membership, ledger: Ledger) -> None:
     for rank, rank_state in ledger.rank_states.items():
         state = membership.state(rank)
         takes_part = state not in (MemberState.UNREACHABLE, MemberState.LOST)
-        assert rank_state.is_alive == takes_part, f"rank {rank} is {state.value}"
+        assert rank_state.is_present == takes_part, f"rank {rank} is {state.value}"
         is_cordoned = SUSPECT in ledger.cordoned.get(rank, ())
         assert is_cordoned == (state == MemberState.SUSPECT) or not takes_part, f"rank {rank} is {state.value}"
 
@@ -242,7 +242,7 @@ class Oracle:
             left = [
                 rank_state.rank
                 for rank_state in rank_states
-                if rank_state.is_alive and spec.pin in (None, rank_state.rank)
+                if rank_state.is_present and spec.pin in (None, rank_state.rank)
             ]
             assert not left, f"task {task} would fit ranks {left}, and was given up: {message}"
         elif kind == TIMEOUT:
@@ -295,7 +295,7 @@ class Oracle:
         """A rank that lives and could send messages for a while takes part again, also after it was taken for lost."""
         for rank, rank_state in launch.scheduler.ledger.rank_states.items():
             if rank not in launch.rank0.coordinator.membership.lost and launch.could_speak(rank, SPEAKS_S):
-                assert rank_state.is_alive, f"rank {rank} came back, and was not taken in again"
+                assert rank_state.is_present, f"rank {rank} came back, and was not taken in again"
                 reasons = launch.scheduler.ledger.cordoned.get(rank, set())
                 assert reasons <= {MEMORY, PROBATION}, f"rank {rank} came back, and is offered nothing"
                 has_room = MEMORY in reasons and not launch.is_pressed(rank)

@@ -112,11 +112,11 @@ class Claims:
             self.ledger.cordon(rank, self.rng.random() < 0.5)
         elif what < 0.96:
             self.lose_or_restore(rank)
-        elif what < 0.97 and self.ledger.rank_states[rank].is_alive:
+        elif what < 0.97 and self.ledger.rank_states[rank].is_present:
             self.ledger.update(rank, {"cpu": self.rng.randrange(6) * UNIT})
 
     def lose_or_restore(self, rank):
-        if not self.ledger.rank_states[rank].is_alive:
+        if not self.ledger.rank_states[rank].is_present:
             self.ledger.restore(rank)
             return
         for claim in [claim for claim in self.claims if claim.rank == rank]:

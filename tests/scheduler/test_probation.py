@@ -402,7 +402,7 @@ def test_a_function_that_kills_ranks_everywhere_excludes_no_host():
     now = 1.0
     while run.scheduler.tasks.state[0] != State.FAILED:
         rank = next((each for each in range(1, 7) if 0 in running(run, each)), None)
-        others = [each for each in range(1, 7) if each != rank and run.scheduler.ledger.rank_states[each].is_alive]
+        others = [each for each in range(1, 7) if each != rank and run.scheduler.ledger.rank_states[each].is_present]
         run.tell(now, *(done(each, _of(run, each)) for each in others if running(run, each)))
         now += 0.5
         if rank is not None:

@@ -221,7 +221,7 @@ MISTAKES = [
         [
             (
                 "scheduler.dead_ends:DeadEnds._awaits_suspects",
-                "any(SUSPECT in reasons and rank_states[rank].is_alive for rank, reasons in cordoned.items())",
+                "any(SUSPECT in reasons and rank_states[rank].is_present for rank, reasons in cordoned.items())",
                 "False",
             )
         ],
@@ -234,7 +234,7 @@ MISTAKES = [
             (
                 "allocation.strategies:CostOptimized._nearest",
                 "if view.fits(cost, holder)",
-                "if view.ledger.rank_states[holder].is_alive and view.ledger.rank_states[holder].idle",
+                "if view.ledger.rank_states[holder].is_present and view.ledger.rank_states[holder].idle",
             )
         ],
         seed=5,

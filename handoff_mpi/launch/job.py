@@ -25,6 +25,7 @@ from handoff_mpi.launch.environment import size_by_launcher
 from handoff_mpi.launch.local_ranks import kill_stopped_ranks
 from handoff_mpi.launch.mpi_start import bounded_start, join_timeout_s
 from handoff_mpi.linux import sharpen_timers
+from handoff_mpi.membership import Membership
 from handoff_mpi.messages import ASKED, BYE, DECODE, DECODED, ENDS, SETUP, SHUTDOWN, START
 from handoff_mpi.module_files import take_sources
 from handoff_mpi.python_path import add_directories, shared_path
@@ -90,7 +91,7 @@ class Job:
 
     Attributes:
         is_loading: whether rank 0 runs code of dag.py to make the DAG, which a signal may break off.
-        gone: the ranks that are known to have ended.
+        membership: the table of ranks.
         unanswered: the ranks that have not answered in time: to the end of a run, or what :meth:`decode_on` has asked.
         known_codes: hashes of the encoded functions that a rank could decode.
         at_end: the ranks whose scripts have come to their end, and with which status.
@@ -126,7 +127,7 @@ class Job:
         self._asked = 0
         self.unanswered: set[int] = set()
         self.known_codes: set[int] = set()
-        self.gone: set[int] = set()
+        self.membership = Membership()
         self.at_end: dict[int, int] = {}
         self.setup: bytes | None = None
         self.top_level: TopLevel | None = None
@@ -165,7 +166,7 @@ class Job:
         if not callable(setup):
             raise UsageError(f"setup must be a function of the rank, not {show(setup)}")
         blob = self.setup = encode_code(setup)
-        others = [rank for rank in range(1, self.size) if rank not in self.gone]
+        others = [rank for rank in range(1, self.size) if rank not in self.membership.lost]
         for rank in others:
             self.transport.send(rank, (SETUP, 0, blob, shared_path()))
         answers = {0: set_up(blob, self.capabilities[0])}
@@ -201,24 +202,24 @@ class Job:
         if answer is not None:
             return answer
         self.unanswered.add(rank)
-        why = "it has ended" if rank in self.gone else f"it has not answered within {DECODE_S:g} s"
+        why = "it has ended" if rank in self.membership.lost else f"it has not answered within {DECODE_S:g} s"
         return Decoded(trouble=self.stop_reason or why)
 
     def _await_decoded(self, rank: int, number: int, end: float) -> Decoded | None:
         next_look, is_missed = clock() + PROCESS_CHECK_INTERVAL_S, False
         backoff = Backoff(self.transport.doorbell)
-        while clock() < end and rank not in self.gone and not self.stop_reason:
+        while clock() < end and rank not in self.membership.lost and not self.stop_reason:
             arrived = self.transport.poll()
             for each in arrived:
                 if isinstance(each, RankFailed):
-                    self.gone.add(each.rank)
+                    self.membership.lose(each.rank, each.reason)
                 elif each.message[0] == DECODED and each.message[2] == number:
                     return each.message[3]  # type: ignore[no-any-return]
             if clock() >= next_look:
                 next_look = clock() + PROCESS_CHECK_INTERVAL_S
-                state, _ = self._process_monitor.examine(rank, clock())
+                state, reason = self._process_monitor.examine(rank, clock())
                 if state == STOPPED or (state == GONE and is_missed):
-                    self.gone.add(rank)
+                    self.membership.lose(rank, reason)
                 is_missed = state == GONE  # MPI reports most ends before the next look
             backoff.wait(bool(arrived), False, min(end, next_look))
         return None
@@ -235,14 +236,14 @@ class Job:
             if state == STOPPED:
                 self._leave_without(rank, reason)
             if state == GONE and rank in missed:
-                self.gone.add(rank)
+                self.membership.lose(rank, reason)
                 raise UsageError(f"rank {rank} ended before setup({rank}) had returned: {reason}")
             if state == GONE:
                 gone.add(rank)
         return gone
 
     def _leave_without(self, rank: int, reason: str) -> NoReturn:
-        self.gone.add(rank)
+        self.membership.lose(rank, reason)
         raise RankLostInSetup(f"rank {rank} was lost before setup({rank}) had returned: {reason}")
 
     def slots(self, options: RunOptions) -> dict[int, int]:
@@ -252,7 +253,7 @@ class Job:
             by_host.setdefault(capability.host, []).append(capability)
         slots: dict[int, int] = {}
         for capabilities in by_host.values():
-            computing = [each for each in capabilities if each.rank not in self.gone]
+            computing = [each for each in capabilities if each.rank not in self.membership.lost]
             if not (self.size == 1 or options.rank0_computes or len(computing) == 1):
                 computing = [each for each in computing if each.rank != 0]
             cores = max(each.host_registered.get("cpu", each.host_amounts.get("cpu", UNIT)) for each in capabilities)
@@ -313,7 +314,7 @@ class Job:
 
     def living(self) -> list[Capability]:
         """Return the capabilities of the ranks that are not known to be lost."""
-        return [each for each in self.capabilities if each.rank not in self.gone]
+        return [each for each in self.capabilities if each.rank not in self.membership.lost]
 
     def pids_of_host(self) -> dict[int, int]:
         """Return rank to process id, of the ranks of this rank's host."""
@@ -343,7 +344,7 @@ class Job:
         A rank of this host that does not answer, busy with a call whose outcome nobody wants any longer, is ended: the
         launcher would wait for it.
         """
-        waiting = {rank for rank in range(1, self.size) if rank not in self.gone}
+        waiting = {rank for rank in range(1, self.size) if rank not in self.membership.lost}
         for rank in waiting:
             self.transport.send(rank, (SHUTDOWN, 0))
         end = clock() + DISMISS_S

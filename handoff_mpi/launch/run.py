@@ -324,7 +324,6 @@ class Run:
             loop.close()
             self._files.close()
             self._scheduler.close()
-            self._job.gone |= loop.membership.lost
 
     # -- what a run needs -----------------------------------------------------------------------------
 
@@ -388,6 +387,7 @@ class Run:
             self._journal_writer,
             settings,
             shell,
+            job.membership,
         )
         loop.coordinator.dispatcher.file_keys = self._keys
         loop.stop_reason = self._make_stop_reason(settings)

@@ -197,7 +197,7 @@ class _Others:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._begun = time.monotonic()
-        self.at_work = set(range(1, job.size)) - job.gone - set(job.at_end)
+        self.at_work = set(range(1, job.size)) - job.membership.lost - set(job.at_end)
         self.failure = next((status for status in job.at_end.values() if status), 0)
 
     def are_done(self) -> bool:
@@ -224,7 +224,7 @@ class _Others:
 def _dismiss(job: Job) -> None:
     """Tell the other ranks that the job has ended."""
     for rank in range(1, job.size):
-        if rank not in job.gone:
+        if rank not in job.membership.lost:
             job.transport.send(rank, (ENDS, 0, 0))
     job.transport.flush(_OUTPUT_FLUSH_TIMEOUT_S)
 

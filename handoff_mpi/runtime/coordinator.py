@@ -25,6 +25,7 @@ from handoff_mpi.console import print_message
 from handoff_mpi.dag import Plan
 from handoff_mpi.errors import DAGError, JournalError
 from handoff_mpi.formatting import show
+from handoff_mpi.membership import Membership
 from handoff_mpi.messages import (
     BYE,
     CHECK_PROCESS,
@@ -76,7 +77,6 @@ from handoff_mpi.scheduler import (
     Event,
     Finished,
     Forget,
-    Membership,
     MemoryTold,
     ResourcesUpdated,
     Retract,
@@ -110,10 +110,10 @@ class Coordinator:
         kept: the store of values that must outlast the run.
         journal_writer: writes the journal; None if there is none.
         tracker_adapter: asks the user's resource tracker; None if there is none.
+        membership: the table of ranks, which the coordinator alone changes during the run; the run has begun there.
         settings: see there.
 
     Attributes:
-        membership: the table of ranks, which the coordinator alone changes.
         updates: (rank, its resources from now on, as the user gave them); any thread may append one. A step takes them
             in after its messages, so that an update by a telemetry handler comes before the tasks that wait for it.
         trouble: why the journal is not written any further; empty if it is.
@@ -133,12 +133,13 @@ class Coordinator:
         kept: ResultStore,
         journal_writer: JournalWriter | None,
         tracker_adapter: TrackerAdapter | None,
+        membership: Membership,
         settings: CoordinatorSettings,
     ) -> None:
         self.scheduler = scheduler
         self.settings = settings
-        self.membership = Membership(scheduler.ledger.rank_states, scheduler.policy.heartbeat_timeout_s)
-        lost = self.membership.lost
+        self.membership = membership
+        lost = membership.lost
         self.dispatcher = Dispatcher(transport, scheduler, plan, home, settings.run, settings.number, lost)
         self.updates: list[tuple[int, dict[str, Any]]] = []
         self.trouble = ""

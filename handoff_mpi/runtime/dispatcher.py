@@ -32,7 +32,7 @@ class Dispatcher:
         plan: the run's tables.
         home: where values rest that came home.
         run, number: the run's name and number.
-        lost: ranks that get no messages; see :class:`~handoff_mpi.scheduler.Membership`.
+        lost: ranks that get no messages; see :class:`~handoff_mpi.membership.Membership`.
 
     Attributes:
         file_keys: of values that an earlier launch wrote.

@@ -12,6 +12,7 @@ from handoff_mpi.callbacks import end_if_forked, in_words, is_interrupt
 from handoff_mpi.comm import Envelope, RankFailed, Transport
 from handoff_mpi.dag import Plan
 from handoff_mpi.errors import AllocationError, JournalError, LauncherLost
+from handoff_mpi.membership import Membership
 from handoff_mpi.results.store import ResultStore
 from handoff_mpi.runtime.backoff import Backoff, clock
 from handoff_mpi.runtime.coordinator import Coordinator
@@ -22,7 +23,7 @@ from handoff_mpi.runtime.process_monitor import GONE, LIVES, STOPPED, ProcessMon
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.runtime.tracker_adapter import TrackerAdapter
 from handoff_mpi.runtime.worker_driver import WorkerDriver
-from handoff_mpi.scheduler import Command, Event, Membership, Scheduler
+from handoff_mpi.scheduler import Command, Event, Scheduler
 from handoff_mpi.serialization import Payload
 
 #: Workers that have not said goodbye after this long are left behind.
@@ -112,10 +113,10 @@ class SchedulerLoop:
         journal_writer: writes the journal.
         settings: see there.
         shell: rank 0's own worker, if it computes.
+        membership: the job's table of ranks.
 
     Attributes:
         coordinator: decides, stores, writes and sends.
-        membership: the table of ranks.
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class SchedulerLoop:
         journal_writer: JournalWriter | None,
         settings: LoopSettings,
         shell: WorkerDriver | None,
+        membership: Membership,
     ) -> None:
         self.transport = transport
         self.scheduler = scheduler
@@ -139,7 +141,9 @@ class SchedulerLoop:
         self._next_confirm = 0.0
         self._shell = shell
         self._launcher = os.getppid()
+        self.membership = membership
         self._facts = Facts()
+        self._facts.events += membership.begin_run(scheduler.ledger.rank_states, scheduler.policy.heartbeat_timeout_s)
         self.coordinator = Coordinator(
             transport,
             scheduler,
@@ -150,11 +154,11 @@ class SchedulerLoop:
             kept,
             journal_writer,
             None if settings.tracker is None else TrackerAdapter(settings.tracker, scheduler.ledger.offered_by),
+            membership,
             CoordinatorSettings(
                 settings.run, settings.number, settings.workers, shell is not None, settings.pids, settings.heartbeat_s
             ),
         )
-        self.membership: Membership = self.coordinator.membership
 
     # -- the run --------------------------------------------------------------------------------------
 

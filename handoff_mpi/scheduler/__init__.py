@@ -1,5 +1,6 @@
 """The brain of rank 0: pure. See :mod:`handoff_mpi.scheduler.machine`."""
 
+from handoff_mpi.membership import RankLost, RankReturned, RankSuspected, RankUnreachable
 from handoff_mpi.scheduler.events import (
     BroadcastLoss,
     Closed,
@@ -12,10 +13,6 @@ from handoff_mpi.scheduler.events import (
     HomeValueLost,
     MemoryTold,
     Persisted,
-    RankLost,
-    RankReturned,
-    RankSuspected,
-    RankUnreachable,
     Refused,
     ResourcesUpdated,
     Retract,
@@ -30,7 +27,6 @@ from handoff_mpi.scheduler.events import (
 from handoff_mpi.scheduler.host_failure_detector import HostFailureDetector
 from handoff_mpi.scheduler.lifecycle import DISPATCHES, TRANSITIONS, Cause, State
 from handoff_mpi.scheduler.machine import Scheduler
-from handoff_mpi.scheduler.membership import Membership, MemberState
 from handoff_mpi.scheduler.policy import Policy
 from handoff_mpi.scheduler.restore import restore
 
@@ -48,8 +44,6 @@ __all__ = [
     "Forget",
     "HomeValueLost",
     "HostFailureDetector",
-    "MemberState",
-    "Membership",
     "MemoryTold",
     "Persisted",
     "Policy",

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from handoff_mpi.allocation import Claim
 from handoff_mpi.dag import TaskSpec
+from handoff_mpi.membership import RankLost, RankReturned, RankSuspected, RankUnreachable
 from handoff_mpi.messages import Entry
 from handoff_mpi.resources import Amounts
 
@@ -88,38 +89,6 @@ class HomeValueLost:
     """The value of a task was at rank 0, and the user's store does not give it back."""
 
     task: int
-
-
-@dataclass(slots=True)
-class RankSuspected:
-    """A rank is silent: it gets no tasks until it returns, but what runs there may well be finished."""
-
-    rank: int
-    reason: str
-
-
-@dataclass(slots=True)
-class RankUnreachable:
-    """A suspect rank stays silent: its work is done elsewhere until it returns, and no function is at fault."""
-
-    rank: int
-    reason: str
-
-
-@dataclass(slots=True)
-class RankReturned:
-    """A rank that was suspect or unreachable is heard of again."""
-
-    rank: int
-
-
-@dataclass(slots=True)
-class RankLost:
-    """A rank is lost for good; if its whole host was lost, no function is at fault."""
-
-    rank: int
-    reason: str
-    with_its_host: bool = False
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ from typing import Any, TypeAlias
 
 from handoff_mpi.allocation import AllocationStrategy, ClusterView, Ledger
 from handoff_mpi.dag import TaskSpec
+from handoff_mpi.membership import RankLost, RankReturned, RankSuspected, RankUnreachable
 from handoff_mpi.messages import OK, REFUSED, ErrorReport
 from handoff_mpi.scheduler.crash_tracker import CrashTracker
 from handoff_mpi.scheduler.dead_ends import DeadEnds
@@ -34,10 +35,6 @@ from handoff_mpi.scheduler.events import (
     HomeValueLost,
     MemoryTold,
     Persisted,
-    RankLost,
-    RankReturned,
-    RankSuspected,
-    RankUnreachable,
     Refused,
     ResourcesUpdated,
     Retracted,

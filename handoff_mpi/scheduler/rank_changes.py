@@ -1,6 +1,6 @@
 """Carries the changes of ranks into the scheduler's tables: what becomes of tasks, claims and values there.
 
-The table of ranks (:mod:`handoff_mpi.scheduler.membership`) lies outside the scheduler; its changes come as events.
+The table of ranks (:mod:`handoff_mpi.membership`) lies outside the scheduler; its changes come as events.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from handoff_mpi.allocation import Ledger
 from handoff_mpi.errors import AllocationError
+from handoff_mpi.membership import RankLost, RankReturned, RankSuspected, RankUnreachable
 from handoff_mpi.messages import DEATH, ErrorReport
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.resources.capability import MAX_SLOTS
@@ -17,10 +18,6 @@ from handoff_mpi.scheduler.events import (
     BroadcastLoss,
     Command,
     MemoryTold,
-    RankLost,
-    RankReturned,
-    RankSuspected,
-    RankUnreachable,
     ResourcesUpdated,
     Retract,
 )

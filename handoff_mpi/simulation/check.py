@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from handoff_mpi.allocation import MEMORY, PROBATION, SUSPECT, Ledger
 from handoff_mpi.allocation.invariants import check_invariants
+from handoff_mpi.membership import Membership, MemberState
 from handoff_mpi.messages import DEATH, ISOLATE, NO_ROOM, TIMEOUT
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results.store import Key
-from handoff_mpi.scheduler import DISPATCHES, Cause, Membership, MemberState, Policy, Scheduler, State, Transition
+from handoff_mpi.scheduler import (
+    DISPATCHES,
+    Cause,
+    Policy,
+    Scheduler,
+    State,
+    Transition,
+)
 from handoff_mpi.scheduler.queues import ReadyQueue
 from handoff_mpi.simulation.run_dir import PreviousLaunch, SimulatedRunDir
 from handoff_mpi.simulation.workload import Workload

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from handoff_mpi.comm import Envelope, RankFailed
+from handoff_mpi.membership import Membership
 from handoff_mpi.messages import Entry
 from handoff_mpi.resources import PlainAmounts
 from handoff_mpi.results.event_log import EventPort, NoEvents
@@ -66,6 +67,8 @@ class Rank0Driver:
         journal_writer = JournalWriter(
             launch.run_dir.begin(launch.clock), plan, lambda task: self.coordinator.file_key(task)
         )
+        membership = Membership()
+        membership.begin_run(scheduler.ledger.rank_states, scheduler.policy.heartbeat_timeout_s)
         self.coordinator = Coordinator(
             SimulatedTransport(launch),
             scheduler,
@@ -76,6 +79,7 @@ class Rank0Driver:
             launch.run_dir,
             journal_writer,
             None if self._tracker is None else TrackerAdapter(self._tracker, clock=lambda: launch.clock.now),
+            membership,
             CoordinatorSettings(run, RUN, workers, 0 in launch.ranks, launch.hosts()),
         )
         self.coordinator.dispatcher.file_keys = previous.keys

@@ -13,6 +13,7 @@ from handoff_mpi.allocation import FirstAvailable, Ledger
 from handoff_mpi.comm import Envelope, RankFailed
 from handoff_mpi.dag import Plan
 from handoff_mpi.errors import JournalError
+from handoff_mpi.membership import Membership
 from handoff_mpi.messages import (
     CONSTANT,
     DISPATCH,
@@ -141,6 +142,7 @@ class Run:
             JournalWriter(self.journal, self.plan, lambda task: self.loop.coordinator.dispatcher.file_key(task)),
             LoopSettings("now", 1, RANKS, 1.0, tracker),
             None,
+            Membership(),
         )
 
     def _note_turn(self, events, now):

@@ -10,6 +10,7 @@ from handoff_mpi import DAG, Function, execute_local
 from handoff_mpi.allocation import FirstAvailable, Ledger
 from handoff_mpi.comm import Envelope, RankFailed
 from handoff_mpi.dag import Plan
+from handoff_mpi.membership import Membership
 from handoff_mpi.messages import (
     DEATH,
     DIED,
@@ -99,6 +100,7 @@ class Run:
             journal_writer,
             settings,
             None,
+            Membership(),
         )
 
     def run(self, **restored):

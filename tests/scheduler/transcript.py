@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from handoff_mpi.allocation import FirstAvailable, Ledger
 from handoff_mpi.dag import TaskSpec
+from handoff_mpi.membership import Membership
 from handoff_mpi.messages import DEATH, DIED, OK, RAISED, TIMED_OUT, TIMEOUT
 from handoff_mpi.resources import Capability, Device
 from handoff_mpi.resources.amounts import UNIT
@@ -22,7 +23,6 @@ from handoff_mpi.scheduler import (
     Dispatch,
     Finished,
     Forget,
-    Membership,
     Policy,
     RankLost,
     Retract,
@@ -120,7 +120,8 @@ class Dialogue:
 
     def __init__(self, ledger, strategy=None, **policy):
         self.scheduler = Scheduler(ledger, strategy or FirstAvailable(), Policy(**policy))
-        self.membership = Membership(ledger.rank_states, self.scheduler.policy.heartbeat_timeout_s)
+        self.membership = Membership()
+        self.membership.begin_run(ledger.rank_states, self.scheduler.policy.heartbeat_timeout_s)
         self.log = []
         self.moves = []
         self._states = []

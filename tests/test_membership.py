@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from handoff_mpi.scheduler import Membership, MemberState, RankLost, RankReturned, RankSuspected, RankUnreachable
-from handoff_mpi.scheduler import membership as module
-from handoff_mpi.scheduler.membership import TRANSITIONS, Change
+from handoff_mpi import membership as module
+from handoff_mpi.membership import TRANSITIONS, Change, Membership, MemberState
+from handoff_mpi.scheduler import RankLost, RankReturned, RankSuspected, RankUnreachable
 
 ALIVE, SUSPECT, UNREACHABLE, LOST, LEFT = MemberState
 LIMIT_S = 80.0
@@ -25,7 +25,8 @@ WAYS = {
 
 def table(*ranks):
     """A table of ``ranks`` that has looked once, at the time 0."""
-    membership = Membership(ranks, LIMIT_S)
+    membership = Membership()
+    assert membership.begin_run(ranks, LIMIT_S) == []
     assert membership.look(0.0) == ([], [])
     return membership
 
@@ -110,7 +111,8 @@ def test_a_rank_that_is_heard_of_in_time_is_never_looked_at():
 
 
 def test_a_look_is_due_eight_times_in_the_limit():
-    membership = Membership([1], LIMIT_S)
+    membership = Membership()
+    membership.begin_run([1], LIMIT_S)
     assert membership.next_check == 0.0
     membership.look(5.0)
     assert membership.next_check == 15.0
@@ -154,3 +156,27 @@ def test_the_end_of_the_run_gives_up_what_is_unreachable():
     membership.end_run()
     assert membership.lost == {1}
     assert membership.state(2) is SUSPECT
+
+
+# -- one run after the other --------------------------------------------------------------------------------
+
+
+def test_the_next_run_begins_with_all_that_are_not_lost():
+    membership = table(1, 2, 3, 4)
+    membership.hear([1, 2, 3], 60.0)
+    membership.look(90.0)
+    membership.leave(1)
+    membership.lose(2, "it died")
+    membership.look(101.0)
+    assert [membership.state(rank) for rank in (1, 2, 3, 4)] == [LEFT, LOST, SUSPECT, UNREACHABLE]
+    assert membership.begin_run([3, 1, 4], LIMIT_S) == []
+    assert [membership.state(rank) for rank in (1, 2, 3, 4)] == [ALIVE, LOST, ALIVE, ALIVE]
+    assert (membership.heard, membership.next_check) == ({}, 0.0)
+    assert membership.look(500.0) == ([], []), "their silence counts from the first look"
+    assert [each.rank for each in membership.look(545.0).events] == [3, 1, 4]
+
+
+def test_a_rank_that_was_lost_since_the_run_was_planned_is_told_of_at_once():
+    membership = Membership()
+    assert membership.lose(2, "it died") == [RankLost(2, "it died")], "between two runs"
+    assert membership.begin_run([1, 2], LIMIT_S) == [RankLost(2, "it was lost before the run began")]

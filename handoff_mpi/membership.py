@@ -1,7 +1,8 @@
 """The table of ranks: which of them take part in a run, and which are suspect, unreachable, lost, or have left.
 
-The coordinator of rank 0 owns the table, and it alone calls the methods that change a state. The loop, the dispatcher
-and the host monitor read it. The scheduler keeps no list of its own: the table returns events for it.
+Rank 0's job owns the table. During a run the coordinator alone calls the methods that change a state, and between two
+runs the job. The loop, the dispatcher and the host monitor read it. The scheduler keeps no list of its own: the table
+returns events for it.
 
 ======================  ========================  ======================  =======================
 state                   change                    state after it          event for the scheduler
@@ -11,6 +12,8 @@ SUSPECT                 HEARTBEAT                 ALIVE                   RankRe
 SUSPECT                 TIMEOUT                   UNREACHABLE             RankUnreachable
 UNREACHABLE             HEARTBEAT                 ALIVE                   RankReturned
 UNREACHABLE             END_OF_RUN                LOST
+SUSPECT, UNREACHABLE    NEXT_RUN                  ALIVE
+LEFT                    NEXT_RUN                  ALIVE
 ALIVE, SUSPECT          LOSS                      LOST                    RankLost
 UNREACHABLE             LOSS                      LOST                    RankLost
 ALIVE                   GOODBYE                   LEFT
@@ -29,10 +32,9 @@ unreachable at the limit, and may return.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
-
-from handoff_mpi.scheduler.events import RankLost, RankReturned, RankSuspected, RankUnreachable
 
 
 class MemberState(Enum):
@@ -54,6 +56,7 @@ class Change(Enum):
     LOSS = "its process or its host no longer exists"
     GOODBYE = "it has ended the run in order"
     END_OF_RUN = "nobody waits for it any more"
+    NEXT_RUN = "another run of the job begins"
 
 
 ALIVE, SUSPECT, UNREACHABLE, LOST, LEFT = MemberState
@@ -65,12 +68,50 @@ TRANSITIONS: dict[tuple[MemberState, Change], MemberState] = {
     (SUSPECT, Change.TIMEOUT): UNREACHABLE,
     (UNREACHABLE, Change.HEARTBEAT): ALIVE,
     (UNREACHABLE, Change.END_OF_RUN): LOST,
+    (SUSPECT, Change.NEXT_RUN): ALIVE,
+    (UNREACHABLE, Change.NEXT_RUN): ALIVE,
+    (LEFT, Change.NEXT_RUN): ALIVE,
     (ALIVE, Change.LOSS): LOST,
     (SUSPECT, Change.LOSS): LOST,
     (UNREACHABLE, Change.LOSS): LOST,
     (ALIVE, Change.GOODBYE): LEFT,
     (LEFT, Change.LOSS): LOST,
 }
+
+
+# -- events for the scheduler ---------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class RankSuspected:
+    """A rank is silent: it gets no tasks until it returns, but what runs there may well be finished."""
+
+    rank: int
+    reason: str
+
+
+@dataclass(slots=True)
+class RankUnreachable:
+    """A suspect rank stays silent: its work is done elsewhere until it returns, and no function is at fault."""
+
+    rank: int
+    reason: str
+
+
+@dataclass(slots=True)
+class RankReturned:
+    """A rank that was suspect or unreachable is heard of again."""
+
+    rank: int
+
+
+@dataclass(slots=True)
+class RankLost:
+    """A rank is lost for good; if its whole host was lost, no function is at fault."""
+
+    rank: int
+    reason: str
+    with_its_host: bool = False
 
 
 class Silence(NamedTuple):
@@ -86,12 +127,7 @@ class Silence(NamedTuple):
 
 
 class Membership:
-    """The table of the ranks of a run.
-
-    Args:
-        ranks: the ranks whose silence counts: those that compute. A rank that is not among them is ALIVE until it is
-            lost or leaves.
-        limit_s: seconds of silence after which a rank whose process nobody could check is unreachable.
+    """The table of the ranks of a job; a rank is ALIVE as long as nothing else is known of it.
 
     Attributes:
         lost: the ranks that are LOST; a live view for who sends or receives a message.
@@ -99,13 +135,13 @@ class Membership:
         next_check: the time at which :meth:`look` is due.
     """
 
-    def __init__(self, ranks: Iterable[int], limit_s: float) -> None:
+    def __init__(self) -> None:
         self.lost: set[int] = set()
         self.heard: dict[int, float] = {}
         self.next_check = 0.0
-        self._limit_s = limit_s
-        self._states = dict.fromkeys(ranks, ALIVE)
-        self._watched = tuple(self._states)
+        self._limit_s = float("inf")
+        self._states: dict[int, MemberState] = {}  # of ranks that are not named here, nothing is known
+        self._watched: tuple[int, ...] = ()
         self._silent: set[int] = set()  # those that are SUSPECT or UNREACHABLE; mostly empty
         self._found_alive: dict[int, float] = {}  # when the process of a silent rank was last seen alive
 
@@ -118,6 +154,24 @@ class Membership:
         return {rank for rank in ranks if self.state(rank) not in (LEFT, LOST)}
 
     # -- changes ------------------------------------------------------------------------------------
+
+    def begin_run(self, ranks: Iterable[int], limit_s: float) -> list[RankLost]:
+        """Count the silence of ``ranks``, those that compute in a run that begins.
+
+        Args:
+            ranks: in the order in which they are looked at.
+            limit_s: seconds of silence after which a rank whose process nobody could check is unreachable.
+
+        Returns:
+            An event for each of ``ranks`` that was lost since the run was planned.
+        """
+        for rank, state in self._states.items():
+            if state not in (ALIVE, LOST):
+                self.move(rank, Change.NEXT_RUN)
+        self.heard, self._found_alive, self.next_check = {}, {}, 0.0
+        self._limit_s = limit_s
+        self._watched = tuple(ranks)
+        return [RankLost(rank, "it was lost before the run began") for rank in self._watched if rank in self.lost]
 
     def hear(self, ranks: Collection[int], now: float) -> list[RankReturned]:
         """Note that messages came from ``ranks``, none of which is lost; return an event for each that was silent."""
@@ -140,7 +194,7 @@ class Membership:
         self.next_check = now + self._limit_s / 8
         found = Silence([], [])
         for rank in self._watched:
-            if self._states[rank] in (ALIVE, SUSPECT):
+            if self.state(rank) in (ALIVE, SUSPECT):
                 self._look_at(rank, now, found)
         return found
 
@@ -152,7 +206,7 @@ class Membership:
         if unproven_s <= self._limit_s / 2:
             return
         reason = f"silent for {now - heard:.0f} s"
-        if self._states[rank] == ALIVE:
+        if self.state(rank) == ALIVE:
             self.move(rank, Change.SILENCE)
             found.events.append(RankSuspected(rank, reason))
         if unproven_s > self._limit_s:

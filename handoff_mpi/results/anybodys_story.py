@@ -15,7 +15,7 @@ import numpy as np
 
 from handoff_mpi.errors import HandoffError, JournalError, UntrustedFile
 from handoff_mpi.formatting import MAX_ID_CHARS, one_line, show
-from handoff_mpi.results.journal import stream_journal
+from handoff_mpi.results.journal_reader import stream_journal
 from handoff_mpi.results.plain_pickles import loads_hostile, loads_plain
 from handoff_mpi.results.run_status import RUNNING, find_states
 from handoff_mpi.results.secure_files import open_anybodys, open_directory

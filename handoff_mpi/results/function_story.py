@@ -12,7 +12,8 @@ from handoff_mpi import messages
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import id_text, one_line, shell_word
 from handoff_mpi.results.anybodys_story import AnybodysReader, read_anybodys
-from handoff_mpi.results.journal import Record, Segment
+from handoff_mpi.results.journal_format import Record
+from handoff_mpi.results.journal_reader import Segment
 from handoff_mpi.results.store import Key
 from handoff_mpi.results.story import Story
 from handoff_mpi.suggestions import did_you_mean

@@ -31,7 +31,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from handoff_mpi.messages import DIED
-from handoff_mpi.results.journal import Record, Segment, read_journal
+from handoff_mpi.results.journal_format import Record
+from handoff_mpi.results.journal_reader import Segment, read_journal
 from handoff_mpi.results.records import Incident, note_probation
 from handoff_mpi.results.secure_files import Directory
 from handoff_mpi.results.store import Key

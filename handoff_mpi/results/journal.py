@@ -1,59 +1,40 @@
 """The journal of a run-dir: what a launch has done, kept so that the next one resumes after a death at any moment.
 
 Each launch appends to a segment of its own, ``journal/NNNNNN.journal``; the number is the launch's epoch, one more
-than the highest that is there. A segment is a line and then frames:
-
-- ``HMPJ <format> <version of handoff_mpi>``, readable in every format;
-- for each commit one frame: the payload's length (u32, little-endian), its CRC-32 seeded with that length (u32), and
-  the payload: a pickle of a list of pickles, one for each record. The first frame holds the header, a record
-  ``("header", version of handoff_mpi, of Python, epoch, seconds since 1970)``.
-
-A commit is whole or not there: a torn one ends what is read of its segment. Records are pickled one by one, because
-an id that cannot be pickled, or a class that no longer exists, must cost no more than its own record.
-
-Records are tuples of built-ins and of the users' ids. Ids can be of any class, so what may be unpickled cannot be
-judged by its class: it is judged by its owner instead (see :mod:`handoff_mpi.results.trust`). Classes go by name, so
-the module that defines them (``dag.py``) must have been loaded before its records are read.
+than the highest that is there. A commit is whole or not there. :mod:`~handoff_mpi.results.journal_format` describes
+the segments, and :mod:`~handoff_mpi.results.journal_reader` reads them.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import pickle
 import platform
 import re
-import struct
 import time
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeAlias, cast
+from typing import Any, Protocol
 
-from handoff_mpi.carried_modules import reading_originals
-from handoff_mpi.errors import EXIT_STOPPED, JournalError, UsageError
+from handoff_mpi.errors import EXIT_STOPPED, JournalError
+from handoff_mpi.results.journal_format import (
+    FORMAT,
+    HEADER,
+    MAGIC,
+    MAX_LINE_LENGTH,
+    SEGMENT_NAME,
+    Record,
+    dump_record,
+    find_epochs,
+    make_frame,
+    segment_name,
+)
 from handoff_mpi.results.run_dir import JOURNAL, VALUES
 from handoff_mpi.results.secure_files import Directory, opened
 from handoff_mpi.version import VERSION
 
-FORMAT = 3
-#: Formats that are read. Format 2 has no times of turns and of failed attempts, see :mod:`handoff_mpi.results.history`.
-READABLE = (2, FORMAT)
-HEADER = "header"
-
-#: (kind, ...): what it means is between who writes and who reads it.
-Record: TypeAlias = "tuple[Any, ...]"
-
-_MAGIC = b"HMPJ "
-_LINE = re.compile(rb"HMPJ (\d+) ([ -~]*)\n")
-_MAX_LINE_LENGTH = 100
-_NAME = re.compile(r"(\d{6,})\.journal")
 _VALUE = re.compile(r"[0-9a-f]{40}(\.value|\.[0-9a-f]+\.partial)")
-_HEAD = struct.Struct("<II")
-_MAX_PAYLOAD_NBYTES = (1 << 32) - 1
-
 # What file systems answer that cannot fsync (or not a directory); the others' answers are failures.
 _NO_FSYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 _REMEDIES = {
@@ -61,9 +42,6 @@ _REMEDIES = {
     errno.EDQUOT: "free some of your quota there",
     errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
 }
-
-
-# -- writing -------------------------------------------------------------------------------------------
 
 
 class JournalPort(Protocol):
@@ -132,21 +110,21 @@ class Journal:
             raise self._failure(error) from error
 
     def _make_segment(self) -> tuple[int, int]:
-        epoch = max(_epochs(self._directory), default=0)
+        epoch = max(find_epochs(self._directory), default=0)
         while True:
             epoch += 1
             try:
-                fd = self._directory.create(_name(epoch))
+                fd = self._directory.create(segment_name(epoch))
             except FileExistsError:
                 continue  # another launch was faster
-            self.path /= _name(epoch)
+            self.path /= segment_name(epoch)
             return epoch, fd
 
     def _begin(self, above: Directory) -> None:
-        version = VERSION.encode("ascii", "replace")[: _MAX_LINE_LENGTH // 2]
-        line = b"%s%d %s\n" % (_MAGIC, FORMAT, version)
+        version = VERSION.encode("ascii", "replace")[: MAX_LINE_LENGTH // 2]
+        line = b"%s%d %s\n" % (MAGIC, FORMAT, version)
         header = (HEADER, VERSION, platform.python_version(), self.epoch, time.time())
-        self._write(line + _frame([_dumps(header)]))
+        self._write(line + make_frame([dump_record(header)]))
         self._sync()
         # Let the segment's name, and that of its directory, survive the host's death.
         for each in (self._directory, above):
@@ -159,7 +137,7 @@ class Journal:
             False, with a note the first time, if an id in it cannot be pickled: what it tells is not resumed.
         """
         try:
-            self._pending.append(_dumps(record))
+            self._pending.append(dump_record(record))
         except Exception as error:
             self.left_out += 1
             if self.left_out == 1:
@@ -178,7 +156,7 @@ class Journal:
             JournalError: it cannot be written; nothing that relies on it must be done.
         """
         if self._pending:
-            self._write(_frame(self._pending))
+            self._write(make_frame(self._pending))
             self._pending = []
         if self._is_dirty and self._clock() - self._synced_at >= self._fsync_every_s:
             self._sync()
@@ -267,147 +245,6 @@ class Journal:
         )
 
 
-def _dumps(record: Record) -> bytes:
-    return pickle.dumps(record, 5)
-
-
-def _frame(blobs: list[bytes]) -> bytes:
-    payload = pickle.dumps(blobs, 5)
-    size = len(payload)
-    if size > _MAX_PAYLOAD_NBYTES:
-        raise JournalError(f"a commit of {size} bytes is longer than the journal's format can hold (4 GiB)")
-    # Seeded with the length, so that a damaged length cannot find a payload that fits.
-    return _HEAD.pack(size, zlib.crc32(payload, size)) + payload
-
-
-def _name(epoch: int) -> str:
-    return f"{epoch:06}.journal"
-
-
-# -- reading -------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Segment:
-    """The records of one launch.
-
-    Attributes:
-        epoch: its number.
-        records: what it committed, in order.
-        version: of handoff_mpi; empty, as what follows, if the launch died before it could write it.
-        python: the version of Python.
-        started_s: when it started, in seconds since 1970; 0 if that is not known.
-    """
-
-    epoch: int
-    records: list[Record] = field(default_factory=list)
-    version: str = ""
-    python: str = ""
-    started_s: float = 0.0
-
-
-@dataclass(slots=True)
-class JournalContents:
-    """The records of all launches of a run-dir; iterating gives (epoch, record), oldest first.
-
-    Attributes:
-        segments: in the order of their epochs.
-        notes: what was passed over and why, one line each.
-    """
-
-    segments: list[Segment] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def __iter__(self) -> Iterator[tuple[int, Record]]:
-        for segment in self.segments:
-            for record in segment.records:
-                yield segment.epoch, record
-
-
-def newest_epoch(run_dir: Path | Directory) -> int:
-    """Return the highest epoch of a run-dir, 0 if there is none; cheap enough to be asked now and then.
-
-    Raises:
-        OSError: the directory cannot be listed.
-        UsageError: others can write to it.
-    """
-    with _journal(run_dir) as directory:
-        return 0 if directory is None else max(_epochs(directory), default=0)
-
-
-def has_successor(run_dir: Path | Directory, epoch: int) -> bool:
-    """Whether a launch began after that of ``epoch``: each takes the next number."""
-    try:
-        with _journal(run_dir) as directory:
-            return directory is not None and directory.status(_name(epoch + 1)) is not None
-    except (OSError, UsageError):
-        return False
-
-
-def read_journal(run_dir: Path | Directory) -> JournalContents:
-    """Return what the launches of a run-dir have committed; nothing if there was none.
-
-    Raises:
-        UsageError: somebody else than the user could have written a part of it; nothing of it was unpickled.
-        JournalError: another version wrote a part of it, or it cannot be read.
-    """
-    contents = JournalContents()
-    for segment, records in stream_journal(run_dir, contents.notes):
-        contents.segments.append(segment)
-        segment.records += records
-    return contents
-
-
-def stream_journal(
-    run_dir: Path | Directory, notes: list[str], unpickle: Callable[[bytes], Any] = pickle.loads
-) -> Iterator[tuple[Segment, Iterator[Record]]]:
-    """Yield the segments of a run-dir and their records, which are read one by one: a journal may be large.
-
-    The records of a segment must be read before the next segment is asked for.
-
-    Args:
-        notes: takes what was passed over and why, one line each.
-        unpickle: makes a record, or the list of them that a commit holds, of its pickle.
-
-    Raises:
-        UsageError, JournalError: as :func:`read_journal` does.
-    """
-    path = (run_dir.path if isinstance(run_dir, Directory) else Path(run_dir)) / JOURNAL
-    try:
-        with _journal(run_dir) as directory:
-            if directory is not None:
-                for epoch in sorted(_epochs(directory)):
-                    segment = Segment(epoch)
-                    yield segment, _read_segment(directory, segment, notes, unpickle)
-    except OSError as error:
-        remedy = _AWAY if isinstance(error, NotADirectoryError) else _FRESH
-        raise JournalError(
-            f"the journal {error.filename or path} cannot be read: {error.strerror}; {remedy}"
-        ) from error
-
-
-@contextmanager
-def _journal(run_dir: Path | Directory) -> Iterator[Directory | None]:
-    """Yield the directory of the segments; None where there is none.
-
-    Raises:
-        OSError: it cannot be opened.
-        UsageError: others can write to it.
-    """
-    with ExitStack() as stack:
-        try:
-            above = stack.enter_context(opened(run_dir))
-            directory = stack.enter_context(above.child(JOURNAL))
-        except FileNotFoundError:
-            directory = None
-        yield directory
-
-
-_ANOTHER = "name another run-dir with --run-dir"
-_FRESH = f"run with --fresh to start over, or {_ANOTHER}"
-_AWAY = f"move it away, or {_ANOTHER}"
-
-
 def clear(run_dir: Path | Directory) -> None:
     """Forget all that earlier launches left: their values, and what their segments hold.
 
@@ -421,7 +258,7 @@ def clear(run_dir: Path | Directory) -> None:
     try:
         with opened(run_dir) as above, ExitStack() as stack:
             found = []
-            for name, made_by_runs in ((JOURNAL, _NAME), (VALUES, _VALUE)):
+            for name, made_by_runs in ((JOURNAL, SEGMENT_NAME), (VALUES, _VALUE)):
                 if above.status(name) is not None:
                     directory = stack.enter_context(above.child(name))
                     found += [(directory, each) for each in directory.names() if made_by_runs.fullmatch(each)]
@@ -434,105 +271,6 @@ def clear(run_dir: Path | Directory) -> None:
                     directory.remove(each)
     except OSError as error:
         what = f"{error.filename or path}: {error.strerror}"
-        raise JournalError(f"the run-dir {path} could not be cleared: {what}; {_ANOTHER}") from error
-
-
-def _epochs(directory: Directory) -> Iterator[int]:
-    for name in directory.names():
-        match = _NAME.fullmatch(name)
-        if match and _name(int(match[1])) == name:
-            yield int(match[1])
-
-
-def _read_segment(
-    directory: Directory, segment: Segment, notes: list[str], unpickle: Callable[[bytes], Any]
-) -> Iterator[Record]:
-    path = directory.path / _name(segment.epoch)
-    with os.fdopen(directory.open(path.name), "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if _read_line(path, file, size, notes):
-            yield from _read_frames(path, file, size, segment, notes, unpickle)
-
-
-def _read_line(path: Path, file: BinaryIO, size: int, notes: list[str]) -> bool:
-    """Read the first line; return False if the launch died before it was whole.
-
-    Raises:
-        JournalError: it is not of this format.
-    """
-    line = file.readline(_MAX_LINE_LENGTH)
-    match = _LINE.fullmatch(line)
-    if match is None:
-        if _find_frames(file, size):
-            notes.append(f"{path}: its first line is damaged; the rest is used")
-            return True
-        if line and not _is_torn(line, size):
-            raise JournalError(f"{path} is not a journal of handoff_mpi; move it away, or {_FRESH}")
-        if line:
-            notes.append(f"{path}: its launch died before it had begun ({size} bytes are not used)")
-        return False
-    if int(match[1]) not in READABLE:
-        theirs = f"format {int(match[1])}, written by handoff_mpi {match[2].decode()}"
-        ours = f"handoff_mpi {VERSION}, which reads format {FORMAT}"
-        remedy = "run with --fresh, or with the version that wrote it"
-        raise JournalError(f"the journal {path} is of {theirs}; this is {ours}: {remedy}")
-    return True
-
-
-def _find_frames(file: BinaryIO, size: int) -> bool:
-    """Go to the first whole commit that follows a damaged line, if there is one: its checksum tells."""
-    for start in range(1, _MAX_LINE_LENGTH):
-        file.seek(start)
-        if _read_payload(file, size):
-            file.seek(start)
-            return True
-    return False
-
-
-def _is_torn(line: bytes, size: int) -> bool:
-    # A host that dies may leave zeros where nothing had reached the disk yet.
-    is_cut = len(line) == size and (_MAGIC.startswith(line) or line.startswith(_MAGIC)) and b"\n" not in line
-    return is_cut or not line.strip(b"\0")
-
-
-def _read_frames(
-    path: Path, file: BinaryIO, size: int, segment: Segment, notes: list[str], unpickle: Callable[[bytes], Any]
-) -> Iterator[Record]:
-    end = file.tell()
-    errors: list[str] = []
-    while payload := _read_payload(file, size):
-        end = file.tell()
-        for blob in unpickle(payload):
-            record = _unpickled(blob, errors, unpickle)
-            if record is None:
-                continue
-            if record[0] == HEADER and not segment.version:
-                _, segment.version, segment.python, _, segment.started_s = record
-            else:
-                yield record
-    if end < size:
-        why = "its launch died while it wrote, or it is damaged"
-        notes.append(f"{path}: {why}: the last {size - end} of {size} bytes are not used")
-    if errors:
-        notes.append(f"{path}: {len(errors)} record(s) cannot be unpickled ({errors[0]}); what they tell is done again")
-
-
-def _read_payload(file: BinaryIO, size: int) -> bytes:
-    """Return the payload of the next frame; nothing if there is none, or none that is whole."""
-    head = file.read(_HEAD.size)
-    if len(head) < _HEAD.size:
-        return b""
-    length, crc = _HEAD.unpack(head)
-    if length > size - file.tell():  # before room is made for what may be damage
-        return b""
-    payload = file.read(length)
-    return payload if len(payload) == length and zlib.crc32(payload, length) == crc else b""
-
-
-def _unpickled(blob: bytes, errors: list[str], unpickle: Callable[[bytes], Any]) -> Record | None:
-    try:
-        with reading_originals():  # ids are compared with those of the DAG
-            return cast(Record, unpickle(blob))
-    except (Exception, SystemExit) as error:  # it may import a module of the user's
-        errors.append(f"{type(error).__name__}: {error}")
-        return None
+        raise JournalError(
+            f"the run-dir {path} cannot be cleared: {what}; name another run-dir with --run-dir"
+        ) from error

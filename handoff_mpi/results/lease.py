@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from handoff_mpi.errors import EXIT_STOPPED, JournalError, Superseded, UntrustedFile
-from handoff_mpi.results.journal import Journal, has_successor
+from handoff_mpi.results.journal import Journal
+from handoff_mpi.results.journal_reader import has_successor
 from handoff_mpi.results.run_dir import VALUES, touch_status
 from handoff_mpi.results.secure_files import Directory
 

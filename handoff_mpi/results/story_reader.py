@@ -17,7 +17,8 @@ import numpy as np
 from handoff_mpi import messages
 from handoff_mpi.errors import JournalError, UntrustedFile, UsageError
 from handoff_mpi.formatting import one_line
-from handoff_mpi.results.journal import Record, Segment, stream_journal
+from handoff_mpi.results.journal_format import Record
+from handoff_mpi.results.journal_reader import Segment, stream_journal
 from handoff_mpi.results.records import note_probation
 from handoff_mpi.results.run_dir import read_status
 from handoff_mpi.results.run_status import RUNNING as RUNNING_RUN

@@ -10,7 +10,7 @@ from typing import Any
 
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.results.history import Done, History, history_of
-from handoff_mpi.results.journal import Segment
+from handoff_mpi.results.journal_reader import Segment
 from handoff_mpi.results.store import Key
 from handoff_mpi.scheduler import ValueLocation, restore
 from handoff_mpi.serialization import PLAIN, Payload

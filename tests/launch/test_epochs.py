@@ -15,7 +15,8 @@ import handoff_mpi as handoff
 from handoff_mpi import UsageError
 from handoff_mpi.errors import Superseded
 from handoff_mpi.results import run_dir
-from handoff_mpi.results.journal import Journal, has_successor
+from handoff_mpi.results.journal import Journal
+from handoff_mpi.results.journal_reader import has_successor
 from handoff_mpi.results.lease import Lease
 from handoff_mpi.results.run_dir import LAUNCHED_BY, lock_run_dir, lock_run_dir_soon, write_status
 from handoff_mpi.results.secure_files import open_directory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from handoff_mpi.messages import DEATH, DIED, RAISED
 from handoff_mpi.results.history import history_of
-from handoff_mpi.results.journal import Segment
+from handoff_mpi.results.journal_reader import Segment
 
 TASKS = ("tasks", 0, [("f", b"", "f", (), {})])
 F = ("f", b"")

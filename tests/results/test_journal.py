@@ -21,7 +21,9 @@ import pytest
 
 from handoff_mpi.errors import EXIT_STOPPED, EXIT_USAGE, JournalError, UsageError
 from handoff_mpi.results import journal as module
-from handoff_mpi.results.journal import JOURNAL, Journal, clear, newest_epoch, read_journal
+from handoff_mpi.results.journal import Journal, clear
+from handoff_mpi.results.journal_reader import read_journal
+from handoff_mpi.results.run_dir import JOURNAL
 from tests.conftest import missing, run_process
 
 NOBODY = 65534
@@ -76,6 +78,10 @@ def journal(tmp_path, disk, clock):
         yield journal
 
 
+def newest_epoch(run_dir):
+    return max(segment.epoch for segment in read_journal(run_dir).segments)
+
+
 def records(run_dir) -> list:
     return [record for _, record in read_journal(run_dir)]
 
@@ -114,7 +120,6 @@ def test_nothing_comes_of_nothing(tmp_path):
     assert records(tmp_path) == records(tmp_path / "not there") == []
     (tmp_path / JOURNAL).mkdir()
     assert records(tmp_path) == []
-    assert newest_epoch(tmp_path) == newest_epoch(tmp_path / "not there") == 0
 
 
 def test_what_is_committed_comes_back_launch_by_launch(tmp_path):
@@ -229,7 +234,7 @@ def test_openers_that_race_get_an_epoch_each(tmp_path):
 
 def test_the_loser_of_a_race_takes_the_next_number(tmp_path, monkeypatch):
     written(tmp_path)
-    monkeypatch.setattr(module, "newest_epoch", lambda run_dir: 0)
+    monkeypatch.setattr(module, "find_epochs", lambda directory: [])
     with Journal(tmp_path) as journal:
         assert journal.epoch == 2
 
@@ -664,7 +669,8 @@ def test_dag_files_classes_come_back_once_it_is_loaded(tmp_path):
     code = (
         "from pathlib import Path\n"
         "from handoff_mpi.launch.dag_file import load_dag_file\n"
-        "from handoff_mpi.results.journal import Journal, read_journal\n"
+        "from handoff_mpi.results.journal import Journal\n"
+        "from handoff_mpi.results.journal_reader import read_journal\n"
         "load_dag_file('dag.py', [])\n"
         "import dag\n"
         "print([record[1] == dag.Id((1,)) and type(record[1]) is dag.Id for _, record in read_journal(Path('run'))])\n"

@@ -5,8 +5,9 @@ from handoff_mpi.dag.codec import Deserializer, Serializer
 from handoff_mpi.dag.function import Argument, Collocated, Function, collocated
 from handoff_mpi.dag.graph import DAG
 from handoff_mpi.dag.handle import Handle
-from handoff_mpi.dag.plan import Plan, TaskSpec
+from handoff_mpi.dag.plan import Plan
 from handoff_mpi.dag.task import Task, task
+from handoff_mpi.dag.task_spec import TaskSpec
 
 __all__ = [
     "DAG",

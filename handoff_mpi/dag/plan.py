@@ -1,22 +1,21 @@
 """A DAG with its ids turned into task numbers, ready to be scheduled and sent.
 
 ``Plan.add`` freezes functions: it looks through inline ones, encodes code and constants once, and gives the
-scheduler what it needs to know of each task (:class:`TaskSpec`), and the ranks what they need to call it
-(:class:`Plan`'s tables). More functions can be added during a run.
+scheduler what it needs to know of each task (:class:`~handoff_mpi.dag.task_spec.TaskSpec`), and the ranks what they
+need to call it (:class:`Plan`'s tables). More functions can be added during a run.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from itertools import compress
 from types import GeneratorType
-from typing import Any, TypeAlias
+from typing import Any
 
 from handoff_mpi.by_value import one_state
-from handoff_mpi.dag.call_template import CONSTANT, INLINE, INPUT, LIST, TEMPLATE, VALUES, CallTemplate, Placeholder
+from handoff_mpi.dag.call_template import VALUES, CallTemplate
+from handoff_mpi.dag.encoded_tables import EncodedTables
 from handoff_mpi.dag.faults import Faults, without_addresses
 from handoff_mpi.dag.function import AS_LIST, REFERENCES, Argument, Collocated, Function, input_id
 from handoff_mpi.dag.function import INLINE as INLINE_TYPE
@@ -24,9 +23,11 @@ from handoff_mpi.dag.handle import UnresolvedHandle
 from handoff_mpi.dag.ids import is_plain_id
 from handoff_mpi.dag.kinds import Kinds
 from handoff_mpi.dag.parts import find_innermost, roots_of_code, roots_of_values
-from handoff_mpi.dag.references import ReferenceFinder, describe_hidden, hidden_in_globals, inputs_of
-from handoff_mpi.dag.retry_on import Names, names_of
+from handoff_mpi.dag.references import ReferenceFinder, describe_hidden, inputs_of
+from handoff_mpi.dag.retry_on import names_of
 from handoff_mpi.dag.surroundings import Surroundings, surroundings_of
+from handoff_mpi.dag.task_spec import TaskSpec
+from handoff_mpi.dag.template_builder import Codec, TemplateBuilder
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show
 from handoff_mpi.resources import Amounts, parse_cost
@@ -34,60 +35,15 @@ from handoff_mpi.serialization import (
     PLAIN,
     CarriedId,
     EncodingError,
-    Payload,
-    dumps,
-    encode,
-    encode_code,
-    encode_in_band,
     is_plain,
-    nbytes_of,
     reason_of,
     sendable_id,
     why_not_encodable,
 )
 from handoff_mpi.suggestions import KnownNames
 
-#: Constants of at least this many bytes are sent to a rank once, however many functions take them.
-LARGE_CONSTANT_NBYTES = 32 * 1024
-
 #: What is pickled of constants where it does not matter what values they get.
 _WITHOUT_REFERENCES: dict[type, Callable[[Any], Any]] = dict.fromkeys(REFERENCES, lambda reference: (int, ()))
-
-#: The numbers of the codes that encode and decode an :class:`Argument`.
-Codec: TypeAlias = "tuple[int | None, int | None]"
-
-
-@dataclass(slots=True)
-class TaskSpec:
-    """The facts that the scheduler has of a task. Equal tasks without inputs share one.
-
-    Attributes:
-        inputs: the numbers of the tasks whose values it takes, each once.
-        cost: in fixed point.
-        priority: larger ones first.
-        max_retries: None inherits the run's.
-        timeout_s: seconds from its start on the rank, or None.
-        pin: a rank, a host name, or None.
-        group: a number shared by tasks that are collocated, or None.
-        keep: whether its value must outlast the run.
-        code: number of its code; tasks of one code are taken to last alike.
-        stays: its value must stay where it was made until asked for (a consumer encodes it there).
-        retry_on: the names of the exceptions after which it is tried again; None inherits the run's.
-        retry_delay_s: seconds before its first retry; None inherits the run's.
-    """
-
-    inputs: tuple[int, ...]
-    cost: Amounts
-    priority: int = 0
-    max_retries: int | None = None
-    timeout_s: float | None = None
-    pin: int | str | None = None
-    group: int | None = None
-    keep: bool = False
-    code: int = 0
-    stays: bool = False
-    retry_on: Names | None = None
-    retry_delay_s: float | None = None
 
 
 class _Settings:
@@ -126,7 +82,6 @@ class Plan:
         code_names: their names, for people.
         constants: payloads of large constants.
         number_of: id to task number; inline functions have none.
-        finder: finds what stands for values among constants.
 
     Args:
         keep: the ids of values that are kept, or "all".
@@ -140,21 +95,17 @@ class Plan:
         self.call_templates: list[CallTemplate] = []
         self.sources: list[tuple[tuple[int, Codec | None], ...]] = []
         self.specs: list[TaskSpec] = []
-        self.codes: list[bytes] = []
-        self.code_names: list[str] = []
-        self.constants: list[Payload] = []
+        self._tables = EncodedTables()
+        self.codes = self._tables.codes
+        self.code_names = self._tables.code_names
+        self.constants = self._tables.constants
         self.number_of: dict[Hashable, int] = {}
         self._keep_all = keep == "all"
         self._keep = frozenset(() if isinstance(keep, str) else keep)
         self._inline: dict[Hashable, Function] = {}
-        self._code_numbers: dict[int, int] = {}
-        self._unusable_codes: dict[int, EncodingError] = {}
-        self._constant_numbers: dict[int, int | None] = {}
-        self._anchors: list[Any] = []  # what is known by identity must stay alive
         self._costs: dict[Any, Amounts] = {}
         self._bare_call_templates: dict[int, CallTemplate] = {}
         self._bare_sources: list[tuple[int, None] | None] = []
-        self.finder = ReferenceFinder()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -280,7 +231,7 @@ class Plan:
         return spec
 
     def _call_template(self, function: Function) -> tuple[CallTemplate, tuple[tuple[int, Codec | None], ...]]:
-        builder = _RecipeBuilder(self)
+        builder = TemplateBuilder(self._tables, self.number_of, self._inline)
         call_template = builder.call_template(function)
         return call_template, tuple(builder.sources)
 
@@ -302,9 +253,9 @@ class Plan:
         if len(sources) > 1 and len(set(sources)) < len(sources):
             return None
         assert function.code is not None
-        code = self._code_numbers.get(id(function.code))
+        code = self._tables.code_numbers.get(id(function.code))
         if code is None:
-            code = self.code_number(function.code)
+            code = self._tables.code_number(function.code)
         bare = self._bare_call_templates.get(code)
         if bare is None:
             bare = self._bare_call_templates[code] = ((code,), VALUES, None, ())
@@ -363,40 +314,6 @@ class Plan:
                 parent[max(one, other)] = min(one, other)
         return {number: root(number) for number in parent}
 
-    def code_number(self, code: Callable[..., Any]) -> int:
-        """Return the number of ``code`` in the code table, encoding it at first sight."""
-        number = self._code_numbers.get(id(code))
-        if number is None:
-            if id(code) in self._unusable_codes:
-                raise self._unusable_codes[id(code)]
-            try:
-                blob = encode_code(code)
-            except EncodingError as error:  # all that have this code fail as fast as others freeze
-                self._unusable_codes[id(code)] = error
-                self._anchors.append(code)
-                raise
-            hidden = hidden_in_globals(code)
-            if hidden:
-                raise EncodingError(hidden[0]) from UnresolvedHandle(hidden[0])
-            number = self._code_numbers[id(code)] = len(self.codes)
-            self._anchors.append(code)
-            self.codes.append(blob)
-            self.code_names.append(Function(None, code=code).name)
-        return number
-
-    def constant_number(self, value: Any) -> int | None:
-        """Return the number of ``value`` among the large constants, or None if it is small."""
-        if is_plain(value):
-            return None
-        if id(value) not in self._constant_numbers:
-            payload = encode(value)
-            large = nbytes_of(payload) >= LARGE_CONSTANT_NBYTES
-            self._constant_numbers[id(value)] = len(self.constants) if large else None
-            self._anchors.append(value)
-            if large:
-                self.constants.append(payload)
-        return self._constant_numbers[id(value)]
-
 
 def _is_about_handles(error: BaseException | None) -> bool:
     while error is not None:
@@ -431,114 +348,3 @@ def _hidden_references(function: Function) -> list[str]:
 
 #: What functions without keyword arguments share: each call gets a mapping of its own by ``**``.
 _NO_KWARGS: dict[str, Any] = {}
-
-
-def _are_plain(extra: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether constants can be carried as they are."""
-    return (not extra or is_plain(extra)) and (not kwargs or is_plain(tuple(kwargs.values())))
-
-
-class _RecipeBuilder:
-    """Makes the call template of one function, gathering its inputs on the way."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._index: dict[tuple[int, Codec | None], int] = {}
-        self._inline_numbers: dict[Hashable, int] = {}
-        self._inlines: list[tuple[int, bytes]] = []
-        self._codes: list[int] = []
-        self._large: list[int] = []
-        self._placeholders: dict[int, tuple[Any, Placeholder]] = {}
-        self._reducers: dict[type, Callable[[Any], Any]] = dict.fromkeys(REFERENCES, self._reduce)
-        numpy = sys.modules.get("numpy")
-        if numpy is not None:
-            self._reducers[numpy.ndarray] = self._reduce_array
-
-    @property
-    def sources(self) -> Iterable[tuple[int, Codec | None]]:
-        return self._index
-
-    def call_template(self, function: Function) -> CallTemplate:
-        assert function.code is not None
-        self._codes.append(self._plan.code_number(function.code))
-        args: list[Any] = [self._reference(reference) for reference in function.args]
-        takes_all = [(each.kind, each.number) for each in args] == [(INPUT, index) for index in range(len(self._index))]
-        extra, kwargs, is_template = self._constants(function)
-        constants: Payload | None = None
-        if is_template or not takes_all:
-            mode = TEMPLATE
-            args = [args, *extra] if function.argument_inclusion == AS_LIST else [*args, *extra]
-            call = dumps((args, kwargs), self._reducers)
-            constants = (PLAIN, (tuple(self._inlines), call))
-        else:
-            mode = LIST if function.argument_inclusion == AS_LIST else VALUES
-            if extra or kwargs:
-                constants = (PLAIN, (extra, kwargs)) if _are_plain(extra, kwargs) else encode_in_band((extra, kwargs))
-        return tuple(dict.fromkeys(self._codes)), mode, constants, tuple(dict.fromkeys(self._large))
-
-    def _constants(self, function: Function) -> tuple[tuple[Any, ...], dict[str, Any], bool]:
-        """Return extra and keyword arguments with large ones replaced, and whether any value is to be put into them."""
-        values = [*function.extra_args, *function.kwargs.values()]
-        references = self._plan.finder.find(values)
-        for reference in references:
-            self._placeholders[id(reference)] = reference, self._reference(reference)
-        large = len(self._large)
-        find = self._plan.finder.find
-        values = [value if references and find([value]) else self._constant(value) for value in values]
-        count = len(function.extra_args)
-        kwargs = dict(zip(function.kwargs, values[count:], strict=True))
-        return tuple(values[:count]), kwargs, bool(references) or len(self._large) > large
-
-    def _constant(self, value: Any) -> Any:
-        """Return ``value``, or what stands for it if it is large."""
-        if is_plain(value):
-            return value
-        number = self._plan.constant_number(value)
-        if number is None:
-            return value
-        self._large.append(number)
-        return Placeholder(CONSTANT, number)
-
-    def _reduce(self, reference: Any) -> tuple[Any, ...]:
-        """Called by pickle for a reference among the constants."""
-        known = self._placeholders.get(id(reference))
-        if known is None:
-            raise UnresolvedHandle(f"{show(reference)} stands where it could not be found before")
-        return known[1].__reduce__()
-
-    def _reduce_array(self, array: Any) -> Any:
-        """Called by pickle for an array beside references."""
-        if array.nbytes < LARGE_CONSTANT_NBYTES or array.dtype.hasobject:
-            return array.__reduce_ex__(5)
-        return self._constant(array).__reduce__()
-
-    def _reference(self, reference: Any) -> Placeholder:
-        codec = None
-        if isinstance(reference, Argument):
-            number = self._plan.code_number
-            codec = (
-                None if reference.serialize is None else number(reference.serialize),
-                None if reference.deserialize is None else number(reference.deserialize),
-            )
-            self._codes += [code for code in codec if code is not None]
-            codec = None if codec == (None, None) else codec
-        id = input_id(reference)
-        if id in self._plan._inline:
-            return Placeholder(INLINE, self._inline(self._plan._inline[id]))
-        key = (self._plan.number_of[id], codec)
-        return Placeholder(INPUT, self._index.setdefault(key, len(self._index)))
-
-    def _inline(self, function: Function) -> int:
-        """Return the number of an inline function of this call."""
-        known = self._inline_numbers.get(function.id)
-        if known is not None:
-            return known
-        assert function.code is not None
-        code = self._plan.code_number(function.code)
-        self._codes.append(code)
-        args: list[Any] = [self._reference(reference) for reference in function.args]
-        extra, kwargs, _ = self._constants(function)
-        args = [args, *extra] if function.argument_inclusion == AS_LIST else [*args, *extra]
-        self._inlines.append((code, dumps((args, kwargs), self._reducers)))
-        number = self._inline_numbers[function.id] = len(self._inlines) - 1
-        return number

@@ -11,7 +11,7 @@ import pytest
 
 import handoff_mpi
 from handoff_mpi import DAG, Function
-from handoff_mpi.dag.plan import TaskSpec
+from handoff_mpi.dag import TaskSpec
 from handoff_mpi.resources import Capability
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results.failure_groups import FailureGroup

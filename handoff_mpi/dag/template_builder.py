@@ -1,0 +1,143 @@
+"""Makes the call templates of functions that are not plain: codecs, inline functions, handles, large constants."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, TypeAlias
+
+from handoff_mpi.dag.call_template import CONSTANT, INLINE, INPUT, LIST, TEMPLATE, VALUES, CallTemplate, Placeholder
+from handoff_mpi.dag.encoded_tables import LARGE_CONSTANT_NBYTES, EncodedTables
+from handoff_mpi.dag.function import AS_LIST, REFERENCES, Argument, Function, input_id
+from handoff_mpi.dag.handle import UnresolvedHandle
+from handoff_mpi.formatting import show
+from handoff_mpi.serialization import PLAIN, Payload, dumps, encode_in_band, is_plain
+
+#: The numbers of the codes that encode and decode an :class:`Argument`.
+Codec: TypeAlias = "tuple[int | None, int | None]"
+
+
+class TemplateBuilder:
+    """Makes the call template of one function, gathering its inputs on the way.
+
+    Args:
+        tables: take its code and its large constants.
+        number_of: the task numbers of functions that are not inline, by id.
+        inlines: the inline functions, by id.
+
+    Attributes:
+        sources: its inputs, in the order of the values of its call.
+    """
+
+    def __init__(
+        self, tables: EncodedTables, number_of: Mapping[Hashable, int], inlines: Mapping[Hashable, Function]
+    ) -> None:
+        self._tables = tables
+        self._number_of = number_of
+        self._inline_functions = inlines
+        self.sources: dict[tuple[int, Codec | None], int] = {}
+        self._inline_numbers: dict[Hashable, int] = {}
+        self._inlines: list[tuple[int, bytes]] = []
+        self._codes: list[int] = []
+        self._large: list[int] = []
+        self._placeholders: dict[int, tuple[Any, Placeholder]] = {}
+        self._reducers: dict[type, Callable[[Any], Any]] = dict.fromkeys(REFERENCES, self._reduce)
+        numpy = sys.modules.get("numpy")
+        if numpy is not None:
+            self._reducers[numpy.ndarray] = self._reduce_array
+
+    def call_template(self, function: Function) -> CallTemplate:
+        """Return the call template of ``function``.
+
+        Raises:
+            EncodingError: its code or a constant cannot be sent.
+        """
+        assert function.code is not None
+        self._codes.append(self._tables.code_number(function.code))
+        args: list[Any] = [self._reference(reference) for reference in function.args]
+        count = len(self.sources)
+        takes_all = [(each.kind, each.number) for each in args] == [(INPUT, index) for index in range(count)]
+        extra, kwargs, is_template = self._constants(function)
+        constants: Payload | None = None
+        if is_template or not takes_all:
+            mode = TEMPLATE
+            args = [args, *extra] if function.argument_inclusion == AS_LIST else [*args, *extra]
+            call = dumps((args, kwargs), self._reducers)
+            constants = (PLAIN, (tuple(self._inlines), call))
+        else:
+            mode = LIST if function.argument_inclusion == AS_LIST else VALUES
+            if extra or kwargs:
+                constants = (PLAIN, (extra, kwargs)) if _are_plain(extra, kwargs) else encode_in_band((extra, kwargs))
+        return tuple(dict.fromkeys(self._codes)), mode, constants, tuple(dict.fromkeys(self._large))
+
+    def _constants(self, function: Function) -> tuple[tuple[Any, ...], dict[str, Any], bool]:
+        """Return extra and keyword arguments with large ones replaced, and whether any value is to be put into them."""
+        values = [*function.extra_args, *function.kwargs.values()]
+        references = self._tables.finder.find(values)
+        for reference in references:
+            self._placeholders[id(reference)] = reference, self._reference(reference)
+        large = len(self._large)
+        find = self._tables.finder.find
+        values = [value if references and find([value]) else self._constant(value) for value in values]
+        count = len(function.extra_args)
+        kwargs = dict(zip(function.kwargs, values[count:], strict=True))
+        return tuple(values[:count]), kwargs, bool(references) or len(self._large) > large
+
+    def _constant(self, value: Any) -> Any:
+        """Return ``value``, or what stands for it if it is large."""
+        if is_plain(value):
+            return value
+        number = self._tables.constant_number(value)
+        if number is None:
+            return value
+        self._large.append(number)
+        return Placeholder(CONSTANT, number)
+
+    def _reduce(self, reference: Any) -> tuple[Any, ...]:
+        """Called by pickle for a reference among the constants."""
+        known = self._placeholders.get(id(reference))
+        if known is None:
+            raise UnresolvedHandle(f"{show(reference)} stands where it could not be found before")
+        return known[1].__reduce__()
+
+    def _reduce_array(self, array: Any) -> Any:
+        """Called by pickle for an array beside references."""
+        if array.nbytes < LARGE_CONSTANT_NBYTES or array.dtype.hasobject:
+            return array.__reduce_ex__(5)
+        return self._constant(array).__reduce__()
+
+    def _reference(self, reference: Any) -> Placeholder:
+        codec = None
+        if isinstance(reference, Argument):
+            number = self._tables.code_number
+            codec = (
+                None if reference.serialize is None else number(reference.serialize),
+                None if reference.deserialize is None else number(reference.deserialize),
+            )
+            self._codes += [code for code in codec if code is not None]
+            codec = None if codec == (None, None) else codec
+        id = input_id(reference)
+        if id in self._inline_functions:
+            return Placeholder(INLINE, self._inline(self._inline_functions[id]))
+        key = (self._number_of[id], codec)
+        return Placeholder(INPUT, self.sources.setdefault(key, len(self.sources)))
+
+    def _inline(self, function: Function) -> int:
+        """Return the number of an inline function of this call."""
+        known = self._inline_numbers.get(function.id)
+        if known is not None:
+            return known
+        assert function.code is not None
+        code = self._tables.code_number(function.code)
+        self._codes.append(code)
+        args: list[Any] = [self._reference(reference) for reference in function.args]
+        extra, kwargs, _ = self._constants(function)
+        args = [args, *extra] if function.argument_inclusion == AS_LIST else [*args, *extra]
+        self._inlines.append((code, dumps((args, kwargs), self._reducers)))
+        number = self._inline_numbers[function.id] = len(self._inlines) - 1
+        return number
+
+
+def _are_plain(extra: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether constants can be carried as they are."""
+    return (not extra or is_plain(extra)) and (not kwargs or is_plain(tuple(kwargs.values())))

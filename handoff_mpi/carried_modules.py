@@ -23,12 +23,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple, TypeAlias
 
+from handoff_mpi.call_modules import replace_during_calls
 from handoff_mpi.module_files import Loader, is_file, make_findable, pack, read_text
 from handoff_mpi.rebuilding import make_bare_class
+from handoff_mpi.unpickling import reading, reading_copies
 
 #: Identifies a module: its name, its file (or a name that no file has), its package, and its import name, if it has
 #: one.
@@ -219,7 +220,7 @@ class CarriedModule:
     def _load(self, definition: Definition) -> None:
         assert definition.blob is not None
         self._loading[definition.name] = definition
-        with _reading_copies():
+        with reading_copies():
             self.bind(definition.name, _DefinitionUnpickler(definition.blob, self).load())
         is_large = len(definition.blob) > MAX_KEPT_NBYTES
         self.definitions[definition.name] = definition._replace(blob=None) if is_large else definition
@@ -279,17 +280,9 @@ _by_about: dict[About, CarriedModule] = {}
 _taking = threading.RLock()
 _process_key = f"<{os.urandom(16).hex()}>"
 _last_stamp = 0
+_NONE: list[CarriedModule] = []
 #: Whether this process is a child of a rank: then a script's copy is its ``__main__``.
 _is_child = False
-
-
-class _Reading(threading.local):
-    """Whether the objects that are unpickled in this thread are for the program, and not for a call of a function."""
-
-    wants_originals = False
-
-
-_reading = _Reading()
 
 
 def look_up(contents: dict[str, Any], qualname: str) -> Any:
@@ -355,10 +348,7 @@ def _register(module: CarriedModule) -> CarriedModule:
         if name not in sys.modules or (_is_child and module.name == "__main__"):
             sys.modules[name] = module.copy
         else:
-            entering[name] = module.copy
-            if _calls:
-                _outside.setdefault(name, sys.modules[name])
-                sys.modules[name] = module.copy
+            replace_during_calls(name, module.copy)
     make_findable(*module.about[:2])
     return module
 
@@ -387,7 +377,7 @@ def _next_stamp() -> int:
 def resolve(about: About, qualname: str, definitions: tuple[Any, ...]) -> Any:
     """Return what ``qualname`` of a carried module stands for here."""
     module = carried(about)
-    if _reading.wants_originals and module.original is not None:
+    if reading.wants_originals and module.original is not None:
         found = look_up(vars(module.original), qualname)
         if found is not _MISSING:
             return found
@@ -434,69 +424,6 @@ def make_local_class(
     """Return a class of a carried module that is not found there, whose state follows in the pickle."""
     carried(about).take(definitions)
     return make(*args)
-
-
-# -- calls -------------------------------------------------------------------------------------------
-
-_NONE: list[CarriedModule] = []
-#: The copies of modules whose originals are in ``sys.modules`` between calls.
-entering: dict[str, ModuleType] = {}
-
-#: The number of running calls, mostly nested; and the entries of ``sys.modules`` before the outermost.
-_calls = 0
-_outside: dict[str, ModuleType | None] = {}
-
-
-def enter_copies() -> None:
-    """Put the copies of modules into ``sys.modules`` in place of the originals, as a call begins."""
-    global _calls
-    _calls += 1
-    if _calls == 1 and entering:
-        for name in entering:
-            _outside[name] = sys.modules.get(name)
-        sys.modules.update(entering)
-
-
-def leave_copies() -> None:
-    """Put the originals back into ``sys.modules`` when the outermost call has ended."""
-    global _calls
-    _calls = max(0, _calls - 1)
-    if not _calls and _outside:
-        for name, module in _outside.items():
-            if module is None:
-                sys.modules.pop(name, None)
-            else:
-                sys.modules[name] = module
-        _outside.clear()
-
-
-@contextmanager
-def copies_entered() -> Iterator[None]:
-    """Run a ``with`` block with the copies in ``sys.modules``, as within a call."""
-    enter_copies()
-    try:
-        yield
-    finally:
-        leave_copies()
-
-
-@contextmanager
-def reading_originals() -> Iterator[None]:
-    """Unpickle inside a ``with`` block for the program: objects get its original classes where it has them."""
-    before, _reading.wants_originals = _reading.wants_originals, True
-    try:
-        yield
-    finally:
-        _reading.wants_originals = before
-
-
-@contextmanager
-def _reading_copies() -> Iterator[None]:
-    before, _reading.wants_originals = _reading.wants_originals, False
-    try:
-        yield
-    finally:
-        _reading.wants_originals = before
 
 
 def sources_here() -> dict[str, bytes]:

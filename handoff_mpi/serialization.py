@@ -29,10 +29,11 @@ from types import FunctionType, ModuleType
 from typing import Any, TypeAlias
 
 from handoff_mpi.by_value import ByValuePickler, Reducers, holds_names, is_in_place
-from handoff_mpi.carried_modules import carry, reading_originals
+from handoff_mpi.carried_modules import carry
 from handoff_mpi.errors import HandoffError
 from handoff_mpi.formatting import MAX_ID_CHARS, show
 from handoff_mpi.gpu_staging import reducers as reducers_of_devices
+from handoff_mpi.unpickling import reading_originals
 
 PLAIN = 0
 PICKLED = 1

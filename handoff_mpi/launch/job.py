@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from handoff_mpi.call_modules import copies_entered
 from handoff_mpi.callbacks import call_here
-from handoff_mpi.carried_modules import copies_entered
 from handoff_mpi.comm import Envelope, MemoryNetwork, RankFailed
 from handoff_mpi.console import print_message
 from handoff_mpi.descendants import end_descendants, mark_descendants

@@ -64,9 +64,7 @@ def detect(
     amounts = {"cpu": _cores(environ, root, cgroups)}
     memory = _memory(environ, root, cgroups)
     if memory is None:
-        notes.append(
-            "the memory of this host is unknown: the system does not report it; set HANDOFF_MEMORY, like 16GB"
-        )
+        notes.append("the memory of this host is unknown: the system does not report it; set HANDOFF_MEMORY, like 16GB")
     else:
         amounts["memory"] = memory
     return Capability(

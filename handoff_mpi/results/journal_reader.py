@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from handoff_mpi.carried_modules import reading_originals
 from handoff_mpi.errors import JournalError, UsageError
 from handoff_mpi.results.journal_format import (
     FORMAT,
@@ -31,6 +30,7 @@ from handoff_mpi.results.journal_format import (
 )
 from handoff_mpi.results.run_dir import JOURNAL
 from handoff_mpi.results.secure_files import Directory, opened
+from handoff_mpi.unpickling import reading_originals
 from handoff_mpi.version import VERSION
 
 _ANOTHER = "name another run-dir with --run-dir"

@@ -11,8 +11,8 @@ from time import perf_counter
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
+from handoff_mpi.call_modules import copies_entered, enter_copies, leave_copies
 from handoff_mpi.callbacks import call_here
-from handoff_mpi.carried_modules import copies_entered, enter_copies, leave_copies
 from handoff_mpi.dag import build_call
 from handoff_mpi.dag.retry_on import lineage_of
 from handoff_mpi.messages import OK, RAISED, UNPICKLABLE, ErrorReport

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from handoff_mpi.call_modules import copies_entered
 from handoff_mpi.callbacks import CallbackFailed, call, in_words
-from handoff_mpi.carried_modules import copies_entered
 from handoff_mpi.dag.call_template import VALUES
 from handoff_mpi.dag.dry_run import VALUE, Piece, decode_piece
 from handoff_mpi.messages import OK

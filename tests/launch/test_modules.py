@@ -287,7 +287,7 @@ pickle.dump((sources_here(), encode_code(dag["pooled"].code)), open("sent", "wb"
 """
 RECEIVE = """
 import inspect, pickle
-from handoff_mpi.carried_modules import copies_entered
+from handoff_mpi.call_modules import copies_entered
 from handoff_mpi.serialization import decode_code
 from handoff_mpi.module_files import take_sources
 if __name__ == "__main__":

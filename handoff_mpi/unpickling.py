@@ -1,4 +1,4 @@
-"""Whether what a thread unpickles is for the program, which has its own classes, or for a call of a function.
+"""Lets a thread unpickle for the program, which gets its own classes, or for a call of a function.
 
 Calls run in copies of the modules that are carried by value: see :mod:`handoff_mpi.carried_modules`.
 """

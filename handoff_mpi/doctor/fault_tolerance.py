@@ -149,14 +149,14 @@ def _text(path: Path) -> str:
 def main(path: str) -> NoReturn:
     """One rank of the trial; rank 0 writes to ``path``."""
     signal.alarm(round(TRIAL_S))  # ends this process if the doctor has ended, also inside a call of MPI
-    from handoff_mpi.comm import mpi, mpi_info
+    from handoff_mpi.comm import mpi, mpi_info, mpi_transport
 
     comm = mpi.world()
     if comm.Get_rank() == 0:
         _write(path, library=mpi_info.library(), thread_level=mpi_info.thread_level(), size=comm.Get_size())
     if comm.Get_size() == RANKS:
         mpi.wait_for_all(comm, _STARTED_S)
-        transport = mpi.MPITransport(comm)
+        transport = mpi_transport.MPITransport(comm)
         if transport.rank:
             _obey(transport)
         _observe(transport, path)

@@ -60,7 +60,7 @@ def run_checks(run_dir: str | None, report: Report) -> int:
     faulthandler.dump_traceback_later(DOCTOR_TIMEOUT_S, exit=True)
     told = size_by_launcher()
     try:
-        from handoff_mpi.comm import mpi
+        from handoff_mpi.comm import mpi, mpi_transport
 
         comm = mpi.world()
     except (ImportError, RuntimeError) as error:
@@ -70,7 +70,7 @@ def run_checks(run_dir: str | None, report: Report) -> int:
     if comm.Get_size() < told:
         return _visit_instead(mpi_checks.judge_ranks(told, comm.Get_size(), {}), run_dir, report)
     _join(comm, report)
-    transport = mpi.MPITransport(comm)
+    transport = mpi_transport.MPITransport(comm)
     if transport.rank:
         return _serve(transport)
     return _lead(Leader(transport, _handlers(0)), told, transport.size, run_dir, report)

@@ -482,7 +482,7 @@ def mpi_job(comm: Any = None, join_limit: float | None = None, site: CallSite | 
             mpi.wait_for_all(comm, join_timeout_s(join_limit))
             is_together = call_site.meet(site, comm.allgather)
     with bounded_start(JOINED_S):
-        job = _join(mpi, comm)
+        job = _join(comm)
     if is_world:
         latest[:] = job.capabilities
     return job
@@ -503,11 +503,13 @@ def _world(mpi: Any) -> Any:
     return comm
 
 
-def _join(mpi: Any, comm: Any) -> Job:
+def _join(comm: Any) -> Job:
+    from handoff_mpi.comm import mpi, mpi_transport
+
     sharpen_timers()
     mark_descendants()
     presence.show()
-    transport = mpi.MPITransport(comm)
+    transport = mpi_transport.MPITransport(comm)
     capabilities: list[Capability] = transport.allgather(my_capability(transport.rank))
     mine = capabilities[transport.rank].version
     others = {each.rank: each.version for each in capabilities if each.version != mine}

@@ -55,12 +55,12 @@ def test_over_mpi_in_many_chunks_and_into_memory_of_the_receivers_choice(mpirun)
 
 
 if __name__ == "__main__":
-    from handoff_mpi.comm import mpi
+    from handoff_mpi.comm import mpi_transport
     from handoff_mpi.worker.shared_memory import Memory, allocate
 
-    end = mpi.MPITransport()
+    end = mpi_transport.MPITransport()
     if sys.argv[1:] == ["chunks"]:
-        mpi.CHUNK_NBYTES = 65_537
+        mpi_transport.CHUNK_NBYTES = 65_537
         end.set_receive_allocator(lambda nbytes: allocate(nbytes) if nbytes else fresh_memory(nbytes))
     got = check_pair({end.rank: end})
     if sys.argv[1:] == ["chunks"]:

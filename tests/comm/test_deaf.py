@@ -34,7 +34,7 @@ def test_what_a_rank_that_was_given_up_announced_is_given_up(mpirun, tmp_path):
 ENDLESS = """
 import pickle
 from types import SimpleNamespace
-from handoff_mpi.comm import mpi
+from handoff_mpi.comm import mpi_transport
 
 blob = pickle.dumps(("again", 0))
 
@@ -52,9 +52,9 @@ class Comm:
     def Free(self): pass
     def Improbe(self, *about): return Message()
 
-transport = mpi.MPITransport(Comm())
+transport = mpi_transport.MPITransport(Comm())
 transport._status = SimpleNamespace(
-    Get_source=lambda: 1, Get_tag=lambda: mpi._MESSAGE, Get_count=lambda kind: len(blob)
+    Get_source=lambda: 1, Get_tag=lambda: mpi_transport._MESSAGE, Get_count=lambda kind: len(blob)
 )
 assert [transport.poll()[0].message for _ in range(2)] == [("again", 0)] * 2
 """
@@ -144,9 +144,9 @@ def speak(transport, heard):
 
 
 if __name__ == "__main__":
-    from handoff_mpi.comm import mpi
+    from handoff_mpi.comm import mpi, mpi_transport
 
-    transport = mpi.MPITransport()
+    transport = mpi_transport.MPITransport()
     place, *what = Path(sys.argv[1]), *sys.argv[2:]
     if what == ["die"]:
         (die if transport.rank else lose)(transport, place)

@@ -53,7 +53,7 @@ def meet_the_death_in_transfers(transport):
 
 def be_killed(transport):
     """Rank 1: announce a large message that never comes, and receive nothing."""
-    mpi._chunks = lambda view: []
+    mpi_transport._chunks = lambda view: []
     transport.send(0, ("large",), [bytes(LARGE)])
     time.sleep(60)
 
@@ -70,9 +70,9 @@ def follow(transport, victim):
 
 
 if __name__ == "__main__":
-    from handoff_mpi.comm import mpi
+    from handoff_mpi.comm import mpi, mpi_transport
 
-    transport = mpi.MPITransport()
+    transport = mpi_transport.MPITransport()
     pids = transport.allgather(os.getpid())
     if transport.rank == 0:
         lead(transport)

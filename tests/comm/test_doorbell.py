@@ -94,7 +94,7 @@ def wait_for(path):
 
 def main(place):
     """Rank 0 sends, and says by a file that it has; rank 1, which has not touched MPI meanwhile, looks once."""
-    from handoff_mpi.comm.mpi import MPITransport
+    from handoff_mpi.comm.mpi_transport import MPITransport
 
     end = MPITransport()
     for turn in range(5):

@@ -16,7 +16,7 @@ from tests.faults.launching import launch
 BREAKING = """
 import pathlib
 from handoff_mpi import DAG, Function
-from handoff_mpi.comm.mpi import MPITransport
+from handoff_mpi.comm.mpi_transport import MPITransport
 from handoff_mpi.errors import TransportError
 
 def poll(self, whole=MPITransport.poll):

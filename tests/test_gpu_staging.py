@@ -13,7 +13,8 @@ from handoff_mpi import gpu_staging
 from handoff_mpi.gpu_staging import CHUNK_NBYTES, STAGED_NBYTES
 from handoff_mpi.messages import OK
 from handoff_mpi.serialization import decode, encode, encode_code
-from handoff_mpi.worker.calls import CallRunner, CallSpec
+from handoff_mpi.worker.call_spec import CallSpec
+from handoff_mpi.worker.calls import CallRunner
 
 
 class Stream:

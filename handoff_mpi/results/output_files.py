@@ -1,8 +1,8 @@
 """The output of functions as files of a run-dir: their names, and reading them.
 
 ``output/rank-N.out`` holds what the calls in rank N print, ``output/rank-N.slot-S.out`` what those in the child process
-of its slot S print. The index beside each (``.index``, see :mod:`handoff_mpi.worker.output`) says which attempt printed
-what. Nothing here is unpickled, and nothing that the files say is trusted: they may be somebody else's.
+of its slot S print. The index beside each (``.index``, see :mod:`handoff_mpi.worker.output_index`) says which attempt
+printed what. Nothing here is unpickled, and nothing that the files say is trusted: they may be somebody else's.
 """
 
 from __future__ import annotations

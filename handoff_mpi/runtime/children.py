@@ -19,7 +19,8 @@ from handoff_mpi.runtime.process_monitor import PROCESS_CHECK_INTERVAL_S, Stops,
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.serialization import Payload
 from handoff_mpi.worker.call_pipeline import AHEAD_NBYTES, FEW_SENT, MAX_SENT, SentCalls
-from handoff_mpi.worker.calls import CallRunner, CallSpec, Outcome
+from handoff_mpi.worker.call_spec import CallSpec, Outcome
+from handoff_mpi.worker.calls import CallRunner
 from handoff_mpi.worker.child_pool import ChildPool, close_all
 from handoff_mpi.worker.child_process import ChildProcess, frame_ahead
 from handoff_mpi.worker.events import Begun, QueuedCall

@@ -16,7 +16,7 @@ from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.runtime.children import PREPARE_TIMEOUT_S, do_nothing, end_if_stuck
 from handoff_mpi.runtime.process_monitor import PROCESS_CHECK_INTERVAL_S, Stops
 from handoff_mpi.serialization import Payload
-from handoff_mpi.worker.calls import Outcome
+from handoff_mpi.worker.call_spec import Outcome
 from handoff_mpi.worker.child_pool import close_all
 from handoff_mpi.worker.child_process import ChildProcess
 from handoff_mpi.worker.events import Serve

@@ -12,7 +12,9 @@ from typing import Any
 
 from handoff_mpi.results.output_files import Printed
 from handoff_mpi.results.output_follow import Follower, LinePrefixer
-from handoff_mpi.worker.output import CallOutput, OutputFiles, duplicate
+from handoff_mpi.worker.descriptors import duplicate
+from handoff_mpi.worker.output import CallOutput
+from handoff_mpi.worker.output_index import OutputFiles
 
 #: Seconds between two looks at the files.
 FORWARD_INTERVAL_S = 0.1

@@ -13,7 +13,8 @@ from handoff_mpi.results.output_files import OUTPUT, file_name
 from handoff_mpi.results.secure_files import Directory, open_directory
 from handoff_mpi.runtime.forwarding import Forwarder
 from handoff_mpi.runtime.run_setup import RunSetup
-from handoff_mpi.worker.output import CallOutput, OutputFiles, bound_from_outside, end_of_killed
+from handoff_mpi.worker.output import CallOutput
+from handoff_mpi.worker.output_index import OutputFiles, bound_from_outside, end_of_killed
 
 
 class RankOutput:

@@ -42,7 +42,8 @@ from handoff_mpi.runtime.progress_thread import ProgressThread
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.value_store import RankValues
 from handoff_mpi.serialization import Payload, head_of, nbytes_of
-from handoff_mpi.worker.calls import CallRunner, CallSpec, Outcome
+from handoff_mpi.worker.call_spec import CallSpec, Outcome
+from handoff_mpi.worker.calls import CallRunner
 from handoff_mpi.worker.child_pool import ChildPool
 from handoff_mpi.worker.draws import NONE
 from handoff_mpi.worker.events import (

@@ -6,7 +6,6 @@ Every outcome of the user's function (an exception, sys.exit, a result that cann
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from time import perf_counter
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any
@@ -25,6 +24,7 @@ from handoff_mpi.serialization import (
     encode,
     why_not_encodable,
 )
+from handoff_mpi.worker.call_spec import CallSpec, Outcome
 from handoff_mpi.worker.codecs import deserialize, serialize
 from handoff_mpi.worker.context import TaskContext, enter, leave
 from handoff_mpi.worker.draws import Generators
@@ -51,32 +51,6 @@ _READ_ONLY_REMEDY = (
     "inputs are read-only, as other functions share them: copy before you write in place (x = x.copy()), or give this "
     "function writable=True"
 )
-
-
-@dataclass(slots=True)
-class CallSpec:
-    """All that a call needs.
-
-    Attributes:
-        values: of each input ``(payload, codec or None, rank that encoded it or -1)``.
-    """
-
-    id: Any
-    attempt: int
-    call_template: Any
-    values: Sequence[tuple[Payload, Any, int]]
-    cores: float
-    gpus: tuple[int, ...]
-
-
-@dataclass(slots=True)
-class Outcome:
-    """How a call ended: a payload if status is OK, else an error; duration in seconds."""
-
-    status: int
-    payload: Payload | None
-    error: ErrorReport | None
-    duration: float
 
 
 class CallRunner:

@@ -26,10 +26,12 @@ from handoff_mpi.messages import INLINE_RESULT_NBYTES, RAISED, ErrorReport
 from handoff_mpi.module_files import take_sources
 from handoff_mpi.process_exit import exit_process, flush_output
 from handoff_mpi.serialization import Payload, decode_code, nbytes_of
-from handoff_mpi.worker.calls import CallRunner, CallSpec, Outcome
+from handoff_mpi.worker.call_spec import CallSpec, Outcome
+from handoff_mpi.worker.calls import CallRunner
 from handoff_mpi.worker.child_protocol import DescriptorsLost, Frame, FrameReader, join, send_frame, split
 from handoff_mpi.worker.error_report import describe
-from handoff_mpi.worker.output import CallOutput, OutputFiles
+from handoff_mpi.worker.output import CallOutput
+from handoff_mpi.worker.output_index import OutputFiles
 from handoff_mpi.worker.randomness import GlobalGenerators, noting_seeds, seeded_by_setup
 from handoff_mpi.worker.shared_semaphore import SharedSemaphore
 

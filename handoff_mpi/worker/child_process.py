@@ -22,7 +22,7 @@ from handoff_mpi.formatting import show
 from handoff_mpi.module_files import missing_sources
 from handoff_mpi.python_path import python_program
 from handoff_mpi.serialization import EncodingError, Payload, UnreadableId, sendable_id
-from handoff_mpi.worker.calls import CallSpec
+from handoff_mpi.worker.call_spec import CallSpec
 from handoff_mpi.worker.child_protocol import (
     DescriptorsLost,
     Frame,
@@ -34,7 +34,8 @@ from handoff_mpi.worker.child_protocol import (
     send_packed,
     split,
 )
-from handoff_mpi.worker.output import OutputFiles, descriptors_between_calls
+from handoff_mpi.worker.output import descriptors_between_calls
+from handoff_mpi.worker.output_index import OutputFiles
 from handoff_mpi.worker.process_state import directory_between_calls, variables_between_calls
 from handoff_mpi.worker.shared_semaphore import SharedSemaphore
 

@@ -17,7 +17,7 @@ from handoff_mpi.dag.dry_run import VALUE, Piece, decode_piece
 from handoff_mpi.messages import OK
 from handoff_mpi.serialization import EncodingError, Payload, decode, encode, encode_code
 from handoff_mpi.worker import child_main as child_process
-from handoff_mpi.worker.calls import CallSpec
+from handoff_mpi.worker.call_spec import CallSpec
 from handoff_mpi.worker.child_pool import ChildPool
 from handoff_mpi.worker.child_process import ChildProcess
 

@@ -4,11 +4,7 @@ While calls run, descriptors 1 and 2 point at the file, so that native code, pro
 too, and ``sys.stdout`` and ``sys.stderr`` are streams that note when they are written to. A pipe would need a thread
 that reads it, and native code that prints while it holds the interpreter would wait for that thread for ever.
 
-An index beside the file has lines of JSON, for attempts that printed something only:
-
-- ``{"id", "attempt", "launch", "offset"}``: the attempt has begun to print at that offset of the file;
-- the same with ``"nbytes"`` and ``"dropped"``: it has ended, after so many bytes that are kept and others that are not;
-- ``{"launch", "offset"}``: another launch begins to use the file.
+An index beside the file says which attempt printed what: see :mod:`~handoff_mpi.worker.output_index`.
 
 A short call takes two microseconds, and a look at the file would take a tenth of that. Calls of a function are looked
 at until some have printed nothing; from then on short ones are trusted to print by Python's streams, which note it, or
@@ -22,58 +18,45 @@ should be; the file system need not be asked.
 
 from __future__ import annotations
 
-import ctypes
 import io
 import json
 import os
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from handoff_mpi import console
 from handoff_mpi.console import print_message
-from handoff_mpi.formatting import MAX_LAST_NBYTES, id_text, last_lines
+from handoff_mpi.worker.call_spec import CallSpec, Outcome
+from handoff_mpi.worker.descriptors import (
+    STDERR,
+    STDOUT,
+    buffer_lines,
+    duplicate,
+    flush_all,
+    flush_c,
+    flush_streams,
+    is_same_file,
+    position_of,
+    size_of,
+)
+from handoff_mpi.worker.output_index import (
+    MAX_ATTEMPT_NBYTES,
+    MAX_LATE_NBYTES,
+    OutputFiles,
+    append_entry,
+    make_entry,
+    read_tail,
+)
+from handoff_mpi.worker.output_watch import MIN_FREE_NBYTES, OutputWatch
 
-if TYPE_CHECKING:
-    from handoff_mpi.worker.calls import CallSpec, Outcome
-
-#: The bytes kept of one attempt's output: the first half and the last half.
-MAX_ATTEMPT_NBYTES = 1 << 20
-#: The bytes kept of an attempt whose file is full.
-MAX_LATE_NBYTES = 4096
-#: The size at which the rank truncates the output of a process that cannot do so itself.
-MAX_UNBOUNDED_NBYTES = 256 << 20
 #: Calls of a function that have printed nothing before its short ones are trusted.
 MIN_QUIET_CALLS = 8
-#: Seconds between two checks of a file that does not grow, and of one that grows fast.
-OUTPUT_CHECK_INTERVAL_S, MIN_LOOK_S = 0.1, 0.002
-#: Capture stops where the file system has fewer free bytes: printing must not fail for lack of space.
-MIN_FREE_NBYTES = 16 << 20
-_FREE_LOOK_S = 1.0
-_LINE_BUFFERED = 1  # C's _IOLBF
 _NEAR_NBYTES = 4096
 _MAX_REREADS = 2
-_STDOUT, _STDERR = 1, 2
 #: The file position between calls: a size that no output file reaches, so a changed position shows a write.
 _UNTOUCHED = 0x7FF0_0DD1
-
-
-@dataclass(slots=True)
-class OutputFiles:
-    """The open files that take the output of one process.
-
-    Attributes:
-        out, index: descriptors that append; who makes this object closes them.
-        launch: the number of the launch.
-        max_nbytes: size of the file from which on little is kept of each attempt.
-    """
-
-    out: int
-    index: int
-    launch: int
-    max_nbytes: int
 
 
 class _Stream(io.TextIOWrapper):
@@ -145,7 +128,7 @@ class CallOutput:
         self._outer: tuple[Any, ...] = (None, None, None)
         self._streams: tuple[_Stream, ...] = ()
         self._messages: TextIO | None = None
-        self._watch: _Watch | None = None
+        self._watch: OutputWatch | None = None
 
     @property
     def outer_descriptors(self) -> tuple[int, int]:
@@ -162,14 +145,14 @@ class CallOutput:
             return
         if not self._is_redirected:
             self._redirect()
-        elif (self.has_printed or _position() != _UNTOUCHED) and not self._is_preparing:
+        elif (self.has_printed or position_of() != _UNTOUCHED) and not self._is_preparing:
             self._skip()
         self._is_preparing = False
 
     def leave(self) -> None:
         """No call follows for now."""
         if self._is_redirected:
-            if self.has_printed or _position() != _UNTOUCHED:
+            if self.has_printed or position_of() != _UNTOUCHED:
                 self._attribute_late()
             self.spec = None
             if not self._stays:
@@ -186,7 +169,7 @@ class CallOutput:
         if self._watch is not None:
             self._watch.close()
         if self._is_redirected:
-            _flush_all()
+            flush_all()
             self._restore()
         for each in (*self._saved, self._nowhere):
             if each >= 0:
@@ -204,28 +187,28 @@ class CallOutput:
         """Open the files; return whether that was possible."""
         try:
             files = self._open_files()
-            self._saved = (duplicate(_STDOUT), duplicate(_STDERR))
+            self._saved = (duplicate(STDOUT), duplicate(STDERR))
         except OSError as error:
             self._is_closed = True
             print_message(f"output of functions is not captured: {error.filename or 'its file'}: {error.strerror}")
             return False
-        self._end = _size(files.out)
+        self._end = size_of(files.out)
         if self._end:
-            _append(files.index, json.dumps({"launch": files.launch, "offset": self._end}))
+            append_entry(files.index, json.dumps({"launch": files.launch, "offset": self._end}))
         self._files = files
-        self._watch = _Watch(self)
+        self._watch = OutputWatch(self)
         self._watch.start()
         return True
 
     def _redirect(self) -> None:
         self._outer = sys.stdout, sys.stderr, console.stream
-        _flush(sys.stdout, sys.stderr)
+        flush_streams(sys.stdout, sys.stderr)
         self._point_at_file()
         if not self._streams:
-            self._streams = _Stream(_STDOUT, self), _Stream(_STDERR, self)
-            _buffer_lines()
+            self._streams = _Stream(STDOUT, self), _Stream(STDERR, self)
+            buffer_lines()
             self._messages = console.stream or self._make_messages()
-            os.lseek(_STDOUT, _UNTOUCHED, os.SEEK_SET)
+            os.lseek(STDOUT, _UNTOUCHED, os.SEEK_SET)
         sys.stdout, sys.stderr = self._streams
         self._is_redirected = True
         _redirected.append(self)
@@ -233,13 +216,13 @@ class CallOutput:
 
     def _point_at_file(self) -> None:
         target = self._nowhere if self._files is None else self._files.out
-        for descriptor in (_STDOUT, _STDERR):
+        for descriptor in (STDOUT, STDERR):
             os.dup2(target, descriptor)
 
     def _make_messages(self) -> Any:
         """Return the stream for messages of this package: the old stderr."""
         try:
-            if self._outer[1].fileno() != _STDERR:
+            if self._outer[1].fileno() != STDERR:
                 return self._outer[1]  # of a notebook, say
         except (OSError, ValueError, AttributeError):
             pass
@@ -247,8 +230,8 @@ class CallOutput:
         return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)
 
     def _restore(self) -> None:
-        _flush(sys.stdout, sys.stderr)
-        for saved, descriptor in zip(self._saved, (_STDOUT, _STDERR), strict=True):
+        flush_streams(sys.stdout, sys.stderr)
+        for saved, descriptor in zip(self._saved, (STDOUT, STDERR), strict=True):
             os.dup2(saved, descriptor)
         sys.stdout, sys.stderr, console.stream = self._outer
         self._is_redirected = False
@@ -258,7 +241,7 @@ class CallOutput:
         """Something was printed between calls: it belongs to none."""
         with self._lock:
             if self._files is not None:
-                self._settle(_size(self._files.out))
+                self._settle(size_of(self._files.out))
 
     def _settle(self, size: int) -> None:
         """The content of the file so far has been handled."""
@@ -294,14 +277,14 @@ class CallOutput:
         if files is not None and spec is not None and not self._has_begun_to_print:
             self._has_begun_to_print = True
             self.news = (self.news[0] + 1, 0)
-            _append(files.index, _entry(spec, files.launch, self._end))
+            append_entry(files.index, make_entry(spec, files.launch, self._end))
 
     def call_ended(self, spec: CallSpec, outcome: Outcome | None) -> None:
         """Look what a call has printed; an error takes the last lines with it."""
         if self._files is None or os.getpid() != self._pid:
             return
         self._flush_call()
-        if self.has_printed or _position() != _UNTOUCHED:
+        if self.has_printed or position_of() != _UNTOUCHED:
             if not self.has_printed:
                 self._trust_none()
             tail = self._note(spec, outcome is not None and outcome.error is not None)
@@ -309,7 +292,7 @@ class CallOutput:
                 outcome.error = outcome.error._replace(output=tail)
         else:
             self._was_quiet(spec.call_template[0])
-            if _position(_STDERR) != _UNTOUCHED:
+            if position_of(STDERR) != _UNTOUCHED:
                 self._repair_descriptors()
 
     def _was_quiet(self, codes: tuple[int, ...]) -> None:
@@ -320,9 +303,9 @@ class CallOutput:
     def _flush_call(self) -> None:
         """Write out what the call has left in buffers, and repair what it has put in the place of the streams."""
         out, err = self._streams
-        _flush_c()
+        flush_c()
         if sys.stdout is not out or sys.stderr is not err or out.closed or err.closed:
-            _flush(sys.stdout, sys.stderr)
+            flush_streams(sys.stdout, sys.stderr)
             self._repair_streams()
         for stream in self._streams:
             stream.flush()
@@ -330,7 +313,7 @@ class CallOutput:
     def _repair_streams(self) -> None:
         self._streams = tuple(
             _Stream(descriptor, self) if stream.closed else stream
-            for stream, descriptor in zip(self._streams, (_STDOUT, _STDERR), strict=True)
+            for stream, descriptor in zip(self._streams, (STDOUT, STDERR), strict=True)
         )
         sys.stdout, sys.stderr = self._streams
         self._trust_none()  # or a short call of a function that does this would hide what the next one prints
@@ -339,8 +322,8 @@ class CallOutput:
         files = self._files
         if files is None:
             return
-        for descriptor in (_STDOUT, _STDERR):
-            if not _is_same(descriptor, files.out):
+        for descriptor in (STDOUT, STDERR):
+            if not is_same_file(descriptor, files.out):
                 os.dup2(files.out, descriptor)
                 self._trust_none()
 
@@ -351,14 +334,14 @@ class CallOutput:
             files = self._files
             if files is None:
                 return ""
-            size = _size(files.out)
-            if not _position() == _position(_STDERR) == size:
+            size = size_of(files.out)
+            if not position_of() == position_of(STDERR) == size:
                 self._repair_descriptors()
             size = self._bounded(files, size)
             nbytes = size - self._end
             if nbytes or self._dropped or self._has_begun_to_print:
                 self.news = (self.news[0] + 1, 0)
-                _append(files.index, _entry(spec, files.launch, self._end, nbytes, self._dropped))
+                append_entry(files.index, make_entry(spec, files.launch, self._end, nbytes, self._dropped))
                 tail = read_tail(files.out, self._end, nbytes) if wants_tail and nbytes else ""
             self._settle(size)
         return tail
@@ -380,14 +363,14 @@ class CallOutput:
             self._cut(files, size)
         except OSError:
             pass  # a full disk, or a file system that does not answer: what is there is kept
-        return _size(files.out)
+        return size_of(files.out)
 
     def _cut(self, files: OutputFiles, size: int) -> None:
         half = self._most(files) // 2
         head_end = self._end + _whole_lines(os.pread(files.out, half, self._end), half)
         tail = os.pread(files.out, half, size - half)
         for _ in range(_MAX_REREADS):  # what is written meanwhile, and not seen, is not counted
-            grown = _size(files.out)
+            grown = size_of(files.out)
             tail += os.pread(files.out, half, max(size, grown - half))
             tail, size = tail[max(0, len(tail) - half) :], grown
         tail = tail[tail.find(b"\n", 0, _NEAR_NBYTES) + 1 :]
@@ -422,7 +405,7 @@ class CallOutput:
             files = self._files
             if files is None or self._is_closed:
                 return 0
-            size = _size(files.out)
+            size = size_of(files.out)
             self.news = (self.news[0], size)
             if size > self._end and self._is_redirected:
                 self._tell_begun()
@@ -437,179 +420,6 @@ class CallOutput:
             return MIN_FREE_NBYTES
         about = os.fstatvfs(files.out)
         return about.f_bavail * about.f_frsize if about.f_blocks else MIN_FREE_NBYTES  # which memory does not tell
-
-
-class _Watch(threading.Thread):
-    """Bounds what a call prints while it runs."""
-
-    def __init__(self, output: CallOutput) -> None:
-        super().__init__(name="handoff-output", daemon=True)
-        self._output = output
-        self._is_over = threading.Event()
-
-    def run(self) -> None:
-        size, pause_s, until_free = 0, OUTPUT_CHECK_INTERVAL_S, 0.0
-        while not self._is_over.wait(pause_s):
-            before, size = size, self._output.look()
-            self._output.after_look()
-            pause_s = _pause_s(size - before, pause_s)
-            until_free -= pause_s
-            if until_free <= 0:
-                until_free = _FREE_LOOK_S
-                self._look_at_room()
-
-    def _look_at_room(self) -> None:
-        try:
-            free = self._output.free_nbytes()
-        except OSError:
-            return
-        if free < MIN_FREE_NBYTES:
-            self._is_over.set()
-            self._output.give_up(f"the file system of the run-dir has {free >> 20} MB left")
-
-    def close(self) -> None:
-        self._is_over.set()
-
-
-def _pause_s(grown: int, pause_s: float) -> float:
-    """Return after how many seconds a file should be looked at that has grown so much in ``pause_s``."""
-    if grown <= 0:
-        return min(OUTPUT_CHECK_INTERVAL_S, 2 * pause_s)
-    return max(MIN_LOOK_S, min(OUTPUT_CHECK_INTERVAL_S, pause_s * MAX_ATTEMPT_NBYTES / grown))
-
-
-# -- the index -------------------------------------------------------------------------------------------
-
-
-def _entry(spec: CallSpec, launch: int, offset: int, nbytes: int = -1, dropped: int = 0) -> str:
-    # json takes three times as long for the whole
-    entry = f'{{"id": {json.dumps(id_text(spec.id))}, "attempt": {spec.attempt}, "launch": {launch}, "offset": {offset}'
-    return f'{entry}, "nbytes": {nbytes}, "dropped": {dropped}}}' if nbytes >= 0 else f"{entry}}}"
-
-
-def _append(index: int, entry: str) -> None:
-    try:
-        os.write(index, f"{entry}\n".encode())
-    except OSError:
-        pass  # the disk is full: the output is there, attributed to no call
-
-
-def end_of_killed(files: OutputFiles, id: Any, attempt: int) -> str:
-    """Write into the index what a call had printed whose process was killed; return the last lines."""
-    begin = _end_of_index(files.index)
-    size, dropped = _size(files.out), 0
-    if size <= begin:
-        return ""
-    if size - begin > 2 * MAX_ATTEMPT_NBYTES:
-        dropped = size - begin - MAX_ATTEMPT_NBYTES
-        size = begin + MAX_ATTEMPT_NBYTES
-        os.ftruncate(files.out, size)
-    entry = {"id": id_text(id), "attempt": attempt, "launch": files.launch, "offset": begin}
-    _append(files.index, json.dumps({**entry, "nbytes": size - begin, "dropped": dropped}))
-    return read_tail(files.out, begin, size - begin)
-
-
-def bound_from_outside(files: OutputFiles) -> None:
-    """Bound what another process prints, which cannot do so itself: native code there holds the interpreter."""
-    size = _size(files.out)
-    if size <= MAX_UNBOUNDED_NBYTES or size - (begin := _end_of_index(files.index)) <= MAX_UNBOUNDED_NBYTES:
-        return
-    os.ftruncate(files.out, begin + MAX_ATTEMPT_NBYTES)
-    dropped = size - begin - MAX_ATTEMPT_NBYTES
-    os.write(files.out, f"\n[... {dropped:,} bytes dropped ...]\n".encode())
-
-
-def _end_of_index(index: int) -> int:
-    """Return where the call that runs, or the next one, has begun to print, as far as the index knows."""
-    begin = 0
-    for line in os.pread(index, 1 << 16, max(0, _size(index) - (1 << 16))).splitlines():
-        try:
-            entry = json.loads(line)
-            begin = entry["offset"] + entry.get("nbytes", 0)
-        except (ValueError, KeyError, TypeError):
-            pass  # the first one may be cut
-    return begin
-
-
-def read_tail(out: int, offset: int, nbytes: int) -> str:
-    """Return the last lines of so many bytes of a file."""
-    count = min(nbytes, MAX_LAST_NBYTES)
-    try:
-        return last_lines(os.pread(out, count, offset + nbytes - count), count == nbytes)
-    except OSError:
-        return ""
-
-
-# -- descriptors and streams -----------------------------------------------------------------------------
-
-
-def _position(descriptor: int = _STDOUT) -> int:
-    """Return where a descriptor stands: it moves with each write through it, or through what shares it."""
-    try:
-        return os.lseek(descriptor, 0, os.SEEK_CUR)
-    except OSError:  # a function has closed it, or put a pipe there
-        return -1
-
-
-def _size(descriptor: int) -> int:
-    """Return the size of a file; 0 where its file system does not know it any more, so that no call fails for that."""
-    try:
-        return os.fstat(descriptor).st_size
-    except OSError:
-        return 0
-
-
-def duplicate(descriptor: int) -> int:
-    """Return a copy that programs do not inherit; of one that is closed, a descriptor that leads nowhere."""
-    import fcntl
-
-    try:
-        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
-    except OSError:
-        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-
-
-def _is_same(descriptor: int, other: int) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.fstat(other))
-    except OSError:
-        return False
-
-
-def _flush(*streams: Any) -> None:
-    for stream in streams:
-        try:
-            stream.flush()
-        except Exception:
-            pass  # closed, or an object of the user's
-
-
-def _flush_all() -> None:
-    _flush(sys.stdout, sys.stderr)
-    _flush_c()
-
-
-def _c_stdout() -> tuple[Any, Any]:
-    """Return the C library and its ``stdout``; None where they are unknown."""
-    try:
-        library = ctypes.CDLL(None)
-        return library, ctypes.c_void_p.in_dll(library, "stdout")
-    except (OSError, ValueError, AttributeError):
-        return None, None
-
-
-_C, _C_STDOUT = _c_stdout()
-
-
-def _buffer_lines() -> None:
-    """Have C code print line by line, as on a terminal: what is left in a buffer is lost with a process that dies."""
-    if _C is not None:
-        _C.setvbuf(_C_STDOUT, None, _LINE_BUFFERED, 0)
-
-
-def _flush_c() -> None:
-    if _C is not None:
-        _C.fflush(_C_STDOUT)
 
 
 def _whole_lines(text: bytes, most: int) -> int:
@@ -630,4 +440,4 @@ def restore_output() -> None:
 
 def descriptors_between_calls() -> tuple[int, int]:
     """Return the descriptors of stdout and stderr of this process, also during a capture."""
-    return _redirected[0].outer_descriptors if _redirected else (_STDOUT, _STDERR)
+    return _redirected[0].outer_descriptors if _redirected else (STDOUT, STDERR)

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from handoff_mpi.serialization import decode, encode_code
-from handoff_mpi.worker.calls import CallSpec
+from handoff_mpi.worker.call_spec import CallSpec
 from handoff_mpi.worker.child_pool import ChildPool
 from handoff_mpi.worker.child_process import ChildProcess, frame_ahead
 from tests.worker.test_child_process import end

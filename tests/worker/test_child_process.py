@@ -23,7 +23,7 @@ from handoff_mpi.dag.call_template import CONSTANT, TEMPLATE, Placeholder
 from handoff_mpi.messages import OK
 from handoff_mpi.serialization import PLAIN, decode, decode_input, encode, encode_code
 from handoff_mpi.worker import child_process, shared_memory
-from handoff_mpi.worker.calls import CallSpec
+from handoff_mpi.worker.call_spec import CallSpec
 from handoff_mpi.worker.child_process import ChildProcess
 from handoff_mpi.worker.shared_memory import SHARED_NBYTES
 

@@ -11,7 +11,8 @@ import pytest
 
 from handoff_mpi import DAG, Argument, Function, current_task, execute_local
 from handoff_mpi.worker import randomness
-from handoff_mpi.worker.calls import CallRunner, CallSpec
+from handoff_mpi.worker.call_spec import CallSpec
+from handoff_mpi.worker.calls import CallRunner
 from handoff_mpi.worker.draws import NONE, NUMPY, RANDOM, UNKNOWN
 from handoff_mpi.worker.randomness import GlobalGenerators, noting_seeds, seeded_by_setup
 

@@ -122,9 +122,8 @@ def _print_of_runs(options: argparse.Namespace) -> int:
         sys.stdout.flush()
         return code
     except (BrokenPipeError, SystemExit) as error:
-        if isinstance(error, SystemExit) and not isinstance(
-            error.__context__, BrokenPipeError
-        ):  # which rich turns into it
+        is_pipe = isinstance(error, BrokenPipeError) or isinstance(error.__context__, BrokenPipeError)
+        if not is_pipe:  # rich turns one into SystemExit
             raise
         _drop_stdout()
         return EXIT_DONE

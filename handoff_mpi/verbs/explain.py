@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +60,7 @@ def main(given: argparse.Namespace) -> int:
             lines = list(explanation_lines(facts))
     if given.json:
         lines = [json.dumps(facts)]
-    try:
-        print("\n".join(lines))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `| head` has read enough
-    except KeyboardInterrupt:
-        pass
+    print("\n".join(lines))
     return EXIT_DONE
 
 

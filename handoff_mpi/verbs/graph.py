@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -206,30 +204,14 @@ _DRAWERS: dict[str, Callable[[GraphSource, int], Iterator[bytes]]] = {
 
 
 def _print_text(source: GraphSource, max_functions: int) -> None:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # where stdout is ASCII
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-    with _readers_may_leave():
-        for line in text_lines(drawing_of(source, max_functions)):
-            console.print(line)
-        sys.stdout.flush()
+    for line in text_lines(drawing_of(source, max_functions)):
+        console.print(line)
 
 
 def _print(pieces: Iterable[bytes]) -> None:
-    with _readers_may_leave():
-        for piece in pieces:
-            sys.stdout.buffer.write(piece)
-        sys.stdout.buffer.flush()
-
-
-@contextlib.contextmanager
-def _readers_may_leave() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `| head` has read enough
-    except KeyboardInterrupt:
-        pass
+    for piece in pieces:
+        sys.stdout.buffer.write(piece)
 
 
 def _write(path: Path, pieces: Iterable[bytes]) -> None:

@@ -57,11 +57,8 @@ def main(given: argparse.Namespace) -> int:
         else:
             with _opened(run_dir) as directory:
                 _print(directory, run_dir, id, given)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # `| head` has read enough
     except KeyboardInterrupt:
-        pass
+        pass  # as following ends
     return EXIT_DONE
 
 

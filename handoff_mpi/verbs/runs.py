@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,17 +70,13 @@ def main(given: argparse.Namespace) -> int:
         UsageError: the directory cannot be read.
     """
     runs = find_runs(given.directory)
-    try:
-        if given.json:
-            print(json.dumps([_as_data(run) for run in runs]))
-        elif runs:
-            print("\n".join(_lines(runs)))
-        else:
-            where = f"{RUNS} and in the current directory" if given.directory is None else one_line(given.directory)
-            print(f"there are no runs in {where}; `handoff-mpi runs DIR` looks elsewhere")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        pass  # `| head` has read enough
+    if given.json:
+        print(json.dumps([_as_data(run) for run in runs]))
+    elif runs:
+        print("\n".join(_lines(runs)))
+    else:
+        where = f"{RUNS} and in the current directory" if given.directory is None else one_line(given.directory)
+        print(f"there are no runs in {where}; `handoff-mpi runs DIR` looks elsewhere")
     return EXIT_DONE
 
 

@@ -51,11 +51,8 @@ def main(given: argparse.Namespace) -> int:
             _watch(run_dir, given.json)
         else:
             _print(run_dir, *_look(run_dir), given.json)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        pass  # `| head` has read enough
     except KeyboardInterrupt:
-        pass
+        pass  # as a watch ends
     return EXIT_DONE
 
 

@@ -16,6 +16,12 @@ import pytest
 
 from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch.signals import STOPPING
+from tests.selection import (  # noqa: F401  # pytest finds them here
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_configure,
+    pytest_report_collectionfinish,
+)
 
 ROOT = Path(__file__).parent.parent
 #: Python says what is left open and what is deprecated.

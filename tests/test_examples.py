@@ -42,6 +42,7 @@ def test_quickstart_counts_what_is_there(handoff):
     assert f"{count:9d}  {word}" in ended.out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", [[], ["-n", "4"], ["-n", "3", "--allocation-strategy", "cost_optimized"]])
 def test_cholesky_agrees_with_numpy(handoff, words):
     ended = handoff("run", *words, EXAMPLES / "cholesky.py")
@@ -49,12 +50,14 @@ def test_cholesky_agrees_with_numpy(handoff, words):
     assert "384 x 384 in 6 x 6 tiles agrees with numpy" in ended.out
 
 
+@pytest.mark.long
 def test_cholesky_under_a_bare_mpirun(mpirun):
     ended = mpirun(4, "-m", "handoff_mpi", "run", EXAMPLES / "cholesky.py", "--", "--tiles", "5", "--size", "80")
     assert ended.rc == 0, ended.err
     assert "400 x 400 in 5 x 5 tiles agrees with numpy" in ended.out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("example", ["cholesky.py", "quickstart.py"])
 def test_under_mpich_as_in_one_process(tmp_path, example):
     mpiexec = os.environ.get("HANDOFF_TEST_MPICH")
@@ -95,6 +98,7 @@ def searched():
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("launch", [[], ["-n", "4"]], ids=["one process", "run -n 4"])
 def test_digits_finds_what_scikit_learn_finds(handoff, searched, launch):
     words = [EXAMPLES / "digits.py", "--", "--grid", "2", "--folds", "3"]
@@ -162,12 +166,14 @@ def assert_as_filtered(ended, out, filtered):
     assert f"china and flower share {share:.2%} of their colours" in ended.out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("launch", [[], ["-n", "4"]], ids=["one process", "run -n 4"])
 def test_images_are_filtered_as_a_whole(handoff, tmp_path, filtered, launch):
     ended = handoff("run", *launch, EXAMPLES / "images.py", "--", "--out", "found", env=SMALL_HOST)
     assert_as_filtered(ended, tmp_path / "found", filtered)
 
 
+@pytest.mark.long
 def test_images_use_the_gpu_that_ranks_have(mpirun, tmp_path, filtered):
     # Stands in for cupy, and leaves a trace of each use.
     (tmp_path / "cupy.py").write_text(

@@ -73,6 +73,7 @@ def test_execute_distributed_with_each_strategy(tmp_path, strategy):
     assert results["aggregation"] == (45, 9)
 
 
+@pytest.mark.long
 def test_execute_across_ranks_from_a_script(mpirun, tmp_path):
     (tmp_path / "script.py").write_text(
         textwrap.dedent("""
@@ -113,6 +114,7 @@ def test_task_retry_on_failure(tmp_path):
     assert "in flaky" in error.traceback
 
 
+@pytest.mark.long
 def test_results_move_between_nodes(mpirun, tmp_path):
     (tmp_path / "d.py").write_text(
         textwrap.dedent("""

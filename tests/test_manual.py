@@ -45,6 +45,7 @@ def examples(tmp_path):
     return tmp_path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["near_data.py", "licences.py", "in_sqlite.py"])  # scripts show the others on ranks
 def test_an_example_runs_on_three_ranks(name, handoff, examples):
     ended = handoff("run", "-n", "3", name, env={**DEVELOPMENT, "TMPDIR": str(examples)})

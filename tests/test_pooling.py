@@ -74,12 +74,14 @@ def detected(tmp_path_factory):
     return run(tmp_path_factory.mktemp("detected"), DETECTED, {}, env)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", REGISTERED)
 def test_never_more_than_two_at_once_of_what_was_registered(registered, case):
     assert len(registered[case]) == 64
     assert most_at_once(registered[case]) == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", DETECTED)
 def test_never_more_than_two_at_once_of_what_the_environment_says(detected, case):
     assert len(detected[case]) == 64

@@ -61,6 +61,7 @@ def test_it_can_be_called_beside_a_main_thread_that_is_busy(tmp_path):
     assert (ended.rc, ended.out) == (3, "handler\n"), ended.err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["sleeps", "waits for a thread", "waits for a pool", "holds the interpreter"])
 def test_what_never_ends_does_not_hold_the_process(tmp_path, what):
     hangs = {
@@ -100,6 +101,7 @@ LEFTOVERS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("leftover", LEFTOVERS)
 def test_processes_that_were_left_running_end_and_those_of_others_do_not(tmp_path, leftover):
     # The test reads until the pipes are closed: a process that is left behind would hold it as it does a launcher.

@@ -126,6 +126,7 @@ def test_operations_are_found_however_the_communicator_is_reached(comm):
     assert find(several).startswith("Barrier() (")
 
 
+@pytest.mark.long
 def test_what_is_no_collective_operation_is_not_taken_for_one(comm):
     world = comm.COMM_WORLD
     gate = SimpleNamespace(Barrier=world.Barrier, gather=world.goes_on.wait)
@@ -158,7 +159,7 @@ def test_a_collective_operation_of_the_world_is_refused_at_once(handoff, tmp_pat
     assert load(tmp_path / "run")["other"] == (3, True)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_function_that_waits_for_ranks_in_vain_is_named_once(mpirun, tmp_path):
     (tmp_path / "waits.py").write_text(SCRIPT)
     ended = mpirun(3, "waits.py", ft=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
+import pytest
+
 from handoff_mpi.comm import MemoryNetwork, fresh_memory
 
 SIZES = (0, 1, 100_000, 10_000_000)
@@ -42,6 +44,7 @@ def test_in_memory():
     check_pair({rank: network.transport(rank) for rank in range(3)})
 
 
+@pytest.mark.long
 def test_over_mpi(mpirun):
     ended = mpirun(3, __file__)
     assert ended.rc == 0, ended.err

@@ -77,6 +77,7 @@ def test_where_there_are_no_such_addresses_there_is_no_doorbell(monkeypatch):
     assert len([*Path("/proc/self/fd").iterdir()]) == open_files
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ft", [False, True])
 def test_what_has_arrived_is_found_at_the_first_look_and_was_rung_for(mpirun, ft, tmp_path):
     """By MPI alone a message would be taken in by one look and found by the next, a whole sleep later."""

@@ -581,6 +581,7 @@ def test_what_is_wrong_with_a_dag_is_noted():
     assert not any(prints.of(id) for id in prints.notes)
 
 
+@pytest.mark.long
 def test_a_chain_of_100_000():
     functions = [Function(i, [i - 1] if i else [], work, [i]) for i in range(100_000)]
     functions[50_000].extra_args = [(each for each in ())]
@@ -685,6 +686,7 @@ def odd(request):
         thing.close()
 
 
+@pytest.mark.long
 def test_odd_objects_have_no_fingerprint(odd):
     assert note_of(work, extra_args=[[odd]]).startswith("extra_args[0]: ")
     assert note_of(work, kwargs={"k": {1: odd}}).startswith("kwargs['k']: ")

@@ -623,6 +623,7 @@ def test_bad_usage(alone, monkeypatch, capsys):
     assert "leave -n out" in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ending", ["exit 5", "echo words; sleep 77"])
 def test_a_launcher_that_does_not_get_through(alone, tmp_path, monkeypatch, capsys, ending):
     mark = f"HANDOFF_TEST_{uuid.uuid4().hex}"
@@ -663,6 +664,7 @@ OF_ALL = {"versions", "MPI", "run-dir", "writes", "locks", "space", "GPUs", "cor
 OF_RANKS = OF_ALL | {"ranks", "answers", "ring", "ping", "bandwidth", "sharing", "crowding"}
 
 
+@pytest.mark.long
 def test_alone(handoff, tmp_path, mark):
     ended = handoff("doctor", env={**mark, **DEVELOPMENT})
     told = heads(ended.out)
@@ -672,6 +674,7 @@ def test_alone(handoff, tmp_path, mark):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_launching_ranks_itself(handoff, tmp_path, mark):
     ended = handoff("doctor", "-n", "3", "--json", "--run-dir", "kept", env={**mark, **DEVELOPMENT})
     document = json.loads(ended.out)
@@ -685,6 +688,7 @@ def test_launching_ranks_itself(handoff, tmp_path, mark):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_under_mpirun(mpirun, tmp_path, mark):
     ended = mpirun(4, "-m", "handoff_mpi", "doctor", env=mark)
     told = heads(ended.out)
@@ -707,6 +711,7 @@ def test_under_mpich(tmp_path, mark):
     assert "this MPI ends the job when a rank dies" in ended.out
 
 
+@pytest.mark.long
 def test_ranks_that_do_not_find_each_other(handoff, mark):
     ended = handoff("doctor", env={"PMI_SIZE": "3", "PMI_RANK": "0", **mark})
     told = heads(ended.out)
@@ -738,6 +743,7 @@ sys.exit(cli.main(["doctor"]))
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "number, ft",
     [(signal.SIGKILL, True), (signal.SIGSTOP, True), (signal.SIGSTOP, False)],

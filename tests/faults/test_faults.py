@@ -17,7 +17,7 @@ from tests.faults.launching import fresh, handoff_commands, launch, memory_cgrou
 RUN_N = [sys.executable, "-m", "handoff_mpi", "run", "-n", "4"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_workers_killed_one_after_the_other(tmp_path):
     ended = kill_workers.run(tmp_path / "cell", ranks=5, functions=400, seconds=0.02, every=0.3)
     assert (ended.code, ended.is_right, ended.leftovers) == (0, True, [])
@@ -30,8 +30,14 @@ def test_workers_killed_one_after_the_other(tmp_path):
     assert sum(results.incidents().values()) == len(told)
 
 
-@pytest.mark.parametrize("times", [1, 99], ids=["once", "always"])
-@pytest.mark.parametrize("kind", ["SIGKILL", "exit(1)", "memory hog"])
+@pytest.mark.parametrize(
+    ("kind", "times"),
+    [
+        ("SIGKILL", 1),
+        pytest.param("SIGKILL", 99, marks=pytest.mark.long),
+        *[pytest.param(kind, times, marks=pytest.mark.long) for kind in ("exit(1)", "memory hog") for times in (1, 99)],
+    ],
+)
 def test_a_rank_that_dies_in_a_call_where_mpi_survives_it(tmp_path, kind, times):
     with memory_cgroup(200 << 20) as cgroup:
         if kind == "memory hog" and cgroup is None:
@@ -40,6 +46,7 @@ def test_a_rank_that_dies_in_a_call_where_mpi_survives_it(tmp_path, kind, times)
     assert (cell.problems, cell.starts) == ([], 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("times", [1, 99], ids=["once", "always"])
 @pytest.mark.parametrize("way", ["Open MPI, no ft", "MPICH"])
 def test_a_rank_that_dies_in_a_call_where_mpi_does_not_survive_it(tmp_path, way, times):
@@ -50,7 +57,7 @@ def test_a_rank_that_dies_in_a_call_where_mpi_does_not_survive_it(tmp_path, way,
     assert cell.problems == []
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_jobs_killed_at_random_moments(tmp_path):
     tally = kill_job.Tally()
     kill_job.carry_out(tmp_path / "cell", 100, 0.02, 4, random.Random(3), tally)
@@ -58,7 +65,7 @@ def test_jobs_killed_at_random_moments(tmp_path):
     assert tally.kills
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("naps", "seconds"), [(20, 0.5), (3, 5.0)], ids=["calls end in the grace period", "they do not"]
 )
@@ -68,11 +75,13 @@ def test_usr1_ends_in_time(tmp_path, naps, seconds):
     assert ended.seconds < 2.0 + walltime.MARGIN_S
 
 
+@pytest.mark.long
 def test_a_rank_that_is_deaf_beyond_the_heartbeat_timeout_is_left_alone(tmp_path):
     code, is_right, lost = walltime.hold(RUN_N, tmp_path / "cell", held=5.0, heartbeat_timeout=1.5)
     assert (code, is_right, lost) == (0, True, "{}")
 
 
+@pytest.mark.long
 def test_a_full_disk_stops_the_run_and_the_same_command_resumes(tmp_path):
     directory = fresh(tmp_path / "cell")
     run_dir = directory / "run"

@@ -38,7 +38,7 @@ def test_hosts_have_names_links_and_processes_of_their_own(three_hosts):
     assert ask_h2(hosts)[0] != 0
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_nothing_of_the_hosts_is_left(three_hosts):
     hosts = three_hosts
     there = [subprocess.Popen(host.enter("sleep", "78"), env=hosts.environment()) for host in hosts.hosts]
@@ -49,7 +49,7 @@ def test_nothing_of_the_hosts_is_left(three_hosts):
     assert not psutil.wait_procs(inits, timeout=10)[1]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_host_is_cut_off_and_its_ranks_end_themselves(three_hosts, tmp_path):
     words = ["-n", "6", "--hosts", "h1:2,h2:2,h3:2", "--heartbeat-timeout", "10"]
     run = Run(three_hosts, tmp_path, words=words).start()
@@ -66,7 +66,7 @@ def test_a_host_is_cut_off_and_its_ranks_end_themselves(three_hosts, tmp_path):
     assert wait_for(lambda: not h2.processes("handoff_mpi"), 60)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_one_host_is_cut_off_and_one_is_killed(three_hosts, tmp_path):
     run = Run(three_hosts, tmp_path).start()
     run.fail(CUT)
@@ -77,7 +77,7 @@ def test_one_host_is_cut_off_and_one_is_killed(three_hosts, tmp_path):
     assert "h2, h3 no longer answer;" in ending.said
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_host_of_rank_0_is_killed(three_hosts, tmp_path):
     run = Run(three_hosts, tmp_path, words=["-n", "4", "--hosts", "h2:2,h3:2"]).start()
     run.fail((0.2, "kill", "h2"))
@@ -87,6 +87,7 @@ def test_the_host_of_rank_0_is_killed(three_hosts, tmp_path):
     assert ending.said.count("and h2 no longer answers; it is launched again on the other hosts") == 1
 
 
+@pytest.mark.long
 def test_a_short_cut_costs_nothing(three_hosts, tmp_path):
     run = Run(three_hosts, tmp_path).start()
     run.fail((0.2, "cut", "h2"))
@@ -124,7 +125,7 @@ def build(args):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_host_is_cut_off_while_rank_0_does_something_else(three_hosts, tmp_path):
     (tmp_path / "sitecustomize.py").write_text(IMPATIENT)
     (tmp_path / "dag.py").write_text(LONG_BUILD)
@@ -150,7 +151,7 @@ def test_a_host_is_cut_off_while_rank_0_does_something_else(three_hosts, tmp_pat
         process.kill()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_host_comes_back_after_it_was_given_up(three_hosts, tmp_path):
     words = ["-n", "6", "--hosts", "h1:2,h2:2,h3:2", "--heartbeat-timeout", "10"]
     run = Run(three_hosts, tmp_path, pairs=200, words=words).start()
@@ -163,7 +164,7 @@ def test_a_host_comes_back_after_it_was_given_up(three_hosts, tmp_path):
     assert ending.calls <= 400 + 4, "their late reports were dropped, and nothing else ran twice"
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_rank_0_is_suspended_on_a_host_that_was_cut_off(three_hosts, tmp_path):
     """As if its file system were gone too: it shows no sign of life, and comes back when its run is over elsewhere."""
     words = ["-n", "4", "--hosts", "h2:2,h3:2", "--heartbeat-timeout", "5"]
@@ -191,7 +192,7 @@ def inner_pid(process) -> int:
     return next(int(line.split()[-1]) for line in lines if line.startswith("NSpid:"))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_no_answer_of_any_host_ends_it(three_hosts, tmp_path):
     run = Run(three_hosts, tmp_path, words=["-n", "4", "--hosts", "h2:2,h3:2"]).start()
     run.fail((0.1, "kill", "h2"))

@@ -25,6 +25,7 @@ def told(launched):
     return right, counts
 
 
+@pytest.mark.long
 def test_values_that_exceed_a_declared_limit_are_moved_out(tmp_path):
     environment = {"HANDOFF_MEMORY": "300MB", "PYTHONPATH": str(ROOT)}
     right, counts = told(launch([*mpirun_command(3), *WORDS, "40", "10"], tmp_path, environment))
@@ -35,6 +36,7 @@ def test_values_that_exceed_a_declared_limit_are_moved_out(tmp_path):
     assert not (tmp_path / "run" / "spilled").exists()
 
 
+@pytest.mark.long
 def test_values_that_exceed_a_control_group_are_moved_out(tmp_path):
     with memory_cgroup(300 * MB) as cgroup:
         if cgroup is None:
@@ -55,6 +57,7 @@ def in_memory():
         yield Path(directory)
 
 
+@pytest.mark.long
 def test_a_run_whose_ranks_are_always_short_and_cannot_help_it_comes_to_its_end(in_memory):
     environment = {"HANDOFF_MEMORY": "3MB", "PYTHONPATH": str(ROOT)}
     launched = launch([*mpirun_command(3), *WORDS, "4", "1"], in_memory, environment)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import pytest
+
 import handoff_mpi
 from tests.faults.strangers import ALL, try_all
 from tests.strangers import need_root
 
 
+@pytest.mark.long
 def test_a_stranger_gets_nothing_of_a_run_but_its_doorbells():
     need_root()
     with tempfile.TemporaryDirectory() as place:  # which a stranger can reach, as tmp_path is not

@@ -213,6 +213,7 @@ attempt(second)
     assert ended.rc == 0
 
 
+@pytest.mark.long
 def test_branches_loops_and_wrappers_work_as_ever_and_a_slip_in_a_loop_is_found(mpirun, tmp_path):
     (tmp_path / "script.py").write_text(
         SCRIPT

@@ -35,6 +35,7 @@ def run(request, tmp_path):
     return launch
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ending", ["time.sleep(0.3)", "1 / 0"])
 @pytest.mark.parametrize("where", ["{}", "def build(args):\n    {}\n    return made\nmade = dag; del dag"])
 def test_what_it_forks_does_not_go_on_as_the_run(run, ending, where):
@@ -45,6 +46,7 @@ def test_what_it_forks_does_not_go_on_as_the_run(run, ending, where):
     assert "handoff_mpi/" not in ended.err
 
 
+@pytest.mark.long
 def test_programs_it_starts_do_not_take_themselves_for_ranks(run, tmp_path):
     (tmp_path / "other.py").write_text(DAG)
     words = "[sys.executable, '-m', 'handoff_mpi', 'run', '--run-dir', 'other', 'other.py']"
@@ -53,6 +55,7 @@ def test_programs_it_starts_do_not_take_themselves_for_ranks(run, tmp_path):
     assert json.loads((tmp_path / "other" / "status.json").read_text())["ranks"] == 1
 
 
+@pytest.mark.long
 def test_it_may_run_a_dag_on_the_ranks_of_its_job(run):
     ended = run(
         "first = handoff_mpi.execute(dag)\n"
@@ -64,6 +67,7 @@ def test_it_may_run_a_dag_on_the_ranks_of_its_job(run):
     assert ended.err.count("handoff: DAG 'second' done") == 1
 
 
+@pytest.mark.long
 def test_a_second_cluster_is_refused_where_it_would_wait_for_ever(mpirun, tmp_path):
     (tmp_path / "dag.py").write_text(DAG + "with handoff_mpi.Cluster(): pass\n")
     ended = mpirun(2, "-m", "handoff_mpi", "run", "dag.py")
@@ -71,6 +75,7 @@ def test_a_second_cluster_is_refused_where_it_would_wait_for_ever(mpirun, tmp_pa
     assert "this process is a rank of a job already" in ended.err
 
 
+@pytest.mark.long
 def test_a_second_run_while_one_goes_on_is_refused(mpirun, tmp_path):
     text = (
         "def handler(*_): handoff_mpi.execute(dag)\n"
@@ -82,6 +87,7 @@ def test_a_second_run_while_one_goes_on_is_refused(mpirun, tmp_path):
     assert "this job executes a run" in ended.err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("raises", ["sys.exit(3)", "raise KeyboardInterrupt"], ids=["exit", "interrupt"])
 @pytest.mark.parametrize("event", ["('dag', 'start')", "('function', 'stop')"])
 def test_a_handler_that_would_end_the_process_is_detached_and_the_run_continues(run, tmp_path, raises, event):
@@ -131,6 +137,7 @@ cli.program()
 """
 
 
+@pytest.mark.long
 def test_a_thread_that_never_ends_does_not_keep_the_process(run):
     ended = run(
         "stop = threading.Event()\nthreading.Thread(target=stop.wait, name='for ever').start()\n",
@@ -141,6 +148,7 @@ def test_a_thread_that_never_ends_does_not_keep_the_process(run):
     assert "threads that were left running (for ever) have not ended within 1 s; they are ended" in ended.err
 
 
+@pytest.mark.long
 def test_a_thread_that_ends_is_waited_for(run, tmp_path):
     ended = run("threading.Thread(target=lambda: (time.sleep(0.2), open('written', 'w'))).start()\n")
     assert ended.rc == 0, ended.err
@@ -148,6 +156,7 @@ def test_a_thread_that_ends_is_waited_for(run, tmp_path):
     assert (tmp_path / "written").exists()
 
 
+@pytest.mark.long
 def test_a_collective_call_in_it_is_explained(tmp_path):
     text = (
         "from mpi4py import MPI\n"
@@ -176,6 +185,7 @@ dag.add_function(Function("sum", [3, ("fit", 3), "4", 4], lambda *_: None))
 """
 
 
+@pytest.mark.long
 def test_ids_that_are_no_text_can_be_named_on_the_command_line(handoff, tmp_path):
     (tmp_path / "ids.py").write_text(IDS)
     assert handoff("run", "--run-dir", "run", "ids.py").rc == 0
@@ -184,6 +194,7 @@ def test_ids_that_are_no_text_can_be_named_on_the_command_line(handoff, tmp_path
         assert (ended.rc, ended.out) == (0, called), ended.err
 
 
+@pytest.mark.long
 def test_check_ends_all_ranks_though_it_fails(mpirun, tmp_path):
     text = "class Broken(type(dag)):\n    def validate(self): raise ValueError('nameless')\ndag = Broken('d')\n"
     (tmp_path / "dag.py").write_text(DAG + text)
@@ -199,6 +210,7 @@ def test_options_of_the_wrong_kind_are_refused(options):
         handoff_mpi.execute_local(handoff_mpi.DAG(), **options)
 
 
+@pytest.mark.long
 def test_a_rank_that_leaves_in_setup_is_told_of_at_once(handoff, tmp_path):
     (tmp_path / "dag.py").write_text(DAG + "def setup(rank):\n    if rank == 1: os._exit(3)\n")
     ended = handoff("run", "-n", "3", "dag.py", timeout_s=30.0)
@@ -219,6 +231,7 @@ dag.add_function(Function("call", (), Path("called").touch))
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_rank_that_is_killed_in_setup_costs_a_launch(handoff, tmp_path, victim):
     (tmp_path / "dag.py").write_text(KILLED_ONCE.replace("VICTIM", str(victim)))
@@ -233,6 +246,7 @@ def test_a_rank_that_is_killed_in_setup_costs_a_launch(handoff, tmp_path, victim
     assert [each.name for each in (tmp_path / "run").glob(".*")] == []
 
 
+@pytest.mark.long
 def test_a_rank_that_is_always_killed_in_setup_ends_the_run(handoff, tmp_path):
     (tmp_path / "dag.py").write_text(DAG + "def setup(rank):\n    if rank: os.kill(os.getpid(), 9)\n")
     ended = handoff("run", "-n", "2", "--max-relaunches", "1", "dag.py")
@@ -261,6 +275,7 @@ def build(args):
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", [("-n", "3"), ("-n", "3", "--isolation", "process")], ids=" ".join)
 def test_ids_may_be_of_classes_of_dag_py(handoff, tmp_path, words):
     (tmp_path / "keys.py").write_text(KEYS)

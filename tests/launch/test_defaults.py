@@ -65,6 +65,7 @@ def test_flags_and_the_environment_win(handoff, tmp_path, words, env, tries):
     assert ended.out.count("tried") == tries
 
 
+@pytest.mark.long
 def test_what_the_environment_denies_is_denied(handoff, tmp_path):
     (tmp_path / "fails.py").write_text(FAILS)
     ended = handoff("run", "-n", "2", "fails.py", "--run-dir", "run", env={"HANDOFF_RANK0_COMPUTES": "no"})

@@ -67,6 +67,7 @@ def start(mpirun, tmp_path):
     return begin
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", WAYS)
 def test_what_cannot_be_decoded_elsewhere_is_refused_where_it_is(start, way):
     ended = start(way, FAULTS)
@@ -80,6 +81,7 @@ def test_what_cannot_be_decoded_elsewhere_is_refused_where_it_is(start, way):
     assert "RUNS" not in ended.out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["check", "ranks"])
 def test_what_cannot_be_encoded_is_refused_where_it_is(start, way):
     ended = start(way, UNSENDABLE)
@@ -118,6 +120,7 @@ dag.add_function(Function(frozenset({1}), ["first"], free))
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["check", "ranks", "children"])
 def test_what_works_is_not_refused(start, way):
     ended = start(way, FINE)
@@ -131,6 +134,7 @@ def test_check_names_faults_of_what_fits_nowhere_here(start):
     assert "inside the code of 'a'" in ended.err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["os._exit, (7,)", "time.sleep, (1000,)"])
 def test_check_names_what_ends_or_hangs_the_process(start, how, tmp_path):
     limit = "from handoff_mpi.worker import dry_run\nif len(sys.argv) > 1: dry_run.DECODE_TIMEOUT_S = 1.0\n"
@@ -140,6 +144,7 @@ def test_check_names_what_ends_or_hangs_the_process(start, how, tmp_path):
     assert "function 'bad': cannot be sent: decoding it has " in ended.err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["ranks", "children"])
 def test_a_rank_that_decoding_ends_refuses_no_run(start, way):
     ended = start(

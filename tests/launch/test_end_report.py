@@ -30,6 +30,7 @@ def test_by_itself_it_is_made_only_where_it_takes_little_time_beside_the_run(mon
     assert not is_wanted("auto", "done", 100, 60.0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ranks", [[], ["-n", "2"]])
 def test_it_is_made_at_the_end_of_a_run_behind_the_verdict(handoff, tmp_path, ranks):
     (tmp_path / "dag.py").write_text(DAG_FILE)
@@ -40,6 +41,7 @@ def test_it_is_made_at_the_end_of_a_run_behind_the_verdict(handoff, tmp_path, ra
     assert (tmp_path / "run" / "report.html").stat().st_size > 4e6
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ranks", [[], ["-n", "2"]])
 def test_the_command_that_makes_it_is_told_where_it_is_not_made(handoff, tmp_path, ranks):
     (tmp_path / "dag.py").write_text(DAG_FILE)

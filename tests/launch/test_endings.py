@@ -52,6 +52,7 @@ def lives(pid: int) -> bool:
         return False
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("launcher", "isolation"),
     [("ft", "rank"), ("ft", "process"), ("plain", "rank"), ("here", "rank"), ("here", "process")],
@@ -76,6 +77,7 @@ def _assert_ended(tmp_path):
     assert [pid for pid in left if lives(pid)] == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("launcher", ["ft", "plain"])
 def test_an_exit_handler_that_hangs_does_not_hold_the_job(tmp_path, launcher):
     (tmp_path / "leaves.py").write_text(LEAVES)
@@ -124,6 +126,7 @@ for code in (started, forked, pooled): dag.add_function(Function(code.__name__, 
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "words",
     [["--isolation", "rank"], ["--isolation", "process"], ["-n", "2", "--isolation", "rank"]],

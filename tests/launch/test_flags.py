@@ -151,6 +151,7 @@ def test_flags_of_the_supervisor_are_not_passed_on():
 SETUP = "def setup(rank): return {'tape': 2} if rank == 2 else {}\n"
 
 
+@pytest.mark.long
 def test_check_on_ranks(handoff, tmp_path):
     mpirun_command(2)
     (tmp_path / "d.py").write_text(SETUP + DAG_FILE.format(options=", cost={'tape': 1}"))
@@ -163,6 +164,7 @@ def test_check_on_ranks(handoff, tmp_path):
     assert [each.name for each in tmp_path.iterdir()] in (["d.py"], ["__pycache__", "d.py"], ["d.py", "__pycache__"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_check_on_ranks_can_be_ended(number, tmp_path):
     mpirun_command(2)

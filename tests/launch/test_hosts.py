@@ -132,6 +132,7 @@ def test_who_answers(tmp_path):
     assert not hosts.answers("up", 2**22 + 1)
 
 
+@pytest.mark.long
 def test_a_slow_answer_is_waited_for_where_asking_is_slow(tmp_path, monkeypatch):
     agent = tmp_path / "agent"
     agent.write_text('#!/bin/sh\nsleep 1\nshift\nexec sh -c "$*"\n')

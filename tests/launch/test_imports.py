@@ -66,6 +66,7 @@ with DAG("two") as dag:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("isolation", ["rank", "process"])
 def test_ranks_and_children_import_what_they_need(mpirun, tmp_path, isolation):
     trace = tmp_path / "trace"
@@ -147,6 +148,7 @@ def test_the_version_is_one_wherever_it_is_asked_for(handoff, tmp_path):
     assert (ended.rc, ended.out, ended.err) == (0, f"handoff_mpi {handoff_mpi.__version__}\n", "")
 
 
+@pytest.mark.long
 def test_one_rank_tells_the_version(mpirun):
     ended = mpirun(2, "-m", "handoff_mpi", "--version")
     assert (ended.rc, ended.out) == (0, f"handoff_mpi {VERSION}\n"), ended.err

@@ -43,6 +43,7 @@ end()
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("where", ["main", "thread"])
 @pytest.mark.parametrize("what", ["MPI hangs", "nobody reads"])
 def test_a_rank_that_cannot_go_on_ends_whatever_hangs(what, where):
@@ -66,6 +67,7 @@ for number in range(2):
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ft", [False, True])
 def test_what_nobody_catches_on_rank_0_ends_all_ranks(mpirun, tmp_path, ft):
     """The others have gone on to the next run by then, for which rank 0 will not come."""
@@ -102,6 +104,7 @@ print("KEPT", opened[-1] - opened[2], flush=True)
 """
 
 
+@pytest.mark.long
 def test_one_run_after_the_other_leaves_no_files_open(mpirun, tmp_path):
     (tmp_path / "many.py").write_text(MANY_RUNS)
     ended = mpirun(2, "many.py", ft=True)

@@ -81,6 +81,7 @@ def ignores_hangups(process):
     return int(ignored.split()[1], 16) & 1 << signal.SIGHUP - 1
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="subprocess cannot start a process group before Python 3.11")
 def test_one_that_was_stopped_looks_once_its_rank_has_died():
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])

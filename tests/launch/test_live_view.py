@@ -65,6 +65,7 @@ def go_on(tmp_path):
     (tmp_path / "go on").touch()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("columns", [80, 200])
 def test_a_launch_draws_at_the_bottom_and_output_scrolls_above(run, tmp_path, columns):
     shown = run("-n", "2", "--slots", "4", columns=columns)
@@ -88,6 +89,7 @@ def test_a_launch_draws_at_the_bottom_and_output_scrolls_above(run, tmp_path, co
     assert shown.text.index("function 1 failed") < shown.text.index("DAG 'talking' failed")
 
 
+@pytest.mark.long
 def test_a_run_that_is_stopped_gives_the_terminal_back(run):
     shown = run("-n", "2", "--slots", "4", "--grace-period", "0", columns=200)
     shown.until(lambda: "── talking ─" in shown.text)
@@ -99,6 +101,7 @@ def test_a_run_that_is_stopped_gives_the_terminal_back(run):
     assert "── talking" not in shown.text
 
 
+@pytest.mark.long
 def test_whoever_is_killed_the_terminal_is_given_back(run, tmp_path):
     shown = run("-n", "2", "--slots", "4")
     shown.until(lambda: "── talking ─" in shown.text)
@@ -111,6 +114,7 @@ def test_whoever_is_killed_the_terminal_is_given_back(run, tmp_path):
     assert "── talking" not in shown.text
 
 
+@pytest.mark.long
 def test_a_viewer_that_is_killed_leaves_the_run_alone(run, tmp_path):
     shown = run("--slots", "1")
     shown.until(lambda: "── talking ─" in shown.text)
@@ -137,6 +141,7 @@ def test_standard_output_is_what_functions_print_byte_for_byte(terminal, tmp_pat
     assert "DAG 'talking' failed" in shown.text
 
 
+@pytest.mark.long
 def test_a_function_can_ask_and_be_debugged_in_one_process(run):
     shown = run(text=ASKING)
     shown.until(lambda: "── asking ─" in shown.text and "name?" in shown.text)
@@ -167,6 +172,7 @@ print("the script goes on")
 """
 
 
+@pytest.mark.long
 def test_a_script_has_its_run_drawn_without_start_lines(terminal, tmp_path):  # noqa: F811
     shown = terminal("-c", SCRIPT.replace("OPTIONS", "{}"))
     shown.until(lambda: "── in a script ─" in shown.text)

@@ -34,7 +34,7 @@ def test_under_a_bare_mpirun_a_stopped_rank_ends_after_a_killed_rank_0(mpirun, t
     assert ended.rc != 2, ended.err
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_stopped_rank_and_a_killed_rank_0_mean_another_launch(handoff, tmp_path):
     (tmp_path / "dag.py").write_text(KILLING)
     words = ["--isolation", "process", "dag.py", "--", "[[1, 19], [0, 9]]"]
@@ -59,6 +59,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", [("-m", "handoff_mpi", "run", "--isolation", "rank", "late.py"), ("late.py",)])
 def test_a_rank_that_is_stopped_on_its_way_out_holds_no_job(mpirun, tmp_path, words):
     (tmp_path / "late.py").write_text(STOPS_AT_END)

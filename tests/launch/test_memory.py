@@ -62,6 +62,7 @@ def belongs_to_us(thing):
     return module_of(thing).startswith(("handoff_mpi", "numpy"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("isolation", ["rank", "process"])
 def test_a_run_leaves_nothing_that_only_the_collector_frees(tmp_path, no_collector, isolation, fails):
@@ -134,6 +135,7 @@ with handoff.Cluster() as cluster:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("ranks", "isolation"), [(1, "rank"), (3, "rank"), (3, "process")])
 def test_a_loop_of_runs_settles_on_every_rank(mpirun, tmp_path, ranks, isolation):
     (tmp_path / "loop.py").write_text(LOOP)

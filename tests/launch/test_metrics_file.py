@@ -139,6 +139,7 @@ for n in range(4):
 """
 
 
+@pytest.mark.long
 def test_ranks_and_retries_are_counted(handoff, tmp_path):
     (tmp_path / "dag.py").write_text(FAILING)
     ended = handoff("run", "-n", "3", "--run-dir", "run", "--metrics-file", "run.prom", "dag.py")

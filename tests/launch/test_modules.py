@@ -36,6 +36,7 @@ def test_a_file_may_have_any_name(handoff, tmp_path, name):
     assert (ended.rc, ended.out) == (0, "([2, 3], True)\n"), ended.err
 
 
+@pytest.mark.long
 def test_so_it_may_on_ranks_and_leaves_nothing_behind(handoff, tmp_path):
     (tmp_path / "files").mkdir()
     (tmp_path / "tmp").mkdir()
@@ -61,6 +62,7 @@ def test_a_file_that_cannot_be_executed_twice_ends_a_pool_with_its_reason(handof
     assert "only.once.py cannot be executed: ValueError: only once" in ended.err
 
 
+@pytest.mark.long
 def test_a_symlink_has_the_directory_of_its_target_on_the_path(handoff, tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "links").mkdir()
@@ -86,6 +88,7 @@ def package(tmp_path):
     (tmp_path / "pkg" / "sub" / "dag.py").write_text(text)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("target", [["-m", "pkg.sub.dag"], ["pkg/sub/dag.py"], ["-m", "pkg.sub.dag:dag"]], ids=" ".join)
 def test_relative_imports_work(handoff, tmp_path, package, target):
     words = ("-n", "3") if ":" in target[-1] else ()
@@ -116,6 +119,7 @@ def test_a_relative_import_without_a_package_is_refused(handoff, tmp_path):
     assert "attempted relative import" in ended.err
 
 
+@pytest.mark.long
 def test_helpers_may_import_the_file(handoff, tmp_path):
     helpers = "def scale(x):\n    import main_file\n    return x * main_file.SCALE, main_file.Model().kind\n"
     (tmp_path / "helpers.py").write_text(helpers)
@@ -151,6 +155,7 @@ def build(args):
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", RANKS, ids=["here", "ranks", "children"])
 def test_what_setup_and_functions_change_stays_in_their_process(handoff, tmp_path, words):
     (tmp_path / "state.py").write_text(STATE)
@@ -206,6 +211,7 @@ with handoff_mpi.Cluster() as cluster:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("ranks", "isolation"), [(1, "rank"), (3, "rank"), (3, "process")])
 def test_what_is_defined_again_counts(tmp_path, ranks, isolation):
     """As a notebook does it: between two runs of a cluster."""
@@ -228,6 +234,7 @@ def test_two_files_of_one_name_are_two_modules(in_process, tmp_path):
     assert found == [("one", True), ("two", True), ("one", True)]
 
 
+@pytest.mark.long
 def test_a_value_is_of_the_class_of_the_file_as_it_is_now(handoff, tmp_path):
     """Also where an earlier launch has written it, in which the text was another one."""
     text = "from handoff_mpi import DAG, task\nclass Model:\n    def get(self): return 1\n"
@@ -271,6 +278,7 @@ def test_a_file_that(in_process, tmp_path, what):
     assert (results["g"], results["h"]) == (42, 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["has replaced itself in sys.modules", "has a name of its own", "has no file"])
 def test_so_it_is_on_ranks_with_a_file_that(handoff, tmp_path, what):
     ended = handoff("run", "-n", "3", hostile(tmp_path, what))
@@ -310,6 +318,7 @@ def test_a_host_without_the_file_has_its_text(tmp_path, name):
     assert (ended.rc, ended.out) == (0, "([2, 3], True) 3\n"), ended.err
 
 
+@pytest.mark.long
 def test_a_process_that_has_imported_the_file_loads_values_of_its_own_classes(handoff, tmp_path):
     text = "from handoff_mpi import DAG, task\nclass Model: pass\n@task\ndef make(): return Model()\n"
     (tmp_path / "imported.py").write_text(text + "with DAG('d') as dag: make()\n")
@@ -343,6 +352,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("isolation", ["rank", "process"])
 @pytest.mark.parametrize("way", ["module", "stdin"])
 def test_a_script_is_main_however_it_is_started(tmp_path, way, isolation):
@@ -371,6 +381,7 @@ handoff_mpi.execute(dag, check=False, run_dir=False)
 """
 
 
+@pytest.mark.long
 def test_a_file_that_runs_a_dag_at_its_top_does_not_run_it_in_its_pools(handoff, tmp_path):
     (tmp_path / "nested.py").write_text(NESTED)
     ended = handoff("run", "nested.py")
@@ -379,6 +390,7 @@ def test_a_file_that_runs_a_dag_at_its_top_does_not_run_it_in_its_pools(handoff,
     assert (tmp_path / "called").read_text() == "xx"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", RANKS[1:], ids=["rank", "child"])
 def test_the_arguments_of_the_command_are_those_of_a_function_too(handoff, tmp_path, words):
     text = "import sys\nfrom handoff_mpi import DAG, task\n@task\ndef show(): print(sys.argv[-1])\n"
@@ -409,6 +421,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["here", "ranks", "script"])
 def test_a_function_may_run_a_dag_itself(tmp_path, way):
     (tmp_path / "within.py").write_text(WITHIN)

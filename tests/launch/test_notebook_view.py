@@ -45,6 +45,7 @@ def frames(monkeypatch):
     return shown
 
 
+@pytest.mark.long
 def test_a_run_is_drawn_below_the_cell(frames, tmp_path, monkeypatch):
     monkeypatch.setattr(notebook_view, "NOTEBOOK_FRAME_S", 0.2)
     assert notebook_view.is_notebook()

@@ -69,16 +69,19 @@ def setup(rank):
 """
 
 
+@pytest.mark.long
 def test_settings_of_rank_0_alone_are_said_on_ranks(said):
     remedy = "define setup(rank) to do it on every rank"
     assert said(CHANGES, ranks=2) == [f"dag.py set {ALL} on rank 0 alone; {remedy}"]
 
 
+@pytest.mark.long
 def test_what_setup_does_is_not_said(said):
     rest = "the recursion limit and warnings filters on rank 0 alone; have setup(rank) do it on every rank"
     assert said(CHANGES + SETUP, ranks=2) == [f"dag.py set {rest}"]
 
 
+@pytest.mark.long
 def test_nothing_is_said_in_one_process_or_by_a_script(said):
     assert said(CHANGES) == []
     assert said(CHANGES, ranks=2, script=True) == []
@@ -90,6 +93,7 @@ def test_children_of_one_process_are_told_apart(said):
     assert said(CHANGES, "--isolation", "process") == [f"dag.py set {words} in this process alone; {remedy}"]
 
 
+@pytest.mark.long
 def test_what_libraries_and_used_modules_set_on_import_is_not_said(said):
     text = """
         import library, numpy, used, quiet
@@ -103,6 +107,7 @@ def test_what_libraries_and_used_modules_set_on_import_is_not_said(said):
     assert said(text, ranks=2, files=files) == []
 
 
+@pytest.mark.long
 def test_what_a_module_that_no_function_uses_sets_is_said(said):
     what = "settings, which dag.py imports and no function uses, set os.environ['MINE']"
     lines = said("import settings\n", ranks=2, files={"settings.py": "import os, library\nos.environ['MINE'] = '1'\n"})
@@ -120,6 +125,7 @@ def f(): return float(RNG.random()) + helper()
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("script", [False, True], ids=["dag.py", "script"])
 def test_generators_made_at_the_top_are_said(said, script):
     (line,) = said(GENERATORS, ranks=2, script=script)
@@ -130,6 +136,7 @@ def test_generators_made_at_the_top_are_said(said, script):
     assert line.endswith(f"{made}; {use}")
 
 
+@pytest.mark.long
 def test_they_are_not_in_one_process_nor_are_those_that_no_function_uses(said):
     assert said(GENERATORS) == []
     assert said("import random\nRNG = random.Random(1)\ndef f(): return 1\n", "--isolation", "process") == []
@@ -162,6 +169,7 @@ def test_seeds_are_said_where_calls_draw(said, text, words, lines):
     assert said(text, *words) == lines
 
 
+@pytest.mark.long
 def test_a_seed_on_rank_0_alone_is_said_if_calls_are_not_seeded(said):
     remedy = "define setup(rank) to do it on every rank"
     assert said(SEEDED, "--no-seed", ranks=2) == [f"dag.py seeds random on rank 0 alone; {remedy}"]

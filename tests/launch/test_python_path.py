@@ -66,6 +66,7 @@ def command_line(way: str) -> tuple[list[str], dict[str, str]]:
     return [*python, way, "-m", "handoff_mpi"], {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("way", "words", "where"),
     [
@@ -87,6 +88,7 @@ def test_a_run_imports_nothing_of_a_hostile_directory(hostile, tmp_path, way, wo
     assert (str(hostile) in paths or "" in paths) == (where == "beside")
 
 
+@pytest.mark.long
 def test_the_doctor_imports_nothing_of_a_hostile_directory(hostile, tmp_path):
     command, env = command_line("-I")
     ended = run_process([*command, "doctor", "-n", "2", "--json"], hostile, 90.0, env)
@@ -94,6 +96,7 @@ def test_the_doctor_imports_nothing_of_a_hostile_directory(hostile, tmp_path):
     assert not (tmp_path / "trace").exists(), (tmp_path / "trace").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("flags", [["-O", "-W", "ignore::ResourceWarning", "-X", "utf8", "-s"], ["-I", "-X", "dev"]])
 def test_ranks_and_children_have_the_flags_and_the_path_of_the_command(tmp_path, flags):
     path = write_dag(tmp_path / "own")

@@ -323,6 +323,7 @@ def told(status):
     return [fields[name] for name in ("run", "launch", "host", "pid", "status", "started_s")]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "files"),
     # `run -n` is refused before it looks at the file

@@ -60,6 +60,7 @@ def start(tmp_path, *words):
     )
 
 
+@pytest.mark.long
 def test_of_simultaneous_starts_one_runs_and_the_others_only_refuse(tmp_path):
     mpirun_command(2)
     (tmp_path / "slow.py").write_text(SLOW)
@@ -164,6 +165,7 @@ def test_values_that_go_away_before_the_first_look_are_missed(tmp_path, capfd):
     assert capfd.readouterr().err.count(f"{values} {WHY}") == 1
 
 
+@pytest.mark.long
 def test_a_lost_run_dir_ends_run_n_with_75_and_nothing_is_launched_again(handoff, tmp_path):
     (tmp_path / "losing.py").write_text("""
 import shutil, time

@@ -84,6 +84,7 @@ def test_one_that_fails_ends_the_run_before_it_starts(tmp_path, setup, words):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("how", "isolation"), [("execute", "rank"), ("cluster", "process")])
 def test_ranks_of_a_script_are_set_up(mpirun, tmp_path, how, isolation):
     (tmp_path / "script.py").write_text(SCRIPT)

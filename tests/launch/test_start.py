@@ -46,6 +46,7 @@ def dying(tmp_path):
     return {"PYTHONPATH": os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])}
 
 
+@pytest.mark.long
 def test_a_rank_that_dies_while_mpi_starts_means_another_launch_at_once(handoff, dying):
     ended = handoff("run", "-n", "4", "dag.py", env=dying, timeout_s=60)
     assert ended.rc == 0, ended.err
@@ -53,12 +54,14 @@ def test_a_rank_that_dies_while_mpi_starts_means_another_launch_at_once(handoff,
     assert ended.err.count("launched again") == 1
 
 
+@pytest.mark.long
 def test_under_a_bare_mpirun_the_other_ranks_end_and_say_why(mpirun, dying):
     ended = mpirun(3, "script.py", ft=True, env=dying, timeout_s=60)
     assert ended.rc == 1, ended.err
     assert ended.err.count("MPI has not started within 2.06 s") >= 1, ended.err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("has_fault_tolerance", [True, False])
 def test_under_a_bare_mpirun_a_stopped_rank_ends_the_job_while_mpi_starts(mpirun, dying, tmp_path, has_fault_tolerance):
     site = tmp_path / "site" / "sitecustomize.py"
@@ -68,6 +71,7 @@ def test_under_a_bare_mpirun_a_stopped_rank_ends_the_job_while_mpi_starts(mpirun
     assert ended.err.count("MPI has not started within 2.06 s") >= 1, ended.err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("has_fault_tolerance", [True, False])
 def test_a_rank_that_never_joins_ends_the_job(mpirun, tmp_path, has_fault_tolerance):
     (tmp_path / "dag.py").write_text(DAG)
@@ -78,6 +82,7 @@ def test_a_rank_that_never_joins_ends_the_job(mpirun, tmp_path, has_fault_tolera
     assert "handoff: 1 of 3 ranks have not joined within 2 s: 2" in ended.err
 
 
+@pytest.mark.long
 def test_a_script_that_calls_execute_on_rank_0_alone_is_told(mpirun, tmp_path):
     script = "import handoff_mpi\nfrom mpi4py import MPI\ndag = handoff_mpi.DAG('d')\n"
     script += "if MPI.COMM_WORLD.rank == 0: handoff_mpi.execute(dag, join_limit=5.5)\n"

@@ -7,6 +7,8 @@ import os
 import sys
 import time
 
+import pytest
+
 import handoff_mpi
 from handoff_mpi.launch import supervisor
 from handoff_mpi.results.secure_files import open_directory
@@ -37,6 +39,7 @@ for number in range(10): dag.add_function(Function(number, (), nap, [number]))
 """
 
 
+@pytest.mark.long
 def test_a_rank_0_whose_messages_fail_is_launched_again(handoff, tmp_path):
     (tmp_path / "breaking.py").write_text(BREAKING)
     ended = handoff("run", "-n", "3", "--run-dir", "run", "breaking.py")
@@ -84,6 +87,7 @@ sys.exit(cli.main(["run", "-n", "1", "--run-dir", "run", "breaking.py"]))
 """
 
 
+@pytest.mark.long
 def test_an_mpirun_that_met_the_remains_of_a_killed_one_is_started_again(tmp_path):
     (tmp_path / "breaking.py").write_text(BREAKING)
     (tmp_path / "broken").touch()  # nothing is to break in this test
@@ -95,6 +99,7 @@ def test_an_mpirun_that_met_the_remains_of_a_killed_one_is_started_again(tmp_pat
 WAITING = STUMBLING.replace("exit 213", "sleep 60").replace("first_limit_s = 90.0", "first_limit_s = 0.5")
 
 
+@pytest.mark.long
 def test_an_mpirun_that_is_killed_before_the_run_begins_is_started_again(tmp_path):
     (tmp_path / "breaking.py").write_text(BREAKING)
     (tmp_path / "broken").touch()
@@ -112,6 +117,7 @@ def test_an_mpirun_that_is_killed_each_time_is_told(tmp_path):
     assert "mpirun was killed by signal 9 before the run had begun" in ended.err
 
 
+@pytest.mark.long
 def test_ranks_that_do_not_come_together_are_ended_and_launched_again(tmp_path):
     (tmp_path / "breaking.py").write_text(BREAKING)
     (tmp_path / "broken").touch()
@@ -137,6 +143,7 @@ def test_what_an_earlier_launch_left_and_cannot_be_removed_gets_one_line(handoff
     assert "Traceback" not in ended.err
 
 
+@pytest.mark.long
 def test_a_reader_that_leaves_ends_no_run(tmp_path):
     (tmp_path / "breaking.py").write_text(BREAKING)
     (tmp_path / "broken").touch()
@@ -171,6 +178,7 @@ dag.add_function(Function("other", (), other))
 """
 
 
+@pytest.mark.long
 def test_a_function_in_a_rank_may_launch_a_run_of_its_own(handoff, tmp_path):
     (tmp_path / "breaking.py").write_text(BREAKING)
     (tmp_path / "broken").touch()

@@ -49,6 +49,7 @@ def test_the_command_line_warns_of_nothing(words, handoff):
     assert "Warning" not in ended.err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_a_script_warns_of_nothing(ranks, mpirun, script):
     ended = mpirun(ranks, script, env=DEVELOPMENT)

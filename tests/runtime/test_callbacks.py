@@ -94,6 +94,7 @@ def test_in_one_process(case, handoff, tmp_path):
     look_at(handoff("run", "dag.py", env={"PLUG": case}), case)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", ["strategy-exit", "strategy-fork"])
 def test_on_ranks_that_were_launched(case, handoff, tmp_path):
     (tmp_path / "dag.py").write_text(PLUGGED)

@@ -6,6 +6,8 @@ import json
 import os
 import time
 
+import pytest
+
 import handoff_mpi as handoff
 from handoff_mpi import DAG, Function
 
@@ -39,6 +41,7 @@ def build(args):
 """
 
 
+@pytest.mark.long
 def test_a_rank_whose_loop_a_function_has_broken_is_replaced_by_others(handoff, tmp_path):
     (tmp_path / "dag.py").write_text(CRIPPLING)
     ended = handoff("run", "-n", "3", "--isolation", "rank", "--run-dir", "run", "dag.py")

@@ -67,6 +67,7 @@ def failures(err):
     return {line.split("'")[1]: line for line in err.splitlines() if line.startswith("handoff: function ")}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("isolation", ["rank", "process"])
 def test_an_encoding_that_hangs_or_crashes_fails_the_call_it_is_for_and_nothing_else(handoff, dag, isolation):
     dag(FAILURES, OTHERS)
@@ -92,6 +93,7 @@ def test_one_rank_at_most_dies_of_an_encoding(handoff, dag):
     assert "10 done, 1 failed of 11 functions" in ended.err
 
 
+@pytest.mark.long
 def test_a_stopped_run_says_which_rank_encodes_what_for_whom(dag, tmp_path):
     dag('def hangs(*_):\n    open("begun", "w").close()\n    time.sleep(1000)\n', 'take("hangs", hangs)\n')
     command = [sys.executable, "-m", "handoff_mpi", "run", "-n", "3", "--isolation", "rank", "--grace-period", "1"]

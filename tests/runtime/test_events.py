@@ -56,6 +56,7 @@ def check_fields(told):
         assert set(each) >= ALWAYS
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", [[], ["-n", "3"]])
 def test_a_run_tells_what_happened_to_it(handoff, tmp_path, words):
     (tmp_path / "dag.py").write_text(FAILING)
@@ -75,6 +76,7 @@ def test_a_run_tells_what_happened_to_it(handoff, tmp_path, words):
     assert summary["failures"][0]["first"] == "boom" and summary["failed_attempts"] == {"ValueError": 1, "OSError": 1}
 
 
+@pytest.mark.long
 def test_the_use_of_the_host_is_sampled(tmp_path):
     dag = DAG("naps")
     dag.add_function(Function("nap", (), time.sleep, [4.5]))
@@ -86,6 +88,7 @@ def test_the_use_of_the_host_is_sampled(tmp_path):
     assert host["memory_mb"] > 0 and "memory_used_mb" not in host, "the use at its end is not that of a run"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("record", "has_events"), [("summary", True), ("none", False)])
 def test_less_can_be_recorded(handoff, tmp_path, record, has_events):
     (tmp_path / "dag.py").write_text(FAILING)
@@ -96,6 +99,7 @@ def test_less_can_be_recorded(handoff, tmp_path, record, has_events):
         assert not [each for each in events_in(tmp_path / "run") if each["event"].startswith("function.")]
 
 
+@pytest.mark.long
 def test_both_launches_of_a_killed_run_tell_their_story(tmp_path, handoff):
     (tmp_path / "dag.py").write_text(FAILING.replace("[1.0]", "[3.0]"))
     command = [sys.executable, "-m", "handoff_mpi", "run", "--run-dir", "run", "dag.py"]
@@ -114,6 +118,7 @@ def test_both_launches_of_a_killed_run_tell_their_story(tmp_path, handoff):
     assert starts == [1, 2] and [each["launch"] for each in told if each["event"] == "run.stop"] == [2]
 
 
+@pytest.mark.long
 def test_a_killed_rank_is_said_and_recorded_at_once(tmp_path):
     (tmp_path / "dag.py").write_text(FAILING.replace("[1.0]", "[6.0]"))
     command = [sys.executable, "-m", "handoff_mpi", "run", "-n", "3", "--run-dir", "run", "dag.py"]
@@ -138,6 +143,7 @@ def test_a_killed_rank_is_said_and_recorded_at_once(tmp_path):
     run.wait(60)
 
 
+@pytest.mark.long
 def test_json_is_all_that_stdout_has(handoff, tmp_path):
     (tmp_path / "dag.py").write_text(FAILING.replace('raise ValueError("no luck")', 'print("noise")'))
     for words in ([], ["-n", "2"]):

@@ -86,6 +86,7 @@ WORDS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", [*WORDS, "script"])
 def test_each_failure_is_tried_as_often_as_it_deserves_and_told_once(handoff, mpirun, tmp_path, place):
     (tmp_path / "dag.py").write_text(SCRIPT if place == "script" else DAG_FILE)
@@ -163,6 +164,7 @@ def build(args):
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", [[], ["-n", "3"], ["--isolation", "process"]], ids=["one process", "rank", "child"])
 def test_a_retry_waits_and_the_run_with_it(handoff, tmp_path, words):
     (tmp_path / "dag.py").write_text(DELAYED)
@@ -249,6 +251,7 @@ def test_an_input_that_cannot_be_had_is_named(handoff, tmp_path, words):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", [[], ["-n", "2"]], ids=["one process", "rank"])
 def test_a_stop_ends_the_wait_at_once_and_the_run_resumes_without_it(handoff, tmp_path, words):
     (tmp_path / "dag.py").write_text(DELAYED.replace("attempt < 2", "attempt < 2 and not os.path.exists('mended')"))

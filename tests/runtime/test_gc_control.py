@@ -87,7 +87,7 @@ def test_in_a_loop_of_large_runs_the_oldest_objects_are_visited_too():
     assert collected_after(2000, make_objects)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_where_the_user_has_disabled_the_collector_nothing_is_collected():
     gc.collect()
     gc.disable()

@@ -107,6 +107,7 @@ def test_a_silent_host_that_answers_is_left_alone(agent):
     assert losses(agent, {"own": [0], "up": [1]}, {1: 0.0}, 1.5) == []
 
 
+@pytest.mark.long
 def test_no_answer_proves_nothing_where_asking_does_not_work(agent):
     """The control does not answer either."""
     assert losses(agent, {"down-own": [0], "down": [1]}, {1: 0.0}, 1.5) == []

@@ -108,6 +108,7 @@ dag.add_function(Function(("fails", 1), (), fails, max_retries=1))
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", [["-n", "3"], ["-n", "2", "--isolation", "process"]], ids=["rank", "child"])
 def test_output_of_what_dies_fails_or_is_ended_is_kept_and_shown(handoff, tmp_path, words):
     (tmp_path / "dying.py").write_text(DYING)
@@ -345,6 +346,7 @@ for k in (1, 2, 3): dag.add_function(Function(k, [k - 1], lambda before, k: step
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", [[], ["-n", "2"]], ids=["here", "rank"])
 def test_output_of_a_killed_run_is_there_and_both_launches_are_told_apart(handoff, tmp_path, words):
     import subprocess
@@ -382,6 +384,7 @@ def kill_all_of(process):
     process.wait()
 
 
+@pytest.mark.long
 def test_under_a_bare_mpirun_output_is_captured_in_a_batch_job_and_can_be_forwarded(tmp_path, monkeypatch):
     (tmp_path / "dag.py").write_text(ABUSE)
     command = [*mpirun_command(3), sys.executable, "-m", "handoff_mpi", "run", "--run-dir", "run", "dag.py"]

@@ -129,6 +129,7 @@ def test_fields_may_be_asked_for_before_tasks_are_submitted():
     assert run.fields()["by_name"]["load"]["done"] == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("isolation", ["rank", "process"])
 def test_progress_that_cannot_be_reported_fails_no_run(isolation, tmp_path, monkeypatch, capfd):
     def fail(self, now):

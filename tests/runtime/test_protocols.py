@@ -151,6 +151,7 @@ handoff.telemetry.attach("x", ("handoff", "execution", "dag", "stop"), lambda ev
 """
 
 
+@pytest.mark.long
 def test_type_checkers_know_them(tmp_path):
     mypy = shutil.which("mypy", path=str(Path(sys.executable).parent)) or shutil.which("mypy")
     if mypy is None:

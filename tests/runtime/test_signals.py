@@ -40,6 +40,7 @@ def marked(marker):
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
 @pytest.mark.parametrize("how", ["run -n", "mpirun"])
 def test_a_signal_leaves_nothing_behind(tmp_path, how, number):
@@ -81,6 +82,7 @@ def test_a_signal_leaves_nothing_behind(tmp_path, how, number):
         assert "SIGUSR1" not in err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("who", ["rank 0", "the launcher"])
 def test_ranks_in_long_calls_end_with(tmp_path, who):
     marker = f"sleeper{os.getpid()}{len(who)}.py"
@@ -132,6 +134,7 @@ def build(args):
 """
 
 
+@pytest.mark.long
 def test_a_job_that_dies_is_launched_again_and_resumes_until_it_was_often_enough(handoff, tmp_path):
     (tmp_path / "dying.py").write_text(DYING)
     words = ["-n", "3", "--isolation", "rank", "--max-relaunches", "1", "--run-dir", "run", "dying.py", "--", "3"]
@@ -163,6 +166,7 @@ for number in range(20): dag.add_function(Function(number, (), time.sleep, [0.1]
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", [[], ["-n", "2"]], ids=["here", "run -n"])
 def test_a_stopped_run_is_to_be_resumed_though_a_function_has_failed_for_good(handoff, tmp_path, words):
     (tmp_path / "stopped.py").write_text(STOPPED)
@@ -181,6 +185,7 @@ def test_a_stopped_run_is_to_be_resumed_though_a_function_has_failed_for_good(ha
     assert "20 of 21 functions are done" in ended.err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=["INT", "TERM", "USR1"])
 @pytest.mark.parametrize("where", ["at import", "in build"])
 @pytest.mark.parametrize("ranks", [1, 2])

@@ -116,6 +116,7 @@ with handoff.Cluster() as cluster:
 """
 
 
+@pytest.mark.long
 def test_stores_of_all_ranks_are_closed_after_each_run_of_a_cluster(mpirun, tmp_path):
     (tmp_path / "script.py").write_text(CLOSING)
     ended = mpirun(3, "script.py", env={"PYTHONPATH": str(ROOT)})

@@ -148,6 +148,7 @@ dag.add_function(handoff.Function("a", (), time.sleep, [60]))
 """
 
 
+@pytest.mark.long
 def test_a_call_that_a_stopped_run_does_not_wait_for_is_released_too(handoff, tmp_path):
     (tmp_path / "dag.py").write_text(CUT_OFF)
     ended = handoff("run", "-n", "2", "--deadline", "1.5", "--grace-period", "0.2", "dag.py")

@@ -48,6 +48,7 @@ if results is not None:
 """
 
 
+@pytest.mark.long
 def test_an_array_is_in_memory_once_where_it_was_made_once_where_it_is_used_and_never_at_rank_0(mpirun, tmp_path):
     (tmp_path / "copies.py").write_text(SCRIPT)
     ended = mpirun(3, "copies.py")
@@ -112,6 +113,7 @@ if results is not None:
 """
 
 
+@pytest.mark.long
 def test_beyond_a_few_ranks_have_a_value_from_those_that_got_it(mpirun, tmp_path):
     (tmp_path / "all.py").write_text(ALL)
     ended = mpirun(7, "all.py")

@@ -71,6 +71,7 @@ def test_bad_input_gets_one_line(handoff, tmp_path, case):
 ENDS_ALL = ["syntax error", "fits nowhere", "setup fails", "raises what is no Exception", "setup interrupts"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", ENDS_ALL)
 def test_bad_input_ends_all_ranks(mpirun, tmp_path, case):
     text, code, says = BAD_INPUT[case]
@@ -80,6 +81,7 @@ def test_bad_input_ends_all_ranks(mpirun, tmp_path, case):
     assert ended.err.count(says) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", ["build fails", "cycle", "fits nowhere", "unpicklable constant"])
 def test_bad_input_ends_what_was_launched(handoff, tmp_path, case):
     text, code, says = BAD_INPUT[case]
@@ -163,6 +165,7 @@ def test_each_nonsense_variable_is_refused(monkeypatch, capsys, tmp_path, name):
     assert err.startswith("handoff: ")
 
 
+@pytest.mark.long
 def test_more_cores_than_there_can_be_make_no_more_slots_than_there_may_be(handoff, tmp_path):
     (tmp_path / "ok.py").write_text(PREAMBLE + "dag.add_function(Function('a', (), abs, [-1]))\n")
     ended = handoff("run", "--isolation", "process", "-n", "1", "ok.py", env={"HANDOFF_CORES": "90000000"})
@@ -245,6 +248,7 @@ for code in (closes_stdout, replaces_stderr):
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", [["-n", "2"], ["--isolation", "process"]], ids=["rank", "child"])
 def test_errors_and_values_that_misbehave_when_looked_at_end_no_process(handoff, tmp_path, words):
     (tmp_path / "rude.py").write_text(RUDE)
@@ -275,6 +279,7 @@ dag.add_function(Function("all", list(range(12)), lambda *all: print(sum(all)) o
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", [[], ["-n", "2"], ["--isolation", "process"]], ids=["here", "rank", "child"])
 def test_what_a_function_forks_does_not_go_on_as_its_process(handoff, tmp_path, words):
     (tmp_path / "forking.py").write_text(FORKING)
@@ -300,6 +305,7 @@ dag.add_function(Function("dies", (), dies, max_retries=0))
 )
 
 
+@pytest.mark.long
 def test_a_childs_death_is_seen_though_what_it_forked_lives_on(handoff, tmp_path):
     (tmp_path / "orphans.py").write_text(ORPHANS)
     ended = handoff("run", "--isolation", "process", "--crash-limit", "1", "orphans.py")
@@ -308,6 +314,7 @@ def test_a_childs_death_is_seen_though_what_it_forked_lives_on(handoff, tmp_path
     assert status_of(tmp_path)["duration_s"] < 10
 
 
+@pytest.mark.long
 def test_whatever_a_function_does_no_rank_is_lost(handoff, tmp_path):
     (tmp_path / "f.py").write_text(FAILING)
     ended = handoff("run", "-n", "3", "--isolation", "process", "f.py", "--", *ENDS)
@@ -323,6 +330,7 @@ def test_whatever_a_function_does_no_rank_is_lost(handoff, tmp_path):
     assert status["lost_ranks"] == {}
 
 
+@pytest.mark.long
 def test_retried_into_success(handoff, tmp_path):
     (tmp_path / "f.py").write_text(FAILING)
     ended = handoff("run", "-n", "3", "f.py", "--", "twice")
@@ -383,6 +391,7 @@ ODD_ENDS_OF_PROCESSES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("isolation", ["rank", "process"])
 def test_odd_ends_of_functions(handoff, tmp_path, isolation):
     (tmp_path / "odd.py").write_text(ODD)
@@ -396,6 +405,7 @@ def test_odd_ends_of_functions(handoff, tmp_path, isolation):
     assert (status["failed"], status["skipped"], status["lost_ranks"]) == (len(ends), len(ends), {})
 
 
+@pytest.mark.long
 def test_a_value_that_cannot_be_unpickled_fails_who_takes_it(handoff, tmp_path):
     (tmp_path / "odd.py").write_text(ODD)
     ended = handoff("run", "-n", "3", "odd.py", "--", "makes_a_broken_one")
@@ -404,6 +414,7 @@ def test_a_value_that_cannot_be_unpickled_fails_who_takes_it(handoff, tmp_path):
     assert "argument 1, the value of 'makes_a_broken_one', cannot be decoded: " in ended.err
 
 
+@pytest.mark.long
 def test_a_time_out_costs_a_child_and_not_a_rank(handoff, tmp_path):
     (tmp_path / "f.py").write_text(FAILING)
     ended = handoff("run", "-n", "3", "--isolation", "rank", "f.py", "--", "endless")
@@ -423,6 +434,7 @@ dag.add_function(Function("size", ["big"], len))
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_what_was_not_kept_says_how_to_keep_it(mpirun, tmp_path, ranks):
     ending = """
@@ -443,6 +455,7 @@ for keep in [], ["big"], "all":
     assert kept == all_kept == "GOT 1000000 1000000"
 
 
+@pytest.mark.long
 def test_the_exit_code_of_bare_mpirun_is_that_of_status_json(mpirun, tmp_path):
     (tmp_path / "f.py").write_text(FAILING)
     for names, code in (["twice"], 0), (["raises"], 1):
@@ -452,6 +465,7 @@ def test_the_exit_code_of_bare_mpirun_is_that_of_status_json(mpirun, tmp_path):
         assert (ended.rc, status["exit_code"]) == (code, code), ended.err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", [["--nonsense", "x.py"], ["--slots", "0", "x.py"], ["-n", "3", "x.py"], ["x.py"]])
 def test_one_rank_speaks_for_all(mpirun, words):
     ended = mpirun(3, "-m", "handoff_mpi", "run", *words)
@@ -473,6 +487,7 @@ def test_a_refused_run_says_so_in_its_run_dir(handoff, tmp_path):
     assert json.loads((tmp_path / "kept" / "status.json").read_text()) == {"status": "refused", "exit_code": 2}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", [[], ["-n", "3"]])
 def test_help_of_a_dag_files_own_arguments_ends_well(handoff, tmp_path, words):
     text = "import argparse\ndef build(args): argparse.ArgumentParser(prog='mine').parse_args(args)\n"
@@ -482,6 +497,7 @@ def test_help_of_a_dag_files_own_arguments_ends_well(handoff, tmp_path, words):
     assert "usage: mine" in ended.out
 
 
+@pytest.mark.long
 def test_a_traceback_names_the_dags_file(handoff, tmp_path):
     (tmp_path / "names.py").write_text(PREAMBLE + "def fail():\n    return 1 / 0\n"
                                        "dag.add_function(Function('a', (), fail, max_retries=0))\n")  # fmt: skip
@@ -503,6 +519,7 @@ handoff.execute(dag)
 """
 
 
+@pytest.mark.long
 def test_a_rank_of_a_script_that_cannot_go_on_leaves_nobody_waiting(mpirun, tmp_path):
     (tmp_path / "script.py").write_text(BROKEN_RANK)
     ended = mpirun(2, "script.py", timeout_s=30.0)

@@ -74,6 +74,7 @@ dag.add_function(Function("alone", (), lambda: "ran", cost={"licence": 2}))
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", [[], ["--isolation", "process"], ["-n", "3"]], ids=" ".join)
 def test_an_update_may_introduce_a_resource(words, handoff, tmp_path):
     (tmp_path / "dag.py").write_text(INTRODUCING)

@@ -32,6 +32,7 @@ if results is not None:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sight", ["sees", "blind"])
 def test_kept_values_outlast_the_run_wherever_they_were_made_and_it_is_told(mpirun, tmp_path, sight):
     (tmp_path / "values.py").write_text(SCRIPT)
@@ -65,6 +66,7 @@ if results is not None:
 """
 
 
+@pytest.mark.long
 def test_a_value_of_rank_0_that_lies_in_a_file_too_is_encoded_for_who_takes_it(mpirun, tmp_path):
     (tmp_path / "encoded.py").write_text(ENCODED)
     ended = mpirun(2, "encoded.py")
@@ -95,6 +97,7 @@ with DAG("set up") as dag:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("isolation", ["rank", "process"])
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_what_setup_prepares_is_there_for_functions(handoff, tmp_path, ranks, isolation):
@@ -117,6 +120,7 @@ dag.add_function(Function("f", (), abs, [-1], timeout=0.5, max_retries=0))
     assert handoff("run", "dag.py").rc == 0
 
 
+@pytest.mark.long
 def test_a_setup_that_fails_in_a_child_is_told(handoff, tmp_path):
     (tmp_path / "s.py").write_text("import os\nFAILS = True\n" + SETUP)
     ended = handoff("run", "-n", "2", "--isolation", "process", "--max-retries", "0", "s.py")

@@ -158,6 +158,7 @@ def test_a_function_that_needs_a_whole_host_starts_among_small_ones(ranks, strat
     assert waiting_s(ledger, large, tasks(60 * ranks, 1.0), first, strategy=strategy) <= 9.0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seconds", [0.001, 0.1])
 def test_a_function_that_needs_a_whole_host_starts_among_batches(seconds):
     ledger = hosts(amounts(cpu=4), ranks_a_host=4)
@@ -288,6 +289,7 @@ def reserved(*groups, until=100.0, ledger=None):
 FIRST = [task for number in range(8) for task in tasks(1, 1.0 + 0.01 * number)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "event", [lambda rank: RankLost(rank, "it died"), lambda rank: ResourcesUpdated(rank, amounts(cpu=1))]
 )

@@ -78,6 +78,7 @@ def test_a_refused_function_waits_for_as_long_as_it_takes_and_others_run_meanwhi
     assert run.scheduler.status == "done"
 
 
+@pytest.mark.long
 def test_of_many_that_ask_for_the_same_a_few_are_asked_for_each_time():
     run = Tracked(ranks(4), lambda rank: False, [task()] * 1000 + [task(cost=cpus(2))] * 1000, heartbeat_timeout_s=1e9)
     begun = len(run.asked)

@@ -124,6 +124,7 @@ def grows(figures):
     return max(figures[1:]) / figures[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("costs", [[CPU], MIXED], ids=["uniform", "mixed"])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_placement_costs_the_same_with_ten_ranks_and_with_ten_thousand(strategy, costs):

@@ -45,6 +45,7 @@ def run(seed: int, **options) -> SimulatedCluster:
     return cluster
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("block", range(10))
 def test_a_thousand_seeds(block):
     statuses, fault_counts, launches = Counter(), Counter(), Counter()
@@ -65,6 +66,7 @@ def test_other_sizes(ranks, tasks):
         run(seed, ranks=ranks, tasks=tasks)
 
 
+@pytest.mark.long
 def test_fine_grained_chains():
     """Short calls that take the values of the last few: what is sent ahead of its input, under all faults."""
     for seed in range(150):

@@ -56,6 +56,7 @@ def depths(sent: list[tuple[int, int]], root: int) -> dict[int, int]:
     return depth
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("ranks", "deepest"), [(10, 2), (1000, 7)])
 def test_a_value_that_all_ranks_want_spreads_as_a_tree(monkeypatch, ranks, deepest):
     sent = []
@@ -87,6 +88,7 @@ def run(seed: int, **options) -> SimulatedCluster:
     return cluster
 
 
+@pytest.mark.long
 def test_swarms_of_faults_in_trees(monkeypatch):
     """Nobody hangs for want of asking elsewhere: that is for ranks that are slow to answer, and so is not done here."""
     monkeypatch.setattr(fetching, "REFERRAL_S", 1e9)

@@ -83,12 +83,14 @@ def test_the_quickstart_on_two_nodes(slurm, submit, tmp_path):
     assert_quickstart_is_done(job, tmp_path / "handoff-runs" / str(job.number))
 
 
+@pytest.mark.long
 def test_the_quickstart_under_mpich(slurm, submit, tmp_path):
     env = {"PYTHON": mpich_python(), "HANDOFF_RUN_DIR": "named", "HANDOFF_OUTPUT": "plain"}
     job = slurm.wait(submit(*QUICKSTART, flags=TWO_BY_TWO, env=env), tmp_path)
     assert_quickstart_is_done(job, tmp_path / "named")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("flag", [["--run-dir", "chosen"], ["--run-dir=chosen"]], ids=["word", "equals"])
 def test_a_failed_function_fails_the_job(slurm, submit, tmp_path, flag):
     dag = write(tmp_path, "failing.py", FAILING)
@@ -98,6 +100,7 @@ def test_a_failed_function_fails_the_job(slurm, submit, tmp_path, flag):
     assert status(tmp_path / "chosen")["exit_code"] == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("python", [lambda: sys.executable, mpich_python], ids=["this MPI", "MPICH"])
 def test_the_batch_signal_drains_the_run(slurm, submit, tmp_path, python):
     env = {"PYTHON": python(), "HANDOFF_OUTPUT": "plain"}
@@ -114,6 +117,7 @@ def test_the_batch_signal_drains_the_run(slurm, submit, tmp_path, python):
     assert "on node2" in job.out
 
 
+@pytest.mark.long
 def test_a_signal_before_the_ranks_listen_waits_for_them(slurm, submit, tmp_path):
     python = write(tmp_path, "python3", SLOW_PYTHON, 0o755)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -131,13 +135,14 @@ def test_no_dag_is_refused(slurm, submit, tmp_path, words):
     assert job.out == "handoff: name the DAG's file: sbatch run.sbatch dag.py [flags] [-- args]\n"
 
 
+@pytest.mark.long
 def test_a_dag_that_is_not_there_is_refused_by_the_run(slurm, submit, tmp_path):
     job = slurm.wait(submit("nowhere.py"), tmp_path)
     assert (job.state, job.exit_code) == ("FAILED", "2:0"), job.out
     assert "nowhere.py does not exist" in job.out
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_node_that_dies_costs_seconds_and_not_the_job(slurm, submit, tmp_path):
     flags = ["--nodes=3", "--ntasks=6", "--ntasks-per-node=2"]
     text = SLEEPING.replace("range(60)", "range(30)").replace("sleep(2)", "sleep(0.5)")

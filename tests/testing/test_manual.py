@@ -38,6 +38,7 @@ def test_the_examples_of_one_process(written):
     assert not (written / "handoff-runs").exists()
 
 
+@pytest.mark.long
 def test_the_example_of_real_ranks(written, mpirun):
     line = re.search(r"^mpirun -n (\d) python (.*)$", PAGE.read_text(), re.MULTILINE)
     ranks, words = int(line.group(1)), line.group(2).split()

@@ -109,6 +109,7 @@ def run_pytest(directory, *words):
     return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["-p", "pytest_plugins"])
 def test_tests_do_not_see_what_others_have_set(tmp_path, how):
     (tmp_path / "test_leaves.py").write_text(LEAVES)
@@ -144,6 +145,7 @@ def pytest_runtest_logreport(report):
 """
 
 
+@pytest.mark.long
 def test_a_rank_that_fails_before_execute_serves_no_other_test(mpirun, tmp_path):
     (tmp_path / "conftest.py").write_text(REPORT)
     (tmp_path / "test_slips.py").write_text(SLIPS)

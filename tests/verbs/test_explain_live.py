@@ -79,6 +79,7 @@ def explain_soon(explain, state, *words):
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_a_run_in_one_process_answers(explain, tmp_path):
     with running(tmp_path, "--slots", "1", "--progress", "lines") as process:
         explain_soon(explain, "running", "run", "first")
@@ -98,6 +99,7 @@ def test_a_run_in_one_process_answers(explain, tmp_path):
     assert not (tmp_path / "run" / "questions").exists()
 
 
+@pytest.mark.long
 def test_a_run_on_ranks_answers(explain, tmp_path):
     mpirun_command(3)  # skips where there is none
     with running(tmp_path, "-n", "3", "--slots", "1"):

@@ -59,6 +59,7 @@ def ids(references):
 # -- RO-Crate ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_crate_holds_the_workflow_the_launches_and_what_they_told(export, finished, tmp_path):
     code, out, err = export(finished / "run", "--rocrate", "crate", "--license", "https://spdx.org/licenses/MIT")
     assert (code, out, err) == (0, f"{tmp_path}/crate\n", "")
@@ -154,6 +155,7 @@ def context(tmp_path_factory):
     return path
 
 
+@pytest.mark.long
 def test_the_validator_accepts_crates(export, finished, tmp_path, context):
     python = os.environ.get("HANDOFF_TEST_ROC_VALIDATOR")
     if not python:

@@ -67,6 +67,7 @@ def live(tmp_path):
     process.wait()
 
 
+@pytest.mark.long
 def test_a_run_that_is_running_one_that_died_and_one_that_ended(live, capsys):
     run_dir, process = live
     assert main(["status", str(run_dir)]) == 0
@@ -340,6 +341,7 @@ def test_other_files_and_links_are_left_alone(tmp_path, capsys):
     assert (outside / "precious").exists()
 
 
+@pytest.mark.long
 def test_a_live_run_is_never_removed(live, capsys):
     run_dir, _ = live
     assert main(["clean", str(run_dir.parent), "--keep", "0", "--yes"]) == 0

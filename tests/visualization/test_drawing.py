@@ -245,6 +245,7 @@ def test_graphviz_draws_what_the_drawing_says(graphviz, mixed, large):
         assert {RANK_COLOURS[colour].lower() for colour, _ in drawing.legend} <= {str(each).lower() for each in fills}
 
 
+@pytest.mark.long
 def test_the_largest_drawings_are_laid_out(graphviz):
     wide = planned([tuple(range(max(0, number - 5), number)) for number in range(MAX_FUNCTIONS)])
     count = 2 * MAX_NAMES

@@ -410,6 +410,7 @@ def test_light_and_dark(browser, small):
     assert browser.problems == []
 
 
+@pytest.mark.long
 def test_a_large_run_is_drawn_added_up(browser, large):
     path = shown_in(browser, large)
     assert browser.evaluate("document.querySelectorAll('#chart-calls image').length") == 1

@@ -460,6 +460,7 @@ def test_killed_while_the_rank_sends(child):
     assert "SIGKILL" in child.how_it_died()[0]
 
 
+@pytest.mark.long
 def test_a_child_that_takes_nothing_is_given_up(child, monkeypatch):
     monkeypatch.setattr(child_process, "SEND_TIMEOUT_S", 0.2)
     assert value_of(child, "total", np.ones(3)) == 3.0
@@ -526,8 +527,8 @@ def test_a_dying_child_leaves_its_stack_and_its_peak_of_memory(child):
     assert "handoff_mpi" not in stack
 
 
-@pytest.mark.slow
-@pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.soak
 def test_two_hundred_kills_leave_nothing_behind():
     rng = random.Random(2)
     before = open_files(), len(shared_memory._mapped)

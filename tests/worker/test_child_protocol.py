@@ -112,6 +112,7 @@ SIZES = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sizes", SIZES, ids=lambda sizes: "-".join(map(str, sizes[:5])) or "none")
 @pytest.mark.parametrize("message_nbytes", [0, 100_000])
 def test_what_arrives_is_what_was_sent(pair, sizes, message_nbytes):
@@ -397,6 +398,7 @@ def test_a_side_that_takes_little_by_little_is_not(pair):
         assert time.monotonic() - began > 0.4
 
 
+@pytest.mark.long
 def test_a_sender_killed_at_any_moment_leaves_nothing_behind():
     """Senders die while they make memory, pass descriptors and fill the stream, until one was cut behind the second."""
     rng = random.Random(1)

@@ -69,6 +69,7 @@ WAYS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", WAYS)
 def test_async_functions_run_as_others_do(mpirun, handoff, tmp_path, way):
     ranks, words = WAYS[way]

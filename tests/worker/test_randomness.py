@@ -240,6 +240,7 @@ def test_what_setup_has_seeded_is_left_alone():
     generators.restore()
 
 
+@pytest.mark.long
 def test_threads_that_draw_beside_a_run_disturb_nothing_else(run):
     end = threading.Event()
     thread = threading.Thread(target=lambda: [random.getrandbits(3) for _ in iter(end.is_set, True)])

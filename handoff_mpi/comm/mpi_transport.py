@@ -295,7 +295,7 @@ class MPITransport:
             TransportError: MPI failed for another reason.
         """
         if not _error_classes(error, statuses) <= _DEATHS:
-            raise TransportError(f"MPI failed while {doing}: {error}") from error
+            raise TransportError(f"MPI failed while {doing}: {error}; `handoff-mpi doctor` checks MPI") from error
         self._comm.Ack_failed(self.size)
         group = self._comm.Get_group()
         failed = self._comm.Get_failed()
@@ -336,4 +336,5 @@ def _read(blob: bytearray, source: int) -> Any:
     try:
         return pickle.loads(blob)
     except Exception as error:
-        raise TransportError(f"cannot read a message from rank {source}: {error}") from error
+        remedy = "run the same version of Python and handoff_mpi on all ranks"
+        raise TransportError(f"cannot read a message from rank {source}: {error}; {remedy}") from error

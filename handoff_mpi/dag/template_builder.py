@@ -97,7 +97,8 @@ class TemplateBuilder:
         """Called by pickle for a reference among the constants."""
         known = self._placeholders.get(id(reference))
         if known is None:
-            raise UnresolvedHandle(f"{show(reference)} stands where it could not be found before")
+            where = f"{show(reference)} is inside an object that is not searched for handles"
+            raise UnresolvedHandle(f"{where}; pass it as an argument of its own")
         return known[1].__reduce__()
 
     def _reduce_array(self, array: Any) -> Any:

@@ -35,8 +35,8 @@ def detect_devices(environ: Mapping[str, str], root: Path, notes: list[str]) -> 
         count = int(cupy.cuda.runtime.getDeviceCount())
     except Exception as error:  # not installed, or any way a driver can be broken
         notes.append(
-            f"a CUDA device is there, but cupy cannot use it ({_brief(error)}); no GPU is offered. Install "
-            "handoff_mpi[gpu], or set HANDOFF_GPUS=0 to do without"
+            f"no GPU is offered: this host has a CUDA device, but cupy cannot use it ({_brief(error)}); install "
+            "handoff_mpi[gpu], or set HANDOFF_GPUS=0 to run without"
         )
         return ()
     devices = []
@@ -44,7 +44,7 @@ def detect_devices(environ: Mapping[str, str], root: Path, notes: list[str]) -> 
         try:
             devices.append(_device(cupy, index, visible or ""))
         except Exception as error:  # one broken device says nothing about the others
-            notes.append(f"CUDA device {index} cannot be used ({_brief(error)}); it is not offered")
+            notes.append(f"CUDA device {index} is not offered: {_brief(error)}; check it with nvidia-smi")
     return tuple(devices)
 
 

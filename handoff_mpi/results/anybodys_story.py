@@ -84,7 +84,7 @@ def damage_reported(run_dir: Path) -> Iterator[None]:
         raise
     except OSError as error:
         what = f"the run-dir {run_dir} cannot be read: {error.strerror}"
-        raise JournalError(f"{what}; see that you may read it") from error
+        raise JournalError(f"{what}; check its mode and its owner") from error
     except Exception as error:  # of any kind: the records may hold anything
         what = one_line(f"{type(error).__name__}: {error}", _MAX_CHARS)
         raise JournalError(f"the journal of {run_dir} is damaged ({what}); copy it from where it is intact") from error

@@ -134,7 +134,7 @@ class Journal:
         """Take ``record`` into the next commit.
 
         Returns:
-            False, with a note the first time, if an id in it cannot be pickled: what it tells is not resumed.
+            False, with a note the first time, if an id in it cannot be pickled: a run that resumes does not know of it.
         """
         try:
             self._pending.append(dump_record(record))
@@ -142,7 +142,7 @@ class Journal:
             self.left_out += 1
             if self.left_out == 1:
                 why = f"a record ({record[0]}) cannot be pickled ({type(error).__name__}: {error})"
-                self.notes.append(f"{why}: what it tells would be done again by a run that resumes")
+                self.notes.append(f"{why}; a run that resumes repeats what it records: use ids of plain types")
             return False
         return True
 

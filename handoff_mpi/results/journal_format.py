@@ -66,7 +66,9 @@ def make_frame(blobs: list[bytes]) -> bytes:
     payload = pickle.dumps(blobs, 5)
     size = len(payload)
     if size > _MAX_PAYLOAD_NBYTES:
-        raise JournalError(f"a commit of {size} bytes is longer than the journal's format can hold (4 GiB)")
+        raise JournalError(
+            f"cannot write a commit of {size} bytes: the journal holds at most 4 GiB in one; use smaller ids and errors"
+        )
     # Seeded with the length, so that a damaged length cannot find a payload that fits.
     return _HEAD.pack(size, zlib.crc32(payload, size)) + payload
 

@@ -213,7 +213,7 @@ def _read_frames(
         why = "its launch died while it wrote, or it is damaged"
         notes.append(f"{path}: {why}: the last {size - end} of {size} bytes are not used")
     if errors:
-        notes.append(f"{path}: {len(errors)} record(s) cannot be unpickled ({errors[0]}); what they tell is done again")
+        notes.append(f"{path}: {len(errors)} record(s) cannot be unpickled ({errors[0]}); what they record runs again")
 
 
 def _unpickled(blob: bytes, errors: list[str], unpickle: Callable[[bytes], Any]) -> Record | None:

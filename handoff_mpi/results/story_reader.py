@@ -73,7 +73,9 @@ def read_story(run_dir: str | Path) -> Story:
     except UntrustedFile as error:
         raise UntrustedFile(error.what, error.repair, _COPY) from error
     except OSError as error:
-        raise JournalError(f"the run-dir {path} cannot be read: {error.strerror}; see that you may read it") from error
+        raise JournalError(
+            f"the run-dir {path} cannot be read: {error.strerror}; check its mode and its owner"
+        ) from error
 
 
 class StoryReader:

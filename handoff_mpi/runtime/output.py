@@ -14,7 +14,7 @@ from handoff_mpi.results.secure_files import Directory, open_directory
 from handoff_mpi.runtime.forwarding import Forwarder
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.worker.output import CallOutput
-from handoff_mpi.worker.output_index import OutputFiles, bound_from_outside, end_of_killed
+from handoff_mpi.worker.output_index import OutputFiles, bound_from_outside, end_of_killed, not_captured
 
 
 class RankOutput:
@@ -56,9 +56,7 @@ class RankOutput:
                 self._files[slot] = self._open(slot)
             except OSError as error:
                 self._files[slot] = None
-                print_message_once(
-                    f"output of functions is not captured: {error.filename or 'a file'}: {error.strerror}"
-                )
+                print_message_once(not_captured(error))
         return self._files[slot]
 
     def call_was_killed(self, slot: int, id: Any, attempt: int) -> str:

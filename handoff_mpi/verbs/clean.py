@@ -51,10 +51,10 @@ def main(given: argparse.Namespace) -> int:
     """Show which runs are removed, ask, and remove them; return the exit code.
 
     Raises:
-        UsageError: it is not said which, or nobody can be asked.
+        UsageError: no condition is given, or stdin is not a terminal and --yes is missing.
     """
     if given.keep is None and given.older is None:
-        raise UsageError("which runs are to be removed is not said; use --keep 10 or --older 30d")
+        raise UsageError("no condition chooses the runs to remove; use --keep 10 or --older 30d")
     chosen = choose(find_runs(given.directory), given.keep, given.older, time.time())
     if not chosen:
         print("no run is to be removed")
@@ -89,7 +89,7 @@ def choose(runs: list[Run], keep: int | None, older_s: float | None, now: float)
 
 def _agrees(count: int, nbytes: int) -> bool:
     if not sys.stdin.isatty():
-        raise UsageError("nobody can be asked whether to remove these, as stdin is not a terminal; use --yes")
+        raise UsageError("cannot ask whether to remove these runs: stdin is not a terminal; use --yes")
     try:
         question = f"remove {count} runs, {format_nbytes(nbytes, ' ')}? [y/N] "
         return input(question).strip().lower() in ("y", "yes")
@@ -112,5 +112,6 @@ def remove(run: Run) -> str:
     except HandoffError as error:
         return f"{one_line(str(path))} is kept: {error}"
     except OSError as error:
-        return f"{one_line(str(path))} could not be removed: {error.filename}: {error.strerror}"
+        where = one_line(str(error.filename or path))
+        return f"cannot remove {one_line(str(path))}: {where}: {error.strerror}; check the mode and the owner there"
     return ""

@@ -19,7 +19,7 @@ from handoff_mpi.verbs.run_dirs import OF_THE_RUN, find_run_dir_and_id, shown_ru
 from handoff_mpi.verbs.run_explanation import explain_run, run_explanation_lines
 
 _FINAL = ("done", "failed", "skipped")
-_JOURNAL = "this is what its journal tells"
+_JOURNAL = "this answer is from its journal"
 _ONLY_THE_OWNER = f"only the owner of the run can ask it; {_JOURNAL}"
 _EPILOG = """\
 While a run is running, explain asks it why the function does not run: which inputs are missing and what they wait for,
@@ -111,7 +111,7 @@ def _ask(run_dir: Path, told: FunctionStory) -> tuple[dict[str, Any] | None, str
     try:
         list(reason_lines(answer))
     except Exception:  # another version of handoff_mpi runs it
-        return None, f"the run has answered what cannot be read here; {_JOURNAL}"
+        return None, f"the answer of the run cannot be read by this version of handoff_mpi; {_JOURNAL}"
     return answer, ""
 
 

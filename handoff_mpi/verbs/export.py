@@ -97,7 +97,7 @@ def _recorded(story: Story, is_own: bool, notes: list[str]) -> tuple[Path | None
     add = "name it with --workflow FILE; without it the graph stands for the workflow"
     if not is_own or not isinstance(named, str) or not named.endswith(".py"):
         # A journal of somebody else's, or a copy of it, could name a private file of this user's to have it published.
-        notes.append(f"the run does not tell which file made the DAG, or it is not yours: {add}")
+        notes.append(f"the file of the DAG is unknown: the run does not record it, or is another user's; {add}")
         return None, b""
     path = Path(named)
     try:
@@ -107,7 +107,7 @@ def _recorded(story: Story, is_own: bool, notes: list[str]) -> tuple[Path | None
         return path, content
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        notes.append(f"{one_line(str(path), _MAX_CHARS)}, which made the DAG, cannot be read ({why}): {add}")
+        notes.append(f"cannot read {one_line(str(path), _MAX_CHARS)}, the file of the DAG: {why}; {add}")
         return None, b""
 
 

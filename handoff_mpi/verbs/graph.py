@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _format(text: str) -> str:
     if text not in FORMATS:
         raise argparse.ArgumentTypeError(
-            f"{show(text)} is none of {', '.join(FORMATS)}{did_you_mean(text, FORMATS, shown=str)}"
+            f"{show(text)} is not one of {', '.join(FORMATS)}{did_you_mean(text, FORMATS, shown=str)}"
         )
     return text
 
@@ -79,7 +79,7 @@ def main(given: argparse.Namespace) -> int:
     """
     form = given.format or _format_of(given.output)
     if form == PNG and given.output is None and sys.stdout.isatty():
-        raise UsageError("a terminal shows no PNG; name a file with -o FILE")
+        raise UsageError("a terminal cannot show a PNG; name a file with -o FILE")
     source = _source(given.target, getattr(given, "dag_args", []))
     if source is None:
         return EXIT_DONE  # build(args) was asked for help, and has given it
@@ -99,7 +99,9 @@ def _format_of(output: str | None) -> str:
         return TEXT
     form = _SUFFIXES.get(Path(output).suffix.lower())
     if form is None:
-        raise UsageError(f"the name {one_line(output, 200)} tells no format; add --format {'|'.join(FORMATS)}")
+        raise UsageError(
+            f"the name {one_line(output, 200)} has no suffix of a known format; add --format {'|'.join(FORMATS)}"
+        )
     return form
 
 

@@ -17,7 +17,7 @@ MAX_ID, MAX_REASON = 120, 300
 _MAX_PLACES = 4
 _WITHHELD = {
     "memory": "it is short of memory",
-    "suspect": "nothing was heard of it lately",
+    "suspect": "it has not sent a message lately",
     "probation": "it is on probation",
 }
 _OTHERS = {

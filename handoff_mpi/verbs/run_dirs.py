@@ -130,7 +130,7 @@ def _owner(path: Path) -> int:
 
 def _why_not(path: Path) -> str:
     if os.path.lexists(path):
-        return "it is not a directory" if path.exists() else "it is a link that leads nowhere"
+        return "it is not a directory" if path.exists() else "it is a link to a missing file"
     return f"there is no such directory{_near(path)}"
 
 

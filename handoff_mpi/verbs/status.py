@@ -64,7 +64,7 @@ def _look(run_dir: Path) -> tuple[str, dict[str, Any]]:
     """
     state, status = find_states([run_dir])[run_dir]
     if not status:
-        raise UsageError(f"{run_dir / STATUS} tells nothing: {_why_nothing(run_dir)}")
+        raise UsageError(f"cannot show {run_dir / STATUS}: {_why_nothing(run_dir)}")
     return state, status
 
 
@@ -76,7 +76,7 @@ def _why_nothing(run_dir: Path) -> str:
     except FileNotFoundError:
         return "the run has not begun, or its file was removed; `handoff-mpi report` reads the journal"
     except OSError as error:
-        return f"{error.strerror}; see that you may read it"
+        return f"{error.strerror}; check its mode and its owner"
 
 
 def _print(run_dir: Path, state: str, status: dict[str, Any], as_json: bool) -> None:

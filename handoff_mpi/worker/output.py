@@ -47,6 +47,7 @@ from handoff_mpi.worker.output_index import (
     OutputFiles,
     append_entry,
     make_entry,
+    not_captured,
     read_tail,
 )
 from handoff_mpi.worker.output_watch import MIN_FREE_NBYTES, OutputWatch
@@ -190,7 +191,7 @@ class CallOutput:
             self._saved = (duplicate(STDOUT), duplicate(STDERR))
         except OSError as error:
             self._is_closed = True
-            print_message(f"output of functions is not captured: {error.filename or 'its file'}: {error.strerror}")
+            print_message(not_captured(error))
             return False
         self._end = size_of(files.out)
         if self._end:
@@ -388,7 +389,7 @@ class CallOutput:
         self._files = None
         if self._is_redirected:
             self._point_at_file()
-        print_message(f"output of functions is dropped from now on, by process {os.getpid()}: {why}; free space there")
+        print_message(f"process {os.getpid()} drops the output of functions from now on: {why}; free space there")
 
     # -- by the thread that watches -------------------------------------------------------------------
 

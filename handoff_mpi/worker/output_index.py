@@ -42,6 +42,12 @@ class OutputFiles:
     max_nbytes: int
 
 
+def not_captured(error: OSError) -> str:
+    """Return the message that the files cannot be opened."""
+    where = f"{error.filename or 'its file'}: {error.strerror}"
+    return f"output of functions is not captured: {where}; mend that, or run with --output off"
+
+
 def make_entry(spec: CallSpec, launch: int, offset: int, nbytes: int = -1, dropped: int = 0) -> str:
     """Return the line for an attempt that has begun to print; with ``nbytes``, for one that has ended."""
     # json takes three times as long for the whole

@@ -319,7 +319,7 @@ def test_no_room_for_output_fails_no_function(tmp_path, capfd):
     results = call(fills, run_dir=tmp_path / "run", output="capture")
     assert results["f"] == "fine"
     assert results.output("f").startswith("line 0\nline 1\n")
-    assert capfd.readouterr().err.count("output of functions is dropped from now on") == 1
+    assert capfd.readouterr().err.count("drops the output of functions from now on") == 1
 
 
 def test_a_directory_that_cannot_be_used_fails_no_function(tmp_path, capfd):

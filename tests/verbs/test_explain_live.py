@@ -125,7 +125,7 @@ def test_who_cannot_ask_and_a_run_that_does_not_answer(explain, tmp_path, monkey
         told = explain("run", "end")
         assert told.startswith("end has not started.\n")
         assert "  middle (waiting) <- first (running on rank 0 (" in told
-        assert told.endswith("Note: the run did not answer within 0.2 s; this is what its journal tells\n")
+        assert told.endswith("Note: the run did not answer within 0.2 s; this answer is from its journal\n")
         assert list((tmp_path / "run" / "questions").iterdir()) == []
         (tmp_path / "run" / "questions").rmdir()
         (tmp_path / "run" / "questions").write_text("in the way")
@@ -138,7 +138,7 @@ def test_who_cannot_ask_and_a_run_that_does_not_answer(explain, tmp_path, monkey
         code, told = COLLEAGUE.does(explain_here, str(tmp_path / "run"), "end")
         assert code == 0
         assert told.startswith("end has not started.\n")
-        assert told.endswith("Note: only the owner of the run can ask it; this is what its journal tells\n")
+        assert told.endswith("Note: only the owner of the run can ask it; this answer is from its journal\n")
 
 
 def test_answers_of_another_shape(explain, tmp_path, monkeypatch):

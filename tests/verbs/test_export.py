@@ -131,7 +131,7 @@ def test_a_run_of_somebody_else_has_no_file_of_this_user_published(export, tmp_p
         run_dir.chmod(0o777 if name == "secret.py" else 0o755)
         code, _, err = export(run_dir, "--rocrate", f"crate-{name}")
         assert code == 0
-        assert "it is not yours" in err
+        assert "or is another user's" in err
         assert "private" not in "".join(path.read_text() for path in (tmp_path / f"crate-{name}").iterdir())
 
 
@@ -141,7 +141,7 @@ def test_a_file_that_has_changed_or_is_missing_is_told(export, tmp_path):
     assert "was changed after the newest launch had begun" in export("run", "--rocrate", "crate")[2]
     assert "was changed after" in entities(tmp_path / "crate")["dag.py"]["description"]
     (tmp_path / "dag.py").unlink()
-    assert "cannot be read (No such file or directory)" in export("run", "--rocrate", "other")[2]
+    assert "dag.py, the file of the DAG: No such file or directory; name it" in export("run", "--rocrate", "other")[2]
 
 
 @pytest.fixture(scope="module")

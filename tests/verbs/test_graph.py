@@ -136,7 +136,7 @@ def test_the_umask_decides_who_reads_the_file_and_links_are_followed(graph, dag_
 
 WRONG = [
     (("dag.py", "--format", "svgg"), "did you mean svg?"),
-    (("dag.py", "-o", "graph"), "tells no format"),
+    (("dag.py", "-o", "graph"), "has no suffix of a known format"),
     (("dag.py", "-o", "missing/g.dot"), "No such file or directory"),
     (("dag.py", "-o", ".", "--format", "dot"), "it is a directory"),
     (("dag.py", "-o", "fifo", "--format", "dot"), "it is not a regular file"),

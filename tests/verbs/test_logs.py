@@ -180,7 +180,7 @@ def test_run_dirs_that_are_none_are_refused(tmp_path, monkeypatch):
         "a\0b": "is not the path of a run-dir",
         "empty": "no run has begun there",
         "file": "is not a directory",
-        "dangling": "a link that leads nowhere",
+        "dangling": "a link to a missing file",
         "loop": "is not a run-dir",
         "reel": "there is no such directory; did you mean real?",
         "far away": "there is no such directory; `handoff-mpi runs` lists the runs here",

@@ -93,7 +93,7 @@ def test_ranks_that_get_nothing():
     talk.tell(6.1, done(1, 0))
     assert told(talk, 2)[:2] == [
         "Host h1 (rank 1) gets no new functions: it is short of memory.",
-        "Host h2 (rank 2) gets no new functions: nothing was heard of it lately.",
+        "Host h2 (rank 2) gets no new functions: it has not sent a message lately.",
     ]
     run = Dialogue(hosts(BAD))
     convict(run)

@@ -99,6 +99,7 @@ class Plan:
         self.codes = self._tables.codes
         self.code_names = self._tables.code_names
         self.constants = self._tables.constants
+        self._code_numbers = self._tables.code_numbers
         self.number_of: dict[Hashable, int] = {}
         self._keep_all = keep == "all"
         self._keep = frozenset(() if isinstance(keep, str) else keep)
@@ -253,7 +254,7 @@ class Plan:
         if len(sources) > 1 and len(set(sources)) < len(sources):
             return None
         assert function.code is not None
-        code = self._tables.code_numbers.get(id(function.code))
+        code = self._code_numbers.get(id(function.code))
         if code is None:
             code = self._tables.code_number(function.code)
         bare = self._bare_call_templates.get(code)

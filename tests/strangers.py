@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import pickle
 import select
+import stat
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,14 @@ from tests.conftest import missing
 #: A group that some of them share, as the members of a project do.
 PROJECT = 65530
 LIMIT_S = 60.0
+
+
+def make_reachable(*paths: Path) -> None:
+    """Let other users list ``paths``, and pass through the directories above them; nothing is taken from anybody."""
+    for path in dict.fromkeys(each for given in paths for each in (given, *given.parents)):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o005 != 0o005:
+            path.chmod(mode | 0o055)
 
 
 @dataclass(frozen=True)

@@ -176,7 +176,11 @@ def test_samples_are_fewer_on_many_hosts_and_in_long_runs():
 
 
 class Log(list):
-    """Stands for a scheduler: a test writes its log."""
+    """Stands for a scheduler and its table of tasks: a test writes its log."""
+
+    @property
+    def tasks(self):
+        return self
 
     def take_log(self):
         return list(self)

@@ -23,7 +23,7 @@ from handoff_mpi.results.journal import Journal
 from handoff_mpi.results.run_status import read_any_status
 from tests.conftest import run_process
 from tests.results.made_journal import T0, about, done, row, turn, write_launch, write_status
-from tests.strangers import COLLEAGUE, need_root
+from tests.strangers import COLLEAGUE, make_reachable, need_root
 
 FAILING = """
 import pathlib
@@ -399,8 +399,7 @@ def explain_here(run_dir, id):
 
 def test_a_colleague_reads_the_story_too(failed):
     need_root()
-    for each in (failed.parent, *failed.parents[1:4]):
-        each.chmod(0o755)
+    make_reachable(failed.parent)
     own = explain_here(str(failed), "('fit', 2)")  # imports what a colleague may not read
     assert own[0] == 0
     assert own[1].startswith("('fit', 2) has failed: ValueError: loss is nan.")

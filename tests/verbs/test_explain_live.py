@@ -16,7 +16,7 @@ from handoff_mpi import cli
 from handoff_mpi.results import run_status
 from handoff_mpi.verbs import explain as verb
 from tests.conftest import mpirun_command
-from tests.strangers import COLLEAGUE, need_root
+from tests.strangers import COLLEAGUE, make_reachable, need_root
 
 RUNNING = """
 import pathlib, time
@@ -132,9 +132,7 @@ def test_who_cannot_ask_and_a_run_that_does_not_answer(explain, tmp_path, monkey
         assert "Note: the run cannot be asked: " in explain("run", "end")
         (tmp_path / "run" / "questions").unlink()
         need_root()
-        for each in tmp_path.parents[:3]:
-            each.chmod(0o755)
-        tmp_path.chmod(0o755)
+        make_reachable(tmp_path)
         code, told = COLLEAGUE.does(explain_here, str(tmp_path / "run"), "end")
         assert code == 0
         assert told.startswith("end has not started.\n")

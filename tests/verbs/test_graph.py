@@ -17,7 +17,7 @@ from handoff_mpi import cli
 from handoff_mpi.results.journal import Journal
 from tests.conftest import run_process
 from tests.results.made_journal import about, done, row, turn, write_large, write_launch, write_status
-from tests.strangers import COLLEAGUE, need_root
+from tests.strangers import COLLEAGUE, make_reachable, need_root
 from tests.verbs.test_explain import HOSTILE, Bomb
 
 DAG_PY = """
@@ -210,8 +210,7 @@ def graph_here(run_dir):
 
 def test_a_colleague_draws_the_run_too(finished):
     need_root()
-    for each in (finished, *finished.parents[:3]):
-        each.chmod(0o755)
+    make_reachable(finished)
     own = graph_here(str(finished / "run"))  # imports what a colleague may not read
     assert own[0] == 0
     assert COLLEAGUE.does(graph_here, str(finished / "run")) == own

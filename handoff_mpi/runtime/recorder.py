@@ -200,7 +200,7 @@ class Recorder:
                 self._note_retry(task, attempt, rank, detail[0], detail[1], delay_s)
                 self._announce(task, attempt, rank, delay_s)
             elif cause == Cause.UNDECIDED:
-                self._announce(task, attempt, rank, None)
+                self._announce_undecided(task, attempt, rank, detail[1])
             elif cause in INCIDENTS:
                 self.undone.append(task)
                 (reassigned if cause == Cause.RANK_LOST else recomputed).append(task)
@@ -270,6 +270,12 @@ class Recorder:
         error = self._errors.pop(task, None)
         if error is not None and self.announcer is not None:
             self.announcer.attempt_failed(task, attempt, rank, error, delay_s)
+
+    def _announce_undecided(self, task: int, attempt: int, rank: int, reason: str) -> None:
+        """Announce an attempt that was the last one unless its rank or host is to blame, with the reason it ends with."""
+        error = self._errors.pop(task, None)
+        if error is not None and self.announcer is not None:
+            self.announcer.attempt_failed(task, attempt, rank, error._replace(message=reason), None)
 
     def _announce_end(self, task: int, failure: Failure) -> None:
         self._errors.pop(task, None)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -16,6 +17,7 @@ import pytest
 import handoff_mpi
 from handoff_mpi import DAG, Function
 from handoff_mpi.dag import Plan
+from handoff_mpi.messages import DEATH, DIED, ErrorReport
 from handoff_mpi.results.event_log import EVENT_FIELDS
 from handoff_mpi.runtime.host_usage import USAGE_INTERVAL_S, HostUsage, interval_s
 from handoff_mpi.runtime.recorder import MAX_LINES_OF_LOSSES, Recorder
@@ -220,6 +222,21 @@ def test_lost_ranks_are_said_by_host_and_cause(tell):
 def test_very_many_lost_ranks_are_few_lines(tell):
     said = [line for rank in range(200) for line in tell((rank, "lost", "killed"))]
     assert len(said) == MAX_LINES_OF_LOSSES
+
+
+def test_a_failure_that_is_undecided_is_said_in_the_words_with_which_it_ends():
+    dag = DAG("d")
+    dag.add_function(Function("fit", (), len))
+    plan = Plan()
+    plan.add(dag)
+    recorder = Recorder(plan, "d", {1: "n0"})
+    recorder.grow()
+    said = []
+    recorder.announcer = SimpleNamespace(attempt_failed=lambda *told: said.append(told))
+    recorder.finished(1, [(0, 3, DIED, ErrorReport(DEATH, "its process was killed"), 0, 0.0, 1.0)])
+    told = "its process died 3 times (crash_limit is 3), last on rank 1: its process was killed"
+    recorder.transitions(Log([(0, 0, Cause.UNDECIDED, 3, 1, (DEATH, told))]))
+    assert said == [(0, 3, 1, ErrorReport(DEATH, told), None)]
 
 
 def test_a_rank_short_of_memory_is_said_once(tell):

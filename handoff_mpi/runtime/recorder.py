@@ -272,7 +272,7 @@ class Recorder:
             self.announcer.attempt_failed(task, attempt, rank, error, delay_s)
 
     def _announce_undecided(self, task: int, attempt: int, rank: int, reason: str) -> None:
-        """Announce an attempt that was the last one unless its rank or host is to blame, with the reason it ends with."""
+        """Announce an attempt that was the last one, unless its rank or host is to blame."""
         error = self._errors.pop(task, None)
         if error is not None and self.announcer is not None:
             self.announcer.attempt_failed(task, attempt, rank, error._replace(message=reason), None)

@@ -97,8 +97,11 @@ class PlacementIndex:
             return self._best_of(cost, [(group, None) for group in self._topology.groups_of_host.get(cost.host, ())])
         if cost.plain is not None:
             return self._best_elsewhere(cost, cost.plain)
-        entry = self._index(cost).best(self._score)
-        return None if entry is None else self._topology.groups[entry[1]]
+        found = self._index(cost).best(self._score)
+        if found is None:
+            return None
+        _, number = found
+        return self._topology.groups[number]
 
     def _index(self, cost: RequestClass) -> _Index:
         index = self._indexes.get(cost.number)
@@ -116,9 +119,12 @@ class PlacementIndex:
         aside = {group.number for host in cost.avoid_hosts for group in hosts.get(host, ())}
         if own is not None:
             aside.add(own.number)
-        entry = self._index(plain).best(self._score, aside)
-        found: list[tuple[ResourceGroup, Any]] = [] if entry is None else [(self._topology.groups[entry[1]], entry[0])]
-        return self._best_of(cost, found if own is None else [*found, (own, None)])
+        choice: list[tuple[ResourceGroup, Any]] = [] if own is None else [(own, None)]
+        found = self._index(plain).best(self._score, aside)
+        if found is not None:
+            rating, number = found
+            choice.append((self._topology.groups[number], rating))
+        return self._best_of(cost, choice)
 
     def _best_of(self, cost: RequestClass, groups: Iterable[tuple[ResourceGroup, Any]]) -> ResourceGroup | None:
         """Return the best of a few groups, given with their ratings as far as they are known."""
@@ -127,7 +133,10 @@ class PlacementIndex:
             for group, rating in groups
             if rating is not None or group.fits(cost)
         ]
-        return self._topology.groups[min(rated)[1]] if rated else None
+        if not rated:
+            return None
+        _, number = min(rated)
+        return self._topology.groups[number]
 
 
 class _Index:
@@ -147,10 +156,10 @@ class _Index:
         heap, ratings = self._heap, self._rating
         aside = []
         while heap:
-            entry = heap[0]
-            if ratings[entry[1]] != entry[0]:
+            rating, number = heap[0]
+            if ratings[number] != rating:
                 heapq.heappop(heap)
-            elif entry[1] in but:
+            elif number in but:
                 aside.append(heapq.heappop(heap))
             else:
                 break

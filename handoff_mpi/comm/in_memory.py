@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pickle
 from collections import deque
-from collections.abc import Sequence
-from typing import Any
 
 from handoff_mpi.comm.doorbell import Doorbell
 from handoff_mpi.comm.transport import Allocate, Envelope, RankFailed
+from handoff_mpi.messages import Buffers, Message
 
 
 class MemoryNetwork:
@@ -42,7 +41,7 @@ class MemoryTransport:
         self.rank = rank
         self.size = len(network.inboxes)
 
-    def send(self, dest: int, message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> None:
+    def send(self, dest: int, message: Message, buffers: Buffers = ()) -> None:
         if dest in self._network.dead or self.rank in self._network.dead:
             return
         copy = pickle.loads(pickle.dumps(message, protocol=5))

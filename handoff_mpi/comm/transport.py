@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from handoff_mpi.comm.doorbell import Doorbell
+from handoff_mpi.messages import Buffers, Message
 
 
 @dataclass(slots=True)
@@ -15,13 +16,28 @@ class Envelope:
 
     Attributes:
         source: the rank that sent it.
-        message: the tuple it sent.
+        message: the tuple it sent; it starts with a kind and a number.
         buffers: the buffers sent with it, in the receiver's memory; see :meth:`Transport.set_receive_allocator`.
     """
 
     source: int
-    message: tuple[Any, ...]
-    buffers: Sequence[Any] = ()
+    message: Message
+    buffers: Buffers = ()
+
+    @property
+    def kind(self) -> str:
+        """The kind of the message."""
+        return self.message[0]  # type: ignore[no-any-return]
+
+    @property
+    def number(self) -> int:
+        """The number behind the kind: that of the run, in messages of runs."""
+        return self.message[1]  # type: ignore[no-any-return]
+
+    @property
+    def fields(self) -> Message:
+        """All that follows kind and number."""
+        return self.message[2:]
 
 
 @dataclass(slots=True)
@@ -56,7 +72,7 @@ class Transport(Protocol):
     #: Ranks of this host ring it after sending a message; None where there are no doorbells.
     doorbell: Doorbell | None
 
-    def send(self, dest: int, message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> None:
+    def send(self, dest: int, message: Message, buffers: Buffers = ()) -> None:
         """Send a picklable tuple and any number of bytes-like objects to ``dest``, which may be this rank itself.
 
         The buffers must not change until they have been sent; the transport keeps them alive until then. Messages to

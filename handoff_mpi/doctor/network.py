@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from handoff_mpi.comm import Envelope, RankFailed
+from handoff_mpi.messages import Message
 from handoff_mpi.runtime.backoff import Backoff
 
 _ASK = "ask"  # (ASK, serial, verb, arguments)
@@ -104,8 +105,8 @@ class Leader:
         end = time.monotonic() + timeout_s
         while (waiting := asked - outcomes.keys() - self.silent.keys()) and time.monotonic() < end:
             envelope = self._receive(end)
-            if envelope is not None and envelope.message[:2] == (_ANSWER, self._serial):
-                outcomes[envelope.source] = envelope.message[2:]
+            if envelope is not None and self._answers(envelope, _ANSWER):
+                outcomes[envelope.source] = envelope.fields
         for rank in waiting:
             self.silent[rank] = f"it has not answered within {timeout_s:.0f} s ({verb})"
         self.troubles.update({rank: error for rank, (_, error) in outcomes.items() if error is not None})
@@ -140,10 +141,10 @@ class Leader:
         end = time.monotonic() + timeout_s
         while 0 not in had and time.monotonic() < end:
             envelope = self._receive(end)
-            if envelope is not None and envelope.message[:2] == (_HAD, self._serial):
+            if envelope is not None and self._answers(envelope, _HAD):
                 had.add(envelope.source)
                 end = time.monotonic() + timeout_s
-            elif envelope is not None and envelope.message[:2] == (_TOKEN, self._serial):
+            elif envelope is not None and self._answers(envelope, _TOKEN):
                 had.add(0)
         return list(itertools.takewhile(had.__contains__, to_pass))
 
@@ -169,7 +170,8 @@ class Leader:
             self.silent.setdefault(rank, "it has not answered a ping")
             return None
         trip = time.perf_counter() - sent
-        return trip, answer[2] - (sent_by_clock + trip / 2)
+        (clock_there,) = answer
+        return trip, clock_there - (sent_by_clock + trip / 2)
 
     def stream(self, dest: int, nbytes: int, times: int, timeout_s: float) -> float | None:
         """Return the fewest seconds that ``nbytes`` take from here to ``dest``; None if they do not arrive."""
@@ -196,7 +198,7 @@ class Leader:
         end = time.monotonic() + timeout_s
         while (waiting := waiting - self.silent.keys()) and time.monotonic() < end:
             envelope = self._receive(end)
-            if envelope is not None and envelope.message[0] == _LEAVE:
+            if envelope is not None and envelope.kind == _LEAVE:
                 waiting.discard(envelope.source)
         for rank in told & self.silent.keys():
             del self.silent[rank]  # MPI may report its end before its last message: it has left, as it should
@@ -204,13 +206,16 @@ class Leader:
             self.silent[rank] = f"it has not left within {timeout_s:.0f} s"
         self._transport.flush(1.0)
 
-    def _await(self, kind: str, rank: int, end: float) -> tuple[Any, ...] | None:
-        """Return ``rank``'s message of that kind about what was sent last, None if it does not come in time."""
+    def _await(self, kind: str, rank: int, end: float) -> Message | None:
+        """Return the fields of ``rank``'s message about what was sent last, None if none comes in time."""
         while rank not in self.silent and time.monotonic() < end:
             envelope = self._receive(end, is_timed=True)
-            if envelope is not None and envelope.message[:2] == (kind, self._serial):
-                return envelope.message
+            if envelope is not None and self._answers(envelope, kind):
+                return envelope.fields
         return None
+
+    def _answers(self, envelope: Envelope, kind: str) -> bool:
+        return envelope.kind == kind and envelope.number == self._serial
 
     def _receive(self, end: float, is_timed: bool = False) -> Envelope | None:
         """Return the next message; None if there is none in time, and when a rank was found dead.
@@ -249,7 +254,7 @@ def serve(transport: Any, handlers: Handlers, silence_timeout_s: float) -> None:
                 continue
             heard = time.monotonic()
             _react(transport, handlers, each)
-            if each.message[0] == _LEAVE:
+            if each.kind == _LEAVE:
                 transport.flush(5.0)
                 return
         if os.getppid() != parent:
@@ -260,16 +265,17 @@ def serve(transport: Any, handlers: Handlers, silence_timeout_s: float) -> None:
 
 
 def _react(transport: Any, handlers: Handlers, envelope: Envelope) -> None:
-    kind, serial, *rest = envelope.message
+    kind, serial, *fields = envelope.message
     if kind == _PING:
         transport.send(0, (_PONG, serial, time.time()))
     elif kind == _ASK:
-        transport.send(0, (_ANSWER, serial, *_call(handlers, *rest)))
+        transport.send(0, (_ANSWER, serial, *_call(handlers, *fields)))
     elif kind == _TOKEN:
         transport.send(0, (_HAD, serial))
-        to_pass = rest[0]
+        (to_pass,) = fields
         if to_pass:
-            transport.send(to_pass[0], (_TOKEN, serial, to_pass[1:]))
+            following, *others = to_pass
+            transport.send(following, (_TOKEN, serial, others))
     elif kind == _BLOCK:
         transport.send(envelope.source, (_HERE, serial))
     elif kind == _LEAVE:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from handoff_mpi import messages
 from handoff_mpi.call_modules import copies_entered
 from handoff_mpi.callbacks import call_here
 from handoff_mpi.comm import Envelope, MemoryNetwork, RankFailed
@@ -26,7 +27,7 @@ from handoff_mpi.launch.local_ranks import kill_stopped_ranks
 from handoff_mpi.launch.mpi_start import bounded_start, join_timeout_s
 from handoff_mpi.linux import sharpen_timers
 from handoff_mpi.membership import Membership
-from handoff_mpi.messages import ASKED, BYE, DECODE, DECODED, ENDS, SETUP, SHUTDOWN, START
+from handoff_mpi.messages import ASKED, BYE, DECODE, DECODED, ENDS, NO_RUN, REGISTERED, SETUP, SHUTDOWN, START
 from handoff_mpi.module_files import take_sources
 from handoff_mpi.python_path import add_directories, shared_path
 from handoff_mpi.resources import Amounts, Capability, parse_resources
@@ -70,7 +71,6 @@ JOINED_S = 10.0
 DISMISS_S = 5.0
 #: A rank that cannot continue has ended after this long, also where its MPI hangs.
 JOB_END_TIMEOUT_S = 10
-REGISTERED = "registered"  # (REGISTERED, 0, capability, error or None)
 
 registered: Amounts = {}
 host_registered: Amounts = {}
@@ -168,7 +168,7 @@ class Job:
         blob = self.setup = encode_code(setup)
         others = [rank for rank in range(1, self.size) if rank not in self.membership.lost]
         for rank in others:
-            self.transport.send(rank, (SETUP, 0, blob, shared_path()))
+            self.transport.send(rank, messages.setup(blob, shared_path()))
         answers = {0: set_up(blob, self.capabilities[0])}
         end, next_look = clock() + SETUP_S, clock() + PROCESS_CHECK_INTERVAL_S
         missed: set[int] = set()
@@ -178,8 +178,8 @@ class Job:
             for each in arrived:
                 if isinstance(each, RankFailed):
                     self._leave_without(each.rank, each.reason)
-                elif each.message[0] == REGISTERED:
-                    answers[each.source] = each.message[2:]
+                elif each.kind == REGISTERED:
+                    answers[each.source] = each.fields
             if clock() >= next_look:
                 next_look = clock() + PROCESS_CHECK_INTERVAL_S
                 missed = self._look_at_those_in_setup(set(others) - set(answers), missed)
@@ -197,7 +197,9 @@ class Job:
         from handoff_mpi.worker.dry_run import Decoded, in_one_piece
 
         self._asked += 1
-        self.transport.send(rank, (DECODE, 0, self._asked, in_one_piece(pieces), in_child, self.setup, shared_path()))
+        self.transport.send(
+            rank, messages.decode(self._asked, in_one_piece(pieces), in_child, self.setup, shared_path())
+        )
         answer = self._await_decoded(rank, self._asked, clock() + DECODE_S)
         if answer is not None:
             return answer
@@ -213,8 +215,10 @@ class Job:
             for each in arrived:
                 if isinstance(each, RankFailed):
                     self.membership.lose(each.rank, each.reason)
-                elif each.message[0] == DECODED and each.message[2] == number:
-                    return each.message[3]  # type: ignore[no-any-return]
+                elif each.kind == DECODED:
+                    answered, outcome = each.fields
+                    if answered == number:
+                        return outcome  # type: ignore[no-any-return]
             if clock() >= next_look:
                 next_look = clock() + PROCESS_CHECK_INTERVAL_S
                 state, reason = self._process_monitor.examine(rank, clock())
@@ -346,7 +350,7 @@ class Job:
         """
         waiting = {rank for rank in range(1, self.size) if rank not in self.membership.lost}
         for rank in waiting:
-            self.transport.send(rank, (SHUTDOWN, 0))
+            self.transport.send(rank, messages.shutdown())
         end = clock() + DISMISS_S
         backoff = Backoff(self.transport.doorbell)
         while waiting and clock() < end:
@@ -354,10 +358,10 @@ class Job:
             for each in arrived:
                 if isinstance(each, RankFailed):
                     waiting.discard(each.rank)
-                elif each.message[0] == BYE and each.message[1] == 0:
+                elif each.kind == BYE and each.number == NO_RUN:
                     waiting.discard(each.source)
-                elif each.message[0] == ENDS:
-                    self.at_end[each.source] = each.message[2]
+                elif each.kind == ENDS:
+                    (self.at_end[each.source],) = each.fields
             backoff.wait(bool(arrived), False, end)
         ended = [rank for rank in sorted(waiting) if self._process_monitor.fence(rank)]
         if ended:
@@ -403,21 +407,23 @@ class Job:
                         raise ConnectionError(f"rank 0 was lost: {each.reason}")
                     continue
                 has_heard |= each.source == 0
-                kind = each.message[0]
+                kind = each.kind
                 if kind == START:
+                    (setup,) = each.fields
                     rest = [after for after in arrived[position + 1 :] if isinstance(after, Envelope)]
                     rank0_monitor.end()
-                    shared, pending = self._serve_run(each.message[2], rest, child_pool)
+                    shared, pending = self._serve_run(setup, rest, child_pool)
                     rank0_monitor.begin(clock())
                     break
                 if kind == SETUP:
-                    add_directories(each.message[3])
-                    answer = set_up(each.message[2], self.capabilities[self.rank])
-                    self.transport.send(0, (REGISTERED, 0, *answer))
+                    function, paths = each.fields
+                    add_directories(paths)
+                    self.transport.send(0, messages.registered(*set_up(function, self.capabilities[self.rank])))
                 elif kind == DECODE:
-                    self._decode(each.message, child_pool)
+                    self._decode(child_pool, *each.fields)
                 elif kind == ASKED:
-                    rank0_monitor.take(each.message[2], clock())
+                    (answer,) = each.fields
+                    rank0_monitor.take(answer, clock())
                 elif kind == SHUTDOWN:
                     shut_down_workers(self.transport)
                     return shared
@@ -426,14 +432,21 @@ class Job:
             rank0_monitor.look(has_heard, clock())
             backoff.wait(bool(arrived), self.transport.is_transferring, clock() + 1.0)
 
-    def _decode(self, message: tuple[Any, ...], child_pool: ChildPool) -> None:
+    def _decode(
+        self,
+        child_pool: ChildPool,
+        number: int,
+        pieces: Sequence[Piece],
+        in_child: bool,
+        function: bytes | None,
+        paths: Sequence[str],
+    ) -> None:
         from handoff_mpi.worker.dry_run import decode_here, decode_in_spare
 
-        _, _, number, pieces, in_child, setup, paths = message
         add_directories(paths)
         with no_launcher_in_environment():
-            decoded = decode_in_spare(child_pool, self.rank, setup, pieces) if in_child else decode_here(pieces)
-        self.transport.send(0, (DECODED, 0, number, decoded))
+            decoded = decode_in_spare(child_pool, self.rank, function, pieces) if in_child else decode_here(pieces)
+        self.transport.send(0, messages.decoded(number, decoded))
 
     def _serve_run(self, setup: RunSetup, pending: list[Envelope], child_pool: ChildPool) -> tuple[Any, list[Envelope]]:
         add_directories(setup.paths)

@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from handoff_mpi import telemetry
+from handoff_mpi import messages, telemetry
 from handoff_mpi.callbacks import CallbackFailed, call, shown
 from handoff_mpi.carried_modules import sources_here
 from handoff_mpi.console import print_message, print_message_once
@@ -43,7 +43,6 @@ from handoff_mpi.launch.questions import find_questions
 from handoff_mpi.launch.resume import Resumed, ValueFiles, resume
 from handoff_mpi.launch.run_files import open_files
 from handoff_mpi.launch.start_line import resume_text, shown_path, start_lines
-from handoff_mpi.messages import START
 from handoff_mpi.python_path import shared_path
 from handoff_mpi.resources import Capability, parse_nbytes
 from handoff_mpi.resources.amounts import UNIT
@@ -361,7 +360,7 @@ class Run:
                 self._progress.own_calls = shell.own_calls
             else:
                 workers.append(rank)
-                job.transport.send(rank, (START, 0, setup))
+                job.transport.send(rank, messages.start(setup))
         grace_period_s = options.grace_period if job.grace_period_s is None else job.grace_period_s
         settings = LoopSettings(
             self._run,

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from handoff_mpi import messages
 from handoff_mpi.comm import Envelope, RankFailed
 from handoff_mpi.console import print_message
 from handoff_mpi.exit_status import EXIT_RAISED
@@ -138,7 +139,7 @@ def _end_jobs(status: int) -> None:
     led = [job for job in _jobs.values() if job.rank == 0]
     served = [job for job in _jobs.values() if job.rank]
     for job in served:
-        job.transport.send(0, (ENDS, 0, status))
+        job.transport.send(0, messages.ends(status))
     for job in led[:-1]:
         _dismiss(job)
     if led:
@@ -205,10 +206,11 @@ class _Others:
         for each in self._job.transport.poll():
             if isinstance(each, RankFailed):
                 self.at_work.discard(each.rank)
-            elif each.message[0] == ENDS:
+            elif each.kind == ENDS:
                 self.at_work.discard(each.source)
-                if each.message[2] and not self.failure:
-                    self.failure, self._begun = each.message[2], time.monotonic()
+                (status,) = each.fields
+                if status and not self.failure:
+                    self.failure, self._begun = status, time.monotonic()
         self.at_work.difference_update(self._job.ended_here())
         return not self.at_work or time.monotonic() >= self._begun + self._patience_s
 
@@ -225,7 +227,7 @@ def _dismiss(job: Job) -> None:
     """Tell the other ranks that the job has ended."""
     for rank in range(1, job.size):
         if rank not in job.membership.lost:
-            job.transport.send(rank, (ENDS, 0, 0))
+            job.transport.send(rank, messages.ends(0))
     job.transport.flush(_OUTPUT_FLUSH_TIMEOUT_S)
 
 
@@ -261,7 +263,7 @@ def _is_dismissed(job: Job) -> bool:
     arrived = [
         each for each in job.transport.poll() if (each.rank if isinstance(each, RankFailed) else each.source) == 0
     ]
-    if any(isinstance(each, Envelope) and each.message[0] == ENDS for each in arrived):
+    if any(isinstance(each, Envelope) and each.kind == ENDS for each in arrived):
         return True
     is_gone = any(isinstance(each, RankFailed) for each in arrived)
     if is_gone:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from handoff_mpi.messages import DEATH, DIED, ISOLATE, ErrorReport
+from handoff_mpi.messages import DEATH, DIED, ISOLATE, Buffers, ErrorReport
 from handoff_mpi.runtime.backoff import at, clock
 from handoff_mpi.runtime.output import RankOutput
 from handoff_mpi.runtime.process_monitor import PROCESS_CHECK_INTERVAL_S, Stops, look_at
@@ -23,6 +23,7 @@ from handoff_mpi.worker.call_spec import CallSpec, Outcome
 from handoff_mpi.worker.calls import CallRunner
 from handoff_mpi.worker.child_pool import ChildPool, close_all
 from handoff_mpi.worker.child_process import ChildProcess, frame_ahead
+from handoff_mpi.worker.child_protocol import BEGUN, ENDED, VOID
 from handoff_mpi.worker.events import Begun, QueuedCall
 from handoff_mpi.worker.machine import Worker
 from handoff_mpi.worker.shared_memory import share
@@ -126,10 +127,11 @@ class Children:
             if files is not None:
                 with suppress(OSError):  # too many files are open: then it prints as if nothing captured it
                     child.capture(files)
-        wanted = [number for number in work.call_template[0] if number not in child.knows]
+        codes, _, _, constants, *_ = work.call_template
+        wanted = [number for number in codes if number not in child.knows]
         if wanted:
             child.learn([(number, self._caller.blobs[number]) for number in wanted])
-        for number in work.call_template[3]:
+        for number in constants:
             if number not in child.knows_constants:
                 child.learn_constant(number, self._shared_constant(number))
         return child
@@ -169,7 +171,7 @@ class Children:
                 frames.append(frame)
             return frame is not None
 
-        works = self._machine.prefill(slot, MAX_SENT - len(sent), suits)
+        works = self._machine.slots.prefill(slot, MAX_SENT - len(sent), suits)
         child = self._children[slot]
         if works and child is not None:
             sent.sent(works)
@@ -181,7 +183,7 @@ class Children:
     def _frame_ahead(self, work: QueuedCall, before: QueuedCall) -> bytes | None:
         """Return a call as it is sent behind ``before``; None if it must be sent in its turn."""
         child = self._children[work.slot]
-        codes, constants = work.call_template[0], work.call_template[3]
+        codes, _, _, constants, *_ = work.call_template
         if child is None or not self.is_for_child(work):
             return None
         if not (child.knows.issuperset(codes) and child.knows_constants.issuperset(constants)):
@@ -189,7 +191,7 @@ class Children:
         values: list[Any] = []
         for task, codec, payload, _ in work.sources:
             if payload is None:
-                payload = work.fetched.get((task, codec), (None,))[0]
+                payload, _ = work.fetched.get((task, codec), (None, -1))
             is_at_hand = task == before.task if payload is None else len(payload) == 2
             if codec is not None or not is_at_hand:
                 return None
@@ -212,22 +214,30 @@ class Children:
             for _ in range(_MAX_FRAMES_PER_TURN):
                 if child is None or not sent or (frame := child.poll()) is None:
                     break
-                kind = frame[0][0]
-                if kind == "ended":
-                    self._call_ended(sent.ended(), *frame)
-                elif kind == "void":
+                (kind, *fields), buffers = frame
+                if kind == ENDED:
+                    self._call_ended(sent.ended(), buffers, *fields)
+                elif kind == VOID:
                     self._send_again(slot, sent.voided())
-                elif kind == "begun":
+                elif kind == BEGUN:
                     assert sent.running is not None
                     self._begun(Begun(sent.running))
                 else:
-                    self._updated(frame[0][1], frame[0][2])
+                    self._updated(*fields)
         except EOFError:
             self._child_died(slot)
 
-    def _call_ended(self, work: QueuedCall | None, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
+    def _call_ended(
+        self,
+        work: QueuedCall | None,
+        buffers: Buffers,
+        status: int,
+        head: Payload | None,
+        error: ErrorReport | None,
+        began: float,
+        duration: float,
+    ) -> None:
         assert work is not None, "what is void does not run"
-        _, status, head, error, began, duration = message
         payload = None if head is None else (*head, *buffers)
         self._ended(work, Outcome(status, payload, error, duration), at(began))
 

@@ -20,48 +20,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from handoff_mpi import messages
 from handoff_mpi.comm import Envelope, RankFailed
 from handoff_mpi.console import print_message
 from handoff_mpi.dag import Plan
-from handoff_mpi.errors import DAGError, JournalError
-from handoff_mpi.formatting import show
+from handoff_mpi.errors import JournalError
 from handoff_mpi.membership import Membership
-from handoff_mpi.messages import (
-    BYE,
-    CHECK_PROCESS,
-    CONSTANT,
-    DISPATCH,
-    ENCODING,
-    FETCH,
-    FILES,
-    FINISHED,
-    FREE_VALUES,
-    HEARTBEAT,
-    INPUT_UNAVAILABLE,
-    LOST,
-    MEMORY,
-    NOT_FOUND,
-    OK,
-    PROCESS_STATUS,
-    REDIRECT,
-    RETRACT,
-    RETRACTED,
-    STOP,
-    TRANSFERRED,
-    UPDATE,
-    USAGE,
-    VALUE,
-    Entry,
-    ErrorReport,
-)
-from handoff_mpi.resources import parse_resources
 from handoff_mpi.results.store import Key, ResultStore
-from handoff_mpi.runtime.announcements import input_in_words
 from handoff_mpi.runtime.coordinator_ports import (
     CoordinatorSettings,
     Decide,
     Facts,
-    Loss,
     RecorderPort,
     SenderPort,
     Taken,
@@ -70,28 +39,18 @@ from handoff_mpi.runtime.dispatcher import Dispatcher
 from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.kept_values import KeptValues
 from handoff_mpi.runtime.tracker_adapter import TrackerAdapter
+from handoff_mpi.runtime.worker_reports import WorkerReports
 from handoff_mpi.scheduler import (
     BroadcastLoss,
     Command,
     Dispatch,
-    Event,
-    Finished,
     Forget,
-    MemoryTold,
-    ResourcesUpdated,
     Retract,
-    Retracted,
     Scheduler,
-    State,
     StopRequested,
-    Unfetched,
 )
-from handoff_mpi.serialization import NOTHING, Payload
+from handoff_mpi.serialization import Payload
 
-#: Kinds of messages that are for the worker of rank 0, if it has one.
-_FOR_WORKERS = frozenset(
-    {DISPATCH, CONSTANT, FILES, RETRACT, FREE_VALUES, LOST, CHECK_PROCESS, STOP, FETCH, VALUE, NOT_FOUND, REDIRECT}
-)
 #: How many ranks of a host are asked to look at a silent one: some may not receive messages either.
 _MAX_ASKED_RANKS = 4
 _NEVER = float("inf")
@@ -145,20 +104,28 @@ class Coordinator:
         self.trouble = ""
         self.stopped_at: float | None = None
         self.running_at_stop: list[int] = []
-        self.encodings: dict[int, tuple[int, int, int, float]] = {}
-        self._transport = transport
         self._decide = decide
         self._plan = plan
         self._recorder = recorder
-        self._home = home
         self._kept_values = KeptValues(self.dispatcher, scheduler, plan, kept, settings.run, settings.number)
         self._journal_writer = journal_writer
         self._tracker_adapter = tracker_adapter
+        self._reports = WorkerReports(
+            transport,
+            scheduler,
+            plan,
+            recorder,
+            home,
+            self._kept_values,
+            self.dispatcher,
+            self.membership,
+            journal_writer,
+            settings,
+        )
+        self.encodings = self._reports.encodings
         here = next(iter(settings.hosts.values()), ())
         self._far = [rank for rank in settings.workers if rank not in here]
         self._next_greeting = 0.0 if settings.heartbeat_s else _NEVER
-        self._events: list[Event] = []
-        self._lost: list[int] = []
         self._now = 0.0
 
     @property
@@ -169,7 +136,7 @@ class Coordinator:
     @property
     def has_more(self) -> bool:
         """Whether the last turn has left events that the machine must handle at once."""
-        return bool(self._events)
+        return bool(self._reports.events)
 
     @property
     def has_lost_all(self) -> bool:
@@ -188,161 +155,43 @@ class Coordinator:
         Messages come before losses: what a rank has reported before it died counts.
         """
         self._now = now
-        events, mine, self._lost = self._events, [], []
-        events += facts.events
+        reports = self._reports
+        mine: list[Envelope] = []
+        reports.events += facts.events
         if arrived:
-            mine = self._absorb(arrived, events)
+            mine = reports.absorb(arrived, now)
         for _ in range(len(self.updates)):  # more may come meanwhile, without end
-            self._absorb_update(*self.updates.pop(0), events)
+            reports.on_update(0, *self.updates.pop(0))
         if self.settings.has_own_worker:
-            events += self.membership.hear((0,), now)
+            reports.events += self.membership.hear((0,), now)
         if facts.stop_reason and self.stopped_at is None:
             self._stop(facts.stop_reason)
         for loss in facts.lost:
-            self._lose(loss, events)
+            reports.events += reports.lose(loss)
         for rank in facts.alive:
             self.membership.find_alive(rank, now)
         for rank in facts.unseen:
             self._ask_about(rank)
-        return Taken(mine, self._lost)
-
-    def _absorb(self, arrived: Sequence[Envelope | RankFailed], events: list[Event]) -> list[Envelope]:
-        """Turn what arrived into the machine's events; return what is for rank 0's own worker."""
-        mine: list[Envelope] = []
-        lost: list[Event] = []  # comes last: what a rank said before it died counts
-        number, gone = self.settings.number, self.membership.lost
-        # A message of a lost rank may come late: its host was cut off, say, and is back.
-        arrived = [
-            each
-            for each in arrived
-            if isinstance(each, RankFailed) or (each.message[1] == number and each.source not in gone)
-        ]
-        heard = {each.source for each in arrived if isinstance(each, Envelope)}
-        returned = self.membership.hear(heard, self._now)  # before losses that arrived with these messages
-        for each in arrived:
-            if isinstance(each, RankFailed):
-                self._lose(Loss(each.rank, each.reason), lost)
-                continue
-            message = each.message
-            if self._kept_values.awaits(message):
-                self._absorb_kept(each, events)
-            elif message[0] == FETCH and self._is_for_a_file(message):
-                self._kept_values.serve_file(each)
-            elif message[0] in _FOR_WORKERS:
-                mine.append(each)
-            elif message[0] == PROCESS_STATUS and message[3]:
-                self._lose(Loss(message[2], message[4]), lost)
-            else:
-                self._absorb_one(each.source, message, events)
-        events += returned
-        events += lost
-        return mine
-
-    def _is_for_a_file(self, message: tuple[Any, ...]) -> bool:
-        """Whether a value is asked for as it lies in a file; with a codec it is for rank 0's worker, to encode it."""
-        _, _, _, task, codec, *_ = message
-        return not self.settings.has_own_worker or (codec is None and task in self.scheduler.tasks.persisted)
-
-    def _absorb_one(self, source: int, message: tuple[Any, ...], events: list[Event]) -> None:
-        kind = message[0]
-        if kind == FINISHED:
-            self._absorb_finished(source, message[2], events)
-        elif kind == HEARTBEAT:
-            for task, attempt, started in message[2]:
-                if self.scheduler.tasks.is_current(task, attempt):
-                    self._recorder.started(source, task, attempt, started)
-        elif kind == RETRACTED:
-            events.append(Retracted(source, message[2]))
-        elif kind == INPUT_UNAVAILABLE:
-            events.append(Unfetched(source, message[2], message[3], message[4]))
-            self._kept_values.rewrite(message[4])
-        elif kind == UPDATE:
-            self._absorb_update(message[2], message[3], events)
-        elif kind == MEMORY:
-            events.append(MemoryTold(source, message[2], message[3]))
-        elif kind == TRANSFERRED:
-            self._recorder.transferred(source, message[2])
-        elif kind == USAGE:
-            self._recorder.used(source, message[2], self._now)
-        elif kind == PROCESS_STATUS:
-            self.membership.find_alive(message[2], self._now)
-        elif kind == ENCODING:
-            self._note_encodings(message[2])
-        elif kind == BYE:
-            self.membership.leave(source)
-
-    def _absorb_finished(self, source: int, reported: list[Entry], events: list[Event]) -> None:
-        entries = self._keep_values(reported)
-        self._recorder.finished(source, entries)
-        if self._journal_writer is not None:
-            self._journal_writer.finished(source, entries)
-        events.append(Finished(source, reported))
-        self._kept_values.finished(source, entries)
-
-    def _keep_values(self, entries: list[Entry]) -> list[Entry]:
-        """Store what arrived inline, before anything acts on it; return the entries that still count."""
-        scheduler, home, run = self.scheduler, self._home, self.settings.run
-        state, attempts = scheduler.tasks.state, scheduler.tasks.attempts
-        current = []
-        for entry in entries:
-            task = entry[0]
-            if state[task] == State.DISPATCHED and attempts[task] == entry[1]:
-                current.append(entry)
-                if entry[2] == OK:
-                    self.dispatcher.forget_old_file(task)
-                    payload = entry[3]
-                    if payload is not None:  # one None is kept for all
-                        home.put((run, task), NOTHING if payload == NOTHING else payload)
-                elif entry[3].input >= 0:
-                    current[-1] = entries[entries.index(entry)] = self._with_input_named(entry)
-        return current
-
-    def _with_input_named(self, entry: Entry) -> Entry:
-        """Return ``entry``, of a call that did not get one of its inputs, with a message that says which."""
-        error: ErrorReport = entry[3]
-        return (*entry[:3], error._replace(message=input_in_words(self._plan, entry[0], error), input=-1), *entry[4:])
-
-    def _absorb_kept(self, each: Envelope, events: list[Event]) -> None:
-        task = self._kept_values.absorb(each, events)
-        if task is not None and self._journal_writer is not None:
-            self._journal_writer.persisted(task)
-
-    def _absorb_update(self, rank: int, resources: dict[str, Any], events: list[Event]) -> None:
-        try:
-            events.append(ResourcesUpdated(rank, parse_resources(resources)))
-        except DAGError as error:
-            print_message(f"update_node_resources({rank}, {show(resources)}): {error}")
-
-    def _note_encodings(self, reports: Sequence[tuple[int, int, int, int, float]]) -> None:
-        for task, attempt, value, rank, since in reports:
-            if self.scheduler.tasks.is_current(task, attempt):
-                self.encodings[task] = (attempt, value, rank, since)
+        return Taken(mine, reports.take_lost())
 
     def _stop(self, reason: str) -> None:
         self.stopped_at = self._now
         self.running_at_stop = [] if self.trouble else self.scheduler.slots.running()
-        self._events.append(StopRequested(reason))
+        self._reports.events.append(StopRequested(reason))
         self._recorder.events.add("run.stopping", self._now, reason=reason)
-
-    def _lose(self, loss: Loss, events: list[Event]) -> None:
-        news = self.membership.lose(*loss)
-        if news:
-            self._lost.append(loss.rank)
-            self._transport.drop(loss.rank)
-            events += news
 
     def _ask_about(self, rank: int) -> None:
         """Have ranks of its host look at the process of a silent rank."""
         here = next((ranks for ranks in self.settings.hosts.values() if rank in ranks), ())
         others = [other for other in here if other not in (0, rank) and other not in self.membership.lost]
         for other in others[:_MAX_ASKED_RANKS]:
-            self.dispatcher.send(other, (CHECK_PROCESS, self.settings.number, rank))
+            self.dispatcher.send(other, messages.check_process(self.settings.number, rank))
 
     def _greet(self) -> None:
         """Show ranks of other hosts that rank 0 lives; those of this host can look at its process."""
         self._next_greeting = self._now + self.settings.heartbeat_s
         for rank in self._far:
-            self.dispatcher.send(rank, (HEARTBEAT, self.settings.number))
+            self.dispatcher.send(rank, messages.heartbeat(self.settings.number))
 
     # -- the second half of a turn: effects ------------------------------------------------------------
 
@@ -358,7 +207,7 @@ class Coordinator:
         self._now = now
         scheduler = self.scheduler
         scheduler.dispatches.logs_claims = self._recorder.wants_claims()
-        events, self._events = self._events, []
+        events = self._reports.take_events()
         unclear: list[int] = []
         if now >= self.membership.next_check:
             silent, unclear = self.membership.look(now)
@@ -381,24 +230,24 @@ class Coordinator:
             self._dispatch(command)
         elif isinstance(command, Retract):
             self.dispatcher.flush_to(command.rank)
-            self.dispatcher.send(command.rank, (RETRACT, self.settings.number, command.tasks))
+            self.dispatcher.send(command.rank, messages.retract(self.settings.number, command.tasks))
         elif isinstance(command, Forget):
-            self.dispatcher.send(command.rank, (FREE_VALUES, self.settings.number, command.tasks))
+            self.dispatcher.send(command.rank, messages.free_values(self.settings.number, command.tasks))
         elif isinstance(command, BroadcastLoss):
             self._announce(command.rank)
 
     def _dispatch(self, command: Dispatch) -> None:
         if self._tracker_adapter is not None:
-            self._events += self._tracker_adapter.request(command, self.scheduler.specs)
+            self._reports.events += self._tracker_adapter.request(command, self.scheduler.specs)
         # Even if all of it was refused: what was sent ahead behind it runs under its claim.
         if command.tasks or command.claim is not None:
-            self._events += self.dispatcher.pack(command)
+            self._reports.events += self.dispatcher.pack(command)
 
     def _announce(self, lost: int) -> None:
         self._kept_values.lose(lost)
         for rank in self._everyone():
             if rank != lost:
-                self.dispatcher.send(rank, (LOST, self.settings.number, lost))
+                self.dispatcher.send(rank, messages.lost(self.settings.number, lost))
 
     def _everyone(self) -> list[int]:
         return [*self.settings.workers, *([0] if self.settings.has_own_worker else [])]
@@ -414,7 +263,7 @@ class Coordinator:
 
     def stop_writing(self, error: JournalError, now: float) -> None:
         """Write no more into the journal; what is done from now on is not lost, but runs again in a resumed run."""
-        self._journal_writer = None
+        self._journal_writer = self._reports.journal_writer = None
         if not self.trouble:
             self.trouble = str(error)
             print_message(self.trouble)
@@ -429,7 +278,7 @@ class Coordinator:
             shared: the encoded results, if every rank gets them.
         """
         for rank in self._everyone():
-            self.dispatcher.send(rank, (STOP, self.settings.number, shared))
+            self.dispatcher.send(rank, messages.stop(self.settings.number, shared))
         self.membership.end_run()  # a rank that was cut off gets the message, but nobody waits for its answer
         return self.membership.awaited(self._everyone())
 

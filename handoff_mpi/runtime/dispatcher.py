@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
+from handoff_mpi import messages
 from handoff_mpi.dag import Plan
 from handoff_mpi.errors import ValueUnavailable
-from handoff_mpi.messages import CONSTANT, DISPATCH, FILES, ISOLATE, KEEP, KEEP_REMOTE
+from handoff_mpi.messages import ISOLATE, KEEP, KEEP_REMOTE, Assignment, Buffers, Group, Message
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results.store import Key, ResultStore
 from handoff_mpi.runtime.coordinator_ports import SenderPort
@@ -56,12 +57,12 @@ class Dispatcher:
         self._run = run
         self._number = number
         self._lost = lost
-        self._outbox: dict[int, list[Any]] = {}
+        self._outbox: dict[int, list[Group]] = {}
         self._codes_at: dict[int, set[int]] = {}
         self._constants_at: dict[int, set[int]] = {}
         self._files_at: dict[int, set[int]] = {}
 
-    def send(self, rank: int, message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> None:
+    def send(self, rank: int, message: Message, buffers: Buffers = ()) -> None:
         """Send a message, unless ``rank`` is lost."""
         if rank not in self._lost:
             self._transport.send(rank, message, buffers)
@@ -85,7 +86,7 @@ class Dispatcher:
         self._outbox.setdefault(command.rank, []).append((command.slot, claim, assignments))
         return lost
 
-    def _assignment(self, rank: int, task: int, attempt: int) -> Any:
+    def _assignment(self, rank: int, task: int, attempt: int) -> Assignment:
         plan, scheduler = self._plan, self._scheduler
         spec = scheduler.specs[task]
         flags = (KEEP if spec.keep else 0) | (KEEP_REMOTE if spec.stays else 0)
@@ -115,7 +116,7 @@ class Dispatcher:
         known = self._files_at.setdefault(rank, set())
         if task not in known:
             known.add(task)
-            self.send(rank, (FILES, self._number, [(task, self.file_keys[task])]))
+            self.send(rank, messages.files(self._number, [(task, self.file_keys[task])]))
 
     def flush(self) -> None:
         """Send what was packed, one message a rank."""
@@ -130,16 +131,16 @@ class Dispatcher:
         codes_at = self._codes_at.setdefault(rank, set())
         codes, constants = [], []
         for _, _, assignments in groups:
-            for assignment in assignments:
-                call_template = assignment[3]
-                for number in call_template[0]:
+            for _, _, _, call_template, _, _, _ in assignments:
+                numbers, _, _, large, *_ = call_template
+                for number in numbers:
                     if number not in codes_at:
                         codes_at.add(number)
                         codes.append((number, self._plan.codes[number]))
-                constants += call_template[3]
+                constants += large
         for number in constants:
             self._send_constant(rank, number)
-        self.send(rank, (DISPATCH, self._number, codes, groups))
+        self.send(rank, messages.dispatch(self._number, codes, groups))
 
     def _send_constant(self, rank: int, number: int) -> None:
         """Large constants go to a rank once, and beside the dispatch that first needs them."""
@@ -147,7 +148,7 @@ class Dispatcher:
         if number not in known:
             known.add(number)
             head, buffers = head_of(self._plan.constants[number])
-            self.send(rank, (CONSTANT, self._number, number, head), buffers)
+            self.send(rank, messages.constant(self._number, number, head), buffers)
 
     def file_key(self, task: int) -> Key:
         """Return under which key the value of ``task`` is written, or was."""
@@ -158,4 +159,4 @@ class Dispatcher:
         if self.file_keys and self.file_keys.pop(task, None) is not None:
             files = [(task, self.file_key(task))]
             for rank in [rank for rank, known in self._files_at.items() if task in known]:
-                self.send(rank, (FILES, self._number, files))
+                self.send(rank, messages.files(self._number, files))

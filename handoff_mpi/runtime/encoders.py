@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from handoff_mpi.messages import DEATH, DIED, TIMED_OUT, TIMEOUT, ErrorReport
+from handoff_mpi.messages import DEATH, DIED, TIMED_OUT, TIMEOUT, Buffers, ErrorReport
 from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.runtime.children import PREPARE_TIMEOUT_S, do_nothing, end_if_stuck
 from handoff_mpi.runtime.process_monitor import PROCESS_CHECK_INTERVAL_S, Stops
@@ -19,6 +18,7 @@ from handoff_mpi.serialization import Payload
 from handoff_mpi.worker.call_spec import Outcome
 from handoff_mpi.worker.child_pool import close_all
 from handoff_mpi.worker.child_process import ChildProcess
+from handoff_mpi.worker.child_protocol import BEGUN, ENDED
 from handoff_mpi.worker.events import Serve
 
 #: An encoding that has waited for others this long gets a child of its own: those before it may never return.
@@ -140,11 +140,11 @@ class Encoders:
     def _listen_to(self, each: _Encoding) -> None:
         try:
             while (frame := each.child.poll()) is not None:
-                (kind, *rest), buffers = frame
-                if kind == "begun":
+                (kind, *fields), buffers = frame
+                if kind == BEGUN:
                     each.since = clock()
-                elif kind == "ended":
-                    self._ended(each, rest, buffers)
+                elif kind == ENDED:
+                    self._ended(each, buffers, *fields)
                     return
         except EOFError:
             self._running.remove(each)
@@ -155,8 +155,16 @@ class Encoders:
             else:
                 self._died(each.command, how, elapsed_s)
 
-    def _ended(self, each: _Encoding, rest: list[Any], buffers: list[Any]) -> None:
-        status, head, error, _, duration = rest
+    def _ended(
+        self,
+        each: _Encoding,
+        buffers: Buffers,
+        status: int,
+        head: Payload | None,
+        error: ErrorReport | None,
+        began: float,
+        duration: float,
+    ) -> None:
         self._running.remove(each)
         self._idle.append(each.child)
         self._answer(each.command, Outcome(status, None if head is None else (*head, *buffers), error, duration))

@@ -11,6 +11,16 @@ from handoff_mpi.resources.amounts import plain_number
 from handoff_mpi.results.journal import JournalPort
 from handoff_mpi.results.store import Key
 from handoff_mpi.scheduler import DISPATCHES, Cause, Transition
+from handoff_mpi.scheduler.transitions import (
+    Blamed,
+    Forgiven,
+    Lost,
+    ProbationBegun,
+    ProbationEnded,
+    RankRecord,
+    Returned,
+    Suspected,
+)
 
 _TASKS_PER_RECORD = 10_000
 #: Different tracebacks of a launch that are kept, and characters of each.
@@ -21,7 +31,7 @@ _NO_REASONS: Mapping[str, list[int]] = {}
 INCIDENTS: dict[int, str] = {Cause.RANK_LOST: RANK_LOSS, Cause.VALUE_LOST: VALUE_LOSS}
 #: Causes of which a task comes back that was sent to a rank, but not called there; a tuple, see ``DISPATCHES``.
 _RETURNS = (Cause.RETRACTED, Cause.INPUT_LOST)
-_TOLD_OF_RANKS = frozenset({"suspect", "returned", "lost"})
+_OF_RANKS: dict[type, str] = {Suspected: "suspect", Returned: "returned", Lost: "lost"}
 
 
 class JournalWriter:
@@ -99,10 +109,10 @@ class JournalWriter:
 
     def finished(self, rank: int, entries: Sequence[Entry]) -> None:
         """Note calls that ended and still count."""
-        for task, attempt, status, value, nbytes, started, duration in entries:
+        for task, attempt, status, value, nbytes, started, duration, is_persisted in entries:
             if status == OK:
-                key = self._key_of(task) if nbytes < 0 else None
-                self._done.append((task, attempt, rank, started, duration, abs(nbytes), value, key))
+                key = self._key_of(task) if is_persisted else None
+                self._done.append((task, attempt, rank, started, duration, nbytes, value, key))
             else:
                 number = self._number_of(value.traceback)
                 self._failed.append((task, attempt, rank, status, value.kind, value.message, started, duration, number))
@@ -137,15 +147,11 @@ class JournalWriter:
                 returned.append(task)
             elif detail is None:
                 continue
-            elif task < 0 and detail[0] in _TOLD_OF_RANKS:
-                self._journal.append(("rank", rank, detail[0], str(detail[1] or ""), now))
-            elif task < 0 and detail[0] == "blamed on":
-                guilty, attempt, reason = detail[1]
-                self._failed.append((guilty, attempt, rank, DIED, DEATH, reason))
-            elif task < 0 and detail[0] in ("probation", "trusted"):
-                self._journal.append(("probation", detail[0] == "probation", *detail[1]))
-            elif task < 0 and detail[0] == "forgiven":
-                forgiven.append(detail[1])
+            elif task < 0:
+                if isinstance(detail, Forgiven):
+                    forgiven.append(detail)
+                else:
+                    self._note_rank(rank, detail, now)
             elif cause in (Cause.GIVEN_UP, Cause.ERROR):  # the failure that the run reports in the end
                 self._failed.append((task, attempt, rank, RAISED, *detail))
             elif (kind := INCIDENTS.get(cause)) is not None:
@@ -158,6 +164,15 @@ class JournalWriter:
         for each in forgiven:
             self._journal.append(("forgiven", *each))
         self._journal.commit()
+
+    def _note_rank(self, rank: int, record: RankRecord, now: float) -> None:
+        if isinstance(record, Blamed):
+            self._failed.append((record.task, record.attempt, rank, DIED, DEATH, record.reason))
+        elif isinstance(record, (ProbationBegun, ProbationEnded)):
+            self._journal.append(("probation", isinstance(record, ProbationBegun), *record))
+        elif isinstance(record, (Suspected, Returned, Lost)):
+            reason = "" if isinstance(record, Returned) else record.reason
+            self._journal.append(("rank", rank, _OF_RANKS[type(record)], reason, now))
 
     def end(self, status: str, exit_code: int, is_cut_short: bool) -> None:
         """Write that the launch has ended in order, and close the journal.

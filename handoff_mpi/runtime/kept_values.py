@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from handoff_mpi.comm import Envelope
+from handoff_mpi import messages
 from handoff_mpi.console import print_message
 from handoff_mpi.dag import Plan
 from handoff_mpi.errors import ValueUnavailable
 from handoff_mpi.formatting import show
-from handoff_mpi.messages import FETCH, INSIST, NOT_FOUND, OK, VALUE, Entry
+from handoff_mpi.messages import INSIST, OK, Entry
 from handoff_mpi.results.store import ResultStore
 from handoff_mpi.runtime.dispatcher import Dispatcher
-from handoff_mpi.scheduler import Event, Persisted, Scheduler, ValueLost
-from handoff_mpi.serialization import head_of
+from handoff_mpi.scheduler import Scheduler, ValueLost
+from handoff_mpi.serialization import Payload, head_of
 
 
 class KeptValues:
@@ -44,9 +44,9 @@ class KeptValues:
     def is_going_on(self) -> bool:
         return bool(self._kept_values)
 
-    def awaits(self, message: tuple[object, ...]) -> bool:
-        """Whether ``message`` answers a fetch of this room's."""
-        return message[0] in (VALUE, NOT_FOUND) and message[2] in self._kept_values
+    def awaits(self, request_id: int) -> bool:
+        """Whether ``request_id`` is of a fetch that was not answered yet."""
+        return request_id in self._kept_values
 
     def lose(self, rank: int) -> None:
         """``rank`` is lost: what it was to send is brought from another, if there is one."""
@@ -55,13 +55,13 @@ class KeptValues:
 
     def finished(self, source: int, entries: Sequence[Entry]) -> None:
         """Calls ended on ``source``: fetch what must outlast the run, and lies there only."""
-        for task, _, status, value, nbytes, _, _ in entries:
-            if status == OK and value is None and nbytes >= 0 and self._scheduler.specs[task].keep:
+        for task, _, status, value, _, _, _, is_persisted in entries:
+            if status == OK and value is None and not is_persisted and self._scheduler.specs[task].keep:
                 self._bring(task, source)
 
     def _bring(self, task: int, holder: int) -> None:
         self._kept_values[self._next_request_id] = (task, holder)
-        self._dispatcher.send(holder, (FETCH, self._number, self._next_request_id, task, None, (), INSIST, None))
+        self._dispatcher.send(holder, messages.fetch(self._number, self._next_request_id, task, via=INSIST))
         self._next_request_id -= 1
 
     def rewrite(self, missing: Sequence[tuple[int, Sequence[int]]]) -> None:
@@ -79,27 +79,27 @@ class KeptValues:
             if holders and task not in tasks.persisted:
                 self._bring(task, holders[0])
 
-    def serve_file(self, each: Envelope) -> None:
-        """Send a value that lies in a file to a rank that does not see it."""
-        run, request_id, task = each.message[1:4]
+    def serve_file(self, rank: int, request_id: int, task: int) -> None:
+        """Send a value that lies in a file to ``rank``, which does not see it."""
         try:
             head, buffers = head_of(self._kept.get(self._dispatcher.file_key(task)))
-            self._dispatcher.send(each.source, (VALUE, run, request_id, head), buffers)
+            self._dispatcher.send(rank, messages.value(self._number, request_id, head), buffers)
         except (KeyError, ValueUnavailable):
-            self._dispatcher.send(each.source, (NOT_FOUND, run, request_id, None))
+            self._dispatcher.send(rank, messages.not_found(self._number, request_id))
 
-    def absorb(self, each: Envelope, events: list[Event]) -> int | None:
-        """Take in the answer to a fetch; return the task whose value lies in a file now, None if none does."""
-        task, source = self._kept_values.pop(each.message[2])
-        if each.message[0] == NOT_FOUND:
-            events.append(ValueLost(task, (source,)))
-            self._to_bring[task] = None
-            return None
+    def on_not_found(self, request_id: int) -> ValueLost:
+        """A rank does not have the value that it was asked for."""
+        task, source = self._kept_values.pop(request_id)
+        self._to_bring[task] = None
+        return ValueLost(task, (source,))
+
+    def on_value(self, request_id: int, payload: Payload) -> int | None:
+        """A value has come; return the task whose value lies in a file now, None if it could not be written."""
+        task, _ = self._kept_values.pop(request_id)
         try:
-            self._kept.put((self._run, task), (*each.message[3], *each.buffers))
+            self._kept.put((self._run, task), payload)
         except OSError as error:
             what = f"the value of {show(self._plan.ids[task])} could not be written to {self._kept}"
             print_message(f"{what}: {error}")
             return None
-        events.append(Persisted(task))
         return task

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from handoff_mpi import messages
 from handoff_mpi.comm import Transport
-from handoff_mpi.messages import ASKED
 from handoff_mpi.resources import Capability
 from handoff_mpi.runtime.host_probe import HostProbe, Question
 from handoff_mpi.runtime.process_monitor import GONE, LIVES, STOPPED, ProcessMonitor
@@ -127,7 +127,7 @@ class Rank0Monitor:
         if answer is not None:
             self._question = None
             for rank in self._mates:
-                self._transport.send(rank, (ASKED, 0, answer))
+                self._transport.send(rank, messages.asked(answer))
             self.take(answer, now)
 
     def take(self, answer: str, now: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from array import array
 from collections import deque
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from handoff_mpi import telemetry
@@ -24,16 +24,17 @@ from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.runtime.journal_writer import INCIDENTS
 from handoff_mpi.runtime.losses import Losses
 from handoff_mpi.scheduler import Cause, Failure, Scheduler, State
+from handoff_mpi.scheduler import transitions as log
 from handoff_mpi.telemetry import handlers as events
 
 _NAMES = {State.DONE: "done", State.FAILED: "failed", State.SKIPPED: "skipped"}
-#: What the scheduler's log says of a rank, and the event that tells it.
-_RANK_EVENTS = {
-    "lost": events.RANK_LOST,
-    "suspect": events.RANK_SUSPECT,
-    "returned": events.RANK_RETURNED,
-    "memory normal": events.RANK_MEMORY_NORMAL,
-    "memory high": events.RANK_MEMORY_HIGH,
+#: What the scheduler's log says of a rank, and the telemetry event and the name of the recorded event that tell it.
+_RANK_EVENTS: dict[type, tuple[events.Event, str]] = {
+    log.Lost: (events.RANK_LOST, "rank.lost"),
+    log.Suspected: (events.RANK_SUSPECT, "rank.suspect"),
+    log.Returned: (events.RANK_RETURNED, "rank.returned"),
+    log.MemoryNormal: (events.RANK_MEMORY_NORMAL, "rank.memory_normal"),
+    log.MemoryHigh: (events.RANK_MEMORY_HIGH, "rank.memory_high"),
 }
 #: (whether it is a host, whether its probation begins) to the event that tells it.
 _PROBATION_EVENTS = {
@@ -86,7 +87,6 @@ class Recorder:
         self.retries = 0
         self.losses = Losses()
         self._incidents: dict[int, list[Incident]] = {}
-        self._has_told_let_go = False
         self._told: set[str] = set()
         self.launch = 1
         self.lost: dict[int, str] = {}
@@ -118,7 +118,7 @@ class Recorder:
         ranks, starts, durations, sizes = self._ranks, self._started, self._durations, self._nbytes
         ended, long = self.ended, self._long
         announced: dict[int, tuple[int, int, float]] = {}
-        for task, _, status, value, nbytes, started, duration in entries:
+        for task, _, status, value, nbytes, started, duration, _ in entries:
             ended.append(task)
             if long and task in long:
                 announced[task] = long.pop(task)
@@ -126,13 +126,13 @@ class Recorder:
             starts[task] = started
             durations[task] = duration
             if nbytes:
-                sizes[task] = abs(nbytes)
+                sizes[task] = nbytes
             if status:
                 self._errors[task] = value
         if telemetry.has_handlers(events.FUNCTION_START) or telemetry.has_handlers(events.FUNCTION_STOP) or (
             telemetry.has_handlers(events.FUNCTION_EXCEPTION)):  # fmt: skip
             for entry in entries:
-                self._tell(rank, entry, announced.get(entry[0], (0,))[0] == entry[1])
+                self._tell(rank, entry, announced)
 
     def started(self, rank: int, task: int, attempt: int, started: float) -> None:
         """Note a long call that is still running."""
@@ -167,13 +167,14 @@ class Recorder:
             "dag_id": self._dag_id,
         }
 
-    def _tell(self, rank: int, entry: Entry, is_announced: bool) -> None:
-        task, attempt, status, value, nbytes, started, duration = entry
+    def _tell(self, rank: int, entry: Entry, announced: Mapping[int, tuple[int, int, float]]) -> None:
+        task, attempt, status, value, nbytes, started, duration, _ = entry
         about = self._about(task, attempt, rank)
-        if not is_announced:
+        announced_attempt, _, _ = announced.get(task, (0, 0, 0.0))
+        if announced_attempt != attempt:
             telemetry.execute(events.FUNCTION_START, {"system_time": started}, about)
         if status == OK:
-            telemetry.execute(events.FUNCTION_STOP, {"duration": duration}, {**about, "nbytes": abs(nbytes)})
+            telemetry.execute(events.FUNCTION_STOP, {"duration": duration}, {**about, "nbytes": nbytes})
         else:
             about.update(kind=value.kind, reason=value.message, traceback=value.traceback)
             telemetry.execute(events.FUNCTION_EXCEPTION, {"duration": duration}, about)
@@ -189,38 +190,46 @@ class Recorder:
                     self.skipped.append(task)
                     self._tell_skipped(task)
             elif task < 0:
-                self._rank_event(rank, *detail)
+                self._on_rank_record(rank, detail)
             elif cause == Cause.RETRY:
-                self.retries += 1
-                self._note_incident(task, attempt, rank, *detail)
-                due = scheduler.ready.deferred.get(task)
-                delay_s = 0.0 if due is None else due - scheduler.now
-                about = {**self._about(task, attempt, rank), "kind": detail[0], "reason": detail[1], "delay": delay_s}
-                telemetry.execute(events.FUNCTION_RETRY, _now(), about)
-                self._note_retry(task, attempt, rank, detail[0], detail[1], delay_s)
-                self._announce(task, attempt, rank, delay_s)
+                self._on_retry(scheduler, task, attempt, rank, detail)
             elif cause == Cause.UNDECIDED:
                 self._announce_undecided(task, attempt, rank, detail[1])
             elif cause in INCIDENTS:
-                self.undone.append(task)
                 (reassigned if cause == Cause.RANK_LOST else recomputed).append(task)
-                self._long.pop(task, None)
-                rank = rank if rank >= 0 else self._ranks[task]
-                (self.losses.reassign if cause == Cause.RANK_LOST else self.losses.recompute)(task, rank)
-                self._note_incident(task, attempt, rank, INCIDENTS[cause], detail)
-                event = events.FUNCTION_REASSIGN if cause == Cause.RANK_LOST else events.FUNCTION_RECOMPUTE
-                telemetry.execute(event, _now(), {**self._about(task, attempt, rank), "reason": detail})
-                name = "function.reassigned" if cause == Cause.RANK_LOST else "function.recomputed"
-                self._note(name, detail, task=task, rank=rank, attempt=attempt, reason=detail)
+                self._on_incident(task, cause, attempt, rank, detail)
             elif cause == Cause.ERROR or cause == Cause.GIVEN_UP:
                 self._note_incident(task, attempt, rank, *detail)
                 self._announce_end(task, scheduler.tasks.failures[task])
             elif cause == Cause.RETRACTED:
-                self._tell_refused(scheduler, task, rank, detail[1])
+                self._tell_refused(scheduler, task, rank, detail.reason)
         if self.lost.keys() - lost.keys():
             self._tell_lost({rank: why for rank, why in self.lost.items() if rank not in lost}, reassigned, recomputed)
         self.losses.end_turn()
         self.events.flush()
+
+    def _on_retry(self, scheduler: Scheduler, task: int, attempt: int, rank: int, why: log.FailedAttempt) -> None:
+        self.retries += 1
+        self._note_incident(task, attempt, rank, *why)
+        due = scheduler.ready.deferred.get(task)
+        delay_s = 0.0 if due is None else due - scheduler.now
+        about = {**self._about(task, attempt, rank), "kind": why.kind, "reason": why.message, "delay": delay_s}
+        telemetry.execute(events.FUNCTION_RETRY, _now(), about)
+        self._note_retry(task, attempt, rank, why.kind, why.message, delay_s)
+        self._announce(task, attempt, rank, delay_s)
+
+    def _on_incident(self, task: int, cause: int, attempt: int, rank: int, reason: str) -> None:
+        """``task`` runs again, because of the loss of its rank or of its value."""
+        self.undone.append(task)
+        self._long.pop(task, None)
+        rank = rank if rank >= 0 else self._ranks[task]
+        is_rank_lost = cause == Cause.RANK_LOST
+        (self.losses.reassign if is_rank_lost else self.losses.recompute)(task, rank)
+        self._note_incident(task, attempt, rank, INCIDENTS[cause], reason)
+        event = events.FUNCTION_REASSIGN if is_rank_lost else events.FUNCTION_RECOMPUTE
+        telemetry.execute(event, _now(), {**self._about(task, attempt, rank), "reason": reason})
+        name = "function.reassigned" if is_rank_lost else "function.recomputed"
+        self._note(name, reason, task=task, rank=rank, attempt=attempt, reason=reason)
 
     def _tell_lost(self, lost: Mapping[int, str], reassigned: Sequence[int], recomputed: Sequence[int]) -> None:
         """Say which ranks were lost in this turn and why, equal losses in a line, and what runs again because of it."""
@@ -318,44 +327,44 @@ class Recorder:
         id = self._plan.ids[task] if task >= 0 else None
         return {"node": rank, "host": self._hosts.get(rank, ""), "amounts": amounts, "function_id": id}
 
-    def _rank_event(self, rank: int, what: str, detail: Any) -> None:
-        about = {"node": rank, "host": self._hosts.get(rank, "")}
-        if what in ("claimed", "released"):
-            change = events.RESOURCE_CLAIMED if what == "claimed" else events.RESOURCE_RELEASED
-            telemetry.execute(change, _now(), self._about_claim(rank, detail[1], detail[0]))
-            return
-        if what == "updated":
-            amounts = {name: plain_number(amount) for name, amount in detail.items()}
-            telemetry.execute(events.RESOURCE_UPDATED, _now(), {**about, "amounts": amounts})
-            self._note("resource.updated", rank, rank=rank, amounts=amounts)
-            return
-        if what == "not updated":
-            self._tell_once(f"update_node_resources({rank}, ...) changes nothing: {detail}")
-            return
-        if what == "refused for long":
-            self._tell_waiting(rank, *detail)
-            return
-        if what == "let go":
-            self._tell_let_go(str(detail))
-            return
-        if what in ("probation", "trusted"):
-            self._tell_probation(what == "probation", *detail)
-            return
-        if what == "lost":
-            self.lost[rank] = str(detail)
-            self.losses.lost(rank, str(detail), clock())
-        elif what == "returned" and self.lost.pop(rank, None) is not None:
+    def _on_rank_record(self, rank: int, record: log.RankRecord) -> None:
+        handler = _ON_RANK.get(type(record))
+        if handler is not None:
+            handler(self, rank, record)
+        event, name = _RANK_EVENTS.get(type(record), (None, ""))
+        if event is not None:
+            reason = getattr(record, "reason", "")
+            telemetry.execute(event, _now(), {"node": rank, "host": self.host_of(rank), "reason": reason})
+            why: dict[str, Any] = {} if isinstance(record, log.Returned) else {"reason": reason}
+            self._note(name, (name, rank), rank=rank, **why)
+
+    def _on_claimed(self, rank: int, record: log.Claimed) -> None:
+        telemetry.execute(events.RESOURCE_CLAIMED, _now(), self._about_claim(rank, record.amounts, record.task))
+
+    def _on_released(self, rank: int, record: log.Released) -> None:
+        telemetry.execute(events.RESOURCE_RELEASED, _now(), self._about_claim(rank, record.amounts, -1))
+
+    def _on_updated(self, rank: int, record: log.Updated) -> None:
+        amounts = {name: plain_number(amount) for name, amount in record.amounts.items()}
+        about = {"node": rank, "host": self.host_of(rank), "amounts": amounts}
+        telemetry.execute(events.RESOURCE_UPDATED, _now(), about)
+        self._note("resource.updated", rank, rank=rank, amounts=amounts)
+
+    def _on_not_updated(self, rank: int, record: log.NotUpdated) -> None:
+        self._tell_once(f"update_node_resources({rank}, ...) changes nothing: {record.reason}")
+
+    def _on_lost(self, rank: int, record: log.Lost) -> None:
+        self.lost[rank] = record.reason
+        self.losses.lost(rank, record.reason, clock())
+
+    def _on_returned(self, rank: int, record: log.Returned) -> None:
+        if self.lost.pop(rank, None) is not None:
             self.losses.returned(rank, clock())
             print_message(f"rank {rank} ({self.host_of(rank)}) has returned")
-        elif what == "memory high":
-            self._tell_short(rank, str(detail))
-        event = _RANK_EVENTS.get(what)
-        if event is not None:
-            telemetry.execute(event, _now(), {**about, "reason": str(detail or "")})
-            why: dict[str, Any] = {} if what == "returned" else {"reason": str(detail or "")}
-            self._note(f"rank.{what.replace(' ', '_')}", (what, rank), rank=rank, **why)
 
-    def _tell_probation(self, begins: bool, place: int | str, ranks: Sequence[int], reason: str) -> None:
+    def _on_probation(self, rank: int, record: log.ProbationBegun | log.ProbationEnded) -> None:
+        begins = isinstance(record, log.ProbationBegun)
+        place, ranks, reason = record
         known = len(self.probation)
         name = note_probation(self.probation, begins, place, reason)
         if len(self.probation) > known:
@@ -370,24 +379,22 @@ class Recorder:
         else:
             self._note(f"rank.{change}", place, rank=place, reason=reason)
 
-    def _tell_let_go(self, why: str) -> None:
-        if not self._has_told_let_go:
-            self._has_told_let_go = True
-            print_message(f"{why}: it continues with one call at a time")
+    def _on_let_go(self, rank: int, record: log.LetGo) -> None:
+        self._tell_once(f"{record.reason}: it continues with one call at a time")
 
     def _tell_once(self, text: str) -> None:
         if text not in self._told:  # a function may say so each time it is called
             self._told.add(text)
             print_message(text)
 
-    def _tell_short(self, rank: int, reason: str) -> None:
+    def _on_memory_high(self, rank: int, record: log.MemoryHigh) -> None:
         if rank not in self._told_short:  # it may come and go; events.jsonl has each time
             self._told_short.add(rank)
-            print_message(
-                f"rank {rank} ({self.host_of(rank)}) is short of memory: {reason}; it gets no new functions meanwhile"
-            )
+            who = f"rank {rank} ({self.host_of(rank)})"
+            print_message(f"{who} is short of memory: {record.reason}; it gets no new functions meanwhile")
 
-    def _tell_waiting(self, rank: int, task: int, count: int, reason: str) -> None:
+    def _on_refused_for_long(self, rank: int, record: log.RefusedForLong) -> None:
+        task, count, reason = record
         who = f"function {show(self._plan.ids[task])}" + (f" and {count - 1} more wait" if count > 1 else " waits")
         print_message(f"{who} for the resource tracker, which refuses what is needed (last on rank {rank}: {reason})")
 
@@ -417,3 +424,19 @@ class Recorder:
 
 def _now() -> dict[str, float]:
     return {"system_time": clock()}
+
+
+#: The class of a record of a rank or claim to its handler; a table of the class, because bound methods are cycles.
+_ON_RANK: dict[type, Callable[[Recorder, int, Any], None]] = {
+    log.Claimed: Recorder._on_claimed,
+    log.Released: Recorder._on_released,
+    log.Updated: Recorder._on_updated,
+    log.NotUpdated: Recorder._on_not_updated,
+    log.Lost: Recorder._on_lost,
+    log.Returned: Recorder._on_returned,
+    log.ProbationBegun: Recorder._on_probation,
+    log.ProbationEnded: Recorder._on_probation,
+    log.LetGo: Recorder._on_let_go,
+    log.MemoryHigh: Recorder._on_memory_high,
+    log.RefusedForLong: Recorder._on_refused_for_long,
+}

@@ -13,6 +13,7 @@ from handoff_mpi.resources import PlainAmounts, ResourceTracker
 from handoff_mpi.resources.amounts import plain_number
 from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.scheduler import DISPATCHES, Dispatch, Event, Refused, Transition
+from handoff_mpi.scheduler.transitions import Updated
 
 _SAID_NO = "it said no"
 
@@ -72,7 +73,7 @@ class TrackerAdapter:
         """Release what tasks held that are not dispatched any more, and register what ranks offer since an update."""
         for task, _, cause, _, rank, detail in log:
             if task < 0:
-                if detail[0] == "updated":
+                if isinstance(detail, Updated):
                     self._register(rank)
             elif cause not in DISPATCHES and task in self._granted:
                 self._call("release", *self._granted.pop(task))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
+from handoff_mpi import messages
 from handoff_mpi.comm import Envelope, RankFailed, Transport, fresh_memory
 from handoff_mpi.messages import (
     BYE,
@@ -19,15 +20,11 @@ from handoff_mpi.messages import (
     KEEP,
     KEEP_REMOTE,
     LOST,
-    NOT_FOUND,
     OK,
-    PROCESS_STATUS,
     RAISED,
     RETRACT,
-    UPDATE,
-    USAGE,
-    VALUE,
     ErrorReport,
+    Message,
 )
 from handoff_mpi.resources.memory import Gauge
 from handoff_mpi.results.store import ResultStore
@@ -181,7 +178,7 @@ class WorkerDriver:
             return False
         if any(self._sent):
             self._children.look()
-            if any(isinstance(each, Envelope) and each.message[0] == RETRACT for each in arrived):
+            if any(isinstance(each, Envelope) and each.kind == RETRACT for each in arrived):
                 self._children.take_back()
             self._children.listen()
         if self._encoders:
@@ -189,10 +186,11 @@ class WorkerDriver:
         events = self._take_events()
         for each in arrived:
             if isinstance(each, Envelope):
-                if each.message[0] in (CHECK_PROCESS, LOST):
-                    self._hear_of_neighbour(each.message)
-                elif each.message[0] == FILES and each.message[1] == self.setup.number:
-                    self._values.are_filed(each.message[2])
+                if each.kind in (CHECK_PROCESS, LOST):
+                    self._hear_of_neighbour(*each.message)
+                elif each.kind == FILES and each.number == self.setup.number:
+                    (keys,) = each.fields
+                    self._values.are_filed(keys)
                 events.append(Received(each.source, each.message, each.buffers))
         self._look_around(events)
         was_busy = bool(events)
@@ -225,7 +223,7 @@ class WorkerDriver:
         """Tell rank 0 of changed resources, before it hears that the call has ended which changed them."""
         for _ in range(len(self._updates)):  # more may come meanwhile, without end
             rank, amounts = self._updates.popleft()
-            self.transport.send(0, (UPDATE, self.setup.number, rank, amounts))
+            self.transport.send(0, messages.update(self.setup.number, rank, amounts))
 
     def _look_around(self, events: list[Event]) -> None:
         now = clock()
@@ -239,12 +237,12 @@ class WorkerDriver:
             rank, reason = lost
             if rank == 0:
                 raise ConnectionError(f"rank 0 is lost: {reason}")
-            self.transport.send(0, (PROCESS_STATUS, self.setup.number, rank, True, reason))
+            self.transport.send(0, messages.process_status(self.setup.number, rank, True, reason))
 
     def _look_at_memory(self, now: float, events: list[Event]) -> None:
         if self._usage is not None and now >= self._next_sample:
             self._next_sample = now + max(self.setup.usage_s, interval_s(1, now - self._began))
-            self.transport.send(0, (USAGE, self.setup.number, self._usage.sample()))
+            self.transport.send(0, messages.usage(self.setup.number, self._usage.sample()))
         pressed = self._memory_monitor.look(now)
         self.machine.budget.measured(self._memory_monitor.room_nbytes, self._memory_monitor.can_spill)
         if pressed is not None:
@@ -253,8 +251,7 @@ class WorkerDriver:
                 self._children.relieve_idle()
                 self._encoders.relieve_idle()
 
-    def _hear_of_neighbour(self, message: tuple[Any, ...]) -> None:
-        kind, run, rank = message
+    def _hear_of_neighbour(self, kind: str, run: int, rank: int) -> None:
         if run != self.setup.number:
             return
         if kind == LOST:
@@ -262,7 +259,7 @@ class WorkerDriver:
             return
         state, reason = self._process_monitor.examine(rank, clock())
         if state != UNSEEN:
-            self.transport.send(0, (PROCESS_STATUS, run, rank, state != LIVES, reason))
+            self.transport.send(0, messages.process_status(run, rank, state != LIVES, reason))
 
     def run_own_calls(self) -> bool:
         """Run calls in this very thread, if any wait; whether there were any. Not under ``lock``.
@@ -406,16 +403,22 @@ class WorkerDriver:
 
     def _send(self, command: Send) -> None:
         message = command.message
-        if message[0] == FETCH:
+        kind, run, *fields = message
+        if kind == FETCH:
             self._hasty_until = clock() + HASTE_S
-        elif message[0] == BYE:
+            message = self._fetch(run, *fields)
+        elif kind == BYE:
             self._end_output()
-        if message[0] == FETCH and message[4] is not None:
-            # The holder encodes for us, and may never have seen the code that does it.
-            serialize = message[4][0]
-            codes = [] if serialize is None else [(serialize, self.caller.blobs[serialize])]
-            message = (*message[:5], codes, *message[6:])
         self.transport.send(command.dest, message, command.buffers)
+
+    def _fetch(
+        self, run: int, request_id: int, task: int, codec: Any, codes: Any, via: int, limit_s: float | None
+    ) -> Message:
+        """Return the message with the code that encodes the value: the holder may never have seen it."""
+        if codec is not None:
+            serialize, _ = codec
+            codes = [] if serialize is None else [(serialize, self.caller.blobs[serialize])]
+        return messages.fetch(run, request_id, task, codec, codes, via, limit_s)
 
     def _end_output(self) -> None:
         """Rank 0 prints its summary once all have said goodbye: what functions have printed comes before it."""
@@ -459,10 +462,10 @@ class WorkerDriver:
         number = self.setup.number
         if outcome is None or outcome.payload is None:
             reason = None if outcome is None else (outcome.status, outcome.error)
-            self.transport.send(command.dest, (NOT_FOUND, number, command.request_id, reason))
+            self.transport.send(command.dest, messages.not_found(number, command.request_id, reason))
         else:
             head, buffers = head_of(outcome.payload)
-            self.transport.send(command.dest, (VALUE, number, command.request_id, head), buffers)
+            self.transport.send(command.dest, messages.value(number, command.request_id, head), buffers)
 
     def _serve_encoded(self, command: Serve) -> None:
         with self.lock:

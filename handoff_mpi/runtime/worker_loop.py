@@ -10,10 +10,11 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from handoff_mpi import messages
 from handoff_mpi.comm import Envelope, RankFailed, Transport
 from handoff_mpi.coroutines import running_loop_hidden
 from handoff_mpi.errors import HandoffError
-from handoff_mpi.messages import BYE, DECODE, SETUP, SHUTDOWN, START
+from handoff_mpi.messages import DECODE, SETUP, SHUTDOWN, START
 from handoff_mpi.runtime.backoff import Backoff, clock
 from handoff_mpi.runtime.callback_watch import watched
 from handoff_mpi.runtime.host_probe import LIVES, from_environment
@@ -24,6 +25,7 @@ from handoff_mpi.serialization import decode_writable
 from handoff_mpi.worker import child_main as child_process
 from handoff_mpi.worker.child_pool import ChildPool
 from handoff_mpi.worker.child_process import no_launcher_in_environment
+from handoff_mpi.worker.child_protocol import UPDATE
 from handoff_mpi.worker.silence_timer import SilenceTimer
 
 #: Seconds between two looks at whether the launcher and rank 0 are still there.
@@ -124,7 +126,7 @@ class _Mail:
                     raise ConnectionError(f"rank 0 was lost: {each.reason}")
                 continue
             self._has_heard |= each.source == 0
-            if each.message[0] in _BETWEEN_RUNS:
+            if each.kind in _BETWEEN_RUNS:
                 self._keep_for_later(each)
             else:
                 of_run.append(each)
@@ -145,14 +147,14 @@ class _Mail:
 
     def _keep_for_later(self, each: Envelope) -> None:
         self.later.append(each)
-        if each.message[0] == SHUTDOWN and self._leave is not None:
+        if each.kind == SHUTDOWN and self._leave is not None:
             shut_down_workers(self._shell.transport)
             self._leave()
 
 
 def shut_down_workers(transport: Transport) -> None:
     """Tell rank 0 that this rank leaves the job."""
-    transport.send(0, (BYE, 0))
+    transport.send(0, messages.bye())
     transport.flush(5.0)
 
 
@@ -191,7 +193,7 @@ def update_resources(rank: int, amounts: dict[str, Any]) -> None:
     """
     if _active is not None:
         _active.update_resources(rank, amounts)
-    elif not child_process.tell_rank(("update", rank, amounts)):
+    elif not child_process.tell_rank((UPDATE, rank, amounts)):
         raise HandoffError(
             "update_node_resources acts on a run, and this process executes none; call it while execute runs"
         )

@@ -19,7 +19,6 @@ from handoff_mpi.scheduler.events import (
     Retracted,
     StopRequested,
     Submitted,
-    Transition,
     Unfetched,
     ValueLocation,
     ValueLost,
@@ -29,6 +28,7 @@ from handoff_mpi.scheduler.lifecycle import DISPATCHES, TRANSITIONS, Cause, Stat
 from handoff_mpi.scheduler.machine import Scheduler
 from handoff_mpi.scheduler.policy import Policy
 from handoff_mpi.scheduler.restore import restore
+from handoff_mpi.scheduler.transitions import Transition
 
 __all__ = [
     "DISPATCHES",

@@ -8,6 +8,7 @@ from handoff_mpi.scheduler.lifecycle import Cause
 from handoff_mpi.scheduler.ready import ReadyTasks
 from handoff_mpi.scheduler.slots import Slot, SlotTable
 from handoff_mpi.scheduler.tasks import TaskTable
+from handoff_mpi.scheduler.transitions import Claimed, Released
 
 
 class Dispatches:
@@ -46,11 +47,15 @@ class Dispatches:
             for task in tasks:
                 self.has_bound |= self._ready.bind(task, rank)
 
-    def log_claim(self, slot: Slot, what: str) -> None:
-        """Log that the claim of ``slot`` was taken or released."""
+    def log_claimed(self, slot: Slot) -> None:
+        """Log that ``slot`` has taken a claim, for its first task."""
         assert slot.claim is not None
-        first = slot.tasks[0] if slot.tasks else -1
-        self._tasks.log_rank(slot.rank, what, (first, slot.claim.cost.amounts))
+        self._tasks.log_rank(slot.rank, Claimed(slot.tasks[0], slot.claim.cost.amounts))
+
+    def log_released(self, slot: Slot) -> None:
+        """Log that ``slot`` releases its claim."""
+        assert slot.claim is not None
+        self._tasks.log_rank(slot.rank, Released(slot.claim.cost.amounts))
 
     def take_commands(self) -> list[Dispatch]:
         """Return the commands of this turn."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from handoff_mpi.allocation import Claim
 from handoff_mpi.dag import TaskSpec
@@ -205,8 +205,3 @@ class Failure:
     ranks: tuple[int, ...]
     place: str = ""
     output: str = ""
-
-
-#: One line of the transition log: (task, state, cause, attempt, rank or -1, detail); for what happened to a rank
-#: or a claim, task, state and cause are -1 and detail is (what, more).
-Transition: TypeAlias = "tuple[int, int, int, int, int, Any]"

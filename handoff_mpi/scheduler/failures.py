@@ -7,10 +7,9 @@ given back; see :mod:`handoff_mpi.scheduler.probation` and :mod:`handoff_mpi.sch
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from handoff_mpi.allocation import Ledger
-from handoff_mpi.messages import DIED, Entry, ErrorReport
+from handoff_mpi.messages import DIED, ErrorReport
 from handoff_mpi.scheduler.crash_tracker import CrashTracker
 from handoff_mpi.scheduler.evidence import Evidence
 from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, READY, Cause
@@ -20,6 +19,7 @@ from handoff_mpi.scheduler.ready import ReadyTasks
 from handoff_mpi.scheduler.retries import Chance, chance_of, delay_before_retry
 from handoff_mpi.scheduler.slots import SlotTable
 from handoff_mpi.scheduler.tasks import TaskTable
+from handoff_mpi.scheduler.transitions import FailedAttempt, Forgiven, ProbationBegun, ProbationEnded, RankRecord
 from handoff_mpi.scheduler.tries import Tries
 from handoff_mpi.scheduler.undecided import HOLD_CALLS, MAX_HOLD_S, MIN_HOLD_S, Undecided, UndecidedFailures, Verdict
 
@@ -51,7 +51,7 @@ class Failures:
         crash_tracker: CrashTracker,
         expected_s: Callable[[int], float],
         fail: Callable[..., None],
-        log: Callable[[int, str, Any], None],
+        log: Callable[[int, RankRecord], None],
         retract: Callable[[int], None],
     ) -> None:
         self.evidence = Evidence(ledger.rank_states)
@@ -84,11 +84,10 @@ class Failures:
 
     # -- ends of attempts -------------------------------------------------------------------------------
 
-    def failed(self, task: int, entry: Entry, rank: int, now: float) -> None:
-        """An attempt of ``task`` has ended badly on ``rank``."""
-        error = ErrorReport(*entry[3])
-        has_died = entry[2] == DIED
-        chance = self._chance(task, entry[2], error)
+    def failed(self, task: int, rank: int, status: int, error: ErrorReport, duration: float, now: float) -> None:
+        """An attempt of ``task`` has ended badly on ``rank``, after ``duration`` seconds."""
+        has_died = status == DIED
+        chance = self._chance(task, status, error)
         self.note(task, rank, has_died, now, chance)
         if has_died and task in self._crash_tracker.deaths:
             error = error._replace(message=self._crash_tracker.tell(task, f"on rank {rank}: {error.message}"))
@@ -98,7 +97,7 @@ class Failures:
         elif chance == Chance.NEVER:
             self._fail_for_good(task, rank, error)
         else:
-            until = now + min(MAX_HOLD_S, max(MIN_HOLD_S, HOLD_CALLS * max(entry[6], self._expected_s(task))))
+            until = now + min(MAX_HOLD_S, max(MIN_HOLD_S, HOLD_CALLS * max(duration, self._expected_s(task))))
             failure = self._undecided.failure(rank, error, chance, until)
             self._decide(task, failure, now)
         self._undecided.trials.pop(task, None)
@@ -193,7 +192,8 @@ class Failures:
         """A failure without tries left is final, unless it may turn out to be the fault of its rank or host."""
         is_open = self._may_hold and self._has_elsewhere(task, failure.rank)
         if is_open and self._undecided.verdict(task, failure, now, self._is_busy) != Verdict.FINAL:
-            self._tasks.move(task, Cause.UNDECIDED, failure.rank, failure.error[:2])
+            why = FailedAttempt(failure.error.kind, failure.error.message)
+            self._tasks.move(task, Cause.UNDECIDED, failure.rank, why)
             self._undecided.add(task, failure, now)
         else:
             self._fail_for_good(task, failure.rank, failure.error)
@@ -212,7 +212,7 @@ class Failures:
 
         It is tried again at once if ``now`` is None: it failed some time ago.
         """
-        self._tasks.move(task, Cause.RETRY, rank, (error.kind, error.message))
+        self._tasks.move(task, Cause.RETRY, rank, FailedAttempt(error.kind, error.message))
         if now is None or not self.defer(task, now):
             self.offer(task)
 
@@ -260,7 +260,7 @@ class Failures:
     # -- probation ------------------------------------------------------------------------------------------
 
     def _begin(self, term: Term) -> None:
-        self._say(term, "probation", term.reason)
+        self._log(term.ranks[0], ProbationBegun(term.place, tuple(sorted(term.ranks)), term.reason))
         self._give_back(term.ranks)
         for rank in term.ranks:
             self._retract(rank)
@@ -269,18 +269,15 @@ class Failures:
 
     def _end(self, term: Term, why: str, now: float) -> None:
         self.probation.end(term, now)
-        self._say(term, "trusted", why)
+        self._log(term.ranks[0], ProbationEnded(term.place, tuple(sorted(term.ranks)), why))
         self._ready.reconsider()
-
-    def _say(self, term: Term, what: str, why: str) -> None:
-        self._log(term.ranks[0], what, (term.place, tuple(sorted(term.ranks)), why))
 
     def _give_back(self, ranks: Sequence[int]) -> None:
         """Attempts that failed on ``ranks`` do not count: what is undecided because of them is tried elsewhere."""
         for task, deaths in self._tries.give_back(ranks).items():
             if deaths:
                 self._crash_tracker.forgive(task, deaths)
-                self._log(ranks[0], "forgiven", (task, deaths))
+                self._log(ranks[0], Forgiven(task, deaths))
             failure: Undecided | None = self._ready.undecided.get(task)
             if failure is not None and self._may_retry(task, failure.chance):
                 self._undecided.release(task)

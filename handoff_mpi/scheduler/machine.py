@@ -59,6 +59,7 @@ from handoff_mpi.scheduler.retractions import Retractions
 from handoff_mpi.scheduler.returns import Returns
 from handoff_mpi.scheduler.slots import SlotTable
 from handoff_mpi.scheduler.tasks import TaskTable
+from handoff_mpi.scheduler.transitions import RefusedForLong, TrackerRefusal
 from handoff_mpi.scheduler.waiters import Waiters
 
 #: Receives an event and the time.
@@ -274,24 +275,24 @@ class Scheduler:
         has_trouble = bool(self._failed_on or self._probes or self._crash_tracker.deaths)
         others = 0  # entries that are not successes, or were counted
         for entry in event.entries:
-            task = entry[0]
-            if state[task] != DISPATCHED or attempts[task] != entry[1]:
+            task, attempt, status, value, nbytes, _, duration, is_persisted = entry
+            if state[task] != DISPATCHED or attempts[task] != attempt:
                 self.stale += 1
                 others += 1
                 continue
             slot = land(task, now)
             if asked:
                 asked.discard(task)
-            if entry[2] == OK:
-                learn(task, entry[6])
-                tasks.done(task, entry, slot.rank)
+            if status == OK:
+                learn(task, duration)
+                tasks.done(task, slot.rank, value is not None, nbytes, is_persisted)
                 if has_trouble:
                     self._failures.succeeded(task, slot.rank, now)
             else:
                 wins = event.entries.index(entry) - others
                 self._wins[slot.rank] += wins  # what succeeded before it speaks for the rank before, not after
                 others += wins + 1
-                self._failures.failed(task, entry, slot.rank, now)
+                self._failures.failed(task, slot.rank, status, ErrorReport(*value), duration, now)
         wins = len(event.entries) - others
         if wins:
             self._wins[event.rank] += wins
@@ -343,7 +344,7 @@ class Scheduler:
     def _on_refused(self, event: Refused, now: float) -> None:
         if not self.tasks.is_current(event.task, event.attempt):
             return
-        slot = self._returns.take_back(event.task, Cause.RETRACTED, now, ("refused", event.reason))
+        slot = self._returns.take_back(event.task, Cause.RETRACTED, now, TrackerRefusal(event.reason))
         self.tasks.attempts[event.task] -= 1  # it was no attempt: nothing was sent
         if not slot.tasks:
             self.slots.release(slot)  # the claim went with the dispatch that was not sent
@@ -354,7 +355,7 @@ class Scheduler:
         for task, why in self._refusals.expired(self.now):
             self._fail(task, Cause.GIVEN_UP, -1, ErrorReport(REFUSED, why))
         for task, count, rank, reason in self._refusals.unreported(self.now):
-            self.tasks.log_rank(rank, "refused for long", (task, count, reason))
+            self.tasks.log_rank(rank, RefusedForLong(task, count, reason))
         if not self.stopping:
             self._refusals.offer_due(self.now)
 

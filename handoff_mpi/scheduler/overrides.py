@@ -9,12 +9,12 @@ together. A suspect rank is never used, since it may be dead: it speaks sooner o
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from handoff_mpi.allocation import MEMORY, PROBATION, Ledger
 from handoff_mpi.scheduler.memory_pressure import MemoryPressure
 from handoff_mpi.scheduler.placement import Placer
 from handoff_mpi.scheduler.slots import SlotTable
+from handoff_mpi.scheduler.transitions import LetGo, RankRecord
 
 #: The reasons that may be set aside, in the order in which they are.
 OVERRIDABLE = (frozenset({MEMORY}), frozenset({PROBATION}), frozenset({MEMORY, PROBATION}))
@@ -36,7 +36,7 @@ class Overrides:
         slots: SlotTable,
         placer: Placer,
         shortage: MemoryPressure,
-        log: Callable[[int, str, Any], None],
+        log: Callable[[int, RankRecord], None],
     ) -> None:
         self._ledger = ledger
         self._slots = slots
@@ -61,7 +61,7 @@ class Overrides:
                 with self._ledger.lifted([rank], reasons):
                     self._placer.allocate(now, most=1)
             if self._slots.in_flight:
-                self._log(rank, "let go", "all ranks that could continue are short of memory")
+                self._log(rank, LetGo("all ranks that could continue are short of memory"))
                 return
 
     def _place_all(self, reasons: frozenset[str], now: float) -> None:

@@ -75,7 +75,7 @@ class Pipeline:
                 self._dispatches.fed[slot] = None
                 continue
             if self._dispatches.logs_claims:
-                self._dispatches.log_claim(slot, "released")
+                self._dispatches.log_released(slot)
             self._slots.release(slot)
 
     def _continue(self, slot: Slot, queue: ReadyQueue, claim: Claim, now: float) -> None:

@@ -145,7 +145,7 @@ class Placer:
         dispatches.send(slot, [task], claim, now)
         dispatches.fed[slot] = None
         if dispatches.logs_claims:
-            dispatches.log_claim(slot, "claimed")
+            dispatches.log_claimed(slot)
         return claim
 
     def _placements(self, ready: Offers) -> Iterator[tuple[int, int]]:

@@ -29,6 +29,16 @@ from handoff_mpi.scheduler.retractions import Retractions
 from handoff_mpi.scheduler.returns import Returns
 from handoff_mpi.scheduler.slots import SlotTable
 from handoff_mpi.scheduler.tasks import TaskTable
+from handoff_mpi.scheduler.transitions import (
+    Blamed,
+    Lost,
+    MemoryHigh,
+    MemoryNormal,
+    NotUpdated,
+    Returned,
+    Suspected,
+    Updated,
+)
 
 
 class RankChanges:
@@ -79,7 +89,7 @@ class RankChanges:
         """A suspect's queued tasks are run elsewhere; the running ones may well be finished."""
         rank = event.rank
         self._ledger.cordon(rank)
-        self._tasks.log_rank(rank, "suspect", event.reason)
+        self._tasks.log_rank(rank, Suspected(event.reason))
         tasks = [(task, self._tasks.attempts[task]) for task in self._slots.waiting_behind(rank)]
         for task, _ in tasks:
             self._returns.take_back(task, Cause.RANK_LOST, now)
@@ -91,7 +101,7 @@ class RankChanges:
         """The rank is offered tasks again."""
         self._ledger.restore(event.rank)
         self._ledger.uncordon(event.rank)
-        self._tasks.log_rank(event.rank, "returned")
+        self._tasks.log_rank(event.rank, Returned())
 
     # -- losses -----------------------------------------------------------------------------------------
 
@@ -111,7 +121,7 @@ class RankChanges:
     def _lose(self, rank: int, reason: str, now: float, is_blameless: bool) -> list[tuple[int, int]]:
         """Take everything from ``rank``; return the tasks that were in flight there, with their attempts."""
         tasks = self._tasks
-        tasks.log_rank(rank, "lost", reason)
+        tasks.log_rank(rank, Lost(reason))
         self._commands.append(BroadcastLoss(rank))
         orphans = [task for slot in self._slots.of_rank[rank] for task in slot.tasks]
         recalled = [(task, tasks.attempts[task]) for task in orphans]
@@ -140,7 +150,7 @@ class RankChanges:
         (task,) = orphans
         self._failures.died_with_rank(task, rank)
         may_retry = self._crash_tracker.may_retry(task)
-        self._tasks.log_rank(rank, "blamed on", (task, self._tasks.attempts[task], reason))
+        self._tasks.log_rank(rank, Blamed(task, self._tasks.attempts[task], reason))
         if may_retry:
             self._failures.defer(task, now)
         else:
@@ -154,19 +164,20 @@ class RankChanges:
         try:
             self._ledger.update(event.rank, event.amounts)
         except AllocationError as error:
-            self._tasks.log_rank(event.rank, "not updated", str(error))
+            self._tasks.log_rank(event.rank, NotUpdated(str(error)))
             return
         if self._adds_slots and "cpu" in event.amounts:
             self._ledger.add_slots(event.rank, min(event.amounts["cpu"] // UNIT, MAX_SLOTS))
             self._slots.follow(event.rank)
         self._ready.reconsider()
-        self._tasks.log_rank(event.rank, "updated", event.amounts)
+        self._tasks.log_rank(event.rank, Updated(event.amounts))
 
     def memory_told(self, event: MemoryTold, now: float) -> None:
         """The rank is short of memory from now on, or no longer."""
         if event.rank not in self._ledger.rank_states:
             return
-        self._tasks.log_rank(event.rank, "memory high" if event.is_short else "memory normal", event.words)
+        record = MemoryHigh(event.words) if event.is_short else MemoryNormal(event.words)
+        self._tasks.log_rank(event.rank, record)
         if event.is_short:
             self._memory_pressure.begin(event.rank)
             self._retractions.retract_queued(event.rank)

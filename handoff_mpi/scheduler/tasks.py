@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from handoff_mpi.dag import TaskSpec
-from handoff_mpi.messages import Entry, ErrorReport
-from handoff_mpi.scheduler.events import Failure, Transition, ValueLocation
+from handoff_mpi.messages import ErrorReport
+from handoff_mpi.scheduler.events import Failure, ValueLocation
 from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, FAILED, READY, SKIPPED, TABLE, WAITING, Cause, State
 from handoff_mpi.scheduler.ready import ReadyTasks
 from handoff_mpi.scheduler.tracebacks import MAX_OUTPUTS, Tracebacks
+from handoff_mpi.scheduler.transitions import FailedAttempt, RankRecord, Transition
 
 #: No more holders of a value are named to who wants it, but for the first; a thousand ranks may hold one.
 MAX_NAMED = 3
@@ -126,9 +127,9 @@ class TaskTable:
         state[task] = then
         self.log.append((task, then, cause, self.attempts[task], rank, detail))
 
-    def log_rank(self, rank: int, what: str, detail: Any = None) -> None:
+    def log_rank(self, rank: int, record: RankRecord) -> None:
         """Log what happened to a rank, or to a claim there."""
-        self.log.append((-1, -1, -1, 0, rank, (what, detail)))
+        self.log.append((-1, -1, -1, 0, rank, record))
 
     def take_log(self) -> list[Transition]:
         """Return the log and empty it."""
@@ -192,18 +193,26 @@ class TaskTable:
         elif self._has_failed_input(task):
             self.skip([task])
 
-    def done(self, task: int, entry: Entry, rank: int) -> None:
-        """A dispatched task ended well: its children may be ready now."""
+    def done(self, task: int, rank: int, is_inline: bool, nbytes: int, is_persisted: bool) -> None:
+        """A dispatched task ended well: its children may be ready now.
+
+        Args:
+            task: its number.
+            rank: where it ran.
+            is_inline: whether its value came to rank 0; else it is on ``rank``.
+            nbytes: the size of its value.
+            is_persisted: whether that lies in a file as well.
+        """
         self.move(task, Cause.OK, rank)
         self.open -= 1
-        if entry[3] is not None:
+        if is_inline:
             self.at_rank0[task] = 1
         else:
             self._let_go(task)
             self.holders[task] = []
             self._hold(task, rank)
-            self.nbytes[task] = abs(entry[4])
-            if entry[4] < 0:
+            self.nbytes[task] = nbytes
+            if is_persisted:
                 self.persisted.add(task)
         state, missing = self.state, self.missing
         for child in self.children[task]:
@@ -254,7 +263,7 @@ class TaskTable:
         output = error.output if len(self.failures) < MAX_OUTPUTS else ""
         tried = self.attempts[task], ranks
         self.failures[task] = Failure(error.kind, error.message, traceback, *tried, error.place, output)
-        self.move(task, cause, rank, (error.kind, error.message))
+        self.move(task, cause, rank, FailedAttempt(error.kind, error.message))
         self.open -= 1
         self._close_inputs(task)
         self.skip([child for child in self.children[task] if self.state[child] in (WAITING, READY)])

@@ -21,6 +21,7 @@ from handoff_mpi.scheduler import (
     Transition,
 )
 from handoff_mpi.scheduler.queues import ReadyQueue
+from handoff_mpi.scheduler.transitions import Forgiven, LetGo, Lost, MemoryHigh, MemoryNormal
 from handoff_mpi.simulation.run_dir import PreviousLaunch, SimulatedRunDir
 from handoff_mpi.simulation.workload import Workload
 from handoff_mpi.worker.events import QueuedCall
@@ -163,7 +164,7 @@ class Oracle:
 
     def tear(self, since: float) -> None:
         """Lose the records that were written after ``since``."""
-        self._blame = [entry for entry in self._blame if entry[0] <= since]
+        self._blame = [(time, task, deaths) for time, task, deaths in self._blame if time <= since]
 
     # -- turns ----------------------------------------------------------------------------------------
 
@@ -173,11 +174,11 @@ class Oracle:
         self._look_at_memory_pressure(launch, log)
         for position, (task, then, cause, attempt, rank, detail) in enumerate(log):
             if task < 0:
-                if detail[0] == "lost":
-                    self._look_at_loss(launch, rank, detail[1])
-                    self._look_for_blame(now, rank, detail[1], log[position + 1 :])
-                elif detail[0] == "forgiven":
-                    self._blame.append((now, detail[1][0], -detail[1][1]))
+                if isinstance(detail, Lost):
+                    self._look_at_loss(launch, rank, detail.reason)
+                    self._look_for_blame(now, rank, detail.reason, log[position + 1 :])
+                elif isinstance(detail, Forgiven):
+                    self._blame.append((now, detail.task, -detail.deaths))
                 continue
             if cause in DISPATCHES:
                 self._look_at_placement(now, task)
@@ -186,7 +187,7 @@ class Oracle:
                 self._suspects.discard(task)
                 self._not_before.pop(task, None)
             elif cause in (Cause.RETRY, Cause.ERROR, Cause.UNDECIDED):
-                self._look_at_end(now, task, attempt, Cause(cause), detail[0])
+                self._look_at_end(now, task, attempt, Cause(cause), detail.kind)
             if then == State.FAILED:
                 self._look_at_failure(launch.scheduler, task, *detail)
 
@@ -209,11 +210,11 @@ class Oracle:
     def _look_at_memory_pressure(self, launch: Launch, log: Iterable[Transition]) -> None:
         """A rank that is short of memory is given a task only if nothing else runs anywhere."""
         for task, _, cause, _, rank, detail in log:
-            if task < 0 and detail[0].startswith("memory"):
+            if isinstance(detail, MemoryHigh):
+                self._short.add(rank)
+            elif isinstance(detail, MemoryNormal):
                 self._short.discard(rank)
-                if detail[0] == "memory high":
-                    self._short.add(rank)
-            elif task < 0 and detail[0] == "let go":
+            elif isinstance(detail, LetGo):
                 launch.fault_counts["let go"] += 1
             elif task >= 0 and cause in DISPATCHES and rank in self._short:
                 alone = launch.scheduler.slots.in_flight == 1

@@ -7,10 +7,11 @@ from collections import Counter
 from typing import Any
 
 from handoff_mpi.comm import Envelope, RankFailed
+from handoff_mpi.messages import Message
 from handoff_mpi.scheduler import Scheduler
 from handoff_mpi.simulation.check import SPEAKS_S, Oracle
 from handoff_mpi.simulation.faults import Faults
-from handoff_mpi.simulation.network import Clock, Message, Network
+from handoff_mpi.simulation.network import Clock, Network
 from handoff_mpi.simulation.rank import SimulatedRank, Traits
 from handoff_mpi.simulation.rank0_driver import Rank0Driver
 from handoff_mpi.simulation.run_dir import UNSYNCED_S, SimulatedRunDir

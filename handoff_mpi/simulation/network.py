@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 from handoff_mpi.messages import (
     CONSTANT,
@@ -22,9 +22,8 @@ from handoff_mpi.messages import (
     RETRACT,
     RETRACTED,
     VALUE,
+    Message,
 )
-
-Message: TypeAlias = "tuple[Any, ...]"
 
 #: Only these have buffers that travel beside the message.
 _LARGE = frozenset({VALUE, CONSTANT})
@@ -96,11 +95,12 @@ class Network:
         clock, rng, pair = self._clock, self._rng, (source, dest)
         arrival = max(clock.now + rng.expovariate(1000), self._arrival.get(pair, 0.0), self._end_of_cut(*pair))
         self._arrival[pair] = arrival
-        if message[0] in _LARGE:
+        kind, *_ = message
+        if kind in _LARGE:
             arrival += self._transfer_s()
         clock.at(arrival, "message", source, dest, message)
         if self._repeats and clock.now < self._until:
-            self._repeat(arrival, source, dest, message)
+            self._repeat(arrival, source, dest, kind, message)
 
     def _end_of_cut(self, source: int, dest: int) -> float:
         if not self._cut_until:
@@ -115,8 +115,8 @@ class Network:
         self._on_trouble("slow value", self._clock.now + seconds)
         return seconds
 
-    def _repeat(self, arrival: float, source: int, dest: int, message: Message) -> None:
-        kind, rng = message[0], self._rng
+    def _repeat(self, arrival: float, source: int, dest: int, kind: str, message: Message) -> None:
+        rng = self._rng
         if kind in _TWICE and rng.random() < 0.03:
             self._on_trouble("repeat", arrival)
             self._clock.at(arrival, "message", source, dest, message)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from handoff_mpi import messages
 from handoff_mpi.messages import (
     CHECK_PROCESS,
     DEATH,
@@ -18,18 +19,16 @@ from handoff_mpi.messages import (
     KEEP,
     KEEP_REMOTE,
     NORMAL,
-    NOT_FOUND,
     OK,
-    PROCESS_STATUS,
     RAISED,
     REDIRECT,
     RETRACT,
-    VALUE,
     ErrorReport,
+    Message,
 )
 from handoff_mpi.results.store import Key
 from handoff_mpi.serialization import PLAIN
-from handoff_mpi.simulation.network import Clock, Message
+from handoff_mpi.simulation.network import Clock
 from handoff_mpi.simulation.run_dir import SimulatedRunDir
 from handoff_mpi.simulation.workload import Workload
 from handoff_mpi.worker import events as worker
@@ -140,8 +139,10 @@ class SimulatedRank:
     def receive(self, source: int, message: Message) -> None:
         """A message has arrived."""
         if not self.is_dead:
-            if message[0] == FILES:
-                self._file_keys.update(message[2])
+            kind, _, *fields = message
+            if kind == FILES:
+                (keys,) = fields
+                self._file_keys.update(keys)
             self._backlog.append(worker.Received(source, message))
             self.wake()
 
@@ -152,12 +153,12 @@ class SimulatedRank:
         self.stopped_since = None
         events, self._backlog = self._backlog, []
         self._is_one = len(events) == 1
-        messages = [event.message for event in events if isinstance(event, worker.Received)]
-        if any(message[0] == RETRACT for message in messages):
+        arrived = [event.message for event in events if isinstance(event, worker.Received)]
+        if any(kind == RETRACT for kind, *_ in arrived):
             self._take_back(*self._ahead)
-        for message in messages:
-            if message[0] == CHECK_PROCESS:
-                self.look_at(message[2])
+        for kind, _, *fields in arrived:
+            if kind == CHECK_PROCESS:
+                self.look_at(*fields)
         while True:
             commands = self.machine.handle(events, self._clock.now)
             events = []
@@ -173,7 +174,7 @@ class SimulatedRank:
         """Look at the process of a rank of the same host, and tell rank 0 what is found."""
         is_gone = self._around.looks_dead(rank)
         reason = "its process no longer exists" if is_gone else "it is alive"
-        self._around.send(self.rank, 0, (PROCESS_STATUS, 1, rank, is_gone, reason))
+        self._around.send(self.rank, 0, messages.process_status(1, rank, is_gone, reason))
 
     def tick(self, wakeup: float) -> None:
         """A planned wake-up; one that was overtaken by events does nothing, or they would multiply."""
@@ -205,7 +206,8 @@ class SimulatedRank:
 
     def _obey(self, command: worker.Command) -> list[worker.Event]:
         if isinstance(command, worker.Send):
-            self._around.fault_counts["referral"] += command.message[0] == REDIRECT
+            kind, *_ = command.message
+            self._around.fault_counts["referral"] += kind == REDIRECT
             self._around.send(self.rank, command.dest, command.message)
         elif isinstance(command, worker.Put):
             self.values[command.task] = command.payload[1]
@@ -232,9 +234,9 @@ class SimulatedRank:
     def _serve(self, command: worker.Serve) -> None:
         value = self._held(command.task)
         if value is None:
-            self._around.send(self.rank, command.dest, (NOT_FOUND, 1, command.request_id, None))
+            self._around.send(self.rank, command.dest, messages.not_found(1, command.request_id))
         else:
-            self._around.send(self.rank, command.dest, (VALUE, 1, command.request_id, (PLAIN, value)))
+            self._around.send(self.rank, command.dest, messages.value(1, command.request_id, (PLAIN, value)))
 
     def _held(self, task: int) -> int | None:
         if task in self.machine.held:
@@ -250,7 +252,7 @@ class SimulatedRank:
         for slot, ahead in self._ahead.items():
             running = self.machine.running[slot]
             if running is not None and not self._is_own(running):
-                ahead += self.machine.prefill(slot, _AHEAD - len(ahead), lambda work, _: not self._is_own(work))
+                ahead += self.machine.slots.prefill(slot, _AHEAD - len(ahead), lambda work, _: not self._is_own(work))
 
     def _take_back(self, *slots: int) -> None:
         for slot in slots:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from handoff_mpi.comm import Envelope, RankFailed
 from handoff_mpi.membership import Membership
-from handoff_mpi.messages import Entry
+from handoff_mpi.messages import Entry, Message
 from handoff_mpi.resources import PlainAmounts
 from handoff_mpi.results.event_log import EventPort, NoEvents
 from handoff_mpi.results.store import MemoryStore
@@ -23,7 +23,6 @@ from handoff_mpi.runtime.tracker_adapter import TrackerAdapter
 from handoff_mpi.scheduler import Closed, Event, Scheduler, Submitted
 from handoff_mpi.serialization import PLAIN
 from handoff_mpi.simulation.check import check, check_membership
-from handoff_mpi.simulation.network import Message
 from handoff_mpi.simulation.run_dir import PreviousLaunch
 
 if TYPE_CHECKING:

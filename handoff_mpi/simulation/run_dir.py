@@ -157,16 +157,18 @@ class SimulatedRunDir:
         """Return the tasks that a later launch must not run, and the keys of the files that let it: a dumb twin."""
         spared: dict[int, Key | None] = {}
         for segment in self._segments:
-            for _, record in segment.records:
-                if record[0] == "turn":
-                    for task, *_, payload, key in record[2]:
+            for _, (kind, *fields) in segment.records:
+                if kind == "turn":
+                    _, done, *_ = fields
+                    for task, *_, payload, key in done:
                         if payload is not None:
                             assert payload[0] == PLAIN
                             spared[task] = None
                         elif key is not None and spared.get(task, key) is not None:
                             spared[task] = key
-                elif record[0] == "persisted":
-                    spared[record[1]] = record[2]
+                elif kind == "persisted":
+                    task, key = fields
+                    spared[task] = key
         return {task: key for task, key in spared.items() if key is None or key in self.files}
 
     def in_flight(self) -> set[int]:
@@ -177,7 +179,7 @@ class SimulatedRunDir:
             flying: set[int] = set()
             for _, (kind, *fields) in segment.records:
                 if kind == "turn":
-                    sent, ended, failed = ({entry[0] for entry in entries} for entries in fields[:3])
+                    sent, ended, failed = ({task for task, *_ in entries} for entries in fields[:3])
                     flying = (flying - ended - failed) | sent
                     done |= ended
             suspects |= flying

@@ -416,7 +416,7 @@ class _Drive:
             if not self._running:
                 break
             rank, task, attempt = self._running.pop(0)
-            entry: Entry = (task, attempt, OK, NOTHING, 0, self._now, 0.5)
+            entry: Entry = (task, attempt, OK, NOTHING, 0, self._now, 0.5, False)
             self._placed[self._plan.ids[task]] = rank
             self.handle([Finished(rank, [entry])])
         return self._placed

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, SupportsIndex
 
+from handoff_mpi import messages
 from handoff_mpi.comm import Envelope, MemoryNetwork, RankFailed
 from handoff_mpi.comm.in_memory import MemoryTransport
 from handoff_mpi.errors import UsageError
@@ -163,14 +164,15 @@ class _FakeRank:
 
     def _is_between_runs(self, envelope: Envelope) -> bool:
         """Handle a message that is for no run's machine; return whether it is one."""
-        message = envelope.message
-        if message[0] == START:
+        if envelope.kind == START:
             self.leave_run()
-            self._shell = WorkerDriver(self._transport, message[2])
+            (setup,) = envelope.fields
+            self._shell = WorkerDriver(self._transport, setup)
             self._shell.caller.lets_interrupt = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        elif message[0] == SETUP:
-            self._transport.send(0, (jobs.REGISTERED, 0, *jobs.set_up(message[2], self._capability)))
-        elif message[0] == SHUTDOWN:
+        elif envelope.kind == SETUP:
+            function, _ = envelope.fields
+            self._transport.send(0, messages.registered(*jobs.set_up(function, self._capability)))
+        elif envelope.kind == SHUTDOWN:
             shut_down_workers(self._transport)
         else:
             return False

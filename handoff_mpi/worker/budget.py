@@ -76,7 +76,8 @@ class Budget:
 
     def begin(self, work: QueuedCall, copied_nbytes: int) -> None:
         """A call begins: its result will come into memory, and so will copies of its inputs."""
-        work.promised_nbytes = self._expected.get(work.call_template[0], 0) + copied_nbytes
+        codes, *_ = work.call_template
+        work.promised_nbytes = self._expected.get(codes, 0) + copied_nbytes
         self._promised_nbytes += work.promised_nbytes
 
     def end(self, work: QueuedCall) -> None:
@@ -86,5 +87,5 @@ class Budget:
 
     def learn(self, work: QueuedCall, nbytes: int) -> None:
         """The result of a call took ``nbytes``."""
-        codes = work.call_template[0]
+        codes, *_ = work.call_template
         self._expected[codes] = max(self._expected.get(codes, 0), nbytes)

@@ -14,21 +14,42 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from handoff_mpi import signals
 from handoff_mpi.callbacks import call_here
 from handoff_mpi.carried_modules import serve_as_child
 from handoff_mpi.console import print_message
+from handoff_mpi.dag.call_template import CallTemplate
+from handoff_mpi.dag.template_builder import Codec
 from handoff_mpi.linux import give_back_freed_memory, signal_at_parents_end
-from handoff_mpi.messages import INLINE_RESULT_NBYTES, RAISED, ErrorReport
+from handoff_mpi.messages import INLINE_RESULT_NBYTES, RAISED, Buffers, ErrorReport, Message
 from handoff_mpi.module_files import take_sources
 from handoff_mpi.process_exit import exit_process, flush_output
 from handoff_mpi.serialization import Payload, decode_code, nbytes_of
 from handoff_mpi.worker.call_spec import CallSpec, Outcome
 from handoff_mpi.worker.calls import CallRunner
-from handoff_mpi.worker.child_protocol import DescriptorsLost, Frame, FrameReader, join, send_frame, split
+from handoff_mpi.worker.child_protocol import (
+    AHEAD,
+    BEGUN,
+    CALL,
+    ENCODE,
+    ENDED,
+    LEARN,
+    OUTPUT,
+    RUN,
+    SETUP,
+    SOURCES,
+    TRIM,
+    VOID,
+    DescriptorsLost,
+    Frame,
+    FrameReader,
+    join,
+    send_frame,
+    split,
+)
 from handoff_mpi.worker.error_report import describe
 from handoff_mpi.worker.output import CallOutput
 from handoff_mpi.worker.output_index import OutputFiles
@@ -84,9 +105,9 @@ class _Server:
         self._semaphore = tokens
         self._problem: ErrorReport | None = None
         self._caller = CallRunner(rank, run)
-        self._begin_run(run, seeds)
+        self._begin_run((), run, seeds)
 
-    def _begin_run(self, run: str, seeds: bool) -> None:
+    def _begin_run(self, buffers: Buffers, run: str, seeds: bool) -> None:
         self._caller.close()
         if self._output is not None:
             self._output.close()
@@ -100,35 +121,28 @@ class _Server:
     def take(self, frame: Frame | None) -> None:
         """Act on a frame of the rank."""
         assert frame is not None, "the socket blocks"
-        message, buffers = frame
-        if message[0] == "learn":
-            constant = message[2]
-            self._has_news |= bool(message[1])
-            self._caller.learn(message[1], None if constant is None else (constant[0], join(constant[1], buffers)))
-        elif message[0] == "sources":
-            take_sources(message[1])
-        elif message[0] == "setup":
-            self._problem = _set_up(message[1], self._rank)
-            self._caller = CallRunner(self._rank, message[2], GlobalGenerators(self._seeds, seeded_by_setup()))
-            self._caller.output = self._output
-        elif message[0] == "output":
-            self._capture(*message[1:])
-        elif message[0] == "run":
-            self._begin_run(*message[1:])
-        elif message[0] == "trim":
-            give_back_freed_memory()
-        elif message[0] == "call":
-            self._is_void = False
-            spec = _spec(message, buffers, None)
-            if self._has_news:
-                self._prepare(spec.call_template[0], spec.cores)
-            self._call(spec)
-        elif message[0] == "ahead":
-            self._call_if_possible(message)
-        elif message[0] == "encode":
-            self._encode(message, buffers)
+        (kind, *fields), buffers = frame
+        _ON[kind](self, buffers, *fields)
 
-    def _capture(self, launch: int, max_nbytes: int) -> None:
+    def _learn(
+        self, buffers: Buffers, codes: Sequence[tuple[int, bytes]], number: int = -1, head: Payload = ()
+    ) -> None:
+        """Take in encoded callables, or the large constant of a number."""
+        self._has_news |= bool(codes)
+        self._caller.learn(codes, (number, join(head, buffers)) if head else None)
+
+    def _take_sources(self, buffers: Buffers, sources: Any) -> None:
+        take_sources(sources)
+
+    def _set_up(self, buffers: Buffers, setup: bytes, run: str) -> None:
+        self._problem = _set_up(setup, self._rank)
+        self._caller = CallRunner(self._rank, run, GlobalGenerators(self._seeds, seeded_by_setup()))
+        self._caller.output = self._output
+
+    def _trim(self, buffers: Buffers) -> None:
+        give_back_freed_memory()
+
+    def _capture(self, buffers: Buffers, launch: int, max_nbytes: int) -> None:
         out, index = self._descriptors = self._reader.take_descriptors(2)
         files = OutputFiles(out.number, index.number, launch, max_nbytes)
         self._output = self._caller.output = CallOutput(lambda: files, stays=True)
@@ -137,20 +151,49 @@ class _Server:
         """Starting, ``setup`` and imports may take longer than a call's timeout allows: that counts from here."""
         self._has_news = False
         self._caller.prepare(codes, cores)
-        tell_rank(("begun",))
+        tell_rank((BEGUN,))
 
-    def _call_if_possible(self, message: tuple[Any, ...]) -> None:
-        has_token = self._semaphore.take()  # its own, even if it is void
-        if not has_token or self._is_void or (self._latest is None and None in message[4]):
-            self._is_void = True
-            tell_rank(("void",))
-        else:
-            self._call(_spec(message, (), self._latest))
-
-    def _encode(self, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
-        _, codec, dest, head = message
+    def _call(
+        self,
+        buffers: Buffers,
+        id: Any,
+        attempt: int,
+        call_template: CallTemplate,
+        heads: Sequence[Any],
+        cores: float,
+        gpus: tuple[int, ...],
+    ) -> None:
+        """Run a call; each of its ``heads`` is (head, number of its buffers, codec, source rank)."""
+        self._is_void = False
         if self._has_news:
-            self._prepare(codec[:1])
+            codes, *_ = call_template
+            self._prepare(codes, cores)
+        self._run(CallSpec(id, attempt, call_template, _values(heads, buffers), cores, gpus))
+
+    def _call_if_possible(
+        self,
+        buffers: Buffers,
+        id: Any,
+        attempt: int,
+        call_template: CallTemplate,
+        values: Sequence[tuple[Payload, Any, int] | None],
+        cores: float,
+        gpus: tuple[int, ...],
+    ) -> None:
+        """Run a call that was sent ahead, unless it is void; None among its ``values`` is that of the call before."""
+        has_token = self._semaphore.take()  # its own, even if it is void
+        latest = self._latest
+        if not has_token or self._is_void or (latest is None and None in values):
+            self._is_void = True
+            tell_rank((VOID,))
+        else:
+            found = [(latest or (), None, -1) if each is None else each for each in values]
+            self._run(CallSpec(id, attempt, call_template, found, cores, gpus))
+
+    def _encode(self, buffers: Buffers, codec: Codec, dest: int, head: Payload) -> None:
+        if self._has_news:
+            serialize, _ = codec
+            self._prepare(() if serialize is None else (serialize,))
         began = time.monotonic()
         if self._problem is not None:
             self._answer(self._set_up_failed(), began)
@@ -160,7 +203,7 @@ class _Server:
     def _set_up_failed(self) -> Outcome:
         return Outcome(RAISED, None, self._problem, 0.0)
 
-    def _call(self, spec: CallSpec) -> None:
+    def _run(self, spec: CallSpec) -> None:
         began = time.monotonic()
         outcome = self._set_up_failed() if self._problem is not None else self._caller.call(spec)
         payload = outcome.payload
@@ -173,7 +216,7 @@ class _Server:
             flush_output()
         payload = outcome.payload
         head, buffers = (None, ()) if payload is None else split(payload)
-        tell_rank(("ended", outcome.status, head, outcome.error, began, outcome.duration), buffers)
+        tell_rank((ENDED, outcome.status, head, outcome.error, began, outcome.duration), buffers)
 
 
 def _set_up(blob: bytes, rank: int) -> ErrorReport | None:
@@ -188,22 +231,31 @@ def _set_up(blob: bytes, rank: int) -> ErrorReport | None:
     return None
 
 
-def _spec(message: tuple[Any, ...], buffers: Sequence[Any], latest: Payload | None) -> CallSpec:
-    _, id, attempt, call_template, heads, cores, gpus = message
+#: The kind of a message to its handler, whose parameters are the buffers beside it and its fields.
+_ON: dict[str, Callable[..., None]] = {
+    LEARN: _Server._learn,
+    SOURCES: _Server._take_sources,
+    SETUP: _Server._set_up,
+    OUTPUT: _Server._capture,
+    RUN: _Server._begin_run,
+    TRIM: _Server._trim,
+    CALL: _Server._call,
+    AHEAD: _Server._call_if_possible,
+    ENCODE: _Server._encode,
+}
+
+
+def _values(heads: Sequence[Any], buffers: Buffers) -> list[tuple[Payload, Any, int]]:
+    """Return the inputs of a call, each with as many of ``buffers`` as are its own."""
     values: list[tuple[Payload, Any, int]] = []
     taken = 0
-    for each in heads:
-        if each is None:
-            assert latest is not None
-            values.append((latest, None, -1))
-            continue
-        head, count, codec, source = each
+    for head, count, codec, source in heads:
         values.append((join(head, buffers[taken : taken + count]), codec, source))
         taken += count
-    return CallSpec(id, attempt, call_template, values, cores, gpus)
+    return values
 
 
-def tell_rank(message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> bool:
+def tell_rank(message: Message, buffers: Buffers = ()) -> bool:
     """Send ``message`` to the rank of this child, from any thread; return False if this process is no child."""
     if _parent is None:
         return False

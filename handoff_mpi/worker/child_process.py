@@ -19,11 +19,23 @@ from typing import Any
 from handoff_mpi.dag.ids import is_plain_id
 from handoff_mpi.descendants import kill_group
 from handoff_mpi.formatting import show
+from handoff_mpi.messages import Buffers, Message
 from handoff_mpi.module_files import missing_sources
 from handoff_mpi.python_path import python_program
 from handoff_mpi.serialization import EncodingError, Payload, UnreadableId, sendable_id
 from handoff_mpi.worker.call_spec import CallSpec
 from handoff_mpi.worker.child_protocol import (
+    AHEAD,
+    BEGUN,
+    CALL,
+    ENCODE,
+    ENDED,
+    LEARN,
+    OUTPUT,
+    RUN,
+    SETUP,
+    SOURCES,
+    TRIM,
     DescriptorsLost,
     Frame,
     FrameReader,
@@ -109,9 +121,9 @@ class ChildProcess:
             self._process = self._start(theirs, [str(rank), str(int(seeds)), run])
         try:
             if missing_sources():
-                self._send(("sources", missing_sources()))
+                self._send((SOURCES, missing_sources()))
             if setup is not None:
-                self._send(("setup", setup, run))
+                self._send((SETUP, setup, run))
         except OSError:
             self.close()
             raise
@@ -148,7 +160,7 @@ class ChildProcess:
         if not self.is_reusable:
             return False
         try:
-            self._send(("run", run, seeds))
+            self._send((RUN, run, seeds))
         except OSError:
             return False
         self.is_captured = False
@@ -165,7 +177,7 @@ class ChildProcess:
         Raises:
             OSError: the child has ended, or too many files are open.
         """
-        message = ("output", files.launch, files.max_nbytes)
+        message = (OUTPUT, files.launch, files.max_nbytes)
         send_descriptors(self._sock, message, [files.out, files.index], SEND_TIMEOUT_S)
         self.is_captured = True
 
@@ -175,7 +187,7 @@ class ChildProcess:
         Raises:
             OSError: the child has ended.
         """
-        self._send(("learn", codes, None))
+        self._send((LEARN, codes))
         self.is_preparing = True
         self.knows.update(number for number, _ in codes)
 
@@ -186,7 +198,7 @@ class ChildProcess:
             OSError: the child has ended.
         """
         head, buffers = split(payload)
-        self._send(("learn", (), (number, head)), buffers)
+        self._send((LEARN, (), number, head), buffers)
         self.knows_constants.add(number)
 
     def call(self, spec: CallSpec) -> None:
@@ -203,7 +215,7 @@ class ChildProcess:
             head, parts = split(payload)
             heads.append((head, len(parts), codec, source))
             buffers += parts
-        self._send(("call", _sent(spec.id), spec.attempt, spec.call_template, heads, spec.cores, spec.gpus), buffers)
+        self._send((CALL, _sent(spec.id), spec.attempt, spec.call_template, heads, spec.cores, spec.gpus), buffers)
 
     def encode(self, codec: Any, dest: int, payload: Payload) -> None:
         """Have an idle child encode a value for rank ``dest``; it answers as for a call.
@@ -212,7 +224,7 @@ class ChildProcess:
             OSError: the child has ended.
         """
         head, buffers = split(payload)
-        self._send(("encode", codec, dest, head), buffers)
+        self._send((ENCODE, codec, dest, head), buffers)
 
     def call_ahead(self, frames: Sequence[bytes]) -> None:
         """Have calls, from :func:`frame_ahead`, begin one after the other when those sent before have ended.
@@ -230,11 +242,11 @@ class ChildProcess:
     def give_back_freed_memory(self) -> None:
         """Have an idle child return to the system what its calls have freed, which it keeps for the next otherwise."""
         try:
-            self._send(("trim",))
+            self._send((TRIM,))
         except OSError:
             pass  # it has ended, which its next call notices
 
-    def _send(self, message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> None:
+    def _send(self, message: Message, buffers: Buffers = ()) -> None:
         try:
             send_frame(self._sock, message, buffers, SEND_TIMEOUT_S)
         except TimeoutError as error:
@@ -244,9 +256,7 @@ class ChildProcess:
     def poll(self) -> Frame | None:
         """Return what the child says, or None if it says nothing now.
 
-        ``("begun",)`` comes before a call that had to be prepared.
-        What has ended is ``("ended", status, head, error, began, duration)`` with the rest of the payload beside it,
-        and calls sent ahead that became void ``("void",)``: see :mod:`handoff_mpi.worker.call_pipeline`.
+        See :mod:`handoff_mpi.worker.child_protocol` for the kinds of messages.
 
         Raises:
             EOFError: the child has ended, or its frame cannot be read.
@@ -259,13 +269,16 @@ class ChildProcess:
             raise
         if frame is None and self._is_dead:
             raise EOFError("its process no longer exists")
-        if frame is not None and frame[0][0] == "begun":
+        if frame is None:
+            return None
+        (kind, *fields), buffers = frame
+        if kind == BEGUN:
             self.is_preparing = False
-        if frame is None or frame[0][0] != "ended" or frame[0][2] is None or not frame[1]:
+        if kind != ENDED or not buffers:
             return frame
-        (kind, status, head, *rest), buffers = frame
-        payload = join(head, buffers)
-        return (kind, status, payload[:2], *rest), list(payload[2:])
+        status, head, *rest = fields
+        of_payload, pickled, *others = join(head, buffers)
+        return (kind, status, (of_payload, pickled), *rest), others
 
     def kill(self, reason: str = "") -> None:
         """End the child and what it started; ``reason`` is reported as the cause of its death."""
@@ -357,8 +370,8 @@ def frame_ahead(spec: CallSpec) -> bytes:
 
     A value of None is that of the call before.
     """
-    heads = [None if payload is None else (payload, 0, codec, source) for payload, codec, source in spec.values]
-    return packed_frame(("ahead", _sent(spec.id), spec.attempt, spec.call_template, heads, spec.cores, spec.gpus))
+    values = [None if payload is None else (payload, codec, source) for payload, codec, source in spec.values]
+    return packed_frame((AHEAD, _sent(spec.id), spec.attempt, spec.call_template, values, spec.cores, spec.gpus))
 
 
 def _in_words(code: int) -> str:

@@ -1,4 +1,4 @@
-"""Messages over a local socket between a rank and its child: a pickled tuple and buffers beside it.
+"""Messages over a local socket between a rank and its child: a pickled tuple, which begins with its kind, and buffers.
 
 A frame is the size of its pickled part, that part (the message and the place of each buffer), and those buffers
 that travel in the stream. The others lie in shared memory, whose descriptors arrive with the frame's first byte.
@@ -17,11 +17,30 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from typing import Any, TypeAlias
 
+from handoff_mpi.messages import Buffers, Message
 from handoff_mpi.serialization import PICKLED, Payload
 from handoff_mpi.worker.shared_memory import SHARED_NBYTES, Descriptor, Place, SharedBlock, read
 
 #: A message, and the buffers beside it.
-Frame: TypeAlias = "tuple[tuple[Any, ...], list[Any]]"
+Frame: TypeAlias = "tuple[Message, list[Any]]"
+
+# A rank to its child; the parameters of the handlers in :mod:`handoff_mpi.worker.child_main` are the fields.
+LEARN = "learn"
+SOURCES = "sources"
+SETUP = "setup"
+OUTPUT = "output"
+RUN = "run"
+TRIM = "trim"
+CALL = "call"
+AHEAD = "ahead"
+ENCODE = "encode"
+
+# A child to its rank
+BEGUN = "begun"  # no fields: a call that had to be prepared begins
+ENDED = "ended"  # status, head, error, began, duration; buffers are the rest of the payload
+VOID = "void"  # no fields: a call that was sent ahead; see :mod:`handoff_mpi.worker.call_pipeline`
+UPDATE = "update"  # rank, its resources
+DECODING = "decoding"  # number of a piece; see :mod:`handoff_mpi.worker.dry_run`
 
 _SIZE = struct.Struct("<Q")
 _AHEAD_NBYTES = 16 * 1024
@@ -32,23 +51,23 @@ class DescriptorsLost(EOFError):
     """Descriptors could not be taken in: this process has too many files open."""
 
 
-def split(payload: Payload) -> tuple[Payload, Sequence[Any]]:
+def split(payload: Payload) -> tuple[Payload, Buffers]:
     """Return what of ``payload`` goes into a message, and what beside it; see :func:`join`."""
-    if payload[0] == PICKLED and len(payload[1]) >= SHARED_NBYTES:
-        return (PICKLED, None), payload[1:]
-    return payload[:2], payload[2:]
+    kind, head, *buffers = payload
+    if kind == PICKLED and len(head) >= SHARED_NBYTES:
+        return (PICKLED, None), [head, *buffers]
+    return (kind, head), buffers
 
 
-def join(head: Payload, buffers: Sequence[Any]) -> Payload:
+def join(head: Payload, buffers: Buffers) -> Payload:
     """Return the payload that :func:`split` took apart."""
-    if head[0] == PICKLED and head[1] is None:
-        return (PICKLED, bytes(buffers[0]), *buffers[1:])
+    if head == (PICKLED, None):
+        pickled, *rest = buffers
+        return (PICKLED, bytes(pickled), *rest)
     return (*head, *buffers)
 
 
-def send_frame(
-    sock: socket.socket, message: tuple[Any, ...], buffers: Sequence[Any] = (), limit_s: float | None = None
-) -> None:
+def send_frame(sock: socket.socket, message: Message, buffers: Buffers = (), limit_s: float | None = None) -> None:
     """Send a frame.
 
     Args:
@@ -75,7 +94,7 @@ def send_frame(
 
 
 def send_descriptors(
-    sock: socket.socket, message: tuple[Any, ...], descriptors: Sequence[int], limit_s: float | None = None
+    sock: socket.socket, message: Message, descriptors: Sequence[int], limit_s: float | None = None
 ) -> None:
     """Send a frame with copies of open descriptors, for :meth:`FrameReader.take_descriptors`.
 
@@ -86,7 +105,7 @@ def send_descriptors(
     _send(sock, _packed(message), copies, limit_s)
 
 
-def packed_frame(message: tuple[Any, ...]) -> bytes:
+def packed_frame(message: Message) -> bytes:
     """Return a frame without buffers as its bytes, for :func:`send_packed`."""
     return _packed(message)
 
@@ -100,9 +119,7 @@ def send_packed(sock: socket.socket, frames: Sequence[bytes], limit_s: float | N
     _send(sock, b"".join(frames), (), limit_s)
 
 
-def _send_shared(
-    sock: socket.socket, message: tuple[Any, ...], views: Sequence[memoryview], limit_s: float | None
-) -> None:
+def _send_shared(sock: socket.socket, message: Message, views: Sequence[memoryview], limit_s: float | None) -> None:
     loan = SharedBlock(views)
     try:
         _send(sock, _packed(message, loan.places, len(loan.descriptors)), loan.descriptors, limit_s)
@@ -113,7 +130,7 @@ def _send_shared(
             _send(sock, view, (), limit_s)
 
 
-def _packed(message: tuple[Any, ...], places: Sequence[Place] = (), count: int = 0) -> bytes:
+def _packed(message: Message, places: Sequence[Place] = (), count: int = 0) -> bytes:
     blob = pickle.dumps((message, places, count), protocol=5)
     return _SIZE.pack(len(blob)) + blob
 

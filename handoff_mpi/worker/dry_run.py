@@ -20,6 +20,7 @@ from handoff_mpi.worker import child_main as child_process
 from handoff_mpi.worker.call_spec import CallSpec
 from handoff_mpi.worker.child_pool import ChildPool
 from handoff_mpi.worker.child_process import ChildProcess
+from handoff_mpi.worker.child_protocol import DECODING, ENDED
 
 #: A child must have decoded everything within this long.
 DECODE_TIMEOUT_S = 30.0
@@ -92,11 +93,13 @@ def _await(child: ChildProcess, end: float) -> Decoded:
             return _died(child, at)
         if frame is None:
             select.select([child], [], [], _DECODE_POLL_INTERVAL_S)
-        elif frame[0][0] == "decoding":
-            at = frame[0][1]
-        elif frame[0][0] == "ended":
-            _, status, head, error, *_ = frame[0]
-            return Decoded(decode((*head, *frame[1]))) if status == OK else Decoded(trouble=error[1])
+            continue
+        (kind, *fields), buffers = frame
+        if kind == DECODING:
+            (at,) = fields
+        elif kind == ENDED:
+            status, head, error, *_ = fields
+            return Decoded(decode((*head, *buffers))) if status == OK else Decoded(trouble=error.message)
     child.kill()
     return Decoded(unfinished=at, trouble=f"decoding it has not ended within {DECODE_TIMEOUT_S:g} s")
 
@@ -107,7 +110,7 @@ def _died(child: ChildProcess, at: int | None) -> Decoded:
 
 def _decode_and_tell(pieces: Sequence[Piece]) -> dict[int, str]:
     """As :func:`_decode_all`, in a child that tells its rank at which piece it is."""
-    return _decode_all(pieces, lambda number: child_process.tell_rank(("decoding", number)))
+    return _decode_all(pieces, lambda number: child_process.tell_rank((DECODING, number)))
 
 
 def _decode_all(pieces: Sequence[Piece], begin: Callable[[int], object] = id) -> dict[int, str]:

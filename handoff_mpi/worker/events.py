@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from handoff_mpi.messages import ErrorReport
+from handoff_mpi.messages import Buffers, ErrorReport, Message
 from handoff_mpi.serialization import Payload
 
 
@@ -55,8 +55,8 @@ class Received:
     """A message arrived, with its buffers."""
 
     source: int
-    message: tuple[Any, ...]
-    buffers: Sequence[Any] = ()
+    message: Message
+    buffers: Buffers = ()
 
 
 @dataclass(slots=True)
@@ -124,8 +124,8 @@ class Send:
     """Send a message to a rank."""
 
     dest: int
-    message: tuple[Any, ...]
-    buffers: Sequence[Any] = ()
+    message: Message
+    buffers: Buffers = ()
 
 
 @dataclass(slots=True)

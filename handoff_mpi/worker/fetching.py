@@ -12,17 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from handoff_mpi.messages import (
-    DIRECT,
-    ENCODING,
-    FETCH,
-    INLINE_RESULT_NBYTES,
-    INSIST,
-    ISOLATE,
-    NOT_FOUND,
-    REDIRECT,
-    TRANSFERRED,
-)
+from handoff_mpi import messages
+from handoff_mpi.messages import DIRECT, INLINE_RESULT_NBYTES, INSIST, ISOLATE, Buffers, Message
 from handoff_mpi.serialization import nbytes_of
 from handoff_mpi.worker.broadcast_tree import BroadcastTree
 from handoff_mpi.worker.events import QueuedCall, Serve
@@ -208,7 +199,8 @@ class Fetches:
         self._request_ids[fetch.request_id] = fetch
         if fetch.codec is not None:
             self.next_report = min(self.next_report, self._outbox.now + LONG_ENCODING_S)
-        self._outbox.send(rank, (FETCH, self._run, fetch.request_id, fetch.task, fetch.codec, (), via, fetch.limit_s))
+        about = fetch.task, fetch.codec, (), via, fetch.limit_s
+        self._outbox.send(rank, messages.fetch(self._run, fetch.request_id, *about))
 
     def _close_request_ids(self, fetch: Fetch) -> None:
         for request_id in fetch.request_ids:
@@ -225,21 +217,21 @@ class Fetches:
         if fetch.askers:
             self._broadcast_tree.forget(fetch.task)
         for rank, request_id in fetch.askers:
-            self._outbox.send(rank, (NOT_FOUND, self._run, request_id, None))
+            self._outbox.send(rank, messages.not_found(self._run, request_id))
         fetch.askers.clear()
 
     # -- what they answer ---------------------------------------------------------------------------
 
-    def on_value(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> Fetch | None:
+    def on_value(self, source: int, request_id: int, head: Message, buffers: Buffers = ()) -> Fetch | None:
         """A value has come: ranks that wait for it are served; return its fetch, unless that has ended before."""
-        fetch = self._request_ids.get(message[2])
+        fetch = self._request_ids.get(request_id)
         if fetch is None:
             return None
         self._end(fetch)
-        payload = (*message[3], *buffers)
+        payload = (*head, *buffers)
         if self._tells_transfers:
             transfer = (fetch.task, source, nbytes_of(payload), self._outbox.now - fetch.since)
-            self._outbox.tell((TRANSFERRED, self._run, [transfer]))
+            self._outbox.tell(messages.transferred(self._run, [transfer]))
         if fetch.codec is None:
             self._held_values.put_copy(fetch.task, payload, max(nbytes_of(payload), INLINE_RESULT_NBYTES))
         else:
@@ -253,22 +245,21 @@ class Fetches:
                 work.fetched[fetch.task, fetch.codec] = (payload, source)
         return fetch
 
-    def on_not_found(self, message: tuple[Any, ...]) -> list[Fetch]:
+    def on_not_found(self, request_id: int, reason: object) -> list[Fetch]:
         """A rank that was asked does not have the value; return the fetch if that ends it.
 
         With a reason the value is there, but cannot be encoded: others would fare no better.
         """
-        fetch = self._asked_with(message[2])
+        fetch = self._asked_with(request_id)
         if fetch is None:
             return []
-        if message[3] is None:
+        if reason is None:
             return self._seek_elsewhere(fetch)
         self._end(fetch)
         return [fetch]
 
-    def on_redirect(self, source: int, message: tuple[Any, ...]) -> list[Fetch]:
+    def on_redirect(self, source: int, request_id: int, rank: int, nbytes: int) -> list[Fetch]:
         """A rank that was asked refers to another rank; return the fetch if that ends it."""
-        _, _, request_id, rank, nbytes = message
         fetch = self._asked_with(request_id)
         if fetch is None:
             return []
@@ -306,7 +297,7 @@ class Fetches:
             fetch.is_reported = True
             reports += [(work.task, work.attempt, fetch.task, fetch.source, fetch.since) for work in fetch.works]
         if reports:
-            self._outbox.tell((ENCODING, self._run, reports))
+            self._outbox.tell(messages.encoding(self._run, reports))
 
     def lose(self, rank: int) -> list[Fetch]:
         """``rank`` is lost; return the fetches that end with it."""
@@ -315,7 +306,7 @@ class Fetches:
         ended = []
         for fetch in list(self._fetches.values()):
             fetch.holders = [holder for holder in fetch.holders if holder != rank]
-            fetch.askers = [asker for asker in fetch.askers if asker[0] != rank]
+            fetch.askers = [(asker, request_id) for asker, request_id in fetch.askers if asker != rank]
             if fetch.source == rank:
                 ended += self._seek_elsewhere(fetch)
         return ended
@@ -335,9 +326,17 @@ class Fetches:
 
     # -- who asks here ------------------------------------------------------------------------------
 
-    def on_fetch(self, source: int, message: tuple[Any, ...], buffers: Sequence[Any]) -> None:
+    def on_fetch(
+        self,
+        source: int,
+        request_id: int,
+        task: int,
+        codec: Any,
+        codes: Sequence[tuple[int, bytes]],
+        via: int,
+        limit_s: float | None,
+    ) -> None:
         """``source`` asks for a value: it is served, referred, has to wait until the value is here, or is sent away."""
-        _, _, request_id, task, codec, codes, via, limit_s = message
         self._lost.discard(source)
         if task in self._held_values.held:
             if not self._refers(source, request_id, task, codec, via):
@@ -346,7 +345,7 @@ class Fetches:
             return
         fetch = self._fetches.get((task, codec, None))
         if fetch is None or fetch.source != via:
-            self._outbox.send(source, (NOT_FOUND, self._run, request_id, None))
+            self._outbox.send(source, messages.not_found(self._run, request_id))
         elif not self._refers(source, request_id, task, codec, via):
             fetch.askers.append((source, request_id))
 
@@ -359,7 +358,7 @@ class Fetches:
         if instead is None:
             self._broadcast_tree.note(task, source)
             return False
-        self._outbox.send(source, (REDIRECT, self._run, request_id, instead, nbytes))
+        self._outbox.send(source, messages.redirect(self._run, request_id, instead, nbytes))
         return True
 
 

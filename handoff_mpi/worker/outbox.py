@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from handoff_mpi.messages import FINISHED, Entry
+from handoff_mpi import messages
+from handoff_mpi.messages import Entry, Message
 from handoff_mpi.worker.events import Command, Send
 
 #: Completions gather for at most this long while there is more to run.
@@ -33,11 +32,11 @@ class Outbox:
         self._run = run
         self._done_since = 0.0
 
-    def send(self, rank: int, message: tuple[Any, ...]) -> None:
+    def send(self, rank: int, message: Message) -> None:
         """Have ``message`` sent to ``rank``, as one rank to another."""
         self.commands.append(Send(rank, message))
 
-    def tell(self, message: tuple[Any, ...]) -> None:
+    def tell(self, message: Message) -> None:
         """Have rank 0, which schedules, told ``message``: a sign of life as well."""
         self.last_told = self.now
         self.commands.append(Send(0, message))
@@ -60,7 +59,7 @@ class Outbox:
     def flush(self) -> None:
         """Tell rank 0 of all completions at hand."""
         done, self.done = self.done, []
-        self.tell((FINISHED, self._run, done))
+        self.tell(messages.finished(self._run, done))
 
     def take(self) -> list[Command]:
         """Return the commands of this turn; the next one begins with none."""

@@ -69,7 +69,7 @@ def turns_us(scheduler: Scheduler, specs: list[TaskSpec], placements: int, rng: 
     while placed < placements:
         now += CALL_S / len(flying)
         rank, task, attempt = _take(flying, rng)
-        ended = Finished(rank, [(task, attempt, OK, (0, None), 8, now, CALL_S)])
+        ended = Finished(rank, [(task, attempt, OK, (0, None), 8, now, CALL_S, False)])
         begun = time.process_time()
         commands = scheduler.handle([ended], now)
         took += time.process_time() - begun

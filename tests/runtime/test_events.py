@@ -22,6 +22,7 @@ from handoff_mpi.results.event_log import EVENT_FIELDS
 from handoff_mpi.runtime.host_usage import USAGE_INTERVAL_S, HostUsage, interval_s
 from handoff_mpi.runtime.recorder import MAX_LINES_OF_LOSSES, Recorder
 from handoff_mpi.scheduler import Cause
+from handoff_mpi.scheduler.transitions import Lost, MemoryHigh, MemoryNormal, Returned
 from tests.runtime.test_unhappy import PREAMBLE
 
 ALWAYS = {"event", "time_s", "launch"}
@@ -190,7 +191,7 @@ class Log(list):
 
 @pytest.fixture
 def tell(capsys):
-    """Return what has a recorder take in changes of ranks, each (rank, what, detail); it returns what is said."""
+    """Return what has a recorder take in changes of ranks, each (rank, record); it returns what is said."""
     dag = DAG("d")
     dag.add_function(Function("fit", (), len))
     plan = Plan()
@@ -199,7 +200,7 @@ def tell(capsys):
     recorder.grow()
 
     def say(*changes, tasks=()):
-        recorder.transitions(Log([*((-1, 0, 0, 0, rank, (what, detail)) for rank, what, detail in changes), *tasks]))
+        recorder.transitions(Log([*((-1, 0, 0, 0, rank, record) for rank, record in changes), *tasks]))
         return capsys.readouterr().err.splitlines()
 
     return say
@@ -207,20 +208,20 @@ def tell(capsys):
 
 def test_lost_ranks_are_said_by_host_and_cause(tell):
     again = (0, 0, Cause.RANK_LOST, 1, 1, "rank 1 is lost")
-    said = tell((1, "lost", "killed"), (2, "lost", "killed"), (3, "lost", "silent"), tasks=[again])
+    said = tell((1, Lost("killed")), (2, Lost("killed")), (3, Lost("silent")), tasks=[again])
     assert said == [
         "handoff: 2 ranks of n0 (1, 2) are lost: killed",
         "handoff: rank 3 (n0) is lost: silent",
         "handoff: calls that ran there are repeated on other ranks: 'fit'",
     ]
-    assert tell((1, "returned", None), (5, "lost", "killed")) == [
+    assert tell((1, Returned()), (5, Lost("killed"))) == [
         "handoff: rank 1 (n0) has returned",
         "handoff: rank 5 (n1) is lost: killed",
     ]
 
 
 def test_very_many_lost_ranks_are_few_lines(tell):
-    said = [line for rank in range(200) for line in tell((rank, "lost", "killed"))]
+    said = [line for rank in range(200) for line in tell((rank, Lost("killed")))]
     assert len(said) == MAX_LINES_OF_LOSSES
 
 
@@ -240,7 +241,7 @@ def test_a_failure_that_is_undecided_is_said_in_the_words_with_which_it_ends():
 
 
 def test_a_rank_short_of_memory_is_said_once(tell):
-    assert tell((1, "memory high", "91 % of 2 GB")) == [
+    assert tell((1, MemoryHigh("91 % of 2 GB"))) == [
         "handoff: rank 1 (n0) is short of memory: 91 % of 2 GB; it gets no new functions meanwhile"
     ]
-    assert tell((1, "memory normal", ""), (1, "memory high", "92 % of 2 GB")) == []
+    assert tell((1, MemoryNormal("")), (1, MemoryHigh("92 % of 2 GB"))) == []

@@ -198,8 +198,8 @@ def brings(task, attempt=1):
 
 
 def finished(rank, task, attempt, nbytes=8):
-    value = (PLAIN, task) if abs(nbytes) < LARGE else None
-    return rank, (FINISHED, 1, [(task, attempt, OK, value, nbytes, 0.0, 0.1)])
+    value = (PLAIN, task) if nbytes < LARGE else None
+    return rank, (FINISHED, 1, [(task, attempt, OK, value, nbytes, 0.0, 0.1, False)])
 
 
 def finish_all(dest, message):

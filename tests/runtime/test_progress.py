@@ -19,6 +19,7 @@ from handoff_mpi.runtime import progress as module
 from handoff_mpi.runtime.progress import OTHERS, Progress
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.scheduler import Cause, State
+from handoff_mpi.scheduler.transitions import Lost, Returned
 
 NOW = 1_770_000_000.0
 
@@ -53,7 +54,7 @@ class Fixture:
         self.of_rank[rank][0].tasks = [task]
 
     def end(self, task, seconds=1.0, rank=0, state=State.DONE):
-        self.recorder.finished(rank, [(task, 1, 0 if state == State.DONE else 1, None, 0, NOW, seconds)])
+        self.recorder.finished(rank, [(task, 1, 0 if state == State.DONE else 1, None, 0, NOW, seconds, False)])
         self.scheduler.tasks.state[task] = state
         if state == State.FAILED:
             self.scheduler.tasks.failures[task] = None
@@ -113,7 +114,7 @@ def test_what_earlier_launches_did_counts_as_done():
 def test_a_call_is_counted_though_the_scheduler_takes_its_end_in_after_the_look():
     run = Fixture([0, 0])
     run.run(0)
-    run.recorder.finished(0, [(0, 1, 0, None, 0, NOW, 1.0)])
+    run.recorder.finished(0, [(0, 1, 0, None, 0, NOW, 1.0, False)])
     assert run.fields()["by_name"]["load"]["done"] == 0, "its state is still that of a call that runs"
     run.scheduler.tasks.state[0] = State.DONE
     assert run.fields()["by_name"]["load"]["done"] == 1
@@ -289,7 +290,7 @@ def test_a_lost_rank_has_its_time_and_what_runs_again():
         *((task, 0, Cause.VALUE_LOST, 1, 1, "rank 1 is lost") for task in range(7)),
         (8, 0, Cause.RANK_LOST, 1, 1, "rank 1 is lost"),
         (7, 0, Cause.VALUE_LOST, 1, 2, "its file is damaged"),
-        (-1, 0, 0, 0, 1, ("lost", "killed")),
+        (-1, 0, 0, 0, 1, Lost("killed")),
     ]
     run.scheduler.tasks.take_log = lambda: log
     before = time.time()
@@ -309,9 +310,9 @@ def test_a_lost_rank_has_its_time_and_what_runs_again():
     counts = run.fields()["counts"]
     assert (counts["retries"], counts["reassigned"], counts["recomputed"]) == (0, 1, 8)
 
-    log[:] = [(-1, 0, 0, 0, 1, ("returned", None))]
+    log[:] = [(-1, 0, 0, 0, 1, Returned())]
     run.recorder.transitions(run.scheduler)
-    log[:] = [(-1, 0, 0, 0, 2, ("lost", "killed")), (-1, 0, 0, 0, 1, ("lost", "again"))]
+    log[:] = [(-1, 0, 0, 0, 2, Lost("killed")), (-1, 0, 0, 0, 1, Lost("again"))]
     run.recorder.transitions(run.scheduler)
     told = run.fields()["losses"]
     assert [(each["rank"], each["reason"], each["returned_s"] is None) for each in told] == [

@@ -116,9 +116,9 @@ def assigned(message):
     return [(each[0], each[1]) for _, _, assignments in message[3] for each in assignments]
 
 
-def finished(rank, task, attempt, nbytes=8):
-    value = (PLAIN, task) if abs(nbytes) < LARGE else None
-    return rank, (FINISHED, 1, [(task, attempt, OK, value, nbytes, 0.0, 0.1)])
+def finished(rank, task, attempt, nbytes=8, is_persisted=False):
+    value = (PLAIN, task) if nbytes < LARGE else None
+    return rank, (FINISHED, 1, [(task, attempt, OK, value, nbytes, 0.0, 0.1, is_persisted)])
 
 
 def dag_of(*functions):
@@ -157,7 +157,7 @@ def made_into_a_file_that_cannot_be_read(dest, message):
     ((task, attempt),) = assigned(message)
     if (task, attempt) == (1, 1):
         return [(dest, (INPUT_UNAVAILABLE, 1, 1, 1, [(0, [])]))]
-    return [finished(dest, task, attempt, -LARGE if task == 0 else 8)]
+    return [finished(dest, task, attempt, *((LARGE, True) if task == 0 else ()))]
 
 
 def test_a_kept_value_whose_file_is_damaged_is_brought_from_a_rank_that_holds_it_still(tmp_path):
@@ -189,7 +189,7 @@ def test_what_a_tracker_grants_of_a_batch_is_sent(tmp_path):
 
     def answer(dest, message):
         if message[0] == DISPATCH:
-            return [(dest, (FINISHED, 1, [(*each, OK, (PLAIN, 0), 8, 0.0, 1e-5) for each in assigned(message)]))]
+            return [(dest, (FINISHED, 1, [(*each, OK, (PLAIN, 0), 8, 0.0, 1e-5, False) for each in assigned(message)]))]
         return None
 
     run = Run(dag_of(*[(f"f{number}", (), None) for number in range(30)]), tmp_path, answer, Tracker())
@@ -268,8 +268,9 @@ def test_updates_without_end_do_not_keep_rank_0_from_its_work(tmp_path, monkeypa
 
     run = Run(dag_of(("only", (), None)), tmp_path, answer)
     coordinator, update = run.loop.coordinator, run.loop.update_resources
-    absorb = coordinator._absorb_update
-    monkeypatch.setattr(coordinator, "_absorb_update", lambda *about: (update(1, {"license": 1}), absorb(*about)))
+    reports = coordinator._reports
+    absorb = reports.on_update
+    monkeypatch.setattr(reports, "on_update", lambda *about: (update(1, {"license": 1}), absorb(*about)))
     update(1, {"license": 1})
     assert run.run() == "done"
 

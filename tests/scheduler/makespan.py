@@ -102,7 +102,7 @@ class Timeline:
         assert queue.pop(0) == (task, attempt)
         if queue:
             self._begin(place)
-        return [Finished(place[0], [(task, attempt, OK, (PLAIN, None), 8, self.now, self.seconds[task])])]
+        return [Finished(place[0], [(task, attempt, OK, (PLAIN, None), 8, self.now, self.seconds[task], False)])]
 
     def _wake(self):
         return []

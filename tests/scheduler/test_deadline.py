@@ -24,7 +24,7 @@ def make(*specs, stop_at):
 
 
 def finish(scheduler, task, now, duration):
-    commands = scheduler.handle([Finished(1, [(task, 1, OK, (0, None), 8, now - duration, duration)])], now)
+    commands = scheduler.handle([Finished(1, [(task, 1, OK, (0, None), 8, now - duration, duration, False)])], now)
     check(scheduler)
     return commands
 

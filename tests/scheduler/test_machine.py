@@ -467,7 +467,7 @@ def test_an_input_that_another_rank_still_holds_is_not_made_again():
 def test_a_persisted_value_whose_file_is_gone_is_made_again():
     run = Dialogue(ranks(1, 1))
     run.submit(task(keep=True), task(0, pin=2))
-    run.tell(1.0, made(1, 0, nbytes=-(10**6)))
+    run.tell(1.0, made(1, 0, is_persisted=True))
     assert run.tell(2.0, RankLost(1, "it died")) == ["announce the loss of 1"]
     assert run.states == "DONE DISPATCHED"
     assert run.tell(3.0, Unfetched(2, 1, 1, [(0, [])])) == ["2.0 claims for 0#2"]
@@ -643,7 +643,7 @@ def test_values_nobody_needs_any_more_die_with_their_rank():
 def test_a_value_that_was_to_be_kept_is_made_again_unless_it_was_persisted():
     run = Dialogue(ranks(2, 1))
     run.submit(task(keep=True), task(keep=True))
-    run.tell(1.0, made(1, 0), made(1, 1, nbytes=-(10**6)))
+    run.tell(1.0, made(1, 0), made(1, 1, is_persisted=True))
     assert run.tell(2.0, RankLost(1, "it died")) == ["announce the loss of 1", "2.0 claims for 0#2"]
     assert run.states == "DISPATCHED DONE"
 

@@ -121,7 +121,7 @@ def test_other_functions_run_while_one_waits():
     run = Dialogue(ledger)
     run.submit(task(cost=licence), task())
     assert run.tell(0.0, Refused(0, 1, "full")) == ["1.0 claims for 1#1"]
-    assert run.log[0] == "0#1 READY by RETRACTED on 1: ('refused', 'full')"
+    assert run.log[0] == "0#1 READY by RETRACTED on 1: full"
     again = run.scheduler.next_wakeup()
     assert 0.0 <= again < 1.0
     run.tell(1.0, done(1, 1))

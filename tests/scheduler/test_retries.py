@@ -23,7 +23,7 @@ def report(error):
 
 def raised_by(error, rank, *tasks):
     """Attempts that ended with an exception."""
-    return Finished(rank, [(*each, RAISED, report(error), 0, 0.0, 3.0) for each in tasks])
+    return Finished(rank, [(*each, RAISED, report(error), 0, 0.0, 3.0, False) for each in tasks])
 
 
 # -- which --------------------------------------------------------------------------------------------------

@@ -85,13 +85,13 @@ class Cluster:
         at = self.rng.randrange(len(self.flying))
         self.flying[at], self.flying[-1] = self.flying[-1], self.flying[at]
         rank, task, attempt = self.flying.pop()
-        self.tell(Finished(rank, [(task, attempt, status, value, 8, self.now, 1.0)]))
+        self.tell(Finished(rank, [(task, attempt, status, value, 8, self.now, 1.0, False)]))
 
     def end_calls(self, calls, lasted=0.001):
         """End these calls of one rank."""
         for call in calls:
             self.flying.remove(call)
-        entries = [(task, attempt, OK, (PLAIN, None), 8, self.now, lasted) for _, task, attempt in calls]
+        entries = [(task, attempt, OK, (PLAIN, None), 8, self.now, lasted, False) for _, task, attempt in calls]
         self.tell(Finished(calls[0][0], entries))
 
     def steps(self, turns=100, **ending):

@@ -30,6 +30,7 @@ from handoff_mpi.scheduler import (
     State,
     Submitted,
 )
+from handoff_mpi.scheduler import transitions as log
 from handoff_mpi.serialization import PLAIN
 from handoff_mpi.simulation import check
 
@@ -68,12 +69,12 @@ def _named(tasks):
 
 def done(rank, *tasks, lasted=LONG):
     """Calls ended well, and their small values came home."""
-    return Finished(rank, [(*each, OK, (PLAIN, None), 8, 0.0, lasted) for each in _named(tasks)])
+    return Finished(rank, [(*each, OK, (PLAIN, None), 8, 0.0, lasted, False) for each in _named(tasks)])
 
 
-def made(rank, *tasks, nbytes=10**6):
-    """Calls ended well, and their large values stay at the rank; negative sizes are those of persisted values."""
-    return Finished(rank, [(*each, OK, None, nbytes, 0.0, LONG) for each in _named(tasks)])
+def made(rank, *tasks, nbytes=10**6, is_persisted=False):
+    """Calls ended well, and their large values stay at the rank, or lie in a file as well."""
+    return Finished(rank, [(*each, OK, None, nbytes, 0.0, LONG, is_persisted) for each in _named(tasks)])
 
 
 def raised(rank, *tasks):
@@ -89,7 +90,27 @@ def died(rank, *tasks):
 
 
 def _ended_badly(rank, tasks, status, error):
-    return Finished(rank, [(*each, status, error, 0, 0.0, LONG) for each in _named(tasks)])
+    return Finished(rank, [(*each, status, error, 0, 0.0, LONG, False) for each in _named(tasks)])
+
+
+#: What the log says of a rank or a claim, in words.
+WORDS = {
+    log.Suspected: "suspect",
+    log.Returned: "returned",
+    log.Lost: "lost",
+    log.Blamed: "blamed on",
+    log.Forgiven: "forgiven",
+    log.ProbationBegun: "probation",
+    log.ProbationEnded: "trusted",
+    log.MemoryHigh: "memory high",
+    log.MemoryNormal: "memory normal",
+    log.LetGo: "let go",
+    log.Updated: "updated",
+    log.NotUpdated: "not updated",
+    log.RefusedForLong: "refused for long",
+    log.Claimed: "claimed",
+    log.Released: "released",
+}
 
 
 @dataclass
@@ -198,9 +219,12 @@ def _command(command):
 
 def _row(row):
     number, then, cause, attempt, rank, detail = row
+    why = ""
+    if isinstance(detail, tuple) and detail:
+        why = f": {detail[0] if len(detail) == 1 else tuple(detail)}"
+    elif isinstance(detail, str):
+        why = f": {detail}"
     if number < 0:
-        what, why = detail
-        return f"rank {rank} {what}" + (f": {why}" if why is not None else "")
+        return f"rank {rank} {WORDS[type(detail)]}{why}"
     where = f" on {rank}" if rank >= 0 else ""
-    why = f": {detail}" if detail is not None else ""
     return f"{number}#{attempt} {State(then).name} by {Cause(cause).name}{where}{why}"

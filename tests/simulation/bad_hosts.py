@@ -30,6 +30,7 @@ from handoff_mpi.scheduler import (
 )
 from handoff_mpi.serialization import PLAIN
 from handoff_mpi.simulation import check
+from tests.scheduler.transcript import WORDS
 
 STRATEGIES = {each.__name__: each for each in (FirstAvailable, LoadBalanced, CostOptimized)}
 #: What a failed call reports.
@@ -125,7 +126,7 @@ class Run:
         check(self.scheduler)
         for task, _, _, _, rank, detail in self.scheduler.tasks.take_log():
             if task < 0:
-                self.log.append(f"{self.now:.2f} rank {rank} {detail[0]}: {detail[1]}")
+                self.log.append(f"{self.now:.2f} rank {rank} {WORDS[type(detail)]}: {tuple(detail)}")
         self._wakeup = self.scheduler.next_wakeup()
 
     def _start(self, rank: int) -> None:
@@ -139,7 +140,7 @@ class Run:
             end, entry = self.case.fails_after_s, (self.case.status, ENDS[self.case.status], 0, self.now)
         else:
             end, entry = 1.0, (OK, (PLAIN, None), 8, self.now)
-        entry = (task, attempt, *entry, end)
+        entry = (task, attempt, *entry, end, False)
         heapq.heappush(self._events, (self.now + end, next(self._serial), rank, entry))
 
 

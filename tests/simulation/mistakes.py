@@ -109,9 +109,9 @@ MISTAKES = [
         [
             (
                 "runtime.coordinator:Coordinator._dispatch",
-                "        self._events += self._tracker_adapter.request(command, self.scheduler.specs)\n",
+                "        self._reports.events += self._tracker_adapter.request(command, self.scheduler.specs)\n",
                 "        refused = self._tracker_adapter.request(command, self.scheduler.specs)\n"
-                "        self._events += refused\n        if refused:\n            return\n",
+                "        self._reports.events += refused\n        if refused:\n            return\n",
             )
         ],
         seed=1,
@@ -149,8 +149,8 @@ MISTAKES = [
         "a death blamed on a task is not in the journal when the run is launched again",
         [
             (
-                "runtime.journal_writer:JournalWriter.turn",
-                "self._failed.append((guilty, attempt, rank, DIED, DEATH, reason))",
+                "runtime.journal_writer:JournalWriter._note_rank",
+                "self._failed.append((record.task, record.attempt, rank, DIED, DEATH, record.reason))",
                 "pass",
             )
         ],
@@ -158,7 +158,7 @@ MISTAKES = [
     ),
     Mistake(
         "deaths that were forgiven are not in the journal when the run is launched again",
-        [("runtime.journal_writer:JournalWriter.turn", "forgiven.append(detail[1])", "pass")],
+        [("runtime.journal_writer:JournalWriter.turn", "forgiven.append(detail)", "pass")],
         seed=29,
         options={"always": ("bad host", "relaunch")},
     ),
@@ -353,7 +353,7 @@ MISTAKES = [
     ),
     Mistake(
         "a rank that asks rank 0 for a file that is gone waits for ever",
-        [("runtime.coordinator:Coordinator._is_for_a_file", "not self.settings.has_own_worker or ", "")],
+        [("runtime.worker_reports:WorkerReports._is_for_a_file", "not self._settings.has_own_worker or ", "")],
         seed=503,
         options={"ranks": 12, "tasks": 59, "always": ("damaged files", "relaunch", "cut off")},
     ),
@@ -367,18 +367,23 @@ MISTAKES = [
         "an input is moved out of memory by the fetch of another input of its call",
         [
             (
-                "worker.machine:Worker._want_held",
+                "worker.inputs:Inputs.want_held",
                 "            self._held_values.want(work, task)\n",
                 "            pass\n",
             ),
             (
-                "worker.machine:Worker._want_missing",
-                "        if payload is not None or task in self.held:\n            continue\n",
+                "worker.inputs:Inputs.want_missing",
+                "        if payload is not None or task in self._held:\n            continue\n",
                 "        if payload is not None:\n            continue\n"
-                "        if task in self.held:\n            self._held_values.want(work, task)\n            continue\n",
+                "        if task in self._held:\n            self._held_values.want(work, task)\n"
+                "            continue\n",
             ),
-            ("worker.machine:Worker._on_dispatch", "not self._want_held(work):", "(self._want_held(work) or True):"),
-            ("worker.machine:Worker._on_dispatch", "incomplete.append(work)", "self._want_missing(work)"),
+            (
+                "worker.machine:Worker._on_dispatch",
+                "not inputs.want_held(work, constants):",
+                "(inputs.want_held(work, constants) or True):",
+            ),
+            ("worker.machine:Worker._on_dispatch", "incomplete.append(work)", "inputs.want_missing(work)"),
         ],
         seed=1062,
         options={"tasks": 100, "always": ("pressure",)},

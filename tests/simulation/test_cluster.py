@@ -96,7 +96,10 @@ def test_visits_per_placement_do_not_grow_with_the_ranks():
             placed += sum(len(command.tasks) for command in dispatches)
             now += 1.0
             events = [
-                Finished(command.rank, [(task, attempt, OK, (0, None), 8, now, 0.5) for task, attempt in command.tasks])
+                Finished(
+                    command.rank,
+                    [(task, attempt, OK, (0, None), 8, now, 0.5, False) for task, attempt in command.tasks],
+                )
                 for command in dispatches
             ]
             done += len(events)

@@ -73,11 +73,11 @@ def test_a_small_value_that_is_to_be_encoded_where_it_was_made_stays_too():
     assert rank.tell(1.0, rank.ended(nbytes=8)) == ["put 0", "to 0: finished 0#1 ok holding 8"]
 
 
-def test_a_persisted_value_is_told_by_a_negative_size():
+def test_a_value_that_lies_in_a_file_too_is_reported_as_such():
     rank = Dialogue()
     rank.tell(0.0, dispatch(task(0)))
     ended = rank.ended(nbytes=LARGE, is_persisted=True)
-    assert rank.tell(1.0, ended)[-1] == f"to 0: finished 0#1 ok holding {-LARGE}"
+    assert rank.tell(1.0, ended)[-1] == f"to 0: finished 0#1 ok holding {LARGE} in a file too"
 
 
 @pytest.mark.parametrize(("status", "says"), [(RAISED, "raised (raised)"), (DIED, "died (died)")])
@@ -891,7 +891,7 @@ def test_the_second_attempt_of_what_is_here_is_what_followers_wait_for():
 
 def ahead(rank, room=9, suits=lambda work, before: True):
     """Send ahead all that may be; return which."""
-    return [work.task for work in rank.worker.prefill(0, room, suits)]
+    return [work.task for work in rank.worker.slots.prefill(0, room, suits)]
 
 
 def test_what_has_its_inputs_may_be_sent_ahead_and_runs_first():

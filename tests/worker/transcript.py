@@ -217,8 +217,10 @@ def _pairs(tasks):
 
 
 def _entry(entry):
-    number, attempt, status, result, nbytes, _, _ = entry
+    number, attempt, status, result, nbytes, _, _, is_persisted = entry
     name = f"{number}#{attempt} {STATUS[status]}"
     if status != OK:
         return f"{name} ({result[0]})"
-    return f"{name} with its value" if result is not None else f"{name} holding {nbytes}"
+    return (
+        f"{name} with its value" if result is not None else f"{name} holding {nbytes}{' in a file too' * is_persisted}"
+    )

@@ -194,7 +194,7 @@ class Recorder:
             elif cause == Cause.RETRY:
                 self._on_retry(scheduler, task, attempt, rank, detail)
             elif cause == Cause.UNDECIDED:
-                self._announce_undecided(task, attempt, rank, detail[1])
+                self._announce_undecided(task, attempt, rank, detail.message)
             elif cause in INCIDENTS:
                 (reassigned if cause == Cause.RANK_LOST else recomputed).append(task)
                 self._on_incident(task, cause, attempt, rank, detail)

@@ -1,4 +1,4 @@
-"""What the queued calls of a rank wait for: large constants, values that are made here, and those of other ranks. Pure.
+"""The inputs that queued calls of a rank wait for: large constants, values made here, and those of other ranks. Pure.
 
 A call whose input is unavailable goes back to rank 0, and with it the calls that wait for its value. Calls that may
 run once something has come are returned: when they run is the machine's affair.

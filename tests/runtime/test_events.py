@@ -22,7 +22,7 @@ from handoff_mpi.results.event_log import EVENT_FIELDS
 from handoff_mpi.runtime.host_usage import USAGE_INTERVAL_S, HostUsage, interval_s
 from handoff_mpi.runtime.recorder import MAX_LINES_OF_LOSSES, Recorder
 from handoff_mpi.scheduler import Cause
-from handoff_mpi.scheduler.transitions import Lost, MemoryHigh, MemoryNormal, Returned
+from handoff_mpi.scheduler.transitions import FailedAttempt, Lost, MemoryHigh, MemoryNormal, NotUpdated, Returned
 from tests.runtime.test_unhappy import PREAMBLE
 
 ALWAYS = {"event", "time_s", "launch"}
@@ -200,7 +200,8 @@ def tell(capsys):
     recorder.grow()
 
     def say(*changes, tasks=()):
-        recorder.transitions(Log([*((-1, 0, 0, 0, rank, record) for rank, record in changes), *tasks]))
+        log = Log([*((-1, 0, 0, 0, rank, record) for rank, record in changes), *tasks])
+        recorder.transitions(SimpleNamespace(tasks=log))
         return capsys.readouterr().err.splitlines()
 
     return say
@@ -234,10 +235,18 @@ def test_a_failure_that_is_undecided_is_said_in_the_words_with_which_it_ends():
     recorder.grow()
     said = []
     recorder.announcer = SimpleNamespace(attempt_failed=lambda *told: said.append(told))
-    recorder.finished(1, [(0, 3, DIED, ErrorReport(DEATH, "its process was killed"), 0, 0.0, 1.0)])
+    recorder.finished(1, [(0, 3, DIED, ErrorReport(DEATH, "its process was killed"), 0, 0.0, 1.0, False)])
     told = "its process died 3 times (crash_limit is 3), last on rank 1: its process was killed"
-    recorder.transitions(Log([(0, 0, Cause.UNDECIDED, 3, 1, (DEATH, told))]))
+    log = Log([(0, 0, Cause.UNDECIDED, 3, 1, FailedAttempt(DEATH, told))])
+    recorder.transitions(SimpleNamespace(tasks=log))
     assert said == [(0, 3, 1, ErrorReport(DEATH, told), None)]
+
+
+def test_an_update_of_a_rank_that_does_not_exist_is_said_once(tell):
+    said = "rank 99 takes no part in this run, so its resources cannot be updated"
+    assert tell((99, NotUpdated(said)), (99, NotUpdated(said))) == [
+        f"handoff: update_node_resources(99, ...) changes nothing: {said}"
+    ]
 
 
 def test_a_rank_short_of_memory_is_said_once(tell):

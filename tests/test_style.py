@@ -146,7 +146,6 @@ LONGER_FILES = {
     "handoff_mpi/launch/run.py",
     "handoff_mpi/results/run_dir.py",
     "handoff_mpi/runtime/worker_driver.py",
-    "handoff_mpi/worker/machine.py",
 }
 
 

@@ -178,6 +178,11 @@ def _parsers(chosen: str) -> tuple[_Parser, dict[str, _Parser]]:
     return parser, verbs
 
 
+def verb_parser(verb: str) -> argparse.ArgumentParser:
+    """Return the parser of a subcommand, for who lists its flags."""
+    return _parsers(verb)[1][verb]
+
+
 def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}{'' if text.endswith('?') else '.'}"
 

@@ -1,17 +1,19 @@
-"""The manual's examples are complete, and run as the manual says."""
+"""The manual's examples run as the manual says: whole files on ranks, other blocks behind what they take as given."""
 
 from __future__ import annotations
 
 import ast
 import re
+import sys
+import textwrap
 
 import pytest
 
-from tests.conftest import DEVELOPMENT, ROOT
+from tests.conftest import DEVELOPMENT, ROOT, run_process
 
 MANUAL = ROOT / "handoff_mpi" / "manual"
 _BLOCKS = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-#: What each whole file of extending.md prints, among other things.
+#: What each whole file of extending.md and telemetry.md prints, among other things.
 EXAMPLES = {
     "near_data.py": "bytes: 1000045",
     "packed.py": "20 functions ran",
@@ -35,14 +37,66 @@ def test_all_python_of_the_manual_can_be_compiled(page):
 
 @pytest.fixture
 def examples(tmp_path):
-    """The whole files of extending.md, written down."""
-    names = []
-    for block in blocks_of(MANUAL / "extending.md"):
-        name = block.splitlines()[0].removeprefix("# ")
-        (tmp_path / name).write_text(block)
-        names.append(name)
-    assert names == list(EXAMPLES)
+    """The whole files of extending.md and telemetry.md, written down."""
+    blocks = [block for page in ("extending.md", "telemetry.md") for block in blocks_of(MANUAL / page)]
+    files = {block.splitlines()[0].removeprefix("# "): block for block in blocks}
+    del files["spans.py"]  # tests/telemetry/test_opentelemetry.py has it
+    assert list(files) == list(EXAMPLES)
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
     return tmp_path
+
+
+#: Pages with blocks that are no whole files, and what these take as given.
+PARTS = {
+    "functions": """
+        import logging, os
+        from handoff_mpi import Function, task
+        def simulate(): pass
+    """,
+    "results-and-resume": """
+        import handoff_mpi as handoff
+        range = lambda count: [0, 1]
+        def make_dag(step):
+            dag = handoff.DAG()
+            dag.add_function(handoff.Function("step", code=abs, extra_args=[step]))
+            return dag
+    """,
+    "contributing": "",
+}
+
+
+def is_whole(block):
+    return re.match(r"# \w+\.py\n", block) is not None
+
+
+def test_every_block_is_a_whole_file_or_has_what_it_takes_as_given():
+    parts = {page.stem for page in MANUAL.glob("*.md") if not all(map(is_whole, blocks_of(page)))}
+    assert parts == {*PARTS, "getting-started"}
+
+
+@pytest.mark.parametrize("page", PARTS)
+def test_a_part_of_a_file_runs(page, tmp_path):
+    blocks = [block for block in blocks_of(MANUAL / f"{page}.md") if not is_whole(block)]
+    (tmp_path / "part.py").write_text("\n".join([textwrap.dedent(PARTS[page]), *blocks]))
+    ended = run_process([sys.executable, "part.py"], tmp_path, env={"PYTHONPATH": str(ROOT)})
+    assert ended.rc == 0, ended.err
+
+
+def test_the_transcript_of_the_manual_passes(tmp_path):
+    (block,) = filter(is_whole, blocks_of(MANUAL / "contributing.md"))
+    (tmp_path / "test_retry.py").write_text(block)
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_retry.py"]
+    ended = run_process(words, tmp_path, env={"PYTHONPATH": str(ROOT)})
+    assert ended.rc == 0 and "1 passed" in ended.out, ended.out
+
+
+def test_the_programs_that_contributing_names_exist():
+    page = (MANUAL / "contributing.md").read_text()
+    names = {*re.findall(r"python -m (tests\.[\w.]*\w)[ `]", page)}
+    names |= {f"tests.faults.{name}" for name in re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)}
+    assert len(names) > 10
+    assert not [name for name in names if not (ROOT / name.replace(".", "/")).with_suffix(".py").exists()]
 
 
 @pytest.mark.long

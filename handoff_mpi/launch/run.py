@@ -71,7 +71,7 @@ from handoff_mpi.runtime.scheduler_loop import LoopSettings, SchedulerLoop
 from handoff_mpi.runtime.worker_driver import WorkerDriver
 from handoff_mpi.scheduler import Closed, HostFailureDetector, Policy, Scheduler, State, Submitted
 from handoff_mpi.serialization import encode_in_band
-from handoff_mpi.telemetry import handlers as events
+from handoff_mpi.telemetry import events
 
 if TYPE_CHECKING:
     from handoff_mpi.launch.metrics_file import MetricsFile

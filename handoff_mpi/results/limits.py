@@ -67,7 +67,7 @@ def describe_use(
     if not busy:
         return []
     total, count = sum(busy.values()), sum(slots.values())
-    line = f"  busy: {total:.2f} s in calls on {len(busy)} ranks"
+    line = f"  busy: {total:.2f} s in calls on {len(busy)} rank{'s' if len(busy) > 1 else ''}"
     if not duration_s or not count:
         return [line]
     usage = most_used(table, count, total, capacity, duration_s)
@@ -99,7 +99,7 @@ def find_limit(table: RecordTable, usage: Usage, busy_s: float, duration_s: floa
     span_s = max(map(table.stopped, called)) - min(map(table.started.__getitem__, called))
     around_s = duration_s - span_s
     if around_s >= _MAX_PROBLEMS * duration_s:
-        return f"what comes before the first call and after the last: {around_s:.2f} s"
+        return f"the time before the first call and after the last: {around_s:.2f} s"
     call_s, beside_s = busy_s / len(called), (usage.amount * span_s - busy_s) / len(called)
     if usage.name in ("slot", "core") and call_s < beside_s < 0.005:
         beside = f"what is done beside each {1e6 * beside_s:.0f} µs"

@@ -296,7 +296,7 @@ class RunOptions:
         "what the run records of itself: events, and use of hosts",
         'what the run records of itself besides its journal: "calls" writes ``events.jsonl`` and ``summary.json`` '
         'and samples the use of hosts, "summary" leaves lines about single functions out of ``events.jsonl``, '
-        '"none" writes and samples nothing. See ``manual/watching.md``.',
+        '"none" writes and samples nothing. See ``manual/telemetry.md``.',
         "events event_log trace history",
     )
     quiet: bool = option(

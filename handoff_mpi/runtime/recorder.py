@@ -25,7 +25,7 @@ from handoff_mpi.runtime.journal_writer import INCIDENTS
 from handoff_mpi.runtime.losses import Losses
 from handoff_mpi.scheduler import Cause, Failure, Scheduler, State
 from handoff_mpi.scheduler import transitions as log
-from handoff_mpi.telemetry import handlers as events
+from handoff_mpi.telemetry import events
 
 _NAMES = {State.DONE: "done", State.FAILED: "failed", State.SKIPPED: "skipped"}
 #: What the scheduler's log says of a rank, and the telemetry event and the name of the recorded event that tell it.
@@ -334,8 +334,8 @@ class Recorder:
         event, name = _RANK_EVENTS.get(type(record), (None, ""))
         if event is not None:
             reason = getattr(record, "reason", "")
-            telemetry.execute(event, _now(), {"node": rank, "host": self.host_of(rank), "reason": reason})
             why: dict[str, Any] = {} if isinstance(record, log.Returned) else {"reason": reason}
+            telemetry.execute(event, _now(), {"node": rank, "host": self.host_of(rank), **why})
             self._note(name, (name, rank), rank=rank, **why)
 
     def _on_claimed(self, rank: int, record: log.Claimed) -> None:

@@ -1,9 +1,10 @@
 """Events that a run emits, and the handlers attached to them."""
 
-from handoff_mpi.telemetry.handlers import (
+from handoff_mpi.telemetry.events import (
     DAG_START,
     DAG_STOP,
     EVENTS,
+    FIELDS,
     FUNCTION_EXCEPTION,
     FUNCTION_REASSIGN,
     FUNCTION_RECOMPUTE,
@@ -26,8 +27,11 @@ from handoff_mpi.telemetry.handlers import (
     RESOURCE_RELEASED,
     RESOURCE_UPDATED,
     TRANSFER_STOP,
-    Attached,
     Event,
+    Fields,
+)
+from handoff_mpi.telemetry.handlers import (
+    Attached,
     HandlerFunction,
     TelemetryHandler,
     attach,
@@ -42,6 +46,7 @@ __all__ = [
     "DAG_START",
     "DAG_STOP",
     "EVENTS",
+    "FIELDS",
     "FUNCTION_EXCEPTION",
     "FUNCTION_REASSIGN",
     "FUNCTION_RECOMPUTE",
@@ -66,6 +71,7 @@ __all__ = [
     "TRANSFER_STOP",
     "Attached",
     "Event",
+    "Fields",
     "HandlerFunction",
     "TelemetryHandler",
     "attach",

@@ -1,42 +1,8 @@
 """Attaches handlers to named events of a run, after Erlang's ``:telemetry``.
 
-This room holds the table of handlers of one process and calls them; it measures nothing itself and knows
-no scheduler. Handlers run in the thread that emits, between two turns of its work, so they had better be
-quick. The events of a run are emitted where it is scheduled, on rank 0, also those about other ranks.
-
-``system_time`` is in seconds since the epoch, ``duration`` in seconds, ``nbytes`` in bytes; ``node`` is a
-rank, ``host`` the name of its machine, ``amounts`` and ``capabilities`` are as users write them
-(``{"cpu": 4, "memory": 2000}``), ``functions`` is a number of functions.
-
-========================================  =================  ================================================
-event (after ``"handoff"``)               measurements       metadata
-========================================  =================  ================================================
-``"execution", "function", "start"``      system_time        function_id, node, host, attempt, dag_id
-``"execution", "function", "stop"``       duration           as start; nbytes (of the value)
-``"execution", "function", "exception"``  duration           as start; kind, reason, traceback (text)
-``"execution", "function", "retry"``      system_time        as start, of the attempt that failed; kind, reason, delay
-``"execution", "function", "reassign"``   system_time        as start, of the attempt whose rank was lost; reason
-``"execution", "function", "recompute"``  system_time        as start, of the attempt that made the lost value; reason
-``"execution", "function", "skipped"``    system_time        function_id, dag_id, reason
-``"execution", "dag", "start"``           system_time        dag_id, functions
-``"execution", "dag", "stop"``            duration           dag_id, functions, status
-``"rank", "joined"``                      system_time        node, host, capabilities
-``"rank", "suspect"``                     system_time        node, host, reason
-``"rank", "returned"``                    system_time        node, host
-``"rank", "lost"``                        system_time        node, host, reason
-``"rank", "memory", "high"``              system_time        node, host, reason; it is given no new tasks
-``"rank", "memory", "normal"``            system_time        node, host, reason; it is given tasks again
-``"rank", "probation", "start"``          system_time        node, host, reason; it is given only probes
-``"rank", "probation", "stop"``           system_time        node, host, reason; it is given tasks again
-``"host", "probation", "start"``          system_time        host, nodes (its ranks), reason
-``"host", "probation", "stop"``           system_time        host, nodes, reason
-``"resource", "claimed"``                 system_time        node, host, amounts, function_id
-``"resource", "released"``                system_time        as claimed; function_id None: it served many
-``"resource", "refused"``                 system_time        node, host, amounts, function_id, reason
-``"resource", "updated"``                 system_time        node, host, amounts
-``"transfer", "stop"``                    duration, nbytes   function_id (whose value), source, target (ranks),
-                                                             dag_id
-========================================  =================  ================================================
+This module holds the table of handlers of one process and calls them; it measures nothing itself and knows no
+scheduler. Handlers run in the thread that emits, between two turns of its work, so they must be quick. The events of
+a run (:mod:`handoff_mpi.telemetry.events`) are emitted on rank 0, which schedules, also those about other ranks.
 """
 
 from __future__ import annotations
@@ -55,8 +21,7 @@ from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import show
 from handoff_mpi.signatures import HANDLER, find_problem_of_call
 from handoff_mpi.suggestions import did_you_mean
-
-Event: TypeAlias = tuple[str, ...]
+from handoff_mpi.telemetry.events import EVENTS, Event
 
 
 @runtime_checkable
@@ -70,60 +35,6 @@ class TelemetryHandler(Protocol):
 
 #: The older name of :class:`TelemetryHandler`.
 HandlerFunction: TypeAlias = TelemetryHandler
-
-
-FUNCTION_START: Event = ("handoff", "execution", "function", "start")
-FUNCTION_STOP: Event = ("handoff", "execution", "function", "stop")
-FUNCTION_EXCEPTION: Event = ("handoff", "execution", "function", "exception")
-FUNCTION_RETRY: Event = ("handoff", "execution", "function", "retry")
-FUNCTION_REASSIGN: Event = ("handoff", "execution", "function", "reassign")
-FUNCTION_RECOMPUTE: Event = ("handoff", "execution", "function", "recompute")
-FUNCTION_SKIPPED: Event = ("handoff", "execution", "function", "skipped")
-DAG_START: Event = ("handoff", "execution", "dag", "start")
-DAG_STOP: Event = ("handoff", "execution", "dag", "stop")
-RANK_JOINED: Event = ("handoff", "rank", "joined")
-RANK_SUSPECT: Event = ("handoff", "rank", "suspect")
-RANK_RETURNED: Event = ("handoff", "rank", "returned")
-RANK_LOST: Event = ("handoff", "rank", "lost")
-RANK_MEMORY_HIGH: Event = ("handoff", "rank", "memory", "high")
-RANK_MEMORY_NORMAL: Event = ("handoff", "rank", "memory", "normal")
-RANK_PROBATION_START: Event = ("handoff", "rank", "probation", "start")
-RANK_PROBATION_STOP: Event = ("handoff", "rank", "probation", "stop")
-HOST_PROBATION_START: Event = ("handoff", "host", "probation", "start")
-HOST_PROBATION_STOP: Event = ("handoff", "host", "probation", "stop")
-RESOURCE_CLAIMED: Event = ("handoff", "resource", "claimed")
-RESOURCE_RELEASED: Event = ("handoff", "resource", "released")
-RESOURCE_REFUSED: Event = ("handoff", "resource", "refused")
-RESOURCE_UPDATED: Event = ("handoff", "resource", "updated")
-TRANSFER_STOP: Event = ("handoff", "transfer", "stop")
-
-#: Every event there is.
-EVENTS: tuple[Event, ...] = (
-    FUNCTION_START,
-    FUNCTION_STOP,
-    FUNCTION_EXCEPTION,
-    FUNCTION_RETRY,
-    FUNCTION_REASSIGN,
-    FUNCTION_RECOMPUTE,
-    FUNCTION_SKIPPED,
-    DAG_START,
-    DAG_STOP,
-    RANK_JOINED,
-    RANK_SUSPECT,
-    RANK_RETURNED,
-    RANK_LOST,
-    RANK_MEMORY_HIGH,
-    RANK_MEMORY_NORMAL,
-    RANK_PROBATION_START,
-    RANK_PROBATION_STOP,
-    HOST_PROBATION_START,
-    HOST_PROBATION_STOP,
-    RESOURCE_CLAIMED,
-    RESOURCE_RELEASED,
-    RESOURCE_REFUSED,
-    RESOURCE_UPDATED,
-    TRANSFER_STOP,
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

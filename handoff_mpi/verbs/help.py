@@ -15,8 +15,8 @@ from handoff_mpi.suggestions import KnownNames
 #: Pages in the order in which a newcomer reads them; others follow.
 _ORDER = (
     *("getting-started", "dag-files", "functions", "options", "resources-and-strategies", "results-and-resume"),
-    *("fault-tolerance", "memory", "watching", "mpi-and-clusters", "troubleshooting", "extending", "testing"),
-    *("performance", "security", "design", "contributing"),
+    *("fault-tolerance", "memory", "watching", "telemetry", "mpi-and-clusters", "troubleshooting", "extending"),
+    *("testing", "performance", "security", "design", "contributing"),
 )
 #: Words that users may look for, by the page that has them.
 _OTHER_WORDS = {
@@ -24,10 +24,11 @@ _OTHER_WORDS = {
     "resources-and-strategies": "cost costs resources strategies strategy scheduling gpu gpus",
     "results-and-resume": "results resume resuming journal checkpoint",
     "fault-tolerance": "failures failure retries retry deaths crash",
-    "watching": "progress metrics output events",
-    "mpi-and-clusters": "mpi slurm hosts cluster clusters openmpi mpich",
+    "watching": "progress output",
+    "telemetry": "events metrics prometheus opentelemetry handlers usage",
+    "mpi-and-clusters": "mpi slurm srun hosts cluster clusters openmpi mpich cray modules apptainer singularity",
     "troubleshooting": "errors messages hang",
-    "extending": "telemetry plugins stores trackers handlers",
+    "extending": "plugins stores trackers codecs",
 }
 _SYNONYMS = {word: topic for topic, words in _OTHER_WORDS.items() for word in words.split()}
 

@@ -96,7 +96,7 @@ def test_what_is_not_known_is_left_out():
 
 
 def test_the_manual_names_all_metrics():
-    manual = (ROOT / "handoff_mpi" / "manual" / "watching.md").read_text()
+    manual = (ROOT / "handoff_mpi" / "manual" / "telemetry.md").read_text()
     assert [name for name in (*RUN_METRICS, *NAME_METRICS, *HOST_METRICS) if f"`{name}`" not in manual] == []
 
 

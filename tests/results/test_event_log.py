@@ -155,6 +155,6 @@ def test_lines_about_single_functions_can_be_left_out(run_dir):
 
 
 def test_the_manual_has_a_row_for_each_event():
-    text = (ROOT / "handoff_mpi" / "manual" / "watching.md").read_text()
+    text = (ROOT / "handoff_mpi" / "manual" / "telemetry.md").read_text()
     rows = re.findall(r"^\| `([a-z]+\.[a-z_]+)` \|[^|]*\| (.*) \|$", text, re.M)
     assert {name: tuple(re.findall(r"`(\w+)`", fields)) for name, fields in rows} == EVENT_FIELDS

@@ -71,7 +71,7 @@ def test_one_long_function_limits():
 
 
 def test_what_is_around_the_calls_limits():
-    assert limit([(1.5, 0.2)] * 2, 2.0) == "what comes before the first call and after the last: 1.80 s"
+    assert limit([(1.5, 0.2)] * 2, 2.0) == "the time before the first call and after the last: 1.80 s"
 
 
 def test_short_calls_limit():
@@ -88,7 +88,7 @@ def test_waits_within_a_chain_limit():
 def test_nothing_is_said_where_nothing_is_known():
     assert describe([], 1.0) == []
     assert describe([(0, 1.0, (), CPU, 0)], 1.0) == []  # an earlier launch made it
-    assert describe([(0, 1.0)], 0.0) == ["  busy: 1.00 s in calls on 1 ranks"]
+    assert describe([(0, 1.0)], 0.0) == ["  busy: 1.00 s in calls on 1 rank"]
     calls = [(0, 0.3), (0.3, 0.3), (0.6, 0.3), (0, 0.2)]
     assert len(describe(calls, 0.9)) == 1
 

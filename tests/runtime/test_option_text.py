@@ -10,7 +10,7 @@ import re
 import pytest
 
 import handoff_mpi
-from handoff_mpi.flags import PREFIX, add_options
+from handoff_mpi.flags import PREFIX, VERBS, add_options, verb_parser
 from handoff_mpi.runtime.option_kinds import Kind, OneOf, WrongValue, YesNo
 from handoff_mpi.runtime.option_text import options_page
 from handoff_mpi.runtime.options import OPTIONS, SYNONYMS, RunOptions
@@ -18,8 +18,8 @@ from handoff_mpi.scheduler.policy import Policy
 from tests.conftest import ROOT
 
 PAGE = ROOT / "handoff_mpi" / "manual" / "options.md"
-#: Lines between which the page lists the options.
-BEGIN, END = "<!-- options: begin -->\n", "<!-- options: end -->\n"
+#: Lines between which the page lists the options, and those between which it lists the flags of commands.
+MARKS = {part: (f"<!-- {part}: begin -->\n", f"<!-- {part}: end -->\n") for part in ("options", "flags")}
 
 
 @pytest.mark.parametrize("documented", [handoff_mpi.execute, RunOptions])
@@ -36,14 +36,40 @@ def test_help_lists_every_option_with_its_unit_and_default(documented):
     assert texts["run_dir"].endswith("dag.py cannot set it.") and "cannot set it" not in texts["keep"]
 
 
+def flags_page():
+    """Return the commands with their arguments, and the flags that :data:`OPTIONS` does not declare."""
+    return "\n\n".join("\n".join(lines_of(verb)) for verb in VERBS)
+
+
+def lines_of(verb):
+    """Yield how a command is called, and the table of its flags."""
+    actions = [each for each in verb_parser(verb)._actions if each.help != argparse.SUPPRESS and each.dest != "help"]
+    words = [f"[{each.metavar}]" if each.nargs == "?" else each.metavar for each in actions if not each.option_strings]
+    is_of_runs = verb in ("run", "check")
+    yield f"### {verb}"
+    yield ""
+    yield f"`{' '.join(['handoff-mpi', verb, *words, *(['[-- ARGS]'] if any('dag.py' in word for word in words) else [])])}`" + (
+        ": the options above, and" if is_of_runs else ""
+    )
+    own = [each for each in actions if each.option_strings and not (is_of_runs and each.dest in OPTIONS)]
+    yield from ("", "| flag | meaning |", "|---|---|") if own else ()
+    for action in own:
+        value = f" {action.metavar}" if action.metavar and action.nargs != 0 else ""
+        flags = ", ".join(f"`{flag}{value}`" for flag in action.option_strings)
+        yield f"| {flags} | {action.help.replace('|', ', ')} |"
+
+
 def current_page():
-    before, begin, rest = PAGE.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    assert begin and end
-    return f"{before}{begin}\n{options_page(OPTIONS.values())}\n\n{end}{after}"
+    page = PAGE.read_text()
+    for part, text in {"options": options_page(OPTIONS.values()), "flags": flags_page()}.items():
+        before, begin, rest = page.partition(MARKS[part][0])
+        _, end, after = rest.partition(MARKS[part][1])
+        assert begin and end
+        page = f"{before}{begin}\n{text}\n\n{end}{after}"
+    return page
 
 
-def test_the_page_of_the_manual_lists_the_options():
+def test_the_page_of_the_manual_lists_the_options_and_flags():
     assert PAGE.read_text() == current_page(), "write it again: python -m tests.runtime.test_option_text"
 
 

@@ -477,7 +477,7 @@ def test_no_lock_is_held_while_a_handler_runs() -> None:
     assert attached_ids() == ["r", "other"]
 
 
-def test_events_are_those_promised_and_each_is_documented() -> None:
+def test_events_are_those_promised() -> None:
     promised = {
         ("execution", "function"): ("start", "stop", "exception", "retry", "reassign", "recompute", "skipped"),
         ("execution", "dag"): ("start", "stop"),
@@ -491,8 +491,6 @@ def test_events_are_those_promised_and_each_is_documented() -> None:
     events = {("handoff", *room, what) for room, whats in promised.items() for what in whats}
     assert set(telemetry.EVENTS) == events
     assert len(telemetry.EVENTS) == len(events)
-    for event in telemetry.EVENTS:
-        assert "``" + ", ".join(f'"{part}"' for part in event[1:]) + "``" in (handlers.__doc__ or "")
 
 
 def test_the_beginning_of_a_name_stands_for_all_events_that_begin_so() -> None:

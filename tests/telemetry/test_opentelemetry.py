@@ -26,7 +26,7 @@ def exporter(monkeypatch):
     found, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(found))
     monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)  # a provider can be set once in a process
-    source = (ROOT / "handoff_mpi" / "manual" / "watching.md").read_text()
+    source = (ROOT / "handoff_mpi" / "manual" / "telemetry.md").read_text()
     exec(compile(_BLOCK.search(source)[1], "spans.py", "exec"), {})
     yield found
     telemetry.detach("spans")

@@ -1,0 +1,46 @@
+"""Sessions of the manual: blocks of commands with what a terminal shows, which tests type again.
+
+A page states its directory and its host: what a command prints of the test's own is replaced by these. Lines and parts
+of lines that differ from run to run are left out of the comparison, see :func:`shape`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+from pathlib import Path
+
+from tests.terminal import Terminal
+
+HOST = "node1"
+_SESSION = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+#: Parts that differ each time: names of files, dates, times, durations, figures of the machine, width of the terminal.
+_VARIES = re.compile(
+    r"\b[0-9a-f]{40}\b|\d{8}-\d{6}(-\d+)?|\d{4}-\d\d-\d\d|\d\d:\d\d:\d\d|\d[\d,.]*( m?s\b)?|─+|━+",
+)
+#: Lines of a summary that not every run prints.
+_OCCASIONAL = ("busy:", "limited by", "slowest:")
+
+
+def read_sessions(page):
+    """Return pairs (command, what it prints), in the order of the page."""
+    blocks = _SESSION.findall(page.read_text())
+    parts = [part.partition("\n") for block in blocks for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
+    return [(command, printed) for command, _, printed in parts]
+
+
+def type_in(command, cwd, directory):
+    """Type a command at a wide terminal; return what it shows then, as if it had run in ``directory`` on :data:`HOST`."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    terminal = Terminal(["bash", "-c", command], cwd, columns=300, lines=60, env={"PATH": path})
+    terminal.end(60)
+    terminal.close()
+    return terminal.text.replace(str(cwd), directory).replace(f"({socket.gethostname()})", f"({HOST})")
+
+
+def shape(text):
+    """Return the lines that every terminal shows, with what varies replaced; Python 3.10 marks no part of a line."""
+    lines = [line.rstrip() for line in text.splitlines() if line.strip(" ^~")]
+    return [_VARIES.sub("N", line) for line in lines if not line.strip().startswith(_OCCASIONAL)]

@@ -1,0 +1,41 @@
+"""The first page of the manual: a newcomer who types it at a terminal sees what it shows."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import pytest
+
+from tests.conftest import DEVELOPMENT, ROOT, run_process
+from tests.sessions import read_sessions, shape, type_in
+
+PAGE = ROOT / "handoff_mpi" / "manual" / "getting-started.md"
+DIRECTORY = "/home/ann/spectra"
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def spectra(tmp_path):
+    """A directory with the DAG of the page."""
+    (tmp_path / "spectra.py").write_text(BLOCKS[0])
+    return tmp_path
+
+
+def test_a_newcomer_sees_what_the_page_shows(spectra):
+    sessions = read_sessions(PAGE)
+    assert len(sessions) == 6
+    for command, printed in sessions:
+        assert shape(type_in(command, spectra, DIRECTORY)) == shape(printed), command
+
+
+def test_the_other_blocks_build_and_run_the_same(spectra):
+    _, functions, script = BLOCKS
+    (spectra / "stations.txt").write_text("alpha beta gamma delta")
+    named = "from spectra import record, strongest\n" + functions
+    (spectra / "functions.py").write_text(named + "dag.validate()\n")
+    (spectra / "script.py").write_text("from spectra import dag\n" + script)
+    for name in ("functions.py", "script.py"):
+        ended = run_process([sys.executable, name], spectra, env={**DEVELOPMENT, "PYTHONPATH": str(ROOT)})
+        assert ended.rc == 0, ended.err
+    assert "delta" in ended.out

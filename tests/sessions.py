@@ -32,7 +32,7 @@ def read_sessions(page):
 
 
 def type_in(command, cwd, directory):
-    """Type a command at a wide terminal; return what it shows then, as if it had run in ``directory`` on :data:`HOST`."""
+    """Type a command at a wide terminal; return what it shows, as if it had run in ``directory`` on :data:`HOST`."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     terminal = Terminal(["bash", "-c", command], cwd, columns=300, lines=60, env={"PATH": path})
     terminal.end(60)

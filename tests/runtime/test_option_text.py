@@ -48,9 +48,8 @@ def lines_of(verb):
     is_of_runs = verb in ("run", "check")
     yield f"### {verb}"
     yield ""
-    yield f"`{' '.join(['handoff-mpi', verb, *words, *(['[-- ARGS]'] if any('dag.py' in word for word in words) else [])])}`" + (
-        ": the options above, and" if is_of_runs else ""
-    )
+    args = ["[-- ARGS]"] if any("dag.py" in word for word in words) else []
+    yield f"`{' '.join(['handoff-mpi', verb, *words, *args])}`" + (": the options above, and" if is_of_runs else "")
     own = [each for each in actions if each.option_strings and not (is_of_runs and each.dest in OPTIONS)]
     yield from ("", "| flag | meaning |", "|---|---|") if own else ()
     for action in own:

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 LONG, SOAK = "long", "soak"
+#: How many long tests are left out.
+_LEFT_OUT = pytest.StashKey[int]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,13 +36,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if not chosen[item]]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
+        if not config.option.rest:
+            config.stash[_LEFT_OUT] = sum(item.get_closest_marker(LONG) is not None for item in left_out)
         items[:] = [item for item in items if chosen[item]]
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> str:
-    if config.option.markexpr or config.option.all or config.option.rest or _named(config):
-        return ""
-    return f"the tests marked {LONG} are left out; --all runs them too"
+    count = config.stash.get(_LEFT_OUT, 0)
+    return f"{count} tests marked {LONG} are left out; --all runs them too" if count else ""
 
 
 def _is_chosen(config: pytest.Config, item: pytest.Item, named: list[tuple[Path, str]]) -> bool:
@@ -51,12 +54,12 @@ def _is_chosen(config: pytest.Config, item: pytest.Item, named: list[tuple[Path,
     if item.get_closest_marker(SOAK) is not None:
         return False
     is_long = item.get_closest_marker(LONG) is not None
-    if config.option.rest:
+    if config.option.rest and not config.option.all:
         return is_long
     return bool(config.option.all or tests or not is_long)
 
 
 def _named(config: pytest.Config) -> list[tuple[Path, str]]:
     """Return the files that the command line names, each with the test that it names in it, or nothing."""
-    words = [str(word).partition("::") for word in config.invocation_params.args if ".py" in str(word)]
+    words = [word.partition("::") for word in config.option.file_or_dir if ".py" in word]
     return [((config.invocation_params.dir / file).resolve(), test) for file, _, test in words]

@@ -35,6 +35,8 @@ def directory(tmp_path):
         (["deep"], "test_short test_way[1]", True),
         (["--all"], "test_short test_long test_way[1] test_way[2]", False),
         (["--rest"], "test_long test_way[2]", False),
+        (["--rest", "--all"], "test_short test_long test_way[1] test_way[2]", False),
+        (["--deselect", "deep/test_a.py::test_short"], "test_way[1]", True),
         (["-m", "soak"], "test_soak", False),
         (["-m", "long"], "test_long test_way[2]", False),
         (["deep/test_a.py"], "test_short test_long test_way[1] test_way[2]", False),
@@ -48,7 +50,7 @@ def test_what_runs(directory, words, chosen, tells):
     assert ended.rc == 0, ended.out
     ran = [line.split("::")[1].split()[0] for line in ended.out.splitlines() if line.endswith("]") and "PASSED" in line]
     assert ran == chosen.split()
-    assert ("the tests marked long are left out; --all runs them too" in ended.out) is tells
+    assert ("2 tests marked long are left out; --all runs them too" in ended.out) is tells
 
 
 def test_default_and_rest_are_all_tests_once(directory):

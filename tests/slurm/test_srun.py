@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+import pytest
+
 from tests.conftest import ROOT
 from tests.slurm.test_sbatch import SLEEPING, TWO_BY_TWO, mpich_python, status, write
 
@@ -19,6 +21,7 @@ def submit(slurm, directory, pmi, python):
     return slurm.submit(*TWO_BY_TWO, script, cwd=directory, env={"HANDOFF_OUTPUT": "plain"})
 
 
+@pytest.mark.long
 def test_processes_that_are_alone_are_refused(slurm, tmp_path):
     job = slurm.wait(submit(slurm, tmp_path, "none", sys.executable), tmp_path)
     assert job.state == "FAILED" and "the launcher started 4 ranks, but this MPI sees 1" in job.out, job.out

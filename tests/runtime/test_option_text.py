@@ -49,6 +49,7 @@ def lines_of(verb):
     yield f"### {verb}"
     yield ""
     args = ["[-- ARGS]"] if any("dag.py" in word for word in words) else []
+    args = ["[-- ARGS]"] if any("dag.py" in word for word in words) else []
     yield f"`{' '.join(['handoff-mpi', verb, *words, *args])}`" + (": the options above, and" if is_of_runs else "")
     own = [each for each in actions if each.option_strings and not (is_of_runs and each.dest in OPTIONS)]
     yield from ("", "| flag | meaning |", "|---|---|") if own else ()

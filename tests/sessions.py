@@ -22,6 +22,8 @@ _VARIES = re.compile(
 )
 #: Lines of a summary that not every run prints.
 _OCCASIONAL = ("busy:", "limited by", "slowest:")
+#: A line that a function printed; it may come before or after those of rank 0.
+_FORWARDED = re.compile(r"\d+: .* \| ")
 
 
 def read_sessions(page):
@@ -43,4 +45,6 @@ def type_in(command, cwd, directory):
 def shape(text):
     """Return the lines that every terminal shows, with what varies replaced; Python 3.10 marks no part of a line."""
     lines = [line.rstrip() for line in text.splitlines() if line.strip(" ^~")]
-    return [_VARIES.sub("N", line) for line in lines if not line.strip().startswith(_OCCASIONAL)]
+    kept = [line for line in lines if not line.strip().startswith(_OCCASIONAL)]
+    kept.sort(key=lambda line: _FORWARDED.match(line) is not None)
+    return [_VARIES.sub("N", line) for line in kept]

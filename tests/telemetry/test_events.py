@@ -10,21 +10,22 @@ from handoff_mpi import DAG, Function, execute_local, telemetry
 from handoff_mpi.dag import Plan
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.scheduler import Cause
+from handoff_mpi.scheduler import transitions as records
 from tests.conftest import ROOT
 
 RANK = 1
 #: Changes of ranks that a scheduler logs, besides those of a run in one process.
 CHANGES = [
-    ("suspect", "silent"),
-    ("lost", "killed"),
-    ("returned", None),
-    ("memory high", "91 % of 2 GB"),
-    ("memory normal", "70 % of 2 GB"),
-    ("probation", (RANK, [RANK], "it fails alone")),
-    ("trusted", (RANK, [RANK], "a probe succeeded")),
-    ("probation", ("n1", [RANK], "it fails alone")),
-    ("trusted", ("n1", [RANK], "a probe succeeded")),
-    ("updated", {"cpu": 2}),
+    records.Suspected("silent"),
+    records.Lost("killed"),
+    records.Returned(),
+    records.MemoryHigh("91 % of 2 GB"),
+    records.MemoryNormal("70 % of 2 GB"),
+    records.ProbationBegun(RANK, (RANK,), "it fails alone"),
+    records.ProbationEnded(RANK, (RANK,), "a probe succeeded"),
+    records.ProbationBegun("n1", (RANK,), "it fails alone"),
+    records.ProbationEnded("n1", (RANK,), "a probe succeeded"),
+    records.Updated({"cpu": 2}),
 ]
 
 

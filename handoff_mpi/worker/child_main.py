@@ -76,6 +76,7 @@ def main(descriptor: int, last_words: int, tokens: int, rank: int, seeds: int, r
     _die_with_parent(sock)
     _keep_freed_memory()
     signals.ignore(signal.SIGINT)  # the rank decides what an interrupt means
+    signals.ignore(signal.SIGUSR1)  # so it does of a stop, which Slurm signals to all processes of a step
     reader = FrameReader(sock)
     global _parent
     _parent = sock

@@ -13,7 +13,7 @@ import time
 import psutil
 import pytest
 
-from handoff_mpi import load
+from handoff_mpi import DAG, Function, execute_local, load
 from tests.conftest import mpirun_command, run_process
 
 SLEEPER = """
@@ -261,3 +261,15 @@ def test_a_signal_that_comes_right_after_a_fork_ends_the_forked_process(tmp_path
     )
     ended = run_process([sys.executable, "script.py"], tmp_path)
     assert ended.rc == 0, ended.err
+
+
+def test_a_stop_that_children_receive_too_ends_none_of_them():
+    def survive():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0.05)
+        return subprocess.run(["sh", "-c", "kill -USR1 $$"], check=False).returncode
+
+    dag = DAG("signalled")
+    dag.add_function(Function("survives", (), survive, max_retries=0))
+    results = execute_local(dag, isolation="process", run_dir=False)
+    assert results["survives"] == -signal.SIGUSR1, "programs that a function starts have the default handler"

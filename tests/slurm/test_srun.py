@@ -28,6 +28,7 @@ def test_processes_that_are_alone_are_refused(slurm, tmp_path):
     assert not list(tmp_path.glob("began-*"))
 
 
+@pytest.mark.long
 def test_a_signal_to_the_step_stops_the_run(slurm, tmp_path):
     number = submit(slurm, tmp_path, "pmi2", mpich_python())
     slurm.wait_for(lambda: len(list(tmp_path.glob("began-*"))) >= 3, 60, tmp_path / f"{number}.out")
@@ -35,4 +36,4 @@ def test_a_signal_to_the_step_stops_the_run(slurm, tmp_path):
     job = slurm.wait(number, tmp_path)
     assert job.exit_code == "75:0", job.out
     assert status(tmp_path / "run")["status"] == "stopped"
-    assert "on node1" in job.out and "on node2" in job.out
+    assert "on node1" in job.out and "on node2" in job.out, job.out

@@ -157,7 +157,7 @@ class Progress:
             "lost_ranks": dict(itertools.islice(self._recorder.lost.items(), MAX_HOSTS)),
             "probation": dict(itertools.islice(self._recorder.probation.items(), MAX_HOSTS)),
             "failures": self._failure_groups(),
-            "skipped": [self._label(task) for task in self._skipped],
+            "skipped_ids": [self._label(task) for task in self._skipped],
             "losses": self._losses(),
             "slowest": self._slowest_calls(),
         }

@@ -79,7 +79,7 @@ def _failures(status: Status) -> Iterator[str]:
 
 def _skipped(status: Status) -> Iterator[str]:
     """Yield the names of the functions that were skipped: the first ones, and the last one."""
-    names, count = status.get("skipped"), int(_number(_mapping(status, "counts").get("skipped")))
+    names, count = status.get("skipped_ids"), int(_number(_mapping(status, "counts").get("skipped")))
     if not isinstance(names, list) or not names or not count:
         return
     shown = [_short(name) for name in names[:_MAX_SKIPPED]]

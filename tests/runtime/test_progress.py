@@ -205,8 +205,8 @@ def test_the_rate_of_long_calls_is_that_of_a_longer_time():
 def test_the_first_functions_that_were_skipped_and_the_last_are_named():
     run = Fixture([0] * 30)
     run.recorder.skipped.extend(range(5, 25))
-    assert run.fields()["skipped"] == ["5", "6", "7", "8", "9", "10", "11", "12", "13", "24"]
-    assert json.dumps(run.fields()["skipped"]) == json.dumps(run.progress.final_fields(NOW)["skipped"])
+    assert run.fields()["skipped_ids"] == ["5", "6", "7", "8", "9", "10", "11", "12", "13", "24"]
+    assert json.dumps(run.fields()["skipped_ids"]) == json.dumps(run.progress.final_fields(NOW)["skipped_ids"])
 
 
 def test_the_rate_is_that_of_the_last_seconds():

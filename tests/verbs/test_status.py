@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import handoff_mpi
-from handoff_mpi import DAG, Function
+from handoff_mpi import DAG, Function, execute_local
 from handoff_mpi.cli import main
 from handoff_mpi.formatting import moment_text
 from handoff_mpi.results import run_status
@@ -90,6 +90,18 @@ def test_a_run_that_is_running_one_that_died_and_one_that_ended(live, capsys):
     assert (told["state"], told["exit_code"], told["done"]) == ("done", 0, 2)
 
 
+@pytest.mark.long
+def test_a_run_that_has_failed_names_what_it_skipped(in_process, tmp_path, capsys):
+    dag = DAG("broken")
+    fails = dag.add_function(Function("fails", (), lambda: time.sleep(0.6) or 1 / 0, max_retries=0))
+    dag.add_function(Function("behind", (dag.add_function(Function("next", (fails,), abs)),), abs))
+    execute_local(dag, run_dir=tmp_path / "run", check=False)
+    assert main(["status", str(tmp_path / "run")]) == 0
+    told = capsys.readouterr().out
+    assert "failed    fails: ZeroDivisionError" in told
+    assert "skipped   next, behind: they depend on functions that have failed" in told
+
+
 NOW = 1_770_000_100.0
 LOSS = {"rank": 2, "host": "n1", "time_s": NOW - 29, "reason": "killed by SIGKILL", "returned_s": None}
 LOSS |= {"reassigned": 2, "recomputed": 1, "first_reassigned": ["a", "b"], "first_recomputed": ["c"]}
@@ -126,7 +138,8 @@ def lines_of(state, **fields):
     ],
 )
 def test_what_was_skipped_is_named(names, count, told):
-    lines = [text for name, text in lines_of("failed", skipped=names, counts={"skipped": count}) if name == "skipped"]
+    found = lines_of("failed", skipped_ids=names, counts={"skipped": count})
+    lines = [text for name, text in found if name == "skipped"]
     assert lines == ([] if told is None else [told])
 
 

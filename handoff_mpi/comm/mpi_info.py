@@ -5,8 +5,6 @@ from __future__ import annotations
 import ctypes
 from pathlib import Path
 
-import mpi4py
-
 from handoff_mpi.comm import mpi
 
 _LEVELS = ("SINGLE", "FUNNELED", "SERIALIZED", "MULTIPLE")
@@ -16,11 +14,6 @@ _MAPS = Path("/proc/self/maps")
 def library() -> str:
     """Return the name and version of the MPI library, initialising MPI."""
     return " ".join(mpi.library().split())
-
-
-def mpi4py_version() -> str:
-    """Return the version of mpi4py."""
-    return str(mpi4py.__version__)
 
 
 def thread_level() -> str:

@@ -12,7 +12,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from handoff_mpi.dag import Plan
 from handoff_mpi.formatting import id_text, one_line
@@ -41,6 +41,8 @@ MAX_PATH_TASKS, PATH_INTERVAL_S = 20_000, 10.0
 MAX_UNKNOWN_SHARE = 0.05
 _MAX_ID_CHARS, _MAX_REASON_CHARS = 100, 200
 
+#: (task, attempt, rank, start) of a running call.
+_Call: TypeAlias = "tuple[int, int, int, float]"
 _DISPATCHED, _DONE = int(State.DISPATCHED), int(State.DONE)
 _FAILED, _SKIPPED = int(State.FAILED), int(State.SKIPPED)
 
@@ -121,11 +123,12 @@ class Progress:
         """
         with self._lock:
             counts, running = self._look()
+            calls = self._running_calls()
             return {
                 **self._known(now, counts, running),
                 "rate_per_s": self._rate(counts, running, now),
-                **self._time_left(running, now),
-                "longest": self._longest(),
+                **self._time_left(running, calls, now),
+                "longest": self._longest(calls),
             }
 
     def final_fields(self, now: float) -> dict[str, Any]:
@@ -262,7 +265,7 @@ class Progress:
         then, before = self._ended[0]
         return max(0.0, (ended - before) / (now - then)) if now > then else 0.0
 
-    def _time_left(self, running: Sequence[int], now: float) -> dict[str, float | None]:
+    def _time_left(self, running: Sequence[int], calls: Sequence[_Call], now: float) -> dict[str, float | None]:
         """Return the seconds that are left, and those that are left at least; None where they are unknown.
 
         While more than a few open functions are of names that have not been measured only the latter are known: these
@@ -271,12 +274,12 @@ class Progress:
         left = [each for each in self._names if each.open > 0]
         unknown = sum(each.open for each in left if each.mean_s is None)
         if unknown <= MAX_UNKNOWN_SHARE * sum(each.open for each in left):
-            eta_s = self._eta(left, running, now)
+            eta_s = self._eta(left, running, calls, now)
             return {"eta_s": eta_s, "eta_at_least_s": eta_s}
-        least_s = self._eta([each for each in left if each.mean_s is not None], running, now)
+        least_s = self._eta([each for each in left if each.mean_s is not None], running, calls, now)
         return {"eta_s": None, "eta_at_least_s": least_s or None}
 
-    def _eta(self, left: Sequence[_OfName], running: Sequence[int], now: float) -> float | None:
+    def _eta(self, left: Sequence[_OfName], running: Sequence[int], calls: Sequence[_Call], now: float) -> float | None:
         """Estimate how many seconds open functions of some names need: their work shared by the busy slots, or the
         longest open path if that takes longer.
         """
@@ -284,21 +287,21 @@ class Progress:
         work_s = sum(each.open * (usual_s if each.mean_s is None else each.mean_s) for each in left)
         if not running or not work_s:
             return None if work_s else 0.0
-        share_s = max(0.0, work_s - self._spent_s(left, now)) / len(running)
-        path_s = self._longest_path(now)
+        share_s = max(0.0, work_s - self._spent_s(left, calls, now)) / len(running)
+        path_s = self._longest_path(calls, now)
         return share_s if path_s is None else max(share_s, path_s)
 
-    def _spent_s(self, left: Sequence[_OfName], now: float) -> float:
+    def _spent_s(self, left: Sequence[_OfName], calls: Sequence[_Call], now: float) -> float:
         """Return how many seconds running calls of some names have taken already, each at most the mean of its name."""
         names = {id(each) for each in left}
         spent_s = 0.0
-        for task, _, _, started in self._running_calls():
+        for task, _, _, started in calls:
             of_name = self._of(task)
             if id(of_name) in names and of_name.mean_s is not None:
                 spent_s += min(max(0.0, now - started), of_name.mean_s)
         return spent_s
 
-    def _longest_path(self, now: float) -> float | None:
+    def _longest_path(self, calls: Sequence[_Call], now: float) -> float | None:
         """Return how long the longest path of open functions takes by the means; None for large DAGs.
 
         As for the b-level of list scheduling, in reverse order of the tasks, where inputs have smaller numbers.
@@ -308,7 +311,7 @@ class Progress:
         if now >= self._next_path:
             self._next_path = now + PATH_INTERVAL_S
             specs, state = self._scheduler.specs, self._scheduler.tasks.state
-            started = {task: since for task, _, _, since in self._running_calls()}
+            started = {task: since for task, _, _, since in calls}
             below = [0.0] * len(specs)
             longest = 0.0
             for task in range(len(specs) - 1, -1, -1):
@@ -344,18 +347,18 @@ class Progress:
         }
         return {**row, **self._recorder.usage.get(host, {})}
 
-    def _longest(self) -> list[dict[str, Any]]:
-        """Return the calls that have run longest, the longest first."""
-        longest = sorted(self._running_calls(), key=lambda call: call[3])[:MAX_CALLS]
+    def _longest(self, calls: Sequence[_Call]) -> list[dict[str, Any]]:
+        """Return those of ``calls`` that have run longest, the longest first."""
+        longest = sorted(calls, key=lambda call: call[3])[:MAX_CALLS]
         return [
             {**self._about(task, rank), "attempt": attempt, "started_s": started}
             for task, attempt, rank, started in longest
         ]
 
-    def _running_calls(self) -> Iterable[tuple[int, int, int, float]]:
-        """Return (task, attempt, rank, start) of the calls that have run for a moment, the longest ones at least."""
+    def _running_calls(self) -> list[_Call]:
+        """Return the calls that have run for a moment, the longest ones at least."""
         calls = (*self.own_calls(), *self._recorder.longest_calls(MAX_TIMED_CALLS))
-        return {call[0]: call for call in calls}.values()
+        return list({call[0]: call for call in calls}.values())
 
     def _slowest_calls(self) -> list[dict[str, Any]]:
         """Return the calls of this launch that have ended and took longest, the longest first."""

@@ -14,12 +14,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from handoff_mpi.allocation.costs import GPU, RequestClass
 from handoff_mpi.allocation.placement_index import Changes
 from handoff_mpi.allocation.pools import Pool
-from handoff_mpi.allocation.resource_groups import SLOT, Claim, ResourceGroup, kept_of
+from handoff_mpi.allocation.reserved import Hold, ReservedAmounts, kept_of
+from handoff_mpi.allocation.resource_groups import SLOT, Claim, ResourceGroup
 from handoff_mpi.allocation.topology import Topology
 from handoff_mpi.resources.amounts import UNIT
 
@@ -31,52 +32,19 @@ MAX_COMPARED = 64
 Remaining: TypeAlias = Callable[[Claim], float]
 
 
-@dataclass(slots=True)
-class Hold:
-    """The part of one pool, of one device, or of the slots of a group that is kept.
-
-    Attributes:
-        need: the waiter's amount.
-        spare: what others may hold when the waiter starts.
-        free: returns what is free of it now.
-        coming: what the blocking claims will give back.
-    """
-
-    need: int
-    spare: int
-    free: Callable[[], int]
-    coming: int = 0
-
-    def kept(self, but: int = 0) -> int:
-        """Return what others must leave of the free amount; ``but`` of what is coming does not count."""
-        return max(0, self.need - self.coming + but)
-
-
 @dataclass(slots=True, eq=False)
-class Reservation:
+class Reservation(ReservedAmounts):
     """The reservation for the tasks of one class.
 
     Attributes:
-        cost: the class, without a wish to avoid a rank or hosts.
-        order: the place of the waiter in the order of service: those before it need not mind the reservation.
-        group: the group of ranks where it will run; None if only pools of the job are kept.
-        holds: what is kept of each pool, of each device (by uuid), and of the slots (by group).
+        group: the group of ranks where the waiter will run; None if only pools of the job are kept.
         groups: the groups of ranks that draw on the reserved pools, except the pools of the whole job.
         blockers: the claims that must end before the waiter can start.
-        is_lifted: whether it binds nobody for now.
     """
 
-    cost: RequestClass
-    order: tuple[int, int]
     group: ResourceGroup | None
-    holds: dict[Any, Hold]
     groups: list[ResourceGroup]
     blockers: dict[Claim, None] = field(default_factory=dict)
-    is_lifted: bool = False
-
-    def binds(self, cost: RequestClass) -> bool:
-        """Whether tasks of class ``cost`` must leave what is kept."""
-        return not self.is_lifted and self.cost is not (cost.plain or cost)
 
     def blocks(self, claim: Claim) -> bool:
         """Whether the waiter does not fit beside this claim, even if nobody else held anything."""
@@ -144,7 +112,7 @@ class Reservations:
         if not self._make_room(order):
             return None
         holds = self._holds(cost, group, remaining)
-        made = Reservation(cost.plain or cost, order, group, holds, self._groups_of(group, holds))
+        made = Reservation(cost.plain or cost, order, holds, False, group, self._groups_of(group, holds))
         for other in self._in_the_way(made):
             self.drop(other)
         for claim in self._claims(None if cost.job else [each.number for each in made.groups]):
@@ -186,7 +154,7 @@ class Reservations:
 
     def drop_in(self, group: ResourceGroup) -> None:
         """Drop the reservations in ``group``, whose ranks or amounts have changed, so that they may no longer fit."""
-        for reservation in list(group.reservations):
+        for reservation in [each for each in self.all if group in each.groups]:
             self.drop(reservation)
 
     def _join(self, reservation: Reservation) -> None:
@@ -194,7 +162,7 @@ class Reservations:
             group.reservations.append(reservation)
             self._changes.note(group)
 
-    def _groups_of(self, group: ResourceGroup | None, holds: Mapping[Any, Hold]) -> list[ResourceGroup]:
+    def _groups_of(self, group: ResourceGroup | None, holds: Mapping[object, Hold]) -> list[ResourceGroup]:
         """Return the groups of ranks that draw on what is kept."""
         if group is None:
             return []
@@ -299,9 +267,9 @@ class Reservations:
             for rank_state in group.rank_states.values():
                 yield from filter(None, rank_state.claims)
 
-    def _holds(self, cost: RequestClass, group: ResourceGroup | None, remaining: Remaining) -> dict[Any, Hold]:
+    def _holds(self, cost: RequestClass, group: ResourceGroup | None, remaining: Remaining) -> dict[object, Hold]:
         pools = [(pool, amount) for pool, amount in cost.job if amount]
-        holds: dict[Any, Hold] = {}
+        holds: dict[object, Hold] = {}
         if group is not None:
             pools += [(group.pools[name], amount) for name, amount in cost.pool_amounts if amount]
             slots = sum(rank_state.slots for rank_state in group.rank_states.values())
@@ -311,7 +279,7 @@ class Reservations:
             holds[pool] = Hold(amount, pool.capacity - amount, _reader(pool))
         return holds
 
-    def _device_holds(self, cost: RequestClass, group: ResourceGroup, remaining: Remaining) -> dict[Any, Hold]:
+    def _device_holds(self, cost: RequestClass, group: ResourceGroup, remaining: Remaining) -> dict[object, Hold]:
         """Keep the devices that are expected to be free first, each for one waiter."""
         if not cost.gpu or group.devices is None:
             return {}

@@ -6,16 +6,12 @@ import bisect
 import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
 from handoff_mpi.allocation.costs import GPU, RequestClass
 from handoff_mpi.allocation.pools import DevicePool, Pool
+from handoff_mpi.allocation.reserved import ReservedAmounts, kept_of
 from handoff_mpi.resources import Amounts
 from handoff_mpi.resources.amounts import UNIT, plain_number
-
-if TYPE_CHECKING:
-    from handoff_mpi.allocation.reservations import Reservation
-
 
 #: Stands for an idle slot among the names of what is missing.
 SLOT = "(a slot)"
@@ -33,7 +29,7 @@ class Claim:
     device_pool: DevicePool | None
     group: ResourceGroup
 
-    def parts(self) -> Iterator[tuple[Any, int]]:
+    def parts(self) -> Iterator[tuple[object, int]]:
         """Yield what it takes: amounts of pools, of devices by uuid, and one slot of its group of ranks."""
         yield from self.draws
         yield from self.devices
@@ -102,7 +98,7 @@ class ResourceGroup:
     idle: list[int] = field(default_factory=list)
     #: A heap of (busy fraction, rank), made when it is first asked for; its entries are checked when met.
     calm: list[tuple[float, int]] | None = None
-    reservations: list[Reservation] = field(default_factory=list)
+    reservations: list[ReservedAmounts] = field(default_factory=list)
 
     # -- who sits here ----------------------------------------------------------------------------
 
@@ -158,7 +154,7 @@ class ResourceGroup:
             return False
         return not cost.gpu or self.has_devices(cost, binding)
 
-    def has_devices(self, cost: RequestClass, reservations: Iterable[Reservation]) -> bool:
+    def has_devices(self, cost: RequestClass, reservations: Iterable[ReservedAmounts]) -> bool:
         """Whether the devices that the class needs are free beside what ``reservations`` keep."""
         return self.devices is not None and self.devices.has(
             cost.gpu, self.visible, {uuid: kept_of(uuid, reservations) for uuid in self.visible}
@@ -302,8 +298,3 @@ class ResourceGroup:
             free = sum(self.devices.free[uuid] for uuid in self.visible)
             largest = max(largest, 1 - free / (UNIT * len(self.visible)))
         return largest
-
-
-def kept_of(key: Any, reservations: Iterable[Reservation]) -> int:
-    """Return how much ``reservations`` keep of a pool, of a device or of a group's slots."""
-    return sum(each.holds[key].kept() for each in reservations if key in each.holds)

@@ -1,7 +1,7 @@
 """The simulated cluster: the real machines under a fake clock, with all kinds of faults, launched again if need be.
 
 Everything random comes from one seed, so that a failing run is replayed by its seed. What a launch does is in
-:mod:`handoff_mpi.simulation.launch`, what is asserted of it in :mod:`handoff_mpi.simulation.check`.
+:mod:`handoff_mpi.simulation.launch`, what is asserted of it in :mod:`handoff_mpi.simulation.oracle`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Collection
 
 from handoff_mpi.allocation import CostOptimized, FirstAvailable, LoadBalanced
 from handoff_mpi.scheduler import Policy, Scheduler
-from handoff_mpi.simulation.check import Oracle
 from handoff_mpi.simulation.faults import Faults, plan_faults
 from handoff_mpi.simulation.launch import Launch
 from handoff_mpi.simulation.network import Clock
+from handoff_mpi.simulation.oracle import Oracle
 from handoff_mpi.simulation.run_dir import SimulatedRunDir
 from handoff_mpi.simulation.workload import LARGE_NBYTES, Workload, random_ledger, random_workload
 from handoff_mpi.worker.broadcast_tree import FAN_OUT

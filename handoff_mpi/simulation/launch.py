@@ -8,10 +8,10 @@ from typing import Any
 
 from handoff_mpi.comm import Envelope, RankFailed
 from handoff_mpi.messages import Message
-from handoff_mpi.scheduler import Scheduler
-from handoff_mpi.simulation.check import SPEAKS_S, Oracle
+from handoff_mpi.scheduler import Scheduler, Transition
 from handoff_mpi.simulation.faults import Faults
 from handoff_mpi.simulation.network import Clock, Network
+from handoff_mpi.simulation.oracle import SPEAKS_S, Oracle
 from handoff_mpi.simulation.rank import SimulatedRank, Traits
 from handoff_mpi.simulation.rank0_driver import Rank0Driver
 from handoff_mpi.simulation.run_dir import UNSYNCED_S, SimulatedRunDir
@@ -269,6 +269,10 @@ class Launch:
         self.trouble(self.clock.now)
         self.oracle.spoiled[task] += 1
         return how
+
+    def note_turn(self, log: list[Transition]) -> None:
+        """The coordinator has made these transitions in a turn."""
+        self.oracle.at_turn(self, log)
 
     def note_kill(self, task: int) -> None:
         """A call of ``task`` has killed its process."""

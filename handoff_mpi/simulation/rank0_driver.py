@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from handoff_mpi.comm import Envelope, RankFailed
 from handoff_mpi.membership import Membership
@@ -20,18 +20,36 @@ from handoff_mpi.runtime.coordinator import Coordinator
 from handoff_mpi.runtime.coordinator_ports import CoordinatorSettings, Facts, Loss
 from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.tracker_adapter import TrackerAdapter
-from handoff_mpi.scheduler import Closed, Event, Scheduler, Submitted
+from handoff_mpi.scheduler import Closed, Event, Scheduler, Submitted, Transition
 from handoff_mpi.serialization import PLAIN
 from handoff_mpi.simulation.check import check, check_membership
+from handoff_mpi.simulation.faults import Faults
+from handoff_mpi.simulation.rank import SimulatedRank, SimulationContext
 from handoff_mpi.simulation.run_dir import PreviousLaunch
-
-if TYPE_CHECKING:
-    from handoff_mpi.simulation.launch import Launch
 
 #: How likely the tracker refuses a request, and for how long a refused task may wait after that.
 _REFUSAL_LIKELIHOOD, _MAX_REFUSED_S = 0.2, 10.0
 #: The number of the run, part of every message.
 RUN = 1
+
+
+class LaunchContext(SimulationContext, Protocol):
+    """The launch as rank 0 sees it."""
+
+    faults: Faults
+    ranks: dict[int, SimulatedRank]
+
+    def host(self, rank: int) -> str:
+        """Return the host of ``rank``."""
+
+    def hosts(self) -> dict[str, list[int]]:
+        """Return host to its ranks; rank 0's own host comes first."""
+
+    def trouble(self, until: float) -> None:
+        """Something goes wrong until then."""
+
+    def note_turn(self, log: list[Transition]) -> None:
+        """The coordinator has made these transitions in a turn."""
 
 
 class Rank0Driver:
@@ -46,7 +64,7 @@ class Rank0Driver:
         coordinator: that of real runs.
     """
 
-    def __init__(self, launch: Launch, scheduler: Scheduler, previous: PreviousLaunch | None) -> None:
+    def __init__(self, launch: LaunchContext, scheduler: Scheduler, previous: PreviousLaunch | None) -> None:
         self.coordinator: Coordinator
         self._launch = launch
         self._previous = previous
@@ -191,7 +209,7 @@ class Rank0Driver:
 class SimulatedTransport:
     """The transport of rank 0: it sends into the simulated network."""
 
-    def __init__(self, launch: Launch) -> None:
+    def __init__(self, launch: LaunchContext) -> None:
         self._launch = launch
 
     def send(self, dest: int, message: Message, buffers: Sequence[Any] = ()) -> None:
@@ -205,7 +223,7 @@ class SimulatedTransport:
 class SimulatedTracker:
     """A resource tracker of the user's that refuses now and then, and keeps books of what it has granted."""
 
-    def __init__(self, launch: Launch) -> None:
+    def __init__(self, launch: LaunchContext) -> None:
         self._launch = launch
         self._granted: Counter[int] = Counter()
 
@@ -243,7 +261,7 @@ class SimulatedTracker:
 class Observer:
     """Stands in for the recorder, and shows the oracle the log of each turn."""
 
-    def __init__(self, launch: Launch) -> None:
+    def __init__(self, launch: LaunchContext) -> None:
         self.events: EventPort = NoEvents()
         self._launch = launch
 
@@ -264,4 +282,4 @@ class Observer:
 
     def transitions(self, scheduler: Scheduler) -> None:
         """Show the oracle what the turn did."""
-        self._launch.oracle.at_turn(self._launch, scheduler.tasks.take_log())
+        self._launch.note_turn(scheduler.tasks.take_log())

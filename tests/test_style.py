@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, missing, run_process
+from tests.import_graph import circles, import_graph
 
 CHECKS = {
     "ruff": ["ruff", "check", "."],
@@ -48,6 +49,43 @@ def test_the_manual_draws_the_lifecycle_from_the_table():
 def test_the_package_is_typed():
     origin = importlib.util.find_spec("handoff_mpi").origin
     assert (Path(origin).parent / "py.typed").exists()
+
+
+# -- circles of imports ------------------------------------------------------------------------------------
+
+#: The imports that close a circle, until each is mended; nothing is added to this table.
+CLOSING_IMPORTS = {
+    ("handoff_mpi.launch.dry_run", "handoff_mpi.launch.job"),
+    ("handoff_mpi.launch.job", "handoff_mpi.launch.run"),
+    ("handoff_mpi.launch.script_end", "handoff_mpi.launch.job"),
+}
+
+
+def test_no_modules_import_each_other():
+    graph = import_graph(ROOT / "handoff_mpi")
+    closing = {edge for edge in CLOSING_IMPORTS if any(set(edge) <= set(circle) for circle in circles(graph))}
+    assert closing == CLOSING_IMPORTS, "remove from CLOSING_IMPORTS what closes no circle by now"
+    graph.remove_edges_from(CLOSING_IMPORTS)
+    assert circles(graph) == [], "move what both need into a module of its own, or hand it over as an argument"
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "from package.one import One",
+        "from package import one",
+        "import package.one",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from package.one import One",
+        "def later():\n    from package.one import One",
+    ],
+)
+def test_a_circle_is_found_however_it_is_closed(tmp_path, back):
+    package = tmp_path / "package"
+    package.mkdir()
+    modules = {"__init__": "", "one": "from package.two import Two", "two": "from package.three import Three"}
+    for name, text in {**modules, "three": back, "apart": "from package.one import One"}.items():
+        (package / f"{name}.py").write_text(text)
+    assert circles(import_graph(package)) == [["package.one", "package.three", "package.two"]]
 
 
 # -- the glossary ------------------------------------------------------------------------------------------

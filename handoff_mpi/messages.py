@@ -42,6 +42,7 @@ ENCODING = "encoding"
 USAGE = "usage"
 UPDATE = "update"
 PROCESS_STATUS = "process_status"
+ELEMENTS = "elements"
 REGISTERED = "registered"
 DECODED = "decoded"
 BYE = "bye"
@@ -79,6 +80,7 @@ class ErrorReport(NamedTuple):
         place: "file:line" of the innermost frame that is the user's; empty where there is none.
         input: which of the call's inputs was unavailable, as a position among its sources; -1 if none was.
         output: the last lines that the call has printed, where they are captured.
+        element: the index of the element of an array that was being computed; -1 if none was.
     """
 
     kind: str
@@ -88,6 +90,29 @@ class ErrorReport(NamedTuple):
     place: str = ""
     input: int = -1
     output: str = ""
+    element: int = -1
+
+
+#: The indices from a first one to one behind the last, as those of a range.
+Interval: TypeAlias = "tuple[int, int]"
+
+
+class LeaseReport(NamedTuple):
+    """The report of a rank on elements of an array.
+
+    Attributes:
+        ended: the elements that have values.
+        column: these values, in this order; see :mod:`handoff_mpi.arrays.columns`.
+        failures: the elements that failed: (intervals, error) of those that failed alike.
+        left: the elements that did not begin, and will not.
+        busy_s: seconds in calls.
+    """
+
+    ended: tuple[Interval, ...]
+    column: Any
+    failures: tuple[tuple[tuple[Interval, ...], ErrorReport], ...] = ()
+    left: tuple[Interval, ...] = ()
+    busy_s: float = 0.0
 
 
 #: One ended call: (task, attempt, status, value, nbytes, started, duration, is_persisted). ``value`` is a payload if it
@@ -95,9 +120,11 @@ class ErrorReport(NamedTuple):
 #: since the epoch, ``duration`` in seconds. ``is_persisted`` tells whether the value lies in a file as well.
 Entry: TypeAlias = "tuple[int, int, int, Any, int, float, float, bool]"
 
-#: (task, attempt, id, call template, sources, timeout_s, flags); a source is (task, codec, payload or None, holders).
-#: Without payload and holders the value lies in a file.
-Assignment: TypeAlias = "tuple[int, int, Any, Any, tuple[Any, ...], float | None, int]"
+#: A share of an array: (intervals, pieces of the element inputs of each interval, how often these elements were tried).
+LeaseElements: TypeAlias = "tuple[tuple[Interval, ...], tuple[tuple[Any, ...], ...], int]"
+#: (task, attempt, id, call template, sources, timeout_s, flags, elements); a source is (task, codec, payload or None,
+#: holders). Without payload and holders the value lies in a file. ``elements`` are those of a lease, else None.
+Assignment: TypeAlias = "tuple[int, int, Any, Any, tuple[Any, ...], float | None, int, LeaseElements | None]"
 #: (slot, cores and device indices of a new claim or None, assignments).
 Group: TypeAlias = "tuple[int, tuple[float, tuple[int, ...]] | None, list[Assignment]]"
 #: (task, attempt).
@@ -107,6 +134,7 @@ Attempt: TypeAlias = "tuple[int, int]"
 ISOLATE = 1  # run it in a child process
 KEEP = 2  # its value must outlast the run
 KEEP_REMOTE = 4  # its value stays on the rank at any size
+LEASE = 8  # it computes elements of an array; its value is a LeaseReport, sent inline at any size
 
 #: How short of memory a rank is: a high one moves values out, a critical one is given no new tasks.
 NORMAL = 0
@@ -240,6 +268,11 @@ def update(run: int, rank: int, resources: Mapping[str, Any]) -> Message:
 def process_status(run: int, rank: int, is_gone: bool, reason: str) -> Message:
     """The process of ``rank`` was checked, because rank 0 had asked or as a neighbour's."""
     return PROCESS_STATUS, run, rank, is_gone, reason
+
+
+def elements(run: int, task: int, attempt: int, report: LeaseReport) -> Message:
+    """A part of a lease has ended, and the rest of it still runs."""
+    return ELEMENTS, run, task, attempt, report
 
 
 def registered(capability: object, error: str | None) -> Message:

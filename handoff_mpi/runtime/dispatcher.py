@@ -95,7 +95,7 @@ class Dispatcher:
         sources = plan.sources[task]
         if sources:
             sources = tuple([self._source(rank, number, codec) for number, codec in sources])
-        return (task, attempt, plan.sent_id(task), plan.call_templates[task], sources, spec.timeout_s, flags)
+        return (task, attempt, plan.sent_id(task), plan.call_templates[task], sources, spec.timeout_s, flags, None)
 
     def _source(self, rank: int, number: int, codec: Any) -> Any:
         scheduler = self._scheduler
@@ -131,7 +131,7 @@ class Dispatcher:
         codes_at = self._codes_at.setdefault(rank, set())
         codes, constants = [], []
         for _, _, assignments in groups:
-            for _, _, _, call_template, _, _, _ in assignments:
+            for _, _, _, call_template, _, _, _, _ in assignments:
                 numbers, _, _, large, *_ = call_template
                 for number in numbers:
                     if number not in codes_at:

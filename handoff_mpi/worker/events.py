@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from handoff_mpi.messages import Buffers, ErrorReport, Message
+from handoff_mpi.messages import Buffers, ErrorReport, LeaseElements, Message
 from handoff_mpi.serialization import Payload
 
 
@@ -25,6 +25,7 @@ class QueuedCall:
         is_reported: whether rank 0 knows that it runs.
         is_ahead: whether the child that is to run it was sent it, ahead of its turn.
         promised_nbytes: how much memory its result and copies of its inputs are expected to take, while it runs.
+        elements: the elements of an array that it computes; None for a function.
     """
 
     task: int
@@ -45,6 +46,7 @@ class QueuedCall:
     is_ahead: bool = False
     is_overdue: bool = False
     promised_nbytes: int = 0
+    elements: LeaseElements | None = None
 
 
 # -- events ---------------------------------------------------------------------------------------

@@ -213,13 +213,14 @@ class Worker:
             if claim is not None:
                 slots.claims[slot] = claim
             queue, claim = slots.queues[slot], slots.claims[slot]
-            for task, attempt, id, call_template, sources, timeout_s, flags in assignments:
+            for task, attempt, id, call_template, sources, timeout_s, flags, elements in assignments:
                 known = here.get(task)
                 if known is not None and known.attempt >= attempt:
                     continue  # a duplicate
                 work = QueuedCall(task, attempt, id, call_template, sources, timeout_s, flags, slot, claim)
                 here[task] = work
                 queue.append(work)
+                work.elements = elements
                 if sources:
                     work.fetched, work.wants = {}, []
                 _, _, _, constants, *_ = call_template

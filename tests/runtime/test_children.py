@@ -80,7 +80,7 @@ class Rank:
         """An assignment; without sources the function gets the place and the task's number."""
         sources = sources or (sent_text(self.place), sent(number))
         codes = (NAMES.index(name), *range(len(NAMES)))  # so that a child knows all from its first call on
-        return (number, 1, f"id-{number}", (codes, 0, None, ()), sources, timeout_s, 0)
+        return (number, 1, f"id-{number}", (codes, 0, None, ()), sources, timeout_s, 0, None)
 
     def receive(self, kind, *rest):
         self.network.transport(0).send(1, (kind, 1, *rest))

@@ -54,7 +54,7 @@ STATUS = {OK: "ok", RAISED: "raised", TIMED_OUT: "timed out", DIED: "died"}
 
 def task(number, *sources, attempt=1, timeout_s=None, flags=0, constants=()):
     """An assignment."""
-    return (number, attempt, f"id-{number}", ((0,), 0, None, constants), sources, timeout_s, flags)
+    return (number, attempt, f"id-{number}", ((0,), 0, None, constants), sources, timeout_s, flags, None)
 
 
 def value(number, *holders, codec=None):

@@ -6,8 +6,10 @@ are the numbers of the large constants it takes, which a rank is sent once. In m
 VALUES the inputs' values come first and ``extra`` behind them, in mode LIST as one list. In mode TEMPLATE the
 constants are a plain payload of ``(inlines, call)``: pickles in which values are called up by :func:`resolve`, wherever
 pickle met what stands for them. ``call`` gives the whole argument list and the keyword arguments; ``inlines`` are the
-inline functions, each after those whose values it takes, as ``(number of its code, pickle of its arguments)``. A
-function with a working directory, variables or copies of its inputs of its own has these as a fifth part.
+inline functions, each after those whose values it takes, as ``(number of its code, pickle of its arguments)``. Mode
+ELEMENTS is that of an array: its constants are those of mode TEMPLATE, and placeholders also mark where the elements of
+its inputs are put. A function with a working directory, variables or copies of its inputs of its own has these as a
+fifth part.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from handoff_mpi.serialization import PICKLED, EncodingError, Payload, decode_in
 VALUES = 0
 LIST = 1
 TEMPLATE = 2
+ELEMENTS = 3
 
 _Bare: TypeAlias = "tuple[tuple[int, ...], int, Payload | None, tuple[int, ...]]"
 CallTemplate: TypeAlias = "_Bare | tuple[tuple[int, ...], int, Payload | None, tuple[int, ...], Surroundings]"
@@ -30,6 +33,8 @@ CallTemplate: TypeAlias = "_Bare | tuple[tuple[int, ...], int, Payload | None, t
 INPUT = 0
 CONSTANT = 1
 INLINE = 2
+#: It returns a placeholder itself where an element of an input of an array will be put.
+ELEMENT = 3
 
 
 class Placeholder:
@@ -66,6 +71,8 @@ _values: ContextVar[_Values] = ContextVar("handoff_values")
 
 def resolve(kind: int, number: int) -> Any:
     """Return the value that a placeholder stands for in the call that is being put together."""
+    if kind == ELEMENT:
+        return Placeholder(ELEMENT, number)
     values = _values.get()
     if kind == INPUT:
         return values.inputs[number]
@@ -102,6 +109,35 @@ def build_call(
     if mode == VALUES:
         return code, (*values, *extra), kwargs
     return code, ([*values], *extra), kwargs
+
+
+def build_element_calls(
+    call_template: CallTemplate,
+    values: Sequence[Any],
+    load_code: Callable[[int], Callable[..., Any]],
+    load_constant: Callable[[int], Any],
+    load_inline: Callable[[int], Callable[..., Any]] | None = None,
+    load: Callable[[Payload], Any] = decode_input,
+) -> tuple[Callable[..., Any], list[Any], dict[str, Any], tuple[tuple[int, int], ...]]:
+    """Return ``(code, args, kwargs, positions)`` of the calls of an array's elements; evaluates inline functions.
+
+    For each ``(position, number)`` of ``positions`` the caller puts the element of the array's input ``number`` into
+    ``args[position]``, and calls ``code(*args, **kwargs)``. The calls share the other arguments: they are decoded once,
+    however many elements follow.
+
+    Args:
+        call_template: that of an array.
+        values, load_code, load_constant, load_inline, load: as of :func:`build_call`.
+
+    Raises:
+        EncodingError: the arguments cannot be put together.
+    """
+    codes, mode, constants = call_template[:3]
+    assert mode == ELEMENTS and constants is not None
+    code = load_code(codes[0])
+    args, kwargs = _fill(constants[1], _Values(values, load_constant), load_inline or load_code, load)
+    positions = tuple([(place, each.number) for place, each in enumerate(args) if type(each) is Placeholder])
+    return code, [*args], kwargs, positions
 
 
 def _fill(

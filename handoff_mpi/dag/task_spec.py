@@ -8,6 +8,21 @@ from handoff_mpi.dag.retry_on import Names
 from handoff_mpi.resources import Amounts
 
 
+@dataclass(frozen=True, slots=True)
+class ArraySpec:
+    """The facts that the scheduler has of an array.
+
+    Attributes:
+        count: how many elements it has.
+        chunk: at most so many elements are leased at once; None sets no limit.
+        max_failures: once more elements than this have failed, no further ones begin; None sets no limit.
+    """
+
+    count: int
+    chunk: int | None = None
+    max_failures: int | None = None
+
+
 @dataclass(slots=True)
 class TaskSpec:
     """The facts that the scheduler has of a task. Equal tasks without inputs share one.
@@ -25,6 +40,7 @@ class TaskSpec:
         stays: its value must stay where it was made until asked for (a consumer encodes it there).
         retry_on: the names of the exceptions after which it is tried again; None inherits the run's.
         retry_delay_s: seconds before its first retry; None inherits the run's.
+        array: of an array, whose elements the attributes above describe one by one; None for a single function.
     """
 
     inputs: tuple[int, ...]
@@ -39,3 +55,4 @@ class TaskSpec:
     stays: bool = False
     retry_on: Names | None = None
     retry_delay_s: float | None = None
+    array: ArraySpec | None = None

@@ -41,16 +41,12 @@ from handoff_mpi.launch.signals import stop_before_the_start
 from handoff_mpi.launch.start_line import ResumeCommand, shown_path
 from handoff_mpi.process_exit import exit_python
 from handoff_mpi.python_path import ModuleName
-from handoff_mpi.results.run_dir import (
-    has_supervisor,
-    lock_for_supervisor,
-    note_arrived,
-    read_status,
-    take_mark,
-    use_run_dir,
-)
+from handoff_mpi.results.run_dir import use_run_dir
+from handoff_mpi.results.run_lock import lock_for_supervisor
 from handoff_mpi.results.secure_files import Directory
+from handoff_mpi.results.status_file import read_status
 from handoff_mpi.results.summary import SCHEMA, read_summary
+from handoff_mpi.results.supervision import has_supervisor, own_supervisor, take_mark
 from handoff_mpi.resume_command import resume_command
 from handoff_mpi.runtime.choices import LIVE, NONE
 from handoff_mpi.runtime.option_fields import PREFIX
@@ -186,7 +182,7 @@ def _run(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
     if rank_by_launcher():
         rank_main.ignore_signals()
     if "run_dir" in chosen:
-        note_arrived(chosen["run_dir"])
+        own_supervisor().note_arrived(chosen["run_dir"])
     job = jobs.current = rank_main.join(RunOptions(**chosen).join_limit)
     if job.rank == 0:
         job.resumed_by = _given(given.resumed_by) or resume_command(own, args, is_launched=True)
@@ -247,6 +243,7 @@ def _launch(given: argparse.Namespace, own: list[str], args: list[str], options:
     extra, most = _words(given.mpirun_args), relaunches_given(given.max_relaunches)
     if given.hosts is not None:
         parse_hosts(given.hosts)  # refused before there is a run-dir
+    assert options.run_dir is not False, "no flag and no variable says that"
     with use_run_dir(options.run_dir) as run_dir, lock_for_supervisor(run_dir):
         resumed_by = resume_command(own, args)(shown_path(run_dir.path, str(Path.cwd())))
         is_live = mode_of_command(options, owns_terminal=True) == LIVE

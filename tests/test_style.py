@@ -182,7 +182,6 @@ MAX_LINES = 450
 LONGER_FILES = {
     "handoff_mpi/launch/job.py",
     "handoff_mpi/launch/run.py",
-    "handoff_mpi/results/run_dir.py",
     "handoff_mpi/runtime/worker_driver.py",
 }
 

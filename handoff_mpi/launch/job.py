@@ -34,7 +34,7 @@ from handoff_mpi.resources import Amounts, Capability, parse_resources
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.resources.capability import MAX_SLOTS
 from handoff_mpi.resources.detection import detect
-from handoff_mpi.results.run_dir import has_supervisor
+from handoff_mpi.results.supervision import has_supervisor
 from handoff_mpi.runtime import gc_control, presence
 from handoff_mpi.runtime.backoff import Backoff, clock
 from handoff_mpi.runtime.choices import ALWAYS

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from handoff_mpi.launch.environment import rank_by_launcher, size_by_launcher
-from handoff_mpi.results.run_dir import has_supervisor
+from handoff_mpi.results.supervision import has_supervisor
 
 #: More than twice ``join_limit`` for each rank.
 START_RANK_S = 0.02

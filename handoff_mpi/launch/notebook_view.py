@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from handoff_mpi.results.run_dir import read_status
+from handoff_mpi.results.status_file import read_status
 
 #: Seconds between two frames.
 NOTEBOOK_FRAME_S = 1.0

@@ -35,16 +35,10 @@ from handoff_mpi.launch.output_mode import output_of_command
 from handoff_mpi.launch.progress_mode import mode_of_command
 from handoff_mpi.launch.signals import words_of_signal
 from handoff_mpi.process_exit import exit_process, flush_output
-from handoff_mpi.results.run_dir import (
-    has_supervisor,
-    lock_run_dir,
-    make_run_dir,
-    note_joined,
-    read_joined,
-    read_status,
-    read_stop,
-    write_status,
-)
+from handoff_mpi.results.run_dir import make_run_dir
+from handoff_mpi.results.run_lock import lock_run_dir
+from handoff_mpi.results.status_file import read_status, write_status
+from handoff_mpi.results.supervision import has_supervisor, own_supervisor, read_joined
 from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.runtime.choices import LIVE, NONE, ProgressMode
 from handoff_mpi.runtime.options import READ_EARLY, RunOptions, defaults_set, options_of
@@ -70,7 +64,7 @@ def run_rank0(job: Job, target: str, args: list[str], chosen: dict[str, Any]) ->
     jobs.current = job
     _listen_to_signals(job, chosen.get("run_dir"))
     if "run_dir" in chosen:
-        note_joined(Path(chosen["run_dir"]))
+        own_supervisor().note_joined(Path(chosen["run_dir"]))
     try:
         file, dag = load(job, target, args)
         if dag is None:
@@ -245,7 +239,7 @@ def _write_verdict(chosen: dict[str, Any], status: str, code: int) -> None:
         return
     try:
         run_dir = make_run_dir(chosen["run_dir"])
-        with lock_run_dir(run_dir):
+        with lock_run_dir(run_dir, own_supervisor()):
             write_status(run_dir, status=status, exit_code=code)
     except HandoffError:
         pass  # the run-dir may be just what was refused, or in use by a run whose status it holds
@@ -258,7 +252,7 @@ def _listen_to_signals(job: Job, run_dir: Path | None) -> None:
         if job.stop_reason:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        why = read_stop(run_dir) if run_dir is not None and number == signal.SIGUSR1 else ""
+        why = own_supervisor().read_stop(run_dir) if run_dir is not None and number == signal.SIGUSR1 else ""
         job.stop_reason = why or words_of_signal(number)
         if number != signal.SIGUSR1 and job.is_mpi:
             job.grace_period_s = 0.0

@@ -51,9 +51,9 @@ from handoff_mpi.results.fallback_store import FallbackStore
 from handoff_mpi.results.history import History
 from handoff_mpi.results.origins import Origins, origins_here
 from handoff_mpi.results.results import FunctionError, PreparedResults
-from handoff_mpi.results.run_dir import has_supervisor
 from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
 from handoff_mpi.results.summary import summarize
+from handoff_mpi.results.supervision import has_supervisor
 from handoff_mpi.runtime import gc_control, host_probe, worker_loop
 from handoff_mpi.runtime.announcements import FailurePrinter
 from handoff_mpi.runtime.backoff import clock

@@ -17,19 +17,14 @@ from handoff_mpi.results.journal import Journal, JournalPort, clear
 from handoff_mpi.results.lease import Lease
 from handoff_mpi.results.live_questions import Answering, QuestionBox
 from handoff_mpi.results.output_files import clear_output, remove_empty_output
-from handoff_mpi.results.run_dir import (
-    STATUS,
-    VALUES,
-    lock_run_dir_soon,
-    release_space,
-    reserve_space,
-    use_run_dir,
-    write_status,
-)
+from handoff_mpi.results.run_dir import STATUS, VALUES, use_run_dir
+from handoff_mpi.results.run_lock import lock_run_dir_soon
 from handoff_mpi.results.secure_files import Directory
 from handoff_mpi.results.spilling import clear_spilled
+from handoff_mpi.results.status_file import release_space, reserve_space, write_status
 from handoff_mpi.results.store import DirectoryStore, MemoryStore, ResultStore
 from handoff_mpi.results.summary import SUMMARY
+from handoff_mpi.results.supervision import own_supervisor
 from handoff_mpi.runtime.options import RunOptions
 
 
@@ -130,7 +125,7 @@ def open_files(options: RunOptions) -> Iterator[RunFiles]:
     if options.run_dir is False:
         yield NoFiles()
         return
-    with use_run_dir(options.run_dir) as directory, lock_run_dir_soon(directory) as lock:
+    with use_run_dir(options.run_dir) as directory, lock_run_dir_soon(directory, own_supervisor()) as lock:
         if options.fresh:
             clear(directory)
             clear_output(directory)

@@ -12,8 +12,8 @@ from typing import Any
 
 import psutil
 
-from handoff_mpi.results.run_dir import ARRIVED, JOINED
 from handoff_mpi.results.secure_files import Directory
+from handoff_mpi.results.supervision import ARRIVED, JOINED
 from handoff_mpi.runtime.process_monitor import GONE, STOPPED, ProcessMonitor, look_at
 
 #: Before the first rank has arrived at MPI the launcher and Python start, on a file system that may be slow.

@@ -32,17 +32,10 @@ from handoff_mpi.launch.start_watch import JOIN_RANK_S, Rank0Watch, StartWatch
 from handoff_mpi.linux import signal_at_parents_end
 from handoff_mpi.python_path import own_command
 from handoff_mpi.results.reader import load
-from handoff_mpi.results.run_dir import (
-    ARRIVED,
-    JOINED,
-    LAUNCHED_BY,
-    STATUS,
-    STOP,
-    note_stop,
-    read_joined,
-    read_status,
-)
+from handoff_mpi.results.run_dir import STATUS
 from handoff_mpi.results.secure_files import Directory
+from handoff_mpi.results.status_file import read_status
+from handoff_mpi.results.supervision import ARRIVED, JOINED, LAUNCHED_BY, STOP, note_stop, read_joined
 from handoff_mpi.runtime.host_probe import PROBE
 from handoff_mpi.worker.child_process import KILL_WAIT_TIMEOUT_S
 

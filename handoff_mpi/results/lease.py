@@ -5,8 +5,9 @@ from __future__ import annotations
 from handoff_mpi.errors import EXIT_STOPPED, JournalError, Superseded, UntrustedFile
 from handoff_mpi.results.journal import Journal
 from handoff_mpi.results.journal_reader import has_successor
-from handoff_mpi.results.run_dir import VALUES, touch_status
+from handoff_mpi.results.run_dir import VALUES
 from handoff_mpi.results.secure_files import Directory
+from handoff_mpi.results.status_file import touch_status
 
 
 class Lease:

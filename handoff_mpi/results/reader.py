@@ -13,8 +13,8 @@ from handoff_mpi.results.history import Done, History, Launch, read_history
 from handoff_mpi.results.origins import Origins
 from handoff_mpi.results.records import RecordTable
 from handoff_mpi.results.results import FunctionError, PreparedResults, Results
-from handoff_mpi.results.run_dir import read_status
 from handoff_mpi.results.secure_files import open_directory
+from handoff_mpi.results.status_file import read_status
 from handoff_mpi.suggestions import did_you_mean
 
 _MAX_LISTED = 10_000

@@ -20,10 +20,10 @@ from handoff_mpi.formatting import one_line
 from handoff_mpi.results.journal_format import Record
 from handoff_mpi.results.journal_reader import Segment, stream_journal
 from handoff_mpi.results.records import note_probation
-from handoff_mpi.results.run_dir import read_status
 from handoff_mpi.results.run_status import RUNNING as RUNNING_RUN
 from handoff_mpi.results.run_status import find_states, is_ended
 from handoff_mpi.results.secure_files import open_directory
+from handoff_mpi.results.status_file import read_status
 from handoff_mpi.results.story import (
     CUT_OFF,
     DIED,

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from handoff_mpi.console import print_message
 from handoff_mpi.errors import UntrustedFile, UsageError, ValueDamaged, ValueUnavailable
-from handoff_mpi.results.run_dir import SPILLED, VALUES, read_status
+from handoff_mpi.results.run_dir import SPILLED, VALUES
 from handoff_mpi.results.secure_files import Directory, open_directory
 from handoff_mpi.results.spilling import SpillingStore
+from handoff_mpi.results.status_file import read_status
 from handoff_mpi.results.store import DirectoryStore, Key, MemoryStore, ResultStore
 from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.runtime.run_setup import RunSetup

@@ -12,7 +12,7 @@ import time
 from handoff_mpi.errors import EXIT_DONE, EXIT_FAILED, HandoffError, UsageError
 from handoff_mpi.formatting import one_line, show
 from handoff_mpi.resources.amounts import format_nbytes
-from handoff_mpi.results.run_dir import lock_run_dir
+from handoff_mpi.results.run_lock import lock_run_dir
 from handoff_mpi.verbs.run_dirs import RUNS
 from handoff_mpi.verbs.runs import Run, find_runs
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from handoff_mpi.results.run_dir import read_status
+from handoff_mpi.results.status_file import read_status
 from handoff_mpi.visualization.bottom_rows import DELAY_S, BottomRows, terminal_size
 from handoff_mpi.visualization.live_view import Painter, rows_for
 

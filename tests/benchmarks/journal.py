@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from handoff_mpi.results.run_dir import read_status
+from handoff_mpi.results.status_file import read_status
 from tests.benchmarks.harness import LIMIT_S, Answer, Setting, arguments, in_turns
 from tests.conftest import mpirun_command
 from tests.faults.launching import fresh, launch

@@ -19,7 +19,7 @@ import termios
 import threading
 from pathlib import Path
 
-from handoff_mpi.results.run_dir import read_status
+from handoff_mpi.results.status_file import read_status
 from tests.benchmarks.harness import LIMIT_S, Answer, Setting, arguments, in_turns
 from tests.faults.launching import fresh
 

@@ -16,7 +16,7 @@ import timeit
 from pathlib import Path
 
 from handoff_mpi import telemetry
-from handoff_mpi.results.run_dir import read_status
+from handoff_mpi.results.status_file import read_status
 from tests.benchmarks.harness import LIMIT_S, Answer, Setting, arguments, in_turns
 from tests.faults.launching import fresh
 

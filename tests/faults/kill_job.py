@@ -19,7 +19,7 @@ from pathlib import Path
 
 import handoff_mpi
 from handoff_mpi.results.history import read_history
-from handoff_mpi.results.run_dir import read_status
+from handoff_mpi.results.status_file import read_status
 from handoff_mpi.results.store import DirectoryStore
 from tests.faults import layers
 from tests.faults.launching import fresh, launch

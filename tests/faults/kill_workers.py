@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 import handoff_mpi
-from handoff_mpi.results.run_dir import read_status
+from handoff_mpi.results.status_file import read_status
 from tests.faults import layers
 from tests.faults.launching import Launched, fresh, launch
 

@@ -23,7 +23,7 @@ from rich.table import Table
 
 import handoff_mpi
 from handoff_mpi.errors import EXIT_STOPPED, HandoffError
-from handoff_mpi.results.run_dir import read_status
+from handoff_mpi.results.status_file import read_status
 from tests.faults.crash_kinds import HONEST, KINDS, WORTH
 from tests.faults.launching import fresh, handoff_commands, launch, memory_cgroup
 

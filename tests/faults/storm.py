@@ -28,7 +28,7 @@ import psutil
 
 import handoff_mpi
 from handoff_mpi.errors import HandoffError
-from handoff_mpi.results.run_dir import read_status
+from handoff_mpi.results.status_file import read_status
 from tests.conftest import mpirun_command
 from tests.faults import layers
 from tests.faults.launching import Launched, fresh, launch, mpich_python

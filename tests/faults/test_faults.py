@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import handoff_mpi
-from handoff_mpi.results.run_dir import read_status
+from handoff_mpi.results.status_file import read_status
 from tests.conftest import missing
 from tests.faults import kill_job, kill_workers, layers, matrix, walltime
 from tests.faults.launching import fresh, handoff_commands, launch, memory_cgroup

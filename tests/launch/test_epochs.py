@@ -14,12 +14,14 @@ import pytest
 import handoff_mpi as handoff
 from handoff_mpi import UsageError
 from handoff_mpi.errors import Superseded
-from handoff_mpi.results import run_dir
+from handoff_mpi.results import supervision
 from handoff_mpi.results.journal import Journal
 from handoff_mpi.results.journal_reader import has_successor
 from handoff_mpi.results.lease import Lease
-from handoff_mpi.results.run_dir import LAUNCHED_BY, lock_run_dir, lock_run_dir_soon, write_status
+from handoff_mpi.results.run_lock import lock_run_dir, lock_run_dir_soon
 from handoff_mpi.results.secure_files import open_directory
+from handoff_mpi.results.status_file import write_status
+from handoff_mpi.results.supervision import LAUNCHED_BY, SupervisorLink, own_supervisor
 
 NAPS = """
 import pathlib, time
@@ -48,23 +50,21 @@ def test_a_lease_ends_with_the_next_launch(tmp_path):
             Lease(directory, second).confirm()
 
 
-def test_only_the_same_supervisor_takes_a_lock_away(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_dir, "_mark", "this one")
-    with lock_run_dir(tmp_path):
+def test_only_the_same_supervisor_takes_a_lock_away(tmp_path):
+    ours = SupervisorLink("this one")
+    with lock_run_dir(tmp_path, ours):
         for mark in "another", "":
-            monkeypatch.setattr(run_dir, "_mark", mark)
             with pytest.raises(UsageError, match="in use by process"):
-                lock_run_dir_soon(tmp_path, 0.2)
-        monkeypatch.setattr(run_dir, "_mark", "this one")
-        with lock_run_dir_soon(tmp_path, 0.2), pytest.raises(UsageError, match="in use by process"):
-            lock_run_dir(tmp_path)
+                lock_run_dir_soon(tmp_path, SupervisorLink(mark), 0.2)
+        with lock_run_dir_soon(tmp_path, ours, 0.2), pytest.raises(UsageError, match="in use by process"):
+            lock_run_dir(tmp_path, ours)
 
 
 def test_what_a_run_launches_itself_is_not_its_supervisors(monkeypatch):
-    monkeypatch.setattr(run_dir, "_mark", "")
+    monkeypatch.setattr(supervision, "_own", SupervisorLink())
     monkeypatch.setenv(LAUNCHED_BY, "this one")
-    run_dir.take_mark()
-    assert (run_dir._mark, os.environ.get(LAUNCHED_BY)) == ("this one", None)
+    supervision.take_mark()
+    assert (own_supervisor().fields(), os.environ.get(LAUNCHED_BY)) == ({LAUNCHED_BY: "this one"}, None)
 
 
 def start(tmp_path, words, mark):

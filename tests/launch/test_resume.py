@@ -19,7 +19,7 @@ import handoff_mpi as handoff
 from handoff_mpi import DAG, Function, load
 from handoff_mpi.errors import UsageError
 from handoff_mpi.results.journal import Journal
-from handoff_mpi.results.run_dir import lock_run_dir_soon
+from handoff_mpi.results.run_lock import lock_run_dir_soon
 from handoff_mpi.results.store import DirectoryStore
 
 

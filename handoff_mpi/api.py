@@ -212,7 +212,9 @@ def _execute_on(job: Job, dag: DAG, options: RunOptions, setup: Setup | None) ->
     try:
         if setup is not None:
             job.run_setup(setup)
-        return job.execute(dag, options)
+        from handoff_mpi.launch.run import execute_on  # other ranks do without
+
+        return execute_on(job, dag, options)
     finally:
         jobs.current = before
 

@@ -18,7 +18,7 @@ from handoff_mpi.callbacks import call_here
 from handoff_mpi.comm import Envelope, MemoryNetwork, RankFailed
 from handoff_mpi.console import print_message
 from handoff_mpi.descendants import end_descendants, mark_descendants
-from handoff_mpi.errors import EXIT_STOPPED, DAGFailed, RankLostInSetup, StartupError, TransportError, UsageError
+from handoff_mpi.errors import EXIT_STOPPED, RankLostInSetup, StartupError, TransportError, UsageError
 from handoff_mpi.formatting import show
 from handoff_mpi.launch import call_site, last_watch, script_end
 from handoff_mpi.launch.call_site import CallSite
@@ -35,9 +35,8 @@ from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.resources.capability import MAX_SLOTS
 from handoff_mpi.resources.detection import detect
 from handoff_mpi.results.supervision import has_supervisor
-from handoff_mpi.runtime import gc_control, presence
+from handoff_mpi.runtime import presence
 from handoff_mpi.runtime.backoff import Backoff, clock
-from handoff_mpi.runtime.choices import ALWAYS
 from handoff_mpi.runtime.host_probe import from_environment
 from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.runtime.process_monitor import GONE, PROCESS_CHECK_INTERVAL_S, STOPPED, ProcessMonitor
@@ -54,11 +53,9 @@ from handoff_mpi.worker.randomness import noting_seeds
 
 if TYPE_CHECKING:  # of rank 0 alone
     from handoff_mpi.allocation import Ledger
-    from handoff_mpi.dag import DAG
     from handoff_mpi.dag.dry_run import Piece
     from handoff_mpi.launch.start_line import ResumeCommand
     from handoff_mpi.launch.top_level import TopLevel
-    from handoff_mpi.results import Results
     from handoff_mpi.worker.dry_run import Decoded
 
 #: ``setup(rank)`` of dag.py must return within this long.
@@ -280,36 +277,20 @@ class Job:
         taking_part = [each for each in self.capabilities if each.rank in slots]
         return Ledger(taking_part, slots, parse_resources(options.resources or {}))
 
-    def execute(self, dag: DAG, options: RunOptions) -> Results:
-        """Run ``dag``; on rank 0.
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Execute a run within ``with``; on rank 0.
 
         Raises:
-            DAGError, UsageError, Unsatisfiable: before anything starts.
-            DAGFailed: functions failed, unless ``options.check`` is False.
+            UsageError: the ranks execute another one.
         """
         if not self.is_local and self._is_running:
             raise UsageError("this job executes a run; start another one once it has ended")
         self._is_running = True
         try:
-            results = self._run(dag, options)
+            yield
         finally:
             self._is_running = False
-        if options.report == ALWAYS and results.run_dir is not None:
-            from handoff_mpi.launch.end_report import make_report
-
-            make_report(results.run_dir, sum(results.counts().values()), lambda: bool(self.stop_reason))
-        if options.check and results.errors:  # raised here: no frame of the traceback holds the run's tables
-            raise DAGFailed(results.first_failures(), results)
-        return results
-
-    def _run(self, dag: DAG, options: RunOptions) -> Results:
-        from handoff_mpi.launch.run import Run
-
-        with gc_control.paused():
-            run = Run(self, dag, options)
-        results = run.execute()
-        self.latest_summary = run.summary
-        return results
 
     def next_run(self) -> int:
         """Return the number of a run that begins; messages carry it."""

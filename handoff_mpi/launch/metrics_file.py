@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class MetricsFile:
         UsageError: the library that it takes is not installed, or there cannot be such a file.
     """
 
-    def __init__(self, path: str | Path, say: Callable[[str], object]) -> None:
+    def __init__(self, path: str | PathLike[str], say: Callable[[str], object]) -> None:
         refuse_without_library()
         self.run = ""
         self._path = Path(path).absolute()

@@ -77,7 +77,7 @@ def run_rank0(job: Job, target: str, args: list[str], chosen: dict[str, Any]) ->
         options.output = output_of_command(options, owns_terminal=not job.is_mpi)
         if job.is_mpi and job.size > 1 and not job.has_fault_tolerance and not is_quiet:
             print_message(_what_this_mpi_costs(options))
-        results = job.execute(dag, options)
+        results = _execute(job, dag, options)
     except DAGFailed as error:
         results = error.results
     except LauncherLost as error:
@@ -103,6 +103,12 @@ def run_rank0(job: Job, target: str, args: list[str], chosen: dict[str, Any]) ->
     if not has_supervisor():
         _report_at_end(job, results, report)
     return results.exit_code
+
+
+def _execute(job: Job, dag: DAG, options: RunOptions) -> Results:
+    from handoff_mpi.launch.run import execute_on  # other ranks do without
+
+    return execute_on(job, dag, options)
 
 
 def _tell_of_report(job: Job, results: Results, choice: str) -> None:

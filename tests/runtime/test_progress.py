@@ -359,7 +359,7 @@ class Counting(list):
 
 def test_a_call_in_this_very_process_is_told_while_it_runs(tmp_path, monkeypatch):
     monkeypatch.setattr("handoff_mpi.runtime.progress_lines.PROGRESS_CHECK_INTERVAL_S", 0.05)
-    monkeypatch.setattr("handoff_mpi.launch.run._MIN_REPORTED_RUN_S", 0.01)
+    monkeypatch.setattr("handoff_mpi.launch.run_reporter._MIN_REPORTED_RUN_S", 0.01)
     dag = DAG("long")
     dag.add_function(Function("look", (), look, [str(tmp_path / "run" / "status.json")]))
     results = handoff_mpi.execute_local(dag, progress="lines", run_dir=tmp_path / "run")

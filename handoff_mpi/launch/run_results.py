@@ -1,0 +1,118 @@
+"""Makes the results of a run from the tables of its machine, its recorder and its stores."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+from handoff_mpi.callbacks import shown
+from handoff_mpi.console import print_message
+from handoff_mpi.dag import Plan
+from handoff_mpi.errors import ValueUnavailable
+from handoff_mpi.formatting import show
+from handoff_mpi.launch.begun_run import BegunRun
+from handoff_mpi.results import Results
+from handoff_mpi.results.results import FunctionError, PreparedResults
+from handoff_mpi.runtime.backoff import clock
+from handoff_mpi.runtime.coordinator import Coordinator
+from handoff_mpi.scheduler import Scheduler, State
+
+#: Of the functions that ran when a run was stopped, so many are named.
+_MAX_NAMED = 5
+
+
+def make_results(run: BegunRun, coordinator: Coordinator) -> Results:
+    """Return the results of the run, which is not done where its journal could not be written."""
+    checked, recorder = run.checked, run.recorder
+    scheduler, trouble = checked.scheduler, coordinator.trouble
+    why_stopped = _why_stopped(checked.plan, scheduler, coordinator)
+    status = "stopped" if trouble and scheduler.status == "done" else scheduler.status
+    prepared = PreparedResults(
+        dag_id=checked.dag.id,
+        run=run.name,
+        status="stopped" if status == "running" else status,
+        errors=_errors(checked.plan, scheduler),
+        run_dir=run.files.path,
+        duration_s=clock() - checked.started_s,
+        stopped_because=why_stopped or trouble,
+        hosts={each.rank: each.host for each in checked.job.capabilities},
+        slots={rank: len(slots) for rank, slots in scheduler.slots.of_rank.items()},
+        lost_ranks=dict(recorder.lost),
+        lost_ranks_before=run.lost_ranks_before,
+        stopped_on_failure=scheduler.stopped_on_failure,
+        probation=dict(recorder.probation),
+        capacity=run.capacity,
+        records=recorder.table(scheduler),
+        origins=run.origins,
+        output_mode=run.about["output"],
+    )
+    _take_payloads(run, prepared)
+    _take_kept(run, prepared)
+    return Results(prepared)
+
+
+def _why_stopped(plan: Plan, scheduler: Scheduler, coordinator: Coordinator) -> str:
+    running = coordinator.running_at_stop
+    if scheduler.stopped_on_failure and scheduler.tasks.failures:
+        return f"function {show(plan.ids[next(iter(scheduler.tasks.failures))])} failed"
+    if not (scheduler.stopping and running):
+        return scheduler.stopping
+    cut_off = [task for task in running if not State(scheduler.tasks.state[task]).is_final]
+    encodings = _encodings(plan, scheduler, coordinator, cut_off)
+    left = f" ({_named(plan, cut_off)} did not end{encodings})" if cut_off else ""
+    return f"{scheduler.stopping} while {_named(plan, running)} ran{left}"
+
+
+def _encodings(plan: Plan, scheduler: Scheduler, coordinator: Coordinator, tasks: Sequence[int]) -> str:
+    """Return in words which ranks encode inputs of ``tasks``, which takes long."""
+    ids, told = plan.ids, ""
+    for task in [task for task in tasks[:_MAX_NAMED] if task in coordinator.encodings]:
+        attempt, value, rank, since = coordinator.encodings[task]
+        if scheduler.tasks.attempts[task] == attempt:
+            told += f"; rank {rank} has been encoding {shown(ids[value])} for {shown(ids[task])}"
+            told += f" for {clock() - since:.0f} s"
+    return told
+
+
+def _named(plan: Plan, tasks: Sequence[int]) -> str:
+    ids = [shown(plan.ids[task]) for task in tasks[:_MAX_NAMED]]
+    more = f" and {len(tasks) - len(ids)} more" if len(tasks) > len(ids) else ""
+    return ", ".join(ids) + more
+
+
+def _errors(plan: Plan, scheduler: Scheduler) -> dict[Hashable, FunctionError]:
+    return {
+        plan.ids[task]: FunctionError(
+            f"{show(plan.ids[task])}: {failure.kind}: {failure.message}",
+            failure.kind,
+            failure.traceback,
+            failure.attempts,
+            failure.ranks,
+            failure.place,
+            failure.output,
+        )
+        for task, failure in sorted(scheduler.tasks.failures.items())
+    }
+
+
+def _take_payloads(run: BegunRun, prepared: PreparedResults) -> None:
+    plan, at_rank0 = run.checked.plan, run.checked.scheduler.tasks.at_rank0
+    lost = []
+    for task, id in enumerate(plan.ids):
+        if at_rank0[task]:
+            try:
+                prepared.payloads[id] = run.home.get((run.name, task))
+            except (KeyError, ValueUnavailable) as error:
+                prepared.lost[id] = str(error)
+                lost.append(task)
+    if lost:
+        what = f"result_store has lost the values of {_named(plan, lost)} at the end of the run"
+        print_message(f"{what}; all others are there")
+
+
+def _take_kept(run: BegunRun, prepared: PreparedResults) -> None:
+    for task in sorted(run.checked.scheduler.tasks.persisted):
+        id, key = run.checked.plan.ids[task], run.key_of(task)
+        if prepared.run_dir is None:
+            prepared.payloads[id] = run.files.kept.get(key)
+        else:
+            prepared.persisted[id] = key

@@ -16,7 +16,7 @@ import psutil
 
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import show
-from handoff_mpi.runtime.host_probe import HOST_PROBE_TIMEOUT_S, LIVES, HostProbe
+from handoff_mpi.runtime.host_probe import GONE, HOST_PROBE_TIMEOUT_S, LIVES, NOT_ASKED, SILENT, HostProbe
 
 _AT_ONCE = 64
 #: Hosts get this long where asking turns out to be slow, or not to work on this host itself.
@@ -31,8 +31,21 @@ _SLURM_PART = re.compile(r"([^,\[]*)(?:\[([^\]]*)\])?([^,\[]*)(?:,|$)")
 _HOSTFILE = "PRTE_MCA_prte_default_hostfile"
 _AGENTS = ("PRTE_MCA_plm_ssh_agent", "OMPI_MCA_plm_ssh_agent", "OMPI_MCA_plm_rsh_agent", "HYDRA_LAUNCHER_EXEC")
 _SSH = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5"]
-# The daemons of a job that died may still hold the node, for Slurm at least: hence the overlap.
-_SRUN_FLAGS = ["--overlap", "--no-kill", "--mpi=none", "-N1", "-n1", "-t", "1", "-w", "{host}"]
+# A step that shares the node and takes nothing of it: the launcher's daemons hold the CPUs, the memory and the GPUs of
+# the job, those of a launch that died too as long as Slurm thinks that they live.
+_SRUN_FLAGS = [
+    "--overlap",
+    "--mem=0",
+    "--gres=none",
+    "--no-kill",
+    "--mpi=none",
+    "-N1",
+    "-n1",
+    "-t",
+    "1",
+    "-w",
+    "{host}",
+]
 _SRUN = ["env", "SLURM_OVERLAP=1", "srun", *_SRUN_FLAGS, "sh", "-c"]
 
 
@@ -44,6 +57,10 @@ class Hosts:
         slots: host to how many ranks it should have, None where nobody said; empty if the hosts are not known.
         reach: the words before a shell command for a host, ``{host}`` among them.
         is_given: whether the user named them, or mpirun knows them by itself.
+
+    Attributes:
+        lost: the hosts that did not answer when they were last asked.
+        not_asked: those of which nothing was learnt then, since Slurm had not passed the question on.
     """
 
     def __init__(
@@ -55,6 +72,7 @@ class Hosts:
         self._is_given = is_given
         self.host_probe = HostProbe(reach, self.names)
         self.lost: list[str] = []
+        self.not_asked: list[str] = []
 
     def __len__(self) -> int:
         return len(self._room)
@@ -75,26 +93,38 @@ class Hosts:
         if len(self._room) > 1:
             with ThreadPoolExecutor(_AT_ONCE) as pool:
                 control = pool.submit(self._is_asking_quick)
-                self.lost = self._silent(pool, self.names, HOST_PROBE_TIMEOUT_S)
-                if self.lost and not control.result():
-                    self.lost = self._silent(pool, self.lost, _PATIENT_PROBE_S)
+                answers = self._ask(pool, self.names, HOST_PROBE_TIMEOUT_S)
+                silent = _which(answers, SILENT)
+                if silent and not control.result():
+                    answers.update(self._ask(pool, silent, _PATIENT_PROBE_S))
+            self.lost, self.not_asked = _which(answers, SILENT), _which(answers, NOT_ASKED)
         return self.lost
 
     def answers(self, host: str, pid: int | None = None, within_s: float = HOST_PROBE_TIMEOUT_S) -> bool:
-        """Whether ``host`` answers within bounds, and has a process ``pid`` if one is named."""
-        if _is_here(host):
-            return pid is None or Path(f"/proc/{pid}").exists()
-        return self.host_probe.ask(host, pid, within_s) == LIVES
+        """Whether ``host`` answers within bounds, and has a process ``pid`` if one is named.
 
-    def _silent(self, pool: ThreadPoolExecutor, hosts: list[str], within_s: float) -> list[str]:
-        answers = pool.map(lambda host: self.answers(host, within_s=within_s), hosts)
-        return [host for host, answer in zip(hosts, answers, strict=True) if not answer]
+        A host that could not be asked counts as one that answers.
+        """
+        return self._answer(host, pid, within_s) in (LIVES, NOT_ASKED)
+
+    def _answer(self, host: str, pid: int | None, within_s: float) -> str:
+        if _is_here(host):
+            return LIVES if pid is None or Path(f"/proc/{pid}").exists() else GONE
+        return self.host_probe.ask(host, pid, within_s)
+
+    def _ask(self, pool: ThreadPoolExecutor, hosts: list[str], within_s: float) -> dict[str, str]:
+        answers = pool.map(lambda host: self._answer(host, None, within_s), hosts)
+        return dict(zip(hosts, answers, strict=True))
 
     def _is_asking_quick(self) -> bool:
         """Ask this very host like the others: a slow Slurm, for example, must not look like lost hosts."""
         begun = time.monotonic()
         here = next(filter(_is_here, self.names), socket.gethostname())
         return self.host_probe.ask(here) == LIVES and time.monotonic() - begun < HOST_PROBE_TIMEOUT_S / 2
+
+
+def _which(answers: Mapping[str, str], wanted: str) -> list[str]:
+    return [host for host, answer in answers.items() if answer == wanted]
 
 
 def find_hosts(ranks: int, given: str | None, extra: Sequence[str] = ()) -> Hosts:

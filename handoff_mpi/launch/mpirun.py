@@ -15,6 +15,8 @@ from handoff_mpi.launch.wheels import find_conflict, installed_wheels
 #: mpirun carries variables of these names to the other hosts only when told to.
 _CARRIED = ("HANDOFF_", "PYTHON")
 VERSION_S = 60.0
+_SRUN_WORDS = "plm_slurm_args"
+_OWN_SRUN_WORDS = ("--no-kill", "--mem=0")
 
 
 def launcher_command(
@@ -44,7 +46,8 @@ def launcher_command(
         return [found, *(["-hosts", hosts] if hosts else []), *extra, "-n", str(ranks)], environment
     command = [found]
     if "Open MPI) 5" in version or "Open MPI) 6" in version:
-        command += ["--with-ft", "ulfm", *_slurm_words()]
+        slurm, extra = _slurm_words(extra)
+        command += ["--with-ft", "ulfm", *slurm]
     command += ["--oversubscribe", "--bind-to", "none", *(["--host", hosts] if hosts else [])]
     if os.geteuid() == 0:
         environment.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
@@ -85,8 +88,18 @@ def conflict_of_wheels() -> tuple[str, str]:
         return "", ""  # there is no launcher to be in conflict with
 
 
-def _slurm_words() -> list[str]:
-    """Slurm would end the step of mpirun's daemons once it has marked one node down."""
-    if "SLURM_JOB_ID" not in os.environ or "PRTE_MCA_plm_slurm_args" in os.environ:
-        return []
-    return ["--prtemca", "plm_slurm_args", "--no-kill"]
+def _slurm_words(extra: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the words about the srun that starts mpirun's daemons in a Slurm job, and ``extra`` without those.
+
+    Slurm would end the daemons' step once it has marked one node down (``--no-kill``), and the step would hold all the
+    memory of the job, so that no step could be made that asks a host (``--mem=0``). mpirun takes such words from its
+    command line only, and there only once: the user's own are joined to these.
+    """
+    left, users = [*extra], os.environ.get(f"PRTE_MCA_{_SRUN_WORDS}", "").split()
+    while _SRUN_WORDS in left[1:-1]:
+        at = left.index(_SRUN_WORDS, 1)
+        users += left[at + 1].split()
+        del left[at - 1 : at + 2]
+    if "SLURM_JOB_ID" in os.environ:
+        users = [*_OWN_SRUN_WORDS, *users]  # of two the last counts
+    return (["--prtemca", _SRUN_WORDS, " ".join(users)] if users else []), left

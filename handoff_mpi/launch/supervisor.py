@@ -107,6 +107,8 @@ def supervise(order: LaunchSpec) -> int:
         if len(lost) == len(hosts) > 0:
             print_message("none of its hosts answers any more")
             break
+        if hosts.not_asked:
+            print_message(f"Slurm makes no step on {_shown(hosts.not_asked)} to ask whether it lives; it is used again")
         print_message(_again(lost, relaunch, order.most, supervisor.has_begun, supervisor.has_verdict))
         supervisor.relaunch()
     supervisor.remove_marks()
@@ -116,12 +118,15 @@ def supervise(order: LaunchSpec) -> int:
 
 
 def _again(lost: list[str], relaunch: int, most: int, has_begun: bool, has_verdict: bool) -> str:
-    gone = ", ".join(lost[:10]) + (f" and {len(lost) - 10} more" if len(lost) > 10 else "")
-    where = f", and {gone} no longer {'answers' if len(lost) == 1 else 'answer'}" if lost else ""
+    where = f", and {_shown(lost)} no longer {'answers' if len(lost) == 1 else 'answer'}" if lost else ""
     how = f"launched again{' on the other hosts' if lost else ''} ({relaunch} of at most {most})"
     how += " and resumes" if has_begun else ""
     why = "what is left needs ranks that were lost" if has_verdict else "the job ended without a verdict"
     return f"{why}{where}; it is {how}"
+
+
+def _shown(hosts: list[str]) -> str:
+    return ", ".join(hosts[:10]) + (f" and {len(hosts) - 10} more" if len(hosts) > 10 else "")
 
 
 class _Supervisor:

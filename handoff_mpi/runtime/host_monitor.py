@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from handoff_mpi.runtime.host_probe import SILENT, HostProbe, Question
+from handoff_mpi.runtime.host_probe import LIVES, SILENT, HostProbe, Question
 from handoff_mpi.scheduler import HostFailureDetector
 
 #: So many hosts are asked at once.
@@ -57,7 +57,7 @@ class HostInquiry:
         asked, control = (question.answer(now) for question in self._questions)
         if asked is None or control is None:
             return None
-        return asked == SILENT != control
+        return asked == SILENT and control == LIVES
 
     def close(self) -> None:
         """Ask no longer."""

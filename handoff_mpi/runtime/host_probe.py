@@ -2,6 +2,8 @@
 
 The launcher reached every host by ssh, by another launch agent or by srun, and so does this. ``run -n`` says how, in a
 variable that all ranks get; under a bare mpirun nobody can be asked.
+
+A question that Slurm did not pass on says nothing about the host, and counts neither as an answer nor as silence.
 """
 
 from __future__ import annotations
@@ -21,9 +23,21 @@ PROBE_END_TIMEOUT_S = 1.0
 LIVES = "lives"
 GONE = "gone"
 SILENT = "silent"
+#: The question has not reached the host, and says nothing about it.
+NOT_ASKED = "not asked"
 # No status that ssh or srun ends with by itself.
 _STATUS_LIVES, _STATUS_GONE = 41, 42
 _HOST = "{host}"
+# What srun, which has one language, says of a step that Slurm does not make, and of a node that has left the job.
+_NO_STEP = (
+    "Unable to create step",
+    "step creation temporarily disabled",
+    "step creation still disabled",
+    "Unable to confirm allocation",
+)
+_STEP = "tep created for"
+_LEFT_JOB = "Requested node configuration is not available"
+_MAX_SAID_NBYTES = 65536
 
 
 @dataclass(frozen=True)
@@ -59,21 +73,25 @@ class HostProbe:
             [*(host if word == _HOST else word for word in self.command), line],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             start_new_session=True,
         )
 
     def ask(self, host: str, pid: int | None = None, within_s: float | None = None) -> str:
-        """Ask, and wait for the answer within bounds: LIVES, GONE, or SILENT if the host does not answer."""
+        """Ask, and wait for the answer within bounds.
+
+        Returns:
+            LIVES, GONE, SILENT if the host does not answer, or NOT_ASKED if Slurm has not passed the question on.
+        """
         try:
             process = self.start(host, pid)
         except OSError:
             return SILENT
         try:
-            return meaning(process.wait(HOST_PROBE_TIMEOUT_S if within_s is None else within_s))
+            process.wait(HOST_PROBE_TIMEOUT_S if within_s is None else within_s)
         except subprocess.TimeoutExpired:
             end(process)
-            return SILENT
+        return take_answer(process)
 
 
 class Question:
@@ -88,6 +106,7 @@ class Question:
 
     def __init__(self, host_probe: HostProbe, host: str | None, pid: int | None, now: float) -> None:
         self._until = now + HOST_PROBE_TIMEOUT_S
+        self._answer: str | None = None
         try:
             self._process = None if host is None else host_probe.start(host, pid)
         except OSError:
@@ -97,23 +116,46 @@ class Question:
         """Return the answer; None while it may still come."""
         if self._process is None:
             return SILENT
-        status = self._process.poll()
-        if status is not None:
-            return meaning(status)
-        if now < self._until:
-            return None
-        end(self._process)
-        return SILENT
+        if self._answer is None:
+            if self._process.poll() is None and now < self._until:
+                return None
+            self._finish(self._process)
+        return self._answer
+
+    def _finish(self, process: subprocess.Popen[bytes]) -> None:
+        if process.poll() is None:
+            end(process)
+        self._answer = take_answer(process)
 
     def close(self) -> None:
         """Ask no longer."""
-        if self._process is not None and self._process.poll() is None:
-            end(self._process)
+        if self._process is not None and self._answer is None:
+            self._finish(self._process)
 
 
-def meaning(status: int) -> str:
-    """Return what the exit status of a finished question means."""
-    return {_STATUS_LIVES: LIVES, _STATUS_GONE: GONE}.get(status, SILENT)
+def take_answer(process: subprocess.Popen[bytes]) -> str:
+    """Return what a question that is finished, or was ended, means; close what it has said."""
+    said = _said(process)
+    answer = {_STATUS_LIVES: LIVES, _STATUS_GONE: GONE}.get(process.returncode, SILENT)
+    return NOT_ASKED if answer == SILENT and has_no_step(said) else answer
+
+
+def has_no_step(said: str) -> bool:
+    """Whether srun, which has ``said`` this, was refused a step on a node of its job."""
+    last = said.rpartition(_STEP)[2]  # a controller that is busy may make one after several tries
+    return any(each in last for each in _NO_STEP) and _LEFT_JOB not in last
+
+
+def _said(process: subprocess.Popen[bytes]) -> str:
+    """Return what there is to read, without waiting for more: descendants may hold the other end."""
+    if process.stderr is None:
+        return ""
+    with process.stderr as stderr:
+        os.set_blocking(stderr.fileno(), False)
+        try:
+            return os.read(stderr.fileno(), _MAX_SAID_NBYTES).decode(errors="replace")
+        except OSError:
+            return ""
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from handoff_mpi import messages
 from handoff_mpi.comm import Transport
 from handoff_mpi.resources import Capability
-from handoff_mpi.runtime.host_probe import HostProbe, Question
+from handoff_mpi.runtime.host_probe import NOT_ASKED, HostProbe, Question
 from handoff_mpi.runtime.process_monitor import GONE, LIVES, STOPPED, ProcessMonitor
 from handoff_mpi.worker.silence_timer import SilenceTimer
 
@@ -141,7 +141,7 @@ class Rank0Monitor:
             self._silence_timer.restart()
             self._pause_s = min(2 * self._pause_s, MAX_QUESTION_INTERVAL_S)
         else:
-            self._unanswered += 1
+            self._unanswered += answer != NOT_ASKED
             self._pause_s = REPEAT_QUESTION_S
         self._next_question = now + self._pause_s + self._turn_s
         if not self._has_answered:

@@ -17,7 +17,7 @@ from handoff_mpi.errors import HandoffError
 from handoff_mpi.messages import DECODE, SETUP, SHUTDOWN, START
 from handoff_mpi.runtime.backoff import Backoff, clock
 from handoff_mpi.runtime.callback_watch import watched
-from handoff_mpi.runtime.host_probe import LIVES, from_environment
+from handoff_mpi.runtime.host_probe import LIVES, NOT_ASKED, from_environment
 from handoff_mpi.runtime.progress_thread import ProgressThread
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.worker_driver import WorkerDriver
@@ -171,7 +171,9 @@ def _look_at_rank_0(setup: RunSetup, silence_timer: SilenceTimer) -> None:
         if answer == LIVES:
             silence_timer.restart()
             return
-    elif silence_timer.silence_s < 2 * setup.silence_timeout_s:
+    else:
+        answer = NOT_ASKED
+    if answer == NOT_ASKED and silence_timer.silence_s < 2 * setup.silence_timeout_s:
         return
     raise ConnectionError(f"rank 0 has been silent for {silence_timer.silence_s:.0f} s, and does not live or answer")
 

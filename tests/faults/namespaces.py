@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -32,6 +33,10 @@ def find_missing() -> str | None:
     return next((tool for tool in TOOLS if shutil.which(tool, path=_SEARCHED) is None), None)
 
 
+def _find(tool: str) -> str:
+    return shutil.which(tool, path=_SEARCHED) or tool
+
+
 class Host:
     """One host: its first process, and what can be done to it."""
 
@@ -44,8 +49,9 @@ class Host:
     def enter(self, *words: object, cwd: Path | None = None) -> list[str]:
         """Return the command line that runs ``words`` there."""
         into = ["--net", "--uts", "--ipc", "--mount", "--pid"]
-        command = ["nsenter", "--target", str(self.init.pid), *into, f"--wd={cwd or Path.cwd()}"]
-        return [*command, "env", f"TMPDIR={self.scratch}", *map(str, words)]
+        # By their paths: the command's own PATH is for what it runs there.
+        command = [_find("nsenter"), "--target", str(self.init.pid), *into, f"--wd={cwd or Path.cwd()}"]
+        return [*command, _find("env"), f"TMPDIR={self.scratch}", *map(str, words)]
 
     def processes(self, of: str = "") -> list[psutil.Process]:
         """Return the living processes there with ``of`` on their command line."""
@@ -65,16 +71,16 @@ class Hosts:
     """Some hosts and the switch between them; a context manager.
 
     Args:
-        count: how many.
+        hosts: their names, or how many (``h1``, ``h2``, ...).
         cores: what each is made to offer (HANDOFF_CORES).
 
     Attributes:
         directory: holds the launch ``agent`` and other files of the hosts.
     """
 
-    def __init__(self, count: int, cores: int = 1) -> None:
+    def __init__(self, hosts: int | Sequence[str], cores: int = 1) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="handoff-hosts-"))
-        self._names = [f"h{number}" for number in range(1, count + 1)]
+        self._names = [f"h{number}" for number in range(1, hosts + 1)] if isinstance(hosts, int) else [*hosts]
         self._cores = cores
         self._switch: subprocess.Popen[str] | None = None
         self.hosts: list[Host] = []
@@ -83,8 +89,8 @@ class Hosts:
         try:
             self._write_files()
             self._start_switch()
-            for number, name in enumerate(self._names, 1):
-                self.hosts.append(self._start_host(name, f"10.77.0.{number}"))
+            for name in self._names:
+                self.hosts.append(self._start_host(name))
         except BaseException:
             self.close()
             raise
@@ -95,6 +101,10 @@ class Hosts:
 
     def __getitem__(self, name: str) -> Host:
         return next(host for host in self.hosts if host.name == name)
+
+    def address(self, name: str) -> str:
+        """Return a host's address."""
+        return f"10.77.0.{self._names.index(name) + 1}"
 
     @property
     def agent(self) -> Path:
@@ -121,6 +131,11 @@ class Hosts:
         self[name].init.kill()
         self[name].starter.wait(_WAIT_S)
 
+    def restart(self, name: str) -> None:
+        """Start a host again that was killed."""
+        wait_for(lambda: not self._has_link(name), _WAIT_S)  # a dead host's network is taken down in the background
+        self.hosts[self._names.index(name)] = self._start_host(name)
+
     def close(self) -> None:
         """End the hosts and all that runs there."""
         for host in self.hosts:
@@ -130,7 +145,7 @@ class Hosts:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _write_files(self) -> None:
-        lines = [f"10.77.0.{number} {name}\n" for number, name in enumerate(self._names, 1)]
+        lines = [f"{self.address(name)} {name}\n" for name in self._names]
         (self.directory / "hosts").write_text("127.0.0.1 localhost\n" + "".join(lines))
         self.agent.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I -S "{_REMOTE}" call "$@"\n')
         self.agent.chmod(0o755)
@@ -139,8 +154,8 @@ class Hosts:
         self._switch, _ = _start(["--net"], ["sh", "-c", "echo up; exec sleep infinity"], self.environment())
         self._in_switch("link add bridge0 type bridge", "link set bridge0 up")
 
-    def _start_host(self, name: str, address: str) -> Host:
-        (self.directory / name).mkdir()
+    def _start_host(self, name: str) -> Host:
+        (self.directory / name).mkdir(exist_ok=True)
         words = [sys.executable, "-I", "-S", _REMOTE, "serve", name, self.directory / "hosts", self.directory / name]
         kinds = ["--net", "--uts", "--ipc", "--mount", "--pid"]
         starter, init = _start(kinds, words, self.environment())
@@ -148,8 +163,13 @@ class Hosts:
             f"link add {name} type veth peer name eth0 netns {init.pid}",
             f"link set {name} master bridge0 up",
         )
-        _ip(init.pid, ["link set lo up", f"addr add {address}/24 dev eth0", "link set eth0 up"])
+        _ip(init.pid, ["link set lo up", f"addr add {self.address(name)}/24 dev eth0", "link set eth0 up"])
         return Host(name, self.directory / name, starter, init)
+
+    def _has_link(self, name: str) -> bool:
+        assert self._switch is not None
+        net = Path(f"/proc/{_child_of(self._switch).pid}/net/dev")
+        return f" {name}:" in net.read_text()
 
     def _in_switch(self, *lines: str) -> None:
         assert self._switch is not None

@@ -132,6 +132,17 @@ def test_who_answers(tmp_path):
     assert not hosts.answers("up", 2**22 + 1)
 
 
+def test_a_host_on_which_slurm_makes_no_step_is_not_lost(tmp_path):
+    agent = tmp_path / "agent"
+    agent.write_text(
+        '#!/bin/sh\n[ "$1" = full ] && echo "Unable to create step for job 1: why" >&2\nexit 1\n'
+    )
+    agent.chmod(0o755)
+    hosts = find_hosts(3, f"{socket.gethostname()},full,down", ["--prtemca", "plm_ssh_agent", str(agent)])
+    assert (hosts.look(), hosts.not_asked) == (["down"], ["full"])
+    assert hosts.answers("full", os.getpid())
+
+
 @pytest.mark.long
 def test_a_slow_answer_is_waited_for_where_asking_is_slow(tmp_path, monkeypatch):
     agent = tmp_path / "agent"
@@ -162,10 +173,27 @@ def test_the_command_of_open_mpi(monkeypatch, tmp_path):
     assert "plm_slurm_args" not in text
 
 
+def words_of_srun(command):
+    """Return the value of the one parameter that holds words for the srun of mpirun's daemons."""
+    (at,) = (at for at, word in enumerate(command) if word == "plm_slurm_args")
+    assert command[at - 1] == "--prtemca"
+    return command[at + 1]
+
+
 def test_the_command_of_open_mpi_in_a_slurm_job(monkeypatch, tmp_path):
     version_of("mpirun (Open MPI) 5.0.11", monkeypatch, tmp_path)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    assert "--prtemca plm_slurm_args --no-kill" in " ".join(launcher_command(3)[0])
+    assert words_of_srun(launcher_command(3)[0]) == "--no-kill --mem=0"
+
+
+def test_the_users_words_for_srun_are_joined_to_ours(monkeypatch, tmp_path):
+    version_of("mpirun (Open MPI) 5.0.11", monkeypatch, tmp_path)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("PRTE_MCA_plm_slurm_args", "--quit-on-interrupt  --mem=1G")
+    extra = ["-v", "--mca", "plm_slurm_args", "--exact", "--display", "map"]
+    command, _ = launcher_command(3, extra=extra)
+    assert words_of_srun(command) == "--no-kill --mem=0 --quit-on-interrupt --mem=1G --exact"
+    assert command[-5:] == ["-v", "--display", "map", "-n", "3"]
 
 
 def test_the_command_of_mpich(monkeypatch, tmp_path):

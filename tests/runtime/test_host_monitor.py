@@ -14,13 +14,20 @@ from handoff_mpi.comm import MemoryNetwork
 from handoff_mpi.runtime import host_probe as probing
 from handoff_mpi.runtime import worker_loop
 from handoff_mpi.runtime.host_monitor import HostGuard
-from handoff_mpi.runtime.host_probe import GONE, LIVES, PROBE, SILENT, HostProbe
+from handoff_mpi.runtime.host_probe import GONE, LIVES, NOT_ASKED, PROBE, SILENT, HostProbe
 from handoff_mpi.scheduler import HostFailureDetector
 from handoff_mpi.worker.silence_timer import SilenceTimer
 
-# Who is "down" refuses, "slow" refuses in the end, "deaf" never answers; all others run what they are told.
+# Who is "down" refuses, "slow" refuses in the end, "deaf" never answers; "full", "busy" and "left" are nodes on which
+# srun makes no step; all others run what they are told.
 AGENT = """#!/bin/sh
+said() { echo "srun: $1" >&2; }
 case $1 in
+    full*) said "error: Unable to create step for job 1: Memory required by task is not available"; exit 1 ;;
+    busy*) said "Job 1 step creation temporarily disabled, retrying (Requested nodes are busy)"; exec sleep 60 ;;
+    late*) said "Job 1 step creation temporarily disabled, retrying (Requested nodes are busy)"
+           said "Step created for job 1"; exit 1 ;;
+    left*) said "error: Unable to create step for job 1: Requested node configuration is not available"; exit 1 ;;
     down*) exit 255 ;;
     slow*) until [ -e "$0.end" ]; do sleep 0.01; done; exit 255 ;;
     deaf*) exec sleep 60 ;;
@@ -46,6 +53,21 @@ def test_what_hosts_answer(agent, monkeypatch):
     assert host_probe.ask("up.site.org", 2**22 + 1) == GONE
     assert host_probe.ask("down") == host_probe.ask("deaf") == SILENT
     assert HostProbe(["/no/such/agent"], []).ask("up") == SILENT
+
+
+def test_a_question_that_slurm_does_not_pass_on_is_no_silence(agent, monkeypatch):
+    """A step on a node whose memory another one holds is refused; a node that has left the job is lost."""
+    monkeypatch.setattr(probing, "HOST_PROBE_TIMEOUT_S", 0.5)
+    host_probe = HostProbe(agent, [])
+    assert host_probe.ask("full") == host_probe.ask("busy") == NOT_ASKED
+    assert host_probe.ask("late") == host_probe.ask("left") == SILENT
+
+
+def test_an_answer_can_be_read_twice(agent):
+    """The one to the control comes first, and is read again until the host's own is there."""
+    question = probing.Question(HostProbe(agent, []), "up", None, 0.0)
+    question._process.wait(10.0)
+    assert question.answer(1.0) == question.answer(2.0) == LIVES
 
 
 def test_hosts_go_by_the_launchers_names():
@@ -107,6 +129,11 @@ def test_a_silent_host_that_answers_is_left_alone(agent):
     assert losses(agent, {"own": [0], "up": [1]}, {1: 0.0}, 1.5) == []
 
 
+def test_a_silent_host_that_slurm_makes_no_step_on_is_left_alone(agent):
+    assert losses(agent, {"own": [0], "full": [1]}, {1: 0.0}, 0.5) == []
+    assert losses(agent, {"full-own": [0], "down": [1]}, {1: 0.0}, 0.5) == []
+
+
 @pytest.mark.long
 def test_no_answer_proves_nothing_where_asking_does_not_work(agent):
     """The control does not answer either."""
@@ -153,11 +180,13 @@ def test_a_rank_0_that_does_not_live_or_answer_ends_its_workers(monkeypatch, age
         look(monkeypatch, HostProbe(agent, ["up", "down"]), impatient, host, pid)
 
 
-def test_where_nobody_can_be_asked_rank_0_gets_twice_as_long(monkeypatch, impatient):
-    look(monkeypatch, None, impatient)
+@pytest.mark.parametrize("can_ask", [False, True], ids=["nobody", "no step"])
+def test_where_nobody_can_be_asked_rank_0_gets_twice_as_long(monkeypatch, agent, impatient, can_ask):
+    host_probe = HostProbe(agent, ["full"]) if can_ask else None
+    look(monkeypatch, host_probe, impatient, "full")
     impatient.silence_s = 10.0
     with pytest.raises(ConnectionError, match="silent for 10 s"):
-        look(monkeypatch, None, impatient)
+        look(monkeypatch, host_probe, impatient, "full")
 
 
 class Silent:

@@ -17,7 +17,7 @@ from handoff_mpi.launch.job import Job
 from handoff_mpi.messages import ASKED, BYE, SHUTDOWN
 from handoff_mpi.resources import Capability
 from handoff_mpi.runtime import rank0_monitor as between_runs
-from handoff_mpi.runtime.host_probe import GONE, LIVES, PROBE, SILENT, HostProbe
+from handoff_mpi.runtime.host_probe import GONE, LIVES, NOT_ASKED, PROBE, SILENT, HostProbe
 from handoff_mpi.runtime.rank0_monitor import (
     FIRST_QUESTION_S,
     HOST_QUESTION_INTERVAL_S,
@@ -214,6 +214,13 @@ def test_an_answer_to_another_rank_counts_as_ones_own(host, answer):
     with pytest.raises(ConnectionError):
         for now in range(UNANSWERED):
             rank0_monitor.take(answer, 3.0 + now)
+
+
+def test_questions_that_slurm_does_not_pass_on_are_not_counted(host):
+    rank0_monitor = host.rank0_monitor()
+    rank0_monitor.take(LIVES, 1.0)
+    for now in range(2 * UNANSWERED):
+        rank0_monitor.take(NOT_ASKED, 2.0 + now)
 
 
 # -- a rank that waits --------------------------------------------------------------------------------

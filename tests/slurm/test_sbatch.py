@@ -142,24 +142,6 @@ def test_a_dag_that_is_not_there_is_refused_by_the_run(slurm, submit, tmp_path):
     assert "nowhere.py does not exist" in job.out
 
 
-@pytest.mark.soak
-def test_a_node_that_dies_costs_seconds_and_not_the_job(slurm, submit, tmp_path):
-    flags = ["--nodes=3", "--ntasks=6", "--ntasks-per-node=2"]
-    text = SLEEPING.replace("range(60)", "range(30)").replace("sleep(2)", "sleep(0.5)")
-    number = submit(write(tmp_path, "sleeping.py", text), flags=flags)
-    slurm.wait_for(lambda: len(list(tmp_path.glob("began-*"))) >= 8, 60, tmp_path / f"{number}.out")
-    slurm.kill_node("node3")
-    try:
-        slurm.wait_for_script(number, tmp_path, 150)
-    finally:
-        slurm.revive_node("node3")
-    job = slurm.wait(number, tmp_path)
-    assert (job.state, job.exit_code) == ("COMPLETED", "0:0"), job.out
-    assert job.out.count("node3 no longer answers; it is launched again on the other hosts") == 1
-    ended = status(tmp_path / "handoff-runs" / str(number))
-    assert (ended["exit_code"], ended["done"], ended["launch"], ended["ranks"]) == (0, 30, 2, 4)
-
-
 def own_python(directory: Path) -> Path:
     """Return a Python that has this one's packages, and nothing beside it."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory / "own"], check=True, timeout=60)

@@ -1,0 +1,383 @@
+"""The elements that a user maps a function over: rank 0 cuts them into pieces, a rank makes values of a piece.
+
+:func:`freeze_elements` takes them as they are, so that declaring an array takes no time. :meth:`ElementInput.encode`
+packs them into columns, when the array becomes part of a run: later changes of a list do not count. Ranges stay three
+numbers. Arrays of numpy are cut along axis 0, and their elements are those that iterating gives, rows read-only.
+
+Elements are the same in two launches of a run where their digests are, in blocks of ``BLOCK``: see
+:meth:`ElementInput.same_prefix`. Digests are those of types and values, also of elements that contain lists, tuples,
+dicts, arrays of numpy and objects of the standard library. A block with an object of any other class has none, unless
+``digest_object`` gives one: what the code of that class is would have to count.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from abc import ABC, abstractmethod
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from handoff_mpi.arrays.columns import (
+    MARSHALLED,
+    ColumnError,
+    Decode,
+    Packed,
+    count_of,
+    cut,
+    dtype_text,
+    nbytes_of,
+    pack,
+    packed_memory,
+    packed_range,
+    packed_rows,
+    unpack,
+)
+from handoff_mpi.arrays.digests import DIGEST_NBYTES, NO_DIGEST, DigestObject, digest_of, hashed, header_of
+from handoff_mpi.arrays.intervals import IntervalSet
+from handoff_mpi.errors import DAGError
+from handoff_mpi.formatting import show
+from handoff_mpi.serialization import decode_input, reason_of
+
+if TYPE_CHECKING:
+    import numpy
+
+#: What a lease carries of one input: the columns that the elements of one interval lie in, in order.
+Piece: TypeAlias = "tuple[Packed, ...]"
+#: What the journal keeps of an input: its kind, how many elements it has, and what :meth:`same_prefix` compares.
+Digests: TypeAlias = "tuple[Any, ...]"
+
+#: Elements are encoded and compared in blocks of at most so many, which begin at multiples of it.
+BLOCK = 1024
+#: A column of a list is shorter where it would be larger than this: some kinds travel whole.
+MAX_COLUMN_NBYTES = 16 * 1024
+#: So many elements are read of an iterator.
+MAX_READ = 10_000_000
+#: At most so many bytes of an array of numpy are hashed at a time.
+_MAX_HASHED_NBYTES = 1 << 20
+
+
+def freeze_elements(values: Any, name: str, most: int = MAX_READ) -> ElementInput:
+    """Return the input of an array that maps over ``values``.
+
+    Args:
+        values: any iterable. One that is not a sequence is read here.
+        name: of the input, for messages.
+        most: so many elements are read of an iterator.
+
+    Raises:
+        DAGError: it is not iterable, it has no first axis, it raised, or it has more elements than ``most``.
+    """
+    kind = type(values)
+    if kind is range:
+        return RangeInput(values, name)
+    if kind is array and values.typecode not in "uw":
+        return MemoryInput(values, name)
+    if _is_array(values):
+        return _of_rows(values.view(sys.modules["numpy"].ndarray), name)
+    return ListInput(values if isinstance(values, Sequence) else _read(values, name, most), name)
+
+
+def values_of(piece: Piece, start: int, stop: int, decode: Decode = decode_input) -> list[Any]:
+    """Return the elements of ``piece`` from position ``start`` up to ``stop``, fresh objects.
+
+    Args:
+        decode: how pickled elements are decoded; with the default, arrays are read-only.
+
+    Raises:
+        EncodingError: an element cannot be decoded on this rank.
+    """
+    found: list[Any] = []
+    first = 0
+    for packed in piece:
+        low, high = max(start - first, 0), min(stop - first, count_of(packed))
+        if low < high:
+            values = unpack(cut(packed, low, high), decode)
+            if high - low == stop - start:
+                return values
+            found += values
+        first += count_of(packed)
+    return found
+
+
+class ElementInput(ABC):
+    """One input of an array, with an element for each of its indices.
+
+    Attributes:
+        name: for messages.
+    """
+
+    def __init__(self, count: int, name: str) -> None:
+        self._count = count
+        self.name = name
+
+    def __len__(self) -> int:
+        return self._count
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> Any:
+        """Return one element, as it is now."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes of memory that the encoded elements take."""
+
+    @abstractmethod
+    def encode(self) -> None:
+        """Take the elements as they are now; a second call does nothing.
+
+        Raises:
+            DAGError: naming each element that cannot be pickled, by index.
+        """
+
+    @abstractmethod
+    def types(self) -> set[type]:
+        """Return the exact types of the elements."""
+
+    @abstractmethod
+    def piece(self, start: int, stop: int) -> Piece:
+        """Return what a rank needs for the elements of ``range(start, stop)``; they have been encoded."""
+
+    def digests(self, digest_object: DigestObject | None = None) -> Digests:
+        """Return what says in a later launch which elements are the same, of plain built-ins.
+
+        Args:
+            digest_object: for blocks with objects of classes that are neither the standard library's nor numpy's.
+        """
+        starts = range(0, self._count, BLOCK)
+        blocks = (self._digest(start, min(start + BLOCK, self._count), digest_object) for start in starts)
+        return "blocks", self._count, b"".join(blocks)
+
+    def same_prefix(self, earlier: Digests, digest_object: DigestObject | None = None) -> IntervalSet:
+        """Return the indices whose elements are certainly those of an earlier launch.
+
+        Args:
+            earlier: what :meth:`digests` returned in that launch.
+            digest_object: as it was given there.
+        """
+        same = IntervalSet()
+        if earlier[0] != "blocks":
+            return same
+        _, count, blocks = earlier
+        for number, start in enumerate(range(0, min(count, self._count), BLOCK)):
+            stop = min(start + BLOCK, count)
+            before = blocks[number * DIGEST_NBYTES : (number + 1) * DIGEST_NBYTES]
+            if stop <= self._count and before != NO_DIGEST and before == self._digest(start, stop, digest_object):
+                same.add(start, stop)
+        return same
+
+    def _digest(self, start: int, stop: int, digest_object: DigestObject | None) -> bytes:
+        """Return the digest of the elements of a block, or of its first ones."""
+        return digest_of(self.piece(start, stop), digest_object)
+
+
+class RangeInput(ElementInput):
+    """The integers of a range."""
+
+    def __init__(self, values: range, name: str) -> None:
+        super().__init__(len(values), name)
+        self._values = values
+
+    def __getitem__(self, index: int) -> int:
+        return self._values[index]
+
+    @property
+    def nbytes(self) -> int:
+        return 0
+
+    def encode(self) -> None:
+        pass  # a range does not change
+
+    def types(self) -> set[type]:
+        return {int} if self._count else set()
+
+    def piece(self, start: int, stop: int) -> Piece:
+        return (packed_range(self._values[start:stop]),)
+
+    def digests(self, digest_object: DigestObject | None = None) -> Digests:
+        return "range", self._count, self._values.start, self._values.step
+
+    def same_prefix(self, earlier: Digests, digest_object: DigestObject | None = None) -> IntervalSet:
+        if earlier[0] != "range":
+            return super().same_prefix(earlier, digest_object)
+        _, count, start, step = earlier
+        common = min(count, self._count) if start == self._values.start else 0
+        return IntervalSet([(0, common if step == self._values.step else min(common, 1))])
+
+    def _digest(self, start: int, stop: int, digest_object: DigestObject | None) -> bytes:
+        return digest_of((pack([*self._values[start:stop]]),), digest_object)  # as a list of them has
+
+
+class MemoryInput(ElementInput):
+    """The numbers of an :class:`array.array`."""
+
+    def __init__(self, values: array[Any], name: str) -> None:
+        super().__init__(len(values), name)
+        self._values = values
+        self._is_encoded = False
+
+    def __getitem__(self, index: int) -> Any:
+        return self._values[index]
+
+    @property
+    def nbytes(self) -> int:
+        return len(self._values) * self._values.itemsize
+
+    def encode(self) -> None:
+        if not self._is_encoded:
+            _check_count(self, len(self._values))
+            self._is_encoded = True
+            self._values = self._values[:]
+
+    def types(self) -> set[type]:
+        return {type(self._values[0])} if self._count else set()
+
+    def piece(self, start: int, stop: int) -> Piece:
+        assert self._is_encoded, "what may still change is not sent"
+        return (packed_memory(self._values[start:stop]),)
+
+
+class RowsInput(ElementInput):
+    """The elements of an array of numpy along axis 0. An array that is read-only is not copied."""
+
+    def __init__(self, values: numpy.ndarray[Any, Any], name: str) -> None:
+        super().__init__(len(values), name)
+        self._values = values
+        self._is_encoded = False
+
+    def __getitem__(self, index: int) -> Any:
+        return self._values[index]
+
+    @property
+    def nbytes(self) -> int:
+        return int(self._values.nbytes)
+
+    def encode(self) -> None:
+        if not self._is_encoded:
+            _check_count(self, len(self._values))
+            self._is_encoded = True
+            if self._values.flags.writeable:
+                self._values = self._values.copy()
+
+    def types(self) -> set[type]:
+        return {type(self._values[0])} if self._count else set()
+
+    def piece(self, start: int, stop: int) -> Piece:
+        assert self._is_encoded, "what may still change is not sent"
+        return (packed_rows(self._values[start:stop]),)
+
+    def _digest(self, start: int, stop: int, digest_object: DigestObject | None) -> bytes:
+        count = max(1, _MAX_HASHED_NBYTES // max(1, self._values[:1].nbytes))
+        rows = (self._values[low : min(low + count, stop)].tobytes() for low in range(start, stop, count))
+        return hashed(itertools.chain([header_of(packed_rows(self._values[:0]))], rows))
+
+
+class ListInput(ElementInput):
+    """The elements of any sequence, in columns of blocks."""
+
+    def __init__(self, values: Sequence[Any], name: str) -> None:
+        super().__init__(len(values), name)
+        self._values: Sequence[Any] | None = values
+        self._columns: list[Packed] = []
+        self._starts: list[int] = []
+
+    def __getitem__(self, index: int) -> Any:
+        return values_of(self.piece(index, index + 1), 0, 1)[0] if self._values is None else self._values[index]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(map(nbytes_of, self._columns))
+
+    def encode(self) -> None:
+        if self._values is None:
+            return
+        elements, encoded = iter(self._values), 0
+        problems: list[str] = []
+        length = 1  # of a column, until it is known how large elements are
+        while chunk := [*itertools.islice(elements, min(length, BLOCK - encoded % BLOCK))]:
+            try:
+                packed = pack(chunk)
+            except ColumnError as error:
+                problems += self._problems(encoded, error)
+            else:
+                self._append(encoded, packed)
+                length = _next_length(packed)
+            encoded += len(chunk)
+        if problems:
+            raise DAGError(problems)
+        _check_count(self, encoded)
+        self._values = None
+
+    def types(self) -> set[type]:
+        if self._values is not None:
+            return set(map(type, self._values))
+        return {kind for packed in self._columns for kind in set(map(type, unpack(packed)))}
+
+    def piece(self, start: int, stop: int) -> Piece:
+        assert self._values is None, "what may still change is not sent"
+        if start >= stop:
+            return ()
+        first, last = bisect_right(self._starts, start) - 1, bisect_right(self._starts, stop - 1)
+        columns = self._columns[first:last]
+        before = start - self._starts[first]
+        columns[0] = cut(columns[0], before, min(count_of(columns[0]), before + stop - start))
+        if last - first > 1:
+            columns[-1] = cut(columns[-1], 0, stop - self._starts[last - 1])
+        return tuple(columns)
+
+    def _append(self, start: int, packed: Packed) -> None:
+        """Keep a column, in parts where it is large and parts of it lie apart."""
+        count = count_of(packed)
+        length = count if packed[0] == MARSHALLED else min(count, _next_length(packed))
+        for low in range(0, count, length):
+            self._starts.append(start + low)
+            self._columns.append(cut(packed, low, min(low + length, count)))
+
+    def _problems(self, start: int, error: ColumnError) -> Iterator[str]:
+        for position, each in error.errors.items():
+            yield f"element {start + position:,} of {self.name} cannot be sent to a rank: {reason_of(each)}"
+
+
+def _next_length(packed: Packed) -> int:
+    """Return how many elements like those of ``packed`` make a column of no more than the size that is wanted.
+
+    It is a power of two, so that columns begin at multiples of their length.
+    """
+    fitting = MAX_COLUMN_NBYTES * count_of(packed) // max(1, nbytes_of(packed))
+    return 1 << min(max(fitting, 1), BLOCK).bit_length() - 1
+
+
+def _check_count(elements: ElementInput, count: int) -> None:
+    if count != len(elements):
+        raise DAGError(
+            f"{elements.name} had {len(elements):,} elements when it was mapped over, and has {count:,} now; "
+            "change it before, or map over a copy"
+        )
+
+
+def _of_rows(values: numpy.ndarray[Any, Any], name: str) -> ElementInput:
+    if values.ndim == 0:
+        raise DAGError(f"{name} is an array without axes; map over one with an axis")
+    return ListInput([*values], name) if dtype_text(values.dtype) is None else RowsInput(values, name)
+
+
+def _read(values: Any, name: str, most: int) -> list[Any]:
+    """Return the elements of an iterable."""
+    try:
+        found = [*itertools.islice(values, most + 1)]
+    except Exception as error:
+        if not hasattr(type(values), "__iter__"):
+            raise DAGError(f"{name} is {show(values)}, which is not iterable; map over a sequence") from None
+        raise DAGError(f"reading the elements of {name} has failed: {show(error)}") from error
+    if len(found) > most:
+        raise DAGError(f"{name} is an iterator of more than {most:,} elements; map over a list or a range of them")
+    return found
+
+
+def _is_array(values: Any) -> bool:
+    """Whether ``values`` is an array of numpy, in memory or in a file; other subclasses have elements of their own."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and type(values) in (numpy.ndarray, numpy.memmap)

@@ -24,7 +24,9 @@ import io
 import itertools
 import pickle
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FunctionType, ModuleType
 from typing import Any, TypeAlias
 
@@ -241,7 +243,7 @@ def decode_writable(payload: Payload) -> Any:
     """As :func:`decode`, but the caller owns the payload's memory, and arrays in it can be written to."""
     if payload[0] == PLAIN:
         return payload[1]
-    with reading_originals():
+    with reading_originals(), _decoding_parts(decode_writable):
         return _unpickled_writable(payload[1], [_writable(part) for part in payload[2:]])
 
 
@@ -253,7 +255,31 @@ def decode_private(payload: Payload) -> Any:
     """
     if payload[0] == PLAIN:
         return payload[1]
-    return _unpickled_writable(payload[1], [bytearray(part) for part in payload[2:]])
+    with _decoding_parts(decode_private):
+        return _unpickled_writable(payload[1], [bytearray(part) for part in payload[2:]])
+
+
+class _Parts(threading.local):
+    """How this thread decodes payloads that lie inside of the one that it is decoding."""
+
+    decode: Callable[[Payload], Any] | None = None
+
+
+_parts = _Parts()
+
+
+def decoder_of_parts() -> Callable[[Payload], Any]:
+    """Return the function that decodes a payload inside of the one that is being decoded, as that one is decoded."""
+    return _parts.decode or decode_input
+
+
+@contextmanager
+def _decoding_parts(decode: Callable[[Payload], Any]) -> Iterator[None]:
+    before, _parts.decode = _parts.decode, decode
+    try:
+        yield
+    finally:
+        _parts.decode = before
 
 
 def nbytes_of(payload: Payload) -> int:

@@ -1,0 +1,173 @@
+"""The values of one array that rank 0 has: the columns that ranks have sent, found by index.
+
+A column stays as it came, also where its values belong to many intervals; only what a caller asks for is unpacked.
+"""
+
+from __future__ import annotations
+
+import pickle
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from handoff_mpi.arrays.columns import Decode, Packed, cut, item, nbytes_of, to_numpy, unpack
+from handoff_mpi.arrays.intervals import Interval, IntervalSet
+from handoff_mpi.serialization import Payload, decode_writable, decoder_of_parts, encode
+
+if TYPE_CHECKING:
+    import numpy
+
+
+class _Segment(NamedTuple):
+    """Indices whose values lie side by side: that of ``start`` at position ``first`` of ``column``."""
+
+    start: int
+    stop: int
+    column: Packed
+    first: int
+
+    def part(self, start: int, stop: int) -> Packed:
+        """Return the column of the values of ``range(start, stop)``, which lies inside."""
+        return cut(self.column, self.first + start - self.start, self.first + stop - self.start)
+
+
+class ArrayValues:
+    """The values of the elements of one array, each a fresh object when it is asked for.
+
+    Args:
+        count: the number of elements.
+
+    Attributes:
+        have: the indices of the elements with values.
+        nbytes: the memory that the values take.
+    """
+
+    __slots__ = ("_segments", "_starts", "count", "have", "nbytes")
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.have = IntervalSet()
+        self.nbytes = 0
+        self._starts: list[int] = []
+        self._segments: list[_Segment] = []
+
+    def __len__(self) -> int:
+        """Return how many elements have values."""
+        return len(self.have)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all elements have values."""
+        return len(self.have) == self.count
+
+    def put(self, intervals: Sequence[Interval], packed: Packed) -> None:
+        """Take in the column of the elements of ``intervals``, in their order.
+
+        An element that has a value keeps it.
+        """
+        first = 0
+        for start, stop in intervals:
+            for low, high in self._without_value(start, stop):
+                self._insert(_Segment(low, high, packed, first + low - start))
+            self.have.add(start, stop)
+            first += stop - start
+        self.nbytes += nbytes_of(packed)
+
+    def __getitem__(self, index: int) -> Any:
+        """Return the value of the element ``index``.
+
+        Raises:
+            KeyError: it has none.
+            EncodingError: the value cannot be decoded in this process.
+        """
+        place = bisect_right(self._starts, index) - 1
+        if place < 0 or index >= self._segments[place].stop:
+            raise KeyError(index)
+        segment = self._segments[place]
+        return item(segment.column, segment.first + index - segment.start, decode_writable)
+
+    def values(self, start: int, stop: int, step: int = 1) -> list[Any]:
+        """Return the values of the elements of ``range(start, stop, step)``, which are indices of the array.
+
+        Raises:
+            KeyError: naming the first of them without a value.
+            EncodingError: a value cannot be decoded in this process.
+        """
+        wanted = range(start, stop, step)
+        upwards = wanted if step > 0 else wanted[::-1]
+        found: list[Any] = []
+        for segment in self._between(upwards.start, upwards.stop) if upwards else ():
+            inside = upwards[_position(upwards, segment.start) : _position(upwards, segment.stop)]
+            if inside:
+                values = unpack(segment.part(inside[0], inside[-1] + 1), decode_writable)
+                found += values if inside.step == 1 else values[:: inside.step]
+        if len(found) != len(wanted):
+            raise KeyError(next(index for index in wanted if index not in self.have))
+        if step < 0:
+            found.reverse()
+        return found
+
+    def to_numpy(self) -> numpy.ndarray[Any, Any]:
+        """Return the values that are there, in the order of their indices, as one array; axis 0 is that of elements."""
+        import numpy  # the caller wants an array of it
+
+        arrays = [to_numpy(segment.part(segment.start, segment.stop), decode_writable) for segment in self._segments]
+        return numpy.concatenate(arrays) if arrays else numpy.empty(0)
+
+    def payload(self) -> Payload:
+        """Return a payload that decodes to the list of all values; every element has one.
+
+        Memory that columns hold is not copied, and each consumer of the payload makes a list of its own.
+        """
+        assert self.is_complete, "each element has a value"
+        return encode(_Gathered([segment.part(segment.start, segment.stop) for segment in self._segments]))
+
+    def _without_value(self, start: int, stop: int) -> list[Interval]:
+        there = self.have.within(start, stop)
+        if not there:
+            return [(start, stop)] if start < stop else []
+        without = IntervalSet([(start, stop)])
+        for interval in there:
+            without.discard(*interval)
+        return without.intervals()
+
+    def _insert(self, segment: _Segment) -> None:
+        place = bisect_right(self._starts, segment.start)
+        self._starts.insert(place, segment.start)
+        self._segments.insert(place, segment)
+
+    def _between(self, start: int, stop: int) -> Iterator[_Segment]:
+        """Yield the segments that have indices in ``range(start, stop)``, in order."""
+        for place in range(max(bisect_right(self._starts, start) - 1, 0), len(self._segments)):
+            if self._segments[place].start >= stop:
+                return
+            yield self._segments[place]
+
+
+def list_of(columns: tuple[Packed, ...]) -> list[Any]:
+    """Return the values of ``columns`` as one list; pickles of gathered arrays name this function."""
+    decode: Decode = decoder_of_parts()
+    found: list[Any] = []
+    for packed in columns:
+        found += unpack(packed, decode)
+    return found
+
+
+class _Gathered:
+    """Pickled, it becomes the list of the values of columns."""
+
+    def __init__(self, columns: Sequence[Packed]) -> None:
+        self._columns = columns
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return list_of, (tuple(map(_out_of_band, self._columns)),)
+
+
+def _out_of_band(packed: Packed) -> Packed:
+    """Return a column whose memory need not be copied into a pickle."""
+    return tuple(pickle.PickleBuffer(part) if isinstance(part, (bytes, bytearray)) else part for part in packed)
+
+
+def _position(indices: range, bound: int) -> int:
+    """Return how many of the ascending ``indices`` lie below ``bound``."""
+    return min(max(-((indices.start - bound) // indices.step), 0), len(indices))

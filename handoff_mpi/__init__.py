@@ -28,7 +28,7 @@ Run it on 4 ranks, or on all ranks of a batch job; the same command with ``--run
 
 A script calls ``execute(dag)`` on every rank instead. The names, by purpose:
 
-    Declare:    DAG, task, Function, Argument, Handle, collocated
+    Declare:    DAG, task, Function, Argument, Handle, ArrayHandle, Fixed, collocated
     Run:        execute, execute_distributed, execute_local, Cluster, start, RunOptions
     Results:    Results, load
     Resources:  discover_nodes, register_local_node, update_node_resources, current_task
@@ -64,7 +64,17 @@ if TYPE_CHECKING:
         start,
         update_node_resources,
     )
-    from handoff_mpi.dag import DAG, Argument, Deserializer, Function, Handle, Serializer, collocated
+    from handoff_mpi.dag import (
+        DAG,
+        Argument,
+        ArrayHandle,
+        Deserializer,
+        Fixed,
+        Function,
+        Handle,
+        Serializer,
+        collocated,
+    )
     from handoff_mpi.dag.task import task
     from handoff_mpi.errors import (
         AllocationError,
@@ -105,11 +115,13 @@ __all__ = [
     "AllocationError",
     "AllocationStrategy",
     "Argument",
+    "ArrayHandle",
     "Cluster",
     "ClusterView",
     "DAGError",
     "DAGFailed",
     "Deserializer",
+    "Fixed",
     "Function",
     "Handle",
     "HandoffError",
@@ -149,7 +161,7 @@ _ROOMS = {
     "allocation": "AllocationStrategy ClusterView RatedStrategy ReadyGroup",
     "api": "Cluster discover_nodes execute execute_distributed execute_local register_local_node start "
     "update_node_resources",
-    "dag": "DAG Argument Deserializer Function Handle Serializer collocated",
+    "dag": "DAG Argument ArrayHandle Deserializer Fixed Function Handle Serializer collocated",
     "dag.task": "task",
     "errors": "AllocationError DAGError DAGFailed Unsatisfiable HandoffError StartupError TaskError UsageError "
     "ValueUnavailable",

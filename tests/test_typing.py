@@ -7,9 +7,10 @@ import shutil
 import sys
 from pathlib import Path
 
+from handoff_mpi.dag.arrays import ARRAY_OPTIONS
 from handoff_mpi.dag.function import Function
 from handoff_mpi.dag.task import _OPTIONS
-from handoff_mpi.dag.task_options import TaskOptions
+from handoff_mpi.dag.task_options import MapOptions, TaskOptions
 from handoff_mpi.runtime.option_types import ExecuteOptions
 from handoff_mpi.runtime.options import RunOptions
 from tests.conftest import ROOT, missing, run_process
@@ -44,3 +45,7 @@ def test_the_options_that_type_checkers_see_are_those_of_a_task():
     declared = {name: type.__forward_arg__ for name, type in TaskOptions.__annotations__.items()}
     assert declared.items() <= Function.__annotations__.items()
     assert declared.keys() == _OPTIONS
+
+
+def test_the_options_that_type_checkers_see_are_those_of_an_array():
+    assert {*MapOptions.__annotations__, "fixed"} == ARRAY_OPTIONS

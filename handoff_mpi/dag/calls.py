@@ -9,13 +9,13 @@ from collections.abc import Hashable, Iterable, Iterator
 from handoff_mpi.binding import find_binding_problem, find_called
 from handoff_mpi.dag.faults import Faults
 from handoff_mpi.dag.function import AS_LIST, INLINE, Argument, Function
-from handoff_mpi.dag.handle import Handle
+from handoff_mpi.dag.handle import HANDLES
 from handoff_mpi.dag.kinds import Kinds
 from handoff_mpi.dag.references import ATOMS, ReferenceFinder
 from handoff_mpi.signatures import CODEC, find_problem_of_call
 
 #: Constants of these classes hold no :class:`Argument`.
-_WITHOUT_CODECS = ATOMS | {Handle}
+_WITHOUT_CODECS = ATOMS | HANDLES
 
 
 def find_call_problems(functions: Iterable[Function], kinds: Kinds | None = None) -> list[str]:

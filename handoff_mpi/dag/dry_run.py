@@ -2,7 +2,7 @@
 
 A piece is decoded as in a call, with one exception: a template, into which a call puts values that do not exist yet, is
 only looked through for what it imports. With anything else in the place of the values, code of the user might fail that
-works in the run.
+works in the run. Of an array the values that all elements share are tried, and the first element of each input.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from handoff_mpi.dag.call_template import TEMPLATE, CallTemplate
+from handoff_mpi.arrays import columns
+from handoff_mpi.arrays.inputs import values_of
+from handoff_mpi.dag.arrays import ArrayFunction
+from handoff_mpi.dag.call_template import ELEMENTS, TEMPLATE, CallTemplate
 from handoff_mpi.dag.faults import Faults
-from handoff_mpi.dag.function import REFERENCES
+from handoff_mpi.dag.function import REFERENCES, Function
 from handoff_mpi.dag.graph import DAG
 from handoff_mpi.dag.ids import is_plain_id
 from handoff_mpi.dag.parts import Part, find_innermost, list_parts, roots_of_code, roots_of_values
@@ -33,7 +36,10 @@ CODE = 0  # of a function
 VALUE = 1  # a payload
 IMPORTS = 2  # a pickle, of which only the imports are tried
 ID = 3  # a plain pickle
+FIRST_ELEMENT = 4  # (the number of an input of an array, a piece of it)
 
+#: The modes of templates that values are put into.
+_WITH_VALUES = (TEMPLATE, ELEMENTS)
 #: (one of the above, what is decoded, whether that happens before any function has been called); what is decoded later
 #: may need a file that a function writes.
 Piece: TypeAlias = "tuple[int, Any, bool]"
@@ -58,6 +64,8 @@ def _decode(kind: int, encoded: Any) -> None:
         decode_code(encoded)
     elif kind == VALUE:
         decode(encoded)
+    elif kind == FIRST_ELEMENT:
+        values_of(encoded[1], 0, 1)
     elif kind == ID:
         if isinstance(pickle.loads(encoded), UnreadableId):
             raise EncodingError("its class cannot be loaded")
@@ -134,11 +142,11 @@ def collect_pieces(plan: Plan) -> Pieces:
         use.count += 1
         use.is_first |= is_first
         constant = call_template[2]
-        if call_template[3] or (constant is not None and (call_template[1] == TEMPLATE or constant[0] == PICKLED)):
-            for key, kind, encoded in _constants(plan, call_template):
+        if call_template[3] or (constant is not None and (call_template[1] in _WITH_VALUES or constant[0] == PICKLED)):
+            for key, kind, encoded in _constants(plan, call_template, is_first):
                 constants.setdefault(key, (kind, encoded, _Use(task)))[2].add(1, is_first)
     in_order = sorted(constants.values(), key=lambda each: _nbytes(*each[:2]))
-    return _bounded([*_codes(plan, by_codes), *_ids(plan), *in_order])
+    return _bounded([*_codes(plan, by_codes), *_ids(plan), *_first_elements(plan), *in_order])
 
 
 @dataclass(slots=True)
@@ -154,11 +162,14 @@ class _Use:
         self.is_first |= is_first
 
 
-def _constants(plan: Plan, call_template: CallTemplate) -> Iterator[tuple[Any, int, Any]]:
+def _constants(plan: Plan, call_template: CallTemplate, is_first: bool) -> Iterator[tuple[Any, int, Any]]:
     """Yield of what is pickled of the constants in ``call_template``: what tells it from others, its kind, itself."""
     _, mode, constants, large, *_ = call_template
-    if mode == TEMPLATE and constants is not None:
+    if mode in _WITH_VALUES and constants is not None:
         inlines, call = constants[1]
+        if mode == ELEMENTS and is_first and not inlines and not large:
+            yield call, VALUE, (PICKLED, call)  # all values in it are there
+            return
         yield from ((blob, IMPORTS, blob) for blob in (call, *(blob for _, blob in inlines)))
     elif constants is not None and constants[0] == PICKLED:
         yield constants[1], VALUE, constants
@@ -180,6 +191,15 @@ def _ids(plan: Plan) -> Iterator[tuple[int, Any, _Use]]:
             yield ID, pickle.dumps(plan.sent_id(task), protocol=5), _Use(task, 1, is_first=True)
 
 
+def _first_elements(plan: Plan) -> Iterator[tuple[int, Any, _Use]]:
+    for task, array in plan.arrays.items():
+        if array.count:
+            use = _Use(task, 1, not plan.sources[task])
+            yield from (
+                (FIRST_ELEMENT, (number, elements.piece(0, 1)), use) for number, elements in enumerate(array.elements)
+            )
+
+
 def _bounded(found: Sequence[tuple[int, Any, _Use]]) -> Pieces:
     pieces, nbytes = Pieces([], []), 0
     for kind, encoded, use in found:
@@ -193,6 +213,8 @@ def _bounded(found: Sequence[tuple[int, Any, _Use]]) -> Pieces:
 
 
 def _nbytes(kind: int, encoded: Any) -> int:
+    if kind == FIRST_ELEMENT:
+        return sum(map(columns.nbytes_of, encoded[1]))
     return nbytes_of(encoded) if kind == VALUE else len(encoded)
 
 
@@ -258,7 +280,15 @@ def _roots(dag: DAG, plan: Plan, pieces: Pieces, number: int) -> list[Part]:
     if kind == ID:
         return []
     functions = plan.with_inlines(dag[plan.ids[task]])
+    if kind == FIRST_ELEMENT:
+        return _roots_of_element(functions[0], pieces.pieces[number][1][0])
     return roots_of_code(functions) if kind == CODE else roots_of_values(functions)
+
+
+def _roots_of_element(array: Function, number: int) -> list[Part]:
+    assert isinstance(array, ArrayFunction)
+    elements = array.elements[number]
+    return [(f"element 0 of {elements.name}", elements[0])]
 
 
 def _piece_of(kind: int, part: Any, is_first: bool) -> Piece | None:

@@ -31,6 +31,7 @@ class EncodedTables:
         self.code_numbers: dict[int, int] = {}
         self.constants: list[Payload] = []
         self.finder = ReferenceFinder()
+        self._blobs: dict[int, bytes] = {}
         self._unusable_codes: dict[int, EncodingError] = {}
         self._constant_numbers: dict[int, int | None] = {}
         self._anchors: list[Any] = []
@@ -43,22 +44,39 @@ class EncodedTables:
         """
         number = self.code_numbers.get(id(code))
         if number is None:
-            if id(code) in self._unusable_codes:
-                raise self._unusable_codes[id(code)]
-            try:
-                blob = encode_code(code)
-            except EncodingError as error:  # all that have this code fail as fast as others freeze
-                self._unusable_codes[id(code)] = error
-                self._anchors.append(code)
-                raise
-            hidden = hidden_in_globals(code)
-            if hidden:
-                raise EncodingError(hidden[0]) from UnresolvedHandle(hidden[0])
-            number = self.code_numbers[id(code)] = len(self.codes)
-            self._anchors.append(code)
-            self.codes.append(blob)
-            self.code_names.append(Function(None, code=code).name)
+            number = self.code_numbers[id(code)] = self.own_code_number(code)
         return number
+
+    def own_code_number(self, code: Callable[..., Any]) -> int:
+        """Return a number of ``code`` that only one array has: functions with one number are taken to last alike.
+
+        Raises:
+            EncodingError: it cannot be sent.
+        """
+        blob = self._encoded(code)
+        self.codes.append(blob)
+        self.code_names.append(Function(None, code=code).name)
+        return len(self.codes) - 1
+
+    def _encoded(self, code: Callable[..., Any]) -> bytes:
+        """Return ``code`` encoded, which happens once."""
+        blob = self._blobs.get(id(code))
+        if blob is not None:
+            return blob
+        if id(code) in self._unusable_codes:
+            raise self._unusable_codes[id(code)]
+        try:
+            blob = encode_code(code)
+        except EncodingError as error:  # all that have this code fail as fast as others freeze
+            self._unusable_codes[id(code)] = error
+            self._anchors.append(code)
+            raise
+        hidden = hidden_in_globals(code)
+        if hidden:
+            raise EncodingError(hidden[0]) from UnresolvedHandle(hidden[0])
+        self._anchors.append(code)
+        self._blobs[id(code)] = blob
+        return blob
 
     def constant_number(self, value: Any) -> int | None:
         """Return the number of ``value`` among the large constants, or None if it is small.

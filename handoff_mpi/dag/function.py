@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Protocol, TypeAlias
 
 from handoff_mpi.dag.codec import Deserializer, Serializer
-from handoff_mpi.dag.handle import Handle, StandsForValue, UnresolvedHandle
+from handoff_mpi.dag.handle import HANDLES, ArrayHandle, Handle, StandsForValue, UnresolvedHandle
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show, type_name
 from handoff_mpi.resources.amounts import STANDARD
@@ -227,27 +227,32 @@ class Function:
         """A function refers to others of its DAG, and travels with it: its handles stay handles."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         declared = tuple(values.pop(name) for name in ("args", "extra_args", "kwargs"))
-        return _restored, (dumps(declared, _AS_THEY_ARE), values)
+        return _restored, (type(self), dumps(declared, _AS_THEY_ARE), values)
 
 
-def _restored(declared: bytes, values: dict[str, Any]) -> Function:
+def _restored(kind: type[Function], declared: bytes, values: dict[str, Any]) -> Function:
     args, extra_args, kwargs = loads(declared)
-    return Function(args=args, extra_args=extra_args, kwargs=kwargs, **values)
+    return kind(args=args, extra_args=extra_args, kwargs=kwargs, **values)
 
 
 #: What stands for a value of another function.
-REFERENCES: frozenset[type] = frozenset({Handle, Argument})
+REFERENCES: frozenset[type] = HANDLES | {Argument}
 #: What may refer to other functions without taking their values.
 DECLARES: set[type] = {Function}
 _AS_THEY_ARE: dict[type, Callable[[Any], tuple[Any, ...]]] = {
     Handle: lambda handle: (Handle, (handle.id,)),
+    ArrayHandle: lambda handle: (ArrayHandle, (handle.id, len(handle))),
     Argument: lambda argument: (Argument, (argument.id, argument.serialize, argument.deserialize)),
 }
 
 
-def describe_unknown(names: Sequence[str], known: Collection[str]) -> str:
-    """Return that ``names`` are no options of a function, and which were meant."""
-    words = KnownNames(known, _SYNONYMS, str).listed(names)
+def describe_unknown(names: Sequence[str], known: Collection[str], synonyms: Mapping[str, str] | None = None) -> str:
+    """Return that ``names`` are no options, and which were meant.
+
+    Args:
+        synonyms: words of other tools for options that functions do not have.
+    """
+    words = KnownNames(known, {**_SYNONYMS, **(synonyms or {})}, str).listed(names)
     return f"got unknown option{'s' if len(names) > 1 else ''} {words}; all: {', '.join(sorted(known))}"
 
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextvars import ContextVar, Token
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
+from handoff_mpi.dag.arrays import declare_array
 from handoff_mpi.dag.calls import find_call_problems
 from handoff_mpi.dag.function import DECLARES, Function, input_id
-from handoff_mpi.dag.handle import Handle
+from handoff_mpi.dag.handle import ArrayHandle, Handle
 from handoff_mpi.dag.ids import find_id_problem
 from handoff_mpi.dag.kinds import Kinds
 from handoff_mpi.dag.validation import find_problems
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show
 from handoff_mpi.suggestions import UnknownName
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # which typing has from Python 3.11 on
+
+    from handoff_mpi.dag.task_options import A, B, C, Each, MapOptions
 
 _serial = itertools.count(1)
 _current: ContextVar[DAG | None] = ContextVar("handoff_dag", default=None)
@@ -52,6 +58,76 @@ class DAG:
         self._by_id.setdefault(function.id, function)
         self.functions.append(function)
         return Handle(function.id)
+
+    @overload
+    def map(self, code: Callable[[A], Any], each: Each[A], /, **options: Unpack[MapOptions]) -> ArrayHandle: ...
+    @overload
+    def map(
+        self, code: Callable[[A, B], Any], each: Each[A], b: Each[B], /, **options: Unpack[MapOptions]
+    ) -> ArrayHandle: ...
+    @overload
+    def map(
+        self, code: Callable[[A, B, C], Any], each: Each[A], b: Each[B], c: Each[C], /, **options: Unpack[MapOptions]
+    ) -> ArrayHandle: ...
+    @overload
+    def map(
+        self,
+        code: Callable[..., Any],
+        /,
+        *iterables: Any,
+        fixed: Mapping[str, Any],
+        **options: Unpack[MapOptions],
+    ) -> ArrayHandle: ...
+    @overload
+    def map(
+        self,
+        code: Callable[..., Any],
+        each: Any,
+        b: Any,
+        c: Any,
+        d: Any,
+        /,
+        *iterables: Any,
+        **options: Unpack[MapOptions],
+    ) -> ArrayHandle: ...
+    def map(
+        self,
+        code: Callable[..., Any],
+        /,
+        *iterables: Any,
+        id: Hashable = None,
+        fixed: Mapping[str, Any] | None = None,
+        chunk: int | None = None,
+        max_failures: float | None = None,
+        **options: Any,
+    ) -> ArrayHandle:
+        """Add an array, one function that is called for each element, and return a handle of the list of its values.
+
+        ``dag.map(f, range(1000), names, Fixed(table))`` calls ``f(0, names[0], table)``, ``f(1, names[1], table)``, and
+        so on, wherever cores are idle. An element that fails is retried, reported and resumed by its index.
+
+        Args:
+            code: a function, or a :func:`~handoff_mpi.task`, whose options then hold for the array.
+            iterables: what the elements are taken from, all of one length: sequences, ranges, arrays along their first
+                axis, iterators, which are read at once. A handle, an :class:`~handoff_mpi.Argument` or a value in
+                :class:`~handoff_mpi.Fixed` is the same for all elements.
+            id: names the list of values in the results; the name of the function by default.
+            fixed: keyword arguments of each call, in which handles get their values.
+            chunk: at most so many elements are sent to a rank at once; by default as many as take some 10 ms.
+            max_failures: once more elements than this have failed, no further ones begin: a number, or a share as a
+                float from 0 to 1.
+            options: ``cost``, ``max_retries``, ``timeout`` and others of :class:`~handoff_mpi.Function`, for each
+                element.
+
+        Raises:
+            DAGError: an option is unknown, nothing can be iterated over, or the lengths differ. What is wrong with the
+                options' values, :meth:`validate` says.
+        """
+        own = {"id": id, "fixed": fixed, "chunk": chunk, "max_failures": max_failures}
+        given = {name: value for name, value in own.items() if value is not None}
+        function = declare_array(code, iterables, {**given, **options}, self.unique_id)
+        self.add_function(function)
+        return ArrayHandle(function.id, len(function))
 
     def unique_id(self, name: str) -> str:
         """Return an id that is still free: ``name``, then ``name-2``, ``name-3``, ..."""

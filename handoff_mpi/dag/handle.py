@@ -7,7 +7,7 @@ without an error: ``if converged(x): break`` would always break. So each use of 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, final
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from handoff_mpi.formatting import show
 
@@ -23,7 +23,6 @@ else:
     StandsForValue = object
 
 
-@final
 class Handle(StandsForValue):  # type: ignore[misc]
     """Stands for the value that the function ``id`` will return.
 
@@ -43,13 +42,14 @@ class Handle(StandsForValue):  # type: ignore[misc]
     __array_ufunc__ = None
 
     def __init__(self, id: Hashable) -> None:
-        if type(id) is Handle:
+        if isinstance(id, Handle):
             id = id.id
         hash(id)
         object.__setattr__(self, "id", id)
 
     def __init_subclass__(cls) -> None:
-        raise TypeError("Handle cannot be subclassed")
+        if cls.__module__ != __name__:
+            raise TypeError("Handle cannot be subclassed")
 
     def __repr__(self) -> str:
         return f"Handle({show(object.__getattribute__(self, 'id'))})"
@@ -68,12 +68,12 @@ class Handle(StandsForValue):  # type: ignore[misc]
     __hash__ = object.__hash__
 
     def __eq__(self, other: object) -> bool:
-        if type(other) is Handle:
+        if type(other) in HANDLES:
             return self is other
         raise _misuse(self, f"compare {self!r} with a {type(other).__name__}", "compares the value")
 
     def __ne__(self, other: object) -> bool:
-        if type(other) is Handle:
+        if type(other) in HANDLES:
             return self is not other
         raise _misuse(self, f"compare {self!r} with a {type(other).__name__}", "compares the value")
 
@@ -108,6 +108,36 @@ class Handle(StandsForValue):  # type: ignore[misc]
 
     def __array_function__(self, function: Any, *_: Any) -> NoReturn:
         raise _misuse(self, f"call numpy.{function.__name__} with {self!r}", "calls it with the value")
+
+
+class ArrayHandle(Handle):
+    """Stands for the list of the values of an array, which ``dag.map`` has declared.
+
+    A function that takes it receives the whole list, in the order of the elements. ``len`` is the number of elements.
+    """
+
+    __slots__ = ("_count",)
+
+    _count: int
+
+    def __init__(self, id: Hashable, count: int) -> None:
+        super().__init__(id)
+        object.__setattr__(self, "_count", count)
+
+    def __repr__(self) -> str:
+        return f"ArrayHandle({show(self.id)}, {self._count})"
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> NoReturn:
+        why = "the values of an array do not exist until the run"
+        remedy = "pass it whole to a function of the DAG, or iterate over range(len(...)) where the index is enough"
+        raise TypeError(f"cannot iterate over {self!r}: {why}; {remedy}")
+
+
+#: The types of handles: they are compared exactly.
+HANDLES: frozenset[type] = frozenset({Handle, ArrayHandle})
 
 
 def _misuse(handle: Handle, what: str, instead: str) -> TypeError:

@@ -14,6 +14,7 @@ from types import GeneratorType
 from typing import Any
 
 from handoff_mpi.by_value import one_state
+from handoff_mpi.dag.arrays import ArrayFunction, FrozenArray
 from handoff_mpi.dag.call_template import VALUES, CallTemplate
 from handoff_mpi.dag.encoded_tables import EncodedTables
 from handoff_mpi.dag.faults import Faults, without_addresses
@@ -26,7 +27,7 @@ from handoff_mpi.dag.parts import find_innermost, roots_of_code, roots_of_values
 from handoff_mpi.dag.references import ReferenceFinder, describe_hidden, inputs_of
 from handoff_mpi.dag.retry_on import names_of
 from handoff_mpi.dag.surroundings import Surroundings, surroundings_of
-from handoff_mpi.dag.task_spec import TaskSpec
+from handoff_mpi.dag.task_spec import ArraySpec, TaskSpec
 from handoff_mpi.dag.template_builder import Codec, TemplateBuilder
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show
@@ -66,9 +67,17 @@ class _Settings:
         self.surroundings = plan.surroundings_of(function)
         self.shared_specs: dict[tuple[int | None, bool, int, bool], TaskSpec] = {}
 
-    def spec(self, inputs: tuple[int, ...], group: int | None, keep: bool, code: int, stays: bool) -> TaskSpec:
+    def spec(
+        self,
+        inputs: tuple[int, ...],
+        group: int | None,
+        keep: bool,
+        code: int,
+        stays: bool,
+        array: ArraySpec | None = None,
+    ) -> TaskSpec:
         """Return the specification of a task of this kind."""
-        return TaskSpec(inputs, *self._before, group, keep, code, stays, *self._behind)
+        return TaskSpec(inputs, *self._before, group, keep, code, stays, *self._behind, array)
 
 
 class Plan:
@@ -82,6 +91,7 @@ class Plan:
         code_names: their names, for people.
         constants: payloads of large constants.
         number_of: id to task number; inline functions have none.
+        arrays: the elements of those that are arrays, by task number.
 
     Args:
         keep: the ids of values that are kept, or "all".
@@ -101,6 +111,7 @@ class Plan:
         self.constants = self._tables.constants
         self._code_numbers = self._tables.code_numbers
         self.number_of: dict[Hashable, int] = {}
+        self.arrays: dict[int, FrozenArray] = {}
         self._keep_all = keep == "all"
         self._keep = frozenset(() if isinstance(keep, str) else keep)
         self._inline: dict[Hashable, Function] = {}
@@ -174,6 +185,8 @@ class Plan:
         for function, settings in zip(functions, settings_of, strict=True):
             try:
                 self._freeze(function, settings)
+                if type(function) is ArrayFunction:
+                    yield from self._freeze_elements(function)
             except EncodingError as error:
                 yield from self._describe(function, error, faults)
                 self._append_nothing()
@@ -220,11 +233,21 @@ class Plan:
         self.call_templates.append(call_template)
         self.sources.append(sources)
 
+    def _freeze_elements(self, array: ArrayFunction) -> Iterable[str]:
+        """Encode the elements of ``array``; yield what is wrong with those that cannot be."""
+        frozen = self.arrays[self.number_of[array.id]] = array.freeze()
+        for elements in frozen.elements:
+            try:
+                elements.encode()
+            except DAGError as error:
+                yield from (f"function {show(array.id)}: {problem}" for problem in error.problems)
+
     def _spec(self, number: int, settings: _Settings, group: int | None, keep: bool, stays: bool) -> TaskSpec:
         sources, code = self.sources[number], self.call_templates[number][0][0]
-        if sources:
+        if sources or number in self.arrays:
             inputs = (sources[0][0],) if len(sources) == 1 else tuple(dict.fromkeys([each for each, _ in sources]))
-            return settings.spec(inputs, group, keep, code, stays)
+            array = self.arrays.get(number)
+            return settings.spec(inputs, group, keep, code, stays, None if array is None else array.spec)
         key = (group, keep, code, stays)
         spec = settings.shared_specs.get(key)
         if spec is None:

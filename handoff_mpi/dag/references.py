@@ -15,6 +15,7 @@ from collections.abc import Collection, Hashable, Iterable, Iterator
 from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeAlias
 
+from handoff_mpi.dag.call_template import Placeholder
 from handoff_mpi.dag.function import DECLARES, REFERENCES, Argument, Function, input_id
 from handoff_mpi.dag.handle import Handle
 from handoff_mpi.formatting import show
@@ -24,7 +25,7 @@ Reference: TypeAlias = "Handle | Argument"
 
 #: Constants of these types hold no references.
 ATOMS: frozenset[type] = frozenset(
-    {type(None), bool, int, float, complex, str, bytes, bytearray, range, type(...), type(NotImplemented)}
+    {type(None), bool, int, float, complex, str, bytes, bytearray, range, type(...), type(NotImplemented), Placeholder}
 )
 #: Nor do those that these modules define.
 _LEAF_MODULES = frozenset({"datetime", "decimal", "fractions", "ipaddress", "pathlib", "re", "uuid"})

@@ -6,15 +6,16 @@ import dataclasses
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from handoff_mpi.binding import PASSES_ON
 from handoff_mpi.carried_modules import look_up
+from handoff_mpi.dag.arrays import DECLARED, call_each
 from handoff_mpi.dag.function import Function, describe_unknown
 from handoff_mpi.dag.graph import current_dag
-from handoff_mpi.dag.handle import Handle
+from handoff_mpi.dag.handle import HANDLES
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import one_line, show
 from handoff_mpi.rebuilding import BY_NAME
@@ -22,7 +23,7 @@ from handoff_mpi.rebuilding import BY_NAME
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # which typing has from Python 3.11 on
 
-    from handoff_mpi.dag.task_options import TaskOptions
+    from handoff_mpi.dag.task_options import A, B, C, Each, MapOptions, TaskOptions
 
 #: Parameters and result of a task's function; the object that a method is called of, and its other parameters.
 P = ParamSpec("P")
@@ -75,10 +76,38 @@ class Task(Generic[P, R]):
         id = dag.unique_id(self._name()) if id is None else id
         # Leading handles are plain inputs; from the first constant on, order is kept by extra_args.
         lead = 0
-        while lead < len(args) and type(args[lead]) is Handle:
+        while lead < len(args) and type(args[lead]) in HANDLES:
             lead += 1
         function = Function(id, args[:lead], self.code, args[lead:], kwargs, **options)
         return dag.add_function(function)  # which stands for a value of type R
+
+    @overload
+    def map(self: Callable[[A], R], each: Each[A], /, **options: Unpack[MapOptions]) -> list[R]: ...
+    @overload
+    def map(self: Callable[[A, B], R], each: Each[A], b: Each[B], /, **options: Unpack[MapOptions]) -> list[R]: ...
+    @overload
+    def map(
+        self: Callable[[A, B, C], R], each: Each[A], b: Each[B], c: Each[C], /, **options: Unpack[MapOptions]
+    ) -> list[R]: ...
+    @overload
+    def map(self, /, *iterables: Any, fixed: Mapping[str, Any], **options: Unpack[MapOptions]) -> list[R]: ...
+    @overload
+    def map(self, each: Any, b: Any, c: Any, d: Any, /, *iterables: Any, **options: Unpack[MapOptions]) -> list[R]: ...
+    def map(self, /, *iterables: Any, **options: Any) -> Any:
+        """Add an array to the DAG, as :meth:`DAG.map <handoff_mpi.DAG.map>` does, and return its handle.
+
+        The options of this task hold for the array, unless ``options`` replaces them. Outside a ``with DAG()`` block
+        it calls the function for each element, and returns the list.
+
+        Raises:
+            DAGError: as of :meth:`DAG.map <handoff_mpi.DAG.map>`.
+        """
+        dag = current_dag()
+        if dag is not None:
+            return dag.map(self, *iterables, **options)
+        if not self._was_called_outside:
+            self._note_call_outside()
+        return call_each(self.code, iterables, options)
 
     @overload
     def __get__(self, instance: None, owner: type | None = None) -> Task[P, R]: ...
@@ -118,6 +147,7 @@ class Task(Generic[P, R]):
         return Task, (self.code, self._options)
 
 
+DECLARED[Task] = lambda task: (task.code, task._options)
 PASSES_ON[Task] = lambda task: task.code  # where no DAG is being built, as on a rank
 BY_NAME[Task] = Task._parts
 

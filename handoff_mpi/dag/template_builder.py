@@ -6,7 +6,18 @@ import sys
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TypeAlias
 
-from handoff_mpi.dag.call_template import CONSTANT, INLINE, INPUT, LIST, TEMPLATE, VALUES, CallTemplate, Placeholder
+from handoff_mpi.dag.arrays import ArrayFunction
+from handoff_mpi.dag.call_template import (
+    CONSTANT,
+    ELEMENTS,
+    INLINE,
+    INPUT,
+    LIST,
+    TEMPLATE,
+    VALUES,
+    CallTemplate,
+    Placeholder,
+)
 from handoff_mpi.dag.encoded_tables import LARGE_CONSTANT_NBYTES, EncodedTables
 from handoff_mpi.dag.function import AS_LIST, REFERENCES, Argument, Function, input_id
 from handoff_mpi.dag.handle import UnresolvedHandle
@@ -53,14 +64,16 @@ class TemplateBuilder:
             EncodingError: its code or a constant cannot be sent.
         """
         assert function.code is not None
-        self._codes.append(self._tables.code_number(function.code))
+        is_array = type(function) is ArrayFunction
+        code_number = self._tables.own_code_number if is_array else self._tables.code_number
+        self._codes.append(code_number(function.code))
         args: list[Any] = [self._reference(reference) for reference in function.args]
         count = len(self.sources)
         takes_all = [(each.kind, each.number) for each in args] == [(INPUT, index) for index in range(count)]
         extra, kwargs, is_template = self._constants(function)
         constants: Payload | None = None
-        if is_template or not takes_all:
-            mode = TEMPLATE
+        if is_template or is_array or not takes_all:
+            mode = ELEMENTS if is_array else TEMPLATE
             args = [args, *extra] if function.argument_inclusion == AS_LIST else [*args, *extra]
             call = dumps((args, kwargs), self._reducers)
             constants = (PLAIN, (tuple(self._inlines), call))

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
+from handoff_mpi.dag.array_checks import find_wrong_array, with_single_options
+from handoff_mpi.dag.arrays import ArrayFunction
 from handoff_mpi.dag.function import (
     AS_LIST,
     INLINE,
@@ -17,7 +19,7 @@ from handoff_mpi.dag.function import (
     Function,
     input_id,
 )
-from handoff_mpi.dag.handle import Handle
+from handoff_mpi.dag.handle import HANDLES, Handle
 from handoff_mpi.dag.ids import are_plain_ids, find_id_problem
 from handoff_mpi.dag.kinds import Kinds
 from handoff_mpi.dag.references import ATOMS, ReferenceFinder, inputs_of
@@ -97,6 +99,8 @@ def are_right_at_first_sight(functions: list[Function], kinds: Kinds | None = No
     kinds = kinds or Kinds(functions)
     if not all(map(_are_right_settings, kinds.first)):
         return False
+    if any(True for each in functions if type(each) is ArrayFunction for _ in find_wrong_array(each)):
+        return False
     args, extra_args, kwargs = kinds.args, kinds.extra_args, kinds.kwargs
     if not (_SEQUENCES.issuperset(map(type, args)) and _SEQUENCES.issuperset(map(type, extra_args))):
         return False
@@ -153,7 +157,7 @@ def _are_in_order(functions: list[Function], may_be_nested: bool) -> bool:
     try:
         for function in functions:
             for reference in inputs_of(function, finder) if may_be_nested else function.args:
-                if type(reference) is Handle:
+                if isinstance(reference, Handle):
                     reference = reference.id
                 if reference not in earlier or reference is None:
                     return False
@@ -182,6 +186,9 @@ def _duplicates(functions: list[Function]) -> list[str]:
 
 
 def _wrong_fields(function: Function) -> Iterable[str]:
+    if type(function) is ArrayFunction:
+        yield from find_wrong_array(function)
+        function = with_single_options(function)
     if function.id is None:
         yield "None cannot be an id"
     if not _is_callable(function.code):
@@ -246,7 +253,7 @@ def _wrong_sides(argument: Argument) -> Iterable[str]:
 
 def _is_callable(code: Any) -> bool:
     """Handles have a method for calls, which refuses them."""
-    return callable(code) and type(code) is not Handle
+    return callable(code) and type(code) not in HANDLES
 
 
 def _problem_of_id(function: Function) -> str:
@@ -310,6 +317,9 @@ def _bad_collocations(functions: list[Function], by_id: Mapping[Hashable, Functi
             problems.append(f"function {show(function.id)}: {what}{known.hint(function.node.id)}")
         elif other is function:
             problems.append(f"function {show(function.id)} is collocated with itself")
+        elif type(other) is ArrayFunction:
+            remedy = "an array runs on many ranks: name one of them, or a host, or leave node out"
+            problems.append(f"function {show(function.id)} is collocated with {show(other.id)}; {remedy}")
         elif INLINE in (other.type, function.type):
             problems.append(f"function {show(function.id)}: an inline function has no rank of its own to collocate")
     return problems

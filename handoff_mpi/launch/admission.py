@@ -12,7 +12,7 @@ from handoff_mpi.allocation import AllocationStrategy, Ledger, RequestClass
 from handoff_mpi.allocation.missing import find_missing
 from handoff_mpi.callbacks import CallbackFailed, call
 from handoff_mpi.console import print_message
-from handoff_mpi.dag import DAG, Plan
+from handoff_mpi.dag import DAG, ArrayFunction, Plan
 from handoff_mpi.errors import DAGError, Unsatisfiable, UsageError
 from handoff_mpi.formatting import one_line, show
 from handoff_mpi.launch.deadline import resolve_deadline
@@ -237,5 +237,7 @@ def find_fits(ledger: Ledger, dag: DAG, options: RunOptions, setup: bytes | None
 
 def describe_fit(dag: DAG, fits: Sequence[Fit]) -> str:
     """Return what ``check`` prints of a valid DAG."""
-    lines = [f"DAG {show(dag.id)}: {sum(fit.count for fit in fits)} functions are valid"]
+    arrays = [each for each in dag if isinstance(each, ArrayFunction)]
+    those = f", {len(arrays):,} of them array{'s' * (len(arrays) > 1)} of {sum(map(len, arrays)):,} elements"
+    lines = [f"DAG {show(dag.id)}: {sum(fit.count for fit in fits)} functions are valid{those if arrays else ''}"]
     return "\n".join([*lines, *(fit.line() for fit in fits)])

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -21,6 +22,9 @@ from handoff_mpi.visualization.drawing_markup import dot_text, mermaid_text
 from handoff_mpi.visualization.drawing_text import text_lines
 from handoff_mpi.visualization.graph import execution_graph
 from handoff_mpi.visualization.graph_source import GraphSource, source_of_story, source_of_tables
+
+if TYPE_CHECKING:
+    from handoff_mpi.dag import Plan, TaskSpec
 
 TEXT, DOT, MERMAID, JSON, SVG, PNG = FORMATS = ("text", "dot", "mermaid", "json", "svg", "png")
 _SUFFIXES = {".txt": TEXT, ".dot": DOT, ".gv": DOT, ".mmd": MERMAID, ".mermaid": MERMAID, ".md": MERMAID}
@@ -148,10 +152,16 @@ def _source_of_dag(target: str, dag_args: list[str]) -> GraphSource | None:
     return source_of_tables(
         dag.id,
         plan.ids,
-        [plan.code_names[spec.code] for spec in plan.specs],
+        [_name(plan, spec) for spec in plan.specs],
         [spec.inputs for spec in plan.specs],
         [costs[id(spec.cost)] for spec in plan.specs],
     )
+
+
+def _name(plan: Plan, spec: TaskSpec) -> str:
+    """Return the name of a function's code, of an array with the number of its elements: "fit × 1,000"."""
+    name = plan.code_names[spec.code]
+    return name if spec.array is None else f"{name} \N{MULTIPLICATION SIGN} {spec.array.count:,}"
 
 
 # -- how it is drawn -------------------------------------------------------------------------------------

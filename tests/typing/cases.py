@@ -8,7 +8,19 @@ from typing import Any
 from typing_extensions import assert_type
 
 import handoff_mpi as handoff
-from handoff_mpi import DAG, Argument, Cluster, Function, Handle, Results, RunOptions, collocated, task
+from handoff_mpi import (
+    DAG,
+    Argument,
+    ArrayHandle,
+    Cluster,
+    Fixed,
+    Function,
+    Handle,
+    Results,
+    RunOptions,
+    collocated,
+    task,
+)
 
 # -- options of a run -----------------------------------------------------------------------------------
 
@@ -94,6 +106,48 @@ with dag:
     fit(model, degree=2)  # E: arg-type
     fit.options(prio=2)  # E: call-arg
     Model().score("data")  # E: arg-type
+
+# -- arrays ---------------------------------------------------------------------------------------------
+
+
+def power(base: float, exponent: int, *, modulus: int = 0) -> float:
+    return float(base**exponent)
+
+
+class Pictures:
+    """A data set that reads its items when it is indexed."""
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: int) -> bytes:
+        return b""
+
+
+xs = dag.map(abs, range(10), id="xs", chunk=5, max_failures=0.1, cost={"cpu": 2}, retry_on=OSError)
+assert_type(xs, ArrayHandle)
+assert_type(len(xs), int)
+dag.map(power, [1.0, 2.0], range(2))
+dag.map(power, [1.0, 2.0], Fixed(3))
+dag.map(power, handle, range(2), fixed={"modulus": 7})
+dag.map(power, Argument(handle), (each for each in range(2)))
+dag.map(len, Pictures())
+dag.map(fit, [[1.0]], fixed={"degree": 2})
+dag.map(lambda a, b, c, d, e: a, [1], [2], [3], [4], [5])
+dag.map(len, [1, 2])  # E: arg-type
+dag.map(power, [1.0])  # E: arg-type
+dag.map(power, [1.0], Fixed("3"))  # E: arg-type
+dag.map(power, [1.0], 3)  # E: call-overload
+dag.map(power, [1.0], [2], cost=[{"cpu": 1}])  # E: call-overload
+dag.map(power, [1.0], [2], chunksize=7)  # E: call-overload, call-overload
+with dag:
+    squares = load.map(["a.csv", "b.csv"], max_retries=2)
+    assert_type(squares, list[list[float]])
+    assert_type(load.map(["a.csv"], [5]), list[list[float]])
+    assert_type(fit.map(squares, fixed={"degree": 2}), list[dict[str, float]])
+    fit(xs, degree=2)  # its value is the whole list
+    load.map([1, 2])  # E: list-item, list-item
+    load.map(["a.csv"], timeout=[1, 2])  # E: call-overload
 
 # -- results --------------------------------------------------------------------------------------------
 

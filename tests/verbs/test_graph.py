@@ -83,6 +83,20 @@ def test_a_dag_is_listed_layer_by_layer(graph, dag_py):
     )
 
 
+def test_an_array_is_one_box_with_its_number_of_elements(graph, tmp_path):
+    (tmp_path / "fits.py").write_text(
+        "from handoff_mpi import DAG, Function\ndef fit(power): return power\ndag = DAG('fits')\n"
+        "dag.add_function(Function('sum', [dag.map(fit, range(1000), id='fits')], sum))\n"
+    )
+    assert graph("fits.py")[1] == (
+        "fits: 2 functions, 1 value passed on, 2 layers\n\n"
+        "layer 0\n  fits  fit \N{MULTIPLICATION SIGN} 1,000\n\nlayer 1\n  sum                <- fits\n"
+    )
+    assert "fit #215; 1,000" in graph("fits.py", "--format", "mermaid")[1]
+    nodes = json.loads(graph("fits.py", "--format", "json")[1])["nodes"]
+    assert [node["name"] for node in nodes] == ["fit \N{MULTIPLICATION SIGN} 1,000", "sum"]
+
+
 def test_a_run_is_listed_with_ranks_and_states(graph, finished):
     code, out, err = graph(finished / "run")
     assert (code, err) == (0, "")

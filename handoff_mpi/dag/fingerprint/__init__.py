@@ -12,6 +12,8 @@ A function whose fingerprint is still the same is taken to have the same value. 
 - Its constants (``extra_args``, ``kwargs``): by type and value. Sets have no order; lists, tuples and dicts have. numpy
   arrays count by dtype, shape and content, other objects by what they give to pickle. A handle stands for its function.
 - The fingerprints of its inputs, inline functions among them, and the codes of an :class:`Argument`.
+- Of an array: where its elements are put, but neither the elements nor how many there are. Elements are compared with
+  those of earlier launches one by one (:mod:`handoff_mpi.arrays.inputs`).
 
 All of that holds for what travels by value: what the script (``__main__``, ``dag.py``) defines. What is imported counts
 

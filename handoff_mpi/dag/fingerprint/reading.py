@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import compress
 from typing import Any, TypeAlias
 
+from handoff_mpi.dag.call_template import Placeholder
 from handoff_mpi.dag.fingerprint.graph import Graph
 from handoff_mpi.dag.fingerprint.nodes import Unfit
 from handoff_mpi.dag.fingerprint.values import describe_error, hashed, is_leaf, shown_value
@@ -231,6 +232,9 @@ class _Reader:
                 yield self._digest(f"serialize of args[{position}]", reference.serialize)
                 yield self._digest(f"deserialize of args[{position}]", reference.deserialize)
         for position, value in enumerate(function.extra_args):
+            if type(value) is Placeholder:
+                yield b"element %d" % value.number
+                continue
             yield self._digest(f"extra_args[{position}]", value)
         for key, value in function.kwargs.items():
             yield self._digest(f"kwargs[{key!r}]", value)

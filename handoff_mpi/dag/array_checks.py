@@ -1,0 +1,55 @@
+"""Checks the options of arrays: each holds for all elements, so none may be a callable or a sequence."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from handoff_mpi.dag.arrays import ArrayFunction
+from handoff_mpi.dag.function import Collocated
+from handoff_mpi.formatting import show
+from handoff_mpi.numerals import plain
+
+#: Options of which a callable or a sequence would be one for each element, with their defaults.
+_ONE_FOR_ALL: dict[str, Any] = {
+    **dict.fromkeys(("cost", "max_retries", "timeout", "node", "retry_delay", "cwd", "env", "chunk", "max_failures")),
+    "priority": 0,
+    "version": "",
+    "writable": False,
+}
+#: These are one value, although they have a length.
+_SINGLE = (str, bytes, Mapping)
+
+
+def find_wrong_array(array: ArrayFunction) -> Iterable[str]:
+    """Yield what is wrong with the options of ``array`` because it is one."""
+    for name in _ONE_FOR_ALL:
+        value = getattr(array, name)
+        if _is_one_for_each(value):
+            what = f"{name} is one for all elements of an array, not {show(value)}"
+            yield f"{what}; make an array for each {name}, of the elements that have it"
+    if isinstance(array.node, Collocated):
+        yield "an array runs on many ranks, so it cannot be collocated; name a host, or leave node out"
+    chunk, most = plain(array.chunk), plain(array.max_failures)
+    if not (_is_one_for_each(chunk) or chunk is None or (type(chunk) is int and chunk > 0)):
+        yield f"chunk must be a whole number from 1, or None, not {show(chunk)}"
+    is_count, is_share = type(most) is int and most >= 0, type(most) is float and 0 <= most <= 1
+    if not (_is_one_for_each(most) or most is None or is_count or is_share):
+        yield f"max_failures must be a whole number, a share from 0.0 to 1.0, or None, not {show(most)}"
+
+
+def with_single_options(array: ArrayFunction) -> ArrayFunction:
+    """Return ``array`` without the options that :func:`find_wrong_array` refuses, so that others can be checked."""
+    checked = copy.copy(array)
+    for name, default in _ONE_FOR_ALL.items():
+        if _is_one_for_each(getattr(array, name)):
+            setattr(checked, name, default)
+    if isinstance(array.node, Collocated):
+        checked.node = None
+    return checked
+
+
+def _is_one_for_each(value: Any) -> bool:
+    kind = type(value)
+    return callable(value) or (hasattr(kind, "__len__") and not issubclass(kind, _SINGLE))

@@ -1,0 +1,293 @@
+"""Arrays: one function of a DAG that is called for each element of its inputs.
+
+An array is declared, validated, frozen and drawn as one function. Its elements are arguments by position: an
+:class:`ArrayFunction` has placeholders in their positions, so that what looks at the arguments of a function looks at
+those of an array too. A handle, or a value in :class:`Fixed`, stands in its position itself: all elements take it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Generic, TypeVar
+
+from handoff_mpi.arrays.inputs import ElementInput, freeze_elements
+from handoff_mpi.dag.call_template import ELEMENT, Placeholder
+from handoff_mpi.dag.function import (
+    DECLARES,
+    REFERENCES,
+    REGULAR,
+    VARIADIC,
+    Argument,
+    Function,
+    describe_unknown,
+)
+from handoff_mpi.dag.handle import HANDLES, ArrayHandle, Handle
+from handoff_mpi.dag.task_spec import ArraySpec
+from handoff_mpi.errors import DAGError
+from handoff_mpi.formatting import show, type_name
+from handoff_mpi.numerals import plain
+
+A = TypeVar("A", covariant=True)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fixed(Generic[A]):
+    """Among the iterables of ``dag.map``: a value that each element takes whole.
+
+    Handles and :class:`~handoff_mpi.Argument` in the value, to any depth, get their values.
+
+    Attributes:
+        value: the argument of each call in this position.
+    """
+
+    value: A
+
+
+@dataclass(slots=True, eq=False, init=False)
+class ArrayFunction(Function):
+    """A function that is called once for each element of its inputs; made by :meth:`DAG.map`.
+
+    ``extra_args`` are its arguments by position, with placeholders where elements are put; ``kwargs`` are those that
+    all calls share.
+
+    Attributes:
+        elements: its inputs, all of one length.
+        chunk: at most so many elements are sent to a rank at once; None sets no limit.
+        max_failures: once more elements than this have failed, no further ones begin: a number, or a share of the
+            elements as a float from 0 to 1; None sets no limit.
+    """
+
+    elements: tuple[ElementInput, ...] = ()
+    chunk: int | None = None
+    max_failures: float | None = None
+
+    def __init__(
+        self,
+        elements: tuple[ElementInput, ...] = (),
+        chunk: int | None = None,
+        max_failures: float | None = None,
+        **declared: Any,
+    ) -> None:
+        Function.__init__(self, **declared)
+        self.elements = elements
+        self.chunk = chunk
+        self.max_failures = max_failures
+
+    def __len__(self) -> int:
+        return len(self.elements[0])
+
+    def __bool__(self) -> bool:
+        return True  # an array without elements is a function too
+
+    def freeze(self) -> FrozenArray:
+        """Return its elements, which are still to be encoded, with a share of failures as their number."""
+        count, most = len(self), plain(self.max_failures)
+        if type(most) is float:
+            most = int(most * count)
+        return FrozenArray(self.elements, count, plain(self.chunk), most)
+
+
+DECLARES.add(ArrayFunction)
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenArray:
+    """An array in a plan.
+
+    Attributes:
+        elements: its inputs, encoded.
+        count, chunk, max_failures: as of :class:`~handoff_mpi.dag.task_spec.ArraySpec`.
+    """
+
+    elements: tuple[ElementInput, ...]
+    count: int
+    chunk: int | None
+    max_failures: int | None
+
+    @property
+    def spec(self) -> ArraySpec:
+        """The facts that the scheduler has of it."""
+        return ArraySpec(self.count, self.chunk, self.max_failures)
+
+
+# -- declaration -------------------------------------------------------------------------------------------
+
+#: Iterables that each element takes whole.
+_BROADCAST = frozenset({Fixed, Handle, Argument})
+#: By class of code: its function, and the options that it was declared with.
+DECLARED: dict[type, Callable[[Any], tuple[Callable[..., Any], Mapping[str, Any]]]] = {}
+#: The options of an array that a function does not have, and the id.
+_OWN_OPTIONS = {"id", "fixed", "chunk", "max_failures"}
+#: Fields of a function that are no options of an array.
+_NOT_OPTIONS = {"args", "code", "extra_args", "kwargs", "type", "argument_inclusion"}
+ARRAY_OPTIONS = {each.name for each in fields(Function)} - _NOT_OPTIONS | _OWN_OPTIONS
+_OTHER_WORDS = {
+    "fixed": "kwargs kwds keywords constants extra common shared broadcast",
+    "chunk": "chunksize chunk_size batch batch_size batches chunks npartitions",
+    "max_failures": "max_errors failures max_failed fail_limit failure_limit",
+}
+_SYNONYMS = {word: name for name, words in _OTHER_WORDS.items() for word in words.split()}
+#: Why some options are refused.
+_REFUSED = {
+    "window": "window= is not available: iterables are read before the run; pass a shorter one",
+    "type": "an array cannot be inline, as each element is a call of its own; leave out type=",
+    "argument_inclusion": "an array passes its elements one by one; leave out argument_inclusion=, and map over lists",
+}
+
+
+def declare_array(
+    code: Any, iterables: Sequence[Any], options: Mapping[str, Any], unique_id: Callable[[str], str]
+) -> ArrayFunction:
+    """Return the function that ``DAG.map`` adds.
+
+    Raises:
+        DAGError: as of ``DAG.map``.
+    """
+    function, options = with_declared(code, options)
+    if not callable(function) or type(function) in HANDLES:
+        raise DAGError(f"map takes the function first, and the iterables behind it; {show(function)} cannot be called")
+    name = _name_of(function)
+    where = f"map({name})"
+    check_options(options, where)
+    positions, elements = _read_arguments(iterables, where)
+    declared = {option: value for option, value in options.items() if option not in _OWN_OPTIONS}
+    id = options.get("id")
+    return ArrayFunction(
+        elements,
+        options.get("chunk"),
+        options.get("max_failures"),
+        id=unique_id(name) if id is None else id,
+        code=function,
+        extra_args=positions,
+        kwargs=_unwrapped(options.get("fixed")),
+        **declared,
+    )
+
+
+def with_declared(code: Any, options: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the function of ``code``, and ``options`` with those that it was declared with."""
+    if type(code) not in DECLARED:
+        return code, dict(options)
+    function, declared = DECLARED[type(code)](code)
+    inherited = dict(declared)
+    for name, default in (("type", REGULAR), ("argument_inclusion", VARIADIC)):
+        if inherited.get(name) == default:
+            del inherited[name]
+    return function, {**inherited, **options}
+
+
+def check_options(options: Mapping[str, Any], where: str) -> None:
+    """Refuse options that an array does not have.
+
+    Raises:
+        DAGError: naming them.
+    """
+    others = [name for name in options if name not in ARRAY_OPTIONS]
+    problems = [f"{where}: {_REFUSED[name]}" for name in others if name in _REFUSED]
+    unknown = [name for name in others if name not in _REFUSED]
+    if unknown:
+        problems.append(f"{where} {describe_unknown(unknown, ARRAY_OPTIONS, _SYNONYMS)}")
+    if problems:
+        raise DAGError(problems)
+
+
+def _read_arguments(iterables: Sequence[Any], where: str) -> tuple[list[Any], tuple[ElementInput, ...]]:
+    """Return the arguments by position, with placeholders where elements are put, and the inputs that these are of."""
+    elements: list[ElementInput] = []
+    lengths: dict[int, int] = {}
+    positions: list[Any] = []
+    for number, each in enumerate(iterables, 1):
+        if type(each) in _BROADCAST:
+            positions.append(each.value if type(each) is Fixed else each)
+            continue
+        _check_iterable(each, number, where)
+        positions.append(Placeholder(ELEMENT, len(elements)))
+        try:
+            elements.append(freeze_elements(each, f"argument {number}"))
+        except DAGError as error:
+            raise DAGError(error.problems, where) from error
+        if type(each) in (list, tuple) or not isinstance(each, Sequence):  # others may read their items when asked
+            _check_elements(elements[-1], where)
+        lengths[number] = len(elements[-1])
+    _check_lengths(lengths, iterables, where)
+    return positions, tuple(elements)
+
+
+def _check_iterable(values: Any, number: int, where: str) -> None:
+    kind = type(values)
+    if kind is ArrayHandle:
+        what = f"argument {number} is {values!r}, and an array cannot be mapped element by element"
+        remedy = "map one function that does both steps, or pass Fixed(...) of it to give each call the whole list"
+        raise DAGError(f"{what}; {remedy}", where)
+    if not (hasattr(kind, "__iter__") or hasattr(kind, "__getitem__")):
+        remedy = "pass Fixed(...) of it if each element takes it whole"
+        raise DAGError(f"argument {number} is {show(values)}, which is no iterable; {remedy}", where)
+
+
+def _check_elements(elements: ElementInput, where: str) -> None:
+    """Refuse elements that stand for values."""
+    if REFERENCES.isdisjoint(elements.types()):
+        return
+    index = next(index for index in range(len(elements)) if type(elements[index]) in REFERENCES)
+    what = f"element {index:,} of {elements.name} is {show(elements[index])}, and a handle cannot be an element"
+    remedy = "add a function for each handle, or pass Fixed([...]) if each element takes all of them"
+    raise DAGError(f"{what}; {remedy}", where)
+
+
+def _check_lengths(lengths: Mapping[int, int], iterables: Sequence[Any], where: str) -> None:
+    """Refuse no iterables at all, and iterables of different lengths.
+
+    Args:
+        lengths: the number of an argument to its length.
+    """
+    if not iterables:
+        raise DAGError("it takes at least one iterable behind the function", where)
+    if not lengths:
+        what = f"each element would take the same arguments, such as {show(iterables[0])}"
+        remedy = "a value that is not known before the run cannot be mapped; give an iterable, such as range(count)"
+        raise DAGError(f"{what}; {remedy}", where)
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"argument {number} has {length:,}" for number, length in lengths.items())
+        remedy = "give iterables of one length, and Fixed(...) of what each element takes whole"
+        raise DAGError(f"the iterables have different lengths: {shown}; {remedy}", where)
+
+
+def _unwrapped(fixed: Any) -> Any:
+    """Return keyword arguments without the :class:`Fixed` around values, which are the same for all elements anyway."""
+    if fixed is None:
+        return {}
+    if not isinstance(fixed, Mapping):
+        return fixed  # validation says so
+    return {name: each.value if type(each) is Fixed else each for name, each in fixed.items()}
+
+
+def _name_of(code: Any) -> str:
+    try:
+        name = code.__name__
+    except Exception:  # objects answer what they like
+        name = None
+    return name if type(name) is str and name else type_name(code)
+
+
+def call_each(code: Any, iterables: Sequence[Any], options: Mapping[str, Any]) -> list[Any]:
+    """Return the values of plain calls, one for each element: an array outside a DAG.
+
+    Raises:
+        DAGError: an option is unknown, or the iterables have different lengths.
+    """
+    where = f"map({_name_of(code)})"
+    check_options(options, where)
+    fixed = _unwrapped(options.get("fixed"))
+    columns: list[Iterable[Any]] = []
+    lengths: dict[int, int] = {}
+    for number, each in enumerate(iterables, 1):
+        if type(each) is Fixed:
+            columns.append(itertools.repeat(each.value))
+            continue
+        _check_iterable(each, number, where)
+        columns.append(column := [*each])
+        lengths[number] = len(column)
+    _check_lengths(lengths, iterables, where)
+    return [code(*row, **fixed) for row in zip(*columns, strict=False)]

@@ -43,6 +43,8 @@ from handoff_mpi.serialization import (
 )
 from handoff_mpi.suggestions import KnownNames
 
+#: So many elements of an input are named that cannot be sent.
+_MAX_NAMED_ELEMENTS = 3
 #: What is pickled of constants where it does not matter what values they get.
 _WITHOUT_REFERENCES: dict[type, Callable[[Any], Any]] = dict.fromkeys(REFERENCES, lambda reference: (int, ()))
 
@@ -240,7 +242,9 @@ class Plan:
             try:
                 elements.encode()
             except DAGError as error:
-                yield from (f"function {show(array.id)}: {problem}" for problem in error.problems)
+                yield from (f"function {show(array.id)}: {each}" for each in error.problems[:_MAX_NAMED_ELEMENTS])
+                if (more := len(error.problems) - _MAX_NAMED_ELEMENTS) > 0:
+                    yield f"function {show(array.id)}: and {more:,} more elements of {elements.name}"
 
     def _spec(self, number: int, settings: _Settings, group: int | None, keep: bool, stays: bool) -> TaskSpec:
         sources, code = self.sources[number], self.call_templates[number][0][0]

@@ -85,6 +85,27 @@ def test_other_arguments_are_the_same_for_all_elements():
     assert evaluate(dag)["xs"] == [((42, each, *shared), {"k": (8, 7), "l": 5}) for each in (1, 2)]
 
 
+def test_random_arrays_are_what_plain_calls_are():
+    rng = random.Random(3)
+    for _ in range(50):
+        dag = DAG()
+        count = rng.randrange(1, 9)
+        x = dag.add_function(Function("x", (), double, [21]))
+        kinds = {
+            "range": (range(0, 2 * count, 2), lambda index: 2 * index),
+            "list": ([str(index) for index in range(count)], str),
+            "nested": ([(index, [index]) for index in range(count)], lambda index: (index, [index])),
+            "array": (np.arange(count) / 2, lambda index: index / 2),
+            "iterator": (iter("abcdefghi"[:count]), "abcdefghi".__getitem__),
+            "fixed": (Fixed([1, x]), lambda index: [1, 42]),
+            "handle": (x, lambda index: 42),
+        }
+        chosen = [*rng.sample(list(kinds), rng.randrange(1, 7)), "list"]
+        dag.map(told, *[kinds[each][0] for each in chosen], fixed={"k": x}, id="xs")
+        expected = [(tuple([kinds[each][1](index) for each in chosen]), {"k": 42}) for index in range(count)]
+        assert evaluate(dag)["xs"] == expected
+
+
 def test_a_function_takes_the_list_of_an_array():
     dag = DAG()
     xs = dag.map(double, [1, 2, 3])
@@ -331,6 +352,17 @@ def test_elements_that_cannot_be_sent_are_named_with_other_culprits():
     assert "function 'shared': cannot be sent" in shared and "inside argument 2 of 'shared'" in shared
 
 
+def test_of_many_elements_that_cannot_be_sent_some_are_named():
+    dag = DAG()
+    dag.map(double, [sys._getframe()] * 1000)
+    dag.map(double, [[Handle("x")], 2], id="deep")
+    with pytest.raises(DAGError) as caught:
+        Plan().add(dag)
+    *named, rest, deep = caught.value.problems
+    assert len(named) == 3 and rest == "function 'double': and 997 more elements of argument 1"
+    assert "element 0 of argument 1" in deep and "pass it as an argument of its own" in deep
+
+
 def test_an_array_with_a_wide_plan_beside_it_shares_no_facts():
     dag = DAG()
     for number in range(5):
@@ -415,7 +447,7 @@ def test_the_first_element_and_what_all_share_are_decoded_before_the_start(made_
 def mark(*iterables, **options):
     dag = DAG()
     dag.add_function(Function("x", (), abs, [1]))
-    dag.map(options.pop("code", told), *iterables, id=options.pop("id", "xs"), **options)
+    dag.map(options.pop("code", max), *iterables, id=options.pop("id", "xs"), **options)
     found = fingerprints(dag)
     assert not found.notes
     return found.of(dag.functions[-1].id)
@@ -432,7 +464,7 @@ def test_elements_and_their_number_are_no_part_of_a_fingerprint():
         mark(range(3), fixed={"k": 1}),
         mark(range(3), X),
         mark(range(3), version="2"),
-        mark(range(3), code=double),
+        mark(range(3), code=min),
         mark(range(3), id="ys"),
     ]
     assert len({same, *others}) == 1 + len(others)

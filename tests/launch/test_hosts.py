@@ -134,9 +134,7 @@ def test_who_answers(tmp_path):
 
 def test_a_host_on_which_slurm_makes_no_step_is_not_lost(tmp_path):
     agent = tmp_path / "agent"
-    agent.write_text(
-        '#!/bin/sh\n[ "$1" = full ] && echo "Unable to create step for job 1: why" >&2\nexit 1\n'
-    )
+    agent.write_text('#!/bin/sh\n[ "$1" = full ] && echo "Unable to create step for job 1: why" >&2\nexit 1\n')
     agent.chmod(0o755)
     hosts = find_hosts(3, f"{socket.gethostname()},full,down", ["--prtemca", "plm_ssh_agent", str(agent)])
     assert (hosts.look(), hosts.not_asked) == (["down"], ["full"])

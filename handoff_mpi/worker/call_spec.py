@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from handoff_mpi.messages import ErrorReport
+from handoff_mpi.messages import ErrorReport, LeaseElements, LeaseReport
 from handoff_mpi.serialization import Payload
+from handoff_mpi.worker.elements import ElementLoop
 
 
 @dataclass(slots=True)
@@ -16,6 +17,8 @@ class CallSpec:
 
     Attributes:
         values: of each input ``(payload, codec or None, rank that encoded it or -1)``.
+        elements: those of a lease; None for a function.
+        loop: that of a lease which runs in this process, and that another thread may stop; None makes one.
     """
 
     id: Any
@@ -24,13 +27,16 @@ class CallSpec:
     values: Sequence[tuple[Payload, Any, int]]
     cores: float
     gpus: tuple[int, ...]
+    elements: LeaseElements | None = None
+    loop: ElementLoop | None = None
 
 
 @dataclass(slots=True)
 class Outcome:
-    """How a call ended: a payload if status is OK, else an error; duration in seconds."""
+    """How a call ended: a payload, or the report of a lease, if status is OK, else an error; duration in seconds."""
 
     status: int
     payload: Payload | None
     error: ErrorReport | None
     duration: float
+    report: LeaseReport | None = None

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
 from handoff_mpi.call_modules import copies_entered, enter_copies, leave_copies
 from handoff_mpi.callbacks import call_here
-from handoff_mpi.dag import build_call
-from handoff_mpi.dag.retry_on import lineage_of
-from handoff_mpi.messages import OK, RAISED, UNPICKLABLE, ErrorReport
+from handoff_mpi.dag import build_call, build_element_calls
+from handoff_mpi.messages import OK, RAISED, ErrorReport, LeaseReport
 from handoff_mpi.serialization import (
     EncodingError,
     Payload,
@@ -22,29 +20,23 @@ from handoff_mpi.serialization import (
     decode_input,
     decode_private,
     encode,
-    why_not_encodable,
 )
 from handoff_mpi.worker.call_spec import CallSpec, Outcome
 from handoff_mpi.worker.codecs import deserialize, serialize
 from handoff_mpi.worker.context import TaskContext, enter, leave
 from handoff_mpi.worker.draws import Generators
+from handoff_mpi.worker.elements import ElementCalls, ElementLoop
 from handoff_mpi.worker.error_report import (
-    MAX_MESSAGE_CHARS,
     describe,
     is_about_read_only_memory,
     release_frames,
-    shorten,
 )
+from handoff_mpi.worker.lease_surroundings import ElementContext, LeaseSurroundings
 from handoff_mpi.worker.output import CallOutput
 from handoff_mpi.worker.process_state import SHORT_CALL_S, ProcessState
 from handoff_mpi.worker.randomness import GlobalGenerators
 from handoff_mpi.worker.thread_limits import ThreadLimits
-
-#: By type, the remedy for a result that cannot be pickled.
-_REMEDIES = {
-    GeneratorType: "; return list(...) of it",
-    AsyncGeneratorType: "; return [item async for item in ...] of it",
-}
+from handoff_mpi.worker.unpicklable import report_of_result
 
 #: The text added to the message of an error that was caused by writing to an input.
 _READ_ONLY_REMEDY = (
@@ -174,6 +166,8 @@ class CallRunner:
                 return self.call(spec)
             finally:
                 self.finish()
+        if spec.elements is not None:
+            return self._call_elements(spec, spec.loop or ElementLoop(spec.elements))
         output = self.output
         if output is None:
             return self._call(spec)
@@ -225,9 +219,68 @@ class CallRunner:
         try:
             return Outcome(OK, encode(value), None, duration)
         except EncodingError as error:
-            return Outcome(RAISED, None, _report_of_result(value, error), duration)
+            return Outcome(RAISED, None, report_of_result(value, error), duration)
         except BaseException as error:  # the value's own code may call sys.exit as well
             return Outcome(RAISED, None, describe(error), duration)
+
+    def _call_elements(self, spec: CallSpec, loop: ElementLoop) -> Outcome:
+        """Call the function for each element of a lease: what surrounds a call is entered once for all of them."""
+        context = ElementContext(spec.id, loop, self.rank, spec.cores, spec.gpus, self._run)
+        self._load, self._is_decoding = decode_input, False
+        values: list[Any] = []
+        report, error = None, None
+        started = perf_counter()
+        enter(context)
+        try:
+            if self._limits.set(spec.cores):
+                self._state.keep_variables()
+            if len(spec.call_template) > 4:
+                self._enter_surroundings(*spec.call_template[4])
+            if spec.gpus:
+                _use_device(spec.gpus[0])
+            calls = self._element_calls(spec, values)
+            report = self._run_loop(spec, loop, calls, context)
+        except BaseException as problem:
+            if self.lets_interrupt and issubclass(type(problem), KeyboardInterrupt):
+                raise
+            error = self._report(problem, spec, len(values))
+            release_frames(problem)
+        finally:
+            duration = perf_counter() - started
+            self._state.restore(duration)
+            context.clear()
+        return Outcome(RAISED if report is None else OK, None, error, duration, report)
+
+    def _element_calls(self, spec: CallSpec, values: list[Any]) -> ElementCalls:
+        """Return the calls of a lease; its inputs are put into ``values``, as far as they can be decoded."""
+        self._is_decoding = bool(spec.values)
+        for each in spec.values:
+            values.append(self._value(*each))
+        self._is_decoding = False
+        code, args, kwargs, positions = build_element_calls(
+            spec.call_template, values, self.code, self._constant, self._inline, self._load
+        )
+        return ElementCalls(code, args, kwargs, positions, self._load)
+
+    def _run_loop(self, spec: CallSpec, loop: ElementLoop, calls: ElementCalls, context: ElementContext) -> LeaseReport:
+        """Run the loop of a lease; the inputs and the surroundings of its calls are there."""
+
+        def seed() -> None:
+            self._seed(spec.call_template[0], context)
+
+        def report(error: BaseException) -> ErrorReport:
+            return self._report(error, spec, len(spec.values))
+
+        codes = spec.call_template[0]
+        draws = codes not in self._draw_nothing and (self._draws.get(codes) or self._find_draws(codes))
+        surroundings = LeaseSurroundings(
+            loop, context, spec, self._state, self.output, report, self.lets_interrupt, seed if draws else None
+        )
+        surroundings.begin()
+        try:
+            return loop.run(calls, surroundings)
+        finally:
+            surroundings.finish()
 
     def close(self) -> None:
         """The run is over: this process, which may be a user's, gets its random generators back."""
@@ -276,26 +329,6 @@ class CallRunner:
             payload, source = self.encode_for(payload, codec, self.rank), self.rank
         value = self._load(payload)
         return value if codec[1] is None else deserialize(self.code, codec[1], value, source, self.rank)
-
-
-def _report_of_result(value: Any, error: EncodingError) -> ErrorReport:
-    """Return what is reported of a result that cannot be pickled: by what is in it, or for lack of memory or room."""
-    lineage, place = lineage_of(error), ""
-    if not isinstance(error.__cause__, (MemoryError, OSError)):
-        lineage, place = (UNPICKLABLE, *lineage), _place_in_result(value)
-    message = f"its result {error}{place}{_REMEDIES.get(type(value), '')}"
-    return ErrorReport(UNPICKLABLE, shorten(message, MAX_MESSAGE_CHARS), "", lineage)
-
-
-def _place_in_result(value: Any) -> str:
-    """Return which part of a result is the innermost that cannot be pickled, in words that follow; "" if it is all."""
-    from handoff_mpi.dag.parts import find_innermost, parts_of
-
-    try:
-        place = find_innermost(parts_of(value), why_not_encodable)
-    except (Exception, SystemExit):  # the value's own code takes it apart
-        return ""
-    return f", inside {place}" if place else ""
 
 
 def _use_device(index: int) -> None:

@@ -19,7 +19,7 @@ class TaskContext:
     """The task a call belongs to.
 
     Attributes:
-        id: the function's id.
+        id: the function's id; ``(id of the array, index)`` for an element of an array.
         attempt: 1 for the first try.
         rank: the rank it runs on.
         cores: the cores it claimed.
@@ -34,6 +34,11 @@ class TaskContext:
     gpus: tuple[int, ...]
     run: str
     _scratch: Path | None = field(default=None, repr=False)
+
+    @property
+    def index(self) -> int | None:
+        """The index of the element of an array that is being computed; None for a function."""
+        return None
 
     @property
     def seed(self) -> int:

@@ -20,6 +20,7 @@ from handoff_mpi.worker.codecs import with_culprit
 #: A report is cut to these many characters: it travels, and is printed through a launcher.
 MAX_MESSAGE_CHARS = 4_000
 MAX_TRACEBACK_CHARS = 40_000
+MAX_BRIEF_CHARS = 400
 #: A stack is shown with at most this many entries: this share of them are the outermost.
 _MAX_ENTRIES, _OUTERMOST = 40, 10
 #: Of exceptions that were raised from this many others in turn, only the innermost frames are looked at.
@@ -47,7 +48,7 @@ def describe(error: BaseException) -> ErrorReport:
     """Return what is reported of an exception."""
     kind, message = type(error).__name__, message_of(error)
     try:
-        text, place = "".join(_tidied(error).format()), _place_of(error)
+        text, place = "".join(_tidied(error).format()), place_of(error)
     except BaseException:
         text, place = f"{kind}: {message}", ""
     return ErrorReport(
@@ -57,6 +58,11 @@ def describe(error: BaseException) -> ErrorReport:
         lineage_of(error),
         place,
     )
+
+
+def brief_message(error: BaseException) -> str:
+    """Return the message of an exception, cut for a report beside another one on an exception of its kind and place."""
+    return shorten(message_of(error), MAX_BRIEF_CHARS)
 
 
 def is_about_read_only_memory(error: BaseException) -> bool:
@@ -131,7 +137,7 @@ def _tidied(error: BaseException) -> traceback.TracebackException:
     return told
 
 
-def _place_of(error: BaseException) -> str:
+def place_of(error: BaseException) -> str:
     """Return "file:line" of the innermost frame that is the user's, or else not of this package."""
     place = ""
     for frame, line in traceback.walk_tb(_TRACEBACK(error)):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from handoff_mpi.messages import Buffers, ErrorReport, LeaseElements, Message
+from handoff_mpi.messages import Buffers, ErrorReport, LeaseElements, LeaseReport, Message
 from handoff_mpi.serialization import Payload
 
 
@@ -26,6 +26,10 @@ class QueuedCall:
         is_ahead: whether the child that is to run it was sent it, ahead of its turn.
         promised_nbytes: how much memory its result and copies of its inputs are expected to take, while it runs.
         elements: the elements of an array that it computes; None for a function.
+        element: the index of the element that ran when that was last reported, for a lease with a timeout; else -1.
+        element_started: when that began, in seconds.
+        part_due: when what has ended of a lease is reported next, once it has lasted for long.
+        is_stopping: whether its loop was asked to begin no further element.
     """
 
     task: int
@@ -47,6 +51,10 @@ class QueuedCall:
     is_overdue: bool = False
     promised_nbytes: int = 0
     elements: LeaseElements | None = None
+    element: int = -1
+    element_started: float = 0.0
+    part_due: float = 0.0
+    is_stopping: bool = False
 
 
 # -- events ---------------------------------------------------------------------------------------
@@ -71,6 +79,7 @@ class Ended:
         nbytes: its size.
         error: unless OK.
         is_persisted: whether the shell wrote the value where it outlasts the rank.
+        report: that of a lease, in place of a payload.
     """
 
     work: QueuedCall
@@ -81,6 +90,24 @@ class Ended:
     started: float
     duration: float
     is_persisted: bool = False
+    report: LeaseReport | None = None
+
+
+@dataclass(slots=True)
+class PartEnded:
+    """A part of a lease that runs has ended, or was taken from its loop."""
+
+    work: QueuedCall
+    report: LeaseReport
+
+
+@dataclass(slots=True)
+class ElementBegun:
+    """An element of a lease with a timeout runs since ``started``, in seconds."""
+
+    work: QueuedCall
+    index: int
+    started: float
 
 
 @dataclass(slots=True)
@@ -115,7 +142,7 @@ class Pressed:
     words: str
 
 
-Event: TypeAlias = Received | Begun | Ended | InputMissing | Pressed
+Event: TypeAlias = Received | Begun | Ended | PartEnded | ElementBegun | InputMissing | Pressed
 
 
 # -- commands -------------------------------------------------------------------------------------
@@ -139,9 +166,23 @@ class Call:
 
 @dataclass(slots=True)
 class Kill:
-    """End the child process that runs on a slot: its call has used up its time."""
+    """End the child process that runs on a slot: its call, or its element, has used up its time."""
 
     slot: int
+
+
+@dataclass(slots=True)
+class TakePart:
+    """Report what has ended of a lease that runs."""
+
+    work: QueuedCall
+
+
+@dataclass(slots=True)
+class StopLease:
+    """Have no further element of a running lease begin, and report those that will not."""
+
+    work: QueuedCall
 
 
 @dataclass(slots=True)
@@ -198,4 +239,4 @@ class Leave:
     results: Any
 
 
-Command: TypeAlias = Send | Call | Kill | Serve | Put | Drop | Spill | Learn | Leave
+Command: TypeAlias = Send | Call | Kill | TakePart | StopLease | Serve | Put | Drop | Spill | Learn | Leave

@@ -8,7 +8,6 @@ calls themselves in :mod:`handoff_mpi.worker.slots`; here it is decided when a c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -43,19 +42,22 @@ from handoff_mpi.messages import (
 from handoff_mpi.serialization import nbytes_of
 from handoff_mpi.worker.broadcast_tree import FAN_OUT, REFERRED_NBYTES, BroadcastTree
 from handoff_mpi.worker.budget import UNLIMITED_NBYTES, counted_nbytes
+from handoff_mpi.worker.call_clock import CallClock
 from handoff_mpi.worker.events import (
     Begun,
     Call,
     Command,
+    ElementBegun,
     Ended,
     Event,
     InputMissing,
-    Kill,
     Learn,
     Leave,
+    PartEnded,
     Pressed,
     QueuedCall,
     Received,
+    StopLease,
 )
 from handoff_mpi.worker.fetching import Fetches
 from handoff_mpi.worker.held_values import HeldValues
@@ -63,9 +65,6 @@ from handoff_mpi.worker.inputs import Inputs
 from handoff_mpi.worker.outbox import Outbox
 from handoff_mpi.worker.slots import Slots
 from handoff_mpi.worker.spilling import PORTION_COUNT, PORTION_NBYTES
-
-#: Calls that run longer than this are reported while they run.
-LONG_CALL_S = 0.1
 
 
 class Worker:
@@ -122,7 +121,7 @@ class Worker:
         self.spilled = held_values.spilled
         self._fetches = Fetches(rank, run, outbox, held_values, broadcast_tree, referred_nbytes, tells_transfers)
         self._inputs = Inputs(rank, run, outbox, self.slots, held_values, self._fetches, reads_files)
-        self._next_look = math.inf  # no running call is to be reported or ended before this
+        self._clock = CallClock(run, outbox, self.running)
         self._on: dict[str, Callable[..., None]] = {
             DISPATCH: self._on_dispatch,
             CONSTANT: self._on_constant,
@@ -153,11 +152,15 @@ class Worker:
             elif kind is Pressed:
                 self._on_pressed(event)  # type: ignore[arg-type]
             elif kind is Begun:
-                self._on_begun(event)  # type: ignore[arg-type]
+                self._clock.on_begun(event)  # type: ignore[arg-type]
+            elif kind is PartEnded:
+                self._on_part_ended(event)  # type: ignore[arg-type]
+            elif kind is ElementBegun:
+                self._clock.on_element_begun(event)  # type: ignore[arg-type]
             else:
                 self._on_input_missing(event)  # type: ignore[arg-type]
-        if now >= self._next_look:
-            self._look_at_clock()
+        if now >= self._clock.next_look:
+            self._clock.look()
         if self._fetches.doubts:
             self._fetches.look_at_referrals()
         if now >= self._fetches.next_report:
@@ -174,7 +177,7 @@ class Worker:
         """Return the time at which :meth:`handle` must be called again even if nothing happens."""
         wakeup = min(self._outbox.last_told + self.heartbeat_s, self._fetches.next_report)
         if any(self.running):
-            wakeup = min(wakeup, self._next_look)
+            wakeup = min(wakeup, self._clock.next_look)
         if self._outbox.done:
             wakeup = min(wakeup, self._outbox.flush_by)
         if self._fetches.doubts:
@@ -243,12 +246,14 @@ class Worker:
         wanted = set(map(tuple, attempts))
         waiting = [work for queue in self.queues for work in queue if not work.is_ahead]  # else it may have begun
         self._inputs.give_back([work for work in waiting if (work.task, work.attempt) in wanted])
+        self._stop_leases(work for work in self.running if work is not None and (work.task, work.attempt) in wanted)
 
     def _on_free_values(self, source: int, tasks: Sequence[int]) -> None:
         self._held_values.forget(tasks)
 
     def _on_stop(self, source: int, results: Any) -> None:
         self.is_over = True
+        self._stop_leases(self.running)
         self._outbox.tell(messages.bye(self.run))
         self._outbox.commands.append(Leave(results))
 
@@ -281,13 +286,9 @@ class Worker:
         work = self.slots.take_next(slot)
         if work is None:
             return
-        now = work.started = self._outbox.now
+        self._clock.begins(work)
         if self.budget.largest_nbytes:
             self._reserve_for_call(work)
-        timeout_s = work.timeout_s
-        due = now + (LONG_CALL_S if timeout_s is None or timeout_s > LONG_CALL_S else timeout_s)
-        if due < self._next_look:
-            self._next_look = due
         self._outbox.commands.append(Call(work))
 
     def _reserve_for_call(self, work: QueuedCall) -> None:
@@ -298,11 +299,17 @@ class Worker:
         self.budget.begin(work, copied)
         self._held_values.reserve()
 
-    def _on_begun(self, event: Begun) -> None:
-        """The timeout counts from here on, without earlier waits."""
-        event.work.started = self._outbox.now
-        event.work.is_overdue = False
-        self._next_look = self._outbox.now
+    def _on_part_ended(self, event: PartEnded) -> None:
+        work = event.work
+        if self.running[work.slot] is work and not self.is_over:
+            self._outbox.tell(messages.elements(self.run, work.task, work.attempt, event.report))
+
+    def _stop_leases(self, works: Iterable[QueuedCall | None]) -> None:
+        """Have the leases among running calls stop at the next element."""
+        for work in works:
+            if work is not None and work.elements is not None and not work.is_stopping:
+                work.is_stopping = True
+                self._outbox.commands.append(StopLease(work))
 
     def _on_ended(self, event: Ended) -> None:
         work = event.work
@@ -315,11 +322,18 @@ class Worker:
         if work.is_overdue and status == DIED:
             status = TIMED_OUT
             why = f"took longer than its timeout of {work.timeout_s:g} s"
-            value = ErrorReport(TIMEOUT, why, output="" if value is None else ErrorReport(*value).output)
-        is_inline = status != OK or (nbytes <= INLINE_RESULT_NBYTES and not work.flags & KEEP_REMOTE)
+            output = "" if value is None else ErrorReport(*value).output
+            value = ErrorReport(TIMEOUT, why, output=output, element=work.element)
+        is_inline = (
+            status != OK
+            or event.report is not None
+            or (nbytes <= INLINE_RESULT_NBYTES and not work.flags & KEEP_REMOTE)
+        )
         entry: Entry
         if status != OK:
             entry = (work.task, work.attempt, status, value, 0, event.started, event.duration, False)
+        elif event.report is not None:
+            entry = (work.task, work.attempt, OK, event.report, nbytes, event.started, event.duration, False)
         elif is_inline:
             payload = event.payload
             assert payload is not None
@@ -372,26 +386,6 @@ class Worker:
             self._inputs.leave_followers(work.task)
             self._run_next(work.slot)
 
-    def _look_at_clock(self) -> None:
-        """Report calls that last, end those that have used up their time, and note when to look again."""
-        started, now, self._next_look = [], self._outbox.now, math.inf
-        for slot, work in enumerate(self.running):
-            if work is None:
-                continue
-            elapsed = now - work.started
-            if not work.is_reported and elapsed >= LONG_CALL_S:
-                work.is_reported = True
-                started.append((work.task, work.attempt, work.started))
-            if work.timeout_s is not None and elapsed >= work.timeout_s and not work.is_overdue:
-                work.is_overdue = True
-                self._outbox.commands.append(Kill(slot))
-            if not work.is_reported:
-                self._next_look = min(self._next_look, work.started + LONG_CALL_S)
-            if work.timeout_s is not None and not work.is_overdue:
-                self._next_look = min(self._next_look, work.started + work.timeout_s)
-        if started:
-            self._outbox.tell(messages.heartbeat(self.run, started))
-
     # -- memory -------------------------------------------------------------------------------------
 
     def _on_pressed(self, event: Pressed) -> None:
@@ -401,6 +395,8 @@ class Worker:
         if self.is_short != (event.level == CRITICAL):
             self.is_short = event.level == CRITICAL
             self._outbox.tell(messages.memory(self.run, self.is_short, event.words))
+            if self.is_short:
+                self._stop_leases(self.running)
         if event.level == NORMAL:
             return
         excess = event.excess_nbytes - self._held_values.drop_unneeded()

@@ -44,6 +44,7 @@ from handoff_mpi.worker.descriptors import (
 from handoff_mpi.worker.output_index import (
     MAX_ATTEMPT_NBYTES,
     MAX_LATE_NBYTES,
+    Attempt,
     OutputFiles,
     append_entry,
     make_entry,
@@ -98,7 +99,9 @@ class CallOutput:
         after_look: called by the thread that watches after each of its looks.
 
     Attributes:
-        spec: the call that runs, or ran last.
+        spec: the call, or the element of an array, that runs, or ran last.
+        on_print: called when Python's streams are written to for the first time since the last look; None in a call
+            whose end tells.
         has_printed: whether Python's streams were written to since the last look.
         quiet: codes of functions whose short calls are trusted.
         news: changes when something new is in the file.
@@ -107,7 +110,8 @@ class CallOutput:
     def __init__(
         self, open_files: Callable[[], OutputFiles], stays: bool, after_look: Callable[[], object] = lambda: None
     ) -> None:
-        self.spec: CallSpec | None = None
+        self.spec: Attempt | None = None
+        self.on_print: Callable[[], object] | None = None
         self.has_printed = False
         self.quiet: set[tuple[int, ...]] = set()
         self._quiet_calls: dict[tuple[int, ...], int] = {}
@@ -269,6 +273,8 @@ class CallOutput:
     def begin_to_print(self) -> None:
         """Python's streams are about to be written to: write into the index which call that is, as it may be killed."""
         self.has_printed = True
+        if self.on_print is not None:
+            self.on_print()
         if os.getpid() == self._pid:  # a forked process may have a lock that another thread holds for ever
             with self._lock:
                 self._tell_begun()
@@ -295,6 +301,15 @@ class CallOutput:
             self._was_quiet(spec.call_template[0])
             if position_of(STDERR) != _UNTOUCHED:
                 self._repair_descriptors()
+
+    def element_ended(self, wants_tail: bool = False) -> str:
+        """Attribute what the running element of an array has printed; return the last lines if they are wanted."""
+        if self.spec is None or self._files is None or os.getpid() != self._pid:
+            return ""
+        self._flush_call()
+        if self.has_printed or position_of() != _UNTOUCHED:
+            return self._note(self.spec, wants_tail)
+        return ""
 
     def _was_quiet(self, codes: tuple[int, ...]) -> None:
         calls = self._quiet_calls[codes] = self._quiet_calls.get(codes, 0) + 1
@@ -328,7 +343,7 @@ class CallOutput:
                 os.dup2(files.out, descriptor)
                 self._trust_none()
 
-    def _note(self, spec: CallSpec, wants_tail: bool = False) -> str:
+    def _note(self, spec: Attempt, wants_tail: bool = False) -> str:
         """Write into the index what a call has printed; return the last lines if they are wanted."""
         tail = ""
         with self._lock:

@@ -12,10 +12,9 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from handoff_mpi.formatting import MAX_LAST_NBYTES, id_text, last_lines
-from handoff_mpi.worker.call_spec import CallSpec
 from handoff_mpi.worker.descriptors import size_of
 
 #: The bytes kept of one attempt's output: the first half and the last half.
@@ -24,6 +23,16 @@ MAX_ATTEMPT_NBYTES = 1 << 20
 MAX_LATE_NBYTES = 4096
 #: The size at which the rank truncates the output of a process that cannot do so itself.
 MAX_UNBOUNDED_NBYTES = 256 << 20
+
+
+class Attempt(Protocol):
+    """What the index attributes output to: an attempt of a function, or of an element of an array."""
+
+    @property
+    def id(self) -> Any: ...
+
+    @property
+    def attempt(self) -> int: ...
 
 
 @dataclass(slots=True)
@@ -48,7 +57,7 @@ def not_captured(error: OSError) -> str:
     return f"output of functions is not captured: {where}; mend that, or run with --output off"
 
 
-def make_entry(spec: CallSpec, launch: int, offset: int, nbytes: int = -1, dropped: int = 0) -> str:
+def make_entry(spec: Attempt, launch: int, offset: int, nbytes: int = -1, dropped: int = 0) -> str:
     """Return the line for an attempt that has begun to print; with ``nbytes``, for one that has ended."""
     # json takes three times as long for the whole
     entry = f'{{"id": {json.dumps(id_text(spec.id))}, "attempt": {spec.attempt}, "launch": {launch}, "offset": {offset}'

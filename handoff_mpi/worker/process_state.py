@@ -26,14 +26,20 @@ _current: ProcessState | None = None
 _may_have_changed = False
 
 
+def _note_change() -> None:
+    global _may_have_changed
+    _may_have_changed = True
+    if _current is not None and _current.on_change is not None:
+        _current.on_change()
+
+
 def _watch(name: str) -> None:
     """Have a function of :mod:`os` note that it was called."""
     original = getattr(os, name)
 
     @functools.wraps(original)
     def watched(*args: Any, **kwargs: Any) -> Any:
-        global _may_have_changed
-        _may_have_changed = True
+        _note_change()
         return original(*args, **kwargs)
 
     if original in os.supports_fd:
@@ -51,8 +57,7 @@ def _noting(name: str) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def noted(self: dict[Any, Any], *args: Any, **kwargs: Any) -> Any:
-        global _may_have_changed
-        _may_have_changed = True
+        _note_change()
         return original(self, *args, **kwargs)
 
     return noted
@@ -80,9 +85,14 @@ def _watch_environment() -> Any:
 
 
 class ProcessState:
-    """Restores what calls in this process change."""
+    """Restores what calls in this process change.
+
+    Attributes:
+        on_change: called when a call has used what changes the state; None where the end of the call tells.
+    """
 
     def __init__(self) -> None:
+        self.on_change: Callable[[], object] | None = None
         self._directory: str | None = None
         self._umask = -1
         self._outer: ProcessState | None = None  # of the call that has made this one: it runs a DAG itself

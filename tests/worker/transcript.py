@@ -7,6 +7,7 @@ from handoff_mpi.messages import (
     DIED,
     DIRECT,
     DISPATCH,
+    ELEMENTS,
     ENCODING,
     FETCH,
     FINISHED,
@@ -14,6 +15,7 @@ from handoff_mpi.messages import (
     HEARTBEAT,
     INPUT_UNAVAILABLE,
     INSIST,
+    LEASE,
     LOST,
     MEMORY,
     NORMAL,
@@ -27,20 +29,26 @@ from handoff_mpi.messages import (
     TIMED_OUT,
     TRANSFERRED,
     VALUE,
+    ErrorReport,
+    LeaseReport,
 )
 from handoff_mpi.serialization import PICKLED, PLAIN
 from handoff_mpi.worker.events import (
     Begun,
     Call,
+    ElementBegun,
     Ended,
     InputMissing,
     Kill,
     Learn,
     Leave,
+    PartEnded,
     Pressed,
     Received,
     Send,
     Serve,
+    StopLease,
+    TakePart,
 )
 from handoff_mpi.worker.machine import Worker
 
@@ -55,6 +63,18 @@ STATUS = {OK: "ok", RAISED: "raised", TIMED_OUT: "timed out", DIED: "died"}
 def task(number, *sources, attempt=1, timeout_s=None, flags=0, constants=()):
     """An assignment."""
     return (number, attempt, f"id-{number}", ((0,), 0, None, constants), sources, timeout_s, flags, None)
+
+
+def lease(number, start, stop, timeout_s=None, flags=0):
+    """An assignment of elements of an array."""
+    *assignment, _ = task(number, timeout_s=timeout_s, flags=flags | LEASE)
+    return (*assignment, (((start, stop),), ((),), 1))
+
+
+def report(ended=(), left=(), failed=()):
+    """The report of a loop; its column stands for the values."""
+    failures = tuple((((index, index + 1),), ErrorReport("ValueError", "oops")) for index in failed)
+    return LeaseReport(tuple(ended), ("nones", sum(stop - start for start, stop in ended)), failures, tuple(left), 1.0)
 
 
 def value(number, *holders, codec=None):
@@ -143,6 +163,16 @@ class Dialogue:
         payload = (PLAIN, None) if status == OK else None
         return Ended(self.calls[slot], status, payload, nbytes, error, 0.0, 1.0, is_persisted)
 
+    def lease_ended(self, report, nbytes=8, slot=0):
+        """The loop of the lease on ``slot`` ended."""
+        return Ended(self.calls[slot], OK, None, nbytes, None, 0.0, 1.0, False, report)
+
+    def part_ended(self, report, slot=0):
+        return PartEnded(self.calls[slot], report)
+
+    def element_begun(self, index, started, slot=0):
+        return ElementBegun(self.calls[slot], index, started)
+
     def begun(self, slot=0):
         """The child on ``slot`` has started, and calls."""
         return Begun(self.calls[slot])
@@ -165,6 +195,10 @@ def _line(command):
         return line + _limit(command.limit_s)
     if kind is Learn:
         return "learn " + (f"codes {command.codes}" if command.codes else f"constant {command.constant[0]}")
+    if kind is TakePart:
+        return f"take part of {command.work.task}"
+    if kind is StopLease:
+        return f"stop {command.work.task}"
     if kind is Leave:
         return f"leave with {command.results}"
     return f"{kind.__name__.lower()} {command.task}"
@@ -183,6 +217,8 @@ def _message(message):
         return f"unfetched for {task}#{attempt}: {inputs}"
     if kind == HEARTBEAT:
         return "alive" + "".join(f", {task}#{attempt} runs since {since:g}" for task, attempt, since in rest[0])
+    if kind == ELEMENTS:
+        return f"part of {rest[0]}#{rest[1]}: {_report(rest[2])}"
     if kind == MEMORY:
         return f"{'short of memory' if rest[0] else 'not short of memory'}: {rest[1]}"
     if kind == FETCH:
@@ -198,6 +234,16 @@ def _message(message):
         lines = [f"{task} from {rank}, {nbytes} bytes in {seconds:g} s" for task, rank, nbytes, seconds in rest[0]]
         return "transferred " + ", ".join(lines)
     return kind
+
+
+def _report(report):
+    failed = [f"{_intervals(intervals)} failed ({error.kind})" for intervals, error in report.failures]
+    ended = [f"{_intervals(report.ended)} ended"] if report.ended else []
+    return ", ".join([*ended, *failed, *([f"{_intervals(report.left)} left"] if report.left else [])])
+
+
+def _intervals(intervals):
+    return " ".join(f"{start}:{stop}" for start, stop in intervals)
 
 
 def _via(via):
@@ -220,7 +266,10 @@ def _entry(entry):
     number, attempt, status, result, nbytes, _, _, is_persisted = entry
     name = f"{number}#{attempt} {STATUS[status]}"
     if status != OK:
-        return f"{name} ({result[0]})"
+        element = f" in {result.element}" if type(result) is ErrorReport and result.element >= 0 else ""
+        return f"{name} ({result[0]}){element}"
+    if type(result) is LeaseReport:
+        return f"{name} with {_report(result)}"
     return (
         f"{name} with its value" if result is not None else f"{name} holding {nbytes}{' in a file too' * is_persisted}"
     )

@@ -1,0 +1,86 @@
+"""The control block of a lease: which element runs and since when, and at which one the loop stops.
+
+The loop writes the first two before each element, and then reads the third. A thread of the same process, or the rank
+of the child process that the loop runs in, reads the first two and writes the third. So a death or a time-out is
+charged to the element that was running, and the elements behind it can be taken from a loop that is in a long call.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import time
+from typing import TypeAlias
+
+#: Places in a control block; its numbers are floats, which are exact for all indices.
+INDEX = 0
+START = 1
+END = 2
+#: The index before the first element begins, and once the last one has ended.
+NOT_BEGUN = -1.0
+OVER = math.inf
+
+_NBYTES = mmap.PAGESIZE
+#: A store of one processor is visible to all others long before this.
+_VISIBLE_S = 1e-5
+
+Cells: TypeAlias = "list[float] | memoryview[float]"
+
+
+class ElementControl:
+    """The control block of a lease that runs in this process.
+
+    Attributes:
+        cells: index, start (as ``time.monotonic`` gives it) and end; plain, so that the loop writes them at once.
+    """
+
+    _pause_s = 0.0
+
+    def __init__(self) -> None:
+        self.cells: Cells = [NOT_BEGUN, 0.0, math.inf]
+
+    def running(self) -> tuple[int, float]:
+        """Return the index of the element that runs and its start; -1 if none does."""
+        index, start = self.cells[INDEX], self.cells[START]
+        return (-1 if index in (NOT_BEGUN, OVER) else int(index)), start
+
+    def stop(self) -> float:
+        """Have no further element begin; return an index: none from there on has begun, or will."""
+        self.cells[END] = self.cells[INDEX] + 1
+        if self._pause_s:
+            time.sleep(self._pause_s)
+        # The loop may have passed to the next element meanwhile. It has not passed to another one: it reads the end
+        # after it has written the index.
+        return max(self.cells[END], self.cells[INDEX] + 1)
+
+
+class SharedControl(ElementControl):
+    """The control block of the leases of a child process, one at a time: both processes map it.
+
+    Args:
+        descriptor: of the block that the other process has made; None makes a new one.
+    """
+
+    _pause_s = _VISIBLE_S
+
+    def __init__(self, descriptor: int | None = None) -> None:
+        if descriptor is None:
+            descriptor = os.memfd_create("elements", os.MFD_CLOEXEC)
+            os.ftruncate(descriptor, _NBYTES)
+        self._descriptor = descriptor
+        self._memory = mmap.mmap(descriptor, _NBYTES)
+        self.cells = memoryview(self._memory).cast("d")
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def begin(self) -> None:
+        """A lease is about to be sent to the child, which is idle."""
+        self.cells[INDEX], self.cells[START], self.cells[END] = NOT_BEGUN, 0.0, math.inf
+
+    def close(self) -> None:
+        """Close the descriptor; what was last written can still be read."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

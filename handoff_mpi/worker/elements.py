@@ -1,0 +1,265 @@
+"""Calls a function for the elements of a lease, one after the other.
+
+An element may take less than the step of Python that calls it. So each one costs two stores and a load in the control
+block, a look at the type of its value and at the clock; what costs more is done once a lease, or where an element has
+left a *note*: it has printed, forked, changed the environment, or asked for a scratch directory. A look at all of that,
+for code which leaves no note, follows each element that ends :data:`TICK_S` after the look before.
+
+Another thread may take what has ended, and stop the loop, at any time: see :meth:`ElementLoop.take`.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from time import monotonic
+from typing import Any, NamedTuple, Protocol
+
+from handoff_mpi.arrays.columns import IMMUTABLE, pack, snapshot
+from handoff_mpi.arrays.inputs import values_of
+from handoff_mpi.arrays.intervals import IntervalSet
+from handoff_mpi.callbacks import end_if_forked
+from handoff_mpi.coroutines import COROUTINE_TYPES, is_coroutine, run_coroutine
+from handoff_mpi.messages import ErrorReport, Interval, LeaseElements, LeaseReport
+from handoff_mpi.serialization import EncodingError, Payload, decode_input
+from handoff_mpi.worker.element_control import END, INDEX, OVER, START, ElementControl
+from handoff_mpi.worker.error_report import brief_message, place_of, release_frames
+from handoff_mpi.worker.unpicklable import report_of_result
+
+#: A look at what elements leave no note of follows an element this long after the look before.
+TICK_S = 0.001
+#: A loop that reports parts while it runs does so this often.
+PART_INTERVAL_S = 0.05
+#: An index behind all.
+_BEHIND = 1 << 62
+
+
+class ElementCalls(NamedTuple):
+    """The calls of the elements, without the elements.
+
+    Attributes:
+        code, args, kwargs, positions: see :func:`~handoff_mpi.dag.build_element_calls`.
+        load: decodes the elements.
+    """
+
+    code: Callable[..., Any]
+    args: Sequence[Any]
+    kwargs: dict[str, Any]
+    positions: Sequence[tuple[int, int]]
+    load: Callable[[Payload], Any] = decode_input
+
+
+class ElementHooks(Protocol):
+    """What a loop leaves to what surrounds it: :class:`~handoff_mpi.worker.lease_surroundings.LeaseSurroundings`."""
+
+    #: Called before each element; None where nothing is to be done.
+    prepare: Callable[[], object] | None
+
+    def look(self) -> None:
+        """An element has ended: restore what it has changed, attribute what it has printed."""
+
+    def describe(self, error: BaseException) -> ErrorReport:
+        """Return what is reported of an element that raised ``error``."""
+
+    def lets_pass(self, error: BaseException) -> bool:
+        """Whether ``error`` is to end the run, and is no failure of an element."""
+
+
+class ElementLoop:
+    """The elements of one lease.
+
+    Args:
+        elements: their intervals in ascending order, their inputs, and the number of this attempt.
+        control: of the loop; None makes one.
+        send: sends a part of the lease that has ended, every :data:`PART_INTERVAL_S`; None leaves that to another
+            thread.
+
+    Attributes:
+        notes: called in turn when the running element has ended.
+    """
+
+    def __init__(
+        self,
+        elements: LeaseElements,
+        control: ElementControl | None = None,
+        send: Callable[[LeaseReport], object] | None = None,
+    ) -> None:
+        self._intervals, self._pieces, self.attempt = elements
+        self.control = ElementControl() if control is None else control
+        self.notes: list[Callable[[], object]] = []
+        self._send = send
+        self._process = os.getpid()
+        self._lock = threading.Lock()  # between the thread that calls and the one that takes
+        self._unreported = IntervalSet(self._intervals)  # without those that failed
+        self._values: list[Any] = []
+        self._failures: dict[ErrorReport, IntervalSet] = {}
+        self._described: dict[Hashable, tuple[str, ErrorReport]] = {}
+        self._since = self._tick = self._sent = 0.0
+
+    # -- by the thread that calls ---------------------------------------------------------------------
+
+    def run(self, calls: ElementCalls, hooks: ElementHooks) -> LeaseReport:
+        """Call for each element, and return the report on all that was not reported yet.
+
+        Raises:
+            EncodingError: the inputs of the elements cannot be decoded; none has begun.
+        """
+        columns = [self._arguments(calls, number) for number in range(len(self._intervals))]
+        self._hooks = hooks
+        self._since = self._tick = self._sent = monotonic()
+        code = functools.partial(calls.code, **calls.kwargs) if calls.kwargs else calls.code
+        _running.append(self)
+        try:
+            for (start, _), arguments in zip(self._intervals, columns, strict=True):
+                if not self._run_interval(code, start, arguments):
+                    break
+        finally:
+            _running.remove(self)
+            self.control.cells[INDEX] = OVER
+        self.control.cells[START] = monotonic()
+        return self._finish()
+
+    def _arguments(self, calls: ElementCalls, number: int) -> Iterator[tuple[Any, ...]]:
+        """Return an iterator over the positional arguments of the elements of an interval."""
+        start, stop = self._intervals[number]
+        columns: list[Any] = [itertools.repeat(each) for each in calls.args]
+        for place, source in calls.positions:
+            columns[place] = values_of(self._pieces[number][source], 0, stop - start, calls.load)
+        return zip(*columns)  # noqa: B905 (to compare lengths takes longer, and what is broadcast has none)
+
+    def _run_interval(self, code: Callable[..., Any], start: int, arguments: Iterator[tuple[Any, ...]]) -> bool:
+        """Call for the elements from ``start`` on; return whether the next interval may begin."""
+        cells, notes, append, immutable = self.control.cells, self.notes, self._values.append, IMMUTABLE
+        prepare = self._hooks.prepare
+        due = self._tick + TICK_S
+        now = monotonic()
+        for index, each in enumerate(arguments, start):
+            # The start comes first: who reads both between the two stores must not find the start of the element before
+            # beside this index. And the end is read last; see ElementControl.stop.
+            cells[START] = now
+            cells[INDEX] = index
+            if index >= cells[END]:
+                return False
+            try:
+                if prepare is not None:
+                    prepare()
+                value = code(*each)
+                if type(value) not in immutable:
+                    value = _settle(value)
+            except BaseException as error:
+                self._fail(index, error)
+            else:
+                append(value)
+            now = monotonic()
+            if now >= due or notes:
+                now = self._look(now)
+                due = self._tick + TICK_S
+        return True
+
+    def _look(self, now: float) -> float:
+        """The running element has left a note, or a tick has passed; return the time."""
+        while self.notes:
+            self.notes.pop(0)()
+        if now - self._tick >= TICK_S:
+            self._hooks.look()
+            self._tick = now
+        if self._send is not None and now - self._sent >= PART_INTERVAL_S:
+            part = self.take()
+            if part is not None:
+                self._send(part)
+            self._sent = monotonic()
+        return monotonic()
+
+    def _fail(self, index: int, error: BaseException) -> None:
+        """Note that an element has failed: those that failed alike are one group, with one traceback."""
+        end_if_forked(self._process, error)
+        if self._hooks.lets_pass(error):
+            raise error
+        key = type(error), place_of(error)
+        message = brief_message(error)
+        described = self._described.get(key)
+        if described is None:
+            report = error.report if type(error) is _Unpicklable else self._hooks.describe(error)
+            self._described[key] = message, report
+        elif described[0] == message:
+            _, report = described
+        else:
+            report = described[1]._replace(message=message, traceback="", output="")
+        release_frames(error)
+        with self._lock:
+            self._unreported.discard(index, index + 1)
+            self._failures.setdefault(report, IntervalSet()).add(index, index + 1)
+
+    def _finish(self) -> LeaseReport:
+        report = self.take() or LeaseReport((), pack([]))
+        with self._lock:
+            return report._replace(left=tuple(self._unreported))
+
+    # -- by any thread --------------------------------------------------------------------------------
+
+    def take(self) -> LeaseReport | None:
+        """Return the report on what has ended since the last one; None if nothing has."""
+        with self._lock:
+            # Elements run in ascending order, so that the values are those of the lowest that have not failed. The loop
+            # appends one without the lock: what it appends meanwhile stays.
+            values = self._values[:]
+            del self._values[: len(values)]
+            ended = tuple(self._unreported.take(len(values)))
+            failures, self._failures = self._failures, {}
+            since, self._since = self._since, max(self._since, self.control.cells[START])
+        if not values and not failures:
+            return None
+        groups = tuple((tuple(indices), error) for error, indices in failures.items())
+        return LeaseReport(ended, pack(values), groups, (), self._since - since)
+
+    def stop(self) -> tuple[Interval, ...]:
+        """Have no further element begin; return those that will not, as far as that is certain: others are reported."""
+        first = self.control.stop()
+        if first == OVER:
+            return ()
+        with self._lock:
+            left = tuple(self._unreported.within(int(first), _BEHIND))
+            self._unreported.discard(int(first), _BEHIND)
+        return left
+
+    def end_if_forked(self) -> None:
+        """End this process if an element has forked it: the loop continues in the one that it has begun in."""
+        end_if_forked(self._process)
+
+
+class _Unpicklable(Exception):
+    """The value of an element cannot be pickled.
+
+    Attributes:
+        report: what is reported of that.
+    """
+
+    def __init__(self, report: ErrorReport) -> None:
+        super().__init__(report.message)
+        self.report = report
+
+
+def _settle(value: Any) -> Any:
+    """Return the value of an element as it is packed: that of a coroutine is its result."""
+    if type(value) in COROUTINE_TYPES and is_coroutine(value):
+        value = run_coroutine(value)
+    try:
+        return snapshot(value)
+    except EncodingError as error:
+        raise _Unpicklable(report_of_result(value, error)) from None
+
+
+#: The loops that run in this process, the innermost last.
+_running: list[ElementLoop] = []
+
+
+def _note_fork() -> None:
+    """A process has been forked, and is this one: it must not call for the elements that follow."""
+    for loop in _running:
+        loop.notes.append(loop.end_if_forked)
+
+
+os.register_at_fork(after_in_child=_note_fork)

@@ -1,0 +1,132 @@
+"""Process-wide state and output around the elements of a lease: restored and attributed by element where it is cheap.
+
+A function that changes the directory, the environment or the umask changes them for itself alone. For elements, which
+may take less than a look at these, functions of :mod:`os` leave a note, and so do Python's streams.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+from pathlib import Path
+
+from handoff_mpi.dag.surroundings import Surroundings
+from handoff_mpi.messages import ErrorReport
+from handoff_mpi.worker.call_spec import CallSpec
+from handoff_mpi.worker.context import TaskContext
+from handoff_mpi.worker.elements import ElementLoop
+from handoff_mpi.worker.output import CallOutput
+from handoff_mpi.worker.process_state import ProcessState
+
+
+class ElementContext(TaskContext):
+    """The element of an array that a call belongs to: one object for all elements of a lease."""
+
+    __slots__ = ("_array", "_loop")
+
+    def __init__(
+        self, array: Hashable, loop: ElementLoop, rank: int, cores: float, gpus: tuple[int, ...], run: str
+    ) -> None:
+        self._loop = loop
+        super().__init__(array, loop.attempt, rank, cores, gpus, run)
+
+    @property
+    def index(self) -> int:
+        index, _ = self._loop.control.running()
+        return index
+
+    @property
+    def id(self) -> Hashable:
+        return self._array, self.index
+
+    @id.setter
+    def id(self, array: Hashable) -> None:
+        self._array = array
+
+    @property
+    def scratch(self) -> Path:
+        if self._scratch is None:
+            self._loop.notes.append(self.clear)
+        return super().scratch
+
+
+class LeaseSurroundings:
+    """What surrounds the elements of one lease, between :meth:`begin` and :meth:`finish`.
+
+    Args:
+        loop: calls for them.
+        context: that of the running element.
+        spec: the lease.
+        state: restores the process.
+        output: captures what they print; None leaves it alone.
+        report: returns what is reported of an exception, without output.
+        lets_interrupt: whether a KeyboardInterrupt ends the run.
+        prepare: called before each element; None where nothing is to be done.
+    """
+
+    def __init__(
+        self,
+        loop: ElementLoop,
+        context: ElementContext,
+        spec: CallSpec,
+        state: ProcessState,
+        output: CallOutput | None,
+        report: Callable[[BaseException], ErrorReport],
+        lets_interrupt: bool,
+        prepare: Callable[[], object] | None,
+    ) -> None:
+        self._notes = loop.notes
+        self._context = context
+        self._spec = spec
+        self._own: Surroundings | None = spec.call_template[4] if len(spec.call_template) > 4 else None
+        self._state = state
+        self._output = output
+        self._report = report
+        self._lets_interrupt = lets_interrupt
+        self.prepare = prepare
+
+    def begin(self) -> None:
+        """The first element is about to begin; the directory and the variables of the array were entered."""
+        self._state.on_change = self._note_change
+        if self._output is not None:
+            self._output.spec, self._output.on_print = self._context, self._note_print
+
+    def finish(self) -> None:
+        """The last element has ended."""
+        self._state.on_change = None
+        if self._output is not None:
+            self._output.element_ended()
+            self._output.spec, self._output.on_print = self._spec, None
+
+    def _note_change(self) -> None:
+        self._notes.append(self._restore)
+
+    def _note_print(self) -> None:
+        self._notes.append(self._attribute)
+
+    def _restore(self) -> None:
+        self._state.on_change = None  # these are changes of its own
+        self._state.restore(0.0)
+        if self._own is not None:
+            directory, variables, _ = self._own
+            self._state.enter(directory, variables)
+        self._state.on_change = self._note_change
+
+    def _attribute(self) -> None:
+        if self._output is not None:
+            self._output.element_ended()
+
+    def look(self) -> None:
+        """An element has ended: restore what it has changed without a note, attribute what it has printed so."""
+        if self._own is None:
+            self._state.restore(math.inf)
+        self._attribute()
+
+    def describe(self, error: BaseException) -> ErrorReport:
+        """Return what is reported of an element that raised ``error``, with the last lines that it has printed."""
+        report = self._report(error)
+        return report if self._output is None else report._replace(output=self._output.element_ended(wants_tail=True))
+
+    def lets_pass(self, error: BaseException) -> bool:
+        """Whether ``error`` is the interrupt of a user at the terminal, who wants the run to end."""
+        return self._lets_interrupt and issubclass(type(error), KeyboardInterrupt)

@@ -24,7 +24,15 @@ from handoff_mpi.console import print_message
 from handoff_mpi.dag.call_template import CallTemplate
 from handoff_mpi.dag.template_builder import Codec
 from handoff_mpi.linux import give_back_freed_memory, signal_at_parents_end
-from handoff_mpi.messages import INLINE_RESULT_NBYTES, RAISED, Buffers, ErrorReport, Message
+from handoff_mpi.messages import (
+    INLINE_RESULT_NBYTES,
+    RAISED,
+    Buffers,
+    ErrorReport,
+    LeaseElements,
+    LeaseReport,
+    Message,
+)
 from handoff_mpi.module_files import take_sources
 from handoff_mpi.process_exit import exit_process, flush_output
 from handoff_mpi.serialization import Payload, decode_code, nbytes_of
@@ -38,6 +46,7 @@ from handoff_mpi.worker.child_protocol import (
     ENDED,
     LEARN,
     OUTPUT,
+    PART,
     RUN,
     SETUP,
     SOURCES,
@@ -50,6 +59,8 @@ from handoff_mpi.worker.child_protocol import (
     send_frame,
     split,
 )
+from handoff_mpi.worker.element_control import SharedControl
+from handoff_mpi.worker.elements import ElementLoop
 from handoff_mpi.worker.error_report import describe
 from handoff_mpi.worker.output import CallOutput
 from handoff_mpi.worker.output_index import OutputFiles
@@ -63,13 +74,23 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
 
-def main(descriptor: int, last_words: int, tokens: int, rank: int, seeds: int, run: str, arguments: list[str]) -> None:
+def main(
+    descriptor: int,
+    last_words: int,
+    tokens: int,
+    control: int,
+    rank: int,
+    seeds: int,
+    run: str,
+    arguments: list[str],
+) -> None:
     """Serve calls that arrive on the socket ``descriptor`` until it is closed.
 
     Those sent ahead begin only with one of ``tokens``. A fatal signal leaves the stack in the file ``last_words``,
-    which the rank reads. Calls that draw random numbers are seeded if ``seeds`` is not 0.
+    which the rank reads, as it does the ``control`` block of leases. Calls that draw random numbers are seeded if
+    ``seeds`` is not 0.
     """
-    for each in (descriptor, last_words, tokens):
+    for each in (descriptor, last_words, tokens, control):
         os.set_inheritable(each, False)  # or a program that a call executes in place of this one would hold them
     faulthandler.enable(os.fdopen(last_words, "w", closefd=False))
     sock = socket.socket(fileno=descriptor)
@@ -82,7 +103,7 @@ def main(descriptor: int, last_words: int, tokens: int, rank: int, seeds: int, r
     _parent = sock
     serve_as_child()
     sys.argv[:] = arguments
-    server = _Server(rank, run, bool(seeds), SharedSemaphore(tokens), reader)
+    server = _Server(rank, run, bool(seeds), SharedSemaphore(tokens), SharedControl(control), reader)
     try:
         while True:
             server.take(reader.read())
@@ -99,11 +120,20 @@ class _Server:
     See :mod:`handoff_mpi.worker.call_pipeline` for calls that are sent ahead, and void ones.
     """
 
-    def __init__(self, rank: int, run: str, seeds: bool, tokens: SharedSemaphore, reader: FrameReader) -> None:
+    def __init__(
+        self,
+        rank: int,
+        run: str,
+        seeds: bool,
+        tokens: SharedSemaphore,
+        control: SharedControl,
+        reader: FrameReader,
+    ) -> None:
         self._rank = rank
         self._reader = reader
         self._output: CallOutput | None = None
         self._semaphore = tokens
+        self._control = control
         self._problem: ErrorReport | None = None
         self._caller = CallRunner(rank, run)
         self._begin_run((), run, seeds)
@@ -163,13 +193,15 @@ class _Server:
         heads: Sequence[Any],
         cores: float,
         gpus: tuple[int, ...],
+        elements: LeaseElements | None,
     ) -> None:
-        """Run a call; each of its ``heads`` is (head, number of its buffers, codec, source rank)."""
+        """Run a call, or a lease; each of its ``heads`` is (head, number of its buffers, codec, source rank)."""
         self._is_void = False
         if self._has_news:
             codes, *_ = call_template
             self._prepare(codes, cores)
-        self._run(CallSpec(id, attempt, call_template, _values(heads, buffers), cores, gpus))
+        loop = None if elements is None else ElementLoop(elements, self._control, _send_part)
+        self._run(CallSpec(id, attempt, call_template, _values(heads, buffers), cores, gpus, elements, loop))
 
     def _call_if_possible(
         self,
@@ -217,7 +249,8 @@ class _Server:
             flush_output()
         payload = outcome.payload
         head, buffers = (None, ()) if payload is None else split(payload)
-        tell_rank((ENDED, outcome.status, head, outcome.error, began, outcome.duration), buffers)
+        message: Message = (ENDED, outcome.status, head, outcome.error, began, outcome.duration)
+        tell_rank(message if outcome.report is None else (*message, outcome.report), buffers)
 
 
 def _set_up(blob: bytes, rank: int) -> ErrorReport | None:
@@ -244,6 +277,10 @@ _ON: dict[str, Callable[..., None]] = {
     AHEAD: _Server._call_if_possible,
     ENCODE: _Server._encode,
 }
+
+
+def _send_part(report: LeaseReport) -> None:
+    tell_rank((PART, report))
 
 
 def _values(heads: Sequence[Any], buffers: Buffers) -> list[tuple[Payload, Any, int]]:

@@ -46,6 +46,7 @@ from handoff_mpi.worker.child_protocol import (
     send_packed,
     split,
 )
+from handoff_mpi.worker.element_control import SharedControl
 from handoff_mpi.worker.output import descriptors_between_calls
 from handoff_mpi.worker.output_index import OutputFiles
 from handoff_mpi.worker.process_state import directory_between_calls, variables_between_calls
@@ -64,7 +65,7 @@ _OWN_FRAME = f"{Path(__file__).parent.parent}/"
 _COMMAND = re.compile(r'"<string>", line \d+ in <module>$')
 _LAUNCHER_PREFIXES = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDI_", "HYDRA_", "MPIEXEC_", "MPIR_CVAR_", "PALS_")
 _IMPORTS = "from handoff_mpi.worker.child_main import main"
-_CALL = "main(*map(int, sys.argv[1:6]), sys.argv[6], sys.argv[7:])"
+_CALL = "main(*map(int, sys.argv[1:7]), sys.argv[7], sys.argv[8:])"
 
 
 def environment_of_child() -> dict[str, str]:
@@ -95,6 +96,7 @@ class ChildProcess:
     Attributes:
         is_captured: whether the output of its calls is captured, in this run.
         is_preparing: whether it starts, or loads code, and so has not begun the call that it was given.
+        control: of the lease that it runs; it can be read after the death of the child.
 
     Raises:
         OSError: it cannot be started, or has ended already.
@@ -115,10 +117,12 @@ class ChildProcess:
         self.knows_constants: set[int] = set()
         self._last_words = os.fdopen(os.memfd_create("last-words"), "rb")
         self._semaphore = SharedSemaphore()
+        self.control = SharedControl()
         # Linux counts what the starting process had in memory as the started one's, so only a higher peak is its own.
         self._inherited_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         with theirs:
             self._process = self._start(theirs, [str(rank), str(int(seeds)), run])
+        self.control.was_passed()
         try:
             if missing_sources():
                 self._send((SOURCES, missing_sources()))
@@ -129,7 +133,7 @@ class ChildProcess:
             raise
 
     def _start(self, theirs: socket.socket, words: Sequence[str]) -> subprocess.Popen[bytes]:
-        descriptors = [each.fileno() for each in (theirs, self._last_words, self._semaphore)]
+        descriptors = [each.fileno() for each in (theirs, self._last_words, self._semaphore, self.control)]
         stdout, stderr = descriptors_between_calls()
         try:
             return subprocess.Popen(
@@ -215,7 +219,10 @@ class ChildProcess:
             head, parts = split(payload)
             heads.append((head, len(parts), codec, source))
             buffers += parts
-        self._send((CALL, _sent(spec.id), spec.attempt, spec.call_template, heads, spec.cores, spec.gpus), buffers)
+        if spec.elements is not None:
+            self.control.begin()
+        id, template, elements = _sent(spec.id), spec.call_template, spec.elements
+        self._send((CALL, id, spec.attempt, template, heads, spec.cores, spec.gpus, elements), buffers)
 
     def encode(self, codec: Any, dest: int, payload: Payload) -> None:
         """Have an idle child encode a value for rank ``dest``; it answers as for a call.
@@ -310,6 +317,7 @@ class ChildProcess:
         self._reader.close()
         self._last_words.close()
         self._semaphore.close()
+        self.control.close()
 
     def how_it_died(self) -> tuple[str, str]:
         """Reap a dead child; return how it died, in words, and the stack it left, if a fatal signal came."""

@@ -37,7 +37,8 @@ ENCODE = "encode"
 
 # A child to its rank
 BEGUN = "begun"  # no fields: a call that had to be prepared begins
-ENDED = "ended"  # status, head, error, began, duration; buffers are the rest of the payload
+ENDED = "ended"  # status, head, error, began, duration, and the report of a lease; buffers: the rest of the payload
+PART = "part"  # report: a part of a lease that still runs
 VOID = "void"  # no fields: a call that was sent ahead; see :mod:`handoff_mpi.worker.call_pipeline`
 UPDATE = "update"  # rank, its resources
 DECODING = "decoding"  # number of a piece; see :mod:`handoff_mpi.worker.dry_run`

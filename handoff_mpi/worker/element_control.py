@@ -13,6 +13,8 @@ import os
 import time
 from typing import TypeAlias
 
+from handoff_mpi.worker.shared_memory import Descriptor
+
 #: Places in a control block; its numbers are floats, which are exact for all indices.
 INDEX = 0
 START = 1
@@ -68,19 +70,26 @@ class SharedControl(ElementControl):
         if descriptor is None:
             descriptor = os.memfd_create("elements", os.MFD_CLOEXEC)
             os.ftruncate(descriptor, _NBYTES)
-        self._descriptor = descriptor
-        self._memory = mmap.mmap(descriptor, _NBYTES)
-        self.cells = memoryview(self._memory).cast("d")
+        self._memory = mmap.mmap(descriptor, _NBYTES)  # which has a descriptor of its own
+        self._descriptor = Descriptor(descriptor)
+        self._shared = self.cells = memoryview(self._memory).cast("d")
 
     def fileno(self) -> int:
-        return self._descriptor
+        """Return the descriptor, for the other process."""
+        return self._descriptor.number
+
+    def was_passed(self) -> None:
+        """The other process has the descriptor."""
+        self._descriptor.close()
 
     def begin(self) -> None:
         """A lease is about to be sent to the child, which is idle."""
         self.cells[INDEX], self.cells[START], self.cells[END] = NOT_BEGUN, 0.0, math.inf
 
     def close(self) -> None:
-        """Close the descriptor; what was last written can still be read."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        """Unmap the block; what was last written can still be read."""
+        self._descriptor.close()
+        if not self._memory.closed:
+            self.cells = [self._shared[place] for place in (INDEX, START, END)]
+            self._shared.release()
+            self._memory.close()

@@ -448,7 +448,7 @@ def test_killed_while_sending(child):
         end(child)
     assert child._reader._descriptors, "the descriptors came first"
     assert "SIGKILL" in child.how_it_died()[0]
-    assert (open_files(), len(shared_memory._mapped)) == (before[0] - 3, before[1])
+    assert (open_files(), len(shared_memory._mapped)) == (before[0] - 4, before[1])
 
 
 def test_killed_while_the_rank_sends(child):

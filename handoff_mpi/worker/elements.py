@@ -53,7 +53,7 @@ class ElementCalls(NamedTuple):
 
 
 class ElementHooks(Protocol):
-    """What a loop leaves to what surrounds it: :class:`~handoff_mpi.worker.lease_surroundings.LeaseSurroundings`."""
+    """The steps of a loop that need what surrounds a lease: :class:`~handoff_mpi.worker.lease_surroundings.LeaseSurroundings`."""
 
     #: Called before each element; None where nothing is to be done.
     prepare: Callable[[], object] | None

@@ -53,7 +53,7 @@ class ElementCalls(NamedTuple):
 
 
 class ElementHooks(Protocol):
-    """The steps of a loop that need what surrounds a lease: :class:`~handoff_mpi.worker.lease_surroundings.LeaseSurroundings`."""
+    """The steps of a loop that need what surrounds it; see :mod:`handoff_mpi.worker.lease_surroundings`."""
 
     #: Called before each element; None where nothing is to be done.
     prepare: Callable[[], object] | None

@@ -51,7 +51,7 @@ class ElementContext(TaskContext):
 
 
 class LeaseSurroundings:
-    """What surrounds the elements of one lease, between :meth:`begin` and :meth:`finish`.
+    """The surroundings of the elements of one lease, between :meth:`begin` and :meth:`finish`.
 
     Args:
         loop: calls for them.

@@ -51,6 +51,7 @@ from handoff_mpi.worker.output_index import (
     not_captured,
     read_tail,
 )
+from handoff_mpi.worker.output_stream import OutputStream
 from handoff_mpi.worker.output_watch import MIN_FREE_NBYTES, OutputWatch
 
 #: Calls of a function that have printed nothing before its short ones are trusted.
@@ -59,34 +60,6 @@ _NEAR_NBYTES = 4096
 _MAX_REREADS = 2
 #: The file position between calls: a size that no output file reaches, so a changed position shows a write.
 _UNTOUCHED = 0x7FF0_0DD1
-
-
-class _Stream(io.TextIOWrapper):
-    """Stands for ``sys.stdout`` or ``sys.stderr`` while calls run: it notes writes, and fails none for lack of room."""
-
-    def __init__(self, descriptor: int, output: CallOutput) -> None:
-        raw = io.FileIO(descriptor, "w", closefd=False)
-        super().__init__(io.BufferedWriter(raw), "utf-8", "backslashreplace", line_buffering=True)
-        self._output = output
-
-    def write(self, text: str) -> int:
-        if not self._output.has_printed:
-            self._output.begin_to_print()
-        try:
-            return super().write(text)
-        except OSError as error:
-            self._give_up(error)
-            return len(text)
-
-    def flush(self) -> None:
-        try:
-            super().flush()
-        except OSError as error:
-            self._give_up(error)
-
-    def _give_up(self, error: OSError) -> None:
-        self._output.give_up(str(error.strerror))
-        super().flush()  # what it holds goes nowhere, and would be tried again otherwise
 
 
 class CallOutput:
@@ -131,7 +104,7 @@ class CallOutput:
         self._saved: tuple[int, int] = (-1, -1)
         self._nowhere = -1  # once output is dropped
         self._outer: tuple[Any, ...] = (None, None, None)
-        self._streams: tuple[_Stream, ...] = ()
+        self._streams: tuple[OutputStream, ...] = ()
         self._messages: TextIO | None = None
         self._watch: OutputWatch | None = None
 
@@ -210,7 +183,7 @@ class CallOutput:
         flush_streams(sys.stdout, sys.stderr)
         self._point_at_file()
         if not self._streams:
-            self._streams = _Stream(STDOUT, self), _Stream(STDERR, self)
+            self._streams = OutputStream(STDOUT, self), OutputStream(STDERR, self)
             buffer_lines()
             self._messages = console.stream or self._make_messages()
             os.lseek(STDOUT, _UNTOUCHED, os.SEEK_SET)
@@ -328,7 +301,7 @@ class CallOutput:
 
     def _repair_streams(self) -> None:
         self._streams = tuple(
-            _Stream(descriptor, self) if stream.closed else stream
+            OutputStream(descriptor, self) if stream.closed else stream
             for stream, descriptor in zip(self._streams, (STDOUT, STDERR), strict=True)
         )
         sys.stdout, sys.stderr = self._streams

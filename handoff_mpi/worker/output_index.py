@@ -26,7 +26,7 @@ MAX_UNBOUNDED_NBYTES = 256 << 20
 
 
 class Attempt(Protocol):
-    """What the index attributes output to: an attempt of a function, or of an element of an array."""
+    """An attempt of a function, or of an element of an array, to which the index attributes output."""
 
     @property
     def id(self) -> Any: ...

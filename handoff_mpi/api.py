@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
 from handoff_mpi.dag import DAG
 from handoff_mpi.errors import RanksMissing, UsageError
 from handoff_mpi.formatting import one_line, show
-from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch import script_end
 from handoff_mpi.launch.call_site import CallSite
 from handoff_mpi.launch.environment import size_by_launcher
 from handoff_mpi.launch.job import Job
+from handoff_mpi.launch.joining import called_from, local_job, mpi_job
+from handoff_mpi.launch.own_jobs import OwnJobs
+from handoff_mpi.launch.rank_end import end_rank
+from handoff_mpi.launch.registrations import my_capability, registrations
+from handoff_mpi.launch.serving import serve
 from handoff_mpi.numerals import plain
+from handoff_mpi.process_context import process
 from handoff_mpi.resources import parse_resources
 from handoff_mpi.results import Results
 from handoff_mpi.runtime import worker_loop
@@ -30,6 +35,8 @@ if TYPE_CHECKING:
 
 #: ``setup(rank)``, as dag.py may define it.
 Setup: TypeAlias = "Callable[[int], Any]"
+
+jobs = process.of(OwnJobs)
 
 
 def start(**defaults: Unpack[ExecuteOptions]) -> None:
@@ -71,11 +78,11 @@ def execute(
         KeyboardInterrupt: in one process; a call with the same ``run_dir`` resumes.
         StartupError: ranks are missing after a minute, run another version, or are at another call of ``execute``.
     """
-    if comm is None and jobs.current is not None and jobs.leads_ranks():
+    if comm is None and jobs.current is not None and jobs.leads_ranks:
         return _execute_on(jobs.current, dag, options_of(options), setup)
     if comm is None and size_by_launcher() == 1:
         return execute_local(dag, setup=setup, **options)
-    site = jobs.called_from(comm)  # counts this call, though its options may be wrong on one rank
+    site = called_from(comm)  # counts this call, though its options may be wrong on one rank
     chosen = options_of(options)
     with Cluster(comm, join_limit=chosen.join_limit, _site=site) as cluster:
         if not cluster:
@@ -99,7 +106,7 @@ def execute_local(dag: DAG, *, setup: Setup | None = None, **options: Unpack[Exe
         As :func:`execute`.
     """
     chosen = options_of(options)
-    job = jobs.local_job() if jobs.current is None or jobs.current.is_mpi else jobs.current
+    job = local_job() if jobs.current is None or jobs.current.is_mpi else jobs.current
     return _execute_on(job, dag, chosen, setup)
 
 
@@ -182,14 +189,14 @@ def _refuse_options(unknown: list[str]) -> None:
         raise UsageError(f"Cluster has no option {one_line(unknown[0], 80)}{remedy}")
 
 
-def _serve(job: Job) -> Any:
+def _serve(job: Job) -> object:
     """Serve; a rank that cannot continue ends as on the command line: an exception would wait in MPI for ever."""
     try:
-        return job.serve()
+        return serve(job)
     except Exception as error:
         if not job.is_mpi:
             raise
-        jobs.end_rank(error)
+        end_rank(error)
 
 
 def _job_for(comm: Any, join_limit: float, site: CallSite | None) -> Job:
@@ -199,9 +206,9 @@ def _job_for(comm: Any, join_limit: float, site: CallSite | None) -> Job:
     is_rank = current is not None and current.is_mpi  # then it is refused
     is_alone = comm is None and size_by_launcher() == 1 and not is_rank
     if is_alone:
-        return jobs.local_job()
+        return local_job()
     try:
-        return jobs.mpi_job(comm, join_limit, site)
+        return mpi_job(comm, join_limit, site)
     except RanksMissing as error:
         raise RanksMissing(f"{error}; call this on every rank of the communicator, not on rank 0 alone") from None
 
@@ -245,12 +252,12 @@ def discover_nodes() -> dict[int, dict[str, int | float]]:
     """
     if jobs.current is not None:
         capabilities = jobs.current.capabilities
-    elif jobs.latest:
-        capabilities = jobs.latest
+    elif jobs.world:
+        capabilities = jobs.world
     elif size_by_launcher() > 1:
-        capabilities = jobs.mpi_job().capabilities
+        capabilities = mpi_job().capabilities
     else:
-        capabilities = [jobs.my_capability(0)]
+        capabilities = [my_capability(0)]
     return {each.rank: each.offered() for each in capabilities}
 
 
@@ -268,7 +275,7 @@ def register_local_node(resources: Mapping[str, Any], scope: str = "rank") -> No
     if scope not in ("rank", "host"):
         raise UsageError(f"scope must be 'rank' or 'host', not {show(scope)}{did_you_mean(scope, ('rank', 'host'))}")
     amounts = parse_resources(resources)
-    (jobs.registered if scope == "rank" else jobs.host_registered).update(amounts)
+    registrations.add(amounts, of_host=scope == "host")
     if jobs.current is not None:
         mine = jobs.current.capabilities[jobs.current.rank]
         (mine.registered if scope == "rank" else mine.host_registered).update(amounts)

@@ -32,13 +32,16 @@ from handoff_mpi.flags import (
     without_flags,
 )
 from handoff_mpi.formatting import id_text, show
-from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch import rank_main
 from handoff_mpi.launch.environment import is_under_launcher, rank_by_launcher
+from handoff_mpi.launch.job import Job
+from handoff_mpi.launch.joining import local_job
 from handoff_mpi.launch.output_mode import output_of_command
+from handoff_mpi.launch.own_jobs import OwnJobs
 from handoff_mpi.launch.progress_mode import mode_of_command, terminal_of_stderr
 from handoff_mpi.launch.signals import stop_before_the_start
 from handoff_mpi.launch.start_line import ResumeCommand, shown_path
+from handoff_mpi.process_context import process
 from handoff_mpi.process_exit import exit_python
 from handoff_mpi.python_path import ModuleName
 from handoff_mpi.results.run_dir import use_run_dir
@@ -176,14 +179,14 @@ def _run(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
     stdout = _own_stdout() if given.json else None
     if not is_under_launcher():
         mark_descendants()
-        local = jobs.local_job()
+        local = local_job()
         local.resumed_by = resume_command(own, args)
         return _lead(local, given, args, chosen, stdout)
     if rank_by_launcher():
         rank_main.ignore_signals()
     if "run_dir" in chosen:
         own_supervisor().note_arrived(chosen["run_dir"])
-    job = jobs.current = rank_main.join(RunOptions(**chosen).join_limit)
+    job = process.of(OwnJobs).current = rank_main.join(RunOptions(**chosen).join_limit)
     if job.rank == 0:
         job.resumed_by = _given(given.resumed_by) or resume_command(own, args, is_launched=True)
         rank_main.end(job, _lead(job, given, args, chosen, None if has_supervisor() else stdout))
@@ -191,7 +194,7 @@ def _run(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
     return EXIT_DONE
 
 
-def _lead(job: jobs.Job, given: argparse.Namespace, args: list[str], chosen: dict[str, Any], out: TextIO | None) -> int:
+def _lead(job: Job, given: argparse.Namespace, args: list[str], chosen: dict[str, Any], out: TextIO | None) -> int:
     """Rank 0 runs the DAG; return the exit code, and print the summary as data to ``out`` if there is one."""
     code = rank_main.tell_refusal(chosen, rank_main.run_rank0(job, _target(given), args, chosen))
     if out is not None:
@@ -321,14 +324,14 @@ def _check(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
         passed = [*without_flags(own, OF_THE_SUPERVISOR), "--", *args]
         return check_with_ranks(given.n, given.hosts, _words(given.mpirun_args), passed)
     _refuse_launching(own, "check")
-    job = jobs.local_job() if not is_under_launcher() else rank_main.join(RunOptions(**chosen).join_limit)
+    job = local_job() if not is_under_launcher() else rank_main.join(RunOptions(**chosen).join_limit)
     if job.rank:
         rank_main.run_worker(job)
     from handoff_mpi.launch.admission import describe_fit, find_fits
 
     code, told = EXIT_DONE, ""
     try:
-        jobs.current = job
+        process.of(OwnJobs).current = job
         file, dag = rank_main.load(job, _target(given), args)
         if dag is not None:
             options = rank_main.completed(chosen, file.path, dag)

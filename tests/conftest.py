@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from handoff_mpi.launch import job as jobs
+from handoff_mpi.launch.own_jobs import OwnJobs
 from handoff_mpi.launch.signals import STOPPING
+from handoff_mpi.process_context import process
 from tests.selection import (  # noqa: F401  # pytest finds them here
     pytest_addoption,
     pytest_collection_modifyitems,
@@ -149,7 +150,7 @@ def in_process(monkeypatch, tmp_path):
     """The command line in this process, which it leaves as it was."""
     handlers = {number: signal.getsignal(number) for number in STOPPING}
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(jobs, "current", None)
+    monkeypatch.setattr(process.of(OwnJobs), "current", None)
     monkeypatch.chdir(tmp_path)
     yield
     for number, handler in handlers.items():

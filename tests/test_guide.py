@@ -10,16 +10,15 @@ import pytest
 
 import handoff_mpi as handoff
 from handoff_mpi import DAG, Argument, Function
-from handoff_mpi.launch import job as jobs
 from handoff_mpi.results import MemoryStore
+from handoff_mpi.testing import settings_restored
 
 
 @pytest.fixture(autouse=True)
-def clean_process(monkeypatch):
+def clean_process():
     """What tests register or set as defaults ends with them."""
-    monkeypatch.setattr(jobs, "registered", {})
-    monkeypatch.setattr(jobs, "host_registered", {})
-    monkeypatch.setattr("handoff_mpi.runtime.options._defaults", {})
+    with settings_restored():
+        yield
 
 
 def guide_dag():

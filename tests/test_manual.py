@@ -115,7 +115,7 @@ from handoff_mpi.runtime import options
 
 for name in NAMES:
     runpy.run_path(name, run_name="__main__")
-    options._defaults.clear()
+    options._defaults.values.clear()
     from handoff_mpi import telemetry
     for handler_id in {each.handler_id for each in telemetry.list_handlers()}:
         telemetry.detach(handler_id)

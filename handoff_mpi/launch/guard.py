@@ -88,6 +88,29 @@ class Guard(threading.Thread):
                     self._told = words
 
 
+class OwnGuard:
+    """The guard of this process, if it is a rank of a script on rank 0's host; a part of the process context."""
+
+    def __init__(self) -> None:
+        self._guard: Guard | None = None
+
+    def watch(self, pid: int) -> None:
+        """Watch rank 0 of the present job from now on, if that is possible here."""
+        if self._guard is not None:
+            self._guard.watch(pid)
+            return
+        try:
+            self._guard = Guard(pid)
+        except OSError:
+            return  # there are no abstract addresses here
+        self._guard.start()
+
+    def leave(self) -> None:
+        """End this rank, as rank 0 has died; nothing where there is no guard."""
+        if self._guard is not None:
+            self._guard.leave()
+
+
 def tell_guards(pids: Iterable[int], words: bytes) -> None:
     """Tell the guards of other ranks of this host."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:

@@ -2,54 +2,30 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import sys
-import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from handoff_mpi import messages
-from handoff_mpi.call_modules import copies_entered
-from handoff_mpi.callbacks import call_here
-from handoff_mpi.comm import Envelope, MemoryNetwork, RankFailed
+from handoff_mpi.comm import RankFailed
 from handoff_mpi.console import print_message
-from handoff_mpi.descendants import end_descendants, mark_descendants
-from handoff_mpi.errors import EXIT_STOPPED, RankLostInSetup, StartupError, TransportError, UsageError
+from handoff_mpi.errors import RankLostInSetup, UsageError
 from handoff_mpi.formatting import show
-from handoff_mpi.launch import call_site, last_watch, script_end
-from handoff_mpi.launch.call_site import CallSite
-from handoff_mpi.launch.environment import size_by_launcher
-from handoff_mpi.launch.local_ranks import kill_stopped_ranks
-from handoff_mpi.launch.mpi_start import bounded_start, join_timeout_s
-from handoff_mpi.linux import sharpen_timers
+from handoff_mpi.launch import last_watch
+from handoff_mpi.launch.registrations import set_up
 from handoff_mpi.membership import Membership
-from handoff_mpi.messages import ASKED, BYE, DECODE, DECODED, ENDS, NO_RUN, REGISTERED, SETUP, SHUTDOWN, START
-from handoff_mpi.module_files import take_sources
-from handoff_mpi.python_path import add_directories, shared_path
-from handoff_mpi.resources import Amounts, Capability, parse_resources
+from handoff_mpi.messages import BYE, DECODED, ENDS, NO_RUN, REGISTERED
+from handoff_mpi.python_path import shared_path
+from handoff_mpi.resources import Capability, parse_resources
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.resources.capability import MAX_SLOTS
-from handoff_mpi.resources.detection import detect
 from handoff_mpi.results.supervision import has_supervisor
-from handoff_mpi.runtime import presence
 from handoff_mpi.runtime.backoff import Backoff, clock
-from handoff_mpi.runtime.host_probe import from_environment
 from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.runtime.process_monitor import GONE, PROCESS_CHECK_INTERVAL_S, STOPPED, ProcessMonitor
-from handoff_mpi.runtime.rank0_monitor import IDLE_TIMEOUT_S, Rank0Monitor
-from handoff_mpi.runtime.run_setup import RunSetup
-from handoff_mpi.runtime.worker_loop import serve_run, shut_down_workers
-from handoff_mpi.serialization import decode_code, encode_code
-from handoff_mpi.worker.child_pool import ChildPool
-from handoff_mpi.worker.child_process import no_launcher_in_environment
-from handoff_mpi.worker.error_report import describe
-from handoff_mpi.worker.output import restore_output
+from handoff_mpi.runtime.rank0_monitor import IDLE_TIMEOUT_S
+from handoff_mpi.serialization import encode_code
 from handoff_mpi.worker.process_state import directory_between_calls
-from handoff_mpi.worker.randomness import noting_seeds
 
 if TYPE_CHECKING:  # of rank 0 alone
     from handoff_mpi.allocation import Ledger
@@ -62,18 +38,8 @@ if TYPE_CHECKING:  # of rank 0 alone
 SETUP_S = 60.0
 #: A rank must have decoded what functions will be sent within this long, or the run begins without that.
 DECODE_S = 45.0
-#: Ranks that have all come get this much longer to exchange what they offer.
-JOINED_S = 10.0
 #: Ranks that have not answered to the end of the job after this long are left behind, or ended.
 DISMISS_S = 5.0
-#: A rank that cannot continue has ended after this long, also where its MPI hangs.
-JOB_END_TIMEOUT_S = 10
-
-registered: Amounts = {}
-host_registered: Amounts = {}
-current: Job | None = None
-#: What the ranks of the world offered in their last job, or in the present one.
-latest: list[Capability] = []
 
 
 class Job:
@@ -348,269 +314,10 @@ class Job:
         if ended:
             print_message(f"ranks {ended} did not answer at the end of the job, and were ended")
         self.transport.flush(5.0)
-        self._take_down_doorbell()
+        self.take_down_doorbell()
 
-    def _take_down_doorbell(self) -> None:
-        """Nobody sends anything here any more; a script may have many jobs, one after the other."""
+    def take_down_doorbell(self) -> None:
+        """Close the doorbell: nobody sends here any more, and a script may have many jobs, one after the other."""
         doorbell, self.transport.doorbell = self.transport.doorbell, None
         if doorbell is not None:
             doorbell.close()
-
-    # -- the other ranks ------------------------------------------------------------------------------
-
-    def serve(self) -> Any:
-        """Serve runs until rank 0 ends the job; return what the last run shared with all ranks.
-
-        Raises:
-            ConnectionError: rank 0, or the launcher, was lost, or this rank's host was cut off.
-        """
-        child_pool = ChildPool()
-        rank0_monitor = Rank0Monitor(self.transport, self.capabilities, from_environment(), self.idle_limit_s, clock())
-        try:
-            return self._serve(child_pool, rank0_monitor)
-        finally:
-            rank0_monitor.end()
-            child_pool.close()
-            self._take_down_doorbell()
-
-    def _serve(self, child_pool: ChildPool, rank0_monitor: Rank0Monitor) -> Any:
-        backoff = Backoff(self.transport.doorbell)
-        parent = os.getppid()
-        shared = None
-        pending: list[Envelope] = []
-        while True:
-            arrived = [*pending, *self.transport.poll()]
-            pending = []
-            has_heard = False
-            for position, each in enumerate(arrived):
-                if isinstance(each, RankFailed):
-                    if each.rank == 0:
-                        raise ConnectionError(f"rank 0 was lost: {each.reason}")
-                    continue
-                has_heard |= each.source == 0
-                kind = each.kind
-                if kind == START:
-                    (setup,) = each.fields
-                    rest = [after for after in arrived[position + 1 :] if isinstance(after, Envelope)]
-                    rank0_monitor.end()
-                    shared, pending = self._serve_run(setup, rest, child_pool)
-                    rank0_monitor.begin(clock())
-                    break
-                if kind == SETUP:
-                    function, paths = each.fields
-                    add_directories(paths)
-                    self.transport.send(0, messages.registered(*set_up(function, self.capabilities[self.rank])))
-                elif kind == DECODE:
-                    self._decode(child_pool, *each.fields)
-                elif kind == ASKED:
-                    (answer,) = each.fields
-                    rank0_monitor.take(answer, clock())
-                elif kind == SHUTDOWN:
-                    shut_down_workers(self.transport)
-                    return shared
-            if os.getppid() != parent:
-                raise ConnectionError("the launcher has ended")
-            rank0_monitor.look(has_heard, clock())
-            backoff.wait(bool(arrived), self.transport.is_transferring, clock() + 1.0)
-
-    def _decode(
-        self,
-        child_pool: ChildPool,
-        number: int,
-        pieces: Sequence[Piece],
-        in_child: bool,
-        function: bytes | None,
-        paths: Sequence[str],
-    ) -> None:
-        from handoff_mpi.worker.dry_run import decode_here, decode_in_spare
-
-        add_directories(paths)
-        with no_launcher_in_environment():
-            decoded = decode_in_spare(child_pool, self.rank, function, pieces) if in_child else decode_here(pieces)
-        self.transport.send(0, messages.decoded(number, decoded))
-
-    def _serve_run(self, setup: RunSetup, pending: list[Envelope], child_pool: ChildPool) -> tuple[Any, list[Envelope]]:
-        add_directories(setup.paths)
-        take_sources(setup.sources)
-        if not self.is_mpi:
-            return serve_run(self.transport, setup, pending, self.is_threaded, self.leave, None, child_pool)
-        from handoff_mpi.comm import mpi
-
-        with mpi.all_ranks_refused():
-            return serve_run(self.transport, setup, pending, self.is_threaded, self.leave, end_rank, child_pool)
-
-
-def local_job() -> Job:
-    """Return a job of one rank without MPI."""
-    return Job(MemoryNetwork(1).transport(0), [my_capability(0)], is_mpi=False)
-
-
-def leads_ranks() -> bool:
-    """Whether this process is rank 0 of a job whose other ranks serve already: in dag.py, or within a Cluster."""
-    return current is not None and not current.is_local and current.rank == 0
-
-
-def mpi_job(comm: Any = None, join_limit: float | None = None, site: CallSite | None = None) -> Job:
-    """Join the job of ``comm`` (the world by default); a collective call.
-
-    Args:
-        join_limit: see :class:`handoff_mpi.RunOptions`, which has the default.
-        site: where the script has called what all ranks call together; by default where it has called this.
-
-    Raises:
-        UsageError: this rank serves in a job of the world already, or leads it: the other ranks would not come.
-        StartupError: ranks are missing after ``join_limit``, run another version, or are at another call.
-    """
-    if comm is None and current is not None and current.is_mpi:
-        raise UsageError("this process is a rank of a job already; handoff.execute(dag) on its rank 0 uses that")
-    site = called_from(comm) if site is None else site
-    join_limit = RunOptions().join_limit if join_limit is None else join_limit
-    with bounded_start(join_limit):
-        from handoff_mpi.comm import mpi
-    is_world = comm is None
-    if is_world:
-        comm = _world(mpi)
-    is_together = False
-    while not is_together:
-        with bounded_start(join_limit + JOINED_S):
-            mpi.wait_for_all(comm, join_timeout_s(join_limit))
-            is_together = call_site.meet(site, comm.allgather)
-    with bounded_start(JOINED_S):
-        job = _join(comm)
-    if is_world:
-        latest[:] = job.capabilities
-    return job
-
-
-def called_from(comm: Any) -> CallSite:
-    """Return where the script has called what all ranks of ``comm`` call together."""
-    if comm is None:
-        return call_site.here()
-    from handoff_mpi.comm import mpi
-
-    return call_site.here(mpi.members(comm))
-
-
-def _world(mpi: Any) -> Any:
-    comm = mpi.world()
-    _refuse_singletons(comm.Get_size())
-    return comm
-
-
-def _join(comm: Any) -> Job:
-    from handoff_mpi.comm import mpi, mpi_transport
-
-    sharpen_timers()
-    mark_descendants()
-    presence.show()
-    transport = mpi_transport.MPITransport(comm)
-    capabilities: list[Capability] = transport.allgather(my_capability(transport.rank))
-    mine = capabilities[transport.rank].version
-    others = {each.rank: each.version for each in capabilities if each.version != mine}
-    if others:
-        raise StartupError(f"rank {transport.rank} runs handoff_mpi {mine}, but others do not: {others}")
-    job = Job(transport, capabilities, True, mpi.has_fault_tolerance(), mpi.is_threaded())
-    if job.rank == 0 and job.has_fault_tolerance and not has_supervisor():
-        last_watch.start(job.pids_beside())
-    return job
-
-
-def _refuse_singletons(size: int) -> None:
-    """Ranks whose MPI does not understand their launcher are worlds of one each, and would all run everything.
-
-    Raises:
-        StartupError: so it is.
-    """
-    expected = size_by_launcher()
-    if size < expected:
-        raise StartupError(
-            f"the launcher started {expected} ranks, but this MPI sees {size}: it is not the launcher's own. Use the "
-            "mpirun of the MPI that mpi4py was built with (with Slurm: mpirun, or srun --mpi=pmix for Open MPI, "
-            "--mpi=pmi2 for MPICH)"
-        )
-
-
-def my_capability(rank: int) -> Capability:
-    """Return what this rank offers: detected, and registered."""
-    capability = detect(rank)
-    capability.registered.update(registered)
-    capability.host_registered.update(host_registered)
-    return capability
-
-
-@contextmanager
-def registrations_restored() -> Iterator[None]:
-    """Restore at the end of ``with`` what this process had registered before it."""
-    tables = (registered, host_registered)
-    before = [dict(table) for table in tables]
-    try:
-        yield
-    finally:
-        for table, amounts in zip(tables, before, strict=True):
-            table.clear()
-            table.update(amounts)
-
-
-def set_up(blob: bytes, capability: Capability) -> tuple[Capability, str | None]:
-    """Call ``setup(rank)``; return what the rank offers then, and what went wrong."""
-    try:
-        with copies_entered():
-            setup = decode_code(blob)
-            with noting_seeds(setup):
-                offered = call_here(setup, (capability.rank,), {})
-        if offered is not None:
-            capability.registered.update(parse_resources(offered))
-        capability.registered.update(registered)
-        capability.host_registered.update(host_registered)
-    except BaseException as error:
-        return capability, f"{type(error).__name__}: {describe(error)[1]}"
-    return capability, None
-
-
-def end_rank(error: BaseException) -> NoReturn:
-    """End a rank that cannot continue, so that the others notice, also where its functions have broken Python."""
-    try:
-        _end_within(JOB_END_TIMEOUT_S)
-        restore_output()
-        _explain(error)
-        end_descendants()  # they would keep the pipes of this rank open, for which the launcher waits
-        _leave_job(error)
-    except BaseException:
-        pass  # a function has replaced what this needs, ``len`` perhaps
-    while True:
-        os.kill(os.getpid(), signal.SIGKILL)  # MPI reports this at once, also inside a call
-
-
-def _explain(error: BaseException) -> None:
-    try:
-        if isinstance(error, (ConnectionError, TransportError, UsageError)):
-            who = f"process {os.getpid()} on {socket.gethostname()}"
-            print_message(f"a rank ({who}) ends: {error}")
-        else:
-            traceback.print_exception(error)
-            sys.stderr.flush()
-    except Exception:
-        pass  # its reader has ended with the launcher, or a function has put something else there
-
-
-def _leave_job(error: BaseException) -> None:
-    """End this process where another way than SIGKILL tells the launcher more; else return."""
-    from handoff_mpi.comm import mpi
-
-    is_fault_tolerant = mpi.has_fault_tolerance()
-    if isinstance(error, ConnectionError):
-        kill_stopped_ranks()  # nobody else would: the launcher waits for them
-        if is_fault_tolerant:
-            script_end.leave_after_rank_0()
-            os._exit(EXIT_STOPPED)  # if SIGKILL ends all ranks, mpirun ends with status 0
-    elif not is_fault_tolerant:
-        mpi.abort(70)
-        time.sleep(5)
-        os._exit(70)
-
-
-def _end_within(seconds: int) -> None:
-    """Have the kernel end this process: MPI may hang, and so may the reader of stderr."""
-    with suppress(ValueError):  # not in the main thread; few programs have a handler of their own
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(seconds)

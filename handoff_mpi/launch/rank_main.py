@@ -28,12 +28,16 @@ from handoff_mpi.errors import (
     RanksMissing,
     TransportError,
 )
-from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch import script_end
 from handoff_mpi.launch.job import Job
+from handoff_mpi.launch.joining import mpi_job
 from handoff_mpi.launch.output_mode import output_of_command
+from handoff_mpi.launch.own_jobs import OwnJobs
 from handoff_mpi.launch.progress_mode import mode_of_command
+from handoff_mpi.launch.rank_end import end_rank
+from handoff_mpi.launch.serving import serve
 from handoff_mpi.launch.signals import words_of_signal
+from handoff_mpi.process_context import process
 from handoff_mpi.process_exit import exit_process, flush_output
 from handoff_mpi.results.run_dir import make_run_dir
 from handoff_mpi.results.run_lock import lock_run_dir
@@ -61,7 +65,7 @@ _EXIT_POLL_INTERVAL_S = 0.005
 
 def run_rank0(job: Job, target: str, args: list[str], chosen: dict[str, Any]) -> int:
     """Rank 0: load the DAG, run it, tell how it went."""
-    jobs.current = job
+    process.of(OwnJobs).current = job
     _listen_to_signals(job, chosen.get("run_dir"))
     if "run_dir" in chosen:
         own_supervisor().note_joined(Path(chosen["run_dir"]))
@@ -87,7 +91,7 @@ def run_rank0(job: Job, target: str, args: list[str], chosen: dict[str, Any]) ->
         print_message(str(error))
         end(job, error.exit_code)  # without a verdict: the supervisor, if there is one, launches it again
     except TransportError as error:
-        jobs.end_rank(error)  # as a rank that dies: the others end too, and the run is launched again
+        end_rank(error)  # as a rank that dies: the others end too, and the run is launched again
     except HandoffError as error:
         print_message(str(error))
         return error.exit_code
@@ -282,7 +286,7 @@ def join(join_limit: float) -> Job:
         StartupError: ranks run another version, or MPI is not the launcher's own.
     """
     try:
-        return jobs.mpi_job(join_limit=join_limit)
+        return mpi_job(join_limit=join_limit)
     except RanksMissing as error:
         print_message(str(error))
         script_end.end_unjoined(error.exit_code, is_started=True)  # in MPI_Finalize this one would wait for them
@@ -297,9 +301,9 @@ def run_worker(job: Job) -> None:
     if job.has_fault_tolerance:
         job.leave = _leave_at_once  # else the launcher ends what still runs when rank 0 leaves
     try:
-        job.serve()
+        serve(job)
     except BaseException as error:
-        jobs.end_rank(error)
+        end_rank(error)
     job.see_off()
     flush_output()
     mpi.leave(EXIT_DONE)

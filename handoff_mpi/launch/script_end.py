@@ -18,7 +18,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from handoff_mpi import messages
 from handoff_mpi.comm import Envelope, RankFailed
@@ -26,13 +25,12 @@ from handoff_mpi.console import print_message
 from handoff_mpi.exit_status import EXIT_RAISED
 from handoff_mpi.launch import call_site
 from handoff_mpi.launch.environment import has_fault_tolerance
-from handoff_mpi.launch.guard import LEAVES, RELEASED, Guard, tell_guards
+from handoff_mpi.launch.guard import LEAVES, RELEASED, OwnGuard, tell_guards
+from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.local_ranks import kill_other_ranks, other_ranks
 from handoff_mpi.messages import ENDS
+from handoff_mpi.process_context import process
 from handoff_mpi.process_exit import exit_process, flush_output
-
-if TYPE_CHECKING:
-    from handoff_mpi.launch.job import Job
 
 #: With fault tolerance, a rank 0 that has ended well waits so long for the others before it leaves.
 SCRIPT_SILENCE_TIMEOUT_S = 5.0
@@ -45,37 +43,40 @@ _OUTPUT_FLUSH_TIMEOUT_S = 2.0
 _MIN_POLL_INTERVAL_S = 0.005
 _MAX_POLL_INTERVAL_S = 0.1
 
-#: The latest job of each set of ranks that this one belongs to; most scripts have one set.
-_jobs: dict[tuple[tuple[str, int], ...], Job] = {}
-_guard: Guard | None = None
+
+class ScriptJobs:
+    """The jobs that the script of this process has joined; a part of the process context."""
+
+    def __init__(self) -> None:
+        self._latest: dict[tuple[tuple[str, int], ...], Job] = {}  # most scripts have one set of ranks
+
+    def add(self, job: Job) -> None:
+        """Add a job, which takes the place of one of the same ranks."""
+        members = tuple((each.host, each.pid) for each in job.capabilities)
+        self._latest.pop(members, None)
+        self._latest[members] = job
+
+    def led(self) -> list[Job]:
+        """Return the latest job of each set of ranks whose rank 0 this is."""
+        return [job for job in self._latest.values() if job.rank == 0]
+
+    def served(self) -> list[Job]:
+        """Return the latest job of each set of ranks in which this is another rank."""
+        return [job for job in self._latest.values() if job.rank]
 
 
 def joined(job: Job) -> None:
     """This rank of a script has joined ``job``: what ends the one ends the other."""
-    is_first = not any(each.rank == 0 for each in _jobs.values())
-    members = tuple((each.host, each.pid) for each in job.capabilities)
-    _jobs.pop(members, None)
-    _jobs[members] = job
+    script_jobs = process.of(ScriptJobs)
+    is_first = not script_jobs.led()
+    script_jobs.add(job)
     if not job.has_fault_tolerance:
         return  # the launcher ends all ranks when one dies
-    if job.rank:
-        _watch_rank_0(job.pids_of_host().get(0))
-    elif is_first:
+    pid = job.pids_of_host().get(0)
+    if not job.rank and is_first:
         _observe_exits()
-
-
-def _watch_rank_0(pid: int | None) -> None:
-    global _guard
-    if pid is None:
-        return
-    if _guard is not None:
-        _guard.watch(pid)
-        return
-    try:
-        _guard = Guard(pid)
-    except OSError:
-        return  # there are no abstract addresses here
-    _guard.start()
+    elif job.rank and pid is not None:
+        process.of(OwnGuard).watch(pid)
 
 
 def _observe_exits() -> None:
@@ -90,19 +91,15 @@ def _observe_exits() -> None:
     os._exit = _exit  # type: ignore[assignment]
 
 
-def leave_after_rank_0() -> None:
-    """End this rank, as rank 0 has died; nothing where this is no rank of a script on rank 0's host."""
-    if _guard is not None:
-        _guard.leave()
-
-
 def finish(status: int, has_raised: bool) -> None:
     """End this rank, whose script has come to its end, together with its job."""
     is_started = "mpi4py.MPI" in sys.modules
     flush_output()
     if call_site.have_differed:
         meet_at_end(FAILED_SCRIPT_TIMEOUT_S + SCRIPT_END_TIMEOUT_S if status else MEETING_S)
-    if not _jobs:
+    script_jobs = process.of(ScriptJobs)
+    led, served = script_jobs.led(), script_jobs.served()
+    if not led and not served:
         if has_raised:
             end_unjoined(EXIT_RAISED, is_started)
         return
@@ -110,7 +107,7 @@ def finish(status: int, has_raised: bool) -> None:
 
     if not mpi.is_active():
         return
-    _end_jobs(status)
+    _end_jobs(led, served, status)
     if mpi.has_fault_tolerance():
         exit_process(status)
 
@@ -134,10 +131,8 @@ def meet_at_end(limit_s: float) -> None:
         pass  # others have died, or are busy: they are on their own
 
 
-def _end_jobs(status: int) -> None:
+def _end_jobs(led: list[Job], served: list[Job], status: int) -> None:
     """End the jobs of this rank: as rank 0, if it is that of any."""
-    led = [job for job in _jobs.values() if job.rank == 0]
-    served = [job for job in _jobs.values() if job.rank]
     for job in served:
         job.transport.send(0, messages.ends(status))
     for job in led[:-1]:
@@ -267,7 +262,7 @@ def _is_dismissed(job: Job) -> bool:
         return True
     is_gone = any(isinstance(each, RankFailed) for each in arrived)
     if is_gone:
-        leave_after_rank_0()
+        process.of(OwnGuard).leave()
     return is_gone
 
 

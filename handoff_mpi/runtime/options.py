@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +12,7 @@ from handoff_mpi.dag.retry_on import MAX_RETRY_DELAY_S
 from handoff_mpi.errors import HandoffError, UsageError
 from handoff_mpi.formatting import show
 from handoff_mpi.numerals import plain
+from handoff_mpi.process_context import Settings, process
 from handoff_mpi.resources.capability import MAX_SLOTS
 from handoff_mpi.runtime.choices import (
     ALWAYS,
@@ -367,8 +367,26 @@ SYNONYMS = {word: each.name for each in OPTIONS.values() for word in each.other_
 _NEW_NAMES = {each.old_name: each.name for each in OPTIONS.values() if each.old_name}
 
 
-#: What ``handoff.start`` has set in this process.
-_defaults: dict[str, Any] = {}
+class OptionDefaults(Settings):
+    """The part of the process context that ``handoff.start`` sets.
+
+    Attributes:
+        values: option to value.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def restorer(self) -> Callable[[], object]:
+        before = dict(self.values)
+
+        def restore() -> None:
+            self.values = before
+
+        return restore
+
+
+_defaults = process.of(OptionDefaults)
 
 
 def set_defaults(given: Mapping[str, Any]) -> None:
@@ -378,18 +396,7 @@ def set_defaults(given: Mapping[str, Any]) -> None:
         UsageError: an option is unknown or its value wrong.
     """
     options_of(given)
-    _defaults.update(_with_new_names(given))
-
-
-@contextmanager
-def defaults_restored() -> Iterator[None]:
-    """Restore at the end of ``with`` the defaults that were set before it."""
-    before = dict(_defaults)
-    try:
-        yield
-    finally:
-        _defaults.clear()
-        _defaults.update(before)
+    _defaults.values.update(_with_new_names(given))
 
 
 def options_of(given: Mapping[str, Any]) -> RunOptions:
@@ -403,7 +410,7 @@ def options_of(given: Mapping[str, Any]) -> RunOptions:
     unknown = [name for name in given if name not in OPTIONS]
     if unknown:
         raise UsageError(f"there is no option {known.listed(unknown)}; all: {', '.join(OPTIONS)}")
-    chosen = {name: plain(value) for name, value in {**_defaults, **given}.items()}
+    chosen = {name: plain(value) for name, value in {**_defaults.values, **given}.items()}
     try:
         return call(RunOptions(**chosen).validate)  # type: ignore[no-any-return]
     except CallbackFailed as failed:
@@ -430,4 +437,4 @@ def _unusable(chosen: Mapping[str, Any]) -> list[str]:
 
 def defaults_set(names: Collection[str]) -> list[str]:
     """Return which of ``names`` have been given a default."""
-    return [name for name in names if name in _defaults]
+    return [name for name in names if name in _defaults.values]

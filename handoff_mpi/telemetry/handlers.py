@@ -11,14 +11,14 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, TypeAlias, runtime_checkable
 
 from handoff_mpi.callbacks import CallbackFailed, call, shown
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import show
+from handoff_mpi.process_context import Settings, process
 from handoff_mpi.signatures import HANDLER, find_problem_of_call
 from handoff_mpi.suggestions import did_you_mean
 from handoff_mpi.telemetry.events import EVENTS, Event
@@ -61,12 +61,37 @@ class _Table(dict[Event, tuple[Attached, ...]]):
         raise UsageError(_unknown(event))
 
 
-# Tuples are replaced, never changed: execute() reads them without the lock, and what it iterates over
-# stays whole while handlers attach and detach. The lock is held for the replacing alone, never for a call.
-_table = _Table((event, ()) for event in EVENTS)
+class Handlers(Settings):
+    """The handlers of this process; a part of the process context.
+
+    Tuples are replaced, never changed: :func:`execute` reads them without the lock, and what it iterates over stays
+    whole while handlers attach and detach. The lock is held for the replacing alone, never for a call.
+
+    Attributes:
+        of_event: event to what is attached to it.
+        of_id: the name of a handler to what it is attached to.
+        lock: of both tables.
+    """
+
+    def __init__(self) -> None:
+        self.of_event = _Table((event, ()) for event in EVENTS)
+        self.of_id: dict[str, tuple[Attached, ...]] = {}
+        self.lock = threading.Lock()
+
+    def restorer(self) -> Callable[[], object]:
+        with self.lock:
+            of_event, of_id = dict(self.of_event), dict(self.of_id)
+
+        def restore() -> None:
+            with self.lock:
+                self.of_event.update(of_event)
+                self.of_id = of_id
+
+        return restore
+
+
+_handlers = process.of(Handlers)
 _dotted = {".".join(event): event for event in EVENTS}
-_ids: dict[str, tuple[Attached, ...]] = {}
-_lock = threading.Lock()
 
 
 def attach(handler_id: str, event: Sequence[str], handler: TelemetryHandler, config: Any = None) -> None:
@@ -102,12 +127,12 @@ def attach_many(
         raise UsageError(f"telemetry handler {show(handler_id)}: {problem}{hint}")
     known = _known_events(handler_id, events)
     entries = tuple(Attached(handler_id, event, handler, config) for event in known)
-    with _lock:
-        if handler_id in _ids:
+    with _handlers.lock:
+        if handler_id in _handlers.of_id:
             raise UsageError(f"a telemetry handler {show(handler_id)} is already attached; detach it first")
-        _ids[handler_id] = entries
+        _handlers.of_id[handler_id] = entries
         for entry in entries:
-            _table[entry.event] += (entry,)
+            _handlers.of_event[entry.event] += (entry,)
 
 
 def detach(handler_id: str) -> None:
@@ -118,12 +143,12 @@ def detach(handler_id: str) -> None:
     Raises:
         UsageError: no handler is attached by that name.
     """
-    with _lock:
-        entries = _ids.get(handler_id)
+    with _handlers.lock:
+        entries = _handlers.of_id.get(handler_id)
         if entries is not None:
             _remove(entries)
             return
-        hint = did_you_mean(handler_id, _ids)
+        hint = did_you_mean(handler_id, _handlers.of_id)
     raise UsageError(f"no telemetry handler {show(handler_id)} is attached{hint}")
 
 
@@ -133,21 +158,7 @@ def list_handlers(event_prefix: Sequence[str] = ()) -> list[Attached]:
     In the order of :data:`EVENTS`, then of attachment; a handler of several events is there once for each.
     """
     prefix = tuple(event_prefix)
-    return [entry for event in EVENTS if event[: len(prefix)] == prefix for entry in _table[event]]
-
-
-@contextmanager
-def handlers_restored() -> Iterator[None]:
-    """Restore at the end of ``with`` the handlers that were attached before it."""
-    with _lock:
-        events, ids = dict(_table), dict(_ids)
-    try:
-        yield
-    finally:
-        with _lock:
-            _table.update(events)
-            _ids.clear()
-            _ids.update(ids)
+    return [entry for event in EVENTS if event[: len(prefix)] == prefix for entry in _handlers.of_event[event]]
 
 
 def has_handlers(event: Event) -> bool:
@@ -156,7 +167,7 @@ def has_handlers(event: Event) -> bool:
     Raises:
         UsageError: there is no such event.
     """
-    return _table[event] != ()
+    return _handlers.of_event[event] != ()
 
 
 def execute(event: Event, measurements: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
@@ -169,7 +180,7 @@ def execute(event: Event, measurements: Mapping[str, Any], metadata: Mapping[str
         UsageError: there is no such event.
         KeyboardInterrupt: the user at the terminal has interrupted a handler.
     """
-    for entry in _table[event]:
+    for entry in _handlers.of_event[event]:
         try:
             call(entry.handler, event, dict(measurements), dict(metadata), entry.config)
         except CallbackFailed as error:
@@ -184,7 +195,8 @@ def _known_events(handler_id: str, events: Iterable[Sequence[str]]) -> list[Even
         raise UsageError(f"telemetry handler {show(handler_id)} is attached to no event")
     known: list[Event] = []
     for name in names:
-        found = [name] if name in _table else [event for event in EVENTS if name and event[: len(name)] == name]
+        begun = [event for event in EVENTS if name and event[: len(name)] == name]
+        found = [name] if name in _handlers.of_event else begun
         if not found:
             raise UsageError(_unknown(name))
         known += found
@@ -198,9 +210,10 @@ def _unknown(event: Event) -> str:
 
 def _remove(entries: tuple[Attached, ...]) -> None:
     """Take entries of one id out of both tables; the caller holds the lock."""
-    del _ids[entries[0].handler_id]
+    del _handlers.of_id[entries[0].handler_id]
+    table = _handlers.of_event
     for entry in entries:
-        _table[entry.event] = tuple(other for other in _table[entry.event] if other is not entry)
+        table[entry.event] = tuple(other for other in table[entry.event] if other is not entry)
 
 
 def _place_of(error: BaseException) -> tuple[str, int]:
@@ -213,8 +226,8 @@ def _place_of(error: BaseException) -> tuple[str, int]:
 
 def _drop(entry: Attached, error: BaseException) -> None:
     """Detach the handler that raised, and say so."""
-    with _lock:
-        entries = _ids.get(entry.handler_id, ())
+    with _handlers.lock:
+        entries = _handlers.of_id.get(entry.handler_id, ())
         # It may be detached, or its name given to another: by itself, or by a thread that saw it raise too.
         if any(other is entry for other in entries):
             _remove(entries)

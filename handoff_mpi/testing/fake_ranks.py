@@ -18,9 +18,11 @@ from handoff_mpi.comm import Envelope, MemoryNetwork, RankFailed
 from handoff_mpi.comm.in_memory import MemoryTransport
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import show
-from handoff_mpi.launch import job as jobs
 from handoff_mpi.launch.job import Job
+from handoff_mpi.launch.own_jobs import OwnJobs
+from handoff_mpi.launch.registrations import set_up
 from handoff_mpi.messages import SETUP, SHUTDOWN, START
+from handoff_mpi.process_context import process
 from handoff_mpi.resources import Capability, parse_resources
 from handoff_mpi.runtime.worker_driver import WorkerDriver
 from handoff_mpi.runtime.worker_loop import shut_down_workers
@@ -66,9 +68,11 @@ def fake_ranks(
             running job.
         DAGError: an amount is wrong.
     """
+    jobs = process.of(OwnJobs)
     if jobs.current is not None:
         raise UsageError("fake_ranks cannot be used within a job, a Cluster or other fake ranks")
-    job = jobs.current = _FakeJob(capabilities_of(n, hosts, cpu=cpu, memory=memory, gpu=gpu, **resources))
+    job = _FakeJob(capabilities_of(n, hosts, cpu=cpu, memory=memory, gpu=gpu, **resources))
+    jobs.current = job
     try:
         yield job
     finally:
@@ -171,7 +175,7 @@ class _FakeRank:
             self._shell.caller.lets_interrupt = signal.getsignal(signal.SIGINT) is signal.default_int_handler
         elif envelope.kind == SETUP:
             function, _ = envelope.fields
-            self._transport.send(0, messages.registered(*jobs.set_up(function, self._capability)))
+            self._transport.send(0, messages.registered(*set_up(function, self._capability)))
         elif envelope.kind == SHUTDOWN:
             shut_down_workers(self._transport)
         else:

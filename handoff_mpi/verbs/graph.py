@@ -134,12 +134,14 @@ def _names_run(target: str) -> bool:
 
 def _source_of_dag(target: str, dag_args: list[str]) -> GraphSource | None:
     from handoff_mpi.dag import Plan
-    from handoff_mpi.launch import job as jobs
     from handoff_mpi.launch import rank_main
+    from handoff_mpi.launch.joining import local_job
+    from handoff_mpi.launch.own_jobs import OwnJobs
+    from handoff_mpi.process_context import process
     from handoff_mpi.resources.amounts import plain_number
 
     with contextlib.redirect_stdout(sys.stderr):  # what dag.py prints is no part of the drawing
-        jobs.current = job = jobs.local_job()
+        process.of(OwnJobs).current = job = local_job()
         _, dag = rank_main.load(job, target, dag_args)
         if dag is None:
             return None

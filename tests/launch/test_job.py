@@ -15,9 +15,9 @@ from handoff_mpi import DAG, Function
 SCRIPT = """
 import os, sys, threading, time
 from handoff_mpi.comm import mpi
-from handoff_mpi.launch import job
+from handoff_mpi.launch import rank_end
 
-job.END_S = 1
+rank_end.JOB_END_TIMEOUT_S = 1
 mpi.has_fault_tolerance = lambda: False
 
 def fill():
@@ -32,9 +32,9 @@ def fill():
 def end():
     if "nobody reads" in sys.argv:
         fill()
-        job.end_rank(ConnectionError("rank 0 was lost"))
+        rank_end.end_rank(ConnectionError("rank 0 was lost"))
     mpi.abort = lambda code: time.sleep(600)
-    job.end_rank(RuntimeError("a bug"))
+    rank_end.end_rank(RuntimeError("a bug"))
 
 if "thread" in sys.argv:
     threading.Thread(target=end, daemon=True).start()

@@ -10,8 +10,8 @@ import handoff_mpi as handoff
 from handoff_mpi import DAG, Function, UsageError, start
 from handoff_mpi.launch.run_files import open_files
 from handoff_mpi.results.journal import Journal
-from handoff_mpi.runtime import options
 from handoff_mpi.runtime.options import RunOptions
+from handoff_mpi.testing import settings_restored
 from tests.conftest import ROOT
 
 
@@ -92,10 +92,10 @@ def test_a_cluster_has_a_run_dir_for_runs_that_name_none(tmp_path, monkeypatch):
     assert [each.name for each in tmp_path.iterdir()] == ["mine"]
 
 
-def test_start_can_say_that_runs_have_no_files(nothing_is_written, monkeypatch):
-    monkeypatch.setattr(options, "_defaults", {})
-    start(run_dir=False)
-    assert handoff.execute_local(diamond()).run_dir is None
+def test_start_can_say_that_runs_have_no_files(nothing_is_written):
+    with settings_restored():
+        start(run_dir=False)
+        assert handoff.execute_local(diamond()).run_dir is None
 
 
 def test_what_is_not_kept_cannot_run_again(nothing_is_written):

@@ -10,6 +10,9 @@ import pytest
 import handoff_mpi as handoff
 from handoff_mpi import DAG, Function
 from handoff_mpi.comm.mpi import world
+from handoff_mpi.launch.own_jobs import OwnJobs
+from handoff_mpi.process_context import process
+from handoff_mpi.testing import settings_restored
 
 pytestmark = pytest.mark.mpi(min_size=2)
 
@@ -85,17 +88,15 @@ def test_after_a_run_rank_0_tells_what_all_ranks_offer_without_asking_them(tmp_p
 
 
 def test_what_a_rank_registers_is_its_own(tmp_path, monkeypatch):
-    from handoff_mpi.launch import job
-
-    monkeypatch.setattr(job, "registered", {})
-    monkeypatch.setattr(job, "latest", [])  # as before the first run, so that all ranks are asked
+    monkeypatch.setattr(process.of(OwnJobs), "world", [])  # as before the first run, so that all ranks are asked
     rank, size = rank_and_size()
-    if rank == size - 1:
-        handoff.register_local_node({"tape": 3})
-    assert [node.get("tape", 0) for node in handoff.discover_nodes().values()] == [0] * (size - 1) + [3]
-    dag = DAG()
-    dag.add_function(Function("t", (), lambda: handoff.current_task().rank, cost={"tape": 2}))
-    assert handoff.execute(dag, results_on="all", run_dir=tmp_path)["t"] == size - 1
+    with settings_restored():
+        if rank == size - 1:
+            handoff.register_local_node({"tape": 3})
+        assert [node.get("tape", 0) for node in handoff.discover_nodes().values()] == [0] * (size - 1) + [3]
+        dag = DAG()
+        dag.add_function(Function("t", (), lambda: handoff.current_task().rank, cost={"tape": 2}))
+        assert handoff.execute(dag, results_on="all", run_dir=tmp_path)["t"] == size - 1
 
 
 def test_a_large_value_moves_between_ranks(tmp_path):

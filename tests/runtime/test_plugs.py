@@ -12,6 +12,7 @@ import pytest
 
 import handoff_mpi as handoff
 from handoff_mpi.runtime.options import options_of
+from handoff_mpi.testing import settings_restored
 
 
 class Tracker:
@@ -285,8 +286,14 @@ def test_what_fails_in_prepare_names_its_strategy(tmp_path):
         handoff.execute_local(a_dag(), allocation_strategy=Unprepared, run_dir=tmp_path)
 
 
-def test_what_a_strategy_sees_of_ranks_is_written_as_users_write_it(tmp_path, monkeypatch):
-    monkeypatch.setattr("handoff_mpi.launch.job.registered", {})
+@pytest.fixture
+def own_settings():
+    with settings_restored():
+        yield
+
+
+@pytest.mark.usefixtures("own_settings")
+def test_what_a_strategy_sees_of_ranks_is_written_as_users_write_it(tmp_path):
     handoff.register_local_node({"cpu": 4, "memory": 1000, "licence": 2.5, "gpu": 2})
     seen = []
 

@@ -14,6 +14,7 @@ import pytest
 from handoff_mpi import Cluster, UsageError
 from handoff_mpi.comm import MemoryNetwork
 from handoff_mpi.launch.job import Job
+from handoff_mpi.launch.serving import serve
 from handoff_mpi.messages import ASKED, BYE, SHUTDOWN
 from handoff_mpi.resources import Capability
 from handoff_mpi.runtime import rank0_monitor as between_runs
@@ -230,13 +231,13 @@ def serving(job):
     """Serve in a thread; return it and what came of it."""
     outcome = []
 
-    def serve():
+    def serve_job():
         try:
-            outcome.append(job.serve())
+            outcome.append(serve(job))
         except ConnectionError as error:
             outcome.append(str(error))
 
-    thread = threading.Thread(target=serve, daemon=True)
+    thread = threading.Thread(target=serve_job, daemon=True)
     thread.start()
     return thread, outcome
 

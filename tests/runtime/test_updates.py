@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import handoff_mpi as handoff
+from handoff_mpi.testing import settings_restored
 
 GROWING = """
 import os, time
@@ -98,8 +99,9 @@ def dag_that_needs(**cost):
 
 
 @pytest.fixture
-def nothing_registered(monkeypatch):
-    monkeypatch.setattr("handoff_mpi.launch.job.registered", {})
+def nothing_registered():
+    with settings_restored():
+        yield
 
 
 @pytest.mark.usefixtures("nothing_registered")

@@ -43,7 +43,7 @@ def _nothing_attached() -> Iterator[None]:
     for handler_id in {entry.handler_id for entry in telemetry.list_handlers()}:
         telemetry.detach(handler_id)
     # Both tables must agree that nothing is left.
-    assert not handlers._ids
+    assert not handlers._handlers.of_id
     assert not any(telemetry.has_handlers(event) for event in telemetry.EVENTS)
 
 
@@ -419,18 +419,18 @@ def test_the_table_is_changed_under_the_lock_alone(monkeypatch: pytest.MonkeyPat
         changes = 0
 
         def __setitem__(self, event: telemetry.Event, entries: tuple[telemetry.Attached, ...]) -> None:
-            assert handlers._lock.locked()
+            assert handlers._handlers.lock.locked()
             Watched.changes += 1
             super().__setitem__(event, entries)
 
-    monkeypatch.setattr(handlers, "_table", Watched((event, ()) for event in telemetry.EVENTS))
+    monkeypatch.setattr(handlers._handlers, "of_event", Watched((event, ()) for event in telemetry.EVENTS))
     telemetry.attach("r", FUNCTION_START, ignore)
     telemetry.detach("r")
     telemetry.attach("bad", FUNCTION_START, fail)
     with pytest.warns(RuntimeWarning, match="'bad'"):
         telemetry.execute(FUNCTION_START, {}, {})
     assert Watched.changes == 4
-    assert not handlers._lock.locked()
+    assert not handlers._handlers.lock.locked()
 
 
 def test_a_handler_seen_to_raise_by_two_threads_is_detached_once() -> None:

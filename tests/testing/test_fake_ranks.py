@@ -12,7 +12,8 @@ import pytest
 
 import handoff_mpi as handoff
 from handoff_mpi import DAG, Function
-from handoff_mpi.launch import job as jobs
+from handoff_mpi.launch.own_jobs import OwnJobs
+from handoff_mpi.process_context import process
 from handoff_mpi.testing import fake_ranks
 
 
@@ -188,7 +189,7 @@ def test_a_run_without_files(tmp_path, monkeypatch):
 def test_afterwards_nothing_is_left(tmp_path):
     with pytest.raises(ZeroDivisionError), fake_ranks(3):
         1 / 0  # noqa: B018
-    assert jobs.current is None
+    assert process.of(OwnJobs).current is None
     assert handoff.execute(many(1), run_dir=tmp_path / "run").allocations == {0: 0}
 
 

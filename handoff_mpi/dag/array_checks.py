@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from handoff_mpi.dag.arrays import ArrayFunction
-from handoff_mpi.dag.function import Collocated
+from handoff_mpi.dag.function import Collocated, Function
 from handoff_mpi.formatting import show
 from handoff_mpi.numerals import plain
 
@@ -37,6 +37,19 @@ def find_wrong_array(array: ArrayFunction) -> Iterable[str]:
     is_count, is_share = type(most) is int and most >= 0, type(most) is float and 0 <= most <= 1
     if not (_is_one_for_each(most) or most is None or is_count or is_share):
         yield f"max_failures must be a whole number, a share from 0.0 to 1.0, or None, not {show(most)}"
+
+
+def find_ambiguous_ids(functions: Iterable[Function]) -> Iterable[str]:
+    """Yield which ids of functions also stand for an element of an array, as ``("sweep", 3)`` does among the errors."""
+    functions = list(functions)
+    counts = {each.id: len(each) for each in functions if type(each) is ArrayFunction}
+    if not counts:
+        return
+    for function in functions:
+        id = function.id
+        if type(id) is tuple and len(id) == 2 and type(id[1]) is int and 0 <= id[1] < counts.get(id[0], 0):
+            what = f"the id {show(id)} of a function also stands for element {id[1]:,} of the array {show(id[0])}"
+            yield f"{what}; give one of them another id"
 
 
 def with_single_options(array: ArrayFunction) -> ArrayFunction:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
-from handoff_mpi.dag.array_checks import find_wrong_array, with_single_options
+from handoff_mpi.dag.array_checks import find_ambiguous_ids, find_wrong_array, with_single_options
 from handoff_mpi.dag.arrays import ArrayFunction
 from handoff_mpi.dag.function import (
     AS_LIST,
@@ -73,7 +73,7 @@ def find_all_problems(functions: list[Function], by_id: Mapping[Hashable, Functi
     unusable = [problem for problem in map(_problem_of_id, functions) if problem]
     if unusable:  # nothing can be looked up by them
         return _shortened(unusable)
-    problems = _duplicates(functions)
+    problems = [*_duplicates(functions), *find_ambiguous_ids(functions)]
     unreadable = set()  # their parameters are unknown
     wrong_in: dict[str, list[Function]] = {}
     for function in functions:
@@ -99,7 +99,8 @@ def are_right_at_first_sight(functions: list[Function], kinds: Kinds | None = No
     kinds = kinds or Kinds(functions)
     if not all(map(_are_right_settings, kinds.first)):
         return False
-    if any(True for each in functions if type(each) is ArrayFunction for _ in find_wrong_array(each)):
+    arrays = [each for each in functions if type(each) is ArrayFunction]
+    if any(True for each in arrays for _ in find_wrong_array(each)):
         return False
     args, extra_args, kwargs = kinds.args, kinds.extra_args, kinds.kwargs
     if not (_SEQUENCES.issuperset(map(type, args)) and _SEQUENCES.issuperset(map(type, extra_args))):
@@ -118,6 +119,7 @@ def are_right_at_first_sight(functions: list[Function], kinds: Kinds | None = No
         and _are_right_costs([function.cost for function in kinds.first])
         and Argument not in map(type, itertools.chain.from_iterable(args))
         and _are_in_order(functions, may_be_nested)
+        and not (arrays and any(True for _ in find_ambiguous_ids(functions)))
     )
 
 

@@ -256,6 +256,19 @@ def test_nothing_is_collocated_with_an_array():
         dag.validate()
 
 
+def test_an_id_does_not_stand_for_a_function_and_for_an_element():
+    dag = DAG()
+    dag.map(double, range(5), id="xs")
+    for id in ("xs", 5), ("xs", "3"), ("xs", -1), ("ys", 1), ("xs", 1, 2):
+        dag.add_function(Function(id, (), double, [1]))
+    dag.validate()
+    dag.add_function(Function(("xs", 4), (), double, [1]))
+    with pytest.raises(
+        DAGError, match=r"id \('xs', 4\) of a function also stands for element 4 of the array 'xs'; give"
+    ):
+        dag.validate()
+
+
 def test_the_call_is_bound_once_to_the_parameters_of_the_function():
     dag = DAG()
     dag.map(double, range(1000), range(1000), id="two")

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from handoff_mpi.arrays.columns import Decode, Packed, cut, item, nbytes_of, to_numpy, unpack
+from handoff_mpi.arrays.columns import Decode, Packed, cut, nbytes_of, to_numpy, unpack
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
 from handoff_mpi.serialization import Payload, decode_writable, decoder_of_parts, encode
 
@@ -80,11 +80,18 @@ class ArrayValues:
             KeyError: it has none.
             EncodingError: the value cannot be decoded in this process.
         """
+        return unpack(self.column(index), decode_writable)[0]
+
+    def column(self, index: int) -> Packed:
+        """Return the value of the element ``index`` as a column of its own.
+
+        Raises:
+            KeyError: it has none.
+        """
         place = bisect_right(self._starts, index) - 1
         if place < 0 or index >= self._segments[place].stop:
             raise KeyError(index)
-        segment = self._segments[place]
-        return item(segment.column, segment.first + index - segment.start, decode_writable)
+        return self._segments[place].part(index, index + 1)
 
     def values(self, start: int, stop: int, step: int = 1) -> list[Any]:
         """Return the values of the elements of ``range(start, stop, step)``, which are indices of the array.

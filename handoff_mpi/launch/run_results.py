@@ -11,7 +11,8 @@ from handoff_mpi.errors import ValueUnavailable
 from handoff_mpi.formatting import show
 from handoff_mpi.launch.begun_run import BegunRun
 from handoff_mpi.results import Results
-from handoff_mpi.results.results import FunctionError, PreparedResults
+from handoff_mpi.results.function_error import FunctionError
+from handoff_mpi.results.results import PreparedResults
 from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.runtime.coordinator import Coordinator
 from handoff_mpi.scheduler import Scheduler, State

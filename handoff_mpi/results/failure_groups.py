@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
@@ -40,9 +41,12 @@ class FailureGroup:
 
     def add(self, id: Hashable) -> None:
         """Take in one more function."""
-        self.count += 1
-        if len(self.ids) < MAX_NAMED:
-            self.ids.append(id)
+        self.add_all((id,), 1)
+
+    def add_all(self, ids: Iterable[Hashable], count: int) -> None:
+        """Take in ``count`` more functions, or elements of an array, and the first of their ids."""
+        self.count += count
+        self.ids += itertools.islice(ids, MAX_NAMED - len(self.ids))
 
     @property
     def what(self) -> str:
@@ -62,12 +66,12 @@ class FailureGroup:
         return f"{show(self.ids[0])}{self.others()}: {self.what}{': ' if first_line else ''}{first_line}"
 
 
-def grouped(failures: Iterable[tuple[Hashable, str, str, str]]) -> list[FailureGroup]:
-    """Return the groups of failures, each ``(id, kind, place, message)``, the largest first."""
+def grouped(failures: Iterable[tuple[Iterable[Hashable], int, str, str, str]]) -> list[FailureGroup]:
+    """Return the groups of failures, each ``(ids, count of ids, kind, place, message)``, the largest first."""
     groups: dict[tuple[str, str], FailureGroup] = {}
-    for id, kind, place, message in failures:
+    for ids, count, kind, place, message in failures:
         key = group_key(kind, place, message)
         if key not in groups:
             groups[key] = FailureGroup(kind, place, message)
-        groups[key].add(id)
+        groups[key].add_all(ids, count)
     return sorted(groups.values(), key=lambda group: -group.count)

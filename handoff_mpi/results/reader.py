@@ -9,10 +9,11 @@ from typing import Any
 
 from handoff_mpi.errors import EXIT_STOPPED, JournalError, UntrustedFile, UsageError
 from handoff_mpi.formatting import one_line, show
+from handoff_mpi.results.function_error import FunctionError
 from handoff_mpi.results.history import Done, History, Launch, read_history
 from handoff_mpi.results.origins import Origins
 from handoff_mpi.results.records import RecordTable
-from handoff_mpi.results.results import FunctionError, PreparedResults, Results
+from handoff_mpi.results.results import PreparedResults, Results
 from handoff_mpi.results.secure_files import open_directory
 from handoff_mpi.results.status_file import read_status
 from handoff_mpi.suggestions import did_you_mean

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import shlex
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, ValuesView
+from collections.abc import Hashable, Iterable, Iterator, Mapping, ValuesView
 from copy import copy
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,12 +17,13 @@ from handoff_mpi.errors import (
     EXIT_FAILED,
     EXIT_FITS_NO_MORE,
     EXIT_STOPPED,
-    TaskError,
     ValueDamaged,
     ValueUnavailable,
 )
 from handoff_mpi.formatting import MAX_CHARS, id_text, one_line, show
+from handoff_mpi.results.array_result import ArrayResult, RunErrors
 from handoff_mpi.results.failure_groups import FailureGroup, grouped
+from handoff_mpi.results.function_error import FunctionError
 from handoff_mpi.results.limits import describe_use
 from handoff_mpi.results.origins import Origins
 from handoff_mpi.results.output_files import OutputDirectory, Printed, text_of
@@ -38,38 +39,6 @@ _MAX_IN_A_LINE, _MAX_IN_SUMMARY = 3, 10
 MAX_OUTPUTS = 1000
 
 
-class FunctionError(TaskError):
-    """Why a function failed for good.
-
-    Attributes:
-        attempts: how often it was tried.
-        ranks: where each attempt that failed ran.
-        place: "file:line" of the innermost line of the user's code; empty where that is not known.
-        output: the last lines that the last attempt printed, where output is captured and functions that failed are not
-            very many; :meth:`Results.output` has all of it.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        kind: str,
-        traceback: str,
-        attempts: int,
-        ranks: tuple[int, ...],
-        place: str = "",
-        output: str = "",
-    ) -> None:
-        super().__init__(message, kind, traceback)
-        self.attempts = attempts
-        self.ranks = ranks
-        self.place = place
-        self.output = output
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        told = (self.args[0], self.kind, self.traceback, self.attempts, self.ranks, self.place, self.output)
-        return type(self), told
-
-
 @dataclass(slots=True, kw_only=True)
 class PreparedResults:
     """The parts of :class:`Results`; a run, and :func:`~handoff_mpi.load`, fill them in.
@@ -77,6 +46,7 @@ class PreparedResults:
     Attributes:
         dag_id, run, status, errors, run_dir, duration_s, stopped_because, hosts, slots, lost_ranks, lost_ranks_before,
             probation, capacity, stopped_on_failure: as in :class:`Results`.
+        arrays: id to result of each array; its elements that failed are in no other attribute.
         records: what ran where and when.
         payloads: id to encoded value, of values in memory.
         persisted: id to the key of a value file in the run-dir.
@@ -100,6 +70,7 @@ class PreparedResults:
     probation: dict[str, str] = field(default_factory=dict)
     capacity: dict[str, float] = field(default_factory=dict)
     records: RecordTable = field(default_factory=RecordTable)
+    arrays: dict[Hashable, ArrayResult] = field(default_factory=dict)
     payloads: dict[Hashable, Payload] = field(default_factory=dict)
     persisted: dict[Hashable, Key] = field(default_factory=dict)
     lost: dict[Hashable, str] = field(default_factory=dict)
@@ -130,13 +101,14 @@ class Results(Mapping[Hashable, Any]):
     raises their error. Results are true even if there is no value.
 
     ``results["fit"]`` gives a value. Small values are at hand; large ones that were kept lie in the run-dir
-    and are loaded when asked for; others were dropped, and the error for one says how to keep it.
+    and are loaded when asked for; others were dropped, and the error for one says how to keep it. That of an array is
+    an :class:`~handoff_mpi.results.array_result.ArrayResult`, a sequence, also where elements of it failed.
 
     Attributes:
         dag_id: the DAG's id.
         run: the run's name.
         status: "done", "failed" or "stopped".
-        errors: id to :class:`FunctionError` for each function that failed.
+        errors: id to :class:`FunctionError` for each function that failed, ``(id, index)`` for an element of an array.
         run_dir: where the run's files are, or None.
         duration_s: seconds from the start to the end of the run.
         stopped_because: why a stopped run was stopped.
@@ -155,7 +127,7 @@ class Results(Mapping[Hashable, Any]):
     dag_id: Hashable
     run: str
     status: str
-    errors: dict[Hashable, FunctionError]
+    errors: Mapping[Hashable, FunctionError]
     run_dir: Path | None
     duration_s: float
     stopped_because: str
@@ -166,6 +138,7 @@ class Results(Mapping[Hashable, Any]):
     stopped_on_failure: bool
     probation: dict[str, str]
     capacity: dict[str, float]
+    _arrays: dict[Hashable, ArrayResult] = field(repr=False)
     _records: RecordTable = field(repr=False)
     _payloads: dict[Hashable, Payload] = field(repr=False)
     _persisted: dict[Hashable, Key] = field(repr=False)
@@ -181,6 +154,8 @@ class Results(Mapping[Hashable, Any]):
         for each in fields(PreparedResults):  # those that are not attributes of results are private
             name = each.name if each.name in _PUBLIC else f"_{each.name}"
             setattr(self, name, getattr(prepared, each.name))
+        if self._arrays:
+            self.errors = RunErrors(prepared.errors, self._arrays)
         self._numbers = self._printed = None
 
     def __getitem__(self, id: Any) -> Any:
@@ -193,6 +168,8 @@ class Results(Mapping[Hashable, Any]):
             EncodingError: the value cannot be decoded in this process, which lacks a module, say.
         """
         id = input_id(id)
+        if id in self._arrays:
+            return self._arrays[id]
         if id in self._payloads:
             return self._decoded(id, self._payloads[id])
         if id in self._persisted and self.run_dir is not None:
@@ -237,11 +214,14 @@ class Results(Mapping[Hashable, Any]):
             store.close()
 
     def _record(self, id: Hashable) -> TaskRecord:
+        return self._records[self._number(id)]
+
+    def _number(self, id: Hashable) -> int:
         if self._numbers is None:
             self._numbers = {each: number for number, each in enumerate(self._records.ids)}
         if id not in self._numbers:
             raise UnknownName(f"no function {show(id)} in DAG {show(self.dag_id)}", id, self._numbers)
-        return self._records[self._numbers[id]]
+        return self._numbers[id]
 
     def output(self, id: Any, attempt: int | None = None, launch: int | None = None) -> str:
         """Return what the function ``id``, or that of the handle ``id``, has printed: to stdout and stderr, in order.
@@ -294,7 +274,8 @@ class Results(Mapping[Hashable, Any]):
             return False  # no function has printed anything
 
     def _is_available(self, id: Any) -> bool:
-        return id in self._payloads or (id in self._persisted and self.run_dir is not None)
+        is_kept = id in self._persisted and self.run_dir is not None
+        return is_kept or id in self._payloads or id in self._arrays
 
     def __contains__(self, id: object) -> bool:
         """Whether the value of the function ``id``, or of the handle ``id``, is available."""
@@ -339,13 +320,22 @@ class Results(Mapping[Hashable, Any]):
         """
         if self.status == "stopped" and not self.stopped_on_failure:
             return EXIT_STOPPED
-        if any(error.kind == "no-room" for error in self.errors.values()):
+        kinds = {error.kind for _, error in self._function_errors()}
+        kinds.update(group.kind for array in self._arrays.values() for group in array.failures)
+        if "no-room" in kinds:
             return EXIT_FITS_NO_MORE
-        return EXIT_FAILED if self.errors else EXIT_DONE
+        return EXIT_FAILED if kinds else EXIT_DONE
 
     def counts(self) -> dict[str, int]:
-        """Return how many functions are in each state."""
-        return self._records.counts()
+        """Return how many functions are in each state; of an array, how many elements."""
+        counts = self._records.counts()
+        for id, array in self._arrays.items():
+            state, of_elements = self._records.states[self._number(id)], array.counts()
+            counts[state] -= 1
+            counts["done"] += of_elements["done"]
+            counts["failed"] += of_elements["failed"]
+            counts["waiting" if state == "waiting" else "skipped"] += of_elements["not run"]
+        return counts
 
     def incidents(self) -> dict[str, int]:
         """Return how often functions had to be called again, or failed, by kind; see :class:`Incident`."""
@@ -362,13 +352,21 @@ class Results(Mapping[Hashable, Any]):
         return "; ".join(first) + (f"; and {more} more" if more else "") + (f"; {skipped} skipped" if skipped else "")
 
     def _failure_groups(self) -> list[FailureGroup]:
-        return grouped((id, error.kind, error.place, _message_of(error)) for id, error in self.errors.items())
+        functions = (((id,), 1, error.kind, error.place, _message_of(error)) for id, error in self._function_errors())
+        elements = (group for array in self._arrays.values() for group in array.failure_groups())
+        return grouped(itertools.chain(functions, elements))
+
+    def _function_errors(self) -> Iterable[tuple[Hashable, FunctionError]]:
+        """Return id and error of each function that failed, without elements of arrays."""
+        errors = self.errors.functions if isinstance(self.errors, RunErrors) else self.errors
+        return errors.items()
 
     def summary(self) -> str:
         """Return the closing summary: a few plain lines."""
         counts = self.counts()
         parts = [f"{count} {name}" for name, count in counts.items() if count or name == "done"]
-        head = f"{self.status}: {', '.join(parts)} of {len(self._records)} functions in {self.duration_s:.2f} s"
+        calls = "calls" if self._arrays else "functions"
+        head = f"{self.status}: {', '.join(parts)} of {sum(counts.values())} {calls} in {self.duration_s:.2f} s"
         lines = [f"handoff: DAG {show(self.dag_id)} {head}"]
         if self.stopped_because and self.status == "stopped":
             lines.append(f"  stopped: {self.stopped_because}")
@@ -376,7 +374,7 @@ class Results(Mapping[Hashable, Any]):
         lines += [f"  failed: {group.line()}" for group in groups[:_MAX_IN_SUMMARY]]
         if len(groups) > _MAX_IN_SUMMARY:
             rest = sum(group.count for group in groups[_MAX_IN_SUMMARY:])
-            lines.append(f"  failed: {rest:,} more functions, in {len(groups) - _MAX_IN_SUMMARY:,} other ways")
+            lines.append(f"  failed: {rest:,} more {calls}, in {len(groups) - _MAX_IN_SUMMARY:,} other ways")
         lines += describe_use(self._records, self.slots, self.capacity, self.duration_s)
         slowest = self._records.slowest(3)
         if slowest and slowest[0][0] >= 0.01:

@@ -12,7 +12,7 @@ import pytest
 
 import handoff_mpi
 from handoff_mpi import DAG, DAGFailed, Function
-from handoff_mpi.results.results import FunctionError
+from handoff_mpi.results.function_error import FunctionError
 from tests.conftest import run_process
 
 #: Objects of a run that its end must free.

@@ -11,8 +11,9 @@ import pytest
 from handoff_mpi import Handle
 from handoff_mpi.errors import DAGFailed, ValueUnavailable
 from handoff_mpi.results import Results
+from handoff_mpi.results.function_error import FunctionError
 from handoff_mpi.results.records import RecordTable
-from handoff_mpi.results.results import FunctionError, PreparedResults
+from handoff_mpi.results.results import PreparedResults
 from handoff_mpi.serialization import encode
 
 

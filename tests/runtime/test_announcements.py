@@ -90,7 +90,11 @@ def test_the_log_is_bounded_whatever_fails():
 
 
 def test_groups_are_the_largest_first():
-    failures = [(0, "ValueError", "a:1", "x"), (1, "KeyError", "a:2", "y"), (2, "KeyError", "a:2", "z\nmore")]
+    failures = [
+        ([0], 1, "ValueError", "a:1", "x"),
+        ([1], 1, "KeyError", "a:2", "y"),
+        ([2], 1, "KeyError", "a:2", "z\nmore"),
+    ]
     assert [group.line() for group in grouped(failures)] == [
         "1 and 1 other (2): KeyError at a:2: y",
         "0: ValueError at a:1: x",

@@ -147,7 +147,12 @@ class Task(Generic[P, R]):
         return Task, (self.code, self._options)
 
 
+def _declared_method(method: MethodType) -> tuple[MethodType, dict[str, Any]]:
+    return method, method.__func__._options if type(method.__func__) is Task else {}
+
+
 DECLARED[Task] = lambda task: (task.code, task._options)
+DECLARED[MethodType] = _declared_method
 PASSES_ON[Task] = lambda task: task.code  # where no DAG is being built, as on a rank
 BY_NAME[Task] = Task._parts
 

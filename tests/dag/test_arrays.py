@@ -130,6 +130,27 @@ def test_a_task_is_mapped_with_its_options():
     assert evaluate(dag) == {"xs": [0, 10, 20], "one": [2]}
 
 
+class Model:
+    def __init__(self, rate):
+        self.rate = rate
+
+    @task(cost={"cpu": 2})
+    def score(self, value):
+        return self.rate * value
+
+    def plain(self, value):
+        return self.rate + value
+
+
+def test_methods_are_mapped():
+    with DAG() as dag:
+        dag.map(Model(10).score, [1, 2])
+        Model.score.map(Fixed(Model(20)), [1, 2], id="by class")
+        dag.map(Model(30).plain, [1, 2])
+    assert evaluate(dag) == {"score": [10, 20], "by class": [20, 40], "plain": [31, 32]}
+    assert [each.cost for each in dag] == [{"cpu": 2}, {"cpu": 2}, None]
+
+
 def test_a_task_that_is_mapped_outside_a_dag_is_called_for_each_element():
     @task(cost={"cpu": 2})
     def scaled(value, other, *, by):

@@ -38,6 +38,7 @@ No code of users is run but what pickling an object runs. Exceptions of objects 
 gives the same fingerprints in any process, with any PYTHONHASHSEED, from any directory and under any name.
 """
 
+from handoff_mpi.dag.fingerprint.elements import ObjectDigests
 from handoff_mpi.dag.fingerprint.reading import Fingerprints, fingerprints
 
-__all__ = ["Fingerprints", "fingerprints"]
+__all__ = ["Fingerprints", "ObjectDigests", "fingerprints"]

@@ -18,6 +18,7 @@ from handoff_mpi.launch.own_jobs import OwnJobs
 from handoff_mpi.launch.rank_end import end_rank
 from handoff_mpi.launch.registrations import my_capability, registrations
 from handoff_mpi.launch.serving import serve
+from handoff_mpi.launch.unused_tasks import tell_of_unused_tasks
 from handoff_mpi.numerals import plain
 from handoff_mpi.process_context import process
 from handoff_mpi.resources import parse_resources
@@ -81,6 +82,7 @@ def execute(
     if comm is None and jobs.current is not None and jobs.leads_ranks:
         return _execute_on(jobs.current, dag, options_of(options), setup)
     if comm is None and size_by_launcher() == 1:
+        tell_of_unused_tasks("start the script by mpirun -n {}, or give run -n {} a dag.py")
         return execute_local(dag, setup=setup, **options)
     site = called_from(comm)  # counts this call, though its options may be wrong on one rank
     chosen = options_of(options)

@@ -41,6 +41,7 @@ from handoff_mpi.launch.own_jobs import OwnJobs
 from handoff_mpi.launch.progress_mode import mode_of_command, terminal_of_stderr
 from handoff_mpi.launch.signals import stop_before_the_start
 from handoff_mpi.launch.start_line import ResumeCommand, shown_path
+from handoff_mpi.launch.unused_tasks import tell_of_unused_tasks
 from handoff_mpi.process_context import process
 from handoff_mpi.process_exit import exit_python
 from handoff_mpi.python_path import ModuleName
@@ -179,6 +180,8 @@ def _run(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
     stdout = _own_stdout() if given.json else None
     if not is_under_launcher():
         mark_descendants()
+        if not chosen.get("quiet"):
+            tell_of_unused_tasks("run -n {} starts a rank for each")
         local = local_job()
         local.resumed_by = resume_command(own, args)
         return _lead(local, given, args, chosen, stdout)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from handoff_mpi.launch.environment import is_under_launcher
+from handoff_mpi.launch.environment import environment_to_launch, is_under_launcher
 from handoff_mpi.launch.launcher_process import started
 from handoff_mpi.launch.mpirun import launcher_command
 from handoff_mpi.python_path import python_program
@@ -102,7 +102,7 @@ def _variants(command: list[str]) -> list[list[str]]:
 def child_environment(wanted: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a launcher that may be started inside another's job, and stays on this host."""
     # Outside a launcher its variables are the user's own settings, which a run would have too.
-    clean = environment_of_child() if is_under_launcher() else dict(os.environ)
+    clean = environment_of_child() if is_under_launcher() else environment_to_launch(os.environ)
     clean = {name: value for name, value in clean.items() if not name.startswith(_BATCH_PREFIXES)}
     return clean | {name: wanted[name] for name in _ROOT_VARIABLES if name in wanted}
 

@@ -16,6 +16,7 @@ import psutil
 
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import show
+from handoff_mpi.launch.environment import environment_to_launch
 from handoff_mpi.runtime.host_probe import GONE, HOST_PROBE_TIMEOUT_S, LIVES, NOT_ASKED, SILENT, HostProbe
 
 _AT_ONCE = 64
@@ -137,7 +138,7 @@ def find_hosts(ranks: int, given: str | None, extra: Sequence[str] = ()) -> Host
     Raises:
         UsageError: ``given`` cannot be understood.
     """
-    environ = os.environ
+    environ = environment_to_launch(os.environ)
     in_slurm = slurm_hosts(environ.get("SLURM_JOB_NODELIST", ""), environ.get("SLURM_TASKS_PER_NODE", ""))
     agent = [*_agent(extra), "{host}"]
     if given:

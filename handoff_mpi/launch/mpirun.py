@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from handoff_mpi.errors import UsageError
+from handoff_mpi.launch.environment import environment_to_launch
 from handoff_mpi.launch.wheels import find_conflict, installed_wheels
 
 #: mpirun carries variables of these names to the other hosts only when told to.
@@ -40,7 +41,7 @@ def launcher_command(
     what, remedy = find_conflict(found, version)
     if what:
         raise UsageError(f"{what}; {remedy}")
-    environment = dict(os.environ)
+    environment = environment_to_launch(os.environ)
     hosts = ",".join(f"{host}:{count}" for host, count in (places or {}).items())
     if "HYDRA" in version.upper():
         return [found, *(["-hosts", hosts] if hosts else []), *extra, "-n", str(ranks)], environment

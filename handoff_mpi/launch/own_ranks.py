@@ -22,7 +22,8 @@ def refuse_to_launch(verb: str, ranks: int) -> None:
         UsageError: this is a launcher's job already, or the number of ranks is none.
     """
     if is_under_launcher():
-        raise UsageError(f"{verb} -n launches mpirun itself; inside mpirun, mpiexec or srun leave -n out")
+        what = f"{verb} -n launches mpirun itself, and this process is a rank of mpirun, mpiexec or srun already"
+        raise UsageError(f"{what}; leave -n out (a shell in a Slurm job has one task: srun -n 1 --pty bash)")
     if ranks < 1:
         raise UsageError(f"-n must be a whole number from 1, not {ranks}")
 

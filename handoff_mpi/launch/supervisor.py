@@ -194,11 +194,10 @@ class _Supervisor:
 
     def relaunch(self) -> None:
         """Start mpirun once more; see :meth:`launch`."""
-        more = {"SLURM_OVERLAP": "1"}  # Slurm may think that the daemons of the dead job still run
         if not self.has_begun:
-            self.launch(self._order.arguments, more)
+            self.launch(self._order.arguments, {})
         else:  # what starts over, or runs again, does so once
-            self.launch(self._order.again, {"HANDOFF_FRESH": "", "HANDOFF_RERUN": "", **more})
+            self.launch(self._order.again, {"HANDOFF_FRESH": "", "HANDOFF_RERUN": ""})
 
     def _forget_the_last(self) -> None:
         """Remove what an earlier launch said.

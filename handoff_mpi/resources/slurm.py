@@ -25,6 +25,11 @@ def granted_cpus(environ: Mapping[str, str], host: str) -> int | None:
     return parse_whole(environ.get("SLURM_CPUS_ON_NODE", "")) or None
 
 
+def total(text: str) -> int:
+    """Return the sum of ``4(x2),3``, as Slurm writes CPUs or tasks of each node; 0 where malformed."""
+    return sum(count * hosts for count, hosts in _runs(text))
+
+
 def _runs(text: str) -> list[tuple[int, int]]:
     """Return ``4(x2),3`` as (CPUs, number of hosts): [(4, 2), (3, 1)]; empty where malformed."""
     runs = []

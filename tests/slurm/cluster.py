@@ -24,7 +24,20 @@ from pathlib import Path
 from tests.faults import namespaces
 from tests.faults.namespaces import Hosts
 
-TOOLS = ("munged", "munge", "slurmctld", "slurmd", "sbatch", "salloc", "srun", "scancel", "scontrol", "squeue", "sinfo")
+TOOLS = (
+    "munged",
+    "munge",
+    "slurmctld",
+    "slurmd",
+    "sbatch",
+    "salloc",
+    "srun",
+    "scancel",
+    "scontrol",
+    "squeue",
+    "sinfo",
+    "script",
+)
 CPUS = 4
 GPUS = 2
 LOGIN = "login"
@@ -159,6 +172,10 @@ class Cluster:
             timeout=timeout_s,
             check=False,
         )
+
+    def in_terminal(self, line: str, cwd: Path, env: dict[str, str] | None = None, timeout_s: float = 120) -> str:
+        """Run a shell command on the login node in a terminal of its own; return what appears there."""
+        return self.run("script", "-qec", line, "/dev/null", cwd=cwd, env=env, timeout_s=timeout_s).stdout
 
     def _environment(self, more: dict[str, str] | None = None) -> dict[str, str]:
         own = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}

@@ -46,6 +46,8 @@ def form(value):
         return type(value), *map(form, value)
     if isinstance(value, dict):
         return dict, *((form(key), form(each)) for key, each in value.items())
+    if isinstance(value, np.generic):
+        return type(value), value.dtype, value.tobytes()
     if isinstance(value, (float, complex)):
         return type(value), struct.pack("dd", complex(value).real, complex(value).imag)
     return type(value), value

@@ -26,6 +26,7 @@ import sys
 from array import array
 from collections.abc import Callable, Iterable
 from itertools import chain
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from handoff_mpi.serialization import PICKLED, EncodingError, Payload, decode_input, dumps
@@ -86,13 +87,13 @@ def snapshot(value: Any) -> Any:
     kind = type(value)
     if kind in SETTLED or (kind is tuple and IMMUTABLE.issuperset(map(type, value))):
         return value
-    if _is_numpy(value):
-        if kind is _numpy().ndarray:
-            is_small = value.dtype.kind in _DTYPE_KINDS and value.nbytes <= _MAX_COPIED_NBYTES
-            return value.copy() if is_small else Pickled(value)
-        if value.dtype.kind in _SCALAR_KINDS:
-            SETTLED.add(kind)
-            return value
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and kind is numpy.ndarray:
+        if value.nbytes <= _MAX_COPIED_NBYTES and value.dtype.kind in _DTYPE_KINDS:
+            return value.copy()
+    elif numpy is not None and isinstance(value, numpy.generic) and value.dtype.kind in _SCALAR_KINDS:
+        SETTLED.add(kind)
+        return value
     return Pickled(value)
 
 
@@ -123,17 +124,20 @@ def pack_alike(values: list[Any]) -> Packed | None:
             return None  # an integer of more than 64 bits
     if kind is type(None):
         return NONES, len(values)
-    if _is_numpy(values[0]):
-        return _pack_arrays(values) if kind is _numpy().ndarray else _pack_scalars(values)
-    return None
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return None
+    if kind is numpy.ndarray:
+        return _pack_arrays(values)
+    return _pack_scalars(values) if issubclass(kind, numpy.generic) else None
 
 
-def are_immutable(values: Iterable[Any]) -> bool:
+def are_immutable(values: list[Any]) -> bool:
     """Whether all of ``values`` are immutable built-ins, or tuples of such."""
     kinds = set(map(type, values))
     if tuple not in kinds:
         return IMMUTABLE.issuperset(kinds)
-    tuples = (value for value in values if type(value) is tuple)
+    tuples = values if kinds == {tuple} else [value for value in values if type(value) is tuple]
     return IMMUTABLE.issuperset(kinds - {tuple}) and IMMUTABLE.issuperset(set(map(type, chain.from_iterable(tuples))))
 
 
@@ -216,7 +220,12 @@ def _pack_scalars(values: list[Any]) -> Packed | None:
 def _pack_arrays(values: list[Any]) -> Packed | None:
     dtype, shape = values[0].dtype, values[0].shape
     text = dtype_text(dtype)
-    if text is None or not all(value.shape == shape and value.dtype == dtype for value in values):
+    dtypes = {id(each): each for each in map(attrgetter("dtype"), values)}  # mostly one object
+    if (
+        text is None
+        or set(map(attrgetter("shape"), values)) != {shape}
+        or any(dtype != each for each in dtypes.values())
+    ):
         return None
     try:
         return ARRAYS, len(values), text, shape, b"".join(values)
@@ -241,12 +250,6 @@ def _numpy() -> Any:
     import numpy  # in processes that have values of it, and no others
 
     return numpy
-
-
-def _is_numpy(value: Any) -> bool:
-    """Whether ``value`` is exactly an array, or a scalar, of numpy."""
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and (type(value) is numpy.ndarray or isinstance(value, numpy.generic))
 
 
 def _matrix(packed: Packed) -> numpy.ndarray[Any, Any]:

@@ -9,7 +9,6 @@ would have to count; callers that can tell (the fingerprints of functions can) g
 from __future__ import annotations
 
 import io
-import itertools
 import marshal
 import pickle
 import sys
@@ -44,7 +43,7 @@ def digest_of(columns: Iterable[Packed], digest_object: DigestObject | None) -> 
     if alike is not None and alike[0] in _IN_MEMORY:
         return hashed([header_of(alike), alike[-1]])
     if are_immutable(values):
-        return hashed(map(marshal.dumps, values, itertools.repeat(MARSHAL_VERSION)))
+        return hashed([marshal.dumps(values, MARSHAL_VERSION)])
     found = [_pickled_canonically(value) or (digest_object(value) if digest_object else None) for value in values]
     return hashed(each or b"" for each in found) if all(found) else NO_DIGEST
 

@@ -1,15 +1,17 @@
-"""``help``: shows the manual that is installed with the package, page by page, and the help of other commands."""
+"""``help``: shows the manual that is installed with the package, page by page or by a word, and other commands."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
+from collections.abc import Mapping
 from importlib import resources
 
 from handoff_mpi import flags
 from handoff_mpi.errors import EXIT_DONE, UsageError
-from handoff_mpi.formatting import show
+from handoff_mpi.formatting import one_line, show
 from handoff_mpi.suggestions import KnownNames
 
 #: Pages in the order in which a newcomer reads them; others follow.
@@ -18,31 +20,40 @@ _ORDER = (
     *("fault-tolerance", "memory", "watching", "telemetry", "mpi-and-clusters", "troubleshooting", "extending"),
     *("testing", "performance", "security", "design", "contributing"),
 )
-#: Words that users may look for, by the page that has them.
+#: Words that users may look for, by the page that each means, though others have them too.
 _OTHER_WORDS = {
-    "dag-files": "dag dags handles task",
-    "resources-and-strategies": "cost costs resources strategies strategy scheduling gpu gpus",
-    "results-and-resume": "results resume resuming journal checkpoint",
-    "fault-tolerance": "failures failure retries retry deaths crash",
-    "watching": "progress output",
+    "getting-started": "start tutorial example examples",
+    "dag-files": "dag dags handles task tasks",
+    "functions": "function arguments isolation",
+    "options": "option flag flags variables environment",
+    "resources-and-strategies": "cost costs resource resources strategies strategy scheduling gpu gpus cores",
+    "results-and-resume": "result results resume resuming restart journal checkpoint checkpoints rerun fresh",
+    "fault-tolerance": "failures failure retries retry deaths crash crashes",
+    "memory": "ram",
+    "watching": "watch progress output status logs report graph",
     "telemetry": "events metrics prometheus opentelemetry handlers usage",
     "mpi-and-clusters": "mpi slurm srun hosts cluster clusters openmpi mpich cray modules apptainer singularity",
-    "troubleshooting": "errors messages hang",
+    "troubleshooting": "error errors messages hang",
     "extending": "plugins stores trackers codecs",
+    "testing": "test tests",
+    "performance": "speed fast slow",
 }
-_SYNONYMS = {word: topic for topic, words in _OTHER_WORDS.items() for word in words.split()}
+_PAGE_OF_WORD = {word: topic for topic, words in _OTHER_WORDS.items() for word in words.split()}
+#: Of a word that several pages have, so many sections are listed.
+_MAX_SECTIONS = 30
+_FENCE = re.compile(r"^(```|~~~)")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("topic", nargs="?", metavar="TOPIC", help="a page of the manual, or a command")
+    parser.add_argument("topic", nargs="?", metavar="TOPIC", help="a page of the manual, a word of one, or a command")
 
 
 def main(given: argparse.Namespace) -> int:
-    """List the pages, or show one; return the exit code.
+    """List the pages, or show one, or the sections that have a word; return the exit code.
 
     Raises:
-        UsageError: there is no such page.
+        UsageError: there is no such page, and no page has the word.
     """
     pages = read_pages()
     if given.topic is None:
@@ -51,11 +62,40 @@ def main(given: argparse.Namespace) -> int:
     if given.topic in flags.VERBS:
         flags.parse([given.topic, "--help"])
     topic = given.topic.lower().removesuffix(".md").replace("_", "-")
-    if topic not in pages:
-        hint = KnownNames([*pages, *flags.VERBS], _SYNONYMS, str).hint(topic)
+    topic = _PAGE_OF_WORD.get(topic, topic)
+    found = {} if topic in pages else find_sections(pages, given.topic)
+    if topic in pages or len(found) == 1:
+        _print_page(pages[topic] if topic in pages else pages[next(iter(found))])
+    elif found:
+        print(listed(found, given.topic))
+    else:
+        hint = KnownNames([*pages, *flags.VERBS], _PAGE_OF_WORD, str).hint(topic)
         raise UsageError(f"the manual has no page {show(given.topic)}{hint}; `handoff-mpi help` lists the pages")
-    _print_page(pages[topic])
     return EXIT_DONE
+
+
+def find_sections(pages: Mapping[str, str], word: str) -> dict[str, list[str]]:
+    """Return the topics of the pages that have ``word`` at the beginning of a word, with the titles of the sections."""
+    wanted = re.compile(rf"(?<![\w-]){re.escape(word)}", re.IGNORECASE)
+    found: dict[str, list[str]] = {}
+    for topic, page in pages.items():
+        title, in_code = "", False
+        for line in page.splitlines():
+            in_code ^= bool(_FENCE.match(line))
+            if line.startswith("#") and not in_code:
+                title = line.lstrip("# ")
+            if wanted.search(line) and title not in found.setdefault(topic, []):
+                found[topic].append(title)
+    return {topic: titles for topic, titles in found.items() if titles}
+
+
+def listed(found: Mapping[str, list[str]], word: str) -> str:
+    """Return a line for each section that has ``word``."""
+    width = max(map(len, found))
+    lines = [f"  {topic:<{width}}  {title}" for topic, titles in found.items() for title in titles]
+    more = [f"  and {len(lines) - _MAX_SECTIONS} more sections"] if len(lines) > _MAX_SECTIONS else []
+    head = f"{show(one_line(word))} stands in these sections; `handoff-mpi help TOPIC` shows a page:"
+    return "\n".join([head, "", *lines[:_MAX_SECTIONS], *more])
 
 
 def read_pages() -> dict[str, str]:

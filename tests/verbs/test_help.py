@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from handoff_mpi import cli
+from handoff_mpi.verbs.help import find_sections, listed, read_pages
 from tests.conftest import run_process
 from tests.terminal import Terminal
 
@@ -44,13 +46,38 @@ def test_a_command_shows_its_options(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("topic", "meant"), [("optoins", "options"), ("statsu", "status"), ("failures", "fault-tolerance"), ("\x1b[2J", "")]
+    ("topic", "meant"), [("optoins", "options"), ("statsu", "status"), ("prometeus", "telemetry"), ("\x1b[2J", "")]
 )
 def test_an_unknown_topic_is_refused_with_the_nearest(topic, meant, tmp_path):
     ended = run_process([*HELP, topic], tmp_path)
     assert ended.rc == 2
     assert ended.err.count("\n") == 1 and "\x1b" not in ended.err
     assert "the manual has no page" in ended.err and f"did you mean {meant}" * bool(meant) in ended.err
+
+
+@pytest.mark.parametrize(
+    ("word", "page"),
+    [("resume", "results-and-resume"), ("Retry", "fault-tolerance"), ("GPU", "resources-and-strategies")],
+)
+def test_a_word_that_users_look_for_shows_its_page(word, page, capsys):
+    assert cli.main(["help", word]) == 0
+    assert capsys.readouterr().out == read_pages()[page]
+
+
+def test_any_other_word_shows_the_page_or_the_sections_that_have_it():
+    pages = {
+        "one": "# One\n\nIt flies.\n\n## Wings\n\nFlying and flying.\n```\n# no title\nfly()\n```\n",
+        "two": "# Two\n\nA butterfly: a butter-fly.\n",
+        "three": "# Fly\n",
+    }
+    assert find_sections(pages, "FLY") == {"one": ["Wings"], "three": ["Fly"]}
+    assert find_sections(pages, "fl") == {"one": ["One", "Wings"], "three": ["Fly"]}
+    assert find_sections(pages, "f(") == {}
+    assert listed({"one": ["One", "Wings"], "three": ["Fly"]}, "fl").splitlines()[2:] == [
+        "  one    One",
+        "  one    Wings",
+        "  three  Fly",
+    ]
 
 
 def test_mpi_is_never_imported(tmp_path):

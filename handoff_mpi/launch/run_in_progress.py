@@ -183,12 +183,12 @@ class RunInProgress:
 
     def _write_verdict(self, results: Results) -> None:
         figures: dict[str, Any] = {"duration_s": results.duration_s, "lost_ranks": results.lost_ranks}
-        figures["incidents"] = results.incidents()
+        figures["incidents"], _ = results._incidents_of_launches()
         if results.probation:
             figures["probation"] = results.probation
         if results.stopped_because:
             figures["stopped_because"] = results.stopped_because
-        final = self._reporter.final_fields(results.duration_s)
+        final = self._reporter.final_fields(results)
         fields = {**self._run.about, **final, **results.counts(), **figures}
         self._files.write_verdict(status=results.status, exit_code=results.exit_code, **fields)
 

@@ -152,9 +152,10 @@ class RunReporter:
 
     # -- the end --------------------------------------------------------------------------------------
 
-    def final_fields(self, duration_s: float) -> dict[str, Any]:
-        """Return how far a run of that duration has come, for its verdict."""
-        return {} if duration_s < _MIN_REPORTED_RUN_S else self._run.progress.final_fields(clock())
+    def final_fields(self, results: Results) -> dict[str, Any]:
+        """Return how far the run has come, for its verdict; of a short one without a failure nobody asks."""
+        is_dull = results.status == "done" and not results.incidents() and results.duration_s < _MIN_REPORTED_RUN_S
+        return {} if is_dull else self._run.progress.final_fields(clock())
 
     def finish_metrics(self, status: str) -> None:
         """Write the file of ``--metrics-file`` a last time."""

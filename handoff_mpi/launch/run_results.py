@@ -33,6 +33,7 @@ def make_results(run: BegunRun, coordinator: Coordinator) -> Results:
         status="stopped" if status == "running" else status,
         errors=_errors(checked.plan, scheduler),
         run_dir=run.files.path,
+        launch=run.about["launch"],
         duration_s=clock() - checked.started_s,
         stopped_because=why_stopped or trouble,
         hosts={each.rank: each.host for each in checked.job.capabilities},

@@ -76,6 +76,7 @@ class Launch:
         about: what it said of the run.
         tasks: (id, fingerprint, name, inputs, cost) of each.
         restored: those of them that an earlier launch did.
+        failed_calls: (rank, started, seconds) of each call of a task that failed, in order; format 2 has none.
         lost_ranks: those that were lost and have not come back, with the reason.
         probation: the hosts and ranks that were on probation, in words, and why.
         ended: (status, exit code), None if it ended without a word.
@@ -87,6 +88,7 @@ class Launch:
     about: dict[str, Any] = field(default_factory=dict)
     tasks: list[tuple[Hashable, bytes | None, str, tuple[int, ...], dict[str, Any]]] = field(default_factory=list)
     restored: set[int] = field(default_factory=set)
+    failed_calls: dict[int, list[tuple[int, float, float]]] = field(default_factory=dict)
     lost_ranks: dict[int, str] = field(default_factory=dict)
     probation: dict[str, str] = field(default_factory=dict)
     ended: tuple[str, int] | None = None
@@ -213,6 +215,8 @@ class _Reader:
             self._failed.add((task, attempt))
             self._in_flight.discard(task)
             self._note_incident(task, attempt, rank, kind, message)
+            if times:
+                self.launch.failed_calls.setdefault(task, []).append((rank, times[0], times[1]))
             if status == DIED:
                 self._history.deaths[identity] = self._history.deaths.get(identity, 0) + 1
         self._in_flight.update(task for task, _, _ in sent)

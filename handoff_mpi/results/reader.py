@@ -44,6 +44,7 @@ def load(run_dir: str | Path) -> Results:
         run=str(about.get("run", run_dir.name)),
         status=status,
         run_dir=run_dir,
+        launch=launch.epoch,
         duration_s=float(told.get("duration_s") or 0.0),
         stopped_because=reason,
         hosts=hosts,
@@ -135,14 +136,19 @@ def _take(prepared: PreparedResults, history: History, launch: Launch, task: int
     done, failed = history.done.get(identity), history.failed.get(identity)
     if identity in history.incidents:
         table.incidents[task] = history.incidents[identity]
+    calls = launch.failed_calls.get(task, [])
     if done is not None:
         _take_done(prepared, task, done, task in launch.restored)
     elif failed is not None:
         attempt, rank, kind, message, traceback = failed
         id = table.ids[task]
         table.states[task], table.attempts[task], table.ranks[task] = "failed", attempt, rank
+        if calls:
+            (_, table.started[task], table.durations[task]), calls = calls[-1], calls[:-1]
         table.errors[task] = message.split("\n")[0]
         prepared.errors[id] = FunctionError(f"{show(id)}: {kind}: {message}", kind, traceback, attempt, (rank,))
+    if calls:
+        table.earlier[task] = [(rank, duration) for rank, _, duration in calls]
 
 
 def _take_done(prepared: PreparedResults, task: int, done: Done, was_restored: bool) -> None:

@@ -83,6 +83,7 @@ class RecordTable:
         ranks, started, durations: -1 where there was no call.
         nbytes: 0 where there is no value.
         errors, incidents: of those tasks that have any.
+        earlier: (rank, seconds) of the calls of a task in this launch before the last one, of those that have any.
         hosts: rank to host name.
     """
 
@@ -98,6 +99,7 @@ class RecordTable:
     nbytes: MutableSequence[int] = field(default_factory=list)
     errors: dict[int, str] = field(default_factory=dict)
     incidents: dict[int, list[Incident]] = field(default_factory=dict)
+    earlier: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
     hosts: dict[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -129,11 +131,13 @@ class RecordTable:
         return {"done": 0, "failed": 0, "skipped": 0, "waiting": 0, **Counter(self.states)}
 
     def busy(self) -> dict[int, float]:
-        """Return rank to the seconds of its calls that this launch made: one that resumes tells of others too."""
+        """Return rank to the seconds of its calls in this launch, failed ones too; a resumed run tells of others."""
         busy: dict[int, float] = {}
         for rank, duration, attempts in zip(self.ranks, self.durations, self.attempts, strict=True):
             if attempts and rank >= 0:
                 busy[rank] = busy.get(rank, 0.0) + duration
+        for rank, duration in itertools.chain.from_iterable(self.earlier.values()):
+            busy[rank] = busy.get(rank, 0.0) + duration
         return busy
 
     def called(self) -> list[int]:
@@ -150,17 +154,24 @@ class RecordTable:
         for cost, duration, attempts, rank in zip(self.costs, self.durations, self.attempts, self.ranks, strict=True):
             if attempts and rank >= 0:
                 seconds[id(cost)] = seconds.get(id(cost), 0.0) + duration
+        for task, calls in self.earlier.items():
+            cost_id = id(self.costs[task])
+            seconds[cost_id] = seconds.get(cost_id, 0.0) + sum(duration for _, duration in calls)
         claimed: dict[str, float] = {}
         for cost in {id(cost): cost for cost in self.costs}.values():
             for name, amount in cost.items():
                 claimed[name] = claimed.get(name, 0.0) + amount * seconds.get(id(cost), 0.0)
         return claimed
 
-    def slowest(self, count: int) -> list[tuple[float, Hashable]]:
-        """Return seconds and id of the longest calls that this launch made, the longest first."""
+    def slowest(self, count: int) -> list[tuple[float, Hashable, bool]]:
+        """Return seconds and id of the longest calls that this launch made, and whether each failed, the longest
+        first; of each function the last call.
+        """
         longest = heapq.nlargest(
             count, zip(self.durations, itertools.count())
         )  # those not called here have no duration
         return [
-            (duration, self.ids[task]) for duration, task in longest if self.attempts[task] and self.started[task] >= 0
+            (duration, self.ids[task], self.states[task] == "failed")
+            for duration, task in longest
+            if self.attempts[task] and self.started[task] >= 0
         ]

@@ -27,7 +27,7 @@ from handoff_mpi.results.function_error import FunctionError
 from handoff_mpi.results.limits import describe_use
 from handoff_mpi.results.origins import Origins
 from handoff_mpi.results.output_files import OutputDirectory, Printed, text_of
-from handoff_mpi.results.records import RecordTable, TaskRecord
+from handoff_mpi.results.records import Incident, RecordTable, TaskRecord
 from handoff_mpi.results.run_dir import VALUES
 from handoff_mpi.results.store import DirectoryStore, Key
 from handoff_mpi.serialization import EncodingError, Payload, decode_writable
@@ -46,6 +46,7 @@ class PreparedResults:
     Attributes:
         dag_id, run, status, errors, run_dir, duration_s, stopped_because, hosts, slots, lost_ranks, lost_ranks_before,
             probation, capacity, stopped_on_failure: as in :class:`Results`.
+        launch: the number of the launch, from 1.
         arrays: id to result of each array; its elements that failed are in no other attribute.
         records: what ran where and when.
         payloads: id to encoded value, of values in memory.
@@ -69,6 +70,7 @@ class PreparedResults:
     stopped_on_failure: bool = False
     probation: dict[str, str] = field(default_factory=dict)
     capacity: dict[str, float] = field(default_factory=dict)
+    launch: int = 1
     records: RecordTable = field(default_factory=RecordTable)
     arrays: dict[Hashable, ArrayResult] = field(default_factory=dict)
     payloads: dict[Hashable, Payload] = field(default_factory=dict)
@@ -138,6 +140,7 @@ class Results(Mapping[Hashable, Any]):
     stopped_on_failure: bool
     probation: dict[str, str]
     capacity: dict[str, float]
+    _launch: int = field(repr=False)
     _arrays: dict[Hashable, ArrayResult] = field(repr=False)
     _records: RecordTable = field(repr=False)
     _payloads: dict[Hashable, Payload] = field(repr=False)
@@ -338,8 +341,21 @@ class Results(Mapping[Hashable, Any]):
         return counts
 
     def incidents(self) -> dict[str, int]:
-        """Return how often functions had to be called again, or failed, by kind; see :class:`Incident`."""
-        return dict(Counter(incident.kind for incidents in self._records.incidents.values() for incident in incidents))
+        """Return how often functions had to be called again, or failed, in all launches, by kind; see
+        :class:`Incident`.
+        """
+        return dict(Counter(each.kind for each in self._all_incidents()))
+
+    def _all_incidents(self) -> Iterator[Incident]:
+        return itertools.chain.from_iterable(self._records.incidents.values())
+
+    def _incidents_of_launches(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Return the incidents of this launch, and those of earlier ones, by kind."""
+        counters: tuple[Counter[str], Counter[str]] = Counter(), Counter()
+        for each in self._all_incidents():
+            counters[each.launch != self._launch][each.kind] += 1
+        own, earlier = counters
+        return dict(own), dict(earlier)
 
     setbacks = incidents  # its old name, for one more release
 
@@ -378,11 +394,12 @@ class Results(Mapping[Hashable, Any]):
         lines += describe_use(self._records, self.slots, self.capacity, self.duration_s)
         slowest = self._records.slowest(3)
         if slowest and slowest[0][0] >= 0.01:
-            lines.append("  slowest: " + ", ".join(f"{show(id)} {duration:.2f} s" for duration, id in slowest))
-        incidents = self.incidents()
-        if incidents:
-            kinds = ", ".join(f"{count} {kind}" for kind, count in incidents.items())
-            lines.append(f"  failed attempts: {sum(incidents.values())} ({kinds})")
+            calls = [f"{show(id)} {duration:.2f} s{' (failed)' * failed}" for duration, id, failed in slowest]
+            lines.append(f"  slowest: {', '.join(calls)}")
+        for incidents, when in zip(self._incidents_of_launches(), ("", " in earlier launches"), strict=True):
+            if incidents:
+                kinds = ", ".join(f"{count} {kind}" for kind, count in incidents.items())
+                lines.append(f"  failed attempts{when}: {sum(incidents.values())} ({kinds})")
         for launch, lost in self.lost_ranks_before.items():
             lines += [f"  rank {rank} was lost in launch {launch}: {reason}" for rank, reason in lost.items()]
         for rank, reason in self.lost_ranks.items():

@@ -41,6 +41,7 @@ def summarize(results: Results, status: Mapping[str, Any]) -> dict[str, Any]:
         results: its results.
         status: the fields of ``status.json``, those of its progress among them.
     """
+    own_incidents, earlier_incidents = results._incidents_of_launches()
     return {
         "schema": SCHEMA,
         "version": VERSION,
@@ -52,6 +53,7 @@ def summarize(results: Results, status: Mapping[str, Any]) -> dict[str, Any]:
         **{name: status.get(name) for name in _OF_STATUS},
         "dag_id": one_line(id_text(results.dag_id), _MAX_CHARS),
         "lost_ranks": results.lost_ranks,
-        "failed_attempts": results.incidents(),
+        "failed_attempts": own_incidents,
+        "failed_attempts_before": earlier_incidents,
         "run_dir": None if results.run_dir is None else str(results.run_dir),
     }

@@ -12,10 +12,11 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from handoff_mpi.dag import Plan
 from handoff_mpi.formatting import id_text, one_line
+from handoff_mpi.messages import OK
 from handoff_mpi.resources import Capability
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results.failure_groups import FailureGroup
@@ -43,6 +44,7 @@ _MAX_ID_CHARS, _MAX_REASON_CHARS = 100, 200
 
 #: (task, attempt, rank, start) of a running call.
 _Call: TypeAlias = "tuple[int, int, int, float]"
+_T = TypeVar("_T")
 _DISPATCHED, _DONE = int(State.DISPATCHED), int(State.DONE)
 _FAILED, _SKIPPED = int(State.FAILED), int(State.SKIPPED)
 
@@ -195,13 +197,13 @@ class Progress:
         """Count what has ended since the last time, and take back what was lost."""
         recorder, state = self._recorder, self._scheduler.tasks.state
         specs, name_of_code, names = self._scheduler.specs, self._name_of_code, self._names
-        is_counted, durations, ranks = self._is_counted, recorder.durations, recorder.ranks
+        is_counted = self._is_counted
         undecided, self._undecided = self._undecided, []
-        for task in _taken(recorder.ended):
+        for task, rank, duration, status in _taken(recorder.ended):
             of_name = names[name_of_code[specs[task].code]]
             of_name.calls += 1
-            of_name.busy_s += durations[task]
-            self._slowest.add(task, durations[task], ranks[task])
+            of_name.busy_s += duration
+            self._slowest.add(task, duration, rank, status != OK)
             if state[task] == _DONE and not is_counted[task]:
                 is_counted[task] = 1
                 of_name.done += 1
@@ -362,7 +364,10 @@ class Progress:
 
     def _slowest_calls(self) -> list[dict[str, Any]]:
         """Return the calls of this launch that have ended and took longest, the longest first."""
-        return [{**self._about(task, rank), "duration_s": seconds} for seconds, task, rank in self._slowest.calls()]
+        return [
+            {**self._about(call.task, call.rank), "duration_s": call.duration_s, "failed": call.has_failed}
+            for call in self._slowest.calls()
+        ]
 
     def _about(self, task: int, rank: int) -> dict[str, Any]:
         name = self._plan.code_names[self._scheduler.specs[task].code]
@@ -388,10 +393,10 @@ class Progress:
         ]
 
 
-def _taken(tasks: deque[int]) -> Iterator[int]:
+def _taken(queue: deque[_T]) -> Iterator[_T]:
     """Take out what is there now; another thread may be putting in more."""
-    for _ in range(len(tasks)):
-        yield tasks.popleft()
+    for _ in range(len(queue)):
+        yield queue.popleft()
 
 
 def _with_rest(

@@ -6,7 +6,7 @@ import heapq
 from array import array
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from handoff_mpi import telemetry
 from handoff_mpi.console import print_message
@@ -47,6 +47,8 @@ _PROBATION_EVENTS = {
 MAX_NAMED, MAX_LINES_OF_LOSSES = 5, 30
 #: Of a sample of a host's use, what ``status.json`` shows.
 SHOWN_OF_USAGE = ("cpu_percent", "memory_used_mb", "gpu_percent")
+#: (task, rank, seconds, status) of a call that has ended.
+EndedCall: TypeAlias = "tuple[int, int, float, int]"
 _STATES = [_NAMES.get(state, "waiting") for state in State]
 
 
@@ -59,7 +61,7 @@ class Recorder:
         hosts: rank to host name.
 
     Attributes:
-        ended: tasks whose calls have ended, for who counts them and takes them out; one may be there twice.
+        ended: the calls that have ended, for who counts them and takes them out.
         undone: the same of tasks that go back because a rank or a value was lost.
         skipped: the same of tasks that cannot run, because another failed.
         retries: how many attempts failed and were repeated.
@@ -81,7 +83,9 @@ class Recorder:
         self._durations = array("d")
         self._nbytes = array("q")
         self._long: dict[int, tuple[int, int, float]] = {}  # calls that still run: task to (attempt, rank, start)
-        self.ended: deque[int] = deque()
+        self._is_called = bytearray()  # in this launch, by task
+        self._earlier: dict[int, list[tuple[int, float]]] = {}
+        self.ended: deque[EndedCall] = deque()
         self.undone: deque[int] = deque()
         self.skipped: deque[int] = deque()
         self.retries = 0
@@ -101,6 +105,7 @@ class Recorder:
         self._started.extend([-1.0] * more)
         self._durations.extend([0.0] * more)
         self._nbytes.extend([0] * more)
+        self._is_called.extend(bytes(more))
 
     def restored(self, task: int, done: Done) -> None:
         """Note a task that an earlier launch did."""
@@ -116,10 +121,13 @@ class Recorder:
     def finished(self, rank: int, entries: Sequence[Entry]) -> None:
         """Note calls that ended on ``rank`` and still count."""
         ranks, starts, durations, sizes = self._ranks, self._started, self._durations, self._nbytes
-        ended, long = self.ended, self._long
+        ended, long, is_called = self.ended, self._long, self._is_called
         announced: dict[int, tuple[int, int, float]] = {}
         for task, _, status, value, nbytes, started, duration, _ in entries:
-            ended.append(task)
+            ended.append((task, rank, duration, status))
+            if is_called[task]:
+                self._earlier.setdefault(task, []).append((ranks[task], durations[task]))
+            is_called[task] = 1
             if long and task in long:
                 announced[task] = long.pop(task)
             ranks[task] = rank
@@ -143,16 +151,6 @@ class Recorder:
         """Return (task, attempt, rank, start) of the calls that have run longest, the longest first."""
         calls = [(task, *about) for task, about in list(self._long.items())]
         return heapq.nsmallest(count, calls, key=lambda call: call[3])
-
-    @property
-    def durations(self) -> Sequence[float]:
-        """How long the last call of each task took, in seconds."""
-        return self._durations
-
-    @property
-    def ranks(self) -> Sequence[int]:
-        """Where the last call of each task ran."""
-        return self._ranks
 
     def host_of(self, rank: int) -> str:
         """Return the host of a rank."""
@@ -418,6 +416,7 @@ class Recorder:
             nbytes=self._nbytes,
             errors={task: failure.message.split("\n")[0] for task, failure in scheduler.tasks.failures.items()},
             incidents=self._incidents,
+            earlier=self._earlier,
             hosts=self._hosts,
         )
 

@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 import heapq
+from typing import NamedTuple
+
+
+class SlowCall(NamedTuple):
+    """A call that has ended."""
+
+    duration_s: float
+    task: int
+    rank: int
+    has_failed: bool
 
 
 class Slowest:
@@ -14,21 +24,20 @@ class Slowest:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._calls: dict[int, tuple[float, int]] = {}
+        self._calls: dict[int, SlowCall] = {}
         self._least_s = 0.0
 
-    def add(self, task: int, duration_s: float, rank: int) -> None:
+    def add(self, task: int, duration_s: float, rank: int, has_failed: bool = False) -> None:
         """Take in a call that has ended."""
         if duration_s <= self._least_s:
             return  # as most are, in a long run
         known = self._calls.get(task)
-        if known is None or duration_s > known[0]:
-            self._calls[task] = duration_s, rank
+        if known is None or duration_s > known.duration_s:
+            self._calls[task] = SlowCall(duration_s, task, rank, has_failed)
         if len(self._calls) >= 2 * self._most:
-            self._calls = {task: (seconds, rank) for seconds, task, rank in self.calls()}
-            self._least_s = min(seconds for seconds, _ in self._calls.values())
+            self._calls = {call.task: call for call in self.calls()}
+            self._least_s = min(call.duration_s for call in self._calls.values())
 
-    def calls(self) -> list[tuple[float, int, int]]:
-        """Return (seconds, task, rank) of the longest calls, the longest first."""
-        found = ((seconds, task, rank) for task, (seconds, rank) in self._calls.items())
-        return heapq.nsmallest(self._most, found, key=lambda call: (-call[0], call[1]))
+    def calls(self) -> list[SlowCall]:
+        """Return the longest calls, the longest first."""
+        return heapq.nsmallest(self._most, self._calls.values(), key=lambda call: (-call.duration_s, call.task))

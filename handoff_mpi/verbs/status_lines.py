@@ -141,7 +141,8 @@ def _probation(status: Status) -> Iterator[str]:
 def _slowest(status: Status) -> Iterator[str]:
     for call in _rows(status, "slowest")[:_MAX_SLOWEST]:
         where = f"rank {_short(call.get('rank'))} ({_short(call.get('host'))})"
-        yield f"{_short(call.get('id'))} took {duration_text(_number(call.get('duration_s')))} on {where}"
+        took = f"took {duration_text(_number(call.get('duration_s')))}"
+        yield f"{_short(call.get('id'))} {took} on {where}{', and failed' if call.get('failed') is True else ''}"
 
 
 _FACTS = {"failed": _failures, "skipped": _skipped, "lost": _losses, "probation": _probation, "slowest": _slowest}

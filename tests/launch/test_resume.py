@@ -68,6 +68,29 @@ def run(dag, tmp_path, **options):
     return handoff.execute_local(dag, **options)
 
 
+def test_failed_attempts_are_those_of_a_launch_and_earlier_ones_are_told_apart(tmp_path):
+    def fit():
+        if not (tmp_path / "data").exists():
+            raise OSError("no data")
+        if handoff.current_task().attempt == 1:
+            raise ValueError("busy")
+
+    dag = DAG("attempts")
+    dag.add_function(Function("fit", (), fit))
+    first = run(dag, tmp_path, max_retries=1, check=False)
+    assert "  failed attempts: 2 (2 OSError)" in first.summary().splitlines()
+    (tmp_path / "data").touch()
+    for results in (run(dag, tmp_path, max_retries=1), load(tmp_path / "run")):
+        told = [line for line in results.summary().splitlines() if "failed attempts" in line]
+        assert told == ["  failed attempts: 1 (1 ValueError)", "  failed attempts in earlier launches: 2 (2 OSError)"]
+        assert results.incidents() == {"OSError": 2, "ValueError": 1}
+    status, summary = (json.loads((tmp_path / "run" / f"{name}.json").read_text()) for name in ("status", "summary"))
+    assert status["incidents"] == summary["failed_attempts"] == {"ValueError": 1}
+    assert summary["failed_attempts_before"] == {"OSError": 2} and status["counts"]["retries"] == 1
+    third = run(dag, tmp_path)
+    assert "  failed attempts in earlier launches: 3 (2 OSError, 1 ValueError)" in third.summary().splitlines()
+
+
 def test_a_finished_run_runs_nothing_again(calls, tmp_path):
     first = run(chain(calls), tmp_path)
     assert calls.take() == ["a", "b", "c", "d"]

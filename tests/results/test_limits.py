@@ -99,6 +99,25 @@ def test_chains_end_where_records_are_odd():
 
 
 @pytest.mark.parametrize("load", [False, True], ids=["run", "loaded"])
+def test_failed_and_repeated_calls_are_busy_time(tmp_path, load):
+    def fit(last):
+        time.sleep(0.05)
+        if handoff.current_task().attempt < last:
+            raise OSError("as asked")
+
+    dag = DAG("repeated")
+    dag.add_function(Function("succeeds", (), fit, [3]))
+    dag.add_function(Function("fails", (), fit, [9], max_retries=1))
+    results = execute_local(dag, run_dir=tmp_path / "run", slots=1, check=False)
+    table = (handoff.load(tmp_path / "run") if load else results)._records
+    (busy_s,) = table.busy().values()
+    assert 5 * 0.05 <= busy_s < results.duration_s
+    assert table.claimed()["cpu"] == pytest.approx(busy_s)
+    assert {(id, failed) for _, id, failed in table.slowest(2)} == {("succeeds", False), ("fails", True)}
+    assert results.summary().count(" s (failed)") == 1
+
+
+@pytest.mark.parametrize("load", [False, True], ids=["run", "loaded"])
 def test_runs_tell_it(tmp_path, monkeypatch, load):
     monkeypatch.setenv("HANDOFF_CORES", "3")
     dag = DAG("limited")

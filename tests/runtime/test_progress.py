@@ -257,10 +257,30 @@ def test_the_slowest_calls_that_have_ended_come_first_with_their_ranks():
     longest = sorted(took, key=took.get, reverse=True)[: module.MAX_SLOWEST]
     assert [int(call["id"]) for call in told] == longest
     first = {"id": str(longest[0]), "name": "load", "rank": longest[0] % 3, "host": f"n{longest[0] % 3}"}
-    assert told[0] == {**first, "duration_s": took[longest[0]]}
+    assert told[0] == {**first, "duration_s": took[longest[0]], "failed": False}
     run.end(longest[3], 0.5)
     assert [int(call["id"]) for call in run.fields()["slowest"]] == longest, "its longest attempt counts"
     assert run.progress.final_fields(NOW)["slowest"] == told
+
+
+def test_a_slow_call_that_failed_is_marked():
+    run = Fixture([0, 0])
+    run.end(0, 9.0, state=State.READY)
+    run.end(0, 1.0)
+    run.end(1, 2.0)
+    told = run.fields()["slowest"]
+    assert [(call["id"], call["duration_s"], call["failed"]) for call in told] == [("0", 9.0, True), ("1", 2.0, False)]
+
+
+def test_all_calls_of_a_function_are_busy_time_though_they_end_between_two_looks():
+    run = Fixture([0, 0])
+    run.end(0, 5.0, state=State.READY)
+    run.fields()
+    run.end(0, 3.0, state=State.READY)
+    run.end(0, 1.0)
+    run.end(1, 2.0)
+    told = run.fields()["by_name"]["load"]
+    assert (told["busy_s"], told["mean_s"], told["done"]) == (11.0, 2.75, 2)
 
 
 def test_skipped_functions_are_counted_by_name_and_no_time_is_expected_for_them():

@@ -90,16 +90,18 @@ def test_a_run_that_is_running_one_that_died_and_one_that_ended(live, capsys):
     assert (told["state"], told["exit_code"], told["done"]) == ("done", 0, 2)
 
 
-@pytest.mark.long
-def test_a_run_that_has_failed_names_what_it_skipped(in_process, tmp_path, capsys):
+def test_a_short_run_that_has_failed_tells_as_much_as_a_long_one(in_process, tmp_path, capsys):
     dag = DAG("broken")
-    fails = dag.add_function(Function("fails", (), lambda: time.sleep(0.6) or 1 / 0, max_retries=0))
+    fails = dag.add_function(Function("fails", (), lambda: time.sleep(0.02) or 1 / 0, max_retries=0))
     dag.add_function(Function("behind", (dag.add_function(Function("next", (fails,), abs)),), abs))
     execute_local(dag, run_dir=tmp_path / "run", check=False)
     assert main(["status", str(tmp_path / "run")]) == 0
     told = capsys.readouterr().out
     assert "failed    fails: ZeroDivisionError" in told
     assert "skipped   next, behind: they depend on functions that have failed" in told
+    assert "slowest   fails took 0" in told and ", and failed" in told
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["duration_s"] < 0.5 and status["counts"]["failed"] == 1 and status["by_name"]["abs"]["skipped"] == 2
 
 
 NOW = 1_770_000_100.0
@@ -118,7 +120,7 @@ TROUBLED = {
     "lost_ranks": {"2": "killed by SIGKILL"},
     "losses": [LOSS],
     "probation": {"host n3": "calls fail there"},
-    "slowest": [{"id": "a", "name": "fit", "rank": 1, "host": "n1", "duration_s": 42.0}],
+    "slowest": [{"id": "a", "name": "fit", "rank": 1, "host": "n1", "duration_s": 42.0, "failed": True}],
 }
 
 
@@ -156,7 +158,7 @@ def test_each_question_has_a_line():
             "2 calls reassigned to other ranks (a, b); 1 value computed again (c)",
         ),
         ("probation", "host n3: calls fail there"),
-        ("slowest", "a took 42 s on rank 1 (n1)"),
+        ("slowest", "a took 42 s on rank 1 (n1), and failed"),
         ("files", "run"),
     ]
     told = dict(lines_of("died", resume="again", directory="/home"))

@@ -17,6 +17,7 @@ import pytest
 from handoff_mpi.launch.own_jobs import OwnJobs
 from handoff_mpi.launch.signals import STOPPING
 from handoff_mpi.process_context import process
+from tests.command_server import CommandServer
 from tests.selection import (  # noqa: F401  # pytest finds them here
     pytest_addoption,
     pytest_collection_modifyitems,
@@ -25,6 +26,7 @@ from tests.selection import (  # noqa: F401  # pytest finds them here
 )
 
 ROOT = Path(__file__).parent.parent
+HANDOFF = [sys.executable, "-m", "handoff_mpi"]
 #: Python says what is left open and what is deprecated.
 DEVELOPMENT = {"PYTHONDEVMODE": "1", "PYTHONWARNINGS": "error"}
 # A shell that starts the tests in the background has them ignore SIGINT, and with them all that they start.
@@ -46,16 +48,45 @@ MET_REMAINS = 213
 
 
 def run_process(command, cwd, timeout_s=60.0, env=None) -> Ended:
-    """Run a command in a session of its own; fail the test if it has not ended in time."""
-    ended = _run_once(command, cwd, timeout_s, env)
-    return _run_once(command, cwd, timeout_s, env) if ended.rc == MET_REMAINS else ended
+    """Run a command in a session of its own; fail the test if it has not ended in time.
+
+    ``python -m handoff_mpi`` is forked from a process that has imported it, see :mod:`tests.command_server`.
+    """
+    command, environment = [str(word) for word in command], command_environment(env)
+    is_served = command[:3] == HANDOFF and _command_server().serves(environment)
+    run = _run_on_server if is_served else _run_once
+    ended = run(command, cwd, timeout_s, environment)
+    return run(command, cwd, timeout_s, environment) if ended.rc == MET_REMAINS else ended
 
 
-def _run_once(command, cwd, timeout_s, env) -> Ended:
+def command_environment(env=None) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHER)}
-    environment.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", **(env or {}))
+    return {**environment, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", **(env or {})}
+
+
+_ENVIRONMENT = command_environment()
+
+
+@functools.cache
+def _command_server() -> CommandServer:
+    return CommandServer(_ENVIRONMENT)
+
+
+def pytest_sessionfinish() -> None:
+    if _command_server.cache_info().currsize:
+        _command_server().close()
+
+
+def _run_on_server(command, cwd, timeout_s, environment) -> Ended:
+    try:
+        return Ended(*_command_server().run(command[3:], cwd, environment, timeout_s))
+    except subprocess.TimeoutExpired as hung:
+        pytest.fail(f"hung for {timeout_s} s: {command}\n{hung.stdout[-3000:]}\n{hung.stderr[-3000:]}")
+
+
+def _run_once(command, cwd, timeout_s, environment) -> Ended:
     process = subprocess.Popen(
-        [str(word) for word in command],
+        command,
         cwd=cwd,
         env=environment,
         stdout=subprocess.PIPE,
@@ -140,7 +171,7 @@ def handoff(tmp_path):
     """Run ``python -m handoff_mpi`` in a directory of its own."""
 
     def run(*words, timeout_s=60.0, env=None) -> Ended:
-        return run_process([sys.executable, "-m", "handoff_mpi", *words], tmp_path, timeout_s, env)
+        return run_process([*HANDOFF, *words], tmp_path, timeout_s, env)
 
     return run
 

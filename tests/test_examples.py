@@ -69,7 +69,7 @@ def test_under_mpich_as_in_one_process(tmp_path, example):
     assert ended.out == alone.out != ""
 
 
-@pytest.mark.parametrize("ranks", [1, 4])
+@pytest.mark.parametrize("ranks", [1, pytest.param(4, marks=pytest.mark.long)])
 def test_script(mpirun, tmp_path, ranks):
     script = EXAMPLES / "script.py"
     ended = run_process([sys.executable, script], tmp_path) if ranks == 1 else mpirun(ranks, script)

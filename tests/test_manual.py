@@ -122,7 +122,7 @@ for name in NAMES:
 """
 
 
-@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("ranks", [1, pytest.param(3, marks=pytest.mark.long)])
 def test_all_examples_run_as_scripts_in_one_process_and_under_mpirun(ranks, mpirun, examples):
     (examples / "all.py").write_text(ALL.replace("NAMES", repr(list(EXAMPLES))))
     ended = mpirun(ranks, "all.py", env={**DEVELOPMENT, "TMPDIR": str(examples)})

@@ -8,6 +8,8 @@ import re
 import sys
 import textwrap
 
+import pytest
+
 import handoff_mpi
 from tests.conftest import DEVELOPMENT, run_process
 
@@ -32,10 +34,11 @@ def test_every_public_name_has_help():
         assert "Callable" in str(value) or inspect.getdoc(value), name
 
 
-def test_the_example_of_the_help_runs_as_it_stands(handoff, tmp_path):
+@pytest.mark.parametrize("words", [[], pytest.param(["-n", "2"], marks=pytest.mark.long)], ids=["one process", "ranks"])
+def test_the_example_of_the_help_runs_as_it_stands(words, handoff, tmp_path):
     _, _, example = handoff_mpi.__doc__.partition("A complete ``dag.py``::\n\n")
     (tmp_path / "dag.py").write_text(textwrap.dedent(example.partition("\n\nRun it")[0]) + "\n")
-    ended = handoff("run", "-n", "2", "dag.py", env=DEVELOPMENT)
+    ended = handoff("run", *words, "dag.py", env=DEVELOPMENT)
     assert ended.rc == 0, ended.err
     assert f"sum of squares: {sum(number**2 for number in range(4000))}" in ended.out
 

@@ -20,44 +20,51 @@ def test_way(way): pass
 """
 
 
-@pytest.fixture
-def directory(tmp_path):
-    (tmp_path / "conftest.py").write_text("from tests.selection import *\n")
-    (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "test_a.py").write_text(TESTS)
-    return tmp_path
+CASES = [
+    ([], "test_short test_way[1]", True),
+    (["deep"], "test_short test_way[1]", True),
+    (["--all"], "test_short test_long test_way[1] test_way[2]", False),
+    (["--rest"], "test_long test_way[2]", False),
+    (["--rest", "--all"], "test_short test_long test_way[1] test_way[2]", False),
+    (["--deselect", "deep/test_a.py::test_short"], "test_way[1]", True),
+    (["-m", "soak"], "test_soak", False),
+    (["-m", "long"], "test_long test_way[2]", False),
+    (["deep/test_a.py"], "test_short test_long test_way[1] test_way[2]", False),
+    (["deep/test_a.py::test_soak"], "test_soak", False),
+    (["deep/test_a.py::test_way[2]"], "test_way[2]", False),
+]
+#: One process runs pytest for all cases: it starts as often as there are cases otherwise.
+PROGRAM = """
+import pytest, sys
+for words in eval(sys.argv[1]):
+    print("CASE", flush=True)
+    print("RC", int(pytest.main(["-p", "no:cacheprovider", "-v", "--strict-markers", *words])), flush=True)
+"""
 
 
-@pytest.mark.parametrize(
-    ("words", "chosen", "tells"),
-    [
-        ([], "test_short test_way[1]", True),
-        (["deep"], "test_short test_way[1]", True),
-        (["--all"], "test_short test_long test_way[1] test_way[2]", False),
-        (["--rest"], "test_long test_way[2]", False),
-        (["--rest", "--all"], "test_short test_long test_way[1] test_way[2]", False),
-        (["--deselect", "deep/test_a.py::test_short"], "test_way[1]", True),
-        (["-m", "soak"], "test_soak", False),
-        (["-m", "long"], "test_long test_way[2]", False),
-        (["deep/test_a.py"], "test_short test_long test_way[1] test_way[2]", False),
-        (["deep/test_a.py::test_soak"], "test_soak", False),
-        (["deep/test_a.py::test_way[2]"], "test_way[2]", False),
-    ],
-)
-def test_what_runs(directory, words, chosen, tells):
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "--strict-markers", *words]
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """What pytest prints in each case."""
+    directory = tmp_path_factory.mktemp("selected")
+    (directory / "conftest.py").write_text("from tests.selection import *\n")
+    (directory / "deep").mkdir()
+    (directory / "deep" / "test_a.py").write_text(TESTS)
+    command = [sys.executable, "-c", PROGRAM, repr([words for words, *_ in CASES])]
     ended = run_process(command, directory, env={"PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""})
-    assert ended.rc == 0, ended.out
-    ran = [line.split("::")[1].split()[0] for line in ended.out.splitlines() if line.endswith("]") and "PASSED" in line]
+    assert ended.rc == 0, ended.err
+    return ended.out.split("CASE\n")[1:]
+
+
+@pytest.mark.parametrize("case", range(len(CASES)), ids=[" ".join(words) or "nothing" for words, *_ in CASES])
+def test_what_runs(outputs, case):
+    _, chosen, tells = CASES[case]
+    out = outputs[case]
+    assert "RC 0\n" in out, out
+    ran = [line.split("::")[1].split()[0] for line in out.splitlines() if line.endswith("]") and "PASSED" in line]
     assert ran == chosen.split()
-    assert ("2 tests marked long are left out; --all runs them too" in ended.out) is tells
+    assert ("2 tests marked long are left out; --all runs them too" in out) is tells
 
 
-def test_default_and_rest_are_all_tests_once(directory):
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--collect-only", "-q"]
-
-    def collected(*words):
-        ended = run_process([*command, *words], directory, env={"PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""})
-        return [line for line in ended.out.splitlines() if "::" in line]
-
-    assert sorted([*collected(), *collected("--rest")]) == sorted(collected("--all"))
+def test_default_and_rest_are_all_tests_once(outputs):
+    chosen = {" ".join(words): tests.split() for words, tests, _ in CASES}
+    assert sorted([*chosen[""], *chosen["--rest"]]) == sorted(chosen["--all"])

@@ -182,7 +182,10 @@ def test_a_script_has_its_run_drawn_without_start_lines(terminal, tmp_path):  # 
     assert shown.is_given_back
 
 
-@pytest.mark.parametrize("options", ["quiet=True", "progress='none'", "progress='lines', run_dir=False"])
+OTHERWISE = ["progress='none'", "progress='lines', run_dir=False"]
+
+
+@pytest.mark.parametrize("options", ["quiet=True", *[pytest.param(each, marks=pytest.mark.long) for each in OTHERWISE]])
 def test_a_script_can_have_it_otherwise(terminal, tmp_path, options):  # noqa: F811
     go_on(tmp_path)
     shown = terminal("-c", SCRIPT.replace("OPTIONS", f"dict({options})"))

@@ -28,7 +28,10 @@ with DAG("pools") as dag: task(print)(pooled())
 """
 
 
-@pytest.mark.parametrize("name", ["json.py", "class.py", "a.b.py", "with space-1.py", "naïve.py"])
+NAMES = ["class.py", "a.b.py", "with space-1.py", "naïve.py"]
+
+
+@pytest.mark.parametrize("name", ["json.py", *[pytest.param(name, marks=pytest.mark.long) for name in NAMES]])
 def test_a_file_may_have_any_name(handoff, tmp_path, name):
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / name).write_text(POOLS)
@@ -46,6 +49,7 @@ def test_so_it_may_on_ranks_and_leaves_nothing_behind(handoff, tmp_path):
     assert not list((tmp_path / "tmp").glob("handoff*"))
 
 
+@pytest.mark.long
 def test_a_file_that_hides_this_package_ends_a_pool_with_the_reason(handoff, tmp_path):
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "handoff_mpi.py").write_text(POOLS)

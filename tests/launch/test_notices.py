@@ -158,11 +158,11 @@ OF_SETUP += "what they draw depends on their rank and their order"
     ("text", "words", "lines"),
     [
         (SEEDED, (), [NO_EFFECT]),
-        (SEEDED, ("--no-seed",), []),
-        (UNUSED, (), []),
-        (DRAWN, (), []),
+        pytest.param(SEEDED, ("--no-seed",), [], marks=pytest.mark.long),
+        pytest.param(UNUSED, (), [], marks=pytest.mark.long),
+        pytest.param(DRAWN, (), [], marks=pytest.mark.long),
         (BY_SETUP, (), [OF_SETUP]),
-        (BY_SETUP, ("--no-seed",), []),
+        pytest.param(BY_SETUP, ("--no-seed",), [], marks=pytest.mark.long),
     ],
 )
 def test_seeds_are_said_where_calls_draw(said, text, words, lines):
@@ -175,6 +175,7 @@ def test_a_seed_on_rank_0_alone_is_said_if_calls_are_not_seeded(said):
     assert said(SEEDED, "--no-seed", ranks=2) == [f"dag.py seeds random on rank 0 alone; {remedy}"]
 
 
+@pytest.mark.long
 def test_seeds_of_setup_win(said):
     text = BY_SETUP + "def f(): assert random.random() == random.Random(0).random()\n"
     assert said(text) == [OF_SETUP]

@@ -111,7 +111,9 @@ def test_ranks_and_children_have_the_flags_and_the_path_of_the_command(tmp_path,
     assert seen[0][1].count(str(tmp_path)) == ("-I" not in flags), "Python puts the current directory there for -m"
 
 
-@pytest.mark.parametrize("words", [["--isolation", "rank"], ["--isolation", "process"]])
+@pytest.mark.parametrize(
+    "words", [["--isolation", "rank"], pytest.param(["--isolation", "process"], marks=pytest.mark.long)]
+)
 def test_a_package_of_this_name_beside_dag_py_is_the_users_and_not_this_one(hostile, tmp_path, words):
     """A clone of this repository, say: every process has to execute the same code."""
     path = write_dag(hostile)

@@ -38,10 +38,18 @@ def script(tmp_path):
     return "d.py"
 
 
+ON_RANKS = ["run", "-n", "3", "--isolation", "process", "d.py"]
+
+
 @pytest.mark.parametrize(
-    "words", [["run", "--isolation", "process", "d.py"], ["run", "-n", "3", "--isolation", "process", "d.py"],
-              ["check", "d.py"], ["run", "failing.py"], ["run", "nothing.py"]],
-    ids=" ".join)  # fmt: skip
+    "words",
+    [
+        ["run", "--isolation", "process", "d.py"],
+        pytest.param(ON_RANKS, marks=pytest.mark.long),
+        *(["check", "d.py"], ["run", "failing.py"], ["run", "nothing.py"]),
+    ],
+    ids=" ".join,
+)
 @pytest.mark.usefixtures("script")
 def test_the_command_line_warns_of_nothing(words, handoff):
     ended = handoff(*words, env=DEVELOPMENT)

@@ -84,6 +84,7 @@ def test_an_encoding_that_hangs_or_crashes_fails_the_call_it_is_for_and_nothing_
     assert "was lost" not in ended.err
 
 
+@pytest.mark.long
 def test_one_rank_at_most_dies_of_an_encoding(handoff, dag):
     dag('take("dies", dies, node=None)\n', OTHERS)
     ended = handoff("run", "-n", "5", "--isolation", "rank", "--slots", "1", "dag.py")

@@ -234,7 +234,11 @@ dag.add_function(Function("encoded", [Argument("fine", serialize=encode)], take,
 """
 
 
-@pytest.mark.parametrize("words", [[], ["-n", "3"], ["--isolation", "process"]], ids=["one process", "rank", "child"])
+@pytest.mark.parametrize(
+    "words",
+    [[], pytest.param(["-n", "3"], marks=pytest.mark.long), ["--isolation", "process"]],
+    ids=["one process", "rank", "child"],
+)
 def test_an_input_that_cannot_be_had_is_named(handoff, tmp_path, words):
     (tmp_path / "dag.py").write_text(UNREADABLE)
     ended = handoff("run", *words, "--run-dir", "r", "dag.py")

@@ -158,6 +158,7 @@ def test_no_launcher_is_refused(slurm, submit, tmp_path):
     assert job.out.count("\n") == 1
 
 
+@pytest.mark.long
 def test_a_launcher_that_reports_success_is_not_believed(slurm, submit, tmp_path):
     python = own_python(tmp_path)
     write(python.parent, "mpirun", "#!/bin/sh\nexit 0\n", 0o755)

@@ -230,6 +230,7 @@ def test_wfformat_is_consistent(export, tmp_path):
     assert len(found["large"]["workflow"]["execution"]["tasks"]) == 2000
 
 
+@pytest.mark.long
 def test_sizes_of_hosts_are_those_of_the_status(export, finished, tmp_path):
     assert export(finished / "run", "--wfformat", "run.json")[0] == 0
     instance = check_wfformat(tmp_path / "run.json")

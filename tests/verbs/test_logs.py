@@ -284,6 +284,7 @@ dag.add_function(Function("asks", (), asks))
 """
 
 
+@pytest.mark.long
 def test_at_a_terminal_each_line_says_whose_it_is(terminal, tmp_path):  # noqa: F811
     (tmp_path / "dag.py").write_text(RUNNING)
     shown = terminal("-m", "handoff_mpi", "run", "-n", "2", "--progress", "none", "dag.py", columns=160)

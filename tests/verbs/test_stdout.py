@@ -16,6 +16,8 @@ def grüße(): print("grüße" * 200, flush=True)
 dag = DAG("grüße")
 dag.add_function(Function("grüße", (), grüße))
 """
+#: Those that the short tests try; others print in the same way.
+SHORT = ("status", "graph")
 COMMANDS = {
     "help": ("help",),
     "page": ("help", "options"),
@@ -25,6 +27,11 @@ COMMANDS = {
     "explain": ("explain", "run", "grüße"),
     "graph": ("graph", "run"),
 }
+
+
+CASES = [
+    pytest.param(words, id=name, marks=[] if name in SHORT else pytest.mark.long) for name, words in COMMANDS.items()
+]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +50,7 @@ def printed(directory, words, stdout, **variables):
     return subprocess.run(command, cwd=directory, stdout=stdout, stderr=subprocess.PIPE, env=environment, timeout=60)
 
 
-@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
+@pytest.mark.parametrize("words", CASES)
 def test_the_reader_of_stdout_may_leave(words, run):
     read, write = os.pipe()
     os.close(read)
@@ -52,7 +59,7 @@ def test_the_reader_of_stdout_may_leave(words, run):
     assert (ended.returncode, ended.stderr) == (0, b"")
 
 
-@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
+@pytest.mark.parametrize("words", CASES)
 def test_stdout_may_be_ascii(words, run):
     ended = printed(run, words, subprocess.PIPE, PYTHONIOENCODING="ascii")
     assert (ended.returncode, ended.stderr) == (0, b"")
@@ -60,7 +67,7 @@ def test_stdout_may_be_ascii(words, run):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is Linux's own")  # noqa: PTH110
-@pytest.mark.parametrize("words", COMMANDS.values(), ids=COMMANDS)
+@pytest.mark.parametrize("words", CASES)
 def test_the_disk_of_stdout_may_be_full(words, run):
     with open("/dev/full", "wb") as full:  # noqa: PTH123
         ended = printed(run, words, full)

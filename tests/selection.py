@@ -1,9 +1,10 @@
 """Which tests run: most by default, the long ones too with ``--all``; those marked ``soak`` are a command of their own.
 
 A test is marked ``long`` that takes more than a second on two quiet cores, unless it is what shows the default run that
-a kind of thing works at all: real deaths, a Slurm, whole hosts, a browser, MPICH, a pseudo-terminal. A test marked
-``soak`` takes more than seven seconds, and tries again and in many ways what others try once. What the command line
-names, a file or a test, runs whole.
+a kind of thing works at all: real deaths, a Slurm, whole hosts, a browser, MPICH, a pseudo-terminal. A test is marked
+``soak`` that tries again, or in one more way, what others try once, and takes seconds. Of the combinations of a test's
+parameters ``sample("run -n-TERM", ...)`` names those that run with the others; the rest is ``soak``. A file or a test
+that the command line names runs whole, but for what is ``soak`` in a file.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-LONG, SOAK = "long", "soak"
+LONG, SOAK, SAMPLE = "long", "soak", "sample"
 #: How many long tests are left out.
 _LEFT_OUT = pytest.StashKey[int]()
 
@@ -25,10 +26,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"{LONG}: takes more than a second, and runs with --all")
-    config.addinivalue_line("markers", f"{SOAK}: takes more than seven seconds, and runs with -m {SOAK} alone")
+    config.addinivalue_line("markers", f"{SOAK}: takes seconds, tries again what others try, runs with -m {SOAK} alone")
+    config.addinivalue_line("markers", f"{SAMPLE}(id, ...): of these combinations of parameters; the others are {SOAK}")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    _mark_what_is_no_sample(config, items)
     if config.option.markexpr:
         return  # the user has chosen by marks
     named = _named(config)
@@ -37,8 +41,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         if not config.option.rest:
-            config.stash[_LEFT_OUT] = sum(item.get_closest_marker(LONG) is not None for item in left_out)
+            config.stash[_LEFT_OUT] = sum(_is_long(item) for item in left_out)
         items[:] = [item for item in items if chosen[item]]
+
+
+def _mark_what_is_no_sample(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the combinations of parameters that no sample names.
+
+    Raises:
+        pytest.UsageError: a sample names one that there is not.
+    """
+    unmet: dict[str, set[str]] = {}
+    for item in items:
+        sample = item.get_closest_marker(SAMPLE)
+        if sample is not None:
+            test, _, id = item.nodeid.removesuffix("]").partition("[")
+            unmet.setdefault(test, set(sample.args)).discard(id)
+            if id not in sample.args:
+                item.add_marker(SOAK)
+    unknown = {test: ids for test, ids in unmet.items() if ids}
+    if unknown and not any("::" in word for word in config.option.file_or_dir):
+        raise pytest.UsageError(f"samples that are no combinations of parameters: {unknown}")
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> str:
@@ -57,6 +80,10 @@ def _is_chosen(config: pytest.Config, item: pytest.Item, named: list[tuple[Path,
     if config.option.rest and not config.option.all:
         return is_long
     return bool(config.option.all or tests or not is_long)
+
+
+def _is_long(item: pytest.Item) -> bool:
+    return item.get_closest_marker(LONG) is not None and item.get_closest_marker(SOAK) is None
 
 
 def _named(config: pytest.Config) -> list[tuple[Path, str]]:

@@ -43,7 +43,12 @@ def test_quickstart_counts_what_is_there(handoff):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("words", [[], ["-n", "4"], ["-n", "3", "--allocation-strategy", "cost_optimized"]])
+@pytest.mark.sample("here", "ranks")
+@pytest.mark.parametrize(
+    "words",
+    [[], ["-n", "4"], ["-n", "3", "--allocation-strategy", "cost_optimized"]],
+    ids=["here", "ranks", "strategy"],
+)
 def test_cholesky_agrees_with_numpy(handoff, words):
     ended = handoff("run", *words, EXAMPLES / "cholesky.py")
     assert ended.rc == 0, ended.err
@@ -58,6 +63,7 @@ def test_cholesky_under_a_bare_mpirun(mpirun):
 
 
 @pytest.mark.long
+@pytest.mark.sample("cholesky.py")
 @pytest.mark.parametrize("example", ["cholesky.py", "quickstart.py"])
 def test_under_mpich_as_in_one_process(tmp_path, example):
     mpiexec = os.environ.get("HANDOFF_TEST_MPICH")
@@ -99,6 +105,7 @@ def searched():
 
 
 @pytest.mark.long
+@pytest.mark.sample("run -n 4")
 @pytest.mark.parametrize("launch", [[], ["-n", "4"]], ids=["one process", "run -n 4"])
 def test_digits_finds_what_scikit_learn_finds(handoff, searched, launch):
     words = [EXAMPLES / "digits.py", "--", "--grid", "2", "--folds", "3"]
@@ -167,6 +174,7 @@ def assert_as_filtered(ended, out, filtered):
 
 
 @pytest.mark.long
+@pytest.mark.sample("run -n 4")
 @pytest.mark.parametrize("launch", [[], ["-n", "4"]], ids=["one process", "run -n 4"])
 def test_images_are_filtered_as_a_whole(handoff, tmp_path, filtered, launch):
     ended = handoff("run", *launch, EXAMPLES / "images.py", "--", "--out", "found", env=SMALL_HOST)

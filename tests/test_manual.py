@@ -100,6 +100,7 @@ def test_the_programs_that_contributing_names_exist():
 
 
 @pytest.mark.long
+@pytest.mark.sample("licences.py")
 @pytest.mark.parametrize("name", ["near_data.py", "licences.py", "in_sqlite.py"])  # scripts show the others on ranks
 def test_an_example_runs_on_three_ranks(name, handoff, examples):
     ended = handoff("run", "-n", "3", name, env={**DEVELOPMENT, "TMPDIR": str(examples)})

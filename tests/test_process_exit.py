@@ -62,6 +62,7 @@ def test_it_can_be_called_beside_a_main_thread_that_is_busy(tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.sample("waits for a pool", "holds the interpreter")
 @pytest.mark.parametrize("what", ["sleeps", "waits for a thread", "waits for a pool", "holds the interpreter"])
 def test_what_never_ends_does_not_hold_the_process(tmp_path, what):
     hangs = {
@@ -102,6 +103,12 @@ LEFTOVERS = {
 
 
 @pytest.mark.long
+@pytest.mark.sample(
+    "a child of a child",
+    "an orphan in a session of its own",
+    "one that ignores TERM",
+    "a forked orphan in a session of its own",
+)
 @pytest.mark.parametrize("leftover", LEFTOVERS)
 def test_processes_that_were_left_running_end_and_those_of_others_do_not(tmp_path, leftover):
     # The test reads until the pipes are closed: a process that is left behind would hold it as it does a launcher.

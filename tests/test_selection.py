@@ -17,21 +17,27 @@ def test_long(): pass
 def test_soak(): pass
 @pytest.mark.parametrize("way", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_way(way): pass
+@pytest.mark.long
+@pytest.mark.sample("1-2", "2-1")
+@pytest.mark.parametrize("a", [1, 2])
+@pytest.mark.parametrize("b", [1, 2])
+def test_grid(a, b): pass
 """
 
 
 CASES = [
     ([], "test_short test_way[1]", True),
     (["deep"], "test_short test_way[1]", True),
-    (["--all"], "test_short test_long test_way[1] test_way[2]", False),
-    (["--rest"], "test_long test_way[2]", False),
-    (["--rest", "--all"], "test_short test_long test_way[1] test_way[2]", False),
+    (["--all"], "test_short test_long test_way[1] test_way[2] test_grid[1-2] test_grid[2-1]", False),
+    (["--rest"], "test_long test_way[2] test_grid[1-2] test_grid[2-1]", False),
+    (["--rest", "--all"], "test_short test_long test_way[1] test_way[2] test_grid[1-2] test_grid[2-1]", False),
     (["--deselect", "deep/test_a.py::test_short"], "test_way[1]", True),
-    (["-m", "soak"], "test_soak", False),
-    (["-m", "long"], "test_long test_way[2]", False),
-    (["deep/test_a.py"], "test_short test_long test_way[1] test_way[2]", False),
+    (["-m", "soak"], "test_soak test_grid[1-1] test_grid[2-2]", False),
+    (["-m", "long and not soak"], "test_long test_way[2] test_grid[1-2] test_grid[2-1]", False),
+    (["deep/test_a.py"], "test_short test_long test_way[1] test_way[2] test_grid[1-2] test_grid[2-1]", False),
     (["deep/test_a.py::test_soak"], "test_soak", False),
     (["deep/test_a.py::test_way[2]"], "test_way[2]", False),
+    (["deep/test_a.py::test_grid[1-1]"], "test_grid[1-1]", False),
 ]
 #: One process runs pytest for all cases: it starts as often as there are cases otherwise.
 PROGRAM = """
@@ -62,7 +68,15 @@ def test_what_runs(outputs, case):
     assert "RC 0\n" in out, out
     ran = [line.split("::")[1].split()[0] for line in out.splitlines() if line.endswith("]") and "PASSED" in line]
     assert ran == chosen.split()
-    assert ("2 tests marked long are left out; --all runs them too" in out) is tells
+    assert ("4 tests marked long are left out; --all runs them too" in out) is tells
+
+
+def test_a_sample_that_is_no_combination_is_refused(tmp_path):
+    (tmp_path / "conftest.py").write_text("from tests.selection import *\n")
+    (tmp_path / "test_a.py").write_text(TESTS.replace('"2-1"', '"2-3"'))
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--collect-only"]
+    ended = run_process(command, tmp_path, env={"PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""})
+    assert ended.rc == 4 and "{'test_a.py::test_grid': {'2-3'}}" in ended.err
 
 
 def test_default_and_rest_are_all_tests_once(outputs):

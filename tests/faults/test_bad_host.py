@@ -8,6 +8,7 @@ from tests.faults import bad_host
 
 
 @pytest.mark.long
+@pytest.mark.sample("3")
 @pytest.mark.parametrize("retries", [3, 0])
 def test_nothing_fails_for_good_because_four_of_six_ranks_are_on_a_bad_host(tmp_path, retries):
     ending = bad_host.run(tmp_path, retries=retries, count=60, seconds=0.05)

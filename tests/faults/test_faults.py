@@ -30,12 +30,15 @@ def test_workers_killed_one_after_the_other(tmp_path):
     assert sum(results.incidents().values()) == len(told)
 
 
+ALSO = [("SIGKILL", 99), ("exit(1)", 1), ("memory hog", 99)]
+
+
 @pytest.mark.parametrize(
     ("kind", "times"),
     [
         ("SIGKILL", 1),
-        pytest.param("SIGKILL", 99, marks=pytest.mark.long),
-        *[pytest.param(kind, times, marks=pytest.mark.long) for kind in ("exit(1)", "memory hog") for times in (1, 99)],
+        *[pytest.param(*case, marks=pytest.mark.long) for case in (("exit(1)", 99), ("memory hog", 1))],
+        *[pytest.param(*case, marks=pytest.mark.soak) for case in ALSO],
     ],
 )
 def test_a_rank_that_dies_in_a_call_where_mpi_survives_it(tmp_path, kind, times):
@@ -47,6 +50,7 @@ def test_a_rank_that_dies_in_a_call_where_mpi_survives_it(tmp_path, kind, times)
 
 
 @pytest.mark.long
+@pytest.mark.sample("Open MPI, no ft-once", "MPICH-always")
 @pytest.mark.parametrize("times", [1, 99], ids=["once", "always"])
 @pytest.mark.parametrize("way", ["Open MPI, no ft", "MPICH"])
 def test_a_rank_that_dies_in_a_call_where_mpi_does_not_survive_it(tmp_path, way, times):

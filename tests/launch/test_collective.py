@@ -15,6 +15,7 @@ COLLECTIVE = ROOT / "tests" / "mpi" / "test_collective.py"
 
 
 @pytest.mark.long
+@pytest.mark.sample("3, fault-tolerant")
 @pytest.mark.parametrize(("ranks", "ft"), [(2, False), (3, True)], ids=["2, plain", "3, fault-tolerant"])
 def test_the_collective_tests_pass_on_every_rank(mpirun, ranks, ft):
     words = ["--with-mpi", "-q", "-p", "no:cacheprovider", "--rootdir", ROOT]

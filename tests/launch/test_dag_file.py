@@ -36,8 +36,13 @@ def run(request, tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.sample(
+    "here-import-1 / 0", "here-build-time.sleep(0.3)", "mpirun-import-time.sleep(0.3)", "mpirun-build-1 / 0"
+)
 @pytest.mark.parametrize("ending", ["time.sleep(0.3)", "1 / 0"])
-@pytest.mark.parametrize("where", ["{}", "def build(args):\n    {}\n    return made\nmade = dag; del dag"])
+@pytest.mark.parametrize(
+    "where", ["{}", "def build(args):\n    {}\n    return made\nmade = dag; del dag"], ids=["import", "build"]
+)
 def test_what_it_forks_does_not_go_on_as_the_run(run, ending, where):
     ended = run(where.format(f"if not os.fork(): {ending}") + "\n")
     assert ended.rc == 0, ended.err
@@ -88,8 +93,9 @@ def test_a_second_run_while_one_goes_on_is_refused(mpirun, tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.sample("here-start-exit", "here-stop-interrupt", "mpirun-start-interrupt", "mpirun-stop-exit")
 @pytest.mark.parametrize("raises", ["sys.exit(3)", "raise KeyboardInterrupt"], ids=["exit", "interrupt"])
-@pytest.mark.parametrize("event", ["('dag', 'start')", "('function', 'stop')"])
+@pytest.mark.parametrize("event", ["('dag', 'start')", "('function', 'stop')"], ids=["start", "stop"])
 def test_a_handler_that_would_end_the_process_is_detached_and_the_run_continues(run, tmp_path, raises, event):
     text = (
         f"def handler(*_): {raises}\n"
@@ -276,6 +282,7 @@ def build(args):
 
 
 @pytest.mark.long
+@pytest.mark.sample("-n 3")
 @pytest.mark.parametrize("words", [("-n", "3"), ("-n", "3", "--isolation", "process")], ids=" ".join)
 def test_ids_may_be_of_classes_of_dag_py(handoff, tmp_path, words):
     (tmp_path / "keys.py").write_text(KEYS)

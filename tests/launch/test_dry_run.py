@@ -68,6 +68,7 @@ def start(mpirun, tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.sample("check", "one process", "ranks", "script")
 @pytest.mark.parametrize("way", WAYS)
 def test_what_cannot_be_decoded_elsewhere_is_refused_where_it_is(start, way):
     ended = start(way, FAULTS)
@@ -121,6 +122,7 @@ dag.add_function(Function(frozenset({1}), ["first"], free))
 
 
 @pytest.mark.long
+@pytest.mark.sample("check", "ranks")
 @pytest.mark.parametrize("way", ["check", "ranks", "children"])
 def test_what_works_is_not_refused(start, way):
     ended = start(way, FINE)
@@ -145,6 +147,7 @@ def test_check_names_what_ends_or_hangs_the_process(start, how, tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.sample("children")
 @pytest.mark.parametrize("way", ["ranks", "children"])
 def test_a_rank_that_decoding_ends_refuses_no_run(start, way):
     ended = start(

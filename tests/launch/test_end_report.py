@@ -31,7 +31,8 @@ def test_by_itself_it_is_made_only_where_it_takes_little_time_beside_the_run(mon
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("ranks", [[], ["-n", "2"]])
+@pytest.mark.sample("ranks")
+@pytest.mark.parametrize("ranks", [[], ["-n", "2"]], ids=["here", "ranks"])
 def test_it_is_made_at_the_end_of_a_run_behind_the_verdict(handoff, tmp_path, ranks):
     (tmp_path / "dag.py").write_text(DAG_FILE)
     ended = handoff("run", *ranks, "--report", "always", "--run-dir", "run", "dag.py")
@@ -42,7 +43,8 @@ def test_it_is_made_at_the_end_of_a_run_behind_the_verdict(handoff, tmp_path, ra
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("ranks", [[], ["-n", "2"]])
+@pytest.mark.sample("here")
+@pytest.mark.parametrize("ranks", [[], ["-n", "2"]], ids=["here", "ranks"])
 def test_the_command_that_makes_it_is_told_where_it_is_not_made(handoff, tmp_path, ranks):
     (tmp_path / "dag.py").write_text(DAG_FILE)
     told = "  report: handoff-mpi report "

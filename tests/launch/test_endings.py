@@ -53,6 +53,7 @@ def lives(pid: int) -> bool:
 
 
 @pytest.mark.long
+@pytest.mark.sample("ft-rank", "plain-rank", "here-process")
 @pytest.mark.parametrize(
     ("launcher", "isolation"),
     [("ft", "rank"), ("ft", "process"), ("plain", "rank"), ("here", "rank"), ("here", "process")],
@@ -78,6 +79,7 @@ def _assert_ended(tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.sample("ft")
 @pytest.mark.parametrize("launcher", ["ft", "plain"])
 def test_an_exit_handler_that_hangs_does_not_hold_the_job(tmp_path, launcher):
     (tmp_path / "leaves.py").write_text(LEAVES)

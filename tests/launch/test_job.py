@@ -44,6 +44,7 @@ end()
 
 
 @pytest.mark.long
+@pytest.mark.sample("MPI hangs-main", "nobody reads-thread")
 @pytest.mark.parametrize("where", ["main", "thread"])
 @pytest.mark.parametrize("what", ["MPI hangs", "nobody reads"])
 def test_a_rank_that_cannot_go_on_ends_whatever_hangs(what, where):

@@ -66,6 +66,7 @@ def go_on(tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.sample("80")
 @pytest.mark.parametrize("columns", [80, 200])
 def test_a_launch_draws_at_the_bottom_and_output_scrolls_above(run, tmp_path, columns):
     shown = run("-n", "2", "--slots", "4", columns=columns)

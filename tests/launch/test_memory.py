@@ -136,6 +136,7 @@ with handoff.Cluster() as cluster:
 
 
 @pytest.mark.long
+@pytest.mark.sample("1-rank", "3-process")
 @pytest.mark.parametrize(("ranks", "isolation"), [(1, "rank"), (3, "rank"), (3, "process")])
 def test_a_loop_of_runs_settles_on_every_rank(mpirun, tmp_path, ranks, isolation):
     (tmp_path / "loop.py").write_text(LOOP)

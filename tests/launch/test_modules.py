@@ -93,6 +93,7 @@ def package(tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.sample("-m pkg.sub.dag:dag", "pkg/sub/dag.py")
 @pytest.mark.parametrize("target", [["-m", "pkg.sub.dag"], ["pkg/sub/dag.py"], ["-m", "pkg.sub.dag:dag"]], ids=" ".join)
 def test_relative_imports_work(handoff, tmp_path, package, target):
     words = ("-n", "3") if ":" in target[-1] else ()
@@ -160,6 +161,7 @@ def build(args):
 
 
 @pytest.mark.long
+@pytest.mark.sample("here", "children")
 @pytest.mark.parametrize("words", RANKS, ids=["here", "ranks", "children"])
 def test_what_setup_and_functions_change_stays_in_their_process(handoff, tmp_path, words):
     (tmp_path / "state.py").write_text(STATE)
@@ -216,6 +218,7 @@ with handoff_mpi.Cluster() as cluster:
 
 
 @pytest.mark.long
+@pytest.mark.sample("1-rank", "3-process")
 @pytest.mark.parametrize(("ranks", "isolation"), [(1, "rank"), (3, "rank"), (3, "process")])
 def test_what_is_defined_again_counts(tmp_path, ranks, isolation):
     """As a notebook does it: between two runs of a cluster."""
@@ -283,6 +286,7 @@ def test_a_file_that(in_process, tmp_path, what):
 
 
 @pytest.mark.long
+@pytest.mark.sample("has replaced itself in sys.modules")
 @pytest.mark.parametrize("what", ["has replaced itself in sys.modules", "has a name of its own", "has no file"])
 def test_so_it_is_on_ranks_with_a_file_that(handoff, tmp_path, what):
     ended = handoff("run", "-n", "3", hostile(tmp_path, what))
@@ -357,6 +361,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.long
+@pytest.mark.sample("module-process", "stdin-rank")
 @pytest.mark.parametrize("isolation", ["rank", "process"])
 @pytest.mark.parametrize("way", ["module", "stdin"])
 def test_a_script_is_main_however_it_is_started(tmp_path, way, isolation):
@@ -395,6 +400,7 @@ def test_a_file_that_runs_a_dag_at_its_top_does_not_run_it_in_its_pools(handoff,
 
 
 @pytest.mark.long
+@pytest.mark.sample("rank")
 @pytest.mark.parametrize("words", RANKS[1:], ids=["rank", "child"])
 def test_the_arguments_of_the_command_are_those_of_a_function_too(handoff, tmp_path, words):
     text = "import sys\nfrom handoff_mpi import DAG, task\n@task\ndef show(): print(sys.argv[-1])\n"

@@ -79,6 +79,7 @@ ENDINGS = {
 
 
 @pytest.mark.long
+@pytest.mark.sample("raise", "os._exit", "stopped and killed", "well", "another")
 @pytest.mark.parametrize("case", ENDINGS)
 def test_whatever_ends_rank_0_ends_all_ranks_with_its_status(mpirun, tmp_path, case):
     how, others, ranks, ft = ENDINGS[case]

@@ -62,6 +62,7 @@ def test_under_a_bare_mpirun_the_other_ranks_end_and_say_why(mpirun, dying):
 
 
 @pytest.mark.long
+@pytest.mark.sample("True")
 @pytest.mark.parametrize("has_fault_tolerance", [True, False])
 def test_under_a_bare_mpirun_a_stopped_rank_ends_the_job_while_mpi_starts(mpirun, dying, tmp_path, has_fault_tolerance):
     site = tmp_path / "site" / "sitecustomize.py"
@@ -72,6 +73,7 @@ def test_under_a_bare_mpirun_a_stopped_rank_ends_the_job_while_mpi_starts(mpirun
 
 
 @pytest.mark.long
+@pytest.mark.sample("False")
 @pytest.mark.parametrize("has_fault_tolerance", [True, False])
 def test_a_rank_that_never_joins_ends_the_job(mpirun, tmp_path, has_fault_tolerance):
     (tmp_path / "dag.py").write_text(DAG)

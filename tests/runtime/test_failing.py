@@ -165,6 +165,7 @@ def build(args):
 
 
 @pytest.mark.long
+@pytest.mark.sample("one process", "rank")
 @pytest.mark.parametrize("words", [[], ["-n", "3"], ["--isolation", "process"]], ids=["one process", "rank", "child"])
 def test_a_retry_waits_and_the_run_with_it(handoff, tmp_path, words):
     (tmp_path / "dag.py").write_text(DELAYED)

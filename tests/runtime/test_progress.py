@@ -131,6 +131,7 @@ def test_fields_may_be_asked_for_before_tasks_are_submitted():
 
 
 @pytest.mark.long
+@pytest.mark.sample("rank")
 @pytest.mark.parametrize("isolation", ["rank", "process"])
 def test_progress_that_cannot_be_reported_fails_no_run(isolation, tmp_path, monkeypatch, capfd):
     def fail(self, now):

@@ -41,6 +41,7 @@ def marked(marker):
 
 
 @pytest.mark.long
+@pytest.mark.sample("run -n-TERM", "mpirun-INT")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
 @pytest.mark.parametrize("how", ["run -n", "mpirun"])
 def test_a_signal_leaves_nothing_behind(tmp_path, how, number):
@@ -186,6 +187,7 @@ def test_a_stopped_run_is_to_be_resumed_though_a_function_has_failed_for_good(ha
 
 
 @pytest.mark.long
+@pytest.mark.sample("1-at import-INT", "1-in build-TERM", "2-at import-TERM", "2-in build-USR1")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=["INT", "TERM", "USR1"])
 @pytest.mark.parametrize("where", ["at import", "in build"])
 @pytest.mark.parametrize("ranks", [1, 2])

@@ -73,6 +73,7 @@ ENDS_ALL = ["syntax error", "fits nowhere", "setup fails", "raises what is no Ex
 
 
 @pytest.mark.long
+@pytest.mark.sample("syntax error", "setup fails")
 @pytest.mark.parametrize("case", ENDS_ALL)
 def test_bad_input_ends_all_ranks(mpirun, tmp_path, case):
     text, code, says = BAD_INPUT[case]
@@ -83,6 +84,7 @@ def test_bad_input_ends_all_ranks(mpirun, tmp_path, case):
 
 
 @pytest.mark.long
+@pytest.mark.sample("build fails", "unpicklable constant")
 @pytest.mark.parametrize("case", ["build fails", "cycle", "fits nowhere", "unpicklable constant"])
 def test_bad_input_ends_what_was_launched(handoff, tmp_path, case):
     text, code, says = BAD_INPUT[case]
@@ -436,6 +438,7 @@ dag.add_function(Function("size", ["big"], len))
 
 
 @pytest.mark.long
+@pytest.mark.sample("3")
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_what_was_not_kept_says_how_to_keep_it(mpirun, tmp_path, ranks):
     ending = """
@@ -467,7 +470,10 @@ def test_the_exit_code_of_bare_mpirun_is_that_of_status_json(mpirun, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("words", [["--nonsense", "x.py"], ["--slots", "0", "x.py"], ["-n", "3", "x.py"], ["x.py"]])
+@pytest.mark.sample("--nonsense x.py", "-n 3 x.py")
+@pytest.mark.parametrize(
+    "words", [["--nonsense", "x.py"], ["--slots", "0", "x.py"], ["-n", "3", "x.py"], ["x.py"]], ids=" ".join
+)
 def test_one_rank_speaks_for_all(mpirun, words):
     ended = mpirun(3, "-m", "handoff_mpi", "run", *words)
     assert ended.rc == 2, ended.err

@@ -98,6 +98,7 @@ with DAG("set up") as dag:
 
 
 @pytest.mark.long
+@pytest.mark.sample("1-process", "3-rank")
 @pytest.mark.parametrize("isolation", ["rank", "process"])
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_what_setup_prepares_is_there_for_functions(handoff, tmp_path, ranks, isolation):

@@ -125,6 +125,7 @@ def grows(figures):
 
 
 @pytest.mark.long
+@pytest.mark.sample("FirstAvailable-mixed", "LoadBalanced-uniform", "CostOptimized-mixed")
 @pytest.mark.parametrize("costs", [[CPU], MIXED], ids=["uniform", "mixed"])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_placement_costs_the_same_with_ten_ranks_and_with_ten_thousand(strategy, costs):

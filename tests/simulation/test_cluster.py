@@ -46,6 +46,7 @@ def run(seed: int, **options) -> SimulatedCluster:
 
 
 @pytest.mark.long
+@pytest.mark.sample("0", "1", "2", "3")
 @pytest.mark.parametrize("block", range(10))
 def test_a_thousand_seeds(block):
     statuses, fault_counts, launches = Counter(), Counter(), Counter()

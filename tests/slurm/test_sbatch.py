@@ -91,6 +91,7 @@ def test_the_quickstart_under_mpich(slurm, submit, tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.sample("word")
 @pytest.mark.parametrize("flag", [["--run-dir", "chosen"], ["--run-dir=chosen"]], ids=["word", "equals"])
 def test_a_failed_function_fails_the_job(slurm, submit, tmp_path, flag):
     dag = write(tmp_path, "failing.py", FAILING)

@@ -394,8 +394,8 @@ class Results(Mapping[Hashable, Any]):
         lines += describe_use(self._records, self.slots, self.capacity, self.duration_s)
         slowest = self._records.slowest(3)
         if slowest and slowest[0][0] >= 0.01:
-            calls = [f"{show(id)} {duration:.2f} s{' (failed)' * failed}" for duration, id, failed in slowest]
-            lines.append(f"  slowest: {', '.join(calls)}")
+            longest = [f"{show(id)} {duration:.2f} s{' (failed)' * failed}" for duration, id, failed in slowest]
+            lines.append(f"  slowest: {', '.join(longest)}")
         for incidents, when in zip(self._incidents_of_launches(), ("", " in earlier launches"), strict=True):
             if incidents:
                 kinds = ", ".join(f"{count} {kind}" for kind, count in incidents.items())

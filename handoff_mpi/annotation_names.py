@@ -6,14 +6,13 @@ import __future__
 import re
 from collections.abc import Iterator
 from types import CodeType, FunctionType, ModuleType
-from typing import Any
 
 _NAME = re.compile(r"(?<![\w.])[^\W\d]\w*")
 _FLAG = __future__.annotations.compiler_flag
 _OF_TYPING = ("typing", "types", "typing_extensions")
 
 
-def names_in_annotations(thing: FunctionType | type, contents: dict[str, Any]) -> list[str]:
+def names_in_annotations(thing: FunctionType | type, contents: dict[str, object]) -> list[str]:
     """Return the names of types and modules among the globals ``contents`` that annotations of ``thing`` refer to.
 
     Args:
@@ -38,5 +37,5 @@ def _texts_of_classes(code: CodeType) -> Iterator[str]:
             yield from _texts_of_classes(each)
 
 
-def _is_part_of_annotations(thing: Any) -> bool:
+def _is_part_of_annotations(thing: object) -> bool:
     return isinstance(thing, (type, ModuleType)) or type(thing).__module__ in _OF_TYPING

@@ -19,7 +19,7 @@ from typing import Any
 #: The longest chain of callables that call one another.
 _MAX_DEPTH = 20
 #: By class: the callable to which its objects pass all their arguments.
-PASSES_ON: dict[type, Callable[[Any], Any]] = {
+PASSES_ON: dict[type, Callable[[Any], object]] = {
     staticmethod: lambda code: code.__func__,
     type(functools.lru_cache(abs)): lambda code: vars(code).get("__wrapped__"),
 }
@@ -36,11 +36,11 @@ class Called:
     """
 
     function: FunctionType | None
-    stub: Callable[..., Any]
+    stub: Callable[..., object]
     is_result: bool = True
 
 
-def find_binding_problem(code: Any, count: int, keywords: Iterable[str] = ()) -> str:
+def find_binding_problem(code: object, count: int, keywords: Iterable[str] = ()) -> str:
     """Return why ``code`` cannot be called with ``count`` positional arguments and ``keywords``, as Python words it.
 
     An empty string if it can, or if that is not certain.

@@ -70,13 +70,13 @@ class _Definitions:
         self._shared: dict[int, SharedGlobals] = {}
 
     def closure(
-        self, module: CarriedModule, contents: dict[str, Any], names: Iterable[str], seen: set[tuple[int, str]]
-    ) -> tuple[tuple[Any, ...], ...]:
+        self, module: CarriedModule, contents: dict[str, object], names: Iterable[str], seen: set[tuple[int, str]]
+    ) -> tuple[tuple[object, ...], ...]:
         """Return the definitions of ``names`` and of all that these need, except those in ``seen``; add them to it.
 
         Definitions in progress are left out: an outer call is making them, and sends them.
         """
-        found: list[tuple[Any, ...]] = []
+        found: list[tuple[object, ...]] = []
         waiting = list(names)
         while waiting:
             name = waiting.pop()
@@ -89,14 +89,14 @@ class _Definitions:
                 waiting += definition.needs
         return tuple(found)
 
-    def shared(self, contents: dict[str, Any]) -> SharedGlobals:
+    def shared(self, contents: dict[str, object]) -> SharedGlobals:
         """Return which globals of a module may hold one another."""
         found = self._shared.get(id(contents))
         if found is None:
             found = self._shared[id(contents)] = SharedGlobals(contents)
         return found
 
-    def definition(self, module: CarriedModule, contents: dict[str, Any], name: str) -> Definition | None:
+    def definition(self, module: CarriedModule, contents: dict[str, object], name: str) -> Definition | None:
         """Return the definition of the global ``name``; None while it is being made."""
         key = (id(module), id(contents), name)
         if key not in self._made:
@@ -112,11 +112,13 @@ class _Definitions:
 class _Definer:
     """Pickles the object that a global stands for."""
 
-    def __init__(self, definitions: _Definitions, module: CarriedModule, contents: dict[str, Any], name: str) -> None:
+    def __init__(
+        self, definitions: _Definitions, module: CarriedModule, contents: dict[str, object], name: str
+    ) -> None:
         self._definitions = definitions
         self._place = module, contents, name
 
-    def dump(self, thing: Any) -> tuple[bytes, tuple[str, ...]]:
+    def dump(self, thing: object) -> tuple[bytes, tuple[str, ...]]:
         """Return the pickle, and the names of the globals that it needs."""
         if type(thing) is ModuleType and thing.__name__ in sys.modules and not carried_as(thing.__name__):
             return pickle.dumps(_Import(thing.__name__), protocol=5), ()
@@ -140,7 +142,7 @@ class _Import:
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return internals.subimport, (self._name,)
 
 
@@ -214,7 +216,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         reducers: Reducers = _NO_REDUCERS,
         takes_process_objects: bool = False,
         definitions: _Definitions | None = None,
-        place: tuple[CarriedModule, dict[str, Any], str] | None = None,
+        place: tuple[CarriedModule, dict[str, object], str] | None = None,
     ) -> None:
         super().__init__(file, protocol=5, buffer_callback=buffer_callback)
         usual = _OF_DEFINITIONS if place is not None or takes_process_objects else BY_PARTS
@@ -224,7 +226,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._sent: set[tuple[int, str]] = set()
         self.needs: dict[str, None] = {}
 
-    def reducer_override(self, obj: Any) -> Any:
+    def reducer_override(self, obj: Any) -> object:
         """Reduce an object for which pickle has no built-in form; pickle calls this."""
         kind = type(obj)
         reduce = self._reducers.get(kind)
@@ -242,7 +244,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self._reduce_sentinel(obj)
         return self._reduce_object(obj, kind)
 
-    def _reduce_object(self, obj: Any, kind: type) -> Any:
+    def _reduce_object(self, obj: object, kind: type) -> object:
         """Reduce an object; one whose class returns a name for pickle, as a sentinel's does, refers to the module."""
         if not carried_as(getattr(kind, "__module__", None)) or not _has_reduce_of_its_own(kind):
             return super().reducer_override(obj)
@@ -251,7 +253,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return name
         return self._reference(obj, name) or (copyreg.__newobj__, (kind,), getattr(obj, "__dict__", None))  # type: ignore[attr-defined]
 
-    def _reduce_sentinel(self, obj: object) -> Any:
+    def _reduce_sentinel(self, obj: object) -> object:
         for module in [module for name in list(CARRIED_NAMES) for module in carried_as(name)]:
             for contents in module.contents():
                 name = self._definitions.shared(contents).name_of(obj)
@@ -261,7 +263,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
                     return resolve, (module.about, name, self._needed(module, contents, [name]))
         return NotImplemented
 
-    def _reduce_function(self, function: FunctionType) -> Any:
+    def _reduce_function(self, function: FunctionType) -> object:
         reference = self._reference(function, function.__qualname__)
         if reference is not None:
             return reference
@@ -271,7 +273,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self._dynamic_function_reduce(function)
         return super().reducer_override(function)
 
-    def _reduce_class(self, kind: type) -> Any:
+    def _reduce_class(self, kind: type) -> object:
         qualname = kind.__qualname__
         reference = self._reference(kind, qualname)
         if reference is not None:
@@ -299,7 +301,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             args = (*args[:-2], None, args[-1])  # the receiver finds it by name, not by cloudpickle's class id
         return make_class, (module.about, qualname, make, args), (attributes, slots), *rest
 
-    def _reduce_named(self, thing: Any, rebuild: Callable[[Any], tuple[Any, ...]]) -> Any:
+    def _reduce_named(self, thing: object, rebuild: Callable[[object], tuple[object, ...]]) -> object:
         name = qualname_of(thing)
         if name is None:
             return rebuild(thing)
@@ -311,7 +313,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return rebuild(thing)
         return name
 
-    def _reference(self, thing: Any, qualname: str) -> tuple[Any, ...] | None:
+    def _reference(self, thing: object, qualname: str) -> tuple[object, ...] | None:
         """Return what stands for ``thing`` where a carried module holds it by its name, if one does."""
         for module in carried_as(getattr(thing, "__module__", None)):
             contents = module.holder_of(thing, qualname)
@@ -324,23 +326,23 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return resolve, (module.about, qualname, self._needed(module, contents, [name]))
         return None
 
-    def _needed(self, module: CarriedModule, contents: dict[str, Any], names: list[str]) -> tuple[Any, ...]:
+    def _needed(self, module: CarriedModule, contents: dict[str, object], names: list[str]) -> tuple[object, ...]:
         """Return the definitions that are to travel here; within another one of the module their names are noted."""
         if self._place is not None and self._place[1] is contents:
             self.needs.update(dict.fromkeys(name for name in names if name in contents))
             return ()
         return self._definitions.closure(module, contents, names, self._sent)
 
-    def _dynamic_function_reduce(self, function: FunctionType) -> Any:
+    def _dynamic_function_reduce(self, function: FunctionType) -> object:
         """Called by cloudpickle for a function that travels in its place."""
         contents = function.__globals__
         for module in carried_as(contents.get("__name__")):
             if any(each is contents for each in module.contents()):
                 return self._reduce_in_place(function, module, contents)
-        reduced: tuple[Any, ...] = super()._dynamic_function_reduce(function)
+        reduced: tuple[object, ...] = super()._dynamic_function_reduce(function)
         return reduced
 
-    def _reduce_in_place(self, function: FunctionType, module: CarriedModule, contents: dict[str, Any]) -> Any:
+    def _reduce_in_place(self, function: FunctionType, module: CarriedModule, contents: dict[str, object]) -> object:
         code, _, _, _, closure = self._function_getnewargs(function)
         attributes, state = internals._function_getstate(function)
         names = [name for name in state["__globals__"] if name not in _OF_ANY_MODULE]
@@ -363,12 +365,12 @@ class _DefinitionPickler(ByValuePickler):
     """
 
     def __init__(
-        self, file: io.BytesIO, definitions: _Definitions, place: tuple[CarriedModule, dict[str, Any], str]
+        self, file: io.BytesIO, definitions: _Definitions, place: tuple[CarriedModule, dict[str, object], str]
     ) -> None:
         super().__init__(file, definitions=definitions, place=place)
         self._shared = definitions.shared(place[1])
 
-    def persistent_id(self, obj: Any) -> tuple[str, int] | None:
+    def persistent_id(self, obj: object) -> tuple[str, int] | None:
         """Called by pickle for each object."""
         assert self._place is not None
         module, contents, own_name = self._place

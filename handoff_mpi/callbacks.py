@@ -10,10 +10,12 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from handoff_mpi.coroutines import COROUTINE_TYPES, is_coroutine, run_coroutine
 from handoff_mpi.process_exit import flush_output
+
+Answer = TypeVar("Answer")
 
 _MAX_MESSAGE_CHARS = 500
 
@@ -22,7 +24,7 @@ class CallbackFailed(Exception):
     """Code of the user raised; the message shows the exception in one line, ``__cause__`` is the exception itself."""
 
 
-def call(function: Callable[..., Any], *args: Any) -> Any:
+def call(function: Callable[..., Answer], *args: object) -> Answer:
     """Call ``function`` and return its answer.
 
     Raises:
@@ -41,7 +43,7 @@ def call(function: Callable[..., Any], *args: Any) -> Any:
     return answer
 
 
-def call_here(code: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def call_here(code: Callable[..., Any], args: Sequence[object], kwargs: Mapping[str, object]) -> Any:
     """Call a function of the user's DAG; its exceptions propagate. A coroutine that it returns is run to its end.
 
     A process that it forked ends here: it would otherwise continue as this one does, at the same work.
@@ -107,7 +109,7 @@ def message_of(error: BaseException) -> str:
         return "(its message cannot be shown)"
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Return ``repr(value)`` in short; it is the user's code too, and may raise."""
     try:
         text = repr(value)

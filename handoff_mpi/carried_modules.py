@@ -83,21 +83,21 @@ class CarriedModule:
 
     # -- at the sender ---------------------------------------------------------------------------------
 
-    def holder_of(self, thing: Any, qualname: str) -> dict[str, Any] | None:
+    def holder_of(self, thing: object, qualname: str) -> dict[str, object] | None:
         """Return the globals, of the original or of the copy, in which ``thing`` is found by ``qualname``."""
         for contents in self.contents():
             if look_up(contents, qualname) is thing:
                 return contents
         return None
 
-    def contents(self) -> Iterator[dict[str, Any]]:
+    def contents(self) -> Iterator[dict[str, object]]:
         """Yield the globals of the original and those of the copy."""
         if self.original is not None:
             yield vars(self.original)
         yield vars(self.copy)
 
     def define(
-        self, contents: dict[str, Any], name: str, dump: Callable[[Any], tuple[bytes, tuple[str, ...]]]
+        self, contents: dict[str, object], name: str, dump: Callable[[object], tuple[bytes, tuple[str, ...]]]
     ) -> Definition:
         """Return the definition of the global ``name`` of ``contents``.
 
@@ -147,7 +147,7 @@ class CarriedModule:
                 self._loading.clear()
                 self.bound.clear()
 
-    def find(self, qualname: str) -> Any:
+    def find(self, qualname: str) -> object:
         """Return what ``qualname`` stands for in the copy.
 
         Raises:
@@ -163,7 +163,7 @@ class CarriedModule:
             raise AttributeError(f"the module {self.name} has no {qualname} in this process")
         return found
 
-    def bind(self, name: str, thing: Any) -> None:
+    def bind(self, name: str, thing: object) -> None:
         """Make ``thing``, which may still be without its state, the global ``name``, if nothing else is that by now."""
         if name not in self.bound:
             self.bound[name] = vars(self.copy)[name] = thing
@@ -174,7 +174,7 @@ class CarriedModule:
             if name in self.bound and name not in self.definitions:
                 vars(self.copy).pop(name, None)
 
-    def give_missing(self, name: str) -> Any:
+    def give_missing(self, name: str) -> object:
         """Return a global that was not sent: from the original, or by executing the file once in this process.
 
         Raises:
@@ -185,7 +185,7 @@ class CarriedModule:
         with _taking:
             if self._executed is None and self._may_define(name):
                 self._executed = self._execute()
-        found: Any = getattr(self._executed, name) if self._executed is not None else _MISSING
+        found: object = getattr(self._executed, name) if self._executed is not None else _MISSING
         if found is _MISSING:
             raise AttributeError(f"module {self.name!r} has no attribute {name!r}")
         return vars(self.copy).setdefault(name, found)
@@ -241,7 +241,7 @@ class _DefinitionUnpickler(pickle.Unpickler):
         super().__init__(io.BytesIO(blob))
         self._module = module
 
-    def persistent_load(self, pid: tuple[str, int]) -> Any:
+    def persistent_load(self, pid: tuple[str, int]) -> object:
         """Called by pickle where the pickle has a name."""
         return self._module.find(pid[0])
 
@@ -261,7 +261,7 @@ class _CopyOfModule(ModuleType):
             spec = contents["__spec__"] = importlib.machinery.ModuleSpec(spec_name, loader, origin=file)
             spec.has_location = is_file(file)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         """Return a global that was not sent because no function refers to it."""
         for module in _by_name.get(self.__name__, ()):
             if module.copy is self and not name.startswith("__"):
@@ -285,7 +285,7 @@ _NONE: list[CarriedModule] = []
 _is_child = False
 
 
-def look_up(contents: dict[str, Any], qualname: str) -> Any:
+def look_up(contents: dict[str, object], qualname: str) -> object:
     """Return what ``qualname`` stands for among the globals ``contents``; ``_MISSING`` if nothing."""
     first, *rest = qualname.split(".")
     found = contents.get(first, _MISSING)
@@ -313,7 +313,7 @@ def serve_as_child() -> None:
     _is_child = True
 
 
-def carried_as(name: Any) -> list[CarriedModule]:
+def carried_as(name: object) -> list[CarriedModule]:
     """Return the modules of this process that are called ``name`` and travel by value."""
     if type(name) is not str:
         return _NONE
@@ -335,7 +335,7 @@ def carried(about: About) -> CarriedModule:
     return known
 
 
-def module_named(name: Any) -> ModuleType | None:
+def module_named(name: object) -> ModuleType | None:
     """Return the module of ``sys.modules`` with this name, if it does not travel by value."""
     module = sys.modules.get(name) if type(name) is str and not carried_as(name) else None
     return module if isinstance(module, ModuleType) else None
@@ -374,7 +374,7 @@ def _next_stamp() -> int:
 # -- what pickles call ---------------------------------------------------------------------------------
 
 
-def resolve(about: About, qualname: str, definitions: tuple[Any, ...]) -> Any:
+def resolve(about: About, qualname: str, definitions: tuple[Any, ...]) -> object:
     """Return what ``qualname`` of a carried module stands for here."""
     module = carried(about)
     if reading.wants_originals and module.original is not None:

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import NoReturn, TextIO
 
 import handoff_mpi
 from handoff_mpi import signals
@@ -158,7 +158,7 @@ def _main_of_others(arguments: list[str]) -> int:
         return _let_rank_0_speak(error.exit_code)
 
 
-def _let_rank_0_speak(code: Any) -> int:
+def _let_rank_0_speak(code: object) -> int:
     time.sleep(_FLUSH_TIMEOUT_S)
     return code if isinstance(code, int) else EXIT_USAGE
 
@@ -197,7 +197,7 @@ def _run(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
     return EXIT_DONE
 
 
-def _lead(job: Job, given: argparse.Namespace, args: list[str], chosen: dict[str, Any], out: TextIO | None) -> int:
+def _lead(job: Job, given: argparse.Namespace, args: list[str], chosen: dict[str, object], out: TextIO | None) -> int:
     """Rank 0 runs the DAG; return the exit code, and print the summary as data to ``out`` if there is one."""
     code = rank_main.tell_refusal(chosen, rank_main.run_rank0(job, _target(given), args, chosen))
     if out is not None:
@@ -205,7 +205,7 @@ def _lead(job: Job, given: argparse.Namespace, args: list[str], chosen: dict[str
     return code
 
 
-def _print_summary(summary: dict[str, Any] | None, code: int, out: TextIO) -> None:
+def _print_summary(summary: dict[str, object] | None, code: int, out: TextIO) -> None:
     """Print one object in any case: of a run that was refused, or lost, there is no summary."""
     told = summary or {"schema": SCHEMA, "status": "refused" if code == EXIT_USAGE else "lost", "exit_code": code}
     print(json.dumps(told, default=repr), file=out, flush=True)
@@ -218,7 +218,7 @@ def _own_stdout() -> TextIO:
     return out
 
 
-def _capture_output(chosen: dict[str, Any]) -> None:
+def _capture_output(chosen: dict[str, object]) -> None:
     """Have what functions print captured.
 
     Raises:
@@ -354,7 +354,7 @@ def _check(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
     return code
 
 
-def _checked(code: int, **about: Any) -> str:
+def _checked(code: int, **about: object) -> str:
     """Return what ``check --json`` prints."""
     return json.dumps({"schema": _CHECK_SCHEMA, "exit_code": code, **about}, default=repr)
 

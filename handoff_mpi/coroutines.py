@@ -10,20 +10,19 @@ import sys
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from types import CoroutineType, GeneratorType
-from typing import Any
 
 #: A coroutine is of one of these types; with ``types.coroutine`` it is a generator.
 COROUTINE_TYPES = frozenset({CoroutineType, GeneratorType})
 
 
-def is_coroutine(value: Any) -> bool:
+def is_coroutine(value: object) -> bool:
     """Whether ``value`` must be awaited, and has not been: the result of an ``async def`` function, for one."""
     if type(value) is CoroutineType:
         return True
     return type(value) is GeneratorType and bool(value.gi_code.co_flags & inspect.CO_ITERABLE_COROUTINE)
 
 
-def run_coroutine(coroutine: Awaitable[Any]) -> Any:
+def run_coroutine(coroutine: Awaitable[object]) -> object:
     """Run ``coroutine`` in its own event loop and return its result; its exceptions propagate.
 
     Raises:
@@ -38,7 +37,7 @@ def run_coroutine(coroutine: Awaitable[Any]) -> Any:
     return value
 
 
-async def _settle(coroutine: Awaitable[Any]) -> tuple[Any, Exception | None]:
+async def _settle(coroutine: Awaitable[object]) -> tuple[object, Exception | None]:
     """Return the result, or the error: raised through asyncio, it would get asyncio's frames into its traceback."""
     try:
         return await coroutine, None

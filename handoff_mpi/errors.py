@@ -164,7 +164,7 @@ class TaskError(HandoffError):
         self.kind = kind
         self.traceback = traceback
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.args[0], self.kind, self.traceback)
 
 

@@ -83,7 +83,7 @@ class ExitStatus:
         return 0 <= self._frame.f_lasti < len(code) and code[self._frame.f_lasti] in _RETURNS
 
 
-def status_of(code: Any) -> int:
+def status_of(code: object) -> int:
     """Return the exit status that Python makes of the ``code`` of a SystemExit."""
     if code is None:
         return 0
@@ -98,7 +98,7 @@ def _outermost_frame() -> FrameType:
 
 
 #: The code of the SystemExit that was looked at last, in the main thread: Python itself is the last to look.
-_codes: list[Any] | None = None
+_codes: list[object] | None = None
 
 
 class _ObservedCode:
@@ -107,7 +107,7 @@ class _ObservedCode:
     def __init__(self, usual: Any) -> None:
         self._usual = usual
 
-    def __get__(self, error: BaseException | None, kind: type | None = None) -> Any:
+    def __get__(self, error: BaseException | None, kind: type | None = None) -> object:
         if error is None:
             return self._usual
         code = self._usual.__get__(error, kind)
@@ -115,7 +115,7 @@ class _ObservedCode:
             _codes[:] = [code]  # type: ignore[index]
         return code
 
-    def __set__(self, error: BaseException, code: Any) -> None:
+    def __set__(self, error: BaseException, code: object) -> None:
         self._usual.__set__(error, code)
 
 
@@ -136,7 +136,7 @@ def _replace_exit() -> None:
     """Before Python 3.12 ``sys.exit`` raises a bare code, from which no exception is made, with no ``code`` to read."""
     bare = sys.exit
 
-    def exit(status: Any = None, /) -> NoReturn:
+    def exit(status: object = None, /) -> NoReturn:
         """Exit the interpreter by raising SystemExit(status)."""
         raise SystemExit(status)
 

@@ -231,10 +231,10 @@ def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
         parser.add_argument(option.old_flag, dest=option.name, type=parse, action=action, help=argparse.SUPPRESS)
 
 
-def _reads(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+def _reads(parse: Callable[[str], object]) -> Callable[[str], object]:
     """Return ``parse`` as argparse wants it, which replaces the message of a ValueError."""
 
-    def read(text: str) -> Any:
+    def read(text: str) -> object:
         try:
             return parse(text)
         except ValueError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Mapping
-from typing import Any
 
 MAX_CHARS = 80
 #: Limits of the output that is shown of a failed call.
@@ -24,7 +23,7 @@ _REPEATED = {
 }
 
 
-def show(thing: Any, limit: int = MAX_CHARS) -> str:
+def show(thing: object, limit: int = MAX_CHARS) -> str:
     """Return the repr of ``thing`` on one line of printable characters, at most ``limit`` of them.
 
     Where the repr raises, hangs in recursion, or is no text, the name of the type stands for it.
@@ -45,7 +44,7 @@ def one_line(text: str, limit: int | None = None) -> str:
     return text if text.isprintable() else "".join(map(_escaped, text))
 
 
-def id_text(id: Any) -> str:
+def id_text(id: object) -> str:
     """Return an id as text for people and files: a string unchanged, the repr of any other object."""
     return id[:MAX_ID_CHARS] if type(id) is str else show(id, MAX_ID_CHARS)
 
@@ -91,7 +90,7 @@ def duration_text(seconds: float) -> str:
     return f"{large:,} {units[0]} {small} {units[1]}" if small else f"{large:,} {units[0]}"
 
 
-def time_left_text(status: Mapping[str, Any]) -> str:
+def time_left_text(status: Mapping[str, object]) -> str:
     """Return in words how much time a run has left, as far as that is known.
 
     Args:
@@ -105,7 +104,7 @@ def time_left_text(status: Mapping[str, Any]) -> str:
     return f"{words} {duration_text(seconds)} left{besides}"
 
 
-def unmeasured(status: Mapping[str, Any]) -> dict[str, int]:
+def unmeasured(status: Mapping[str, object]) -> dict[str, int]:
     """Return how many functions are open of each name of which no call has ended.
 
     Args:
@@ -117,13 +116,13 @@ def unmeasured(status: Mapping[str, Any]) -> dict[str, int]:
     return {str(name): count for name, row in without_mean.items() if (count := _open_count(row)) > 0}
 
 
-def _open_count(row: Mapping[str, Any]) -> int:
+def _open_count(row: Mapping[str, object]) -> int:
     total, *ended = (row.get(name) for name in ("total", "done", "failed", "skipped"))
     numbers = [each if isinstance(each, int) and abs(each) < MAX_TIME_LEFT_S else 0 for each in (total, *ended)]
     return numbers[0] - sum(numbers[1:])
 
 
-def time_left(status: Mapping[str, Any]) -> tuple[str, float | None]:
+def time_left(status: Mapping[str, object]) -> tuple[str, float | None]:
     """Return "about" or "at least", and how many seconds a run has left; None if that is unknown.
 
     Args:
@@ -146,7 +145,7 @@ def moment_text(time_s: object) -> str:
         return "an unknown time"
 
 
-def repeated_texts(counts: Mapping[str, Any]) -> list[str]:
+def repeated_texts(counts: Mapping[str, object]) -> list[str]:
     """Return how many calls were repeated, by cause: "3 failures retried", "1 reassigned".
 
     Args:
@@ -167,7 +166,7 @@ def rate_text(per_s: float) -> str:
     return f"{60 * per_s:.0f}/min" if per_s >= 1 / 12 else f"{3600 * per_s:.0f}/h"
 
 
-def type_name(thing: Any) -> str:
+def type_name(thing: object) -> str:
     """Return the name of the type of ``thing``, also if its metaclass raises."""
     return str(type.__dict__["__name__"].__get__(type(thing)))
 

@@ -52,7 +52,7 @@ def _reduce(array: Any) -> Any:
     return array.__reduce__() if array.nbytes < STAGED_NBYTES else (to_device, (to_host(array),))
 
 
-def to_host(array: Any) -> Any:
+def to_host(array: Any) -> object:
     """Return a cupy array, of any device, as a numpy array, in C order."""
     import cupy
     import numpy
@@ -65,7 +65,7 @@ def to_host(array: Any) -> Any:
         return host
 
 
-def to_device(host: Any) -> Any:
+def to_device(host: Any) -> object:
     """Return a numpy array as a cupy array on the current device."""
     import cupy
 
@@ -87,7 +87,7 @@ def _has_halves(cupy: Any) -> bool:
     return True
 
 
-def _bytes_of(host: Any) -> Any:
+def _bytes_of(host: object) -> object:
     import numpy
 
     return numpy.ascontiguousarray(host).reshape(-1).view(numpy.uint8)
@@ -100,7 +100,7 @@ def _pieces(nbytes: int) -> Iterator[tuple[_Half, slice]]:
 
 
 def _copy_to_host(stream: Any, array: Any, target: Any) -> None:
-    filling: tuple[Any, _Half, slice] | None = None
+    filling: tuple[object, _Half, slice] | None = None
     for half, piece in _pieces(target.nbytes):
         (array.data + piece.start).copy_to_host_async(half.address, piece.stop - piece.start, stream)
         event = stream.record()

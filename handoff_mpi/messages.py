@@ -109,7 +109,7 @@ class LeaseReport(NamedTuple):
     """
 
     ended: tuple[Interval, ...]
-    column: Any
+    column: object
     failures: tuple[tuple[tuple[Interval, ...], ErrorReport], ...] = ()
     left: tuple[Interval, ...] = ()
     busy_s: float = 0.0
@@ -172,7 +172,7 @@ def constant(run: int, number: int, head: Message) -> Message:
     return CONSTANT, run, number, head
 
 
-def files(run: int, keys: Sequence[tuple[int, Any]]) -> Message:
+def files(run: int, keys: Sequence[tuple[int, object]]) -> Message:
     """An earlier launch wrote the values of these tasks, under these keys."""
     return FILES, run, keys
 
@@ -197,7 +197,7 @@ def check_process(run: int, rank: int) -> Message:
     return CHECK_PROCESS, run, rank
 
 
-def stop(run: int, results: Any) -> Message:
+def stop(run: int, results: object) -> Message:
     """The run is over; ``results`` are those that all ranks get, encoded, or None."""
     return STOP, run, results
 
@@ -207,7 +207,9 @@ def setup(function: bytes, paths: Sequence[str]) -> Message:
     return SETUP, NO_RUN, function, paths
 
 
-def decode(number: int, pieces: Sequence[Any], in_child: bool, function: bytes | None, paths: Sequence[str]) -> Message:
+def decode(
+    number: int, pieces: Sequence[object], in_child: bool, function: bytes | None, paths: Sequence[str]
+) -> Message:
     """Try to decode what functions will be sent, before a run; in a child process where they run in one."""
     return DECODE, NO_RUN, number, pieces, in_child, function, paths
 
@@ -260,7 +262,7 @@ def usage(run: int, sample: Mapping[str, float]) -> Message:
     return USAGE, run, sample
 
 
-def update(run: int, rank: int, resources: Mapping[str, Any]) -> Message:
+def update(run: int, rank: int, resources: Mapping[str, object]) -> Message:
     """``rank`` has these resources from now on, as the user gave them."""
     return UPDATE, run, rank, resources
 
@@ -307,7 +309,7 @@ def fetch(
     run: int,
     request_id: int,
     task: int,
-    codec: Any = None,
+    codec: object = None,
     codes: Sequence[tuple[int, bytes]] = (),
     via: int = DIRECT,
     limit_s: float | None = None,
@@ -331,7 +333,7 @@ def value(run: int, request_id: int, head: Message) -> Message:
     return VALUE, run, request_id, head
 
 
-def not_found(run: int, request_id: int, reason: tuple[int, Any] | None = None) -> Message:
+def not_found(run: int, request_id: int, reason: tuple[int, object] | None = None) -> Message:
     """Answers ``fetch``: the value is not here, or cannot be encoded, for a ``reason`` (status, error)."""
     return NOT_FOUND, run, request_id, reason
 

@@ -136,11 +136,11 @@ def restart(contents: dict[str, Any], file: str, text: str | None) -> None:
         contents["__getattr__"] = partial(_give_failing, f"{file} cannot be executed: {type(error).__name__}: {error}")
 
 
-def _give_failing(why: str, name: str) -> Any:
+def _give_failing(why: str, name: str) -> object:
     if name.startswith("__"):
         raise AttributeError(name)
     return partial(_fail, f"{name} is not there: {why}")
 
 
-def _fail(why: str, *args: Any, **options: Any) -> Any:
+def _fail(why: str, *args: object, **options: object) -> object:
     raise ImportError(why)

@@ -39,7 +39,7 @@ def reduce_code(thing: CodeType) -> Reduced:
 
 
 def make_bare_class(
-    metaclass: type, name: str, bases: tuple[Any, ...], contents: Mapping[str, Any], *unused: Any
+    metaclass: type, name: str, bases: tuple[object, ...], contents: Mapping[str, object], *unused: object
 ) -> type:
     """Return a class without calling the hooks of its bases and metaclass that a class statement calls."""
     resolved = types.resolve_bases(bases)
@@ -63,14 +63,14 @@ def _without_init_subclass(bases: Iterable[type]) -> Iterator[None]:
             type.__setattr__(owner, "__init_subclass__", method)
 
 
-def as_member(value: Any) -> Any:
+def as_member(value: object) -> object:
     """Return the value of a member of an enum for a class body, where functions and classes are not members."""
     if callable(value) or hasattr(type(value), "__get__"):
         return getattr(enum, "member", lambda each: each)(value)  # Python 3.10 has no such members
     return value
 
 
-def members_of(kind: type[enum.Enum]) -> dict[str, dict[str, Any]]:
+def members_of(kind: type[enum.Enum]) -> dict[str, dict[str, object]]:
     """Return the attributes of the members of an enum, which its own ``__init__`` or ``__new__`` may have set."""
     return {
         name: {key: each for key, each in vars(member).items() if key not in _OF_ANY_MEMBER}
@@ -78,7 +78,7 @@ def members_of(kind: type[enum.Enum]) -> dict[str, dict[str, Any]]:
     }
 
 
-def set_enum(kind: type[enum.Enum], state: tuple[dict[str, Any], dict[str, dict[str, Any]]]) -> None:
+def set_enum(kind: type[enum.Enum], state: tuple[dict[str, object], dict[str, dict[str, object]]]) -> None:
     """Complete an enum that was made of the names and values of its members."""
     attributes, members = state
     internals._class_setstate(kind, (attributes, {}))
@@ -105,13 +105,13 @@ def reduce_singledispatch(function: Any) -> Reduced:
     )
 
 
-def _make_singledispatch(default: Callable[..., Any], module: str, qualname: str) -> Any:
+def _make_singledispatch(default: Callable[..., object], module: str, qualname: str) -> object:
     made: Any = functools.singledispatch(default)
     made.__module__, made.__qualname__ = module, qualname
     return made
 
 
-def _set(function: Any, implementations: Mapping[type, Callable[..., Any]]) -> None:
+def _set(function: Any, implementations: Mapping[type, Callable[..., object]]) -> None:
     for kind, implementation in implementations.items():
         function.register(kind, implementation)
 
@@ -121,11 +121,11 @@ def _lru_cache(wrapper: Any) -> Reduced:
     return _make_lru_cache, (wrapper.__wrapped__, wrapper.cache_parameters()), attributes, None, None, _update
 
 
-def _make_lru_cache(function: Callable[..., Any], parameters: Mapping[str, Any]) -> Any:
+def _make_lru_cache(function: Callable[..., object], parameters: Mapping[str, Any]) -> object:
     return functools.lru_cache(**parameters)(function)
 
 
-def _update(thing: Any, attributes: Mapping[str, Any]) -> None:
+def _update(thing: object, attributes: Mapping[str, object]) -> None:
     vars(thing).update(attributes)
 
 
@@ -133,14 +133,14 @@ def _new_type(thing: Any) -> Reduced:
     return _make_new_type, (thing.__name__, thing.__qualname__, thing.__module__, thing.__supertype__)
 
 
-def _make_new_type(name: str, qualname: str, module: str, supertype: Any) -> Any:
+def _make_new_type(name: str, qualname: str, module: str, supertype: object) -> object:
     make: Any = typing.NewType
     made = make(name, supertype)
     made.__qualname__, made.__module__ = qualname, module
     return made
 
 
-def _type_var(thing: Any) -> Reduced:
+def _type_var(thing: object) -> Reduced:
     name, bound, constraints, covariant, contravariant, _ = internals._decompose_typevar(thing)
     variance = {"covariant": covariant, "contravariant": contravariant}
     return _make_type_parameter, (typing.TypeVar, thing.__module__, (name, *constraints), {"bound": bound, **variance})
@@ -150,7 +150,7 @@ def _type_parameter(thing: Any) -> Reduced:
     return _make_type_parameter, (type(thing), thing.__module__, (thing.__name__,), {})
 
 
-def _make_type_parameter(kind: Any, module: str, args: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
+def _make_type_parameter(kind: Any, module: str, args: tuple[object, ...], options: Mapping[str, object]) -> object:
     made = kind(*args, **options)
     try:
         made.__module__ = module
@@ -167,14 +167,14 @@ def _cached_property(thing: Any) -> Reduced:
     return _make_cached_property, (type(thing), thing.func, thing.attrname)
 
 
-def _make_cached_property(kind: type, function: Callable[..., Any], name: str | None) -> Any:
+def _make_cached_property(kind: type, function: Callable[..., object], name: str | None) -> object:
     made: Any = kind(function)
     if name is not None:
         made.__set_name__(None, name)
     return made
 
 
-def default_of(variable: contextvars.ContextVar[Any]) -> tuple[Any, ...]:
+def default_of(variable: contextvars.ContextVar[object]) -> tuple[object, ...]:
     """Return the default of a context variable; an empty tuple if it has none."""
     try:
         return (contextvars.Context().run(variable.get),)
@@ -182,11 +182,11 @@ def default_of(variable: contextvars.ContextVar[Any]) -> tuple[Any, ...]:
         return ()
 
 
-def _context_variable(thing: contextvars.ContextVar[Any]) -> Reduced:
+def _context_variable(thing: contextvars.ContextVar[object]) -> Reduced:
     return _make_context_variable, (thing.name, *default_of(thing))
 
 
-def _make_context_variable(name: str, *default: Any) -> Any:
+def _make_context_variable(name: str, *default: object) -> object:
     return contextvars.ContextVar(name, default=default[0]) if default else contextvars.ContextVar(name)
 
 
@@ -207,7 +207,7 @@ if sys.version_info >= (3, 12):
     BY_NAME[typing.TypeAliasType] = _type_alias
 
 #: Objects that pickle does not know, wherever they are.
-BY_PARTS: dict[type, Callable[[Any], Reduced]] = {
+BY_PARTS: dict[type, Callable[[object], Reduced]] = {
     functools.cached_property: _cached_property,
 }
 if sys.version_info >= (3, 12):
@@ -224,7 +224,7 @@ OF_A_PROCESS: dict[type, Callable[[Any], Reduced]] = {
 }
 
 
-def qualname_of(thing: Any) -> str | None:
+def qualname_of(thing: object) -> str | None:
     """Return the name by which pickle looks for an object of those types."""
     name = getattr(thing, "__qualname__", None) or getattr(thing, "__name__", None)
     return name if type(name) is str else None

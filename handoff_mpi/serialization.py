@@ -61,7 +61,7 @@ _NO_REDUCERS: Reducers = {}
 
 
 # The globals of functions in payloads of versions that had no carried modules.
-_namespaces: dict[tuple[str, str], dict[str, Any]] = {}
+_namespaces: dict[tuple[str, str], dict[str, object]] = {}
 
 
 class EncodingError(HandoffError):
@@ -73,12 +73,12 @@ def carry_by_value(module: ModuleType) -> None:
     carry(module)
 
 
-def namespace(name: str, file: str) -> dict[str, Any]:
+def namespace(name: str, file: str) -> dict[str, object]:
     """Return the globals of functions that an earlier version has written into a value."""
     return _namespaces.setdefault((name, file), {"__name__": name, "__file__": file})
 
 
-def encode(value: Any) -> Payload:
+def encode(value: object) -> Payload:
     """Return the payload of ``value``.
 
     Raises:
@@ -91,7 +91,7 @@ def encode(value: Any) -> Payload:
     return (PICKLED, head, *collector.buffers)
 
 
-def encode_in_band(value: Any) -> Payload:
+def encode_in_band(value: object) -> Payload:
     """As :func:`encode`, but large arrays lie in the pickle too, for what is part of a message.
 
     Raises:
@@ -100,7 +100,7 @@ def encode_in_band(value: Any) -> Payload:
     return (PLAIN, value) if is_plain(value) else (PICKLED, _dumps(value, None))
 
 
-def why_not_encodable(value: Any, reducers: Reducers = _NO_REDUCERS, is_code: bool = False) -> str:
+def why_not_encodable(value: object, reducers: Reducers = _NO_REDUCERS, is_code: bool = False) -> str:
     """Return why ``value``, or a part of code, cannot be pickled, as ``reducers`` say; an empty string if it can."""
     try:
         _dumps(value, _Collector(), reducers, is_code)
@@ -109,7 +109,7 @@ def why_not_encodable(value: Any, reducers: Reducers = _NO_REDUCERS, is_code: bo
     return ""
 
 
-def is_sent_by_name(value: Any) -> bool:
+def is_sent_by_name(value: object) -> bool:
     """Whether other processes import ``value``, a function or a class, so that nothing that it refers to is pickled."""
     try:
         head = pickle.dumps(value, protocol=5)
@@ -135,11 +135,11 @@ class CarriedId:
 
     __slots__ = ("_blob", "_text")
 
-    def __init__(self, id: Any) -> None:
+    def __init__(self, id: object) -> None:
         self._blob = _dumps(id, None)
         self._text = show(id, MAX_ID_CHARS)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return received_id, (self._blob, self._text)
 
 
@@ -153,7 +153,7 @@ class UnreadableId:
         return self._text
 
 
-def received_id(blob: bytes, text: str) -> Any:
+def received_id(blob: bytes, text: str) -> object:
     """Return an id that has come from another process. An id that cannot be read ends no rank."""
     try:
         return pickle.loads(blob)
@@ -161,7 +161,7 @@ def received_id(blob: bytes, text: str) -> Any:
         return UnreadableId(text)
 
 
-def sendable_id(id: Any) -> Any:
+def sendable_id(id: object) -> Any:
     """Return the form of ``id`` for messages and files: the id itself, if any process can unpickle it.
 
     Raises:
@@ -219,7 +219,7 @@ def decode(payload: Payload) -> Any:
         raise _undecodable(error) from error
 
 
-def decode_input(payload: Payload) -> Any:
+def decode_input(payload: Payload) -> object:
     """As :func:`decode`, but small arrays are read-only as well.
 
     Raises:
@@ -239,7 +239,7 @@ def decode_input(payload: Payload) -> Any:
         raise _undecodable(error) from error
 
 
-def decode_writable(payload: Payload) -> Any:
+def decode_writable(payload: Payload) -> object:
     """As :func:`decode`, but the caller owns the payload's memory, and arrays in it can be written to."""
     if payload[0] == PLAIN:
         return payload[1]
@@ -247,7 +247,7 @@ def decode_writable(payload: Payload) -> Any:
         return _unpickled_writable(payload[1], [_writable(part) for part in payload[2:]])
 
 
-def decode_private(payload: Payload) -> Any:
+def decode_private(payload: Payload) -> object:
     """As :func:`decode`, but arrays are copies, also where the payload's memory is shared, and can be written to.
 
     Raises:
@@ -290,14 +290,14 @@ def nbytes_of(payload: Payload) -> int:
     return len(payload[1]) + sum(memoryview(part).nbytes for part in payload[2:])
 
 
-def head_of(payload: Payload) -> tuple[Payload, Sequence[Any]]:
+def head_of(payload: Payload) -> tuple[Payload, Sequence[object]]:
     """Split a payload into the part for the message and the buffers that are sent with it."""
     if payload[0] == PLAIN:
         return payload, ()
     return (PICKLED, payload[1]), payload[2:]
 
 
-def encode_code(code: Callable[..., Any]) -> bytes:
+def encode_code(code: Callable[..., object]) -> bytes:
     """Return a callable as bytes any rank can load; by value where it could not be imported there.
 
     Raises:
@@ -356,8 +356,8 @@ def _dumps(value: Any, collector: _Collector | None, reducers: Reducers = _NO_RE
         raise EncodingError(f"{show(value)} cannot be pickled: {_describe(error)}") from error
 
 
-def _dumps_plainly(value: Any, collector: _Collector | None, reducers: Reducers) -> bytes:
-    by_type: dict[type, Callable[[Any], Any]] = {**reducers_of_devices(), **reducers}
+def _dumps_plainly(value: object, collector: _Collector | None, reducers: Reducers) -> bytes:
+    by_type: dict[type, Callable[[object], Any]] = {**reducers_of_devices(), **reducers}
     if not by_type:
         return pickle.dumps(value, protocol=5, buffer_callback=collector)
     with io.BytesIO() as file:
@@ -374,7 +374,7 @@ class _Pickler(ByValuePickler):
         super().__init__(file, collector, {**reducers_of_devices(), **reducers}, is_code)
         self._leaves_code_alone = bool(reducers)
 
-    def reducer_override(self, obj: Any) -> Any:
+    def reducer_override(self, obj: object) -> object:
         """Reduce an object for which pickle has no built-in form; pickle calls this."""
         reduced = super().reducer_override(obj)
         if self._leaves_code_alone and isinstance(obj, (FunctionType, type)) and is_in_place(reduced):
@@ -385,12 +385,12 @@ class _Pickler(ByValuePickler):
 class _ReadOnlyUnpickler(pickle.Unpickler):
     """Makes numpy's arrays read-only, those too whose memory lies in the pickle."""
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         found = super().find_class(module, name)
         return functools.partial(self.make_array, found) if name == "_frombuffer" else found
 
     @staticmethod  # a bound method in pickle's memo would form a reference cycle with this unpickler
-    def make_array(make: Callable[..., Any], memory: Any, *rest: Any) -> Any:
+    def make_array(make: Callable[..., object], memory: Any, *rest: object) -> object:
         return make(memoryview(memory).toreadonly(), *rest)
 
 
@@ -398,16 +398,16 @@ class _WritableUnpickler(_ReadOnlyUnpickler):
     """Makes numpy's arrays such that they can be written to, those too that were read-only when they were pickled."""
 
     @staticmethod
-    def make_array(make: Callable[..., Any], memory: Any, *rest: Any) -> Any:
+    def make_array(make: Callable[..., object], memory: object, *rest: object) -> object:
         return make(_writable(memory), *rest)
 
 
-def _writable(memory: Any) -> Any:
+def _writable(memory: Any) -> object:
     """Return ``memory``, or a copy of it if it cannot be written to."""
     return bytearray(memory) if memoryview(memory).readonly else memory
 
 
-def _unpickled_writable(blob: bytes, buffers: Sequence[Any]) -> Any:
+def _unpickled_writable(blob: bytes, buffers: Sequence[object]) -> object:
     """Unpickle; if there are arrays of numpy in it, such that they can be written to."""
     try:
         if _ARRAY not in blob:
@@ -419,7 +419,7 @@ def _unpickled_writable(blob: bytes, buffers: Sequence[Any]) -> Any:
         raise _undecodable(error) from error
 
 
-def _is_array(value: Any) -> bool:
+def _is_array(value: object) -> bool:
     """Whether ``value``, which was unpickled with numpy, is a plain array."""
     return type(value) is sys.modules["numpy"].ndarray
 

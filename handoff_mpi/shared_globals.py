@@ -11,7 +11,6 @@ import gc
 import re
 from collections.abc import Mapping
 from types import BuiltinFunctionType, CodeType, FrameType, FunctionType, MethodType, ModuleType
-from typing import Any
 
 #: Types whose objects may be duplicated without harm, or are pickled by name anyway.
 _NOT_SHARED = (
@@ -33,7 +32,7 @@ class SharedGlobals:
         contents: the globals of the module, name to object.
     """
 
-    def __init__(self, contents: Mapping[str, Any]) -> None:
+    def __init__(self, contents: Mapping[str, object]) -> None:
         self._contents = contents
         self._names: dict[int, str] = {}
         self._order: dict[str, int] = {}
@@ -48,11 +47,11 @@ class SharedGlobals:
         thing = self._contents[name]
         return self._names.get(id(thing), name) != name or bool(self._reach(name))
 
-    def name_of(self, thing: Any) -> str | None:
+    def name_of(self, thing: object) -> str | None:
         """Return the name of the global that ``thing`` is, the first one if it has several."""
         return self._names.get(id(thing))
 
-    def name_in(self, place: str, thing: Any) -> str | None:
+    def name_in(self, place: str, thing: object) -> str | None:
         """Return the name that stands for ``thing`` in the definition of the global ``place``; None if there is none.
 
         Where two objects hold one another, the later one holds the name of the earlier: names lead to no circle.

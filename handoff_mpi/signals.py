@@ -11,13 +11,12 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from typing import Any
 
-_handlers: dict[int, Callable[[int, Any], Any]] = {}
+_handlers: dict[int, Callable[[int, object], object]] = {}
 _forking = threading.local()
 
 
-def handle(number: int, handler: Callable[[int, Any], Any]) -> None:
+def handle(number: int, handler: Callable[[int, object], object]) -> None:
     """Call ``handler(number, frame)`` at a signal in this process; only in the main thread.
 
     Raises:
@@ -44,7 +43,7 @@ def ignore_to_the_end() -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _do_nothing(number: int, frame: Any) -> None:
+def _do_nothing(number: int, frame: object) -> None:
     """Do nothing, where SIG_IGN would be inherited through exec."""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
 
 from handoff_mpi.binding import find_binding_problem, find_called
 from handoff_mpi.callbacks import CallbackFailed, call
@@ -23,7 +22,7 @@ HANDLER = "event, measurements, metadata, config"
 _GENERATORS = frozenset({"allocate", "deserialize"})
 
 
-def find_problem(plugged: Any, methods: Mapping[str, str], optional: Mapping[str, str] | None = None) -> str:
+def find_problem(plugged: object, methods: Mapping[str, str], optional: Mapping[str, str] | None = None) -> str:
     """Return the problem with the methods of ``plugged``, in words that follow its name; "" if there is none.
 
     Args:
@@ -43,7 +42,7 @@ def find_problem(plugged: Any, methods: Mapping[str, str], optional: Mapping[str
     return ""
 
 
-def find_problem_of_call(function: Any, name: str, parameters: str, more: int = 0) -> str:
+def find_problem_of_call(function: object, name: str, parameters: str, more: int = 0) -> str:
     """Return why ``function`` cannot be called with ``parameters``, in words that begin with its name; "" if it can.
 
     Args:
@@ -63,12 +62,12 @@ def find_problem_of_call(function: Any, name: str, parameters: str, more: int = 
     return ""
 
 
-def can_be_called(function: Any, count: int) -> bool:
+def can_be_called(function: object, count: int) -> bool:
     """Whether ``function`` takes ``count`` positional arguments; True where Python cannot tell."""
     return not find_binding_problem(function, count)
 
 
-def _kind(function: Any) -> str:
+def _kind(function: object) -> str:
     """Return "async" or "generator" if calling ``function`` would run none of its body."""
     called = find_called(function)
     if called is None or not called.is_result:
@@ -78,7 +77,7 @@ def _kind(function: Any) -> str:
     return "generator" if inspect.isgeneratorfunction(called.function) else ""
 
 
-def _attribute(plugged: Any, name: str) -> Any:
+def _attribute(plugged: object, name: str) -> object:
     try:
         return call(getattr, plugged, name, None)
     except CallbackFailed:

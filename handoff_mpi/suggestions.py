@@ -42,7 +42,7 @@ class KnownNames:
         self,
         names: Collection[Hashable],
         synonyms: Mapping[str, str] | None = None,
-        shown: Callable[[Any], str] = show,
+        shown: Callable[[object], str] = show,
     ) -> None:
         self._names = names
         self._synonyms = synonyms or {}
@@ -113,7 +113,7 @@ class KnownNames:
 class UnknownName(KeyError):
     """The name is unknown. The message finds near names only when it is read: most KeyErrors are caught unread."""
 
-    def __init__(self, message: str, wanted: Any = None, known: Collection[Hashable] = ()) -> None:
+    def __init__(self, message: str, wanted: object = None, known: Collection[Hashable] = ()) -> None:
         super().__init__(wanted)
         self._message = message
         self._known = known
@@ -121,7 +121,7 @@ class UnknownName(KeyError):
     def __str__(self) -> str:
         return f"{self._message}{did_you_mean(self.args[0], self._known)}"
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (str(self),)
 
 

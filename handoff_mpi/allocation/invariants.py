@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from handoff_mpi.allocation.ledger import Ledger
 from handoff_mpi.allocation.pools import Pool
 from handoff_mpi.allocation.reservations import MAX_RESERVATIONS
@@ -28,7 +26,7 @@ def check_invariants(ledger: Ledger) -> None:
     for group in ledger.groups:
         pools.update((id(pool), pool) for pool in group.pools.values())
         assert group.idle == sorted(rank for rank, rank_state in group.rank_states.items() if rank_state.offered), group
-    offers: dict[int, Any] = {}
+    offers: dict[int, object] = {}
     for group in ledger.groups:
         offer = len(group.visible), {name: pool.capacity for name, pool in group.pools.items()}
         assert offers.setdefault(group.equipment, offer) == offer, group

@@ -12,7 +12,6 @@ import bisect
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from handoff_mpi.allocation.costs import GPU, RequestClass
 from handoff_mpi.allocation.feasibility import Feasibility
@@ -66,7 +65,7 @@ class Ledger:
         self.feasibility = Feasibility(topology, self.job, self.cordoned)
         self.reservations = Reservations(topology, self.job, self.changes)
         self._placement_index = PlacementIndex(topology, self.changes)
-        self._class_of: dict[Any, RequestClass] = {}
+        self._class_of: dict[object, RequestClass] = {}
 
     def capacity(self) -> dict[str, int | float]:
         """Return how much of each resource there is in all pools together, as users write it."""

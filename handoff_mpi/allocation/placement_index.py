@@ -119,14 +119,14 @@ class PlacementIndex:
         aside = {group.number for host in cost.avoid_hosts for group in hosts.get(host, ())}
         if own is not None:
             aside.add(own.number)
-        choice: list[tuple[ResourceGroup, Any]] = [] if own is None else [(own, None)]
+        choice: list[tuple[ResourceGroup, object]] = [] if own is None else [(own, None)]
         found = self._index(plain).best(self._score, aside)
         if found is not None:
             rating, number = found
             choice.append((self._topology.groups[number], rating))
         return self._best_of(cost, choice)
 
-    def _best_of(self, cost: RequestClass, groups: Iterable[tuple[ResourceGroup, Any]]) -> ResourceGroup | None:
+    def _best_of(self, cost: RequestClass, groups: Iterable[tuple[ResourceGroup, object]]) -> ResourceGroup | None:
         """Return the best of a few groups, given with their ratings as far as they are known."""
         rated = [
             (rating if rating is not None else self._score(cost, group), group.number)
@@ -146,11 +146,11 @@ class _Index:
         self._groups = groups
         self._changes = changes
         self._cost = cost
-        self._heap: list[tuple[Any, int]] = []
-        self._rating: list[Any] = []
+        self._heap: list[tuple[object, int]] = []
+        self._rating: list[object] = []
         self._seen = -1
 
-    def best(self, score: Score, but: Collection[int] = ()) -> tuple[Any, int] | None:
+    def best(self, score: Score, but: Collection[int] = ()) -> tuple[object, int] | None:
         """Return the least ``(rating, number of the group)``, the groups ``but`` left aside."""
         self._catch_up(score)
         heap, ratings = self._heap, self._rating

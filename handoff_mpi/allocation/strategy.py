@@ -108,13 +108,13 @@ class RatedStrategy:
     spread = False
     reuses_claims = True
 
-    def __init_subclass__(cls, **keywords: Any) -> None:
+    def __init_subclass__(cls, **keywords: object) -> None:
         super().__init_subclass__(**keywords)
         for old, new in _OLD_NAMES.items():
             if old in cls.__dict__ and new not in cls.__dict__:
                 setattr(cls, new, cls.__dict__[old])
 
-    def score(self, cost: RequestClass, group: ResourceGroup) -> Any:
+    def score(self, cost: RequestClass, group: ResourceGroup) -> object:
         """Return the rating of ``group`` for a task of class ``cost``; it fits there.
 
         Ratings are numbers, or tuples of numbers: they must be comparable.

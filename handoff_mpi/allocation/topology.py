@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from handoff_mpi.allocation.costs import GPU
 from handoff_mpi.allocation.pools import DevicePool, Pool
@@ -31,13 +30,13 @@ class Topology:
     def __init__(self, capabilities: Iterable[Capability], slots: Mapping[int, int]) -> None:
         self.rank_states: dict[int, RankState] = {}
         self.groups: list[ResourceGroup] = []
-        self.equipment: dict[Any, ResourceGroup] = {}
+        self.equipment: dict[object, ResourceGroup] = {}
         self.groups_of_host: dict[str, list[ResourceGroup]] = {}
         self.ranks_of_host: Counter[str] = Counter()
         self._hosts: dict[str, dict[str, Pool]] = {}
         self._devices: dict[str, DevicePool] = {}
         self._registered_devices: dict[int, DevicePool] = {}
-        self._group_of: dict[Any, ResourceGroup] = {}
+        self._group_of: dict[object, ResourceGroup] = {}
         capabilities = list(capabilities)
         for capability in capabilities:
             self._pool_host(capability)

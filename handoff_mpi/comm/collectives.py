@@ -6,7 +6,6 @@ import dis
 import sys
 import threading
 from types import FrameType
-from typing import Any
 
 _BLOCKING = (
     "allgather allgatherv allreduce alltoall alltoallv alltoallw barrier bcast create dup exscan gather "
@@ -41,8 +40,8 @@ def _collective_of(frame: FrameType, communicator: type) -> str:
     the same position as the call's. So a matching position tells this callee from those of the arguments.
     """
     *before, call = _instructions_up_to_call(frame)
-    found: Any = None
-    place: Any = None
+    found: object = None
+    place: object = None
     name = ""
     for instruction in before:
         loaded = instruction.argval
@@ -70,14 +69,14 @@ def _place(instruction: dis.Instruction) -> tuple[int | None, int | None]:
     return (None, None) if positions is None else (positions.lineno, positions.col_offset)
 
 
-def _look_up(frame: FrameType, name: str) -> Any:
+def _look_up(frame: FrameType, name: str) -> object:
     for names in (frame.f_locals, frame.f_globals):
         if name in names:
             return names[name]
     return None
 
 
-def _attribute(owner: Any, name: str) -> Any:
+def _attribute(owner: object, name: str) -> object:
     """Return an attribute from ``__dict__`` only: a computed one would run code of the user in another thread."""
     names = getattr(owner, "__dict__", None)
     return names.get(name) if isinstance(names, dict) else None

@@ -99,7 +99,7 @@ class _WorldOfFunctions(MPI.Intracomm):
 
 
 def _refused(name: str) -> Callable[..., NoReturn]:
-    def refuse(*_: Any, **__: Any) -> NoReturn:
+    def refuse(*_: object, **__: object) -> NoReturn:
         raise RuntimeError(f"MPI.COMM_WORLD.{name} would wait for ever: {WHY_IN_VAIN}")
 
     return refuse

@@ -53,7 +53,7 @@ class _Incoming:
     """
 
     envelope: Envelope
-    requests: list[Any]
+    requests: list[object]
     blob: bytearray | None = None
 
     def whole(self) -> Envelope:
@@ -68,8 +68,8 @@ class _Outgoing:
     """A message that is being sent, whose buffers must stay alive until its sends have completed."""
 
     dest: int
-    requests: list[Any]
-    buffers: Sequence[Any] = field(default_factory=tuple)
+    requests: list[object]
+    buffers: Sequence[object] = field(default_factory=tuple)
 
 
 class MPITransport:
@@ -122,7 +122,7 @@ class MPITransport:
 
     # -- sending ------------------------------------------------------------------------------------
 
-    def send(self, dest: int, message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> None:
+    def send(self, dest: int, message: tuple[object, ...], buffers: Sequence[Any] = ()) -> None:
         if dest == self.rank:
             copy = pickle.loads(pickle.dumps(message, protocol=5))
             self._own.append(Envelope(dest, copy, buffers))
@@ -148,7 +148,7 @@ class MPITransport:
     def drop(self, rank: int) -> None:
         self._dead.add(rank)
 
-    def _send_with_buffers(self, dest: int, message: tuple[Any, ...], views: list[memoryview]) -> None:
+    def _send_with_buffers(self, dest: int, message: tuple[object, ...], views: list[memoryview]) -> None:
         self._transfers += 1
         tag = _FIRST_DATA + self._transfers % _DATA_TAGS
         sizes = [view.nbytes for view in views]

@@ -52,7 +52,7 @@ class RankFailed:
 Allocate: TypeAlias = "Callable[[int], tuple[Any, Any]]"
 
 
-def fresh_memory(nbytes: int) -> tuple[Any, Any]:
+def fresh_memory(nbytes: int) -> tuple[object, object]:
     """Return writable memory that is not zeroed first; a bytearray's would be."""
     import numpy
 

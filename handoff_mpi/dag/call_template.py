@@ -46,7 +46,7 @@ class Placeholder:
         self.kind = kind
         self.number = number
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return resolve, (self.kind, self.number)
 
 
@@ -60,16 +60,16 @@ class _Values:
 
     __slots__ = ("inlines", "inputs", "load_constant")
 
-    def __init__(self, inputs: Sequence[Any], load_constant: Callable[[int], Any]) -> None:
+    def __init__(self, inputs: Sequence[object], load_constant: Callable[[int], object]) -> None:
         self.inputs = inputs
-        self.inlines: list[Any] = []
+        self.inlines: list[object] = []
         self.load_constant = load_constant
 
 
 _values: ContextVar[_Values] = ContextVar("handoff_values")
 
 
-def resolve(kind: int, number: int) -> Any:
+def resolve(kind: int, number: int) -> object:
     """Return the value that a placeholder stands for in the call that is being put together."""
     if kind == ELEMENT:
         return Placeholder(ELEMENT, number)
@@ -81,12 +81,12 @@ def resolve(kind: int, number: int) -> Any:
 
 def build_call(
     call_template: CallTemplate,
-    values: Sequence[Any],
-    load_code: Callable[[int], Callable[..., Any]],
-    load_constant: Callable[[int], Any],
-    load_inline: Callable[[int], Callable[..., Any]] | None = None,
+    values: Sequence[object],
+    load_code: Callable[[int], Callable[..., object]],
+    load_constant: Callable[[int], object],
+    load_inline: Callable[[int], Callable[..., object]] | None = None,
     load: Callable[[Payload], Any] = decode_input,
-) -> tuple[Callable[..., Any], Sequence[Any], dict[str, Any]]:
+) -> tuple[Callable[..., object], Sequence[object], dict[str, object]]:
     """Return ``(code, args, kwargs)`` of the call that ``call_template`` describes; evaluates inline functions.
 
     Args:
@@ -113,12 +113,12 @@ def build_call(
 
 def build_element_calls(
     call_template: CallTemplate,
-    values: Sequence[Any],
-    load_code: Callable[[int], Callable[..., Any]],
-    load_constant: Callable[[int], Any],
-    load_inline: Callable[[int], Callable[..., Any]] | None = None,
-    load: Callable[[Payload], Any] = decode_input,
-) -> tuple[Callable[..., Any], list[Any], dict[str, Any], tuple[tuple[int, int], ...]]:
+    values: Sequence[object],
+    load_code: Callable[[int], Callable[..., object]],
+    load_constant: Callable[[int], object],
+    load_inline: Callable[[int], Callable[..., object]] | None = None,
+    load: Callable[[Payload], object] = decode_input,
+) -> tuple[Callable[..., object], list[object], dict[str, object], tuple[tuple[int, int], ...]]:
     """Return ``(code, args, kwargs, positions)`` of the calls of an array's elements; evaluates inline functions.
 
     For each ``(position, number)`` of ``positions`` the caller puts the element of the array's input ``number`` into
@@ -143,9 +143,9 @@ def build_element_calls(
 def _fill(
     template: tuple[Sequence[tuple[int, bytes]], bytes],
     values: _Values,
-    load_code: Callable[[int], Callable[..., Any]],
-    load: Callable[[Payload], Any],
-) -> tuple[Sequence[Any], dict[str, Any]]:
+    load_code: Callable[[int], Callable[..., object]],
+    load: Callable[[Payload], object],
+) -> tuple[Sequence[object], dict[str, object]]:
     inlines, call = template
     for number, arguments in inlines:
         args, kwargs = _unpickled(arguments, values, load)
@@ -155,7 +155,7 @@ def _fill(
 
 def _unpickled(
     arguments: bytes, values: _Values, load: Callable[[Payload], Any]
-) -> tuple[Sequence[Any], dict[str, Any]]:
+) -> tuple[Sequence[object], dict[str, object]]:
     token = _values.set(values)
     try:
         return load((PICKLED, arguments))  # type: ignore[no-any-return]

@@ -88,7 +88,7 @@ class _ImportingUnpickler(pickle.Unpickler):
 
     error: Exception | None = None
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         try:
             super().find_class(module, name)
         except Exception as error:
@@ -100,16 +100,16 @@ class _ImportingUnpickler(pickle.Unpickler):
 class _Anything:
     """Can be built and filled as any object can."""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> _Anything:
+    def __new__(cls, *args: object, **kwargs: object) -> _Anything:
         return object.__new__(cls)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         pass
 
-    def __call__(self, *args: Any, **kwargs: Any) -> _Anything:
+    def __call__(self, *args: object, **kwargs: object) -> _Anything:
         return self
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, key: object, value: object) -> None:
         pass
 
     __setstate__ = append = extend = add = update = __call__
@@ -133,7 +133,7 @@ class Pieces:
 def collect_pieces(plan: Plan) -> Pieces:
     """Return what other processes will decode of ``plan``: codes first, then ids, and the smallest constants first."""
     by_codes: dict[tuple[int, ...], _Use] = {}
-    constants: dict[Any, tuple[int, Any, _Use]] = {}
+    constants: dict[object, tuple[int, object, _Use]] = {}
     for task, (call_template, sources) in enumerate(zip(plan.call_templates, plan.sources, strict=True)):
         is_first = not sources
         use = by_codes.get(call_template[0])
@@ -176,15 +176,15 @@ def _constants(plan: Plan, call_template: CallTemplate, is_first: bool) -> Itera
     yield from ((number, VALUE, plan.constants[number]) for number in large)
 
 
-def _codes(plan: Plan, by_codes: Mapping[tuple[int, ...], _Use]) -> list[tuple[int, Any, _Use]]:
-    found: dict[int, tuple[int, Any, _Use]] = {}
+def _codes(plan: Plan, by_codes: Mapping[tuple[int, ...], _Use]) -> list[tuple[int, object, _Use]]:
+    found: dict[int, tuple[int, object, _Use]] = {}
     for codes, use in by_codes.items():
         for number in codes:
             found.setdefault(number, (CODE, plan.codes[number], _Use(use.task)))[2].add(use.count, use.is_first)
     return list(found.values())
 
 
-def _ids(plan: Plan) -> Iterator[tuple[int, Any, _Use]]:
+def _ids(plan: Plan) -> Iterator[tuple[int, object, _Use]]:
     """Those that are plain are not even pickled by themselves."""
     for task, id in enumerate(plan.ids):
         if type(id) not in _PLAIN_IDS and not is_plain_id(id):
@@ -237,7 +237,7 @@ def explain(
         errors: number of a piece to why it cannot be decoded.
         decode_elsewhere: tries pieces where the first ones have failed.
     """
-    groups: dict[Any, list[int]] = {}
+    groups: dict[object, list[int]] = {}
     for number, why in errors.items():
         groups.setdefault((why, *_kind_of(dag, plan, pieces, number)), []).append(number)
     firsts = [group[0] for group in groups.values()]
@@ -254,16 +254,18 @@ def explain(
     return faults
 
 
-def _kind_of(dag: DAG, plan: Plan, pieces: Pieces, number: int) -> tuple[Any, ...]:
+def _kind_of(dag: DAG, plan: Plan, pieces: Pieces, number: int) -> tuple[object, ...]:
     """Return what pieces share that are taken to be at fault in the same place."""
     function = dag[plan.ids[pieces.tasks[number][0]]]
     types = (*map(type, function.extra_args), *map(type, function.kwargs.values()))
     return pieces.pieces[number][0], id(function.code), types, tuple(function.kwargs)
 
 
-def _list_pieces(pieces: Pieces, roots: Mapping[int, Sequence[Part]]) -> tuple[dict[tuple[int, int], Any], list[Piece]]:
+def _list_pieces(
+    pieces: Pieces, roots: Mapping[int, Sequence[Part]]
+) -> tuple[dict[tuple[int, int], object], list[Piece]]:
     """Return the parts of ``roots``, by whose they are and the place of the piece of each; and those pieces."""
-    parts: dict[tuple[int, int], Any] = {}
+    parts: dict[tuple[int, int], object] = {}
     tried: list[Piece] = []
     for number, its_roots in roots.items():
         kind, _, is_first = pieces.pieces[number]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from handoff_mpi.dag.function import Function
 from handoff_mpi.dag.handle import UnresolvedHandle
@@ -34,9 +33,9 @@ class EncodedTables:
         self._blobs: dict[int, bytes] = {}
         self._unusable_codes: dict[int, EncodingError] = {}
         self._constant_numbers: dict[int, int | None] = {}
-        self._anchors: list[Any] = []
+        self._anchors: list[object] = []
 
-    def code_number(self, code: Callable[..., Any]) -> int:
+    def code_number(self, code: Callable[..., object]) -> int:
         """Return the number of ``code`` in the code table, encoding it at first sight.
 
         Raises:
@@ -47,7 +46,7 @@ class EncodedTables:
             number = self.code_numbers[id(code)] = self.own_code_number(code)
         return number
 
-    def own_code_number(self, code: Callable[..., Any]) -> int:
+    def own_code_number(self, code: Callable[..., object]) -> int:
         """Return a number of ``code`` that only one array has: functions with one number are taken to last alike.
 
         Raises:
@@ -58,7 +57,7 @@ class EncodedTables:
         self.code_names.append(Function(None, code=code).name)
         return len(self.codes) - 1
 
-    def _encoded(self, code: Callable[..., Any]) -> bytes:
+    def _encoded(self, code: Callable[..., object]) -> bytes:
         """Return ``code`` encoded, which happens once."""
         blob = self._blobs.get(id(code))
         if blob is not None:
@@ -78,7 +77,7 @@ class EncodedTables:
         self._blobs[id(code)] = blob
         return blob
 
-    def constant_number(self, value: Any) -> int | None:
+    def constant_number(self, value: object) -> int | None:
         """Return the number of ``value`` among the large constants, or None if it is small.
 
         Raises:

@@ -168,7 +168,7 @@ class DAG:
     def _name(self) -> str:
         return f"DAG {show(self.id)}"
 
-    def __getitem__(self, id: Any) -> Function:
+    def __getitem__(self, id: object) -> Function:
         """Return the function with this id, or of this handle.
 
         Raises:
@@ -195,7 +195,7 @@ class DAG:
         self._tokens.append(_current.set(self))
         return self
 
-    def __exit__(self, *exc_info: Any) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         _current.reset(self._tokens.pop())
 
 

@@ -22,13 +22,13 @@ def is_plain_id(id: Any) -> bool:
     return kind in _PLAIN or (kind is tuple and _PLAIN_PARTS.issuperset(map(type, id)))
 
 
-def are_plain_ids(ids: Iterable[Any]) -> bool:
+def are_plain_ids(ids: Iterable[object]) -> bool:
     """Whether nothing can be wrong with any of ``ids``, by their types."""
     ids = list(ids)
     return _PLAIN.issuperset(map(type, ids)) or all(map(is_plain_id, ids))
 
 
-def find_id_problem(id: Any) -> str:
+def find_id_problem(id: object) -> str:
     """Return why ``id`` cannot be an id, as a sentence without a subject; empty if it can."""
     if is_plain_id(id):
         return ""
@@ -64,7 +64,7 @@ def _problem_of_hash(id: Any) -> str:
     return "cannot be an id: its hash changes; use a string" if len(hashes) > 1 else ""
 
 
-def _problem_of_equality(id: Any) -> str:
+def _problem_of_equality(id: object) -> str:
     try:
         is_itself = bool(id == id)
     except KeyboardInterrupt:
@@ -74,7 +74,7 @@ def _problem_of_equality(id: Any) -> str:
     return "" if is_itself else "cannot be an id: it does not equal itself; use a string"
 
 
-def _problem_of_repr(id: Any) -> str:
+def _problem_of_repr(id: object) -> str:
     try:
         repr(id)
         str(id)

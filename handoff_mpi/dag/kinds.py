@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from operator import attrgetter, is_
-from typing import Any
 
 from handoff_mpi.dag.function import Function
 
@@ -44,7 +43,7 @@ class Kinds:
         self.kwargs = [function.kwargs for function in functions]
         self.of: list[int] = []
         self.first: list[Function] = []
-        self._known: dict[Any, int] = {}
+        self._known: dict[object, int] = {}
         kind, settings, cost = -1, (), None
         for function in functions:
             # ProcessMonitor mostly agree, and what differs is mostly another object.
@@ -54,7 +53,7 @@ class Kinds:
             self.of.append(kind)
         self._known.clear()
 
-    def _find(self, function: Function, settings: tuple[Any, ...]) -> int:
+    def _find(self, function: Function, settings: tuple[object, ...]) -> int:
         key = _key(settings, function.cost)
         kind = None if key is None else self._known.get(key)
         if kind is None:
@@ -65,7 +64,7 @@ class Kinds:
         return kind
 
 
-def _key(settings: tuple[Any, ...], cost: Any) -> tuple[Any, ...] | None:
+def _key(settings: tuple[object, ...], cost: object) -> tuple[object, ...] | None:
     """Return what tells settings apart, None if they are not plain: equality is then the user's own code."""
     if cost is not None:
         if type(cost) is not dict:

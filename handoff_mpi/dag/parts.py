@@ -53,7 +53,7 @@ def _with_names(functions: Sequence[Function]) -> Iterator[tuple[Function, str]]
     yield from ((each, f" of the inline function {show(each.id)}") for each in functions[1:])
 
 
-def find_innermost(roots: Iterable[Part], is_at_fault: Callable[[Any], object]) -> str:
+def find_innermost(roots: Iterable[Part], is_at_fault: Callable[[object], object]) -> str:
     """Return where the innermost part at fault is, as "attribute x of argument 1"; an empty string if nowhere."""
     return _Search(is_at_fault).search(roots, "")
 
@@ -61,9 +61,9 @@ def find_innermost(roots: Iterable[Part], is_at_fault: Callable[[Any], object]) 
 class _Search:
     """Goes down into the parts that are at fault; one that is so as it refers to a part above it is passed over."""
 
-    def __init__(self, is_at_fault: Callable[[Any], object]) -> None:
+    def __init__(self, is_at_fault: Callable[[object], object]) -> None:
         self._is_at_fault = is_at_fault
-        self._tried: dict[int, Any] = {}  # kept alive, as they are known by identity
+        self._tried: dict[int, object] = {}  # kept alive, as they are known by identity
         self._above: set[int] = set()
 
     def search(self, parts: Iterable[Part], path: str) -> str:
@@ -79,7 +79,7 @@ class _Search:
             last_resort = last_resort or here
         return last_resort
 
-    def _search_below(self, part: Any, inner: list[Part], path: str) -> str:
+    def _search_below(self, part: object, inner: list[Part], path: str) -> str:
         if len(self._above) >= MAX_DEPTH:
             return path
         self._above.add(id(part))
@@ -88,7 +88,7 @@ class _Search:
         finally:
             self._above.discard(id(part))
 
-    def _is_new(self, part: Any) -> bool:
+    def _is_new(self, part: object) -> bool:
         """Whether ``part`` is to be tried, and was not yet."""
         if not _may_be_at_fault(part) or id(part) in self._tried or len(self._tried) >= MAX_TRIED:
             return False
@@ -96,13 +96,13 @@ class _Search:
         return True
 
 
-def _may_be_at_fault(part: Any) -> bool:
+def _may_be_at_fault(part: object) -> bool:
     return type(part) not in ATOMS and type(part) not in REFERENCES
 
 
-def list_parts(roots: Iterable[Part]) -> list[Any]:
+def list_parts(roots: Iterable[Part]) -> list[object]:
     """Return the first parts of ``roots``, and of their parts, each once."""
-    found: dict[int, Any] = {}
+    found: dict[int, object] = {}
     queue = [part for _, part in roots]
     for part in queue:
         if len(found) >= MAX_LISTED:
@@ -114,7 +114,7 @@ def list_parts(roots: Iterable[Part]) -> list[Any]:
     return list(found.values())
 
 
-def parts_of(value: Any) -> list[Part]:
+def parts_of(value: object) -> list[Part]:
     """Return what pickle makes ``value`` of; code of the user may run for that."""
     try:
         return list(_parts(value))
@@ -165,13 +165,13 @@ def _parts_of_function(function: FunctionType) -> Iterator[Part]:
     yield from ((f"global {name}", each) for name, each in globals_of(function))
 
 
-def _parts_of_mapping(items: Iterable[tuple[Any, Any]]) -> Iterator[Part]:
+def _parts_of_mapping(items: Iterable[tuple[object, object]]) -> Iterator[Part]:
     for key, each in items:
         yield f"key {show(key)}", key
         yield f"item {show(key)}", each
 
 
-def _parts_of_object(value: Any) -> Iterator[Part]:
+def _parts_of_object(value: object) -> Iterator[Part]:
     reduced = value.__reduce_ex__(5)
     if isinstance(reduced, str):
         return

@@ -46,7 +46,7 @@ from handoff_mpi.suggestions import KnownNames
 #: So many elements of an input are named that cannot be sent.
 _MAX_NAMED_ELEMENTS = 3
 #: What is pickled of constants where it does not matter what values they get.
-_WITHOUT_REFERENCES: dict[type, Callable[[Any], Any]] = dict.fromkeys(REFERENCES, lambda reference: (int, ()))
+_WITHOUT_REFERENCES: dict[type, Callable[[object], Any]] = dict.fromkeys(REFERENCES, lambda reference: (int, ()))
 
 
 class _Settings:
@@ -117,7 +117,7 @@ class Plan:
         self._keep_all = keep == "all"
         self._keep = frozenset(() if isinstance(keep, str) else keep)
         self._inline: dict[Hashable, Function] = {}
-        self._costs: dict[Any, Amounts] = {}
+        self._costs: dict[object, Amounts] = {}
         self._bare_call_templates: dict[int, CallTemplate] = {}
         self._bare_sources: list[tuple[int, None] | None] = []
 
@@ -177,7 +177,7 @@ class Plan:
                 self._odd_ids[number] = sent
         yield from faults.lines()
 
-    def sent_id(self, number: int) -> Any:
+    def sent_id(self, number: int) -> object:
         """Return what stands for the id of a task in messages and files."""
         return self._odd_ids.get(number, self.ids[number]) if self._odd_ids else self.ids[number]
 
@@ -364,7 +364,7 @@ def _inline_ids(function: Function, inlines: Mapping[Hashable, Function]) -> lis
 
 def _hidden_references(function: Function) -> list[str]:
     """Return where references stand that no value can be put into the place of, a line each."""
-    parts: list[tuple[str, Any]] = [("its code", function.code)]
+    parts: list[tuple[str, object]] = [("its code", function.code)]
     parts += [(f"extra_args[{index}]", value) for index, value in enumerate(function.extra_args)]
     parts += [(f"kwargs[{key!r}]", value) for key, value in function.kwargs.items()]
     found = ReferenceFinder().find([*function.extra_args, *function.kwargs.values()])
@@ -375,4 +375,4 @@ def _hidden_references(function: Function) -> list[str]:
 
 
 #: What functions without keyword arguments share: each call gets a mapping of its own by ``**``.
-_NO_KWARGS: dict[str, Any] = {}
+_NO_KWARGS: dict[str, object] = {}

@@ -49,7 +49,7 @@ class ReferenceFinder:
 
     def __init__(self) -> None:
         self.has_codecs = False
-        self._known: dict[int, tuple[Any, list[Reference]]] = {}
+        self._known: dict[int, tuple[object, list[Reference]]] = {}
 
     def find(self, values: Iterable[Any]) -> list[Reference]:
         """Return the references in ``values``, each object once, in order of appearance; to any depth."""
@@ -79,7 +79,7 @@ class ReferenceFinder:
                 self.has_codecs |= Argument in map(type, inside)
         return list(found.values())
 
-    def _in_object(self, item: Any) -> list[Reference]:
+    def _in_object(self, item: object) -> list[Reference]:
         known = self._known.get(id(item))
         if known is None:
             known = self._known[id(item)] = item, _pickled_references(item) if _may_hold_references(item) else []
@@ -111,7 +111,7 @@ _PARTS: dict[type, Any] = {
 }
 
 
-def _may_hold_references(item: Any) -> bool:
+def _may_hold_references(item: object) -> bool:
     """Whether a reference can be reached from ``item``: a quick look, which runs no code of users."""
     stack = [item]
     seen: set[int] = set()
@@ -142,18 +142,18 @@ def _module_of(kind: type) -> str:
     return module if type(module) is str else ""
 
 
-def _referents(item: Any, kind: type) -> list[Any]:
+def _referents(item: Any, kind: type) -> list[object]:
     numpy = sys.modules.get("numpy")
     if numpy is not None and issubclass(kind, numpy.ndarray) and item.dtype.hasobject:
         return [*gc.get_referents(item), *item.ravel().tolist()]
     return gc.get_referents(item)
 
 
-def _pickled_references(item: Any) -> list[Reference]:
+def _pickled_references(item: object) -> list[Reference]:
     """Return the references that pickle meets in ``item``, outside of code."""
     found: dict[int, Reference] = {}
 
-    def note(reference: Reference) -> tuple[Any, ...]:
+    def note(reference: Reference) -> tuple[object, ...]:
         found[id(reference)] = reference
         return int, ()
 
@@ -167,7 +167,7 @@ def _pickled_references(item: Any) -> list[Reference]:
 # -- where references hide ----------------------------------------------------------------------------
 
 
-def describe_hidden(value: Any, name: str, resolved: Collection[int] = ()) -> list[str]:
+def describe_hidden(value: object, name: str, resolved: Collection[int] = ()) -> list[str]:
     """Return where references stand in ``value``, such as ``x[0], closure variable 'h' of f()``, a line each.
 
     Args:
@@ -175,7 +175,7 @@ def describe_hidden(value: Any, name: str, resolved: Collection[int] = ()) -> li
     """
     lines: list[str] = []
     seen: set[int] = set()
-    queue: list[tuple[Any, str, bool]] = [(value, name, False)]
+    queue: list[tuple[object, str, bool]] = [(value, name, False)]
     for item, path, is_in_code in queue:
         if len(seen) > _MAX_LOOKED_AT or len(lines) > _MAX_LINES:
             break
@@ -189,7 +189,7 @@ def describe_hidden(value: Any, name: str, resolved: Collection[int] = ()) -> li
     return lines
 
 
-def hidden_in_globals(code: Any) -> list[str]:
+def hidden_in_globals(code: object) -> list[str]:
     """Return which globals that ``code`` reads hold references; those of what ranks import by name are not pickled."""
     for _ in range(_MAX_WRAPPED):
         if type(code) is functools.partial:
@@ -205,7 +205,7 @@ def hidden_in_globals(code: Any) -> list[str]:
     return [line for each, path in values for line in describe_hidden(each, path)]
 
 
-def _named_parts(item: Any, path: str) -> Iterator[tuple[Any, str]]:
+def _named_parts(item: Any, path: str) -> Iterator[tuple[object, str]]:
     kind = type(item)
     if kind is FunctionType:
         yield from ((each, f"{path}, {place}") for each, place in _parts_of_function(item))
@@ -222,7 +222,7 @@ def _named_parts(item: Any, path: str) -> Iterator[tuple[Any, str]]:
         yield from _parts_of_object(item, path)
 
 
-def _parts_of_object(item: Any, path: str) -> Iterator[tuple[Any, str]]:
+def _parts_of_object(item: object, path: str) -> Iterator[tuple[object, str]]:
     named = _attributes(item)
     yield from ((each, f"{path}.{name}") for name, each in named.items())
     yield type(item), path
@@ -232,9 +232,9 @@ def _parts_of_object(item: Any, path: str) -> Iterator[tuple[Any, str]]:
             yield each, f"{path} ({type(item).__name__})"
 
 
-def _attributes(item: Any) -> dict[str, Any]:
+def _attributes(item: object) -> dict[str, object]:
     names = [name for base in type(item).__mro__ for name in _slots(base)]
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name in names:
         try:
             found[name] = object.__getattribute__(item, name)
@@ -252,7 +252,7 @@ def _slots(base: type) -> tuple[str, ...]:
     return (slots,) if isinstance(slots, str) else tuple(name for name in slots if isinstance(name, str))
 
 
-def _parts_of_function(function: FunctionType) -> Iterator[tuple[Any, str]]:
+def _parts_of_function(function: FunctionType) -> Iterator[tuple[object, str]]:
     name = f"{function.__name__}()"
     for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
@@ -274,7 +274,7 @@ def _all_names(code: CodeType) -> Iterator[str]:
             yield from _all_names(each)
 
 
-def globals_of(function: FunctionType) -> Iterator[tuple[str, Any]]:
+def globals_of(function: FunctionType) -> Iterator[tuple[str, object]]:
     """Yield the globals that ``function`` reads, by name; those that can hold nothing are left out."""
     stack: list[CodeType] = [function.__code__]
     while stack:

@@ -8,7 +8,6 @@ no exception class has to travel, and a class of ``dag.py`` is as good as any ot
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 from handoff_mpi.formatting import show
 from handoff_mpi.serialization import EncodingError
@@ -36,7 +35,7 @@ def lineage_of(error: BaseException) -> Names:
     A payload that cannot be decoded is as good as what its decoding raised: its names follow.
     """
     try:
-        kinds: list[Any] = [type(error)]
+        kinds: list[object] = [type(error)]
         if issubclass(type(error), EncodingError) and error.__cause__ is not None:
             kinds.append(type(error.__cause__))
         return tuple([name for kind in kinds for name in _names_of_bases(kind)])
@@ -44,7 +43,7 @@ def lineage_of(error: BaseException) -> Names:
         return ()
 
 
-def find_wrong_retry_on(retry_on: Any) -> str:
+def find_wrong_retry_on(retry_on: object) -> str:
     """Return what is wrong with ``retry_on``; empty if it is None, an exception class, or several of them."""
     kinds = retry_on if isinstance(retry_on, (tuple, list, set, frozenset)) else (retry_on,)
     if retry_on is None or all(isinstance(each, type) and issubclass(each, BaseException) for each in kinds):
@@ -52,7 +51,7 @@ def find_wrong_retry_on(retry_on: Any) -> str:
     return f"retry_on must be an exception class, or a tuple of exception classes, not {show(retry_on)}"
 
 
-def names_of(retry_on: Any) -> Names | None:
+def names_of(retry_on: object) -> Names | None:
     """Return the names of the exception classes ``retry_on``; None for None, which leaves it to others."""
     if retry_on is None:
         return None

@@ -54,7 +54,7 @@ def find_wrong_surroundings(function: Function) -> Iterable[str]:
         yield from _wrong_variables(env)
 
 
-def _wrong_variables(env: Mapping[Any, Any]) -> Iterable[str]:
+def _wrong_variables(env: Mapping[Any, object]) -> Iterable[str]:
     for name, value in env.items():
         if not isinstance(name, str) or not name or "=" in name or "\0" in name:
             yield f"env names {show(name)}, which cannot be the name of a variable"

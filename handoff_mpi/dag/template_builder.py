@@ -51,8 +51,8 @@ class TemplateBuilder:
         self._inlines: list[tuple[int, bytes]] = []
         self._codes: list[int] = []
         self._large: list[int] = []
-        self._placeholders: dict[int, tuple[Any, Placeholder]] = {}
-        self._reducers: dict[type, Callable[[Any], Any]] = dict.fromkeys(REFERENCES, self._reduce)
+        self._placeholders: dict[int, tuple[object, Placeholder]] = {}
+        self._reducers: dict[type, Callable[[object], Any]] = dict.fromkeys(REFERENCES, self._reduce)
         numpy = sys.modules.get("numpy")
         if numpy is not None:
             self._reducers[numpy.ndarray] = self._reduce_array
@@ -83,7 +83,7 @@ class TemplateBuilder:
                 constants = (PLAIN, (extra, kwargs)) if _are_plain(extra, kwargs) else encode_in_band((extra, kwargs))
         return tuple(dict.fromkeys(self._codes)), mode, constants, tuple(dict.fromkeys(self._large))
 
-    def _constants(self, function: Function) -> tuple[tuple[Any, ...], dict[str, Any], bool]:
+    def _constants(self, function: Function) -> tuple[tuple[object, ...], dict[str, object], bool]:
         """Return extra and keyword arguments with large ones replaced, and whether any value is to be put into them."""
         values = [*function.extra_args, *function.kwargs.values()]
         references = self._tables.finder.find(values)
@@ -96,7 +96,7 @@ class TemplateBuilder:
         kwargs = dict(zip(function.kwargs, values[count:], strict=True))
         return tuple(values[:count]), kwargs, bool(references) or len(self._large) > large
 
-    def _constant(self, value: Any) -> Any:
+    def _constant(self, value: object) -> object:
         """Return ``value``, or what stands for it if it is large."""
         if is_plain(value):
             return value
@@ -106,7 +106,7 @@ class TemplateBuilder:
         self._large.append(number)
         return Placeholder(CONSTANT, number)
 
-    def _reduce(self, reference: Any) -> tuple[Any, ...]:
+    def _reduce(self, reference: object) -> tuple[object, ...]:
         """Called by pickle for a reference among the constants."""
         known = self._placeholders.get(id(reference))
         if known is None:
@@ -120,7 +120,7 @@ class TemplateBuilder:
             return array.__reduce_ex__(5)
         return self._constant(array).__reduce__()
 
-    def _reference(self, reference: Any) -> Placeholder:
+    def _reference(self, reference: object) -> Placeholder:
         codec = None
         if isinstance(reference, Argument):
             number = self._tables.code_number
@@ -144,7 +144,7 @@ class TemplateBuilder:
         assert function.code is not None
         code = self._tables.code_number(function.code)
         self._codes.append(code)
-        args: list[Any] = [self._reference(reference) for reference in function.args]
+        args: list[object] = [self._reference(reference) for reference in function.args]
         extra, kwargs, _ = self._constants(function)
         args = [args, *extra] if function.argument_inclusion == AS_LIST else [*args, *extra]
         self._inlines.append((code, dumps((args, kwargs), self._reducers)))
@@ -152,6 +152,6 @@ class TemplateBuilder:
         return number
 
 
-def _are_plain(extra: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _are_plain(extra: tuple[object, ...], kwargs: dict[str, object]) -> bool:
     """Whether constants can be carried as they are."""
     return (not extra or is_plain(extra)) and (not kwargs or is_plain(tuple(kwargs.values())))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Hashable, Iterable, Mapping
-from typing import Any
 
 from handoff_mpi.dag.array_checks import find_ambiguous_ids, find_wrong_array, with_single_options
 from handoff_mpi.dag.arrays import ArrayFunction
@@ -107,7 +106,7 @@ def are_right_at_first_sight(functions: list[Function], kinds: Kinds | None = No
         return False
     if set(map(type, kwargs)) - {dict}:
         return False
-    named: list[Mapping[str, Any]] = list(filter(None, kwargs))
+    named: list[Mapping[str, object]] = list(filter(None, kwargs))
     if not all(type(key) is str for each in named for key in each):
         return False
     constants = itertools.chain.from_iterable([*extra_args, *[each.values() for each in named]])
@@ -139,7 +138,7 @@ def _are_right_settings(function: Function) -> bool:
     return not ((function.writable and function.type == INLINE) or find_wrong_retry_on(function.retry_on))
 
 
-def _are_right_costs(costs: list[Mapping[str, Any] | None]) -> bool:
+def _are_right_costs(costs: list[Mapping[str, object] | None]) -> bool:
     different = [cost for cost in {id(cost): cost for cost in costs}.values() if cost is not None]
     if not all(type(cost) is dict and _AMOUNTS.issuperset(map(type, cost.values())) for cost in different):
         return False
@@ -253,7 +252,7 @@ def _wrong_sides(argument: Argument) -> Iterable[str]:
             yield f"Argument({show(argument.id)}): {side} must be callable, not {show(code)}"
 
 
-def _is_callable(code: Any) -> bool:
+def _is_callable(code: object) -> bool:
     """Handles have a method for calls, which refuses them."""
     return callable(code) and type(code) not in HANDLES
 
@@ -264,7 +263,7 @@ def _problem_of_id(function: Function) -> str:
 
 
 def _wrong_numbers(function: Function) -> Iterable[str]:
-    def is_number(value: Any) -> bool:
+    def is_number(value: object) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
 
     retries, timeout = function.max_retries, function.timeout

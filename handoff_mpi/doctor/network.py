@@ -36,7 +36,7 @@ _PINGS = 40
 _WARM_UP = 5
 _MAX_BREAKS = 4
 
-Handlers = Mapping[str, Callable[..., Any]]
+Handlers = Mapping[str, Callable[..., object]]
 
 
 @dataclass(slots=True)
@@ -95,7 +95,7 @@ class Leader:
         """The ranks beside rank 0 that have answered so far."""
         return [rank for rank in range(1, self._transport.size) if rank not in self.silent]
 
-    def ask(self, verb: str, *args: Any, timeout_s: float) -> dict[int, Any]:
+    def ask(self, verb: str, *args: object, timeout_s: float) -> dict[int, Any]:
         """Return rank to answer, of those that answer in time, rank 0 among them."""
         self._serial += 1
         asked = set(self.others)
@@ -282,7 +282,7 @@ def _react(transport: Any, handlers: Handlers, envelope: Envelope) -> None:
         transport.send(0, (_LEAVE, serial))
 
 
-def _call(handlers: Handlers, verb: str, args: tuple[Any, ...]) -> tuple[Any, str | None]:
+def _call(handlers: Handlers, verb: str, args: tuple[object, ...]) -> tuple[object, str | None]:
     try:
         return handlers[verb](*args), None
     except Exception as error:

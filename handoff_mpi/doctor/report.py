@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from typing import Any
 
 from handoff_mpi.errors import EXIT_DONE, EXIT_FAILED
 from handoff_mpi.launch.environment import is_under_launcher
@@ -69,7 +68,7 @@ def read_line(line: str) -> Finding | bool | None:
     if not line.startswith(_MARK):
         return None
     try:
-        told: dict[str, Any] = json.loads(line[len(_MARK) :])
+        told: dict[str, object] = json.loads(line[len(_MARK) :])
     except ValueError:
         return None
     if told == _END:

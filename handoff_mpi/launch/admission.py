@@ -111,7 +111,7 @@ def check_feasible(plan: Plan, ledger: Ledger) -> list[str]:
     hosts = {rank_state.host for rank_state in ledger.rank_states.values()}
     known_hosts = KnownNames(hosts)
     pins: list[str] = []
-    classes: dict[Any, RequestClass] = {}
+    classes: dict[object, RequestClass] = {}
     later = LaterResources(plan, ledger)
     for task, spec in enumerate(plan.specs):
         if spec.pin is not None and spec.pin not in hosts and spec.pin not in ledger.rank_states:
@@ -132,7 +132,7 @@ def check_feasible(plan: Plan, ledger: Ledger) -> list[str]:
     return _describe_misfits(plan, waiting, ledger, "which waits for update_node_resources") if waiting else []
 
 
-def _describe_misfits(plan: Plan, misfits: Mapping[Any, RequestClass], ledger: Ledger, verdict: str) -> list[str]:
+def _describe_misfits(plan: Plan, misfits: Mapping[object, RequestClass], ledger: Ledger, verdict: str) -> list[str]:
     """Return a line for each cost that fits nowhere, and each resource that is missing."""
     tasks_of: dict[RequestClass, list[int]] = {}
     for task, spec in enumerate(plan.specs):
@@ -194,7 +194,7 @@ class Fit:
         where = f"fit on ranks {shown}" if self.ranks else "fit nowhere yet, and wait for update_node_resources"
         return f"  {self.count} with {format_amounts(self.cost)}: {where}"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return it as data, with amounts as users write them."""
         cost = {name: plain_number(amount) for name, amount in self.cost.items()}
         return {"count": self.count, "cost": cost, "ranks": self.ranks}

@@ -129,7 +129,7 @@ def here(group: Hashable = None) -> CallSite:
 END = CallSite("finish", (), "the end of its script", ("\x7f", sys.maxsize))
 
 
-def meet(site: CallSite, allgather: Callable[[Any], list[Any]]) -> bool:
+def meet(site: CallSite, allgather: Callable[[object], list[Any]]) -> bool:
     """Return whether all ranks are at the same call; False for a rank that others are yet to come to.
 
     A rank that is at a later test than others waits: they get an error, and come to that test.

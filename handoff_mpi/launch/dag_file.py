@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from handoff_mpi.callbacks import call_here
 from handoff_mpi.dag import DAG
@@ -46,7 +45,7 @@ class DagFile:
     """
 
     path: Path
-    setup: Callable[[int], Any] | None
+    setup: Callable[[int], object] | None
     build: Callable[[], DAG | None]
     top_level: TopLevel
 
@@ -208,7 +207,7 @@ def _import(spec: ModuleSpec, path: Path, top_level: TopLevel) -> ModuleType:
     return module
 
 
-def _held(module: ModuleType, name: str) -> Any:
+def _held(module: ModuleType, name: str) -> object:
     """Return what a module holds by a name; its ``__getattr__``, if it has one, may raise anything."""
     try:
         return getattr(module, name, None)

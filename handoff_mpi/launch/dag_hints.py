@@ -6,7 +6,6 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from handoff_mpi.dag import DAG
 from handoff_mpi.formatting import one_line, show, type_name
@@ -32,14 +31,14 @@ def describe_no_dag(module: ModuleType, path: Path, name: str | None) -> str:
     return f"{path} holds no DAG: {_where_it_is(held, path)}"
 
 
-def _where_it_is(held: dict[str, Any], path: Path) -> str:
+def _where_it_is(held: dict[str, object], path: Path) -> str:
     if "dag" in held:
         return f"its dag is {_article(held['dag'])}; make it `dag = DAG(...)`, or define `def build(args)`"
     usual = f"define `dag = DAG(...)` or `def build(args)` in it, or name one as {path.name}:NAME"
     return next(_made_in(_parse(path), path), usual)
 
 
-def _article(thing: Any) -> str:
+def _article(thing: object) -> str:
     return "None" if thing is None else f"of the class {type_name(thing)}, not a DAG"
 
 

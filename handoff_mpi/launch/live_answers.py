@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from handoff_mpi.dag import Plan
 from handoff_mpi.formatting import id_text, one_line
 from handoff_mpi.scheduler import Scheduler
@@ -11,7 +9,7 @@ from handoff_mpi.scheduler import Scheduler
 _MAX_ID_CHARS = 200
 
 
-def answer(question: dict[str, Any], launch: int, plan: Plan, scheduler: Scheduler, now: float) -> dict[str, Any]:
+def answer(question: dict[str, object], launch: int, plan: Plan, scheduler: Scheduler, now: float) -> dict[str, object]:
     """Return why a function is not running.
 
     Args:

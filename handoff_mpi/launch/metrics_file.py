@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import one_line
@@ -58,7 +57,7 @@ class MetricsFile:
                 f"--metrics-file {shown} cannot be written: {error.strerror}; name another file"
             ) from error
 
-    def renew(self, status: Mapping[str, Any], now: float) -> None:
+    def renew(self, status: Mapping[str, object], now: float) -> None:
         """Write the file if that is due, and if nobody writes it still.
 
         Args:
@@ -70,7 +69,7 @@ class MetricsFile:
             self._due_s = now + METRICS_INTERVAL_S
             self._start({**status, "status": "running"})
 
-    def finish(self, status: Mapping[str, Any]) -> None:
+    def finish(self, status: Mapping[str, object]) -> None:
         """Write the file a last time.
 
         Args:
@@ -85,11 +84,11 @@ class MetricsFile:
                     self._say_once("its file system does not answer")
                     return
 
-    def _start(self, status: Mapping[str, Any]) -> None:
+    def _start(self, status: Mapping[str, object]) -> None:
         self._writer = threading.Thread(target=self._write, args=(status,), name="handoff-metrics", daemon=True)
         self._writer.start()
 
-    def _write(self, status: Mapping[str, Any]) -> None:
+    def _write(self, status: Mapping[str, object]) -> None:
         try:
             write_whole(self._path, [metrics_text(self.run, status)])
         except OSError as error:

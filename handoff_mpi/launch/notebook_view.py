@@ -50,7 +50,7 @@ def _draw(run_dir: Path, handle: Any, stop: threading.Event) -> None:
         handle.update(frame(run_dir))
 
 
-def frame(run_dir: Path) -> Any:
+def frame(run_dir: Path) -> object:
     """Return a frame, which rich shows in HTML."""
     from rich.table import Table
 

@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from types import CellType, FunctionType, MethodType, ModuleType
-from typing import Any
 
 from handoff_mpi.launch.top_level import SEEDS, TopLevel, listed
 from handoff_mpi.worker.draws import NONE, Generators, objects_reached
@@ -28,7 +27,12 @@ _MAX_WRAPPED = 100
 
 
 def notices(
-    codes: Iterable[Any], encoded: Sequence[bytes], top_level: TopLevel | None, where: str, seeds: bool, has_setup: bool
+    codes: Iterable[object],
+    encoded: Sequence[bytes],
+    top_level: TopLevel | None,
+    where: str,
+    seeds: bool,
+    has_setup: bool,
 ) -> Iterator[str]:
     """Yield the lines.
 
@@ -52,7 +56,7 @@ def notices(
         yield from _generators(distinct, where, None if top_level is None else top_level.path)
 
 
-def _drawn(codes: Iterable[Any]) -> Generators:
+def _drawn(codes: Iterable[object]) -> Generators:
     found = NONE
     for each in codes:
         found |= drawn_by(each)
@@ -73,7 +77,7 @@ def _seeded_by_setup(generators: Generators) -> Iterator[str]:
 
 
 def _seeded_by_file(
-    top_level: TopLevel, codes: Sequence[Any], by_setup: Generators, seeds: bool, where: str
+    top_level: TopLevel, codes: Sequence[object], by_setup: Generators, seeds: bool, where: str
 ) -> Iterator[str]:
     """A seed at the top of dag.py counts in no call that is seeded, and elsewhere on rank 0 alone."""
     changed = [each for each, text in SEEDS.items() if text in top_level.own.settings and not each & by_setup]
@@ -142,7 +146,7 @@ def _used(modules: Collection[str], encoded: Sequence[bytes]) -> set[str]:
 # -- generators that travel with the code -------------------------------------------------------------
 
 
-def _generators(codes: Iterable[Any], where: str, path: Path | None) -> Iterator[str]:
+def _generators(codes: Iterable[object], where: str, path: Path | None) -> Iterator[str]:
     """A generator goes to each process as it was made: all draw the same numbers."""
     kinds = _kinds()
     file = None if path is None else os.path.realpath(path)
@@ -165,7 +169,7 @@ def _kinds() -> dict[type, str]:
     return {kind: remedy for kind, remedy in found.items() if isinstance(kind, type)}
 
 
-def _function_of(code: Any) -> FunctionType | None:
+def _function_of(code: object) -> FunctionType | None:
     for _ in range(_MAX_WRAPPED):
         if type(code) is functools.partial:
             code = code.func
@@ -184,7 +188,7 @@ def _may_hold(function: FunctionType, kinds: dict[type, str], known: dict[int, b
     return any(type(_contents(each)) in kinds for each in around)
 
 
-def _travels(variables: dict[str, Any], file: str | None) -> bool:
+def _travels(variables: dict[str, object], file: str | None) -> bool:
     """Whether they are those of the script, or of dag.py: other processes import other modules themselves."""
     if variables.get("__name__") == "__main__":
         return True
@@ -192,7 +196,7 @@ def _travels(variables: dict[str, Any], file: str | None) -> bool:
     return file is not None and isinstance(its_file, str) and os.path.realpath(its_file) == file
 
 
-def _contents(value: Any) -> Any:
+def _contents(value: object) -> object:
     try:
         return value.cell_contents if type(value) is CellType else value
     except ValueError:  # it is empty

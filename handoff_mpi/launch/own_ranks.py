@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from handoff_mpi import signals
 from handoff_mpi.errors import UsageError
@@ -53,5 +53,5 @@ def exit_on_term() -> None:
     signals.handle(signal.SIGTERM, _exit)
 
 
-def _exit(number: int, frame: Any) -> NoReturn:
+def _exit(number: int, frame: object) -> NoReturn:
     sys.exit(128 + number)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from typing import Any
 
 from handoff_mpi.errors import Interrupted
 
@@ -23,7 +22,7 @@ def stop_before_the_start() -> None:
             signal.signal(number, _stop)
 
 
-def _stop(number: int, frame: Any) -> None:
+def _stop(number: int, frame: object) -> None:
     for each in STOPPING:
         signal.signal(each, signal.SIG_IGN)  # one is enough
     raise Interrupted(f"{words_of_signal(number)} before the run had begun; the same command begins it")

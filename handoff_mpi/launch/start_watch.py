@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import socket
 import time
-from typing import Any
 
 import psutil
 
@@ -92,7 +91,7 @@ class Rank0Watch:
         self._gone_since: float | None = None
         self._next_look = 0.0
 
-    def problem(self, status: dict[str, Any]) -> str:
+    def problem(self, status: dict[str, object]) -> str:
         """Look; return why rank 0 is lost, an empty text while it lives, or cannot be seen from here.
 
         A rank 0 that has been stopped for long is killed. A launcher has a moment to end after its rank 0.

@@ -141,7 +141,7 @@ class Changes:
                     names = [each for each in {**before[name], **value} if before[name].get(each) != value.get(each)]
                     self.variables.update(dict.fromkeys(map(os.fsdecode, names)))
 
-    def in_words(self, setup: Any = None, with_inherited: bool = True) -> str:
+    def in_words(self, setup: object = None, with_inherited: bool = True) -> str:
         """Return what was changed, without the seeds of calls, and without what ``setup(rank)`` seems to do as well.
 
         Args:
@@ -176,7 +176,7 @@ class TopLevel:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.setup: Any = None
+        self.setup: object = None
         self.own = Changes()
         self.imported: dict[str, Changes] = {}
         self._before: State = {}
@@ -224,25 +224,25 @@ class TopLevel:
         self._current, self._before = importer, now
 
 
-def _is_loaded(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> bool:
+def _is_loaded(name: str, globals: object = None, locals: object = None, fromlist: Any = (), level: int = 0) -> bool:
     """Whether an import only looks up what is there."""
     module = sys.modules.get(name)
     return module is not None and not level and all(each in vars(module) for each in fromlist or ())
 
 
-def _absolute_name(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> str:
+def _absolute_name(name: str, globals: Any = None, locals: object = None, fromlist: object = (), level: int = 0) -> str:
     package = (globals or {}).get("__package__") or ""
     return f"{package.rsplit('.', level - 1)[0]}.{name}".strip(".") if level else name
 
 
-def _names(code: Any) -> set[str]:
+def _names(code: object) -> set[str]:
     try:
         return set() if code is None else names_reached(code)
     except Exception:  # objects of the user may answer anything
         return set()
 
 
-def _is_same(before: Any, after: Any) -> bool:
+def _is_same(before: object, after: object) -> bool:
     try:
         return bool(before == after)
     except Exception:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from handoff_mpi import descendants
 from handoff_mpi.python_path import python_program
@@ -87,7 +86,7 @@ class ViewerProcess:
         self._process.returncode = 0
         os.close(self._terminal)
 
-    def _ask(self, what: dict[str, Any]) -> None:
+    def _ask(self, what: dict[str, object]) -> None:
         try:
             self._sock.sendall(json.dumps(what).encode() + b"\n")
         except OSError:

@@ -11,7 +11,7 @@ import numbers
 import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import one_line, show
@@ -156,7 +156,7 @@ def _as_mapping(given: object) -> str:
     return f"; did you mean {{'cpu': {show(plain(given))}}}?" if is_number else ""
 
 
-def parse_cost(cost: Mapping[str, Any] | None) -> Amounts:
+def parse_cost(cost: Mapping[str, object] | None) -> Amounts:
     """Return the cost of a function in fixed point: a missing ``cpu`` means one core, zeros are left out.
 
     Raises:

@@ -41,7 +41,9 @@ def read_anybodys_story(run_dir: Path) -> Story:
     return read_anybodys(run_dir, AnybodysReader)[1]
 
 
-def read_anybodys(run_dir: Path, make_reader: Callable[[dict[str, Any], bool], Reader]) -> tuple[Reader, Story, bool]:
+def read_anybodys(
+    run_dir: Path, make_reader: Callable[[dict[str, object], bool], Reader]
+) -> tuple[Reader, Story, bool]:
     """Return a reader that has read the run in ``run_dir``, its story, and whether the run is trusted.
 
     A run is trusted if nobody but this user and root could have written it; all others are read more carefully, which
@@ -130,13 +132,13 @@ def _rank(rank: Any) -> int:
     return int(rank)
 
 
-def _plain_id(id: Any) -> Hashable:
+def _plain_id(id: object) -> Hashable:
     if type(id) is str or (type(id) is int and abs(id) < _MAX_WHOLE) or type(id) is UnreadableId:
         return id
     return UnreadableId(show(id, MAX_ID_CHARS))
 
 
-def _amounts(amounts: Any) -> dict[str, Any]:
+def _amounts(amounts: Any) -> dict[str, object]:
     """Return what is an amount of ``amounts``."""
     is_amount = {name: type(name) is str and type(each) in (int, float) for name, each in dict(amounts).items()}
     return {name: each for name, each in dict(amounts).items() if is_amount[name] and abs(each) < _MAX_AMOUNT}

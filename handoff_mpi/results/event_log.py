@@ -11,7 +11,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Hashable
-from typing import Any, Protocol
+from typing import Protocol
 
 from handoff_mpi.console import print_message
 from handoff_mpi.errors import UntrustedFile, UsageError
@@ -61,7 +61,7 @@ _MAX_CHARS, _MAX_TRACEBACK_CHARS = 500, 8_000
 class EventPort(Protocol):
     """Takes in the events of a run."""
 
-    def add(self, event: str, time_s: float, like: Hashable = None, **fields: Any) -> None:
+    def add(self, event: str, time_s: float, like: Hashable = None, **fields: object) -> None:
         """Take in one of ``EVENT_FIELDS``.
 
         Args:
@@ -80,7 +80,7 @@ class EventPort(Protocol):
 class NoEvents:
     """Takes in events of a run that does not record them, see :class:`EventPort`."""
 
-    def add(self, event: str, time_s: float, like: Hashable = None, **fields: Any) -> None:
+    def add(self, event: str, time_s: float, like: Hashable = None, **fields: object) -> None:
         pass
 
     def flush(self) -> None:
@@ -111,11 +111,11 @@ class EventLog:
         self._fd = -1
         self._run_dir = run_dir
 
-    def add(self, event: str, time_s: float, like: Hashable = None, **fields: Any) -> None:
+    def add(self, event: str, time_s: float, like: Hashable = None, **fields: object) -> None:
         with self._lock:
             self._add(event, time_s, like, fields)
 
-    def _add(self, event: str, time_s: float, like: Hashable, fields: dict[str, Any]) -> None:
+    def _add(self, event: str, time_s: float, like: Hashable, fields: dict[str, object]) -> None:
         if self._is_full or (event in OF_FUNCTIONS and not self._has_functions):
             return
         if like is not None and self._is_one_of_many(event, like):
@@ -212,7 +212,7 @@ def _write(fd: int, content: bytes) -> None:
         raise
 
 
-def _plain(name: str, value: Any) -> Any:
+def _plain(name: str, value: object) -> object:
     """Return ``value`` as JSON has it: text of a user's is short and without control characters, but for tracebacks."""
     if name == "id":
         return one_line(id_text(value), _MAX_CHARS)

@@ -54,7 +54,7 @@ class FallbackStore:
         self._untaken.put(key, payload)
 
     def _hand_over(self, key: Key, payload: Payload) -> _Mark:
-        given: Any = call(pickled, payload) if self._takes_pickles else in_bytes(payload)
+        given: object = call(pickled, payload) if self._takes_pickles else in_bytes(payload)
         mark = _mark_of((PICKLED, given) if self._takes_pickles else payload)
         call(self._store.put, key, given)
         return mark
@@ -138,7 +138,7 @@ def in_bytes(payload: Payload) -> Payload:
     return (PICKLED, *(part if type(part) is bytes else bytes(part) for part in payload[1:]))
 
 
-def is_payload(answer: Any) -> bool:
+def is_payload(answer: object) -> bool:
     """Whether ``answer`` has the form of a payload; a list will do, as some formats know no tuples."""
     if not isinstance(answer, (tuple, list)) or len(answer) < 2:
         return False
@@ -167,7 +167,7 @@ def _mark_of(payload: Payload) -> _Mark:
     return nbytes, checksum
 
 
-def _make(factory: Callable[[int], Any], rank: int) -> tuple[Any, bool]:
+def _make(factory: Callable[[int], object], rank: int) -> tuple[Any, bool]:
     """Return the store of ``rank``, and whether it takes pickles.
 
     Raises:

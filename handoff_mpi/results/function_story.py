@@ -112,7 +112,7 @@ def read_function(run_dir: Path, wanted: str) -> FunctionStory:
         JournalError: the journal cannot be read, or another version wrote it.
     """
 
-    def make_reader(status: dict[str, Any], is_running: bool) -> _FunctionReader:
+    def make_reader(status: dict[str, object], is_running: bool) -> _FunctionReader:
         return _FunctionReader(status, is_running, wanted)
 
     reader, story, is_own = read_anybodys(run_dir, make_reader)
@@ -133,7 +133,7 @@ def _near_ids(wanted: str, ids: list[str], run_dir: Path) -> str:
 class _FunctionReader(AnybodysReader):
     """Takes in a journal; ids become texts, and what it tells of one of them is kept."""
 
-    def __init__(self, status: dict[str, Any], is_running: bool, wanted: str) -> None:
+    def __init__(self, status: dict[str, object], is_running: bool, wanted: str) -> None:
         super().__init__(status, is_running)
         self._wanted = wanted
         self._own_launches: list[FunctionInLaunch] = []
@@ -187,7 +187,7 @@ class _FunctionReader(AnybodysReader):
     # -- what happened --------------------------------------------------------------------------------
 
     def _take_turn(
-        self, sent: list[Any], done: list[Any], failed: list[Any], incidents: list[Any], time_s: float = float("nan")
+        self, sent: list[object], done: list[Any], failed: list[Any], incidents: list[Any], time_s: float = float("nan")
     ) -> None:
         own = self._own
         for task, _, rank, _, _, nbytes, payload, key in done:

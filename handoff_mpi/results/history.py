@@ -86,7 +86,7 @@ class Launch:
 
     epoch: int
     about: dict[str, Any] = field(default_factory=dict)
-    tasks: list[tuple[Hashable, bytes | None, str, tuple[int, ...], dict[str, Any]]] = field(default_factory=list)
+    tasks: list[tuple[Hashable, bytes | None, str, tuple[int, ...], dict[str, object]]] = field(default_factory=list)
     restored: set[int] = field(default_factory=set)
     failed_calls: dict[int, list[tuple[int, float, float]]] = field(default_factory=dict)
     lost_ranks: dict[int, str] = field(default_factory=dict)
@@ -180,7 +180,7 @@ class _Reader:
         if handler is not None:
             handler(*record[1:])
 
-    def _take_run(self, about: dict[str, Any]) -> None:
+    def _take_run(self, about: dict[str, object]) -> None:
         self.launch.about = about
 
     def _take_tasks(self, first: int, tasks: list[Any]) -> None:

@@ -99,7 +99,7 @@ def read_journal(run_dir: Path | Directory) -> JournalContents:
 
 
 def stream_journal(
-    run_dir: Path | Directory, notes: list[str], unpickle: Callable[[bytes], Any] = pickle.loads
+    run_dir: Path | Directory, notes: list[str], unpickle: Callable[[bytes], object] = pickle.loads
 ) -> Iterator[tuple[Segment, Iterator[Record]]]:
     """Yield the segments of a run-dir and their records, which are read one by one: a journal may be large.
 
@@ -144,7 +144,7 @@ def _journal(run_dir: Path | Directory) -> Iterator[Directory | None]:
 
 
 def _read_segment(
-    directory: Directory, segment: Segment, notes: list[str], unpickle: Callable[[bytes], Any]
+    directory: Directory, segment: Segment, notes: list[str], unpickle: Callable[[bytes], object]
 ) -> Iterator[Record]:
     path = directory.path / segment_name(segment.epoch)
     with os.fdopen(directory.open(path.name), "rb") as file:
@@ -216,7 +216,7 @@ def _read_frames(
         notes.append(f"{path}: {len(errors)} record(s) cannot be unpickled ({errors[0]}); what they record runs again")
 
 
-def _unpickled(blob: bytes, errors: list[str], unpickle: Callable[[bytes], Any]) -> Record | None:
+def _unpickled(blob: bytes, errors: list[str], unpickle: Callable[[bytes], object]) -> Record | None:
     try:
         with reading_originals():  # ids are compared with those of the DAG
             return cast(Record, unpickle(blob))

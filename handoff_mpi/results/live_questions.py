@@ -15,7 +15,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from handoff_mpi.errors import UsageError
 from handoff_mpi.results.secure_files import PRIVATE_MODE, Directory, open_directory
@@ -36,7 +35,7 @@ _QUESTION = re.compile(r"([0-9a-f]{16})\.question")
 _OURS = re.compile(r"[0-9a-f]{16}\.(question|answer|partial)|[0-9a-f]{16}\.answer\.[0-9a-f]+\.partial")
 
 #: Takes a question and returns the answer.
-Answering = Callable[[dict[str, Any]], dict[str, Any]]
+Answering = Callable[[dict[str, object]], dict[str, object]]
 
 
 class QuestionBox:
@@ -86,7 +85,7 @@ class QuestionBox:
         else:
             self._stuck.add(question)
 
-    def _content(self, name: str, answering: Answering, question: dict[str, Any] | None, why: str) -> bytes | None:
+    def _content(self, name: str, answering: Answering, question: dict[str, object] | None, why: str) -> bytes | None:
         """Return what to answer; None to try again at the next look."""
         if question is None:
             return _error(why)
@@ -111,7 +110,7 @@ class QuestionBox:
                 _remove(box, name)
 
 
-def ask(run_dir: Path, question: dict[str, Any], timeout_s: float = ANSWER_TIMEOUT_S) -> dict[str, Any] | None:
+def ask(run_dir: Path, question: dict[str, object], timeout_s: float = ANSWER_TIMEOUT_S) -> dict[str, object] | None:
     """Ask the run that has its files in ``run_dir``; return its answer, None if it gave none in time.
 
     Raises:
@@ -154,7 +153,7 @@ def _write(box: Directory, name: str, content: bytes) -> None:
     box.replace(partial, f"{name}.question")
 
 
-def _await(box: Directory, name: str, timeout_s: float) -> dict[str, Any] | None:
+def _await(box: Directory, name: str, timeout_s: float) -> dict[str, object] | None:
     end = time.monotonic() + timeout_s
     while True:
         _see_again(box)
@@ -168,7 +167,7 @@ def _await(box: Directory, name: str, timeout_s: float) -> dict[str, Any] | None
         time.sleep(QUESTION_POLL_INTERVAL_S)
 
 
-def _read(box: Directory, name: str, most: int) -> dict[str, Any]:
+def _read(box: Directory, name: str, most: int) -> dict[str, object]:
     """Return the mapping that a file of at most ``most`` bytes holds.
 
     Raises:
@@ -184,7 +183,7 @@ def _read(box: Directory, name: str, most: int) -> dict[str, Any]:
     return read
 
 
-def _try_to_read(box: Directory, name: str) -> tuple[dict[str, Any] | None, str]:
+def _try_to_read(box: Directory, name: str) -> tuple[dict[str, object] | None, str]:
     """Return a question; None, and why, if it is none."""
     try:
         return _read(box, name, MAX_QUESTION_NBYTES), ""

@@ -9,7 +9,6 @@ import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from handoff_mpi.serialization import PICKLED, Payload
 
@@ -57,7 +56,7 @@ class Origins:
         return f"; {place}: add the directory that holds it, or a copy of it, to PYTHONPATH"
 
 
-def _attribute(module: Any, name: str) -> Any:
+def _attribute(module: object, name: str) -> object:
     """Return an attribute of what a program has put among the modules, also where its own code raises."""
     try:
         return getattr(module, name, None)
@@ -102,6 +101,6 @@ class _LookUps(pickle.Unpickler):
         super().__init__(io.BytesIO(payload[1]), buffers=payload[2:])
         self.last = ("", "")
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         self.last = (module, name)
         return super().find_class(module, name)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from handoff_mpi.formatting import MAX_LAST_NBYTES, last_lines
 from handoff_mpi.results.secure_files import Directory
@@ -174,7 +174,7 @@ class IndexReader:
         except (ValueError, KeyError, TypeError, RecursionError):
             self.unreadable += 1
 
-    def _take_entry(self, entry: dict[str, Any], offset: int) -> None:
+    def _take_entry(self, entry: dict[str, object], offset: int) -> None:
         has_ended = "nbytes" in entry
         nbytes, dropped = (_whole(entry["nbytes"]), _whole(entry["dropped"])) if has_ended else (-1, 0)
         numbers = _whole(entry["attempt"]), _whole(entry["launch"])
@@ -203,7 +203,7 @@ def _is_of(last: Printed, printed: Printed) -> bool:
     return same == (printed.id, printed.attempt, printed.launch, printed.offset)
 
 
-def _whole(value: Any) -> int:
+def _whole(value: object) -> int:
     """Return a number of the index.
 
     Raises:

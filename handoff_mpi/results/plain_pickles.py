@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import pickle
-from typing import Any
 
 from handoff_mpi.formatting import MAX_ID_CHARS
 from handoff_mpi.serialization import UnreadableId, received_id
@@ -35,23 +34,23 @@ _NAMED = {(received_id.__module__, received_id.__qualname__): _id_as_text}
 
 
 class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         return _NAMED.get((module, name), Unknown)
 
 
 class _CarefulUnpickler(pickle._Unpickler):
     """The same in Python: C code makes room for as many objects as a pickle claims to hold."""
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         return _NAMED.get((module, name), Unknown)
 
 
-def loads_plain(pickled: bytes) -> Any:
+def loads_plain(pickled: bytes) -> object:
     """Return what a pickle of the user's own holds, without looking up a name."""
     return _Unpickler(io.BytesIO(pickled)).load()
 
 
-def loads_hostile(pickled: bytes) -> Any:
+def loads_hostile(pickled: bytes) -> object:
     """As :func:`loads_plain`, of a pickle that anybody could have made; it takes a few times as long.
 
     Raises:

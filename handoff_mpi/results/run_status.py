@@ -13,7 +13,6 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -27,7 +26,7 @@ _MAX_NBYTES = 1 << 20
 RUNNING, DIED = "running", "died"
 
 
-def read_any_status(run_dir: Path) -> dict[str, Any]:
+def read_any_status(run_dir: Path) -> dict[str, object]:
     """Return what ``status.json`` in ``run_dir`` holds; an empty dict where it is missing, torn, or not a mapping."""
     try:
         fd = os.open(run_dir / STATUS, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -38,12 +37,12 @@ def read_any_status(run_dir: Path) -> dict[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
-def is_ended(status: dict[str, Any]) -> bool:
+def is_ended(status: dict[str, object]) -> bool:
     """Whether a run has left its verdict."""
     return status.get("exit_code") is not None
 
 
-def is_rank_0_alive(status: dict[str, Any]) -> bool | None:
+def is_rank_0_alive(status: dict[str, object]) -> bool | None:
     """Return whether the process that ``status`` names still runs; None where only its own host can tell."""
     pid, started_s = status.get("pid"), status.get("started_s")
     if status.get("host") != socket.gethostname() or type(pid) is not int or not isinstance(started_s, (int, float)):
@@ -59,14 +58,14 @@ def is_rank_0_alive(status: dict[str, Any]) -> bool | None:
 
 def find_states(
     run_dirs: Iterable[Path], timeout_s: float = RENEWAL_TIMEOUT_S, sleep: Callable[[float], object] = time.sleep
-) -> dict[Path, tuple[str, dict[str, Any]]]:
+) -> dict[Path, tuple[str, dict[str, object]]]:
     """Return the state and the status of each run: what its verdict says, or else "running" or "died".
 
     Args:
         timeout_s: how long all of those without a verdict together are waited for, if they are of other hosts.
     """
-    found: dict[Path, tuple[str, dict[str, Any]]] = {}
-    open_runs: dict[Path, Any] = {}
+    found: dict[Path, tuple[str, dict[str, object]]] = {}
+    open_runs: dict[Path, object] = {}
     for run_dir in run_dirs:
         status = read_any_status(run_dir)
         is_alive = None if is_ended(status) else is_rank_0_alive(status)
@@ -87,6 +86,6 @@ def find_states(
     return found
 
 
-def state_of(status: dict[str, Any]) -> str:
+def state_of(status: dict[str, object]) -> str:
     """Return the state that a verdict tells."""
     return str(status.get("status"))[:20]

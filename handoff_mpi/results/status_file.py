@@ -39,7 +39,7 @@ def release_space(run_dir: Path | Directory) -> None:
         directory.remove(_RESERVE)
 
 
-def write_status(run_dir: Path | Directory, **fields: Any) -> None:
+def write_status(run_dir: Path | Directory, **fields: object) -> None:
     """Write ``status.json``, whole or not at all.
 
     Raises:
@@ -74,7 +74,7 @@ def read_status(run_dir: Path | Directory) -> dict[str, Any]:
     return read_record(run_dir, STATUS)
 
 
-def read_record(run_dir: Path | Directory, name: str) -> dict[str, Any]:
+def read_record(run_dir: Path | Directory, name: str) -> dict[str, object]:
     """Return the mapping that a small JSON file of a run-dir holds; empty if there is none that can be trusted."""
     try:
         with opened(run_dir) as directory:

@@ -58,7 +58,7 @@ class Tasks:
     ids: list[Hashable]
     names: list[str]
     name: Ints
-    costs: list[dict[str, Any]]
+    costs: list[dict[str, object]]
     cost: Ints
     state: NDArray[np.int8]
     starts: NDArray[np.int64]

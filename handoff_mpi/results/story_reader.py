@@ -86,7 +86,7 @@ class StoryReader:
         is_running: whether the run is still running.
     """
 
-    def __init__(self, status: dict[str, Any], is_running: bool) -> None:
+    def __init__(self, status: dict[str, object], is_running: bool) -> None:
         self.notes: list[str] = []
         self._status = status
         self._is_running = is_running
@@ -144,7 +144,7 @@ class StoryReader:
         self._tracebacks[number] = text
 
     def _take_turn(
-        self, sent: list[Any], done: list[Any], failed: list[Any], incidents: list[Any], time_s: float = _NAN
+        self, sent: list[Any], done: list[Any], failed: list[Any], incidents: list[object], time_s: float = _NAN
     ) -> None:
         in_flight, here, state = self._in_flight, self._table.here, self._table.state
         launch, add = len(self._launches) - 1, self._columns.add

@@ -84,7 +84,7 @@ class TaskTable:
         self.state = array("b")
         self.code, self.cost = array("i"), array("i")
         self.names: dict[str, int] = {}
-        self.costs: dict[tuple[tuple[str, Any], ...], int] = {}
+        self.costs: dict[tuple[tuple[str, object], ...], int] = {}
         self._numbers: dict[Hashable, int] | None = None
         self.begin()
 

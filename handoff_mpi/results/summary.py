@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from handoff_mpi.errors import UntrustedFile
 from handoff_mpi.formatting import id_text, one_line
@@ -25,7 +25,7 @@ _OF_STATUS = (
 )
 
 
-def read_summary(run_dir: Directory) -> dict[str, Any] | None:
+def read_summary(run_dir: Directory) -> dict[str, object] | None:
     """Return what ``summary.json`` holds; None where it is missing, or not whole."""
     try:
         told = json.loads(run_dir.read(SUMMARY))
@@ -34,7 +34,7 @@ def read_summary(run_dir: Directory) -> dict[str, Any] | None:
     return told if isinstance(told, dict) else None
 
 
-def summarize(results: Results, status: Mapping[str, Any]) -> dict[str, Any]:
+def summarize(results: Results, status: Mapping[str, object]) -> dict[str, object]:
     """Return the summary of a run that has ended.
 
     Args:

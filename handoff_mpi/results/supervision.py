@@ -10,7 +10,6 @@ import json
 import os
 import socket
 from pathlib import Path
-from typing import Any
 
 from handoff_mpi.errors import UsageError
 from handoff_mpi.results.run_dir import LOCK
@@ -110,6 +109,6 @@ def note_stop(run_dir: Path | Directory, mark: str, why: str) -> None:
         pass  # then it says which signal it was
 
 
-def read_joined(run_dir: Path | Directory) -> dict[str, Any]:
+def read_joined(run_dir: Path | Directory) -> dict[str, object]:
     """Return ``pid`` and ``host`` of a rank 0 whose ranks have joined, an empty dict if they have not."""
     return read_record(run_dir, JOINED)

@@ -73,7 +73,7 @@ def _take(line: bytes, found: dict[tuple[int, str], HostSamples]) -> None:
     samples.gpu.append(_part(told, "gpu_percent", "gpus"))
 
 
-def _part(told: dict[str, Any], percent: str, of: str) -> float:
+def _part(told: dict[str, object], percent: str, of: str) -> float:
     return _number(told.get(percent)) / 100 * _number(told.get(of))
 
 

@@ -61,7 +61,7 @@ class Backoff:
             self._spins = self._idle_until - self._idle_since < _SHORT_WAIT_S
         self._idle_since = self._idle_until = clock()
 
-    def wait(self, was_busy: bool, is_transferring: bool, until: float, wake: Sequence[Any] = ()) -> None:
+    def wait(self, was_busy: bool, is_transferring: bool, until: float, wake: Sequence[object] = ()) -> None:
         """Wait a little, not beyond ``until``; anything readable in ``wake`` ends a sleep at once."""
         if was_busy:
             self.was_busy()

@@ -64,7 +64,7 @@ class Children:
         gather: Callable[[QueuedCall], CallSpec | None],
         ended: Callable[[QueuedCall, Outcome, float], None],
         begun: Callable[[Begun], None],
-        updated: Callable[[int, dict[str, Any]], None],
+        updated: Callable[[int, dict[str, object]], None],
         output: RankOutput | None = None,
     ) -> None:
         self._setup = setup
@@ -341,7 +341,7 @@ def end_if_stuck(child: ChildProcess, stops: Stops, now: float) -> None:
         child.kill(f"its process had been stopped for {stopped_s:.0f} s and was ended")
 
 
-def do_nothing(*args: Any) -> Any:
+def do_nothing(*args: object) -> Any:
     """The run is over."""
 
 

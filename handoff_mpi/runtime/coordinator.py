@@ -18,7 +18,6 @@ in :mod:`handoff_mpi.runtime.scheduler_loop`, and the simulated cluster in :mod:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from handoff_mpi import messages
 from handoff_mpi.comm import Envelope, RankFailed
@@ -100,7 +99,7 @@ class Coordinator:
         self.membership = membership
         lost = membership.lost
         self.dispatcher = Dispatcher(transport, scheduler, plan, home, settings.run, settings.number, lost)
-        self.updates: list[tuple[int, dict[str, Any]]] = []
+        self.updates: list[tuple[int, dict[str, object]]] = []
         self.trouble = ""
         self.stopped_at: float | None = None
         self.running_at_stop: list[int] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from handoff_mpi.comm import Envelope
 from handoff_mpi.messages import Entry
@@ -18,7 +18,7 @@ Decide: TypeAlias = "Callable[[list[Event], float], list[Command]]"
 class SenderPort(Protocol):
     """The part of a :class:`~handoff_mpi.comm.Transport` that rank 0 acts through."""
 
-    def send(self, dest: int, message: tuple[Any, ...], buffers: Sequence[Any] = ()) -> None:
+    def send(self, dest: int, message: tuple[object, ...], buffers: Sequence[object] = ()) -> None:
         """Send a message, and ``buffers`` beside it, to ``dest``."""
         ...
 

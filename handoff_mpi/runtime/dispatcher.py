@@ -97,7 +97,7 @@ class Dispatcher:
             sources = tuple([self._source(rank, number, codec) for number, codec in sources])
         return (task, attempt, plan.sent_id(task), plan.call_templates[task], sources, spec.timeout_s, flags, None)
 
-    def _source(self, rank: int, number: int, codec: Any) -> Any:
+    def _source(self, rank: int, number: int, codec: object) -> Any:
         scheduler = self._scheduler
         if scheduler.tasks.at_rank0[number]:
             try:

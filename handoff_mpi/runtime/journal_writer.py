@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any
 
 from handoff_mpi.dag import Plan
 from handoff_mpi.messages import DEATH, DIED, OK, RAISED, RANK_LOSS, VALUE_LOSS, Entry
@@ -47,13 +46,13 @@ class JournalWriter:
         self._journal = journal
         self._plan = plan
         self._key_of = key_of
-        self._done: list[Any] = []
-        self._failed: list[Any] = []
+        self._done: list[object] = []
+        self._failed: list[object] = []
         self._tracebacks: dict[str, int] = {}
 
     def begin(
         self,
-        about: Mapping[str, Any],
+        about: Mapping[str, object],
         fingerprint: Callable[[Hashable], bytes | None],
         restored: Iterable[int],
         codes: Mapping[str, list[bytes]] = _NO_CODES,
@@ -72,7 +71,7 @@ class JournalWriter:
         """
         self._journal.append(("run", dict(about)))
         plan = self._plan
-        costs: dict[int, dict[str, Any]] = {}
+        costs: dict[int, dict[str, object]] = {}
         for first in range(0, len(plan), _TASKS_PER_RECORD):
             rows = []
             for task in range(first, min(len(plan), first + _TASKS_PER_RECORD)):
@@ -187,7 +186,7 @@ class JournalWriter:
         self._journal.close()
 
 
-def _shown(cost: Mapping[str, int]) -> dict[str, Any]:
+def _shown(cost: Mapping[str, int]) -> dict[str, object]:
     """Return a cost as users write it."""
     return {name: plain_number(amount) for name, amount in cost.items()}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 #: So many losses are kept, the newest ones, and of each so many functions are named.
 MAX_LOSSES, MAX_NAMED = 100, 5
@@ -43,7 +42,7 @@ class Loss:
     reassigned: Repeated = field(default_factory=Repeated)
     recomputed: Repeated = field(default_factory=Repeated)
 
-    def to_json(self, host: str, label: Callable[[int], str]) -> dict[str, Any]:
+    def to_json(self, host: str, label: Callable[[int], str]) -> dict[str, object]:
         """Return the loss for ``status.json``.
 
         Args:

@@ -412,7 +412,7 @@ def options_of(given: Mapping[str, Any]) -> RunOptions:
         raise UsageError(f"there is no option {known.listed(unknown)}; all: {', '.join(OPTIONS)}")
     chosen = {name: plain(value) for name, value in {**_defaults.values, **given}.items()}
     try:
-        return call(RunOptions(**chosen).validate)  # type: ignore[no-any-return]
+        return call(RunOptions(**chosen).validate)
     except CallbackFailed as failed:
         if isinstance(failed.__cause__, HandoffError):
             raise failed.__cause__ from None

@@ -6,7 +6,6 @@ import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from handoff_mpi.console import print_message_once
 from handoff_mpi.results.output_files import OUTPUT, file_name
@@ -59,7 +58,7 @@ class RankOutput:
                 print_message_once(not_captured(error))
         return self._files[slot]
 
-    def call_was_killed(self, slot: int, id: Any, attempt: int) -> str:
+    def call_was_killed(self, slot: int, id: object, attempt: int) -> str:
         """The child of a slot has died in a call: keep what that had printed; return its last lines."""
         files = self._files.get(slot)
         if files is None:

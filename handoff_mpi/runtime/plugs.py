@@ -33,7 +33,7 @@ GROUP = "handoff_mpi.strategies"
 _MODULE_AND_NAME = re.compile(r"\w+(\.\w+)*:\w+(\.\w+)*")
 
 
-def strategies_installed() -> dict[str, Any]:
+def strategies_installed() -> dict[str, object]:
     """Return name to entry point of the strategies that other distributions bring."""
     from importlib import metadata  # slow to import, and hardly ever needed
 
@@ -49,7 +49,7 @@ def find_entry_point(name: str) -> Any:
     return strategies_installed().get(name)
 
 
-def problem_of_strategy(given: Any) -> str:
+def problem_of_strategy(given: object) -> str:
     """Return what is wrong with ``allocation_strategy``; an empty string if nothing is."""
     if isinstance(given, str):
         if given in STRATEGIES or _MODULE_AND_NAME.fullmatch(given) or given in (installed := strategies_installed()):
@@ -80,12 +80,12 @@ def _problem_of_strategy_class(given: type) -> str:
     return ""
 
 
-def _no_strategy(given: Any) -> str:
+def _no_strategy(given: object) -> str:
     what = "allocation_strategy must be a name or an object with the method allocate(ready, view)"
     return f"{what}, not {shown(given)}"
 
 
-def problem_of_tracker(given: Any) -> str:
+def problem_of_tracker(given: object) -> str:
     """Return what is wrong with ``resource_tracker``; an empty string if nothing is."""
     if given is None:
         return ""
@@ -95,7 +95,7 @@ def problem_of_tracker(given: Any) -> str:
     return problem and f"resource_tracker is {shown(given)}, {problem}"
 
 
-def problem_of_store(given: Any) -> str:
+def problem_of_store(given: object) -> str:
     """Return what is wrong with ``result_store``; an empty string if nothing is."""
     if given is None:
         return ""

@@ -117,7 +117,7 @@ class Progress:
         for each in capabilities:
             self._hosts.setdefault(each.host, []).append(each)
 
-    def fields(self, now: float) -> dict[str, Any]:
+    def fields(self, now: float) -> dict[str, object]:
         """Return the fields.
 
         Args:
@@ -133,7 +133,7 @@ class Progress:
                 "longest": self._longest(calls),
             }
 
-    def final_fields(self, now: float) -> dict[str, Any]:
+    def final_fields(self, now: float) -> dict[str, object]:
         """Return the fields of a run that has ended, without those that hold at a moment: running calls, the time left,
         the use of hosts.
         """
@@ -329,11 +329,11 @@ class Progress:
 
     # -- ranks ----------------------------------------------------------------------------------------
 
-    def _by_host(self) -> dict[str, dict[str, Any]]:
+    def _by_host(self) -> dict[str, dict[str, object]]:
         rows = {one_line(host, _MAX_ID_CHARS): self._host(host, ranks) for host, ranks in self._hosts.items()}
         return _with_rest(rows, MAX_HOSTS, lambda row: (row["busy"] > 0, row["slots"]))
 
-    def _host(self, host: str, ranks: Sequence[Capability]) -> dict[str, Any]:
+    def _host(self, host: str, ranks: Sequence[Capability]) -> dict[str, object]:
         of_rank, lost = self._scheduler.slots.of_rank, self._recorder.lost
         slots = [slot for each in ranks if each.rank not in lost for slot in of_rank.get(each.rank, ())]
         claims = [slot.claim for slot in slots if slot.claim is not None]
@@ -349,7 +349,7 @@ class Progress:
         }
         return {**row, **self._recorder.usage.get(host, {})}
 
-    def _longest(self, calls: Sequence[_Call]) -> list[dict[str, Any]]:
+    def _longest(self, calls: Sequence[_Call]) -> list[dict[str, object]]:
         """Return those of ``calls`` that have run longest, the longest first."""
         longest = sorted(calls, key=lambda call: call[3])[:MAX_CALLS]
         return [
@@ -362,25 +362,25 @@ class Progress:
         calls = (*self.own_calls(), *self._recorder.longest_calls(MAX_TIMED_CALLS))
         return list({call[0]: call for call in calls}.values())
 
-    def _slowest_calls(self) -> list[dict[str, Any]]:
+    def _slowest_calls(self) -> list[dict[str, object]]:
         """Return the calls of this launch that have ended and took longest, the longest first."""
         return [
             {**self._about(call.task, call.rank), "duration_s": call.duration_s, "failed": call.has_failed}
             for call in self._slowest.calls()
         ]
 
-    def _about(self, task: int, rank: int) -> dict[str, Any]:
+    def _about(self, task: int, rank: int) -> dict[str, object]:
         name = self._plan.code_names[self._scheduler.specs[task].code]
         return {"id": self._label(task), "name": name, "rank": rank, "host": self._recorder.host_of(rank)}
 
     def _label(self, task: int) -> str:
         return one_line(id_text(self._plan.ids[task]), _MAX_ID_CHARS)
 
-    def _losses(self) -> list[dict[str, Any]]:
+    def _losses(self) -> list[dict[str, object]]:
         host_of = self._recorder.host_of
         return [loss.to_json(host_of(loss.rank), self._label) for loss in list(self._recorder.losses.newest)]
 
-    def _failure_groups(self) -> list[dict[str, Any]]:
+    def _failure_groups(self) -> list[dict[str, object]]:
         groups = itertools.islice((group for group in self._failures() if group.count), MAX_FAILURES)
         return [
             {
@@ -401,7 +401,7 @@ def _taken(queue: deque[_T]) -> Iterator[_T]:
 
 def _with_rest(
     rows: dict[str, dict[str, Any]], most: int, rank: Callable[[dict[str, Any]], Any]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, dict[str, object]]:
     """Return the ``most`` rows that matter most, and the sums of all others in one row."""
     if len(rows) <= most:
         return rows

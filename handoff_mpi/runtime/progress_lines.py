@@ -40,7 +40,7 @@ class ProgressLines:
         self._interval_s = FIRST_INTERVAL_S
         self.due_s = started_s + FIRST_INTERVAL_S
 
-    def look(self, status: Mapping[str, Any], now: float) -> None:
+    def look(self, status: Mapping[str, object], now: float) -> None:
         """Print a line if one is due.
 
         Args:
@@ -85,7 +85,7 @@ def report_safely(report: Callable[[float], object], now: float) -> None:
         print_message_once(f"the progress of the run is not reported: {type(error).__name__}: {error}")
 
 
-def progress_line(status: Mapping[str, Any], now: float) -> str:
+def progress_line(status: Mapping[str, object], now: float) -> str:
     """Return a run's progress in a line: time of day, counts, rate, time left, and what is in trouble.
 
     Args:
@@ -130,7 +130,7 @@ def _trouble(status: Mapping[str, Any]) -> list[str]:
     return [*parts, *([f"{_named(probation)} on probation"] if probation else [])]
 
 
-def _named(places: Mapping[str, Any]) -> str:
+def _named(places: Mapping[str, object]) -> str:
     more = len(places) - MAX_NAMED_PLACES
     return ", ".join(map(_short, list(places)[:MAX_NAMED_PLACES])) + (f" and {more} more" if more > 0 else "")
 

@@ -156,7 +156,7 @@ class Recorder:
         """Return the host of a rank."""
         return self._hosts.get(rank, "")
 
-    def _about(self, task: int, attempt: int, rank: int) -> dict[str, Any]:
+    def _about(self, task: int, attempt: int, rank: int) -> dict[str, object]:
         return {
             "function_id": self._plan.ids[task],
             "node": rank,
@@ -251,9 +251,9 @@ class Recorder:
         names = ", ".join(show(self._plan.ids[task]) for task in tasks[:MAX_NAMED])
         return f"{names} and {len(tasks) - MAX_NAMED} more" if len(tasks) > MAX_NAMED else names
 
-    def _note(self, event: str, like: Hashable = None, *, task: int = -1, rank: int = -1, **fields: Any) -> None:
+    def _note(self, event: str, like: Hashable = None, *, task: int = -1, rank: int = -1, **fields: object) -> None:
         """Have an event of a task, or of a rank, or of both recorded."""
-        about: dict[str, Any] = {}
+        about: dict[str, object] = {}
         if task >= 0:
             about = {"id": self._plan.ids[task], "name": self._plan.code_names[self._plan.specs[task].code]}
         if rank >= 0:
@@ -263,7 +263,7 @@ class Recorder:
     def _note_retry(self, task: int, attempt: int, rank: int, kind: str, reason: str, delay_s: float) -> None:
         error = self._errors.get(task)
         place = "" if error is None else error.place
-        about: dict[str, Any] = {"kind": kind, "reason": reason, "place": place, "delay_s": round(delay_s, 3)}
+        about: dict[str, object] = {"kind": kind, "reason": reason, "place": place, "delay_s": round(delay_s, 3)}
         self._note("function.retry", group_key(kind, place, reason), task=task, rank=rank, attempt=attempt, **about)
 
     def used(self, rank: int, sample: Mapping[str, float], now: float) -> None:
@@ -287,7 +287,7 @@ class Recorder:
     def _announce_end(self, task: int, failure: Failure) -> None:
         self._errors.pop(task, None)
         like = group_key(failure.kind, failure.place, failure.message)
-        about: dict[str, Any] = {"kind": failure.kind, "reason": failure.message, "place": failure.place}
+        about: dict[str, object] = {"kind": failure.kind, "reason": failure.message, "place": failure.place}
         about |= {"attempt": failure.attempts, "traceback": failure.traceback}
         last = failure.ranks[-1] if failure.ranks else -1
         self._note("function.failed", like, task=task, rank=last, **about)
@@ -320,7 +320,7 @@ class Recorder:
         telemetry.execute(events.RESOURCE_REFUSED, _now(), {**about, "reason": reason})
         self._note("resource.refused", (rank, reason), task=task, rank=rank, amounts=about["amounts"], reason=reason)
 
-    def _about_claim(self, rank: int, cost: Amounts, task: int) -> dict[str, Any]:
+    def _about_claim(self, rank: int, cost: Amounts, task: int) -> dict[str, object]:
         amounts = {name: plain_number(amount) for name, amount in cost.items()}
         id = self._plan.ids[task] if task >= 0 else None
         return {"node": rank, "host": self._hosts.get(rank, ""), "amounts": amounts, "function_id": id}
@@ -367,7 +367,7 @@ class Recorder:
         name = note_probation(self.probation, begins, place, reason)
         if len(self.probation) > known:
             print_message(f"{name} is on probation: {reason}")
-        about: dict[str, Any] = {"host": place, "nodes": ranks}
+        about: dict[str, object] = {"host": place, "nodes": ranks}
         if not isinstance(place, str):
             about = {"node": place, "host": self._hosts.get(place, "")}
         telemetry.execute(_PROBATION_EVENTS[isinstance(place, str), begins], _now(), {**about, "reason": reason})

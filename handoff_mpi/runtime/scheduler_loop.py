@@ -173,7 +173,7 @@ class SchedulerLoop:
         self._facts.events += first
         wakeup = 0.0
         mine: Sequence[Envelope]
-        sockets: list[Any]
+        sockets: list[object]
         while True:
             # Most looks find nothing, and must cost next to nothing.
             arrived = self.transport.poll()
@@ -270,7 +270,7 @@ class SchedulerLoop:
         except JournalError as error:
             self.coordinator.stop_writing(error, clock())
 
-    def update_resources(self, rank: int, resources: dict[str, Any]) -> None:
+    def update_resources(self, rank: int, resources: dict[str, object]) -> None:
         """Take in a change of a rank's resources, at the next turn; from any thread of rank 0."""
         self.coordinator.updates.append((rank, resources))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from types import MappingProxyType
-from typing import Any
 
 from handoff_mpi.callbacks import CallbackFailed, call, shown
 from handoff_mpi.console import print_message
@@ -99,7 +98,7 @@ class TrackerAdapter:
             print_message(trouble)
 
 
-def is_true(answer: Any) -> bool:
+def is_true(answer: object) -> bool:
     """Whether a tracker's answer is True: Python's or numpy's own, and no other object that is true."""
     if answer is True:
         return True

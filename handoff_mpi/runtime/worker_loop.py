@@ -42,7 +42,7 @@ def serve_run(
     leave: Callable[[], object] | None = None,
     end: Callable[[BaseException], object] | None = None,
     child_pool: ChildPool | None = None,
-) -> tuple[Any, list[Envelope]]:
+) -> tuple[object, list[Envelope]]:
     """Take part in one run as a worker until rank 0 ends it.
 
     Args:
@@ -181,13 +181,13 @@ def _look_at_rank_0(setup: RunSetup, silence_timer: SilenceTimer) -> None:
 _active: Any = None
 
 
-def set_active(target: Any) -> None:
+def set_active(target: object) -> None:
     """Say who takes resource updates from user code in this process."""
     global _active
     _active = target
 
 
-def update_resources(rank: int, amounts: dict[str, Any]) -> None:
+def update_resources(rank: int, amounts: dict[str, object]) -> None:
     """Carry ``update_node_resources`` from any thread, function or handler to rank 0.
 
     Raises:

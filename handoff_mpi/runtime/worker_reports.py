@@ -174,13 +174,13 @@ class WorkerReports:
             return self._takes_value(request_id, (*head, *each.buffers))
         return each.kind == NOT_FOUND and self._takes_not_found(*each.fields)
 
-    def _takes_fetch(self, source: int, request_id: int, task: int, codec: Any, *_: Any) -> bool:
+    def _takes_fetch(self, source: int, request_id: int, task: int, codec: object, *_: object) -> bool:
         is_for_a_file = self._is_for_a_file(task, codec)
         if is_for_a_file:
             self._kept_values.serve_file(source, request_id, task)
         return is_for_a_file
 
-    def _is_for_a_file(self, task: int, codec: Any) -> bool:
+    def _is_for_a_file(self, task: int, codec: object) -> bool:
         """Whether a value is asked for as it lies in a file; with a codec it is for rank 0's worker, to encode it."""
         return not self._settings.has_own_worker or (codec is None and task in self._scheduler.tasks.persisted)
 
@@ -244,7 +244,7 @@ class WorkerReports:
         self.events.append(Unfetched(source, task, attempt, missing))
         self._kept_values.rewrite(missing)
 
-    def on_update(self, source: int, rank: int, resources: dict[str, Any]) -> None:
+    def on_update(self, source: int, rank: int, resources: dict[str, object]) -> None:
         """Have the resources of ``rank`` changed, as the user gave them; one line says what is wrong with them."""
         try:
             self.events.append(ResourcesUpdated(rank, parse_resources(resources)))

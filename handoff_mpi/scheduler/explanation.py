@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from handoff_mpi.allocation import PROBATION, Claim, Ledger, RequestClass, ResourceGroup
 from handoff_mpi.allocation.costs import GPU
@@ -32,7 +31,7 @@ MAX_INPUTS, MAX_PLACES, MAX_CLAIMS = 20, 8, 3
 ROOM, RESERVED, BUSY, WITHHELD, AVOIDED, TOO_SMALL = "room", "reserved", "busy", "cordoned", "avoided", "too small"
 _ORDER = (ROOM, RESERVED, BUSY, WITHHELD, AVOIDED, TOO_SMALL)
 
-Facts = dict[str, Any]
+Facts = dict[str, object]
 
 
 @dataclass(slots=True)

@@ -249,7 +249,7 @@ class Scheduler:
         """Whether the next attempt must run in a child process: it has a time limit, or is suspected of a death."""
         return self.specs[task].timeout_s is not None or task in self._crash_tracker.suspects
 
-    def explain(self, task: int, label: Callable[[int], str] = str) -> dict[str, Any]:
+    def explain(self, task: int, label: Callable[[int], str] = str) -> dict[str, object]:
         """Return where ``task`` stands and why it does not run, as plain data; nothing changes.
 
         Args:

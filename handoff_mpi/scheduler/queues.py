@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
 
 from handoff_mpi.allocation import Ledger, RequestClass
 from handoff_mpi.allocation.costs import GPU
@@ -285,7 +285,7 @@ class ServingOrder:
     def __init__(self, ledger: Ledger) -> None:
         self.families: list[Family] = []
         self._ledger = ledger
-        self._family_of: dict[Any, Family] = {}
+        self._family_of: dict[object, Family] = {}
         self._kind_of: dict[int, Kind] = {}
 
     def add(self, queue: ReadyQueue) -> None:
@@ -348,7 +348,7 @@ class ServingOrder:
         return True
 
 
-def _family_key(cost: RequestClass) -> Any:
+def _family_key(cost: RequestClass) -> object:
     """Return what classes of one family have in common."""
     need = _floor_of_need(cost)
     return (cost.host, *sorted(_floor(cost.amounts).items()), None if need is None else tuple(sorted(need.items())))

@@ -59,7 +59,7 @@ class ReadyTasks:
         self._ledger = ledger
         self._specs = specs
         self.free = ServingOrder(ledger)
-        self._queues: dict[Any, ReadyQueue] = {}
+        self._queues: dict[object, ReadyQueue] = {}
         self.has_several_queues = False
         self._simple: dict[tuple[int, int], ReadyQueue] = {}
         # host to the queues for it alone that hold tasks, and some that no longer hold any

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from handoff_mpi.scheduler.lifecycle import READY, Cause
 from handoff_mpi.scheduler.probation import Probation
@@ -36,7 +35,7 @@ class Returns:
         self._retractions = retractions
         self._probation = probation
 
-    def take_back(self, task: int, cause: Cause, now: float, detail: Any = None) -> Slot:
+    def take_back(self, task: int, cause: Cause, now: float, detail: object = None) -> Slot:
         """Take ``task`` back from its rank, for this cause; return the slot where it was."""
         slot = self._slots.land(task, now)
         self._retractions.asked.discard(task)

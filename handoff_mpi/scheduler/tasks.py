@@ -7,7 +7,6 @@ falls to nought. Every change of state goes through :meth:`TaskTable.move`, and 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.messages import ErrorReport
@@ -111,7 +110,7 @@ class TaskTable:
 
     # -- changes of state -----------------------------------------------------------------------------
 
-    def move(self, task: int, cause: Cause, rank: int = -1, detail: Any = None) -> None:
+    def move(self, task: int, cause: Cause, rank: int = -1, detail: object = None) -> None:
         """Change a task's state as the table of the lifecycle says.
 
         Raises:

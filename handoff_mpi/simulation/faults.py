@@ -10,7 +10,6 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any
 
 from handoff_mpi.allocation import Ledger
 from handoff_mpi.messages import CRITICAL, HIGH
@@ -65,7 +64,7 @@ class Faults:
     """
 
     kinds: set[str] = field(default_factory=set)
-    entries: list[tuple[float, str, tuple[Any, ...]]] = field(default_factory=list)
+    entries: list[tuple[float, str, tuple[object, ...]]] = field(default_factory=list)
     until: float = 0.0
     harmed: set[int] = field(default_factory=set)
     unresponsive: set[int] = field(default_factory=set)
@@ -98,7 +97,7 @@ class _Planner:
     def time(self) -> float:
         return self.start + self.rng.expovariate(0.5)
 
-    def add(self, name: str, *arguments: Any, at: float | None = None) -> None:
+    def add(self, name: str, *arguments: object, at: float | None = None) -> None:
         self.faults.entries.append((self.time() if at is None else at, name, arguments))
 
     def some(self) -> list[int]:

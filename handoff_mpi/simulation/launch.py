@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from typing import Any
 
 from handoff_mpi.comm import Envelope, RankFailed
 from handoff_mpi.messages import Message
@@ -169,7 +168,7 @@ class Launch:
 
     # -- faults ---------------------------------------------------------------------------------------
 
-    def _fault(self, name: str, arguments: tuple[Any, ...]) -> None:
+    def _fault(self, name: str, arguments: tuple[object, ...]) -> None:
         self.trouble(self.clock.now)
         getattr(self, f"_fault_{name}")(*arguments)
 

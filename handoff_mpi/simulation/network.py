@@ -37,10 +37,10 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self._heap: list[tuple[float, int, tuple[Any, ...]]] = []
+        self._heap: list[tuple[float, int, tuple[object, ...]]] = []
         self._serial = 0
 
-    def at(self, time: float, *what: Any) -> None:
+    def at(self, time: float, *what: object) -> None:
         """Let ``what`` happen at ``time``."""
         self._serial += 1
         heapq.heappush(self._heap, (time, self._serial, what))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from handoff_mpi.comm import Envelope, RankFailed
 from handoff_mpi.membership import Membership
@@ -104,7 +104,7 @@ class Rank0Driver:
             self._home.put((run, task), (PLAIN, value))
         journal_writer.begin({}, lambda id: b"", previous.rest)
 
-    def value_at_rank0(self, task: int) -> Any:
+    def value_at_rank0(self, task: int) -> object:
         """Return the value of ``task``, which is here."""
         return self._home.get((str(self._launch.number), task))[1]
 
@@ -148,7 +148,7 @@ class Rank0Driver:
         self._facts.lost.append(Loss(rank, reason))
         self.turn()
 
-    def update(self, rank: int, resources: dict[str, Any]) -> None:
+    def update(self, rank: int, resources: dict[str, object]) -> None:
         """The user changes the resources of a rank."""
         self.coordinator.updates.append((rank, resources))
         self.turn()
@@ -212,7 +212,7 @@ class SimulatedTransport:
     def __init__(self, launch: LaunchContext) -> None:
         self._launch = launch
 
-    def send(self, dest: int, message: Message, buffers: Sequence[Any] = ()) -> None:
+    def send(self, dest: int, message: Message, buffers: Sequence[object] = ()) -> None:
         """Send a message; the network knows which ones are large."""
         self._launch.send(0, dest, message)
 

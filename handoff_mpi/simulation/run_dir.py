@@ -52,10 +52,10 @@ class SimulatedJournal:
         self.epoch = epoch
         self.records: list[tuple[float, tuple[Any, ...]]] = []
         self._clock = clock
-        self._pending: list[tuple[Any, ...]] = []
+        self._pending: list[tuple[object, ...]] = []
         self._count_of_first = 0
 
-    def append(self, record: tuple[Any, ...]) -> bool:
+    def append(self, record: tuple[object, ...]) -> bool:
         """Take in a record, which is nowhere before it is committed."""
         self._pending.append(record)
         return True
@@ -133,7 +133,7 @@ class SimulatedRunDir:
     def resume(self) -> PreviousLaunch:
         """Return what the next launch takes over."""
         history = self.history()
-        known: dict[Any, Done] = {task: done for (task, _), done in history.done.items()}
+        known: dict[object, Done] = {task: done for (task, _), done in history.done.items()}
         suspects: set[Any] = {task for task, _ in history.suspects}
         deaths: dict[Any, int] = {task: count for (task, _), count in history.deaths.items()}
         rest = restore(self._specs, lambda task: rest_of(known.get(task)), lambda task: self._is_intact(known[task]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 from handoff_mpi.errors import EXIT_DONE, UsageError
 from handoff_mpi.results.anybodys_story import damage_reported, read_anybodys_story
@@ -64,7 +63,7 @@ def main(given: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _explain_function(run_dir: Path, id: str, given: argparse.Namespace) -> dict[str, Any]:
+def _explain_function(run_dir: Path, id: str, given: argparse.Namespace) -> dict[str, object]:
     told, live, note = _find_out(run_dir, id)
     facts = explain_story(told, _shown(run_dir, given))
     if live is not None:
@@ -73,7 +72,7 @@ def _explain_function(run_dir: Path, id: str, given: argparse.Namespace) -> dict
     return facts
 
 
-def _find_out(run_dir: Path, id: str) -> tuple[FunctionStory, dict[str, Any] | None, str]:
+def _find_out(run_dir: Path, id: str) -> tuple[FunctionStory, dict[str, object] | None, str]:
     """Return a function's story, what the run answers, and why it does not answer, if it should."""
     told = read_function(run_dir, id)
     if _is_settled(told):
@@ -91,7 +90,7 @@ def _is_settled(told: FunctionStory) -> bool:
     return state in _FINAL or not told.story.launches[-1].is_running or told.launches[-1].number is None
 
 
-def _ask(run_dir: Path, told: FunctionStory) -> tuple[dict[str, Any] | None, str]:
+def _ask(run_dir: Path, told: FunctionStory) -> tuple[dict[str, object] | None, str]:
     if not told.is_own:
         return None, _ONLY_THE_OWNER
     own = told.launches[-1]

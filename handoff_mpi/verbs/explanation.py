@@ -38,7 +38,7 @@ def explain_story(told: FunctionStory, run_dir: str) -> dict[str, Any]:
     tasks, state = story.tasks, int(story.tasks.state[task])
     newest = story.launches[-1]
     inputs = tasks.inputs_of(task).tolist()
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "schema": SCHEMA,
         "run_dir": run_dir,
         "id": tasks.ids[task],
@@ -65,17 +65,17 @@ def explain_story(told: FunctionStory, run_dir: str) -> dict[str, Any]:
     return facts
 
 
-def _text(status: Mapping[str, Any], epoch: int) -> str:
+def _text(status: Mapping[str, object], epoch: int) -> str:
     return str(status.get("stopped_because") or "") if status.get("launch") == epoch else ""
 
 
 # -- what it is, and what it did -----------------------------------------------------------------------
 
 
-def _standing(told: FunctionStory, task: int) -> dict[str, Any]:
+def _standing(told: FunctionStory, task: int) -> dict[str, object]:
     """Return where a function stands; of one that is done, where it ran; of one that runs, since when, too."""
     story = told.story
-    standing: dict[str, Any] = {"id": story.tasks.ids[task], "state": STATES[int(story.tasks.state[task])]}
+    standing: dict[str, object] = {"id": story.tasks.ids[task], "state": STATES[int(story.tasks.state[task])]}
     row = int(story.final_call[task])
     if standing["state"] in ("running", "done") and row >= 0:
         launch, rank = int(story.calls.launch[row]), int(story.calls.rank[row])
@@ -84,12 +84,12 @@ def _standing(told: FunctionStory, task: int) -> dict[str, Any]:
     return standing
 
 
-def _inputs_done(told: FunctionStory, inputs: list[int]) -> dict[str, Any]:
+def _inputs_done(told: FunctionStory, inputs: list[int]) -> dict[str, object]:
     done = [each for each in inputs if told.story.tasks.state[each] == DONE_STATE]
     return {"inputs_done": [_standing(told, each) for each in done[:MAX_LISTED]], "inputs_done_count": len(done)}
 
 
-def _attempts(told: FunctionStory) -> list[dict[str, Any]]:
+def _attempts(told: FunctionStory) -> list[dict[str, object]]:
     story, calls = told.story, told.story.calls
     rows = (calls.task == told.task).nonzero()[0].tolist()
     attempts = []
@@ -117,7 +117,7 @@ def _attempts(told: FunctionStory) -> list[dict[str, Any]]:
     return attempts
 
 
-def _output(told: FunctionStory) -> dict[str, Any] | None:
+def _output(told: FunctionStory) -> dict[str, object] | None:
     """Return how much it has printed; None if that is nothing, or cannot be read."""
     try:
         with OutputDirectory(told.story.run_dir) as directory:
@@ -131,12 +131,12 @@ def _output(told: FunctionStory) -> dict[str, Any] | None:
     return {"nbytes": sum(each.nbytes for each in printed), "attempts": attempts}
 
 
-def _value(told: FunctionStory, state: int) -> dict[str, Any] | None:
+def _value(told: FunctionStory, state: int) -> dict[str, object] | None:
     """Return where its value is; None while there is none."""
     value = told.value
     if state != DONE_STATE or value is None:
         return None
-    facts: dict[str, Any] = {"where": value.where, "nbytes": value.nbytes}
+    facts: dict[str, object] = {"where": value.where, "nbytes": value.nbytes}
     if value.where == IN_FILE:
         path = _path(told, value)
         facts |= {"file": path, "is_there": bool(path) and Path(path).is_file()}
@@ -155,7 +155,7 @@ def _path(told: FunctionStory, value: KeptValue) -> str:
         return ""
 
 
-def _failure(told: FunctionStory) -> dict[str, Any] | None:
+def _failure(told: FunctionStory) -> dict[str, object] | None:
     failure = told.failure
     if failure is None:
         return None
@@ -174,10 +174,10 @@ def _failure(told: FunctionStory) -> dict[str, Any] | None:
 # -- why it runs again ---------------------------------------------------------------------------------
 
 
-def _again(told: FunctionStory) -> list[dict[str, Any]]:
+def _again(told: FunctionStory) -> list[dict[str, object]]:
     """Return what each launch but the first made of what those before it had done."""
     calls = told.story.calls
-    found, done_in, before, ended = list[dict[str, Any]](), None, None, ""
+    found, done_in, before, ended = list[dict[str, object]](), None, None, ""
     for index, own in enumerate(told.launches):
         outcomes = calls.outcome[(calls.task == told.task) & (calls.launch == index)].tolist()
         if index and own.number is not None:
@@ -199,7 +199,7 @@ def _taken_over(
     done_in: FunctionInLaunch | None,
     ended: str,
     calls: int,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return what a launch made of what earlier ones had done.
 
     Args:
@@ -235,7 +235,7 @@ def _derived_reason(own: FunctionInLaunch, done_in: FunctionInLaunch) -> str:
 # -- why it ran there ----------------------------------------------------------------------------------
 
 
-def _placement(told: FunctionStory, attempt: dict[str, Any]) -> dict[str, Any]:
+def _placement(told: FunctionStory, attempt: dict[str, Any]) -> dict[str, object]:
     """Return what is known of why an attempt ran on its rank."""
     index = next(at for at, each in enumerate(told.story.launches) if each.epoch == attempt["launch"])
     own, rank = told.launches[index], attempt["rank"]
@@ -248,7 +248,7 @@ def _placement(told: FunctionStory, attempt: dict[str, Any]) -> dict[str, Any]:
     return facts
 
 
-def _cause(told: FunctionStory, own: FunctionInLaunch, attempt: dict[str, Any]) -> dict[str, Any]:
+def _cause(told: FunctionStory, own: FunctionInLaunch, attempt: dict[str, object]) -> dict[str, object]:
     rank, host = attempt["rank"], attempt["host"]
     if own.pin is not None and own.pin in (rank, host):
         return {"cause": "pinned", "pin": own.pin}
@@ -287,7 +287,7 @@ def _holds(offered: Mapping[str, float], cost: Mapping[str, Any]) -> bool:
     return all(offered.get(name, 0) >= amount for name, amount in cost.items())
 
 
-def _failed_before(told: FunctionStory, attempt: dict[str, Any]) -> dict[str, Any] | None:
+def _failed_before(told: FunctionStory, attempt: dict[str, Any]) -> dict[str, object] | None:
     """Return where the attempt before this one, of the same launch, failed or lost its rank; None if it did not."""
     attempts = _attempts(told)
     before = [each for each in attempts if each["launch"] == attempt["launch"] and each["attempt"] < attempt["attempt"]]
@@ -299,7 +299,7 @@ def _failed_before(told: FunctionStory, attempt: dict[str, Any]) -> dict[str, An
 # -- why it has not run --------------------------------------------------------------------------------
 
 
-def _waits_for(told: FunctionStory, state: int) -> dict[str, Any]:
+def _waits_for(told: FunctionStory, state: int) -> dict[str, object]:
     """Return which of its inputs are missing, and what they wait for in turn; of a skipped one, which have failed."""
     tasks, has_failed = told.story.tasks, state == SKIPPED_STATE
 
@@ -309,7 +309,7 @@ def _waits_for(told: FunctionStory, state: int) -> dict[str, Any]:
 
     found = find_open_inputs(told.task, lambda each: tasks.inputs_of(each).tolist(), is_missing)
     missing = [each for each in tasks.inputs_of(told.task).tolist() if is_missing(each)]
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "inputs": [_standing(told, each) for each in missing[:MAX_LISTED]],
         "input_count": len(missing),
         "upstream": found.count,
@@ -322,7 +322,7 @@ def _waits_for(told: FunctionStory, state: int) -> dict[str, Any]:
     return facts
 
 
-def _failed_roots(told: FunctionStory, chains: list[list[int]]) -> list[dict[str, Any]]:
+def _failed_roots(told: FunctionStory, chains: list[list[int]]) -> list[dict[str, object]]:
     """Return the functions whose failures have kept it from running, with the reason of each."""
     tasks = told.story.tasks
     failed = dict.fromkeys(each for chain in chains for each in chain if tasks.state[each] == FAILED_STATE)

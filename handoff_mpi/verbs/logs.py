@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from handoff_mpi.errors import EXIT_DONE, JournalError, UsageError
 from handoff_mpi.formatting import one_line, without_controls
@@ -268,7 +267,7 @@ class _Followed:
 
 def _end_of_run(run_dir: Path) -> Callable[[], bool]:
     """Return what tells whether the run is over: it says so, or its status has not been renewed for long."""
-    seen: tuple[Any, ...] = ()
+    seen: tuple[object, ...] = ()
     since = time.monotonic()
 
     def is_over() -> bool:

@@ -41,7 +41,7 @@ def explain_run(story: Story, run_dir: str) -> dict[str, Any]:
     }
 
 
-def _groups(story: Story) -> list[dict[str, Any]]:
+def _groups(story: Story) -> list[dict[str, object]]:
     """Return the functions that failed for good, those with the same reason together, the largest group first."""
     failed = np.flatnonzero(story.tasks.state == FAILED_STATE)
     of_reason: dict[str, list[int]] = {}
@@ -88,7 +88,7 @@ def _skipped_by(story: Story) -> dict[int, list[int]]:
     return found
 
 
-def _lost(story: Story) -> list[dict[str, Any]]:
+def _lost(story: Story) -> list[dict[str, object]]:
     """Return the losses of ranks, in order."""
     return [
         {

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from handoff_mpi.errors import EXIT_DONE, UsageError
 from handoff_mpi.formatting import duration_text, one_line
@@ -39,7 +38,7 @@ class Run:
 
     path: Path
     state: str
-    status: dict[str, Any]
+    status: dict[str, object]
     began_s: float
     nbytes: int
     is_own: bool
@@ -104,7 +103,7 @@ def _run_dirs_in(directory: str) -> list[Path]:
         raise UsageError(f"{one_line(directory)} cannot be read: {why}; name the directory that holds runs") from error
 
 
-def _run(path: Path, state: str, status: dict[str, Any]) -> Run:
+def _run(path: Path, state: str, status: dict[str, object]) -> Run:
     about = path.lstat()
     began = status.get("started_s")
     if not status and not os.access(path, os.R_OK | os.X_OK):
@@ -161,7 +160,7 @@ def _resume(run: Run) -> str:
     return f"{one_line(command, _MAX_CHARS)}{place}"
 
 
-def _as_data(run: Run) -> dict[str, Any]:
+def _as_data(run: Run) -> dict[str, object]:
     about = {"run_dir": str(run.path), "state": run.state, "began_s": run.began_s, "nbytes": run.nbytes}
     about["is_own"] = run.is_own
     ended = {"exit_code": run.status.get("exit_code")} if is_ended(run.status) else {}

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -56,7 +55,7 @@ def main(given: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _look(run_dir: Path) -> tuple[str, dict[str, Any]]:
+def _look(run_dir: Path) -> tuple[str, dict[str, object]]:
     """Return the state and the status of a run.
 
     Raises:
@@ -79,7 +78,7 @@ def _why_nothing(run_dir: Path) -> str:
         return f"{error.strerror}; check its mode and its owner"
 
 
-def _print(run_dir: Path, state: str, status: dict[str, Any], as_json: bool) -> None:
+def _print(run_dir: Path, state: str, status: dict[str, object], as_json: bool) -> None:
     if as_json:
         print(json.dumps({"run_dir": str(run_dir), "state": state, **status}))
         return
@@ -88,7 +87,7 @@ def _print(run_dir: Path, state: str, status: dict[str, Any], as_json: bool) -> 
         console.print(part, overflow="fold")
 
 
-def _view(state: str, status: dict[str, Any], width: int, rows: int) -> list[RenderableType]:
+def _view(state: str, status: dict[str, object], width: int, rows: int) -> list[RenderableType]:
     now = next((s for s in map(status.get, ("time_s", "started_s")) if isinstance(s, (int, float))), 0.0)
     shown = dict(status)
     if state == DIED:
@@ -100,7 +99,7 @@ def _view(state: str, status: dict[str, Any], width: int, rows: int) -> list[Ren
     return view(shown, now, width, rows)
 
 
-def _lines(run_dir: Path, state: str, status: dict[str, Any]) -> Iterator[Table]:
+def _lines(run_dir: Path, state: str, status: dict[str, object]) -> Iterator[Table]:
     last = ""
     for name, text in status_lines(run_dir, state, status):
         yield _hanging(name if name != last else "", text)
@@ -129,7 +128,7 @@ def _watch(run_dir: Path, as_json: bool) -> None:
             live.update(_fitting(console, run_dir, state, status), refresh=True)
 
 
-def _fitting(console: Console, run_dir: Path, state: str, status: dict[str, Any]) -> Group:
+def _fitting(console: Console, run_dir: Path, state: str, status: dict[str, object]) -> Group:
     """Return what fits the terminal: tables get the rows that the lines below them leave."""
     lines = list(_lines(run_dir, state, status))
     rows = console.height - _height(console, lines)
@@ -144,7 +143,7 @@ def _height(console: Console, parts: Sequence[RenderableType]) -> int:
     return sum(len(console.render_lines(each, pad=False)) for each in parts)
 
 
-def _news(run_dir: Path, interval_s: float) -> Iterator[tuple[str, dict[str, Any]]]:
+def _news(run_dir: Path, interval_s: float) -> Iterator[tuple[str, dict[str, object]]]:
     """Yield the state and the status of a run now, again and again, and at its end."""
     state, status = _look(run_dir)
     renewed = time.monotonic()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from handoff_mpi.formatting import (
     LOWER_BOUND,
@@ -18,7 +17,7 @@ from handoff_mpi.formatting import (
 )
 from handoff_mpi.results.run_status import DIED, RUNNING, is_ended
 
-Status = Mapping[str, Any]
+Status = Mapping[str, object]
 _MAX_LISTED, _MAX_SLOWEST, _MAX_NAMES, _MAX_SKIPPED = 20, 5, 3, 5
 _MAX_CHARS, _MAX_ID_CHARS = 300, 60
 
@@ -125,7 +124,7 @@ _REPEATED = (
 )
 
 
-def _repeated(count: float, first: Any, one: str, many: str) -> str:
+def _repeated(count: float, first: object, one: str, many: str) -> str:
     if not count:
         return ""
     names = [_short(id, 30) for id in first[:_MAX_NAMES]] if isinstance(first, list) else []
@@ -157,7 +156,7 @@ def _rows(status: Status, name: str) -> list[Status]:
     return [row for row in found if isinstance(row, Mapping)][-_MAX_LISTED:] if isinstance(found, list) else []
 
 
-def _mapping(status: Status, name: str) -> Mapping[str, Any]:
+def _mapping(status: Status, name: str) -> Mapping[str, object]:
     found = status.get(name)
     return found if isinstance(found, Mapping) else {}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.progress_bar import ProgressBar
@@ -41,7 +40,7 @@ VIEW_SILENCE_S = 15.0
 
 _IN_ASCII = str.maketrans("─…", "-.")
 
-Status = Mapping[str, Any]
+Status = Mapping[str, object]
 
 
 def rows_for(height: int) -> int:
@@ -293,7 +292,7 @@ def _gpus(each: Status) -> str:
     return f"{claimed}{gpus:,.0f} GPUs{used}"
 
 
-def _call_table(status: Status, calls: Sequence[Any], now: float, rows: int, width: int) -> Table:
+def _call_table(status: Status, calls: Sequence[object], now: float, rows: int, width: int) -> Table:
     verb = "was running" if _has_ended(status) else "running"
     table = _grid(("left", None), ("right", None), ("left", 1))
     for call in calls[:rows]:
@@ -321,12 +320,12 @@ def _has_ended(status: Status) -> bool:
     return status.get("exit_code") is not None
 
 
-def _mapping(status: Status, name: str) -> Mapping[str, Any]:
+def _mapping(status: Status, name: str) -> Mapping[str, object]:
     found = status.get(name)
     return found if isinstance(found, Mapping) else {}
 
 
-def _list(status: Status, name: str) -> list[Any]:
+def _list(status: Status, name: str) -> list[object]:
     found = status.get(name)
     return found if isinstance(found, list) else []
 

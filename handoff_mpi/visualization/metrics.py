@@ -76,7 +76,7 @@ def refuse_without_library() -> None:
         raise UsageError(f"{what}; install the extra `metrics`: pip install 'handoff_mpi[metrics]'")
 
 
-def metrics_text(run: str, status: Mapping[str, Any]) -> bytes:
+def metrics_text(run: str, status: Mapping[str, object]) -> bytes:
     """Return the metrics of a run.
 
     Args:
@@ -90,7 +90,7 @@ def metrics_text(run: str, status: Mapping[str, Any]) -> bytes:
     return generate_latest(registry)
 
 
-def _label(text: Any) -> str:
+def _label(text: object) -> str:
     return one_line(str(text), _MAX_LABEL)
 
 
@@ -106,7 +106,7 @@ class _Collector:
         yield from self._of_names(self._status.get("by_name", {}))
         yield from self._of_hosts(self._status.get("hosts", {}))
 
-    def _of_run(self) -> Iterator[Any]:
+    def _of_run(self) -> Iterator[object]:
         status = self._status
         about = {name: _label(status.get(name, "")) for name in ("launch", "host", "directory")}
         about |= {"dag": _label(id_text(status.get("dag_id"))), "version": VERSION}
@@ -129,7 +129,7 @@ class _Collector:
         states = [((state,), counts[state]) for state in STATES if state in counts]
         yield self._metric("handoff_run_functions_in_state", ("state",), states)
 
-    def _of_names(self, rows: Mapping[str, Mapping[str, Any]]) -> Iterator[Any]:
+    def _of_names(self, rows: Mapping[str, Mapping[str, Any]]) -> Iterator[object]:
         yield self._column("handoff_name_functions", "name", rows, "total", 1.0)
         by_state = [
             ((_label(name), state), row[state])
@@ -141,15 +141,17 @@ class _Collector:
         yield self._column("handoff_name_busy_seconds_total", "name", rows, "busy_s", 1.0)
         yield self._column("handoff_name_mean_seconds", "name", rows, "mean_s", 1.0)
 
-    def _of_hosts(self, rows: Mapping[str, Mapping[str, Any]]) -> Iterator[Any]:
+    def _of_hosts(self, rows: Mapping[str, Mapping[str, object]]) -> Iterator[object]:
         for metric, (field, factor) in _OF_HOST.items():
             yield self._column(metric, "host", rows, field, factor)
 
-    def _column(self, metric: str, label: str, rows: Mapping[str, Mapping[str, Any]], field: str, factor: float) -> Any:
+    def _column(
+        self, metric: str, label: str, rows: Mapping[str, Mapping[str, Any]], field: str, factor: float
+    ) -> object:
         values = [((_label(key),), row[field] * factor) for key, row in rows.items() if row.get(field) is not None]
         return self._metric(metric, (label,), values)
 
-    def _metric(self, name: str, labels: tuple[str, ...], values: Iterable[tuple[tuple[str, ...], float]]) -> Any:
+    def _metric(self, name: str, labels: tuple[str, ...], values: Iterable[tuple[tuple[str, ...], float]]) -> object:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily

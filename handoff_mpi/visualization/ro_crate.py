@@ -104,7 +104,7 @@ def _readme(story: Story) -> str:
     return "\n".join(["# A run of handoff_mpi", "", f"{fence}text", *lines, fence, ""])
 
 
-def _metadata(story: Story, about: CrateAbout) -> dict[str, Any]:
+def _metadata(story: Story, about: CrateAbout) -> dict[str, object]:
     from rocrate.model.contextentity import ContextEntity
     from rocrate.rocrate import ROCrate
 
@@ -131,7 +131,7 @@ def _metadata(story: Story, about: CrateAbout) -> dict[str, Any]:
     return dict(crate.metadata.generate())
 
 
-def _license(crate: Any, text: str) -> Any:
+def _license(crate: Any, text: str) -> object:
     from rocrate.model.contextentity import ContextEntity
 
     if text.startswith(("https://", "http://")):
@@ -139,7 +139,7 @@ def _license(crate: Any, text: str) -> Any:
     return text or _NO_LICENSE
 
 
-def _add_files(crate: Any, story: Story, about: CrateAbout) -> tuple[Any, list[Any]]:
+def _add_files(crate: Any, story: Story, about: CrateAbout) -> tuple[object, list[object]]:
     """Add the files; return the workflow, and what the run has told."""
     table = _file("All calls of the run, in the columns of Nextflow's trace file", "text/tab-separated-values")
     files = [crate.add_file(dest_path=TABLE, properties=table)]
@@ -153,11 +153,11 @@ def _add_files(crate: Any, story: Story, about: CrateAbout) -> tuple[Any, list[A
     return _add_workflow(crate, story, workflow_name(about.workflow), "Python", told), files
 
 
-def _file(description: str, encoding: str) -> dict[str, Any]:
+def _file(description: str, encoding: str) -> dict[str, object]:
     return {"description": description, "encodingFormat": encoding}
 
 
-def _add_workflow(crate: Any, story: Story, name: str, language: str, about: dict[str, Any]) -> Any:
+def _add_workflow(crate: Any, story: Story, name: str, language: str, about: dict[str, object]) -> object:
     from rocrate.model.computationalworkflow import ComputationalWorkflow
     from rocrate.model.computerlanguage import ComputerLanguage
 
@@ -174,7 +174,7 @@ def _add_workflow(crate: Any, story: Story, name: str, language: str, about: dic
     return workflow
 
 
-def _add_action(crate: Any, launch: LaunchStory, workflow: Any, author: Any, results: list[Any]) -> Any:
+def _add_action(crate: Any, launch: LaunchStory, workflow: object, author: object, results: list[object]) -> object:
     verdict = one_line(launch.verdict, 40)
     hosts, ranks = len(set(launch.hosts.values())), len(launch.hosts)
     took = duration_text(launch.stopped_s - launch.started_s)

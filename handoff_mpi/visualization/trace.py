@@ -39,7 +39,7 @@ def trace_pieces(story: Story) -> Iterator[bytes]:
     yield b"\n]}\n"
 
 
-def _events(story: Story) -> Iterator[dict[str, Any] | str]:
+def _events(story: Story) -> Iterator[dict[str, object] | str]:
     yield from _names(story)
     yield from _launches(story)
     yield from _calls(story)
@@ -51,7 +51,7 @@ def _micros(story: Story, time_s: float) -> float:
     return round((time_s - story.started_s) * 1e6, 1)
 
 
-def _names(story: Story) -> Iterator[dict[str, Any]]:
+def _names(story: Story) -> Iterator[dict[str, object]]:
     yield _name("process_name", _RUN_PID, 0, f"run {one_line(story.run_dir.name, 80)}")
     yield _name("thread_name", _RUN_PID, 1, "launches")
     calls = story.calls
@@ -72,11 +72,11 @@ def _names(story: Story) -> Iterator[dict[str, Any]]:
         yield _name("thread_name", _FIRST_PID + rank, _WAITING_TID, "waiting")
 
 
-def _name(what: str, pid: int, tid: int, name: str) -> dict[str, Any]:
+def _name(what: str, pid: int, tid: int, name: str) -> dict[str, object]:
     return {"ph": "M", "name": what, "pid": pid, "tid": tid, "args": {"name": name}}
 
 
-def _launches(story: Story) -> Iterator[dict[str, Any]]:
+def _launches(story: Story) -> Iterator[dict[str, object]]:
     for launch in story.launches:
         begin, end = _micros(story, launch.started_s), _micros(story, launch.stopped_s)
         about = {"functions": launch.functions, "done before": launch.restored, "verdict": launch.verdict}
@@ -224,5 +224,5 @@ def _ms(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def _bytes(memory: Any) -> int | str:
+def _bytes(memory: object) -> int | str:
     return round(memory * 10**6) if isinstance(memory, (int, float)) else "-"

@@ -100,7 +100,7 @@ class Viewer:
         self._wanted_at = 0.0
         self._next_frame = 0.0
         self._size: os.terminal_size | None = None
-        self._beat: Any = None
+        self._beat: object = None
         self._beat_at = 0.0
         self._holds_terminal = False
         self.is_wanted = True

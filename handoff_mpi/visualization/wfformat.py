@@ -68,11 +68,11 @@ def wfformat_pieces(story: Story, created_s: float) -> Iterator[bytes]:
     yield b"}}\n"
 
 
-def _json(value: Any) -> bytes:
+def _json(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def _joined(rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+def _joined(rows: Iterable[dict[str, object]]) -> Iterator[bytes]:
     for number, row in enumerate(rows):
         yield (b",\n" if number else b"\n") + _json(row)
 
@@ -81,7 +81,7 @@ def _value(id: str) -> str:
     return f"{id}.value"
 
 
-def _tasks(story: Story, ids: list[str]) -> Iterator[dict[str, Any]]:
+def _tasks(story: Story, ids: list[str]) -> Iterator[dict[str, object]]:
     tasks = story.tasks
     users = np.repeat(np.arange(len(tasks)), np.diff(tasks.starts))
     order = np.argsort(tasks.inputs, kind="stable")
@@ -100,7 +100,7 @@ def _tasks(story: Story, ids: list[str]) -> Iterator[dict[str, Any]]:
         }
 
 
-def _files(story: Story, ids: list[str]) -> Iterator[dict[str, Any]]:
+def _files(story: Story, ids: list[str]) -> Iterator[dict[str, object]]:
     final, nbytes = story.final_call.tolist(), story.calls.nbytes
     for id, row in zip(ids, final, strict=True):
         yield {"id": _value(id), "sizeInBytes": max(0, int(nbytes[row])) if row >= 0 else 0}
@@ -119,13 +119,13 @@ def _makespan(story: Story) -> float:
     return sum(max(0.0, each.stopped_s - each.started_s) for each in story.launches)
 
 
-def _calls(source: GraphSource, story: Story, ids: list[str], machines: dict[str, str]) -> Iterator[dict[str, Any]]:
+def _calls(source: GraphSource, story: Story, ids: list[str], machines: dict[str, str]) -> Iterator[dict[str, object]]:
     """Yield the last call of each function; put the machines where they ran into ``machines``, with their hosts."""
     tasks = story.tasks
     for task, row in enumerate(_called(story).tolist()):
         if row < 0:
             continue
-        told: dict[str, Any] = {"id": ids[task], "runtimeInSeconds": float(source.duration[task])}
+        told: dict[str, object] = {"id": ids[task], "runtimeInSeconds": float(source.duration[task])}
         program = tasks.name_of(task)
         if program:
             told["command"] = {"program": program}
@@ -138,16 +138,16 @@ def _calls(source: GraphSource, story: Story, ids: list[str], machines: dict[str
         yield {**told, "machines": [machine]}
 
 
-def _machines(story: Story, machines: dict[str, str]) -> Iterator[dict[str, Any]]:
+def _machines(story: Story, machines: dict[str, str]) -> Iterator[dict[str, object]]:
     rows = story.status.get("hosts")
     for name, host in machines.items():
         row = rows.get(host) if isinstance(rows, dict) else None
         yield {"nodeName": name, "system": "linux", **_size(row if isinstance(row, dict) else {})}
 
 
-def _size(row: dict[str, Any]) -> dict[str, Any]:
+def _size(row: dict[str, object]) -> dict[str, object]:
     """Return what ``status.json`` tells of a host's size."""
-    size: dict[str, Any] = {}
+    size: dict[str, object] = {}
     cores, memory_mb = _number(row.get("cores")), _number(row.get("memory_mb"))
     if cores >= 1:
         size["cpu"] = {"coreCount": int(cores)}

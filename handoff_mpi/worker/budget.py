@@ -7,8 +7,6 @@ which it expects to be as large as the largest result of the same code so far.
 
 from __future__ import annotations
 
-from typing import Any
-
 from handoff_mpi.worker.events import QueuedCall
 
 #: A limit that nothing exceeds.
@@ -39,7 +37,7 @@ class Budget:
         self.largest_nbytes = 0
         self.arriving_nbytes = 0
         self._promised_nbytes = 0
-        self._expected: dict[Any, int] = {}  # the codes of a call to the size of their largest result
+        self._expected: dict[object, int] = {}  # the codes of a call to the size of their largest result
 
     def measured(self, room_nbytes: int, can_spill: bool) -> None:
         """The shell has measured how many bytes may come."""

@@ -21,10 +21,10 @@ class CallSpec:
         loop: that of a lease which runs in this process, and that another thread may stop; None makes one.
     """
 
-    id: Any
+    id: object
     attempt: int
     call_template: Any
-    values: Sequence[tuple[Payload, Any, int]]
+    values: Sequence[tuple[Payload, object, int]]
     cores: float
     gpus: tuple[int, ...]
     elements: LeaseElements | None = None

@@ -69,7 +69,7 @@ class CallRunner:
         self.output: CallOutput | None = None
         self._run = run
         self.blobs: dict[int, bytes] = {}
-        self._codes: dict[int, Callable[..., Any]] = {}
+        self._codes: dict[int, Callable[..., object]] = {}
         self.constants: dict[int, Payload] = {}
         self._limits = ThreadLimits()
         self._state = ProcessState()
@@ -77,7 +77,7 @@ class CallRunner:
         self._generators = GlobalGenerators(True) if generators is None else generators
         self._draws: dict[tuple[int, ...], Generators] = {}
         self._draw_nothing: set[tuple[int, ...]] = set()
-        self._load: Callable[[Payload], Any] = decode_input
+        self._load: Callable[[Payload], object] = decode_input
         self._is_decoding = False
 
     def learn(self, codes: Sequence[tuple[int, bytes]], constant: tuple[int, Payload] | None) -> None:
@@ -86,7 +86,7 @@ class CallRunner:
         if constant is not None:
             self.constants[constant[0]] = constant[1]
 
-    def code(self, number: int) -> Callable[..., Any]:
+    def code(self, number: int) -> Callable[..., object]:
         """Return a callable, loading it at first use.
 
         Raises:
@@ -186,7 +186,7 @@ class CallRunner:
         call_template = spec.call_template
         context = TaskContext(spec.id, spec.attempt, self.rank, spec.cores, spec.gpus, self._run)
         self._load, self._is_decoding = decode_input, False
-        values: list[Any] = []
+        values: list[object] = []
         started = perf_counter()
         enter(context)
         try:
@@ -315,14 +315,14 @@ class CallRunner:
             return report._replace(message=f"{report.message}; {_READ_ONLY_REMEDY}")
         return report
 
-    def _inline(self, number: int) -> Callable[..., Any]:
+    def _inline(self, number: int) -> Callable[..., object]:
         code = self.code(number)
         return lambda *args, **kwargs: call_here(code, args, kwargs)
 
-    def _constant(self, number: int) -> Any:
+    def _constant(self, number: int) -> object:
         return self._load(self.constants[number])
 
-    def _value(self, payload: Payload, codec: Any, source: int) -> Any:
+    def _value(self, payload: Payload, codec: Any, source: int) -> object:
         if codec is None:
             return self._load(payload)
         if source < 0:  # the value is here: both ends of the codec are this rank

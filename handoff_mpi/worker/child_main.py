@@ -187,10 +187,10 @@ class _Server:
     def _call(
         self,
         buffers: Buffers,
-        id: Any,
+        id: object,
         attempt: int,
         call_template: CallTemplate,
-        heads: Sequence[Any],
+        heads: Sequence[object],
         cores: float,
         gpus: tuple[int, ...],
         elements: LeaseElements | None,
@@ -206,10 +206,10 @@ class _Server:
     def _call_if_possible(
         self,
         buffers: Buffers,
-        id: Any,
+        id: object,
         attempt: int,
         call_template: CallTemplate,
-        values: Sequence[tuple[Payload, Any, int] | None],
+        values: Sequence[tuple[Payload, object, int] | None],
         cores: float,
         gpus: tuple[int, ...],
     ) -> None:
@@ -285,7 +285,7 @@ def _send_part(report: LeaseReport) -> None:
 
 def _values(heads: Sequence[Any], buffers: Buffers) -> list[tuple[Payload, Any, int]]:
     """Return the inputs of a call, each with as many of ``buffers`` as are its own."""
-    values: list[tuple[Payload, Any, int]] = []
+    values: list[tuple[Payload, object, int]] = []
     taken = 0
     for head, count, codec, source in heads:
         values.append((join(head, buffers[taken : taken + count]), codec, source))

@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from handoff_mpi.dag.ids import is_plain_id
 from handoff_mpi.descendants import kill_group
@@ -213,8 +212,8 @@ class ChildProcess:
         Raises:
             OSError: the child has ended.
         """
-        heads: list[Any] = []
-        buffers: list[Any] = []
+        heads: list[object] = []
+        buffers: list[object] = []
         for payload, codec, source in spec.values:
             head, parts = split(payload)
             heads.append((head, len(parts), codec, source))
@@ -224,7 +223,7 @@ class ChildProcess:
         id, template, elements = _sent(spec.id), spec.call_template, spec.elements
         self._send((CALL, id, spec.attempt, template, heads, spec.cores, spec.gpus, elements), buffers)
 
-    def encode(self, codec: Any, dest: int, payload: Payload) -> None:
+    def encode(self, codec: object, dest: int, payload: Payload) -> None:
         """Have an idle child encode a value for rank ``dest``; it answers as for a call.
 
         Raises:
@@ -356,7 +355,7 @@ class ChildProcess:
             time.sleep(0.001)
 
 
-def _circumstances() -> tuple[Any, ...]:
+def _circumstances() -> tuple[object, ...]:
     """Return what a child takes over from its rank when it starts."""
     return directory_between_calls(), list(sys.path), environment_of_child()
 
@@ -366,7 +365,7 @@ def _arguments() -> list[str]:
     return [word for word in sys.argv if isinstance(word, str) and "\0" not in word]
 
 
-def _sent(id: Any) -> Any:
+def _sent(id: object) -> object:
     try:
         return id if is_plain_id(id) else sendable_id(id)
     except EncodingError:

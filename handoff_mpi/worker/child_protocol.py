@@ -222,14 +222,14 @@ class FrameReader:
             self._start += nbytes
         if not places:
             return message, []
-        buffers: list[Any] = []
+        buffers: list[object] = []
         for place in places:
             buffers.append((yield from self._take(place)) if isinstance(place, int) else None)
         if count:
             self._map(places, buffers, count)
         return message, buffers
 
-    def _map(self, places: Sequence[Place], buffers: list[Any], count: int) -> None:
+    def _map(self, places: Sequence[Place], buffers: list[object], count: int) -> None:
         """Put the buffers that are shared where ``buffers`` has none yet."""
         wanted: list[list[int]] = [[] for _ in range(count)]
         for number, place in enumerate(places):

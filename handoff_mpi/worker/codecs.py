@@ -15,24 +15,24 @@ DESERIALIZE = "deserialize"
 _CULPRIT = "__handoff_culprit__"
 
 #: Returns a callable by its number; it may have to be loaded first, which may fail.
-Load = Callable[[int], Callable[..., Any]]
+Load = Callable[[int], Callable[..., object]]
 
 
 def serialize(load: Load, number: int, payload: Payload, source: int, target: int) -> Payload:
     """Return what the serializer of this number makes of a value; what it raises is raised."""
 
-    def run(code: Callable[..., Any]) -> Payload:
+    def run(code: Callable[..., object]) -> Payload:
         return encode(call_here(code, (decode(payload), source, target), {}))
 
     return _named(SERIALIZE, load, number, source, target, run)  # type: ignore[no-any-return]
 
 
-def deserialize(load: Load, number: int, value: Any, source: int, target: int) -> Any:
+def deserialize(load: Load, number: int, value: object, source: int, target: int) -> object:
     """Return what the deserializer of this number makes of what was sent; what it raises is raised."""
     return _named(DESERIALIZE, load, number, source, target, lambda code: call_here(code, (value, source, target), {}))
 
 
-def _named(side: str, load: Load, number: int, source: int, target: int, run: Callable[[Any], Any]) -> Any:
+def _named(side: str, load: Load, number: int, source: int, target: int, run: Callable[[Any], object]) -> Any:
     code = None
     try:
         code = load(number)

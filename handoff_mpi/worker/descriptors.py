@@ -60,7 +60,7 @@ def flush_all() -> None:
     flush_c()
 
 
-def _c_stdout() -> tuple[Any, Any]:
+def _c_stdout() -> tuple[Any, object]:
     """Return the C library and its ``stdout``; None where they are unknown."""
     try:
         library = ctypes.CDLL(None)

@@ -62,9 +62,9 @@ class DrawFinder:
     """Finds which generators codes draw from; what several of them refer to is followed once."""
 
     def __init__(self) -> None:
-        self._known: weakref.WeakKeyDictionary[Any, Generators] = weakref.WeakKeyDictionary()
+        self._known: weakref.WeakKeyDictionary[object, Generators] = weakref.WeakKeyDictionary()
 
-    def find(self, code: Any) -> Generators:
+    def find(self, code: object) -> Generators:
         """Return the generators that ``code`` draws from."""
         found = NONE
         try:
@@ -74,7 +74,7 @@ class DrawFinder:
             found = RANDOM | UNKNOWN
         return found
 
-    def _follow(self, first: Any) -> Generators:
+    def _follow(self, first: object) -> Generators:
         if not issubclass(type(first), (FunctionType, type)):
             return _follow(first)
         known = self._known.get(first)
@@ -83,7 +83,7 @@ class DrawFinder:
         return known
 
 
-def names_reached(code: Any) -> set[str]:
+def names_reached(code: object) -> set[str]:
     """Return the names of globals and attributes in ``code`` and in what it calls of the user's own modules."""
     names: set[str] = set()
     for each in islice(_walk(code), _MAX_FOLLOWED):
@@ -92,7 +92,7 @@ def names_reached(code: Any) -> set[str]:
     return names
 
 
-def objects_reached(code: Any) -> Iterator[tuple[FunctionType, str, Any]]:
+def objects_reached(code: object) -> Iterator[tuple[FunctionType, str, object]]:
     """Yield the variables outside of it that ``code`` refers to, and those of what it calls: function, name, value."""
     for each in islice(_walk(code), _MAX_FOLLOWED):
         if type(each) is FunctionType:
@@ -108,7 +108,7 @@ def all_names(code: CodeType) -> Iterator[str]:
             yield from all_names(each)
 
 
-def _follow(first: Any) -> Generators:
+def _follow(first: object) -> Generators:
     found = NONE
     for followed, each in enumerate(_walk(first)):
         if type(each) is Generators:
@@ -120,11 +120,11 @@ def _follow(first: Any) -> Generators:
     return found
 
 
-def _walk(first: Any) -> Iterator[Any]:
+def _walk(first: object) -> Iterator[object]:
     """Yield all that can be reached, each once, the nearest first: functions, classes, generators, other objects."""
     waiting = deque([first])
     seen: set[int] = set()
-    anchors: list[Any] = []  # what is known by identity must stay alive
+    anchors: list[object] = []  # what is known by identity must stay alive
     while waiting:
         each = waiting.popleft()
         if type(each) is Generators:
@@ -136,7 +136,7 @@ def _walk(first: Any) -> Iterator[Any]:
             waiting += _reached(each)
 
 
-def _reached(item: Any) -> Iterator[Any]:
+def _reached(item: Any) -> Iterator[object]:
     """Yield what ``item`` may call, and the generators that it draws from."""
     kind = type(item)
     if kind in _PLAIN or isinstance(item, ModuleType):
@@ -167,7 +167,7 @@ def _reached(item: Any) -> Iterator[Any]:
             yield from islice(object.__getattribute__(item, "__dict__").values(), _MAX_CONTAINER)
 
 
-def _of_function(function: FunctionType) -> Iterator[Any]:
+def _of_function(function: FunctionType) -> Iterator[object]:
     for _, value in _named(function):
         yield value
     yield from function.__defaults__ or ()
@@ -176,7 +176,7 @@ def _of_function(function: FunctionType) -> Iterator[Any]:
     yield from _generators_named(function)
 
 
-def _named(function: FunctionType) -> Iterator[tuple[str, Any]]:
+def _named(function: FunctionType) -> Iterator[tuple[str, object]]:
     """Yield globals, closure variables and attributes of modules that the code of a function names."""
     names = frozenset(all_names(function.__code__))
     yield from _members(_globals_named(function, names), names, set())
@@ -190,7 +190,7 @@ def _named(function: FunctionType) -> Iterator[tuple[str, Any]]:
             continue
 
 
-def _globals_named(function: FunctionType, names: frozenset[str]) -> dict[str, Any]:
+def _globals_named(function: FunctionType, names: frozenset[str]) -> dict[str, object]:
     """Return the globals that ``names`` mean. An attribute may be called as one of them: where that would make a draw
     of it, as in ``np.random``, the code is taken apart.
     """
@@ -209,13 +209,13 @@ def _globals_loaded(code: CodeType) -> Iterator[str]:
             yield from _globals_loaded(each)
 
 
-def _is_of_generator(value: Any) -> bool:
+def _is_of_generator(value: object) -> bool:
     if isinstance(value, ModuleType):
         return value.__name__ in _MODULES
     return type(value) in _BOUND and any(type(each) is Generators for each in _of_bound(value))
 
 
-def _members(namespace: dict[str, Any], names: frozenset[str], seen: set[int]) -> Iterator[tuple[str, Any]]:
+def _members(namespace: dict[str, object], names: frozenset[str], seen: set[int]) -> Iterator[tuple[str, object]]:
     """Yield what ``names`` mean in a namespace, and in the modules that they mean there."""
     seen.add(id(namespace))
     for name in names:
@@ -264,7 +264,7 @@ def _draws(code: CodeType, modules: set[str], parents: set[str]) -> bool:
     return any(_draws(each, modules, parents) for each in code.co_consts if type(each) is CodeType)
 
 
-def _of_bound(item: Any) -> Iterator[Any]:
+def _of_bound(item: Any) -> Iterator[object]:
     """Yield the generator of a function such as ``from random import choice``, what is called by another method."""
     owner = item.__self__
     random, numpy = sys.modules.get("random"), sys.modules.get("numpy.random")
@@ -311,5 +311,5 @@ def _may_draw(module: str) -> bool:
     return bool(waiting)
 
 
-def _is_followed(module: Any) -> bool:
+def _is_followed(module: object) -> bool:
     return type(module) is str and module.partition(".")[0] not in _NOT_FOLLOWED

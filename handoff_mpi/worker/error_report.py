@@ -10,7 +10,6 @@ import re
 import sysconfig
 import traceback
 from pathlib import Path
-from typing import Any
 
 from handoff_mpi.callbacks import message_of
 from handoff_mpi.dag.retry_on import lineage_of
@@ -92,7 +91,7 @@ def shorten(text: str, most: int) -> str:
 
 def _connected(error: BaseException) -> list[BaseException]:
     """Return ``error``, and those that it was raised from or groups, directly or not."""
-    waiting: list[Any] = [error]
+    waiting: list[object] = [error]
     found: dict[int, BaseException] = {}
     while waiting:
         each = waiting.pop()
@@ -102,7 +101,7 @@ def _connected(error: BaseException) -> list[BaseException]:
     return list(found.values())
 
 
-def _grouped(error: BaseException) -> tuple[Any, ...]:
+def _grouped(error: BaseException) -> tuple[object, ...]:
     """Return the exceptions of an exception group; nothing for any other exception."""
     try:
         grouped = getattr(error, "exceptions", ())
@@ -114,7 +113,7 @@ def _grouped(error: BaseException) -> tuple[Any, ...]:
 class _ShortStack(traceback.StackSummary):
     """A stack that is shown without its middle if it is deep."""
 
-    def format(self, **options: Any) -> list[str]:
+    def format(self, **options: object) -> list[str]:
         """Return the entries as text; Python has put equal ones together."""
         entries = super().format(**options)
         if len(entries) <= _MAX_ENTRIES:

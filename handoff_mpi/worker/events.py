@@ -34,7 +34,7 @@ class QueuedCall:
 
     task: int
     attempt: int
-    id: Any
+    id: object
     call_template: Any
     sources: tuple[Any, ...]
     timeout_s: float | None
@@ -42,7 +42,7 @@ class QueuedCall:
     slot: int
     claim: Any
     waiting: int = 0
-    fetched: dict[Any, tuple[Payload, int]] = field(default=None)  # type: ignore[arg-type]
+    fetched: dict[object, tuple[Payload, int]] = field(default=None)  # type: ignore[arg-type]
     wants: list[int] = field(default=())  # type: ignore[arg-type]
     is_here: bool = True
     started: float = 0.0
@@ -236,7 +236,7 @@ class Learn:
 class Leave:
     """The run is over for this rank; ``results`` are those that rank 0 sends to all ranks, if any."""
 
-    results: Any
+    results: object
 
 
 Command: TypeAlias = Send | Call | Kill | TakePart | StopLease | Serve | Put | Drop | Spill | Learn | Leave

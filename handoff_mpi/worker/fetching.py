@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from handoff_mpi import messages
 from handoff_mpi.messages import DIRECT, INLINE_RESULT_NBYTES, INSIST, ISOLATE, Buffers, Message
@@ -56,7 +55,7 @@ class Fetch:
     """
 
     task: int
-    codec: Any
+    codec: object
     holders: list[int]
     asked: list[int]
     works: list[QueuedCall]
@@ -73,7 +72,7 @@ class Fetch:
     is_reported: bool = False
 
     @property
-    def key(self) -> tuple[int, Any, float | None]:
+    def key(self) -> tuple[int, object, float | None]:
         """The key of a fetch: a limit that ends one must not end the others."""
         return self.task, self.codec, self.limit_s
 
@@ -118,14 +117,14 @@ class Fetches:
         self._broadcast_tree = broadcast_tree
         self._referred_nbytes = referred_nbytes
         self._tells_transfers = tells_transfers
-        self._fetches: dict[tuple[int, Any, float | None], Fetch] = {}
+        self._fetches: dict[tuple[int, object, float | None], Fetch] = {}
         self._request_ids: dict[int, Fetch] = {}
         self._next_request_id = 0
         self._lost: set[int] = set()
 
     # -- whom to ask --------------------------------------------------------------------------------
 
-    def join(self, work: QueuedCall, task: int, codec: Any, holders: Sequence[int]) -> list[Fetch]:
+    def join(self, work: QueuedCall, task: int, codec: object, holders: Sequence[int]) -> list[Fetch]:
         """Let ``work`` wait for a value; return the fetch if it has failed at once."""
         limit_s = None if codec is None else _encoding_limit_s(work)
         fetch = self._fetches.get((task, codec, limit_s))
@@ -331,7 +330,7 @@ class Fetches:
         source: int,
         request_id: int,
         task: int,
-        codec: Any,
+        codec: object,
         codes: Sequence[tuple[int, bytes]],
         via: int,
         limit_s: float | None,
@@ -349,7 +348,7 @@ class Fetches:
         elif not self._refers(source, request_id, task, codec, via):
             fetch.askers.append((source, request_id))
 
-    def _refers(self, source: int, request_id: int, task: int, codec: Any, via: int) -> bool:
+    def _refers(self, source: int, request_id: int, task: int, codec: object, via: int) -> bool:
         """Refer who asks for a value to another that took it from here; whether that was done."""
         nbytes = self._held_values.held.get(task, 0)
         if codec is not None or 0 < nbytes < self._referred_nbytes:

@@ -7,7 +7,6 @@ run once something has come are returned: when they run is the machine's affair.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from handoff_mpi import messages
 from handoff_mpi.messages import Attempt, Buffers, ErrorReport, Message
@@ -85,11 +84,11 @@ class Inputs:
             elif not self._reads_files:
                 self._fetch(work, task, None, (0,))
 
-    def _fetch(self, work: QueuedCall, task: int, codec: Any, holders: Sequence[int]) -> None:
+    def _fetch(self, work: QueuedCall, task: int, codec: object, holders: Sequence[int]) -> None:
         work.waiting += 1
         self.give_up(self._fetches.join(work, task, codec, holders))
 
-    def _follow(self, work: QueuedCall, task: int, codec: Any) -> None:
+    def _follow(self, work: QueuedCall, task: int, codec: object) -> None:
         """``work`` takes a value that is made here: it may wait for it, or come too late for it."""
         maker, payload = self._slots.latest[work.slot] or (-1, ())
         if task in self._slots.here:

@@ -9,7 +9,6 @@ calls themselves in :mod:`handoff_mpi.worker.slots`; here it is decided when a c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from handoff_mpi import messages
 from handoff_mpi.messages import (
@@ -251,7 +250,7 @@ class Worker:
     def _on_free_values(self, source: int, tasks: Sequence[int]) -> None:
         self._held_values.forget(tasks)
 
-    def _on_stop(self, source: int, results: Any) -> None:
+    def _on_stop(self, source: int, results: object) -> None:
         self.is_over = True
         self._stop_leases(self.running)
         self._outbox.tell(messages.bye(self.run))

@@ -72,7 +72,7 @@ def append_entry(index: int, entry: str) -> None:
         pass  # the disk is full: the output is there, attributed to no call
 
 
-def end_of_killed(files: OutputFiles, id: Any, attempt: int) -> str:
+def end_of_killed(files: OutputFiles, id: object, attempt: int) -> str:
     """Write into the index what a call had printed whose process was killed; return the last lines."""
     begin = _end_of_index(files.index)
     size, dropped = size_of(files.out), 0

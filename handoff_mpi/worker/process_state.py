@@ -52,7 +52,7 @@ for _name in _CHANGING:
     _watch(_name)
 
 
-def _noting(name: str) -> Callable[..., Any]:
+def _noting(name: str) -> Callable[..., object]:
     original = getattr(dict, name)
 
     @functools.wraps(original)
@@ -63,7 +63,7 @@ def _noting(name: str) -> Callable[..., Any]:
     return noted
 
 
-class _NotedDict(dict[Any, Any]):
+class _NotedDict(dict[object, object]):
     """The mapping behind ``os.environ``: libraries change it directly, to leave the C library's variables alone."""
 
     __slots__ = ()
@@ -73,7 +73,7 @@ for _name in ("__setitem__", "__delitem__", "__ior__", "update", "setdefault", "
     setattr(_NotedDict, _name, _noting(_name))
 
 
-def _watch_environment() -> Any:
+def _watch_environment() -> object:
     """Have the mapping behind ``os.environ`` note its changes; return it."""
     environ: Any = os.environ
     if type(environ._data) is not _NotedDict:
@@ -98,7 +98,7 @@ class ProcessState:
         self._outer: ProcessState | None = None  # of the call that has made this one: it runs a DAG itself
         self._environ: Any = None
         self._data: Any = None
-        self._variables: dict[Any, Any] = {}
+        self._variables: dict[object, object] = {}
 
     def begin(self) -> None:
         """Calls begin: what is found at the first one is what holds after each."""
@@ -141,7 +141,7 @@ class ProcessState:
         """A call has ended after ``duration_s`` seconds: restore what it has changed."""
         global _may_have_changed
         os.umask(self._umask)
-        environ: Any = os.environ
+        environ: object = os.environ
         if (
             _may_have_changed
             or duration_s > SHORT_CALL_S

@@ -11,7 +11,6 @@ import importlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from handoff_mpi.worker.draws import NONE, NUMPY, RANDOM, UNKNOWN, DrawFinder, Generators, names_reached
 
@@ -32,9 +31,9 @@ class GlobalGenerators:
 
     def __init__(self, is_on: bool, seeded: Generators = NONE) -> None:
         self._left_alone = seeded if is_on else RANDOM | NUMPY
-        self._states: dict[Generators, Any] = {}
+        self._states: dict[Generators, object] = {}
 
-    def drawn_by(self, codes: Iterable[Any]) -> Generators:
+    def drawn_by(self, codes: Iterable[object]) -> Generators:
         """Return which generators must be seeded for a call of ``codes``, for :meth:`seed`."""
         found = NONE
         if self._left_alone == RANDOM | NUMPY:
@@ -67,7 +66,7 @@ class GlobalGenerators:
         except TypeError:
             pass  # the user has replaced its bit generator by one that cannot be seeded again
 
-    def _keep(self, which: Generators, state: Any) -> None:
+    def _keep(self, which: Generators, state: object) -> None:
         self._states[which] = state
         if self not in _to_restore:
             _to_restore.append(self)
@@ -90,13 +89,13 @@ class GlobalGenerators:
             pass  # a function has put something else there
 
 
-def drawn_by(code: Any) -> Generators:
+def drawn_by(code: object) -> Generators:
     """Return the generators that ``code`` draws from: see :class:`~handoff_mpi.worker.draws.DrawFinder`."""
     return _finder.find(code)
 
 
 @contextmanager
-def noting_seeds(setup: Callable[..., Any]) -> Iterator[None]:
+def noting_seeds(setup: Callable[..., object]) -> Iterator[None]:
     """Note which generators ``setup`` seeds, called inside: what :func:`seeded_by_setup` returns from then on."""
     global _seeded_by_setup
     before = global_states()
@@ -114,7 +113,7 @@ def seeded_by_setup() -> Generators:
     return _seeded_by_setup
 
 
-def names_seed(code: Any) -> bool:
+def names_seed(code: object) -> bool:
     """Whether the code of a function, or of what it calls, names anything that seeds a generator."""
     try:
         names = names_reached(code)
@@ -123,9 +122,9 @@ def names_seed(code: Any) -> bool:
     return any("seed" in name or name in ("setstate", "set_state") for name in names)
 
 
-def global_states() -> dict[Generators, Any]:
+def global_states() -> dict[Generators, object]:
     """Return the states of the generators whose modules are loaded, by generator, to be compared."""
-    states: dict[Generators, Any] = {}
+    states: dict[Generators, object] = {}
     if "random" in sys.modules:
         states[RANDOM] = sys.modules["random"].getstate()
     if "numpy.random" in sys.modules:

@@ -18,7 +18,7 @@ import os
 import resource
 import weakref
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from handoff_mpi.serialization import Payload
 
@@ -83,7 +83,7 @@ _ruined: list[Memory] = []
 _kept: weakref.WeakValueDictionary[int, Descriptor] = weakref.WeakValueDictionary()
 
 
-def _address(buffer: Any) -> int:
+def _address(buffer: object) -> int:
     raw = ctypes.create_string_buffer(_PY_BUFFER_NBYTES)
     ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(buffer), raw, 0)
     try:
@@ -181,7 +181,7 @@ def _write_at(descriptor: Descriptor, view: memoryview, offset: int) -> None:
         view, offset = view[done:], offset + done
 
 
-def read(descriptor: Descriptor, extents: Sequence[tuple[int, int]], is_kept: bool) -> list[Any]:
+def read(descriptor: Descriptor, extents: Sequence[tuple[int, int]], is_kept: bool) -> list[object]:
     """Return the memory at ``extents``, (offset, size) each, of a shared file that was received.
 
     Args:
@@ -226,7 +226,7 @@ def locate(view: memoryview) -> tuple[Memory, int] | None:
     return memory, _address(view) - memory.address
 
 
-def allocate(nbytes: int) -> tuple[Any, Any]:
+def allocate(nbytes: int) -> tuple[object, object]:
     """Return memory of ``nbytes`` that children can map: as it is written to once, and as it is kept, read-only.
 
     Raises:

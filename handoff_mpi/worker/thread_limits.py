@@ -80,7 +80,7 @@ def _limit_numba(threads: int, has_changed: bool) -> None:
     """The size of numba's pool is fixed once it has started; then the variable must not differ from it, or numba raises
     at the next compilation, and fewer threads of the pool are used.
     """
-    numba: Any = sys.modules.get("numba")
+    numba: object = sys.modules.get("numba")
     config = getattr(numba, "config", None)
     most = getattr(config, "NUMBA_NUM_THREADS", threads)
     has_started = getattr(sys.modules.get("numba.np.ufunc.parallel"), "_is_initialized", False)
@@ -92,7 +92,7 @@ def _limit_numba(threads: int, has_changed: bool) -> None:
             _try(getattr(config, "reload_config", None))
 
 
-def _try(function: Any, *args: Any) -> None:
+def _try(function: Any, *args: object) -> None:
     """A library may be half loaded, or refuse: then it has the threads that it has."""
     try:
         if function is not None:

@@ -32,7 +32,7 @@ class _Facts:
 
     signature: bytes
     stream: bytes
-    constants: list[Any]
+    constants: list[object]
     globals: set[str] = field(default_factory=set)
     imports: set[tuple[int, str, tuple[str, ...]]] = field(default_factory=set)
 

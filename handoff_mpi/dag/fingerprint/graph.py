@@ -35,7 +35,7 @@ class Graph:
         self._anatomy.clear()
         del self._anatomy
 
-    def digest(self, thing: Any) -> bytes:
+    def digest(self, thing: object) -> bytes:
         """Return the digest of ``thing``.
 
         Raises:

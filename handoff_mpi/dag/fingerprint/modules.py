@@ -47,12 +47,12 @@ class Modules:
         name = function.__globals__.get("__name__")
         if type(name) is not str or self.is_script(name):
             return None
-        module: Any = sys.modules.get(name)
+        module: object = sys.modules.get(name)
         return name if module is not None and vars_of(module) is function.__globals__ else None
 
-    def holds(self, name: str, qualname: str, thing: Any) -> bool:
+    def holds(self, name: str, qualname: str, thing: object) -> bool:
         """Whether ``thing`` is what ``qualname`` of the module ``name`` stands for."""
-        module: Any = sys.modules.get(name)
+        module: object = sys.modules.get(name)
         if module is None or "<" in qualname:
             return False
         first, *rest = qualname.split(".")
@@ -64,7 +64,7 @@ class Modules:
             return False
         return found is thing
 
-    def homes_of(self, name: str, thing: Any) -> list[str]:
+    def homes_of(self, name: str, thing: object) -> list[str]:
         """Return the modules that hold ``thing`` by ``name``, those with a version first."""
         homes = [each for each in list(sys.modules) if self.holds(each, name, thing)]
         return sorted(homes, key=lambda home: (self.belongs(home) is None, home))
@@ -76,7 +76,7 @@ class Modules:
         return self._specs[name]
 
     def _find(self, name: str) -> importlib.machinery.ModuleSpec | None:
-        module: Any = sys.modules.get(name)
+        module: object = sys.modules.get(name)
         if module is not None:
             return vars_of(module).get("__spec__")
         path: Sequence[str] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 
 class Unfit(Exception):
@@ -33,7 +33,7 @@ class Node:
 
     __slots__ = ("digest", "low", "number", "parts", "thing", "unfit", "waiting")
 
-    def __init__(self, thing: Any) -> None:
+    def __init__(self, thing: object) -> None:
         self.thing = thing
         self.parts: list[Part] = []
         self.digest: bytes = b""

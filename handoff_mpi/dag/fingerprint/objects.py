@@ -35,7 +35,7 @@ _CLASS_METADATA |= {"__annotations_cache__", "__slotnames__", "_value2member_map
 _HEAP_TYPE_FLAG = 1 << 9
 
 
-def owner_name(thing: Any) -> str:
+def owner_name(thing: object) -> str:
     if type(thing) is _Scope:
         return f"{thing.code.co_name}()"
     if type(thing) is types.FunctionType:
@@ -48,7 +48,7 @@ class _Scope:
     """The globals of its module that code uses."""
 
     code: types.CodeType
-    globals: dict[str, Any]
+    globals: dict[str, object]
 
 
 @dataclass(slots=True)
@@ -65,14 +65,14 @@ class Anatomy:
         part: gives what stands for an object among the parts of another.
     """
 
-    def __init__(self, part: Callable[[Any], bytes | Node]) -> None:
+    def __init__(self, part: Callable[[object], bytes | Node]) -> None:
         self._part = part
         self._codes = Codes()
         self._modules = Modules()
         self._module_names: dict[str, _ModuleName] = {}
         self._scopes: dict[tuple[int, int], _Scope] = {}
         numpy = sys.modules.get("numpy")
-        self._array_type: Any = getattr(numpy, "ndarray", None)
+        self._array_type: object = getattr(numpy, "ndarray", None)
         self._logger_type: Any = getattr(sys.modules.get("logging"), "Logger", None)
         self._handlers: dict[Any, Callable[[Any], list[Part]]] = {
             str: lambda thing: [b"str", marshal.dumps(thing, 2)],
@@ -176,7 +176,7 @@ class Anatomy:
         flat = sys.modules["numpy"].ascontiguousarray(thing).reshape(-1)
         return [b"array", described, shape, hashed(flat.view("u1").data if flat.nbytes else b"")]
 
-    def _object(self, thing: Any) -> list[Part]:
+    def _object(self, thing: object) -> list[Part]:
         """As pickle takes it apart."""
         kind = type(thing)
         reducer = copyreg.dispatch_table.get(kind)
@@ -193,7 +193,7 @@ class Anatomy:
             parts += b"%d" % len(contents), *map(self._part, contents)
         return parts
 
-    def _owner(self, name: str, thing: Any) -> bytes | Node:
+    def _owner(self, name: str, thing: object) -> bytes | Node:
         """Return what tells the version of ``thing``, which pickle takes from some module by ``name``."""
         homes = self._modules.homes_of(name, thing)
         if not homes:

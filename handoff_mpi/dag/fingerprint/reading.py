@@ -167,7 +167,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self.graph = Graph()
-        self._heads: dict[tuple[int, str, str], tuple[Any, bytes]] = {}
+        self._heads: dict[tuple[int, str, str], tuple[object, bytes]] = {}
         self._shared: dict[tuple[int, int], tuple[bytes, bytes]] = {}
         self._names: dict[str, set[bytes]] = {}
         self._finder = ReferenceFinder()
@@ -213,8 +213,8 @@ class _Reader:
 
     def _plain_body(self, function: Function) -> bytes | None:
         """Id and constants at once, if they are as plain as they mostly are."""
-        extra: Any = tuple(function.extra_args)
-        named: Any = (*function.kwargs, *function.kwargs.values()) if function.kwargs else ()
+        extra: object = tuple(function.extra_args)
+        named: object = (*function.kwargs, *function.kwargs.values()) if function.kwargs else ()
         if not (is_leaf(function.id) and (not extra or is_leaf(extra)) and (not named or is_leaf(named))):
             return None
         for reference in function.args:
@@ -239,7 +239,7 @@ class _Reader:
         for key, value in function.kwargs.items():
             yield self._digest(f"kwargs[{key!r}]", value)
 
-    def _digest(self, what: str, value: Any) -> bytes:
+    def _digest(self, what: str, value: object) -> bytes:
         try:
             return self.graph.digest(value)
         except Unfit as unfit:

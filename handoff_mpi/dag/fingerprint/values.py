@@ -30,7 +30,7 @@ def is_leaf(thing: Any) -> bool:
     return kind in _SIZED and len(thing) <= _MAX_LEAF_LENGTH
 
 
-def cleaned(state: Any) -> Any:
+def cleaned(state: Any) -> object:
     """Return an object's state without what functools.update_wrapper put there."""
     if type(state) is tuple and len(state) == 2:
         return tuple(map(cleaned, state))
@@ -39,7 +39,7 @@ def cleaned(state: Any) -> Any:
     return state
 
 
-def vars_of(module: Any) -> dict[str, Any]:
+def vars_of(module: object) -> dict[str, Any]:
     """Return a module's contents without running what lazy modules do when looked at."""
     try:
         contents = object.__getattribute__(module, "__dict__")
@@ -53,12 +53,12 @@ def hashed(content: Any) -> bytes:
     return blake2b(content, digest_size=NBYTES).digest()
 
 
-def kind_of(thing: Any) -> str:
+def kind_of(thing: object) -> str:
     """Name the type of ``thing``, also if its metaclass raises."""
     return f"a {type.__dict__['__name__'].__get__(type(thing))!r}"
 
 
-def shown_value(thing: Any) -> str:
+def shown_value(thing: object) -> str:
     try:
         text = repr(thing)
     except Exception:

@@ -8,7 +8,6 @@ wide, by name.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,7 +141,7 @@ def _add_up(story: Story, line: TimeLine, tracks: Tracks, names: Names, rest: ND
     )
 
 
-def bars_of(story: Story, line: TimeLine, tracks: Tracks, names: Names, bars: NDArray[np.int64]) -> dict[str, Any]:
+def bars_of(story: Story, line: TimeLine, tracks: Tracks, names: Names, bars: NDArray[np.int64]) -> dict[str, object]:
     """Return the columns of the calls that are drawn one by one."""
     calls, tasks = story.calls, story.tasks
     launch = calls.launch[bars]

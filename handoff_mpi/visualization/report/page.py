@@ -91,7 +91,7 @@ def _digest(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _escaped_json(data: Any) -> str:
+def _escaped_json(data: object) -> str:
     """Return JSON that may stand in a script element of HTML: nothing in it ends the element, or begins a comment."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))  # ASCII: lone surrogates are escaped
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
@@ -106,11 +106,11 @@ def packed(values: NDArray[Any]) -> dict[str, str]:
     return {"t": _ARRAYS[values.dtype.str[1:]], "b": base64.b64encode(values.tobytes()).decode()}
 
 
-def _packed(columns: dict[str, Any]) -> dict[str, Any]:
+def _packed(columns: dict[str, object]) -> dict[str, object]:
     return {name: packed(each) if isinstance(each, np.ndarray) else each for name, each in columns.items()}
 
 
-def _data_of(story: Story, line: TimeLine) -> dict[str, Any]:
+def _data_of(story: Story, line: TimeLine) -> dict[str, object]:
     tracks, names = tracks_of(story), calls_figure.names_of(story)
     bars = calls_figure.choose_bars(story, line)
     cells = calls_figure.cells_of(story, line, tracks, names, bars)
@@ -161,7 +161,7 @@ def _host_of(story: Story, rank: int) -> str:
     return ", then ".join(hosts)
 
 
-def _use_of(story: Story, line: TimeLine) -> dict[str, Any]:
+def _use_of(story: Story, line: TimeLine) -> dict[str, object]:
     edges, uses = use_figure.uses_of(story, line)
     return {
         "edges": packed(edges.astype(np.float64)),
@@ -178,7 +178,7 @@ def _use_of(story: Story, line: TimeLine) -> dict[str, Any]:
     }
 
 
-def _dag_of(story: Story) -> dict[str, Any]:
+def _dag_of(story: Story) -> dict[str, object]:
     graph = dag_figure.graph_of(story)
     return {
         "grouped": graph.is_grouped,
@@ -201,7 +201,7 @@ def _dag_of(story: Story) -> dict[str, Any]:
 # -- the words and tables ------------------------------------------------------------------------------
 
 
-def _words_of(story: Story, line: TimeLine) -> dict[str, Any]:
+def _words_of(story: Story, line: TimeLine) -> dict[str, object]:
     newest = story.launches[-1]
     name_rows = tables.name_rows(story)
     failures = tables.failure_rows(story)[: tables.MAX_FAILURES]

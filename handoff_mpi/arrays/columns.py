@@ -107,7 +107,10 @@ def pack(values: list[Any]) -> Packed:
     if alike is not None:
         return alike
     if are_immutable(values):
-        return MARSHALLED, len(values), marshal.dumps(values, MARSHAL_VERSION), 0
+        try:
+            return MARSHALLED, len(values), marshal.dumps(values, MARSHAL_VERSION), 0
+        except ValueError:
+            pass  # marshal has no form for a string of 2 GiB
     return PICKLES, len(values), _pickles(values)
 
 
@@ -166,11 +169,6 @@ def unpack(packed: Packed, decode: Decode = decode_input) -> list[Any]:
         EncodingError: a pickled value cannot be decoded here.
     """
     return _UNPACK[packed[0]](packed, decode)
-
-
-def item(packed: Packed, position: int, decode: Decode = decode_input) -> Any:
-    """Return one value of a column; see :func:`unpack`."""
-    return unpack(cut(packed, position, position + 1), decode)[0]
 
 
 def cut(packed: Packed, start: int, stop: int) -> Packed:

@@ -84,7 +84,7 @@ class RunInProgress:
         driver = WorkerDriver(job.transport, setup, store=self._checked.own_store)
         has_own_handler = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
         driver.caller.lets_interrupt = not (job.is_mpi or has_own_handler)
-        self._run.progress.own_calls = driver.own_calls
+        self._run.progress.own_calls = driver.own_calls.running
         return driver
 
     def _make_settings(self, setups: RankSetups, workers: list[int]) -> LoopSettings:

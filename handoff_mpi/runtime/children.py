@@ -2,8 +2,8 @@
 
 A child is started for the first call that needs one. Calls are sent to it ahead of their turn, and taken back before
 they begin where they are recalled; see :mod:`handoff_mpi.worker.call_pipeline`. One that dies costs its call, one that
-was stopped or never comes to begin its call is ended. What a call needs and what its outcome means is the shell's
-affair, when it ends is the machine's.
+was stopped or never comes to begin its call is ended. Callers gather what a call needs, and take in its outcome; the
+machine says when a call must end.
 """
 
 from __future__ import annotations
@@ -327,8 +327,6 @@ class Children:
         close_all([*busy, *idle])
         self._children = [None] * len(self._children)
         self.sent[:] = [SentCalls() for _ in self._children]
-        # They are the shell's own methods: a reference cycle.
-        self._gather = self._ended = self._begun = self._updated = do_nothing
 
 
 def end_if_stuck(child: ChildProcess, stops: Stops, now: float) -> None:
@@ -339,10 +337,6 @@ def end_if_stuck(child: ChildProcess, stops: Stops, now: float) -> None:
     stopped_s = stops.look(child.pid, state, now)
     if stopped_s is not None and stopped_s >= stops.limit_s:
         child.kill(f"its process had been stopped for {stopped_s:.0f} s and was ended")
-
-
-def do_nothing(*args: object) -> Any:
-    """The run is over."""
 
 
 def _is_given_up(work: QueuedCall, now: float) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from handoff_mpi.messages import DEATH, DIED, TIMED_OUT, TIMEOUT, Buffers, ErrorReport
 from handoff_mpi.runtime.backoff import clock
-from handoff_mpi.runtime.children import PREPARE_TIMEOUT_S, do_nothing, end_if_stuck
+from handoff_mpi.runtime.children import PREPARE_TIMEOUT_S, end_if_stuck
 from handoff_mpi.runtime.process_monitor import PROCESS_CHECK_INTERVAL_S, Stops
 from handoff_mpi.serialization import Payload
 from handoff_mpi.worker.call_spec import Outcome
@@ -190,8 +190,6 @@ class Encoders:
         self._running.clear()
         self._waiting.clear()
         self._idle.clear()
-        # They are the shell's own methods: a reference cycle.
-        self._start_child = self._gather = self._answer = do_nothing
 
 
 def _limit_s(command: Serve) -> float:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from handoff_mpi.callbacks import shown
+from handoff_mpi.comm import Transport
 from handoff_mpi.comm.collectives import WHY_IN_VAIN, find_collective
 from handoff_mpi.console import print_message
 from handoff_mpi.runtime.backoff import MAX_SLEEP_S, wait_for
+from handoff_mpi.runtime.own_calls import OwnCalls
 
 #: The progress thread looks after a call that lasts longer than this.
 ATTEND_S = 0.005
@@ -24,13 +25,23 @@ class ProgressThread(threading.Thread):
     """Looks after the communicator while the main thread is in a long call.
 
     Args:
+        calls: those of the main thread.
+        transport: of the rank.
+        poll: takes in messages, under the lock of ``calls``; returns whether anything was done.
         end: ends this process, from this thread: when rank 0 was lost nobody wants the outcome of the call, which may
             last for hours. Where it is None, ``error`` is there for the main thread once the call has ended.
     """
 
-    def __init__(self, shell: Any, poll: Any, end: Callable[[BaseException], object] | None = None) -> None:
+    def __init__(
+        self,
+        calls: OwnCalls,
+        transport: Transport,
+        poll: Callable[[], bool],
+        end: Callable[[BaseException], object] | None = None,
+    ) -> None:
         super().__init__(name="handoff-progress_thread", daemon=True)
-        self._shell = shell
+        self._calls = calls
+        self._transport = transport
         self._poll = poll
         self._end = end
         self._wake = threading.Event()
@@ -40,20 +51,20 @@ class ProgressThread(threading.Thread):
         self._next_look = 0.0
 
     def run(self) -> None:
-        shell = self._shell
+        calls = self._calls
         while not self.is_closed:
-            if not shell.is_calling:
+            if not calls.is_calling:
                 self._park()
                 continue
-            serial = shell.call_serial
+            serial = calls.call_serial
             self._next_look = time.monotonic() + _COLLECTIVE_S
             self._pause(ATTEND_S)
-            while shell.is_calling and shell.call_serial == serial and not self.is_closed:
-                with shell.lock:
-                    if shell.is_calling:
+            while calls.is_calling and calls.call_serial == serial and not self.is_closed:
+                with calls.lock:
+                    if calls.is_calling:
                         self._attend()
                         self._look_at_call()
-                self._pause(_BUSY_S if self._busy or shell.transport.is_transferring else MAX_SLEEP_S)
+                self._pause(_BUSY_S if self._busy or self._transport.is_transferring else MAX_SLEEP_S)
 
     _busy = _is_rung = False
 
@@ -66,12 +77,12 @@ class ProgressThread(threading.Thread):
         where = find_collective()
         if where:
             self._next_look = float("inf")
-            work = self._shell.own_work
+            work = self._calls.work
             what = "a serialize" if work is None else f"function {shown(work.id)}"
-            print_message(f"{what} waits on rank {self._shell.transport.rank} in {where}: {WHY_IN_VAIN}")
+            print_message(f"{what} waits on rank {self._transport.rank} in {where}: {WHY_IN_VAIN}")
 
     def _attend(self) -> None:
-        doorbell = self._shell.transport.doorbell
+        doorbell = self._transport.doorbell
         if doorbell is not None and self._is_rung:
             doorbell.clear()
         try:
@@ -83,7 +94,7 @@ class ProgressThread(threading.Thread):
                 self._end(error)
 
     def _pause(self, seconds: float) -> None:
-        doorbell = self._shell.transport.doorbell
+        doorbell = self._transport.doorbell
         if doorbell is None:
             time.sleep(seconds)
         else:
@@ -92,7 +103,7 @@ class ProgressThread(threading.Thread):
     def _park(self) -> None:
         self._wake.clear()
         self.is_parked = True
-        if not self._shell.is_calling and not self.is_closed:
+        if not self._calls.is_calling and not self.is_closed:
             self._wake.wait(1.0)
         self.is_parked = False
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from handoff_mpi.console import print_message
@@ -51,7 +51,7 @@ class RankValues:
         """Whether values can be moved out of memory: where a store of the user's keeps its values is its affair."""
         return isinstance(self._store, SpillingStore)
 
-    def are_filed(self, keys: Mapping[int, Key]) -> None:
+    def are_filed(self, keys: Iterable[tuple[int, Key]]) -> None:
         """The values of these tasks lie in files of another run, under these keys."""
         self._file_keys.update(keys)
 

@@ -60,12 +60,13 @@ def serve_run(
         ConnectionError: rank 0 was lost, or this rank's host was cut off from it.
     """
     shell = WorkerDriver(transport, setup, child_pool, only_calls=True)
+    own_calls = shell.own_calls
     set_active(shell)
     backoff = Backoff(transport.doorbell)
     mail = _Mail(shell, leave)
     poll = mail.poll
-    progress_thread = ProgressThread(shell, poll, end) if is_threaded else None
-    shell.progress_thread = progress_thread
+    progress_thread = ProgressThread(own_calls, transport, poll, end) if is_threaded else None
+    own_calls.progress_thread = progress_thread
     has_store = setup.store_factory is not None
     if progress_thread is not None:
         progress_thread.start()
@@ -82,7 +83,7 @@ def serve_run(
                     was_busy = poll()
                 if progress_thread is not None and progress_thread.error is not None:
                     raise progress_thread.error
-                if shell.has_own_call:
+                if own_calls:
                     shell.run_own_calls()
                     backoff.was_busy()
                     continue
@@ -93,7 +94,8 @@ def serve_run(
         if progress_thread is not None:
             progress_thread.close()
         shell.close()
-    return None if shell.results is None else decode_writable(shell.results), mail.later
+    results = shell.reactor.results
+    return None if results is None else decode_writable(results), mail.later
 
 
 class _Mail:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handoff_mpi.messages import ErrorReport, LeaseElements, LeaseReport
-from handoff_mpi.serialization import Payload
+from handoff_mpi.serialization import Payload, nbytes_of
 from handoff_mpi.worker.elements import ElementLoop
 
 
@@ -40,3 +40,8 @@ class Outcome:
     error: ErrorReport | None
     duration: float
     report: LeaseReport | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the payload, 0 if there is none."""
+        return 0 if self.payload is None else nbytes_of(self.payload)

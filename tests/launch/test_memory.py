@@ -16,7 +16,10 @@ from handoff_mpi.results.function_error import FunctionError
 from tests.conftest import run_process
 
 #: Objects of a run that its end must free.
-OF_A_RUN = {"Run", "Scheduler", "Ledger", "SchedulerLoop", "Worker", "WorkerDriver", "Children", "Plan", "Recorder"}
+OF_A_RUN = {
+    *("Run", "Scheduler", "Ledger", "SchedulerLoop", "Plan", "Recorder"),
+    *("Worker", "WorkerDriver", "WorkerReactor", "RankCalls", "CallIO", "OwnCalls", "Children"),
+}
 
 
 def fail(value):

@@ -341,7 +341,7 @@ def test_a_call_that_has_begun_meanwhile_is_not_ended_for_the_one_before(rank, m
         assert time.monotonic() < end
     now[0] += 5.0
     with monkeypatch.context() as patch:
-        patch.setattr(rank.shell._children, "listen", lambda: None)  # it has looked just before
+        patch.setattr(rank.shell._calls._children, "listen", lambda: None)  # it has looked just before
         rank.shell.turn()
     rank.end(1)
     rank.run(0, 1, 2)
@@ -351,8 +351,8 @@ def test_a_call_that_has_begun_meanwhile_is_not_ended_for_the_one_before(rank, m
 def test_calls_follow_one_another_by_their_times(rank):
     """They began when the child says, however late the rank hears of it."""
     begun = []
-    end = rank.shell._end
-    rank.shell._children._ended = lambda work, outcome, started: (
+    end = rank.shell._call_io.end
+    rank.shell._calls._children._ended = lambda work, outcome, started: (
         begun.append((started, outcome.duration)),
         end(work, outcome, started),
     )

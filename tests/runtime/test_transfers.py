@@ -15,9 +15,10 @@ import pytest
 from handoff_mpi.comm import MemoryNetwork
 from handoff_mpi.comm.doorbell import Doorbell
 from handoff_mpi.messages import DISPATCH, FETCH, INLINE_RESULT_NBYTES, INPUT_UNAVAILABLE, NOT_FOUND
-from handoff_mpi.runtime import backoff, worker_driver
+from handoff_mpi.runtime import backoff, own_calls, worker_driver
 from handoff_mpi.runtime.run_setup import RunSetup
-from handoff_mpi.runtime.worker_driver import HASTE_S, WorkerDriver
+from handoff_mpi.runtime.worker_driver import WorkerDriver
+from handoff_mpi.runtime.worker_reactor import HASTE_S
 from handoff_mpi.serialization import decode, encode_code
 from handoff_mpi.worker import shared_memory
 from handoff_mpi.worker.broadcast_tree import FAN_OUT
@@ -126,7 +127,8 @@ def test_beyond_a_few_ranks_have_a_value_from_those_that_got_it(mpirun, tmp_path
 def time(monkeypatch):
     """A clock that stands still, for the shells: [now]."""
     now = [1000.0]
-    monkeypatch.setattr(worker_driver, "clock", lambda: now[0])
+    for module in (worker_driver, own_calls):
+        monkeypatch.setattr(module, "clock", lambda: now[0])
     return now
 
 
@@ -223,7 +225,7 @@ def test_a_value_that_was_moved_out_and_is_gone_is_lost_as_any_other_and_the_nex
     while shell.run_own_calls():
         pass
     for number in (0, 1):
-        shell._spill(Spill(number, INLINE_RESULT_NBYTES))
+        shell.reactor._spill(Spill(number, INLINE_RESULT_NBYTES))
     (spilled,) = tmp_path.iterdir()
     shutil.rmtree(spilled)
     network.transport(0).poll()
@@ -236,10 +238,10 @@ def test_a_value_that_was_moved_out_and_is_gone_is_lost_as_any_other_and_the_nex
     assert (INPUT_UNAVAILABLE, 1, 5, 1, [(1, [1])]) in told
     assert 1 not in shell.machine.held
 
-    shell._spill(Spill(2, INLINE_RESULT_NBYTES))
+    shell.reactor._spill(Spill(2, INLINE_RESULT_NBYTES))
     assert shell._memory_monitor.can_spill
     assert len([*tmp_path.glob("*/*.value")]) == 1
-    assert decode(shell._value(2)) == bytes(INLINE_RESULT_NBYTES + 2)
+    assert decode(shell._call_io.value(2)) == bytes(INLINE_RESULT_NBYTES + 2)
     shell.close()
     assert not [*tmp_path.iterdir()]
 
@@ -257,5 +259,7 @@ def test_values_are_moved_out_before_memory_is_set_aside_for_one_that_comes(tmp_
         shell._allocate(100_000)
         moved.append(len([*tmp_path.glob("*/*.value")]))
     assert moved == [0, 0, 1, 2]
-    assert [decode(shell._value(number)) for number in range(3)] == [bytes(100_000 + number) for number in range(3)]
+    assert [decode(shell._call_io.value(number)) for number in range(3)] == [
+        bytes(100_000 + number) for number in range(3)
+    ]
     shell.close()

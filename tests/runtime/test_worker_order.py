@@ -53,9 +53,12 @@ from tests.worker.transcript import sent, task, value
 LARGE = INLINE_RESULT_NBYTES + 1
 FILE = encode("from the file")
 SOURCE = """
-import time
+import os, time
 def block(seconds):
     time.sleep(seconds)
+def wait(path):
+    while not os.path.exists(path):
+        time.sleep(0.001)
 """
 FUNCTIONS: dict = {"__name__": "__main__"}
 exec(SOURCE, FUNCTIONS)
@@ -228,17 +231,21 @@ def test_an_input_that_is_missing_is_reported_and_the_next_call_runs(files, rank
 # -- calls in children -------------------------------------------------------------------------------------
 
 
-def test_calls_that_ended_are_noted_before_what_arrived_and_taken_back_before_a_retract_is_handled(processes):
+def test_calls_that_ended_are_noted_before_what_arrived_and_taken_back_before_a_retract_is_handled(processes, tmp_path):
     """Else a call that a child was sent ahead of its turn could not be returned."""
     rank = processes
-    rank.receive(dispatch(FUNCTIONS["block"], *[task(number, sent(0)) for number in range(5)]))
+    paths = [tmp_path / name for name in ("now", "now", "never", "never")]
+    tasks = [task(number, (number, None, (PLAIN, str(path)), ())) for number, path in enumerate(paths)]
+    rank.receive(dispatch(FUNCTIONS["wait"], *tasks))
     rank.run_until(lambda: ("handle", Begun) in rank.effects)
+    paths[0].touch()
     rank.await_child()
-    rank.receive((RETRACT, [(4, 1)]))
+    rank.receive((RETRACT, [(3, 1)]))
     handled = rank.effects[rank.at("handle", Ended)]
     assert handled[-1] == RETRACT
     assert set(handled[1:-1]) == {Ended}
     assert max(rank.at("listen"), rank.at("take back")) < rank.at(*handled)
+    assert (RETRACTED, 1, [(3, 1)]) in rank.hear()
 
 
 def test_calls_that_were_sent_ahead_are_returned(processes):
@@ -321,5 +328,5 @@ def test_output_is_closed_before_the_rank_says_goodbye(monkeypatch):
     rank.receive((STOP, (PLAIN, 3)))
     assert rank.at("close output") < rank.at("send", BYE)
     assert rank.driver.has_left
-    assert rank.driver.results == (PLAIN, 3)
+    assert rank.driver.reactor.results == (PLAIN, 3)
     rank.driver.close()

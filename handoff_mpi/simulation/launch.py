@@ -11,9 +11,10 @@ from handoff_mpi.scheduler import Scheduler, Transition
 from handoff_mpi.simulation.faults import Faults
 from handoff_mpi.simulation.network import Clock, Network
 from handoff_mpi.simulation.oracle import SPEAKS_S, Oracle
-from handoff_mpi.simulation.rank import SimulatedRank, Traits
+from handoff_mpi.simulation.rank import SimulatedRank
 from handoff_mpi.simulation.rank0_driver import Rank0Driver
 from handoff_mpi.simulation.run_dir import UNSYNCED_S, SimulatedRunDir
+from handoff_mpi.simulation.traits import Traits
 from handoff_mpi.simulation.workload import Workload
 from handoff_mpi.worker.events import QueuedCall
 
@@ -195,7 +196,7 @@ class Launch:
         if looker == 0:
             self.rank0.lose(rank, "its process no longer exists")
         elif looker is not None:
-            self.ranks[looker].look_at(rank)
+            self.ranks[looker].find_lost(rank)
 
     def _fault_stopped(self, rank: int, seconds: float) -> None:
         self._silence("stopped", rank, seconds)
@@ -222,13 +223,11 @@ class Launch:
         self.rank0.update(rank, {"cpu": self.rng.choice((2, 3, 8))})
 
     def _fault_lost_value(self, rank: int) -> None:
-        state = self.ranks[rank]
-        held = sorted({**state.values, **state.spilled})
+        values = self.ranks[rank].values
+        held = sorted(dict(values.items()))
         if held:
             self.fault_counts["lost value"] += 1
-            task = self.rng.choice(held)
-            state.values.pop(task, None)
-            state.spilled.pop(task, None)
+            values.drop(self.rng.choice(held))
 
     def _fault_pressure(self, rank: int, seconds: float, levels: tuple[int, ...], can_spill: bool) -> None:
         """Memory is short on a rank; if for good, that is no trouble that excuses a run from coming to its end."""

@@ -233,7 +233,7 @@ class Oracle:
                 assert scheduler.stopping, f"task {task} was left {State(state).name}"
         self._look_at_ranks(launch)
         for rank in launch.ranks.values():
-            for task, value in {**rank.values, **rank.spilled}.items():
+            for task, value in rank.values.items():
                 assert value == self._serial[task], f"rank {rank.rank} holds a wrong value of task {task}"
 
     def _look_at_ranks(self, launch: ObservedLaunch) -> None:

@@ -24,7 +24,7 @@ class CallIO:
         run: the number of the run, part of every message.
 
     Attributes:
-        events: what the machine has not learnt yet; whoever runs calls adds to them, also while a turn is under way.
+        events: what the machine has not learnt yet; who runs calls adds to them, also during a turn.
         updates: (rank, its resources from now on, as the user gave them) that rank 0 has not heard of yet; any thread
             may append one.
     """

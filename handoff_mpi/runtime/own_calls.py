@@ -43,7 +43,7 @@ class OwnCalls:
         has_user_store: whether values are in a store of the user's, which is called between two calls.
 
     Attributes:
-        lock: held by whoever asks the machine, as a progress thread may; never while code of the user runs.
+        lock: a thread holds it while it lets the machine decide, and never while it runs code of the user.
         is_calling: whether code of the user runs in this thread now.
         call_serial: how often it has begun to.
         work: the call that runs, or ran last; None where it is an encoding.

@@ -24,7 +24,8 @@ class CallIO:
         run: the number of the run, part of every message.
 
     Attributes:
-        events: what the machine has not learnt yet; who runs calls adds to them, also during a turn.
+        events: what the machine has not learnt yet; who runs calls adds to them, also during a turn. The reactor takes
+            them, and leaves an empty list.
         updates: (rank, its resources from now on, as the user gave them) that rank 0 has not heard of yet; any thread
             may append one.
     """
@@ -36,11 +37,6 @@ class CallIO:
         self._values = values
         self._held = held
         self._run = run
-
-    def take_events(self) -> list[Event]:
-        """Return the events so far, which are here no longer."""
-        events, self.events = self.events, []
-        return events
 
     # -- inputs -------------------------------------------------------------------------------------
 

@@ -158,7 +158,7 @@ class WorkerReactor:
         if call_io.updates:
             self._send_updates()
         while True:
-            events = call_io.take_events()
+            events, call_io.events = call_io.events, []
             self._now = now = clock()
             for command in self.machine.handle(events, now):
                 _DO[type(command)](self, command)

@@ -309,7 +309,25 @@ MISTAKES = [
         [("scheduler.failures:Failures._may_run", "(READY, DISPATCHED)", "(READY, DISPATCHED, 5)")],  # 5 is SKIPPED
         dialogue=trials_that_are_skipped,
     ),
-    # -- workers --
+    # -- workers: the reactor --
+    Mistake(
+        "a rank does not learn under which names an earlier launch wrote values",
+        [("runtime.worker_reactor:WorkerReactor._notice", "self._values.are_filed(about)", "pass")],
+        seed=60,
+        options={"always": ("relaunch",)},
+    ),
+    Mistake(
+        "a result is reported as written, and is not",
+        [("runtime.call_io:CallIO._persist", "values.write(work.task, payload, nbytes)", '""')],
+        seed=60,
+    ),
+    Mistake(
+        "the machine does not learn that an input is unavailable",
+        [("runtime.call_io:CallIO._inputs", "self.events.append(InputMissing(work, task))", "pass")],
+        seed=66,
+        options={"always": ("lost values",)},
+    ),
+    # -- workers: the machine --
     Mistake(
         "a rank has lost its copy of a value, and so the file is taken for damaged",
         [("worker.machine:Worker._on_input_missing", "[self.rank] if is_copy else []", "[]")],
@@ -385,7 +403,7 @@ MISTAKES = [
             ),
             ("worker.machine:Worker._on_dispatch", "incomplete.append(work)", "inputs.want_missing(work)"),
         ],
-        seed=1062,
+        seed=2847,
         options={"tasks": 100, "always": ("pressure",)},
         reserves_soon=True,
     ),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from handoff_mpi.messages import DEATH, DIED, ISOLATE, OK, RAISED, ErrorReport
 from handoff_mpi.runtime.call_io import CallIO
 from handoff_mpi.serialization import PLAIN, Payload
-from handoff_mpi.simulation.traits import SimulationContext, Traits
+from handoff_mpi.simulation.context import SimulationContext, Traits
 from handoff_mpi.worker.call_spec import Outcome
 from handoff_mpi.worker.events import QueuedCall, Serve
 from handoff_mpi.worker.machine import Worker

@@ -8,13 +8,13 @@ from collections import Counter
 from handoff_mpi.comm import Envelope, RankFailed
 from handoff_mpi.messages import Message
 from handoff_mpi.scheduler import Scheduler, Transition
+from handoff_mpi.simulation.context import Traits
 from handoff_mpi.simulation.faults import Faults
 from handoff_mpi.simulation.network import Clock, Network
 from handoff_mpi.simulation.oracle import SPEAKS_S, Oracle
 from handoff_mpi.simulation.rank import SimulatedRank
 from handoff_mpi.simulation.rank0_driver import Rank0Driver
 from handoff_mpi.simulation.run_dir import UNSYNCED_S, SimulatedRunDir
-from handoff_mpi.simulation.traits import Traits
 from handoff_mpi.simulation.workload import Workload
 from handoff_mpi.worker.events import QueuedCall
 

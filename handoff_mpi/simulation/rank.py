@@ -14,8 +14,7 @@ from handoff_mpi.runtime.call_io import CallIO
 from handoff_mpi.runtime.worker_ports import NO_FACTS, MemoryFact, WorkerFacts
 from handoff_mpi.runtime.worker_reactor import WorkerReactor
 from handoff_mpi.simulation.calls import SimulatedCalls
-from handoff_mpi.simulation.rank0_driver import RUN
-from handoff_mpi.simulation.traits import SimulationContext, Traits
+from handoff_mpi.simulation.context import RUN, SimulationContext, Traits
 from handoff_mpi.simulation.values import AmpleMemory, SimulatedValues
 from handoff_mpi.worker.budget import UNLIMITED_NBYTES
 from handoff_mpi.worker.events import Pressed, QueuedCall

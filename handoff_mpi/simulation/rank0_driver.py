@@ -23,14 +23,13 @@ from handoff_mpi.runtime.tracker_adapter import TrackerAdapter
 from handoff_mpi.scheduler import Closed, Event, Scheduler, Submitted, Transition
 from handoff_mpi.serialization import PLAIN
 from handoff_mpi.simulation.check import check, check_membership
+from handoff_mpi.simulation.context import RUN, SimulationContext
 from handoff_mpi.simulation.faults import Faults
-from handoff_mpi.simulation.rank import SimulatedRank, SimulationContext
+from handoff_mpi.simulation.rank import SimulatedRank
 from handoff_mpi.simulation.run_dir import PreviousLaunch
 
 #: How likely the tracker refuses a request, and for how long a refused task may wait after that.
 _REFUSAL_LIKELIHOOD, _MAX_REFUSED_S = 0.2, 10.0
-#: The number of the run, part of every message.
-RUN = 1
 
 
 class LaunchContext(SimulationContext, Protocol):

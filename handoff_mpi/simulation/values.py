@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from handoff_mpi.results.store import Key
 from handoff_mpi.serialization import PLAIN, Payload
-from handoff_mpi.simulation.traits import SimulationContext, Traits
+from handoff_mpi.simulation.context import SimulationContext, Traits
 from handoff_mpi.worker.machine import Worker
 
 

@@ -13,6 +13,9 @@ from handoff_mpi.simulation.run_dir import SimulatedRunDir
 from handoff_mpi.simulation.workload import Workload
 from handoff_mpi.worker.events import QueuedCall
 
+#: The number of the run, part of every message.
+RUN = 1
+
 
 class SimulationContext(Protocol):
     """The cluster as a rank sees it."""

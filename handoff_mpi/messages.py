@@ -109,7 +109,7 @@ class LeaseReport(NamedTuple):
     """
 
     ended: tuple[Interval, ...]
-    column: tuple[Any, ...]
+    column: object
     failures: tuple[tuple[tuple[Interval, ...], ErrorReport], ...] = ()
     left: tuple[Interval, ...] = ()
     busy_s: float = 0.0

@@ -7,7 +7,6 @@ of the process.
 
 from __future__ import annotations
 
-import atexit
 import importlib.machinery
 import os
 import sys
@@ -104,7 +103,8 @@ def make_findable(name: str, file: str) -> None:
 
 
 def _write_finder(name: str, file: str) -> None:
-    import tempfile  # which few processes need
+    import atexit  # which few processes need
+    import tempfile
 
     directory = tempfile.mkdtemp(prefix="handoff-module-")
     atexit.register(_remove, directory, os.getpid())

@@ -14,8 +14,7 @@ from handoff_mpi.dag.fingerprint import Fingerprints, fingerprints
 from handoff_mpi.formatting import show, type_name
 from handoff_mpi.launch.changes import Acceptance, explain_changes, find_reasons
 from handoff_mpi.launch.checked_run import CheckedRun
-from handoff_mpi.launch.rerun import read_rerun
-from handoff_mpi.launch.resume import ValueFiles, nothing_of, resume
+from handoff_mpi.launch.resume import Resumed, ValueFiles, resume
 from handoff_mpi.launch.run_files import RunFiles
 from handoff_mpi.launch.start_line import resume_text, shown_path
 from handoff_mpi.resources import Capability
@@ -25,7 +24,6 @@ from handoff_mpi.results.origins import Origins, origins_here
 from handoff_mpi.results.store import DirectoryStore, Key, ResultStore
 from handoff_mpi.runtime.announcements import FailurePrinter
 from handoff_mpi.runtime.choices import CALLS, NONE
-from handoff_mpi.runtime.element_records import ElementRecords
 from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.progress import MAX_HOSTS, Progress
 from handoff_mpi.runtime.recorder import Recorder
@@ -54,14 +52,14 @@ class EarlierLaunches:
 
     def __init__(self, run: CheckedRun, files: RunFiles, history: History) -> None:
         self._plan = run.plan
-        self._rerun = read_rerun(run.options.rerun, run.plan)
+        self._rerun = run.options.rerun
         self.history = history
         self.acceptance = Acceptance(history, run.plan, run.options.accept_changes)
         self.marks = Fingerprints({}, {}, 0)
         if files.path is not None:
             settle = self.acceptance.settle if self.acceptance.is_about_any else None
             self.marks = fingerprints(run.dag, settle, run.kinds)
-        self.resumed = nothing_of(run.plan)
+        self.resumed = Resumed()
         if isinstance(files.kept, DirectoryStore):
             values = ValueFiles(files.kept)
             self.resumed = resume(history, run.plan, self.marks.of, values.is_intact, self._rerun)
@@ -137,9 +135,8 @@ class BegunRun:
             checked.metrics.run = self.name if files.path is None else str(files.path)
         self.origins = Origins() if files.path is None else origins_here(self.about["host"])
         hosts = {each.rank: each.host for each in checked.job.capabilities}
-        elements = ElementRecords(checked.plan, checked.scheduler.arrays)
-        printer = FailurePrinter(elements.id_of, hosts, print_message)
-        self.recorder = self._make_recorder(printer, hosts, elements)
+        printer = FailurePrinter(checked.plan, hosts, print_message)
+        self.recorder = self._make_recorder(printer, hosts)
         capabilities, restored = checked.job.capabilities, self.resumed.rest
         self.progress = Progress(checked.plan, checked.scheduler, self.recorder, capabilities, printer.groups, restored)
         if checked.options.record != NONE:
@@ -170,8 +167,8 @@ class BegunRun:
             about["resume"] = resume_text(shown_path(path, run.job.directory), run.job.resumed_by)
         return about
 
-    def _make_recorder(self, printer: FailurePrinter, hosts: dict[int, str], elements: ElementRecords) -> Recorder:
-        recorder = Recorder(self.checked.plan, self.checked.dag.id, hosts, elements)
+    def _make_recorder(self, printer: FailurePrinter, hosts: dict[int, str]) -> Recorder:
+        recorder = Recorder(self.checked.plan, self.checked.dag.id, hosts)
         recorder.grow()
         recorder.announcer = printer
         recorder.launch = self.about["launch"]
@@ -193,10 +190,9 @@ class BegunRun:
             "strategy": type_name(run.strategy),
             "offers": _offers(run.job.capabilities, slots),
         }
-        writer = JournalWriter(journal, run.plan, self.key_of, run.scheduler.arrays)
+        writer = JournalWriter(journal, run.plan, self.key_of)
         marks, accepted = earlier.marks, earlier.acceptance.new
-        restored = self.resumed.rest, self.resumed.elements
-        writer.begin(about, marks.of, *restored, marks.codes, accepted, earlier.reasons())
+        writer.begin(about, marks.of, self.resumed.rest, marks.codes, accepted, earlier.reasons())
         return writer
 
     def _make_home(self) -> ResultStore:

@@ -46,7 +46,7 @@ class CallIO:
         if values is None:
             return None
         cores, gpus = work.claim
-        return CallSpec(work.id, work.attempt, work.call_template, values, cores, gpus)
+        return CallSpec(work.id, work.attempt, work.call_template, values, cores, gpus, work.elements)
 
     def _inputs(self, work: QueuedCall) -> list[tuple[Payload, Any, int]] | None:
         values: list[tuple[Payload, Any, int]] = []
@@ -76,8 +76,8 @@ class CallIO:
         if nbytes > INLINE_RESULT_NBYTES or (work.flags & KEEP_REMOTE and outcome.payload is not None):
             is_persisted, outcome = self._persist(work, outcome, nbytes)
         status, error = outcome.status, outcome.error
-        ended = Ended(work, status, outcome.payload, nbytes, error, started, outcome.duration, is_persisted)
-        self.events.append(ended)
+        duration, report = outcome.duration, outcome.report
+        self.events.append(Ended(work, status, outcome.payload, nbytes, error, started, duration, is_persisted, report))
 
     def _persist(self, work: QueuedCall, outcome: Outcome, nbytes: int) -> tuple[bool, Outcome]:
         """Write a result that stays here, if it must or had better be in a file; return whether it is, and the outcome.

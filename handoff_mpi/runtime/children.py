@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from handoff_mpi.messages import DEATH, DIED, ISOLATE, Buffers, ErrorReport
+from handoff_mpi.arrays.intervals import IntervalSet
+from handoff_mpi.messages import DEATH, DIED, ISOLATE, Buffers, ErrorReport, LeaseReport
 from handoff_mpi.runtime.backoff import at, clock
 from handoff_mpi.runtime.output import RankOutput
 from handoff_mpi.runtime.process_monitor import PROCESS_CHECK_INTERVAL_S, Stops, look_at
@@ -23,8 +24,10 @@ from handoff_mpi.worker.call_spec import CallSpec, Outcome
 from handoff_mpi.worker.calls import CallRunner
 from handoff_mpi.worker.child_pool import ChildPool, close_all
 from handoff_mpi.worker.child_process import ChildProcess, frame_ahead
-from handoff_mpi.worker.child_protocol import BEGUN, ENDED, VOID
-from handoff_mpi.worker.events import Begun, QueuedCall
+from handoff_mpi.worker.child_protocol import BEGUN, ENDED, PART, VOID
+from handoff_mpi.worker.element_control import OVER
+from handoff_mpi.worker.elements import NOTHING_ENDED
+from handoff_mpi.worker.events import Begun, ElementBegun, Event, PartEnded, QueuedCall
 from handoff_mpi.worker.machine import Worker
 from handoff_mpi.worker.shared_memory import share
 
@@ -47,7 +50,7 @@ class Children:
         child_pool: children of runs before, and for those after; None if the run's are all to end with it.
         gather: returns all that a call needs; None if an input is unavailable, which it reports then.
         ended: takes a call, its outcome and when it began.
-        begun: takes the event of a call that had to be prepared, and has begun.
+        note: takes what else the machine must learn.
         updated: takes a rank and the resources that a call in a child says it has.
         output: where what calls print is captured; None leaves it alone.
 
@@ -63,7 +66,7 @@ class Children:
         child_pool: ChildPool | None,
         gather: Callable[[QueuedCall], CallSpec | None],
         ended: Callable[[QueuedCall, Outcome, float], None],
-        begun: Callable[[Begun], None],
+        note: Callable[[Event], None],
         updated: Callable[[int, dict[str, object]], None],
         output: RankOutput | None = None,
     ) -> None:
@@ -73,7 +76,7 @@ class Children:
         self._child_pool = child_pool
         self._gather = gather
         self._ended = ended
-        self._begun = begun
+        self._note = note
         self._updated = updated
         self._output = output
         self._children: list[ChildProcess | None] = [None] * setup.slots
@@ -182,6 +185,8 @@ class Children:
 
     def _frame_ahead(self, work: QueuedCall, before: QueuedCall) -> bytes | None:
         """Return a call as it is sent behind ``before``; None if it must be sent in its turn."""
+        if work.elements is not None or before.elements is not None:
+            return None  # the control block of a child is for one lease, and is stopped with it
         child = self._children[work.slot]
         codes, _, _, constants, *_ = work.call_template
         if child is None or not self.is_for_child(work):
@@ -221,11 +226,24 @@ class Children:
                     self._send_again(slot, sent.voided())
                 elif kind == BEGUN:
                     assert sent.running is not None
-                    self._begun(Begun(sent.running))
+                    self._note(Begun(sent.running))
+                elif kind == PART:
+                    assert sent.running is not None
+                    self._note(PartEnded(sent.running, *fields))
                 else:
                     self._updated(*fields)
         except EOFError:
             self._child_died(slot)
+        else:
+            if child is not None and sent.running is not None and sent.running.elements is not None:
+                self._look_at_element(child, sent.running)
+
+    def _look_at_element(self, child: ChildProcess, work: QueuedCall) -> None:
+        """Have the machine know since when the running element of a lease runs, if it has a timeout."""
+        if work.timeout_s is not None:
+            index, start = child.control.running()
+            if index not in (-1, work.element):
+                self._note(ElementBegun(work, index, at(start)))
 
     def _call_ended(
         self,
@@ -236,10 +254,13 @@ class Children:
         error: ErrorReport | None,
         began: float,
         duration: float,
+        report: LeaseReport | None = None,
     ) -> None:
         assert work is not None, "what is void does not run"
         payload = None if head is None else (*head, *buffers)
-        self._ended(work, Outcome(status, payload, error, duration), at(began))
+        if report is not None and work.left_from != OVER:
+            report = report._replace(left=tuple(IntervalSet(report.left).within(0, int(work.left_from))))
+        self._ended(work, Outcome(status, payload, error, duration, report), at(began))
 
     def _child_died(self, slot: int) -> None:
         """The call that ran has failed with its process; those sent ahead go to another child."""
@@ -251,11 +272,17 @@ class Children:
         if work is not None:
             started = work.started or clock()  # the machine does not know yet that the call before has ended
             how = child.how_it_died()  # after which nothing prints there any more
-            self._ended(work, self._death(work, *how, clock() - started), started)
+            element = -1 if work.elements is None else child.control.running()[0]
+            self._ended(work, self._death(work, *how, clock() - started, element), started)
 
-    def _death(self, work: QueuedCall, how: str, last_words: str, duration: float) -> Outcome:
-        printed = "" if self._output is None else self._output.call_was_killed(work.slot, work.id, work.attempt)
-        return Outcome(DIED, None, ErrorReport(DEATH, how, last_words, output=printed), duration)
+    def _death(self, work: QueuedCall, how: str, last_words: str, duration: float, element: int = -1) -> Outcome:
+        printed = ""
+        if self._output is not None:
+            id, attempt = work.id, work.attempt
+            if work.elements is not None and element >= 0:
+                id, attempt = (id, element), work.elements[2] + 1
+            printed = self._output.call_was_killed(work.slot, id, attempt)
+        return Outcome(DIED, None, ErrorReport(DEATH, how, last_words, output=printed, element=element), duration)
 
     # -- calls come back ----------------------------------------------------------------------------
 
@@ -277,13 +304,25 @@ class Children:
         if running is not None and running in void:
             self.call(running)
 
+    def stop(self, work: QueuedCall) -> None:
+        """Have no further element of a lease begin; the machine learns at once which will not."""
+        child, sent = self._children[work.slot], self.sent[work.slot]
+        if child is None or sent.running is not work or work.elements is None:
+            return
+        first = child.control.stop()
+        intervals, _, _ = work.elements
+        left = () if first == OVER else tuple(IntervalSet(intervals).within(int(first), intervals[-1][1]))
+        if left:
+            work.left_from = first
+            self._note(PartEnded(work, NOTHING_ENDED._replace(left=left)))
+
     def kill(self, slot: int) -> None:
-        """End the call that runs in a slot, and none that has begun since."""
+        """End the call, or the element, that runs in a slot, and none that has begun since."""
         work, child = self._machine.running[slot], self._children[slot]
         if child is not None and not child.is_preparing:  # else its call has not begun
             self._take_back(slot)
             self._listen_to(slot)
-            if self.sent[slot].running is work:
+            if self.sent[slot].running is work and (work is None or _is_still_at(child, work)):
                 child.kill()
 
     # -- the processes ------------------------------------------------------------------------------
@@ -329,6 +368,11 @@ class Children:
         self.sent[:] = [SentCalls() for _ in self._children]
 
 
+def _is_still_at(child: ChildProcess, work: QueuedCall) -> bool:
+    """Whether a child still computes what has used up its time: always, unless that is an element of a lease."""
+    return work.elements is None or child.control.running()[0] == work.element
+
+
 def end_if_stuck(child: ChildProcess, stops: Stops, now: float) -> None:
     """End a busy child that is dead, or that has been stopped for long."""
     state = look_at(child.pid)[0]
@@ -341,4 +385,5 @@ def end_if_stuck(child: ChildProcess, stops: Stops, now: float) -> None:
 
 def _is_given_up(work: QueuedCall, now: float) -> bool:
     """Whether a child has had so long to begin a call that it never will."""
-    return work.is_overdue and now - work.started >= (work.timeout_s or 0.0) + PREPARE_TIMEOUT_S
+    since = work.element_started or work.started
+    return work.is_overdue and now - since >= (work.timeout_s or 0.0) + PREPARE_TIMEOUT_S

@@ -14,7 +14,8 @@ from handoff_mpi.runtime.call_io import CallIO
 from handoff_mpi.runtime.worker_reactor import WorkerReactor
 from handoff_mpi.worker.call_spec import Outcome
 from handoff_mpi.worker.calls import CallRunner
-from handoff_mpi.worker.events import QueuedCall, Serve
+from handoff_mpi.worker.elements import NOTHING_ENDED, ElementLoop
+from handoff_mpi.worker.events import PartEnded, QueuedCall, Serve
 
 #: Calls follow one another for this long before messages are looked for.
 _BURST_S = 0.0005
@@ -61,6 +62,7 @@ class OwnCalls:
         self._call_io = call_io
         self._has_user_store = has_user_store
         self._calls: deque[QueuedCall] = deque()
+        self._loops: dict[QueuedCall, ElementLoop] = {}
         self._encodings: deque[Serve] = deque()
 
     def __bool__(self) -> bool:
@@ -69,7 +71,23 @@ class OwnCalls:
 
     def call(self, work: QueuedCall) -> None:
         """Have ``work`` run when those before it have."""
+        if work.elements is not None:
+            self._loops[work] = ElementLoop(work.elements)
         self._calls.append(work)
+
+    def take_part(self, work: QueuedCall) -> None:
+        """Have the machine learn what has ended of a lease that runs; from any thread that holds ``lock``."""
+        loop = self._loops.get(work)
+        part = None if loop is None else loop.take()
+        if part is not None:
+            self._call_io.note(PartEnded(work, part))
+
+    def stop(self, work: QueuedCall) -> None:
+        """Have no further element of a lease begin; from any thread that holds ``lock``."""
+        loop = self._loops.get(work)
+        if loop is not None:
+            left = loop.stop()
+            self._call_io.note(PartEnded(work, (loop.take() or NOTHING_ENDED)._replace(left=left)))
 
     def encode(self, command: Serve) -> None:
         """Have a value encoded: user code runs where calls run, never beside one."""
@@ -108,6 +126,8 @@ class OwnCalls:
             work = self._calls.popleft()
             outcome = self._call(work)
             with self.lock:
+                if work.elements is not None:
+                    del self._loops[work]
                 if outcome is not None:
                     self._call_io.end(work, outcome, started)
                 reactor.ready(clock)
@@ -118,7 +138,11 @@ class OwnCalls:
         self._begin_calling()
         try:
             spec = self._call_io.gather(work)
-            return None if spec is None else self._caller.call(spec)
+            if spec is None:
+                return None
+            if work.elements is not None:
+                spec.loop = self._loops[work]
+            return self._caller.call(spec)
         finally:
             self.is_calling = False
 

@@ -89,6 +89,17 @@ class RankCalls:
         """End the call that runs in a slot, and none that has begun since."""
         self._children.kill(slot)
 
+    def take_part(self, work: QueuedCall) -> None:
+        """Have the machine learn what has ended of a lease; children report that by themselves."""
+        self.own.take_part(work)
+
+    def stop(self, work: QueuedCall) -> None:
+        """Have no further element of a lease begin, and the machine learn which will not."""
+        if self._children.is_for_child(work):
+            self._children.stop(work)
+        else:
+            self.own.stop(work)
+
     def prefill(self) -> None:
         """Send children the calls that come next."""
         if any(self._sent):

@@ -107,6 +107,14 @@ class CallsPort(Protocol):
         """End the call that runs in a slot, and none that has begun since."""
         ...
 
+    def take_part(self, work: QueuedCall, /) -> None:
+        """Have the machine learn what has ended of a lease that runs, if anything has."""
+        ...
+
+    def stop(self, work: QueuedCall, /) -> None:
+        """Have no further element of a lease begin, and the machine learn which will not."""
+        ...
+
     def prefill(self) -> None:
         """Send children the calls that come next."""
         ...

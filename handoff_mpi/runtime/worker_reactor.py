@@ -37,7 +37,20 @@ from handoff_mpi.runtime.worker_ports import (
 )
 from handoff_mpi.serialization import nbytes_of
 from handoff_mpi.worker.call_spec import Outcome
-from handoff_mpi.worker.events import Call, Drop, Kill, Learn, Leave, Put, Received, Send, Serve, Spill
+from handoff_mpi.worker.events import (
+    Call,
+    Drop,
+    Kill,
+    Learn,
+    Leave,
+    Put,
+    Received,
+    Send,
+    Serve,
+    Spill,
+    StopLease,
+    TakePart,
+)
 from handoff_mpi.worker.machine import Worker
 
 #: A rank that has asked for a value, or made one that stays, expects the answer, or a request, this soon.
@@ -203,6 +216,12 @@ class WorkerReactor:
     def _kill(self, command: Kill) -> None:
         self._calls.kill(command.slot)
 
+    def _take_part(self, command: TakePart) -> None:
+        self._calls.take_part(command.work)
+
+    def _stop_lease(self, command: StopLease) -> None:
+        self._calls.stop(command.work)
+
     def _learn(self, command: Learn) -> None:
         self._calls.learn(command.codes, command.constant)
 
@@ -239,6 +258,8 @@ _DO: dict[type, Callable[[WorkerReactor, Any], None]] = {
     Send: WorkerReactor._send,
     Call: WorkerReactor._call,
     Kill: WorkerReactor._kill,
+    TakePart: WorkerReactor._take_part,
+    StopLease: WorkerReactor._stop_lease,
     Serve: WorkerReactor._serve,
     Put: WorkerReactor._put,
     Drop: WorkerReactor._drop,

@@ -54,6 +54,14 @@ class SimulatedCalls:
         """No value of a simulated run is encoded for its receiver."""
         raise AssertionError(number)
 
+    def take_part(self, work: QueuedCall) -> None:
+        """No simulated run has an array."""
+        raise AssertionError(work)
+
+    def stop(self, work: QueuedCall) -> None:
+        """No simulated run has an array."""
+        raise AssertionError(work)
+
     def encode(self, command: Serve) -> None:
         """No value of a simulated run is encoded for its receiver."""
         raise AssertionError(command)

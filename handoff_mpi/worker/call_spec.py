@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from handoff_mpi.arrays.columns import nbytes_of as column_nbytes
 from handoff_mpi.messages import ErrorReport, LeaseElements, LeaseReport
 from handoff_mpi.serialization import Payload, nbytes_of
 from handoff_mpi.worker.elements import ElementLoop
@@ -43,5 +44,9 @@ class Outcome:
 
     @property
     def nbytes(self) -> int:
-        """The size of the payload, 0 if there is none."""
+        """The size of the payload, or of the values of a lease; 0 if there is none."""
+        if self.report is not None:
+            column = self.report.column
+            assert isinstance(column, tuple)
+            return column_nbytes(column)
         return 0 if self.payload is None else nbytes_of(self.payload)

@@ -5,6 +5,7 @@ Every outcome of the user's function (an exception, sys.exit, a result that cann
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any
@@ -257,10 +258,26 @@ class CallRunner:
         for each in spec.values:
             values.append(self._value(*each))
         self._is_decoding = False
-        code, args, kwargs, positions = build_element_calls(
-            spec.call_template, values, self.code, self._constant, self._inline, self._load
-        )
+        code, args, kwargs, positions = self._build_elements(spec, values)
+        if self._load is decode_private and (kwargs or len(args) > len(positions)):
+            # An element may write to what the others share: each has a copy.
+            places = [place for place, _ in positions]
+            code = functools.partial(self._call_with_copies, spec, places)
+            args, kwargs, positions = [None] * len(positions), {}, (*enumerate(source for _, source in positions),)
         return ElementCalls(code, args, kwargs, positions, self._load)
+
+    def _build_elements(
+        self, spec: CallSpec, values: Sequence[Any]
+    ) -> tuple[Callable[..., Any], list[Any], dict[str, Any], tuple[tuple[int, int], ...]]:
+        return build_element_calls(spec.call_template, values, self.code, self._constant, self._inline, self._load)
+
+    def _call_with_copies(self, spec: CallSpec, places: Sequence[int], *elements: Any) -> Any:
+        """Call for one element, with copies of its own of what all of them take."""
+        values = [self._value(*each) for each in spec.values]
+        code, args, kwargs, _ = self._build_elements(spec, values)
+        for place, element in zip(places, elements, strict=True):
+            args[place] = element
+        return code(*args, **kwargs)
 
     def _run_loop(self, spec: CallSpec, loop: ElementLoop, calls: ElementCalls, context: ElementContext) -> LeaseReport:
         """Run the loop of a lease; the inputs and the surroundings of its calls are there."""

@@ -30,7 +30,6 @@ from handoff_mpi.messages import (
     Buffers,
     ErrorReport,
     LeaseElements,
-    LeaseReport,
     Message,
 )
 from handoff_mpi.module_files import take_sources
@@ -64,6 +63,7 @@ from handoff_mpi.worker.elements import ElementLoop
 from handoff_mpi.worker.error_report import describe
 from handoff_mpi.worker.output import CallOutput
 from handoff_mpi.worker.output_index import OutputFiles
+from handoff_mpi.worker.part_sender import PartSender
 from handoff_mpi.worker.randomness import GlobalGenerators, noting_seeds, seeded_by_setup
 from handoff_mpi.worker.shared_semaphore import SharedSemaphore
 
@@ -134,6 +134,7 @@ class _Server:
         self._output: CallOutput | None = None
         self._semaphore = tokens
         self._control = control
+        self._parts = PartSender(lambda report: tell_rank((PART, report)))
         self._problem: ErrorReport | None = None
         self._caller = CallRunner(rank, run)
         self._begin_run((), run, seeds)
@@ -200,7 +201,7 @@ class _Server:
         if self._has_news:
             codes, *_ = call_template
             self._prepare(codes, cores)
-        loop = None if elements is None else ElementLoop(elements, self._control, _send_part)
+        loop = None if elements is None else ElementLoop(elements, self._control)
         self._run(CallSpec(id, attempt, call_template, _values(heads, buffers), cores, gpus, elements, loop))
 
     def _call_if_possible(
@@ -238,11 +239,20 @@ class _Server:
 
     def _run(self, spec: CallSpec) -> None:
         began = time.monotonic()
-        outcome = self._set_up_failed() if self._problem is not None else self._caller.call(spec)
+        outcome = self._set_up_failed() if self._problem is not None else self._outcome_of(spec)
         payload = outcome.payload
         is_small = payload is not None and len(payload) == 2 and nbytes_of(payload) <= INLINE_RESULT_NBYTES
         self._latest = payload if is_small else None
         self._answer(outcome, began)
+
+    def _outcome_of(self, spec: CallSpec) -> Outcome:
+        if spec.loop is None:
+            return self._caller.call(spec)
+        self._parts.begin(spec.loop)
+        try:
+            return self._caller.call(spec)
+        finally:
+            self._parts.finish()
 
     def _answer(self, outcome: Outcome, began: float) -> None:
         if self._output is None:  # which flushes where it must
@@ -277,10 +287,6 @@ _ON: dict[str, Callable[..., None]] = {
     AHEAD: _Server._call_if_possible,
     ENCODE: _Server._encode,
 }
-
-
-def _send_part(report: LeaseReport) -> None:
-    tell_rank((PART, report))
 
 
 def _values(heads: Sequence[Any], buffers: Buffers) -> list[tuple[Payload, Any, int]]:

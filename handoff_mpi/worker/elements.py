@@ -19,7 +19,7 @@ from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
 from handoff_mpi.arrays.columns import IMMUTABLE, pack, snapshot
-from handoff_mpi.arrays.inputs import values_of
+from handoff_mpi.arrays.inputs import Piece, values_of
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.callbacks import end_if_forked
 from handoff_mpi.coroutines import COROUTINE_TYPES, is_coroutine, run_coroutine
@@ -31,8 +31,8 @@ from handoff_mpi.worker.unpicklable import report_of_result
 
 #: A look at what elements leave no note of follows an element this long after the look before.
 TICK_S = 0.001
-#: A loop that reports parts while it runs does so this often.
-PART_INTERVAL_S = 0.05
+#: The report on no element.
+NOTHING_ENDED = LeaseReport((), pack([]))
 #: An index behind all.
 _BEHIND = 1 << 62
 
@@ -72,48 +72,37 @@ class ElementLoop:
     """The elements of one lease.
 
     Args:
-        elements: their intervals in ascending order, their inputs, and the number of this attempt.
+        elements: their intervals in ascending order, their inputs, and how often they were tried before.
         control: of the loop; None makes one.
-        send: sends a part of the lease that has ended, every :data:`PART_INTERVAL_S`; None leaves that to another
-            thread.
 
     Attributes:
+        attempt: 1 for the first try.
         notes: called in turn when the running element has ended.
     """
 
-    def __init__(
-        self,
-        elements: LeaseElements,
-        control: ElementControl | None = None,
-        send: Callable[[LeaseReport], object] | None = None,
-    ) -> None:
-        self._intervals, self._pieces, self.attempt = elements
+    def __init__(self, elements: LeaseElements, control: ElementControl | None = None) -> None:
+        self._intervals, self._pieces, tries = elements
+        self.attempt = tries + 1
         self.control = ElementControl() if control is None else control
         self.notes: list[Callable[[], object]] = []
-        self._send = send
         self._process = os.getpid()
         self._lock = threading.Lock()  # between the thread that calls and the one that takes
         self._unreported = IntervalSet(self._intervals)  # without those that failed
         self._values: list[Any] = []
         self._failures: dict[ErrorReport, IntervalSet] = {}
         self._described: dict[Hashable, tuple[str, ErrorReport]] = {}
-        self._since = self._tick = self._sent = 0.0
+        self._since = self._tick = 0.0
 
     # -- by the thread that calls ---------------------------------------------------------------------
 
     def run(self, calls: ElementCalls, hooks: ElementHooks) -> LeaseReport:
-        """Call for each element, and return the report on all that was not reported yet.
-
-        Raises:
-            EncodingError: the inputs of the elements cannot be decoded; none has begun.
-        """
-        columns = [self._arguments(calls, number) for number in range(len(self._intervals))]
+        """Call for each element, and return the report on all that was not reported yet."""
+        prepared = [self._prepare(calls, number) for number in range(len(self._intervals))]
         self._hooks = hooks
-        self._since = self._tick = self._sent = monotonic()
-        code = functools.partial(calls.code, **calls.kwargs) if calls.kwargs else calls.code
+        self._since = self._tick = monotonic()
         _running.append(self)
         try:
-            for (start, _), arguments in zip(self._intervals, columns, strict=True):
+            for (start, _), (code, arguments) in zip(self._intervals, prepared, strict=True):
                 if not self._run_interval(code, start, arguments):
                     break
         finally:
@@ -122,13 +111,19 @@ class ElementLoop:
         self.control.cells[START] = monotonic()
         return self._finish()
 
-    def _arguments(self, calls: ElementCalls, number: int) -> Iterator[tuple[Any, ...]]:
-        """Return an iterator over the positional arguments of the elements of an interval."""
+    def _prepare(self, calls: ElementCalls, number: int) -> tuple[Callable[..., Any], Iterator[tuple[Any, ...]]]:
+        """Return the code for the elements of an interval, and an iterator over their positional arguments."""
+        code = functools.partial(calls.code, **calls.kwargs) if calls.kwargs else calls.code
         start, stop = self._intervals[number]
         columns: list[Any] = [itertools.repeat(each) for each in calls.args]
         for place, source in calls.positions:
-            columns[place] = values_of(self._pieces[number][source], 0, stop - start, calls.load)
-        return zip(*columns)  # noqa: B905 (to compare lengths takes longer, and what is broadcast has none)
+            piece = self._pieces[number][source]
+            try:
+                columns[place] = values_of(piece, 0, stop - start, calls.load)
+            except EncodingError:
+                columns[place] = [_decoded(piece, position, calls.load) for position in range(stop - start)]
+                code = functools.partial(_call_if_decoded, code)
+        return code, zip(*columns)  # noqa: B905 (to compare lengths takes longer, and what is broadcast has none)
 
     def _run_interval(self, code: Callable[..., Any], start: int, arguments: Iterator[tuple[Any, ...]]) -> bool:
         """Call for the elements from ``start`` on; return whether the next interval may begin."""
@@ -166,11 +161,6 @@ class ElementLoop:
         if now - self._tick >= TICK_S:
             self._hooks.look()
             self._tick = now
-        if self._send is not None and now - self._sent >= PART_INTERVAL_S:
-            part = self.take()
-            if part is not None:
-                self._send(part)
-            self._sent = monotonic()
         return monotonic()
 
     def _fail(self, index: int, error: BaseException) -> None:
@@ -194,7 +184,7 @@ class ElementLoop:
             self._failures.setdefault(report, IntervalSet()).add(index, index + 1)
 
     def _finish(self) -> LeaseReport:
-        report = self.take() or LeaseReport((), pack([]))
+        report = self.take() or NOTHING_ENDED
         with self._lock:
             return report._replace(left=tuple(self._unreported))
 
@@ -228,6 +218,27 @@ class ElementLoop:
     def end_if_forked(self) -> None:
         """End this process if an element has forked it: the loop continues in the one that it has begun in."""
         end_if_forked(self._process)
+
+
+class _Undecodable:
+    """An element that cannot be decoded on this rank, in the place of the element."""
+
+    def __init__(self, error: EncodingError) -> None:
+        self.error = error
+
+
+def _call_if_decoded(code: Callable[..., Any], *arguments: Any) -> Any:
+    for each in arguments:
+        if type(each) is _Undecodable:
+            raise each.error
+    return code(*arguments)
+
+
+def _decoded(piece: Piece, position: int, load: Callable[[Payload], Any]) -> Any:
+    try:
+        return values_of(piece, position, position + 1, load)[0]
+    except EncodingError as error:
+        return _Undecodable(error)
 
 
 class _Unpicklable(Exception):

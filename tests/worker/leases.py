@@ -20,18 +20,19 @@ def template(args=(EACH,), kwargs=None, surroundings=None, code=0):
     return made if surroundings is None else (*made, surroundings)
 
 
-def elements(*inputs, intervals=None, attempt=1):
+def elements(*inputs, intervals=None, tries=0):
     """Elements of an array with these inputs, all unless ``intervals`` says which."""
     frozen = [freeze_elements(each, f"input {number}") for number, each in enumerate(inputs)]
     for each in frozen:
         each.encode()
     intervals = ((0, len(frozen[0])),) if intervals is None else tuple(intervals)
-    return intervals, tuple(tuple(each.piece(*interval) for each in frozen) for interval in intervals), attempt
+    return intervals, tuple(tuple(each.piece(*interval) for each in frozen) for interval in intervals), tries
 
 
-def lease(*inputs, intervals=None, attempt=1, values=(), **options):
+def lease(*inputs, intervals=None, tries=0, values=(), **options):
     """A lease of the array "sweep"; ``options`` are those of :func:`template`."""
-    return CallSpec("sweep", attempt, template(**options), values, 1.0, (), elements(*inputs, intervals=intervals))
+    shares = elements(*inputs, intervals=intervals, tries=tries)
+    return CallSpec("sweep", 1, template(**options), values, 1.0, (), shares)
 
 
 def indices(intervals):

@@ -163,14 +163,37 @@ def test_sys_exit_fails_its_element_alone():
 
 
 def test_a_broadcast_value_that_cannot_be_decoded_fails_the_lease():
-    class Explosive:
-        def __reduce__(self):
-            return int, ("x",)
-
     spec = lease(range(3), args=[EACH, Placeholder(INPUT, 0)], values=[(encode(Explosive()), None, -1)])
     outcome = runner_of(max).call(spec)
     assert (outcome.status, outcome.report, outcome.error.input) == (RAISED, None, 0)
     assert "invalid literal for int" in outcome.error.message
+
+
+class Explosive:
+    def __reduce__(self):
+        return int, ("x",)
+
+
+def test_an_element_that_cannot_be_decoded_fails_alone():
+    report = run(lambda x, y: x, lease([1, Explosive(), 3], "abc", args=[EACH, Placeholder(ELEMENT, 1)]))
+    assert values_of(report) == {0: 1, 2: 3}
+    ((at, error),) = report.failures
+    assert indices(at) == [1] and error.kind == "EncodingError" and "ValueError" in error.lineage
+    assert "invalid literal for int" in error.message
+
+
+def test_elements_that_may_write_to_their_arguments_have_copies_of_what_they_share():
+    def write(shared, x, *, more):
+        shared += x
+        more.append(x)
+        return shared.tolist(), more
+
+    options = {"args": [Placeholder(INPUT, 0), EACH], "kwargs": {"more": [7]}}
+    values = [(encode(np.zeros(2)), None, -1)]
+    spec = lease([1.0, 2.0], values=values, surroundings=(None, {}, True), **options)
+    assert values_of(run(write, spec)) == {0: ([1, 1], [7, 1.0]), 1: ([2, 2], [7, 2.0])}
+    ((_, error),) = run(write, lease([1.0, 2.0], values=values, **options)).failures
+    assert "writable=True" in error.message, "without copies what they share is read-only"
 
 
 def test_an_interrupt_of_the_user_at_the_terminal_ends_the_lease():
@@ -192,8 +215,7 @@ def test_the_task_of_an_element_has_its_index_the_attempt_and_a_seed_of_its_own(
         task = current_task()
         return task.id, task.index, task.attempt, task.rank, task.run, task.seed
 
-    spec = lease(range(10), intervals=[(2, 3), (7, 9)], attempt=1)
-    spec.elements = *spec.elements[:2], 4
+    spec = lease(range(10), intervals=[(2, 3), (7, 9)], tries=3)
     values = values_of(run(facts, spec))
     assert [values[k][:5] for k in values] == [(("sweep", k), k, 4, 3, "run") for k in (2, 7, 8)]
     seeds = [value[5] for value in values.values()]

@@ -68,7 +68,7 @@ def task(number, *sources, attempt=1, timeout_s=None, flags=0, constants=()):
 def lease(number, start, stop, timeout_s=None, flags=0):
     """An assignment of elements of an array."""
     *assignment, _ = task(number, timeout_s=timeout_s, flags=flags | LEASE)
-    return (*assignment, (((start, stop),), ((),), 1))
+    return (*assignment, (((start, stop),), ((),), 0))
 
 
 def report(ended=(), left=(), failed=()):

@@ -109,7 +109,7 @@ class LeaseReport(NamedTuple):
     """
 
     ended: tuple[Interval, ...]
-    column: object
+    column: tuple[Any, ...]
     failures: tuple[tuple[tuple[Interval, ...], ErrorReport], ...] = ()
     left: tuple[Interval, ...] = ()
     busy_s: float = 0.0

@@ -7,6 +7,7 @@ of the process.
 
 from __future__ import annotations
 
+import atexit
 import importlib.machinery
 import os
 import sys
@@ -103,8 +104,7 @@ def make_findable(name: str, file: str) -> None:
 
 
 def _write_finder(name: str, file: str) -> None:
-    import atexit  # which few processes need
-    import tempfile
+    import tempfile  # which few processes need
 
     directory = tempfile.mkdtemp(prefix="handoff-module-")
     atexit.register(_remove, directory, os.getpid())

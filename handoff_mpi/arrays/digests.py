@@ -48,6 +48,14 @@ def digest_of(columns: Iterable[Packed], digest_object: DigestObject | None) -> 
     return hashed(each or b"" for each in found) if all(found) else NO_DIGEST
 
 
+def has_all(digests: Any) -> bool:
+    """Whether every block of an input has a digest, by what :meth:`ElementInput.digests` returned."""
+    if digests[0] != "blocks":
+        return True
+    blocks = digests[2]
+    return all(blocks[place : place + DIGEST_NBYTES] != NO_DIGEST for place in range(0, len(blocks), DIGEST_NBYTES))
+
+
 def header_of(packed: Packed) -> bytes:
     """Return the part of a column in memory that comes before the memory, without the count."""
     return repr((packed[0], *packed[2:-1])).encode()

@@ -19,7 +19,7 @@ from handoff_mpi.launch.deadline import resolve_deadline
 from handoff_mpi.launch.dry_run import check_in_child
 from handoff_mpi.launch.later import LaterResources
 from handoff_mpi.launch.questions import find_questions
-from handoff_mpi.launch.resume import refuse_unknown
+from handoff_mpi.launch.rerun import read_rerun
 from handoff_mpi.resources.amounts import format_amounts, plain_number
 from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.runtime.plugs import STRATEGIES, find_entry_point, problem_of_strategy
@@ -217,7 +217,7 @@ def find_fits(ledger: Ledger, dag: DAG, options: RunOptions, setup: bytes | None
         resolve_deadline(options.deadline, 0.0)
     plan = Plan(options.keep)
     plan.add(dag)
-    refuse_unknown(options.rerun, plan)
+    read_rerun(options.rerun, plan)
     find_strategy(options.allocation_strategy, options.prices)
     encode_factory(options.result_store)
     check_in_child(dag, plan, setup)  # first: what fits nowhere here, a login node, may fit where it will run

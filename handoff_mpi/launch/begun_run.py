@@ -14,7 +14,8 @@ from handoff_mpi.dag.fingerprint import Fingerprints, fingerprints
 from handoff_mpi.formatting import show, type_name
 from handoff_mpi.launch.changes import Acceptance, explain_changes, find_reasons
 from handoff_mpi.launch.checked_run import CheckedRun
-from handoff_mpi.launch.resume import Resumed, ValueFiles, resume
+from handoff_mpi.launch.rerun import read_rerun
+from handoff_mpi.launch.resume import ValueFiles, nothing_of, resume
 from handoff_mpi.launch.run_files import RunFiles
 from handoff_mpi.launch.start_line import resume_text, shown_path
 from handoff_mpi.resources import Capability
@@ -24,6 +25,7 @@ from handoff_mpi.results.origins import Origins, origins_here
 from handoff_mpi.results.store import DirectoryStore, Key, ResultStore
 from handoff_mpi.runtime.announcements import FailurePrinter
 from handoff_mpi.runtime.choices import CALLS, NONE
+from handoff_mpi.runtime.element_records import ElementRecords
 from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.progress import MAX_HOSTS, Progress
 from handoff_mpi.runtime.recorder import Recorder
@@ -52,14 +54,14 @@ class EarlierLaunches:
 
     def __init__(self, run: CheckedRun, files: RunFiles, history: History) -> None:
         self._plan = run.plan
-        self._rerun = run.options.rerun
+        self._rerun = read_rerun(run.options.rerun, run.plan)
         self.history = history
         self.acceptance = Acceptance(history, run.plan, run.options.accept_changes)
         self.marks = Fingerprints({}, {}, 0)
         if files.path is not None:
             settle = self.acceptance.settle if self.acceptance.is_about_any else None
             self.marks = fingerprints(run.dag, settle, run.kinds)
-        self.resumed = Resumed()
+        self.resumed = nothing_of(run.plan)
         if isinstance(files.kept, DirectoryStore):
             values = ValueFiles(files.kept)
             self.resumed = resume(history, run.plan, self.marks.of, values.is_intact, self._rerun)
@@ -135,8 +137,9 @@ class BegunRun:
             checked.metrics.run = self.name if files.path is None else str(files.path)
         self.origins = Origins() if files.path is None else origins_here(self.about["host"])
         hosts = {each.rank: each.host for each in checked.job.capabilities}
-        printer = FailurePrinter(checked.plan, hosts, print_message)
-        self.recorder = self._make_recorder(printer, hosts)
+        elements = ElementRecords(checked.plan, checked.scheduler.arrays)
+        printer = FailurePrinter(elements.id_of, hosts, print_message)
+        self.recorder = self._make_recorder(printer, hosts, elements)
         capabilities, restored = checked.job.capabilities, self.resumed.rest
         self.progress = Progress(checked.plan, checked.scheduler, self.recorder, capabilities, printer.groups, restored)
         if checked.options.record != NONE:
@@ -167,8 +170,8 @@ class BegunRun:
             about["resume"] = resume_text(shown_path(path, run.job.directory), run.job.resumed_by)
         return about
 
-    def _make_recorder(self, printer: FailurePrinter, hosts: dict[int, str]) -> Recorder:
-        recorder = Recorder(self.checked.plan, self.checked.dag.id, hosts)
+    def _make_recorder(self, printer: FailurePrinter, hosts: dict[int, str], elements: ElementRecords) -> Recorder:
+        recorder = Recorder(self.checked.plan, self.checked.dag.id, hosts, elements)
         recorder.grow()
         recorder.announcer = printer
         recorder.launch = self.about["launch"]
@@ -190,9 +193,10 @@ class BegunRun:
             "strategy": type_name(run.strategy),
             "offers": _offers(run.job.capabilities, slots),
         }
-        writer = JournalWriter(journal, run.plan, self.key_of)
+        writer = JournalWriter(journal, run.plan, self.key_of, run.scheduler.arrays)
         marks, accepted = earlier.marks, earlier.acceptance.new
-        writer.begin(about, marks.of, self.resumed.rest, marks.codes, accepted, earlier.reasons())
+        restored = self.resumed.rest, self.resumed.elements
+        writer.begin(about, marks.of, *restored, marks.codes, accepted, earlier.reasons())
         return writer
 
     def _make_home(self) -> ResultStore:

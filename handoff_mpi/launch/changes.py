@@ -10,6 +10,7 @@ from handoff_mpi.dag import Plan
 from handoff_mpi.dag.fingerprint import Fingerprints
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import show
+from handoff_mpi.launch.rerun import Rerun
 from handoff_mpi.launch.resume import Resumed
 from handoff_mpi.results.history import History
 from handoff_mpi.suggestions import did_you_mean
@@ -95,19 +96,19 @@ def explain_changes(history: History, plan: Plan, marks: Fingerprints, again: Co
 
 
 def find_reasons(
-    history: History, plan: Plan, marks: Fingerprints, resumed: Resumed, rerun: Collection[Hashable]
+    history: History, plan: Plan, marks: Fingerprints, resumed: Resumed, rerun: Rerun
 ) -> dict[str, list[int]]:
     """Return why functions run again that an earlier launch has done: reason to their numbers, for the journal.
 
     Args:
         marks: the fingerprints of the functions as they are now.
         resumed: what is taken over from earlier launches.
-        rerun: the ids that the user wants to run again.
+        rerun: what the user wants to run again.
     """
     done_ids = {id for id, _ in history.done}
     again = [task for task, id in enumerate(plan.ids) if task not in resumed.rest and id in done_ids]
     changed = _changed(history, plan, marks, again)
-    named = {plan.number_of[id] for id in rerun}
+    named = rerun.named
     reasons: dict[str, list[int]] = {}
     for task in again:
         if task in resumed.rerun:

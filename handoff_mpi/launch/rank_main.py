@@ -8,6 +8,7 @@ import shlex
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -37,6 +38,7 @@ from handoff_mpi.launch.progress_mode import mode_of_command
 from handoff_mpi.launch.rank_end import end_rank
 from handoff_mpi.launch.serving import serve
 from handoff_mpi.launch.signals import words_of_signal
+from handoff_mpi.launch.start_line import shown_path
 from handoff_mpi.process_context import process
 from handoff_mpi.process_exit import exit_process, flush_output
 from handoff_mpi.results.run_dir import make_run_dir
@@ -119,8 +121,6 @@ def _tell_of_report(job: Job, results: Results, choice: str) -> None:
     """Tell the command that makes the report, where none is made by itself."""
     if results.run_dir is None or choice == NONE or _is_report_wanted(results, choice):
         return
-    from handoff_mpi.launch.start_line import shown_path
-
     shown = shown_path(results.run_dir, job.directory)
     print_stderr(f"  report: handoff-mpi report {shlex.quote(shown)}")
 
@@ -154,8 +154,6 @@ def _what_this_mpi_costs(options: RunOptions) -> str:
 
 def failed(error: BaseException) -> int:
     """Tell of what nobody expected, sys.exit in a handler of dag.py's, say; the other ranks are yet to be dismissed."""
-    import traceback
-
     traceback.print_exception(error)
     return EXIT_FAILED
 

@@ -6,18 +6,24 @@ for :func:`~handoff_mpi.scheduler.restore` to say.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
+from handoff_mpi.arrays.intervals import Interval, IntervalSet
+from handoff_mpi.arrays.values import ArrayValues
 from handoff_mpi.dag import Plan
-from handoff_mpi.errors import UsageError, ValueDamaged
-from handoff_mpi.formatting import show
+from handoff_mpi.dag.arrays import FrozenArray
+from handoff_mpi.dag.fingerprint import ObjectDigests
+from handoff_mpi.errors import ValueDamaged
+from handoff_mpi.launch.rerun import Rerun
+from handoff_mpi.results.array_history import ArrayLaunch, take_over
 from handoff_mpi.results.history import Done, History
 from handoff_mpi.results.records import Incident
 from handoff_mpi.results.store import DirectoryStore, Key
 from handoff_mpi.scheduler import ValueLocation, restore
 from handoff_mpi.serialization import Payload
-from handoff_mpi.suggestions import did_you_mean
+
+_NOTHING = Rerun()
 
 
 @dataclass(slots=True)
@@ -31,6 +37,8 @@ class Resumed:
         keys: of the files of the large ones.
         suspects, deaths: see :class:`~handoff_mpi.scheduler.Submitted`.
         incidents: the incidents of tasks.
+        array_values: of each array, the values of elements that earlier launches computed.
+        elements: the elements that these are: array to (launch, intervals).
         rerun: the tasks that ``rerun`` names, and all that depend on them.
     """
 
@@ -41,6 +49,8 @@ class Resumed:
     suspects: set[int] = field(default_factory=set)
     deaths: dict[int, int] = field(default_factory=dict)
     incidents: dict[int, list[Incident]] = field(default_factory=dict)
+    array_values: dict[int, ArrayValues] = field(default_factory=dict)
+    elements: dict[int, list[tuple[int, Sequence[Interval]]]] = field(default_factory=dict)
     rerun: set[int] = field(default_factory=set)
 
 
@@ -79,29 +89,29 @@ def resume(
     plan: Plan,
     fingerprint: Callable[[Hashable], bytes | None],
     is_intact: Callable[[Key], bool],
-    rerun: Collection[Hashable] = (),
+    rerun: Rerun = _NOTHING,
 ) -> Resumed:
     """Return what ``plan`` takes over from ``history``.
 
     Args:
         fingerprint: of a function, by id; None if it must run again.
         is_intact: whether the value file with that key is there, and not cut short.
-        rerun: ids of functions that must run again, and all that depend on them.
-
-    Raises:
-        UsageError: ``rerun`` names what is not there.
+        rerun: what must run again, and all that depends on it.
     """
-    refuse_unknown(rerun, plan)
-    resumed = Resumed()
-    if not (history.done or history.suspects or history.incidents):
+    resumed = nothing_of(plan)
+    if not (history.done or history.suspects or history.incidents or history.arrays):
         return resumed
-    resumed.rerun = fresh = _with_consumers(plan, {plan.number_of[id] for id in rerun})
+    resumed.rerun = _with_consumers(plan, {*rerun.named})
+    fresh = _with_consumers(plan, {*rerun.tasks}) | (resumed.rerun - rerun.elements.keys())
     known: dict[int, Done] = {}
     for task, id in enumerate(plan.ids):
         mark = None if task in fresh else fingerprint(id)
         if mark is None:
             continue
         identity = (id, mark)
+        if identity in history.arrays and task in plan.arrays:
+            again = rerun.elements.get(task, IntervalSet())
+            _take_over_elements(plan.arrays[task], history.arrays[identity], again, task, resumed)
         if identity in history.done:
             known[task] = history.done[identity]
         if identity in history.suspects:
@@ -114,17 +124,9 @@ def resume(
     return resumed
 
 
-def refuse_unknown(rerun: Collection[Hashable], plan: Plan) -> None:
-    """Refuse ids of functions that are not there.
-
-    Raises:
-        UsageError: ``rerun`` names some.
-    """
-    unknown = [id for id in rerun if id not in plan.number_of]
-    if unknown:
-        hint = did_you_mean(unknown[0], plan.number_of)
-        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-        raise UsageError(f"rerun names {show(unknown[0])}{more}, which the DAG does not hold{hint}")
+def nothing_of(plan: Plan) -> Resumed:
+    """Return the state of a launch that takes over nothing: no element of an array has a value."""
+    return Resumed(array_values={number: ArrayValues(array.count) for number, array in plan.arrays.items()})
 
 
 def _with_consumers(plan: Plan, tasks: set[int]) -> set[int]:
@@ -142,8 +144,29 @@ def _with_consumers(plan: Plan, tasks: set[int]) -> set[int]:
     return tasks
 
 
+def _take_over_elements(
+    array: FrozenArray, launches: Sequence[ArrayLaunch], again: IntervalSet, task: int, resumed: Resumed
+) -> None:
+    """Take over the elements of an array whose arguments are those of an earlier launch, but not those of ``again``."""
+
+    def is_same(launch: ArrayLaunch) -> IntervalSet:
+        same = again.missing(min(array.count, launch.count))
+        if len(launch.digests) != len(array.elements):
+            return IntervalSet()
+        for each, digests in zip(array.elements, launch.digests, strict=True):
+            for interval in each.same_prefix(digests, ObjectDigests()).missing(array.count):
+                same.discard(*interval)
+        return same
+
+    taken = take_over(launches, resumed.array_values[task], is_same)
+    if taken:
+        resumed.elements[task] = taken
+
+
 def _take_over(plan: Plan, known: dict[int, Done], is_intact: Callable[[Key], bool], resumed: Resumed) -> None:
     def left(task: int) -> ValueLocation:
+        if task in resumed.array_values:
+            return ValueLocation.HOME if resumed.array_values[task].is_complete else ValueLocation.NOWHERE
         done = known.get(task)
         if done is None or not done.has_value:
             return ValueLocation.NOWHERE

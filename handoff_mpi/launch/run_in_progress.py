@@ -119,6 +119,7 @@ class RunInProgress:
             job.membership,
         )
         loop.coordinator.dispatcher.file_keys = run.resumed.keys
+        loop.coordinator.dispatcher.array_values = run.resumed.array_values
         loop.stop_reason = _stop_reason(job, settings, self._scheduler.policy.stop_at)
         return loop
 
@@ -157,7 +158,8 @@ class RunInProgress:
 
     def _run_loop(self) -> None:
         resumed, announcer = self._run.resumed, self._run.recorder.announcer
-        submitted = Submitted(self._checked.specs, resumed.rest, resumed.suspects, resumed.deaths)
+        elements = {number: values.have for number, values in resumed.array_values.items()}
+        submitted = Submitted(self._checked.specs, resumed.rest, resumed.suspects, resumed.deaths, elements)
         with gc_control.frozen(len(self._checked.plan)):
             self._loop.run([submitted, Closed()])
         self._loop.confirm()

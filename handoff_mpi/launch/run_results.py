@@ -100,7 +100,7 @@ def _take_payloads(run: BegunRun, prepared: PreparedResults) -> None:
     plan, at_rank0 = run.checked.plan, run.checked.scheduler.tasks.at_rank0
     lost = []
     for task, id in enumerate(plan.ids):
-        if at_rank0[task]:
+        if at_rank0[task] and task not in plan.arrays:
             try:
                 prepared.payloads[id] = run.home.get((run.name, task))
             except (KeyError, ValueUnavailable) as error:

@@ -16,6 +16,10 @@ The records of a segment, beside the journal's own header; tasks go by their num
 - ``("again", {reason: [task]})``: why tasks run that an earlier launch had done;
 - ``("bound", {rank or host: [task]}, [[task]])``: which tasks are pinned where, and which are collocated;
 - ``("persisted", task, key)``: the value of a task that was done lies in a file by now;
+- ``("array", task, count, digests)``: the task is an array of so many elements; digests of each of its inputs;
+- ``("elements", task, rank, intervals, column, started, duration)``: values of elements of an array;
+- ``("elements_failed", task, rank, intervals, kind, message)``: elements of an array that failed for good;
+- ``("restored_elements", task, [(launch, intervals)])``: elements that earlier launches computed;
 - ``("rank", rank, what, reason, time_s)``: what became of a rank; format 2 has no ``time_s``;
 - ``("probation", begins, host or rank, ranks, reason)``: a host or rank is given only probes, or is trusted again;
 - ``("forgiven", task, deaths)``: so many deaths were the fault of a rank or host, not of the task;
@@ -25,12 +29,14 @@ The records of a segment, beside the journal's own header; tasks go by their num
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from handoff_mpi.messages import DIED
+from handoff_mpi.arrays.columns import Packed
+from handoff_mpi.messages import DIED, Interval
+from handoff_mpi.results.array_history import ArrayLaunch
 from handoff_mpi.results.journal_format import Record
 from handoff_mpi.results.journal_reader import Segment, read_journal
 from handoff_mpi.results.records import Incident, note_probation
@@ -112,6 +118,7 @@ class History:
         deaths: how often a function's process died, of those that have not ended.
         suspects: functions that were in flight when a launch was cut short: one of them may have done it.
         incidents: why functions were called more than once, in order.
+        arrays: what launches tell of the elements of arrays, by identity and in order.
         accepted: by id and fingerprint, the earlier fingerprint that the function goes by: its change was accepted.
         notes: what could not be read, one line each.
     """
@@ -122,6 +129,7 @@ class History:
     deaths: dict[Identity, int] = field(default_factory=dict)
     suspects: set[Identity] = field(default_factory=set)
     incidents: dict[Identity, list[Incident]] = field(default_factory=dict)
+    arrays: dict[Identity, list[ArrayLaunch]] = field(default_factory=dict)
     accepted: dict[tuple[Hashable, bytes], bytes] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -171,6 +179,7 @@ class _Reader:
         self.launch = launch
         self._history = history
         self._in_flight: set[int] = set()
+        self._arrays: dict[int, ArrayLaunch] = {}
         self._failed: set[tuple[int, int]] = set()
         self._tracebacks: dict[int, str] = {}
         self._is_cut_short = True  # until it says otherwise
@@ -236,6 +245,23 @@ class _Reader:
 
     def _take_restored(self, tasks: list[int]) -> None:
         self.launch.restored.update(tasks)
+
+    def _take_array(self, task: int, count: int, digests: list[Any]) -> None:
+        array = self._arrays[task] = ArrayLaunch(self.launch.epoch, count, digests)
+        self._history.arrays.setdefault(self.launch.identity(task), []).append(array)
+
+    def _take_elements(
+        self, task: int, rank: int, elements: Sequence[Interval], column: Packed, started: float, duration: float
+    ) -> None:
+        self._arrays[task].parts.append((elements, rank, column))
+
+    def _take_elements_failed(
+        self, task: int, rank: int, elements: Sequence[Interval], kind: str, message: str
+    ) -> None:
+        self._arrays[task].failed.append((elements, rank, kind, message))
+
+    def _take_restored_elements(self, task: int, taken: list[tuple[int, Sequence[Interval]]]) -> None:
+        self._arrays[task].restored += taken
 
     def _take_persisted(self, task: int, key: Key) -> None:
         done = self._history.done.get(self.launch.identity(task))

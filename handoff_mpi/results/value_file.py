@@ -17,10 +17,13 @@ from __future__ import annotations
 import pickle
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from handoff_mpi.errors import HandoffError, ValueDamaged
 from handoff_mpi.serialization import PICKLED, PLAIN, Payload
+
+if TYPE_CHECKING:
+    from xxhash import xxh3_128
 
 _MAGIC = b"HMPV2\n"
 _OLD_MAGIC = b"HMPV1\n"
@@ -43,9 +46,7 @@ class DamagedValue(HandoffError):
 
 def write_value(write: Callable[[Any], object], key: bytes, payload: Payload) -> int:
     """Write ``payload`` through ``write``; return the number of bytes written."""
-    from xxhash import xxh3_128  # for the few ranks and runs that keep files
-
-    digest = xxh3_128()
+    digest = _new_digest()
     nbytes = _DIGEST_NBYTES
     for chunk in _chunks(key, payload):
         digest.update(chunk)
@@ -171,9 +172,13 @@ def _split(view: memoryview) -> Iterator[memoryview]:
 
 
 def _digest(view: memoryview) -> bytes:
-    from xxhash import xxh3_128
-
-    digest = xxh3_128()
+    digest = _new_digest()
     for chunk in _split(view):
         digest.update(chunk)
     return bytes(digest.digest())
+
+
+def _new_digest() -> xxh3_128:
+    from xxhash import xxh3_128  # for the few ranks and runs that keep files
+
+    return xxh3_128()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -50,12 +50,12 @@ class FailurePrinter:
     """Says the first failure of each group with its traceback, whether or not it is tried again, and counts the others.
 
     Args:
-        plan: the run's tables.
+        id_of: returns the id of a task, by its number.
         hosts: rank to host name.
         say: prints a line, or several.
     """
 
-    plan: Plan
+    id_of: Callable[[int], Hashable]
     hosts: Mapping[int, str]
     say: Callable[[str], None]
     _groups: dict[tuple[str, str], _Shown] = field(default_factory=dict)
@@ -71,12 +71,12 @@ class FailurePrinter:
             return
         shown.is_open = True
         when = f" in {delay_s:.1f} s" if delay_s else ""
-        who = f"function {show(self.plan.ids[task])} is tried again{when}"
+        who = f"function {show(self.id_of(task))} is tried again{when}"
         self._show(shown, f"{who}: attempt {attempt}{self._where(rank)} ended with {_what(error)}", error)
 
     def function_failed(self, task: int, attempt: int, rank: int, error: ErrorReport) -> None:
         shown = self._group(error)
-        shown.group.add(self.plan.ids[task])
+        shown.group.add(self.id_of(task))
         if task in self._undecided:
             shown.is_shown = True  # its last attempt, whose failure may have other words
         elif not shown.is_shown:
@@ -117,7 +117,7 @@ class FailurePrinter:
         self.say(line)
 
     def _line(self, task: int, attempt: int, rank: int, error: ErrorReport) -> str:
-        who = f"function {show(self.plan.ids[task])} failed{self._where(rank)}"
+        who = f"function {show(self.id_of(task))} failed{self._where(rank)}"
         return f"{who}, attempt {attempt}: {_what(error)}"
 
     def _where(self, rank: int) -> str:

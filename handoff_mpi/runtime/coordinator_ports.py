@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias
 
 from handoff_mpi.comm import Envelope
-from handoff_mpi.messages import Entry
+from handoff_mpi.messages import Entry, ErrorReport, LeaseReport
 from handoff_mpi.results.event_log import EventPort
 from handoff_mpi.scheduler import Command, Event, Scheduler
 
@@ -38,6 +38,14 @@ class RecorderPort(Protocol):
 
     def finished(self, rank: int, entries: Sequence[Entry], /) -> None:
         """Note calls that ended on ``rank`` and still count."""
+        ...
+
+    def elements_ended(self, rank: int, array: int, report: LeaseReport, started: float, duration: float, /) -> None:
+        """Note elements of an array that ended on ``rank`` and still count."""
+        ...
+
+    def lease_failed(self, lease: int, error: ErrorReport, /) -> None:
+        """Note why a lease failed, which still counts."""
         ...
 
     def started(self, rank: int, task: int, attempt: int, started: float, /) -> None:

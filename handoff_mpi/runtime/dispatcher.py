@@ -6,14 +6,27 @@ from collections.abc import Collection
 from typing import Any
 
 from handoff_mpi import messages
+from handoff_mpi.arrays.values import ArrayValues
 from handoff_mpi.dag import Plan
 from handoff_mpi.errors import ValueUnavailable
-from handoff_mpi.messages import ISOLATE, KEEP, KEEP_REMOTE, Assignment, Buffers, Group, Message
+from handoff_mpi.messages import (
+    INLINE_RESULT_NBYTES,
+    ISOLATE,
+    KEEP,
+    KEEP_REMOTE,
+    LEASE,
+    Assignment,
+    Buffers,
+    Group,
+    LeaseElements,
+    Message,
+)
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results.store import Key, ResultStore
 from handoff_mpi.runtime.coordinator_ports import SenderPort
 from handoff_mpi.scheduler import Dispatch, Event, HomeValueLost, Scheduler, Unfetched
-from handoff_mpi.serialization import Payload, head_of
+from handoff_mpi.scheduler.arrays import Lease
+from handoff_mpi.serialization import Payload, head_of, nbytes_of
 
 
 class _ValueLost(Exception):
@@ -37,6 +50,7 @@ class Dispatcher:
 
     Attributes:
         file_keys: of values that an earlier launch wrote.
+        array_values: the values of arrays, by number.
     """
 
     def __init__(
@@ -50,6 +64,8 @@ class Dispatcher:
         lost: Collection[int],
     ) -> None:
         self.file_keys: dict[int, Key] = {}
+        self.array_values: dict[int, ArrayValues] = {}
+        self._array_payloads: dict[int, Payload] = {}
         self._transport = transport
         self._scheduler = scheduler
         self._plan = plan
@@ -89,17 +105,30 @@ class Dispatcher:
     def _assignment(self, rank: int, task: int, attempt: int) -> Assignment:
         plan, scheduler = self._plan, self._scheduler
         spec = scheduler.specs[task]
+        lease, elements = scheduler.arrays.leases.get(task), None
         flags = (KEEP if spec.keep else 0) | (KEEP_REMOTE if spec.stays else 0)
         if scheduler.is_isolated(task):
             flags |= ISOLATE
-        sources = plan.sources[task]
+        its = task  # the number of its tables
+        if lease is not None:
+            its, flags, elements = lease.array, flags | LEASE, self._elements(task, lease)
+        sources = plan.sources[its]
         if sources:
             sources = tuple([self._source(rank, number, codec) for number, codec in sources])
-        return (task, attempt, plan.sent_id(task), plan.call_templates[task], sources, spec.timeout_s, flags, None)
+        return (task, attempt, plan.sent_id(its), plan.call_templates[its], sources, spec.timeout_s, flags, elements)
+
+    def _elements(self, number: int, lease: Lease) -> LeaseElements:
+        """Return the share of an array that a lease computes."""
+        inputs = self._plan.arrays[lease.array].elements
+        intervals = tuple(lease.intervals)
+        pieces = tuple([tuple([each.piece(*interval) for each in inputs]) for interval in intervals])
+        return intervals, pieces, self._scheduler.arrays.tries(number) - 1
 
     def _source(self, rank: int, number: int, codec: object) -> Any:
         scheduler = self._scheduler
         if scheduler.tasks.at_rank0[number]:
+            if number in self.array_values:
+                return self._array_source(rank, number, codec)
             try:
                 payload: Payload = self._home.get((self._run, number))
             except (KeyError, ValueUnavailable):
@@ -111,6 +140,24 @@ class Dispatcher:
         if not holders and number in self.file_keys:
             self._tell_file(rank, number)
         return (number, codec, None, holders)
+
+    def _array_source(self, rank: int, number: int, codec: Any) -> Any:
+        """Return the list of the values of an array as a source: a large one is fetched from rank 0, beside calls."""
+        payload = self._array_payload(number)
+        if rank and codec is None and nbytes_of(payload) > INLINE_RESULT_NBYTES:
+            return (number, codec, None, (0,))
+        return (number, codec, (*payload[:2], *map(bytes, payload[2:])), ())
+
+    def _array_payload(self, number: int) -> Payload:
+        payload = self._array_payloads.get(number)
+        if payload is None:
+            payload = self._array_payloads[number] = self.array_values[number].payload()
+        return payload
+
+    def serve_array(self, rank: int, request_id: int, number: int) -> None:
+        """Send the list of the values of an array to ``rank``."""
+        head, buffers = head_of(self._array_payload(number))
+        self.send(rank, messages.value(self._number, request_id, head), buffers)
 
     def _tell_file(self, rank: int, task: int) -> None:
         known = self._files_at.setdefault(rank, set())

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from handoff_mpi.dag import Plan
-from handoff_mpi.messages import DEATH, DIED, OK, RAISED, RANK_LOSS, VALUE_LOSS, Entry
+from handoff_mpi.dag.fingerprint import ObjectDigests
+from handoff_mpi.messages import DEATH, DIED, OK, RAISED, RANK_LOSS, VALUE_LOSS, Entry, Interval, LeaseReport
 from handoff_mpi.resources.amounts import plain_number
 from handoff_mpi.results.journal import JournalPort
 from handoff_mpi.results.store import Key
 from handoff_mpi.scheduler import DISPATCHES, Cause, Transition
+from handoff_mpi.scheduler.arrays import Arrays, Lease
 from handoff_mpi.scheduler.transitions import (
     Blamed,
+    FailedAttempt,
     Forgiven,
     Lost,
     ProbationBegun,
@@ -25,6 +28,7 @@ _TASKS_PER_RECORD = 10_000
 #: Different tracebacks of a launch that are kept, and characters of each.
 _MAX_TRACEBACKS, _MAX_CHARS = 1000, 16_000
 _NO_CODES: Mapping[str, list[bytes]] = {}
+_NO_ELEMENTS: Mapping[int, Sequence[tuple[int, Sequence[Interval]]]] = {}
 _NO_REASONS: Mapping[str, list[int]] = {}
 #: Causes of which a call is made again though the function did not fail.
 INCIDENTS: dict[int, str] = {Cause.RANK_LOST: RANK_LOSS, Cause.VALUE_LOST: VALUE_LOSS}
@@ -40,12 +44,16 @@ class JournalWriter:
         journal: where to.
         plan: the run's tables.
         key_of: the key under which a task's value is written.
+        arrays: of the scheduler; None where there are none.
     """
 
-    def __init__(self, journal: JournalPort, plan: Plan, key_of: Callable[[int], Key]) -> None:
+    def __init__(
+        self, journal: JournalPort, plan: Plan, key_of: Callable[[int], Key], arrays: Arrays | None = None
+    ) -> None:
         self._journal = journal
         self._plan = plan
         self._key_of = key_of
+        self._leases: Mapping[int, Lease] = {} if arrays is None else arrays.leases
         self._done: list[object] = []
         self._failed: list[object] = []
         self._tracebacks: dict[str, int] = {}
@@ -55,6 +63,7 @@ class JournalWriter:
         about: Mapping[str, object],
         fingerprint: Callable[[Hashable], bytes | None],
         restored: Iterable[int],
+        elements: Mapping[int, Sequence[tuple[int, Sequence[Interval]]]] = _NO_ELEMENTS,
         codes: Mapping[str, list[bytes]] = _NO_CODES,
         accepted: Sequence[tuple[Hashable, bytes, bytes]] = (),
         again: Mapping[str, list[int]] = _NO_REASONS,
@@ -62,6 +71,7 @@ class JournalWriter:
         """Write what the run is and its table of tasks.
 
         Args:
+            elements: elements of arrays that earlier launches computed: array to (launch, intervals).
             codes: the digests of the codes of each name.
             accepted: (id, fingerprint, the earlier one that it goes by) of changes that the user accepts.
             again: why tasks run again that an earlier launch has done, and which ones.
@@ -88,6 +98,11 @@ class JournalWriter:
             self._journal.append(("accepted", list(accepted)))
         if again:
             self._journal.append(("again", dict(again)))
+        for number, array in plan.arrays.items():
+            digests = [each.digests(ObjectDigests()) for each in array.elements]
+            self._journal.append(("array", number, array.count, digests))
+            if number in elements:
+                self._journal.append(("restored_elements", number, [*elements[number]]))
         self._note_bound()
         tasks = list(restored)
         if tasks:
@@ -116,6 +131,11 @@ class JournalWriter:
                 number = self._number_of(value.traceback)
                 self._failed.append((task, attempt, rank, status, value.kind, value.message, started, duration, number))
 
+    def elements_ended(self, rank: int, array: int, report: LeaseReport, started: float, duration: float) -> None:
+        """Note elements of an array that have values; failures follow when they are final."""
+        if report.ended:
+            self._journal.append(("elements", array, rank, report.ended, report.column, started, duration))
+
     def _number_of(self, traceback: str) -> int:
         """Return the number of a traceback, which is written once; -1 if there is none, or too many."""
         if not traceback:
@@ -139,8 +159,11 @@ class JournalWriter:
             JournalError: it cannot be written.
         """
         sent, incidents, forgiven, returned = [], [], [], []
+        leases = self._leases
         for task, _, cause, attempt, rank, detail in log:
-            if cause in DISPATCHES:
+            if leases and task in leases:
+                self._note_lease(task, cause, rank, detail)
+            elif cause in DISPATCHES:
                 sent.append((task, attempt, rank))
             elif cause in _RETURNS and rank >= 0:
                 returned.append(task)
@@ -161,11 +184,21 @@ class JournalWriter:
             self._journal.append(("turn", sent, self._done, self._failed, incidents, now))
             self._done, self._failed = [], []
         for each in forgiven:
+            if each.task in leases:
+                continue
             self._journal.append(("forgiven", *each))
         self._journal.commit()
 
+    def _note_lease(self, number: int, cause: int, rank: int, detail: object) -> None:
+        """Note the elements of a lease that failed for good: other changes of a lease are not kept."""
+        if isinstance(detail, FailedAttempt) and cause in (Cause.GIVEN_UP, Cause.ERROR):
+            lease = self._leases[number]
+            self._journal.append(("elements_failed", lease.array, rank, tuple(lease.intervals), *detail))
+
     def _note_rank(self, rank: int, record: RankRecord, now: float) -> None:
         if isinstance(record, Blamed):
+            if record.task in self._leases:
+                return
             self._failed.append((record.task, record.attempt, rank, DIED, DEATH, record.reason))
         elif isinstance(record, (ProbationBegun, ProbationEnded)):
             self._journal.append(("probation", isinstance(record, ProbationBegun), *record))

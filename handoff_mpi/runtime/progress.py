@@ -20,6 +20,7 @@ from handoff_mpi.messages import OK
 from handoff_mpi.resources import Capability
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results.failure_groups import FailureGroup
+from handoff_mpi.runtime.element_counts import ElementCounts, Ended
 from handoff_mpi.runtime.recorder import SHOWN_OF_USAGE, Recorder
 from handoff_mpi.runtime.slowest import Slowest
 from handoff_mpi.scheduler import Scheduler, State
@@ -68,6 +69,14 @@ class _OfName:
     def mean_s(self) -> float | None:
         return self.busy_s / self.calls if self.calls else None
 
+    def add(self, ended: Ended) -> None:
+        """Count elements of an array."""
+        self.done += ended.done
+        self.failed += ended.failed
+        self.skipped += ended.skipped
+        self.calls += ended.done + ended.failed
+        self.busy_s += ended.busy_s
+
 
 class Progress:
     """Gathers the fields.
@@ -106,6 +115,7 @@ class Progress:
         self._is_counted = bytearray()
         self._undecided: list[int] = []  # their calls have ended, and the scheduler takes that in at its next turn
         self._restored = list(restored)
+        self._elements = ElementCounts(scheduler.arrays.of, recorder.elements)
         self._slowest = Slowest(MAX_SLOWEST)
         self._skipped: list[int] = []
         self._ended: deque[tuple[float, int]] = deque()
@@ -149,7 +159,7 @@ class Progress:
         self._beat += 1
         self._learn_tasks()
         self._count_ended()
-        return self.counts(), self._scheduler.slots.running()
+        return self.counts(), self._scheduler.running()
 
     def _known(self, now: float, counts: dict[str, int], running: list[int]) -> dict[str, Any]:
         return {
@@ -172,16 +182,20 @@ class Progress:
     def counts(self) -> dict[str, int]:
         """Return how many functions are in which state, and how many calls were repeated, by cause."""
         scheduler, losses = self._scheduler, self._recorder.losses
-        counts = {state.name.lower(): scheduler.tasks.state.count(state) for state in State}
+        state = scheduler.tasks.state
+        if self._elements:
+            state = state[: len(self._plan)]  # behind them are leases
+        counts = {each.name.lower(): state.count(each) for each in State}
+        self._elements.add_to(counts, state)
         dispatched = counts.pop("dispatched")
-        running = min(dispatched, len(scheduler.slots.running()))
+        running = min(dispatched, len(scheduler.running()))
         ready = counts["ready"] + dispatched - running
         repeated = {"retries": self._recorder.retries, "reassigned": losses.reassigned, "recomputed": losses.recomputed}
         return {**counts, "running": running, "ready": ready, **repeated}
 
     def _learn_tasks(self) -> None:
         """Count tasks that were submitted since the last time."""
-        plan, specs = self._plan, self._scheduler.specs
+        plan, specs = self._plan, self._plan.specs
         for name in plan.code_names[len(self._name_of_code) :]:
             number = self._name_of.setdefault(one_line(name, _MAX_ID_CHARS), len(self._name_of))
             if number == len(self._names):
@@ -190,13 +204,16 @@ class Progress:
         new = specs[self._known_tasks :] if self._known_tasks else specs
         for code, count in Counter([spec.code for spec in new]).items():
             self._names[self._name_of_code[code]].total += count
+        for spec in new:
+            if spec.array is not None:
+                self._names[self._name_of_code[spec.code]].total += spec.array.count - 1
         self._is_counted.extend(bytes(len(new)))
         self._known_tasks = len(specs)
 
     def _count_ended(self) -> None:
         """Count what has ended since the last time, and take back what was lost."""
         recorder, state = self._recorder, self._scheduler.tasks.state
-        specs, name_of_code, names = self._scheduler.specs, self._name_of_code, self._names
+        specs, name_of_code, names = self._plan.specs, self._name_of_code, self._names
         is_counted = self._is_counted
         undecided, self._undecided = self._undecided, []
         for task, rank, duration, status in _taken(recorder.ended):
@@ -220,24 +237,26 @@ class Progress:
             restored, self._restored = self._restored, []
         for task in itertools.chain(restored, _taken(recorder.undone)):
             is_done = state[task] == _DONE
-            if is_counted[task] != is_done:
+            if is_counted[task] != is_done and task not in self._elements:
                 is_counted[task] = is_done
                 self._of(task).done += 1 if is_done else -1
+        for task, ended in self._elements.new():
+            self._of(task).add(ended)
         failures = self._scheduler.tasks.failures
         for task in itertools.islice(failures, self._known_failures, None):
-            self._of(task).failed += 1
+            self._of(task).failed += task not in self._elements
         self._known_failures = len(failures)
         for task in _taken(recorder.skipped):
-            self._of(task).skipped += 1
+            self._of(task).skipped += self._elements.count_of(task)
             if len(self._skipped) == MAX_SKIPPED:
                 self._skipped.pop()  # the last one may be what the run is for
             self._skipped.append(task)
 
     def _of(self, task: int) -> _OfName:
-        return self._names[self._name_of_code[self._scheduler.specs[task].code]]
+        return self._names[self._name_of_code[self._plan.specs[task].code]]
 
     def _by_name(self, running: Sequence[int]) -> dict[str, dict[str, Any]]:
-        specs, name_of_code = self._scheduler.specs, self._name_of_code
+        specs, name_of_code = self._plan.specs, self._name_of_code
         of_running = Counter([name_of_code[specs[task].code] for task in running])
         rows = {
             name: {
@@ -312,7 +331,7 @@ class Progress:
             return None
         if now >= self._next_path:
             self._next_path = now + PATH_INTERVAL_S
-            specs, state = self._scheduler.specs, self._scheduler.tasks.state
+            specs, state = self._plan.specs, self._scheduler.tasks.state
             started = {task: since for task, _, _, since in calls}
             below = [0.0] * len(specs)
             longest = 0.0
@@ -360,7 +379,8 @@ class Progress:
     def _running_calls(self) -> list[_Call]:
         """Return the calls that have run for a moment, the longest ones at least."""
         calls = (*self.own_calls(), *self._recorder.longest_calls(MAX_TIMED_CALLS))
-        return list({call[0]: call for call in calls}.values())
+        task_of = self._scheduler.arrays.task_of
+        return list({call[0]: (task_of(call[0]), *call[1:]) for call in calls}.values())
 
     def _slowest_calls(self) -> list[dict[str, object]]:
         """Return the calls of this launch that have ended and took longest, the longest first."""
@@ -370,7 +390,7 @@ class Progress:
         ]
 
     def _about(self, task: int, rank: int) -> dict[str, object]:
-        name = self._plan.code_names[self._scheduler.specs[task].code]
+        name = self._plan.code_names[self._plan.specs[task].code]
         return {"id": self._label(task), "name": name, "rank": rank, "host": self._recorder.host_of(rank)}
 
     def _label(self, task: int) -> str:

@@ -12,7 +12,7 @@ from handoff_mpi import telemetry
 from handoff_mpi.console import print_message
 from handoff_mpi.dag import Plan
 from handoff_mpi.formatting import show
-from handoff_mpi.messages import OK, Entry, ErrorReport
+from handoff_mpi.messages import OK, Entry, ErrorReport, LeaseReport
 from handoff_mpi.resources import Amounts
 from handoff_mpi.resources.amounts import plain_number
 from handoff_mpi.results.event_log import EventPort, NoEvents
@@ -21,13 +21,14 @@ from handoff_mpi.results.history import Done
 from handoff_mpi.results.records import Incident, RecordTable, note_probation
 from handoff_mpi.runtime.announcements import Announcer
 from handoff_mpi.runtime.backoff import clock
+from handoff_mpi.runtime.element_records import ElementRecords
 from handoff_mpi.runtime.journal_writer import INCIDENTS
 from handoff_mpi.runtime.losses import Losses
-from handoff_mpi.scheduler import Cause, Failure, Scheduler, State
+from handoff_mpi.runtime.record_table import make_table
+from handoff_mpi.scheduler import Cause, Failure, Scheduler
 from handoff_mpi.scheduler import transitions as log
 from handoff_mpi.telemetry import events
 
-_NAMES = {State.DONE: "done", State.FAILED: "failed", State.SKIPPED: "skipped"}
 #: What the scheduler's log says of a rank, and the telemetry event and the name of the recorded event that tell it.
 _RANK_EVENTS: dict[type, tuple[events.Event, str]] = {
     log.Lost: (events.RANK_LOST, "rank.lost"),
@@ -49,7 +50,6 @@ MAX_NAMED, MAX_LINES_OF_LOSSES = 5, 30
 SHOWN_OF_USAGE = ("cpu_percent", "memory_used_mb", "gpu_percent")
 #: (task, rank, seconds, status) of a call that has ended.
 EndedCall: TypeAlias = "tuple[int, int, float, int]"
-_STATES = [_NAMES.get(state, "waiting") for state in State]
 
 
 class Recorder:
@@ -59,6 +59,7 @@ class Recorder:
         plan: the run's tables.
         dag_id: the DAG's id.
         hosts: rank to host name.
+        elements: the records of elements of arrays.
 
     Attributes:
         ended: the calls that have ended, for who counts them and takes them out.
@@ -66,16 +67,21 @@ class Recorder:
         skipped: the same of tasks that cannot run, because another failed.
         retries: how many attempts failed and were repeated.
         losses: the ranks that were lost, and what runs again because of it.
+        elements: as given.
         events: takes in what happens besides calls that end well.
         usage: host to the last sample of its use, see :mod:`handoff_mpi.runtime.host_usage`.
     """
 
-    def __init__(self, plan: Plan, dag_id: Hashable, hosts: dict[int, str]) -> None:
+    def __init__(
+        self, plan: Plan, dag_id: Hashable, hosts: dict[int, str], elements: ElementRecords | None = None
+    ) -> None:
         self._lines_of_losses = 0
         self._told_short: set[int] = set()
         self.events: EventPort = NoEvents()
         self.usage: dict[str, dict[str, float]] = {}
         self._plan = plan
+        self.elements = elements or ElementRecords(plan, None)
+        self._id = self.elements.id_of
         self._dag_id = dag_id
         self._hosts = hosts
         self._ranks = array("i")
@@ -142,6 +148,20 @@ class Recorder:
             for entry in entries:
                 self._tell(rank, entry, announced)
 
+    def elements_ended(self, rank: int, array: int, report: LeaseReport, started: float, duration: float) -> None:
+        """Note elements of an array that ended on ``rank`` and still count."""
+        self._long.pop(array, None)
+        self._ranks[array] = rank
+        if started and self._started[array] < 0:
+            self._started[array] = started
+        self.elements.ended(array, rank, report)
+        self._durations[array] = self.elements.busy_s[array][rank]
+
+    def lease_failed(self, lease: int, error: ErrorReport) -> None:
+        """Note why a lease failed, which still counts."""
+        self._long.pop(self.elements.task_of(lease), None)
+        self._errors[lease] = error
+
     def started(self, rank: int, task: int, attempt: int, started: float) -> None:
         """Note a long call that is still running."""
         self._long[task] = (attempt, rank, started)
@@ -158,7 +178,7 @@ class Recorder:
 
     def _about(self, task: int, attempt: int, rank: int) -> dict[str, object]:
         return {
-            "function_id": self._plan.ids[task],
+            "function_id": self._id(task),
             "node": rank,
             "host": self._hosts.get(rank, ""),
             "attempt": attempt,
@@ -198,12 +218,13 @@ class Recorder:
                 self._on_incident(task, cause, attempt, rank, detail)
             elif cause == Cause.ERROR or cause == Cause.GIVEN_UP:
                 self._note_incident(task, attempt, rank, *detail)
-                self._announce_end(task, scheduler.tasks.failures[task])
+                self._announce_end(task, scheduler.tasks.failure_of(task))
             elif cause == Cause.RETRACTED:
                 self._tell_refused(scheduler, task, rank, detail.reason)
         if self.lost.keys() - lost.keys():
             self._tell_lost({rank: why for rank, why in self.lost.items() if rank not in lost}, reassigned, recomputed)
         self.losses.end_turn()
+        self.elements.end_turn()
         self.events.flush()
 
     def _on_retry(self, scheduler: Scheduler, task: int, attempt: int, rank: int, why: log.FailedAttempt) -> None:
@@ -214,15 +235,16 @@ class Recorder:
         about = {**self._about(task, attempt, rank), "kind": why.kind, "reason": why.message, "delay": delay_s}
         telemetry.execute(events.FUNCTION_RETRY, _now(), about)
         self._note_retry(task, attempt, rank, why.kind, why.message, delay_s)
-        self._announce(task, attempt, rank, delay_s)
+        self._announce(task, attempt, rank, why.kind, why.message, delay_s)
 
     def _on_incident(self, task: int, cause: int, attempt: int, rank: int, reason: str) -> None:
         """``task`` runs again, because of the loss of its rank or of its value."""
-        self.undone.append(task)
-        self._long.pop(task, None)
+        if not self.elements.is_lease(task):
+            self.undone.append(task)
+        self._long.pop(self.elements.task_of(task), None)
         rank = rank if rank >= 0 else self._ranks[task]
         is_rank_lost = cause == Cause.RANK_LOST
-        (self.losses.reassign if is_rank_lost else self.losses.recompute)(task, rank)
+        (self.losses.reassign if is_rank_lost else self.losses.recompute)(self.elements.task_of(task), rank)
         self._note_incident(task, attempt, rank, INCIDENTS[cause], reason)
         event = events.FUNCTION_REASSIGN if is_rank_lost else events.FUNCTION_RECOMPUTE
         telemetry.execute(event, _now(), {**self._about(task, attempt, rank), "reason": reason})
@@ -248,14 +270,15 @@ class Recorder:
             print_message("; ".join(again))
 
     def _named(self, tasks: Sequence[int]) -> str:
-        names = ", ".join(show(self._plan.ids[task]) for task in tasks[:MAX_NAMED])
+        names = ", ".join(show(self._id(task)) for task in tasks[:MAX_NAMED])
         return f"{names} and {len(tasks) - MAX_NAMED} more" if len(tasks) > MAX_NAMED else names
 
     def _note(self, event: str, like: Hashable = None, *, task: int = -1, rank: int = -1, **fields: object) -> None:
         """Have an event of a task, or of a rank, or of both recorded."""
         about: dict[str, object] = {}
         if task >= 0:
-            about = {"id": self._plan.ids[task], "name": self._plan.code_names[self._plan.specs[task].code]}
+            spec = self._plan.specs[self.elements.task_of(task)]
+            about = {"id": self._id(task), "name": self._plan.code_names[spec.code]}
         if rank >= 0:
             about |= {"rank": rank, "host": self.host_of(rank)}
         self.events.add(event, clock(), like, **about, **fields)
@@ -272,9 +295,9 @@ class Recorder:
         self.usage[host] = {name: sample[name] for name in SHOWN_OF_USAGE if name in sample}
         self.events.add("host.usage", now, host=host, **sample)
 
-    def _announce(self, task: int, attempt: int, rank: int, delay_s: float | None) -> None:
+    def _announce(self, task: int, attempt: int, rank: int, kind: str, reason: str, delay_s: float | None) -> None:
         """Announce an attempt that failed; one whose failure was undecided so far was announced then."""
-        error = self._errors.pop(task, None)
+        error = self._errors.pop(task, None) or self.elements.error_of(task, kind, reason)
         if error is not None and self.announcer is not None:
             self.announcer.attempt_failed(task, attempt, rank, error, delay_s)
 
@@ -297,13 +320,14 @@ class Recorder:
             self.announcer.function_failed(task, failure.attempts, rank, error)
 
     def _tell_skipped(self, task: int) -> None:
-        about = {"function_id": self._plan.ids[task], "dag_id": self._dag_id}
+        about = {"function_id": self._id(task), "dag_id": self._dag_id}
         about["reason"] = "a function it depends on failed"
         telemetry.execute(events.FUNCTION_SKIPPED, _now(), about)
         self._note("function.skipped", about["reason"], task=task, reason=about["reason"])
 
     def _note_incident(self, task: int, attempt: int, rank: int, kind: str, reason: str) -> None:
-        self._incidents.setdefault(task, []).append(Incident(self.launch, attempt, rank, kind, reason))
+        incident = Incident(self.launch, attempt, rank, kind, reason)
+        self._incidents.setdefault(self.elements.task_of(task), []).append(incident)
 
     def wants_claims(self) -> bool:
         """Whether anyone wants to hear of claims."""
@@ -312,7 +336,7 @@ class Recorder:
     def transferred(self, target: int, transfers: Sequence[tuple[int, int, int, float]]) -> None:
         """Tell of values that went from rank to rank."""
         for task, source, nbytes, duration in transfers:
-            about = {"function_id": self._plan.ids[task], "source": source, "target": target, "dag_id": self._dag_id}
+            about = {"function_id": self._id(task), "source": source, "target": target, "dag_id": self._dag_id}
             telemetry.execute(events.TRANSFER_STOP, {"duration": duration, "nbytes": nbytes}, about)
 
     def _tell_refused(self, scheduler: Scheduler, task: int, rank: int, reason: str) -> None:
@@ -322,7 +346,7 @@ class Recorder:
 
     def _about_claim(self, rank: int, cost: Amounts, task: int) -> dict[str, object]:
         amounts = {name: plain_number(amount) for name, amount in cost.items()}
-        id = self._plan.ids[task] if task >= 0 else None
+        id = self._id(task) if task >= 0 else None
         return {"node": rank, "host": self._hosts.get(rank, ""), "amounts": amounts, "function_id": id}
 
     def _on_rank_record(self, rank: int, record: log.RankRecord) -> None:
@@ -393,32 +417,15 @@ class Recorder:
 
     def _on_refused_for_long(self, rank: int, record: log.RefusedForLong) -> None:
         task, count, reason = record
-        who = f"function {show(self._plan.ids[task])}" + (f" and {count - 1} more wait" if count > 1 else " waits")
+        who = f"function {show(self._id(task))}" + (f" and {count - 1} more wait" if count > 1 else " waits")
         print_message(f"{who} for the resource tracker, which refuses what is needed (last on rank {rank}: {reason})")
 
     def table(self, scheduler: Scheduler) -> RecordTable:
         """Return the records of all tasks."""
-        plan, specs = self._plan, scheduler.specs
-        shown: dict[int, dict[str, int | float]] = {}
-        for spec in specs:  # equal costs share one mapping
-            if id(spec.cost) not in shown:
-                shown[id(spec.cost)] = {name: plain_number(amount) for name, amount in spec.cost.items()}
-        return RecordTable(
-            ids=list(plan.ids),
-            names=[plan.code_names[spec.code] for spec in specs],
-            inputs=[spec.inputs for spec in specs],
-            costs=[shown[id(spec.cost)] for spec in specs],
-            states=[_STATES[state] for state in scheduler.tasks.state],
-            attempts=list(scheduler.tasks.attempts),
-            ranks=self._ranks,
-            started=self._started,
-            durations=self._durations,
-            nbytes=self._nbytes,
-            errors={task: failure.message.split("\n")[0] for task, failure in scheduler.tasks.failures.items()},
-            incidents=self._incidents,
-            earlier=self._earlier,
-            hosts=self._hosts,
-        )
+        columns = self._ranks, self._started, self._durations, self._nbytes
+        table = make_table(self._plan, scheduler.tasks, columns, self._incidents, self._hosts)
+        table.earlier = self._earlier | self.elements.on_other_ranks(self._ranks)
+        return table
 
 
 def _now() -> dict[str, float]:

@@ -19,6 +19,7 @@ from handoff_mpi.messages import (
     CHECK_PROCESS,
     CONSTANT,
     DISPATCH,
+    ELEMENTS,
     ENCODING,
     FETCH,
     FILES,
@@ -42,6 +43,7 @@ from handoff_mpi.messages import (
     Attempt,
     Entry,
     ErrorReport,
+    LeaseReport,
 )
 from handoff_mpi.resources import parse_resources
 from handoff_mpi.results.store import ResultStore
@@ -51,6 +53,7 @@ from handoff_mpi.runtime.dispatcher import Dispatcher
 from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.kept_values import KeptValues
 from handoff_mpi.scheduler import (
+    ElementsEnded,
     Event,
     Finished,
     MemoryTold,
@@ -175,6 +178,9 @@ class WorkerReports:
         return each.kind == NOT_FOUND and self._takes_not_found(*each.fields)
 
     def _takes_fetch(self, source: int, request_id: int, task: int, codec: object, *_: object) -> bool:
+        if task in self._dispatcher.array_values and codec is None:
+            self._dispatcher.serve_array(source, request_id, task)
+            return True
         is_for_a_file = self._is_for_a_file(task, codec)
         if is_for_a_file:
             self._kept_values.serve_file(source, request_id, task)
@@ -202,6 +208,8 @@ class WorkerReports:
 
     def _on_finished(self, source: int, entries: list[Entry]) -> None:
         current = self._keep_values(entries)
+        if self._scheduler.arrays.leases:
+            current = self._take_out_leases(source, current)
         self._recorder.finished(source, current)
         if self.journal_writer is not None:
             self.journal_writer.finished(source, current)
@@ -211,7 +219,7 @@ class WorkerReports:
     def _keep_values(self, entries: list[Entry]) -> list[Entry]:
         """Store what arrived inline, before anything acts on it; return the entries that still count."""
         scheduler, home, run = self._scheduler, self._home, self._settings.run
-        state, attempts = scheduler.tasks.state, scheduler.tasks.attempts
+        state, attempts, leases = scheduler.tasks.state, scheduler.tasks.attempts, scheduler.arrays.leases
         current = []
         for entry in entries:
             task, attempt, status, value, _, _, _, _ = entry
@@ -219,11 +227,40 @@ class WorkerReports:
                 current.append(entry)
                 if status == OK:
                     self._dispatcher.forget_old_file(task)
+                    if task in leases:
+                        continue
                     if value is not None:  # one None is kept for all
                         home.put((run, task), NOTHING if value == NOTHING else value)
                 elif value.input >= 0:
                     current[-1] = entries[entries.index(entry)] = self._with_input_named(*entry)
         return current
+
+    def _take_out_leases(self, source: int, entries: list[Entry]) -> list[Entry]:
+        """Take in what leases report; return the other entries."""
+        leases, others = self._scheduler.arrays.leases, []
+        for entry in entries:
+            task, _, status, value, _, started, duration, _ = entry
+            if task not in leases:
+                others.append(entry)
+            elif status == OK:
+                self._keep_elements(source, leases[task].array, LeaseReport(*value), started, duration)
+            else:
+                self._recorder.lease_failed(task, ErrorReport(*value))
+        return others
+
+    def _keep_elements(self, source: int, array: int, report: LeaseReport, started: float, duration: float) -> None:
+        """Store the values of elements, before anything acts on them."""
+        if report.ended:
+            self._dispatcher.array_values[array].put(report.ended, report.column)
+        self._recorder.elements_ended(source, array, report, started, duration)
+        if self.journal_writer is not None:
+            self.journal_writer.elements_ended(source, array, report, started, duration)
+
+    def _on_elements(self, source: int, task: int, attempt: int, report: LeaseReport) -> None:
+        lease = self._scheduler.arrays.leases.get(task)
+        if lease is not None and self._scheduler.tasks.is_current(task, attempt):
+            self._keep_elements(source, lease.array, LeaseReport(*report), 0.0, 0.0)
+        self.events.append(ElementsEnded(source, task, attempt, report))
 
     def _with_input_named(self, task: int, attempt: int, status: int, error: ErrorReport, *rest: Any) -> Entry:
         """Return the entry of a call that did not get one of its inputs, with a message that says which."""
@@ -233,7 +270,7 @@ class WorkerReports:
     def _on_heartbeat(self, source: int, started: Sequence[tuple[int, int, float]]) -> None:
         for task, attempt, since in started:
             if self._scheduler.tasks.is_current(task, attempt):
-                self._recorder.started(source, task, attempt, since)
+                self._recorder.started(source, self._scheduler.arrays.task_of(task), attempt, since)
 
     def _on_retracted(self, source: int, attempts: Sequence[Attempt]) -> None:
         self.events.append(Retracted(source, attempts))
@@ -287,5 +324,6 @@ _ON: dict[str, Callable[..., None]] = {
     USAGE: WorkerReports._on_usage,
     PROCESS_STATUS: WorkerReports._on_process_status,
     ENCODING: WorkerReports._on_encoding,
+    ELEMENTS: WorkerReports._on_elements,
     BYE: WorkerReports._on_bye,
 }

@@ -44,6 +44,18 @@ class CrashTracker:
         if left > 0:
             self.deaths[task] = left
 
+    def copy(self, task: int, other: int) -> None:
+        """``other`` is a part of ``task``."""
+        if task in self.suspects:
+            self.suspects.add(other)
+        if task in self.deaths:
+            self.deaths[other] = self.deaths[task]
+
+    def forget(self, task: int) -> None:
+        """Nothing is known of ``task`` any more."""
+        self.suspects.discard(task)
+        self.deaths.pop(task, None)
+
     def tell(self, task: int, last: str) -> str:
         """Return in words how often its process died, the last time ``last``."""
         deaths = self.deaths[task]

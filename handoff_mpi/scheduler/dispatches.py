@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from handoff_mpi.allocation import Claim
+from handoff_mpi.scheduler.arrays import Arrays
 from handoff_mpi.scheduler.events import Dispatch
 from handoff_mpi.scheduler.lifecycle import Cause
 from handoff_mpi.scheduler.ready import ReadyTasks
@@ -16,6 +17,7 @@ class Dispatches:
 
     Args:
         tasks, ready, slots: the scheduler's tables.
+        arrays: makes leases of arrays, which are sent in their places.
 
     Attributes:
         fed: the slots that got tasks in this turn, or lost one and still have others.
@@ -23,7 +25,7 @@ class Dispatches:
         logs_claims: whether claims and their release go into the log.
     """
 
-    def __init__(self, tasks: TaskTable, ready: ReadyTasks, slots: SlotTable) -> None:
+    def __init__(self, tasks: TaskTable, ready: ReadyTasks, slots: SlotTable, arrays: Arrays) -> None:
         self.fed: dict[Slot, None] = {}
         self.has_bound = False
         self.logs_claims = False
@@ -31,10 +33,14 @@ class Dispatches:
         self._ready = ready
         self._leaders = ready.groups.leaders
         self._slots = slots
+        self._arrays = arrays
+        self._of_arrays = arrays.of
         self._commands: list[Dispatch] = []
 
     def send(self, slot: Slot, tasks: list[int], claim: Claim | None, now: float, cause: Cause = Cause.PLACED) -> None:
         """Send ``tasks`` to ``slot``; ``claim`` is given when the slot starts on a new one."""
+        if self._of_arrays:
+            tasks = [self._lease(slot, task) if task in self._of_arrays else task for task in tasks]
         attempts, move, rank = self._tasks.attempts, self._tasks.move, slot.rank
         self._slots.send_off(slot, tasks, now)
         sent = []
@@ -46,6 +52,9 @@ class Dispatches:
         if self._leaders:
             for task in tasks:
                 self.has_bound |= self._ready.bind(task, rank)
+
+    def _lease(self, slot: Slot, array: int) -> int:
+        return self._arrays.lease(array, 1 if slot.queue is None else slot.queue.slots)
 
     def log_claimed(self, slot: Slot) -> None:
         """Log that ``slot`` has taken a claim, for its first task."""

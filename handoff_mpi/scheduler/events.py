@@ -8,9 +8,10 @@ from enum import IntEnum
 from typing import TypeAlias
 
 from handoff_mpi.allocation import Claim
+from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.membership import RankLost, RankReturned, RankSuspected, RankUnreachable
-from handoff_mpi.messages import Entry
+from handoff_mpi.messages import Entry, LeaseReport
 from handoff_mpi.resources import Amounts
 
 
@@ -30,12 +31,14 @@ class Submitted:
         restored: tasks that an earlier launch of the run did, and where their values are.
         suspects: tasks that were in flight when an earlier launch ended without a word.
         deaths: how often each task's process died in earlier launches.
+        elements: array number to the elements that an earlier launch computed.
     """
 
     specs: Sequence[TaskSpec]
     restored: Mapping[int, ValueLocation] = field(default_factory=dict)
     suspects: Collection[int] = ()
     deaths: Mapping[int, int] = field(default_factory=dict)
+    elements: Mapping[int, IntervalSet] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -49,6 +52,16 @@ class Finished:
 
     rank: int
     entries: Sequence[Entry]
+
+
+@dataclass(slots=True)
+class ElementsEnded:
+    """A rank reports a part of a lease, the rest of which still runs."""
+
+    rank: int
+    task: int
+    attempt: int
+    report: LeaseReport
 
 
 @dataclass(slots=True)
@@ -135,6 +148,7 @@ Event: TypeAlias = (
     Submitted
     | Closed
     | Finished
+    | ElementsEnded
     | Retracted
     | Unfetched
     | Persisted

@@ -161,6 +161,22 @@ class Failures:
         for begun in self.probation.judge(failed_on, rank, now):
             self._begin(begun)
 
+    def copy(self, task: int, other: int) -> None:
+        """``other`` is a part of ``task``: it failed as often, and on the same ranks."""
+        self._tries.copy(task, other)
+        for ranks_of in (self.failed_on, self._tasks.ran_on):
+            if task in ranks_of:
+                ranks_of[other] = [*ranks_of[task]]
+        self._crash_tracker.copy(task, other)
+
+    def forget(self, task: int) -> None:
+        """Nothing is known of ``task`` any more: its number will stand for other work."""
+        self._tries.forget(task)
+        self._undecided.trials.pop(task, None)
+        self.failed_on.pop(task, None)
+        self._ready.avoid.besides.pop(task, None)
+        self._ready.avoid.relented.discard(task)
+
     def rank_lost(self, now: float) -> None:
         """A rank was lost: if only ranks on probation are left, they are as good as any."""
         if self.probation.terms and not self.probation.has_trusted():

@@ -41,6 +41,7 @@ class Cause(IntEnum):
     RESTORED = 11
     SENT_AHEAD = 12
     UNDECIDED = 13
+    ELEMENTS_DONE = 14
 
 
 #: What dispatches; a tuple, because looking into a set would hash by the name.
@@ -68,6 +69,9 @@ TRANSITIONS: dict[tuple[State, Cause], State] = {
     (WAITING, Cause.INPUT_FAILED): SKIPPED,
     (READY, Cause.INPUT_FAILED): SKIPPED,
     (WAITING, Cause.RESTORED): DONE,
+    (READY, Cause.ELEMENTS_DONE): DONE,
+    (WAITING, Cause.ELEMENTS_DONE): DONE,
+    (WAITING, Cause.GIVEN_UP): FAILED,
 }
 
 #: The same as rows, for the hot path: ``TABLE[state][cause]`` is a state or -1.

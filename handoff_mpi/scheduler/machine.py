@@ -21,7 +21,8 @@ from typing import Any, TypeAlias
 from handoff_mpi.allocation import AllocationStrategy, ClusterView, Ledger
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.membership import RankLost, RankReturned, RankSuspected, RankUnreachable
-from handoff_mpi.messages import OK, REFUSED, ErrorReport
+from handoff_mpi.messages import OK, REFUSED, ErrorReport, LeaseReport
+from handoff_mpi.scheduler.arrays import Arrays
 from handoff_mpi.scheduler.crash_tracker import CrashTracker
 from handoff_mpi.scheduler.dead_ends import DeadEnds
 from handoff_mpi.scheduler.dispatches import Dispatches
@@ -29,6 +30,7 @@ from handoff_mpi.scheduler.durations import Durations
 from handoff_mpi.scheduler.events import (
     Closed,
     Command,
+    ElementsEnded,
     Event,
     Finished,
     Forget,
@@ -37,6 +39,7 @@ from handoff_mpi.scheduler.events import (
     Persisted,
     Refused,
     ResourcesUpdated,
+    Retract,
     Retracted,
     StopRequested,
     Submitted,
@@ -45,6 +48,7 @@ from handoff_mpi.scheduler.events import (
 )
 from handoff_mpi.scheduler.explanation import Explainer
 from handoff_mpi.scheduler.failures import Failures
+from handoff_mpi.scheduler.lease_ends import LeaseEnds
 from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, Cause
 from handoff_mpi.scheduler.memory_pressure import MemoryPressure
 from handoff_mpi.scheduler.overrides import Overrides
@@ -83,6 +87,7 @@ class Scheduler:
         dispatches: what is sent in this turn; whether claims are logged.
         memory_pressure: the ranks that get no new tasks because they are short of memory.
         probation: the ranks that get only probes: they, or their hosts, fail functions that succeed elsewhere.
+        arrays: the elements of arrays, and their leases.
         stale: how many reports were dropped because they carried an old attempt number.
         now: the time of the last turn, in seconds.
         stopping: why the run is being stopped; empty if it is not.
@@ -102,7 +107,8 @@ class Scheduler:
         self.ready = ready = ReadyTasks(ledger, self.specs)
         self.tasks = tasks = TaskTable(ready, self.specs)
         self.slots = slots = SlotTable(ledger, policy.max_concurrency)
-        self.dispatches = dispatches = Dispatches(tasks, ready, slots)
+        self.arrays = arrays = Arrays(tasks, ready)
+        self.dispatches = dispatches = Dispatches(tasks, ready, slots, arrays)
         self.memory_pressure = MemoryPressure(ledger)
         self.stale = 0
         self.now = 0.0
@@ -112,19 +118,19 @@ class Scheduler:
         self._commands: list[Command] = []
         self._crash_tracker = CrashTracker(policy.crash_limit)
         self._durations = durations = Durations(self.specs, slots, policy.stop_at)
-        self._retractions = retractions = Retractions(ledger, tasks, slots, self._commands)
+        self._retractions = retractions = Retractions(ledger, tasks, slots, arrays, self._commands)
         tables = ledger, tasks, ready, slots
         judged_by = policy, self._crash_tracker, durations.expected_s
         self._failures = Failures(*tables, *judged_by, self._fail, tasks.log_rank, retractions.retract_queued)
         self.probation = self._failures.probation
-        self._returns = returns = Returns(tasks, ready, slots, retractions, self.probation)
+        self._returns = returns = Returns(tasks, ready, slots, retractions, self.probation, arrays)
         parts = *tables, self.memory_pressure, self._crash_tracker, self._failures, retractions, returns
         self._rank_changes = RankChanges(*parts, policy.adds_slots, self._fail, self._commands)
         waiters = Waiters(ledger, ready, durations.remaining_s)
         view = ClusterView(ledger, dict(prices or {}), durations.expected_s, tasks.inputs_elsewhere)
         self._placer = placer = Placer(view, strategy, tasks, ready, slots, waiters, durations, dispatches)
         reuses_claims = bool(getattr(strategy, "reuses_claims", False))
-        self._pipeline = Pipeline(*tables, waiters, durations, dispatches, policy.window, reuses_claims)
+        self._pipeline = Pipeline(*tables, waiters, durations, dispatches, policy.window, reuses_claims, arrays.of)
         self._host_probe = HostProbe(ledger, ready, slots, placer, self._failures)
         overrides = Overrides(ledger, slots, placer, self.memory_pressure, tasks.log_rank)
         self._dead_ends = DeadEnds(ledger, ready, slots, tasks.state, overrides, placer.strategy_name, self._fail)
@@ -134,6 +140,8 @@ class Scheduler:
         self._undecided, self._failed_on, self._deferred = ready.undecided, ready.avoid.failed_on, ready.deferred
         self._probes, self._on_probation = self.probation.probes, self.probation.of_rank
         self._wins, self._held = self._failures.evidence.wins, self._refusals.holds
+        self._of_arrays, self._leases = arrays.of, arrays.leases
+        self._lease_ends = LeaseEnds(arrays, tasks, self._failures, self._crash_tracker, durations)
         self._handlers = self._make_handlers()
 
     def _make_handlers(self) -> dict[type, _Handler]:
@@ -143,6 +151,7 @@ class Scheduler:
             Submitted: self._on_submitted,
             Closed: self._on_closed,
             Finished: self._on_finished,
+            ElementsEnded: self._on_elements_ended,
             Retracted: self._on_retracted,
             Unfetched: self._on_unfetched,
             Persisted: self._on_persisted,
@@ -176,6 +185,7 @@ class Scheduler:
             AssertionError: the impossible happened; the message tells the task's story.
         """
         self.now = self._durations.now = now
+        self.arrays.begin_turn()
         for event in events:
             self._handlers[type(event)](event, now)
         if self._deferred:
@@ -185,12 +195,16 @@ class Scheduler:
             self._ask_tracker_again()
         if self._undecided:
             self._failures.settle(now)
+        if self._of_arrays:
+            self.arrays.settle(self._give_up_array)
         self._pipeline.release(now, not self.stopping)
-        for_idle: Sequence[Command] = ()
+        for_idle: list[Retract] = []
         if not self.stopping:
             self._place(now)
             self._pipeline.prefill(now)
             for_idle = self._retractions.retract_for_idle(now)
+            if self._leases:
+                for_idle += self._retractions.recall_for_idle(now)
         return self._take_commands(for_idle)
 
     def _place(self, now: float) -> None:
@@ -245,6 +259,11 @@ class Scheduler:
             return "stopped"
         return "failed" if self.tasks.failures else "done"
 
+    def running(self) -> list[int]:
+        """Return the tasks that run now, as far as is known; an array once for each of its leases."""
+        running = self.slots.running()
+        return [self.arrays.task_of(task) for task in running] if self._leases else running
+
     def is_isolated(self, task: int) -> bool:
         """Whether the next attempt must run in a child process: it has a time limit, or is suspected of a death."""
         return self.specs[task].timeout_s is not None or task in self._crash_tracker.suspects
@@ -262,6 +281,7 @@ class Scheduler:
 
     def _on_submitted(self, event: Submitted, now: float) -> None:
         self._crash_tracker.inherit(event.suspects, event.deaths)
+        self.arrays.submit(len(self.specs), event.specs, event.elements)
         self.tasks.add(event.specs, event.restored)
 
     def _on_closed(self, event: Closed, now: float) -> None:
@@ -272,6 +292,7 @@ class Scheduler:
     def _on_finished(self, event: Finished, now: float) -> None:
         tasks, land, learn = self.tasks, self.slots.land, self._durations.learn
         state, attempts, asked = tasks.state, tasks.attempts, self._retractions.asked
+        leases = self._leases
         has_trouble = bool(self._failed_on or self._probes or self._crash_tracker.deaths)
         others = 0  # entries that are not successes, or were counted
         for entry in event.entries:
@@ -283,7 +304,9 @@ class Scheduler:
             slot = land(task, now)
             if asked:
                 asked.discard(task)
-            if status == OK:
+            if leases and task in leases:
+                others += not self._lease_ends.finished(task, slot.rank, status, value, duration, now)
+            elif status == OK:
                 learn(task, duration)
                 tasks.done(task, slot.rank, value is not None, nbytes, is_persisted)
                 if has_trouble:
@@ -297,8 +320,21 @@ class Scheduler:
         if wins:
             self._wins[event.rank] += wins
 
+    def _on_elements_ended(self, event: ElementsEnded, now: float) -> None:
+        if self.tasks.is_current(event.task, event.attempt):
+            self.arrays.progress(event.task, LeaseReport(*event.report))
+        else:
+            self.stale += 1
+
+    def _give_up_array(self, array: int, error: ErrorReport) -> None:
+        self._fail(array, Cause.GIVEN_UP, -1, error)
+
     def _fail(self, task: int, cause: Cause, rank: int, error: ErrorReport) -> None:
         self.tasks.fail(task, cause, rank, error)
+        if self._of_arrays:
+            self._lease_ends.failed(task)
+            if self.arrays.is_dropped(task):
+                self._retractions.recall_array(self._leases[task].array)
         if self.policy.stop_on_failure and not self.stopping:
             self.stopped_on_failure = True
             self._stop(f"function failed: {error.message}")
@@ -371,6 +407,7 @@ class Scheduler:
         self._failures.stop()
         for rank in self.slots.of_rank:
             self._retractions.retract_queued(rank)
+        self._retractions.recall_all()
 
     def _is_out_of_time(self) -> bool:
         """Whether nothing that is left would end in the time that is left; while nothing runs."""

@@ -6,7 +6,10 @@ batches. If nothing is ready, a slot gets in advance what its own last task make
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from handoff_mpi.allocation import Claim, Ledger
+from handoff_mpi.scheduler.arrays import MAX_LEASES
 from handoff_mpi.scheduler.dispatches import Dispatches
 from handoff_mpi.scheduler.durations import Durations
 from handoff_mpi.scheduler.lifecycle import WAITING, Cause
@@ -35,6 +38,7 @@ class Pipeline:
         dispatches: sends tasks.
         window: most tasks in flight at a slot.
         reuses_claims: whether the strategy lets a slot keep its claim; else each task is placed.
+        arrays: the numbers of arrays.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class Pipeline:
         dispatches: Dispatches,
         window: int,
         reuses_claims: bool,
+        arrays: Container[int],
     ) -> None:
         self._ledger = ledger
         self._tasks = tasks
@@ -59,6 +64,7 @@ class Pipeline:
         self._dispatches = dispatches
         self._window = window
         self._reuses_claims = reuses_claims
+        self._arrays = arrays
 
     # -- release --------------------------------------------------------------------------------------
 
@@ -97,6 +103,8 @@ class Pipeline:
         """Send a slot further tasks of its class; return how many."""
         if slot.tasks and now - slot.since >= LONG_TASK_S:
             return 0  # what runs there is longer than was thought
+        if queue.tasks[0] in self._arrays:
+            return self._lease(slot, queue, now)
         room = self._depth(queue.tasks[0]) - len(slot.tasks)
         if room < len(slot.tasks):
             return 0  # not worth a message yet
@@ -106,6 +114,16 @@ class Pipeline:
             if queue.skips:
                 self._waiters.served(queue)
             self._dispatches.send(slot, queue.take_some(count), None, now)
+        return count
+
+    def _lease(self, slot: Slot, queue: ReadyQueue, now: float) -> int:
+        """Send a slot leases of the array at the head of its queue; return how many."""
+        count, depth = 0, min(MAX_LEASES, self._depth(queue.tasks[0]))
+        while len(slot.tasks) < depth and queue.tasks and queue.tasks[0] in self._arrays:
+            if queue.skips:
+                self._waiters.served(queue)
+            self._dispatches.send(slot, [queue.take()], None, now)
+            count += 1
         return count
 
     def _depth(self, task: int) -> int:

@@ -47,6 +47,7 @@ class ReadyTasks:
         deferred: tasks that are not offered before a time, in seconds.
         undecided: tasks whose failure is not final yet; see :mod:`handoff_mpi.scheduler.undecided`.
         offered: tasks that are offered although what they ask for is held.
+        exhausted: arrays of which no element waits to be leased: they are in no queue.
     """
 
     def __init__(self, ledger: Ledger, specs: list[TaskSpec]) -> None:
@@ -56,6 +57,7 @@ class ReadyTasks:
         self.held: dict[HoldKey, deque[int]] = {}
         self.undecided: dict[int, Any] = {}
         self.offered: set[int] = set()
+        self.exhausted: set[int] = set()
         self._ledger = ledger
         self._specs = specs
         self.free = ServingOrder(ledger)
@@ -77,6 +79,8 @@ class ReadyTasks:
 
     def put(self, task: int, first: bool = False) -> None:
         """Put a task where the strategy finds it, at the end of its queue or at its head."""
+        if self.exhausted and task in self.exhausted:
+            return
         spec = self._specs[task]
         if self.held and task not in self.offered and self._put_held(task, first):
             return

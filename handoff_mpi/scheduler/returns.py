@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from handoff_mpi.scheduler.arrays import Arrays
 from handoff_mpi.scheduler.lifecycle import READY, Cause
 from handoff_mpi.scheduler.probation import Probation
 from handoff_mpi.scheduler.ready import ReadyTasks
@@ -19,6 +20,7 @@ class Returns:
         tasks, ready, slots: the scheduler's tables.
         retractions: what ranks were asked to give back.
         probation: a probe that comes back without an outcome says nothing about its rank.
+        arrays: a lease of an array of which nothing more begins is skipped.
     """
 
     def __init__(
@@ -28,12 +30,14 @@ class Returns:
         slots: SlotTable,
         retractions: Retractions,
         probation: Probation,
+        arrays: Arrays,
     ) -> None:
         self._tasks = tasks
         self._deferred = ready.deferred
         self._slots = slots
         self._retractions = retractions
         self._probation = probation
+        self._leases, self._is_dropped = arrays.leases, arrays.is_dropped
 
     def take_back(self, task: int, cause: Cause, now: float, detail: object = None) -> Slot:
         """Take ``task`` back from its rank, for this cause; return the slot where it was."""
@@ -47,5 +51,7 @@ class Returns:
     def requeue(self, tasks: Sequence[int]) -> None:
         """Put READY tasks back at the heads of their queues, in the order they had; not those that must wait."""
         for task in reversed(tasks):
-            if self._tasks.state[task] == READY and task not in self._deferred:
+            if self._leases and self._is_dropped(task):
+                self._tasks.skip([task])
+            elif self._tasks.state[task] == READY and task not in self._deferred:
                 self._tasks.requeue(task)

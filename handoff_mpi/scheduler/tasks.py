@@ -40,10 +40,12 @@ class TaskTable:
         persisted: tasks whose value lies in a file.
         lost_with: the ranks that held a value last that nobody holds now.
         failures: why tasks failed for good.
+        lease_failures: the same of leases, in the last turn.
         ran_on: the ranks of a task's attempts that failed, in order.
         releasable: rank to values there that nobody needs any longer; their sender empties it.
         open: how many have not ended.
         log: the transitions since it was last emptied.
+        leases: the numbers that stand for leases of arrays, one after the other.
     """
 
     def __init__(self, ready: ReadyTasks, specs: list[TaskSpec]) -> None:
@@ -60,12 +62,15 @@ class TaskTable:
         self.persisted: set[int] = set()
         self.lost_with: dict[int, tuple[int, ...]] = {}
         self.failures: dict[int, Failure] = {}
+        self.lease_failures: dict[int, Failure] = {}
         self.ran_on: dict[int, list[int]] = {}
         self.releasable: dict[int, list[int]] = {}
         self.open = 0
         self.log: list[Transition] = []
         self._ready = ready
         self._tracebacks = Tracebacks()
+        self.leases: set[int] = set()
+        self._skipped_leases: list[int] = []
 
     # -- what is known --------------------------------------------------------------------------------
 
@@ -213,6 +218,14 @@ class TaskTable:
             self.nbytes[task] = nbytes
             if is_persisted:
                 self.persisted.add(task)
+        self._supply(task)
+        if self.specs[task].inputs:
+            self._close_inputs(task, rank)
+        if not (self.at_rank0[task] or self.consumers_left[task]) and self.children[task]:
+            self._forget(task)  # all that took it were sent ahead, and told of before
+
+    def _supply(self, task: int) -> None:
+        """The value of ``task`` is there: children that waited for nothing else are ready."""
         state, missing = self.state, self.missing
         for child in self.children[task]:
             if state[child] == WAITING:
@@ -220,10 +233,6 @@ class TaskTable:
                 if not missing[child]:
                     self.move(child, Cause.INPUTS_DONE)
                     self._ready.put(child)
-        if self.specs[task].inputs:
-            self._close_inputs(task, rank)
-        if not (self.at_rank0[task] or self.consumers_left[task]) and self.children[task]:
-            self._forget(task)  # all that took it were sent ahead, and told of before
 
     def _hold(self, task: int, rank: int) -> None:
         self.holders[task].append(rank)
@@ -261,7 +270,8 @@ class TaskTable:
         traceback = self._tracebacks.kept(error)
         output = error.output if len(self.failures) < MAX_OUTPUTS else ""
         tried = self.attempts[task], ranks
-        self.failures[task] = Failure(error.kind, error.message, traceback, *tried, error.place, output)
+        failure = Failure(error.kind, error.message, traceback, *tried, error.place, output)
+        (self.lease_failures if task in self.leases else self.failures)[task] = failure
         self.move(task, cause, rank, FailedAttempt(error.kind, error.message))
         self.open -= 1
         self._close_inputs(task)
@@ -276,6 +286,8 @@ class TaskTable:
                 self._ready.remove(task)
             self.move(task, Cause.INPUT_FAILED)
             self.open -= 1
+            if task in self.leases:
+                self._skipped_leases.append(task)
             self._close_inputs(task)
             tasks.extend(self.children[task])
 
@@ -294,6 +306,64 @@ class TaskTable:
             return
         self.move(task, Cause.INPUT_LOST)
         self.recompute(lost)
+
+    # -- arrays ---------------------------------------------------------------------------------------
+
+    def add_lease(self, spec: TaskSpec, free: list[int]) -> int:
+        """Return the number of a READY task that stands for elements of an array.
+
+        Args:
+            spec: what the scheduler must know of it.
+            free: numbers of earlier tasks of this specification, all ended; one of them is taken if there is one.
+        """
+        if free:
+            task = free.pop()
+        else:
+            task = len(self.specs)
+            self.specs.append(spec)
+            self.state.append(READY)
+            self.at_rank0.append(0)
+            self.attempts.append(0)
+            self.missing.append(0)
+            self.children.append(())
+            self.consumers_left.append(0)
+            for each in spec.inputs:
+                self.children[each] = [*self.children[each], task]
+        self.state[task] = READY
+        self.open += 1
+        self.leases.add(task)
+        for each in spec.inputs:
+            self.consumers_left[each] += 1
+        return task
+
+    def set_dispatched(self, lease: int) -> None:
+        """``lease`` is a part of another one, which is dispatched."""
+        self.attempts[lease] += 1
+        self.state[lease] = DISPATCHED
+
+    def end_lease(self, task: int, rank: int) -> None:
+        """All elements of a dispatched lease have ended, and none of them failed."""
+        self.move(task, Cause.OK, rank)
+        self.open -= 1
+        if self.specs[task].inputs:
+            self._close_inputs(task, rank)
+
+    def failure_of(self, task: int) -> Failure:
+        """Return why a task, or in this turn a lease, has failed for good."""
+        return self.lease_failures[task] if task in self.leases else self.failures[task]
+
+    def take_skipped_leases(self) -> list[int]:
+        """Return the leases that were skipped since this was last asked."""
+        skipped, self._skipped_leases = self._skipped_leases, []
+        return skipped
+
+    def complete(self, task: int) -> None:
+        """All elements of an array have values: its children may be ready now."""
+        self.move(task, Cause.ELEMENTS_DONE)
+        self.open -= 1
+        self.at_rank0[task] = 1
+        self._supply(task)
+        self._close_inputs(task)
 
     # -- lost values ----------------------------------------------------------------------------------
 

@@ -54,6 +54,11 @@ class Tries:
         """``task`` has failed for good."""
         self._spent.pop(task, None)
 
+    def copy(self, task: int, other: int) -> None:
+        """``other`` is a part of ``task``, and has used up as many tries."""
+        if task in self._spent:
+            self._spent[other] = [*self._spent[task]]
+
     def give_back(self, ranks: Collection[int]) -> dict[int, int]:
         """Attempts on ``ranks`` no longer count; return each task that had some, and how many of them were deaths."""
         given: dict[int, int] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from handoff_mpi.allocation import MEMORY, PROBATION, SUSPECT, Ledger
 from handoff_mpi.allocation.invariants import check_invariants
+from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.membership import Membership, MemberState
 from handoff_mpi.scheduler import Scheduler, State
 from handoff_mpi.scheduler.queues import ReadyQueue
@@ -34,7 +35,9 @@ def check(scheduler: Scheduler) -> None:
     assert all(slot.claim is not None for slots in scheduler.slots.of_rank.values() for slot in slots if slot.tasks)
     queued = list(scheduler.ready.everywhere())
     assert len(queued) == len(set(queued)), "a task is queued twice"
-    assert set(queued) == {task for task in range(len(specs)) if state[task] == State.READY}
+    offered = {task for task in range(len(specs)) if state[task] == State.READY} - scheduler.ready.exhausted
+    assert set(queued) == offered
+    check_arrays(scheduler)
     check_order(scheduler)
     final = (State.DONE, State.FAILED, State.SKIPPED)
     assert scheduler.tasks.open == sum(each not in final for each in state)
@@ -51,6 +54,27 @@ def check(scheduler: Scheduler) -> None:
     assert left == scheduler.tasks.consumers_left
     holds = {(task, rank) for task, ranks in scheduler.tasks.holders.items() for rank in ranks}
     assert holds == {(task, rank) for rank, tasks in scheduler.tasks.held.items() for task in tasks}
+
+
+def check_arrays(scheduler: Scheduler) -> None:
+    """Each element of an array waits, is leased, has ended, or will not be computed.
+
+    Raises:
+        AssertionError: it does not.
+    """
+    arrays, state = scheduler.arrays, scheduler.tasks.state
+    leases = {number: lease for number, lease in arrays.leases.items() if not lease.has_ended}
+    for number, array in arrays.of.items():
+        parts = [IntervalSet(elements) for elements, _ in array.failures] + [array.todo.copy()]
+        parts += [lease.intervals for lease in leases.values() if lease.array == number]
+        together = IntervalSet(interval for part in parts for interval in part)
+        assert len(together) == sum(map(len, parts)), f"an element of array {number} is in two places"
+        assert len(together) + array.done + array.skipped == array.spec.count
+        assert array.leases == {each for each, lease in leases.items() if lease.array == number}
+        if state[number] in (State.READY, State.WAITING):
+            assert array.todo or array.leases, f"array {number} has ended, and does not know"
+            assert bool(array.todo) != (number in scheduler.ready.exhausted)
+        assert state[number] != State.DONE or array.done == array.spec.count
 
 
 def check_membership(membership: Membership, ledger: Ledger) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from handoff_mpi.comm import Envelope, RankFailed
 from handoff_mpi.membership import Membership
-from handoff_mpi.messages import Entry, Message
+from handoff_mpi.messages import Entry, ErrorReport, LeaseReport, Message
 from handoff_mpi.resources import PlainAmounts
 from handoff_mpi.results.event_log import EventPort, NoEvents
 from handoff_mpi.results.store import MemoryStore
@@ -271,6 +271,12 @@ class Observer:
         pass
 
     def started(self, rank: int, task: int, attempt: int, started: float) -> None:
+        pass
+
+    def elements_ended(self, rank: int, array: int, report: LeaseReport, started: float, duration: float) -> None:
+        pass
+
+    def lease_failed(self, lease: int, error: ErrorReport) -> None:
         pass
 
     def transferred(self, target: int, transfers: Sequence[tuple[int, int, int, float]]) -> None:

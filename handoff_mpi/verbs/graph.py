@@ -8,13 +8,20 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from handoff_mpi.dag import Plan, TaskSpec
 from handoff_mpi.errors import EXIT_DONE, UsageError
 from handoff_mpi.formatting import one_line, show
+from handoff_mpi.launch import rank_main
+from handoff_mpi.launch.joining import local_job
+from handoff_mpi.launch.own_jobs import OwnJobs
 from handoff_mpi.numerals import parse_whole
+from handoff_mpi.process_context import process
+from handoff_mpi.resources.amounts import plain_number
+from handoff_mpi.results.anybodys_story import read_anybodys_story
+from handoff_mpi.results.whole_files import write_whole
 from handoff_mpi.suggestions import did_you_mean
 from handoff_mpi.verbs.run_dirs import find_run_dir, is_run_dir
 from handoff_mpi.visualization.drawing import MAX_FUNCTIONS, drawing_of
@@ -22,9 +29,7 @@ from handoff_mpi.visualization.drawing_markup import dot_text, mermaid_text
 from handoff_mpi.visualization.drawing_text import text_lines
 from handoff_mpi.visualization.graph import execution_graph
 from handoff_mpi.visualization.graph_source import GraphSource, source_of_story, source_of_tables
-
-if TYPE_CHECKING:
-    from handoff_mpi.dag import Plan, TaskSpec
+from handoff_mpi.visualization.graphviz import picture
 
 TEXT, DOT, MERMAID, JSON, SVG, PNG = FORMATS = ("text", "dot", "mermaid", "json", "svg", "png")
 _SUFFIXES = {".txt": TEXT, ".dot": DOT, ".gv": DOT, ".mmd": MERMAID, ".mermaid": MERMAID, ".md": MERMAID}
@@ -114,8 +119,6 @@ def _format_of(output: str | None) -> str:
 
 def _source(target: str | None, dag_args: list[str]) -> GraphSource | None:
     if target is None or _names_run(target):
-        from handoff_mpi.results.anybodys_story import read_anybodys_story
-
         story = read_anybodys_story(find_run_dir(target))
         for note in story.notes:
             print(note, file=sys.stderr)
@@ -133,13 +136,6 @@ def _names_run(target: str) -> bool:
 
 
 def _source_of_dag(target: str, dag_args: list[str]) -> GraphSource | None:
-    from handoff_mpi.dag import Plan
-    from handoff_mpi.launch import rank_main
-    from handoff_mpi.launch.joining import local_job
-    from handoff_mpi.launch.own_jobs import OwnJobs
-    from handoff_mpi.process_context import process
-    from handoff_mpi.resources.amounts import plain_number
-
     with contextlib.redirect_stdout(sys.stderr):  # what dag.py prints is no part of the drawing
         process.of(OwnJobs).current = job = local_job()
         _, dag = rank_main.load(job, target, dag_args)
@@ -197,8 +193,6 @@ def _json(source: GraphSource, max_functions: int) -> Iterator[bytes]:
 
 def _picture(kind: str) -> Callable[[GraphSource, int], Iterator[bytes]]:
     def draw(source: GraphSource, max_functions: int) -> Iterator[bytes]:
-        from handoff_mpi.visualization.graphviz import picture
-
         yield picture(dot_text(drawing_of(source, max_functions)), kind)
 
     return draw
@@ -229,8 +223,6 @@ def _print(pieces: Iterable[bytes]) -> None:
 
 
 def _write(path: Path, pieces: Iterable[bytes]) -> None:
-    from handoff_mpi.results.whole_files import write_whole
-
     try:
         write_whole(path, pieces)
     except OSError as error:

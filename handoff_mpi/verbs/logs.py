@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import os
 import re
 import sys
@@ -300,8 +301,6 @@ def _copy(parts: Iterable[bytes], raw: bool) -> None:
             sys.stdout.buffer.write(part)
         sys.stdout.buffer.flush()
         return
-    import codecs
-
     decoder, last = codecs.getincrementaldecoder("utf-8")("replace"), "\n"
     for part in parts:
         text = without_controls(decoder.decode(part))

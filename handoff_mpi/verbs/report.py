@@ -13,7 +13,10 @@ from typing import IO
 from handoff_mpi.errors import EXIT_DONE, UsageError
 from handoff_mpi.formatting import one_line
 from handoff_mpi.results.secure_files import open_directory
+from handoff_mpi.results.story_reader import read_story
 from handoff_mpi.verbs.run_dirs import OF_THE_RUN, find_run_dir
+from handoff_mpi.visualization.report.page import make_page, refuse_without_libraries
+from handoff_mpi.visualization.trace import table_pieces, trace_pieces
 
 REPORT, TRACE, TABLE = "report.html", "trace.json", "trace.tsv"
 #: A trace of more calls is compressed, and is made only where it is asked for.
@@ -37,18 +40,12 @@ def main(given: argparse.Namespace) -> int:
         UsageError: there is no such run, or a library is missing, or a file cannot be written.
         JournalError: the journal cannot be read.
     """
-    from handoff_mpi.visualization.report.page import make_page, refuse_without_libraries
-
     run_dir = find_run_dir(given.run_dir)
     refuse_without_libraries()
-    from handoff_mpi.results.story_reader import read_story
-
     story = read_story(run_dir)
     output = run_dir / REPORT if given.output is None else Path(given.output).absolute()
     written = [write(output, [make_page(story)])]
     if given.trace or given.tsv:
-        from handoff_mpi.visualization.trace import table_pieces, trace_pieces
-
         if given.trace:
             is_large = len(story.calls) > MAX_CALLS
             written.append(write(output.with_name(f"{TRACE}.gz" if is_large else TRACE), trace_pieces(story)))

@@ -11,14 +11,19 @@ import pytest
 
 import handoff_mpi
 from handoff_mpi import DAG, Function
+from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.dag import TaskSpec
+from handoff_mpi.dag.task_spec import ArraySpec
+from handoff_mpi.messages import LeaseReport
 from handoff_mpi.resources import Capability
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results.failure_groups import FailureGroup
 from handoff_mpi.runtime import progress as module
+from handoff_mpi.runtime.element_records import ElementRecords
 from handoff_mpi.runtime.progress import OTHERS, Progress
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.scheduler import Cause, State
+from handoff_mpi.scheduler.arrays import Array
 from handoff_mpi.scheduler.transitions import Lost, Returned
 
 NOW = 1_770_000_000.0
@@ -35,12 +40,16 @@ class Fixture:
     def __init__(self, codes, inputs=None, names=("load", "fit"), hosts=1, restored=()):
         count = len(codes)
         specs = [TaskSpec((inputs or {}).get(task, ()), {"cpu": UNIT}, code=code) for task, code in enumerate(codes)]
-        plan = FakePlan(ids=list(range(count)), code_names=list(names), specs=specs)
+        plan = self.plan = FakePlan(ids=list(range(count)), code_names=list(names), specs=specs)
         self.of_rank = {rank: [SimpleNamespace(tasks=[], claim=None)] for rank in range(hosts)}
         slots = SimpleNamespace(of_rank=self.of_rank, running=self.running)
         tasks = SimpleNamespace(state=bytearray(count), failures={})
-        self.scheduler = SimpleNamespace(specs=specs, tasks=tasks, slots=slots)
-        self.recorder = Recorder(plan, "dag", {rank: f"n{rank}" for rank in range(hosts)})
+        self.arrays = SimpleNamespace(of={}, leases={}, task_of=int)
+        self.scheduler = SimpleNamespace(
+            specs=specs, tasks=tasks, slots=slots, arrays=self.arrays, running=self.running
+        )
+        elements = ElementRecords(plan, self.arrays)
+        self.recorder = Recorder(plan, "dag", {rank: f"n{rank}" for rank in range(hosts)}, elements)
         self.recorder.grow()
         capabilities = [Capability(rank, f"n{rank}", {"cpu": 4 * UNIT, "memory": 8000 * UNIT}) for rank in range(hosts)]
         self.groups = []
@@ -361,13 +370,13 @@ def test_each_look_has_a_number_of_its_own():
 def test_a_look_visits_only_what_ended_since_the_last_one():
     run = Fixture([0] * 100_000)
     run.fields()
-    run.scheduler.specs = Counting(run.scheduler.specs)
+    run.plan.specs = Counting(run.plan.specs)
     for task in range(30):
         run.end(task)
     run.fields()
-    assert run.scheduler.specs.visits == 30 + module.MAX_SLOWEST
+    assert run.plan.specs.visits == 30 + module.MAX_SLOWEST
     run.fields()
-    assert run.scheduler.specs.visits == 30 + 2 * module.MAX_SLOWEST, "those that are listed are visited"
+    assert run.plan.specs.visits == 30 + 2 * module.MAX_SLOWEST, "those that are listed are visited"
 
 
 class Counting(list):
@@ -399,3 +408,24 @@ def look(path):
             return [call["id"], call["rank"], status["counts"]["running"]]
         time.sleep(0.01)
     return status
+
+
+def test_an_array_is_counted_by_its_elements():
+    run = Fixture([0, 1])
+    spec = ArraySpec(100)
+    run.scheduler.specs[1].array = spec
+    array = Array(spec, run.scheduler.specs[1], IntervalSet([(0, 100)]))
+    run.arrays.of[1] = array
+    run.scheduler.tasks.state[1] = State.READY
+    array.todo.take(30)
+    array.leases.add(2)
+    array.done, array.failed = 20, 1
+    run.of_rank[0][0].tasks = [1]
+    run.recorder.elements_ended(0, 1, LeaseReport(((0, 20),), None, busy_s=2.1), NOW, 2.1)
+    told = run.fields()
+    assert told["by_name"]["fit"] == {
+        "total": 100, "running": 1, "done": 20, "failed": 1, "skipped": 0, "mean_s": 0.1, "busy_s": 2.1,
+    }  # fmt: skip
+    counts = told["counts"]
+    assert (counts["done"], counts["failed"], counts["ready"], counts["waiting"]) == (20, 1, 78, 1)
+    assert counts["running"] == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from handoff_mpi.messages import ErrorReport
 from handoff_mpi.scheduler import (
     TRANSITIONS,
     Cause,
@@ -15,7 +16,7 @@ from handoff_mpi.scheduler import (
     Unfetched,
     ValueLocation,
 )
-from tests.scheduler.transcript import GPU, SHORT, Dialogue, done, made, raised, ranks, task
+from tests.scheduler.transcript import GPU, SHORT, Dialogue, array, done, elements, made, raised, ranks, task
 
 WAITING, READY, DISPATCHED, DONE, FAILED, SKIPPED = State
 
@@ -115,6 +116,23 @@ def sent_ahead(run):
     run.tell(0.0, done(1, 0, lasted=SHORT))
 
 
+def elements_done(run):
+    run.submit(array(1))
+    run.tell(1.0, elements(1, 1))
+
+
+def elements_done_while_waiting(run):
+    run.submit(task(), array(0, 0))
+
+
+def given_up_while_waiting(run):
+    """The last element fails while an input of the array is made again, for which other calls wait."""
+    run.submit(task(), array(1, 0, pin=2), task(0, pin=2))
+    run.tell(1.0, made(1, 0))
+    run.tell(2.0, RankLost(1, "it died"))
+    run.tell(3.0, elements(2, 3, error=ErrorReport("TypeError", "oops", lineage=("TypeError",))))
+
+
 STORIES = {
     (WAITING, Cause.INPUTS_DONE): inputs_done,
     (READY, Cause.PLACED): placed,
@@ -134,6 +152,9 @@ STORIES = {
     (WAITING, Cause.INPUT_FAILED): input_failed_while_waiting,
     (READY, Cause.INPUT_FAILED): input_failed_while_ready,
     (WAITING, Cause.RESTORED): restored,
+    (READY, Cause.ELEMENTS_DONE): elements_done,
+    (WAITING, Cause.ELEMENTS_DONE): elements_done_while_waiting,
+    (WAITING, Cause.GIVEN_UP): given_up_while_waiting,
 }
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from handoff_mpi.allocation import FirstAvailable, Ledger
 from handoff_mpi.dag import TaskSpec
+from handoff_mpi.dag.task_spec import ArraySpec
 from handoff_mpi.membership import Membership
-from handoff_mpi.messages import DEATH, DIED, OK, RAISED, TIMED_OUT, TIMEOUT
+from handoff_mpi.messages import DEATH, DIED, OK, RAISED, TIMED_OUT, TIMEOUT, LeaseReport
 from handoff_mpi.resources import Capability, Device
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.scheduler import (
@@ -49,6 +50,11 @@ def task(*inputs, cost=CPU, **options):
     return TaskSpec(inputs, cost, **options)
 
 
+def array(count, *inputs, chunk=None, max_failures=None, **options):
+    """An array of so many elements, each of which takes the values of ``inputs``."""
+    return task(*inputs, array=ArraySpec(count, chunk, max_failures), **options)
+
+
 def ranks(*slots, gpus=()):
     """The ledger of ranks 1, 2, ... with so many slots each, on hosts h1, h2, ... with as many cores."""
     return Ledger(
@@ -70,6 +76,13 @@ def _named(tasks):
 def done(rank, *tasks, lasted=LONG):
     """Calls ended well, and their small values came home."""
     return Finished(rank, [(*each, OK, (PLAIN, None), 8, 0.0, lasted, False) for each in _named(tasks)])
+
+
+def elements(rank, lease, attempt=1, error=None):
+    """A lease of the first element ended well, or failed."""
+    ended, failures = (((0, 1),), ()) if error is None else ((), ((((0, 1),), error),))
+    report = LeaseReport(ended, None, failures)
+    return Finished(rank, [(lease, attempt, OK, report, 8, 0.0, SHORT, False)])
 
 
 def made(rank, *tasks, nbytes=10**6, is_persisted=False):
@@ -179,12 +192,15 @@ class Dialogue:
 
     def _replay(self, rows):
         self._states += [State.WAITING] * (len(self.scheduler.tasks.state) - len(self._states))
+        leases = self.scheduler.tasks.leases
         for number, then, cause, _, _, _ in rows:
-            if number >= 0:
+            if number >= 0 and number not in leases:
                 before = self._states[number]
                 assert TRANSITIONS[before, Cause(cause)] == then, f"{before!r} by {Cause(cause)!r} gave {State(then)!r}"
                 self._states[number] = State(then)
                 self.moves.append((before, Cause(cause), State(then)))
+        for number in leases:  # whose numbers are used again
+            self._states[number] = State(self.scheduler.tasks.state[number])
         assert self._states == list(self.scheduler.tasks.state), "the log does not tell how the states came to be"
 
     @property

@@ -116,17 +116,14 @@ class Modules:
         """Most are named as their module; looking through the files of all takes longer."""
         from importlib import metadata  # slow to import, and for functions that use installed packages alone
 
-        return self._versions([top]) or self._versions(metadata.packages_distributions().get(top, ()))
+        def versions_of(names: Iterable[str]) -> tuple[str, ...]:
+            try:
+                versions = [(name, metadata.version(name)) for name in sorted(set(names))]
+            except metadata.PackageNotFoundError:
+                return ()
+            return tuple(f"{name} {version}" for name, version in versions if version)
 
-    @staticmethod
-    def _versions(names: Iterable[str]) -> tuple[str, ...]:
-        from importlib import metadata
-
-        try:
-            versions = [(name, metadata.version(name)) for name in sorted(set(names))]
-        except metadata.PackageNotFoundError:
-            return ()
-        return tuple(f"{name} {version}" for name, version in versions if version)
+        return versions_of([top]) or versions_of(metadata.packages_distributions().get(top, ()))
 
     def imported(self, imported: tuple[int, str, tuple[str, ...]], package: Any) -> list[str]:
         """Return the names of the modules that an import statement imports, those beneath packages left out."""

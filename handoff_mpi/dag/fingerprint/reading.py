@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from itertools import compress
 from typing import Any, TypeAlias
 
+from handoff_mpi.arrays.digests import has_all
+from handoff_mpi.arrays.inputs import ElementInput
+from handoff_mpi.dag.arrays import ArrayFunction
 from handoff_mpi.dag.call_template import Placeholder
+from handoff_mpi.dag.fingerprint.elements import ObjectDigests
 from handoff_mpi.dag.fingerprint.graph import Graph
 from handoff_mpi.dag.fingerprint.nodes import Unfit
 from handoff_mpi.dag.fingerprint.values import describe_error, hashed, is_leaf, shown_value
@@ -96,6 +100,7 @@ class _Reading:
     Attributes:
         content: everything but its inputs' fingerprints.
         inputs: whose values it takes: ids, then (by :func:`_link`) positions in the list of readings.
+        elements: of an array, whose value depends on them, while its fingerprint does not.
     """
 
     id: Hashable
@@ -103,6 +108,20 @@ class _Reading:
     inputs: Sequence[Any] = ()
     note: str = ""
     fingerprint: bytes | None = None
+    elements: Sequence[ElementInput] = ()
+    _of_value: bytes | None = None
+
+    @property
+    def of_value(self) -> bytes | None:
+        """The fingerprint of its value; None if there is none."""
+        if not self.elements or self.fingerprint is None:
+            return self.fingerprint
+        if self._of_value is None:
+            digest_object = ObjectDigests()
+            digests = [each.digests(digest_object) for each in self.elements]
+            if all(map(has_all, digests)):
+                self._of_value = hashed(self.fingerprint + marshal.dumps(digests, 2))
+        return self._of_value
 
 
 def _link(readings: list[_Reading], number_of: dict[Hashable, int]) -> None:
@@ -154,9 +173,10 @@ def _finish(readings: list[_Reading], number: int, roots: dict[int, str]) -> Non
     if not reading.inputs:
         reading.fingerprint = hashed(reading.content)
         return
-    sources = [readings[source].fingerprint for source in reading.inputs]
+    sources = [readings[source].of_value for source in reading.inputs]
     if None in sources:
-        root = roots[number] = roots[reading.inputs[sources.index(None)]]
+        source = reading.inputs[sources.index(None)]
+        root = roots[number] = roots.get(source) or f"the elements of {shown_value(readings[source].id)}"
         reading.note = f"it depends on {root}, which has no fingerprint"
         return
     reading.fingerprint = hashed(b"".join((reading.content, *sources)))
@@ -183,7 +203,8 @@ class _Reader:
                 inputs += (reference.id for reference in references)
             head, end = self._shared.get((id(function.code), kind)) or self._share(function, kind)
             content = b"".join((head, len(body).to_bytes(8, "little"), body, end))
-            return _Reading(function.id, content, inputs)
+            elements = function.elements if isinstance(function, ArrayFunction) else ()
+            return _Reading(function.id, content, inputs, elements=elements)
         except Unfit as unfit:
             return _Reading(function.id, note=str(unfit))
         except Exception as error:

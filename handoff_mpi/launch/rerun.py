@@ -1,0 +1,95 @@
+"""The functions, and the elements of arrays, that a user wants to run again in a resumed run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Hashable, Iterator
+from dataclasses import dataclass, field
+
+from handoff_mpi.arrays.intervals import Interval, IntervalSet
+from handoff_mpi.dag import Plan
+from handoff_mpi.errors import UsageError
+from handoff_mpi.formatting import show
+from handoff_mpi.suggestions import did_you_mean
+
+#: ``sweep[3,100:200]``: some elements of the array "sweep".
+_ELEMENTS = re.compile(r"(.+)\[([-\d:,\s]+)\]", re.DOTALL)
+_PART = re.compile(r"\s*(-?\d+)?\s*(:)?\s*(-?\d+)?\s*")
+
+
+@dataclass(slots=True)
+class Rerun:
+    """The functions and elements that run again.
+
+    Attributes:
+        tasks: the numbers of functions, and of arrays that run again whole.
+        elements: array number to the elements that do.
+    """
+
+    tasks: set[int] = field(default_factory=set)
+    elements: dict[int, IntervalSet] = field(default_factory=dict)
+
+    @property
+    def named(self) -> set[int]:
+        """The functions and arrays of which anything is named."""
+        return self.tasks | self.elements.keys()
+
+
+def read_rerun(names: Collection[Hashable], plan: Plan) -> Rerun:
+    """Return what ``names`` stand for: ids, elements such as ``"sweep[3,100:200]"``, or ``(id of an array, index)``.
+
+    Raises:
+        UsageError: something that is named is not there.
+    """
+    rerun = Rerun()
+    unknown = []
+    for name in names:
+        if name in plan.number_of:
+            rerun.tasks.add(plan.number_of[name])
+        elif not _add_elements(rerun, name, plan):
+            unknown.append(name)
+    if unknown:
+        hint = did_you_mean(unknown[0], plan.number_of)
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise UsageError(f"rerun names {show(unknown[0])}{more}, which the DAG does not hold{hint}")
+    return rerun
+
+
+def _add_elements(rerun: Rerun, name: Hashable, plan: Plan) -> bool:
+    """Add the elements that ``name`` stands for; return whether it names elements of an array that is there."""
+    if isinstance(name, str) and (match := _ELEMENTS.fullmatch(name)):
+        number, text = _array_called(match[1], plan), match[2]
+    elif isinstance(name, tuple) and len(name) == 2 and isinstance(name[1], int):
+        number, text = _array_called(name[0], plan), str(name[1])
+    else:
+        return False
+    if number is None:
+        return False
+    count = plan.arrays[number].count
+    rerun.elements.setdefault(number, IntervalSet()).update(_intervals(text, count, name))
+    return True
+
+
+def _array_called(id: Hashable, plan: Plan) -> int | None:
+    number = plan.number_of.get(id)
+    return number if number in plan.arrays else None
+
+
+def _intervals(text: str, count: int, name: Hashable) -> Iterator[Interval]:
+    """Yield the intervals of indices such as ``3``, ``-1`` or ``100:200``, as Python counts."""
+    for part in text.split(","):
+        match = _PART.fullmatch(part)
+        if match is None or not (match[1] or match[2]):
+            raise UsageError(f"rerun names {show(name)}: {part.strip()!r} is neither an index nor a slice such as 3:7")
+        if match[2]:
+            start, stop, _ = slice(_number(match[1]), _number(match[3])).indices(count)
+            yield start, max(start, stop)
+            continue
+        index = int(match[1])
+        if not -count <= index < count:
+            raise UsageError(f"rerun names {show(name)}, but the array has {count:,} elements")
+        yield index % count, index % count + 1
+
+
+def _number(text: str | None) -> int | None:
+    return None if text is None else int(text)

@@ -1,0 +1,84 @@
+"""The elements of arrays that earlier launches computed, as the journal of a run tells them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from handoff_mpi.arrays.columns import Packed, cut
+from handoff_mpi.arrays.intervals import Interval, IntervalSet
+from handoff_mpi.arrays.values import ArrayValues
+
+
+@dataclass(slots=True)
+class ArrayLaunch:
+    """An array in one launch.
+
+    Attributes:
+        epoch: the number of the launch.
+        count: how many elements it had.
+        digests: of each of its inputs; what these are made of, :mod:`handoff_mpi.arrays.inputs` says.
+        parts: its values: (elements, rank, column of their values in this order).
+        restored: the elements that it took over: (number of an earlier launch, intervals).
+        failed: its elements that failed for good: (intervals, rank, kind, message).
+    """
+
+    epoch: int
+    count: int
+    digests: Sequence[Any]
+    parts: list[tuple[Sequence[Interval], int, Packed]] = field(default_factory=list)
+    restored: list[tuple[int, Sequence[Interval]]] = field(default_factory=list)
+    failed: list[tuple[Sequence[Interval], int, str, str]] = field(default_factory=list)
+
+
+def take_over(
+    launches: Sequence[ArrayLaunch], values: ArrayValues, is_same: Callable[[ArrayLaunch], IntervalSet]
+) -> list[tuple[int, Sequence[Interval]]]:
+    """Fill ``values`` with those of earlier launches, the newest first; return of which launch which elements are.
+
+    Args:
+        launches: in order; each tells the elements that it computed itself.
+        is_same: returns the elements whose arguments were the same in a launch.
+    """
+    taken: list[tuple[int, Sequence[Interval]]] = []
+    for launch in reversed(launches):
+        same = is_same(launch)
+        found = IntervalSet()
+        for elements, _, column in launch.parts:
+            for interval in _fill(values, elements, column, same):
+                found.add(*interval)
+        if found:
+            taken.append((launch.epoch, tuple(found)))
+    return taken
+
+
+def values_of_last(launches: Sequence[ArrayLaunch]) -> ArrayValues:
+    """Return the values that the array had at the end of the last launch: its own, and those that it took over."""
+    last = launches[-1]
+    values = ArrayValues(last.count)
+    everything = IntervalSet([(0, last.count)])
+    for elements, _, column in last.parts:
+        _fill(values, elements, column, everything)
+    by_epoch = {launch.epoch: launch for launch in launches}
+    for epoch, intervals in last.restored:
+        for elements, _, column in by_epoch[epoch].parts if epoch in by_epoch else ():
+            _fill(values, elements, column, IntervalSet(intervals))
+    return values
+
+
+def _fill(
+    values: ArrayValues, elements: Sequence[Interval], column: Packed, wanted: IntervalSet
+) -> list[Interval]:
+    """Put those of the elements of a column into ``values`` that are wanted and not there; return which."""
+    filled: list[Interval] = []
+    place = 0
+    for start, stop in elements:
+        new = IntervalSet(wanted.within(start, stop))
+        for known in values.have.within(start, stop):
+            new.discard(*known)
+        for first, last in new:
+            values.put([(first, last)], cut(column, place + first - start, place + last - start))
+            filled.append((first, last))
+        place += stop - start
+    return filled

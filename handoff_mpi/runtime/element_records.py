@@ -1,0 +1,79 @@
+"""Records of the elements of arrays: a lease goes by the name of its elements, and counts for its array."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+from handoff_mpi.arrays.intervals import IntervalSet
+from handoff_mpi.dag import Plan
+from handoff_mpi.messages import ErrorReport, LeaseReport
+from handoff_mpi.scheduler.arrays import Arrays
+
+#: Of the elements of a lease, so many intervals are named.
+_MAX_NAMED = 3
+
+
+class ElementRecords:
+    """The records of arrays and their leases, for the recorder.
+
+    Args:
+        plan: the run's tables.
+        arrays: of the scheduler; None where there are none.
+
+    Attributes:
+        busy_s: array to rank to seconds in calls of its elements there.
+    """
+
+    def __init__(self, plan: Plan, arrays: Arrays | None) -> None:
+        self._plan = plan
+        self._arrays = arrays
+        self._leases = {} if arrays is None else arrays.leases
+        self.busy_s: dict[int, dict[int, float]] = {}
+        self._errors: dict[tuple[int, str, str], ErrorReport] = {}
+
+    def is_lease(self, number: int) -> bool:
+        """Whether a number of the scheduler's log stands for elements of an array."""
+        return number in self._leases
+
+    def task_of(self, number: int) -> int:
+        """Return the task of the DAG that a number of the scheduler's log stands for."""
+        return number if self._arrays is None else self._arrays.task_of(number)
+
+    def id_of(self, number: int) -> Hashable:
+        """Return the id of a task, or of the elements of a lease: ``("sweep", 17)``, ``("sweep", "3:7")``."""
+        lease = self._leases.get(number)
+        if lease is None:
+            return self._plan.ids[number]
+        return self._plan.ids[lease.array], index_or_slices(lease.intervals)
+
+    def ended(self, array: int, rank: int, report: LeaseReport) -> None:
+        """Note how long elements took, and the errors of some until it is known what becomes of them."""
+        of_rank = self.busy_s.setdefault(array, {})
+        of_rank[rank] = of_rank.get(rank, 0.0) + report.busy_s
+        for _, error in report.failures:
+            error = ErrorReport(*error)
+            self._errors.setdefault((array, error.kind, error.message), error)
+
+    def on_other_ranks(self, ranks: Sequence[int]) -> dict[int, list[tuple[int, float]]]:
+        """Return (rank, seconds) of the elements of each array on ranks other than the one that ``ranks`` names."""
+        return {
+            array: [(rank, seconds) for rank, seconds in of_rank.items() if rank != ranks[array]]
+            for array, of_rank in self.busy_s.items()
+        }
+
+    def error_of(self, number: int, kind: str, message: str) -> ErrorReport | None:
+        """Return what a rank reported of the elements of a lease that failed in this turn."""
+        return self._errors.get((self.task_of(number), kind, message)) if number in self._leases else None
+
+    def end_turn(self) -> None:
+        """Forget the errors of the turn: it is known what becomes of them."""
+        self._errors.clear()
+
+
+def index_or_slices(intervals: IntervalSet) -> int | str:
+    """Return the index of a single element, else the elements in words such as ``"3:7, 12"``."""
+    bounds = list(intervals)
+    if len(intervals) == 1:
+        return bounds[0][0]
+    named = [str(start) if stop == start + 1 else f"{start}:{stop}" for start, stop in bounds[:_MAX_NAMED]]
+    return ", ".join(named) + (", ..." if len(bounds) > _MAX_NAMED else "")

@@ -1,0 +1,320 @@
+"""Arrays: many like calls as one entry of the task table, of which ranks lease elements.
+
+An array has one number. While elements of it wait, that number is in its ready queue like any other task; each time it
+is placed, a *lease* takes its place: an entry of the task table for the elements that one slot computes next. A lease
+is dispatched, retracted, lost, retried and blamed as any task is. It ends when its elements have, and its number is
+used again. So nothing here takes a step for each element, unless something happened to that element.
+
+Elements that fail stay with their lease, which is tried again as a task is, with them alone. A death or a time-out is
+charged to the element that was running: the others wait to be leased again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from handoff_mpi.arrays.intervals import IntervalSet
+from handoff_mpi.dag import TaskSpec
+from handoff_mpi.dag.task_spec import ArraySpec
+from handoff_mpi.messages import ErrorReport, Interval, LeaseReport
+from handoff_mpi.scheduler.events import Failure
+from handoff_mpi.scheduler.lifecycle import READY, WAITING
+from handoff_mpi.scheduler.ready import ReadyTasks
+from handoff_mpi.scheduler.tasks import TaskTable
+
+#: A lease should take about this long: less wastes messages, more delays results and makes the tail uneven.
+LEASE_S = 0.01
+#: At most so many leases are at a slot: one that runs, and one behind it.
+MAX_LEASES = 2
+#: The weight of a new lease in the moving mean of the seconds of an element.
+_WEIGHT = 0.2
+
+
+@dataclass(slots=True)
+class Array:
+    """Where the elements of one array stand.
+
+    Attributes:
+        spec: how many there are, and the user's limits.
+        lease_spec: what the scheduler must know of its leases.
+        todo: the elements that wait to be leased.
+        done: how many have values.
+        failures: the elements that failed for good, and why.
+        failed: how many these are.
+        skipped: how many will not be computed, since too many failed or the array did.
+        leases: the numbers of its leases.
+        element_s: seconds that an element is expected to take; None while that is unknown.
+    """
+
+    spec: ArraySpec
+    lease_spec: TaskSpec
+    todo: IntervalSet
+    done: int = 0
+    failures: list[tuple[tuple[Interval, ...], Failure]] = field(default_factory=list)
+    failed: int = 0
+    skipped: int = 0
+    leases: set[int] = field(default_factory=set)
+    element_s: float | None = None
+    free: list[int] = field(default_factory=list)
+
+    @property
+    def has_too_many_failures(self) -> bool:
+        """Whether nothing more of it may begin."""
+        return self.spec.max_failures is not None and self.failed > self.spec.max_failures
+
+    def learn(self, count: int, seconds: float) -> None:
+        """Take in that ``count`` elements took so long."""
+        mean = seconds / count
+        self.element_s = mean if self.element_s is None else self.element_s + _WEIGHT * (mean - self.element_s)
+
+    def lease_count(self, slots: int) -> int:
+        """Return how many elements the next lease has, while ``slots`` compute the array.
+
+        The first one has a single element, whose duration nobody knows. Later ones take some time, but never more than
+        half of an even share of what is left, so that all slots end together (guided self-scheduling: Polychronopoulos
+        and Kuck, IEEE Transactions on Computers C-36, 1987).
+        """
+        if self.element_s is None:
+            return 1
+        count = int(LEASE_S / max(self.element_s, 1e-9))
+        count = min(count, -(-len(self.todo) // (2 * max(1, slots))))
+        return max(1, count if self.spec.chunk is None else min(count, self.spec.chunk))
+
+
+@dataclass(slots=True)
+class Lease:
+    """Elements of an array that a rank computes, or is to compute.
+
+    Attributes:
+        array: the number of the array.
+        intervals: the elements that have not ended, as far as is known.
+        before: how often its number had been dispatched when it began.
+        failed: its elements that failed since it was dispatched.
+        has_ended: whether its number may be used again, after this turn.
+    """
+
+    array: int
+    intervals: IntervalSet
+    before: int
+    failed: list[tuple[tuple[Interval, ...], ErrorReport]] = field(default_factory=list)
+    has_ended: bool = False
+
+
+class Arrays:
+    """The arrays of a run, and their leases.
+
+    Args:
+        tasks, ready: the scheduler's tables.
+
+    Attributes:
+        of: array number to its elements.
+        leases: lease number to its elements; those that ended in this turn are still there.
+    """
+
+    def __init__(self, tasks: TaskTable, ready: ReadyTasks) -> None:
+        self.of: dict[int, Array] = {}
+        self.leases: dict[int, Lease] = {}
+        self._tasks = tasks
+        self._ready = ready
+        self._ended: list[int] = []
+        self._to_check: dict[int, None] = {}
+
+    def submit(self, first: int, specs: Sequence[TaskSpec], done: Mapping[int, IntervalSet]) -> None:
+        """Take in the arrays among new tasks, whose numbers begin with ``first``.
+
+        Args:
+            done: array number to the elements that an earlier launch computed.
+        """
+        for number, spec in enumerate(specs, first):
+            if spec.array is None:
+                continue
+            todo = IntervalSet([(0, spec.array.count)] if spec.array.count else [])
+            for interval in done.get(number, ()):
+                todo.discard(*interval)
+            array = Array(spec.array, replace(spec, array=None, keep=False), todo)
+            array.done = spec.array.count - len(todo)
+            self.of[number] = array
+            if not todo:
+                self._close(number)
+
+    # -- leases ----------------------------------------------------------------------------------------
+
+    def begin_turn(self) -> None:
+        """The log of the turn before was read: the numbers of leases that ended may be used again."""
+        for number in self._ended:
+            lease = self.leases.pop(number)
+            self._tasks.lease_failures.pop(number, None)
+            self.of[lease.array].free.append(number)
+        self._ended.clear()
+
+    def lease(self, number: int, slots: int) -> int:
+        """Lease elements of an array that was taken from its queue; return the number of the lease, which is READY.
+
+        Args:
+            number: the array's.
+            slots: how many slots compute it.
+        """
+        array = self.of[number]
+        lease = self._make(number, array.todo.take(array.lease_count(slots)))
+        self._tasks.attempts[number] = 1
+        if array.todo:
+            self._ready.put(number, first=True)
+        else:
+            self._ready.exhausted.add(number)
+        return lease
+
+    def _make(self, number: int, intervals: Sequence[Interval]) -> int:
+        array = self.of[number]
+        lease = self._tasks.add_lease(array.lease_spec, array.free)
+        array.leases.add(lease)
+        self.leases[lease] = Lease(number, IntervalSet(intervals), self._tasks.attempts[lease])
+        return lease
+
+    def tries(self, lease: int) -> int:
+        """Return how often the elements of a lease were dispatched, this time included."""
+        return self._tasks.attempts[lease] - self.leases[lease].before
+
+    def progress(self, number: int, report: LeaseReport) -> None:
+        """A part of a lease has ended."""
+        lease = self.leases[number]
+        array = self.of[lease.array]
+        count = 0
+        for start, stop in report.ended:
+            lease.intervals.discard(start, stop)
+            count += stop - start
+        array.done += count
+        lease.failed += report.failures
+        tried = count + sum(stop - start for intervals, _ in report.failures for start, stop in intervals)
+        if tried:
+            array.learn(tried, report.busy_s)
+
+    def ended(self, number: int, report: LeaseReport) -> list[tuple[int, ErrorReport]]:
+        """A dispatched lease has ended; return its elements that failed, as leases that are dispatched, and why."""
+        self.progress(number, report)
+        lease = self.leases[number]
+        groups: dict[tuple[str, str], tuple[list[Interval], ErrorReport]] = {}
+        for intervals, error in lease.failed:
+            error = ErrorReport(*error)
+            groups.setdefault((error.kind, error.place), ([], error))[0].extend(intervals)
+            for interval in intervals:
+                lease.intervals.discard(*interval)
+        lease.failed.clear()
+        self._give_back(lease.array, lease.intervals)  # those that did not begin
+        lease.intervals = IntervalSet()
+        failed: list[tuple[int, ErrorReport]] = []
+        for elements, error in groups.values():
+            if not failed:
+                lease.intervals.update(elements)
+                failed.append((number, error))
+            else:
+                failed.append((self._split(number, elements), error))
+        return failed
+
+    def _split(self, number: int, intervals: Sequence[Interval]) -> int:
+        """Return a new lease, dispatched as ``number`` was, with these elements."""
+        lease = self._make(self.leases[number].array, intervals)
+        self._tasks.set_dispatched(lease)
+        self.leases[lease].before = self._tasks.attempts[lease] - self.tries(number)
+        return lease
+
+    def charge(self, number: int, element: int) -> None:
+        """The process of a lease died or was ended in ``element``: the other elements wait to be leased again."""
+        lease = self.leases[number]
+        lease.failed.clear()
+        if element in lease.intervals:
+            lease.intervals.discard(element, element + 1)
+            self._give_back(lease.array, lease.intervals)
+            lease.intervals = IntervalSet([(element, element + 1)])
+
+    def _give_back(self, number: int, intervals: IntervalSet) -> None:
+        """Elements of an array wait to be leased again."""
+        array = self.of[number]
+        if array.has_too_many_failures:
+            array.skipped += len(intervals)
+            return
+        was_exhausted = not array.todo
+        array.todo.update(intervals)
+        if was_exhausted and array.todo:
+            self._ready.exhausted.discard(number)
+            if self._tasks.state[number] == READY:
+                self._ready.put(number, first=True)
+
+    # -- ends --------------------------------------------------------------------------------------------
+
+    def end(self, number: int) -> None:
+        """A lease has ended, in the task table too."""
+        lease = self.leases[number]
+        lease.has_ended = True
+        self._ended.append(number)
+        self.of[lease.array].leases.discard(number)
+        self._close(lease.array)
+
+    def fail(self, number: int) -> None:
+        """A lease has failed for good, in the task table too: so have its elements."""
+        lease = self.leases[number]
+        failure = self._tasks.lease_failures[number]
+        failure.attempts = self.tries(number)
+        array = self.of[lease.array]
+        array.failures.append((tuple(lease.intervals), failure))
+        array.failed += len(lease.intervals)
+        if array.has_too_many_failures:
+            self.drop(lease.array)
+        self.end(number)
+
+    def drop(self, number: int) -> None:
+        """Nothing more of an array begins."""
+        array = self.of[number]
+        array.skipped += len(array.todo)
+        array.todo = IntervalSet()
+        if self._tasks.state[number] == READY and number not in self._ready.exhausted:
+            self._ready.remove(number)
+        self._ready.exhausted.add(number)
+
+    def _close(self, number: int) -> None:
+        """An array may have ended."""
+        array = self.of[number]
+        if not array.todo:
+            self._ready.exhausted.add(number)
+            if not array.leases:
+                self._to_check[number] = None
+
+    def settle(self, fail: Callable[[int, ErrorReport], None]) -> list[int]:
+        """End the arrays whose elements have all ended; return those that have all values.
+
+        Args:
+            fail: called with an array that failed, and why.
+        """
+        for lease in self._tasks.take_skipped_leases():
+            self.of[self.leases[lease].array].skipped += len(self.leases[lease].intervals)
+            self.end(lease)
+        complete = []
+        while self._to_check:
+            number, _ = self._to_check.popitem()
+            array = self.of[number]
+            if array.todo or array.leases or self._tasks.state[number] not in (READY, WAITING):
+                continue
+            if array.failed or array.skipped:
+                fail(number, self._why_failed(array))
+            else:
+                self._tasks.complete(number)
+                complete.append(number)
+        return complete
+
+    def _why_failed(self, array: Array) -> ErrorReport:
+        """Return why an array failed: the first failure of its elements stands for all."""
+        (start, _), *_ = sorted(array.failures[0][0])
+        first = array.failures[0][1]
+        count = f"{array.failed:,} of {array.spec.count:,} elements failed"
+        limit = f" (max_failures is {array.spec.max_failures:,})" if array.has_too_many_failures else ""
+        message = f"{count}{limit}, the first one at index {start}: {first.kind}: {first.message}"
+        return ErrorReport(first.kind, message, first.traceback, (), first.place, -1, first.output, start)
+
+    def is_dropped(self, lease: int) -> bool:
+        """Whether a number is that of a lease whose array begins nothing more."""
+        return lease in self.leases and self.of[self.leases[lease].array].has_too_many_failures
+
+    def task_of(self, number: int) -> int:
+        """Return the array of a lease, or else the number itself: which task of the DAG it stands for."""
+        lease = self.leases.get(number)
+        return number if lease is None else lease.array

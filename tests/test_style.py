@@ -168,9 +168,24 @@ def test_each_time_constant_is_defined_once():
 # -- sizes -------------------------------------------------------------------------------------------------
 
 MAX_LINES = 450
+MAX_BODY_LINES = 43
+FUNCTIONS = ast.FunctionDef, ast.AsyncFunctionDef
 
 
 def test_no_file_is_longer_than_a_reader_keeps_in_mind():
     files = sorted((ROOT / "handoff_mpi").rglob("*.py"))
     longer = [str(path.relative_to(ROOT)) for path in files if len(path.read_text().splitlines()) > MAX_LINES]
     assert not longer, "split a file along a seam"
+
+
+def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Return how many lines a function's body has, its docstring not counted."""
+    body = function.body[ast.get_docstring(function) is not None :]
+    return 1 + body[-1].end_lineno - body[0].lineno if body else 0
+
+
+def test_no_body_is_longer_than_a_screen():
+    trees = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "handoff_mpi").rglob("*.py"))}
+    functions = [(path, node) for path, tree in trees.items() for node in ast.walk(tree) if isinstance(node, FUNCTIONS)]
+    longer = [f"{path.relative_to(ROOT)}: {node.name}" for path, node in functions if body_lines(node) > MAX_BODY_LINES]
+    assert not longer, "name the steps of a long function, and make each a function of its own"

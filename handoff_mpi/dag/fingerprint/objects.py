@@ -13,7 +13,7 @@ import types
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from handoff_mpi.dag.fingerprint.bytecode import Codes
 from handoff_mpi.dag.fingerprint.modules import Modules
@@ -58,6 +58,10 @@ class _ModuleName:
     name: str
 
 
+#: Returns the parts of an object, by its exact type.
+_Handlers: TypeAlias = "dict[object, Callable[[Any], list[Part]]]"
+
+
 class Anatomy:
     """Knows what objects consist of.
 
@@ -74,7 +78,17 @@ class Anatomy:
         numpy = sys.modules.get("numpy")
         self._array_type: object = getattr(numpy, "ndarray", None)
         self._logger_type: Any = getattr(sys.modules.get("logging"), "Logger", None)
-        self._handlers: dict[Any, Callable[[Any], list[Part]]] = {
+        self._handlers: _Handlers = {
+            **self._of_data(),
+            **self._of_code(),
+            **_of_wrappers(part),
+            **_of_process_state(part),
+            _Scope: self._scope,
+            _ModuleName: self._module_name,
+        }
+
+    def _of_data(self) -> _Handlers:
+        return {
             str: lambda thing: [b"str", marshal.dumps(thing, 2)],
             bytes: lambda thing: [b"bytes", hashed(thing)],
             bytearray: lambda thing: [b"bytearray", hashed(thing)],
@@ -86,32 +100,18 @@ class Anatomy:
             types.MappingProxyType: lambda thing: self._dict(dict(thing)),
             set: self._set,
             frozenset: self._set,
-            Handle: lambda thing: [b"handle", part(thing.id)],
-            Argument: lambda thing: [b"argument", part(thing.id), part(thing.serialize), part(thing.deserialize)],
+            self._array_type: self._array,
+        }
+
+    def _of_code(self) -> _Handlers:
+        return {
             types.FunctionType: self._function,
             types.CodeType: self._code,
             types.CellType: self._cell,
-            types.MethodType: lambda thing: [b"method", part(thing.__func__), part(thing.__self__)],
             types.BuiltinFunctionType: self._builtin,
-            types.MethodWrapperType: lambda thing: [b"method-wrapper", part(thing.__self__), thing.__name__],
             types.ModuleType: self._module,
             functools._lru_cache_wrapper: self._lru_cache,
-            functools.cached_property: lambda thing: [b"cached", part(thing.func), part(thing.attrname)],
-            property: lambda thing: [b"property", part(thing.fget), part(thing.fset), part(thing.fdel)],
-            classmethod: lambda thing: [b"classmethod", part(thing.__func__)],
-            staticmethod: lambda thing: [b"staticmethod", part(thing.__func__)],
-            weakref.WeakSet: lambda thing: [b"weak"],
-            **dict.fromkeys(OF_A_PROCESS, lambda thing: [b"of a process", type(thing).__name__]),
-            contextvars.ContextVar: lambda thing: [b"context variable", part(thing.name), part(default_of(thing))],
-            weakref.WeakKeyDictionary: lambda thing: [b"weak"],  # they are caches; singledispatch has one
-            weakref.WeakValueDictionary: lambda thing: [b"weak"],
-            _Scope: self._scope,
-            _ModuleName: self._module_name,
-            self._array_type: self._array,
         }
-        descriptors = (types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType)
-        for kind in (*descriptors, types.GetSetDescriptorType, types.MemberDescriptorType):
-            self._handlers[kind] = lambda thing: [b"descriptor", part(thing.__objclass__), thing.__name__]
 
     def clear(self) -> None:
         """Break the reference cycles; nothing can be taken apart afterwards."""
@@ -311,3 +311,31 @@ class Anatomy:
         for imported in self._codes.imports(code):
             parts += map(self._named, modules.imported(imported, spec and spec.parent))
         return parts
+
+
+def _of_wrappers(part: Callable[[object], bytes | Node]) -> _Handlers:
+    handlers: _Handlers = {
+        Handle: lambda thing: [b"handle", part(thing.id)],
+        Argument: lambda thing: [b"argument", part(thing.id), part(thing.serialize), part(thing.deserialize)],
+        types.MethodType: lambda thing: [b"method", part(thing.__func__), part(thing.__self__)],
+        types.MethodWrapperType: lambda thing: [b"method-wrapper", part(thing.__self__), thing.__name__],
+        functools.cached_property: lambda thing: [b"cached", part(thing.func), part(thing.attrname)],
+        property: lambda thing: [b"property", part(thing.fget), part(thing.fset), part(thing.fdel)],
+        classmethod: lambda thing: [b"classmethod", part(thing.__func__)],
+        staticmethod: lambda thing: [b"staticmethod", part(thing.__func__)],
+    }
+    descriptors = (types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType)
+    for kind in (*descriptors, types.GetSetDescriptorType, types.MemberDescriptorType):
+        handlers[kind] = lambda thing: [b"descriptor", part(thing.__objclass__), thing.__name__]
+    return handlers
+
+
+def _of_process_state(part: Callable[[object], bytes | Node]) -> _Handlers:
+    """Return the handlers of objects whose contents belong to one process, so that they are described without them."""
+    return {
+        **dict.fromkeys(OF_A_PROCESS, lambda thing: [b"of a process", type(thing).__name__]),
+        contextvars.ContextVar: lambda thing: [b"context variable", part(thing.name), part(default_of(thing))],
+        weakref.WeakSet: lambda thing: [b"weak"],
+        weakref.WeakKeyDictionary: lambda thing: [b"weak"],  # they are caches; singledispatch has one
+        weakref.WeakValueDictionary: lambda thing: [b"weak"],
+    }

@@ -90,6 +90,11 @@ def duration_text(seconds: float) -> str:
     return f"{large:,} {units[0]} {small} {units[1]}" if small else f"{large:,} {units[0]}"
 
 
+def call_time_text(seconds: float) -> str:
+    """Return the duration of a call, which may be short: "13 ms", "0.4 s", "3 min 20 s"."""
+    return f"{1000 * seconds:.3g} ms" if seconds < 0.0995 else duration_text(seconds)
+
+
 def time_left_text(status: Mapping[str, object]) -> str:
     """Return in words how much time a run has left, as far as that is known.
 

@@ -20,8 +20,8 @@ _SESSION = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _VARIES = re.compile(
     r"\b[0-9a-f]{40}\b|\d{8}-\d{6}(-\d+)?|\d{4}-\d\d-\d\d|\d\d:\d\d:\d\d|\d[\d,.]*( m?s\b)?|─+|━+",
 )
-#: Lines of a summary that not every run prints.
-_OCCASIONAL = ("busy:", "limited by", "slowest:")
+#: Lines that not every run prints, or not alike: a large value is written where that is quicker than computing it.
+_OCCASIONAL = ("busy:", "limited by", "slowest:", "Its value (")
 #: A line that a function printed; it may come before or after those of rank 0.
 _FORWARDED = re.compile(r"\d+: .* \| ")
 
@@ -34,12 +34,21 @@ def read_sessions(page):
 
 
 def type_in(command, cwd, directory):
-    """Type a command at a wide terminal; return what it shows, as if it had run in ``directory`` on :data:`HOST`."""
+    """Type a command at a terminal; return what it shows, as if it had run in ``directory`` on :data:`HOST`.
+
+    The terminal is so wide that no line is folded, but for ``status``, which would draw two tables beside each other.
+    """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    terminal = Terminal(["bash", "-c", command], cwd, columns=300, lines=60, env={"PATH": path})
+    columns = 120 if " status " in command else 300
+    terminal = Terminal(["bash", "-c", command], cwd, columns, lines=60, env={"PATH": path})
     terminal.end(60)
     terminal.close()
-    return terminal.text.replace(str(cwd), directory).replace(f"({socket.gethostname()})", f"({HOST})")
+    host = re.escape(socket.gethostname())
+    return re.sub(rf"\({host}\)|^{host}(?=  )", _as_on_host, terminal.text.replace(str(cwd), directory), flags=re.M)
+
+
+def _as_on_host(found):
+    return f"({HOST})" if found[0].startswith("(") else HOST
 
 
 def shape(text):

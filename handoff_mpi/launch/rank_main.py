@@ -38,7 +38,7 @@ from handoff_mpi.launch.progress_mode import mode_of_command
 from handoff_mpi.launch.rank_end import end_rank
 from handoff_mpi.launch.serving import serve
 from handoff_mpi.launch.signals import words_of_signal
-from handoff_mpi.launch.start_line import shown_path
+from handoff_mpi.launch.start_line import resume_text, shown_path
 from handoff_mpi.process_context import process
 from handoff_mpi.process_exit import exit_process, flush_output
 from handoff_mpi.results.run_dir import make_run_dir
@@ -104,6 +104,7 @@ def run_rank0(job: Job, target: str, args: list[str], chosen: dict[str, Any]) ->
         return failed(error)
     if not is_quiet:
         print_stderr(results.summary())
+        _tell_how_to_resume(job, results)
         _tell_of_report(job, results, report)
     job.summary = job.latest_summary
     if not has_supervisor():
@@ -115,6 +116,14 @@ def _execute(job: Job, dag: DAG, options: RunOptions) -> Results:
     from handoff_mpi.launch.run import execute_on  # other ranks do without
 
     return execute_on(job, dag, options)
+
+
+def _tell_how_to_resume(job: Job, results: Results) -> None:
+    """Tell the command that resumes a run with work left; of one that was stopped a supervisor tells it."""
+    is_told = has_supervisor() and results.status == "stopped"
+    if results.run_dir is not None and results.exit_code != EXIT_DONE and not is_told:
+        shown = shown_path(results.run_dir, job.directory)
+        print_stderr(f"  to resume: {resume_text(shown, job.resumed_by)}")
 
 
 def _tell_of_report(job: Job, results: Results, choice: str) -> None:

@@ -190,7 +190,7 @@ class RunInProgress:
             figures["probation"] = results.probation
         if results.stopped_because:
             figures["stopped_because"] = results.stopped_because
-        final = self._reporter.final_fields(results)
+        final = self._reporter.final_fields()
         fields = {**self._run.about, **final, **results.counts(), **figures}
         self._files.write_verdict(status=results.status, exit_code=results.exit_code, **fields)
 

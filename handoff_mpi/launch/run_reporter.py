@@ -152,10 +152,9 @@ class RunReporter:
 
     # -- the end --------------------------------------------------------------------------------------
 
-    def final_fields(self, results: Results) -> dict[str, Any]:
-        """Return how far the run has come, for its verdict; of a short one without a failure nobody asks."""
-        is_dull = results.status == "done" and not results.incidents() and results.duration_s < _MIN_REPORTED_RUN_S
-        return {} if is_dull else self._run.progress.final_fields(clock())
+    def final_fields(self) -> dict[str, Any]:
+        """Return how far the run has come, for its verdict; nothing of a run without files, which has none."""
+        return {} if self._run.files.path is None else self._run.progress.final_fields(clock())
 
     def finish_metrics(self, status: str) -> None:
         """Write the file of ``--metrics-file`` a last time."""

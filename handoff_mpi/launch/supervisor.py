@@ -25,6 +25,7 @@ from handoff_mpi.errors import (
     HandoffError,
     UsageError,
 )
+from handoff_mpi.formatting import one_line
 from handoff_mpi.launch.hosts import Hosts, find_hosts, refuse_too_many
 from handoff_mpi.launch.mpirun import launcher_command
 from handoff_mpi.launch.signals import words_of_signal
@@ -349,15 +350,16 @@ class _Supervisor:
 
     def _what_was_done(self, status: dict[str, Any]) -> str:
         """Return how far a run came that was stopped, and how it is continued."""
-        again = f"the same command with --run-dir {self._run_dir.path}"
+        resume = status.get("resume")
+        again = one_line(resume) if isinstance(resume, str) else f"the same command with --run-dir {self._run_dir.path}"
         if not self.has_begun or status.get("status") in ("refused", "helped"):
             return f"the run had not begun; {again} begins it"
         try:
             counts = {**load(self._run_dir.path).counts(), "functions": status.get("functions"), **status}
         except (HandoffError, OSError):  # its files were removed, or are damaged
-            return f"see {self._run_dir.path}; {again} resumes"
+            return f"see {self._run_dir.path}; to resume: {again}"
         failed = f", {counts['failed']} failed" if counts.get("failed") else ""
-        return f"{counts['done']} of {counts['functions']} functions were done{failed}; {again} resumes"
+        return f"{counts['done']} of {counts['functions']} functions were done{failed}; to resume: {again}"
 
 
 class _Pulse:

@@ -9,6 +9,7 @@ from pathlib import Path
 from handoff_mpi.formatting import (
     LOWER_BOUND,
     MAX_TIME_LEFT_S,
+    call_time_text,
     duration_text,
     moment_text,
     one_line,
@@ -140,7 +141,7 @@ def _probation(status: Status) -> Iterator[str]:
 def _slowest(status: Status) -> Iterator[str]:
     for call in _rows(status, "slowest")[:_MAX_SLOWEST]:
         where = f"rank {_short(call.get('rank'))} ({_short(call.get('host'))})"
-        took = f"took {duration_text(_number(call.get('duration_s')))}"
+        took = f"took {call_time_text(_number(call.get('duration_s')))}"
         yield f"{_short(call.get('id'))} {took} on {where}{', and failed' if call.get('failed') is True else ''}"
 
 

@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from handoff_mpi.formatting import duration_text, one_line, rate_text, repeated_texts, time_left_text
+from handoff_mpi.formatting import call_time_text, duration_text, one_line, rate_text, repeated_texts, time_left_text
 
 #: Of the rows of a terminal the view takes this share, and never more than MAX_ROWS.
 _ROWS_SHARE = 0.4
@@ -239,8 +239,8 @@ def _name_table(names: Sequence[tuple[str, Status]], rows: int, width: int) -> T
         cells += [_progress(done, missed, total)] if has_bar else []
         counts = [(_number(each.get(state)), state) for state in states]
         cells += [Text(f"{count:,.0f} {state}" if count else "", _STATES_OF_A_NAME[state]) for count, state in counts]
-        in_all = f", {duration_text(_number(each.get('busy_s')))} in all" if has_sum else ""
-        cells += [Text(f"{_short_time(mean_s)} each{in_all}" if mean_s else "", "dim")] if has_mean else []
+        in_all = f", {call_time_text(_number(each.get('busy_s')))} in all" if has_sum else ""
+        cells += [Text(f"{call_time_text(mean_s)} each{in_all}" if mean_s else "", "dim")] if has_mean else []
         table.add_row(*cells)
     if more:
         table.add_row(Text(f"and {more:,} more", "dim"))
@@ -336,10 +336,6 @@ def _number(value: object) -> float:
 
 def _short(text: object, limit: int = _MAX_CHARS) -> str:
     return one_line(str(text), limit)
-
-
-def _short_time(seconds: float) -> str:
-    return f"{1000 * seconds:.0f} ms" if seconds < 0.0995 else duration_text(seconds)
 
 
 def plain(lines: Iterable[str]) -> str:

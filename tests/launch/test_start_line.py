@@ -69,9 +69,11 @@ def test_the_command_that_is_printed_resumes(handoff, tmp_path):
     ended = handoff("run", "dag.py")
     assert ended.rc == 1
     (command,) = re.findall("handoff: to resume: python -m (.*)", ended.err)
+    assert re.findall("^  to resume: python -m (.*)", ended.err, re.MULTILINE) == [command], "the end tells it too"
     again = subprocess.run([sys.executable, "-m", *shlex.split(command)], cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert "3 of 4 functions are done" in again.stderr
+    assert again.stderr.count("to resume:") == 1, "a run that is done has nothing left"
 
 
 def test_a_quiet_run_prints_failures_alone(handoff, tmp_path):

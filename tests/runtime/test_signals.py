@@ -177,6 +177,7 @@ def test_a_stopped_run_is_to_be_resumed_though_a_function_has_failed_for_good(ha
     assert (ended.rc, status["status"], status["exit_code"]) == (75, "stopped", 75), ended.err
     assert (status["failed"], status["waiting"] > 0) == (1, True), status
     assert "1 failed" in ended.err
+    assert ended.err.count(f"to resume: {status['resume']}\n") == 2, "as it begins, and as it ends"
     assert load(tmp_path / "run").exit_code == 75
     ended = handoff(*command)
     assert ended.rc == 1, "all that could run has ended: " + ended.err

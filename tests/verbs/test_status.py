@@ -99,9 +99,9 @@ def test_a_short_run_that_has_failed_tells_as_much_as_a_long_one(in_process, tmp
     told = capsys.readouterr().out
     assert "failed    fails: ZeroDivisionError" in told
     assert "skipped   next, behind: they depend on functions that have failed" in told
-    assert "slowest   fails took 0" in told and ", and failed" in told
+    assert "slowest   fails took " in told and ", and failed" in told
     status = json.loads((tmp_path / "run" / "status.json").read_text())
-    assert status["duration_s"] < 0.5 and status["counts"]["failed"] == 1 and status["by_name"]["abs"]["skipped"] == 2
+    assert status["counts"]["failed"] == 1 and status["by_name"]["abs"]["skipped"] == 2
 
 
 NOW = 1_770_000_100.0

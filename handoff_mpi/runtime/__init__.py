@@ -1,1 +1,1 @@
-"""The shells: loops that carry events into the machines and their commands out."""
+"""Drivers: loops that gather facts, and carry events into the machines and their commands out."""

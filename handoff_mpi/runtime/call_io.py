@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Container
-from typing import Any
 
 from handoff_mpi import messages
 from handoff_mpi.messages import INLINE_RESULT_NBYTES, KEEP, KEEP_REMOTE, RAISED, ErrorReport
@@ -32,7 +31,7 @@ class CallIO:
 
     def __init__(self, transport: SendPort, values: ValuesPort, held: Container[int], run: int) -> None:
         self.events: list[Event] = []
-        self.updates: deque[tuple[int, dict[str, Any]]] = deque()
+        self.updates: deque[tuple[int, dict[str, object]]] = deque()
         self._transport = transport
         self._values = values
         self._held = held
@@ -48,8 +47,8 @@ class CallIO:
         cores, gpus = work.claim
         return CallSpec(work.id, work.attempt, work.call_template, values, cores, gpus, work.elements)
 
-    def _inputs(self, work: QueuedCall) -> list[tuple[Payload, Any, int]] | None:
-        values: list[tuple[Payload, Any, int]] = []
+    def _inputs(self, work: QueuedCall) -> list[tuple[Payload, object, int]] | None:
+        values: list[tuple[Payload, object, int]] = []
         for task, codec, payload, _ in work.sources:
             if payload is None and (task, codec) in work.fetched:
                 payload, source = work.fetched[task, codec]
@@ -100,7 +99,7 @@ class CallIO:
         """Have the machine learn of ``event``."""
         self.events.append(event)
 
-    def update(self, rank: int, amounts: dict[str, Any]) -> None:
+    def update(self, rank: int, amounts: dict[str, object]) -> None:
         """Have rank 0 hear that ``rank`` has these resources, at the next turn; from any thread."""
         self.updates.append((rank, amounts))
 

@@ -112,7 +112,7 @@ class SchedulerLoop:
         kept: where values are written that must outlast the run.
         journal_writer: writes the journal.
         settings: see there.
-        shell: rank 0's own worker, if it computes.
+        worker: rank 0's own worker, if it computes.
         membership: the job's table of ranks.
 
     Attributes:
@@ -129,7 +129,7 @@ class SchedulerLoop:
         kept: ResultStore,
         journal_writer: JournalWriter | None,
         settings: LoopSettings,
-        shell: WorkerDriver | None,
+        worker: WorkerDriver | None,
         membership: Membership,
     ) -> None:
         self.transport = transport
@@ -139,7 +139,7 @@ class SchedulerLoop:
         self._process_monitor = ProcessMonitor(0, next(iter(settings.pids.values()), {}))
         self._next_look = 0.0
         self._next_confirm = 0.0
-        self._shell = shell
+        self._worker = worker
         self._launcher = os.getppid()
         self.membership = membership
         self._facts = Facts()
@@ -156,7 +156,7 @@ class SchedulerLoop:
             None if settings.tracker is None else TrackerAdapter(settings.tracker, scheduler.ledger.offered_by),
             membership,
             CoordinatorSettings(
-                settings.run, settings.number, settings.workers, shell is not None, settings.pids, settings.heartbeat_s
+                settings.run, settings.number, settings.workers, worker is not None, settings.pids, settings.heartbeat_s
             ),
         )
 
@@ -184,16 +184,16 @@ class SchedulerLoop:
             if was_busy or now >= wakeup:
                 mine = self._turn(arrived)
                 wakeup = self.coordinator.next_wakeup()
-            if self._shell is not None:
-                was_busy |= self._shell.turn(mine)
-                was_busy |= self._shell.run_own_calls()
+            if self._worker is not None:
+                was_busy |= self._worker.turn(mine)
+                was_busy |= self._worker.run_own_calls()
             if self.coordinator.is_over or self._is_grace_period_over():
                 return
             until, sockets, is_awaiting = wakeup, [], self.transport.is_transferring
-            if self._shell is not None:
-                is_awaiting |= self._shell.is_hasty
-                until = min(until, self._shell.machine.next_wakeup())
-                sockets = self._shell.sockets()
+            if self._worker is not None:
+                is_awaiting |= self._worker.is_hasty
+                until = min(until, self._worker.machine.next_wakeup())
+                sockets = self._worker.sockets()
             backoff.wait(was_busy, is_awaiting, until, sockets)
 
     def _turn(self, arrived: Sequence[Envelope | RankFailed]) -> list[Envelope]:
@@ -296,8 +296,8 @@ class SchedulerLoop:
         while self.membership.awaited(waiting) and clock() < end:
             arrived = self.transport.poll()
             mine = self._step(arrived, Facts())
-            if self._shell is not None:
-                self._shell.turn(mine)
+            if self._worker is not None:
+                self._worker.turn(mine)
             backoff.wait(bool(arrived), self.transport.is_transferring, end)
         return sorted(self.membership.awaited(waiting))
 
@@ -306,5 +306,5 @@ class SchedulerLoop:
         self.coordinator.close()
         if self.settings.guard is not None:
             self.settings.guard.close()
-        if self._shell is not None:
-            self._shell.close()
+        if self._worker is not None:
+            self._worker.close()

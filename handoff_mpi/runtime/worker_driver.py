@@ -131,7 +131,7 @@ class WorkerDriver:
         """Return what becomes readable when a child speaks."""
         return self._calls.sockets()
 
-    def update_resources(self, rank: int, amounts: dict[str, Any]) -> None:
+    def update_resources(self, rank: int, amounts: dict[str, object]) -> None:
         """Have rank 0 receive an update of resources, at the next turn; from any thread."""
         self._call_io.update(rank, amounts)
 

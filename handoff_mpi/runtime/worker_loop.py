@@ -59,12 +59,12 @@ def serve_run(
     Raises:
         ConnectionError: rank 0 was lost, or this rank's host was cut off from it.
     """
-    shell = WorkerDriver(transport, setup, child_pool, only_calls=True)
-    own_calls = shell.own_calls
-    set_active(shell)
+    driver = WorkerDriver(transport, setup, child_pool, only_calls=True)
+    own_calls = driver.own_calls
+    set_active(driver)
     backoff = Backoff(transport.doorbell)
-    mail = _Mail(shell, leave)
-    poll = mail.poll
+    poller = _Poller(driver, leave)
+    poll = poller.poll
     progress_thread = ProgressThread(own_calls, transport, poll, end) if is_threaded else None
     own_calls.progress_thread = progress_thread
     has_store = setup.store_factory is not None
@@ -76,43 +76,43 @@ def serve_run(
             running_loop_hidden(),
             watched(has_store, f"rank {transport.rank}", "no function runs there"),
         ):
-            with shell.lock:
+            with driver.lock:
                 poll(pending)
-            while not shell.has_left:
-                with shell.lock:
+            while not driver.has_left:
+                with driver.lock:
                     was_busy = poll()
                 if progress_thread is not None and progress_thread.error is not None:
                     raise progress_thread.error
                 if own_calls:
-                    shell.run_own_calls()
+                    driver.run_own_calls()
                     backoff.was_busy()
                     continue
-                is_awaiting = transport.is_transferring or shell.is_hasty
-                backoff.wait(was_busy, is_awaiting, shell.machine.next_wakeup(), shell.sockets())
+                is_awaiting = transport.is_transferring or driver.is_hasty
+                backoff.wait(was_busy, is_awaiting, driver.machine.next_wakeup(), driver.sockets())
     finally:
         set_active(None)
         if progress_thread is not None:
             progress_thread.close()
-        shell.close()
-    results = shell.reactor.results
-    return None if results is None else decode_writable(results), mail.later
+        driver.close()
+    results = driver.reactor.results
+    return None if results is None else decode_writable(results), poller.later
 
 
-class _Mail:
+class _Poller:
     """Messages that arrive at a worker, for its run or for later; and signs that it cannot continue.
 
     Attributes:
         later: messages that are not of the run.
     """
 
-    def __init__(self, shell: WorkerDriver, leave: Callable[[], object] | None) -> None:
+    def __init__(self, driver: WorkerDriver, leave: Callable[[], object] | None) -> None:
         self.later: list[Envelope] = []
-        self._shell = shell
+        self._driver = driver
         self._leave = leave
         self._launcher = os.getppid()
         self._next_look = 0.0
         self._has_heard = False
-        self._silence_timer = SilenceTimer(shell.setup.silence_timeout_s, clock())
+        self._silence_timer = SilenceTimer(driver.setup.silence_timeout_s, clock())
 
     def poll(self, first: Sequence[Envelope] = ()) -> bool:
         """Take in what has arrived; return whether anything was done.
@@ -120,9 +120,9 @@ class _Mail:
         Raises:
             ConnectionError: rank 0 or the launcher has ended.
         """
-        shell = self._shell
+        driver = self._driver
         of_run = []
-        for each in (*first, *shell.transport.poll()):
+        for each in (*first, *driver.transport.poll()):
             if isinstance(each, RankFailed):
                 if each.rank == 0:
                     raise ConnectionError(f"rank 0 was lost: {each.reason}")
@@ -135,22 +135,22 @@ class _Mail:
         now = clock()
         if now >= self._next_look:
             self._look_around(now)
-        return shell.turn(of_run)
+        return driver.turn(of_run)
 
     def _look_around(self, now: float) -> None:
         self._next_look = now + WORKER_CHECK_INTERVAL_S
         if os.getppid() != self._launcher:
             raise ConnectionError("the launcher has ended")
         has_heard, self._has_heard = self._has_heard, False
-        silence_timeout_s = self._shell.setup.silence_timeout_s
+        silence_timeout_s = self._driver.setup.silence_timeout_s
         # Once the run is over rank 0 may be silent for good reason, while a call of it still runs here.
-        if silence_timeout_s and not self._shell.has_left and self._silence_timer.has_ended(has_heard, now):
-            _look_at_rank_0(self._shell.setup, self._silence_timer)
+        if silence_timeout_s and not self._driver.has_left and self._silence_timer.has_ended(has_heard, now):
+            _look_at_rank_0(self._driver.setup, self._silence_timer)
 
     def _keep_for_later(self, each: Envelope) -> None:
         self.later.append(each)
         if each.kind == SHUTDOWN and self._leave is not None:
-            shut_down_workers(self._shell.transport)
+            shut_down_workers(self._driver.transport)
             self._leave()
 
 

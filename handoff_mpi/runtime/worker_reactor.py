@@ -35,7 +35,7 @@ from handoff_mpi.runtime.worker_ports import (
     ValuesPort,
     WorkerFacts,
 )
-from handoff_mpi.serialization import nbytes_of
+from handoff_mpi.serialization import Payload, nbytes_of
 from handoff_mpi.worker.call_spec import Outcome
 from handoff_mpi.worker.events import (
     Call,
@@ -88,7 +88,7 @@ class WorkerReactor:
     ) -> None:
         self.machine = machine
         self.has_left = False
-        self.results: Any = None
+        self.results: Payload | None = None
         self.hasty_until = 0.0
         self._transport = transport
         self._values = values
@@ -202,7 +202,14 @@ class WorkerReactor:
         self._transport.send(command.dest, message, command.buffers)
 
     def _fetch(
-        self, run: int, request_id: int, task: int, codec: Any, codes: Any, via: int, limit_s: float | None
+        self,
+        run: int,
+        request_id: int,
+        task: int,
+        codec: tuple[int | None, int | None] | None,
+        codes: Sequence[tuple[int, bytes]],
+        via: int,
+        limit_s: float | None,
     ) -> Message:
         """Return the message with the code that encodes the value: the holder may never have seen it."""
         if codec is not None:

@@ -1,4 +1,4 @@
-"""The same machines under a fake clock, for tests and for clusters one does not have.
+"""The coordinator, reactors and machines of real runs under a fake clock, for tests and for clusters one does not have.
 
 A seed draws a workload, its hosts and a swarm of faults; the run must end soon after the last of them, with every
 value that could be computed equal to the serial answer. Nothing here is part of a real run.

@@ -150,7 +150,7 @@ class _FakeRank:
     def __init__(self, transport: MemoryTransport, capability: Capability) -> None:
         self._transport = transport
         self._capability = capability
-        self._shell: WorkerDriver | None = None
+        self._driver: WorkerDriver | None = None
 
     def turn(self) -> None:
         """Take in what has arrived, and run the calls that can run."""
@@ -158,12 +158,12 @@ class _FakeRank:
         for each in self._transport.poll():
             if isinstance(each, Envelope) and not self._is_between_runs(each):
                 of_run.append(each)
-        shell = self._shell
-        if shell is None:
+        driver = self._driver
+        if driver is None:
             return
-        shell.turn(of_run)
-        shell.run_own_calls()
-        if shell.has_left:
+        driver.turn(of_run)
+        driver.run_own_calls()
+        if driver.has_left:
             self.leave_run()
 
     def _is_between_runs(self, envelope: Envelope) -> bool:
@@ -171,8 +171,8 @@ class _FakeRank:
         if envelope.kind == START:
             self.leave_run()
             (setup,) = envelope.fields
-            self._shell = WorkerDriver(self._transport, setup)
-            self._shell.caller.lets_interrupt = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            self._driver = WorkerDriver(self._transport, setup)
+            self._driver.caller.lets_interrupt = signal.getsignal(signal.SIGINT) is signal.default_int_handler
         elif envelope.kind == SETUP:
             function, _ = envelope.fields
             self._transport.send(0, messages.registered(*set_up(function, self._capability)))
@@ -184,6 +184,6 @@ class _FakeRank:
 
     def leave_run(self) -> None:
         """End what is left of a run."""
-        shell, self._shell = self._shell, None
-        if shell is not None:
-            shell.close()
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            driver.close()

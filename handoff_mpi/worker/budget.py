@@ -1,6 +1,6 @@
 """Counts the bytes that may still enter a rank's memory, before they arrive instead of measuring them afterwards. Pure.
 
-The shell measures the memory in use, but only a few times a second, and a few calls can fill the rest in between. So
+The driver measures the memory in use, but only a few times a second, and a few calls can fill the rest in between. So
 the machine counts what is about to come: the buffers of a value that is on its way here, and the result of a call,
 which it expects to be as large as the largest result of the same code so far.
 """
@@ -40,7 +40,7 @@ class Budget:
         self._expected: dict[object, int] = {}  # the codes of a call to the size of their largest result
 
     def measured(self, room_nbytes: int, can_spill: bool) -> None:
-        """The shell has measured how many bytes may come."""
+        """The driver has measured how many bytes may come."""
         self.room_nbytes = room_nbytes - self.arriving_nbytes
         self.can_spill = can_spill
 

@@ -81,7 +81,7 @@ class Ended:
         payload: the value, or None.
         nbytes: its size.
         error: unless OK.
-        is_persisted: whether the shell wrote the value where it outlasts the rank.
+        is_persisted: whether the value was written where it outlasts the rank.
         report: that of a lease, in place of a payload.
     """
 
@@ -239,7 +239,7 @@ class Learn:
 class Leave:
     """The run is over for this rank; ``results`` are those that rank 0 sends to all ranks, if any."""
 
-    results: object
+    results: Payload | None
 
 
 Command: TypeAlias = Send | Call | Kill | TakePart | StopLease | Serve | Put | Drop | Spill | Learn | Leave

@@ -1,6 +1,6 @@
 """Keeps account of the values that a rank holds: those in memory, and those that may be evicted. Pure.
 
-The values themselves are in the shell's store: here are their numbers and sizes.
+The values themselves are in the rank's store: here are their numbers and sizes.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ from handoff_mpi.messages import (
     Group,
     Message,
 )
-from handoff_mpi.serialization import nbytes_of
+from handoff_mpi.serialization import Payload, nbytes_of
 from handoff_mpi.worker.broadcast_tree import FAN_OUT, REFERRED_NBYTES, BroadcastTree
 from handoff_mpi.worker.budget import UNLIMITED_NBYTES, counted_nbytes
 from handoff_mpi.worker.call_clock import CallClock
@@ -86,7 +86,7 @@ class Worker:
         held: the values it holds, and their sizes in bytes.
         spilled: those of them that are not in memory.
         is_short: whether it is too short of memory for new tasks, as it reported to rank 0.
-        budget: how many bytes may still come into memory; the shell tells it what it has measured.
+        budget: how many bytes may still come into memory; it receives what the driver has measured.
     """
 
     def __init__(
@@ -250,7 +250,7 @@ class Worker:
     def _on_free_values(self, source: int, tasks: Sequence[int]) -> None:
         self._held_values.forget(tasks)
 
-    def _on_stop(self, source: int, results: object) -> None:
+    def _on_stop(self, source: int, results: Payload | None) -> None:
         self.is_over = True
         self._stop_leases(self.running)
         self._outbox.tell(messages.bye(self.run))

@@ -69,7 +69,7 @@ class Rank:
     def __init__(self, place, setup=None):
         self.place = str(place)
         self.network = MemoryNetwork(2)
-        self.shell = WorkerDriver(
+        self.driver = WorkerDriver(
             self.network.transport(1), RunSetup("now", 1, 1, "process", 60.0, 1 << 40, None, None, [], setup)
         )
         self.finished = {}
@@ -84,7 +84,7 @@ class Rank:
 
     def receive(self, kind, *rest):
         self.network.transport(0).send(1, (kind, 1, *rest))
-        self.shell.turn(self.shell.transport.poll())
+        self.driver.turn(self.driver.transport.poll())
 
     def dispatch(self, *tasks):
         codes, self._codes = self._codes, []
@@ -108,8 +108,8 @@ class Rank:
         end = time.monotonic() + 30
         while not is_enough():
             assert time.monotonic() < end, (self.finished, self.returned)
-            select.select(self.shell.sockets(), (), (), 0.002)
-            self.shell.turn()
+            select.select(self.driver.sockets(), (), (), 0.002)
+            self.driver.turn()
             self.hear()
 
     def run(self, *tasks):
@@ -133,7 +133,7 @@ def sent_text(text):
 def rank(tmp_path):
     rank = Rank(tmp_path)
     yield rank
-    rank.shell.close()
+    rank.driver.close()
 
 
 @pytest.fixture
@@ -207,23 +207,23 @@ def test_a_large_call_is_sent_in_its_turn(rank, messages):
 def test_a_child_that_never_stops_talking_does_not_make_its_rank_deaf(rank, monkeypatch):
     """A function may call update_node_resources as fast as it can."""
     rank.dispatch(rank.task(0, "hold"))
-    (child,) = rank.shell.sockets()
+    (child,) = rank.driver.sockets()
     with monkeypatch.context() as patch:
         patch.setattr(child, "poll", lambda: (("update", 1, {"license": 1}), []))
-        rank.shell.turn()
+        rank.driver.turn()
     rank.end(0)
     rank.run(0)
 
 
 def test_updates_without_end_do_not_make_a_rank_deaf(rank, monkeypatch):
     """A thread of the user's may bring the next while one is sent."""
-    send = rank.shell.transport.send
-    update = rank.shell.update_resources
-    monkeypatch.setattr(rank.shell.transport, "send", lambda *about: (update(1, {}), send(*about)))
+    send = rank.driver.transport.send
+    update = rank.driver.update_resources
+    monkeypatch.setattr(rank.driver.transport, "send", lambda *about: (update(1, {}), send(*about)))
     update(1, {})
-    rank.shell.turn()
+    rank.driver.turn()
     monkeypatch.undo()
-    rank.shell.turn()
+    rank.driver.turn()
 
 
 # -- what comes to nothing --------------------------------------------------------------------------------
@@ -239,7 +239,7 @@ def test_what_waits_for_a_call_that_fails_is_given_back_and_the_next_runs(rank):
     rank.run(0, 3)
     assert rank.statuses() == {0: RAISED, 3: OK}
     assert rank.returned == [1, 2]
-    assert not rank.shell.sockets(), "nothing is awaited of the child"
+    assert not rank.driver.sockets(), "nothing is awaited of the child"
 
 
 def test_a_death_costs_the_call_that_ran_and_no_other(rank):
@@ -285,7 +285,7 @@ def test_what_was_taken_back_does_not_take_the_token_of_another(tmp_path):
         assert not rank.is_begun(1)
         assert not rank.is_begun(2)
     finally:
-        rank.shell.close()
+        rank.driver.close()
 
 
 def test_what_has_begun_is_not_given_back(rank):
@@ -312,7 +312,7 @@ def test_recalls_at_any_moment_lose_nothing_and_run_nothing_twice(rank):
         )
         for _ in range(rng.randrange(20)):
             time.sleep(rng.random() * 1e-3)
-            rank.shell.turn()
+            rank.driver.turn()
         rank.recall(*rng.sample(range(first, first + 40), 20))
     rank.run_until(lambda: len(rank.finished) + len(rank.returned) == count)
     assert set(rank.finished) | set(rank.returned) == set(range(count))
@@ -341,8 +341,8 @@ def test_a_call_that_has_begun_meanwhile_is_not_ended_for_the_one_before(rank, m
         assert time.monotonic() < end
     now[0] += 5.0
     with monkeypatch.context() as patch:
-        patch.setattr(rank.shell._calls._children, "listen", lambda: None)  # it has looked just before
-        rank.shell.turn()
+        patch.setattr(rank.driver._calls._children, "listen", lambda: None)  # it has looked just before
+        rank.driver.turn()
     rank.end(1)
     rank.run(0, 1, 2)
     assert set(rank.statuses().values()) == {OK}
@@ -351,8 +351,8 @@ def test_a_call_that_has_begun_meanwhile_is_not_ended_for_the_one_before(rank, m
 def test_calls_follow_one_another_by_their_times(rank):
     """They began when the child says, however late the rank hears of it."""
     begun = []
-    end = rank.shell._call_io.end
-    rank.shell._calls._children._ended = lambda work, outcome, started: (
+    end = rank.driver._call_io.end
+    rank.driver._calls._children._ended = lambda work, outcome, started: (
         begun.append((started, outcome.duration)),
         end(work, outcome, started),
     )
@@ -367,9 +367,9 @@ def test_calls_follow_one_another_by_their_times(rank):
 def test_the_end_of_a_run_ends_a_child_that_has_calls_ahead(rank):
     rank.dispatch(rank.task(0, "hold"), *[rank.task(k, "begin") for k in range(1, 8)])
     rank.run_until(lambda: rank.is_begun(0))
-    (child,) = rank.shell.sockets()
+    (child,) = rank.driver.sockets()
     rank.receive(STOP, None)
-    rank.shell.close()
+    rank.driver.close()
     with pytest.raises(ProcessLookupError):
         os.kill(child.pid, 0)
     assert not rank.is_begun(1)

@@ -94,14 +94,14 @@ def test_every_rank_of_its_host_sees_that_rank_0_is_gone(process):
     """In the ring the last rank alone looks at it, and there may be nobody who would pass that on."""
     pids = {0: process.pid, 1: os.getpid(), 2: os.getpid()}
     setup = RunSetup("now", 1, 1, "rank", 60.0, 1 << 40, None, None, [], pids=pids)
-    shell = WorkerDriver(MemoryNetwork(3).transport(1), setup)
-    shell.turn()
+    driver = WorkerDriver(MemoryNetwork(3).transport(1), setup)
+    driver.turn()
     process.kill()
     process.wait()
-    shell._process_monitor.next_look = 0.0
+    driver._process_monitor.next_look = 0.0
     with pytest.raises(ConnectionError, match="rank 0 is lost: its process no longer exists"):
-        shell.turn()
-    shell.close()
+        driver.turn()
+    driver.close()
 
 
 EXECUTING = """

@@ -125,46 +125,46 @@ def test_beyond_a_few_ranks_have_a_value_from_those_that_got_it(mpirun, tmp_path
 
 @pytest.fixture
 def time(monkeypatch):
-    """A clock that stands still, for the shells: [now]."""
+    """A clock that stands still, for the drivers: [now]."""
     now = [1000.0]
     for module in (worker_driver, own_calls):
         monkeypatch.setattr(module, "clock", lambda: now[0])
     return now
 
 
-def shell_of_rank_1():
+def driver_of_rank_1():
     network = MemoryNetwork(3)
     setup = RunSetup("now", 1, 1, "rank", 60.0, 1 << 40, None, None, [])
     return WorkerDriver(network.transport(1), setup), network
 
 
-def receive(shell, network, source, *message):
+def receive(driver, network, source, *message):
     network.transport(source).send(1, message)
-    shell.turn(shell.transport.poll())
+    driver.turn(driver.transport.poll())
 
 
 def test_whoever_waits_for_a_value_does_not_sleep_for_a_moment(time):
-    shell, network = shell_of_rank_1()
-    assert not shell.is_hasty
-    receive(shell, network, 0, DISPATCH, 1, [], [(0, (1.0, ()), [task(5, value(4, 2))])])
+    driver, network = driver_of_rank_1()
+    assert not driver.is_hasty
+    receive(driver, network, 0, DISPATCH, 1, [], [(0, (1.0, ()), [task(5, value(4, 2))])])
     (asked,) = network.transport(2).poll()
     assert asked.message[:4] == (FETCH, 1, 0, 4)
-    assert shell.is_hasty
+    assert driver.is_hasty
     time[0] += HASTE_S
-    assert not shell.is_hasty, "the value may take hours"
-    receive(shell, network, 2, NOT_FOUND, 1, 0, None)
-    assert not shell.is_hasty
+    assert not driver.is_hasty, "the value may take hours"
+    receive(driver, network, 2, NOT_FOUND, 1, 0, None)
+    assert not driver.is_hasty
 
 
 def test_whoever_made_a_large_value_expects_to_be_asked_for_it_at_once(time):
-    shell, network = shell_of_rank_1()
+    driver, network = driver_of_rank_1()
     groups = [(0, (1.0, ()), [task(5, sent(INLINE_RESULT_NBYTES + 1))])]
-    receive(shell, network, 0, DISPATCH, 1, [(0, encode_code(bytes))], groups)
-    assert shell.run_own_calls()
-    assert 5 in shell.machine.held
-    assert shell.is_hasty
+    receive(driver, network, 0, DISPATCH, 1, [(0, encode_code(bytes))], groups)
+    assert driver.run_own_calls()
+    assert 5 in driver.machine.held
+    assert driver.is_hasty
     time[0] += HASTE_S
-    assert not shell.is_hasty
+    assert not driver.is_hasty
 
 
 def test_a_loop_that_awaits_a_transfer_never_sleeps(monkeypatch):
@@ -219,47 +219,47 @@ def test_a_value_that_was_moved_out_and_is_gone_is_lost_as_any_other_and_the_nex
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    shell, network = shell_of_rank_1()
+    driver, network = driver_of_rank_1()
     made = [task(number, sent(INLINE_RESULT_NBYTES + number)) for number in range(3)]
-    receive(shell, network, 0, DISPATCH, 1, [(0, encode_code(bytes))], [(0, (1.0, ()), made)])
-    while shell.run_own_calls():
+    receive(driver, network, 0, DISPATCH, 1, [(0, encode_code(bytes))], [(0, (1.0, ()), made)])
+    while driver.run_own_calls():
         pass
     for number in (0, 1):
-        shell.reactor._spill(Spill(number, INLINE_RESULT_NBYTES))
+        driver.reactor._spill(Spill(number, INLINE_RESULT_NBYTES))
     (spilled,) = tmp_path.iterdir()
     shutil.rmtree(spilled)
     network.transport(0).poll()
 
-    receive(shell, network, 2, FETCH, 1, 7, 0, None, (), -1, None)
+    receive(driver, network, 2, FETCH, 1, 7, 0, None, (), -1, None)
     assert [each.message for each in network.transport(2).poll()] == [(NOT_FOUND, 1, 7, None)]
-    receive(shell, network, 0, DISPATCH, 1, [], [(0, (1.0, ()), [task(5, value(1, 1))])])
-    shell.run_own_calls()
+    receive(driver, network, 0, DISPATCH, 1, [], [(0, (1.0, ()), [task(5, value(1, 1))])])
+    driver.run_own_calls()
     told = [each.message for each in network.transport(0).poll()]
     assert (INPUT_UNAVAILABLE, 1, 5, 1, [(1, [1])]) in told
-    assert 1 not in shell.machine.held
+    assert 1 not in driver.machine.held
 
-    shell.reactor._spill(Spill(2, INLINE_RESULT_NBYTES))
-    assert shell._memory_monitor.can_spill
+    driver.reactor._spill(Spill(2, INLINE_RESULT_NBYTES))
+    assert driver._memory_monitor.can_spill
     assert len([*tmp_path.glob("*/*.value")]) == 1
-    assert decode(shell._call_io.value(2)) == bytes(INLINE_RESULT_NBYTES + 2)
-    shell.close()
+    assert decode(driver._call_io.value(2)) == bytes(INLINE_RESULT_NBYTES + 2)
+    driver.close()
     assert not [*tmp_path.iterdir()]
 
 
 def test_values_are_moved_out_before_memory_is_set_aside_for_one_that_comes(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    shell, network = shell_of_rank_1()
+    driver, network = driver_of_rank_1()
     made = [task(number, sent(100_000 + number)) for number in range(3)]
-    receive(shell, network, 0, DISPATCH, 1, [(0, encode_code(bytes))], [(0, (1.0, ()), made)])
-    while shell.run_own_calls():
+    receive(driver, network, 0, DISPATCH, 1, [(0, encode_code(bytes))], [(0, (1.0, ()), made)])
+    while driver.run_own_calls():
         pass
-    shell.machine.budget.measured(250_000, True)
+    driver.machine.budget.measured(250_000, True)
     moved = []
     for _ in range(4):
-        shell._allocate(100_000)
+        driver._allocate(100_000)
         moved.append(len([*tmp_path.glob("*/*.value")]))
     assert moved == [0, 0, 1, 2]
-    assert [decode(shell._call_io.value(number)) for number in range(3)] == [
+    assert [decode(driver._call_io.value(number)) for number in range(3)] == [
         bytes(100_000 + number) for number in range(3)
     ]
-    shell.close()
+    driver.close()

@@ -29,6 +29,7 @@ from handoff_mpi.flags import (
     parse,
     reading_verb,
     relaunches_given,
+    requeues_given,
     without_flags,
 )
 from handoff_mpi.formatting import id_text, show
@@ -247,6 +248,7 @@ def _launch(given: argparse.Namespace, own: list[str], args: list[str], options:
 
     refuse_to_launch("run", given.n)
     extra, most = _words(given.mpirun_args), relaunches_given(given.max_relaunches)
+    requeues = requeues_given(given.max_requeues)
     if given.hosts is not None:
         parse_hosts(given.hosts)  # refused before there is a run-dir
     assert options.run_dir is not False, "no flag and no variable says that"
@@ -266,6 +268,7 @@ def _launch(given: argparse.Namespace, own: list[str], args: list[str], options:
             heartbeat_timeout_s=options.heartbeat_timeout,
             join_limit_s=options.join_limit,
             most=most,
+            max_requeues=requeues,
             hosts=given.hosts,
             extra=extra,
         )

@@ -22,7 +22,7 @@ from handoff_mpi.suggestions import KnownNames, did_you_mean
 from handoff_mpi.version import VERSION
 
 #: Flags that the ranks are not told.
-OF_THE_SUPERVISOR = ("-n", "--hosts", "--mpirun-args", "--max-relaunches")
+OF_THE_SUPERVISOR = ("-n", "--hosts", "--mpirun-args", "--max-relaunches", "--max-requeues")
 MAX_RELAUNCHES = 3
 #: The supervisor's word to rank 0: the command that resumes the run, for its start line.
 RESUMED_BY = "--resumed-by"
@@ -204,6 +204,8 @@ def _add_launching(parser: argparse.ArgumentParser, verb: str) -> None:
     if verb == "run":
         what = f"with -n: how often a job that died is launched again ({MAX_RELAUNCHES})"
         add("--max-relaunches", type=_whole, metavar="N", help=what)
+        what = "with -n, in a Slurm job: how often it is requeued to continue a run that was stopped (0)"
+        add("--max-requeues", type=_whole, metavar="N", help=what)
         add(RESUMED_BY, metavar="COMMAND", help=argparse.SUPPRESS)
 
 
@@ -297,15 +299,28 @@ def relaunches_given(given: int | None) -> int:
     Raises:
         UsageError: the flag or the variable makes no sense.
     """
-    text = os.environ.get(f"{PREFIX}MAX_RELAUNCHES", "").strip() if given is None else str(given)
+    return _count_given("--max-relaunches", given, MAX_RELAUNCHES)
+
+
+def requeues_given(given: int | None) -> int:
+    """Return how often the job of a stopped run may be requeued.
+
+    Raises:
+        UsageError: the flag or the variable makes no sense.
+    """
+    return _count_given("--max-requeues", given, 0)
+
+
+def _count_given(flag: str, given: int | None, default: int) -> int:
+    variable = f"{PREFIX}{flag[2:].upper().replace('-', '_')}"
+    text = os.environ.get(variable, "").strip() if given is None else str(given)
     try:
-        most = parse_whole(text or str(MAX_RELAUNCHES))
+        most = parse_whole(text or str(default))
         if most < 0:
             raise ValueError
         return most
     except ValueError:
-        flag = f"--max-relaunches ({PREFIX}MAX_RELAUNCHES)"
-        raise UsageError(f"{flag} must be a whole number from 0, not {show(text)}") from None
+        raise UsageError(f"{flag} ({variable}) must be a whole number from 0, not {show(text)}") from None
 
 
 def without_flags(words: Sequence[str], flags: Sequence[str]) -> list[str]:

@@ -158,6 +158,7 @@ class BegunRun:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "functions": len(run.plan),
+            "restored": len(self.resumed.rest),
             "ranks": run.job.size,
             "started_s": run.started_s,
             "output": "off" if run.options.output == "auto" else run.options.output,

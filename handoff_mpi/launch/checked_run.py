@@ -12,7 +12,7 @@ from handoff_mpi.dag.retry_on import names_of
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import show
 from handoff_mpi.launch.admission import check_feasible, encode_factory, find_strategy
-from handoff_mpi.launch.deadline import resolve_deadline
+from handoff_mpi.launch.deadline import grace_within, resolve_deadline
 from handoff_mpi.launch.dry_run import check_for_run
 from handoff_mpi.launch.isolation import isolation_of
 from handoff_mpi.launch.job import Job
@@ -45,6 +45,7 @@ class CheckedRun:
     Attributes:
         job, dag, options: as given.
         started_s: when the run began, in seconds since the epoch.
+        grace_period_s: how long running calls may continue once the run is stopped.
         kinds: the functions of the DAG, by what they have in common.
         plan: the tables of the DAG.
         specs: of its tasks, for the scheduler.
@@ -75,7 +76,12 @@ class CheckedRun:
         _refuse_what_cannot_be_sent(job, dag, self.plan, options)
         self.ledger = job.ledger(options)
         self.strategy = find_strategy(options.allocation_strategy, options.prices)
-        policy = _make_policy(job, options, resolve_deadline(options.deadline, self.started_s))
+        deadline_s = resolve_deadline(options.deadline, self.started_s)
+        self.grace_period_s = grace_within(options.grace_period, self.started_s, deadline_s)
+        policy = _make_policy(job, options)
+        if deadline_s is not None:
+            policy.stop_at = deadline_s - self.grace_period_s
+            self._tell_of_short_grace_period(deadline_s)
         self.scheduler = Scheduler(self.ledger, self.strategy, policy, dict(options.prices or {}))
         waiting = check_feasible(self.plan, self.ledger)
         for line in [*waiting, *find_questions(dag, self.plan, self.ledger, options)]:
@@ -85,6 +91,12 @@ class CheckedRun:
         self.store_factory = encode_factory(options.result_store)
         self.own_store = None if options.result_store is None else FallbackStore(options.result_store, 0)
         self.store: ResultStore = self.own_store or MemoryStore()
+
+    def _tell_of_short_grace_period(self, deadline_s: float) -> None:
+        if self.grace_period_s < self.options.grace_period:
+            asked, left_s = self.options.grace_period, deadline_s - self.started_s
+            what = f"calls get {self.grace_period_s:.0f} s to end in once the run is stopped, not {asked:g}"
+            print_message_once(f"{what} (--grace-period): a quarter of the {left_s:.0f} s that the run has")
 
     def tell_notices(self) -> None:
         """Print what holds in one process and not on all ranks, each notice once in a job."""
@@ -123,7 +135,7 @@ def _refuse_what_cannot_be_sent(job: Job, dag: DAG, plan: Plan, options: RunOpti
     job.known_codes = new | (job.known_codes if len(job.known_codes) < _MAX_KNOWN_CODES else set())
 
 
-def _make_policy(job: Job, options: RunOptions, deadline_s: float | None) -> Policy:
+def _make_policy(job: Job, options: RunOptions) -> Policy:
     policy = Policy(
         options.max_retries,
         options.crash_limit,
@@ -135,8 +147,6 @@ def _make_policy(job: Job, options: RunOptions, deadline_s: float | None) -> Pol
     policy.retry_on, policy.retry_delay_s = names_of(options.retry_on), options.retry_delay
     policy.seed = int.from_bytes(os.urandom(8), "big")
     policy.adds_slots = not job.is_local and options.slots is None
-    if deadline_s is not None:
-        policy.stop_at = deadline_s - options.grace_period
     if options.resource_tracker is not None:
         policy.window = 1  # the tracker counts calls one by one
         _register_with_tracker(options.resource_tracker, job.capabilities)

@@ -13,6 +13,10 @@ from handoff_mpi.numerals import parse_real
 
 #: A century: what is longer is a mistake, or no time that a clock can show.
 MAX_DEADLINE_S = 3.2e9
+#: Calls are given at most this part of a run's time to end in, or no time would be left to begin them in.
+_MAX_GRACE_SHARE = 0.25
+#: Batch scripts ask Slurm for a signal some minutes before the end, which comes at the start of a job this short.
+_SHORT_JOB_S = 480.0
 
 
 def resolve_deadline(deadline: float | str | None, started: float) -> float | None:
@@ -37,6 +41,20 @@ def resolve_deadline(deadline: float | str | None, started: float) -> float | No
     if not 0 < seconds <= MAX_DEADLINE_S:
         raise UsageError(f"deadline must be a positive number of seconds or an ISO time, not {show(deadline)}")
     return started + seconds
+
+
+def grace_within(grace_period_s: float, started_s: float, deadline_s: float | None) -> float:
+    """Return how long running calls may continue once a run is stopped: as asked for, or a quarter of its time."""
+    if deadline_s is None:
+        return grace_period_s
+    return min(grace_period_s, max(0.0, _MAX_GRACE_SHARE * (deadline_s - started_s)))
+
+
+def is_early(now_s: float, started_s: float, deadline_s: float | None) -> bool:
+    """Whether a batch system's signal that time is nearly up comes too early, as most of a short job is left."""
+    if deadline_s is None or deadline_s - started_s >= _SHORT_JOB_S:
+        return False
+    return deadline_s - now_s > _MAX_GRACE_SHARE * (deadline_s - started_s)
 
 
 def _number(deadline: float) -> float:

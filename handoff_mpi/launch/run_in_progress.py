@@ -93,7 +93,7 @@ class RunInProgress:
             self._run.name,
             self._run.number,
             workers,
-            options.grace_period if job.grace_period_s is None else job.grace_period_s,
+            self._checked.grace_period_s if job.grace_period_s is None else job.grace_period_s,
             options.resource_tracker,
             setups.pids,
             setups.heartbeat_s,

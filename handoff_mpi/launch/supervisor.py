@@ -27,6 +27,7 @@ from handoff_mpi.errors import (
 )
 from handoff_mpi.formatting import one_line
 from handoff_mpi.launch.hosts import Hosts, find_hosts, refuse_too_many
+from handoff_mpi.launch.job_part import JobPart
 from handoff_mpi.launch.mpirun import launcher_command
 from handoff_mpi.launch.signals import words_of_signal
 from handoff_mpi.launch.start_watch import JOIN_RANK_S, Rank0Watch, StartWatch
@@ -35,7 +36,7 @@ from handoff_mpi.python_path import own_command
 from handoff_mpi.results.reader import load
 from handoff_mpi.results.run_dir import STATUS
 from handoff_mpi.results.secure_files import Directory
-from handoff_mpi.results.status_file import read_status
+from handoff_mpi.results.status_file import read_status, write_status
 from handoff_mpi.results.supervision import ARRIVED, JOINED, LAUNCHED_BY, STOP, note_stop, read_joined
 from handoff_mpi.runtime.host_probe import PROBE
 from handoff_mpi.worker.child_process import KILL_WAIT_TIMEOUT_S
@@ -68,6 +69,7 @@ class LaunchSpec:
         heartbeat_timeout_s: after which silence of rank 0 its process is looked at.
         most: how often the run is launched again.
         join_limit_s: how long after the last rank that arrived all must have joined; twice that at each new launch.
+        max_requeues: how often the Slurm job may be requeued to continue the run.
         hosts: the user's list of hosts, or None.
         extra: the user's words for mpirun.
     """
@@ -82,6 +84,7 @@ class LaunchSpec:
     hosts: str | None = None
     extra: Sequence[str] = ()
     join_limit_s: float = 30.0
+    max_requeues: int = 0
 
 
 def supervise(order: LaunchSpec) -> int:
@@ -98,7 +101,7 @@ def supervise(order: LaunchSpec) -> int:
     hosts = find_hosts(order.ranks, order.hosts, order.extra)
     refuse_too_many(order.ranks, hosts, order.extra)
     supervisor = _Supervisor(order, hosts)
-    supervisor.launch(order.arguments, {})
+    supervisor.launch_next()
     for relaunch in range(1, order.most + 1):
         if supervisor.is_over:
             break
@@ -111,11 +114,14 @@ def supervise(order: LaunchSpec) -> int:
         if hosts.not_asked:
             print_message(f"Slurm makes no step on {_shown(hosts.not_asked)} to ask whether it lives; it is used again")
         print_message(_again(lost, relaunch, order.most, supervisor.has_begun, supervisor.has_verdict))
-        supervisor.relaunch()
+        supervisor.launch_next()
     supervisor.remove_marks()
     # A sender that repeats a signal until this process has ended must not kill it as Python takes its handlers down.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    return supervisor.verdict()
+    code = supervisor.verdict()
+    if code == EXIT_STOPPED and not supervisor.is_ended_by_user:
+        supervisor.part.requeue(read_status(order.run_dir))
+    return code
 
 
 def _again(lost: list[str], relaunch: int, most: int, has_begun: bool, has_verdict: bool) -> str:
@@ -135,6 +141,8 @@ class _Supervisor:
 
     Attributes:
         has_begun: whether one of them has begun the run.
+        part: what this job does of the run.
+        is_ended_by_user: whether a signal has asked for an end that is none of the time limit's.
     """
 
     def __init__(self, order: LaunchSpec, hosts: Hosts) -> None:
@@ -144,6 +152,8 @@ class _Supervisor:
         self._process: subprocess.Popen[bytes] | None = None
         self._launches = 0
         self._signals = 0
+        self.part = JobPart(order.max_requeues)
+        self.is_ended_by_user = False
         self._why = ""
         self._is_passed_on = False
         self._deadline = float("inf")
@@ -156,8 +166,9 @@ class _Supervisor:
             signals.handle(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        if number == signal.SIGUSR1 and self._signals:
+        if number == signal.SIGUSR1 and (self._signals or self.part.is_early_signal()):
             return
+        self.is_ended_by_user |= number != signal.SIGUSR1
         self._signals += 1
         self._why = self._why or words_of_signal(number)
         if self._signals > 1:
@@ -188,17 +199,19 @@ class _Supervisor:
                 self._process.wait(_LAUNCHER_POLL_INTERVAL_S)
             except subprocess.TimeoutExpired:
                 pass
-        self.has_begun |= bool(read_status(self._run_dir))  # it may have begun and died between two looks
+        last = read_status(self._run_dir)
+        self.part.look(last)
+        self.has_begun |= bool(last)  # it may have begun and died between two looks
         status = self._process.returncode
         self._has_joined = bool(read_joined(self._run_dir))
         self._has_failed_to_start |= status is None or status == _MET_REMAINS or status < 0  # something killed mpirun
 
-    def relaunch(self) -> None:
-        """Start mpirun once more; see :meth:`launch`."""
-        if not self.has_begun:
-            self.launch(self._order.arguments, {})
-        else:  # what starts over, or runs again, does so once
+    def launch_next(self) -> None:
+        """Start mpirun, see :meth:`launch`: with what starts over, or runs again, if nothing has begun the run yet."""
+        if self.has_begun or self.part.is_restart:
             self.launch(self._order.again, {"HANDOFF_FRESH": "", "HANDOFF_RERUN": ""})
+        else:
+            self.launch(self._order.arguments, {})
 
     def _forget_the_last(self) -> None:
         """Remove what an earlier launch said.
@@ -230,6 +243,7 @@ class _Supervisor:
 
     def _look(self, process: subprocess.Popen[bytes]) -> None:
         status = read_status(self._run_dir)
+        self.part.look(status)
         self.has_begun |= bool(status)
         if status.get("exit_code") is None and self._is_lost(status):  # though a signal has set a deadline
             self._deadline = 0.0
@@ -325,10 +339,11 @@ class _Supervisor:
         code = status.get("exit_code")
         has_ended = status.get("status") in ("done", "failed") and isinstance(code, int)
         if not has_ended and (self._signals or status.get("status") == "stopped"):
+            why = str(status.get("stopped_because") or self._why or "stopped")
             done = self._what_was_done(status)  # without a signal rank 0 has said why
-            print_message(
-                f"{status.get('stopped_because') or self._why or 'stopped'}; {done}" if self._signals else done
-            )
+            print_message(f"{why}; {done}" if self._signals else done)
+            if code is None and status.get("status") == "running":
+                self._write_stopped(status, why)
             return code if isinstance(code, int) else EXIT_STOPPED
         if isinstance(code, int):
             return code
@@ -348,16 +363,29 @@ class _Supervisor:
         print_message(f"the run ended without a verdict in {self._run_dir.path}/status.json; the same command resumes")
         return EXIT_STOPPED if self.has_begun else EXIT_FAILED
 
+    def _write_stopped(self, status: dict[str, Any], why: str) -> None:
+        """Write the verdict of a run whose ranks had no time to: a batch system has ended all of them at once."""
+        fields = {**status, **self._counts(), "status": "stopped", "exit_code": EXIT_STOPPED, "stopped_because": why}
+        with suppress(HandoffError, OSError):
+            write_status(self._run_dir, **fields)
+
+    def _counts(self) -> dict[str, int]:
+        """Return how many functions are done, failed and so on; empty if files were removed, or are damaged."""
+        try:
+            return load(self._run_dir.path).counts()
+        except (HandoffError, OSError):
+            return {}
+
     def _what_was_done(self, status: dict[str, Any]) -> str:
         """Return how far a run came that was stopped, and how it is continued."""
         resume = status.get("resume")
         again = one_line(resume) if isinstance(resume, str) else f"the same command with --run-dir {self._run_dir.path}"
         if not self.has_begun or status.get("status") in ("refused", "helped"):
             return f"the run had not begun; {again} begins it"
-        try:
-            counts = {**load(self._run_dir.path).counts(), "functions": status.get("functions"), **status}
-        except (HandoffError, OSError):  # its files were removed, or are damaged
+        found = self._counts()
+        if not found:
             return f"see {self._run_dir.path}; to resume: {again}"
+        counts = {**found, "functions": status.get("functions"), **status}
         failed = f", {counts['failed']} failed" if counts.get("failed") else ""
         return f"{counts['done']} of {counts['functions']} functions were done{failed}; to resume: {again}"
 

@@ -180,7 +180,8 @@ class RunOptions:
         10.0,
         Seconds(is_positive=False),
         "seconds running calls get once the run is stopped",
-        "seconds that running calls are given to end once the run is stopped.",
+        "seconds that running calls are given to end once the run is stopped; at most a quarter of the time that the "
+        "run has until its deadline.",
         "grace drain",
         is_read_early=True,
         old_name="drain",

@@ -51,6 +51,7 @@ WRONG = {
     "doctor --hosts=a": "--hosts and --mpirun-args are for `doctor -n N`",
     "run d.py -n 2 --hosts a:٣": "--hosts names each host once",
     "run d.py -n 2 --max-relaunches -1": "must be a whole number from 0, not '-1'",
+    "run d.py -n 2 --max-requeues -1": "--max-requeues (HANDOFF_MAX_REQUEUES) must be a whole number from 0, not '-1'",
 }
 
 
@@ -66,7 +67,15 @@ def test_what_is_wrong_is_said_in_a_line(line, in_process, tmp_path, capsys):
 
 
 NUMBERS = ["--max-retries", "--slots", "--max-concurrency", "--crash-limit", "--heartbeat-timeout", "--join-limit"]
-NUMBERS += ["--grace-period", "--tracker-timeout", "--resources", "--prices", "-n", "--max-relaunches"]
+NUMBERS += [
+    "--grace-period",
+    "--tracker-timeout",
+    "--resources",
+    "--prices",
+    "-n",
+    "--max-relaunches",
+    "--max-requeues",
+]
 
 
 @pytest.mark.parametrize("flag", NUMBERS)
@@ -75,7 +84,7 @@ def test_numbers_are_written_in_ascii_and_decimal(flag, monkeypatch):
         value = f"cpu={text}" if flag in ("--resources", "--prices") else text
         with pytest.raises(UsageError, match=r"is not (a whole number|a number|NAME=NUMBER)"):
             parse(["run", "d.py", f"{flag}={value}"])
-        if flag.startswith("--") and flag != "--max-relaunches" and text:
+        if flag.startswith("--") and flag not in ("--max-relaunches", "--max-requeues") and text:
             monkeypatch.setenv(f"HANDOFF_{flag[2:].upper().replace('-', '_')}", value)
             with pytest.raises(UsageError, match=r"the environment variable HANDOFF_.* is wrong"):
                 options_given(parse(["run", "d.py"]))
@@ -137,7 +146,7 @@ def test_help_lists_the_flags_in_the_same_order(capsys):
     for verb, other in (("check", "run"), ("doctor", "run")):
         common = [flag for flag in listed[verb] if flag in listed[other]]
         assert common == [flag for flag in listed[other] if flag in listed[verb]]
-    assert [*listed["check"], "--max-relaunches"].sort() == listed["run"].sort()
+    assert [*listed["check"], "--max-relaunches", "--max-requeues"].sort() == listed["run"].sort()
     assert "-n" in listed["check"] and "-n" in listed["doctor"]
 
 

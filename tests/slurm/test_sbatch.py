@@ -143,12 +143,85 @@ def test_a_dag_that_is_not_there_is_refused_by_the_run(slurm, submit, tmp_path):
     assert "nowhere.py does not exist" in job.out
 
 
+@pytest.mark.long
+def test_tasks_of_each_node_are_enough(slurm, submit, tmp_path):
+    number = submit(*QUICKSTART, flags=["--nodes=2", "--ntasks-per-node=2"], env={"HANDOFF_OUTPUT": "plain"})
+    assert_quickstart_is_done(slurm.wait(number, tmp_path), tmp_path / "handoff-runs" / str(number))
+
+
+@pytest.mark.long
+def test_a_cancelled_run_is_stopped_and_resumes(slurm, submit, tmp_path):
+    dag = write(tmp_path, "sleeping.py", SLEEPING.replace("range(60)", "range(12)").replace("sleep(2)", "sleep(0.5)"))
+    env = {"HANDOFF_RUN_DIR": "run"}
+    number = submit(dag, flags=TWO_BY_TWO, env=env)
+    out = tmp_path / f"{number}.out"
+    slurm.wait_for(lambda: len(list(tmp_path.glob("began-*"))) >= 4, 60, out)
+    assert "12 functions on 4 ranks of 2 hosts" in out.read_text(), "a line at the start"
+    slurm.command("scancel", number)
+    job = slurm.wait(number, tmp_path)
+    ended = status(tmp_path / "run")
+    assert (job.state, ended["status"], ended["exit_code"]) == ("CANCELLED", "stopped", 75), job.out
+    assert "SIGTERM" in ended["stopped_because"]
+    again = slurm.wait(submit(dag, flags=TWO_BY_TWO, env=env), tmp_path)
+    assert again.exit_code == "0:0", again.out
+    assert (status(tmp_path / "run")["done"], status(tmp_path / "run")["restored"]) == (12, ended["done"])
+
+
+@pytest.mark.long
+def test_a_run_that_was_stopped_is_requeued_until_it_is_done(slurm, submit, tmp_path):
+    """What starts over does so once; what was done is not done again, and what was said is kept."""
+    text = SLEEPING.replace("range(60)", "range(12)").replace(").touch()", ").open('a').write('x')")
+    dag = write(tmp_path, "sleeping.py", text)
+    number = submit(dag, "--fresh", flags=TWO_BY_TWO, env={"HANDOFF_MAX_REQUEUES": "5"})
+    slurm.wait_for(lambda: len(list(tmp_path.glob("began-*"))) >= 4, 60, tmp_path / f"{number}.out")
+    slurm.command("scancel", "--batch", "--signal", "USR1", number)
+    slurm.wait_for(lambda: slurm.field(number, "Restarts") == "1", 30, tmp_path / f"{number}.out")
+    job = slurm.wait(number, tmp_path)
+    ended = status(tmp_path / "handoff-runs" / str(number))
+    assert (job.exit_code, ended["exit_code"], ended["done"]) == ("0:0", 0, 12), job.out
+    assert 0 < ended["restored"] < 12
+    assert [path.read_text() for path in tmp_path.glob("began-*")] == ["x"] * 12, job.out
+    assert job.out.count("the job is requeued (1 of at most 5) and resumes") == 1
+    assert job.out.count("12 functions on 4 ranks of 2 hosts") == 2
+
+
+@pytest.mark.soak
+def test_a_run_comes_through_several_short_jobs(slurm, submit, tmp_path):
+    """The script asks for a signal two minutes before the end, and gives calls 90 s to end in: more than there is."""
+    text = SLEEPING.replace("range(60)", "range(160)").replace(").touch()", ").open('a').write('x')")
+    dag = write(tmp_path, "sleeping.py", text)
+    number = submit(dag, flags=[*TWO_BY_TWO, "--time=1"], env={"HANDOFF_MAX_REQUEUES": "5"})
+    job = slurm.wait(number, tmp_path, 300)
+    ended = status(tmp_path / "handoff-runs" / str(number))
+    assert (job.exit_code, ended["exit_code"], ended["done"]) == ("0:0", 0, 160), job.out
+    assert 3 <= int(slurm.field(number, "Restarts")) + 1 <= 4, job.out
+    assert {path.read_text() for path in tmp_path.glob("began-*")} == {"x"}, job.out
+    assert "calls get 15 s to end in once the run is stopped, not 90" in job.out, job.out
+
+
+@pytest.mark.soak
+def test_a_job_in_which_nothing_can_be_done_is_not_requeued(slurm, submit, tmp_path):
+    dag = write(tmp_path, "sleeping.py", SLEEPING.replace("sleep(2)", "sleep(200)"))
+    number = submit(dag, flags=[*TWO_BY_TWO, "--time=1"], env={"HANDOFF_MAX_REQUEUES": "5"})
+    job = slurm.wait(number, tmp_path, 150)
+    assert (job.exit_code, slurm.field(number, "Restarts")) == ("75:0", "0"), job.out
+    assert "the job is not requeued: no function was done since it started" in job.out
+
+
 def own_python(directory: Path) -> Path:
     """Return a Python that has this one's packages, and nothing beside it."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory / "own"], check=True, timeout=60)
     (site,) = (directory / "own").glob("lib/python*/site-packages")
     (site / "these.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
     return directory / "own" / "bin" / "python3"
+
+
+def test_a_python_without_the_package_is_refused(slurm, submit, tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True, timeout=60)
+    python = tmp_path / "bare" / "bin" / "python3"
+    job = slurm.wait(submit(*QUICKSTART, env={"PYTHON": str(python)}), tmp_path)
+    assert (job.state, job.exit_code) == ("FAILED", "2:0"), job.out
+    assert job.out.startswith(f"handoff: {python} has no handoff_mpi; install it there") and job.out.count("\n") == 1
 
 
 def test_no_launcher_is_refused(slurm, submit, tmp_path):

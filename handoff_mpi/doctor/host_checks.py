@@ -125,16 +125,19 @@ def judge_cores(facts: Sequence[RankFacts]) -> Finding:
 
 
 def judge_crowding(facts: Sequence[RankFacts]) -> Finding:
-    """Whether hosts have a core for each rank."""
+    """Whether hosts have a core for each rank that computes; rank 0 schedules, unless it is alone on its host."""
+    computing = {
+        host: [each for each in ranks if each.rank or len(ranks) == 1] for host, ranks in _by_host(facts).items()
+    }
     crowded = [
-        f"{len(ranks)} ranks share {plain(ranks[0].host_cores)} cores on {host}"
-        for host, ranks in _by_host(facts).items()
+        f"{len(ranks)} ranks that compute share {plain(ranks[0].host_cores)} cores on {host}"
+        for host, ranks in computing.items()
         if len(ranks) > max(1.0, ranks[0].host_cores)
     ]
     if crowded:
-        remedy = "start fewer ranks: one for each core is the most that helps"
+        remedy = "start fewer ranks: beside rank 0, which schedules, one for each core is the most that helps"
         return Finding(WARNING, "crowding", "; ".join(crowded[:8]), remedy)
-    return Finding(OK, "crowding", "there is a core for every rank")
+    return Finding(OK, "crowding", "there is a core for every rank that computes")
 
 
 def judge_open_files(facts: Sequence[RankFacts], size: int) -> Finding:

@@ -67,9 +67,7 @@ def values_of_last(launches: Sequence[ArrayLaunch]) -> ArrayValues:
     return values
 
 
-def _fill(
-    values: ArrayValues, elements: Sequence[Interval], column: Packed, wanted: IntervalSet
-) -> list[Interval]:
+def _fill(values: ArrayValues, elements: Sequence[Interval], column: Packed, wanted: IntervalSet) -> list[Interval]:
     """Put those of the elements of a column into ``values`` that are wanted and not there; return which."""
     filled: list[Interval] = []
     place = 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from handoff_mpi.formatting import duration_text, moment_text, one_line, shell_word, without_controls
+from handoff_mpi.formatting import call_time_text, duration_text, moment_text, one_line, shell_word, without_controls
+from handoff_mpi.resources.amounts import format_nbytes
 from handoff_mpi.results.function_story import IN_FILE, IN_JOURNAL, LOST
 from handoff_mpi.verbs.reason_text import (
     MAX_ID,
@@ -151,28 +152,24 @@ def _attempts(facts: Facts) -> Iterator[str]:
 
 def _attempt(each: Facts) -> str:
     about = "from about" if each["is_derived"] else "from"
-    lasted = "" if each["outcome"] == "running" else f" for {_lasted(each['duration_s'])}"
+    lasted = "" if each["outcome"] == "running" else f" for {call_time_text(max(0.0, each['duration_s']))}"
     reason = f": {one_line(each['reason'], MAX_REASON)}" if each["reason"] else ""
     where = f"launch {each['launch']}, attempt {each['attempt']}, {shown_rank(each)}"
     return f"{where}, {about} {moment_text(each['started_s'])}{lasted}: {_OUTCOMES[each['outcome']]}{reason}"
-
-
-def _lasted(seconds: float) -> str:
-    return duration_text(seconds) if seconds >= 1.0 else f"{1000 * max(0.0, seconds):.3g} ms"
 
 
 def _output(facts: Facts) -> Iterator[str]:
     output = facts["output"]
     if output is not None:
         command = f"handoff-mpi logs {shell_word(facts['run_dir'])} {shell_word(facts['id'])}"
-        yield f"It has printed {plural(output['nbytes'], 'byte')}: `{one_line(command)}` prints them."
+        yield f"It has printed {format_nbytes(output['nbytes'], ' ')}: `{one_line(command)}` shows it."
 
 
 def _value(facts: Facts) -> Iterator[str]:
     value = facts["value"]
     if value is None:
         return
-    size = plural(value["nbytes"], "byte")
+    size = format_nbytes(value["nbytes"], " ")
     if value["where"] == IN_JOURNAL:
         yield f"Its value ({size}) is in the journal."
     elif value["where"] == IN_FILE:

@@ -1,4 +1,4 @@
-"""``explain`` without an id: what has failed in a run, what was skipped because of it, and which ranks were lost."""
+"""``explain`` without an id: the launches of a run, what failed, what was skipped because of it, and lost ranks."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from handoff_mpi.formatting import moment_text, one_line, shell_word
-from handoff_mpi.results.story import DONE_STATE, FAILED_STATE, SKIPPED_STATE, STATES, Story
+from handoff_mpi.formatting import duration_text, moment_text, one_line, shell_word
+from handoff_mpi.results.story import DONE_STATE, FAILED_STATE, SKIPPED_STATE, STATES, LaunchStory, Story
 from handoff_mpi.verbs.reason_text import MAX_ID, MAX_REASON, plural
 
 #: Of the form of what ``explain --json`` prints without an id.
 SCHEMA = 1
-MAX_GROUPS, MAX_LISTED, MAX_RANKS = 20, 5, 20
+MAX_GROUPS, MAX_LISTED, MAX_RANKS, MAX_LAUNCHES = 20, 5, 20, 20
 
 Facts = Mapping[str, Any]
 
@@ -32,12 +32,26 @@ def explain_run(story: Story, run_dir: str) -> dict[str, Any]:
         "run_dir": run_dir,
         "state": newest.verdict,
         "launch": newest.epoch,
+        "launches": [_launch(each) for each in story.launches[-MAX_LAUNCHES:]],
+        "launch_count": len(story.launches),
         "functions": newest.functions,
         "counts": dict(zip(STATES, counts, strict=True)),
         "failed": groups[:MAX_GROUPS],
         "failed_group_count": len(groups),
         "lost": _lost(story)[-MAX_RANKS:],
         "notes": list(story.notes),
+    }
+
+
+def _launch(launch: LaunchStory) -> dict[str, Any]:
+    return {
+        "launch": launch.epoch,
+        "state": launch.verdict,
+        "started_s": launch.started_s,
+        "stopped_s": launch.stopped_s,
+        "ranks": len(launch.hosts),
+        "functions": launch.functions,
+        "restored": launch.restored,
     }
 
 
@@ -113,8 +127,8 @@ def run_explanation_lines(facts: Facts) -> Iterator[str]:
     counts = facts["counts"]
     done = f"{counts[STATES[DONE_STATE]]:,} of {plural(facts['functions'], 'function')} are done"
     others = [f"{counts[STATES[each]]:,} {word}" for each, word in _WORDS if counts[STATES[each]]]
-    state = _STATES.get(facts["state"], f"ended: {one_line(facts['state'], MAX_ID)}")
-    yield f"The run {state}: {', '.join([done, *others])}."
+    yield f"The run {_state(facts)}: {', '.join([done, *others])}."
+    yield from _launch_lines(facts)
     for group in facts["failed"]:
         yield from _group_lines(group)
     left_out = facts["failed_group_count"] - len(facts["failed"])
@@ -137,6 +151,23 @@ _STATES = {
     "died": "has died without a verdict",
 }
 _WORDS = ((FAILED_STATE, "failed"), (SKIPPED_STATE, "skipped"))
+
+
+def _launch_lines(facts: Facts) -> Iterator[str]:
+    launches = facts["launches"]
+    if facts["launch_count"] < 2:
+        return
+    left_out = facts["launch_count"] - len(launches)
+    yield f"It was launched {facts['launch_count']:,} times{f'; the last {len(launches)} of them' if left_out else ''}:"
+    for each in launches:
+        took = duration_text(max(0.0, each["stopped_s"] - each["started_s"]))
+        when = f"launch {each['launch']}, from {moment_text(each['started_s'])} for {took}"
+        restored = f"; {each['restored']:,} of {plural(each['functions'], 'function')} had been done before"
+        yield f"  {when} on {plural(each['ranks'], 'rank')}: it {_state(each)}{restored if each['restored'] else ''}"
+
+
+def _state(facts: Facts) -> str:
+    return _STATES.get(facts["state"], f"ended: {one_line(facts['state'], MAX_ID)}")
 
 
 def _group_lines(group: Facts) -> Iterator[str]:

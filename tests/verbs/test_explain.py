@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -89,8 +90,8 @@ def test_what_was_done_and_what_failed_and_what_was_skipped(explain, failed):
     assert (code, err) == (0, "")
     assert out.startswith("load-1 is done.\nIt calls load and costs cpu=1. It takes the values of no other function.\n")
     assert "It was called once:\n  launch 1, attempt 1, rank " in out
-    assert "It has printed 10 bytes: `handoff-mpi logs run load-1` prints them." in out
-    assert "Its value (8 bytes) is in the journal." in out
+    assert "It has printed 10 B: `handoff-mpi logs run load-1` shows it." in out
+    assert "Its value (8 B) is in the journal." in out
     why = "2 ranks could hold its cost, and the strategy FirstAvailable chose this one"
     assert f"{why}: it takes the first rank, in rank order, that has room." in out
 
@@ -314,7 +315,15 @@ def test_without_an_id_it_tells_what_went_wrong(explain, failed):
     ]
     (failed.parent / "fixed").touch()
     assert resume(failed.parent).rc == 0
-    assert explain("run")[1].splitlines()[1] == "No function has failed for good, and no rank was lost."
+    out = explain("run")[1].splitlines()
+    assert out[1] == "It was launched 2 times:"
+    assert re.fullmatch(r"  launch 1, from .* for .* s on 3 ranks: it has failed", out[2])
+    assert re.fullmatch(r"  launch 2, .* 1 rank: it is done; 5 of 8 functions had been done before", out[3])
+    assert out[4] == "No function has failed for good, and no rank was lost."
+    assert [(each["state"], each["restored"]) for each in facts(explain, "run")["launches"]] == [
+        ("failed", 0),
+        ("done", 5),
+    ]
 
 
 def write_many_failures(run_dir):

@@ -10,12 +10,14 @@ from handoff_mpi.dag import Plan
 from handoff_mpi.errors import ValueUnavailable
 from handoff_mpi.formatting import show
 from handoff_mpi.launch.begun_run import BegunRun
+from handoff_mpi.messages import Interval
 from handoff_mpi.results import Results
+from handoff_mpi.results.array_result import ArrayResult, FailedElements
 from handoff_mpi.results.function_error import FunctionError
 from handoff_mpi.results.results import PreparedResults
 from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.runtime.coordinator import Coordinator
-from handoff_mpi.scheduler import Scheduler, State
+from handoff_mpi.scheduler import Failure, Scheduler, State
 
 #: Of the functions that ran when a run was stopped, so many are named.
 _MAX_NAMED = 5
@@ -44,6 +46,7 @@ def make_results(run: BegunRun, coordinator: Coordinator) -> Results:
         probation=dict(recorder.probation),
         capacity=run.capacity,
         records=recorder.table(scheduler),
+        arrays=_arrays(run),
         origins=run.origins,
         output_mode=run.about["output"],
     )
@@ -93,7 +96,34 @@ def _errors(plan: Plan, scheduler: Scheduler) -> dict[Hashable, FunctionError]:
             failure.output,
         )
         for task, failure in sorted(scheduler.tasks.failures.items())
+        if task not in scheduler.arrays.of or not scheduler.arrays.of[task].failures  # which tell of its elements
     }
+
+
+def _arrays(run: BegunRun) -> dict[Hashable, ArrayResult]:
+    plan, scheduler = run.checked.plan, run.checked.scheduler
+    found: dict[Hashable, ArrayResult] = {}
+    for task, array in scheduler.arrays.of.items():
+        id, values = plan.ids[task], run.resumed.array_values[task]
+        failures = [_failed_elements(intervals, failure) for intervals, failure in array.failures]
+        found[id] = ArrayResult(id, values, failures, _why_missing(scheduler, task), run.origins)
+    return found
+
+
+def _failed_elements(intervals: Sequence[Interval], failure: Failure) -> FailedElements:
+    how = failure.attempts, failure.ranks, failure.place, failure.output
+    return FailedElements(intervals, failure.kind, failure.message, failure.traceback, *how)
+
+
+def _why_missing(scheduler: Scheduler, task: int) -> str:
+    """Return why elements of an array have neither a value nor an error, as a clause."""
+    if scheduler.tasks.state[task] == State.SKIPPED:
+        return "was skipped: a function it depends on failed"
+    array = scheduler.arrays.of[task]
+    if array.has_too_many_failures:
+        return f"did not run: more than {array.spec.max_failures:,} elements failed (max_failures)"
+    failure = scheduler.tasks.failures.get(task)
+    return "did not run" if failure is None or array.failures else f"did not run: {failure.kind}: {failure.message}"
 
 
 def _take_payloads(run: BegunRun, prepared: PreparedResults) -> None:

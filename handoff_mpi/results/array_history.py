@@ -21,7 +21,7 @@ class ArrayLaunch:
         digests: of each of its inputs; what these are made of, :mod:`handoff_mpi.arrays.inputs` says.
         parts: its values: (elements, rank, column of their values in this order).
         restored: the elements that it took over: (number of an earlier launch, intervals).
-        failed: its elements that failed for good: (intervals, rank, kind, message).
+        failed: its elements that failed for good: (intervals, rank, attempts, kind, message, traceback).
     """
 
     epoch: int
@@ -29,7 +29,7 @@ class ArrayLaunch:
     digests: Sequence[Any]
     parts: list[tuple[Sequence[Interval], int, Packed]] = field(default_factory=list)
     restored: list[tuple[int, Sequence[Interval]]] = field(default_factory=list)
-    failed: list[tuple[Sequence[Interval], int, str, str]] = field(default_factory=list)
+    failed: list[tuple[Sequence[Interval], int, int, str, str, str]] = field(default_factory=list)
 
 
 def take_over(

@@ -18,7 +18,8 @@ The records of a segment, beside the journal's own header; tasks go by their num
 - ``("persisted", task, key)``: the value of a task that was done lies in a file by now;
 - ``("array", task, count, digests)``: the task is an array of so many elements; digests of each of its inputs;
 - ``("elements", task, rank, intervals, column, started, duration)``: values of elements of an array;
-- ``("elements_failed", task, rank, intervals, kind, message)``: elements of an array that failed for good;
+- ``("elements_failed", task, rank, intervals, attempts, kind, message, number of the traceback or -1)``: elements of an
+  array that failed for good, after so many attempts;
 - ``("restored_elements", task, [(launch, intervals)])``: elements that earlier launches computed;
 - ``("rank", rank, what, reason, time_s)``: what became of a rank; format 2 has no ``time_s``;
 - ``("probation", begins, host or rank, ranks, reason)``: a host or rank is given only probes, or is trusted again;
@@ -81,6 +82,7 @@ class Launch:
     Attributes:
         about: what it said of the run.
         tasks: (id, fingerprint, name, inputs, cost) of each.
+        arrays: the numbers of those of them that are arrays.
         restored: those of them that an earlier launch did.
         failed_calls: (rank, started, seconds) of each call of a task that failed, in order; format 2 has none.
         lost_ranks: those that were lost and have not come back, with the reason.
@@ -93,6 +95,7 @@ class Launch:
     epoch: int
     about: dict[str, Any] = field(default_factory=dict)
     tasks: list[tuple[Hashable, bytes | None, str, tuple[int, ...], dict[str, object]]] = field(default_factory=list)
+    arrays: list[int] = field(default_factory=list)
     restored: set[int] = field(default_factory=set)
     failed_calls: dict[int, list[tuple[int, float, float]]] = field(default_factory=dict)
     lost_ranks: dict[int, str] = field(default_factory=dict)
@@ -248,6 +251,7 @@ class _Reader:
 
     def _take_array(self, task: int, count: int, digests: list[Any]) -> None:
         array = self._arrays[task] = ArrayLaunch(self.launch.epoch, count, digests)
+        self.launch.arrays.append(task)
         self._history.arrays.setdefault(self.launch.identity(task), []).append(array)
 
     def _take_elements(
@@ -256,9 +260,10 @@ class _Reader:
         self._arrays[task].parts.append((elements, rank, column))
 
     def _take_elements_failed(
-        self, task: int, rank: int, elements: Sequence[Interval], kind: str, message: str
+        self, task: int, rank: int, elements: Sequence[Interval], attempts: int, kind: str, message: str, traceback: int
     ) -> None:
-        self._arrays[task].failed.append((elements, rank, kind, message))
+        failed = elements, rank, attempts, kind, message, self._tracebacks.get(traceback, "")
+        self._arrays[task].failed.append(failed)
 
     def _take_restored_elements(self, task: int, taken: list[tuple[int, Sequence[Interval]]]) -> None:
         self._arrays[task].restored += taken

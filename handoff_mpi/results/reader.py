@@ -9,6 +9,8 @@ from typing import Any
 
 from handoff_mpi.errors import EXIT_STOPPED, JournalError, UntrustedFile, UsageError
 from handoff_mpi.formatting import one_line, show
+from handoff_mpi.results.array_history import values_of_last
+from handoff_mpi.results.array_result import ArrayResult, FailedElements
 from handoff_mpi.results.function_error import FunctionError
 from handoff_mpi.results.history import Done, History, Launch, read_history
 from handoff_mpi.results.origins import Origins
@@ -60,6 +62,8 @@ def load(run_dir: str | Path) -> Results:
     )
     for task in range(len(launch.tasks)):
         _take(prepared, history, launch, task)
+    for task in launch.arrays:
+        _take_array(prepared, history, launch, task)
     prepared.add_output_to_errors()
     return Results(prepared)
 
@@ -149,6 +153,22 @@ def _take(prepared: PreparedResults, history: History, launch: Launch, task: int
         prepared.errors[id] = FunctionError(f"{show(id)}: {kind}: {message}", kind, traceback, attempt, (rank,))
     if calls:
         table.earlier[task] = [(rank, duration) for rank, _, duration in calls]
+
+
+def _take_array(prepared: PreparedResults, history: History, launch: Launch, task: int) -> None:
+    """Take what became of the elements of one array into ``prepared``."""
+    table, launches = prepared.records, history.arrays[launch.identity(task)]
+    id, values = table.ids[task], values_of_last(launches)
+    failures = [
+        FailedElements(intervals, kind, message, traceback, attempts, (rank,))
+        for intervals, rank, attempts, kind, message, traceback in launches[-1].failed
+    ]
+    if failures:
+        prepared.errors.pop(id, None)  # they tell more
+    elif values.is_complete:
+        table.states[task] = "done"
+    missing = "was skipped: a function it depends on failed" if table.states[task] == "skipped" else "did not run"
+    prepared.arrays[id] = ArrayResult(id, values, failures, missing, prepared.origins)
 
 
 def _take_done(prepared: PreparedResults, task: int, done: Done, was_restored: bool) -> None:

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from typing import NamedTuple
 
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.dag import Plan
+from handoff_mpi.formatting import show
 from handoff_mpi.messages import ErrorReport, LeaseReport
+from handoff_mpi.results.array_result import ElementKey
 from handoff_mpi.scheduler.arrays import Arrays
 
 #: Of the elements of a lease, so many intervals are named.
 _MAX_NAMED = 3
+
+
+class ElementsKey(NamedTuple):
+    """The id of several elements of an array, which failed alike.
+
+    Attributes:
+        array: the array's id.
+        elements: their indices, in words such as ``"3:7, 12"``.
+    """
+
+    array: Hashable
+    elements: str
+
+    def __repr__(self) -> str:
+        return f"{show(self.array)}[{self.elements}]"
 
 
 class ElementRecords:
@@ -44,7 +62,14 @@ class ElementRecords:
         lease = self._leases.get(number)
         if lease is None:
             return self._plan.ids[number]
-        return self._plan.ids[lease.array], index_or_slices(lease.intervals)
+        array, intervals = self._plan.ids[lease.array], lease.intervals
+        if len(intervals) == 1:
+            return ElementKey(array, intervals.intervals()[0][0])
+        return ElementsKey(array, slices(intervals))
+
+    def tells_failures_of(self, number: int) -> bool:
+        """Whether a number stands for an array of which elements failed, which are reported one by one."""
+        return self._arrays is not None and number in self._arrays.of and bool(self._arrays.of[number].failures)
 
     def ended(self, array: int, rank: int, report: LeaseReport) -> None:
         """Note how long elements took, and the errors of some until it is known what becomes of them."""
@@ -70,10 +95,8 @@ class ElementRecords:
         self._errors.clear()
 
 
-def index_or_slices(intervals: IntervalSet) -> int | str:
-    """Return the index of a single element, else the elements in words such as ``"3:7, 12"``."""
-    bounds = list(intervals)
-    if len(intervals) == 1:
-        return bounds[0][0]
+def slices(intervals: IntervalSet) -> str:
+    """Return indices in words such as ``"3:7, 12"``, the lowest ones where they are many."""
+    bounds = intervals.intervals()
     named = [str(start) if stop == start + 1 else f"{start}:{stop}" for start, stop in bounds[:_MAX_NAMED]]
     return ", ".join(named) + (", ..." if len(bounds) > _MAX_NAMED else "")

@@ -14,7 +14,6 @@ from handoff_mpi.scheduler import DISPATCHES, Cause, Transition
 from handoff_mpi.scheduler.arrays import Arrays, Lease
 from handoff_mpi.scheduler.transitions import (
     Blamed,
-    FailedAttempt,
     Forgiven,
     Lost,
     ProbationBegun,
@@ -53,6 +52,7 @@ class JournalWriter:
         self._journal = journal
         self._plan = plan
         self._key_of = key_of
+        self._arrays = arrays
         self._leases: Mapping[int, Lease] = {} if arrays is None else arrays.leases
         self._done: list[object] = []
         self._failed: list[object] = []
@@ -162,7 +162,7 @@ class JournalWriter:
         leases = self._leases
         for task, _, cause, attempt, rank, detail in log:
             if leases and task in leases:
-                self._note_lease(task, cause, rank, detail)
+                self._note_lease(task, cause, rank)
             elif cause in DISPATCHES:
                 sent.append((task, attempt, rank))
             elif cause in _RETURNS and rank >= 0:
@@ -189,11 +189,12 @@ class JournalWriter:
             self._journal.append(("forgiven", *each))
         self._journal.commit()
 
-    def _note_lease(self, number: int, cause: int, rank: int, detail: object) -> None:
+    def _note_lease(self, number: int, cause: int, rank: int) -> None:
         """Note the elements of a lease that failed for good: other changes of a lease are not kept."""
-        if isinstance(detail, FailedAttempt) and cause in (Cause.GIVEN_UP, Cause.ERROR):
-            lease = self._leases[number]
-            self._journal.append(("elements_failed", lease.array, rank, tuple(lease.intervals), *detail))
+        if self._arrays is not None and cause in (Cause.GIVEN_UP, Cause.ERROR):
+            lease, failure = self._leases[number], self._arrays.failure_of(number)
+            how = failure.attempts, failure.kind, failure.message, self._number_of(failure.traceback)
+            self._journal.append(("elements_failed", lease.array, rank, tuple(lease.intervals), *how))
 
     def _note_rank(self, rank: int, record: RankRecord, now: float) -> None:
         if isinstance(record, Blamed):

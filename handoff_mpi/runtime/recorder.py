@@ -216,6 +216,8 @@ class Recorder:
             elif cause in INCIDENTS:
                 (reassigned if cause == Cause.RANK_LOST else recomputed).append(task)
                 self._on_incident(task, cause, attempt, rank, detail)
+            elif self.elements.tells_failures_of(task):
+                continue
             elif cause == Cause.ERROR or cause == Cause.GIVEN_UP:
                 self._note_incident(task, attempt, rank, *detail)
                 self._announce_end(task, scheduler.tasks.failure_of(task))

@@ -25,6 +25,8 @@ from handoff_mpi.scheduler.tasks import TaskTable
 
 #: A lease should take about this long: less wastes messages, more delays results and makes the tail uneven.
 LEASE_S = 0.01
+#: The kind of failure of an array whose elements were skipped, as an input was lost that cannot be made again.
+SKIPPED_ELEMENTS = "skipped-elements"
 #: At most so many leases are at a slot: one that runs, and one behind it.
 MAX_LEASES = 2
 #: The weight of a new lease in the moving mean of the seconds of an element.
@@ -303,6 +305,8 @@ class Arrays:
 
     def _why_failed(self, array: Array) -> ErrorReport:
         """Return why an array failed: the first failure of its elements stands for all."""
+        if not array.failures:
+            return ErrorReport(SKIPPED_ELEMENTS, f"{array.skipped:,} of {array.spec.count:,} elements were skipped")
         (start, _), *_ = sorted(array.failures[0][0])
         first = array.failures[0][1]
         count = f"{array.failed:,} of {array.spec.count:,} elements failed"
@@ -313,6 +317,10 @@ class Arrays:
     def is_dropped(self, lease: int) -> bool:
         """Whether a number is that of a lease whose array begins nothing more."""
         return lease in self.leases and self.of[self.leases[lease].array].has_too_many_failures
+
+    def failure_of(self, lease: int) -> Failure:
+        """Return why the elements of a lease have failed for good, in this turn."""
+        return self._tasks.lease_failures[lease]
 
     def task_of(self, number: int) -> int:
         """Return the array of a lease, or else the number itself: which task of the DAG it stands for."""

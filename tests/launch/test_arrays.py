@@ -1,0 +1,237 @@
+"""Arrays from one end to the other: in one process, on ranks, in children, from a script; failures, deaths, resume."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import numpy
+import pytest
+
+import handoff_mpi as handoff
+from handoff_mpi import DAG, Function, execute, load
+from handoff_mpi.errors import UsageError, ValueUnavailable
+from handoff_mpi.results.results import FunctionError
+
+PLACES = {
+    "one process": ["run"],
+    "ranks": ["run", "-n", "3"],
+    "children": ["run", "--isolation", "process"],
+    "children of ranks": ["run", "-n", "3", "--isolation", "process"],
+}
+
+RANKS = [*PLACES][1:]
+OTHERS = ["one process", "children"]
+
+DAG_FILE = """
+import os, pathlib, sys
+from handoff_mpi import DAG, Function, current_task
+
+def square(x):
+    if os.environ.get("NOTES"):
+        with open(os.environ["NOTES"], "a") as file:
+            file.write(f"{current_task().index} ")
+    if str(x) in os.environ.get("RAISES", "").split():
+        raise ValueError(f"{x} is bad")
+    if str(x) in os.environ.get("KILLS", "").split():
+        os.kill(os.getpid(), 9)
+    return x * x
+
+def total(squares):
+    return sum(squares), len(squares), type(squares).__name__
+
+dag = DAG("arrays")
+squares = dag.map(square, range(int(os.environ.get("COUNT", 5000))), id="squares", max_retries=0)
+dag.add_function(Function("total", [squares], total))
+"""
+
+
+@pytest.fixture
+def dag_file(tmp_path):
+    (tmp_path / "dag.py").write_text(DAG_FILE)
+    return tmp_path
+
+
+def counts_of(path):
+    return Counter(path.read_text().split()) if path.exists() else Counter()
+
+
+@pytest.mark.parametrize("place", ["one process", *(pytest.param(place, marks=pytest.mark.long) for place in RANKS)])
+def test_each_element_runs_once_and_the_consumer_takes_the_list(handoff, dag_file, place):
+    notes = dag_file / "notes"
+    ended = handoff(*PLACES[place], "--run-dir", "run", "dag.py", env={"NOTES": str(notes)})
+    assert ended.rc == 0, ended.err
+    assert counts_of(notes) == Counter(map(str, range(5000)))
+    results = load(dag_file / "run")
+    assert results["total"] == (sum(x * x for x in range(5000)), 5000, "list")
+    assert results["squares"][4999] == 4999**2
+    assert results["squares"][-2:] == [4998**2, 4999**2]
+    assert results.counts()["done"] == 5001
+
+
+@pytest.mark.parametrize("place", ["ranks", *(pytest.param(place, marks=pytest.mark.long) for place in OTHERS)])
+def test_an_element_that_raises_fails_alone(handoff, dag_file, place):
+    ended = handoff(*PLACES[place], "--run-dir", "run", "dag.py", env={"RAISES": "17 4000"})
+    assert ended.rc == 1
+    assert "'squares'[17] failed on rank" in ended.err
+    assert "'squares'[17] and 1 other ('squares'[4000]) failed" in ended.err
+    assert ended.err.count("Traceback") == 1
+    results = load(dag_file / "run")
+    assert set(results["squares"].errors) == {17, 4000}
+    with pytest.raises(FunctionError, match="17 is bad"):
+        results["squares"][17]
+    assert results["squares"][18] == 18**2
+    assert set(results.errors) == {("squares", 17), ("squares", 4000)}
+    with pytest.raises(ValueUnavailable, match="skipped"):
+        results["total"]
+    assert results.counts() == {"done": 4998, "failed": 2, "skipped": 1, "waiting": 0}
+
+
+@pytest.mark.parametrize("place", ["children", *(pytest.param(place, marks=pytest.mark.long) for place in RANKS[::2])])
+def test_an_element_that_kills_its_process_fails_alone(handoff, dag_file, place):
+    ended = handoff(*PLACES[place], "--run-dir", "run", "--crash-limit", "2", "dag.py", env={"KILLS": "1234"})
+    assert ended.rc == 1, ended.err
+    results = load(dag_file / "run")
+    assert set(results["squares"].errors) == {1234}
+    assert results["squares"].errors[1234].kind == "death"
+    assert results["squares"][1235] == 1235**2
+    assert results.counts()["done"] == 4999
+
+
+@pytest.mark.long
+def test_a_resume_runs_what_is_missing_by_index_with_other_ranks(handoff, dag_file):
+    notes = dag_file / "notes"
+    assert handoff(*PLACES["ranks"], "--run-dir", "run", "dag.py", env={"RAISES": "7 99"}).rc == 1
+    ended = handoff("run", "--run-dir", "run", "dag.py", env={"NOTES": str(notes)})
+    assert ended.rc == 0, ended.err
+    assert counts_of(notes) == Counter(["7", "99"])
+    results = load(dag_file / "run")
+    assert results["squares"][:] == [x * x for x in range(5000)]
+    assert results["total"] == (sum(x * x for x in range(5000)), 5000, "list")
+    notes.unlink()
+    assert handoff("run", "--run-dir", "run", "dag.py", env={"NOTES": str(notes)}).rc == 0
+    assert not notes.exists()
+
+
+def test_a_longer_range_keeps_what_it_has_and_its_consumer_runs_again(handoff, dag_file):
+    notes = dag_file / "notes"
+    assert handoff("run", "--run-dir", "run", "dag.py", env={"COUNT": "3000"}).rc == 0
+    assert handoff("run", "--run-dir", "run", "dag.py", env={"COUNT": "3010", "NOTES": str(notes)}).rc == 0
+    assert counts_of(notes) == Counter(map(str, range(3000, 3010)))
+    assert load(dag_file / "run")["total"] == (sum(x * x for x in range(3010)), 3010, "list")
+
+
+def test_elements_that_are_named_run_again_and_their_consumers(handoff, dag_file):
+    notes = dag_file / "notes"
+    assert handoff("run", "--run-dir", "run", "dag.py").rc == 0
+    words = ["--run-dir", "run", "--rerun", "squares[3,100:105,-1]", "dag.py"]
+    assert handoff("run", *words, env={"NOTES": str(notes)}).rc == 0
+    assert counts_of(notes) == Counter(map(str, [3, *range(100, 105), 4999]))
+    assert load(dag_file / "run")["squares"][:] == [x * x for x in range(5000)]
+    ended = handoff("run", "--run-dir", "run", "--rerun", "squares[5000]", "dag.py")
+    assert ended.rc == 2
+    assert "the array has 5,000 elements" in ended.err
+
+
+def test_status_counts_elements(handoff, dag_file):
+    assert handoff("run", "--run-dir", "run", "dag.py").rc == 0
+    told = json.loads((dag_file / "run" / "status.json").read_text())
+    assert told["done"] == 5001
+
+
+# -- in this process -----------------------------------------------------------------------------------------
+
+
+def run(dag, **options):
+    return execute(dag, run_dir=False, check=False, **options)
+
+
+def test_several_inputs_fixed_values_and_handles_are_taken():
+    dag = DAG("mixed")
+    table = dag.add_function(Function("table", [], lambda: {"a": 10}))
+    ys = dag.map(lambda x, y, k, table: x + y + k + table["a"], [1, 2, 3], numpy.arange(3), handoff.Fixed(100),
+                 fixed={"table": table}, id="ys")  # fmt: skip
+    dag.add_function(Function("sum", [ys], sum))
+    results = run(dag)
+    assert list(results["ys"]) == [111, 113, 115]
+    assert results["sum"] == 339
+
+
+def test_values_have_the_types_that_the_function_returned():
+    values = [1, 1.0, True, None, "x", numpy.float32(2), {"k": [1]}, 10**30]
+    dag = DAG("types")
+    dag.map(lambda x: x, values, id="same")
+    found = list(run(dag)["same"])
+    assert found == values
+    assert [type(each) for each in found] == [type(each) for each in values]
+
+
+def test_an_empty_array_is_done():
+    dag = DAG("empty")
+    ys = dag.map(lambda x: x, [], id="ys")
+    dag.add_function(Function("count", [ys], len))
+    results = run(dag)
+    assert list(results["ys"]) == []
+    assert results["count"] == 0
+
+
+def test_elements_are_tried_again(tmp_path):
+    notes = str(tmp_path / "notes")
+
+    def flaky(x):
+        attempt = handoff.current_task().attempt
+        with open(notes, "a") as file:  # noqa: PTH123 (for each of a thousand)
+            file.write(f"{x}:{attempt} ")
+        if x % 100 == 0 and attempt < 3:
+            raise ValueError("again")
+        return x
+
+    dag = DAG("flaky")
+    dag.map(flaky, range(1000), id="xs", max_retries=2)
+    results = run(dag)
+    assert results.status == "done"
+    expected = [f"{x}:{attempt}" for x in range(1000) for attempt in range(1, 4 if x % 100 == 0 else 2)]
+    assert counts_of(tmp_path / "notes") == Counter(expected)
+
+
+def test_too_many_failures_end_the_array():
+    def bad(x):
+        raise TypeError("never")
+
+    dag = DAG("bad")
+    dag.map(bad, range(100_000), id="xs", max_failures=5)
+    results = run(dag)
+    assert results.status == "failed"
+    assert len(results["xs"].errors) < 50_000
+    with pytest.raises(ValueUnavailable, match="max_failures"):
+        results["xs"][99_999]
+
+
+def test_rank_0_takes_no_step_for_an_element(monkeypatch):
+    """The scheduler handles the leases of a million elements, not a million of anything."""
+    from handoff_mpi.scheduler import Scheduler
+
+    turns, events = [], []
+    handle = Scheduler.handle
+
+    def counted(self, each, now):
+        found = list(each)
+        turns.append(1)
+        events.extend(found)
+        return handle(self, found, now)
+
+    monkeypatch.setattr(Scheduler, "handle", counted)
+    dag = DAG("many")
+    dag.map(abs, range(1_000_000), id="xs")
+    results = run(dag)
+    assert results["xs"][999_999] == 999_999
+    assert len(turns) + len(events) < 5000
+
+
+def test_wrong_elements_to_run_again_are_refused(tmp_path):
+    dag = DAG("again")
+    dag.map(abs, range(10), id="xs")
+    for name, said in {"xs[x]": "does not hold", "xs[3:x]": "does not hold", "ys[3]": "does not hold",
+                       "xs[10]": "10 elements", "xs[,]": "neither an index nor a slice"}.items():  # fmt: skip
+        with pytest.raises(UsageError, match=said):
+            execute(dag, run_dir=tmp_path / "run", rerun=[name])

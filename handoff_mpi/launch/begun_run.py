@@ -126,6 +126,7 @@ class BegunRun:
         self.resumed = earlier.resumed
         journal = files.begin()
         self.lost_ranks_before = history.lost_ranks_before(journal.epoch)
+        self._launches_before = history.launches_before(journal.epoch)[-_MAX_LAUNCHES_TOLD:]
         # A launch's number comes again, in another directory of the same path; a random one does not.
         name = "run" if files.path is None else files.path.name
         self.name = f"{name}-{journal.epoch}-{os.urandom(8).hex()}"
@@ -164,6 +165,7 @@ class BegunRun:
             "output": "off" if run.options.output == "auto" else run.options.output,
             "directory": run.job.directory,
             "lost_ranks_before": _newest(self.lost_ranks_before),
+            "launches_before": self._launches_before,
         }
         if run.job.top_level is not None:
             about["file"] = str(run.job.top_level.path)

@@ -149,6 +149,18 @@ class History:
         """Return the ranks that each launch before ``epoch`` lost, with the reason; only of launches that lost some."""
         return {each.epoch: dict(each.lost_ranks) for each in self.launches if each.epoch < epoch and each.lost_ranks}
 
+    def launches_before(self, epoch: int) -> list[dict[str, Any]]:
+        """Return when each launch before ``epoch`` began, and its status: "died" where it left no verdict."""
+        return [
+            {
+                "launch": each.epoch,
+                "status": "died" if each.ended is None else each.ended[0],
+                "started_s": each.about.get("started_s"),
+            }
+            for each in self.launches
+            if each.epoch < epoch
+        ]
+
 
 def read_history(run_dir: Path | Directory) -> History:
     """Return what the journal of ``run_dir`` tells; an empty history if there is none.

@@ -21,7 +21,8 @@ _MAX_CHARS = 100
 #: Fields of ``status.json`` that a summary has too.
 _OF_STATUS = (
     *("dag_id", "run", "launch", "host", "ranks", "directory", "resume", "started_s", "counts"),
-    *("by_name", "hosts", "lost_ranks", "losses", "lost_ranks_before", "probation", "failures", "slowest"),
+    *("by_name", "hosts", "lost_ranks", "losses", "lost_ranks_before", "launches_before", "probation", "failures"),
+    "slowest",
 )
 
 

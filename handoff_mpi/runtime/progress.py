@@ -359,6 +359,7 @@ class Progress:
         offered = ranks[0].offered()
         row = {
             "ranks": sum(each.rank not in lost for each in ranks),
+            "lost": sum(each.rank in lost for each in ranks),
             "slots": len(slots),
             "busy": sum(1 for slot in slots if slot.tasks),
             "cores": offered.get("cpu", 0),

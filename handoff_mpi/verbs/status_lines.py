@@ -138,6 +138,14 @@ def _probation(status: Status) -> Iterator[str]:
         yield f"{_short(place)}: {why}"
 
 
+def _earlier(status: Status) -> Iterator[str]:
+    """Yield a line for each of the newest launches before this one."""
+    for launch in _rows(status, "launches_before"):
+        began = f", begun at {moment_text(launch['started_s'])}" if launch.get("started_s") is not None else ""
+        how = {"died": "died without a verdict", "stopped": "was stopped"}.get(str(launch.get("status")))
+        yield f"launch {_short(launch.get('launch'))}{began}: {how or _short(launch.get('status'), 20)}"
+
+
 def _slowest(status: Status) -> Iterator[str]:
     for call in _rows(status, "slowest")[:_MAX_SLOWEST]:
         where = f"rank {_short(call.get('rank'))} ({_short(call.get('host'))})"
@@ -145,7 +153,14 @@ def _slowest(status: Status) -> Iterator[str]:
         yield f"{_short(call.get('id'))} {took} on {where}{', and failed' if call.get('failed') is True else ''}"
 
 
-_FACTS = {"failed": _failures, "skipped": _skipped, "lost": _losses, "probation": _probation, "slowest": _slowest}
+_FACTS = {
+    "failed": _failures,
+    "skipped": _skipped,
+    "lost": _losses,
+    "probation": _probation,
+    "earlier": _earlier,
+    "slowest": _slowest,
+}
 
 
 # -- what a status holds -------------------------------------------------------------------------------

@@ -265,10 +265,11 @@ def _host_table(status: Status, hosts: Sequence[tuple[str, Status]], rows: int, 
 
 
 def _busy(each: Status, width: int) -> str:
-    busy, slots = each.get("busy"), f"{_number(each.get('slots')):,.0f}"
+    busy, slots, ranks = each.get("busy"), f"{_number(each.get('slots')):,.0f}", _number(each.get("lost"))
+    lost = f", {ranks:,.0f}{' ranks' if ranks > 1 else ' rank'} lost" if ranks else ""
     if busy is None:
-        return f"{slots} slots"
-    return f"{_number(busy):,.0f}/{slots}{' busy' if width >= _MAX_COLUMNS else ''}"
+        return f"{slots} slots{lost}"
+    return f"{_number(busy):,.0f}/{slots}{' busy' if width >= _MAX_COLUMNS else ''}{lost}"
 
 
 def _cores(each: Status, width: int) -> str:

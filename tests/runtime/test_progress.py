@@ -325,6 +325,7 @@ def test_a_lost_rank_has_its_time_and_what_runs_again():
     run.scheduler.tasks.take_log = lambda: log
     before = time.time()
     run.recorder.transitions(run.scheduler)
+    assert [(each["ranks"], each["lost"]) for each in run.fields()["hosts"].values()] == [(1, 0), (0, 1), (1, 0)]
     (loss,) = run.fields()["losses"]
     assert before <= loss.pop("time_s") <= time.time()
     assert loss == {

@@ -88,6 +88,7 @@ def test_a_run_that_is_running_one_that_died_and_one_that_ended(live, capsys):
     assert main(["status", "--json", str(run_dir)]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["state"], told["exit_code"], told["done"]) == ("done", 0, 2)
+    assert [(each["launch"], each["status"]) for each in told["launches_before"]] == [(1, "died")]
 
 
 def test_a_short_run_that_has_failed_tells_as_much_as_a_long_one(in_process, tmp_path, capsys):
@@ -180,6 +181,18 @@ def test_what_earlier_launches_lost_follows():
     for value in ODD:
         assert lines_of("done", lost_ranks_before=value)
         assert lines_of("done", lost_ranks_before={"1": value})
+
+
+def test_earlier_launches_are_listed_with_how_they_ended(tmp_path):
+    before = [
+        {"launch": 1, "status": "died", "started_s": NOW - 60},
+        {"launch": 2, "status": "failed", "started_s": None},
+    ]
+    told = [text for name, text in lines_of("done", launches_before=before) if name == "earlier"]
+    assert told == [f"launch 1, begun at {moment_text(NOW - 60)}: died without a verdict", "launch 2: failed"]
+    for value in ODD:
+        assert lines_of("done", launches_before=value)
+        assert lines_of("done", launches_before=[{"launch": value, "status": value, "started_s": value}])
 
 
 def test_an_end_that_is_unknown_says_what_is_not_measured():

@@ -96,6 +96,14 @@ def test_a_run_that_has_failed_says_for_each_name_what_is_missing_and_shows_no_l
         assert part in text, f"{part} is missing:\n{text}"
 
 
+@pytest.mark.parametrize("lost", [1, 2])
+def test_the_lost_ranks_of_a_host_stand_beside_its_slots(lost):
+    for status, slots in ((ended(), "16 slots"), (fake_status(8, hosts=1), "15/16 busy")):
+        status["hosts"] = {"n1": {**status["hosts"]["n1"], "lost": lost}}
+        text = "\n".join(drawn(status, 80))
+        assert f"{slots}, {lost} rank{'s' * (lost > 1)} lost" in text, text
+
+
 def test_what_was_repeated_is_named_by_its_cause():
     status = fake_status()
     status["counts"].update(retries=3, reassigned=2, recomputed=1)

@@ -32,12 +32,19 @@ FOLLOW_SILENCE_S = 20.0
 _ID_CHARS = 60
 _STATES = {"skipped": "was skipped", "failed": "has failed"}
 _MAX_RANKS = 20
+#: The id of an element of an array: that of the array, as Python shows it, and the index.
+_ELEMENT = re.compile(r"\((?P<id>'(?P<text>[^'\\]*)'|.+), (?P<index>\d+)\)", re.DOTALL)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("run_dir", nargs="?", metavar="RUN-DIR", help=OF_THE_RUN)
-    parser.add_argument("id", nargs="?", metavar="ID", help="of the function; without it, all that printed are listed")
+    parser.add_argument(
+        "id",
+        nargs="?",
+        metavar="ID",
+        help="of the function, or of an array or element, as sweep[3]; without it, all that printed are listed",
+    )
     parser.add_argument("--attempt", type=int, metavar="N", help="of this attempt alone")
     parser.add_argument("--rank", type=int, metavar="N", help="print all that was printed on this rank instead")
     parser.add_argument("--follow", action="store_true", help="print what is printed from now on, until the run ends")
@@ -88,6 +95,7 @@ def _print(directory: OutputDirectory, run_dir: Path, id: str | None, given: arg
         _list(directory, [each for each in all_printed if given.attempt in (None, each.attempt)])
         return
     found = [each for each in all_printed if each.id == id]
+    found = found or [each for each in all_printed if _is_of_element(each.id, id)]
     if not found:
         why = _why_nothing(run_dir, id, {each.id: None for each in all_printed})
         raise UsageError(f"{one_line(id, _ID_CHARS)} has printed nothing in {run_dir}{why}")
@@ -97,8 +105,17 @@ def _print(directory: OutputDirectory, run_dir: Path, id: str | None, given: arg
         raise UsageError(
             f"attempt {given.attempt} of {one_line(id, _ID_CHARS)} has printed nothing; attempt {numbers} has"
         )
-    wanted.sort(key=lambda each: (each.launch, each.attempt))
-    _print_attempts(directory, wanted, given.raw, len({(each.launch, each.attempt) for each in wanted}) > 1)
+    wanted.sort(key=lambda each: (_by_numbers(each.id), each.launch, each.attempt))
+    _print_attempts(directory, wanted, given.raw, len({(each.id, each.launch, each.attempt) for each in wanted}) > 1)
+
+
+def _is_of_element(id: str, wanted: str) -> bool:
+    """Whether ``wanted`` names the element of an array that has printed, as in "sweep[3]", or its array."""
+    element = _ELEMENT.fullmatch(id)
+    if element is None:
+        return False
+    array = element["text"] or element["id"]
+    return wanted in (array, f"{array}[{element['index']}]")
 
 
 def _why_nothing(run_dir: Path, id: str, printed: Mapping[str, None]) -> str:
@@ -126,9 +143,9 @@ def _why_nothing(run_dir: Path, id: str, printed: Mapping[str, None]) -> str:
 def _print_attempts(directory: OutputDirectory, wanted: Iterable[Printed], raw: bool, has_heads: bool) -> None:
     last = None
     for each in wanted:
-        if has_heads and (each.launch, each.attempt) != last:
+        if has_heads and (each.id, each.launch, each.attempt) != last:
             _print_line(_head(each))
-        last = each.launch, each.attempt
+        last = each.id, each.launch, each.attempt
         _copy(directory.read(each), raw)
 
 
@@ -211,7 +228,7 @@ def _follow(run_dir: Path, id: str | None, given: argparse.Namespace) -> None:
         while True:
             has_ended = is_over()
             for rank, printed, part in followed.new(is_last=has_ended):
-                if id is not None and (printed is None or printed.id != id):
+                if id is not None and (printed is None or (printed.id != id and not _is_of_element(printed.id, id))):
                     continue
                 if given.attempt is not None and (printed is None or printed.attempt != given.attempt):
                     continue

@@ -56,6 +56,17 @@ def run_dir(tmp_path):
     return write_run(tmp_path / "run", rank_1=first, rank_2_slot_0=second)
 
 
+def test_an_array_is_named_by_its_id_and_an_element_by_its_index_too(logs, tmp_path):
+    lines = b"ten\ntwo\nodd\n", [entry("('sweep', 10)", 0, 4), entry("('sweep', 2)", 4, 4), entry("(7, 2)", 8, 4)]
+    run_dir = write_run(tmp_path / "run", rank_1=lines)
+    assert logs(run_dir, "sweep[10]")[1] == logs(run_dir, "('sweep', 10)")[1] == "ten\n"
+    assert logs(run_dir, "7")[1] == logs(run_dir, "7[2]")[1] == "odd\n"
+    heads = [f"=== ('sweep', {index}), attempt 1, rank 1 ===\n" for index in (2, 10)]
+    assert logs(run_dir, "sweep")[1] == f"{heads[0]}two\n{heads[1]}ten\n"
+    assert logs(run_dir, "sweep", "--follow")[1].count("sweep") == 2
+    assert "sweep[1] has printed nothing" in logs(run_dir, "sweep[1]")[2]
+
+
 def test_it_lists_who_printed_how_much(logs, run_dir):
     code, out, err = logs(run_dir)
     assert (code, err) == (0, "")

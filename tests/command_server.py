@@ -34,7 +34,13 @@ class CommandServer:
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, __file__, str(theirs.fileno())]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, env=environment, pass_fds=[theirs.fileno()], start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,  # as commands have: Python looks as it starts whether it could seek there
+            stderr=subprocess.PIPE,
+            env=environment,
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
         )
         theirs.close()
 
@@ -66,7 +72,7 @@ class CommandServer:
     def close(self):
         """End the server; commands that run are left alone."""
         self._connection.close()
-        self._process.wait()
+        self._process.communicate()
 
 
 def _of_the_start(environment):

@@ -38,7 +38,7 @@ def server():
     "words",
     [
         *(["run", "--run-dir", "r", "--fresh", "--quiet", "dag.py", "--", how] for how in ("ok", "abort", "kill")),
-        *(["check", "no.py"], ["--version"], ["run", "--fast", "dag.py"]),
+        *(["check", "no.py"], ["--version"], ["run", "--fast", "dag.py"], ["help"]),
     ],
     ids=lambda words: " ".join(words[-2:]),
 )

@@ -17,16 +17,14 @@ class Feasibility:
     Args:
         topology: who sits where.
         job: resource name to pool of the whole job.
-        cordoned: the ranks that are offered nothing for now.
 
     Attributes:
         shunned: the ranks on probation.
     """
 
-    def __init__(self, topology: Topology, job: Mapping[str, Pool], cordoned: Collection[int]) -> None:
+    def __init__(self, topology: Topology, job: Mapping[str, Pool]) -> None:
         self._topology = topology
         self._job = job
-        self._cordoned = cordoned
         self._holders: dict[int, RankState | None] = {}
         self.shunned: Collection[int] = frozenset()
         self._is_left: dict[int, bool] = {}
@@ -125,24 +123,18 @@ class Feasibility:
         self._looked_at = len(classes)
         return self._bound
 
-    def is_offered(self, cost: RequestClass) -> bool:
-        """Whether some rank that is not cordoned could run a task of this class if nothing else ran."""
-        if not self._cordoned:
-            return self.could_fit(cost)
-        return self._can_hold(cost, self._cordoned)
+    def _can_hold(self, cost: RequestClass, left_out: Collection[int]) -> bool:
+        return any(rank_state.could_hold(cost) for rank_state in self._eligible(cost, left_out))
 
-    def _can_hold(self, cost: RequestClass, cordoned: Collection[int]) -> bool:
-        return any(rank_state.could_hold(cost) for rank_state in self._eligible(cost, cordoned))
-
-    def _eligible(self, cost: RequestClass, cordoned: Collection[int] = ()) -> Iterable[RankState]:
+    def _eligible(self, cost: RequestClass, left_out: Collection[int] = ()) -> Iterable[RankState]:
         if cost.rank is not None:
             rank_state = self._topology.rank_states.get(cost.rank)
             return (
                 [rank_state]
-                if rank_state is not None and rank_state.is_present and rank_state.rank not in cordoned
+                if rank_state is not None and rank_state.is_present and rank_state.rank not in left_out
                 else []
             )
-        out = {cost.avoid, *cordoned}
+        out = {cost.avoid, *left_out}
         groups = self._topology.groups if cost.host is None else self._topology.groups_of_host.get(cost.host, [])
         rank_states = (
             next((rank_state for rank_state in group.rank_states.values() if rank_state.rank not in out), None)

@@ -62,7 +62,7 @@ class Ledger:
         self.was_updated = False
         self.cordoned: dict[int, set[str]] = {}
         self.changes = Changes(self.groups)
-        self.feasibility = Feasibility(topology, self.job, self.cordoned)
+        self.feasibility = Feasibility(topology, self.job)
         self.reservations = Reservations(topology, self.job, self.changes)
         self._placement_index = PlacementIndex(topology, self.changes)
         self._class_of: dict[object, RequestClass] = {}

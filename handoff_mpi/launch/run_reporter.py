@@ -111,7 +111,7 @@ class RunReporter:
         run.files.renew_running(status)
         run.files.answer(self._explain, now)
         if metrics is not None:
-            metrics.renew({**status, "lost_ranks": run.recorder.lost}, now)
+            metrics.renew({**status, "lost_ranks": run.recorder.losses.reasons()}, now)
         if self._lines is not None:
             self._lines.look(status, now)
 
@@ -162,7 +162,7 @@ class RunReporter:
 
         def finish(now: float) -> None:
             if metrics is not None:
-                fields = {**run.progress.final_fields(now), "lost_ranks": run.recorder.lost}
+                fields = {**run.progress.final_fields(now), "lost_ranks": run.recorder.losses.reasons()}
                 metrics.finish({**run.about, **fields, "status": status})
 
         report_safely(finish, clock())

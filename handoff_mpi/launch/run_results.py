@@ -40,7 +40,7 @@ def make_results(run: BegunRun, coordinator: Coordinator) -> Results:
         stopped_because=why_stopped or trouble,
         hosts={each.rank: each.host for each in checked.job.capabilities},
         slots={rank: len(slots) for rank, slots in scheduler.slots.of_rank.items()},
-        lost_ranks=dict(recorder.lost),
+        lost_ranks=recorder.losses.reasons(),
         lost_ranks_before=run.lost_ranks_before,
         stopped_on_failure=scheduler.stopped_on_failure,
         probation=dict(recorder.probation),

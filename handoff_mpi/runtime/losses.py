@@ -82,11 +82,20 @@ class Losses:
         self._of_rank[rank] = loss
         self.newest.append(loss)
 
-    def returned(self, rank: int, now: float) -> None:
-        """Note that ``rank`` was heard of again."""
+    def returned(self, rank: int, now: float) -> bool:
+        """Note that ``rank`` was heard of again; return whether it was lost."""
         loss = self._of_rank.pop(rank, None)
         if loss is not None:
             loss.returned_s = now
+        return loss is not None
+
+    def is_lost(self, rank: int) -> bool:
+        """Whether ``rank`` is lost, and has not returned."""
+        return rank in self._of_rank
+
+    def reasons(self) -> dict[int, str]:
+        """Return why each rank was lost that has not returned."""
+        return {rank: loss.reason for rank, loss in self._of_rank.items()}
 
     def reassign(self, task: int, rank: int) -> None:
         """Note that a call was on ``rank``, and is made elsewhere."""

@@ -169,7 +169,7 @@ class Progress:
             "counts": counts,
             "by_name": self._by_name(running),
             "hosts": self._by_host(),
-            "lost_ranks": dict(itertools.islice(self._recorder.lost.items(), MAX_HOSTS)),
+            "lost_ranks": dict(itertools.islice(self._recorder.losses.reasons().items(), MAX_HOSTS)),
             "probation": dict(itertools.islice(self._recorder.probation.items(), MAX_HOSTS)),
             "failures": self._failure_groups(),
             "skipped_ids": [self._label(task) for task in self._skipped],
@@ -353,13 +353,13 @@ class Progress:
         return _with_rest(rows, MAX_HOSTS, lambda row: (row["busy"] > 0, row["slots"]))
 
     def _host(self, host: str, ranks: Sequence[Capability]) -> dict[str, object]:
-        of_rank, lost = self._scheduler.slots.of_rank, self._recorder.lost
-        slots = [slot for each in ranks if each.rank not in lost for slot in of_rank.get(each.rank, ())]
+        of_rank, losses = self._scheduler.slots.of_rank, self._recorder.losses
+        slots = [slot for each in ranks if not losses.is_lost(each.rank) for slot in of_rank.get(each.rank, ())]
         claims = [slot.claim for slot in slots if slot.claim is not None]
         offered = ranks[0].offered()
         row = {
-            "ranks": sum(each.rank not in lost for each in ranks),
-            "lost": sum(each.rank in lost for each in ranks),
+            "ranks": sum(not losses.is_lost(each.rank) for each in ranks),
+            "lost": sum(losses.is_lost(each.rank) for each in ranks),
             "slots": len(slots),
             "busy": sum(1 for slot in slots if slot.tasks),
             "cores": offered.get("cpu", 0),

@@ -99,7 +99,6 @@ class Recorder:
         self._incidents: dict[int, list[Incident]] = {}
         self._told: set[str] = set()
         self.launch = 1
-        self.lost: dict[int, str] = {}
         self.probation: dict[str, str] = {}
         self.announcer: Announcer | None = None
         self._errors: dict[int, ErrorReport] = {}  # of failed attempts, until it is known what becomes of them
@@ -199,7 +198,7 @@ class Recorder:
 
     def transitions(self, scheduler: Scheduler) -> None:
         """Take in the scheduler's log of this turn."""
-        lost = dict(self.lost)
+        before = self.losses.reasons()
         reassigned: list[int] = []
         recomputed: list[int] = []
         for task, _, cause, attempt, rank, detail in scheduler.tasks.take_log():
@@ -223,8 +222,9 @@ class Recorder:
                 self._announce_end(task, scheduler.tasks.failure_of(task))
             elif cause == Cause.RETRACTED:
                 self._tell_refused(scheduler, task, rank, detail.reason)
-        if self.lost.keys() - lost.keys():
-            self._tell_lost({rank: why for rank, why in self.lost.items() if rank not in lost}, reassigned, recomputed)
+        lost = {rank: why for rank, why in self.losses.reasons().items() if rank not in before}
+        if lost:
+            self._tell_lost(lost, reassigned, recomputed)
         self.losses.end_turn()
         self.elements.end_turn()
         self.events.flush()
@@ -378,12 +378,10 @@ class Recorder:
         self._tell_once(f"update_node_resources({rank}, ...) changes nothing: {record.reason}")
 
     def _on_lost(self, rank: int, record: log.Lost) -> None:
-        self.lost[rank] = record.reason
         self.losses.lost(rank, record.reason, clock())
 
     def _on_returned(self, rank: int, record: log.Returned) -> None:
-        if self.lost.pop(rank, None) is not None:
-            self.losses.returned(rank, clock())
+        if self.losses.returned(rank, clock()):
             print_message(f"rank {rank} ({self.host_of(rank)}) has returned")
 
     def _on_probation(self, rank: int, record: log.ProbationBegun | log.ProbationEnded) -> None:

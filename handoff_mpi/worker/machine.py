@@ -183,11 +183,6 @@ class Worker:
             wakeup = min(wakeup, *self._fetches.doubts.values())
         return wakeup
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing runs and nothing waits."""
-        return not any(self.running) and not any(self.queues)
-
     # -- messages -----------------------------------------------------------------------------------
 
     def _on_received(self, event: Received) -> None:

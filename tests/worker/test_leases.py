@@ -18,7 +18,7 @@ def test_the_report_of_a_lease_is_sent_inline_at_any_size():
     rank = begun(lease(7, 0, 5, flags=KEEP_REMOTE))
     ended = rank.lease_ended(report([(0, 5)]), nbytes=LARGE)
     assert rank.tell(0.05, ended) == ["to 0: finished 7#1 ok with 0:5 ended"]
-    assert rank.worker.held == {} and rank.worker.is_idle
+    assert rank.worker.held == {} and rank.is_idle
 
 
 def test_the_next_lease_begins_when_one_has_ended():

@@ -54,9 +54,9 @@ LARGE = INLINE_RESULT_NBYTES + 1
 def test_what_is_dispatched_is_called_and_a_small_value_rides_home():
     rank = Dialogue()
     assert rank.tell(0.0, dispatch(task(0))) == ["call 0#1 on slot 0"]
-    assert not rank.worker.is_idle
+    assert not rank.is_idle
     assert rank.tell(1.0, rank.ended(nbytes=INLINE_RESULT_NBYTES)) == ["to 0: finished 0#1 ok with its value"]
-    assert rank.worker.is_idle
+    assert rank.is_idle
     assert rank.worker.held == {}
 
 
@@ -119,7 +119,7 @@ def test_a_dispatch_of_what_runs_or_waits_already_is_ignored():
     assert rank.tell(1.0, rank.ended()) == ["call 1#1 on slot 0"]
     assert rank.tell(1.0, dispatch(task(1))) == []
     assert rank.tell(1.01, rank.ended()) == ["to 0: finished 0#1 ok with its value, 1#1 ok with its value"]
-    assert rank.worker.is_idle
+    assert rank.is_idle
 
 
 def test_an_end_of_a_call_that_comes_twice_counts_once():
@@ -198,7 +198,7 @@ def test_holders_are_asked_in_turn_and_rank_0_is_told_when_none_has_it():
     assert rank.tell(0.0, dispatch(task(1, value(0, 2, 1, 3)))) == ["to 2: fetch 0 on request_id 0"]
     assert rank.tell(1.0, absent(2, 0)) == ["to 3: fetch 0 on request_id 1"]
     assert rank.tell(2.0, absent(3, 1)) == ["to 0: unfetched for 1#1: 0 asked of [2, 3]"]
-    assert rank.worker.is_idle
+    assert rank.is_idle
 
 
 def test_tasks_that_want_the_same_value_share_one_fetch_of_it():
@@ -516,7 +516,7 @@ def test_an_input_that_arrives_for_a_recalled_task_starts_nothing():
     rank.tell(0.0, dispatch(task(1, value(0, 2))))
     assert rank.tell(1.0, recall((1, 1))) == ["to 0: returned 1#1"]
     assert rank.tell(2.0, arrives(2, 0)) == ["put 0"]
-    assert rank.worker.is_idle
+    assert rank.is_idle
 
 
 # -- time -----------------------------------------------------------------------------------------------
@@ -874,7 +874,7 @@ def test_a_long_chain_comes_back_whole():
     (line,) = rank.tell(0.01, recall((1, 1)))
     assert line.startswith("to 0: returned 1#1 2#1") and line.endswith("1999#1")
     assert rank.tell(2.0, rank.ended()) == ["to 0: finished 0#1 ok with its value"]
-    assert rank.worker.is_idle
+    assert rank.is_idle
 
 
 def test_the_second_attempt_of_what_is_here_is_what_followers_wait_for():

@@ -157,6 +157,11 @@ class Dialogue:
                 self.calls[command.work.slot] = command.work
         return [_line(command) for command in commands]
 
+    @property
+    def is_idle(self):
+        """Whether nothing runs and nothing waits."""
+        return not any(self.worker.running) and not any(self.worker.queues)
+
     def ended(self, slot=0, status=OK, nbytes=8, is_persisted=False):
         """The call on ``slot`` ended."""
         error = None if status == OK else (STATUS[status], "oops", "Traceback")

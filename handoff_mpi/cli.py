@@ -12,7 +12,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn, TextIO
 
@@ -46,6 +46,7 @@ from handoff_mpi.launch.unused_tasks import tell_of_unused_tasks
 from handoff_mpi.process_context import process
 from handoff_mpi.process_exit import exit_python
 from handoff_mpi.python_path import ModuleName
+from handoff_mpi.results.array_index import claim_for_index, refuse_other_index
 from handoff_mpi.results.run_dir import use_run_dir
 from handoff_mpi.results.run_lock import lock_for_supervisor
 from handoff_mpi.results.secure_files import Directory
@@ -252,7 +253,7 @@ def _launch(given: argparse.Namespace, own: list[str], args: list[str], options:
     if given.hosts is not None:
         parse_hosts(given.hosts)  # refused before there is a run-dir
     assert options.run_dir is not False, "no flag and no variable says that"
-    with use_run_dir(options.run_dir) as run_dir, lock_for_supervisor(run_dir):
+    with use_run_dir(options.run_dir) as run_dir, _locked_for_supervisor(run_dir):
         resumed_by = resume_command(own, args)(shown_path(run_dir.path, str(Path.cwd())))
         is_live = mode_of_command(options, owns_terminal=True) == LIVE
         told = ["--output", output_of_command(options, owns_terminal=True), RESUMED_BY, resumed_by]
@@ -279,6 +280,14 @@ def _launch(given: argparse.Namespace, own: list[str], args: list[str], options:
             _print_summary(read_summary(run_dir), code, sys.stdout)
         _report_at_end(run_dir, options.report)
         return code
+
+
+@contextlib.contextmanager
+def _locked_for_supervisor(run_dir: Directory) -> Iterator[None]:
+    refuse_other_index(run_dir)  # says more than that another process holds the lock
+    with lock_for_supervisor(run_dir):
+        claim_for_index(run_dir)
+        yield
 
 
 def _report_at_end(run_dir: Directory, choice: str) -> None:

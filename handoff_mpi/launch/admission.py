@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from handoff_mpi.launch.later import LaterResources
 from handoff_mpi.launch.questions import find_questions
 from handoff_mpi.launch.rerun import read_rerun
 from handoff_mpi.resources.amounts import format_amounts, plain_number
+from handoff_mpi.results.supervision import lost_hosts
 from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.runtime.plugs import STRATEGIES, find_entry_point, problem_of_strategy
 from handoff_mpi.serialization import EncodingError, encode_code
@@ -113,8 +114,11 @@ def check_feasible(plan: Plan, ledger: Ledger) -> list[str]:
     pins: list[str] = []
     classes: dict[object, RequestClass] = {}
     later = LaterResources(plan, ledger)
+    is_lost = _lost_places()
     for task, spec in enumerate(plan.specs):
         if spec.pin is not None and spec.pin not in hosts and spec.pin not in ledger.rank_states:
+            if is_lost(spec.pin):
+                continue
             pins.append(f"function {show(plan.ids[task])} is pinned to {_no_place(spec.pin, ledger, known_hosts)}")
             continue
         key = (id(spec.cost), spec.pin)
@@ -130,6 +134,16 @@ def check_feasible(plan: Plan, ledger: Ledger) -> list[str]:
         hopeless = {key: cost for key, cost in misfits.items() if key not in waiting}
         raise Unsatisfiable(_describe_misfits(plan, hopeless, ledger, "which fits no host even alone"))
     return _describe_misfits(plan, waiting, ledger, "which waits for update_node_resources") if waiting else []
+
+
+def _lost_places() -> Callable[[int | str], bool]:
+    """Return the function that tells whether a pin names a place that this launch lacks and an earlier one had.
+
+    Its function fails for want of a place, as one does whose host is lost during a launch; the others run.
+    """
+    lost = lost_hosts()
+    names = {host.partition(".")[0] for host in lost}
+    return lambda pin: bool(lost) if isinstance(pin, int) else pin.partition(".")[0] in names
 
 
 def _describe_misfits(plan: Plan, misfits: Mapping[object, RequestClass], ledger: Ledger, verdict: str) -> list[str]:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
-from handoff_mpi.resources.slurm import total
+from handoff_mpi.resources.slurm import MAX_COMPONENTS, total
 from handoff_mpi.resources.system_files import parse_whole
 
 _SIZE = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_SIZE", "SLURM_STEP_NUM_TASKS")
 _RANK = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
 #: mpirun --with-ft ulfm sets it in every rank; it sets nothing off by itself.
 _FAULT_TOLERANCE = "OMPI_MCA_mpi_ft_enable"
+#: The launch agent that reaches all nodes of a heterogeneous Slurm job.
+COMPONENT_AGENT = Path(__file__).with_name("component_agent.sh")
 _BY_MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK")
 _PMI = ("PMI_", "PMIX_")
 _NAMESPACE_OF_SLURM = "slurm.pmix."
@@ -63,6 +66,11 @@ def environment_to_launch(environ: Mapping[str, str]) -> dict[str, str]:
             if value := environ.get(f"SLURM_JOB_{whole}"):
                 own[name] = value
     return {**own, "SLURM_OVERLAP": "1"}
+
+
+def components(environ: Mapping[str, str]) -> int:
+    """Return how many components the Slurm job has: several if it is a heterogeneous one, 1 if not."""
+    return min(parse_whole(environ.get("SLURM_HET_SIZE", "")) or 1, MAX_COMPONENTS)
 
 
 def unused_tasks() -> int:

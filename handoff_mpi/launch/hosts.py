@@ -16,7 +16,7 @@ import psutil
 
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import show
-from handoff_mpi.launch.environment import environment_to_launch
+from handoff_mpi.launch.environment import COMPONENT_AGENT, components, environment_to_launch
 from handoff_mpi.runtime.host_probe import GONE, HOST_PROBE_TIMEOUT_S, LIVES, NOT_ASKED, SILENT, HostProbe
 
 _AT_ONCE = 64
@@ -141,12 +141,26 @@ def find_hosts(ranks: int, given: str | None, extra: Sequence[str] = ()) -> Host
     environ = environment_to_launch(os.environ)
     in_slurm = slurm_hosts(environ.get("SLURM_JOB_NODELIST", ""), environ.get("SLURM_TASKS_PER_NODE", ""))
     agent = [*_agent(extra), "{host}"]
+    by_slurm = _SRUN
+    is_heterogeneous = components(environ) > 1
+    if is_heterogeneous:
+        in_slurm, by_slurm = _hosts_of_components(environ), [str(COMPONENT_AGENT), "{host}"]
     if given:
         named = parse_hosts(given)
-        return Hosts(ranks, named, _SRUN if set(named) <= set(in_slurm) else agent, True)
+        return Hosts(ranks, named, by_slurm if set(named) <= set(in_slurm) else agent, True)
     if in_slurm:
-        return Hosts(ranks, in_slurm, _SRUN)
+        return Hosts(ranks, in_slurm, by_slurm, is_heterogeneous)
     return Hosts(ranks, _read_hostfile(environ.get(_HOSTFILE, "")), agent)
+
+
+def _hosts_of_components(environ: Mapping[str, str]) -> dict[str, int | None]:
+    """Return node to tasks of a heterogeneous job; components may share a node."""
+    hosts: dict[str, int | None] = {}
+    for number in range(components(environ)):
+        nodes, tasks = (f"SLURM_{name}_HET_GROUP_{number}" for name in ("JOB_NODELIST", "TASKS_PER_NODE"))
+        for host, count in slurm_hosts(environ.get(nodes, ""), environ.get(tasks, "")).items():
+            hosts[host] = (hosts.get(host) or 0) + (count or 1)
+    return hosts
 
 
 def refuse_too_many(ranks: int, hosts: Hosts, extra: Sequence[str] = ()) -> None:

@@ -10,13 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from handoff_mpi.errors import UsageError
-from handoff_mpi.launch.environment import environment_to_launch
+from handoff_mpi.launch.environment import COMPONENT_AGENT, components, environment_to_launch
 from handoff_mpi.launch.wheels import find_conflict, installed_wheels
 
 #: mpirun carries variables of these names to the other hosts only when told to.
 _CARRIED = ("HANDOFF_", "PYTHON")
 VERSION_S = 60.0
 _SRUN_WORDS = "plm_slurm_args"
+# One srun, as mpirun would start it, reaches one component of a heterogeneous job.
+_WORDS_FOR_COMPONENTS = ["--prtemca", "ras", "^slurm", "--prtemca", "plm", "ssh", "--prtemca", "plm_ssh_agent"]
+_WORDS_FOR_COMPONENTS.append(str(COMPONENT_AGENT))
 _OWN_SRUN_WORDS = ("--no-kill", "--mem=0")
 
 
@@ -43,11 +46,13 @@ def launcher_command(
         raise UsageError(f"{what}; {remedy}")
     environment = environment_to_launch(os.environ)
     hosts = ",".join(f"{host}:{count}" for host, count in (places or {}).items())
+    is_heterogeneous = components(environment) > 1
     if "HYDRA" in version.upper():
-        return [found, *(["-hosts", hosts] if hosts else []), *extra, "-n", str(ranks)], environment
+        agent = ["-launcher", "ssh", "-launcher-exec", str(COMPONENT_AGENT)] if is_heterogeneous else []
+        return [found, *agent, *(["-hosts", hosts] if hosts else []), *extra, "-n", str(ranks)], environment
     command = [found]
     if "Open MPI) 5" in version or "Open MPI) 6" in version:
-        slurm, extra = _slurm_words(extra)
+        slurm, extra = (_WORDS_FOR_COMPONENTS, extra) if is_heterogeneous else _slurm_words(extra)
         command += ["--with-ft", "ulfm", *slurm]
     command += ["--oversubscribe", "--bind-to", "none", *(["--host", hosts] if hosts else [])]
     if os.geteuid() == 0:

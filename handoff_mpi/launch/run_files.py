@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from handoff_mpi.console import print_message
 from handoff_mpi.errors import JournalError
+from handoff_mpi.results.array_index import claim_for_index
 from handoff_mpi.results.event_log import EventLog, EventPort, NoEvents, clear_events
 from handoff_mpi.results.history import History, read_history
 from handoff_mpi.results.journal import Journal, JournalPort, clear
@@ -126,6 +127,7 @@ def open_files(options: RunOptions) -> Iterator[RunFiles]:
         yield NoFiles()
         return
     with use_run_dir(options.run_dir) as directory, lock_run_dir_soon(directory, own_supervisor()) as lock:
+        claim_for_index(directory)
         if options.fresh:
             clear(directory)
             clear_output(directory)

@@ -37,7 +37,7 @@ from handoff_mpi.results.reader import load
 from handoff_mpi.results.run_dir import STATUS
 from handoff_mpi.results.secure_files import Directory
 from handoff_mpi.results.status_file import read_status, write_status
-from handoff_mpi.results.supervision import ARRIVED, JOINED, LAUNCHED_BY, STOP, note_stop, read_joined
+from handoff_mpi.results.supervision import ARRIVED, JOINED, LAUNCHED_BY, LOST_HOSTS, STOP, note_stop, read_joined
 from handoff_mpi.runtime.host_probe import PROBE
 from handoff_mpi.worker.child_process import KILL_WAIT_TIMEOUT_S
 
@@ -237,6 +237,7 @@ class _Supervisor:
         ranks = order.ranks if places is None else sum(places.values())
         os.environ.update(more)
         os.environ[LAUNCHED_BY] = self._mark
+        os.environ[LOST_HOSTS] = ",".join(self._hosts.lost)
         if len(self._hosts) > 1:
             os.environ[PROBE] = self._hosts.host_probe.to_environment()
         return launcher_command(ranks, places, order.extra)

@@ -8,10 +8,14 @@ from collections.abc import Mapping
 from handoff_mpi.resources.system_files import MAX_IDS, parse_spans, parse_whole
 
 _MIB = 2**20
+#: Slurm's own limit of the components of a heterogeneous job.
+MAX_COMPONENTS = 128
+_OF_COMPONENT = ("JOB_NODELIST", "JOB_CPUS_PER_NODE", "MEM_PER_CPU", "MEM_PER_NODE")
 
 
 def granted_cpus(environ: Mapping[str, str], host: str) -> int | None:
     """Return the number of CPUs that Slurm granted the job on ``host``, if it is known."""
+    environ = _of_component(environ, host)
     runs = _runs(environ.get("SLURM_JOB_CPUS_PER_NODE", ""))
     if len({cpus for cpus, _ in runs}) == 1:
         return runs[0][0]
@@ -23,6 +27,16 @@ def granted_cpus(environ: Mapping[str, str], host: str) -> int | None:
             position -= hosts
     # The step's, which may be less than the job's: a launcher's daemons run in their own step.
     return parse_whole(environ.get("SLURM_CPUS_ON_NODE", "")) or None
+
+
+def _of_component(environ: Mapping[str, str], host: str) -> Mapping[str, str]:
+    """Return the variables of the component of a heterogeneous job that has ``host``: launchers pass on the first's."""
+    for number in range(min(parse_whole(environ.get("SLURM_HET_SIZE", "")) or 0, MAX_COMPONENTS)):
+        suffix = f"_HET_GROUP_{number}"
+        if host.partition(".")[0] in parse_host_list(environ.get(f"SLURM_JOB_NODELIST{suffix}", "")):
+            own = {f"SLURM_{name}": environ.get(f"SLURM_{name}{suffix}", "") for name in _OF_COMPONENT}
+            return {**environ, **own}
+    return environ
 
 
 def total(text: str) -> int:
@@ -72,6 +86,7 @@ def bound_cpus(environ: Mapping[str, str]) -> frozenset[int]:
 
 def granted_nbytes(environ: Mapping[str, str], host: str) -> int | None:
     """Return the memory that Slurm granted the job on this host, in bytes, if it is known."""
+    environ = _of_component(environ, host)
     # Both are in MiB. 0 asks for all there is, which limits nothing.
     per_node = parse_whole(environ.get("SLURM_MEM_PER_NODE", ""))
     if per_node:

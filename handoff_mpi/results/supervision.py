@@ -18,10 +18,17 @@ from handoff_mpi.results.status_file import read_record
 
 #: The environment variable that holds the supervisor's mark, and the name of that mark in files.
 LAUNCHED_BY = "HANDOFF_LAUNCHED_BY"
+#: The environment variable that holds the hosts which earlier launches of the supervisor had and this one lacks.
+LOST_HOSTS = "HANDOFF_LOST_HOSTS"
 #: The files: another rank has arrived; all have joined; the launch shall stop.
 ARRIVED = ".arrived"
 JOINED = ".joined"
 STOP = ".stop"
+
+
+def lost_hosts() -> list[str]:
+    """Return the hosts that the supervisor of this launch has given up, as the launcher calls them."""
+    return [host for host in os.environ.get(LOST_HOSTS, "").split(",") if host]
 
 
 class SupervisorLink:

@@ -20,7 +20,7 @@ _UNITS_S = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _AGE = re.compile(r"(\d{1,6})([mhdw])")
 #: What handoff_mpi writes into a run-dir; a directory that holds anything else is not removed.
 _OWN_FILES = re.compile(
-    r"journal|values|spilled|output|questions|answers|lock|launch\.lock|\.(joined|arrived|stop|reserve)|\.probe-\w+"
+    r"journal|values|spilled|output|questions|answers|lock|launch\.lock|\.(joined|arrived|stop|reserve|array)|\.probe-\w+"
     r"|(status|summary)\.json|events\.jsonl|report\.html|trace\.(json(\.gz)?|tsv)|[^/]*\.[0-9a-f]+\.partial"
 )
 

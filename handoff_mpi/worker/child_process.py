@@ -63,6 +63,9 @@ CLOSE_TIMEOUT_S = 10.0
 _OWN_FRAME = f"{Path(__file__).parent.parent}/"
 _COMMAND = re.compile(r'"<string>", line \d+ in <module>$')
 _LAUNCHER_PREFIXES = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDI_", "HYDRA_", "MPIEXEC_", "MPIR_CVAR_", "PALS_")
+# In a Slurm job an mpirun would reach for other nodes, whose CPUs are taken, and hang. srun needs SLURM_JOB_ID alone.
+_SLURM_PREFIXES = ("SLURM_STEP", "SLURM_NTASKS", "SLURM_TASKS_PER_NODE", "SLURM_PMI", "SLURM_MPI_TYPE")
+_SLURM_NAMES = {"SLURM_JOBID", "SLURM_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NNODES", "SLURM_NPROCS", "SLURM_OVERLAP"}
 _IMPORTS = "from handoff_mpi.worker.child_main import main"
 _CALL = "main(*map(int, sys.argv[1:7]), sys.argv[7], sys.argv[8:])"
 
@@ -70,13 +73,17 @@ _CALL = "main(*map(int, sys.argv[1:7]), sys.argv[7], sys.argv[8:])"
 def environment_of_child() -> dict[str, str]:
     """Return this rank's environment without its launcher's variables: a child may itself run mpirun."""
     variables = variables_between_calls()
-    return {name: value for name, value in variables.items() if not name.startswith(_LAUNCHER_PREFIXES)}
+    return {name: value for name, value in variables.items() if not _is_launchers(name)}
+
+
+def _is_launchers(name: str) -> bool:
+    return name.startswith(_LAUNCHER_PREFIXES) or name.startswith(_SLURM_PREFIXES) or name in _SLURM_NAMES
 
 
 @contextmanager
 def no_launcher_in_environment() -> Iterator[None]:
     """Hide the launcher's variables from what calls in this process start; MPI itself has read them by now."""
-    hidden = {name: os.environ.pop(name) for name in [*os.environ] if name.startswith(_LAUNCHER_PREFIXES)}
+    hidden = {name: os.environ.pop(name) for name in [*os.environ] if _is_launchers(name)}
     try:
         yield
     finally:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 
 from handoff_mpi.launch import environment
+from handoff_mpi.launch.hosts import find_hosts
 from handoff_mpi.launch.unused_tasks import tell_of_unused_tasks
+from handoff_mpi.resources import slurm
+
+CAPTURED = {"capture_output": True, "text": True, "timeout": 20}
 
 JOB = {
     "SLURM_JOB_ID": "7",
@@ -125,3 +130,49 @@ def test_tasks_that_one_process_leaves_unused(within, capsys, variables, tasks):
     tell_of_unused_tasks("run -n {}")
     said = f"handoff: the run uses 1 process, though Slurm granted this job {tasks} tasks; run -n {tasks}\n"
     assert capsys.readouterr().err == (said if tasks else "")
+
+
+HETEROGENEOUS = {
+    **JOB,
+    "SLURM_HET_SIZE": "2",
+    "SLURM_JOB_NODELIST_HET_GROUP_0": "node1",
+    "SLURM_TASKS_PER_NODE_HET_GROUP_0": "2",
+    "SLURM_MEM_PER_CPU_HET_GROUP_0": "600",
+    "SLURM_JOB_CPUS_PER_NODE_HET_GROUP_0": "2",
+    "SLURM_JOB_NODELIST_HET_GROUP_1": "node[2-3]",
+    "SLURM_TASKS_PER_NODE_HET_GROUP_1": "1(x2)",
+    "SLURM_MEM_PER_NODE_HET_GROUP_1": "700",
+    "SLURM_JOB_CPUS_PER_NODE_HET_GROUP_1": "4,3",
+    "SLURM_MEM_PER_CPU": "600",
+}
+
+
+def test_a_heterogeneous_job_has_the_hosts_of_all_components(within):
+    within(HETEROGENEOUS)
+    hosts = find_hosts(4, None)
+    assert hosts.places() == {"node1": 2, "node2": 1, "node3": 1}
+    assert hosts.host_probe.command == [str(environment.COMPONENT_AGENT), "{host}"]
+    assert find_hosts(2, "node1,node3").host_probe.command == hosts.host_probe.command
+    assert os.access(environment.COMPONENT_AGENT, os.X_OK)
+
+
+def test_each_component_has_what_slurm_granted_it():
+    assert [slurm.granted_cpus(HETEROGENEOUS, host) for host in ("node1", "node2", "node3.site")] == [2, 4, 3]
+    granted = [slurm.granted_nbytes(HETEROGENEOUS, host) for host in ("node1", "node2")]
+    assert granted == [2 * 600 << 20, 700 << 20]
+
+
+def test_the_agent_of_components_finds_the_one_that_has_a_node(within, tmp_path):
+    for name, text in (("srun", 'echo "$@"'), ("scontrol", 'echo "$3" | sed "s/node.2-3./node2 node3/"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    within(HETEROGENEOUS)
+    variables = {**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin"}
+
+    def ask(host):
+        return subprocess.run([environment.COMPONENT_AGENT, host, "true &&", "exit 3"], env=variables, **CAPTURED)
+
+    assert "--het-group=0 " in ask("node1").stdout
+    found = ask("node3")
+    assert "--het-group=1 " in found.stdout and found.stdout.endswith("-w node3 sh -c true && exit 3\n")
+    assert (ask("node4").returncode, ask("node4").stdout) == (255, "")

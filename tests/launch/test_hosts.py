@@ -11,7 +11,7 @@ import pytest
 from handoff_mpi.errors import UsageError
 from handoff_mpi.launch import mpirun
 from handoff_mpi.launch.deadline import resolve_deadline
-from handoff_mpi.launch.environment import size_by_launcher
+from handoff_mpi.launch.environment import COMPONENT_AGENT, size_by_launcher
 from handoff_mpi.launch.hosts import Hosts, find_hosts, parse_hosts, slurm_hosts, spread
 from handoff_mpi.launch.mpirun import launcher_command
 from tests.conftest import missing
@@ -192,6 +192,18 @@ def test_the_users_words_for_srun_are_joined_to_ours(monkeypatch, tmp_path):
     command, _ = launcher_command(3, extra=extra)
     assert words_of_srun(command) == "--no-kill --mem=0 --quit-on-interrupt --mem=1G --exact"
     assert command[-5:] == ["-v", "--display", "map", "-n", "3"]
+
+
+def test_the_commands_in_a_heterogeneous_slurm_job(monkeypatch, tmp_path):
+    version_of("mpirun (Open MPI) 5.0.11", monkeypatch, tmp_path)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_HET_SIZE", "2")
+    text = " ".join(launcher_command(3, {"a": 2, "b": 1})[0])
+    assert f"--prtemca plm ssh --prtemca plm_ssh_agent {COMPONENT_AGENT}" in text and "plm_slurm_args" not in text
+    version_of("HYDRA build details:", monkeypatch, tmp_path)
+    assert f"-launcher ssh -launcher-exec {COMPONENT_AGENT} -hosts a:2,b:1" in " ".join(
+        launcher_command(3, {"a": 2, "b": 1})[0]
+    )
 
 
 def test_the_command_of_mpich(monkeypatch, tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import handoff_mpi
 from tests.conftest import ROOT, missing
 
 SCRIPT = ROOT / "slurm" / "run.sbatch"
@@ -183,6 +184,62 @@ def test_a_run_that_was_stopped_is_requeued_until_it_is_done(slurm, submit, tmp_
     assert [path.read_text() for path in tmp_path.glob("began-*")] == ["x"] * 12, job.out
     assert job.out.count("the job is requeued (1 of at most 5) and resumes") == 1
     assert job.out.count("12 functions on 4 ranks of 2 hosts") == 2
+
+
+@pytest.mark.long
+def test_a_heterogeneous_job_uses_all_of_its_components(slurm, submit, tmp_path):
+    flags = ["--ntasks=2", "--nodes=1", "--mem-per-cpu=600", ":", "--ntasks=3", "--nodes=1", "--mem-per-cpu=300"]
+    number = submit(*QUICKSTART, flags=flags, env={"HANDOFF_OUTPUT": "plain"})
+    job = slurm.wait(number, tmp_path)
+    assert job.exit_code == "0:0", job.out
+    assert "on 5 ranks of 2 hosts" in job.out, job.out
+    assert "2.2 GB" in job.out, "each component has its own memory"
+
+
+@pytest.mark.long
+def test_the_indices_of_an_array_have_run_dirs_of_their_own(slurm, submit, tmp_path):
+    dag = write(tmp_path, "failing.py", FAILING.replace('raise ValueError("on purpose")', "pass"))
+    number = submit(dag, flags=["--array=1-2", "--ntasks=1"])
+    slurm.wait_for(lambda: not slurm.command("squeue", "-h", "-j", number).strip(), 60)
+    found = [status(tmp_path / "handoff-runs" / f"{number}_{index}")["exit_code"] for index in (1, 2)]
+    assert found == [0, 0]
+    number = submit(
+        dag, flags=["--array=1-2%1", "--ntasks=1"], env={"HANDOFF_RUN_DIR": "shared"}
+    )  # one after the other
+    slurm.wait_for(lambda: not slurm.command("squeue", "-h", "-j", number).strip(), 60)
+    codes = [slurm.field(f"{number}_{index}", "ExitCode") for index in (1, 2)]
+    outs = "".join(path.read_text() for path in tmp_path.glob("*.out"))
+    assert sorted(codes) == ["0:0", "2:0"], outs
+    assert f"of the job array {number} cannot use the run-dir {tmp_path / 'shared'}: index " in outs
+
+
+NESTED = """
+import os, subprocess, sys, time
+from pathlib import Path
+from handoff_mpi import DAG, Function
+def launch():
+    time.sleep(0.2)
+    mpirun = Path(sys.executable).with_name("mpirun")
+    words = [mpirun, "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", "2", "hostname"]
+    told = subprocess.run(words, capture_output=True, text=True, timeout=30)
+    srun = subprocess.run(["srun", "--overlap", "--mem=0", "-N1", "-n1", "-w", "node1", "hostname"],
+                          capture_output=True, text=True, timeout=30)
+    return (os.uname().nodename, told.stdout.split(), srun.stdout.split(), told.stderr + srun.stderr)
+dag = DAG("nested")
+for number in range(4): dag.add_function(Function(number, (), launch))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("isolation", ["rank", "process"])
+def test_a_function_may_run_mpirun_and_srun(slurm, submit, tmp_path, isolation):
+    """An mpirun stays on the host of the call, whose other nodes are at work already."""
+    dag = write(tmp_path, "nested.py", NESTED)
+    env = {"HANDOFF_RUN_DIR": "run"}
+    job = slurm.wait(submit(dag, "--isolation", isolation, flags=TWO_BY_TWO, env=env), tmp_path)
+    assert job.exit_code == "0:0", job.out
+    for host, launched, stepped, said in handoff_mpi.load(tmp_path / "run").values.values():
+        assert (launched, stepped) == ([host, host], ["node1"]), said
 
 
 @pytest.mark.soak

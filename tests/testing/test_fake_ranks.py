@@ -14,6 +14,7 @@ import handoff_mpi as handoff
 from handoff_mpi import DAG, Function
 from handoff_mpi.launch.own_jobs import OwnJobs
 from handoff_mpi.process_context import process
+from handoff_mpi.results.supervision import LOST_HOSTS
 from handoff_mpi.testing import fake_ranks
 
 
@@ -81,6 +82,18 @@ def test_pins_costs_and_hosts_decide(tmp_path):
 def test_what_a_real_job_refuses_is_refused(tmp_path, declared, error, words):
     with fake_ranks(3, gpu=2), pytest.raises(error, match=words):
         handoff.execute(many(1, **declared), run_dir=tmp_path / "run")
+
+
+@pytest.mark.parametrize("pin", ["host9", "host9.site.org", 7])
+def test_a_pin_to_what_an_earlier_launch_lost_fails_its_function_alone(tmp_path, monkeypatch, pin):
+    monkeypatch.setenv(LOST_HOSTS, "host8,host9")
+    dag = many(3)
+    dag.add_function(Function("pinned", (), where, node=pin))
+    with fake_ranks(3):
+        results = handoff.execute(dag, run_dir=tmp_path / "run", check=False)
+    assert (results.exit_code, results.counts()["done"], results.errors["pinned"].kind) == (4, 3, "no-room")
+    with fake_ranks(3), pytest.raises(handoff.DAGError, match="host7"):
+        handoff.execute(many(1, node="host7"), run_dir=tmp_path / "run2")
 
 
 def test_a_strategy_of_ones_own_chooses(tmp_path):

@@ -62,6 +62,7 @@ PARTS = {
             dag.add_function(handoff.Function("step", code=abs, extra_args=[step]))
             return dag
     """,
+    "arrays": "",
     "contributing": "",
 }
 

@@ -16,8 +16,17 @@ from handoff_mpi.suggestions import KnownNames
 
 #: Pages in the order in which a newcomer reads them; others follow.
 _ORDER = (
-    *("getting-started", "dag-files", "functions", "options", "resources-and-strategies", "results-and-resume"),
-    *("fault-tolerance", "memory", "watching", "telemetry", "mpi-and-clusters", "troubleshooting", "extending"),
+    *("getting-started", "dag-files", "functions", "arrays", "options", "resources-and-strategies"),
+    *(
+        "results-and-resume",
+        "fault-tolerance",
+        "memory",
+        "watching",
+        "telemetry",
+        "mpi-and-clusters",
+        "troubleshooting",
+        "extending",
+    ),
     *("testing", "performance", "security", "design", "contributing"),
 )
 #: Words that users may look for, by the page that each means, though others have them too.
@@ -25,6 +34,7 @@ _OTHER_WORDS = {
     "getting-started": "start tutorial example examples",
     "dag-files": "dag dags handles task tasks",
     "functions": "function arguments isolation",
+    "arrays": "array map element elements sweep sweeps fixed chunk",
     "options": "option flag flags variables environment",
     "resources-and-strategies": "cost costs resource resources strategies strategy scheduling gpu gpus cores",
     "results-and-resume": "result results resume resuming restart journal checkpoint checkpoints rerun fresh",

@@ -206,8 +206,8 @@ class StoryReader:
         if lost is not None:
             self._columns.outcome[lost], self._columns.failure[lost] = _OUTCOMES.get(status, FAILED), failure
             return
-        if attempt == 0:
-            return  # it was never called
+        if attempt == 0 or rank < 0:
+            return  # it was never called, or is an array, whose elements were
         _, _, sent_s = self._in_flight.pop(task, (0, -1, _NAN))
         is_derived = started is None
         if started is None:

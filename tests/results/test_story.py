@@ -10,6 +10,7 @@ import pytest
 from handoff_mpi import DAG, Function, execute_local, load
 from handoff_mpi.errors import JournalError, UsageError
 from handoff_mpi.results import journal as journal_module
+from handoff_mpi.results.anybodys_story import read_anybodys_story
 from handoff_mpi.results.story import OUTCOMES, STATES
 from handoff_mpi.results.story_reader import read_story
 from tests.results.made_journal import T0, TRACEBACK, about, done, row, turn, write_large, write_launch, write_status
@@ -175,6 +176,14 @@ def test_a_value_that_was_lost_is_made_again(tmp_path):
     story = read_story(tmp_path)
     assert (states(story), story.values_lost) == (["waiting"], [(0, 0)])
     assert outcomes(story) == ["done", "cut off"]
+
+
+def test_an_array_that_failed_has_no_call_of_its_own(tmp_path):
+    failed = (0, 1, -1, 1, "ValueError", "2 of 5 elements failed")
+    write_launch(tmp_path, ("run", about()), ("tasks", 0, [row("sweep")]), turn(1.0, failed=[failed]))
+    story = read_anybodys_story(tmp_path)
+    assert [STATES[state] for state in story.tasks.state] == ["failed"]
+    assert len(story.calls) == 0
 
 
 def test_what_came_back_from_a_rank_was_not_called_there(tmp_path):

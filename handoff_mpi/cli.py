@@ -343,6 +343,7 @@ def _check(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
     if job.rank:
         rank_main.run_worker(job)
     from handoff_mpi.launch.admission import describe_fit, find_fits
+    from handoff_mpi.launch.earlier_launches import forecast_resume
 
     code, told = EXIT_DONE, ""
     try:
@@ -351,8 +352,11 @@ def _check(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
         if dag is not None:
             options = rank_main.completed(chosen, file.path, dag)
             fits = find_fits(job.ledger(options), dag, options, job.setup)
+            forecast = forecast_resume(dag, options, job.directory)
             about = {"dag_id": id_text(dag.id), "ranks": job.size, "fits": [fit.to_json() for fit in fits]}
-            told = _checked(EXIT_DONE, **about) if given.json else describe_fit(dag, fits)
+            about["resume"] = None if forecast is None else forecast.to_json()
+            lines = [describe_fit(dag, fits), *(() if forecast is None else forecast.lines())]
+            told = _checked(EXIT_DONE, **about) if given.json else "\n".join(lines)
     except HandoffError as error:
         print_message(str(error))
         code = error.exit_code

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import islice
 from typing import Any
 
 from handoff_mpi.console import print_message
-from handoff_mpi.dag.fingerprint import Fingerprints, fingerprints
-from handoff_mpi.formatting import show, type_name
-from handoff_mpi.launch.changes import Acceptance, explain_changes, find_reasons
+from handoff_mpi.formatting import type_name
 from handoff_mpi.launch.checked_run import CheckedRun
-from handoff_mpi.launch.rerun import read_rerun
-from handoff_mpi.launch.resume import ValueFiles, nothing_of, resume
+from handoff_mpi.launch.earlier_launches import EarlierLaunches
 from handoff_mpi.launch.run_files import RunFiles
 from handoff_mpi.launch.start_line import resume_text, shown_path
 from handoff_mpi.resources import Capability
@@ -32,62 +29,6 @@ from handoff_mpi.runtime.recorder import Recorder
 
 #: Lost ranks of this many earlier launches are reported, the newest ones.
 _MAX_LAUNCHES_TOLD = 5
-
-
-class EarlierLaunches:
-    """The earlier launches of a run, and what this one takes over from them.
-
-    Args:
-        run: the run.
-        files: of the run.
-        history: of the earlier launches, as the files tell it.
-
-    Attributes:
-        history: as given.
-        acceptance: which changes of functions are accepted.
-        marks: the fingerprints of the functions as they are now.
-        resumed: what is taken over.
-
-    Raises:
-        UsageError: an option names a function that is not there.
-    """
-
-    def __init__(self, run: CheckedRun, files: RunFiles, history: History) -> None:
-        self._plan = run.plan
-        self._rerun = read_rerun(run.options.rerun, run.plan)
-        self.history = history
-        self.acceptance = Acceptance(history, run.plan, run.options.accept_changes)
-        self.marks = Fingerprints({}, {}, 0)
-        if files.path is not None:
-            settle = self.acceptance.settle if self.acceptance.is_about_any else None
-            self.marks = fingerprints(run.dag, settle, run.kinds)
-        self.resumed = nothing_of(run.plan)
-        if isinstance(files.kept, DirectoryStore):
-            values = ValueFiles(files.kept)
-            self.resumed = resume(history, run.plan, self.marks.of, values.is_intact, self._rerun)
-            if values.note:
-                print_message(values.note)
-
-    def lines(self, which: str) -> Iterator[str]:
-        """Yield what a user should know of them.
-
-        Args:
-            which: names this launch.
-        """
-        count = len(self._plan)
-        if self.resumed.rest:
-            yield f"{which}: {len(self.resumed.rest)} of {count} functions are done"
-            if self.marks.notes:
-                yield _unknown(self.marks.notes)
-        if self.history.done:
-            again = [task for task in range(count) if task not in self.resumed.rest]
-            yield from explain_changes(self.history, self._plan, self.marks, again)
-
-    def reasons(self) -> dict[str, list[int]]:
-        """Return why tasks run again that an earlier launch has done: reason to their numbers."""
-        if not self.history.done:
-            return {}
-        return find_reasons(self.history, self._plan, self.marks, self.resumed, self._rerun)
 
 
 class BegunRun:
@@ -122,7 +63,8 @@ class BegunRun:
         self.checked = checked
         self.files = files
         self.number = checked.job.next_run()
-        earlier = EarlierLaunches(checked, files, history)
+        kept = files.kept if isinstance(files.kept, DirectoryStore) else None
+        earlier = EarlierLaunches(checked.dag, checked.plan, checked.kinds, checked.options, kept, history)
         self.resumed = earlier.resumed
         journal = files.begin()
         self.lost_ranks_before = history.lost_ranks_before(journal.epoch)
@@ -227,9 +169,3 @@ def _offers(capabilities: list[Capability], slots: Mapping[int, int]) -> list[tu
 def _key(keys: Mapping[int, Key], run: str, task: int) -> Key:
     """Return the key of a task's value: that of the launch that wrote it, or this run's."""
     return keys.get(task, (run, task))
-
-
-def _unknown(notes: Mapping[Hashable, str]) -> str:
-    id, why = next(iter(notes.items()))
-    more = f" and {len(notes) - 1} more" if len(notes) > 1 else ""
-    return f"the results of earlier launches are unusable for function {show(id)}{more} ({why}), so they run again"

@@ -16,6 +16,8 @@ from handoff_mpi.results.history import History
 from handoff_mpi.suggestions import did_you_mean
 
 _MAX_LINES = 3
+#: A reason that names an input of a function begins so.
+ITS_INPUT = "its input"
 
 
 class Acceptance:
@@ -130,7 +132,7 @@ def _changed(history: History, plan: Plan, marks: Fingerprints, again: Collectio
 def _changed_input(plan: Plan, task: int, changed: Collection[int]) -> str:
     inputs = [each for each in plan.specs[task].inputs if each in changed]
     more = f", and so have {len(inputs) - 1} more of its inputs" if len(inputs) > 1 else ""
-    return f"its input {shown(plan.ids[inputs[0]])} has changed{more}"
+    return f"{ITS_INPUT} {shown(plan.ids[inputs[0]])} has changed{more}"
 
 
 def _why_unusable(history: History, id: Hashable, marks: Fingerprints) -> str:

@@ -59,7 +59,7 @@ _SPAN = re.compile(r"`([^`\n]+)`")
 _FLAG = re.compile(r"--[a-z]")
 #: Flags of mpirun, srun and sbatch, pip, pytest and Apptainer, which pages name by themselves.
 OF_OTHERS = {"--with-ft", "--mpi", "--signal", "--no-binary", "--no-cache-dir", "--bind", "--with-mpi", "--all"}
-OF_OTHERS |= {"--no-kill"}
+OF_OTHERS |= {"--no-kill", "--ntasks-per-node"}
 
 
 def flags_of(verb):

@@ -112,7 +112,7 @@ class Again:
 
 @dataclass(frozen=True, slots=True)
 class ResumeForecast:
-    """What a launch with a run-dir would take over, and what it would run.
+    """A forecast of a launch with a run-dir: how much it would take over, and why functions would run again.
 
     Attributes:
         run_dir: as a user writes it.

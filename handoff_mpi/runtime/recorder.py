@@ -23,6 +23,7 @@ from handoff_mpi.runtime.announcements import Announcer
 from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.runtime.element_records import ElementRecords
 from handoff_mpi.runtime.journal_writer import INCIDENTS
+from handoff_mpi.runtime.loss_printer import LossPrinter
 from handoff_mpi.runtime.losses import Losses
 from handoff_mpi.runtime.record_table import make_table
 from handoff_mpi.scheduler import Cause, Failure, Scheduler
@@ -44,10 +45,10 @@ _PROBATION_EVENTS = {
     (True, True): events.HOST_PROBATION_START,
     (True, False): events.HOST_PROBATION_STOP,
 }
-#: Of functions that run again, and of ranks that are lost, so many are named; and so many lines tell of lost ranks.
-MAX_NAMED, MAX_LINES_OF_LOSSES = 5, 30
 #: Of a sample of a host's use, what ``status.json`` shows.
 SHOWN_OF_USAGE = ("cpu_percent", "memory_used_mb", "gpu_percent")
+#: The cause of a transition that has no detail, and is news.
+_SKIPS = int(Cause.INPUT_FAILED)
 #: (task, rank, seconds, status) of a call that has ended.
 EndedCall: TypeAlias = "tuple[int, int, float, int]"
 
@@ -75,7 +76,7 @@ class Recorder:
     def __init__(
         self, plan: Plan, dag_id: Hashable, hosts: dict[int, str], elements: ElementRecords | None = None
     ) -> None:
-        self._lines_of_losses = 0
+        self._loss_printer = LossPrinter(hosts)
         self._told_short: set[int] = set()
         self.events: EventPort = NoEvents()
         self.usage: dict[str, dict[str, float]] = {}
@@ -142,8 +143,7 @@ class Recorder:
                 sizes[task] = nbytes
             if status:
                 self._errors[task] = value
-        if telemetry.has_handlers(events.FUNCTION_START) or telemetry.has_handlers(events.FUNCTION_STOP) or (
-            telemetry.has_handlers(events.FUNCTION_EXCEPTION)):  # fmt: skip
+        if telemetry.are_attached():
             for entry in entries:
                 self._tell(rank, entry, announced)
 
@@ -198,14 +198,20 @@ class Recorder:
 
     def transitions(self, scheduler: Scheduler) -> None:
         """Take in the scheduler's log of this turn."""
+        rows = scheduler.tasks.take_log()
+        news = [row for row in rows if row[5] is not None or row[2] == _SKIPS]  # most have none
+        if news:
+            self._take_news(scheduler, news)
+        self.events.flush()
+
+    def _take_news(self, scheduler: Scheduler, news: Sequence[log.Transition]) -> None:
         before = self.losses.reasons()
         reassigned: list[int] = []
         recomputed: list[int] = []
-        for task, _, cause, attempt, rank, detail in scheduler.tasks.take_log():
-            if detail is None:  # as of most
-                if cause == Cause.INPUT_FAILED:
-                    self.skipped.append(task)
-                    self._tell_skipped(task)
+        for task, _, cause, attempt, rank, detail in news:
+            if detail is None:
+                self.skipped.append(task)
+                self._tell_skipped(task)
             elif task < 0:
                 self._on_rank_record(rank, detail)
             elif cause == Cause.RETRY:
@@ -224,10 +230,9 @@ class Recorder:
                 self._tell_refused(scheduler, task, rank, detail.reason)
         lost = {rank: why for rank, why in self.losses.reasons().items() if rank not in before}
         if lost:
-            self._tell_lost(lost, reassigned, recomputed)
+            self._loss_printer.tell(lost, *(list(map(self._id, each)) for each in (reassigned, recomputed)))
         self.losses.end_turn()
         self.elements.end_turn()
-        self.events.flush()
 
     def _on_retry(self, scheduler: Scheduler, task: int, attempt: int, rank: int, why: log.FailedAttempt) -> None:
         self.retries += 1
@@ -252,28 +257,6 @@ class Recorder:
         telemetry.execute(event, _now(), {**self._about(task, attempt, rank), "reason": reason})
         name = "function.reassigned" if is_rank_lost else "function.recomputed"
         self._note(name, reason, task=task, rank=rank, attempt=attempt, reason=reason)
-
-    def _tell_lost(self, lost: Mapping[int, str], reassigned: Sequence[int], recomputed: Sequence[int]) -> None:
-        """Say which ranks were lost in this turn and why, equal losses in a line, and what runs again because of it."""
-        alike: dict[tuple[str, str], list[int]] = {}
-        for rank, why in lost.items():
-            alike.setdefault((self.host_of(rank), why), []).append(rank)
-        for (host, why), ranks in alike.items():
-            self._lines_of_losses += 1
-            if self._lines_of_losses <= MAX_LINES_OF_LOSSES:
-                named = ", ".join(map(str, ranks[:MAX_NAMED])) + (", ..." if len(ranks) > MAX_NAMED else "")
-                who = f"rank {named} ({host}) is" if len(ranks) == 1 else f"{len(ranks)} ranks of {host} ({named}) are"
-                print_message(f"{who} lost: {why}")
-        if self._lines_of_losses > MAX_LINES_OF_LOSSES:
-            return
-        again = [f"calls that ran there are repeated on other ranks: {self._named(reassigned)}"] if reassigned else []
-        again += [f"values that were there are computed again: {self._named(recomputed)}"] if recomputed else []
-        if again:
-            print_message("; ".join(again))
-
-    def _named(self, tasks: Sequence[int]) -> str:
-        names = ", ".join(show(self._id(task)) for task in tasks[:MAX_NAMED])
-        return f"{names} and {len(tasks) - MAX_NAMED} more" if len(tasks) > MAX_NAMED else names
 
     def _note(self, event: str, like: Hashable = None, *, task: int = -1, rank: int = -1, **fields: object) -> None:
         """Have an event of a task, or of a rank, or of both recorded."""
@@ -333,6 +316,8 @@ class Recorder:
 
     def wants_claims(self) -> bool:
         """Whether anyone wants to hear of claims."""
+        if not telemetry.are_attached():
+            return False
         return telemetry.has_handlers(events.RESOURCE_CLAIMED) or telemetry.has_handlers(events.RESOURCE_RELEASED)
 
     def transferred(self, target: int, transfers: Sequence[tuple[int, int, int, float]]) -> None:

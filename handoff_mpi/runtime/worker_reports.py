@@ -145,15 +145,16 @@ class WorkerReports:
         self._now = now
         mine: list[Envelope] = []
         number, lost = self._settings.number, self._membership.lost
-        # A message of a lost rank may come late: its host was cut off, say, and is back.
-        arrived = [
-            each
-            for each in arrived
-            if isinstance(each, RankFailed) or (each.number == number and each.source not in lost)
-        ]
-        heard = {each.source for each in arrived if isinstance(each, Envelope)}
-        returned = self._membership.hear(heard, now)  # before losses that arrived with these messages
+        current: list[Envelope | RankFailed] = []
+        heard = set()
         for each in arrived:
+            if isinstance(each, RankFailed):
+                current.append(each)
+            elif each.number == number and each.source not in lost:  # else late: its host was cut off, and is back, say
+                current.append(each)
+                heard.add(each.source)
+        returned = self._membership.hear(heard, now)  # before losses that arrived with these messages
+        for each in current:
             if isinstance(each, RankFailed):
                 self._late += self.lose(Loss(each.rank, each.reason))
                 continue

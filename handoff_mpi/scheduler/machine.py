@@ -185,7 +185,8 @@ class Scheduler:
             AssertionError: the impossible happened; the message tells the task's story.
         """
         self.now = self._durations.now = now
-        self.arrays.begin_turn()
+        if self._leases:
+            self.arrays.begin_turn()
         for event in events:
             self._handlers[type(event)](event, now)
         if self._deferred:

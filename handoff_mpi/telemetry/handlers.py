@@ -170,6 +170,11 @@ def has_handlers(event: Event) -> bool:
     return _handlers.of_event[event] != ()
 
 
+def are_attached() -> bool:
+    """Return whether anyone wants to hear of any event; quicker than to ask for several events."""
+    return bool(_handlers.of_id)
+
+
 def execute(event: Event, measurements: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
     """Tell the handlers of ``event``, in the order they were attached, in this thread.
 

@@ -20,7 +20,8 @@ from handoff_mpi.dag import Plan
 from handoff_mpi.messages import DEATH, DIED, ErrorReport
 from handoff_mpi.results.event_log import EVENT_FIELDS
 from handoff_mpi.runtime.host_usage import USAGE_INTERVAL_S, HostUsage, interval_s
-from handoff_mpi.runtime.recorder import MAX_LINES_OF_LOSSES, Recorder
+from handoff_mpi.runtime.loss_printer import MAX_LINES_OF_LOSSES
+from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.scheduler import Cause
 from handoff_mpi.scheduler.transitions import FailedAttempt, Lost, MemoryHigh, MemoryNormal, NotUpdated, Returned
 from tests.runtime.test_unhappy import PREAMBLE

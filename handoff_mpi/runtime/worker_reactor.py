@@ -23,7 +23,8 @@ from typing import Any
 
 from handoff_mpi import messages
 from handoff_mpi.comm import Envelope
-from handoff_mpi.messages import BYE, CHECK_PROCESS, CRITICAL, FETCH, FILES, LOST, OK, RETRACT, Message
+from handoff_mpi.messages import BYE, CHECK_PROCESS, CRITICAL, FETCH, FILES, LOST, OK, RETRACT, Attempt, Message
+from handoff_mpi.results.store import Key
 from handoff_mpi.runtime.call_io import CallIO
 from handoff_mpi.runtime.worker_ports import (
     NO_FACTS,
@@ -56,8 +57,6 @@ from handoff_mpi.worker.machine import Worker
 #: A rank that has asked for a value, or made one that stays, expects the answer, or a request, this soon.
 HASTE_S = 0.003
 _NOTHING = Taken([], [])
-#: Messages that are not the machine's alone.
-_NOTICED = frozenset({FILES, RETRACT, CHECK_PROCESS, LOST})
 
 
 class WorkerReactor:
@@ -111,24 +110,25 @@ class WorkerReactor:
     def _absorb(self, arrived: Sequence[Envelope]) -> Taken:
         taken, events = _NOTHING, self._call_io.events
         for each in arrived:
-            if each.kind in _NOTICED and each.number == self._number:
+            on_kind = _ON.get(each.kind)
+            if on_kind is not None and each.number == self._number:
                 if taken is _NOTHING:
                     taken = Taken([], [])
-                self._notice(each.kind, each.fields, taken)
+                on_kind(self, taken, *each.fields)
             events.append(Received(each.source, each.message, each.buffers))
         return taken
 
-    def _notice(self, kind: str, fields: Message, taken: Taken) -> None:
-        if kind == RETRACT:
-            self._calls.take_back()
-            return
-        (about,) = fields
-        if kind == FILES:
-            self._values.are_filed(about)
-        elif kind == CHECK_PROCESS:
-            taken.asked.append(about)
-        else:
-            taken.lost.append(about)
+    def _on_files(self, taken: Taken, keys: Sequence[tuple[int, Key]]) -> None:
+        self._values.are_filed(keys)
+
+    def _on_retract(self, taken: Taken, attempts: Sequence[Attempt]) -> None:
+        self._calls.take_back()
+
+    def _on_check_process(self, taken: Taken, rank: int) -> None:
+        taken.asked.append(rank)
+
+    def _on_lost(self, taken: Taken, rank: int) -> None:
+        taken.lost.append(rank)
 
     def _learn_facts(self, facts: WorkerFacts) -> None:
         if facts.usage is not None:
@@ -260,7 +260,14 @@ class WorkerReactor:
         self.has_left = True
 
 
-#: A table of the class, not of each object: bound methods would be reference cycles.
+#: The kind of a message that is not the machine's alone to its handler, whose parameters are its fields.
+_ON: dict[str, Callable[..., None]] = {
+    FILES: WorkerReactor._on_files,
+    RETRACT: WorkerReactor._on_retract,
+    CHECK_PROCESS: WorkerReactor._on_check_process,
+    LOST: WorkerReactor._on_lost,
+}
+#: Tables of the class, not of each object: bound methods would be reference cycles.
 _DO: dict[type, Callable[[WorkerReactor, Any], None]] = {
     Send: WorkerReactor._send,
     Call: WorkerReactor._call,

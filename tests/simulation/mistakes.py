@@ -312,7 +312,13 @@ MISTAKES = [
     # -- workers: the reactor --
     Mistake(
         "a rank does not learn under which names an earlier launch wrote values",
-        [("runtime.worker_reactor:WorkerReactor._notice", "self._values.are_filed(about)", "pass")],
+        [
+            (
+                "runtime.worker_reactor:WorkerReactor._absorb",
+                "if on_kind is not None",
+                "if on_kind and each.kind != FILES",
+            )
+        ],
         seed=60,
         options={"always": ("relaunch",)},
     ),

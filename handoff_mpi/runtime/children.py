@@ -258,8 +258,8 @@ class Children:
     ) -> None:
         assert work is not None, "what is void does not run"
         payload = None if head is None else (*head, *buffers)
-        if report is not None and work.left_from != OVER:
-            report = report._replace(left=tuple(IntervalSet(report.left).within(0, int(work.left_from))))
+        if report is not None and work.left_from is not None:
+            report = report._replace(left=tuple(IntervalSet(report.left).within(0, work.left_from)))
         self._ended(work, Outcome(status, payload, error, duration, report), at(began))
 
     def _child_died(self, slot: int) -> None:
@@ -311,7 +311,7 @@ class Children:
             return
         first = child.control.stop()
         intervals, _, _ = work.elements
-        left = () if first == OVER else tuple(IntervalSet(intervals).within(int(first), intervals[-1][1]))
+        left = tuple(IntervalSet(intervals).within(first, OVER))
         if left:
             work.left_from = first
             self._note(PartEnded(work, NOTHING_ENDED._replace(left=left)))

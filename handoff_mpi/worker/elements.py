@@ -1,9 +1,10 @@
 """Calls a function for the elements of a lease, one after the other.
 
-An element may take less than the step of Python that calls it. So each one costs two stores and a load in the control
+An element may take less than the step of Python that calls it. So each one costs a store and a load in the control
 block, a look at the type of its value and at the clock; what costs more is done once a lease, or where an element has
 left a *note*: it has printed, forked, changed the environment, or asked for a scratch directory. A look at all of that,
-for code which leaves no note, follows each element that ends :data:`TICK_S` after the look before.
+for code which leaves no note, follows each element that ends :data:`TICK_S` after the look before, and only then is the
+time written into the control block.
 
 Another thread may take what has ended, and stop the loop, at any time: see :meth:`ElementLoop.take`.
 """
@@ -25,12 +26,10 @@ from handoff_mpi.callbacks import end_if_forked
 from handoff_mpi.coroutines import COROUTINE_TYPES, is_coroutine, run_coroutine
 from handoff_mpi.messages import ErrorReport, Interval, LeaseElements, LeaseReport
 from handoff_mpi.serialization import EncodingError, Payload, decode_input
-from handoff_mpi.worker.element_control import END, INDEX, OVER, START, ElementControl
+from handoff_mpi.worker.element_control import END, INDEX, OVER, START, TICK_S, ElementControl
 from handoff_mpi.worker.error_report import brief_message, place_of, release_frames
 from handoff_mpi.worker.unpicklable import report_of_result
 
-#: A look at what elements leave no note of follows an element this long after the look before.
-TICK_S = 0.001
 #: The report on no element.
 NOTHING_ENDED = LeaseReport((), pack([]))
 #: An index behind all.
@@ -99,7 +98,8 @@ class ElementLoop:
         """Call for each element, and return the report on all that was not reported yet."""
         prepared = [self._prepare(calls, number) for number in range(len(self._intervals))]
         self._hooks = hooks
-        self._since = self._tick = monotonic()
+        self._begin_tick()
+        self._since = self._tick
         _running.append(self)
         try:
             for (start, _), (code, arguments) in zip(self._intervals, prepared, strict=True):
@@ -108,7 +108,7 @@ class ElementLoop:
         finally:
             _running.remove(self)
             self.control.cells[INDEX] = OVER
-        self.control.cells[START] = monotonic()
+        self._begin_tick()
         return self._finish()
 
     def _prepare(self, calls: ElementCalls, number: int) -> tuple[Callable[..., Any], Iterator[tuple[Any, ...]]]:
@@ -130,13 +130,9 @@ class ElementLoop:
         cells, notes, append, immutable = self.control.cells, self.notes, self._values.append, IMMUTABLE
         prepare = self._hooks.prepare
         due = self._tick + TICK_S
-        now = monotonic()
         for index, each in enumerate(arguments, start):
-            # The start comes first: who reads both between the two stores must not find the start of the element before
-            # beside this index. And the end is read last; see ElementControl.stop.
-            cells[START] = now
             cells[INDEX] = index
-            if index >= cells[END]:
+            if index >= cells[END]:  # read after the index was written; see ElementControl.stop
                 return False
             try:
                 if prepare is not None:
@@ -148,20 +144,23 @@ class ElementLoop:
                 self._fail(index, error)
             else:
                 append(value)
-            now = monotonic()
-            if now >= due or notes:
-                now = self._look(now)
+            if monotonic() >= due or notes:
+                self._look(due)
                 due = self._tick + TICK_S
         return True
 
-    def _look(self, now: float) -> float:
-        """The running element has left a note, or a tick has passed; return the time."""
+    def _look(self, due: float) -> None:
+        """The running element has left a note, or a tick has passed at ``due``."""
         while self.notes:
             self.notes.pop(0)()
-        if now - self._tick >= TICK_S:
+        if monotonic() >= due:
             self._hooks.look()
-            self._tick = now
-        return monotonic()
+            self._begin_tick()
+
+    def _begin_tick(self) -> None:
+        """Have the control block know the time: the next element begins then, or at most a tick later."""
+        self._tick = monotonic()
+        self.control.cells[START] = int(self._tick * 1e9)
 
     def _fail(self, index: int, error: BaseException) -> None:
         """Note that an element has failed: those that failed alike are one group, with one traceback."""
@@ -199,7 +198,7 @@ class ElementLoop:
             del self._values[: len(values)]
             ended = tuple(self._unreported.take(len(values)))
             failures, self._failures = self._failures, {}
-            since, self._since = self._since, max(self._since, self.control.cells[START])
+            since, self._since = self._since, max(self._since, self._tick)
         if not values and not failures:
             return None
         groups = tuple((tuple(indices), error) for error, indices in failures.items())
@@ -208,11 +207,11 @@ class ElementLoop:
     def stop(self) -> tuple[Interval, ...]:
         """Have no further element begin; return those that will not, as far as that is certain: others are reported."""
         first = self.control.stop()
-        if first == OVER:
+        if first >= OVER:
             return ()
         with self._lock:
-            left = tuple(self._unreported.within(int(first), _BEHIND))
-            self._unreported.discard(int(first), _BEHIND)
+            left = tuple(self._unreported.within(first, _BEHIND))
+            self._unreported.discard(first, _BEHIND)
         return left
 
     def end_if_forked(self) -> None:

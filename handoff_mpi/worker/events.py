@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -31,7 +30,7 @@ class QueuedCall:
         element_started: when that began, in seconds.
         part_due: when what has ended of a lease is reported next, once it has lasted for long.
         is_stopping: whether its loop was asked to begin no further element.
-        left_from: the elements from this index on were reported as left.
+        left_from: the elements from this index on were reported as left; None if none was.
     """
 
     task: int
@@ -57,7 +56,7 @@ class QueuedCall:
     element_started: float = 0.0
     part_due: float = 0.0
     is_stopping: bool = False
-    left_from: float = math.inf
+    left_from: int | None = None
 
 
 # -- events ---------------------------------------------------------------------------------------

@@ -109,6 +109,7 @@ JARGON = {
 #: An old name that the package still serves is written with these words, in these places.
 SERVED = {
     "handoff_mpi/results/results.py": {"setbacks"},
+    "tests/test_old_names.py": {"setbacks"},
 }
 _PARTS = re.compile("|".join(rf"(?<![A-Za-z])(?:{words})(?![A-Za-z])" for words in JARGON), re.IGNORECASE)
 #: Sentences begin with their subject.
@@ -120,7 +121,11 @@ PAGES = [
 ]
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+#: The tests speak as the package does; this file names the words that they avoid.
+TESTS = [path for path in sorted((ROOT / "tests").rglob("*.py")) if path != Path(__file__).resolve()]
+
+
+@pytest.mark.parametrize("path", [*PAGES, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_words_are_those_of_the_glossary(path):
     served = SERVED.get(str(path.relative_to(ROOT)), set())
     found = {

@@ -1,4 +1,4 @@
-"""What is near an unknown name is suggested, in bounded time, whatever the names are."""
+"""Names near an unknown one are suggested, in bounded time for any names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ledger: what is pooled, what is a rank's own, and that the books balance exactly, whatever happens."""
+"""The ledger: what is pooled, what is a rank's own, and that the books balance exactly after any events."""
 
 from __future__ import annotations
 
@@ -522,7 +522,7 @@ class Pair:
         pytest.param(DEVICE_UPDATES, id="devices"),
     ],
 )
-def test_the_ledger_agrees_with_its_dumb_twin_whatever_happens(updates):
+def test_the_ledger_agrees_with_its_dumb_twin_after_any_updates(updates):
     for seed in range(60):
         rng, pair, steps = random.Random(seed), Pair(updates), []
         for _ in range(60):

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.bandwidth [--ranks 3] [--repeats 5] [--json FILE]
 
-From rank 1 to rank 2, whatever others there are; rank 0 has no part in it.
+From rank 1 to rank 2, beside any others; rank 0 has no part in it.
 
 Ours is the time from the request of the rank that wants the value to its arrival, as the transfer event tells. Smaller
 values than these ride with the messages that are sent anyway: what that costs is the latency of a chain.

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.children [--ranks 3] [--repeats 5] [--json FILE]
 
-A bare child answers whatever comes through its pipe; one no-op is in flight at each of as many as there are worker
+A bare child answers all that comes through its pipe; one no-op is in flight at each of as many as there are worker
 ranks. In a chain only one is. The start of the children is in neither time.
 """
 

@@ -27,7 +27,7 @@ WARM_UP = 50  # functions a worker
 #: Durations of a function among which the least efficient enough is looked for, in seconds.
 DURATIONS_S = [2e-6 * 2**power for power in range(20)]
 EFFICIENT = 0.5
-#: What else goes on on a machine only ever lowers efficiency: what is too low is tried again.
+#: Other load on a machine only ever lowers efficiency: a figure that is too low is measured again.
 TRIES = 2
 #: What one point of the search would take if nothing but the functions' work took time.
 POINT_S = 0.15
@@ -115,7 +115,7 @@ def granularity(prepare: Prepare, shapes: Sequence[str], units: int, loops_per_s
     against the most that ``units`` cores do. METG(50 %) is the least granularity at an efficiency of a half.
 
     Args:
-        units: cores that the work can keep busy, at most: workers or cores, whichever are fewer.
+        units: cores that the work can keep busy, at most: the smaller number of workers and cores.
         loops_per_s: of one of them, all of them busy with nothing else.
 
     Raises:

@@ -33,7 +33,7 @@ def ask(setting: Setting) -> Answer:
     with tempfile.TemporaryDirectory(prefix="handoff-bench-") as name:
         place = Path(name)
         found = installed(setting.with_peers and not setting.quick)
-        if setting.quick:  # children start anew with every point of the search
+        if setting.quick:  # children start again with every point of the search
             del found[CHILDREN]
         peak: dict[str, float] = {}
 

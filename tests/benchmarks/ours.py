@@ -1,10 +1,10 @@
 """handoff_mpi's side: a Cluster whose ranks have joined, for as many runs as are asked for.
 
-Each worker rank has one slot, so that as many calls go on at once as with the others. The time of a run is that of
+Each worker rank has one slot, so that as many calls run at once as with the others. The time of a run is that of
 ``Cluster.execute``: validating and freezing the DAG, the journal in a run-dir of its own, the records. Making the DAG's
 objects is the user's and is not in it.
 
-Child processes start anew with every run. Other pools are warm, so in children the time begins when a function has
+Child processes start again with every run. Other pools are warm, so in children the time begins when a function has
 ended that waits for one call in each child, and ends with the last call, as the records tell; what a run does before
 and after is then not in it.
 """

@@ -5,7 +5,7 @@
 Every rank is a host of its own with two slots and ends its calls in random order. Uniform: all functions cost one core.
 Mixed: six costs, some with GPUs and memory. Scheduling is the processor time of the machine's turns, by functions, once
 all slots are busy and while more functions wait for each than it runs: with ten ranks and with ten thousand, most slots
-go on with the next function of their class.
+continue with the next function of their class.
 A placement alone is what the strategy takes to choose a rank on a busy cluster, and the ledger to claim there and to
 release what made room: no queues, no attempts, no commands.
 """

@@ -77,7 +77,7 @@ def excess(row: str, contender: str, whole: float) -> Reading:
     return read
 
 
-#: Less than this of what is promised is told as this.
+#: A share of the promise below this is reported as this.
 LEAST_SHARE = 0.1
 FEWEST, MOST = (f"{counts[at]:,}" for counts in (functions.COUNTS,) for at in (0, -1))
 MOST_RANKS = f"{ranks.COUNTS[-1]:,} ranks"

@@ -52,7 +52,7 @@ handoff.execute(dag, deadline=9, grace_period=1, run_dir=False, isolation="rank"
 
 
 class Comm:
-    """Stands for a communicator, whose operations return when they are told to."""
+    """Stands for a communicator, whose operations return when the test lets them."""
 
     def __init__(self):
         self.goes_on = threading.Event()

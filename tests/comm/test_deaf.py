@@ -1,4 +1,4 @@
-"""A large message of a rank that is deaf, in a long call or on a host that was cut off, keeps nobody waiting."""
+"""A large message of a rank that receives nothing, in a long call or on a host that was cut off, delays no other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LARGE = 1_000_000
 OVER_TCP = {"OMPI_MCA_btl": "tcp,self", "OMPI_MCA_pml": "ob1"}
 
 
-def test_others_are_heard_while_a_deaf_rank_sends(mpirun, tmp_path):
+def test_others_are_heard_while_an_unresponsive_rank_sends(mpirun, tmp_path):
     ended = mpirun(3, __file__, tmp_path / "heard", env=OVER_TCP)
     assert ended.rc == 0, ended.err
     assert "in order" in ended.out
@@ -72,7 +72,7 @@ def wait_until(is_so):
         time.sleep(0.001)
 
 
-def be_deaf(transport, heard):
+def be_unresponsive(transport, heard):
     """Rank 1: send, and be in a call until rank 0 has heard rank 2."""
     wait_until(transport.poll)  # now they are connected
     transport.send(0, ("first", bytes(LARGE)))
@@ -152,7 +152,7 @@ if __name__ == "__main__":
         (die if transport.rank else lose)(transport, place)
         mpi.leave(0)
     if transport.rank == 1:
-        be_deaf(transport, place)
+        be_unresponsive(transport, place)
     elif transport.rank == 0:
         (drop if what else listen)(transport, place)
     elif not what:

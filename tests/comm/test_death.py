@@ -1,4 +1,4 @@
-"""Messages to and from a rank that dies are dropped with it alone: its death is told of, and the others go on."""
+"""Messages to and from a rank that dies are dropped with it alone: its death is reported, and the others continue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bells: rung from other processes of a host, heard by who sleeps."""
+"""Doorbells: rung from other processes of a host, heard by who sleeps."""
 
 from __future__ import annotations
 

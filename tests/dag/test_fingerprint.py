@@ -608,7 +608,7 @@ def test_functions_that_share_code_share_the_work():
 
 
 class Raising:
-    """A proxy that raises whatever is asked of it."""
+    """A proxy that raises at each request."""
 
     def __getattribute__(self, name):
         raise RuntimeError(f"no {name}")
@@ -632,7 +632,7 @@ class Wordless:
 
 
 class Reduced:
-    """Gives pickle what it was told to give."""
+    """Gives pickle the answer that the test chose."""
 
     def __init__(self, give):
         self.give = give

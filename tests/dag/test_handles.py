@@ -473,7 +473,7 @@ def test_a_handle_is_no_code():
 
 
 class Yes:
-    """Answers whatever it is asked for with itself."""
+    """Answers each request with itself."""
 
     def __getattr__(self, name):
         return self

@@ -12,7 +12,7 @@ from handoff_mpi.dag.ids import MAX_DEPTH, find_id_problem, is_plain_id
 
 
 class Odd:
-    """Does as it is told when it is hashed, compared or shown."""
+    """Does what the test chose when it is hashed, compared or shown."""
 
     def __init__(self, **does):
         self.does = does

@@ -181,7 +181,7 @@ def test_tasks_that_differ_in_nothing_share_what_the_scheduler_knows_of_them():
     for number in range(10):
         dag.add_function(Function(number, (), max, [number], cost={"cpu": 2}))
     dag.add_function(Function("sum", [0, 1], max))
-    dag.add_function(Function("dear", (), max, [1], cost={"cpu": 2}, priority=1))
+    dag.add_function(Function("expensive", (), max, [1], cost={"cpu": 2}, priority=1))
     dag.add_function(Function("near", (), max, [1], cost={"cpu": 2}, node=collocated(2)))
     plan = Plan()
     plan.add(dag)
@@ -190,7 +190,7 @@ def test_tasks_that_differ_in_nothing_share_what_the_scheduler_knows_of_them():
         by_spec.setdefault(id(spec), []).append(plan.ids[number])
     # What is taken is not kept; what is collocated has a group.
     assert sorted(map(str, by_spec.values())) == sorted(
-        map(str, [[0, 1], [2], ["near"], [3, 4, 5, 6, 7, 8, 9], ["sum"], ["dear"]])
+        map(str, [[0, 1], [2], ["near"], [3, 4, 5, 6, 7, 8, 9], ["sum"], ["expensive"]])
     )
     assert (plan.specs[2].group, plan.specs[2].keep, plan.specs[0].keep) == (2, True, False)
 

@@ -94,7 +94,7 @@ CASES = [
     (of_mpi.judge_ranks, [1, 1, {"h1": [0]}], WARNING, "1 rank on 1 host"),
     (of_mpi.judge_ranks, [4, 1, {}], ERROR, "started 4 ranks, but this MPI sees 1"),
     (of_mpi.judge_answers, [3, {}, {}], OK, "all ranks answered"),
-    (of_mpi.judge_answers, [3, {2: "it is gone"}, {}], ERROR, "rank 2: it is gone"),
+    (of_mpi.judge_answers, [3, {2: "it has ended"}, {}], ERROR, "rank 2: it has ended"),
     (of_mpi.judge_answers, [3, {}, {1: "ValueError: no"}], ERROR, "rank 1: ValueError: no"),
     (of_mpi.judge_answers, [99, dict.fromkeys(range(20), "late"), {}], ERROR, "and 12 more"),
     # the network

@@ -11,7 +11,7 @@ from tests.faults.namespaces import Hosts, find_missing
 
 @pytest.fixture(autouse=True)
 def told():
-    """Begin anew with what was started."""
+    """Begin again, with no process on the list."""
     launching.told.clear()
 
 

@@ -76,7 +76,7 @@ def try_cell(ranks: int, how: str, way: str, others: str, mpi: str, directory: P
     launched = launch([*launchers(ranks)[mpi], str(SCRIPT), how, way, others, str(directory)], directory)
     try:
         status = launched.wait(limit_s)
-    except BaseException:  # whoever ends this command wants no ranks left spinning
+    except BaseException:  # a user who ends this command wants no ranks left spinning
         launched.kill()
         raise
     problem = judge(how, others, status, directory, ranks)

@@ -38,7 +38,7 @@ class Launched:
     started: float = field(default_factory=time.monotonic)
 
     def processes(self) -> list[psutil.Process]:
-        """Return all its processes that live, whoever their parent is by now."""
+        """Return all its processes that live, under any parent."""
         found = []
         for process in psutil.process_iter(["status"]):
             with contextlib.suppress(psutil.Error):
@@ -88,7 +88,7 @@ class Launched:
         return lines
 
     def text(self) -> str:
-        """Return all that it has printed; nothing if its directory was made anew since."""
+        """Return all that it has printed; nothing if its directory was made again since."""
         return self.output.read_text(errors="replace") if self.output.exists() else ""
 
 
@@ -157,7 +157,7 @@ def _remove(directory: Path) -> None:
 
 
 def fresh(directory: Path) -> Path:
-    """Return ``directory``, made anew."""
+    """Return ``directory``, made again, empty."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     return directory

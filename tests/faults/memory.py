@@ -2,7 +2,7 @@
 
     mpirun -n 3 python -m tests.faults.memory VALUES MB
 
-makes VALUES arrays of so many MB, then takes two of them at a time, from whichever ranks hold them, half of the calls
+makes VALUES arrays of so many MB, then takes two of them at a time, from the ranks that hold them, half of the calls
 in child processes. Prints ``spilled RANK COUNT`` for each rank, and ``right`` if the result is.
 """
 

@@ -51,7 +51,7 @@ def _answer(connection: socket.socket) -> None:
                 connection.sendall(_FRAME.pack(len(data), -1) + data)
             connection.sendall(_FRAME.pack(0, process.wait()))
         except OSError:
-            pass  # the caller is gone; what it started goes on, as under ssh
+            pass  # the caller has ended; the process that it started continues, as under ssh
 
 
 def call(words: list[str]) -> int:

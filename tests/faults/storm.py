@@ -183,7 +183,7 @@ def _judge(run_dir: Path) -> list[str]:
 
 
 def _await_phase(blow: Blow, launched: Launched, marks: Path) -> bool:
-    """Wait until the blow's moment has come; return whether the run still goes on."""
+    """Wait until the blow's moment has come; return whether the run still continues."""
     end = time.monotonic() + PHASE_LIMIT_S
     while blow.phase != "start" and not (marks / blow.phase).exists():
         if launched.process.poll() is not None or time.monotonic() > end:
@@ -208,7 +208,7 @@ def _strike(blow: Blow, launched: Launched) -> bool:
 
 
 def _continue_if_all_are_stopped(launched: Launched) -> None:
-    """Of a bare mpirun whose ranks are all stopped nobody is left to look: as whoever suspends a job, let it go on."""
+    """Continue a bare mpirun whose ranks are all stopped, as a user does who has suspended a job: no rank can look."""
     ranks = list(launched.ranks().values())
     with contextlib.suppress(psutil.NoSuchProcess):
         if all(process.status() == psutil.STATUS_STOPPED for process in ranks):

@@ -1,4 +1,4 @@
-"""Another user of the host tries all doors of a run while it goes on: which are there, and what it gets.
+"""Another user of the host tries all doors of a run while it runs: which are there, and what it gets.
 
     python -m tests.faults.strangers
 

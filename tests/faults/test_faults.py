@@ -80,7 +80,7 @@ def test_usr1_ends_in_time(tmp_path, naps, seconds):
 
 
 @pytest.mark.long
-def test_a_rank_that_is_deaf_beyond_the_heartbeat_timeout_is_left_alone(tmp_path):
+def test_a_rank_that_is_unresponsive_beyond_the_heartbeat_timeout_is_left_alone(tmp_path):
     code, is_right, lost = walltime.hold(RUN_N, tmp_path / "cell", held=5.0, heartbeat_timeout=1.5)
     assert (code, is_right, lost) == (0, True, "{}")
 

@@ -116,7 +116,7 @@ from handoff_mpi import DAG, Function
 
 def build(args):
     Path("building").touch()
-    while not Path("go on").exists():
+    while not Path("continue").exists():
         time.sleep(0.05)
     dag = DAG("d")
     for number in range(8):
@@ -143,7 +143,7 @@ def test_a_host_is_cut_off_while_rank_0_does_something_else(three_hosts, tmp_pat
         three_hosts.cut("h2")
         assert wait_for(lambda: not h2.processes("-m handoff_mpi"), 120)
         assert h3.processes("-m handoff_mpi"), "it can ask"
-        (tmp_path / "go on").touch()
+        (tmp_path / "continue").touch()
         assert process.wait(120) == 0, (tmp_path / "said").read_text()
         status = json.loads((tmp_path / "run" / "status.json").read_text())
         assert (status["status"], {*status["lost_ranks"]}) == ("done", {"1", "2"})
@@ -166,7 +166,7 @@ def test_a_host_comes_back_after_it_was_given_up(three_hosts, tmp_path):
 
 @pytest.mark.soak
 def test_rank_0_is_suspended_on_a_host_that_was_cut_off(three_hosts, tmp_path):
-    """As if its file system were gone too: it shows no sign of life, and comes back when its run is over elsewhere."""
+    """As if its file system had ended, too: it shows no sign of life, and comes back when its run is over elsewhere."""
     words = ["-n", "4", "--hosts", "h2:2,h3:2", "--heartbeat-timeout", "5"]
     run = Run(three_hosts, tmp_path, words=words).start()
     run.fail((0.2, "cut", "h2"))

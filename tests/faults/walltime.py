@@ -1,4 +1,4 @@
-"""A run that is told to stop, and a rank that is deaf for a minute: the one ends in time, the other is left alone.
+"""A run that is asked to stop, and a rank that is silent for a minute: the one ends in time, the other is left alone.
 
 python -m tests.faults.walltime [--held 60]
 """
@@ -31,7 +31,7 @@ MARGIN_S = 5.0
 
 @dataclass
 class Stopped:
-    """A run that was told to stop, and resumed.
+    """A run that was asked to stop, and resumed.
 
     Attributes:
         code: its exit code.
@@ -83,7 +83,7 @@ def _await_start(launched: Launched, run_dir: Path) -> None:
 
 
 def hold(command: list[str], directory: Path, held: float, heartbeat_timeout: float) -> tuple[int | None, bool, str]:
-    """Have one rank deaf for ``held`` seconds; return the exit code, whether all is right, and what was lost."""
+    """Have one rank silent for ``held`` seconds; return the exit code, whether all is right, and what was lost."""
     fresh(directory)
     words = ["--isolation", "rank", "--heartbeat-timeout", str(heartbeat_timeout), "--run-dir", "run", str(DAG)]
     launched = launch([*command, *words, "--", "40", "0.1", str(held)], directory)

@@ -288,7 +288,7 @@ class Access(enum.IntFlag):
 
 
 class Operation(enum.Enum):
-    """Its values are functions, which a class body takes for methods unless it is told (from Python 3.11 on)."""
+    """Its values are functions, which a class body takes for methods unless they are marked (from Python 3.11 on)."""
 
     if sys.version_info >= (3, 11):
         TRIPLE = enum.member(lambda x: scaled(x))

@@ -1,4 +1,4 @@
-"""Whatever of Python looks for something in its module finds it in every place where a function may run."""
+"""All of Python that looks for something in its module finds it in every place where a function may run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranks that are at different calls of ``execute`` are told so at once, and never serve each other's runs."""
+"""Ranks that are at different calls of ``execute`` learn that at once, and never serve each other's runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file that holds no DAG is told what it holds instead, and where in it one is made."""
+"""The error of a file that holds no DAG names what it holds instead, and where in it one is made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A rank that cannot go on."""
+"""A rank that cannot continue."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ end()
 @pytest.mark.sample("MPI hangs-main", "nobody reads-thread")
 @pytest.mark.parametrize("where", ["main", "thread"])
 @pytest.mark.parametrize("what", ["MPI hangs", "nobody reads"])
-def test_a_rank_that_cannot_go_on_ends_whatever_hangs(what, where):
+def test_a_rank_that_cannot_continue_ends_although_something_hangs(what, where):
     words = [sys.executable, "-c", SCRIPT, what, where]
     with subprocess.Popen(words, stderr=subprocess.PIPE) as process:
         try:
@@ -64,7 +64,7 @@ dag = DAG("fails")
 dag.add_function(Function("x", (), lambda: 1 / 0, max_retries=0))
 for number in range(2):
     handoff.execute(dag, run_dir=f"run{number}")
-    print("went on", flush=True)
+    print("continued", flush=True)
 """
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.terminal import terminal  # noqa: F401
 
-#: Functions print when they are asked to, and end when they are told to, so that no test waits for a moment.
+#: Functions print when they are asked to, and end when the test lets them, so that no test waits for a moment.
 DAG = """
 import os, pathlib, time
 from handoff_mpi import DAG, Function
@@ -23,7 +23,7 @@ def wait_for(name):
 def talk(number):
     print("printed by", number, flush=True)
     os.write(1, b"bytes \\xff\\x00 end\\n") if number == 0 else None
-    wait_for("go on")
+    wait_for("continue")
     if number == 1:
         raise ValueError("as asked")
     return number
@@ -62,7 +62,7 @@ def viewers_of(pid):
 
 
 def go_on(tmp_path):
-    (tmp_path / "go on").touch()
+    (tmp_path / "continue").touch()
 
 
 @pytest.mark.long
@@ -103,7 +103,7 @@ def test_a_run_that_is_stopped_gives_the_terminal_back(run):
 
 
 @pytest.mark.long
-def test_whoever_is_killed_the_terminal_is_given_back(run, tmp_path):
+def test_the_terminal_is_given_back_when_any_process_is_killed(run, tmp_path):
     shown = run("-n", "2", "--slots", "4")
     shown.until(lambda: "── talking ─" in shown.text)
     (viewer,) = viewers_of(shown.pid)
@@ -163,13 +163,13 @@ import pathlib, time, handoff_mpi as handoff
 from handoff_mpi import DAG, Function
 
 def wait():
-    while not pathlib.Path("go on").exists():
+    while not pathlib.Path("continue").exists():
         time.sleep(0.02)
 
 dag = DAG("in a script")
 dag.add_function(Function("wait", (), wait))
 handoff.execute(dag, **OPTIONS)
-print("the script goes on")
+print("the script continues")
 """
 
 
@@ -179,7 +179,7 @@ def test_a_script_has_its_run_drawn_without_start_lines(terminal, tmp_path):  # 
     shown.until(lambda: "── in a script ─" in shown.text)
     go_on(tmp_path)
     assert shown.end() == 0
-    assert shown.text.strip() == "the script goes on"
+    assert shown.text.strip() == "the script continues"
     assert shown.is_given_back
 
 

@@ -1,4 +1,4 @@
-"""dag.py and scripts as modules: whatever they are called, wherever they lie, whatever happens to them."""
+"""dag.py and scripts as modules: under any name, in any place, after any change."""
 
 from __future__ import annotations
 

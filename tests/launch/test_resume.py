@@ -353,7 +353,7 @@ def told(status):
     [(["--run-dir", "run"], ["fine.py", "bad.py"]), (["-n", "2", "--run-dir", "run"], ["fine.py"])],
     ids=["here", "run -n"],
 )
-def test_whoever_is_refused_leaves_the_status_of_the_run_in_its_run_dir_alone(handoff, tmp_path, words, files):
+def test_a_refused_launch_leaves_the_status_of_the_run_in_its_run_dir_alone(handoff, tmp_path, words, files):
     (tmp_path / "fine.py").write_text("from handoff_mpi import DAG\ndag = DAG('fine')\n")
     (tmp_path / "bad.py").write_text("nothing\n")
     status = tmp_path / "run" / "status.json"

@@ -81,7 +81,7 @@ ENDINGS = {
 @pytest.mark.long
 @pytest.mark.sample("raise", "os._exit", "stopped and killed", "well", "another")
 @pytest.mark.parametrize("case", ENDINGS)
-def test_whatever_ends_rank_0_ends_all_ranks_with_its_status(mpirun, tmp_path, case):
+def test_any_end_of_rank_0_ends_all_ranks_with_its_status(mpirun, tmp_path, case):
     how, others, ranks, ft = ENDINGS[case]
     env = {"ENDS_PATIENCE_S": "0.5"}
     ended = mpirun(ranks, SCRIPT, how, "cluster", others, tmp_path, ft=ft, env=env, timeout_s=60)

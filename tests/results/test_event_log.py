@@ -1,4 +1,4 @@
-"""events.jsonl: whole lines whatever happens, few of what is alike, and a table of all there is."""
+"""events.jsonl: whole lines after any failure, few of what is alike, and a table of all there is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The journal: whatever happens to its files, what is read is a beginning of what was committed."""
+"""The journal: after any damage to its files, the records read are a beginning of those committed."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_a_commit_is_one_write_and_an_empty_one_none(tmp_path, journal, disk):
     assert disk.writes == 1
 
 
-def test_segments_are_private_whatever_the_umask(tmp_path):
+def test_segments_are_private_under_any_umask(tmp_path):
     before = os.umask(0o000)
     try:
         path = written(tmp_path, [("a",)])

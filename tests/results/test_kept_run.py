@@ -20,7 +20,7 @@ PYTHON = (3, 11)
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
     """Return a copy of the run-dir; git keeps no modes, and a run-dir that others may write is refused."""
-    monkeypatch.setattr(sys, "path", [*sys.path])  # load adds a directory for the DAG's module, whose file is gone
+    monkeypatch.setattr(sys, "path", [*sys.path])  # load adds a directory for the missing module of the DAG
     if sys.version_info[:2] != PYTHON:
         pytest.skip(f"Python {PYTHON[0]}.{PYTHON[1]} has written the kept run")
     shutil.copy(KEPT / "dag.py", tmp_path)

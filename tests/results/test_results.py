@@ -35,7 +35,7 @@ def ended(status, kind="", **told):
         (ended("stopped", "no-room", stopped_on_failure=True), 4),
     ],
 )
-def test_a_run_that_was_asked_to_stop_is_to_be_resumed_whatever_has_failed(results, code):
+def test_a_run_that_was_asked_to_stop_is_to_be_resumed_even_if_functions_failed(results, code):
     assert results.exit_code == code
     assert DAGFailed("why", results).exit_code == code
 

@@ -66,7 +66,7 @@ def test_a_living_process_keeps_others_out(tmp_path, holder):
 
 
 @pytest.mark.parametrize("child", ["none", "fork", "exec"])
-def test_a_dead_one_does_not_whatever_it_left_behind(tmp_path, holder, child):
+def test_a_dead_process_does_not_even_if_its_child_lives(tmp_path, holder, child):
     process, orphan = holder(child)
     process.kill()
     process.wait()

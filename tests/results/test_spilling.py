@@ -43,7 +43,7 @@ def test_what_was_moved_out_is_gone_once_it_is_dropped_or_made_again(store, tmp_
     payload = store.get(KEY)
     store.put(KEY, encode("second" * 1000))
     assert files(tmp_path) == []
-    assert decode(payload) == "first" * 1000, "whoever is being sent it still has it"
+    assert decode(payload) == "first" * 1000, "the reader that is being sent it still has it"
     assert decode(store.get(KEY)) == "second" * 1000
     store.spill(KEY, 6000)
     store.delete(KEY)

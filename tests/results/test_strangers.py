@@ -166,7 +166,7 @@ def test_others_can_change_nothing_of_a_run(project, who):
         for path in (run_dir.parent, run_dir, *run_dir.rglob("*")):
             for does in (open_to_all, plant if path.is_dir() else overwrite, remove, rename):
                 if does is rename and path == run_dir.parent:
-                    continue  # what becomes of a run then is told below
+                    continue  # the cases below say what becomes of a run then
                 try:
                     does(path)
                     got[does.__name__, path.name] = "done"

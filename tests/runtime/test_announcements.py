@@ -77,7 +77,7 @@ def test_a_failure_that_was_undecided_is_shown_once_even_if_it_ends_in_other_wor
     ]
 
 
-def test_the_log_is_bounded_whatever_fails():
+def test_the_log_is_bounded_under_any_failures():
     shown, said = printer()
     for task in range(10_000):
         shown.function_failed(task, 1, 1, report(place=f"dag.py:{task}"))

@@ -76,7 +76,7 @@ FORKS = ["handler-fork", "strategy-fork", "request-fork", "put-fork", "factory-f
 
 
 def look_at(ended, case):
-    """Whatever was plugged in, one rank 0 gives one verdict, and nobody sees a traceback."""
+    """With any callback, one rank 0 gives one verdict, and nobody sees a traceback."""
     assert "Traceback" not in ended.err
     verdicts = ended.err.count("handoff: DAG 'plugged'")
     if case in ENDS_THE_RUN:

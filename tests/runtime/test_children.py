@@ -64,7 +64,7 @@ NAMES = [name for name, each in FUNCTIONS.items() if type(each) is type(lambda: 
 
 
 class Rank:
-    """Rank 1, whose calls run in one child, and what rank 0 is told."""
+    """Rank 1, whose calls run in one child, and the messages to rank 0."""
 
     def __init__(self, place, setup=None):
         self.place = str(place)
@@ -95,7 +95,7 @@ class Rank:
         self.hear()
 
     def hear(self):
-        """Take in what rank 0 was told."""
+        """Take in the messages to rank 0."""
         for each in self.network.transport(0).poll():
             if each.message[0] == FINISHED:
                 for task, _, status, payload, *_ in each.message[2]:
@@ -204,7 +204,7 @@ def test_a_large_call_is_sent_in_its_turn(rank, messages):
     assert messages == [1, 1, 1]
 
 
-def test_a_child_that_never_stops_talking_does_not_make_its_rank_deaf(rank, monkeypatch):
+def test_a_child_that_never_stops_talking_does_not_keep_its_rank_from_receiving(rank, monkeypatch):
     """A function may call update_node_resources as fast as it can."""
     rank.dispatch(rank.task(0, "hold"))
     (child,) = rank.driver.sockets()
@@ -215,7 +215,7 @@ def test_a_child_that_never_stops_talking_does_not_make_its_rank_deaf(rank, monk
     rank.run(0)
 
 
-def test_updates_without_end_do_not_make_a_rank_deaf(rank, monkeypatch):
+def test_updates_without_end_do_not_keep_a_rank_from_receiving(rank, monkeypatch):
     """A thread of the user's may bring the next while one is sent."""
     send = rank.driver.transport.send
     update = rank.driver.update_resources
@@ -226,7 +226,7 @@ def test_updates_without_end_do_not_make_a_rank_deaf(rank, monkeypatch):
     rank.driver.turn()
 
 
-# -- what comes to nothing --------------------------------------------------------------------------------
+# -- calls that fail --------------------------------------------------------------------------------------
 
 
 def test_what_waits_for_a_call_that_fails_is_given_back_and_the_next_runs(rank):

@@ -1,4 +1,4 @@
-"""Functions that cripple the process they run in: it is ended, and the run goes on without it."""
+"""Functions that cripple the process they run in: it is ended, and the run continues without it."""
 
 from __future__ import annotations
 

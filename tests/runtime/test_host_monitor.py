@@ -18,8 +18,8 @@ from handoff_mpi.runtime.host_probe import GONE, LIVES, NOT_ASKED, PROBE, SILENT
 from handoff_mpi.scheduler import HostFailureDetector
 from handoff_mpi.worker.silence_timer import SilenceTimer
 
-# Who is "down" refuses, "slow" refuses in the end, "deaf" never answers; "full", "busy" and "left" are nodes on which
-# srun makes no step; all others run what they are told.
+# Who is "down" refuses, "slow" refuses in the end, "mute" never answers; "full", "busy" and "left" are nodes on which
+# srun makes no step; all others run the command.
 AGENT = """#!/bin/sh
 said() { echo "srun: $1" >&2; }
 case $1 in
@@ -30,7 +30,7 @@ case $1 in
     left*) said "error: Unable to create step for job 1: Requested node configuration is not available"; exit 1 ;;
     down*) exit 255 ;;
     slow*) until [ -e "$0.end" ]; do sleep 0.01; done; exit 255 ;;
-    deaf*) exec sleep 60 ;;
+    mute*) exec sleep 60 ;;
 esac
 shift
 exec sh -c "$*"
@@ -47,11 +47,11 @@ def agent(tmp_path):
 
 def test_what_hosts_answer(agent, monkeypatch):
     monkeypatch.setattr(probing, "HOST_PROBE_TIMEOUT_S", 0.5)
-    host_probe = HostProbe(agent, ["up.site.org", "down", "deaf"])
+    host_probe = HostProbe(agent, ["up.site.org", "down", "mute"])
     assert host_probe.ask("up.site.org") == LIVES
     assert host_probe.ask("up.site.org", os.getpid()) == LIVES
     assert host_probe.ask("up.site.org", 2**22 + 1) == GONE
-    assert host_probe.ask("down") == host_probe.ask("deaf") == SILENT
+    assert host_probe.ask("down") == host_probe.ask("mute") == SILENT
     assert HostProbe(["/no/such/agent"], []).ask("up") == SILENT
 
 
@@ -91,7 +91,7 @@ def test_ranks_are_told_how_to_ask(monkeypatch):
 def test_a_question_that_was_given_up_is_not_waited_for_without_end(agent, monkeypatch):
     """It may hang in the kernel, in a file system that went with the network."""
     host_probe = HostProbe(agent, [])
-    process = host_probe.start("deaf")
+    process = host_probe.start("mute")
     waits = []
 
     def hang(timeout=None):
@@ -205,10 +205,10 @@ def listen(monkeypatch, has_left, seconds):
     now = [0.0]
     monkeypatch.setattr(worker_loop, "clock", lambda: now[0])
     monkeypatch.setattr(worker_loop, "from_environment", lambda: None)
-    mail = worker_loop._Mail(Silent(has_left), None)
+    poller = worker_loop._Poller(Silent(has_left), None)
     for second in range(seconds):
         now[0] = float(second)
-        mail.poll()
+        poller.poll()
 
 
 def test_silence_counts_until_the_run_is_over_though_a_call_of_it_goes_on(monkeypatch):

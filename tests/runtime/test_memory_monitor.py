@@ -1,4 +1,4 @@
-"""When a rank is called short of memory, and how much it is told to give up."""
+"""When a rank is called short of memory, and how much it must give up."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LIMIT = 1000
 
 
 class Scripted:
-    """A gauge that tells what it is told to, and counts how often it is asked."""
+    """A gauge that shows the value that the test sets, and counts how often it is asked."""
 
     def __init__(self, *usages):
         self.usages = list(usages)
@@ -73,7 +73,7 @@ def test_of_a_large_machine_no_large_share_must_be_left():
     assert (pressed.level, pressed.excess_nbytes) == (HIGH, pytest.approx(SCALE_NBYTES * 0.15))
 
 
-def test_memory_is_looked_at_some_times_a_second_whatever_is_done():
+def test_memory_is_looked_at_some_times_a_second_at_any_load():
     memory_monitor, gauge = relief_of(100)
     for tick in range(10_000):
         memory_monitor.look(100.0 + tick * 1e-4)

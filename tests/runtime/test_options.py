@@ -41,7 +41,7 @@ for _ in range(5_000):
 ODD = [Shy(), object(), Handle("a"), mock.MagicMock(), np.arange(3), {1: [2]}, [[1], {2}], b"x", 1j]
 ODD += [float("nan"), 10**400]
 NAMES = [field for field in RunOptions.__dataclass_fields__ if field not in ("result_store", "resource_tracker")]
-#: An object, whatever it is, may be a strategy, and ids.
+#: Any object may be a strategy, and ids.
 NAMES.remove("allocation_strategy")
 
 

@@ -1,4 +1,4 @@
-"""What functions print, in all places where they run: kept by attempt, whatever they do to the streams."""
+"""What functions print, in all places where they run: kept by attempt, after any abuse of the streams."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.testing.fake_ranks import fake_ranks
 from tests.conftest import mpirun_command, run_process
 
-#: Each function is followed by one that prints plainly: whatever the first does, that must be kept as the second's.
+#: Each function is followed by one that prints plainly: after any act of the first, that must be kept as the second's.
 ABUSE = """
 import contextlib, ctypes, io, logging, multiprocessing, os, subprocess, sys, threading, warnings
 from handoff_mpi import DAG, Function
@@ -82,7 +82,7 @@ def outputs(run_dir):
 
 
 @pytest.mark.parametrize("words", PLACES.values(), ids=PLACES)
-def test_each_function_has_what_it_printed_whatever_the_one_before_did(handoff, tmp_path, words):
+def test_each_function_has_what_it_printed_after_any_act_of_the_one_before(handoff, tmp_path, words):
     (tmp_path / "abuse.py").write_text(ABUSE)
     ended = handoff("run", *words, "--output", "capture", "--run-dir", "run", "abuse.py")
     assert (ended.rc, ended.out) == (0, ""), ended.err
@@ -311,7 +311,7 @@ def fills():
     for k in range(20_000):
         print("line", k)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    print("went on")
+    print("continued")
     return "fine"
 
 

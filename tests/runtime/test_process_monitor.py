@@ -1,4 +1,4 @@
-"""Looking at processes: what is gone, what was stopped for long, what is merely busy."""
+"""Looking at processes: which have ended, which were stopped for long, which are merely busy."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def host(tmp_path):
 
 
 def wait(rank0_monitor, since, until, has_heard=False):
-    """Let time pass, by seconds; what is asked is answered before it goes on."""
+    """Let time pass, by seconds; what is asked is answered before time continues."""
     for now in range(int(since), int(until)):
         rank0_monitor.look(has_heard, float(now))
         end = time.monotonic() + 30

@@ -198,7 +198,7 @@ def test_what_a_tracker_grants_of_a_batch_is_sent(tmp_path):
     assert len(refused) >= 10, "the journal tells which tasks came back"
 
 
-def test_whoever_asks_for_a_file_that_is_gone_is_told_so(tmp_path):
+def test_a_rank_that_asks_for_a_missing_file_learns_that(tmp_path):
     """Rank 0 takes no part in this run, so that nobody else would answer."""
 
     def answer(dest, message):

@@ -208,7 +208,7 @@ import pathlib, signal, sys, time
 import handoff_mpi as handoff
 from handoff_mpi import DAG, Function
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests are started by
+signal.signal(signal.SIGINT, signal.default_int_handler)  # with any parent of the tests
 def quick(): return 1
 def nap(*_):
     if pathlib.Path("calm").exists(): return 2

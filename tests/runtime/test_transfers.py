@@ -143,7 +143,7 @@ def receive(driver, network, source, *message):
     driver.turn(driver.transport.poll())
 
 
-def test_whoever_waits_for_a_value_does_not_sleep_for_a_moment(time):
+def test_a_rank_that_waits_for_a_value_does_not_sleep_for_a_moment(time):
     driver, network = driver_of_rank_1()
     assert not driver.is_hasty
     receive(driver, network, 0, DISPATCH, 1, [], [(0, (1.0, ()), [task(5, value(4, 2))])])
@@ -156,7 +156,7 @@ def test_whoever_waits_for_a_value_does_not_sleep_for_a_moment(time):
     assert not driver.is_hasty
 
 
-def test_whoever_made_a_large_value_expects_to_be_asked_for_it_at_once(time):
+def test_a_rank_that_made_a_large_value_expects_to_be_asked_for_it_at_once(time):
     driver, network = driver_of_rank_1()
     groups = [(0, (1.0, ()), [task(5, sent(INLINE_RESULT_NBYTES + 1))])]
     receive(driver, network, 0, DISPATCH, 1, [(0, encode_code(bytes))], groups)
@@ -178,7 +178,7 @@ def test_a_loop_that_awaits_a_transfer_never_sleeps(monkeypatch):
 
 
 def test_a_loop_that_sleeps_is_woken_by_the_doorbell(monkeypatch):
-    """With sleeps this long whoever does not hear the doorbell does not end in time."""
+    """With sleeps this long a rank that does not hear the doorbell does not end in time."""
     monkeypatch.setattr(backoff, "MAX_SLEEP_S", 60.0)
     monkeypatch.setattr(backoff, "_SLEEP_SHARE", 1e9)
     one, other = Doorbell(), Doorbell()
@@ -215,7 +215,7 @@ def test_without_memory_to_share_values_are_received_as_ever(monkeypatch):
     assert len([*Path("/proc/self/fd").iterdir()]) == open_files
 
 
-def test_a_value_that_was_moved_out_and_is_gone_is_lost_as_any_other_and_the_next_are_moved_out_anew(
+def test_a_value_that_was_moved_out_and_removed_is_lost_as_any_other_and_the_next_are_moved_out_again(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

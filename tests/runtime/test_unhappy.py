@@ -145,7 +145,7 @@ ENVIRONMENT = {
     "HANDOFF_ISOLATION": "prison",
     "HANDOFF_MAX_CONCURRENCY": "0",
     "HANDOFF_ON_FAILURE": "shrug",
-    "HANDOFF_PRICES": "cpu=dear",
+    "HANDOFF_PRICES": "cpu=expensive",
     "HANDOFF_RESOURCES": "license",
     "HANDOFF_RUN_DIR": "/dev/null/run",
     "HANDOFF_HEARTBEAT_TIMEOUT": "never",
@@ -298,7 +298,7 @@ ORPHANS = (
 def dies():
     if not os.fork():
         os.setsid()
-        os.closerange(1, 3)  # whoever reads what is said need not wait for it
+        os.closerange(1, 3)  # the reader of its output need not wait for it
         time.sleep(20)
         os._exit(0)
     time.sleep(0.2)
@@ -318,7 +318,7 @@ def test_a_childs_death_is_seen_though_what_it_forked_lives_on(handoff, tmp_path
 
 
 @pytest.mark.long
-def test_whatever_a_function_does_no_rank_is_lost(handoff, tmp_path):
+def test_no_act_of_a_function_loses_a_rank(handoff, tmp_path):
     (tmp_path / "f.py").write_text(FAILING)
     ended = handoff("run", "-n", "3", "--isolation", "process", "f.py", "--", *ENDS)
     assert ended.rc == 1, ended.err

@@ -230,7 +230,7 @@ def test_a_long_lease_is_recalled_for_an_idle_slot():
 
 @pytest.mark.parametrize("seed", range(40))
 def test_random_runs_end_with_every_element_once(seed):
-    """Whatever happens to ranks and leases, each element has one value or one failure in the end."""
+    """After any fate of ranks and leases, each element has one value or one failure in the end."""
     rng = random.Random(seed)
     count = rng.choice([1, 7, 60, 500])
     bad = set(rng.sample(range(count), min(count, rng.choice([0, 0, 1, 5]))))

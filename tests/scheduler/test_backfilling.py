@@ -229,7 +229,7 @@ def test_a_function_bound_to_a_rank_or_host_is_not_starved_there(pin):
     assert waiting_s(ledger, large, tasks(600, 1.0, amounts(cpu=1, memory=20)), first) <= 20.0
 
 
-def test_a_function_of_the_highest_priority_starts_as_soon_as_it_fits_whatever_is_kept():
+def test_a_function_of_the_highest_priority_starts_as_soon_as_it_fits_beside_any_reservations():
     ledger = hosts(amounts(cpu=4), ranks_a_host=4)
     timeline = Timeline(ledger, checked=True)
     first = [task for number in range(4) for task in tasks(1, 1.0 + 0.01 * number)]

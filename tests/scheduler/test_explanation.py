@@ -26,7 +26,7 @@ ONE = {**CPU, **GPU}
 
 
 def explain(dialogue, number):
-    """Return what is told of a task, and its reasons by cause; it is plain data, and changes nothing."""
+    """Return the explanation of a task, and its reasons by cause; it is plain data, and changes nothing."""
     before = repr(dialogue.scheduler.ready.all_queues()), bytes(dialogue.scheduler.tasks.state)
     told = dialogue.scheduler.explain(number, "t{}".format)
     json.dumps(told)

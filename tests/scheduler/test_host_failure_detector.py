@@ -36,7 +36,7 @@ def test_a_busy_host_that_answers_is_asked_ever_less_often():
     assert gaps == sorted(gaps)
     assert max(gaps) == 60
     heard = {2: 400.0, 3: 400.0}
-    assert watch.look({**heard, 4: 404}, (), 404.0) == [("b", "c")], "heard of again, it starts anew"
+    assert watch.look({**heard, 4: 404}, (), 404.0) == [("b", "c")], "heard of again, its silence starts again"
 
 
 def test_ranks_that_are_gone_do_not_count():

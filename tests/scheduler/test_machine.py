@@ -51,7 +51,7 @@ def queued(ledger, *others, **policy):
     run = Dialogue(ledger, **policy)
     run.submit(task(), closed=False)
     commands = run.tell(0.0, done(1, 0, lasted=SHORT), Submitted([task(), task(), *others]), Closed())
-    assert commands[0] == "1.0 goes on with 1#1 2#1"
+    assert commands[0] == "1.0 continues with 1#1 2#1"
     return run
 
 
@@ -68,7 +68,7 @@ def test_a_task_is_sent_once_its_last_input_is_done():
     assert run.submit(task(), task(), task(0, 1)) == ["1.0 claims for 0#1", "1.1 claims for 1#1"]
     assert run.tell(1.0, done(1, 0)) == []
     assert run.log == ["0#1 DONE by OK on 1"]
-    assert run.tell(2.0, done(1, 1)) == ["1.1 goes on with 2#1"]
+    assert run.tell(2.0, done(1, 1)) == ["1.1 continues with 2#1"]
     assert run.log == ["1#1 DONE by OK on 1", "2#0 READY by INPUTS_DONE", "2#1 DISPATCHED by PLACED on 1"]
     assert run.tell(3.0, done(1, 2)) == []
     assert run.status == "done"
@@ -93,8 +93,8 @@ def test_functions_submitted_during_the_run_start_as_soon_as_they_can():
     run = Dialogue(ranks(1, 1))
     assert run.submit(task(), closed=False) == ["1.0 claims for 0#1"]
     assert run.tell(1.0, Submitted([task(0), task()])) == ["2.0 claims for 2#1"]
-    assert run.tell(2.0, done(1, 0)) == ["1.0 goes on with 1#1"]
-    assert run.tell(3.0, Submitted([task(0)]), done(2, 2)) == ["2.0 goes on with 3#1"]
+    assert run.tell(2.0, done(1, 0)) == ["1.0 continues with 1#1"]
+    assert run.tell(3.0, Submitted([task(0)]), done(2, 2)) == ["2.0 continues with 3#1"]
 
 
 def test_what_is_submitted_after_its_input_failed_is_skipped_at_once():
@@ -113,7 +113,7 @@ def test_a_value_that_was_evicted_is_made_again_for_a_late_consumer():
     assert run.tell(2.0, done(1, 1)) == ["forget at 1: 0"]
     assert run.tell(3.0, Submitted([task(0)]), Closed()) == ["1.0 claims for 0#2"]
     assert run.log == [AGAIN.format(0), "0#1 READY by INPUTS_DONE", "0#2 DISPATCHED by PLACED on 1"]
-    assert run.tell(4.0, made(1, (0, 2))) == ["1.0 goes on with 2#1"]
+    assert run.tell(4.0, made(1, (0, 2))) == ["1.0 continues with 2#1"]
 
 
 # -- dispatch -------------------------------------------------------------------------------------------
@@ -123,36 +123,36 @@ def test_what_does_not_fit_now_waits_for_room():
     run = Dialogue(ranks(2))
     assert run.submit(task(cost=cpus(2)), task(cost=cpus(2))) == ["1.0 claims for 0#1"]
     assert run.states == "DISPATCHED READY"
-    assert run.tell(1.0, done(1, 0)) == ["1.0 goes on with 1#1"]
+    assert run.tell(1.0, done(1, 0)) == ["1.0 continues with 1#1"]
 
 
-def test_a_slot_is_claimed_anew_for_another_class():
+def test_a_slot_is_claimed_again_for_another_class():
     run = Dialogue(ranks(1))
     assert run.submit(task(cost=cpus(1)), task(cost={}), task(cost={})) == ["1.0 claims for 0#1"]
     assert run.tell(1.0, done(1, 0)) == ["1.0 claims for 1#1"]
-    assert run.tell(2.0, done(1, 1)) == ["1.0 goes on with 2#1"]
+    assert run.tell(2.0, done(1, 1)) == ["1.0 continues with 2#1"]
 
 
 def test_functions_that_take_long_are_sent_one_at_a_time():
     run = Dialogue(ranks(1))
     run.submit(task(), task(), task())
-    assert run.tell(1.0, done(1, 0, lasted=0.26)) == ["1.0 goes on with 1#1"]
-    assert run.tell(2.0, done(1, 1, lasted=0.26)) == ["1.0 goes on with 2#1"]
+    assert run.tell(1.0, done(1, 0, lasted=0.26)) == ["1.0 continues with 1#1"]
+    assert run.tell(2.0, done(1, 1, lasted=0.26)) == ["1.0 continues with 2#1"]
 
 
 def test_short_functions_are_sent_in_batches_of_at_most_the_window_once_half_of_the_last_has_ended():
     run = Dialogue(ranks(1), window=3)
     assert run.submit(*[task() for _ in range(9)]) == ["1.0 claims for 0#1"]
-    assert run.tell(1.0, done(1, 0, lasted=SHORT)) == ["1.0 goes on with 1#1 2#1 3#1"]
+    assert run.tell(1.0, done(1, 0, lasted=SHORT)) == ["1.0 continues with 1#1 2#1 3#1"]
     assert run.tell(1.1, done(1, 1, lasted=SHORT)) == []
-    assert run.tell(1.2, done(1, 2, lasted=SHORT)) == ["1.0 goes on with 4#1 5#1"]
-    assert run.tell(1.3, done(1, 3, 4, 5, lasted=SHORT)) == ["1.0 goes on with 6#1 7#1 8#1"]
+    assert run.tell(1.2, done(1, 2, lasted=SHORT)) == ["1.0 continues with 4#1 5#1"]
+    assert run.tell(1.3, done(1, 3, 4, 5, lasted=SHORT)) == ["1.0 continues with 6#1 7#1 8#1"]
 
 
 def test_a_batch_leaves_the_other_slots_of_the_class_their_share():
     run = Dialogue(ranks(1, 1))
     run.submit(*[task() for _ in range(6)])
-    assert run.tell(1.0, done(1, 0, lasted=SHORT)) == ["1.0 goes on with 2#1 3#1"]
+    assert run.tell(1.0, done(1, 0, lasted=SHORT)) == ["1.0 continues with 2#1 3#1"]
     assert placed(run.tell(1.0, done(2, 1, lasted=SHORT))) <= {"4#1", "5#1"}
 
 
@@ -165,8 +165,8 @@ def test_a_strategy_that_lets_nothing_be_inherited_is_asked_for_each_task():
 def test_never_more_calls_at_once_than_max_concurrency():
     run = Dialogue(ranks(2, 2), max_concurrency=2)
     assert run.submit(*[task() for _ in range(4)]) == ["1.0 claims for 0#1", "1.1 claims for 1#1"]
-    assert run.tell(1.0, done(1, 0)) == ["1.0 goes on with 2#1"]
-    assert run.tell(2.0, done(1, 1, 2)) == ["1.1 goes on with 3#1"]
+    assert run.tell(1.0, done(1, 0)) == ["1.0 continues with 2#1"]
+    assert run.tell(2.0, done(1, 1, 2)) == ["1.1 continues with 3#1"]
 
 
 class Careless:
@@ -190,7 +190,7 @@ def test_a_strategy_that_places_a_pinned_function_on_another_rank_of_the_host_is
 def test_the_higher_priority_goes_first_then_the_older():
     run = Dialogue(ranks(1))
     assert run.submit(task(), task(priority=1), task(priority=1), task(priority=-1)) == ["1.0 claims for 1#1"]
-    assert run.tell(1.0, done(1, 1)) == ["1.0 goes on with 2#1"]
+    assert run.tell(1.0, done(1, 1)) == ["1.0 continues with 2#1"]
     assert run.tell(2.0, done(1, 2)) == ["1.0 claims for 0#1"]
     assert run.tell(3.0, done(1, 0)) == ["1.0 claims for 3#1"]
 
@@ -248,13 +248,13 @@ def test_a_retry_waits_for_another_rank_rather_than_go_where_it_failed():
 def test_where_there_is_no_other_rank_a_retry_stays():
     run = Dialogue(ranks(1))
     run.submit(task())
-    assert run.tell(1.0, raised(1, 0)) == ["1.0 goes on with 0#2"]
+    assert run.tell(1.0, raised(1, 0)) == ["1.0 continues with 0#2"]
 
 
 def test_a_retry_stays_where_the_other_ranks_could_not_hold_it():
     run = Dialogue(ranks(1, 1, gpus=(1,)))
     run.submit(task(cost=GPU))
-    assert run.tell(1.0, raised(1, 0)) == ["1.0 goes on with 0#2"]
+    assert run.tell(1.0, raised(1, 0)) == ["1.0 continues with 0#2"]
 
 
 def test_a_pin_wins_over_another_rank():
@@ -301,13 +301,13 @@ def test_a_failure_says_what_was_raised_after_how_many_attempts_and_where():
 def test_a_failure_skips_its_descendants_only():
     run = Dialogue(ranks(1), max_retries=0)
     run.submit(task(), task(), task(0, 1), task(2), task(1))
-    assert run.tell(1.0, raised(1, 0)) == ["1.0 goes on with 1#1"]
+    assert run.tell(1.0, raised(1, 0)) == ["1.0 continues with 1#1"]
     assert run.log[:3] == [
         "0#1 FAILED by ERROR on 1: ('ValueError', 'oops')",
         "2#0 SKIPPED by INPUT_FAILED",
         "3#0 SKIPPED by INPUT_FAILED",
     ]
-    assert run.tell(2.0, done(1, 1)) == ["1.0 goes on with 4#1"]
+    assert run.tell(2.0, done(1, 1)) == ["1.0 continues with 4#1"]
     run.tell(3.0, done(1, 4))
     assert run.states == "FAILED DONE SKIPPED SKIPPED DONE"
     assert run.status == "failed"
@@ -345,13 +345,13 @@ def test_a_run_that_had_nothing_left_when_it_was_stopped_is_not_called_stopped()
 def test_a_duplicate_answer_is_counted_and_dropped():
     run = Dialogue(ranks(1))
     run.submit(task(), task())
-    assert run.tell(1.0, done(1, 0), done(1, 0)) == ["1.0 goes on with 1#1"]
+    assert run.tell(1.0, done(1, 0), done(1, 0)) == ["1.0 continues with 1#1"]
     assert run.tell(2.0, raised(1, 0)) == []
     assert run.scheduler.stale == 2
     assert run.states == "DONE DISPATCHED"
 
 
-def test_an_answer_of_an_old_attempt_is_dropped_whatever_it_says():
+def test_any_answer_of_an_old_attempt_is_dropped():
     run = Dialogue(ranks(1))
     run.submit(task())
     run.tell(1.0, raised(1, 0))
@@ -376,18 +376,18 @@ def test_a_late_refusal_changes_nothing():
 def test_a_returned_task_is_the_next_and_no_try_of_its_is_used_up():
     run = Dialogue(ranks(1), window=2, max_retries=0)
     run.submit(*[task() for _ in range(4)])
-    assert run.tell(1.0, done(1, 0, lasted=SHORT)) == ["1.0 goes on with 1#1 2#1"]
-    assert run.tell(2.0, Retracted(1, [(2, 1)]), done(1, 1)) == ["1.0 goes on with 2#2"]
+    assert run.tell(1.0, done(1, 0, lasted=SHORT)) == ["1.0 continues with 1#1 2#1"]
+    assert run.tell(2.0, Retracted(1, [(2, 1)]), done(1, 1)) == ["1.0 continues with 2#2"]
     assert run.log == ["2#1 READY by RETRACTED on 1", "1#1 DONE by OK on 1", "2#2 DISPATCHED by PLACED on 1"]
-    assert run.tell(3.0, done(1, (2, 2))) == ["1.0 goes on with 3#1"]
+    assert run.tell(3.0, done(1, (2, 2))) == ["1.0 continues with 3#1"]
     assert run.scheduler.tasks.attempts == [1, 1, 2, 1]
 
 
 def test_tasks_that_come_back_together_keep_their_order():
     run = Dialogue(ranks(1))
     run.submit(*[task() for _ in range(4)])
-    assert run.tell(1.0, done(1, 0, lasted=SHORT)) == ["1.0 goes on with 1#1 2#1 3#1"]
-    assert run.tell(2.0, Retracted(1, [(2, 1), (3, 1)]), done(1, 1)) == ["1.0 goes on with 2#2"]
+    assert run.tell(1.0, done(1, 0, lasted=SHORT)) == ["1.0 continues with 1#1 2#1 3#1"]
+    assert run.tell(2.0, Retracted(1, [(2, 1), (3, 1)]), done(1, 1)) == ["1.0 continues with 2#2"]
 
 
 def test_what_waits_behind_a_long_call_is_recalled_once_for_an_idle_slot():
@@ -431,8 +431,8 @@ def test_a_later_attempt_can_be_recalled_too():
     run = queued(ranks(2))
     assert run.tell(0.02) == ["recall from 1: 2#1"]  # too late: it is about to start
     more = Submitted([task(), task()])
-    assert run.tell(0.03, done(1, 1, lasted=SHORT), more) == ["1.0 goes on with 3#1 4#1"]
-    assert run.tell(0.04, raised(1, 2)) == ["1.0 goes on with 2#2"]
+    assert run.tell(0.03, done(1, 1, lasted=SHORT), more) == ["1.0 continues with 3#1 4#1"]
+    assert run.tell(0.04, raised(1, 2)) == ["1.0 continues with 2#2"]
     assert run.tell(0.07) == ["recall from 1: 4#1 2#2"]
 
 
@@ -460,7 +460,7 @@ def test_an_input_that_another_rank_still_holds_is_not_made_again():
     run.submit(task(), task(0, pin=2), task(0, pin=1))
     assert run.tell(1.0, made(1, 0)) == ["2.0 claims for 1#1", "1.0 claims for 2#1"]
     run.tell(2.0, done(2, 1))
-    assert run.tell(3.0, Unfetched(1, 2, 1, [(0, [1])])) == ["1.0 goes on with 2#2"]
+    assert run.tell(3.0, Unfetched(1, 2, 1, [(0, [1])])) == ["1.0 continues with 2#2"]
     assert run.states == "DONE DONE DISPATCHED"
 
 
@@ -493,8 +493,8 @@ def test_a_value_its_holders_no_longer_have_is_made_again_if_it_is_wanted():
 def test_inputs_are_made_again_as_deep_as_needed():
     run = Dialogue(ranks(1, 1))
     run.submit(task(), task(0), task(1), task(2))
-    assert run.tell(1.0, made(1, 0)) == ["1.0 goes on with 1#1"]
-    assert run.tell(2.0, made(1, 1)) == ["1.0 goes on with 2#1", "forget at 1: 0"]
+    assert run.tell(1.0, made(1, 0)) == ["1.0 continues with 1#1"]
+    assert run.tell(2.0, made(1, 1)) == ["1.0 continues with 2#1", "forget at 1: 0"]
     assert run.tell(3.0, RankLost(1, "it died")) == ["announce the loss of 1", "2.0 claims for 0#2"]
     assert run.log == [
         "rank 1 lost: it died",
@@ -506,7 +506,7 @@ def test_inputs_are_made_again_as_deep_as_needed():
         "0#1 READY by INPUTS_DONE",
         "0#2 DISPATCHED by PLACED on 2",
     ]
-    assert run.tell(4.0, done(2, (0, 2))) == ["2.0 goes on with 1#2"]
+    assert run.tell(4.0, done(2, (0, 2))) == ["2.0 continues with 1#2"]
     assert run.tell(5.0, done(2, (1, 2))) == ["2.0 claims for 2#2"]
 
 
@@ -524,7 +524,7 @@ def test_what_depends_on_a_value_that_cannot_be_made_again_is_skipped():
 def test_a_value_that_is_lost_after_its_inputs_failed_is_skipped_with_all_that_need_it():
     run = Dialogue(ranks(1, 1, 1))
     run.submit(task(max_retries=0), task(0), task(0, pin=3), task(1, 4), task(pin=2))
-    assert run.tell(1.0, made(1, 0)) == ["1.0 goes on with 1#1", "3.0 claims for 2#1"]
+    assert run.tell(1.0, made(1, 0)) == ["1.0 continues with 1#1", "3.0 claims for 2#1"]
     run.tell(2.0, made(1, 1))
     assert run.tell(3.0, Unfetched(3, 2, 1, [(0, [1])])) == ["1.0 claims for 0#2"]
     run.tell(4.0, raised(1, (0, 2)))
@@ -624,7 +624,7 @@ def test_a_function_that_was_done_is_no_poison_when_it_must_run_again():
     assert run.states == "READY DISPATCHED"
 
 
-def test_whoever_is_blamed_for_a_ranks_death_is_told_for_the_journal():
+def test_the_tasks_blamed_for_a_ranks_death_are_reported_for_the_journal():
     run = Dialogue(ranks(1, 1))
     run.submit(task())
     run.tell(1.0, RankLost(1, "node down"))
@@ -667,7 +667,7 @@ def test_a_silent_rank_is_suspect_at_half_the_limit_lost_at_the_limit_and_may_co
     assert run.tell(40.0, HeartbeatReceived([2])) == []
     assert run.tell(50.0, HeartbeatReceived([2])) == ["recall from 1: 2#1", "check the process of 1"]
     assert run.log == ["rank 1 suspect: silent for 50 s", "2#1 READY by RANK_LOST on 1"]
-    assert run.tell(51.0, done(2, 3)) == ["2.0 goes on with 4#1"]
+    assert run.tell(51.0, done(2, 3)) == ["2.0 continues with 4#1"]
     assert run.tell(52.0, done(2, 4)) == ["2.0 claims for 2#2"]
     assert run.tell(80.0, HeartbeatReceived([2])) == ["check the process of 1"]
     assert run.tell(90.0, HeartbeatReceived([2])) == ["announce the loss of 1", "recall from 1: 1#1"]
@@ -689,7 +689,7 @@ def test_a_suspect_that_speaks_in_time_keeps_what_runs_there():
     assert run.status == "done"
 
 
-def test_a_suspect_that_is_found_alive_is_busy_and_its_silence_counts_anew():
+def test_a_suspect_that_is_found_alive_is_busy_and_its_silence_counts_from_then():
     run = Dialogue(ranks(1, 1), heartbeat_timeout_s=80.0)
     run.submit(task())
     assert run.tell(50.0, HeartbeatReceived([2])) == ["check the process of 1"]
@@ -864,7 +864,7 @@ def test_a_rank_that_is_short_of_memory_is_sent_nothing_ahead():
     assert chain(run, 12) == ["1.0 claims for 1#1"]
     assert run.tell(0.1, done(1, 1, lasted=SHORT)) == ["1.0 claims for 2#1"]
     assert run.tell(0.2, relieved(1)) == []
-    assert run.tell(0.3, done(1, 2, lasted=SHORT)) == ["1.0 goes on with 3#1", "1.0 goes on with 4#1 5#1 6#1"]
+    assert run.tell(0.3, done(1, 2, lasted=SHORT)) == ["1.0 continues with 3#1", "1.0 continues with 4#1 5#1 6#1"]
 
 
 def test_large_inputs_are_fetched_ahead_for_few_calls():
@@ -910,7 +910,7 @@ def test_collocated_functions_are_tried_again_on_their_rank():
     assert run.log[-1].endswith("DISPATCHED by PLACED on 1")
 
 
-def test_collocated_functions_are_bound_anew_when_their_rank_dies():
+def test_collocated_functions_are_bound_again_when_their_rank_dies():
     run = Dialogue(ranks(1, 1, 1))
     run.submit(task(group=0), task(group=0), task(0, 1, group=0))
     assert run.tell(1.0, done(1, 0)) == ["1.0 claims for 1#1"]
@@ -998,7 +998,7 @@ def test_a_lost_pin_fails_its_function_and_says_why(pin, why):
     run = Dialogue(ranks(1, 1))
     run.submit(task(), task(0, pin=2), task(pin=pin), task(0))
     run.tell(1.0, RankLost(2, "it died"))
-    assert run.tell(2.0, done(1, 0)) == ["1.0 goes on with 3#1"]
+    assert run.tell(2.0, done(1, 0)) == ["1.0 continues with 3#1"]
     run.tell(3.0, done(1, 3))
     assert run.states == "DONE FAILED FAILED DONE"
     assert run.why(2) == (NO_ROOM, why)
@@ -1010,7 +1010,7 @@ def test_what_waits_for_a_busy_rank_keeps_nobody_waiting_elsewhere(wish):
     commands = run.submit(task(pin=1, priority=2), task(pin=wish, priority=1), *[task()] * 100)
     assert commands == ["1.0 claims for 0#1", "2.0 claims for 2#1"]
     for number in range(2, 101):
-        assert run.tell(float(number), done(2, number)) == [f"2.0 goes on with {number + 1}#1"]
+        assert run.tell(float(number), done(2, number)) == [f"2.0 continues with {number + 1}#1"]
 
 
 @pytest.mark.parametrize("cores", [1, 2])
@@ -1036,7 +1036,7 @@ def test_a_rank_that_is_given_more_cores_runs_as_many_calls_more():
     assert run.states == "DISPATCHED DISPATCHED DISPATCHED DISPATCHED DISPATCHED READY READY"
     run.tell(2.0, ResourcesUpdated(1, cpus(1)))
     assert run.tell(3.0, done(1, 0, 2, 3)) == ["1.0 claims for 6#1"], "it is short of cores, and has slots"
-    assert run.tell(4.0, done(1, 4)) == ["1.3 goes on with 5#1"]
+    assert run.tell(4.0, done(1, 4)) == ["1.3 continues with 5#1"]
     run.tell(5.0, done(1, 5, 6), done(2, 1))
     assert run.status == "done"
 
@@ -1060,7 +1060,7 @@ def test_resources_that_shrink_stop_no_call_but_are_not_claimed_again():
     assert run.tell(1.0, ResourcesUpdated(1, cpus(1))) == []
     assert run.states == "DISPATCHED DISPATCHED READY"
     assert run.tell(2.0, done(1, 0)) == []
-    assert run.tell(3.0, done(1, 1)) == ["1.1 goes on with 2#1"]
+    assert run.tell(3.0, done(1, 1)) == ["1.1 continues with 2#1"]
 
 
 def test_devices_that_are_gone_are_not_claimed_again():
@@ -1225,31 +1225,31 @@ def chain(run, count, **options):
 
 def test_a_chain_of_short_calls_travels_in_batches():
     run = Dialogue(ranks(1))
-    assert chain(run, 12) == ["1.0 goes on with 1#1", "1.0 goes on with 2#1 3#1 4#1"]
+    assert chain(run, 12) == ["1.0 continues with 1#1", "1.0 continues with 2#1 3#1 4#1"]
     assert run.states.split()[1:5] == ["DISPATCHED"] * 4 and run.states.split()[5] == "WAITING"
     assert run.tell(0.001, done(1, 1, lasted=SHORT)) == []
-    assert run.tell(0.002, done(1, 2, lasted=SHORT)) == ["1.0 goes on with 5#1 6#1"]
-    assert run.tell(0.003, done(1, 3, 4, 5, 6, lasted=SHORT))[1] == "1.0 goes on with 8#1 9#1 10#1"
+    assert run.tell(0.002, done(1, 2, lasted=SHORT)) == ["1.0 continues with 5#1 6#1"]
+    assert run.tell(0.003, done(1, 3, 4, 5, 6, lasted=SHORT))[1] == "1.0 continues with 8#1 9#1 10#1"
 
 
 def test_nothing_is_sent_ahead_while_something_is_ready():
     run = Dialogue(ranks(1))
     run.submit(task(), task(0), task(), task(), task(), task(), task())
     lines = run.tell(0.0, done(1, 0, lasted=SHORT))
-    assert lines == ["1.0 goes on with 2#1 3#1 4#1 5#1"]
+    assert lines == ["1.0 continues with 2#1 3#1 4#1 5#1"]
 
 
 def test_one_child_follows_and_the_others_are_for_all():
     run = Dialogue(ranks(1))
     run.submit(task(), task(0), task(1), task(1), task(1))
-    assert run.tell(0.0, done(1, 0, lasted=SHORT)) == ["1.0 goes on with 1#1", "1.0 goes on with 2#1"]
+    assert run.tell(0.0, done(1, 0, lasted=SHORT)) == ["1.0 continues with 1#1", "1.0 continues with 2#1"]
 
 
 @pytest.mark.parametrize("other", [task(1, cost=cpus(2)), task(1, priority=1), task(1, pin=2), task(1, group=0)])
 def test_what_needs_or_wants_something_else_does_not_follow(other):
     run = Dialogue(ranks(2, 2))
     run.submit(task(), task(0), other)
-    assert run.tell(0.0, done(1, 0, lasted=SHORT)) == ["1.0 goes on with 1#1"]
+    assert run.tell(0.0, done(1, 0, lasted=SHORT)) == ["1.0 continues with 1#1"]
 
 
 def test_what_waits_for_two_inputs_does_not_follow_one_of_them():
@@ -1262,14 +1262,14 @@ def test_what_waits_for_two_inputs_does_not_follow_one_of_them():
 def test_what_follows_long_calls_waits_for_their_end():
     run = Dialogue(ranks(1))
     run.submit(task(), task(0), task(1))
-    assert run.tell(1.0, done(1, 0)) == ["1.0 goes on with 1#1"]
+    assert run.tell(1.0, done(1, 0)) == ["1.0 continues with 1#1"]
 
 
 def test_what_followed_a_failed_task_waits_for_its_retry_or_is_skipped():
     run = Dialogue(ranks(1), max_retries=1)
     chain(run, 4)
-    assert run.tell(1.0, raised(1, 1)) == ["1.0 goes on with 1#2"]
-    assert run.tell(1.1, Retracted(1, [(2, 1), (3, 1)])) == ["1.0 goes on with 2#2 3#2"]
+    assert run.tell(1.0, raised(1, 1)) == ["1.0 continues with 1#2"]
+    assert run.tell(1.1, Retracted(1, [(2, 1), (3, 1)])) == ["1.0 continues with 2#2 3#2"]
     run.tell(2.0, raised(1, (1, 2)))
     run.tell(2.1, Retracted(1, [(2, 2), (3, 2)]))
     assert (run.states, run.status) == ("DONE FAILED SKIPPED SKIPPED", "failed")
@@ -1279,7 +1279,7 @@ def test_what_followed_on_a_lost_rank_follows_its_input_to_another():
     run = Dialogue(ranks(1, 1))
     chain(run, 4)
     lines = run.tell(1.0, RankLost(1, "it died"))
-    assert lines == ["announce the loss of 1", "2.0 claims for 1#2", "2.0 goes on with 2#2 3#2"]
+    assert lines == ["announce the loss of 1", "2.0 claims for 1#2", "2.0 continues with 2#2 3#2"]
     assert "2#1 WAITING by INPUT_LOST" in run.log
 
 

@@ -1,4 +1,4 @@
-"""Ranks and hosts that fail functions which succeed elsewhere go on probation; their attempts are given back."""
+"""Ranks and hosts that fail functions which succeed elsewhere are put on probation; their attempts are given back."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_functions_that_fail_at_random_convict_nobody(name):
 
 
 def test_the_last_host_is_never_excluded():
-    """Host a goes on probation; when all ranks of host b die, it is as good as any."""
+    """Host a is put on probation; when all ranks of host b die, it is as good as any."""
     run = Dialogue(hosts(BAD))
     now = convict(run)
     run.tell(now + 0.1, RankLost(3, "it died"))
@@ -297,7 +297,7 @@ def test_a_rank_on_probation_that_is_not_short_of_memory_is_used_before_one_that
     assert run.tell(now, short(1), Submitted([task(pin="a")])) == ["2.0 claims for 40#1"]
 
 
-def test_a_suspect_rank_is_given_nothing_whatever_else_it_is_cordoned_for():
+def test_a_suspect_rank_is_given_nothing_if_cordoned_for_another_reason_too():
     run = Dialogue(hosts(BAD), heartbeat_timeout_s=80.0)
     now = drain(run, convict(run))
     run.tell(now, HeartbeatReceived([1, 2, 3, 4]), short(1))

@@ -14,7 +14,7 @@ from tests.scheduler.transcript import Dialogue, cpus, done, ranks, task
 
 
 class Tracked:
-    """A scheduler whose placements ``grants(rank)`` allows or not; calls end when they are told to.
+    """A scheduler whose placements ``grants(rank)`` allows or not; calls end when the test ends them.
 
     Attributes:
         asked: the ranks that the tracker was asked for, in order.
@@ -183,7 +183,7 @@ def test_a_slow_tracker_does_not_take_all_of_rank_0s_time():
 
 
 class Stubborn:
-    """Places on rank 2 alone, by whatever group comes first."""
+    """Places on rank 2 alone, by the first group there."""
 
     def allocate(self, ready, view):
         for group in ready:

@@ -82,7 +82,7 @@ def test_a_class_that_does_not_answer_has_no_names():
     assert lineage_of(Odd("Silent", (Exception,), {})()) == ()
 
 
-def test_a_hopeless_function_fails_at_its_first_attempt_whatever_its_tries():
+def test_a_hopeless_function_fails_at_its_first_attempt_with_any_max_retries():
     run = Dialogue(ranks(1, 1))
     run.submit(task(max_retries=5), task())
     run.tell(0.0, raised_by(TypeError("f() takes 1 argument"), 1, (0, 1)))
@@ -119,7 +119,7 @@ def test_a_function_says_more_than_its_run():
     assert run.states == "FAILED FAILED"
 
 
-def test_time_outs_and_deaths_are_tried_again_whatever_is_named():
+def test_time_outs_and_deaths_are_tried_again_with_any_retry_on():
     run = Dialogue(ranks(1), retry_on=())
     run.submit(task(timeout_s=1.0))
     run.tell(0.0, timed_out(1, 0))
@@ -164,7 +164,7 @@ def test_a_task_that_waits_holds_nothing_and_is_woken():
 def test_each_function_may_have_a_delay_of_its_own():
     run = Dialogue(ranks(1), retry_delay_s=5.0)
     run.submit(task(retry_delay_s=0.0), task(retry_delay_s=100.0))
-    assert run.tell(0.0, raised(1, 0)) == ["1.0 goes on with 0#2"]
+    assert run.tell(0.0, raised(1, 0)) == ["1.0 continues with 0#2"]
     run.tell(0.0, done(1, (0, 2)))
     run.tell(0.0, timed_out(1, 1))
     assert 100.0 <= run.scheduler.ready.next_due <= 200.0

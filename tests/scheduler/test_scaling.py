@@ -1,6 +1,6 @@
 """The cost of a turn does not grow with the number of ranks, of hosts' ranks, or of values: counted, not timed.
 
-The measure is how many instructions the interpreter carries out: whoever makes anything linear again, in whatever way,
+The measure is how many instructions the interpreter carries out: a change that makes anything linear again, in any way,
 multiplies them. Loops that are C's own (sorting a few queues, taking a number out of a short list) are not seen.
 """
 
@@ -104,7 +104,7 @@ class Cluster:
 
 
 def asked(strategy):
-    """The strategy, asked for every placement: no slot goes on by itself."""
+    """The strategy, asked for every placement: no slot continues by itself."""
     strategy.reuses_claims = False
     return strategy
 
@@ -146,7 +146,7 @@ def test_a_slot_that_goes_on_by_itself_costs_the_same_with_any_number_of_ranks()
 
 
 def goes_on(costs, ranks):
-    """How many instructions a turn takes in which a slot goes on, while functions of all these costs wait."""
+    """How many instructions a turn takes in which a slot continues, while functions of all these costs wait."""
     cluster = Cluster(ranks, strategy=LoadBalanced())
     cluster.submit(*random.Random(1).choices([TaskSpec((), cost) for cost in costs], k=30 * ranks + 2000))
     for _ in range(20):
@@ -196,7 +196,7 @@ def test_tasks_that_wait_for_other_ranks_cost_a_turn_nothing(wish):
 
 
 def outlast(ranks):
-    """All ranks but one run the last of the tasks that may run there alone; on that one a chain goes on."""
+    """All ranks but one run the last of the tasks that may run there alone; on that one a chain continues."""
     cluster = Cluster(ranks, slots=1, strategy=LoadBalanced())
     bound = [TaskSpec((), CPU, pin=rank) for rank in range(2, ranks + 1)] * 2
     chain = [TaskSpec((number - 1,) if number > len(bound) else (), CPU) for number in range(len(bound), 3 * ranks)]
@@ -258,7 +258,7 @@ def losing_a_rank(values):
     return counter.count
 
 
-def test_the_loss_of_a_rank_costs_the_same_whatever_others_hold():
+def test_the_loss_of_a_rank_costs_the_same_with_any_values_on_others():
     figures = [losing_a_rank(values) for values in (10, 1_000)]
     assert grows(figures) < TOLERANCE, figures
 

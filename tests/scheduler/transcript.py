@@ -1,4 +1,4 @@
-"""A dialogue with a scheduler: what it is told, what it answers, and the log it keeps, in lines one can read.
+"""A dialogue with a scheduler: its events, its commands, and the log it keeps, in lines one can read.
 
 After every turn the books are derived from scratch, and the log is replayed by the table of transitions: it must
 lead from the states of the last turn to those of this one.
@@ -223,7 +223,7 @@ def _pairs(tasks):
 
 def _command(command):
     if isinstance(command, Dispatch):
-        what = "goes on with" if command.claim is None else "claims for"
+        what = "continues with" if command.claim is None else "claims for"
         return f"{command.rank}.{command.slot} {what} {_pairs(command.tasks)}"
     if isinstance(command, Retract):
         return f"recall from {command.rank}: {_pairs(command.tasks)}"

@@ -290,7 +290,7 @@ MISTAKES = [
         options={"always": ("bad host",)},
     ),
     Mistake(
-        "a death that a success has cleared is forgiven once more when its rank goes on probation",
+        "a death that a success has cleared is forgiven once more when its rank is put on probation",
         [("scheduler.failures:Failures.succeeded", "self._tries.clear_deaths(task)", "pass")],
         seed=146,
         options={**_FINE, "always": ("bad host",)},
@@ -376,7 +376,7 @@ MISTAKES = [
         seed=1346,
     ),
     Mistake(
-        "a rank that asks rank 0 for a file that is gone waits for ever",
+        "a rank that asks rank 0 for a missing file waits for ever",
         [("runtime.worker_reports:WorkerReports._is_for_a_file", "not self._settings.has_own_worker or ", "")],
         seed=503,
         options={"ranks": 12, "tasks": 59, "always": ("damaged files", "relaunch", "cut off")},

@@ -1,4 +1,4 @@
-"""Values that many ranks want at once: they spread as a tree, and whatever befalls the tree loses and hangs nothing."""
+"""Values that many ranks want at once: they spread as a tree, whose faults lose no value and hang no rank."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ _SEARCHED = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 _FOREIGN = ("OMPI_", "PMIX_", "PRTE_", "PMI_", "HYDI_", "HYDRA_", "SLURM_", "SBATCH_", "HANDOFF_")
 _GOING_ON = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "STOPPED"}
 
-# The nodes claim CPUS whatever the machine has (config_overrides). No cgroups, since a container may have none. What
+# The nodes claim CPUS on any machine (config_overrides). No cgroups, since a container may have none. What
 # is submitted starts at once, and what is requeued within seconds (cred_expire). A job's death is certain after
 # KillWait, a node's after SlurmdTimeout; finished jobs stay visible for an hour.
 _CONF = """

@@ -302,7 +302,7 @@ def test_a_handler_of_the_wrong_shape_is_refused_at_once(handler: Any, says: str
 
 
 @pytest.mark.parametrize("handler", [Handler(), Handler().__call__, lambda *all: None, print])
-def test_whatever_can_be_called_with_four_arguments_is_a_handler(handler: Any) -> None:
+def test_any_callable_of_four_arguments_is_a_handler(handler: Any) -> None:
     telemetry.attach("good", FUNCTION_START, handler)
     assert telemetry.has_handlers(FUNCTION_START)
 

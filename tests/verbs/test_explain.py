@@ -361,7 +361,7 @@ KILLED = """
 import pathlib, time
 from handoff_mpi import DAG, Function
 def wait():
-    while not pathlib.Path("go on").exists():
+    while not pathlib.Path("continue").exists():
         time.sleep(0.02)
 dag = DAG("killed")
 first = dag.add_function(Function("wait", (), wait))

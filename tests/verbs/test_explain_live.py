@@ -22,7 +22,7 @@ RUNNING = """
 import pathlib, time
 from handoff_mpi import DAG, Function
 def wait():
-    while not pathlib.Path("go on").exists():
+    while not pathlib.Path("continue").exists():
         time.sleep(0.02)
 def add(*parts):
     return 1
@@ -50,7 +50,7 @@ def running(directory, *words):
     try:
         yield process
     finally:
-        (directory / "go on").touch()
+        (directory / "continue").touch()
         try:
             process.communicate(timeout=60)
         finally:
@@ -93,7 +93,7 @@ def test_a_run_in_one_process_answers(explain, tmp_path):
         assert "3 functions upstream are open; 2 of them wait for no input:" in told
         assert "  middle (waiting) <- first (running on rank 0 (" in told
         assert "  second: No ready function comes before it." in told
-        (tmp_path / "go on").touch()
+        (tmp_path / "continue").touch()
         assert process.wait(60) == 0
     assert explain("run", "end").startswith("end is done.\n")
     assert not (tmp_path / "run" / "questions").exists()

@@ -288,7 +288,7 @@ import os, time
 from handoff_mpi import DAG, Function
 def asks():
     print("\\x1b[31mred\\x1b[0m \\x1b[2J 10 %\\r20 %")
-    while not os.path.exists("go on"): time.sleep(0.02)
+    while not os.path.exists("continue"): time.sleep(0.02)
     print("no end of line", end="")
 dag = DAG("d")
 dag.add_function(Function("asks", (), asks))
@@ -300,6 +300,6 @@ def test_at_a_terminal_each_line_says_whose_it_is(terminal, tmp_path):  # noqa: 
     (tmp_path / "dag.py").write_text(RUNNING)
     shown = terminal("-m", "handoff_mpi", "run", "-n", "2", "--progress", "none", "dag.py", columns=160)
     shown.until(lambda: "1: asks | 20 %" in shown.text)
-    (tmp_path / "go on").touch()
+    (tmp_path / "continue").touch()
     assert shown.end() == 0
     assert "1: asks | no end of line\n" in shown.text + "\n"

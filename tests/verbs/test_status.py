@@ -28,7 +28,7 @@ LONG = """
 import pathlib, time
 from handoff_mpi import DAG, Function
 def wait():
-    while not pathlib.Path("go on").exists():
+    while not pathlib.Path("continue").exists():
         time.sleep(0.02)
 dag = DAG("long")
 dag.add_function(Function("wait", (), wait))
@@ -62,7 +62,7 @@ def live(tmp_path):
     while "counts" not in run_status.read_any_status(tmp_path / "live") and time.monotonic() < end:
         time.sleep(0.05)
     yield tmp_path / "live", process
-    (tmp_path / "go on").touch()
+    (tmp_path / "continue").touch()
     process.kill()
     process.wait()
 
@@ -81,7 +81,7 @@ def test_a_run_that_is_running_one_that_died_and_one_that_ended(live, capsys):
     told = capsys.readouterr().out
     assert f"rank 0 (process {process.pid} on {socket.gethostname()}) has died" in told
     assert "--run-dir live" in told  # the command that resumes
-    (run_dir.parent / "go on").touch()
+    (run_dir.parent / "continue").touch()
     subprocess.run(
         [sys.executable, "-m", "handoff_mpi", "run", "--run-dir", "live", "dag.py"], cwd=run_dir.parent, check=True
     )
@@ -249,7 +249,7 @@ def test_watching_ends_with_the_run(live):
     command = [sys.executable, "-m", "handoff_mpi", "status", "--watch", str(run_dir)]
     watch = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert watch.poll() is None
-    (run_dir.parent / "go on").touch()
+    (run_dir.parent / "continue").touch()
     out, _ = watch.communicate(timeout=30)
     assert watch.returncode == 0
     assert "done, exit code 0" in out

@@ -1,4 +1,4 @@
-"""What status.json holds while a run goes on, made up for tests and pictures."""
+"""A status.json of a run in progress, made up for tests and pictures."""
 
 from __future__ import annotations
 

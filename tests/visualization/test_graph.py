@@ -95,7 +95,7 @@ def read_dot(text: str) -> DotGraph:
         match = _DOT_TOKEN.match(text, at)
         assert match is not None, f"not DOT: {text[at : at + 40]!r}"
         kind = str(match.lastgroup)
-        # Of the escapes Graphviz itself undoes \" only; the others are left to whatever shows the string.
+        # Of the escapes Graphviz itself undoes \" only; the others are left to the program that shows the string.
         value = re.sub(r"\\(.)", lambda m: '"' if m[1] == '"' else m[0], match[kind], flags=re.DOTALL)
         tokens.append((kind, value))
         at = match.end()
@@ -465,7 +465,7 @@ def test_dot_tells_the_rest_in_a_tooltip() -> None:
     assert shown(nodes["report"]["tooltip"]) == "mod.x\nskipped\nfft failed"
 
 
-def test_dot_escapes_whatever_ids_and_hosts_hold() -> None:
+def test_dot_escapes_any_characters_of_ids_and_hosts() -> None:
     data = execution_graph(awkward())
     graph = read_dot(to_dot(data))
     assert [shown(node["label"]) for node in graph.nodes.values()] == labels_by_rank(data)
@@ -523,7 +523,7 @@ def test_mermaid_has_ranks_states_and_edges() -> None:
     assert {state for _, state in chart["nodes"].values()} <= chart["classes"]
 
 
-def test_mermaid_escapes_whatever_ids_and_hosts_hold() -> None:
+def test_mermaid_escapes_any_characters_of_ids_and_hosts() -> None:
     data = execution_graph(awkward())
     chart = read_mermaid(to_mermaid(data))
     # An empty label is no label to Mermaid.

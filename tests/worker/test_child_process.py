@@ -240,7 +240,7 @@ def test_arrays_look_the_same_in_a_child(lasting, case):
     assert (shape, dtype) == (array.shape, array.dtype.str)
 
 
-def test_inputs_cannot_be_written_to_whatever_their_size(lasting):
+def test_inputs_of_any_size_cannot_be_written_to(lasting):
     for nbytes in (1, LARGE - 1, LARGE):
         for name in ("write", "force") if nbytes > 1 else ("write",):  # the memory of a small one is its own
             with pytest.raises(Failed, match=r"read-only|WRITEABLE"):

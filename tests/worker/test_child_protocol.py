@@ -76,7 +76,7 @@ def forked(work, *ends):
     if not pid:
         try:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(60)  # whatever becomes of the test
+            signal.alarm(60)  # also if the test fails
             for end in ends:
                 end.close()
             work()
@@ -140,7 +140,7 @@ def test_frames_and_their_descriptors_keep_their_order(pair):
 
 
 def test_a_frame_that_comes_in_crumbs(pair):
-    """Whatever has arrived, the reader never waits for the rest."""
+    """After any part of a frame, the reader never waits for the rest."""
     ours, theirs = pair
     theirs.setblocking(False)
     reader = FrameReader(theirs)
@@ -352,7 +352,7 @@ def test_the_end_of_the_other_side(pair):
 
 
 def test_descriptors_that_find_no_room(pair, small_pages):
-    """Whoever has too many files open learns it; none of those that came is left open."""
+    """A process with too many open files learns it; none of those that came is left open."""
     ours, theirs = pair
     values = [exchange(pair, ("frame",), [noise(5000)], is_kept=True)[1][0] for _ in range(20)]
     reader = FrameReader(theirs)

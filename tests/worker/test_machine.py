@@ -380,7 +380,7 @@ def test_beyond_a_few_who_asks_is_referred_to_those_who_were_served_in_turn():
     ]
 
 
-def test_small_and_encoded_values_are_sent_to_whoever_asks():
+def test_small_and_encoded_values_are_sent_to_any_rank_that_asks():
     rank = made(0, nbytes=REFERRED_NBYTES - 1, fan_out=1)
     other = made(0, fan_out=1)
     for number in (2, 3, 4):
@@ -388,7 +388,7 @@ def test_small_and_encoded_values_are_sent_to_whoever_asks():
         assert other.tell(1.0, fetch(number, 0, 0, codec="c")) == [f"serve 0 to {number} on request_id 0 by c"]
 
 
-def test_copies_are_as_large_as_what_they_are_copies_of_whatever_they_are_made_of():
+def test_copies_of_all_kinds_are_as_large_as_their_originals():
     rank = Dialogue(fan_out=1)
     rank.tell(0.0, dispatch(task(1, value(0, 9))))
     rank.tell(1.0, received(9, VALUE, 0, (PICKLED, bytes(MIB))))
@@ -470,7 +470,7 @@ def test_referrals_have_an_end():
     assert rank.tell(1.0, refer(9 + MAX_HOPS, MAX_HOPS, 7)) == [f"to 9: fetch 0 on request_id {MAX_HOPS + 1}"]
 
 
-def test_a_rank_referred_to_that_does_not_answer_is_passed_over_and_whatever_comes_first_counts():
+def test_a_rank_referred_to_that_does_not_answer_is_passed_over_and_the_first_answer_counts():
     for first, second in (((5, 1), (9, 2)), ((9, 2), (5, 1))):
         rank = Dialogue()
         rank.tell(0.0, dispatch(task(1, value(0, 9))))
@@ -732,7 +732,7 @@ def test_a_value_that_was_moved_out_is_served_and_used_as_before():
     rank.tell(1.0, pressed(HIGH, 1))
     assert rank.tell(2.0, fetch(2, 5, 0)) == ["serve 0 to 2 on request_id 5"]
     assert rank.tell(3.0, dispatch(task(7, value(0, 1)))) == ["call 7#1 on slot 0"]
-    assert rank.tell(3.01, rank.missing(0))[0] == "drop 0", "its file was gone"
+    assert rank.tell(3.01, rank.missing(0))[0] == "drop 0", "its file was missing"
 
 
 def test_what_running_calls_and_the_next_ones_want_stays_in_memory_and_the_last_wanted_goes_first():
@@ -776,7 +776,7 @@ def test_a_value_made_again_is_in_memory():
     assert rank.tell(2.0, pressed(HIGH, 1)) == ["spill 0"]
 
 
-def test_a_portion_is_moved_out_before_memory_is_measured_anew():
+def test_a_portion_is_moved_out_before_memory_is_measured_again():
     rank = holding(*range(4), nbytes=PORTION_NBYTES // 2, slots=2)
     assert rank.tell(1.0, pressed(HIGH, 10**12)) == ["spill 0", "spill 1"]
     rank = holding(*range(PORTION_COUNT + 1), slots=2)

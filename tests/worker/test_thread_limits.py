@@ -1,4 +1,4 @@
-"""A call uses the cores that it claims: libraries, loaded before or after, and whatever counts cores."""
+"""A call uses the cores that it claims: libraries, loaded before or after, and all code that counts cores."""
 
 from __future__ import annotations
 

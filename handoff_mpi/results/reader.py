@@ -14,6 +14,7 @@ from handoff_mpi.results.array_result import ArrayResult, FailedElements
 from handoff_mpi.results.function_error import FunctionError
 from handoff_mpi.results.history import Done, History, Launch, read_history
 from handoff_mpi.results.origins import Origins
+from handoff_mpi.results.printed_output import PrintedOutput
 from handoff_mpi.results.records import RecordTable
 from handoff_mpi.results.results import PreparedResults, Results
 from handoff_mpi.results.secure_files import open_directory
@@ -62,9 +63,10 @@ def load(run_dir: str | Path) -> Results:
     )
     for task in range(len(launch.tasks)):
         _take(prepared, history, launch, task)
+    printed = PrintedOutput(prepared.run_dir, prepared.output_mode)
     for task in launch.arrays:
-        _take_array(prepared, history, launch, task)
-    prepared.add_output_to_errors()
+        _take_array(prepared, history, launch, task, printed)
+    printed.add_to(prepared.errors)
     return Results(prepared)
 
 
@@ -155,14 +157,14 @@ def _take(prepared: PreparedResults, history: History, launch: Launch, task: int
         table.earlier[task] = [(rank, duration) for rank, _, duration in calls]
 
 
-def _take_array(prepared: PreparedResults, history: History, launch: Launch, task: int) -> None:
+def _take_array(prepared: PreparedResults, history: History, launch: Launch, task: int, printed: PrintedOutput) -> None:
     """Take what became of the elements of one array into ``prepared``."""
     table, launches = prepared.records, history.arrays[launch.identity(task)]
     id, values = table.ids[task], values_of_last(launches)
-    failures = [
-        FailedElements(intervals, kind, message, traceback, attempts, (rank,))
-        for intervals, rank, attempts, kind, message, traceback in launches[-1].failed
-    ]
+    failures: list[FailedElements] = []
+    for intervals, rank, attempts, kind, message, traceback in launches[-1].failed:
+        output = printed.last_lines((id, intervals[0][0]), attempts) if traceback else ""  # few have one
+        failures.append(FailedElements(intervals, kind, message, traceback, attempts, (rank,), output=output))
     if failures:
         prepared.errors.pop(id, None)  # they tell more
     elif values.is_complete:

@@ -20,13 +20,13 @@ from handoff_mpi.errors import (
     ValueDamaged,
     ValueUnavailable,
 )
-from handoff_mpi.formatting import MAX_CHARS, id_text, one_line, show
+from handoff_mpi.formatting import MAX_CHARS, one_line, show
 from handoff_mpi.results.array_result import ArrayResult, RunErrors
 from handoff_mpi.results.failure_groups import FailureGroup, grouped
 from handoff_mpi.results.function_error import FunctionError
 from handoff_mpi.results.limits import describe_use
 from handoff_mpi.results.origins import Origins
-from handoff_mpi.results.output_files import OutputDirectory, Printed, text_of
+from handoff_mpi.results.printed_output import PrintedOutput
 from handoff_mpi.results.records import Incident, RecordTable, TaskRecord
 from handoff_mpi.results.run_dir import VALUES
 from handoff_mpi.results.store import DirectoryStore, Key
@@ -35,8 +35,6 @@ from handoff_mpi.suggestions import UnknownName
 
 #: So many groups of equal failures are named in the message of an exception, and in a summary.
 _MAX_IN_A_LINE, _MAX_IN_SUMMARY = 3, 10
-#: So many errors get the last lines of their output.
-MAX_OUTPUTS = 1000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,19 +76,6 @@ class PreparedResults:
     lost: dict[Hashable, str] = field(default_factory=dict)
     origins: Origins = field(default_factory=Origins)
     output_mode: str = "off"
-
-    def add_output_to_errors(self) -> None:
-        """Give errors that were read from the journal the last lines that their attempts printed."""
-        if not self.errors or self.output_mode == "off" or self.run_dir is None:
-            return
-        try:
-            with OutputDirectory(self.run_dir) as directory:
-                printed = {(each.id, each.attempt): each for each in directory.all_printed()}
-                for id, error in itertools.islice(self.errors.items(), MAX_OUTPUTS):
-                    if each := printed.get((id_text(id), error.attempts)):
-                        error.output = directory.last_lines(each)
-        except OSError:
-            pass  # no function has printed anything
 
 
 @dataclass(slots=True, init=False)
@@ -149,7 +134,7 @@ class Results(Mapping[Hashable, Any]):
     _origins: Origins = field(repr=False)
     _output_mode: str = field(repr=False)
     _numbers: dict[Hashable, int] | None = field(repr=False, compare=False)
-    _printed: dict[str, list[Printed]] | None = field(repr=False, compare=False)
+    _printed: PrintedOutput = field(repr=False, compare=False)
 
     def __init__(self, prepared: PreparedResults | None = None, /, *others: NoReturn, **unknown: NoReturn) -> None:
         if type(prepared) is not PreparedResults or others or unknown:
@@ -159,7 +144,8 @@ class Results(Mapping[Hashable, Any]):
             setattr(self, name, getattr(prepared, each.name))
         if self._arrays:
             self.errors = RunErrors(prepared.errors, self._arrays)
-        self._numbers = self._printed = None
+        self._numbers = None
+        self._printed = PrintedOutput(prepared.run_dir, prepared.output_mode)
 
     def __getitem__(self, id: Any) -> Any:
         """Return the value of the function ``id``, or of the handle ``id``; arrays in it may be written to.
@@ -229,6 +215,7 @@ class Results(Mapping[Hashable, Any]):
     def output(self, id: Any, attempt: int | None = None, launch: int | None = None) -> str:
         """Return what the function ``id``, or that of the handle ``id``, has printed: to stdout and stderr, in order.
 
+        Of an array that is the output of its elements, in their order; ``("sweep", 3)`` is the id of one of them.
         Of an attempt that printed more than a megabyte, the first and the last half of that are kept. Bytes that are no
         UTF-8 are replaced.
 
@@ -242,39 +229,17 @@ class Results(Mapping[Hashable, Any]):
             ValueUnavailable: the run has not captured output.
         """
         id = input_id(id)
+        if self._is_element(id):
+            return self._printed.of((*id,), False, attempt, launch)
         self._record(id)
-        if self._printed is None:
-            self._printed = self._read_index(id)
-        printed = self._printed.get(id_text(id), [])
-        printed = [each for each in printed if launch in (None, each.launch) and attempt in (None, each.attempt)]
-        if attempt is not None and printed:
-            last = max(each.launch for each in printed)
-            printed = [each for each in printed if each.launch == last]
-        if not printed or self.run_dir is None:
-            return ""
-        with OutputDirectory(self.run_dir) as directory:
-            return text_of(directory, sorted(printed, key=lambda each: (each.launch, each.attempt)))
+        return self._printed.of(id, id in self._arrays, attempt, launch)
 
-    def _read_index(self, id: Hashable) -> dict[str, list[Printed]]:
-        if self.run_dir is None or self._output_mode == "off":
-            raise ValueUnavailable(f"the output of {show(id)} was not captured: run with output='capture'")
-        found: dict[str, list[Printed]] = {}
-        try:
-            with OutputDirectory(self.run_dir) as directory:
-                for each in directory.all_printed():
-                    found.setdefault(each.id, []).append(each)
-        except OSError:
-            pass  # no function has printed anything
-        return found
-
-    def _has_output(self) -> bool:
-        if self.run_dir is None or self._output_mode == "off":
+    def _is_element(self, id: Any) -> bool:
+        """Whether ``id`` is that of an element: ``("sweep", 3)``."""
+        if not isinstance(id, tuple) or len(id) != 2:
             return False
-        try:
-            with OutputDirectory(self.run_dir) as directory:
-                return directory.has_output()
-        except OSError:
-            return False  # no function has printed anything
+        array, index = self._arrays.get(id[0]), id[1]
+        return array is not None and isinstance(index, int) and 0 <= index < len(array)
 
     def _is_available(self, id: Any) -> bool:
         is_kept = id in self._persisted and self.run_dir is not None
@@ -405,7 +370,7 @@ class Results(Mapping[Hashable, Any]):
         for rank, reason in self.lost_ranks.items():
             lines.append(f"  rank {rank} was lost: {reason}")
         lines += [f"  {place} was on probation: {reason}" for place, reason in self.probation.items()]
-        if self._has_output():
+        if self._printed.exists():
             lines.append(f"  output of functions: handoff-mpi logs {shlex.quote(str(self.run_dir))}")
         if self.run_dir is not None:
             lines.append(f"  files: {self.run_dir}")

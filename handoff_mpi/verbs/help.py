@@ -17,17 +17,8 @@ from handoff_mpi.suggestions import KnownNames
 #: Pages in the order in which a newcomer reads them; others follow.
 _ORDER = (
     *("getting-started", "dag-files", "functions", "arrays", "options", "resources-and-strategies"),
-    *(
-        "results-and-resume",
-        "fault-tolerance",
-        "memory",
-        "watching",
-        "telemetry",
-        "mpi-and-clusters",
-        "troubleshooting",
-        "extending",
-    ),
-    *("testing", "performance", "security", "design", "contributing"),
+    *("results-and-resume", "fault-tolerance", "memory", "watching", "telemetry", "mpi-and-clusters"),
+    *("troubleshooting", "extending", "testing", "performance", "security", "design", "contributing"),
 )
 #: Words that users may look for, by the page that each means, though others have them too.
 _OTHER_WORDS = {

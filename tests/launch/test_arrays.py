@@ -235,3 +235,21 @@ def test_wrong_elements_to_run_again_are_refused(tmp_path):
                        "xs[10]": "10 elements", "xs[,]": "neither an index nor a slice"}.items():  # fmt: skip
         with pytest.raises(UsageError, match=said):
             execute(dag, run_dir=tmp_path / "run", rerun=[name])
+
+
+def test_what_an_element_printed_is_kept_under_its_index(handoff, tmp_path):
+    (tmp_path / "dag.py").write_text(
+        "from handoff_mpi import DAG, Function\n"
+        "def say(x):\n    print('element', x)\n    return 1 / (x - 3)\n"
+        "dag = DAG()\ndag.map(say, range(12), id='says', max_retries=0)\n"
+        "dag.add_function(Function('one', (), say, [5]))\n"
+    )
+    ended = handoff("run", "--run-dir", "r", "--output", "capture", "--isolation", "process", "dag.py")
+    assert ended.rc == 1, ended.err
+    results = load(tmp_path / "r")
+    assert results.output("says") == "".join(f"element {index}\n" for index in range(12))
+    assert results.output(("says", 11)) == "element 11\n" and results.output("one") == "element 5\n"
+    (key,) = results.errors
+    assert results.output(key) == "element 3\n" and results.errors[key].output == "element 3"
+    with pytest.raises(KeyError, match=r"no function \('says', 12\)"):
+        results.output(("says", 12))

@@ -19,7 +19,8 @@ from typing import Any
 #: After a longer call all of the state is checked.
 SHORT_CALL_S = 20e-6
 
-_CHANGING = ("chdir", "fchdir", "putenv", "unsetenv")  # os.environ calls the last two
+_CHANGING = ("chdir", "fchdir", "umask", "putenv", "unsetenv")  # os.environ calls the last two
+_set_umask = os.umask
 _UMASK = re.compile(r"^Umask:\s*([0-7]+)", re.MULTILINE)
 #: That of the call that runs in this process.
 _current: ProcessState | None = None
@@ -140,7 +141,7 @@ class ProcessState:
     def restore(self, duration_s: float) -> None:
         """A call has ended after ``duration_s`` seconds: restore what it has changed."""
         global _may_have_changed
-        os.umask(self._umask)
+        _set_umask(self._umask)
         environ: object = os.environ
         if (
             _may_have_changed
@@ -216,6 +217,6 @@ def _read_umask() -> int:
         told = None
     if told is not None:
         return int(told[1], 8)
-    umask = os.umask(0o077)
-    os.umask(umask)
+    umask = _set_umask(0o077)
+    _set_umask(umask)
     return umask

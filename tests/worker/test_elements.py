@@ -254,6 +254,16 @@ def test_the_directory_and_the_variables_of_an_element_are_its_own(tmp_path):
     assert Path.cwd() == here and "OF_AN_ELEMENT" not in os.environ
 
 
+def test_the_umask_of_an_element_is_its_own():
+    before = os.umask(0o022)
+    try:
+        values = values_of(run(lambda x: os.umask(0o077), lease(range(3))))
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
+    assert values == dict.fromkeys(range(3), 0o022)
+
+
 def test_a_change_that_leaves_no_note_is_undone_at_the_next_look(monkeypatch):
     monkeypatch.setattr(elements_module, "TICK_S", 0.0)
     change = os.chdir.__wrapped__

@@ -1,4 +1,4 @@
-"""What several tests share: launching for real, with an end to every wait."""
+"""Helpers that several tests share: launching for real, with an end to every wait."""
 
 from __future__ import annotations
 

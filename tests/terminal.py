@@ -109,7 +109,7 @@ class Terminal:
 
     @property
     def text(self):
-        """What is on the screen, and has scrolled off its top."""
+        """The lines on the screen, and those that have scrolled off its top."""
         above = ["".join(line[column].data for column in sorted(line)).rstrip() for line in self.screen.history.top]
         return "\n".join([*above, *self.lines])
 

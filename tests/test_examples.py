@@ -85,7 +85,7 @@ def test_script(mpirun, tmp_path, ranks):
 
 @pytest.fixture(scope="module")
 def searched():
-    """What scikit-learn's own search finds on the split that the id of the example's function seeds."""
+    """The result of scikit-learn's own search on the split that the id of the example's function seeds."""
     needs(sklearn="scikit-learn")
     from sklearn.datasets import load_digits
     from sklearn.model_selection import GridSearchCV, StratifiedKFold, train_test_split

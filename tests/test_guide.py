@@ -16,7 +16,7 @@ from handoff_mpi.testing import settings_restored
 
 @pytest.fixture(autouse=True)
 def clean_process():
-    """What tests register or set as defaults ends with them."""
+    """Registrations and defaults of a test end with it."""
     with settings_restored():
         yield
 

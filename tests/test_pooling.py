@@ -1,4 +1,4 @@
-"""What is detected or registered for a host belongs to all its ranks together, and is never overcommitted."""
+"""Resources detected or registered for a host belong to all its ranks together, and are never overcommitted."""
 
 from __future__ import annotations
 

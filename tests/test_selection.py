@@ -50,7 +50,7 @@ for words in eval(sys.argv[1]):
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
-    """What pytest prints in each case."""
+    """The output of pytest in each case."""
     directory = tmp_path_factory.mktemp("selected")
     (directory / "conftest.py").write_text("from tests.selection import *\n")
     (directory / "deep").mkdir()

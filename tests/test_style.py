@@ -138,7 +138,7 @@ def test_words_are_those_of_the_glossary(path):
 
 
 @pytest.mark.parametrize(
-    "path", [each for each in PAGES if each.suffix == ".py"], ids=lambda path: str(path.relative_to(ROOT))
+    "path", [each for each in [*PAGES, *TESTS] if each.suffix == ".py"], ids=lambda path: str(path.relative_to(ROOT))
 )
 def test_docstrings_begin_with_their_subject(path):
     tree = ast.parse(path.read_text())

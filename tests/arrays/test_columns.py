@@ -39,7 +39,7 @@ VALUES = st.one_of(ALIKE, st.lists(SCALARS), st.lists(ANY, max_size=6))
 
 
 def form(value):
-    """What distinguishes values: their types to any depth, and the bits of numbers."""
+    """The properties that distinguish values: their types to any depth, and the bits of numbers."""
     if isinstance(value, np.ndarray):
         return np.ndarray, value.dtype, value.shape, value.tolist() if value.dtype.hasobject else value.tobytes()
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""What is mapped over, compared with the list of what iterating over it gives."""
+"""Inputs of arrays, compared with the list of what iterating over them gives."""
 
 from __future__ import annotations
 

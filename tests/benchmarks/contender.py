@@ -36,7 +36,7 @@ FEWEST, MOST = 32, 20_000
 
 @dataclass(frozen=True)
 class Contender:
-    """Who runs the functions.
+    """A system that runs the functions.
 
     Attributes:
         session: a context manager: number of workers to a :data:`~tests.benchmarks.peers.Prepare`.

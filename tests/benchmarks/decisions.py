@@ -1,4 +1,4 @@
-"""What a decision costs among many priorities or costs; no MPI, one process.
+"""The cost of a decision among many priorities or costs; no MPI, one process.
 
     python -m tests.benchmarks.decisions [--repeats 5] [--json FILE]
 

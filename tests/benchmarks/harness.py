@@ -156,7 +156,7 @@ def in_turns(contenders: Contenders, repeats: int) -> Figures:
 
 @dataclass
 class Answer:
-    """What was found out: for each row, each contender's figures against the baseline's, turn by turn.
+    """The measurements: for each row, each contender's figures against the baseline's, turn by turn.
 
     Attributes:
         question: in words.

@@ -1,4 +1,4 @@
-"""What ranks without work cost: processor time as a share of a core, while one rank sleeps in a call.
+"""The cost of ranks without work: processor time as a share of a core, while one rank sleeps in a call.
 
     python -m tests.benchmarks.idle [--ranks 3] [--repeats 5] [--json FILE]
 

@@ -1,4 +1,4 @@
-"""What the journal and fault tolerance cost: run time with them against run time without, interleaved.
+"""The cost of the journal and of fault tolerance: run time with them against run time without, interleaved.
 
     python -m tests.benchmarks.journal [--ranks 3] [--repeats 5] [--json FILE]
 

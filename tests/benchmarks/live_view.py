@@ -1,4 +1,4 @@
-"""What showing progress costs: run time with the live view, and with lines, against run time without, interleaved.
+"""The cost of showing progress: run time with the live view, and with lines, against run time without, interleaved.
 
     python -m tests.benchmarks.live_view [--ranks 3] [--repeats 5] [--json FILE]
 

@@ -1,4 +1,4 @@
-"""What scheduling costs, and a placement alone, by the number of ranks, up to 10,000; no MPI, one process.
+"""The cost of scheduling, and of a placement alone, by the number of ranks, up to 10,000; no MPI, one process.
 
     python -m tests.benchmarks.ranks [--repeats 5] [--json FILE]
 

@@ -1,4 +1,4 @@
-"""What recording costs: run time and CPU time with events and use of hosts recorded, against none, interleaved.
+"""The cost of recording: run time and CPU time with events and use of hosts recorded, against none, interleaved.
 
     python -m tests.benchmarks.recording [--ranks 3] [--repeats 5] [--json FILE]
 

@@ -1,4 +1,4 @@
-"""What speed is promised, line by line, and which answer measures it: always as a ratio within one run.
+"""The speed that is promised, line by line, and the answer that measures it: always as a ratio within one run.
 
 That transfers overlap with calls, and that no value passes through rank 0, has no figure here: tests count it.
 """

@@ -1,4 +1,4 @@
-"""What the checksum of value files costs: writing and reading them with it, against the same without.
+"""The cost of the checksum of value files: writing and reading them with it, against the same without.
 
     python -m tests.benchmarks.value_files [--repeats 5] [--json FILE]
 

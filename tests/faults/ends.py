@@ -24,7 +24,7 @@ WORK_S = 12.0
 
 
 class Odd(BaseException):
-    """What is no Exception."""
+    """A BaseException that is not an Exception."""
 
 
 def fail() -> None:

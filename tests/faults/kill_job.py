@@ -31,7 +31,7 @@ RANKS = (4, 2, 3, 5, 1)
 
 @dataclass
 class Tally:
-    """What was seen.
+    """The observations of a run.
 
     Attributes:
         kills: how often a job was killed.

@@ -1,4 +1,4 @@
-"""What the fault scripts share: launching in several ways, finding what is left, starving a process of memory."""
+"""Helpers of the fault scripts: launching in several ways, finding leftovers, starving a process of memory."""
 
 from __future__ import annotations
 

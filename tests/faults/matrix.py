@@ -37,7 +37,7 @@ HONEST_SUM = sum(number * number for number in range(HONEST))
 
 @dataclass
 class Cell:
-    """What became of one run.
+    """The end of one run.
 
     Attributes:
         problems: what was not as promised; empty if all was.

@@ -75,7 +75,7 @@ class Blow:
 
 @dataclass(frozen=True)
 class Storm:
-    """What one seed makes."""
+    """The storm that one seed makes."""
 
     seed: int
     way: str
@@ -90,7 +90,7 @@ class Storm:
 
 @dataclass
 class Seen:
-    """What became of a storm.
+    """The end of a storm.
 
     Attributes:
         problems: what was not as promised.

@@ -1,4 +1,4 @@
-"""What runs while hosts fail: short calls, large values that stay where they were made, and one number to check."""
+"""Functions run while hosts fail: short calls, large values that stay where they were made, one number to check."""
 
 from __future__ import annotations
 

@@ -742,7 +742,7 @@ def debuggers():
 
 @feature
 def attributes_of_the_module():
-    """What no function refers to has not travelled, and is there for who asks the module."""
+    """A global that no function refers to is not sent, and the module gives it when asked."""
     return here().computed == 5 and here().UNUSED == [1]
 
 

@@ -55,7 +55,7 @@ print(json.dumps(told))
 
 @dataclass
 class Table:
-    """What is wrong: by feature, then by place; empty where all is well."""
+    """The failures: by feature, then by place; empty where all is well."""
 
     cells: dict[str, dict[str, str]]
     output: str

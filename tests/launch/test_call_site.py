@@ -141,7 +141,7 @@ def test_repeated_calls_are_counted_for_each_set_of_ranks(monkeypatch):
 
 
 def outcomes(sites):
-    """What each rank of a round gets: True, False, or the error's text."""
+    """The answers that the ranks of a round get: True, False, or the error's text."""
     answers = []
     for site in sites:
 

@@ -1,4 +1,4 @@
-"""What dag.py does while rank 0 loads it ends no rank and keeps none waiting."""
+"""No act of dag.py while rank 0 loads it ends a rank or keeps one waiting."""
 
 from __future__ import annotations
 

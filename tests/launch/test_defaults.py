@@ -1,4 +1,4 @@
-"""What ``dag.py`` sets with ``handoff.start`` holds for the command line's run of it."""
+"""The options that ``dag.py`` sets with ``handoff.start`` hold for the command line's run of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What functions are sent is decoded before anything starts; what cannot be is refused, each fault once."""
+"""The inputs of functions are decoded before anything starts; those that cannot be are refused, each fault once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is imported where: by the ranks and children that need it, and by no others."""
+"""Modules are imported by the ranks and children that need them, and by no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the top of dag.py did on rank 0 alone is said in a line, with the remedy."""
+"""A line names the settings that the top of dag.py made on rank 0 alone, with the remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is unknown, missing or in the wrong unit is named before anything runs, with what was meant."""
+"""Options that are unknown, missing or in the wrong unit are named before anything runs, with a suggestion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a later launch takes over, and what it does not."""
+"""A later launch takes over the values of earlier ones, unless their functions have changed."""
 
 from __future__ import annotations
 

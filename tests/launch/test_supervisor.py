@@ -1,4 +1,4 @@
-"""What `run -n` does about jobs that die."""
+"""`run -n` launches jobs that die again."""
 
 from __future__ import annotations
 

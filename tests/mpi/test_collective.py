@@ -1,4 +1,4 @@
-"""What every rank of a job calls together; for ``mpirun -n N python -m pytest --with-mpi`` (tests/launch does it)."""
+"""Functions that all ranks call together; for ``mpirun -n N python -m pytest --with-mpi`` (tests/launch does it)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the records of a journal tell together."""
+"""The history that the records of a journal tell together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run's results say of its end."""
+"""The results of a run tell its end."""
 
 from __future__ import annotations
 

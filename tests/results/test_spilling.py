@@ -133,7 +133,7 @@ def test_a_directory_that_vanished_is_made_again(store, tmp_path, monkeypatch, m
 
 
 def vanishing(does, run_dir):
-    """What is done finds, the first time, that the directory went just before."""
+    """The first operation finds that the directory was removed just before."""
     times = []
 
     def do(*args):

@@ -1,4 +1,4 @@
-"""What happened in a run, as its journal tells it: all launches in columns."""
+"""The story of a run, as its journal tells it: all launches in columns."""
 
 from __future__ import annotations
 

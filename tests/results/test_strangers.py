@@ -1,4 +1,4 @@
-"""What other users of a host can do to a run of yours: real users, and what they got."""
+"""Other users of a host attack a run of yours: real users, and the files that they got."""
 
 from __future__ import annotations
 

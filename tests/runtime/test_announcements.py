@@ -1,4 +1,4 @@
-"""What is said of failures: the first of each kind with its traceback, and how many others there are."""
+"""Failures are announced: the first of each kind with its traceback, and how many others there are."""
 
 from __future__ import annotations
 

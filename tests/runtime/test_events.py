@@ -1,4 +1,4 @@
-"""What runs record of themselves: events.jsonl, summary.json, samples of hosts' use."""
+"""The records that runs keep of themselves: events.jsonl, summary.json, samples of hosts' use."""
 
 from __future__ import annotations
 

@@ -170,7 +170,7 @@ class Run:
         return self.where("handle", lambda events: any(isinstance(event, kind) for event in events))
 
     def check(self):
-        """What a rank is sent is in a committed record; what is stored is there before a record says so."""
+        """A message follows the committed record of its content; a value is stored before a record says so."""
         stored, appended, committed = set(), set(), set()
         for name, *about in self.effects:
             if name.startswith("put"):
@@ -381,7 +381,7 @@ def test_a_tracker_is_asked_before_a_call_is_sent_and_hears_of_its_end_once_that
 
 
 def test_a_journal_that_fails_stops_the_run_but_not_the_turn():
-    """What was decided is done: it is not lost, only not remembered."""
+    """The decision is carried out: it is not lost, only not recorded."""
     run = Run(dag_of(*CHAIN), finish_all)
     run.journal.fails_at = 1
     assert run.run() == "stopped"

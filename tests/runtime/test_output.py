@@ -1,4 +1,4 @@
-"""What functions print, in all places where they run: kept by attempt, after any abuse of the streams."""
+"""The output of functions, in all places where they run: kept by attempt, after any abuse of the streams."""
 
 from __future__ import annotations
 

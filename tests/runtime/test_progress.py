@@ -1,4 +1,4 @@
-"""What status.json tells of a run that is running."""
+"""The fields of status.json while a run is running."""
 
 from __future__ import annotations
 

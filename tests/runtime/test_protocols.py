@@ -1,4 +1,4 @@
-"""What users plug in has public protocols: exported, and fulfilled by what this package brings."""
+"""Callbacks of users have public protocols: exported, and fulfilled by the classes of this package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the user's resource tracker may answer, and what it may do instead."""
+"""The user's resource tracker answers rightly, wrongly, or raises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong, through the command line: one clear line, the right exit code, no hang."""
+"""Failures, through the command line: one clear line, the right exit code, no hang."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def error(kind="ValueError", element=-1, place="f.py:1"):
 
 
 class Ranks:
-    """What ranks hold of the leases that were dispatched to them, and what they report.
+    """The leases that ranks hold of those dispatched to them, and their reports.
 
     Attributes:
         begun: how often each element has begun.

@@ -68,7 +68,7 @@ class Case:
 
 @dataclass
 class Outcome:
-    """What became of a case: by the ideal time; calls by rank; attempts beyond one each; failures for good."""
+    """The end of a case: by the ideal time; calls by rank; attempts beyond one each; failures for good."""
 
     ratio: float
     failed: int

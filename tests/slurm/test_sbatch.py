@@ -170,7 +170,7 @@ def test_a_cancelled_run_is_stopped_and_resumes(slurm, submit, tmp_path):
 
 @pytest.mark.long
 def test_a_run_that_was_stopped_is_requeued_until_it_is_done(slurm, submit, tmp_path):
-    """What starts over does so once; what was done is not done again, and what was said is kept."""
+    """A launch that starts over does so once; finished functions do not run again, and their output is kept."""
     text = SLEEPING.replace("range(60)", "range(12)").replace(").touch()", ").open('a').write('x')")
     dag = write(tmp_path, "sleeping.py", text)
     number = submit(dag, "--fresh", flags=TWO_BY_TWO, env={"HANDOFF_MAX_REQUEUES": "5"})

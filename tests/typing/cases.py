@@ -1,4 +1,4 @@
-"""What type checkers know: mypy checks this file, and nobody runs it. ``# E: code`` is an error that it must find."""
+"""Cases for type checkers: mypy checks this file, and nobody runs it. ``# E: code`` is an error that it must find."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Pty:
 
     @property
     def above(self):
-        """What has scrolled off the top, and what is on the screen, without empty rows."""
+        """The rows that have scrolled off the top, and those on the screen, without empty ones."""
         history = ["".join(line[column].data for column in sorted(line)).rstrip() for line in self.screen.history.top]
         return [line for line in [*history, *self.rows] if line]
 

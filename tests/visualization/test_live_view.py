@@ -1,4 +1,4 @@
-"""What the live view draws, from a status alone."""
+"""The live view draws a status, and needs nothing else."""
 
 from __future__ import annotations
 

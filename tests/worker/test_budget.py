@@ -1,4 +1,4 @@
-"""What comes into a rank's memory is counted before it comes, and values leave memory for it."""
+"""A value is counted before it comes into a rank's memory, and values leave memory for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of the calls that a child was sent."""
+"""The state of the calls that a child was sent."""
 
 from __future__ import annotations
 

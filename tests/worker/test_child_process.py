@@ -438,7 +438,7 @@ def wait_until_asleep(pid):
 
 
 def test_killed_while_sending(child):
-    """What has arrived of a frame, its memory too, is given up."""
+    """The part of a frame that has arrived is given up, its memory too."""
     before = open_files(), len(shared_memory._mapped)
     begin(child, "blocks")
     assert select.select([child], (), (), 30)[0]

@@ -1,4 +1,4 @@
-"""What is reported of exceptions: the user's frames alone, deep stacks in short, and what rank 0 decides by."""
+"""Exceptions are reported: the user's frames alone, deep stacks in short, and what rank 0 decides by."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from handoff_mpi.worker.error_report import MAX_TRACEBACK_CHARS, describe, is_ab
 
 
 def caught(code, *args):
-    """What is reported of what ``code`` raises, called as a rank does."""
+    """Return the report of the exception that ``code`` raises, called as a rank does."""
     try:
         call_here(code, args, {})
     except BaseException as error:

@@ -1,4 +1,4 @@
-"""What a worker promises, as dialogues: messages and ends of calls with their times, and the exact answers."""
+"""The promises of a worker, as dialogues: messages and ends of calls with their times, and the exact answers."""
 
 from __future__ import annotations
 

@@ -124,6 +124,11 @@ class Plan:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def call_count(self) -> int:
+        """How many calls its functions are, each element of an array one."""
+        return len(self.ids) + sum(array.count - 1 for array in self.arrays.values())
+
     def add(self, functions: Iterable[Function], kinds: Kinds | None = None) -> list[TaskSpec]:
         """Freeze ``functions``, which may refer to earlier ones; return their specs in task order.
 

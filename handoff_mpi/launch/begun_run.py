@@ -100,7 +100,7 @@ class BegunRun:
             "launch": launch,
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "functions": len(run.plan),
+            "functions": run.plan.call_count,
             "restored": len(self.resumed.rest),
             "ranks": run.job.size,
             "started_s": run.started_s,

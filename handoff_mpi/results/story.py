@@ -189,6 +189,7 @@ class Story:
         values_lost: (launch, task) of values that were lost with a rank and computed again.
         status: what ``status.json`` holds.
         notes: what could not be read, one line each.
+        elements: array to (how many elements it has in the newest launch, how many of them have values).
     """
 
     run_dir: Path
@@ -201,6 +202,7 @@ class Story:
     values_lost: list[tuple[int, int]]
     status: dict[str, Any]
     notes: list[str]
+    elements: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def started_s(self) -> float:

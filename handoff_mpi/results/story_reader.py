@@ -104,6 +104,8 @@ class StoryReader:
         self._launches.append(launch)
         # By the number of the task in this launch, in the order in which they were sent.
         self._in_flight: dict[int, tuple[int, int, float]] = {}
+        self._counts: dict[int, int] = {}  # of elements of arrays
+        self._elements: dict[int, int] = {}  # of them, how many have no value
         self._failed: set[tuple[int, int]] = set()
         self._rows_lost: dict[tuple[int, int], int] = {}  # of attempts whose rank was lost
         self._tracebacks: dict[int, str] = {}
@@ -164,6 +166,29 @@ class StoryReader:
             self._take_failed(*entry)
         for task, attempt, rank in sent:
             in_flight[task] = (attempt, rank, time_s)
+
+    def _take_array(self, task: int, count: int, digests: object) -> None:
+        self._elements[task] = self._counts[task] = count
+        if not count:
+            self._note_elements(task, [])
+
+    def _take_restored_elements(self, task: int, taken: list[tuple[int, list[tuple[int, int]]]]) -> None:
+        self._note_elements(task, [interval for _, intervals in taken for interval in intervals])
+
+    def _take_elements(
+        self, task: int, rank: int, elements: list[tuple[int, int]], column: object, started: float, duration: float
+    ) -> None:
+        """A rank has computed elements of an array: its lease is a call, and counts once, at its end."""
+        if started:
+            number, launch = self._table.here[task], len(self._launches) - 1
+            self._columns.add(number, launch, 1, rank, started, duration, _NAN, DONE, 0)
+            self._now = max(self._now, started + duration)
+        self._note_elements(task, elements)
+
+    def _note_elements(self, task: int, elements: list[tuple[int, int]]) -> None:
+        """So many more elements of an array have values."""
+        self._elements[task] -= sum(stop - start for start, stop in elements)
+        self._table.state[self._table.here[task]] = RUNNING_STATE if self._elements[task] > 0 else DONE_STATE
 
     def _take_returned(self, tasks: list[int]) -> None:
         for task in tasks:
@@ -253,6 +278,11 @@ class StoryReader:
                 launch.is_running = status.get("status") == "running" and self._is_running
                 launch.stopped_s = max(launch.stopped_s, _real(status.get("time_s")))
             launch.stopped_s = max(launch.stopped_s, launch.started_s + _real(status.get("duration_s")))
+        state, here = self._table.state, self._table.here
+        if not launch.is_running:
+            for task in self._elements:
+                if state[here[task]] == RUNNING_STATE:
+                    state[here[task]] = WAITING_STATE
         by_rank: dict[int, list[int]] = {}
         for task, (_, rank, _) in self._in_flight.items():
             by_rank.setdefault(rank, []).append(task)
@@ -314,7 +344,12 @@ class StoryReader:
             self._values_lost,
             self._status,
             [one_line(note, 500) for note in self.notes],
+            self._counts_of_elements(),
         )
+
+    def _counts_of_elements(self) -> dict[int, tuple[int, int]]:
+        here, left = self._table.here, self._elements
+        return {int(here[task]): (count, count - left[task]) for task, count in self._counts.items()}
 
 
 def _real(value: Any) -> float:

@@ -175,7 +175,7 @@ class Coordinator:
 
     def _stop(self, reason: str) -> None:
         self.stopped_at = self._now
-        self.running_at_stop = [] if self.trouble else self.scheduler.running()
+        self.running_at_stop = [] if self.trouble else [*dict.fromkeys(self.scheduler.running())]
         self._reports.events.append(StopRequested(reason))
         self._recorder.events.add("run.stopping", self._now, reason=reason)
 

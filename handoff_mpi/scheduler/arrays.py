@@ -307,8 +307,8 @@ class Arrays:
         """Return why an array failed: the first failure of its elements stands for all."""
         if not array.failures:
             return ErrorReport(SKIPPED_ELEMENTS, f"{array.skipped:,} of {array.spec.count:,} elements were skipped")
-        (start, _), *_ = sorted(array.failures[0][0])
-        first = array.failures[0][1]
+        intervals, first = min(array.failures, key=lambda each: min(each[0]))
+        start, _ = min(intervals)
         count = f"{array.failed:,} of {array.spec.count:,} elements failed"
         limit = f" (max_failures is {array.spec.max_failures:,})" if array.has_too_many_failures else ""
         message = f"{count}{limit}, the first one at index {start}: {first.kind}: {first.message}"
@@ -317,6 +317,15 @@ class Arrays:
     def is_dropped(self, lease: int) -> bool:
         """Whether a number is that of a lease whose array begins nothing more."""
         return lease in self.leases and self.of[self.leases[lease].array].has_too_many_failures
+
+    def explain(self, number: int, facts: dict[str, object]) -> dict[str, object]:
+        """Return ``facts`` of an array with those of its elements; while any run, nothing else need be explained."""
+        array = self.of[number]
+        counts = {"count": array.spec.count, "done": array.done, "failed": array.failed, "skipped": array.skipped}
+        facts["elements"] = {**counts, "leases": len(array.leases), "waiting": len(array.todo)}
+        if array.leases:
+            facts |= {"state": "running", "reasons": []}
+        return facts
 
     def failure_of(self, lease: int) -> Failure:
         """Return why the elements of a lease have failed for good, in this turn."""

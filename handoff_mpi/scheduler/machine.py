@@ -275,8 +275,14 @@ class Scheduler:
         Args:
             label: returns how a task is called in the answer.
         """
+        arrays = self.arrays
+
+        def name_of(number: int) -> str:
+            return label(arrays.task_of(number))
+
         parts = self.tasks, self.ready, self.slots, self.policy, self._durations, self._refusals, self.probation
-        return Explainer(self.ledger, *parts, self.stopping, self.now, label).explain(task)
+        facts = Explainer(self.ledger, *parts, self.stopping, self.now, name_of).explain(task)
+        return arrays.explain(task, facts) if task in arrays.of else facts
 
     # -- absorb: submissions ------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from handoff_mpi.dag.open_inputs import find_open_inputs
 from handoff_mpi.messages import DEATH
 from handoff_mpi.results.function_story import (
@@ -49,6 +51,7 @@ def explain_story(told: FunctionStory, run_dir: str) -> dict[str, Any]:
         "inputs": [_standing(told, each) for each in inputs[:MAX_LISTED]],
         "input_count": len(inputs),
         **_inputs_done(told, inputs),
+        "elements": _elements(told),
         "attempts": (attempts := _attempts(told)),
         "output": _output(told),
         "value": _value(told, state),
@@ -67,6 +70,23 @@ def explain_story(told: FunctionStory, run_dir: str) -> dict[str, Any]:
 
 def _text(status: Mapping[str, object], epoch: int) -> str:
     return str(status.get("stopped_because") or "") if status.get("launch") == epoch else ""
+
+
+def _elements(told: FunctionStory) -> dict[str, object] | None:
+    """Return how far an array has come, and where its elements were computed; None for a function."""
+    story, task = told.story, told.task
+    if task not in story.elements:
+        return None
+    count, done = story.elements[task]
+    rows = np.flatnonzero(story.calls.task == task)
+    ranks, shares = np.unique(story.calls.rank[rows], return_counts=True)
+    return {
+        "count": count,
+        "done": done,
+        "shares": len(rows),
+        "busy_s": float(story.calls.duration[rows].sum()),
+        "ranks": dict(zip(ranks.tolist(), shares.tolist(), strict=True)),
+    }
 
 
 # -- what it is, and what it did -----------------------------------------------------------------------

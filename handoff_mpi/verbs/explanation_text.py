@@ -48,14 +48,19 @@ def explanation_lines(facts: Facts) -> Iterator[str]:
     if facts["namesakes"] > 1:
         yield f"{facts['namesakes']} functions are written {shown_id(facts)}; this is the first of them."
     if facts["live"] is not None:
+        yield from _elements(facts["live"])
         yield from reason_lines(facts["live"])
     else:
         yield from _waiting(facts)
-    yield from _attempts(facts)
+    if facts["elements"] is None:
+        yield from _attempts(facts)
+    else:
+        yield from _shares(facts["elements"])
     yield from _output(facts)
     yield from _value(facts)
-    yield from _again(facts["again"])
-    yield from _placement(facts["placement"])
+    if facts["elements"] is None:
+        yield from _again(facts["again"])
+        yield from _placement(facts["placement"])
     yield from _failure(facts["failure"])
     for note in facts["notes"]:
         yield f"Note: {one_line(note, MAX_REASON)}"
@@ -89,6 +94,8 @@ def _live_head(facts: Facts) -> str:
     if live is None or live["state"] not in _LIVE:
         return ""
     since = f" for {duration_text(live['time_s'] - live['since_s'])}" if "since_s" in live else ""
+    if live["state"] == "running" and "elements" in live:
+        return f"{shown_id(facts)} is running"
     where = f" {shown_rank(live)}" if live.get("rank") is not None else ""
     return f"{shown_id(facts)} {_LIVE[live['state']]}{where}{since}"
 
@@ -109,6 +116,27 @@ def _about(facts: Facts) -> str:
         return f"{takes}."
     shown = listed(facts["inputs_done"][:_MAX_INPUTS], done)
     return f"{takes}; {done:,} of them {'is' if done == 1 else 'are'} done: {shown}."
+
+
+def _shares(elements: Facts) -> Iterator[str]:
+    """Yield how far an array has come by its journal, and which ranks computed it."""
+    yield f"The journal has values of {elements['done']:,} of its {plural(elements['count'], 'element')}."
+    if elements["shares"]:
+        busiest = sorted(elements["ranks"].items(), key=lambda each: -each[1])
+        where = ", ".join(f"{shares:,} on rank {rank}" for rank, shares in busiest[:_MAX_INPUTS])
+        more = f" and others on {len(busiest) - _MAX_INPUTS} more ranks" if len(busiest) > _MAX_INPUTS else ""
+        took = duration_text(elements["busy_s"])
+        yield f"Ranks computed them in {plural(elements['shares'], 'share')}, {took} in all: {where}{more}."
+
+
+def _elements(live: Facts) -> Iterator[str]:
+    """Yield how far an array has come."""
+    elements = live.get("elements")
+    if elements is not None:
+        names = {"failed": "failed", "skipped": "are skipped", "waiting": "wait"}
+        others = [f"{elements[name]:,} {words}" for name, words in names.items() if elements[name]]
+        done = f"{elements['done']:,} of {elements['count']:,} elements are done"
+        yield f"{', '.join([done, *others])}; ranks compute {plural(elements['leases'], 'share')} of them."
 
 
 # -- what it waits for ---------------------------------------------------------------------------------

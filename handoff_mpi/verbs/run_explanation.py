@@ -26,6 +26,7 @@ def explain_run(story: Story, run_dir: str) -> dict[str, Any]:
     """
     newest = story.launches[-1]
     counts = np.bincount(story.tasks.state, minlength=len(STATES)).tolist()
+    _count_elements(story, counts)
     groups = _groups(story)
     return {
         "schema": SCHEMA,
@@ -34,13 +35,21 @@ def explain_run(story: Story, run_dir: str) -> dict[str, Any]:
         "launch": newest.epoch,
         "launches": [_launch(each) for each in story.launches[-MAX_LAUNCHES:]],
         "launch_count": len(story.launches),
-        "functions": newest.functions,
+        "functions": sum(counts),
         "counts": dict(zip(STATES, counts, strict=True)),
         "failed": groups[:MAX_GROUPS],
         "failed_group_count": len(groups),
         "lost": _lost(story)[-MAX_RANKS:],
         "notes": list(story.notes),
     }
+
+
+def _count_elements(story: Story, counts: list[int]) -> None:
+    """Have ``counts`` of functions, by state, count the elements of arrays, not the arrays."""
+    for task, (count, done) in story.elements.items():
+        state = int(story.tasks.state[task])
+        counts[state] += count - done - 1
+        counts[DONE_STATE] += done
 
 
 def _launch(launch: LaunchStory) -> dict[str, Any]:

@@ -139,6 +139,18 @@ def test_status_counts_elements(handoff, dag_file):
     assert told["done"] == 5001
 
 
+def test_explain_tells_how_far_an_array_has_come(handoff, dag_file):
+    assert handoff("run", "--run-dir", "run", "dag.py", env={"RAISES": "17 4000"}).rc == 1
+    said = handoff("explain", "run", "squares").out
+    assert "squares has failed: ValueError: 2 of 5,000 elements failed, the first one at index 17" in said
+    assert "The journal has values of 4,998 of its 5,000 elements." in said
+    assert "in all:" in said and "on rank 0" in said
+    assert "4,998 of 5,001 functions are done" in handoff("explain", "run").out
+    assert handoff("run", "--run-dir", "run", "dag.py").rc == 0
+    assert "has values of 5,000 of its 5,000 elements." in handoff("explain", "run", "squares").out
+    assert "5,001 of 5,001 functions are done" in handoff("explain", "run").out
+
+
 # -- in this process -----------------------------------------------------------------------------------------
 
 

@@ -50,3 +50,21 @@ def test_a_node_that_is_cut_off_is_noticed(own_slurm, tmp_path):
     ended = status(tmp_path / "handoff-runs" / str(number))
     assert (ended["exit_code"], ended["done"], ended["launch"]) == (0, 30, 1), out
     assert {*ended["lost_ranks"]} == {"4", "5"}
+
+
+@pytest.mark.soak
+def test_the_loss_of_the_batch_node_requeues_the_job(own_slurm, tmp_path):
+    """Slurm would leave the job running without its script; a step on another node outlives it, and sees to that."""
+    dag = write(tmp_path, "sleeping.py", NAPS.replace("sleep(0.5)", "sleep(1)"))
+    env = {"PYTHON": sys.executable, "HANDOFF_GUARD_INTERVAL_S": "1"}
+    number = own_slurm.submit("--nodes=2", "--ntasks=4", "--ntasks-per-node=2", SCRIPT, dag, cwd=tmp_path, env=env)
+    out = tmp_path / f"{number}.out"
+    own_slurm.wait_for(lambda: len(list(tmp_path.glob("began-*"))) >= 8, 60, out)
+    assert own_slurm.field(number, "BatchHost") == "node1"
+    own_slurm.kill_node("node1")
+    own_slurm.wait_for(lambda: own_slurm.field(number, "Restarts") == "1", 60, out)
+    own_slurm.wait(number, tmp_path, 90)
+    ended = status(tmp_path / "handoff-runs" / str(number))
+    assert (ended["exit_code"], ended["done"], ended["ranks"]) == (0, 30, 4), out.read_text()
+    assert ended["restored"] >= 4, "what was done is not done again"
+    assert ended["host"] == "node2"

@@ -32,7 +32,7 @@ _MAX_CHARS = 300
 _RANKS_ELSEWHERE = ("np", "nprocs", "ntasks", "ranks", "num_procs", "n_ranks", "processes")
 _SYNONYMS = {word: f"--{name.replace('_', '-')}" for word, name in SYNONYMS.items()}
 _SYNONYMS |= dict.fromkeys(_RANKS_ELSEWHERE, "-n") | {"host": "--hosts", "nodelist": "--hosts", "resume": "--run-dir"}
-#: Subcommands that read what runs have left, and what each does; ``handoff_mpi.verbs`` has a module for each.
+#: Subcommands that start no run in this process, and what each does; ``handoff_mpi.verbs`` has a module for each.
 READING_VERBS: dict[str, str] = {
     "status": "how far is a run, when will it end, what was lost, and what is slowest?",
     "runs": "which runs are there, how did they end, and what resumes them?",
@@ -42,6 +42,8 @@ READING_VERBS: dict[str, str] = {
     "graph": "what depends on what, in dag.py or in a run? drawn as text, DOT, Mermaid, JSON, SVG or PNG",
     "export": "write what happened in a run for archives (RO-Crate) and simulators (WfFormat)",
     "report": "what ran where and when, what failed, and what waited for what? drawn in report.html",
+    "sbatch": "print a batch script for Slurm, to be edited and submitted",
+    "submit": "submit a DAG to Slurm: flags of sbatch, dag.py, flags of run",
     "help": "how do I ...? the pages of the manual",
 }
 VERBS = ("run", "check", "doctor", *READING_VERBS)
@@ -89,6 +91,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     """
     _refuse_dashes(words)
     _refuse_other_verbs(words)
+    if words[0] == "submit" and not {"-h", "--help"} & {*words}:
+        return argparse.Namespace(verb="submit", words=[*words[1:]])  # sbatch's flags mean nothing to argparse
     if "-np" in words:  # which argparse takes for -n p
         raise UsageError("there is no option -np; did you mean -n?")
     parser, verbs = _parsers(words[0])

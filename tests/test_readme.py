@@ -59,7 +59,7 @@ _SPAN = re.compile(r"`([^`\n]+)`")
 _FLAG = re.compile(r"--[a-z]")
 #: Flags of mpirun, srun and sbatch, pip, pytest and Apptainer, which pages name by themselves.
 OF_OTHERS = {"--with-ft", "--mpi", "--signal", "--no-binary", "--no-cache-dir", "--bind", "--with-mpi", "--all"}
-OF_OTHERS |= {"--no-kill", "--ntasks-per-node"}
+OF_OTHERS |= {"--no-kill", "--ntasks-per-node", "--array"}
 
 
 def flags_of(verb):
@@ -69,6 +69,8 @@ def flags_of(verb):
 
 def unknown_flags(verb, words):
     """Return the flags in a command line, up to a comment or ``--``, that its command does not have."""
+    if verb == "submit":  # sbatch's flags, then a file and the flags of run
+        verb, words = "run", list(itertools.dropwhile(lambda word: not word.endswith(".py"), words))
     given = [word.partition("=")[0] for word in itertools.takewhile(lambda word: word not in ("#", "--", "|"), words)]
     return [word for word in given if word.startswith("-") and word not in flags_of(verb)]
 

@@ -20,6 +20,7 @@ CHECKS = {
     "ruff": ["ruff", "check", "."],
     "mypy": ["mypy"],
     "import-linter": ["lint-imports"],
+    "shellcheck": ["shellcheck", "slurm/run.sbatch", "handoff_mpi/launch/component_agent.sh", ".ci/run"],
 }
 
 

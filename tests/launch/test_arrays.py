@@ -169,6 +169,39 @@ def test_several_inputs_fixed_values_and_handles_are_taken():
     assert results["sum"] == 339
 
 
+def test_the_list_of_an_array_passes_codecs_and_inline_functions_in_each_run_of_a_dag():
+    def told(*args, **kwargs):
+        return *args, *kwargs.values()
+
+    dag = DAG("codecs")
+    xs = dag.map(abs, [-1, 2, -3], id="xs")
+    coded = handoff.Argument(xs, lambda value, source, target: sum(value), lambda payload, source, target: payload * 10)
+    largest = dag.add_function(Function("largest", [xs], max, type="inline"))
+    dag.add_function(Function("all", [coded, largest], told))
+    dag.add_function(Function("as list", [xs, "all"], told, argument_inclusion="as_list"))
+    dag.map(told, [1, 2], largest, coded, fixed={"k": largest, "l": [coded]}, id="ys")
+    for _ in range(2):
+        results = run(dag)
+        assert list(results["ys"]) == [(1, 3, 60, 3, [60]), (2, 3, 60, 3, [60])]
+        assert (results["all"], results["as list"]) == ((60, 3), ([[1, 2, 3], (60, 3)],))
+
+
+def test_arrays_share_arguments_that_they_cannot_write_to_or_have_their_own():
+    def write(index, shared, array):
+        shared.append(index)
+        try:
+            array[0] += 1
+        except ValueError:
+            return "read-only"
+        return len(shared), float(array[0])
+
+    dag = DAG("shared")
+    for writable in (False, True):
+        dag.map(write, range(50), handoff.Fixed([]), handoff.Fixed(numpy.zeros(3)), writable=writable, id=writable)
+    results = run(dag)
+    assert set(results[False]) == {"read-only"} and set(results[True]) == {(1, 1.0)}
+
+
 def test_values_have_the_types_that_the_function_returned():
     values = [1, 1.0, True, None, "x", numpy.float32(2), {"k": [1]}, 10**30]
     dag = DAG("types")

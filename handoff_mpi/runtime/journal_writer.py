@@ -192,9 +192,10 @@ class JournalWriter:
     def _note_lease(self, number: int, cause: int, rank: int) -> None:
         """Note the elements of a lease that failed for good: other changes of a lease are not kept."""
         if self._arrays is not None and cause in (Cause.GIVEN_UP, Cause.ERROR):
-            lease, failure = self._leases[number], self._arrays.failure_of(number)
-            how = failure.attempts, failure.kind, failure.message, self._number_of(failure.traceback)
-            self._journal.append(("elements_failed", lease.array, rank, tuple(lease.intervals), *how))
+            array = self._leases[number].array
+            for elements, failure in self._arrays.failures_of(number):
+                how = failure.attempts, failure.kind, failure.message, self._number_of(failure.traceback)
+                self._journal.append(("elements_failed", array, rank, elements, *how))
 
     def _note_rank(self, rank: int, record: RankRecord, now: float) -> None:
         if isinstance(record, Blamed):

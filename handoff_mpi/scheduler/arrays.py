@@ -93,6 +93,7 @@ class Lease:
         intervals: the elements that have not ended, as far as is known.
         before: how often its number had been dispatched when it began.
         failed: its elements that failed since it was dispatched.
+        messages: those of its elements that failed together when it was dispatched last.
         has_ended: whether its number may be used again, after this turn.
     """
 
@@ -100,6 +101,7 @@ class Lease:
     intervals: IntervalSet
     before: int
     failed: list[tuple[tuple[Interval, ...], ErrorReport]] = field(default_factory=list)
+    messages: list[tuple[tuple[Interval, ...], str]] = field(default_factory=list)
     has_ended: bool = False
 
 
@@ -186,6 +188,10 @@ class Arrays:
             lease.intervals.discard(start, stop)
             count += stop - start
         array.done += count
+        left = IntervalSet(part for interval in report.left for part in lease.intervals.within(*interval))
+        for start, stop in left:
+            lease.intervals.discard(start, stop)
+        self._give_back(lease.array, left)
         lease.failed += report.failures
         tried = count + sum(stop - start for intervals, _ in report.failures for start, stop in intervals)
         if tried:
@@ -196,21 +202,23 @@ class Arrays:
         self.progress(number, report)
         lease = self.leases[number]
         groups: dict[tuple[str, str], tuple[list[Interval], ErrorReport]] = {}
+        messages: dict[tuple[str, str], list[tuple[tuple[Interval, ...], str]]] = {}
         for intervals, error in lease.failed:
             error = ErrorReport(*error)
             groups.setdefault((error.kind, error.place), ([], error))[0].extend(intervals)
+            messages.setdefault((error.kind, error.place), []).append((intervals, error.message))
             for interval in intervals:
                 lease.intervals.discard(*interval)
         lease.failed.clear()
         self._give_back(lease.array, lease.intervals)  # those that did not begin
         lease.intervals = IntervalSet()
         failed: list[tuple[int, ErrorReport]] = []
-        for elements, error in groups.values():
+        for group, (elements, error) in groups.items():
             if not failed:
                 lease.intervals.update(elements)
-                failed.append((number, error))
-            else:
-                failed.append((self._split(number, elements), error))
+            each = self._split(number, elements) if failed else number
+            self.leases[each].messages = messages[group]
+            failed.append((each, error))
         return failed
 
     def _split(self, number: int, intervals: Sequence[Interval]) -> int:
@@ -258,7 +266,7 @@ class Arrays:
         failure = self._tasks.lease_failures[number]
         failure.attempts = self.tries(number)
         array = self.of[lease.array]
-        array.failures.append((tuple(lease.intervals), failure))
+        array.failures += self.failures_of(number)
         array.failed += len(lease.intervals)
         if array.has_too_many_failures:
             self.drop(lease.array)
@@ -327,9 +335,15 @@ class Arrays:
             facts |= {"state": "running", "reasons": []}
         return facts
 
-    def failure_of(self, lease: int) -> Failure:
-        """Return why the elements of a lease have failed for good, in this turn."""
-        return self._tasks.lease_failures[lease]
+    def failures_of(self, number: int) -> list[tuple[tuple[Interval, ...], Failure]]:
+        """Return which elements of a lease have failed for good, in this turn, and why.
+
+        Those that failed alike share all of the failure but its message.
+        """
+        lease, failure = self.leases[number], self._tasks.lease_failures[number]
+        if not any(message == failure.message for _, message in lease.messages):
+            return [(tuple(lease.intervals), failure)]  # they failed in another way than before: with their rank, say
+        return [(intervals, replace(failure, message=message)) for intervals, message in lease.messages]
 
     def task_of(self, number: int) -> int:
         """Return the array of a lease, or else the number itself: which task of the DAG it stands for."""

@@ -228,6 +228,40 @@ def test_a_long_lease_is_recalled_for_an_idle_slot():
     assert known.begun == Counter(range(40))
 
 
+def test_elements_that_are_left_while_their_lease_runs_are_leased_again_at_once():
+    run, known = begin(array(40), slots=(1, 1))
+    for key in list(known.leases):
+        known.tell(known.report(key, busy_s=1e-5), after=0.001)
+    (first, (rank, elements)), *others = known.leases.items()
+    low, high = min(elements)[0], max(elements)[1]
+    assert high - low > 2
+    for key, _ in others:
+        known.tell(known.report(key, busy_s=1e-5), after=0.0)
+    left = ElementsEnded(rank, *first, LeaseReport((), None, (), ((low + 1, high),), 0.0))
+    known.leases[first] = rank, IntervalSet([(low, low + 1)])
+    known.tell(left, after=0.01)
+    end_of_first = known.leases.pop(first)
+    end_all(run, known)
+    assert known.begun == Counter(set(range(40)) - {low}), "all others have ended, though the first one still runs"
+    known.leases[first] = end_of_first
+    end_all(run, known)
+    assert run.status == "done" and known.begun == Counter(range(40))
+
+
+def test_elements_that_fail_alike_keep_their_messages():
+    run, known = begin(array(4, max_retries=0, chunk=4), slots=(1,))
+    while known.leases:
+        key = next(iter(known.leases))
+        _, elements = known.leases[key]
+        indices = [index for start, stop in elements for index in range(start, stop)]
+        failures = [(((index, index + 1),), error()._replace(message=f"{index} is bad")) for index in indices]
+        known.tell(known.report(key, failures=failures))
+    failed = run.scheduler.arrays.of[0].failures
+    assert {elements: failure.message for elements, failure in failed} == {
+        ((index, index + 1),): f"{index} is bad" for index in range(4)
+    }
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_random_runs_end_with_every_element_once(seed):
     """After any fate of ranks and leases, each element has one value or one failure in the end."""
@@ -299,6 +333,11 @@ def play(rng, known, key, bad, deadly, slow, ended):
         if rng.random() < 0.02:
             part(known, rank, key, good, [], ended)
             good = []
+        if rng.random() < 0.02:  # a recall while this element runs
+            left = tuple((index, index + 1) for index in indices[place + 1 :])
+            known.tell(ElementsEnded(rank, *key, LeaseReport((), None, (), left, 0.0)), after=0.01)
+            stop_at = len(indices) + 1
+            break
     left = tuple((index, index + 1) for index in indices[stop_at:])
     kinds = ["ValueError", "KeyError"]
     failures = tuple((((index, index + 1),), error(kinds[index % 2])) for index in raised)

@@ -20,10 +20,10 @@ from handoff_mpi.launch.registrations import my_capability, registrations
 from handoff_mpi.launch.serving import serve
 from handoff_mpi.launch.unused_tasks import tell_of_unused_tasks
 from handoff_mpi.numerals import plain
-from handoff_mpi.process_context import process
+from handoff_mpi.process_context import this_process
 from handoff_mpi.resources import parse_resources
 from handoff_mpi.results import Results
-from handoff_mpi.runtime import worker_loop
+from handoff_mpi.runtime import resource_updates
 from handoff_mpi.runtime.option_text import lists_options
 from handoff_mpi.runtime.options import OPTIONS, RunOptions, options_of, set_defaults
 from handoff_mpi.runtime.rank0_monitor import IDLE_TIMEOUT_S
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 #: ``setup(rank)``, as dag.py may define it.
 Setup: TypeAlias = "Callable[[int], Any]"
 
-jobs = process.of(OwnJobs)
+jobs = this_process.of(OwnJobs)
 
 
 def start(**defaults: Unpack[ExecuteOptions]) -> None:
@@ -302,4 +302,4 @@ def update_node_resources(rank: int, resources: Mapping[str, Any]) -> None:
     if jobs.current is not None and rank >= jobs.current.size:
         last = jobs.current.size - 1
         raise UsageError(f"there is no rank {rank} in this job: name one from 0 to {last}")
-    worker_loop.update_resources(rank, {name: plain(amount) for name, amount in resources.items()})
+    resource_updates.update_resources(rank, {name: plain(amount) for name, amount in resources.items()})

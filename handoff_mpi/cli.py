@@ -43,7 +43,7 @@ from handoff_mpi.launch.progress_mode import mode_of_command, terminal_of_stderr
 from handoff_mpi.launch.signals import stop_before_the_start
 from handoff_mpi.launch.start_line import ResumeCommand, shown_path
 from handoff_mpi.launch.unused_tasks import tell_of_unused_tasks
-from handoff_mpi.process_context import process
+from handoff_mpi.process_context import this_process
 from handoff_mpi.process_exit import exit_python
 from handoff_mpi.python_path import ModuleName
 from handoff_mpi.results.array_index import claim_for_index, refuse_other_index
@@ -191,7 +191,7 @@ def _run(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
         rank_main.ignore_signals()
     if "run_dir" in chosen:
         own_supervisor().note_arrived(chosen["run_dir"])
-    job = process.of(OwnJobs).current = rank_main.join(RunOptions(**chosen).join_limit)
+    job = this_process.of(OwnJobs).current = rank_main.join(RunOptions(**chosen).join_limit)
     if job.rank == 0:
         job.resumed_by = _given(given.resumed_by) or resume_command(own, args, is_launched=True)
         rank_main.end(job, _lead(job, given, args, chosen, None if has_supervisor() else stdout))
@@ -245,7 +245,7 @@ def _launch(given: argparse.Namespace, own: list[str], args: list[str], options:
     from handoff_mpi.launch.hosts import parse_hosts
     from handoff_mpi.launch.own_ranks import refuse_to_launch
     from handoff_mpi.launch.supervisor import LaunchSpec, supervise
-    from handoff_mpi.launch.viewer_process import drawn, end_viewer
+    from handoff_mpi.launch.viewer_process import OwnViewer, drawn
 
     refuse_to_launch("run", given.n)
     extra, most = _words(given.mpirun_args), relaunches_given(given.max_relaunches)
@@ -275,7 +275,7 @@ def _launch(given: argparse.Namespace, own: list[str], args: list[str], options:
         )
         with drawn(run_dir.path, terminal_of_stderr() if is_live else None):
             code = supervise(order)
-        end_viewer()
+        this_process.of(OwnViewer).end()
         if given.json:
             _print_summary(read_summary(run_dir), code, sys.stdout)
         _report_at_end(run_dir, options.report)
@@ -347,7 +347,7 @@ def _check(given: argparse.Namespace, own: list[str], args: list[str]) -> int:
 
     code, told = EXIT_DONE, ""
     try:
-        process.of(OwnJobs).current = job
+        this_process.of(OwnJobs).current = job
         file, dag = rank_main.load(job, _target(given), args)
         if dag is not None:
             options = rank_main.completed(chosen, file.path, dag)

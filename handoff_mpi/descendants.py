@@ -18,8 +18,10 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from handoff_mpi.process_context import this_process
 
 #: Processes get this long to end after TERM, and this long after KILL.
 TERMINATE_TIMEOUT_S = 1.5
@@ -35,7 +37,6 @@ _EXECUTION_TIMEOUT_S = 0.1
 # Of the programs that multiprocessing and loky start: python -c "from ...resource_tracker import main; main(fd)".
 _TRACKER = b"resource_tracker import main"
 _DEAD = frozenset("ZX")
-_spared: set[int] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +100,20 @@ def mark_descendants() -> None:
             pass  # another system: forked processes that leave the tree are not found
 
 
+@dataclass(slots=True)
+class SparedChildren:
+    """The child processes that end by themselves, and are not ended as descendants; a part of the process context.
+
+    Attributes:
+        pids: their numbers.
+    """
+
+    pids: set[int] = field(default_factory=set)
+
+
 def spare(pid: int) -> None:
     """Exclude a child process from the descendants of this process: it ends by itself."""
-    _spared.add(pid)
+    this_process.of(SparedChildren).pids.add(pid)
 
 
 def end_descendants(left: Callable[[], list[Process]] | None = None) -> int:
@@ -224,7 +236,8 @@ def descendants() -> list[Process]:
     A process whose parent has ended is found by what it inherited (see :func:`mark_descendants`), or by its process
     group where this process leads one, as the ranks of mpirun do.
     """
-    table = {process.pid: process for process in _processes() if process.pid not in _spared}
+    spared = this_process.of(SparedChildren).pids
+    table = {process.pid: process for process in _processes() if process.pid not in spared}
     own = table.pop(os.getpid(), None)
     if own is None:
         return []

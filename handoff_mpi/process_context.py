@@ -1,8 +1,8 @@
 """The state of this process that outlasts a run: its jobs, what the user has set, what must end with the process.
 
 Each piece is an object of a class that belongs to the room which needs it, and says what it is for. The process has one
-object of each class, and this context is the one place where they are: ``process.of(Registrations)``. Modules have no
-variables of their own beside it, except for caches and for what mirrors the interpreter or the kernel.
+object of each class, and this context is the one place where they are: ``this_process.of(Registrations)``. Modules have
+no variables of their own beside it, except for caches and for what mirrors the interpreter or the kernel.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Settings(ABC):
 
 
 class ProcessContext:
-    """Holds one object of each class of state; see :data:`process`."""
+    """Holds one object of each class of state; see :data:`this_process`."""
 
     def __init__(self) -> None:
         self._pieces: dict[type, object] = {}
@@ -52,4 +52,4 @@ class ProcessContext:
 
 
 #: The context of this process.
-process = ProcessContext()
+this_process = ProcessContext()

@@ -16,7 +16,7 @@ import pytest
 
 from handoff_mpi.launch.own_jobs import OwnJobs
 from handoff_mpi.launch.signals import STOPPING
-from handoff_mpi.process_context import process
+from handoff_mpi.process_context import this_process
 from tests.command_server import CommandServer
 from tests.selection import (  # noqa: F401  # pytest finds them here
     pytest_addoption,
@@ -181,7 +181,7 @@ def in_process(monkeypatch, tmp_path):
     """The command line in this process, which it leaves as it was."""
     handlers = {number: signal.getsignal(number) for number in STOPPING}
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(process.of(OwnJobs), "current", None)
+    monkeypatch.setattr(this_process.of(OwnJobs), "current", None)
     monkeypatch.chdir(tmp_path)
     yield
     for number, handler in handlers.items():

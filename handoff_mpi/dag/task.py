@@ -18,6 +18,7 @@ from handoff_mpi.dag.graph import current_dag
 from handoff_mpi.dag.handle import HANDLES
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import one_line, show
+from handoff_mpi.process_context import this_process
 from handoff_mpi.rebuilding import BY_NAME
 
 if TYPE_CHECKING:
@@ -34,10 +35,27 @@ Q = ParamSpec("Q")
 _OPTIONS = {field.name for field in dataclasses.fields(Function)} - {"args", "code", "extra_args", "kwargs"}
 
 
-#: The tasks that were called outside a ``with DAG()`` block before the first run, and where; None from then on.
-_called_outside: dict[str, None] | None = {}
 _MAX_NOTED = 20
 MAX_REPR_CHARS = 200
+
+
+class CallsOutside:
+    """The tasks that were called outside a ``with DAG()`` block before the first run; a part of the process context."""
+
+    def __init__(self) -> None:
+        self._called: dict[str, None] = {}
+        self.wants_more = True
+
+    def note(self, call: str) -> None:
+        """Note which task was called, and where."""
+        self._called.setdefault(call)
+        self.wants_more = len(self._called) < _MAX_NOTED
+
+    def take_all(self) -> list[str]:
+        """Return the calls, and note none from now on."""
+        called, self._called = list(self._called), {}
+        self.wants_more = False
+        return called
 
 
 class Task(Generic[P, R]):
@@ -127,10 +145,11 @@ class Task(Generic[P, R]):
 
     def _note_call_outside(self) -> None:
         self._was_called_outside = True
-        if _called_outside is not None and len(_called_outside) < _MAX_NOTED:
+        outside = this_process.of(CallsOutside)
+        if outside.wants_more:
             caller = sys._getframe(2)
             place = f"{caller.f_code.co_filename.rpartition('/')[2]}:{caller.f_lineno}"
-            _called_outside.setdefault(one_line(f"{self._name()}() at {place}", MAX_REPR_CHARS))
+            outside.note(one_line(f"{self._name()}() at {place}", MAX_REPR_CHARS))
 
     def _name(self) -> str:
         name = getattr(self.code, "__name__", None)
@@ -162,9 +181,7 @@ def tasks_called_outside() -> list[str]:
 
     Later calls are those of functions, which may well call a task as a plain function.
     """
-    global _called_outside
-    called, _called_outside = _called_outside, None
-    return list(called or ())
+    return this_process.of(CallsOutside).take_all()
 
 
 class _MakesTasks(Protocol):

@@ -18,12 +18,13 @@ import sys
 import sysconfig
 import zlib
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from handoff_mpi.errors import StartupError
+from handoff_mpi.process_context import this_process
 
 #: Set by pytest: the test that runs, and its phase in parentheses.
 _TEST = "PYTEST_CURRENT_TEST"
@@ -35,14 +36,28 @@ _INSTALLED = tuple(sysconfig.get_paths()[name] + os.sep for name in ("stdlib", "
 #: Names of functions that do not return.
 _EXITS = frozenset({"exit", "quit", "_exit", "abort", "Abort"})
 
-#: The position of the test that runs among all tests of the session; pytest's plugin of this package sets it.
-test_position: int | None = None
 
-#: Whether ranks have been at different calls, so that some may have left calls out.
-have_differed = False
+@dataclass(slots=True)
+class Calls:
+    """The collective calls of this process; a part of the process context.
 
-#: By set of ranks: the call before, and how many times in a row it was reached.
-_repeats: dict[Hashable, tuple[bytes, int]] = {}
+    Attributes:
+        test_position: the position of the test that runs among all tests of the session; pytest's plugin of this
+            package sets it.
+        have_differed: whether ranks have been at different calls, so that some may have left calls out.
+        repeats: by set of ranks, the call before, and how many times in a row it was reached.
+    """
+
+    test_position: int | None = None
+    have_differed: bool = False
+    repeats: dict[Hashable, tuple[bytes, int]] = field(default_factory=dict)
+
+    def count(self, group: Hashable, digest: bytes) -> int:
+        """Note a call of ``group``; return how many times in a row it is reached by now."""
+        before, count = self.repeats.get(group, (b"", 0))
+        count = count + 1 if digest == before else 1
+        self.repeats[group] = digest, count
+        return count
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +134,7 @@ def here(group: Hashable = None) -> CallSite:
     name, frames = _stack(sys._getframe(1))
     test = os.environ.get(_TEST, "").rpartition(" (")[0]
     digest = _digest((test, [frame.key for frame in frames]))
-    before, count = _repeats.get(group, (b"", 0))
-    count = count + 1 if digest == before else 1
-    _repeats[group] = digest, count
-    return CallSite(name, frames, test, _order(test, frames), count)
+    return CallSite(name, frames, test, _order(test, frames), this_process.of(Calls).count(group, digest))
 
 
 #: The place of a rank whose script has come to its end, which is behind all others.
@@ -146,8 +158,7 @@ def meet(site: CallSite, allgather: Callable[[object], list[Any]]) -> bool:
     sites: list[CallSite] = allgather(site)
     if not any(are_different(sites[0], each) for each in sites[1:]):
         return True
-    global have_differed
-    have_differed = True
+    this_process.of(Calls).have_differed = True
     latest = max(each.order for each in sites)
     if site.order < latest or all(each.order == latest for each in sites):
         raise StartupError(_explain(sites))
@@ -202,8 +213,9 @@ def _order(test: str, frames: Sequence[Frame]) -> tuple[str, int]:
     """Return what sorts tests as they run: their position where it is known, else their file and line."""
     if not test:
         return "", 0
-    if test_position is not None:
-        return "", test_position
+    position = this_process.of(Calls).test_position
+    if position is not None:
+        return "", position
     path = test.partition("::")[0]
     lines = [frame.first_line for frame in frames if frame.path.endswith(path)]
     return path, lines[0] if lines else 0

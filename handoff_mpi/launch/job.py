@@ -11,10 +11,11 @@ from handoff_mpi.comm import RankFailed
 from handoff_mpi.console import print_message
 from handoff_mpi.errors import RankLostInSetup, UsageError
 from handoff_mpi.formatting import show
-from handoff_mpi.launch import last_watch
+from handoff_mpi.launch.last_watch import LastWatch
 from handoff_mpi.launch.registrations import set_up
 from handoff_mpi.membership import Membership
 from handoff_mpi.messages import BYE, DECODED, ENDS, NO_RUN, REGISTERED
+from handoff_mpi.process_context import this_process
 from handoff_mpi.python_path import shared_path
 from handoff_mpi.resources import Capability, parse_resources
 from handoff_mpi.resources.amounts import UNIT
@@ -279,7 +280,7 @@ class Job:
     def see_off(self) -> None:
         """This rank is about to leave: ranks of its host that are stopped on their way out are ended, by the first."""
         if self.is_mpi and not has_supervisor() and self.rank == min(self.pids_of_host()):
-            last_watch.look_now(self.pids_beside())
+            this_process.of(LastWatch).look_now(self.pids_beside())
 
     def ended_here(self) -> set[int]:
         """Return the ranks of rank 0's host whose processes have ended; on rank 0."""

@@ -7,24 +7,25 @@ from typing import Any
 from handoff_mpi.comm import MemoryNetwork
 from handoff_mpi.descendants import mark_descendants
 from handoff_mpi.errors import StartupError, UsageError
-from handoff_mpi.launch import call_site, last_watch
+from handoff_mpi.launch import call_site
 from handoff_mpi.launch.call_site import CallSite
 from handoff_mpi.launch.environment import size_by_launcher
 from handoff_mpi.launch.job import Job
+from handoff_mpi.launch.last_watch import LastWatch
 from handoff_mpi.launch.mpi_start import bounded_start, join_timeout_s
 from handoff_mpi.launch.own_jobs import OwnJobs
 from handoff_mpi.launch.registrations import my_capability
 from handoff_mpi.linux import sharpen_timers
-from handoff_mpi.process_context import process
+from handoff_mpi.process_context import this_process
 from handoff_mpi.resources import Capability
 from handoff_mpi.results.supervision import has_supervisor
-from handoff_mpi.runtime import presence
 from handoff_mpi.runtime.options import RunOptions
+from handoff_mpi.runtime.presence import Presence
 
 #: Ranks that have all come get this much longer to exchange what they offer.
 JOINED_S = 10.0
 
-jobs = process.of(OwnJobs)
+jobs = this_process.of(OwnJobs)
 
 
 def local_job() -> Job:
@@ -84,7 +85,7 @@ def _join(comm: Any) -> Job:
 
     sharpen_timers()
     mark_descendants()
-    presence.show()
+    this_process.of(Presence).show()
     transport = mpi_transport.MPITransport(comm)
     capabilities: list[Capability] = transport.allgather(my_capability(transport.rank))
     mine = capabilities[transport.rank].version
@@ -93,7 +94,7 @@ def _join(comm: Any) -> Job:
         raise StartupError(f"rank {transport.rank} runs handoff_mpi {mine}, but others do not: {others}")
     job = Job(transport, capabilities, True, mpi.has_fault_tolerance(), mpi.is_threaded())
     if job.rank == 0 and job.has_fault_tolerance and not has_supervisor():
-        last_watch.start(job.pids_beside())
+        this_process.of(LastWatch).start(job.pids_beside())
     return job
 
 

@@ -49,49 +49,56 @@ done
 #: The kernel continues a stopped process of this session once its parent has died (and sends it SIGHUP first).
 _OWN_GROUP: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
 
-#: The process, as long as this one lives.
-_watch: subprocess.Popen[bytes] | None = None
 
+class LastWatch:
+    """The process that this one has started to look at its ranks at their end; a part of the process context."""
 
-def start(pids: Iterable[int]) -> None:
-    """Start the process, unless it has been; it ends with this one.
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
 
-    Args:
-        pids: the processes of the other ranks of this host.
-    """
-    global _watch
-    others = [pid for pid in pids if look_at(pid)[1] is not None]
-    if _watch is not None or not others:
-        return
-    # This rank too: it may be stopped when it has told the process to look, while others wait for it in MPI.
-    ranks = [f"{pid}:{look_at(pid)[1]}" for pid in (*others, os.getpid())]
-    with suppress(OSError):  # where no process can be started, there are other worries
-        _watch = subprocess.Popen(
-            ["/bin/sh", "-c", _SCRIPT, str(_LOOKS), *ranks],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env=_environment(),
-            **_OWN_GROUP,
-        )
-        _watch.returncode = 0  # it may outlive this process, which does not wait for it
-        spare(_watch.pid)
+    @property
+    def pid(self) -> int | None:
+        """The number of the process; None before it was started."""
+        return None if self._process is None else self._process.pid
+
+    def start(self, pids: Iterable[int]) -> None:
+        """Start the process, unless it has been; it ends with this one.
+
+        Args:
+            pids: the processes of the other ranks of this host.
+        """
+        others = [pid for pid in pids if look_at(pid)[1] is not None]
+        if self._process is not None or not others:
+            return
+        # This rank too: it may be stopped when it has told the process to look, while others wait for it in MPI.
+        ranks = [f"{pid}:{look_at(pid)[1]}" for pid in (*others, os.getpid())]
+        with suppress(OSError):  # where no process can be started, there are other worries
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", _SCRIPT, str(_LOOKS), *ranks],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env=_environment(),
+                **_OWN_GROUP,
+            )
+            self._process.returncode = 0  # it may outlive this process, which does not wait for it
+            spare(self._process.pid)
+
+    def look_now(self, pids: Iterable[int]) -> None:
+        """Have the process look at once: this rank is about to leave.
+
+        Args:
+            pids: as for :meth:`start`, if there is no process yet.
+        """
+        self.start(pids)
+        if self._process is not None and self._process.stdin is not None:
+            with suppress(OSError):
+                self._process.stdin.close()
+                # A signal that stops all processes of a job has stopped this one too.
+                os.kill(self._process.pid, signal.SIGCONT)
 
 
 def _environment() -> dict[str, str]:
-    """It must be taken neither for a rank nor for what this rank has left running."""
+    """Return its environment: it must be taken neither for a rank nor for what this rank has left running."""
     return {name: value for name, value in environment_of_child().items() if name != MARK}
-
-
-def look_now(pids: Iterable[int]) -> None:
-    """Have the process look at once: this rank is about to leave.
-
-    Args:
-        pids: as for :func:`start`, if there is no process yet.
-    """
-    start(pids)
-    if _watch is not None and _watch.stdin is not None:
-        with suppress(OSError):
-            _watch.stdin.close()
-            os.kill(_watch.pid, signal.SIGCONT)  # a signal that stops all processes of a job has stopped this one too

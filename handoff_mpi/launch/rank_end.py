@@ -16,7 +16,7 @@ from handoff_mpi.descendants import end_descendants
 from handoff_mpi.errors import EXIT_STOPPED, TransportError, UsageError
 from handoff_mpi.launch.guard import OwnGuard
 from handoff_mpi.launch.local_ranks import kill_stopped_ranks
-from handoff_mpi.process_context import process
+from handoff_mpi.process_context import this_process
 from handoff_mpi.worker.output import restore_output
 
 #: A rank that cannot continue has ended after this long, also where its MPI hangs.
@@ -57,7 +57,7 @@ def _leave_job(error: BaseException) -> None:
     if isinstance(error, ConnectionError):
         kill_stopped_ranks()  # nobody else would: the launcher waits for them
         if is_fault_tolerant:
-            process.of(OwnGuard).leave()
+            this_process.of(OwnGuard).leave()
             os._exit(EXIT_STOPPED)  # if SIGKILL ends all ranks, mpirun ends with status 0
     elif not is_fault_tolerant:
         mpi.abort(70)

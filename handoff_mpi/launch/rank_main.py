@@ -39,7 +39,7 @@ from handoff_mpi.launch.rank_end import end_rank
 from handoff_mpi.launch.serving import serve
 from handoff_mpi.launch.signals import words_of_signal
 from handoff_mpi.launch.start_line import resume_text, shown_path
-from handoff_mpi.process_context import process
+from handoff_mpi.process_context import this_process
 from handoff_mpi.process_exit import exit_process, flush_output
 from handoff_mpi.results.run_dir import make_run_dir
 from handoff_mpi.results.run_lock import lock_run_dir
@@ -67,7 +67,7 @@ _EXIT_POLL_INTERVAL_S = 0.005
 
 def run_rank0(job: Job, target: str, args: list[str], chosen: dict[str, Any]) -> int:
     """Rank 0: load the DAG, run it, tell how it went."""
-    process.of(OwnJobs).current = job
+    this_process.of(OwnJobs).current = job
     _listen_to_signals(job, chosen.get("run_dir"))
     if "run_dir" in chosen:
         own_supervisor().note_joined(Path(chosen["run_dir"]))

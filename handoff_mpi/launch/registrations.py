@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from handoff_mpi.call_modules import copies_entered
 from handoff_mpi.callbacks import call_here
-from handoff_mpi.process_context import Settings, process
+from handoff_mpi.process_context import Settings, this_process
 from handoff_mpi.resources import Amounts, Capability, parse_resources
 from handoff_mpi.resources.detection import detect
 from handoff_mpi.serialization import decode_code
@@ -39,7 +39,7 @@ class Registrations(Settings):
         return restore
 
 
-registrations = process.of(Registrations)
+registrations = this_process.of(Registrations)
 
 
 def my_capability(rank: int) -> Capability:

@@ -16,9 +16,11 @@ from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.rank_setups import RankSetups
 from handoff_mpi.launch.run_reporter import RunReporter
 from handoff_mpi.launch.run_results import make_results
+from handoff_mpi.process_context import this_process
 from handoff_mpi.results import Results
-from handoff_mpi.runtime import gc_control, worker_loop
+from handoff_mpi.runtime import gc_control
 from handoff_mpi.runtime.backoff import clock
+from handoff_mpi.runtime.resource_updates import UpdateTarget
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.scheduler_loop import LoopSettings, SchedulerLoop
 from handoff_mpi.runtime.worker_driver import WorkerDriver
@@ -135,7 +137,7 @@ class RunInProgress:
         failure = _Failure()
         try:
             self._reporter.tell_start()
-            worker_loop.set_active(self._loop)
+            this_process.of(UpdateTarget).current = self._loop
             with self._reporter.reporting():
                 self._run_loop()
                 self._results = make_results(self._run, self._loop.coordinator)
@@ -149,7 +151,7 @@ class RunInProgress:
             self._end_journal_writer(failure.status, failure.exit_code)  # what was running is under no suspicion
             raise
         finally:
-            worker_loop.set_active(None)
+            this_process.of(UpdateTarget).current = None
             if self._results is None:
                 self._end_without_results(failure)
             self._loop.close()

@@ -24,12 +24,13 @@ from handoff_mpi.comm import Envelope, RankFailed
 from handoff_mpi.console import print_message
 from handoff_mpi.exit_status import EXIT_RAISED
 from handoff_mpi.launch import call_site
+from handoff_mpi.launch.call_site import Calls
 from handoff_mpi.launch.environment import has_fault_tolerance
 from handoff_mpi.launch.guard import LEAVES, RELEASED, OwnGuard, tell_guards
 from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.local_ranks import kill_other_ranks, other_ranks
 from handoff_mpi.messages import ENDS
-from handoff_mpi.process_context import process
+from handoff_mpi.process_context import this_process
 from handoff_mpi.process_exit import exit_process, flush_output
 
 #: With fault tolerance, a rank 0 that has ended well waits so long for the others before it leaves.
@@ -67,7 +68,7 @@ class ScriptJobs:
 
 def joined(job: Job) -> None:
     """This rank of a script has joined ``job``: what ends the one ends the other."""
-    script_jobs = process.of(ScriptJobs)
+    script_jobs = this_process.of(ScriptJobs)
     is_first = not script_jobs.led()
     script_jobs.add(job)
     if not job.has_fault_tolerance:
@@ -76,7 +77,7 @@ def joined(job: Job) -> None:
     if not job.rank and is_first:
         _observe_exits()
     elif job.rank and pid is not None:
-        process.of(OwnGuard).watch(pid)
+        this_process.of(OwnGuard).watch(pid)
 
 
 def _observe_exits() -> None:
@@ -95,9 +96,9 @@ def finish(status: int, has_raised: bool) -> None:
     """End this rank, whose script has come to its end, together with its job."""
     is_started = "mpi4py.MPI" in sys.modules
     flush_output()
-    if call_site.have_differed:
+    if this_process.of(Calls).have_differed:
         meet_at_end(FAILED_SCRIPT_TIMEOUT_S + SCRIPT_END_TIMEOUT_S if status else MEETING_S)
-    script_jobs = process.of(ScriptJobs)
+    script_jobs = this_process.of(ScriptJobs)
     led, served = script_jobs.led(), script_jobs.served()
     if not led and not served:
         if has_raised:
@@ -126,7 +127,7 @@ def meet_at_end(limit_s: float) -> None:
         while not is_together:
             mpi.wait_for_all(comm, limit_s)
             is_together = call_site.meet(call_site.END, comm.allgather)
-        call_site.have_differed = False
+        this_process.of(Calls).have_differed = False
     except Exception:
         pass  # others have died, or are busy: they are on their own
 
@@ -262,7 +263,7 @@ def _is_dismissed(job: Job) -> bool:
         return True
     is_gone = any(isinstance(each, RankFailed) for each in arrived)
     if is_gone:
-        process.of(OwnGuard).leave()
+        this_process.of(OwnGuard).leave()
     return is_gone
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from handoff_mpi import descendants
+from handoff_mpi.process_context import this_process
 from handoff_mpi.python_path import python_program
 from handoff_mpi.visualization.bottom_rows import DELAY_S, GIVE_BACK
 
@@ -116,30 +117,31 @@ class ViewerProcess:
                 pass  # somebody has closed it
 
 
-_viewer: ViewerProcess | None = None
+class OwnViewer:
+    """The process that draws for this one, started once for all its runs; a part of the process context."""
 
+    def __init__(self) -> None:
+        self._viewer: ViewerProcess | None = None
+        atexit.register(self.end)
+        os.register_at_fork(after_in_child=self._forget)
 
-@contextmanager
-def drawn(run_dir: Path, terminal: int | None) -> Iterator[None]:
-    """Have the run in ``run_dir`` drawn on a terminal within ``with``; nothing if there is none.
+    def on(self, terminal: int) -> ViewerProcess | None:
+        """Return the process, which is started if none lives; None where it cannot be started."""
+        if self._viewer is None or self._viewer.has_ended:
+            self._viewer = _started(terminal)
+        return self._viewer
 
-    A process is started once, and draws all runs of this one.
-    """
-    global _viewer
-    if terminal is None:
-        yield
-        return
-    if _viewer is None or _viewer.has_ended:
-        _viewer = _started(terminal)
-    viewer = _viewer
-    if viewer is None:
-        yield
-        return
-    viewer.show(run_dir)
-    try:
-        yield
-    finally:
-        viewer.hide()
+    def end(self) -> None:
+        """End the process, if there is one."""
+        viewer, self._viewer = self._viewer, None
+        if viewer is not None:
+            viewer.close()
+
+    def _forget(self) -> None:
+        """In a forked process: the viewer is its parent's."""
+        viewer, self._viewer = self._viewer, None
+        if viewer is not None:
+            viewer.abandon()
 
 
 def _started(terminal: int) -> ViewerProcess | None:
@@ -149,21 +151,15 @@ def _started(terminal: int) -> ViewerProcess | None:
         return None
 
 
-def end_viewer() -> None:
-    """End the process that draws, if there is one."""
-    global _viewer
-    viewer, _viewer = _viewer, None
-    if viewer is not None:
-        viewer.close()
-
-
-def _forget() -> None:
-    """In a forked process: the viewer is its parent's."""
-    global _viewer
-    viewer, _viewer = _viewer, None
-    if viewer is not None:
-        viewer.abandon()
-
-
-atexit.register(end_viewer)
-os.register_at_fork(after_in_child=_forget)
+@contextmanager
+def drawn(run_dir: Path, terminal: int | None) -> Iterator[None]:
+    """Have the run in ``run_dir`` drawn on a terminal within ``with``; nothing if there is none."""
+    viewer = None if terminal is None else this_process.of(OwnViewer).on(terminal)
+    if viewer is None:
+        yield
+        return
+    viewer.show(run_dir)
+    try:
+        yield
+    finally:
+        viewer.hide()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from handoff_mpi.console import print_message
 from handoff_mpi.errors import UntrustedFile, UsageError
+from handoff_mpi.process_context import this_process
 from handoff_mpi.results.secure_files import Directory, open_directory, open_new_directory
 
 STATUS = "status.json"
@@ -52,7 +53,10 @@ def use_run_dir(wanted: str | os.PathLike[str] | None) -> Directory:
     path = Path("handoff-runs" if wanted is None else wanted)
     try:
         path = path.absolute()
-        directory = _fresh.open(path) if wanted is None else open_directory(path, makes=True, closes_to_group=True)
+        if wanted is None:
+            directory = this_process.of(FreshRunDirs).open(path)
+        else:
+            directory = open_directory(path, makes=True, closes_to_group=True)
         path = directory.path
         try:
             if wanted is not None:
@@ -126,7 +130,8 @@ def _refuse_what_is_in_the_way(directory: Directory) -> None:
 class FreshRunDirs:
     """Makes run-dirs named by the time of day.
 
-    It remembers the last name: a loop of small runs makes many within a second, and would try them all each time.
+    A part of the process context, as it remembers the last name: a loop of small runs makes many within a second, and
+    would try them all each time.
     """
 
     def __init__(self) -> None:
@@ -147,6 +152,3 @@ class FreshRunDirs:
                 self._stamp, self._serial = stamp, serial
                 return directory
         raise OSError(f"{parent} holds a thousand runs of this second")
-
-
-_fresh = FreshRunDirs()

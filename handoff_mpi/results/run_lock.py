@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from handoff_mpi.errors import RunDirBusy, UsageError
+from handoff_mpi.process_context import this_process
 from handoff_mpi.results.run_dir import ANOTHER, LAUNCH_LOCK, LOCK
 from handoff_mpi.results.secure_files import PRIVATE_MODE, Directory, opened
 from handoff_mpi.results.supervision import SupervisorLink
@@ -41,7 +42,7 @@ class RunLock:
         self._fd = fd
         self._outer = outer
         if fd >= 0:
-            _held.add(self)
+            this_process.of(HeldLocks).add(self)
 
     def close(self) -> None:
         """Let others use the run-dir."""
@@ -56,7 +57,7 @@ class RunLock:
 
     def leave(self) -> None:
         """Close the descriptor; another process that shares it keeps the lock."""
-        _held.discard(self)
+        this_process.of(HeldLocks).discard(self)
         fd, self._fd = self._fd, -1
         os.close(fd)
 
@@ -67,11 +68,15 @@ class RunLock:
         self.close()
 
 
-class _HeldLocks:
-    """The locks of this process. A process that it forks leaves them: a lock lasts until all that share it leave it."""
+class HeldLocks:
+    """The locks of this process; a part of the process context.
+
+    A process that it forks leaves them: a lock lasts until all that share it leave it.
+    """
 
     def __init__(self) -> None:
         self._locks: set[RunLock] = set()
+        os.register_at_fork(after_in_child=self.leave_all)
 
     def add(self, lock: RunLock) -> None:
         """``lock`` was taken."""
@@ -85,10 +90,6 @@ class _HeldLocks:
         """Leave the locks to the process that forked this one."""
         for lock in list(self._locks):
             lock.leave()
-
-
-_held = _HeldLocks()
-os.register_at_fork(after_in_child=_held.leave_all)
 
 
 def lock_run_dir(run_dir: Path | Directory, supervisor: SupervisorLink = _NO_SUPERVISOR) -> RunLock:

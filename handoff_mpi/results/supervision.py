@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import socket
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from handoff_mpi.errors import UsageError
+from handoff_mpi.process_context import this_process
 from handoff_mpi.results.run_dir import LOCK
 from handoff_mpi.results.secure_files import Directory, opened
 from handoff_mpi.results.status_file import read_record
@@ -87,24 +89,30 @@ class SupervisorLink:
         return str(said.get("why", "")) if self.is_present and said.get(LAUNCHED_BY) == self._mark else ""
 
 
-#: The link of this process, as its command line has found it in the environment.
-_own = SupervisorLink()
+@dataclass(slots=True)
+class OwnSupervisor:
+    """The part of the process context that is about a supervisor.
+
+    Attributes:
+        link: to the supervisor of this process, as its command line has found it in the environment.
+    """
+
+    link: SupervisorLink = field(default_factory=SupervisorLink)
 
 
 def own_supervisor() -> SupervisorLink:
     """Return the link of this process to its supervisor."""
-    return _own
+    return this_process.of(OwnSupervisor).link
 
 
 def has_supervisor() -> bool:
     """Whether a supervisor watches the launch of this process."""
-    return _own.is_present
+    return own_supervisor().is_present
 
 
 def take_mark() -> None:
     """Take the supervisor's mark out of the environment: what functions of the run launch themselves is not its."""
-    global _own
-    _own = SupervisorLink(os.environ.pop(LAUNCHED_BY, ""))
+    this_process.of(OwnSupervisor).link = SupervisorLink(os.environ.pop(LAUNCHED_BY, ""))
 
 
 def note_stop(run_dir: Path | Directory, mark: str, why: str) -> None:

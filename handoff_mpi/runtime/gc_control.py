@@ -10,6 +10,8 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from handoff_mpi.process_context import this_process
+
 #: Smaller DAGs are visited in a few milliseconds.
 FREEZE_FROM_FUNCTIONS = 20_000
 
@@ -37,7 +39,8 @@ def frozen(functions: int) -> Iterator[None]:
     if functions < FREEZE_FROM_FUNCTIONS or gc.get_freeze_count():
         yield
         return
-    _skipped.note()
+    skipped = this_process.of(SkippedCollections)
+    skipped.note()
     gc.freeze()
     count = gc.get_freeze_count()
     try:
@@ -45,11 +48,14 @@ def frozen(functions: int) -> Iterator[None]:
     finally:
         if gc.get_freeze_count() <= count:  # else a function has frozen what there is for good
             gc.unfreeze()
-            _skipped.make_up()
+            skipped.make_up()
 
 
-class _Skipped:
-    """The collections of young objects that ``gc.freeze`` keeps from counting towards one of the oldest."""
+class SkippedCollections:
+    """The collections of young objects that ``gc.freeze`` keeps from counting towards one of the oldest.
+
+    A part of the process context.
+    """
 
     def __init__(self) -> None:
         self._collections = 0
@@ -71,6 +77,3 @@ class _Skipped:
         if is_due and first and gc.isenabled():
             gc.collect()
             self._collections, self._survivors = 0, len(gc.get_objects())
-
-
-_skipped = _Skipped()

@@ -12,7 +12,7 @@ from handoff_mpi.dag.retry_on import MAX_RETRY_DELAY_S
 from handoff_mpi.errors import HandoffError, UsageError
 from handoff_mpi.formatting import show
 from handoff_mpi.numerals import plain
-from handoff_mpi.process_context import Settings, process
+from handoff_mpi.process_context import Settings, this_process
 from handoff_mpi.resources.capability import MAX_SLOTS
 from handoff_mpi.runtime.choices import (
     ALWAYS,
@@ -387,7 +387,7 @@ class OptionDefaults(Settings):
         return restore
 
 
-_defaults = process.of(OptionDefaults)
+_defaults = this_process.of(OptionDefaults)
 
 
 def set_defaults(given: Mapping[str, Any]) -> None:

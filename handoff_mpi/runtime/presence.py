@@ -11,20 +11,24 @@ import errno
 import os
 import socket
 
-_shown: int | None = None
 
+class Presence:
+    """Shows that this process runs this program; a part of the process context."""
 
-def show() -> None:
-    """Show from now on, until this process ends, that it runs this program."""
-    global _shown
-    if _shown is not None:
-        return
-    shown = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    try:
-        shown.bind(_address(os.getpid()))
-        _shown = shown.detach()  # the kernel closes the descriptor, when this process ends
-    except OSError:  # there are no abstract addresses here
-        shown.close()
+    def __init__(self) -> None:
+        self._is_shown = False
+
+    def show(self) -> None:
+        """Show it from now on, until this process ends."""
+        if self._is_shown:
+            return
+        shown = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            shown.bind(_address(os.getpid()))
+            shown.detach()  # the kernel closes the descriptor, when this process ends
+            self._is_shown = True
+        except OSError:  # there are no abstract addresses here
+            shown.close()
 
 
 def is_shown(pid: int) -> bool:

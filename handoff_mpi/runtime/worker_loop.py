@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from handoff_mpi import messages
 from handoff_mpi.comm import Envelope, RankFailed, Transport
 from handoff_mpi.coroutines import running_loop_hidden
-from handoff_mpi.errors import HandoffError
 from handoff_mpi.messages import DECODE, SETUP, SHUTDOWN, START
+from handoff_mpi.process_context import this_process
 from handoff_mpi.runtime.backoff import Backoff, clock
 from handoff_mpi.runtime.callback_watch import watched
 from handoff_mpi.runtime.host_probe import LIVES, NOT_ASKED, from_environment
 from handoff_mpi.runtime.progress_thread import ProgressThread
+from handoff_mpi.runtime.resource_updates import UpdateTarget
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.worker_driver import WorkerDriver
 from handoff_mpi.serialization import decode_writable
-from handoff_mpi.worker import child_main as child_process
 from handoff_mpi.worker.child_pool import ChildPool
 from handoff_mpi.worker.child_process import no_launcher_in_environment
-from handoff_mpi.worker.child_protocol import UPDATE
 from handoff_mpi.worker.silence_timer import SilenceTimer
 
 #: Seconds between two looks at whether the launcher and rank 0 are still there.
@@ -61,7 +59,8 @@ def serve_run(
     """
     driver = WorkerDriver(transport, setup, child_pool, only_calls=True)
     own_calls = driver.own_calls
-    set_active(driver)
+    target = this_process.of(UpdateTarget)
+    target.current = driver
     backoff = Backoff(transport.doorbell)
     poller = _Poller(driver, leave)
     poll = poller.poll
@@ -90,7 +89,7 @@ def serve_run(
                 is_awaiting = transport.is_transferring or driver.is_hasty
                 backoff.wait(was_busy, is_awaiting, driver.machine.next_wakeup(), driver.sockets())
     finally:
-        set_active(None)
+        target.current = None
         if progress_thread is not None:
             progress_thread.close()
         driver.close()
@@ -178,26 +177,3 @@ def _look_at_rank_0(setup: RunSetup, silence_timer: SilenceTimer) -> None:
     if answer == NOT_ASKED and silence_timer.silence_s < 2 * setup.silence_timeout_s:
         return
     raise ConnectionError(f"rank 0 has been silent for {silence_timer.silence_s:.0f} s, and does not live or answer")
-
-
-_active: Any = None
-
-
-def set_active(target: object) -> None:
-    """Say who takes resource updates from user code in this process."""
-    global _active
-    _active = target
-
-
-def update_resources(rank: int, amounts: dict[str, object]) -> None:
-    """Carry ``update_node_resources`` from any thread, function or handler to rank 0.
-
-    Raises:
-        HandoffError: this process executes no run.
-    """
-    if _active is not None:
-        _active.update_resources(rank, amounts)
-    elif not child_process.tell_rank((UPDATE, rank, amounts)):
-        raise HandoffError(
-            "update_node_resources acts on a run, and this process executes none; call it while execute runs"
-        )

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, Protocol, TypeAlias, runtime_checkable
 from handoff_mpi.callbacks import CallbackFailed, call, shown
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import show
-from handoff_mpi.process_context import Settings, process
+from handoff_mpi.process_context import Settings, this_process
 from handoff_mpi.signatures import HANDLER, find_problem_of_call
 from handoff_mpi.suggestions import did_you_mean
 from handoff_mpi.telemetry.events import EVENTS, Event
@@ -90,8 +90,8 @@ class Handlers(Settings):
         return restore
 
 
-_handlers = process.of(Handlers)
-_dotted = {".".join(event): event for event in EVENTS}
+_handlers = this_process.of(Handlers)
+_DOTTED = {".".join(event): event for event in EVENTS}
 
 
 def attach(handler_id: str, event: Sequence[str], handler: TelemetryHandler, config: Any = None) -> None:
@@ -209,7 +209,7 @@ def _known_events(handler_id: str, events: Iterable[Sequence[str]]) -> list[Even
 
 
 def _unknown(event: Event) -> str:
-    hint = did_you_mean(".".join(map(str, event)), _dotted, shown=lambda name: show(_dotted[name]))
+    hint = did_you_mean(".".join(map(str, event)), _DOTTED, shown=lambda name: show(_DOTTED[name]))
     return f"there is no telemetry event {show(event)}{hint or '; telemetry.EVENTS holds all'}"
 
 

@@ -22,7 +22,7 @@ from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.own_jobs import OwnJobs
 from handoff_mpi.launch.registrations import set_up
 from handoff_mpi.messages import SETUP, SHUTDOWN, START
-from handoff_mpi.process_context import process
+from handoff_mpi.process_context import this_process
 from handoff_mpi.resources import Capability, parse_resources
 from handoff_mpi.runtime.worker_driver import WorkerDriver
 from handoff_mpi.runtime.worker_loop import shut_down_workers
@@ -68,7 +68,7 @@ def fake_ranks(
             running job.
         DAGError: an amount is wrong.
     """
-    jobs = process.of(OwnJobs)
+    jobs = this_process.of(OwnJobs)
     if jobs.current is not None:
         raise UsageError("fake_ranks cannot be used within a job, a Cluster or other fake ranks")
     job = _FakeJob(capabilities_of(n, hosts, cpu=cpu, memory=memory, gpu=gpu, **resources))

@@ -17,9 +17,11 @@ from typing import Any
 
 import pytest
 
-from handoff_mpi.launch import call_site, script_end
+from handoff_mpi.launch import script_end
+from handoff_mpi.launch.call_site import Calls
 from handoff_mpi.launch.environment import size_by_launcher
 from handoff_mpi.launch.job import Job
+from handoff_mpi.process_context import this_process
 from handoff_mpi.testing.fake_ranks import fake_ranks
 from handoff_mpi.testing.settings import settings_restored
 
@@ -57,7 +59,8 @@ def handoff_ranks() -> Iterator[Callable[..., Job]]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: Any) -> None:
     """Number the tests as they run."""
-    call_site.test_position = (call_site.test_position or 0) + 1
+    calls = this_process.of(Calls)
+    calls.test_position = (calls.test_position or 0) + 1
 
 
 def pytest_sessionfinish() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 from handoff_mpi.launch.registrations import Registrations
-from handoff_mpi.process_context import process
+from handoff_mpi.process_context import this_process
 from handoff_mpi.runtime.options import OptionDefaults
 from handoff_mpi.telemetry.handlers import Handlers
 
@@ -16,4 +16,4 @@ def settings_restored() -> AbstractContextManager[None]:
     These are the options of :func:`handoff_mpi.start`, the telemetry handlers, and the resources of
     :func:`handoff_mpi.register_local_node`. What was set before stays.
     """
-    return process.restored(OptionDefaults, Handlers, Registrations)
+    return this_process.restored(OptionDefaults, Handlers, Registrations)

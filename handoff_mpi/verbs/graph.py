@@ -18,7 +18,7 @@ from handoff_mpi.launch import rank_main
 from handoff_mpi.launch.joining import local_job
 from handoff_mpi.launch.own_jobs import OwnJobs
 from handoff_mpi.numerals import parse_whole
-from handoff_mpi.process_context import process
+from handoff_mpi.process_context import this_process
 from handoff_mpi.resources.amounts import plain_number
 from handoff_mpi.results.anybodys_story import read_anybodys_story
 from handoff_mpi.results.whole_files import write_whole
@@ -137,7 +137,7 @@ def _names_run(target: str) -> bool:
 
 def _source_of_dag(target: str, dag_args: list[str]) -> GraphSource | None:
     with contextlib.redirect_stdout(sys.stderr):  # what dag.py prints is no part of the drawing
-        process.of(OwnJobs).current = job = local_job()
+        this_process.of(OwnJobs).current = job = local_job()
         _, dag = rank_main.load(job, target, dag_args)
         if dag is None:
             return None

@@ -9,6 +9,7 @@ import pytest
 from handoff_mpi.errors import StartupError
 from handoff_mpi.launch import call_site
 from handoff_mpi.launch.call_site import CallSite, Frame, are_different, meet
+from handoff_mpi.process_context import this_process
 
 SCRIPT = """
 import sys
@@ -130,7 +131,7 @@ def test_the_test_and_the_count_tell_calls_apart():
 
 
 def test_repeated_calls_are_counted_for_each_set_of_ranks(monkeypatch):
-    monkeypatch.setattr(call_site, "_repeats", {})
+    monkeypatch.setitem(this_process._pieces, call_site.Calls, call_site.Calls())
 
     def call(group=None):
         return call_site.here(group).count

@@ -14,6 +14,7 @@ import pytest
 import handoff_mpi as handoff
 from handoff_mpi import UsageError
 from handoff_mpi.errors import Superseded
+from handoff_mpi.process_context import this_process
 from handoff_mpi.results import supervision
 from handoff_mpi.results.journal import Journal
 from handoff_mpi.results.journal_reader import has_successor
@@ -21,7 +22,7 @@ from handoff_mpi.results.lease import Lease
 from handoff_mpi.results.run_lock import lock_run_dir, lock_run_dir_soon
 from handoff_mpi.results.secure_files import open_directory
 from handoff_mpi.results.status_file import write_status
-from handoff_mpi.results.supervision import LAUNCHED_BY, SupervisorLink, own_supervisor
+from handoff_mpi.results.supervision import LAUNCHED_BY, OwnSupervisor, SupervisorLink, own_supervisor
 
 NAPS = """
 import pathlib, time
@@ -61,7 +62,7 @@ def test_only_the_same_supervisor_takes_a_lock_away(tmp_path):
 
 
 def test_what_a_run_launches_itself_is_not_its_supervisors(monkeypatch):
-    monkeypatch.setattr(supervision, "_own", SupervisorLink())
+    monkeypatch.setattr(this_process.of(OwnSupervisor), "link", SupervisorLink())
     monkeypatch.setenv(LAUNCHED_BY, "this one")
     supervision.take_mark()
     assert (own_supervisor().fields(), os.environ.get(LAUNCHED_BY)) == ({LAUNCHED_BY: "this one"}, None)

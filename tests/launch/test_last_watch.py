@@ -12,22 +12,24 @@ from pathlib import Path
 import psutil
 import pytest
 
-from handoff_mpi.launch import last_watch
+from handoff_mpi.launch.last_watch import LastWatch
+from handoff_mpi.process_context import this_process
 
 
 @pytest.fixture
 def watch(monkeypatch):
     """Return what starts the process for some ranks."""
-    monkeypatch.setattr(last_watch, "_watch", None)
+    last_watch = LastWatch()
+    monkeypatch.setitem(this_process._pieces, LastWatch, last_watch)
 
     def start(*pids):
         last_watch.start(pids)
-        return psutil.Process(last_watch._watch.pid)
+        return psutil.Process(last_watch.pid)
 
     yield start
-    if last_watch._watch is not None and psutil.pid_exists(last_watch._watch.pid):
-        os.kill(last_watch._watch.pid, signal.SIGKILL)
-        os.waitpid(last_watch._watch.pid, 0)
+    if last_watch.pid is not None and psutil.pid_exists(last_watch.pid):
+        os.kill(last_watch.pid, signal.SIGKILL)
+        os.waitpid(last_watch.pid, 0)
 
 
 def test_it_is_not_taken_for_a_rank(watch, monkeypatch):
@@ -45,15 +47,15 @@ def test_it_ends_a_stopped_rank_when_told_to_look(watch):
     os.kill(rank.pid, signal.SIGSTOP)
     process = watch(rank.pid)
     assert process.is_running()
-    last_watch.look_now([rank.pid])
+    this_process.of(LastWatch).look_now([rank.pid])
     assert rank.wait(10) == -signal.SIGKILL
     assert process.is_running()  # as long as this process does
 
 
 LEAVING = """
 import os, time
-from handoff_mpi.launch import last_watch
-last_watch.look_now([os.getppid()])
+from handoff_mpi.launch.last_watch import LastWatch
+LastWatch().look_now([os.getppid()])
 print("leaves", flush=True)
 time.sleep(60)
 """
@@ -69,9 +71,10 @@ def test_it_ends_its_own_rank_if_that_is_stopped_on_its_way_out():
 
 STARTING = """
 import sys, time
-from handoff_mpi.launch import last_watch
-last_watch.start([int(sys.argv[1])])
-print(last_watch._watch.pid, flush=True)
+from handoff_mpi.launch.last_watch import LastWatch
+watch = LastWatch()
+watch.start([int(sys.argv[1])])
+print(watch.pid, flush=True)
 time.sleep(60)
 """
 
@@ -105,5 +108,5 @@ def test_one_that_was_stopped_is_continued_when_told_to_look(watch):
     process = watch(rank.pid)
     os.kill(rank.pid, signal.SIGSTOP)
     os.kill(process.pid, signal.SIGSTOP)
-    last_watch.look_now([rank.pid])
+    this_process.of(LastWatch).look_now([rank.pid])
     assert rank.wait(10) == -signal.SIGKILL

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import inspect
 import pydoc
-import sys
 from dataclasses import fields
 
 import numpy as np
@@ -13,7 +12,10 @@ import pytest
 
 import handoff_mpi as handoff
 from handoff_mpi import DAG, DAGError, Function, Unsatisfiable, UsageError, cli, task
+from handoff_mpi.console import PrintedMessages
+from handoff_mpi.dag.task import CallsOutside
 from handoff_mpi.errors import EXIT_DONE, EXIT_FITS_NOWHERE, EXIT_USAGE
+from handoff_mpi.process_context import this_process
 from handoff_mpi.resources.amounts import format_nbytes
 
 DAG_FILE = """
@@ -28,15 +30,14 @@ with DAG("d") as dag:
 @pytest.fixture
 def said(in_process, tmp_path, capsys, monkeypatch):
     """Check and run a DAG; return the exit code and what is said, which must be the same."""
-    monkeypatch.setattr("handoff_mpi.console._said", set())
-    tasks = sys.modules[handoff.task.__module__]
-    monkeypatch.setattr(tasks, "_called_outside", {})
+    monkeypatch.setitem(this_process._pieces, PrintedMessages, PrintedMessages())
+    monkeypatch.setitem(this_process._pieces, CallsOutside, CallsOutside())
 
     def both(options="", before="", after="", *words):
         (tmp_path / "d.py").write_text(DAG_FILE.format(options=options, before=before, after=after))
         code = cli.main(["check", "d.py", *words])
         checked = capsys.readouterr().err
-        monkeypatch.setattr(tasks, "_called_outside", {})
+        monkeypatch.setitem(this_process._pieces, CallsOutside, CallsOutside())
         assert cli.main(["run", "d.py", *words]) == code
         ran = capsys.readouterr().err
         assert ran.startswith(checked)

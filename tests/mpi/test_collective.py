@@ -11,7 +11,7 @@ import handoff_mpi as handoff
 from handoff_mpi import DAG, Function
 from handoff_mpi.comm.mpi import world
 from handoff_mpi.launch.own_jobs import OwnJobs
-from handoff_mpi.process_context import process
+from handoff_mpi.process_context import this_process
 from handoff_mpi.testing import settings_restored
 
 pytestmark = pytest.mark.mpi(min_size=2)
@@ -88,7 +88,7 @@ def test_after_a_run_rank_0_tells_what_all_ranks_offer_without_asking_them(tmp_p
 
 
 def test_what_a_rank_registers_is_its_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(process.of(OwnJobs), "world", [])  # as before the first run, so that all ranks are asked
+    monkeypatch.setattr(this_process.of(OwnJobs), "world", [])  # as before the first run, so that all ranks are asked
     rank, size = rank_and_size()
     with settings_restored():
         if rank == size - 1:

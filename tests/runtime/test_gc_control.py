@@ -7,7 +7,9 @@ import weakref
 
 import pytest
 
+from handoff_mpi.process_context import this_process
 from handoff_mpi.runtime import gc_control
+from handoff_mpi.runtime.gc_control import SkippedCollections
 
 
 class Cyclic:
@@ -21,7 +23,7 @@ class Cyclic:
 def collector(monkeypatch):
     """A collector as Python starts it, and small DAGs that count as large."""
     monkeypatch.setattr(gc_control, "FREEZE_FROM_FUNCTIONS", 10)
-    monkeypatch.setattr(gc_control, "_skipped", gc_control._Skipped())
+    monkeypatch.setitem(this_process._pieces, SkippedCollections, SkippedCollections())
     before = gc.get_threshold()
     yield
     gc.unfreeze()

@@ -106,8 +106,8 @@ def test_every_rank_of_its_host_sees_that_rank_0_is_gone(process):
 
 EXECUTING = """
 import os, sys
-from handoff_mpi.runtime import presence
-presence.show()
+from handoff_mpi.runtime.presence import Presence
+Presence().show()
 print(flush=True)
 input()
 {ending}

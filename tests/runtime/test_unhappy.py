@@ -10,7 +10,7 @@ import pytest
 
 from handoff_mpi import cli
 from handoff_mpi.launch.own_jobs import OwnJobs
-from handoff_mpi.process_context import process
+from handoff_mpi.process_context import this_process
 
 PREAMBLE = "import os, sys, time, ctypes\nimport handoff_mpi\nfrom handoff_mpi import DAG, Function\ndag = DAG('d')\n"
 
@@ -160,7 +160,7 @@ def test_each_nonsense_variable_is_refused(monkeypatch, capsys, tmp_path, name):
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(cli, "is_under_launcher", lambda: False)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(process.of(OwnJobs), "current", None)
+    monkeypatch.setattr(this_process.of(OwnJobs), "current", None)
     monkeypatch.setenv(name, ENVIRONMENT[name])
     assert cli.main(["run", "ok.py"]) == 2
     err = capsys.readouterr().err

@@ -13,7 +13,7 @@ import pytest
 import handoff_mpi as handoff
 from handoff_mpi import DAG, Function
 from handoff_mpi.launch.own_jobs import OwnJobs
-from handoff_mpi.process_context import process
+from handoff_mpi.process_context import this_process
 from handoff_mpi.results.supervision import LOST_HOSTS
 from handoff_mpi.testing import fake_ranks
 
@@ -202,7 +202,7 @@ def test_a_run_without_files(tmp_path, monkeypatch):
 def test_afterwards_nothing_is_left(tmp_path):
     with pytest.raises(ZeroDivisionError), fake_ranks(3):
         1 / 0  # noqa: B018
-    assert process.of(OwnJobs).current is None
+    assert this_process.of(OwnJobs).current is None
     assert handoff.execute(many(1), run_dir=tmp_path / "run").allocations == {0: 0}
 
 

@@ -145,12 +145,6 @@ def test_a_dag_that_is_not_there_is_refused_by_the_run(slurm, submit, tmp_path):
 
 
 @pytest.mark.long
-def test_tasks_of_each_node_are_enough(slurm, submit, tmp_path):
-    number = submit(*QUICKSTART, flags=["--nodes=2", "--ntasks-per-node=2"], env={"HANDOFF_OUTPUT": "plain"})
-    assert_quickstart_is_done(slurm.wait(number, tmp_path), tmp_path / "handoff-runs" / str(number))
-
-
-@pytest.mark.long
 def test_a_cancelled_run_is_stopped_and_resumes(slurm, submit, tmp_path):
     dag = write(tmp_path, "sleeping.py", SLEEPING.replace("range(60)", "range(12)").replace("sleep(2)", "sleep(0.5)"))
     env = {"HANDOFF_RUN_DIR": "run"}
@@ -230,8 +224,9 @@ for number in range(4): dag.add_function(Function(number, (), launch))
 """
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("isolation", ["rank", "process"])
+@pytest.mark.parametrize(
+    "isolation", [pytest.param("rank", marks=pytest.mark.long), pytest.param("process", marks=pytest.mark.soak)]
+)
 def test_a_function_may_run_mpirun_and_srun(slurm, submit, tmp_path, isolation):
     """An mpirun stays on the host of the call, whose other nodes are at work already."""
     dag = write(tmp_path, "nested.py", NESTED)
@@ -271,6 +266,19 @@ def own_python(directory: Path) -> Path:
     (site,) = (directory / "own").glob("lib/python*/site-packages")
     (site / "these.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
     return directory / "own" / "bin" / "python3"
+
+
+@pytest.mark.long
+def test_submit_names_the_files_of_the_job(slurm, tmp_path):
+    """Tasks of each node are enough: a rank for each."""
+    flags = ["--nodes=2", "--ntasks-per-node=2"]
+    words = ["-m", "handoff_mpi", "submit", *flags, "-o", "said-%j", *QUICKSTART[:1], "--quiet", *QUICKSTART[1:]]
+    told = slurm.run(sys.executable, *words, cwd=tmp_path, env={"HANDOFF_OUTPUT": "plain"}).stdout.splitlines()
+    number = int(told[0].removeprefix("submitted as job "))
+    assert told[1:] == [f"output: {tmp_path}/said-{number}", f"files: handoff-runs/{number}"]
+    job = slurm.wait(number, tmp_path)
+    job.out = (tmp_path / f"said-{number}").read_text()
+    assert_quickstart_is_done(job, tmp_path / "handoff-runs" / str(number))
 
 
 def test_a_python_without_the_package_is_refused(slurm, submit, tmp_path):

@@ -28,6 +28,7 @@ from handoff_mpi.errors import (
 from handoff_mpi.formatting import one_line
 from handoff_mpi.launch.hosts import Hosts, find_hosts, refuse_too_many
 from handoff_mpi.launch.job_part import JobPart
+from handoff_mpi.launch.launcher_stderr import remove_last_nul
 from handoff_mpi.launch.mpirun import launcher_command
 from handoff_mpi.launch.signals import words_of_signal
 from handoff_mpi.launch.start_watch import JOIN_RANK_S, Rank0Watch, StartWatch
@@ -199,6 +200,7 @@ class _Supervisor:
                 self._process.wait(_LAUNCHER_POLL_INTERVAL_S)
             except subprocess.TimeoutExpired:
                 pass
+        remove_last_nul()
         last = read_status(self._run_dir)
         self.part.look(last)
         self.has_begun |= bool(last)  # it may have begun and died between two looks

@@ -1,0 +1,57 @@
+"""``--rerun`` names functions, elements of arrays, and nothing that is not there."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from handoff_mpi import UsageError
+from handoff_mpi.launch.rerun import read_rerun
+
+PLAN = SimpleNamespace(number_of={"fit": 0, "sweep": 1, ("all", 2): 2}, arrays={1: SimpleNamespace(count=10)})
+
+
+def test_functions_and_whole_arrays_are_named_by_their_ids():
+    rerun = read_rerun(["fit", ("all", 2), "sweep"], PLAN)
+    assert (rerun.tasks, rerun.elements, rerun.named) == ({0, 1, 2}, {}, {0, 1, 2})
+
+
+@pytest.mark.parametrize(
+    ("name", "elements"),
+    [
+        ("sweep[3]", [(3, 4)]),
+        ("sweep[-1]", [(9, 10)]),
+        ("sweep[2:5]", [(2, 5)]),
+        ("sweep[:3, 7:]", [(0, 3), (7, 10)]),
+        ("sweep[5:2]", []),
+        (("sweep", 4), [(4, 5)]),
+    ],
+)
+def test_elements_are_named_as_python_counts_them(name, elements):
+    rerun = read_rerun([name], PLAN)
+    assert [*rerun.elements[1]] == elements
+    assert (rerun.tasks, rerun.named) == (set(), {1})
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("fot", "rerun names 'fot', which the DAG does not hold; did you mean 'fit'"),
+        ("fit[3]", "which the DAG does not hold"),
+        (("fit", 3), "which the DAG does not hold"),
+        ("swoop[3]", "which the DAG does not hold"),
+        ("sweep[10]", "but the array has 10 elements"),
+        ("sweep[-11]", "but the array has 10 elements"),
+        ("sweep[3,]", "'' is neither an index nor a slice"),
+        ("sweep[1:2:3]", "neither an index nor a slice"),
+    ],
+)
+def test_what_is_not_there_is_refused(name, problem):
+    with pytest.raises(UsageError, match=problem):
+        read_rerun([name], PLAN)
+
+
+def test_of_many_that_are_not_there_the_first_is_named():
+    with pytest.raises(UsageError, match="rerun names 'a' and 2 more"):
+        read_rerun(["a", "b", "c"], PLAN)

@@ -1,0 +1,50 @@
+"""A launch takes over the elements that earlier launches computed."""
+
+from __future__ import annotations
+
+from handoff_mpi.arrays.columns import pack
+from handoff_mpi.arrays.intervals import IntervalSet
+from handoff_mpi.arrays.values import ArrayValues
+from handoff_mpi.results.array_history import ArrayLaunch, take_over, values_of_last
+
+
+def launch(epoch, parts, restored=(), count=10):
+    """``parts`` are (first element, its values)."""
+    columns = [([(first, first + len(values))], 1, pack(list(values))) for first, values in parts]
+    return ArrayLaunch(epoch, count, ["digest"], columns, list(restored))
+
+
+def values_in(values):
+    return {index: values[index] for start, stop in values.have for index in range(start, stop)}
+
+
+def everything(launch):
+    return IntervalSet([(0, launch.count)])
+
+
+def test_values_of_a_newer_launch_come_first_and_older_ones_fill_the_gaps():
+    values = ArrayValues(10)
+    launches = [launch(1, [(0, "abcdef")]), launch(2, [(2, "CD"), (8, "I")])]
+    taken = take_over(launches, values, everything)
+    assert "".join(values_in(values).values()) == "abCDefI"
+    assert taken == [(2, ((2, 4), (8, 9))), (1, ((0, 2), (4, 6)))]
+
+
+def test_only_elements_whose_arguments_are_the_same_are_taken():
+    values = ArrayValues(10)
+    same = {1: IntervalSet([(1, 3), (5, 9)]), 2: IntervalSet()}
+    taken = take_over([launch(1, [(0, "abcdef")]), launch(2, [(6, "G")])], values, lambda each: same[each.epoch])
+    assert values_in(values) == {1: "b", 2: "c", 5: "f"}
+    assert taken == [(1, ((1, 3), (5, 6)))]
+
+
+def test_a_part_may_have_several_intervals():
+    values = ArrayValues(10)
+    part = ([(0, 2), (5, 8)], 3, pack(list("abfgh")))
+    take_over([ArrayLaunch(1, 10, [], [part])], values, lambda each: IntervalSet([(1, 7)]))
+    assert values_in(values) == {1: "b", 5: "f", 6: "g"}
+
+
+def test_the_last_launch_has_its_own_values_and_those_it_took_over():
+    launches = [launch(1, [(0, "abcdef")]), launch(2, [(2, "CD")], [(1, [(0, 2)]), (7, [(8, 9)])])]
+    assert values_in(values_of_last(launches)) == {0: "a", 1: "b", 2: "C", 3: "D"}

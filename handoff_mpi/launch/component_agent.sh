@@ -1,6 +1,7 @@
 #!/bin/sh
 # A launch agent, as ssh: component_agent.sh HOST COMMAND... runs a command on a node of a heterogeneous Slurm job.
 # An srun reaches one component of the job, so this finds the component that has the node.
+while [ "${1#-}" != "$1" ]; do shift; done # MPICH gives it ssh's flag -x
 host=$1
 shift
 component=0

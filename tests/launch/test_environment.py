@@ -169,10 +169,10 @@ def test_the_agent_of_components_finds_the_one_that_has_a_node(within, tmp_path)
     within(HETEROGENEOUS)
     variables = {**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin"}
 
-    def ask(host):
-        return subprocess.run([environment.COMPONENT_AGENT, host, "true &&", "exit 3"], env=variables, **CAPTURED)
+    def ask(*host):
+        return subprocess.run([environment.COMPONENT_AGENT, *host, "true &&", "exit 3"], env=variables, **CAPTURED)
 
     assert "--het-group=0 " in ask("node1").stdout
-    found = ask("node3")
+    found = ask("-x", "node3")
     assert "--het-group=1 " in found.stdout and found.stdout.endswith("-w node3 sh -c true && exit 3\n")
     assert (ask("node4").returncode, ask("node4").stdout) == (255, "")

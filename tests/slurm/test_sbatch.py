@@ -71,6 +71,16 @@ def mpich_python() -> str:
     return str(Path(mpiexec).parent / "python")
 
 
+def remains(slurm, *nodes):
+    """Return the processes and the shared memory that a job has left on its nodes."""
+    found = []
+    for name in nodes:
+        host = slurm.hosts[name]
+        found += [process.cmdline() for process in host.processes("handoff_mpi")]
+        found += subprocess.run(host.enter("ls", "/dev/shm"), capture_output=True, text=True, timeout=20).stdout.split()
+    return found
+
+
 def assert_quickstart_is_done(job, run_dir):
     assert (job.state, job.exit_code) == ("COMPLETED", "0:0"), job.out
     assert "different words" in job.out
@@ -158,6 +168,7 @@ def test_a_cancelled_run_is_stopped_and_resumes(slurm, submit, tmp_path):
     assert (job.state, ended["status"], ended["exit_code"]) == ("CANCELLED", "stopped", 75), job.out
     assert "SIGTERM" in ended["stopped_because"]
     assert "\0" not in job.out
+    assert remains(slurm, "node1", "node2") == []
     again = slurm.wait(submit(dag, flags=TWO_BY_TWO, env=env), tmp_path)
     assert again.exit_code == "0:0", again.out
     assert (status(tmp_path / "run")["done"], status(tmp_path / "run")["restored"]) == (12, ended["done"])
@@ -181,10 +192,14 @@ def test_a_run_that_was_stopped_is_requeued_until_it_is_done(slurm, submit, tmp_
     assert job.out.count("12 functions on 4 ranks of 2 hosts") == 2
 
 
-@pytest.mark.long
-def test_a_heterogeneous_job_uses_all_of_its_components(slurm, submit, tmp_path):
+BOTH = [pytest.param(lambda: sys.executable, id="this MPI", marks=pytest.mark.long)]
+BOTH += [pytest.param(mpich_python, id="MPICH", marks=pytest.mark.soak)]
+
+
+@pytest.mark.parametrize("python", BOTH)
+def test_a_heterogeneous_job_uses_all_of_its_components(slurm, submit, tmp_path, python):
     flags = ["--ntasks=2", "--nodes=1", "--mem-per-cpu=600", ":", "--ntasks=3", "--nodes=1", "--mem-per-cpu=300"]
-    number = submit(*QUICKSTART, flags=flags, env={"HANDOFF_OUTPUT": "plain"})
+    number = submit(*QUICKSTART, flags=flags, env={"HANDOFF_OUTPUT": "plain", "PYTHON": python()})
     job = slurm.wait(number, tmp_path)
     assert job.exit_code == "0:0", job.out
     assert "on 5 ranks of 2 hosts" in job.out, job.out

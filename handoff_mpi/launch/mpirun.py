@@ -20,6 +20,7 @@ _SRUN_WORDS = "plm_slurm_args"
 # One srun, as mpirun would start it, reaches one component of a heterogeneous job.
 _WORDS_FOR_COMPONENTS = ["--prtemca", "ras", "^slurm", "--prtemca", "plm", "ssh", "--prtemca", "plm_ssh_agent"]
 _WORDS_FOR_COMPONENTS.append(str(COMPONENT_AGENT))
+_HYDRA_SRUN_WORDS = "HYDRA_LAUNCHER_EXTRA_ARGS"
 _OWN_SRUN_WORDS = ("--no-kill", "--mem=0")
 
 
@@ -49,6 +50,9 @@ def launcher_command(
     is_heterogeneous = components(environment) > 1
     if "HYDRA" in version.upper():
         agent = ["-launcher", "ssh", "-launcher-exec", str(COMPONENT_AGENT)] if is_heterogeneous else []
+        if "SLURM_JOB_ID" in environment and not is_heterogeneous:
+            users = environment.get(_HYDRA_SRUN_WORDS, "").split()
+            environment[_HYDRA_SRUN_WORDS] = " ".join([*_OWN_SRUN_WORDS, *users])
         return [found, *agent, *(["-hosts", hosts] if hosts else []), *extra, "-n", str(ranks)], environment
     command = [found]
     if "Open MPI) 5" in version or "Open MPI) 6" in version:

@@ -194,6 +194,14 @@ def test_the_users_words_for_srun_are_joined_to_ours(monkeypatch, tmp_path):
     assert command[-5:] == ["-v", "--display", "map", "-n", "3"]
 
 
+def test_the_srun_of_mpich_leaves_the_memory_of_the_job(monkeypatch, tmp_path):
+    version_of("HYDRA build details:", monkeypatch, tmp_path)
+    assert "HYDRA_LAUNCHER_EXTRA_ARGS" not in launcher_command(3)[1]
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("HYDRA_LAUNCHER_EXTRA_ARGS", "--exact")
+    assert launcher_command(3)[1]["HYDRA_LAUNCHER_EXTRA_ARGS"] == "--no-kill --mem=0 --exact"
+
+
 def test_the_commands_in_a_heterogeneous_slurm_job(monkeypatch, tmp_path):
     version_of("mpirun (Open MPI) 5.0.11", monkeypatch, tmp_path)
     monkeypatch.setenv("SLURM_JOB_ID", "7")

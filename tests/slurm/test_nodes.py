@@ -6,16 +6,16 @@ import sys
 
 import pytest
 
-from tests.slurm.test_sbatch import SCRIPT, SLEEPING, status, write
+from tests.slurm.test_sbatch import SCRIPT, SLEEPING, mpich_python, status, write
 
 THREE_BY_TWO = ["--nodes=3", "--ntasks=6", "--ntasks-per-node=2"]
 NAPS = SLEEPING.replace("range(60)", "range(30)").replace("sleep(2)", "sleep(0.5)")
 
 
-def start(slurm, directory, *words, flags=()):
+def start(slurm, directory, *words, flags=(), python=sys.executable):
     """Submit the naps on three nodes; return the job's number once some of them are over."""
     dag = write(directory, "sleeping.py", NAPS)
-    number = slurm.submit(*THREE_BY_TWO, *flags, SCRIPT, dag, *words, cwd=directory, env={"PYTHON": sys.executable})
+    number = slurm.submit(*THREE_BY_TWO, *flags, SCRIPT, dag, *words, cwd=directory, env={"PYTHON": python})
     slurm.wait_for(lambda: len(list(directory.glob("began-*"))) >= 8, 60, directory / f"{number}.out")
     return number
 
@@ -32,6 +32,17 @@ ALSO = [(["--mem-per-cpu=300"], "memory"), (["--gres=gpu:2"], "gpus")]
 )
 def test_a_node_that_is_killed_costs_seconds_and_no_other_node(own_slurm, tmp_path, flags):
     number = start(own_slurm, tmp_path, flags=flags)
+    own_slurm.kill_node("node3")
+    own_slurm.wait_for_script(number, tmp_path, 150)
+    out = (tmp_path / f"{number}.out").read_text()
+    assert out.count("node3 no longer answers; it is launched again on the other hosts") == 1, out
+    ended = status(tmp_path / "handoff-runs" / str(number))
+    assert (ended["exit_code"], ended["done"], ended["launch"], ended["ranks"]) == (0, 30, 2, 4), out
+
+
+@pytest.mark.soak
+def test_under_mpich_too(own_slurm, tmp_path):
+    number = start(own_slurm, tmp_path, python=mpich_python())
     own_slurm.kill_node("node3")
     own_slurm.wait_for_script(number, tmp_path, 150)
     out = (tmp_path / f"{number}.out").read_text()

@@ -18,9 +18,9 @@ from handoff_mpi.runtime.options import SYNONYMS as OPTION_SYNONYMS
 from handoff_mpi.suggestions import KnownNames
 
 #: Variables that stand for no option of a run.
-_OTHER_VARIABLES = ("CORES", "MEMORY", "GPUS", "HOST", "HOSTS", "MAX_RELAUNCHES", "MPIRUN_ARGS")
+_OTHER_VARIABLES = ("CORES", "MEMORY", "GPUS", "HOST", "HOSTS", "MAX_RELAUNCHES", "MAX_REQUEUES", "MPIRUN_ARGS")
 #: Variables of this package's own.
-_INTERNAL = ("LAUNCHED_BY", "LOST_HOSTS", "PROBE", "STARTED_BY", "DOCTOR_JOB_")
+_INTERNAL = ("GUARD_INTERVAL_S", "LAUNCHED_BY", "LOST_HOSTS", "PROBE", "STARTED_BY", "DOCTOR_JOB_")
 _VARIABLE_SYNONYMS = {"cpus": "CORES", "cpu": "CORES", "mem": "MEMORY", "ram": "MEMORY", "gpu": "GPUS"}
 _MAX_VARIABLES = 20
 #: A time-out from here on, in seconds (12 days), may have been meant in milliseconds; one from there on means none.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -189,6 +190,7 @@ def test_a_run_that_was_stopped_is_requeued_until_it_is_done(slurm, submit, tmp_
     assert 0 < ended["restored"] < 12
     assert [path.read_text() for path in tmp_path.glob("began-*")] == ["x"] * 12, job.out
     assert job.out.count("the job is requeued (1 of at most 5) and resumes") == 1
+    assert "sets nothing" not in job.out
     assert job.out.count("12 functions on 4 ranks of 2 hosts") == 2
 
 
@@ -264,7 +266,7 @@ def test_a_run_comes_through_several_short_jobs(slurm, submit, tmp_path):
     assert (job.exit_code, ended["exit_code"], ended["done"]) == ("0:0", 0, 160), job.out
     assert 3 <= int(slurm.field(number, "Restarts")) + 1 <= 4, job.out
     assert {path.read_text() for path in tmp_path.glob("began-*")} == {"x"}, job.out
-    assert "calls get 15 s to end in once the run is stopped, not 90" in job.out, job.out
+    assert re.search(r"calls get 1\d s to end in once the run is stopped, not 90", job.out), job.out
 
 
 @pytest.mark.soak

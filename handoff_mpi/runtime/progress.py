@@ -233,7 +233,7 @@ class Progress:
             elif state[task] == _DISPATCHED:
                 self._undecided.append(task)
         restored: Sequence[int] = ()
-        if self._known_tasks:  # before, nobody knows their names
+        if 0 < self._known_tasks <= len(state):  # before, nobody knows their names, or they are not submitted yet
             restored, self._restored = self._restored, []
         for task in itertools.chain(restored, _taken(recorder.undone)):
             is_done = state[task] == _DONE

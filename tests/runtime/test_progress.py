@@ -113,6 +113,17 @@ def test_counts_by_name_are_those_of_a_look_at_all_tasks():
                 assert told[name]["failed"] == own.count(State.FAILED)
 
 
+def test_restored_functions_count_once_the_scheduler_has_them():
+    """A start that takes long is reported before anything is submitted."""
+    run = Fixture([0, 0, 1], restored=[0, 1])
+    state = run.scheduler.tasks.state
+    run.scheduler.tasks.state = bytearray()
+    run.fields()
+    run.scheduler.tasks.state = state
+    state[0] = state[1] = State.DONE
+    assert run.fields()["by_name"]["load"]["done"] == 2
+
+
 def test_what_earlier_launches_did_counts_as_done():
     run = Fixture([0, 0, 1], restored=[0, 1])
     run.scheduler.tasks.state[0] = run.scheduler.tasks.state[1] = State.DONE

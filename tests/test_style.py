@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, missing, run_process
+from tests.covered_by import COVERED_BY
 from tests.import_graph import circles, import_graph
 
 CHECKS = {
@@ -195,3 +196,37 @@ def test_no_body_is_longer_than_a_screen():
     functions = [(path, node) for path, tree in trees.items() for node in ast.walk(tree) if isinstance(node, FUNCTIONS)]
     longer = [f"{path.relative_to(ROOT)}: {node.name}" for path, node in functions if body_lines(node) > MAX_BODY_LINES]
     assert not longer, "name the steps of a long function, and make each a function of its own"
+
+
+# -- tests of modules ------------------------------------------------------------------------------------------
+
+MODULES = sorted(path for path in (ROOT / "handoff_mpi").rglob("*.py") if not path.name.startswith("__"))
+TEST_NAMES = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+
+
+def does_anything(path):
+    """Whether a module has a statement in a function; others declare types and constants."""
+    kinds = ast.FunctionDef, ast.AsyncFunctionDef
+    functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, kinds)]
+    return any(not is_declared(statement) for function in functions for statement in function.body)
+
+
+def is_declared(statement):
+    """Whether a statement is a docstring, ``...`` or ``pass``."""
+    is_constant = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    return is_constant or isinstance(statement, ast.Pass)
+
+
+def has_tests_of_its_name(path):
+    """Whether there is a test file of its name: in its room, or in any if no other module has that name."""
+    room = path.parent.relative_to(ROOT / "handoff_mpi")
+    name, is_unique = f"test_{path.name}", sum(each.name == path.name for each in MODULES) == 1
+    return (ROOT / "tests" / room / name).exists() or (is_unique and name in TEST_NAMES)
+
+
+def test_each_module_has_a_test_file_of_its_name_or_a_line_that_names_another():
+    without = [path for path in MODULES if does_anything(path) and not has_tests_of_its_name(path)]
+    others = {str(path.relative_to(ROOT / "handoff_mpi")) for path in without}
+    assert not others - COVERED_BY.keys(), "write a test file for them, or add the file that covers them to COVERED_BY"
+    assert not COVERED_BY.keys() - others, "lines that are superfluous by now"
+    assert not [file for file in COVERED_BY.values() if not (ROOT / "tests" / file).exists()], "they do not exist"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import select
+import sys
 import threading
 import time
 from pathlib import Path
@@ -298,9 +299,18 @@ def test_large_columns_come_back_whole(rank):
         assert all(len(value) == index for index, value in values_of(report).items())
 
 
-def test_each_element_is_reported_once_whenever_its_lease_is_retracted(rank):
+@pytest.fixture
+def quick_switches():
+    """Threads take turns so often that a lease of a rank's own can be stopped in its middle."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_each_element_is_reported_once_whenever_its_lease_is_retracted(rank, quick_switches):
     rng = random.Random(3)
-    count = 20_000
+    count = 50_000
     rank.dispatch(rank.lease(0, "square", 1))
     rank.run(0)
     were_stopped = 0

@@ -120,7 +120,7 @@ class Dispatcher:
     def _elements(self, number: int, lease: Lease) -> LeaseElements:
         """Return the share of an array that a lease computes."""
         inputs = self._plan.arrays[lease.array].elements
-        intervals = tuple(lease.intervals)
+        intervals = tuple(lease.intervals.intervals())
         pieces = tuple([tuple([each.piece(*interval) for each in inputs]) for interval in intervals])
         return intervals, pieces, self._scheduler.arrays.tries(number) - 1
 

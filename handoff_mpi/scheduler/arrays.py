@@ -228,10 +228,13 @@ class Arrays:
         self.leases[lease].before = self._tasks.attempts[lease] - self.tries(number)
         return lease
 
+    def broken_off(self, number: int) -> None:
+        """A dispatched lease will not be reported to its end: what failed of it is tried again with the rest."""
+        self.leases[number].failed.clear()
+
     def charge(self, number: int, element: int) -> None:
         """The process of a lease died or was ended in ``element``: the other elements wait to be leased again."""
         lease = self.leases[number]
-        lease.failed.clear()
         if element in lease.intervals:
             lease.intervals.discard(element, element + 1)
             self._give_back(lease.array, lease.intervals)
@@ -272,6 +275,11 @@ class Arrays:
             self.drop(lease.array)
         self.end(number)
 
+    def skip(self, number: int) -> None:
+        """A lease was skipped, in the task table too: so are its elements."""
+        self.of[self.leases[number].array].skipped += len(self.leases[number].intervals)
+        self.end(number)
+
     def drop(self, number: int) -> None:
         """Nothing more of an array begins."""
         array = self.of[number]
@@ -295,9 +303,6 @@ class Arrays:
         Args:
             fail: called with an array that failed, and why.
         """
-        for lease in self._tasks.take_skipped_leases():
-            self.of[self.leases[lease].array].skipped += len(self.leases[lease].intervals)
-            self.end(lease)
         complete = []
         while self._to_check:
             number, _ = self._to_check.popitem()
@@ -322,6 +327,11 @@ class Arrays:
         message = f"{count}{limit}, the first one at index {start}: {first.kind}: {first.message}"
         return ErrorReport(first.kind, message, first.traceback, (), first.place, -1, first.output, start)
 
+    def has_work(self, number: int) -> bool:
+        """Whether a number that is in flight stands for anything whose end is not known: a lease may have no more."""
+        lease = self.leases.get(number)
+        return lease is None or bool(lease.intervals)
+
     def is_dropped(self, lease: int) -> bool:
         """Whether a number is that of a lease whose array begins nothing more."""
         return lease in self.leases and self.of[self.leases[lease].array].has_too_many_failures
@@ -342,7 +352,8 @@ class Arrays:
         """
         lease, failure = self.leases[number], self._tasks.lease_failures[number]
         if not any(message == failure.message for _, message in lease.messages):
-            return [(tuple(lease.intervals), failure)]  # they failed in another way than before: with their rank, say
+            # they failed in another way than before: with their rank, say
+            return [(tuple(lease.intervals.intervals()), failure)]
         return [(intervals, replace(failure, message=message)) for intervals, message in lease.messages]
 
     def task_of(self, number: int) -> int:

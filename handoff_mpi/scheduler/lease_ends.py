@@ -46,6 +46,11 @@ class LeaseEnds:
             duration: of the lease, in seconds.
         """
         if status != OK:
+            self._arrays.broken_off(lease)
+            if not self._arrays.has_work(lease):  # all that it could fail at had been reported
+                self._tasks.end_lease(lease, rank)
+                self._end(lease)
+                return False
             error = ErrorReport(*value)
             if error.element >= 0:
                 self._arrays.charge(lease, error.element)
@@ -62,6 +67,12 @@ class LeaseEnds:
             self._failures.succeeded(lease, rank, now)
             self._end(lease)
         return not failed
+
+    def settle(self) -> None:
+        """End the leases that were skipped."""
+        for lease in self._tasks.take_skipped_leases():
+            self._arrays.skip(lease)
+            self._forget(lease)
 
     def failed(self, task: int) -> None:
         """``task`` has failed for good: an array, a lease, or neither."""

@@ -197,6 +197,7 @@ class Scheduler:
         if self._undecided:
             self._failures.settle(now)
         if self._of_arrays:
+            self._lease_ends.settle()
             self.arrays.settle(self._give_up_array)
         self._pipeline.release(now, not self.stopping)
         for_idle: list[Retract] = []

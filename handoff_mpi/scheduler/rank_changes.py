@@ -145,9 +145,11 @@ class RankChanges:
     def _suspect(self, orphans: list[int], rank: int, reason: str, now: float) -> None:
         """Suspects of a rank's death run in a child next time, each alone; only a sole one is guilty for certain."""
         if len(orphans) != 1:
-            self._crash_tracker.suspects.update(orphans)
+            self._crash_tracker.suspects.update(filter(self._returns.has_work, orphans))
             return
         (task,) = orphans
+        if not self._returns.has_work(task):
+            return
         self._failures.died_with_rank(task, rank)
         may_retry = self._crash_tracker.may_retry(task)
         self._tasks.log_rank(rank, Blamed(task, self._tasks.attempts[task], reason))

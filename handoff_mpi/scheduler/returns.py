@@ -20,7 +20,10 @@ class Returns:
         tasks, ready, slots: the scheduler's tables.
         retractions: what ranks were asked to give back.
         probation: a probe that comes back without an outcome says nothing about its rank.
-        arrays: a lease of an array of which nothing more begins is skipped.
+        arrays: a lease is skipped if nothing more of its array begins, or nothing is left of it.
+
+    Attributes:
+        has_work: whether a number stands for anything whose end is not known.
     """
 
     def __init__(
@@ -37,7 +40,8 @@ class Returns:
         self._slots = slots
         self._retractions = retractions
         self._probation = probation
-        self._leases, self._is_dropped = arrays.leases, arrays.is_dropped
+        self.has_work = arrays.has_work
+        self._leases, self._arrays = arrays.leases, arrays
 
     def take_back(self, task: int, cause: Cause, now: float, detail: object = None) -> Slot:
         """Take ``task`` back from its rank, for this cause; return the slot where it was."""
@@ -46,12 +50,17 @@ class Returns:
         if task in self._probation.probes:
             self._probation.came_back(task, now, has_failed=False)
         self._tasks.move(task, cause, slot.rank, detail)
+        if task in self._leases:
+            self._arrays.broken_off(task)
         return slot
 
     def requeue(self, tasks: Sequence[int]) -> None:
-        """Put READY tasks back at the heads of their queues, in the order they had; not those that must wait."""
+        """Put READY tasks back at the heads of their queues, in the order they had; not those that must wait.
+
+        Leases of which nothing is left to do, or of arrays of which nothing more begins, are skipped.
+        """
         for task in reversed(tasks):
-            if self._leases and self._is_dropped(task):
+            if self._leases and (self._arrays.is_dropped(task) or not self.has_work(task)):
                 self._tasks.skip([task])
             elif self._tasks.state[task] == READY and task not in self._deferred:
                 self._tasks.requeue(task)

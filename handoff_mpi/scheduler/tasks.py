@@ -328,7 +328,11 @@ class TaskTable:
             self.children.append(())
             self.consumers_left.append(0)
             for each in spec.inputs:
-                self.children[each] = [*self.children[each], task]
+                children = self.children[each]
+                if children:
+                    children.append(task)
+                else:
+                    self.children[each] = [task]
         self.state[task] = READY
         self.open += 1
         self.leases.add(task)

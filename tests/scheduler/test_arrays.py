@@ -44,6 +44,7 @@ class Ranks:
                 for number, attempt in command.tasks:
                     if number in self.scheduler.arrays.leases:
                         elements = IntervalSet(self.scheduler.arrays.leases[number].intervals)
+                        assert elements, f"lease {number} is dispatched, of which nothing is left"
                         self.leases[number, attempt] = command.rank, elements
             elif isinstance(command, Retract):
                 self.recalled = command
@@ -362,3 +363,65 @@ def test_a_lease_that_fails_as_a_whole_fails_all_its_elements():
         known.tell(Finished(rank, [(*key, RAISED, error("TypeError"), 0, 0.0, 0.1, False)]))
     assert run.status == "failed"
     assert run.scheduler.arrays.of[0].failed == 5
+
+
+def running_lease(slots, **policy):
+    """A lease of more than two elements that runs, of an array of 40; its lowest one."""
+    run, known = begin(array(40, max_retries=0), slots=slots, **policy)
+    for key in list(known.leases):
+        known.tell(known.report(key, busy_s=1e-5), after=0.001)
+    key = max(known.leases, key=lambda each: len(known.leases[each][1]))
+    rank, elements = known.leases[key]
+    assert len(elements) > 2
+    return run, known, key, rank, min(elements)[0]
+
+
+def lose(known, rank):
+    known.leases = {key: lease for key, lease in known.leases.items() if lease[0] != rank}
+    known.tell(RankLost(rank, "it is gone"))
+
+
+def test_an_element_that_had_failed_when_its_rank_was_lost_does_not_end_twice():
+    run, known, key, rank, low = running_lease(slots=(1, 1))
+    failures = ((((low, low + 1),), error("TypeError")),)
+    known.tell(ElementsEnded(rank, *key, LeaseReport((), None, failures, (), 0.01)))
+    lose(known, rank)
+    end_all(run, known)
+    assert run.status == "done"
+    assert known.begun[low] == 1
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_a_rank_that_is_lost_with_a_lease_of_which_all_was_reported_leaves_nothing_to_do(is_alone):
+    run, known, key, rank, _ = running_lease(slots=(1, 1))
+    _, elements = known.leases[key]
+    known.begun.update(index for start, stop in elements for index in range(start, stop))
+    if is_alone:
+        known.tell(Retracted(rank, [each for each, lease in known.leases.items() if lease[0] == rank and each != key]))
+    known.tell(ElementsEnded(rank, *key, LeaseReport(tuple(elements), None, (), (), 0.01)))
+    lose(known, rank)
+    end_all(run, known)
+    assert run.status == "done"
+    assert known.begun == Counter(range(40))
+
+
+def test_a_child_that_dies_when_all_of_its_lease_was_reported_is_held_against_no_element():
+    run, known, key, rank, _ = running_lease(slots=(1,), crash_limit=2)
+    _, elements = known.leases.pop(key)
+    known.begun.update(index for start, stop in elements for index in range(start, stop))
+    known.tell(ElementsEnded(rank, *key, LeaseReport(tuple(elements), None, (), (), 0.01)))
+    known.tell(Finished(rank, [(*key, DIED, ErrorReport(DEATH, "killed"), 0, 0.0, 0.1, False)]))
+    end_all(run, known)
+    assert run.status == "done"
+    assert known.begun == Counter(range(40))
+
+
+def test_a_lease_does_not_copy_what_its_inputs_know_of_other_leases():
+    run, known = begin(task(), array(100, 0), slots=(4,))
+    known.tell(done(1, 0))
+    children = run.scheduler.tasks.children[0]
+    before = len(children)
+    known.tell(known.report(next(iter(known.leases)), busy_s=1e-4))
+    end_all(run, known)
+    assert len(children) > before > 1, "leases have come since"
+    assert run.scheduler.tasks.children[0] is children

@@ -3,8 +3,9 @@
 A test is marked ``long`` that takes more than a second on two quiet cores, unless it is what shows the default run that
 a kind of thing works at all: real deaths, a Slurm, whole hosts, a browser, MPICH, a pseudo-terminal. A test is marked
 ``soak`` that tries again, or in one more way, what others try once, and takes seconds. Of the combinations of a test's
-parameters ``sample("run -n-TERM", ...)`` names those that run with the others; the rest is ``soak``. A file or a test
-that the command line names runs whole, but for what is ``soak`` in a file.
+parameters ``sample("run -n-TERM", ...)`` names those that run with the others; the rest is ``soak``. Of a long test
+without a sample the first long combination runs with the long tests. A file or a test that the command line names runs
+whole, but for what is ``soak`` in a file.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     _mark_what_is_no_sample(config, items)
+    _mark_repetitions(items)
     if config.option.markexpr:
         return  # the user has chosen by marks
     named = _named(config)
@@ -62,6 +64,18 @@ def _mark_what_is_no_sample(config: pytest.Config, items: list[pytest.Item]) -> 
     unknown = {test: ids for test, ids in unmet.items() if ids}
     if unknown and not any("::" in word for word in config.option.file_or_dir):
         raise pytest.UsageError(f"samples that are no combinations of parameters: {unknown}")
+
+
+def _mark_repetitions(items: list[pytest.Item]) -> None:
+    """Mark all combinations of parameters of a long test but the first one, unless a sample names them."""
+    seen: set[str] = set()
+    for item in items:
+        test, _, id = item.nodeid.partition("[")
+        if not id or not _is_long(item) or item.get_closest_marker(SAMPLE) is not None:
+            continue
+        if test in seen:
+            item.add_marker(SOAK)
+        seen.add(test)
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> str:

@@ -22,19 +22,22 @@ def test_way(way): pass
 @pytest.mark.parametrize("a", [1, 2])
 @pytest.mark.parametrize("b", [1, 2])
 def test_grid(a, b): pass
+@pytest.mark.long
+@pytest.mark.parametrize("kind", [1, 2, 3])
+def test_kind(kind): pass
 """
 
 
 CASES = [
     ([], "test_short test_way[1]", True),
     (["deep"], "test_short test_way[1]", True),
-    (["--all"], "test_short test_long test_way[1] test_way[2] test_grid[1-2] test_grid[2-1]", False),
-    (["--rest"], "test_long test_way[2] test_grid[1-2] test_grid[2-1]", False),
-    (["--rest", "--all"], "test_short test_long test_way[1] test_way[2] test_grid[1-2] test_grid[2-1]", False),
+    (["--all"], "test_short test_long test_way[1] test_way[2] test_grid[1-2] test_grid[2-1] test_kind[1]", False),
+    (["--rest"], "test_long test_way[2] test_grid[1-2] test_grid[2-1] test_kind[1]", False),
+    (["--rest", "--all"], "test_short test_long test_way[1] test_way[2] test_grid[1-2] test_grid[2-1] test_kind[1]", False),
     (["--deselect", "deep/test_a.py::test_short"], "test_way[1]", True),
-    (["-m", "soak"], "test_soak test_grid[1-1] test_grid[2-2]", False),
-    (["-m", "long and not soak"], "test_long test_way[2] test_grid[1-2] test_grid[2-1]", False),
-    (["deep/test_a.py"], "test_short test_long test_way[1] test_way[2] test_grid[1-2] test_grid[2-1]", False),
+    (["-m", "soak"], "test_soak test_grid[1-1] test_grid[2-2] test_kind[2] test_kind[3]", False),
+    (["-m", "long and not soak"], "test_long test_way[2] test_grid[1-2] test_grid[2-1] test_kind[1]", False),
+    (["deep/test_a.py"], "test_short test_long test_way[1] test_way[2] test_grid[1-2] test_grid[2-1] test_kind[1]", False),
     (["deep/test_a.py::test_soak"], "test_soak", False),
     (["deep/test_a.py::test_way[2]"], "test_way[2]", False),
     (["deep/test_a.py::test_grid[1-1]"], "test_grid[1-1]", False),
@@ -68,7 +71,7 @@ def test_what_runs(outputs, case):
     assert "RC 0\n" in out, out
     ran = [line.split("::")[1].split()[0] for line in out.splitlines() if line.endswith("]") and "PASSED" in line]
     assert ran == chosen.split()
-    assert ("4 tests marked long are left out; --all runs them too" in out) is tells
+    assert ("5 tests marked long are left out; --all runs them too" in out) is tells
 
 
 def test_a_sample_that_is_no_combination_is_refused(tmp_path):

@@ -22,6 +22,7 @@ def spectra(tmp_path):
     return tmp_path
 
 
+@pytest.mark.long
 def test_a_newcomer_sees_what_the_page_shows(spectra):
     sessions = read_sessions(PAGE)
     assert len(sessions) == 6
@@ -29,6 +30,7 @@ def test_a_newcomer_sees_what_the_page_shows(spectra):
         assert shape(type_in(command, spectra, DIRECTORY)) == shape(printed), command
 
 
+@pytest.mark.long
 def test_the_other_blocks_build_and_run_the_same(spectra):
     _, functions, script = BLOCKS
     (spectra / "stations.txt").write_text("alpha beta gamma delta")

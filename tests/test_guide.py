@@ -36,6 +36,7 @@ def test_register_the_local_node_with_its_capabilities():
     assert {"cpu": 8, "memory": 16000, "gpu": 1}.items() <= nodes[0].items()
 
 
+@pytest.mark.long
 def test_discover_all_nodes_of_the_job(mpirun, tmp_path):
     (tmp_path / "d.py").write_text(
         textwrap.dedent("""

@@ -84,6 +84,7 @@ def test_a_part_of_a_file_runs(page, tmp_path):
     assert ended.rc == 0, ended.err
 
 
+@pytest.mark.long
 def test_the_transcript_of_the_manual_passes(tmp_path):
     (block,) = filter(is_whole, blocks_of(MANUAL / "contributing.md"))
     (tmp_path / "test_retry.py").write_text(block)

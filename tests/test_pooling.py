@@ -88,6 +88,7 @@ def test_never_more_than_two_at_once_of_what_the_environment_says(detected, case
     assert most_at_once(detected[case]) == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_no_strategy_overcommits(registered, strategy):
     assert len(registered[strategy]) == 24

@@ -28,16 +28,21 @@ def test_kind(kind): pass
 """
 
 
+#: What runs with --rest.
+LONG = "test_long test_way[2] test_grid[1-2] test_grid[2-1] test_kind[1]"
+#: What runs with --all.
+ALL = "test_short test_long test_way[1] test_way[2] test_grid[1-2] test_grid[2-1] test_kind[1]"
+
 CASES = [
     ([], "test_short test_way[1]", True),
     (["deep"], "test_short test_way[1]", True),
-    (["--all"], "test_short test_long test_way[1] test_way[2] test_grid[1-2] test_grid[2-1] test_kind[1]", False),
-    (["--rest"], "test_long test_way[2] test_grid[1-2] test_grid[2-1] test_kind[1]", False),
-    (["--rest", "--all"], "test_short test_long test_way[1] test_way[2] test_grid[1-2] test_grid[2-1] test_kind[1]", False),
+    (["--all"], ALL, False),
+    (["--rest"], LONG, False),
+    (["--rest", "--all"], ALL, False),
     (["--deselect", "deep/test_a.py::test_short"], "test_way[1]", True),
     (["-m", "soak"], "test_soak test_grid[1-1] test_grid[2-2] test_kind[2] test_kind[3]", False),
-    (["-m", "long and not soak"], "test_long test_way[2] test_grid[1-2] test_grid[2-1] test_kind[1]", False),
-    (["deep/test_a.py"], "test_short test_long test_way[1] test_way[2] test_grid[1-2] test_grid[2-1] test_kind[1]", False),
+    (["-m", "long and not soak"], LONG, False),
+    (["deep/test_a.py"], ALL, False),
     (["deep/test_a.py::test_soak"], "test_soak", False),
     (["deep/test_a.py::test_way[2]"], "test_way[2]", False),
     (["deep/test_a.py::test_grid[1-1]"], "test_grid[1-1]", False),

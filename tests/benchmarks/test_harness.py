@@ -75,6 +75,7 @@ def test_a_contender_that_fails_in_a_later_turn_is_left_out(capsys):
     assert capsys.readouterr().err == "fails is left out: no more\n"
 
 
+@pytest.mark.long
 def test_a_contender_that_hangs_is_left_out_and_nothing_of_it_is_left(tmp_path, capsys):
     def hangs() -> dict[str, float]:
         return harness.run([sys.executable, "-c", HANG], tmp_path, rest_s=0.0, limit_s=2.0)

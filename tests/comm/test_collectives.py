@@ -150,6 +150,7 @@ def test_without_mpi_nothing_is_looked_for(monkeypatch):
     assert collectives.find_collective() == ""
 
 
+@pytest.mark.long
 def test_a_collective_operation_of_the_world_is_refused_at_once(handoff, tmp_path):
     (tmp_path / "waits.py").write_text(DAG_FILE)
     ended = handoff("run", "-n", "3", "--isolation", "rank", "--run-dir", "run", "waits.py")

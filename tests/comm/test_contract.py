@@ -51,6 +51,7 @@ def test_over_mpi(mpirun):
     assert ended.out.count("kept") == 3
 
 
+@pytest.mark.long
 def test_over_mpi_in_many_chunks_and_into_memory_of_the_receivers_choice(mpirun):
     ended = mpirun(3, __file__, "chunks")
     assert ended.rc == 0, ended.err

@@ -499,6 +499,7 @@ def test_an_import_that_fails_says_why(tmp_path, monkeypatch):
     assert isinstance(seconds["handoff_mpi"], float)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "line, why",
     [
@@ -771,6 +772,7 @@ def test_a_rank_that_is_lost_on_the_way(mpirun, tmp_path, mark, number, ft):
     assert {"ping", "imports", "deaths"} <= {*heads(ended.out)[OK], *heads(ended.out)[WARNING]}, ended.out
 
 
+@pytest.mark.long
 def test_the_trial_itself_ends_where_ranks_are_alone(tmp_path):
     code = "from handoff_mpi.doctor.fault_tolerance import main; main('told')"
     ended = run_process([sys.executable, "-c", code], tmp_path, 30)

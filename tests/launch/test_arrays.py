@@ -113,6 +113,7 @@ def test_a_resume_runs_what_is_missing_by_index_with_other_ranks(handoff, dag_fi
     assert not notes.exists()
 
 
+@pytest.mark.long
 def test_a_longer_range_keeps_what_it_has_and_its_consumer_runs_again(handoff, dag_file):
     notes = dag_file / "notes"
     assert handoff("run", "--run-dir", "run", "dag.py", env={"COUNT": "3000"}).rc == 0
@@ -121,6 +122,7 @@ def test_a_longer_range_keeps_what_it_has_and_its_consumer_runs_again(handoff, d
     assert load(dag_file / "run")["total"] == (sum(x * x for x in range(3010)), 3010, "list")
 
 
+@pytest.mark.long
 def test_elements_that_are_named_run_again_and_their_consumers(handoff, dag_file):
     notes = dag_file / "notes"
     assert handoff("run", "--run-dir", "run", "dag.py").rc == 0
@@ -139,6 +141,7 @@ def test_status_counts_elements(handoff, dag_file):
     assert told["done"] == 5001
 
 
+@pytest.mark.long
 def test_explain_tells_how_far_an_array_has_come(handoff, dag_file):
     assert handoff("run", "--run-dir", "run", "dag.py", env={"RAISES": "17 4000"}).rc == 1
     said = handoff("explain", "run", "squares").out
@@ -282,6 +285,7 @@ def test_wrong_elements_to_run_again_are_refused(tmp_path):
             execute(dag, run_dir=tmp_path / "run", rerun=[name])
 
 
+@pytest.mark.long
 def test_what_an_element_printed_is_kept_under_its_index(handoff, tmp_path):
     (tmp_path / "dag.py").write_text(
         "from handoff_mpi import DAG, Function\n"

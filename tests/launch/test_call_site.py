@@ -185,6 +185,7 @@ def test_where_nobody_is_ahead_all_get_the_error(source):
     assert f"{path}:1" in answers[0]
 
 
+@pytest.mark.long
 def test_a_rank_that_failed_before_execute_does_not_serve_the_last_run(mpirun, tmp_path):
     script = (
         SCRIPT

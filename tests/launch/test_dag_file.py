@@ -123,6 +123,7 @@ def test_so_is_one_it_is_called_in(tmp_path, words):
     assert "run it from another directory" in ended.err
 
 
+@pytest.mark.long
 def test_a_named_run_dir_means_the_same_wherever_the_file_goes(handoff, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "dag.py").write_text(DAG + "os.chdir('elsewhere')\n")
@@ -176,6 +177,7 @@ def test_a_collective_call_in_it_is_explained(tmp_path):
     assert ended.err.count("a collective call of MPI in it would wait for ever") == 1
 
 
+@pytest.mark.long
 def test_help_of_its_own_arguments_ends_check_too(mpirun, tmp_path):
     text = "import argparse\ndef build(args): argparse.ArgumentParser(prog='mine').parse_args(args)\n"
     (tmp_path / "helps.py").write_text(text)

@@ -44,6 +44,7 @@ def build(args):
 """
 
 
+@pytest.mark.long
 def test_the_guides_tracker_and_store_serve_the_ranks_of_the_command_line(handoff, tmp_path):
     (tmp_path / "starts.py").write_text(STARTS)
     ended = handoff("run", "-n", "2", "starts.py")
@@ -53,6 +54,7 @@ def test_the_guides_tracker_and_store_serve_the_ranks_of_the_command_line(handof
     assert [line for line in told if line[:7] in ("request", "release")] == ["request 1", "release 1"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "env", "tries"),
     [([], {}, 1), (["--max-retries", "1"], {}, 2), ([], {"HANDOFF_MAX_RETRIES": "2"}, 3)],
@@ -75,6 +77,7 @@ def test_what_the_environment_denies_is_denied(handoff, tmp_path):
     assert "failed on rank 0" in ended.err
 
 
+@pytest.mark.long
 def test_what_must_be_known_before_the_file_is_loaded_is_told_of(handoff, tmp_path):
     text = STARTS + "handoff.start(run_dir='theirs', fresh=True, check=True)\n"
     (tmp_path / "starts.py").write_text(text)
@@ -87,6 +90,7 @@ def test_what_must_be_known_before_the_file_is_loaded_is_told_of(handoff, tmp_pa
     assert "1 of 1 functions are done" in ended.err
 
 
+@pytest.mark.long
 def test_check_heeds_them_too(handoff, tmp_path):
     costly = 'dag.add_function(Function("g", (), abs, [-3], cost={"license": 1}))\n'
     (tmp_path / "starts.py").write_text(STARTS + costly)

@@ -130,6 +130,7 @@ def test_what_works_is_not_refused(start, way):
     assert "cannot" not in ended.err
 
 
+@pytest.mark.long
 def test_check_names_faults_of_what_fits_nowhere_here(start):
     ended = start("check", "dag.add_function(Function('a', (), made.code, cost={'gpu': 99}))\n")
     assert ended.rc == 2, ended.err

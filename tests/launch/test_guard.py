@@ -47,6 +47,7 @@ def rank(rank_0):
     process.communicate()
 
 
+@pytest.mark.long
 def test_a_rank_whose_rank_0_was_killed_ends(rank_0, rank):
     rank_0.kill()
     rank_0.wait()

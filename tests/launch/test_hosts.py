@@ -35,6 +35,7 @@ def test_nonsense_hosts_are_refused(text):
         parse_hosts(text)
 
 
+@pytest.mark.long
 def test_nonsense_hosts_are_refused_by_the_command(handoff, tmp_path):
     (tmp_path / "ok.py").write_text("from handoff_mpi import DAG\ndag = DAG('d')\n")
     for words, says in (
@@ -220,6 +221,7 @@ def test_the_command_of_mpich(monkeypatch, tmp_path):
     assert command[1:] == ["-hosts", "a:2,b:1", "-v", "-n", "3"]
 
 
+@pytest.mark.long
 def test_words_for_mpirun_reach_it(handoff, tmp_path):
     if "Open MPI" not in os.popen(f"{mpirun._find()} --version").read():
         missing("Open MPI")

@@ -151,6 +151,7 @@ def test_ranks_and_retries_are_counted(handoff, tmp_path):
     assert samples["handoff_run_functions_in_state", ("state", "failed")] == 1
 
 
+@pytest.mark.long
 def test_a_run_that_is_running_renews_it(tmp_path):
     path = tmp_path / "run.prom"
 

@@ -102,6 +102,7 @@ def test_relative_imports_work(handoff, tmp_path, package, target):
     assert sorted(ended.out.splitlines()) == ["(11, True, 'pkg.sub')", "([2, 3], True)"]
 
 
+@pytest.mark.long
 def test_check_takes_a_module_too(handoff, package):
     assert handoff("check", "-m", "pkg.sub.dag").rc == 0
     ended = handoff("check", "-m", "pkg.sub.nowhere")

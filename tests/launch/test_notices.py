@@ -87,6 +87,7 @@ def test_nothing_is_said_in_one_process_or_by_a_script(said):
     assert said(CHANGES, ranks=2, script=True) == []
 
 
+@pytest.mark.long
 def test_children_of_one_process_are_told_apart(said):
     words = ALL.removeprefix("os.environ['MINE'], ")
     remedy = "define setup(rank) to do it in every child process"
@@ -224,6 +225,7 @@ for number, text in enumerate(cases):
 """
 
 
+@pytest.mark.long
 def test_changes_are_noticed(tmp_path):
     command = [sys.executable, "-c", PROGRAM, repr(list(CASES))]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -192,6 +192,7 @@ def test_a_task_that_was_called_outside(said):
     )
 
 
+@pytest.mark.long
 def test_a_time_out_in_milliseconds(said):
     assert said("timeout=3_600_000") == (
         EXIT_DONE,

@@ -126,6 +126,7 @@ with handoff.Cluster(run_dir=False) as cluster:
 """
 
 
+@pytest.mark.long
 def test_values_of_ranks_come_home_where_there_are_no_files(mpirun, tmp_path):
     (tmp_path / "script.py").write_text(ON_RANKS)
     ended = mpirun(3, "script.py", env={"PYTHONPATH": str(ROOT)})

@@ -27,6 +27,7 @@ sys.exit(cli.main(["run", "-n", "1", "--run-dir", "run", "dag.py"]))
 """
 
 
+@pytest.mark.long
 def test_a_signal_before_ranks_listen_reaches_them(tmp_path):
     (tmp_path / "dag.py").write_text(ENDLESS)
     ended = run_process([sys.executable, "-c", EARLY], tmp_path, 50.0)
@@ -44,6 +45,7 @@ sys.exit(cli.main(["run", "-n", "2", "--run-dir", "run", "dag.py"]))
 """
 
 
+@pytest.mark.long
 def test_a_signal_before_anything_is_launched_ends_the_command(tmp_path):
     (tmp_path / "dag.py").write_text(ENDLESS)
     for name, why in (("SIGUSR1", "stopped by SIGUSR1"), ("SIGINT", "interrupted"), ("SIGTERM", "stopped by SIGTERM")):

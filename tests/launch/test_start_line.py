@@ -64,6 +64,7 @@ def test_of_a_bare_launcher_the_command_is_unknown():
     assert resume_command(["run", "--run-dir", "r", "dag.py"], [], True)("r") == "the same command"
 
 
+@pytest.mark.long
 def test_the_command_that_is_printed_resumes(handoff, tmp_path):
     (tmp_path / "dag.py").write_text(DAG)
     ended = handoff("run", "dag.py")
@@ -76,6 +77,7 @@ def test_the_command_that_is_printed_resumes(handoff, tmp_path):
     assert again.stderr.count("to resume:") == 1, "a run that is done has nothing left"
 
 
+@pytest.mark.long
 def test_a_quiet_run_prints_failures_alone(handoff, tmp_path):
     (tmp_path / "dag.py").write_text(DAG)
     ended = handoff("run", "--quiet", "dag.py")

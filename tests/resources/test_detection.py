@@ -800,6 +800,7 @@ FRAGMENTS = st.sampled_from(
 DAMAGE = st.one_of(st.text(max_size=20), st.lists(FRAGMENTS, max_size=12).map("".join))
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None)
 @given(
     st.dictionaries(st.sampled_from(FILES), DAMAGE.map(str.encode) | st.binary(max_size=20)),

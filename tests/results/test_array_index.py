@@ -37,6 +37,7 @@ def test_another_array_may_resume_and_what_is_no_array_may_look(directory):
         refuse_other_index(directory, index(1, array="8"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", [[], ["-n", "1"]], ids=["one process", "launched"])
 def test_the_command_refuses_it_also_when_the_run_is_done(handoff, tmp_path, words):
     (tmp_path / "ok.py").write_text(DAG_FILE)

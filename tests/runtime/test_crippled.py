@@ -59,6 +59,7 @@ def execute_another_program(place):
     return os.execv("/bin/sleep", ["sleep", "60"])
 
 
+@pytest.mark.long
 def test_a_child_that_executes_another_program_has_died(tmp_path):
     dag = DAG("executes")
     dag.add_function(Function("x", (), execute_another_program, [str(tmp_path / "once")]))

@@ -179,6 +179,7 @@ def test_a_retry_waits_and_the_run_with_it(handoff, tmp_path, words):
     assert about["incidents"] == {"OSError": 4}
 
 
+@pytest.mark.long
 def test_the_delay_of_a_run_and_its_exceptions_can_be_written_on_the_command_line(handoff, tmp_path):
     (tmp_path / "dag.py").write_text(DELAYED.replace("retry_delay=float(args[0])", ""))
     ended = handoff(

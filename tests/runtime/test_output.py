@@ -81,6 +81,7 @@ def outputs(run_dir):
     return {record.id: text for record in results.records() if (text := results.output(record.id))}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", PLACES.values(), ids=PLACES)
 def test_each_function_has_what_it_printed_after_any_act_of_the_one_before(handoff, tmp_path, words):
     (tmp_path / "abuse.py").write_text(ABUSE)
@@ -402,6 +403,7 @@ def test_under_a_bare_mpirun_output_is_captured_in_a_batch_job_and_can_be_forwar
     assert len(lines) == 16 + sum(max(1, text.count("\n")) for text in PRINTED.values())
 
 
+@pytest.mark.long
 def test_a_script_under_mpirun_captures_in_one_run_after_the_other(tmp_path):
     (tmp_path / "script.py").write_text(
         "import handoff_mpi\n"
@@ -420,6 +422,7 @@ def test_a_script_under_mpirun_captures_in_one_run_after_the_other(tmp_path):
     assert sorted(line for line in ended.out.split() if line in "0123") == ["0", "1", "2", "3"]
 
 
+@pytest.mark.long
 def test_an_interrupt_loses_nothing(tmp_path):
     import subprocess
 

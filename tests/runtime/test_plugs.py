@@ -351,6 +351,7 @@ def unsendable(value, source, target):
     return sys._getframe()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("isolation", ["rank", "process"])
 @pytest.mark.parametrize(("side", "codec", "kind"), [
     ("serialize", broken, "LookupError"),

@@ -275,6 +275,7 @@ def test_updates_without_end_do_not_keep_rank_0_from_its_work(tmp_path, monkeypa
     assert run.run() == "done"
 
 
+@pytest.mark.long
 def test_rank_0_rests_while_a_child_of_its_own_works(tmp_path, monkeypatch):
     waits = []
 

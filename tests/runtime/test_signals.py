@@ -225,6 +225,7 @@ else:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", [[], ["cluster"]])
 def test_an_interrupt_in_one_process_ends_the_run_and_is_no_failure_of_its_function(tmp_path, words):
     (tmp_path / "script.py").write_text(INTERRUPTED)

@@ -152,6 +152,7 @@ for number in range(4): dag.add_function(Function(number, [("make", each) for ea
 """
 
 
+@pytest.mark.long
 def test_stores_of_ranks_that_lose_values_or_cannot_be_made(handoff, tmp_path):
     (tmp_path / "dag.py").write_text(RANKS)
     ended = handoff("run", "-n", "3", "--checkpoint", "none", "dag.py")

@@ -101,6 +101,7 @@ dag.add_function(Function("free", (), lambda: pathlib.Path("free").touch(), cost
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", [(), ("-n", "3")], ids=["one process", "ranks"])
 def test_what_waits_for_a_licence_runs_once_there_is_one_and_others_run_meanwhile(words, handoff, tmp_path):
     (tmp_path / "dag.py").write_text(WAITING)
@@ -110,6 +111,7 @@ def test_what_waits_for_a_licence_runs_once_there_is_one_and_others_run_meanwhil
     assert "'function_id': 0, 'reason': 'it said no'" in ended.out
 
 
+@pytest.mark.long
 def test_a_limit_to_waiting_on_the_command_line(handoff, tmp_path):
     (tmp_path / "dag.py").write_text(WAITING.replace('"free").touch()', '"other").touch()'))
     ended = handoff("run", "--tracker-timeout", "0.3", "dag.py")

@@ -88,6 +88,7 @@ if results is not None:
 """
 
 
+@pytest.mark.long
 def test_what_is_received_is_not_copied_for_the_children_that_take_it(mpirun, tmp_path):
     (tmp_path / "children.py").write_text(IN_CHILDREN)
     ended = mpirun(3, "children.py")

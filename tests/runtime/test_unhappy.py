@@ -183,6 +183,7 @@ def test_a_flag_wins_over_the_environment(handoff, tmp_path):
     assert json.loads((tmp_path / "from-environment" / "status.json").read_text())["exit_code"] == 0
 
 
+@pytest.mark.long
 def test_n_inside_a_launcher_is_refused(mpirun, tmp_path):
     (tmp_path / "ok.py").write_text(PREAMBLE + "dag.add_function(Function('a', (), print))\n")
     ended = mpirun(2, "-m", "handoff_mpi", "run", "-n", "2", "ok.py")
@@ -481,6 +482,7 @@ def test_one_rank_speaks_for_all(mpirun, words):
     assert len(said) == 1, ended.err
 
 
+@pytest.mark.long
 def test_ranks_that_do_not_find_each_other_are_refused(handoff, tmp_path):
     (tmp_path / "ok.py").write_text(PREAMBLE + "dag.add_function(Function('a', (), abs, [-1]))\n")
     ended = handoff("run", "ok.py", env={"PMI_SIZE": "3", "PMI_RANK": "0"})

@@ -40,6 +40,7 @@ for number in range(4): dag.add_function(Function(number, ["grow"], meet, [numbe
 """
 
 
+@pytest.mark.long
 def test_a_rank_that_is_given_cores_runs_more_calls_and_unknown_ranks_are_told_of(handoff, tmp_path):
     (tmp_path / "growing.py").write_text(GROWING)
     words = ["run", "-n", "2", "--isolation", "rank", "growing.py"]

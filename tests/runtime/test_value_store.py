@@ -110,6 +110,7 @@ def test_what_setup_prepares_is_there_for_functions(handoff, tmp_path, ranks, is
     assert used >= 20 // max(1, ranks - 1) / 2, "globals are not shared between calls of one process"
 
 
+@pytest.mark.long
 def test_a_timeout_is_for_the_call_not_for_the_setup_before_it(handoff, tmp_path):
     (tmp_path / "dag.py").write_text("""
 import time

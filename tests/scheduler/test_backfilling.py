@@ -166,6 +166,7 @@ def test_a_function_that_needs_a_whole_host_starts_among_batches(seconds):
     assert waiting_s(ledger, large, tasks(4000, seconds), tasks(4, seconds)) <= 60 * seconds
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_function_that_needs_half_of_a_host_takes_the_cores_that_fall_free_first(strategy):
     """A call that lasts long holds a core of each host: what is kept must not wait for it."""
@@ -175,6 +176,7 @@ def test_a_function_that_needs_half_of_a_host_takes_the_cores_that_fall_free_fir
     assert waiting_s(ledger, large, tasks(3000, 1.0), first, strategy=strategy) <= 15.0
 
 
+@pytest.mark.long
 def test_the_group_that_is_kept_is_not_the_one_with_the_longest_call():
     """One of eight hosts runs a call that lasts for ever, and looks like the others when something is reserved."""
     ledger = hosts(*[amounts(cpu=4)] * 8, ranks_a_host=4)
@@ -182,6 +184,7 @@ def test_the_group_that_is_kept_is_not_the_one_with_the_longest_call():
     assert waiting_s(ledger, tasks(1, 5.0, amounts(cpu=4), LARGE), tasks(6000, 1.0), first) <= 30.0
 
 
+@pytest.mark.long
 def test_a_function_that_needs_two_licences_is_not_starved_by_those_that_need_one():
     ledger = hosts(*[amounts(cpu=4)] * 4, ranks_a_host=4, job=amounts(license=2))
     first = [*tasks(1, 1.0, amounts(license=1)), *tasks(1, 1.5, amounts(license=1))]

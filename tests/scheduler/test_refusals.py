@@ -64,6 +64,7 @@ class Tracked:
         return {number: failure.message for number, failure in self.scheduler.tasks.failures.items()}
 
 
+@pytest.mark.long
 def test_a_refused_function_waits_for_as_long_as_it_takes_and_others_run_meanwhile():
     run = Tracked(ranks(1), lambda rank: False, [task()], heartbeat_timeout_s=1e9)
     run.go_on(36_000.0)

@@ -61,6 +61,7 @@ def test_a_thousand_seeds(block):
     assert not missing, f"these no longer happen: {missing}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("ranks", "tasks"), [(2, 5), (3, 80), (12, 40)])
 def test_other_sizes(ranks, tasks):
     for seed in range(30):
@@ -76,6 +77,7 @@ def test_fine_grained_chains():
         run(seed, is_fine=True, ranks=3, tasks=80)
 
 
+@pytest.mark.long
 def test_without_faults_no_report_is_stale():
     for seed in range(50):
         assert run(seed, faults=False).scheduler.stale == 0, seed

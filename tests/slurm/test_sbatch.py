@@ -141,6 +141,7 @@ def test_a_signal_before_the_ranks_listen_waits_for_them(slurm, submit, tmp_path
     assert job.exit_code == "75:0", job.out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", [[], ["--", "json"]], ids=["nothing", "arguments only"])
 def test_no_dag_is_refused(slurm, submit, tmp_path, words):
     job = slurm.wait(submit(*words), tmp_path)
@@ -299,6 +300,7 @@ def test_submit_names_the_files_of_the_job(slurm, tmp_path):
     assert_quickstart_is_done(job, tmp_path / "handoff-runs" / str(number))
 
 
+@pytest.mark.long
 def test_a_python_without_the_package_is_refused(slurm, submit, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True, timeout=60)
     python = tmp_path / "bare" / "bin" / "python3"

@@ -26,6 +26,7 @@ def test_every_example_names_its_file():
     assert PAGE.read_text().count("```python") == len(FILES) == 8
 
 
+@pytest.mark.long
 def test_the_examples_of_one_process(written):
     words = ["-q", "-p", "no:cacheprovider", "--ignore", "test_mpi.py"]
     ended = subprocess.run(

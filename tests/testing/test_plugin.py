@@ -119,6 +119,7 @@ def test_tests_do_not_see_what_others_have_set(tmp_path, how):
     assert "5 passed" in ended.stdout
 
 
+@pytest.mark.long
 def test_it_is_not_loaded_by_itself(tmp_path):
     (tmp_path / "test_empty.py").write_text("def test_nothing(handoff_run_dir): pass\n")
     ended = run_pytest(tmp_path, "--trace-config", *PLUGIN[2:])

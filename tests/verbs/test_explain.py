@@ -110,6 +110,7 @@ def test_what_was_done_and_what_failed_and_what_was_skipped(explain, failed):
     assert "  total (skipped) <- ('fit', 2) (failed)" in told
 
 
+@pytest.mark.long
 def test_why_a_resume_ran_it_again_or_not(explain, failed, tmp_path):
     (tmp_path / "fixed").touch()
     assert resume(tmp_path).rc == 0
@@ -369,6 +370,7 @@ dag.add_function(Function("behind", (first,), print))
 """
 
 
+@pytest.mark.long
 def test_a_run_that_was_killed(explain, tmp_path):
     (tmp_path / "dag.py").write_text(KILLED)
     command = [sys.executable, "-m", "handoff_mpi", "run", "--run-dir", "run", "--progress", "lines", "dag.py"]

@@ -119,6 +119,7 @@ def explain_here(run_dir, id):
     return code, printed.getvalue()
 
 
+@pytest.mark.long
 def test_who_cannot_ask_and_a_run_that_does_not_answer(explain, tmp_path, monkeypatch):
     monkeypatch.setattr(verb, "ANSWER_TIMEOUT_S", 0.2)
     with running(tmp_path, "--slots", "1", "--progress", "none"):

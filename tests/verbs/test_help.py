@@ -23,6 +23,7 @@ def test_the_topics_are_listed_with_their_titles(tmp_path):
     assert {"options", "fault-tolerance", "mpi-and-clusters", "performance", "design"} <= {line[0] for line in lines}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("topic", ["security", "Security", "security.md", "mpi_and_clusters"])
 def test_a_page_is_printed_as_it_is_where_there_is_no_terminal(topic, tmp_path):
     ended = run_process([*HELP, topic], tmp_path)
@@ -30,6 +31,7 @@ def test_a_page_is_printed_as_it_is_where_there_is_no_terminal(topic, tmp_path):
     assert ended.out.startswith("# ") and "\x1b" not in ended.out
 
 
+@pytest.mark.long
 def test_a_page_is_drawn_at_a_terminal(tmp_path):
     terminal = Terminal([*HELP, "security"], tmp_path, env={"PAGER": "printenv LESS; cat"})
     code = terminal.end()
@@ -39,6 +41,7 @@ def test_a_page_is_drawn_at_a_terminal(tmp_path):
     assert b"\x1b[" in terminal.raw and os.environ.get("LESS", "FRX").encode() in terminal.raw
 
 
+@pytest.mark.long
 def test_a_command_shows_its_options(tmp_path):
     ended = run_process([*HELP, "status"], tmp_path)
     assert ended.rc == 0, ended.err

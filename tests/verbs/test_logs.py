@@ -259,6 +259,7 @@ def test_what_was_not_finished_ends_where_the_next_begins(logs, tmp_path):
     assert logs(run_dir, "b")[1] == "bbb\n"
 
 
+@pytest.mark.long
 def test_following_prints_what_comes_until_the_run_ends(run_dir, tmp_path):
     (run_dir / "status.json").write_text(json.dumps({"status": "running", "exit_code": None}))
     command = [sys.executable, "-m", "handoff_mpi", "logs", str(run_dir), "--follow"]

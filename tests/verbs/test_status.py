@@ -215,6 +215,7 @@ def test_a_loss_is_shown_once_and_lines_fit_the_terminal(tmp_path, capsys, monke
     assert "busy" not in told
 
 
+@pytest.mark.long
 def test_watching_shows_all_answers_on_a_small_terminal(terminal, tmp_path):  # noqa: F811
     rows = {f"f{number}": {"total": 2, "done": 1, "running": 1, "mean_s": 1.0} for number in range(40)}
     counts = {**TROUBLED["counts"], "failed": 1, "skipped": 1}  # so many that they take two rows

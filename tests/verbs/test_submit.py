@@ -35,6 +35,7 @@ def test_the_script_that_is_shipped_is_that_of_the_sources():
     assert batch_script() == SCRIPT.read_text()
 
 
+@pytest.mark.long
 def test_sbatch_prints_it(handoff):
     assert handoff("sbatch").out == SCRIPT.read_text()
     printed = handoff("sbatch", "--requeue").out

@@ -398,6 +398,7 @@ def test_the_keyboard_goes_from_call_to_call(browser, small):
     assert not tip(browser)
 
 
+@pytest.mark.long
 def test_light_and_dark(browser, small):
     colour = "getComputedStyle(document.body).backgroundColor"
     shown_in(browser, small)

@@ -50,6 +50,7 @@ def lives(pid):
     return True
 
 
+@pytest.mark.long
 def test_a_child_serves_the_next_run_as_a_new_one_would(child_pool):
     child = ChildProcess(3, "first")
     child.learn([(0, encode_code(_other))])

@@ -334,6 +334,7 @@ def test_an_idle_child_gives_back_what_its_calls_have_freed(child):
     child.give_back_freed_memory()
 
 
+@pytest.mark.long
 def test_memory_goes_with_its_last_holder(child):
     before = open_files(), len(shared_memory._mapped)
     made = call(child, "make", encode(LARGE))
@@ -437,6 +438,7 @@ def wait_until_asleep(pid):
         time.sleep(0.01)
 
 
+@pytest.mark.long
 def test_killed_while_sending(child):
     """The part of a frame that has arrived is given up, its memory too."""
     before = open_files(), len(shared_memory._mapped)
@@ -490,6 +492,7 @@ def test_a_child_that_cannot_be_ended_is_not_waited_for_without_end(immortal):
     assert immortal._process.poll() is None
 
 
+@pytest.mark.long
 def test_how_a_child_died_that_cannot_be_ended(immortal):
     assert immortal.how_it_died() == ("its process cannot be ended", "")
     assert immortal._process.poll() is None
@@ -512,6 +515,7 @@ def test_a_stopped_child_does_not_hold_up_what_is_shared(child):
     assert decode(end(child)) == 20.0 * LARGE
 
 
+@pytest.mark.long
 def test_a_dying_child_leaves_its_stack_and_its_peak_of_memory(child):
     # Only a peak above this process's own is certain to be the child's.
     mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024 + 300

@@ -218,6 +218,7 @@ def test_what_cannot_be_handed_on_is_copied_once_more(pair, written):
     assert bytes(again) == noise(LARGE)
 
 
+@pytest.mark.long
 def test_memory_and_descriptors_go_with_the_last_view(pair):
     before = open_files(), len(shared_memory._mapped)
     _, parts = exchange(pair, ("frame",), [noise(LARGE), noise(LARGE)], is_kept=True)
@@ -231,6 +232,7 @@ def test_memory_and_descriptors_go_with_the_last_view(pair):
     assert (open_files(), len(shared_memory._mapped)) == before
 
 
+@pytest.mark.long
 def test_descriptors_longest_unused_are_closed_first(pair, written, small_pages, monkeypatch):
     monkeypatch.setattr(shared_memory, "MAX_KEPT", 4)
     before = open_files()
@@ -267,6 +269,7 @@ def test_more_mappings_than_there_may_be(pair, small_pages, monkeypatch):
     assert open_files() == before + 2
 
 
+@pytest.mark.long
 def test_a_kernel_that_maps_no_more(pair, monkeypatch):
     monkeypatch.setattr(shared_memory, "_mmap", lambda *_: shared_memory._MAP_FAILED)
     before = open_files(), len(shared_memory._mapped)
@@ -294,6 +297,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", FAILURES)
 def test_without_shared_memory_all_goes_through_the_stream(pair, monkeypatch, case):
     name, error = FAILURES[case]
@@ -384,6 +388,7 @@ def test_a_side_that_takes_nothing_is_given_up(pair):
     assert open_files() == before
 
 
+@pytest.mark.long
 def test_a_side_that_takes_little_by_little_is_not(pair):
     ours, theirs = pair
     ours.setblocking(False)

@@ -120,6 +120,7 @@ def test_functions_do_not_see_the_loop_of_a_notebook():
     assert asyncio.run(cell()) == (expected, True, True)
 
 
+@pytest.mark.long
 def test_functions_do_not_see_the_loop_of_a_script_on_any_rank(mpirun, tmp_path):
     (tmp_path / "script.py").write_text(
         """

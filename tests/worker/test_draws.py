@@ -169,6 +169,7 @@ def test_imports_within_functions_count():
     assert found == [RANDOM, NUMPY, RANDOM, 0, NUMPY, 0, 0]
 
 
+@pytest.mark.long
 def test_modules_of_the_user_and_installed_ones_are_followed(tmp_path):
     """In a process of its own: what is loaded counts."""
     (tmp_path / "package").mkdir()

@@ -57,6 +57,7 @@ HOWS = ["chdir", "deleted", "variables", "cleared", "replaced", "behind", "behin
 HOWS += ["raises", "all"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("isolation", ["rank", "process"])
 def test_what_a_call_changes_the_next_one_does_not_see(tmp_path, monkeypatch, isolation):
     monkeypatch.chdir(tmp_path)
@@ -82,6 +83,7 @@ def test_what_a_call_changes_the_next_one_does_not_see(tmp_path, monkeypatch, is
     assert str(Path.cwd()) == here
 
 
+@pytest.mark.long
 def test_functions_have_a_directory_and_variables_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "relative").mkdir()
@@ -119,6 +121,7 @@ def test_a_directory_that_is_missing_fails_its_call_alone(tmp_path):
     assert f"its cwd cannot be used: No such file or directory: '{tmp_path / 'nowhere'}'" in str(error)
 
 
+@pytest.mark.long
 def test_a_relative_directory_starts_from_where_the_run_was_started(handoff, tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "away").mkdir()

@@ -55,6 +55,7 @@ def in_folder(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("isolation", ["rank", "process"])
 def test_runs_agree_and_calls_differ(run, isolation):
     first = run(draw_both, isolation=isolation)
@@ -63,6 +64,7 @@ def test_runs_agree_and_calls_differ(run, isolation):
         assert len(set(drawn)) == len(IDS)
 
 
+@pytest.mark.long
 def test_children_draw_what_ranks_draw(run):
     assert run(draw_both) == run(draw_both, isolation="process")
 
@@ -71,6 +73,7 @@ def test_a_call_draws_what_a_generator_with_its_seed_draws(run):
     assert all(drawn == expected for drawn, expected in run(draw_in_module))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("isolation", ["rank", "process"])
 def test_every_attempt_draws_the_same(tmp_path, isolation):
     (tmp_path / "drawn").mkdir()
@@ -79,6 +82,7 @@ def test_every_attempt_draws_the_same(tmp_path, isolation):
     assert execute_local(dag, isolation=isolation)["f"] == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("isolation", ["rank", "process"])
 def test_without_seeds_calls_draw_as_they_come(run, isolation):
     assert run(draw_both, isolation=isolation, seed=False) != run(draw_both, isolation=isolation, seed=False)

@@ -52,6 +52,7 @@ def programs():
     return int(subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("isolation", ["rank", "process"])
 def test_what_counts_cores_counts_those_of_the_claim(tmp_path, monkeypatch, isolation):
     monkeypatch.setenv("HANDOFF_CORES", "3")
@@ -62,6 +63,7 @@ def test_what_counts_cores_counts_those_of_the_claim(tmp_path, monkeypatch, isol
     assert os.cpu_count() == before
 
 
+@pytest.mark.long
 def test_joblib_uses_one_core_in_a_call_of_one(tmp_path):
     pytest.importorskip("joblib")
     assert call(joblibs, tmp_path, 1) == (1, 1)

@@ -687,7 +687,7 @@ def test_alone(handoff, tmp_path, mark):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_launching_ranks_itself(handoff, tmp_path, mark):
     ended = handoff("doctor", "-n", "3", "--json", "--run-dir", "kept", env={**mark, **DEVELOPMENT})
     document = json.loads(ended.out)

@@ -81,7 +81,7 @@ def wait_for_calls(tmp_path, count):
         time.sleep(0.05)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_suspended_launch_finds_that_it_was_superseded_and_leaves(tmp_path):
     (tmp_path / "naps.py").write_text(NAPS)
     first = start(tmp_path, [], "one supervisor")

@@ -84,7 +84,7 @@ def test_a_rank_that_never_joins_ends_the_job(mpirun, tmp_path, has_fault_tolera
     assert "handoff: 1 of 3 ranks have not joined within 2 s: 2" in ended.err
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_script_that_calls_execute_on_rank_0_alone_is_told(mpirun, tmp_path):
     script = "import handoff_mpi\nfrom mpi4py import MPI\ndag = handoff_mpi.DAG('d')\n"
     script += "if MPI.COMM_WORLD.rank == 0: handoff_mpi.execute(dag, join_limit=5.5)\n"

@@ -144,7 +144,7 @@ def test_a_callback_without_frames_is_reported_too():
     assert not any(each.name == "handoff-callback-watch" for each in threading.enumerate())
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_store_that_does_not_return_on_a_worker_is_named_with_its_rank(handoff, tmp_path):
     (tmp_path / "script.py").write_text(
         PREAMBLE

@@ -103,7 +103,7 @@ def test_less_can_be_recorded(handoff, tmp_path, record, has_events):
         assert not [each for each in events_in(tmp_path / "run") if each["event"].startswith("function.")]
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_both_launches_of_a_killed_run_tell_their_story(tmp_path, handoff):
     (tmp_path / "dag.py").write_text(FAILING.replace("[1.0]", "[3.0]"))
     command = [sys.executable, "-m", "handoff_mpi", "run", "--run-dir", "run", "dag.py"]
@@ -147,7 +147,7 @@ def test_a_killed_rank_is_said_and_recorded_at_once(tmp_path):
     run.wait(60)
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_json_is_all_that_stdout_has(handoff, tmp_path):
     (tmp_path / "dag.py").write_text(FAILING.replace('raise ValueError("no luck")', 'print("noise")'))
     for words in ([], ["-n", "2"]):

@@ -408,7 +408,7 @@ def test_a_script_under_mpirun_captures_in_one_run_after_the_other(tmp_path):
     (tmp_path / "script.py").write_text(
         "import handoff_mpi\n"
         "from handoff_mpi import DAG, Function\n"
-        "def shout(k): print('shout', k)\n"
+        "def shout(k): print(f'shout {k}\\n', end='')  # in one write: others print too\n"
         "with handoff_mpi.Cluster() as cluster:\n"
         "    for mode in ('capture', 'off', 'capture') if cluster else ():\n"
         "        dag = DAG()\n"

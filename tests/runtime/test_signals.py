@@ -135,7 +135,7 @@ def build(args):
 """
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_job_that_dies_is_launched_again_and_resumes_until_it_was_often_enough(handoff, tmp_path):
     (tmp_path / "dying.py").write_text(DYING)
     words = ["-n", "3", "--isolation", "rank", "--max-relaunches", "1", "--run-dir", "run", "dying.py", "--", "3"]

@@ -378,7 +378,7 @@ def running_lease(slots, **policy):
 
 def lose(known, rank):
     known.leases = {key: lease for key, lease in known.leases.items() if lease[0] != rank}
-    known.tell(RankLost(rank, "it is gone"))
+    known.tell(RankLost(rank, "it is lost"))
 
 
 def test_an_element_that_had_failed_when_its_rank_was_lost_does_not_end_twice():

@@ -52,7 +52,7 @@ def test_an_interactive_allocation_is_no_launcher(slurm, tmp_path, shell):
 A_STEP = f"salloc {TWO_BY_TWO} srun -N1 -n1 --mpi=pmi2 --pty"  # with a PMI, as where a site has made one the default
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_shell_that_is_a_step_is_no_launcher(slurm, tmp_path, shell):
     """It holds all the CPUs and the memory of its node."""
     shown = slurm.in_terminal(f"{A_STEP} {shell('run -n 4 places.py')}", tmp_path)

@@ -51,7 +51,7 @@ def test_under_mpich_too(own_slurm, tmp_path):
     assert (ended["exit_code"], ended["done"], ended["launch"], ended["ranks"]) == (0, 30, 2, 4), out
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_node_that_is_cut_off_is_noticed(own_slurm, tmp_path):
     number = start(own_slurm, tmp_path, "--heartbeat-timeout", "10")
     own_slurm.hosts.cut("node3")

@@ -130,7 +130,7 @@ def test_the_batch_signal_drains_the_run(slurm, submit, tmp_path, python):
     assert "on node2" in job.out
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_a_signal_before_the_ranks_listen_waits_for_them(slurm, submit, tmp_path):
     python = write(tmp_path, "python3", SLOW_PYTHON, 0o755)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -622,7 +622,7 @@ def test_rows_of_equal_start_need_no_order_of_their_own() -> None:
 # -- size -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.long
+@pytest.mark.soak
 @pytest.mark.timeout(60)
 def test_a_hundred_thousand_functions_are_drawn_in_linear_time() -> None:
     # What looks through a list for each node takes minutes here; equal reprs and many ranks are the worst.

@@ -194,6 +194,7 @@ def test_images_use_the_gpu_that_ranks_have(mpirun, tmp_path, filtered):
     assert len((tmp_path / "used").read_text()) == 2 * 2 * 2
 
 
+@pytest.mark.long
 def test_images_are_refused_where_no_host_has_two_cores(handoff):
     needs(sklearn="scikit-learn", PIL="pillow", scipy="scipy")
     ended = handoff("run", EXAMPLES / "images.py", env={"HANDOFF_CORES": "1"})

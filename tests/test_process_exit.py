@@ -133,6 +133,7 @@ def test_processes_that_were_left_running_end_and_those_of_others_do_not(tmp_pat
         bystander.wait()
 
 
+@pytest.mark.long
 def test_a_pipeline_keeps_its_other_end(tmp_path):
     (tmp_path / "script.py").write_text(
         "import time\n"

@@ -388,6 +388,7 @@ def test_a_ring_names_the_link_that_is_broken(monkeypatch):
     assert ranks.leader.silent == {}
 
 
+@pytest.mark.long
 def test_pings_and_blocks_to_a_silent_rank_end():
     ranks = Ranks(3, silent=[2])
     assert sorted(ranks.leader.ping(0.5)) == [1]
@@ -564,6 +565,7 @@ def script(path, text):
     return [str(path)]
 
 
+@pytest.mark.long
 def test_a_launcher_that_hangs_is_ended_with_all_it_started(tmp_path, monkeypatch):
     mark = f"HANDOFF_TEST_{uuid.uuid4().hex}"
     monkeypatch.setenv(mark, "1")

@@ -107,6 +107,7 @@ def test_a_handler_that_would_end_the_process_is_detached_and_the_run_continues(
     assert json.loads((tmp_path / "run" / "status.json").read_text())["exit_code"] == 0
 
 
+@pytest.mark.long
 def test_a_directory_that_is_gone_is_told_of(handoff, tmp_path):
     (tmp_path / "dag.py").write_text(DAG + "os.mkdir('x'); os.chdir('x'); os.rmdir('../x')\n")
     ended = handoff("run", "dag.py")

@@ -324,6 +324,7 @@ handoff.execute_local(dag, run_dir=sys.argv[1])
 """
 
 
+@pytest.mark.long
 def test_two_runs_on_one_run_dir_are_refused(calls, tmp_path, monkeypatch):
     at_once = partial(lock_run_dir_soon, wait_s=0.2)
     monkeypatch.setattr("handoff_mpi.launch.run_files.lock_run_dir_soon", at_once)

@@ -42,6 +42,7 @@ def nothing_is_written(tmp_path, monkeypatch):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("isolation", ["rank", "process"])
 def test_values_are_there_without_a_file(isolation, nothing_is_written):
     results = handoff.execute_local(diamond(), run_dir=False, keep=["a"], isolation=isolation)

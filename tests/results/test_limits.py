@@ -117,6 +117,7 @@ def test_failed_and_repeated_calls_are_busy_time(tmp_path, load):
     assert results.summary().count(" s (failed)") == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("load", [False, True], ids=["run", "loaded"])
 def test_runs_tell_it(tmp_path, monkeypatch, load):
     monkeypatch.setenv("HANDOFF_CORES", "3")

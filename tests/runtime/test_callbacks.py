@@ -88,6 +88,7 @@ def look_at(ended, case):
         assert GOES_ON.get(case, "") in ended.err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", [*ENDS_THE_RUN, *GOES_ON, *FORKS][2:])
 def test_in_one_process(case, handoff, tmp_path):
     (tmp_path / "dag.py").write_text(PLUGGED)

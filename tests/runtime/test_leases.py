@@ -271,6 +271,7 @@ def test_a_child_that_is_killed_is_charged_to_the_element_that_ran(isolated):
     assert "SIGKILL" in error[1]
 
 
+@pytest.mark.long
 def test_a_timeout_is_that_of_each_element(isolated):
     isolated.dispatch(isolated.lease(7, "linger_at_3", 5, timeout_s=0.3))
     status, error = isolated.run()

@@ -164,6 +164,7 @@ def test_a_script_captures_if_it_asks_for_that(capfd, tmp_path):
     assert not (tmp_path / "other" / "output").exists(), "nothing was printed"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("mode", "out"), [("forward", "f | shout 1\nf | error\n"), ("plain", "shout 1\nerror\n")])
 @pytest.mark.parametrize("isolation", ["rank", "process"])
 def test_a_run_without_files_forwards(capfd, mode, out, isolation):

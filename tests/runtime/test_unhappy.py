@@ -127,6 +127,7 @@ def test_nonsense_flags(handoff, tmp_path, case):
     assert says in ended.err
 
 
+@pytest.mark.long
 def test_nonsense_in_the_environment(handoff, tmp_path):
     (tmp_path / "ok.py").write_text(PREAMBLE + "dag.add_function(Function('a', (), print))\n")
     ended = handoff("run", "ok.py", env={"HANDOFF_MAX_RETRIES": "some"})

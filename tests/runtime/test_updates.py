@@ -85,6 +85,7 @@ def test_an_update_may_introduce_a_resource(words, handoff, tmp_path):
     assert "6 done of 6" in ended.err
 
 
+@pytest.mark.long
 def test_check_tells_what_waits_for_an_update(handoff, tmp_path):
     (tmp_path / "dag.py").write_text(INTRODUCING)
     ended = handoff("check", "dag.py")

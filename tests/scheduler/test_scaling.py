@@ -140,6 +140,7 @@ def test_a_placement_costs_the_same_with_two_ranks_a_host_and_with_two_hundred(s
     assert grows(figures) < TOLERANCE, figures
 
 
+@pytest.mark.long
 def test_a_slot_that_goes_on_by_itself_costs_the_same_with_any_number_of_ranks():
     figures = [steps_a_placement(LoadBalanced(), [CPU], ranks) for ranks in (10, 1_000, 10_000)]
     assert grows(figures) < 1.1, figures
@@ -154,6 +155,7 @@ def goes_on(costs, ranks):
     return cluster.steps(400)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ranks", [10, 1_000])
 def test_functions_of_other_costs_that_wait_cost_a_slot_that_goes_on_little(ranks):
     assert goes_on(MIXED, ranks) / goes_on([CPU], ranks) < 1.6

@@ -149,6 +149,7 @@ def test_failures_are_retried_on_another_rank(tmp_path):
     assert {int((tmp_path / "first").read_text()), caught.value.results["flaky"]} == {1, 2}
 
 
+@pytest.mark.long
 def test_a_timeout_and_a_crash_are_those_of_a_child_process(tmp_path):
     import time
 

@@ -386,6 +386,7 @@ def test_a_run_that_was_killed(explain, tmp_path):
     assert "1 of its inputs is missing: wait (waiting)." in told
 
 
+@pytest.mark.long
 def test_ids_of_own_classes_are_texts(explain, tmp_path):
     (tmp_path / "dag.py").write_text(
         "import dataclasses\nfrom handoff_mpi import DAG, Function\n"

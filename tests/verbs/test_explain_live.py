@@ -140,6 +140,7 @@ def test_who_cannot_ask_and_a_run_that_does_not_answer(explain, tmp_path, monkey
         assert told.endswith("Note: only the owner of the run can ask it; this answer is from its journal\n")
 
 
+@pytest.mark.long
 def test_answers_of_another_shape(explain, tmp_path, monkeypatch):
     with running(tmp_path, "--slots", "1", "--progress", "none"):
         for answer in ({"error": "\x1b[31mno"}, {"state": "ready"}, {"state": "ready", "reasons": 7, "time_s": None}):

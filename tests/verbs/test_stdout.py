@@ -66,6 +66,7 @@ def test_stdout_may_be_ascii(words, run):
     assert ended.stdout.isascii()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is Linux's own")  # noqa: PTH110
 @pytest.mark.parametrize("words", CASES)
 def test_the_disk_of_stdout_may_be_full(words, run):

@@ -45,6 +45,7 @@ def test_sbatch_prints_it(handoff):
     ]
 
 
+@pytest.mark.long
 def test_submit_passes_flags_to_sbatch_and_to_the_run(handoff, tools, tmp_path):
     ended = handoff("submit", "-n", "64", "-t", "8:00:00", "dag.py:dag", "--max-retries", "1", "--", "-x", env=tools)
     assert ended.rc == 0, ended.err
@@ -68,6 +69,7 @@ def test_submit_tells_where_the_files_will_be(handoff, tools, words, files):
     assert handoff("submit", *words, env=tools).out.splitlines()[-1] == f"files: {files}"
 
 
+@pytest.mark.long
 def test_what_sbatch_refuses_is_said_in_a_line(handoff, tools, tmp_path):
     (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: Invalid\nqos' >&2\nexit 1\n")
     ended = handoff("submit", "dag.py", env=tools)

@@ -368,6 +368,7 @@ def test_a_page_draws_itself_and_hostile_text_does_nothing(browser, small):
     has_errors(browser, path)
 
 
+@pytest.mark.long
 def test_filters_by_rank_and_function(browser, small):
     shown_in(browser, small)
     all_rows = visible(browser, "#calls tbody tr")

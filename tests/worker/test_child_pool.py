@@ -65,6 +65,7 @@ def test_a_child_serves_the_next_run_as_a_new_one_would(child_pool):
     child.close()
 
 
+@pytest.mark.long
 def test_a_value_of_the_run_before_is_not_there_to_be_taken(child_pool):
     child = ChildProcess(3, "first")
     run_of_a_call(child)

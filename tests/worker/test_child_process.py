@@ -377,6 +377,7 @@ def test_without_shared_memory_calls_still_work(monkeypatch, name, who):
         child.close()
 
 
+@pytest.mark.long
 def test_a_rank_that_can_map_nothing_copies(child, monkeypatch):
     before = open_files()
     monkeypatch.setattr(shared_memory, "MAX_MAPPED", 0)
@@ -386,6 +387,7 @@ def test_a_rank_that_can_map_nothing_copies(child, monkeypatch):
     assert open_files() == before
 
 
+@pytest.mark.long
 def test_a_child_with_too_many_files_open(monkeypatch):
     """It cannot take its inputs: it ends and says why, and the rank has lost a child and nothing else."""
     before = open_files()
@@ -507,6 +509,7 @@ def test_shared_memory_that_was_cut_short_ends_no_copying(monkeypatch):
     assert open_files() == before
 
 
+@pytest.mark.long
 def test_a_stopped_child_does_not_hold_up_what_is_shared(child):
     assert value_of(child, "total", np.ones(3)) == 3.0
     os.kill(child._process.pid, signal.SIGSTOP)

@@ -323,6 +323,7 @@ def test_a_system_without_anonymous_files(monkeypatch):
         shared_memory.write([memoryview(b"x")])
 
 
+@pytest.mark.long
 def test_a_kernel_that_carries_no_more_descriptors(pair):
     class Full:
         """A socket of a user who has too many descriptors on their way."""
@@ -377,6 +378,7 @@ def test_descriptors_that_find_no_room(pair, small_pages):
     assert open_files() == before
 
 
+@pytest.mark.long
 def test_a_side_that_takes_nothing_is_given_up(pair):
     ours, _ = pair
     ours.setblocking(False)

@@ -297,13 +297,12 @@ class Arrays:
             if not array.leases:
                 self._to_check[number] = None
 
-    def settle(self, fail: Callable[[int, ErrorReport], None]) -> list[int]:
-        """End the arrays whose elements have all ended; return those that have all values.
+    def settle(self, fail: Callable[[int, ErrorReport], None]) -> None:
+        """End the arrays whose elements have all ended.
 
         Args:
             fail: called with an array that failed, and why.
         """
-        complete = []
         while self._to_check:
             number, _ = self._to_check.popitem()
             array = self.of[number]
@@ -313,8 +312,6 @@ class Arrays:
                 fail(number, self._why_failed(array))
             else:
                 self._tasks.complete(number)
-                complete.append(number)
-        return complete
 
     def _why_failed(self, array: Array) -> ErrorReport:
         """Return why an array failed: the first failure of its elements stands for all."""

@@ -23,6 +23,15 @@ def start(slurm, directory, *words, flags=(), python=sys.executable):
 ALSO = [(["--mem-per-cpu=300"], "memory"), (["--gres=gpu:2"], "gpus")]
 
 
+def survives_the_death_of_node3(own_slurm, tmp_path, number):
+    own_slurm.kill_node("node3")
+    own_slurm.wait_for_script(number, tmp_path, 150)
+    out = (tmp_path / f"{number}.out").read_text()
+    assert out.count("node3 no longer answers; it is launched again on the other hosts") == 1, out
+    ended = status(tmp_path / "handoff-runs" / str(number))
+    assert (ended["exit_code"], ended["done"], ended["launch"], ended["ranks"]) == (0, 30, 2, 4), out
+
+
 @pytest.mark.parametrize(
     "flags",
     [
@@ -32,23 +41,13 @@ ALSO = [(["--mem-per-cpu=300"], "memory"), (["--gres=gpu:2"], "gpus")]
 )
 def test_a_node_that_is_killed_costs_seconds_and_no_other_node(own_slurm, tmp_path, flags):
     number = start(own_slurm, tmp_path, flags=flags)
-    own_slurm.kill_node("node3")
-    own_slurm.wait_for_script(number, tmp_path, 150)
-    out = (tmp_path / f"{number}.out").read_text()
-    assert out.count("node3 no longer answers; it is launched again on the other hosts") == 1, out
-    ended = status(tmp_path / "handoff-runs" / str(number))
-    assert (ended["exit_code"], ended["done"], ended["launch"], ended["ranks"]) == (0, 30, 2, 4), out
+    survives_the_death_of_node3(own_slurm, tmp_path, number)
 
 
 @pytest.mark.soak
 def test_under_mpich_too(own_slurm, tmp_path):
     number = start(own_slurm, tmp_path, python=mpich_python())
-    own_slurm.kill_node("node3")
-    own_slurm.wait_for_script(number, tmp_path, 150)
-    out = (tmp_path / f"{number}.out").read_text()
-    assert out.count("node3 no longer answers; it is launched again on the other hosts") == 1, out
-    ended = status(tmp_path / "handoff-runs" / str(number))
-    assert (ended["exit_code"], ended["done"], ended["launch"], ended["ranks"]) == (0, 30, 2, 4), out
+    survives_the_death_of_node3(own_slurm, tmp_path, number)
 
 
 @pytest.mark.soak

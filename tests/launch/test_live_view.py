@@ -9,6 +9,7 @@ import sys
 import psutil
 import pytest
 
+from tests.processes import command_line
 from tests.terminal import terminal  # noqa: F401
 
 #: Functions print when they are asked to, and end when the test lets them, so that no test waits for a moment.
@@ -58,7 +59,7 @@ def run(terminal, tmp_path):  # noqa: F811
 def viewers_of(pid):
     """Return the processes that draw for ``pid``."""
     children = psutil.Process(pid).children()
-    return [each for each in children if "visualization.viewer" in " ".join(each.cmdline())]
+    return [each for each in children if "visualization.viewer" in command_line(each)]
 
 
 def go_on(tmp_path):

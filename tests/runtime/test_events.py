@@ -24,6 +24,7 @@ from handoff_mpi.runtime.loss_printer import MAX_LINES_OF_LOSSES
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.scheduler import Cause
 from handoff_mpi.scheduler.transitions import FailedAttempt, Lost, MemoryHigh, MemoryNormal, NotUpdated, Returned
+from tests.processes import descendants, environment
 from tests.runtime.test_unhappy import PREAMBLE
 
 ALWAYS = {"event", "time_s", "launch"}
@@ -133,9 +134,9 @@ def test_a_killed_rank_is_said_and_recorded_at_once(tmp_path):
     while time.monotonic() < end and not (status.exists() and json.loads(status.read_text()).get("longest")):
         time.sleep(0.1)
     ranks = {}
-    for each in psutil.Process(run.pid).children(recursive=True):
-        rank = each.environ().get("OMPI_COMM_WORLD_RANK")
-        if rank is not None and each.parent().environ().get("OMPI_COMM_WORLD_RANK") is None:
+    for each in descendants(psutil.Process(run.pid)):
+        rank, parent = environment(each).get("OMPI_COMM_WORLD_RANK"), each.parent()
+        if rank is not None and parent and "OMPI_COMM_WORLD_RANK" not in environment(parent):
             ranks[int(rank)] = each.pid
     os.kill(ranks[1], signal.SIGKILL)
     end = time.monotonic() + 20

@@ -15,6 +15,7 @@ import pytest
 
 from handoff_mpi import DAG, Function, execute_local, load
 from tests.conftest import mpirun_command, run_process
+from tests.processes import command_line, descendants
 
 SLEEPER = """
 import time
@@ -62,7 +63,7 @@ def test_a_signal_leaves_nothing_behind(tmp_path, how, number):
         while not (children and (tmp_path / "napping").exists()) and time.monotonic() < end:
             time.sleep(0.2)
             for rank in marked(marker):
-                children |= {each for each in rank.children(recursive=True) if "child" in " ".join(each.cmdline())}
+                children |= {each for each in descendants(rank) if "child" in command_line(each)}
         assert children, "no call began"
         process.send_signal(number)
         _, err = process.communicate(timeout=40)

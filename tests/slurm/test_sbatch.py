@@ -14,6 +14,7 @@ import pytest
 
 import handoff_mpi
 from tests.conftest import ROOT, missing
+from tests.processes import command_line
 
 SCRIPT = ROOT / "slurm" / "run.sbatch"
 QUICKSTART = [ROOT / "examples" / "quickstart.py", "--", "json", "asyncio"]
@@ -77,7 +78,7 @@ def remains(slurm, *nodes):
     found = []
     for name in nodes:
         host = slurm.hosts[name]
-        found += [process.cmdline() for process in host.processes("handoff_mpi")]
+        found += [command_line(process) for process in host.processes("handoff_mpi")]
         found += subprocess.run(host.enter("ls", "/dev/shm"), capture_output=True, text=True, timeout=20).stdout.split()
     return found
 

@@ -5,7 +5,8 @@ overlap. Here the device copies into one half of a pinned buffer while the host 
 memory, and in the reverse direction likewise. So a process pins the same few megabytes for any number and size of
 values.
 
-An array arrives on the device that is current where it is decoded: the first one of the call's claim.
+Only a call with a claim of devices receives an array on a device, the first one of its claim. Everybody else (a call
+without such a claim, rank 0, who reads results on a login node) receives an array of numpy, and needs no cupy.
 
 Nothing is sent from device to device, also where MPI is CUDA-aware. A value must outlast its call, be written to files,
 be handed to child processes and be evicted, and memory of devices that values occupy is in nobody's ledger; so it rests
@@ -20,15 +21,35 @@ import ctypes
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 #: The size of each half: at 10 GB/s it fills in half a millisecond.
 CHUNK_NBYTES = 4 * 1024 * 1024
-#: Smaller arrays are pickled by cupy.
+#: Smaller arrays are copied by cupy, without a buffer.
 STAGED_NBYTES = 256 * 1024
 
 _lock = threading.Lock()
 _halves: list[_Half] = []
+
+
+class _Receiver(threading.local):
+    """Whether this thread decodes for a call that has claimed devices."""
+
+    has_device = False
+
+
+_receiver = _Receiver()
+
+
+@contextmanager
+def receiving(has_device: bool) -> Iterator[None]:
+    """Have this thread decode device arrays to the current device if ``has_device``, else to host memory."""
+    before, _receiver.has_device = _receiver.has_device, has_device
+    try:
+        yield
+    finally:
+        _receiver.has_device = before
 
 
 class _Half:
@@ -42,6 +63,26 @@ class _Half:
         self.bytes = numpy.frombuffer(self._memory, numpy.uint8, CHUNK_NBYTES)
 
 
+def free_pools(devices: int, pinned: bool = False) -> None:
+    """Give the memory back that cupy's pools keep for later arrays: other processes cannot use it.
+
+    Args:
+        devices: so many devices, from 0 on, were used in this process.
+        pinned: whether to give back pinned host memory as well.
+    """
+    cupy: Any = sys.modules.get("cupy")
+    if not devices or getattr(cupy, "get_default_memory_pool", None) is None:
+        return
+    try:
+        for number in range(devices):
+            with cupy.cuda.Device(number):  # the pool of each device is its own
+                cupy.get_default_memory_pool().free_all_blocks()
+        if pinned:
+            cupy.get_default_pinned_memory_pool().free_all_blocks()
+    except cupy.cuda.runtime.CUDARuntimeError:
+        pass  # the context is broken: its memory is given back when its process ends, which is soon
+
+
 def reducers() -> dict[type, Callable[[Any], Any]]:
     """Return the reducers of device arrays, by type; an empty mapping while cupy is not imported."""
     kind = getattr(sys.modules.get("cupy"), "ndarray", None)
@@ -49,7 +90,7 @@ def reducers() -> dict[type, Callable[[Any], Any]]:
 
 
 def _reduce(array: Any) -> Any:
-    return array.__reduce__() if array.nbytes < STAGED_NBYTES else (to_device, (to_host(array),))
+    return to_device, (to_host(array),)
 
 
 def to_host(array: Any) -> object:
@@ -57,6 +98,9 @@ def to_host(array: Any) -> object:
     import cupy
     import numpy
 
+    if array.nbytes < STAGED_NBYTES:
+        with array.device:
+            return array.get()
     with _lock, array.device:
         if not _has_halves(cupy):
             return array.get()
@@ -66,9 +110,18 @@ def to_host(array: Any) -> object:
 
 
 def to_device(host: Any) -> object:
-    """Return a numpy array as a cupy array on the current device."""
+    """Return a numpy array as a cupy array on the current device, if who decodes it has claimed one; else itself.
+
+    Pickles name this function.
+    """
+    return _copied_to_device(host) if _receiver.has_device else host
+
+
+def _copied_to_device(host: Any) -> object:
     import cupy
 
+    if host.nbytes < STAGED_NBYTES:
+        return cupy.array(host)
     with _lock:
         if not _has_halves(cupy):
             return cupy.array(host)

@@ -81,6 +81,7 @@ class ErrorReport(NamedTuple):
         input: which of the call's inputs was unavailable, as a position among its sources; -1 if none was.
         output: the last lines that the call has printed, where they are captured.
         element: the index of the element of an array that was being computed; -1 if none was.
+        devices: the uuids of those that have failed, if that is why.
     """
 
     kind: str
@@ -91,6 +92,7 @@ class ErrorReport(NamedTuple):
     input: int = -1
     output: str = ""
     element: int = -1
+    devices: tuple[str, ...] = ()
 
 
 #: The indices from a first one to one behind the last, as those of a range.
@@ -125,8 +127,8 @@ LeaseElements: TypeAlias = "tuple[tuple[Interval, ...], tuple[tuple[Any, ...], .
 #: (task, attempt, id, call template, sources, timeout_s, flags, elements); a source is (task, codec, payload or None,
 #: holders). Without payload and holders the value lies in a file. ``elements`` are those of a lease, else None.
 Assignment: TypeAlias = "tuple[int, int, Any, Any, tuple[Any, ...], float | None, int, LeaseElements | None]"
-#: (slot, cores and device indices of a new claim or None, assignments).
-Group: TypeAlias = "tuple[int, tuple[float, tuple[int, ...]] | None, list[Assignment]]"
+#: (slot, cores and devices of a new claim or None, assignments); a device is (index in the rank, uuid).
+Group: TypeAlias = "tuple[int, tuple[float, tuple[tuple[int, str], ...]] | None, list[Assignment]]"
 #: (task, attempt).
 Attempt: TypeAlias = "tuple[int, int]"
 
@@ -151,6 +153,7 @@ NO_ROOM = "no-room"
 REFUSED = "refused"
 UNPICKLABLE = "unpicklable"
 # Kinds of incidents that are not failures of the function
+DEVICE_LOSS = "device-lost"
 RANK_LOSS = "rank-lost"
 VALUE_LOSS = "value-lost"
 

@@ -12,8 +12,9 @@ else goes by the C pickler. What comes from ``dag.py`` finds its globals in one 
 
 Decoding makes a fresh object each time, so that no consumer sees what another did to its inputs; the memory of
 out-of-band arrays is shared instead, and read-only for that reason. Inputs of a call have small arrays read-only too,
-so that a function which writes to its input fails with a small one already. Arrays of cupy travel through host memory,
-and are fresh copies on the consumer's device (:mod:`handoff_mpi.gpu_staging`).
+so that a function which writes to its input fails with a small one already. Arrays of cupy travel through host memory:
+they are fresh copies on the device of a consumer that has claimed one, and arrays of numpy for any other
+(:mod:`handoff_mpi.gpu_staging`).
 """
 
 from __future__ import annotations

@@ -94,7 +94,6 @@ COVERED_BY = {
     "numerals.py": "test_suggestions.py",
     "resources/capability.py": "resources/test_amounts.py",
     "resources/cgroups.py": "resources/test_detection.py",
-    "resources/cuda_devices.py": "resources/test_detection.py",
     "resources/slurm.py": "resources/test_detection.py",
     "resources/system_files.py": "resources/test_detection.py",
     "results/anybodys_story.py": "verbs/test_explain.py",

@@ -1,4 +1,4 @@
-"""What other processes say of themselves, for tests that look while these may end at any moment."""
+"""Other processes as tests see them, which may end at any moment."""
 
 import psutil
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-LONG, SOAK, SAMPLE = "long", "soak", "sample"
+LONG, SOAK, SAMPLE, GPU = "long", "soak", "sample", "gpu"
 #: How many long tests are left out.
 _LEFT_OUT = pytest.StashKey[int]()
 
@@ -28,6 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"{LONG}: takes more than a second, and runs with --all")
     config.addinivalue_line("markers", f"{SOAK}: takes seconds, tries again what others try, runs with -m {SOAK} alone")
+    config.addinivalue_line("markers", f"{GPU}: needs a CUDA device and cupy; python -m tests.gpu runs all of them")
     config.addinivalue_line("markers", f"{SAMPLE}(id, ...): of these combinations of parameters; the others are {SOAK}")
 
 

@@ -195,6 +195,21 @@ def test_images_use_the_gpu_that_ranks_have(mpirun, tmp_path, filtered):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+@pytest.mark.sample("gpu")
+def test_plates_agree_with_numpy_on_either_device(mpirun, tmp_path, device):
+    (tmp_path / "cupy.py").write_text("from numpy import asarray, ascontiguousarray\n")  # stands in for cupy
+    env = {"HANDOFF_CORES": "4", "HANDOFF_GPUS": "2", "PYTHONPATH": str(tmp_path)}
+    words = ["--plates", "3", "--size", "30", "--steps", "20", "--device", device]
+    ended = mpirun(3, "-m", "handoff_mpi", "run", EXAMPLES / "gpu.py", "--", *words, env=env)
+    assert ended.rc == 0, ended.err
+    lines = [line.split() for line in ended.out.splitlines() if line.startswith("    ")]
+    assert [line[0] for line in lines] == ["0", "1", "2"] and all(float(line[2]) < 1e-9 for line in lines)
+    where = {word for line in lines for word in line[3:]} - {"and"}
+    assert where <= ({"cpu"} if device == "cpu" else {"declared-0", "declared-1"})
+
+
+@pytest.mark.long
 def test_images_are_refused_where_no_host_has_two_cores(handoff):
     needs(sklearn="scikit-learn", PIL="pillow", scipy="scipy")
     ended = handoff("run", EXAMPLES / "images.py", env={"HANDOFF_CORES": "1"})

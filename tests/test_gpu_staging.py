@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from handoff_mpi import gpu_staging
-from handoff_mpi.gpu_staging import CHUNK_NBYTES, STAGED_NBYTES
-from handoff_mpi.messages import OK
-from handoff_mpi.serialization import decode, encode, encode_code
+from handoff_mpi.gpu_staging import CHUNK_NBYTES, STAGED_NBYTES, receiving
+from handoff_mpi.messages import OK, RAISED
+from handoff_mpi.serialization import decode, decode_input, decode_private, decode_writable, encode, encode_code
 from handoff_mpi.worker.call_spec import CallSpec
 from handoff_mpi.worker.calls import CallRunner
 
@@ -131,6 +131,11 @@ def cupy(monkeypatch):
     return module
 
 
+def decode_on_device(payload):
+    with receiving(has_device=True):
+        return decode(payload)
+
+
 def numbers(nbytes):
     return np.random.default_rng(nbytes).integers(0, 256, nbytes, np.uint8)
 
@@ -140,7 +145,7 @@ def test_an_array_arrives_as_it_was(cupy, nbytes):
     made = numbers(nbytes)
     payload = encode({"x": Array(made)})
     assert len(payload[1]) < 1000 + 16 * 1024, "large arrays travel beside the pickle"
-    arrived = decode(payload)["x"]
+    arrived = decode_on_device(payload)["x"]
     assert type(arrived) is Array
     assert np.array_equal(arrived.there, made)
     assert not np.shares_memory(arrived.there, made)
@@ -153,7 +158,7 @@ def test_shapes_types_and_gaps(cupy):
         np.asfortranarray(numbers(STAGED_NBYTES * 4).view(np.int16).reshape(64, -1)),
         numbers(STAGED_NBYTES * 8).reshape(-1, 8)[::2, ::3],
     ):
-        arrived = decode(encode(Array(made))).there
+        arrived = decode_on_device(encode(Array(made))).there
         assert (arrived.shape, arrived.dtype) == (made.shape, made.dtype)
         assert arrived.tobytes() == made.tobytes()
 
@@ -161,7 +166,7 @@ def test_shapes_types_and_gaps(cupy):
 def test_many_values_pin_no_more_than_one(cupy):
     payloads = [encode(Array(numbers(CHUNK_NBYTES + number))) for number in range(5)]
     for number, payload in enumerate(payloads):
-        assert np.array_equal(decode(payload).there, numbers(CHUNK_NBYTES + number))
+        assert np.array_equal(decode_on_device(payload).there, numbers(CHUNK_NBYTES + number))
     assert cupy.pinned == 2 * CHUNK_NBYTES
 
 
@@ -172,7 +177,7 @@ def test_without_pinned_memory_cupys_own_way_is_taken(cupy, error):
 
     cupy.cuda.alloc_pinned_memory = fail
     made = numbers(CHUNK_NBYTES)
-    assert np.array_equal(decode(encode(Array(made))).there, made)
+    assert np.array_equal(decode_on_device(encode(Array(made))).there, made)
 
 
 def test_an_array_in_what_travels_by_value_is_staged_too(cupy):
@@ -180,19 +185,53 @@ def test_an_array_in_what_travels_by_value_is_staged_too(cupy):
     payload = encode(lambda: made)
     assert cupy.pinned == 2 * CHUNK_NBYTES
     assert [memoryview(part).nbytes for part in payload[2:]] == [CHUNK_NBYTES]
-    assert np.array_equal(decode(payload)().there, made.there)
+    assert np.array_equal(decode_on_device(payload)().there, made.there)
 
 
-def test_an_input_arrives_on_the_device_of_the_claim_and_a_result_leaves_any(cupy):
+def test_an_input_arrives_on_the_current_device_and_a_result_leaves_any(cupy):
     payload = encode(Array(numbers(CHUNK_NBYTES)))
     caller = CallRunner(1, "run")
     caller.learn([(0, encode_code(lambda x: (x.device.number, Device.current)))], None)
-    outcome = caller.call(CallSpec("f", 1, ((0,), 0, None, ()), [(payload, None, -1)], 1.0, (3, 5)))
+    outcome = caller.call(CallSpec("f", 1, ((0,), 0, None, ()), [(payload, None, -1)], 1.0, ((3, "GPU-a"),)))
     assert outcome.status == OK, outcome.error
-    assert decode(outcome.payload) == (3, 3)
+    assert decode(outcome.payload) == (0, 0), "CUDA shows that device alone"
     with Device(7):
         elsewhere = Array(numbers(CHUNK_NBYTES))
-    assert np.array_equal(decode(encode(elsewhere)).there, elsewhere.there)
+    assert np.array_equal(decode_on_device(encode(elsewhere)).there, elsewhere.there)
+
+
+@pytest.mark.parametrize("nbytes", [0, 10, STAGED_NBYTES, 5 * CHUNK_NBYTES // 2])
+@pytest.mark.parametrize("read", [decode, decode_input, decode_private, decode_writable])
+def test_who_has_claimed_no_device_receives_an_array_of_numpy_and_needs_no_cupy(cupy, monkeypatch, read, nbytes):
+    made = numbers(nbytes).reshape(-1, 2)
+    payload = encode({"x": Array(made), "of numpy": made})
+    monkeypatch.setitem(sys.modules, "cupy", None)  # an import of it fails
+    arrived = read(payload)
+    assert type(arrived["x"]) is np.ndarray and np.array_equal(arrived["x"], made)
+    has_own_memory = read in (decode_private, decode_writable) or (read is decode and nbytes < 16384)
+    assert arrived["x"].flags.writeable == has_own_memory
+
+
+def test_an_array_is_of_numpy_in_a_call_without_a_claim_of_devices(cupy):
+    payload = encode(Array(numbers(CHUNK_NBYTES)))
+    caller = CallRunner(1, "run")
+    caller.learn([(0, encode_code(lambda x: (type(x).__module__, x.flags.writeable)))], None)
+    for devices, then in (((), ("numpy", False)), (((0, "declared-0"),), None), ((), ("numpy", False))):
+        outcome = caller.call(CallSpec("f", 1, ((0,), 0, None, ()), [(payload, None, -1)], 1.0, devices))
+        if then is None:
+            assert outcome.status == RAISED and "'Array' object has no attribute 'flags'" in outcome.error.message
+        else:
+            assert decode(outcome.payload) == then
+
+
+def test_code_that_holds_an_array_is_loaded_for_the_device_of_its_first_call(cupy):
+    held = Array(numbers(10))
+    for has_devices in (False, True):
+        caller = CallRunner(1, "run")
+        caller.learn([(0, encode_code(lambda: type(held).__name__))], None)
+        caller.prepare((0,), None, has_devices)
+        outcome = caller.call(CallSpec("f", 1, ((0,), 0, None, ()), [], 1.0, ()))
+        assert decode(outcome.payload) == ("Array" if has_devices else "ndarray")
 
 
 def test_cupy_is_not_looked_for_unless_somebody_has_imported_it(monkeypatch):

@@ -34,6 +34,7 @@ MIRRORS = {
     "console.stream",
     "exit_status._codes",
     "gpu_staging._halves",
+    "gpu_staging._receiver",
     "python_path._first_path",
     "python_path._private",
     "serialization._parts",

@@ -8,8 +8,6 @@ from handoff_mpi.allocation.pools import Pool
 from handoff_mpi.resources import Amounts
 from handoff_mpi.resources.amounts import plain_number
 
-GPU = "gpu"
-
 
 @dataclass(slots=True, eq=False)
 class RequestClass:
@@ -19,7 +17,8 @@ class RequestClass:
         number: its place in the ledger's table.
         amounts: what one call asks for.
         pool_amounts: what a claim takes from the group's pools (without devices and the job's own pools).
-        gpu: devices wanted, in fixed point.
+        gpu: devices wanted, in fixed point: whole ones, or the share of one, at least that of its memory.
+        gpu_memory: the least memory of each of these devices.
         job: what a claim takes from the job's pools.
         need: what the group must be able to hold; more than the cost when others will be bound to the rank.
         held_by_job: the resources of the need that the job's own pools could hold, where a group has no pool of them.
@@ -35,6 +34,7 @@ class RequestClass:
     amounts: Amounts
     pool_amounts: tuple[tuple[str, int], ...]
     gpu: int
+    gpu_memory: int
     job: tuple[tuple[Pool, int], ...]
     need: Amounts
     held_by_job: frozenset[str]

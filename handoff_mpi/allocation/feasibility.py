@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from handoff_mpi.allocation.costs import GPU, RequestClass
+from handoff_mpi.allocation.costs import RequestClass
 from handoff_mpi.allocation.pools import Pool
 from handoff_mpi.allocation.resource_groups import RankState, ResourceGroup
 from handoff_mpi.allocation.topology import Topology
-from handoff_mpi.resources.amounts import UNIT, format_amounts
+from handoff_mpi.resources.amounts import GPU, GPU_MEMORY, UNIT, format_amounts
 
 
 class Feasibility:
@@ -159,7 +159,13 @@ class Feasibility:
             for name, pool in group.pools.items():
                 offered[name] = max(offered.get(name, 0), pool.capacity)
             offered[GPU] = max(offered.get(GPU, 0), UNIT * len(group.visible))
+            offered[GPU_MEMORY] = max(offered.get(GPU_MEMORY, 0), group.most_device_memory())
         return offered
+
+    def why_no_devices(self) -> str:
+        """Return why a host does not offer devices that it seems to have; "" if there is no such host."""
+        notes = self._topology.device_notes
+        return next((f"on {host} {note}" for host, note in notes.items()), "")
 
     def largest(self) -> str:
         """Return what the host with the most cores and memory offers, in words."""

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from handoff_mpi.allocation.costs import GPU, RequestClass
+from handoff_mpi.allocation.costs import RequestClass
 from handoff_mpi.allocation.feasibility import Feasibility
 from handoff_mpi.allocation.placement_index import Changes, PlacementIndex, Score
 from handoff_mpi.allocation.pools import Pool
@@ -22,7 +22,8 @@ from handoff_mpi.allocation.resource_groups import Claim, ResourceGroup
 from handoff_mpi.allocation.topology import Topology
 from handoff_mpi.errors import AllocationError
 from handoff_mpi.resources import Amounts, Capability
-from handoff_mpi.resources.amounts import UNIT, plain_number
+from handoff_mpi.resources.amounts import GPU, GPU_MEMORY, UNIT, plain_number
+from handoff_mpi.resources.device_names import Devices, is_for_cuda
 
 # Why a rank is offered nothing for now.
 SUSPECT = "suspect"
@@ -105,6 +106,28 @@ class Ledger:
             claim.draws = [(self._move(pool, amount, rank_state.group), amount) for pool, amount in claim.draws]
         self._touch(before)
         self._touch(rank_state.group)
+
+    def withdraw_device(self, host: str, uuid: str) -> list[int]:
+        """Have no rank of ``host`` offer a device any more; return the ranks that did. Claims of it stay."""
+        self.reservations.drop_all()
+        seeing = [each for each in self.rank_states.values() if each.host == host and uuid in each.devices]
+        for rank_state in seeing:
+            before = rank_state.group
+            self._topology.hide_device(rank_state, uuid)
+            for claim in filter(None, rank_state.claims):
+                claim.group = rank_state.group
+            self._touch(before)
+            self._touch(rank_state.group)
+        return [rank_state.rank for rank_state in seeing]
+
+    def suspect_device(self, host: str, uuid: str) -> None:
+        """Prefer other devices to one that has failed."""
+        self._topology.device_pool(host).suspects.add(uuid)
+        self.was_updated = True
+
+    def trust_device(self, host: str, uuid: str) -> None:
+        """A device that had failed works."""
+        self._topology.device_pool(host).suspects.discard(uuid)
 
     def offered_by(self, rank: int) -> dict[str, int | float]:
         """Return what ``rank`` offers, as users write it."""
@@ -217,16 +240,17 @@ class Ledger:
         if known is None:
             avoids = avoid is not None or bool(avoid_hosts)
             plain = self.request_class(cost, rank, host, need=need) if avoids else None
-            amounts = tuple((name, amount) for name, amount in cost.items() if name != GPU and name not in self.job)
+            amounts = tuple(each for each in cost.items() if each[0] not in (GPU, GPU_MEMORY, *self.job))
             job = tuple((self.job[name], amount) for name, amount in cost.items() if name in self.job)
             cost = dict(cost)
             need = dict(need) if need else cost
             held_by_job = frozenset(
                 name for name, amount in need.items() if name in self.job and amount <= self.job[name].capacity
             )
-            number, gpu = len(self.classes), cost.get(GPU, 0)
+            number, memory = len(self.classes), cost.get(GPU_MEMORY, 0)
+            gpu = self._topology.share_of_device(cost.get(GPU, 0), memory)
             wanted = rank, host, avoid, avoid_hosts
-            known = RequestClass(number, cost, amounts, gpu, job, need, held_by_job, *wanted, plain)
+            known = RequestClass(number, cost, amounts, gpu, memory, job, need, held_by_job, *wanted, plain)
             self.classes.append(known)
             self._class_of[key] = known
         return known
@@ -274,7 +298,7 @@ class Ledger:
         devices: tuple[tuple[str, int], ...] = ()
         if cost.gpu and group.devices is not None:
             kept = group.kept_devices(cost) if group.reservations else None
-            devices = group.devices.take(cost.gpu, group.visible, rank, kept)
+            devices = group.devices.take(cost.gpu, group.devices_for(cost), rank, kept)
         slot = rank_state.idle.pop()
         self.idle_slots -= 1
         if not rank_state.idle:
@@ -290,13 +314,14 @@ class Ledger:
         return claim
 
     def covers(self, claim: Claim) -> bool:
-        """Whether the claim's rank still has what it claimed, after an update."""
+        """Whether the claim's rank still has what it claimed, after an update, and none of its devices has failed."""
         if any(pool.free < 0 for pool, _ in claim.draws):
             return False
-        if not claim.devices:
+        if claim.device_pool is None:
             return True
-        group = self.rank_states[claim.rank].group
-        return group.devices is claim.device_pool and all(uuid in group.visible for uuid, _ in claim.devices)
+        group, suspects = self.rank_states[claim.rank].group, claim.device_pool.suspects
+        is_sound = all(uuid in group.visible and uuid not in suspects for uuid, _ in claim.devices)
+        return group.devices is claim.device_pool and is_sound
 
     def release(self, claim: Claim) -> None:
         """Give back what ``claim`` took."""
@@ -323,10 +348,15 @@ class Ledger:
             self.reservations.count_off(claim)
         self.changes.note_shared(group, claim.draws, claim.device_pool)
 
-    def device_indices(self, claim: Claim) -> tuple[int, ...]:
-        """Return the claimed devices' indices, as the claim's rank numbers them."""
-        rank_state = self.rank_states[claim.rank]
-        return tuple(rank_state.devices[uuid] for uuid, _ in claim.devices if uuid in rank_state.devices)
+    def claimed_devices(self, claim: Claim) -> Devices:
+        """Return the claimed devices, with their indices in the claim's rank."""
+        indices = self.rank_states[claim.rank].devices
+        return tuple((indices[uuid], uuid) for uuid, _ in claim.devices if uuid in indices)
+
+    def sees_several_devices(self, rank: int) -> bool:
+        """Whether ``rank`` sees more devices of CUDA than a call with one has claimed."""
+        devices = self.rank_states[rank].devices
+        return len(devices) > 1 and any(map(is_for_cuda, devices))
 
 
 def _downwards(slot: int) -> int:

@@ -7,12 +7,21 @@ from collections.abc import Mapping
 from handoff_mpi.allocation.costs import RequestClass
 from handoff_mpi.allocation.feasibility import Feasibility
 from handoff_mpi.formatting import one_line
-from handoff_mpi.resources.amounts import CPU, GPU, MEMORY, UNIT, format_amount, format_nbytes, near_resource
+from handoff_mpi.resources.amounts import (
+    CPU,
+    GPU,
+    GPU_MEMORY,
+    MEMORY,
+    UNIT,
+    format_amount,
+    format_nbytes,
+    near_resource,
+)
 
 _MAX_CHARS = 80
 #: Memory from here on, a TB, may have been meant in bytes.
 _MAYBE_BYTES = 10**6 * UNIT
-_DECLARED_BY = {GPU: "HANDOFF_GPUS", MEMORY: "HANDOFF_MEMORY"}
+_DECLARED_BY = {GPU: "HANDOFF_GPUS", GPU_MEMORY: "HANDOFF_GPUS", MEMORY: "HANDOFF_MEMORY"}
 
 
 def find_missing(feasibility: Feasibility, cost: RequestClass) -> list[str]:
@@ -26,18 +35,22 @@ def find_missing(feasibility: Feasibility, cost: RequestClass) -> list[str]:
     if offered is None:
         return []
     missing = [(name, amount) for name, amount in cost.need.items() if amount > offered.get(name, 0)]
-    return [_describe(name, amount, offered, cost) for name, amount in missing] or [
+    why = feasibility.why_no_devices() if GPU in cost.need else ""
+    return [_describe(name, amount, offered, cost, why) for name, amount in missing] or [
         f"no rank offers all of it together; the largest host offers {feasibility.largest()}"
     ]
 
 
-def _describe(name: str, amount: int, offered: Mapping[str, int], cost: RequestClass) -> str:
+def _describe(name: str, amount: int, offered: Mapping[str, int], cost: RequestClass, why_no_devices: str) -> str:
     wanted, most = f"{_shown(name)}: {format_amount(name, amount)} wanted", offered.get(name, 0)
     if most:
         what = f"{_who(cost, 'offers more than', 'offers')} {format_amount(name, most)}"
-        return f"{wanted}, {what}{_unit(name, amount, most)}"
+        why = f"; {why_no_devices}" if name == GPU and why_no_devices else ""
+        return f"{wanted}, {what}{_unit(name, amount, most)}{why}"
     by = _DECLARED_BY.get(name, f"--resources {_shown(name)}=AMOUNT or register_local_node")
     remedy = near_resource(name, offered) or f"; {by} declares some"
+    if name == GPU and why_no_devices:
+        remedy = f"; {why_no_devices}"
     return f"{wanted}, {_who(cost, 'offers any', 'offers none')}{remedy}"
 
 

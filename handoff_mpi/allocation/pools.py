@@ -30,11 +30,15 @@ class DevicePool:
         free: uuid to what is left of the device, in fixed point.
         owner: uuid to the rank that last used it: a context is expensive, so that rank gets it first.
         groups: numbers of the groups that draw on it.
+        suspects: devices that have failed, and are taken after others.
+        memory: uuid to the memory of the device, in fixed point, where that is known.
     """
 
     free: dict[str, int]
     owner: dict[str, int] = field(default_factory=dict)
     groups: list[int] = field(default_factory=list)
+    suspects: set[str] = field(default_factory=set)
+    memory: dict[str, int] = field(default_factory=dict)
 
     def has(self, gpu: int, visible: Sequence[str], kept: Mapping[str, int] | None = None) -> bool:
         """Whether ``gpu``, in fixed point, is free among the visible devices: a share of one, or whole ones.
@@ -66,10 +70,14 @@ class DevicePool:
     ) -> tuple[tuple[str, int], ...]:
         """Return ``count`` devices and ``amount``, which is free of each."""
 
-        def preference(uuid: str) -> tuple[int, int]:
+        def preference(uuid: str) -> tuple[bool, int, int]:
             owner = self.owner.get(uuid)
             distance = 0 if owner == rank else 1 if owner is None else 2
-            return (distance, self.free[uuid])  # fractions fill a device before they open another
+            return (
+                uuid in self.suspects,
+                distance,
+                self.free[uuid],
+            )  # fractions fill a device before they open another
 
         fitting = sorted((uuid for uuid in visible if self.free[uuid] - kept.get(uuid, 0) >= amount), key=preference)
         return tuple((uuid, amount) for uuid in fitting[:count])

@@ -16,13 +16,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from handoff_mpi.allocation.costs import GPU, RequestClass
+from handoff_mpi.allocation.costs import RequestClass
 from handoff_mpi.allocation.placement_index import Changes
 from handoff_mpi.allocation.pools import Pool
 from handoff_mpi.allocation.reserved import Hold, ReservedAmounts, kept_of
 from handoff_mpi.allocation.resource_groups import SLOT, Claim, ResourceGroup
 from handoff_mpi.allocation.topology import Topology
-from handoff_mpi.resources.amounts import UNIT
+from handoff_mpi.resources.amounts import GPU, UNIT
 
 #: At most this many reservations at a time, so that a decision stays cheap; further waiters get theirs as these end.
 MAX_RESERVATIONS = 32
@@ -254,7 +254,7 @@ class Reservations:
         """Return when enough of each visible device is expected to be free."""
         assert group.devices is not None
         part, free = min(cost.gpu, UNIT), group.devices.free
-        given_back: dict[str, list[tuple[float, int]]] = {uuid: [(0.0, free[uuid])] for uuid in group.visible}
+        given_back: dict[str, list[tuple[float, int]]] = {uuid: [(0.0, free[uuid])] for uuid in group.devices_for(cost)}
         for claim in self._claims(group.devices.groups):
             for uuid, amount in claim.devices:
                 if uuid in given_back:
@@ -287,7 +287,7 @@ class Reservations:
         taken = {key for each in group.reservations for key in each.holds}
         waits = self._device_waits(cost, group, remaining)
         uuids = sorted(
-            (uuid for uuid in group.visible if uuid not in taken), key=lambda uuid: (waits[uuid], -free[uuid])
+            (uuid for uuid in group.devices_for(cost) if uuid not in taken), key=lambda uuid: (waits[uuid], -free[uuid])
         )
         return {uuid: Hold(part, UNIT - part, _device_reader(free, uuid)) for uuid in uuids[: max(1, cost.gpu // UNIT)]}
 

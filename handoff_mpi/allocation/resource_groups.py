@@ -7,11 +7,11 @@ import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from handoff_mpi.allocation.costs import GPU, RequestClass
+from handoff_mpi.allocation.costs import RequestClass
 from handoff_mpi.allocation.pools import DevicePool, Pool
 from handoff_mpi.allocation.reserved import ReservedAmounts, kept_of
 from handoff_mpi.resources import Amounts
-from handoff_mpi.resources.amounts import UNIT, plain_number
+from handoff_mpi.resources.amounts import GPU, GPU_MEMORY, UNIT, plain_number
 
 #: Stands for an idle slot among the names of what is missing.
 SLOT = "(a slot)"
@@ -137,7 +137,7 @@ class ResourceGroup:
                 return False
         if not cost.is_plain and not self._grants_wishes(cost):
             return False
-        if cost.gpu and (self.devices is None or not self.devices.has(cost.gpu, self.visible)):
+        if cost.gpu and (self.devices is None or not self.devices.has(cost.gpu, self.devices_for(cost))):
             return False
         return not self.reservations or self._leaves_reserved(cost)
 
@@ -157,8 +157,18 @@ class ResourceGroup:
     def has_devices(self, cost: RequestClass, reservations: Iterable[ReservedAmounts]) -> bool:
         """Whether the devices that the class needs are free beside what ``reservations`` keep."""
         return self.devices is not None and self.devices.has(
-            cost.gpu, self.visible, {uuid: kept_of(uuid, reservations) for uuid in self.visible}
+            cost.gpu, self.devices_for(cost), {uuid: kept_of(uuid, reservations) for uuid in self.visible}
         )
+
+    def devices_for(self, cost: RequestClass) -> tuple[str, ...]:
+        """Return the visible devices that have the memory which the class needs; unknown memory suffices."""
+        if not cost.gpu_memory or self.devices is None:
+            return self.visible
+        return self._with_memory(cost.gpu_memory)
+
+    def _with_memory(self, least: int) -> tuple[str, ...]:
+        memory = {} if self.devices is None else self.devices.memory
+        return tuple(uuid for uuid in self.visible if memory.get(uuid, least) >= least)
 
     def kept_devices(self, cost: RequestClass) -> dict[str, int]:
         """Return how much of each visible device is kept from tasks of this class."""
@@ -177,8 +187,10 @@ class ResourceGroup:
         """Whether it could hold the whole need of the class if nothing else ran."""
         for name, amount in cost.need.items():
             if name == GPU:
-                if amount > UNIT * len(self.visible):
+                if amount > UNIT * len(self._with_memory(cost.need.get(GPU_MEMORY, 0))):
                     return False
+            elif name == GPU_MEMORY:
+                continue
             elif name in self.pools:
                 if amount > self.pools[name].capacity:
                     return False
@@ -201,7 +213,7 @@ class ResourceGroup:
     def lacks(self, cost: RequestClass) -> list[str]:
         """Return the names of what is missing here for one more claim of the class; the group could hold it."""
         missing = [name for name, amount in cost.pool_amounts if self.pools[name].free < amount]
-        if cost.gpu and self.devices is not None and not self.devices.has(cost.gpu, self.visible):
+        if cost.gpu and self.devices is not None and not self.devices.has(cost.gpu, self.devices_for(cost)):
             missing.append(GPU)
         if not (self.idle if cost.rank is None else self.rank_states[cost.rank].offered):
             missing.append(SLOT)
@@ -230,7 +242,7 @@ class ResourceGroup:
         """Return the ranks with an idle slot that used devices of this group last which have room for the class."""
         least = min(cost.gpu, UNIT)
         owner, free = devices.owner, devices.free
-        owners = {owner[uuid] for uuid in self.visible if uuid in owner and free[uuid] >= least}
+        owners = {owner[uuid] for uuid in self.devices_for(cost) if uuid in owner and free[uuid] >= least}
         return [
             rank
             for rank in owners
@@ -278,6 +290,12 @@ class ResourceGroup:
         if self.visible:
             offered[GPU] = len(self.visible)
         return offered
+
+    def most_device_memory(self) -> int:
+        """Return the memory of its largest device, in fixed point; 0 if that is unknown."""
+        return (
+            0 if self.devices is None else max((self.devices.memory.get(uuid, 0) for uuid in self.visible), default=0)
+        )
 
     def free_amounts(self) -> dict[str, int | float]:
         """Return what is free of each resource that it draws on, as users write it."""

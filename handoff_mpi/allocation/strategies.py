@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from handoff_mpi.allocation.costs import GPU, RequestClass
+from handoff_mpi.allocation.costs import RequestClass
 from handoff_mpi.allocation.resource_groups import ResourceGroup
 from handoff_mpi.allocation.strategy import ClusterView, RatedStrategy, ReadyGroup
-from handoff_mpi.resources.amounts import UNIT
+from handoff_mpi.resources.amounts import GPU, UNIT
 
 #: Bytes per second assumed between ranks when a transfer is priced; networks differ, orders matter little.
 BANDWIDTH = 1e9

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from handoff_mpi.allocation.costs import GPU
 from handoff_mpi.allocation.pools import DevicePool, Pool
 from handoff_mpi.allocation.resource_groups import RankState, ResourceGroup
 from handoff_mpi.resources import Amounts, Capability
-from handoff_mpi.resources.amounts import UNIT
+from handoff_mpi.resources.amounts import GPU, GPU_MEMORY, UNIT
 
 
 class Topology:
@@ -25,6 +24,7 @@ class Topology:
         groups_of_host: host to its groups.
         equipment: what groups offer, to the first group that offers it; numbered as :attr:`ResourceGroup.equipment`.
         ranks_of_host: host to how many ranks of the job are on it, lost ones included.
+        device_notes: host to why devices there are not offered.
     """
 
     def __init__(self, capabilities: Iterable[Capability], slots: Mapping[int, int]) -> None:
@@ -33,6 +33,7 @@ class Topology:
         self.equipment: dict[object, ResourceGroup] = {}
         self.groups_of_host: dict[str, list[ResourceGroup]] = {}
         self.ranks_of_host: Counter[str] = Counter()
+        self.device_notes: dict[str, str] = {}
         self._hosts: dict[str, dict[str, Pool]] = {}
         self._devices: dict[str, DevicePool] = {}
         self._registered_devices: dict[int, DevicePool] = {}
@@ -55,6 +56,10 @@ class Topology:
         devices = self._devices.setdefault(capability.host, DevicePool({}))
         for device in capability.devices:
             devices.free.setdefault(device.uuid, UNIT)
+            if device.memory_mb:
+                devices.memory[device.uuid] = device.memory_mb * UNIT
+        for note in capability.device_notes:
+            self.device_notes.setdefault(capability.host, note)
 
     def _pool_registered(self, capability: Capability) -> None:
         """Let resources registered for a host replace those that its ranks detected."""
@@ -85,10 +90,12 @@ class Topology:
         group.enter(rank_state)
 
     def _new_group(self, rank_state: RankState, visible: tuple[str, ...], own_devices: bool) -> ResourceGroup:
-        own = {name: Pool(name, amount, amount) for name, amount in rank_state.registered.items() if name != GPU}
+        of_devices = (GPU, GPU_MEMORY)
+        own = {name: Pool(name, each, each) for name, each in rank_state.registered.items() if name not in of_devices}
         pools = {**self._hosts[rank_state.host], **own} if own else self._hosts[rank_state.host]
-        devices = self._own_devices(rank_state.rank, visible) if own_devices else self._devices[rank_state.host]
-        offer = (len(visible), *sorted((name, pool.capacity) for name, pool in pools.items()))
+        devices = self._own_devices(rank_state, visible) if own_devices else self._devices[rank_state.host]
+        memory = tuple(sorted(devices.memory.get(uuid, 0) for uuid in visible))
+        offer = (memory, *sorted((name, pool.capacity) for name, pool in pools.items()))
         first = self.equipment.get(offer)
         equipment = len(self.equipment) if first is None else first.equipment
         group = ResourceGroup(
@@ -102,12 +109,38 @@ class Topology:
         devices.groups.append(group.number)
         return group
 
-    def _own_devices(self, rank: int, visible: tuple[str, ...]) -> DevicePool:
-        """Return the pool of devices registered for ``rank``; one that lives on keeps its claims."""
-        pool = self._registered_devices.setdefault(rank, DevicePool({}))
+    def _own_devices(self, rank_state: RankState, visible: tuple[str, ...]) -> DevicePool:
+        """Return the pool of devices registered for a rank; one that lives on keeps its claims."""
+        pool = self._registered_devices.setdefault(rank_state.rank, DevicePool({}))
+        memory = rank_state.registered.get(GPU_MEMORY, 0)
         for uuid in visible:
             pool.free.setdefault(uuid, UNIT)
+            if memory:
+                pool.memory[uuid] = memory
         return pool
+
+    def share_of_device(self, gpu: int, memory: int) -> int:
+        """Return the share of a device that takes so much of it, at least ``gpu``, and so much of its memory.
+
+        The smallest device that has this memory counts, so that the share suffices on any. Whole devices stay whole.
+        """
+        if not memory or gpu >= UNIT:
+            return gpu
+        pools = [*self._devices.values(), *self._registered_devices.values()]
+        least = min((most for pool in pools for most in pool.memory.values() if most >= memory), default=0)
+        return min(UNIT, max(gpu, -(-memory * UNIT // least))) if least else gpu
+
+    def device_pool(self, host: str) -> DevicePool:
+        """Return the devices that ranks of ``host`` have detected."""
+        return self._devices[host]
+
+    def hide_device(self, rank_state: RankState, uuid: str) -> None:
+        """Have the rank of ``rank_state`` see a device no more, and give it the place that goes with the others."""
+        if rank_state.is_present:
+            rank_state.group.leave(rank_state)
+        del rank_state.devices[uuid]
+        if rank_state.is_present:
+            self.enter(rank_state)
 
     def move_rank(self, rank_state: RankState, amounts: Amounts) -> None:
         """Register ``amounts`` for the rank of ``rank_state`` alone, and give it the place that goes with them."""

@@ -92,14 +92,15 @@ def judge_gpus(facts: Sequence[RankFacts]) -> Finding:
     """Which CUDA devices there are, and who sees them."""
     trouble = list(dict.fromkeys(note for each in facts for note in each.device_notes))
     if trouble:
-        return Finding(WARNING, "GPUs", trouble[0], "see to cupy and the driver there; without, functions get no GPU")
+        return Finding(WARNING, "GPUs", trouble[0], "see to the driver there; without, functions get no GPU")
     seeing = [each for each in facts if each.devices]
     if not seeing:
         return Finding(OK, "GPUs", f"none; cupy is {'' if _all_have_cupy(facts) else 'not '}installed")
     shown = "; ".join(_devices_of_host(host, ranks) for host, ranks in _by_host(seeing).items())
     if not _all_have_cupy(seeing):
         lacking = rank_list(each.rank for each in seeing if not each.has_cupy)
-        return Finding(WARNING, "GPUs", f"{shown}; no cupy on {lacking}", "pip install 'handoff_mpi[gpu]' there")
+        what = f"{shown}; no cupy on {lacking}, so functions must use devices by other means"
+        return Finding(WARNING, "GPUs", what, "pip install 'handoff_mpi[gpu]' there if functions use cupy")
     alone = [host for host, ranks in _by_host(seeing).items() if _all_see_one(ranks)]
     if alone:
         what = f"{shown}; all ranks of {name_list(alone)} see the same single one"

@@ -62,8 +62,7 @@ def measure_rank(rank: int, is_mpi: bool) -> RankFacts:
     Raises:
         UsageError: one of the HANDOFF variables makes no sense.
     """
-    notes: list[str] = []
-    capability = detect(rank, notes=notes)
+    capability = detect(rank)
     facts = RankFacts(
         rank=rank,
         host=capability.host,
@@ -75,7 +74,7 @@ def measure_rank(rank: int, is_mpi: bool) -> RankFacts:
         free_nbytes=_free_space(),
         imports=measure_imports(),
         devices=capability.devices,
-        device_notes=tuple(note for note in notes if "CUDA" in note),
+        device_notes=capability.device_notes,
         has_cupy=importlib.util.find_spec("cupy") is not None,
     )
     if is_mpi:

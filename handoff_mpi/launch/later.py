@@ -8,7 +8,7 @@ from handoff_mpi.allocation import Ledger, RequestClass
 from handoff_mpi.dag import Plan
 
 #: What every host has or lacks from the start; nobody registers 0 of it in order to say that more will come.
-_DETECTED = frozenset({"cpu", "memory", "gpu"})
+_DETECTED = frozenset({"cpu", "memory", "gpu", "gpu_memory"})
 _UPDATE = b"update_node_resources"
 
 

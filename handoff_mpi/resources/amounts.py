@@ -26,12 +26,15 @@ Amounts: TypeAlias = dict[str, int]
 
 RESERVED = "ranks"
 #: The resources that are detected.
-CPU, MEMORY, GPU = "cpu", "memory", "gpu"
-STANDARD = (CPU, MEMORY, GPU)
+CPU, MEMORY, GPU, GPU_MEMORY = "cpu", "memory", "gpu", "gpu_memory"
+STANDARD = (CPU, MEMORY, GPU, GPU_MEMORY)
+#: Those that are amounts of memory.
+_OF_MEMORY = (MEMORY, GPU_MEMORY)
 _OTHER_WORDS = {
     CPU: "cpus core cores ncpus ncores num_cpus num_cores n_cpus n_cores cpu_count cpus_per_task processor processors "
     "procs thread threads nthreads num_threads",
     MEMORY: "mem ram rss memory_mb memory_gb memory_bytes mem_mb mem_gb ram_mb ram_gb mem_per_cpu",
+    GPU_MEMORY: "gpu_mem gpumem gpumemory vram gpu_ram gpu_memory_mb gpu_memory_gb",
     GPU: "gpus ngpus num_gpus n_gpus gres cuda device devices accelerator accelerators",
 }
 #: What other tools call them.
@@ -65,7 +68,7 @@ def parse_amount(name: str, amount: object) -> int:
     if scaled > _MAX_AMOUNT:
         raise DAGError(f"{name}={show(amount)} is more than any machine has")
     fixed = int(scaled.to_integral_value())
-    if name == "memory":
+    if name in _OF_MEMORY:
         # A byte count need not be a multiple of 100 bytes; room is rounded up, never down.
         fixed = math.ceil(scaled)
     elif abs(scaled - fixed) > Decimal("0.001") or (scaled and not fixed):
@@ -112,9 +115,9 @@ def _quantity(name: str, text: str) -> Decimal:
     unit = match[2].upper()
     if not unit:
         return value
-    if name != "memory" or unit not in _BYTES:
-        units = f"a number of MB, or {', '.join(_UNITS)}" if name == MEMORY else "no unit"
-        hint = did_you_mean(match[2], _UNITS, shown=str) if name == MEMORY else near_resource(name)
+    if name not in _OF_MEMORY or unit not in _BYTES:
+        units = f"a number of MB, or {', '.join(_UNITS)}" if name in _OF_MEMORY else "no unit"
+        hint = did_you_mean(match[2], _UNITS, shown=str) if name in _OF_MEMORY else near_resource(name)
         raise DAGError(f"{name}={show(text)} has a unit that is not known here; {name} takes {units}{hint}")
     return value * _BYTES[unit] / 10**6
 
@@ -164,6 +167,8 @@ def parse_cost(cost: Mapping[str, object] | None) -> Amounts:
     """
     amounts = parse_resources({} if cost is None else cost)
     amounts.setdefault("cpu", UNIT)
+    if amounts.get(GPU_MEMORY) and not amounts.get(GPU):
+        raise DAGError(f"{GPU_MEMORY} is that of each device that a call claims: name {GPU} too, like {GPU}=0.25")
     return {name: amounts[name] for name in sorted(amounts) if amounts[name]}
 
 
@@ -171,7 +176,7 @@ def format_amount(name: str, fixed: int) -> str:
     """Return ``fixed`` ten-thousandths as people read them: ``4``, ``0.5``, ``16000 MB``."""
     whole, part = divmod(fixed, UNIT)
     text = str(whole) if not part else f"{Decimal(fixed) / UNIT:f}".rstrip("0")
-    return f"{text} MB" if name == "memory" else text
+    return f"{text} MB" if name in _OF_MEMORY else text
 
 
 def format_amounts(amounts: Mapping[str, int]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from handoff_mpi.resources.amounts import UNIT, Amounts, plain_number
+from handoff_mpi.resources.amounts import GPU, GPU_MEMORY, UNIT, Amounts, plain_number
 
 #: The most calls that a rank runs at once: each further one is a child process.
 MAX_SLOTS = 4096
@@ -15,9 +15,9 @@ class Device:
     """A CUDA device as one rank sees it.
 
     Attributes:
-        index: the device's number in this rank (what ``cupy.cuda.Device(index)`` takes).
-        uuid: what tells it apart on its host, however ranks number it (UUID or PCI bus id).
-        memory_mb: its memory in MB.
+        index: the device's number in this rank.
+        uuid: what tells it apart on its host, however ranks number it; see :mod:`handoff_mpi.resources.device_names`.
+        memory_mb: its memory in MB; 0 if that is unknown.
         name: its model.
     """
 
@@ -40,6 +40,7 @@ class Capability:
         host_registered: what the user registered for the rank's host (fixed point).
         pid: the rank's process.
         version: the version of handoff_mpi it runs.
+        device_notes: why it sees no other devices, although there are signs of some.
     """
 
     rank: int
@@ -50,12 +51,16 @@ class Capability:
     host_registered: Amounts = field(default_factory=dict)
     pid: int = 0
     version: str = ""
+    device_notes: tuple[str, ...] = ()
 
     def offered(self) -> dict[str, int | float]:
         """Return what this rank can offer a function, as users write it: ``{"cpu": 8, "memory": 16000}``."""
         amounts = dict(self.host_amounts)
         if self.devices:
-            amounts["gpu"] = len(self.devices) * UNIT
+            amounts[GPU] = len(self.devices) * UNIT
+            least = min(device.memory_mb for device in self.devices)
+            if least:
+                amounts[GPU_MEMORY] = least * UNIT
         amounts.update(self.host_registered)
         amounts.update(self.registered)
         return {name: plain_number(amount) for name, amount in amounts.items()}

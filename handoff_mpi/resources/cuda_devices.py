@@ -1,17 +1,30 @@
-"""Detects the CUDA devices of the host: the declared ones, or those that cupy can use."""
+"""Detects the CUDA devices of the host: the declared ones, or those that NVIDIA's driver names.
+
+It asks ``nvidia-smi``, and where that is missing the files of the driver. Neither makes a CUDA context, which would
+take a part of each device's memory in each rank, and cupy is not imported, which would take seconds. Devices of AMD are
+not detected.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from handoff_mpi.errors import UsageError
-from handoff_mpi.formatting import show
 from handoff_mpi.resources.capability import Device
-from handoff_mpi.resources.system_files import parse_whole
+from handoff_mpi.resources.declared_devices import declared_devices
+from handoff_mpi.resources.device_names import VISIBLE
+from handoff_mpi.resources.system_files import read_text
 
-_MAX_GPUS = 1024
+#: ``nvidia-smi`` takes a second per device where the driver has to be started for it.
+_PROGRAM_TIMEOUT_S = 60.0
+_GPU = re.compile(r"^GPU (\d+): (.*) \(UUID: (GPU-[^)\s]+)\)")
+_MIG = re.compile(r"^\s+MIG (\S+)\s+Device\s+\d+: \(UUID: (MIG-[^)\s]+)\)")
+#: The memory of an instance of a partitioned device, as its profile has it: ``1g.10gb``.
+_PROFILE = re.compile(r"(\d+)gb")
+_FIELD = re.compile(r"^([^:\n]+):\s*(.*?)\s*$", re.MULTILINE)
 
 
 def detect_devices(environ: Mapping[str, str], root: Path, notes: list[str]) -> tuple[Device, ...]:
@@ -21,45 +34,27 @@ def detect_devices(environ: Mapping[str, str], root: Path, notes: list[str]) -> 
         environ, root, notes: as in :func:`~handoff_mpi.resources.detection.detect`.
 
     Raises:
-        UsageError: HANDOFF_GPUS is not a number of devices.
+        UsageError: HANDOFF_GPUS makes no sense.
     """
     declared = environ.get("HANDOFF_GPUS", "").strip()
     if declared:
-        return _declared_devices(declared)
-    visible = environ.get("CUDA_VISIBLE_DEVICES")
+        return declared_devices(declared, environ)
+    visible = environ.get(VISIBLE)
     if not _is_device_there(root) or (visible is not None and _hides_all(visible)):
         return ()
-    try:
-        import cupy
-
-        count = int(cupy.cuda.runtime.getDeviceCount())
-    except Exception as error:  # not installed, or any way a driver can be broken
-        notes.append(
-            f"no GPU is offered: this host has a CUDA device, but cupy cannot use it ({_brief(error)}); install "
-            "handoff_mpi[gpu], or set HANDOFF_GPUS=0 to run without"
-        )
-        return ()
-    devices = []
-    for index in range(count):
-        try:
-            devices.append(_device(cupy, index, visible or ""))
-        except Exception as error:  # one broken device says nothing about the others
-            notes.append(f"CUDA device {index} is not offered: {_brief(error)}; check it with nvidia-smi")
-    return tuple(devices)
-
-
-def _declared_devices(text: str) -> tuple[Device, ...]:
-    count = parse_whole(text)
-    if count is None or count > _MAX_GPUS:
-        raise UsageError(
-            f"HANDOFF_GPUS={show(text)} is not a number of devices; write a whole one from 0 to {_MAX_GPUS}, or unset "
-            "HANDOFF_GPUS (CUDA_VISIBLE_DEVICES picks devices)"
-        )
-    return tuple(Device(index=index, uuid=f"declared-{index}") for index in range(count))
+    found = _ask_program(environ, notes)
+    if found is None:
+        found = _read_files(root)
+        if not found:
+            notes.append(
+                "a CUDA device is there, but nvidia-smi is missing and the driver's files do not name it; set "
+                "HANDOFF_GPUS to the number of devices, or to 0 to run without"
+            )
+    return tuple(_numbered(_visible(found, visible)))
 
 
 def _is_device_there(root: Path) -> bool:
-    # Importing cupy takes seconds, so it waits for a sign that it is worth it.
+    # nvidia-smi takes its time, so it waits for a sign that it is worth it.
     try:
         if any((root / "dev").glob("nvidia[0-9]*")):
             return True
@@ -74,29 +69,104 @@ def _hides_all(visible: str) -> bool:
     return not first or first.startswith("-") or first == "NoDevFiles"
 
 
-def _device(cupy: Any, index: int, visible: str) -> Device:
-    properties = cupy.cuda.runtime.getDeviceProperties(index)
-    name = properties["name"]
-    return Device(
-        index=index,
-        uuid=_device_uuid(cupy, index, visible, properties.get("uuid", b"")),
-        memory_mb=int(properties["totalGlobalMem"]) // 10**6,
-        name=name.decode(errors="replace") if isinstance(name, bytes) else str(name),
-    )
+# ---- who names them ----------------------------------------------------------------------------------
 
 
-def _device_uuid(cupy: Any, index: int, visible: str, raw: bytes) -> str:
-    # The instances of a partitioned device share its bus id; their names are where they were asked for.
-    entries = [entry.strip() for entry in visible.split(",")]
-    if index < len(entries) and entries[index].startswith("MIG-"):
-        return entries[index]
-    # cupy ends these 16 bytes at the first zero among them, as if they were a C string.
-    if len(raw) < 16:
-        return str(cupy.cuda.Device(index).pci_bus_id)
-    digits = raw[:16].hex()
-    return "GPU-" + "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+def _ask_program(environ: Mapping[str, str], notes: list[str]) -> list[list[Device]] | None:
+    """Return what ``nvidia-smi`` names: for each device itself, or its instances. None if there is no such program."""
+    program = shutil.which("nvidia-smi", path=environ.get("PATH", ""))
+    if program is None:
+        return None
+    listed, trouble = _said(program, "-L")
+    found = _parse_list(listed, _memory_of(program))
+    lines = [line for line in listed.splitlines() if line.strip()]
+    rest = [line.strip() for line in lines if not _GPU.match(line) and not _MIG.match(line)]
+    if not found:
+        why = _brief(rest[0] if rest else trouble or "it names none")
+        notes.append(
+            f"a CUDA device is there, but nvidia-smi does not find it ({why}); have the driver mended, or set "
+            "HANDOFF_GPUS=0 to run without"
+        )
+    elif trouble:
+        notes.append(f"a CUDA device is not offered: {_brief(rest[0] if rest else trouble)}; check it with nvidia-smi")
+    return found
 
 
-def _brief(error: Exception) -> str:
-    # cupy explains a failed import in a banner of many lines.
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+def _said(program: str, *words: str) -> tuple[str, str]:
+    """Return what ``nvidia-smi`` prints, and what went wrong."""
+    try:
+        ended = subprocess.run(
+            [program, *words], capture_output=True, text=True, errors="replace", timeout=_PROGRAM_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return "", f"{type(error).__name__}: {error}"
+    return ended.stdout, "" if not ended.returncode else ended.stderr.strip() or f"it ended with {ended.returncode}"
+
+
+def _memory_of(program: str) -> dict[str, int]:
+    """Return the memory of devices in MB, by uuid, as far as it is known."""
+    table, _ = _said(program, "--query-gpu=uuid,memory.total", "--format=csv,noheader,nounits")
+    rows = [line.partition(",") for line in table.splitlines()]
+    sizes = {uuid.strip(): size.strip() for uuid, _, size in rows}
+    return {uuid: int(size) * 2**20 // 10**6 for uuid, size in sizes.items() if size.isdecimal()}
+
+
+def _parse_list(text: str, memory: Mapping[str, int]) -> list[list[Device]]:
+    found: list[list[Device]] = []
+    model, uuid = "", ""
+    for line in text.splitlines():
+        if match := _GPU.match(line):
+            _, model, uuid = match.groups()
+            found.append([Device(0, uuid, memory.get(uuid, 0), model)])
+        elif found and (match := _MIG.match(line)):
+            profile, name = match.groups()
+            size = _PROFILE.search(profile)
+            if found[-1][0].uuid == uuid:
+                found[-1].clear()  # who has a device with instances may use these alone
+            found[-1].append(Device(0, name, int(size[1]) * 1000 if size else 0, f"{model} {profile}"))
+    return found
+
+
+def _read_files(root: Path) -> list[list[Device]]:
+    """Return the devices that the driver names in its files and whose device file is there; their memory is unknown."""
+    found: dict[int, Device] = {}
+    for path in sorted((root / "proc/driver/nvidia/gpus").glob("*/information")):
+        fields = dict(_FIELD.findall(read_text(path)))
+        minor, uuid = fields.get("Device Minor", ""), fields.get("GPU UUID", "")
+        if minor.isdecimal() and uuid.startswith("GPU-") and (root / f"dev/nvidia{minor}").exists():
+            found[int(minor)] = Device(0, uuid, 0, fields.get("Model", ""))
+    return [[found[minor]] for minor in sorted(found)]
+
+
+# ---- which of them may be used -----------------------------------------------------------------------
+
+
+def _visible(found: Sequence[Sequence[Device]], visible: str | None) -> list[Device]:
+    """Return the devices that CUDA_VISIBLE_DEVICES shows, in its order; as CUDA does, up to the first wrong entry."""
+    if visible is None:
+        return [device for devices in found for device in devices]
+    shown: list[Device] = []
+    for entry in visible.split(","):
+        named = _named(entry.strip(), found)
+        if not named:
+            break
+        shown += [device for device in named if device not in shown]
+    return shown
+
+
+def _named(entry: str, found: Sequence[Sequence[Device]]) -> Sequence[Device]:
+    if entry.isdecimal():
+        return found[int(entry)] if int(entry) < len(found) else ()
+    every = [device for devices in found for device in devices]
+    matching = [device for device in every if entry and device.uuid.startswith(entry)]  # CUDA takes its beginning, too
+    if not matching and entry.startswith("MIG-"):
+        return [Device(0, entry)]  # older drivers call instances by the numbers of their parts
+    return matching if len(matching) == 1 else ()
+
+
+def _numbered(devices: Sequence[Device]) -> list[Device]:
+    return [Device(index, each.uuid, each.memory_mb, each.name) for index, each in enumerate(devices)]
+
+
+def _brief(text: str) -> str:
+    return " ".join(text.split())[:200]

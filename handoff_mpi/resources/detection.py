@@ -1,6 +1,6 @@
 """Detects the cores, memory and CUDA devices of the host of this process.
 
-It asks the system's files, the cgroups, Slurm's variables and, where there is a device, cupy. It
+It asks the system's files, the cgroups, Slurm's variables and, where there is a device, ``nvidia-smi``. It
 never asks for the process's own affinity (a launcher binds its ranks tightly, which makes the host no
 smaller), and it never fails because of the machine: a source that is missing, unreadable or malformed is
 passed over for the next one.
@@ -11,7 +11,7 @@ Variables for people who know better; an empty one counts as not set:
 HANDOFF_HOST       the host's name; for hosts that share one
 HANDOFF_CORES      its cores: ``8``, ``0.5``
 HANDOFF_MEMORY     its memory, in MB or with a unit: ``16000``, ``16GB``, ``15 GiB``
-HANDOFF_GPUS       a number of pretended devices; 0 hides those there are
+HANDOFF_GPUS       its devices: ``2``, ``0,1;2,3`` (:mod:`handoff_mpi.resources.declared_devices`); 0 hides them
 =================  ==========================================================================
 """
 
@@ -67,11 +67,15 @@ def detect(
         notes.append("the memory of this host is unknown: the system does not report it; set HANDOFF_MEMORY, like 16GB")
     else:
         amounts["memory"] = memory
+    of_devices: list[str] = []
+    devices = detect_devices(environ, root, of_devices)
+    notes += of_devices
     return Capability(
         rank=rank,
         host=_host_name(environ),
         host_amounts=amounts,
-        devices=detect_devices(environ, root, notes),
+        devices=devices,
+        device_notes=tuple(of_devices),
         pid=os.getpid(),
         version=VERSION,
     )

@@ -40,6 +40,7 @@ EVENT_FIELDS: dict[str, tuple[str, ...]] = {
     "rank.probation_stop": ("rank", "host", "reason"),
     "host.probation_start": ("host", "ranks", "reason"),
     "host.probation_stop": ("host", "ranks", "reason"),
+    "device.withdrawn": ("host", "device", "reason"),
     "host.usage": ("host", "cores", "cpu_percent", "memory_used_mb", "gpus", "gpu_percent"),
     "resource.refused": ("id", "name", "rank", "host", "amounts", "reason"),
     "resource.updated": ("rank", "host", "amounts"),

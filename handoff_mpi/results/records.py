@@ -27,8 +27,8 @@ class Incident:
         launch: number of the launch of the run, from 1.
         attempt: number of the call in that launch.
         rank: where it was.
-        kind: the exception's class, "timeout", "death" (of the process that made the call), "rank-lost" or
-            "value-lost" (after the call had ended well); also what a :class:`FunctionError` may have.
+        kind: the exception's class, "timeout", "death" (of the process that made the call), "rank-lost", "device-lost"
+            or "value-lost" (after the call had ended well); also what a :class:`FunctionError` may have.
         reason: in words.
     """
 

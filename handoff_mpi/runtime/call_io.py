@@ -44,8 +44,8 @@ class CallIO:
         values = self._inputs(work) if work.sources else ()
         if values is None:
             return None
-        cores, gpus = work.claim
-        return CallSpec(work.id, work.attempt, work.call_template, values, cores, gpus, work.elements)
+        cores, devices = work.claim
+        return CallSpec(work.id, work.attempt, work.call_template, values, cores, devices, work.elements)
 
     def _inputs(self, work: QueuedCall) -> list[tuple[Payload, object, int]] | None:
         values: list[tuple[Payload, object, int]] = []

@@ -8,13 +8,14 @@ machine says when a call must end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.messages import DEATH, DIED, ISOLATE, Buffers, ErrorReport, LeaseReport
 from handoff_mpi.runtime.backoff import at, clock
+from handoff_mpi.runtime.idle_children import IdleChildren
 from handoff_mpi.runtime.output import RankOutput
 from handoff_mpi.runtime.process_monitor import PROCESS_CHECK_INTERVAL_S, Stops, look_at
 from handoff_mpi.runtime.run_setup import RunSetup
@@ -24,7 +25,7 @@ from handoff_mpi.worker.call_spec import CallSpec, Outcome
 from handoff_mpi.worker.calls import CallRunner
 from handoff_mpi.worker.child_pool import ChildPool, close_all
 from handoff_mpi.worker.child_process import ChildProcess, frame_ahead
-from handoff_mpi.worker.child_protocol import BEGUN, ENDED, PART, VOID
+from handoff_mpi.worker.child_protocol import BEGUN, ENDED, PART, SPENT, VOID
 from handoff_mpi.worker.element_control import OVER
 from handoff_mpi.worker.elements import NOTHING_ENDED
 from handoff_mpi.worker.events import Begun, ElementBegun, Event, PartEnded, QueuedCall
@@ -80,6 +81,7 @@ class Children:
         self._updated = updated
         self._output = output
         self._children: list[ChildProcess | None] = [None] * setup.slots
+        self._idle = IdleChildren()
         self.sent = [SentCalls() for _ in range(setup.slots)]
         self._stops = Stops()
         self._next_look = 0.0
@@ -88,6 +90,8 @@ class Children:
         """Whether a call runs in a child, not in the rank itself."""
         isolation = self._setup.isolation
         in_rank = (isolation == "rank" and work.slot == 0) or isolation == "inline"
+        if self._caller.has_broken_context and work.claim[1]:
+            return True  # no call can use CUDA in this process any more
         return not in_rank or bool(work.flags & ISOLATE)
 
     def sockets(self) -> list[ChildProcess]:
@@ -97,7 +101,7 @@ class Children:
     def pids(self) -> list[int]:
         """Return the processes of all children, spare ones too."""
         child_pool = [] if self._child_pool is None else self._child_pool.pids()
-        return [*(child.pid for child in self._children if child is not None), *child_pool]
+        return [*(child.pid for child in [*self._children, *self._idle.all()] if child is not None), *child_pool]
 
     # -- calls go out -------------------------------------------------------------------------------
 
@@ -122,9 +126,7 @@ class Children:
 
     def _child(self, work: QueuedCall) -> ChildProcess:
         """Return the slot's child, started if there is none, told all it needs for ``work``."""
-        child = self._children[work.slot]
-        if child is None:
-            child = self._children[work.slot] = self.start()
+        child = self._child_with(self._shown_to(work), work.slot)
         if self._output is not None and not child.is_captured:
             files = self._output.of_slot(work.slot)
             if files is not None:
@@ -139,19 +141,45 @@ class Children:
                 child.learn_constant(number, self._shared_constant(number))
         return child
 
-    def start(self) -> ChildProcess:
+    def _shown_to(self, work: QueuedCall) -> str:
+        """Return the devices that the child of a call is shown; "" for those that this process is shown."""
+        _, devices = work.claim
+        return self._caller.devices.shown(devices) if devices else ""
+
+    def _child_with(self, devices: str, slot: int) -> ChildProcess:
+        """Return a child for a slot that is shown these devices: CUDA cannot be shown others once it has started."""
+        child = self._children[slot]
+        if child is not None and (child.devices != devices or child.is_spent):
+            self._let_end(self._idle.put(child, len(self._children)))
+            child = self._children[slot] = None
+        if child is None:
+            child = self._children[slot] = self._idle.take(devices) or self.start(devices)
+        return child
+
+    def _let_end(self, children: Iterable[ChildProcess]) -> None:
+        """Have idle children end without waiting for that."""
+        for child in children:
+            if self._child_pool is not None:
+                self._child_pool.let_end(child)
+            else:
+                close_all([child])
+
+    def start(self, devices: str = "") -> ChildProcess:
         """Return an idle child, a spare one if there is one.
+
+        Args:
+            devices: those that it is shown.
 
         Raises:
             OSError: none could be started.
         """
         setup = self._setup
-        return self._spare() or ChildProcess(self._caller.rank, setup.run, setup.setup, setup.seeds)
+        return self._spare(devices) or ChildProcess(self._caller.rank, setup.run, setup.setup, setup.seeds, devices)
 
-    def _spare(self) -> ChildProcess | None:
+    def _spare(self, devices: str) -> ChildProcess | None:
         if self._child_pool is None or self._setup.setup is not None:
             return None
-        return self._child_pool.take(self._setup.run, self._setup.seeds)
+        return self._child_pool.take(self._setup.run, self._setup.seeds, devices)
 
     def _shared_constant(self, number: int) -> Payload:
         """Return a constant in memory that all children can map."""
@@ -189,7 +217,7 @@ class Children:
             return None  # the control block of a child is for one lease, and is stopped with it
         child = self._children[work.slot]
         codes, _, _, constants, *_ = work.call_template
-        if child is None or not self.is_for_child(work):
+        if child is None or child.is_spent or not self.is_for_child(work) or self._shown_to(work) != child.devices:
             return None
         if not (child.knows.issuperset(codes) and child.knows_constants.issuperset(constants)):
             return None
@@ -201,8 +229,8 @@ class Children:
             if codec is not None or not is_at_hand:
                 return None
             values.append((payload, None, -1))
-        cores, gpus = work.claim
-        frame = frame_ahead(CallSpec(work.id, work.attempt, work.call_template, values, cores, gpus))
+        cores, devices = work.claim
+        frame = frame_ahead(CallSpec(work.id, work.attempt, work.call_template, values, cores, devices))
         return frame if len(frame) <= AHEAD_NBYTES else None
 
     # -- what they say ------------------------------------------------------------------------------
@@ -224,6 +252,8 @@ class Children:
                     self._call_ended(sent.ended(), buffers, *fields)
                 elif kind == VOID:
                     self._send_again(slot, sent.voided())
+                elif kind == SPENT:
+                    child.is_spent = True
                 elif kind == BEGUN:
                     assert sent.running is not None
                     self._note(Begun(sent.running))
@@ -348,6 +378,7 @@ class Children:
 
     def relieve_idle(self) -> None:
         """Memory is short: idle children give back what they keep, and spare ones end."""
+        self._let_end(self._idle.take_all())
         for child, sent in zip(self._children, self.sent, strict=True):
             if child is not None and not sent:
                 child.give_back_freed_memory()
@@ -360,6 +391,7 @@ class Children:
             child.kill()
         busy = self.sockets()
         idle = [child for child, sent in zip(self._children, self.sent, strict=True) if child is not None and not sent]
+        idle += self._idle.take_all()
         if self._child_pool is not None:
             self._child_pool.keep(idle)
             idle = []

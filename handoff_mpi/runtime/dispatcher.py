@@ -21,7 +21,7 @@ from handoff_mpi.messages import (
     LeaseElements,
     Message,
 )
-from handoff_mpi.resources.amounts import UNIT
+from handoff_mpi.resources.amounts import GPU, UNIT
 from handoff_mpi.results.store import Key, ResultStore
 from handoff_mpi.runtime.coordinator_ports import SenderPort
 from handoff_mpi.scheduler import Dispatch, Event, HomeValueLost, Scheduler, Unfetched
@@ -98,7 +98,7 @@ class Dispatcher:
         claim = None
         if command.claim is not None:
             cores = command.claim.cost.amounts.get("cpu", 0) / UNIT
-            claim = (cores, self._scheduler.ledger.device_indices(command.claim))
+            claim = (cores, self._scheduler.ledger.claimed_devices(command.claim))
         self._outbox.setdefault(command.rank, []).append((command.slot, claim, assignments))
         return lost
 
@@ -107,7 +107,7 @@ class Dispatcher:
         spec = scheduler.specs[task]
         lease, elements = scheduler.arrays.leases.get(task), None
         flags = (KEEP if spec.keep else 0) | (KEEP_REMOTE if spec.stays else 0)
-        if scheduler.is_isolated(task):
+        if scheduler.is_isolated(task) or (GPU in spec.cost and scheduler.ledger.sees_several_devices(rank)):
             flags |= ISOLATE
         its = task  # the number of its tables
         if lease is not None:

@@ -118,7 +118,8 @@ class RankCalls:
             self.own.encode(command)
 
     def relieve_idle(self) -> None:
-        """Have idle children give back the memory that they keep."""
+        """Give back the memory that cupy keeps in this process, and have idle children give back what they keep."""
+        self.caller.devices.relieve()
         self._children.relieve_idle()
         self._encoders.relieve_idle()
 

@@ -28,6 +28,7 @@ from handoff_mpi.runtime.losses import Losses
 from handoff_mpi.runtime.record_table import make_table
 from handoff_mpi.scheduler import Cause, Failure, Scheduler
 from handoff_mpi.scheduler import transitions as log
+from handoff_mpi.scheduler.device_losses import MAX_DEVICE_ERRORS
 from handoff_mpi.telemetry import events
 
 #: What the scheduler's log says of a rank, and the telemetry event and the name of the recorded event that tell it.
@@ -214,7 +215,7 @@ class Recorder:
                 self._tell_skipped(task)
             elif task < 0:
                 self._on_rank_record(rank, detail)
-            elif cause == Cause.RETRY:
+            elif cause in (Cause.RETRY, Cause.DEVICE_LOST):
                 self._on_retry(scheduler, task, attempt, rank, detail)
             elif cause == Cause.UNDECIDED:
                 self._announce_undecided(task, attempt, rank, detail.message)
@@ -386,6 +387,12 @@ class Recorder:
         else:
             self._note(f"rank.{change}", place, rank=place, reason=reason)
 
+    def _on_device_withdrawn(self, rank: int, record: log.DeviceWithdrawn) -> None:
+        host, uuid, reason = record
+        print_message(f"device {uuid} of {host} is withdrawn, as it has failed {MAX_DEVICE_ERRORS} calls: {reason}")
+        telemetry.execute(events.DEVICE_WITHDRAWN, _now(), {"host": host, "device": uuid, "reason": reason})
+        self._note("device.withdrawn", uuid, host=host, device=uuid, reason=reason)
+
     def _on_let_go(self, rank: int, record: log.LetGo) -> None:
         self._tell_once(f"{record.reason}: it continues with one call at a time")
 
@@ -427,6 +434,7 @@ _ON_RANK: dict[type, Callable[[Recorder, int, Any], None]] = {
     log.Returned: Recorder._on_returned,
     log.ProbationBegun: Recorder._on_probation,
     log.ProbationEnded: Recorder._on_probation,
+    log.DeviceWithdrawn: Recorder._on_device_withdrawn,
     log.LetGo: Recorder._on_let_go,
     log.MemoryHigh: Recorder._on_memory_high,
     log.RefusedForLong: Recorder._on_refused_for_long,

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from handoff_mpi.allocation import PROBATION, Claim, Ledger, RequestClass, ResourceGroup
-from handoff_mpi.allocation.costs import GPU
 from handoff_mpi.allocation.pools import Pool
 from handoff_mpi.allocation.resource_groups import SLOT
 from handoff_mpi.dag.open_inputs import find_open_inputs
-from handoff_mpi.resources.amounts import UNIT, format_amounts, plain_number
+from handoff_mpi.resources.amounts import GPU, GPU_MEMORY, UNIT, format_amounts, plain_number
 from handoff_mpi.scheduler.durations import Durations
 from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, FAILED, READY, WAITING, State
 from handoff_mpi.scheduler.policy import Policy
@@ -287,6 +286,8 @@ class Explainer:
         return [self.label(slot.tasks[0]) for slot in slots if slot.tasks][:MAX_CLAIMS]
 
     def _offered(self, group: ResourceGroup, name: str) -> float:
+        if name == GPU_MEMORY:
+            return plain_number(group.most_device_memory())
         return group.offered_amounts().get(name, 0)
 
     def _cordoned(self, ranks: Iterable[int]) -> dict[str, str]:

@@ -42,6 +42,7 @@ class Cause(IntEnum):
     SENT_AHEAD = 12
     UNDECIDED = 13
     ELEMENTS_DONE = 14
+    DEVICE_LOST = 15
 
 
 #: What dispatches; a tuple, because looking into a set would hash by the name.
@@ -59,6 +60,7 @@ TRANSITIONS: dict[tuple[State, Cause], State] = {
     (DISPATCHED, Cause.UNDECIDED): READY,
     (READY, Cause.RETRY): READY,
     (DISPATCHED, Cause.RANK_LOST): READY,
+    (DISPATCHED, Cause.DEVICE_LOST): READY,
     (DISPATCHED, Cause.RETRACTED): READY,
     (DISPATCHED, Cause.INPUT_LOST): WAITING,
     (READY, Cause.INPUT_LOST): WAITING,

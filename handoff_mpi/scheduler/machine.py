@@ -126,6 +126,7 @@ class Scheduler:
         self._returns = returns = Returns(tasks, ready, slots, retractions, self.probation, arrays)
         parts = *tables, self.memory_pressure, self._crash_tracker, self._failures, retractions, returns
         self._rank_changes = RankChanges(*parts, policy.adds_slots, self._fail, self._commands)
+        self._device_losses = self._rank_changes.device_losses
         waiters = Waiters(ledger, ready, durations.remaining_s)
         view = ClusterView(ledger, dict(prices or {}), durations.expected_s, tasks.inputs_elsewhere)
         self._placer = placer = Placer(view, strategy, tasks, ready, slots, waiters, durations, dispatches)
@@ -300,7 +301,7 @@ class Scheduler:
     def _on_finished(self, event: Finished, now: float) -> None:
         tasks, land, learn = self.tasks, self.slots.land, self._durations.learn
         state, attempts, asked = tasks.state, tasks.attempts, self._retractions.asked
-        leases = self._leases
+        leases, devices = self._leases, self._device_losses
         has_trouble = bool(self._failed_on or self._probes or self._crash_tracker.deaths)
         others = 0  # entries that are not successes, or were counted
         for entry in event.entries:
@@ -312,7 +313,11 @@ class Scheduler:
             slot = land(task, now)
             if asked:
                 asked.discard(task)
-            if leases and task in leases:
+            if devices.errors and status == OK:
+                devices.succeeded(slot)
+            if status != OK and devices.gives_back(task, slot, ErrorReport(*value), now):
+                others += 1
+            elif leases and task in leases:
                 others += not self._lease_ends.finished(task, slot.rank, status, value, duration, now)
             elif status == OK:
                 learn(task, duration)

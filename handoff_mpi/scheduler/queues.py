@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Generic, Protocol, TypeAlias, TypeVar
 
 from handoff_mpi.allocation import Ledger, RequestClass
-from handoff_mpi.allocation.costs import GPU
+from handoff_mpi.resources.amounts import GPU, GPU_MEMORY
 
 if TYPE_CHECKING:
     from handoff_mpi.allocation.reservations import Reservation
@@ -361,5 +361,6 @@ def _floor_of_need(cost: RequestClass) -> dict[str, int] | None:
 def _floor(amounts: Mapping[str, int]) -> dict[str, int]:
     """Return amounts that are the largest powers of two not above ``amounts``; devices stay as they are."""
     return {
-        name: 1 << (amount.bit_length() - 1) if amount and name != GPU else amount for name, amount in amounts.items()
+        name: 1 << (amount.bit_length() - 1) if amount and name not in (GPU, GPU_MEMORY) else amount
+        for name, amount in amounts.items()
     }

@@ -47,12 +47,16 @@ class Returns:
         """Take ``task`` back from its rank, for this cause; return the slot where it was."""
         slot = self._slots.land(task, now)
         self._retractions.asked.discard(task)
+        self.put_back(task, cause, slot.rank, now, detail)
+        return slot
+
+    def put_back(self, task: int, cause: Cause, rank: int, now: float, detail: object = None) -> None:
+        """As :meth:`take_back`, of a task that was in a slot of ``rank`` and is in none any more."""
         if task in self._probation.probes:
             self._probation.came_back(task, now, has_failed=False)
-        self._tasks.move(task, cause, slot.rank, detail)
+        self._tasks.move(task, cause, rank, detail)
         if task in self._leases:
             self._arrays.broken_off(task)
-        return slot
 
     def requeue(self, tasks: Sequence[int]) -> None:
         """Put READY tasks back at the heads of their queues, in the order they had; not those that must wait.

@@ -75,6 +75,14 @@ class ProbationEnded(NamedTuple):
     reason: str
 
 
+class DeviceWithdrawn(NamedTuple):
+    """A device of ``host`` has failed; no rank there offers it any more."""
+
+    host: str
+    uuid: str
+    reason: str
+
+
 class MemoryHigh(NamedTuple):
     """A rank is too short of memory for new tasks; ``reason`` tells by what measure."""
 
@@ -134,6 +142,7 @@ RankRecord: TypeAlias = (
     | Forgiven
     | ProbationBegun
     | ProbationEnded
+    | DeviceWithdrawn
     | MemoryHigh
     | MemoryNormal
     | LetGo

@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from handoff_mpi.allocation import Claim, Ledger, RequestClass, ResourceGroup
-from handoff_mpi.allocation.costs import GPU
 from handoff_mpi.allocation.reservations import Remaining
 from handoff_mpi.allocation.resource_groups import SLOT
+from handoff_mpi.resources.amounts import GPU
 from handoff_mpi.scheduler.queues import MIN_SKIPS, SKIPS_PER_RANK, ReadyQueue
 from handoff_mpi.scheduler.ready import ReadyTasks
 
@@ -238,4 +238,4 @@ def _has_devices(group: ResourceGroup, cost: RequestClass, released: Claim | Non
     kept = dict.fromkeys(group.visible, 0)
     if released is not None:
         kept.update((uuid, -part) for uuid, part in released.devices if uuid in kept)
-    return group.devices.has(cost.gpu, group.visible, kept)
+    return group.devices.has(cost.gpu, group.devices_for(cost), kept)

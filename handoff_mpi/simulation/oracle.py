@@ -212,7 +212,7 @@ class Oracle:
         assert (slot.rank, slot.number) == (rank, work.slot)
         assert slot.claim is not None
         cores = slot.claim.cost.amounts.get("cpu", 0) / UNIT
-        assert work.claim == (cores, scheduler.ledger.device_indices(slot.claim)), "a call runs under another's claim"
+        assert work.claim == (cores, scheduler.ledger.claimed_devices(slot.claim)), "a call runs under another's claim"
         is_suspect = work.task in self._suspects or work.task in self._deaths()
         assert work.flags & ISOLATE or not is_suspect, f"task {work.task} is not run in a child"
 

@@ -3,6 +3,7 @@
 from handoff_mpi.telemetry.events import (
     DAG_START,
     DAG_STOP,
+    DEVICE_WITHDRAWN,
     EVENTS,
     FIELDS,
     FUNCTION_EXCEPTION,
@@ -46,6 +47,7 @@ from handoff_mpi.telemetry.handlers import (
 __all__ = [
     "DAG_START",
     "DAG_STOP",
+    "DEVICE_WITHDRAWN",
     "EVENTS",
     "FIELDS",
     "FUNCTION_EXCEPTION",

@@ -44,6 +44,7 @@ RANK_PROBATION_START: Event = ("handoff", "rank", "probation", "start")
 RANK_PROBATION_STOP: Event = ("handoff", "rank", "probation", "stop")
 HOST_PROBATION_START: Event = ("handoff", "host", "probation", "start")
 HOST_PROBATION_STOP: Event = ("handoff", "host", "probation", "stop")
+DEVICE_WITHDRAWN: Event = ("handoff", "device", "withdrawn")
 RESOURCE_CLAIMED: Event = ("handoff", "resource", "claimed")
 RESOURCE_RELEASED: Event = ("handoff", "resource", "released")
 RESOURCE_REFUSED: Event = ("handoff", "resource", "refused")
@@ -76,6 +77,7 @@ FIELDS: dict[Event, Fields] = {
     RANK_PROBATION_STOP: Fields(_WHEN, _RANK_BECAUSE),
     HOST_PROBATION_START: Fields(_WHEN, _HOST_BECAUSE),
     HOST_PROBATION_STOP: Fields(_WHEN, _HOST_BECAUSE),
+    DEVICE_WITHDRAWN: Fields(_WHEN, ("host", "device", "reason")),
     RESOURCE_CLAIMED: Fields(_WHEN, _CLAIM),
     RESOURCE_RELEASED: Fields(_WHEN, _CLAIM),
     RESOURCE_REFUSED: Fields(_WHEN, (*_CLAIM, "reason")),

@@ -30,6 +30,7 @@ def task_context(
     rank: int = 0,
     cores: float = 1,
     gpus: Sequence[int] = (),
+    gpu_uuids: Sequence[str] = (),
     run: str = "test",
 ) -> Iterator[TaskContext]:
     """Have :func:`handoff_mpi.current_task` answer within ``with``, so that a function can be called by itself::
@@ -46,12 +47,13 @@ def task_context(
         rank: the rank it runs on.
         cores: the cores it claimed.
         gpus: indices of the devices it claimed.
+        gpu_uuids: their uuids.
         run: the run's name.
     """
     if seed is None:
-        context = TaskContext(id, attempt, rank, cores, tuple(gpus), run)
+        context = TaskContext(id, attempt, rank, cores, tuple(gpus), run, tuple(gpu_uuids))
     else:
-        context = _GivenContext(id, attempt, rank, cores, tuple(gpus), run, given_seed=seed)
+        context = _GivenContext(id, attempt, rank, cores, tuple(gpus), run, tuple(gpu_uuids), given_seed=seed)
     token = contexts.enter(context)
     try:
         yield context

@@ -8,6 +8,7 @@ from typing import Any
 
 from handoff_mpi.arrays.columns import nbytes_of as column_nbytes
 from handoff_mpi.messages import ErrorReport, LeaseElements, LeaseReport
+from handoff_mpi.resources.device_names import Devices
 from handoff_mpi.serialization import Payload, nbytes_of
 from handoff_mpi.worker.elements import ElementLoop
 
@@ -18,6 +19,7 @@ class CallSpec:
 
     Attributes:
         values: of each input ``(payload, codec or None, rank that encoded it or -1)``.
+        devices: those of its claim.
         elements: those of a lease; None for a function.
         loop: that of a lease which runs in this process, and that another thread may stop; None makes one.
     """
@@ -27,7 +29,7 @@ class CallSpec:
     call_template: Any
     values: Sequence[tuple[Payload, object, int]]
     cores: float
-    gpus: tuple[int, ...]
+    devices: Devices
     elements: LeaseElements | None = None
     loop: ElementLoop | None = None
 

@@ -13,7 +13,10 @@ from typing import Any
 from handoff_mpi.call_modules import copies_entered, enter_copies, leave_copies
 from handoff_mpi.callbacks import call_here
 from handoff_mpi.dag import build_call, build_element_calls
-from handoff_mpi.messages import OK, RAISED, ErrorReport, LeaseReport
+from handoff_mpi.dag.surroundings import Surroundings
+from handoff_mpi.gpu_staging import receiving
+from handoff_mpi.messages import DEVICE_LOSS, OK, RAISED, ErrorReport, LeaseReport
+from handoff_mpi.resources.device_names import is_for_cuda
 from handoff_mpi.serialization import (
     EncodingError,
     Payload,
@@ -25,6 +28,8 @@ from handoff_mpi.serialization import (
 from handoff_mpi.worker.call_spec import CallSpec, Outcome
 from handoff_mpi.worker.codecs import deserialize, serialize
 from handoff_mpi.worker.context import TaskContext, enter, leave
+from handoff_mpi.worker.device_errors import DeviceProbe, is_device_error
+from handoff_mpi.worker.devices import ShownDevices, use_first
 from handoff_mpi.worker.draws import Generators
 from handoff_mpi.worker.elements import ElementCalls, ElementLoop
 from handoff_mpi.worker.error_report import (
@@ -53,19 +58,32 @@ class CallRunner:
         rank: the rank it calls for.
         run: the run's name.
         generators: seeds the global random generators; by default for each call that draws from them.
+        devices: what CUDA shows of the devices of calls.
 
     Attributes:
         blobs: encoded callables, by number.
         constants: large constants, by number.
         has_begun: whether calls follow one another, between :meth:`begin` and :meth:`finish`.
+        has_broken_context: whether CUDA must not be used in this process any more, as an error may have broken it.
         lets_interrupt: whether a KeyboardInterrupt is that of a user at the terminal, who wants the run to end, and not
             the function's own.
         output: captures what calls print; None leaves it alone.
+        devices: as above.
     """
 
-    def __init__(self, rank: int, run: str, generators: GlobalGenerators | None = None) -> None:
+    def __init__(
+        self,
+        rank: int,
+        run: str,
+        generators: GlobalGenerators | None = None,
+        devices: ShownDevices | None = None,
+    ) -> None:
         self.rank = rank
+        self.devices = ShownDevices() if devices is None else devices
         self.has_begun = False
+        self.has_broken_context = False
+        self._probe = DeviceProbe()
+        self._element_error: ErrorReport | None = None
         self.lets_interrupt = False
         self.output: CallOutput | None = None
         self._run = run
@@ -98,11 +116,12 @@ class CallRunner:
             code = self._codes[number] = decode_code(self.blobs[number])
         return code
 
-    def prepare(self, codes: tuple[int, ...], cores: float | None) -> None:
+    def prepare(self, codes: tuple[int, ...], cores: float | None, has_devices: bool = False) -> None:
         """Load code that a call needs; errors are left to the call, which meets them again.
 
         Args:
             cores: of its claim; None leaves the limits of threads as they are.
+            has_devices: whether it has claimed any.
         """
         enter_copies()
         if self.output is not None:
@@ -111,7 +130,8 @@ class CallRunner:
             self._state.begin()
             if cores is not None and self._limits.set(cores):  # libraries that are loaded now read them
                 self._state.keep_variables()
-            self._find_draws(codes)
+            with receiving(has_devices):
+                self._find_draws(codes)
         except BaseException:
             pass
         finally:
@@ -167,6 +187,31 @@ class CallRunner:
                 return self.call(spec)
             finally:
                 self.finish()
+        if not spec.devices:
+            return self._call_captured(spec)
+        with receiving(has_device=True):
+            outcome = self._call_captured(spec)
+        error = outcome.error if outcome.status == RAISED else self._element_error
+        self._element_error = None
+        if error is not None and is_device_error(error) and all(is_for_cuda(uuid) for _, uuid in spec.devices):
+            self.has_broken_context = True
+            outcome = self._judged(spec, outcome, error)
+        self.devices.end_call(spec.devices)
+        return outcome
+
+    def _judged(self, spec: CallSpec, outcome: Outcome, error: ErrorReport) -> Outcome:
+        """Return how a call ended that ``error`` has ended: with a device, if one cannot be used any more."""
+        names = self.devices.names(spec.devices)
+        failed = self._probe.failed(names)
+        if not failed:
+            return outcome
+        uuids = tuple(uuid for (_, uuid), name in zip(spec.devices, names, strict=True) if name in failed)
+        probed = next(iter(failed.values()))
+        why = f"{error.kind}: {error.message}; a new process cannot use {', '.join(uuids)} either: {probed}"
+        lost = ErrorReport(DEVICE_LOSS, why, error.traceback, element=error.element, devices=uuids)
+        return Outcome(RAISED, None, lost, outcome.duration)
+
+    def _call_captured(self, spec: CallSpec) -> Outcome:
         if spec.elements is not None:
             return self._call_elements(spec, spec.loop or ElementLoop(spec.elements))
         output = self.output
@@ -185,7 +230,8 @@ class CallRunner:
 
     def _call(self, spec: CallSpec) -> Outcome:
         call_template = spec.call_template
-        context = TaskContext(spec.id, spec.attempt, self.rank, spec.cores, spec.gpus, self._run)
+        gpus, uuids = self._gpus_of(spec)
+        context = TaskContext(spec.id, spec.attempt, self.rank, spec.cores, gpus, self._run, uuids)
         self._load, self._is_decoding = decode_input, False
         values: list[object] = []
         started = perf_counter()
@@ -193,10 +239,8 @@ class CallRunner:
         try:
             if self._limits.set(spec.cores):
                 self._state.keep_variables()
-            if len(call_template) > 4:
-                self._enter_surroundings(*call_template[4])
-            if spec.gpus:
-                _use_device(spec.gpus[0])
+            if len(call_template) > 4 or spec.devices:
+                self._enter_surroundings(spec)
             if call_template[0] not in self._draw_nothing:
                 self._seed(call_template[0], context)
             if spec.values:
@@ -226,7 +270,7 @@ class CallRunner:
 
     def _call_elements(self, spec: CallSpec, loop: ElementLoop) -> Outcome:
         """Call the function for each element of a lease: what surrounds a call is entered once for all of them."""
-        context = ElementContext(spec.id, loop, self.rank, spec.cores, spec.gpus, self._run)
+        context = ElementContext(spec.id, loop, self.rank, spec.cores, *self._gpus_of(spec), self._run)
         self._load, self._is_decoding = decode_input, False
         values: list[Any] = []
         report, error = None, None
@@ -235,10 +279,8 @@ class CallRunner:
         try:
             if self._limits.set(spec.cores):
                 self._state.keep_variables()
-            if len(spec.call_template) > 4:
-                self._enter_surroundings(*spec.call_template[4])
-            if spec.gpus:
-                _use_device(spec.gpus[0])
+            if len(spec.call_template) > 4 or spec.devices:
+                self._enter_surroundings(spec)
             calls = self._element_calls(spec, values)
             report = self._run_loop(spec, loop, calls, context)
         except BaseException as problem:
@@ -291,13 +333,22 @@ class CallRunner:
         codes = spec.call_template[0]
         draws = codes not in self._draw_nothing and (self._draws.get(codes) or self._find_draws(codes))
         surroundings = LeaseSurroundings(
-            loop, context, spec, self._state, self.output, report, self.lets_interrupt, seed if draws else None
+            loop,
+            context,
+            spec,
+            self._surroundings_of(spec),
+            self._state,
+            self.output,
+            report,
+            self.lets_interrupt,
+            seed if draws else None,
         )
         surroundings.begin()
         try:
             return loop.run(calls, surroundings)
         finally:
             surroundings.finish()
+            self._element_error = surroundings.device_error
 
     def close(self) -> None:
         """The run is over: this process, which may be a user's, gets its random generators back."""
@@ -317,10 +368,29 @@ class CallRunner:
             self._draw_nothing.add(codes)
         return draws
 
-    def _enter_surroundings(self, cwd: str | None, env: dict[str, str | None], is_writable: bool) -> None:
-        if is_writable:
-            self._load = decode_private
-        self._state.enter(cwd, env)
+    def _gpus_of(self, spec: CallSpec) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """Return how the call numbers its devices, and their uuids."""
+        devices = spec.devices
+        return (self.devices.indices(devices), tuple(uuid for _, uuid in devices)) if devices else ((), ())
+
+    def _surroundings_of(self, spec: CallSpec) -> Surroundings | None:
+        """Return the directory and the variables of a call: its own, and those that show it its devices."""
+        own: Surroundings | None = spec.call_template[4] if len(spec.call_template) > 4 else None
+        shown = self.devices.variables(spec.devices) if spec.devices else {}
+        if not shown:
+            return own
+        cwd, env, is_writable = own or (None, {}, False)
+        return cwd, {**shown, **env}, is_writable
+
+    def _enter_surroundings(self, spec: CallSpec) -> None:
+        surroundings = self._surroundings_of(spec)
+        if surroundings is not None:
+            cwd, env, is_writable = surroundings
+            if is_writable:
+                self._load = decode_private
+            self._state.enter(cwd, env)
+        if spec.devices:
+            use_first(spec.devices)
 
     def _report(self, error: BaseException, spec: CallSpec, decoded: int) -> ErrorReport:
         """Return what is reported of a call that raised when ``decoded`` of its inputs were there."""
@@ -346,12 +416,3 @@ class CallRunner:
             payload, source = self.encode_for(payload, codec, self.rank), self.rank
         value = self._load(payload)
         return value if codec[1] is None else deserialize(self.code, codec[1], value, source, self.rank)
-
-
-def _use_device(index: int) -> None:
-    try:
-        import cupy
-
-        cupy.cuda.Device(index).use()
-    except Exception:
-        pass  # a device that was declared, not detected: the function gets its index all the same

@@ -34,6 +34,7 @@ from handoff_mpi.messages import (
 )
 from handoff_mpi.module_files import take_sources
 from handoff_mpi.process_exit import exit_process, flush_output
+from handoff_mpi.resources.device_names import Devices
 from handoff_mpi.serialization import Payload, decode_code, nbytes_of
 from handoff_mpi.worker.call_spec import CallSpec, Outcome
 from handoff_mpi.worker.calls import CallRunner
@@ -49,6 +50,7 @@ from handoff_mpi.worker.child_protocol import (
     RUN,
     SETUP,
     SOURCES,
+    SPENT,
     TRIM,
     VOID,
     DescriptorsLost,
@@ -58,6 +60,7 @@ from handoff_mpi.worker.child_protocol import (
     send_frame,
     split,
 )
+from handoff_mpi.worker.devices import ShownDevices
 from handoff_mpi.worker.element_control import SharedControl
 from handoff_mpi.worker.elements import ElementLoop
 from handoff_mpi.worker.error_report import describe
@@ -136,6 +139,8 @@ class _Server:
         self._control = control
         self._parts = PartSender(lambda report: tell_rank((PART, report)))
         self._problem: ErrorReport | None = None
+        self._devices = ShownDevices(is_fixed=True)
+        self._devices.is_followed = lambda: reader.has_more
         self._caller = CallRunner(rank, run)
         self._begin_run((), run, seeds)
 
@@ -145,7 +150,7 @@ class _Server:
             self._output.close()
             self._output = None
         self._seeds = seeds
-        self._caller = CallRunner(self._rank, run, GlobalGenerators(seeds))
+        self._caller = CallRunner(self._rank, run, GlobalGenerators(seeds), self._devices)
         self._is_void = False  # what is sent ahead, until a call comes that is not
         self._latest: Payload | None = None
         self._has_news = False
@@ -168,21 +173,24 @@ class _Server:
 
     def _set_up(self, buffers: Buffers, setup: bytes, run: str) -> None:
         self._problem = _set_up(setup, self._rank)
-        self._caller = CallRunner(self._rank, run, GlobalGenerators(self._seeds, seeded_by_setup()))
+        self._caller = CallRunner(self._rank, run, GlobalGenerators(self._seeds, seeded_by_setup()), self._devices)
         self._caller.output = self._output
 
     def _trim(self, buffers: Buffers) -> None:
+        self._devices.relieve()
         give_back_freed_memory()
 
     def _capture(self, buffers: Buffers, launch: int, max_nbytes: int) -> None:
+        if self._output is not None:  # it serves another slot from now on
+            self._output.close()
         out, index = self._descriptors = self._reader.take_descriptors(2)
         files = OutputFiles(out.number, index.number, launch, max_nbytes)
         self._output = self._caller.output = CallOutput(lambda: files, stays=True)
 
-    def _prepare(self, codes: tuple[int, ...], cores: float | None = None) -> None:
+    def _prepare(self, codes: tuple[int, ...], cores: float | None = None, has_devices: bool = False) -> None:
         """Starting, ``setup`` and imports may take longer than a call's timeout allows: that counts from here."""
         self._has_news = False
-        self._caller.prepare(codes, cores)
+        self._caller.prepare(codes, cores, has_devices)
         tell_rank((BEGUN,))
 
     def _call(
@@ -193,16 +201,16 @@ class _Server:
         call_template: CallTemplate,
         heads: Sequence[object],
         cores: float,
-        gpus: tuple[int, ...],
+        devices: Devices,
         elements: LeaseElements | None,
     ) -> None:
         """Run a call, or a lease; each of its ``heads`` is (head, number of its buffers, codec, source rank)."""
         self._is_void = False
         if self._has_news:
             codes, *_ = call_template
-            self._prepare(codes, cores)
+            self._prepare(codes, cores, bool(devices))
         loop = None if elements is None else ElementLoop(elements, self._control)
-        self._run(CallSpec(id, attempt, call_template, _values(heads, buffers), cores, gpus, elements, loop))
+        self._run(CallSpec(id, attempt, call_template, _values(heads, buffers), cores, devices, elements, loop))
 
     def _call_if_possible(
         self,
@@ -212,17 +220,19 @@ class _Server:
         call_template: CallTemplate,
         values: Sequence[tuple[Payload, object, int] | None],
         cores: float,
-        gpus: tuple[int, ...],
+        devices: Devices,
     ) -> None:
         """Run a call that was sent ahead, unless it is void; None among its ``values`` is that of the call before."""
         has_token = self._semaphore.take()  # its own, even if it is void
         latest = self._latest
         if not has_token or self._is_void or (latest is None and None in values):
+            if not self._is_void and devices:
+                self._devices.end_call(devices)  # the call before has left that to this one
             self._is_void = True
             tell_rank((VOID,))
         else:
             found = [(latest or (), None, -1) if each is None else each for each in values]
-            self._run(CallSpec(id, attempt, call_template, found, cores, gpus))
+            self._run(CallSpec(id, attempt, call_template, found, cores, devices))
 
     def _encode(self, buffers: Buffers, codec: Codec, dest: int, head: Payload) -> None:
         if self._has_news:
@@ -240,6 +250,9 @@ class _Server:
     def _run(self, spec: CallSpec) -> None:
         began = time.monotonic()
         outcome = self._set_up_failed() if self._problem is not None else self._outcome_of(spec)
+        if self._caller.has_broken_context:
+            self._is_void = True  # what was sent ahead
+            tell_rank((SPENT,))
         payload = outcome.payload
         is_small = payload is not None and len(payload) == 2 and nbytes_of(payload) <= INLINE_RESULT_NBYTES
         self._latest = payload if is_small else None

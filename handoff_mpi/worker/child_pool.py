@@ -14,13 +14,17 @@ class ChildPool:
         self._children: list[ChildProcess] = []
         self._ending: list[ChildProcess] = []
 
-    def take(self, run: str, seeds: bool = True) -> ChildProcess | None:
-        """Return a child that serves ``run`` from now on, as a new one would; None if there is none."""
-        while self._children:
-            child = self._children.pop()
+    def take(self, run: str, seeds: bool = True, devices: str = "") -> ChildProcess | None:
+        """Return a child that serves ``run`` from now on, as a new one would; None if there is none.
+
+        Args:
+            devices: those that it is shown.
+        """
+        for child in [each for each in reversed(self._children) if each.devices == devices]:
+            self._children.remove(child)
             if child.begin_run(run, seeds):
                 return child
-            self._let_end(child)
+            self.let_end(child)
         return None
 
     def keep(self, children: Iterable[ChildProcess]) -> None:
@@ -30,14 +34,14 @@ class ChildPool:
                 child.give_back_freed_memory()
                 self._children.append(child)
             else:
-                self._let_end(child)
+                self.let_end(child)
 
     def let_all_end(self) -> None:
         """Have all end, and do not wait."""
         while self._children:
-            self._let_end(self._children.pop())
+            self.let_end(self._children.pop())
 
-    def _let_end(self, child: ChildProcess) -> None:
+    def let_end(self, child: ChildProcess) -> None:
         """Have a child end, and do not wait: that may take seconds, and the rank has messages to answer."""
         child.hang_up()
         self._ending = [each for each in self._ending if not each.has_ended()] + [child]

@@ -21,6 +21,7 @@ from handoff_mpi.formatting import show
 from handoff_mpi.messages import Buffers, Message
 from handoff_mpi.module_files import missing_sources
 from handoff_mpi.python_path import python_program
+from handoff_mpi.resources.device_names import VISIBLE
 from handoff_mpi.serialization import EncodingError, Payload, UnreadableId, sendable_id
 from handoff_mpi.worker.call_spec import CallSpec
 from handoff_mpi.worker.child_protocol import (
@@ -98,9 +99,11 @@ class ChildProcess:
         run: the run's name.
         setup: dag.py's ``setup(rank)``, encoded, or None.
         seeds: whether calls that draw random numbers are seeded.
+        devices: those that it is shown, as CUDA_VISIBLE_DEVICES has them; "" for those of this process.
 
     Attributes:
-        is_captured: whether the output of its calls is captured, in this run.
+        is_captured: whether the output of its calls is captured, in this run, in the files of the slot that it serves.
+        is_spent: whether it must make no further call.
         is_preparing: whether it starts, or loads code, and so has not begun the call that it was given.
         control: of the lease that it runs; it can be read after the death of the child.
 
@@ -108,14 +111,15 @@ class ChildProcess:
         OSError: it cannot be started, or has ended already.
     """
 
-    def __init__(self, rank: int, run: str, setup: bytes | None = None, seeds: bool = True) -> None:
+    def __init__(self, rank: int, run: str, setup: bytes | None = None, seeds: bool = True, devices: str = "") -> None:
+        self.devices = devices
         self._sock, theirs = socket.socketpair()
         self._sock.setblocking(False)
         self._reader = FrameReader(self._sock, is_kept=True)
         self._trouble = ""
         self._is_dead = False
         self.is_preparing = True
-        self.is_captured = False
+        self.is_captured = self.is_spent = False
         self._circumstances = _circumstances()
         # What setup did was for that run, and a child ends with the thread that started it.
         self._outlasts_run = setup is None and threading.current_thread() is threading.main_thread()
@@ -149,7 +153,7 @@ class ChildProcess:
                 stdout=stdout,
                 stderr=stderr,
                 cwd=directory_between_calls(),
-                env=environment_of_child(),
+                env={**environment_of_child(), **({VISIBLE: self.devices} if self.devices else {})},
                 start_new_session=True,
             )
         except OSError:
@@ -163,7 +167,8 @@ class ChildProcess:
     @property
     def is_reusable(self) -> bool:
         """Whether, once idle, it can serve another run as a child started for that would."""
-        return self._outlasts_run and self._process.poll() is None and self._circumstances == _circumstances()
+        is_sound = self._outlasts_run and not self.is_spent and self._process.poll() is None
+        return is_sound and self._circumstances == _circumstances()
 
     def begin_run(self, run: str, seeds: bool = True) -> bool:
         """Have an idle child serve ``run`` from now on; whether it can."""
@@ -228,7 +233,7 @@ class ChildProcess:
         if spec.elements is not None:
             self.control.begin()
         id, template, elements = _sent(spec.id), spec.call_template, spec.elements
-        self._send((CALL, id, spec.attempt, template, heads, spec.cores, spec.gpus, elements), buffers)
+        self._send((CALL, id, spec.attempt, template, heads, spec.cores, spec.devices, elements), buffers)
 
     def encode(self, codec: object, dest: int, payload: Payload) -> None:
         """Have an idle child encode a value for rank ``dest``; it answers as for a call.
@@ -385,7 +390,7 @@ def frame_ahead(spec: CallSpec) -> bytes:
     A value of None is that of the call before.
     """
     values = [None if payload is None else (payload, codec, source) for payload, codec, source in spec.values]
-    return packed_frame((AHEAD, _sent(spec.id), spec.attempt, spec.call_template, values, spec.cores, spec.gpus))
+    return packed_frame((AHEAD, _sent(spec.id), spec.attempt, spec.call_template, values, spec.cores, spec.devices))
 
 
 def _in_words(code: int) -> str:

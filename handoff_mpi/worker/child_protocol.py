@@ -40,6 +40,7 @@ BEGUN = "begun"  # no fields: a call that had to be prepared begins
 ENDED = "ended"  # status, head, error, began, duration, and the report of a lease; buffers: the rest of the payload
 PART = "part"  # report: a part of a lease that still runs
 VOID = "void"  # no fields: a call that was sent ahead; see :mod:`handoff_mpi.worker.call_pipeline`
+SPENT = "spent"  # no fields: CUDA is broken in the child, which must make no further call
 UPDATE = "update"  # rank, its resources
 DECODING = "decoding"  # number of a piece; see :mod:`handoff_mpi.worker.dry_run`
 
@@ -197,6 +198,11 @@ class FrameReader:
         if len(self._descriptors) < count:
             raise DescriptorsLost("descriptors could not be taken in: too many files are open")
         return [self._descriptors.popleft() for _ in range(count)]
+
+    @property
+    def has_more(self) -> bool:
+        """Whether something has arrived that was not returned yet."""
+        return self._end > self._start or bool(select.select([self._sock], (), (), 0.0)[0])
 
     def close(self) -> None:
         """Give up what has arrived of a frame."""

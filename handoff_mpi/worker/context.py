@@ -23,8 +23,9 @@ class TaskContext:
         attempt: 1 for the first try.
         rank: the rank it runs on.
         cores: the cores it claimed.
-        gpus: indices of the devices it claimed, as this rank numbers them.
+        gpus: the devices it claimed, as CUDA numbers them here: 0 alone for a call with one device, on any.
         run: the run's name.
+        gpu_uuids: what tells these devices apart on their host.
     """
 
     id: Hashable
@@ -33,6 +34,7 @@ class TaskContext:
     cores: float
     gpus: tuple[int, ...]
     run: str
+    gpu_uuids: tuple[str, ...] = ()
     _scratch: Path | None = field(default=None, repr=False)
 
     @property

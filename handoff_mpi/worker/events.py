@@ -16,7 +16,7 @@ class QueuedCall:
 
     Attributes:
         sources: ``(task, codec, payload or None, holders)`` of each value it takes.
-        claim: cores and device indices of the slot's claim.
+        claim: cores and devices of the slot's claim.
         waiting: how many inputs are still on their way.
         fetched: values that were encoded for this rank: (task, codec) to (payload, source rank); for work with sources.
         wants: the held values it counts as wanted; for work with sources.

@@ -14,6 +14,7 @@ from handoff_mpi.dag.surroundings import Surroundings
 from handoff_mpi.messages import ErrorReport
 from handoff_mpi.worker.call_spec import CallSpec
 from handoff_mpi.worker.context import TaskContext
+from handoff_mpi.worker.device_errors import is_device_error
 from handoff_mpi.worker.elements import ElementLoop
 from handoff_mpi.worker.output import CallOutput
 from handoff_mpi.worker.process_state import ProcessState
@@ -25,10 +26,17 @@ class ElementContext(TaskContext):
     __slots__ = ("_array", "_loop")
 
     def __init__(
-        self, array: Hashable, loop: ElementLoop, rank: int, cores: float, gpus: tuple[int, ...], run: str
+        self,
+        array: Hashable,
+        loop: ElementLoop,
+        rank: int,
+        cores: float,
+        gpus: tuple[int, ...],
+        gpu_uuids: tuple[str, ...],
+        run: str,
     ) -> None:
         self._loop = loop
-        super().__init__(array, loop.attempt, rank, cores, gpus, run)
+        super().__init__(array, loop.attempt, rank, cores, gpus, run, gpu_uuids)
 
     @property
     def index(self) -> int:
@@ -57,11 +65,15 @@ class LeaseSurroundings:
         loop: calls for them.
         context: that of the running element.
         spec: the lease.
+        own: the directory and the variables that its elements are given; None for those of the process.
         state: restores the process.
         output: captures what they print; None leaves it alone.
         report: returns what is reported of an exception, without output.
         lets_interrupt: whether a KeyboardInterrupt ends the run.
         prepare: called before each element; None where nothing is to be done.
+
+    Attributes:
+        device_error: the error of an element that may be that of a device, if there is one; no other element begins.
     """
 
     def __init__(
@@ -69,16 +81,19 @@ class LeaseSurroundings:
         loop: ElementLoop,
         context: ElementContext,
         spec: CallSpec,
+        own: Surroundings | None,
         state: ProcessState,
         output: CallOutput | None,
         report: Callable[[BaseException], ErrorReport],
         lets_interrupt: bool,
         prepare: Callable[[], object] | None,
     ) -> None:
+        self.device_error: ErrorReport | None = None
+        self._control = loop.control
         self._notes = loop.notes
         self._context = context
         self._spec = spec
-        self._own: Surroundings | None = spec.call_template[4] if len(spec.call_template) > 4 else None
+        self._own = own
         self._state = state
         self._output = output
         self._report = report
@@ -125,6 +140,9 @@ class LeaseSurroundings:
     def describe(self, error: BaseException) -> ErrorReport:
         """Return what is reported of an element that raised ``error``, with the last lines that it has printed."""
         report = self._report(error)
+        if self._spec.devices and is_device_error(report):
+            self.device_error = report._replace(element=self._context.index)
+            self._control.stop()  # the others would fail in the same broken context
         return report if self._output is None else report._replace(output=self._output.element_ended(wants_tail=True))
 
     def lets_pass(self, error: BaseException) -> bool:

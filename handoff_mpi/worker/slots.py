@@ -20,7 +20,7 @@ class Slots:
     Attributes:
         running: the call that runs in each slot, or None.
         queues: the calls that wait in each slot, in the order in which they came.
-        claims: cores and device indices that the calls of each slot run under.
+        claims: cores and devices that the calls of each slot run under.
         latest: the task whose value each slot sent to rank 0 last, and that value.
         here: what waits or runs, by task: the latest attempt.
         followers: calls that wait for the value of a task that runs or waits here, by that task.

@@ -53,7 +53,7 @@ class Books:
         return self.ledger.feasibility.could_fit(self.ledger.request_class(amounts(**units)))
 
     def devices(self, claim):
-        return self.ledger.device_indices(claim)
+        return tuple(index for index, _ in self.ledger.claimed_devices(claim))
 
 
 # -- whose it is ----------------------------------------------------------------------------------------
@@ -471,7 +471,7 @@ class Pair:
         assert all(part <= left[uuid] for uuid, part in claim.devices)
         assert sum(part for _, part in claim.devices) == wish["amounts"].get("gpu", 0)
         own = self.twin.visible(number)
-        assert self.ledger.device_indices(claim) == tuple(own.index(uuid) for uuid, _ in claim.devices)
+        assert self.ledger.claimed_devices(claim) == tuple((own.index(uuid), uuid) for uuid, _ in claim.devices)
 
     def release(self, one, two):
         if self.twin.claims:

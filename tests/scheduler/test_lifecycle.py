@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from handoff_mpi.messages import ErrorReport
+from handoff_mpi.messages import DEVICE_LOSS, RAISED, ErrorReport
 from handoff_mpi.scheduler import (
     TRANSITIONS,
     Cause,
+    Finished,
     RankLost,
     Refused,
     Retracted,
@@ -16,7 +17,7 @@ from handoff_mpi.scheduler import (
     Unfetched,
     ValueLocation,
 )
-from tests.scheduler.transcript import GPU, SHORT, Dialogue, array, done, elements, made, raised, ranks, task
+from tests.scheduler.transcript import GPU, LONG, SHORT, Dialogue, array, done, elements, made, raised, ranks, task
 
 WAITING, READY, DISPATCHED, DONE, FAILED, SKIPPED = State
 
@@ -43,6 +44,14 @@ def retry(run):
 def rank_lost(run):
     run.submit(task())
     run.tell(1.0, RankLost(1, "it died"))
+
+
+def device_lost(run):
+    run.submit(task())
+    run.tell(
+        1.0,
+        Finished(1, [(0, 1, RAISED, ErrorReport(DEVICE_LOSS, "it failed", devices=("GPU-a",)), 0, 0.0, LONG, False)]),
+    )
 
 
 def returned(run):
@@ -142,6 +151,7 @@ STORIES = {
     (DISPATCHED, Cause.UNDECIDED): undecided,
     (READY, Cause.RETRY): retry_of_what_was_undecided,
     (DISPATCHED, Cause.RANK_LOST): rank_lost,
+    (DISPATCHED, Cause.DEVICE_LOST): device_lost,
     (DISPATCHED, Cause.RETRACTED): returned,
     (DISPATCHED, Cause.INPUT_LOST): input_lost_while_dispatched,
     (READY, Cause.INPUT_LOST): input_lost_while_ready,

@@ -115,6 +115,7 @@ WORDS = {
     log.Forgiven: "forgiven",
     log.ProbationBegun: "probation",
     log.ProbationEnded: "trusted",
+    log.DeviceWithdrawn: "device withdrawn",
     log.MemoryHigh: "memory high",
     log.MemoryNormal: "memory normal",
     log.LetGo: "let go",

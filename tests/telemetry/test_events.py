@@ -25,6 +25,7 @@ CHANGES = [
     records.ProbationEnded(RANK, (RANK,), "a probe succeeded"),
     records.ProbationBegun("n1", (RANK,), "it fails alone"),
     records.ProbationEnded("n1", (RANK,), "a probe succeeded"),
+    records.DeviceWithdrawn("n1", "GPU-a", "uncorrectable ECC error"),
     records.Updated({"cpu": 2}),
 ]
 

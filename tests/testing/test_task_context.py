@@ -12,10 +12,10 @@ from handoff_mpi.testing import task_context
 
 
 def test_the_context_is_what_was_given():
-    with task_context(id=("fit", 3), attempt=2, seed=7, rank=5, cores=4, gpus=[1], run="r") as context:
+    with task_context(id=("fit", 3), attempt=2, seed=7, rank=5, cores=4, gpus=[1], gpu_uuids=["a"], run="r") as context:
         assert handoff.current_task() is context
         assert (context.id, context.attempt, context.seed, context.rank) == (("fit", 3), 2, 7, 5)
-        assert (context.cores, context.gpus, context.run) == (4, (1,), "r")
+        assert (context.cores, context.gpus, context.gpu_uuids, context.run) == (4, (1,), ("a",), "r")
 
 
 def test_without_a_seed_it_is_the_one_of_a_run(tmp_path):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
 import time
 from collections.abc import Sequence
 
@@ -81,6 +80,8 @@ def _why_unusable(name: str) -> str:
     """Return why a fresh process cannot use a device; "" if it can, or if there is no cupy to ask by."""
     if importlib.util.find_spec("cupy") is None:
         return ""
+    import subprocess  # for a device that may have failed: no child process needs it otherwise
+
     try:
         ended = subprocess.run(
             python_program("", _PROBE),

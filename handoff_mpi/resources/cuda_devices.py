@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -94,6 +93,8 @@ def _ask_program(environ: Mapping[str, str], notes: list[str]) -> list[list[Devi
 
 def _said(program: str, *words: str) -> tuple[str, str]:
     """Return what ``nvidia-smi`` prints, and what went wrong."""
+    import subprocess  # child processes import this module too, and detect nothing
+
     try:
         ended = subprocess.run(
             [program, *words], capture_output=True, text=True, errors="replace", timeout=_PROGRAM_TIMEOUT_S, check=False

@@ -487,6 +487,7 @@ def test_events_are_those_promised() -> None:
         ("host", "probation"): ("start", "stop"),
         ("resource",): ("claimed", "released", "refused", "updated"),
         ("transfer",): ("stop",),
+        ("device",): ("withdrawn",),
     }
     events = {("handoff", *room, what) for room, whats in promised.items() for what in whats}
     assert set(telemetry.EVENTS) == events

@@ -16,11 +16,16 @@ class ArraySpec:
         count: how many elements it has.
         chunk: at most so many elements are leased at once; None sets no limit.
         max_failures: once more elements than this have failed, no further ones begin; None sets no limit.
+        element_s: seconds that an element is expected to take, as those of an earlier array did; None if that is
+            unknown.
+        least: at least so many elements are leased at once, where that many are left.
     """
 
     count: int
     chunk: int | None = None
     max_failures: int | None = None
+    element_s: float | None = None
+    least: int = 1
 
 
 @dataclass(slots=True)

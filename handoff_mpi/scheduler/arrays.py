@@ -25,6 +25,8 @@ from handoff_mpi.scheduler.tasks import TaskTable
 
 #: A lease should take about this long: less wastes messages, more delays results and makes the tail uneven.
 LEASE_S = 0.01
+#: It should take at least this long, though other slots end sooner then: a message to another rank takes as long.
+MIN_LEASE_S = 0.0001
 #: The kind of failure of an array whose elements were skipped, as an input was lost that cannot be made again.
 SKIPPED_ELEMENTS = "skipped-elements"
 #: At most so many leases are at a slot: one that runs, and one behind it.
@@ -75,13 +77,17 @@ class Array:
 
         The first one has a single element, whose duration nobody knows. Later ones take some time, but never more than
         half of an even share of what is left, so that all slots end together (guided self-scheduling: Polychronopoulos
-        and Kuck, IEEE Transactions on Computers C-36, 1987).
+        and Kuck, IEEE Transactions on Computers C-36, 1987). The last shares are not halved where they take no longer
+        than any lease, and nothing is cut into parts that take less time than a message.
         """
         if self.element_s is None:
             return 1
-        count = int(LEASE_S / max(self.element_s, 1e-9))
-        count = min(count, -(-len(self.todo) // (2 * max(1, slots))))
-        return max(1, count if self.spec.chunk is None else min(count, self.spec.chunk))
+        element_s, share = max(self.element_s, 1e-9), -(-len(self.todo) // max(1, slots))
+        if share * element_s > LEASE_S:
+            share = -(-share // 2)
+        count = max(min(int(LEASE_S / element_s), share), int(MIN_LEASE_S / element_s))
+        count = max(count, self.spec.least)
+        return count if self.spec.chunk is None else min(count, self.spec.chunk)
 
 
 @dataclass(slots=True)
@@ -138,6 +144,7 @@ class Arrays:
                 todo.discard(*interval)
             array = Array(spec.array, replace(spec, array=None, keep=False), todo)
             array.done = spec.array.count - len(todo)
+            array.element_s = spec.array.element_s
             self.of[number] = array
             if not todo:
                 self._close(number)

@@ -6,7 +6,7 @@ batches. If nothing is ready, a slot gets in advance what its own last task make
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 
 from handoff_mpi.allocation import Claim, Ledger
 from handoff_mpi.scheduler.arrays import MAX_LEASES
@@ -144,7 +144,10 @@ class Pipeline:
         It takes that value where it is made, so that a chain of short calls travels in batches too.
         """
         fed, self._dispatches.fed = self._dispatches.fed, {}
-        if not fed or not self._reuses_claims or self._ready.is_queued():
+        if not fed or not self._reuses_claims:
+            return
+        if self._ready.is_queued():
+            self._lease_behind(fed, now)
             return
         for slot in fed:
             if not slot.tasks or now - slot.since >= LONG_TASK_S:
@@ -154,6 +157,13 @@ class Pipeline:
             tasks = self._followers(slot, slot.queue)
             if tasks and self._may_keep(slot.claim):
                 self._dispatches.send(slot, tasks, None, now, Cause.SENT_AHEAD)
+
+    def _lease_behind(self, fed: Iterable[Slot], now: float) -> None:
+        """Send slots that have just got a first lease of an array another one, if it is known how long leases take."""
+        for slot in fed:
+            queue, claim = slot.queue, slot.claim
+            if queue is not None and claim is not None and queue.tasks and queue.tasks[0] in self._arrays:
+                self._continue(slot, queue, claim, now)
 
     def _followers(self, slot: Slot, queue: ReadyQueue) -> list[int]:
         last, count = slot.tasks[-1], len(slot.tasks)

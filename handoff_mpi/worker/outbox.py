@@ -51,6 +51,10 @@ class Outbox:
         """Whether the completions at hand must go home, though there is more to run."""
         return now - self._done_since >= REPORT_DELAY_S or len(self.done) >= FLUSH_COUNT
 
+    def hurry(self) -> None:
+        """Report the completions at hand in this turn."""
+        self._done_since = 0.0
+
     @property
     def flush_by(self) -> float:
         """When the completions at hand must go home at the latest, in seconds."""

@@ -10,7 +10,7 @@ import pytest
 from handoff_mpi.dag.task_spec import ArraySpec
 from handoff_mpi.membership import RankLost
 from handoff_mpi.messages import DEATH, DIED, OK, RAISED, TIMED_OUT, TIMEOUT, ErrorReport, LeaseReport
-from handoff_mpi.scheduler import Dispatch, ElementsEnded, Finished, Retract, Retracted, State, StopRequested
+from handoff_mpi.scheduler import Dispatch, ElementsEnded, Finished, Retract, Retracted, State, StopRequested, Submitted
 from handoff_mpi.scheduler.arrays import Array, IntervalSet
 from tests.scheduler.transcript import Dialogue, array, done, ranks, task
 
@@ -113,8 +113,24 @@ def test_later_leases_take_some_time_and_the_last_ones_are_small():
     assert counts.lease_count(4) == 1
     counts.learn(1, 0.001)
     assert counts.lease_count(4) == 10
-    counts.todo.discard(16, 1000)
-    assert counts.lease_count(4) == 2
+    counts.todo.discard(44, 1000)
+    assert counts.lease_count(4) == 6
+    counts.todo.discard(40, 44)
+    assert counts.lease_count(4) == 10  # the last ones, of an even share each
+    counts.todo.discard(16, 40)
+    assert counts.lease_count(4) == 4
+    counts.element_s = 1e-6
+    assert counts.lease_count(4) == 100  # a message takes longer than all that is left
+
+
+def test_a_slot_gets_two_leases_at_once_where_it_is_known_how_long_they_take():
+    spec = task(array=ArraySpec(100, element_s=0.001))
+    _, known = begin(spec)
+    assert len(known.leases) == 2  # one for each slot, as no lease of its code has ended
+    while known.leases:
+        known.tell(known.report(next(iter(known.leases))))
+    known.tell(Submitted([spec]))
+    assert sorted(len(elements) for _, elements in known.leases.values()) == [10, 10, 10, 10]
 
 
 def test_chunk_limits_a_lease():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias, TypeVar
 
 from handoff_mpi.dag import DAG
 from handoff_mpi.errors import RanksMissing, UsageError
@@ -32,8 +32,11 @@ from handoff_mpi.suggestions import did_you_mean
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # which typing has from Python 3.11 on
 
+    from handoff_mpi.dag.task_options import MapOptions
+    from handoff_mpi.launch.pool import Pool
     from handoff_mpi.runtime.option_types import ExecuteOptions, FilePath
 
+R = TypeVar("R")
 #: ``setup(rank)``, as dag.py may define it.
 Setup: TypeAlias = "Callable[[int], Any]"
 
@@ -156,10 +159,11 @@ class Cluster:
         limit_s = options_of({**self._defaults, **given}).join_limit
         self.job = _job_for(comm, limit_s, _site)
         self.job.idle_limit_s = float(idle_limit)
-        if self.job.is_mpi and self.job.size > 1:
+        if self.job.is_mpi and self.job.size > 1 and self.job is not jobs.current:
             script_end.joined(self.job)
         self._serve_now = _site is None
         self._before: Job | None = None
+        self._pool: Pool | None = None
 
     def __bool__(self) -> bool:
         return self.job.rank == 0
@@ -176,9 +180,53 @@ class Cluster:
             raise UsageError("Cluster.execute is for rank 0: write `if cluster: cluster.execute(dag)`")
         return _execute_on(self.job, dag, options_of({**self._defaults, **options}), setup)
 
+    def map(self, function: Callable[..., R], /, *iterables: Any, chunksize: int | None = None) -> list[R]:
+        """Return the values of ``function`` for each element, in their order; on rank 0.
+
+        As the built-in ``map``, and the one of a pool: nothing is written to files, and what the function raises is
+        raised here. ``cluster`` itself may be given where a sampler or an optimiser takes a pool. See
+        :meth:`handoff_mpi.launch.pool.Pool.map`.
+        """
+        return self._own_pool().map(function, *iterables, chunksize=chunksize)
+
+    def pool(self, **options: Unpack[MapOptions]) -> Pool:
+        """Return a pool of the ranks, for what takes a ``multiprocessing.Pool``; on rank 0.
+
+        Args:
+            options: ``cost``, ``timeout``, ``max_retries`` and others of :class:`~handoff_mpi.Function`, for each
+                element of each map.
+
+        Raises:
+            DAGError: an option is unknown, or its value is wrong.
+        """
+        from handoff_mpi.launch.pool import Pool  # other ranks do without
+
+        if not self:
+            raise UsageError("a pool is for rank 0: write `if cluster: pool = cluster.pool()`")
+        return Pool(self.job, options_of(self._defaults), options)
+
+    @property
+    def size(self) -> int:
+        """How many calls run at once: the size of the pool."""
+        return self._own_pool().size
+
+    def _own_pool(self) -> Pool:
+        if self._pool is None:
+            self._pool = self.pool()
+        return self._pool
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from handoff_mpi.launch.pool import Pool
+
+        return Pool, ()  # in an object that a function needs
+
     def __exit__(self, *exc_info: Any) -> None:
         jobs.current = self._before
-        if self:
+        if not self:
+            return
+        if self._before is self.job:
+            self.job.leave_open_run()  # its ranks serve on
+        else:
             self.job.dismiss()
 
 
@@ -203,8 +251,8 @@ def _serve(job: Job) -> object:
 
 def _job_for(comm: Any, join_limit: float, site: CallSite | None) -> Job:
     current = jobs.current
-    if comm is None and current is not None and not current.is_mpi and not current.is_local:
-        return current  # fake ranks
+    if comm is None and current is not None and jobs.leads_ranks:
+        return current  # its ranks serve already
     is_rank = current is not None and current.is_mpi  # then it is refused
     is_alone = comm is None and size_by_launcher() == 1 and not is_rank
     if is_alone:

@@ -173,6 +173,11 @@ class Membership:
         self._watched = tuple(ranks)
         return [RankLost(rank, "it was lost before the run began") for rank in self._watched if rank in self.lost]
 
+    def resume(self, now: float) -> None:
+        """Rank 0 receives messages again, after a pause in which it took none: silence counts from ``now`` on."""
+        self.heard.update(dict.fromkeys(self._watched, now))
+        self.next_check = now
+
     def hear(self, ranks: Collection[int], now: float) -> list[RankReturned]:
         """Note that messages came from ``ranks``, none of which is lost; return an event for each that was silent."""
         for rank in ranks:

@@ -8,11 +8,13 @@ need to call it (:class:`Plan`'s tables). More functions can be added during a r
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import compress
 from types import GeneratorType
 from typing import Any
 
+from handoff_mpi.arrays.inputs import ElementInput
 from handoff_mpi.by_value import one_state
 from handoff_mpi.dag.arrays import ArrayFunction, FrozenArray
 from handoff_mpi.dag.call_template import VALUES, CallTemplate
@@ -45,6 +47,8 @@ from handoff_mpi.suggestions import KnownNames
 
 #: So many elements of an input are named that cannot be sent.
 _MAX_NAMED_ELEMENTS = 3
+#: Stands in the table of functions for a lease of an array, of which the scheduler has the specification.
+_OF_A_LEASE = TaskSpec((), parse_cost(None))
 #: What is pickled of constants where it does not matter what values they get.
 _WITHOUT_REFERENCES: dict[type, Callable[[object], Any]] = dict.fromkeys(REFERENCES, lambda reference: (int, ()))
 
@@ -166,6 +170,43 @@ class Plan:
         for number, its in enumerate(settings_of, first):
             self.specs.append(self._spec(number, its, groups.get(number), number in kept, number in staying))
         return self.specs[first:]
+
+    def add_array_like(
+        self, like: int, id: Hashable, code: int, elements: tuple[ElementInput, ...], spec: ArraySpec
+    ) -> TaskSpec:
+        """Freeze an array that differs from an earlier one in its code and its elements alone; return its spec.
+
+        Args:
+            like: the number of that one, to whose elements nothing is common but what its call template has.
+            id: of the new one, a plain one that is free.
+            code: the number of its code, see :meth:`add_code`.
+            elements: as many inputs as that one has, encoded.
+            spec: the facts that the scheduler has of it as an array.
+        """
+        number = self.number_of[id] = len(self.ids)
+        found = replace(self.specs[like], code=code, array=spec)
+        self.ids.append(id)
+        self.call_templates.append(((code,), *self.call_templates[like][1:]))
+        self.sources.append(self.sources[like])
+        self.specs.append(found)
+        self.arrays[number] = FrozenArray(elements, spec.count, spec.chunk, spec.max_failures)
+        self._bare_sources.append(None)
+        return found
+
+    def skip_to(self, number: int) -> None:
+        """Have the next function get this number: the scheduler has given those before it to leases of arrays."""
+        more = number - len(self.ids)
+        self.ids += [None] * more
+        self.call_templates += [((0,), VALUES, None, ())] * more
+        self.sources += [()] * more
+        self.specs += [_OF_A_LEASE] * more
+        self._bare_sources += [None] * more
+
+    def add_code(self, blob: bytes, name: str) -> int:
+        """Return the number of a code that is encoded already."""
+        self.codes.append(blob)
+        self.code_names.append(name)
+        return len(self.codes) - 1
 
     def _make_ids_sendable(self, first: int) -> Iterable[str]:
         """Prepare the ids of tasks from ``first`` on for other processes; yield what is wrong with them."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from handoff_mpi import messages
 from handoff_mpi.comm import RankFailed
@@ -43,6 +44,14 @@ DECODE_S = 45.0
 DISMISS_S = 5.0
 
 
+class StaysOpen(Protocol):
+    """A run whose ranks stay in it between two maps; see :mod:`handoff_mpi.launch.open_run`."""
+
+    def close(self) -> None:
+        """Have its ranks leave it."""
+        ...
+
+
 class Job:
     """The ranks of one job as one of them sees it.
 
@@ -66,6 +75,8 @@ class Job:
         summary: of the run of a command line, as ``summary.json`` has it; None before its end.
         latest_summary: of the run that ended last; ``dag.py`` may have made some while it was loaded.
         leave: ends this process at once; None where that is not for this package to do (a user's script).
+        open_run: the run that computes the maps of pools; None where no map has begun one.
+        is_over: whether rank 0 has ended the job.
         idle_limit_s: how long a worker waits for a run while rank 0 cannot be found alive; see
             :mod:`handoff_mpi.runtime.rank0_monitor`.
     """
@@ -88,6 +99,10 @@ class Job:
         self.is_loading = False
         self._runs = 0
         self._is_running = False
+        self._maps = 0
+        self._lock = threading.RLock()  # maps of several threads wait for one another
+        self.open_run: StaysOpen | None = None
+        self.is_over = False
         self._asked = 0
         self.unanswered: set[int] = set()
         self.known_codes: set[int] = set()
@@ -129,6 +144,7 @@ class Job:
         """
         if not callable(setup):
             raise UsageError(f"setup must be a function of the rank, not {show(setup)}")
+        self.leave_open_run()
         blob = self.setup = encode_code(setup)
         others = [rank for rank in range(1, self.size) if rank not in self.membership.lost]
         for rank in others:
@@ -253,11 +269,40 @@ class Job:
         """
         if not self.is_local and self._is_running:
             raise UsageError("this job executes a run; start another one once it has ended")
+        self.leave_open_run()
         self._is_running = True
         try:
             yield
         finally:
             self._is_running = False
+
+    @contextmanager
+    def mapping(self) -> Iterator[None]:
+        """Compute a map within ``with``, on rank 0; the maps of other threads wait until it has ended.
+
+        Raises:
+            UsageError: the ranks execute a run, or this thread a map.
+        """
+        with self._lock:
+            if self._is_running:
+                raise UsageError("this job executes a run, or a map; call map once it has ended")
+            self._is_running = True
+            try:
+                yield
+            finally:
+                self._is_running = False
+
+    def next_map(self) -> int:
+        """Return the number of a map that begins."""
+        self._maps += 1
+        return self._maps
+
+    def leave_open_run(self) -> None:
+        """Let the ranks leave the run of the maps, if they are in one."""
+        with self._lock:
+            found, self.open_run = self.open_run, None
+            if found is not None:
+                found.close()
 
     def next_run(self) -> int:
         """Return the number of a run that begins; messages carry it."""
@@ -296,6 +341,8 @@ class Job:
         A rank of this host that does not answer, busy with a call whose outcome nobody wants any longer, is ended: the
         launcher would wait for it.
         """
+        self.is_over = True
+        self.leave_open_run()
         waiting = {rank for rank in range(1, self.size) if rank not in self.membership.lost}
         for rank in waiting:
             self.transport.send(rank, messages.shutdown())

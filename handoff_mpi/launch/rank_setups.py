@@ -34,15 +34,17 @@ class RankSetups:
 
     Args:
         run: the run.
+        stays_open: see :class:`~handoff_mpi.runtime.run_setup.RunSetup`.
 
     Attributes:
         pids: host to the process ids of its living ranks, by rank.
         heartbeat_s: seconds between two signs of life.
     """
 
-    def __init__(self, run: BegunRun) -> None:
+    def __init__(self, run: BegunRun, stays_open: bool = False) -> None:
         checked = run.checked
         self._run = run
+        self._stays_open = stays_open
         self._rank_states = checked.ledger.rank_states
         self.pids = _pids_by_host(checked.job)
         self.heartbeat_s = _heartbeat_s(checked.options.heartbeat_timeout, len(self.pids), checked.job.size)
@@ -69,7 +71,10 @@ class RankSetups:
             slots=state.slots,
             isolation=isolation_of(checked.job, options, rank, state.slots),
             heartbeat_s=self.heartbeat_s,
-            silence_timeout_s=0.0 if is_beside_rank0 else max(_MIN_SILENCE_S, options.heartbeat_timeout),
+            silence_timeout_s=0.0
+            if is_beside_rank0 or self._stays_open
+            else max(_MIN_SILENCE_S, options.heartbeat_timeout),
+            stays_open=self._stays_open,
             rank0=self._rank0,
             store_nbytes=int(_STORE_SHARE * memory_nbytes / ranks_here) or 1 << 40,
             cache_nbytes=parse_nbytes(options.cache_size),

@@ -22,7 +22,7 @@ from handoff_mpi.runtime import gc_control
 from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.runtime.resource_updates import UpdateTarget
 from handoff_mpi.runtime.run_setup import RunSetup
-from handoff_mpi.runtime.scheduler_loop import LoopSettings, SchedulerLoop
+from handoff_mpi.runtime.scheduler_loop import SHUTDOWN_TIMEOUT_S, LoopSettings, SchedulerLoop
 from handoff_mpi.runtime.worker_driver import WorkerDriver
 from handoff_mpi.scheduler import Closed, Submitted
 from handoff_mpi.serialization import encode_in_band
@@ -53,12 +53,14 @@ class RunInProgress:
 
     Args:
         run: the stage before.
+        stays_open: see :class:`~handoff_mpi.runtime.run_setup.RunSetup`.
 
     Attributes:
+        loop: of rank 0.
         summary: what ``summary.json`` holds; None before the end of the run, and where none is recorded.
     """
 
-    def __init__(self, run: BegunRun) -> None:
+    def __init__(self, run: BegunRun, stays_open: bool = False) -> None:
         self.summary: dict[str, Any] | None = None
         self._run = run
         self._checked = run.checked
@@ -66,7 +68,7 @@ class RunInProgress:
         self._files = run.files
         self._reporter = RunReporter(run)
         self._results: Results | None = None
-        setups = RankSetups(run)
+        setups = RankSetups(run, stays_open)
         rank0s = None
         workers = []
         for rank, setup in setups.all().items():
@@ -76,7 +78,7 @@ class RunInProgress:
                 workers.append(rank)
                 run.checked.job.transport.send(rank, messages.start(setup))
         settings = self._make_settings(setups, workers)
-        self._loop = self._make_loop(settings, rank0s)
+        self.loop = self._make_loop(settings, rank0s)
 
     # -- what it needs --------------------------------------------------------------------------------
 
@@ -137,10 +139,10 @@ class RunInProgress:
         failure = _Failure()
         try:
             self._reporter.tell_start()
-            this_process.of(UpdateTarget).current = self._loop
+            this_process.of(UpdateTarget).current = self.loop
             with self._reporter.reporting():
                 self._run_loop()
-                self._results = make_results(self._run, self._loop.coordinator)
+                self._results = make_results(self._run, self.loop.coordinator)
                 return self._close(self._results)
         except HandoffError as error:
             is_lost = isinstance(error, (LauncherLost, TransportError))
@@ -154,17 +156,30 @@ class RunInProgress:
             this_process.of(UpdateTarget).current = None
             if self._results is None:
                 self._end_without_results(failure)
-            self._loop.close()
-            self._files.close()
-            self._scheduler.close()
+            self._close_tables()
+
+    def end(self, limit_s: float = SHUTDOWN_TIMEOUT_S) -> None:
+        """End a run whose results nobody wants: the ranks leave it, within ``limit_s``."""
+        try:
+            silent = self.loop.shut_down_workers(None, limit_s)
+            self._checked.job.unanswered.update(silent)
+            if silent:
+                print_message(f"ranks {silent} have not answered at the end of a map")
+        finally:
+            self._close_tables()
+
+    def _close_tables(self) -> None:
+        self.loop.close()
+        self._files.close()
+        self._scheduler.close()
 
     def _run_loop(self) -> None:
         resumed, announcer = self._run.resumed, self._run.recorder.announcer
         elements = {number: values.have for number, values in resumed.array_values.items()}
         submitted = Submitted(self._checked.specs, resumed.rest, resumed.suspects, resumed.deaths, elements)
         with gc_control.frozen(len(self._checked.plan)):
-            self._loop.run([submitted, Closed()])
-        self._loop.confirm()
+            self.loop.run([submitted, Closed()])
+        self.loop.confirm()
         if announcer is not None:
             announcer.close()
 
@@ -175,7 +190,7 @@ class RunInProgress:
         self._write_verdict(results)
         self._reporter.finish_metrics(results.status)
         self.summary = self._reporter.note_end(results)
-        silent = self._loop.shut_down_workers(shared)
+        silent = self.loop.shut_down_workers(shared)
         self._files.remove_empty_output()
         self._files.clear_spilled()
         self._checked.job.unanswered.update(silent)
@@ -201,10 +216,10 @@ class RunInProgress:
             self._reporter.note_broken(failure.status, failure.exit_code, failure.reason)
         if failure.is_lost:
             return
-        silent = self._loop.shut_down_workers(None, *([_SHORT_GOODBYE_S] if failure.is_superseded else []))
+        silent = self.loop.shut_down_workers(None, *([_SHORT_GOODBYE_S] if failure.is_superseded else []))
         if failure.is_superseded:
             for rank in silent:
-                self._loop.membership.lose(rank, "it has not answered")  # its process may have ended long ago
+                self.loop.membership.lose(rank, "it has not answered")  # its process may have ended long ago
         else:
             self._files.write_verdict(status=failure.status, exit_code=failure.exit_code, **self._run.about)
             self._reporter.finish_metrics(failure.status)

@@ -101,13 +101,15 @@ def _errors(plan: Plan, scheduler: Scheduler) -> dict[Hashable, FunctionError]:
 
 
 def _arrays(run: BegunRun) -> dict[Hashable, ArrayResult]:
+    return {run.checked.plan.ids[task]: make_array_result(run, task) for task in run.checked.scheduler.arrays.of}
+
+
+def make_array_result(run: BegunRun, task: int) -> ArrayResult:
+    """Return the result of an array, which has ended."""
     plan, scheduler = run.checked.plan, run.checked.scheduler
-    found: dict[Hashable, ArrayResult] = {}
-    for task, array in scheduler.arrays.of.items():
-        id, values = plan.ids[task], run.resumed.array_values[task]
-        failures = [_failed_elements(intervals, failure) for intervals, failure in array.failures]
-        found[id] = ArrayResult(id, values, failures, _why_missing(scheduler, task), run.origins)
-    return found
+    array, values = scheduler.arrays.of[task], run.resumed.array_values[task]
+    failures = [_failed_elements(intervals, failure) for intervals, failure in array.failures]
+    return ArrayResult(plan.ids[task], values, failures, _why_missing(scheduler, task), run.origins)
 
 
 def _failed_elements(intervals: Sequence[Interval], failure: Failure) -> FailedElements:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from handoff_mpi import messages
@@ -119,17 +120,24 @@ class _Server:
 
     def _run(self, start: Envelope, rest: list[Envelope]) -> None:
         (setup,) = start.fields
-        self._rank0_monitor.end()
+        if not setup.stays_open:
+            self._rank0_monitor.end()
         self.shared, self._pending = self._serve_run(setup, rest)
         self._rank0_monitor.begin(clock())
 
     def _serve_run(self, setup: RunSetup, pending: list[Envelope]) -> tuple[object, list[Envelope]]:
         add_directories(setup.paths)
         take_sources(setup.sources)
-        job, pool = self._job, self._child_pool
-        if not job.is_mpi:
-            return serve_run(job.transport, setup, pending, job.is_threaded, job.leave, None, pool)
-        from handoff_mpi.comm import mpi
+        job, end = self._job, end_rank if self._job.is_mpi else None
+        monitor = self._rank0_monitor if setup.stays_open else None
+        with _all_ranks_refused(job):
+            parts = setup, pending, job.is_threaded, job.leave, end, self._child_pool, monitor
+            return serve_run(job.transport, *parts)
 
-        with mpi.all_ranks_refused():
-            return serve_run(job.transport, setup, pending, job.is_threaded, job.leave, end_rank, pool)
+
+def _all_ranks_refused(job: Job) -> AbstractContextManager[None]:
+    if not job.is_mpi:
+        return nullcontext()
+    from handoff_mpi.comm import mpi
+
+    return mpi.all_ranks_refused()

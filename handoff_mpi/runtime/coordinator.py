@@ -262,11 +262,15 @@ class Coordinator:
 
     def stop_writing(self, error: JournalError, now: float) -> None:
         """Write no more into the journal; what is done from now on is not lost, but runs again in a resumed run."""
-        self._journal_writer = self._reports.journal_writer = None
+        self.write_nothing()
         if not self.trouble:
             self.trouble = str(error)
             print_message(self.trouble)
             self._recorder.events.add("run.not_written", now, reason=self.trouble)
+
+    def write_nothing(self) -> None:
+        """Have no journal: nobody resumes this run."""
+        self._journal_writer = self._reports.journal_writer = None
 
     # -- the end ---------------------------------------------------------------------------------------
 

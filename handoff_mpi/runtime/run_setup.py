@@ -54,6 +54,7 @@ class RunSetup:
         seeds: whether calls that draw from global random generators are seeded.
         output: how the output of functions is captured; None leaves it alone.
         sources: the text of files that the rank's host may lack, compressed, by path.
+        stays_open: whether rank 0 submits arrays now and then, and is silent meanwhile, as between two runs.
         usage_s: seconds between two samples of the use of the host, which this rank sends to rank 0; 0 for none.
     """
 
@@ -79,3 +80,4 @@ class RunSetup:
     sources: dict[str, bytes] = field(default_factory=dict)
     output: OutputSetup | None = None
     usage_s: float = 0.0
+    stays_open: bool = False

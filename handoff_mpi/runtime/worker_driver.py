@@ -200,4 +200,5 @@ def _machine(rank: int, setup: RunSetup, sees_files: bool) -> Worker:
         setup.cache_nbytes,
         setup.tells_transfers,
         reads_files=sees_files,
+        stays_open=setup.stays_open,
     )

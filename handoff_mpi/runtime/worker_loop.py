@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from handoff_mpi import messages
 from handoff_mpi.comm import Envelope, RankFailed, Transport
 from handoff_mpi.coroutines import running_loop_hidden
-from handoff_mpi.messages import DECODE, SETUP, SHUTDOWN, START
+from handoff_mpi.messages import ASKED, DECODE, SETUP, SHUTDOWN, START
 from handoff_mpi.process_context import this_process
 from handoff_mpi.runtime.backoff import Backoff, clock
 from handoff_mpi.runtime.callback_watch import watched
 from handoff_mpi.runtime.host_probe import LIVES, NOT_ASKED, from_environment
 from handoff_mpi.runtime.progress_thread import ProgressThread
+from handoff_mpi.runtime.rank0_monitor import Rank0Monitor
 from handoff_mpi.runtime.resource_updates import UpdateTarget
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.worker_driver import WorkerDriver
@@ -40,6 +41,7 @@ def serve_run(
     leave: Callable[[], object] | None = None,
     end: Callable[[BaseException], object] | None = None,
     child_pool: ChildPool | None = None,
+    rank0_monitor: Rank0Monitor | None = None,
 ) -> tuple[object, list[Envelope]]:
     """Take part in one run as a worker until rank 0 ends it.
 
@@ -49,6 +51,7 @@ def serve_run(
         leave: ends this process, at once, when the job is over while a call runs whose outcome nobody wants.
         end: the same when this rank cannot continue, which is otherwise raised once the call has ended.
         child_pool: see :class:`~handoff_mpi.runtime.worker_driver.WorkerDriver`.
+        rank0_monitor: looks after a rank 0 that is silent for long with good reason; None where it is not.
 
     Returns:
         What rank 0 shares with all ranks, and messages that are not of this run: a call that outlasted its run
@@ -62,7 +65,7 @@ def serve_run(
     target = this_process.of(UpdateTarget)
     target.current = driver
     backoff = Backoff(transport.doorbell)
-    poller = _Poller(driver, leave)
+    poller = _Poller(driver, leave, rank0_monitor)
     poll = poller.poll
     progress_thread = ProgressThread(own_calls, transport, poll, end) if is_threaded else None
     own_calls.progress_thread = progress_thread
@@ -104,7 +107,10 @@ class _Poller:
         later: messages that are not of the run.
     """
 
-    def __init__(self, driver: WorkerDriver, leave: Callable[[], object] | None) -> None:
+    def __init__(
+        self, driver: WorkerDriver, leave: Callable[[], object] | None, rank0_monitor: Rank0Monitor | None = None
+    ) -> None:
+        self._rank0_monitor = rank0_monitor
         self.later: list[Envelope] = []
         self._driver = driver
         self._leave = leave
@@ -129,6 +135,9 @@ class _Poller:
             self._has_heard |= each.source == 0
             if each.kind in _BETWEEN_RUNS:
                 self._keep_for_later(each)
+            elif each.kind == ASKED and self._rank0_monitor is not None:
+                (answer,) = each.fields
+                self._rank0_monitor.take(answer, clock())
             else:
                 of_run.append(each)
         now = clock()
@@ -141,6 +150,8 @@ class _Poller:
         if os.getppid() != self._launcher:
             raise ConnectionError("the launcher has ended")
         has_heard, self._has_heard = self._has_heard, False
+        if self._rank0_monitor is not None:
+            self._rank0_monitor.look(has_heard, now)
         silence_timeout_s = self._driver.setup.silence_timeout_s
         # Once the run is over rank 0 may be silent for good reason, while a call of it still runs here.
         if silence_timeout_s and not self._driver.has_left and self._silence_timer.has_ended(has_heard, now):

@@ -83,6 +83,11 @@ def current_task() -> TaskContext:
     return context
 
 
+def is_in_call() -> bool:
+    """Whether a function of a run is being called here, in this thread."""
+    return _current.get() is not None
+
+
 def enter(context: TaskContext | None) -> Token[TaskContext | None]:
     """Make ``context`` what :func:`current_task` returns; what this returns makes :func:`leave` undo it."""
     return _current.set(context)

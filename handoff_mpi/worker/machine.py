@@ -61,9 +61,12 @@ from handoff_mpi.worker.events import (
 from handoff_mpi.worker.fetching import Fetches
 from handoff_mpi.worker.held_values import HeldValues
 from handoff_mpi.worker.inputs import Inputs
-from handoff_mpi.worker.outbox import Outbox
+from handoff_mpi.worker.outbox import REPORT_DELAY_S, Outbox
 from handoff_mpi.worker.slots import Slots
 from handoff_mpi.worker.spilling import PORTION_COUNT, PORTION_NBYTES
+
+#: An idle rank of a run that stays open gives a sign of life at least this often.
+MAX_IDLE_HEARTBEAT_S = 3600.0
 
 
 class Worker:
@@ -80,6 +83,8 @@ class Worker:
         reads_files: whether the rank sees the files where values were written; else rank 0 is asked for those.
         fan_out: see :class:`~handoff_mpi.worker.broadcast_tree.BroadcastTree`.
         referred_nbytes: smaller values are sent to each rank that asks.
+        stays_open: whether rank 0 may take no messages for hours: while it sends none and nothing runs here, signs of
+            life become ever rarer, so that they do not gather there.
 
     Attributes:
         slots: its calls.
@@ -101,10 +106,12 @@ class Worker:
         reads_files: bool = True,
         fan_out: int = FAN_OUT,
         referred_nbytes: int = REFERRED_NBYTES,
+        stays_open: bool = False,
     ) -> None:
         self.rank = rank
         self.run = run
-        self.heartbeat_s = heartbeat_s
+        self._usual_heartbeat_s = self.heartbeat_s = heartbeat_s
+        self._stays_open = stays_open
         self.reads_files = reads_files
         self.slots = Slots(slots)
         self.running, self.queues = self.slots.running, self.slots.queues
@@ -170,6 +177,8 @@ class Worker:
             outbox.flush()
         if now - outbox.last_told >= self.heartbeat_s and not self.is_over:
             outbox.tell(messages.heartbeat(self.run))
+            if self._stays_open and not any(self.running):
+                self.heartbeat_s = min(2 * self.heartbeat_s, max(self.heartbeat_s, MAX_IDLE_HEARTBEAT_S))
         return outbox.take()
 
     def next_wakeup(self) -> float:
@@ -190,6 +199,7 @@ class Worker:
         if buffers and self.budget.arriving_nbytes:
             self.budget.arrived(sum(counted_nbytes(memoryview(each).nbytes) for each in buffers))
         kind, run, *fields = event.message
+        self.heartbeat_s = self._usual_heartbeat_s
         if run == self.run and not self.is_over:
             handler = self._on.get(kind)
             if handler is None:
@@ -337,6 +347,8 @@ class Worker:
             self._keep(work, event)
             entry = (work.task, work.attempt, OK, None, nbytes, event.started, event.duration, event.is_persisted)
         self._outbox.note(entry)
+        if event.report is not None and event.duration >= REPORT_DELAY_S:
+            self._outbox.hurry()  # rank 0 has sent but one more, and may have none behind it
         if work.task in self.slots.followers:
             if status == OK:
                 assert event.payload is not None

@@ -32,6 +32,7 @@ QUESTIONS = [
     Question("latency", by_ranks=True),
     Question("children", by_ranks=True),
     Question("granularity", by_ranks=True),
+    Question("pools"),
     Question("idle", by_ranks=True),
     Question("startup", by_ranks=True),
     Question("handover"),

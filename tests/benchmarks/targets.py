@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tests.benchmarks import bandwidth, children, functions, idle, latency, ranks, startup
+from tests.benchmarks import bandwidth, children, functions, idle, latency, pools, ranks, startup
 from tests.benchmarks.contender import BARE, BOUND, CHILDREN
 from tests.benchmarks.harness import Answer, spread
 
@@ -92,6 +92,8 @@ PROMISES = [
     Promise("submit to result ÷ a raw round trip", 8.0, False, "latency", ratio(latency.BACK_TO_BACK, BOUND)),
     Promise(f"no-ops in children ÷ a {children.PIPE}'s", 0.5, True, "children", ratio("independent", CHILDREN)),
     Promise(f"chain in children ÷ a {children.PIPE}'s", 0.5, True, "children", ratio("chain", CHILDREN)),
+    Promise("a map of 4 no-ops ÷ that of 4 processes", 1.5, False, "pools", ratio(pools.NOOPS, pools.OURS)),
+    Promise("a step of 32 walkers ÷ that of processes", 1.1, False, "pools", ratio(pools.STEP, pools.OURS)),
     Promise(f"64 MiB to another rank ÷ {bandwidth.RAW}", 0.9, True, "bandwidth", ratio("64 MiB", "handoff_mpi")),
     Promise(f"no-ops a second, {MOST} ÷ {FEWEST}", 0.8, True, "functions", ratio(functions.RATE, MOST)),
     Promise(f"memory a function of {MOST} ÷ 1 KB", 1.0, False, "functions", share(functions.NBYTES, MOST, 1000.0)),

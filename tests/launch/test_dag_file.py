@@ -73,14 +73,6 @@ def test_it_may_run_a_dag_on_the_ranks_of_its_job(run):
 
 
 @pytest.mark.long
-def test_a_second_cluster_is_refused_where_it_would_wait_for_ever(mpirun, tmp_path):
-    (tmp_path / "dag.py").write_text(DAG + "with handoff_mpi.Cluster(): pass\n")
-    ended = mpirun(2, "-m", "handoff_mpi", "run", "dag.py")
-    assert ended.rc == 2, ended.err
-    assert "this process is a rank of a job already" in ended.err
-
-
-@pytest.mark.long
 def test_a_second_run_while_one_goes_on_is_refused(mpirun, tmp_path):
     text = (
         "def handler(*_): handoff_mpi.execute(dag)\n"

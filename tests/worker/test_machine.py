@@ -580,6 +580,16 @@ def test_a_sign_of_life_goes_out_when_nothing_else_did_for_a_heartbeat():
     assert rank.tell(35.02) == ["to 0: alive"]
 
 
+def test_an_idle_rank_of_a_run_that_stays_open_gives_ever_fewer_signs_of_life():
+    rank, times = Dialogue(heartbeat_s=15.0, stays_open=True), []
+    while rank.worker.next_wakeup() < 86_400.0:
+        times.append(rank.worker.next_wakeup())
+        assert rank.tell(times[-1]) == ["to 0: alive"]
+    assert times[:4] == [15.0, 45.0, 105.0, 225.0] and len(times) < 35
+    rank.tell(90_000.0, dispatch(task(0)))  # a map begins
+    assert rank.worker.next_wakeup() <= 90_015.0
+
+
 def test_what_is_sent_to_other_ranks_is_no_sign_of_life():
     rank = Dialogue(heartbeat_s=15.0)
     assert rank.tell(14.0, fetch(3, 1, 5)) == ["to 3: absent on request_id 1"]

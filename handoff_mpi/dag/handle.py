@@ -6,9 +6,11 @@ without an error: ``if converged(x): break`` would always break. So each use of 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
+from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show
 
 
@@ -110,34 +112,150 @@ class Handle(StandsForValue):  # type: ignore[misc]
         raise _misuse(self, f"call numpy.{function.__name__} with {self!r}", "calls it with the value")
 
 
-class ArrayHandle(Handle):
-    """Stands for the list of the values of an array, which ``dag.map`` has declared.
+class _OfArray(Handle):
+    """Stands for values of an array.
 
-    A function that takes it receives the whole list, in the order of the elements. ``len`` is the number of elements.
+    Attributes:
+        array_count: how many elements the array has.
     """
 
-    __slots__ = ("_count",)
+    __slots__ = ("array_count",)
 
-    _count: int
+    array_count: int
 
-    def __init__(self, id: Hashable, count: int) -> None:
+    def __init__(self, id: Hashable, array_count: int) -> None:
         super().__init__(id)
-        object.__setattr__(self, "_count", count)
+        object.__setattr__(self, "array_count", array_count)
 
-    def __repr__(self) -> str:
-        return f"ArrayHandle({show(self.id)}, {self._count})"
+
+class _Values(_OfArray):
+    """Stands for a list of values of an array; ``elements`` are their indices, in order."""
+
+    __slots__ = ("elements",)
+
+    elements: range
 
     def __len__(self) -> int:
-        return self._count
+        return len(self.elements)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return a handle of one element, or of a slice of them.
+
+        Raises:
+            DAGError: there is no such element, or ``index`` is neither a whole number nor a slice of such.
+        """
+        if type(index) is slice:
+            return ArraySlice(self.id, self.array_count, self.elements[_checked(self, index)])
+        return ArrayElement(self.id, self.array_count, self.elements[_position(self, index)])
 
     def __iter__(self) -> NoReturn:
-        why = "the values of an array do not exist until the run"
-        remedy = "pass it whole to a function of the DAG, or iterate over range(len(...)) where the index is enough"
-        raise TypeError(f"cannot iterate over {self!r}: {why}; {remedy}")
+        raise _not_iterable(self, "iterate over")
+
+    def __reversed__(self) -> NoReturn:
+        raise _not_iterable(self, "iterate over")
 
 
+class ArrayHandle(_Values):
+    """Stands for the list of the values of an array, which ``dag.map`` has declared.
+
+    A function that takes it receives the whole list, in the order of the elements. ``len`` is the number of elements,
+    ``[3]`` stands for the value of one of them, ``[0:1000]`` for a list of values.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, id: Hashable, count: int) -> None:
+        super().__init__(id, count)
+        object.__setattr__(self, "elements", range(count))
+
+    def __repr__(self) -> str:
+        return f"ArrayHandle({show(self.id)}, {self.array_count})"
+
+
+class ArraySlice(_Values):
+    """Stands for the list of the values of some elements of an array: ``xs[0:1000]``, ``xs[::-1]``.
+
+    A function that takes it runs as soon as these elements are done. A slice can be sliced again.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, id: Hashable, array_count: int, elements: range) -> None:
+        super().__init__(id, array_count)
+        object.__setattr__(self, "elements", elements)
+
+    def __repr__(self) -> str:
+        return f"ArraySlice({show(self.id)}{elements_text(self.elements)})"
+
+
+class ArrayElement(_OfArray):
+    """Stands for the value of one element of an array: ``xs[3]``.
+
+    A function that takes it runs as soon as this element is done.
+
+    Attributes:
+        index: of the element, from 0.
+    """
+
+    __slots__ = ("index",)
+
+    index: int
+
+    def __init__(self, id: Hashable, array_count: int, index: int) -> None:
+        super().__init__(id, array_count)
+        object.__setattr__(self, "index", index)
+
+    def __repr__(self) -> str:
+        return f"ArrayElement({show(self.id)}{elements_text(self.index)})"
+
+
+def elements_text(elements: int | range) -> str:
+    """Return how a user writes an index, or a slice of an array: ``[3]``, ``[0:1000]``, ``[10::-2]``."""
+    if isinstance(elements, int):
+        return f"[{elements}]"
+    stop = str(elements.stop) if elements.stop >= 0 else ""
+    step = f":{elements.step}" if elements.step != 1 else ""
+    return f"[{elements.start}:{stop}{step}]"
+
+
+#: Names of types of truth values, those of numpy among them: an index that is one is a mistake.
+_BOOLS = frozenset({"bool", "bool_"})
+#: The types of handles of values of arrays.
+OF_ARRAYS: frozenset[type] = frozenset({ArrayHandle, ArraySlice, ArrayElement})
 #: The types of handles: they are compared exactly.
-HANDLES: frozenset[type] = frozenset({Handle, ArrayHandle})
+HANDLES: frozenset[type] = OF_ARRAYS | {Handle}
+
+
+def _position(values: _Values, index: Any) -> int:
+    """Return the position that ``index`` stands for."""
+    count = len(values)
+    position = _whole(values, index)
+    if not -count <= position < count:
+        has = f"it has {count:,} element{'s' * (count != 1)}"
+        remedy = f"; use an index from {-count} to {count - 1}" if count else ""
+        raise DAGError(f"there is no element {show(position)} of {values!r}: {has}{remedy}")
+    return position
+
+
+def _checked(values: _Values, index: slice) -> slice:
+    """Return a slice of plain integers."""
+    start, stop, step = (None if part is None else _whole(values, part) for part in (index.start, index.stop, index.step))
+    if step == 0:
+        raise DAGError(f"cannot take a slice of {values!r} with step 0: no element follows another; use a step like 1")
+    return slice(start, stop, step)
+
+
+def _whole(values: _Values, number: Any) -> int:
+    if type(number).__name__ in _BOOLS or not hasattr(type(number), "__index__"):
+        remedy = "use a whole number, a slice of such, or a function that picks from the whole list"
+        raise DAGError(f"cannot index {values!r} with {show(number)}, which is no whole number; {remedy}")
+    return operator.index(number)
+
+
+def _not_iterable(values: _Values, what: str) -> TypeError:
+    why = "the values of an array do not exist until the run"
+    remedy = "pass it whole to a function of the DAG, or iterate over range(len(...)) and take [index] of it"
+    return TypeError(f"cannot {what} {values!r}: {why}; {remedy}")
 
 
 def _misuse(handle: Handle, what: str, instead: str) -> TypeError:

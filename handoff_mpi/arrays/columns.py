@@ -10,6 +10,7 @@ ARRAYS          the dtype's text, the shape of one value (None: a numpy scalar),
 RANGE           start and step
 MARSHALLED      marshalled immutable built-ins, and how many of them lie before the first value of this column
 PICKLES         one pickle a value
+BLOCKS          runs (number of blocks, values in each): the head of columns in which the values of blocks lie
 ==============  ======================================================================================================
 
 Code in C packs and unpacks all of them but the last one, which takes a step a value: each is a fresh object when it is
@@ -41,6 +42,7 @@ Decode: TypeAlias = "Callable[[Payload], Any]"
 
 NONES, NUMBERS, ARRAYS = "nones", "numbers", "arrays"
 RANGE, MARSHALLED, PICKLES = "range", "marshalled", "pickles"
+BLOCKS = "blocks"
 
 #: Built-in types whose objects never change.
 IMMUTABLE: frozenset[type] = frozenset({type(None), bool, int, float, complex, str, bytes})
@@ -174,6 +176,33 @@ def unpack(packed: Packed, decode: Decode = decode_input) -> list[Any]:
 def cut(packed: Packed, start: int, stop: int) -> Packed:
     """Return the column of the values from position ``start`` up to ``stop``, which lie inside of it."""
     return packed if stop - start == packed[1] else _CUT[packed[0]](packed, start, stop)
+
+
+def select(packed: Packed, positions: range) -> Packed:
+    """Return the column of the values at ``positions``, which lie inside of it, in their order.
+
+    Where few values of marshalled ones are asked for, the column has no others.
+    """
+    count, step = len(positions), positions.step
+    kind = packed[0]
+    if not count:
+        return NONES, 0
+    if step == 1 and (kind != MARSHALLED or 2 * count > packed[1]):
+        return cut(packed, positions.start, positions.stop)
+    if kind == NONES:
+        return NONES, count
+    if kind == RANGE:
+        return RANGE, count, packed[2] + positions.start * packed[3], step * packed[3]
+    stop = positions[-1] + step
+    chosen = slice(positions.start, None if stop < 0 else stop, step)
+    if kind == NUMBERS:
+        memory = memoryview(packed[3]).cast("B").cast(packed[2])
+        return NUMBERS, count, packed[2], memory[chosen].tobytes()
+    if kind == ARRAYS:
+        return ARRAYS, count, packed[2], packed[3], _matrix(packed)[chosen].tobytes()
+    if kind == PICKLES:
+        return PICKLES, count, packed[2][chosen]
+    return MARSHALLED, count, marshal.dumps(_unpack_marshalled(packed, decode_input)[chosen], MARSHAL_VERSION), 0
 
 
 def count_of(packed: Packed) -> int:

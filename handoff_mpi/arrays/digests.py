@@ -50,6 +50,8 @@ def digest_of(columns: Iterable[Packed], digest_object: DigestObject | None) -> 
 
 def has_all(digests: Any) -> bool:
     """Whether every block of an input has a digest, by what :meth:`ElementInput.digests` returned."""
+    if digests[0] == "fold":
+        return has_all(digests[3])
     if digests[0] != "blocks":
         return True
     blocks = digests[2]

@@ -17,10 +17,11 @@ import sys
 from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from handoff_mpi.arrays.columns import (
+    BLOCKS,
     MARSHALLED,
     ColumnError,
     Decode,
@@ -37,12 +38,15 @@ from handoff_mpi.arrays.columns import (
 )
 from handoff_mpi.arrays.digests import DIGEST_NBYTES, NO_DIGEST, DigestObject, digest_of, hashed, header_of
 from handoff_mpi.arrays.intervals import IntervalSet
+from handoff_mpi.arrays.links import Link
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show
 from handoff_mpi.serialization import decode_input, reason_of
 
 if TYPE_CHECKING:
     import numpy
+
+    from handoff_mpi.arrays.values import ArrayValues
 
 #: What a lease carries of one input: the columns that the elements of one interval lie in, in order.
 Piece: TypeAlias = "tuple[Packed, ...]"
@@ -89,6 +93,8 @@ def values_of(piece: Piece, start: int, stop: int, decode: Decode = decode_input
     Raises:
         EncodingError: an element cannot be decoded on this rank.
     """
+    if piece and piece[0][0] == BLOCKS:
+        return _blocks_of(piece[0], piece[1:], start, stop, decode)
     found: list[Any] = []
     first = 0
     for packed in piece:
@@ -100,6 +106,16 @@ def values_of(piece: Piece, start: int, stop: int, decode: Decode = decode_input
             found += values
         first += count_of(packed)
     return found
+
+
+def _blocks_of(header: Packed, columns: Piece, start: int, stop: int, decode: Decode) -> list[Any]:
+    """Return elements that are lists of the values in columns."""
+    bounds = [0]
+    for count, length in header[2]:
+        bounds += range(bounds[-1] + length, bounds[-1] + count * length + 1, length)
+    first = bounds[start]
+    values = values_of(columns, first, bounds[stop], decode)
+    return [values[low - first : high - first] for low, high in itertools.pairwise(bounds[start : stop + 1])]
 
 
 class ElementInput(ABC):
@@ -133,6 +149,9 @@ class ElementInput(ABC):
             DAGError: naming each element that cannot be pickled, by index.
         """
 
+    #: The ids of the arrays whose elements it takes.
+    array_ids: Sequence[Hashable] = ()
+
     @abstractmethod
     def types(self) -> set[type]:
         """Return the exact types of the elements."""
@@ -140,6 +159,22 @@ class ElementInput(ABC):
     @abstractmethod
     def piece(self, start: int, stop: int) -> Piece:
         """Return what a rank needs for the elements of ``range(start, stop)``; they have been encoded."""
+
+    def piece_of(self, start: int, stop: int, values: Callable[[Hashable], ArrayValues]) -> Piece:
+        """As :meth:`piece`, also where elements are values of arrays.
+
+        Args:
+            values: returns those of an array, by its id; the elements that are asked for have some.
+        """
+        return self.piece(start, stop)
+
+    def links(self, number_of: Mapping[Hashable, int]) -> list[Link]:
+        """Return which elements of arrays its elements take.
+
+        Args:
+            number_of: the numbers of arrays, by id.
+        """
+        return []
 
     def digests(self, digest_object: DigestObject | None = None) -> Digests:
         """Return what says in a later launch which elements are the same, of plain built-ins.

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from handoff_mpi.arrays.columns import Decode, Packed, cut, nbytes_of, to_numpy, unpack
+from handoff_mpi.arrays.columns import Decode, Packed, cut, nbytes_of, select, to_numpy, unpack
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
 from handoff_mpi.serialization import Payload, decode_writable, decoder_of_parts, encode
 
@@ -92,6 +92,18 @@ class ArrayValues:
         if place < 0 or index >= self._segments[place].stop:
             raise KeyError(index)
         return self._segments[place].part(index, index + 1)
+
+    def columns(self, indices: range) -> list[Packed]:
+        """Return columns of the values of ``indices``, in their order; each of these elements has one."""
+        upwards = indices if indices.step > 0 else indices[::-1]
+        found: list[Packed] = []
+        for segment in self._between(upwards.start, upwards.stop) if upwards else ():
+            inside = upwards[_position(upwards, segment.start) : _position(upwards, segment.stop)]
+            if inside:
+                before = segment.first - segment.start
+                positions = range(inside.start + before, inside[-1] + before + 1, inside.step)
+                found.append(select(segment.column, positions if indices is upwards else positions[::-1]))
+        return found if indices is upwards else found[::-1]
 
     def values(self, start: int, stop: int, step: int = 1) -> list[Any]:
         """Return the values of the elements of ``range(start, stop, step)``, which are indices of the array.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
+from handoff_mpi.arrays.linked_inputs import FoldedInput, LinkedInput, tree_of
 from handoff_mpi.dag.arrays import ArrayFunction
 from handoff_mpi.dag.function import Collocated, Function
 from handoff_mpi.formatting import show
@@ -50,6 +51,27 @@ def find_ambiguous_ids(functions: Iterable[Function]) -> Iterable[str]:
         if type(id) is tuple and len(id) == 2 and type(id[1]) is int and 0 <= id[1] < counts.get(id[0], 0):
             what = f"the id {show(id)} of a function also stands for element {id[1]:,} of the array {show(id[0])}"
             yield f"{what}; give one of them another id"
+
+
+def find_wrong_links(functions: Iterable[Function], by_id: Mapping[Hashable, Function]) -> Iterator[str]:
+    """Yield which arrays map over something that is no array, or one of another length."""
+    for array in functions:
+        for each in array.elements if type(array) is ArrayFunction else ():
+            linked = each.input if isinstance(each, FoldedInput) else each
+            if isinstance(linked, LinkedInput) and linked.id in by_id:
+                problem = _problem_of_link(linked, by_id[linked.id])
+                if problem:
+                    yield f"function {show(array.id)}: {linked.name} stands for {problem}"
+
+
+def _problem_of_link(linked: LinkedInput, source: Function) -> str:
+    remedy = "take the handle that the map of this DAG has returned"
+    if type(source) is not ArrayFunction or tree_of(source.elements) is not None:
+        return f"elements of {show(source.id)}, which is no array; {remedy}"
+    if len(source) != linked.array_count:
+        has = f"and {show(source.id)} has {len(source):,}"
+        return f"elements of an array of {linked.array_count:,} elements, {has}; {remedy}"
+    return ""
 
 
 def with_single_options(array: ArrayFunction) -> ArrayFunction:

@@ -8,11 +8,14 @@ those of an array too. A handle, or a value in :class:`Fixed`, stands in its pos
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Generic, TypeVar
 
 from handoff_mpi.arrays.inputs import ElementInput, freeze_elements
+from handoff_mpi.arrays.linked_inputs import LinkedInput, tree_of
+from handoff_mpi.arrays.links import Link
+from handoff_mpi.arrays.trees import Tree
 from handoff_mpi.dag.call_template import ELEMENT, Placeholder
 from handoff_mpi.dag.function import (
     DECLARES,
@@ -23,7 +26,7 @@ from handoff_mpi.dag.function import (
     Function,
     describe_unknown,
 )
-from handoff_mpi.dag.handle import HANDLES, ArrayHandle, Handle
+from handoff_mpi.dag.handle import HANDLES, ArrayHandle, ArraySlice, Handle
 from handoff_mpi.dag.task_spec import ArraySpec
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show, type_name
@@ -81,12 +84,21 @@ class ArrayFunction(Function):
     def __bool__(self) -> bool:
         return True  # an array without elements is a function too
 
-    def freeze(self) -> FrozenArray:
-        """Return its elements, which are still to be encoded, with a share of failures as their number."""
+    @property
+    def linked_ids(self) -> Sequence[Hashable]:
+        return list(dict.fromkeys(id for each in self.elements for id in each.array_ids))
+
+    def freeze(self, number_of: Mapping[Hashable, int]) -> FrozenArray:
+        """Return its elements, which are still to be encoded, with a share of failures as their number.
+
+        Args:
+            number_of: id to task number.
+        """
         count, most = len(self), plain(self.max_failures)
         if type(most) is float:
             most = int(most * count)
-        return FrozenArray(self.elements, count, plain(self.chunk), most)
+        links = tuple(link for each in self.elements for link in each.links(number_of))
+        return FrozenArray(self.elements, count, plain(self.chunk), most, links)
 
 
 DECLARES.add(ArrayFunction)
@@ -98,31 +110,39 @@ class FrozenArray:
 
     Attributes:
         elements: its inputs, encoded.
-        count, chunk, max_failures: as of :class:`~handoff_mpi.dag.task_spec.ArraySpec`.
+        count, chunk, max_failures, links: as of :class:`~handoff_mpi.dag.task_spec.ArraySpec`.
     """
 
     elements: tuple[ElementInput, ...]
     count: int
     chunk: int | None
     max_failures: int | None
+    links: tuple[Link, ...] = ()
+
+    @property
+    def tree(self) -> Tree | None:
+        """The levels of an array that folds values."""
+        return tree_of(self.elements)
 
     @property
     def spec(self) -> ArraySpec:
         """The facts that the scheduler has of it."""
-        return ArraySpec(self.count, self.chunk, self.max_failures)
+        return ArraySpec(self.count, self.chunk, self.max_failures, self.links, self.tree)
 
 
 # -- declaration -------------------------------------------------------------------------------------------
 
+#: Handles whose elements are taken one by one.
+LISTS = frozenset({ArrayHandle, ArraySlice})
 #: Iterables that each element takes whole.
-_BROADCAST = frozenset({Fixed, Handle, Argument})
+BROADCAST = frozenset({Fixed, Handle, Argument})
 #: By class of code: its function, and the options that it was declared with.
 DECLARED: dict[type, Callable[[Any], tuple[Callable[..., Any], Mapping[str, Any]]]] = {}
 #: The options of an array that a function does not have, and the id.
-_OWN_OPTIONS = {"id", "fixed", "chunk", "max_failures"}
+OWN_OPTIONS = {"id", "fixed", "chunk", "max_failures"}
 #: Fields of a function that are no options of an array.
 _NOT_OPTIONS = {"args", "code", "extra_args", "kwargs", "type", "argument_inclusion"}
-ARRAY_OPTIONS = {each.name for each in fields(Function)} - _NOT_OPTIONS | _OWN_OPTIONS
+ARRAY_OPTIONS = {each.name for each in fields(Function)} - _NOT_OPTIONS | OWN_OPTIONS
 _OTHER_WORDS = {
     "fixed": "kwargs kwds keywords constants extra common shared broadcast",
     "chunk": "chunksize chunk_size batch batch_size batches chunks npartitions",
@@ -148,11 +168,11 @@ def declare_array(
     function, options = with_declared(code, options)
     if not callable(function) or type(function) in HANDLES:
         raise DAGError(f"map takes the function first, and the iterables behind it; {show(function)} cannot be called")
-    name = _name_of(function)
+    name = name_of(function)
     where = f"map({name})"
     check_options(options, where)
     positions, elements = _read_arguments(iterables, where)
-    declared = {option: value for option, value in options.items() if option not in _OWN_OPTIONS}
+    declared = {option: value for option, value in options.items() if option not in OWN_OPTIONS}
     id = options.get("id")
     return ArrayFunction(
         elements,
@@ -161,7 +181,7 @@ def declare_array(
         id=unique_id(name) if id is None else id,
         code=function,
         extra_args=positions,
-        kwargs=_unwrapped(options.get("fixed")),
+        kwargs=unwrapped(options.get("fixed")),
         **declared,
     )
 
@@ -199,28 +219,37 @@ def _read_arguments(iterables: Sequence[Any], where: str) -> tuple[list[Any], tu
     lengths: dict[int, int] = {}
     positions: list[Any] = []
     for number, each in enumerate(iterables, 1):
-        if type(each) in _BROADCAST:
+        if type(each) in BROADCAST:
             positions.append(each.value if type(each) is Fixed else each)
             continue
-        _check_iterable(each, number, where)
         positions.append(Placeholder(ELEMENT, len(elements)))
-        try:
-            elements.append(freeze_elements(each, f"argument {number}"))
-        except DAGError as error:
-            raise DAGError(error.problems, where) from error
-        if type(each) in (list, tuple) or not isinstance(each, Sequence):  # others may read their items when asked
-            _check_elements(elements[-1], where)
+        elements.append(read_elements(each, number, where))
         lengths[number] = len(elements[-1])
     _check_lengths(lengths, iterables, where)
     return positions, tuple(elements)
 
 
+def read_elements(values: Any, number: int, where: str) -> ElementInput:
+    """Return the elements of argument ``number``.
+
+    Raises:
+        DAGError: it has none that can be used.
+    """
+    name = f"argument {number}"
+    if type(values) in LISTS:
+        return LinkedInput(values.id, values.array_count, values.elements, name)
+    _check_iterable(values, number, where)
+    try:
+        elements = freeze_elements(values, name)
+    except DAGError as error:
+        raise DAGError(error.problems, where) from error
+    if type(values) in (list, tuple) or not isinstance(values, Sequence):  # others may read their items when asked
+        _check_elements(elements, where)
+    return elements
+
+
 def _check_iterable(values: Any, number: int, where: str) -> None:
     kind = type(values)
-    if kind is ArrayHandle:
-        what = f"argument {number} is {values!r}, and an array cannot be mapped element by element"
-        remedy = "map one function that does both steps, or pass Fixed(...) of it to give each call the whole list"
-        raise DAGError(f"{what}; {remedy}", where)
     if not (hasattr(kind, "__iter__") or hasattr(kind, "__getitem__")):
         remedy = "pass Fixed(...) of it if each element takes it whole"
         raise DAGError(f"argument {number} is {show(values)}, which is no iterable; {remedy}", where)
@@ -254,7 +283,7 @@ def _check_lengths(lengths: Mapping[int, int], iterables: Sequence[Any], where: 
         raise DAGError(f"the iterables have different lengths: {shown}; {remedy}", where)
 
 
-def _unwrapped(fixed: Any) -> Any:
+def unwrapped(fixed: Any) -> Any:
     """Return keyword arguments without the :class:`Fixed` around values, which are the same for all elements anyway."""
     if fixed is None:
         return {}
@@ -263,7 +292,8 @@ def _unwrapped(fixed: Any) -> Any:
     return {name: each.value if type(each) is Fixed else each for name, each in fixed.items()}
 
 
-def _name_of(code: Any) -> str:
+def name_of(code: Any) -> str:
+    """Return how a function is called in messages and ids."""
     try:
         name = code.__name__
     except Exception:  # objects answer what they like
@@ -277,9 +307,9 @@ def call_each(code: Any, iterables: Sequence[Any], options: Mapping[str, Any]) -
     Raises:
         DAGError: an option is unknown, or the iterables have different lengths.
     """
-    where = f"map({_name_of(code)})"
+    where = f"map({name_of(code)})"
     check_options(options, where)
-    fixed = _unwrapped(options.get("fixed"))
+    fixed = unwrapped(options.get("fixed"))
     columns: list[Iterable[Any]] = []
     lengths: dict[int, int] = {}
     for number, each in enumerate(iterables, 1):

@@ -196,7 +196,9 @@ def _first_elements(plan: Plan) -> Iterator[tuple[int, Any, _Use]]:
         if array.count:
             use = _Use(task, 1, not plan.sources[task])
             yield from (
-                (FIRST_ELEMENT, (number, elements.piece(0, 1)), use) for number, elements in enumerate(array.elements)
+                (FIRST_ELEMENT, (number, elements.piece(0, 1)), use)
+                for number, elements in enumerate(array.elements)
+                if not elements.array_ids
             )
 
 

@@ -204,6 +204,11 @@ class Function:
             raise DAGError(f"Function({show(id)}) {describe_unknown(list(unknown), known)}")
 
     @property
+    def linked_ids(self) -> Sequence[Hashable]:
+        """The ids of the arrays whose elements those of an array take, one by one."""
+        return ()
+
+    @property
     def name(self) -> str:
         """The name of the code, for people."""
         code: Any = self.code

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from handoff_mpi.dag.arrays import declare_array
 from handoff_mpi.dag.calls import find_call_problems
+from handoff_mpi.dag.folding import DEFAULT_FAN_IN, declare_fold
 from handoff_mpi.dag.function import DECLARES, Function, input_id
 from handoff_mpi.dag.handle import ArrayHandle, Handle
 from handoff_mpi.dag.ids import find_id_problem
@@ -21,7 +22,7 @@ from handoff_mpi.suggestions import UnknownName
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # which typing has from Python 3.11 on
 
-    from handoff_mpi.dag.task_options import A, B, C, Each, MapOptions
+    from handoff_mpi.dag.task_options import A, B, C, Each, FoldOptions, MapOptions
 
 _serial = itertools.count(1)
 _current: ContextVar[DAG | None] = ContextVar("handoff_dag", default=None)
@@ -109,8 +110,9 @@ class DAG:
         Args:
             code: a function, or a :func:`~handoff_mpi.task`, whose options then hold for the array.
             iterables: what the elements are taken from, all of one length: sequences, ranges, arrays along their first
-                axis, iterators, which are read at once. A handle, an :class:`~handoff_mpi.Argument` or a value in
-                :class:`~handoff_mpi.Fixed` is the same for all elements.
+                axis, iterators, which are read at once. The handle of an array, or a slice of it, gives its values: an
+                element runs when those that it takes are done. Another handle, an :class:`~handoff_mpi.Argument` or a
+                value in :class:`~handoff_mpi.Fixed` is the same for all elements.
             id: names the list of values in the results; the name of the function by default.
             fixed: keyword arguments of each call, in which handles get their values.
             chunk: at most so many elements are sent to a rank at once; by default as many as take some 10 ms.
@@ -128,6 +130,33 @@ class DAG:
         function = declare_array(code, iterables, {**given, **options}, self.unique_id)
         self.add_function(function)
         return ArrayHandle(function.id, len(function))
+
+    def reduce(
+        self,
+        code: Callable[[A, A], A],
+        values: Each[A],
+        /,
+        *,
+        fan_in: int = DEFAULT_FAN_IN,
+        **options: Unpack[FoldOptions],
+    ) -> Handle:
+        """Add a fold of values by an associative function of two, and return a handle of the result.
+
+        ``dag.reduce(add, xs)`` folds blocks of ``fan_in`` values from left to right, then blocks of the results, until
+        one is left. The blocks depend on the number of values alone, so that sums of floats are the same in each run. A
+        block is folded as soon as its values are done, wherever cores are idle. One value alone is the result itself.
+
+        Args:
+            code: a function of two values, or a :func:`~handoff_mpi.task`, whose options then hold for each block.
+            values: an array's handle, a slice of one, or an iterable as :meth:`map` takes it.
+            fan_in: how many values a block has, at least two.
+            options: as of :meth:`map`, all but ``max_failures``: ``fixed`` are keyword arguments of each call.
+
+        Raises:
+            DAGError: an option is unknown or wrong, there are no values, or ``code`` does not take two.
+        """
+        function = declare_fold(code, values, fan_in, options, self.unique_id)
+        return self.add_function(function)
 
     def unique_id(self, name: str) -> str:
         """Return an id that is still free: ``name``, then ``name-2``, ``name-3``, ..."""

@@ -239,7 +239,9 @@ def _position(values: _Values, index: Any) -> int:
 
 def _checked(values: _Values, index: slice) -> slice:
     """Return a slice of plain integers."""
-    start, stop, step = (None if part is None else _whole(values, part) for part in (index.start, index.stop, index.step))
+    start, stop, step = (
+        None if part is None else _whole(values, part) for part in (index.start, index.stop, index.step)
+    )
     if step == 0:
         raise DAGError(f"cannot take a slice of {values!r} with step 0: no element follows another; use a step like 1")
     return slice(start, stop, step)

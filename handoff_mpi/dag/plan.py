@@ -283,7 +283,7 @@ class Plan:
 
     def _freeze_elements(self, array: ArrayFunction) -> Iterable[str]:
         """Encode the elements of ``array``; yield what is wrong with those that cannot be."""
-        frozen = self.arrays[self.number_of[array.id]] = array.freeze()
+        frozen = self.arrays[self.number_of[array.id]] = array.freeze(self.number_of)
         for elements in frozen.elements:
             try:
                 elements.encode()
@@ -362,6 +362,7 @@ class Plan:
     def _kept_and_staying(self, first: int) -> tuple[Collection[int], set[int]]:
         """Sinks are kept, and what the user named; values with a codec stay at their producer."""
         consumed = {number for sources in self.sources[first:] for number, _ in sources}
+        consumed.update(link.source for array in self.arrays.values() for link in array.links)
         staying = {number for sources in self.sources[first:] for number, codec in sources if codec is not None}
         for number in staying:
             if number < first:  # it is known to the scheduler: all that share its spec stay from now on

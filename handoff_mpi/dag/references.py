@@ -92,6 +92,7 @@ def inputs_of(function: Function, finder: ReferenceFinder | None = None) -> list
     if function.extra_args or function.kwargs:
         constants = [*function.extra_args, *function.kwargs.values()]
         ids += [reference.id for reference in (finder or ReferenceFinder()).find(constants)]
+    ids += function.linked_ids
     return list(dict.fromkeys(ids)) if len(ids) > 1 else ids
 
 

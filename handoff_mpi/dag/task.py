@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol
 from handoff_mpi.binding import PASSES_ON
 from handoff_mpi.carried_modules import look_up
 from handoff_mpi.dag.arrays import DECLARED, call_each
+from handoff_mpi.dag.folding import DEFAULT_FAN_IN, fold_here
 from handoff_mpi.dag.function import Function, describe_unknown
 from handoff_mpi.dag.graph import current_dag
 from handoff_mpi.dag.handle import HANDLES
@@ -24,7 +25,7 @@ from handoff_mpi.rebuilding import BY_NAME
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # which typing has from Python 3.11 on
 
-    from handoff_mpi.dag.task_options import A, B, C, Each, MapOptions, TaskOptions
+    from handoff_mpi.dag.task_options import A, B, C, Each, FoldOptions, MapOptions, TaskOptions
 
 #: Parameters and result of a task's function; the object that a method is called of, and its other parameters.
 P = ParamSpec("P")
@@ -126,6 +127,21 @@ class Task(Generic[P, R]):
         if not self._was_called_outside:
             self._note_call_outside()
         return call_each(self.code, iterables, options)
+
+    def reduce(self, values: Any, /, *, fan_in: int = DEFAULT_FAN_IN, **options: Unpack[FoldOptions]) -> Any:
+        """Add a fold to the DAG, as :meth:`DAG.reduce <handoff_mpi.DAG.reduce>` does, and return its handle.
+
+        Outside a ``with DAG()`` block it calls the function, in the same order, and returns the result.
+
+        Raises:
+            DAGError: as of :meth:`DAG.reduce <handoff_mpi.DAG.reduce>`.
+        """
+        dag = current_dag()
+        if dag is not None:
+            return dag.reduce(self, values, fan_in=fan_in, **options)
+        if not self._was_called_outside:
+            self._note_call_outside()
+        return fold_here(self.code, values, fan_in, options)
 
     @overload
     def __get__(self, instance: None, owner: type | None = None) -> Task[P, R]: ...

@@ -49,6 +49,14 @@ class TaskOptions(_SharedOptions, total=False):
     argument_inclusion: Literal["variadic", "as_list"]
 
 
+class FoldOptions(_SharedOptions, total=False):
+    """Keyword arguments of ``reduce``, all but ``fan_in``."""
+
+    node: int | str | None
+    chunk: int | None
+    fixed: Mapping[str, Any]
+
+
 class MapOptions(_SharedOptions, total=False):
     """Keyword arguments of ``map``, all but ``fixed``."""
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from handoff_mpi.arrays.links import OWN, Link
+from handoff_mpi.arrays.trees import Tree
 from handoff_mpi.dag.retry_on import Names
 from handoff_mpi.resources import Amounts
 
@@ -19,6 +22,8 @@ class ArraySpec:
         element_s: seconds that an element is expected to take, as those of an earlier array did; None if that is
             unknown.
         least: at least so many elements are leased at once, where that many are left.
+        links: the elements of arrays that its elements take.
+        tree: the levels of an array that folds values, whose own value is that of its last element; else None.
     """
 
     count: int
@@ -26,6 +31,8 @@ class ArraySpec:
     max_failures: int | None = None
     element_s: float | None = None
     least: int = 1
+    links: Sequence[Link] = ()
+    tree: Tree | None = None
 
 
 @dataclass(slots=True)
@@ -61,3 +68,11 @@ class TaskSpec:
     retry_on: Names | None = None
     retry_delay_s: float | None = None
     array: ArraySpec | None = None
+
+    @property
+    def needs(self) -> tuple[int, ...]:
+        """The tasks whose values, or values of whose elements, it takes, each once."""
+        if self.array is None or not self.array.links:
+            return self.inputs
+        sources = [link.source for link in self.array.links if link.source != OWN]
+        return tuple(dict.fromkeys([*self.inputs, *sources]))

@@ -6,7 +6,7 @@ import itertools
 import sys
 from collections.abc import Hashable, Iterable, Mapping
 
-from handoff_mpi.dag.array_checks import find_ambiguous_ids, find_wrong_array, with_single_options
+from handoff_mpi.dag.array_checks import find_ambiguous_ids, find_wrong_array, find_wrong_links, with_single_options
 from handoff_mpi.dag.arrays import ArrayFunction
 from handoff_mpi.dag.function import (
     AS_LIST,
@@ -84,6 +84,7 @@ def find_all_problems(functions: list[Function], by_id: Mapping[Hashable, Functi
     finder = ReferenceFinder()
     inputs = {key: inputs_of(function, finder) for key, function in by_id.items() if id(function) not in unreadable}
     problems += _missing(inputs, by_id)
+    problems += find_wrong_links(functions, by_id)
     problems += _bad_collocations([function for function in functions if id(function) not in unreadable], by_id)
     problems += _cycle(inputs)
     return _shortened(problems)
@@ -101,6 +102,8 @@ def are_right_at_first_sight(functions: list[Function], kinds: Kinds | None = No
     arrays = [each for each in functions if type(each) is ArrayFunction]
     if any(True for each in arrays for _ in find_wrong_array(each)):
         return False
+    if any(True for _ in find_wrong_links(arrays, {each.id: each for each in functions})):
+        return False
     args, extra_args, kwargs = kinds.args, kinds.extra_args, kinds.kwargs
     if not (_SEQUENCES.issuperset(map(type, args)) and _SEQUENCES.issuperset(map(type, extra_args))):
         return False
@@ -110,7 +113,7 @@ def are_right_at_first_sight(functions: list[Function], kinds: Kinds | None = No
     if not all(type(key) is str for each in named for key in each):
         return False
     constants = itertools.chain.from_iterable([*extra_args, *[each.values() for each in named]])
-    may_be_nested = not ATOMS.issuperset(map(type, constants))
+    may_be_nested = not ATOMS.issuperset(map(type, constants)) or any(each.linked_ids for each in arrays)
     codes = dict(zip(map(id, kinds.codes), kinds.codes, strict=True))
     return (
         all(map(_is_callable, codes.values()))

@@ -130,7 +130,7 @@ def _changed(history: History, plan: Plan, marks: Fingerprints, again: Collectio
 
 
 def _changed_input(plan: Plan, task: int, changed: Collection[int]) -> str:
-    inputs = [each for each in plan.specs[task].inputs if each in changed]
+    inputs = [each for each in plan.specs[task].needs if each in changed]
     more = f", and so have {len(inputs) - 1} more of its inputs" if len(inputs) > 1 else ""
     return f"{ITS_INPUT} {shown(plan.ids[inputs[0]])} has changed{more}"
 
@@ -153,7 +153,7 @@ def _reason(history: History, plan: Plan, marks: Fingerprints, task: int, change
         return f"Python is {marks.python} now and was {before.python}"
     if before.codes and before.codes.get(name) != marks.codes.get(name):
         return f"the code of {name!r} changed"
-    if any(each in changed for each in spec.inputs):
+    if any(each in changed for each in spec.needs):
         return ""
     what = "the arguments of " if before.codes else ""
     return f"{what}{shown(plan.ids[task])} changed"

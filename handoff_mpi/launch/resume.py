@@ -6,17 +6,16 @@ for :func:`~handoff_mpi.scheduler.restore` to say.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 
-from handoff_mpi.arrays.intervals import Interval, IntervalSet
+from handoff_mpi.arrays.intervals import Interval
 from handoff_mpi.arrays.values import ArrayValues
 from handoff_mpi.dag import Plan
-from handoff_mpi.dag.arrays import FrozenArray
-from handoff_mpi.dag.fingerprint import ObjectDigests
 from handoff_mpi.errors import ValueDamaged
+from handoff_mpi.launch.elements_taken_over import ElementsTakenOver, spread
 from handoff_mpi.launch.rerun import Rerun
-from handoff_mpi.results.array_history import ArrayLaunch, take_over
+from handoff_mpi.results.array_history import ArrayLaunch
 from handoff_mpi.results.history import Done, History
 from handoff_mpi.results.records import Incident
 from handoff_mpi.results.store import DirectoryStore, Key
@@ -102,16 +101,16 @@ def resume(
     if not (history.done or history.suspects or history.incidents or history.arrays):
         return resumed
     resumed.rerun = _with_consumers(plan, {*rerun.named})
-    fresh = _with_consumers(plan, {*rerun.tasks}) | (resumed.rerun - rerun.elements.keys())
+    fresh, again = spread(plan, rerun)
     known: dict[int, Done] = {}
+    arrays: dict[int, Sequence[ArrayLaunch]] = {}
     for task, id in enumerate(plan.ids):
         mark = None if task in fresh else fingerprint(id)
         if mark is None:
             continue
         identity = (id, mark)
         if identity in history.arrays and task in plan.arrays:
-            again = rerun.elements.get(task, IntervalSet())
-            _take_over_elements(plan.arrays[task], history.arrays[identity], again, task, resumed)
+            arrays[task] = history.arrays[identity]
         if identity in history.done:
             known[task] = history.done[identity]
         if identity in history.suspects:
@@ -120,7 +119,8 @@ def resume(
             resumed.deaths[task] = history.deaths[identity]
         if identity in history.incidents:
             resumed.incidents[task] = history.incidents[identity]
-    _take_over(plan, known, is_intact, resumed)
+    resumed.elements = ElementsTakenOver(plan.arrays, arrays, again, resumed.array_values).elements
+    _take_over(plan, known, is_intact, again.keys(), resumed)
     return resumed
 
 
@@ -134,7 +134,7 @@ def _with_consumers(plan: Plan, tasks: set[int]) -> set[int]:
     if tasks:
         children: dict[int, list[int]] = {}
         for task, spec in enumerate(plan.specs):
-            for each in spec.inputs:
+            for each in spec.needs:
                 children.setdefault(each, []).append(task)
         stack = list(tasks)
         while stack:
@@ -144,26 +144,13 @@ def _with_consumers(plan: Plan, tasks: set[int]) -> set[int]:
     return tasks
 
 
-def _take_over_elements(
-    array: FrozenArray, launches: Sequence[ArrayLaunch], again: IntervalSet, task: int, resumed: Resumed
+def _take_over(
+    plan: Plan,
+    known: dict[int, Done],
+    is_intact: Callable[[Key], bool],
+    wanted: Collection[int],
+    resumed: Resumed,
 ) -> None:
-    """Take over the elements of an array whose arguments are those of an earlier launch, but not those of ``again``."""
-
-    def is_same(launch: ArrayLaunch) -> IntervalSet:
-        same = again.missing(min(array.count, launch.count))
-        if len(launch.digests) != len(array.elements):
-            return IntervalSet()
-        for each, digests in zip(array.elements, launch.digests, strict=True):
-            for interval in each.same_prefix(digests, ObjectDigests()).missing(array.count):
-                same.discard(*interval)
-        return same
-
-    taken = take_over(launches, resumed.array_values[task], is_same)
-    if taken:
-        resumed.elements[task] = taken
-
-
-def _take_over(plan: Plan, known: dict[int, Done], is_intact: Callable[[Key], bool], resumed: Resumed) -> None:
     def left(task: int) -> ValueLocation:
         if task in resumed.array_values:
             return ValueLocation.HOME if resumed.array_values[task].is_complete else ValueLocation.NOWHERE
@@ -176,7 +163,7 @@ def _take_over(plan: Plan, known: dict[int, Done], is_intact: Callable[[Key], bo
         key = known[task].key
         return key is not None and is_intact(key)
 
-    resumed.rest = restore(plan.specs, left, has_whole_file)
+    resumed.rest = restore(plan.specs, left, has_whole_file, wanted)
     for task, rest in resumed.rest.items():
         done = known.get(task)
         if done is None:

@@ -18,6 +18,8 @@ from handoff_mpi.results.results import PreparedResults
 from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.runtime.coordinator import Coordinator
 from handoff_mpi.scheduler import Failure, Scheduler, State
+from handoff_mpi.scheduler.arrays import Array
+from handoff_mpi.serialization import encode
 
 #: Of the functions that ran when a run was stopped, so many are named.
 _MAX_NAMED = 5
@@ -96,12 +98,18 @@ def _errors(plan: Plan, scheduler: Scheduler) -> dict[Hashable, FunctionError]:
             failure.output,
         )
         for task, failure in sorted(scheduler.tasks.failures.items())
-        if task not in scheduler.arrays.of or not scheduler.arrays.of[task].failures  # which tell of its elements
+        if task not in scheduler.arrays.of or not _tells_of_elements(scheduler.arrays.of[task])
     }
 
 
+def _tells_of_elements(array: Array) -> bool:
+    """Whether the failures of an array are those of its elements, which users see."""
+    return bool(array.failures) and array.spec.tree is None
+
+
 def _arrays(run: BegunRun) -> dict[Hashable, ArrayResult]:
-    return {run.checked.plan.ids[task]: make_array_result(run, task) for task in run.checked.scheduler.arrays.of}
+    plan, arrays = run.checked.plan, run.checked.scheduler.arrays.of
+    return {plan.ids[task]: make_array_result(run, task) for task, array in arrays.items() if array.spec.tree is None}
 
 
 def make_array_result(run: BegunRun, task: int) -> ArrayResult:
@@ -119,9 +127,11 @@ def _failed_elements(intervals: Sequence[Interval], failure: Failure) -> FailedE
 
 def _why_missing(scheduler: Scheduler, task: int) -> str:
     """Return why elements of an array have neither a value nor an error, as a clause."""
+    array = scheduler.arrays.of[task]
+    if array.bereft and not array.has_too_many_failures:
+        return "was skipped: an element that it takes failed"
     if scheduler.tasks.state[task] == State.SKIPPED:
         return "was skipped: a function it depends on failed"
-    array = scheduler.arrays.of[task]
     if array.has_too_many_failures:
         return f"did not run: more than {array.spec.max_failures:,} elements failed (max_failures)"
     failure = scheduler.tasks.failures.get(task)
@@ -132,7 +142,11 @@ def _take_payloads(run: BegunRun, prepared: PreparedResults) -> None:
     plan, at_rank0 = run.checked.plan, run.checked.scheduler.tasks.at_rank0
     lost = []
     for task, id in enumerate(plan.ids):
-        if at_rank0[task] and task not in plan.arrays:
+        if task in plan.arrays:
+            values = run.resumed.array_values[task]
+            if plan.arrays[task].tree is not None and values.is_complete:
+                prepared.payloads[id] = encode(values[values.count - 1])
+        elif at_rank0[task]:
             try:
                 prepared.payloads[id] = run.home.get((run.name, task))
             except (KeyError, ValueUnavailable) as error:

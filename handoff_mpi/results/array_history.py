@@ -31,6 +31,11 @@ class ArrayLaunch:
     restored: list[tuple[int, Sequence[Interval]]] = field(default_factory=list)
     failed: list[tuple[Sequence[Interval], int, int, str, str, str]] = field(default_factory=list)
 
+    @property
+    def is_fold(self) -> bool:
+        """Whether its value is that of its last element."""
+        return bool(self.digests) and self.digests[0][0] == "fold"
+
 
 def take_over(
     launches: Sequence[ArrayLaunch], values: ArrayValues, is_same: Callable[[ArrayLaunch], IntervalSet]

@@ -19,6 +19,7 @@ from handoff_mpi.results.records import RecordTable
 from handoff_mpi.results.results import PreparedResults, Results
 from handoff_mpi.results.secure_files import open_directory
 from handoff_mpi.results.status_file import read_status
+from handoff_mpi.serialization import encode
 from handoff_mpi.suggestions import did_you_mean
 
 _MAX_LISTED = 10_000
@@ -161,6 +162,10 @@ def _take_array(prepared: PreparedResults, history: History, launch: Launch, tas
     """Take what became of the elements of one array into ``prepared``."""
     table, launches = prepared.records, history.arrays[launch.identity(task)]
     id, values = table.ids[task], values_of_last(launches)
+    if launches[-1].is_fold:
+        if values.is_complete:
+            table.states[task], prepared.payloads[id] = "done", encode(values[values.count - 1])
+        return
     failures: list[FailedElements] = []
     for intervals, rank, attempts, kind, message, traceback in launches[-1].failed:
         output = printed.last_lines((id, intervals[0][0]), attempts) if traceback else ""  # few have one

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from typing import Any
 
 from handoff_mpi import messages
@@ -26,7 +26,7 @@ from handoff_mpi.results.store import Key, ResultStore
 from handoff_mpi.runtime.coordinator_ports import SenderPort
 from handoff_mpi.scheduler import Dispatch, Event, HomeValueLost, Scheduler, Unfetched
 from handoff_mpi.scheduler.arrays import Lease
-from handoff_mpi.serialization import Payload, head_of, nbytes_of
+from handoff_mpi.serialization import Payload, encode, head_of, nbytes_of
 
 
 class _ValueLost(Exception):
@@ -121,8 +121,12 @@ class Dispatcher:
         """Return the share of an array that a lease computes."""
         inputs = self._plan.arrays[lease.array].elements
         intervals = tuple(lease.intervals.intervals())
-        pieces = tuple([tuple([each.piece(*interval) for each in inputs]) for interval in intervals])
+        values = self._values_of
+        pieces = tuple([tuple([each.piece_of(*interval, values) for each in inputs]) for interval in intervals])
         return intervals, pieces, self._scheduler.arrays.tries(number) - 1
+
+    def _values_of(self, id: Hashable) -> ArrayValues:
+        return self.array_values[self._plan.number_of[id]]
 
     def _source(self, rank: int, number: int, codec: object) -> Any:
         scheduler = self._scheduler
@@ -151,7 +155,9 @@ class Dispatcher:
     def _array_payload(self, number: int) -> Payload:
         payload = self._array_payloads.get(number)
         if payload is None:
-            payload = self._array_payloads[number] = self.array_values[number].payload()
+            values, is_fold = self.array_values[number], self._plan.arrays[number].tree is not None
+            payload = encode(values[values.count - 1]) if is_fold else values.payload()
+            self._array_payloads[number] = payload
         return payload
 
     def serve_array(self, rank: int, request_id: int, number: int) -> None:

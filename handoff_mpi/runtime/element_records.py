@@ -63,6 +63,10 @@ class ElementRecords:
         if lease is None:
             return self._plan.ids[number]
         array, intervals = self._plan.ids[lease.array], lease.intervals
+        tree = self._plan.arrays[lease.array].tree
+        if tree is not None:
+            folded = [tree.folded(index) for start, stop in intervals for index in range(start, min(start + 9, stop))]
+            return ElementsKey(array, slices(IntervalSet(folded)))
         if len(intervals) == 1:
             return ElementKey(array, intervals.intervals()[0][0])
         return ElementsKey(array, slices(intervals))

@@ -90,7 +90,7 @@ class JournalWriter:
                 cost = costs.get(id(spec.cost))
                 if cost is None:
                     cost = costs[id(spec.cost)] = _shown(spec.cost)
-                rows.append((plan.sent_id(task), fingerprint(name), plan.code_names[spec.code], spec.inputs, cost))
+                rows.append((plan.sent_id(task), fingerprint(name), plan.code_names[spec.code], spec.needs, cost))
             self._journal.append(("tasks", first, rows))
         if codes:
             self._journal.append(("codes", dict(codes)))

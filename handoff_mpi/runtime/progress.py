@@ -340,7 +340,7 @@ class Progress:
                     continue
                 level = below[task] + (self._of(task).mean_s or 0.0)
                 longest = max(longest, level - (now - started[task] if task in started else 0.0))
-                for each in specs[task].inputs:
+                for each in specs[task].needs:
                     below[each] = max(below[each], level)
             self._path_s = longest
         age_s = now - (self._next_path - PATH_INTERVAL_S)

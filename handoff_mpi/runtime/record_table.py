@@ -39,7 +39,7 @@ def make_table(
     return RecordTable(
         ids=list(plan.ids),
         names=[plan.code_names[spec.code] for spec in specs],
-        inputs=[spec.inputs for spec in specs],
+        inputs=[spec.needs for spec in specs],
         costs=[shown[id(spec.cost)] for spec in specs],
         states=[_STATES[state] for state in tasks.state[:count]],
         attempts=tasks.attempts[:count],

@@ -18,8 +18,10 @@ from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.dag.task_spec import ArraySpec
 from handoff_mpi.messages import ErrorReport, Interval, LeaseReport
+from handoff_mpi.scheduler.array_failures import why_failed
 from handoff_mpi.scheduler.events import Failure
-from handoff_mpi.scheduler.lifecycle import READY, WAITING
+from handoff_mpi.scheduler.lifecycle import FAILED, READY, SKIPPED, WAITING
+from handoff_mpi.scheduler.links import Links
 from handoff_mpi.scheduler.ready import ReadyTasks
 from handoff_mpi.scheduler.tasks import TaskTable
 
@@ -27,8 +29,6 @@ from handoff_mpi.scheduler.tasks import TaskTable
 LEASE_S = 0.01
 #: It should take at least this long, though other slots end sooner then: a message to another rank takes as long.
 MIN_LEASE_S = 0.0001
-#: The kind of failure of an array whose elements were skipped, as an input was lost that cannot be made again.
-SKIPPED_ELEMENTS = "skipped-elements"
 #: At most so many leases are at a slot: one that runs, and one behind it.
 MAX_LEASES = 2
 #: The weight of a new lease in the moving mean of the seconds of an element.
@@ -43,24 +43,42 @@ class Array:
         spec: how many there are, and the user's limits.
         lease_spec: what the scheduler must know of its leases.
         todo: the elements that wait to be leased.
-        done: how many have values.
+        awaited: those that wait for elements of other arrays, or of this one.
+        have: those that have values.
         failures: the elements that failed for good, and why.
         failed: how many these are.
-        skipped: how many will not be computed, since too many failed or the array did.
+        skipped: how many will not be computed, since too many failed, the array did, or an element that they take.
+        bereft: how many of these take an element that failed, or was skipped.
         leases: the numbers of its leases.
         element_s: seconds that an element is expected to take; None while that is unknown.
+        slots: how many slots computed it when a lease was made last.
+        leads: whether it was put at the head of its queue.
     """
 
     spec: ArraySpec
     lease_spec: TaskSpec
     todo: IntervalSet
-    done: int = 0
+    awaited: IntervalSet = field(default_factory=IntervalSet)
+    have: IntervalSet = field(default_factory=IntervalSet)
     failures: list[tuple[tuple[Interval, ...], Failure]] = field(default_factory=list)
     failed: int = 0
     skipped: int = 0
+    bereft: int = 0
     leases: set[int] = field(default_factory=set)
     element_s: float | None = None
     free: list[int] = field(default_factory=list)
+    slots: int = 1
+    leads: bool = False
+
+    @property
+    def done(self) -> int:
+        """How many elements have values."""
+        return len(self.have)
+
+    @property
+    def is_worth_a_lease(self) -> bool:
+        """Whether so many elements wait to be leased that a lease has no fewer than it should."""
+        return len(self.todo) >= self.lease_count(self.slots)
 
     @property
     def has_too_many_failures(self) -> bool:
@@ -82,7 +100,8 @@ class Array:
         """
         if self.element_s is None:
             return 1
-        element_s, share = max(self.element_s, 1e-9), -(-len(self.todo) // max(1, slots))
+        element_s = max(self.element_s, 1e-9)
+        share = -(-(len(self.todo) + len(self.awaited)) // max(1, slots))
         if share * element_s > LEASE_S:
             share = -(-share // 2)
         count = max(min(int(LEASE_S / element_s), share), int(MIN_LEASE_S / element_s))
@@ -120,11 +139,13 @@ class Arrays:
     Attributes:
         of: array number to its elements.
         leases: lease number to its elements; those that ended in this turn are still there.
+        links: the elements that wait for others.
     """
 
     def __init__(self, tasks: TaskTable, ready: ReadyTasks) -> None:
         self.of: dict[int, Array] = {}
         self.leases: dict[int, Lease] = {}
+        self.links = Links(tasks, self._supplied, self._skip_bereft, self._lost)
         self._tasks = tasks
         self._ready = ready
         self._ended: list[int] = []
@@ -136,17 +157,21 @@ class Arrays:
         Args:
             done: array number to the elements that an earlier launch computed.
         """
-        for number, spec in enumerate(specs, first):
-            if spec.array is None:
-                continue
-            todo = IntervalSet([(0, spec.array.count)] if spec.array.count else [])
-            for interval in done.get(number, ()):
-                todo.discard(*interval)
-            array = Array(spec.array, replace(spec, array=None, keep=False), todo)
-            array.done = spec.array.count - len(todo)
-            array.element_s = spec.array.element_s
+        new = {number: spec.array for number, spec in enumerate(specs, first) if spec.array is not None}
+        for number, each in new.items():
+            have = done.get(number, IntervalSet()).copy()
+            array = Array(each, replace(specs[number - first], array=None, keep=False), have.missing(each.count))
+            array.have = have
+            array.element_s = each.element_s
             self.of[number] = array
-            if not todo:
+            if each.links:
+                array.awaited = array.todo
+                array.todo = self.links.add(number, each, array.awaited)
+        for source in {source for number in new for source in self.links.sources_of(number)}:
+            self.links.supply(source, self.of[source].have.intervals())
+            self.links.lose(source, self._lost(source))
+        for number in new:
+            if not self.of[number].todo:
                 self._close(number)
 
     # -- leases ----------------------------------------------------------------------------------------
@@ -167,10 +192,12 @@ class Arrays:
             slots: how many slots compute it.
         """
         array = self.of[number]
+        array.slots = slots
         lease = self._make(number, array.todo.take(array.lease_count(slots)))
         self._tasks.attempts[number] = 1
+        array.leads = not array.awaited or array.is_worth_a_lease
         if array.todo:
-            self._ready.put(number, first=True)
+            self._ready.put(number, first=array.leads)
         else:
             self._ready.exhausted.add(number)
         return lease
@@ -193,8 +220,9 @@ class Arrays:
         count = 0
         for start, stop in report.ended:
             lease.intervals.discard(start, stop)
+            array.have.add(start, stop)
             count += stop - start
-        array.done += count
+        self.links.supply(lease.array, report.ended)
         left = IntervalSet(part for interval in report.left for part in lease.intervals.within(*interval))
         for start, stop in left:
             lease.intervals.discard(start, stop)
@@ -252,13 +280,62 @@ class Arrays:
         array = self.of[number]
         if array.has_too_many_failures:
             array.skipped += len(intervals)
+            self.links.lose(number, intervals.intervals())
             return
         was_exhausted = not array.todo
         array.todo.update(intervals)
         if was_exhausted and array.todo:
-            self._ready.exhausted.discard(number)
-            if self._tasks.state[number] == READY:
-                self._ready.put(number, first=True)
+            self._put(number, True)
+
+    def _put(self, number: int, first: bool) -> None:
+        """Elements of an array that had none to lease wait to be leased."""
+        self._ready.exhausted.discard(number)
+        if self._is_ready(number):
+            self.of[number].leads = first
+            self._ready.put(number, first)
+
+    def _is_ready(self, number: int) -> bool:
+        """Whether an array is READY; while it is submitted, the table of tasks does not know it."""
+        return number < len(self._tasks.state) and self._tasks.state[number] == READY
+
+    # -- links -------------------------------------------------------------------------------------------
+
+    def _supplied(self, number: int, found: Sequence[Interval]) -> None:
+        """Elements that waited for others may be leased now.
+
+        Among linked arrays the one that is furthest from the sources goes first, so that few values wait to be taken;
+        but not for less than a lease, while its sources have more to do.
+        """
+        array = self.of[number]
+        if array.has_too_many_failures:
+            self._skip_bereft(number, found)
+            self.links.lose(number, found)
+            return
+        was_exhausted = not array.todo
+        array.todo.update(found)
+        if was_exhausted:
+            self._put(number, array.is_worth_a_lease)
+        elif not array.leads and array.is_worth_a_lease and self._is_ready(number):
+            self._ready.remove(number)
+            self._put(number, True)
+
+    def _skip_bereft(self, number: int, intervals: Sequence[Interval]) -> None:
+        """Elements take others that will have no values."""
+        array, count = self.of[number], sum(stop - start for start, stop in intervals)
+        array.skipped += count
+        array.bereft += count
+        self._close(number)
+
+    def _lost(self, number: int) -> list[Interval]:
+        """Return the elements of an array that will have no values."""
+        array = self.of[number]
+        lost = array.have.missing(array.spec.count)
+        if number < len(self._tasks.state) and self._tasks.state[number] in (FAILED, SKIPPED):
+            return lost.intervals()
+        for elements in (array.todo, array.awaited, *(self.leases[lease].intervals for lease in array.leases)):
+            for interval in elements:
+                lost.discard(*interval)
+        return lost.intervals()
 
     # -- ends --------------------------------------------------------------------------------------------
 
@@ -278,20 +355,27 @@ class Arrays:
         array = self.of[lease.array]
         array.failures += self.failures_of(number)
         array.failed += len(lease.intervals)
+        self.links.lose(lease.array, lease.intervals.intervals())
         if array.has_too_many_failures:
             self.drop(lease.array)
         self.end(number)
 
     def skip(self, number: int) -> None:
         """A lease was skipped, in the task table too: so are its elements."""
-        self.of[self.leases[number].array].skipped += len(self.leases[number].intervals)
+        lease = self.leases[number]
+        self.of[lease.array].skipped += len(lease.intervals)
+        self.links.lose(lease.array, lease.intervals.intervals())
         self.end(number)
 
     def drop(self, number: int) -> None:
         """Nothing more of an array begins."""
         array = self.of[number]
-        array.skipped += len(array.todo)
+        dropped = array.todo.intervals() + array.awaited.intervals()
+        array.skipped += sum(stop - start for start, stop in dropped)
         array.todo = IntervalSet()
+        for interval in array.awaited.intervals():
+            array.awaited.discard(*interval)
+        self.links.lose(number, dropped)
         if self._tasks.state[number] == READY and number not in self._ready.exhausted:
             self._ready.remove(number)
         self._ready.exhausted.add(number)
@@ -310,26 +394,22 @@ class Arrays:
         Args:
             fail: called with an array that failed, and why.
         """
+        self._to_check.update(dict.fromkeys(self.links.lose_with_sources()))
         while self._to_check:
             number, _ = self._to_check.popitem()
             array = self.of[number]
-            if array.todo or array.leases or self._tasks.state[number] not in (READY, WAITING):
+            is_open = array.todo or array.awaited or array.leases
+            if is_open or self._tasks.state[number] not in (READY, WAITING) or self.links.may_fold(number):
                 continue
-            if array.failed or array.skipped:
-                fail(number, self._why_failed(array))
+            if array.failed or array.skipped > array.bereft or self.links.has_nothing_to_fold(number):
+                how = array.skipped, array.failed, array.has_too_many_failures
+                fail(number, why_failed(array.spec, array.failures, *how))
+            elif array.bereft:
+                self.links.skip(number)
             else:
                 self._tasks.complete(number)
-
-    def _why_failed(self, array: Array) -> ErrorReport:
-        """Return why an array failed: the first failure of its elements stands for all."""
-        if not array.failures:
-            return ErrorReport(SKIPPED_ELEMENTS, f"{array.skipped:,} of {array.spec.count:,} elements were skipped")
-        intervals, first = min(array.failures, key=lambda each: min(each[0]))
-        start, _ = min(intervals)
-        count = f"{array.failed:,} of {array.spec.count:,} elements failed"
-        limit = f" (max_failures is {array.spec.max_failures:,})" if array.has_too_many_failures else ""
-        message = f"{count}{limit}, the first one at index {start}: {first.kind}: {first.message}"
-        return ErrorReport(first.kind, message, first.traceback, (), first.place, -1, first.output, start)
+            self._to_check.update(dict.fromkeys(self.links.consumers_of(number)))
+            self._to_check.update(dict.fromkeys(self.links.lose_with_sources()))
 
     def has_work(self, number: int) -> bool:
         """Whether a number that is in flight stands for anything whose end is not known: a lease may have no more."""
@@ -344,7 +424,8 @@ class Arrays:
         """Return ``facts`` of an array with those of its elements; while any run, nothing else need be explained."""
         array = self.of[number]
         counts = {"count": array.spec.count, "done": array.done, "failed": array.failed, "skipped": array.skipped}
-        facts["elements"] = {**counts, "leases": len(array.leases), "waiting": len(array.todo)}
+        waiting = len(array.todo) + len(array.awaited)
+        facts["elements"] = {**counts, "leases": len(array.leases), "waiting": waiting}
         if array.leases:
             facts |= {"state": "running", "reasons": []}
         return facts

@@ -60,8 +60,8 @@ class Explainer:
         """Return where a task stands, and the reasons why it does not run, each with its cause."""
         state = self.tasks.state[task]
         facts: Facts = {**self.standing(task), "attempts": self.tasks.attempts[task], "now_s": self.now, "reasons": []}
-        if state == WAITING:
-            facts["reasons"] = [*self._stopping(), self._inputs(task)]
+        if state == WAITING or (state == READY and self._waits_for_elements(task)):
+            facts |= {"state": "waiting", "reasons": [*self._stopping(), self._inputs(task)]}
         elif state == READY:
             facts["reasons"] = self._why_ready(task)
         elif state == DISPATCHED:
@@ -102,11 +102,16 @@ class Explainer:
     def _stopping(self) -> list[Facts]:
         return [{"cause": "stopping", "why": self.stopping}] if self.stopping else []
 
+    def _waits_for_elements(self, task: int) -> bool:
+        """Whether a READY array has elements that wait for those of others, and no elements to lease."""
+        array = self.tasks.specs[task].array
+        return array is not None and bool(array.links) and task in self.ready.exhausted
+
     def _inputs(self, task: int) -> Facts:
         """Return the inputs that are open, and the chains from them to tasks that wait for no input."""
         tasks = self.tasks
-        found = find_open_inputs(task, lambda each: tasks.specs[each].inputs, lambda each: not tasks.is_available(each))
-        missing = tasks.lost_inputs(task)
+        found = find_open_inputs(task, lambda each: tasks.specs[each].needs, lambda each: not tasks.is_available(each))
+        missing = [each for each in tasks.specs[task].needs if not tasks.is_available(each)]
         return {
             "cause": "inputs",
             "inputs": [self.standing(each) for each in missing[:MAX_INPUTS]],

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.scheduler.events import ValueLocation
 
 
 def restore(
-    specs: Sequence[TaskSpec], left: Callable[[int], ValueLocation], is_intact: Callable[[int], bool]
+    specs: Sequence[TaskSpec],
+    left: Callable[[int], ValueLocation],
+    is_intact: Callable[[int], bool],
+    wanted: Collection[int] = (),
 ) -> dict[int, ValueLocation]:
     """Return where the values of the tasks rest that need not run.
 
@@ -20,10 +23,11 @@ def restore(
     Args:
         left: where the value of a task lies as far as is known, NOWHERE if nothing is left of it.
         is_intact: whether the file of a task's value is there, and undamaged.
+        wanted: tasks whose values are needed, beside those that are kept.
     """
     rest: dict[int, ValueLocation] = {}
     met = bytearray(len(specs))
-    stack = [task for task, spec in enumerate(specs) if spec.keep]
+    stack = [task for task, spec in enumerate(specs) if spec.keep or task in wanted]
     for task in stack:
         met[task] = 1
     while stack:
@@ -32,7 +36,7 @@ def restore(
         if found == ValueLocation.HOME or (found == ValueLocation.FILE and is_intact(task)):
             rest[task] = found
             continue
-        for each in specs[task].inputs:
+        for each in specs[task].needs:
             if not met[each]:
                 met[each] = 1
                 stack.append(each)

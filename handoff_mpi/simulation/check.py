@@ -65,14 +65,16 @@ def check_arrays(scheduler: Scheduler) -> None:
     arrays, state = scheduler.arrays, scheduler.tasks.state
     leases = {number: lease for number, lease in arrays.leases.items() if not lease.has_ended}
     for number, array in arrays.of.items():
-        parts = [IntervalSet(elements) for elements, _ in array.failures] + [array.todo.copy()]
+        parts = [IntervalSet(elements) for elements, _ in array.failures] + [array.todo.copy(), array.awaited]
         parts += [lease.intervals for lease in leases.values() if lease.array == number]
         together = IntervalSet(interval for part in parts for interval in part)
         assert len(together) == sum(map(len, parts)), f"an element of array {number} is in two places"
         assert len(together) + array.done + array.skipped == array.spec.count
         assert array.leases == {each for each, lease in leases.items() if lease.array == number}
         if state[number] in (State.READY, State.WAITING):
-            assert array.todo or array.leases, f"array {number} has ended, and does not know"
+            may_be_skipped = array.spec.tree is not None and array.bereft  # or fails, if nothing is there to fold
+            is_open = array.todo or array.awaited or array.leases or may_be_skipped
+            assert is_open, f"array {number} has ended, and does not know"
             assert bool(array.todo) != (number in scheduler.ready.exhausted)
         assert state[number] != State.DONE or array.done == array.spec.count
 

@@ -151,7 +151,7 @@ def _source_of_dag(target: str, dag_args: list[str]) -> GraphSource | None:
         dag.id,
         plan.ids,
         [_name(plan, spec) for spec in plan.specs],
-        [spec.inputs for spec in plan.specs],
+        [spec.needs for spec in plan.specs],
         [costs[id(spec.cost)] for spec in plan.specs],
     )
 

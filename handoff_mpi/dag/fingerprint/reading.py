@@ -101,6 +101,8 @@ class _Reading:
         content: everything but its inputs' fingerprints.
         inputs: whose values it takes: ids, then (by :func:`_link`) positions in the list of readings.
         elements: of an array, whose value depends on them, while its fingerprint does not.
+        link_count: how many of the inputs, the last ones, are arrays whose elements it takes one by one.
+        linked: these.
     """
 
     id: Hashable
@@ -109,6 +111,8 @@ class _Reading:
     note: str = ""
     fingerprint: bytes | None = None
     elements: Sequence[ElementInput] = ()
+    link_count: int = 0
+    linked: Sequence[_Reading] = ()
     _of_value: bytes | None = None
 
     @property
@@ -119,8 +123,11 @@ class _Reading:
         if self._of_value is None:
             digest_object = ObjectDigests()
             digests = [each.digests(digest_object) for each in self.elements]
-            if all(map(has_all, digests)):
-                self._of_value = hashed(self.fingerprint + marshal.dumps(digests, 2))
+            of_linked = [each.of_value for each in self.linked]
+            if all(map(has_all, digests)) and None not in of_linked:
+                self._of_value = hashed(
+                    self.fingerprint + marshal.dumps((digests, of_linked) if of_linked else digests, 2)
+                )
         return self._of_value
 
 
@@ -173,7 +180,11 @@ def _finish(readings: list[_Reading], number: int, roots: dict[int, str]) -> Non
     if not reading.inputs:
         reading.fingerprint = hashed(reading.content)
         return
-    sources = [readings[source].of_value for source in reading.inputs]
+    plain, linked = reading.inputs[: len(reading.inputs) - reading.link_count], reading.inputs[-reading.link_count :]
+    sources = [readings[source].of_value for source in plain]
+    if reading.link_count:
+        reading.linked = [readings[source] for source in linked]
+        sources += [each.fingerprint for each in reading.linked]
     if None in sources:
         source = reading.inputs[sources.index(None)]
         root = roots[number] = roots.get(source) or f"the elements of {shown_value(readings[source].id)}"
@@ -204,7 +215,8 @@ class _Reader:
             head, end = self._shared.get((id(function.code), kind)) or self._share(function, kind)
             content = b"".join((head, len(body).to_bytes(8, "little"), body, end))
             elements = function.elements if isinstance(function, ArrayFunction) else ()
-            return _Reading(function.id, content, inputs, elements=elements)
+            linked = function.linked_ids
+            return _Reading(function.id, content, [*inputs, *linked], elements=elements, link_count=len(linked))
         except Unfit as unfit:
             return _Reading(function.id, note=str(unfit))
         except Exception as error:

@@ -362,7 +362,8 @@ class Plan:
     def _kept_and_staying(self, first: int) -> tuple[Collection[int], set[int]]:
         """Sinks are kept, and what the user named; values with a codec stay at their producer."""
         consumed = {number for sources in self.sources[first:] for number, _ in sources}
-        consumed.update(link.source for array in self.arrays.values() for link in array.links)
+        linked = [self.arrays[number].links for number in range(first, len(self.ids)) if number in self.arrays]
+        consumed.update(link.source for links in linked for link in links)
         staying = {number for sources in self.sources[first:] for number, codec in sources if codec is not None}
         for number in staying:
             if number < first:  # it is known to the scheduler: all that share its spec stay from now on

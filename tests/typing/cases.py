@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,11 @@ dag.map(power, [1.0], Fixed("3"))  # E: arg-type
 dag.map(power, [1.0], 3)  # E: call-overload
 dag.map(power, [1.0], [2], cost=[{"cpu": 1}])  # E: call-overload
 dag.map(power, [1.0], [2], chunksize=7)  # E: call-overload, call-overload
+dag.map(power, xs, xs[::-1], id="powers")
+assert_type(dag.reduce(max, xs[2:], fan_in=8, id="largest"), Handle)
+dag.reduce(math.gcd, [12, 18], cost={"cpu": 1}, timeout=5)
+dag.reduce(math.gcd, ["a"])  # E: arg-type
+dag.reduce(math.gcd, [12, 18], max_failures=1)  # E: call-arg
 with dag:
     squares = load.map(["a.csv", "b.csv"], max_retries=2)
     assert_type(squares, list[list[float]])

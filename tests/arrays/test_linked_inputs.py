@@ -1,4 +1,4 @@
-"""Inputs that take values of arrays: pieces compared with lists of values, whatever columns these lie in."""
+"""Inputs that take values of arrays: pieces compared with lists of values, in columns of all kinds."""
 
 import random
 

@@ -32,7 +32,7 @@ def plan_of(arguments, step):
 
 
 def taken(plan, number, index):
-    """What an element takes: (array, index) of others."""
+    """Return what an element takes: (array, index) of others."""
     return [
         (number if link.source == OWN else link.source, each)
         for link in plan.arrays[number].links

@@ -100,7 +100,7 @@ def test_arrays_of_arrays_have_the_values_of_plain_maps():
     assert results["takes it"][0] == 53
 
 
-def test_floats_are_folded_in_the_same_order_whatever_the_leases_are():
+def test_floats_are_folded_in_the_same_order_by_leases_of_any_size():
     def total(**options):
         with DAG() as dag:
             xs = dag.map(lambda index: 1 / (index + 1), range(3000), chunk=options.get("chunk"))

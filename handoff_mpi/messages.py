@@ -123,6 +123,7 @@ class LeaseReport(NamedTuple):
 Entry: TypeAlias = "tuple[int, int, int, Any, int, float, float, bool]"
 
 #: A share of an array: (intervals, pieces of the element inputs of each interval, how often these elements were tried).
+#: A number in the place of a piece is the position of a source, whose value the only element is.
 LeaseElements: TypeAlias = "tuple[tuple[Interval, ...], tuple[tuple[Any, ...], ...], int]"
 #: (task, attempt, id, call template, sources, timeout_s, flags, elements); a source is (task, codec, payload or None,
 #: holders). Without payload and holders the value lies in a file. ``elements`` are those of a lease, else None.

@@ -149,6 +149,7 @@ COVERED_BY = {
     "runtime/worker_driver.py": "runtime/test_output.py",
     "runtime/worker_loop.py": "launch/test_start.py",
     "runtime/worker_reports.py": "runtime/test_scheduler_loop.py",
+    "scheduler/array_state.py": "scheduler/test_arrays.py",
     "scheduler/array_failures.py": "scheduler/test_linked_arrays.py",
     "scheduler/crash_tracker.py": "scheduler/test_arrays.py",
     "scheduler/dead_ends.py": "scheduler/test_machine.py",

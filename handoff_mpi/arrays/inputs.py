@@ -186,6 +186,15 @@ class ElementInput(ABC):
         blocks = (self._digest(start, min(start + BLOCK, self._count), digest_object) for start in starts)
         return "blocks", self._count, b"".join(blocks)
 
+    def digest_of(self, indices: range, digest_object: DigestObject | None = None) -> bytes:
+        """Return the digest of some elements in their order, zeros if one has none; they have been encoded."""
+        if not indices:
+            return hashed([])
+        if indices.step == 1:
+            return self._digest(indices.start, indices.stop, digest_object)
+        pieces = [self.piece(index, index + 1) for index in indices]
+        return digest_of(itertools.chain.from_iterable(pieces), digest_object)
+
     def same_prefix(self, earlier: Digests, digest_object: DigestObject | None = None) -> IntervalSet:
         """Return the indices whose elements are certainly those of an earlier launch.
 

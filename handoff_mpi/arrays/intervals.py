@@ -109,6 +109,19 @@ class IntervalSet:
         pairs = zip(self._starts[first:last], self._stops[first:last], strict=True)
         return [(max(low, start), min(high, stop)) for low, high in pairs] if start < stop else []
 
+    def last_of(self, indices: range) -> int | None:
+        """Return the largest of the ascending ``indices`` that is a member, None if none is."""
+        if not indices:
+            return None
+        place = bisect_right(self._starts, indices[-1]) - 1
+        while place >= 0 and self._stops[place] > indices.start:
+            last = min(self._stops[place] - 1, indices[-1])
+            last -= (last - indices.start) % indices.step
+            if last >= self._starts[place]:
+                return last
+            place -= 1
+        return None
+
     def missing(self, count: int) -> IntervalSet:
         """Return the integers of ``range(count)`` that are not members."""
         others = IntervalSet([(0, count)])

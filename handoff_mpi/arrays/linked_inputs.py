@@ -55,6 +55,11 @@ class LinkedInput(ElementInput):
     def links(self, number_of: Mapping[Hashable, int]) -> list[Link]:
         return [Link(number_of[self.id], self._indices)]
 
+    def taken(self, elements: range) -> range:
+        """Return the indices in the other array that some elements take."""
+        first, step = self._indices.start, self._indices.step
+        return range(first + elements.start * step, first + elements.stop * step, elements.step * step)
+
     def digests(self, digest_object: DigestObject | None = None) -> Digests:
         return "link", self._count, self._indices.start, self._indices.step
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import numpy
 
 
+#: Of values at larger distances none are sent that lie between them.
+MAX_SENT_STEP = 8
+
+
 class _Segment(NamedTuple):
     """Indices whose values lie side by side: that of ``start`` at position ``first`` of ``column``."""
 
@@ -125,6 +129,19 @@ class ArrayValues:
         if step < 0:
             found.reverse()
         return found
+
+    def parts(self, indices: range) -> Iterator[tuple[Packed, int, int]]:
+        """Yield columns that the values of the ascending ``indices`` lie in, in order, so far as they are there.
+
+        Of each the first value and those at multiples of the step behind it are meant: ``(column, index of the first
+        value, step)``.
+        """
+        for segment in self._between(indices.start, indices.stop) if indices else ():
+            inside = indices[_position(indices, segment.start) : _position(indices, segment.stop)]
+            if len(inside) > 1 and inside.step > MAX_SENT_STEP:
+                yield from ((segment.part(index, index + 1), index, 1) for index in inside)
+            elif inside:
+                yield segment.part(inside[0], inside[-1] + 1), inside[0], inside.step
 
     def to_numpy(self) -> numpy.ndarray[Any, Any]:
         """Return the values that are there, in the order of their indices, as one array; axis 0 is that of elements."""

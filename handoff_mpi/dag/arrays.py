@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Generic, TypeVar
 
 from handoff_mpi.arrays.inputs import ElementInput, freeze_elements
@@ -19,14 +19,14 @@ from handoff_mpi.arrays.trees import Tree
 from handoff_mpi.dag.call_template import ELEMENT, Placeholder
 from handoff_mpi.dag.function import (
     DECLARES,
-    REFERENCES,
     REGULAR,
     VARIADIC,
     Argument,
     Function,
     describe_unknown,
 )
-from handoff_mpi.dag.handle import HANDLES, ArrayHandle, ArraySlice, Handle
+from handoff_mpi.dag.handle import HANDLES, ArrayElement, ArrayHandle, ArraySlice, Handle
+from handoff_mpi.dag.handle_elements import references_of, with_handles
 from handoff_mpi.dag.task_spec import ArraySpec
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show, type_name
@@ -88,6 +88,10 @@ class ArrayFunction(Function):
     def linked_ids(self) -> Sequence[Hashable]:
         return list(dict.fromkeys(id for each in self.elements for id in each.array_ids))
 
+    @property
+    def element_ids(self) -> Sequence[Hashable]:
+        return list(dict.fromkeys(reference.id for _, _, reference in references_of(self.elements)))
+
     def freeze(self, number_of: Mapping[Hashable, int]) -> FrozenArray:
         """Return its elements, which are still to be encoded, with a share of failures as their number.
 
@@ -111,6 +115,7 @@ class FrozenArray:
     Attributes:
         elements: its inputs, encoded.
         count, chunk, max_failures, links: as of :class:`~handoff_mpi.dag.task_spec.ArraySpec`.
+        handles: the elements that stand for values of functions: (number of an input, number of the source), by index.
     """
 
     elements: tuple[ElementInput, ...]
@@ -118,6 +123,7 @@ class FrozenArray:
     chunk: int | None
     max_failures: int | None
     links: tuple[Link, ...] = ()
+    handles: Mapping[int, Sequence[tuple[int, int]]] = field(default_factory=dict)
 
     @property
     def tree(self) -> Tree | None:
@@ -127,7 +133,8 @@ class FrozenArray:
     @property
     def spec(self) -> ArraySpec:
         """The facts that the scheduler has of it."""
-        return ArraySpec(self.count, self.chunk, self.max_failures, self.links, self.tree)
+        taken = {index: tuple(dict.fromkeys(source for _, source in each)) for index, each in self.handles.items()}
+        return ArraySpec(self.count, self.chunk, self.max_failures, self.links, self.tree, taken)
 
 
 # -- declaration -------------------------------------------------------------------------------------------
@@ -135,7 +142,7 @@ class FrozenArray:
 #: Handles whose elements are taken one by one.
 LISTS = frozenset({ArrayHandle, ArraySlice})
 #: Iterables that each element takes whole.
-BROADCAST = frozenset({Fixed, Handle, Argument})
+BROADCAST = frozenset({Fixed, Handle, ArrayElement, Argument})
 #: By class of code: its function, and the options that it was declared with.
 DECLARED: dict[type, Callable[[Any], tuple[Callable[..., Any], Mapping[str, Any]]]] = {}
 #: The options of an array that a function does not have, and the id.
@@ -244,7 +251,7 @@ def read_elements(values: Any, number: int, where: str) -> ElementInput:
     except DAGError as error:
         raise DAGError(error.problems, where) from error
     if type(values) in (list, tuple) or not isinstance(values, Sequence):  # others may read their items when asked
-        _check_elements(elements, where)
+        return with_handles(elements, where)
     return elements
 
 
@@ -253,16 +260,6 @@ def _check_iterable(values: Any, number: int, where: str) -> None:
     if not (hasattr(kind, "__iter__") or hasattr(kind, "__getitem__")):
         remedy = "pass Fixed(...) of it if each element takes it whole"
         raise DAGError(f"argument {number} is {show(values)}, which is no iterable; {remedy}", where)
-
-
-def _check_elements(elements: ElementInput, where: str) -> None:
-    """Refuse elements that stand for values."""
-    if REFERENCES.isdisjoint(elements.types()):
-        return
-    index = next(index for index in range(len(elements)) if type(elements[index]) in REFERENCES)
-    what = f"element {index:,} of {elements.name} is {show(elements[index])}, and a handle cannot be an element"
-    remedy = "add a function for each handle, or pass Fixed([...]) if each element takes all of them"
-    raise DAGError(f"{what}; {remedy}", where)
 
 
 def _check_lengths(lengths: Mapping[int, int], iterables: Sequence[Any], where: str) -> None:

@@ -9,7 +9,16 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Protocol, TypeAlias
 
 from handoff_mpi.dag.codec import Deserializer, Serializer
-from handoff_mpi.dag.handle import HANDLES, ArrayHandle, Handle, StandsForValue, UnresolvedHandle
+from handoff_mpi.dag.handle import (
+    HANDLES,
+    OF_ARRAYS,
+    ArrayElement,
+    ArrayHandle,
+    ArraySlice,
+    Handle,
+    StandsForValue,
+    UnresolvedHandle,
+)
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show, type_name
 from handoff_mpi.resources.amounts import STANDARD
@@ -21,6 +30,8 @@ REGULAR: Final = "regular"
 INLINE: Final = "inline"
 VARIADIC: Final = "variadic"
 AS_LIST: Final = "as_list"
+#: Of an :class:`Argument`: elements of an array that have no value are left out.
+SKIP: Final = "skip"
 
 #: What other tools call the fields of a function.
 _OTHER_WORDS = {
@@ -59,6 +70,9 @@ class Argument(StandsForValue):  # type: ignore[misc]
         id: the function whose value this is, or its handle.
         serialize: ``(value, source_rank, target_rank) -> payload``, called on the rank that holds the value.
         deserialize: ``(payload, source_rank, target_rank) -> value``, called on the consumer's rank.
+        missing: of an array, or a slice of one, "skip": the argument is a list of pairs (index, value) of those
+            elements that have values, and the function runs though others have failed. By default it is skipped then.
+        handle: the handle that ``id`` was, of an array or of elements of one; else None.
 
     Both receive the two ranks, so that they can skip the work where these are the same, or send only
     the part of a value that the consumer needs.
@@ -67,14 +81,22 @@ class Argument(StandsForValue):  # type: ignore[misc]
     id: Any
     serialize: Serializer | None = None
     deserialize: Deserializer | None = None
+    missing: Literal["skip"] | None = None
+    handle: Handle | None = field(init=False, default=None, repr=False)
 
     if TYPE_CHECKING:  # they do not see the one that dataclass makes where a base class is any type
 
         def __init__(
-            self, id: Any, serialize: Serializer | None = None, deserialize: Deserializer | None = None
+            self,
+            id: Any,
+            serialize: Serializer | None = None,
+            deserialize: Deserializer | None = None,
+            missing: Literal["skip"] | None = None,
         ) -> None: ...
 
     def __post_init__(self) -> None:
+        if type(self.id) in OF_ARRAYS:
+            object.__setattr__(self, "handle", self.id)
         object.__setattr__(self, "id", input_id(self.id))
 
     def __copy__(self) -> Argument:
@@ -209,6 +231,11 @@ class Function:
         return ()
 
     @property
+    def element_ids(self) -> Sequence[Hashable]:
+        """The ids of the functions whose values are elements of an array."""
+        return ()
+
+    @property
     def name(self) -> str:
         """The name of the code, for people."""
         code: Any = self.code
@@ -247,8 +274,15 @@ DECLARES: set[type] = {Function}
 _AS_THEY_ARE: dict[type, Callable[[Any], tuple[Any, ...]]] = {
     Handle: lambda handle: (Handle, (handle.id,)),
     ArrayHandle: lambda handle: (ArrayHandle, (handle.id, len(handle))),
-    Argument: lambda argument: (Argument, (argument.id, argument.serialize, argument.deserialize)),
+    ArraySlice: lambda handle: (ArraySlice, (handle.id, handle.array_count, handle.elements)),
+    ArrayElement: lambda handle: (ArrayElement, (handle.id, handle.array_count, handle.index)),
+    Argument: lambda argument: (Argument, _given_to(argument)),
 }
+
+
+def _given_to(argument: Argument) -> tuple[Any, ...]:
+    given = argument.id if argument.handle is None else argument.handle
+    return given, argument.serialize, argument.deserialize, argument.missing
 
 
 def describe_unknown(names: Sequence[str], known: Collection[str], synonyms: Mapping[str, str] | None = None) -> str:

@@ -239,19 +239,23 @@ def _position(values: _Values, index: Any) -> int:
 
 def _checked(values: _Values, index: slice) -> slice:
     """Return a slice of plain integers."""
-    start, stop, step = (
-        None if part is None else _whole(values, part) for part in (index.start, index.stop, index.step)
-    )
+    parts = index.start, index.stop, index.step
+    start, stop, step = (None if part is None else _whole(values, part) for part in parts)
     if step == 0:
         raise DAGError(f"cannot take a slice of {values!r} with step 0: no element follows another; use a step like 1")
     return slice(start, stop, step)
 
 
 def _whole(values: _Values, number: Any) -> int:
-    if type(number).__name__ in _BOOLS or not hasattr(type(number), "__index__"):
-        remedy = "use a whole number, a slice of such, or a function that picks from the whole list"
-        raise DAGError(f"cannot index {values!r} with {show(number)}, which is no whole number; {remedy}")
-    return operator.index(number)
+    is_handle = type(number) in HANDLES  # which says itself why it is none
+    try:
+        if type(number).__name__ not in _BOOLS:
+            return operator.index(number)
+    except Exception:  # objects answer what they like
+        if is_handle:
+            raise
+    remedy = "use a whole number, a slice of such, or a function that picks from the whole list"
+    raise DAGError(f"cannot index {values!r} with {show(number)}, which is no whole number; {remedy}") from None
 
 
 def _not_iterable(values: _Values, what: str) -> TypeError:

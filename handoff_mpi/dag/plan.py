@@ -23,11 +23,13 @@ from handoff_mpi.dag.faults import Faults, without_addresses
 from handoff_mpi.dag.function import AS_LIST, REFERENCES, Argument, Collocated, Function, input_id
 from handoff_mpi.dag.function import INLINE as INLINE_TYPE
 from handoff_mpi.dag.handle import UnresolvedHandle
+from handoff_mpi.dag.handle_elements import references_of
 from handoff_mpi.dag.ids import is_plain_id
 from handoff_mpi.dag.kinds import Kinds
 from handoff_mpi.dag.parts import find_innermost, roots_of_code, roots_of_values
-from handoff_mpi.dag.references import ReferenceFinder, describe_hidden, inputs_of
+from handoff_mpi.dag.references import SPECIAL, ReferenceFinder, describe_hidden, inputs_of
 from handoff_mpi.dag.retry_on import names_of
+from handoff_mpi.dag.selections import SelectionTable
 from handoff_mpi.dag.surroundings import Surroundings, surroundings_of
 from handoff_mpi.dag.task_spec import ArraySpec, TaskSpec
 from handoff_mpi.dag.template_builder import Codec, TemplateBuilder
@@ -81,9 +83,10 @@ class _Settings:
         code: int,
         stays: bool,
         array: ArraySpec | None = None,
+        takes: tuple[int, ...] | None = None,
     ) -> TaskSpec:
         """Return the specification of a task of this kind."""
-        return TaskSpec(inputs, *self._before, group, keep, code, stays, *self._behind, array)
+        return TaskSpec(inputs, *self._before, group, keep, code, stays, *self._behind, array, takes)
 
 
 class Plan:
@@ -98,6 +101,7 @@ class Plan:
         constants: payloads of large constants.
         number_of: id to task number; inline functions have none.
         arrays: the elements of those that are arrays, by task number.
+        selections: the elements of arrays that functions take; in ``sources`` they have numbers as tasks have.
 
     Args:
         keep: the ids of values that are kept, or "all".
@@ -118,6 +122,7 @@ class Plan:
         self._code_numbers = self._tables.code_numbers
         self.number_of: dict[Hashable, int] = {}
         self.arrays: dict[int, FrozenArray] = {}
+        self.selections = SelectionTable(self.arrays)
         self._keep_all = keep == "all"
         self._keep = frozenset(() if isinstance(keep, str) else keep)
         self._inline: dict[Hashable, Function] = {}
@@ -156,6 +161,10 @@ class Plan:
         for function in regular:
             self.number_of[function.id] = len(self.ids)
             self.ids.append(function.id)
+        for function in regular:
+            if type(function) is ArrayFunction:
+                self.arrays[self.number_of[function.id]] = function.freeze(self.number_of)
+        self.selections.begin(len(self.ids))
         self._bare_sources += [None] * (len(self.ids) - first)
         problems = list(self._make_ids_sendable(first))
         with one_state():
@@ -227,6 +236,23 @@ class Plan:
         """Return what stands for the id of a task in messages and files."""
         return self._odd_ids.get(number, self.ids[number]) if self._odd_ids else self.ids[number]
 
+    def sources_of(self, task: int, element: int = -1) -> tuple[tuple[int, Codec | None], ...]:
+        """Return the sources of a call of ``task``, each once; of an array, with those of one element of it.
+
+        Args:
+            element: the first element of the call: if it takes values alone, it is the only one.
+        """
+        sources = self.sources[task]
+        handles = self.arrays[task].handles if task in self.arrays else {}
+        if element not in handles:
+            return sources
+        return tuple(dict.fromkeys([*sources, *((source, None) for _, source in handles[element])]))
+
+    def shown_source(self, number: int) -> str:
+        """Return how a user writes the source with that number: the id of a function, and elements of an array."""
+        selection = self.selections.get(number)
+        return show(self.ids[number]) if selection is None else show(self.ids[selection.array]) + selection.text
+
     def _freeze_all(self, functions: Iterable[Function], settings_of: Iterable[_Settings]) -> Iterable[str]:
         """Freeze ``functions``; yield what is wrong with those that cannot be frozen."""
         faults = Faults()
@@ -283,8 +309,14 @@ class Plan:
 
     def _freeze_elements(self, array: ArrayFunction) -> Iterable[str]:
         """Encode the elements of ``array``; yield what is wrong with those that cannot be."""
-        frozen = self.arrays[self.number_of[array.id]] = array.freeze(self.number_of)
-        for elements in frozen.elements:
+        number = self.number_of[array.id]
+        handles: dict[int, list[tuple[int, int]]] = {}
+        for position, index, reference in references_of(array.elements):
+            source = self.selections.number_of(reference, self.number_of[reference.id])
+            handles.setdefault(index, []).append((position, source))
+        if handles:
+            self.arrays[number] = replace(self.arrays[number], handles=handles)
+        for elements in array.elements:
             try:
                 elements.encode()
             except DAGError as error:
@@ -296,16 +328,27 @@ class Plan:
         sources, code = self.sources[number], self.call_templates[number][0][0]
         if sources or number in self.arrays:
             inputs = (sources[0][0],) if len(sources) == 1 else tuple(dict.fromkeys([each for each, _ in sources]))
+            takes = None
+            if self.selections and any(self.selections.get(each) for each in inputs):
+                takes, inputs = inputs, tuple(dict.fromkeys(map(self.selections.task_of, inputs)))
             array = self.arrays.get(number)
-            return settings.spec(inputs, group, keep, code, stays, None if array is None else array.spec)
+            own = settings.spec(inputs, group, keep, code, stays, None if array is None else array.spec, takes)
+            if array is not None and array.handles:
+                own.element_inputs = self._element_inputs(array)
+            return own
         key = (group, keep, code, stays)
         spec = settings.shared_specs.get(key)
         if spec is None:
             spec = settings.shared_specs[key] = settings.spec((), *key)
         return spec
 
+    def _element_inputs(self, array: FrozenArray) -> tuple[int, ...]:
+        """Return the tasks whose values, or elements, some elements of ``array`` are."""
+        sources = (source for each in array.handles.values() for _, source in each)
+        return tuple(dict.fromkeys(map(self.selections.task_of, sources)))
+
     def _call_template(self, function: Function) -> tuple[CallTemplate, tuple[tuple[int, Codec | None], ...]]:
-        builder = TemplateBuilder(self._tables, self.number_of, self._inline)
+        builder = TemplateBuilder(self._tables, self.number_of, self._inline, self.selections)
         call_template = builder.call_template(function)
         return call_template, tuple(builder.sources)
 
@@ -323,7 +366,10 @@ class Plan:
             number = self.number_of.get(input_id(reference))
             if number is None:
                 return None
-            sources.append(self._bare_source(number))
+            if type(reference) in SPECIAL:
+                sources.append((self.selections.number_of(reference, number), None))
+            else:
+                sources.append(self._bare_source(number))
         if len(sources) > 1 and len(set(sources)) < len(sources):
             return None
         assert function.code is not None
@@ -362,8 +408,10 @@ class Plan:
     def _kept_and_staying(self, first: int) -> tuple[Collection[int], set[int]]:
         """Sinks are kept, and what the user named; values with a codec stay at their producer."""
         consumed = {number for sources in self.sources[first:] for number, _ in sources}
-        linked = [self.arrays[number].links for number in range(first, len(self.ids)) if number in self.arrays]
-        consumed.update(link.source for links in linked for link in links)
+        consumed.update(selection.array for selection in self.selections.all)
+        for array in [self.arrays[number] for number in range(first, len(self.ids)) if number in self.arrays]:
+            consumed.update(link.source for link in array.links)
+            consumed.update(self._element_inputs(array))
         staying = {number for sources in self.sources[first:] for number, codec in sources if codec is not None}
         for number in staying:
             if number < first:  # it is known to the scheduler: all that share its spec stay from now on

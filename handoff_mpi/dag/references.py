@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 from handoff_mpi.dag.call_template import Placeholder
 from handoff_mpi.dag.function import DECLARES, REFERENCES, Argument, Function, input_id
-from handoff_mpi.dag.handle import Handle
+from handoff_mpi.dag.handle import ArrayElement, ArraySlice, Handle
 from handoff_mpi.formatting import show
 from handoff_mpi.serialization import EncodingError, dumps
 
@@ -32,6 +32,8 @@ _LEAF_MODULES = frozenset({"datetime", "decimal", "fractions", "ipaddress", "pat
 #: What these refer to does not count as part of a constant.
 _CODE = (type, ModuleType, FunctionType, BuiltinFunctionType, CodeType, FrameType)
 _SKIPPED = ATOMS | {type}
+#: References of which there is something to check.
+SPECIAL: frozenset[type] = frozenset({Argument, ArrayElement, ArraySlice})
 #: So many objects are looked at before pickle is asked instead.
 _MAX_LOOKED_AT = 20_000
 _MAX_LINES = 20
@@ -44,11 +46,12 @@ class ReferenceFinder:
     """Finds the references in constants; each object of a class of its own is looked at once.
 
     Attributes:
-        has_codecs: whether any reference found so far is an :class:`Argument`, which may name a codec.
+        has_special: whether any reference found so far is more than the handle of a value: an :class:`Argument`, which
+            may name a codec, or a handle of some elements of an array.
     """
 
     def __init__(self) -> None:
-        self.has_codecs = False
+        self.has_special = False
         self._known: dict[int, tuple[object, list[Reference]]] = {}
 
     def find(self, values: Iterable[Any]) -> list[Reference]:
@@ -64,7 +67,7 @@ class ReferenceFinder:
             kind = type(item)
             if kind in REFERENCES:
                 found[id(item)] = item
-                self.has_codecs |= kind is Argument
+                self.has_special |= kind in SPECIAL
             elif kind in ATOMS or id(item) in seen:
                 continue
             elif kind in _PARTS:
@@ -76,7 +79,7 @@ class ReferenceFinder:
                 seen.add(id(item))
                 inside = self._in_object(item)
                 found.update((id(each), each) for each in inside)
-                self.has_codecs |= Argument in map(type, inside)
+                self.has_special |= not SPECIAL.isdisjoint(map(type, inside))
         return list(found.values())
 
     def _in_object(self, item: object) -> list[Reference]:
@@ -93,6 +96,7 @@ def inputs_of(function: Function, finder: ReferenceFinder | None = None) -> list
         constants = [*function.extra_args, *function.kwargs.values()]
         ids += [reference.id for reference in (finder or ReferenceFinder()).find(constants)]
     ids += function.linked_ids
+    ids += function.element_ids
     return list(dict.fromkeys(ids)) if len(ids) > 1 else ids
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from handoff_mpi.arrays.links import OWN, Link
 from handoff_mpi.arrays.trees import Tree
@@ -24,6 +24,7 @@ class ArraySpec:
         least: at least so many elements are leased at once, where that many are left.
         links: the elements of arrays that its elements take.
         tree: the levels of an array that folds values, whose own value is that of its last element; else None.
+        handles: elements that are values of tasks, or of selections: index to their numbers.
     """
 
     count: int
@@ -33,6 +34,7 @@ class ArraySpec:
     least: int = 1
     links: Sequence[Link] = ()
     tree: Tree | None = None
+    handles: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -40,7 +42,7 @@ class TaskSpec:
     """The facts that the scheduler has of a task. Equal tasks without inputs share one.
 
     Attributes:
-        inputs: the numbers of the tasks whose values it takes, each once.
+        inputs: the numbers of the tasks whose values it takes, each once; of an array, those that all elements take.
         cost: in fixed point.
         priority: larger ones first.
         max_retries: None inherits the run's.
@@ -53,6 +55,9 @@ class TaskSpec:
         retry_on: the names of the exceptions after which it is tried again; None inherits the run's.
         retry_delay_s: seconds before its first retry; None inherits the run's.
         array: of an array, whose elements the attributes above describe one by one; None for a single function.
+        takes: ``inputs`` with the numbers of selections in the place of arrays of which it takes some elements; None
+            where it takes the values of all inputs whole.
+        element_inputs: of an array, the tasks whose values, or elements, some of its elements are.
     """
 
     inputs: tuple[int, ...]
@@ -68,11 +73,13 @@ class TaskSpec:
     retry_on: Names | None = None
     retry_delay_s: float | None = None
     array: ArraySpec | None = None
+    takes: tuple[int, ...] | None = None
+    element_inputs: tuple[int, ...] = ()
 
     @property
     def needs(self) -> tuple[int, ...]:
-        """The tasks whose values, or values of whose elements, it takes, each once."""
-        if self.array is None or not self.array.links:
+        """The tasks whose values, or values of whose elements, it or one of its elements takes, each once."""
+        if self.array is None or not (self.array.links or self.element_inputs):
             return self.inputs
         sources = [link.source for link in self.array.links if link.source != OWN]
-        return tuple(dict.fromkeys([*self.inputs, *sources]))
+        return tuple(dict.fromkeys([*self.inputs, *sources, *self.element_inputs]))

@@ -21,6 +21,7 @@ from handoff_mpi.dag.call_template import (
 from handoff_mpi.dag.encoded_tables import LARGE_CONSTANT_NBYTES, EncodedTables
 from handoff_mpi.dag.function import AS_LIST, REFERENCES, Argument, Function, input_id
 from handoff_mpi.dag.handle import UnresolvedHandle
+from handoff_mpi.dag.selections import SelectionTable, is_of_elements
 from handoff_mpi.formatting import show
 from handoff_mpi.serialization import PLAIN, Payload, dumps, encode_in_band, is_plain
 
@@ -35,15 +36,21 @@ class TemplateBuilder:
         tables: take its code and its large constants.
         number_of: the task numbers of functions that are not inline, by id.
         inlines: the inline functions, by id.
+        selections: take the elements of arrays that it takes.
 
     Attributes:
         sources: its inputs, in the order of the values of its call.
     """
 
     def __init__(
-        self, tables: EncodedTables, number_of: Mapping[Hashable, int], inlines: Mapping[Hashable, Function]
+        self,
+        tables: EncodedTables,
+        number_of: Mapping[Hashable, int],
+        inlines: Mapping[Hashable, Function],
+        selections: SelectionTable,
     ) -> None:
         self._tables = tables
+        self._selections = selections
         self._number_of = number_of
         self._inline_functions = inlines
         self.sources: dict[tuple[int, Codec | None], int] = {}
@@ -133,7 +140,10 @@ class TemplateBuilder:
         id = input_id(reference)
         if id in self._inline_functions:
             return Placeholder(INLINE, self._inline(self._inline_functions[id]))
-        key = (self._number_of[id], codec)
+        source = self._number_of[id]
+        if is_of_elements(reference):
+            source = self._selections.number_of(reference, source)
+        key = source, codec
         return Placeholder(INPUT, self.sources.setdefault(key, len(self.sources)))
 
     def _inline(self, function: Function) -> int:

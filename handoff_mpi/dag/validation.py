@@ -19,10 +19,12 @@ from handoff_mpi.dag.function import (
     input_id,
 )
 from handoff_mpi.dag.handle import HANDLES, Handle
+from handoff_mpi.dag.handle_elements import find_inline_elements
 from handoff_mpi.dag.ids import are_plain_ids, find_id_problem
 from handoff_mpi.dag.kinds import Kinds
-from handoff_mpi.dag.references import ATOMS, ReferenceFinder, inputs_of
+from handoff_mpi.dag.references import ATOMS, SPECIAL, ReferenceFinder, inputs_of
 from handoff_mpi.dag.retry_on import MAX_RETRY_DELAY_S, find_wrong_retry_on
+from handoff_mpi.dag.selections import find_wrong_selections
 from handoff_mpi.dag.surroundings import find_wrong_surroundings
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show
@@ -85,6 +87,10 @@ def find_all_problems(functions: list[Function], by_id: Mapping[Hashable, Functi
     inputs = {key: inputs_of(function, finder) for key, function in by_id.items() if id(function) not in unreadable}
     problems += _missing(inputs, by_id)
     problems += find_wrong_links(functions, by_id)
+    right = [function for function in by_id.values() if id(function) not in unreadable]
+    problems += find_wrong_selections(right, by_id, finder)
+    elements = {each.id: each.elements for each in functions if type(each) is ArrayFunction}
+    problems += find_inline_elements(elements, by_id)
     problems += _bad_collocations([function for function in functions if id(function) not in unreadable], by_id)
     problems += _cycle(inputs)
     return _shortened(problems)
@@ -100,7 +106,7 @@ def are_right_at_first_sight(functions: list[Function], kinds: Kinds | None = No
     if not all(map(_are_right_settings, kinds.first)):
         return False
     arrays = [each for each in functions if type(each) is ArrayFunction]
-    if any(True for each in arrays for _ in find_wrong_array(each)):
+    if any(True for each in arrays for _ in find_wrong_array(each)) or any(each.element_ids for each in arrays):
         return False
     if any(True for _ in find_wrong_links(arrays, {each.id: each for each in functions})):
         return False
@@ -119,7 +125,7 @@ def are_right_at_first_sight(functions: list[Function], kinds: Kinds | None = No
         all(map(_is_callable, codes.values()))
         and are_plain_ids([function.id for function in functions])
         and _are_right_costs([function.cost for function in kinds.first])
-        and Argument not in map(type, itertools.chain.from_iterable(args))
+        and SPECIAL.isdisjoint(map(type, itertools.chain.from_iterable(args)))
         and _are_in_order(functions, may_be_nested)
         and not (arrays and any(True for _ in find_ambiguous_ids(functions)))
     )
@@ -170,7 +176,7 @@ def _are_in_order(functions: list[Function], may_be_nested: bool) -> bool:
             earlier.add(function.id)
     except TypeError:  # something cannot be hashed
         return False
-    return not finder.has_codecs  # what they name is still to be looked at
+    return not finder.has_special  # what they name is still to be looked at
 
 
 def _shortened(problems: list[str]) -> list[str]:

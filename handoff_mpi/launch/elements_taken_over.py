@@ -15,6 +15,7 @@ from handoff_mpi.dag import Plan
 from handoff_mpi.dag.arrays import FrozenArray
 from handoff_mpi.dag.fingerprint import ObjectDigests
 from handoff_mpi.launch.rerun import Rerun
+from handoff_mpi.launch.takers import is_of_any, single_elements, takes_any
 from handoff_mpi.results.array_history import ArrayLaunch, take_over
 
 _NONE = IntervalSet()
@@ -123,6 +124,7 @@ def spread(plan: Plan, rerun: Rerun) -> tuple[set[int], dict[int, IntervalSet]]:
     """Return what runs again with what a user names: tasks, and elements of other arrays."""
     consumers: dict[int, list[int]] = {}
     links: dict[int, list[tuple[int, Link]]] = {}
+    handles = single_elements(plan)
     for task, spec in enumerate(plan.specs):
         for each in spec.inputs:
             consumers.setdefault(each, []).append(task)
@@ -133,7 +135,16 @@ def spread(plan: Plan, rerun: Rerun) -> tuple[set[int], dict[int, IntervalSet]]:
     stack = [*tasks, *again]
     while stack:
         task = stack.pop()
-        new = {child for child in consumers.get(task, ()) if child not in tasks}
+        new = {
+            child
+            for child in consumers.get(task, ())
+            if child not in tasks and (task in tasks or takes_any(plan, child, task, again[task]))
+        }
+        for array, index, source in handles.get(task, ()):
+            is_taken = task in tasks or is_of_any(plan, source, again[task])
+            if is_taken and array not in tasks and index not in again.setdefault(array, IntervalSet()):
+                again[array].add(index, index + 1)
+                stack.append(array)
         for array, link in links.get(task, ()):
             if array in tasks:
                 continue

@@ -15,6 +15,7 @@ from handoff_mpi.dag import Plan
 from handoff_mpi.errors import ValueDamaged
 from handoff_mpi.launch.elements_taken_over import ElementsTakenOver, spread
 from handoff_mpi.launch.rerun import Rerun
+from handoff_mpi.launch.takers import find_outdated, with_consumers
 from handoff_mpi.results.array_history import ArrayLaunch
 from handoff_mpi.results.history import Done, History
 from handoff_mpi.results.records import Incident
@@ -100,7 +101,7 @@ def resume(
     resumed = nothing_of(plan)
     if not (history.done or history.suspects or history.incidents or history.arrays):
         return resumed
-    resumed.rerun = _with_consumers(plan, {*rerun.named})
+    resumed.rerun = with_consumers(plan, {*rerun.named})
     fresh, again = spread(plan, rerun)
     known: dict[int, Done] = {}
     arrays: dict[int, Sequence[ArrayLaunch]] = {}
@@ -120,28 +121,24 @@ def resume(
         if identity in history.incidents:
             resumed.incidents[task] = history.incidents[identity]
     resumed.elements = ElementsTakenOver(plan.arrays, arrays, again, resumed.array_values).elements
+    if any(each.skips_missing for each in plan.selections.all):
+        _leave_outdated(plan, known, resumed)
     _take_over(plan, known, is_intact, again.keys(), resumed)
     return resumed
+
+
+def _leave_outdated(plan: Plan, known: dict[int, Done], resumed: Resumed) -> None:
+    """Take nothing over of tasks that took the elements that had values, if more have now; nor of what follows."""
+    for task in find_outdated(plan, known.get, resumed.array_values, resumed.elements):
+        known.pop(task, None)
+        if task in plan.arrays:
+            resumed.array_values[task] = ArrayValues(plan.arrays[task].count)
+            resumed.elements.pop(task, None)
 
 
 def nothing_of(plan: Plan) -> Resumed:
     """Return the state of a launch that takes over nothing: no element of an array has a value."""
     return Resumed(array_values={number: ArrayValues(array.count) for number, array in plan.arrays.items()})
-
-
-def _with_consumers(plan: Plan, tasks: set[int]) -> set[int]:
-    """Return ``tasks`` and all that depend on them."""
-    if tasks:
-        children: dict[int, list[int]] = {}
-        for task, spec in enumerate(plan.specs):
-            for each in spec.needs:
-                children.setdefault(each, []).append(task)
-        stack = list(tasks)
-        while stack:
-            new = [child for child in children.get(stack.pop(), ()) if child not in tasks]
-            tasks.update(new)
-            stack += new
-    return tasks
 
 
 def _take_over(

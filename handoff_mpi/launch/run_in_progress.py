@@ -176,7 +176,8 @@ class RunInProgress:
     def _run_loop(self) -> None:
         resumed, announcer = self._run.resumed, self._run.recorder.announcer
         elements = {number: values.have for number, values in resumed.array_values.items()}
-        submitted = Submitted(self._checked.specs, resumed.rest, resumed.suspects, resumed.deaths, elements)
+        selections = self._checked.plan.selections.all
+        submitted = Submitted(self._checked.specs, resumed.rest, resumed.suspects, resumed.deaths, elements, selections)
         with gc_control.frozen(len(self._checked.plan)):
             self.loop.run([submitted, Closed()])
         self.loop.confirm()

@@ -18,7 +18,7 @@ from handoff_mpi.results.results import PreparedResults
 from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.runtime.coordinator import Coordinator
 from handoff_mpi.scheduler import Failure, Scheduler, State
-from handoff_mpi.scheduler.arrays import Array
+from handoff_mpi.scheduler.array_state import Array
 from handoff_mpi.serialization import encode
 
 #: Of the functions that ran when a run was stopped, so many are named.

@@ -60,6 +60,7 @@ class Done:
         nbytes: the size of its value.
         payload: the value, if it is small.
         key: of the file where the value lies, if it was written.
+        epoch: the number of the launch.
     """
 
     attempt: int
@@ -69,6 +70,7 @@ class Done:
     nbytes: int
     payload: Payload | None
     key: Key | None
+    epoch: int = 0
 
     @property
     def has_value(self) -> bool:
@@ -226,7 +228,7 @@ class _Reader:
         for task, attempt, rank, started, duration, nbytes, payload, key in done:
             self._in_flight.discard(task)
             self.launch.restored.discard(task)
-            self._done(task, Done(attempt, rank, started, duration, nbytes, payload, key))
+            self._done(task, Done(attempt, rank, started, duration, nbytes, payload, key, self.launch.epoch))
         for incident in incidents:
             self._note_incident(*incident)
         for task, attempt, rank, status, kind, message, *times in failed:

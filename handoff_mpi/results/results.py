@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from handoff_mpi.dag.function import input_id
+from handoff_mpi.dag.handle import ArrayElement, ArraySlice
 from handoff_mpi.errors import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -150,12 +151,19 @@ class Results(Mapping[Hashable, Any]):
     def __getitem__(self, id: Any) -> Any:
         """Return the value of the function ``id``, or of the handle ``id``; arrays in it may be written to.
 
+        A handle of elements, such as ``xs[3]``, stands for their values.
+
         Raises:
             KeyError: there is no such function in the DAG.
             FunctionError: it failed.
             ValueUnavailable: it was skipped, did not run, or its value was not kept.
             EncodingError: the value cannot be decoded in this process, which lacks a module, say.
         """
+        if type(id) is ArrayElement:
+            return self[id.id][id.index]
+        if type(id) is ArraySlice:
+            values = self[id.id]
+            return [values[index] for index in id.elements]
         id = input_id(id)
         if id in self._arrays:
             return self._arrays[id]

@@ -133,12 +133,16 @@ def _what(error: ErrorReport) -> str:
     return f"{error.kind}: {error.message}" if error.message else error.kind
 
 
-def input_in_words(plan: Plan, task: int, error: ErrorReport) -> str:
-    """Return the message of ``error``, of a call that did not get an input, with that input named."""
-    number, _ = plan.sources[task][error.input]
+def input_in_words(plan: Plan, task: int, error: ErrorReport, element: int = -1) -> str:
+    """Return the message of ``error``, of a call that did not get an input, with that input named.
+
+    Args:
+        element: the first element of a call of an array.
+    """
+    number, _ = plan.sources_of(task, element)[error.input]
     mode, position = plan.call_templates[task][1], error.input + 1
     role = {VALUES: f"its argument {position}", LIST: f"item {position} of its first argument"}.get(mode, "its input")
-    what = f"{role}, the value of {show(plan.ids[number])},"
+    what = f"{role}, the value of {plan.shown_source(number)},"
     if error.message.startswith(UNDECODABLE):
         return f"{what} cannot be decoded{error.message[len(UNDECODABLE) :]}"
     return f"{error.message}; the input is {what[:-1]}"

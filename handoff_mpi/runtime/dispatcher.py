@@ -6,11 +6,14 @@ from collections.abc import Collection, Hashable
 from typing import Any
 
 from handoff_mpi import messages
+from handoff_mpi.arrays.gathering import element_payload, pairs_payload, slice_payload
 from handoff_mpi.arrays.values import ArrayValues
 from handoff_mpi.dag import Plan
+from handoff_mpi.dag.selections import Selection
 from handoff_mpi.errors import ValueUnavailable
 from handoff_mpi.messages import (
     INLINE_RESULT_NBYTES,
+    INSIST,
     ISOLATE,
     KEEP,
     KEEP_REMOTE,
@@ -25,8 +28,12 @@ from handoff_mpi.resources.amounts import GPU, UNIT
 from handoff_mpi.results.store import Key, ResultStore
 from handoff_mpi.runtime.coordinator_ports import SenderPort
 from handoff_mpi.scheduler import Dispatch, Event, HomeValueLost, Scheduler, Unfetched
-from handoff_mpi.scheduler.arrays import Lease
+from handoff_mpi.scheduler.array_state import Lease
 from handoff_mpi.serialization import Payload, encode, head_of, nbytes_of
+from handoff_mpi.worker.broadcast_tree import REFERRED_NBYTES, BroadcastTree
+
+#: So many payloads of arrays are kept, whether or not anybody will ask for them.
+_MIN_PAYLOADS = 16
 
 
 class _ValueLost(Exception):
@@ -66,6 +73,8 @@ class Dispatcher:
         self.file_keys: dict[int, Key] = {}
         self.array_values: dict[int, ArrayValues] = {}
         self._array_payloads: dict[int, Payload] = {}
+        self._most_payloads = _MIN_PAYLOADS
+        self._tree = BroadcastTree()
         self._transport = transport
         self._scheduler = scheduler
         self._plan = plan
@@ -112,7 +121,7 @@ class Dispatcher:
         its = task  # the number of its tables
         if lease is not None:
             its, flags, elements = lease.array, flags | LEASE, self._elements(task, lease)
-        sources = plan.sources[its]
+        sources = plan.sources[its] if lease is None else plan.sources_of(its, lease.first)
         if sources:
             sources = tuple([self._source(rank, number, codec) for number, codec in sources])
         return (task, attempt, plan.sent_id(its), plan.call_templates[its], sources, spec.timeout_s, flags, elements)
@@ -121,8 +130,14 @@ class Dispatcher:
         """Return the share of an array that a lease computes."""
         inputs = self._plan.arrays[lease.array].elements
         intervals = tuple(lease.intervals.intervals())
-        values = self._values_of
-        pieces = tuple([tuple([each.piece_of(*interval, values) for each in inputs]) for interval in intervals])
+        of = self._values_of
+        pieces: tuple[tuple[Any, ...], ...]
+        pieces = tuple([tuple([each.piece_of(*interval, of) for each in inputs]) for interval in intervals])
+        handles = self._plan.arrays[lease.array].handles
+        if handles and lease.first in handles:
+            sources = self._plan.sources_of(lease.array, lease.first)
+            values = {position: sources.index((source, None)) for position, source in handles[lease.first]}
+            pieces = (tuple([values.get(position, piece) for position, piece in enumerate(pieces[0])]),)
         return intervals, pieces, self._scheduler.arrays.tries(number) - 1
 
     def _values_of(self, id: Hashable) -> ArrayValues:
@@ -131,7 +146,7 @@ class Dispatcher:
     def _source(self, rank: int, number: int, codec: object) -> Any:
         scheduler = self._scheduler
         if scheduler.tasks.at_rank0[number]:
-            if number in self.array_values:
+            if self.has_array(number):
                 return self._array_source(rank, number, codec)
             try:
                 payload: Payload = self._home.get((self._run, number))
@@ -155,14 +170,42 @@ class Dispatcher:
     def _array_payload(self, number: int) -> Payload:
         payload = self._array_payloads.get(number)
         if payload is None:
-            values, is_fold = self.array_values[number], self._plan.arrays[number].tree is not None
-            payload = encode(values[values.count - 1]) if is_fold else values.payload()
-            self._array_payloads[number] = payload
+            selection = self._plan.selections.get(number)
+            if selection is not None:
+                payload = _payload_of(selection, self.array_values[selection.array])
+            else:
+                values, is_fold = self.array_values[number], self._plan.arrays[number].tree is not None
+                payload = encode(values[values.count - 1]) if is_fold else values.payload()
+            if selection is None or not isinstance(selection.elements, int):
+                self._make_room_for_payload()
+                self._array_payloads[number] = payload
         return payload
 
-    def serve_array(self, rank: int, request_id: int, number: int) -> None:
-        """Send the list of the values of an array to ``rank``."""
-        head, buffers = head_of(self._array_payload(number))
+    def _make_room_for_payload(self) -> None:
+        """Drop payloads that nobody will ask for, whenever there are twice as many as were left the last time."""
+        if len(self._array_payloads) >= self._most_payloads:
+            left = self._scheduler.tasks.consumers_left
+            self._array_payloads = {each: kept for each, kept in self._array_payloads.items() if left[each]}
+            self._most_payloads = max(_MIN_PAYLOADS, 2 * len(self._array_payloads))
+
+    def has_array(self, number: int) -> bool:
+        """Whether a number is that of an array, or of elements of one: rank 0 has their values."""
+        return number in self.array_values or self._plan.selections.get(number) is not None
+
+    def serve_array(self, rank: int, request_id: int, number: int, via: int) -> None:
+        """Send values of an array to ``rank``; beyond a few ranks, refer it to one that has taken them from here.
+
+        Args:
+            via: of the request; see :func:`~handoff_mpi.messages.fetch`.
+        """
+        payload = self._array_payload(number)
+        if (nbytes := nbytes_of(payload)) >= REFERRED_NBYTES:
+            instead = None if via == INSIST else self._tree.instead(number, rank)
+            if instead is not None and instead not in self._lost:
+                self.send(rank, messages.redirect(self._number, request_id, instead, nbytes))
+                return
+            self._tree.note(number, rank)
+        head, buffers = head_of(payload)
         self.send(rank, messages.value(self._number, request_id, head), buffers)
 
     def _tell_file(self, rank: int, task: int) -> None:
@@ -213,3 +256,11 @@ class Dispatcher:
             files = [(task, self.file_key(task))]
             for rank in [rank for rank, known in self._files_at.items() if task in known]:
                 self.send(rank, messages.files(self._number, files))
+
+
+def _payload_of(selection: Selection, values: ArrayValues) -> Payload:
+    """Return the payload of what a function takes of an array."""
+    elements = selection.elements
+    if isinstance(elements, int):
+        return element_payload(values, elements)
+    return pairs_payload(values, elements) if selection.skips_missing else slice_payload(values, elements)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from handoff_mpi.runtime.element_records import ElementRecords
 from handoff_mpi.scheduler import State
-from handoff_mpi.scheduler.arrays import Array
+from handoff_mpi.scheduler.array_state import Array
 
 
 class Ended(NamedTuple):

@@ -11,7 +11,8 @@ from handoff_mpi.resources.amounts import plain_number
 from handoff_mpi.results.journal import JournalPort
 from handoff_mpi.results.store import Key
 from handoff_mpi.scheduler import DISPATCHES, Cause, Transition
-from handoff_mpi.scheduler.arrays import Arrays, Lease
+from handoff_mpi.scheduler.array_state import Lease
+from handoff_mpi.scheduler.arrays import Arrays
 from handoff_mpi.scheduler.transitions import (
     Blamed,
     Forgiven,

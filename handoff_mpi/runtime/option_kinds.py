@@ -5,13 +5,14 @@ from __future__ import annotations
 import builtins
 import importlib
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
 from handoff_mpi.dag.function import input_id
 from handoff_mpi.dag.ids import find_id_problem
 from handoff_mpi.dag.retry_on import find_wrong_retry_on
+from handoff_mpi.dag.selections import elements_of
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show
 from handoff_mpi.numerals import parse_real, parse_whole
@@ -206,7 +207,7 @@ class FunctionIds(Kind):
         try:
             if isinstance(value, (str, bytes)) or not isinstance(value, Collection):
                 raise TypeError
-            ids = [input_id(each) for each in value]
+            ids = [id for each in value for id in self._ids(each)]
         except Exception:  # iterating over it calls code of the user's
             what = "'all' or a collection of ids" if self.takes_all else "a collection of ids"
             raise WrongValue(f"{name} is {what}, not {show(value)}") from None
@@ -214,6 +215,13 @@ class FunctionIds(Kind):
         if wrong:
             raise WrongValue(*wrong)
         return tuple(ids)
+
+    def _ids(self, named: Any) -> list[Hashable]:
+        """Return the ids that one entry stands for; values of arrays are kept whole, but run again one by one."""
+        elements = None if self.takes_all else elements_of(named)
+        if elements is None:
+            return [input_id(named)]
+        return [(named.id, index) for index in ([elements] if isinstance(elements, int) else elements)]
 
     def collected(self, items: list[Any]) -> Any:
         return "all" if self.takes_all and items == ["all"] else items

@@ -211,7 +211,6 @@ class Recorder:
         recomputed: list[int] = []
         for task, _, cause, attempt, rank, detail in news:
             if detail is None:
-                self.skipped.append(task)
                 self._tell_skipped(task)
             elif task < 0:
                 self._on_rank_record(rank, detail)
@@ -306,6 +305,9 @@ class Recorder:
             self.announcer.function_failed(task, failure.attempts, rank, error)
 
     def _tell_skipped(self, task: int) -> None:
+        if self.elements.is_lease(task):
+            return  # its elements are counted with their array
+        self.skipped.append(task)
         about = {"function_id": self._id(task), "dag_id": self._dag_id}
         about["reason"] = "a function it depends on failed"
         telemetry.execute(events.FUNCTION_SKIPPED, _now(), about)

@@ -178,9 +178,11 @@ class WorkerReports:
             return self._takes_value(request_id, (*head, *each.buffers))
         return each.kind == NOT_FOUND and self._takes_not_found(*each.fields)
 
-    def _takes_fetch(self, source: int, request_id: int, task: int, codec: object, *_: object) -> bool:
-        if task in self._dispatcher.array_values and codec is None:
-            self._dispatcher.serve_array(source, request_id, task)
+    def _takes_fetch(
+        self, source: int, request_id: int, task: int, codec: object, codes: object, via: int, *_: object
+    ) -> bool:
+        if codec is None and self._dispatcher.has_array(task):
+            self._dispatcher.serve_array(source, request_id, task, via)
             return True
         is_for_a_file = self._is_for_a_file(task, codec)
         if is_for_a_file:
@@ -265,7 +267,9 @@ class WorkerReports:
 
     def _with_input_named(self, task: int, attempt: int, status: int, error: ErrorReport, *rest: Any) -> Entry:
         """Return the entry of a call that did not get one of its inputs, with a message that says which."""
-        named = error._replace(message=input_in_words(self._plan, task, error), input=-1)
+        lease = self._scheduler.arrays.leases.get(task)
+        call = (task, error) if lease is None else (lease.array, error, lease.first)
+        named = error._replace(message=input_in_words(self._plan, *call), input=-1)
         return (task, attempt, status, named, *rest)
 
     def _on_heartbeat(self, source: int, started: Sequence[tuple[int, int, float]]) -> None:

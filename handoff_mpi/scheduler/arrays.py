@@ -12,122 +12,23 @@ charged to the element that was running: the others wait to be leased again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.dag import TaskSpec
-from handoff_mpi.dag.task_spec import ArraySpec
 from handoff_mpi.messages import ErrorReport, Interval, LeaseReport
 from handoff_mpi.scheduler.array_failures import why_failed
+from handoff_mpi.scheduler.array_state import Array, Lease
 from handoff_mpi.scheduler.events import Failure
 from handoff_mpi.scheduler.lifecycle import FAILED, READY, SKIPPED, WAITING
 from handoff_mpi.scheduler.links import Links
 from handoff_mpi.scheduler.ready import ReadyTasks
+from handoff_mpi.scheduler.selections import Selections
 from handoff_mpi.scheduler.tasks import TaskTable
+from handoff_mpi.scheduler.waiting_elements import WaitingElements
 
-#: A lease should take about this long: less wastes messages, more delays results and makes the tail uneven.
-LEASE_S = 0.01
-#: It should take at least this long, though other slots end sooner then: a message to another rank takes as long.
-MIN_LEASE_S = 0.0001
 #: At most so many leases are at a slot: one that runs, and one behind it.
 MAX_LEASES = 2
-#: The weight of a new lease in the moving mean of the seconds of an element.
-_WEIGHT = 0.2
-
-
-@dataclass(slots=True)
-class Array:
-    """Where the elements of one array stand.
-
-    Attributes:
-        spec: how many there are, and the user's limits.
-        lease_spec: what the scheduler must know of its leases.
-        todo: the elements that wait to be leased.
-        awaited: those that wait for elements of other arrays, or of this one.
-        have: those that have values.
-        failures: the elements that failed for good, and why.
-        failed: how many these are.
-        skipped: how many will not be computed, since too many failed, the array did, or an element that they take.
-        bereft: how many of these take an element that failed, or was skipped.
-        leases: the numbers of its leases.
-        element_s: seconds that an element is expected to take; None while that is unknown.
-        slots: how many slots computed it when a lease was made last.
-        leads: whether it was put at the head of its queue.
-    """
-
-    spec: ArraySpec
-    lease_spec: TaskSpec
-    todo: IntervalSet
-    awaited: IntervalSet = field(default_factory=IntervalSet)
-    have: IntervalSet = field(default_factory=IntervalSet)
-    failures: list[tuple[tuple[Interval, ...], Failure]] = field(default_factory=list)
-    failed: int = 0
-    skipped: int = 0
-    bereft: int = 0
-    leases: set[int] = field(default_factory=set)
-    element_s: float | None = None
-    free: list[int] = field(default_factory=list)
-    slots: int = 1
-    leads: bool = False
-
-    @property
-    def done(self) -> int:
-        """How many elements have values."""
-        return len(self.have)
-
-    @property
-    def is_worth_a_lease(self) -> bool:
-        """Whether so many elements wait to be leased that a lease has no fewer than it should."""
-        return len(self.todo) >= self.lease_count(self.slots)
-
-    @property
-    def has_too_many_failures(self) -> bool:
-        """Whether nothing more of it may begin."""
-        return self.spec.max_failures is not None and self.failed > self.spec.max_failures
-
-    def learn(self, count: int, seconds: float) -> None:
-        """Take in that ``count`` elements took so long."""
-        mean = seconds / count
-        self.element_s = mean if self.element_s is None else self.element_s + _WEIGHT * (mean - self.element_s)
-
-    def lease_count(self, slots: int) -> int:
-        """Return how many elements the next lease has, while ``slots`` compute the array.
-
-        The first one has a single element, whose duration nobody knows. Later ones take some time, but never more than
-        half of an even share of what is left, so that all slots end together (guided self-scheduling: Polychronopoulos
-        and Kuck, IEEE Transactions on Computers C-36, 1987). The last shares are not halved where they take no longer
-        than any lease, and nothing is cut into parts that take less time than a message.
-        """
-        if self.element_s is None:
-            return 1
-        element_s = max(self.element_s, 1e-9)
-        share = -(-(len(self.todo) + len(self.awaited)) // max(1, slots))
-        if share * element_s > LEASE_S:
-            share = -(-share // 2)
-        count = max(min(int(LEASE_S / element_s), share), int(MIN_LEASE_S / element_s))
-        count = max(count, self.spec.least)
-        return count if self.spec.chunk is None else min(count, self.spec.chunk)
-
-
-@dataclass(slots=True)
-class Lease:
-    """Elements of an array that a rank computes, or is to compute.
-
-    Attributes:
-        array: the number of the array.
-        intervals: the elements that have not ended, as far as is known.
-        before: how often its number had been dispatched when it began.
-        failed: its elements that failed since it was dispatched.
-        messages: those of its elements that failed together when it was dispatched last.
-        has_ended: whether its number may be used again, after this turn.
-    """
-
-    array: int
-    intervals: IntervalSet
-    before: int
-    failed: list[tuple[tuple[Interval, ...], ErrorReport]] = field(default_factory=list)
-    messages: list[tuple[tuple[Interval, ...], str]] = field(default_factory=list)
-    has_ended: bool = False
 
 
 class Arrays:
@@ -140,6 +41,8 @@ class Arrays:
         of: array number to its elements.
         leases: lease number to its elements; those that ended in this turn are still there.
         links: the elements that wait for others.
+        selections: the elements that functions wait for.
+        waiting: the elements that wait for functions.
     """
 
     def __init__(self, tasks: TaskTable, ready: ReadyTasks) -> None:
@@ -148,6 +51,9 @@ class Arrays:
         self.links = Links(tasks, self._supplied, self._skip_bereft, self._lost)
         self._tasks = tasks
         self._ready = ready
+        self.selections = Selections(tasks)
+        self.waiting = WaitingElements(tasks, self._begin)
+        self._withheld: dict[int, list[int]] = {}
         self._ended: list[int] = []
         self._to_check: dict[int, None] = {}
 
@@ -171,8 +77,16 @@ class Arrays:
             self.links.supply(source, self.of[source].have.intervals())
             self.links.lose(source, self._lost(source))
         for number in new:
+            self._withheld[number] = self.waiting.withhold(number, new[number], self.of[number].todo)
             if not self.of[number].todo:
                 self._close(number)
+
+    def begin_waiting(self) -> None:
+        """The task table holds the tasks that were taken in: elements may wait for them."""
+        for number, indices in self._withheld.items():
+            array = self.of[number]
+            self.waiting.lease(number, array.spec, array.lease_spec, indices)
+        self._withheld.clear()
 
     # -- leases ----------------------------------------------------------------------------------------
 
@@ -181,7 +95,9 @@ class Arrays:
         for number in self._ended:
             lease = self.leases.pop(number)
             self._tasks.lease_failures.pop(number, None)
-            self.of[lease.array].free.append(number)
+            array = self.of[lease.array]
+            if self._tasks.specs[number] is array.lease_spec:
+                array.free.append(number)
         self._ended.clear()
 
     def lease(self, number: int, slots: int) -> int:
@@ -205,9 +121,13 @@ class Arrays:
     def _make(self, number: int, intervals: Sequence[Interval]) -> int:
         array = self.of[number]
         lease = self._tasks.add_lease(array.lease_spec, array.free)
-        array.leases.add(lease)
-        self.leases[lease] = Lease(number, IntervalSet(intervals), self._tasks.attempts[lease])
+        self._begin(number, lease, intervals)
         return lease
+
+    def _begin(self, number: int, lease: int, intervals: Sequence[Interval]) -> None:
+        """Note a lease, which the task table holds."""
+        self.of[number].leases.add(lease)
+        self.leases[lease] = Lease(number, IntervalSet(intervals), self._tasks.attempts[lease])
 
     def tries(self, lease: int) -> int:
         """Return how often the elements of a lease were dispatched, this time included."""
@@ -222,7 +142,7 @@ class Arrays:
             lease.intervals.discard(start, stop)
             array.have.add(start, stop)
             count += stop - start
-        self.links.supply(lease.array, report.ended)
+        self._supply(lease.array, report.ended)
         left = IntervalSet(part for interval in report.left for part in lease.intervals.within(*interval))
         for start, stop in left:
             lease.intervals.discard(start, stop)
@@ -280,8 +200,9 @@ class Arrays:
         array = self.of[number]
         if array.has_too_many_failures:
             array.skipped += len(intervals)
-            self.links.lose(number, intervals.intervals())
+            self._lose(number, intervals.intervals())
             return
+        self._withhold(number, intervals)
         was_exhausted = not array.todo
         array.todo.update(intervals)
         if was_exhausted and array.todo:
@@ -298,7 +219,24 @@ class Arrays:
         """Whether an array is READY; while it is submitted, the table of tasks does not know it."""
         return number < len(self._tasks.state) and self._tasks.state[number] == READY
 
-    # -- links -------------------------------------------------------------------------------------------
+    # -- elements that wait for others -----------------------------------------------------------------------------
+
+    def _withhold(self, number: int, intervals: IntervalSet) -> None:
+        """Take those that wait for functions out of elements that could be leased."""
+        array = self.of[number]
+        if array.spec.handles:
+            waiting = self.waiting.withhold(number, array.spec, intervals)
+            self.waiting.lease(number, array.spec, array.lease_spec, waiting)
+
+    def _supply(self, number: int, intervals: Sequence[Interval]) -> None:
+        """Elements have values."""
+        self.links.supply(number, intervals)
+        self.selections.ended(number, intervals)
+
+    def _lose(self, number: int, intervals: Sequence[Interval]) -> None:
+        """Elements will have no values: they failed, or do not begin."""
+        self.links.lose(number, intervals)
+        self.selections.lost(number, intervals)
 
     def _supplied(self, number: int, found: Sequence[Interval]) -> None:
         """Elements that waited for others may be leased now.
@@ -313,6 +251,10 @@ class Arrays:
             return
         was_exhausted = not array.todo
         array.todo.update(found)
+        if number < len(self._tasks.state):
+            self._withhold(number, array.todo)
+        if not array.todo:
+            return
         if was_exhausted:
             self._put(number, array.is_worth_a_lease)
         elif not array.leads and array.is_worth_a_lease and self._is_ready(number):
@@ -324,6 +266,7 @@ class Arrays:
         array, count = self.of[number], sum(stop - start for start, stop in intervals)
         array.skipped += count
         array.bereft += count
+        self.selections.lost(number, intervals)
         self._close(number)
 
     def _lost(self, number: int) -> list[Interval]:
@@ -355,7 +298,7 @@ class Arrays:
         array = self.of[lease.array]
         array.failures += self.failures_of(number)
         array.failed += len(lease.intervals)
-        self.links.lose(lease.array, lease.intervals.intervals())
+        self._lose(lease.array, lease.intervals.intervals())
         if array.has_too_many_failures:
             self.drop(lease.array)
         self.end(number)
@@ -363,8 +306,11 @@ class Arrays:
     def skip(self, number: int) -> None:
         """A lease was skipped, in the task table too: so are its elements."""
         lease = self.leases[number]
-        self.of[lease.array].skipped += len(lease.intervals)
-        self.links.lose(lease.array, lease.intervals.intervals())
+        array = self.of[lease.array]
+        array.skipped += len(lease.intervals)
+        if self._tasks.specs[number] is not array.lease_spec:  # what it takes has failed, or was skipped
+            array.bereft += len(lease.intervals)
+        self._lose(lease.array, lease.intervals.intervals())
         self.end(number)
 
     def drop(self, number: int) -> None:
@@ -375,7 +321,10 @@ class Arrays:
         array.todo = IntervalSet()
         for interval in array.awaited.intervals():
             array.awaited.discard(*interval)
-        self.links.lose(number, dropped)
+        self._lose(number, dropped)
+        for lease in self.waiting.have_not_begun(array.spec, array.lease_spec, array.leases):
+            self._tasks.drop(lease)
+            self.skip(lease)
         if self._tasks.state[number] == READY and number not in self._ready.exhausted:
             self._ready.remove(number)
         self._ready.exhausted.add(number)
@@ -442,6 +391,6 @@ class Arrays:
         return [(intervals, replace(failure, message=message)) for intervals, message in lease.messages]
 
     def task_of(self, number: int) -> int:
-        """Return the array of a lease, or else the number itself: which task of the DAG it stands for."""
-        lease = self.leases.get(number)
-        return number if lease is None else lease.array
+        """Return the array of a lease or a selection, or else the number itself: which task it stands for."""
+        found = self.leases.get(number) or self.selections.of.get(number)
+        return number if found is None else found.array

@@ -10,6 +10,7 @@ from typing import TypeAlias
 from handoff_mpi.allocation import Claim
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.dag import TaskSpec
+from handoff_mpi.dag.selections import Selection
 from handoff_mpi.membership import RankLost, RankReturned, RankSuspected, RankUnreachable
 from handoff_mpi.messages import Entry, LeaseReport
 from handoff_mpi.resources import Amounts
@@ -32,6 +33,7 @@ class Submitted:
         suspects: tasks that were in flight when an earlier launch ended without a word.
         deaths: how often each task's process died in earlier launches.
         elements: array number to the elements that an earlier launch computed.
+        selections: elements of arrays that some of the tasks take; their numbers follow those of the tasks.
     """
 
     specs: Sequence[TaskSpec]
@@ -39,6 +41,7 @@ class Submitted:
     suspects: Collection[int] = ()
     deaths: Mapping[int, int] = field(default_factory=dict)
     elements: Mapping[int, IntervalSet] = field(default_factory=dict)
+    selections: Sequence[Selection] = ()
 
 
 @dataclass(slots=True)

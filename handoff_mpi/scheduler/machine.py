@@ -16,6 +16,7 @@ The tables (``tasks``, ``ready``, ``slots``, ``ledger``) are public: callers rea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from handoff_mpi.allocation import AllocationStrategy, ClusterView, Ledger
@@ -281,7 +282,8 @@ class Scheduler:
         arrays = self.arrays
 
         def name_of(number: int) -> str:
-            return label(arrays.task_of(number))
+            selection = arrays.selections.of.get(number)
+            return label(arrays.task_of(number)) + ("" if selection is None else selection.text)
 
         parts = self.tasks, self.ready, self.slots, self.policy, self._durations, self._refusals, self.probation
         facts = Explainer(self.ledger, *parts, self.stopping, self.now, name_of).explain(task)
@@ -291,8 +293,13 @@ class Scheduler:
 
     def _on_submitted(self, event: Submitted, now: float) -> None:
         self._crash_tracker.inherit(event.suspects, event.deaths)
-        self.arrays.submit(len(self.specs), event.specs, event.elements)
-        self.tasks.add(event.specs, event.restored)
+        first, specs, selections = len(self.specs), event.specs, event.selections
+        if selections:
+            specs = [each if each.takes is None else replace(each, inputs=each.takes) for each in specs]
+        self.arrays.submit(first, specs, event.elements)
+        self.tasks.add(specs, event.restored, self.arrays.selections.specs(selections, specs, first))
+        self.arrays.selections.submit(first + len(specs), selections, event.elements)
+        self.arrays.begin_waiting()
 
     def _on_closed(self, event: Closed, now: float) -> None:
         self._closed = True

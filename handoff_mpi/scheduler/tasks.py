@@ -46,6 +46,7 @@ class TaskTable:
         open: how many have not ended.
         log: the transitions since it was last emptied.
         leases: the numbers that stand for leases of arrays, one after the other.
+        selections: the numbers that stand for some elements of an array; their changes are not logged.
     """
 
     def __init__(self, ready: ReadyTasks, specs: list[TaskSpec]) -> None:
@@ -70,6 +71,7 @@ class TaskTable:
         self._ready = ready
         self._tracebacks = Tracebacks()
         self.leases: set[int] = set()
+        self.selections: set[int] = set()
         self._skipped_leases: list[int] = []
 
     # -- what is known --------------------------------------------------------------------------------
@@ -140,30 +142,21 @@ class TaskTable:
         log, self.log = self.log, []
         return log
 
-    def add(self, specs: Sequence[TaskSpec], restored: Mapping[int, ValueLocation] | None = None) -> None:
-        """Take in tasks; their numbers follow those there already. ``restored`` were done by an earlier launch."""
-        first, count = len(self.specs), len(specs)
-        self.specs += specs
-        self.state.extend(bytes(count))
-        self.at_rank0.extend(bytes(count))
-        self.attempts += [0] * count
-        self.consumers_left += [0] * count
-        self.children += [()] * count
-        self.missing += [0] * count
-        self.open += count
-        new = range(first, first + count)
-        for task in new:
-            spec = self.specs[task]
-            if spec.group is not None:
-                self._ready.groups.widen(task)
-            for each in spec.inputs:
-                children = self.children[each]
-                if children:
-                    children.append(task)
-                else:
-                    self.children[each] = [task]
-                self.consumers_left[each] += 1
-        self._ready.requeue_outgrown()
+    def add(
+        self,
+        specs: Sequence[TaskSpec],
+        restored: Mapping[int, ValueLocation] | None = None,
+        selections: Sequence[TaskSpec] = (),
+    ) -> None:
+        """Take in tasks, whose numbers follow those there already, and selections of arrays behind them.
+
+        ``restored`` were done by an earlier launch.
+        """
+        first, new = len(self.specs), range(len(self.specs), len(self.specs) + len(specs))
+        self._append([*specs, *selections] if selections else specs)
+        for number in range(new.stop, len(self.specs)):
+            self.selections.add(number)
+            self.missing[number] = 1
         for task, rest in (restored or {}).items():
             self._restore(task, rest)
         is_first = not first and not restored
@@ -176,6 +169,29 @@ class TaskTable:
         if first:  # a value that nobody needed may be needed again
             wanted = dict.fromkeys(each for spec in specs for each in spec.inputs if each < first)
             self.recompute([each for each in wanted if self.state[each] == DONE and not self.is_available(each)])
+
+    def _append(self, specs: Sequence[TaskSpec]) -> None:
+        first, count = len(self.specs), len(specs)
+        self.specs += specs
+        self.state.extend(bytes(count))
+        self.at_rank0.extend(bytes(count))
+        self.attempts += [0] * count
+        self.consumers_left += [0] * count
+        self.children += [()] * count
+        self.missing += [0] * count
+        self.open += count
+        for task in range(first, first + count):
+            spec = self.specs[task]
+            if spec.group is not None:
+                self._ready.groups.widen(task)
+            for each in spec.inputs:
+                children = self.children[each]
+                if children:
+                    children.append(task)
+                else:
+                    self.children[each] = [task]
+                self.consumers_left[each] += 1
+        self._ready.requeue_outgrown()
 
     def _restore(self, task: int, rest: ValueLocation) -> None:
         self.move(task, Cause.RESTORED)
@@ -218,13 +234,13 @@ class TaskTable:
             self.nbytes[task] = nbytes
             if is_persisted:
                 self.persisted.add(task)
-        self._supply(task)
+        self.supply(task)
         if self.specs[task].inputs:
-            self._close_inputs(task, rank)
+            self.close_inputs(task, rank)
         if not (self.at_rank0[task] or self.consumers_left[task]) and self.children[task]:
             self._forget(task)  # all that took it were sent ahead, and told of before
 
-    def _supply(self, task: int) -> None:
+    def supply(self, task: int) -> None:
         """The value of ``task`` is there: children that waited for nothing else are ready."""
         state, missing = self.state, self.missing
         for child in self.children[task]:
@@ -245,7 +261,7 @@ class TaskTable:
             del self.held[rank][task]
         return ranks
 
-    def _close_inputs(self, task: int, rank: int = -1) -> None:
+    def close_inputs(self, task: int, rank: int = -1) -> None:
         """``task`` no longer needs its inputs; ``rank`` has copies of those it fetched."""
         for each in self.specs[task].inputs:
             self.consumers_left[each] -= 1
@@ -274,22 +290,30 @@ class TaskTable:
         (self.lease_failures if task in self.leases else self.failures)[task] = failure
         self.move(task, cause, rank, FailedAttempt(error.kind, error.message))
         self.open -= 1
-        self._close_inputs(task)
-        self.skip([child for child in self.children[task] if self.state[child] in (WAITING, READY)])
+        self.close_inputs(task)
+        children = [child for child in self.children[task] if self.state[child] in (WAITING, READY)]
+        self.skip([child for child in children if child not in self.selections] if self.selections else children)
 
     def skip(self, tasks: list[int]) -> None:
         """Skip ``tasks``, and all that depend on them."""
         for task in tasks:
             if self.state[task] not in (WAITING, READY):
                 continue
-            if self.state[task] == READY:
-                self._ready.remove(task)
-            self.move(task, Cause.INPUT_FAILED)
-            self.open -= 1
+            self.drop(task)
             if task in self.leases:
                 self._skipped_leases.append(task)
-            self._close_inputs(task)
             tasks.extend(self.children[task])
+
+    def drop(self, task: int) -> None:
+        """Skip a task that nothing depends on, or that the caller looks after."""
+        if self.state[task] == READY:
+            self._ready.remove(task)
+        if task in self.selections:
+            self.state[task] = SKIPPED
+        else:
+            self.move(task, Cause.INPUT_FAILED)
+        self.open -= 1
+        self.close_inputs(task)
 
     def _has_failed_input(self, task: int) -> bool:
         return any(self.state[each] in (FAILED, SKIPPED) for each in self.specs[task].inputs)
@@ -318,26 +342,20 @@ class TaskTable:
         """
         if free:
             task = free.pop()
+            self.open += 1
+            for each in spec.inputs:
+                self.consumers_left[each] += 1
         else:
             task = len(self.specs)
-            self.specs.append(spec)
-            self.state.append(READY)
-            self.at_rank0.append(0)
-            self.attempts.append(0)
-            self.missing.append(0)
-            self.children.append(())
-            self.consumers_left.append(0)
-            for each in spec.inputs:
-                children = self.children[each]
-                if children:
-                    children.append(task)
-                else:
-                    self.children[each] = [task]
+            self._append([spec])
         self.state[task] = READY
-        self.open += 1
         self.leases.add(task)
-        for each in spec.inputs:
-            self.consumers_left[each] += 1
+        return task
+
+    def add_waiting_lease(self, spec: TaskSpec) -> int:
+        """Return the number of a task that stands for elements of an array, and waits for its inputs."""
+        task = self.add_lease(spec, [])
+        self.state[task] = WAITING
         return task
 
     def set_dispatched(self, lease: int) -> None:
@@ -350,7 +368,7 @@ class TaskTable:
         self.move(task, Cause.OK, rank)
         self.open -= 1
         if self.specs[task].inputs:
-            self._close_inputs(task, rank)
+            self.close_inputs(task, rank)
 
     def failure_of(self, task: int) -> Failure:
         """Return why a task, or in this turn a lease, has failed for good."""
@@ -366,8 +384,8 @@ class TaskTable:
         self.move(task, Cause.ELEMENTS_DONE)
         self.open -= 1
         self.at_rank0[task] = 1
-        self._supply(task)
-        self._close_inputs(task)
+        self.supply(task)
+        self.close_inputs(task)
 
     # -- lost values ----------------------------------------------------------------------------------
 
@@ -410,7 +428,10 @@ class TaskTable:
         for task in tasks:
             if self.state[task] != DONE or self.is_available(task):
                 continue
-            self.move(task, Cause.VALUE_LOST, detail=self._how_lost(task))
+            if task in self.selections:
+                self.state[task] = WAITING
+            else:
+                self.move(task, Cause.VALUE_LOST, detail=self._how_lost(task))
             self.open += 1
             for each in self.specs[task].inputs:
                 self.consumers_left[each] += 1

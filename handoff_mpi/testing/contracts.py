@@ -396,7 +396,7 @@ class _Drive:
 
     def begin(self) -> None:
         """Submit all functions."""
-        self.handle([Submitted(self._specs), Closed()])
+        self.handle([Submitted(self._specs, selections=self._plan.selections.all), Closed()])
 
     def handle(self, events: list[Event]) -> None:
         """Let the scheduler handle events, and note what it places."""

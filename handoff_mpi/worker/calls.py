@@ -306,7 +306,7 @@ class CallRunner:
             places = [place for place, _ in positions]
             code = functools.partial(self._call_with_copies, spec, places)
             args, kwargs, positions = [None] * len(positions), {}, (*enumerate(source for _, source in positions),)
-        return ElementCalls(code, args, kwargs, positions, self._load)
+        return ElementCalls(code, args, kwargs, positions, self._load, values)
 
     def _build_elements(
         self, spec: CallSpec, values: Sequence[Any]

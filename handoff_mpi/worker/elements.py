@@ -42,6 +42,7 @@ class ElementCalls(NamedTuple):
     Attributes:
         code, args, kwargs, positions: see :func:`~handoff_mpi.dag.build_element_calls`.
         load: decodes the elements.
+        inputs: the values of the inputs: that of an element may be one.
     """
 
     code: Callable[..., Any]
@@ -49,6 +50,7 @@ class ElementCalls(NamedTuple):
     kwargs: dict[str, Any]
     positions: Sequence[tuple[int, int]]
     load: Callable[[Payload], Any] = decode_input
+    inputs: Sequence[Any] = ()
 
 
 class ElementHooks(Protocol):
@@ -118,6 +120,9 @@ class ElementLoop:
         columns: list[Any] = [itertools.repeat(each) for each in calls.args]
         for place, source in calls.positions:
             piece = self._pieces[number][source]
+            if type(piece) is int:  # the only element of its lease
+                columns[place] = [calls.inputs[piece]]
+                continue
             try:
                 columns[place] = values_of(piece, 0, stop - start, calls.load)
             except EncodingError:

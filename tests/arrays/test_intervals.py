@@ -72,3 +72,10 @@ def test_a_copy_is_equal_until_one_of_the_two_changes():
     assert other != found
     assert [*found] == [(1, 3)]
     assert found != {1, 2}
+
+
+@given(st.sets(st.integers(0, 60)), BOUNDS, st.sampled_from([1, 2, 5, 40]))
+def test_the_last_member_among_some_indices_is_found(members, bounds, step):
+    indices = range(*sorted(bounds), step)
+    intervals = IntervalSet((index, index + 1) for index in members)
+    assert intervals.last_of(indices) == max(members.intersection(indices), default=None)

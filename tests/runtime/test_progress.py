@@ -23,7 +23,7 @@ from handoff_mpi.runtime.element_records import ElementRecords
 from handoff_mpi.runtime.progress import OTHERS, Progress
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.scheduler import Cause, State
-from handoff_mpi.scheduler.arrays import Array
+from handoff_mpi.scheduler.array_state import Array
 from handoff_mpi.scheduler.transitions import Lost, Returned
 
 NOW = 1_770_000_000.0

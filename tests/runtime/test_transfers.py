@@ -112,6 +112,17 @@ if results is not None:
     assert all(results[rank] == 4_999_950_000 for rank in range(2, 7))
     assert sorted(about["target"] for about in told) == [*range(2, 7)], told
     print("SOURCES", *(about["source"] for about in told), flush=True)
+    told.clear()
+
+dag = DAG("array")
+rows = dag.map(lambda x: numpy.arange(10_000) + x, range(10), id="rows", node=1)
+for rank in range(1, 7):
+    dag.add_function(Function(rank, [rows[2:]], lambda rows: [int(row[0]) for row in rows], node=rank))
+results = handoff.execute(dag, isolation="rank", run_dir=False)
+if results is not None:
+    assert all(results[rank] == [*range(2, 10)] for rank in range(1, 7))
+    assert sorted(about["target"] for about in told) == [*range(1, 7)], told
+    print("SOURCES OF A SLICE", *(about["source"] for about in told), flush=True)
 """
 
 
@@ -120,8 +131,9 @@ def test_beyond_a_few_ranks_have_a_value_from_those_that_got_it(mpirun, tmp_path
     (tmp_path / "all.py").write_text(ALL)
     ended = mpirun(7, "all.py")
     assert ended.rc == 0, ended.err
-    (line,) = [line for line in ended.out.splitlines() if line.startswith("SOURCES ")]
-    assert 1 <= Counter(line.split())["1"] <= FAN_OUT, "one of the five has it from another"
+    of_value, of_slice = [Counter(line.split()) for line in ended.out.splitlines() if line.startswith("SOURCES ")]
+    assert 1 <= of_value["1"] <= FAN_OUT, "one of the five has it from another"
+    assert 1 <= of_slice["0"] <= FAN_OUT, "two of the six have it from others"
 
 
 @pytest.fixture

@@ -7,11 +7,12 @@ from collections import Counter
 
 import pytest
 
+from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.dag.task_spec import ArraySpec
 from handoff_mpi.membership import RankLost
 from handoff_mpi.messages import DEATH, DIED, OK, RAISED, TIMED_OUT, TIMEOUT, ErrorReport, LeaseReport
 from handoff_mpi.scheduler import Dispatch, ElementsEnded, Finished, Retract, Retracted, State, StopRequested, Submitted
-from handoff_mpi.scheduler.arrays import Array, IntervalSet
+from handoff_mpi.scheduler.array_state import Array
 from tests.scheduler.transcript import Dialogue, array, done, ranks, task
 
 

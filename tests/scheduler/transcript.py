@@ -50,6 +50,11 @@ def task(*inputs, cost=CPU, **options):
     return TaskSpec(inputs, cost, **options)
 
 
+def selecting(inputs, *takes, **options):
+    """A task that takes the values of ``takes``, tasks and selections of arrays; it goes before those."""
+    return task(*inputs, takes=takes, **{"priority": 1, **options})
+
+
 def array(count, *inputs, chunk=None, max_failures=None, **options):
     """An array of so many elements, each of which takes the values of ``inputs``."""
     return task(*inputs, array=ArraySpec(count, chunk, max_failures), **options)
@@ -161,9 +166,9 @@ class Dialogue:
         self.moves = []
         self._states = []
 
-    def submit(self, *specs, now=0.0, closed=True):
+    def submit(self, *specs, now=0.0, closed=True, **also):
         """Submit ``specs``; no more will follow if ``closed``."""
-        return self.tell(now, Submitted(specs), *([Closed()] if closed else []))
+        return self.tell(now, Submitted(specs, **also), *([Closed()] if closed else []))
 
     def tell(self, now, *events):
         """Let table and scheduler handle ``events`` at time ``now``; return what is to be done, a line each."""
@@ -193,14 +198,14 @@ class Dialogue:
 
     def _replay(self, rows):
         self._states += [State.WAITING] * (len(self.scheduler.tasks.state) - len(self._states))
-        leases = self.scheduler.tasks.leases
+        leases, selections = self.scheduler.tasks.leases, self.scheduler.tasks.selections
         for number, then, cause, _, _, _ in rows:
             if number >= 0 and number not in leases:
                 before = self._states[number]
                 assert TRANSITIONS[before, Cause(cause)] == then, f"{before!r} by {Cause(cause)!r} gave {State(then)!r}"
                 self._states[number] = State(then)
                 self.moves.append((before, Cause(cause), State(then)))
-        for number in leases:  # whose numbers are used again
+        for number in (*leases, *selections):  # numbers of leases are used again, selections are not logged
             self._states[number] = State(self.scheduler.tasks.state[number])
         assert self._states == list(self.scheduler.tasks.state), "the log does not tell how the states came to be"
 

@@ -20,7 +20,7 @@ from handoff_mpi.dag.fingerprint.modules import Modules
 from handoff_mpi.dag.fingerprint.nodes import Bag, Node, Part, Unfit
 from handoff_mpi.dag.fingerprint.values import METADATA, SCALARS, cleaned, hashed, kind_of, vars_of
 from handoff_mpi.dag.function import Argument
-from handoff_mpi.dag.handle import Handle
+from handoff_mpi.dag.handle import ArrayElement, ArrayHandle, ArraySlice, Handle
 from handoff_mpi.dag.task import Task
 from handoff_mpi.rebuilding import OF_A_PROCESS, default_of
 
@@ -313,10 +313,21 @@ class Anatomy:
         return parts
 
 
+def _parts_of_argument(argument: Argument) -> list[object]:
+    """Return what tells arguments apart, in fewer parts where it is not about elements of arrays."""
+    parts = [argument.id, argument.serialize, argument.deserialize]
+    if type(argument.handle) in (ArraySlice, ArrayElement) or argument.missing is not None:
+        parts += [argument.handle, argument.missing]
+    return parts
+
+
 def _of_wrappers(part: Callable[[object], bytes | Node]) -> _Handlers:
     handlers: _Handlers = {
         Handle: lambda thing: [b"handle", part(thing.id)],
-        Argument: lambda thing: [b"argument", part(thing.id), part(thing.serialize), part(thing.deserialize)],
+        ArrayHandle: lambda thing: [b"handle", part(thing.id)],
+        ArraySlice: lambda thing: [b"slice", part(thing.id), part(thing.elements)],
+        ArrayElement: lambda thing: [b"element", part(thing.id), part(thing.index)],
+        Argument: lambda thing: [b"argument", *map(part, _parts_of_argument(thing))],
         types.MethodType: lambda thing: [b"method", part(thing.__func__), part(thing.__self__)],
         types.MethodWrapperType: lambda thing: [b"method-wrapper", part(thing.__self__), thing.__name__],
         functools.cached_property: lambda thing: [b"cached", part(thing.func), part(thing.attrname)],

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from itertools import compress
 from typing import Any, TypeAlias
 
-from handoff_mpi.arrays.digests import has_all
+from handoff_mpi.arrays.digests import NO_DIGEST, has_all
 from handoff_mpi.arrays.inputs import ElementInput
+from handoff_mpi.arrays.linked_inputs import LinkedInput
 from handoff_mpi.dag.arrays import ArrayFunction
 from handoff_mpi.dag.call_template import Placeholder
 from handoff_mpi.dag.fingerprint.elements import ObjectDigests
@@ -18,12 +19,17 @@ from handoff_mpi.dag.fingerprint.graph import Graph
 from handoff_mpi.dag.fingerprint.nodes import Unfit
 from handoff_mpi.dag.fingerprint.values import describe_error, hashed, is_leaf, shown_value
 from handoff_mpi.dag.function import Argument, Function, input_id
+from handoff_mpi.dag.handle_elements import HandleInput, references_of
 from handoff_mpi.dag.kinds import Kinds
 from handoff_mpi.dag.references import ReferenceFinder
+from handoff_mpi.dag.selections import elements_of, is_of_elements, skips_missing
 from handoff_mpi.dag.surroundings import written_surroundings
 
 #: Changed whenever the rules change, so that older fingerprints match nothing.
 _RULES = 1
+#: Elements of an array, None for all, and whether those without values are left out.
+_Taken: TypeAlias = "tuple[int | range | None, bool]"
+_WHOLE: _Taken = (None, False)
 #: Id and fingerprint of a function to the fingerprint that it goes by.
 Settle: TypeAlias = "Callable[[Hashable, bytes], bytes]"
 
@@ -100,19 +106,23 @@ class _Reading:
     Attributes:
         content: everything but its inputs' fingerprints.
         inputs: whose values it takes: ids, then (by :func:`_link`) positions in the list of readings.
+        taken: of each input the elements that it takes, if it is an array; empty if it takes all inputs whole.
         elements: of an array, whose value depends on them, while its fingerprint does not.
-        link_count: how many of the inputs, the last ones, are arrays whose elements it takes one by one.
+        link_count: how many of the inputs, behind those of the function, are arrays whose elements it takes one by one.
         linked: these.
+        handle_count: how many of the inputs, the last ones, are values of single elements.
     """
 
     id: Hashable
     content: bytes = b""
     inputs: Sequence[Any] = ()
+    taken: Sequence[_Taken] = ()
     note: str = ""
     fingerprint: bytes | None = None
     elements: Sequence[ElementInput] = ()
     link_count: int = 0
     linked: Sequence[_Reading] = ()
+    handle_count: int = 0
     _of_value: bytes | None = None
 
     @property
@@ -129,6 +139,36 @@ class _Reading:
                     self.fingerprint + marshal.dumps((digests, of_linked) if of_linked else digests, 2)
                 )
         return self._of_value
+
+    def of_taken(self, taken: _Taken) -> bytes | None:
+        """The fingerprint of the values of some elements; None if there is none. Others do not count."""
+        if taken == _WHOLE or not self.elements or self.fingerprint is None:
+            return self.of_value
+        elements, skips_missing = taken
+        if elements is None:
+            elements = range(len(self.elements[0]))
+        if isinstance(elements, int):
+            written: tuple[Any, ...] = (elements, skips_missing)
+            elements = range(elements, elements + 1)
+        else:
+            written = (elements.start, elements.stop, elements.step, skips_missing)
+        digests = [self._digest_of(each, elements) for each in self.elements]
+        if elements and NO_DIGEST in digests:
+            return None
+        return hashed(b"".join((self.fingerprint, marshal.dumps(written, 2), *digests)))
+
+    def _digest_of(self, input: ElementInput, elements: range) -> bytes:
+        """Return the digest of some elements of an input, zeros if there is none."""
+        if isinstance(input, LinkedInput):
+            source = next(each for each in self.linked if each.id == input.id)
+            return source.of_taken((input.taken(elements), False)) or NO_DIGEST
+        return input.digest_of(elements, ObjectDigests())
+
+
+def _taken_by(references: list[Any]) -> Sequence[_Taken]:
+    if not any(map(is_of_elements, references)):
+        return ()
+    return [(elements_of(reference), skips_missing(reference)) for reference in references]
 
 
 def _link(readings: list[_Reading], number_of: dict[Hashable, int]) -> None:
@@ -172,8 +212,21 @@ def _combine(readings: list[_Reading], settle: Settle | None) -> None:
                 reading.note = reading.note or "it is in a cycle, or behind one"
 
 
+def _mark_handles(readings: list[_Reading], array: _Reading) -> None:
+    """Tell the inputs of an array the fingerprints of the values that its elements are, and forget these as inputs."""
+    first = len(array.inputs) - array.handle_count
+    array.inputs, sources = array.inputs[:first], array.inputs[first:]
+    handles = references_of(array.elements)
+    for source, (position, index, reference) in zip(sources, handles, strict=True):
+        elements = array.elements[position]
+        assert isinstance(elements, HandleInput)
+        elements.marks[index] = readings[source].of_taken((elements_of(reference), skips_missing(reference)))
+
+
 def _finish(readings: list[_Reading], number: int, roots: dict[int, str]) -> None:
     reading = readings[number]
+    if reading.handle_count:
+        _mark_handles(readings, reading)
     if reading.note:
         roots[number] = shown_value(reading.id)
         return
@@ -181,7 +234,11 @@ def _finish(readings: list[_Reading], number: int, roots: dict[int, str]) -> Non
         reading.fingerprint = hashed(reading.content)
         return
     plain, linked = reading.inputs[: len(reading.inputs) - reading.link_count], reading.inputs[-reading.link_count :]
-    sources = [readings[source].of_value for source in plain]
+    if reading.taken:
+        pairs = zip(plain, reading.taken, strict=True)
+        sources = [readings[source].of_taken(taken) for source, taken in pairs]
+    else:
+        sources = [readings[source].of_value for source in plain]
     if reading.link_count:
         reading.linked = [readings[source] for source in linked]
         sources += [each.fingerprint for each in reading.linked]
@@ -207,16 +264,22 @@ class _Reader:
         """Return what ``function``, of that kind, consists of, or why that is unknown."""
         try:
             inputs = [input_id(reference) for reference in function.args] if function.args else []
+            references: Sequence[object] = ()
             body = self._plain_body(function)
             if body is None:
                 body = b"other" + hashed(b"".join(self._digests(function)))
                 references = self._finder.find([*function.extra_args, *function.kwargs.values()])
                 inputs += (reference.id for reference in references)
+            taken = _taken_by([*function.args, *references])
             head, end = self._shared.get((id(function.code), kind)) or self._share(function, kind)
             content = b"".join((head, len(body).to_bytes(8, "little"), body, end))
             elements = function.elements if isinstance(function, ArrayFunction) else ()
             linked = function.linked_ids
-            return _Reading(function.id, content, [*inputs, *linked], elements=elements, link_count=len(linked))
+            handles = [reference.id for _, _, reference in references_of(elements)]
+            inputs += [*linked, *handles]
+            found = _Reading(function.id, content, inputs, taken, elements=elements)
+            found.link_count, found.handle_count = len(linked), len(handles)
+            return found
         except Unfit as unfit:
             return _Reading(function.id, note=str(unfit))
         except Exception as error:

@@ -1,0 +1,118 @@
+"""Where the elements of an array stand, and those of a lease."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from handoff_mpi.arrays.intervals import IntervalSet
+from handoff_mpi.dag import TaskSpec
+from handoff_mpi.dag.task_spec import ArraySpec
+from handoff_mpi.messages import ErrorReport, Interval
+from handoff_mpi.scheduler.events import Failure
+
+#: A lease should take about this long: less wastes messages, more delays results and makes the tail uneven.
+LEASE_S = 0.01
+#: It should take at least this long, though other slots end sooner then: a message to another rank takes as long.
+MIN_LEASE_S = 0.0001
+#: The weight of a new lease in the moving mean of the seconds of an element.
+_WEIGHT = 0.2
+
+
+@dataclass(slots=True)
+class Array:
+    """Where the elements of one array stand.
+
+    Attributes:
+        spec: how many there are, and the user's limits.
+        lease_spec: what the scheduler must know of its leases.
+        todo: the elements that wait to be leased.
+        awaited: those that wait for elements of other arrays, or of this one.
+        have: those that have values.
+        failures: the elements that failed for good, and why.
+        failed: how many these are.
+        skipped: how many will not be computed, since too many failed, the array did, or an element that they take.
+        bereft: how many of these take an element that failed, or was skipped.
+        leases: the numbers of its leases.
+        element_s: seconds that an element is expected to take; None while that is unknown.
+        slots: how many slots computed it when a lease was made last.
+        leads: whether it was put at the head of its queue.
+    """
+
+    spec: ArraySpec
+    lease_spec: TaskSpec
+    todo: IntervalSet
+    awaited: IntervalSet = field(default_factory=IntervalSet)
+    have: IntervalSet = field(default_factory=IntervalSet)
+    failures: list[tuple[tuple[Interval, ...], Failure]] = field(default_factory=list)
+    failed: int = 0
+    skipped: int = 0
+    bereft: int = 0
+    leases: set[int] = field(default_factory=set)
+    element_s: float | None = None
+    free: list[int] = field(default_factory=list)
+    slots: int = 1
+    leads: bool = False
+
+    @property
+    def done(self) -> int:
+        """How many elements have values."""
+        return len(self.have)
+
+    @property
+    def is_worth_a_lease(self) -> bool:
+        """Whether so many elements wait to be leased that a lease has no fewer than it should."""
+        return len(self.todo) >= self.lease_count(self.slots)
+
+    @property
+    def has_too_many_failures(self) -> bool:
+        """Whether nothing more of it may begin."""
+        return self.spec.max_failures is not None and self.failed > self.spec.max_failures
+
+    def learn(self, count: int, seconds: float) -> None:
+        """Take in that ``count`` elements took so long."""
+        mean = seconds / count
+        self.element_s = mean if self.element_s is None else self.element_s + _WEIGHT * (mean - self.element_s)
+
+    def lease_count(self, slots: int) -> int:
+        """Return how many elements the next lease has, while ``slots`` compute the array.
+
+        The first one has a single element, whose duration nobody knows. Later ones take some time, but never more than
+        half of an even share of what is left, so that all slots end together (guided self-scheduling: Polychronopoulos
+        and Kuck, IEEE Transactions on Computers C-36, 1987). The last shares are not halved where they take no longer
+        than any lease, and nothing is cut into parts that take less time than a message.
+        """
+        if self.element_s is None:
+            return 1
+        element_s = max(self.element_s, 1e-9)
+        share = -(-(len(self.todo) + len(self.awaited)) // max(1, slots))
+        if share * element_s > LEASE_S:
+            share = -(-share // 2)
+        count = max(min(int(LEASE_S / element_s), share), int(MIN_LEASE_S / element_s))
+        count = max(count, self.spec.least)
+        return count if self.spec.chunk is None else min(count, self.spec.chunk)
+
+
+@dataclass(slots=True)
+class Lease:
+    """Elements of an array that a rank computes, or is to compute.
+
+    Attributes:
+        array: the number of the array.
+        intervals: the elements that have not ended, as far as is known.
+        before: how often its number had been dispatched when it began.
+        failed: its elements that failed since it was dispatched.
+        messages: those of its elements that failed together when it was dispatched last.
+        has_ended: whether its number may be used again, after this turn.
+    """
+
+    array: int
+    intervals: IntervalSet
+    before: int
+    failed: list[tuple[tuple[Interval, ...], ErrorReport]] = field(default_factory=list)
+    messages: list[tuple[tuple[Interval, ...], str]] = field(default_factory=list)
+    has_ended: bool = False
+
+    @property
+    def first(self) -> int:
+        """Its first element that has not ended, -1 if all have."""
+        return next((start for start, _ in self.intervals), -1)

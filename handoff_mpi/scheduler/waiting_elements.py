@@ -1,0 +1,62 @@
+"""Elements of arrays that are values of functions: each is a lease of its own, which waits for its function.
+
+Such a lease is in the task table before it is placed. It becomes ready, is skipped, or waits again for a value that was
+lost, as any task does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from handoff_mpi.arrays.intervals import Interval, IntervalSet
+from handoff_mpi.dag import TaskSpec
+from handoff_mpi.dag.task_spec import ArraySpec
+from handoff_mpi.scheduler.lifecycle import READY, WAITING
+from handoff_mpi.scheduler.tasks import TaskTable
+
+
+class WaitingElements:
+    """The elements of one run that wait for values of functions.
+
+    Args:
+        tasks: the scheduler's table.
+        begin: notes a lease: called with the number of the array, that of the lease, and its elements.
+    """
+
+    def __init__(self, tasks: TaskTable, begin: Callable[[int, int, Sequence[Interval]], object]) -> None:
+        self._tasks = tasks
+        self._begin = begin
+        self._indices: dict[int, IntervalSet] = {}
+
+    def withhold(self, number: int, array: ArraySpec, todo: IntervalSet) -> list[int]:
+        """Take the elements of an array that wait out of those that could be leased; return them."""
+        if not array.handles:
+            return []
+        indices = self._indices.get(number)
+        if indices is None:
+            indices = self._indices[number] = IntervalSet((index, index + 1) for index in array.handles)
+        parts = [part for interval in todo for part in indices.within(*interval)]
+        for part in parts:
+            todo.discard(*part)
+        return [index for part in parts for index in range(*part)]
+
+    def lease(self, number: int, array: ArraySpec, spec: TaskSpec, indices: Iterable[int]) -> None:
+        """Make a lease of each of these elements; it waits for what all elements take, too.
+
+        Args:
+            spec: of other leases of the array.
+        """
+        for index in indices:
+            inputs = tuple(dict.fromkeys(spec.inputs + array.handles[index]))
+            lease = self._tasks.add_waiting_lease(replace(spec, inputs=inputs))
+            self._begin(number, lease, [(index, index + 1)])
+            self._tasks.ready_or_waiting(lease)
+
+    def have_not_begun(self, array: ArraySpec, spec: TaskSpec, leases: Iterable[int]) -> list[int]:
+        """Return which leases of an array have never been placed, as they wait or waited for a function."""
+        if not array.handles:
+            return []
+        tasks = self._tasks
+        own = [each for each in leases if tasks.specs[each] is not spec and not tasks.attempts[each]]
+        return [each for each in own if tasks.state[each] in (WAITING, READY)]

@@ -134,7 +134,7 @@ class FrozenArray:
     def spec(self) -> ArraySpec:
         """The facts that the scheduler has of it."""
         taken = {index: tuple(dict.fromkeys(source for _, source in each)) for index, each in self.handles.items()}
-        return ArraySpec(self.count, self.chunk, self.max_failures, self.links, self.tree, taken)
+        return ArraySpec(self.count, self.chunk, self.max_failures, links=self.links, tree=self.tree, handles=taken)
 
 
 # -- declaration -------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from handoff_mpi.arrays.inputs import ElementInput
 from handoff_mpi.by_value import one_state
 from handoff_mpi.dag.arrays import ArrayFunction, FrozenArray
 from handoff_mpi.dag.call_template import VALUES, CallTemplate
+from handoff_mpi.dag.collocation import groups_of
 from handoff_mpi.dag.encoded_tables import EncodedTables
 from handoff_mpi.dag.faults import Faults, without_addresses
 from handoff_mpi.dag.function import AS_LIST, REFERENCES, Argument, Collocated, Function, input_id
@@ -27,7 +28,7 @@ from handoff_mpi.dag.handle_elements import references_of
 from handoff_mpi.dag.ids import is_plain_id
 from handoff_mpi.dag.kinds import Kinds
 from handoff_mpi.dag.parts import find_innermost, roots_of_code, roots_of_values
-from handoff_mpi.dag.references import SPECIAL, ReferenceFinder, describe_hidden, inputs_of
+from handoff_mpi.dag.references import SPECIAL, hidden_references, inputs_of
 from handoff_mpi.dag.retry_on import names_of
 from handoff_mpi.dag.selections import SelectionTable
 from handoff_mpi.dag.surroundings import Surroundings, surroundings_of
@@ -53,6 +54,9 @@ _MAX_NAMED_ELEMENTS = 3
 _OF_A_LEASE = TaskSpec((), parse_cost(None))
 #: What is pickled of constants where it does not matter what values they get.
 _WITHOUT_REFERENCES: dict[type, Callable[[object], Any]] = dict.fromkeys(REFERENCES, lambda reference: (int, ()))
+
+#: What functions without keyword arguments share: each call gets a mapping of its own by ``**``.
+_NO_KWARGS: dict[str, object] = {}
 
 
 class _Settings:
@@ -175,7 +179,7 @@ class Plan:
         if problems:
             raise DAGError(problems)
         kept, staying = self._kept_and_staying(first)
-        groups = self._groups(regular)
+        groups = groups_of(regular, self.number_of)
         for number, its in enumerate(settings_of, first):
             self.specs.append(self._spec(number, its, groups.get(number), number in kept, number in staying))
         return self.specs[first:]
@@ -278,7 +282,7 @@ class Plan:
             faults.add_once(key, function.id, lambda: self._why_not_sent(function, error))
             return []
         remedy = "handles get their values in arguments alone, not in code; pass it as an argument of its own"
-        lines = [f"{line}: {remedy}" for each in self.with_inlines(function) for line in _hidden_references(each)]
+        lines = [f"{line}: {remedy}" for each in self.with_inlines(function) for line in hidden_references(each)]
         return [f"function {show(function.id)}: {line}" for line in lines or [str(error)]]
 
     def _why_not_sent(self, function: Function, error: EncodingError) -> str:
@@ -422,22 +426,6 @@ class Plan:
         named = {self.number_of[id] for id in self._keep}
         return {number for number in new if number not in consumed or number in named}, staying
 
-    def _groups(self, regular: list[Function]) -> dict[int, int]:
-        """Return the group number of new tasks bound by ``collocated`` (union-find, Tarjan 1975)."""
-        parent: dict[int, int] = {}
-
-        def root(number: int) -> int:
-            while parent.setdefault(number, number) != number:
-                parent[number] = parent[parent[number]]
-                number = parent[number]
-            return number
-
-        for function in regular:
-            if isinstance(function.node, Collocated):
-                one, other = root(self.number_of[function.id]), root(self.number_of[function.node.id])
-                parent[max(one, other)] = min(one, other)
-        return {number: root(number) for number in parent}
-
 
 def _is_about_handles(error: BaseException | None) -> bool:
     while error is not None:
@@ -456,19 +444,3 @@ def _inline_ids(function: Function, inlines: Mapping[Hashable, Function]) -> lis
         found.update(dict.fromkeys(ids))
         stack += [inlines[id] for id in ids]
     return list(found)
-
-
-def _hidden_references(function: Function) -> list[str]:
-    """Return where references stand that no value can be put into the place of, a line each."""
-    parts: list[tuple[str, object]] = [("its code", function.code)]
-    parts += [(f"extra_args[{index}]", value) for index, value in enumerate(function.extra_args)]
-    parts += [(f"kwargs[{key!r}]", value) for key, value in function.kwargs.items()]
-    found = ReferenceFinder().find([*function.extra_args, *function.kwargs.values()])
-    for argument in (each for each in (*function.args, *found) if isinstance(each, Argument)):
-        parts += [(f"{side} of {show(argument)}", getattr(argument, side)) for side in ("serialize", "deserialize")]
-    resolved = set(map(id, found))
-    return [line for name, value in parts for line in describe_hidden(value, name, resolved)]
-
-
-#: What functions without keyword arguments share: each call gets a mapping of its own by ``**``.
-_NO_KWARGS: dict[str, object] = {}

@@ -194,6 +194,18 @@ def describe_hidden(value: object, name: str, resolved: Collection[int] = ()) ->
     return lines
 
 
+def hidden_references(function: Function) -> list[str]:
+    """Return where references stand that no value can be put into the place of, a line each."""
+    parts: list[tuple[str, object]] = [("its code", function.code)]
+    parts += [(f"extra_args[{index}]", value) for index, value in enumerate(function.extra_args)]
+    parts += [(f"kwargs[{key!r}]", value) for key, value in function.kwargs.items()]
+    found = ReferenceFinder().find([*function.extra_args, *function.kwargs.values()])
+    for argument in (each for each in (*function.args, *found) if isinstance(each, Argument)):
+        parts += [(f"{side} of {show(argument)}", getattr(argument, side)) for side in ("serialize", "deserialize")]
+    resolved = set(map(id, found))
+    return [line for name, value in parts for line in describe_hidden(value, name, resolved)]
+
+
 def hidden_in_globals(code: object) -> list[str]:
     """Return which globals that ``code`` reads hold references; those of what ranks import by name are not pickled."""
     for _ in range(_MAX_WRAPPED):

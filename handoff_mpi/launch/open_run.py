@@ -37,7 +37,8 @@ from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.runtime.resource_updates import UpdateTarget
 from handoff_mpi.scheduler import Closed, State, Submitted
-from handoff_mpi.scheduler.arrays import LEASE_S, MAX_LEASES
+from handoff_mpi.scheduler.array_state import LEASE_S
+from handoff_mpi.scheduler.arrays import MAX_LEASES
 from handoff_mpi.serialization import EncodingError
 
 #: A run is left after so many arrays: each leaves some kilobytes in its tables.

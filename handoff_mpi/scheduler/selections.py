@@ -88,7 +88,7 @@ class Selections:
             self._tasks.skip([number])
 
     def _supply(self, number: int) -> None:
-        """What a selection stands for is there: functions that take it may be ready now."""
+        """Have the functions that take a selection begin, as its elements are there now."""
         self._tasks.at_rank0[number] = 1
         if self._tasks.state[number] == WAITING:
             self._leave(number)

@@ -18,6 +18,7 @@ def marks(elements, code=abs, of=slice(None)):
     total = dag.reduce(operator.add, ys, id="total")
     dag.add_function(Function("list", [ys], sum))
     dag.add_function(Function("sum", [total], float))
+    Plan().add(dag.validate())  # which encodes the elements
     found = fingerprints(dag)
     return {id: found.of(id) for id in ("ys", "total", "list", "sum")}
 

@@ -264,5 +264,3 @@ def test_functions_that_take_other_elements_are_others():
     taken += [Argument(XS, missing="skip"), Argument(XS[3:5], missing="skip")]
     marks = [marks_of(range(10), each) for each in taken]
     assert len({*marks}) == len(taken)
-
-

@@ -16,7 +16,7 @@ from tests.scheduler.transcript import Dialogue, array, raised, ranks, task
 
 
 def linked(count, *links, inputs=(), max_failures=None, tree=None, **options):
-    return task(*inputs, array=ArraySpec(count, None, max_failures, links, tree), **options)
+    return task(*inputs, array=ArraySpec(count, None, max_failures, links=links, tree=tree), **options)
 
 
 def fold(source, count, fan_in, **options):

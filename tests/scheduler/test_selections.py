@@ -112,9 +112,7 @@ def test_an_array_takes_an_element_of_another_one():
 
 
 def test_what_an_earlier_launch_computed_need_not_be_waited_for():
-    run, _ = begin(
-        array(10), selecting([0], 2), selections=[ONE], slots=(3,), elements={0: IntervalSet([(4, 5)])}
-    )
+    run, _ = begin(array(10), selecting([0], 2), selections=[ONE], slots=(3,), elements={0: IntervalSet([(4, 5)])})
     assert states_of(run, 0, 1) == ["READY", "DISPATCHED"]
 
 

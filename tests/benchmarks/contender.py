@@ -138,27 +138,28 @@ def granularity(prepare: Prepare, shapes: Sequence[str], units: int, loops_per_s
     return found
 
 
-def least_efficient(point: Callable[[float], tuple[float, float]]) -> float:
+def least_efficient(point: Callable[[float], tuple[float, float]], durations_s: Sequence[float] = DURATIONS_S) -> float:
     """Return the granularity at which efficiency crosses a half: bisection, then interpolation between neighbours.
 
     Args:
         point: duration of a function to the granularity and the efficiency of a run.
+        durations_s: those that are tried, in ascending order.
 
     Raises:
         RuntimeError: it stays below.
     """
-    low, high = -1, len(DURATIONS_S)
+    low, high = -1, len(durations_s)
     below: tuple[float, float] | None = None
     above: tuple[float, float] | None = None
     while high - low > 1:
         middle = (low + high) // 2
-        seen = point(DURATIONS_S[middle])
+        seen = point(durations_s[middle])
         if seen[1] < EFFICIENT:
             low, below = middle, seen
         else:
             high, above = middle, seen
     if above is None:
-        raise RuntimeError(f"functions of {DURATIONS_S[-1]:g} s do not reach an efficiency of {EFFICIENT:g}")
+        raise RuntimeError(f"functions of {durations_s[-1]:g} s do not reach an efficiency of {EFFICIENT:g}")
     if below is None:
         return above[0]
     share = (EFFICIENT - below[1]) / (above[1] - below[1])

@@ -58,7 +58,7 @@ def behind_gate_s(results: Results) -> float:
 @contextmanager
 def in_ranks(workers: int, node: int | None = None) -> Iterator[Prepare | None]:
     """In the ranks themselves, all bound to the rank ``node`` if that is given."""
-    with _cluster() as execute:
+    with cluster() as execute:
         if execute is None:
             yield None
         else:
@@ -67,7 +67,7 @@ def in_ranks(workers: int, node: int | None = None) -> Iterator[Prepare | None]:
 
 @contextmanager
 def in_children(workers: int) -> Iterator[Prepare | None]:
-    with _cluster() as execute:
+    with cluster() as execute:
         if execute is None:
             yield None
             return
@@ -80,8 +80,8 @@ def in_children(workers: int) -> Iterator[Prepare | None]:
 
 
 @contextmanager
-def _cluster() -> Iterator[Callable[[DAG, str], Results] | None]:
-    """On rank 0, what executes a DAG at an isolation."""
+def cluster() -> Iterator[Callable[[DAG, str], Results] | None]:
+    """Yield, on rank 0, what executes a DAG at an isolation; None on the others, at the end."""
     with tempfile.TemporaryDirectory(prefix="handoff-bench-") as place, handoff.Cluster() as cluster:
         numbers = itertools.count()
 

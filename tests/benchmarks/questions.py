@@ -33,6 +33,8 @@ QUESTIONS = [
     Question("children", by_ranks=True),
     Question("granularity", by_ranks=True),
     Question("pools"),
+    Question("arrays", by_ranks=True),
+    Question("array_bounds", by_ranks=True),
     Question("idle", by_ranks=True),
     Question("startup", by_ranks=True),
     Question("handover"),

@@ -9,7 +9,19 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tests.benchmarks import bandwidth, children, functions, idle, latency, pools, ranks, startup
+from tests.benchmarks import (
+    array_bounds,
+    array_contender,
+    arrays,
+    bandwidth,
+    children,
+    functions,
+    idle,
+    latency,
+    pools,
+    ranks,
+    startup,
+)
 from tests.benchmarks.contender import BARE, BOUND, CHILDREN
 from tests.benchmarks.harness import Answer, spread
 
@@ -60,6 +72,18 @@ def ratio(row: str, contender: str) -> Reading:
     return lambda answer: answer.ratios(row, contender)
 
 
+def against(row: str, contender: str, other: str) -> Reading:
+    """Read a contender's figures ÷ those of one that is not the baseline."""
+
+    def read(answer: Answer) -> list[float]:
+        figures = answer.figures.get(row, {})
+        if not {contender, other} <= figures.keys():
+            return []
+        return [mine / theirs for mine, theirs in zip(figures[contender], figures[other], strict=True)]
+
+    return read
+
+
 def share(row: str, contender: str, whole: float) -> Reading:
     """Read a contender's figures ÷ what is promised in plain units."""
     return lambda answer: [each / whole for each in answer.figures.get(row, {}).get(contender, ())]
@@ -86,6 +110,29 @@ PLACEMENT_US = {"uniform": 2.0, "mixed": 20.0}
 #: What counts as the same speed.
 SAME = 1.2
 
+_OURS, _BEST = array_contender.OURS, array_contender.FUTURES
+#: Elements of 1 ms use so much of the cores' time; longer ones of different lengths take so much more than the least.
+EFFICIENT, EVEN = 0.97, 1.05
+ARRAYS = [
+    *[
+        Promise(f"an array{where}: {row} ÷ {_BEST}", least, True, "arrays", ratio(row, contender))
+        for where, row, contender, least in (
+            ("", arrays.NO_OPS, _OURS, 1.0),
+            ("", arrays.VALUES, _OURS, 1.0),
+            (" in children", arrays.NO_OPS, array_contender.CHILDREN, 0.5),
+        )
+    ],
+    Promise(f"an array: {arrays.NO_OPS} ÷ {BARE}", 3.0, True, "arrays", against(arrays.NO_OPS, _OURS, BARE)),
+    *[
+        Promise(f"an array: {row} ÷ bound", round(most, 2), False, "array_bounds", ratio(row, _OURS))
+        for row, most in ((array_bounds.WORK, 1 / EFFICIENT), (array_bounds.TAIL, EVEN))
+    ],
+    *[
+        Promise(f"an array: {row} ÷ bound", 1.0, False, "array_bounds", ratio(row, _OURS))
+        for row in array_bounds.PROMISED
+    ],
+]
+
 PROMISES = [
     Promise(f"no-ops a second ÷ those of a {BARE}", 1.0, True, "throughput", ratio("independent", "handoff_mpi")),
     Promise("a link of a chain ÷ a raw round trip", 8.0, False, "latency", ratio(latency.LINK, "handoff_mpi")),
@@ -97,6 +144,7 @@ PROMISES = [
     Promise(f"64 MiB to another rank ÷ {bandwidth.RAW}", 0.9, True, "bandwidth", ratio("64 MiB", "handoff_mpi")),
     Promise(f"no-ops a second, {MOST} ÷ {FEWEST}", 0.8, True, "functions", ratio(functions.RATE, MOST)),
     Promise(f"memory a function of {MOST} ÷ 1 KB", 1.0, False, "functions", share(functions.NBYTES, MOST, 1000.0)),
+    *ARRAYS,
     *[
         Promise(f"{row}, {MOST_RANKS} ÷ {limit:g} µs", 1.0, False, "ranks", share(row, MOST_RANKS, limit))
         for rows in (ranks.PLACEMENT, ranks.SCHEDULING)

@@ -46,7 +46,7 @@ class Kinds:
         self._known: dict[object, int] = {}
         kind, settings, cost = -1, (), None
         for function in functions:
-            # ProcessMonitor mostly agree, and what differs is mostly another object.
+            # Neighbours mostly agree, and what differs is mostly another object.
             if not self.of or function.cost is not cost or not all(map(is_, _settings_of(function), settings)):
                 settings, cost = _settings_of(function), function.cost
                 kind = self._find(function, settings)

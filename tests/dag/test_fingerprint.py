@@ -6,6 +6,7 @@ import gc
 import importlib
 import itertools
 import json
+import random as random_numbers
 import socket
 import sys
 import textwrap
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from handoff_mpi import DAG, Argument, Function, collocated, task
 from handoff_mpi.dag.fingerprint import fingerprints
 from handoff_mpi.dag.fingerprint.graph import Graph
+from handoff_mpi.dag.fingerprint.reading import _Reader
 from tests.conftest import ROOT, run_process
 
 _serial = itertools.count(1)
@@ -602,6 +604,44 @@ def test_functions_that_share_code_share_the_work():
     functions = [Function(i, code=code) for i, code in enumerate(module.functions)]
     few, many = fingerprints(functions[:100]).visited, fingerprints(functions).visited
     assert many - few == 200, "of each further one, itself and its cell"
+
+
+def mixed(rng, count):
+    """Return functions of which some are plain, and some take values of earlier ones."""
+    functions = []
+    for number in range(count):
+        id = rng.choice([number, str(number), (number, "x"), ("t", number, None), number + 0.5, f"{number:01025}"])
+        args = rng.sample([each.id for each in functions], rng.choice([0, 0, min(2, number)]))
+        extra = rng.choice([[], [0], [1.0, "s"], [[1, 2]], [("a", (1, 2))], (None,), [0] * 17, [True], ["s" * 1025]])
+        options = rng.choice([{}, {}, {"kwargs": {"k": 1}}, {"version": "2"}, {"cwd": "/tmp"}])
+        functions.append(Function(id, args, rng.choice([work, print]), extra, **options))
+    return functions
+
+
+def test_functions_that_are_read_together_have_the_fingerprints_of_those_read_alone(monkeypatch):
+    rng = random_numbers.Random(1)
+    functions = [*mixed(rng, 600), Function("generator", [], work, [(each for each in ())])]
+    functions.append(Function("behind", ["generator", 1], work))
+    doubled = [*functions, Function(functions[5].id, [], work)]
+    together = [fingerprints(each) for each in (functions, doubled, functions[::-1])]
+    monkeypatch.setattr(_Reader, "read_plain", lambda *words: {})
+    for seen, each in zip(together, (functions, doubled, functions[::-1]), strict=True):
+        alone = fingerprints(each)
+        assert [seen.of(function.id) for function in each] == [alone.of(function.id) for function in each]
+        assert (seen.notes, seen.codes, seen.visited) == (alone.notes, alone.codes, alone.visited)
+    assert len(together[0].notes) == 2
+
+
+def test_no_step_is_taken_for_a_plain_function_but_to_look_at_its_arguments():
+    functions = [Function(number, code=work, extra_args=[number]) for number in range(2_000)]
+    fingerprints(functions)
+    entered = []
+    sys.setprofile(lambda frame, event, argument: event == "call" and entered.append(frame.f_code.co_name))
+    try:
+        fingerprints(functions)
+    finally:
+        sys.setprofile(None)
+    assert len(entered) < 1_500
 
 
 # What has no fingerprint

@@ -6,7 +6,8 @@ import marshal
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import compress
+from itertools import compress, repeat
+from operator import and_, itemgetter
 from typing import Any, TypeAlias
 
 from handoff_mpi.arrays.digests import NO_DIGEST, has_all
@@ -17,7 +18,7 @@ from handoff_mpi.dag.call_template import Placeholder
 from handoff_mpi.dag.fingerprint.elements import ObjectDigests
 from handoff_mpi.dag.fingerprint.graph import Graph
 from handoff_mpi.dag.fingerprint.nodes import Unfit
-from handoff_mpi.dag.fingerprint.values import describe_error, hashed, is_leaf, shown_value
+from handoff_mpi.dag.fingerprint.values import all_hashed, are_leaves, describe_error, hashed, is_leaf, shown_value
 from handoff_mpi.dag.function import Argument, Function, input_id
 from handoff_mpi.dag.handle_elements import HandleInput, references_of
 from handoff_mpi.dag.kinds import Kinds
@@ -30,6 +31,8 @@ _RULES = 1
 #: Elements of an array, None for all, and whether those without values are left out.
 _Taken: TypeAlias = "tuple[int | range | None, bool]"
 _WHOLE: _Taken = (None, False)
+#: What comes before an id and constants that are plain.
+_PLAIN = b"plain"
 #: Id and fingerprint of a function to the fingerprint that it goes by.
 Settle: TypeAlias = "Callable[[Hashable, bytes], bytes]"
 
@@ -79,11 +82,18 @@ def fingerprints(
         kinds: of the functions.
     """
     functions = list(functions)
+    kinds = kinds or Kinds(functions)
     reader = _Reader()
+    plain = reader.read_plain(functions, kinds)
+    if settle is not None:
+        plain = {id: settle(id, fingerprint) for id, fingerprint in plain.items()}
     readings: list[_Reading] = []
     number_of: dict[Hashable, int] = {}
-    for function, kind in zip(functions, (kinds or Kinds(functions)).of, strict=True):
+    others = [] if len(plain) == len(functions) else [*zip(functions, kinds.of, strict=True)]
+    for function, kind in others:
         try:
+            if function.id in plain:
+                continue
             number = number_of.setdefault(function.id, len(readings))
         except Exception:  # no one can ask for it
             continue
@@ -91,10 +101,10 @@ def fingerprints(
             readings[number] = _Reading(function.id, note="its id is used by several functions")
         else:
             readings.append(reader.read(function, kind))
-    _link(readings, number_of)
+    _link(readings, number_of, plain)
     _combine(readings, settle)
     reader.graph.clear()
-    of = {reading.id: reading.fingerprint for reading in readings if reading.fingerprint is not None}
+    of = plain | {reading.id: reading.fingerprint for reading in readings if reading.fingerprint is not None}
     notes = {reading.id: reading.note for reading in readings if reading.note}
     return Fingerprints(of, notes, reader.graph.visited, reader.codes())
 
@@ -105,7 +115,7 @@ class _Reading:
 
     Attributes:
         content: everything but its inputs' fingerprints.
-        inputs: whose values it takes: ids, then (by :func:`_link`) positions in the list of readings.
+        inputs: whose values it takes: ids, then (by :func:`_link`) positions in the list of readings, or fingerprints.
         taken: of each input the elements that it takes, if it is an array; empty if it takes all inputs whole.
         elements: of an array, whose value depends on them, while its fingerprint does not.
         link_count: how many of the inputs, behind those of the function, are arrays whose elements it takes one by one.
@@ -171,13 +181,14 @@ def _taken_by(references: list[Any]) -> Sequence[_Taken]:
     return [(elements_of(reference), skips_missing(reference)) for reference in references]
 
 
-def _link(readings: list[_Reading], number_of: dict[Hashable, int]) -> None:
+def _link(readings: list[_Reading], number_of: dict[Hashable, int], plain: dict[Hashable, bytes]) -> None:
+    known: dict[Hashable, int | bytes] = {**number_of, **plain}
     for reading in readings:
         if not reading.inputs:
             continue
         ids, reading.inputs = reading.inputs, ()
         try:
-            numbers = [number_of.get(id, -1) for id in ids]
+            numbers = [known.get(id, -1) for id in ids]
         except Exception as error:
             reading.note = f"an id that it takes cannot be looked up: {describe_error(error)}"
             continue
@@ -189,10 +200,10 @@ def _link(readings: list[_Reading], number_of: dict[Hashable, int]) -> None:
 
 def _combine(readings: list[_Reading], settle: Settle | None) -> None:
     """Go through the DAG from its sources (Kahn 1962) and give each function its fingerprint or its note."""
-    missing = [len(reading.inputs) for reading in readings]
+    missing = [sum(type(source) is int for source in reading.inputs) for reading in readings]
     consumers: dict[int, list[int]] = {}
     for number in compress(range(len(readings)), missing):
-        for source in readings[number].inputs:
+        for source in filter(_is_position, readings[number].inputs):
             consumers.setdefault(source, []).append(number)
     ready = [number for number, count in enumerate(missing) if not count]
     roots: dict[int, str] = {}  # functions without a fingerprint: the one that it starts from
@@ -220,7 +231,8 @@ def _mark_handles(readings: list[_Reading], array: _Reading) -> None:
     for source, (position, index, reference) in zip(sources, handles, strict=True):
         elements = array.elements[position]
         assert isinstance(elements, HandleInput)
-        elements.marks[index] = readings[source].of_taken((elements_of(reference), skips_missing(reference)))
+        taken = elements_of(reference), skips_missing(reference)
+        elements.marks[index] = source if type(source) is bytes else readings[source].of_taken(taken)
 
 
 def _finish(readings: list[_Reading], number: int, roots: dict[int, str]) -> None:
@@ -234,11 +246,11 @@ def _finish(readings: list[_Reading], number: int, roots: dict[int, str]) -> Non
         reading.fingerprint = hashed(reading.content)
         return
     plain, linked = reading.inputs[: len(reading.inputs) - reading.link_count], reading.inputs[-reading.link_count :]
-    if reading.taken:
-        pairs = zip(plain, reading.taken, strict=True)
-        sources = [readings[source].of_taken(taken) for source, taken in pairs]
-    else:
-        sources = [readings[source].of_value for source in plain]
+    taken = reading.taken or repeat(_WHOLE)
+    sources = [
+        source if type(source) is bytes else readings[source].of_taken(each)
+        for source, each in zip(plain, taken, strict=False)
+    ]
     if reading.link_count:
         reading.linked = [readings[source] for source in linked]
         sources += [each.fingerprint for each in reading.linked]
@@ -250,8 +262,12 @@ def _finish(readings: list[_Reading], number: int, roots: dict[int, str]) -> Non
     reading.fingerprint = hashed(b"".join((reading.content, *sources)))
 
 
+def _is_position(source: object) -> bool:
+    return type(source) is int
+
+
 class _Reader:
-    """Reads functions, one by one."""
+    """Reads functions, one by one, or those together that are plain."""
 
     def __init__(self) -> None:
         self.graph = Graph()
@@ -259,6 +275,32 @@ class _Reader:
         self._shared: dict[tuple[int, int], tuple[bytes, bytes]] = {}
         self._names: dict[str, set[bytes]] = {}
         self._finder = ReferenceFinder()
+
+    def read_plain(self, functions: Sequence[Function], kinds: Kinds) -> dict[Hashable, bytes]:
+        """Return the fingerprints of functions that take no values and are as plain as most are, by id.
+
+        They are made column by column, in loops that are not Python's. They are those that :meth:`read` leads to.
+        """
+        try:
+            every_id = [function.id for function in functions]
+            keys: list[Any] = [*zip(map(id, kinds.codes), kinds.of, strict=True)]
+            columns: tuple[list[Any], ...] = every_id, [*map(tuple, kinds.extra_args)], keys
+            are_plain = [not args and not kwargs for args, kwargs in zip(kinds.args, kinds.kwargs, strict=True)]
+            for column in columns[:2]:
+                are_plain = [*map(and_, are_plain, are_leaves(column))]
+            if len(set(every_id)) < len(functions):
+                return {}
+            ids, extra_args, keys = ([*compress(column, are_plain)] for column in columns)
+            of_key = dict(zip(keys, compress(functions, are_plain), strict=True))
+            shared = {key: self._share(function, key[1]) for key, function in of_key.items()}
+        except Exception:  # the functions are asked one by one whose fault it is
+            return {}
+        plain = [*map(marshal.dumps, zip(ids, repeat(0), extra_args, repeat(())), repeat(2))]
+        before = {length: (len(_PLAIN) + length).to_bytes(8, "little") + _PLAIN for length in set(map(len, plain))}
+        ends = [*map(shared.__getitem__, keys)]
+        bodies = map(before.__getitem__, map(len, plain)), plain
+        parts = zip(map(itemgetter(0), ends), *bodies, map(itemgetter(1), ends), strict=True)
+        return dict(zip(ids, all_hashed(map(b"".join, parts)), strict=True))
 
     def read(self, function: Function, kind: int) -> _Reading:
         """Return what ``function``, of that kind, consists of, or why that is unknown."""
@@ -317,7 +359,7 @@ class _Reader:
             if isinstance(reference, Argument):
                 return None
         plain: Any = (function.id, len(function.args), extra, named)
-        return b"plain" + marshal.dumps(plain, 2)
+        return _PLAIN + marshal.dumps(plain, 2)
 
     def _digests(self, function: Function) -> Iterator[bytes]:
         yield marshal.dumps((len(function.args), len(function.extra_args), list(function.kwargs)), 2)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from hashlib import blake2b
+from itertools import chain
+from operator import methodcaller
 from typing import Any
 
 NBYTES = 16
@@ -30,6 +34,15 @@ def is_leaf(thing: Any) -> bool:
     return kind in _SIZED and len(thing) <= _MAX_LEAF_LENGTH
 
 
+def are_leaves(things: Sequence[Any]) -> Sequence[bool]:
+    """Return what :func:`is_leaf` does of each of ``things``; where all are numbers, it looks at their types alone."""
+    kinds = set(map(type, things))
+    is_sure = _NUMBERS.issuperset(kinds)
+    if kinds == {tuple} and max(map(len, things)) <= MAX_TUPLE_LENGTH:
+        is_sure = _NUMBERS.issuperset(map(type, chain.from_iterable(things)))
+    return [True] * len(things) if is_sure else [*map(is_leaf, things)]
+
+
 def cleaned(state: Any) -> object:
     """Return an object's state without what functools.update_wrapper put there."""
     if type(state) is tuple and len(state) == 2:
@@ -51,6 +64,11 @@ def vars_of(module: object) -> dict[str, Any]:
 def hashed(content: Any) -> bytes:
     """Return the digest of ``content``, a bytes-like object: NBYTES bytes of BLAKE2b."""
     return blake2b(content, digest_size=NBYTES).digest()
+
+
+def all_hashed(contents: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield what :func:`hashed` returns of each of ``contents``."""
+    return map(methodcaller("digest"), map(partial(blake2b, digest_size=NBYTES), contents))
 
 
 def kind_of(thing: object) -> str:

@@ -431,7 +431,7 @@ def test_an_array_is_counted_by_its_elements():
     run.scheduler.tasks.state[1] = State.READY
     array.todo.take(30)
     array.leases.add(2)
-    array.done, array.failed = 20, 1
+    array.have, array.failed = IntervalSet([(0, 20)]), 1
     run.of_rank[0][0].tasks = [1]
     run.recorder.elements_ended(0, 1, LeaseReport(((0, 20),), None, busy_s=2.1), NOW, 2.1)
     told = run.fields()

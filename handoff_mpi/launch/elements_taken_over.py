@@ -6,6 +6,7 @@ value, and has not been computed again since.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
@@ -16,7 +17,7 @@ from handoff_mpi.dag.arrays import FrozenArray
 from handoff_mpi.dag.fingerprint import ObjectDigests
 from handoff_mpi.launch.rerun import Rerun
 from handoff_mpi.launch.takers import is_of_any, single_elements, takes_any
-from handoff_mpi.results.array_history import ArrayLaunch, take_over
+from handoff_mpi.results.array_history import ArrayLaunch, suspects_of, take_over
 
 _NONE = IntervalSet()
 
@@ -50,6 +51,16 @@ class ElementsTakenOver:
         for number in _sources_first(arrays):
             if number in launches:
                 self._take_over(number)
+
+    def suspects(self) -> dict[int, list[list[Interval]]]:
+        """Return groups of elements one of which may have ended an earlier launch, by array."""
+        found = {}
+        for number in self._launches.keys() & self._arrays.keys():
+            have, is_same = self._values[number].have, functools.partial(self._same_arguments, number)
+            groups = suspects_of(self._launches[number], have, is_same)
+            if groups:
+                found[number] = groups
+        return found
 
     def _take_over(self, number: int) -> None:
         array, launches = self._arrays[number], self._launches[number]

@@ -39,6 +39,7 @@ class Resumed:
         incidents: the incidents of tasks.
         array_values: of each array, the values of elements that earlier launches computed.
         elements: the elements that these are: array to (launch, intervals).
+        suspect_elements: see :class:`~handoff_mpi.scheduler.Submitted`.
         rerun: the tasks that ``rerun`` names, and all that depend on them.
     """
 
@@ -51,6 +52,7 @@ class Resumed:
     incidents: dict[int, list[Incident]] = field(default_factory=dict)
     array_values: dict[int, ArrayValues] = field(default_factory=dict)
     elements: dict[int, list[tuple[int, Sequence[Interval]]]] = field(default_factory=dict)
+    suspect_elements: dict[int, list[list[Interval]]] = field(default_factory=dict)
     rerun: set[int] = field(default_factory=set)
 
 
@@ -120,7 +122,8 @@ def resume(
             resumed.deaths[task] = history.deaths[identity]
         if identity in history.incidents:
             resumed.incidents[task] = history.incidents[identity]
-    resumed.elements = ElementsTakenOver(plan.arrays, arrays, again, resumed.array_values).elements
+    taken_over = ElementsTakenOver(plan.arrays, arrays, again, resumed.array_values)
+    resumed.elements, resumed.suspect_elements = taken_over.elements, taken_over.suspects()
     if any(each.skips_missing for each in plan.selections.all):
         _leave_outdated(plan, known, resumed)
     _take_over(plan, known, is_intact, again.keys(), resumed)

@@ -176,8 +176,9 @@ class RunInProgress:
     def _run_loop(self) -> None:
         resumed, announcer = self._run.resumed, self._run.recorder.announcer
         elements = {number: values.have for number, values in resumed.array_values.items()}
+        earlier = resumed.rest, resumed.suspects, resumed.deaths, elements
         selections = self._checked.plan.selections.all
-        submitted = Submitted(self._checked.specs, resumed.rest, resumed.suspects, resumed.deaths, elements, selections)
+        submitted = Submitted(self._checked.specs, *earlier, selections, resumed.suspect_elements)
         with gc_control.frozen(len(self._checked.plan)):
             self.loop.run([submitted, Closed()])
         self.loop.confirm()

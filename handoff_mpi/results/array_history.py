@@ -22,6 +22,7 @@ class ArrayLaunch:
         parts: its values: (elements, rank, column of their values in this order).
         restored: the elements that it took over: (number of an earlier launch, intervals).
         failed: its elements that failed for good: (intervals, rank, attempts, kind, message, traceback).
+        suspects: of each lease that ran when the launch was cut short, the elements whose end was not known.
     """
 
     epoch: int
@@ -30,6 +31,16 @@ class ArrayLaunch:
     parts: list[tuple[Sequence[Interval], int, Packed]] = field(default_factory=list)
     restored: list[tuple[int, Sequence[Interval]]] = field(default_factory=list)
     failed: list[tuple[Sequence[Interval], int, int, str, str, str]] = field(default_factory=list)
+    suspects: list[IntervalSet] = field(default_factory=list)
+
+    def suspect(self, elements: Sequence[Interval]) -> None:
+        """The launch was cut short while a lease of these elements was at a rank, or after it had come back."""
+        left = IntervalSet(elements)
+        for intervals in [*(part[0] for part in self.parts), *(failed[0] for failed in self.failed)]:
+            for interval in intervals:
+                left.discard(*interval)
+        if left:
+            self.suspects.append(left)
 
     @property
     def is_fold(self) -> bool:
@@ -56,6 +67,29 @@ def take_over(
         if found:
             taken.append((launch.epoch, tuple(found)))
     return taken
+
+
+def suspects_of(
+    launches: Sequence[ArrayLaunch], have: IntervalSet, is_same: Callable[[ArrayLaunch], IntervalSet]
+) -> list[list[Interval]]:
+    """Return groups of elements one of which may have cut a launch short; no element is in two of them.
+
+    Args:
+        launches, is_same: as of :func:`take_over`.
+        have: the elements that have values.
+    """
+    groups: list[list[Interval]] = []
+    known = have.copy()
+    for launch in reversed(launches):
+        same = is_same(launch) if launch.suspects else IntervalSet()
+        for each in launch.suspects:
+            group = IntervalSet(part for interval in each for part in same.within(*interval))
+            for interval in known:
+                group.discard(*interval)
+            known.update(group)
+            if group:
+                groups.append(group.intervals())
+    return groups
 
 
 def values_of_last(launches: Sequence[ArrayLaunch]) -> ArrayValues:

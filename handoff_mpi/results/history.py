@@ -20,6 +20,8 @@ The records of a segment, beside the journal's own header; tasks go by their num
 - ``("elements", task, rank, intervals, column, started, duration)``: values of elements of an array;
 - ``("elements_failed", task, rank, intervals, attempts, kind, message, number of the traceback or -1)``: elements of an
   array that failed for good, after so many attempts;
+- ``("leased", [(lease, task, rank, intervals)])``: elements of arrays were sent to ranks; what the lease had before has
+  ended, or waits;
 - ``("restored_elements", task, [(launch, intervals)])``: elements that earlier launches computed;
 - ``("rank", rank, what, reason, time_s)``: what became of a rank; format 2 has no ``time_s``;
 - ``("probation", begins, host or rank, ranks, reason)``: a host or rank is given only probes, or is trusted again;
@@ -197,6 +199,7 @@ class _Reader:
         self._history = history
         self._in_flight: set[int] = set()
         self._arrays: dict[int, ArrayLaunch] = {}
+        self._leased: dict[int, tuple[int, Sequence[Interval]]] = {}
         self._failed: set[tuple[int, int]] = set()
         self._tracebacks: dict[int, str] = {}
         self._is_cut_short = True  # until it says otherwise
@@ -279,6 +282,10 @@ class _Reader:
         failed = elements, rank, attempts, kind, message, self._tracebacks.get(traceback, "")
         self._arrays[task].failed.append(failed)
 
+    def _take_leased(self, leases: list[tuple[int, int, int, Sequence[Interval]]]) -> None:
+        for lease, task, _, elements in leases:
+            self._leased[lease] = task, elements
+
     def _take_restored_elements(self, task: int, taken: list[tuple[int, Sequence[Interval]]]) -> None:
         self._arrays[task].restored += taken
 
@@ -310,5 +317,7 @@ class _Reader:
         """The launch has ended, in order or not."""
         if self._is_cut_short:
             self._history.suspects.update(map(self.launch.identity, self._in_flight))
+            for task, elements in self._leased.values():
+                self._arrays[task].suspect(elements)
         for identity in self._history.suspects & self._history.done.keys():
             self._history.suspects.discard(identity)

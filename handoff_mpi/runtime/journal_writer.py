@@ -159,11 +159,15 @@ class JournalWriter:
         Raises:
             JournalError: it cannot be written.
         """
-        sent, incidents, forgiven, returned = [], [], [], []
+        sent, leased, incidents, forgiven, returned = [], [], [], [], []
         leases = self._leases
         for task, _, cause, attempt, rank, detail in log:
             if leases and task in leases:
-                self._note_lease(task, cause, rank)
+                if cause in DISPATCHES:
+                    lease = leases[task]
+                    leased.append((task, lease.array, rank, lease.intervals.intervals()))
+                else:
+                    self._note_lease(task, cause, rank)
             elif cause in DISPATCHES:
                 sent.append((task, attempt, rank))
             elif cause in _RETURNS and rank >= 0:
@@ -184,6 +188,8 @@ class JournalWriter:
         if sent or self._done or self._failed or incidents:
             self._journal.append(("turn", sent, self._done, self._failed, incidents, now))
             self._done, self._failed = [], []
+        if leased:
+            self._journal.append(("leased", leased))
         for each in forgiven:
             if each.task in leases:
                 continue

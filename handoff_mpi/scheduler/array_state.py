@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from handoff_mpi.arrays.intervals import IntervalSet
@@ -26,6 +27,8 @@ class Array:
         spec: how many there are, and the user's limits.
         lease_spec: what the scheduler must know of its leases.
         todo: the elements that wait to be leased.
+        suspects: groups of elements that are leased before the others, each as it is, to run in a child process: one of
+            a group may have ended an earlier launch.
         awaited: those that wait for elements of other arrays, or of this one.
         have: those that have values.
         failures: the elements that failed for good, and why.
@@ -41,6 +44,7 @@ class Array:
     spec: ArraySpec
     lease_spec: TaskSpec
     todo: IntervalSet
+    suspects: list[Sequence[Interval]] = field(default_factory=list)
     awaited: IntervalSet = field(default_factory=IntervalSet)
     have: IntervalSet = field(default_factory=IntervalSet)
     failures: list[tuple[tuple[Interval, ...], Failure]] = field(default_factory=list)
@@ -67,6 +71,16 @@ class Array:
     def has_too_many_failures(self) -> bool:
         """Whether nothing more of it may begin."""
         return self.spec.max_failures is not None and self.failed > self.spec.max_failures
+
+    def take_suspects(self) -> list[Interval]:
+        """Return the suspects to lease next, which wait no longer; none if none of them wait to be leased."""
+        while self.suspects:
+            found = [part for interval in self.suspects.pop() for part in self.todo.within(*interval)]
+            for interval in found:
+                self.todo.discard(*interval)
+            if found:
+                return found
+        return []
 
     def learn(self, count: int, seconds: float) -> None:
         """Take in that ``count`` elements took so long."""

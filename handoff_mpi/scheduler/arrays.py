@@ -36,6 +36,7 @@ class Arrays:
 
     Args:
         tasks, ready: the scheduler's tables.
+        suspects: the tasks that must run in a child process.
 
     Attributes:
         of: array number to its elements.
@@ -45,7 +46,7 @@ class Arrays:
         waiting: the elements that wait for functions.
     """
 
-    def __init__(self, tasks: TaskTable, ready: ReadyTasks) -> None:
+    def __init__(self, tasks: TaskTable, ready: ReadyTasks, suspects: set[int]) -> None:
         self.of: dict[int, Array] = {}
         self.leases: dict[int, Lease] = {}
         self.links = Links(tasks, self._supplied, self._skip_bereft, self._lost)
@@ -53,15 +54,23 @@ class Arrays:
         self._ready = ready
         self.selections = Selections(tasks)
         self.waiting = WaitingElements(tasks, self._begin)
+        self._suspects = suspects
         self._withheld: dict[int, list[int]] = {}
         self._ended: list[int] = []
         self._to_check: dict[int, None] = {}
 
-    def submit(self, first: int, specs: Sequence[TaskSpec], done: Mapping[int, IntervalSet]) -> None:
+    def submit(
+        self,
+        first: int,
+        specs: Sequence[TaskSpec],
+        done: Mapping[int, IntervalSet],
+        suspects: Mapping[int, Sequence[Sequence[Interval]]],
+    ) -> None:
         """Take in the arrays among new tasks, whose numbers begin with ``first``.
 
         Args:
             done: array number to the elements that an earlier launch computed.
+            suspects: array number to groups of elements one of which may have ended an earlier launch.
         """
         new = {number: spec.array for number, spec in enumerate(specs, first) if spec.array is not None}
         for number, each in new.items():
@@ -69,6 +78,7 @@ class Arrays:
             array = Array(each, replace(specs[number - first], array=None, keep=False), have.missing(each.count))
             array.have = have
             array.element_s = each.element_s
+            array.suspects += suspects.get(number, ())
             self.of[number] = array
             if each.links:
                 array.awaited = array.todo
@@ -109,7 +119,10 @@ class Arrays:
         """
         array = self.of[number]
         array.slots = slots
-        lease = self._make(number, array.todo.take(array.lease_count(slots)))
+        suspects = array.take_suspects()
+        lease = self._make(number, suspects or array.todo.take(array.lease_count(slots)))
+        if suspects:
+            self._suspects.add(lease)
         self._tasks.attempts[number] = 1
         array.leads = not array.awaited or array.is_worth_a_lease
         if array.todo:
@@ -321,6 +334,7 @@ class Arrays:
         array.todo = IntervalSet()
         for interval in array.awaited.intervals():
             array.awaited.discard(*interval)
+        array.suspects.clear()
         self._lose(number, dropped)
         for lease in self.waiting.have_not_begun(array.spec, array.lease_spec, array.leases):
             self._tasks.drop(lease)

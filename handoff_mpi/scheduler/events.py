@@ -12,7 +12,7 @@ from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.dag.selections import Selection
 from handoff_mpi.membership import RankLost, RankReturned, RankSuspected, RankUnreachable
-from handoff_mpi.messages import Entry, LeaseReport
+from handoff_mpi.messages import Entry, Interval, LeaseReport
 from handoff_mpi.resources import Amounts
 
 
@@ -34,6 +34,8 @@ class Submitted:
         deaths: how often each task's process died in earlier launches.
         elements: array number to the elements that an earlier launch computed.
         selections: elements of arrays that some of the tasks take; their numbers follow those of the tasks.
+        suspect_elements: array number to groups of elements, disjoint ones, which were at a rank together when an
+            earlier launch ended without a word.
     """
 
     specs: Sequence[TaskSpec]
@@ -42,6 +44,7 @@ class Submitted:
     deaths: Mapping[int, int] = field(default_factory=dict)
     elements: Mapping[int, IntervalSet] = field(default_factory=dict)
     selections: Sequence[Selection] = ()
+    suspect_elements: Mapping[int, Sequence[Sequence[Interval]]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

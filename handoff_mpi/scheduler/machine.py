@@ -108,7 +108,8 @@ class Scheduler:
         self.ready = ready = ReadyTasks(ledger, self.specs)
         self.tasks = tasks = TaskTable(ready, self.specs)
         self.slots = slots = SlotTable(ledger, policy.max_concurrency)
-        self.arrays = arrays = Arrays(tasks, ready)
+        self._crash_tracker = CrashTracker(policy.crash_limit)
+        self.arrays = arrays = Arrays(tasks, ready, self._crash_tracker.suspects)
         self.dispatches = dispatches = Dispatches(tasks, ready, slots, arrays)
         self.memory_pressure = MemoryPressure(ledger)
         self.stale = 0
@@ -117,7 +118,6 @@ class Scheduler:
         self.stopped_on_failure = False
         self._closed = False
         self._commands: list[Command] = []
-        self._crash_tracker = CrashTracker(policy.crash_limit)
         self._durations = durations = Durations(self.specs, slots, policy.stop_at)
         self._retractions = retractions = Retractions(ledger, tasks, slots, arrays, self._commands)
         tables = ledger, tasks, ready, slots
@@ -296,7 +296,7 @@ class Scheduler:
         first, specs, selections = len(self.specs), event.specs, event.selections
         if selections:
             specs = [each if each.takes is None else replace(each, inputs=each.takes) for each in specs]
-        self.arrays.submit(first, specs, event.elements)
+        self.arrays.submit(first, specs, event.elements, event.suspect_elements)
         self.tasks.add(specs, event.restored, self.arrays.selections.specs(selections, specs, first))
         self.arrays.selections.submit(first + len(specs), selections, event.elements)
         self.arrays.begin_waiting()

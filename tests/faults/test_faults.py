@@ -11,7 +11,7 @@ import pytest
 import handoff_mpi
 from handoff_mpi.results.status_file import read_status
 from tests.conftest import missing
-from tests.faults import kill_job, kill_workers, layers, matrix, walltime
+from tests.faults import kill_job, kill_leases, kill_workers, layers, matrix, walltime
 from tests.faults.launching import fresh, handoff_commands, launch, memory_cgroup
 
 RUN_N = [sys.executable, "-m", "handoff_mpi", "run", "-n", "4"]
@@ -28,6 +28,14 @@ def test_workers_killed_one_after_the_other(tmp_path):
     assert {(each.launch, each.rank) for each in told if each.kind == "rank-lost"} <= set(ended.killed)
     assert any(each.kind == "rank-lost" for each in told), "each of them was in a call"
     assert sum(results.incidents().values()) == len(told)
+
+
+@pytest.mark.soak
+def test_workers_and_jobs_killed_while_an_array_runs(tmp_path):
+    tally = kill_leases.carry_out(tmp_path / "cell", elements=20_000, seconds=0.001, every=0.3, jobs=2)
+    assert tally.problems == []
+    assert tally.jobs >= 1
+    assert tally.workers >= 2
 
 
 ALSO = [("SIGKILL", 99), ("exit(1)", 1), ("memory hog", 99)]

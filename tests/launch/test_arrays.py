@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 
 import numpy
@@ -12,6 +13,7 @@ import handoff_mpi as handoff
 from handoff_mpi import DAG, Function, execute, load
 from handoff_mpi.errors import UsageError, ValueUnavailable
 from handoff_mpi.results.results import FunctionError
+from handoff_mpi.worker.elements import ElementLoop
 
 PLACES = {
     "one process": ["run"],
@@ -111,6 +113,17 @@ def test_a_resume_runs_what_is_missing_by_index_with_other_ranks(handoff, dag_fi
     notes.unlink()
     assert handoff("run", "--run-dir", "run", "dag.py", env={"NOTES": str(notes)}).rc == 0
     assert not notes.exists()
+
+
+@pytest.mark.long
+def test_an_element_that_ends_the_whole_job_is_found_by_the_next_launch_and_fails_alone(handoff, dag_file):
+    words = ["run", "--isolation", "rank", "--run-dir", "run", "--crash-limit", "2", "dag.py"]
+    assert handoff(*words, env={"KILLS": "1234"}).rc not in (0, 1)
+    ended = handoff(*words, env={"KILLS": "1234"})
+    assert ended.rc == 1, ended.err
+    results = load(dag_file / "run")
+    assert {index: error.kind for index, error in results["squares"].errors.items()} == {1234: "death"}
+    assert results.counts()["done"] == 4999
 
 
 @pytest.mark.long
@@ -255,25 +268,32 @@ def test_too_many_failures_end_the_array():
         results["xs"][99_999]
 
 
-def test_rank_0_takes_no_step_for_an_element(monkeypatch):
-    """The scheduler handles the leases of a million elements, not a million of anything."""
-    from handoff_mpi.scheduler import Scheduler
+def test_rank_0_takes_no_step_for_an_element(tmp_path, monkeypatch):
+    """No line of Python runs for an element but those of the loop that calls it; rank 0 runs it here, too."""
+    monkeypatch.chdir(tmp_path)
+    lines_of_run(4_000)  # which imports modules
+    assert lines_of_run(400_000) - lines_of_run(4_000) < 100_000
 
-    turns, events = [], []
-    handle = Scheduler.handle
 
-    def counted(self, each, now):
-        found = list(each)
-        turns.append(1)
-        events.extend(found)
-        return handle(self, found, now)
+def lines_of_run(count):
+    """Return how many lines of Python run for an array, without the loop over its elements."""
+    lines = 0
 
-    monkeypatch.setattr(Scheduler, "handle", counted)
+    def traced(frame, event, _):
+        nonlocal lines
+        lines += event == "line"
+        return traced
+
     dag = DAG("many")
-    dag.map(abs, range(1_000_000), id="xs")
-    results = run(dag)
-    assert results["xs"][999_999] == 999_999
-    assert len(turns) + len(events) < 5000
+    before = sys.gettrace()
+    sys.settrace(lambda frame, event, _: None if frame.f_code is ElementLoop._run_interval.__code__ else traced)
+    try:
+        dag.map(abs, range(count), id="xs")
+        results = execute(dag, check=False)
+    finally:
+        sys.settrace(before)
+    assert results["xs"][-1] == count - 1
+    return lines
 
 
 def test_wrong_elements_to_run_again_are_refused(tmp_path):

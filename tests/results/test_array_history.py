@@ -5,7 +5,7 @@ from __future__ import annotations
 from handoff_mpi.arrays.columns import pack
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.arrays.values import ArrayValues
-from handoff_mpi.results.array_history import ArrayLaunch, take_over, values_of_last
+from handoff_mpi.results.array_history import ArrayLaunch, suspects_of, take_over, values_of_last
 
 
 def launch(epoch, parts, restored=(), count=10):
@@ -43,6 +43,18 @@ def test_a_part_may_have_several_intervals():
     part = ([(0, 2), (5, 8)], 3, pack(list("abfgh")))
     take_over([ArrayLaunch(1, 10, [], [part])], values, lambda each: IntervalSet([(1, 7)]))
     assert values_in(values) == {1: "b", 5: "f", 6: "g"}
+
+
+def test_elements_whose_end_is_not_known_are_suspects_in_the_groups_of_their_leases():
+    one, two = launch(1, [(0, "ab")]), launch(2, [(6, "g")])
+    one.failed.append(([(4, 5)], 1, 1, "ValueError", "oops", ""))
+    for elements in ([(0, 2)], [(1, 5)], [(8, 10)]):
+        one.suspect(elements)
+    two.suspect([(5, 9)])
+    assert one.suspects == [IntervalSet([(2, 4)]), IntervalSet([(8, 10)])]
+    have = IntervalSet([(0, 3), (6, 7)])
+    assert suspects_of([one, two], have, everything) == [[(5, 6), (7, 9)], [(3, 4)], [(9, 10)]]
+    assert suspects_of([one, two], have, lambda each: IntervalSet([(0, 6)])) == [[(5, 6)], [(3, 4)]]
 
 
 def test_the_last_launch_has_its_own_values_and_those_it_took_over():

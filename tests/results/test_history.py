@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from handoff_mpi.arrays.columns import pack
+from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.messages import DEATH, DIED, RAISED
 from handoff_mpi.results.history import history_of
 from handoff_mpi.results.journal_reader import Segment
@@ -53,6 +55,17 @@ def test_a_launch_that_was_cut_short_leaves_suspects():
     assert history([turn([sent(1)]), ("end", "stopped", 75, True)]).suspects == {F}
     assert history([turn([sent(1)]), ("end", "stopped", 75, False)]).suspects == set()
     assert history([turn([sent(1)])]).suspects == {F}
+
+
+def test_a_launch_that_was_cut_short_leaves_suspects_among_elements():
+    array, leased = ("array", 0, 9, []), [("leased", [(1, 0, 1, [(0, 4)]), (2, 0, 1, [(4, 6)])])]
+    leased += [("elements", 0, 1, [(0, 2), (4, 6)], pack([None] * 4), 0.0, 0.1), ("leased", [(2, 0, 1, [(6, 9)])])]
+
+    def suspects(*end):
+        return history([array, *leased, *end]).arrays[F][0].suspects
+
+    assert suspects() == suspects(("end", "stopped", 75, True)) == [IntervalSet([(2, 4)]), IntervalSet([(6, 9)])]
+    assert suspects(("end", "stopped", 75, False)) == []
 
 
 def test_every_launch_has_the_ranks_that_it_lost():

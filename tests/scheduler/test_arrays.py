@@ -11,7 +11,17 @@ from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.dag.task_spec import ArraySpec
 from handoff_mpi.membership import RankLost
 from handoff_mpi.messages import DEATH, DIED, OK, RAISED, TIMED_OUT, TIMEOUT, ErrorReport, LeaseReport
-from handoff_mpi.scheduler import Dispatch, ElementsEnded, Finished, Retract, Retracted, State, StopRequested, Submitted
+from handoff_mpi.scheduler import (
+    Closed,
+    Dispatch,
+    ElementsEnded,
+    Finished,
+    Retract,
+    Retracted,
+    State,
+    StopRequested,
+    Submitted,
+)
 from handoff_mpi.scheduler.array_state import Array
 from tests.scheduler.transcript import Dialogue, array, done, ranks, task
 
@@ -431,6 +441,38 @@ def test_a_child_that_dies_when_all_of_its_lease_was_reported_is_held_against_no
     end_all(run, known)
     assert run.status == "done"
     assert known.begun == Counter(range(40))
+
+
+def test_elements_that_may_have_ended_an_earlier_launch_are_leased_first_and_run_in_children():
+    run = Dialogue(ranks(1), crash_limit=1)
+    known = Ranks(run)
+    earlier = {"elements": {0: IntervalSet([(0, 3)])}, "suspect_elements": {0: [[(3, 4), (6, 8)], [(8, 10)]]}}
+    known.tell(Submitted([array(20)], **earlier), Closed())
+    (key,) = known.leases
+    assert list(known.leases[key][1]) == [(8, 10)] and run.scheduler.is_isolated(key[0])
+    known.tell(known.report(key, busy_s=0.1))
+    key = next(iter(known.leases))
+    rank, elements = known.leases.pop(key)
+    assert list(elements) == [(3, 4), (6, 8)] and run.scheduler.is_isolated(key[0])
+    known.tell(Finished(rank, [(*key, DIED, ErrorReport(DEATH, "killed", element=6), 0, 0.0, 0.1, False)]))
+    while known.leases:
+        key = next(iter(known.leases))
+        assert not run.scheduler.is_isolated(key[0]), "its elements are under no suspicion"
+        known.tell(known.report(key))
+    run.tell(known.now + 200.0)
+    assert known.begun == Counter(set(range(3, 20)) - {6})
+    assert "1 of 20 elements failed, the first one at index 6: death" in run.why(0)[1]
+
+
+def test_more_failures_than_allowed_drop_suspects_too():
+    run = Dialogue(ranks(1), max_retries=0)
+    known = Ranks(run)
+    suspects = {0: [[(3, 5)], [(8, 10)]]}
+    known.tell(Submitted([array(20, max_failures=0)], suspect_elements=suspects), Closed())
+    (key,) = known.leases
+    known.tell(known.report(key, failures=[(((8, 9),), error("TypeError"))]))
+    assert known.leases == {} and run.status == "failed"
+    assert run.scheduler.arrays.of[0].skipped == 18
 
 
 def test_a_lease_does_not_copy_what_its_inputs_know_of_other_leases():

@@ -91,6 +91,11 @@ class Arrays:
             if not self.of[number].todo:
                 self._close(number)
 
+    def close(self) -> None:
+        """Let go of what refers back to this, so that the end of a run leaves nothing to the garbage collector."""
+        self.links.close()
+        self.waiting.close()
+
     def begin_waiting(self) -> None:
         """The task table holds the tasks that were taken in: elements may wait for them."""
         for number, indices in self._withheld.items():

@@ -174,7 +174,7 @@ class Scheduler:
         self._failures.close()
         self.ready.free.close()
         self.ledger.close()
-        self.arrays.links.close()
+        self.arrays.close()
         for name in [name for name in vars(self) if name.startswith("_")]:
             delattr(self, name)  # most of its parts call back into it
 

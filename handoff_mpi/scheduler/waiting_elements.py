@@ -29,6 +29,10 @@ class WaitingElements:
         self._begin = begin
         self._indices: dict[int, IntervalSet] = {}
 
+    def close(self) -> None:
+        """Let go of what owns this, so that the end of a run leaves nothing to the garbage collector."""
+        del self._begin
+
     def withhold(self, number: int, array: ArraySpec, todo: IntervalSet) -> list[int]:
         """Take the elements of an array that wait out of those that could be leased; return them."""
         if not array.handles:

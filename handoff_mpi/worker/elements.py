@@ -211,10 +211,10 @@ class ElementLoop:
 
     def stop(self) -> tuple[Interval, ...]:
         """Have no further element begin; return those that will not, as far as that is certain: others are reported."""
-        first = self.control.stop()
-        if first >= OVER:
-            return ()
-        with self._lock:
+        with self._lock:  # else the last report, which may be on its way at once, would name them too
+            first = self.control.stop()
+            if first >= OVER:
+                return ()
             left = tuple(self._unreported.within(first, _BEHIND))
             self._unreported.discard(first, _BEHIND)
         return left

@@ -128,6 +128,7 @@ COVERED_BY = {
     "runtime/coordinator_ports.py": "runtime/test_callback_watch.py",
     "runtime/dispatcher.py": "runtime/test_order_of_effects.py",
     "runtime/element_counts.py": "runtime/test_progress.py",
+    "runtime/windowed_arrays.py": "launch/test_windows.py",
     "runtime/element_records.py": "runtime/test_progress.py",
     "runtime/forwarding.py": "runtime/test_output.py",
     "runtime/host_probe.py": "runtime/test_host_monitor.py",

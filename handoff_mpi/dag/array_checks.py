@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 from handoff_mpi.dag.arrays import ArrayFunction
@@ -13,7 +13,8 @@ from handoff_mpi.numerals import plain
 
 #: Options of which a callable or a sequence would be one for each element, with their defaults.
 _ONE_FOR_ALL: dict[str, Any] = {
-    **dict.fromkeys(("cost", "max_retries", "timeout", "node", "retry_delay", "cwd", "env", "chunk", "max_failures")),
+    **dict.fromkeys(("cost", "max_retries", "timeout", "node", "retry_delay", "cwd", "env")),
+    **dict.fromkeys(("chunk", "max_failures", "window")),
     "priority": 0,
     "version": "",
     "writable": False,
@@ -50,6 +51,22 @@ def find_ambiguous_ids(functions: Iterable[Function]) -> Iterable[str]:
         if type(id) is tuple and len(id) == 2 and type(id[1]) is int and 0 <= id[1] < counts.get(id[0], 0):
             what = f"the id {show(id)} of a function also stands for element {id[1]:,} of the array {show(id[0])}"
             yield f"{what}; give one of them another id"
+
+
+def find_lists_of_windowed(
+    inputs: Mapping[Hashable, Iterable[Hashable]], by_id: Mapping[Hashable, Function]
+) -> Iterable[str]:
+    """Yield which functions take the list of the values of a windowed array.
+
+    Args:
+        inputs: id of a function to the ids of those whose values it takes.
+    """
+    windowed = {id for id, each in by_id.items() if type(each) is ArrayFunction and each.window is not None}
+    for id, taken in inputs.items() if windowed else ():
+        for each in windowed.intersection(taken):
+            what = f"function {show(id)} takes the list of the values of {show(each)}, an array with window="
+            remedy = f"do that step in the function of the array, or read results[{show(each)}] after the run"
+            yield f"{what}, whose number nobody knows; {remedy}"
 
 
 def with_single_options(array: ArrayFunction) -> ArrayFunction:

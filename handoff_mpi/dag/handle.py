@@ -113,14 +113,15 @@ class Handle(StandsForValue):  # type: ignore[misc]
 class ArrayHandle(Handle):
     """Stands for the list of the values of an array, which ``dag.map`` has declared.
 
-    A function that takes it receives the whole list, in the order of the elements. ``len`` is the number of elements.
+    A function that takes it receives the whole list, in the order of the elements. ``len`` is the number of elements;
+    that of a windowed array is None, as nobody knows it.
     """
 
     __slots__ = ("_count",)
 
-    _count: int
+    _count: int | None
 
-    def __init__(self, id: Hashable, count: int) -> None:
+    def __init__(self, id: Hashable, count: int | None) -> None:
         super().__init__(id)
         object.__setattr__(self, "_count", count)
 
@@ -128,6 +129,8 @@ class ArrayHandle(Handle):
         return f"ArrayHandle({show(self.id)}, {self._count})"
 
     def __len__(self) -> int:
+        if self._count is None:
+            raise TypeError(f"{self!r} has no length before the run: its elements are pulled while it runs (window=)")
         return self._count
 
     def __iter__(self) -> NoReturn:

@@ -13,14 +13,16 @@ class ArraySpec:
     """The facts that the scheduler has of an array.
 
     Attributes:
-        count: how many elements it has.
+        count: how many elements it has; 0 of a windowed array, whose elements come while it runs.
         chunk: at most so many elements are leased at once; None sets no limit.
         max_failures: once more elements than this have failed, no further ones begin; None sets no limit.
+        window: at most so many elements have come and have not ended; None where all are known before the run.
     """
 
     count: int
     chunk: int | None = None
     max_failures: int | None = None
+    window: int | None = None
 
 
 @dataclass(slots=True)

@@ -6,7 +6,12 @@ import itertools
 import sys
 from collections.abc import Hashable, Iterable, Mapping
 
-from handoff_mpi.dag.array_checks import find_ambiguous_ids, find_wrong_array, with_single_options
+from handoff_mpi.dag.array_checks import (
+    find_ambiguous_ids,
+    find_lists_of_windowed,
+    find_wrong_array,
+    with_single_options,
+)
 from handoff_mpi.dag.arrays import ArrayFunction
 from handoff_mpi.dag.function import (
     AS_LIST,
@@ -83,7 +88,7 @@ def find_all_problems(functions: list[Function], by_id: Mapping[Hashable, Functi
     problems += [f"{_named(those)}: {problem}" for problem, those in wrong_in.items()]
     finder = ReferenceFinder()
     inputs = {key: inputs_of(function, finder) for key, function in by_id.items() if id(function) not in unreadable}
-    problems += _missing(inputs, by_id)
+    problems += [*_missing(inputs, by_id), *find_lists_of_windowed(inputs, by_id)]
     problems += _bad_collocations([function for function in functions if id(function) not in unreadable], by_id)
     problems += _cycle(inputs)
     return _shortened(problems)
@@ -99,7 +104,7 @@ def are_right_at_first_sight(functions: list[Function], kinds: Kinds | None = No
     if not all(map(_are_right_settings, kinds.first)):
         return False
     arrays = [each for each in functions if type(each) is ArrayFunction]
-    if any(True for each in arrays for _ in find_wrong_array(each)):
+    if any(each.window is not None or any(True for _ in find_wrong_array(each)) for each in arrays):
         return False
     args, extra_args, kwargs = kinds.args, kinds.extra_args, kinds.kwargs
     if not (_SEQUENCES.issuperset(map(type, args)) and _SEQUENCES.issuperset(map(type, extra_args))):

@@ -6,9 +6,10 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
+from handoff_mpi.arrays.columns import nbytes_of
 from handoff_mpi.console import print_message
 from handoff_mpi.formatting import type_name
 from handoff_mpi.launch.checked_run import CheckedRun
@@ -22,6 +23,7 @@ from handoff_mpi.results.origins import Origins, origins_here
 from handoff_mpi.results.store import DirectoryStore, Key, ResultStore
 from handoff_mpi.runtime.announcements import FailurePrinter
 from handoff_mpi.runtime.choices import CALLS, NONE
+from handoff_mpi.runtime.column_keeper import ColumnKeeper
 from handoff_mpi.runtime.element_records import ElementRecords
 from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.progress import MAX_HOSTS, Progress
@@ -53,6 +55,7 @@ class BegunRun:
         key_of: returns the key of a task's value.
         journal_writer: writes the journal.
         home: where values rest at rank 0.
+        column_keeper: decides where columns of arrays rest.
 
     Raises:
         UsageError, JournalError: the run-dir cannot be used, or an option names a function that is not there.
@@ -91,6 +94,7 @@ class BegunRun:
         self.key_of: Callable[[int], Key] = partial(_key, self.resumed.keys, self.name)
         self.journal_writer = self._begin_journal(journal, hosts, earlier)
         self.home = self._make_home()
+        self.column_keeper = self._make_column_keeper(journal.epoch)
 
     def _describe(self, launch: int) -> dict[str, Any]:
         run, path = self.checked, self.files.path
@@ -149,6 +153,14 @@ class BegunRun:
         for task, payload in self.resumed.payloads.items():
             home.put((self.name, task), payload)
         return home
+
+    def _make_column_keeper(self, epoch: int) -> ColumnKeeper:
+        job, columns = self.checked.job, [each.inline_columns() for each in self.resumed.array_values.values()]
+        here = job.capabilities[0].host
+        ranks_here = sum(each.host == here for each in job.capabilities)
+        held = {id(each): nbytes_of(each) for each in chain.from_iterable(columns)}
+        memory_nbytes = job.capabilities[0].memory_nbytes // ranks_here
+        return ColumnKeeper(self.files.column_file(epoch), memory_nbytes, sum(held.values()))
 
 
 def _newest(lost: Mapping[int, Mapping[int, str]]) -> dict[int, dict[int, str]]:

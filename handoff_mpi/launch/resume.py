@@ -16,7 +16,14 @@ from handoff_mpi.dag.arrays import FrozenArray
 from handoff_mpi.dag.fingerprint import ObjectDigests
 from handoff_mpi.errors import ValueDamaged
 from handoff_mpi.launch.rerun import Rerun
-from handoff_mpi.results.array_history import ArrayLaunch, take_over
+from handoff_mpi.results.array_history import (
+    ArrayLaunch,
+    EarlierElements,
+    FindColumn,
+    as_it_is,
+    take_over,
+)
+from handoff_mpi.results.column_file import ColumnFiles
 from handoff_mpi.results.history import Done, History
 from handoff_mpi.results.records import Incident
 from handoff_mpi.results.store import DirectoryStore, Key
@@ -39,6 +46,7 @@ class Resumed:
         incidents: the incidents of tasks.
         array_values: of each array, the values of elements that earlier launches computed.
         elements: the elements that these are: array to (launch, intervals).
+        earlier_elements: of a windowed array, what earlier launches computed: it is compared while elements come.
         rerun: the tasks that ``rerun`` names, and all that depend on them.
     """
 
@@ -51,6 +59,7 @@ class Resumed:
     incidents: dict[int, list[Incident]] = field(default_factory=dict)
     array_values: dict[int, ArrayValues] = field(default_factory=dict)
     elements: dict[int, list[tuple[int, Sequence[Interval]]]] = field(default_factory=dict)
+    earlier_elements: dict[int, list[EarlierElements]] = field(default_factory=dict)
     rerun: set[int] = field(default_factory=set)
 
 
@@ -90,6 +99,7 @@ def resume(
     fingerprint: Callable[[Hashable], bytes | None],
     is_intact: Callable[[Key], bool],
     rerun: Rerun = _NOTHING,
+    column_files: ColumnFiles | None = None,
 ) -> Resumed:
     """Return what ``plan`` takes over from ``history``.
 
@@ -97,6 +107,7 @@ def resume(
         fingerprint: of a function, by id; None if it must run again.
         is_intact: whether the value file with that key is there, and not cut short.
         rerun: what must run again, and all that depends on it.
+        column_files: where columns lie that are not in the journal.
     """
     resumed = nothing_of(plan)
     if not (history.done or history.suspects or history.incidents or history.arrays):
@@ -111,7 +122,7 @@ def resume(
         identity = (id, mark)
         if identity in history.arrays and task in plan.arrays:
             again = rerun.elements.get(task, IntervalSet())
-            _take_over_elements(plan.arrays[task], history.arrays[identity], again, task, resumed)
+            _take_over_elements(plan.arrays[task], history.arrays[identity], again, task, resumed, column_files)
         if identity in history.done:
             known[task] = history.done[identity]
         if identity in history.suspects:
@@ -145,9 +156,20 @@ def _with_consumers(plan: Plan, tasks: set[int]) -> set[int]:
 
 
 def _take_over_elements(
-    array: FrozenArray, launches: Sequence[ArrayLaunch], again: IntervalSet, task: int, resumed: Resumed
+    array: FrozenArray,
+    launches: Sequence[ArrayLaunch],
+    again: IntervalSet,
+    task: int,
+    resumed: Resumed,
+    column_files: ColumnFiles | None,
 ) -> None:
     """Take over the elements of an array whose arguments are those of an earlier launch, but not those of ``again``."""
+
+    find: FindColumn = as_it_is if column_files is None else column_files.intact_column
+    if array.window is not None:
+        earlier = [EarlierElements(launch, find) for launch in launches if launch.block]
+        resumed.earlier_elements[task] = [each for each in earlier if len(each.values)]
+        return
 
     def is_same(launch: ArrayLaunch) -> IntervalSet:
         same = again.missing(min(array.count, launch.count))
@@ -158,7 +180,7 @@ def _take_over_elements(
                 same.discard(*interval)
         return same
 
-    taken = take_over(launches, resumed.array_values[task], is_same)
+    taken = take_over(launches, resumed.array_values[task], is_same, find)
     if taken:
         resumed.elements[task] = taken
 
@@ -166,6 +188,8 @@ def _take_over_elements(
 def _take_over(plan: Plan, known: dict[int, Done], is_intact: Callable[[Key], bool], resumed: Resumed) -> None:
     def left(task: int) -> ValueLocation:
         if task in resumed.array_values:
+            if plan.arrays[task].window is not None:
+                return ValueLocation.NOWHERE  # its iterables may give more elements
             return ValueLocation.HOME if resumed.array_values[task].is_complete else ValueLocation.NOWHERE
         done = known.get(task)
         if done is None or not done.has_value:

@@ -23,6 +23,7 @@ from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.runtime.resource_updates import UpdateTarget
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.scheduler_loop import LoopSettings, SchedulerLoop
+from handoff_mpi.runtime.windowed_arrays import windowed_arrays
 from handoff_mpi.runtime.worker_driver import WorkerDriver
 from handoff_mpi.scheduler import Closed, Submitted
 from handoff_mpi.serialization import encode_in_band
@@ -122,6 +123,14 @@ class RunInProgress:
         )
         loop.coordinator.dispatcher.file_keys = run.resumed.keys
         loop.coordinator.dispatcher.array_values = run.resumed.array_values
+        loop.coordinator.dispatcher.keep_column = run.column_keeper.keep
+        loop.windowed = windowed_arrays(
+            self._checked.plan,
+            self._scheduler.arrays.of,
+            run.resumed.array_values,
+            run.resumed.earlier_elements,
+            run.journal_writer,
+        )
         loop.stop_reason = _stop_reason(job, settings, self._scheduler.policy.stop_at)
         return loop
 
@@ -155,6 +164,7 @@ class RunInProgress:
             if self._results is None:
                 self._end_without_results(failure)
             self._loop.close()
+            self._run.column_keeper.close()
             self._files.close()
             self._scheduler.close()
 
@@ -162,8 +172,15 @@ class RunInProgress:
         resumed, announcer = self._run.resumed, self._run.recorder.announcer
         elements = {number: values.have for number, values in resumed.array_values.items()}
         submitted = Submitted(self._checked.specs, resumed.rest, resumed.suspects, resumed.deaths, elements)
-        with gc_control.frozen(len(self._checked.plan)):
-            self._loop.run([submitted, Closed()])
+        windowed = self._loop.windowed
+        try:
+            if windowed is not None:
+                windowed.start()
+            with gc_control.frozen(len(self._checked.plan)):
+                self._loop.run([submitted, Closed()])
+        finally:
+            if windowed is not None:
+                windowed.finish()
         self._loop.confirm()
         if announcer is not None:
             announcer.close()

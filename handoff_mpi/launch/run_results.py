@@ -96,8 +96,14 @@ def _errors(plan: Plan, scheduler: Scheduler) -> dict[Hashable, FunctionError]:
             failure.output,
         )
         for task, failure in sorted(scheduler.tasks.failures.items())
-        if task not in scheduler.arrays.of or not scheduler.arrays.of[task].failures  # which tell of its elements
+        if not _is_told_by_element(scheduler, task)
     }
+
+
+def _is_told_by_element(scheduler: Scheduler, task: int) -> bool:
+    """Whether a task is an array whose failure is that of its elements."""
+    array = scheduler.arrays.of.get(task)
+    return array is not None and bool(array.failures) and array.input_error is None
 
 
 def _arrays(run: BegunRun) -> dict[Hashable, ArrayResult]:
@@ -105,6 +111,7 @@ def _arrays(run: BegunRun) -> dict[Hashable, ArrayResult]:
     found: dict[Hashable, ArrayResult] = {}
     for task, array in scheduler.arrays.of.items():
         id, values = plan.ids[task], run.resumed.array_values[task]
+        values.count = array.count  # of a windowed array, it is known by now
         failures = [_failed_elements(intervals, failure) for intervals, failure in array.failures]
         found[id] = ArrayResult(id, values, failures, _why_missing(scheduler, task), run.origins)
     return found

@@ -51,6 +51,11 @@ class Capability:
     pid: int = 0
     version: str = ""
 
+    @property
+    def memory_nbytes(self) -> int:
+        """The memory of its host as it is offered, in bytes; 0 if that is not known."""
+        return self.host_registered.get("memory", self.host_amounts.get("memory", 0)) * 10**6 // UNIT
+
     def offered(self) -> dict[str, int | float]:
         """Return what this rank can offer a function, as users write it: ``{"cpu": 8, "memory": 16000}``."""
         amounts = dict(self.host_amounts)

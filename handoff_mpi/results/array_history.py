@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
-from handoff_mpi.arrays.columns import Packed, cut
+from handoff_mpi.arrays.columns import Packed
+from handoff_mpi.arrays.digests import DIGEST_NBYTES, NO_DIGEST
+from handoff_mpi.arrays.filed_columns import FiledColumn
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
 from handoff_mpi.arrays.values import ArrayValues
+
+#: Returns a column of the journal of a launch, whose memory may lie in a file; None if the file does not hold it.
+FindColumn: TypeAlias = "Callable[[int, Packed], Packed | FiledColumn | None]"
+
+
+def as_it_is(epoch: int, packed: Packed) -> Packed:
+    """Return a column of the journal; none of them lies in a file."""
+    return packed
 
 
 @dataclass(slots=True)
@@ -19,9 +29,13 @@ class ArrayLaunch:
         epoch: the number of the launch.
         count: how many elements it had.
         digests: of each of its inputs; what these are made of, :mod:`handoff_mpi.arrays.inputs` says.
-        parts: its values: (elements, rank, column of their values in this order).
+        parts: its values: (elements, rank, column of their values in this order, which may be the plain form of one
+            in a file).
         restored: the elements that it took over: (number of an earlier launch, intervals).
         failed: its elements that failed for good: (intervals, rank, attempts, kind, message, traceback).
+        block: of a windowed array, how many elements each of its digests is of.
+        covered: of a windowed array, how many elements have digests; the last one may be of a part of a block.
+        pulled_digests: of a windowed array.
     """
 
     epoch: int
@@ -30,53 +44,83 @@ class ArrayLaunch:
     parts: list[tuple[Sequence[Interval], int, Packed]] = field(default_factory=list)
     restored: list[tuple[int, Sequence[Interval]]] = field(default_factory=list)
     failed: list[tuple[Sequence[Interval], int, int, str, str, str]] = field(default_factory=list)
+    block: int = 0
+    covered: int = 0
+    pulled_digests: bytearray = field(default_factory=bytearray)
+
+    def pulled(self, block: int, first: int, covered: int, digests: bytes) -> None:
+        """Take in digests of elements of a windowed array, from that of block number ``first`` on."""
+        self.block, self.covered = block, covered
+        self.count = max(self.count, covered)
+        self.pulled_digests[first * DIGEST_NBYTES :] = digests
+
+
+class EarlierElements:
+    """The elements of a windowed array in an earlier launch.
+
+    Args:
+        launch: as the journal tells it.
+        find: finds columns that lie in files.
+
+    Attributes:
+        epoch, block, covered: as of the launch.
+        values: of the elements that it computed.
+    """
+
+    def __init__(self, launch: ArrayLaunch, find: FindColumn) -> None:
+        self.epoch = launch.epoch
+        self.block = launch.block
+        self.covered = launch.covered
+        self.values = ArrayValues(launch.count)
+        self._digests = bytes(launch.pulled_digests)
+        everything = IntervalSet([(0, launch.count)])
+        for elements, _, column in launch.parts:
+            there = find(launch.epoch, column)
+            if there is not None:
+                self.values.fill(elements, there, everything)
+
+    def digest(self, start: int) -> bytes:
+        """Return the digest of the block that begins at ``start``; empty where it has none that can be compared."""
+        place = start // self.block * DIGEST_NBYTES
+        found = self._digests[place : place + DIGEST_NBYTES]
+        return b"" if found == NO_DIGEST else found
 
 
 def take_over(
-    launches: Sequence[ArrayLaunch], values: ArrayValues, is_same: Callable[[ArrayLaunch], IntervalSet]
+    launches: Sequence[ArrayLaunch],
+    values: ArrayValues,
+    is_same: Callable[[ArrayLaunch], IntervalSet],
+    find: FindColumn = as_it_is,
 ) -> list[tuple[int, Sequence[Interval]]]:
     """Fill ``values`` with those of earlier launches, the newest first; return of which launch which elements are.
 
     Args:
         launches: in order; each tells the elements that it computed itself.
         is_same: returns the elements whose arguments were the same in a launch.
+        find: finds columns that lie in files.
     """
     taken: list[tuple[int, Sequence[Interval]]] = []
     for launch in reversed(launches):
         same = is_same(launch)
         found = IntervalSet()
         for elements, _, column in launch.parts:
-            for interval in _fill(values, elements, column, same):
-                found.add(*interval)
+            there = find(launch.epoch, column)
+            if there is not None:
+                found.update(values.fill(elements, there, same))
         if found:
             taken.append((launch.epoch, tuple(found)))
     return taken
 
 
-def values_of_last(launches: Sequence[ArrayLaunch]) -> ArrayValues:
+def values_of_last(launches: Sequence[ArrayLaunch], find: FindColumn = as_it_is) -> ArrayValues:
     """Return the values that the array had at the end of the last launch: its own, and those that it took over."""
     last = launches[-1]
     values = ArrayValues(last.count)
-    everything = IntervalSet([(0, last.count)])
-    for elements, _, column in last.parts:
-        _fill(values, elements, column, everything)
     by_epoch = {launch.epoch: launch for launch in launches}
-    for epoch, intervals in last.restored:
+    for epoch, intervals in [(last.epoch, [(0, last.count)]), *last.restored]:
+        wanted = IntervalSet(intervals)
         for elements, _, column in by_epoch[epoch].parts if epoch in by_epoch else ():
-            _fill(values, elements, column, IntervalSet(intervals))
+            there = find(epoch, column)
+            if there is not None:
+                values.fill(elements, there, wanted)
     return values
-
-
-def _fill(values: ArrayValues, elements: Sequence[Interval], column: Packed, wanted: IntervalSet) -> list[Interval]:
-    """Put those of the elements of a column into ``values`` that are wanted and not there; return which."""
-    filled: list[Interval] = []
-    place = 0
-    for start, stop in elements:
-        new = IntervalSet(wanted.within(start, stop))
-        for known in values.have.within(start, stop):
-            new.discard(*known)
-        for first, last in new:
-            values.put([(first, last)], cut(column, place + first - start, place + last - start))
-            filled.append((first, last))
-        place += stop - start
-    return filled

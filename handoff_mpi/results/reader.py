@@ -11,12 +11,14 @@ from handoff_mpi.errors import EXIT_STOPPED, JournalError, UntrustedFile, UsageE
 from handoff_mpi.formatting import one_line, show
 from handoff_mpi.results.array_history import values_of_last
 from handoff_mpi.results.array_result import ArrayResult, FailedElements
+from handoff_mpi.results.column_file import ColumnFiles
 from handoff_mpi.results.function_error import FunctionError
 from handoff_mpi.results.history import Done, History, Launch, read_history
 from handoff_mpi.results.origins import Origins
 from handoff_mpi.results.printed_output import PrintedOutput
 from handoff_mpi.results.records import RecordTable
 from handoff_mpi.results.results import PreparedResults, Results
+from handoff_mpi.results.run_dir import VALUES
 from handoff_mpi.results.secure_files import open_directory
 from handoff_mpi.results.status_file import read_status
 from handoff_mpi.suggestions import did_you_mean
@@ -160,7 +162,7 @@ def _take(prepared: PreparedResults, history: History, launch: Launch, task: int
 def _take_array(prepared: PreparedResults, history: History, launch: Launch, task: int, printed: PrintedOutput) -> None:
     """Take what became of the elements of one array into ``prepared``."""
     table, launches = prepared.records, history.arrays[launch.identity(task)]
-    id, values = table.ids[task], values_of_last(launches)
+    id, values = table.ids[task], values_of_last(launches, ColumnFiles(prepared.run_dir / VALUES).column)
     failures: list[FailedElements] = []
     for intervals, rank, attempts, kind, message, traceback in launches[-1].failed:
         output = printed.last_lines((id, intervals[0][0]), attempts) if traceback else ""  # few have one

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from handoff_mpi import messages
+from handoff_mpi.arrays.columns import Packed
+from handoff_mpi.arrays.filed_columns import FiledColumn
 from handoff_mpi.arrays.values import ArrayValues
 from handoff_mpi.dag import Plan
 from handoff_mpi.errors import ValueUnavailable
@@ -51,6 +53,7 @@ class Dispatcher:
     Attributes:
         file_keys: of values that an earlier launch wrote.
         array_values: the values of arrays, by number.
+        keep_column: takes a column of values, and returns it as it is kept: its memory may lie in a file.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Dispatcher:
     ) -> None:
         self.file_keys: dict[int, Key] = {}
         self.array_values: dict[int, ArrayValues] = {}
+        self.keep_column: Callable[[Packed, bool], Packed | FiledColumn] = lambda packed, is_windowed: packed
         self._array_payloads: dict[int, Payload] = {}
         self._transport = transport
         self._scheduler = scheduler

@@ -38,9 +38,12 @@ class Array:
     """Where the elements of one array stand.
 
     Attributes:
-        spec: how many there are, and the user's limits.
+        spec: the user's limits.
         lease_spec: what the scheduler must know of its leases.
         todo: the elements that wait to be leased.
+        count: how many elements there are, as far as is known.
+        is_open: whether more may come: it is a windowed array.
+        input_error: why no more came, where its iterables failed.
         done: how many have values.
         failures: the elements that failed for good, and why.
         failed: how many these are.
@@ -52,6 +55,9 @@ class Array:
     spec: ArraySpec
     lease_spec: TaskSpec
     todo: IntervalSet
+    count: int = 0
+    is_open: bool = False
+    input_error: ErrorReport | None = None
     done: int = 0
     failures: list[tuple[tuple[Interval, ...], Failure]] = field(default_factory=list)
     failed: int = 0
@@ -80,7 +86,8 @@ class Array:
         if self.element_s is None:
             return 1
         count = int(LEASE_S / max(self.element_s, 1e-9))
-        count = min(count, -(-len(self.todo) // (2 * max(1, slots))))
+        left = max(len(self.todo), self.spec.window or 0) if self.is_open else len(self.todo)
+        count = min(count, -(-left // (2 * max(1, slots))))
         return max(1, count if self.spec.chunk is None else min(count, self.spec.chunk))
 
 
@@ -136,11 +143,36 @@ class Arrays:
             todo = IntervalSet([(0, spec.array.count)] if spec.array.count else [])
             for interval in done.get(number, ()):
                 todo.discard(*interval)
-            array = Array(spec.array, replace(spec, array=None, keep=False), todo)
+            is_open = spec.array.window is not None
+            array = Array(spec.array, replace(spec, array=None, keep=False), todo, spec.array.count, is_open)
             array.done = spec.array.count - len(todo)
             self.of[number] = array
             if not todo:
                 self._close(number)
+
+    def pulled(self, number: int, count: int, done: Sequence[Interval]) -> None:
+        """Elements of a windowed array have come.
+
+        Args:
+            count: how many altogether.
+            done: those of the new ones that an earlier launch computed.
+        """
+        array = self.of[number]
+        if not array.is_open:
+            return
+        new = IntervalSet([(array.count, count)] if count > array.count else [])
+        for interval in done:
+            new.discard(*interval)
+        array.done += count - array.count - len(new)
+        array.count = count
+        self._give_back(number, new)
+
+    def end_of_input(self, number: int, error: ErrorReport | None) -> None:
+        """No more elements of a windowed array come; ``error`` says why, if its iterables failed."""
+        array = self.of[number]
+        if array.is_open:
+            array.is_open, array.input_error = False, error
+            self._close(number)
 
     # -- leases ----------------------------------------------------------------------------------------
 
@@ -285,6 +317,7 @@ class Arrays:
         array = self.of[number]
         array.skipped += len(array.todo)
         array.todo = IntervalSet()
+        array.is_open = False
         if self._tasks.state[number] == READY and number not in self._ready.exhausted:
             self._ready.remove(number)
         self._ready.exhausted.add(number)
@@ -294,7 +327,7 @@ class Arrays:
         array = self.of[number]
         if not array.todo:
             self._ready.exhausted.add(number)
-            if not array.leases:
+            if not array.leases and not array.is_open:
                 self._to_check[number] = None
 
     def settle(self, fail: Callable[[int, ErrorReport], None]) -> None:
@@ -306,20 +339,23 @@ class Arrays:
         while self._to_check:
             number, _ = self._to_check.popitem()
             array = self.of[number]
-            if array.todo or array.leases or self._tasks.state[number] not in (READY, WAITING):
+            if array.todo or array.leases or array.is_open or self._tasks.state[number] not in (READY, WAITING):
                 continue
-            if array.failed or array.skipped:
+            if array.failed or array.skipped or array.input_error:
                 fail(number, self._why_failed(array))
             else:
                 self._tasks.complete(number)
 
     def _why_failed(self, array: Array) -> ErrorReport:
         """Return why an array failed: the first failure of its elements stands for all."""
+        if array.input_error is not None:
+            message = f"its iterables failed after element {array.count:,}: {array.input_error.message}"
+            return array.input_error._replace(message=message if array.count else array.input_error.message)
         if not array.failures:
-            return ErrorReport(SKIPPED_ELEMENTS, f"{array.skipped:,} of {array.spec.count:,} elements were skipped")
+            return ErrorReport(SKIPPED_ELEMENTS, f"{array.skipped:,} of {array.count:,} elements were skipped")
         intervals, first = min(array.failures, key=lambda each: min(each[0]))
         start, _ = min(intervals)
-        count = f"{array.failed:,} of {array.spec.count:,} elements failed"
+        count = f"{array.failed:,} of {array.count:,} elements failed"
         limit = f" (max_failures is {array.spec.max_failures:,})" if array.has_too_many_failures else ""
         message = f"{count}{limit}, the first one at index {start}: {first.kind}: {first.message}"
         return ErrorReport(first.kind, message, first.traceback, (), first.place, -1, first.output, start)
@@ -336,7 +372,7 @@ class Arrays:
     def explain(self, number: int, facts: dict[str, object]) -> dict[str, object]:
         """Return ``facts`` of an array with those of its elements; while any run, nothing else need be explained."""
         array = self.of[number]
-        counts = {"count": array.spec.count, "done": array.done, "failed": array.failed, "skipped": array.skipped}
+        counts = {"count": array.count, "done": array.done, "failed": array.failed, "skipped": array.skipped}
         facts["elements"] = {**counts, "leases": len(array.leases), "waiting": len(array.todo)}
         if array.leases:
             facts |= {"state": "running", "reasons": []}

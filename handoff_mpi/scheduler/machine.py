@@ -31,6 +31,7 @@ from handoff_mpi.scheduler.events import (
     Closed,
     Command,
     ElementsEnded,
+    ElementsPulled,
     Event,
     Finished,
     Forget,
@@ -152,6 +153,7 @@ class Scheduler:
             Closed: self._on_closed,
             Finished: self._on_finished,
             ElementsEnded: self._on_elements_ended,
+            ElementsPulled: self._on_elements_pulled,
             Retracted: self._on_retracted,
             Unfetched: self._on_unfetched,
             Persisted: self._on_persisted,
@@ -333,6 +335,11 @@ class Scheduler:
             self.arrays.progress(event.task, LeaseReport(*event.report))
         else:
             self.stale += 1
+
+    def _on_elements_pulled(self, event: ElementsPulled, now: float) -> None:
+        self.arrays.pulled(event.array, event.count, event.done)
+        if event.is_last:
+            self.arrays.end_of_input(event.array, event.error)
 
     def _give_up_array(self, array: int, error: ErrorReport) -> None:
         self._fail(array, Cause.GIVEN_UP, -1, error)

@@ -69,12 +69,12 @@ def check_arrays(scheduler: Scheduler) -> None:
         parts += [lease.intervals for lease in leases.values() if lease.array == number]
         together = IntervalSet(interval for part in parts for interval in part)
         assert len(together) == sum(map(len, parts)), f"an element of array {number} is in two places"
-        assert len(together) + array.done + array.skipped == array.spec.count
+        assert len(together) + array.done + array.skipped == array.count
         assert array.leases == {each for each, lease in leases.items() if lease.array == number}
         if state[number] in (State.READY, State.WAITING):
-            assert array.todo or array.leases, f"array {number} has ended, and does not know"
+            assert array.todo or array.leases or array.is_open, f"array {number} has ended, and does not know"
             assert bool(array.todo) != (number in scheduler.ready.exhausted)
-        assert state[number] != State.DONE or array.done == array.spec.count
+        assert state[number] != State.DONE or array.done == array.count
 
 
 def check_membership(membership: Membership, ledger: Ledger) -> None:

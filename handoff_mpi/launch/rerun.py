@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Hashable, Iterator
 from dataclasses import dataclass, field
 
+from handoff_mpi.arrays.element_names import intervals_named, split_name
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
 from handoff_mpi.dag import Plan
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import show
 from handoff_mpi.suggestions import did_you_mean
-
-#: ``sweep[3,100:200]``: some elements of the array "sweep".
-_ELEMENTS = re.compile(r"(.+)\[([-\d:,\s]+)\]", re.DOTALL)
-_PART = re.compile(r"\s*(-?\d+)?\s*(:)?\s*(-?\d+)?\s*")
 
 
 @dataclass(slots=True)
@@ -57,8 +53,8 @@ def read_rerun(names: Collection[Hashable], plan: Plan) -> Rerun:
 
 def _add_elements(rerun: Rerun, name: Hashable, plan: Plan) -> bool:
     """Add the elements that ``name`` stands for; return whether it names elements of an array that is there."""
-    if isinstance(name, str) and (match := _ELEMENTS.fullmatch(name)):
-        number, text = _array_called(match[1], plan), match[2]
+    if isinstance(name, str) and (parts := split_name(name)) is not None:
+        number, text = _array_called(parts[0], plan), parts[1]
     elif isinstance(name, tuple) and len(name) == 2 and isinstance(name[1], int):
         number, text = _array_called(name[0], plan), str(name[1])
     else:
@@ -76,20 +72,7 @@ def _array_called(id: Hashable, plan: Plan) -> int | None:
 
 
 def _intervals(text: str, count: int, name: Hashable) -> Iterator[Interval]:
-    """Yield the intervals of indices such as ``3``, ``-1`` or ``100:200``, as Python counts."""
-    for part in text.split(","):
-        match = _PART.fullmatch(part)
-        if match is None or not (match[1] or match[2]):
-            raise UsageError(f"rerun names {show(name)}: {part.strip()!r} is neither an index nor a slice such as 3:7")
-        if match[2]:
-            start, stop, _ = slice(_number(match[1]), _number(match[3])).indices(count)
-            yield start, max(start, stop)
-            continue
-        index = int(match[1])
-        if not -count <= index < count:
-            raise UsageError(f"rerun names {show(name)}, but the array has {count:,} elements")
-        yield index % count, index % count + 1
-
-
-def _number(text: str | None) -> int | None:
-    return None if text is None else int(text)
+    try:
+        yield from intervals_named(text, count)
+    except ValueError as error:
+        raise UsageError(f"rerun names {show(name)}, but {error}") from None

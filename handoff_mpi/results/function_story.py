@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from handoff_mpi import messages
+from handoff_mpi.arrays.element_names import split_name
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import id_text, one_line, shell_word
 from handoff_mpi.results.anybodys_story import AnybodysReader, read_anybodys
+from handoff_mpi.results.element_story import ElementReader, ElementsTold
 from handoff_mpi.results.journal_format import Record
 from handoff_mpi.results.journal_reader import Segment
 from handoff_mpi.results.store import Key
@@ -93,6 +95,7 @@ class FunctionStory:
         failure: its last failure, if it has failed since it was done.
         namesakes: how many functions are written like it.
         is_own: whether nobody but this user and root could have written the journal.
+        elements: those of the array that were asked for by themselves; None if none were.
     """
 
     story: Story
@@ -102,10 +105,11 @@ class FunctionStory:
     failure: LastFailure | None
     namesakes: int
     is_own: bool
+    elements: list[ElementsTold] | None = None
 
 
 def read_function(run_dir: Path, wanted: str) -> FunctionStory:
-    """Return what happened to the function whose id is written ``wanted``.
+    """Return what happened to the function whose id is written ``wanted``, or to the elements of an array.
 
     Raises:
         UsageError: there is no run, or no such function; the nearest ones are named.
@@ -136,6 +140,9 @@ class _FunctionReader(AnybodysReader):
     def __init__(self, status: dict[str, object], is_running: bool, wanted: str) -> None:
         super().__init__(status, is_running)
         self._wanted = wanted
+        named = split_name(wanted)
+        self._array = None if named is None else named[0]
+        self._element_reader = None if named is None else ElementReader(wanted, named[1])
         self._own_launches: list[FunctionInLaunch] = []
         self._value: KeptValue | None = None
         self._failure: LastFailure | None = None
@@ -158,8 +165,9 @@ class _FunctionReader(AnybodysReader):
         own = self._own
         texts = [id_text(row[0]) for row in rows]
         super()._take_tasks(first, [(text, *row[1:]) for text, row in zip(texts, rows, strict=True)])
-        if own.number is None and self._wanted in texts:
-            place = texts.index(self._wanted)
+        called = self._wanted if self._wanted in texts else self._array
+        if own.number is None and called in texts:
+            place = texts.index(called)
             own.number, own.fingerprint = first + place, rows[place][1]
             self._name = str(rows[place][2])
 
@@ -211,6 +219,39 @@ class _FunctionReader(AnybodysReader):
         if task == self._own.number and self._value is not None:
             self._value.where, self._value.key = IN_FILE, key
 
+    # -- elements -------------------------------------------------------------------------------------
+
+    def _take_array(self, task: int, count: int, digests: object) -> None:
+        super()._take_array(task, count, digests)
+        if self._element_reader is not None and task == self._own.number:
+            self._element_reader.begin(self._own.epoch, count)
+
+    def _take_elements(
+        self, task: int, rank: int, elements: list[tuple[int, int]], column: object, started: float, duration: float
+    ) -> None:
+        super()._take_elements(task, rank, elements, column, started, duration)
+        if self._element_reader is not None and task == self._own.number:
+            self._element_reader.ended(rank, elements)
+
+    def _take_elements_failed(
+        self,
+        task: int,
+        rank: int,
+        elements: list[tuple[int, int]],
+        attempts: int,
+        kind: str,
+        message: str,
+        traceback: int,
+    ) -> None:
+        if self._element_reader is not None and task == self._own.number:
+            text = self._tracebacks.get(traceback, "")
+            self._element_reader.failed(rank, elements, attempts, kind, message, text)
+
+    def _take_restored_elements(self, task: int, taken: list[tuple[int, list[tuple[int, int]]]]) -> None:
+        super()._take_restored_elements(task, taken)
+        if self._element_reader is not None and task == self._own.number:
+            self._element_reader.restored(taken)
+
     # -- the end --------------------------------------------------------------------------------------
 
     def function(self, story: Story, is_own: bool) -> FunctionStory:
@@ -220,8 +261,13 @@ class _FunctionReader(AnybodysReader):
             UsageError: there is no such function.
         """
         ids: list[Any] = story.tasks.ids
-        if self._wanted not in ids:
+        called = self._wanted
+        if called not in ids and self._array in ids and ids.index(self._array) in story.elements:
+            called = self._array
+        if called not in ids:
             what = f"no function {one_line(self._wanted, _MAX_CHARS)} is in {story.run_dir}"
             raise UsageError(f"{what}{_near_ids(self._wanted, ids, story.run_dir)}")
-        task, namesakes = ids.index(self._wanted), ids.count(self._wanted)
-        return FunctionStory(story, task, self._own_launches, self._value, self._failure, namesakes, is_own)
+        task, namesakes = ids.index(called), ids.count(called)
+        reader = None if called == self._wanted else self._element_reader
+        told = None if reader is None else reader.told()
+        return FunctionStory(story, task, self._own_launches, self._value, self._failure, namesakes, is_own, told)

@@ -190,6 +190,8 @@ class Story:
         status: what ``status.json`` holds.
         notes: what could not be read, one line each.
         elements: array to (how many elements it has in the newest launch, how many of them have values).
+        given_up: functions that failed without a call of their own, arrays among them, to the number of the reason in
+            ``failures``.
     """
 
     run_dir: Path
@@ -203,6 +205,7 @@ class Story:
     status: dict[str, Any]
     notes: list[str]
     elements: dict[int, tuple[int, int]] = field(default_factory=dict)
+    given_up: dict[int, int] = field(default_factory=dict)
 
     @property
     def started_s(self) -> float:

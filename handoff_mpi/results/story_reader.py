@@ -96,6 +96,7 @@ class StoryReader:
         self._failures: dict[Failure, int] = {}
         self._failure_counts: list[int] = []
         self._values_lost: list[tuple[int, int]] = []
+        self._given_up: dict[int, int] = {}
 
     def read(self, segment: Segment, records: Iterator[Record]) -> None:
         """Read one launch to its end."""
@@ -232,7 +233,8 @@ class StoryReader:
             self._columns.outcome[lost], self._columns.failure[lost] = _OUTCOMES.get(status, FAILED), failure
             return
         if attempt == 0 or rank < 0:
-            return  # it was never called, or is an array, whose elements were
+            self._given_up[number] = failure  # it was never called, or is an array, whose elements were
+            return
         _, _, sent_s = self._in_flight.pop(task, (0, -1, _NAN))
         is_derived = started is None
         if started is None:
@@ -345,6 +347,7 @@ class StoryReader:
             self._status,
             [one_line(note, 500) for note in self.notes],
             self._counts_of_elements(),
+            self._given_up,
         )
 
     def _counts_of_elements(self) -> dict[int, tuple[int, int]]:

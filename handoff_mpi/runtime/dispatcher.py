@@ -111,18 +111,18 @@ class Dispatcher:
             flags |= ISOLATE
         its = task  # the number of its tables
         if lease is not None:
-            its, flags, elements = lease.array, flags | LEASE, self._elements(task, lease)
+            its, flags, elements = lease.array, flags | LEASE, self._elements(lease)
         sources = plan.sources[its]
         if sources:
             sources = tuple([self._source(rank, number, codec) for number, codec in sources])
         return (task, attempt, plan.sent_id(its), plan.call_templates[its], sources, spec.timeout_s, flags, elements)
 
-    def _elements(self, number: int, lease: Lease) -> LeaseElements:
+    def _elements(self, lease: Lease) -> LeaseElements:
         """Return the share of an array that a lease computes."""
         inputs = self._plan.arrays[lease.array].elements
         intervals = tuple(lease.intervals.intervals())
         pieces = tuple([tuple([each.piece(*interval) for each in inputs]) for interval in intervals])
-        return intervals, pieces, self._scheduler.arrays.tries(number) - 1
+        return intervals, pieces, lease.incidents
 
     def _source(self, rank: int, number: int, codec: object) -> Any:
         scheduler = self._scheduler

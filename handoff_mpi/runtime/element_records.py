@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
-from handoff_mpi.arrays.intervals import IntervalSet
+from handoff_mpi.arrays.element_names import indices_text
 from handoff_mpi.dag import Plan
 from handoff_mpi.formatting import show
 from handoff_mpi.messages import ErrorReport, LeaseReport
@@ -57,6 +57,11 @@ class ElementRecords:
         """Return the task of the DAG that a number of the scheduler's log stands for."""
         return number if self._arrays is None else self._arrays.task_of(number)
 
+    def attempt_of(self, number: int, attempt: int) -> int:
+        """Return the attempt that has just failed or was lost, of a task, or of the elements of a lease."""
+        lease = self._leases.get(number)
+        return attempt if lease is None else lease.incidents
+
     def id_of(self, number: int) -> Hashable:
         """Return the id of a task, or of the elements of a lease: ``("sweep", 17)``, ``("sweep", "3:7")``."""
         lease = self._leases.get(number)
@@ -65,7 +70,7 @@ class ElementRecords:
         array, intervals = self._plan.ids[lease.array], lease.intervals
         if len(intervals) == 1:
             return ElementKey(array, intervals.intervals()[0][0])
-        return ElementsKey(array, slices(intervals))
+        return ElementsKey(array, indices_text(intervals, _MAX_NAMED))
 
     def tells_failures_of(self, number: int) -> bool:
         """Whether a number stands for an array of which elements failed, which are reported one by one."""
@@ -93,10 +98,3 @@ class ElementRecords:
     def end_turn(self) -> None:
         """Forget the errors of the turn: it is known what becomes of them."""
         self._errors.clear()
-
-
-def slices(intervals: IntervalSet) -> str:
-    """Return indices in words such as ``"3:7, 12"``, the lowest ones where they are many."""
-    bounds = intervals.intervals()
-    named = [str(start) if stop == start + 1 else f"{start}:{stop}" for start, stop in bounds[:_MAX_NAMED]]
-    return ", ".join(named) + (", ..." if len(bounds) > _MAX_NAMED else "")

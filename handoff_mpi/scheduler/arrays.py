@@ -5,8 +5,9 @@ is placed, a *lease* takes its place: an entry of the task table for the element
 is dispatched, retracted, lost, retried and blamed as any task is. It ends when its elements have, and its number is
 used again. So nothing here takes a step for each element, unless something happened to that element.
 
-Elements that fail stay with their lease, which is tried again as a task is, with them alone. A death or a time-out is
-charged to the element that was running: the others wait to be leased again.
+Elements that failed alike become a lease of their own as soon as their rank reports them, and that lease is judged as
+a task that failed. So nothing is pending when a lease breaks off. A death or a time-out is charged to the element that
+was running: the others wait to be leased again.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ from handoff_mpi.scheduler.tasks import TaskTable
 
 #: A lease should take about this long: less wastes messages, more delays results and makes the tail uneven.
 LEASE_S = 0.01
+#: But rank 0 should have to handle no more than one lease in this many seconds, so that it has time for other work. The
+#: figure is a guess: ``python -m tests.benchmarks.leases`` measures what a lease costs the scheduler.
+LEASE_INTERVAL_S = 100e-6
 #: The kind of failure of an array whose elements were skipped, as an input was lost that cannot be made again.
 SKIPPED_ELEMENTS = "skipped-elements"
 #: At most so many leases are at a slot: one that runs, and one behind it.
@@ -47,6 +51,9 @@ class Array:
         skipped: how many will not be computed, since too many failed or the array did.
         leases: the numbers of its leases.
         element_s: seconds that an element is expected to take; None while that is unknown.
+        free: numbers of leases that ended, which may be used again.
+        in_flight: its leases at ranks that may have elements to give back, and since when they are there; the oldest
+            first.
     """
 
     spec: ArraySpec
@@ -59,6 +66,7 @@ class Array:
     leases: set[int] = field(default_factory=set)
     element_s: float | None = None
     free: list[int] = field(default_factory=list)
+    in_flight: dict[int, float] = field(default_factory=dict)
 
     @property
     def has_too_many_failures(self) -> bool:
@@ -73,13 +81,14 @@ class Array:
     def lease_count(self, slots: int) -> int:
         """Return how many elements the next lease has, while ``slots`` compute the array.
 
-        The first one has a single element, whose duration nobody knows. Later ones take some time, but never more than
-        half of an even share of what is left, so that all slots end together (guided self-scheduling: Polychronopoulos
-        and Kuck, IEEE Transactions on Computers C-36, 1987).
+        The first one has a single element, whose duration nobody knows. Later ones take some time, which grows with the
+        slots, as rank 0 handles the leases of all of them. But none takes more than half of an even share of what is
+        left, so that all slots end together (guided self-scheduling: Polychronopoulos and Kuck, IEEE Transactions on
+        Computers C-36, 1987).
         """
         if self.element_s is None:
             return 1
-        count = int(LEASE_S / max(self.element_s, 1e-9))
+        count = int(max(LEASE_S, slots * LEASE_INTERVAL_S) / max(self.element_s, 1e-9))
         count = min(count, -(-len(self.todo) // (2 * max(1, slots))))
         return max(1, count if self.spec.chunk is None else min(count, self.spec.chunk))
 
@@ -91,16 +100,14 @@ class Lease:
     Attributes:
         array: the number of the array.
         intervals: the elements that have not ended, as far as is known.
-        before: how often its number had been dispatched when it began.
-        failed: its elements that failed since it was dispatched.
+        incidents: how often something happened to its elements, so that they must run again.
         messages: those of its elements that failed together when it was dispatched last.
         has_ended: whether its number may be used again, after this turn.
     """
 
     array: int
     intervals: IntervalSet
-    before: int
-    failed: list[tuple[tuple[Interval, ...], ErrorReport]] = field(default_factory=list)
+    incidents: int = 0
     messages: list[tuple[tuple[Interval, ...], str]] = field(default_factory=list)
     has_ended: bool = False
 
@@ -114,11 +121,13 @@ class Arrays:
     Attributes:
         of: array number to its elements.
         leases: lease number to its elements; those that ended in this turn are still there.
+        ending: the arrays of which no element waits, while some are leased.
     """
 
     def __init__(self, tasks: TaskTable, ready: ReadyTasks) -> None:
         self.of: dict[int, Array] = {}
         self.leases: dict[int, Lease] = {}
+        self.ending: dict[int, None] = {}
         self._tasks = tasks
         self._ready = ready
         self._ended: list[int] = []
@@ -166,21 +175,31 @@ class Arrays:
             self._ready.put(number, first=True)
         else:
             self._ready.exhausted.add(number)
+            self.ending[number] = None
         return lease
 
     def _make(self, number: int, intervals: Sequence[Interval]) -> int:
         array = self.of[number]
         lease = self._tasks.add_lease(array.lease_spec, array.free)
         array.leases.add(lease)
-        self.leases[lease] = Lease(number, IntervalSet(intervals), self._tasks.attempts[lease])
+        self.leases[lease] = Lease(number, IntervalSet(intervals))
         return lease
 
-    def tries(self, lease: int) -> int:
-        """Return how often the elements of a lease were dispatched, this time included."""
-        return self._tasks.attempts[lease] - self.leases[lease].before
+    def sent(self, number: int, now: float) -> None:
+        """A lease was sent to a rank."""
+        self.of[self.leases[number].array].in_flight[number] = now
 
-    def progress(self, number: int, report: LeaseReport) -> None:
-        """A part of a lease has ended."""
+    def landed(self, number: int) -> None:
+        """A lease is at no rank any more, or has no elements that could be asked for."""
+        self.of[self.leases[number].array].in_flight.pop(number, None)
+
+    def attempt(self, number: int) -> int:
+        """Return the attempt of a task, or of the elements of a lease: another lease alone is no other attempt."""
+        lease = self.leases.get(number)
+        return self._tasks.attempts[number] if lease is None else lease.incidents + 1
+
+    def progress(self, number: int, report: LeaseReport) -> list[tuple[int, ErrorReport]]:
+        """A part of a lease has ended; return its elements that failed, as leases that are dispatched, and why."""
         lease = self.leases[number]
         array = self.of[lease.array]
         count = 0
@@ -188,35 +207,24 @@ class Arrays:
             lease.intervals.discard(start, stop)
             count += stop - start
         array.done += count
-        left = IntervalSet(part for interval in report.left for part in lease.intervals.within(*interval))
-        for start, stop in left:
-            lease.intervals.discard(start, stop)
-        self._give_back(lease.array, left)
-        lease.failed += report.failures
         tried = count + sum(stop - start for intervals, _ in report.failures for start, stop in intervals)
         if tried:
             array.learn(tried, report.busy_s)
+        return self._split_failures(number, report) if report.failures else []
 
-    def ended(self, number: int, report: LeaseReport) -> list[tuple[int, ErrorReport]]:
-        """A dispatched lease has ended; return its elements that failed, as leases that are dispatched, and why."""
-        self.progress(number, report)
-        lease = self.leases[number]
+    def _split_failures(self, number: int, report: LeaseReport) -> list[tuple[int, ErrorReport]]:
+        """Take the elements that failed out of a lease; those that failed alike are a new one."""
         groups: dict[tuple[str, str], tuple[list[Interval], ErrorReport]] = {}
         messages: dict[tuple[str, str], list[tuple[tuple[Interval, ...], str]]] = {}
-        for intervals, error in lease.failed:
+        for intervals, error in report.failures:
             error = ErrorReport(*error)
             groups.setdefault((error.kind, error.place), ([], error))[0].extend(intervals)
             messages.setdefault((error.kind, error.place), []).append((intervals, error.message))
             for interval in intervals:
-                lease.intervals.discard(*interval)
-        lease.failed.clear()
-        self._give_back(lease.array, lease.intervals)  # those that did not begin
-        lease.intervals = IntervalSet()
+                self.leases[number].intervals.discard(*interval)
         failed: list[tuple[int, ErrorReport]] = []
         for group, (elements, error) in groups.items():
-            if not failed:
-                lease.intervals.update(elements)
-            each = self._split(number, elements) if failed else number
+            each = self._split(number, elements)
             self.leases[each].messages = messages[group]
             failed.append((each, error))
         return failed
@@ -225,20 +233,38 @@ class Arrays:
         """Return a new lease, dispatched as ``number`` was, with these elements."""
         lease = self._make(self.leases[number].array, intervals)
         self._tasks.set_dispatched(lease)
-        self.leases[lease].before = self._tasks.attempts[lease] - self.tries(number)
+        self.leases[lease].incidents = self.leases[number].incidents
         return lease
 
-    def broken_off(self, number: int) -> None:
-        """A dispatched lease will not be reported to its end: what failed of it is tried again with the rest."""
-        self.leases[number].failed.clear()
+    def give_back(self, number: int, intervals: Sequence[Interval]) -> int:
+        """Elements of a lease, which have not begun, wait to be leased again.
 
-    def charge(self, number: int, element: int) -> None:
-        """The process of a lease died or was ended in ``element``: the other elements wait to be leased again."""
+        Returns:
+            A new lease of them, which is dispatched, if something happened to them before; else -1.
+        """
         lease = self.leases[number]
-        if element in lease.intervals:
-            lease.intervals.discard(element, element + 1)
-            self._give_back(lease.array, lease.intervals)
-            lease.intervals = IntervalSet([(element, element + 1)])
+        back = IntervalSet(part for interval in intervals for part in lease.intervals.within(*interval))
+        for interval in back:
+            lease.intervals.discard(*interval)
+        if back and lease.incidents and not self.is_dropped(number):
+            return self._split(number, back.intervals())
+        self._give_back(lease.array, back)
+        return -1
+
+    def split_begun(self, number: int, element: int) -> int:
+        """The process of a lease died in ``element``: those before it had begun, and their values died with it.
+
+        Returns:
+            A new lease of them, which is dispatched; -1 if there are none.
+        """
+        lease = self.leases[number]
+        begun = lease.intervals.within(0, element)
+        lease.intervals.discard(0, element)
+        if not begun:
+            return -1
+        each = self._split(number, begun)
+        self.leases[each].incidents += 1
+        return each
 
     def _give_back(self, number: int, intervals: IntervalSet) -> None:
         """Elements of an array wait to be leased again."""
@@ -250,6 +276,7 @@ class Arrays:
         array.todo.update(intervals)
         if was_exhausted and array.todo:
             self._ready.exhausted.discard(number)
+            self.ending.pop(number, None)
             if self._tasks.state[number] == READY:
                 self._ready.put(number, first=True)
 
@@ -261,19 +288,27 @@ class Arrays:
         lease.has_ended = True
         self._ended.append(number)
         self.of[lease.array].leases.discard(number)
+        self.landed(number)
         self._close(lease.array)
 
-    def fail(self, number: int) -> None:
-        """A lease has failed for good, in the task table too: so have its elements."""
+    def fail(self, number: int) -> bool:
+        """A lease has failed for good, in the task table too: so have its elements.
+
+        Returns:
+            Whether these are more than may fail, which nobody knew before: nothing more of the array begins.
+        """
         lease = self.leases[number]
         failure = self._tasks.lease_failures[number]
-        failure.attempts = self.tries(number)
+        failure.attempts = lease.incidents
         array = self.of[lease.array]
         array.failures += self.failures_of(number)
+        was_dropped = array.has_too_many_failures
         array.failed += len(lease.intervals)
-        if array.has_too_many_failures:
+        is_dropped = array.has_too_many_failures and not was_dropped
+        if is_dropped:
             self.drop(lease.array)
         self.end(number)
+        return is_dropped
 
     def skip(self, number: int) -> None:
         """A lease was skipped, in the task table too: so are its elements."""
@@ -288,6 +323,8 @@ class Arrays:
         if self._tasks.state[number] == READY and number not in self._ready.exhausted:
             self._ready.remove(number)
         self._ready.exhausted.add(number)
+        if array.leases:
+            self.ending[number] = None
 
     def _close(self, number: int) -> None:
         """An array may have ended."""
@@ -295,6 +332,7 @@ class Arrays:
         if not array.todo:
             self._ready.exhausted.add(number)
             if not array.leases:
+                self.ending.pop(number, None)
                 self._to_check[number] = None
 
     def settle(self, fail: Callable[[int, ErrorReport], None]) -> None:
@@ -333,6 +371,10 @@ class Arrays:
         """Whether a number is that of a lease whose array begins nothing more."""
         return lease in self.leases and self.of[self.leases[lease].array].has_too_many_failures
 
+    def waiting_leases(self, number: int) -> list[int]:
+        """Return the leases of an array that are at no rank: they are to be tried again."""
+        return [lease for lease in self.of[number].leases if self._tasks.state[lease] in (READY, WAITING)]
+
     def explain(self, number: int, facts: dict[str, object]) -> dict[str, object]:
         """Return ``facts`` of an array with those of its elements; while any run, nothing else need be explained."""
         array = self.of[number]
@@ -348,7 +390,8 @@ class Arrays:
         Those that failed alike share all of the failure but its message.
         """
         lease, failure = self.leases[number], self._tasks.lease_failures[number]
-        if not any(message == failure.message for _, message in lease.messages):
+        known = IntervalSet(interval for intervals, _ in lease.messages for interval in intervals)
+        if known != lease.intervals or not any(message == failure.message for _, message in lease.messages):
             # they failed in another way than before: with their rank, say
             return [(tuple(lease.intervals.intervals()), failure)]
         return [(intervals, replace(failure, message=message)) for intervals, message in lease.messages]

@@ -51,7 +51,8 @@ class Returns:
             self._probation.came_back(task, now, has_failed=False)
         self._tasks.move(task, cause, slot.rank, detail)
         if task in self._leases:
-            self._arrays.broken_off(task)
+            self._arrays.landed(task)
+            self._leases[task].incidents += cause == Cause.RANK_LOST
         return slot
 
     def requeue(self, tasks: Sequence[int]) -> None:

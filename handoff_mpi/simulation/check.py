@@ -75,6 +75,8 @@ def check_arrays(scheduler: Scheduler) -> None:
             assert array.todo or array.leases, f"array {number} has ended, and does not know"
             assert bool(array.todo) != (number in scheduler.ready.exhausted)
         assert state[number] != State.DONE or array.done == array.spec.count
+        assert (number in arrays.ending) == (bool(array.leases) and not array.todo)
+        assert all(lease in scheduler.slots.of_task for lease in array.in_flight)
 
 
 def check_membership(membership: Membership, ledger: Ledger) -> None:

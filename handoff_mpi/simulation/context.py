@@ -5,13 +5,16 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from handoff_mpi.messages import Message
 from handoff_mpi.simulation.network import Clock
 from handoff_mpi.simulation.run_dir import SimulatedRunDir
 from handoff_mpi.simulation.workload import Workload
 from handoff_mpi.worker.events import QueuedCall
+
+if TYPE_CHECKING:
+    from handoff_mpi.simulation.leases import RunningLease
 
 #: The number of the run, part of every message.
 RUN = 1
@@ -33,8 +36,14 @@ class SimulationContext(Protocol):
     def spoils(self, rank: int, task: int) -> str:
         """How a call on ``rank`` fails because its host is bad; empty if it does not."""
 
-    def note_kill(self, task: int) -> None:
-        """``task`` has killed the process that ran it."""
+    def note_kill(self, task: int, element: int) -> None:
+        """``task``, or an element of it where that is a lease, has killed the process that ran it."""
+
+    def draw_element(self, array: int, index: int, may_hang: bool) -> tuple[str, float]:
+        """Return how an element ends, and how long it takes."""
+
+    def note_lease(self, lease: RunningLease, attempt: int) -> None:
+        """The elements of a lease begin; each sees this attempt."""
 
     def note_call(self, rank: int, work: QueuedCall) -> None:
         """A call begins on ``rank``."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from handoff_mpi.errors import EXIT_DONE, UsageError
 from handoff_mpi.results.anybodys_story import damage_reported, read_anybodys_story
 from handoff_mpi.results.function_story import FunctionStory, read_function
 from handoff_mpi.results.live_questions import ANSWER_TIMEOUT_S, ask
 from handoff_mpi.results.story import STATES
+from handoff_mpi.verbs.element_text import element_facts, element_lines
 from handoff_mpi.verbs.explanation import explain_story
 from handoff_mpi.verbs.explanation_text import explanation_lines
 from handoff_mpi.verbs.reason_text import reason_lines
@@ -30,6 +33,7 @@ id, explain lists what has failed, what was skipped because of it, and which ran
   handoff-mpi explain handoff-runs/20260131-120000
   handoff-mpi explain handoff-runs/20260131-120000 fit-3
   handoff-mpi explain handoff-runs/20260131-120000 "('fit', 3)" --json
+  handoff-mpi explain handoff-runs/20260131-120000 'sweep[3,100:200]'
 """
 
 
@@ -56,20 +60,29 @@ def main(given: argparse.Namespace) -> int:
             lines = list(run_explanation_lines(facts))
         else:
             facts = _explain_function(run_dir, id, given)
-            lines = list(explanation_lines(facts))
+            lines = [*_element_lines(id, facts), *explanation_lines(facts)]
     if given.json:
         lines = [json.dumps(facts)]
     print("\n".join(lines))
     return EXIT_DONE
 
 
-def _explain_function(run_dir: Path, id: str, given: argparse.Namespace) -> dict[str, object]:
+def _explain_function(run_dir: Path, id: str, given: argparse.Namespace) -> dict[str, Any]:
     told, live, note = _find_out(run_dir, id)
     facts = explain_story(told, _shown(run_dir, given))
     if live is not None:
         facts |= {"state": live["state"], "live": live}
     facts["notes"] += [note] if note else []
+    if told.elements is not None:
+        hosts = {launch.epoch: launch.hosts for launch in told.story.launches}
+        facts["of_elements"] = element_facts(told.elements, hosts)
     return facts
+
+
+def _element_lines(name: str, facts: dict[str, Any]) -> Iterator[str]:
+    if "of_elements" in facts:
+        is_running = facts["run"]["state"] == "running"
+        yield from element_lines(name, facts["of_elements"], facts["state"], is_running)
 
 
 def _find_out(run_dir: Path, id: str) -> tuple[FunctionStory, dict[str, object] | None, str]:

@@ -79,7 +79,7 @@ def _groups(story: Story) -> list[dict[str, object]]:
                 "reason": reason,
                 "count": len(tasks),
                 "ids": [story.tasks.label(task) for task in tasks[:MAX_LISTED]],
-                "calls": int(np.isin(story.calls.task, tasks).sum()),
+                "calls": int(np.isin(story.calls.task, [task for task in tasks if task not in story.elements]).sum()),
                 "skipped_count": len(because),
                 "skipped": [story.tasks.label(task) for task in sorted(because)[:MAX_LISTED]],
             }
@@ -90,6 +90,8 @@ def _groups(story: Story) -> list[dict[str, object]]:
 def _reason(story: Story, task: int) -> str:
     row = int(story.final_call[task])
     failure = -1 if row < 0 else int(story.calls.failure[row])
+    if failure < 0:
+        failure = story.given_up.get(task, -1)
     if failure < 0:
         return ""
     why = story.failures[failure]
@@ -183,7 +185,8 @@ def _group_lines(group: Facts) -> Iterator[str]:
     names, more = ", ".join(group["ids"]), group["count"] - len(group["ids"])
     which = f"{names}{f' and {more:,} more' if more else ''} {'has' if group['count'] == 1 else 'have'} failed"
     reason = one_line(group["reason"], MAX_REASON) or "the reason is not recorded"
-    yield f"{which} in {plural(group['calls'], 'call')}: {reason.rstrip('.')}."
+    calls = f" in {plural(group['calls'], 'call')}" if group["calls"] else ""
+    yield f"{which}{calls}: {reason.rstrip('.')}."
     if group["skipped_count"]:
         left_out = group["skipped_count"] - len(group["skipped"])
         more_skipped = f" and {left_out:,} more" if left_out else ""

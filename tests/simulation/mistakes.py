@@ -413,6 +413,24 @@ MISTAKES = [
         options={"tasks": 100, "always": ("pressure",)},
         reserves_soon=True,
     ),
+    Mistake(
+        "an element whose value died with its process does not know that it runs once more",
+        [("scheduler.arrays:Arrays.split_begun", "self.leases[each].incidents += 1", "pass")],
+        seed=0,
+        options={"arrays": True},
+    ),
+    Mistake(
+        "elements that a recalled lease gives back lose the count of their failures",
+        [("scheduler.arrays:Arrays.give_back", "if back and lease.incidents and", "if False and")],
+        seed=0,
+        options={"arrays": True},
+    ),
+    Mistake(
+        "elements that wait for their retry run although too many have failed",
+        [("scheduler.lease_ends:LeaseEnds.failed", "self._tasks.skip(self._arrays.waiting_leases(array))", "pass")],
+        seed=0,
+        options={"arrays": True},
+    ),
 ]
 
 

@@ -1,0 +1,100 @@
+"""``explain`` of some elements of an array, from journals of runs that never were."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from handoff_mpi import cli
+from handoff_mpi.arrays.columns import pack
+from handoff_mpi.messages import RAISED
+from tests.results.made_journal import T0, TRACEBACK, about, row, turn, write_launch, write_status
+
+FAILED = (0, 2, -1, RAISED, "ValueError", "2 of 8 elements failed, the first one at index 3: ValueError: bad")
+COUNT = 8
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    """An array of eight elements: four are done, two have failed, and two were not computed. A list takes them."""
+    write_launch(
+        tmp_path / "run",
+        ("run", about()),
+        ("tasks", 0, [row("sweep"), row("total", inputs=(0,)), row("odd[1]")]),
+        ("array", 0, COUNT, []),
+        ("traceback", 0, TRACEBACK),
+        elements(1, (0, 2)),
+        elements(2, (2, 3), (7, 8)),
+        ("elements_failed", 0, 2, ((3, 5),), 2, "ValueError", "bad", 0),
+        turn(3.0, failed=[FAILED]),
+        ("end", "failed", 1, False),
+    )
+    write_status(tmp_path / "run", status="failed", exit_code=1, launch=1)
+    return tmp_path / "run"
+
+
+def elements(rank, *intervals):
+    values = [0] * sum(stop - start for start, stop in intervals)
+    return ("elements", 0, rank, intervals, pack(values), T0 + 1.0, 0.5)
+
+
+@pytest.fixture
+def explain(in_process, capsys):
+    def call(*words):
+        code = cli.main(["explain", *map(str, words)])
+        told = capsys.readouterr()
+        return code, told.out.splitlines(), told.err
+
+    return call
+
+
+def test_one_element_is_told_by_itself(explain, run_dir):
+    _, out, _ = explain(run_dir, "sweep[1]")
+    assert out[0] == "sweep[1] is done: computed on rank 1 (node1) in launch 1."
+    assert out[1].startswith("sweep has failed: ValueError: 2 of 8 elements failed")
+    _, out, _ = explain(run_dir, "sweep[3]")
+    why = "failed after 2 attempts, the last one on rank 2 (node2) in launch 1: ValueError: bad"
+    assert out[0] == f"sweep[3] has {why}."
+    assert explain(run_dir, "sweep[-2]")[1][0] == "sweep[-2] was not computed, because the array has failed."
+
+
+def test_several_elements_are_told_in_groups(explain, run_dir):
+    _, out, _ = explain(run_dir, "sweep[0:3, 4:]")
+    assert out[0] == "sweep[0:3, 4:] are 7 elements: 1 failed, 4 done, 2 without a value."
+    assert out[1].startswith("  4 has failed after 2 attempts")
+    assert out[2] == "  0:2 are done: computed on rank 1 (node1) in launch 1."
+    assert out[3] == "  2, 7 are done: computed on rank 2 (node2) in launch 1."
+    assert out[4] == "  5:7 were not computed, because the array has failed."
+    told = json.loads("".join(explain(run_dir, "sweep[0:3, 4:]", "--json")[1]))["of_elements"]
+    assert told["counts"] == {"failed": 1, "done": 4, "open": 2}
+    assert told["groups"][0]["traceback"] == TRACEBACK and told["groups"][0]["attempts"] == 2
+    assert told["groups"][2] == {
+        "elements": [[2, 3], [7, 8]], "count": 2, "state": "done", "launch": 1, "rank": 2, "host": "node2",
+    }  # fmt: skip
+
+
+def test_elements_that_a_later_launch_took_over_were_computed_where_they_were(explain, run_dir):
+    write_launch(
+        run_dir,
+        ("run", about()),
+        ("tasks", 0, [row("sweep"), row("total", inputs=(0,))]),
+        ("array", 0, COUNT, []),
+        ("restored_elements", 0, [(1, ((1, 3), (7, 8)))]),
+        elements(1, (3, 5)),
+    )
+    assert explain(run_dir, "sweep[2]")[1][0] == "sweep[2] is done: computed on rank 2 (node2) in launch 1."
+    assert explain(run_dir, "sweep[3]")[1][0] == "sweep[3] is done: computed on rank 1 (node1) in launch 2."
+    assert explain(run_dir, "sweep[0]")[1][0] == "sweep[0] has no value: the launch ended before."
+
+
+def test_what_is_no_element_is_refused_in_a_line(explain, run_dir):
+    assert explain(run_dir, "sweep[8]")[::2] == (2, "handoff-mpi: sweep[8]: the array has 8 elements\n")
+    assert "is neither an index nor a slice" in explain(run_dir, "sweep[1-2]")[2]
+    assert "no function total[0] is in" in explain(run_dir, "total[0]")[2]
+    assert explain(run_dir, "odd[1]")[1][0].startswith("odd[1] has not run")
+
+
+def test_the_run_tells_why_an_array_has_failed(explain, run_dir):
+    _, out, _ = explain(run_dir)
+    assert f"sweep has failed: {FAILED[4]}: {FAILED[5]}." in out

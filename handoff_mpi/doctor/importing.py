@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import sysconfig
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from handoff_mpi.programs import run_program
 from handoff_mpi.python_path import python_program
 from handoff_mpi.worker.child_process import environment_of_child
 
@@ -80,18 +80,9 @@ def measure_imports() -> Imports:
 def _in_fresh_process(limit_s: float) -> dict[str, float | str]:
     command = [*python_program("", _PROGRAM), *MODULES]
     try:
-        ended = subprocess.run(
-            command,
-            env=environment_of_child(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=limit_s,
-            check=False,
-        )
-        told: dict[str, float | str] = json.loads(ended.stdout.splitlines()[-1])
-    except subprocess.TimeoutExpired:
+        ended = run_program(command, limit_s, env=environment_of_child())
+        told: dict[str, float | str] = json.loads(ended.out.splitlines()[-1])
+    except TimeoutError:
         return dict.fromkeys(MODULES, f"not imported within {limit_s:.0f} s")
     except (OSError, ValueError, IndexError) as error:
         return dict.fromkeys(MODULES, f"a fresh Python told nothing: {type(error).__name__}: {error}".splitlines()[0])

@@ -5,16 +5,17 @@ from __future__ import annotations
 import datetime
 import math
 import os
-import subprocess
 
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import show
 from handoff_mpi.numerals import parse_real
+from handoff_mpi.programs import run_program
 
 #: A century: what is longer is a mistake, or no time that a clock can show.
 MAX_DEADLINE_S = 3.2e9
 #: Calls are given at most this part of a run's time to end in, or no time would be left to begin them in.
 _MAX_GRACE_SHARE = 0.25
+_SQUEUE_TIMEOUT_S = 10.0
 #: Batch scripts ask Slurm for a signal some minutes before the end, which comes at the start of a job this short.
 _SHORT_JOB_S = 480.0
 
@@ -79,7 +80,7 @@ def _end_by_slurm() -> float | None:
         return float(told)
     try:
         command = ["squeue", "--noheader", "--job", job, "--format", "%e"]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-        return datetime.datetime.fromisoformat(ended.stdout.strip()).timestamp()
-    except (OSError, ValueError, subprocess.TimeoutExpired):
+        ended = run_program(command, _SQUEUE_TIMEOUT_S)
+        return datetime.datetime.fromisoformat(ended.out.strip()).timestamp()
+    except (OSError, ValueError):
         return None  # no limit, or no squeue here

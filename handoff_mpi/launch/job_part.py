@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from handoff_mpi.console import print_message
 from handoff_mpi.launch.deadline import is_early, resolve_deadline
+from handoff_mpi.programs import run_program
 from handoff_mpi.resources.system_files import parse_whole
 
 _SCONTROL_TIMEOUT_S = 60.0
@@ -65,8 +65,7 @@ class JobPart:
 def _failure_of_requeue(job: str) -> str:
     """Requeue a job; return why that failed, empty if it did not."""
     try:
-        command = ["scontrol", "requeue", job]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=_SCONTROL_TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
+        ended = run_program(["scontrol", "requeue", job], _SCONTROL_TIMEOUT_S)
+    except OSError as error:
         return str(error)
-    return "" if ended.returncode == 0 else " ".join(ended.stderr.split())
+    return "" if ended.returncode == 0 else " ".join(ended.err.split())

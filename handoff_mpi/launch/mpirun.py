@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from handoff_mpi.errors import UsageError
 from handoff_mpi.launch.environment import COMPONENT_AGENT, components, environment_to_launch
 from handoff_mpi.launch.wheels import find_conflict, installed_wheels
+from handoff_mpi.programs import run_program
 
 #: mpirun carries variables of these names to the other hosts only when told to.
 _CARRIED = ("HANDOFF_", "PYTHON")
@@ -80,11 +80,10 @@ def _find() -> str:
 
 def _version(found: str) -> str:
     try:
-        asked = subprocess.run([found, "--version"], capture_output=True, timeout=VERSION_S, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        why = error.strerror if isinstance(error, OSError) else f"no answer within {VERSION_S:g} s"
+        return run_program([found, "--version"], VERSION_S).out
+    except OSError as error:
+        why = f"no answer within {VERSION_S:g} s" if isinstance(error, TimeoutError) else error.strerror
         raise UsageError(f"{found} cannot be asked for its version: {why}; put another first on PATH") from error
-    return asked.stdout.decode(errors="replace")
 
 
 def conflict_of_wheels() -> tuple[str, str]:

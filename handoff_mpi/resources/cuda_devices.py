@@ -77,7 +77,7 @@ def _ask_program(environ: Mapping[str, str], notes: list[str]) -> list[list[Devi
     if program is None:
         return None
     listed, trouble = _said(program, "-L")
-    found = _parse_list(listed, _memory_of(program))
+    found = _parse_list(listed, _memory_of(program)) if listed else []  # one that hangs is not asked again
     lines = [line for line in listed.splitlines() if line.strip()]
     rest = [line.strip() for line in lines if not _GPU.match(line) and not _MIG.match(line)]
     if not found:
@@ -93,15 +93,13 @@ def _ask_program(environ: Mapping[str, str], notes: list[str]) -> list[list[Devi
 
 def _said(program: str, *words: str) -> tuple[str, str]:
     """Return what ``nvidia-smi`` prints, and what went wrong."""
-    import subprocess  # child processes import this module too, and detect nothing
+    from handoff_mpi.programs import run_program  # child processes import this module too, and detect nothing
 
     try:
-        ended = subprocess.run(
-            [program, *words], capture_output=True, text=True, errors="replace", timeout=_PROGRAM_TIMEOUT_S, check=False
-        )
-    except (OSError, subprocess.SubprocessError) as error:
+        ended = run_program([program, *words], _PROGRAM_TIMEOUT_S)
+    except OSError as error:
         return "", f"{type(error).__name__}: {error}"
-    return ended.stdout, "" if not ended.returncode else ended.stderr.strip() or f"it ended with {ended.returncode}"
+    return ended.out, "" if not ended.returncode else ended.err.strip() or f"it ended with {ended.returncode}"
 
 
 def _memory_of(program: str) -> dict[str, int]:

@@ -6,13 +6,13 @@ import argparse
 import os
 import re
 import shlex
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from handoff_mpi.errors import EXIT_DONE, UsageError
+from handoff_mpi.programs import run_program
 from handoff_mpi.verbs.batch_script import batch_script
 
 _TOOL_TIMEOUT_S = 120.0
@@ -66,14 +66,14 @@ def with_python(script: str, python: str) -> str:
 
 def _run(*words: str) -> str:
     try:
-        ended = subprocess.run(words, capture_output=True, text=True, timeout=_TOOL_TIMEOUT_S, check=False)
+        ended = run_program(words, _TOOL_TIMEOUT_S)
     except FileNotFoundError:
         raise UsageError(f"submit: there is no {words[0]} on PATH; call it where Slurm's commands are") from None
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except OSError as error:
         raise UsageError(f"submit: {error}") from error
     if ended.returncode:
-        raise UsageError(f"submit: {' '.join(ended.stderr.split()) or f'{words[0]} ended with {ended.returncode}'}")
-    return ended.stdout
+        raise UsageError(f"submit: {' '.join(ended.err.split()) or f'{words[0]} ended with {ended.returncode}'}")
+    return ended.out
 
 
 def _output_of(job: str) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import one_line
+from handoff_mpi.programs import run_program
 
 #: Laying out the largest drawing takes some seconds.
 DOT_TIMEOUT_S = 120.0
@@ -28,13 +28,13 @@ def picture(dot_text: str, kind: str, timeout_s: float = DOT_TIMEOUT_S) -> bytes
     if program is None:
         raise UsageError(f"the program dot, which draws {kind.upper()}, is missing: {_INSTALL}, or use --format text")
     try:
-        ended = subprocess.run([program, f"-T{kind}"], input=dot_text.encode(), capture_output=True, timeout=timeout_s)
-    except subprocess.TimeoutExpired:
+        ended = run_program([program, f"-T{kind}"], timeout_s, given=dot_text.encode())
+    except TimeoutError:
         why = f"dot took more than {timeout_s:g} s; give a smaller --max-functions"
         raise UsageError(f"{why}, or use --format dot and another of Graphviz's programs") from None
     except OSError as error:
         raise UsageError(f"{program} cannot be run: {error.strerror}; {_INSTALL}") from error
     if ended.returncode or not ended.stdout:
-        lines = ended.stderr.decode(errors="replace").strip().splitlines() or [f"it ended with {ended.returncode}"]
+        lines = ended.err.strip().splitlines() or [f"it ended with {ended.returncode}"]
         raise UsageError(f"{program} has failed: {one_line(lines[0], 200)}; {_INSTALL}, or use --format dot")
     return ended.stdout

@@ -80,22 +80,13 @@ def _why_unusable(name: str) -> str:
     """Return why a fresh process cannot use a device; "" if it can, or if there is no cupy to ask by."""
     if importlib.util.find_spec("cupy") is None:
         return ""
-    import subprocess  # for a device that may have failed: no child process needs it otherwise
+    from handoff_mpi.programs import run_program  # for a device that may have failed: no child needs it otherwise
 
     try:
-        ended = subprocess.run(
-            python_program("", _PROBE),
-            env={**os.environ, VISIBLE: name},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=PROBE_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
+        ended = run_program(python_program("", _PROBE), PROBE_TIMEOUT_S, env={**os.environ, VISIBLE: name})
+    except TimeoutError:
         return f"it has not answered in {PROBE_TIMEOUT_S:.0f} s"
     except OSError:
         return ""  # no process can be started: that says nothing about the device
-    lines = ended.stderr.strip().splitlines() or [f"the process ended with {ended.returncode}"]
+    lines = ended.err.strip().splitlines() or [f"the process ended with {ended.returncode}"]
     return lines[-1][:400] if ended.returncode else ""

@@ -34,6 +34,7 @@ def started(
     finally:
         if process.poll() is None and silence_timeout_s:
             _terminate(process, silence_timeout_s)
+        process.kill()  # its variables cannot be read yet, if it has only just been started
         _kill_stamped(stamp)
         with suppress(subprocess.TimeoutExpired):  # it hangs in the kernel: left behind
             process.wait(KILL_WAIT_TIMEOUT_S)
@@ -58,4 +59,4 @@ def _kill_stamped(stamp: str) -> None:
             if stamp in process.environ():
                 process.kill()
         except (psutil.Error, OSError):
-            continue  # another user's, or gone by now
+            continue  # another user's, or it has ended

@@ -589,6 +589,13 @@ def test_what_was_started_is_ended_when_the_doctor_is(tmp_path):
     assert time.monotonic() - before < 5
 
 
+def test_a_launcher_whose_variables_cannot_be_read_yet_is_ended_too(monkeypatch):
+    monkeypatch.setattr(psutil, "process_iter", list)
+    with pytest.raises(SystemExit), started(["sleep", "77"], dict(os.environ), is_local=True) as process:
+        sys.exit(143)
+    assert process.returncode == -signal.SIGKILL
+
+
 def test_both_ways_to_launch_are_tried(tmp_path, monkeypatch):
     launcher = [*script(tmp_path / "mpirun", "echo with $* >&2; exit 3"), "--with-ft", "ulfm", "-n", "3"]
     monkeypatch.setattr(fault_tolerance, "launcher_command", lambda ranks: (launcher, {}))

@@ -6,7 +6,7 @@ for :func:`~handoff_mpi.scheduler.restore` to say.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from handoff_mpi.arrays.intervals import Interval
@@ -125,14 +125,16 @@ def resume(
     taken_over = ElementsTakenOver(plan.arrays, arrays, again, resumed.array_values)
     resumed.elements, resumed.suspect_elements = taken_over.elements, taken_over.suspects()
     if any(each.skips_missing for each in plan.selections.all):
-        _leave_outdated(plan, known, resumed)
+        _leave_outdated(plan, known, arrays, resumed)
     _take_over(plan, known, is_intact, again.keys(), resumed)
     return resumed
 
 
-def _leave_outdated(plan: Plan, known: dict[int, Done], resumed: Resumed) -> None:
-    """Take nothing over of tasks that took the elements that had values, if more have now; nor of what follows."""
-    for task in find_outdated(plan, known.get, resumed.array_values, resumed.elements):
+def _leave_outdated(
+    plan: Plan, known: dict[int, Done], launches: Mapping[int, Sequence[ArrayLaunch]], resumed: Resumed
+) -> None:
+    """Take nothing over of tasks that took the elements that had values, if others have now; nor of what follows."""
+    for task in find_outdated(plan, known.get, launches, resumed.elements):
         known.pop(task, None)
         if task in plan.arrays:
             resumed.array_values[task] = ArrayValues(plan.arrays[task].count)

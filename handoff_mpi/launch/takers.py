@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
-from handoff_mpi.arrays.values import ArrayValues
 from handoff_mpi.dag import Plan
 from handoff_mpi.dag.selections import Selection
+from handoff_mpi.results.array_history import ArrayLaunch
 from handoff_mpi.results.history import Done
 
 
@@ -52,20 +52,20 @@ def single_elements(plan: Plan) -> dict[int, list[tuple[int, int, int]]]:
 def find_outdated(
     plan: Plan,
     done: Callable[[int], Done | None],
-    array_values: Mapping[int, ArrayValues],
+    launches: Mapping[int, Sequence[ArrayLaunch]],
     elements: Mapping[int, Sequence[tuple[int, Sequence[Interval]]]],
 ) -> set[int]:
-    """Return the tasks that took the elements that had values, while now more have, or may have; and their consumers.
+    """Return the tasks that took the elements that had values, while now others have, or may have; and their consumers.
 
     Args:
         done: how an earlier launch did a task, None if none did.
-        array_values: of each array, the values of elements that earlier launches computed.
-        elements: the elements that these are: array to (launch, intervals).
+        launches: the earlier launches of each array.
+        elements: the elements whose values were taken over from these: array to (launch, intervals).
     """
 
     def has_new(selection: Selection, epoch: int) -> bool:
-        values = array_values[selection.array]
-        if values.have.missing(values.count).last_of(selection.indices) is not None:
+        had = next((each.have for each in launches.get(selection.array, ()) if each.epoch == epoch), IntervalSet())
+        if had.missing(selection.indices.stop).last_of(selection.indices) is not None:
             return True
         later = [taken for launch, taken in elements.get(selection.array, ()) if launch > epoch]
         return any(IntervalSet(taken).last_of(selection.indices) is not None for taken in later)

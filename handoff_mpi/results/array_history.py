@@ -43,6 +43,14 @@ class ArrayLaunch:
             self.suspects.append(left)
 
     @property
+    def have(self) -> IntervalSet:
+        """The elements that had values at its end."""
+        found = IntervalSet()
+        for intervals in [*(part[0] for part in self.parts), *(taken for _, taken in self.restored)]:
+            found.update(intervals)
+        return found
+
+    @property
     def is_fold(self) -> bool:
         """Whether its value is that of its last element."""
         return bool(self.digests) and self.digests[0][0] == "fold"

@@ -11,12 +11,12 @@ import handoff_mpi as handoff
 from handoff_mpi import DAG, Argument, Fixed, Function, Handle, execute, load
 from handoff_mpi.arrays.columns import pack
 from handoff_mpi.arrays.intervals import IntervalSet
-from handoff_mpi.arrays.values import ArrayValues
 from handoff_mpi.dag import Plan
 from handoff_mpi.errors import ValueUnavailable
 from handoff_mpi.launch.elements_taken_over import spread
 from handoff_mpi.launch.rerun import Rerun
 from handoff_mpi.launch.takers import find_outdated, single_elements, takes_any
+from handoff_mpi.results.array_history import ArrayLaunch
 from handoff_mpi.results.function_error import FunctionError
 from handoff_mpi.results.history import Done
 from tests.launch.test_arrays import PLACES, counts_of
@@ -57,7 +57,7 @@ ys = dag.map(square, xs, id="ys", max_retries=0, chunk=20)
 dag.add_function(Function("one", [ys[17]], told))
 dag.add_function(Function("some", [], told, [[ys[100:104], {"last": ys[-2]}]], {"down": ys[9:0:-4]}))
 dag.add_function(Function("pairs", [Argument(ys[30:33], missing="skip")], told))
-dag.add_function(Function("after pairs", ["pairs"], told))
+dag.add_function(Function("after-pairs", ["pairs"], told))
 dag.map(told, range(2), ys[40], id="both")
 one = dag.add_function(Function("made", (), told, [5]))
 dag.map(told, [1, one, ys[50], "x"], id="handles")
@@ -66,7 +66,7 @@ VALUES = {
     "one": ((289,), {}),
     "some": (([[10000, 10201, 10404, 10609], {"last": 398**2}],), {"down": [81, 25, 1]}),
     "pairs": (([(30, 900), (31, 961), (32, 1024)],), {}),
-    "after pairs": (((([(30, 900), (31, 961), (32, 1024)],), {}),), {}),
+    "after-pairs": (((([(30, 900), (31, 961), (32, 1024)],), {}),), {}),
 }
 BOTH = [((0, 1600), {}), ((1, 1600), {})]
 
@@ -121,7 +121,7 @@ def test_resume_and_rerun_run_what_takes_the_elements_that_changed(handoff, dag_
         results["some"]
     # what failed is made up for, and pairs are taken again, as there are more
     ran = run_again(handoff, dag_file)
-    assert ran == Counter(["31", "102", "some", "pairs", "after", "pairs"])
+    assert ran == Counter(["31", "102", "some", "pairs", "after-pairs"])
     results = load(dag_file / "run")
     assert {id: results[id] for id in VALUES} == VALUES
     assert run_again(handoff, dag_file) == Counter()
@@ -187,12 +187,17 @@ def test_rerun_of_an_element_reaches_single_elements_of_other_arrays():
 def test_pairs_are_outdated_once_more_elements_have_values_or_may_have():
     plan = plan_of_takers()
     done = {task: Done(1, 0, 0.0, 0.0, 0, None, None, epoch=2) for task in (1, 2, 3, 6)}
-    values = ArrayValues(10)
-    assert find_outdated(plan, done.get, {0: values}, {}) == {3, 6}
-    values.put([(0, 10)], pack([*range(10)]))
-    assert find_outdated(plan, done.get, {0: values}, {0: [(2, [(0, 3)]), (3, [(3, 10)])]}) == set()
-    assert find_outdated(plan, done.get, {0: values}, {0: [(1, [(0, 2)]), (3, [(2, 10)])]}) == {3, 6}
-    assert find_outdated(plan, {}.get, {0: values}, {}) == set()
+    assert find_outdated(plan, done.get, {}, {}) == {3, 6}
+    had = ArrayLaunch(2, 10, (), parts=[([(1, 3), (5, 6)], 1, pack([1, 2, 5]))], restored=[(1, [(0, 1)])])
+    launches = {0: [ArrayLaunch(1, 10, ()), had]}
+    assert find_outdated(plan, done.get, launches, {}) == set(), "it took all of them"
+    assert find_outdated(plan, done.get, launches, {0: [(2, [(0, 3)]), (3, [(3, 10)])]}) == set()
+    assert find_outdated(plan, done.get, launches, {0: [(1, [(0, 2)]), (3, [(2, 10)])]}) == {3, 6}, (
+        "one was computed again"
+    )
+    del had.restored[:]
+    assert find_outdated(plan, done.get, launches, {}) == {3, 6}, "element 0 may have a value now"
+    assert find_outdated(plan, {}.get, launches, {}) == set()
 
 
 # -- in this process -----------------------------------------------------------------------------------------

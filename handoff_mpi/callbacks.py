@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from handoff_mpi.coroutines import COROUTINE_TYPES, is_coroutine, run_coroutine
+from handoff_mpi.coroutines import COROUTINE_TYPES, result_of
 from handoff_mpi.process_exit import flush_output
 
 Answer = TypeVar("Answer")
@@ -51,8 +51,8 @@ def call_here(code: Callable[..., Any], args: Sequence[object], kwargs: Mapping[
     process = os.getpid()
     try:
         value = code(*args, **kwargs)
-        if type(value) in COROUTINE_TYPES and is_coroutine(value):
-            value = run_coroutine(value)
+        if type(value) in COROUTINE_TYPES:
+            value = result_of(value)
     except BaseException as error:
         if os.getpid() != process:
             end_fork(error)

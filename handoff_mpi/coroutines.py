@@ -22,6 +22,11 @@ def is_coroutine(value: object) -> bool:
     return type(value) is GeneratorType and bool(value.gi_code.co_flags & inspect.CO_ITERABLE_COROUTINE)
 
 
+def result_of(value: object) -> object:
+    """Return what a call has returned; of a coroutine, which is run to its end, its result."""
+    return run_coroutine(value) if is_coroutine(value) else value  # type: ignore[arg-type]
+
+
 def run_coroutine(coroutine: Awaitable[object]) -> object:
     """Run ``coroutine`` in its own event loop and return its result; its exceptions propagate.
 

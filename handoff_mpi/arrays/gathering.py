@@ -1,4 +1,4 @@
-"""Payloads of some values of an array: of one element, of a slice, or of those that have values with their indices.
+"""Payloads of values of an array: of all, of one element, of a slice, or of those that have values with their indices.
 
 Rank 0 makes a payload once. It refers to the memory of the columns, and each consumer decodes fresh objects of its own.
 """
@@ -27,6 +27,12 @@ def element_payload(values: ArrayValues, index: int) -> Payload:
     if column[0] == PICKLES:
         return (PICKLED, column[2][0])
     return encode(unpack(column, decode_input)[0])
+
+
+def list_payload(values: ArrayValues) -> Payload:
+    """Return a payload that decodes to the list of all values; each element has one."""
+    assert values.is_complete, "each element has a value"
+    return slice_payload(values, range(values.count))
 
 
 def slice_payload(values: ArrayValues, elements: range) -> Payload:

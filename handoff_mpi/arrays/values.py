@@ -5,14 +5,13 @@ A column stays as it came, also where its values belong to many intervals; only 
 
 from __future__ import annotations
 
-import pickle
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from handoff_mpi.arrays.columns import Decode, Packed, cut, nbytes_of, select, to_numpy, unpack
+from handoff_mpi.arrays.columns import Packed, cut, nbytes_of, select, to_numpy, unpack
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
-from handoff_mpi.serialization import Payload, decode_writable, decoder_of_parts, encode
+from handoff_mpi.serialization import decode_writable
 
 if TYPE_CHECKING:
     import numpy
@@ -101,12 +100,10 @@ class ArrayValues:
         """Return columns of the values of ``indices``, in their order; each of these elements has one."""
         upwards = indices if indices.step > 0 else indices[::-1]
         found: list[Packed] = []
-        for segment in self._between(upwards.start, upwards.stop) if upwards else ():
-            inside = upwards[_position(upwards, segment.start) : _position(upwards, segment.stop)]
-            if inside:
-                before = segment.first - segment.start
-                positions = range(inside.start + before, inside[-1] + before + 1, inside.step)
-                found.append(select(segment.column, positions if indices is upwards else positions[::-1]))
+        for segment, inside in self._inside(upwards):
+            before = segment.first - segment.start
+            positions = range(inside.start + before, inside[-1] + before + 1, inside.step)
+            found.append(select(segment.column, positions if indices is upwards else positions[::-1]))
         return found if indices is upwards else found[::-1]
 
     def values(self, start: int, stop: int, step: int = 1) -> list[Any]:
@@ -119,11 +116,9 @@ class ArrayValues:
         wanted = range(start, stop, step)
         upwards = wanted if step > 0 else wanted[::-1]
         found: list[Any] = []
-        for segment in self._between(upwards.start, upwards.stop) if upwards else ():
-            inside = upwards[_position(upwards, segment.start) : _position(upwards, segment.stop)]
-            if inside:
-                values = unpack(segment.part(inside[0], inside[-1] + 1), decode_writable)
-                found += values if inside.step == 1 else values[:: inside.step]
+        for segment, inside in self._inside(upwards):
+            values = unpack(segment.part(inside[0], inside[-1] + 1), decode_writable)
+            found += values if inside.step == 1 else values[:: inside.step]
         if len(found) != len(wanted):
             raise KeyError(next(index for index in wanted if index not in self.have))
         if step < 0:
@@ -136,11 +131,10 @@ class ArrayValues:
         Of each the first value and those at multiples of the step behind it are meant: ``(column, index of the first
         value, step)``.
         """
-        for segment in self._between(indices.start, indices.stop) if indices else ():
-            inside = indices[_position(indices, segment.start) : _position(indices, segment.stop)]
+        for segment, inside in self._inside(indices):
             if len(inside) > 1 and inside.step > MAX_SENT_STEP:
                 yield from ((segment.part(index, index + 1), index, 1) for index in inside)
-            elif inside:
+            else:
                 yield segment.part(inside[0], inside[-1] + 1), inside[0], inside.step
 
     def to_numpy(self) -> numpy.ndarray[Any, Any]:
@@ -149,14 +143,6 @@ class ArrayValues:
 
         arrays = [to_numpy(segment.part(segment.start, segment.stop), decode_writable) for segment in self._segments]
         return numpy.concatenate(arrays) if arrays else numpy.empty(0)
-
-    def payload(self) -> Payload:
-        """Return a payload that decodes to the list of all values; every element has one.
-
-        Memory that columns hold is not copied, and each consumer of the payload makes a list of its own.
-        """
-        assert self.is_complete, "each element has a value"
-        return encode(_Gathered([segment.part(segment.start, segment.stop) for segment in self._segments]))
 
     def _without_value(self, start: int, stop: int) -> list[Interval]:
         there = self.have.within(start, stop)
@@ -172,36 +158,17 @@ class ArrayValues:
         self._starts.insert(place, segment.start)
         self._segments.insert(place, segment)
 
-    def _between(self, start: int, stop: int) -> Iterator[_Segment]:
-        """Yield the segments that have indices in ``range(start, stop)``, in order."""
-        for place in range(max(bisect_right(self._starts, start) - 1, 0), len(self._segments)):
-            if self._segments[place].start >= stop:
+    def _inside(self, indices: range) -> Iterator[tuple[_Segment, range]]:
+        """Yield the segments that hold some of the ascending ``indices``, each with those, in order."""
+        if not indices:
+            return
+        for place in range(max(bisect_right(self._starts, indices.start) - 1, 0), len(self._segments)):
+            segment = self._segments[place]
+            if segment.start >= indices.stop:
                 return
-            yield self._segments[place]
-
-
-def list_of(columns: tuple[Packed, ...]) -> list[Any]:
-    """Return the values of ``columns`` as one list; pickles of gathered arrays name this function."""
-    decode: Decode = decoder_of_parts()
-    found: list[Any] = []
-    for packed in columns:
-        found += unpack(packed, decode)
-    return found
-
-
-class _Gathered:
-    """Pickled, it becomes the list of the values of columns."""
-
-    def __init__(self, columns: Sequence[Packed]) -> None:
-        self._columns = columns
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return list_of, (tuple(map(_out_of_band, self._columns)),)
-
-
-def _out_of_band(packed: Packed) -> Packed:
-    """Return a column whose memory need not be copied into a pickle."""
-    return tuple(pickle.PickleBuffer(part) if isinstance(part, (bytes, bytearray)) else part for part in packed)
+            inside = indices[_position(indices, segment.start) : _position(indices, segment.stop)]
+            if inside:
+                yield segment, inside
 
 
 def _position(indices: range, bound: int) -> int:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from handoff_mpi.coroutines import COROUTINE_TYPES, is_coroutine, run_coroutine, running_loop_hidden
+from handoff_mpi.coroutines import result_of, running_loop_hidden
 from handoff_mpi.dag import DAG
-from handoff_mpi.dag.arrays import Fixed, with_declared
+from handoff_mpi.dag.arrays import Fixed, name_of, with_declared
 from handoff_mpi.dag.function import REFERENCES
 from handoff_mpi.errors import Interrupted, TaskError, UsageError, ValueUnavailable
-from handoff_mpi.formatting import show, type_name
+from handoff_mpi.formatting import show
 from handoff_mpi.launch.deadline import MAX_DEADLINE_S
 from handoff_mpi.launch.isolation import isolation_of
 from handoff_mpi.launch.job import Job
@@ -113,7 +113,7 @@ class Pool:
         job = self._job
         if self._is_here or job is None or is_in_call():
             return _map_here(code, columns, is_star)
-        name = _name_of(code)
+        name = name_of(code)
         options = {**self._element_options, **declared}
         shape = None if declared or _COMMON.intersection(map(type, columns)) else (self._token, len(columns))
         computes = mapped(code, is_star)
@@ -186,9 +186,10 @@ class Pool:
             raise UsageError("the Cluster of this pool has ended; use the pool inside its with block")
 
 
-def _refuse_options(names: Iterable[str]) -> None:
-    for name in names:
-        raise UsageError(f"a pool has no option {name}; give its map chunksize, and arguments in the iterables")
+def _refuse_options(names: Collection[str]) -> None:
+    if names:
+        shown = ", ".join(sorted(names))
+        raise UsageError(f"a pool has no option {shown}; give its map chunksize, and arguments in the iterables")
 
 
 def _without_files(options: RunOptions) -> RunOptions:
@@ -248,16 +249,8 @@ def _map_here(code: Callable[..., Any], columns: Sequence[Any], is_star: bool) -
     values = []
     with running_loop_hidden():
         for row in rows:
-            value = code(*row)
-            if type(value) in COROUTINE_TYPES and is_coroutine(value):
-                value = run_coroutine(value)
-            values.append(value)
+            values.append(result_of(code(*row)))
     return values
-
-
-def _name_of(code: Any) -> str:
-    name = getattr(code, "__name__", None)
-    return name if type(name) is str and name else type_name(code)
 
 
 def _kind(code: Any) -> Hashable:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Hashable
 from typing import Any
 
 from handoff_mpi import messages
-from handoff_mpi.arrays.gathering import element_payload, pairs_payload, slice_payload
+from handoff_mpi.arrays.gathering import element_payload, list_payload, pairs_payload, slice_payload
 from handoff_mpi.arrays.values import ArrayValues
 from handoff_mpi.dag import Plan
 from handoff_mpi.dag.selections import Selection
@@ -175,7 +175,7 @@ class Dispatcher:
                 payload = _payload_of(selection, self.array_values[selection.array])
             else:
                 values, is_fold = self.array_values[number], self._plan.arrays[number].tree is not None
-                payload = encode(values[values.count - 1]) if is_fold else values.payload()
+                payload = encode(values[values.count - 1]) if is_fold else list_payload(values)
             if selection is None or not isinstance(selection.elements, int):
                 self._make_room_for_payload()
                 self._array_payloads[number] = payload

@@ -23,7 +23,7 @@ from handoff_mpi.arrays.columns import IMMUTABLE, pack, snapshot
 from handoff_mpi.arrays.inputs import Piece, values_of
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.callbacks import end_if_forked
-from handoff_mpi.coroutines import COROUTINE_TYPES, is_coroutine, run_coroutine
+from handoff_mpi.coroutines import COROUTINE_TYPES, result_of
 from handoff_mpi.messages import ErrorReport, Interval, LeaseElements, LeaseReport
 from handoff_mpi.serialization import EncodingError, Payload, decode_input
 from handoff_mpi.worker.element_control import END, INDEX, OVER, START, TICK_S, ElementControl
@@ -259,8 +259,8 @@ class _Unpicklable(Exception):
 
 def _settle(value: Any) -> Any:
     """Return the value of an element as it is packed: that of a coroutine is its result."""
-    if type(value) in COROUTINE_TYPES and is_coroutine(value):
-        value = run_coroutine(value)
+    if type(value) in COROUTINE_TYPES:
+        value = result_of(value)
     try:
         return snapshot(value)
     except EncodingError as error:

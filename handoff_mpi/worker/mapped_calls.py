@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any
 
-from handoff_mpi.coroutines import COROUTINE_TYPES, is_coroutine, run_coroutine
+from handoff_mpi.coroutines import COROUTINE_TYPES, result_of
 from handoff_mpi.errors import TaskError
 from handoff_mpi.messages import ErrorReport
 from handoff_mpi.serialization import EncodingError, Payload, decode, decode_writable, encode, reason_of
@@ -129,8 +129,8 @@ def _call(function: Callable[..., Any], failures: Failures, *arguments: Any) -> 
         return known
     try:
         value = function(*arguments)
-        if type(value) in COROUTINE_TYPES and is_coroutine(value):
-            value = run_coroutine(value)
+        if type(value) in COROUTINE_TYPES:
+            value = result_of(value)
     except Exception as error:
         return failures.take(error)
     return value

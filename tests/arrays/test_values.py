@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handoff_mpi.arrays.columns import pack
+from handoff_mpi.arrays.gathering import list_payload
 from handoff_mpi.arrays.values import ArrayValues
 from handoff_mpi.serialization import decode, decode_input, decode_private, decode_writable, nbytes_of
 from tests.arrays.test_columns import form, forms
@@ -99,7 +100,7 @@ def test_complete_values_become_one_payload(order, data):
         returned = [function(index) for index in range(*taken)]
         values.put([taken], pack(returned))
         twin.update(zip(range(*taken), returned, strict=True))
-    payload = values.payload()
+    payload = list_payload(values)
     expected = forms(twin[index] for index in range(COUNT))
     for how in (decode, decode_input, decode_private, decode_writable):
         assert forms(how(payload)) == expected
@@ -117,7 +118,7 @@ def test_an_element_keeps_the_first_of_its_values():
 def test_an_empty_array_is_complete():
     values = ArrayValues(0)
     assert values.is_complete
-    assert decode(values.payload()) == values.values(0, 0) == []
+    assert decode(list_payload(values)) == values.values(0, 0) == []
     assert values.to_numpy().shape == (0,)
 
 
@@ -126,11 +127,11 @@ def test_memory_of_columns_is_not_copied_into_the_payload():
     for start in (10_000, 0):
         values.put([(start, start + 10_000)], pack([*map(float, range(start, start + 10_000))]))
     assert values.nbytes == 160_000
-    _, head, *buffers = values.payload()
+    _, head, *buffers = list_payload(values)
     assert len(head) < 1000
     assert [memoryview(part).nbytes for part in buffers] == [80_000, 80_000]
-    assert nbytes_of(values.payload()) < 161_000
-    assert decode(values.payload()) == [*map(float, range(20_000))]
+    assert nbytes_of(list_payload(values)) < 161_000
+    assert decode(list_payload(values)) == [*map(float, range(20_000))]
 
 
 @pytest.mark.parametrize("size", [2, 20_000])
@@ -138,7 +139,7 @@ def test_gathered_arrays_are_as_writable_as_other_inputs(size):
     values = ArrayValues(3)
     values.put([(0, 2)], pack([np.zeros(size), np.zeros(size)]))
     values.put([(2, 3)], pack([[np.zeros(size)]]))
-    payload = values.payload()
+    payload = list_payload(values)
     found = decode_input(payload)
     for array in (found[0], found[2][0]):
         with pytest.raises(ValueError, match="read-only"):
@@ -167,7 +168,7 @@ def test_taking_in_a_million_values_is_no_step_of_python_an_element():
         sys.setprofile(lambda frame, event, argument: entered.append(event))
         try:
             values.put([(0, count)], column)
-            values.payload()
+            list_payload(values)
         finally:
             sys.setprofile(None)
         return len(entered)

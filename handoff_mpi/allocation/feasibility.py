@@ -159,7 +159,7 @@ class Feasibility:
             for name, pool in group.pools.items():
                 offered[name] = max(offered.get(name, 0), pool.capacity)
             offered[GPU] = max(offered.get(GPU, 0), UNIT * len(group.visible))
-            offered[GPU_MEMORY] = max(offered.get(GPU_MEMORY, 0), group.most_device_memory())
+            offered[GPU_MEMORY] = max(offered.get(GPU_MEMORY, 0), group.max_device_memory())
         return offered
 
     def why_no_devices(self) -> str:

@@ -73,11 +73,8 @@ class DevicePool:
         def preference(uuid: str) -> tuple[bool, int, int]:
             owner = self.owner.get(uuid)
             distance = 0 if owner == rank else 1 if owner is None else 2
-            return (
-                uuid in self.suspects,
-                distance,
-                self.free[uuid],
-            )  # fractions fill a device before they open another
+            # Fractions fill a device before they open another.
+            return uuid in self.suspects, distance, self.free[uuid]
 
         fitting = sorted((uuid for uuid in visible if self.free[uuid] - kept.get(uuid, 0) >= amount), key=preference)
         return tuple((uuid, amount) for uuid in fitting[:count])

@@ -291,7 +291,7 @@ class ResourceGroup:
             offered[GPU] = len(self.visible)
         return offered
 
-    def most_device_memory(self) -> int:
+    def max_device_memory(self) -> int:
         """Return the memory of its largest device, in fixed point; 0 if that is unknown."""
         return (
             0 if self.devices is None else max((self.devices.memory.get(uuid, 0) for uuid in self.visible), default=0)

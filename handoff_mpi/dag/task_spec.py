@@ -21,7 +21,7 @@ class ArraySpec:
         max_failures: once more elements than this have failed, no further ones begin; None sets no limit.
         element_s: seconds that an element is expected to take, as those of an earlier array did; None if that is
             unknown.
-        least: at least so many elements are leased at once, where that many are left.
+        min_count: at least so many elements are leased at once, where that many are left.
         links: the elements of arrays that its elements take.
         tree: the levels of an array that folds values, whose own value is that of its last element; else None.
         handles: elements that are values of tasks, or of selections: index to their numbers.
@@ -31,7 +31,7 @@ class ArraySpec:
     chunk: int | None = None
     max_failures: int | None = None
     element_s: float | None = None
-    least: int = 1
+    min_count: int = 1
     links: Sequence[Link] = ()
     tree: Tree | None = None
     handles: Mapping[int, tuple[int, ...]] = field(default_factory=dict)

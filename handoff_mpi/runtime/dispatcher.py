@@ -73,7 +73,7 @@ class Dispatcher:
         self.file_keys: dict[int, Key] = {}
         self.array_values: dict[int, ArrayValues] = {}
         self._array_payloads: dict[int, Payload] = {}
-        self._most_payloads = _MIN_PAYLOADS
+        self._max_payloads = _MIN_PAYLOADS
         self._tree = BroadcastTree()
         self._transport = transport
         self._scheduler = scheduler
@@ -183,10 +183,10 @@ class Dispatcher:
 
     def _make_room_for_payload(self) -> None:
         """Drop payloads that nobody will ask for, whenever there are twice as many as were left the last time."""
-        if len(self._array_payloads) >= self._most_payloads:
+        if len(self._array_payloads) >= self._max_payloads:
             left = self._scheduler.tasks.consumers_left
             self._array_payloads = {each: kept for each, kept in self._array_payloads.items() if left[each]}
-            self._most_payloads = max(_MIN_PAYLOADS, 2 * len(self._array_payloads))
+            self._max_payloads = max(_MIN_PAYLOADS, 2 * len(self._array_payloads))
 
     def has_array(self, number: int) -> bool:
         """Whether a number is that of an array, or of elements of one: rank 0 has their values."""

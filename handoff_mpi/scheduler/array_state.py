@@ -102,7 +102,7 @@ class Array:
         if share * element_s > LEASE_S:
             share = -(-share // 2)
         count = max(min(int(LEASE_S / element_s), share), int(MIN_LEASE_S / element_s))
-        count = max(count, self.spec.least)
+        count = max(count, self.spec.min_count)
         return count if self.spec.chunk is None else min(count, self.spec.chunk)
 
 

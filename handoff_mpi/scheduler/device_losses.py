@@ -69,6 +69,10 @@ class DeviceLosses:
             self._ready.reconsider()
             self._tasks.log_rank(rank, DeviceWithdrawn(host, uuid, reason))
 
+    def forget(self, lease: int) -> None:
+        """The number of a lease will stand for other elements."""
+        self._given_back.pop(lease, None)
+
     def succeeded(self, slot: Slot) -> None:
         """A call has succeeded in ``slot``: its devices work."""
         if slot.claim is not None and slot.claim.devices:

@@ -292,7 +292,7 @@ class Explainer:
 
     def _offered(self, group: ResourceGroup, name: str) -> float:
         if name == GPU_MEMORY:
-            return plain_number(group.most_device_memory())
+            return plain_number(group.max_device_memory())
         return group.offered_amounts().get(name, 0)
 
     def _cordoned(self, ranks: Iterable[int]) -> dict[str, str]:

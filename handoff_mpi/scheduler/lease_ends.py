@@ -7,6 +7,7 @@ from typing import Any
 from handoff_mpi.messages import OK, RAISED, ErrorReport, LeaseReport
 from handoff_mpi.scheduler.arrays import Arrays
 from handoff_mpi.scheduler.crash_tracker import CrashTracker
+from handoff_mpi.scheduler.device_losses import DeviceLosses
 from handoff_mpi.scheduler.durations import Durations
 from handoff_mpi.scheduler.failures import Failures
 from handoff_mpi.scheduler.tasks import TaskTable
@@ -20,6 +21,7 @@ class LeaseEnds:
         failures: judges.
         crash_tracker: knows deaths.
         durations: learns how long leases take.
+        device_losses: knows the devices that failed under leases.
     """
 
     def __init__(
@@ -29,12 +31,14 @@ class LeaseEnds:
         failures: Failures,
         crash_tracker: CrashTracker,
         durations: Durations,
+        device_losses: DeviceLosses,
     ) -> None:
         self._arrays = arrays
         self._tasks = tasks
         self._failures = failures
         self._crash_tracker = crash_tracker
         self._durations = durations
+        self._device_losses = device_losses
 
     def finished(self, lease: int, rank: int, status: int, value: Any, duration: float, now: float) -> bool:
         """A rank reports that a lease has ended; return whether all of its elements that began have values.
@@ -90,4 +94,5 @@ class LeaseEnds:
         """The number of the lease will stand for other elements."""
         self._crash_tracker.forget(lease)
         self._failures.forget(lease)
+        self._device_losses.forget(lease)
         self._tasks.ran_on.pop(lease, None)

@@ -26,6 +26,7 @@ from handoff_mpi.messages import OK, REFUSED, ErrorReport, LeaseReport
 from handoff_mpi.scheduler.arrays import Arrays
 from handoff_mpi.scheduler.crash_tracker import CrashTracker
 from handoff_mpi.scheduler.dead_ends import DeadEnds
+from handoff_mpi.scheduler.device_losses import DeviceLosses
 from handoff_mpi.scheduler.dispatches import Dispatches
 from handoff_mpi.scheduler.durations import Durations
 from handoff_mpi.scheduler.events import (
@@ -127,7 +128,7 @@ class Scheduler:
         self._returns = returns = Returns(tasks, ready, slots, retractions, self.probation, arrays)
         parts = *tables, self.memory_pressure, self._crash_tracker, self._failures, retractions, returns
         self._rank_changes = RankChanges(*parts, policy.adds_slots, self._fail, self._commands)
-        self._device_losses = self._rank_changes.device_losses
+        self._device_losses = DeviceLosses(ledger, tasks, ready, retractions, returns)
         waiters = Waiters(ledger, ready, durations.remaining_s)
         view = ClusterView(ledger, dict(prices or {}), durations.expected_s, tasks.inputs_elsewhere)
         self._placer = placer = Placer(view, strategy, tasks, ready, slots, waiters, durations, dispatches)
@@ -143,7 +144,7 @@ class Scheduler:
         self._probes, self._on_probation = self.probation.probes, self.probation.of_rank
         self._wins, self._held = self._failures.evidence.wins, self._refusals.holds
         self._of_arrays, self._leases = arrays.of, arrays.leases
-        self._lease_ends = LeaseEnds(arrays, tasks, self._failures, self._crash_tracker, durations)
+        self._lease_ends = LeaseEnds(arrays, tasks, self._failures, self._crash_tracker, durations, self._device_losses)
         self._handlers = self._make_handlers()
 
     def _make_handlers(self) -> dict[type, _Handler]:

@@ -14,7 +14,6 @@ from handoff_mpi.messages import DEATH, ErrorReport
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.resources.capability import MAX_SLOTS
 from handoff_mpi.scheduler.crash_tracker import CrashTracker
-from handoff_mpi.scheduler.device_losses import DeviceLosses
 from handoff_mpi.scheduler.events import (
     BroadcastLoss,
     Command,
@@ -54,9 +53,6 @@ class RankChanges:
         adds_slots: whether a rank that is given more cores is given a slot for each.
         fail: called with a task, the cause, a rank and its error when it has failed for good.
         commands: the commands of this turn, which the methods add to.
-
-    Attributes:
-        device_losses: the devices that have failed.
     """
 
     def __init__(
@@ -86,7 +82,6 @@ class RankChanges:
         self._adds_slots = adds_slots
         self._fail = fail
         self._commands = commands
-        self.device_losses = DeviceLosses(ledger, tasks, ready, retractions, returns)
 
     # -- silence ----------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from handoff_mpi.allocation import Ledger
-from handoff_mpi.messages import DEVICE_LOSS, RAISED, ErrorReport
+from handoff_mpi.messages import DEVICE_LOSS, OK, RAISED, ErrorReport, LeaseReport
 from handoff_mpi.resources import Capability, Device
 from handoff_mpi.scheduler import Finished
 from handoff_mpi.scheduler.device_losses import MAX_DEVICE_ERRORS, MAX_GIVEN_BACK
@@ -103,6 +103,21 @@ def test_a_lease_that_failed_with_its_device_is_computed_elsewhere():
     assert device_of(run, 1) == "GPU-b"
     run.tell(2.0, elements(1, lease, 2))
     assert run.status == "done"
+
+
+def test_losses_under_a_lease_do_not_count_for_the_elements_that_get_its_number_next():
+    count = 5 * MAX_GIVEN_BACK
+    run = Dialogue(hosts(("GPU-a", "GPU-b"), slots=1), max_retries=0)
+    run.submit(array(count, chunk=1, cost=ONE))
+    numbers = set()
+    for turn in range(count):
+        (lease,) = run.scheduler.slots.running()
+        attempt = run.scheduler.tasks.attempts[lease]
+        numbers.add(lease)
+        run.tell(2.0 * turn, lost(1, lease, attempt, device_of(run, 1)))
+        report = LeaseReport(tuple(run.scheduler.arrays.leases[lease].intervals), None, ())
+        run.tell(2.0 * turn + 1.0, Finished(1, [(lease, attempt + 1, OK, report, 8, 0.0, LONG, False)]))
+    assert run.status == "done" and len(numbers) * MAX_GIVEN_BACK < count
 
 
 def test_claims_of_a_withdrawn_device_are_released_in_good_order():

@@ -36,7 +36,7 @@ def attempt(function, *args):
 """
 
 
-def frames(*lines, path="/work/script.py", function="main", first_line=1):
+def frames(*lines, path="/home/ann/script.py", function="main", first_line=1):
     return tuple(Frame(path, line, function, first_line) for line in lines)
 
 
@@ -166,8 +166,8 @@ def test_ranks_that_are_behind_get_the_error_and_those_ahead_wait():
     answers = outcomes([behind, ahead, behind])
     assert answers[1] is False
     assert answers[0] == answers[2]
-    assert "ranks 0, 2 called execute at /work/script.py:3 in a.py::test_a" in answers[0]
-    assert "rank 1 called execute at /work/script.py:9 in a.py::test_b" in answers[0]
+    assert "ranks 0, 2 called execute at /home/ann/script.py:3 in a.py::test_a" in answers[0]
+    assert "rank 1 called execute at /home/ann/script.py:9 in a.py::test_b" in answers[0]
     assert outcomes([ahead] * 3) == [True] * 3
 
 

@@ -308,18 +308,7 @@ def test_random_runs_end_with_every_element_once(seed):
         if run.scheduler.is_over or not known.leases:
             break
         key = rng.choice(list(known.leases))
-        rank, _ = known.leases[key]
-        if rank in lost:
-            del known.leases[key]
-            continue
-        what = rng.random()
-        if what < 0.02 and len(lost) < 2:
-            lost.add(rank)
-            known.tell(RankLost(rank, "killed", rng.random() < 0.5), after=0.5)
-        elif what < 0.06 and run.scheduler.slots.of_task[key[0]].tasks[0] != key[0]:
-            del known.leases[key]
-            known.tell(Retracted(rank, [key]))
-        else:
+        if not is_disturbed(rng, run, known, lost, key):
             play(rng, known, key, bad, deadly, slow, ended)
     for _ in range(400):
         if run.scheduler.is_over:
@@ -341,6 +330,24 @@ def test_random_runs_end_with_every_element_once(seed):
     assert set(ended) == set(range(count)) - failed
     assert set(ended.values()) <= {1}
     assert run.status == ("failed" if failed else "done")
+
+
+def is_disturbed(rng, run, known, lost, key):
+    """Let the rank of a lease die now and then, or the lease be taken back; return whether it is not played on."""
+    rank, _ = known.leases[key]
+    if rank in lost:
+        del known.leases[key]
+        return True
+    what = rng.random()
+    if what < 0.02 and len(lost) < 2:
+        lost.add(rank)
+        known.tell(RankLost(rank, "killed", rng.random() < 0.5), after=0.5)
+        return True
+    if what < 0.06 and run.scheduler.slots.of_task[key[0]].tasks[0] != key[0]:
+        del known.leases[key]
+        known.tell(Retracted(rank, [key]))
+        return True
+    return False
 
 
 def play(rng, known, key, bad, deadly, slow, ended):

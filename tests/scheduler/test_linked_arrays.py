@@ -9,9 +9,8 @@ from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.arrays.links import OWN, Link
 from handoff_mpi.arrays.trees import Tree
 from handoff_mpi.dag.task_spec import ArraySpec
-from handoff_mpi.membership import RankLost
-from handoff_mpi.scheduler import Closed, Retracted, State, Submitted
-from tests.scheduler.test_arrays import Ranks, begin, end_all, error, play
+from handoff_mpi.scheduler import Closed, State, Submitted
+from tests.scheduler.test_arrays import Ranks, begin, end_all, error, is_disturbed, play
 from tests.scheduler.transcript import Dialogue, array, raised, ranks, task
 
 
@@ -134,6 +133,16 @@ def outcomes(specs, wrong):
     return found
 
 
+def assert_sources_have_ended(specs, number, elements, ended):
+    """Elements of array ``number`` are leased: those that they take have ended well."""
+    for link in specs[number].array.links:
+        source = number if link.source == OWN else link.source
+        for low, high in elements:
+            first, last = link.elements
+            low, high = max(low, first), min(high, last)
+            assert low >= high or set(link.taken(low, high)) <= ended[source].keys()
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_random_runs_end_as_each_element_must(seed):
     rng = random.Random(seed)
@@ -163,24 +172,10 @@ def test_random_runs_end_as_each_element_must(seed):
             continue
         key = rng.choice(list(known.leases))
         rank, elements = known.leases[key]
-        if rank in lost:
-            del known.leases[key]
-            continue
-        number = run.scheduler.arrays.leases[key[0]].array
-        for link in specs[number].array.links:
-            source = number if link.source == OWN else link.source
-            for low, high in elements:
-                first, last = link.elements
-                low, high = max(low, first), min(high, last)
-                assert low >= high or set(link.taken(low, high)) <= ended[source].keys()
-        what = rng.random()
-        if what < 0.02 and len(lost) < 2:
-            lost.add(rank)
-            known.tell(RankLost(rank, "killed", rng.random() < 0.5), after=0.5)
-        elif what < 0.06 and run.scheduler.slots.of_task[key[0]].tasks[0] != key[0]:
-            del known.leases[key]
-            known.tell(Retracted(rank, [key]))
-        else:
+        number = -1 if rank in lost else run.scheduler.arrays.leases[key[0]].array
+        if number >= 0:
+            assert_sources_have_ended(specs, number, elements, ended)
+        if not is_disturbed(rng, run, known, lost, key):
             play(rng, known, key, bad[number], deadly[number], set(), ended[number])
     assert run.scheduler.is_over
     for number, (good, failed, skipped) in enumerate(expected):

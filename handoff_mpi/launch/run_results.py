@@ -75,7 +75,7 @@ def _encodings(plan: Plan, scheduler: Scheduler, coordinator: Coordinator, tasks
     for task in [task for task in tasks[:_MAX_NAMED] if task in coordinator.encodings]:
         attempt, value, rank, since = coordinator.encodings[task]
         if scheduler.tasks.attempts[task] == attempt:
-            told += f"; rank {rank} has been encoding {shown(ids[value])} for {shown(ids[task])}"
+            told += f"; rank {rank} has been encoding {plan.shown_source(value)} for {shown(ids[task])}"
             told += f" for {clock() - since:.0f} s"
     return told
 

@@ -17,7 +17,7 @@ _MAX_NAMED = 3
 
 
 class ElementsKey(NamedTuple):
-    """The id of several elements of an array, which failed alike.
+    """The id of elements of an array that are spoken of together: they failed alike, or one function takes them.
 
     Attributes:
         array: the array's id.
@@ -58,10 +58,13 @@ class ElementRecords:
         return number if self._arrays is None else self._arrays.task_of(number)
 
     def id_of(self, number: int) -> Hashable:
-        """Return the id of a task, or of the elements of a lease: ``("sweep", 17)``, ``("sweep", "3:7")``."""
+        """Return the id of a task, or of elements, of a lease or a selection: ``sweep[17]``, ``sweep[3:7]``."""
         lease = self._leases.get(number)
         if lease is None:
-            return self._plan.ids[number]
+            selection = self._plan.selections.get(number)
+            if selection is None:
+                return self._plan.ids[number]
+            return ElementsKey(self._plan.ids[selection.array], selection.text.strip("[]"))
         array, intervals = self._plan.ids[lease.array], lease.intervals
         tree = self._plan.arrays[lease.array].tree
         if tree is not None:

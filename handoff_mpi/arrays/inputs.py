@@ -4,10 +4,10 @@
 packs them into columns, when the array becomes part of a run: later changes of a list do not count. Ranges stay three
 numbers. Arrays of numpy are cut along axis 0, and their elements are those that iterating gives, rows read-only.
 
-Elements are the same in two launches of a run where their digests are, in blocks of ``BLOCK``: see
-:meth:`ElementInput.same_prefix`. Digests are those of types and values, also of elements that contain lists, tuples,
-dicts, arrays of numpy and objects of the standard library. A block with an object of any other class has none, unless
-``digest_object`` gives one: what the code of that class is would have to count.
+Elements are the same in two launches of a run where their digests are, one by one where they are few, in blocks of up
+to ``BLOCK`` where they are many: see :meth:`ElementInput.same_prefix`. Digests are those of types and values, also of
+elements that contain lists, tuples, dicts, arrays of numpy and objects of the standard library. A block with an object
+of any other class has none, unless ``digest_object`` gives one: what the code of that class is would have to count.
 """
 
 from __future__ import annotations
@@ -53,8 +53,10 @@ Piece: TypeAlias = "tuple[Packed, ...]"
 #: What the journal keeps of an input: its kind, how many elements it has, and what :meth:`same_prefix` compares.
 Digests: TypeAlias = "tuple[Any, ...]"
 
-#: Elements are encoded and compared in blocks of at most so many, which begin at multiples of it.
+#: Elements are encoded and compared in blocks of at most so many, which begin at multiples of their length.
 BLOCK = 1024
+#: An input has at most about so many digests, of 16 bytes, until its blocks are of ``BLOCK`` elements.
+MAX_DIGESTS = 4096
 #: A column of a list is shorter where it would be larger than this: some kinds travel whole.
 MAX_COLUMN_NBYTES = 16 * 1024
 #: So many elements are read of an iterator.
@@ -182,9 +184,10 @@ class ElementInput(ABC):
         Args:
             digest_object: for blocks with objects of classes that are neither the standard library's nor numpy's.
         """
-        starts = range(0, self._count, BLOCK)
-        blocks = (self._digest(start, min(start + BLOCK, self._count), digest_object) for start in starts)
-        return "blocks", self._count, b"".join(blocks)
+        length = _length_of_blocks(self._count)
+        starts = range(0, self._count, length)
+        blocks = (self._digest(start, min(start + length, self._count), digest_object) for start in starts)
+        return "blocks", self._count, b"".join(blocks), length
 
     def digest_of(self, indices: range, digest_object: DigestObject | None = None) -> bytes:
         """Return the digest of some elements in their order, zeros if one has none; they have been encoded."""
@@ -203,11 +206,11 @@ class ElementInput(ABC):
             digest_object: as it was given there.
         """
         same = IntervalSet()
-        if earlier[0] != "blocks":
+        if earlier[0] != "blocks" or len(earlier) != 4:  # a journal of before had blocks of another length
             return same
-        _, count, blocks = earlier
-        for number, start in enumerate(range(0, min(count, self._count), BLOCK)):
-            stop = min(start + BLOCK, count)
+        _, count, blocks, length = earlier
+        for number, start in enumerate(range(0, min(count, self._count), length)):
+            stop = min(start + length, count)
             before = blocks[number * DIGEST_NBYTES : (number + 1) * DIGEST_NBYTES]
             if stop <= self._count and before != NO_DIGEST and before == self._digest(start, stop, digest_object):
                 same.add(start, stop)
@@ -383,6 +386,11 @@ class ListInput(ElementInput):
     def _problems(self, start: int, error: ColumnError) -> Iterator[str]:
         for position, each in error.errors.items():
             yield f"element {start + position:,} of {self.name} cannot be sent to a rank: {reason_of(each)}"
+
+
+def _length_of_blocks(count: int) -> int:
+    """Return how many of ``count`` elements share a digest: a power of two."""
+    return min(BLOCK, 1 << (max(count - 1, 0) // MAX_DIGESTS).bit_length())
 
 
 def _next_length(packed: Packed) -> int:

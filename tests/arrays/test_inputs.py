@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handoff_mpi.arrays import inputs
-from handoff_mpi.arrays.inputs import BLOCK, MAX_COLUMN_NBYTES, freeze_elements, values_of
+from handoff_mpi.arrays.inputs import BLOCK, MAX_COLUMN_NBYTES, MAX_DIGESTS, freeze_elements, values_of
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.errors import DAGError
 from handoff_mpi.serialization import decode_private
@@ -100,13 +100,14 @@ def test_elements_that_both_launches_have_are_the_same(make, before, now):
     if before <= now or make is MAKERS["range"]:
         assert [*same] == [(0, min(before, now))] * (min(before, now) > 0)
     else:  # the last block of a list that has become shorter is another one
-        assert [*same] == [(0, now // BLOCK * BLOCK)] * (now >= BLOCK)
+        length = digests[3]
+        assert [*same] == [(0, now // length * length)] * (now >= length)
 
 
 @given(st.lists(st.sampled_from([0, 1, 2.5, None, "a", True, (1, 2)]), min_size=1, max_size=40), st.data())
 @settings(max_examples=60, deadline=None)
 def test_an_element_that_has_changed_is_not_the_same(values, data):
-    values = values * 60
+    values = values * data.draw(st.sampled_from([1, 60, 500]))
     index = data.draw(st.integers(0, len(values) - 1))
     changed = [*values]
     changed[index] = data.draw(st.sampled_from([7, 1.0, False, "b", None, [1], np.float64(1)]))
@@ -114,9 +115,12 @@ def test_an_element_that_has_changed_is_not_the_same(values, data):
     if type(changed[index]) is type(values[index]) and changed[index] == values[index]:
         assert [*same] == [(0, len(values))]
     else:
-        block = index // BLOCK * BLOCK
+        length = 1
+        while len(values) > MAX_DIGESTS * length:
+            length *= 2
+        block = index // length * length
         expected = IntervalSet([(0, len(values))])
-        expected.discard(block, block + BLOCK)
+        expected.discard(block, block + length)
         assert same == expected
 
 
@@ -127,6 +131,13 @@ def test_the_same_numbers_are_the_same_in_a_list_a_tuple_and_an_iterator():
     assert not frozen([*range(3000)]).same_prefix(frozen(range(3000)).digests())
     assert not frozen([*map(float, range(3000))]).same_prefix(digests)
     assert not frozen(np.arange(3000)).same_prefix(digests)
+
+
+@pytest.mark.parametrize(("count", "length"), [(1, 1), (MAX_DIGESTS, 1), (MAX_DIGESTS + 1, 2), (10**7, BLOCK)])
+def test_few_elements_have_a_digest_each_and_many_one_a_block(monkeypatch, count, length):
+    rows = np.broadcast_to(np.int8(1), (count,))
+    monkeypatch.setattr(inputs.RowsInput, "_digest", lambda *_: b"")
+    assert frozen(rows).digests() == ("blocks", count, b"", length)
 
 
 def test_ranges_are_compared_by_arithmetic():
@@ -147,7 +158,7 @@ def test_objects_of_the_users_classes_are_compared_where_they_have_digests():
     digests = frozen(points).digests(digest)
     assert [*frozen(points).same_prefix(digests, digest)] == [(0, 5)]
     points[3].x = 9
-    assert not frozen(points).same_prefix(digests, digest)
+    assert [*frozen(points).same_prefix(digests, digest)] == [(0, 3), (4, 5)]
 
 
 def test_digests_do_not_depend_on_the_process_or_on_which_parts_are_one_object():

@@ -28,7 +28,8 @@ def test_objects_are_compared_by_value_and_by_the_code_of_their_class():
     one, again, other = make_class(), make_class(), make_class("return 2 * self.a")
     before = frozen(one(1), one([2, one(3)])).digests(ObjectDigests())
     assert [*frozen(again(1), again([2, again(3)]), 5).same_prefix(before, ObjectDigests())] == [(0, 2)]
-    for values in ((one(1), one([2, one(4)])), (other(1), other([2, other(3)])), (one([2, one(3)]), one(1))):
+    assert [*frozen(one(1), one([2, one(4)])).same_prefix(before, ObjectDigests())] == [(0, 1)]
+    for values in ((other(1), other([2, other(3)])), (one([2, one(3)]), one(1))):
         assert not frozen(*values).same_prefix(before, ObjectDigests())
     assert not frozen(one(1), one([2, one(3)])).same_prefix(before), "nobody tells whether the code is the same"
 

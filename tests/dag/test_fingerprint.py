@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handoff_mpi import DAG, Argument, Function, collocated, task
+from handoff_mpi import DAG, Argument, Function, Handle, collocated, task
 from handoff_mpi.dag.fingerprint import fingerprints
 from handoff_mpi.dag.fingerprint.graph import Graph
 from handoff_mpi.dag.fingerprint.reading import _Reader
@@ -612,21 +612,23 @@ def mixed(rng, count):
     for number in range(count):
         id = rng.choice([number, str(number), (number, "x"), ("t", number, None), number + 0.5, f"{number:01025}"])
         args = rng.sample([each.id for each in functions], rng.choice([0, 0, min(2, number)]))
+        args = [rng.choice([each, Handle(each), Argument(each)]) for each in args]
         extra = rng.choice([[], [0], [1.0, "s"], [[1, 2]], [("a", (1, 2))], (None,), [0] * 17, [True], ["s" * 1025]])
         options = rng.choice([{}, {}, {"kwargs": {"k": 1}}, {"version": "2"}, {"cwd": "/tmp"}])
         functions.append(Function(id, args, rng.choice([work, print]), extra, **options))
     return functions
 
 
-def test_functions_that_are_read_together_have_the_fingerprints_of_those_read_alone(monkeypatch):
+@pytest.mark.parametrize("settle", [None, lambda id, fingerprint: bytes(16) if id in range(9) else fingerprint])
+def test_functions_that_are_read_together_have_the_fingerprints_of_those_read_alone(monkeypatch, settle):
     rng = random_numbers.Random(1)
     functions = [*mixed(rng, 600), Function("generator", [], work, [(each for each in ())])]
     functions.append(Function("behind", ["generator", 1], work))
     doubled = [*functions, Function(functions[5].id, [], work)]
-    together = [fingerprints(each) for each in (functions, doubled, functions[::-1])]
+    together = [fingerprints(each, settle) for each in (functions, doubled, functions[::-1])]
     monkeypatch.setattr(_Reader, "read_plain", lambda *words: {})
     for seen, each in zip(together, (functions, doubled, functions[::-1]), strict=True):
-        alone = fingerprints(each)
+        alone = fingerprints(each, settle)
         assert [seen.of(function.id) for function in each] == [alone.of(function.id) for function in each]
         assert (seen.notes, seen.codes, seen.visited) == (alone.notes, alone.codes, alone.visited)
     assert len(together[0].notes) == 2

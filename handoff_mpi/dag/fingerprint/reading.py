@@ -6,7 +6,7 @@ import marshal
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import compress, repeat
+from itertools import chain, compress, repeat
 from operator import and_, itemgetter
 from typing import Any, TypeAlias
 
@@ -22,7 +22,7 @@ from handoff_mpi.dag.fingerprint.values import all_hashed, are_leaves, describe_
 from handoff_mpi.dag.function import Argument, Function, input_id
 from handoff_mpi.dag.handle_elements import HandleInput, references_of
 from handoff_mpi.dag.kinds import Kinds
-from handoff_mpi.dag.references import ReferenceFinder
+from handoff_mpi.dag.references import SPECIAL, ReferenceFinder
 from handoff_mpi.dag.selections import elements_of, is_of_elements, skips_missing
 from handoff_mpi.dag.surroundings import written_surroundings
 
@@ -84,9 +84,7 @@ def fingerprints(
     functions = list(functions)
     kinds = kinds or Kinds(functions)
     reader = _Reader()
-    plain = reader.read_plain(functions, kinds)
-    if settle is not None:
-        plain = {id: settle(id, fingerprint) for id, fingerprint in plain.items()}
+    plain = reader.read_plain(functions, kinds, settle)
     readings: list[_Reading] = []
     number_of: dict[Hashable, int] = {}
     others = [] if len(plain) == len(functions) else [*zip(functions, kinds.of, strict=True)]
@@ -262,6 +260,24 @@ def _finish(readings: list[_Reading], number: int, roots: dict[int, str]) -> Non
     reading.fingerprint = hashed(b"".join((reading.content, *sources)))
 
 
+def _combine_plain(
+    ids: Sequence[Hashable], contents: Iterable[bytes], args: Sequence[Sequence[Any]], settle: Settle | None
+) -> dict[Hashable, bytes]:
+    """Give functions their fingerprints, in their order; those are left out of which an input has none by then."""
+    if settle is None and not any(args):
+        return dict(zip(ids, all_hashed(contents), strict=True))
+    found: dict[Hashable, bytes] = {}
+    for id, content, references in zip(ids, contents, args, strict=True):
+        if references:
+            try:
+                content = b"".join((content, *[found[input_id(each)] for each in references]))
+            except Exception:  # an input comes later, is not plain or is not there, or its id cannot be looked up
+                continue
+        fingerprint = hashed(content)
+        found[id] = fingerprint if settle is None else settle(id, fingerprint)
+    return found
+
+
 def _is_position(source: object) -> bool:
     return type(source) is int
 
@@ -276,31 +292,39 @@ class _Reader:
         self._names: dict[str, set[bytes]] = {}
         self._finder = ReferenceFinder()
 
-    def read_plain(self, functions: Sequence[Function], kinds: Kinds) -> dict[Hashable, bytes]:
-        """Return the fingerprints of functions that take no values and are as plain as most are, by id.
+    def read_plain(
+        self, functions: Sequence[Function], kinds: Kinds, settle: Settle | None
+    ) -> dict[Hashable, bytes]:
+        """Return the fingerprints of functions that are as plain as most are, by id, if they come behind their inputs.
 
-        They are made column by column, in loops that are not Python's. They are those that :meth:`read` leads to.
+        What they consist of is read column by column, in loops that are not Python's. Their fingerprints are those that
+        :meth:`read` leads to.
         """
         try:
-            every_id = [function.id for function in functions]
-            keys: list[Any] = [*zip(map(id, kinds.codes), kinds.of, strict=True)]
-            columns: tuple[list[Any], ...] = every_id, [*map(tuple, kinds.extra_args)], keys
-            are_plain = [not args and not kwargs for args, kwargs in zip(kinds.args, kinds.kwargs, strict=True)]
-            for column in columns[:2]:
-                are_plain = [*map(and_, are_plain, are_leaves(column))]
-            if len(set(every_id)) < len(functions):
+            ids = [function.id for function in functions]
+            if len(set(ids)) < len(ids):
                 return {}
-            ids, extra_args, keys = ([*compress(column, are_plain)] for column in columns)
+            named = [(*each, *each.values()) if each else () for each in kinds.kwargs]
+            keys: list[Any] = [*zip(map(id, kinds.codes), kinds.of, strict=True)]
+            columns: tuple[list[Any], ...] = ids, [*map(tuple, kinds.extra_args)], named
+            are_plain = [type(function) is Function for function in functions]
+            if not SPECIAL.isdisjoint(map(type, chain.from_iterable(kinds.args))):
+                are_plain = [*map(and_, are_plain, [SPECIAL.isdisjoint(map(type, args)) for args in kinds.args])]
+            for column in columns:
+                are_plain = [*map(and_, are_plain, are_leaves(column))]
+            ids, extra_args, named, keys, args = (
+                [*compress(column, are_plain)] for column in (*columns, keys, kinds.args)
+            )
             of_key = dict(zip(keys, compress(functions, are_plain), strict=True))
             shared = {key: self._share(function, key[1]) for key, function in of_key.items()}
         except Exception:  # the functions are asked one by one whose fault it is
             return {}
-        plain = [*map(marshal.dumps, zip(ids, repeat(0), extra_args, repeat(())), repeat(2))]
+        plain = [*map(marshal.dumps, zip(ids, map(len, args), extra_args, named), repeat(2))]
         before = {length: (len(_PLAIN) + length).to_bytes(8, "little") + _PLAIN for length in set(map(len, plain))}
         ends = [*map(shared.__getitem__, keys)]
         bodies = map(before.__getitem__, map(len, plain)), plain
         parts = zip(map(itemgetter(0), ends), *bodies, map(itemgetter(1), ends), strict=True)
-        return dict(zip(ids, all_hashed(map(b"".join, parts)), strict=True))
+        return _combine_plain(ids, map(b"".join, parts), args, settle)
 
     def read(self, function: Function, kind: int) -> _Reading:
         """Return what ``function``, of that kind, consists of, or why that is unknown."""

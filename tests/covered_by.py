@@ -144,7 +144,6 @@ COVERED_BY = {
     "runtime/option_kinds.py": "runtime/test_options.py",
     "runtime/own_calls.py": "runtime/test_leases.py",
     "runtime/presence.py": "launch/test_start.py",
-    "runtime/progress_thread.py": "launch/test_modules.py",
     "runtime/rank_calls.py": "runtime/test_leases.py",
     "runtime/record_table.py": "runtime/test_callback_watch.py",
     "runtime/recorder.py": "telemetry/test_events.py",

@@ -63,14 +63,29 @@ class Backoff:
 
     def wait(self, was_busy: bool, is_transferring: bool, until: float, wake: Sequence[object] = ()) -> None:
         """Wait a little, not beyond ``until``; anything readable in ``wake`` ends a sleep at once."""
+        if not self.spin(was_busy, is_transferring):
+            self.sleep(until, wake)
+
+    def spin(self, was_busy: bool, is_transferring: bool) -> bool:
+        """Wait as short as possible, if that is best; return whether it was. Else it is time to :meth:`sleep`.
+
+        Args:
+            was_busy: whether anything was done since the last wait.
+            is_transferring: whether something is expected at once.
+        """
         if was_busy:
             self.was_busy()
-            return
+            return True
         now = self._idle_until = clock()
-        idle_s = now - self._idle_since
-        if is_transferring or now < self._alert_until or (self._spins and idle_s < SPIN_S):
+        if is_transferring or now < self._alert_until or (self._spins and now - self._idle_since < SPIN_S):
             os.sched_yield()
-            return
+            return True
+        return False
+
+    def sleep(self, until: float, wake: Sequence[object] = ()) -> None:
+        """Sleep a little, not beyond ``until``; anything readable in ``wake`` ends it at once."""
+        now = self._idle_until
+        idle_s = now - self._idle_since
         sleep_s = min(max(_MIN_SLEEP_S, idle_s * _SLEEP_SHARE), MAX_SLEEP_S)
         seconds = max(0.0, min(sleep_s, until - now))
         doorbell = self._doorbell

@@ -53,10 +53,12 @@ class ProgressThread(threading.Thread):
     def run(self) -> None:
         calls = self._calls
         while not self.is_closed:
-            if not calls.is_calling:
-                self._park()
-                continue
             serial = calls.call_serial
+            if not calls.is_calling:
+                self._linger()
+                if not calls.is_calling and calls.call_serial == serial:
+                    self._park()
+                continue
             self._next_look = time.monotonic() + _COLLECTIVE_S
             self._pause(ATTEND_S)
             while calls.is_calling and calls.call_serial == serial and not self.is_closed:
@@ -99,6 +101,12 @@ class ProgressThread(threading.Thread):
             time.sleep(seconds)
         else:
             self._is_rung = bool(wait_for([doorbell], seconds))
+
+    def _linger(self) -> None:
+        """Sleep a little before the next look: to be woken for each of many short calls would cost more than they."""
+        self._wake.clear()
+        if not self.is_closed:
+            self._wake.wait(ATTEND_S)
 
     def _park(self) -> None:
         self._wake.clear()

@@ -173,7 +173,7 @@ class SchedulerLoop:
         self._facts.events += first
         wakeup = 0.0
         mine: Sequence[Envelope]
-        sockets: list[object]
+        worker = self._worker
         while True:
             # Most looks find nothing, and must cost next to nothing.
             arrived = self.transport.poll()
@@ -184,17 +184,17 @@ class SchedulerLoop:
             if was_busy or now >= wakeup:
                 mine = self._turn(arrived)
                 wakeup = self.coordinator.next_wakeup()
-            if self._worker is not None:
-                was_busy |= self._worker.turn(mine)
-                was_busy |= self._worker.run_own_calls()
+            if worker is not None:
+                was_busy |= worker.turn(mine)
+                was_busy |= worker.run_own_calls()
             if self.coordinator.is_over or self._is_grace_period_over():
                 return
-            until, sockets, is_awaiting = wakeup, [], self.transport.is_transferring
-            if self._worker is not None:
-                is_awaiting |= self._worker.is_hasty
-                until = min(until, self._worker.machine.next_wakeup())
-                sockets = self._worker.sockets()
-            backoff.wait(was_busy, is_awaiting, until, sockets)
+            if backoff.spin(was_busy, self.transport.is_transferring or (worker is not None and worker.is_hasty)):
+                continue
+            if worker is None:
+                backoff.sleep(wakeup)
+            else:
+                backoff.sleep(min(wakeup, worker.machine.next_wakeup()), worker.sockets())
 
     def _turn(self, arrived: Sequence[Envelope | RankFailed]) -> list[Envelope]:
         """Let the coordinator act until no event is left; return the messages for rank 0's own worker."""

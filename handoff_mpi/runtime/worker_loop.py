@@ -89,8 +89,8 @@ def serve_run(
                     driver.run_own_calls()
                     backoff.was_busy()
                     continue
-                is_awaiting = transport.is_transferring or driver.is_hasty
-                backoff.wait(was_busy, is_awaiting, driver.machine.next_wakeup(), driver.sockets())
+                if not backoff.spin(was_busy, transport.is_transferring or driver.is_hasty):
+                    backoff.sleep(driver.machine.next_wakeup(), driver.sockets())
     finally:
         target.current = None
         if progress_thread is not None:

@@ -40,7 +40,7 @@ class Fixture:
     def __init__(self, codes, inputs=None, names=("load", "fit"), hosts=1, restored=()):
         count = len(codes)
         specs = [TaskSpec((inputs or {}).get(task, ()), {"cpu": UNIT}, code=code) for task, code in enumerate(codes)]
-        plan = self.plan = FakePlan(ids=list(range(count)), code_names=list(names), specs=specs)
+        plan = self.plan = FakePlan(ids=list(range(count)), selections={}, code_names=list(names), specs=specs)
         self.of_rank = {rank: [SimpleNamespace(tasks=[], claim=None)] for rank in range(hosts)}
         slots = SimpleNamespace(of_rank=self.of_rank, running=self.running)
         tasks = SimpleNamespace(state=bytearray(count), failures={})

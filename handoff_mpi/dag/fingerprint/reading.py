@@ -292,9 +292,7 @@ class _Reader:
         self._names: dict[str, set[bytes]] = {}
         self._finder = ReferenceFinder()
 
-    def read_plain(
-        self, functions: Sequence[Function], kinds: Kinds, settle: Settle | None
-    ) -> dict[Hashable, bytes]:
+    def read_plain(self, functions: Sequence[Function], kinds: Kinds, settle: Settle | None) -> dict[Hashable, bytes]:
         """Return the fingerprints of functions that are as plain as most are, by id, if they come behind their inputs.
 
         What they consist of is read column by column, in loops that are not Python's. Their fingerprints are those that
@@ -319,7 +317,8 @@ class _Reader:
             shared = {key: self._share(function, key[1]) for key, function in of_key.items()}
         except Exception:  # the functions are asked one by one whose fault it is
             return {}
-        plain = [*map(marshal.dumps, zip(ids, map(len, args), extra_args, named), repeat(2))]
+        values: Iterable[Any] = zip(ids, map(len, args), extra_args, named, strict=True)
+        plain = [*map(marshal.dumps, values, repeat(2))]
         before = {length: (len(_PLAIN) + length).to_bytes(8, "little") + _PLAIN for length in set(map(len, plain))}
         ends = [*map(shared.__getitem__, keys)]
         bodies = map(before.__getitem__, map(len, plain)), plain

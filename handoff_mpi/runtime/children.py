@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any
 
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.messages import DEATH, DIED, ISOLATE, Buffers, ErrorReport, LeaseReport
@@ -95,8 +94,12 @@ class Children:
         return not in_rank or bool(work.flags & ISOLATE)
 
     def sockets(self) -> list[ChildProcess]:
-        """Return what becomes readable when a child speaks."""
-        return [child for child, sent in zip(self._children, self.sent, strict=True) if sent and child is not None]
+        """Return what becomes readable when a child speaks that may soon have no call.
+
+        To be woken for each result of a child that has many short calls would cost more than the calls.
+        """
+        pairs = zip(self._children, self.sent, strict=True)
+        return [child for child, sent in pairs if child is not None and 0 < len(sent) <= FEW_SENT]
 
     def pids(self) -> list[int]:
         """Return the processes of all children, spare ones too."""
@@ -221,16 +224,15 @@ class Children:
             return None
         if not (child.knows.issuperset(codes) and child.knows_constants.issuperset(constants)):
             return None
-        values: list[Any] = []
+        values: list[Payload | None] = []
         for task, codec, payload, _ in work.sources:
             if payload is None:
                 payload, _ = work.fetched.get((task, codec), (None, -1))
             is_at_hand = task == before.task if payload is None else len(payload) == 2
             if codec is not None or not is_at_hand:
                 return None
-            values.append((payload, None, -1))
-        cores, devices = work.claim
-        frame = frame_ahead(CallSpec(work.id, work.attempt, work.call_template, values, cores, devices))
+            values.append(payload)
+        frame = frame_ahead(work, values)
         return frame if len(frame) <= AHEAD_NBYTES else None
 
     # -- what they say ------------------------------------------------------------------------------

@@ -230,7 +230,7 @@ class CallRunner:
 
     def _call(self, spec: CallSpec) -> Outcome:
         call_template = spec.call_template
-        gpus, uuids = self._gpus_of(spec)
+        gpus, uuids = self._gpus_of(spec) if spec.devices else ((), ())
         context = TaskContext(spec.id, spec.attempt, self.rank, spec.cores, gpus, self._run, uuids)
         self._load, self._is_decoding = decode_input, False
         values: list[object] = []

@@ -110,6 +110,8 @@ def main(
     try:
         while True:
             server.take(reader.read())
+            if not reader.has_read_ahead:
+                server.rest()
     except DescriptorsLost as error:
         print_message(f"a child process of rank {rank} ends: {error}")
         exit_process(1, CHILD_HANDLERS_TIMEOUT_S, CHILD_THREADS_TIMEOUT_S)
@@ -159,7 +161,14 @@ class _Server:
         """Act on a frame of the rank."""
         assert frame is not None, "the socket blocks"
         (kind, *fields), buffers = frame
+        if kind not in _CALLS:
+            self.rest()
         _ON[kind](self, buffers, *fields)
+
+    def rest(self) -> None:
+        """No call is known to follow: leave what surrounds calls."""
+        if self._caller.has_begun:
+            self._caller.finish()
 
     def _learn(
         self, buffers: Buffers, codes: Sequence[tuple[int, bytes]], number: int = -1, head: Payload = ()
@@ -190,6 +199,7 @@ class _Server:
     def _prepare(self, codes: tuple[int, ...], cores: float | None = None, has_devices: bool = False) -> None:
         """Starting, ``setup`` and imports may take longer than a call's timeout allows: that counts from here."""
         self._has_news = False
+        self.rest()
         self._caller.prepare(codes, cores, has_devices)
         tell_rank((BEGUN,))
 
@@ -218,7 +228,7 @@ class _Server:
         id: object,
         attempt: int,
         call_template: CallTemplate,
-        values: Sequence[tuple[Payload, object, int] | None],
+        values: Sequence[Payload | None],
         cores: float,
         devices: Devices,
     ) -> None:
@@ -231,7 +241,7 @@ class _Server:
             self._is_void = True
             tell_rank((VOID,))
         else:
-            found = [(latest or (), None, -1) if each is None else each for each in values]
+            found = [((latest or ()) if each is None else each, None, -1) for each in values]
             self._run(CallSpec(id, attempt, call_template, found, cores, devices))
 
     def _encode(self, buffers: Buffers, codec: Codec, dest: int, head: Payload) -> None:
@@ -249,7 +259,14 @@ class _Server:
 
     def _run(self, spec: CallSpec) -> None:
         began = time.monotonic()
-        outcome = self._set_up_failed() if self._problem is not None else self._outcome_of(spec)
+        if not self._caller.has_begun:
+            self._caller.begin()
+        if self._problem is not None:
+            outcome = self._set_up_failed()
+        elif spec.loop is None:
+            outcome = self._caller.call(spec)
+        else:
+            outcome = self._call_elements(spec, spec.loop)
         if self._caller.has_broken_context:
             self._is_void = True  # what was sent ahead
             tell_rank((SPENT,))
@@ -258,10 +275,8 @@ class _Server:
         self._latest = payload if is_small else None
         self._answer(outcome, began)
 
-    def _outcome_of(self, spec: CallSpec) -> Outcome:
-        if spec.loop is None:
-            return self._caller.call(spec)
-        self._parts.begin(spec.loop)
+    def _call_elements(self, spec: CallSpec, loop: ElementLoop) -> Outcome:
+        self._parts.begin(loop)
         try:
             return self._caller.call(spec)
         finally:
@@ -300,6 +315,10 @@ _ON: dict[str, Callable[..., None]] = {
     AHEAD: _Server._call_if_possible,
     ENCODE: _Server._encode,
 }
+
+
+#: The kinds of which many follow one another, so that what surrounds calls is entered once.
+_CALLS = frozenset({CALL, AHEAD})
 
 
 def _values(heads: Sequence[Any], buffers: Buffers) -> list[tuple[Payload, Any, int]]:

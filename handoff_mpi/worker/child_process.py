@@ -47,6 +47,7 @@ from handoff_mpi.worker.child_protocol import (
     split,
 )
 from handoff_mpi.worker.element_control import SharedControl
+from handoff_mpi.worker.events import QueuedCall
 from handoff_mpi.worker.output import descriptors_between_calls
 from handoff_mpi.worker.output_index import OutputFiles
 from handoff_mpi.worker.process_state import directory_between_calls, variables_between_calls
@@ -384,13 +385,14 @@ def _sent(id: object) -> object:
         return UnreadableId(show(id))
 
 
-def frame_ahead(spec: CallSpec) -> bytes:
-    """Return a call that is sent ahead; its values have no buffers beside them.
+def frame_ahead(work: QueuedCall, values: Sequence[Payload | None]) -> bytes:
+    """Return a call that is sent ahead.
 
-    A value of None is that of the call before.
+    Args:
+        values: its inputs, which have no buffers beside them and no codecs; None is the value of the call before.
     """
-    values = [None if payload is None else (payload, codec, source) for payload, codec, source in spec.values]
-    return packed_frame((AHEAD, _sent(spec.id), spec.attempt, spec.call_template, values, spec.cores, spec.devices))
+    cores, devices = work.claim
+    return packed_frame((AHEAD, _sent(work.id), work.attempt, work.call_template, values, cores, devices))
 
 
 def _in_words(code: int) -> str:

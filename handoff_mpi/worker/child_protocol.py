@@ -81,9 +81,12 @@ def send_frame(sock: socket.socket, message: Message, buffers: Buffers = (), lim
     Raises:
         OSError: the other side has ended, or reads nothing.
     """
+    if not buffers:
+        _send(sock, _packed(message), (), limit_s)
+        return
     views = [memoryview(part).cast("B") for part in buffers]
     sizes = [view.nbytes for view in views]
-    if sizes and max(sizes) >= SHARED_NBYTES:
+    if max(sizes) >= SHARED_NBYTES:
         try:
             _send_shared(sock, message, views, limit_s)
             return
@@ -202,7 +205,12 @@ class FrameReader:
     @property
     def has_more(self) -> bool:
         """Whether something has arrived that was not returned yet."""
-        return self._end > self._start or bool(select.select([self._sock], (), (), 0.0)[0])
+        return self.has_read_ahead or bool(select.select([self._sock], (), (), 0.0)[0])
+
+    @property
+    def has_read_ahead(self) -> bool:
+        """Whether something has been read already that was not returned yet."""
+        return self._end > self._start
 
     def close(self) -> None:
         """Give up what has arrived of a frame."""

@@ -11,6 +11,7 @@ from handoff_mpi.serialization import decode, encode_code
 from handoff_mpi.worker.call_spec import CallSpec
 from handoff_mpi.worker.child_pool import ChildPool
 from handoff_mpi.worker.child_process import ChildProcess, frame_ahead
+from handoff_mpi.worker.events import QueuedCall
 from tests.worker.test_child_process import end
 
 
@@ -72,7 +73,8 @@ def test_a_value_of_the_run_before_is_not_there_to_be_taken(child_pool):
     child_pool.keep([child])
     assert child_pool.take("second") is child
     child.learn([(0, encode_code(_other))])
-    child.call_ahead([frame_ahead(CallSpec("id", 1, ((0,), 0, None, ()), [(None, None, -1)], 1.0, ()))])
+    work = QueuedCall(0, 1, "id", ((0,), 0, None, ()), (), None, 0, 0, (1.0, ()))
+    child.call_ahead([frame_ahead(work, [None])])
     frame = None
     while frame is None:
         frame = child.poll()

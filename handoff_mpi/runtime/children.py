@@ -197,36 +197,37 @@ class Children:
                 self._prefill(slot, sent)
 
     def _prefill(self, slot: int, sent: SentCalls) -> None:
+        child = self._children[slot]
+        if child is None or child.is_spent:
+            return
         frames: list[bytes] = []
 
         def suits(work: QueuedCall, before: QueuedCall) -> bool:
-            frame = self._frame_ahead(work, before)
+            frame = self._frame_ahead(child, work, before)
             if frame is not None:
                 frames.append(frame)
             return frame is not None
 
         works = self._machine.slots.prefill(slot, MAX_SENT - len(sent), suits)
-        child = self._children[slot]
-        if works and child is not None:
+        if works:
             sent.sent(works)
             try:
                 child.call_ahead(frames)
             except OSError:
                 pass  # it has ended, which the next read of its socket notices
 
-    def _frame_ahead(self, work: QueuedCall, before: QueuedCall) -> bytes | None:
+    def _frame_ahead(self, child: ChildProcess, work: QueuedCall, before: QueuedCall) -> bytes | None:
         """Return a call as it is sent behind ``before``; None if it must be sent in its turn."""
         if work.elements is not None or before.elements is not None:
             return None  # the control block of a child is for one lease, and is stopped with it
-        child = self._children[work.slot]
         codes, _, _, constants, *_ = work.call_template
-        if child is None or child.is_spent or not self.is_for_child(work) or self._shown_to(work) != child.devices:
+        if not self.is_for_child(work) or self._shown_to(work) != child.devices:
             return None
-        if not (child.knows.issuperset(codes) and child.knows_constants.issuperset(constants)):
+        if not child.knows.issuperset(codes) or (constants and not child.knows_constants.issuperset(constants)):
             return None
         values: list[Payload | None] = []
         for task, codec, payload, _ in work.sources:
-            if payload is None:
+            if payload is None and work.fetched:
                 payload, _ = work.fetched.get((task, codec), (None, -1))
             is_at_hand = task == before.task if payload is None else len(payload) == 2
             if codec is not None or not is_at_hand:

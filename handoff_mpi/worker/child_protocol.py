@@ -180,6 +180,7 @@ class FrameReader:
         self._start = self._end = 0  # of what was read ahead
         self._descriptors: deque[Descriptor] = deque()
         self._frames = self._read_frames()
+        self._is_within = False
 
     def read(self) -> Frame | None:
         """Return the next whole frame, or None if a non-blocking socket does not have it yet.
@@ -187,10 +188,32 @@ class FrameReader:
         Raises:
             EOFError: the other side has ended, or its descriptors could not be received.
         """
+        frame = None if self._is_within else self._whole_frame()
+        if frame is not None:
+            return frame
         try:
-            return next(self._frames)
+            frame = next(self._frames)
         except StopIteration:
             raise EOFError("the connection was lost before") from None
+        self._is_within = frame is None
+        return frame
+
+    def _whole_frame(self) -> Frame | None:
+        """Return the next frame if all of it was read ahead, and it has no buffers, as most do; else None."""
+        start = self._start + _SIZE.size
+        if start > self._end:
+            return None
+        (nbytes,) = _SIZE.unpack_from(self._ahead, self._start)
+        if start + nbytes > self._end:
+            return None
+        try:
+            message, places, _ = pickle.loads(self._ahead[start : start + nbytes])
+        except Exception:
+            return None  # the generator meets that too, and ends
+        if places:
+            return None
+        self._start = start + nbytes
+        return message, []
 
     def take_descriptors(self, count: int) -> list[Descriptor]:
         """Return the descriptors that came with the frame that was read last, from :func:`send_descriptors`.

@@ -328,22 +328,19 @@ class Worker:
             why = f"took longer than its timeout of {work.timeout_s:g} s"
             output = "" if value is None else ErrorReport(*value).output
             value = ErrorReport(TIMEOUT, why, output=output, element=work.element)
-        is_inline = (
-            status != OK
-            or event.report is not None
-            or (nbytes <= INLINE_RESULT_NBYTES and not work.flags & KEEP_REMOTE)
-        )
+        is_inline = True
         entry: Entry
         if status != OK:
             entry = (work.task, work.attempt, status, value, 0, event.started, event.duration, False)
         elif event.report is not None:
             entry = (work.task, work.attempt, OK, event.report, nbytes, event.started, event.duration, False)
-        elif is_inline:
+        elif nbytes <= INLINE_RESULT_NBYTES and not work.flags & KEEP_REMOTE:
             payload = event.payload
             assert payload is not None
             entry = (work.task, work.attempt, OK, payload, nbytes, event.started, event.duration, False)
             self.slots.latest[slot] = (work.task, payload)
         else:
+            is_inline = False
             self._keep(work, event)
             entry = (work.task, work.attempt, OK, None, nbytes, event.started, event.duration, event.is_persisted)
         self._outbox.note(entry)

@@ -16,13 +16,15 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import handoff_mpi as handoff
 from handoff_mpi import DAG, Function
-from handoff_mpi.results import Results
-from tests.benchmarks.peers import Prepare, Run
 from tests.benchmarks.workloads import Level, work
+
+if TYPE_CHECKING:  # every child imports this module for the function that it calls
+    from handoff_mpi.results import Results
+    from tests.benchmarks.peers import Prepare, Run
 
 GATE = "gate"
 

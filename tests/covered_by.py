@@ -58,6 +58,7 @@ COVERED_BY = {
     "doctor/formatting.py": "doctor/test_doctor.py",
     "doctor/host_checks.py": "doctor/test_doctor.py",
     "doctor/importing.py": "doctor/test_doctor.py",
+    "doctor/job_checks.py": "doctor/test_doctor.py",
     "doctor/measuring.py": "doctor/test_doctor.py",
     "doctor/mpi_checks.py": "doctor/test_doctor.py",
     "doctor/network.py": "doctor/test_doctor.py",

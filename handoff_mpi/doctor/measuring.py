@@ -30,6 +30,7 @@ class RankFacts:
         thread_level: MPI's, empty without MPI.
         bound_cores: how many cores the launcher bound this process to.
         host_cores: how many the job has on the host.
+        memory_nbytes: memory of the host that the job may use, 0 if unknown.
         free_memory_nbytes: memory that can be taken, 0 if unknown.
         open_files: how many files a process may have open.
         free_nbytes: directory of temporary files to the space left in it.
@@ -46,6 +47,7 @@ class RankFacts:
     thread_level: str = ""
     bound_cores: int = 1
     host_cores: float = 1.0
+    memory_nbytes: int = 0
     free_memory_nbytes: int = 0
     open_files: int = 1024
     free_nbytes: dict[str, int] = field(default_factory=dict)
@@ -69,7 +71,8 @@ def measure_rank(rank: int, is_mpi: bool) -> RankFacts:
         versions={"Python": platform.python_version(), "handoff_mpi": capability.version, **_mpi4py()},
         bound_cores=len(os.sched_getaffinity(0)),
         host_cores=capability.host_amounts["cpu"] / UNIT,
-        free_memory_nbytes=_free_memory(capability.host_amounts.get("memory", 0) * 10**6 // UNIT),
+        memory_nbytes=capability.memory_nbytes,
+        free_memory_nbytes=_free_memory(capability.memory_nbytes),
         open_files=_open_files(),
         free_nbytes=_free_space(),
         imports=measure_imports(),

@@ -11,17 +11,21 @@ import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from handoff_mpi.doctor import host_checks, mpi_checks
+from handoff_mpi.doctor import host_checks, job_checks, mpi_checks
 from handoff_mpi.doctor.fault_tolerance import Trial, try_deaths
 from handoff_mpi.doctor.filesystem import FolderView, look_at_folder, open_folder
 from handoff_mpi.doctor.measuring import RankFacts, measure_rank
 from handoff_mpi.doctor.network import Handlers, Leader, serve
 from handoff_mpi.doctor.report import ERROR, WARNING, Finding, Report, read_line
 from handoff_mpi.errors import EXIT_DONE, EXIT_FAILED, HandoffError, StartupError, UsageError
+from handoff_mpi.launch.deadline import resolve_deadline
 from handoff_mpi.launch.environment import is_under_launcher, rank_by_launcher, size_by_launcher
+from handoff_mpi.launch.hosts import find_hosts
 from handoff_mpi.launch.launcher_process import started
 from handoff_mpi.launch.mpirun import conflict_of_wheels
 from handoff_mpi.launch.own_ranks import command_on_ranks, exit_on_term, refuse_to_launch
+from handoff_mpi.resources.slurm_grants import find_mismatches, granted_nodes, granted_tasks, views_of
+from handoff_mpi.resources.system_files import parse_whole
 
 DEFAULT_RUN_DIR = "handoff-runs"
 #: However MPI hangs, a doctor ends after this long.
@@ -235,6 +239,21 @@ def _judge_hosts(facts: Sequence[RankFacts], size: int, report: Report) -> None:
     report.add(host_checks.judge_open_files(facts, size))
     report.add(host_checks.judge_scratch(facts))
     report.add(host_checks.judge_imports(facts, "SLURM_JOB_ID" in os.environ))
+    if os.environ.get("SLURM_JOB_ID"):
+        _judge_job(facts, size, report)
+
+
+def _judge_job(facts: Sequence[RankFacts], size: int, report: Report) -> None:
+    environ, now = os.environ, time.time()
+    deadline_s = resolve_deadline(None, now)
+    restarts = parse_whole(environ.get("SLURM_RESTART_COUNT", "")) or 0
+    left_s = None if deadline_s is None else deadline_s - now
+    job = environ["SLURM_JOB_ID"], granted_tasks(environ), granted_nodes(environ), restarts, left_s
+    report.add(job_checks.judge_job(job_checks.JobFacts(*job)))
+    report.add(job_checks.judge_grants([*find_mismatches(environ, size, views_of(facts))]))
+    hosts = find_hosts(size, None)
+    hosts.look()
+    report.add(job_checks.judge_steps(hosts.names, hosts.lost, hosts.not_asked))
 
 
 def _judge_deaths(is_on: bool | None, report: Report) -> list[Trial]:

@@ -20,9 +20,10 @@ from handoff_mpi.launch.notices import notices
 from handoff_mpi.launch.progress_mode import shown_by_run
 from handoff_mpi.launch.questions import find_questions
 from handoff_mpi.resources import Capability
+from handoff_mpi.resources.slurm_grants import find_mismatches, views_of
 from handoff_mpi.results.fallback_store import FallbackStore
 from handoff_mpi.results.store import MemoryStore, ResultStore
-from handoff_mpi.results.supervision import has_supervisor
+from handoff_mpi.results.supervision import has_supervisor, lost_hosts
 from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.scheduler import Policy, Scheduler
@@ -105,7 +106,8 @@ class CheckedRun:
         has_children = is_isolated or any(each.timeout is not None for each in self.kinds.first)
         where = "rank" if job.size > 1 else "child process" if has_children else ""
         has_setup = job.setup is not None
-        for line in notices(self.kinds.codes, self.plan.codes, job.top_level, where, options.seed, has_setup):
+        of_code = notices(self.kinds.codes, self.plan.codes, job.top_level, where, options.seed, has_setup)
+        for line in (*of_code, *_of_grants(job)):
             if line not in job.has_said:
                 job.has_said.add(line)
                 print_message(line)
@@ -114,6 +116,15 @@ class CheckedRun:
         """Close the store that was made for rank 0."""
         if self.own_store is not None:
             self.own_store.close()
+
+
+def _of_grants(job: Job) -> list[str]:
+    """Return in a line what the ranks use or see otherwise than Slurm granted; hosts that were lost explain it."""
+    if lost_hosts():
+        return []
+    found = [*find_mismatches(os.environ, job.size, views_of(job.capabilities))]
+    more = f" (and {len(found) - 1} more: `handoff-mpi doctor` lists them)" if len(found) > 1 else ""
+    return [f"{each.what}; {each.remedy}{more}" for each in found[:1]]
 
 
 def _refuse_what_cannot_be_sent(job: Job, dag: DAG, plan: Plan, options: RunOptions) -> None:

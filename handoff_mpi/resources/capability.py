@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from handoff_mpi.resources.amounts import GPU, GPU_MEMORY, UNIT, Amounts, plain_number
+from handoff_mpi.resources.amounts import GPU, GPU_MEMORY, MEMORY, UNIT, Amounts, plain_number
 
 #: The most calls that a rank runs at once: each further one is a child process.
 MAX_SLOTS = 4096
@@ -52,6 +52,11 @@ class Capability:
     pid: int = 0
     version: str = ""
     device_notes: tuple[str, ...] = ()
+
+    @property
+    def memory_nbytes(self) -> int:
+        """Memory of the host that the job may use, as this rank detected it; 0 if unknown."""
+        return self.host_amounts.get(MEMORY, 0) * 10**6 // UNIT
 
     def offered(self) -> dict[str, int | float]:
         """Return what this rank can offer a function, as users write it: ``{"cpu": 8, "memory": 16000}``."""

@@ -21,10 +21,12 @@ from handoff_mpi import cli
 from handoff_mpi.comm import MemoryNetwork, RankFailed
 from handoff_mpi.doctor import fault_tolerance, filesystem, importing, report, runner
 from handoff_mpi.doctor import host_checks as of_host
+from handoff_mpi.doctor import job_checks as of_job
 from handoff_mpi.doctor import mpi_checks as of_mpi
 from handoff_mpi.doctor.fault_tolerance import Trial, child_environment, try_deaths
 from handoff_mpi.doctor.filesystem import FolderFacts, FolderView
 from handoff_mpi.doctor.importing import MODULES, Imports, file_system_of, measure_imports
+from handoff_mpi.doctor.job_checks import JobFacts
 from handoff_mpi.doctor.measuring import RankFacts
 from handoff_mpi.doctor.network import Leader, Ping, Ring, serve
 from handoff_mpi.doctor.report import ERROR, OK, WARNING, Finding, Report
@@ -32,6 +34,7 @@ from handoff_mpi.errors import UsageError
 from handoff_mpi.launch import launcher_process, own_ranks
 from handoff_mpi.launch.launcher_process import started
 from handoff_mpi.resources import Device
+from handoff_mpi.resources.slurm_grants import Mismatch
 from tests.conftest import DEVELOPMENT, missing, run_process
 
 # -- what measurements mean ----------------------------------------------------------------------------
@@ -62,6 +65,9 @@ def run_dir(**changes):
     known = {name: getattr(RUN_DIR, name) for name in FolderFacts.__slots__}
     return FolderFacts(**{**known, **changes})
 
+
+FEWER = Mismatch("tasks", "2 ranks use a job of 8 tasks", "run -n 8")
+NO_GPU = Mismatch("GPUs", "the ranks see no GPU", "nvidia-smi -L")
 
 CASES = [
     # the same programs everywhere
@@ -209,6 +215,15 @@ CASES = [
         "(least) to 9.2 s (most: rank 1 on h2): mpi4py.MPI 200 ms, numpy 9.0 s; /env/lib is on ext4, nfs4 (",
     ),
     (of_host.judge_imports, [[rank(0), rank(1, imports=imports("ImportError"))], False], ERROR, "rank 1: ImportError"),
+    # the Slurm job
+    (of_job.judge_job, [JobFacts("7", 8, 2, 0, 7500.0)], OK, "job 7 of 8 tasks on 2 nodes; it ends in 2 h 5 min"),
+    (of_job.judge_job, [JobFacts("7", restarts=2)], OK, "job 7; Slurm has restarted it 2 times; its end is not known"),
+    (of_job.judge_job, [JobFacts("7", 1, 1, 1, 30.0)], WARNING, "restarted it once; it ends in 30 s"),
+    (of_job.judge_grants, [[]], OK, "tasks and nodes that Slurm granted"),
+    (of_job.judge_grants, [[FEWER, NO_GPU]], WARNING, "2 ranks use a job of 8 tasks; the ranks see no GPU"),
+    (of_job.judge_steps, [["n1", "n2"], [], []], OK, "a step reaches each of 2 nodes"),
+    (of_job.judge_steps, [["n1", "n2"], [], ["n2"]], WARNING, "Slurm makes no step on n2"),
+    (of_job.judge_steps, [["n1", "n2"], ["n2"], []], ERROR, "no step answers from n2"),
 ]
 
 
@@ -242,7 +257,7 @@ def test_the_remedy_for_slow_imports_goes_by_what_is_slow(slow, is_in_slurm, wor
 
 
 def test_every_finding_has_a_happy_and_an_unhappy_case():
-    members = [each for room in (of_mpi, of_host) for each in inspect.getmembers(room)]
+    members = [each for room in (of_mpi, of_host, of_job) for each in inspect.getmembers(room)]
     judges = {each for name, each in members if name.startswith("judge_")}
     assert {case[0] for case in CASES if case[2] != OK} == judges
     assert {case[0] for case in CASES if case[2] == OK} == judges - {of_mpi.judge_no_launcher}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 
@@ -47,6 +48,19 @@ def test_an_interactive_allocation_is_no_launcher(slurm, tmp_path, shell):
     assert "though Slurm granted this job 4 tasks; run -n 4 starts a rank for each" in shown
     assert shown.count("PLACES node1\n") == 1
     assert shown.count("ended with 0") == 2
+
+
+@pytest.mark.long
+def test_what_slurm_granted_is_compared_with_what_the_ranks_use(slurm, tmp_path, shell):
+    typed = shell("doctor -n 4", "run -n 4 places.py", "run -n 2 places.py", "run -n 9 places.py")
+    shown = re.sub("\x1b\\[[0-9;]*m", "", slurm.in_terminal(f"env SHELL={typed} salloc {TWO_BY_TWO} -t 10", tmp_path))
+    by_doctor, as_granted, with_fewer, with_more, _ = shown.split("ended with ")
+    assert " of 4 tasks on 2 nodes; it ends in 9 min " in by_doctor, shown
+    assert "grants: the ranks use the tasks and nodes that Slurm granted" in by_doctor
+    assert "steps: a step reaches each of 2 nodes" in by_doctor
+    assert "Slurm granted" not in as_granted, shown
+    assert "2 ranks use a job of 4 tasks; `run -n 4` starts a rank for each" in with_fewer
+    assert "9 ranks share the 4 tasks that Slurm granted; `run -n 4`" in with_more
 
 
 A_STEP = f"salloc {TWO_BY_TWO} srun -N1 -n1 --mpi=pmi2 --pty"  # with a PMI, as where a site has made one the default

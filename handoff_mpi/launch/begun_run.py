@@ -22,6 +22,7 @@ from handoff_mpi.results.origins import Origins, origins_here
 from handoff_mpi.results.store import DirectoryStore, Key, ResultStore
 from handoff_mpi.runtime.announcements import FailurePrinter
 from handoff_mpi.runtime.choices import CALLS, NONE
+from handoff_mpi.runtime.column_keeper import ColumnKeeper
 from handoff_mpi.runtime.element_records import ElementRecords
 from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.progress import MAX_HOSTS, Progress
@@ -149,6 +150,14 @@ class BegunRun:
         for task, payload in self.resumed.payloads.items():
             home.put((self.name, task), payload)
         return home
+
+    def make_column_keeper(self) -> ColumnKeeper:
+        """Return what decides where columns of arrays rest, in this launch."""
+        capabilities = self.checked.job.capabilities
+        ranks_here = sum(each.host == capabilities[0].host for each in capabilities)
+        held_nbytes = sum(each.inline_nbytes() for each in self.resumed.array_values.values())
+        file = self.files.column_file(self.about["launch"])
+        return ColumnKeeper(file, capabilities[0].offered_memory_nbytes // ranks_here, held_nbytes)
 
 
 def _newest(lost: Mapping[int, Mapping[int, str]]) -> dict[int, dict[int, str]]:

@@ -16,6 +16,7 @@ from handoff_mpi.launch.changes import ITS_INPUT, Acceptance, explain_changes, f
 from handoff_mpi.launch.rerun import read_rerun
 from handoff_mpi.launch.resume import ValueFiles, nothing_of, resume
 from handoff_mpi.launch.start_line import shown_path
+from handoff_mpi.results.column_file import ColumnFiles
 from handoff_mpi.results.history import History, read_history
 from handoff_mpi.results.run_dir import VALUES
 from handoff_mpi.results.secure_files import open_directory
@@ -63,10 +64,11 @@ class EarlierLaunches:
         if kept is not None:
             settle = self.acceptance.settle if self.acceptance.is_about_any else None
             self.marks = fingerprints(dag, settle, kinds)
-            values = ValueFiles(kept)
-            self.resumed = resume(history, plan, self.marks.of, values.is_intact, self._rerun)
-            if values.note:
-                print_message(values.note)
+            values, columns = ValueFiles(kept), ColumnFiles(kept.directory)
+            how = values.is_intact, self._rerun, columns.intact_column
+            self.resumed = resume(history, plan, self.marks.of, *how)
+            for note in filter(None, (values.note, columns.note)):
+                print_message(note)
 
     def lines(self, which: str) -> Iterator[str]:
         """Yield what a user should know of them.

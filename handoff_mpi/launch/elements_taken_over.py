@@ -17,7 +17,7 @@ from handoff_mpi.dag.arrays import FrozenArray
 from handoff_mpi.dag.fingerprint import ObjectDigests
 from handoff_mpi.launch.rerun import Rerun
 from handoff_mpi.launch.takers import is_of_any, single_elements, takes_any
-from handoff_mpi.results.array_history import ArrayLaunch, suspects_of, take_over
+from handoff_mpi.results.array_history import ArrayLaunch, FindColumn, as_it_is, suspects_of, take_over
 
 _NONE = IntervalSet()
 
@@ -30,6 +30,7 @@ class ElementsTakenOver:
         launches: those of them that earlier launches had, with the same code and shared arguments.
         again: array number to the elements that run again in any case.
         values: takes the values of what is taken over.
+        find_column: finds columns of these.
 
     Attributes:
         elements: what was taken over: array number to (launch, intervals).
@@ -41,12 +42,14 @@ class ElementsTakenOver:
         launches: Mapping[int, Sequence[ArrayLaunch]],
         again: Mapping[int, IntervalSet],
         values: Mapping[int, ArrayValues],
+        find_column: FindColumn = as_it_is,
     ) -> None:
         self.elements: dict[int, list[tuple[int, Sequence[Interval]]]] = {}
         self._arrays = arrays
         self._launches = launches
         self._again = again
         self._values = values
+        self._find_column = find_column
         self._same: dict[tuple[int, int], IntervalSet] = {}  # array, number of a launch
         for number in _sources_first(arrays):
             if number in launches:
@@ -72,7 +75,8 @@ class ElementsTakenOver:
             for epoch, same in arguments.items():
                 of_level[epoch] = self._same_sources(number, epoch, IntervalSet(same.within(*level)))
                 self._same[number, epoch].update(of_level[epoch])
-            taken += take_over(launches, self._values[number], lambda launch: of_level[launch.epoch])  # noqa: B023
+            is_same = functools.partial(_of_launch, of_level)
+            taken += take_over(launches, self._values[number], is_same, self._find_column)
         if not taken:
             del self.elements[number]
 
@@ -107,6 +111,10 @@ class ElementsTakenOver:
                 for interval in intervals:
                     found.update(same.within(*interval))
         return found
+
+
+def _of_launch(elements: Mapping[int, IntervalSet], launch: ArrayLaunch) -> IntervalSet:
+    return elements[launch.epoch]
 
 
 def _without(link: Link, interval: Interval) -> list[Interval]:

@@ -11,8 +11,7 @@ from handoff_mpi.launch.isolation import isolation_of
 from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.output_mode import output_setup
 from handoff_mpi.python_path import shared_path
-from handoff_mpi.resources import Capability, parse_nbytes
-from handoff_mpi.resources.amounts import UNIT
+from handoff_mpi.resources import parse_nbytes
 from handoff_mpi.runtime import host_probe
 from handoff_mpi.runtime.choices import NONE
 from handoff_mpi.runtime.host_monitor import HostGuard
@@ -64,7 +63,7 @@ class RankSetups:
     def _setup(self, rank: int) -> RunSetup:
         run, checked, state = self._run, self._run.checked, self._rank_states[rank]
         options, is_beside_rank0 = checked.options, 0 in self.pids[state.host]
-        memory_nbytes, ranks_here = _memory_nbytes(checked.job.capabilities[rank]), len(self.pids[state.host])
+        memory_nbytes, ranks_here = checked.job.capabilities[rank].offered_memory_nbytes, len(self.pids[state.host])
         return RunSetup(
             run=run.name,
             number=run.number,
@@ -114,9 +113,3 @@ def _heartbeat_s(timeout_s: float, hosts: int, ranks: int) -> float:
         return usual
     # A host that was cut off is to be noticed soon; of very many ranks, rank 0 hears a thousand a second.
     return min(usual, max(1.0, ranks / 1000))
-
-
-def _memory_nbytes(capability: Capability) -> int:
-    """Return the memory of a rank's host as it is offered, 0 if that is not known."""
-    amount = capability.host_registered.get("memory", capability.host_amounts.get("memory", 0))
-    return amount * 10**6 // UNIT

@@ -16,7 +16,7 @@ from handoff_mpi.errors import ValueDamaged
 from handoff_mpi.launch.elements_taken_over import ElementsTakenOver, spread
 from handoff_mpi.launch.rerun import Rerun
 from handoff_mpi.launch.takers import find_outdated, with_consumers
-from handoff_mpi.results.array_history import ArrayLaunch
+from handoff_mpi.results.array_history import ArrayLaunch, FindColumn, as_it_is
 from handoff_mpi.results.history import Done, History
 from handoff_mpi.results.records import Incident
 from handoff_mpi.results.store import DirectoryStore, Key
@@ -92,6 +92,7 @@ def resume(
     fingerprint: Callable[[Hashable], bytes | None],
     is_intact: Callable[[Key], bool],
     rerun: Rerun = _NOTHING,
+    find_column: FindColumn = as_it_is,
 ) -> Resumed:
     """Return what ``plan`` takes over from ``history``.
 
@@ -99,6 +100,7 @@ def resume(
         fingerprint: of a function, by id; None if it must run again.
         is_intact: whether the value file with that key is there, and not cut short.
         rerun: what must run again, and all that depends on it.
+        find_column: finds columns of arrays.
     """
     resumed = nothing_of(plan)
     if not (history.done or history.suspects or history.incidents or history.arrays):
@@ -122,7 +124,7 @@ def resume(
             resumed.deaths[task] = history.deaths[identity]
         if identity in history.incidents:
             resumed.incidents[task] = history.incidents[identity]
-    taken_over = ElementsTakenOver(plan.arrays, arrays, again, resumed.array_values)
+    taken_over = ElementsTakenOver(plan.arrays, arrays, again, resumed.array_values, find_column)
     resumed.elements, resumed.suspect_elements = taken_over.elements, taken_over.suspects()
     if any(each.skips_missing for each in plan.selections.all):
         _leave_outdated(plan, known, arrays, resumed)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from handoff_mpi.console import print_message
 from handoff_mpi.errors import JournalError
 from handoff_mpi.results.array_index import claim_for_index
+from handoff_mpi.results.column_file import ColumnFile, column_file_in, temporary_column_file
 from handoff_mpi.results.event_log import EventLog, EventPort, NoEvents, clear_events
 from handoff_mpi.results.history import History, read_history
 from handoff_mpi.results.journal import Journal, JournalPort, clear
@@ -62,6 +63,10 @@ class RunFiles(Protocol):
         Raises:
             JournalError: it cannot be made.
         """
+        ...
+
+    def column_file(self, epoch: int) -> ColumnFile:
+        """Return the value file of this launch, for columns of arrays."""
         ...
 
     def confirm(self) -> None:
@@ -168,6 +173,9 @@ class FilesOfRunDir:
         self._lease = Lease(self._directory, journal)
         return journal
 
+    def column_file(self, epoch: int) -> ColumnFile:
+        return column_file_in(self._directory, epoch)
+
     def confirm(self) -> None:
         if self._lease is not None:
             self._lease.confirm()
@@ -234,6 +242,9 @@ class NoFiles:
 
     def begin(self) -> JournalPort:
         return NoJournal()
+
+    def column_file(self, epoch: int) -> ColumnFile:
+        return temporary_column_file()
 
     def confirm(self) -> None:
         pass

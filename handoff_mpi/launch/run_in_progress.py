@@ -9,7 +9,15 @@ from typing import Any
 
 from handoff_mpi import messages, telemetry
 from handoff_mpi.console import print_message
-from handoff_mpi.errors import EXIT_STOPPED, HandoffError, JournalError, LauncherLost, Superseded, TransportError
+from handoff_mpi.errors import (
+    EXIT_STOPPED,
+    HandoffError,
+    JournalError,
+    LauncherLost,
+    Superseded,
+    TransportError,
+    ValueDamaged,
+)
 from handoff_mpi.launch.admission import is_builtin
 from handoff_mpi.launch.begun_run import BegunRun
 from handoff_mpi.launch.job import Job
@@ -179,8 +187,16 @@ class RunInProgress:
         earlier = resumed.rest, resumed.suspects, resumed.deaths, elements
         selections = self._checked.plan.selections.all
         submitted = Submitted(self._checked.specs, *earlier, selections, resumed.suspect_elements)
-        with gc_control.frozen(len(self._checked.plan)):
-            self.loop.run([submitted, Closed()])
+        column_keeper = self._run.make_column_keeper()
+        self.loop.coordinator.dispatcher.keep_column = column_keeper.keep
+        try:
+            with gc_control.frozen(len(self._checked.plan)):
+                self.loop.run([submitted, Closed()])
+        except ValueDamaged as error:
+            what = "cannot read values of elements that others take"
+            raise JournalError(f"{what}: {error}; the same command computes them again", EXIT_STOPPED) from error
+        finally:
+            column_keeper.close()
         self.loop.confirm()
         if announcer is not None:
             announcer.close()

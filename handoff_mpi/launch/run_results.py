@@ -19,7 +19,6 @@ from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.runtime.coordinator import Coordinator
 from handoff_mpi.scheduler import Failure, Scheduler, State
 from handoff_mpi.scheduler.array_state import Array
-from handoff_mpi.serialization import encode
 
 #: Of the functions that ran when a run was stopped, so many are named.
 _MAX_NAMED = 5
@@ -145,7 +144,7 @@ def _take_payloads(run: BegunRun, prepared: PreparedResults) -> None:
         if task in plan.arrays:
             values = run.resumed.array_values[task]
             if plan.arrays[task].tree is not None and values.is_complete:
-                prepared.payloads[id] = encode(values[values.count - 1])
+                prepared.take_fold(id, values)
         elif at_rank0[task]:
             try:
                 prepared.payloads[id] = run.home.get((run.name, task))

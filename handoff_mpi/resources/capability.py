@@ -58,6 +58,11 @@ class Capability:
         """Memory of the host that the job may use, as this rank detected it; 0 if unknown."""
         return self.host_amounts.get(MEMORY, 0) * 10**6 // UNIT
 
+    @property
+    def offered_memory_nbytes(self) -> int:
+        """Memory of the host as it is offered to functions; 0 if unknown."""
+        return self.host_registered.get(MEMORY, self.host_amounts.get(MEMORY, 0)) * 10**6 // UNIT
+
     def offered(self) -> dict[str, int | float]:
         """Return what this rank can offer a function, as users write it: ``{"cpu": 8, "memory": 16000}``."""
         amounts = dict(self.host_amounts)

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
-from handoff_mpi.arrays.columns import Packed, cut
+from handoff_mpi.arrays.columns import Packed
+from handoff_mpi.arrays.filed_columns import FiledColumn
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
 from handoff_mpi.arrays.values import ArrayValues
+
+#: Returns a column of the journal of a launch, whose memory may lie in a file; None if the file does not hold it.
+FindColumn: TypeAlias = "Callable[[int, Packed], Packed | FiledColumn | None]"
+
+
+def as_it_is(epoch: int, packed: Packed) -> Packed:
+    """Return a column of the journal; none of them lies in a file."""
+    return packed
 
 
 @dataclass(slots=True)
@@ -19,7 +28,7 @@ class ArrayLaunch:
         epoch: the number of the launch.
         count: how many elements it had.
         digests: of each of its inputs; what these are made of, :mod:`handoff_mpi.arrays.inputs` says.
-        parts: its values: (elements, rank, column of their values in this order).
+        parts: its values: (elements, rank, column of their values in this order, or the plain form of one in a file).
         restored: the elements that it took over: (number of an earlier launch, intervals).
         failed: its elements that failed for good: (intervals, rank, attempts, kind, message, traceback).
         suspects: of each lease that ran when the launch was cut short, the elements whose end was not known.
@@ -57,21 +66,25 @@ class ArrayLaunch:
 
 
 def take_over(
-    launches: Sequence[ArrayLaunch], values: ArrayValues, is_same: Callable[[ArrayLaunch], IntervalSet]
+    launches: Sequence[ArrayLaunch],
+    values: ArrayValues,
+    is_same: Callable[[ArrayLaunch], IntervalSet],
+    find: FindColumn = as_it_is,
 ) -> list[tuple[int, Sequence[Interval]]]:
     """Fill ``values`` with those of earlier launches, the newest first; return of which launch which elements are.
 
     Args:
         launches: in order; each tells the elements that it computed itself.
         is_same: returns the elements whose arguments were the same in a launch.
+        find: finds columns.
     """
     taken: list[tuple[int, Sequence[Interval]]] = []
     for launch in reversed(launches):
         same = is_same(launch)
         found = IntervalSet()
         for elements, _, column in launch.parts:
-            for interval in _fill(values, elements, column, same):
-                found.add(*interval)
+            if any(same.within(*interval) for interval in elements):
+                found.update(_fill(values, elements, find(launch.epoch, column), same))
         if found:
             taken.append((launch.epoch, tuple(found)))
     return taken
@@ -100,30 +113,26 @@ def suspects_of(
     return groups
 
 
-def values_of_last(launches: Sequence[ArrayLaunch]) -> ArrayValues:
-    """Return the values that the array had at the end of the last launch: its own, and those that it took over."""
+def values_of_last(launches: Sequence[ArrayLaunch], find: FindColumn = as_it_is) -> ArrayValues:
+    """Return the values that the array had at the end of the last launch: its own, and those that it took over.
+
+    Args:
+        launches: as of :func:`take_over`.
+        find: finds columns.
+    """
     last = launches[-1]
     values = ArrayValues(last.count)
     everything = IntervalSet([(0, last.count)])
     for elements, _, column in last.parts:
-        _fill(values, elements, column, everything)
+        _fill(values, elements, find(last.epoch, column), everything)
     by_epoch = {launch.epoch: launch for launch in launches}
     for epoch, intervals in last.restored:
         for elements, _, column in by_epoch[epoch].parts if epoch in by_epoch else ():
-            _fill(values, elements, column, IntervalSet(intervals))
+            _fill(values, elements, find(epoch, column), IntervalSet(intervals))
     return values
 
 
-def _fill(values: ArrayValues, elements: Sequence[Interval], column: Packed, wanted: IntervalSet) -> list[Interval]:
-    """Put those of the elements of a column into ``values`` that are wanted and not there; return which."""
-    filled: list[Interval] = []
-    place = 0
-    for start, stop in elements:
-        new = IntervalSet(wanted.within(start, stop))
-        for known in values.have.within(start, stop):
-            new.discard(*known)
-        for first, last in new:
-            values.put([(first, last)], cut(column, place + first - start, place + last - start))
-            filled.append((first, last))
-        place += stop - start
-    return filled
+def _fill(
+    values: ArrayValues, elements: Sequence[Interval], column: Packed | FiledColumn | None, wanted: IntervalSet
+) -> list[Interval]:
+    return [] if column is None else values.fill(elements, column, wanted)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 from handoff_mpi.arrays.columns import PICKLES
 from handoff_mpi.arrays.intervals import Interval
 from handoff_mpi.arrays.values import ArrayValues
-from handoff_mpi.errors import ValueUnavailable
+from handoff_mpi.errors import ValueDamaged, ValueUnavailable
 from handoff_mpi.formatting import show
 from handoff_mpi.results.function_error import FunctionError
 from handoff_mpi.results.origins import Origins
@@ -120,6 +120,7 @@ class ArrayResult(Sequence[Any]):
             IndexError: there is no such element.
             FunctionError: it, or the first of the slice that has no value, failed.
             ValueUnavailable: it, or the first of the slice that has no value, did not run.
+            ValueDamaged: the file that holds the value is damaged, or not there any more.
             EncodingError: the value cannot be decoded in this process, which lacks a module, say.
         """
         indices = range(len(self))[index]
@@ -186,13 +187,15 @@ class ArrayResult(Sequence[Any]):
             return self._values[index]
         except EncodingError as error:
             raise self._undecodable(index, error) from error.__cause__
+        except ValueDamaged as error:
+            raise ValueDamaged(f"the value of {ElementKey(self.id, index)!r} is lost: {error}") from None
         except KeyError:
             raise self._why(index) from None
 
     def _list(self, indices: range) -> list[Any]:
         try:
             return self._values.values(indices.start, indices.stop, indices.step)
-        except EncodingError:
+        except (EncodingError, ValueDamaged):
             return [*map(self._value, indices)]  # names the element
         except KeyError as error:
             raise self._why(error.args[0]) from None

@@ -34,7 +34,7 @@ from handoff_mpi.results.run_dir import JOURNAL, VALUES
 from handoff_mpi.results.secure_files import Directory, opened
 from handoff_mpi.version import VERSION
 
-_VALUE = re.compile(r"[0-9a-f]{40}(\.value|\.[0-9a-f]+\.partial)")
+_VALUE = re.compile(r"[0-9a-f]{40}(\.value|\.[0-9a-f]+\.partial)|\d{6,}\.columns")
 # What file systems answer that cannot fsync (or not a directory); the others' answers are failures.
 _NO_FSYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 _REMEDIES = {

@@ -11,15 +11,16 @@ from handoff_mpi.errors import EXIT_STOPPED, JournalError, UntrustedFile, UsageE
 from handoff_mpi.formatting import one_line, show
 from handoff_mpi.results.array_history import values_of_last
 from handoff_mpi.results.array_result import ArrayResult, FailedElements
+from handoff_mpi.results.column_file import ColumnFiles
 from handoff_mpi.results.function_error import FunctionError
 from handoff_mpi.results.history import Done, History, Launch, read_history
 from handoff_mpi.results.origins import Origins
 from handoff_mpi.results.printed_output import PrintedOutput
 from handoff_mpi.results.records import RecordTable
 from handoff_mpi.results.results import PreparedResults, Results
+from handoff_mpi.results.run_dir import VALUES
 from handoff_mpi.results.secure_files import open_directory
 from handoff_mpi.results.status_file import read_status
-from handoff_mpi.serialization import encode
 from handoff_mpi.suggestions import did_you_mean
 
 _MAX_LISTED = 10_000
@@ -65,8 +66,9 @@ def load(run_dir: str | Path) -> Results:
     for task in range(len(launch.tasks)):
         _take(prepared, history, launch, task)
     printed = PrintedOutput(prepared.run_dir, prepared.output_mode)
+    columns = ColumnFiles(run_dir / VALUES)
     for task in launch.arrays:
-        _take_array(prepared, history, launch, task, printed)
+        _take_array(prepared, history, launch, task, printed, columns)
     printed.add_to(prepared.errors)
     return Results(prepared)
 
@@ -158,13 +160,21 @@ def _take(prepared: PreparedResults, history: History, launch: Launch, task: int
         table.earlier[task] = [(rank, duration) for rank, _, duration in calls]
 
 
-def _take_array(prepared: PreparedResults, history: History, launch: Launch, task: int, printed: PrintedOutput) -> None:
+def _take_array(
+    prepared: PreparedResults,
+    history: History,
+    launch: Launch,
+    task: int,
+    printed: PrintedOutput,
+    columns: ColumnFiles,
+) -> None:
     """Take what became of the elements of one array into ``prepared``."""
     table, launches = prepared.records, history.arrays[launch.identity(task)]
-    id, values = table.ids[task], values_of_last(launches)
+    id, values = table.ids[task], values_of_last(launches, columns.column)
     if launches[-1].is_fold:
         if values.is_complete:
-            table.states[task], prepared.payloads[id] = "done", encode(values[values.count - 1])
+            table.states[task] = "done"
+            prepared.take_fold(id, values)
         return
     failures: list[FailedElements] = []
     for intervals, rank, attempts, kind, message, traceback in launches[-1].failed:

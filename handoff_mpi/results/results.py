@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+from handoff_mpi.arrays.values import ArrayValues
 from handoff_mpi.dag.function import input_id
 from handoff_mpi.dag.handle import ArrayElement, ArraySlice
 from handoff_mpi.errors import (
@@ -31,7 +32,7 @@ from handoff_mpi.results.printed_output import PrintedOutput
 from handoff_mpi.results.records import Incident, RecordTable, TaskRecord
 from handoff_mpi.results.run_dir import VALUES
 from handoff_mpi.results.store import DirectoryStore, Key
-from handoff_mpi.serialization import EncodingError, Payload, decode_writable
+from handoff_mpi.serialization import EncodingError, Payload, decode_writable, encode
 from handoff_mpi.suggestions import UnknownName
 
 #: So many groups of equal failures are named in the message of an exception, and in a summary.
@@ -51,6 +52,7 @@ class PreparedResults:
         payloads: id to encoded value, of values in memory.
         persisted: id to the key of a value file in the run-dir.
         lost: id to why the custom result_store has lost a value.
+        damaged: id to why the file of a value does not hold it.
         origins: where the run found modules that are not installed.
         output_mode: what became of what functions printed; "off" where it was not kept.
     """
@@ -75,8 +77,16 @@ class PreparedResults:
     payloads: dict[Hashable, Payload] = field(default_factory=dict)
     persisted: dict[Hashable, Key] = field(default_factory=dict)
     lost: dict[Hashable, str] = field(default_factory=dict)
+    damaged: dict[Hashable, str] = field(default_factory=dict)
     origins: Origins = field(default_factory=Origins)
     output_mode: str = "off"
+
+    def take_fold(self, id: Hashable, values: ArrayValues) -> None:
+        """Take the value of a reduction, which is that of its last element."""
+        try:
+            self.payloads[id] = encode(values[values.count - 1])
+        except ValueDamaged as error:
+            self.damaged[id] = str(error)
 
 
 @dataclass(slots=True, init=False)
@@ -132,6 +142,7 @@ class Results(Mapping[Hashable, Any]):
     _payloads: dict[Hashable, Payload] = field(repr=False)
     _persisted: dict[Hashable, Key] = field(repr=False)
     _lost: dict[Hashable, str] = field(repr=False)
+    _damaged: dict[Hashable, str] = field(repr=False)
     _origins: Origins = field(repr=False)
     _output_mode: str = field(repr=False)
     _numbers: dict[Hashable, int] | None = field(repr=False, compare=False)
@@ -157,6 +168,7 @@ class Results(Mapping[Hashable, Any]):
             KeyError: there is no such function in the DAG.
             FunctionError: it failed.
             ValueUnavailable: it was skipped, did not run, or its value was not kept.
+            ValueDamaged: the file that holds the value is damaged, or not there any more.
             EncodingError: the value cannot be decoded in this process, which lacks a module, say.
         """
         if type(id) is ArrayElement:
@@ -171,6 +183,8 @@ class Results(Mapping[Hashable, Any]):
             return self._decoded(id, self._payloads[id])
         if id in self._persisted and self.run_dir is not None:
             return self._decoded(id, self._read(id, self._persisted[id], self.run_dir))
+        if id in self._damaged:
+            raise ValueDamaged(f"the value of {show(id)} is lost: {self._damaged[id]}")
         if id in self._lost:
             raise ValueUnavailable(
                 f"the value of {show(id)} was lost by the custom result_store: {self._lost[id]}; run again without "

@@ -106,7 +106,7 @@ class SpillingStore(MemoryStore):
         else:
             with self._run_dir.child(SPILLED, makes=True) as spilled:
                 made = spilled.child(self._directory.name, makes=True)
-        if _is_in_memory(self._directory):
+        if is_in_memory(self._directory):
             made.close()
             raise OSError(errno.ENODEV, "what is written there stays in memory", str(self._directory))
         return made
@@ -151,7 +151,7 @@ def clear_spilled(run_dir: Path | Directory) -> None:
         directory.remove_directory(SPILLED)
 
 
-def _is_in_memory(directory: Path) -> bool:
+def is_in_memory(directory: Path) -> bool:
     """Whether the files of ``directory`` are kept in memory, so that writing there relieves nobody."""
     import psutil  # slow to import, and rarely needed
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable
+from collections.abc import Callable, Collection, Hashable
 from typing import Any
 
 from handoff_mpi import messages
+from handoff_mpi.arrays.columns import Packed
+from handoff_mpi.arrays.filed_columns import FiledColumn
 from handoff_mpi.arrays.gathering import element_payload, list_payload, pairs_payload, slice_payload
 from handoff_mpi.arrays.values import ArrayValues
 from handoff_mpi.dag import Plan
@@ -58,6 +60,7 @@ class Dispatcher:
     Attributes:
         file_keys: of values that an earlier launch wrote.
         array_values: the values of arrays, by number.
+        keep_column: takes a column of values, and returns it as it is kept: its memory may lie in a file.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Dispatcher:
     ) -> None:
         self.file_keys: dict[int, Key] = {}
         self.array_values: dict[int, ArrayValues] = {}
+        self.keep_column: Callable[[Packed], Packed | FiledColumn] = lambda packed: packed
         self._array_payloads: dict[int, Payload] = {}
         self._max_payloads = _MIN_PAYLOADS
         self._tree = BroadcastTree()

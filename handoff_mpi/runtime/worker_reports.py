@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from handoff_mpi.arrays.filed_columns import FiledColumn
 from handoff_mpi.comm import Envelope, RankFailed
 from handoff_mpi.console import print_message
 from handoff_mpi.dag import Plan
@@ -253,9 +254,12 @@ class WorkerReports:
 
     def _keep_elements(self, source: int, array: int, report: LeaseReport, started: float, duration: float) -> None:
         """Store the values of elements, before anything acts on them."""
-        if report.ended:
-            self._dispatcher.array_values[array].put(report.ended, report.column)
         self._recorder.elements_ended(source, array, report, started, duration)
+        if report.ended:
+            column = self._dispatcher.keep_column(report.column)
+            self._dispatcher.array_values[array].put(report.ended, column)
+            if isinstance(column, FiledColumn):
+                report = report._replace(column=column.plain)
         if self.journal_writer is not None:
             self.journal_writer.elements_ended(source, array, report, started, duration)
 

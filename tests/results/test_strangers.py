@@ -441,7 +441,7 @@ def test_moved_out_values_are_refused_if_others_could_write_them(project, monkey
 
     mark = project / "exploded"
     store = SpillingStore(1, project / "spilled")
-    monkeypatch.setattr("handoff_mpi.results.spilling._is_in_memory", lambda directory: False)
+    monkeypatch.setattr("handoff_mpi.results.spilling.is_in_memory", lambda directory: False)
     store.put(("run", 1), encode("x" * 5000))
     store.spill(("run", 1), 5000)
     (path,) = (project / "spilled").iterdir()

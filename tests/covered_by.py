@@ -90,6 +90,7 @@ COVERED_BY = {
     "launch/run_in_progress.py": "launch/test_metrics_file.py",
     "launch/run_reporter.py": "launch/test_metrics_file.py",
     "launch/run_results.py": "runtime/test_stores.py",
+    "launch/segments.py": "faults/test_cleanliness.py",
     "launch/serving.py": "runtime/test_rank0_monitor.py",
     "launch/start_watch.py": "launch/test_start.py",
     "launch/top_level.py": "launch/test_questions.py",

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from handoff_mpi.errors import UsageError
@@ -112,3 +113,16 @@ def _slurm_words(extra: Sequence[str]) -> tuple[list[str], list[str]]:
     if "SLURM_JOB_ID" in os.environ:
         users = [*_OWN_SRUN_WORDS, *users]  # of two the last counts
     return (["--prtemca", _SRUN_WORDS, " ".join(users)] if users else []), left
+
+
+def remove_session(pid: int, environ: Mapping[str, str]) -> None:
+    """Remove the temporary directory that an Open MPI mpirun leaves on this host if it is killed.
+
+    Args:
+        pid: of its process.
+        environ: its environment.
+    """
+    session = Path(environ.get("TMPDIR") or "/tmp", f"ompi.{pid}")
+    with suppress(OSError):
+        if session.lstat().st_uid == os.getuid():  # another user may have made one of that name
+            shutil.rmtree(session, ignore_errors=True)

@@ -16,6 +16,7 @@ from handoff_mpi.descendants import end_descendants
 from handoff_mpi.errors import EXIT_STOPPED, TransportError, UsageError
 from handoff_mpi.launch.guard import OwnGuard
 from handoff_mpi.launch.local_ranks import kill_stopped_ranks
+from handoff_mpi.launch.segments import remove_segments
 from handoff_mpi.process_context import this_process
 from handoff_mpi.worker.output import restore_output
 
@@ -56,6 +57,7 @@ def _leave_job(error: BaseException) -> None:
     is_fault_tolerant = mpi.has_fault_tolerance()
     if isinstance(error, ConnectionError):
         kill_stopped_ranks()  # nobody else would: the launcher waits for them
+        remove_segments()
         if is_fault_tolerant:
             this_process.of(OwnGuard).leave()
             os._exit(EXIT_STOPPED)  # if SIGKILL ends all ranks, mpirun ends with status 0

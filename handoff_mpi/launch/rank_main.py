@@ -36,6 +36,7 @@ from handoff_mpi.launch.output_mode import output_of_command
 from handoff_mpi.launch.own_jobs import OwnJobs
 from handoff_mpi.launch.progress_mode import mode_of_command
 from handoff_mpi.launch.rank_end import end_rank
+from handoff_mpi.launch.segments import remove_segments
 from handoff_mpi.launch.serving import serve
 from handoff_mpi.launch.signals import words_of_signal
 from handoff_mpi.launch.start_line import resume_text, shown_path
@@ -87,8 +88,7 @@ def run_rank0(job: Job, target: str, args: list[str], chosen: dict[str, Any]) ->
     except DAGFailed as error:
         results = error.results
     except LauncherLost as error:
-        print_message(str(error))
-        os._exit(error.exit_code)  # there is nobody to take leave of
+        _leave_lost_job(error)
     except RankLostInSetup as error:
         print_message(str(error))
         end(job, error.exit_code)  # without a verdict: the supervisor, if there is one, launches it again
@@ -298,6 +298,13 @@ def join(join_limit: float) -> Job:
         print_message(str(error))
         script_end.end_unjoined(error.exit_code, is_started=True)  # in MPI_Finalize this one would wait for them
         raise
+
+
+def _leave_lost_job(error: LauncherLost) -> NoReturn:
+    """End rank 0 of a job whose launcher has ended: there is nobody to take leave of."""
+    print_message(str(error))
+    remove_segments()
+    os._exit(error.exit_code)
 
 
 def run_worker(job: Job) -> None:

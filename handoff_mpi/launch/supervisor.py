@@ -29,7 +29,7 @@ from handoff_mpi.formatting import one_line
 from handoff_mpi.launch.hosts import Hosts, find_hosts, refuse_too_many
 from handoff_mpi.launch.job_part import JobPart
 from handoff_mpi.launch.launcher_stderr import remove_last_nul
-from handoff_mpi.launch.mpirun import launcher_command
+from handoff_mpi.launch.mpirun import launcher_command, remove_session
 from handoff_mpi.launch.signals import words_of_signal
 from handoff_mpi.launch.start_watch import JOIN_RANK_S, Rank0Watch, StartWatch
 from handoff_mpi.linux import signal_at_parents_end
@@ -205,6 +205,8 @@ class _Supervisor:
         self.part.look(last)
         self.has_begun |= bool(last)  # it may have begun and died between two looks
         status = self._process.returncode
+        if status is None or status < 0:
+            remove_session(self._process.pid, environment)
         self._has_joined = bool(read_joined(self._run_dir))
         self._has_failed_to_start |= status is None or status == _MET_REMAINS or status < 0  # something killed mpirun
 

@@ -124,13 +124,13 @@ class Dispatcher:
             flags |= ISOLATE
         its = task  # the number of its tables
         if lease is not None:
-            its, flags, elements = lease.array, flags | LEASE, self._elements(task, lease)
+            its, flags, elements = lease.array, flags | LEASE, self._elements(lease)
         sources = plan.sources[its] if lease is None else plan.sources_of(its, lease.first)
         if sources:
             sources = tuple([self._source(rank, number, codec) for number, codec in sources])
         return (task, attempt, plan.sent_id(its), plan.call_templates[its], sources, spec.timeout_s, flags, elements)
 
-    def _elements(self, number: int, lease: Lease) -> LeaseElements:
+    def _elements(self, lease: Lease) -> LeaseElements:
         """Return the share of an array that a lease computes."""
         inputs = self._plan.arrays[lease.array].elements
         intervals = tuple(lease.intervals.intervals())
@@ -142,7 +142,7 @@ class Dispatcher:
             sources = self._plan.sources_of(lease.array, lease.first)
             values = {position: sources.index((source, None)) for position, source in handles[lease.first]}
             pieces = (tuple([values.get(position, piece) for position, piece in enumerate(pieces[0])]),)
-        return intervals, pieces, self._scheduler.arrays.tries(number) - 1
+        return intervals, pieces, lease.incidents
 
     def _values_of(self, id: Hashable) -> ArrayValues:
         return self.array_values[self._plan.number_of[id]]

@@ -57,6 +57,11 @@ class ElementRecords:
         """Return the task of the DAG that a number of the scheduler's log stands for."""
         return number if self._arrays is None else self._arrays.task_of(number)
 
+    def attempt_of(self, number: int, attempt: int) -> int:
+        """Return the attempt that has just failed or was lost, of a task, or of the elements of a lease."""
+        lease = self._leases.get(number)
+        return attempt if lease is None else lease.incidents
+
     def id_of(self, number: int) -> Hashable:
         """Return the id of a task, or of elements, of a lease or a selection: ``sweep[17]``, ``sweep[3:7]``."""
         lease = self._leases.get(number)

@@ -210,6 +210,7 @@ class Recorder:
         reassigned: list[int] = []
         recomputed: list[int] = []
         for task, _, cause, attempt, rank, detail in news:
+            attempt = self.elements.attempt_of(task, attempt)
             if detail is None:
                 self._tell_skipped(task)
             elif task < 0:

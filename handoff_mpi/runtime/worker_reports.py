@@ -279,7 +279,8 @@ class WorkerReports:
     def _on_heartbeat(self, source: int, started: Sequence[tuple[int, int, float]]) -> None:
         for task, attempt, since in started:
             if self._scheduler.tasks.is_current(task, attempt):
-                self._recorder.started(source, self._scheduler.arrays.task_of(task), attempt, since)
+                arrays = self._scheduler.arrays
+                self._recorder.started(source, arrays.task_of(task), arrays.attempt(task), since)
 
     def _on_retracted(self, source: int, attempts: Sequence[Attempt]) -> None:
         self.events.append(Retracted(source, attempts))

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.dag.task_spec import ArraySpec
-from handoff_mpi.messages import ErrorReport, Interval
+from handoff_mpi.messages import Interval
 from handoff_mpi.scheduler.events import Failure
 
 #: A lease should take about this long: less wastes messages, more delays results and makes the tail uneven.
 LEASE_S = 0.01
+#: But rank 0 should have to handle no more than one lease in this many seconds, so that it has time for other work. The
+#: figure is twice what ``python -m tests.benchmarks.leases`` measures of the scheduler alone.
+LEASE_INTERVAL_S = 100e-6
 #: It should take at least this long, though other slots end sooner then: a message to another rank takes as long.
 MIN_LEASE_S = 0.0001
 #: The weight of a new lease in the moving mean of the seconds of an element.
@@ -37,6 +40,9 @@ class Array:
         bereft: how many of these take an element that failed, or was skipped.
         leases: the numbers of its leases.
         element_s: seconds that an element is expected to take; None while that is unknown.
+        free: numbers of leases that ended, which may be used again.
+        in_flight: its leases at ranks that may have elements to give back, and since when they are there; the oldest
+            first.
         slots: how many slots computed it when a lease was made last.
         leads: whether it was put at the head of its queue.
     """
@@ -54,6 +60,7 @@ class Array:
     leases: set[int] = field(default_factory=set)
     element_s: float | None = None
     free: list[int] = field(default_factory=list)
+    in_flight: dict[int, float] = field(default_factory=dict)
     slots: int = 1
     leads: bool = False
 
@@ -90,18 +97,20 @@ class Array:
     def lease_count(self, slots: int) -> int:
         """Return how many elements the next lease has, while ``slots`` compute the array.
 
-        The first one has a single element, whose duration nobody knows. Later ones take some time, but never more than
-        half of an even share of what is left, so that all slots end together (guided self-scheduling: Polychronopoulos
-        and Kuck, IEEE Transactions on Computers C-36, 1987). The last shares are not halved where they take no longer
-        than any lease, and nothing is cut into parts that take less time than a message.
+        The first one has a single element, whose duration nobody knows. Later ones take some time, which grows with the
+        slots, as rank 0 handles the leases of all of them. But none takes more than half of an even share of what is
+        left, so that all slots end together (guided self-scheduling: Polychronopoulos and Kuck, IEEE Transactions on
+        Computers C-36, 1987). The last shares are not halved where they take no longer than any lease, and nothing is
+        cut into parts that take less time than a message.
         """
         if self.element_s is None:
             return 1
         element_s = max(self.element_s, 1e-9)
         share = -(-(len(self.todo) + len(self.awaited)) // max(1, slots))
-        if share * element_s > LEASE_S:
+        lease_s = max(LEASE_S, slots * LEASE_INTERVAL_S)
+        if share * element_s > lease_s:
             share = -(-share // 2)
-        count = max(min(int(LEASE_S / element_s), share), int(MIN_LEASE_S / element_s))
+        count = max(min(int(lease_s / element_s), share), int(MIN_LEASE_S / element_s))
         count = max(count, self.spec.min_count)
         return count if self.spec.chunk is None else min(count, self.spec.chunk)
 
@@ -113,16 +122,14 @@ class Lease:
     Attributes:
         array: the number of the array.
         intervals: the elements that have not ended, as far as is known.
-        before: how often its number had been dispatched when it began.
-        failed: its elements that failed since it was dispatched.
+        incidents: how often something happened to its elements, so that they must run again.
         messages: those of its elements that failed together when it was dispatched last.
         has_ended: whether its number may be used again, after this turn.
     """
 
     array: int
     intervals: IntervalSet
-    before: int
-    failed: list[tuple[tuple[Interval, ...], ErrorReport]] = field(default_factory=list)
+    incidents: int = 0
     messages: list[tuple[tuple[Interval, ...], str]] = field(default_factory=list)
     has_ended: bool = False
 

@@ -5,8 +5,9 @@ is placed, a *lease* takes its place: an entry of the task table for the element
 is dispatched, retracted, lost, retried and blamed as any task is. It ends when its elements have, and its number is
 used again. So nothing here takes a step for each element, unless something happened to that element.
 
-Elements that fail stay with their lease, which is tried again as a task is, with them alone. A death or a time-out is
-charged to the element that was running: the others wait to be leased again.
+Elements that failed alike become a lease of their own as soon as their rank reports them, and that lease is judged as
+a task that failed. So nothing is pending when a lease breaks off. A death or a time-out is charged to the element that
+was running: the others wait to be leased again.
 """
 
 from __future__ import annotations
@@ -44,11 +45,13 @@ class Arrays:
         links: the elements that wait for others.
         selections: the elements that functions wait for.
         waiting: the elements that wait for functions.
+        ending: the arrays of which no element waits, while some are leased.
     """
 
     def __init__(self, tasks: TaskTable, ready: ReadyTasks, suspects: set[int]) -> None:
         self.of: dict[int, Array] = {}
         self.leases: dict[int, Lease] = {}
+        self.ending: dict[int, None] = {}
         self.links = Links(tasks, self._supplied, self._skip_bereft, self._lost)
         self._tasks = tasks
         self._ready = ready
@@ -125,7 +128,8 @@ class Arrays:
         array = self.of[number]
         array.slots = slots
         suspects = array.take_suspects()
-        lease = self._make(number, suspects or array.todo.take(array.lease_count(slots)))
+        lease = self._tasks.add_lease(array.lease_spec, array.free)
+        self._begin(number, lease, suspects or array.todo.take(array.lease_count(slots)))
         if suspects:
             self._suspects.add(lease)
         self._tasks.attempts[number] = 1
@@ -134,25 +138,29 @@ class Arrays:
             self._ready.put(number, first=array.leads)
         else:
             self._ready.exhausted.add(number)
-        return lease
-
-    def _make(self, number: int, intervals: Sequence[Interval]) -> int:
-        array = self.of[number]
-        lease = self._tasks.add_lease(array.lease_spec, array.free)
-        self._begin(number, lease, intervals)
+            self.ending[number] = None
         return lease
 
     def _begin(self, number: int, lease: int, intervals: Sequence[Interval]) -> None:
         """Note a lease, which the task table holds."""
         self.of[number].leases.add(lease)
-        self.leases[lease] = Lease(number, IntervalSet(intervals), self._tasks.attempts[lease])
+        self.leases[lease] = Lease(number, IntervalSet(intervals))
 
-    def tries(self, lease: int) -> int:
-        """Return how often the elements of a lease were dispatched, this time included."""
-        return self._tasks.attempts[lease] - self.leases[lease].before
+    def sent(self, number: int, now: float) -> None:
+        """A lease was sent to a rank."""
+        self.of[self.leases[number].array].in_flight[number] = now
 
-    def progress(self, number: int, report: LeaseReport) -> None:
-        """A part of a lease has ended."""
+    def landed(self, number: int) -> None:
+        """A lease is at no rank any more, or has no elements that could be asked for."""
+        self.of[self.leases[number].array].in_flight.pop(number, None)
+
+    def attempt(self, number: int) -> int:
+        """Return the attempt of a task, or of the elements of a lease: another lease alone is no other attempt."""
+        lease = self.leases.get(number)
+        return self._tasks.attempts[number] if lease is None else lease.incidents + 1
+
+    def progress(self, number: int, report: LeaseReport) -> list[tuple[int, ErrorReport]]:
+        """A part of a lease has ended; return its elements that failed, as leases that are dispatched, and why."""
         lease = self.leases[number]
         array = self.of[lease.array]
         count = 0
@@ -161,57 +169,65 @@ class Arrays:
             array.have.add(start, stop)
             count += stop - start
         self._supply(lease.array, report.ended)
-        left = IntervalSet(part for interval in report.left for part in lease.intervals.within(*interval))
-        for start, stop in left:
-            lease.intervals.discard(start, stop)
-        self._give_back(lease.array, left)
-        lease.failed += report.failures
         tried = count + sum(stop - start for intervals, _ in report.failures for start, stop in intervals)
         if tried:
             array.learn(tried, report.busy_s)
+        return self._split_failures(number, report) if report.failures else []
 
-    def ended(self, number: int, report: LeaseReport) -> list[tuple[int, ErrorReport]]:
-        """A dispatched lease has ended; return its elements that failed, as leases that are dispatched, and why."""
-        self.progress(number, report)
-        lease = self.leases[number]
+    def _split_failures(self, number: int, report: LeaseReport) -> list[tuple[int, ErrorReport]]:
+        """Take the elements that failed out of a lease; those that failed alike are a new one."""
         groups: dict[tuple[str, str], tuple[list[Interval], ErrorReport]] = {}
         messages: dict[tuple[str, str], list[tuple[tuple[Interval, ...], str]]] = {}
-        for intervals, error in lease.failed:
+        for intervals, error in report.failures:
             error = ErrorReport(*error)
             groups.setdefault((error.kind, error.place), ([], error))[0].extend(intervals)
             messages.setdefault((error.kind, error.place), []).append((intervals, error.message))
             for interval in intervals:
-                lease.intervals.discard(*interval)
-        lease.failed.clear()
-        self._give_back(lease.array, lease.intervals)  # those that did not begin
-        lease.intervals = IntervalSet()
+                self.leases[number].intervals.discard(*interval)
         failed: list[tuple[int, ErrorReport]] = []
         for group, (elements, error) in groups.items():
-            if not failed:
-                lease.intervals.update(elements)
-            each = self._split(number, elements) if failed else number
+            each = self._split(number, elements)
             self.leases[each].messages = messages[group]
             failed.append((each, error))
         return failed
 
     def _split(self, number: int, intervals: Sequence[Interval]) -> int:
         """Return a new lease, dispatched as ``number`` was, with these elements."""
-        lease = self._make(self.leases[number].array, intervals)
+        own, spec = self.leases[number], self._tasks.specs[number]
+        array = self.of[own.array]
+        lease = self._tasks.add_lease(spec, array.free if spec is array.lease_spec else [])
+        self._begin(own.array, lease, intervals)
         self._tasks.set_dispatched(lease)
-        self.leases[lease].before = self._tasks.attempts[lease] - self.tries(number)
+        self.leases[lease].incidents = own.incidents
         return lease
 
-    def broken_off(self, number: int) -> None:
-        """A dispatched lease will not be reported to its end: what failed of it is tried again with the rest."""
-        self.leases[number].failed.clear()
+    def give_back(self, number: int, intervals: Sequence[Interval]) -> int:
+        """Elements of a lease, which have not begun, wait to be leased again.
 
-    def charge(self, number: int, element: int) -> None:
-        """The process of a lease died or was ended in ``element``: the other elements wait to be leased again."""
+        Returns:
+            A new lease of them, which is dispatched, if something happened to them before; else -1.
+        """
         lease = self.leases[number]
-        if element in lease.intervals:
-            lease.intervals.discard(element, element + 1)
-            self._give_back(lease.array, lease.intervals)
-            lease.intervals = IntervalSet([(element, element + 1)])
+        back = IntervalSet(part for interval in intervals for part in lease.intervals.within(*interval))
+        for interval in back:
+            lease.intervals.discard(*interval)
+        if back and lease.incidents and not self.is_dropped(number):
+            return self._split(number, back.intervals())
+        self._give_back(lease.array, back)
+        return -1
+
+    def split_begun(self, number: int, element: int) -> int:
+        """The process of a lease died in ``element``; return those before it, which had begun, as :meth:`_split` does.
+
+        Their values died with the process. -1 stands for none.
+        """
+        lease = self.leases[number]
+        begun = lease.intervals.within(0, element)
+        lease.intervals.discard(0, element)
+        each = self._split(number, begun) if begun else -1
+        if begun:
+            self.leases[each].incidents += 1
+        return each
 
     def _give_back(self, number: int, intervals: IntervalSet) -> None:
         """Elements of an array wait to be leased again."""
@@ -229,6 +245,7 @@ class Arrays:
     def _put(self, number: int, first: bool) -> None:
         """Elements of an array that had none to lease wait to be leased."""
         self._ready.exhausted.discard(number)
+        self.ending.pop(number, None)
         if self._is_ready(number):
             self.of[number].leads = first
             self._ready.put(number, first)
@@ -306,20 +323,28 @@ class Arrays:
         lease.has_ended = True
         self._ended.append(number)
         self.of[lease.array].leases.discard(number)
+        self.landed(number)
         self._close(lease.array)
 
-    def fail(self, number: int) -> None:
-        """A lease has failed for good, in the task table too: so have its elements."""
+    def fail(self, number: int) -> bool:
+        """A lease has failed for good, in the task table too: so have its elements.
+
+        Returns:
+            Whether these are more than may fail, which nobody knew before: nothing more of the array begins.
+        """
         lease = self.leases[number]
         failure = self._tasks.lease_failures[number]
-        failure.attempts = self.tries(number)
+        failure.attempts = lease.incidents
         array = self.of[lease.array]
         array.failures += self.failures_of(number)
+        was_dropped = array.has_too_many_failures
         array.failed += len(lease.intervals)
         self._lose(lease.array, lease.intervals.intervals())
-        if array.has_too_many_failures:
+        is_dropped = array.has_too_many_failures and not was_dropped
+        if is_dropped:
             self.drop(lease.array)
         self.end(number)
+        return is_dropped
 
     def skip(self, number: int) -> None:
         """A lease was skipped, in the task table too: so are its elements."""
@@ -347,6 +372,8 @@ class Arrays:
         if self._tasks.state[number] == READY and number not in self._ready.exhausted:
             self._ready.remove(number)
         self._ready.exhausted.add(number)
+        if array.leases:
+            self.ending[number] = None
 
     def _close(self, number: int) -> None:
         """An array may have ended."""
@@ -354,6 +381,7 @@ class Arrays:
         if not array.todo:
             self._ready.exhausted.add(number)
             if not array.leases:
+                self.ending.pop(number, None)
                 self._to_check[number] = None
 
     def settle(self, fail: Callable[[int, ErrorReport], None]) -> None:
@@ -388,6 +416,10 @@ class Arrays:
         """Whether a number is that of a lease whose array begins nothing more."""
         return lease in self.leases and self.of[self.leases[lease].array].has_too_many_failures
 
+    def waiting_leases(self, number: int) -> list[int]:
+        """Return the leases of an array that are at no rank: they are to be tried again."""
+        return [lease for lease in self.of[number].leases if self._tasks.state[lease] in (READY, WAITING)]
+
     def explain(self, number: int, facts: dict[str, object]) -> dict[str, object]:
         """Return ``facts`` of an array with those of its elements; while any run, nothing else need be explained."""
         array = self.of[number]
@@ -404,7 +436,8 @@ class Arrays:
         Those that failed alike share all of the failure but its message.
         """
         lease, failure = self.leases[number], self._tasks.lease_failures[number]
-        if not any(message == failure.message for _, message in lease.messages):
+        known = IntervalSet(interval for intervals, _ in lease.messages for interval in intervals)
+        if known != lease.intervals or not any(message == failure.message for _, message in lease.messages):
             # they failed in another way than before: with their rank, say
             return [(tuple(lease.intervals.intervals()), failure)]
         return [(intervals, replace(failure, message=message)) for intervals, message in lease.messages]

@@ -38,6 +38,21 @@ class Avoidance:
         """An attempt of ``task`` failed on ``rank``."""
         self.failed_on.setdefault(task, []).append(rank)
 
+    def copy(self, task: int, other: int) -> None:
+        """``other`` is a part of ``task``: it failed on the same ranks."""
+        if task in self.failed_on:
+            self.failed_on[other] = [*self.failed_on[task]]
+        if task in self.besides:
+            self.besides[other] = self.besides[task]
+        if task in self.relented:
+            self.relented.add(other)
+
+    def forget(self, task: int) -> None:
+        """Nothing is known of ``task`` any more."""
+        self.failed_on.pop(task, None)
+        self.besides.pop(task, None)
+        self.relented.discard(task)
+
     def wishes(self, task: int) -> Iterator[tuple[int | None, frozenset[str]]]:
         """Yield ``(rank to avoid, hosts to avoid)``, the best wish first; the last one avoids nothing."""
         ranks = [rank for rank in self.failed_on.get(task, ()) if not self.is_alone_to_blame(rank)]

@@ -48,6 +48,8 @@ class Dispatches:
             attempts[task] += 1
             move(task, cause, rank)
             sent.append((task, attempts[task]))
+        if self._of_arrays:
+            self._note_leases(tasks, now)
         self._commands.append(Dispatch(rank, slot.number, claim, sent))
         if self._leaders:
             for task in tasks:
@@ -55,6 +57,11 @@ class Dispatches:
 
     def _lease(self, slot: Slot, array: int) -> int:
         return self._arrays.lease(array, 1 if slot.queue is None else slot.queue.slots)
+
+    def _note_leases(self, tasks: list[int], now: float) -> None:
+        for task in tasks:
+            if task in self._arrays.leases:
+                self._arrays.sent(task, now)
 
     def log_claimed(self, slot: Slot) -> None:
         """Log that ``slot`` has taken a claim, for its first task."""

@@ -125,9 +125,13 @@ class Failures:
     def note(self, task: int, rank: int, has_died: bool, now: float, chance: Chance = Chance.ALWAYS) -> None:
         """An attempt of ``task`` failed on ``rank``: it spends a try, unless the rank is known to be bad."""
         self._tasks.ran_on.setdefault(task, []).append(rank)
-        if task in self.probation.probes:
-            self.probation.came_back(task, now, has_failed=True)
+        self.probe_ended(task, now, has_failed=True)
         self._spend(task, rank, has_died, chance)
+
+    def probe_ended(self, task: int, now: float, has_failed: bool) -> None:
+        """If ``task`` is a probe still, it has failed, or ended without a result."""
+        if task in self.probation.probes:
+            self.probation.came_back(task, now, has_failed)
 
     def died_with_rank(self, task: int, rank: int) -> None:
         """``rank`` died in a call of ``task``, as a child process might have, which may be the fault of its host."""
@@ -164,18 +168,17 @@ class Failures:
     def copy(self, task: int, other: int) -> None:
         """``other`` is a part of ``task``: it failed as often, and on the same ranks."""
         self._tries.copy(task, other)
-        for ranks_of in (self.failed_on, self._tasks.ran_on):
-            if task in ranks_of:
-                ranks_of[other] = [*ranks_of[task]]
+        self._undecided.copy(task, other)
+        self._ready.avoid.copy(task, other)
+        if task in self._tasks.ran_on:
+            self._tasks.ran_on[other] = [*self._tasks.ran_on[task]]
         self._crash_tracker.copy(task, other)
 
     def forget(self, task: int) -> None:
         """Nothing is known of ``task`` any more: its number will stand for other work."""
         self._tries.forget(task)
-        self._undecided.trials.pop(task, None)
-        self.failed_on.pop(task, None)
-        self._ready.avoid.besides.pop(task, None)
-        self._ready.avoid.relented.discard(task)
+        self._undecided.forget(task)
+        self._ready.avoid.forget(task)
 
     def rank_lost(self, now: float) -> None:
         """A rank was lost: if only ranks on probation are left, they are as good as any."""

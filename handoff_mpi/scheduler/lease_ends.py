@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from handoff_mpi.messages import OK, RAISED, ErrorReport, LeaseReport
+from handoff_mpi.messages import OK, RAISED, ErrorReport, Interval, LeaseReport
 from handoff_mpi.scheduler.arrays import Arrays
 from handoff_mpi.scheduler.crash_tracker import CrashTracker
 from handoff_mpi.scheduler.device_losses import DeviceLosses
 from handoff_mpi.scheduler.durations import Durations
 from handoff_mpi.scheduler.failures import Failures
+from handoff_mpi.scheduler.lifecycle import READY, WAITING, Cause
 from handoff_mpi.scheduler.tasks import TaskTable
 
 
@@ -40,8 +42,23 @@ class LeaseEnds:
         self._durations = durations
         self._device_losses = device_losses
 
-    def finished(self, lease: int, rank: int, status: int, value: Any, duration: float, now: float) -> bool:
-        """A rank reports that a lease has ended; return whether all of its elements that began have values.
+    def part_ended(self, lease: int, rank: int, report: LeaseReport, duration: float, now: float) -> None:
+        """A part of a lease has ended: what succeeded speaks for the rank, and then what failed is judged."""
+        failed = self._arrays.progress(lease, report)
+        for each, _ in failed:
+            self._failures.copy(lease, each)
+        if report.left:
+            self._give_back(lease, report.left, rank)
+        if report.ended:
+            self._failures.evidence.wins[rank] += 1
+            self._failures.succeeded(lease, rank, now)
+        for each, error in failed:
+            self._judge(each, rank, RAISED, error, duration, now)
+        if failed:
+            self._failures.probe_ended(lease, now, has_failed=True)
+
+    def finished(self, lease: int, rank: int, status: int, value: Any, duration: float, now: float) -> None:
+        """A rank reports that a lease has ended.
 
         Args:
             status: OK also if elements failed, see ``value``.
@@ -49,28 +66,51 @@ class LeaseEnds:
                 :class:`~handoff_mpi.messages.ErrorReport`.
             duration: of the lease, in seconds.
         """
+        self._arrays.landed(lease)
         if status != OK:
-            self._arrays.broken_off(lease)
-            if not self._arrays.has_work(lease):  # all that it could fail at had been reported
-                self._tasks.end_lease(lease, rank)
-                self._end(lease)
-                return False
-            error = ErrorReport(*value)
-            if error.element >= 0:
-                self._arrays.charge(lease, error.element)
-            self._failures.failed(lease, rank, status, error, duration, now)
-            return False
+            self._broke_off(lease, rank, status, ErrorReport(*value), duration, now)
+            return
         self._durations.learn(lease, duration)
-        failed = self._arrays.ended(lease, LeaseReport(*value))
-        for each, _ in failed[1:]:
-            self._failures.copy(lease, each)
-        for each, error in failed:
-            self._failures.failed(each, rank, RAISED, error, duration, now)
-        if not failed:
-            self._tasks.end_lease(lease, rank)
-            self._failures.succeeded(lease, rank, now)
-            self._end(lease)
-        return not failed
+        self.part_ended(lease, rank, LeaseReport(*value), duration, now)
+        self._give_back(lease, self._arrays.leases[lease].intervals.intervals(), rank)
+        self._end_well(lease, rank, now)
+
+    def _broke_off(self, lease: int, rank: int, status: int, error: ErrorReport, duration: float, now: float) -> None:
+        """The process of a lease has died or was ended, or could not begin: what was reported before counts."""
+        if not self._arrays.has_work(lease):
+            self._end_well(lease, rank, now)
+            return
+        element = error.element
+        if element in self._arrays.leases[lease].intervals:
+            begun = self._requeue(lease, self._arrays.split_begun(lease, element), rank)
+            rest = self._arrays.leases[lease].intervals.copy()
+            rest.discard(element, element + 1)
+            for part in (begun, self._give_back(lease, rest.intervals(), rank)):
+                self._crash_tracker.forget(part)  # it is known which element is to blame
+        self._judge(lease, rank, status, error, duration, now)
+
+    def _give_back(self, lease: int, intervals: Sequence[Interval], rank: int) -> int:
+        """Elements of a lease, which have not begun, wait to be leased again; return the lease of them, -1 if none."""
+        return self._requeue(lease, self._arrays.give_back(lease, intervals), rank)
+
+    def _requeue(self, lease: int, part: int, rank: int) -> int:
+        """A part of a lease comes back from its rank: it waits as that lease would; -1 is none."""
+        if part >= 0:
+            self._failures.copy(lease, part)
+            self._tasks.move(part, Cause.RETRACTED, rank)
+            self._tasks.requeue(part)
+            self.skip_if_dropped(part)
+        return part
+
+    def _judge(self, lease: int, rank: int, status: int, error: ErrorReport, duration: float, now: float) -> None:
+        self._arrays.leases[lease].incidents += 1
+        self._failures.failed(lease, rank, status, error, duration, now)
+        self.skip_if_dropped(lease)
+
+    def skip_if_dropped(self, lease: int) -> None:
+        """Skip a lease that came back from a rank, if its array begins nothing more."""
+        if self._arrays.is_dropped(lease) and self._tasks.state[lease] in (READY, WAITING):
+            self._tasks.skip([lease])
 
     def settle(self) -> None:
         """End the leases that were skipped."""
@@ -78,15 +118,27 @@ class LeaseEnds:
             self._arrays.skip(lease)
             self._forget(lease)
 
-    def failed(self, task: int) -> None:
-        """``task`` has failed for good: an array, a lease, or neither."""
+    def failed(self, task: int) -> Sequence[int]:
+        """``task`` has failed for good: an array, a lease, or neither.
+
+        Returns:
+            The array of which nothing more begins from now on, if there is one.
+        """
         if task in self._arrays.leases:
-            self._arrays.fail(task)
+            array = self._arrays.task_of(task)
+            is_dropped = self._arrays.fail(task)
             self._forget(task)
+            if is_dropped:
+                self._tasks.skip(self._arrays.waiting_leases(array))
+                return (array,)
         elif task in self._arrays.of:
             self._arrays.drop(task)
+        return ()
 
-    def _end(self, lease: int) -> None:
+    def _end_well(self, lease: int, rank: int, now: float) -> None:
+        """No element is left of a lease: those that ended and failed have been counted."""
+        self._failures.probe_ended(lease, now, has_failed=False)
+        self._tasks.end_lease(lease, rank)
         self._arrays.end(lease)
         self._forget(lease)
 

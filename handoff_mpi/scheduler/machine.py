@@ -201,15 +201,14 @@ class Scheduler:
         if self._undecided:
             self._failures.settle(now)
         if self._of_arrays:
-            self._lease_ends.settle()
-            self.arrays.settle(self._give_up_array)
+            self._settle_arrays()
         self._pipeline.release(now, not self.stopping)
         for_idle: list[Retract] = []
         if not self.stopping:
             self._place(now)
             self._pipeline.prefill(now)
             for_idle = self._retractions.retract_for_idle(now)
-            if self._leases:
+            if self._of_arrays:
                 for_idle += self._retractions.recall_for_idle(now)
         return self._take_commands(for_idle)
 
@@ -224,6 +223,13 @@ class Scheduler:
         while not self.stopping and self._dead_ends.give_up() and not self.stopping:
             self._placer.allocate(now)
             self._dead_ends.override(now)
+        if self._of_arrays:
+            self._settle_arrays()
+
+    def _settle_arrays(self) -> None:
+        """End the leases that were skipped, and the arrays whose elements have all ended."""
+        self._lease_ends.settle()
+        self.arrays.settle(lambda array, error: self._fail(array, Cause.GIVEN_UP, -1, error))
 
     def _take_commands(self, for_idle: Sequence[Command]) -> list[Command]:
         """Return the commands of this turn, in the order in which they must be carried out."""
@@ -236,11 +242,10 @@ class Scheduler:
 
     def next_wakeup(self) -> float:
         """Return the time at which :meth:`handle` must be called again even if nothing happens."""
-        wakeup = self._retractions.next_wakeup(self.now)
-        if self._undecided:
-            wakeup = min(wakeup, self._failures.next_wakeup)
+        wakeup = self._failures.next_wakeup if self._undecided else float("inf")
         if self.stopping:
             return wakeup
+        wakeup = min(wakeup, self._retractions.next_wakeup(self.now))
         if self._deferred and (due := self.ready.next_due) is not None:
             wakeup = min(wakeup, due)
         if self._held:
@@ -327,36 +332,38 @@ class Scheduler:
             if status != OK and devices.gives_back(task, slot, ErrorReport(*value), now):
                 others += 1
             elif leases and task in leases:
-                others += not self._lease_ends.finished(task, slot.rank, status, value, duration, now)
+                others = self._count_wins(event, entry, others)
+                self._lease_ends.finished(task, slot.rank, status, value, duration, now)
             elif status == OK:
                 learn(task, duration)
                 tasks.done(task, slot.rank, value is not None, nbytes, is_persisted)
                 if has_trouble:
                     self._failures.succeeded(task, slot.rank, now)
             else:
-                wins = event.entries.index(entry) - others
-                self._wins[slot.rank] += wins  # what succeeded before it speaks for the rank before, not after
-                others += wins + 1
+                others = self._count_wins(event, entry, others)
                 self._failures.failed(task, slot.rank, status, ErrorReport(*value), duration, now)
         wins = len(event.entries) - others
         if wins:
             self._wins[event.rank] += wins
 
+    def _count_wins(self, event: Finished, entry: Any, others: int) -> int:
+        """Successes before ``entry`` speak for the rank before it does, not after; return how many are counted."""
+        position = event.entries.index(entry)
+        self._wins[event.rank] += position - others
+        return position + 1
+
     def _on_elements_ended(self, event: ElementsEnded, now: float) -> None:
         if self.tasks.is_current(event.task, event.attempt):
-            self.arrays.progress(event.task, LeaseReport(*event.report))
+            report = LeaseReport(*event.report)
+            self._lease_ends.part_ended(event.task, event.rank, report, report.busy_s, now)
         else:
             self.stale += 1
-
-    def _give_up_array(self, array: int, error: ErrorReport) -> None:
-        self._fail(array, Cause.GIVEN_UP, -1, error)
 
     def _fail(self, task: int, cause: Cause, rank: int, error: ErrorReport) -> None:
         self.tasks.fail(task, cause, rank, error)
         if self._of_arrays:
-            self._lease_ends.failed(task)
-            if self.arrays.is_dropped(task):
-                self._retractions.recall_array(self._leases[task].array)
+            for dropped in self._lease_ends.failed(task):
+                self._retractions.recall_array(dropped)
         if self.policy.stop_on_failure and not self.stopping:
             self.stopped_on_failure = True
             self._stop(f"function failed: {error.message}")
@@ -383,6 +390,7 @@ class Scheduler:
         if any(self.specs[each].stays and self._has_lost(asked) for each, asked in event.missing):
             self._crash_tracker.suspects.add(event.task)  # a rank may have died of encoding that input for it
         tasks.ready_or_waiting(event.task)
+        self._lease_ends.skip_if_dropped(event.task)
         tasks.recompute(tasks.lost_inputs(event.task))
 
     def _has_lost(self, ranks: Sequence[int]) -> bool:
@@ -407,6 +415,7 @@ class Scheduler:
         if not slot.tasks:
             self.slots.release(slot)  # the claim went with the dispatch that was not sent
         self._refusals.refuse(event.task, event, slot.rank, now)
+        self._lease_ends.skip_if_dropped(event.task)
 
     def _ask_tracker_again(self) -> None:
         """Offer tasks that the tracker has refused, and fail those that have waited too long."""

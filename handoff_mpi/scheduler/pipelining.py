@@ -6,9 +6,10 @@ batches. If nothing is ready, a slot gets in advance what its own last task make
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Iterable, Mapping
 
 from handoff_mpi.allocation import Claim, Ledger
+from handoff_mpi.scheduler.array_state import Array
 from handoff_mpi.scheduler.arrays import MAX_LEASES
 from handoff_mpi.scheduler.dispatches import Dispatches
 from handoff_mpi.scheduler.durations import Durations
@@ -38,7 +39,7 @@ class Pipeline:
         dispatches: sends tasks.
         window: most tasks in flight at a slot.
         reuses_claims: whether the strategy lets a slot keep its claim; else each task is placed.
-        arrays: the numbers of arrays.
+        arrays: the arrays, by number.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Pipeline:
         dispatches: Dispatches,
         window: int,
         reuses_claims: bool,
-        arrays: Container[int],
+        arrays: Mapping[int, Array],
     ) -> None:
         self._ledger = ledger
         self._tasks = tasks
@@ -118,13 +119,18 @@ class Pipeline:
 
     def _lease(self, slot: Slot, queue: ReadyQueue, now: float) -> int:
         """Send a slot leases of the array at the head of its queue; return how many."""
-        count, depth = 0, min(MAX_LEASES, self._depth(queue.tasks[0]))
+        count, depth = 0, self._lease_depth(queue.tasks[0])
         while len(slot.tasks) < depth and queue.tasks and queue.tasks[0] in self._arrays:
             if queue.skips:
                 self._waiters.served(queue)
             self._dispatches.send(slot, [queue.take()], None, now)
             count += 1
         return count
+
+    def _lease_depth(self, array: int) -> int:
+        """Return how many leases of an array should be in flight at a slot; one while elements take long."""
+        element_s = self._arrays[array].element_s
+        return 1 if element_s is None or element_s > QUEUED_S else min(MAX_LEASES, self._window)
 
     def _depth(self, task: int) -> int:
         """Return how many tasks like this one should be in flight at a slot."""

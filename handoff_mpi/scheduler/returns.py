@@ -56,7 +56,8 @@ class Returns:
             self._probation.came_back(task, now, has_failed=False)
         self._tasks.move(task, cause, rank, detail)
         if task in self._leases:
-            self._arrays.broken_off(task)
+            self._arrays.landed(task)
+            self._leases[task].incidents += cause in (Cause.RANK_LOST, Cause.DEVICE_LOST)
 
     def requeue(self, tasks: Sequence[int]) -> None:
         """Put READY tasks back at the heads of their queues, in the order they had; not those that must wait.

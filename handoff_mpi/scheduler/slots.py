@@ -117,11 +117,15 @@ class SlotTable:
             if len(slot.tasks) > 1:
                 deep[slot] = None
 
-    def long_since(self, moment: float) -> list[Slot]:
-        """Take out and return the slots whose running task began at ``moment`` or before, with others behind it."""
-        found = []
+    def long_since(self, moment: float, count: int) -> list[Slot]:
+        """Take out and return slots whose running task began at ``moment`` or before, with others behind it.
+
+        Args:
+            count: how many at most; the oldest come first.
+        """
+        found: list[Slot] = []
         for slot in self.deep:
-            if slot.since > moment:
+            if slot.since > moment or len(found) == count:
                 break
             found.append(slot)
         for slot in found:

@@ -145,6 +145,17 @@ class UndecidedFailures:
         self._of_rank[failure.rank].pop(task, None)
         return failure
 
+    def copy(self, task: int, other: int) -> None:
+        """``other`` is a part of ``task``: it was tried elsewhere as often."""
+        for known in (self.trials, self._tried):
+            if task in known:
+                known[other] = known[task]
+
+    def forget(self, task: int) -> None:
+        """Nothing is known of ``task`` any more."""
+        self.trials.pop(task, None)
+        self._tried.pop(task, None)
+
     # -- verdicts ---------------------------------------------------------------------------------------
 
     def look(self, now: float, is_busy: Callable[[str], bool]) -> Iterator[tuple[int, Verdict]]:

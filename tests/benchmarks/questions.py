@@ -42,6 +42,7 @@ QUESTIONS = [
     Question("functions", by_ranks=True),
     Question("ranks"),
     Question("decisions"),
+    Question("leases"),
     Question("journal"),
     Question("value_files", least_ranks=1),
     Question("live_view"),

@@ -137,10 +137,6 @@ def test_later_leases_take_some_time_and_the_last_ones_are_small():
 def test_a_slot_gets_two_leases_at_once_where_it_is_known_how_long_they_take():
     spec = task(array=ArraySpec(100, element_s=0.001))
     _, known = begin(spec)
-    assert len(known.leases) == 2  # one for each slot, as no lease of its code has ended
-    while known.leases:
-        known.tell(known.report(next(iter(known.leases))))
-    known.tell(Submitted([spec]))
     assert sorted(len(elements) for _, elements in known.leases.values()) == [10, 10, 10, 10]
 
 
@@ -413,16 +409,6 @@ def running_lease(slots, **policy):
 def lose(known, rank):
     known.leases = {key: lease for key, lease in known.leases.items() if lease[0] != rank}
     known.tell(RankLost(rank, "it is lost"))
-
-
-def test_an_element_that_had_failed_when_its_rank_was_lost_does_not_end_twice():
-    run, known, key, rank, low = running_lease(slots=(1, 1))
-    failures = ((((low, low + 1),), error("TypeError")),)
-    known.tell(ElementsEnded(rank, *key, LeaseReport((), None, failures, (), 0.01)))
-    lose(known, rank)
-    end_all(run, known)
-    assert run.status == "done"
-    assert known.begun[low] == 1
 
 
 @pytest.mark.parametrize("is_alone", [True, False])

@@ -115,7 +115,7 @@ def test_losses_under_a_lease_do_not_count_for_the_elements_that_get_its_number_
         attempt = run.scheduler.tasks.attempts[lease]
         numbers.add(lease)
         run.tell(2.0 * turn, lost(1, lease, attempt, device_of(run, 1)))
-        report = LeaseReport(tuple(run.scheduler.arrays.leases[lease].intervals), None, ())
+        report = LeaseReport(tuple(run.scheduler.arrays.leases[lease].intervals), None, (), (), LONG)
         run.tell(2.0 * turn + 1.0, Finished(1, [(lease, attempt + 1, OK, report, 8, 0.0, LONG, False)]))
     assert run.status == "done" and len(numbers) * MAX_GIVEN_BACK < count
 

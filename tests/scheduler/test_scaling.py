@@ -13,7 +13,8 @@ import pytest
 
 from handoff_mpi.allocation import CostOptimized, FirstAvailable, Ledger, LoadBalanced
 from handoff_mpi.dag import TaskSpec
-from handoff_mpi.messages import OK, RAISED
+from handoff_mpi.dag.task_spec import ArraySpec
+from handoff_mpi.messages import OK, RAISED, LeaseReport
 from handoff_mpi.resources import Capability, Device
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.scheduler import Closed, Dispatch, Finished, Policy, RankLost, Retract, Scheduler, Submitted
@@ -236,8 +237,11 @@ def last_calls(ranks):
     while cluster.scheduler.ready.is_queued():
         cluster.end_calls(cluster.flying[:1])
     cluster.end_calls([call for call in cluster.flying if call[0] == 1])
-    cluster.now += 1.0
-    asked = [command.rank for command in cluster.tell() if isinstance(command, Retract)]
+    asked = []
+    for turn in range(ranks):
+        cluster.now += 1.0
+        asked += [command.rank for command in cluster.tell() if isinstance(command, Retract)]
+        assert len(asked) <= turn + 1, "no more are asked than are idle"
     assert len(asked) >= ranks / 4
     with Counter() as counter:
         cluster.tell()
@@ -279,4 +283,47 @@ def consume(ranks):
 
 def test_inputs_that_all_ranks_hold_are_not_weighed_one_by_one():
     figures = [consume(ranks) for ranks in (100, 1_000)]
+    assert grows(figures) < TOLERANCE, figures
+
+
+class Leases(Cluster):
+    """A scheduler of one array, whose ranks end their leases one by one."""
+
+    def __init__(self, ranks):
+        super().__init__(ranks, slots=1, strategy=LoadBalanced())
+        self.tell(Submitted([TaskSpec((), CPU, array=ArraySpec(1000 * ranks))]), Closed())
+        for _ in range(ranks):
+            self.end(1e-3)
+
+    def end(self, element_s):
+        """End the lease that was sent first."""
+        rank, task, attempt = self.flying.pop(0)
+        elements = tuple(self.scheduler.arrays.leases[task].intervals.intervals())
+        busy_s = element_s * sum(stop - start for start, stop in elements)
+        report = LeaseReport(elements, None, (), (), busy_s)
+        self.tell(Finished(rank, [(task, attempt, OK, report, 8, self.now, busy_s, False)]))
+
+
+def leases(ranks):
+    cluster = Leases(ranks)
+    return cluster.steps(100, element_s=1e-3)
+
+
+def last_leases(ranks):
+    """No element waits, one rank is idle, and all others run leases that have elements to give back."""
+    cluster = Leases(ranks)
+    cluster.scheduler.arrays.of[0].todo.discard(2000, 1000 * ranks)
+    while cluster.scheduler.arrays.of[0].todo:
+        cluster.end(1e-3)
+    cluster.now += 1.0
+    with Counter() as counter:
+        for _ in range(10):
+            cluster.end(1e-3)
+            cluster.now += 0.1
+    return counter.count
+
+
+@pytest.mark.parametrize("question", [leases, last_leases])
+def test_a_lease_costs_the_same_with_any_number_of_ranks(question):
+    figures = [question(ranks) for ranks in (20, 500)]
     assert grows(figures) < TOLERANCE, figures

@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from handoff_mpi.arrays.columns import Packed, cut, select, to_numpy, unpack
+from handoff_mpi.arrays.columns import NONES, Packed, cut, select, to_numpy, unpack
 from handoff_mpi.arrays.filed_columns import (
     FILED,
     ColumnSource,
@@ -107,6 +107,15 @@ class ArrayValues:
                     filled.append((low, high))
             first += stop - start
         return filled
+
+    def take(self, other: ArrayValues, start: int, stop: int) -> list[Interval]:
+        """Take over those elements of ``range(start, stop)`` that only ``other`` has; return which these are."""
+        taken: list[Interval] = []
+        for segment, inside in other._inside(range(start, stop)):
+            for low, high in self._without_value(inside.start, inside.stop):
+                self._fill_in(low, high, segment.column, segment.first + low - segment.start)
+                taken.append((low, high))
+        return taken
 
     def _fill_in(self, start: int, stop: int, column: Packed | FiledColumn, first: int) -> None:
         if isinstance(column, FiledColumn):
@@ -232,9 +241,34 @@ class ArrayValues:
 
     def _insert(self, segment: _Segment) -> None:
         place = bisect_right(self._starts, segment.start)
-        self._starts.insert(place, segment.start)
         column = segment.column
+        if not isinstance(column, FiledColumn) and column[0] == NONES:
+            place, segment = self._with_neighbours(place, segment)
+        self._starts.insert(place, segment.start)
         self._segments.insert(place, self._packed(segment, column) if isinstance(column, FiledColumn) else segment)
+
+    def _with_neighbours(self, place: int, segment: _Segment) -> tuple[int, _Segment]:
+        """Take out segments of None beside one of None, so that these need no memory; return place and all of them."""
+        start, stop = segment.start, segment.stop
+        if place < len(self._segments) and self._starts[place] == stop and self._is_none(place):
+            stop = self._take_out(place)
+        if place and self._is_none(place - 1) and self._at(place - 1).stop == start:
+            place -= 1
+            start = self._starts[place]
+            self._take_out(place)
+        return place, _Segment(start, stop, (NONES, stop - start), 0)
+
+    def _is_none(self, place: int) -> bool:
+        segment = self._segments[place]
+        return (
+            isinstance(segment, _Segment) and not isinstance(segment.column, FiledColumn) and segment.column[0] == NONES
+        )
+
+    def _take_out(self, place: int) -> int:
+        """Take out a segment; return where it ended."""
+        stop = self._at(place).stop
+        del self._starts[place], self._segments[place]
+        return stop
 
     def _inside(self, indices: range) -> Iterator[tuple[_Segment, range]]:
         """Yield the segments that hold some of the ascending ``indices``, each with those, in order."""

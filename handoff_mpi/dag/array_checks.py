@@ -14,7 +14,8 @@ from handoff_mpi.numerals import plain
 
 #: Options of which a callable or a sequence would be one for each element, with their defaults.
 _ONE_FOR_ALL: dict[str, Any] = {
-    **dict.fromkeys(("cost", "max_retries", "timeout", "node", "retry_delay", "cwd", "env", "chunk", "max_failures")),
+    **dict.fromkeys(("cost", "max_retries", "timeout", "node", "retry_delay", "cwd", "env")),
+    **dict.fromkeys(("chunk", "max_failures", "window")),
     "priority": 0,
     "version": "",
     "writable": False,
@@ -72,6 +73,22 @@ def _problem_of_link(linked: LinkedInput, source: Function) -> str:
         has = f"and {show(source.id)} has {len(source):,}"
         return f"elements of an array of {linked.array_count:,} elements, {has}; {remedy}"
     return ""
+
+
+def find_lists_of_windowed(
+    inputs: Mapping[Hashable, Iterable[Hashable]], by_id: Mapping[Hashable, Function]
+) -> Iterable[str]:
+    """Yield which functions take the list of the values of a windowed array.
+
+    Args:
+        inputs: id of a function to the ids of those whose values it takes.
+    """
+    windowed = {id for id, each in by_id.items() if type(each) is ArrayFunction and each.window is not None}
+    for id, taken in inputs.items() if windowed else ():
+        for each in windowed.intersection(taken):
+            what = f"function {show(id)} takes the list of the values of {show(each)}, an array with window="
+            remedy = f"do that step in the function of the array, or read results[{show(each)}] after the run"
+            yield f"{what}, whose number nobody knows; {remedy}"
 
 
 def with_single_options(array: ArrayFunction) -> ArrayFunction:

@@ -16,7 +16,9 @@ from handoff_mpi.arrays.inputs import ElementInput, freeze_elements
 from handoff_mpi.arrays.linked_inputs import LinkedInput, tree_of
 from handoff_mpi.arrays.links import Link
 from handoff_mpi.arrays.trees import Tree
+from handoff_mpi.arrays.windows import ElementWindow, WindowedInput
 from handoff_mpi.dag.call_template import ELEMENT, Placeholder
+from handoff_mpi.dag.element_source import ElementSource
 from handoff_mpi.dag.function import (
     DECLARES,
     REGULAR,
@@ -60,20 +62,28 @@ class ArrayFunction(Function):
         chunk: at most so many elements are sent to a rank at once; None sets no limit.
         max_failures: once more elements than this have failed, no further ones begin: a number, or a share of the
             elements as a float from 0 to 1; None sets no limit.
+        window: at most so many elements have come and have not ended; None where all are known before the run.
+        source: of a windowed array, its iterables.
     """
 
     elements: tuple[ElementInput, ...] = ()
     chunk: int | None = None
     max_failures: float | None = None
+    window: int | None = None
+    source: ElementSource | None = None
 
     def __init__(
         self,
         elements: tuple[ElementInput, ...] = (),
         chunk: int | None = None,
         max_failures: float | None = None,
+        window: int | None = None,
+        source: ElementSource | None = None,
         **declared: Any,
     ) -> None:
         Function.__init__(self, **declared)
+        self.window = window
+        self.source = source
         self.elements = elements
         self.chunk = chunk
         self.max_failures = max_failures
@@ -98,11 +108,20 @@ class ArrayFunction(Function):
         Args:
             number_of: id to task number.
         """
+        if self.window is not None:
+            return self._freeze_windowed(self.window)
         count, most = len(self), plain(self.max_failures)
         if type(most) is float:
             most = int(most * count)
         links = tuple(link for each in self.elements for link in each.links(number_of))
         return FrozenArray(self.elements, count, plain(self.chunk), most, links)
+
+    def _freeze_windowed(self, size: int) -> FrozenArray:
+        """Return the array without elements: each run pulls its own."""
+        window = ElementWindow(len(self.elements), size)
+        elements = tuple(WindowedInput(window, number, each.name) for number, each in enumerate(self.elements))
+        most = plain(self.max_failures)
+        return FrozenArray(elements, 0, plain(self.chunk), most, window=window, source=self.source)
 
 
 DECLARES.add(ArrayFunction)
@@ -116,6 +135,8 @@ class FrozenArray:
         elements: its inputs, encoded.
         count, chunk, max_failures, links: as of :class:`~handoff_mpi.dag.task_spec.ArraySpec`.
         handles: the elements that stand for values of functions: (number of an input, number of the source), by index.
+        window: of a windowed array, its elements that have not ended.
+        source: of a windowed array, its iterables.
     """
 
     elements: tuple[ElementInput, ...]
@@ -124,6 +145,8 @@ class FrozenArray:
     max_failures: int | None
     links: tuple[Link, ...] = ()
     handles: Mapping[int, Sequence[tuple[int, int]]] = field(default_factory=dict)
+    window: ElementWindow | None = None
+    source: ElementSource | None = None
 
     @property
     def tree(self) -> Tree | None:
@@ -134,7 +157,9 @@ class FrozenArray:
     def spec(self) -> ArraySpec:
         """The facts that the scheduler has of it."""
         taken = {index: tuple(dict.fromkeys(source for _, source in each)) for index, each in self.handles.items()}
-        return ArraySpec(self.count, self.chunk, self.max_failures, links=self.links, tree=self.tree, handles=taken)
+        window = None if self.window is None else self.window.size
+        limits = self.count, self.chunk, self.max_failures
+        return ArraySpec(*limits, links=self.links, tree=self.tree, handles=taken, window=window)
 
 
 # -- declaration -------------------------------------------------------------------------------------------
@@ -146,19 +171,19 @@ BROADCAST = frozenset({Fixed, Handle, ArrayElement, Argument})
 #: By class of code: its function, and the options that it was declared with.
 DECLARED: dict[type, Callable[[Any], tuple[Callable[..., Any], Mapping[str, Any]]]] = {}
 #: The options of an array that a function does not have, and the id.
-OWN_OPTIONS = {"id", "fixed", "chunk", "max_failures"}
+OWN_OPTIONS = {"id", "fixed", "chunk", "max_failures", "window"}
 #: Fields of a function that are no options of an array.
 _NOT_OPTIONS = {"args", "code", "extra_args", "kwargs", "type", "argument_inclusion"}
 ARRAY_OPTIONS = {each.name for each in fields(Function)} - _NOT_OPTIONS | OWN_OPTIONS
 _OTHER_WORDS = {
     "fixed": "kwargs kwds keywords constants extra common shared broadcast",
     "chunk": "chunksize chunk_size batch batch_size batches chunks npartitions",
+    "window": "buffersize buffer_size buffer lazy max_pending prefetch",
     "max_failures": "max_errors failures max_failed fail_limit failure_limit",
 }
 _SYNONYMS = {word: name for name, words in _OTHER_WORDS.items() for word in words.split()}
 #: Why some options are refused.
 _REFUSED = {
-    "window": "window= is not available: iterables are read before the run; pass a shorter one",
     "type": "an array cannot be inline, as each element is a call of its own; leave out type=",
     "argument_inclusion": "an array passes its elements one by one; leave out argument_inclusion=, and map over lists",
 }
@@ -178,13 +203,20 @@ def declare_array(
     name = name_of(function)
     where = f"map({name})"
     check_options(options, where)
-    positions, elements = _read_arguments(iterables, where)
+    window, source = plain(options.get("window")), None
+    if window is None:
+        positions, elements = _read_arguments(iterables, where)
+    else:
+        check_window(window, options.get("max_failures"), where)
+        positions, elements, source = _windowed_arguments(iterables, window, where)
     declared = {option: value for option, value in options.items() if option not in OWN_OPTIONS}
     id = options.get("id")
     return ArrayFunction(
         elements,
         options.get("chunk"),
         options.get("max_failures"),
+        window,
+        source,
         id=unique_id(name) if id is None else id,
         code=function,
         extra_args=positions,
@@ -234,6 +266,40 @@ def _read_arguments(iterables: Sequence[Any], where: str) -> tuple[list[Any], tu
         lengths[number] = len(elements[-1])
     _check_lengths(lengths, iterables, where)
     return positions, tuple(elements)
+
+
+def _windowed_arguments(
+    iterables: Sequence[Any], window: int, where: str
+) -> tuple[list[Any], tuple[ElementInput, ...], ElementSource]:
+    """Return what :func:`_read_arguments` does, of iterables that are read while the array runs."""
+    of_elements = {number: each for number, each in enumerate(iterables, 1) if type(each) not in BROADCAST}
+    for number, each in of_elements.items():
+        if type(each) in LISTS:
+            remedy = "map over it without window=: its elements are taken as they are done"
+            raise DAGError(f"argument {number} is {show(each)}, values of an array, with window=; {remedy}", where)
+        _check_iterable(each, number, where)
+    _check_lengths(dict.fromkeys(of_elements, 0), iterables, where)
+    places = {number: place for place, number in enumerate(of_elements)}
+    positions = [
+        Placeholder(ELEMENT, places[number]) if number in places else each.value if type(each) is Fixed else each
+        for number, each in enumerate(iterables, 1)
+    ]
+    template = ElementWindow(len(of_elements), window)
+    elements = tuple(WindowedInput(template, place, f"argument {number}") for number, place in places.items())
+    return positions, elements, ElementSource([*of_elements.values()])
+
+
+def check_window(size: Any, max_failures: Any, where: str) -> None:
+    """Refuse what is not the size of a window, and a share of failures of elements that nobody can count.
+
+    Raises:
+        DAGError: saying so.
+    """
+    if type(size) is not int or size < 1:
+        raise DAGError(f"window must be a whole number from 1, not {show(size)}", where)
+    if type(plain(max_failures)) is float:
+        what = f"max_failures is a share, {show(max_failures)}, of elements whose number is unknown (window=)"
+        raise DAGError(f"{what}; give a whole number", where)
 
 
 def read_elements(values: Any, number: int, where: str) -> ElementInput:

@@ -85,6 +85,8 @@ def _checked(function: Any, fan_in: Any, options: Mapping[str, Any]) -> str:
     where = f"reduce({name_of(function)})"
     if "max_failures" in options:
         raise DAGError("a fold has no value if any of its elements has failed; leave out max_failures=", where)
+    if "window" in options:
+        raise DAGError("the blocks of a fold depend on the number of values; leave out window=", where)
     check_options(options, where)
     if type(plain(fan_in)) is not int or fan_in < 2:
         raise DAGError(f"fan_in must be a whole number from 2, not {show(fan_in)}", where)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from handoff_mpi.dag.arrays import declare_array
 from handoff_mpi.dag.calls import find_call_problems
@@ -100,6 +100,7 @@ class DAG:
         fixed: Mapping[str, Any] | None = None,
         chunk: int | None = None,
         max_failures: float | None = None,
+        window: int | None = None,
         **options: Any,
     ) -> ArrayHandle:
         """Add an array, one function that is called for each element, and return a handle of the list of its values.
@@ -118,6 +119,8 @@ class DAG:
             chunk: at most so many elements are sent to a rank at once; by default as many as take some 10 ms.
             max_failures: once more elements than this have failed, no further ones begin: a number, or a share as a
                 float from 0 to 1.
+            window: read the iterables while the array runs, in a thread of rank 0, so that at most so many elements
+                have come and have not ended. Nobody knows their number, so no function can take the list of the values.
             options: ``cost``, ``max_retries``, ``timeout`` and others of :class:`~handoff_mpi.Function`, for each
                 element.
 
@@ -125,10 +128,12 @@ class DAG:
             DAGError: an option is unknown, nothing can be iterated over, or the lengths differ. What is wrong with the
                 options' values, :meth:`validate` says.
         """
-        own = {"id": id, "fixed": fixed, "chunk": chunk, "max_failures": max_failures}
+        own = {"id": id, "fixed": fixed, "chunk": chunk, "max_failures": max_failures, "window": window}
         given = {name: value for name, value in own.items() if value is not None}
         function = declare_array(code, iterables, {**given, **options}, self.unique_id)
         self.add_function(function)
+        if function.window is not None:
+            return cast("ArrayHandle", Handle(function.id))  # what needs the number of the elements is refused
         return ArrayHandle(function.id, len(function))
 
     def reduce(

@@ -139,8 +139,8 @@ class Plan:
 
     @property
     def call_count(self) -> int:
-        """How many calls its functions are, each element of an array one."""
-        return len(self.ids) + sum(array.count - 1 for array in self.arrays.values())
+        """How many calls its functions are, each element of an array one, and a windowed array one."""
+        return len(self.ids) + sum(array.count - 1 for array in self.arrays.values() if array.window is None)
 
     def add(self, functions: Iterable[Function], kinds: Kinds | None = None) -> list[TaskSpec]:
         """Freeze ``functions``, which may refer to earlier ones; return their specs in task order.

@@ -63,3 +63,4 @@ class MapOptions(_SharedOptions, total=False):
     node: int | str | None
     chunk: int | None
     max_failures: float | None
+    window: int | None

@@ -16,7 +16,7 @@ class ArraySpec:
     """The facts that the scheduler has of an array.
 
     Attributes:
-        count: how many elements it has.
+        count: how many elements it has; 0 of a windowed array, whose elements come while it runs.
         chunk: at most so many elements are leased at once; None sets no limit.
         max_failures: once more elements than this have failed, no further ones begin; None sets no limit.
         element_s: seconds that an element is expected to take, as those of an earlier array did; None if that is
@@ -25,6 +25,7 @@ class ArraySpec:
         links: the elements of arrays that its elements take.
         tree: the levels of an array that folds values, whose own value is that of its last element; else None.
         handles: elements that are values of tasks, or of selections: index to their numbers.
+        window: at most so many elements have come and have not ended; None where all are known before the run.
     """
 
     count: int
@@ -35,6 +36,7 @@ class ArraySpec:
     links: Sequence[Link] = ()
     tree: Tree | None = None
     handles: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    window: int | None = None
 
 
 @dataclass(slots=True)

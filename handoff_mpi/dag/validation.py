@@ -6,7 +6,13 @@ import itertools
 import sys
 from collections.abc import Hashable, Iterable, Mapping
 
-from handoff_mpi.dag.array_checks import find_ambiguous_ids, find_wrong_array, find_wrong_links, with_single_options
+from handoff_mpi.dag.array_checks import (
+    find_ambiguous_ids,
+    find_lists_of_windowed,
+    find_wrong_array,
+    find_wrong_links,
+    with_single_options,
+)
 from handoff_mpi.dag.arrays import ArrayFunction
 from handoff_mpi.dag.function import (
     AS_LIST,
@@ -85,7 +91,7 @@ def find_all_problems(functions: list[Function], by_id: Mapping[Hashable, Functi
     problems += [f"{_named(those)}: {problem}" for problem, those in wrong_in.items()]
     finder = ReferenceFinder()
     inputs = {key: inputs_of(function, finder) for key, function in by_id.items() if id(function) not in unreadable}
-    problems += _missing(inputs, by_id)
+    problems += [*_missing(inputs, by_id), *find_lists_of_windowed(inputs, by_id)]
     problems += find_wrong_links(functions, by_id)
     right = [function for function in by_id.values() if id(function) not in unreadable]
     problems += find_wrong_selections(right, by_id, finder)
@@ -106,7 +112,9 @@ def are_right_at_first_sight(functions: list[Function], kinds: Kinds | None = No
     if not all(map(_are_right_settings, kinds.first)):
         return False
     arrays = [each for each in functions if type(each) is ArrayFunction]
-    if any(True for each in arrays for _ in find_wrong_array(each)) or any(each.element_ids for each in arrays):
+    if any(True for each in arrays for _ in find_wrong_array(each)) or any(
+        each.element_ids or each.window is not None for each in arrays
+    ):
         return False
     if any(True for _ in find_wrong_links(arrays, {each.id: each for each in functions})):
         return False

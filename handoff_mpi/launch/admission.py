@@ -252,6 +252,7 @@ def find_fits(ledger: Ledger, dag: DAG, options: RunOptions, setup: bytes | None
 def describe_fit(dag: DAG, fits: Sequence[Fit]) -> str:
     """Return what ``check`` prints of a valid DAG."""
     arrays = [each for each in dag if isinstance(each, ArrayFunction)]
-    those = f", {len(arrays):,} of them array{'s' * (len(arrays) > 1)} of {sum(map(len, arrays)):,} elements"
+    some = "some" if any(each.window is not None for each in arrays) else f"{sum(map(len, arrays)):,}"
+    those = f", {len(arrays):,} of them array{'s' * (len(arrays) > 1)} of {some} elements"
     lines = [f"DAG {show(dag.id)}: {sum(fit.count for fit in fits)} functions are valid{those if arrays else ''}"]
     return "\n".join([*lines, *(fit.line() for fit in fits)])

@@ -35,7 +35,7 @@ _DEFAULTS = {"writable": True}
 #: What each element takes whole, if it stands among the iterables.
 _COMMON = frozenset({Fixed, *REFERENCES})
 #: Options of arrays that are those of one map.
-_NOT_OF_POOLS = frozenset({"id", "fixed", "chunk", "max_failures", "version"})
+_NOT_OF_POOLS = frozenset({"id", "fixed", "chunk", "max_failures", "version", "window"})
 
 
 class Pool:

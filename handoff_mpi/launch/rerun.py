@@ -61,6 +61,9 @@ def _add_elements(rerun: Rerun, name: Hashable, plan: Plan) -> bool:
         return False
     if number is None:
         return False
+    if plan.arrays[number].window is not None:
+        what = f"rerun names {show(name)}, and elements of a windowed array are known while it runs"
+        raise UsageError(f"{what}; name the array: --rerun {show(plan.ids[number])}")
     count = plan.arrays[number].count
     rerun.elements.setdefault(number, IntervalSet()).update(_intervals(text, count, name))
     return True

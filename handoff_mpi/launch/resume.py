@@ -16,7 +16,7 @@ from handoff_mpi.errors import ValueDamaged
 from handoff_mpi.launch.elements_taken_over import ElementsTakenOver, spread
 from handoff_mpi.launch.rerun import Rerun
 from handoff_mpi.launch.takers import find_outdated, with_consumers
-from handoff_mpi.results.array_history import ArrayLaunch, FindColumn, as_it_is
+from handoff_mpi.results.array_history import ArrayLaunch, EarlierElements, FindColumn, as_it_is
 from handoff_mpi.results.history import Done, History
 from handoff_mpi.results.records import Incident
 from handoff_mpi.results.store import DirectoryStore, Key
@@ -39,6 +39,7 @@ class Resumed:
         incidents: the incidents of tasks.
         array_values: of each array, the values of elements that earlier launches computed.
         elements: the elements that these are: array to (launch, intervals).
+        earlier_elements: of a windowed array, what earlier launches computed: it is compared while elements come.
         suspect_elements: see :class:`~handoff_mpi.scheduler.Submitted`.
         rerun: the tasks that ``rerun`` names, and all that depend on them.
     """
@@ -52,6 +53,7 @@ class Resumed:
     incidents: dict[int, list[Incident]] = field(default_factory=dict)
     array_values: dict[int, ArrayValues] = field(default_factory=dict)
     elements: dict[int, list[tuple[int, Sequence[Interval]]]] = field(default_factory=dict)
+    earlier_elements: dict[int, list[EarlierElements]] = field(default_factory=dict)
     suspect_elements: dict[int, list[list[Interval]]] = field(default_factory=dict)
     rerun: set[int] = field(default_factory=set)
 
@@ -126,6 +128,10 @@ def resume(
             resumed.incidents[task] = history.incidents[identity]
     taken_over = ElementsTakenOver(plan.arrays, arrays, again, resumed.array_values, find_column)
     resumed.elements, resumed.suspect_elements = taken_over.elements, taken_over.suspects()
+    for task, launches in arrays.items():
+        if plan.arrays[task].window is not None:
+            earlier = [EarlierElements(launch, find_column) for launch in launches if launch.block]
+            resumed.earlier_elements[task] = [each for each in earlier if len(each.values)]
     if any(each.skips_missing for each in plan.selections.all):
         _leave_outdated(plan, known, arrays, resumed)
     _take_over(plan, known, is_intact, again.keys(), resumed)
@@ -156,6 +162,8 @@ def _take_over(
     resumed: Resumed,
 ) -> None:
     def left(task: int) -> ValueLocation:
+        if task in plan.arrays and plan.arrays[task].window is not None:
+            return ValueLocation.NOWHERE  # its iterables may give more elements
         if task in resumed.array_values:
             return ValueLocation.HOME if resumed.array_values[task].is_complete else ValueLocation.NOWHERE
         done = known.get(task)

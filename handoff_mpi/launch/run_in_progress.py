@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ from handoff_mpi.runtime.backoff import clock
 from handoff_mpi.runtime.resource_updates import UpdateTarget
 from handoff_mpi.runtime.run_setup import RunSetup
 from handoff_mpi.runtime.scheduler_loop import SHUTDOWN_TIMEOUT_S, LoopSettings, SchedulerLoop
+from handoff_mpi.runtime.windowed_arrays import windowed_arrays
 from handoff_mpi.runtime.worker_driver import WorkerDriver
 from handoff_mpi.scheduler import Closed, Submitted
 from handoff_mpi.serialization import encode_in_band
@@ -187,15 +189,27 @@ class RunInProgress:
         earlier = resumed.rest, resumed.suspects, resumed.deaths, elements
         selections = self._checked.plan.selections.all
         submitted = Submitted(self._checked.specs, *earlier, selections, resumed.suspect_elements)
+        windowed = self.loop.windowed = windowed_arrays(
+            self._checked.plan,
+            self._scheduler.arrays.of,
+            resumed.array_values,
+            resumed.earlier_elements,
+            self._run.journal_writer,
+        )
         column_keeper = self._run.make_column_keeper()
         self.loop.coordinator.dispatcher.keep_column = column_keeper.keep
         try:
+            if windowed is not None:
+                windowed.start()
             with gc_control.frozen(len(self._checked.plan)):
                 self.loop.run([submitted, Closed()])
         except ValueDamaged as error:
             what = "cannot read values of elements that others take"
             raise JournalError(f"{what}: {error}; the same command computes them again", EXIT_STOPPED) from error
         finally:
+            if windowed is not None:
+                with suppress(HandoffError):  # the end of the journal says so
+                    windowed.finish()
             column_keeper.close()
         self.loop.confirm()
         if announcer is not None:

@@ -103,7 +103,7 @@ def _errors(plan: Plan, scheduler: Scheduler) -> dict[Hashable, FunctionError]:
 
 def _tells_of_elements(array: Array) -> bool:
     """Whether the failures of an array are those of its elements, which users see."""
-    return bool(array.failures) and array.spec.tree is None
+    return bool(array.failures) and array.spec.tree is None and array.input_error is None
 
 
 def _arrays(run: BegunRun) -> dict[Hashable, ArrayResult]:
@@ -115,6 +115,7 @@ def make_array_result(run: BegunRun, task: int) -> ArrayResult:
     """Return the result of an array, which has ended."""
     plan, scheduler = run.checked.plan, run.checked.scheduler
     array, values = scheduler.arrays.of[task], run.resumed.array_values[task]
+    values.count = array.count  # of a windowed array, it is known by now
     failures = [_failed_elements(intervals, failure) for intervals, failure in array.failures]
     return ArrayResult(plan.ids[task], values, failures, _why_missing(scheduler, task), run.origins)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from handoff_mpi.arrays.columns import Packed
+from handoff_mpi.arrays.digests import DIGEST_NBYTES, NO_DIGEST
 from handoff_mpi.arrays.filed_columns import FiledColumn
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
 from handoff_mpi.arrays.values import ArrayValues
@@ -31,6 +32,10 @@ class ArrayLaunch:
         parts: its values: (elements, rank, column of their values in this order, or the plain form of one in a file).
         restored: the elements that it took over: (number of an earlier launch, intervals).
         failed: its elements that failed for good: (intervals, rank, attempts, kind, message, traceback).
+        block: of a windowed array, how many elements each of its digests is of.
+        covered: of a windowed array, how many elements have digests; the last one may be of a part of a block.
+        pulled_digests: of a windowed array.
+        is_open: whether it is a windowed array of which more elements might have come.
         suspects: of each lease that ran when the launch was cut short, the elements whose end was not known.
     """
 
@@ -41,6 +46,16 @@ class ArrayLaunch:
     restored: list[tuple[int, Sequence[Interval]]] = field(default_factory=list)
     failed: list[tuple[Sequence[Interval], int, int, str, str, str]] = field(default_factory=list)
     suspects: list[IntervalSet] = field(default_factory=list)
+    block: int = 0
+    covered: int = 0
+    pulled_digests: bytearray = field(default_factory=bytearray)
+    is_open: bool = False
+
+    def pulled(self, block: int, first: int, covered: int, digests: bytes, is_last: bool) -> None:
+        """Take in digests of elements of a windowed array, from that of block number ``first`` on."""
+        self.block, self.covered, self.is_open = block, covered, not is_last
+        self.count = max(self.count, covered)
+        self.pulled_digests[first * DIGEST_NBYTES :] = digests
 
     def suspect(self, elements: Sequence[Interval]) -> None:
         """The launch was cut short while a lease of these elements was at a rank, or after it had come back."""
@@ -63,6 +78,35 @@ class ArrayLaunch:
     def is_fold(self) -> bool:
         """Whether its value is that of its last element."""
         return bool(self.digests) and self.digests[0][0] == "fold"
+
+
+class EarlierElements:
+    """The elements of a windowed array in an earlier launch.
+
+    Args:
+        launch: as the journal tells it.
+        find: finds columns.
+
+    Attributes:
+        epoch, block, covered: as of the launch.
+        values: of the elements that it computed.
+    """
+
+    def __init__(self, launch: ArrayLaunch, find: FindColumn) -> None:
+        self.epoch = launch.epoch
+        self.block = launch.block
+        self.covered = launch.covered
+        self.values = ArrayValues(launch.count)
+        self._digests = bytes(launch.pulled_digests)
+        everything = IntervalSet([(0, launch.count)])
+        for elements, _, column in launch.parts:
+            _fill(self.values, elements, find(launch.epoch, column), everything)
+
+    def digest(self, start: int) -> bytes:
+        """Return the digest of the block that begins at ``start``; empty where it has none that can be compared."""
+        place = start // self.block * DIGEST_NBYTES
+        found = self._digests[place : place + DIGEST_NBYTES]
+        return b"" if found == NO_DIGEST else found
 
 
 def take_over(

@@ -18,6 +18,8 @@ The records of a segment, beside the journal's own header; tasks go by their num
 - ``("persisted", task, key)``: the value of a task that was done lies in a file by now;
 - ``("array", task, count, digests)``: the task is an array of so many elements; digests of each of its inputs;
 - ``("elements", task, rank, intervals, column, started, duration)``: values of elements of an array;
+- ``("pulled", task, length of a block, number of a block, covered, digests, is_last)``: elements of a windowed array
+  have come; the digests of that block and the following ones, and how many elements now have one;
 - ``("elements_failed", task, rank, intervals, attempts, kind, message, number of the traceback or -1)``: elements of an
   array that failed for good, after so many attempts;
 - ``("leased", [(lease, task, rank, intervals)])``: elements of arrays were sent to ranks; what the lease had before has
@@ -274,13 +276,20 @@ class _Reader:
     def _take_elements(
         self, task: int, rank: int, elements: Sequence[Interval], column: Packed, started: float, duration: float
     ) -> None:
-        self._arrays[task].parts.append((elements, rank, column))
+        array = self._arrays[task]
+        array.parts.append((elements, rank, column))
+        array.count = max(array.count, *(stop for _, stop in elements))  # of a windowed array
+
+    def _take_pulled(self, task: int, block: int, first: int, covered: int, digests: bytes, is_last: bool) -> None:
+        self._arrays[task].pulled(block, first, covered, digests, is_last)
 
     def _take_elements_failed(
         self, task: int, rank: int, elements: Sequence[Interval], attempts: int, kind: str, message: str, traceback: int
     ) -> None:
         failed = elements, rank, attempts, kind, message, self._tracebacks.get(traceback, "")
-        self._arrays[task].failed.append(failed)
+        array = self._arrays[task]
+        array.failed.append(failed)
+        array.count = max(array.count, *(stop for _, stop in elements))
 
     def _take_leased(self, leases: list[tuple[int, int, int, Sequence[Interval]]]) -> None:
         for lease, task, _, elements in leases:

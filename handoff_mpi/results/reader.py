@@ -182,7 +182,7 @@ def _take_array(
         failures.append(FailedElements(intervals, kind, message, traceback, attempts, (rank,), output=output))
     if failures:
         prepared.errors.pop(id, None)  # they tell more
-    elif values.is_complete:
+    elif values.is_complete and not launches[-1].is_open:
         table.states[task] = "done"
     missing = "was skipped: a function it depends on failed" if table.states[task] == "skipped" else "did not run"
     prepared.arrays[id] = ArrayResult(id, values, failures, missing, prepared.origins)

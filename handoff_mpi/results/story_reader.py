@@ -173,6 +173,14 @@ class StoryReader:
         if not count:
             self._note_elements(task, [])
 
+    def _take_pulled(self, task: int, block: int, first: int, covered: int, digests: bytes, is_last: bool) -> None:
+        """Elements of a windowed array have come."""
+        self._elements[task] += covered - self._counts[task]
+        self._counts[task] = covered
+        self._note_elements(task, [])
+        if not is_last:  # it is done when its iterables have ended
+            self._table.state[self._table.here[task]] = RUNNING_STATE
+
     def _take_restored_elements(self, task: int, taken: list[tuple[int, list[tuple[int, int]]]]) -> None:
         self._note_elements(task, [interval for _, intervals in taken for interval in intervals])
 

@@ -29,10 +29,14 @@ class ColumnKeeper:
         self._held_nbytes = held_nbytes
         self._has_said_unwritten = False
 
-    def keep(self, packed: Packed) -> Packed | FiledColumn:
-        """Return a column as it is kept. One that cannot be written stays in memory; a line says so once."""
+    def keep(self, packed: Packed, is_windowed: bool = False) -> Packed | FiledColumn:
+        """Return a column as it is kept. One that cannot be written stays in memory; a line says so once.
+
+        Args:
+            is_windowed: whether it is one of an array of which nobody knows how many values it has.
+        """
         nbytes = nbytes_of(packed)
-        if self._held_nbytes + nbytes > self._most:
+        if is_windowed or self._held_nbytes + nbytes > self._most:
             try:
                 column = self._file.append(packed)
                 if isinstance(column, FiledColumn):

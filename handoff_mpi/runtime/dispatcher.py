@@ -60,7 +60,8 @@ class Dispatcher:
     Attributes:
         file_keys: of values that an earlier launch wrote.
         array_values: the values of arrays, by number.
-        keep_column: takes a column of values, and returns it as it is kept: its memory may lie in a file.
+        keep_column: takes a column of values, and whether it is one of a windowed array; returns it as it is kept: its
+            memory may lie in a file.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Dispatcher:
     ) -> None:
         self.file_keys: dict[int, Key] = {}
         self.array_values: dict[int, ArrayValues] = {}
-        self.keep_column: Callable[[Packed], Packed | FiledColumn] = lambda packed: packed
+        self.keep_column: Callable[[Packed, bool], Packed | FiledColumn] = _as_it_is
         self._array_payloads: dict[int, Payload] = {}
         self._max_payloads = _MIN_PAYLOADS
         self._tree = BroadcastTree()
@@ -260,6 +261,10 @@ class Dispatcher:
             files = [(task, self.file_key(task))]
             for rank in [rank for rank, known in self._files_at.items() if task in known]:
                 self.send(rank, messages.files(self._number, files))
+
+
+def _as_it_is(packed: Packed, is_windowed: bool) -> Packed:
+    return packed
 
 
 def _payload_of(selection: Selection, values: ArrayValues) -> Payload:

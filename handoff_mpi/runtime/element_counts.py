@@ -11,17 +11,18 @@ from handoff_mpi.scheduler.array_state import Array
 
 
 class Ended(NamedTuple):
-    """How many elements of an array have ended, and how many seconds that took."""
+    """How many elements of an array have ended, how many seconds that took, and how many were found while it runs."""
 
     done: int = 0
     failed: int = 0
     skipped: int = 0
     busy_s: float = 0.0
+    found: int = 0
 
     def since(self, known: Ended) -> Ended:
         """Return what has ended since ``known``."""
         counts = self.done - known.done, self.failed - known.failed, self.skipped - known.skipped
-        return Ended(*counts, self.busy_s - known.busy_s)
+        return Ended(*counts, self.busy_s - known.busy_s, self.found - known.found)
 
 
 class ElementCounts:
@@ -52,7 +53,7 @@ class ElementCounts:
         for number, array in self._arrays.items():
             state = State(states[number]).name.lower()
             leased = len(array.leases)  # each of them runs one element
-            left = array.spec.count - array.done - array.failed - leased
+            left = array.count - array.done - array.failed - leased
             counts[state] -= 1
             counts["done"] += array.done
             counts["failed"] += array.failed
@@ -61,14 +62,31 @@ class ElementCounts:
 
     def count_of(self, task: int) -> int:
         """Return how many elements an array has; 1 for a function."""
-        return self._arrays[task].spec.count if task in self._arrays else 1
+        return self._arrays[task].count if task in self._arrays else 1
+
+    def functions(self, count: int) -> dict[str, int]:
+        """Return how many functions there are as a field, where elements of windowed arrays have come since.
+
+        Args:
+            count: how many there were at the start of the run, each windowed array one.
+        """
+        windowed = [
+            array.count for array in list(self._arrays.values()) if array.spec.window is not None and array.count
+        ]
+        return {"functions": count + sum(windowed) - len(windowed)} if windowed else {}
+
+    def are_known(self) -> bool:
+        """Whether no more elements of a windowed array may come."""
+        return not any(array.is_open for array in self._arrays.values())
 
     def new(self) -> list[tuple[int, Ended]]:
         """Return what has ended of each array since this was last asked."""
-        found = []
+        new = []
         for task, array in list(self._arrays.items()):
             busy_s = sum(list(self._records.busy_s.get(task, {}).values()))
-            ended, known = Ended(array.done, array.failed, array.skipped, busy_s), self._known.get(task, Ended())
+            found = array.count - array.spec.count
+            ended = Ended(array.done, array.failed, array.skipped, busy_s, found)
+            known = self._known.get(task, Ended())
             self._known[task] = ended
-            found.append((task, ended.since(known)))
-        return found
+            new.append((task, ended.since(known)))
+        return new

@@ -81,7 +81,8 @@ class ElementRecords:
 
     def tells_failures_of(self, number: int) -> bool:
         """Whether a number stands for an array of which elements failed, which are reported one by one."""
-        return self._arrays is not None and number in self._arrays.of and bool(self._arrays.of[number].failures)
+        array = None if self._arrays is None else self._arrays.of.get(number)
+        return array is not None and bool(array.failures) and array.input_error is None
 
     def ended(self, array: int, rank: int, report: LeaseReport) -> None:
         """Note how long elements took, and the errors of some until it is known what becomes of them."""

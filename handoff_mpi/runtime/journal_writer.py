@@ -137,6 +137,23 @@ class JournalWriter:
         if report.ended:
             self._journal.append(("elements", array, rank, report.ended, report.column, started, duration))
 
+    def elements_pulled(self, array: int, block: int, covered: int, digests: bytes, is_last: bool) -> None:
+        """Note digests of elements of a windowed array.
+
+        Args:
+            block: the number of the block that the first of the digests is of.
+            covered: how many elements have digests by now.
+            digests: the last one may be of a part of a block.
+            is_last: whether no more elements come.
+        """
+        window = self._plan.arrays[array].window
+        assert window is not None, "it is a windowed array"
+        self._journal.append(("pulled", array, window.block, block, covered, digests, is_last))
+
+    def elements_restored(self, array: int, epoch: int, intervals: Sequence[Interval]) -> None:
+        """Note elements of a windowed array that an earlier launch has computed."""
+        self._journal.append(("restored_elements", array, [(epoch, [*intervals])]))
+
     def _number_of(self, traceback: str) -> int:
         """Return the number of a traceback, which is written once; -1 if there is none, or too many."""
         if not traceback:

@@ -71,6 +71,7 @@ class _OfName:
 
     def add(self, ended: Ended) -> None:
         """Count elements of an array."""
+        self.total += ended.found
         self.done += ended.done
         self.failed += ended.failed
         self.skipped += ended.skipped
@@ -175,6 +176,7 @@ class Progress:
             "skipped_ids": [self._label(task) for task in self._skipped],
             "losses": self._losses(),
             "slowest": self._slowest_calls(),
+            **(self._elements.functions(self._plan.call_count) if self._elements else {}),
         }
 
     # -- functions ------------------------------------------------------------------------------------
@@ -292,6 +294,8 @@ class Progress:
         While more than a few open functions are of names that have not been measured only the latter are known: these
         functions are taken to need no time.
         """
+        if not self._elements.are_known():
+            return {"eta_s": None, "eta_at_least_s": None}
         left = [each for each in self._names if each.open > 0]
         unknown = sum(each.open for each in left if each.mean_s is None)
         if unknown <= MAX_UNKNOWN_SHARE * sum(each.open for each in left):

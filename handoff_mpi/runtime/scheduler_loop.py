@@ -22,6 +22,7 @@ from handoff_mpi.runtime.journal_writer import JournalWriter
 from handoff_mpi.runtime.process_monitor import GONE, LIVES, STOPPED, ProcessMonitor
 from handoff_mpi.runtime.recorder import Recorder
 from handoff_mpi.runtime.tracker_adapter import TrackerAdapter
+from handoff_mpi.runtime.windowed_arrays import WindowedArrays
 from handoff_mpi.runtime.worker_driver import WorkerDriver
 from handoff_mpi.scheduler import Command, Event, Scheduler
 from handoff_mpi.serialization import Payload
@@ -117,6 +118,7 @@ class SchedulerLoop:
 
     Attributes:
         coordinator: decides, stores, writes and sends.
+        windowed: the arrays whose elements come while the run continues; None if there are none.
     """
 
     def __init__(
@@ -141,6 +143,7 @@ class SchedulerLoop:
         self._next_confirm = 0.0
         self._worker = worker
         self._launcher = os.getppid()
+        self.windowed: WindowedArrays | None = None
         self.membership = membership
         self._facts = Facts()
         self._facts.events += membership.begin_run(scheduler.ledger.rank_states, scheduler.policy.heartbeat_timeout_s)
@@ -191,10 +194,11 @@ class SchedulerLoop:
                 return
             if backoff.spin(was_busy, self.transport.is_transferring or (worker is not None and worker.is_hasty)):
                 continue
+            wake = [] if self.windowed is None else [self.windowed]
             if worker is None:
-                backoff.sleep(wakeup)
+                backoff.sleep(wakeup, wake)
             else:
-                backoff.sleep(min(wakeup, worker.machine.next_wakeup()), worker.sockets())
+                backoff.sleep(min(wakeup, worker.machine.next_wakeup()), [*worker.sockets(), *wake])
 
     def _turn(self, arrived: Sequence[Envelope | RankFailed]) -> list[Envelope]:
         """Let the coordinator act until no event is left; return the messages for rank 0's own worker."""
@@ -228,6 +232,8 @@ class SchedulerLoop:
         reason = self.coordinator.trouble or self.stop_reason()
         if reason and self.coordinator.stopped_at is None:
             self._facts.stop_reason = reason
+        if self.windowed is not None:
+            self._facts.events += self.windowed.events(now)
         if now >= self._next_look:
             self._look_around(now)
 
@@ -304,6 +310,8 @@ class SchedulerLoop:
     def close(self) -> None:
         """End rank 0's own child processes, and release what the tracker has granted."""
         self.coordinator.close()
+        if self.windowed is not None:
+            self.windowed.close()
         if self.settings.guard is not None:
             self.settings.guard.close()
         if self._worker is not None:

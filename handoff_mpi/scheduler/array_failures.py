@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from handoff_mpi.dag.task_spec import ArraySpec
-from handoff_mpi.messages import ErrorReport, Interval
-from handoff_mpi.scheduler.events import Failure
+from handoff_mpi.messages import ErrorReport
+from handoff_mpi.scheduler.array_state import Array
 
 #: The kind of failure of an array whose elements were skipped, as an input was lost that cannot be made again.
 SKIPPED_ELEMENTS = "skipped-elements"
@@ -14,31 +11,23 @@ SKIPPED_ELEMENTS = "skipped-elements"
 NOTHING_TO_FOLD = "nothing-to-fold"
 
 
-def why_failed(
-    spec: ArraySpec,
-    failures: Sequence[tuple[tuple[Interval, ...], Failure]],
-    skipped: int,
-    failed: int,
-    has_too_many: bool,
-) -> ErrorReport:
-    """Return why an array failed.
-
-    Args:
-        failures: its elements that failed, and why.
-        skipped, failed: how many elements were skipped, and failed.
-        has_too_many: whether that were more than may fail.
-    """
+def why_failed(array: Array) -> ErrorReport:
+    """Return why an array failed whose elements have all ended."""
+    spec, failures, error = array.spec, array.failures, array.input_error
+    if error is not None:
+        what = f"its iterables failed after element {array.count:,}: {error.message}"
+        return error._replace(message=what) if array.count else error
     if not failures and spec.tree is not None:
         return ErrorReport(NOTHING_TO_FOLD, "all elements that it takes failed, or were skipped")
     if not failures:
-        return ErrorReport(SKIPPED_ELEMENTS, f"{skipped:,} of {spec.count:,} elements were skipped")
+        return ErrorReport(SKIPPED_ELEMENTS, f"{array.skipped:,} of {array.count:,} elements were skipped")
     intervals, first = min(failures, key=lambda each: min(each[0]))
     start, _ = min(intervals)
     if spec.tree is not None:
         low, high = spec.tree.folded(start)
         message = f"folding values {low}:{high} failed: {first.message}"
     else:
-        count = f"{failed:,} of {spec.count:,} elements failed"
-        limit = f" (max_failures is {spec.max_failures:,})" if has_too_many else ""
-        message = f"{count}{limit}, the first one at index {start}: {first.kind}: {first.message}"
+        some = f"{array.failed:,} of {array.count:,} elements failed"
+        limit = f" (max_failures is {spec.max_failures:,})" if array.has_too_many_failures else ""
+        message = f"{some}{limit}, the first one at index {start}: {first.kind}: {first.message}"
     return ErrorReport(first.kind, message, first.traceback, (), first.place, -1, first.output, start)

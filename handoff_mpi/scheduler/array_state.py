@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.dag.task_spec import ArraySpec
-from handoff_mpi.messages import Interval
-from handoff_mpi.scheduler.events import Failure
+from handoff_mpi.messages import ErrorReport, Interval
+from handoff_mpi.scheduler.events import ElementsPulled, Failure
 
 #: A lease should take about this long: less wastes messages, more delays results and makes the tail uneven.
 LEASE_S = 0.01
@@ -27,7 +27,7 @@ class Array:
     """Where the elements of one array stand.
 
     Attributes:
-        spec: how many there are, and the user's limits.
+        spec: how many there are, unless it is windowed, and the user's limits.
         lease_spec: what the scheduler must know of its leases.
         todo: the elements that wait to be leased.
         suspects: groups of elements that are leased before the others, each as it is, to run in a child process: one of
@@ -45,6 +45,9 @@ class Array:
             first.
         slots: how many slots computed it when a lease was made last.
         leads: whether it was put at the head of its queue.
+        count: how many elements there are, as far as is known.
+        is_open: whether more may come: it is a windowed array.
+        input_error: why no more came, where its iterables failed.
     """
 
     spec: ArraySpec
@@ -63,6 +66,24 @@ class Array:
     in_flight: dict[int, float] = field(default_factory=dict)
     slots: int = 1
     leads: bool = False
+    count: int = 0
+    is_open: bool = False
+    input_error: ErrorReport | None = None
+
+    def __post_init__(self) -> None:
+        self.count, self.is_open = self.spec.count, self.spec.window is not None
+
+    def pulled(self, event: ElementsPulled) -> IntervalSet:
+        """Take in that elements of a windowed array have come, or that no more do; return those to compute."""
+        new = IntervalSet()
+        if self.is_open:
+            new.update([(self.count, event.count)] if event.count > self.count else [])
+            for interval in event.done:
+                new.discard(*interval)
+                self.have.add(*interval)
+            self.count, self.is_open = event.count, not event.is_last
+            self.input_error = event.error
+        return new
 
     @property
     def done(self) -> int:
@@ -73,6 +94,11 @@ class Array:
     def is_worth_a_lease(self) -> bool:
         """Whether so many elements wait to be leased that a lease has no fewer than it should."""
         return len(self.todo) >= self.lease_count(self.slots)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it fails once its elements have all ended: those that take elements that failed do not count."""
+        return bool(self.failed) or self.input_error is not None or self.skipped > self.bereft
 
     @property
     def has_too_many_failures(self) -> bool:
@@ -106,9 +132,12 @@ class Array:
         if self.element_s is None:
             return 1
         element_s = max(self.element_s, 1e-9)
-        share = -(-(len(self.todo) + len(self.awaited)) // max(1, slots))
+        left = len(self.todo) + len(self.awaited)
+        if self.is_open:  # more come while these are computed
+            left = max(left, self.spec.window or 0)
+        share = -(-left // max(1, slots))
         lease_s = max(LEASE_S, slots * LEASE_INTERVAL_S)
-        if share * element_s > lease_s:
+        if self.is_open or share * element_s > lease_s:
             share = -(-share // 2)
         count = max(min(int(lease_s / element_s), share), int(MIN_LEASE_S / element_s))
         count = max(count, self.spec.min_count)

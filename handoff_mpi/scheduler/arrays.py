@@ -20,7 +20,7 @@ from handoff_mpi.dag import TaskSpec
 from handoff_mpi.messages import ErrorReport, Interval, LeaseReport
 from handoff_mpi.scheduler.array_failures import why_failed
 from handoff_mpi.scheduler.array_state import Array, Lease
-from handoff_mpi.scheduler.events import Failure
+from handoff_mpi.scheduler.events import ElementsPulled, Failure
 from handoff_mpi.scheduler.lifecycle import FAILED, READY, SKIPPED, WAITING
 from handoff_mpi.scheduler.links import Links
 from handoff_mpi.scheduler.ready import ReadyTasks
@@ -53,11 +53,9 @@ class Arrays:
         self.leases: dict[int, Lease] = {}
         self.ending: dict[int, None] = {}
         self.links = Links(tasks, self._supplied, self._skip_bereft, self._lost)
-        self._tasks = tasks
-        self._ready = ready
+        self._tasks, self._ready, self._suspects = tasks, ready, suspects
         self.selections = Selections(tasks)
         self.waiting = WaitingElements(tasks, self._begin)
-        self._suspects = suspects
         self._withheld: dict[int, list[int]] = {}
         self._ended: list[int] = []
         self._to_check: dict[int, None] = {}
@@ -105,6 +103,11 @@ class Arrays:
             array = self.of[number]
             self.waiting.lease(number, array.spec, array.lease_spec, indices)
         self._withheld.clear()
+
+    def pulled(self, event: ElementsPulled) -> None:
+        """Elements of a windowed array have come, or no more do."""
+        self._give_back(event.array, self.of[event.array].pulled(event))
+        self._close(event.array)
 
     # -- leases ----------------------------------------------------------------------------------------
 
@@ -307,7 +310,7 @@ class Arrays:
     def _lost(self, number: int) -> list[Interval]:
         """Return the elements of an array that will have no values."""
         array = self.of[number]
-        lost = array.have.missing(array.spec.count)
+        lost = array.have.missing(array.count)
         if number < len(self._tasks.state) and self._tasks.state[number] in (FAILED, SKIPPED):
             return lost.intervals()
         for elements in (array.todo, array.awaited, *(self.leases[lease].intervals for lease in array.leases)):
@@ -361,7 +364,7 @@ class Arrays:
         array = self.of[number]
         dropped = array.todo.intervals() + array.awaited.intervals()
         array.skipped += sum(stop - start for start, stop in dropped)
-        array.todo = IntervalSet()
+        array.todo, array.is_open = IntervalSet(), False
         for interval in array.awaited.intervals():
             array.awaited.discard(*interval)
         array.suspects.clear()
@@ -394,12 +397,11 @@ class Arrays:
         while self._to_check:
             number, _ = self._to_check.popitem()
             array = self.of[number]
-            is_open = array.todo or array.awaited or array.leases
+            is_open = array.todo or array.awaited or array.leases or array.is_open
             if is_open or self._tasks.state[number] not in (READY, WAITING) or self.links.may_fold(number):
                 continue
-            if array.failed or array.skipped > array.bereft or self.links.has_nothing_to_fold(number):
-                how = array.skipped, array.failed, array.has_too_many_failures
-                fail(number, why_failed(array.spec, array.failures, *how))
+            if array.has_failed or self.links.has_nothing_to_fold(number):
+                fail(number, why_failed(array))
             elif array.bereft:
                 self.links.skip(number)
             else:
@@ -423,7 +425,7 @@ class Arrays:
     def explain(self, number: int, facts: dict[str, object]) -> dict[str, object]:
         """Return ``facts`` of an array with those of its elements; while any run, nothing else need be explained."""
         array = self.of[number]
-        counts = {"count": array.spec.count, "done": array.done, "failed": array.failed, "skipped": array.skipped}
+        counts = {"count": array.count, "done": array.done, "failed": array.failed, "skipped": array.skipped}
         waiting = len(array.todo) + len(array.awaited)
         facts["elements"] = {**counts, "leases": len(array.leases), "waiting": waiting}
         if array.leases:

@@ -12,7 +12,7 @@ from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.dag.selections import Selection
 from handoff_mpi.membership import RankLost, RankReturned, RankSuspected, RankUnreachable
-from handoff_mpi.messages import Entry, Interval, LeaseReport
+from handoff_mpi.messages import Entry, ErrorReport, Interval, LeaseReport
 from handoff_mpi.resources import Amounts
 
 
@@ -68,6 +68,25 @@ class ElementsEnded:
     task: int
     attempt: int
     report: LeaseReport
+
+
+@dataclass(slots=True)
+class ElementsPulled:
+    """Elements of a windowed array have come.
+
+    Attributes:
+        array: its number.
+        count: how many have come altogether.
+        done: those of the new ones that an earlier launch computed.
+        is_last: whether no more come.
+        error: why not, if its iterables failed.
+    """
+
+    array: int
+    count: int
+    done: Sequence[Interval] = ()
+    is_last: bool = False
+    error: ErrorReport | None = None
 
 
 @dataclass(slots=True)
@@ -155,6 +174,7 @@ Event: TypeAlias = (
     | Closed
     | Finished
     | ElementsEnded
+    | ElementsPulled
     | Retracted
     | Unfetched
     | Persisted

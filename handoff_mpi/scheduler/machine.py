@@ -33,6 +33,7 @@ from handoff_mpi.scheduler.events import (
     Closed,
     Command,
     ElementsEnded,
+    ElementsPulled,
     Event,
     Finished,
     Forget,
@@ -113,8 +114,7 @@ class Scheduler:
         self.arrays = arrays = Arrays(tasks, ready, self._crash_tracker.suspects)
         self.dispatches = dispatches = Dispatches(tasks, ready, slots, arrays)
         self.memory_pressure = MemoryPressure(ledger)
-        self.stale = 0
-        self.now = 0.0
+        self.stale, self.now = 0, 0.0
         self.stopping = ""
         self.stopped_on_failure = False
         self._closed = False
@@ -155,6 +155,7 @@ class Scheduler:
             Closed: self._on_closed,
             Finished: self._on_finished,
             ElementsEnded: self._on_elements_ended,
+            ElementsPulled: lambda event, now: self.arrays.pulled(event),
             Retracted: self._on_retracted,
             Unfetched: self._on_unfetched,
             Persisted: self._on_persisted,
@@ -342,8 +343,7 @@ class Scheduler:
             else:
                 others = self._count_wins(event, entry, others)
                 self._failures.failed(task, slot.rank, status, ErrorReport(*value), duration, now)
-        wins = len(event.entries) - others
-        if wins:
+        if wins := len(event.entries) - others:
             self._wins[event.rank] += wins
 
     def _count_wins(self, event: Finished, entry: Any, others: int) -> int:

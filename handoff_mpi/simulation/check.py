@@ -69,15 +69,15 @@ def check_arrays(scheduler: Scheduler) -> None:
         parts += [lease.intervals for lease in leases.values() if lease.array == number]
         together = IntervalSet(interval for part in parts for interval in part)
         assert len(together) == sum(map(len, parts)), f"an element of array {number} is in two places"
-        assert len(together) + array.done + array.skipped == array.spec.count
+        assert len(together) + array.done + array.skipped == array.count
         assert array.leases == {each for each, lease in leases.items() if lease.array == number}
         if state[number] in (State.READY, State.WAITING):
             may_be_skipped = array.spec.tree is not None and array.bereft  # or fails, if nothing is there to fold
-            is_open = array.todo or array.awaited or array.leases or may_be_skipped
+            is_open = array.todo or array.awaited or array.leases or may_be_skipped or array.is_open
             assert is_open, f"array {number} has ended, and does not know"
             assert bool(array.todo) != (number in scheduler.ready.exhausted)
         is_available = scheduler.tasks.is_available(number)  # else an earlier launch did what takes it
-        assert not is_available or array.done == array.spec.count
+        assert not is_available or array.done == array.count
 
 
 def check_membership(membership: Membership, ledger: Ledger) -> None:

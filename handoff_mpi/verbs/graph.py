@@ -159,7 +159,10 @@ def _source_of_dag(target: str, dag_args: list[str]) -> GraphSource | None:
 def _name(plan: Plan, spec: TaskSpec) -> str:
     """Return the name of a function's code, of an array with the number of its elements: "fit × 1,000"."""
     name = plan.code_names[spec.code]
-    return name if spec.array is None else f"{name} \N{MULTIPLICATION SIGN} {spec.array.count:,}"
+    if spec.array is None:
+        return name
+    count = f"{spec.array.count:,}" if spec.array.window is None else "?"
+    return f"{name} \N{MULTIPLICATION SIGN} {count}"
 
 
 # -- how it is drawn -------------------------------------------------------------------------------------

@@ -174,3 +174,17 @@ def test_taking_in_a_million_values_is_no_step_of_python_an_element():
         return len(entered)
 
     assert calls(1_000_000) == calls(100_000)
+
+
+def test_nones_take_one_segment_however_they_come():
+    order = [3, 1, 0, 9, 2, 5, 4, 8, 6, 7]
+    values = ArrayValues(100)
+    for place in order:
+        values.put([(10 * place, 10 * place + 10)], pack([None] * 10))
+    assert values.values(0, 100) == [None] * 100
+    assert [len(inside) for _, inside in values._inside(range(100))] == [100]
+    mixed = ArrayValues(30)
+    mixed.put([(0, 10)], pack([None] * 10))
+    mixed.put([(20, 30)], pack([None] * 10))
+    mixed.put([(10, 20)], pack([*range(10)]))
+    assert mixed.values(0, 30) == [*[None] * 10, *range(10), *[None] * 10]

@@ -207,7 +207,7 @@ REFUSED = {
     "a word of others": (lambda dag: dag.map(double, [1], chunksize=3), r"chunksize; did you mean chunk\?"),
     "kwargs": (lambda dag: dag.map(double, [1], kwargs={}), r"kwargs; did you mean fixed\?"),
     "a walltime": (lambda dag: dag.map(double, [1], walltime=3), r"walltime; did you mean timeout\?"),
-    "window": (lambda dag: dag.map(double, [1], window=100), "window= is not available: iterables are read before"),
+    "window": (lambda dag: dag.map(double, [1], window=0), "window must be a whole number from 1, not 0"),
     "inline": (lambda dag: dag.map(double, [1], type="inline"), "cannot be inline.*leave out type="),
     "an inline task": (lambda dag: dag.map(task(double, type="inline"), [1]), "cannot be inline"),
     "as list": (lambda dag: dag.map(task(double, argument_inclusion="as_list"), [1]), "map over lists"),

@@ -30,6 +30,8 @@ NOW = 1_770_000_000.0
 
 
 class FakePlan(SimpleNamespace):
+    call_count = 1
+
     def __len__(self):
         return len(self.ids)
 

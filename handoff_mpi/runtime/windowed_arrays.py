@@ -1,0 +1,312 @@
+"""The windowed arrays of a run: rank 0 takes in what threads have pulled, and offers it to the scheduler.
+
+An earlier launch may have computed some of them. As it is not known which elements the iterables will give, each block
+of them is compared when it has come: where an earlier launch has a digest of a block, its elements wait for that.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from handoff_mpi.arrays.columns import ColumnError
+from handoff_mpi.arrays.digests import NO_DIGEST
+from handoff_mpi.arrays.intervals import Interval
+from handoff_mpi.arrays.values import ArrayValues
+from handoff_mpi.arrays.windows import ElementWindow
+from handoff_mpi.console import print_message
+from handoff_mpi.dag import Plan
+from handoff_mpi.dag.fingerprint import ObjectDigests
+from handoff_mpi.formatting import show
+from handoff_mpi.messages import ErrorReport
+from handoff_mpi.results.array_history import EarlierElements
+from handoff_mpi.runtime.element_puller import ElementPuller
+from handoff_mpi.runtime.journal_writer import JournalWriter
+from handoff_mpi.scheduler import ElementsPulled
+from handoff_mpi.scheduler.array_state import Array
+from handoff_mpi.serialization import reason_of
+from handoff_mpi.worker.error_report import describe
+
+#: At most so many elements are taken in in one turn.
+MAX_TAKEN = 1 << 15
+#: Seconds between two digests of a block that is not complete.
+DIGEST_INTERVAL_S = 1.0
+_NEVER = float("inf")
+#: The kind of failure of an array with an element that cannot be sent to a rank.
+_UNSENDABLE = "EncodingError"
+
+
+class _Judged(NamedTuple):
+    """Elements that an earlier launch has computed."""
+
+    epoch: int
+    intervals: Sequence[Interval]
+
+
+class WindowedArray:
+    """The elements of one windowed array, on their way from its iterables to the scheduler.
+
+    Args:
+        number: of the array.
+        label: names it in messages.
+        window: the elements that have not ended.
+        puller: pulls them.
+        values: of the array, which take over those of earlier launches.
+        earlier: what those have computed, in order.
+        journal_writer: writes the digests of elements into the journal.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        label: str,
+        window: ElementWindow,
+        puller: ElementPuller,
+        values: ArrayValues,
+        earlier: Sequence[EarlierElements],
+        journal_writer: JournalWriter,
+    ) -> None:
+        self.number = number
+        self.puller = puller
+        self._label = label
+        self._window = window
+        self._values = values
+        self._earlier = [each for each in earlier if each.block == window.block]
+        self._journal_writer = journal_writer
+        self._digest_object = ObjectDigests()
+        self._error: ErrorReport | None = None
+        self._offered = 0
+        self._judged = 0  # the end of the last block that was compared
+        self._has_said = not earlier
+        if earlier and not self._earlier:
+            self._say_again("its window was another one in earlier launches, so all of its elements run again")
+        self._released = 0
+        self._digests: list[bytes] = []
+        self._blocks = 0  # whose digests are in the journal
+        self._recorded = 0
+        self._next_record = 0.0
+
+    def take(self, array: Array, now: float) -> ElementsPulled | None:
+        """Take in what was pulled; return the event of it, None if there is none.
+
+        Args:
+            array: where its elements stand.
+        """
+        if not array.is_open:
+            self.puller.close()
+            return None
+        self._release(array)
+        event = self._take_news() if self.puller.has_news else None
+        is_last = event is not None and event.is_last
+        if self._digests or is_last or (now >= self._next_record and self._recorded < self._window.count):
+            self._record(now, is_last)
+            event = event or ElementsPulled(self.number, self._offered)  # a turn writes the record
+        self.puller.allow(array.done + array.failed + array.skipped)
+        return event
+
+    def finish(self) -> None:
+        """Have the journal know all elements that have come: the run has ended, and may be resumed."""
+        if self._recorded < self._window.count:
+            self._record(_NEVER, is_last=False)
+
+    def _release(self, array: Array) -> None:
+        """Forget elements that failed for good."""
+        for intervals, _ in array.failures[self._released :]:
+            self._window.ended(intervals)
+        self._released = len(array.failures)
+
+    def _take_news(self) -> ElementsPulled:
+        is_over = self.puller.is_over  # before: what comes after it is taken too
+        restored: list[Interval] = []
+        elements = self.puller.take(MAX_TAKEN)
+        place = 0
+        while place < len(elements) and self._error is None:
+            part = elements[place : place + self._window.room_in_block()]
+            place += len(part)
+            self._add(part)
+            restored += self._judge(is_last=False)
+        is_last = self._error is not None or (is_over and len(elements) < MAX_TAKEN)
+        if is_last:
+            restored += self._judge(is_last=True)
+            if self._error is None and self.puller.error is not None:
+                self._error = describe(self.puller.error)
+            self.puller.close()
+        return ElementsPulled(self.number, self._offered, restored, is_last, self._error)
+
+    def _add(self, part: list[object]) -> None:
+        """Take in elements of one block; where one cannot be sent to a rank, those before it."""
+        try:
+            self._window.add(part)
+        except ColumnError as error:
+            first = min(error.errors)
+            if first:
+                self._window.add(part[:first])
+            what = f"element {self._window.count:,} cannot be sent to a rank: {reason_of(error.errors[first])}"
+            self._error = ErrorReport(_UNSENDABLE, what)
+        if self._window.count and self._window.count % self._window.block == 0:
+            self._digests.append(self._digest(self._window.count))
+
+    def _digest(self, stop: int) -> bytes:
+        return self._window.digest(stop, self._digest_object)
+
+    def _judge(self, is_last: bool) -> list[Interval]:
+        """Offer elements whose block need not be compared any more; return those that an earlier launch has computed.
+
+        Args:
+            is_last: whether no more elements come.
+        """
+        count, block = self._window.count, self._window.block
+        if count == self._offered:
+            return []
+        low = (count - 1) // block * block
+        restored: list[Interval] = []
+        if low >= self._judged and self._earlier:
+            wanted = max([min(low + block, each.covered) for each in self._earlier])
+            if count < wanted and not is_last:
+                return []
+            for judged in self._compare(low, count):
+                restored += judged.intervals
+                self._journal_writer.elements_restored(self.number, judged.epoch, judged.intervals)
+            self._judged = low + block
+        self._window.ended(restored)
+        self._offered = count
+        return restored
+
+    def _compare(self, low: int, count: int) -> list[_Judged]:
+        """Take over elements of the block that begins at ``low``, those of the newest launch first."""
+        found: list[_Judged] = []
+        others: list[bytes] = []
+        for each in reversed(self._earlier):
+            stop = min(low + self._window.block, each.covered)
+            if not low < stop <= count:
+                continue
+            digest = self._digest(stop)
+            if digest == each.digest(low):
+                intervals = self._values.take(each.values, low, stop)
+                if intervals:
+                    found.append(_Judged(each.epoch, intervals))
+            elif any(each.values.have.within(low, stop)):
+                others.append(digest)
+        if others and not found:
+            has_none = NO_DIGEST in others
+            changed = "its iterables give other elements than in an earlier launch"
+            why = "its elements cannot be compared with those of an earlier launch" if has_none else changed
+            self._say_again(f"{why} from element {low:,} on, so they run again")
+        return found
+
+    def _say_again(self, why: str) -> None:
+        """Say once that elements run again."""
+        if not self._has_said:
+            self._has_said = True
+            print_message(f"array {self._label}: {why}")
+
+    def _record(self, now: float, is_last: bool) -> None:
+        """Have the journal know the elements that were pulled."""
+        block, count = self._window.block, self._window.count
+        digests = b"".join(self._digests)
+        covered = (self._blocks + len(self._digests)) * block
+        if count > covered and (is_last or now >= self._next_record):
+            digests += self._digest(count)
+            covered = count
+        has_ended = is_last and self._error is None
+        self._journal_writer.elements_pulled(self.number, self._blocks, covered, digests, has_ended)
+        self._blocks += len(self._digests)
+        self._digests.clear()
+        self._recorded = covered
+        self._next_record = now + DIGEST_INTERVAL_S
+
+
+class WindowedArrays:
+    """The windowed arrays of a run; the loop of rank 0 asks them in each turn.
+
+    Args:
+        plan: the run's tables.
+        arrays: of the scheduler, by number.
+        values: of arrays, by number.
+        earlier: array to what earlier launches have computed.
+        journal_writer: writes the journal.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        arrays: Mapping[int, Array],
+        values: Mapping[int, ArrayValues],
+        earlier: Mapping[int, Sequence[EarlierElements]],
+        journal_writer: JournalWriter,
+    ) -> None:
+        self._arrays = arrays
+        self._is_rung = False
+        self._is_closed = False
+        self._lock = threading.Lock()
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+        self._of: list[WindowedArray] = []
+        for number, frozen in plan.arrays.items():
+            if frozen.window is not None and frozen.source is not None:
+                puller = ElementPuller(frozen.source.begin, frozen.window.size, self._ring)
+                label, before = show(plan.ids[number]), earlier.get(number, ())
+                self._of.append(
+                    WindowedArray(number, label, frozen.window, puller, values[number], before, journal_writer)
+                )
+
+    def start(self) -> None:
+        """Begin to pull elements."""
+        for each in self._of:
+            each.puller.start()
+
+    def events(self, now: float) -> list[ElementsPulled]:
+        """Return what has come since the last time."""
+        if self._is_rung:
+            self._is_rung = False
+            with suppress(BlockingIOError):
+                os.read(self._read, 1024)
+        found = []
+        for each in self._of:
+            array = self._arrays.get(each.number)
+            if array is not None:
+                found.append(each.take(array, now))
+        return [event for event in found if event is not None]
+
+    def finish(self) -> None:
+        """Note what has come until the end of the run."""
+        for each in self._of:
+            each.finish()
+
+    def _ring(self) -> None:
+        """Wake the loop; called in another thread."""
+        with self._lock:
+            if not self._is_closed:
+                self._is_rung = True
+                with suppress(BlockingIOError):  # it is full of rings
+                    os.write(self._write, b"\0")
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when elements have come."""
+        return self._read
+
+    def close(self) -> None:
+        """Pull no more; a thread that is blocked in the user's code is not waited for."""
+        for each in self._of:
+            each.puller.close()
+        with self._lock:
+            self._is_closed = True
+            os.close(self._read)
+            os.close(self._write)
+
+
+def windowed_arrays(
+    plan: Plan,
+    arrays: Mapping[int, Array],
+    values: Mapping[int, ArrayValues],
+    earlier: Mapping[int, Sequence[EarlierElements]],
+    journal_writer: JournalWriter,
+) -> WindowedArrays | None:
+    """Return the windowed arrays of a run; None if it has none."""
+    if all(frozen.window is None for frozen in plan.arrays.values()):
+        return None
+    return WindowedArrays(plan, arrays, values, earlier, journal_writer)

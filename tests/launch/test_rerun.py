@@ -9,7 +9,9 @@ import pytest
 from handoff_mpi import UsageError
 from handoff_mpi.launch.rerun import read_rerun
 
-PLAN = SimpleNamespace(number_of={"fit": 0, "sweep": 1, ("all", 2): 2}, arrays={1: SimpleNamespace(count=10)})
+PLAN = SimpleNamespace(
+    number_of={"fit": 0, "sweep": 1, ("all", 2): 2}, arrays={1: SimpleNamespace(count=10, window=None)}
+)
 
 
 def test_functions_and_whole_arrays_are_named_by_their_ids():

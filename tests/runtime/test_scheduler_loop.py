@@ -280,9 +280,9 @@ def test_rank_0_rests_while_a_child_of_its_own_works(tmp_path, monkeypatch):
     waits = []
 
     class Counted(Backoff):
-        def wait(self, was_busy, *rest):
+        def spin(self, was_busy, *rest):
             waits.append(was_busy)
-            super().wait(was_busy, *rest)
+            return super().spin(was_busy, *rest)
 
     monkeypatch.setattr(scheduler_loop, "Backoff", Counted)
     dag = DAG("nap")

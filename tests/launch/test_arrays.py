@@ -272,7 +272,8 @@ def test_rank_0_takes_no_step_for_an_element(tmp_path, monkeypatch):
     """No line of Python runs for an element but those of the loop that calls it; rank 0 runs it here, too."""
     monkeypatch.chdir(tmp_path)
     lines_of_run(4_000)  # which imports modules
-    assert lines_of_run(400_000) - lines_of_run(4_000) < 100_000
+    # A line for each element would be 396,000 more. Leases take some too, and there are more on a busy machine.
+    assert lines_of_run(400_000) - lines_of_run(4_000) < 200_000
 
 
 def lines_of_run(count):

@@ -50,7 +50,7 @@ def test_an_interactive_allocation_is_no_launcher(slurm, tmp_path, shell):
     assert shown.count("ended with 0") == 2
 
 
-@pytest.mark.long
+@pytest.mark.soak
 def test_what_slurm_granted_is_compared_with_what_the_ranks_use(slurm, tmp_path, shell):
     typed = shell("doctor -n 4", "run -n 4 places.py", "run -n 2 places.py", "run -n 9 places.py")
     shown = re.sub("\x1b\\[[0-9;]*m", "", slurm.in_terminal(f"env SHELL={typed} salloc {TWO_BY_TWO} -t 10", tmp_path))

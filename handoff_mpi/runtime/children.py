@@ -152,11 +152,16 @@ class Children:
     def _child_with(self, devices: str, slot: int) -> ChildProcess:
         """Return a child for a slot that is shown these devices: CUDA cannot be shown others once it has started."""
         child = self._children[slot]
-        if child is not None and (child.devices != devices or child.is_spent):
+        if child is not None and child.devices == devices and not child.is_spent:
+            return child
+        other = self._idle.take(devices)
+        if child is not None:
+            # Void calls that it has yet to answer would be taken for its next ones.
+            child.is_spent = child.is_spent or bool(self.sent[slot])
+            self.sent[slot].lost()
+            self._children[slot] = None
             self._let_end(self._idle.put(child, len(self._children)))
-            child = self._children[slot] = None
-        if child is None:
-            child = self._children[slot] = self._idle.take(devices) or self.start(devices)
+        child = self._children[slot] = other or self.start(devices)
         return child
 
     def _let_end(self, children: Iterable[ChildProcess]) -> None:
@@ -245,9 +250,10 @@ class Children:
                 self._listen_to(slot)
 
     def _listen_to(self, slot: int) -> None:
-        child, sent = self._children[slot], self.sent[slot]
+        child, sent = None, self.sent[slot]
         try:
             for _ in range(_MAX_FRAMES_PER_TURN):
+                child = self._children[slot]  # another one, where a call that was sent again needed that
                 if child is None or not sent or (frame := child.poll()) is None:
                     break
                 (kind, *fields), buffers = frame
@@ -355,7 +361,8 @@ class Children:
         if child is not None and not child.is_preparing:  # else its call has not begun
             self._take_back(slot)
             self._listen_to(slot)
-            if self.sent[slot].running is work and (work is None or _is_still_at(child, work)):
+            is_same = self._children[slot] is child and self.sent[slot].running is work
+            if is_same and (work is None or _is_still_at(child, work)):
                 child.kill()
 
     # -- the processes ------------------------------------------------------------------------------

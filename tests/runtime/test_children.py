@@ -49,6 +49,10 @@ def crash(place, task):
     note(place, f"begun {task}")
     os._exit(3)
 def fail(place, task): raise ValueError(task)
+def break_context(place, task):
+    class CUDARuntimeError(RuntimeError): pass
+    note(place, f"begun {task}")
+    raise CUDARuntimeError("cudaErrorIllegalAddress")
 def text(nbytes): return "x" * nbytes
 def take_slowly(rank):
     from handoff_mpi.worker.shared_semaphore import SharedSemaphore
@@ -74,6 +78,7 @@ class Rank:
         )
         self.finished = {}
         self.returned = []
+        self.claim = (1.0, ())
         self._codes = [(number, encode_code(FUNCTIONS[name])) for number, name in enumerate(NAMES)]
 
     def task(self, number, name, *sources, timeout_s=None):
@@ -88,7 +93,7 @@ class Rank:
 
     def dispatch(self, *tasks):
         codes, self._codes = self._codes, []
-        self.receive(DISPATCH, codes, [(0, (1.0, ()), list(tasks))])
+        self.receive(DISPATCH, codes, [(0, self.claim, list(tasks))])
 
     def recall(self, *tasks):
         self.receive(RETRACT, [(task, 1) for task in tasks])
@@ -240,6 +245,35 @@ def test_what_waits_for_a_call_that_fails_is_given_back_and_the_next_runs(rank):
     assert rank.statuses() == {0: RAISED, 3: OK}
     assert rank.returned == [1, 2]
     assert not rank.driver.sockets(), "nothing is awaited of the child"
+
+
+@pytest.mark.parametrize("frames_per_turn", [1, 2, 3, 4, 100])
+def test_calls_behind_one_that_broke_its_context_run_once_in_another_child(rank, monkeypatch, frames_per_turn):
+    """The answers of the spent child, which is replaced while it is listened to, are not those of the new one."""
+    monkeypatch.setattr(children, "_MAX_FRAMES_PER_TURN", frames_per_turn)
+    rank.dispatch(rank.task(0, "hold"))
+    rank.run_until(lambda: rank.is_begun(0))
+    rank.claim = (1.0, ((0, "declared-0"),))
+    rank.dispatch(rank.task(1, "break_context"), *[rank.task(k, "begin") for k in range(2, 9)])
+    rank.end(0)
+    rank.run(*range(9))
+    assert rank.statuses() == {k: RAISED if k == 1 else OK for k in range(9)}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_answers_of_calls_that_were_taken_back_are_not_those_of_other_calls(rank, monkeypatch, count):
+    """A child that has yet to answer for void calls, and serves no slot for a while, does not come back to one."""
+    monkeypatch.setattr(children, "_MAX_FRAMES_PER_TURN", 1)
+    rank.dispatch(rank.task(0, "begin"), rank.task(1, "hold"), *[rank.task(k, "begin") for k in range(2, 2 + count)])
+    rank.run_until(lambda: rank.is_begun(1))
+    rank.recall(*range(2, 2 + count))
+    rank.claim = (1.0, ((0, "declared-0"),))
+    rank.dispatch(rank.task(6, "begin"))
+    rank.claim = (1.0, ())
+    rank.dispatch(rank.task(7, "begin"), rank.task(8, "begin"))
+    rank.end(1)
+    rank.run(0, 1, 6, 7, 8)
+    assert rank.statuses() == dict.fromkeys((0, 1, 6, 7, 8), OK)
 
 
 def test_a_death_costs_the_call_that_ran_and_no_other(rank):

@@ -11,7 +11,7 @@ from tests.slurm.test_sbatch import SLEEPING, TWO_BY_TWO, mpich_python, status, 
 
 JOB = """#!/bin/bash
 export PYTHONPATH={root}
-exec srun --mpi={pmi} {python} -m handoff_mpi run --run-dir run sleeping.py
+exec srun --mpi={pmi} --kill-on-bad-exit=1 {python} -m handoff_mpi run --run-dir run sleeping.py
 """
 
 

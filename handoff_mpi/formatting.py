@@ -37,6 +37,11 @@ def show(thing: object, limit: int = MAX_CHARS) -> str:
     return one_line(text, limit)
 
 
+def counted(count: int, noun: str) -> str:
+    """Return ``1 rank`` or ``3,000 ranks``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def one_line(text: str, limit: int | None = None) -> str:
     """Return ``text`` with line ends and control characters escaped, and cut to ``limit`` characters."""
     if limit is not None and len(text) > limit:

@@ -31,11 +31,6 @@ def name_list(names: Iterable[str]) -> str:
     return ", ".join(each[:8]) + (f" and {len(each) - 8} more" if len(each) > 8 else "")
 
 
-def counted(number: int, noun: str) -> str:
-    """Return ``1 rank`` or ``3 ranks``."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
 def plain(value: float) -> str:
     """Return a number as one would write it."""
     return f"{value:g}"

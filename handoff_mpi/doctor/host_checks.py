@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from handoff_mpi.doctor.filesystem import FolderFacts, FolderView
-from handoff_mpi.doctor.formatting import counted, duration, name_list, plain, rank_list, space
+from handoff_mpi.doctor.formatting import duration, name_list, plain, rank_list, space
 from handoff_mpi.doctor.measuring import RankFacts
 from handoff_mpi.doctor.report import ERROR, OK, WARNING, Finding
+from handoff_mpi.formatting import counted
 
 #: From here on a measurement is worth a note.
 SLOW_WRITE_S = 0.02

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from handoff_mpi.doctor.formatting import counted, name_list
+from handoff_mpi.doctor.formatting import name_list
 from handoff_mpi.doctor.report import ERROR, OK, WARNING, Finding
-from handoff_mpi.formatting import duration_text
+from handoff_mpi.formatting import counted, duration_text
 from handoff_mpi.resources.slurm_grants import Mismatch
 
 #: A job that ends this soon has no time for a run.

@@ -6,10 +6,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from handoff_mpi.doctor.fault_tolerance import RANKS, TRIAL_S, Trial
-from handoff_mpi.doctor.formatting import by_value, counted, duration, last_line, rank_list, space
+from handoff_mpi.doctor.formatting import by_value, duration, last_line, rank_list, space
 from handoff_mpi.doctor.measuring import RankFacts
 from handoff_mpi.doctor.network import Ping, Ring
 from handoff_mpi.doctor.report import ERROR, OK, WARNING, Finding
+from handoff_mpi.formatting import counted
 
 #: From here on a measurement is worth a note.
 SLOW_TRIP_S = 1e-3

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Hashable
+import re
+from collections.abc import Collection, Hashable, Iterator, Sequence
+from functools import cached_property
 
+from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.callbacks import shown
 from handoff_mpi.dag import Plan
 from handoff_mpi.dag.fingerprint import Fingerprints
 from handoff_mpi.errors import UsageError
-from handoff_mpi.formatting import show
+from handoff_mpi.formatting import counted, show
 from handoff_mpi.launch.rerun import Rerun
 from handoff_mpi.launch.resume import Resumed
 from handoff_mpi.results.history import History
@@ -18,6 +20,10 @@ from handoff_mpi.suggestions import did_you_mean
 _MAX_LINES = 3
 #: A reason that names an input of a function begins so.
 ITS_INPUT = "its input"
+#: The reason of elements that an earlier launch computed from others.
+OTHER_ARGUMENTS = "the arguments of these elements changed"
+_ACCEPTABLE = re.compile(r"Python is |the code of |the arguments of .+ changed$")
+KEEPS = "--accept-changes NAME keeps what a function gave before it changed"
 
 
 class Acceptance:
@@ -40,6 +46,8 @@ class Acceptance:
     def __init__(self, history: History, plan: Plan, accepted: Collection[Hashable]) -> None:
         self.new: list[tuple[Hashable, bytes, bytes]] = []
         self._before = history.accepted
+        self._plan = plan
+        self._is_known = False  # whether what is accepted now was before
         self._ids = _ids_meant(plan, accepted)
         self._done = history.fingerprints_done() if self._ids else {}
 
@@ -48,9 +56,24 @@ class Acceptance:
         """Whether any change was accepted, now or before."""
         return bool(self._before or self._ids)
 
+    def lines(self, resumed: Resumed) -> Iterator[str]:
+        """Yield what comes of the changes that are accepted now."""
+        if not self._ids:
+            return
+        kept = [self._plan.number_of[id] for id, _, _ in self.new]
+        arrays = [task for task in kept if task in self._plan.arrays]
+        functions = sum(task in resumed.rest for task in kept) - sum(task in resumed.rest for task in arrays)
+        elements = sum(len(resumed.array_values[task]) for task in arrays)
+        if functions or elements:
+            runs = in_words(self._plan, functions, arrays, elements)
+            yield f"--accept-changes: the values of {runs} are kept as they were before the change"
+        elif not self._is_known:
+            yield "--accept-changes: nothing that it names has a value of an earlier launch and has changed since"
+
     def settle(self, id: Hashable, fingerprint: bytes) -> bytes:
         """Return the fingerprint by which the function ``id`` goes, which has ``fingerprint`` by now."""
         known = self._before.get((id, fingerprint))
+        self._is_known = self._is_known or (known is not None and id in self._ids)
         if known is None and id in self._ids:
             known = self._done.get(id)
             if known is not None and known != fingerprint:
@@ -72,92 +95,154 @@ def _ids_meant(plan: Plan, accepted: Collection[Hashable]) -> set[Hashable]:
     return meant
 
 
-def explain_changes(history: History, plan: Plan, marks: Fingerprints, again: Collection[int]) -> list[str]:
-    """Return why functions run again that an earlier launch has done, the most frequent reasons first.
+def is_acceptable(reason: str) -> bool:
+    """Whether a function that runs again for ``reason`` can keep what it gave before."""
+    return reason != OTHER_ARGUMENTS and _ACCEPTABLE.match(reason) is not None
+
+
+def in_words(plan: Plan, functions: int, arrays: Sequence[int], elements: int) -> str:
+    """Return so many functions, and elements of arrays, in words."""
+    of = shown(plan.ids[arrays[0]]) if len(arrays) == 1 else f"{len(arrays):,} arrays"
+    parts = [counted(functions, "function")] if functions or not arrays else []
+    parts += [f"{counted(elements, 'element')} of {of}"] if arrays else []
+    return " and ".join(parts)
+
+
+class Changes:
+    """Which functions run again that an earlier launch has done, and why: they have changed, or are named, or ...
 
     Args:
-        marks: the fingerprints of the functions as they are now.
-        again: the numbers of the functions that run.
-    """
-    changed = _changed(history, plan, marks, again)
-    if not changed:
-        return []
-    reasons: Counter[str] = Counter()
-    behind = 0
-    for task in sorted(changed):
-        reason = _reason(history, plan, marks, task, changed)
-        reasons[reason] += bool(reason)
-        behind += not reason
-    lines = [f"{reason}: {_functions(count)} again" for reason, count in reasons.most_common() if reason]
-    rest = len(lines) - _MAX_LINES
-    if rest > 0:
-        lines[_MAX_LINES:] = [f"{rest} more changes of this kind"]
-    if behind:
-        lines.append(f"{_functions(behind)} again behind them")
-    return [*lines, "--accept-changes NAME keeps what a function gave before it changed"]
-
-
-def find_reasons(
-    history: History, plan: Plan, marks: Fingerprints, resumed: Resumed, rerun: Rerun
-) -> dict[str, list[int]]:
-    """Return why functions run again that an earlier launch has done: reason to their numbers, for the journal.
-
-    Args:
-        marks: the fingerprints of the functions as they are now.
-        resumed: what is taken over from earlier launches.
+        history: of earlier launches.
+        plan: of the functions as they are now.
+        marks: the fingerprints of these.
+        resumed: what is taken over from the earlier launches.
         rerun: what the user wants to run again.
     """
-    done_ids = {id for id, _ in history.done}
-    again = [task for task, id in enumerate(plan.ids) if task not in resumed.rest and id in done_ids]
-    changed = _changed(history, plan, marks, again)
-    named = rerun.named
-    reasons: dict[str, list[int]] = {}
-    for task in again:
-        if task in resumed.rerun:
-            reason = "--rerun names it" if task in named else "--rerun names a function that it depends on"
-        elif task in changed:
-            reason = _reason(history, plan, marks, task, changed) or _changed_input(plan, task, changed)
-        else:
-            reason = _why_unusable(history, plan.ids[task], marks)
-        reasons.setdefault(reason, []).append(task)
-    return reasons
 
+    def __init__(self, history: History, plan: Plan, marks: Fingerprints, resumed: Resumed, rerun: Rerun) -> None:
+        self._history = history
+        self._plan = plan
+        self._marks = marks
+        self._resumed = resumed
+        self._rerun = rerun
+        self._done = history.fingerprints_done()
 
-def _changed(history: History, plan: Plan, marks: Fingerprints, again: Collection[int]) -> set[int]:
-    """Return which of the functions ``again`` an earlier launch has done with another fingerprint."""
-    done = history.fingerprints_done() if again else {}
-    return {task for task in again if (id := plan.ids[task]) in done and marks.of(id) not in (None, done[id])}
+    def lines(self) -> Iterator[str]:
+        """Yield what has changed, and what runs again because of it, the most frequent reasons first."""
+        reasons: dict[str, list[int]] = {}
+        for task in sorted(self._changed):
+            reasons.setdefault(self._reason(task), []).append(task)
+        behind = reasons.pop("", [])
+        for task in self._again:
+            if task not in self._changed and self._resumed.other_arguments.get(task):
+                reasons.setdefault(OTHER_ARGUMENTS, []).append(task)
+        by_number = sorted(reasons.items(), key=lambda item: -len(item[1]))
+        for reason, tasks in by_number[:_MAX_LINES]:
+            yield f"{reason}: {self.text(tasks)} again"
+        if len(by_number) > _MAX_LINES:
+            yield f"{len(by_number) - _MAX_LINES} more changes of this kind"
+        if behind:
+            whose = "its" if len(behind) == 1 else "their"
+            yield f"{self.text(behind)} again {'behind them' if reasons else f'as {whose} inputs have changed'}"
+        if any(map(is_acceptable, reasons)):
+            yield KEEPS
 
+    def reasons(self) -> dict[str, list[int]]:
+        """Return why functions run again that an earlier launch has done: reason to their numbers, for the journal."""
+        reasons: dict[str, list[int]] = {}
+        for task in self._again:
+            reasons.setdefault(self._any_reason(task), []).append(task)
+        return reasons
 
-def _changed_input(plan: Plan, task: int, changed: Collection[int]) -> str:
-    inputs = [each for each in plan.specs[task].needs if each in changed]
-    more = f", and so have {len(inputs) - 1} more of its inputs" if len(inputs) > 1 else ""
-    return f"{ITS_INPUT} {shown(plan.ids[inputs[0]])} has changed{more}"
+    def text(self, tasks: Collection[int]) -> str:
+        """Return in words that these functions, and elements of arrays, run."""
+        arrays = [task for task in tasks if task in self._plan.arrays]
+        functions, elements = len(tasks) - len(arrays), sum(map(self.elements, arrays))
+        words = in_words(self._plan, functions, arrays, elements)
+        return f"{words} {'runs' if functions + elements == 1 else 'run'}"
 
+    def elements(self, array: int) -> int:
+        """Return how many elements of an array have had values, and have none now."""
+        frozen, mark = self._plan.arrays[array], self._done.get(self._plan.ids[array])
+        launches = self._history.arrays.get((self._plan.ids[array], mark), ())
+        if not launches or (frozen.window is not None and array not in self._changed):
+            return 0  # a windowed array is compared with what was while its elements come
+        left = launches[-1].have.copy()
+        if frozen.window is None:
+            left = IntervalSet(left.within(0, frozen.count))
+        for interval in self._resumed.array_values[array].have:
+            left.discard(*interval)
+        return len(left)
 
-def _why_unusable(history: History, id: Hashable, marks: Fingerprints) -> str:
-    """Return why nothing is left of what an earlier launch has done, although the function has not changed."""
-    mark = marks.of(id)
-    if mark is None:
-        return f"it has no fingerprint ({marks.notes.get(id, 'the reason is unknown')})"
-    done = history.done.get((id, mark))
-    is_kept = done is not None and done.has_value
-    return "the file of its value is missing or damaged" if is_kept else "its value was not kept and is needed"
+    # -- which -------------------------------------------------------------------------------------------
 
+    @cached_property
+    def _changed(self) -> set[int]:
+        """The functions that run, and that an earlier launch has done with another fingerprint."""
+        return {task for task in self._open if self._mark(task) not in (None, self._done.get(self._plan.ids[task]))}
 
-def _reason(history: History, plan: Plan, marks: Fingerprints, task: int, changed: Collection[int]) -> str:
-    """Return why a function is not what it was; an empty string if that is only because of its inputs."""
-    before, spec = history.launches[-1], plan.specs[task]
-    name = plan.code_names[spec.code]
-    if before.python and before.python != marks.python:
-        return f"Python is {marks.python} now and was {before.python}"
-    if before.codes and before.codes.get(name) != marks.codes.get(name):
-        return f"the code of {name!r} changed"
-    if any(each in changed for each in spec.needs):
-        return ""
-    what = "the arguments of " if before.codes else ""
-    return f"{what}{shown(plan.ids[task])} changed"
+    @cached_property
+    def _open(self) -> list[int]:
+        """The functions that run, and of which an earlier launch has a value, of arrays one of an element."""
+        plan, rest = self._plan, self._resumed.rest
+        return [task for task, id in enumerate(plan.ids) if id in self._done and task not in rest]
 
+    @cached_property
+    def _again(self) -> list[int]:
+        """The functions that run again, and the arrays any element of which does."""
+        done = {id for id, _ in self._history.done}
+        functions = {task for task, id in enumerate(self._plan.ids) if id in done and task not in self._resumed.rest}
+        arrays = {task for task in self._open if task in self._plan.arrays and self.elements(task)}
+        return sorted(functions | arrays)
 
-def _functions(count: int) -> str:
-    return f"{count} functions run" if count != 1 else "1 function runs"
+    def _is_altered(self, task: int) -> bool:
+        """Whether a function has changed, or elements of an array run that had no value, or another one."""
+        return task in self._changed or (task in self._plan.arrays and task not in self._resumed.rest)
+
+    def _mark(self, task: int) -> bytes | None:
+        return self._marks.of(self._plan.ids[task])
+
+    # -- why ---------------------------------------------------------------------------------------------
+
+    def _any_reason(self, task: int) -> str:
+        if task in self._resumed.rerun:
+            return "--rerun names it" if task in self._rerun.named else "--rerun names a function that it depends on"
+        if task in self._changed:
+            return self._reason(task) or self._changed_input(task)
+        return self._why_elements(task) if task in self._plan.arrays else self._why_unusable(task)
+
+    def _reason(self, task: int) -> str:
+        """Return why a function is not what it was; an empty string if that is only because of its inputs."""
+        before, spec, marks = self._history.launches[-1], self._plan.specs[task], self._marks
+        name = self._plan.code_names[spec.code]
+        if before.python and before.python != marks.python:
+            return f"Python is {marks.python} now and was {before.python}"
+        if before.codes and before.codes.get(name) != marks.codes.get(name):
+            return f"the code of {name!r} changed"
+        if any(map(self._is_altered, spec.needs)):
+            return ""
+        what = "the arguments of " if before.codes else ""
+        return f"{what}{shown(self._plan.ids[task])} changed"
+
+    def _changed_input(self, task: int) -> str:
+        inputs = [each for each in self._plan.specs[task].needs if self._is_altered(each)]
+        more = f", and so have {len(inputs) - 1} more of its inputs" if len(inputs) > 1 else ""
+        return f"{ITS_INPUT} {shown(self._plan.ids[inputs[0]])} has changed{more}"
+
+    def _why_elements(self, array: int) -> str:
+        """Return why elements of an array run again, although what they have in common has not changed."""
+        if self._resumed.other_arguments.get(array):
+            return OTHER_ARGUMENTS
+        if self._plan.arrays[array].links or self._plan.arrays[array].handles:
+            return "what these elements take has changed"
+        return "the file of these values is missing or damaged"
+
+    def _why_unusable(self, task: int) -> str:
+        """Return why nothing is left of what an earlier launch has done, although the function has not changed."""
+        id = self._plan.ids[task]
+        mark = self._marks.of(id)
+        if mark is None:
+            return f"it has no fingerprint ({self._marks.notes.get(id, 'the reason is unknown')})"
+        done = self._history.done.get((id, mark))
+        is_kept = done is not None and done.has_value
+        return "the file of its value is missing or damaged" if is_kept else "its value was not kept and is needed"

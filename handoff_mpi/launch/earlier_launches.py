@@ -11,8 +11,9 @@ from handoff_mpi.console import print_message
 from handoff_mpi.dag import DAG, Plan
 from handoff_mpi.dag.fingerprint import Fingerprints, fingerprints
 from handoff_mpi.dag.kinds import Kinds
-from handoff_mpi.formatting import show
-from handoff_mpi.launch.changes import ITS_INPUT, Acceptance, explain_changes, find_reasons
+from handoff_mpi.errors import UsageError
+from handoff_mpi.formatting import counted, show
+from handoff_mpi.launch.changes import ITS_INPUT, KEEPS, Acceptance, Changes, is_acceptable
 from handoff_mpi.launch.rerun import read_rerun
 from handoff_mpi.launch.resume import ValueFiles, nothing_of, resume
 from handoff_mpi.launch.start_line import shown_path
@@ -39,11 +40,12 @@ class EarlierLaunches:
     Attributes:
         history: as given.
         acceptance: which changes of functions are accepted.
+        changes: which functions run again that an earlier launch has done.
         marks: the fingerprints of the functions as they are now.
         resumed: what is taken over.
 
     Raises:
-        UsageError: an option names a function that is not there.
+        UsageError: an option names a function that is not there, or the earlier launches were of another DAG.
     """
 
     def __init__(
@@ -56,7 +58,8 @@ class EarlierLaunches:
         history: History,
     ) -> None:
         self._plan = plan
-        self._rerun = read_rerun(options.rerun, plan)
+        _refuse_another_dag(history, dag, plan)
+        rerun = read_rerun(options.rerun, plan)
         self.history = history
         self.acceptance = Acceptance(history, plan, options.accept_changes)
         self.marks = Fingerprints({}, {}, 0)
@@ -65,10 +68,28 @@ class EarlierLaunches:
             settle = self.acceptance.settle if self.acceptance.is_about_any else None
             self.marks = fingerprints(dag, settle, kinds)
             values, columns = ValueFiles(kept), ColumnFiles(kept.directory)
-            how = values.is_intact, self._rerun, columns.intact_column
+            how = values.is_intact, rerun, columns.intact_column
             self.resumed = resume(history, plan, self.marks.of, *how)
             for note in filter(None, (values.note, columns.note)):
                 print_message(note)
+        self.changes = Changes(history, plan, self.marks, self.resumed, rerun)
+
+    @property
+    def calls(self) -> int:
+        """How many calls the run consists of: of an array, one for each element; those of windowed ones are unknown."""
+        arrays = self._plan.arrays.values()
+        return len(self._plan) + sum(-1 if each.window is not None else each.count - 1 for each in arrays)
+
+    @property
+    def calls_done(self) -> int:
+        """How many of them need not be made."""
+        functions = sum(task not in self._plan.arrays for task in self.resumed.rest)
+        return functions + sum(map(len, self.resumed.array_values.values()))
+
+    @property
+    def noun(self) -> str:
+        """The noun for what the run consists of."""
+        return "calls" if self._plan.arrays else "functions"
 
     def lines(self, which: str) -> Iterator[str]:
         """Yield what a user should know of them.
@@ -76,20 +97,32 @@ class EarlierLaunches:
         Args:
             which: names this launch.
         """
-        count = len(self._plan)
-        if self.resumed.rest:
-            yield f"{which}: {len(self.resumed.rest)} of {count} functions are done"
+        if self.calls_done:
+            yield f"{which}: {self.calls_done:,} of {self.calls:,} {self.noun} are done"
+        if self.history.done or self.history.arrays:
             if self.marks.notes:
                 yield _unknown(self.marks.notes)
-        if self.history.done:
-            again = [task for task in range(count) if task not in self.resumed.rest]
-            yield from explain_changes(self.history, self._plan, self.marks, again)
+            yield from self.changes.lines()
+            yield from self.acceptance.lines(self.resumed)
 
     def reasons(self) -> dict[str, list[int]]:
         """Return why tasks run again that an earlier launch has done: reason to their numbers."""
-        if not self.history.done:
-            return {}
-        return find_reasons(self.history, self._plan, self.marks, self.resumed, self._rerun)
+        return self.changes.reasons()
+
+
+def _refuse_another_dag(history: History, dag: DAG, plan: Plan) -> None:
+    """Refuse to add a run to the files of one that has another name, and no function of the same id.
+
+    Raises:
+        UsageError: it is one.
+    """
+    names = [launch.about.get("dag_id") for launch in history.launches if launch.tasks]
+    if not names or dag.id in names:
+        return
+    if any(row[0] in plan.number_of for launch in history.launches for row in launch.tasks):
+        return
+    what = f"the run-dir holds the run of another DAG, {show(names[-1])}, and no function of DAG {show(dag.id)}"
+    raise UsageError(f"{what}; name another --run-dir, or replace that run with --fresh")
 
 
 def _unknown(notes: Mapping[Hashable, str]) -> str:
@@ -100,16 +133,28 @@ def _unknown(notes: Mapping[Hashable, str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """Functions that would run again for one reason, though an earlier launch has done them."""
+    """Functions that would run again for one reason, though an earlier launch has done them.
+
+    Attributes:
+        ids: of some of them, as Python shows them.
+        elements: of each of those, how many elements would run again; 0 of what is no array.
+    """
 
     reason: str
     count: int
     ids: Sequence[str]
+    elements: Sequence[int]
 
     def line(self) -> str:
         """Return what ``check`` prints of it."""
+        texts = [f"{counted(n, 'element')} of {id}" if n else id for id, n in zip(self.ids, self.elements, strict=True)]
         more = f" and {self.count - len(self.ids):,} more" if self.count > len(self.ids) else ""
-        return f"  {', '.join(self.ids)}{more}: {self.reason}"
+        return f"  {', '.join(texts)}{more}: {self.reason}"
+
+    def to_json(self) -> dict[str, object]:
+        """Return it for ``check --json``."""
+        fields: dict[str, object] = {"reason": self.reason, "count": self.count, "ids": [*self.ids]}
+        return {**fields, "elements": [*self.elements]} if any(self.elements) else fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,28 +164,36 @@ class ResumeForecast:
     Attributes:
         run_dir: as a user writes it.
         launches: how many there were.
-        functions, done: how many there are, and how many would not run.
+        done: how many functions would not run.
+        calls, calls_done: how many calls there are, and how many would not be made; see :class:`EarlierLaunches`.
+        noun: for what these are.
         again: those that would run again, by reason, the most frequent first.
     """
 
     run_dir: str
     launches: int
-    functions: int
     done: int
+    calls: int
+    calls_done: int
+    noun: str
     again: Sequence[Again]
 
     def to_json(self) -> dict[str, object]:
         """Return it for ``check --json``."""
-        again = [{"reason": each.reason, "count": each.count, "ids": list(each.ids)} for each in self.again]
-        return {"run_dir": self.run_dir, "launches": self.launches, "done": self.done, "again": again}
+        again = [each.to_json() for each in self.again]
+        calls = {"calls": self.calls, "calls_done": self.calls_done}
+        return {"run_dir": self.run_dir, "launches": self.launches, "done": self.done, **calls, "again": again}
 
     def lines(self) -> Iterator[str]:
         """Yield what ``check`` prints."""
-        runs = f"{self.functions - self.done:,} of {self.functions:,} functions would run"
-        yield f"with --run-dir {self.run_dir} {runs}; {self.done:,} are done"
+        runs = f"{self.calls - self.calls_done:,} of {self.calls:,} {self.noun} would run"
+        done = f"{self.calls_done:,} {'is' if self.calls_done == 1 else 'are'} done"
+        yield f"with --run-dir {self.run_dir} {runs}; {done}"
         if self.again:
             yield "an earlier launch has done these, and they would run again:"
         yield from (each.line() for each in self.again)
+        if any(is_acceptable(each.reason) for each in self.again):
+            yield KEEPS
 
 
 def _by_kind(reasons: Mapping[str, Sequence[int]]) -> list[tuple[str, list[int]]]:
@@ -174,6 +227,9 @@ def forecast_resume(dag: DAG, options: RunOptions, directory: str) -> ResumeFore
             again = _by_kind(earlier.reasons())
         finally:
             kept.close()
-        done = len(earlier.resumed.rest)
-        named = [Again(why, len(tasks), [shown(plan.ids[task]) for task in tasks[:_MAX_NAMED]]) for why, tasks in again]
-        return ResumeForecast(shown_path(opened.path, directory), len(history.launches), len(plan), done, named)
+        named = []
+        for why, tasks in again:
+            elements = [earlier.changes.elements(task) if task in plan.arrays else 0 for task in tasks[:_MAX_NAMED]]
+            named.append(Again(why, len(tasks), [shown(plan.ids[task]) for task in tasks[:_MAX_NAMED]], elements))
+        counts = len(earlier.resumed.rest), earlier.calls, earlier.calls_done, earlier.noun
+        return ResumeForecast(shown_path(opened.path, directory), len(history.launches), *counts, named)

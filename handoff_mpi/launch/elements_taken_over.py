@@ -34,6 +34,7 @@ class ElementsTakenOver:
 
     Attributes:
         elements: what was taken over: array number to (launch, intervals).
+        other_arguments: array number to how many of the elements that had values have other arguments now.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class ElementsTakenOver:
         find_column: FindColumn = as_it_is,
     ) -> None:
         self.elements: dict[int, list[tuple[int, Sequence[Interval]]]] = {}
+        self.other_arguments: dict[int, int] = {}
         self._arrays = arrays
         self._launches = launches
         self._again = again
@@ -69,6 +71,7 @@ class ElementsTakenOver:
         array, launches = self._arrays[number], self._launches[number]
         arguments = {launch.epoch: self._same_arguments(number, launch) for launch in launches}
         self._same.update(((number, launch.epoch), IntervalSet()) for launch in launches)
+        self._note_other_arguments(number, arguments)
         taken = self.elements[number] = []
         for level in [(0, array.count)] if array.tree is None else array.tree.levels:
             of_level: dict[int, IntervalSet] = {}
@@ -79,6 +82,14 @@ class ElementsTakenOver:
             taken += take_over(launches, self._values[number], is_same, self._find_column)
         if not taken:
             del self.elements[number]
+
+    def _note_other_arguments(self, number: int, arguments: Mapping[int, IntervalSet]) -> None:
+        newest = self._launches[number][-1]
+        other = IntervalSet(newest.have.within(0, self._arrays[number].count))
+        for same in (arguments[newest.epoch], self._again.get(number, _NONE)):
+            for interval in same:
+                other.discard(*interval)
+        self.other_arguments[number] = len(other)
 
     def _same_arguments(self, number: int, launch: ArrayLaunch) -> IntervalSet:
         """Return the elements whose arguments are those of a launch; of links, their indices are arguments."""

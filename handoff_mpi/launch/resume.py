@@ -40,6 +40,7 @@ class Resumed:
         array_values: of each array, the values of elements that earlier launches computed.
         elements: the elements that these are: array to (launch, intervals).
         earlier_elements: of a windowed array, what earlier launches computed: it is compared while elements come.
+        other_arguments: how many elements of an array had values, and have other arguments now.
         suspect_elements: see :class:`~handoff_mpi.scheduler.Submitted`.
         rerun: the tasks that ``rerun`` names, and all that depend on them.
     """
@@ -54,6 +55,7 @@ class Resumed:
     array_values: dict[int, ArrayValues] = field(default_factory=dict)
     elements: dict[int, list[tuple[int, Sequence[Interval]]]] = field(default_factory=dict)
     earlier_elements: dict[int, list[EarlierElements]] = field(default_factory=dict)
+    other_arguments: dict[int, int] = field(default_factory=dict)
     suspect_elements: dict[int, list[list[Interval]]] = field(default_factory=dict)
     rerun: set[int] = field(default_factory=set)
 
@@ -128,6 +130,7 @@ def resume(
             resumed.incidents[task] = history.incidents[identity]
     taken_over = ElementsTakenOver(plan.arrays, arrays, again, resumed.array_values, find_column)
     resumed.elements, resumed.suspect_elements = taken_over.elements, taken_over.suspects()
+    resumed.other_arguments = taken_over.other_arguments
     for task, launches in arrays.items():
         if plan.arrays[task].window is not None:
             earlier = [EarlierElements(launch, find_column) for launch in launches if launch.block]

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+from handoff_mpi.formatting import counted
+
 #: Makes the command that resumes a run, from the path of its run-dir.
 ResumeCommand = Callable[[str], str]
 _MB_PER_GB = 1000
@@ -32,8 +34,8 @@ def start_lines(
         resumed_by: makes the command that resumes; None in a script.
     """
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(started_s))
-    where = f"{_counted(ranks, 'rank')} of {_counted(len(set(hosts)), 'host')}"
-    first = f"{when} {_counted(functions, 'function')} on {where}: {_resources(capacity)}"
+    where = f"{counted(ranks, 'rank')} of {counted(len(set(hosts)), 'host')}"
+    first = f"{when} {counted(functions, 'function')} on {where}: {_resources(capacity)}"
     if run_dir is None:
         return [first, "files: none, so the run cannot be resumed"]
     return [first, f"files: {run_dir}", f"to resume: {resume_text(run_dir, resumed_by)}"]
@@ -44,16 +46,12 @@ def resume_text(run_dir: str, resumed_by: ResumeCommand | None) -> str:
     return f"execute(..., run_dir={run_dir!r})" if resumed_by is None else resumed_by(run_dir)
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def _resources(capacity: Mapping[str, float]) -> str:
-    parts = [_counted(int(capacity.get("cpu", 0)), "core")]
+    parts = [counted(int(capacity.get("cpu", 0)), "core")]
     if capacity.get("memory"):
         parts.append(f"{capacity['memory'] / _MB_PER_GB:,.3g} GB")
     if capacity.get("gpu"):
-        parts.append(_counted(int(capacity["gpu"]), "GPU"))
+        parts.append(counted(int(capacity["gpu"]), "GPU"))
     return ", ".join(parts)
 
 

@@ -75,6 +75,11 @@ class ArrayLaunch:
         return found
 
     @property
+    def has_any(self) -> bool:
+        """Whether any element had a value at its end."""
+        return bool(self.parts or self.restored)
+
+    @property
     def is_fold(self) -> bool:
         """Whether its value is that of its last element."""
         return bool(self.digests) and self.digests[0][0] == "fold"

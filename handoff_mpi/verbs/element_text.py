@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from handoff_mpi.arrays.element_names import indices_text
-from handoff_mpi.formatting import one_line
+from handoff_mpi.formatting import counted, one_line
 from handoff_mpi.results.element_story import DONE, FAILED, ElementsTold
-from handoff_mpi.verbs.reason_text import MAX_ID, MAX_REASON, plural, shown_rank
+from handoff_mpi.verbs.reason_text import MAX_ID, MAX_REASON, shown_rank
 
 Facts = Mapping[str, Any]
 #: So many groups are shown, and so many intervals of a group in a sentence.
@@ -54,13 +54,13 @@ def element_lines(name: str, facts: Facts, array: str, is_running: bool) -> Iter
     count = sum(facts["counts"].values())
     if count != 1:
         parts = [f"{number:,} {_WORDS[state]}" for state, number in facts["counts"].items()]
-        yield f"{one_line(name, MAX_ID)} are {plural(count, 'element')}: {', '.join(parts) or 'none'}."
+        yield f"{one_line(name, MAX_ID)} are {counted(count, 'element')}: {', '.join(parts) or 'none'}."
     for group in facts["groups"]:
         subject = one_line(name, MAX_ID) if count == 1 else f"  {indices_text(group['elements'], _MAX_NAMED)}"
         yield f"{subject} {_standing(group, array, is_running)}."
     left_out = facts["group_count"] - len(facts["groups"])
     if left_out > 0:
-        yield f"  ({plural(left_out, 'other group')} left out)"
+        yield f"  ({counted(left_out, 'other group')} left out)"
 
 
 _WORDS = {DONE: "done", FAILED: "failed", "open": "without a value"}
@@ -72,7 +72,7 @@ def _standing(group: Facts, array: str, is_running: bool) -> str:
         return f"{'is' if is_one else 'are'} done: computed on {shown_rank(group)} in launch {group['launch']}"
     if group["state"] == FAILED:
         error = one_line(f"{group['kind']}: {group['message']}", MAX_REASON).rstrip(".")
-        attempts = plural(group["attempts"], "attempt")
+        attempts = counted(group["attempts"], "attempt")
         where = f"the last one on {shown_rank(group)} in launch {group['launch']}"
         return f"{'has' if is_one else 'have'} failed after {attempts}, {where}: {error}"
     if array in ("failed", "skipped"):

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from handoff_mpi.formatting import call_time_text, duration_text, moment_text, one_line, shell_word, without_controls
+from handoff_mpi.formatting import (
+    call_time_text,
+    counted,
+    duration_text,
+    moment_text,
+    one_line,
+    shell_word,
+    without_controls,
+)
 from handoff_mpi.resources.amounts import format_nbytes
 from handoff_mpi.results.function_story import IN_FILE, IN_JOURNAL, LOST
 from handoff_mpi.verbs.reason_text import (
@@ -13,7 +21,6 @@ from handoff_mpi.verbs.reason_text import (
     MAX_REASON,
     listed,
     missing_inputs,
-    plural,
     reason_lines,
     shown_id,
     shown_rank,
@@ -108,7 +115,7 @@ def _about(facts: Facts) -> str:
     live = facts["live"]
     missing = (facts["waits_for"] or {}).get("input_count")
     tells_missing = missing if live is None else any(each["cause"] == "inputs" for each in live["reasons"])
-    takes = f"{calls}. It takes the values of {plural(facts['input_count'], 'function')}"
+    takes = f"{calls}. It takes the values of {counted(facts['input_count'], 'function')}"
     done = facts["inputs_done_count"]
     if not tells_missing:
         return f"{takes}: {listed(facts['inputs'][:_MAX_INPUTS], facts['input_count'])}."
@@ -120,13 +127,13 @@ def _about(facts: Facts) -> str:
 
 def _shares(elements: Facts) -> Iterator[str]:
     """Yield how far an array has come by its journal, and which ranks computed it."""
-    yield f"The journal has values of {elements['done']:,} of its {plural(elements['count'], 'element')}."
+    yield f"The journal has values of {elements['done']:,} of its {counted(elements['count'], 'element')}."
     if elements["shares"]:
         busiest = sorted(elements["ranks"].items(), key=lambda each: -each[1])
         where = ", ".join(f"{shares:,} on rank {rank}" for rank, shares in busiest[:_MAX_INPUTS])
         more = f" and others on {len(busiest) - _MAX_INPUTS} more ranks" if len(busiest) > _MAX_INPUTS else ""
         took = duration_text(elements["busy_s"])
-        yield f"Ranks computed them in {plural(elements['shares'], 'share')}, {took} in all: {where}{more}."
+        yield f"Ranks computed them in {counted(elements['shares'], 'share')}, {took} in all: {where}{more}."
 
 
 def _elements(live: Facts) -> Iterator[str]:
@@ -136,7 +143,7 @@ def _elements(live: Facts) -> Iterator[str]:
         names = {"failed": "failed", "skipped": "are skipped", "waiting": "wait"}
         others = [f"{elements[name]:,} {words}" for name, words in names.items() if elements[name]]
         done = f"{elements['done']:,} of {elements['count']:,} elements are done"
-        yield f"{', '.join([done, *others])}; ranks compute {plural(elements['leases'], 'share')} of them."
+        yield f"{', '.join([done, *others])}; ranks compute {counted(elements['leases'], 'share')} of them."
 
 
 # -- what it waits for ---------------------------------------------------------------------------------
@@ -173,7 +180,7 @@ def _attempts(facts: Facts) -> Iterator[str]:
     yield f"It was called {'once' if len(attempts) == 1 else f'{len(attempts):,} times'}:"
     left_out = len(attempts) - _MAX_ATTEMPTS
     if left_out > 0:
-        yield f"  ({plural(left_out, 'earlier call')} left out; --json tells them)"
+        yield f"  ({counted(left_out, 'earlier call')} left out; --json tells them)"
     for each in attempts[-_MAX_ATTEMPTS:]:
         yield f"  {_attempt(each)}"
 
@@ -279,13 +286,13 @@ def _rank_lost(each: Facts) -> str:
 
 
 def _only_rank(each: Facts) -> str:
-    lost = f"; {plural(each['lost'], 'rank')} that did had been lost" if each["lost"] else ""
+    lost = f"; {counted(each['lost'], 'rank')} that did had been lost" if each["lost"] else ""
     return f"ran on {shown_rank(each)} because no other rank offers what it costs{lost}"
 
 
 def _strategy(each: Facts) -> str:
     lost = f" ({each['lost']:,} more had been lost)" if each["lost"] else ""
-    ranks = f"{plural(each['fitting'], 'rank')} could hold its cost{lost}"
+    ranks = f"{counted(each['fitting'], 'rank')} could hold its cost{lost}"
     how = _HOW_STRATEGIES_CHOOSE.get(each["strategy"])
     chose = f"the strategy {each['strategy'] or 'of the run'} chose this one{f': it takes {how}' if how else ''}"
     return f"ran on {shown_rank(each)}: {ranks}, and {chose}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from handoff_mpi.formatting import duration_text, one_line
+from handoff_mpi.formatting import counted, duration_text, one_line
 from handoff_mpi.resources.amounts import MEMORY
 
 Facts = Mapping[str, Any]
@@ -28,11 +28,6 @@ _OTHERS = {
     "avoided": ("is avoided", "are avoided"),
     "too small": ("is too small", "are too small"),
 }
-
-
-def plural(count: int, noun: str) -> str:
-    """Return a number of things."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def shown_id(facts: Facts) -> str:
@@ -114,7 +109,7 @@ def _sent_ahead(reason: Facts, now_s: float) -> str:
 
 def _behind(reason: Facts, now_s: float) -> str:
     first = standing(reason["first"], now_s)
-    return f"It waits at its rank behind {plural(reason['ahead'], 'other function')}; the first is {first}."
+    return f"It waits at its rank behind {counted(reason['ahead'], 'other function')}; the first is {first}."
 
 
 def _undecided(reason: Facts, now_s: float) -> str:
@@ -130,7 +125,7 @@ def _delay(reason: Facts, now_s: float) -> str:
 def _tracker(reason: Facts, now_s: float) -> str:
     why = one_line(reason["reason"], MAX_REASON)
     since = duration_text(now_s - reason["since_s"])
-    waiting = f"{plural(reason['waiting'], 'function')} {'waits' if reason['waiting'] == 1 else 'wait'} for it"
+    waiting = f"{counted(reason['waiting'], 'function')} {'waits' if reason['waiting'] == 1 else 'wait'} for it"
     again = f"it is asked again in {duration_text(reason['next_s'] - now_s)}"
     return f"The resource tracker has refused it for {since}, last on {shown_rank(reason)}: {why}. {waiting}; {again}."
 
@@ -141,7 +136,7 @@ def _group(reason: Facts, now_s: float) -> str:
 
 def _max_concurrency(reason: Facts, now_s: float) -> str:
     verb = "holds" if reason["claimed"] == 1 else "hold"
-    return f"max_concurrency is {reason['limit']:,}, and {plural(reason['claimed'], 'call')} {verb} that many places."
+    return f"max_concurrency is {reason['limit']:,}, and {counted(reason['claimed'], 'call')} {verb} that many places."
 
 
 def _deadline(reason: Facts, now_s: float) -> str:
@@ -182,7 +177,7 @@ def _queue(reason: Facts, now_s: float) -> str:
         return f"No ready function comes before it.{skips}"
     same = f", {alike:,} of which {'needs' if alike == 1 else 'need'} the same" if 0 < alike < ahead else ""
     same = " and needs the same" if alike == ahead == 1 else ", which all need the same" if alike == ahead else same
-    return f"{plural(ahead, 'ready function')} {'comes' if ahead == 1 else 'come'} before it{same}.{skips}"
+    return f"{counted(ahead, 'ready function')} {'comes' if ahead == 1 else 'come'} before it{same}.{skips}"
 
 
 def _unknown(reason: Facts, now_s: float) -> str:

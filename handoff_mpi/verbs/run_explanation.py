@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from handoff_mpi.formatting import duration_text, moment_text, one_line, shell_word
+from handoff_mpi.formatting import counted, duration_text, moment_text, one_line, shell_word
 from handoff_mpi.results.story import DONE_STATE, FAILED_STATE, SKIPPED_STATE, STATES, LaunchStory, Story
-from handoff_mpi.verbs.reason_text import MAX_ID, MAX_REASON, plural
+from handoff_mpi.verbs.reason_text import MAX_ID, MAX_REASON
 
 #: Of the form of what ``explain --json`` prints without an id.
 SCHEMA = 1
@@ -136,7 +136,7 @@ def _lost(story: Story) -> list[dict[str, object]]:
 def run_explanation_lines(facts: Facts) -> Iterator[str]:
     """Yield what was found out about a run, in sentences."""
     counts = facts["counts"]
-    done = f"{counts[STATES[DONE_STATE]]:,} of {plural(facts['functions'], 'function')} are done"
+    done = f"{counts[STATES[DONE_STATE]]:,} of {counted(facts['functions'], 'function')} are done"
     others = [f"{counts[STATES[each]]:,} {word}" for each, word in _WORDS if counts[STATES[each]]]
     yield f"The run {_state(facts)}: {', '.join([done, *others])}."
     yield from _launch_lines(facts)
@@ -144,7 +144,7 @@ def run_explanation_lines(facts: Facts) -> Iterator[str]:
         yield from _group_lines(group)
     left_out = facts["failed_group_count"] - len(facts["failed"])
     if left_out > 0:
-        yield f"Functions have failed for {plural(left_out, 'other reason')}."
+        yield f"Functions have failed for {counted(left_out, 'other reason')}."
     for each in facts["lost"]:
         yield _loss_line(each, len({one["launch"] for one in facts["lost"]}) > 1)
     if not facts["failed"] and not facts["lost"]:
@@ -173,8 +173,8 @@ def _launch_lines(facts: Facts) -> Iterator[str]:
     for each in launches:
         took = duration_text(max(0.0, each["stopped_s"] - each["started_s"]))
         when = f"launch {each['launch']}, from {moment_text(each['started_s'])} for {took}"
-        restored = f"; {each['restored']:,} of {plural(each['functions'], 'function')} had been done before"
-        yield f"  {when} on {plural(each['ranks'], 'rank')}: it {_state(each)}{restored if each['restored'] else ''}"
+        restored = f"; {each['restored']:,} of {counted(each['functions'], 'function')} had been done before"
+        yield f"  {when} on {counted(each['ranks'], 'rank')}: it {_state(each)}{restored if each['restored'] else ''}"
 
 
 def _state(facts: Facts) -> str:
@@ -185,7 +185,7 @@ def _group_lines(group: Facts) -> Iterator[str]:
     names, more = ", ".join(group["ids"]), group["count"] - len(group["ids"])
     which = f"{names}{f' and {more:,} more' if more else ''} {'has' if group['count'] == 1 else 'have'} failed"
     reason = one_line(group["reason"], MAX_REASON) or "the reason is not recorded"
-    calls = f" in {plural(group['calls'], 'call')}" if group["calls"] else ""
+    calls = f" in {counted(group['calls'], 'call')}" if group["calls"] else ""
     yield f"{which}{calls}: {reason.rstrip('.')}."
     if group["skipped_count"]:
         left_out = group["skipped_count"] - len(group["skipped"])

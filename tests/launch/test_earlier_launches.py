@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from handoff_mpi import load
 from handoff_mpi.cli import main
 
 DAG = """
@@ -55,6 +56,7 @@ def test_what_has_changed_would_run_again_with_all_behind_it(check):
         "an earlier launch has done these, and they would run again:",
         "  'fit-0', 'fit-1', 'fit-2' and 2 more: the code of 'fit' changed",
         "  'all': an input has changed",
+        "--accept-changes NAME keeps what a function gave before it changed",
     ]
 
 
@@ -64,6 +66,8 @@ def test_functions_that_are_named_would_run_again(check):
         "run_dir": "run",
         "launches": 1,
         "done": 8,
+        "calls": 12,
+        "calls_done": 8,
         "again": [
             {"reason": "--rerun names a function that it depends on", "count": 2, "ids": ["'fit-3'", "'all'"]},
             {"reason": "--rerun names it", "count": 1, "ids": ["'load-3'"]},
@@ -82,3 +86,112 @@ def test_check_leaves_the_run_as_it_is(check, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
     check("--run-dir", "run", more=" + 1")
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+
+
+# -- arrays ----------------------------------------------------------------------------------------------
+
+ARRAYS = """
+import os
+from handoff_mpi import DAG, task
+@task
+def simulate(x):
+    if x == {fails}: raise ValueError(x)
+    return x * {factor}
+@task
+def report(values): return sum(values)
+def build(args):
+    with DAG("d") as dag:
+        report(simulate.map({elements}, id="runs"))
+    return dag
+"""
+
+
+@pytest.fixture
+def arrays(in_process, tmp_path, capsys):
+    """Run ``handoff-mpi VERB`` on an array that is changed in some way; return the code and what it says."""
+
+    def run(verb, *words, factor=2, fails=-1, elements="range(100)"):
+        (tmp_path / "dag.py").write_text(ARRAYS.format(factor=factor, fails=fails, elements=elements))
+        code = main([verb, "--run-dir", "run", *words, "dag.py"])
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    return run
+
+
+def value(tmp_path):
+    return load(tmp_path / "run")["report"]
+
+
+def test_elements_that_are_done_are_counted_as_calls(arrays):
+    code, _ = arrays("run", "--max-retries", "0", fails=40)
+    assert code == 1
+    code, said = arrays("check", fails=40)
+    assert "with --run-dir run 2 of 101 calls would run; 99 are done\n" in said
+    assert "would run again" not in said, "the element that failed, and the report, have not been done"
+    code, said = arrays("run", "--max-retries", "0", fails=40)
+    assert "launch 2 of" in said and ": 99 of 101 calls are done\n" in said
+
+
+def test_changed_code_of_an_array_is_told_with_its_elements(arrays):
+    arrays("run")
+    _, said = arrays("check", factor=3)
+    assert "with --run-dir run 101 of 101 calls would run; 0 are done\n" in said
+    assert "  100 elements of 'runs': the code of 'simulate' changed\n  'report': an input has changed\n" in said
+    _, said = arrays("run", factor=3)
+    assert "the code of 'simulate' changed: 100 elements of 'runs' run again\n" in said
+    assert "1 function runs again behind them\n" in said and "--accept-changes NAME keeps" in said
+    assert "the arguments of" not in said
+
+
+@pytest.mark.parametrize("name", ["simulate", "runs"])
+def test_a_change_of_an_array_is_accepted_for_good(arrays, tmp_path, name):
+    arrays("run")
+    _, said = arrays("run", "--accept-changes", name, factor=3)
+    assert "--accept-changes: the values of 100 elements of 'runs' are kept as they were before the change\n" in said
+    assert "101 of 101 calls are done" in said and value(tmp_path) == sum(range(100)) * 2
+    _, said = arrays("run", "--accept-changes", name, factor=3)
+    assert "101 of 101 calls are done" in said and "--accept-changes: " not in said
+
+
+def test_an_acceptance_that_has_no_effect_is_told(arrays):
+    arrays("run")
+    _, said = arrays("run", "--accept-changes", "simulate")
+    assert "--accept-changes: nothing that it names has a value of an earlier launch and has changed since\n" in said
+
+
+def test_an_array_that_is_half_done_keeps_that_half_when_its_change_is_accepted(arrays, tmp_path):
+    arrays("run", "--max-retries", "0", fails=40)
+    _, said = arrays("run", "--accept-changes", "runs", factor=3)
+    assert "--accept-changes: the values of 99 elements of 'runs' are kept" in said
+    assert value(tmp_path) == (sum(range(100)) - 40) * 2 + 40 * 3
+
+
+def test_elements_with_other_arguments_are_told(arrays):
+    arrays("run", elements="[*range(100)]")
+    elements = "[*range(97), 1, 2, 3]"
+    _, said = arrays("check", elements=elements)
+    assert "with --run-dir run 4 of 101 calls would run; 97 are done\n" in said
+    assert "  3 elements of 'runs': the arguments of these elements changed\n  'report': an input has changed\n" in said
+    _, said = arrays("run", elements=elements)
+    assert "the arguments of these elements changed: 3 elements of 'runs' run again\n" in said
+    assert "1 function runs again behind them\n" in said and "--accept-changes" not in said
+
+
+def test_more_elements_are_no_change_of_those_that_are_done(arrays):
+    arrays("run")
+    _, said = arrays("run", elements="range(103)")
+    assert "100 of 104 calls are done\n" in said and "1 function runs again as its inputs have changed\n" in said
+    assert "elements of 'runs' run again" not in said and "--accept-changes" not in said
+
+
+def test_a_run_of_another_dag_is_not_taken_for_an_earlier_launch(arrays, tmp_path, capsys):
+    arrays("run")
+    other = "from handoff_mpi import DAG, Function\ndag = DAG('other')\ndag.add_function(Function('f', (), int))\n"
+    (tmp_path / "other.py").write_text(other)
+    for verb in ("check", "run"):
+        assert main([verb, "--run-dir", "run", "other.py"]) == 2
+        said = capsys.readouterr().err
+        assert "the run-dir holds the run of another DAG, 'd', and no function of DAG 'other'; name another" in said
+    assert value(tmp_path) == sum(range(100)) * 2
+    assert main(["run", "--run-dir", "run", "--fresh", "other.py"]) == 0

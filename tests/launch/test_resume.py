@@ -318,7 +318,7 @@ HOLDER = """
 import sys, time
 import handoff_mpi as handoff
 from handoff_mpi import DAG, Function
-dag = DAG("held")
+dag = DAG("chain")
 dag.add_function(Function("nap", (), time.sleep, [30]))
 handoff.execute_local(dag, run_dir=sys.argv[1])
 """

@@ -6,15 +6,47 @@ import re
 from collections.abc import Iterable, Iterator
 
 from handoff_mpi.arrays.intervals import Interval
+from handoff_mpi.formatting import id_text
 
 _NAME = re.compile(r"(.+)\[([-\d:,\s]+)\]", re.DOTALL)
+#: How Python shows the id of an element: that of its array, and the index.
+_PAIR = re.compile(r"\((?:'([^'\\]*)'|(.+)), (\d+)\)", re.DOTALL)
+#: Of an array whose length is not known, more elements than any has: -1 is none of them.
+_ANY_COUNT = 1 << 62
 _PART = re.compile(r"\s*(-?\d+)?\s*(?:(:)\s*(-?\d+)?)?\s*")
 
 
+def element_name(array: object, index: int) -> str:
+    """Return the name of an element of the array with that id."""
+    return f"{id_text(array)}[{index}]"
+
+
 def split_name(name: str) -> tuple[str, str] | None:
-    """Return the id of the array and the indices that ``name`` is made of; None if it names no elements."""
+    """Return the id of the array and the indices that ``name`` is made of; None if it names no elements.
+
+    An element may be named by its id too, as Python shows that: ``('sweep', 3)``.
+    """
     match = _NAME.fullmatch(name)
-    return None if match is None else (match[1], match[2])
+    if match is not None:
+        return match[1], match[2]
+    pair = _PAIR.fullmatch(name)
+    return None if pair is None else (pair[2] if pair[1] is None else pair[1], pair[3])
+
+
+def is_among(name: str, wanted: str) -> bool:
+    """Whether the element that is called ``name`` is one of the array, or of the elements, called ``wanted``."""
+    element, elements = split_name(name), split_name(wanted)
+    if element is None or not element[1].isdecimal():
+        return False
+    array, index = element[0], int(element[1])
+    if wanted == array:
+        return True
+    if elements is None or elements[0] != array:
+        return False
+    try:
+        return any(start <= index < stop for start, stop in intervals_named(elements[1], _ANY_COUNT))
+    except ValueError:
+        return False
 
 
 def intervals_named(indices: str, count: int) -> Iterator[Interval]:

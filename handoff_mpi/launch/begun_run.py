@@ -67,6 +67,7 @@ class BegunRun:
         kept = files.kept if isinstance(files.kept, DirectoryStore) else None
         earlier = EarlierLaunches(checked.dag, checked.plan, checked.kinds, checked.options, kept, history)
         self.resumed = earlier.resumed
+        self._restored = earlier.calls_done
         journal = files.begin()
         self.lost_ranks_before = history.lost_ranks_before(journal.epoch)
         self._launches_before = history.launches_before(journal.epoch)[-_MAX_LAUNCHES_TOLD:]
@@ -102,7 +103,7 @@ class BegunRun:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "functions": run.plan.call_count,
-            "restored": len(self.resumed.rest),
+            "restored": self._restored,
             "ranks": run.job.size,
             "started_s": run.started_s,
             "output": "off" if run.options.output == "auto" else run.options.output,

@@ -50,6 +50,7 @@ class FunctionInLaunch:
         fingerprint: None if the function had none.
         codes: the digests of the codes of its name; None where the journal does not tell.
         is_restored: whether the launch took over its value.
+        restored: of an array, how many elements the launch took over.
         again: why it ran again although an earlier launch had done it; empty if that is not recorded.
         pin: the rank or host that it was pinned to.
         group: (number of the task, id) of some of those that it was collocated with, itself among them.
@@ -63,6 +64,7 @@ class FunctionInLaunch:
     fingerprint: bytes | None = None
     codes: list[bytes] | None = None
     is_restored: bool = False
+    restored: int = 0
     again: str = ""
     pin: int | str | None = None
     group: list[tuple[int, str]] = field(default_factory=list)
@@ -249,6 +251,8 @@ class _FunctionReader(AnybodysReader):
 
     def _take_restored_elements(self, task: int, taken: list[tuple[int, list[tuple[int, int]]]]) -> None:
         super()._take_restored_elements(task, taken)
+        if task == self._own.number:
+            self._own.restored += sum(stop - start for _, intervals in taken for start, stop in intervals)
         if self._element_reader is not None and task == self._own.number:
             self._element_reader.restored(taken)
 

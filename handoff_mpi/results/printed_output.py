@@ -7,6 +7,7 @@ import re
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 
+from handoff_mpi.arrays.element_names import element_name
 from handoff_mpi.errors import ValueUnavailable
 from handoff_mpi.formatting import MAX_ID_CHARS, id_text, show
 from handoff_mpi.results.function_error import FunctionError
@@ -49,7 +50,7 @@ class PrintedOutput:
         """
         if self._run_dir is None:
             raise ValueUnavailable(f"the output of {show(id)} was not captured: run with output='capture'")
-        found = self._index().get(id_text(id), [])
+        found = self._of_id(id)
         found = _chosen([*found, *self._of_elements(id)] if is_array else found, attempt, launch)
         if not found:
             return ""
@@ -63,16 +64,24 @@ class PrintedOutput:
 
     def last_lines(self, id: Hashable, attempt: int) -> str:
         """Return the last lines that an attempt printed; empty if it printed nothing that was kept."""
-        printed = [] if self._run_dir is None else _chosen(self._index().get(id_text(id), []), attempt, None)
+        printed = [] if self._run_dir is None else _chosen(self._of_id(id), attempt, None)
         if not printed or self._run_dir is None:
             return ""
         with OutputDirectory(self._run_dir) as directory:
             return directory.last_lines(printed[-1])
 
+    def _of_id(self, id: Hashable) -> list[Printed]:
+        """Return what a function printed, or an element, which older versions called by its id."""
+        found = self._index().get(id_text(id), [])
+        if type(id) is tuple and len(id) == 2 and type(id[1]) is int:
+            return [*found, *self._index().get(element_name(*id), [])]
+        return found
+
     def _of_elements(self, id: Hashable) -> Iterable[Printed]:
-        element = re.compile(rf"\({re.escape(show(id, MAX_ID_CHARS))}, (\d+)\)")
+        older, name = re.escape(show(id, MAX_ID_CHARS)), re.escape(id_text(id))
+        element = re.compile(rf"{name}\[(\d+)\]|\({older}, (\d+)\)")
         matches = [(each, element.fullmatch(each)) for each in self._index()]
-        by_index = sorted((int(match[1]), each) for each, match in matches if match is not None)
+        by_index = sorted((int(match[1] or match[2]), each) for each, match in matches if match is not None)
         return itertools.chain.from_iterable(self._index()[each] for _, each in by_index)
 
     def _index(self) -> dict[str, list[Printed]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
+from handoff_mpi.arrays.element_names import element_name
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.messages import DEATH, DIED, ISOLATE, Buffers, ErrorReport, LeaseReport
 from handoff_mpi.runtime.backoff import at, clock
@@ -317,9 +318,10 @@ class Children:
     def _death(self, work: QueuedCall, how: str, last_words: str, duration: float, element: int = -1) -> Outcome:
         printed = ""
         if self._output is not None:
-            id, attempt = work.id, work.attempt
+            id: object = work.id
+            attempt = work.attempt
             if work.elements is not None and element >= 0:
-                id, attempt = (id, element), work.elements[2] + 1
+                id, attempt = element_name(id, element), work.elements[2] + 1
             printed = self._output.call_was_killed(work.slot, id, attempt)
         return Outcome(DIED, None, ErrorReport(DEATH, how, last_words, output=printed, element=element), duration)
 

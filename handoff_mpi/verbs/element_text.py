@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from handoff_mpi.arrays.element_names import indices_text
 from handoff_mpi.formatting import counted, one_line
 from handoff_mpi.results.element_story import DONE, FAILED, ElementsTold
-from handoff_mpi.verbs.reason_text import MAX_ID, MAX_REASON, shown_rank
+from handoff_mpi.verbs.reason_text import MAX_ID, MAX_REASON, shown_rank, traceback_lines
 
 Facts = Mapping[str, Any]
 #: So many groups are shown, and so many intervals of a group in a sentence.
-MAX_GROUPS, _MAX_NAMED = 50, 5
+MAX_GROUPS, _MAX_NAMED, _MAX_TRACEBACKS = 50, 5, 3
 
 
 def element_facts(told: Sequence[ElementsTold], host_of: Mapping[int, Mapping[int, str]]) -> dict[str, Any]:
@@ -58,9 +59,19 @@ def element_lines(name: str, facts: Facts, array: str, is_running: bool) -> Iter
     for group in facts["groups"]:
         subject = one_line(name, MAX_ID) if count == 1 else f"  {indices_text(group['elements'], _MAX_NAMED)}"
         yield f"{subject} {_standing(group, array, is_running)}."
+    yield from _tracebacks(facts["groups"])
     left_out = facts["group_count"] - len(facts["groups"])
     if left_out > 0:
         yield f"  ({counted(left_out, 'other group')} left out)"
+
+
+def _tracebacks(groups: Sequence[Facts]) -> Iterator[str]:
+    """Yield the tracebacks of elements that failed, each once."""
+    found = {group["traceback"]: group for group in reversed(groups) if group.get("traceback")}
+    for traceback, group in islice(reversed(found.items()), _MAX_TRACEBACKS):
+        which = indices_text(group["elements"], _MAX_NAMED)
+        yield f"Traceback of element{'' if group['count'] == 1 else 's'} {which}:"
+        yield from traceback_lines(traceback)
 
 
 _WORDS = {DONE: "done", FAILED: "failed", "open": "without a value"}

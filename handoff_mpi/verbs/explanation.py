@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from handoff_mpi.arrays.element_names import is_among
 from handoff_mpi.dag.open_inputs import find_open_inputs
 from handoff_mpi.messages import DEATH
 from handoff_mpi.results.function_story import (
@@ -141,8 +142,9 @@ def _output(told: FunctionStory) -> dict[str, object] | None:
     """Return how much it has printed; None if that is nothing, or cannot be read."""
     try:
         with OutputDirectory(told.story.run_dir) as directory:
-            id = told.story.tasks.ids[told.task]
-            printed = [each for each in directory.all_printed() if each.id == id and each.nbytes]
+            id = str(told.story.tasks.ids[told.task])
+            is_its = is_among if told.task in told.story.elements else str.__eq__
+            printed = [each for each in directory.all_printed() if is_its(each.id, id) and each.nbytes]
     except OSError:
         return None
     if not printed:
@@ -196,6 +198,12 @@ def _failure(told: FunctionStory) -> dict[str, object] | None:
 
 def _again(told: FunctionStory) -> list[dict[str, object]]:
     """Return what each launch but the first made of what those before it had done."""
+    if told.task in told.story.elements:
+        return [
+            {"launch": own.epoch, "what": "elements", "restored": own.restored, "reason": own.again}
+            for own in told.launches[1:]
+            if own.number is not None and (own.restored or own.again)
+        ]
     calls = told.story.calls
     found, done_in, before, ended = list[dict[str, object]](), None, None, ""
     for index, own in enumerate(told.launches):

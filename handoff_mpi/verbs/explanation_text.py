@@ -12,7 +12,6 @@ from handoff_mpi.formatting import (
     moment_text,
     one_line,
     shell_word,
-    without_controls,
 )
 from handoff_mpi.resources.amounts import format_nbytes
 from handoff_mpi.results.function_story import IN_FILE, IN_JOURNAL, LOST
@@ -25,11 +24,11 @@ from handoff_mpi.verbs.reason_text import (
     shown_id,
     shown_rank,
     standing,
+    traceback_lines,
 )
 
 Facts = Mapping[str, Any]
 _MAX_ATTEMPTS, _MAX_INPUTS = 20, 5
-_MAX_TRACEBACK_LINES = 60
 #: What is said of a function that has not ended, by its state.
 _LIVE = {
     "waiting": "waits for its inputs",
@@ -65,8 +64,8 @@ def explanation_lines(facts: Facts) -> Iterator[str]:
         yield from _shares(facts["elements"])
     yield from _output(facts)
     yield from _value(facts)
+    yield from _again(facts["again"])
     if facts["elements"] is None:
-        yield from _again(facts["again"])
         yield from _placement(facts["placement"])
     yield from _failure(facts["failure"])
     for note in facts["notes"]:
@@ -91,8 +90,12 @@ def _head(facts: Facts) -> str:
     if run["state"] == "running":
         return f"{shown_id(facts)} has not started"
     why = f": {one_line(run['stopped_because'], MAX_REASON)}" if run["stopped_because"] else ""
-    ended = f"launch {run['launch']} ended ({one_line(run['state'], MAX_ID)}) before it could{why}"
-    return f"{shown_id(facts)} has not run: {ended}"
+    ended = f"launch {run['launch']} ended ({one_line(run['state'], MAX_ID)})"
+    if facts["elements"] is not None and facts["elements"]["done"]:
+        return f"{shown_id(facts)} is not done: {ended} before all its elements were{why}"
+    if facts["attempts"] and facts["attempts"][-1]["outcome"] == "cut off":
+        return f"{shown_id(facts)} is not done: {ended} while it ran{why}"
+    return f"{shown_id(facts)} has not run: {ended} before it could{why}"
 
 
 def _live_head(facts: Facts) -> str:
@@ -133,7 +136,8 @@ def _shares(elements: Facts) -> Iterator[str]:
         where = ", ".join(f"{shares:,} on rank {rank}" for rank, shares in busiest[:_MAX_INPUTS])
         more = f" and others on {len(busiest) - _MAX_INPUTS} more ranks" if len(busiest) > _MAX_INPUTS else ""
         took = duration_text(elements["busy_s"])
-        yield f"Ranks computed them in {counted(elements['shares'], 'share')}, {took} in all: {where}{more}."
+        leases = f"{counted(elements['shares'], 'lease')} of some elements each"
+        yield f"Ranks computed them in {leases}, {took} in all: {where}{more}."
 
 
 def _elements(live: Facts) -> Iterator[str]:
@@ -143,7 +147,8 @@ def _elements(live: Facts) -> Iterator[str]:
         names = {"failed": "failed", "skipped": "are skipped", "waiting": "wait"}
         others = [f"{elements[name]:,} {words}" for name, words in names.items() if elements[name]]
         done = f"{elements['done']:,} of {elements['count']:,} elements are done"
-        yield f"{', '.join([done, *others])}; ranks compute {counted(elements['leases'], 'share')} of them."
+        leases = f"{counted(elements['leases'], 'lease')} of some elements each"
+        yield f"{', '.join([done, *others])}; ranks have {leases}."
 
 
 # -- what it waits for ---------------------------------------------------------------------------------
@@ -220,11 +225,7 @@ def _failure(failure: Facts | None) -> Iterator[str]:
     if failure is None or not failure["traceback"]:
         return
     yield f"Traceback of attempt {failure['attempt']} on {shown_rank(failure)} in launch {failure['launch']}:"
-    lines = without_controls(failure["traceback"]).rstrip().split("\n")
-    half = _MAX_TRACEBACK_LINES // 2
-    if len(lines) > _MAX_TRACEBACK_LINES:
-        lines[half:-half] = [f"[... {len(lines) - 2 * half} lines left out ...]"]
-    yield from (f"  {line}" for line in lines)
+    yield from traceback_lines(failure["traceback"])
 
 
 # -- why ------------------------------------------------------------------------------------------------
@@ -233,7 +234,11 @@ def _failure(failure: Facts | None) -> Iterator[str]:
 def _again(launches: Sequence[Facts]) -> Iterator[str]:
     for each in launches:
         launch, reason = f"Launch {each['launch']}", one_line(each["reason"], MAX_REASON)
-        if each["what"] == "taken over":
+        if each["what"] == "elements":
+            taken = f"took over the values of {counted(each['restored'], 'element')}" if each["restored"] else ""
+            ran = f"computed elements again: {reason}" if reason else ""
+            yield f"{launch} {' and '.join(filter(None, (taken, ran)))}."
+        elif each["what"] == "taken over":
             source = f" of launch {each['from_launch']}" if each["from_launch"] is not None else ""
             yield f"{launch} took over its value{source}{f', and made it again: {reason}' if reason else ''}."
         elif each["what"] == "value lost":
@@ -258,7 +263,7 @@ def _made_there(each: Facts) -> str:
         return ""
     there, made = each["inputs_made_there"], each["inputs_made"]
     which = "its input" if made == 1 else "all its inputs" if there == made else f"{there:,} of its {made:,} inputs"
-    return f" That rank had made {which}."
+    return f" {shown_rank(each).capitalize()} had made {which}."
 
 
 def _pinned(each: Facts) -> str:
@@ -275,9 +280,8 @@ def _collocated(each: Facts) -> str:
 def _tried_elsewhere(each: Facts) -> str:
     before = each["failed_on"]
     what = "another host" if before["is_other_host"] else "another rank"
-    return (
-        f"ran on {shown_rank(each)}: attempt {before['attempt']} failed on {shown_rank(before)}, so {what} came first"
-    )
+    failed = f"attempt {before['attempt']} failed on {shown_rank(before)}"
+    return f"ran on {shown_rank(each)}: {failed}, and {what} is preferred then"
 
 
 def _rank_lost(each: Facts) -> str:

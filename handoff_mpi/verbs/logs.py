@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+from handoff_mpi.arrays.element_names import is_among
 from handoff_mpi.errors import EXIT_DONE, JournalError, UsageError
 from handoff_mpi.formatting import one_line, without_controls
 from handoff_mpi.results.function_story import read_function
@@ -32,8 +33,6 @@ FOLLOW_SILENCE_S = 20.0
 _ID_CHARS = 60
 _STATES = {"skipped": "was skipped", "failed": "has failed"}
 _MAX_RANKS = 20
-#: The id of an element of an array: that of the array, as Python shows it, and the index.
-_ELEMENT = re.compile(r"\((?P<id>'(?P<text>[^'\\]*)'|.+), (?P<index>\d+)\)", re.DOTALL)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,10 +94,11 @@ def _print(directory: OutputDirectory, run_dir: Path, id: str | None, given: arg
         _list(directory, [each for each in all_printed if given.attempt in (None, each.attempt)])
         return
     found = [each for each in all_printed if each.id == id]
-    found = found or [each for each in all_printed if _is_of_element(each.id, id)]
+    found = found or [each for each in all_printed if is_among(each.id, id)]
     if not found:
         why = _why_nothing(run_dir, id, {each.id: None for each in all_printed})
-        raise UsageError(f"{one_line(id, _ID_CHARS)} has printed nothing in {run_dir}{why}")
+        print(f"{one_line(id, _ID_CHARS)} has printed nothing in {run_dir}{why}", file=sys.stderr)
+        return
     wanted = [each for each in found if given.attempt in (None, each.attempt)]
     if not wanted:
         numbers = ", ".join(str(number) for number in sorted({each.attempt for each in found}))
@@ -109,15 +109,6 @@ def _print(directory: OutputDirectory, run_dir: Path, id: str | None, given: arg
     _print_attempts(directory, wanted, given.raw, len({(each.id, each.launch, each.attempt) for each in wanted}) > 1)
 
 
-def _is_of_element(id: str, wanted: str) -> bool:
-    """Whether ``wanted`` names the element of an array that has printed, as in "sweep[3]", or its array."""
-    element = _ELEMENT.fullmatch(id)
-    if element is None:
-        return False
-    array = element["text"] or element["id"]
-    return wanted in (array, f"{array}[{element['index']}]")
-
-
 def _why_nothing(run_dir: Path, id: str, printed: Mapping[str, None]) -> str:
     """Return why there is no output of a function of the run, in words that follow.
 
@@ -125,14 +116,16 @@ def _why_nothing(run_dir: Path, id: str, printed: Mapping[str, None]) -> str:
         printed: the ids of the functions that have printed.
 
     Raises:
-        UsageError: there is no such function; the nearest ones are named.
+        UsageError: there is no such function, or it is not known whether there is; the nearest ones are named.
     """
     if not os.path.lexists(run_dir / JOURNAL):
-        return did_you_mean(id, printed, shown=one_line)
+        hint = did_you_mean(id, printed, shown=one_line)
+        raise UsageError(f"{one_line(id, _ID_CHARS)} has printed nothing in {run_dir}{hint}")
     try:
         told = read_function(run_dir, id)
     except JournalError as error:
-        return f"; {error}{did_you_mean(id, printed, shown=one_line)}"
+        hint = did_you_mean(id, printed, shown=one_line)
+        raise UsageError(f"{one_line(id, _ID_CHARS)} has printed nothing in {run_dir}; {error}{hint}") from error
     state = STATES[int(told.story.tasks.state[told.task])]
     calls = int((told.story.calls.task == told.task).sum())
     if state == "waiting":
@@ -228,7 +221,7 @@ def _follow(run_dir: Path, id: str | None, given: argparse.Namespace) -> None:
         while True:
             has_ended = is_over()
             for rank, printed, part in followed.new(is_last=has_ended):
-                if id is not None and (printed is None or (printed.id != id and not _is_of_element(printed.id, id))):
+                if id is not None and (printed is None or (printed.id != id and not is_among(printed.id, id))):
                     continue
                 if given.attempt is not None and (printed is None or printed.attempt != given.attempt):
                     continue

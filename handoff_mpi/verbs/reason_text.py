@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from handoff_mpi.formatting import counted, duration_text, one_line
+from handoff_mpi.formatting import counted, duration_text, one_line, without_controls
 from handoff_mpi.resources.amounts import MEMORY
 
 Facts = Mapping[str, Any]
 MAX_ID, MAX_REASON = 120, 300
+_MAX_TRACEBACK_LINES = 60
 #: So many groups of ranks are described; the others are counted.
 _MAX_PLACES = 4
 _WITHHELD = {
@@ -28,6 +29,15 @@ _OTHERS = {
     "avoided": ("is avoided", "are avoided"),
     "too small": ("is too small", "are too small"),
 }
+
+
+def traceback_lines(traceback: str) -> Iterator[str]:
+    """Yield the lines of a traceback; of a long one, the first and the last ones."""
+    lines = without_controls(traceback).rstrip().split("\n")
+    half = _MAX_TRACEBACK_LINES // 2
+    if len(lines) > _MAX_TRACEBACK_LINES:
+        lines[half:-half] = [f"[... {len(lines) - 2 * half} lines left out ...]"]
+    yield from (f"  {line}" for line in lines)
 
 
 def shown_id(facts: Facts) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from handoff_mpi.formatting import counted, duration_text, moment_text, one_line, shell_word
-from handoff_mpi.results.story import DONE_STATE, FAILED_STATE, SKIPPED_STATE, STATES, LaunchStory, Story
+from handoff_mpi.results.story import CUT_OFF, DONE_STATE, FAILED_STATE, SKIPPED_STATE, STATES, LaunchStory, Story
 from handoff_mpi.verbs.reason_text import MAX_ID, MAX_REASON
 
 #: Of the form of what ``explain --json`` prints without an id.
@@ -36,6 +36,9 @@ def explain_run(story: Story, run_dir: str) -> dict[str, Any]:
         "launches": [_launch(each) for each in story.launches[-MAX_LAUNCHES:]],
         "launch_count": len(story.launches),
         "functions": sum(counts),
+        "noun": "call" if story.elements else "function",
+        "cut_off": _cut_off(story),
+        "resume": _resume(story),
         "counts": dict(zip(STATES, counts, strict=True)),
         "failed": groups[:MAX_GROUPS],
         "failed_group_count": len(groups),
@@ -59,9 +62,24 @@ def _launch(launch: LaunchStory) -> dict[str, Any]:
         "started_s": launch.started_s,
         "stopped_s": launch.stopped_s,
         "ranks": len(launch.hosts),
-        "functions": launch.functions,
-        "restored": launch.restored,
+        "functions": launch.about.get("functions", launch.functions),
+        "restored": launch.about.get("restored", launch.restored),
     }
+
+
+def _cut_off(story: Story) -> list[str]:
+    """Return the functions whose calls were cut off by the end of the newest launch."""
+    calls, newest = story.calls, len(story.launches) - 1
+    rows = np.flatnonzero((calls.outcome == CUT_OFF) & (calls.launch == newest))
+    return [story.tasks.label(task) for task in dict.fromkeys(calls.task[rows].tolist())]
+
+
+def _resume(story: Story) -> str:
+    """Return the command that resumes the run, and where; empty if there is nothing to resume, or it is not known."""
+    command, newest = story.status.get("resume"), story.launches[-1]
+    if newest.verdict in ("running", "done") or story.status.get("launch") != newest.epoch or not command:
+        return ""
+    return f"{command}   (in {story.status.get('directory')})"
 
 
 def _groups(story: Story) -> list[dict[str, object]]:
@@ -136,10 +154,11 @@ def _lost(story: Story) -> list[dict[str, object]]:
 def run_explanation_lines(facts: Facts) -> Iterator[str]:
     """Yield what was found out about a run, in sentences."""
     counts = facts["counts"]
-    done = f"{counts[STATES[DONE_STATE]]:,} of {counted(facts['functions'], 'function')} are done"
+    done = f"{counts[STATES[DONE_STATE]]:,} of {counted(facts['functions'], facts['noun'])} are done"
     others = [f"{counts[STATES[each]]:,} {word}" for each, word in _WORDS if counts[STATES[each]]]
     yield f"The run {_state(facts)}: {', '.join([done, *others])}."
     yield from _launch_lines(facts)
+    yield from _cut_off_lines(facts["cut_off"])
     for group in facts["failed"]:
         yield from _group_lines(group)
     left_out = facts["failed_group_count"] - len(facts["failed"])
@@ -147,10 +166,12 @@ def run_explanation_lines(facts: Facts) -> Iterator[str]:
         yield f"Functions have failed for {counted(left_out, 'other reason')}."
     for each in facts["lost"]:
         yield _loss_line(each, len({one["launch"] for one in facts["lost"]}) > 1)
-    if not facts["failed"] and not facts["lost"]:
+    if not facts["failed"] and not facts["lost"] and facts["state"] != "died":
         yield "No function has failed for good, and no rank was lost."
     for note in facts["notes"]:
         yield f"Note: {one_line(note, MAX_REASON)}"
+    if facts["resume"]:
+        yield f"To resume it: {one_line(facts['resume'])}"
     yield f"`handoff-mpi explain {one_line(shell_word(facts['run_dir']))} ID` explains one function."
 
 
@@ -173,8 +194,14 @@ def _launch_lines(facts: Facts) -> Iterator[str]:
     for each in launches:
         took = duration_text(max(0.0, each["stopped_s"] - each["started_s"]))
         when = f"launch {each['launch']}, from {moment_text(each['started_s'])} for {took}"
-        restored = f"; {each['restored']:,} of {counted(each['functions'], 'function')} had been done before"
+        restored = f"; {each['restored']:,} of {counted(each['functions'], facts['noun'])} had been done before"
         yield f"  {when} on {counted(each['ranks'], 'rank')}: it {_state(each)}{restored if each['restored'] else ''}"
+
+
+def _cut_off_lines(ids: list[str]) -> Iterator[str]:
+    if ids:
+        more = f" and {len(ids) - MAX_LISTED:,} more" if len(ids) > MAX_LISTED else ""
+        yield f"These ran when it ended, and have not ended: {', '.join(ids[:MAX_LISTED])}{more}."
 
 
 def _state(facts: Facts) -> str:

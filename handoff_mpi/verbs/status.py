@@ -92,11 +92,28 @@ def _view(state: str, status: dict[str, object], width: int, rows: int) -> list[
     shown = dict(status)
     if state == DIED:
         shown.update(exit_code=-1, status="died")  # the title tells it instead of the time left
+        _end_what_ran(shown)
     if "counts" not in shown:  # a verdict has them side by side
         shown["counts"] = {name: shown.get(name, 0) for name in ("done", "failed", "skipped", "waiting")}
     for told in _OF_LINES:
         shown.pop(told, None)
     return view(shown, now, width, rows)
+
+
+def _end_what_ran(shown: dict[str, object]) -> None:
+    """Have nothing run in the last report of a run that has died."""
+    shown.pop("rate_per_s", None)
+    counts = shown.get("counts")
+    if isinstance(counts, dict):
+        shown["counts"] = {**counts, "running": 0, "waiting": _sum(counts.get("waiting"), counts.get("running"))}
+    for table, field in (("by_name", "running"), ("hosts", "busy")):
+        rows = shown.get(table)
+        if isinstance(rows, dict):
+            shown[table] = {name: {**row, field: 0} if isinstance(row, dict) else row for name, row in rows.items()}
+
+
+def _sum(*counts: object) -> int:
+    return sum(each for each in counts if isinstance(each, int))
 
 
 def _lines(run_dir: Path, state: str, status: dict[str, object]) -> Iterator[Table]:

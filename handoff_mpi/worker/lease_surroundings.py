@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Hashable
 from pathlib import Path
 
+from handoff_mpi.arrays.element_names import element_name
 from handoff_mpi.dag.surroundings import Surroundings
 from handoff_mpi.messages import ErrorReport
 from handoff_mpi.worker.call_spec import CallSpec
@@ -44,8 +45,13 @@ class ElementContext(TaskContext):
         return index
 
     @property
-    def id(self) -> Hashable:
+    def element(self) -> tuple[Hashable, int]:
+        """The id of the array, and the index."""
         return self._array, self.index
+
+    @property
+    def id(self) -> Hashable:
+        return self.element
 
     @id.setter
     def id(self, array: Hashable) -> None:
@@ -56,6 +62,21 @@ class ElementContext(TaskContext):
         if self._scratch is None:
             self._loop.notes.append(self.clear)
         return super().scratch
+
+
+class _RunningElement:
+    """The element of a lease that runs, as the index of output names it."""
+
+    def __init__(self, context: ElementContext) -> None:
+        self._context = context
+
+    @property
+    def id(self) -> str:
+        return element_name(*self._context.element)
+
+    @property
+    def attempt(self) -> int:
+        return self._context.attempt
 
 
 class LeaseSurroundings:
@@ -104,7 +125,7 @@ class LeaseSurroundings:
         """The first element is about to begin; the directory and the variables of the array were entered."""
         self._state.on_change = self._note_change
         if self._output is not None:
-            self._output.spec, self._output.on_print = self._context, self._note_print
+            self._output.spec, self._output.on_print = _RunningElement(self._context), self._note_print
 
     def finish(self) -> None:
         """The last element has ended."""

@@ -66,6 +66,8 @@ def test_several_elements_are_told_in_groups(explain, run_dir):
     assert out[2] == "  0:2 are done: computed on rank 1 (node1) in launch 1."
     assert out[3] == "  2, 7 are done: computed on rank 2 (node2) in launch 1."
     assert out[4] == "  5:7 were not computed, because the array has failed."
+    assert out[5] == "Traceback of element 4:"
+    assert out[6].strip() == TRACEBACK.splitlines()[0].strip()
     told = json.loads("".join(explain(run_dir, "sweep[0:3, 4:]", "--json")[1]))["of_elements"]
     assert told["counts"] == {"failed": 1, "done": 4, "open": 2}
     assert told["groups"][0]["traceback"] == TRACEBACK and told["groups"][0]["attempts"] == 2
@@ -86,6 +88,11 @@ def test_elements_that_a_later_launch_took_over_were_computed_where_they_were(ex
     assert explain(run_dir, "sweep[2]")[1][0] == "sweep[2] is done: computed on rank 2 (node2) in launch 1."
     assert explain(run_dir, "sweep[3]")[1][0] == "sweep[3] is done: computed on rank 1 (node1) in launch 2."
     assert explain(run_dir, "sweep[0]")[1][0] == "sweep[0] has no value: the launch ended before."
+    assert explain(run_dir, "('sweep', 2)")[1][0] == "('sweep', 2) is done: computed on rank 2 (node2) in launch 1."
+    _, out, _ = explain(run_dir, "sweep")
+    assert out[0] == "sweep is not done: launch 2 ended (died) before all its elements were."
+    assert "The journal has values of 5 of its 8 elements." in out
+    assert "Launch 2 took over the values of 3 elements." in out
 
 
 def test_what_is_no_element_is_refused_in_a_line(explain, run_dir):

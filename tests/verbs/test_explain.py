@@ -98,7 +98,7 @@ def test_what_was_done_and_what_failed_and_what_was_skipped(explain, failed):
     told = explain("run", "('fit', 2)")[1]
     assert told.startswith("('fit', 2) has failed: ValueError: loss is nan.\n")
     assert told.count("it failed: ValueError: loss is nan") == 2
-    assert "so another rank came first" in told
+    assert "and another rank is preferred then" in told
     assert told.endswith("  ValueError: loss is nan\n")
     assert "in fit\n" in told
 
@@ -296,10 +296,13 @@ def test_unknown_and_missing_ids(explain, failed):
 def test_without_an_id_it_tells_what_went_wrong(explain, failed):
     code, out, err = explain("run")
     assert (code, err) == (0, "")
+    directory = json.loads((failed / "status.json").read_text())["directory"]
+    command = "python -m handoff_mpi run -n 3 --run-dir run --keep all --output capture dag.py"
     assert out.splitlines() == [
         "The run has failed: 5 of 8 functions are done, 1 failed, 2 skipped.",
         "('fit', 2) has failed in 2 calls: ValueError: loss is nan.",
         "  Skipped because of it: total, behind.",
+        f"To resume it: {command}   (in {directory})",
         "`handoff-mpi explain run ID` explains one function.",
     ]
     told = facts(explain, "run")

@@ -80,6 +80,7 @@ def test_a_run_that_is_running_one_that_died_and_one_that_ended(live, capsys):
     assert main(["status", str(run_dir)]) == 0
     told = capsys.readouterr().out
     assert f"rank 0 (process {process.pid} on {socket.gethostname()}) has died" in told
+    assert "1 running" not in told and "1 waiting" in told, "nothing runs any more"
     assert "--run-dir live" in told  # the command that resumes
     (run_dir.parent / "continue").touch()
     subprocess.run(

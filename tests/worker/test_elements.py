@@ -346,7 +346,7 @@ def test_what_elements_print_is_attributed_to_each(captured):
 
     runner._codes[0] = say
     runner.call(lease(range(4)))
-    assert attributed(path) == {f"('sweep', {k})": f"this is {k}\n" for k in (0, 2, 3)}
+    assert attributed(path) == {f"sweep[{k}]": f"this is {k}\n" for k in (0, 2, 3)}
 
 
 def test_the_report_on_an_element_that_raised_has_its_last_lines(captured):
@@ -371,7 +371,7 @@ def test_what_native_code_prints_is_attributed_to_the_element_at_the_next_look(c
 
     runner._codes[0] = say
     runner.call(lease(range(2)))
-    assert attributed(path) == {f"('sweep', {k})": f"native {k}\n" for k in range(2)}
+    assert attributed(path) == {f"sweep[{k}]": f"native {k}\n" for k in range(2)}
 
 
 # -- taken and stopped from another thread ----------------------------------------------------------------

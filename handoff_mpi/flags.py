@@ -93,6 +93,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     _refuse_other_verbs(words)
     if words[0] == "submit" and not {"-h", "--help"} & {*words}:
         return argparse.Namespace(verb="submit", words=[*words[1:]])  # sbatch's flags mean nothing to argparse
+    if words[0] == "help" and not {"-h", "--help", "--"} & {*words}:
+        words = ["help", "--", *words[1:]]  # a flag is looked up there
     if "-np" in words:  # which argparse takes for -n p
         raise UsageError("there is no option -np; did you mean -n?")
     parser, verbs = _parsers(words[0])

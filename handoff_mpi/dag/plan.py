@@ -175,7 +175,10 @@ class Plan:
             problems += self._freeze_all(regular, settings_of)
         unknown = self._keep - self.number_of.keys()
         known = KnownNames(self.number_of)
-        problems += [f"keep names {show(id)}, which is no regular function{known.hint(id)}" for id in unknown]
+        problems += [
+            f"keep names {show(id)}, which is not the id of a function whose value can be kept{known.hint(id)}"
+            for id in unknown
+        ]
         if problems:
             raise DAGError(problems)
         kept, staying = self._kept_and_staying(first)

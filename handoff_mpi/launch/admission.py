@@ -14,7 +14,7 @@ from handoff_mpi.callbacks import CallbackFailed, call
 from handoff_mpi.console import print_message
 from handoff_mpi.dag import DAG, ArrayFunction, Plan
 from handoff_mpi.errors import DAGError, Unsatisfiable, UsageError
-from handoff_mpi.formatting import one_line, show
+from handoff_mpi.formatting import counted, one_line, show
 from handoff_mpi.launch.deadline import resolve_deadline
 from handoff_mpi.launch.dry_run import check_in_child
 from handoff_mpi.launch.later import LaterResources
@@ -205,8 +205,10 @@ class Fit:
     def line(self) -> str:
         """Return it in words."""
         shown = ", ".join(map(str, self.ranks[:_MAX_LISTED])) + (", ..." if len(self.ranks) > _MAX_LISTED else "")
-        where = f"fit on ranks {shown}" if self.ranks else "fit nowhere yet, and wait for update_node_resources"
-        return f"  {self.count} with {format_amounts(self.cost)}: {where}"
+        fits, waits = ("fits", "waits") if self.count == 1 else ("fit", "wait")
+        on = f"{fits} on rank{'s' if len(self.ranks) > 1 else ''} {shown}"
+        where = on if self.ranks else f"{fits} nowhere yet, and {waits} for update_node_resources"
+        return f"  {self.count:,} with {format_amounts(self.cost)}: {where}"
 
     def to_json(self) -> dict[str, object]:
         """Return it as data, with amounts as users write them."""
@@ -253,6 +255,8 @@ def describe_fit(dag: DAG, fits: Sequence[Fit]) -> str:
     """Return what ``check`` prints of a valid DAG."""
     arrays = [each for each in dag if isinstance(each, ArrayFunction)]
     some = "some" if any(each.window is not None for each in arrays) else f"{sum(map(len, arrays)):,}"
-    those = f", {len(arrays):,} of them array{'s' * (len(arrays) > 1)} of {some} elements"
-    lines = [f"DAG {show(dag.id)}: {sum(fit.count for fit in fits)} functions are valid{those if arrays else ''}"]
+    kind = f"arrays of {some} elements in all" if len(arrays) > 1 else f"an array of {some} elements"
+    count = sum(fit.count for fit in fits)
+    are = f"{counted(count, 'function')} {'is' if count == 1 else 'are'} valid"
+    lines = [f"DAG {show(dag.id)}: {are}{f', {len(arrays):,} of them {kind}' if arrays else ''}"]
     return "\n".join([*lines, *(fit.line() for fit in fits)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
-from handoff_mpi.formatting import show
+from handoff_mpi.formatting import counted, show
 from handoff_mpi.results.records import RecordTable
 
 #: A resource that was claimed for this share of the time limits the run itself.
@@ -67,13 +67,13 @@ def describe_use(
     if not busy:
         return []
     total, count = sum(busy.values()), sum(slots.values())
-    line = f"  busy: {total:.2f} s in calls on {len(busy)} rank{'s' if len(busy) > 1 else ''}"
+    line = f"  busy: calls on {counted(len(busy), 'rank')} took {total:.2f} s"
     if not duration_s or not count:
         return [line]
     usage = most_used(table, count, total, capacity, duration_s)
     shared = f", which {count} slots share" if usage.name == "core" and count > usage.amount else ""
     limit = find_limit(table, usage, total, duration_s)
-    return [f"{line}, {usage}{shared}", *([f"  limited by {limit}"] if limit else [])]
+    return [f"{line}: {usage}{shared}", *([f"  limited by {limit}"] if limit else [])]
 
 
 def most_used(table: RecordTable, slots: int, busy_s: float, capacity: Mapping[str, float], duration_s: float) -> Usage:
@@ -105,8 +105,8 @@ def find_limit(table: RecordTable, usage: Usage, busy_s: float, duration_s: floa
         beside = f"what is done beside each {1e6 * beside_s:.0f} µs"
         return f"short calls: they take {1e6 * call_s:.0f} µs each, and {beside}"
     if chain.length > 1 and chain.wait_s >= _MAX_PROBLEMS * duration_s:
-        waits = f"{chain.wait_s:.2f} s of waits between the {chain.length} functions"
-        return f"{waits} that led to {show(chain.last)}: for values to arrive, or for a free slot"
+        waits = f"waits: {chain.wait_s:.2f} s in which the chain of {chain.length} functions up to {show(chain.last)}"
+        return f"{waits} waited for values or for a free slot"
     return ""
 
 

@@ -81,8 +81,8 @@ class RunOptions:
     max_retries: int = option(
         3,
         Whole(0),
-        "tries after an exception or a time-out",
-        "tries after an exception or a time-out, of functions that set none.",
+        "further tries after an exception or a time-out",
+        "further tries after an exception or a time-out, of functions that set none.",
         "max_retry retries retry tries attempts max_attempts reschedule",
     )
     retry_on: RetryOn = option(

@@ -13,7 +13,7 @@ class Policy:
     """The user's choices for a run.
 
     Attributes:
-        max_retries: tries after an exception or a time-out, for functions that do not say.
+        max_retries: further tries after an exception or a time-out, for functions that do not say.
         crash_limit: deaths of its process after which a function is failed.
         stop_on_failure: dispatch nothing more once a function failed.
         max_concurrency: most calls at once, or None.

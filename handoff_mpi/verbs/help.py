@@ -47,7 +47,8 @@ _FENCE = re.compile(r"^(```|~~~)")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("topic", nargs="?", metavar="TOPIC", help="a page of the manual, a word of one, or a command")
+    what = "a page of the manual, words of one, or a command"
+    parser.add_argument("topic", nargs="*", metavar="TOPIC", help=what)
 
 
 def main(given: argparse.Namespace) -> int:
@@ -57,27 +58,33 @@ def main(given: argparse.Namespace) -> int:
         UsageError: there is no such page, and no page has the word.
     """
     pages = read_pages()
-    if given.topic is None:
+    wanted = " ".join(given.topic).strip()
+    if not wanted:
         print(contents(pages))
         return EXIT_DONE
-    if given.topic in flags.VERBS:
-        flags.parse([given.topic, "--help"])
-    topic = given.topic.lower().removesuffix(".md").replace("_", "-")
+    if wanted in flags.VERBS:
+        flags.parse([wanted, "--help"])
+    topic = re.sub(r"[_\s]+", "-", wanted.lower().removesuffix(".md").lstrip("-"))
     topic = _PAGE_OF_WORD.get(topic, topic)
-    found = {} if topic in pages else find_sections(pages, given.topic)
+    found = {} if topic in pages else find_sections(pages, wanted)
     if topic in pages or len(found) == 1:
         _print_page(pages[topic] if topic in pages else pages[next(iter(found))])
     elif found:
-        print(listed(found, given.topic))
+        print(listed(found, wanted))
     else:
         hint = KnownNames([*pages, *flags.VERBS], _PAGE_OF_WORD, str).hint(topic)
-        raise UsageError(f"the manual has no page {show(given.topic)}{hint}; `handoff-mpi help` lists the pages")
+        raise UsageError(f"the manual has no page {show(wanted)}{hint}; `handoff-mpi help` lists the pages")
     return EXIT_DONE
 
 
 def find_sections(pages: Mapping[str, str], word: str) -> dict[str, list[str]]:
-    """Return the topics of the pages that have ``word`` at the beginning of a word, with the titles of the sections."""
-    wanted = re.compile(rf"(?<![\w-]){re.escape(word)}", re.IGNORECASE)
+    """Return the topics of the pages that have ``word``, or several, with the titles of the sections.
+
+    It is looked for at the beginning of the words of the page, and of the parts of names and flags: ``max-retries``,
+    ``max_retries`` and ``--max-retries`` are one.
+    """
+    parts = [re.escape(part) for part in re.split(r"[-_\s]+", word) if part] or [re.escape(word)]
+    wanted = re.compile(rf"(?<![A-Za-z0-9]){'[-_ ]'.join(parts)}", re.IGNORECASE)
     found: dict[str, list[str]] = {}
     for topic, page in pages.items():
         title, in_code = "", False

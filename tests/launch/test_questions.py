@@ -123,7 +123,10 @@ UNKNOWN = {
         lambda: handoff.telemetry.attach("h", ("handoff", "execution", "function", "strat"), print),
         "did you mean ('handoff', 'execution', 'function', 'start')?",
     ),
-    "keep": (lambda: handoff.execute_local(one_function(), keep=["fot"]), "keep names 'fot', which is no regular fun"),
+    "keep": (
+        lambda: handoff.execute_local(one_function(), keep=["fot"]),
+        "keep names 'fot', which is not the id",
+    ),
     "rerun": (lambda: handoff.execute_local(one_function(), rerun=["fot"]), "does not hold; did you mean 'fit'?"),
     "node": (lambda: one_function(node=handoff.collocated("Fit")).validate(), "collocated with; did you mean 'fit'?"),
 }

@@ -31,7 +31,9 @@ def describe(calls, duration, slots=2, cores=2, **capacity):
 
 def test_slots_that_the_cores_cannot_fill_do_not_count():
     calls = [(i // 2, 1.0) for i in range(8)]
-    assert describe(calls, 4.1, slots=7) == ["  busy: 8.00 s in calls on 7 ranks, 98 % of 2 cores, which 7 slots share"]
+    assert describe(calls, 4.1, slots=7) == [
+        "  busy: calls on 7 ranks took 8.00 s: 98 % of 2 cores, which 7 slots share"
+    ]
 
 
 def test_slots_count_where_there_are_fewer_than_cores():
@@ -40,7 +42,7 @@ def test_slots_count_where_there_are_fewer_than_cores():
 
 def test_calls_of_several_cores_count_them():
     calls = [(0, 1.0, (), {"cpu": 4}), (1, 1.0, (), {"cpu": 4})]
-    assert describe(calls, 2.0, slots=4, cores=4) == ["  busy: 2.00 s in calls on 2 ranks, 100 % of 4 cores"]
+    assert describe(calls, 2.0, slots=4, cores=4) == ["  busy: calls on 2 ranks took 2.00 s: 100 % of 4 cores"]
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,7 @@ def test_calls_of_several_cores_count_them():
 )
 def test_the_resource_that_is_used_most_is_named(name, amount, words):
     calls = [(i, 1.0, (), {"cpu": 1, name: amount}) for i in range(4)]
-    assert describe(calls, 4.0, 8, 8, **{name: amount}) == [f"  busy: 4.00 s in calls on 4 ranks, 100 % of {words}"]
+    assert describe(calls, 4.0, 8, 8, **{name: amount}) == [f"  busy: calls on 4 ranks took 4.00 s: 100 % of {words}"]
 
 
 def test_more_than_all_is_all():
@@ -81,14 +83,14 @@ def test_short_calls_limit():
 
 def test_waits_within_a_chain_limit():
     calls = [(i, 0.2, (i - 1,) if i else ()) for i in range(4)]
-    waits = "2.40 s of waits between the 4 functions that led to 'f3': for values to arrive, or for a free slot"
+    waits = "waits: 2.40 s in which the chain of 4 functions up to 'f3' waited for values or for a free slot"
     assert limit(calls, 3.3) == waits
 
 
 def test_nothing_is_said_where_nothing_is_known():
     assert describe([], 1.0) == []
     assert describe([(0, 1.0, (), CPU, 0)], 1.0) == []  # an earlier launch made it
-    assert describe([(0, 1.0)], 0.0) == ["  busy: 1.00 s in calls on 1 rank"]
+    assert describe([(0, 1.0)], 0.0) == ["  busy: calls on 1 rank took 1.00 s"]
     calls = [(0, 0.3), (0.3, 0.3), (0.6, 0.3), (0, 0.2)]
     assert len(describe(calls, 0.9)) == 1
 

@@ -73,8 +73,8 @@ def test_any_other_word_shows_the_page_or_the_sections_that_have_it():
         "two": "# Two\n\nA butterfly: a butter-fly.\n",
         "three": "# Fly\n",
     }
-    assert find_sections(pages, "FLY") == {"one": ["Wings"], "three": ["Fly"]}
-    assert find_sections(pages, "fl") == {"one": ["One", "Wings"], "three": ["Fly"]}
+    assert find_sections(pages, "FLY") == {"one": ["Wings"], "two": ["Two"], "three": ["Fly"]}
+    assert find_sections(pages, "fl") == {"one": ["One", "Wings"], "two": ["Two"], "three": ["Fly"]}
     assert find_sections(pages, "f(") == {}
     assert listed({"one": ["One", "Wings"], "three": ["Fly"]}, "fl").splitlines()[2:] == [
         "  one    One",
@@ -87,3 +87,16 @@ def test_mpi_is_never_imported(tmp_path):
     code = "import sys\nfrom handoff_mpi import cli\ncli.main(['help', 'design'])\nassert 'mpi4py' not in sys.modules"
     ended = run_process([sys.executable, "-c", code], tmp_path)
     assert ended.rc == 0, ended.err
+
+
+@pytest.mark.parametrize(
+    "words", [["max-retries"], ["max_retries"], ["--max-retries"], ["max", "retries"]], ids=" ".join
+)
+def test_a_flag_is_found_as_it_is_written_and_as_its_keyword(words, in_process, capsys):
+    assert cli.main(["help", *words]) == 0
+    assert "  options  " in capsys.readouterr().out
+
+
+def test_a_part_of_a_flag_is_found(capsys):
+    assert cli.main(["help", "relaunches"]) == 0
+    assert "mpi-and-clusters" in capsys.readouterr().out

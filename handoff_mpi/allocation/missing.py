@@ -75,7 +75,8 @@ def _in_cores(amount: int, parts: int, unit: str, most: int) -> str:
     cores = amount // parts
     if amount % parts or cores > most or cores < UNIT // 2:
         return ""
-    return f"; cpu is in cores: if {unit} were meant, write {format_amount(CPU, cores)}"
+    what = f"{amount // UNIT} {unit} of a core"
+    return f"; cpu is in cores, and {what} is written as {format_amount(CPU, cores)}"
 
 
 def _shown(name: str) -> str:

@@ -27,6 +27,11 @@ _PATIENCE, _MIN_LIMIT_S, _MAX_LIMIT_S = 5, 20.0, 300.0
 _END_POLL_INTERVAL_S = 0.05
 
 
+def can_make_report() -> bool:
+    """Whether the libraries that a report needs are installed."""
+    return all(importlib.util.find_spec(name) is not None for name in ("jinja2", "plotly"))
+
+
 def is_wanted(choice: str, status: str, functions: int, duration_s: float) -> bool:
     """Whether a run of the command line gets a report at its end.
 
@@ -39,8 +44,7 @@ def is_wanted(choice: str, status: str, functions: int, duration_s: float) -> bo
     """
     if choice != AUTO:
         return choice == ALWAYS
-    has_libraries = all(importlib.util.find_spec(name) is not None for name in ("jinja2", "plotly"))
-    return has_libraries and status in ("done", "failed") and _expected_s(functions) <= _MAX_PART * duration_s
+    return can_make_report() and status in ("done", "failed") and _expected_s(functions) <= _MAX_PART * duration_s
 
 
 def _expected_s(functions: int) -> float:

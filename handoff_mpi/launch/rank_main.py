@@ -104,6 +104,7 @@ def run_rank0(job: Job, target: str, args: list[str], chosen: dict[str, Any]) ->
         return failed(error)
     if not is_quiet:
         print_stderr(results.summary())
+        _tell_what_explains(job, results)
         _tell_how_to_resume(job, results)
         _tell_of_report(job, results, report)
     job.summary = job.latest_summary
@@ -118,6 +119,12 @@ def _execute(job: Job, dag: DAG, options: RunOptions) -> Results:
     return execute_on(job, dag, options)
 
 
+def _tell_what_explains(job: Job, results: Results) -> None:
+    """Tell the command that explains why functions of a run failed."""
+    if results.run_dir is not None and results.status == "failed":
+        print_stderr(f"  why: handoff-mpi explain {shlex.quote(shown_path(results.run_dir, job.directory))}")
+
+
 def _tell_how_to_resume(job: Job, results: Results) -> None:
     """Tell the command that resumes a run with work left; of one that was stopped a supervisor tells it."""
     is_told = has_supervisor() and results.status == "stopped"
@@ -128,7 +135,9 @@ def _tell_how_to_resume(job: Job, results: Results) -> None:
 
 def _tell_of_report(job: Job, results: Results, choice: str) -> None:
     """Tell the command that makes the report, where none is made by itself."""
-    if results.run_dir is None or choice == NONE or _is_report_wanted(results, choice):
+    from handoff_mpi.launch.end_report import can_make_report
+
+    if results.run_dir is None or choice == NONE or _is_report_wanted(results, choice) or not can_make_report():
         return
     shown = shown_path(results.run_dir, job.directory)
     print_stderr(f"  report: handoff-mpi report {shlex.quote(shown)}")

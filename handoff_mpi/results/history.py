@@ -246,7 +246,8 @@ class _Reader:
                 continue  # its rank died as well: one attempt fails once
             self._failed.add((task, attempt))
             self._in_flight.discard(task)
-            self._note_incident(task, attempt, rank, kind, message)
+            if not (task in self._arrays and self._arrays[task].failed):  # whose failures have records of their own
+                self._note_incident(task, attempt, rank, kind, message)
             if times:
                 self.launch.failed_calls.setdefault(task, []).append((rank, times[0], times[1]))
             if status == DIED:
@@ -257,6 +258,11 @@ class _Reader:
         told = self._history.incidents.setdefault(self.launch.identity(task), [])
         if not told or (told[-1].launch, told[-1].attempt) != (self.launch.epoch, attempt):
             told.append(Incident(self.launch.epoch, attempt, rank, kind, reason))
+
+    def _note_elements(self, task: int, attempts: int, rank: int, kind: str, reason: str, count: int) -> None:
+        """So many elements of an array failed for good, each after so many attempts."""
+        incident = Incident(self.launch.epoch, attempts, rank, kind, reason, count * max(1, attempts))
+        self._history.incidents.setdefault(self.launch.identity(task), []).append(incident)
 
     def _done(self, task: int, done: Done) -> None:
         identity = self.launch.identity(task)
@@ -291,6 +297,8 @@ class _Reader:
         array = self._arrays[task]
         array.failed.append(failed)
         array.count = max(array.count, *(stop for _, stop in elements))
+        count = sum(stop - start for start, stop in elements)
+        self._note_elements(task, attempts, rank, kind, message, count)
 
     def _take_leased(self, leases: list[tuple[int, int, int, Sequence[Interval]]]) -> None:
         for lease, task, _, elements in leases:

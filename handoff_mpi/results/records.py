@@ -30,6 +30,7 @@ class Incident:
         kind: the exception's class, "timeout", "death" (of the process that made the call), "rank-lost", "device-lost"
             or "value-lost" (after the call had ended well); also what a :class:`FunctionError` may have.
         reason: in words.
+        calls: how many calls it is of: elements of an array fail alike, some of them in several attempts.
     """
 
     launch: int
@@ -37,6 +38,7 @@ class Incident:
     rank: int
     kind: str
     reason: str
+    calls: int = 1
 
 
 @dataclass(frozen=True, slots=True)

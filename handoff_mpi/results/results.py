@@ -331,7 +331,10 @@ class Results(Mapping[Hashable, Any]):
         """Return how often functions had to be called again, or failed, in all launches, by kind; see
         :class:`Incident`.
         """
-        return dict(Counter(each.kind for each in self._all_incidents()))
+        found: Counter[str] = Counter()
+        for each in self._all_incidents():
+            found[each.kind] += each.calls
+        return dict(found)
 
     def _all_incidents(self) -> Iterator[Incident]:
         return itertools.chain.from_iterable(self._records.incidents.values())
@@ -340,7 +343,7 @@ class Results(Mapping[Hashable, Any]):
         """Return the incidents of this launch, and those of earlier ones, by kind."""
         counters: tuple[Counter[str], Counter[str]] = Counter(), Counter()
         for each in self._all_incidents():
-            counters[each.launch != self._launch][each.kind] += 1
+            counters[each.launch != self._launch][each.kind] += each.calls
         own, earlier = counters
         return dict(own), dict(earlier)
 

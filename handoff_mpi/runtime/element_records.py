@@ -57,6 +57,11 @@ class ElementRecords:
         """Return the task of the DAG that a number of the scheduler's log stands for."""
         return number if self._arrays is None else self._arrays.task_of(number)
 
+    def count(self, number: int) -> int:
+        """Return how many elements a number of the scheduler's log stands for; 1 for a task of the DAG."""
+        lease = self._leases.get(number)
+        return 1 if lease is None else max(1, len(lease.intervals))
+
     def attempt_of(self, number: int, attempt: int) -> int:
         """Return the attempt that has just failed or was lost, of a task, or of the elements of a lease."""
         lease = self._leases.get(number)

@@ -315,7 +315,7 @@ class Recorder:
         self._note("function.skipped", about["reason"], task=task, reason=about["reason"])
 
     def _note_incident(self, task: int, attempt: int, rank: int, kind: str, reason: str) -> None:
-        incident = Incident(self.launch, attempt, rank, kind, reason)
+        incident = Incident(self.launch, attempt, rank, kind, reason, self.elements.count(task))
         self._incidents.setdefault(self.elements.task_of(task), []).append(incident)
 
     def wants_claims(self) -> bool:

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     where = f"where the runs are (default: {RUNS})"
     parser.add_argument("directory", nargs="?", metavar="DIR", default=RUNS, help=where)
-    parser.add_argument("--keep", type=_count, metavar="N", help="remove all but the newest N runs")
+    parser.add_argument("--keep", type=_count, metavar="N", help="remove all but the newest N runs that have begun")
     parser.add_argument("--older", type=_age, metavar="AGE", help="remove runs that began before: 12h, 30d, 8w")
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
@@ -74,12 +74,14 @@ def main(given: argparse.Namespace) -> int:
 
 def choose(runs: list[Run], keep: int | None, older_s: float | None, now: float) -> list[Run]:
     """Return which of ``runs``, the newest first, are to be removed: those that both conditions allow, of this user,
-    that have ended.
+    that have ended. A run that was refused, and so holds nothing, does not count as one that is kept.
     """
+    begun = [run for run in runs if run.state != "refused"]
+    kept = {run.path for run in begun[: keep or 0]}
     return [
         run
-        for place, run in enumerate(runs)
-        if (keep is None or place >= keep)
+        for run in runs
+        if run.path not in kept
         and (older_s is None or now - run.began_s >= older_s)
         and run.is_own
         and not run.is_live

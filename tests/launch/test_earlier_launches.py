@@ -185,6 +185,16 @@ def test_more_elements_are_no_change_of_those_that_are_done(arrays):
     assert "elements of 'runs' run again" not in said and "--accept-changes" not in said
 
 
+def test_each_element_that_fails_counts_as_a_failed_attempt(arrays):
+    """So it does in the launches after that, whose journals tell of the last attempts alone."""
+    several = "[40, 1, 40, 40, 2, 40]"
+    _, said = arrays("run", "--max-retries", "0", fails=40, elements=several)
+    assert "  failed attempts: 4 (4 ValueError)\n" in said and "  why: handoff-mpi explain run\n" in said
+    _, said = arrays("run", "--max-retries", "0", fails=40, elements=several)
+    assert "  failed attempts: 4 (4 ValueError)\n" in said
+    assert "  failed attempts in earlier launches: 4 (4 ValueError)\n" in said
+
+
 def test_a_run_of_another_dag_is_not_taken_for_an_earlier_launch(arrays, tmp_path, capsys):
     arrays("run")
     other = "from handoff_mpi import DAG, Function\ndag = DAG('other')\ndag.add_function(Function('f', (), int))\n"

@@ -63,8 +63,11 @@ MISSING = {
     "gpus": ({"gpus": 1}, "gpus: 1 wanted, no rank offers any; did you mean gpu?"),
     "fpga": ({"fpga": 1}, "fpga: 1 wanted, no rank offers any; --resources fpga=AMOUNT or register_local_node "),
     "license": ({"license": 1}, "license: 1 wanted, no rank offers any; did you mean licence?"),
-    "percent": ({"cpu": 200}, "no rank offers more than 2; cpu is in cores: if percent were meant, write 2"),
-    "millicores": ({"cpu": 1500}, "no rank offers more than 2; cpu is in cores: if thousandths were meant, write 1.5"),
+    "percent": ({"cpu": 200}, "no rank offers more than 2; cpu is in cores, and 200 percent of a core is written as 2"),
+    "millicores": (
+        {"cpu": 1500},
+        "no rank offers more than 2; cpu is in cores, and 1500 thousandths of a core is written as 1.5",
+    ),
     "many": ({"cpu": 9999}, "cpu: 9999 wanted, no rank offers more than 2"),
     "bytes": ({"memory": 4e9}, "that is 4,000 TB (a number without a unit is in MB): if bytes were meant, write '4GB'"),
 }

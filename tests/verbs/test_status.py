@@ -325,6 +325,7 @@ def run(name, began_s, **about):
 
 def test_only_ended_runs_of_the_user_are_chosen():
     runs = [
+        run("refused", 95.0, state="refused"),
         run("newest", 90.0),
         run("live", 80.0, state="running"),
         run("foreign", 70.0, is_own=False),
@@ -332,8 +333,8 @@ def test_only_ended_runs_of_the_user_are_chosen():
         run("died", 50.0, state="died"),
         run("old", 10.0),
     ]
-    assert [each.path.name for each in choose(runs, 0, None, 100.0)] == ["newest", "died", "old"]
-    assert [each.path.name for each in choose(runs, 1, None, 100.0)] == ["died", "old"]
+    assert [each.path.name for each in choose(runs, 0, None, 100.0)] == ["refused", "newest", "died", "old"]
+    assert [each.path.name for each in choose(runs, 1, None, 100.0)] == ["refused", "died", "old"]
     assert [each.path.name for each in choose(runs, None, 50.0, 100.0)] == ["died", "old"]
     assert [each.path.name for each in choose(runs, 5, 50.0, 100.0)] == ["old"]
 

@@ -11,9 +11,9 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 from handoff_mpi.callbacks import call_here
 from handoff_mpi.dag import DAG
@@ -121,6 +121,17 @@ def _find_module(name: str) -> tuple[ModuleSpec, Path]:
     return spec, Path(spec.origin or "").absolute()
 
 
+class _ScriptLoader(SourceFileLoader):
+    """Compiles a file each time, as Python does with a script: a cached one may be that of before the last edit.
+
+    Python takes the cache of a module that has the same size and the same second of its last change.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
 def _spec_of_file(path: Path) -> ModuleSpec:
     """Return how a file is loaded: as a module that a fresh Python imports by the same name, if there can be one."""
     real = Path(os.path.realpath(path))  # Python adds the directory of that, too
@@ -130,6 +141,8 @@ def _spec_of_file(path: Path) -> ModuleSpec:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{path} is not a Python file (its name must end in .py)")
+    if type(spec.loader) is SourceFileLoader:
+        spec.loader = _ScriptLoader(name, str(path))
     if package:
         try:
             call_here(importlib.import_module, (package,), {})
@@ -241,7 +254,11 @@ def _dag(module: ModuleType, path: Path, name: str | None, args: list[str]) -> D
             return None  # it was asked for help, and gave it
         raise UsageError(f"{path}: {what} ended with {show(error.code)}") from error
     except BaseException as error:
-        raise UsageError(f"{path}: {what} failed: {_where(error, path)}") from error
+        is_of_words = not args and type(error) is IndexError
+        hint = (
+            "; its argument holds the words behind `--` of the command line, and there are none" if is_of_words else ""
+        )
+        raise UsageError(f"{path}: {what} failed: {_where(error, path)}{hint}") from error
     if not isinstance(dag, DAG):
         hint = "; end it with `return dag`" if dag is None else ""
         raise UsageError(f"{path}: {what} returned {show(dag)}, not a DAG{hint}")

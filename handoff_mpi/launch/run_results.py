@@ -64,7 +64,8 @@ def _why_stopped(plan: Plan, scheduler: Scheduler, coordinator: Coordinator) -> 
         return scheduler.stopping
     cut_off = [task for task in running if not State(scheduler.tasks.state[task]).is_final]
     encodings = _encodings(plan, scheduler, coordinator, cut_off)
-    left = f" ({_named(plan, cut_off)} did not end{encodings})" if cut_off else ""
+    all_ended = " (it ended)" if len(running) == 1 else " (all of them ended)"
+    left = f" ({_named(plan, cut_off)} did not end{encodings})" if cut_off else all_ended
     return f"{scheduler.stopping} while {_named(plan, running)} ran{left}"
 
 

@@ -375,7 +375,7 @@ class Results(Mapping[Hashable, Any]):
         head = f"{self.status}: {', '.join(parts)} of {sum(counts.values())} {calls} in {self.duration_s:.2f} s"
         lines = [f"handoff: DAG {show(self.dag_id)} {head}"]
         if self.stopped_because and self.status == "stopped":
-            lines.append(f"  stopped: {self.stopped_because}")
+            lines.append(f"  stopped: {self.stopped_because.removeprefix('stopped ')}")
         groups = self._failure_groups()
         lines += [f"  failed: {group.line()}" for group in groups[:_MAX_IN_SUMMARY]]
         if len(groups) > _MAX_IN_SUMMARY:

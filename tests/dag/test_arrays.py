@@ -512,11 +512,11 @@ def test_elements_and_their_number_are_no_part_of_a_fingerprint():
 def test_a_check_counts_the_elements():
     dag = DAG("d")
     dag.add_function(Function("f", (), double, [3]))
-    assert describe_fit(dag, [Fit(1, {}, [0])]).splitlines()[0] == "DAG 'd': 1 functions are valid"
+    assert describe_fit(dag, [Fit(1, {}, [0])]).splitlines()[0] == "DAG 'd': 1 function is valid"
     dag.map(double, range(1000))
     dag.map(double, range(5))
     (said, *_) = describe_fit(dag, [Fit(3, {}, [0])]).splitlines()
-    assert said == "DAG 'd': 3 functions are valid, 2 of them arrays of 1,005 elements"
+    assert said == "DAG 'd': 3 functions are valid, 2 of them arrays of 1,005 elements in all"
 
 
 # -- handles -----------------------------------------------------------------------------------------------

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import pytest
 
-import handoff_mpi
+import handoff_mpi.cli
 from tests.conftest import mpirun_command, run_process
 
 DAG = """
@@ -117,6 +118,30 @@ def test_so_is_one_it_is_called_in(tmp_path, words):
 
 
 @pytest.mark.long
+def test_an_edit_counts_that_leaves_size_and_time_of_the_file_as_they_were(tmp_path):
+    """As Python's cache of modules would not notice."""
+    path = tmp_path / "dag.py"
+    for name in ("one", "two"):
+        path.write_text(
+            f"from handoff_mpi import DAG, Function\ndag = DAG('{name}')\ndag.add_function(Function(1, (), int))\n"
+        )
+        os.utime(path, (1e9, 1e9))
+        command = [sys.executable, "-c", "from handoff_mpi.cli import main; main(['check', 'dag.py'])"]
+        ended = run_process(command, tmp_path, env={"PYTHONDONTWRITEBYTECODE": ""})
+        assert f"DAG '{name}'" in ended.out, ended.err
+    assert not (tmp_path / "__pycache__").exists()
+
+
+def test_arguments_that_are_missing_are_told_to_be(in_process, tmp_path, capsys):
+    (tmp_path / "dag.py").write_text("def build(args):\n    return args[0]\n")
+    assert handoff_mpi.cli.main(["check", str(tmp_path / "dag.py")]) == 2
+    said = capsys.readouterr().err
+    assert (
+        "build([]) failed: line 2: IndexError: list index out of range; its argument holds the words behind `--`"
+        in said
+    )
+
+
 def test_a_named_run_dir_means_the_same_wherever_the_file_goes(handoff, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "dag.py").write_text(DAG + "os.chdir('elsewhere')\n")

@@ -32,6 +32,7 @@ class DevicePool:
         groups: numbers of the groups that draw on it.
         suspects: devices that have failed, and are taken after others.
         memory: uuid to the memory of the device, in fixed point, where that is known.
+        far: rank to the devices that are near to cores that it is not bound to.
     """
 
     free: dict[str, int]
@@ -39,6 +40,7 @@ class DevicePool:
     groups: list[int] = field(default_factory=list)
     suspects: set[str] = field(default_factory=set)
     memory: dict[str, int] = field(default_factory=dict)
+    far: dict[int, set[str]] = field(default_factory=dict)
 
     def has(self, gpu: int, visible: Sequence[str], kept: Mapping[str, int] | None = None) -> bool:
         """Whether ``gpu``, in fixed point, is free among the visible devices: a share of one, or whole ones.
@@ -70,11 +72,13 @@ class DevicePool:
     ) -> tuple[tuple[str, int], ...]:
         """Return ``count`` devices and ``amount``, which is free of each."""
 
-        def preference(uuid: str) -> tuple[bool, int, int]:
+        far = self.far.get(rank, ())
+
+        def preference(uuid: str) -> tuple[bool, bool, int, int]:
             owner = self.owner.get(uuid)
             distance = 0 if owner == rank else 1 if owner is None else 2
             # Fractions fill a device before they open another.
-            return uuid in self.suspects, distance, self.free[uuid]
+            return uuid in self.suspects, uuid in far, distance, self.free[uuid]
 
         fitting = sorted((uuid for uuid in visible if self.free[uuid] - kept.get(uuid, 0) >= amount), key=preference)
         return tuple((uuid, amount) for uuid in fitting[:count])

@@ -58,6 +58,8 @@ class Topology:
             devices.free.setdefault(device.uuid, UNIT)
             if device.memory_mb:
                 devices.memory[device.uuid] = device.memory_mb * UNIT
+            if device.is_far:
+                devices.far.setdefault(capability.rank, set()).add(device.uuid)
         for note in capability.device_notes:
             self.device_notes.setdefault(capability.host, note)
 

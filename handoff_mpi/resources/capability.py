@@ -19,12 +19,14 @@ class Device:
         uuid: what tells it apart on its host, however ranks number it; see :mod:`handoff_mpi.resources.device_names`.
         memory_mb: its memory in MB; 0 if that is unknown.
         name: its model.
+        is_far: whether its rank is bound to cores, none of which is among those that the host tells are near to it.
     """
 
     index: int
     uuid: str
     memory_mb: int = 0
     name: str = ""
+    is_far: bool = False
 
 
 @dataclass(slots=True)

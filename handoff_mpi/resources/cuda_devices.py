@@ -7,15 +7,17 @@ not detected.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from handoff_mpi.resources.capability import Device
 from handoff_mpi.resources.declared_devices import declared_devices
 from handoff_mpi.resources.device_names import VISIBLE
-from handoff_mpi.resources.system_files import read_text
+from handoff_mpi.resources.system_files import parse_cpu_list, read_text
 
 #: ``nvidia-smi`` takes a second per device where the driver has to be started for it.
 _PROGRAM_TIMEOUT_S = 60.0
@@ -23,6 +25,8 @@ _GPU = re.compile(r"^GPU (\d+): (.*) \(UUID: (GPU-[^)\s]+)\)")
 _MIG = re.compile(r"^\s+MIG (\S+)\s+Device\s+\d+: \(UUID: (MIG-[^)\s]+)\)")
 #: The memory of an instance of a partitioned device, as its profile has it: ``1g.10gb``.
 _PROFILE = re.compile(r"(\d+)gb")
+#: The end of a device's address on its bus: nvidia-smi writes a longer domain than the system does.
+_BUS = re.compile(r"([0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f])$")
 _FIELD = re.compile(r"^([^:\n]+):\s*(.*?)\s*$", re.MULTILINE)
 
 
@@ -41,7 +45,7 @@ def detect_devices(environ: Mapping[str, str], root: Path, notes: list[str]) -> 
     visible = environ.get(VISIBLE)
     if not _is_device_there(root) or (visible is not None and _hides_all(visible)):
         return ()
-    found = _ask_program(environ, notes)
+    found = _ask_program(environ, root, notes)
     if found is None:
         found = _read_files(root)
         if not found:
@@ -71,13 +75,13 @@ def _hides_all(visible: str) -> bool:
 # ---- who names them ----------------------------------------------------------------------------------
 
 
-def _ask_program(environ: Mapping[str, str], notes: list[str]) -> list[list[Device]] | None:
+def _ask_program(environ: Mapping[str, str], root: Path, notes: list[str]) -> list[list[Device]] | None:
     """Return what ``nvidia-smi`` names: for each device itself, or its instances. None if there is no such program."""
     program = shutil.which("nvidia-smi", path=environ.get("PATH", ""))
     if program is None:
         return None
     listed, trouble = _said(program, "-L")
-    found = _parse_list(listed, _memory_of(program)) if listed else []  # one that hangs is not asked again
+    found = _parse_list(listed, *_ask_facts(program, root)) if listed else []  # one that hangs is not asked again
     lines = [line for line in listed.splitlines() if line.strip()]
     rest = [line.strip() for line in lines if not _GPU.match(line) and not _MIG.match(line)]
     if not found:
@@ -102,27 +106,38 @@ def _said(program: str, *words: str) -> tuple[str, str]:
     return ended.out, "" if not ended.returncode else ended.err.strip() or f"it ended with {ended.returncode}"
 
 
-def _memory_of(program: str) -> dict[str, int]:
-    """Return the memory of devices in MB, by uuid, as far as it is known."""
-    table, _ = _said(program, "--query-gpu=uuid,memory.total", "--format=csv,noheader,nounits")
-    rows = [line.partition(",") for line in table.splitlines()]
-    sizes = {uuid.strip(): size.strip() for uuid, _, size in rows}
-    return {uuid: int(size) * 2**20 // 10**6 for uuid, size in sizes.items() if size.isdecimal()}
+def _ask_facts(program: str, root: Path) -> tuple[dict[str, int], set[str]]:
+    """Return the memory of devices in MB, by uuid, as far as it is known, and which devices are far."""
+    table, _ = _said(program, "--query-gpu=uuid,memory.total,pci.bus_id", "--format=csv,noheader,nounits")
+    rows = [[field.strip() for field in f"{line},,".split(",")] for line in table.splitlines()]
+    memory = {uuid: int(size) * 2**20 // 10**6 for uuid, size, *_ in rows if size.isdecimal()}
+    return memory, {uuid for uuid, _, bus, *_ in rows if _is_far(bus, root)}
 
 
-def _parse_list(text: str, memory: Mapping[str, int]) -> list[list[Device]]:
+def _is_far(bus: str, root: Path) -> bool:
+    """Whether a device is near to other cores than those that this process is bound to, as the system tells.
+
+    Args:
+        bus: its address.
+    """
+    address = _BUS.search(bus.lower())
+    near = parse_cpu_list(read_text(root / f"sys/bus/pci/devices/{address[1]}/local_cpulist")) if address else ()
+    return bool(near) and not os.sched_getaffinity(0) & set(near)
+
+
+def _parse_list(text: str, memory: Mapping[str, int], far: Collection[str]) -> list[list[Device]]:
     found: list[list[Device]] = []
     model, uuid = "", ""
     for line in text.splitlines():
         if match := _GPU.match(line):
             _, model, uuid = match.groups()
-            found.append([Device(0, uuid, memory.get(uuid, 0), model)])
+            found.append([Device(0, uuid, memory.get(uuid, 0), model, uuid in far)])
         elif found and (match := _MIG.match(line)):
             profile, name = match.groups()
             size = _PROFILE.search(profile)
             if found[-1][0].uuid == uuid:
                 found[-1].clear()  # who has a device with instances may use these alone
-            found[-1].append(Device(0, name, int(size[1]) * 1000 if size else 0, f"{model} {profile}"))
+            found[-1].append(Device(0, name, int(size[1]) * 1000 if size else 0, f"{model} {profile}", uuid in far))
     return found
 
 
@@ -133,7 +148,8 @@ def _read_files(root: Path) -> list[list[Device]]:
         fields = dict(_FIELD.findall(read_text(path)))
         minor, uuid = fields.get("Device Minor", ""), fields.get("GPU UUID", "")
         if minor.isdecimal() and uuid.startswith("GPU-") and (root / f"dev/nvidia{minor}").exists():
-            found[int(minor)] = Device(0, uuid, 0, fields.get("Model", ""))
+            is_far = _is_far(fields.get("Bus Location", ""), root)
+            found[int(minor)] = Device(0, uuid, 0, fields.get("Model", ""), is_far)
     return [[found[minor]] for minor in sorted(found)]
 
 
@@ -164,7 +180,7 @@ def _named(entry: str, found: Sequence[Sequence[Device]]) -> Sequence[Device]:
 
 
 def _numbered(devices: Sequence[Device]) -> list[Device]:
-    return [Device(index, each.uuid, each.memory_mb, each.name) for index, each in enumerate(devices)]
+    return [replace(each, index=index) for index, each in enumerate(devices)]
 
 
 def _brief(text: str) -> str:

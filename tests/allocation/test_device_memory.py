@@ -95,3 +95,15 @@ def test_a_rank_offers_the_memory_of_its_smallest_device():
     offered = Capability(0, "h", {}, (Device(0, "GPU-a", 80_000), Device(1, "GPU-b", 16_000))).offered()
     assert offered == {"gpu": 2, "gpu_memory": 16_000}
     assert Capability(0, "h", {}, (Device(0, "GPU-a"),)).offered() == {"gpu": 1}
+
+
+def test_a_rank_takes_far_devices_last():
+    """Even one that it has used before; with none but far ones left it takes these."""
+    devices = tuple(Device(index, f"GPU-{index}", is_far=index < 2) for index in range(3))
+    books = Ledger([Capability(1, "h", {"cpu": 80_000}, devices)], {1: 8})
+    cost = class_of(books, gpu=1)
+    claims = [books.claim(cost, 1) for _ in range(3)]
+    assert [claim.devices[0][0] for claim in claims] == ["GPU-2", "GPU-0", "GPU-1"]
+    for claim in claims:
+        books.release(claim)
+    assert books.claim(cost, 1).devices[0][0] == "GPU-2"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -95,6 +96,23 @@ def test_instances_stand_for_a_device_that_is_partitioned(driver, found):
 def test_which_of_them_are_shown(driver, found, visible, uuids):
     driver(f"{TWO}GPU 2: NVIDIA A10 (UUID: {C})\n")
     assert found(visible) == uuids
+
+
+@pytest.mark.parametrize(("bound", "far"), [({0, 1}, [False, True]), ({5}, [True, False]), ({1, 5}, [False, False])])
+def test_devices_near_to_other_cores_than_the_ranks_are_far(driver, found, tmp_path, monkeypatch, bound, far):
+    """Instances are where their device is; where the system does not tell which cores are near, none is far."""
+    driver(memory=f"{A}, 81559, 00000000:17:00.0\n{B}, 81559, 00000000:CA:00.0\n")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: bound)
+    found()
+    assert [each.is_far for each in found.devices] == [False, False]
+    for bus, cpus in (("0000:17:00.0", "0-3\n"), ("0000:ca:00.0", "4-7\n")):
+        (tmp_path / f"sys/bus/pci/devices/{bus}").mkdir(parents=True)
+        (tmp_path / f"sys/bus/pci/devices/{bus}/local_cpulist").write_text(cpus)
+    found()
+    assert [each.is_far for each in found.devices] == far
+    driver(WITH_MIG, memory=f"{A}, 81559, 00000000:17:00.0\n{B}, 81559, 00000000:CA:00.0\n")
+    found()
+    assert [each.is_far for each in found.devices] == [far[0], far[1], far[1], False]
 
 
 @pytest.mark.parametrize("hidden", ["", " ", "-1", "-1,0", ",0", "NoDevFiles"])

@@ -234,7 +234,7 @@ def _capture_output(chosen: dict[str, object]) -> None:
 
 def _given(command: str | None) -> ResumeCommand | None:
     """Return what gives the command that the supervisor has made."""
-    return None if command is None else lambda run_dir: command
+    return None if command is None else lambda run_dir, is_later=False: command
 
 
 def _target(given: argparse.Namespace) -> str:

@@ -21,12 +21,15 @@ def resume_command(own: Sequence[str], args: Sequence[str], is_launched: bool = 
     # A variable that names the run-dir may be a batch script's alone, so the command names it all the same.
     has_run_dir = any(word.partition("=")[0] == "--run-dir" for word in own)
 
-    def command(run_dir: str) -> str:
-        if is_launched:
-            return "the same command" if has_run_dir else f"the same command with --run-dir {shlex.quote(run_dir)}"
+    def command(run_dir: str, is_later: bool = False) -> str:
         words = without_flags([word for word in own if word != "--fresh"], ("--rerun",))
         named = [] if has_run_dir else ["--run-dir", run_dir]
-        return shlex.join([*_program(), *words[:1], *named, *words[1:], *(["--", *args] if args else [])])
+        whole = shlex.join([*_program(), *words[:1], *named, *words[1:], *(["--", *args] if args else [])])
+        if not is_launched:
+            return whole
+        if is_later:
+            return f"the same mpirun or srun of {whole}"
+        return "the same command" if has_run_dir else f"the same command with --run-dir {shlex.quote(run_dir)}"
 
     return command
 

@@ -114,7 +114,7 @@ class BegunRun:
         if run.job.top_level is not None:
             about["file"] = str(run.job.top_level.path)
         if path is not None:
-            about["resume"] = resume_text(shown_path(path, run.job.directory), run.job.resumed_by)
+            about["resume"] = resume_text(shown_path(path, run.job.directory), run.job.resumed_by, is_later=True)
         return about
 
     def _make_recorder(self, printer: FailurePrinter, hosts: dict[int, str], elements: ElementRecords) -> Recorder:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from handoff_mpi.formatting import counted
 
-#: Makes the command that resumes a run, from the path of its run-dir.
-ResumeCommand = Callable[[str], str]
+
+class ResumeCommand(Protocol):
+    """Makes the command that resumes a run, from the path of its run-dir.
+
+    Args:
+        is_later: whether it is read by somebody who did not give the command just now.
+    """
+
+    def __call__(self, run_dir: str, is_later: bool = False) -> str: ...
+
+
 _MB_PER_GB = 1000
 
 
@@ -41,9 +51,13 @@ def start_lines(
     return [first, f"files: {run_dir}", f"to resume: {resume_text(run_dir, resumed_by)}"]
 
 
-def resume_text(run_dir: str, resumed_by: ResumeCommand | None) -> str:
-    """Return what resumes the run with that run-dir, as a user writes it."""
-    return f"execute(..., run_dir={run_dir!r})" if resumed_by is None else resumed_by(run_dir)
+def resume_text(run_dir: str, resumed_by: ResumeCommand | None, is_later: bool = False) -> str:
+    """Return what resumes the run with that run-dir, as a user writes it.
+
+    Args:
+        is_later: see :class:`ResumeCommand`.
+    """
+    return f"execute(..., run_dir={run_dir!r})" if resumed_by is None else resumed_by(run_dir, is_later)
 
 
 def _resources(capacity: Mapping[str, float]) -> str:

@@ -31,7 +31,9 @@ for number in range(4):
 
 def test_start_lines_tell_what_runs_where_and_how_it_is_resumed():
     capacity = {"cpu": 24.0, "memory": 64_500.0, "gpu": 2.0, "license": 5.0}
-    first, *rest = start_lines(1234, ["n1", "n1", "n2"], 3, capacity, 1.77e9, "runs/a b", lambda path: f"do {path!r}")
+    first, *rest = start_lines(
+        1234, ["n1", "n1", "n2"], 3, capacity, 1.77e9, "runs/a b", lambda path, is_later: f"do {path!r}"
+    )
     what = "1,234 functions on 3 ranks of 2 hosts: 24 cores, 64.5 GB, 2 GPUs"
     assert re.fullmatch(r"2026-02-0\d \d\d:\d\d:\d\d " + what, first)
     assert rest == ["files: runs/a b", "to resume: do 'runs/a b'"]
@@ -62,6 +64,8 @@ def test_the_command_that_resumes_is_the_one_that_began_with_its_run_dir(words, 
 def test_of_a_bare_launcher_the_command_is_unknown():
     assert resume_command(["run", "dag.py"], [], True)("a b") == "the same command with --run-dir 'a b'"
     assert resume_command(["run", "--run-dir", "r", "dag.py"], [], True)("r") == "the same command"
+    later = resume_command(["run", "--run-dir", "r", "dag.py"], ["x y"], True)("r", is_later=True)
+    assert later == "the same mpirun or srun of handoff-mpi run --run-dir r dag.py -- 'x y'"
 
 
 @pytest.mark.long

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from handoff_mpi.arrays.element_names import intervals_named
 from handoff_mpi.arrays.intervals import Interval, IntervalSet
@@ -11,6 +11,8 @@ from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import one_line
 
 DONE, FAILED, OPEN = "done", "failed", "open"
+#: Groups of elements have this order.
+_ORDER = (FAILED, DONE, OPEN)
 _MAX_CHARS = 300
 
 
@@ -75,7 +77,7 @@ class ElementReader:
         self._restored += [(epoch, IntervalSet(intervals)) for epoch, intervals in taken]
 
     def told(self) -> list[ElementsTold]:
-        """Return what is known of the elements, in groups.
+        """Return what is known of the elements, in groups: those of each state by their first elements.
 
         Raises:
             UsageError: the array does not have them.
@@ -84,15 +86,16 @@ class ElementReader:
             left = IntervalSet(intervals_named(self.indices, self.count))
         except ValueError as error:
             raise UsageError(f"{one_line(self.name, _MAX_CHARS)}: {error}") from None
-        found: list[ElementsTold] = []
+        found: dict[tuple[object, ...], ElementsTold] = {}
         for each in self._known():
-            here = _common(left, each.elements)
-            if here:
-                each.elements = here
-                found.append(each)
+            here = _common(left, each.elements).intervals()
+            if here:  # a rank has computed them in many leases, which differ in nothing else
+                key = each.state, each.launch, each.rank, each.attempts, each.kind, each.message, each.traceback
+                found.setdefault(key, replace(each, elements=IntervalSet())).elements.update(here)
                 for interval in here:
                     left.discard(*interval)
-        return found + ([ElementsTold(left, OPEN)] if left else [])
+        groups = [*found.values(), *([ElementsTold(left, OPEN)] if left else [])]
+        return sorted(groups, key=lambda each: (_ORDER.index(each.state), next(iter(each.elements))))
 
     def _known(self) -> Iterator[ElementsTold]:
         yield from self._failed

@@ -29,5 +29,5 @@ def why_failed(array: Array) -> ErrorReport:
     else:
         some = f"{array.failed:,} of {array.count:,} elements failed"
         limit = f" (max_failures is {spec.max_failures:,})" if array.has_too_many_failures else ""
-        message = f"{some}{limit}, the first one at index {start}: {first.kind}: {first.message}"
+        message = f"{some}{limit}, the first one at index {start}{f': {first.message}' if first.message else ''}"
     return ErrorReport(first.kind, message, first.traceback, (), first.place, -1, first.output, start)

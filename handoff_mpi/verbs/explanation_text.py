@@ -29,6 +29,7 @@ from handoff_mpi.verbs.reason_text import (
 
 Facts = Mapping[str, Any]
 _MAX_ATTEMPTS, _MAX_INPUTS = 20, 5
+_LEASES = "parts of the array that were sent to a rank at once"
 #: What is said of a function that has not ended, by its state.
 _LIVE = {
     "waiting": "waits for its inputs",
@@ -61,7 +62,7 @@ def explanation_lines(facts: Facts) -> Iterator[str]:
     if facts["elements"] is None:
         yield from _attempts(facts)
     else:
-        yield from _shares(facts["elements"])
+        yield from _shares(facts["elements"], bool(facts["live"] and facts["live"].get("elements", {}).get("leases")))
     yield from _output(facts)
     yield from _value(facts)
     yield from _again(facts["again"])
@@ -128,15 +129,19 @@ def _about(facts: Facts) -> str:
     return f"{takes}; {done:,} of them {'is' if done == 1 else 'are'} done: {shown}."
 
 
-def _shares(elements: Facts) -> Iterator[str]:
-    """Yield how far an array has come by its journal, and which ranks computed it."""
+def _shares(elements: Facts, is_explained: bool) -> Iterator[str]:
+    """Yield how far an array has come by its journal, and which ranks computed it.
+
+    Args:
+        is_explained: whether a sentence before this one says what a lease is.
+    """
     yield f"The journal has values of {elements['done']:,} of its {counted(elements['count'], 'element')}."
     if elements["shares"]:
         busiest = sorted(elements["ranks"].items(), key=lambda each: -each[1])
         where = ", ".join(f"{shares:,} on rank {rank}" for rank, shares in busiest[:_MAX_INPUTS])
         more = f" and others on {len(busiest) - _MAX_INPUTS} more ranks" if len(busiest) > _MAX_INPUTS else ""
         took = duration_text(elements["busy_s"])
-        leases = f"{counted(elements['shares'], 'lease')} of some elements each"
+        leases = counted(elements["shares"], "lease") + ("" if is_explained else f" ({_LEASES})")
         yield f"Ranks computed them in {leases}, {took} in all: {where}{more}."
 
 
@@ -147,8 +152,8 @@ def _elements(live: Facts) -> Iterator[str]:
         names = {"failed": "failed", "skipped": "are skipped", "waiting": "wait"}
         others = [f"{elements[name]:,} {words}" for name, words in names.items() if elements[name]]
         done = f"{elements['done']:,} of {elements['count']:,} elements are done"
-        leases = f"{counted(elements['leases'], 'lease')} of some elements each"
-        yield f"{', '.join([done, *others])}; ranks have {leases}."
+        leases = f"; ranks have {counted(elements['leases'], 'lease')} ({_LEASES})" if elements["leases"] else ""
+        yield f"{', '.join([done, *others])}{leases}."
 
 
 # -- what it waits for ---------------------------------------------------------------------------------
@@ -161,7 +166,7 @@ def _waiting(facts: Facts) -> Iterator[str]:
     if facts["state"] == "skipped":
         yield from _skipped(waits)
     elif not waits["input_count"]:
-        yield "All its inputs are made."
+        yield from ["All its inputs are made."] if facts["input_count"] else []
     else:
         yield from missing_inputs(waits)
 

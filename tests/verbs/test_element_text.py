@@ -11,7 +11,7 @@ from handoff_mpi.arrays.columns import pack
 from handoff_mpi.messages import RAISED
 from tests.results.made_journal import T0, TRACEBACK, about, row, turn, write_launch, write_status
 
-FAILED = (0, 2, -1, RAISED, "ValueError", "2 of 8 elements failed, the first one at index 3: ValueError: bad")
+FAILED = (0, 2, -1, RAISED, "ValueError", "2 of 8 elements failed, the first one at index 3: bad")
 COUNT = 8
 
 
@@ -74,6 +74,24 @@ def test_several_elements_are_told_in_groups(explain, run_dir):
     assert told["groups"][2] == {
         "elements": [[2, 3], [7, 8]], "count": 2, "state": "done", "launch": 1, "rank": 2, "host": "node2",
     }  # fmt: skip
+
+
+def test_what_one_rank_computed_is_told_once_and_groups_follow_the_indices(explain, tmp_path):
+    leases = [(1, (5, 6)), (2, (6, 7)), (1, (1, 2)), (2, (0, 1)), (1, (3, 5))]
+    write_launch(
+        tmp_path / "run",
+        ("run", about()),
+        ("tasks", 0, [row("sweep")]),
+        ("array", 0, COUNT, []),
+        *[elements(rank, interval) for rank, interval in leases],
+        ("end", "stopped", 75, False),
+    )
+    _, out, _ = explain("run", "sweep[:]")
+    groups = ["  0, 6 are done: ", "  1, 3:6 are done: ", "  2, 7 have no value: "]
+    assert all(line.startswith(group) for line, group in zip(out[1:4], groups, strict=True))
+    assert "All its inputs are made." not in out, "it takes none"
+    leases = "5 leases (parts of the array that were sent to a rank at once)"
+    assert f"Ranks computed them in {leases}, 2.5 s in all: 3 on rank 1, 2 on rank 2." in out
 
 
 def test_elements_that_a_later_launch_took_over_were_computed_where_they_were(explain, run_dir):

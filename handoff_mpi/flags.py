@@ -34,14 +34,14 @@ _SYNONYMS = {word: f"--{name.replace('_', '-')}" for word, name in SYNONYMS.item
 _SYNONYMS |= dict.fromkeys(_RANKS_ELSEWHERE, "-n") | {"host": "--hosts", "nodelist": "--hosts", "resume": "--run-dir"}
 #: Subcommands that start no run in this process, and what each does; ``handoff_mpi.verbs`` has a module for each.
 READING_VERBS: dict[str, str] = {
-    "status": "how far is a run, when will it end, what was lost, and what is slowest?",
+    "status": "how far has a run got, when will it end, what was lost, and what is slowest?",
     "runs": "which runs are there, how did they end, and what resumes them?",
     "clean": "remove the files of runs that have ended",
     "logs": "what did a function print?",
     "explain": "why is a function not running, what happened to it, and why did it run there?",
-    "graph": "what depends on what, in dag.py or in a run? drawn as text, DOT, Mermaid, JSON, SVG or PNG",
+    "graph": "draw what depends on what, in dag.py or in a run, as text, DOT, Mermaid, JSON, SVG or PNG",
     "export": "write what happened in a run for archives (RO-Crate) and simulators (WfFormat)",
-    "report": "what ran where and when, what failed, and what waited for what? drawn in report.html",
+    "report": "draw in report.html what ran where and when, what failed, and what waited for what",
     "sbatch": "print a batch script for Slurm, to be edited and submitted",
     "submit": "submit a DAG to Slurm: flags of sbatch, dag.py, flags of run",
     "help": "how do I ...? the pages of the manual",
@@ -165,7 +165,7 @@ def _parsers(chosen: str) -> tuple[_Parser, dict[str, _Parser]]:
     what = "holds `dag`, or `build(args)`; args follow --"
     for verb in ("run", "check"):
         verbs[verb].add_argument("target", metavar="dag.py[:name]", help=what)
-        how = "name a module, package.module[:name], instead"
+        how = "instead of a file, name a module: package.module[:name]"
         verbs[verb].add_argument("-m", dest="is_module", action="store_true", help=how)
     for verb in ("run", "check", "doctor"):
         _add_launching(verbs[verb], verb)

@@ -197,9 +197,10 @@ class Amounts(Kind):
 class FunctionIds(Kind):
     """Ids of functions, or their handles; where ``takes_all``, also "all"."""
 
-    metavar, is_repeated = "ID", True
+    is_repeated = True
 
     takes_all: bool = False
+    metavar: str = "ID"
 
     def checked(self, name: str, value: Any) -> Any:
         if self.takes_all and isinstance(value, str) and value == "all":

@@ -134,14 +134,14 @@ class RunOptions:
     resources: Mapping[str, Any] | None = option(
         None,
         Amounts("NAME=AMOUNT"),
-        "a pool of the whole job",
-        'pools of the whole job, such as {"license": 5}.',
+        "a resource that the whole job shares",
+        'resources that the whole job shares, such as {"license": 5}.',
         "pools",
     )
     prices: Mapping[str, float] | None = option(
         None,
         Amounts("NAME=PRICE"),
-        "for cost_optimized",
+        "price of a unit for a second, for the strategy cost_optimized",
         "resource to price of a unit for a second, for cost_optimized.",
     )
     keep: Literal["all"] | Ids = option(
@@ -189,7 +189,7 @@ class RunOptions:
     deadline: float | str | None = option(
         None,
         Word("S|TIME"),
-        "when it must have ended: seconds from its start, or an ISO time",
+        "when the run must have ended: seconds from its start, or an ISO time",
         "when the run must have ended, in seconds from its start or as an ISO time; see ``grace_period``.",
         "walltime time_limit timeout time",
     )
@@ -227,10 +227,10 @@ class RunOptions:
     )
     accept_changes: Ids = option(
         (),
-        FunctionIds(),
-        "keep what this function gave before it changed",
-        "ids of functions, or names of their codes, that keep what earlier launches gave though they have changed "
-        "since, as a function that was only tidied up; those behind them keep theirs too.",
+        FunctionIds(metavar="NAME"),
+        "keep the values that this function or code gave before it changed",
+        "ids of functions, or names of their codes, that keep the values of earlier launches though they have changed "
+        "since, as when code was only tidied up; the functions that depend on them keep theirs too.",
     )
     seed: bool = option(
         True,

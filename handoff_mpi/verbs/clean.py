@@ -8,6 +8,8 @@ import re
 import shutil
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
 
 from handoff_mpi.errors import EXIT_DONE, EXIT_FAILED, HandoffError, UsageError
 from handoff_mpi.formatting import one_line, show
@@ -30,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = f"where the runs are (default: {RUNS})"
     parser.add_argument("directory", nargs="?", metavar="DIR", default=RUNS, help=where)
     parser.add_argument("--keep", type=_count, metavar="N", help="remove all but the newest N runs that have begun")
-    parser.add_argument("--older", type=_age, metavar="AGE", help="remove runs that began before: 12h, 30d, 8w")
+    parser.add_argument(
+        "--older", type=_age, metavar="AGE", help="remove runs that began longer ago than this: 12h, 30d or 8w"
+    )
     parser.add_argument("--yes", action="store_true", help="do not ask")
 
 
@@ -55,9 +59,11 @@ def main(given: argparse.Namespace) -> int:
     """
     if given.keep is None and given.older is None:
         raise UsageError("no condition chooses the runs to remove; use --keep 10 or --older 30d")
-    chosen = choose(find_runs(given.directory), given.keep, given.older, time.time())
+    runs, now = find_runs(given.directory), time.time()
+    chosen = choose(runs, given.keep, given.older, now)
     if not chosen:
-        print("no run is to be removed")
+        why = why_kept(runs, given.keep, given.older, now) or f"there are no runs in {one_line(given.directory)}"
+        print(f"no run is to be removed: {why}")
         return EXIT_DONE
     for run in chosen:
         size = format_nbytes(run.nbytes, " ")
@@ -76,17 +82,31 @@ def choose(runs: list[Run], keep: int | None, older_s: float | None, now: float)
     """Return which of ``runs``, the newest first, are to be removed: those that both conditions allow, of this user,
     that have ended. A run that was refused, and so holds nothing, does not count as one that is kept.
     """
+    return [run for run, why in _judged(runs, keep, older_s, now) if not why]
+
+
+def why_kept(runs: list[Run], keep: int | None, older_s: float | None, now: float) -> str:
+    """Return why :func:`choose` leaves runs out: ``3 runs are running, 1 run is not yours``."""
+    counts = Counter(why for _, why in _judged(runs, keep, older_s, now) if why)
+    return ", ".join(f"{count:,} {'run is' if count == 1 else 'runs are'} {why}" for why, count in counts.items())
+
+
+def _judged(runs: list[Run], keep: int | None, older_s: float | None, now: float) -> Iterator[tuple[Run, str]]:
+    """Yield each run, and why it is not removed, or nothing."""
     begun = [run for run in runs if run.state != "refused"]
     kept = {run.path for run in begun[: keep or 0]}
-    return [
-        run
-        for run in runs
-        if run.path not in kept
-        and (older_s is None or now - run.began_s >= older_s)
-        and run.is_own
-        and not run.is_live
-        and run.state != "unreadable"
-    ]
+    for run in runs:
+        if run.is_live:
+            yield run, "running"
+        elif not run.is_own:
+            yield run, "not yours"
+        elif run.state == "unreadable":
+            yield run, "unreadable"
+        elif run.path in kept:
+            yield run, "among the newest ones, which --keep keeps"
+        else:
+            is_young = older_s is not None and now - run.began_s < older_s
+            yield run, "younger than --older says" if is_young else ""
 
 
 def _agrees(count: int, nbytes: int) -> bool:

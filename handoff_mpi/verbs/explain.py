@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument("run_dir", nargs="?", metavar="RUN-DIR", help=OF_THE_RUN)
-    parser.add_argument("id", nargs="?", metavar="ID", help="of the function (default: explain what went wrong)")
+    what = "of the function, or of an array or element, such as sweep[3] (default: explain what went wrong)"
+    parser.add_argument("id", nargs="?", metavar="ID", help=what)
     parser.add_argument("--json", action="store_true", help="print it as data")
 
 

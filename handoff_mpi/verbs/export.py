@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--wfformat", metavar="FILE", help="write this file: the run in WfFormat 1.5, for WfCommons and simulators")
     what = "with --rocrate: the file that made the DAG (default: the one that your own run names, if it is there)"
     add("--workflow", metavar="FILE", help=what)
-    add("--license", metavar="URL", default="", help="with --rocrate: of what is in it")
-    add("--author", metavar="NAME", default="", help="with --rocrate: whose run it is")
+    add("--license", metavar="URL", default="", help="with --rocrate: the license of its contents")
+    add("--author", metavar="NAME", default="", help="with --rocrate: the author of the run")
 
 
 def main(given: argparse.Namespace) -> int:

@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("target", nargs="?", metavar="dag.py[:name] | RUN-DIR", help=what)
     what = f"one of {', '.join(FORMATS)} (default: what the name of FILE says, or text); json holds every function"
     add("--format", metavar="FORMAT", type=_format, help=what)
-    add("-o", "--output", metavar="FILE", help="where it goes (default: it is printed)")
+    add("-o", "--output", metavar="FILE", help="write it to this file (default: print it)")
     what = f"draw a larger graph by the names of functions ({MAX_FUNCTIONS})"
     add("--max-functions", metavar="N", type=_max_functions, default=MAX_FUNCTIONS, help=what)
 

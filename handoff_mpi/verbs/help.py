@@ -66,9 +66,11 @@ def main(given: argparse.Namespace) -> int:
         flags.parse([wanted, "--help"])
     topic = re.sub(r"[_\s]+", "-", wanted.lower().removesuffix(".md").lstrip("-"))
     topic = _PAGE_OF_WORD.get(topic, topic)
-    found = {} if topic in pages else find_sections(pages, wanted)
-    if topic in pages or len(found) == 1:
-        _print_page(pages[topic] if topic in pages else pages[next(iter(found))])
+    found = find_flag(pages, wanted)
+    if not found:
+        found = {topic: []} if topic in pages else find_sections(pages, wanted)
+    if len(found) == 1:
+        _print_page(pages[next(iter(found))])
     elif found:
         print(listed(found, wanted))
     else:
@@ -84,7 +86,18 @@ def find_sections(pages: Mapping[str, str], word: str) -> dict[str, list[str]]:
     ``max_retries`` and ``--max-retries`` are one.
     """
     parts = [re.escape(part) for part in re.split(r"[-_\s]+", word) if part] or [re.escape(word)]
-    wanted = re.compile(rf"(?<![A-Za-z0-9]){'[-_ ]'.join(parts)}", re.IGNORECASE)
+    return _find(pages, re.compile(rf"(?<![A-Za-z0-9]){'[-_ ]'.join(parts)}", re.IGNORECASE))
+
+
+def find_flag(pages: Mapping[str, str], word: str) -> dict[str, list[str]]:
+    """Return the same for a flag, written with its dashes, or for those that begin with ``word``: ``--max``."""
+    flag = word.replace("_", "-")
+    if re.fullmatch(r"--[A-Za-z][\w-]*", flag):
+        return _find(pages, re.compile(rf"(?<![\w-]){flag}", re.IGNORECASE))
+    return _find(pages, re.compile(rf"(?<![\w-]){flag}(?![\w-])")) if re.fullmatch("-[A-Za-z]", flag) else {}
+
+
+def _find(pages: Mapping[str, str], wanted: re.Pattern[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for topic, page in pages.items():
         title, in_code = "", False

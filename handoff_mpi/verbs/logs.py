@@ -38,13 +38,10 @@ _MAX_RANKS = 20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("run_dir", nargs="?", metavar="RUN-DIR", help=OF_THE_RUN)
-    parser.add_argument(
-        "id",
-        nargs="?",
-        metavar="ID",
-        help="of the function, or of an array or element, as sweep[3]; without it, all that printed are listed",
-    )
-    parser.add_argument("--attempt", type=int, metavar="N", help="of this attempt alone")
+    listing = "without it, list all functions that printed something"
+    what = f"of the function, or of an array or element, such as sweep[3]; {listing}"
+    parser.add_argument("id", nargs="?", metavar="ID", help=what)
+    parser.add_argument("--attempt", type=int, metavar="N", help="print what this attempt alone printed")
     parser.add_argument("--rank", type=int, metavar="N", help="print all that was printed on this rank instead")
     parser.add_argument("--follow", action="store_true", help="print what is printed from now on, until the run ends")
     parser.add_argument("--raw", action="store_true", help="print the bytes as they are; a terminal obeys them")

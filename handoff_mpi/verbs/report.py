@@ -27,10 +27,12 @@ _CHUNK = 1 << 20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``report``."""
     parser.add_argument("run_dir", nargs="?", metavar="RUN-DIR", help=OF_THE_RUN)
-    parser.add_argument("--output", metavar="FILE", help=f"where the page goes (default: {REPORT} in the run-dir)")
+    parser.add_argument(
+        "--output", metavar="FILE", help=f"write the page to this file (default: {REPORT} in the run-dir)"
+    )
     what = f"make {TRACE} for Perfetto too; compressed, as {TRACE}.gz, beyond {MAX_CALLS:,} calls"
     parser.add_argument("--trace", action="store_true", help=what)
-    parser.add_argument("--tsv", action="store_true", help=f"make {TABLE} too: a table of all calls, as Nextflow's")
+    parser.add_argument("--tsv", action="store_true", help=f"make {TABLE} too: a table of all calls, like Nextflow's")
 
 
 def main(given: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from handoff_mpi.suggestions import did_you_mean
 #: Where runs keep their files that were not told where.
 RUNS = "handoff-runs"
 #: What ``--help`` says of a run-dir that need not be named.
-OF_THE_RUN = f"of the run (default: the newest one in {RUNS} or in this directory)"
+OF_THE_RUN = f"directory of the run (default: the newest one in {RUNS} or in this directory)"
 #: So many entries of a directory are looked at.
 MAX_ENTRIES = 10_000
 

@@ -10,7 +10,9 @@ from handoff_mpi.verbs.batch_script import MAX_REQUEUES, batch_script
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    what = f"one whose job is requeued to continue a run that its time limit stopped, at most {MAX_REQUEUES} times"
+    what = (
+        f"print one whose job is requeued to continue a run that its time limit stopped, at most {MAX_REQUEUES} times"
+    )
     parser.add_argument("--requeue", action="store_true", help=what)
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from handoff_mpi import cli
-from handoff_mpi.verbs.help import find_sections, listed, read_pages
+from handoff_mpi.verbs.help import find_flag, find_sections, listed, read_pages
 from tests.conftest import run_process
 from tests.terminal import Terminal
 
@@ -95,6 +95,21 @@ def test_mpi_is_never_imported(tmp_path):
 def test_a_flag_is_found_as_it_is_written_and_as_its_keyword(words, in_process, capsys):
     assert cli.main(["help", *words]) == 0
     assert "  options  " in capsys.readouterr().out
+
+
+def test_a_word_with_dashes_is_looked_up_as_a_flag_first(capsys):
+    pages = {
+        "one": "# One\n\nIt may kill a rank.\n\n## Flags\n\n`--kill-on-bad-exit=1` and `-n 4`; `--no-kill`.\n",
+        "two": "# Two\n\nIt kills -now, by `--max_kills`.\n",
+    }
+    assert find_flag(pages, "--kill") == {"one": ["Flags"]}
+    assert find_flag(pages, "--kill_on") == {"one": ["Flags"]}
+    assert find_flag(pages, "-n") == {"one": ["Flags"]}, "a flag of one letter is no beginning of others"
+    assert find_flag(pages, "kill") == find_flag(pages, "--kills") == find_flag(pages, "--") == {}
+    assert cli.main(["help", "--rerun"]) == 0
+    assert "  options             Options of a run" in capsys.readouterr().out
+    assert cli.main(["help", "--options"]) == 0
+    assert capsys.readouterr().out == read_pages()["options"], "no flag begins so, but a page does"
 
 
 def test_a_part_of_a_flag_is_found(capsys):

@@ -19,7 +19,7 @@ from handoff_mpi.cli import main
 from handoff_mpi.formatting import moment_text
 from handoff_mpi.results import run_status
 from handoff_mpi.results.run_status import find_states
-from handoff_mpi.verbs.clean import choose
+from handoff_mpi.verbs.clean import choose, why_kept
 from handoff_mpi.verbs.runs import Run, find_runs
 from handoff_mpi.verbs.status_lines import status_lines
 from tests.terminal import terminal  # noqa: F401
@@ -337,6 +337,12 @@ def test_only_ended_runs_of_the_user_are_chosen():
     assert [each.path.name for each in choose(runs, 1, None, 100.0)] == ["refused", "died", "old"]
     assert [each.path.name for each in choose(runs, None, 50.0, 100.0)] == ["died", "old"]
     assert [each.path.name for each in choose(runs, 5, 50.0, 100.0)] == ["old"]
+    others = "1 run is running, 1 run is not yours, 1 run is unreadable"
+    assert why_kept(runs, 0, None, 100.0) == others
+    told = "2 runs are younger than --older says, 1 run is running, 1 run is not yours, 1 run is unreadable"
+    assert why_kept(runs, None, 50.0, 100.0) == told
+    assert why_kept(runs[1:3], 2, None, 100.0) == "1 run is among the newest ones, which --keep keeps, 1 run is running"
+    assert why_kept([], 0, None, 100.0) == ""
 
 
 def test_what_is_removed_is_shown_first_and_needs_a_yes(tmp_path, capsys, monkeypatch):
@@ -350,7 +356,7 @@ def test_what_is_removed_is_shown_first_and_needs_a_yes(tmp_path, capsys, monkey
     assert "one  done, 3/3 functions done" in told.out
     assert "use --yes" in told.err
     assert main(["clean", "--older", "1d", "--yes"]) == 0
-    assert "no run is to be removed" in capsys.readouterr().out
+    assert capsys.readouterr().out == "no run is to be removed: 3 runs are younger than --older says\n"
     assert main(["clean", "--keep", "1", "--yes"]) == 0
     assert [path.name for path in above.iterdir()] == ["three"]
 
@@ -376,7 +382,7 @@ def test_other_files_and_links_are_left_alone(tmp_path, capsys):
 def test_a_live_run_is_never_removed(live, capsys):
     run_dir, _ = live
     assert main(["clean", str(run_dir.parent), "--keep", "0", "--yes"]) == 0
-    assert "no run is to be removed" in capsys.readouterr().out
+    assert capsys.readouterr().out == "no run is to be removed: 1 run is running\n"
     assert find_runs(str(run_dir.parent))[0].is_live
 
 

@@ -23,9 +23,9 @@ def resume_command(own: Sequence[str], args: Sequence[str], is_launched: bool = 
     """
     # A variable that names the run-dir may be a batch script's alone, so the command names it all the same.
     has_run_dir = any(word.partition("=")[0] == "--run-dir" for word in own)
-
     words = without_flags([word for word in own if word != "--fresh"], _OF_ONE_LAUNCH)
-    of_one_launch = [flag for flag in ("--fresh", *_OF_ONE_LAUNCH) if any(word.partition("=")[0] == flag for word in own)]
+    flags = {word.partition("=")[0] for word in own}
+    of_one_launch = [flag for flag in ("--fresh", *_OF_ONE_LAUNCH) if flag in flags]
 
     def command(run_dir: str, is_later: bool = False) -> str:
         named = [] if has_run_dir else ["--run-dir", run_dir]

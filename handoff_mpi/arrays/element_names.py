@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from handoff_mpi.arrays.intervals import Interval
 from handoff_mpi.formatting import id_text
 
-_NAME = re.compile(r"(.+)\[([-\d:,\s]+)\]", re.DOTALL)
+#: The id of the array may stand in quotes, as messages of earlier versions have it.
+_NAME = re.compile(r"(?:'([^'\\]+)'|(.+))\[([-\d:,\s]+)\]", re.DOTALL)
 #: How Python shows the id of an element: that of its array, and the index.
 _PAIR = re.compile(r"\((?:'([^'\\]*)'|(.+)), (\d+)\)", re.DOTALL)
 #: Of an array whose length is not known, more elements than any has: -1 is none of them.
@@ -18,7 +19,12 @@ _PART = re.compile(r"\s*(-?\d+)?\s*(?:(:)\s*(-?\d+)?)?\s*")
 
 def element_name(array: object, index: int) -> str:
     """Return the name of an element of the array with that id."""
-    return f"{id_text(array)}[{index}]"
+    return elements_name(array, str(index))
+
+
+def elements_name(array: object, indices: str) -> str:
+    """Return the name of some elements, given their indices as users write them: ``"3, 100:200"``."""
+    return f"{id_text(array)}[{indices}]"
 
 
 def split_name(name: str) -> tuple[str, str] | None:
@@ -28,7 +34,7 @@ def split_name(name: str) -> tuple[str, str] | None:
     """
     match = _NAME.fullmatch(name)
     if match is not None:
-        return match[1], match[2]
+        return match[1] or match[2], match[3]
     pair = _PAIR.fullmatch(name)
     return None if pair is None else (pair[2] if pair[1] is None else pair[1], pair[3])
 

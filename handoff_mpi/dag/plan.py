@@ -35,7 +35,7 @@ from handoff_mpi.dag.surroundings import Surroundings, surroundings_of
 from handoff_mpi.dag.task_spec import ArraySpec, TaskSpec
 from handoff_mpi.dag.template_builder import Codec, TemplateBuilder
 from handoff_mpi.errors import DAGError
-from handoff_mpi.formatting import show
+from handoff_mpi.formatting import id_text, one_line, show
 from handoff_mpi.resources import Amounts, parse_cost
 from handoff_mpi.serialization import (
     PLAIN,
@@ -258,7 +258,8 @@ class Plan:
     def shown_source(self, number: int) -> str:
         """Return how a user writes the source with that number: the id of a function, and elements of an array."""
         selection = self.selections.get(number)
-        return show(self.ids[number]) if selection is None else show(self.ids[selection.array]) + selection.text
+        id = self.ids[number if selection is None else selection.array]
+        return show(id) if selection is None else one_line(id_text(id)) + selection.text
 
     def _freeze_all(self, functions: Iterable[Function], settings_of: Iterable[_Settings]) -> Iterable[str]:
         """Freeze ``functions``; yield what is wrong with those that cannot be frozen."""

@@ -11,10 +11,11 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from handoff_mpi.arrays.columns import PICKLES
+from handoff_mpi.arrays.element_names import element_name
 from handoff_mpi.arrays.intervals import Interval
 from handoff_mpi.arrays.values import ArrayValues
 from handoff_mpi.errors import ValueDamaged, ValueUnavailable
-from handoff_mpi.formatting import show
+from handoff_mpi.formatting import one_line, show
 from handoff_mpi.results.function_error import FunctionError
 from handoff_mpi.results.origins import Origins
 from handoff_mpi.serialization import PICKLED, EncodingError
@@ -35,7 +36,7 @@ class ElementKey(NamedTuple):
     element: int
 
     def __repr__(self) -> str:
-        return f"{show(self.array)}[{self.element}]"
+        return one_line(element_name(self.array, self.element))
 
 
 class FailedElements(NamedTuple):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
+from handoff_mpi.arrays.element_names import elements_name
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.dag import Plan
-from handoff_mpi.formatting import show
+from handoff_mpi.formatting import one_line
 from handoff_mpi.messages import ErrorReport, LeaseReport
 from handoff_mpi.results.array_result import ElementKey
 from handoff_mpi.scheduler.arrays import Arrays
@@ -28,7 +29,7 @@ class ElementsKey(NamedTuple):
     elements: str
 
     def __repr__(self) -> str:
-        return f"{show(self.array)}[{self.elements}]"
+        return one_line(elements_name(self.array, self.elements))
 
 
 class ElementRecords:

@@ -148,7 +148,7 @@ def test_elements_have_numbers_behind_those_of_functions():
     assert [specs[1].inputs, specs[2].inputs] == [(0,), (0,)]
     assert [specs[1].takes, specs[2].takes] == [(3, 4, 5, 0, 6), (5, 3, 0)]
     assert [spec.keep for spec in specs] == [False, True, True]
-    assert [plan.shown_source(number) for number in (0, 3, 5)] == ["'xs'", "'xs'[3]", "'xs'[2:5]"]
+    assert [plan.shown_source(number) for number in (0, 3, 5)] == ["'xs'", "xs[3]", "xs[2:5]"]
     values = [value for value, _ in zip("abcde", plan.sources[1], strict=True)]
     _, args, kwargs = build_call(plan.call_templates[1], values, lambda number: told, lambda number: None)
     assert ([*args], kwargs) == (["a", ["b", {"k": "c"}], "d"], {"z": "a", "w": "e"})

@@ -75,8 +75,8 @@ def test_each_element_runs_once_and_the_consumer_takes_the_list(handoff, dag_fil
 def test_an_element_that_raises_fails_alone(handoff, dag_file, place):
     ended = handoff(*PLACES[place], "--run-dir", "run", "dag.py", env={"RAISES": "17 4000"})
     assert ended.rc == 1
-    assert "'squares'[17] failed on rank" in ended.err
-    assert "'squares'[17] and 1 other ('squares'[4000]) failed" in ended.err
+    assert "squares[17] failed on rank" in ended.err
+    assert "squares[17] and 1 other (squares[4000]) failed" in ended.err
     assert ended.err.count("Traceback") == 1
     results = load(dag_file / "run")
     assert set(results["squares"].errors) == {17, 4000}
@@ -161,10 +161,10 @@ def test_explain_tells_how_far_an_array_has_come(handoff, dag_file):
     assert "squares has failed: ValueError: 2 of 5,000 elements failed, the first one at index 17" in said
     assert "The journal has values of 4,998 of its 5,000 elements." in said
     assert "in all:" in said and "on rank 0" in said
-    assert "4,998 of 5,001 functions are done" in handoff("explain", "run").out
+    assert "4,998 of 5,001 calls are done" in handoff("explain", "run").out
     assert handoff("run", "--run-dir", "run", "dag.py").rc == 0
     assert "has values of 5,000 of its 5,000 elements." in handoff("explain", "run", "squares").out
-    assert "5,001 of 5,001 functions are done" in handoff("explain", "run").out
+    assert "5,001 of 5,001 calls are done" in handoff("explain", "run").out
 
 
 # -- in this process -----------------------------------------------------------------------------------------

@@ -331,10 +331,10 @@ def test_an_input_that_cannot_be_decoded_is_named():
     errors = run(dag).errors
     said = {key: str(error) for key, error in errors.items()}
     assert set(said) == {"slice", ("all", 0), ("all", 1), ("some", 1), ("some", 2)}
-    assert "its argument 1, the value of 'xs'[1:3], cannot be decoded" in said["slice"]
+    assert "its argument 1, the value of xs[1:3], cannot be decoded" in said["slice"]
     assert "its input, the value of 'bad', cannot be decoded" in said["all", 1]
     assert "the value of 'bad', cannot be decoded" in said["some", 1]
-    assert "the value of 'xs'[2], cannot be decoded" in said["some", 2]
+    assert "the value of xs[2], cannot be decoded" in said["some", 2]
 
 
 def test_linked_arrays_give_elements_to_functions_and_take_them():

@@ -58,8 +58,8 @@ def expected(states, index):
     if states[index] == DONE:
         return float(index)
     if states[index] == NOT_RUN:
-        return ValueUnavailable, f"'sweep'[{index}] did not run: the run was stopped (why)"
-    return FunctionError, f"'sweep'[{index}]: ValueError: {states[index]} input"
+        return ValueUnavailable, f"sweep[{index}] did not run: the run was stopped (why)"
+    return FunctionError, f"sweep[{index}]: ValueError: {states[index]} input"
 
 
 STATES = st.lists(st.sampled_from([DONE, DONE, DONE, ODD, EVEN, NOT_RUN]), max_size=30)
@@ -163,7 +163,7 @@ def test_values_become_an_array_of_numpy_in_which_a_value_stands_for_missing_one
     found = result.to_numpy(missing=missing)
     assert found.dtype == wanted.dtype
     np.testing.assert_array_equal(found, wanted)
-    with pytest.raises(FunctionError, match=r"^'sweep'\[2\]: ValueError: odd input$"):
+    with pytest.raises(FunctionError, match=r"^sweep\[2\]: ValueError: odd input$"):
         result.to_numpy()
     np.testing.assert_array_equal(result_of([DONE] * 4, value).to_numpy(), [value(i) for i in range(4)])
 
@@ -193,7 +193,7 @@ def test_a_value_whose_module_is_missing_is_named_by_its_index(monkeypatch):
         with pytest.raises(EncodingError) as caught:
             ask()
         if "to_numpy" not in ask.__code__.co_names:
-            assert str(caught.value).startswith("the value of 'sweep'[1] cannot be decoded: class passing.Point needs")
+            assert str(caught.value).startswith("the value of sweep[1] cannot be decoded: class passing.Point needs")
             assert "it lay in /data/code on node7" in str(caught.value)
     assert result[0] == [0]
 
@@ -234,18 +234,18 @@ def test_an_array_is_one_id_whose_result_never_raises(duplicate):
     results = duplicate(results_with([DONE, ODD, NOT_RUN]))
     assert [*results] == ["a", "sweep"] and len(results) == 2 and "sweep" in results
     assert results["sweep"][0] == results.get("sweep")[0] == results.values["sweep"][0] == 0.0
-    assert outcome(lambda: results["sweep"][1]) == (FunctionError, "'sweep'[1]: ValueError: odd input")
+    assert outcome(lambda: results["sweep"][1]) == (FunctionError, "sweep[1]: ValueError: odd input")
 
 
 def test_errors_of_elements_are_beside_those_of_functions():
     results = results_with([DONE, ODD, EVEN, ODD])
     assert [*results.errors] == ["b", ("sweep", 1), ("sweep", 2), ("sweep", 3)] and len(results.errors) == 4
-    assert str(results.errors["sweep", 2]) == "'sweep'[2]: ValueError: even input"
+    assert str(results.errors["sweep", 2]) == "sweep[2]: ValueError: even input"
     assert ("sweep", 1) in results.errors and results.errors["b"].kind == "ValueError"
     for key in ("sweep", ("sweep", 0), ("sweep", 9), ("a", 1), "c", ("sweep",)):
         assert key not in results.errors
     assert repr(results.errors).startswith("{'b': FunctionError(")
-    assert "'sweep'[1]: FunctionError" in repr(results.errors) and repr(results.errors).endswith(", ...}")
+    assert "sweep[1]: FunctionError" in repr(results.errors) and repr(results.errors).endswith(", ...}")
 
 
 @pytest.mark.parametrize(("state", "without"), [("failed", "skipped"), ("skipped", "skipped"), ("waiting", "waiting")])
@@ -261,10 +261,10 @@ def test_a_summary_groups_elements_and_functions_that_failed_alike():
     lines = results.summary().splitlines()
     assert lines[0].startswith("handoff: DAG 'dag' failed: 2 done, 4 failed of 6 calls in")
     assert lines[1:3] == [
-        "  failed: 'b' and 2 others ('sweep'[1], 'sweep'[2]): ValueError at dag.py:odd: odd input",
-        "  failed: 'sweep'[3]: ValueError at dag.py:even: even input",
+        "  failed: 'b' and 2 others (sweep[1], sweep[2]): ValueError at dag.py:odd: odd input",
+        "  failed: sweep[3]: ValueError at dag.py:even: even input",
     ]
-    assert results.first_failures().startswith("'b': ValueError: odd input; and 2 others ('sweep'[1], 'sweep'[2])")
+    assert results.first_failures().startswith("'b': ValueError: odd input; and 2 others (sweep[1], sweep[2])")
     assert results_with([ODD] * 50_000).first_failures().startswith("'b': ValueError: odd input; and 50,000 others")
 
 

@@ -122,7 +122,7 @@ results = handoff.execute(dag, isolation="rank", run_dir=False)
 if results is not None:
     assert all(results[rank] == [*range(2, 10)] for rank in range(1, 7))
     assert sorted(about["target"] for about in told) == [*range(1, 7)], told
-    assert {repr(about["function_id"]) for about in told} == {"'rows'[2:10]"}, told
+    assert {repr(about["function_id"]) for about in told} == {"rows[2:10]"}, told
     print("SOURCES OF A SLICE", *(about["source"] for about in told), flush=True)
 """
 

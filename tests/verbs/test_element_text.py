@@ -56,6 +56,7 @@ def test_one_element_is_told_by_itself(explain, run_dir):
     _, out, _ = explain(run_dir, "sweep[3]")
     why = "failed after 2 attempts, the last one on rank 2 (node2) in launch 1: ValueError: bad"
     assert out[0] == f"sweep[3] has {why}."
+    assert explain(run_dir, "'sweep'[3]")[1][1:] == out[1:], "as messages of earlier versions have it"
     assert explain(run_dir, "sweep[-2]")[1][0] == "sweep[-2] was not computed, because the array has failed."
 
 

@@ -152,6 +152,7 @@ class Lease:
         array: the number of the array.
         intervals: the elements that have not ended, as far as is known.
         incidents: how often something happened to its elements, so that they must run again.
+        reason: why their last attempt failed; empty if none has, or if they were lost with a rank or a device.
         messages: those of its elements that failed together when it was dispatched last.
         has_ended: whether its number may be used again, after this turn.
     """
@@ -159,6 +160,7 @@ class Lease:
     array: int
     intervals: IntervalSet
     incidents: int = 0
+    reason: str = ""
     messages: list[tuple[tuple[Interval, ...], str]] = field(default_factory=list)
     has_ended: bool = False
 

@@ -201,7 +201,7 @@ class Arrays:
         lease = self._tasks.add_lease(spec, array.free if spec is array.lease_spec else [])
         self._begin(own.array, lease, intervals)
         self._tasks.set_dispatched(lease)
-        self.leases[lease].incidents = own.incidents
+        self.leases[lease].incidents, self.leases[lease].reason = own.incidents, own.reason
         return lease
 
     def give_back(self, number: int, intervals: Sequence[Interval]) -> int:
@@ -421,16 +421,6 @@ class Arrays:
     def waiting_leases(self, number: int) -> list[int]:
         """Return the leases of an array that are at no rank: they are to be tried again."""
         return [lease for lease in self.of[number].leases if self._tasks.state[lease] in (READY, WAITING)]
-
-    def explain(self, number: int, facts: dict[str, object]) -> dict[str, object]:
-        """Return ``facts`` of an array with those of its elements; while any run, nothing else need be explained."""
-        array = self.of[number]
-        counts = {"count": array.count, "done": array.done, "failed": array.failed, "skipped": array.skipped}
-        waiting = len(array.todo) + len(array.awaited)
-        facts["elements"] = {**counts, "leases": len(array.leases), "waiting": waiting}
-        if array.leases:
-            facts |= {"state": "running", "reasons": []}
-        return facts
 
     def failures_of(self, number: int) -> list[tuple[tuple[Interval, ...], Failure]]:
         """Return which elements of a lease have failed for good, in this turn, and why.

@@ -14,6 +14,8 @@ from handoff_mpi.allocation.pools import Pool
 from handoff_mpi.allocation.resource_groups import SLOT
 from handoff_mpi.dag.open_inputs import find_open_inputs
 from handoff_mpi.resources.amounts import GPU, GPU_MEMORY, UNIT, format_amounts, plain_number
+from handoff_mpi.scheduler.array_explanation import element_counts, is_at_rank, retries_of
+from handoff_mpi.scheduler.arrays import Arrays
 from handoff_mpi.scheduler.durations import Durations
 from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, FAILED, READY, WAITING, State
 from handoff_mpi.scheduler.policy import Policy
@@ -38,7 +40,7 @@ class Explainer:
     """Explains tasks of one scheduler.
 
     Args:
-        ledger, tasks, ready, slots, policy, durations, refusals, probation: the scheduler's parts.
+        ledger, tasks, ready, slots, policy, durations, refusals, probation, arrays: the scheduler's parts.
         stopping: why the run is being stopped; empty if it is not.
         now: the time of the last turn, in seconds.
         label: returns how a task is called in the answer.
@@ -52,6 +54,7 @@ class Explainer:
     durations: Durations
     refusals: Refusals
     probation: Probation
+    arrays: Arrays
     stopping: str
     now: float
     label: Callable[[int], str]
@@ -68,6 +71,20 @@ class Explainer:
             facts["reasons"] = self._why_at_rank(task)
         elif state == DONE:
             facts["value"] = self._value(task)
+        return facts | self._array(task) if task in self.arrays.of else facts
+
+    def _array(self, task: int) -> Facts:
+        """Return where the elements of an array stand; while a rank has any, nothing else need be explained."""
+        array = self.arrays.of[task]
+        again = retries_of(array, self.arrays, self.tasks, self.ready, self.slots)
+        facts: Facts = {"elements": element_counts(array), **again}
+        if is_at_rank(array, self.tasks):
+            facts |= {"state": "running", "reasons": []}
+        elif self.tasks.state[task] == READY and array.leases and not array.todo:
+            # Its last elements wait for functions, or to be tried again: what holds one group of them stands for all.
+            first = min(list(array.leases), key=lambda lease: (self.tasks.state[lease] != READY, lease))
+            told = self.explain(first)
+            facts |= {"state": told["state"], "reasons": told["reasons"]}
         return facts
 
     def standing(self, task: int) -> Facts:
@@ -82,6 +99,10 @@ class Explainer:
         elif state == FAILED:
             failure = self.tasks.failures[task]
             facts["error"] = f"{failure.kind}: {failure.message}"
+        elif state in (WAITING, READY) and task in self.arrays.of:
+            array = self.arrays.of[task]
+            facts["elements"] = {"count": array.count, "done": array.done}
+            facts["state"] = "running" if is_at_rank(array, self.tasks) else facts["state"]
         return facts
 
     def _host(self, rank: int) -> str:
@@ -125,8 +146,9 @@ class Explainer:
 
     def _root(self, task: int) -> Facts:
         """Return where a task stands that waits for no input, and why it does not run."""
-        reasons = self._why_ready(task) if self.tasks.state[task] == READY else []
-        return {**self.standing(task), "reasons": reasons}
+        standing = self.standing(task)
+        reasons = self._why_ready(task) if standing["state"] == "ready" else []
+        return {**standing, "reasons": reasons}
 
     # -- at a rank --------------------------------------------------------------------------------------
 
@@ -165,7 +187,9 @@ class Explainer:
 
     def _delay(self, task: int) -> Facts | None:
         until_s = self.ready.deferred.get(task)
-        return None if until_s is None else {"cause": "delay", "until_s": until_s}
+        if until_s is None:
+            return None
+        return {"cause": "delay", "until_s": until_s, "of_elements": task in self.arrays.leases}
 
     def _tracker(self, task: int) -> Facts | None:
         key = hold_key(self.tasks.specs[task])
@@ -288,7 +312,7 @@ class Explainer:
     def _run_beside(self, group: ResourceGroup, avoided: int) -> list[str]:
         """Return which tasks the ranks of a group run, except the one that is avoided."""
         slots = [slot for rank in group.rank_states if rank != avoided for slot in self.slots.of_rank.get(rank, ())]
-        return [self.label(slot.tasks[0]) for slot in slots if slot.tasks][:MAX_CLAIMS]
+        return list(dict.fromkeys(self.label(slot.tasks[0]) for slot in slots if slot.tasks))[:MAX_CLAIMS]
 
     def _offered(self, group: ResourceGroup, name: str) -> float:
         if name == GPU_MEMORY:
@@ -347,13 +371,23 @@ class Explainer:
             "free": plain_number(max(0, free)),
             "total": plain_number(total),
             "claim_count": len(claims),
-            "claims": [self._claim(claim, amount) for claim, amount in claims[:MAX_CLAIMS]],
+            "claims": list(self._claimants(claims)),
         }
 
-    def _claim(self, claim: Claim, amount: int) -> Facts:
-        slot = self.slots.of_rank[claim.rank][claim.slot]
-        holder = {"id": self.label(slot.tasks[0]), "since_s": slot.since} if slot.tasks else {"id": None}
-        return {**holder, "amount": plain_number(amount), "rank": claim.rank}
+    def _claimants(self, claims: Iterable[tuple[Claim, int]]) -> Iterator[Facts]:
+        """Yield who has the first claims; the leases of an array are one claimant, with how many these are."""
+        found: dict[int, list[tuple[Claim, int]]] = {}
+        for claim, amount in claims:
+            slot = self.slots.of_rank[claim.rank][claim.slot]
+            task = self.arrays.task_of(slot.tasks[0]) if slot.tasks else -1 - len(found)
+            if task in found or len(found) < MAX_CLAIMS:
+                found.setdefault(task, []).append((claim, amount))
+        for task, own in found.items():
+            claim = own[0][0]
+            slot = self.slots.of_rank[claim.rank][claim.slot]
+            holder = {"id": self.label(slot.tasks[0]), "since_s": slot.since} if slot.tasks else {"id": None}
+            leases = {"leases": len(own)} if task in self.arrays.of else {}
+            yield {**holder, **leases, "amount": plain_number(sum(part for _, part in own)), "rank": claim.rank}
 
 
 def _claims(groups: Iterable[ResourceGroup]) -> Iterator[Claim]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from handoff_mpi.messages import OK, RAISED, ErrorReport, Interval, LeaseReport
+from handoff_mpi.messages import DIED, OK, RAISED, ErrorReport, Interval, LeaseReport
 from handoff_mpi.scheduler.arrays import Arrays
 from handoff_mpi.scheduler.crash_tracker import CrashTracker
 from handoff_mpi.scheduler.device_losses import DeviceLosses
@@ -103,7 +103,9 @@ class LeaseEnds:
         return part
 
     def _judge(self, lease: int, rank: int, status: int, error: ErrorReport, duration: float, now: float) -> None:
-        self._arrays.leases[lease].incidents += 1
+        failed = self._arrays.leases[lease]
+        failed.incidents += 1
+        failed.reason = error.message if status == DIED else f"{error.kind}: {error.message}"
         self._failures.failed(lease, rank, status, error, duration, now)
         self.skip_if_dropped(lease)
 

@@ -292,9 +292,8 @@ class Scheduler:
             selection = arrays.selections.of.get(number)
             return label(arrays.task_of(number)) + ("" if selection is None else selection.text)
 
-        parts = self.tasks, self.ready, self.slots, self.policy, self._durations, self._refusals, self.probation
-        facts = Explainer(self.ledger, *parts, self.stopping, self.now, name_of).explain(task)
-        return arrays.explain(task, facts) if task in arrays.of else facts
+        parts = self.tasks, self.ready, self.slots, self.policy, self._durations, self._refusals, self.probation, arrays
+        return Explainer(self.ledger, *parts, self.stopping, self.now, name_of).explain(task)
 
     # -- absorb: submissions ------------------------------------------------------------------------
 

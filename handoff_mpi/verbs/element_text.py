@@ -7,25 +7,54 @@ from itertools import islice
 from typing import Any
 
 from handoff_mpi.arrays.element_names import indices_text
-from handoff_mpi.formatting import counted, one_line
-from handoff_mpi.results.element_story import DONE, FAILED, ElementsTold
+from handoff_mpi.arrays.intervals import IntervalSet
+from handoff_mpi.formatting import counted, duration_text, one_line
+from handoff_mpi.results.element_story import DONE, FAILED, OPEN, ElementsTold
 from handoff_mpi.verbs.reason_text import MAX_ID, MAX_REASON, shown_rank, traceback_lines
 
 Facts = Mapping[str, Any]
+#: The state of elements that an attempt has failed, or was lost, and that are to be tried again.
+RETRY = "retry"
 #: So many groups are shown, and so many intervals of a group in a sentence.
 MAX_GROUPS, _MAX_NAMED, _MAX_TRACEBACKS = 50, 5, 3
 
 
-def element_facts(told: Sequence[ElementsTold], host_of: Mapping[int, Mapping[int, str]]) -> dict[str, Any]:
+def element_facts(
+    told: Sequence[ElementsTold], host_of: Mapping[int, Mapping[int, str]], live: Facts | None
+) -> dict[str, Any]:
     """Return what is known of elements.
 
     Args:
         host_of: launch to rank to its host.
+        live: the answer of the run, which knows the elements that are to be tried again; None if there is none.
     """
     counts: dict[str, int] = {}
+    groups: list[dict[str, Any]] = []
     for each in told:
-        counts[each.state] = counts.get(each.state, 0) + len(each.elements)
-    return {"counts": counts, "group_count": len(told), "groups": [_group(each, host_of) for each in told[:MAX_GROUPS]]}
+        if each.state == OPEN and live is not None:
+            groups += _retries(each.elements, live, host_of)
+        if each.elements:
+            groups.append(_group(each, host_of))
+    for group in groups:
+        counts[group["state"]] = counts.get(group["state"], 0) + group["count"]
+    return {"counts": counts, "group_count": len(groups), "groups": groups[:MAX_GROUPS]}
+
+
+def _retries(elements: IntervalSet, live: Facts, host_of: Mapping[int, Mapping[int, str]]) -> Iterator[dict[str, Any]]:
+    """Take the elements that are to be tried again out of ``elements``; yield them in groups."""
+    for retry in live.get("retries", ()):
+        here = [part for start, stop in retry["elements"] for part in elements.within(start, stop)]
+        for interval in here:
+            elements.discard(*interval)
+        if here:
+            group = {"elements": here, "count": sum(stop - start for start, stop in here), "state": RETRY}
+            group |= {name: retry[name] for name in ("attempt", "reason")}
+            if "until_s" in retry:
+                group["delay_s"] = retry["until_s"] - live["now_s"]
+            if "rank" in retry:
+                host = host_of.get(live["launch"], {}).get(retry["rank"], "")
+                group |= {"launch": live["launch"], "rank": retry["rank"], "host": host}
+            yield group
 
 
 def _group(each: ElementsTold, host_of: Mapping[int, Mapping[int, str]]) -> dict[str, Any]:
@@ -74,7 +103,7 @@ def _tracebacks(groups: Sequence[Facts]) -> Iterator[str]:
         yield from traceback_lines(traceback)
 
 
-_WORDS = {DONE: "done", FAILED: "failed", "open": "without a value"}
+_WORDS = {DONE: "done", FAILED: "failed", RETRY: "to be tried again", OPEN: "without a value"}
 
 
 def _standing(group: Facts, array: str, is_running: bool) -> str:
@@ -86,10 +115,23 @@ def _standing(group: Facts, array: str, is_running: bool) -> str:
         attempts = counted(group["attempts"], "attempt")
         where = f"the last one on {shown_rank(group)} in launch {group['launch']}"
         return f"{'has' if is_one else 'have'} failed after {attempts}, {where}: {error}"
+    if group["state"] == RETRY:
+        return _retry(group)
     if array in ("failed", "skipped"):
         return f"{'was' if is_one else 'were'} not computed, because the array has {_ENDED[array]}"
     verb = "has" if is_one else "have"
     return f"{verb} no value yet" if is_running else f"{verb} no value: the launch ended before"
+
+
+def _retry(group: Facts) -> str:
+    """Return where elements stand that are to be tried again, and why."""
+    one = group["count"] == 1
+    reason = one_line(group["reason"], MAX_REASON).rstrip(".")
+    why = f"attempt {group['attempt'] - 1} {f'failed ({reason})' if reason else 'was lost with its rank or device'}"
+    if "rank" in group:
+        return f"{'is' if one else 'are'} at {shown_rank(group)} for attempt {group['attempt']}: {why}"
+    delay = f", {duration_text(group['delay_s'])} more (retry_delay)" if "delay_s" in group else ""
+    return f"{'waits' if one else 'wait'} for attempt {group['attempt']}{delay}: {why}"
 
 
 _ENDED = {"failed": "failed", "skipped": "been skipped"}

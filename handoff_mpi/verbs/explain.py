@@ -76,7 +76,7 @@ def _explain_function(run_dir: Path, id: str, given: argparse.Namespace) -> dict
     facts["notes"] += [note] if note else []
     if told.elements is not None:
         hosts = {launch.epoch: launch.hosts for launch in told.story.launches}
-        facts["of_elements"] = element_facts(told.elements, hosts)
+        facts["of_elements"] = element_facts(told.elements, hosts, live)
     return facts
 
 

@@ -94,10 +94,19 @@ def _elements(told: FunctionStory) -> dict[str, object] | None:
 
 
 def _standing(told: FunctionStory, task: int) -> dict[str, object]:
-    """Return where a function stands; of one that is done, where it ran; of one that runs, since when, too."""
+    """Return where a function stands; of one that is done, where it ran; of one that runs, since when, too.
+
+    Of an array, how many of its elements are done, and on how many ranks it ran.
+    """
     story = told.story
     standing: dict[str, object] = {"id": story.tasks.ids[task], "state": STATES[int(story.tasks.state[task])]}
     row = int(story.final_call[task])
+    if task in story.elements:
+        count, done = story.elements[task]
+        ranks = np.unique(story.calls.rank[story.calls.task == task])
+        standing |= {"elements": {"count": count, "done": done}, "rank_count": len(ranks)}
+        if len(ranks) != 1 or standing["state"] != "done":
+            return standing
     if standing["state"] in ("running", "done") and row >= 0:
         launch, rank = int(story.calls.launch[row]), int(story.calls.rank[row])
         standing |= {"rank": rank, "host": story.host(launch, rank)}

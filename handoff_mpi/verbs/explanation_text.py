@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from handoff_mpi.arrays.element_names import indices_text
+from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.formatting import (
     call_time_text,
     counted,
@@ -28,7 +30,7 @@ from handoff_mpi.verbs.reason_text import (
 )
 
 Facts = Mapping[str, Any]
-_MAX_ATTEMPTS, _MAX_INPUTS = 20, 5
+_MAX_ATTEMPTS, _MAX_INPUTS, _MAX_RETRIES = 20, 5, 10
 _LEASES = "parts of the array that were sent to a rank at once"
 #: What is said of a function that has not ended, by its state.
 _LIVE = {
@@ -154,6 +156,11 @@ def _elements(live: Facts) -> Iterator[str]:
         done = f"{elements['done']:,} of {elements['count']:,} elements are done"
         leases = f"; ranks have {counted(elements['leases'], 'lease')} ({_LEASES})" if elements["leases"] else ""
         yield f"{', '.join([done, *others])}{leases}."
+        again = live.get("retry_count", 0)
+        if again:
+            which = [(start, stop) for each in live["retries"] for start, stop in each["elements"]]
+            shown = indices_text(IntervalSet(which), _MAX_RETRIES)
+            yield f"{counted(again, 'element')} {'needs' if again == 1 else 'need'} another attempt: {shown}."
 
 
 # -- what it waits for ---------------------------------------------------------------------------------

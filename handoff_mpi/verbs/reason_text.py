@@ -54,6 +54,11 @@ def shown_rank(facts: Facts) -> str:
 def standing(facts: Facts, now_s: float | None = None) -> str:
     """Return the id of a function, and where it stands."""
     state = one_line(str(facts["state"]), MAX_ID)
+    elements = facts.get("elements")
+    if elements is not None and state != "done" and (elements["done"] or state == "running") and elements["count"] > 1:
+        return f"{shown_id(facts)} ({state}: {elements['done']:,} of {elements['count']:,} elements are done)"
+    if facts.get("rank_count", 1) > 1:
+        return f"{shown_id(facts)} ({state} on {counted(facts['rank_count'], 'rank')})"
     where = f" on {shown_rank(facts)}" if facts.get("rank") is not None and state != "at rank" else ""
     where = f" {facts['rank']}" if state == "at rank" else where
     since = f" for {duration_text(now_s - facts['since_s'])}" if now_s is not None and "since_s" in facts else ""
@@ -129,7 +134,8 @@ def _undecided(reason: Facts, now_s: float) -> str:
 
 
 def _delay(reason: Facts, now_s: float) -> str:
-    return f"It has failed, and its retry waits for {duration_text(reason['until_s'] - now_s)} more (retry_delay)."
+    subject = "Elements have failed, and their retry" if reason.get("of_elements") else "It has failed, and its retry"
+    return f"{subject} waits for {duration_text(reason['until_s'] - now_s)} more (retry_delay)."
 
 
 def _tracker(reason: Facts, now_s: float) -> str:
@@ -248,7 +254,7 @@ def _missing(each: Facts) -> str:
     """Return how much of a resource is missing, and who has claimed it: "gpu: 1 wanted, all 2 are claimed by a"."""
     wanted = f"{one_line(str(each['name']), MAX_ID)}: {_amount(each, 'wanted')} wanted"
     claims = list(map(_claimant, each["claims"]))
-    more = each["claim_count"] - len(claims)
+    more = each["claim_count"] - sum(claim.get("leases", 1) for claim in each["claims"])
     by = f" by {', '.join(claims)}{f' and {more:,} more' if more else ''}" if claims else ""
     total = _amount(each, "total")
     if each["free"]:
@@ -257,7 +263,10 @@ def _missing(each: Facts) -> str:
 
 
 def _claimant(claim: Facts) -> str:
-    return f"a call on rank {claim['rank']}" if claim["id"] is None else one_line(str(claim["id"]), MAX_ID)
+    if claim["id"] is None:
+        return f"a call on rank {claim['rank']}"
+    leases = claim.get("leases", 1)
+    return f"{counted(leases, 'lease')} of {shown_id(claim)}" if leases > 1 else shown_id(claim)
 
 
 def _amount(each: Facts, name: str) -> str:
@@ -265,7 +274,7 @@ def _amount(each: Facts, name: str) -> str:
 
 
 def _names(ids: Sequence[str]) -> str:
-    return ", ".join(one_line(str(id), MAX_ID) for id in ids) or "others"
+    return ", ".join(dict.fromkeys(one_line(str(id), MAX_ID) for id in ids)) or "others"
 
 
 _SENTENCES: dict[str, Callable[[Facts, float], str]] = {

@@ -8,7 +8,10 @@ import pytest
 
 from handoff_mpi import cli
 from handoff_mpi.arrays.columns import pack
+from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.messages import RAISED
+from handoff_mpi.results.element_story import OPEN, ElementsTold
+from handoff_mpi.verbs.element_text import element_facts, element_lines
 from tests.results.made_journal import T0, TRACEBACK, about, row, turn, write_launch, write_status
 
 FAILED = (0, 2, -1, RAISED, "ValueError", "2 of 8 elements failed, the first one at index 3: bad")
@@ -112,6 +115,40 @@ def test_elements_that_a_later_launch_took_over_were_computed_where_they_were(ex
     assert out[0] == "sweep is not done: launch 2 ended (died) before all its elements were."
     assert "The journal has values of 5 of its 8 elements." in out
     assert "Launch 2 took over the values of 3 elements." in out
+
+
+def test_elements_that_are_to_be_tried_again_are_told_while_the_run_answers():
+    retries = [
+        {"elements": [[3, 4]], "attempt": 2, "reason": "OSError: star", "state": "ready", "until_s": 17.0},
+        {"elements": [[5, 7]], "attempt": 3, "reason": "", "state": "dispatched", "rank": 2},
+        {"elements": [[9, 10]], "attempt": 2, "reason": "OSError: star", "state": "ready"},
+    ]
+    live = {"launch": 1, "now_s": 12.0, "retries": retries}
+    hosts = {1: {2: "node2"}}
+
+    def told(name, *wanted):
+        facts = element_facts([ElementsTold(IntervalSet(wanted), OPEN)], hosts, live)
+        return list(element_lines(name, facts, "running", is_running=True))
+
+    assert told("a[3]", (3, 4)) == [
+        "a[3] waits for attempt 2, 5.0 s more (retry_delay): attempt 1 failed (OSError: star)."
+    ]
+    assert told("a[9]", (9, 10)) == ["a[9] waits for attempt 2: attempt 1 failed (OSError: star)."]
+    assert told("a[:8]", (2, 8)) == [
+        "a[:8] are 6 elements: 3 to be tried again, 3 without a value.",
+        "  3 waits for attempt 2, 5.0 s more (retry_delay): attempt 1 failed (OSError: star).",
+        "  5:7 are at rank 2 (node2) for attempt 3: attempt 2 was lost with its rank or device.",
+        "  2, 4, 7 have no value yet.",
+    ]
+
+
+def test_where_an_array_ran_that_is_an_input(explain, tmp_path):
+    launch = [("run", about()), ("tasks", 0, [row("sweep"), row("total", inputs=(0,))]), ("array", 0, COUNT, [])]
+    write_launch(tmp_path / "run", *launch, elements(1, (0, 2)), elements(2, (2, 4)))
+    assert "1 of its inputs is missing: sweep (waiting: 4 of 8 elements are done)." in explain("run", "total")[1]
+    write_launch(tmp_path / "run", *launch, elements(1, (0, 4)), elements(2, (4, 8)))
+    takes = "It takes the values of 1 function"
+    assert f"It calls f and costs cpu=1. {takes}: sweep (done on 2 ranks)." in explain("run", "total")[1]
 
 
 def test_what_is_no_element_is_refused_in_a_line(explain, run_dir):

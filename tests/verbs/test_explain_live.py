@@ -36,9 +36,9 @@ dag.add_function(Function(("third", 3), (), add))
 
 
 @contextlib.contextmanager
-def running(directory, *words):
+def running(directory, *words, dag=RUNNING):
     """A run in ``directory`` whose first functions run."""
-    (directory / "dag.py").write_text(RUNNING)
+    (directory / "dag.py").write_text(dag)
     command = [sys.executable, "-m", "handoff_mpi", "run", "--run-dir", "run", *words, "dag.py"]
     environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     process = subprocess.Popen(command, cwd=directory, stderr=subprocess.PIPE, text=True, env=environment)
@@ -110,6 +110,29 @@ def test_a_run_on_ranks_answers(explain, tmp_path):
         names = {each["id"] for each in told["live"]["reasons"][0]["places"][0]["missing"][-1]["claims"]}
         assert names == {"first", "second"}
         assert "first (running on rank " in explain("run", "middle")
+
+
+RETRYING = """
+import pathlib, time
+from handoff_mpi import DAG
+def wait(index):
+    if index == 3 and not pathlib.Path("continue").exists():
+        raise OSError("star")
+    while index == 4 and not pathlib.Path("continue").exists():
+        time.sleep(0.02)
+dag = DAG("retrying")
+dag.map(wait, range(8), id="sweep", retry_delay=1)
+"""
+
+
+@pytest.mark.long
+def test_a_run_tells_which_element_waits_for_its_retry(explain, tmp_path):
+    with running(tmp_path, "--slots", "2", "--progress", "none", dag=RETRYING):
+        end = time.monotonic() + 60
+        while "attempt 1 failed (OSError: star).\n" not in (told := explain("run", "sweep[3]")):
+            assert time.monotonic() < end, told
+        assert told.startswith("sweep[3] ") and "for attempt 2" in told.partition(":")[0]
+        assert "1 element needs another attempt: 3.\n" in told
 
 
 def explain_here(run_dir, id):

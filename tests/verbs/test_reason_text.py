@@ -7,7 +7,7 @@ from handoff_mpi.scheduler import MemoryTold, Refused, StopRequested
 from handoff_mpi.verbs.reason_text import reason_lines
 from tests.scheduler.test_avoidance import hosts
 from tests.scheduler.test_probation import BAD, convict
-from tests.scheduler.transcript import CPU, GPU, Dialogue, HeartbeatReceived, cpus, done, raised, ranks, task
+from tests.scheduler.transcript import CPU, GPU, Dialogue, HeartbeatReceived, array, cpus, done, raised, ranks, task
 
 ONE_GPU = {**CPU, **GPU}
 
@@ -32,6 +32,9 @@ def test_what_others_have_claimed():
         "No ready function comes before it. Younger functions have skipped it 2 times; from 22 on room is reserved for"
         " it.",
     ]
+    talk = submitted(ranks(2), array(9), task(priority=-1))
+    two = "wanted, all 2 are claimed by 2 leases of t0"
+    assert told(talk, 1)[0] == f"Host h1 (rank 1) has no room: cpu: 1 {two}; slot: 1 {two}."
     talk = submitted(ranks(3), task(cost=cpus(2)), task(cost=cpus(2)))
     assert told(talk, 1)[0] == "Host h1 (rank 1) has no room: cpu: 2 wanted, 1 of 3 free, the rest claimed by t0."
 
@@ -131,6 +134,11 @@ def test_inputs():
         " is claimed by t0.",
         "  t1: No ready function comes before it.",
     ]
+
+
+def test_an_input_that_is_an_array():
+    talk = submitted(ranks(1), array(1000), task(0))
+    assert told(talk, 1) == ["1 of its inputs is missing: t0 (running: 0 of 1,000 elements are done)."]
 
 
 def test_at_a_rank():

@@ -1,9 +1,8 @@
 """Arrays: many like calls as one entry of the task table, of which ranks lease elements.
 
-An array has one number. While elements of it wait, that number is in its ready queue like any other task; each time it
-is placed, a *lease* takes its place: an entry of the task table for the elements that one slot computes next. A lease
-is dispatched, retracted, lost, retried and blamed as any task is. It ends when its elements have, and its number is
-used again. So nothing here takes a step for each element, unless something happened to that element.
+An array has one number. While elements of it wait, that is in its ready queue like any other task; each time it is
+placed, a *lease* takes its place: an entry of the task table for the elements that one slot computes next, which ends
+when they have. So nothing here takes a step for each element, unless something happened to that element.
 
 Elements that failed alike become a lease of their own as soon as their rank reports them, and that lease is judged as
 a task that failed. So nothing is pending when a lease breaks off. A death or a time-out is charged to the element that
@@ -135,6 +134,7 @@ class Arrays:
         self._begin(number, lease, suspects or array.todo.take(array.lease_count(slots)))
         if suspects:
             self._suspects.add(lease)
+        self._ready.pass_on_offer(number, lease)
         self._tasks.attempts[number] = 1
         array.leads = not array.awaited or array.is_worth_a_lease
         if array.todo:

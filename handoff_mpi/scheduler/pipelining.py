@@ -186,8 +186,8 @@ class Pipeline:
     def _follower(self, last: int, queue: ReadyQueue) -> int | None:
         table = self._tasks
         for task in table.children[last]:
-            if task in table.leases:
-                continue  # it stands for an element that waits for this value
+            if task in table.leases or task in self._arrays:
+                continue  # an element that waits for this value, or an array: both are leased once they are ready
             if table.state[task] == WAITING and table.missing[task] == 1 and self._ready.is_like(task, queue):
                 return task if self._durations.can_finish(task) else None
         return None

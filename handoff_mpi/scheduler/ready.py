@@ -47,6 +47,7 @@ class ReadyTasks:
         deferred: tasks that are not offered before a time, in seconds.
         undecided: tasks whose failure is not final yet; see :mod:`handoff_mpi.scheduler.undecided`.
         offered: tasks that are offered although what they ask for is held.
+        passed_on: arrays that were offered to the leases of their elements that are offered in their place.
         exhausted: arrays of which no element waits to be leased: they are in no queue.
     """
 
@@ -57,6 +58,7 @@ class ReadyTasks:
         self.held: dict[HoldKey, deque[int]] = {}
         self.undecided: dict[int, Any] = {}
         self.offered: set[int] = set()
+        self.passed_on: dict[int, int] = {}
         self.exhausted: set[int] = set()
         self._ledger = ledger
         self._specs = specs
@@ -316,6 +318,13 @@ class ReadyTasks:
         queue.tasks.append(task)
         if len(queue.tasks) == 1:
             self._fill(queue)
+
+    def pass_on_offer(self, array: int, lease: int) -> None:
+        """A lease is offered in the place of its array, of which further elements wait for the tracker's answer."""
+        if array in self.offered:
+            self.offered.discard(array)
+            self.offered.add(lease)
+            self.passed_on[array] = lease
 
     def take_in_again(self, task: int) -> None:
         """Hold a READY task that the tracker has refused, as the next of its hold to be offered."""

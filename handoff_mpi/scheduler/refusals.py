@@ -119,6 +119,7 @@ class Refusals:
         if hold is None:
             hold = self.holds[key] = Hold(now)
             self._ready.hold(key)
+        self._take_passed_on(hold)
         hold.offered.discard(task)
         self._ready.take_in_again(task)
         self._since.setdefault(task, now)
@@ -153,8 +154,15 @@ class Refusals:
         if not self.holds:
             self._since.clear()
 
+    def _take_passed_on(self, hold: Hold) -> None:
+        """Of arrays that were offered, the answer is that on the lease of their elements."""
+        for array in self._ready.passed_on.keys() & hold.offered:
+            hold.offered.discard(array)
+            hold.offered.add(self._ready.passed_on.pop(array))
+
     def _note_granted(self, hold: Hold) -> None:
         """A task that was offered and is no longer READY was granted, or no longer needs the tracker."""
+        self._take_passed_on(hold)
         for task in [task for task in hold.offered if self._state[task] != READY]:
             hold.offered.discard(task)
             self._ready.offered.discard(task)

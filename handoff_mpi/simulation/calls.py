@@ -9,6 +9,9 @@ from handoff_mpi.messages import DEATH, DIED, ISOLATE, OK, RAISED, ErrorReport
 from handoff_mpi.runtime.call_io import CallIO
 from handoff_mpi.serialization import PLAIN, Payload
 from handoff_mpi.simulation.context import SimulationContext, Traits
+from handoff_mpi.simulation.leases import SimulatedLeases
+from handoff_mpi.simulation.run_dir import plain_value
+from handoff_mpi.simulation.workload import Inputs
 from handoff_mpi.worker.call_spec import Outcome
 from handoff_mpi.worker.events import QueuedCall, Serve
 from handoff_mpi.worker.machine import Worker
@@ -28,6 +31,9 @@ class SimulatedCalls:
         machine: knows which calls are to run.
         call_io: gathers inputs, and takes results.
         traits: of the rank.
+
+    Attributes:
+        leases: those that run.
     """
 
     def __init__(self, around: SimulationContext, rank: int, machine: Worker, call_io: CallIO, traits: Traits) -> None:
@@ -37,10 +43,11 @@ class SimulatedCalls:
         self._machine = machine
         self._call_io = call_io
         self._calls_itself = traits.calls_itself
-        self._running: dict[int, tuple[QueuedCall, list[int]]] = {}  # by slot, with the inputs as handed over
+        self._running: dict[int, tuple[QueuedCall, Inputs]] = {}  # by slot, with the inputs as handed over
         self._ahead: dict[int, list[QueuedCall]] = defaultdict(list)  # by slot; there may be more later
         self._constants: set[int] = set()
         self._codes: set[int] = set()
+        self.leases = SimulatedLeases(around, rank, call_io, self._is_own, self._kills)
 
     # -- for the reactor ------------------------------------------------------------------------------
 
@@ -55,12 +62,12 @@ class SimulatedCalls:
         raise AssertionError(number)
 
     def take_part(self, work: QueuedCall) -> None:
-        """No simulated run has an array."""
-        raise AssertionError(work)
+        """Have the machine learn what has ended of a lease; children report that by themselves."""
+        self.leases.take_part(work)
 
     def stop(self, work: QueuedCall) -> None:
-        """No simulated run has an array."""
-        raise AssertionError(work)
+        """Have no further element of a lease begin."""
+        self.leases.stop(work)
 
     def encode(self, command: Serve) -> None:
         """No value of a simulated run is encoded for its receiver."""
@@ -76,11 +83,15 @@ class SimulatedCalls:
         if spec is None:
             return
         self._around.note_call(self._rank, work)
+        inputs = [plain_value(payload) for payload, _, _ in spec.values]
+        if work.elements is not None:
+            self.leases.begin(work, inputs)
+            return
         how = self._draw_end(work)
         duration = load.duration_s[work.task]
         if work.timeout_s is not None and rng.random() < 0.1:
             duration = _NEVER
-        self._running[work.slot] = (work, [payload[1] for payload, _, _ in spec.values])
+        self._running[work.slot] = (work, inputs)
         if duration < _NEVER:
             self._clock.at(self._clock.now + duration, "end", self._rank, work, how)
 
@@ -94,15 +105,23 @@ class SimulatedCalls:
         return self._around.spoils(self._rank, work.task) or "ok"
 
     def kill(self, slot: int) -> None:
-        """End the call that runs in a slot."""
-        self._clock.at(self._clock.now, "end", self._rank, self._running[slot][0], "killed")
+        """End the call that runs in a slot, or its element that has used up its time."""
+        work = self._machine.running[slot]
+        if work is not None and work.elements is not None:
+            self.leases.kill(work)
+        else:
+            self._clock.at(self._clock.now, "end", self._rank, self._running[slot][0], "killed")
 
     def prefill(self) -> None:
         """Send each child that runs a call those that come next."""
         for slot, ahead in self._ahead.items():
             running = self._machine.running[slot]
-            if running is not None and not self._is_own(running):
-                ahead += self._machine.slots.prefill(slot, _AHEAD - len(ahead), lambda work, _: not self._is_own(work))
+            if running is not None and self._suits_ahead(running):
+                ahead += self._machine.slots.prefill(slot, _AHEAD - len(ahead), lambda work, _: self._suits_ahead(work))
+
+    def _suits_ahead(self, work: QueuedCall) -> bool:
+        """Whether a call may be sent ahead to a child, or may run while others are."""
+        return not self._is_own(work) and work.elements is None
 
     def take_back(self) -> None:
         """Take back what children were sent ahead."""
@@ -142,21 +161,25 @@ class SimulatedCalls:
         del self._running[work.slot]
         if how == "killed":
             self._take_back(work.slot)  # its child has ended
-        if how == "killed" and not work.is_overdue and self._kills(work):
+        if how == "killed" and not work.is_overdue and self._kills(work, -1):
             return False
         outcome = self._end_well(work, inputs) if how == "ok" else self._end_badly(work, how)
         self._call_io.end(work, outcome, work.started)
         return True
 
-    def _kills(self, work: QueuedCall) -> bool:
-        """A call kills its process; return whether that is the rank's own."""
-        self._around.note_kill(work.task)
+    def _kills(self, work: QueuedCall, element: int) -> bool:
+        """A call kills its process; return whether that is the rank's own.
+
+        Args:
+            element: the one that does so, of a lease; else -1.
+        """
+        self._around.note_kill(work.task, element)
         if not self._rank or not (self._is_own(work) or work.task in self._around.load.fells):
             return False
         self._around.die(self._rank)
         return True
 
-    def _end_well(self, work: QueuedCall, inputs: list[int]) -> Outcome:
+    def _end_well(self, work: QueuedCall, inputs: Inputs) -> Outcome:
         load = self._around.load
         nbytes = self._around.rng.choice(load.nbytes[work.task])
         return _SizedOutcome((PLAIN, load.value(work.task, inputs)), nbytes, self._clock.now - work.started)

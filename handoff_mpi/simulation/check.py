@@ -78,6 +78,8 @@ def check_arrays(scheduler: Scheduler) -> None:
             assert bool(array.todo) != (number in scheduler.ready.exhausted)
         is_available = scheduler.tasks.is_available(number)  # else an earlier launch did what takes it
         assert not is_available or array.done == array.count
+        assert number not in arrays.ending or not array.todo
+        assert all(lease in scheduler.slots.of_task for lease in array.in_flight)
 
 
 def check_membership(membership: Membership, ledger: Ledger) -> None:

@@ -17,7 +17,7 @@ from handoff_mpi.simulation.launch import Launch
 from handoff_mpi.simulation.network import Clock
 from handoff_mpi.simulation.oracle import Oracle
 from handoff_mpi.simulation.run_dir import SimulatedRunDir
-from handoff_mpi.simulation.workload import LARGE_NBYTES, Workload, random_ledger, random_workload
+from handoff_mpi.simulation.workload import LARGE_NBYTES, Workload, give_arrays, random_ledger, random_workload
 from handoff_mpi.worker.broadcast_tree import FAN_OUT
 from handoff_mpi.worker.budget import UNLIMITED_NBYTES
 
@@ -43,6 +43,7 @@ class SimulatedCluster:
         bad_hosts: whether all calls may fail on some host, too.
         cache_nbytes: how much memory each rank gives to values that no call needs; the seed chooses if None.
         always: kinds of faults that befall every launch.
+        arrays: whether some of the random tasks are arrays.
 
     Attributes:
         launches: how many there were.
@@ -63,6 +64,7 @@ class SimulatedCluster:
         bad_hosts: bool = True,
         cache_nbytes: int | None = None,
         always: Collection[str] = (),
+        arrays: bool = False,
     ) -> None:
         self.rng = random.Random(seed)
         self.launches = 0
@@ -75,6 +77,8 @@ class SimulatedCluster:
         self._fan_out = fan_out
         self._cache_nbytes = CACHES_NBYTES[seed % len(CACHES_NBYTES)] if cache_nbytes is None else cache_nbytes
         self.load = random_workload(self.rng, tasks, min(self._sizes), is_fine) if load is None else load
+        if arrays:
+            give_arrays(random.Random(f"arrays {seed}"), self.load)
         self.policy = Policy(
             max_retries=self.rng.choice((0, 2, 3)),
             stop_on_failure=self.rng.random() < 0.1,

@@ -10,6 +10,7 @@ from typing import Protocol
 from handoff_mpi.messages import Message
 from handoff_mpi.simulation.network import Clock
 from handoff_mpi.simulation.run_dir import SimulatedRunDir
+from handoff_mpi.simulation.running_lease import RunningLease
 from handoff_mpi.simulation.workload import Workload
 from handoff_mpi.worker.events import QueuedCall
 
@@ -33,8 +34,14 @@ class SimulationContext(Protocol):
     def spoils(self, rank: int, task: int) -> str:
         """How a call on ``rank`` fails because its host is bad; empty if it does not."""
 
-    def note_kill(self, task: int) -> None:
-        """``task`` has killed the process that ran it."""
+    def note_kill(self, task: int, element: int) -> None:
+        """``task``, or an element of it where that is a lease, has killed the process that ran it."""
+
+    def draw_element(self, array: int, index: int, may_hang: bool) -> tuple[str, float]:
+        """Return how an element ends, and how long it takes."""
+
+    def note_lease(self, lease: RunningLease, attempt: int) -> None:
+        """The elements of a lease begin; each sees this attempt."""
 
     def note_call(self, rank: int, work: QueuedCall) -> None:
         """A call begins on ``rank``."""

@@ -15,6 +15,7 @@ from handoff_mpi.simulation.oracle import SPEAKS_S, Oracle
 from handoff_mpi.simulation.rank import SimulatedRank
 from handoff_mpi.simulation.rank0_driver import Rank0Driver
 from handoff_mpi.simulation.run_dir import UNSYNCED_S, SimulatedRunDir
+from handoff_mpi.simulation.running_lease import NEVER_S, RunningLease
 from handoff_mpi.simulation.workload import Workload
 from handoff_mpi.worker.events import QueuedCall
 
@@ -124,6 +125,7 @@ class Launch:
         previous = self.run_dir.resume() if self.number > 1 else None
         self.oracle.at_start(self.run_dir.spared() if previous else {}, previous)
         self.rank0 = Rank0Driver(self, self.scheduler, previous)
+        self.oracle.arrays.at_start(self.rank0.array_values, self.run_dir.spared_elements())
         for time, name, arguments in self.faults.entries:
             self.clock.at(time, "fault", name, arguments)
         self.rank0.submit(self.rng.randrange(1, len(self.load.specs) + 1))
@@ -167,6 +169,12 @@ class Launch:
     def _end(self, rank: int, work: QueuedCall, how: str) -> None:
         self.ranks[rank].end(work, how)
 
+    def _lease_end(self, rank: int, work: QueuedCall, serial: int) -> None:
+        self.ranks[rank].lease_ends(work, serial)
+
+    def _lease_part(self, rank: int, work: QueuedCall) -> None:
+        self.ranks[rank].lease_part_ends(work)
+
     # -- faults ---------------------------------------------------------------------------------------
 
     def _fault(self, name: str, arguments: tuple[object, ...]) -> None:
@@ -182,7 +190,7 @@ class Launch:
         """``rank`` dies. MPI does not report every death; a neighbour may, or the silence tells."""
         self.trouble(self.clock.now)
         self.ranks[rank].is_dead = True
-        self.oracle.rank_deaths += 1
+        self.oracle.note_rank_death()
         if self.rng.random() < 0.7:
             self.clock.at(self.clock.now + self.rng.expovariate(10), "reported", rank)
         else:
@@ -266,19 +274,33 @@ class Launch:
         self.fault_counts["bad host"] += 1
         self.trouble(self.clock.now)
         self.oracle.spoiled[task] += 1
+        self.oracle.arrays.spoiled.add(task)
         return how
+
+    def draw_element(self, array: int, index: int, may_hang: bool) -> tuple[str, float]:
+        """Return how an element ends, and how long it takes."""
+        if may_hang and self.rng.random() < 0.01:
+            return "ok", NEVER_S
+        return self.oracle.arrays.draw_element(array, index), self.load.element_duration(array, index)
 
     def note_turn(self, log: list[Transition]) -> None:
         """The coordinator has made these transitions in a turn."""
         self.oracle.at_turn(self, log)
 
-    def note_kill(self, task: int) -> None:
-        """A call of ``task`` has killed its process."""
-        self.oracle.kills[task] += 1
+    def note_kill(self, task: int, element: int) -> None:
+        """A call of ``task``, or an element of it where that is a lease, has killed its process."""
+        if element < 0:
+            self.oracle.kills[task] += 1
+        else:
+            self.oracle.arrays.killed[self.scheduler.arrays.task_of(task), element] += 1
 
     def note_call(self, rank: int, work: QueuedCall) -> None:
         """A call begins on ``rank``."""
         self.oracle.at_call(self.scheduler, rank, work)
+
+    def note_lease(self, lease: RunningLease, attempt: int) -> None:
+        """The elements of a lease begin."""
+        self.oracle.arrays.at_lease(self.scheduler, lease, attempt)
 
     def who_looks_at(self, rank: int) -> int | None:
         """Return a rank of the same host that can speak, if there is one: it looks at the process of ``rank``."""
@@ -311,6 +333,6 @@ class Launch:
         since = state.stopped_since
         if since is not None and self.clock.now - since >= _FENCED_S and not state.is_dead:
             self.fault_counts["fenced"] += 1
-            self.oracle.rank_deaths += 1
+            self.oracle.note_rank_death()
             state.is_dead = True
         return state.is_dead

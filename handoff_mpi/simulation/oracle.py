@@ -12,6 +12,7 @@ from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results.store import Key
 from handoff_mpi.scheduler import DISPATCHES, Cause, Policy, Scheduler, State, Transition
 from handoff_mpi.scheduler.transitions import Forgiven, LetGo, Lost, MemoryHigh, MemoryNormal
+from handoff_mpi.simulation.array_oracle import ArrayOracle
 from handoff_mpi.simulation.faults import Faults
 from handoff_mpi.simulation.network import Clock
 from handoff_mpi.simulation.rank import SimulatedRank
@@ -51,6 +52,7 @@ class Oracle:
         kills: how often a task has killed its process.
         rank_deaths: how many ranks died.
         spoiled: how often a call of a task failed because its host was bad.
+        arrays: sees their elements.
     """
 
     def __init__(self, load: Workload, policy: Policy, run_dir: SimulatedRunDir) -> None:
@@ -61,6 +63,7 @@ class Oracle:
         self._policy = policy
         self._run_dir = run_dir
         self._serial = load.serial()
+        self.arrays = ArrayOracle(load, policy, self._serial)
         self._spared: dict[int, Key | None] = {}
         self._suspects: set[int] = set()
         self._short: set[int] = set()
@@ -74,6 +77,11 @@ class Oracle:
         policy = self._policy
         # A rank that died unseen is lost at the limit, and looked for every eighth of it; then one more may be.
         return self._load.longest_s(policy.max_retries, policy.crash_limit) + 1.5 * policy.heartbeat_timeout_s + 5.0
+
+    def note_rank_death(self) -> None:
+        """A rank has died."""
+        self.rank_deaths += 1
+        self.arrays.rank_deaths += 1
 
     # -- launches -------------------------------------------------------------------------------------
 
@@ -108,15 +116,23 @@ class Oracle:
         """Look at what a turn did."""
         now = launch.clock.now
         self._look_at_memory_pressure(launch, log)
-        for position, (task, then, cause, attempt, rank, detail) in enumerate(log):
-            if task < 0:
+        leases = launch.scheduler.arrays.leases
+        for position, row in enumerate(log):
+            task, then, cause, attempt, rank, detail = row
+            if task in leases:
+                self.arrays.at_row(launch.scheduler, now, row)
+                if then == State.FAILED:
+                    self.arrays.at_failure(launch.scheduler, task)
+            elif task < 0:
                 if isinstance(detail, Lost):
                     self._look_at_loss(launch, rank, detail.reason)
-                    self._look_for_blame(now, rank, detail.reason, log[position + 1 :])
-                elif isinstance(detail, Forgiven):
+                    self._look_for_blame(launch.scheduler, now, rank, detail.reason, log[position + 1 :])
+                elif isinstance(detail, Forgiven) and detail.task not in leases:
                     self._blame.append((now, detail.task, -detail.deaths))
                 continue
-            if cause in DISPATCHES:
+            elif task in launch.scheduler.arrays.of:
+                continue
+            elif cause in DISPATCHES:
                 self._look_at_placement(now, task)
             elif cause == Cause.OK:
                 self._blame.append((now, task, 0))
@@ -124,8 +140,9 @@ class Oracle:
                 self._not_before.pop(task, None)
             elif cause in (Cause.RETRY, Cause.ERROR, Cause.UNDECIDED):
                 self._look_at_end(now, task, attempt, Cause(cause), detail.kind)
-            if then == State.FAILED:
+            if then == State.FAILED and task not in leases and task >= 0:
                 self._look_at_failure(launch.scheduler, task, *detail)
+        self.arrays.at_turn_end(launch.scheduler)
 
     def _look_at_end(self, now: float, task: int, attempt: int, cause: Cause, kind: str) -> None:
         """An attempt ended badly: another one follows if it deserves that, and after its delay."""
@@ -162,14 +179,17 @@ class Oracle:
         is_seen = rank not in faults.unresponsive or launch.has_neighbour(rank)
         assert not (is_alive and is_seen and rank not in faults.harmed), f"rank {rank} lives, and was lost: {reason}"
 
-    def _look_for_blame(self, now: float, rank: int, reason: str, log: Iterable[Transition]) -> None:
+    def _look_for_blame(
+        self, scheduler: Scheduler, now: float, rank: int, reason: str, log: Iterable[Transition]
+    ) -> None:
         """A task that was alone on a rank when it died is guilty; if it was only silent, nobody is."""
         suspects = []
         for task, _, cause, _, where, _ in log:
             if cause != Cause.RANK_LOST or where != rank:
                 break
             suspects.append(task)
-        if len(suspects) == 1 and not reason.startswith("silent"):
+        is_guilty = len(suspects) == 1 and not reason.startswith("silent")
+        if is_guilty and suspects[0] not in scheduler.arrays.leases:
             self._blame.append((now, suspects[0], 1))
 
     def _look_at_placement(self, now: float, task: int) -> None:
@@ -213,6 +233,8 @@ class Oracle:
         assert slot.claim is not None
         cores = slot.claim.cost.amounts.get("cpu", 0) / UNIT
         assert work.claim == (cores, scheduler.ledger.claimed_devices(slot.claim)), "a call runs under another's claim"
+        if work.elements is not None:
+            return
         is_suspect = work.task in self._suspects or work.task in self._deaths()
         assert work.flags & ISOLATE or not is_suspect, f"task {work.task} is not run in a child"
 
@@ -221,15 +243,18 @@ class Oracle:
     def at_end(self, launch: ObservedLaunch) -> None:
         """The run is over: all that could be computed was, and what was to be kept is there and right."""
         scheduler = launch.scheduler
+        self.arrays.at_end(scheduler)
         for task, state in enumerate(scheduler.tasks.state):
-            if state == State.DONE:
+            if task in scheduler.tasks.leases:
+                assert State(state).is_final or scheduler.stopping, f"lease {task} was left {State(state).name}"
+            elif state == State.DONE and task not in scheduler.arrays.of:
                 self._look_at_value(launch, task)
             elif state == State.SKIPPED:
                 states = [scheduler.tasks.state[each] for each in scheduler.specs[task].inputs]
                 assert State.FAILED in states or State.SKIPPED in states, f"task {task} was skipped for nothing"
             elif state == State.FAILED:
                 assert task in scheduler.tasks.failures, task
-            else:
+            elif state != State.DONE:
                 assert scheduler.stopping, f"task {task} was left {State(state).name}"
         self._look_at_ranks(launch)
         for rank in launch.ranks.values():

@@ -83,6 +83,7 @@ class SimulatedRank:
         self.stopped_since = None
         arrived, self._arrived = self._arrived, []
         facts, self._facts = self._facts, NO_FACTS
+        self._calls.leases.look()
         self.values.must_keep_wanted = len(arrived) + len(self._call_io.events) + (facts is not NO_FACTS) == 1
         for rank in self._reactor.step(arrived, facts, self._clock.now).asked:
             self._examine(rank)
@@ -123,6 +124,16 @@ class SimulatedRank:
     def end(self, work: QueuedCall, how: str) -> None:
         """A call ends: "ok", "raised" or "killed"."""
         if not self.is_dead and self._calls.end(work, how):
+            self.wake()
+
+    def lease_ends(self, work: QueuedCall, serial: int) -> None:
+        """A lease ends, if that is planned still."""
+        if not self.is_dead and self._calls.leases.end(work, serial):
+            self.wake()
+
+    def lease_part_ends(self, work: QueuedCall) -> None:
+        """A child sends a part of a lease."""
+        if not self.is_dead and self._calls.leases.part(work):
             self.wake()
 
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from handoff_mpi.arrays.values import ArrayValues
 from handoff_mpi.comm import Envelope, RankFailed
 from handoff_mpi.membership import Membership
 from handoff_mpi.messages import Entry, ErrorReport, LeaseReport, Message
@@ -61,10 +62,12 @@ class Rank0Driver:
 
     Attributes:
         coordinator: that of real runs.
+        array_values: the values of arrays, by number.
     """
 
     def __init__(self, launch: LaunchContext, scheduler: Scheduler, previous: PreviousLaunch | None) -> None:
         self.coordinator: Coordinator
+        self.array_values: dict[int, ArrayValues] = {}
         self._launch = launch
         self._previous = previous
         self._lags = "slow rank 0" in launch.faults.kinds
@@ -81,7 +84,7 @@ class Rank0Driver:
         launch, plan = self._launch, self._launch.load.plan()
         run, workers = str(launch.number), [rank for rank in launch.ranks if rank]
         journal_writer = JournalWriter(
-            launch.run_dir.begin(launch.clock), plan, lambda task: self.coordinator.file_key(task)
+            launch.run_dir.begin(launch.clock), plan, lambda task: self.coordinator.file_key(task), scheduler.arrays
         )
         membership = Membership()
         membership.begin_run(scheduler.ledger.rank_states, scheduler.policy.heartbeat_timeout_s)
@@ -99,9 +102,12 @@ class Rank0Driver:
             CoordinatorSettings(run, RUN, workers, 0 in launch.ranks, launch.hosts()),
         )
         self.coordinator.dispatcher.file_keys = previous.keys
+        for number, array in plan.arrays.items():
+            self.array_values[number] = previous.elements.get(number) or ArrayValues(array.count)
+        self.coordinator.dispatcher.array_values = self.array_values
         for task, value in previous.home.items():
             self._home.put((run, task), (PLAIN, value))
-        journal_writer.begin({}, lambda id: b"", previous.rest)
+        journal_writer.begin({}, lambda id: b"", previous.rest, previous.taken)
 
     def value_at_rank0(self, task: int) -> object:
         """Return the value of ``task``, which is here."""
@@ -114,8 +120,11 @@ class Rank0Driver:
         previous, specs = self._previous, self._launch.load.specs
         if previous is not None:
             self._submitted = len(specs)
-            self.turn(Submitted(specs, previous.rest, previous.suspects, previous.deaths), Closed())
+            elements = {number: values.have for number, values in self.array_values.items()}
+            self.turn(Submitted(specs, previous.rest, previous.suspects, previous.deaths, elements), Closed())
             return
+        if self.array_values:  # what is submitted later would take the numbers of leases
+            count = len(specs)
         new = specs[self._submitted : self._submitted + count]
         self._submitted += len(new)
         events: list[Event] = [Submitted(new)] if new else []

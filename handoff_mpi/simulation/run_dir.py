@@ -5,15 +5,19 @@ The real coordinator writes it through the ports of a journal and of a store.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from handoff_mpi.arrays.intervals import Interval, IntervalSet
+from handoff_mpi.arrays.values import ArrayValues
 from handoff_mpi.dag import TaskSpec
+from handoff_mpi.results.array_history import take_over
 from handoff_mpi.results.history import Done, History, history_of
 from handoff_mpi.results.journal_reader import Segment
 from handoff_mpi.results.store import Key
 from handoff_mpi.scheduler import ValueLocation, restore
-from handoff_mpi.serialization import PLAIN, Payload
+from handoff_mpi.serialization import PLAIN, Payload, decode_input
 from handoff_mpi.simulation.network import Clock
 
 #: A host that dies takes with it what was written this long before and is not on disk yet.
@@ -28,6 +32,8 @@ class PreviousLaunch:
         rest, suspects, deaths: for :class:`~handoff_mpi.scheduler.Submitted`.
         home: the small values.
         keys: of the files of large ones.
+        elements: the values of the elements of arrays.
+        taken: of which launch these are: array to (launch, intervals).
     """
 
     rest: dict[int, ValueLocation] = field(default_factory=dict)
@@ -35,6 +41,17 @@ class PreviousLaunch:
     deaths: dict[int, int] = field(default_factory=dict)
     home: dict[int, int] = field(default_factory=dict)
     keys: dict[int, Key] = field(default_factory=dict)
+    elements: dict[int, ArrayValues] = field(default_factory=dict)
+    taken: dict[int, list[tuple[int, Sequence[Interval]]]] = field(default_factory=dict)
+
+
+def plain_value(payload: Payload) -> Any:
+    """Return a value of the simulation; that of an array is a tuple."""
+    kind, value, *_ = payload
+    if kind == PLAIN:
+        return value
+    listed: Any = decode_input(payload)
+    return tuple(listed)
 
 
 class SimulatedJournal:
@@ -104,7 +121,7 @@ class SimulatedRunDir:
 
     def put(self, key: Key, payload: Payload) -> None:
         """Write a value's file."""
-        self.files[key] = payload[1]
+        self.files[key] = plain_value(payload)
         self.damaged.discard(key)
 
     def get(self, key: Key) -> Payload:
@@ -136,9 +153,19 @@ class SimulatedRunDir:
         known: dict[object, Done] = {task: done for (task, _), done in history.done.items()}
         suspects: set[Any] = {task for task, _ in history.suspects}
         deaths: dict[Any, int] = {task: count for (task, _), count in history.deaths.items()}
-        rest = restore(self._specs, lambda task: rest_of(known.get(task)), lambda task: self._is_intact(known[task]))
-        previous = PreviousLaunch(rest, suspects, deaths)
-        for task, where in rest.items():
+        previous = PreviousLaunch({}, suspects, deaths)
+        self._resume_arrays(history, previous)
+        elements = previous.elements
+
+        def where_is(task: int) -> ValueLocation:
+            if task in elements:
+                return ValueLocation.HOME if elements[task].is_complete else ValueLocation.NOWHERE
+            return rest_of(known.get(task))
+
+        previous.rest = restore(self._specs, where_is, lambda task: self._is_intact(known[task]))
+        for task, where in previous.rest.items():
+            if task in elements:
+                continue
             done = known.get(task)
             if where == ValueLocation.HOME:
                 assert done is not None
@@ -149,6 +176,12 @@ class SimulatedRunDir:
                 assert done.key is not None
                 previous.keys[task] = done.key
         return previous
+
+    def _resume_arrays(self, history: History, previous: PreviousLaunch) -> None:
+        for (task, _), launches in history.arrays.items():
+            assert isinstance(task, int)
+            values = previous.elements[task] = ArrayValues(launches[-1].count)
+            previous.taken[task] = take_over(launches, values, lambda launch: IntervalSet([(0, launch.count)]))
 
     def _is_intact(self, done: Done) -> bool:
         return done.key in self.files
@@ -170,6 +203,16 @@ class SimulatedRunDir:
                     task, key = fields
                     spared[task] = key
         return {task: key for task, key in spared.items() if key is None or key in self.files}
+
+    def spared_elements(self) -> dict[int, set[int]]:
+        """Return the elements of arrays that a later launch must not run: another twin."""
+        spared: dict[int, set[int]] = {}
+        for segment in self._segments:
+            for _, (kind, *fields) in segment.records:
+                if kind == "elements":
+                    array, _, intervals, *_ = fields
+                    spared.setdefault(array, set()).update(i for start, stop in intervals for i in range(start, stop))
+        return spared
 
     def in_flight(self) -> set[int]:
         """Return the tasks that were in flight when a launch ended, and were never done: another twin."""

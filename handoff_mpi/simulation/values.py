@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from handoff_mpi.results.store import Key
 from handoff_mpi.serialization import PLAIN, Payload
 from handoff_mpi.simulation.context import SimulationContext, Traits
+from handoff_mpi.simulation.run_dir import plain_value
 from handoff_mpi.worker.machine import Worker
 
 
@@ -54,7 +55,7 @@ class SimulatedValues:
 
     def put(self, task: int, payload: Payload) -> None:
         """Put a value into memory."""
-        self._in_memory[task] = payload[1]
+        self._in_memory[task] = plain_value(payload)
 
     def drop(self, task: int) -> None:
         """Drop a value; a fault does so too, and tells nobody."""

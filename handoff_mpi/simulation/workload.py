@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from handoff_mpi.allocation import Ledger
+from handoff_mpi.arrays.inputs import freeze_elements
 from handoff_mpi.dag import Plan, TaskSpec
+from handoff_mpi.dag.arrays import FrozenArray
+from handoff_mpi.dag.task_spec import ArraySpec
 from handoff_mpi.messages import INLINE_RESULT_NBYTES
 from handoff_mpi.resources import Capability, Device
 from handoff_mpi.resources.amounts import UNIT
@@ -16,6 +21,12 @@ from handoff_mpi.serialization import PLAIN
 LARGE_NBYTES = 10 * INLINE_RESULT_NBYTES
 #: So many different codes and large constants there are.
 CODES, CONSTANTS = 4, 3
+
+
+#: The values of a call's inputs; those of an array are a tuple.
+Inputs: TypeAlias = "Sequence[int | tuple[int, ...]]"
+#: An array and an index.
+Element: TypeAlias = "tuple[int, int]"
 
 
 @dataclass(slots=True)
@@ -31,6 +42,10 @@ class Workload:
         fells: tasks that kill the whole rank with their process, even from a child.
         constants: the numbers of the large constants a task takes.
         errors: what the attempts of a task raise, where that is no ValueError.
+        element_s: seconds of an element, of each array.
+        slow: (array, index) to the seconds of an element that takes longer.
+        element_raises, element_kills: how often an element fails before it succeeds, in each launch, by (array, index).
+        element_errors: what an element raises, where that is no ValueError.
     """
 
     specs: list[TaskSpec] = field(default_factory=list)
@@ -41,6 +56,11 @@ class Workload:
     fells: set[int] = field(default_factory=set)
     constants: dict[int, tuple[int, ...]] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
+    element_s: dict[int, float] = field(default_factory=dict)
+    slow: dict[Element, float] = field(default_factory=dict)
+    element_raises: dict[Element, int] = field(default_factory=dict)
+    element_kills: dict[Element, int] = field(default_factory=dict)
+    element_errors: dict[Element, str] = field(default_factory=dict)
 
     def plan(self) -> Plan:
         """Return the tables of a run of these tasks: their ids are their numbers."""
@@ -52,17 +72,35 @@ class Workload:
             ((spec.code,), 0, None, self.constants.get(task, ())) for task, spec in enumerate(self.specs)
         ]
         plan.sources = [tuple((each, None) for each in spec.inputs) for spec in self.specs]
+        plan.number_of = {task: task for task in range(len(self.specs))}
+        for task, spec in enumerate(self.specs):
+            if spec.array is not None:
+                elements = (freeze_elements(range(spec.array.count), "index"),)
+                limits = spec.array.chunk, spec.array.max_failures
+                plan.arrays[task] = FrozenArray(elements, spec.array.count, *limits)
         return plan
 
-    def value(self, task: int, inputs: list[int]) -> int:
+    def value(self, task: int, inputs: Inputs) -> int:
         """Return the value of ``task``, from its inputs' values."""
         return (hash((task, *inputs)) ^ 0x5DEECE66D) & 0xFFFFFFFF
 
-    def serial(self) -> list[int]:
-        """Return all values, computed one after the other."""
-        values: list[int] = []
+    def element_value(self, array: int, index: int, inputs: Inputs) -> int:
+        """Return the value of an element of an array, from the values of the array's inputs."""
+        return (hash((array, index, *inputs)) ^ 0x5DEECE66D) & 0xFFFFFFFF
+
+    def element_duration(self, array: int, index: int) -> float:
+        """Return how long an element takes, in seconds."""
+        return self.slow.get((array, index), self.element_s[array])
+
+    def serial(self) -> list[int | tuple[int, ...]]:
+        """Return all values, computed one after the other; that of an array is the tuple of those of its elements."""
+        values: list[int | tuple[int, ...]] = []
         for task, spec in enumerate(self.specs):
-            values.append(self.value(task, [values[each] for each in spec.inputs]))
+            inputs = [values[each] for each in spec.inputs]
+            if spec.array is None:
+                values.append(self.value(task, inputs))
+            else:
+                values.append(tuple(self.element_value(task, index, inputs) for index in range(spec.array.count)))
         return values
 
     def max_retries(self, task: int, max_retries: int) -> int:
@@ -73,6 +111,9 @@ class Workload:
         """Return how long all of it takes at most, one call after the other, each value being lost once."""
         total = 0.0
         for task, spec in enumerate(self.specs):
+            if spec.array is not None:
+                total += self._longest_array_s(task, spec, spec.array.count, max_retries + crash_limit)
+                continue
             tries = 2 + min(self.raises.get(task, 0), max_retries) + min(self.kills.get(task, 0), crash_limit)
             if spec.timeout_s is None:
                 total += tries * self.duration_s[task]
@@ -81,6 +122,15 @@ class Workload:
                 total += tries * max(spec.timeout_s, self.duration_s[task])
             total += (spec.retry_delay_s or 0.0) * 2.0**tries  # as each wait is at most twice the one before
         return total
+
+    def _longest_array_s(self, array: int, spec: TaskSpec, count: int, tries: int) -> float:
+        """Return how long the elements of an array take at most, one after the other."""
+        failing = {key for table in (self.element_raises, self.element_kills) for key in table if key[0] == array}
+        total = 2 * sum(self.element_duration(array, index) for index in range(count))
+        total += sum(tries * self.element_duration(*key) for key in failing)
+        if spec.timeout_s is not None:
+            total += count * tries * spec.timeout_s
+        return total + len(failing) * (spec.retry_delay_s or 0.0) * 2.0**tries
 
 
 def random_workload(rng: random.Random, count: int, ranks: int, is_fine: bool = False) -> Workload:
@@ -146,6 +196,32 @@ def _give_retries(rng: random.Random, load: Workload) -> None:
             spec.retry_delay_s = copy.choice((0.01, 0.5, 2.0))
         if task in load.raises and copy.random() < 0.3:
             load.errors[task] = copy.choice(("TypeError", "ImportError"))
+
+
+def give_arrays(rng: random.Random, load: Workload) -> None:
+    """Make some of the tasks arrays; groups stay as they are, as an array is in none."""
+    for task, spec in enumerate(load.specs):
+        if spec.group is None and rng.random() < 0.3:
+            _make_array(rng, task, load)
+
+
+def _make_array(rng: random.Random, array: int, load: Workload) -> None:
+    count = rng.choice((0, 1, 5, 20, 60, 200))
+    spec = load.specs[array]
+    spec.array = ArraySpec(count, rng.choice((None, None, 3)), rng.choice((None, None, None, 0, 2)))
+    spec.keep = spec.stays = False  # the values of its elements come to rank 0
+    for table in (load.raises, load.kills, load.errors):
+        table.pop(array, None)
+    load.fells.discard(array)
+    load.element_s[array] = rng.choice((0.0, 0.0001, 0.001, 0.02, 0.2 if count <= 20 else 0.002))
+    for index in rng.sample(range(count), min(count, rng.choice((0, 0, 1, 3)))):
+        load.slow[array, index] = rng.choice((0.3, 2.0))
+    for index in rng.sample(range(count), min(count, rng.choice((0, 0, 0, 1, 4)))):
+        load.element_raises[array, index] = rng.choice((1, 2, 9))
+        if rng.random() < 0.3:
+            load.element_errors[array, index] = rng.choice(("TypeError", "ImportError"))
+    for index in rng.sample(range(count), min(count, rng.choice((0, 0, 0, 1, 2)))):
+        load.element_kills[array, index] = rng.choice((1, 2, 9))
 
 
 def random_ledger(rng: random.Random, ranks: int) -> Ledger:

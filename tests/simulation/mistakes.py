@@ -413,6 +413,36 @@ MISTAKES = [
         options={"tasks": 100, "always": ("pressure",)},
         reserves_soon=True,
     ),
+    Mistake(
+        "an array that is offered to the tracker awaits its answer for ever, as a lease takes its place",
+        [("scheduler.refusals:Refusals._take_passed_on", "self._ready.passed_on.keys() & hold.offered", "()")],
+        seed=66,
+        options={"arrays": True},
+    ),
+    Mistake(
+        "an array that waits for one value alone is sent ahead as a function is",
+        [("scheduler.pipelining:Pipeline._follower", "task in table.leases or task in self._arrays", "False")],
+        seed=276,
+        options={"arrays": True, "faults": False},
+    ),
+    Mistake(
+        "an element whose value died with its process does not know that it runs once more",
+        [("scheduler.arrays:Arrays.split_begun", "self.leases[each].incidents += 1", "pass")],
+        seed=61,
+        options={"arrays": True},
+    ),
+    Mistake(
+        "elements that a recalled lease gives back lose the count of their failures",
+        [("scheduler.arrays:Arrays.give_back", "if back and lease.incidents and", "if False and")],
+        seed=66,
+        options={"arrays": True},
+    ),
+    Mistake(
+        "elements that wait for their retry run although too many have failed",
+        [("scheduler.lease_ends:LeaseEnds.failed", "self._tasks.skip(self._arrays.waiting_leases(array))", "pass")],
+        seed=75,
+        options={"arrays": True},
+    ),
 ]
 
 

@@ -1,0 +1,208 @@
+"""The part of the oracle of a simulated run that watches the elements of arrays.
+
+Each element ends once. It begins again only after something has happened to it: it failed, its process died or was
+ended while it or its value was there, or its rank was lost. What an earlier launch, or a part of a lease, has brought
+home does not run again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from handoff_mpi.arrays.intervals import IntervalSet
+from handoff_mpi.arrays.values import ArrayValues
+from handoff_mpi.messages import DEATH, NO_ROOM, TIMEOUT
+from handoff_mpi.scheduler import DISPATCHES, Cause, Policy, Scheduler, State
+from handoff_mpi.scheduler.array_state import Array
+from handoff_mpi.scheduler.events import Failure
+from handoff_mpi.simulation.running_lease import RunningLease
+from handoff_mpi.simulation.workload import Element, Inputs, Workload
+
+_FAILS = (Cause.RETRY, Cause.UNDECIDED, Cause.ERROR)
+
+
+class ArrayOracle:
+    """Sees the arrays of a run from outside, in all its launches.
+
+    Args:
+        load, policy: of the run.
+        serial: the right values of all tasks.
+
+    Attributes:
+        raised, died: how often an element has failed in this launch, of its own faults or others, as rank 0 has judged.
+        killed: how often an element has killed its process.
+        spoiled: arrays of which calls failed because their host was bad.
+        rank_deaths: how many ranks died.
+    """
+
+    def __init__(self, load: Workload, policy: Policy, serial: Inputs) -> None:
+        self.raised: Counter[Element] = Counter()
+        self.died: Counter[Element] = Counter()
+        self.killed: Counter[Element] = Counter()
+        self.spoiled: set[int] = set()
+        self.rank_deaths = 0
+        self._load = load
+        self._policy = policy
+        self._serial = serial
+        self._values: Mapping[int, ArrayValues] = {}
+        self._incidents: Counter[Element] = Counter()
+        self._counted: set[tuple[int, int]] = set()  # number and attempt of leases that failed
+        self._begun: dict[tuple[int, int], RunningLease] = {}  # by number and attempt
+        self._dropped: set[int] = set()
+
+    def at_start(self, values: Mapping[int, ArrayValues], spared: Mapping[int, set[int]]) -> None:
+        """A launch begins with these values, which are right: those of the elements that were ``spared``."""
+        for table in (self.raised, self.died, self._incidents):
+            table.clear()
+        self._begun.clear()
+        self._counted.clear()
+        self._dropped.clear()
+        self._values = values
+        for array in values:
+            known = {index for start, stop in values[array].have for index in range(start, stop)}
+            assert known == spared.get(array, set()), f"array {array} begins with {known}, not with {spared.get(array)}"
+            self._look_at_values(array)
+
+    def draw_element(self, array: int, index: int) -> str:
+        """Return how an element ends: it fails as often as the workload says, as far as rank 0 knows, and then not."""
+        element = array, index
+        if self.died[element] < self._load.element_kills.get(element, 0):
+            return "killed"
+        return "raised" if self.raised[element] < self._load.element_raises.get(element, 0) else "ok"
+
+    # -- calls ----------------------------------------------------------------------------------------
+
+    def at_lease(self, scheduler: Scheduler, lease: RunningLease, attempt: int) -> None:
+        """A lease begins: none of its elements has ended, and each knows how often it was tried before."""
+        number = lease.work.task
+        if not scheduler.tasks.is_current(number, lease.work.attempt):
+            return
+        self._begun[number, lease.work.attempt] = lease
+        array = scheduler.arrays.of[lease.array]
+        failed = IntervalSet(interval for intervals, _ in array.failures for interval in intervals)
+        have = self._values[lease.array].have
+        for index in lease.indices:
+            element = lease.array, index
+            assert index not in have, f"element {element} runs again, although its value is here"
+            assert index not in failed, f"element {element} runs again, although it has failed for good"
+            right = self._incidents[element] + 1
+            assert attempt == right, f"element {element} runs as attempt {attempt}, not {right}"
+
+    # -- turns ----------------------------------------------------------------------------------------
+
+    def at_row(self, scheduler: Scheduler, now: float, row: tuple[Any, ...]) -> None:
+        """Look at a transition of a lease."""
+        number, _, cause, attempt, _, detail = row
+        if cause in DISPATCHES:
+            array = scheduler.arrays.leases[number].array
+            assert array not in self._dropped, f"elements of array {array} begin after too many have failed"
+            return
+        lease = self._begun.pop((number, attempt), None) if cause != Cause.GIVEN_UP else None
+        if cause == Cause.RANK_LOST:
+            self._incidents.update(_leased(scheduler, number))
+        elif cause in (Cause.RETRACTED, Cause.INPUT_LOST):
+            assert lease is None, f"lease {number} of {lease} was given back, and had begun"
+        elif cause == Cause.OK and lease is not None:
+            self._look_for_begun(scheduler, lease, now)
+        elif cause in _FAILS:
+            self._count_failure(scheduler, number, attempt, detail.kind)
+            if lease is not None:  # its process has died, and with it the values that it had not reported
+                lost = lease.indices[lease.reported : lease.end - 1]
+                self._incidents.update((lease.array, index) for index in lost)
+
+    def _count_failure(self, scheduler: Scheduler, number: int, attempt: int, kind: str) -> None:
+        """Elements have failed, which counts once, also where the scheduler decides otherwise later."""
+        if (number, attempt) not in self._counted:
+            self._counted.add((number, attempt))
+            table = self.died if kind in (DEATH, TIMEOUT) else self.raised
+            for counter in (table, self._incidents):
+                counter.update(_leased(scheduler, number))
+
+    def _look_for_begun(self, scheduler: Scheduler, lease: RunningLease, now: float) -> None:
+        """A lease has ended well: its elements that have begun are not among those that wait."""
+        todo = scheduler.arrays.of[lease.array].todo
+        for index in lease.begun(now):
+            assert index not in todo, f"element {(lease.array, index)} has begun, and was given back"
+
+    def at_turn_end(self, scheduler: Scheduler) -> None:
+        """Each element that is counted as done has a value, and the limits of failures hold."""
+        for number, array in scheduler.arrays.of.items():
+            have = self._values[number].have
+            assert array.done == len(have), f"{array.done} elements of {number} count as done, {len(have)} have values"
+            if array.has_too_many_failures:
+                self._dropped.add(number)
+
+    def at_failure(self, scheduler: Scheduler, number: int) -> None:
+        """Elements of a lease have failed for good: for their own faults alone, after all their tries."""
+        array = scheduler.arrays.leases[number].array
+        for intervals, failure in scheduler.arrays.failures_of(number):
+            for start, stop in intervals:
+                for index in range(start, stop):
+                    self._look_at_failure(scheduler, (array, index), failure)
+
+    def _look_at_failure(self, scheduler: Scheduler, element: Element, failure: Failure) -> None:
+        load, kind = self._load, failure.kind
+        spec = load.specs[element[0]]
+        if kind == NO_ROOM:
+            states = scheduler.ledger.rank_states.values()
+            left = [each.rank for each in states if each.is_present and spec.pin in (None, each.rank)]
+            assert not left, f"{element} would fit ranks {left}, and was given up: {failure.message}"
+        elif kind == TIMEOUT:
+            assert spec.timeout_s is not None
+        elif kind == DEATH:
+            assert self.killed[element] + self.rank_deaths >= self._policy.crash_limit or self._is_spoiled(element)
+        else:
+            own = load.element_errors.get(element, "ValueError")
+            assert kind in ("ValueError", own), kind
+            tries = {"TypeError": 0, "ImportError": 1}.get(own, self._policy.max_retries)
+            is_own = load.element_raises.get(element, 0) > min(tries, self._policy.max_retries)
+            assert is_own or self._is_spoiled(element), f"element {element} failed too early"
+
+    def _is_spoiled(self, element: Element) -> bool:
+        return element[0] in self.spoiled
+
+    # -- the end --------------------------------------------------------------------------------------
+
+    def at_end(self, scheduler: Scheduler) -> None:
+        """The run is over: each element has ended, or the array tells why it did not."""
+        for number, array in scheduler.arrays.of.items():
+            state = State(scheduler.tasks.state[number])
+            self._look_at_values(number)
+            self._look_at_parts(number, array)
+            if state == State.DONE:
+                is_needed = scheduler.tasks.is_available(number)  # else an earlier launch did all that takes it
+                has_all = self._values[number].is_complete or not is_needed
+                assert has_all, f"array {number} is done, and not all elements have values"
+            elif state == State.FAILED:
+                left = array.spec.count - array.done - array.failed - array.skipped
+                assert not left or scheduler.stopping or not array.failures, f"{left} elements of {number} were left"
+                if not array.has_too_many_failures and array.skipped:
+                    assert self._may_skip(scheduler, number), f"elements of {number} were skipped for nothing"
+
+    def _may_skip(self, scheduler: Scheduler, array: int) -> bool:
+        """Whether an array may have skipped elements: it was given up, or an input could not be made again."""
+        states = [scheduler.tasks.state[each] for each in scheduler.specs[array].inputs]
+        return State.FAILED in states or State.SKIPPED in states or scheduler.tasks.failures[array].kind == NO_ROOM
+
+    def _look_at_parts(self, number: int, array: Array) -> None:
+        failed = IntervalSet(interval for intervals, _ in array.failures for interval in intervals)
+        assert len(failed) == array.failed == sum(stop - start for each, _ in array.failures for start, stop in each)
+        for interval in failed:
+            assert not self._values[number].have.within(*interval), f"an element of {number} ended twice"
+
+    def _look_at_values(self, array: int) -> None:
+        values, inputs = self._values[array], self._inputs(array)
+        for start, stop in values.have:
+            expected = [self._load.element_value(array, index, inputs) for index in range(start, stop)]
+            assert values.values(start, stop) == expected, f"elements {start}:{stop} of {array} have wrong values"
+
+    def _inputs(self, array: int) -> Inputs:
+        return [self._serial[each] for each in self._load.specs[array].inputs]
+
+
+def _leased(scheduler: Scheduler, number: int) -> Iterator[Element]:
+    lease = scheduler.arrays.leases[number]
+    for start, stop in lease.intervals:
+        yield from ((lease.array, index) for index in range(start, stop))

@@ -74,9 +74,9 @@ def test_an_element_that_hangs_is_ended_and_the_others_of_its_lease_run_on():
 
 @pytest.mark.long
 def test_random_dags_with_arrays():
-    for seed in range(150):
+    for seed in range(60):
         run(seed, arrays=True)
-    for seed in range(50):
+    for seed in range(30):
         run(seed, arrays=True, ranks=12, tasks=40)
 
 

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument("run_dir", nargs="?", metavar="RUN-DIR", help=OF_THE_RUN)
-    what = "of the function, or of an array or element, such as sweep[3] (default: explain what went wrong)"
+    what = "id of a function, array or element, such as sweep[3] (default: explain what went wrong)"
     parser.add_argument("id", nargs="?", metavar="ID", help=what)
     parser.add_argument("--json", action="store_true", help="print it as data")
 

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("run_dir", nargs="?", metavar="RUN-DIR", help=OF_THE_RUN)
     listing = "without it, list all functions that printed something"
-    what = f"of the function, or of an array or element, such as sweep[3]; {listing}"
+    what = f"id of a function, array or element, such as sweep[3]; {listing}"
     parser.add_argument("id", nargs="?", metavar="ID", help=what)
     parser.add_argument("--attempt", type=int, metavar="N", help="print what this attempt alone printed")
     parser.add_argument("--rank", type=int, metavar="N", help="print all that was printed on this rank instead")

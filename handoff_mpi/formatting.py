@@ -37,6 +37,15 @@ def show(thing: object, limit: int = MAX_CHARS) -> str:
     return one_line(text, limit)
 
 
+def noun_of_calls(status: Mapping[str, object]) -> str:
+    """Return the noun for what a run counts: "calls" where elements of arrays are counted too.
+
+    Args:
+        status: the fields of ``status.json``.
+    """
+    return "calls" if status.get("arrays") else "functions"
+
+
 def counted(count: int, noun: str) -> str:
     """Return ``1 rank`` or ``3,000 ranks``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
@@ -110,7 +119,8 @@ def time_left_text(status: Mapping[str, object]) -> str:
     if seconds is None:
         return "time left unknown"
     count = sum(unmeasured(status).values()) if words == LOWER_BOUND else 0
-    besides = f", and {count:,} function{'s' * (count > 1)} of unknown duration" if count else ""
+    noun = noun_of_calls(status).removesuffix("s")
+    besides = f", and {counted(count, noun)} of unknown duration" if count else ""
     return f"{words} {duration_text(seconds)} left{besides}"
 
 

@@ -208,7 +208,7 @@ class Fit:
         fits, waits = ("fits", "waits") if self.count == 1 else ("fit", "wait")
         on = f"{fits} on rank{'s' if len(self.ranks) > 1 else ''} {shown}"
         where = on if self.ranks else f"{fits} nowhere yet, and {waits} for update_node_resources"
-        return f"  {self.count:,} with {format_amounts(self.cost)}: {where}"
+        return f"  {counted(self.count, 'function')} with {format_amounts(self.cost)} {where}"
 
     def to_json(self) -> dict[str, object]:
         """Return it as data, with amounts as users write them."""

@@ -103,6 +103,7 @@ class BegunRun:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "functions": run.plan.call_count,
+            "arrays": len(run.plan.arrays),
             "restored": self._restored,
             "ranks": run.job.size,
             "started_s": run.started_s,

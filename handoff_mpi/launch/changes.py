@@ -23,7 +23,7 @@ ITS_INPUT = "its input"
 #: The reason of elements that an earlier launch computed from others.
 OTHER_ARGUMENTS = "the arguments of these elements changed"
 _ACCEPTABLE = re.compile(r"Python is |the code of |the arguments of .+ changed$")
-KEEPS = "--accept-changes NAME keeps what a function gave before it changed"
+HOW_TO_KEEP = "add --accept-changes NAME"
 
 
 class Acceptance:
@@ -47,7 +47,7 @@ class Acceptance:
         self.new: list[tuple[Hashable, bytes, bytes]] = []
         self._before = history.accepted
         self._plan = plan
-        self._is_known = False  # whether what is accepted now was before
+        self._known: list[Hashable] = []  # the changes of which were accepted before
         self._ids = _ids_meant(plan, accepted)
         self._done = history.fingerprints_done() if self._ids else {}
 
@@ -60,20 +60,36 @@ class Acceptance:
         """Yield what comes of the changes that are accepted now."""
         if not self._ids:
             return
-        kept = [self._plan.number_of[id] for id, _, _ in self.new]
+        new, before = self._kept([id for id, _, _ in self.new], resumed), self._kept(self._known, resumed)
+        if new:
+            yield f"--accept-changes: the values of {new} are kept as they were before the change"
+        if before:
+            yield f"--accept-changes: the values of {before} are kept, as was accepted before"
+        if not (new or before):
+            yield f"--accept-changes has nothing to accept: {self._why_nothing(resumed)}"
+
+    def _kept(self, ids: Sequence[Hashable], resumed: Resumed) -> str:
+        """Return in words which values of the functions ``ids`` are taken over; empty if none is."""
+        kept = [self._plan.number_of[id] for id in ids]
         arrays = [task for task in kept if task in self._plan.arrays]
         functions = sum(task in resumed.rest for task in kept) - sum(task in resumed.rest for task in arrays)
         elements = sum(len(resumed.array_values[task]) for task in arrays)
-        if functions or elements:
-            runs = in_words(self._plan, functions, arrays, elements)
-            yield f"--accept-changes: the values of {runs} are kept as they were before the change"
-        elif not self._is_known:
-            yield "--accept-changes: nothing that it names has a value of an earlier launch and has changed since"
+        return in_words(self._plan, functions, arrays, elements) if functions or elements else ""
+
+    def _why_nothing(self, resumed: Resumed) -> str:
+        names = shown(next(iter(self._ids))) if len(self._ids) == 1 else f"these {len(self._ids):,} functions"
+        if not self._ids & self._done.keys():
+            return f"no earlier launch has a value of {names}"
+        if self.new or self._known:
+            return f"the values of {names} are not there any more, or run again for another reason"
+        changed = f"{names} has not changed" if len(self._ids) == 1 else f"none of {names} has changed"
+        return f"{changed} since an earlier launch made its values"
 
     def settle(self, id: Hashable, fingerprint: bytes) -> bytes:
         """Return the fingerprint by which the function ``id`` goes, which has ``fingerprint`` by now."""
         known = self._before.get((id, fingerprint))
-        self._is_known = self._is_known or (known is not None and id in self._ids)
+        if known is not None and id in self._ids:
+            self._known.append(id)
         if known is None and id in self._ids:
             known = self._done.get(id)
             if known is not None and known != fingerprint:
@@ -142,10 +158,9 @@ class Changes:
         if len(by_number) > _MAX_LINES:
             yield f"{len(by_number) - _MAX_LINES} more changes of this kind"
         if behind:
-            whose = "its" if len(behind) == 1 else "their"
-            yield f"{self.text(behind)} again {'behind them' if reasons else f'as {whose} inputs have changed'}"
+            yield self._text_behind(behind, bool(reasons))
         if any(map(is_acceptable, reasons)):
-            yield KEEPS
+            yield f"to keep the old values instead, stop the run and {HOW_TO_KEEP}"
 
     def reasons(self) -> dict[str, list[int]]:
         """Return why functions run again that an earlier launch has done: reason to their numbers, for the journal."""
@@ -156,10 +171,21 @@ class Changes:
 
     def text(self, tasks: Collection[int]) -> str:
         """Return in words that these functions, and elements of arrays, run."""
+        words, is_one = self._words(tasks)
+        return f"{words} {'runs' if is_one else 'run'}"
+
+    def _text_behind(self, tasks: Collection[int], is_told_of_others: bool) -> str:
+        """Return in words that these functions run again because of the changes of others."""
+        words, is_one = self._words(tasks)
+        if is_told_of_others:
+            return f"{words} that {'depends on them runs' if is_one else 'depend on them run'} again"
+        return f"{self.text(tasks)} again as {'its' if len(tasks) == 1 else 'their'} inputs have changed"
+
+    def _words(self, tasks: Collection[int]) -> tuple[str, bool]:
+        """Return functions, and elements of arrays, in words, and whether that is one call."""
         arrays = [task for task in tasks if task in self._plan.arrays]
         functions, elements = len(tasks) - len(arrays), sum(map(self.elements, arrays))
-        words = in_words(self._plan, functions, arrays, elements)
-        return f"{words} {'runs' if functions + elements == 1 else 'run'}"
+        return in_words(self._plan, functions, arrays, elements), functions + elements == 1
 
     def elements(self, array: int) -> int:
         """Return how many elements of an array have had values, and have none now."""

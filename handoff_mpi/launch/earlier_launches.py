@@ -13,7 +13,7 @@ from handoff_mpi.dag.fingerprint import Fingerprints, fingerprints
 from handoff_mpi.dag.kinds import Kinds
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import counted, show
-from handoff_mpi.launch.changes import ITS_INPUT, KEEPS, Acceptance, Changes, is_acceptable
+from handoff_mpi.launch.changes import HOW_TO_KEEP, ITS_INPUT, Acceptance, Changes, is_acceptable
 from handoff_mpi.launch.rerun import read_rerun
 from handoff_mpi.launch.resume import ValueFiles, nothing_of, resume
 from handoff_mpi.launch.start_line import shown_path
@@ -97,7 +97,7 @@ class EarlierLaunches:
         Args:
             which: names this launch.
         """
-        if self.calls_done:
+        if self.history.launches:
             yield f"{which}: {self.calls_done:,} of {self.calls:,} {self.noun} are done"
         if self.history.done or self.history.arrays:
             if self.marks.notes:
@@ -127,7 +127,7 @@ def _refuse_another_dag(history: History, dag: DAG, plan: Plan) -> None:
 
 def _unknown(notes: Mapping[Hashable, str]) -> str:
     id, why = next(iter(notes.items()))
-    more = f" and {len(notes) - 1} more" if len(notes) > 1 else ""
+    more = f" and {len(notes) - 1:,} more" if len(notes) > 1 else ""
     return f"the results of earlier launches are unusable for function {show(id)}{more} ({why}), so they run again"
 
 
@@ -168,6 +168,7 @@ class ResumeForecast:
         calls, calls_done: how many calls there are, and how many would not be made; see :class:`EarlierLaunches`.
         noun: for what these are.
         again: those that would run again, by reason, the most frequent first.
+        accepted: which values would be kept, though their functions have changed, in lines.
     """
 
     run_dir: str
@@ -177,6 +178,7 @@ class ResumeForecast:
     calls_done: int
     noun: str
     again: Sequence[Again]
+    accepted: Sequence[str] = ()
 
     def to_json(self) -> dict[str, object]:
         """Return it for ``check --json``."""
@@ -189,11 +191,12 @@ class ResumeForecast:
         runs = f"{self.calls - self.calls_done:,} of {self.calls:,} {self.noun} would run"
         done = f"{self.calls_done:,} {'is' if self.calls_done == 1 else 'are'} done"
         yield f"with --run-dir {self.run_dir} {runs}; {done}"
+        yield from self.accepted
         if self.again:
             yield "an earlier launch has done these, and they would run again:"
         yield from (each.line() for each in self.again)
         if any(is_acceptable(each.reason) for each in self.again):
-            yield KEEPS
+            yield f"to keep the old values instead, {HOW_TO_KEEP}"
 
 
 def _by_kind(reasons: Mapping[str, Sequence[int]]) -> list[tuple[str, list[int]]]:
@@ -232,4 +235,5 @@ def forecast_resume(dag: DAG, options: RunOptions, directory: str) -> ResumeFore
             elements = [earlier.changes.elements(task) if task in plan.arrays else 0 for task in tasks[:_MAX_NAMED]]
             named.append(Again(why, len(tasks), [shown(plan.ids[task]) for task in tasks[:_MAX_NAMED]], elements))
         counts = len(earlier.resumed.rest), earlier.calls, earlier.calls_done, earlier.noun
-        return ResumeForecast(shown_path(opened.path, directory), len(history.launches), *counts, named)
+        accepted = [*earlier.acceptance.lines(earlier.resumed)]
+        return ResumeForecast(shown_path(opened.path, directory), len(history.launches), *counts, named, accepted)

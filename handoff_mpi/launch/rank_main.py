@@ -167,7 +167,7 @@ def _what_this_mpi_costs(options: RunOptions) -> str:
     costs = "this MPI does not survive a rank's death"
     if options.isolation == "auto":  # measured: 20,000 no-ops on 3 ranks, and a chain of 3,000
         costs += ", so functions are called in child processes, where a short call takes two to four times as long"
-    return f"{costs}; `run -n N` and `mpirun --with-ft ulfm` (Open MPI 5) do better"
+    return f"{costs}; `run -n N` or `mpirun --with-ft ulfm` (Open MPI 5) avoids that"
 
 
 def failed(error: BaseException) -> int:

@@ -25,7 +25,7 @@ from handoff_mpi.errors import (
     HandoffError,
     UsageError,
 )
-from handoff_mpi.formatting import one_line
+from handoff_mpi.formatting import noun_of_calls, one_line
 from handoff_mpi.launch.hosts import Hosts, find_hosts, refuse_too_many
 from handoff_mpi.launch.job_part import JobPart
 from handoff_mpi.launch.launcher_stderr import remove_last_nul
@@ -129,7 +129,7 @@ def _again(lost: list[str], relaunch: int, most: int, has_begun: bool, has_verdi
     where = f", and {_shown(lost)} no longer {'answers' if len(lost) == 1 else 'answer'}" if lost else ""
     how = f"launched again{' on the other hosts' if lost else ''} ({relaunch} of at most {most})"
     how += " and resumes" if has_begun else ""
-    why = "what is left needs ranks that were lost" if has_verdict else "the job ended without a verdict"
+    why = "what is left needs ranks that were lost" if has_verdict else "the job has died before the run ended"
     return f"{why}{where}; it is {how}"
 
 
@@ -365,7 +365,7 @@ class _Supervisor:
             if launched not in _OF_RANKS:
                 print_message(f"mpirun ended with status {launched} before the run had begun")
             return launched
-        print_message(f"the run ended without a verdict in {self._run_dir.path}/status.json; the same command resumes")
+        print_message(f"the run has died before it ended ({self._run_dir.path}); the same command resumes")
         return EXIT_STOPPED if self.has_begun else EXIT_FAILED
 
     def _write_stopped(self, status: dict[str, Any], why: str) -> None:
@@ -391,8 +391,9 @@ class _Supervisor:
         if not found:
             return f"see {self._run_dir.path}; to resume: {again}"
         counts = {**found, "functions": status.get("functions"), **status}
-        failed = f", {counts['failed']} failed" if counts.get("failed") else ""
-        return f"{counts['done']} of {counts['functions']} functions were done{failed}; to resume: {again}"
+        failed = f", {counts['failed']:,} failed" if counts.get("failed") else ""
+        of = f"{counts['functions']:,} {noun_of_calls(status)}"
+        return f"{counts['done']:,} of {of} were done{failed}; to resume: {again}"
 
 
 class _Pulse:

@@ -105,7 +105,7 @@ def find_limit(table: RecordTable, usage: Usage, busy_s: float, duration_s: floa
         beside = f"what is done beside each {1e6 * beside_s:.0f} µs"
         return f"short calls: they take {1e6 * call_s:.0f} µs each, and {beside}"
     if chain.length > 1 and chain.wait_s >= _MAX_PROBLEMS * duration_s:
-        waits = f"waits: {chain.wait_s:.2f} s in which the chain of {chain.length} functions up to {show(chain.last)}"
+        waits = f"waits: {chain.wait_s:.2f} s in which the chain of {chain.length:,} functions up to {show(chain.last)}"
         return f"{waits} waited for values or for a free slot"
     return ""
 
@@ -113,7 +113,7 @@ def find_limit(table: RecordTable, usage: Usage, busy_s: float, duration_s: floa
 def _chain_in_words(chain: Chain) -> str:
     if chain.length == 1:
         return f"{show(chain.last)} alone: {chain.call_s:.2f} s"
-    return f"a chain of {chain.length} functions, the last one {show(chain.last)}: {chain.call_s:.2f} s"
+    return f"a chain of {chain.length:,} functions, the last one {show(chain.last)}: {chain.call_s:.2f} s"
 
 
 def find_chain(table: RecordTable, called: list[int]) -> Chain:

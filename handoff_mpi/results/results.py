@@ -355,7 +355,8 @@ class Results(Mapping[Hashable, Any]):
         first = [_first_and_others(self.errors[group.ids[0]], group) for group in groups[:_MAX_IN_A_LINE]]
         more = sum(group.count for group in groups[_MAX_IN_A_LINE:])
         skipped = self.counts()["skipped"]
-        return "; ".join(first) + (f"; and {more} more" if more else "") + (f"; {skipped} skipped" if skipped else "")
+        others = [*([f"and {more:,} more"] if more else []), *([f"{skipped:,} skipped"] if skipped else [])]
+        return "; ".join([*first, *others])
 
     def _failure_groups(self) -> list[FailureGroup]:
         functions = (((id,), 1, error.kind, error.place, _message_of(error)) for id, error in self._function_errors())
@@ -370,9 +371,9 @@ class Results(Mapping[Hashable, Any]):
     def summary(self) -> str:
         """Return the closing summary: a few plain lines."""
         counts = self.counts()
-        parts = [f"{count} {name}" for name, count in counts.items() if count or name == "done"]
+        parts = [f"{count:,} {name}" for name, count in counts.items() if count or name == "done"]
         calls = "calls" if self._arrays else "functions"
-        head = f"{self.status}: {', '.join(parts)} of {sum(counts.values())} {calls} in {self.duration_s:.2f} s"
+        head = f"{self.status}: {', '.join(parts)} of {sum(counts.values()):,} {calls} in {self.duration_s:.2f} s"
         lines = [f"handoff: DAG {show(self.dag_id)} {head}"]
         if self.stopped_because and self.status == "stopped":
             lines.append(f"  stopped: {self.stopped_because.removeprefix('stopped ')}")
@@ -388,8 +389,8 @@ class Results(Mapping[Hashable, Any]):
             lines.append(f"  slowest: {', '.join(longest)}")
         for incidents, when in zip(self._incidents_of_launches(), ("", " in earlier launches"), strict=True):
             if incidents:
-                kinds = ", ".join(f"{count} {kind}" for kind, count in incidents.items())
-                lines.append(f"  failed attempts{when}: {sum(incidents.values())} ({kinds})")
+                kinds = ", ".join(f"{count:,} {kind}" for kind, count in incidents.items())
+                lines.append(f"  failed attempts{when}: {sum(incidents.values()):,} ({kinds})")
         for launch, lost in self.lost_ranks_before.items():
             lines += [f"  rank {rank} was lost in launch {launch}: {reason}" for rank, reason in lost.items()]
         for rank, reason in self.lost_ranks.items():

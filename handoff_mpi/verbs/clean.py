@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from handoff_mpi.errors import EXIT_DONE, EXIT_FAILED, HandoffError, UsageError
-from handoff_mpi.formatting import one_line, show
+from handoff_mpi.formatting import counted, noun_of_calls, one_line, show
 from handoff_mpi.resources.amounts import format_nbytes
 from handoff_mpi.results.run_lock import lock_run_dir
 from handoff_mpi.verbs.run_dirs import RUNS
@@ -58,7 +58,7 @@ def main(given: argparse.Namespace) -> int:
         UsageError: no condition is given, or stdin is not a terminal and --yes is missing.
     """
     if given.keep is None and given.older is None:
-        raise UsageError("no condition chooses the runs to remove; use --keep 10 or --older 30d")
+        raise UsageError("say which runs to remove: --keep 10 or --older 30d")
     runs, now = find_runs(given.directory), time.time()
     chosen = choose(runs, given.keep, given.older, now)
     if not chosen:
@@ -67,14 +67,17 @@ def main(given: argparse.Namespace) -> int:
         return EXIT_DONE
     for run in chosen:
         size = format_nbytes(run.nbytes, " ")
-        print(f"{one_line(str(run.path))}  {run.state}, {run.done} functions done, {size}")
+        print(f"{one_line(str(run.path))}  {run.state}, {run.done} {noun_of_calls(run.status)} done, {size}")
     if not given.yes and not _agrees(len(chosen), sum(run.nbytes for run in chosen)):
         print("nothing was removed")
         return EXIT_DONE
     problems = [problem for run in chosen if (problem := remove(run))]
     for problem in problems:
         print(problem, file=sys.stderr)
-    print(f"{len(chosen) - len(problems)} of {len(chosen)} runs removed")
+    removed = len(chosen) - len(problems)
+    what = f"{counted(removed, 'run')} {'was' if removed == 1 else 'were'} removed" if removed else "no run was removed"
+    kept = f", {len(problems):,} {'is' if len(problems) == 1 else 'are'} kept" if problems else ""
+    print(f"{what}{kept}")
     return EXIT_FAILED if problems else EXIT_DONE
 
 

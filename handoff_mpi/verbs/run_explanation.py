@@ -180,7 +180,7 @@ _STATES = {
     "done": "is done",
     "failed": "has failed",
     "stopped": "was stopped",
-    "died": "has died without a verdict",
+    "died": "has died before it ended",
 }
 _WORDS = ((FAILED_STATE, "failed"), (SKIPPED_STATE, "skipped"))
 

@@ -45,7 +45,7 @@ def _state(state: str, status: Status) -> str:
     rank_0 = f"process {_short(status.get('pid'))} on {_short(status.get('host'))}"
     if state == DIED:
         last = f"; its last report is of {moment_text(status['time_s'])}" if "time_s" in status else ""
-        return f"rank 0 ({rank_0}) has died without a verdict{last}"
+        return f"rank 0 ({rank_0}) has died before the run ended{last}"
     if not is_ended(dict(status)):
         return f"running: rank 0 is {rank_0}"
     why = status.get("stopped_because")
@@ -142,7 +142,7 @@ def _earlier(status: Status) -> Iterator[str]:
     """Yield a line for each of the newest launches before this one."""
     for launch in _rows(status, "launches_before"):
         began = f", begun at {moment_text(launch['started_s'])}" if launch.get("started_s") is not None else ""
-        how = {"died": "died without a verdict", "stopped": "was stopped"}.get(str(launch.get("status")))
+        how = {"died": "died before it ended", "stopped": "was stopped"}.get(str(launch.get("status")))
         yield f"launch {_short(launch.get('launch'))}{began}: {how or _short(launch.get('status'), 20)}"
 
 

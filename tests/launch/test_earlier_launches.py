@@ -56,7 +56,7 @@ def test_what_has_changed_would_run_again_with_all_behind_it(check):
         "an earlier launch has done these, and they would run again:",
         "  'fit-0', 'fit-1', 'fit-2' and 2 more: the code of 'fit' changed",
         "  'all': an input has changed",
-        "--accept-changes NAME keeps what a function gave before it changed",
+        "to keep the old values instead, add --accept-changes NAME",
     ]
 
 
@@ -140,7 +140,8 @@ def test_changed_code_of_an_array_is_told_with_its_elements(arrays):
     assert "  100 elements of 'runs': the code of 'simulate' changed\n  'report': an input has changed\n" in said
     _, said = arrays("run", factor=3)
     assert "the code of 'simulate' changed: 100 elements of 'runs' run again\n" in said
-    assert "1 function runs again behind them\n" in said and "--accept-changes NAME keeps" in said
+    assert "1 function that depends on them runs again\n" in said
+    assert "to keep the old values instead, stop the run and add --accept-changes NAME\n" in said
     assert "the arguments of" not in said
 
 
@@ -151,13 +152,34 @@ def test_a_change_of_an_array_is_accepted_for_good(arrays, tmp_path, name):
     assert "--accept-changes: the values of 100 elements of 'runs' are kept as they were before the change\n" in said
     assert "101 of 101 calls are done" in said and value(tmp_path) == sum(range(100)) * 2
     _, said = arrays("run", "--accept-changes", name, factor=3)
-    assert "101 of 101 calls are done" in said and "--accept-changes: " not in said
+    assert "101 of 101 calls are done" in said
+    assert "--accept-changes: the values of 100 elements of 'runs' are kept, as was accepted before\n" in said
 
 
 def test_an_acceptance_that_has_no_effect_is_told(arrays):
     arrays("run")
     _, said = arrays("run", "--accept-changes", "simulate")
-    assert "--accept-changes: nothing that it names has a value of an earlier launch and has changed since\n" in said
+    why = "'runs' has not changed since an earlier launch made its values"
+    assert f"--accept-changes has nothing to accept: {why}\n" in said
+    arrays("run", "--fresh", "--max-retries", "0", fails=40)
+    _, said = arrays("run", "--accept-changes", "report")
+    assert "--accept-changes has nothing to accept: no earlier launch has a value of 'report'\n" in said
+
+
+def test_check_tells_which_values_an_acceptance_keeps(arrays):
+    arrays("run")
+    kept = "--accept-changes: the values of 100 elements of 'runs' are kept"
+    _, said = arrays("check", "--accept-changes", "runs", factor=3)
+    assert f"101 are done\n{kept} as they were before the change\n" in said
+    arrays("run", "--accept-changes", "runs", factor=3)
+    assert f"{kept}, as was accepted before\n" in arrays("check", "--accept-changes", "runs", factor=3)[1]
+
+
+def test_a_launch_that_takes_nothing_over_says_so(arrays):
+    _, said = arrays("run", "--max-retries", "0", fails=0, elements="[0]")
+    assert "are done" not in said, "it is the first one"
+    _, said = arrays("run", "--max-retries", "0", fails=0, elements="[0]")
+    assert "launch 2 of" in said and ": 0 of 2 calls are done\n" in said
 
 
 def test_an_array_that_is_half_done_keeps_that_half_when_its_change_is_accepted(arrays, tmp_path):
@@ -175,7 +197,7 @@ def test_elements_with_other_arguments_are_told(arrays):
     assert "  3 elements of 'runs': the arguments of these elements changed\n  'report': an input has changed\n" in said
     _, said = arrays("run", elements=elements)
     assert "the arguments of these elements changed: 3 elements of 'runs' run again\n" in said
-    assert "1 function runs again behind them\n" in said and "--accept-changes" not in said
+    assert "1 function that depends on them runs again\n" in said and "--accept-changes" not in said
 
 
 def test_more_elements_are_no_change_of_those_that_are_done(arrays):

@@ -166,7 +166,7 @@ def test_check_on_ranks(handoff, tmp_path):
     (tmp_path / "d.py").write_text(SETUP + DAG_FILE.format(options=", cost={'tape': 1}"))
     ended = handoff("check", "d.py", "-n", "3")
     assert ended.rc == EXIT_DONE, ended.err
-    assert "1 with cpu=1, tape=1: fits on rank 2" in ended.out
+    assert "1 function with cpu=1, tape=1 fits on rank 2" in ended.out
     ended = handoff("check", "-n2", "d.py")
     assert ended.rc == EXIT_FITS_NOWHERE
     assert ended.err.count("tape: 1 wanted, no rank offers any; --resources tape=AMOUNT") == 1

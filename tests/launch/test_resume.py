@@ -428,7 +428,7 @@ def test_a_run_says_why_functions_run_again(calls, tmp_path, capsys):
     run(changing(calls, one_tidied), tmp_path)
     said = capsys.readouterr().err
     assert "the code of 'one' changed: 5 functions run again" in said
-    assert "1 function runs again behind them" in said
+    assert "1 function that depends on them runs again" in said
     assert "--accept-changes NAME" in said
     run(changing(calls, one_tidied, first=2), tmp_path)  # what a code is bound to is of it
     assert "<lambda>' changed: 1 function runs again" in capsys.readouterr().err
@@ -439,7 +439,7 @@ def test_a_run_says_that_arguments_changed(calls, tmp_path, capsys):
     run(chain(calls, first=2), tmp_path)
     said = capsys.readouterr().err
     assert "the arguments of 'a' changed: 1 function runs again" in said
-    assert "2 functions run again behind them" in said
+    assert "2 functions that depend on them run again" in said
 
 
 @pytest.mark.parametrize("named", ["one", *[("one", number) for number in range(5)]], ids=str)

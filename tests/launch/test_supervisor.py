@@ -46,7 +46,7 @@ def test_a_rank_0_whose_messages_fail_is_launched_again(handoff, tmp_path):
     assert ended.rc == 0, ended.err
     assert ended.err.count("on purpose") == 1
     assert "Traceback" not in ended.err
-    assert ended.err.count("the job ended without a verdict; it is launched again (1 of at most 3)") == 1
+    assert ended.err.count("the job has died before the run ended; it is launched again (1 of at most 3)") == 1
     assert json.loads((tmp_path / "run" / "status.json").read_text())["done"] == 10
 
 

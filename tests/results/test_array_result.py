@@ -265,6 +265,7 @@ def test_a_summary_groups_elements_and_functions_that_failed_alike():
         "  failed: sweep[3]: ValueError at dag.py:even: even input",
     ]
     assert results.first_failures().startswith("'b': ValueError: odd input; and 2 others (sweep[1], sweep[2])")
+    assert "failed: 1 done, 50,001 failed of 50,002 calls in" in results_with([ODD] * 50_000).summary()
     assert results_with([ODD] * 50_000).first_failures().startswith("'b': ValueError: odd input; and 50,000 others")
 
 

@@ -34,6 +34,7 @@ def test_a_line_tells_counts_rate_and_time_left():
     line = progress_line(STATUS, NOW).partition(" ")[2].partition(" ")[2]
     what = "28 of 100 functions done, 3 running, 68 waiting, 1 failed, 4 failures retried; 2.5/s, about 27 s left"
     assert line == what
+    assert "28 of 100 calls done" in progress_line({**STATUS, "arrays": 1}, NOW), "elements are counted"
 
 
 def test_a_time_left_that_nobody_knows_is_unknown():
@@ -48,6 +49,7 @@ def test_a_time_left_that_nobody_knows_is_unknown():
     }
     told = progress_line({**STATUS, **least, "by_name": rows}, NOW)
     assert told.endswith("; at least 1 min 30 s left, and 8 functions of unknown duration")
+    assert progress_line({**STATUS, **least, "by_name": rows, "arrays": 2}, NOW).endswith("8 calls of unknown duration")
     for odd in (float("nan"), -1.0, 1e300, "soon", None):
         assert progress_line({**STATUS, "eta_s": odd, "rate_per_s": 0.0}, NOW).endswith("time left unknown")
 

@@ -90,7 +90,7 @@ def test_check_tells_what_waits_for_an_update(handoff, tmp_path):
     (tmp_path / "dag.py").write_text(INTRODUCING)
     ended = handoff("check", "dag.py")
     assert ended.rc == 0, ended.err
-    assert "4 with cpu=1, licence=1: fit nowhere yet, and wait for update_node_resources" in ended.out
+    assert "4 functions with cpu=1, licence=1 fit nowhere yet, and wait for update_node_resources" in ended.out
 
 
 def dag_that_needs(**cost):

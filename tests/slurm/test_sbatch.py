@@ -326,5 +326,5 @@ def test_a_launcher_that_reports_success_is_not_believed(slurm, submit, tmp_path
     (tmp_path / "used" / "status.json").write_text('{"exit_code": 0}')  # of an earlier run
     job = slurm.wait(submit(*QUICKSTART, env={"PYTHON": str(python), "HANDOFF_RUN_DIR": "used"}), tmp_path)
     assert (job.state, job.exit_code) == ("FAILED", "1:0"), job.out
-    said = f"handoff: the run ended without a verdict in {tmp_path / 'used'}/status.json; the same command resumes\n"
+    said = f"handoff: the run has died before it ended ({tmp_path / 'used'}); the same command resumes\n"
     assert job.out == said

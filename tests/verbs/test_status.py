@@ -164,7 +164,7 @@ def test_each_question_has_a_line():
         ("files", "run"),
     ]
     told = dict(lines_of("died", resume="again", directory="/home"))
-    died = "rank 0 (process 7 on elsewhere) has died without a verdict"
+    died = "rank 0 (process 7 on elsewhere) has died before the run ended"
     assert told["state"] == f"{died}; its last report is of {when(NOW)}"
     assert "end" not in told and told["resume"] == "again   (in /home)"
 
@@ -190,7 +190,7 @@ def test_earlier_launches_are_listed_with_how_they_ended(tmp_path):
         {"launch": 2, "status": "failed", "started_s": None},
     ]
     told = [text for name, text in lines_of("done", launches_before=before) if name == "earlier"]
-    assert told == [f"launch 1, begun at {moment_text(NOW - 60)}: died without a verdict", "launch 2: failed"]
+    assert told == [f"launch 1, begun at {moment_text(NOW - 60)}: died before it ended", "launch 2: failed"]
     for value in ODD:
         assert lines_of("done", launches_before=value)
         assert lines_of("done", launches_before=[{"launch": value, "status": value, "started_s": value}])
@@ -350,10 +350,12 @@ def test_what_is_removed_is_shown_first_and_needs_a_yes(tmp_path, capsys, monkey
     above = tmp_path / "handoff-runs"
     for name in ("one", "two", "three"):
         finished(above / name)
+    status = json.loads((above / "two" / "status.json").read_text())
+    (above / "two" / "status.json").write_text(json.dumps({**status, "arrays": 1}))
     monkeypatch.setattr(sys, "stdin", open(os.devnull))  # noqa: SIM115, PTH123
     assert main(["clean", "--keep", "1"]) == 2
     told = capsys.readouterr()
-    assert "one  done, 3/3 functions done" in told.out
+    assert "one  done, 3/3 functions done" in told.out and "two  done, 3/3 calls done" in told.out
     assert "use --yes" in told.err
     assert main(["clean", "--older", "1d", "--yes"]) == 0
     assert capsys.readouterr().out == "no run is to be removed: 3 runs are younger than --older says\n"
@@ -373,7 +375,7 @@ def test_other_files_and_links_are_left_alone(tmp_path, capsys):
     assert main(["clean", str(tmp_path / "runs"), "--keep", "0", "--yes"]) == 1
     told = capsys.readouterr()
     assert "mine is kept: it holds other files (thesis.tex)" in told.err
-    assert "1 of 2 runs removed" in told.out
+    assert "1 run was removed, 1 is kept" in told.out
     assert (tmp_path / "runs" / "mine" / "journal").exists()
     assert (outside / "precious").exists()
 

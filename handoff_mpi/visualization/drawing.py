@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from handoff_mpi.formatting import duration_text
 from handoff_mpi.results.story import FAILED_STATE, RUNNING_STATE, STATES, Ints, Tasks, levels_of
@@ -113,7 +113,14 @@ def _summary(source: GraphSource, levels: Ints) -> str:
     ]
     if source.story is None:
         return ", ".join(told)
-    return f"{', '.join(told)}; {source.status}: {_states(tasks.state) or 'nothing to do'}"
+    states = _states(tasks.state) or "nothing to do"
+    return f"{', '.join(told)}; {source.status}: {states}{_elements(source, range(len(tasks)))}"
+
+
+def _elements(source: GraphSource, tasks: ArrayLike) -> str:
+    """Return how many elements of the arrays among ``tasks`` are done, in words that follow their states."""
+    count, done = source.elements(tasks)
+    return f", {done:,} of {count:,} element{'s' * (count != 1)} done" if count else ""
 
 
 def _states(states: NDArray[np.int8]) -> str:
@@ -146,15 +153,37 @@ def _function_box(source: GraphSource, task: int, level: int) -> Box:
     label, name = _shortened(source.tasks.label(task)), _shortened(source.tasks.name_of(task))
     state, rank = source.state(task), int(source.rank[task])
     box = Box(label, "" if name == label else name, state, state, layers=(level, level))
-    if rank >= 0:
-        host = source.host(task)
-        box.place = f"rank {rank} on {host}" if host else f"rank {rank}"
+    box.state_text += _elements(source, [task])
+    if task in source.leases:
+        _show_ranks(box, source, [task])
+        if rank >= 0:
+            box.place = _place(source, task)
+    elif rank >= 0:
+        box.place = _place(source, task)
         box.stripes = [(rank_colour(rank), 1.0)]
         took = _took(float(source.duration[task]))
         again = f", {int(source.attempts[task])} calls" if source.attempts[task] > 1 else ""
         box.time_text = took + again
     box.error = source.error(task)
     return box
+
+
+def _place(source: GraphSource, task: int) -> str:
+    rank, host = int(source.rank[task]), source.host(task)
+    return f"rank {rank} on {host}" if host else f"rank {rank}"
+
+
+def _show_ranks(box: Box, source: GraphSource, tasks: ArrayLike) -> None:
+    """Write into a box on how many ranks its functions or leases ran, and how long; colour it by them."""
+    ranks = source.ranks(tasks)
+    if ranks:
+        box.place = f"on rank {min(ranks)}" if len(ranks) == 1 else f"on {len(ranks):,} ranks"
+        box.time_text = f"{_took(float(source.busy[np.asarray(tasks, np.int64)].sum()))} in calls"
+    if 0 < len(ranks) <= _MAX_STRIPES:
+        share: Counter[int] = Counter()
+        for rank, count in ranks.items():
+            share[rank_colour(rank)] += count
+        box.stripes = [(colour, share[colour] / ranks.total()) for colour in sorted(share)]
 
 
 # -- name by name ----------------------------------------------------------------------------------------
@@ -202,22 +231,15 @@ def _name_box(source: GraphSource, label: str, rows: NDArray[np.int64], levels: 
         return box
     mark = next((state for state in _MARKS if (states == state).any()), int(np.bincount(states).argmax()))
     box.state, box.state_text = STATES[mark], _states(states)
-    ranks, counts = np.unique(source.rank[rows][source.rank[rows] >= 0], return_counts=True)
-    if len(ranks):
-        box.place = f"on rank {ranks[0]}" if len(ranks) == 1 else f"on {len(ranks):,} ranks"
-        box.time_text = f"{_took(float(source.busy[rows].sum()))} in calls"
-    if 0 < len(ranks) <= _MAX_STRIPES:
-        share: Counter[int] = Counter()
-        for rank, count in zip(ranks.tolist(), counts.tolist(), strict=True):
-            share[rank_colour(rank)] += count
-        box.stripes = [(colour, share[colour] / int(counts.sum())) for colour in sorted(share)]
+    box.state_text += _elements(source, rows)
+    _show_ranks(box, source, rows)
     return box
 
 
 def _legend(source: GraphSource) -> list[tuple[int, str]]:
     """Return which ranks have which colour."""
     ranks: list[list[int]] = [[] for _ in RANK_COLOURS]
-    for rank in np.unique(source.rank[source.rank >= 0]).tolist():
+    for rank in sorted(source.ranks(range(len(source.tasks)))):
         ranks[rank_colour(rank)].append(rank)
     return [(colour, _named(source, each)) for colour, each in enumerate(ranks) if each]
 

@@ -34,7 +34,7 @@ def _lines_of(drawing: Drawing, box: Box) -> Iterator[str]:
     yield f"{box.label} x{box.count:,}" if drawing.is_grouped else box.label
     if box.name:
         yield box.name
-    if box.state_text and (drawing.is_grouped or box.state != "done"):
+    if box.state_text and (drawing.is_grouped or box.state_text != "done"):
         yield box.state_text
     if box.place:
         yield f"{box.place}, {box.time_text}"

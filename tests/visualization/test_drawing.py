@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from handoff_mpi.arrays.columns import pack
 from handoff_mpi.errors import UsageError
 from handoff_mpi.formatting import one_line
 from handoff_mpi.results import anybodys_story
@@ -83,6 +84,40 @@ def test_a_run_is_drawn_with_ranks_states_and_times(mixed):
     assert [box.error for box in drawing.boxes if box.error] == [f"ValueError: {one_line(f'no {HOSTILE}')}"]
     assert drawing.legend == [(0, "rank 1 on node1"), (1, "rank 2 on node2")]
     assert drawing.summary.endswith("; running: 1 waiting, 1 running, 2 done, 1 failed, 1 skipped")
+
+
+def test_an_array_is_drawn_with_its_elements_and_all_of_its_ranks(tmp_path):
+    leases = [(rank, ((4 * at, 4 * at + 4),)) for at, rank in enumerate((1, 2, 2, 2))]
+    columns = [("elements", 0, rank, parts, pack([0] * 4), T0 + at, 0.5) for at, (rank, parts) in enumerate(leases)]
+    failure = (0, 2, -1, 1, "OSError", "1 of 17 elements failed, the first one at index 16: star")
+    write_launch(
+        tmp_path / "run",
+        ("run", about(2)),
+        ("tasks", 0, [row("sweep", "fit"), row("total", "sum", [0]), row("one", "fit")]),
+        ("array", 0, 17, []),
+        ("array", 2, 1, []),
+        ("elements", 2, 1, ((0, 1),), pack([0]), T0, 0.5),
+        *columns,
+        turn(5, (), (), [failure]),
+        ("end", "failed", 1, False),
+    )
+    source = source_of_story(read_anybodys_story(tmp_path / "run"))
+    drawing = drawing_of(source)
+    told = [(box.label, box.state_text, box.place, box.time_text) for box in drawing.boxes]
+    assert told == [
+        ("sweep", "failed, 16 of 17 elements done", "on 2 ranks", "2.0 s in calls"),
+        ("one", "done, 1 of 1 element done", "rank 1 on node1", "500 ms in calls"),
+        ("total", "skipped", "", ""),
+    ]
+    assert drawing.boxes[0].stripes == [(rank_colour(1), 0.25), (rank_colour(2), 0.75)]
+    assert [ranks for _, ranks in drawing.legend] == ["rank 1 on node1", "rank 2 on node2"]
+    assert drawing.summary.endswith("; failed: 1 done, 1 failed, 1 skipped, 17 of 18 elements done")
+    assert "done, 1 of 1 element done" in mermaid_text(drawing)
+    (fit,) = (box for box in drawing_of(source, max_functions=1).boxes if box.label == "fit")
+    assert (fit.state_text, fit.place) == ("1 done, 1 failed, 17 of 18 elements done", "on 2 ranks")
+    sweep, total, _ = source.records()
+    assert (sweep.rank, sweep.host, sweep.attempts, sweep.started_s, sweep.stopped_s) == (None, None, 1, T0, T0 + 3.5)
+    assert (total.rank, total.attempts) == (None, 0)
 
 
 def test_a_dag_is_drawn_without_states():

@@ -48,13 +48,14 @@ class ArrayOracle:
         self._serial = serial
         self._values: Mapping[int, ArrayValues] = {}
         self._incidents: Counter[Element] = Counter()
+        self._timeouts: Counter[Element] = Counter()
         self._counted: set[tuple[int, int]] = set()  # number and attempt of leases that failed
         self._begun: dict[tuple[int, int], RunningLease] = {}  # by number and attempt
         self._dropped: set[int] = set()
 
     def at_start(self, values: Mapping[int, ArrayValues], spared: Mapping[int, set[int]]) -> None:
         """A launch begins with these values, which are right: those of the elements that were ``spared``."""
-        for table in (self.raised, self.died, self._incidents):
+        for table in (self.raised, self.died, self._incidents, self._timeouts):
             table.clear()
         self._begun.clear()
         self._counted.clear()
@@ -117,7 +118,7 @@ class ArrayOracle:
         if (number, attempt) not in self._counted:
             self._counted.add((number, attempt))
             table = self.died if kind in (DEATH, TIMEOUT) else self.raised
-            for counter in (table, self._incidents):
+            for counter in (table, self._incidents, *([self._timeouts] if kind == TIMEOUT else [])):
                 counter.update(_leased(scheduler, number))
 
     def _look_for_begun(self, scheduler: Scheduler, lease: RunningLease, now: float) -> None:
@@ -157,7 +158,8 @@ class ArrayOracle:
             own = load.element_errors.get(element, "ValueError")
             assert kind in ("ValueError", own), kind
             tries = {"TypeError": 0, "ImportError": 1}.get(own, self._policy.max_retries)
-            is_own = load.element_raises.get(element, 0) > min(tries, self._policy.max_retries)
+            failures = load.element_raises.get(element, 0) + self._timeouts[element]
+            is_own = failures > min(tries, self._policy.max_retries)
             assert is_own or self._is_spoiled(element), f"element {element} failed too early"
 
     def _is_spoiled(self, element: Element) -> bool:

@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", nargs="?", metavar="ID", help=what)
     parser.add_argument("--attempt", type=int, metavar="N", help="print what this attempt alone printed")
     parser.add_argument("--rank", type=int, metavar="N", help="print all that was printed on this rank instead")
-    parser.add_argument("--follow", action="store_true", help="print what is printed from now on, until the run ends")
+    what = "print what was printed so far, and then what is printed until the run ends"
+    parser.add_argument("--follow", action="store_true", help=what)
     parser.add_argument("--raw", action="store_true", help="print the bytes as they are; a terminal obeys them")
 
 
@@ -211,7 +212,7 @@ def _by_numbers(id: str) -> list[tuple[bool, int, str]]:
 
 
 def _follow(run_dir: Path, id: str | None, given: argparse.Namespace) -> None:
-    """Print what is new until the run has ended."""
+    """Print what was printed so far, at most its last part of each call, and what is new until the run has ended."""
     with ExitStack() as stack:
         followed = _Followed(run_dir, stack)
         is_over = _end_of_run(run_dir)

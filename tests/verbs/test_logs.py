@@ -12,6 +12,7 @@ import pytest
 from handoff_mpi import cli
 from handoff_mpi.errors import UsageError
 from handoff_mpi.messages import RAISED
+from handoff_mpi.results.output_follow import MAX_SHOWN_NBYTES
 from handoff_mpi.verbs import run_dirs
 from handoff_mpi.verbs.run_dirs import find_run_dir
 from tests.results.made_journal import T0, about, done, row, turn, write_launch
@@ -275,6 +276,17 @@ def test_following_prints_what_comes_until_the_run_ends(run_dir, tmp_path):
     (run_dir / "status.json").write_text(json.dumps({"status": "done", "exit_code": 0}))
     assert process.stdout.read() == "3: later | rest\n"
     assert process.wait(30) == 0
+
+
+def test_following_begins_with_what_was_printed_so_far_as_its_help_says(logs, run_dir, capsys):
+    write(run_dir, "rank_4", b"first\n" + b"line\n" * 100_000, [entry("long", 0, 500_006)])
+    out = logs(run_dir, "long", "--follow")[1].splitlines()
+    assert out[0] == f"4: long | [... {500_006 - MAX_SHOWN_NBYTES:,} bytes not shown ...]"
+    assert out[-1] == "4: long | line"
+    with pytest.raises(SystemExit):
+        cli.main(["logs", "--help"])
+    what = "print what was printed so far, and then what is printed until the run ends"
+    assert what in " ".join(capsys.readouterr().out.split())
 
 
 def test_who_reads_it_may_leave(run_dir):

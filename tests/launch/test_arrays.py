@@ -14,6 +14,7 @@ from handoff_mpi import DAG, Function, execute, load
 from handoff_mpi.errors import UsageError, ValueUnavailable
 from handoff_mpi.results.results import FunctionError
 from handoff_mpi.worker.elements import ElementLoop
+from tests.conftest import mpirun_command, run_process
 
 PLACES = {
     "one process": ["run"],
@@ -323,3 +324,40 @@ def test_what_an_element_printed_is_kept_under_its_index(handoff, tmp_path):
     assert results.output(key) == "element 3\n" and results.errors[key].output == "element 3"
     with pytest.raises(KeyError, match=r"no function \('says', 12\)"):
         results.output(("says", 12))
+
+
+REFUSED = """
+from handoff_mpi import DAG, execute, task
+
+class Licence:
+    def __init__(self): self.free, self.asked = 1, 0
+    def register(self, rank, resources): pass
+    def request(self, rank, cost):
+        self.asked += 1
+        grants = bool(self.asked % 3 == 0 and self.free)
+        self.free -= grants
+        return grants
+    def release(self, rank, cost): self.free += 1
+
+@task
+def after(x, fixed=0): return x + 1
+
+with DAG("refused") as dag:
+    value = after(0)
+    for _ in range(30):
+        value = after(value)
+    xs = after.map(range(300), fixed={"fixed": value}, id="xs")
+    ys = after.map(xs, id="ys")
+    after(ys[3])
+results = execute(dag, resource_tracker=Licence(), run_dir=False)
+if results is not None:
+    print(results.status, results["ys"][299])
+"""
+
+
+@pytest.mark.long
+def test_arrays_that_a_tracker_refuses_go_to_their_end(tmp_path):
+    (tmp_path / "refused.py").write_text(REFUSED)
+    ended = run_process([*mpirun_command(4), sys.executable, "refused.py"], tmp_path, 60)
+    assert ended.rc == 0, ended.err
+    assert ended.out == "done 301\n"

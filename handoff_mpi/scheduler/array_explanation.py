@@ -16,11 +16,13 @@ _MAX_REASON = 500
 Facts = dict[str, object]
 
 
-def element_counts(array: Array) -> Facts:
-    """Return how many elements of an array stand where."""
-    waiting = len(array.todo) + len(array.awaited)
+def element_counts(array: Array, arrays: Arrays, tasks: TaskTable) -> Facts:
+    """Return how many elements of an array stand where, and how many leases of it are at ranks."""
+    leases = list(array.leases)
+    aside = [arrays.leases[each] for each in leases if tasks.state[each] != DISPATCHED]  # wait for functions or retries
+    waiting = len(array.todo) + len(array.awaited) + sum(len(each.intervals) for each in aside if not each.incidents)
     counts: Facts = {"count": array.count, "done": array.done, "failed": array.failed, "skipped": array.skipped}
-    return {**counts, "leases": len(array.leases), "waiting": waiting}
+    return {**counts, "leases": len(leases) - len(aside), "waiting": waiting}
 
 
 def is_at_rank(array: Array, tasks: TaskTable) -> bool:

@@ -77,7 +77,7 @@ class Explainer:
         """Return where the elements of an array stand; while a rank has any, nothing else need be explained."""
         array = self.arrays.of[task]
         again = retries_of(array, self.arrays, self.tasks, self.ready, self.slots)
-        facts: Facts = {"elements": element_counts(array), **again}
+        facts: Facts = {"elements": element_counts(array, self.arrays, self.tasks), **again}
         if is_at_rank(array, self.tasks):
             facts |= {"state": "running", "reasons": []}
         elif self.tasks.state[task] == READY and array.leases and not array.todo:

@@ -7,6 +7,7 @@ import json
 from handoff_mpi.membership import RankLost
 from handoff_mpi.scheduler import array_explanation
 from tests.scheduler.test_arrays import begin, error
+from tests.scheduler.test_waiting_elements import of_handles
 from tests.scheduler.transcript import array, task
 
 
@@ -37,7 +38,8 @@ def test_an_element_waits_for_its_retry_and_then_has_it():
     while known.leases:
         known.tell(known.report(next(iter(known.leases))))
     told = explain(run)
-    assert (told["state"], told["elements"]["leases"], told["elements"]["done"]) == ("ready", 1, 9)
+    counts = {"count": 10, "done": 9, "failed": 0, "skipped": 0, "leases": 0, "waiting": 0}
+    assert (told["state"], told["elements"]) == ("ready", counts)
     (reason,) = told["reasons"]
     assert (reason["cause"], reason["of_elements"]) == ("delay", True)
     known.tell(after=20.0)
@@ -60,6 +62,14 @@ def test_more_of_them_are_counted_than_told(monkeypatch):
         fail_once(known, element)
     told = explain(run)
     assert told["retry_count"] == 2 and [each["elements"] for each in told["retries"]] == [[(3, 4)]]
+
+
+def test_elements_that_wait_for_functions_are_no_leases_at_ranks():
+    run, _ = begin(task(), of_handles(3, {0: (0,), 1: (0,), 2: (0,)}), slots=(1,))
+    told = explain(run, 1)
+    assert (told["elements"]["leases"], told["elements"]["waiting"]) == (0, 3)
+    (reason,) = told["reasons"]
+    assert (told["state"], reason["cause"], reason["inputs"][0]["id"]) == ("waiting", "inputs", "t0")
 
 
 def test_an_input_that_is_an_array_tells_how_far_it_has_come():

@@ -204,8 +204,9 @@ class Failures:
         """The run is being stopped: what is undecided is final, and so are all later failures."""
         self._may_hold = False
         for task in [*self._ready.undecided]:
-            failure = self._undecided.release(task)
-            self._fail_for_good(task, failure.rank, failure.error)
+            if task in self._ready.undecided:  # else its array had too many failures, and was given up
+                failure = self._undecided.release(task)
+                self._fail_for_good(task, failure.rank, failure.error)
 
     def _decide(self, task: int, failure: Undecided, now: float) -> None:
         """A failure without tries left is final, unless it may turn out to be the fault of its rank or host."""

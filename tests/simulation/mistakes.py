@@ -426,6 +426,12 @@ MISTAKES = [
         options={"arrays": True, "faults": False},
     ),
     Mistake(
+        "a stop decides on failures of elements that were given up with their array meanwhile",
+        [("scheduler.failures:Failures.stop", "if task in self._ready.undecided:", "if True:")],
+        seed=5227,
+        options={"arrays": True, "ranks": 12, "tasks": 40},
+    ),
+    Mistake(
         "an element whose value died with its process does not know that it runs once more",
         [("scheduler.arrays:Arrays.split_begun", "self.leases[each].incidents += 1", "pass")],
         seed=61,

@@ -8,7 +8,7 @@ from handoff_mpi.callbacks import shown
 from handoff_mpi.console import print_message
 from handoff_mpi.dag import Plan
 from handoff_mpi.errors import ValueUnavailable
-from handoff_mpi.formatting import show
+from handoff_mpi.formatting import counted, show
 from handoff_mpi.launch.begun_run import BegunRun
 from handoff_mpi.messages import Interval
 from handoff_mpi.results import Results
@@ -28,7 +28,7 @@ def make_results(run: BegunRun, coordinator: Coordinator) -> Results:
     """Return the results of the run, which is not done where its journal could not be written."""
     checked, recorder = run.checked, run.recorder
     scheduler, trouble = checked.scheduler, coordinator.trouble
-    why_stopped = _why_stopped(checked.plan, scheduler, coordinator)
+    why_stopped = _why_stopped(run, coordinator)
     status = "stopped" if trouble and scheduler.status == "done" else scheduler.status
     prepared = PreparedResults(
         dag_id=checked.dag.id,
@@ -56,17 +56,28 @@ def make_results(run: BegunRun, coordinator: Coordinator) -> Results:
     return Results(prepared)
 
 
-def _why_stopped(plan: Plan, scheduler: Scheduler, coordinator: Coordinator) -> str:
-    running = coordinator.running_at_stop
+def _why_stopped(run: BegunRun, coordinator: Coordinator) -> str:
+    plan, scheduler, running = run.checked.plan, run.checked.scheduler, coordinator.running_at_stop
     if scheduler.stopped_on_failure and scheduler.tasks.failures:
         return f"function {show(plan.ids[next(iter(scheduler.tasks.failures))])} failed"
     if not (scheduler.stopping and running):
         return scheduler.stopping
     cut_off = [task for task in running if not State(scheduler.tasks.state[task]).is_final]
+    functions = [task for task in cut_off if task not in plan.arrays]
     encodings = _encodings(plan, scheduler, coordinator, cut_off)
+    unfinished = [f"{_named(plan, functions)} did not end"] if functions else []
+    unfinished += [*filter(None, (_elements_left(run, task) for task in cut_off if task in plan.arrays))][:_MAX_NAMED]
     all_ended = " (it ended)" if len(running) == 1 else " (all of them ended)"
-    left = f" ({_named(plan, cut_off)} did not end{encodings})" if cut_off else all_ended
+    left = f" ({', '.join(unfinished)}{encodings})" if unfinished else all_ended
     return f"{scheduler.stopping} while {_named(plan, running)} ran{left}"
+
+
+def _elements_left(run: BegunRun, task: int) -> str:
+    """Return in words how many elements of an array are left, nothing if none is."""
+    array, values = run.checked.scheduler.arrays.of[task], run.resumed.array_values[task]
+    left = array.count - len(values) - array.failed - array.skipped  # it does not know of the last that have values
+    what = f"{counted(left, 'element')} of {shown(run.checked.plan.ids[task])} {'is' if left == 1 else 'are'} left"
+    return what if left > 0 else ""
 
 
 def _encodings(plan: Plan, scheduler: Scheduler, coordinator: Coordinator, tasks: Sequence[int]) -> str:
@@ -82,7 +93,7 @@ def _encodings(plan: Plan, scheduler: Scheduler, coordinator: Coordinator, tasks
 
 def _named(plan: Plan, tasks: Sequence[int]) -> str:
     ids = [shown(plan.ids[task]) for task in tasks[:_MAX_NAMED]]
-    more = f" and {len(tasks) - len(ids)} more" if len(tasks) > len(ids) else ""
+    more = f" and {len(tasks) - len(ids):,} more" if len(tasks) > len(ids) else ""
     return ", ".join(ids) + more
 
 

@@ -22,6 +22,8 @@ The records of a segment, beside the journal's own header; tasks go by their num
   have come; the digests of that block and the following ones, and how many elements now have one;
 - ``("elements_failed", task, rank, intervals, attempts, kind, message, number of the traceback or -1)``: elements of an
   array that failed for good, after so many attempts;
+- ``("elements_retried", task, rank, intervals, attempt, kind, message)``: elements of an array that failed alike in one
+  turn, and are tried again;
 - ``("leased", [(lease, task, rank, intervals)])``: elements of arrays were sent to ranks; what the lease had before has
   ended, or waits;
 - ``("restored_elements", task, [(launch, intervals)])``: elements that earlier launches computed;
@@ -204,6 +206,7 @@ class _Reader:
         self._arrays: dict[int, ArrayLaunch] = {}
         self._leased: dict[int, tuple[int, Sequence[Interval]]] = {}
         self._failed: set[tuple[int, int]] = set()
+        self._tells_of_retries = False  # earlier versions tell of the last attempts of elements alone
         self._tracebacks: dict[int, str] = {}
         self._is_cut_short = True  # until it says otherwise
 
@@ -259,9 +262,9 @@ class _Reader:
         if not told or (told[-1].launch, told[-1].attempt) != (self.launch.epoch, attempt):
             told.append(Incident(self.launch.epoch, attempt, rank, kind, reason))
 
-    def _note_elements(self, task: int, attempts: int, rank: int, kind: str, reason: str, count: int) -> None:
-        """So many elements of an array failed for good, each after so many attempts."""
-        incident = Incident(self.launch.epoch, attempts, rank, kind, reason, count * max(1, attempts))
+    def _note_elements(self, task: int, attempt: int, rank: int, kind: str, reason: str, calls: int) -> None:
+        """So many calls of elements of an array failed."""
+        incident = Incident(self.launch.epoch, attempt, rank, kind, reason, calls)
         self._history.incidents.setdefault(self.launch.identity(task), []).append(incident)
 
     def _done(self, task: int, done: Done) -> None:
@@ -297,8 +300,15 @@ class _Reader:
         array = self._arrays[task]
         array.failed.append(failed)
         array.count = max(array.count, *(stop for _, stop in elements))
-        count = sum(stop - start for start, stop in elements)
-        self._note_elements(task, attempts, rank, kind, message, count)
+        count = _count(elements)
+        calls = count if self._tells_of_retries else count * max(1, attempts)
+        self._note_elements(task, attempts, rank, kind, message, calls)
+
+    def _take_elements_retried(
+        self, task: int, rank: int, elements: Sequence[Interval], attempt: int, kind: str, message: str
+    ) -> None:
+        self._tells_of_retries = True
+        self._note_elements(task, attempt, rank, kind, message, _count(elements))
 
     def _take_leased(self, leases: list[tuple[int, int, int, Sequence[Interval]]]) -> None:
         for lease, task, _, elements in leases:
@@ -339,3 +349,7 @@ class _Reader:
                 self._arrays[task].suspect(elements)
         for identity in self._history.suspects & self._history.done.keys():
             self._history.suspects.discard(identity)
+
+
+def _count(elements: Sequence[Interval]) -> int:
+    return sum(stop - start for start, stop in elements)

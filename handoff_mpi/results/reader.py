@@ -130,6 +130,7 @@ def _table(launch: Launch, hosts: dict[int, str]) -> RecordTable:
         durations=[0.0] * count,
         nbytes=[0] * count,
         hosts=hosts,
+        arrays=frozenset(launch.arrays),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Hashable, Iterator, MutableSequence
+from collections.abc import Collection, Hashable, Iterator, MutableSequence
 from dataclasses import dataclass, field
 
 
@@ -87,6 +87,7 @@ class RecordTable:
         errors, incidents: of those tasks that have any.
         earlier: (rank, seconds) of the calls of a task in this launch before the last one, of those that have any.
         hosts: rank to host name.
+        arrays: the numbers of those that are arrays, whose durations are those of all calls of one rank.
     """
 
     ids: list[Hashable] = field(default_factory=list)
@@ -103,6 +104,7 @@ class RecordTable:
     incidents: dict[int, list[Incident]] = field(default_factory=dict)
     earlier: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
     hosts: dict[int, str] = field(default_factory=dict)
+    arrays: Collection[int] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -167,11 +169,10 @@ class RecordTable:
 
     def slowest(self, count: int) -> list[tuple[float, Hashable, bool]]:
         """Return seconds and id of the longest calls that this launch made, and whether each failed, the longest
-        first; of each function the last call.
+        first; of each function the last call. How long each call of an array took is not known.
         """
-        longest = heapq.nlargest(
-            count, zip(self.durations, itertools.count())
-        )  # those not called here have no duration
+        durations = zip(self.durations, itertools.count())  # those not called here have no duration
+        longest = heapq.nlargest(count, (each for each in durations if each[1] not in self.arrays))
         return [
             (duration, self.ids[task], self.states[task] == "failed")
             for duration, task in longest

@@ -11,18 +11,22 @@ from handoff_mpi.scheduler.array_state import Array
 
 
 class Ended(NamedTuple):
-    """How many elements of an array have ended, how many seconds that took, and how many were found while it runs."""
+    """How many elements of an array have ended, those that earlier launches did too, and were found while it runs.
+
+    ``calls`` and ``busy_s`` are those of this launch: how many calls of elements ended, and how many seconds they took.
+    """
 
     done: int = 0
     failed: int = 0
     skipped: int = 0
+    calls: int = 0
     busy_s: float = 0.0
     found: int = 0
 
     def since(self, known: Ended) -> Ended:
         """Return what has ended since ``known``."""
         counts = self.done - known.done, self.failed - known.failed, self.skipped - known.skipped
-        return Ended(*counts, self.busy_s - known.busy_s, self.found - known.found)
+        return Ended(*counts, self.calls - known.calls, self.busy_s - known.busy_s, self.found - known.found)
 
 
 class ElementCounts:
@@ -85,7 +89,8 @@ class ElementCounts:
         for task, array in list(self._arrays.items()):
             busy_s = sum(list(self._records.busy_s.get(task, {}).values()))
             found = array.count - array.spec.count
-            ended = Ended(array.done, array.failed, array.skipped, busy_s, found)
+            calls = self._records.calls.get(task, 0)
+            ended = Ended(array.done, array.failed, array.skipped, calls, busy_s, found)
             known = self._known.get(task, Ended())
             self._known[task] = ended
             new.append((task, ended.since(known)))

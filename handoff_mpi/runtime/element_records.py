@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 from handoff_mpi.arrays.element_names import elements_name
@@ -41,6 +42,7 @@ class ElementRecords:
 
     Attributes:
         busy_s: array to rank to seconds in calls of its elements there.
+        calls: array to how many calls of its elements have ended.
     """
 
     def __init__(self, plan: Plan, arrays: Arrays | None) -> None:
@@ -48,6 +50,7 @@ class ElementRecords:
         self._arrays = arrays
         self._leases = {} if arrays is None else arrays.leases
         self.busy_s: dict[int, dict[int, float]] = {}
+        self.calls: dict[int, int] = {}
         self._errors: dict[tuple[int, str, str], ErrorReport] = {}
 
     def is_lease(self, number: int) -> bool:
@@ -94,6 +97,8 @@ class ElementRecords:
         """Note how long elements took, and the errors of some until it is known what becomes of them."""
         of_rank = self.busy_s.setdefault(array, {})
         of_rank[rank] = of_rank.get(rank, 0.0) + report.busy_s
+        ended = chain(report.ended, *(intervals for intervals, _ in report.failures))
+        self.calls[array] = self.calls.get(array, 0) + sum(stop - start for start, stop in ended)
         for _, error in report.failures:
             error = ErrorReport(*error)
             self._errors.setdefault((array, error.kind, error.message), error)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
+from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.dag import Plan
 from handoff_mpi.dag.fingerprint import ObjectDigests
 from handoff_mpi.messages import DEATH, DIED, OK, RAISED, RANK_LOSS, VALUE_LOSS, Entry, Interval, LeaseReport
@@ -33,6 +35,7 @@ _NO_REASONS: Mapping[str, list[int]] = {}
 #: Causes of which a call is made again though the function did not fail.
 INCIDENTS: dict[int, str] = {Cause.RANK_LOST: RANK_LOSS, Cause.VALUE_LOST: VALUE_LOSS}
 #: Causes of which a task comes back that was sent to a rank, but not called there; a tuple, see ``DISPATCHES``.
+_RETRIES = (Cause.RETRY, Cause.DEVICE_LOST)
 _RETURNS = (Cause.RETRACTED, Cause.INPUT_LOST)
 _OF_RANKS: dict[type, str] = {Suspected: "suspect", Returned: "returned", Lost: "lost"}
 
@@ -58,6 +61,8 @@ class JournalWriter:
         self._done: list[object] = []
         self._failed: list[object] = []
         self._tracebacks: dict[str, int] = {}
+        #: Elements that failed in this turn and are tried again, those alike together: one record each would be many.
+        self._retried: dict[tuple[int, int, int, str], tuple[str, IntervalSet]] = {}
 
     def begin(
         self,
@@ -184,7 +189,7 @@ class JournalWriter:
                     lease = leases[task]
                     leased.append((task, lease.array, rank, lease.intervals.intervals()))
                 else:
-                    self._note_lease(task, cause, rank)
+                    self._note_lease(task, cause, rank, detail)
             elif cause in DISPATCHES:
                 sent.append((task, attempt, rank))
             elif cause in _RETURNS and rank >= 0:
@@ -207,14 +212,28 @@ class JournalWriter:
             self._done, self._failed = [], []
         if leased:
             self._journal.append(("leased", leased))
+        if self._retried:
+            self._note_retried()
         for each in forgiven:
             if each.task in leases:
                 continue
             self._journal.append(("forgiven", *each))
         self._journal.commit()
 
-    def _note_lease(self, number: int, cause: int, rank: int) -> None:
-        """Note the elements of a lease that failed for good: other changes of a lease are not kept."""
+    def _note_retried(self) -> None:
+        """Note the elements that failed in this turn and are tried again."""
+        for (array, rank, attempt, kind), (message, elements) in self._retried.items():
+            self._journal.append(("elements_retried", array, rank, elements.intervals(), attempt, kind, message))
+        self._retried.clear()
+
+    def _note_lease(self, number: int, cause: int, rank: int, detail: Any) -> None:
+        """Note the elements of a lease that failed, for good or in one attempt: other changes of it are not kept."""
+        if detail is not None and (cause in _RETRIES or cause in INCIDENTS):
+            lease = self._leases[number]
+            kind, message = detail if cause in _RETRIES else (INCIDENTS[cause], detail)
+            alike = lease.array, rank, lease.incidents, kind
+            _, retried = self._retried.setdefault(alike, (message, IntervalSet()))
+            retried.update(lease.intervals)
         if self._arrays is not None and cause in (Cause.GIVEN_UP, Cause.ERROR):
             array = self._leases[number].array
             for elements, failure in self._arrays.failures_of(number):

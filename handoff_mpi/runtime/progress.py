@@ -75,7 +75,7 @@ class _OfName:
         self.done += ended.done
         self.failed += ended.failed
         self.skipped += ended.skipped
-        self.calls += ended.done + ended.failed
+        self.calls += ended.calls
         self.busy_s += ended.busy_s
 
 

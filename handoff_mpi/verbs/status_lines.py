@@ -139,11 +139,15 @@ def _probation(status: Status) -> Iterator[str]:
 
 
 def _earlier(status: Status) -> Iterator[str]:
-    """Yield a line for each of the newest launches before this one."""
-    for launch in _rows(status, "launches_before"):
+    """Yield a line for each of the newest launches before this one, and how many are older."""
+    launches = _rows(status, "launches_before")
+    for launch in launches:
         began = f", begun at {moment_text(launch['started_s'])}" if launch.get("started_s") is not None else ""
         how = {"died": "died before it ended", "stopped": "was stopped"}.get(str(launch.get("status")))
         yield f"launch {_short(launch.get('launch'))}{began}: {how or _short(launch.get('status'), 20)}"
+    older = int(_number(launches[0].get("launch"))) - 1 if launches else 0
+    if older > 0:
+        yield f"and {older:,} earlier {'one' if older == 1 else 'ones'}"
 
 
 def _slowest(status: Status) -> Iterator[str]:

@@ -217,6 +217,50 @@ def test_each_element_that_fails_counts_as_a_failed_attempt(arrays):
     assert "  failed attempts in earlier launches: 4 (4 ValueError)\n" in said
 
 
+RETRIED = """
+from handoff_mpi import DAG, current_task, task
+@task(max_retries=2)
+def simulate(x):
+    if x == 7 or x in (3, 4) and current_task().attempt == 1: raise ValueError(x)
+with DAG("d") as dag:
+    simulate.map(range(10), id="runs")
+"""
+
+
+def test_attempts_of_elements_that_succeeded_later_count_in_later_launches(in_process, tmp_path, capsys):
+    (tmp_path / "dag.py").write_text(RETRIED)
+    words = ["run", "--run-dir", "run", "--retry-delay", "0", "dag.py"]
+    assert main(words) == 1
+    assert "  failed attempts: 5 (5 ValueError)\n" in capsys.readouterr().err
+    assert load(tmp_path / "run").incidents() == {"ValueError": 5}
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    assert "  failed attempts: 3 (3 ValueError)\n" in said
+    assert "  failed attempts in earlier launches: 5 (5 ValueError)\n" in said
+
+
+STOPPED = """
+import os, signal, time
+from handoff_mpi import DAG, task
+@task
+def simulate(x):
+    if x == 5: os.kill(os.getppid(), signal.SIGUSR1)
+    if x > 5: time.sleep(0.02)
+with DAG("d") as dag:
+    simulate.map(range(1000), id="runs")
+"""
+
+
+@pytest.mark.long
+def test_a_run_that_is_stopped_tells_how_many_elements_are_left(handoff, tmp_path):
+    (tmp_path / "dag.py").write_text(STOPPED)
+    ended = handoff("run", "--run-dir", "run", "--isolation", "process", "dag.py")
+    assert ended.rc == 75
+    left = len(load(tmp_path / "run")["runs"]) - load(tmp_path / "run").counts()["done"]
+    assert 0 < left < 1000
+    assert f"  stopped: by SIGUSR1 while 'runs' ran ({left} elements of 'runs' are left)\n" in ended.err
+
+
 def test_a_run_of_another_dag_is_not_taken_for_an_earlier_launch(arrays, tmp_path, capsys):
     arrays("run")
     other = "from handoff_mpi import DAG, Function\ndag = DAG('other')\ndag.add_function(Function('f', (), int))\n"

@@ -101,6 +101,17 @@ def test_chains_end_where_records_are_odd():
 
 
 @pytest.mark.parametrize("load", [False, True], ids=["run", "loaded"])
+def test_an_array_is_no_slow_call(tmp_path, load):
+    dag = DAG("slow")
+    dag.add_function(Function("one", (), time.sleep, [0.02]))
+    dag.map(time.sleep, [0.02, 0.02, 0.02], id="many")
+    results = execute_local(dag, run_dir=tmp_path / "run", slots=1, keep="all")
+    table = (handoff.load(tmp_path / "run") if load else results)._records
+    assert [id for _, id, _ in table.slowest(3)] == ["one"]
+    assert "slowest: 'one' 0.0" in results.summary() and "'many' 0." not in results.summary()
+
+
+@pytest.mark.parametrize("load", [False, True], ids=["run", "loaded"])
 def test_failed_and_repeated_calls_are_busy_time(tmp_path, load):
     def fit(last):
         time.sleep(0.05)

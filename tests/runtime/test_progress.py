@@ -14,7 +14,7 @@ from handoff_mpi import DAG, Function
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.dag.task_spec import ArraySpec
-from handoff_mpi.messages import LeaseReport
+from handoff_mpi.messages import ErrorReport, LeaseReport
 from handoff_mpi.resources import Capability
 from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.results.failure_groups import FailureGroup
@@ -435,10 +435,11 @@ def test_an_array_is_counted_by_its_elements():
     array.leases.add(2)
     array.have, array.failed = IntervalSet([(0, 20)]), 1
     run.of_rank[0][0].tasks = [1]
-    run.recorder.elements_ended(0, 1, LeaseReport(((0, 20),), None, busy_s=2.1), NOW, 2.1)
-    told = run.fields()
+    error = ErrorReport("ValueError", "bad", "")
+    run.recorder.elements_ended(0, 1, LeaseReport(((6, 20),), None, ((((20, 21),), error),), busy_s=1.5), NOW, 1.5)
+    told = run.fields()  # an earlier launch did six of them
     assert told["by_name"]["fit"] == {
-        "total": 100, "running": 1, "done": 20, "failed": 1, "skipped": 0, "mean_s": 0.1, "busy_s": 2.1,
+        "total": 100, "running": 1, "done": 20, "failed": 1, "skipped": 0, "mean_s": 0.1, "busy_s": 1.5,
     }  # fmt: skip
     counts = told["counts"]
     assert (counts["done"], counts["failed"], counts["ready"], counts["waiting"]) == (20, 1, 78, 1)

@@ -191,6 +191,9 @@ def test_earlier_launches_are_listed_with_how_they_ended(tmp_path):
     ]
     told = [text for name, text in lines_of("done", launches_before=before) if name == "earlier"]
     assert told == [f"launch 1, begun at {moment_text(NOW - 60)}: died before it ended", "launch 2: failed"]
+    before = [{"launch": number, "status": "failed"} for number in range(3, 8)]
+    told = [text for name, text in lines_of("done", launches_before=before) if name == "earlier"]
+    assert told[0] == "launch 3: failed" and told[5:] == ["and 2 earlier ones"]
     for value in ODD:
         assert lines_of("done", launches_before=value)
         assert lines_of("done", launches_before=[{"launch": value, "status": value, "started_s": value}])

@@ -57,4 +57,4 @@ def without_addresses(text: str) -> str:
 
 
 def _and_others(count: int) -> str:
-    return f" (and {count} other{'s' * (count > 1)})" if count else ""
+    return f" (and {count:,} other{'s' * (count > 1)})" if count else ""

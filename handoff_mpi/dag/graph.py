@@ -223,7 +223,7 @@ class DAG:
         return iter(self.functions)
 
     def __repr__(self) -> str:
-        return f"<{self._name}: {len(self.functions)} functions>"
+        return f"<{self._name}: {len(self.functions):,} functions>"
 
     def __enter__(self) -> DAG:
         self._tokens.append(_current.set(self))

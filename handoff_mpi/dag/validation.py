@@ -190,7 +190,7 @@ def _are_in_order(functions: list[Function], may_be_nested: bool) -> bool:
 def _shortened(problems: list[str]) -> list[str]:
     if len(problems) <= _MAX_NAMED * 5:
         return problems
-    return problems[: _MAX_NAMED * 5] + [f"and {len(problems) - _MAX_NAMED * 5} more like these"]
+    return problems[: _MAX_NAMED * 5] + [f"and {len(problems) - _MAX_NAMED * 5:,} more like these"]
 
 
 def _duplicates(functions: list[Function]) -> list[str]:
@@ -200,7 +200,7 @@ def _duplicates(functions: list[Function]) -> list[str]:
         if function.id in seen:
             twice[function.id] = twice.get(function.id, 1) + 1
         seen.add(function.id)
-    return [f"the id {show(id)} is used by {count} functions" for id, count in twice.items()]
+    return [f"the id {show(id)} is used by {count:,} functions" for id, count in twice.items()]
 
 
 def _wrong_fields(function: Function) -> Iterable[str]:
@@ -304,7 +304,7 @@ def _make_numbers_plain(function: Function) -> None:
 
 
 def _named(functions: list[Function]) -> str:
-    more = f" and {len(functions) - 1} more" if len(functions) > 1 else ""
+    more = f" and {len(functions) - 1:,} more" if len(functions) > 1 else ""
     return f"function{'s' if more else ''} {show(functions[0].id)}{more}"
 
 
@@ -317,7 +317,7 @@ def _missing(inputs: Mapping[Hashable, list[Hashable]], by_id: Mapping[Hashable,
     known = KnownNames(by_id)
     return [
         f"there is no function {show(id)}, which {', '.join(map(show, users[:3]))}"
-        f"{f' and {len(users) - 3} more take' if len(users) > 3 else ' take' if len(users) > 1 else ' takes'}"
+        f"{f' and {len(users) - 3:,} more take' if len(users) > 3 else ' take' if len(users) > 1 else ' takes'}"
         f"{known.hint(id) if number < _MAX_NAMED else ''}"
         for number, (id, users) in enumerate(wanted.items())
     ]

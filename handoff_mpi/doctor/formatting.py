@@ -28,7 +28,7 @@ def rank_list(ranks: Iterable[int]) -> str:
 def name_list(names: Iterable[str]) -> str:
     """Return names on a line, each once, and not too many."""
     each = list(dict.fromkeys(names))
-    return ", ".join(each[:8]) + (f" and {len(each) - 8} more" if len(each) > 8 else "")
+    return ", ".join(each[:8]) + (f" and {len(each) - 8:,} more" if len(each) > 8 else "")
 
 
 def plain(value: float) -> str:

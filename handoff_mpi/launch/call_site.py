@@ -319,7 +319,7 @@ def _explain(sites: Sequence[CallSite]) -> str:
         ranks_at.setdefault(site.shown(depth), []).append(rank)
     lines = [f"{_ranks(ranks)} {what}" for what, ranks in list(ranks_at.items())[:_MAX_PLACES]]
     if len(ranks_at) > _MAX_PLACES:
-        lines.append(f"others are at {len(ranks_at) - _MAX_PLACES} more places")
+        lines.append(f"others are at {len(ranks_at) - _MAX_PLACES:,} more places")
     return (
         f"the ranks are not at the same call: {'; '.join(lines)}. All ranks must call it together; "
         "a rank may have failed, or left, before it came to the call of the others"
@@ -328,7 +328,7 @@ def _explain(sites: Sequence[CallSite]) -> str:
 
 def _ranks(ranks: Sequence[int]) -> str:
     shown = ", ".join(map(str, ranks[:_MAX_NAMED]))
-    more = f" and {len(ranks) - _MAX_NAMED} more" if len(ranks) > _MAX_NAMED else ""
+    more = f" and {len(ranks) - _MAX_NAMED:,} more" if len(ranks) > _MAX_NAMED else ""
     return f"rank {shown}" if len(ranks) == 1 else f"ranks {shown}{more}"
 
 

@@ -105,7 +105,7 @@ def _ids_meant(plan: Plan, accepted: Collection[Hashable]) -> set[Hashable]:
                 meant.add(id)
     unknown = [name for name in accepted if name not in plan.number_of and name not in plan.code_names]
     if unknown:
-        what = f"accept_changes names {show(unknown[0])}{f' and {len(unknown) - 1} more' if len(unknown) > 1 else ''}"
+        what = f"accept_changes names {show(unknown[0])}{f' and {len(unknown) - 1:,} more' if len(unknown) > 1 else ''}"
         hint = did_you_mean(unknown[0], plan.number_of) or did_you_mean(unknown[0], dict.fromkeys(plan.code_names))
         raise UsageError(f"{what}, which is neither a function of the DAG nor the name of a code{hint}")
     return meant
@@ -156,7 +156,7 @@ class Changes:
         for reason, tasks in by_number[:_MAX_LINES]:
             yield f"{reason}: {self.text(tasks)} again"
         if len(by_number) > _MAX_LINES:
-            yield f"{len(by_number) - _MAX_LINES} more changes of this kind"
+            yield f"{len(by_number) - _MAX_LINES:,} more changes of this kind"
         if behind:
             yield self._text_behind(behind, bool(reasons))
         if any(map(is_acceptable, reasons)):
@@ -252,7 +252,7 @@ class Changes:
 
     def _changed_input(self, task: int) -> str:
         inputs = [each for each in self._plan.specs[task].needs if self._is_altered(each)]
-        more = f", and so have {len(inputs) - 1} more of its inputs" if len(inputs) > 1 else ""
+        more = f", and so have {len(inputs) - 1:,} more of its inputs" if len(inputs) > 1 else ""
         return f"{ITS_INPUT} {shown(self._plan.ids[inputs[0]])} has changed{more}"
 
     def _why_elements(self, array: int) -> str:

@@ -123,7 +123,7 @@ def _of_grants(job: Job) -> list[str]:
     if lost_hosts():
         return []
     found = [*find_mismatches(os.environ, job.size, views_of(job.capabilities))]
-    more = f" (and {len(found) - 1} more: `handoff-mpi doctor` lists them)" if len(found) > 1 else ""
+    more = f" (and {len(found) - 1:,} more: `handoff-mpi doctor` lists them)" if len(found) > 1 else ""
     return [f"{each.what}; {each.remedy}{more}" for each in found[:1]]
 
 

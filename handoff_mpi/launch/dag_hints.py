@@ -45,7 +45,7 @@ def _article(thing: object) -> str:
 def _listed(dags: list[str]) -> str:
     if not dags:
         return ""
-    more = f" and {len(dags) - _MAX_LISTED} more" if len(dags) > _MAX_LISTED else ""
+    more = f" and {len(dags) - _MAX_LISTED:,} more" if len(dags) > _MAX_LISTED else ""
     return f"; it holds the DAG{'s' if len(dags) > 1 else ''} {', '.join(map(_shown, dags[:_MAX_LISTED]))}{more}"
 
 

@@ -43,7 +43,7 @@ def find_questions(dag: DAG, plan: Plan, ledger: Ledger, options: RunOptions) ->
 def _ask_about_emptiness(dag: DAG) -> Iterator[str]:
     called = tasks_called_outside()
     if called:
-        names = ", ".join(called[:3]) + (f" and {len(called) - 3} more" if len(called) > 3 else "")
+        names = ", ".join(called[:3]) + (f" and {len(called) - 3:,} more" if len(called) > 3 else "")
         what = f"{names} {'were' if len(called) > 1 else 'was'} called outside `with DAG()`, and ran at once"
         yield f"{what}; calls inside the block add functions"
     if not len(dag):
@@ -57,7 +57,7 @@ def _ask_about_times(plan: Plan) -> Iterator[str]:
     if odd:
         long = [task for task, spec in enumerate(plan.specs) if spec.timeout_s in odd]
         timeout_s = plan.specs[long[0]].timeout_s or 0.0
-        more = f" and {len(long) - 1} more have" if len(long) > 1 else " has"
+        more = f" and {len(long) - 1:,} more have" if len(long) > 1 else " has"
         yield f"function {show(plan.ids[long[0]])}{more} {_long('timeout', timeout_s)}, and None sets no limit"
 
 

@@ -46,7 +46,7 @@ def read_rerun(names: Collection[Hashable], plan: Plan) -> Rerun:
             unknown.append(name)
     if unknown:
         hint = did_you_mean(unknown[0], plan.number_of)
-        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        more = f" and {len(unknown) - 1:,} more" if len(unknown) > 1 else ""
         raise UsageError(f"rerun names {show(unknown[0])}{more}, which the DAG does not hold{hint}")
     return rerun
 

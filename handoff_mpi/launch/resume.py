@@ -86,7 +86,7 @@ class ValueFiles:
     def note(self) -> str:
         if not self._damaged:
             return ""
-        more = f" ({len(self._damaged) - 1} more are, too)" if len(self._damaged) > 1 else ""
+        more = f" ({len(self._damaged) - 1:,} more are, too)" if len(self._damaged) > 1 else ""
         return f"a value that an earlier launch wrote is lost, and is made again: {self._damaged[0]}{more}"
 
 

@@ -134,7 +134,7 @@ def _again(lost: list[str], relaunch: int, most: int, has_begun: bool, has_verdi
 
 
 def _shown(hosts: list[str]) -> str:
-    return ", ".join(hosts[:10]) + (f" and {len(hosts) - 10} more" if len(hosts) > 10 else "")
+    return ", ".join(hosts[:10]) + (f" and {len(hosts) - 10:,} more" if len(hosts) > 10 else "")
 
 
 class _Supervisor:

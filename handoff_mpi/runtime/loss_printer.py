@@ -49,4 +49,4 @@ class LossPrinter:
 
 def _named(ids: Sequence[Hashable]) -> str:
     names = ", ".join(map(show, ids[:MAX_NAMED]))
-    return f"{names} and {len(ids) - MAX_NAMED} more" if len(ids) > MAX_NAMED else names
+    return f"{names} and {len(ids) - MAX_NAMED:,} more" if len(ids) > MAX_NAMED else names

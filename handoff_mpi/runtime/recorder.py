@@ -412,7 +412,7 @@ class Recorder:
 
     def _on_refused_for_long(self, rank: int, record: log.RefusedForLong) -> None:
         task, count, reason = record
-        who = f"function {show(self._id(task))}" + (f" and {count - 1} more wait" if count > 1 else " waits")
+        who = f"function {show(self._id(task))}" + (f" and {count - 1:,} more wait" if count > 1 else " waits")
         print_message(f"{who} for the resource tracker, which refuses what is needed (last on rank {rank}: {reason})")
 
     def table(self, scheduler: Scheduler) -> RecordTable:

@@ -117,7 +117,7 @@ class Probation:
         if not self.has_trusted(ranks):
             return None
         count = round(self._evidence.of_ranks(ranks).refuted)
-        reason = f"{count} functions that failed there succeeded elsewhere"
+        reason = f"{count:,} functions that failed there succeeded elsewhere"
         if isinstance(place, str):
             ranks = self._evidence.hosts[place]
             for other in {term.place for rank in ranks if (term := self.of_rank.get(rank)) is not None}:

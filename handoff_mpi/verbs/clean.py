@@ -116,7 +116,7 @@ def _agrees(count: int, nbytes: int) -> bool:
     if not sys.stdin.isatty():
         raise UsageError("cannot ask whether to remove these runs: stdin is not a terminal; use --yes")
     try:
-        question = f"remove {count} runs, {format_nbytes(nbytes, ' ')}? [y/N] "
+        question = f"remove {count:,} runs, {format_nbytes(nbytes, ' ')}? [y/N] "
         return input(question).strip().lower() in ("y", "yes")
     except (EOFError, KeyboardInterrupt):
         print()
@@ -130,7 +130,7 @@ def remove(run: Run) -> str:
         with lock_run_dir(path):
             others = [name for name in sorted(os.listdir(path)) if not _OWN_FILES.fullmatch(name)]  # noqa: PTH208
             if others:
-                more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+                more = f" and {len(others) - 3:,} more" if len(others) > 3 else ""
                 named = ", ".join(map(one_line, others[:3])) + more
                 return f"{one_line(str(path))} is kept: it holds other files ({named}); move them elsewhere"
             shutil.rmtree(path)

@@ -51,6 +51,7 @@ class FunctionInLaunch:
         codes: the digests of the codes of its name; None where the journal does not tell.
         is_restored: whether the launch took over its value.
         restored: of an array, how many elements the launch took over.
+        is_accepted: whether the user accepted in this launch that it has changed since an earlier one made its value.
         again: why it ran again although an earlier launch had done it; empty if that is not recorded.
         pin: the rank or host that it was pinned to.
         group: (number of the task, id) of some of those that it was collocated with, itself among them.
@@ -65,6 +66,7 @@ class FunctionInLaunch:
     codes: list[bytes] | None = None
     is_restored: bool = False
     restored: int = 0
+    is_accepted: bool = False
     again: str = ""
     pin: int | str | None = None
     group: list[tuple[int, str]] = field(default_factory=list)
@@ -176,6 +178,11 @@ class _FunctionReader(AnybodysReader):
     def _take_codes(self, codes: dict[str, list[bytes]]) -> None:
         if self._own.number is not None:
             self._own.codes = codes.get(self._name)
+
+    def _take_accepted(self, changes: list[tuple[object, bytes, bytes]]) -> None:
+        if self._own.number is not None:
+            called = self._label(self._own.number)
+            self._own.is_accepted = any(id_text(id) == called for id, _, _ in changes)
 
     def _take_again(self, reasons: dict[str, list[int]]) -> None:
         found = (reason for reason, tasks in reasons.items() if self._own.number in tasks)

@@ -209,7 +209,13 @@ def _again(told: FunctionStory) -> list[dict[str, object]]:
     """Return what each launch but the first made of what those before it had done."""
     if told.task in told.story.elements:
         return [
-            {"launch": own.epoch, "what": "elements", "restored": own.restored, "reason": own.again}
+            {
+                "launch": own.epoch,
+                "what": "elements",
+                "restored": own.restored,
+                "is_accepted": own.is_accepted,
+                "reason": own.again,
+            }
             for own in told.launches[1:]
             if own.number is not None and (own.restored or own.again)
         ]
@@ -247,7 +253,8 @@ def _taken_over(
     """
     if own.is_restored:
         from_launch = None if done_in is None else done_in.epoch
-        return {"what": "taken over", "from_launch": from_launch, "reason": "its value was lost" if calls else ""}
+        lost = "its value was lost" if calls else ""
+        return {"what": "taken over", "from_launch": from_launch, "is_accepted": own.is_accepted, "reason": lost}
     what = "ran again" if calls else "not begun"
     if before is None:
         reason = "no earlier launch had it"

@@ -248,11 +248,13 @@ def _again(launches: Sequence[Facts]) -> Iterator[str]:
         launch, reason = f"Launch {each['launch']}", one_line(each["reason"], MAX_REASON)
         if each["what"] == "elements":
             taken = f"took over the values of {counted(each['restored'], 'element')}" if each["restored"] else ""
+            accepted = ", made before the array changed (--accept-changes)" if taken and each["is_accepted"] else ""
             ran = f"computed elements again: {reason}" if reason else ""
-            yield f"{launch} {' and '.join(filter(None, (taken, ran)))}."
+            yield f"{launch} {' and '.join(filter(None, (taken + accepted, ran)))}."
         elif each["what"] == "taken over":
             source = f" of launch {each['from_launch']}" if each["from_launch"] is not None else ""
-            yield f"{launch} took over its value{source}{f', and made it again: {reason}' if reason else ''}."
+            accepted = ", made before the function changed (--accept-changes)" if each["is_accepted"] else ""
+            yield f"{launch} took over its value{source}{accepted}{f', and made it again: {reason}' if reason else ''}."
         elif each["what"] == "value lost":
             yield f"{launch} lost its value: {reason}."
         elif each["what"] == "left out":

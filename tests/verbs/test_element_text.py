@@ -12,7 +12,7 @@ from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.messages import RAISED
 from handoff_mpi.results.element_story import OPEN, ElementsTold
 from handoff_mpi.verbs.element_text import element_facts, element_lines
-from tests.results.made_journal import T0, TRACEBACK, about, row, turn, write_launch, write_status
+from tests.results.made_journal import T0, TRACEBACK, about, done, row, turn, write_launch, write_status
 
 FAILED = (0, 2, -1, RAISED, "ValueError", "2 of 8 elements failed, the first one at index 3: bad")
 COUNT = 8
@@ -149,6 +149,30 @@ def test_where_an_array_ran_that_is_an_input(explain, tmp_path):
     write_launch(tmp_path / "run", *launch, elements(1, (0, 4)), elements(2, (4, 8)))
     takes = "It takes the values of 1 function"
     assert f"It calls f and costs cpu=1. {takes}: sweep (done on 2 ranks)." in explain("run", "total")[1]
+
+
+def test_the_launch_in_which_a_change_was_accepted_says_so(explain, tmp_path):
+    rows = ("tasks", 0, [row("sweep"), row("total"), row("other")])
+    write_launch(
+        tmp_path / "run",
+        ("run", about()),
+        rows,
+        ("array", 0, COUNT, []),
+        elements(1, (0, 8)),
+        turn(1.0, (), [done(1, 1, 0.2, 0.5), done(2, 1, 0.2, 0.5)]),
+    )
+    for changes in ([("sweep", b"2", b"1"), ("total", b"2", b"1")], []):
+        accepted = [("accepted", changes)] if changes else []
+        restored = [("restored", [1, 2]), ("restored_elements", 0, [(1, ((0, 8),))])]
+        write_launch(tmp_path / "run", ("run", about()), rows, *accepted, ("array", 0, COUNT, []), *restored)
+    why = "made before the {} changed (--accept-changes)"
+    out = explain("run", "sweep")[1]
+    assert f"Launch 2 took over the values of 8 elements, {why.format('array')}." in out
+    assert "Launch 3 took over the values of 8 elements." in out
+    out = explain("run", "total")[1]
+    assert f"Launch 2 took over its value of launch 1, {why.format('function')}." in out
+    assert "Launch 3 took over its value of launch 1." in out
+    assert "Launch 2 took over its value of launch 1." in explain("run", "other")[1]
 
 
 def test_what_is_no_element_is_refused_in_a_line(explain, run_dir):

@@ -135,11 +135,12 @@ def test_why_a_resume_ran_it_again_or_not(explain, failed, tmp_path):
     }
 
 
-def test_a_value_file_that_was_lost(explain, tmp_path):
+def test_a_value_file_that_was_lost(explain, tmp_path, capsys):
     dag = DAG("large")
     dag.add_function(Function("large", (), bytes, [100_000]))
     for _ in range(2):
         handoff_mpi.execute_local(dag, run_dir=tmp_path / "run", keep="all")
+        capsys.readouterr()  # the second launch says what it takes over
         value = facts(explain, "run", "large")["value"]
         assert value["is_there"]
         Path(value["file"]).unlink()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 
 import pytest
 
 from handoff_mpi import cli
 from handoff_mpi.program import program
+from tests.conftest import ROOT
 
 
 class Killed(BaseException):
@@ -55,3 +57,14 @@ def test_a_rank_in_which_mpi_has_started_has_handlers_of_its_own(interrupted, mo
     with pytest.raises(KeyboardInterrupt):
         program()
     assert interrupted == []
+
+
+def test_a_python_without_what_the_package_needs_is_refused_in_a_line(tmp_path):
+    """The package is there by PYTHONPATH alone."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True, timeout=60)
+    python = tmp_path / "bare" / "bin" / "python3"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [python, "-m", "handoff_mpi", "run", "dag.py"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(f"handoff: this Python ({python}) has no module ") and ended.stderr.count("\n") == 1

@@ -76,7 +76,7 @@ def judge_locks(facts: FolderFacts, views: Mapping[int, FolderView], hosts: Mapp
 
 def judge_space(facts: FolderFacts) -> Finding:
     """Whether there is room for kept values."""
-    files = "" if facts.free_files is None else f" and {facts.free_files} more files"
+    files = "" if facts.free_files is None else f" and {facts.free_files:,} more files"
     what = f"the run-dir has room for {space(facts.free_nbytes)}{files}"
     has_no_files = facts.free_files is not None and facts.free_files < FEW_FILES
     if facts.free_nbytes < NO_SPACE_NBYTES or facts.free_files == 0:

@@ -150,7 +150,7 @@ CASES = [
     (of_host.judge_locks, [run_dir(lock_trouble="No locks available"), {}, {}], WARNING, "No locks available"),
     (of_host.judge_locks, [RUN_DIR, {2: FolderView(True, "", False)}, HOSTS], WARNING, "keeps nobody out on h2"),
     (of_host.judge_locks, [RUN_DIR, {2: FolderView(True, "", None)}, HOSTS], WARNING, "does not work on h2"),
-    (of_host.judge_space, [RUN_DIR], OK, "1 TB and 1000000 more files"),
+    (of_host.judge_space, [RUN_DIR], OK, "1 TB and 1,000,000 more files"),
     (of_host.judge_space, [run_dir(free_files=None)], OK, "room for 1 TB"),
     (of_host.judge_space, [run_dir(free_nbytes=5 * 10**8)], WARNING, "500 MB"),
     (of_host.judge_space, [run_dir(free_files=10)], WARNING, "10 more files"),

@@ -91,7 +91,7 @@ def test_functions_that_lack_the_same_are_counted():
     dag.add_function(Function("both", (), abs, [-1], cost={"mem": 4, "gpu": 1}))
     with pytest.raises(Unsatisfiable) as caught:
         handoff.execute_local(dag)
-    assert caught.value.problems[0].startswith("function 0 and 9999 more need cpu=1, cpus=4, which fits no host")
+    assert caught.value.problems[0].startswith("function 0 and 9,999 more need cpu=1, cpus=4, which fits no host")
     assert len(caught.value.problems) == 3
 
 

@@ -50,5 +50,5 @@ def make_table(
         errors={task: failure.message.split("\n")[0] for task, failure in tasks.failures.items()},
         incidents=incidents,
         hosts=hosts,
-        arrays=plan.arrays.keys(),
+        arrays=frozenset(plan.arrays),
     )

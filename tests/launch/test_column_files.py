@@ -118,7 +118,7 @@ def test_elements_whose_values_are_lost_run_again(tmp_path, capfd, notes, words)
     noted(notes)
     DAMAGES[words](file_of(tmp_path))
     loaded = load(tmp_path)
-    with pytest.raises(ValueDamaged, match=rf"the value of '(rows|lists)'\[\d+\] is lost: .*000001.columns {words}"):
+    with pytest.raises(ValueDamaged, match=rf"the value of (rows|lists)\[\d+\] is lost: .*000001.columns {words}"):
         [*loaded["rows"], *loaded["lists"]]
     capfd.readouterr()
     are_right(run(rows_dag(notes, version="2"), tmp_path))

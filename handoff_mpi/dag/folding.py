@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from handoff_mpi.arrays.linked_inputs import FoldedInput
+from handoff_mpi.arrays.linked_inputs import FoldedInput, LinkedInput
 from handoff_mpi.binding import find_binding_problem
 from handoff_mpi.dag.arrays import (
     BROADCAST,
@@ -24,6 +24,7 @@ from handoff_mpi.dag.arrays import (
 )
 from handoff_mpi.dag.call_template import ELEMENT, Placeholder
 from handoff_mpi.dag.handle import HANDLES
+from handoff_mpi.dag.handle_elements import HandleInput
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show
 from handoff_mpi.numerals import plain
@@ -49,8 +50,11 @@ class Fold:
 
 def declare_fold(
     code: Any, values: Any, fan_in: int, options: Mapping[str, Any], unique_id: Callable[[str], str]
-) -> ArrayFunction:
-    """Return the function that ``DAG.reduce`` adds.
+) -> list[ArrayFunction]:
+    """Return the functions that ``DAG.reduce`` adds; the last one folds.
+
+    Where handles are among the values, an array before it has the values for which they stand: it is those of that
+    array that are folded.
 
     Raises:
         DAGError: as of ``DAG.reduce``.
@@ -66,7 +70,13 @@ def declare_fold(
     if not len(elements):
         raise DAGError("there is nothing to fold; give at least one value", where)
     declared = {option: value for option, value in options.items() if option not in OWN_OPTIONS}
-    return ArrayFunction(
+    before: list[ArrayFunction] = []
+    if type(elements) is HandleInput:
+        values_id = unique_id(f"{name}-values")
+        itself = [Placeholder(ELEMENT, 0)]
+        before = [ArrayFunction((elements,), None, id=values_id, code=_itself, extra_args=itself)]
+        elements = LinkedInput(values_id, len(elements), range(len(elements)), elements.name)
+    fold = ArrayFunction(
         (FoldedInput(elements, plain(fan_in), id, "argument 2"),),
         options.get("chunk"),
         id=id,
@@ -75,6 +85,11 @@ def declare_fold(
         kwargs=unwrapped(options.get("fixed")),
         **declared,
     )
+    return [*before, fold]
+
+
+def _itself(value: Any) -> Any:
+    return value
 
 
 def _checked(function: Any, fan_in: Any, options: Mapping[str, Any]) -> str:

@@ -160,8 +160,10 @@ class DAG:
         Raises:
             DAGError: an option is unknown or wrong, there are no values, or ``code`` does not take two.
         """
-        function = declare_fold(code, values, fan_in, options, self.unique_id)
-        return self.add_function(function)
+        *before, fold = declare_fold(code, values, fan_in, options, self.unique_id)
+        for function in before:
+            self.add_function(function)
+        return self.add_function(fold)
 
     def unique_id(self, name: str) -> str:
         """Return an id that is still free: ``name``, then ``name-2``, ``name-3``, ..."""

@@ -97,7 +97,7 @@ class EarlierLaunches:
         Args:
             which: names this launch.
         """
-        if self.history.launches:
+        if any(launch.tasks for launch in self.history.launches):  # of --fresh nothing is left but the number
             yield f"{which}: {self.calls_done:,} of {self.calls:,} {self.noun} are done"
         if self.history.done or self.history.arrays:
             if self.marks.notes:

@@ -16,6 +16,7 @@ from handoff_mpi.coroutines import result_of, running_loop_hidden
 from handoff_mpi.dag import DAG
 from handoff_mpi.dag.arrays import Fixed, name_of, with_declared
 from handoff_mpi.dag.function import REFERENCES
+from handoff_mpi.dag.handle import HANDLES
 from handoff_mpi.errors import Interrupted, TaskError, UsageError, ValueUnavailable
 from handoff_mpi.formatting import show
 from handoff_mpi.launch.deadline import MAX_DEADLINE_S
@@ -23,6 +24,7 @@ from handoff_mpi.launch.isolation import isolation_of
 from handoff_mpi.launch.job import Job
 from handoff_mpi.launch.known_codes import KnownCodes
 from handoff_mpi.launch.open_run import MapRequest, OpenRun
+from handoff_mpi.numerals import plain
 from handoff_mpi.runtime.choices import AUTO, CAPTURE, NONE
 from handoff_mpi.runtime.options import RunOptions
 from handoff_mpi.worker.context import is_in_call
@@ -109,6 +111,11 @@ class Pool:
         code, declared = with_declared(function, {})
         if not callable(code):
             raise UsageError(f"map takes a function first, not {show(function)}")
+        if chunksize is not None and (type(plain(chunksize)) is not int or chunksize < 1):
+            raise UsageError(f"chunksize must be a whole number from 1, or None, not {show(chunksize)}")
+        handle = next((each for each in iterables if type(each) in HANDLES), None)
+        if handle is not None:
+            raise UsageError(f"map takes values, and {show(handle)} stands for values of a DAG; map it with DAG.map")
         columns = _columns(iterables)
         job = self._job
         if self._is_here or job is None or is_in_call():

@@ -161,9 +161,12 @@ class Refusals:
             hold.offered.add(self._ready.passed_on.pop(array))
 
     def _note_granted(self, hold: Hold) -> None:
-        """A task that was offered and is no longer READY was granted, or no longer needs the tracker."""
+        """A task that was offered and is no longer READY was granted, or no longer needs the tracker.
+
+        One that is READY and not offered any more is held again: an array that has moved to the head of what waits.
+        """
         self._take_passed_on(hold)
-        for task in [task for task in hold.offered if self._state[task] != READY]:
+        for task in [each for each in hold.offered if self._state[each] != READY or each not in self._ready.offered]:
             hold.offered.discard(task)
             self._ready.offered.discard(task)
             self._since.pop(task, None)

@@ -355,6 +355,36 @@ if results is not None:
 """
 
 
+REFUSED_ONCE = """
+from handoff_mpi import Cluster, DAG
+
+class Tracker:
+    def __init__(self, refused): self.refused, self.asked = refused, 0
+    def register(self, rank, resources): pass
+    def request(self, rank, cost):
+        self.asked += 1
+        return self.asked != self.refused
+    def release(self, rank, cost): pass
+
+with Cluster() as cluster:
+    if cluster:
+        for refused in 5 * [*range(1, 12)]:
+            dag = DAG("once")
+            dag.map(abs, dag.map(abs, range(200), id="xs"), id="ys")
+            options = {"run_dir": False, "progress": "none", "quiet": True}
+            results = cluster.execute(dag, resource_tracker=Tracker(refused), **options)
+            assert results["ys"][199] == 199
+        print("done")
+"""
+
+
+@pytest.mark.long
+def test_an_array_that_moves_to_the_head_of_what_waits_is_offered_to_the_tracker_again(tmp_path):
+    (tmp_path / "once.py").write_text(REFUSED_ONCE)
+    ended = run_process([*mpirun_command(3), sys.executable, "once.py"], tmp_path, 60)
+    assert (ended.rc, ended.out) == (0, "done\n"), ended.err
+
+
 @pytest.mark.long
 def test_arrays_that_a_tracker_refuses_go_to_their_end(tmp_path):
     (tmp_path / "refused.py").write_text(REFUSED)

@@ -9,7 +9,7 @@ import numpy
 import pytest
 
 import handoff_mpi as handoff
-from handoff_mpi import DAG, Fixed, load
+from handoff_mpi import DAG, Fixed, Function, load
 from handoff_mpi.errors import ValueUnavailable
 
 DAG_FILE = """
@@ -108,6 +108,30 @@ def test_floats_are_folded_in_the_same_order_by_leases_of_any_size():
         return run(dag)["total"]
 
     assert total() == total(chunk=1) == total(chunk=11)
+
+
+def test_values_that_handles_stand_for_are_folded_in_their_places():
+    with DAG() as dag:
+        nine = dag.add_function(Function("nine", (), int, ["9"]))
+        fails = dag.add_function(Function("fails", (), int, ["x"], max_retries=0))
+        xs = dag.map(int, range(4), id="xs")
+        dag.reduce(pair, [nine, 5], id="handles")
+        dag.reduce(pair, (each for each in [xs[1], nine, xs[2]]), fan_in=2, id="elements")
+        dag.reduce(pair, [xs[1:3], xs[2:]], id="slices")
+        dag.reduce(pair, [nine], id="one")
+        dag.reduce(pair, [fails, 5], id="skipped")
+    results = run(dag)
+    assert results["handles"] == [9, 5]
+    assert results["elements"] == [[1, 9], 2]
+    assert results["slices"] == [[1, 2], [2, 3]]
+    assert results["one"] == 9
+    assert results.errors.keys() >= {"fails"} and results.counts()["failed"] <= 2
+    with pytest.raises(handoff.HandoffError):
+        results["skipped"]
+
+
+def pair(one, other):
+    return [one, other]
 
 
 def test_what_takes_an_element_that_failed_is_skipped_and_the_results_say_so():

@@ -11,7 +11,7 @@ import numpy
 import pytest
 
 import handoff_mpi as handoff
-from handoff_mpi import Cluster, DAGError, Unsatisfiable, UsageError, current_task, execute, task
+from handoff_mpi import DAG, Cluster, DAGError, Unsatisfiable, UsageError, current_task, execute, task
 from handoff_mpi.errors import TaskError
 from handoff_mpi.launch import open_run
 from handoff_mpi.results.function_error import FunctionError
@@ -93,6 +93,19 @@ def note_and_fail(x):
 def test_a_map_returns_a_list_of_the_values_in_order(cluster):
     assert cluster.map(square, range(100)) == [x * x for x in range(100)]
     assert cluster.map(square, [1.5, 2.5], chunksize=1) == [2.25, 6.25]
+
+
+@pytest.mark.parametrize("chunksize", [0, -1, 1.5, True, "a"])
+def test_a_wrong_chunksize_is_refused(cluster, chunksize):
+    with pytest.raises(UsageError, match="chunksize must be a whole number from 1, or None, not "):
+        cluster.map(square, [1], chunksize=chunksize)
+
+
+def test_handles_of_a_dag_are_refused(cluster):
+    with DAG() as dag:
+        handle = dag.map(square, range(3))
+    with pytest.raises(UsageError, match=r"map takes values, and .* stands for values of a DAG"):
+        cluster.map(square, handle)
 
 
 def test_elements_may_come_from_anything_that_can_be_iterated_over(cluster):

@@ -78,7 +78,9 @@ def freeze_elements(values: Any, name: str, most: int = MAX_READ) -> ElementInpu
     """
     kind = type(values)
     if kind is range:
-        return RangeInput(values, name)
+        if not values[sys.maxsize :]:
+            return RangeInput(values, name)
+        raise DAGError(f"{name} is {show(values)}, which is longer than a list can be; map over a part of it")
     if kind is array and values.typecode not in "uw":
         return MemoryInput(values, name)
     if _is_array(values):
@@ -421,7 +423,7 @@ def _read(values: Any, name: str, most: int) -> list[Any]:
     try:
         found = [*itertools.islice(values, most + 1)]
     except Exception as error:
-        if not hasattr(type(values), "__iter__"):
+        if not (hasattr(type(values), "__iter__") or hasattr(type(values), "__getitem__")):
             raise DAGError(f"{name} is {show(values)}, which is not iterable; map over a sequence") from None
         raise DAGError(f"reading the elements of {name} has failed: {show(error)}") from error
     if len(found) > most:

@@ -271,3 +271,22 @@ def calls_of(function):
     finally:
         sys.setprofile(None)
     return len(entered)
+
+
+def test_what_cannot_be_read_says_why():
+    class Rows:
+        def __len__(self):
+            return 20
+
+        def __getitem__(self, index):
+            if index == 10:
+                raise OSError("row 10 is damaged")
+            return index
+
+    with pytest.raises(DAGError, match=r"reading the elements of argument 1 has failed: OSError.*row 10 is damaged"):
+        freeze_elements(Rows(), "argument 1")
+    with pytest.raises(DAGError, match="is 7, which is not iterable"):
+        freeze_elements(7, "argument 1")
+    with pytest.raises(DAGError, match="which is longer than a list can be"):
+        freeze_elements(range(10**30), "argument 1")
+    assert len(freeze_elements(range(10**15), "argument 1")) == 10**15

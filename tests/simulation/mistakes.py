@@ -415,7 +415,10 @@ MISTAKES = [
     ),
     Mistake(
         "an array that is offered to the tracker awaits its answer for ever, as a lease takes its place",
-        [("scheduler.refusals:Refusals._take_passed_on", "self._ready.passed_on.keys() & hold.offered", "()")],
+        [
+            ("scheduler.refusals:Refusals._take_passed_on", "self._ready.passed_on.keys() & hold.offered", "()"),
+            ("scheduler.refusals:Refusals._note_granted", " or each not in self._ready.offered", ""),
+        ],
         seed=66,
         options={"arrays": True},
     ),

@@ -50,7 +50,7 @@ def test_undisturbed_each_element_is_leased_once(begun):
     "fault", ["deaths", "host dies", "one survives", "stopped", "cut off", "relaunch", "torn journal"]
 )
 def test_an_array_survives(fault):
-    for seed in range(10):
+    for seed in range(4):
         cluster = run(seed, load=load_of(400, element_s=0.02), always=(fault,), ranks=5)
         assert cluster.scheduler.status != "running"
 
@@ -81,5 +81,5 @@ def test_random_dags_with_arrays():
 
 
 def test_without_faults_no_report_of_a_lease_is_stale():
-    for seed in range(30):
+    for seed in range(12):
         assert run(seed, faults=False, arrays=True).scheduler.stale == 0, seed

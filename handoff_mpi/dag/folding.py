@@ -26,7 +26,7 @@ from handoff_mpi.dag.call_template import ELEMENT, Placeholder
 from handoff_mpi.dag.handle import HANDLES
 from handoff_mpi.dag.handle_elements import HandleInput
 from handoff_mpi.errors import DAGError
-from handoff_mpi.formatting import show
+from handoff_mpi.formatting import id_text, show
 from handoff_mpi.numerals import plain
 
 #: So many values are folded by one element, unless the user says otherwise.
@@ -72,7 +72,7 @@ def declare_fold(
     declared = {option: value for option, value in options.items() if option not in OWN_OPTIONS}
     before: list[ArrayFunction] = []
     if type(elements) is HandleInput:
-        values_id = unique_id(f"{name}-values")
+        values_id = unique_id(f"{id_text(id)}-values")
         itself = [Placeholder(ELEMENT, 0)]
         before = [ArrayFunction((elements,), None, id=values_id, code=_itself, extra_args=itself)]
         elements = LinkedInput(values_id, len(elements), range(len(elements)), elements.name)

@@ -141,7 +141,7 @@ class Changes:
         self._marks = marks
         self._resumed = resumed
         self._rerun = rerun
-        self._done = history.fingerprints_done()
+        self._elements: dict[int, int] = {}
 
     def lines(self) -> Iterator[str]:
         """Yield what has changed, and what runs again because of it, the most frequent reasons first."""
@@ -189,6 +189,11 @@ class Changes:
 
     def elements(self, array: int) -> int:
         """Return how many elements of an array have had values, and have none now."""
+        if array not in self._elements:
+            self._elements[array] = self._count_elements(array)
+        return self._elements[array]
+
+    def _count_elements(self, array: int) -> int:
         frozen, mark = self._plan.arrays[array], self._done.get(self._plan.ids[array])
         launches = self._history.arrays.get((self._plan.ids[array], mark), ())
         if not launches or (frozen.window is not None and array not in self._changed):
@@ -201,6 +206,10 @@ class Changes:
         return len(left)
 
     # -- which -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _done(self) -> dict[Hashable, bytes]:
+        return self._history.fingerprints_done()
 
     @cached_property
     def _changed(self) -> set[int]:

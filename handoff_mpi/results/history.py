@@ -146,12 +146,12 @@ class History:
 
     def fingerprints_done(self) -> dict[Hashable, bytes]:
         """Return the newest fingerprint of each function that was done, and of each array with a value, by id."""
-        done = {*self.done, *(identity for identity, told in self.arrays.items() if any(each.has_any for each in told))}
+        arrays = {identity for identity, told in self.arrays.items() if any(each.has_any for each in told)}
         return {
             id: fingerprint
             for launch in self.launches
             for id, fingerprint, *_ in launch.tasks
-            if fingerprint is not None and (id, fingerprint) in done
+            if fingerprint is not None and ((id, fingerprint) in self.done or (id, fingerprint) in arrays)
         }
 
     def lost_ranks_before(self, epoch: int) -> dict[int, dict[int, str]]:

@@ -122,6 +122,7 @@ def test_values_that_handles_stand_for_are_folded_in_their_places():
         dag.reduce(pair, [fails, 5], id="skipped")
     results = run(dag)
     assert results["handles"] == [9, 5]
+    assert dag.functions[-1].id == "skipped" and dag.functions[-2].id == "skipped-values"
     assert results["elements"] == [[1, 9], 2]
     assert results["slices"] == [[1, 2], [2, 3]]
     assert results["one"] == 9

@@ -28,7 +28,7 @@ Run it on 4 ranks, or on all ranks of a batch job; the same command with ``--run
 
 A script calls ``execute(dag)`` on every rank instead. The names, by purpose:
 
-    Declare:    DAG, task, Function, Argument, Handle, ArrayHandle, Fixed, collocated
+    Declare:    DAG, task, Function, Argument, Handle, ArrayHandle, WindowedHandle, Fixed, collocated
     Run:        execute, execute_distributed, execute_local, Cluster, start, RunOptions
     Results:    Results, load
     Resources:  discover_nodes, register_local_node, update_node_resources, current_task
@@ -73,6 +73,7 @@ if TYPE_CHECKING:
         Function,
         Handle,
         Serializer,
+        WindowedHandle,
         collocated,
     )
     from handoff_mpi.dag.task import task
@@ -140,6 +141,7 @@ __all__ = [
     "Unsatisfiable",
     "UsageError",
     "ValueUnavailable",
+    "WindowedHandle",
     "collocated",
     "current_task",
     "discover_nodes",
@@ -161,7 +163,7 @@ _ROOMS = {
     "allocation": "AllocationStrategy ClusterView RatedStrategy ReadyGroup",
     "api": "Cluster discover_nodes execute execute_distributed execute_local register_local_node start "
     "update_node_resources",
-    "dag": "DAG Argument ArrayHandle Deserializer Fixed Function Handle Serializer collocated",
+    "dag": "DAG Argument ArrayHandle Deserializer Fixed Function Handle Serializer WindowedHandle collocated",
     "dag.task": "task",
     "errors": "AllocationError DAGError DAGFailed Unsatisfiable HandoffError StartupError TaskError UsageError "
     "ValueUnavailable",

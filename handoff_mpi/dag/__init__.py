@@ -5,7 +5,7 @@ from handoff_mpi.dag.call_template import build_call, build_element_calls
 from handoff_mpi.dag.codec import Deserializer, Serializer
 from handoff_mpi.dag.function import Argument, Collocated, Function, collocated
 from handoff_mpi.dag.graph import DAG
-from handoff_mpi.dag.handle import ArrayHandle, Handle
+from handoff_mpi.dag.handle import ArrayHandle, Handle, WindowedHandle
 from handoff_mpi.dag.plan import Plan
 from handoff_mpi.dag.task import Task, task
 from handoff_mpi.dag.task_spec import ArraySpec, TaskSpec
@@ -26,6 +26,7 @@ __all__ = [
     "Serializer",
     "Task",
     "TaskSpec",
+    "WindowedHandle",
     "build_call",
     "build_element_calls",
     "collocated",

@@ -27,7 +27,7 @@ from handoff_mpi.dag.function import (
     Function,
     describe_unknown,
 )
-from handoff_mpi.dag.handle import HANDLES, ArrayElement, ArrayHandle, ArraySlice, Handle
+from handoff_mpi.dag.handle import HANDLES, ArrayElement, ArrayHandle, ArraySlice, Handle, WindowedHandle
 from handoff_mpi.dag.handle_elements import references_of, with_handles
 from handoff_mpi.dag.task_spec import ArraySpec
 from handoff_mpi.errors import DAGError
@@ -167,7 +167,7 @@ class FrozenArray:
 #: Handles whose elements are taken one by one.
 LISTS = frozenset({ArrayHandle, ArraySlice})
 #: Iterables that each element takes whole.
-BROADCAST = frozenset({Fixed, Handle, ArrayElement, Argument})
+BROADCAST = frozenset({Fixed, Handle, WindowedHandle, ArrayElement, Argument})
 #: By class of code: its function, and the options that it was declared with.
 DECLARED: dict[type, Callable[[Any], tuple[Callable[..., Any], Mapping[str, Any]]]] = {}
 #: The options of an array that a function does not have, and the id.

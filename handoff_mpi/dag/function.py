@@ -18,6 +18,7 @@ from handoff_mpi.dag.handle import (
     Handle,
     StandsForValue,
     UnresolvedHandle,
+    WindowedHandle,
 )
 from handoff_mpi.errors import DAGError
 from handoff_mpi.formatting import show, type_name
@@ -273,6 +274,7 @@ REFERENCES: frozenset[type] = HANDLES | {Argument}
 DECLARES: set[type] = {Function}
 _AS_THEY_ARE: dict[type, Callable[[Any], tuple[Any, ...]]] = {
     Handle: lambda handle: (Handle, (handle.id,)),
+    WindowedHandle: lambda handle: (WindowedHandle, (handle.id,)),
     ArrayHandle: lambda handle: (ArrayHandle, (handle.id, len(handle))),
     ArraySlice: lambda handle: (ArraySlice, (handle.id, handle.array_count, handle.elements)),
     ArrayElement: lambda handle: (ArrayElement, (handle.id, handle.array_count, handle.index)),

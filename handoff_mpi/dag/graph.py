@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from handoff_mpi.dag.arrays import declare_array
 from handoff_mpi.dag.calls import find_call_problems
 from handoff_mpi.dag.folding import DEFAULT_FAN_IN, declare_fold
 from handoff_mpi.dag.function import DECLARES, Function, input_id
-from handoff_mpi.dag.handle import ArrayHandle, Handle
+from handoff_mpi.dag.handle import ArrayHandle, Handle, WindowedHandle
 from handoff_mpi.dag.ids import find_id_problem
 from handoff_mpi.dag.kinds import Kinds
 from handoff_mpi.dag.validation import find_problems
@@ -22,7 +22,7 @@ from handoff_mpi.suggestions import UnknownName
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # which typing has from Python 3.11 on
 
-    from handoff_mpi.dag.task_options import A, B, C, Each, FoldOptions, MapOptions
+    from handoff_mpi.dag.task_options import A, ArrayOptions, B, C, Each, FoldOptions
 
 _serial = itertools.count(1)
 _current: ContextVar[DAG | None] = ContextVar("handoff_dag", default=None)
@@ -61,14 +61,37 @@ class DAG:
         return Handle(function.id)
 
     @overload
-    def map(self, code: Callable[[A], Any], each: Each[A], /, **options: Unpack[MapOptions]) -> ArrayHandle: ...
-    @overload
     def map(
-        self, code: Callable[[A, B], Any], each: Each[A], b: Each[B], /, **options: Unpack[MapOptions]
+        self,
+        code: Callable[[A], Any],
+        each: Each[A],
+        /,
+        *,
+        window: None = None,
+        **options: Unpack[ArrayOptions],
     ) -> ArrayHandle: ...
     @overload
     def map(
-        self, code: Callable[[A, B, C], Any], each: Each[A], b: Each[B], c: Each[C], /, **options: Unpack[MapOptions]
+        self,
+        code: Callable[[A, B], Any],
+        each: Each[A],
+        b: Each[B],
+        /,
+        *,
+        window: None = None,
+        **options: Unpack[ArrayOptions],
+    ) -> ArrayHandle: ...
+    @overload
+    def map(
+        self,
+        code: Callable[[A, B, C], Any],
+        each: Each[A],
+        b: Each[B],
+        c: Each[C],
+        /,
+        *,
+        window: None = None,
+        **options: Unpack[ArrayOptions],
     ) -> ArrayHandle: ...
     @overload
     def map(
@@ -77,7 +100,8 @@ class DAG:
         /,
         *iterables: Any,
         fixed: Mapping[str, Any],
-        **options: Unpack[MapOptions],
+        window: None = None,
+        **options: Unpack[ArrayOptions],
     ) -> ArrayHandle: ...
     @overload
     def map(
@@ -89,8 +113,40 @@ class DAG:
         d: Any,
         /,
         *iterables: Any,
-        **options: Unpack[MapOptions],
+        window: None = None,
+        **options: Unpack[ArrayOptions],
     ) -> ArrayHandle: ...
+    @overload
+    def map(
+        self,
+        code: Callable[[A], Any],
+        each: Each[A],
+        /,
+        *,
+        window: int,
+        **options: Unpack[ArrayOptions],
+    ) -> WindowedHandle: ...
+    @overload
+    def map(
+        self,
+        code: Callable[..., Any],
+        /,
+        *iterables: Any,
+        fixed: Mapping[str, Any],
+        window: int,
+        **options: Unpack[ArrayOptions],
+    ) -> WindowedHandle: ...
+    @overload
+    def map(
+        self,
+        code: Callable[..., Any],
+        each: Any,
+        b: Any,
+        /,
+        *iterables: Any,
+        window: int,
+        **options: Unpack[ArrayOptions],
+    ) -> WindowedHandle: ...
     def map(
         self,
         code: Callable[..., Any],
@@ -102,7 +158,7 @@ class DAG:
         max_failures: float | None = None,
         window: int | None = None,
         **options: Any,
-    ) -> ArrayHandle:
+    ) -> ArrayHandle | WindowedHandle:
         """Add an array, one function that is called for each element, and return a handle of the list of its values.
 
         ``dag.map(f, range(1000), names, Fixed(table))`` calls ``f(0, names[0], table)``, ``f(1, names[1], table)``, and
@@ -120,7 +176,8 @@ class DAG:
             max_failures: once more elements than this have failed, no further ones begin: a number, or a share as a
                 float from 0 to 1.
             window: read the iterables while the array runs, in a thread of rank 0, so that at most so many elements
-                have come and have not ended. Nobody knows their number, so no function can take the list of the values.
+                have come and have not ended. Nobody knows their number: the handle is a
+                :class:`~handoff_mpi.WindowedHandle`, and no function can take the list of the values.
             options: ``cost``, ``max_retries``, ``timeout`` and others of :class:`~handoff_mpi.Function`, for each
                 element.
 
@@ -133,7 +190,7 @@ class DAG:
         function = declare_array(code, iterables, {**given, **options}, self.unique_id)
         self.add_function(function)
         if function.window is not None:
-            return cast("ArrayHandle", Handle(function.id))  # what needs the number of the elements is refused
+            return WindowedHandle(function.id)
         return ArrayHandle(function.id, len(function))
 
     def reduce(

@@ -209,6 +209,34 @@ class ArrayElement(_OfArray):
         return f"ArrayElement({show(self.id)}{elements_text(self.index)})"
 
 
+class WindowedHandle(Handle):
+    """Stands for the values of an array that ``dag.map`` has declared with ``window=``.
+
+    Nobody knows before the run how many elements come, so it has no length, no elements and no slices.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"WindowedHandle({show(self.id)})"
+
+    def __len__(self) -> NoReturn:
+        raise _unknown_number(self, f"take the length of {self!r}", "take the length of {results}")
+
+    def __getitem__(self, index: Any) -> NoReturn:
+        what = f"take a slice of {self!r}" if type(index) is slice else f"take an element of {self!r}"
+        raise _unknown_number(self, what, "index {results}")
+
+    def __iter__(self) -> NoReturn:
+        raise _unknown_number(self, f"iterate over {self!r}", "iterate over {results}")
+
+    def __reversed__(self) -> NoReturn:
+        raise _unknown_number(self, f"iterate over {self!r} from its end", "iterate over {results}")
+
+    def __contains__(self, value: object) -> NoReturn:
+        raise _unknown_number(self, f"look into {self!r} with `in`", "look into {results}")
+
+
 def elements_text(elements: int | range) -> str:
     """Return how a user writes an index, or a slice of an array: ``[3]``, ``[0:1000]``, ``[10::-2]``."""
     if isinstance(elements, int):
@@ -223,7 +251,7 @@ _BOOLS = frozenset({"bool", "bool_"})
 #: The types of handles of values of arrays.
 OF_ARRAYS: frozenset[type] = frozenset({ArrayHandle, ArraySlice, ArrayElement})
 #: The types of handles: they are compared exactly.
-HANDLES: frozenset[type] = OF_ARRAYS | {Handle}
+HANDLES: frozenset[type] = OF_ARRAYS | {Handle, WindowedHandle}
 
 
 def _position(values: _Values, index: Any) -> int:
@@ -262,6 +290,12 @@ def _not_iterable(values: _Values, what: str) -> TypeError:
     why = "the values of an array do not exist until the run"
     remedy = "pass it whole to a function of the DAG, or iterate over range(len(...)) and take [index] of it"
     return TypeError(f"cannot {what} {values!r}: {why}; {remedy}")
+
+
+def _unknown_number(handle: WindowedHandle, what: str, instead: str) -> TypeError:
+    why = "nobody knows before the run how many elements come (window=)"
+    remedy = f"map over a list or a range without window=, or {instead.format(results=f'results[{show(handle.id)}]')}"
+    return TypeError(f"cannot {what}: {why}; {remedy} after the run")
 
 
 def _misuse(handle: Handle, what: str, instead: str) -> TypeError:

@@ -57,10 +57,15 @@ class FoldOptions(_SharedOptions, total=False):
     fixed: Mapping[str, Any]
 
 
-class MapOptions(_SharedOptions, total=False):
-    """Keyword arguments of ``map``, all but ``fixed``."""
+class ArrayOptions(_SharedOptions, total=False):
+    """Keyword arguments of ``map``, all but ``fixed`` and ``window``."""
 
     node: int | str | None
     chunk: int | None
     max_failures: float | None
+
+
+class MapOptions(ArrayOptions, total=False):
+    """Keyword arguments of ``map``, all but ``fixed``."""
+
     window: int | None

@@ -5,13 +5,25 @@ from __future__ import annotations
 import copy
 import pickle
 import random
+import re
 import sys
 import types
 
 import numpy as np
 import pytest
 
-from handoff_mpi import DAG, Argument, ArrayHandle, DAGError, Fixed, Function, Handle, collocated, task
+from handoff_mpi import (
+    DAG,
+    Argument,
+    ArrayHandle,
+    DAGError,
+    Fixed,
+    Function,
+    Handle,
+    WindowedHandle,
+    collocated,
+    task,
+)
 from handoff_mpi.arrays.inputs import values_of
 from handoff_mpi.dag import Plan, build_call, build_element_calls
 from handoff_mpi.dag.call_template import ELEMENTS
@@ -538,3 +550,49 @@ def test_an_array_s_handle_has_a_length_and_is_no_value():
             use(XS)
     with pytest.raises(AttributeError, match="handles do not change"):
         XS.id = "y"
+
+
+#: What is refused of a windowed array, by what the message says of it.
+OF_A_NUMBER = {
+    "take the length of {}": len,
+    "take an element of {}": lambda xs: xs[0],
+    "take a slice of {}": lambda xs: xs[:3],
+    "iterate over {}": list,
+    "iterate over {} from its end": reversed,
+    "look into {} with `in`": lambda xs: 1 in xs,
+}
+
+
+@pytest.mark.parametrize("what", OF_A_NUMBER)
+def test_a_windowed_array_has_no_length_and_no_elements(what):
+    xs = DAG().map(double, iter([1]), window=5, id="xs")
+    with pytest.raises(TypeError) as caught:
+        OF_A_NUMBER[what](xs)
+    said, why, remedy = re.split("[:;] ", str(caught.value))
+    assert (said, why) == (f"cannot {what.format(xs)}", "nobody knows before the run how many elements come (window=)")
+    assert re.fullmatch(r"map over a list or a range without window=, or .+ results\['xs'\] after the run", remedy)
+
+
+def test_a_windowed_array_s_handle_is_a_handle():
+    dag = DAG()
+    xs = dag.map(double, iter([1]), window=5, id="xs")
+    assert type(xs) is WindowedHandle and isinstance(xs, Handle) and xs.id == "xs" and dag[xs].id == "xs"
+    assert copy.copy(xs) is copy.deepcopy(xs) is xs and xs == xs and Handle("xs") != xs
+    dag.add_function(Function("report", (), told, [[xs]], {"k": Argument(xs)}))
+    again = pickle.loads(pickle.dumps(dag["report"]))
+    assert type(again.extra_args[0][0]) is WindowedHandle and again.kwargs["k"].id == "xs"
+    with pytest.raises(DAGError, match=r"'report' takes the list of the values of 'xs', an array with window="):
+        dag.validate()
+    for use in (bool, lambda xs: xs + 1, pickle.dumps, lambda xs: xs.mean):
+        with pytest.raises((TypeError, AttributeError), match=r"do(es)? not exist until the run"):
+            use(xs)
+
+
+def test_a_dag_with_a_windowed_array_has_the_fingerprints_that_it_had():
+    marks = []
+    for handle in (Handle("xs"), WindowedHandle("xs")):
+        dag = DAG("d")
+        dag.add_function(Function("xs", (), double, [21]))
+        dag.add_function(Function("y", (), told, [[handle]]))
+        marks.append(fingerprints(dag).of("y"))
+    assert marks[0] == marks[1] is not None

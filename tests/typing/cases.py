@@ -19,6 +19,7 @@ from handoff_mpi import (
     Handle,
     Results,
     RunOptions,
+    WindowedHandle,
     collocated,
     task,
 )
@@ -135,6 +136,12 @@ dag.map(power, Argument(handle), (each for each in range(2)))
 dag.map(len, Pictures())
 dag.map(fit, [[1.0]], fixed={"degree": 2})
 dag.map(lambda a, b, c, d, e: a, [1], [2], [3], [4], [5])
+windowed = dag.map(abs, iter([1, 2]), window=100, max_failures=3)
+assert_type(windowed, WindowedHandle)
+assert_type(dag.map(power, [1.0], Fixed(3), window=100), WindowedHandle)
+assert_type(dag.map(power, [1.0], [2], window=100, fixed={"modulus": 7}), WindowedHandle)
+assert_type(dag.map(abs, [1, 2], window=None), ArrayHandle)
+dag.map(len, [1, 2], window=100)  # E: arg-type
 dag.map(len, [1, 2])  # E: arg-type
 dag.map(power, [1.0])  # E: arg-type
 dag.map(power, [1.0], Fixed("3"))  # E: arg-type

@@ -20,7 +20,7 @@ from handoff_mpi.dag.fingerprint.modules import Modules
 from handoff_mpi.dag.fingerprint.nodes import Bag, Node, Part, Unfit
 from handoff_mpi.dag.fingerprint.values import METADATA, SCALARS, cleaned, hashed, kind_of, vars_of
 from handoff_mpi.dag.function import Argument
-from handoff_mpi.dag.handle import ArrayElement, ArrayHandle, ArraySlice, Handle
+from handoff_mpi.dag.handle import ArrayElement, ArrayHandle, ArraySlice, Handle, WindowedHandle
 from handoff_mpi.dag.task import Task
 from handoff_mpi.rebuilding import OF_A_PROCESS, default_of
 
@@ -325,6 +325,7 @@ def _of_wrappers(part: Callable[[object], bytes | Node]) -> _Handlers:
     handlers: _Handlers = {
         Handle: lambda thing: [b"handle", part(thing.id)],
         ArrayHandle: lambda thing: [b"handle", part(thing.id)],
+        WindowedHandle: lambda thing: [b"handle", part(thing.id)],
         ArraySlice: lambda thing: [b"slice", part(thing.id), part(thing.elements)],
         ArrayElement: lambda thing: [b"element", part(thing.id), part(thing.index)],
         Argument: lambda thing: [b"argument", *map(part, _parts_of_argument(thing))],

@@ -20,8 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handoff_mpi import DAG, Argument, Function, Handle, collocated, task
-from handoff_mpi.dag.fingerprint import fingerprints
+from handoff_mpi.dag.fingerprint import fingerprints, objects
 from handoff_mpi.dag.fingerprint.graph import Graph
+from handoff_mpi.dag.fingerprint.modules import code_of
 from handoff_mpi.dag.fingerprint.reading import _Reader
 from tests.conftest import ROOT, run_process
 
@@ -979,6 +980,22 @@ def test_what_an_imported_decorator_makes(files):
     assert of_script(source.replace("+ 1", "+ 2")) != before
     files({"mine_deco.py": "OTHER = 1\n"})
     assert print_of(module.work) != before
+
+
+def test_a_module_is_compiled_again_only_if_its_file_has_changed(files, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(objects, "code_of", lambda source: compiled.append(source) or code_of(source))
+    files({"mine_often.py": "import mine_pack.other\ndef fit(x): return x\n", "mine_pack/other.py": "REST = 61\n"})
+    work = script("from mine_often import fit as work").work
+    first, again = print_of(work), print_of(work)
+    assert again == first
+    assert len(compiled) == len(set(compiled)), "each once"
+    before = len(compiled)
+    files({"mine_pack/other.py": "REST = 62\n"})
+    changed = print_of(work)
+    files({"mine_pack/other.py": "REST = 61\n"})
+    assert changed != first == print_of(work)
+    assert compiled[before:] == [b"REST = 62\n", b"REST = 61\n"]
 
 
 def test_a_module_that_is_missing_may_come(files):

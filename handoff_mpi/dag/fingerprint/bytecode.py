@@ -7,7 +7,7 @@ import marshal
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from handoff_mpi.dag.fingerprint.values import METADATA
 
@@ -16,6 +16,9 @@ _CONSTANT_OPS = frozenset({"LOAD_CONST", "LOAD_SMALL_INT"})
 _HAS_CONST = frozenset(dis.hasconst)
 _HAS_NAME = frozenset(dis.hasname)
 _HAS_DOCSTRING_FLAG = 0x4000000  # from Python 3.13 on
+
+#: What an import statement imports: its level, the module's name, and the names that are taken from it.
+Import: TypeAlias = "tuple[int, str, tuple[str, ...]]"
 
 
 @dataclass(slots=True)
@@ -27,14 +30,14 @@ class _Facts:
         stream: its instructions, with names instead of their numbers, and constants left out.
         constants: these, in the order of use.
         globals: the names of the globals that it reads.
-        imports: the modules that it imports: level, name, and the names taken from it.
+        imports: what it imports.
     """
 
     signature: bytes
     stream: bytes
     constants: list[object]
     globals: set[str] = field(default_factory=set)
-    imports: set[tuple[int, str, tuple[str, ...]]] = field(default_factory=set)
+    imports: set[Import] = field(default_factory=set)
 
 
 class Codes:
@@ -53,7 +56,7 @@ class Codes:
         """Return the names of the globals that ``code`` and what is nested in it read, sorted."""
         return sorted(set().union(*(facts.globals for facts in self._nested(code))))
 
-    def imports(self, code: types.CodeType) -> list[tuple[int, str, tuple[str, ...]]]:
+    def imports(self, code: types.CodeType) -> list[Import]:
         """Return what ``code`` and what is nested in it import, sorted."""
         return sorted(set().union(*(facts.imports for facts in self._nested(code))))
 

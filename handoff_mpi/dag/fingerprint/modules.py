@@ -14,9 +14,12 @@ from typing import Any
 import cloudpickle
 
 from handoff_mpi.carried_modules import CARRIED_NAMES
+from handoff_mpi.dag.fingerprint.bytecode import Import
 from handoff_mpi.dag.fingerprint.nodes import Unfit
 from handoff_mpi.dag.fingerprint.values import vars_of
 from handoff_mpi.version import VERSION
+
+_WITHOUT_SOURCE = (*importlib.machinery.EXTENSION_SUFFIXES, *importlib.machinery.BYTECODE_SUFFIXES)
 
 
 class Modules:
@@ -125,7 +128,7 @@ class Modules:
 
         return versions_of([top]) or versions_of(metadata.packages_distributions().get(top, ()))
 
-    def imported(self, imported: tuple[int, str, tuple[str, ...]], package: Any) -> list[str]:
+    def imported(self, imported: Import, package: Any) -> list[str]:
         """Return the names of the modules that an import statement imports, those beneath packages left out."""
         level, name, names = imported
         try:
@@ -147,19 +150,31 @@ class Modules:
             return []
         return sorted(each for each in list(sys.modules) if each.startswith(f"{name}."))
 
-    def code(self, name: str) -> types.CodeType | bytes:
-        """Return the code of a module of the user's own, or its bytes if it is compiled."""
+    def source(self, name: str) -> bytes | None:
+        """Return the source of a module of the user's own; None if it has another kind of file, or none."""
+        origin = self._origin(name)
+        if origin is None or origin.endswith(_WITHOUT_SOURCE):
+            return None
+        return importlib.machinery.SourceFileLoader(name, origin).get_data(origin)
+
+    def binary(self, name: str) -> types.CodeType | bytes:
+        """Return the code of a module of the user's own that has no source, or its bytes if it is compiled."""
+        origin = self._origin(name)
+        if origin is None:  # a namespace package
+            return b""
+        if origin.endswith(tuple(importlib.machinery.BYTECODE_SUFFIXES)):
+            return importlib.machinery.SourcelessFileLoader(name, origin).get_code(name) or b""
+        return importlib.machinery.ExtensionFileLoader(name, origin).get_data(origin)
+
+    def _origin(self, name: str) -> str | None:
         spec = self.spec(name)
         if spec is None:
             raise Unfit(f"the module {name!r} has no file")
-        origin = spec.origin
-        if origin is None:  # a namespace package
-            return b""
-        if origin.endswith(tuple(importlib.machinery.EXTENSION_SUFFIXES)):
-            return importlib.machinery.ExtensionFileLoader(name, origin).get_data(origin)
-        if origin.endswith(tuple(importlib.machinery.BYTECODE_SUFFIXES)):
-            return importlib.machinery.SourcelessFileLoader(name, origin).get_code(name) or b""
-        source = importlib.machinery.SourceFileLoader(name, origin).get_data(origin)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they came up when it was imported
-            return compile(source, "<module>", "exec", dont_inherit=True)
+        return spec.origin
+
+
+def code_of(source: bytes) -> types.CodeType:
+    """Return the code of a module with that source."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they came up when it was imported
+        return compile(source, "<module>", "exec", dont_inherit=True)

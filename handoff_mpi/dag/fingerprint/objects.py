@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from handoff_mpi.dag.fingerprint.bytecode import Codes
-from handoff_mpi.dag.fingerprint.modules import Modules
+from handoff_mpi.dag.fingerprint.bytecode import Codes, Import
+from handoff_mpi.dag.fingerprint.modules import Modules, code_of
 from handoff_mpi.dag.fingerprint.nodes import Bag, Node, Part, Unfit
 from handoff_mpi.dag.fingerprint.values import METADATA, SCALARS, cleaned, hashed, kind_of, vars_of
 from handoff_mpi.dag.function import Argument
@@ -303,14 +303,46 @@ class Anatomy:
             return [b"module", name, marshal.dumps(belongs, 2)]
         parent = name.rpartition(".")[0]
         parts: list[Part] = [b"file", name, *([self._named(parent)] if parent else [])]
-        code = modules.code(name)
-        if type(code) is not types.CodeType:
-            return [*parts, self._part(code)]
+        code, imports = self._file(name)
+        parts.append(code)
         spec = modules.spec(name)
-        parts.append(self._part(code))
-        for imported in self._codes.imports(code):
+        for imported in imports:
             parts += map(self._named, modules.imported(imported, spec and spec.parent))
         return parts
+
+    def _file(self, name: str) -> tuple[bytes | Node, list[Import]]:
+        """Return what stands for the code of a module of the user's own, and what that imports."""
+        source = self._modules.source(name)
+        if source is None:
+            binary = self._modules.binary(name)
+            return self._part(binary), self._codes.imports(binary) if type(binary) is types.CodeType else []
+        content, known = hashed(source), _files.get(name)
+        if known is None or known.content != content or not known.node.digest:
+            code = code_of(source)
+            node = self._part(code)
+            assert type(node) is Node
+            known = _files[name] = _File(content, node, self._codes.imports(code))
+        return known.node, known.imports
+
+
+@dataclass(slots=True)
+class _File:
+    """The source of a module, as it was read last.
+
+    Attributes:
+        content: the digest of its bytes.
+        node: its code; its digest is unknown if something of it has none.
+        imports: what it imports.
+    """
+
+    content: bytes
+    node: Node
+    imports: list[Import]
+
+
+#: By module. All files are read for each DAG, and compiled and taken apart if they have changed since the last one:
+#: that takes a hundred times as long, and a loop of runs reads the same ones each time.
+_files: dict[str, _File] = {}
 
 
 def _parts_of_argument(argument: Argument) -> list[object]:

@@ -75,7 +75,8 @@ def fingerprints(
 ) -> Fingerprints:
     """Return the fingerprints of ``functions``, which may come in any order.
 
-    Time and memory are linear in the functions and what they refer to. Nothing is kept between calls.
+    Time and memory are linear in the functions and what they refer to. Between calls nothing is kept but what files of
+    modules consist of, which are read each time.
 
     Args:
         settle: returns the fingerprint that a function goes by instead of its own, also where others take its value.

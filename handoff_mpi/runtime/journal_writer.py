@@ -234,7 +234,7 @@ class JournalWriter:
             alike = lease.array, rank, lease.incidents, kind
             _, retried = self._retried.setdefault(alike, (message, IntervalSet()))
             retried.update(lease.intervals)
-        if self._arrays is not None and cause in (Cause.GIVEN_UP, Cause.ERROR):
+        if self._arrays is not None and cause in (Cause.GIVEN_UP, Cause.ERROR, Cause.DROPPED):
             array = self._leases[number].array
             for elements, failure in self._arrays.failures_of(number):
                 how = failure.attempts, failure.kind, failure.message, self._number_of(failure.traceback)

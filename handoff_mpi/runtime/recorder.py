@@ -227,6 +227,8 @@ class Recorder:
             elif cause == Cause.ERROR or cause == Cause.GIVEN_UP:
                 self._note_incident(task, attempt, rank, *detail)
                 self._announce_end(task, scheduler.tasks.failure_of(task))
+            elif cause == Cause.DROPPED:  # its attempt was noted when it was to be tried again
+                self._announce_end(task, scheduler.tasks.failure_of(task))
             elif cause == Cause.RETRACTED:
                 self._tell_refused(scheduler, task, rank, detail.reason)
         lost = {rank: why for rank, why in self.losses.reasons().items() if rank not in before}

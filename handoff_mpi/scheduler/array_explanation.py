@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from handoff_mpi.scheduler.array_state import Array
 from handoff_mpi.scheduler.arrays import Arrays
 from handoff_mpi.scheduler.lifecycle import DISPATCHED, State
@@ -14,6 +16,12 @@ MAX_RETRIES, MAX_INTERVALS = 200, 20
 _MAX_REASON = 500
 
 Facts = dict[str, object]
+
+
+def name_of(arrays: Arrays, label: Callable[[int], str], number: int) -> str:
+    """Return how a number is called, where ``label`` names the tasks; a selection tells which elements it is."""
+    selection = arrays.selections.of.get(number)
+    return label(arrays.task_of(number)) + ("" if selection is None else selection.text)
 
 
 def element_counts(array: Array, arrays: Arrays, tasks: TaskTable) -> Facts:

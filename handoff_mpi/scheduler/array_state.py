@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.dag.task_spec import ArraySpec
-from handoff_mpi.messages import ErrorReport, Interval
+from handoff_mpi.messages import DEATH, ErrorReport, Interval
 from handoff_mpi.scheduler.events import ElementsPulled, Failure
 
 #: A lease should take about this long: less wastes messages, more delays results and makes the tail uneven.
@@ -36,6 +36,7 @@ class Array:
         have: those that have values.
         failures: the elements that failed for good, and why.
         failed: how many these are.
+        doubted: how many have failed, though not for good; see :mod:`handoff_mpi.scheduler.pauses`.
         skipped: how many will not be computed, since too many failed, the array did, or an element that they take.
         bereft: how many of these take an element that failed, or was skipped.
         leases: the numbers of its leases.
@@ -58,6 +59,7 @@ class Array:
     have: IntervalSet = field(default_factory=IntervalSet)
     failures: list[tuple[tuple[Interval, ...], Failure]] = field(default_factory=list)
     failed: int = 0
+    doubted: int = 0
     skipped: int = 0
     bereft: int = 0
     leases: set[int] = field(default_factory=set)
@@ -104,6 +106,12 @@ class Array:
     def has_too_many_failures(self) -> bool:
         """Whether nothing more of it may begin."""
         return self.spec.max_failures is not None and self.failed > self.spec.max_failures
+
+    @property
+    def must_pause(self) -> bool:
+        """Whether nothing more of it may begin for now: too many elements may be about to fail for good."""
+        most = self.spec.max_failures
+        return most is not None and self.failed <= most < self.failed + self.doubted
 
     def take_suspects(self) -> list[Interval]:
         """Return the suspects to lease next, which wait no longer; none if none of them wait to be leased."""
@@ -152,7 +160,7 @@ class Lease:
         array: the number of the array.
         intervals: the elements that have not ended, as far as is known.
         incidents: how often something happened to its elements, so that they must run again.
-        reason: why their last attempt failed; empty if none has, or if they were lost with a rank or a device.
+        failure: the rank where their last attempt failed, and why; None if none has, or if they were lost otherwise.
         messages: those of its elements that failed together when it was dispatched last.
         has_ended: whether its number may be used again, after this turn.
     """
@@ -160,9 +168,17 @@ class Lease:
     array: int
     intervals: IntervalSet
     incidents: int = 0
-    reason: str = ""
+    failure: tuple[int, ErrorReport] | None = None
     messages: list[tuple[tuple[Interval, ...], str]] = field(default_factory=list)
     has_ended: bool = False
+
+    @property
+    def reason(self) -> str:
+        """Why their last attempt failed, in words; empty if none has."""
+        if self.failure is None:
+            return ""
+        _, error = self.failure
+        return error.message if error.kind == DEATH else f"{error.kind}: {error.message}"
 
     @property
     def first(self) -> int:

@@ -17,11 +17,12 @@ from dataclasses import replace
 from handoff_mpi.arrays.intervals import IntervalSet
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.messages import ErrorReport, Interval, LeaseReport
-from handoff_mpi.scheduler.array_failures import why_failed
+from handoff_mpi.scheduler.array_failures import failures_of, group_failures, why_failed
 from handoff_mpi.scheduler.array_state import Array, Lease
 from handoff_mpi.scheduler.events import ElementsPulled, Failure
-from handoff_mpi.scheduler.lifecycle import FAILED, READY, SKIPPED, WAITING
+from handoff_mpi.scheduler.lifecycle import FAILED, READY, SKIPPED, WAITING, Cause
 from handoff_mpi.scheduler.links import Links
+from handoff_mpi.scheduler.pauses import Pauses
 from handoff_mpi.scheduler.ready import ReadyTasks
 from handoff_mpi.scheduler.selections import Selections
 from handoff_mpi.scheduler.tasks import TaskTable
@@ -41,10 +42,11 @@ class Arrays:
     Attributes:
         of: array number to its elements.
         leases: lease number to its elements; those that ended in this turn are still there.
-        links: the elements that wait for others.
+        links, waiting: the elements that wait for others, and for functions.
         selections: the elements that functions wait for.
-        waiting: the elements that wait for functions.
         ending: the arrays of which no element waits, while some are leased.
+        pauses: the arrays that are paused, as too many elements may fail.
+        given_up: leases that have failed for good in this turn, as their array begins nothing more.
     """
 
     def __init__(self, tasks: TaskTable, ready: ReadyTasks, suspects: set[int]) -> None:
@@ -54,7 +56,9 @@ class Arrays:
         self.links = Links(tasks, self._supplied, self._skip_bereft, self._lost)
         self._tasks, self._ready, self._suspects = tasks, ready, suspects
         self.selections = Selections(tasks)
-        self.waiting = WaitingElements(tasks, self._begin)
+        self.waiting = WaitingElements(tasks, self._begin_waiting)
+        self.pauses = Pauses(tasks, ready, self.of, self.leases, self._put)
+        self.given_up: list[int] = []
         self._withheld: dict[int, list[int]] = {}
         self._ended: list[int] = []
         self._to_check: dict[int, None] = {}
@@ -95,6 +99,7 @@ class Arrays:
         """Let go of what refers back to this, so that the end of a run leaves nothing to the garbage collector."""
         self.links.close()
         self.waiting.close()
+        self.pauses.close()
 
     def begin_waiting(self) -> None:
         """The task table holds the tasks that were taken in: elements may wait for them."""
@@ -149,6 +154,11 @@ class Arrays:
         self.of[number].leases.add(lease)
         self.leases[lease] = Lease(number, IntervalSet(intervals))
 
+    def _begin_waiting(self, number: int, lease: int, intervals: Sequence[Interval]) -> None:
+        """Note a lease that waits for functions."""
+        self._begin(number, lease, intervals)
+        self.pauses.begin_waiting(number, lease)
+
     def sent(self, number: int, now: float) -> None:
         """A lease was sent to a rank."""
         self.of[self.leases[number].array].in_flight[number] = now
@@ -175,22 +185,18 @@ class Arrays:
         tried = count + sum(stop - start for intervals, _ in report.failures for start, stop in intervals)
         if tried:
             array.learn(tried, report.busy_s)
+            self.pauses.recount(number)
         return self._split_failures(number, report) if report.failures else []
 
     def _split_failures(self, number: int, report: LeaseReport) -> list[tuple[int, ErrorReport]]:
         """Take the elements that failed out of a lease; those that failed alike are a new one."""
-        groups: dict[tuple[str, str], tuple[list[Interval], ErrorReport]] = {}
-        messages: dict[tuple[str, str], list[tuple[tuple[Interval, ...], str]]] = {}
-        for intervals, error in report.failures:
-            error = ErrorReport(*error)
-            groups.setdefault((error.kind, error.place), ([], error))[0].extend(intervals)
-            messages.setdefault((error.kind, error.place), []).append((intervals, error.message))
-            for interval in intervals:
-                self.leases[number].intervals.discard(*interval)
         failed: list[tuple[int, ErrorReport]] = []
-        for group, (elements, error) in groups.items():
+        for messages, error in group_failures(report):
+            elements = [interval for intervals, _ in messages for interval in intervals]
+            for interval in elements:
+                self.leases[number].intervals.discard(*interval)
             each = self._split(number, elements)
-            self.leases[each].messages = messages[group]
+            self.leases[each].messages = messages
             failed.append((each, error))
         return failed
 
@@ -201,7 +207,8 @@ class Arrays:
         lease = self._tasks.add_lease(spec, array.free if spec is array.lease_spec else [])
         self._begin(own.array, lease, intervals)
         self._tasks.set_dispatched(lease)
-        self.leases[lease].incidents, self.leases[lease].reason = own.incidents, own.reason
+        self.leases[lease].incidents, self.leases[lease].failure = own.incidents, own.failure
+        self.pauses.copy(number, lease)
         return lease
 
     def give_back(self, number: int, intervals: Sequence[Interval]) -> int:
@@ -214,7 +221,7 @@ class Arrays:
         back = IntervalSet(part for interval in intervals for part in lease.intervals.within(*interval))
         for interval in back:
             lease.intervals.discard(*interval)
-        if back and lease.incidents and not self.is_dropped(number):
+        if back and lease.incidents:
             return self._split(number, back.intervals())
         self._give_back(lease.array, back)
         return -1
@@ -247,8 +254,10 @@ class Arrays:
 
     def _put(self, number: int, first: bool) -> None:
         """Elements of an array that had none to lease wait to be leased."""
-        self._ready.exhausted.discard(number)
         self.ending.pop(number, None)
+        if number in self.pauses.paused:
+            return
+        self._ready.exhausted.discard(number)
         if self._is_ready(number):
             self.of[number].leads = first
             self._ready.put(number, first)
@@ -257,7 +266,7 @@ class Arrays:
         """Whether an array is READY; while it is submitted, the table of tasks does not know it."""
         return number < len(self._tasks.state) and self._tasks.state[number] == READY
 
-    # -- elements that wait for others -----------------------------------------------------------------------------
+    # -- elements that wait for others --------------------------------------------------------------------
 
     def _withhold(self, number: int, intervals: IntervalSet) -> None:
         """Take those that wait for functions out of elements that could be leased."""
@@ -326,6 +335,8 @@ class Arrays:
         lease.has_ended = True
         self._ended.append(number)
         self.of[lease.array].leases.discard(number)
+        self._ready.exhausted.discard(number)
+        self.pauses.trust(number)
         self.landed(number)
         self._close(lease.array)
 
@@ -359,14 +370,25 @@ class Arrays:
         self._lose(lease.array, lease.intervals.intervals())
         self.end(number)
 
+    def end_waiting(self, leases: Sequence[int]) -> None:
+        """End leases that are at no rank, of which nothing more begins: those that failed have failed for good."""
+        for lease in leases:
+            failure = self.leases[lease].failure
+            if failure is None or not self.is_dropped(lease):
+                self._tasks.skip([lease])
+                continue
+            is_undecided = lease in self._ready.undecided
+            self._ready.remove(lease)
+            self._tasks.fail(lease, Cause.ERROR if is_undecided else Cause.DROPPED, *failure)
+            self.given_up.append(lease)
+
     def drop(self, number: int) -> None:
         """Nothing more of an array begins."""
         array = self.of[number]
         dropped = array.todo.intervals() + array.awaited.intervals()
         array.skipped += sum(stop - start for start, stop in dropped)
         array.todo, array.is_open = IntervalSet(), False
-        for interval in array.awaited.intervals():
-            array.awaited.discard(*interval)
+        array.awaited.take(len(array.awaited))
         array.suspects.clear()
         self._lose(number, dropped)
         for lease in self.waiting.have_not_begun(array.spec, array.lease_spec, array.leases):
@@ -418,21 +440,9 @@ class Arrays:
         """Whether a number is that of a lease whose array begins nothing more."""
         return lease in self.leases and self.of[self.leases[lease].array].has_too_many_failures
 
-    def waiting_leases(self, number: int) -> list[int]:
-        """Return the leases of an array that are at no rank: they are to be tried again."""
-        return [lease for lease in self.of[number].leases if self._tasks.state[lease] in (READY, WAITING)]
-
     def failures_of(self, number: int) -> list[tuple[tuple[Interval, ...], Failure]]:
-        """Return which elements of a lease have failed for good, in this turn, and why.
-
-        Those that failed alike share all of the failure but its message.
-        """
-        lease, failure = self.leases[number], self._tasks.lease_failures[number]
-        known = IntervalSet(interval for intervals, _ in lease.messages for interval in intervals)
-        if known != lease.intervals or not any(message == failure.message for _, message in lease.messages):
-            # they failed in another way than before: with their rank, say
-            return [(tuple(lease.intervals.intervals()), failure)]
-        return [(intervals, replace(failure, message=message)) for intervals, message in lease.messages]
+        """Return which elements of a lease have failed for good, in this turn, and why."""
+        return failures_of(self.leases[number], self._tasks.lease_failures[number])
 
     def task_of(self, number: int) -> int:
         """Return the array of a lease or a selection, or else the number itself: which task it stands for."""

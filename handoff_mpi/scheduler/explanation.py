@@ -79,7 +79,8 @@ class Explainer:
         again = retries_of(array, self.arrays, self.tasks, self.ready, self.slots)
         facts: Facts = {"elements": element_counts(array, self.arrays, self.tasks), **again}
         if is_at_rank(array, self.tasks):
-            facts |= {"state": "running", "reasons": []}
+            paused = self._paused(task)
+            facts |= {"state": "running", "reasons": [] if paused is None else [paused]}
         elif self.tasks.state[task] == READY and array.leases and not array.todo:
             # Its last elements wait for functions, or to be tried again: what holds one group of them stands for all.
             first = min(list(array.leases), key=lambda lease: (self.tasks.state[lease] != READY, lease))
@@ -126,7 +127,8 @@ class Explainer:
     def _waits_for_elements(self, task: int) -> bool:
         """Whether a READY array has elements that wait for those of others, and no elements to lease."""
         array = self.tasks.specs[task].array
-        return array is not None and bool(array.links) and task in self.ready.exhausted
+        is_linked = array is not None and bool(array.links)
+        return is_linked and task in self.ready.exhausted and self._paused(task) is None
 
     def _inputs(self, task: int) -> Facts:
         """Return the inputs that are open, and the chains from them to tasks that wait for no input."""
@@ -177,6 +179,20 @@ class Explainer:
         if queue is None:
             return [*self._stopping(), {"cause": "unknown"}]
         return [*self._stopping(), *self._limits(task), *self._room(queue), self._place_in_queue(queue, task)]
+
+    def _paused(self, task: int) -> Facts | None:
+        number = self.arrays.task_of(task)
+        if number not in self.arrays.pauses.paused or task not in self.ready.exhausted:
+            return None
+        array = self.arrays.of[number]
+        if task == number and not array.todo:
+            return None
+        return {
+            "cause": "paused",
+            "failed": array.failed,
+            "in_doubt": array.doubted,
+            "max_failures": array.spec.max_failures,
+        }
 
     def _undecided(self, task: int) -> Facts | None:
         failure = self.ready.undecided.get(task)
@@ -397,4 +413,10 @@ def _claims(groups: Iterable[ResourceGroup]) -> Iterator[Claim]:
 
 
 #: Tasks that are READY and in no queue: each look returns why, or None.
-_SET_ASIDE = (Explainer._undecided, Explainer._delay, Explainer._tracker, Explainer._group)
+_SET_ASIDE = (
+    Explainer._paused,
+    Explainer._undecided,
+    Explainer._delay,
+    Explainer._tracker,
+    Explainer._group,
+)

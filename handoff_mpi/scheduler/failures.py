@@ -13,6 +13,7 @@ from handoff_mpi.messages import DIED, ErrorReport
 from handoff_mpi.scheduler.crash_tracker import CrashTracker
 from handoff_mpi.scheduler.evidence import Evidence
 from handoff_mpi.scheduler.lifecycle import DISPATCHED, DONE, READY, Cause
+from handoff_mpi.scheduler.pauses import Pauses
 from handoff_mpi.scheduler.policy import Policy
 from handoff_mpi.scheduler.probation import Probation, Term
 from handoff_mpi.scheduler.ready import ReadyTasks
@@ -32,6 +33,7 @@ class Failures:
         policy: the user's choices.
         crash_tracker: the deaths that tasks are blamed for.
         expected_s: returns how long a task is expected to take.
+        pauses: arrays pause while too many of their elements may fail.
         fail: called with a task, the cause, a rank and its error when it has failed for good.
         log: called with a rank and what happened to it, for the log.
         retract: called with a rank whose queued tasks should be given back.
@@ -50,6 +52,7 @@ class Failures:
         policy: Policy,
         crash_tracker: CrashTracker,
         expected_s: Callable[[int], float],
+        pauses: Pauses,
         fail: Callable[..., None],
         log: Callable[[int, RankRecord], None],
         retract: Callable[[int], None],
@@ -68,6 +71,7 @@ class Failures:
         self._policy = policy
         self._crash_tracker = crash_tracker
         self._expected_s = expected_s
+        self._pauses = pauses
         self._fail = fail
         self._log = log
         self._retract = retract
@@ -84,20 +88,27 @@ class Failures:
 
     # -- ends of attempts -------------------------------------------------------------------------------
 
-    def failed(self, task: int, rank: int, status: int, error: ErrorReport, duration: float, now: float) -> None:
-        """An attempt of ``task`` has ended badly on ``rank``, after ``duration`` seconds."""
+    def failed(
+        self, task: int, rank: int, status: int, error: ErrorReport, duration: float, now: float, is_last: bool = False
+    ) -> None:
+        """An attempt of ``task`` has ended badly on ``rank``, after ``duration`` seconds.
+
+        Args:
+            is_last: whether it is not tried again, though it may have tries left.
+        """
         has_died = status == DIED
         chance = self._chance(task, status, error)
         self.note(task, rank, has_died, now, chance)
         if has_died and task in self._crash_tracker.deaths:
             error = error._replace(message=self._crash_tracker.tell(task, f"on rank {rank}: {error.message}"))
         may_retry = self._crash_tracker.may_retry(task) if has_died else self._may_retry(task, chance)
-        if may_retry:  # if the run is being stopped, in one that resumes it
-            self._retry(task, rank, error, now)
-        elif chance == Chance.NEVER:
+        until = now + min(MAX_HOLD_S, max(MIN_HOLD_S, HOLD_CALLS * max(duration, self._expected_s(task))))
+        if is_last or (chance == Chance.NEVER and not may_retry):
             self._fail_for_good(task, rank, error)
+        elif may_retry:  # if the run is being stopped, in one that resumes it
+            self._pauses.doubt(task, until)
+            self._retry(task, rank, error, now)
         else:
-            until = now + min(MAX_HOLD_S, max(MIN_HOLD_S, HOLD_CALLS * max(duration, self._expected_s(task))))
             failure = self._undecided.failure(rank, error, chance, until)
             self._decide(task, failure, now)
         self._undecided.trials.pop(task, None)
@@ -197,6 +208,7 @@ class Failures:
             if verdict == Verdict.FINAL:
                 self._fail_for_good(task, failure.rank, failure.error)
             else:
+                self._pauses.doubt(task)
                 self._ready.avoid.besides[task] = self._undecided.begin_trial(task, failure.rank)
                 self._retry(task, failure.rank, failure.error)
 
@@ -215,6 +227,7 @@ class Failures:
             why = FailedAttempt(failure.error.kind, failure.error.message)
             self._tasks.move(task, Cause.UNDECIDED, failure.rank, why)
             self._undecided.add(task, failure, now)
+            self._pauses.doubt(task, failure.until)
         else:
             self._fail_for_good(task, failure.rank, failure.error)
 
@@ -273,7 +286,7 @@ class Failures:
         """Whether calls may still tell about ``host``, or about any for ""."""
         if self._ready.is_queued():
             return True
-        if not host:
+        if not host or self._pauses.paused:  # a paused array gives the host no further calls: others tell
             return bool(self._slots.in_flight)
         return any(slot.tasks for rank in self.evidence.hosts[host] for slot in self._slots.of_rank[rank])
 
@@ -298,6 +311,7 @@ class Failures:
             if deaths:
                 self._crash_tracker.forgive(task, deaths)
                 self._log(ranks[0], Forgiven(task, deaths))
+            self._pauses.trust(task)
             failure: Undecided | None = self._ready.undecided.get(task)
             if failure is not None and self._may_retry(task, failure.chance):
                 self._undecided.release(task)

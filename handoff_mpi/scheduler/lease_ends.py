@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from handoff_mpi.messages import DIED, OK, RAISED, ErrorReport, Interval, LeaseReport
+from handoff_mpi.messages import OK, RAISED, ErrorReport, Interval, LeaseReport
 from handoff_mpi.scheduler.arrays import Arrays
 from handoff_mpi.scheduler.crash_tracker import CrashTracker
 from handoff_mpi.scheduler.device_losses import DeviceLosses
@@ -99,23 +99,27 @@ class LeaseEnds:
             self._failures.copy(lease, part)
             self._tasks.move(part, Cause.RETRACTED, rank)
             self._tasks.requeue(part)
-            self.skip_if_dropped(part)
+            self.end_if_dropped(part)
         return part
 
     def _judge(self, lease: int, rank: int, status: int, error: ErrorReport, duration: float, now: float) -> None:
         failed = self._arrays.leases[lease]
         failed.incidents += 1
-        failed.reason = error.message if status == DIED else f"{error.kind}: {error.message}"
-        self._failures.failed(lease, rank, status, error, duration, now)
-        self.skip_if_dropped(lease)
+        failed.failure = rank, error
+        self._failures.failed(lease, rank, status, error, duration, now, is_last=self._arrays.is_dropped(lease))
+        self.end_if_dropped(lease)
 
-    def skip_if_dropped(self, lease: int) -> None:
-        """Skip a lease that came back from a rank, if its array begins nothing more."""
+    def end_if_dropped(self, lease: int) -> None:
+        """End a lease that came back from a rank, if its array begins nothing more."""
         if self._arrays.is_dropped(lease) and self._tasks.state[lease] in (READY, WAITING):
-            self._tasks.skip([lease])
+            self._arrays.end_waiting([lease])
 
     def settle(self) -> None:
-        """End the leases that were skipped."""
+        """End the leases that were skipped, or given up with their arrays."""
+        while self._arrays.given_up:
+            lease = self._arrays.given_up.pop()
+            self._arrays.fail(lease)
+            self._forget(lease)
         for lease in self._tasks.take_skipped_leases():
             self._arrays.skip(lease)
             self._forget(lease)
@@ -131,7 +135,8 @@ class LeaseEnds:
             is_dropped = self._arrays.fail(task)
             self._forget(task)
             if is_dropped:
-                self._tasks.skip(self._arrays.waiting_leases(array))
+                leases, state = self._arrays.of[array].leases, self._tasks.state
+                self._arrays.end_waiting([each for each in leases if state[each] in (READY, WAITING)])
                 return (array,)
         elif task in self._arrays.of:
             self._arrays.drop(task)

@@ -43,6 +43,7 @@ class Cause(IntEnum):
     UNDECIDED = 13
     ELEMENTS_DONE = 14
     DEVICE_LOST = 15
+    DROPPED = 16
 
 
 #: What dispatches; a tuple, because looking into a set would hash by the name.
@@ -67,6 +68,7 @@ TRANSITIONS: dict[tuple[State, Cause], State] = {
     (DISPATCHED, Cause.ERROR): FAILED,
     (READY, Cause.ERROR): FAILED,
     (READY, Cause.GIVEN_UP): FAILED,
+    (READY, Cause.DROPPED): FAILED,
     (DONE, Cause.VALUE_LOST): WAITING,
     (WAITING, Cause.INPUT_FAILED): SKIPPED,
     (READY, Cause.INPUT_FAILED): SKIPPED,
@@ -74,6 +76,7 @@ TRANSITIONS: dict[tuple[State, Cause], State] = {
     (READY, Cause.ELEMENTS_DONE): DONE,
     (WAITING, Cause.ELEMENTS_DONE): DONE,
     (WAITING, Cause.GIVEN_UP): FAILED,
+    (WAITING, Cause.DROPPED): FAILED,
 }
 
 #: The same as rows, for the hot path: ``TABLE[state][cause]`` is a state or -1.

@@ -17,12 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeAlias
 
 from handoff_mpi.allocation import AllocationStrategy, ClusterView, Ledger
 from handoff_mpi.dag import TaskSpec
 from handoff_mpi.membership import RankLost, RankReturned, RankSuspected, RankUnreachable
 from handoff_mpi.messages import OK, REFUSED, ErrorReport, LeaseReport
+from handoff_mpi.scheduler.array_explanation import name_of
 from handoff_mpi.scheduler.arrays import Arrays
 from handoff_mpi.scheduler.crash_tracker import CrashTracker
 from handoff_mpi.scheduler.dead_ends import DeadEnds
@@ -123,7 +125,8 @@ class Scheduler:
         self._retractions = retractions = Retractions(ledger, tasks, slots, arrays, self._commands)
         tables = ledger, tasks, ready, slots
         judged_by = policy, self._crash_tracker, durations.expected_s
-        self._failures = Failures(*tables, *judged_by, self._fail, tasks.log_rank, retractions.retract_queued)
+        calls = self._fail, tasks.log_rank, retractions.retract_queued
+        self._failures = Failures(*tables, *judged_by, arrays.pauses, *calls)
         self.probation = self._failures.probation
         self._returns = returns = Returns(tasks, ready, slots, retractions, self.probation, arrays)
         parts = *tables, self.memory_pressure, self._crash_tracker, self._failures, retractions, returns
@@ -203,6 +206,7 @@ class Scheduler:
             self._failures.settle(now)
         if self._of_arrays:
             self._settle_arrays()
+            self.arrays.pauses.review(now)
         self._pipeline.release(now, not self.stopping)
         for_idle: list[Retract] = []
         if not self.stopping:
@@ -246,7 +250,7 @@ class Scheduler:
         wakeup = self._failures.next_wakeup if self._undecided else float("inf")
         if self.stopping:
             return wakeup
-        wakeup = min(wakeup, self._retractions.next_wakeup(self.now))
+        wakeup = min(wakeup, self._retractions.next_wakeup(self.now), self.arrays.pauses.next_due)
         if self._deferred and (due := self.ready.next_due) is not None:
             wakeup = min(wakeup, due)
         if self._held:
@@ -286,14 +290,10 @@ class Scheduler:
         Args:
             label: returns how a task is called in the answer.
         """
-        arrays = self.arrays
-
-        def name_of(number: int) -> str:
-            selection = arrays.selections.of.get(number)
-            return label(arrays.task_of(number)) + ("" if selection is None else selection.text)
-
-        parts = self.tasks, self.ready, self.slots, self.policy, self._durations, self._refusals, self.probation, arrays
-        return Explainer(self.ledger, *parts, self.stopping, self.now, name_of).explain(task)
+        tables = self.tasks, self.ready, self.slots, self.policy
+        parts = self._durations, self._refusals, self.probation, self.arrays
+        names = partial(name_of, self.arrays, label)
+        return Explainer(self.ledger, *tables, *parts, self.stopping, self.now, names).explain(task)
 
     # -- absorb: submissions ------------------------------------------------------------------------
 
@@ -389,7 +389,7 @@ class Scheduler:
         if any(self.specs[each].stays and self._has_lost(asked) for each, asked in event.missing):
             self._crash_tracker.suspects.add(event.task)  # a rank may have died of encoding that input for it
         tasks.ready_or_waiting(event.task)
-        self._lease_ends.skip_if_dropped(event.task)
+        self._lease_ends.end_if_dropped(event.task)
         tasks.recompute(tasks.lost_inputs(event.task))
 
     def _has_lost(self, ranks: Sequence[int]) -> bool:
@@ -414,7 +414,7 @@ class Scheduler:
         if not slot.tasks:
             self.slots.release(slot)  # the claim went with the dispatch that was not sent
         self._refusals.refuse(event.task, event, slot.rank, now)
-        self._lease_ends.skip_if_dropped(event.task)
+        self._lease_ends.end_if_dropped(event.task)
 
     def _ask_tracker_again(self) -> None:
         """Offer tasks that the tracker has refused, and fail those that have waited too long."""
@@ -446,4 +446,5 @@ class Scheduler:
             return self._placer.holds_back
         if due < self.policy.stop_at:
             return False
-        return self._placer.holds_back or not (self._held or self._undecided or self.ready.is_queued())
+        may_go_on = self._held or self._undecided or self.arrays.pauses.paused or self.ready.is_queued()
+        return self._placer.holds_back or not may_go_on

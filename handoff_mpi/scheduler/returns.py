@@ -20,7 +20,7 @@ class Returns:
         tasks, ready, slots: the scheduler's tables.
         retractions: what ranks were asked to give back.
         probation: a probe that comes back without an outcome says nothing about its rank.
-        arrays: a lease is skipped if nothing more of its array begins, or nothing is left of it.
+        arrays: end a lease if nothing more of its array begins, or nothing is left of it.
 
     Attributes:
         has_work: whether a number stands for anything whose end is not known.
@@ -62,10 +62,10 @@ class Returns:
     def requeue(self, tasks: Sequence[int]) -> None:
         """Put READY tasks back at the heads of their queues, in the order they had; not those that must wait.
 
-        Leases of which nothing is left to do, or of arrays of which nothing more begins, are skipped.
+        Leases of which nothing is left to do, or of arrays of which nothing more begins, end.
         """
         for task in reversed(tasks):
             if self._leases and (self._arrays.is_dropped(task) or not self.has_work(task)):
-                self._tasks.skip([task])
+                self._arrays.end_waiting([task])
             elif self._tasks.state[task] == READY and task not in self._deferred:
                 self._tasks.requeue(task)

@@ -146,7 +146,9 @@ class ArrayOracle:
     def _look_at_failure(self, scheduler: Scheduler, element: Element, failure: Failure) -> None:
         load, kind = self._load, failure.kind
         spec = load.specs[element[0]]
-        if kind == NO_ROOM:
+        if element[0] in self._dropped or scheduler.arrays.of[element[0]].has_too_many_failures:
+            assert self._incidents[element], f"{element} has not begun, and failed with its array: {failure.message}"
+        elif kind == NO_ROOM:
             states = scheduler.ledger.rank_states.values()
             left = [each.rank for each in states if each.is_present and spec.pin in (None, each.rank)]
             assert not left, f"{element} would fit ranks {left}, and was given up: {failure.message}"

@@ -75,11 +75,16 @@ def check_arrays(scheduler: Scheduler) -> None:
             may_be_skipped = array.spec.tree is not None and array.bereft  # or fails, if nothing is there to fold
             is_open = array.todo or array.awaited or array.leases or may_be_skipped or array.is_open
             assert is_open, f"array {number} has ended, and does not know"
-            assert bool(array.todo) != (number in scheduler.ready.exhausted)
+            may_begin = bool(array.todo) and number not in arrays.pauses.paused
+            assert may_begin != (number in scheduler.ready.exhausted)
         is_available = scheduler.tasks.is_available(number)  # else an earlier launch did what takes it
         assert not is_available or array.done == array.count
         assert number not in arrays.ending or not array.todo
         assert all(lease in scheduler.slots.of_task for lease in array.in_flight)
+        doubted = [lease for lease in arrays.pauses.leases_in_doubt() if leases[lease].array == number]
+        assert array.doubted == sum(len(leases[lease].intervals) for lease in doubted)
+        is_settled = number in arrays.pauses.paused or not array.must_pause or arrays.pauses.next_due <= 0
+        assert is_settled, f"array {number} is not paused"
 
 
 def check_membership(membership: Membership, ledger: Ledger) -> None:

@@ -127,6 +127,12 @@ def _behind(reason: Facts, now_s: float) -> str:
     return f"It waits at its rank behind {counted(reason['ahead'], 'other function')}; the first is {first}."
 
 
+def _paused(reason: Facts, now_s: float) -> str:
+    may = f"{counted(reason['in_doubt'], 'element')} failed an attempt and may fail for good"
+    have = f"; {reason['failed']:,} {'has' if reason['failed'] == 1 else 'have'} by now" if reason["failed"] else ""
+    return f"It is paused, as more than max_failures ({reason['max_failures']:,}) may have failed soon: {may}{have}."
+
+
 def _undecided(reason: Facts, now_s: float) -> str:
     why = one_line(reason["error"], MAX_REASON)
     decides = "Rank 0 decides by other calls there whether the rank or the function is to blame"
@@ -281,6 +287,7 @@ _SENTENCES: dict[str, Callable[[Facts, float], str]] = {
     "stopping": _stopping,
     "sent ahead": _sent_ahead,
     "behind": _behind,
+    "paused": _paused,
     "undecided": _undecided,
     "delay": _delay,
     "tracker": _tracker,

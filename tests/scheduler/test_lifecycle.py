@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from handoff_mpi.messages import DEVICE_LOSS, RAISED, ErrorReport
+from handoff_mpi.messages import DEVICE_LOSS, OK, RAISED, ErrorReport, LeaseReport
 from handoff_mpi.scheduler import (
     TRANSITIONS,
     Cause,
@@ -16,6 +16,7 @@ from handoff_mpi.scheduler import (
     Submitted,
     Unfetched,
     ValueLocation,
+    ValueLost,
 )
 from tests.scheduler.transcript import GPU, LONG, SHORT, Dialogue, array, done, elements, made, raised, ranks, task
 
@@ -142,6 +143,27 @@ def given_up_while_waiting(run):
     run.tell(3.0, elements(2, 3, error=ErrorReport("TypeError", "oops", lineage=("TypeError",))))
 
 
+def element_failed(rank, lease, element, kind):
+    """A lease of one element has ended, which raised."""
+    report = LeaseReport((), None, ((((element, element + 1),), ErrorReport(kind, "oops", lineage=(kind,))),))
+    return Finished(rank, [(lease, 1, OK, report, 8, 0.0, SHORT, False)])
+
+
+def dropped(run):
+    """An element waits for its retry when another one fails for good, which ends the array."""
+    run.submit(array(2, max_failures=0, retry_delay_s=50.0))
+    run.tell(1.0, element_failed(1, 1, 0, "ValueError"))
+    run.tell(2.0, element_failed(1, 2, 1, "TypeError"))
+
+
+def dropped_while_waiting(run):
+    """As above, while the value of task 0 is made again, which the elements take."""
+    run.submit(task(), array(3, 0, max_failures=0))
+    run.tell(1.0, made(1, 0))
+    run.tell(2.0, element_failed(2, 4, 2, "ValueError"), ValueLost(0, [1, 2]))
+    run.tell(3.0, element_failed(1, 2, 0, "TypeError"))
+
+
 STORIES = {
     (WAITING, Cause.INPUTS_DONE): inputs_done,
     (READY, Cause.PLACED): placed,
@@ -165,6 +187,8 @@ STORIES = {
     (READY, Cause.ELEMENTS_DONE): elements_done,
     (WAITING, Cause.ELEMENTS_DONE): elements_done_while_waiting,
     (WAITING, Cause.GIVEN_UP): given_up_while_waiting,
+    (READY, Cause.DROPPED): dropped,
+    (WAITING, Cause.DROPPED): dropped_while_waiting,
 }
 
 

@@ -200,8 +200,12 @@ class Dialogue:
         self._states += [State.WAITING] * (len(self.scheduler.tasks.state) - len(self._states))
         leases, selections = self.scheduler.tasks.leases, self.scheduler.tasks.selections
         for number, then, cause, _, _, _ in rows:
-            if number >= 0 and number not in leases:
-                before = self._states[number]
+            if number < 0:
+                continue
+            before = self._states[number]
+            if number in leases and TRANSITIONS.get((before, Cause(cause))) == then:  # else it began in this turn
+                self.moves.append((before, Cause(cause), State(then)))
+            elif number not in leases:
                 assert TRANSITIONS[before, Cause(cause)] == then, f"{before!r} by {Cause(cause)!r} gave {State(then)!r}"
                 self._states[number] = State(then)
                 self.moves.append((before, Cause(cause), State(then)))

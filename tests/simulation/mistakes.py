@@ -442,13 +442,13 @@ MISTAKES = [
     ),
     Mistake(
         "elements that a recalled lease gives back lose the count of their failures",
-        [("scheduler.arrays:Arrays.give_back", "if back and lease.incidents and", "if False and")],
+        [("scheduler.arrays:Arrays.give_back", "if back and lease.incidents:", "if False:")],
         seed=66,
         options={"arrays": True},
     ),
     Mistake(
         "elements that wait for their retry run although too many have failed",
-        [("scheduler.lease_ends:LeaseEnds.failed", "self._tasks.skip(self._arrays.waiting_leases(array))", "pass")],
+        [("scheduler.lease_ends:LeaseEnds.failed", "if state[each] in (READY, WAITING)", "if False")],
         seed=75,
         options={"arrays": True},
     ),

@@ -6,6 +6,7 @@ from handoff_mpi.resources.amounts import UNIT
 from handoff_mpi.scheduler import MemoryTold, Refused, StopRequested
 from handoff_mpi.verbs.reason_text import reason_lines
 from tests.scheduler.test_avoidance import hosts
+from tests.scheduler.test_pauses import begin_paused
 from tests.scheduler.test_probation import BAD, convict
 from tests.scheduler.transcript import CPU, GPU, Dialogue, HeartbeatReceived, array, cpus, done, raised, ranks, task
 
@@ -44,6 +45,16 @@ def test_the_queue():
     assert told(talk, 2)[-1] == "1 ready function comes before it and needs the same."
     assert told(talk, 3)[-1] == "2 ready functions come before it."
     assert told(talk, 4)[-1] == "3 ready functions come before it, 2 of which need the same."
+
+
+def test_a_paused_array():
+    run, known, _ = begin_paused(max_retries=0)
+    what = "3 elements failed an attempt and may fail for good"
+    what = f"It is paused, as more than max_failures (2) may have failed soon: {what}"
+    assert told(run, 0) == [f"{what}."], "while leases run"
+    while known.leases:
+        known.tell(known.report(next(iter(known.leases)), busy_s=1e-4), after=0.001)
+    assert told(run, 0) == [f"{what}."] and run.scheduler.explain(0)["state"] == "ready"
 
 
 def test_limits_and_the_end():

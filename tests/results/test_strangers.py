@@ -365,6 +365,39 @@ def test_links_on_the_way_are_followed_if_nobody_else_could_change_them(project)
     assert "Too many levels of symbolic links" in str(OWNER.does(run, mine / "round" / "run"))
 
 
+def wait_for(path):
+    end = time.monotonic() + 30
+    while not path.exists() and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def run_while_swapped(project, run_dir):
+    """Run a DAG whose first function ends once the run-dir was swapped."""
+
+    def wait():
+        (project / "started").touch()
+        wait_for(project / "swapped")
+        return 1.0
+
+    slow = DAG("slow")
+    slow.add_function(Function("wait", (), wait))
+    slow.add_function(Function("after", ["wait"], lambda value: value + 1))
+    results = handoff.execute_local(slow, run_dir=run_dir, check=False)
+    return results.status, results.exit_code, results.stopped_because
+
+
+def swap(project, run_dir, instead):
+    """Put something else into the place of the run-dir."""
+    run_dir.rename(project / "moved")
+    if instead == "a directory of theirs":
+        run_dir.mkdir()
+        for name, target in (("status.json", "precious"), (".reserve", "precious"), ("journal", ".")):
+            (run_dir / name).symlink_to(project / target)
+    elif instead == "another run of mine":
+        (project / "other").rename(run_dir)
+    (project / "swapped").touch()
+
+
 @pytest.mark.parametrize("instead", ["nothing", "a directory of theirs", "another run of mine"])
 def test_a_run_dir_that_was_swapped_in_mid_run_gets_no_verdict(project, instead):
     """Members of a project may rename what lies in its directory: the run writes to its own, and is not done."""
@@ -372,49 +405,17 @@ def test_a_run_dir_that_was_swapped_in_mid_run_gets_no_verdict(project, instead)
     OWNER.does(precious.write_text, "mine")
     OWNER.does(run, project / "other")
     before = (project / "other" / "status.json").read_text()
+    said = []
 
-    def swapped():
-        started, swap = project / "started", project / "swapped"
+    def swap_once_started():
+        wait_for(project / "started")
+        said.append(COLLEAGUE.does(swap, project, run_dir, instead))
 
-        def wait():
-            started.touch()
-            end = time.monotonic() + 30
-            while not swap.exists() and time.monotonic() < end:
-                time.sleep(0.01)
-            return 1.0
-
-        slow = DAG("slow")
-        slow.add_function(Function("wait", (), wait))
-        slow.add_function(Function("after", ["wait"], total_of))
-        results = handoff.execute_local(slow, run_dir=run_dir, check=False)
-        return results.status, results.exit_code, results.stopped_because
-
-    def total_of(value):
-        return value + 1
-
-    def swap():
-        end = time.monotonic() + 30
-        while not (project / "started").exists() and time.monotonic() < end:
-            time.sleep(0.01)
-
-        def act():
-            run_dir.rename(project / "moved")
-            if instead == "a directory of theirs":
-                run_dir.mkdir()
-                (run_dir / "status.json").symlink_to(precious)
-                (run_dir / ".reserve").symlink_to(precious)
-                (run_dir / "journal").symlink_to(project)
-            elif instead == "another run of mine":
-                (project / "other").rename(run_dir)
-            (project / "swapped").touch()
-
-        assert COLLEAGUE.does(act) is None
-
-    swapping = threading.Thread(target=swap)
+    swapping = threading.Thread(target=swap_once_started)
     swapping.start()
-    status, code, why = OWNER.does(swapped)
+    status, code, why = OWNER.does(run_while_swapped, project, run_dir)
     swapping.join()
-    assert (status, code) == ("stopped", 75)
+    assert (said, status, code) == ([None], "stopped", 75)
     assert why.startswith(f"the run-dir {run_dir} was removed, renamed or replaced during its run")
     assert precious.read_text() == "mine"
     if instead == "another run of mine":

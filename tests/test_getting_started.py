@@ -27,7 +27,7 @@ def test_a_newcomer_sees_what_the_page_shows(spectra):
     sessions = read_sessions(PAGE)
     assert len(sessions) == 6
     for command, printed in sessions:
-        assert shape(type_in(command, spectra, DIRECTORY)) == shape(printed), command
+        assert shape(type_in(command, spectra, DIRECTORY, PAGE)) == shape(printed), command
 
 
 @pytest.mark.long

@@ -30,7 +30,7 @@ def test_the_readme_is_short():
 def test_the_example_of_the_readme_prints_what_the_readme_shows(tmp_path):
     (example,), ((command, printed),) = blocks(README, "python"), read_sessions(README)
     (tmp_path / "dag.py").write_text(example)
-    shown = type_in(command, tmp_path, "/home/ann/pi")
+    shown = type_in(command, tmp_path, "/home/ann/pi", README)
     assert shape(shown) == shape(printed)
     (value,) = re.findall(r"estimate \| (.*)", printed)
     assert value in shown, "the calls draw the same numbers in each run"
